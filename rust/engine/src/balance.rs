@@ -2,6 +2,43 @@
 //!
 //! A [`Balancer`] is built once from a list of backends and is immutable; what changes from choice to choice (cursor,
 //! random sequence) is a [`State`] that the caller owns. `explain` clones the state, so looking changes nothing.
+//!
+//! [`Strategy`] names the balancers and builds them; each has a file of its own. They share four rules:
+//!
+//! - Weight 0 gets nothing; a list without weight gives `None`.
+//! - Choices follow from backends, request and state alone, in integer (or exactly specified) arithmetic: the same on
+//!   every run and platform.
+//! - The consistent strategies know a backend by address and port, not by its place in the list, and so agree between
+//!   nodes that list the same backends in another order.
+//! - A state that served another list is welcome: at worst a turn is lost.
+
+mod cascade;
+mod hash;
+mod least_conn;
+mod logarithm;
+mod maglev;
+mod random;
+mod rendezvous;
+mod round_robin;
+mod smooth_weighted;
+mod source_hash;
+mod strategy;
+mod two_choices;
+
+#[cfg(test)]
+mod fixture;
+
+pub use cascade::Cascade;
+pub use hash::{stable_hash_address, stable_hash_endpoint, stable_hash_tuple};
+pub use least_conn::LeastConn;
+pub use maglev::{Maglev, SizeError};
+pub use random::Random;
+pub use rendezvous::Rendezvous;
+pub use round_robin::RoundRobin;
+pub use smooth_weighted::SmoothWeighted;
+pub use source_hash::SourceHash;
+pub use strategy::{Strategy, UnknownStrategy};
+pub use two_choices::TwoChoices;
 
 use crate::backend::Backend;
 use crate::rng::Rng;
@@ -33,8 +70,61 @@ pub struct State {
     pub current: Vec<i64>,
 }
 
+impl State {
+    /// The state before the first choice. All later choices follow from `seed`.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self {
+            rng: Rng::new(seed),
+            cursor: 0,
+            current: Vec::new(),
+        }
+    }
+}
+
 /// A strategy that picks one of the backends it was built from.
 pub trait Balancer: Send + Sync + std::fmt::Debug {
     /// The position of the chosen backend; `None` when no backend has weight.
     fn pick(&self, request: &Request<'_>, state: &mut State) -> Option<usize>;
+}
+
+/// A backend that may be chosen: its weight is not 0.
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    /// Position in the list that the balancer was built from.
+    index: usize,
+    weight: u32,
+}
+
+impl Candidate {
+    /// Whether `active` flows here are a lighter load, relative to weight, than `other_active` flows on `other`.
+    fn is_lighter(&self, active: u32, other: &Self, other_active: u32) -> bool {
+        // active / weight < other_active / other.weight, without the division.
+        u64::from(active) * u64::from(other.weight)
+            < u64::from(other_active) * u64::from(self.weight)
+    }
+}
+
+/// The backends with weight, in list order.
+fn candidates(backends: &[Backend]) -> Vec<Candidate> {
+    (backends.iter().enumerate())
+        .filter(|(_, backend)| backend.weight > 0)
+        .map(|(index, &Backend { weight, .. })| Candidate { index, weight })
+        .collect()
+}
+
+/// The backends with weight, in the order of their addresses: the same for every order of the list. Backends with one
+/// address are one candidate with the weight of all, since whoever goes by address cannot tell them apart.
+fn candidates_by_address(backends: &[Backend]) -> Vec<Candidate> {
+    let address = |candidate: &Candidate| backends[candidate.index].address;
+    let mut candidates = candidates(backends);
+    candidates.sort_by_key(address);
+    candidates.dedup_by(|next, kept| {
+        let is_same = address(next) == address(kept);
+        if is_same {
+            kept.weight = kept.weight.saturating_add(next.weight);
+        }
+        is_same
+    });
+    candidates
 }

@@ -1,5 +1,52 @@
-//! kbe-nat-engine: a sans-IO NAT for Kubernetes Services.
+//! kbe-nat-engine: Service NAT without input or output.
+//!
+//! Packets, tables and time come in as arguments, verdicts go out as values. A driver (a netfilter queue, a capture file, a test) hands
+//! packets to [`Engine::process`] or [`Engine::process_batch`] and does what the verdict says.
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | [`wire`] | packets as views over bytes, checksums |
+//! | [`tuple`] | who talks to whom |
+//! | [`backend`], [`balance`] | endpoints, and how one is chosen |
+//! | [`service`] | what is served where: the snapshot that policy hands in |
+//! | [`conntrack`], `affinity`, `fragment` | what is remembered of flows, clients and datagrams |
+//! | `decide` | first packets: pure, also what [`Engine::explain`] shows |
+//! | `rewrite`, [`refusal`] | what a translation and a refusal look like in bytes |
+//! | `ledger` | what is live of service ports and backends, and their counters |
+//! | `pipeline`, [`engine`] | the path of a packet; the public face |
+//! | `explain`, [`view`], [`checkpoint`] | why, what is there, and what outlives a restart |
 
+mod affinity;
 pub mod backend;
 pub mod balance;
+pub mod checkpoint;
+mod clock;
+pub mod conntrack;
+mod decide;
+pub mod engine;
+mod explain;
+mod fragment;
+pub mod hash;
+mod hint;
+mod ledger;
+mod pipeline;
+pub mod refusal;
+mod rewrite;
 pub mod rng;
+pub mod service;
+pub mod tuple;
+pub mod verdict;
+pub mod view;
+pub mod wire;
+
+pub use backend::Backend;
+pub use balance::Strategy;
+pub use decide::Midstream;
+pub use engine::{Config, Engine, InvalidTcp, Packet};
+pub use explain::Explanation;
+pub use fragment::Released;
+pub use ledger::Traffic;
+pub use pipeline::Meta;
+pub use rewrite::ChecksumState;
+pub use service::{Frontend, FrontendKind, NodeView, ServicePort, ServiceSpec, ServiceTable};
+pub use verdict::{Action, Cause, Verdict};

@@ -1,0 +1,134 @@
+//! `lc` and `wlc`: the backend with the fewest live flows.
+//!
+//! As in IPVS, but only flows that are alive count: IPVS adds 1/256 for each that is closing. Equals take turns, so that
+//! idle backends share the flows that come; IPVS gives them all to the first.
+
+use super::{Balancer, Candidate, Request, State, candidates};
+use crate::backend::Backend;
+
+/// Least connections, plain or relative to weight. O(N) to pick.
+#[derive(Debug)]
+pub struct LeastConn {
+    candidates: Vec<Candidate>,
+}
+
+impl LeastConn {
+    /// `lc`: the fewest flows win; of weights only 0 matters.
+    #[must_use]
+    pub fn new(backends: &[Backend]) -> Self {
+        let mut balancer = Self::weighted(backends);
+        for candidate in &mut balancer.candidates {
+            candidate.weight = 1;
+        }
+        balancer
+    }
+
+    /// `wlc`: the fewest flows per weight win.
+    #[must_use]
+    pub fn weighted(backends: &[Backend]) -> Self {
+        let candidates = candidates(backends);
+        Self { candidates }
+    }
+}
+
+impl Balancer for LeastConn {
+    fn pick(&self, request: &Request<'_>, state: &mut State) -> Option<usize> {
+        let start = state.cursor.checked_rem(self.candidates.len() as u64)? as usize;
+        let (before, after) = self.candidates.split_at(start);
+        let mut best: Option<(&Candidate, u32)> = None;
+        for candidate in after.iter().chain(before) {
+            let active = request.loads.active(candidate.index);
+            if best.is_none_or(|(least, flows)| candidate.is_lighter(active, least, flows)) {
+                best = Some((candidate, active));
+            }
+        }
+        let (least, _) = best?;
+        // The next turn starts behind the chosen one. A cursor that merely counted would favour those who follow a busy
+        // backend: they would win its turns as well as their own.
+        let turn = self
+            .candidates
+            .partition_point(|candidate| candidate.index <= least.index);
+        state.cursor = turn as u64;
+        Some(least.index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::balance::fixture::{Counts, backends, picks, request};
+    use proptest::prelude::*;
+
+    /// Every flow stays: the counts after `total` picks.
+    fn fill(balancer: &LeastConn, mut counts: Vec<u32>, total: usize) -> Vec<u32> {
+        let mut state = State::new(0);
+        for _ in 0..total {
+            let index = balancer
+                .pick(&request(0, &Counts(&counts)), &mut state)
+                .unwrap();
+            counts[index] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn idle_backends_share() {
+        assert_eq!(
+            picks(&LeastConn::new(&backends(&[1, 9, 0, 1])), 6),
+            [0, 1, 3, 0, 1, 3]
+        );
+    }
+
+    #[test]
+    fn equals_behind_a_busy_one_are_not_favoured() {
+        let balancer = LeastConn::new(&backends(&[1; 4]));
+        let busy = Counts(&[0, 0, 0, 5]);
+        let mut state = State::new(0);
+        let picks: Vec<_> = (0..6)
+            .filter_map(|_| balancer.pick(&request(0, &busy), &mut state))
+            .collect();
+        assert_eq!(picks, [0, 1, 2, 0, 1, 2]);
+    }
+
+    #[test]
+    fn f67_long_flows_settle_by_weight() {
+        assert_eq!(
+            fill(&LeastConn::new(&backends(&[1, 2, 7])), vec![0; 3], 300),
+            [100, 100, 100]
+        );
+        assert_eq!(
+            fill(
+                &LeastConn::weighted(&backends(&[1, 2, 7])),
+                vec![0; 3],
+                1000
+            ),
+            [100, 200, 700]
+        );
+        assert_eq!(
+            fill(
+                &LeastConn::weighted(&backends(&[1, 0, 1])),
+                vec![9, 0, 0],
+                11
+            ),
+            [10, 0, 10]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn nobody_else_has_less(pairs in prop::collection::vec((any::<u32>(), any::<u32>()), 1..20), cursor: u64) {
+            let (weights, counts): (Vec<u32>, Vec<u32>) = pairs.into_iter().unzip();
+            let loads = Counts(&counts);
+            let mut state = State::new(0);
+            state.cursor = cursor;
+            if let Some(chosen) = LeastConn::new(&backends(&weights)).pick(&request(0, &loads), &mut state) {
+                prop_assert!((0..weights.len()).all(|other| weights[other] == 0 || counts[chosen] <= counts[other]));
+            }
+            if let Some(chosen) = LeastConn::weighted(&backends(&weights)).pick(&request(0, &loads), &mut state) {
+                let ratio = |index: usize| f64::from(counts[index]) / f64::from(weights[index]);
+                let is_least = |other: usize| weights[other] == 0 || ratio(chosen) <= ratio(other) * (1.0 + 1e-12);
+                prop_assert!((0..weights.len()).all(is_least));
+            }
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The names of the strategies, and building a balancer from one.
+
+use std::str::FromStr;
+
+use super::{
+    Balancer, Cascade, LeastConn, Maglev, Random, Rendezvous, RoundRobin, SizeError,
+    SmoothWeighted, SourceHash, TwoChoices,
+};
+use crate::backend::Backend;
+
+/// A way of choosing. Short names are those of IPVS where it has the strategy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Strategy {
+    /// `random`: an independent weighted draw for each flow.
+    Random,
+    /// `cascade`: the same, by kube-proxy's chain of iptables rules.
+    Cascade,
+    /// `rr`: turns in list order, whatever the weights.
+    RoundRobin,
+    /// `wrr`: turns by weight, spread evenly.
+    WeightedRoundRobin,
+    /// `lc`: the fewest live flows.
+    LeastConn,
+    /// `wlc`: the fewest live flows per weight.
+    WeightedLeastConn,
+    /// `p2c`: the less loaded of two weighted draws.
+    TwoChoices,
+    /// `mh`: Maglev's table of flow hashes.
+    Maglev {
+        /// Slots of the table, a prime up to [`Maglev::MAX_SIZE`]; by default chosen for 1 % imbalance.
+        size: Option<u32>,
+    },
+    /// `rendezvous`: highest random weight by flow hash.
+    Rendezvous,
+    /// `sh`: highest random weight by client address.
+    SourceHash,
+}
+
+/// No strategy has this name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown strategy {name:?}; known are {}", Strategy::ALL.map(|strategy| strategy.name()).join(", "))]
+pub struct UnknownStrategy {
+    /// The name that was asked for.
+    pub name: String,
+}
+
+impl Strategy {
+    /// Every strategy, with default parameters.
+    pub const ALL: [Self; 10] = [
+        Self::Random,
+        Self::Cascade,
+        Self::RoundRobin,
+        Self::WeightedRoundRobin,
+        Self::LeastConn,
+        Self::WeightedLeastConn,
+        Self::TwoChoices,
+        Self::Maglev { size: None },
+        Self::Rendezvous,
+        Self::SourceHash,
+    ];
+
+    /// The name that [`FromStr`] reads.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Random => "random",
+            Self::Cascade => "cascade",
+            Self::RoundRobin => "rr",
+            Self::WeightedRoundRobin => "wrr",
+            Self::LeastConn => "lc",
+            Self::WeightedLeastConn => "wlc",
+            Self::TwoChoices => "p2c",
+            Self::Maglev { .. } => "mh",
+            Self::Rendezvous => "rendezvous",
+            Self::SourceHash => "sh",
+        }
+    }
+
+    /// Whether the choice follows from the request alone, so that all nodes with the same backends agree.
+    #[must_use]
+    pub fn is_consistent(&self) -> bool {
+        matches!(
+            self,
+            Self::Maglev { .. } | Self::Rendezvous | Self::SourceHash
+        )
+    }
+
+    /// Builds the balancer for a list of backends. O(N), for `mh` O(M log M) in the size M of its table, and O(N log N)
+    /// for the other consistent ones.
+    ///
+    /// # Errors
+    ///
+    /// [`SizeError`] for a Maglev table whose size is not prime, too large, or too small for the backends.
+    pub fn build(&self, backends: &[Backend]) -> Result<Box<dyn Balancer>, SizeError> {
+        Ok(match *self {
+            Self::Random => Box::new(Random::new(backends)),
+            Self::Cascade => Box::new(Cascade::new(backends)),
+            Self::RoundRobin => Box::new(RoundRobin::new(backends)),
+            Self::WeightedRoundRobin => Box::new(SmoothWeighted::new(backends)),
+            Self::LeastConn => Box::new(LeastConn::new(backends)),
+            Self::WeightedLeastConn => Box::new(LeastConn::weighted(backends)),
+            Self::TwoChoices => Box::new(TwoChoices::new(backends)),
+            Self::Maglev { size } => Box::new(Maglev::new(backends, size)?),
+            Self::Rendezvous => Box::new(Rendezvous::new(backends)),
+            Self::SourceHash => Box::new(SourceHash::new(backends)),
+        })
+    }
+}
+
+impl FromStr for Strategy {
+    type Err = UnknownStrategy;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL
+            .into_iter()
+            .find(|strategy| strategy.name() == name);
+        found.ok_or_else(|| UnknownStrategy {
+            name: name.to_owned(),
+        })
+    }
+}
+
+/// What holds for all strategies alike.
+#[cfg(test)]
+mod tests {
+    use super::{Backend, Strategy};
+    use crate::balance::State;
+    use crate::balance::fixture::{Counts, IDLE, backends, picks, request};
+    use crate::rng::mix64;
+    use proptest::prelude::{Just, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
+
+    #[test]
+    fn names_round_trip() {
+        for strategy in Strategy::ALL {
+            assert_eq!(strategy.name().parse(), Ok(strategy));
+        }
+        assert_eq!(
+            "Random".parse::<Strategy>().unwrap_err().to_string(),
+            "unknown strategy \"Random\"; known are random, cascade, rr, wrr, lc, wlc, p2c, mh, rendezvous, sh"
+        );
+    }
+
+    #[test]
+    fn consistent_strategies_leave_the_state_alone() {
+        for strategy in Strategy::ALL {
+            let balancer = strategy.build(&backends(&[1, 2, 3])).unwrap();
+            let mut state = State::new(1);
+            balancer.pick(&IDLE, &mut state);
+            let is_untouched = format!("{state:?}") == format!("{:?}", State::new(1));
+            assert_eq!(
+                is_untouched,
+                strategy.is_consistent(),
+                "{}",
+                strategy.name()
+            );
+        }
+    }
+
+    /// The first choices of every strategy for weights 1, 2, 0, 7 under seed 42. A change here changes the choices of all
+    /// users: results of the lab are no longer comparable, and consistent strategies disagree between versions.
+    #[test]
+    fn golden() {
+        for (name, expected) in [
+            ("random", "33110303133303133303303301333333"),
+            ("cascade", "13013133113030333331301330331133"),
+            ("rr", "01301301301301301301301301301301"),
+            ("wrr", "31330331333133033133313303313331"),
+            ("lc", "01301301301301301301301301301301"),
+            ("wlc", "01301301301301301301301301301301"),
+            ("p2c", "31013133103303333303313033103313"),
+            ("mh", "30033333333133330330333331333303"),
+            ("rendezvous", "33311311300333333313333333300313"),
+            ("sh", "33311311300333333313333333300313"),
+        ] {
+            let balancer = name
+                .parse::<Strategy>()
+                .unwrap()
+                .build(&backends(&[1, 2, 0, 7]))
+                .unwrap();
+            let found: String = picks(&*balancer, 32).iter().map(usize::to_string).collect();
+            assert_eq!(found, expected, "{name}");
+        }
+    }
+
+    fn weight() -> impl proptest::strategy::Strategy<Value = u32> {
+        prop_oneof![Just(0), Just(u32::MAX), 1..5u32, any::<u32>()]
+    }
+
+    proptest! {
+        /// Any weights, any duplicates, any loads, and any state that another list may have left behind.
+        #[test]
+        fn picks_have_weight_and_nothing_panics(
+            list in prop::collection::vec((0..8usize, weight(), any::<u32>()), 0..40),
+            cursor: u64,
+            current in prop::collection::vec(any::<i64>(), 0..40),
+            seed: u64,
+        ) {
+            let places = backends(&[1; 8]);
+            let list_of: Vec<Backend> = (list.iter())
+                .map(|&(place, weight, _)| Backend { weight, ..places[place] })
+                .collect();
+            let active: Vec<u32> = list.iter().map(|&(_, _, active)| active).collect();
+            let loads = Counts(&active);
+            let any_weight = list_of.iter().any(|backend| backend.weight > 0);
+            for strategy in Strategy::ALL {
+                let balancer = strategy.build(&list_of).unwrap();
+                let mut state = State::new(seed);
+                state.cursor = cursor;
+                state.current.clone_from(&current);
+                for flow in 0..20 {
+                    let chosen = balancer.pick(&request(mix64(seed ^ flow), &loads), &mut state);
+                    prop_assert_eq!(chosen.is_some(), any_weight, "{}", strategy.name());
+                    prop_assert!(chosen.is_none_or(|index| list_of[index].weight > 0), "{}", strategy.name());
+                }
+            }
+        }
+    }
+}

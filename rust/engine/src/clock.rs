@@ -1,0 +1,84 @@
+//! The engine's time: nanoseconds of the caller's monotonic clock, kept in ticks.
+
+/// Nanoseconds of a tick, as a shift: 2^26 ns, 67 ms. A deadline is thus late by up to one tick and never early, and 32 bits
+/// last for nine years.
+const TICK_SHIFT: u32 = 26;
+
+/// A moment, in ticks since the engine's first packet.
+pub(crate) type Tick = u32;
+
+/// Follows the time that callers hand in. A clock that jumps back stands still until it has caught up (F52).
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Clock {
+    origin: Option<u64>,
+    tick: Tick,
+}
+
+impl Clock {
+    /// Takes note of `now`, in nanoseconds, and returns it in ticks.
+    #[inline]
+    pub(crate) fn advance(&mut self, now: u64) -> Tick {
+        self.tick = self.at(now);
+        if self.origin.is_none() {
+            self.origin = Some(now);
+        }
+        self.tick
+    }
+
+    /// What [`Clock::advance`] would return, without taking note.
+    #[inline]
+    pub(crate) fn at(&self, now: u64) -> Tick {
+        let origin = self.origin.unwrap_or(now);
+        let tick = Tick::try_from(now.saturating_sub(origin) >> TICK_SHIFT).unwrap_or(Tick::MAX);
+        tick.max(self.tick)
+    }
+
+    /// The latest moment that was seen.
+    #[inline]
+    pub(crate) fn tick(&self) -> Tick {
+        self.tick
+    }
+
+    /// A moment in the caller's nanoseconds: the first at which [`Clock::advance`] is past `tick`.
+    pub(crate) fn after(&self, tick: Tick) -> u64 {
+        let ticks = (u64::from(tick) + 1) << TICK_SHIFT;
+        self.origin.unwrap_or(0).saturating_add(ticks)
+    }
+}
+
+/// A span of seconds in ticks, rounded up.
+pub(crate) fn ticks(seconds: f64) -> Tick {
+    (seconds * 1e9 / f64::from(1u32 << TICK_SHIFT)).ceil() as Tick
+}
+
+/// A number of ticks in seconds.
+pub(crate) fn seconds(ticks: Tick) -> f64 {
+    f64::from(ticks) * f64::from(1u32 << TICK_SHIFT) / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f52_clock_jumps() {
+        let year = 365 * 86_400 * 1_000_000_000u64;
+        let mut clock = Clock::default();
+        assert_eq!(clock.advance(year), 0);
+        assert_eq!(clock.advance(0), 0, "a jump back stands still");
+        let later = clock.advance(year + 1_000_000_000);
+        assert_eq!(later, 14);
+        assert_eq!(clock.advance(year), later);
+        assert_eq!(clock.advance(u64::MAX), Tick::MAX.min((u64::MAX - year >> 26).try_into().unwrap_or(Tick::MAX)));
+    }
+
+    #[test]
+    fn a_deadline_is_never_early() {
+        let mut clock = Clock::default();
+        clock.advance(5);
+        let deadline = clock.tick() + ticks(30.0);
+        assert!(clock.at(5 + 30_000_000_000) <= deadline);
+        assert!(clock.at(clock.after(deadline)) > deadline);
+        assert!(clock.after(deadline) < 5 + 30_200_000_000);
+    }
+}

@@ -1,0 +1,366 @@
+//! Flows: both directions of each in one record, found by the tuple of either.
+//!
+//! A flow's record is split by use: [`Hot`] is one cache line (two for IPv6) and all that a packet of an established flow touches;
+//! [`Cold`] is the rest. Memory is bounded by the table's capacity. There are no timers: a deadline is checked when a
+//! flow is looked up, and a sweep in bounded steps frees those that nobody looks up (as in Linux and gVisor).
+
+pub mod index;
+pub mod ports;
+pub mod state;
+pub mod tcp;
+pub mod timeouts;
+
+use crate::clock::Tick;
+use crate::hash::HashKey;
+use crate::hint;
+use crate::tuple::{Address, Direction, Ends, Protocol, Tuple};
+use crate::wire::checksum::Delta;
+use index::{Index, IndexFull};
+use state::State;
+use tcp::Tracking;
+
+/// Number of a flow in its table; reused after the flow has ended.
+pub(crate) type FlowId = u32;
+
+/// What a packet of an established flow touches.
+#[derive(Clone, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Hot<A> {
+    /// As on the wire, by direction: client to frontend, and backend to client (or to the leased source).
+    pub(crate) ends: [Ends<A>; 2],
+    /// The flow is gone after this moment.
+    pub(crate) deadline: Tick,
+    /// The service table under which its backend was last found to be there.
+    pub(crate) generation: u32,
+    /// What the original direction's rewrite does to an IP header checksum; the reply's is the inverse.
+    pub(crate) l3: Delta,
+    /// The same for a transport checksum.
+    pub(crate) l4: Delta,
+    pub(crate) protocol: Protocol,
+    pub(crate) state: State,
+    pub(crate) flags: u8,
+    /// By direction; what does not fit is carried to [`tcp::Side::packets_high`].
+    pub(crate) packets: [u32; 2],
+    pub(crate) bytes: [u64; 2],
+}
+
+impl<A: Address> Hot<A> {
+    /// Flag: a reply was seen.
+    pub(crate) const REPLIED: u8 = 1;
+    /// Flag: both sides have answered; never evicted.
+    pub(crate) const ASSURED: u8 = 2;
+    /// Flag: the sender of original packets masquerades them.
+    pub(crate) const MASQUERADE: u8 = 4;
+    /// Flag: the port that the backend answers to is leased.
+    pub(crate) const LEASED: u8 = 8;
+
+    pub(crate) fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// The tuple of one direction, as on the wire before the rewrite.
+    pub(crate) fn tuple(&self, direction: Direction) -> Tuple<A> {
+        Tuple { ends: self.ends[direction as usize], protocol: self.protocol }
+    }
+
+    /// What the ends of a packet of this direction are rewritten to.
+    #[inline]
+    pub(crate) fn rewritten(&self, direction: Direction) -> Ends<A> {
+        self.ends[direction.opposite() as usize].reply()
+    }
+
+    #[inline]
+    pub(crate) fn is_expired(&self, now: Tick) -> bool {
+        now > self.deadline
+    }
+}
+
+/// What only new, changing and ending flows touch, and TCP's windows.
+#[derive(Clone, Debug)]
+pub(crate) struct Cold {
+    pub(crate) created: Tick,
+    /// The backend's record in the ledger.
+    pub(crate) backend: u32,
+    /// Neighbours in the list of unassured flows, oldest first; `next` also links free records.
+    prev: FlowId,
+    next: FlowId,
+    pub(crate) tracking: Tracking,
+}
+
+/// All flows of one family.
+#[derive(Debug)]
+pub(crate) struct FlowTable<A> {
+    key: HashKey,
+    index: Index,
+    hot: Vec<Hot<A>>,
+    cold: Vec<Cold>,
+    capacity: usize,
+    live: usize,
+    free: FlowId,
+    /// Ends of the list of unassured flows, and its length.
+    oldest: FlowId,
+    youngest: FlowId,
+    unassured: usize,
+    sweep: Sweep,
+}
+
+/// Where the sweep for expired flows stands.
+#[derive(Debug)]
+struct Sweep {
+    cursor: usize,
+    /// No flow that the running pass has seen, or that came since, ends before this.
+    earliest: Tick,
+    /// The same for the flows that the running pass has not yet seen.
+    before: Tick,
+}
+
+/// Why a flow was not inserted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum InsertError {
+    /// The table has no room.
+    Full,
+    /// Too many tuples fall into one place of the index.
+    Chain(IndexFull),
+}
+
+impl<A: Address> FlowTable<A> {
+    /// A table for at most `capacity` flows. Memory is taken as flows come.
+    pub(crate) fn new(capacity: usize, key: HashKey) -> Self {
+        Self {
+            key,
+            index: Index::default(),
+            hot: Vec::new(),
+            cold: Vec::new(),
+            capacity,
+            live: 0,
+            free: NIL,
+            oldest: NIL,
+            youngest: NIL,
+            unassured: 0,
+            sweep: Sweep { cursor: 0, earliest: Tick::MAX, before: Tick::MAX },
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.live
+    }
+
+    pub(crate) fn unassured(&self) -> usize {
+        self.unassured
+    }
+
+    #[inline]
+    pub(crate) fn hash(&self, tuple: &Tuple<A>) -> u64 {
+        self.key.tuple(tuple)
+    }
+
+    /// Fetches the part of the index where this hash belongs. Cost: none.
+    #[inline]
+    pub(crate) fn prefetch_index(&self, hash: u64) {
+        self.index.prefetch(hash);
+    }
+
+    /// Fetches the record that this hash probably means.
+    #[inline]
+    pub(crate) fn prefetch_flow(&self, hash: u64, is_tracked: bool) {
+        if let Some(entry) = self.index.candidates(hash).next() {
+            if let Some(hot) = self.hot.get(entry.flow() as usize) {
+                hint::prefetch(hot);
+            }
+            if is_tracked && let Some(cold) = self.cold.get(entry.flow() as usize) {
+                hint::prefetch(cold);
+            }
+        }
+    }
+
+    /// The flow to which this tuple belongs, and in which direction; also an expired one. Cost: one line of the index and one record.
+    #[inline]
+    pub(crate) fn find(&self, tuple: &Tuple<A>, hash: u64) -> Option<(FlowId, Direction)> {
+        self.index.candidates(hash).find_map(|entry| {
+            let hot = self.hot.get(entry.flow() as usize)?;
+            let direction = entry.direction();
+            (hot.ends[direction as usize] == tuple.ends && hot.protocol == tuple.protocol).then_some((entry.flow(), direction))
+        })
+    }
+
+    #[inline]
+    pub(crate) fn hot(&self, id: FlowId) -> &Hot<A> {
+        &self.hot[id as usize]
+    }
+
+    #[inline]
+    pub(crate) fn hot_mut(&mut self, id: FlowId) -> &mut Hot<A> {
+        &mut self.hot[id as usize]
+    }
+
+    #[inline]
+    pub(crate) fn cold(&self, id: FlowId) -> &Cold {
+        &self.cold[id as usize]
+    }
+
+    #[inline]
+    pub(crate) fn both_mut(&mut self, id: FlowId) -> (&mut Hot<A>, &mut Cold) {
+        (&mut self.hot[id as usize], &mut self.cold[id as usize])
+    }
+
+    /// Packets of a flow, by direction.
+    pub(crate) fn packets(&self, id: FlowId) -> [u64; 2] {
+        let (hot, cold) = (self.hot(id), self.cold(id));
+        [0, 1].map(|side| u64::from(cold.tracking.sides[side].packets_high) << 32 | u64::from(hot.packets[side]))
+    }
+
+    /// Counts a packet that does not fit into the direction's 32 bits any more.
+    #[cold]
+    pub(crate) fn carry_packets(&mut self, id: FlowId, side: usize) {
+        self.hot[id as usize].packets[side] = 0;
+        let high = &mut self.cold[id as usize].tracking.sides[side].packets_high;
+        *high = high.saturating_add(1);
+    }
+
+    /// All flows, expired ones included.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (FlowId, &Hot<A>, &Cold)> {
+        self.hot
+            .iter()
+            .zip(&self.cold)
+            .enumerate()
+            .filter(|(_, (hot, _))| hot.state != State::Free)
+            .map(|(id, (hot, cold))| (id as FlowId, hot, cold))
+    }
+
+    /// Enters a flow whose two tuples are known to be new. Cost: two lines of the index and one record.
+    pub(crate) fn insert(&mut self, hot: Hot<A>, created: Tick, backend: u32, tracking: Tracking) -> Result<FlowId, InsertError> {
+        if self.live >= self.capacity {
+            return Err(InsertError::Full);
+        }
+        if self.hot.capacity() == 0 {
+            self.index = Index::new(self.capacity * 2);
+            self.hot = hint::reserve(self.capacity);
+            self.cold = hint::reserve(self.capacity);
+        }
+        let id = if self.free == NIL { self.hot.len() as FlowId } else { self.free };
+        let hashes = [Direction::Original, Direction::Reply].map(|direction| self.hash(&hot.tuple(direction)));
+        self.index.insert(hashes[0], id, Direction::Original).map_err(InsertError::Chain)?;
+        if let Err(error) = self.index.insert(hashes[1], id, Direction::Reply) {
+            self.index.remove(hashes[0], id, Direction::Original);
+            return Err(InsertError::Chain(error));
+        }
+        self.live += 1;
+        self.sweep.earliest = self.sweep.earliest.min(hot.deadline);
+        let is_assured = hot.has(Hot::<A>::ASSURED);
+        let cold = Cold { created, backend, prev: NIL, next: NIL, tracking };
+        if self.free == NIL {
+            self.hot.push(hot);
+            self.cold.push(cold);
+        } else {
+            self.free = self.cold[id as usize].next;
+            self.hot[id as usize] = hot;
+            self.cold[id as usize] = cold;
+        }
+        if !is_assured {
+            self.link_youngest(id);
+        }
+        Ok(id)
+    }
+
+    /// Takes a flow out. Cost: two lines of the index and one record.
+    pub(crate) fn remove(&mut self, id: FlowId) {
+        for direction in [Direction::Original, Direction::Reply] {
+            let tuple = self.hot(id).tuple(direction);
+            self.index.remove(self.hash(&tuple), id, direction);
+        }
+        if !self.hot(id).has(Hot::<A>::ASSURED) {
+            self.unlink(id);
+        }
+        self.hot[id as usize].state = State::Free;
+        self.cold[id as usize].next = self.free;
+        self.free = id;
+        self.live -= 1;
+    }
+
+    /// From now on the flow is never evicted.
+    pub(crate) fn assure(&mut self, id: FlowId) {
+        if !self.hot(id).has(Hot::<A>::ASSURED) {
+            self.unlink(id);
+            self.hot[id as usize].flags |= Hot::<A>::ASSURED;
+        }
+    }
+
+    /// The flow that is evicted when room is needed.
+    pub(crate) fn oldest_unassured(&self) -> Option<FlowId> {
+        (self.oldest != NIL).then_some(self.oldest)
+    }
+
+    /// Must be told of a deadline that moved to an earlier moment.
+    #[inline]
+    pub(crate) fn shortened(&mut self, deadline: Tick) {
+        self.sweep.earliest = self.sweep.earliest.min(deadline);
+    }
+
+    /// Looks at the next records of the sweep, at most `budget`, and returns the first one for which `is_over` holds, with the number
+    /// of records looked at; to be called again with the rest of the budget.
+    pub(crate) fn sweep(&mut self, budget: usize, mut is_over: impl FnMut(&Hot<A>, &Cold) -> bool) -> (Option<FlowId>, usize) {
+        let end = self.hot.len().min(self.sweep.cursor.saturating_add(budget));
+        for id in self.sweep.cursor..end {
+            let hot = &self.hot[id];
+            if hot.state == State::Free {
+                continue;
+            }
+            if is_over(hot, &self.cold[id]) {
+                let seen = id + 1 - self.sweep.cursor;
+                self.sweep.cursor = id + 1;
+                return (Some(id as FlowId), seen);
+            }
+            self.sweep.earliest = self.sweep.earliest.min(hot.deadline);
+        }
+        let seen = end - self.sweep.cursor;
+        self.sweep.cursor = end;
+        (None, seen)
+    }
+
+    /// Whether the running pass has seen every record.
+    pub(crate) fn is_swept(&self) -> bool {
+        self.sweep.cursor >= self.hot.len()
+    }
+
+    /// Begins a new pass.
+    pub(crate) fn restart_sweep(&mut self) {
+        self.sweep = Sweep { cursor: 0, earliest: Tick::MAX, before: self.sweep.earliest };
+    }
+
+    /// A moment before which no flow ends, unless traffic shortens it; `None` without flows.
+    pub(crate) fn earliest_deadline(&self) -> Option<Tick> {
+        let unseen = if self.is_swept() { Tick::MAX } else { self.sweep.before };
+        (self.live > 0).then(|| self.sweep.earliest.min(unseen))
+    }
+
+    fn link_youngest(&mut self, id: FlowId) {
+        let last = std::mem::replace(&mut self.youngest, id);
+        self.cold[id as usize].prev = last;
+        match last {
+            NIL => self.oldest = id,
+            last => self.cold[last as usize].next = id,
+        }
+        self.unassured += 1;
+    }
+
+    fn unlink(&mut self, id: FlowId) {
+        let Cold { prev, next, .. } = self.cold[id as usize];
+        match prev {
+            NIL => self.oldest = next,
+            prev => self.cold[prev as usize].next = next,
+        }
+        match next {
+            NIL => self.youngest = prev,
+            next => self.cold[next as usize].prev = prev,
+        }
+        let cold = &mut self.cold[id as usize];
+        (cold.prev, cold.next) = (NIL, NIL);
+        self.unassured -= 1;
+    }
+}
+
+const NIL: FlowId = FlowId::MAX;
+
+const _: () = assert!(size_of::<Hot<std::net::Ipv4Addr>>() == 64, "one cache line");
+const _: () = assert!(size_of::<Hot<std::net::Ipv6Addr>>() == 128, "two cache lines");
+const _: () = assert!(size_of::<Cold>() == 48, "with hot record and index 126 bytes a flow");

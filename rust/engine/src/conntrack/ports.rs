@@ -1,0 +1,198 @@
+//! Leased source ports: no two flows that answer to one address use the same port towards the same backend (F31, F32).
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::hash::HashKey;
+use crate::rng::Rng;
+use crate::tuple::Protocol;
+
+/// The ports that may be leased.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PortRange {
+    /// Lowest and highest port.
+    pub ports: (u16, u16),
+    /// Lowest and highest port that is never leased: the cluster's node ports, which would shadow it (F33).
+    pub reserved: (u16, u16),
+}
+
+impl Default for PortRange {
+    fn default() -> Self {
+        Self { ports: (1024, u16::MAX), reserved: (30_000, 32_767) }
+    }
+}
+
+impl PortRange {
+    fn contains(&self, port: u16) -> bool {
+        let within = |(low, high): (u16, u16)| (low..=high).contains(&port);
+        within(self.ports) && !within(self.reserved)
+    }
+}
+
+/// Whose answers must be told apart: protocol, the address that is answered to, and the backend that answers.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Remote {
+    pub(crate) protocol: Protocol,
+    pub(crate) source: IpAddr,
+    pub(crate) backend: SocketAddr,
+}
+
+/// All leases.
+#[derive(Debug)]
+pub(crate) struct Leases {
+    range: PortRange,
+    /// A bit per port; an entry goes when its last lease does. 8 kB each, and only for remotes with more than a few leases.
+    taken: HashMap<Remote, Taken, HashKey>,
+}
+
+#[derive(Debug)]
+enum Taken {
+    Few(Vec<u16>),
+    Many { bits: Box<[u64; WORDS]>, count: u32 },
+}
+
+impl Leases {
+    pub(crate) fn new(range: PortRange, key: HashKey) -> Self {
+        Self { range, taken: HashMap::with_hasher(key) }
+    }
+
+    /// A port for a flow that has `wanted`: that one if it may be leased and is free, else the first free one behind a random place.
+    /// A port is free if no lease and, by `is_free`, no flow without lease has it. Nothing is taken yet. Cost: at most one pass
+    /// over 1,024 words, and `is_free` for ports that are not leased.
+    pub(crate) fn find(&self, remote: &Remote, wanted: u16, rng: &mut Rng, is_free: impl Fn(u16) -> bool) -> Option<u16> {
+        let taken = self.taken.get(remote);
+        let is_leasable =
+            |port: &u16| self.range.contains(*port) && taken.is_none_or(|taken| !taken.has(*port)) && is_free(*port);
+        if is_leasable(&wanted) {
+            return Some(wanted);
+        }
+        let start = rng.below(1 << 16) as u16;
+        let (low, high) = self.range.ports;
+        let start = start.clamp(low, high.max(low));
+        let behind = (usize::from(start) / 64..WORDS).flat_map(|word| self.free_in(taken, word));
+        let before = (0..=usize::from(start) / 64).flat_map(|word| self.free_in(taken, word));
+        behind.filter(|&port| port >= start).find(is_leasable).or_else(|| before.filter(|&port| port < start).find(is_leasable))
+    }
+
+    /// Takes a port that [`Leases::find`] returned.
+    pub(crate) fn take(&mut self, remote: Remote, port: u16) {
+        self.taken.entry(remote).or_insert_with(|| Taken::Few(Vec::new())).insert(port);
+    }
+
+    /// Returns a port; one that was not leased is ignored.
+    pub(crate) fn give_back(&mut self, remote: &Remote, port: u16) {
+        if let Some(taken) = self.taken.get_mut(remote)
+            && taken.remove(port)
+        {
+            self.taken.remove(remote);
+        }
+    }
+
+    /// The ports of one word of 64 that are not taken; whole words that are taken cost one comparison.
+    fn free_in(&self, taken: Option<&Taken>, word: usize) -> impl Iterator<Item = u16> {
+        let used = match taken {
+            Some(Taken::Many { bits, .. }) => bits[word],
+            _ => 0,
+        };
+        let bits = if used == u64::MAX { 0..0 } else { 0..64 };
+        bits.filter(move |bit| used >> bit & 1 == 0).map(move |bit| (word * 64 + bit) as u16)
+    }
+}
+
+impl Taken {
+    fn has(&self, port: u16) -> bool {
+        match self {
+            Self::Few(ports) => ports.contains(&port),
+            Self::Many { bits, .. } => bits[usize::from(port) / 64] >> (port % 64) & 1 == 1,
+        }
+    }
+
+    fn insert(&mut self, port: u16) {
+        if self.has(port) {
+            return;
+        }
+        if let Self::Few(ports) = self {
+            if ports.len() < FEW {
+                ports.push(port);
+                return;
+            }
+            let mut bits = Box::new([0; WORDS]);
+            for &port in ports.iter() {
+                bits[usize::from(port) / 64] |= 1 << (port % 64);
+            }
+            *self = Self::Many { bits, count: FEW as u32 };
+        }
+        if let Self::Many { bits, count } = self {
+            bits[usize::from(port) / 64] |= 1 << (port % 64);
+            *count += 1;
+        }
+    }
+
+    /// Whether nothing is left.
+    fn remove(&mut self, port: u16) -> bool {
+        if !self.has(port) {
+            return false;
+        }
+        match self {
+            Self::Few(ports) => {
+                ports.retain(|&known| known != port);
+                ports.is_empty()
+            }
+            Self::Many { bits, count } => {
+                bits[usize::from(port) / 64] &= !(1 << (port % 64));
+                *count -= 1;
+                *count == 0
+            }
+        }
+    }
+}
+
+const WORDS: usize = 1 << 10;
+/// Leases that are kept as a list; a bitmap costs as much as a list of 4,096.
+const FEW: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leases(ports: (u16, u16)) -> (Leases, Remote) {
+        let range = PortRange { ports, ..PortRange::default() };
+        let backend = SocketAddr::from(([172, 17, 0, 3], 9876));
+        let remote = Remote { protocol: Protocol::TCP, source: [10, 0, 2, 15].into(), backend };
+        (Leases::new(range, HashKey::new(1)), remote)
+    }
+
+    #[test]
+    fn f31_every_port_is_leased_once_and_then_none() {
+        let (mut leases, remote) = leases((1024, 65_535));
+        let mut rng = Rng::new(3);
+        let mut seen = std::collections::BTreeSet::new();
+        while let Some(port) = leases.find(&remote, 40_000, &mut rng, |_| true) {
+            assert!(seen.insert(port), "{port} twice");
+            leases.take(remote, port);
+        }
+        assert_eq!(seen.len(), 65_536 - 1024 - 2768);
+        assert!(!seen.iter().any(|port| (30_000..=32_767).contains(port)), "F33: a node port");
+        leases.give_back(&remote, 50_000);
+        assert_eq!(leases.find(&remote, 40_000, &mut rng, |_| true), Some(50_000));
+        for port in seen {
+            leases.give_back(&remote, port);
+        }
+        assert!(leases.taken.is_empty());
+    }
+
+    #[test]
+    fn f32_the_original_port_is_kept_while_free() {
+        let (mut leases, remote) = leases((1024, 65_535));
+        let mut rng = Rng::new(3);
+        assert_eq!(leases.find(&remote, 5555, &mut rng, |_| true), Some(5555));
+        leases.take(remote, 5555);
+        let other = leases.find(&remote, 5555, &mut rng, |_| true).expect("ports are free");
+        assert_ne!(other, 5555);
+        let elsewhere = Remote { protocol: Protocol::UDP, ..remote };
+        assert_eq!(leases.find(&elsewhere, 5555, &mut rng, |_| true), Some(5555));
+        assert_ne!(leases.find(&elsewhere, 5555, &mut rng, |port| port != 5555), Some(5555));
+        assert_ne!(leases.find(&remote, 31_000, &mut rng, |_| true), Some(31_000), "F33: a node port");
+        assert_ne!(leases.find(&remote, 80, &mut rng, |_| true), Some(80), "below the range");
+    }
+}

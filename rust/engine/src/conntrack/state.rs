@@ -1,0 +1,127 @@
+//! The states of a flow, of all protocols, and how packets of those without windows move between them.
+
+use super::timeouts::Timeout;
+use crate::clock::{Tick, ticks};
+use crate::tuple::{Address, Direction};
+use crate::wire::Layer4;
+use crate::wire::sctp::Chunk;
+
+/// Where a flow stands; names as in nf_conntrack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+#[allow(missing_docs)]
+pub enum State {
+    /// The record holds no flow.
+    Free,
+    TcpSynSent,
+    TcpSynRecv,
+    TcpEstablished,
+    TcpFinWait,
+    TcpCloseWait,
+    TcpLastAck,
+    TcpTimeWait,
+    TcpClose,
+    TcpSynSent2,
+    Udp,
+    UdpStream,
+    Icmp,
+    Icmpv6,
+    Generic,
+    SctpClosed,
+    SctpCookieWait,
+    SctpCookieEchoed,
+    SctpEstablished,
+    SctpShutdownSent,
+    SctpShutdownRecd,
+    SctpShutdownAckSent,
+}
+
+impl State {
+    const ALL: [(Self, &'static str, Timeout); 21] = {
+        use Timeout as T;
+        [
+            (Self::TcpSynSent, "SYN_SENT", T::TcpSynSent),
+            (Self::TcpSynRecv, "SYN_RECV", T::TcpSynRecv),
+            (Self::TcpEstablished, "ESTABLISHED", T::TcpEstablished),
+            (Self::TcpFinWait, "FIN_WAIT", T::TcpFinWait),
+            (Self::TcpCloseWait, "CLOSE_WAIT", T::TcpCloseWait),
+            (Self::TcpLastAck, "LAST_ACK", T::TcpLastAck),
+            (Self::TcpTimeWait, "TIME_WAIT", T::TcpTimeWait),
+            (Self::TcpClose, "CLOSE", T::TcpClose),
+            (Self::TcpSynSent2, "SYN_SENT2", T::TcpSynSent2),
+            (Self::Udp, "", T::Udp),
+            (Self::UdpStream, "", T::UdpStream),
+            (Self::Icmp, "", T::Icmp),
+            (Self::Icmpv6, "", T::Icmpv6),
+            (Self::Generic, "", T::Generic),
+            (Self::SctpClosed, "CLOSED", T::SctpClosed),
+            (Self::SctpCookieWait, "COOKIE_WAIT", T::SctpCookieWait),
+            (Self::SctpCookieEchoed, "COOKIE_ECHOED", T::SctpCookieEchoed),
+            (Self::SctpEstablished, "ESTABLISHED", T::SctpEstablished),
+            (Self::SctpShutdownSent, "SHUTDOWN_SENT", T::SctpShutdownSent),
+            (Self::SctpShutdownRecd, "SHUTDOWN_RECD", T::SctpShutdownRecd),
+            (Self::SctpShutdownAckSent, "SHUTDOWN_ACK_SENT", T::SctpShutdownAckSent),
+        ]
+    };
+
+    /// The name that nf_conntrack shows; `None` for protocols whose state it does not show.
+    #[must_use]
+    pub fn name(self) -> Option<&'static str> {
+        let row = (self as usize).checked_sub(1)?;
+        Some(Self::ALL[row].1).filter(|name| !name.is_empty())
+    }
+
+    /// The state with this number, as a checkpoint stores it; never [`State::Free`].
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
+        Some(Self::ALL.get(usize::from(number).checked_sub(1)?)?.0)
+    }
+
+    #[inline]
+    pub(crate) fn timeout(self) -> Timeout {
+        Self::ALL[(self as usize).saturating_sub(1)].2
+    }
+
+    /// TCP before the handshake is complete.
+    #[must_use]
+    pub fn is_half_open(self) -> bool {
+        matches!(self, Self::TcpSynSent | Self::TcpSynRecv | Self::TcpSynSent2)
+    }
+
+    /// Whether this is a state of TCP.
+    #[inline]
+    #[must_use]
+    pub fn is_tcp(self) -> bool {
+        (Self::TcpSynSent as u8..=Self::TcpSynSent2 as u8).contains(&(self as u8))
+    }
+
+    /// The state of a flow whose first packet is of this kind; TCP has its own ([`super::tcp::opening`]).
+    pub(crate) fn opening<A: Address>(layer4: Layer4, chunk: Chunk) -> Self {
+        match layer4 {
+            Layer4::Udp => Self::Udp,
+            Layer4::Echo { .. } if A::VERSION == 4 => Self::Icmp,
+            Layer4::Echo { .. } => Self::Icmpv6,
+            Layer4::Sctp if chunk == Chunk::Init => Self::SctpCookieWait,
+            Layer4::Sctp => Self::SctpEstablished,
+            _ => Self::Generic,
+        }
+    }
+
+    /// Where an SCTP association stands after a packet that begins with `chunk` (RFC 9260, 4).
+    pub(crate) fn after_chunk(self, chunk: Chunk, direction: Direction) -> Self {
+        match (chunk, direction) {
+            (Chunk::Init, Direction::Original) if self == Self::SctpClosed => Self::SctpCookieWait,
+            (Chunk::CookieEcho, Direction::Original) if self == Self::SctpCookieWait => Self::SctpCookieEchoed,
+            (Chunk::CookieAck, Direction::Reply) if self == Self::SctpCookieEchoed => Self::SctpEstablished,
+            (Chunk::Shutdown, Direction::Original) if self == Self::SctpEstablished => Self::SctpShutdownSent,
+            (Chunk::Shutdown, Direction::Reply) if self == Self::SctpEstablished => Self::SctpShutdownRecd,
+            (Chunk::ShutdownAck, _) if matches!(self, Self::SctpShutdownSent | Self::SctpShutdownRecd) => Self::SctpShutdownAckSent,
+            (Chunk::ShutdownComplete | Chunk::Abort, _) => Self::SctpClosed,
+            _ => self,
+        }
+    }
+}
+
+/// Traffic both ways for this long makes UDP a stream (the kernel: two seconds).
+pub(crate) fn stream_age() -> Tick {
+    ticks(2.0)
+}

@@ -1,0 +1,393 @@
+//! TCP connection tracking: the states of nf_conntrack, and enough of both windows to tell an exact RST from a guessed one.
+//!
+//! The engine forwards; it does not police. A segment that does not fit changes no state and refreshes nothing (F41, F42), and is
+//! translated or dropped as configured, but never leaves with untranslated addresses (F47).
+//!
+//! States are those of `Documentation/networking/nf_conntrack-sysctl.rst`: FIN_WAIT after the first FIN, CLOSE_WAIT when it is
+//! acknowledged, LAST_ACK after the second FIN, TIME_WAIT when that is acknowledged.
+
+use super::state::State;
+use super::timeouts::{Timeout, Timeouts};
+use crate::clock::Tick;
+use crate::tuple::Direction;
+use crate::wire::tcp::{Flags, Segment};
+
+/// What one side has sent. Sequence numbers compare modulo 2^32 (RFC 9293, 3.4).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Side {
+    /// Behind the highest sequence number sent.
+    pub(crate) end: u32,
+    /// Highest acknowledgement sent.
+    pub(crate) ack: u32,
+    /// Largest window announced, scaled.
+    pub(crate) window: u32,
+    pub(crate) scale: u8,
+    pub(crate) flags: u8,
+    /// Segments in a row that sent nothing new.
+    pub(crate) retransmissions: u8,
+    /// Times that the 32 bits of this side's packet counter have run over; of every protocol.
+    pub(crate) packets_high: u8,
+}
+
+impl Side {
+    /// Flag: this side has sent something.
+    const SEEN: u8 = 1;
+    /// Flag: it has acknowledged something, so `ack` counts.
+    const ACKED: u8 = 2;
+    /// Flag: its SYN had a window scale option.
+    const SCALED: u8 = 4;
+    /// Flag: windows are not checked, because the handshake was not seen.
+    const LIBERAL: u8 = 8;
+    /// Flag: it sent a SYN on a connection that was open.
+    const SYN_PENDING: u8 = 16;
+    /// Flag: what it sent last is not acknowledged.
+    const UNACKNOWLEDGED: u8 = 32;
+
+    fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+
+    fn set(&mut self, flag: u8, on: bool) {
+        self.flags = if on { self.flags | flag } else { self.flags & !flag };
+    }
+}
+
+/// Both sides of a connection, by direction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Tracking {
+    pub(crate) sides: [Side; 2],
+}
+
+/// What a segment did to its connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Progress {
+    /// It fits; the connection is now in this state.
+    To(State),
+    /// It fits but refreshes nothing: a SYN on an open connection, which the other side will challenge (RFC 5961, 4).
+    Unmoved,
+    /// It does not fit.
+    Invalid,
+    /// A SYN on a connection that is over: a new connection begins (RFC 9293, 3.6.1).
+    Reopened,
+}
+
+impl Tracking {
+    /// A connection whose first segment is `segment`, travelling from the client; `None` when no connection begins so.
+    pub(crate) fn opening(segment: &Segment) -> (State, Self) {
+        let mut tracking = Self::default();
+        let side = &mut tracking.sides[Direction::Original as usize];
+        side.note(segment, false);
+        if segment.flags.is_opening() {
+            return (State::TcpSynSent, tracking);
+        }
+        for side in &mut tracking.sides {
+            side.set(Side::LIBERAL, true);
+        }
+        let state = if segment.flags.has(Flags::FIN) { State::TcpFinWait } else { State::TcpEstablished };
+        (state, tracking)
+    }
+
+    /// Takes a segment of a known connection into account. Cost: constant.
+    pub(crate) fn advance(&mut self, state: State, direction: Direction, segment: &Segment) -> Progress {
+        let flags = segment.flags;
+        if !flags.is_possible() {
+            return Progress::Invalid;
+        }
+        if flags.has(Flags::RST) {
+            return self.reset(state, direction, segment.seq);
+        }
+        let is_original = direction == Direction::Original;
+        if flags.has(Flags::SYN) && !flags.has(Flags::ACK) && is_original {
+            match state {
+                State::TcpTimeWait | State::TcpClose => return Progress::Reopened,
+                State::TcpEstablished | State::TcpFinWait | State::TcpCloseWait | State::TcpLastAck => {
+                    self.sides[0].set(Side::SYN_PENDING, true);
+                    return Progress::Unmoved;
+                }
+                _ => {}
+            }
+        }
+        let is_answer = flags.has(Flags::SYN | Flags::ACK) && !is_original;
+        if is_answer && self.sides[0].has(Side::SYN_PENDING) && !state.is_half_open() {
+            return self.restart(segment);
+        }
+        if flags.has(Flags::ACK) && !flags.has(Flags::SYN) && state == State::TcpSynSent {
+            return Progress::Invalid;
+        }
+        if !flags.has(Flags::SYN) && !self.is_in_window(direction, segment) {
+            return Progress::Invalid;
+        }
+        self.note(direction, segment);
+        Progress::To(next(state, is_original, flags))
+    }
+
+    /// How long the connection lives in `state`, given what is outstanding.
+    pub(crate) fn timeout(&self, state: State, timeouts: &Timeouts) -> Tick {
+        let usual = timeouts.of(state);
+        if self.sides.iter().any(|side| side.retransmissions >= 3) {
+            usual.min(timeouts.get(Timeout::TcpMaxRetrans))
+        } else if self.sides.iter().any(|side| side.has(Side::UNACKNOWLEDGED)) {
+            usual.min(timeouts.get(Timeout::TcpUnacknowledged))
+        } else {
+            usual
+        }
+    }
+
+    /// A RST closes an open connection only with exactly the sequence number that the other side expects next (RFC 5961, 3.2; the
+    /// kernel's rule).
+    fn reset(&mut self, state: State, direction: Direction, seq: u32) -> Progress {
+        let other = &self.sides[direction.opposite() as usize];
+        if !other.has(Side::ACKED) || seq == other.ack {
+            return Progress::To(State::TcpClose);
+        }
+        if state.is_half_open() && !is_before(seq, other.ack) { Progress::To(State::TcpClose) } else { Progress::Invalid }
+    }
+
+    /// The answer to a SYN on an open connection: the backend has begun a new one. Its windows are not known.
+    fn restart(&mut self, segment: &Segment) -> Progress {
+        for side in &mut self.sides {
+            *side = Side { packets_high: side.packets_high, ..Side::default() };
+            side.set(Side::LIBERAL, true);
+        }
+        self.sides[0].end = segment.ack;
+        self.sides[0].set(Side::SEEN, true);
+        self.note(Direction::Reply, segment);
+        Progress::To(State::TcpSynRecv)
+    }
+
+    fn is_in_window(&self, direction: Direction, segment: &Segment) -> bool {
+        let sender = &self.sides[direction as usize];
+        let receiver = &self.sides[direction.opposite() as usize];
+        if sender.has(Side::LIBERAL) || !sender.has(Side::SEEN) || !receiver.has(Side::SEEN) {
+            return true;
+        }
+        let end = segment.seq.wrapping_add(segment.length);
+        let is_acceptable = !is_before(receiver.ack.wrapping_add(receiver.window), segment.seq)
+            && !is_before(end, sender.end.wrapping_sub(receiver.window));
+        let reach = sender.window.max(MAX_ACK_WINDOW);
+        let is_plausible = !segment.flags.has(Flags::ACK)
+            || (!is_before(receiver.end, segment.ack) && !is_before(segment.ack, receiver.end.wrapping_sub(reach)));
+        is_acceptable && is_plausible
+    }
+
+    fn note(&mut self, direction: Direction, segment: &Segment) {
+        let both_scale = match direction {
+            Direction::Original => true,
+            Direction::Reply => self.sides[0].has(Side::SCALED),
+        };
+        let flags = segment.flags;
+        let sender = &mut self.sides[direction as usize];
+        sender.note(segment, both_scale);
+        let is_refusing_scale = flags.has(Flags::SYN) && direction == Direction::Reply && !sender.has(Side::SCALED);
+        let receiver = &mut self.sides[direction.opposite() as usize];
+        if is_refusing_scale {
+            // Window scaling is in use only if both have offered it (RFC 7323, 2.2).
+            receiver.scale = 0;
+        }
+        if flags.has(Flags::ACK) && segment.ack == receiver.end {
+            receiver.set(Side::UNACKNOWLEDGED, false);
+            receiver.retransmissions = 0;
+        }
+    }
+}
+
+impl Side {
+    fn note(&mut self, segment: &Segment, may_scale: bool) {
+        let flags = segment.flags;
+        if flags.has(Flags::SYN) {
+            self.scale = segment.scale.filter(|_| may_scale || !flags.has(Flags::ACK)).unwrap_or(0);
+            self.set(Self::SCALED, segment.scale.is_some());
+        }
+        let end = segment.seq.wrapping_add(segment.length);
+        if !self.has(Self::SEEN) || is_before(self.end, end) {
+            // A SYN in flight has its own timeout; unacknowledged data is what the shorter one is for.
+            self.set(Self::UNACKNOWLEDGED, segment.payload > 0);
+            self.end = end;
+            self.retransmissions = 0;
+        } else if segment.payload > 0 {
+            self.retransmissions = self.retransmissions.saturating_add(1);
+        }
+        // The window of a SYN is never scaled (RFC 7323, 2.2).
+        let scale = if flags.has(Flags::SYN) { 0 } else { self.scale };
+        self.window = self.window.max(u32::from(segment.window) << scale).max(1);
+        if flags.has(Flags::ACK) && (!self.has(Self::ACKED) || is_before(self.ack, segment.ack)) {
+            self.ack = segment.ack;
+            self.set(Self::ACKED, true);
+        }
+        self.set(Self::SEEN, true);
+    }
+}
+
+/// The state after a fitting segment without RST.
+fn next(state: State, is_original: bool, flags: Flags) -> State {
+    use State::{TcpCloseWait, TcpEstablished, TcpFinWait, TcpLastAck, TcpSynRecv, TcpSynSent, TcpSynSent2, TcpTimeWait};
+    let (syn, ack, fin) = (flags.has(Flags::SYN), flags.has(Flags::ACK), flags.has(Flags::FIN));
+    match (state, syn, fin) {
+        (TcpSynSent, true, _) if !is_original && ack => TcpSynRecv,
+        (TcpSynSent, true, _) if !is_original => TcpSynSent2,
+        (TcpSynSent2, true, _) if ack => TcpSynRecv,
+        (_, true, _) => state,
+        (TcpSynRecv | TcpEstablished, _, true) => TcpFinWait,
+        (TcpFinWait | TcpCloseWait, _, true) => TcpLastAck,
+        (_, _, true) => state,
+        (TcpSynRecv, ..) if is_original && ack => TcpEstablished,
+        (TcpFinWait, ..) if ack => TcpCloseWait,
+        (TcpLastAck, ..) if ack => TcpTimeWait,
+        _ => state,
+    }
+}
+
+/// Whether `a` comes before `b` modulo 2^32.
+fn is_before(a: u32, b: u32) -> bool {
+    (a.wrapping_sub(b) as i32) < 0
+}
+
+/// How far an acknowledgement may lie behind what was sent, at least (the kernel's MAXACKWINCONST).
+const MAX_ACK_WINDOW: u32 = 66_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SYN: u8 = Flags::SYN;
+    const ACK: u8 = Flags::ACK;
+    const FIN: u8 = Flags::FIN;
+    const RST: u8 = Flags::RST;
+
+    fn segment(flags: u8, seq: u32, ack: u32, payload: u32) -> Segment {
+        let flags = Flags(flags);
+        let length = payload + u32::from(flags.has(SYN)) + u32::from(flags.has(FIN));
+        Segment { flags, seq, ack, window: 1000, length, payload, scale: None }
+    }
+
+    /// Runs `steps` (original?, flags, seq, ack, payload, expected) over one connection that begins with a SYN at 100.
+    fn run(steps: &[(bool, u8, u32, u32, u32, Progress)]) -> (State, Tracking) {
+        let (mut state, mut tracking) = Tracking::opening(&segment(SYN, 100, 0, 0));
+        assert_eq!(state, State::TcpSynSent);
+        for &(original, flags, seq, ack, payload, expected) in steps {
+            let direction = if original { Direction::Original } else { Direction::Reply };
+            let progress = tracking.advance(state, direction, &segment(flags, seq, ack, payload));
+            assert_eq!(progress, expected, "{state:?} {direction:?} {flags:#x} seq {seq} ack {ack}");
+            if let Progress::To(next) = progress {
+                state = next;
+            }
+        }
+        (state, tracking)
+    }
+
+    const HANDSHAKE: [(bool, u8, u32, u32, u32, Progress); 2] = [
+        (false, SYN | ACK, 500, 101, 0, Progress::To(State::TcpSynRecv)),
+        (true, ACK, 101, 501, 0, Progress::To(State::TcpEstablished)),
+    ];
+
+    #[test]
+    fn whole_life_of_a_connection() {
+        let mut steps = HANDSHAKE.to_vec();
+        steps.extend([
+            (true, ACK, 101, 501, 10, Progress::To(State::TcpEstablished)),
+            (false, ACK, 501, 111, 20, Progress::To(State::TcpEstablished)),
+            (true, FIN | ACK, 111, 521, 0, Progress::To(State::TcpFinWait)),
+            (false, ACK, 521, 112, 0, Progress::To(State::TcpCloseWait)),
+            (false, FIN | ACK, 521, 112, 0, Progress::To(State::TcpLastAck)),
+            (true, ACK, 112, 522, 0, Progress::To(State::TcpTimeWait)),
+            (true, SYN, 9000, 0, 0, Progress::Reopened),
+        ]);
+        run(&steps);
+    }
+
+    #[test]
+    fn f41_only_the_exact_rst_closes() {
+        let mut steps = HANDSHAKE.to_vec();
+        steps.push((false, ACK, 501, 101, 20, Progress::To(State::TcpEstablished)));
+        steps.push((true, ACK, 101, 521, 0, Progress::To(State::TcpEstablished)));
+        for (original, seq) in [(false, 520), (false, 522), (false, 1400), (false, 100_000), (true, 100), (true, 102)] {
+            steps.push((original, RST, seq, 0, 0, Progress::Invalid));
+        }
+        let mut from_backend = steps.clone();
+        from_backend.push((false, RST, 521, 0, 0, Progress::To(State::TcpClose)));
+        run(&from_backend);
+        steps.push((true, RST, 101, 0, 0, Progress::To(State::TcpClose)));
+        run(&steps);
+    }
+
+    #[test]
+    fn f43_syn_on_an_established_connection() {
+        let mut steps = HANDSHAKE.to_vec();
+        steps.extend([
+            (true, SYN, 7000, 0, 0, Progress::Unmoved),
+            (false, ACK, 501, 101, 0, Progress::To(State::TcpEstablished)),
+            (true, RST, 101, 0, 0, Progress::To(State::TcpClose)),
+            (true, SYN, 7000, 0, 0, Progress::Reopened),
+        ]);
+        run(&steps);
+        let mut steps = HANDSHAKE.to_vec();
+        steps.extend([
+            (true, SYN, 7000, 0, 0, Progress::Unmoved),
+            (false, SYN | ACK, 90_000, 7001, 0, Progress::To(State::TcpSynRecv)),
+            (true, ACK, 7001, 90_001, 0, Progress::To(State::TcpEstablished)),
+        ]);
+        run(&steps);
+    }
+
+    #[test]
+    fn f45_simultaneous_open_and_close() {
+        run(&[
+            (false, SYN, 500, 0, 0, Progress::To(State::TcpSynSent2)),
+            (true, SYN | ACK, 100, 501, 0, Progress::To(State::TcpSynRecv)),
+            (true, ACK, 101, 501, 0, Progress::To(State::TcpEstablished)),
+            (true, FIN | ACK, 101, 501, 0, Progress::To(State::TcpFinWait)),
+            (false, FIN | ACK, 501, 101, 0, Progress::To(State::TcpLastAck)),
+            (true, ACK, 102, 502, 0, Progress::To(State::TcpTimeWait)),
+        ]);
+    }
+
+    #[test]
+    fn f47_out_of_window_changes_nothing() {
+        let mut steps = HANDSHAKE.to_vec();
+        steps.extend([
+            (true, ACK, 101 + 5000, 501, 10, Progress::Invalid),
+            (true, ACK, 101, 501 + 9999, 10, Progress::Invalid),
+            (true, 0, 101, 501, 10, Progress::Invalid),
+            (true, SYN | FIN, 101, 501, 0, Progress::Invalid),
+            (true, ACK, 101, 501, 10, Progress::To(State::TcpEstablished)),
+        ]);
+        run(&steps);
+    }
+
+    #[test]
+    fn window_scaling_counts_only_if_both_offer_it() {
+        for (answer, is_wide) in [(Some(7), true), (None, false)] {
+            let (state, mut tracking) = Tracking::opening(&Segment { scale: Some(7), ..segment(SYN, 100, 0, 0) });
+            let answer = Segment { scale: answer, ..segment(SYN | ACK, 500, 101, 0) };
+            assert_eq!(tracking.advance(state, Direction::Reply, &answer), Progress::To(State::TcpSynRecv));
+            tracking.advance(State::TcpSynRecv, Direction::Original, &segment(ACK, 101, 501, 0));
+            let far = segment(ACK, 501 + 100_000, 101, 1);
+            let fits = tracking.advance(State::TcpEstablished, Direction::Reply, &far) != Progress::Invalid;
+            assert_eq!(fits, is_wide);
+        }
+    }
+
+    #[test]
+    fn f40_shorter_lives_while_something_is_outstanding() {
+        let timeouts = Timeouts::default();
+        let established = State::TcpEstablished;
+        let (state, mut tracking) = run(&HANDSHAKE);
+        assert_eq!(tracking.timeout(state, &timeouts), timeouts.of(established));
+        tracking.advance(state, Direction::Original, &segment(ACK, 101, 501, 10));
+        assert_eq!(tracking.timeout(state, &timeouts), timeouts.get(Timeout::TcpUnacknowledged));
+        for _ in 0..3 {
+            tracking.advance(state, Direction::Original, &segment(ACK, 101, 501, 10));
+        }
+        assert_eq!(tracking.timeout(state, &timeouts), timeouts.get(Timeout::TcpMaxRetrans));
+        tracking.advance(state, Direction::Reply, &segment(ACK, 501, 111, 0));
+        assert_eq!(tracking.timeout(state, &timeouts), timeouts.of(established));
+    }
+
+    #[test]
+    fn mid_stream_pick_up_is_liberal() {
+        let (state, mut tracking) = Tracking::opening(&segment(ACK, 1, 1, 5));
+        assert_eq!(state, State::TcpEstablished);
+        let far = segment(ACK, 4_000_000_000, 77, 5);
+        assert_eq!(tracking.advance(state, Direction::Reply, &far), Progress::To(State::TcpEstablished));
+    }
+}

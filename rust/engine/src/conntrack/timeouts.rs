@@ -1,0 +1,101 @@
+//! How long a flow lives without packets, by its state: nf_conntrack's names and default values.
+//!
+//! The defaults follow the kernel, not the RFCs: RFC 4787 wants 2 minutes for UDP and RFC 5382 4 minutes for TCP in transition, the
+//! kernel gives 30 s and 30 to 120 s. An operator who needs the RFC floors sets them.
+
+use super::state::State;
+use crate::clock::{Tick, ticks};
+
+/// Which timeout applies; the names are those of `net.netfilter.nf_conntrack_*_timeout*`, without prefix and suffix.
+macro_rules! timeouts {
+    ($($variant:ident $name:literal $seconds:literal,)*) => {
+        /// A kind of timeout.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(u8)]
+        #[allow(missing_docs)]
+        pub enum Timeout { $($variant,)* }
+
+        impl Timeout {
+            /// Name and default seconds of every timeout.
+            pub const ALL: &[(Timeout, &'static str, f64)] = &[$((Timeout::$variant, $name, $seconds),)*];
+        }
+    };
+}
+
+timeouts! {
+    TcpSynSent "tcp_syn_sent" 120.0,
+    TcpSynRecv "tcp_syn_recv" 60.0,
+    TcpEstablished "tcp_established" 432_000.0,
+    TcpFinWait "tcp_fin_wait" 120.0,
+    TcpCloseWait "tcp_close_wait" 60.0,
+    TcpLastAck "tcp_last_ack" 30.0,
+    TcpTimeWait "tcp_time_wait" 120.0,
+    TcpClose "tcp_close" 10.0,
+    TcpSynSent2 "tcp_syn_sent2" 120.0,
+    TcpMaxRetrans "tcp_max_retrans" 300.0,
+    TcpUnacknowledged "tcp_unacknowledged" 300.0,
+    Udp "udp" 30.0,
+    UdpStream "udp_stream" 120.0,
+    Icmp "icmp" 30.0,
+    Icmpv6 "icmpv6" 30.0,
+    Generic "generic" 600.0,
+    SctpClosed "sctp_closed" 10.0,
+    SctpCookieWait "sctp_cookie_wait" 3.0,
+    SctpCookieEchoed "sctp_cookie_echoed" 3.0,
+    SctpEstablished "sctp_established" 210.0,
+    SctpShutdownSent "sctp_shutdown_sent" 3.0,
+    SctpShutdownRecd "sctp_shutdown_recd" 3.0,
+    SctpShutdownAckSent "sctp_shutdown_ack_sent" 3.0,
+}
+
+/// A timeout that cannot be; whoever configured it is at fault.
+#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+pub enum TimeoutError {
+    /// No timeout has this name.
+    #[error("no timeout is named {0:?}")]
+    Unknown(String),
+    /// Not a number of seconds between 0 and a year.
+    #[error("timeout {0}: {1} is not between 0 and 31,536,000 seconds")]
+    Range(String, f64),
+}
+
+/// All timeouts, in ticks.
+#[derive(Clone, Debug)]
+pub struct Timeouts([Tick; Timeout::ALL.len()]);
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let mut table = [0; Timeout::ALL.len()];
+        for &(timeout, _, seconds) in Timeout::ALL {
+            table[timeout as usize] = ticks(seconds);
+        }
+        Self(table)
+    }
+}
+
+impl Timeouts {
+    /// Sets one by its name, in seconds.
+    ///
+    /// # Errors
+    /// [`TimeoutError`].
+    pub fn set(&mut self, name: &str, seconds: f64) -> Result<(), TimeoutError> {
+        let known = Timeout::ALL.iter().find(|(_, known, _)| *known == name);
+        let &(timeout, ..) = known.ok_or_else(|| TimeoutError::Unknown(name.to_owned()))?;
+        if !(0.0..=31_536_000.0).contains(&seconds) {
+            return Err(TimeoutError::Range(name.to_owned(), seconds));
+        }
+        self.0[timeout as usize] = ticks(seconds);
+        Ok(())
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, timeout: Timeout) -> Tick {
+        self.0[timeout as usize]
+    }
+
+    /// The timeout of a flow in this state.
+    #[inline]
+    pub(crate) fn of(&self, state: State) -> Tick {
+        self.get(state.timeout())
+    }
+}

@@ -1,0 +1,256 @@
+//! The first packet of a flow: may it be served, by which list of backends, and is its source masqueraded?
+//!
+//! Pure: tables and a question in, a decision out. Both the path of real packets and `explain` come through here; the second brings a
+//! [`Trace`] that is told what was checked. Behaviour is kube-proxy's (pkg/proxy/iptables/proxier.go, pkg/proxy/topology.go).
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::backend::Backend;
+
+use crate::balance::{Balancer, Rendezvous, Request, State};
+use crate::service::{FrontendKind, Scope, ServicePort, ServiceTable, UnknownPort};
+use crate::tuple::Protocol;
+use crate::verdict::{Action, Cause};
+use crate::wire::tcp::Flags;
+
+/// Is told, in order, what was checked and what was found.
+pub(crate) trait Trace {
+    /// One check; `found` is only put into words where somebody reads them.
+    fn step(&mut self, check: &'static str, found: impl FnOnce() -> String);
+}
+
+/// Nobody reads.
+pub(crate) struct Silent;
+
+impl Trace for Silent {
+    #[inline]
+    fn step(&mut self, _: &'static str, _: impl FnOnce() -> String) {}
+}
+
+impl Trace for Vec<(&'static str, String)> {
+    fn step(&mut self, check: &'static str, found: impl FnOnce() -> String) {
+        self.push((check, found()));
+    }
+}
+
+/// What is known of a first packet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Question {
+    pub(crate) protocol: Protocol,
+    pub(crate) src: SocketAddr,
+    pub(crate) dst: SocketAddr,
+    /// Device it came in by; 0 when it is the node's own.
+    pub(crate) interface: u32,
+    /// Of a TCP segment.
+    pub(crate) flags: Option<Flags>,
+}
+
+/// What to do with TCP in mid-stream of a connection that is not known (after a restart, or when it had expired).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Midstream {
+    /// Pick it up with a consistent choice: after a restart, and on every node, the same backend.
+    #[default]
+    Consistent,
+    /// Refuse it.
+    Reject,
+    /// Drop it.
+    Drop,
+}
+
+/// What becomes of a first packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Decision {
+    /// It is nobody's.
+    Pass,
+    /// It is not served; by this service port, if one was found.
+    Refuse { action: Action, cause: Cause, service: Option<u32> },
+    /// One of these backends serves.
+    Serve(Serve),
+}
+
+/// How a flow is served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Serve {
+    /// Position in the table.
+    pub(crate) service: u32,
+    pub(crate) scope: Scope,
+    /// Whatever backend is chosen.
+    pub(crate) masquerade: bool,
+    /// The first packet was not a SYN.
+    pub(crate) is_midstream: bool,
+}
+
+/// Decides. Cost: one look-up, and a pass over pod ranges and source ranges.
+pub(crate) fn decide(table: &ServiceTable, question: &Question, midstream: Midstream, trace: &mut impl Trace) -> Decision {
+    let Question { protocol, dst, .. } = *question;
+    let Some((service, kind)) = table.find(protocol, dst) else {
+        return without_frontend(table, question, trace);
+    };
+    let refuse = |action, cause| Decision::Refuse { action, cause, service: Some(service) };
+    let port = &table.services()[service as usize];
+    trace.step("frontend", || format!("{protocol} {dst} is a {} of {}", kind.name(), port.name()));
+
+    if let Some(why) = martian(table, question) {
+        trace.step("martian", || why.to_owned());
+        return refuse(Action::Drop, Cause::Martian);
+    }
+    let mut is_midstream = false;
+    if let Some(flags) = question.flags {
+        if !flags.is_possible() {
+            trace.step("tcp flags", || "no sane sender sets these flags together".to_owned());
+            return refuse(Action::Drop, Cause::Invalid);
+        }
+        is_midstream = !flags.is_opening();
+        if is_midstream {
+            let policy = if flags.has(Flags::RST) { Midstream::Drop } else { midstream };
+            trace.step("mid-stream", || format!("not a SYN, and no flow is known: {policy:?}").to_lowercase());
+            match policy {
+                Midstream::Consistent => {}
+                Midstream::Reject => return refuse(Action::Reject, Cause::Midstream),
+                Midstream::Drop => return refuse(Action::Drop, Cause::Midstream),
+            }
+        }
+    }
+    match policy(table, port, kind, question, trace) {
+        Ok((scope, masquerade)) => Decision::Serve(Serve { service, scope, masquerade, is_midstream }),
+        Err((action, cause)) => refuse(action, cause),
+    }
+}
+
+/// Traffic policies, source ranges and masquerade: which list serves, and whether the source is masqueraded.
+fn policy(
+    table: &ServiceTable,
+    port: &ServicePort,
+    kind: FrontendKind,
+    question: &Question,
+    trace: &mut impl Trace,
+) -> Result<(Scope, bool), (Action, Cause)> {
+    let (spec, node, src) = (port.spec(), table.node(), question.src.ip());
+    if spec.cluster.is_empty() && spec.local.is_empty() {
+        trace.step("endpoints", || "none anywhere".to_owned());
+        return Err((Action::Reject, Cause::NoEndpoints));
+    }
+    let has_detector = !node.pod_ranges.is_empty() || !node.pod_interfaces.is_empty();
+    let is_pod = node.pod_interfaces.contains(&question.interface) || node.pod_ranges.iter().any(|range| range.contains(src));
+    let is_node = table.is_node(src) || (src.is_loopback() && question.interface == 0);
+    trace.step("source", || {
+        let class = if is_pod { "a pod" } else if is_node { "this node" } else { "outside" };
+        let how = if has_detector { "" } else { " (no detector tells which addresses are pods)" };
+        format!("{src} is {class}{how}")
+    });
+    let (scope, masquerade, why) = if kind == FrontendKind::ClusterIp {
+        let scope = if spec.internal_local { Scope::Local } else { Scope::Cluster };
+        let is_foreign = has_detector && !is_pod;
+        let why = if node.masquerade_all { "all is masqueraded" } else if is_foreign { "the source is no pod" } else { "no reason to" };
+        (scope, node.masquerade_all || is_foreign, why)
+    } else {
+        if kind == FrontendKind::LoadBalancer && !is_in_ranges(port, src, trace) {
+            return Err((Action::Drop, Cause::SourceRange));
+        }
+        match (spec.external_local, is_pod, is_node) {
+            (false, ..) => (Scope::Cluster, true, "external traffic to the whole cluster"),
+            (true, true, _) => (Scope::Cluster, false, "a pod is short-cut to the whole cluster"),
+            (true, false, true) => (Scope::Cluster, true, "the node is short-cut to the whole cluster"),
+            (true, false, false) => (Scope::Local, false, "externalTrafficPolicy is Local"),
+        }
+    };
+    trace.step("policy", || format!("{} endpoints", if scope == Scope::Local { "this node's" } else { "the cluster's" }));
+    let backends = port.set(scope).backends();
+    if backends.is_empty() {
+        trace.step("endpoints", || "none on this node".to_owned());
+        return Err((Action::Drop, Cause::NoLocalEndpoints));
+    }
+    trace.step("endpoints", || backends.iter().map(|b| format!("{} weight {}", b.address, b.weight)).collect::<Vec<_>>().join(", "));
+    trace.step("masquerade", || format!("{}: {why}", if masquerade { "yes" } else { "no" }));
+    Ok((scope, masquerade))
+}
+
+/// Chooses the backend by its position in the list. Affinity goes before the strategy; a connection in mid-stream gets a consistent choice
+/// whatever the strategy is. `None` when all backends are drained. Cost: that of the strategy.
+pub(crate) fn choose(
+    port: &ServicePort,
+    serve: &Serve,
+    remembered: Option<usize>,
+    request: &Request<'_>,
+    state: &mut State,
+    trace: &mut impl Trace,
+) -> Option<usize> {
+    let set = port.set(serve.scope);
+    if port.spec().affinity.is_some() {
+        let sticky = remembered.filter(|&index| set.backends()[index].weight > 0);
+        trace.step("affinity", || match sticky {
+            Some(index) => format!("the client had {} and keeps it", set.backends()[index].address),
+            None => "the client has no eligible backend from before".to_owned(),
+        });
+        if sticky.is_some() {
+            return sticky;
+        }
+    }
+    let strategy = port.spec().strategy;
+    let chosen = if serve.is_midstream && !strategy.is_consistent() {
+        Rendezvous::new(set.backends()).pick(request, state)
+    } else {
+        set.balancer().pick(request, state)
+    };
+    trace.step("strategy", || match chosen {
+        Some(index) if serve.is_midstream && !strategy.is_consistent() => {
+            format!("mid-stream: rendezvous hashing gives {}", set.backends()[index].address)
+        }
+        Some(index) => format!("{} gives {}", strategy.name(), set.backends()[index].address),
+        None => "every endpoint is drained".to_owned(),
+    });
+    chosen
+}
+
+/// Whether a flow from `source` to this backend needs its source masqueraded so that the answer comes back through the node.
+pub(crate) fn is_hairpin(source: IpAddr, backend: &Backend) -> bool {
+    backend.address.ip() == source
+}
+
+fn without_frontend(table: &ServiceTable, question: &Question, trace: &mut impl Trace) -> Decision {
+    let Question { protocol, dst, .. } = *question;
+    let has_ports = matches!(protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP);
+    if !has_ports || !table.is_cluster_ip(dst.ip()) {
+        trace.step("frontend", || format!("{protocol} {dst} is no frontend"));
+        return Decision::Pass;
+    }
+    trace.step("frontend", || format!("{} is a cluster IP, but {protocol} port {} is not served", dst.ip(), dst.port()));
+    let refuse = |action| Decision::Refuse { action, cause: Cause::UnknownPort, service: None };
+    match table.node().unknown_port {
+        UnknownPort::Pass => Decision::Pass,
+        UnknownPort::Reject => refuse(Action::Reject),
+        UnknownPort::Drop => refuse(Action::Drop),
+    }
+}
+
+/// Why these addresses cannot be (F91, F108); loopback is the node's own affair.
+fn martian(table: &ServiceTable, question: &Question) -> Option<&'static str> {
+    let (src, dst) = (question.src.ip(), question.dst.ip());
+    let is_unusable = match src {
+        IpAddr::V4(src) => src.octets()[0] == 0 || src.octets()[0] >= 224,
+        IpAddr::V6(src) => src.is_unspecified() || src.is_multicast(),
+    };
+    let is_loopback = src.is_loopback() || dst.is_loopback();
+    if is_unusable {
+        Some("the source is no address of a host")
+    } else if src == dst {
+        Some("source and destination are the same address")
+    } else if is_loopback && question.interface != 0 {
+        Some("a loopback address came in by a device")
+    } else if table.is_frontend(src) && !table.is_node(src) {
+        Some("the source is a frontend")
+    } else {
+        None
+    }
+}
+
+/// Ranges restrict a load balancer's frontends only; none of the family, or one that covers everything, restricts nothing.
+fn is_in_ranges(port: &ServicePort, src: IpAddr, trace: &mut impl Trace) -> bool {
+    let ranges = &port.spec().source_ranges;
+    let mut own = ranges.iter().filter(|range| range.is_ipv4() == src.is_ipv4()).peekable();
+    let is_inside = own.peek().is_none() || own.any(|range| range.contains(src));
+    if !ranges.is_empty() {
+        trace.step("source ranges", || format!("{src} is {}", if is_inside { "allowed" } else { "in none of them" }));
+    }
+    is_inside
+}

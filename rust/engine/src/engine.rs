@@ -1,0 +1,348 @@
+//! The engine: tables and packets in, verdicts out.
+//!
+//! Time, randomness and bytes are arguments. `process` touches one packet; upkeep ([`Engine::expire`]) has a budget; nothing blocks,
+//! logs or reads a clock.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use crate::affinity::Affinity;
+use crate::balance::Strategy;
+use crate::clock::{Clock, Tick};
+use crate::conntrack::ports::{Leases, PortRange};
+use crate::conntrack::timeouts::Timeouts;
+use crate::decide::Midstream;
+use crate::fragment::Released;
+use crate::hash::HashKey;
+use crate::ledger::Ledger;
+use crate::pipeline::{Core, Counters, Lane, Meta, malformed};
+use crate::rng::{Rng, mix64};
+use crate::service::{NodeView, ServiceError, ServicePort, ServiceTable};
+use crate::verdict::{Action, Cause, Verdict};
+use crate::wire::{Headers, Layer4, Malformed, Wire};
+
+/// What to do with TCP segments that do not fit their connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum InvalidTcp {
+    /// Translate them: the endpoints judge for themselves.
+    #[default]
+    Translate,
+    /// Drop them, as kube-proxy does with conntrack's INVALID.
+    Drop,
+}
+
+/// How an engine is set up. All limits are per address family.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Makes random choices repeatable.
+    pub seed: u64,
+    /// Keys the hash tables; to be unpredictable where packets come from strangers.
+    pub secret: u64,
+    /// Flows at most.
+    pub max_flows: usize,
+    /// Flows at most whose other side has not confirmed them.
+    pub max_unassured: usize,
+    /// Flows at most from one source address.
+    pub max_flows_per_source: Option<u32>,
+    /// Clients at most whose backend is remembered.
+    pub max_affinities: usize,
+    /// Datagrams in fragments at most, and fragments that wait for their first.
+    pub max_fragments: usize,
+    /// How long flows live without packets.
+    pub timeouts: Timeouts,
+    /// Addresses that replace a masqueraded source, at most one of each family; without one, the verdict's flag asks the sender to.
+    pub snat: Vec<IpAddr>,
+    /// Ports for replaced sources.
+    pub ports: PortRange,
+    /// TCP in mid-stream of unknown connections.
+    pub midstream: Midstream,
+    /// TCP that does not fit.
+    pub invalid: InvalidTcp,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            secret: 0,
+            max_flows: 262_144,
+            max_unassured: 262_144,
+            max_flows_per_source: None,
+            max_affinities: 1 << 20,
+            max_fragments: 4096,
+            timeouts: Timeouts::default(),
+            snat: Vec::new(),
+            ports: PortRange::default(),
+            midstream: Midstream::default(),
+            invalid: InvalidTcp::default(),
+        }
+    }
+}
+
+/// A packet to be processed: its bytes, rewritten in place, and what the driver knows of it.
+#[derive(Debug)]
+pub struct Packet<'a> {
+    /// From the first byte of the IP header.
+    pub bytes: &'a mut [u8],
+    /// Beside the bytes.
+    pub meta: Meta,
+}
+
+/// Service NAT without input or output.
+#[derive(Debug)]
+pub struct Engine {
+    pub(crate) core: Core,
+    pub(crate) v4: Lane<Ipv4Addr>,
+    pub(crate) v6: Lane<Ipv6Addr>,
+    key: HashKey,
+}
+
+/// Flow numbers have 31 bits (the index keeps one for the direction).
+const MAX_FLOWS: usize = 1 << 30;
+
+impl Engine {
+    /// An engine that serves nothing yet.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        let config = Config { max_flows: config.max_flows.min(MAX_FLOWS), ..config };
+        let key = HashKey::new(config.secret);
+        let table = ServiceTable::empty(key);
+        Self {
+            v4: Lane::new(&config, key),
+            v6: Lane::new(&config, key),
+            core: Core {
+                clock: Clock::default(),
+                table: Arc::new(table),
+                generation: 0,
+                ledger: Ledger::new(mix64(config.seed), key),
+                affinity: Affinity::new(config.max_affinities, key),
+                leases: Leases::new(config.ports, key),
+                rng: Rng::new(mix64(config.seed ^ config.secret)),
+                counters: Counters::default(),
+                released: Vec::new(),
+                config,
+            },
+            key,
+        }
+    }
+
+    /// The key to build a [`ServiceTable`] with.
+    #[must_use]
+    pub fn hash_key(&self) -> HashKey {
+        self.key
+    }
+
+    /// The table in force.
+    #[must_use]
+    pub fn services(&self) -> &Arc<ServiceTable> {
+        &self.core.table
+    }
+
+    /// Puts a new table in force and returns the old one, so that the caller can drop it where time does not matter. Flows keep their
+    /// backend; one that has lost it is decided anew (UDP, half-open TCP) or goes on (established TCP). Cost: a name look-up per
+    /// service port, and more for those that changed.
+    pub fn replace_services(&mut self, table: Arc<ServiceTable>) -> Arc<ServiceTable> {
+        self.core.ledger.adopt(&table);
+        self.core.generation = self.core.generation.wrapping_add(1);
+        // Half-open connections to backends that are gone are swept out soon.
+        self.v4.flows.shortened(0);
+        self.v6.flows.shortened(0);
+        std::mem::replace(&mut self.core.table, table)
+    }
+
+    /// Exchanges the strategy of one service port; its flows and affinity stay. `None`: no service port has this name.
+    ///
+    /// # Errors
+    /// [`ServiceError::MaglevSize`].
+    pub fn set_strategy(&mut self, name: &str, strategy: Strategy) -> Option<Result<(), ServiceError>> {
+        let table = self.core.table.clone();
+        let position = table.services().iter().position(|service| service.name() == name)?;
+        Some(table.services()[position].with_strategy(strategy).map(|service| {
+            let mut services: Vec<Arc<ServicePort>> = table.services().to_vec();
+            services[position] = Arc::new(service);
+            if let Ok(table) = ServiceTable::new(services, table.node().clone(), self.key) {
+                self.replace_services(Arc::new(table));
+            }
+        }))
+    }
+
+    /// Processes one packet that came in at `now`, in nanoseconds of a monotonic clock: rewrites it in place, and says what is to be
+    /// done with it. Cost: for a known flow three cache lines, one more for TCP; nothing is allocated.
+    #[inline]
+    pub fn process(&mut self, now: u64, packet: &mut Packet<'_>) -> Verdict {
+        self.core.clock.advance(now);
+        let verdict = match packet.bytes.first().map(|byte| byte >> 4) {
+            Some(4) => self.one::<Ipv4Addr>(packet),
+            Some(6) => self.one::<Ipv6Addr>(packet),
+            _ => malformed(Malformed::Version),
+        };
+        self.core.counters.count(verdict);
+        verdict
+    }
+
+    #[inline]
+    fn one<A: Family>(&mut self, packet: &mut Packet<'_>) -> Verdict {
+        let (core, lane) = A::lane(self);
+        match A::parse(packet.bytes) {
+            Ok(headers) => {
+                let hash = lane.flows.hash(&headers.tuple);
+                core.process(lane, &headers, hash, packet.bytes, packet.meta)
+            }
+            Err(why) => malformed(why),
+        }
+    }
+
+    /// Processes packets that came in together, exactly as one after the other; memory that they need is fetched for all before the first
+    /// is touched. `verdicts` gets one for each.
+    pub fn process_batch(&mut self, now: u64, packets: &mut [Packet<'_>], verdicts: &mut Vec<Verdict>) {
+        self.core.clock.advance(now);
+        for chunk in packets.chunks_mut(CHUNK) {
+            self.process_chunk(chunk, verdicts);
+        }
+    }
+
+    fn process_chunk(&mut self, packets: &mut [Packet<'_>], verdicts: &mut Vec<Verdict>) {
+        let mut parsed = [const { Parsed::Malformed(Malformed::Version) }; CHUNK];
+        for (packet, parsed) in packets.iter().zip(&mut parsed) {
+            *parsed = Parsed::of(self, packet.bytes);
+        }
+        for parsed in &parsed[..packets.len()] {
+            match parsed {
+                Parsed::V4(headers, hash) => self.v4.flows.prefetch_flow(*hash, headers.layer4 == Layer4::Tcp),
+                Parsed::V6(headers, hash) => self.v6.flows.prefetch_flow(*hash, headers.layer4 == Layer4::Tcp),
+                Parsed::Malformed(_) => {}
+            }
+        }
+        for (packet, parsed) in packets.iter_mut().zip(&parsed) {
+            let verdict = match parsed {
+                Parsed::V4(headers, hash) => self.core.process(&mut self.v4, headers, *hash, packet.bytes, packet.meta),
+                Parsed::V6(headers, hash) => self.core.process(&mut self.v6, headers, *hash, packet.bytes, packet.meta),
+                Parsed::Malformed(why) => malformed(*why),
+            };
+            self.core.counters.count(verdict);
+            verdicts.push(verdict);
+        }
+    }
+
+    /// Fragments that were held and are decided now, since the last call.
+    pub fn released(&mut self) -> Vec<Released> {
+        std::mem::take(&mut self.core.released)
+    }
+
+    /// Ends flows and forgets clients and fragments whose time is over, looking at no more than `budget` of each kind; returns how many flows
+    /// ended. A flow that is over is never used, whether this was called or not.
+    pub fn expire(&mut self, now: u64, budget: usize) -> usize {
+        let tick = self.core.clock.advance(now);
+        let before = self.core.counters.expired;
+        self.expire_lane::<Ipv4Addr>(tick, budget);
+        self.expire_lane::<Ipv6Addr>(tick, budget);
+        let ledger = &self.core.ledger;
+        self.core.affinity.expire(tick, budget, |sticky| ledger.backend(sticky.backend.0).birth != sticky.backend.1);
+        (self.core.counters.expired - before) as usize
+    }
+
+    fn expire_lane<A: Family>(&mut self, now: Tick, budget: usize) {
+        let (core, lane) = A::lane(self);
+        lane.fragments.expire(now, budget);
+        core.release_given_up(lane);
+        let mut left = budget;
+        while left > 0 {
+            if lane.flows.is_swept() {
+                if lane.flows.earliest_deadline().is_none_or(|deadline| now <= deadline) {
+                    return;
+                }
+                lane.flows.restart_sweep();
+            }
+            let (generation, ledger) = (core.generation, &core.ledger);
+            let (over, seen) = lane.flows.sweep(left, |hot, cold| {
+                hot.is_expired(now)
+                    || (hot.generation != generation && hot.state.is_half_open() && ledger.backend(cold.backend).is_gone)
+            });
+            left = left.saturating_sub(seen.max(1));
+            if let Some(id) = over {
+                core.end_flow(lane, id);
+                core.counters.expired += 1;
+            }
+        }
+    }
+
+    /// When [`Engine::expire`] has something to do next, in the caller's nanoseconds; `None` when nothing is pending. Never later than the
+    /// first end of a flow.
+    #[must_use]
+    pub fn next_expiry(&self) -> Option<u64> {
+        let flows = [self.v4.flows.earliest_deadline(), self.v6.flows.earliest_deadline()];
+        let fragments = [self.v4.fragments.earliest_deadline(), self.v6.fragments.earliest_deadline()];
+        flows.into_iter().chain(fragments).flatten().min().map(|tick| self.core.clock.after(tick))
+    }
+
+    /// Packets by action since the start.
+    pub fn actions(&self) -> impl Iterator<Item = (Action, u64)> {
+        Action::ALL.into_iter().zip(self.core.counters.actions)
+    }
+
+    /// Packets by cause since the start; those that did not occur are left out.
+    pub fn causes(&self) -> impl Iterator<Item = (Cause, u64)> {
+        Cause::ALL.iter().copied().zip(self.core.counters.causes).filter(|&(_, count)| count > 0)
+    }
+
+    /// The node's view in force.
+    #[must_use]
+    pub fn node(&self) -> &NodeView {
+        self.core.table.node()
+    }
+}
+
+/// The engine's part for one family.
+pub(crate) trait Family: Wire {
+    fn lane(engine: &mut Engine) -> (&mut Core, &mut Lane<Self>);
+}
+
+impl Family for Ipv4Addr {
+    #[inline]
+    fn lane(engine: &mut Engine) -> (&mut Core, &mut Lane<Self>) {
+        (&mut engine.core, &mut engine.v4)
+    }
+}
+
+impl Family for Ipv6Addr {
+    #[inline]
+    fn lane(engine: &mut Engine) -> (&mut Core, &mut Lane<Self>) {
+        (&mut engine.core, &mut engine.v6)
+    }
+}
+
+/// A packet of a batch after its first look.
+#[allow(clippy::large_enum_variant)]
+enum Parsed {
+    V4(Headers<Ipv4Addr>, u64),
+    V6(Headers<Ipv6Addr>, u64),
+    Malformed(Malformed),
+}
+
+impl Parsed {
+    #[inline]
+    fn of(engine: &Engine, bytes: &[u8]) -> Self {
+        match bytes.first().map(|byte| byte >> 4) {
+            Some(4) => match Ipv4Addr::parse(bytes) {
+                Ok(headers) => {
+                    let hash = engine.v4.flows.hash(&headers.tuple);
+                    engine.v4.flows.prefetch_index(hash);
+                    Self::V4(headers, hash)
+                }
+                Err(why) => Self::Malformed(why),
+            },
+            Some(6) => match Ipv6Addr::parse(bytes) {
+                Ok(headers) => {
+                    let hash = engine.v6.flows.hash(&headers.tuple);
+                    engine.v6.flows.prefetch_index(hash);
+                    Self::V6(headers, hash)
+                }
+                Err(why) => Self::Malformed(why),
+            },
+            _ => Self::Malformed(Malformed::Version),
+        }
+    }
+}
+
+/// Packets whose memory is fetched together; more would push each other out of the nearest cache.
+const CHUNK: usize = 64;

@@ -1,0 +1,244 @@
+//! Why a packet gets its verdict: the path of [`crate::pipeline`], walked by looking only.
+//!
+//! Decisions come from the functions that real packets use, told to a trace and made on copies of what they would change.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::conntrack::Hot;
+use crate::conntrack::tcp::Progress;
+use crate::decide::{self, Decision, Trace};
+use crate::engine::{Engine, Family, InvalidTcp};
+use crate::fragment::{DatagramId, Fate};
+use crate::pipeline::{Meta, Related, malformed, question};
+use crate::tuple::Direction;
+use crate::verdict::{Action, Cause, Verdict};
+use crate::wire::tcp::Segment;
+use crate::wire::{Headers, Layer4, Malformed};
+
+/// An answer to "what happens to this packet, and why?".
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Explanation {
+    /// What would be done with it.
+    pub verdict: Verdict,
+    /// The service port that it is for.
+    pub service: Option<String>,
+    /// The backend that it would get.
+    pub backend: Option<SocketAddr>,
+    /// Every backend that may be chosen.
+    pub candidates: Vec<SocketAddr>,
+    /// Those of them for which the source is masqueraded.
+    pub masqueraded: Vec<SocketAddr>,
+    /// What was checked, in order, and what was found.
+    pub steps: Vec<(&'static str, String)>,
+}
+
+impl Explanation {
+    fn of(verdict: Verdict, steps: Vec<(&'static str, String)>) -> Self {
+        Self { verdict, service: None, backend: None, candidates: Vec::new(), masqueraded: Vec::new(), steps }
+    }
+}
+
+impl Engine {
+    /// What [`Engine::process`] would do with `packet` now, and why. Tables, counters and random sequences stay as they are.
+    pub fn explain(&mut self, now: u64, packet: &[u8], meta: Meta) -> Explanation {
+        // Looking must not move time either: it is put back.
+        let clock = self.core.clock.clone();
+        self.core.clock.advance(now);
+        let mut explanation = match packet.first().map(|byte| byte >> 4) {
+            Some(4) => self.explain_family::<Ipv4Addr>(packet, meta),
+            Some(6) => self.explain_family::<Ipv6Addr>(packet, meta),
+            _ => unreadable(Malformed::Version),
+        };
+        self.core.clock = clock;
+        let verdict = explanation.verdict;
+        let why = format!("{} ({}: {})", verdict.action.name(), verdict.cause.name(), verdict.cause.meaning());
+        explanation.steps.push(("verdict", why));
+        explanation
+    }
+
+    fn explain_family<A: Family>(&mut self, packet: &[u8], meta: Meta) -> Explanation {
+        let headers = match A::parse(packet) {
+            Ok(headers) => headers,
+            Err(why) => return unreadable(why),
+        };
+        let ends = headers.tuple.ends;
+        let mut steps = Vec::new();
+        let (from, to, protocol) = (ends.source(), ends.destination(), headers.tuple.protocol);
+        steps.step("packet", || format!("{protocol} {from} to {to}, {} bytes", headers.end));
+        if let Some(explanation) = self.explain_fragment(&headers, &mut steps) {
+            return explanation;
+        }
+        match headers.layer4 {
+            Layer4::IcmpOther => Explanation::of(Verdict::new(Action::Accept, Cause::NotOurs), steps),
+            Layer4::IcmpError => self.explain_error(&headers, packet, steps),
+            _ => self.explain_datagram(&headers, packet, meta, steps),
+        }
+    }
+
+    fn explain_fragment<A: Family>(
+        &mut self,
+        headers: &Headers<A>,
+        steps: &mut Vec<(&'static str, String)>,
+    ) -> Option<Explanation> {
+        let fragment = headers.fragment?;
+        let (_, lane) = A::lane(self);
+        let fate = lane.fragments.look(&DatagramId::new(headers, &fragment));
+        steps.step("fragment", || match fate {
+            Some(_) => format!("of datagram {}, which is decided", fragment.id),
+            None if fragment.offset == 0 => format!("the first of datagram {}", fragment.id),
+            None => format!("of datagram {}, whose first fragment has not come", fragment.id),
+        });
+        let verdict = match fate {
+            Some(Fate::Pass) => Verdict::new(Action::Accept, Cause::NotOurs),
+            Some(Fate::Refused(cause)) => Verdict::drop(cause),
+            Some(Fate::Translate { .. }) => Verdict::new(Action::Translate, Cause::Fragment),
+            None if fragment.offset == 0 => return None,
+            None => Verdict::new(Action::Hold, Cause::FragmentHeld),
+        };
+        Some(Explanation::of(verdict, std::mem::take(steps)))
+    }
+
+    fn explain_error<A: Family>(
+        &mut self,
+        headers: &Headers<A>,
+        packet: &[u8],
+        mut steps: Vec<(&'static str, String)>,
+    ) -> Explanation {
+        let (core, lane) = A::lane(self);
+        match core.related(lane, headers, packet) {
+            Related::Verdict(verdict) => {
+                steps.step("icmp error", || "it quotes no packet of a known flow".to_owned());
+                Explanation::of(verdict, steps)
+            }
+            Related::To { quote, flow, .. } => {
+                let ends = quote.tuple.ends;
+                steps.step("icmp error", || format!("it quotes {} to {}", ends.source(), ends.destination()));
+                let backend = lane.flows.hot(flow).ends[Direction::Reply as usize].source();
+                let mut explanation = Explanation::of(Verdict::new(Action::Translate, Cause::Related), steps);
+                explanation.backend = Some(backend);
+                explanation
+            }
+        }
+    }
+
+    fn explain_datagram<A: Family>(
+        &mut self,
+        headers: &Headers<A>,
+        packet: &[u8],
+        meta: Meta,
+        mut steps: Vec<(&'static str, String)>,
+    ) -> Explanation {
+        if let Some(explanation) = self.explain_known(headers, packet, &mut steps) {
+            return explanation;
+        }
+        let (core, _) = A::lane(self);
+        let question = question(headers, packet, meta);
+        let table = core.table.clone();
+        let serve = match decide::decide(&table, &question, core.config.midstream, &mut steps) {
+            Decision::Pass => return Explanation::of(Verdict::new(Action::Accept, Cause::NotOurs), steps),
+            Decision::Refuse { action, cause, service } => {
+                let mut explanation = Explanation::of(Verdict::new(action, cause), steps);
+                explanation.service = service.map(|service| table.services()[service as usize].name().to_owned());
+                return explanation;
+            }
+            Decision::Serve(serve) => serve,
+        };
+        let number = core.ledger.number(serve.service);
+        let state = core.ledger.service(number).map(|record| record.states[serve.scope as usize].clone());
+        let chosen = state.and_then(|mut state| core.pick(number, &serve, &question, Some(&mut state), &mut steps));
+        let port = &table.services()[serve.service as usize];
+        let eligible: Vec<_> =
+            port.set(serve.scope).backends().iter().filter(|backend| backend.weight > 0).collect();
+        let is_masqueraded = |backend: &&&crate::Backend| serve.masquerade || decide::is_hairpin(question.src.ip(), backend);
+        let mut explanation = Explanation {
+            service: Some(port.name().to_owned()),
+            backend: chosen.map(|index| port.set(serve.scope).backends()[index].address),
+            candidates: eligible.iter().map(|backend| backend.address).collect(),
+            masqueraded: eligible.iter().filter(is_masqueraded).map(|backend| backend.address).collect(),
+            ..Explanation::of(Verdict::new(Action::Reject, Cause::NoEndpoints), steps)
+        };
+        if let Some(backend) = explanation.backend {
+            let masquerade = if explanation.masqueraded.contains(&backend) { Verdict::MASQUERADE } else { 0 };
+            let flags = Verdict::NEW | Verdict::FLOW | masquerade;
+            explanation.verdict = Verdict { flags, ..Verdict::new(Action::Translate, Cause::New) };
+            if masquerade != 0 && !serve.masquerade {
+                explanation.steps.step("hairpin", || "the backend is the client itself, so its source is masqueraded".to_owned());
+            }
+        }
+        explanation
+    }
+
+    /// A packet of a flow that goes on; `None` when there is none, or it would be decided anew.
+    fn explain_known<A: Family>(
+        &mut self,
+        headers: &Headers<A>,
+        packet: &[u8],
+        steps: &mut Vec<(&'static str, String)>,
+    ) -> Option<Explanation> {
+        let (core, lane) = A::lane(self);
+        let Some((id, direction)) = lane.flows.find(&headers.tuple, lane.flows.hash(&headers.tuple)) else {
+            steps.step("flow", || "none is known".to_owned());
+            return None;
+        };
+        let (hot, cold) = (lane.flows.hot(id), lane.flows.cold(id));
+        let [original, reply] = hot.ends;
+        if hot.is_expired(core.clock.tick()) {
+            steps.step("flow", || "one is known, but its time is over".to_owned());
+            return None;
+        }
+        steps.step("flow", || {
+            let way = if direction == Direction::Reply { "a reply of" } else { "it belongs to" };
+            let state = hot.state.name().unwrap_or(if hot.has(Hot::<A>::ASSURED) { "assured" } else { "unconfirmed" });
+            format!("{way} {} to {} on {} ({state})", original.source(), original.destination(), reply.source())
+        });
+        let is_gone = core.ledger.backend(cold.backend).is_gone;
+        let mut cause = Cause::Established;
+        if is_gone {
+            let is_pinned = hot.state.is_tcp() && !hot.state.is_half_open();
+            steps.step("backend", || {
+                let then = if is_pinned { "an established connection stays" } else { "the flow is decided anew" };
+                format!("{} is no longer served: {then}", reply.source())
+            });
+            match (is_pinned, direction) {
+                (true, _) => {}
+                (false, Direction::Original) => return None,
+                (false, Direction::Reply) if hot.state.is_tcp() => cause = Cause::BackendGone,
+                (false, Direction::Reply) => {}
+            }
+        }
+        if hot.state.is_tcp()
+            && let Some(segment) = packet.get(headers.l4..headers.end).and_then(Segment::parse)
+        {
+            match cold.tracking.clone().advance(hot.state, direction, &segment) {
+                Progress::Invalid => cause = Cause::Invalid,
+                Progress::Reopened => {
+                    steps.step("tcp", || "a SYN on a connection that is over begins a new one".to_owned());
+                    return None;
+                }
+                Progress::To(state) => steps.step("tcp", || format!("the connection is then {}", state.name().unwrap_or(""))),
+                Progress::Unmoved => steps.step("tcp", || "a SYN on an open connection: the backend will challenge it".to_owned()),
+            }
+        }
+        let is_dropped = cause == Cause::BackendGone || (cause == Cause::Invalid && core.config.invalid == InvalidTcp::Drop);
+        let to = hot.rewritten(direction);
+        if !is_dropped {
+            steps.step("rewrite", || format!("to {} -> {}", to.source(), to.destination()));
+        }
+        let masquerade = hot.has(Hot::<A>::MASQUERADE) || reply.dst != original.src;
+        let reply_flag = if direction == Direction::Reply { Verdict::REPLY } else { 0 };
+        let action = if is_dropped { Action::Drop } else { Action::Translate };
+        let flags = Verdict::FLOW | reply_flag | if masquerade { Verdict::MASQUERADE } else { 0 };
+        let service = core.ledger.service(core.ledger.backend(cold.backend).service);
+        Some(Explanation {
+            service: service.map(|record| record.service.name().to_owned()),
+            backend: Some(reply.source()),
+            candidates: vec![reply.source()],
+            masqueraded: if masquerade { vec![reply.source()] } else { Vec::new() },
+            ..Explanation::of(Verdict { flags, ..Verdict::new(action, cause) }, std::mem::take(steps))
+        })
+    }
+}
+
+fn unreadable(why: Malformed) -> Explanation {
+    Explanation::of(malformed(why), vec![("packet", why.to_string())])
+}

@@ -1,0 +1,93 @@
+//! Keyed hashes of the engine's own tables: who does not know the key cannot choose tuples that collide (F28).
+
+use std::hash::{BuildHasher, Hasher};
+
+use crate::rng::Rng;
+use crate::tuple::{Address, Tuple};
+
+/// The secret of one engine's tables.
+#[derive(Clone, Copy, Debug)]
+pub struct HashKey([u64; 4]);
+
+impl HashKey {
+    /// A key that follows from `secret`; it is as unpredictable as that is.
+    #[must_use]
+    pub fn new(secret: u64) -> Self {
+        let mut rng = Rng::new(secret);
+        Self([rng.next_u64(), rng.next_u64(), rng.next_u64(), rng.next_u64()])
+    }
+
+    /// The hash of a tuple: folded 64 x 64 -> 128 bit multiplications, one for IPv4 and three for IPv6.
+    #[inline]
+    #[must_use]
+    pub(crate) fn tuple<A: Address>(&self, tuple: &Tuple<A>) -> u64 {
+        let ends = tuple.ends;
+        let ports = u64::from(ends.sport) << 32 | u64::from(ends.dport) << 8 | u64::from(tuple.protocol.0);
+        if A::VERSION == 4 {
+            let addresses = (ends.src.bits() as u64) << 32 | ends.dst.bits() as u64;
+            folded(addresses ^ self.0[0], ports ^ self.0[1])
+        } else {
+            let (src, dst) = (ends.src.bits(), ends.dst.bits());
+            let src = folded(src as u64 ^ self.0[0], (src >> 64) as u64 ^ self.0[1]);
+            let dst = folded(dst as u64 ^ self.0[2], (dst >> 64) as u64 ^ self.0[3]);
+            folded(src.rotate_left(17) ^ dst ^ self.0[1], ports ^ self.0[2])
+        }
+    }
+}
+
+impl BuildHasher for HashKey {
+    type Hasher = KeyedHasher;
+
+    fn build_hasher(&self) -> KeyedHasher {
+        KeyedHasher { state: self.0[0], key: self.0 }
+    }
+}
+
+/// A [`Hasher`] over a [`HashKey`], for the standard library's maps.
+#[derive(Debug)]
+pub struct KeyedHasher {
+    state: u64,
+    key: [u64; 4],
+}
+
+impl Hasher for KeyedHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for block in bytes.chunks(8) {
+            let mut word = [0; 8];
+            for (to, &from) in word.iter_mut().zip(block) {
+                *to = from;
+            }
+            self.write_u64(u64::from_le_bytes(word) ^ (block.len() as u64) << 56);
+        }
+    }
+
+    fn write_u8(&mut self, value: u8) {
+        self.write_u64(value.into());
+    }
+
+    fn write_u16(&mut self, value: u16) {
+        self.write_u64(value.into());
+    }
+
+    fn write_u32(&mut self, value: u32) {
+        self.write_u64(value.into());
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.state = folded(self.state ^ value, self.key[1]).wrapping_add(self.key[2]);
+    }
+
+    fn write_usize(&mut self, value: usize) {
+        self.write_u64(value as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        folded(self.state, self.key[3])
+    }
+}
+
+#[inline]
+fn folded(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    product as u64 ^ (product >> 64) as u64
+}

@@ -1,0 +1,186 @@
+//! Who talks to whom: protocol, addresses and ports of a packet, and the same seen from the other side.
+
+use std::fmt;
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// An IP protocol number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Protocol(pub u8);
+
+impl Protocol {
+    /// ICMP (RFC 792).
+    pub const ICMP: Self = Self(1);
+    /// TCP (RFC 9293).
+    pub const TCP: Self = Self(6);
+    /// UDP (RFC 768).
+    pub const UDP: Self = Self(17);
+    /// ICMPv6 (RFC 4443).
+    pub const ICMPV6: Self = Self(58);
+    /// SCTP (RFC 9260).
+    pub const SCTP: Self = Self(132);
+
+    /// The protocol of this name or number.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::NAMES
+            .iter()
+            .find(|(_, known)| known.eq_ignore_ascii_case(name))
+            .map(|&(protocol, _)| protocol)
+            .or_else(|| name.parse().ok().map(Self))
+    }
+
+    const NAMES: [(Self, &str); 5] = [
+        (Self::TCP, "tcp"),
+        (Self::UDP, "udp"),
+        (Self::SCTP, "sctp"),
+        (Self::ICMP, "icmp"),
+        (Self::ICMPV6, "icmpv6"),
+    ];
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Self::NAMES.iter().find(|(known, _)| known == self) {
+            Some((_, name)) => f.write_str(name),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
+/// An address of one family; the engine's tables exist once for each.
+pub trait Address: Copy + Eq + Ord + Hash + fmt::Debug + Send + Sync + Into<IpAddr> + 'static {
+    /// The version field of this family's IP header.
+    const VERSION: u8;
+    /// The address's bytes as one number, for hashing.
+    fn bits(self) -> u128;
+    /// The address if it is of this family.
+    fn from_ip(address: IpAddr) -> Option<Self>;
+    /// The family's sum of 16-bit words, for checksum differences (native byte order, unfolded).
+    fn words(self) -> u32;
+}
+
+impl Address for Ipv4Addr {
+    const VERSION: u8 = 4;
+
+    #[inline]
+    fn bits(self) -> u128 {
+        u128::from(u32::from_ne_bytes(self.octets()))
+    }
+
+    fn from_ip(address: IpAddr) -> Option<Self> {
+        match address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        }
+    }
+
+    #[inline]
+    fn words(self) -> u32 {
+        let bits = u32::from_ne_bytes(self.octets());
+        (bits & 0xffff) + (bits >> 16)
+    }
+}
+
+impl Address for Ipv6Addr {
+    const VERSION: u8 = 6;
+
+    #[inline]
+    fn bits(self) -> u128 {
+        u128::from_ne_bytes(self.octets())
+    }
+
+    fn from_ip(address: IpAddr) -> Option<Self> {
+        match address {
+            IpAddr::V6(address) => Some(address),
+            IpAddr::V4(_) => None,
+        }
+    }
+
+    #[inline]
+    fn words(self) -> u32 {
+        let mut bits = u128::from_ne_bytes(self.octets());
+        let mut sum = 0;
+        for _ in 0..8 {
+            sum += (bits & 0xffff) as u32;
+            bits >>= 16;
+        }
+        sum
+    }
+}
+
+/// Both ends of a packet. Ports are 0 where the protocol has none; an ICMP echo request has its identifier as source port, its
+/// reply the same as destination port, so that the reply of a request is its mirror image.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(C)]
+pub struct Ends<A> {
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// Source port.
+    pub sport: u16,
+    /// Destination port.
+    pub dport: u16,
+}
+
+impl<A: Address> Ends<A> {
+    /// The same pair, seen from the other side.
+    #[inline]
+    #[must_use]
+    pub fn reply(self) -> Self {
+        Self { src: self.dst, dst: self.src, sport: self.dport, dport: self.sport }
+    }
+
+    /// Source address and port.
+    #[must_use]
+    pub fn source(self) -> SocketAddr {
+        SocketAddr::new(self.src.into(), self.sport)
+    }
+
+    /// Destination address and port.
+    #[must_use]
+    pub fn destination(self) -> SocketAddr {
+        SocketAddr::new(self.dst.into(), self.dport)
+    }
+}
+
+/// Protocol and both ends: what identifies one direction of a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Tuple<A> {
+    /// Addresses and ports.
+    pub ends: Ends<A>,
+    /// Protocol.
+    pub protocol: Protocol,
+}
+
+impl<A: Address> Tuple<A> {
+    /// The tuple of the answer.
+    #[inline]
+    #[must_use]
+    pub fn reply(self) -> Self {
+        Self { ends: self.ends.reply(), protocol: self.protocol }
+    }
+}
+
+/// The way a packet of a flow travels.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Direction {
+    /// From the client to the backend, as the flow's first packet.
+    Original = 0,
+    /// From the backend to the client.
+    Reply = 1,
+}
+
+impl Direction {
+    /// The other way.
+    #[inline]
+    #[must_use]
+    pub fn opposite(self) -> Self {
+        match self {
+            Self::Original => Self::Reply,
+            Self::Reply => Self::Original,
+        }
+    }
+}

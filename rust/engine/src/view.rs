@@ -1,0 +1,231 @@
+//! What the engine shows of itself: flows, counters. Copies; nothing in here is on a packet's path.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::clock;
+use crate::conntrack::state::State;
+use crate::conntrack::{FlowId, Hot};
+use crate::engine::Engine;
+use crate::ledger::Traffic;
+use crate::pipeline::Lane;
+use crate::tuple::Protocol;
+use crate::verdict::Cause;
+use crate::wire::Wire;
+
+/// A flow at one moment.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Flow {
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Its state's name as nf_conntrack shows it.
+    pub state: Option<&'static str>,
+    /// Both sides have confirmed it.
+    pub assured: bool,
+    /// The backend has answered.
+    pub replied: bool,
+    /// Client.
+    pub source: SocketAddr,
+    /// Frontend, as the client addressed it.
+    pub destination: SocketAddr,
+    /// Backend.
+    pub reply_source: SocketAddr,
+    /// Where the backend answers to.
+    pub reply_destination: SocketAddr,
+    /// Name of its service port.
+    pub service: String,
+    /// Its source is masqueraded.
+    pub masquerade: bool,
+    /// Packets to the backend and back.
+    pub packets: [u64; 2],
+    /// Bytes of IP packets to the backend and back.
+    pub bytes: [u64; 2],
+    /// Seconds since it began.
+    pub age: f64,
+    /// Seconds until it ends without further packets.
+    pub timeout: f64,
+}
+
+/// Which flows are wanted; `None` is all.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Of this protocol.
+    pub protocol: Option<Protocol>,
+    /// Of the service port with this name.
+    pub service: Option<String>,
+    /// From this client address.
+    pub source: Option<IpAddr>,
+    /// To this frontend address.
+    pub destination: Option<IpAddr>,
+    /// Served by this backend address.
+    pub backend: Option<IpAddr>,
+    /// In the state of this name.
+    pub state: Option<String>,
+}
+
+/// Counters of a backend.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BackendStats {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Flows alive.
+    pub active: u32,
+    /// All that it has carried.
+    pub traffic: Traffic,
+    /// It is in the tables no more, but has flows.
+    pub is_gone: bool,
+}
+
+/// Counters of a service port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServiceStats {
+    /// Its name.
+    pub name: String,
+    /// All that it has carried, by backends that are no more as well.
+    pub traffic: Traffic,
+    /// Packets that were not served, by cause.
+    pub refused: Vec<(Cause, u64)>,
+    /// Its backends, sorted by address.
+    pub backends: Vec<BackendStats>,
+}
+
+impl ServiceStats {
+    /// Flows alive.
+    #[must_use]
+    pub fn active(&self) -> u64 {
+        self.backends.iter().map(|backend| u64::from(backend.active)).sum()
+    }
+}
+
+/// Sizes of what the engine remembers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Occupancy {
+    /// Flows in the tables; those that are over and not yet swept out count.
+    pub flows: usize,
+    /// Of these, assured ones.
+    pub assured: usize,
+    /// Clients whose backend is remembered.
+    pub affinities: usize,
+    /// Fragments that wait.
+    pub held_fragments: usize,
+    /// Flows that have ended by their timeout.
+    pub expired: u64,
+    /// Flows that made room for others.
+    pub evicted: u64,
+}
+
+impl Engine {
+    /// The flows alive that match, at most `limit`. Cost: a pass over the table.
+    #[must_use]
+    pub fn flows(&self, filter: &Filter, limit: usize) -> Vec<Flow> {
+        let mut flows = Vec::new();
+        self.collect(&self.v4, filter, limit, &mut flows);
+        self.collect(&self.v6, filter, limit, &mut flows);
+        flows
+    }
+
+    /// Counters of every service port, sorted by name. Cost: a pass over the flow tables, whose live flows are added up.
+    #[must_use]
+    pub fn service_stats(&self) -> Vec<ServiceStats> {
+        let ledger = &self.core.ledger;
+        let mut carried: Vec<Traffic> = ledger.backends().iter().map(|record| record.ended).collect();
+        add_live(&self.v4, &mut carried);
+        add_live(&self.v6, &mut carried);
+        let mut services: Vec<ServiceStats> = ledger
+            .services()
+            .map(|(_, record)| {
+                let mut backends: Vec<BackendStats> = record
+                    .all_backends()
+                    .map(|id| {
+                        let backend = ledger.backend(id);
+                        let (address, active) = (backend.address, backend.active);
+                        BackendStats { address, active, traffic: carried[id as usize], is_gone: backend.is_gone }
+                    })
+                    .collect();
+                backends.sort_by_key(|backend| (backend.address, backend.is_gone));
+                let mut traffic = record.past;
+                for backend in &backends {
+                    traffic.add(&backend.traffic);
+                }
+                ServiceStats { name: record.service.name().to_owned(), traffic, refused: record.refused.clone(), backends }
+            })
+            .collect();
+        services.sort_by(|a, b| a.name.cmp(&b.name));
+        services
+    }
+
+    /// How full the tables are. Cost: constant.
+    #[must_use]
+    pub fn occupancy(&self) -> Occupancy {
+        let (v4, v6) = (&self.v4.flows, &self.v6.flows);
+        let flows = v4.len() + v6.len();
+        Occupancy {
+            flows,
+            assured: flows - v4.unassured() - v6.unassured(),
+            affinities: self.core.affinity.len(),
+            held_fragments: self.v4.fragments.held() + self.v6.fragments.held(),
+            expired: self.core.counters.expired,
+            evicted: self.core.counters.evicted,
+        }
+    }
+
+    fn collect<A: Wire>(&self, lane: &Lane<A>, filter: &Filter, limit: usize, flows: &mut Vec<Flow>) {
+        let now = self.core.clock.tick();
+        let alive = lane.flows.iter().filter(|(_, hot, _)| !hot.is_expired(now));
+        for (id, hot, _) in alive {
+            if flows.len() >= limit {
+                return;
+            }
+            if self.matches(lane, id, hot, filter) {
+                flows.push(self.flow(lane, id));
+            }
+        }
+    }
+
+    fn matches<A: Wire>(&self, lane: &Lane<A>, id: FlowId, hot: &Hot<A>, filter: &Filter) -> bool {
+        let [original, reply] = &hot.ends;
+        let is = |wanted: Option<IpAddr>, address: A| wanted.is_none_or(|wanted| wanted == address.into());
+        let service = || self.service_name(lane.flows.cold(id).backend);
+        filter.protocol.is_none_or(|protocol| protocol == hot.protocol)
+            && is(filter.source, original.src)
+            && is(filter.destination, original.dst)
+            && is(filter.backend, reply.src)
+            && filter.state.as_deref().is_none_or(|state| hot.state.name() == Some(state))
+            && filter.service.as_deref().is_none_or(|name| service() == name)
+    }
+
+    pub(crate) fn flow<A: Wire>(&self, lane: &Lane<A>, id: FlowId) -> Flow {
+        let (hot, cold) = (lane.flows.hot(id), lane.flows.cold(id));
+        let now = self.core.clock.tick();
+        let [original, reply] = hot.ends;
+        debug_assert!(hot.state != State::Free);
+        Flow {
+            protocol: hot.protocol,
+            state: hot.state.name(),
+            assured: hot.has(Hot::<A>::ASSURED),
+            replied: hot.has(Hot::<A>::REPLIED),
+            source: original.source(),
+            destination: original.destination(),
+            reply_source: reply.source(),
+            reply_destination: reply.destination(),
+            service: self.service_name(cold.backend).to_owned(),
+            masquerade: hot.has(Hot::<A>::MASQUERADE) || reply.dst != original.src,
+            packets: lane.flows.packets(id),
+            bytes: hot.bytes,
+            age: clock::seconds(now.saturating_sub(cold.created)),
+            timeout: clock::seconds(hot.deadline.saturating_sub(now)),
+        }
+    }
+
+    fn service_name(&self, backend: u32) -> &str {
+        let ledger = &self.core.ledger;
+        ledger.service(ledger.backend(backend).service).map_or("", |record| record.service.name())
+    }
+}
+
+fn add_live<A: Wire>(lane: &Lane<A>, carried: &mut [Traffic]) {
+    for (id, hot, cold) in lane.flows.iter() {
+        if let Some(traffic) = carried.get_mut(cold.backend as usize) {
+            traffic.carry(lane.flows.packets(id), hot.bytes);
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Packets as views over bytes: lengths are checked once, then everything that NAT needs is known by value and by offset.
+//!
+//! Nothing here allocates, copies or panics, whatever the bytes are.
+
+pub mod checksum;
+pub mod icmp;
+pub mod ipv4;
+pub mod ipv6;
+pub mod sctp;
+pub mod tcp;
+pub mod udp;
+
+use crate::tuple::{Address, Ends, Protocol, Tuple};
+
+/// Why bytes are not a packet that can be processed. The sender is at fault, or the capture was cut.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Malformed {
+    /// Neither version 4 nor 6, or no byte at all.
+    #[error("the IP version is neither 4 nor 6")]
+    Version,
+    /// The IP header is cut, or its length fields contradict each other or the buffer.
+    #[error("the IP header's lengths do not fit the packet")]
+    IpLength,
+    /// More IPv6 extension headers than are followed, or one that runs over the end.
+    #[error("the IPv6 extension headers are too many or run over the end")]
+    Extensions,
+    /// The transport header is cut, or its length fields contradict the packet.
+    #[error("the transport header's lengths do not fit the packet")]
+    TransportLength,
+    /// A first fragment that does not hold the whole transport header (RFC 1858).
+    #[error("the first fragment does not hold the transport header")]
+    TinyFragment,
+    /// An IPv6 routing header of type 0, deprecated by RFC 5095.
+    #[error("the packet carries a type 0 routing header")]
+    SourceRoute,
+}
+
+/// What follows the IP header, as far as NAT is concerned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Layer4 {
+    /// A TCP segment.
+    Tcp,
+    /// A UDP datagram.
+    Udp,
+    /// An SCTP packet.
+    Sctp,
+    /// An ICMP or ICMPv6 echo request (true) or reply.
+    Echo {
+        /// Whether it asks.
+        request: bool,
+    },
+    /// An ICMP or ICMPv6 error, with the quoted packet behind its header.
+    IcmpError,
+    /// Any other ICMP or ICMPv6 message: never translated.
+    IcmpOther,
+    /// A protocol without ports that NAT knows of.
+    Portless,
+    /// A fragment without transport header.
+    LaterFragment,
+}
+
+/// Place of a fragment in its datagram.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fragment {
+    /// Identification (16 bits in IPv4).
+    pub id: u32,
+    /// Offset of the fragment's payload in the datagram, in bytes.
+    pub offset: u32,
+    /// Bytes of the datagram's payload that it carries.
+    pub length: u32,
+    /// Whether more fragments follow behind it.
+    pub more: bool,
+}
+
+/// A parsed packet: all that the engine needs to know of its headers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Headers<A> {
+    /// Who talks to whom.
+    pub tuple: Tuple<A>,
+    /// What follows the IP header.
+    pub layer4: Layer4,
+    /// Offset of the transport header.
+    pub l4: usize,
+    /// Where the packet ends by its IP header; what lies behind is padding (F88).
+    pub end: usize,
+    /// Its place in a fragmented datagram; atomic fragments (RFC 6946) have none.
+    pub fragment: Option<Fragment>,
+}
+
+/// A family's packets.
+pub trait Wire: Address {
+    /// Reads the headers of `packet`.
+    ///
+    /// # Errors
+    /// [`Malformed`] says what is wrong with it.
+    fn parse(packet: &[u8]) -> Result<Headers<Self>, Malformed>;
+
+    /// Reads a packet that is quoted in an ICMP error and so may be cut behind 8 bytes of transport header (RFC 792): its headers, or
+    /// `None` when not even those are there. `end` is where the quote ends.
+    fn parse_quoted(quote: &[u8]) -> Option<Headers<Self>>;
+
+    /// Writes new addresses, and brings the IP header's own checksum along where the family has one.
+    fn write_addresses(packet: &mut [u8], src: Self, dst: Self, delta: checksum::Delta);
+
+    /// The unfolded sum of the pseudo header (RFC 9293 3.1, RFC 8200 8.1) for a transport length in bytes.
+    fn pseudo_header(src: Self, dst: Self, protocol: Protocol, length: usize) -> u32 {
+        let length = length as u32;
+        src.words()
+            + dst.words()
+            + u32::from(u16::from(protocol.0).to_be())
+            + u32::from((length as u16).to_be())
+            + u32::from(((length >> 16) as u16).to_be())
+    }
+}
+
+/// Reads what follows an IP header: the kind, and the ports or identifier that belong into the tuple.
+#[inline]
+fn transport<A: Wire>(
+    protocol: Protocol,
+    bytes: &[u8],
+    fragment: Option<Fragment>,
+) -> Result<(Layer4, u16, u16), Malformed> {
+    let whole = match fragment {
+        None => true,
+        Some(fragment) if fragment.offset > 0 => return Ok((Layer4::LaterFragment, 0, 0)),
+        Some(_) => false,
+    };
+    let cut = if whole { Malformed::TransportLength } else { Malformed::TinyFragment };
+    match protocol {
+        Protocol::TCP => {
+            let header: &[u8; tcp::MIN_HEADER] = bytes.first_chunk().ok_or(cut)?;
+            let offset = tcp::header_length(header);
+            if offset < tcp::MIN_HEADER || (whole && offset > bytes.len()) {
+                return Err(Malformed::TransportLength);
+            }
+            let (sport, dport) = ports([header[0], header[1], header[2], header[3]]);
+            Ok((Layer4::Tcp, sport, dport))
+        }
+        Protocol::UDP => {
+            let header: &[u8; udp::HEADER] = bytes.first_chunk().ok_or(cut)?;
+            let length = udp::length(header);
+            if length < udp::HEADER || (whole && length > bytes.len()) {
+                return Err(Malformed::TransportLength);
+            }
+            let (sport, dport) = ports([header[0], header[1], header[2], header[3]]);
+            Ok((Layer4::Udp, sport, dport))
+        }
+        Protocol::SCTP => {
+            let header: &[u8; sctp::HEADER] = bytes.first_chunk().ok_or(cut)?;
+            let (sport, dport) = ports([header[0], header[1], header[2], header[3]]);
+            Ok((Layer4::Sctp, sport, dport))
+        }
+        Protocol::ICMP if A::VERSION == 4 => icmp_message(icmp::kind_v4, bytes, cut),
+        Protocol::ICMPV6 if A::VERSION == 6 => icmp_message(icmp::kind_v6, bytes, cut),
+        _ => Ok((Layer4::Portless, 0, 0)),
+    }
+}
+
+fn icmp_message(kind: fn(u8) -> icmp::Kind, bytes: &[u8], cut: Malformed) -> Result<(Layer4, u16, u16), Malformed> {
+    let header: &[u8; icmp::HEADER] = bytes.first_chunk().ok_or(cut)?;
+    let id = u16::from_be_bytes([header[4], header[5]]);
+    Ok(match kind(header[0]) {
+        icmp::Kind::EchoRequest => (Layer4::Echo { request: true }, id, 0),
+        icmp::Kind::EchoReply => (Layer4::Echo { request: false }, 0, id),
+        icmp::Kind::Error => (Layer4::IcmpError, 0, 0),
+        icmp::Kind::Other => (Layer4::IcmpOther, 0, 0),
+    })
+}
+
+/// As [`transport`], for a quote of which only 8 bytes of transport header must be there.
+fn quoted_transport<A: Wire>(protocol: Protocol, bytes: &[u8]) -> Option<(Layer4, u16, u16)> {
+    let header: &[u8; 8] = bytes.first_chunk()?;
+    let (sport, dport) = ports([header[0], header[1], header[2], header[3]]);
+    match protocol {
+        Protocol::TCP => Some((Layer4::Tcp, sport, dport)),
+        Protocol::UDP => Some((Layer4::Udp, sport, dport)),
+        Protocol::SCTP => Some((Layer4::Sctp, sport, dport)),
+        _ => transport::<A>(protocol, bytes, None).ok(),
+    }
+}
+
+#[inline]
+fn ports(bytes: [u8; 4]) -> (u16, u16) {
+    (u16::from_be_bytes([bytes[0], bytes[1]]), u16::from_be_bytes([bytes[2], bytes[3]]))
+}
+
+#[inline]
+fn headers<A: Wire>(
+    (src, dst, protocol): (A, A, Protocol),
+    (layer4, sport, dport): (Layer4, u16, u16),
+    (l4, end): (usize, usize),
+    fragment: Option<Fragment>,
+) -> Headers<A> {
+    let tuple = Tuple { ends: Ends { src, dst, sport, dport }, protocol };
+    Headers { tuple, layer4, l4, end, fragment }
+}

@@ -1,0 +1,76 @@
+//! IPv4 (RFC 791).
+
+use std::net::Ipv4Addr;
+
+use super::checksum::Delta;
+use super::{Fragment, Headers, Malformed, Wire, headers, quoted_transport, transport};
+use crate::tuple::Protocol;
+
+/// The header without options.
+pub const MIN_HEADER: usize = 20;
+/// Where the header checksum stands.
+pub const CHECKSUM: usize = 10;
+/// Where both addresses stand.
+pub const ADDRESSES: usize = 12;
+
+const MORE_FRAGMENTS: u16 = 0x2000;
+const OFFSET: u16 = 0x1fff;
+
+impl Wire for Ipv4Addr {
+    #[inline]
+    fn parse(packet: &[u8]) -> Result<Headers<Self>, Malformed> {
+        let header: &[u8; MIN_HEADER] = packet.first_chunk().ok_or(Malformed::IpLength)?;
+        let (src, dst, protocol, l4) = fixed(header).ok_or(Malformed::IpLength)?;
+        let end = usize::from(u16::from_be_bytes([header[2], header[3]]));
+        let payload = packet.get(l4..end).ok_or(Malformed::IpLength)?;
+        let fragment = fragment(header, payload.len());
+        Ok(headers((src, dst, protocol), transport::<Self>(protocol, payload, fragment)?, (l4, end), fragment))
+    }
+
+    fn parse_quoted(quote: &[u8]) -> Option<Headers<Self>> {
+        let header: &[u8; MIN_HEADER] = quote.first_chunk()?;
+        let (src, dst, protocol, l4) = fixed(header)?;
+        if u16::from_be_bytes([header[6], header[7]]) & OFFSET != 0 {
+            return None;
+        }
+        let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
+        let end = length.min(quote.len());
+        let layer4 = quoted_transport::<Self>(protocol, quote.get(l4..end)?)?;
+        Some(headers((src, dst, protocol), layer4, (l4, end), None))
+    }
+
+    #[inline]
+    fn write_addresses(packet: &mut [u8], src: Self, dst: Self, delta: Delta) {
+        let Some(header) = packet.first_chunk_mut::<MIN_HEADER>() else { return };
+        header[ADDRESSES..ADDRESSES + 4].copy_from_slice(&src.octets());
+        header[ADDRESSES + 4..ADDRESSES + 8].copy_from_slice(&dst.octets());
+        let updated = delta.update([header[CHECKSUM], header[CHECKSUM + 1]]);
+        header[CHECKSUM..CHECKSUM + 2].copy_from_slice(&updated);
+    }
+}
+
+/// Addresses, protocol and header length; `None` when version or header length cannot be.
+#[inline]
+fn fixed(header: &[u8; MIN_HEADER]) -> Option<(Ipv4Addr, Ipv4Addr, Protocol, usize)> {
+    let l4 = usize::from(header[0] & 0x0f) * 4;
+    if header[0] >> 4 != 4 || l4 < MIN_HEADER {
+        return None;
+    }
+    let src = Ipv4Addr::new(header[12], header[13], header[14], header[15]);
+    let dst = Ipv4Addr::new(header[16], header[17], header[18], header[19]);
+    Some((src, dst, Protocol(header[9]), l4))
+}
+
+#[inline]
+fn fragment(header: &[u8; MIN_HEADER], length: usize) -> Option<Fragment> {
+    let field = u16::from_be_bytes([header[6], header[7]]);
+    if field & (MORE_FRAGMENTS | OFFSET) == 0 {
+        return None;
+    }
+    Some(Fragment {
+        id: u32::from(u16::from_be_bytes([header[4], header[5]])),
+        offset: u32::from(field & OFFSET) * 8,
+        length: length as u32,
+        more: field & MORE_FRAGMENTS != 0,
+    })
+}

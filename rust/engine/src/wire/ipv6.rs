@@ -1,0 +1,109 @@
+//! IPv6 (RFC 8200), with a bounded walk over the extension headers.
+
+use std::net::Ipv6Addr;
+
+use super::checksum::Delta;
+use super::{Fragment, Headers, Malformed, Wire, headers, quoted_transport, transport};
+use crate::tuple::Protocol;
+
+/// The fixed header.
+pub const HEADER: usize = 40;
+/// Where both addresses stand.
+pub const ADDRESSES: usize = 8;
+/// Extension headers that are followed; more are malformed. RFC 8200, 4.1 knows seven.
+pub const MAX_EXTENSIONS: usize = 8;
+
+impl Wire for Ipv6Addr {
+    fn parse(packet: &[u8]) -> Result<Headers<Self>, Malformed> {
+        let header: &[u8; HEADER] = packet.first_chunk().ok_or(Malformed::IpLength)?;
+        let (src, dst) = fixed(header).ok_or(Malformed::IpLength)?;
+        let end = HEADER + usize::from(u16::from_be_bytes([header[4], header[5]]));
+        if end > packet.len() || (end == HEADER && header[6] == HOP_BY_HOP) {
+            return Err(Malformed::IpLength);
+        }
+        let walk = extensions(header[6], &packet[..end])?;
+        let payload = packet.get(walk.l4..end).ok_or(Malformed::Extensions)?;
+        // A fragment that is the whole datagram is no fragment (RFC 6946).
+        let fragment = walk
+            .fragment
+            .filter(|fragment| fragment.offset > 0 || fragment.more)
+            .map(|fragment| Fragment { length: payload.len() as u32, ..fragment });
+        let layer4 = transport::<Self>(walk.protocol, payload, fragment)?;
+        Ok(headers((src, dst, walk.protocol), layer4, (walk.l4, end), fragment))
+    }
+
+    fn parse_quoted(quote: &[u8]) -> Option<Headers<Self>> {
+        let header: &[u8; HEADER] = quote.first_chunk()?;
+        let (src, dst) = fixed(header)?;
+        let length = HEADER + usize::from(u16::from_be_bytes([header[4], header[5]]));
+        let end = length.min(quote.len());
+        let walk = extensions(header[6], &quote[..end]).ok()?;
+        if walk.fragment.is_some_and(|fragment| fragment.offset > 0) {
+            return None;
+        }
+        let layer4 = quoted_transport::<Self>(walk.protocol, quote.get(walk.l4..end)?)?;
+        Some(headers((src, dst, walk.protocol), layer4, (walk.l4, end), None))
+    }
+
+    #[inline]
+    fn write_addresses(packet: &mut [u8], src: Self, dst: Self, _: Delta) {
+        let Some(header) = packet.first_chunk_mut::<HEADER>() else { return };
+        header[ADDRESSES..ADDRESSES + 16].copy_from_slice(&src.octets());
+        header[ADDRESSES + 16..HEADER].copy_from_slice(&dst.octets());
+    }
+}
+
+struct Walk {
+    protocol: Protocol,
+    l4: usize,
+    /// Its length is not known yet.
+    fragment: Option<Fragment>,
+}
+
+/// Follows the extension headers of `packet` up to what NAT can use, or cannot look behind (ESP, AH, a later fragment).
+fn extensions(mut next: u8, packet: &[u8]) -> Result<Walk, Malformed> {
+    let mut l4 = HEADER;
+    let mut fragment = None;
+    for _ in 0..=MAX_EXTENSIONS {
+        match next {
+            HOP_BY_HOP | ROUTING | DESTINATION | MOBILITY => {
+                let header = packet.get(l4..l4 + 8).ok_or(Malformed::Extensions)?;
+                if next == ROUTING && header[2] == 0 {
+                    return Err(Malformed::SourceRoute);
+                }
+                next = header[0];
+                l4 += (usize::from(header[1]) + 1) * 8;
+            }
+            FRAGMENT => {
+                let header = packet.get(l4..l4 + 8).ok_or(Malformed::Extensions)?;
+                let field = u16::from_be_bytes([header[2], header[3]]);
+                let offset = u32::from(field & 0xfff8);
+                next = header[0];
+                l4 += 8;
+                fragment = Some(Fragment {
+                    id: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
+                    offset,
+                    length: 0,
+                    more: field & 1 != 0,
+                });
+                if offset > 0 {
+                    return Ok(Walk { protocol: Protocol(next), l4, fragment });
+                }
+            }
+            _ => return Ok(Walk { protocol: Protocol(next), l4, fragment }),
+        }
+    }
+    Err(Malformed::Extensions)
+}
+
+fn fixed(header: &[u8; HEADER]) -> Option<(Ipv6Addr, Ipv6Addr)> {
+    let src: [u8; 16] = header[8..24].try_into().ok()?;
+    let dst: [u8; 16] = header[24..40].try_into().ok()?;
+    (header[0] >> 4 == 6).then(|| (src.into(), dst.into()))
+}
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION: u8 = 60;
+const MOBILITY: u8 = 135;
