@@ -21,7 +21,7 @@ impl Rng {
 
     /// A number below `bound`, without modulo bias beyond 2^-32 (Lemire's multiply-shift). `bound` 0 gives 0.
     pub fn below(&mut self, bound: u32) -> u32 {
-        ((self.next_u64() >> 32) * u64::from(bound) >> 32) as u32
+        (((self.next_u64() >> 32) * u64::from(bound)) >> 32) as u32
     }
 
     /// A number below a `bound` that may not fit in 32 bits. `bound` 0 gives 0.
@@ -44,7 +44,7 @@ pub fn mix64(mut x: u64) -> u64 {
 #[inline]
 #[must_use]
 pub fn scale(x: u64, bound: u64) -> u64 {
-    (u128::from(x) * u128::from(bound) >> 64) as u64
+    ((u128::from(x) * u128::from(bound)) >> 64) as u64
 }
 
 #[cfg(test)]

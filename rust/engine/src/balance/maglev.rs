@@ -118,13 +118,11 @@ impl Balancer for Maglev {
 /// another size is another table altogether: every flow would move when one backend comes or goes. So the size stays
 /// until N passes a power of two.
 fn default_size(backends: usize) -> u32 {
-    let wanted = backends
-        .checked_next_power_of_two()
-        .and_then(|rounded| rounded.checked_mul(100));
-    let wanted = wanted.map_or(Maglev::MAX_SIZE, |wanted| {
-        wanted.min(Maglev::MAX_SIZE as usize - 1) as u32 + 1
-    });
-    (wanted..Maglev::MAX_SIZE)
+    let rounded = backends.checked_next_power_of_two().unwrap_or(usize::MAX);
+    let wanted = rounded
+        .saturating_mul(100)
+        .min(Maglev::MAX_SIZE as usize - 1) as u32;
+    (wanted + 1..Maglev::MAX_SIZE)
         .find(|&size| is_prime(size))
         .unwrap_or(Maglev::MAX_SIZE)
 }
@@ -132,7 +130,7 @@ fn default_size(backends: usize) -> u32 {
 /// By trial division: 1,000 steps at most, for numbers up to [`Maglev::MAX_SIZE`].
 fn is_prime(number: u32) -> bool {
     let mut divisors = (2..).take_while(|divisor| divisor * divisor <= number);
-    number >= 2 && divisors.all(|divisor| number % divisor != 0)
+    number >= 2 && divisors.all(|divisor| !number.is_multiple_of(divisor))
 }
 
 /// A backend's walk through its permutation of the slots, and the turns it has saved up.

@@ -65,7 +65,7 @@ impl Balancer for Random {
     fn pick(&self, _: &Request<'_>, state: &mut State) -> Option<usize> {
         let draw = state.rng.next_u64();
         let (high, low) = (draw >> 32, draw as u32);
-        let own = (high * self.columns.len() as u64 >> 32) as usize;
+        let own = ((high * self.columns.len() as u64) >> 32) as usize;
         let column = self.columns.get(own)?;
         Some(if low < column.keep {
             own

@@ -1,0 +1,281 @@
+//! `Engine`: one engine behind a lock, so that any thread may call it, with or without a GIL.
+//!
+//! The lock is only ever taken with the GIL released, so neither waits for the other.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kbe_nat_engine as core;
+use kbe_nat_engine::conntrack::ports::PortRange;
+use kbe_nat_engine::conntrack::timeouts::Timeouts;
+use kbe_nat_engine::service::ServiceTable;
+use kbe_nat_engine::view::Filter;
+use kbe_nat_engine::{ChecksumState, InvalidTcp, Meta, Midstream, Packet};
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::{PyKeyError, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyIterator, PyList};
+
+use crate::convert;
+use crate::errors::{checkpoint, value};
+use crate::service::{NodeView, ServicePort};
+use crate::verdict::Verdict;
+use crate::view::{Explanation, Flow, Stats};
+
+#[pyclass(frozen, module = "kbe_nat")]
+pub(crate) struct Engine(Mutex<core::Engine>);
+
+impl Engine {
+    /// The engine. A panic in an earlier call does not lock everybody out: the engine's tables are consistent between packets.
+    fn lock(&self) -> MutexGuard<'_, core::Engine> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[pymethods]
+impl Engine {
+    #[new]
+    #[pyo3(signature = (
+        *, seed = None, max_flows = 262_144, max_unassured = None, max_flows_per_source = None,
+        max_affinities = 1_048_576, max_fragments = 4096, timeouts = None, snat_addresses = Vec::new(),
+        snat_ports = (1024, 65535), snat_reserved = (30000, 32767), midstream = "consistent", invalid = "translate",
+    ))]
+    #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
+    fn new(
+        seed: Option<u64>,
+        max_flows: u32,
+        max_unassured: Option<u32>,
+        max_flows_per_source: Option<u32>,
+        max_affinities: u32,
+        max_fragments: u32,
+        timeouts: Option<&Bound<'_, PyDict>>,
+        snat_addresses: Vec<String>,
+        snat_ports: (u16, u16),
+        snat_reserved: (u16, u16),
+        midstream: &str,
+        invalid: &str,
+    ) -> PyResult<Self> {
+        let random = || RandomState::new().hash_one(0u64);
+        let mut own = Timeouts::default();
+        for (name, seconds) in timeouts.into_iter().flatten() {
+            own.set(name.extract()?, seconds.extract()?).map_err(value)?;
+        }
+        if max_flows == 0 || snat_ports.0 > snat_ports.1 {
+            return Err(value("max_flows must be positive, and snat_ports a range (low, high)"));
+        }
+        Ok(Self(Mutex::new(core::Engine::new(core::Config {
+            seed: seed.unwrap_or_else(random),
+            secret: random(),
+            max_flows: max_flows as usize,
+            max_unassured: max_unassured.unwrap_or(max_flows) as usize,
+            max_flows_per_source,
+            max_affinities: max_affinities as usize,
+            max_fragments: max_fragments as usize,
+            timeouts: own,
+            snat: convert::addresses(&snat_addresses)?,
+            ports: PortRange { ports: snat_ports, reserved: snat_reserved },
+            midstream: match midstream {
+                "consistent" => Midstream::Consistent,
+                "reject" => Midstream::Reject,
+                "drop" => Midstream::Drop,
+                other => return Err(value(format!("midstream is \"consistent\", \"reject\" or \"drop\", not {other:?}"))),
+            },
+            invalid: match invalid {
+                "translate" => InvalidTcp::Translate,
+                "drop" => InvalidTcp::Drop,
+                other => return Err(value(format!("invalid is \"translate\" or \"drop\", not {other:?}"))),
+            },
+        }))))
+    }
+
+    #[pyo3(signature = (services, node = None))]
+    #[allow(clippy::needless_pass_by_value)]
+    fn replace_services(&self, py: Python<'_>, services: Vec<PyRef<'_, ServicePort>>, node: Option<PyRef<'_, NodeView>>) -> PyResult<()> {
+        let services: Vec<Arc<core::ServicePort>> = services.iter().map(|service| service.0.clone()).collect();
+        let node = node.map(|node| node.0.clone());
+        py.detach(|| {
+            let (key, known) = {
+                let engine = self.lock();
+                (engine.hash_key(), engine.services().clone())
+            };
+            let table = ServiceTable::new(services, node.unwrap_or_else(|| known.node().clone()), key)?;
+            drop(known);
+            // The old table is dropped when nobody waits for the engine any more.
+            let _old = self.lock().replace_services(Arc::new(table));
+            Ok(())
+        })
+        .map_err(|error: core::service::ServiceError| value(error))
+    }
+
+    fn set_strategy(&self, py: Python<'_>, service: &str, strategy: &str) -> PyResult<()> {
+        let strategy = strategy.parse().map_err(value)?;
+        py.detach(|| self.lock().set_strategy(service, strategy))
+            .ok_or_else(|| PyKeyError::new_err(format!("no service port is named {service:?}")))?
+            .map_err(value)
+    }
+
+    #[pyo3(signature = (packet, now, *, interface = 0, incomplete_checksum = false))]
+    fn process(&self, packet: &Bound<'_, PyAny>, now: u64, interface: u32, incomplete_checksum: bool) -> PyResult<Verdict> {
+        let mut bytes = convert::bytes(packet)?;
+        let meta = meta(interface, incomplete_checksum);
+        let verdict = packet.py().detach(|| self.lock().process(now, &mut Packet { bytes: &mut bytes, meta }));
+        Ok(Verdict::new(verdict, bytes))
+    }
+
+    #[pyo3(signature = (packets, now, *, offsets = None, interface = 0, incomplete_checksum = false))]
+    fn process_batch<'py>(
+        &self,
+        packets: &Bound<'py, PyAny>,
+        now: u64,
+        offsets: Option<&Bound<'py, PyAny>>,
+        interface: u32,
+        incomplete_checksum: bool,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let meta = meta(interface, incomplete_checksum);
+        match offsets {
+            Some(offsets) => self.process_buffer(packets, now, &ends(offsets)?, meta),
+            None => self.process_list(packets, now, meta),
+        }
+    }
+
+    fn released(&self, py: Python<'_>) -> Vec<(u32, &'static str, Option<Vec<u8>>)> {
+        let released = py.detach(|| self.lock().released());
+        let sent = |released: core::Released| {
+            let action = released.verdict.action;
+            let is_sent = matches!(action, core::Action::Accept | core::Action::Translate);
+            (released.ticket, action.name(), is_sent.then_some(released.packet))
+        };
+        released.into_iter().map(sent).collect()
+    }
+
+    #[pyo3(signature = (now, budget = 4096))]
+    fn expire(&self, py: Python<'_>, now: u64, budget: usize) -> usize {
+        py.detach(|| self.lock().expire(now, budget))
+    }
+
+    fn next_expiry(&self, py: Python<'_>) -> Option<u64> {
+        py.detach(|| self.lock().next_expiry())
+    }
+
+    #[pyo3(signature = (*, protocol = None, service = None, source = None, destination = None, backend = None, state = None, limit = None))]
+    #[allow(clippy::too_many_arguments)]
+    fn flows<'py>(
+        &self,
+        py: Python<'py>,
+        protocol: Option<&str>,
+        service: Option<String>,
+        source: Option<&str>,
+        destination: Option<&str>,
+        backend: Option<&str>,
+        state: Option<String>,
+        limit: Option<usize>,
+    ) -> PyResult<Bound<'py, PyIterator>> {
+        let filter = Filter {
+            protocol: protocol.map(convert::protocol).transpose()?,
+            service,
+            source: source.map(convert::address).transpose()?,
+            destination: destination.map(convert::address).transpose()?,
+            backend: backend.map(convert::address).transpose()?,
+            state,
+        };
+        let flows = py.detach(|| self.lock().flows(&filter, limit.unwrap_or(usize::MAX)));
+        PyList::new(py, flows.into_iter().map(Flow).map(|flow| Bound::new(py, flow)).collect::<PyResult<Vec<_>>>()?)?.try_iter()
+    }
+
+    fn stats(&self, py: Python<'_>) -> Stats {
+        py.detach(|| Stats::of(&self.lock()))
+    }
+
+    #[pyo3(signature = (packet, now, *, interface = 0, incomplete_checksum = false))]
+    fn explain(&self, packet: &Bound<'_, PyAny>, now: u64, interface: u32, incomplete_checksum: bool) -> PyResult<Explanation> {
+        let bytes = convert::bytes(packet)?;
+        let meta = meta(interface, incomplete_checksum);
+        Ok(Explanation(packet.py().detach(|| self.lock().explain(now, &bytes, meta))))
+    }
+
+    fn checkpoint<'py>(&self, py: Python<'py>, now: u64) -> Bound<'py, PyBytes> {
+        let checkpoint = py.detach(|| self.lock().checkpoint(now));
+        PyBytes::new(py, &checkpoint)
+    }
+
+    #[pyo3(name = "restore")]
+    fn restore(&self, checkpoint_bytes: &Bound<'_, PyAny>, now: u64) -> PyResult<usize> {
+        let py = checkpoint_bytes.py();
+        let bytes = convert::bytes(checkpoint_bytes)?;
+        py.detach(|| self.lock().restore(now, &bytes)).map_err(|error| checkpoint(py, error))
+    }
+}
+
+impl Engine {
+    /// Packets back to back in one writable buffer. It is copied out and back, so nobody can change bytes under the engine.
+    fn process_buffer<'py>(&self, packets: &Bound<'py, PyAny>, now: u64, ends: &[u64], meta: Meta) -> PyResult<Bound<'py, PyBytes>> {
+        let py = packets.py();
+        let buffer = PyBuffer::<u8>::get(packets)?;
+        if buffer.readonly() {
+            return Err(PyTypeError::new_err("packets are rewritten in place: a writable buffer is needed, such as bytearray"));
+        }
+        let mut bytes = buffer.to_vec(py)?;
+        let records = py.detach(|| self.process_bytes(now, &mut bytes, ends, meta))?;
+        buffer.copy_from_slice(py, &bytes)?;
+        Ok(PyBytes::new(py, &records))
+    }
+
+    fn process_list<'py>(&self, packets: &Bound<'py, PyAny>, now: u64, meta: Meta) -> PyResult<Bound<'py, PyBytes>> {
+        let py = packets.py();
+        let buffers = packets.try_iter()?.map(|packet| PyBuffer::<u8>::get(&packet?)).collect::<PyResult<Vec<_>>>()?;
+        let mut bytes = Vec::new();
+        let mut ends = vec![0];
+        for buffer in &buffers {
+            if buffer.readonly() {
+                return Err(PyTypeError::new_err("packets are rewritten in place: writable buffers are needed, such as bytearray"));
+            }
+            bytes.extend_from_slice(&buffer.to_vec(py)?);
+            ends.push(bytes.len() as u64);
+        }
+        let records = py.detach(|| self.process_bytes(now, &mut bytes, &ends, meta))?;
+        for (buffer, range) in buffers.iter().zip(ends.windows(2)) {
+            buffer.copy_from_slice(py, &bytes[range[0] as usize..range[1] as usize])?;
+        }
+        Ok(PyBytes::new(py, &records))
+    }
+
+    fn process_bytes(&self, now: u64, mut bytes: &mut [u8], ends: &[u64], meta: Meta) -> PyResult<Vec<u8>> {
+        let mut packets = Vec::with_capacity(ends.len());
+        let mut start = match ends.first() {
+            Some(&first) => first,
+            None => return Err(value("offsets are one more than packets: [0, end of the first, ...]")),
+        };
+        bytes = bytes.get_mut(start as usize..).ok_or_else(|| value("an offset lies behind the buffer"))?;
+        for &end in &ends[1..] {
+            let length = end.checked_sub(start).ok_or_else(|| value("offsets must not decrease"))?;
+            let (packet, rest) =
+                bytes.split_at_mut_checked(length as usize).ok_or_else(|| value("an offset lies behind the buffer"))?;
+            packets.push(Packet { bytes: packet, meta });
+            (bytes, start) = (rest, end);
+        }
+        let mut verdicts = Vec::with_capacity(packets.len());
+        self.lock().process_batch(now, &mut packets, &mut verdicts);
+        Ok(verdicts.into_iter().flat_map(core::Verdict::record).collect())
+    }
+}
+
+fn meta(interface: u32, incomplete_checksum: bool) -> Meta {
+    let checksum = if incomplete_checksum { ChecksumState::Incomplete } else { ChecksumState::Complete };
+    Meta { interface, checksum }
+}
+
+/// Offsets as a buffer of 64-bit numbers (`array("Q")`), as bytes that hold such, or as any sequence of numbers.
+fn ends(offsets: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
+    if let Ok(buffer) = PyBuffer::<u64>::get(offsets) {
+        return buffer.to_vec(offsets.py());
+    }
+    if let Ok(bytes) = offsets.cast::<PyBytes>() {
+        let (numbers, rest) = bytes.as_bytes().as_chunks::<8>();
+        return if rest.is_empty() {
+            Ok(numbers.iter().map(|number| u64::from_ne_bytes(*number)).collect())
+        } else {
+            Err(value("offsets as bytes hold 64-bit numbers"))
+        };
+    }
+    offsets.extract()
+}

@@ -1,0 +1,40 @@
+//! `kbe_nat._native`: the engine as a Python module. Convert, release the GIL, call the engine, convert; no meaning lives here.
+
+mod convert;
+mod engine;
+mod errors;
+mod service;
+mod verdict;
+mod view;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+/// The Rust engine. Import its names from `kbe_nat`, not from here.
+#[pymodule]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = module.py();
+    module.add_class::<service::Backend>()?;
+    module.add_class::<service::Frontend>()?;
+    module.add_class::<service::ServicePort>()?;
+    module.add_class::<service::NodeView>()?;
+    module.add_class::<verdict::Verdict>()?;
+    module.add_class::<view::Flow>()?;
+    module.add_class::<view::BackendStats>()?;
+    module.add_class::<view::ServiceStats>()?;
+    module.add_class::<view::Stats>()?;
+    module.add_class::<view::Explanation>()?;
+    module.add_class::<engine::Engine>()?;
+    module.add_function(wrap_pyfunction!(verdict::refusal, module)?)?;
+    module.add("PanicException", py.get_type::<pyo3::panic::PanicException>())?;
+    let actions = kbe_nat_engine::Action::ALL.map(kbe_nat_engine::Action::name);
+    module.add("ACTIONS", PyTuple::new(py, actions)?)?;
+    let causes = kbe_nat_engine::Cause::ALL.iter().map(|cause| cause.name()).collect::<Vec<_>>();
+    module.add("CAUSES", PyTuple::new(py, causes)?)?;
+    let timeouts = PyDict::new(py);
+    for (_, name, seconds) in kbe_nat_engine::conntrack::timeouts::Timeout::ALL {
+        timeouts.set_item(name, seconds)?;
+    }
+    module.add("TIMEOUTS", timeouts)?;
+    module.add("__version__", env!("CARGO_PKG_VERSION"))
+}

@@ -1,0 +1,216 @@
+//! `Backend`, `Frontend`, `ServicePort`, `NodeView`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use kbe_nat_engine as core;
+use kbe_nat_engine::service::{FrontendKind, UnknownPort};
+use pyo3::prelude::*;
+
+use crate::convert;
+use crate::errors::value;
+
+#[pyclass(frozen, eq, hash, module = "kbe_nat")]
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Backend(pub(crate) core::Backend);
+
+#[pymethods]
+impl Backend {
+    #[new]
+    #[pyo3(signature = (address, port, weight = 1))]
+    fn new(address: &str, port: u16, weight: u32) -> PyResult<Self> {
+        let address = SocketAddr::new(convert::address(address)?, port);
+        Ok(Self(core::Backend { address, weight }))
+    }
+
+    #[getter]
+    fn address(&self) -> String {
+        self.0.address.ip().to_string()
+    }
+
+    #[getter]
+    fn port(&self) -> u16 {
+        self.0.address.port()
+    }
+
+    #[getter]
+    fn weight(&self) -> u32 {
+        self.0.weight
+    }
+
+    fn __repr__(&self) -> String {
+        format!("Backend({:?}, {}, {})", self.address(), self.port(), self.0.weight)
+    }
+}
+
+#[pyclass(frozen, eq, hash, module = "kbe_nat")]
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Frontend(core::Frontend);
+
+#[pymethods]
+impl Frontend {
+    #[new]
+    #[pyo3(signature = (address, port, kind = "cluster-ip"))]
+    fn new(address: &str, port: u16, kind: &str) -> PyResult<Self> {
+        let kind = FrontendKind::from_name(kind).ok_or_else(|| value(format!("{kind:?} is not a kind of frontend")))?;
+        let address = match (kind, address) {
+            (FrontendKind::NodePort, "") => None,
+            (FrontendKind::NodePort, _) => return Err(value("a node port has no address of its own")),
+            (_, address) => Some(convert::address(address)?),
+        };
+        Ok(Self(core::Frontend { kind, address, port }))
+    }
+
+    #[getter]
+    fn address(&self) -> String {
+        self.0.address.map(|address| address.to_string()).unwrap_or_default()
+    }
+
+    #[getter]
+    fn port(&self) -> u16 {
+        self.0.port
+    }
+
+    #[getter]
+    fn kind(&self) -> &'static str {
+        self.0.kind.name()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("Frontend({:?}, {}, {:?})", self.address(), self.0.port, self.0.kind.name())
+    }
+}
+
+#[pyclass(frozen, module = "kbe_nat")]
+pub(crate) struct ServicePort(pub(crate) Arc<core::ServicePort>);
+
+#[pymethods]
+impl ServicePort {
+    #[new]
+    #[pyo3(signature = (
+        name, frontends, backends, *, protocol = "tcp", local_backends = Vec::new(), internal_local = false,
+        external_local = false, affinity_seconds = None, source_ranges = Vec::new(), strategy = "random",
+        maglev_size = None,
+    ))]
+    #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
+    fn new(
+        py: Python<'_>,
+        name: String,
+        frontends: Vec<PyRef<'_, Frontend>>,
+        backends: Vec<PyRef<'_, Backend>>,
+        protocol: &str,
+        local_backends: Vec<PyRef<'_, Backend>>,
+        internal_local: bool,
+        external_local: bool,
+        affinity_seconds: Option<u32>,
+        source_ranges: Vec<String>,
+        strategy: &str,
+        maglev_size: Option<u32>,
+    ) -> PyResult<Self> {
+        let strategy = match (strategy.parse().map_err(value)?, maglev_size) {
+            (core::Strategy::Maglev { .. }, size) => core::Strategy::Maglev { size },
+            (_, Some(_)) => return Err(value(format!("maglev_size is for strategy \"mh\", not {strategy:?}"))),
+            (strategy, None) => strategy,
+        };
+        let spec = core::ServiceSpec {
+            name,
+            protocol: convert::protocol(protocol)?,
+            frontends: frontends.iter().map(|frontend| frontend.0).collect(),
+            cluster: backends.iter().map(|backend| backend.0).collect(),
+            local: local_backends.iter().map(|backend| backend.0).collect(),
+            internal_local,
+            external_local,
+            affinity: affinity_seconds,
+            source_ranges: source_ranges.iter().map(convert::cidr).collect::<PyResult<_>>()?,
+            strategy,
+        };
+        // A Maglev table can take a while.
+        let service = py.detach(|| core::ServicePort::new(spec)).map_err(value)?;
+        Ok(Self(Arc::new(service)))
+    }
+
+    #[getter]
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    #[getter]
+    fn protocol(&self) -> String {
+        self.0.spec().protocol.to_string()
+    }
+
+    #[getter]
+    fn frontends(&self) -> Vec<Frontend> {
+        self.0.spec().frontends.iter().copied().map(Frontend).collect()
+    }
+
+    #[getter]
+    fn backends(&self) -> Vec<Backend> {
+        self.0.spec().cluster.iter().copied().map(Backend).collect()
+    }
+
+    #[getter]
+    fn local_backends(&self) -> Vec<Backend> {
+        self.0.spec().local.iter().copied().map(Backend).collect()
+    }
+
+    #[getter]
+    fn strategy(&self) -> &'static str {
+        self.0.spec().strategy.name()
+    }
+
+    #[getter]
+    fn affinity_seconds(&self) -> Option<u32> {
+        self.0.spec().affinity
+    }
+
+    fn __repr__(&self) -> String {
+        let spec = self.0.spec();
+        format!("<ServicePort {} {} with {} backends>", spec.name, spec.protocol, spec.cluster.len())
+    }
+}
+
+#[pyclass(frozen, module = "kbe_nat")]
+#[derive(Clone, Default)]
+pub(crate) struct NodeView(pub(crate) core::NodeView);
+
+#[pymethods]
+impl NodeView {
+    #[new]
+    #[pyo3(signature = (
+        *, addresses = Vec::new(), node_port_addresses = None, pod_ranges = Vec::new(), pod_interfaces = Vec::new(),
+        masquerade_all = false, unknown_port = "pass",
+    ))]
+    #[allow(clippy::needless_pass_by_value)]
+    fn new(
+        addresses: Vec<String>,
+        node_port_addresses: Option<Vec<String>>,
+        pod_ranges: Vec<String>,
+        pod_interfaces: Vec<u32>,
+        masquerade_all: bool,
+        unknown_port: &str,
+    ) -> PyResult<Self> {
+        let addresses = convert::addresses(&addresses)?;
+        Ok(Self(core::NodeView {
+            node_port_addresses: match node_port_addresses {
+                Some(own) => convert::addresses(&own)?,
+                None => addresses.clone(),
+            },
+            addresses,
+            pod_ranges: pod_ranges.iter().map(convert::cidr).collect::<PyResult<_>>()?,
+            pod_interfaces,
+            masquerade_all,
+            unknown_port: match unknown_port {
+                "pass" => UnknownPort::Pass,
+                "reject" => UnknownPort::Reject,
+                "drop" => UnknownPort::Drop,
+                other => return Err(value(format!("unknown_port is \"pass\", \"reject\" or \"drop\", not {other:?}"))),
+            },
+        }))
+    }
+
+    #[getter]
+    fn addresses(&self) -> Vec<String> {
+        self.0.addresses.iter().map(IpAddr::to_string).collect()
+    }
+}

@@ -1,0 +1,300 @@
+//! `Flow`, `Stats`, `Explanation`: what the engine shows of itself, as Python objects.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use kbe_nat_engine as core;
+use kbe_nat_engine::view::{BackendStats as CoreBackend, Flow as CoreFlow, Occupancy, ServiceStats as CoreService};
+use pyo3::prelude::*;
+
+fn pair(address: SocketAddr) -> (String, u16) {
+    (address.ip().to_string(), address.port())
+}
+
+#[pyclass(frozen, module = "kbe_nat")]
+pub(crate) struct Flow(pub(crate) CoreFlow);
+
+#[pymethods]
+impl Flow {
+    #[getter]
+    fn protocol(&self) -> String {
+        self.0.protocol.to_string()
+    }
+
+    #[getter]
+    fn state(&self) -> Option<&'static str> {
+        self.0.state
+    }
+
+    #[getter]
+    fn assured(&self) -> bool {
+        self.0.assured
+    }
+
+    #[getter]
+    fn replied(&self) -> bool {
+        self.0.replied
+    }
+
+    #[getter]
+    fn source(&self) -> (String, u16) {
+        pair(self.0.source)
+    }
+
+    #[getter]
+    fn destination(&self) -> (String, u16) {
+        pair(self.0.destination)
+    }
+
+    #[getter]
+    fn reply_source(&self) -> (String, u16) {
+        pair(self.0.reply_source)
+    }
+
+    #[getter]
+    fn reply_destination(&self) -> (String, u16) {
+        pair(self.0.reply_destination)
+    }
+
+    #[getter]
+    fn service(&self) -> &str {
+        &self.0.service
+    }
+
+    #[getter]
+    fn masquerade(&self) -> bool {
+        self.0.masquerade
+    }
+
+    #[getter]
+    fn packets(&self) -> (u64, u64) {
+        self.0.packets.into()
+    }
+
+    #[getter]
+    fn bytes(&self) -> (u64, u64) {
+        self.0.bytes.into()
+    }
+
+    #[getter]
+    fn age(&self) -> f64 {
+        self.0.age
+    }
+
+    #[getter]
+    fn timeout(&self) -> f64 {
+        self.0.timeout
+    }
+
+    fn __repr__(&self) -> String {
+        let flow = &self.0;
+        let state = flow.state.unwrap_or("-");
+        format!("<Flow {} {} -> {} on {} {state}>", flow.protocol, flow.source, flow.destination, flow.reply_source)
+    }
+}
+
+#[pyclass(frozen, module = "kbe_nat")]
+pub(crate) struct BackendStats(CoreBackend);
+
+#[pymethods]
+impl BackendStats {
+    #[getter]
+    fn address(&self) -> String {
+        self.0.address.ip().to_string()
+    }
+
+    #[getter]
+    fn port(&self) -> u16 {
+        self.0.address.port()
+    }
+
+    #[getter]
+    fn active(&self) -> u32 {
+        self.0.active
+    }
+
+    #[getter]
+    fn flows(&self) -> u64 {
+        self.0.traffic.flows
+    }
+
+    #[getter]
+    fn packets(&self) -> (u64, u64) {
+        self.0.traffic.packets.into()
+    }
+
+    #[getter]
+    fn bytes(&self) -> (u64, u64) {
+        self.0.traffic.bytes.into()
+    }
+
+    #[getter]
+    fn is_gone(&self) -> bool {
+        self.0.is_gone
+    }
+}
+
+#[pyclass(frozen, module = "kbe_nat")]
+pub(crate) struct ServiceStats(CoreService);
+
+#[pymethods]
+impl ServiceStats {
+    #[getter]
+    fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    #[getter]
+    fn active(&self) -> u64 {
+        self.0.active()
+    }
+
+    #[getter]
+    fn flows(&self) -> u64 {
+        self.0.traffic.flows
+    }
+
+    #[getter]
+    fn packets(&self) -> (u64, u64) {
+        self.0.traffic.packets.into()
+    }
+
+    #[getter]
+    fn bytes(&self) -> (u64, u64) {
+        self.0.traffic.bytes.into()
+    }
+
+    #[getter]
+    fn refused(&self) -> BTreeMap<&'static str, u64> {
+        self.0.refused.iter().map(|&(cause, count)| (cause.name(), count)).collect()
+    }
+
+    #[getter]
+    fn backends(&self) -> Vec<BackendStats> {
+        self.0.backends.iter().cloned().map(BackendStats).collect()
+    }
+}
+
+#[pyclass(frozen, module = "kbe_nat")]
+pub(crate) struct Stats {
+    actions: BTreeMap<&'static str, u64>,
+    causes: BTreeMap<&'static str, u64>,
+    occupancy: Occupancy,
+    services: Vec<CoreService>,
+}
+
+impl Stats {
+    pub(crate) fn of(engine: &core::Engine) -> Self {
+        Self {
+            actions: engine.actions().map(|(action, count)| (action.name(), count)).collect(),
+            causes: engine.causes().map(|(cause, count)| (cause.name(), count)).collect(),
+            occupancy: engine.occupancy(),
+            services: engine.service_stats(),
+        }
+    }
+}
+
+#[pymethods]
+impl Stats {
+    #[getter]
+    fn actions(&self) -> BTreeMap<&'static str, u64> {
+        self.actions.clone()
+    }
+
+    #[getter]
+    fn causes(&self) -> BTreeMap<&'static str, u64> {
+        self.causes.clone()
+    }
+
+    #[getter]
+    fn flows(&self) -> usize {
+        self.occupancy.flows
+    }
+
+    #[getter]
+    fn assured(&self) -> usize {
+        self.occupancy.assured
+    }
+
+    #[getter]
+    fn affinities(&self) -> usize {
+        self.occupancy.affinities
+    }
+
+    #[getter]
+    fn held_fragments(&self) -> usize {
+        self.occupancy.held_fragments
+    }
+
+    #[getter]
+    fn expired(&self) -> u64 {
+        self.occupancy.expired
+    }
+
+    #[getter]
+    fn evicted(&self) -> u64 {
+        self.occupancy.evicted
+    }
+
+    #[getter]
+    fn services(&self) -> Vec<ServiceStats> {
+        self.services.iter().cloned().map(ServiceStats).collect()
+    }
+}
+
+#[pyclass(frozen, module = "kbe_nat")]
+pub(crate) struct Explanation(pub(crate) core::Explanation);
+
+#[pymethods]
+impl Explanation {
+    #[getter]
+    fn action(&self) -> &'static str {
+        self.0.verdict.action.name()
+    }
+
+    #[getter]
+    fn cause(&self) -> &'static str {
+        self.0.verdict.cause.name()
+    }
+
+    #[getter]
+    fn service(&self) -> Option<&str> {
+        self.0.service.as_deref()
+    }
+
+    #[getter]
+    fn backend(&self) -> Option<String> {
+        self.0.backend.map(|backend| backend.to_string())
+    }
+
+    #[getter]
+    fn candidates(&self) -> Vec<String> {
+        sorted(&self.0.candidates)
+    }
+
+    #[getter]
+    fn masquerade(&self) -> bool {
+        self.0.verdict.flags & core::Verdict::MASQUERADE != 0
+    }
+
+    #[getter]
+    fn masqueraded(&self) -> Vec<String> {
+        sorted(&self.0.masqueraded)
+    }
+
+    #[getter]
+    fn steps(&self) -> Vec<(&'static str, &str)> {
+        self.0.steps.iter().map(|(check, found)| (*check, found.as_str())).collect()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<Explanation {}: {}>", self.action(), self.cause())
+    }
+}
+
+fn sorted(addresses: &[SocketAddr]) -> Vec<String> {
+    let mut texts: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    texts.sort_unstable();
+    texts.dedup();
+    texts
+}
