@@ -15,7 +15,7 @@ use crate::hash::HashKey;
 use crate::hint;
 use crate::tuple::{Address, Direction, Ends, Protocol, Tuple};
 use crate::wire::checksum::Delta;
-use index::{Index, IndexFull};
+use index::{Entry, Index, IndexFull};
 use state::State;
 use tcp::Tracking;
 
@@ -163,7 +163,7 @@ impl<A: Address> FlowTable<A> {
     /// Fetches the record that this hash probably means.
     #[inline]
     pub(crate) fn prefetch_flow(&self, hash: u64, is_tracked: bool) {
-        if let Some(entry) = self.index.candidates(hash).next() {
+        if let Some(entry) = self.index.guess(hash) {
             if let Some(hot) = self.hot.get(entry.flow() as usize) {
                 hint::prefetch(hot);
             }
@@ -174,13 +174,15 @@ impl<A: Address> FlowTable<A> {
     }
 
     /// The flow to which this tuple belongs, and in which direction; also an expired one. Cost: one line of the index and one record.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn find(&self, tuple: &Tuple<A>, hash: u64) -> Option<(FlowId, Direction)> {
-        self.index.candidates(hash).find_map(|entry| {
-            let hot = self.hot.get(entry.flow() as usize)?;
-            let direction = entry.direction();
-            (hot.ends[direction as usize] == tuple.ends && hot.protocol == tuple.protocol).then_some((entry.flow(), direction))
-        })
+        let is_meant = |entry: Entry| {
+            self.hot.get(entry.flow() as usize).is_some_and(|hot| {
+                hot.ends[entry.direction() as usize] == tuple.ends && hot.protocol == tuple.protocol
+            })
+        };
+        let entry = self.index.find(hash, is_meant)?;
+        Some((entry.flow(), entry.direction()))
     }
 
     #[inline]

@@ -180,7 +180,7 @@ impl Engine {
         verdict
     }
 
-    #[inline]
+    #[inline(always)]
     fn one<A: Family>(&mut self, packet: &mut Packet<'_>) -> Verdict {
         let (core, lane) = A::lane(self);
         match A::parse(packet.bytes) {

@@ -65,7 +65,7 @@ impl Engine {
         let mut steps = Vec::new();
         let (from, to, protocol) = (ends.source(), ends.destination(), headers.tuple.protocol);
         steps.step("packet", || format!("{protocol} {from} to {to}, {} bytes", headers.end));
-        if let Some(explanation) = self.explain_fragment(&headers, &mut steps) {
+        if let Some(explanation) = self.explain_fragment(&headers, packet, &mut steps) {
             return explanation;
         }
         match headers.layer4 {
@@ -78,9 +78,10 @@ impl Engine {
     fn explain_fragment<A: Family>(
         &mut self,
         headers: &Headers<A>,
+        packet: &[u8],
         steps: &mut Vec<(&'static str, String)>,
     ) -> Option<Explanation> {
-        let fragment = headers.fragment?;
+        let fragment = A::fragment(packet)?;
         let (_, lane) = A::lane(self);
         let fate = lane.fragments.look(&DatagramId::new(headers, &fragment));
         steps.step("fragment", || match fate {
@@ -207,7 +208,7 @@ impl Engine {
             }
         }
         if hot.state.is_tcp()
-            && let Some(segment) = packet.get(headers.l4..headers.end).and_then(Segment::parse)
+            && let Some(segment) = Segment::parse(headers.transport(packet))
         {
             match cold.tracking.clone().advance(hot.state, direction, &segment) {
                 Progress::Invalid => cause = Cause::Invalid,

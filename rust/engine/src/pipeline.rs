@@ -24,7 +24,7 @@ use crate::service::ServiceTable;
 use crate::tuple::{Direction, Ends, Protocol, Tuple};
 use crate::verdict::{Action, Cause, Verdict};
 use crate::wire::tcp::{Flags, Segment};
-use crate::wire::{Fragment, Headers, Layer4, Malformed, Wire, sctp};
+use crate::wire::{Headers, Layer4, Malformed, Wire, sctp};
 
 /// What the driver knows of a packet beside its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -105,7 +105,7 @@ pub(crate) fn malformed(why: Malformed) -> Verdict {
 
 impl Core {
     /// Decides about a parsed packet and rewrites it. `hash` is that of its tuple.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn process<A: Wire>(
         &mut self,
         lane: &mut Lane<A>,
@@ -114,13 +114,13 @@ impl Core {
         packet: &mut [u8],
         meta: Meta,
     ) -> Verdict {
-        match headers.fragment {
-            None => self.datagram(lane, headers, hash, packet, meta),
-            Some(fragment) => self.fragment(lane, headers, fragment, packet, meta),
+        if headers.is_fragment {
+            return self.fragment(lane, headers, packet, meta);
         }
+        self.datagram(lane, headers, hash, packet, meta)
     }
 
-    #[inline]
+    #[inline(always)]
     fn datagram<A: Wire>(&mut self, lane: &mut Lane<A>, headers: &Headers<A>, hash: u64, packet: &mut [u8], meta: Meta) -> Verdict {
         match headers.layer4 {
             Layer4::IcmpOther => return Verdict::new(Action::Accept, Cause::NotOurs),
@@ -136,7 +136,7 @@ impl Core {
     }
 
     /// A packet of a flow in the table. `None`: the flow is over, and the packet opens another, or none.
-    #[inline]
+    #[inline(always)]
     fn known<A: Wire>(
         &mut self,
         lane: &mut Lane<A>,
@@ -148,60 +148,80 @@ impl Core {
     ) -> Option<Verdict> {
         let now = self.clock.tick();
         let hot = lane.flows.hot(id);
-        if hot.is_expired(now) {
-            self.end_flow(lane, id);
-            self.counters.expired += 1;
-            return None;
-        }
-        if hot.generation != self.generation && self.has_lost_backend(lane, id, direction) {
-            let is_refused = direction == Direction::Reply && lane.flows.hot(id).state.is_tcp();
-            if is_refused || direction == Direction::Original {
-                self.end_flow(lane, id);
-            }
-            if is_refused {
-                return Some(Verdict::drop(Cause::BackendGone));
-            }
-            if direction == Direction::Original {
-                return None;
+        if hot.is_expired(now) || hot.generation != self.generation {
+            match self.revise(lane, id, direction) {
+                Revision::Keep => {}
+                Revision::Anew => return None,
+                Revision::Refuse(verdict) => return Some(verdict),
             }
         }
-        let cause = match self.advance(lane, headers, id, direction, packet) {
-            Some(cause) => cause,
-            None => {
-                self.end_flow(lane, id);
-                return None;
-            }
-        };
         let hot = lane.flows.hot_mut(id);
-        let length = headers.end as u64;
-        let side = direction as usize;
-        hot.bytes[side] += length;
-        match hot.packets[side].checked_add(1) {
-            Some(packets) => hot.packets[side] = packets,
-            None => lane.flows.carry_packets(id, side),
+        let mut cause = Cause::Established;
+        if hot.state == State::UdpStream || (hot.state == State::Udp && direction == Direction::Original && !hot.has(Hot::<A>::REPLIED)) {
+            // What most packets are: nothing but the deadline moves.
+            hot.deadline = now.saturating_add(self.config.timeouts.of(hot.state));
+        } else {
+            cause = match self.advance(lane, headers, id, direction, packet) {
+                Some(cause) => cause,
+                None => {
+                    self.end_flow(lane, id);
+                    return None;
+                }
+            };
         }
-        let hot = lane.flows.hot(id);
-        let mut flags = Verdict::FLOW;
-        let deltas = match direction {
+        let hot = lane.flows.hot_mut(id);
+        let side = direction as usize;
+        hot.bytes[side] += u64::from(headers.end);
+        let (packets, has_run_over) = hot.packets[side].overflowing_add(1);
+        hot.packets[side] = packets;
+        let (flags, deltas) = match direction {
             Direction::Original => {
-                flags |= if hot.has(Hot::<A>::MASQUERADE) { Verdict::MASQUERADE } else { 0 };
-                (hot.l3, hot.l4)
+                let masquerade = if hot.has(Hot::<A>::MASQUERADE) { Verdict::MASQUERADE } else { 0 };
+                (Verdict::FLOW | masquerade, (hot.l3, hot.l4))
             }
-            Direction::Reply => {
-                flags |= Verdict::REPLY;
-                (hot.l3.inverse(), hot.l4.inverse())
-            }
+            Direction::Reply => (Verdict::FLOW | Verdict::REPLY, (hot.l3.inverse(), hot.l4.inverse())),
         };
+        let to = hot.rewritten(direction);
+        if has_run_over {
+            lane.flows.carry_packets(id, side);
+        }
         if cause == Cause::Invalid && self.config.invalid == InvalidTcp::Drop {
             return Some(Verdict { flags, ..Verdict::drop(cause) });
         }
-        let to = hot.rewritten(direction);
         rewrite::apply(packet, headers, &to, deltas, meta.checksum);
         Some(Verdict { flags, ..Verdict::new(Action::Translate, cause) })
     }
 
+    /// A flow whose time is over, or that was not looked at since the tables changed.
+    #[cold]
+    fn revise<A: Wire>(&mut self, lane: &mut Lane<A>, id: FlowId, direction: Direction) -> Revision {
+        if lane.flows.hot(id).is_expired(self.clock.tick()) {
+            self.end_flow(lane, id);
+            self.counters.expired += 1;
+            return Revision::Anew;
+        }
+        let is_gone = self.ledger.backend(lane.flows.cold(id).backend).is_gone;
+        let hot = lane.flows.hot_mut(id);
+        let is_tcp = hot.state.is_tcp();
+        if !is_gone || (is_tcp && !hot.state.is_half_open()) {
+            // Established TCP stays with its backend; deleting it would break graceful termination.
+            hot.generation = self.generation;
+            return Revision::Keep;
+        }
+        match (direction, is_tcp) {
+            // Answers that are still under way are translated until the client's next packet.
+            (Direction::Reply, false) => return Revision::Keep,
+            (Direction::Reply, true) => self.end_flow(lane, id),
+            (Direction::Original, _) => {
+                self.end_flow(lane, id);
+                return Revision::Anew;
+            }
+        }
+        Revision::Refuse(Verdict::drop(Cause::BackendGone))
+    }
+
     /// State and deadline after one more packet; `None` when it begins a new connection in the flow's place.
-    #[inline]
+    #[inline(never)]
     fn advance<A: Wire>(
         &mut self,
         lane: &mut Lane<A>,
@@ -215,10 +235,6 @@ impl Core {
         if direction == Direction::Reply {
             hot.flags |= Hot::<A>::REPLIED;
         }
-        if hot.state == State::UdpStream {
-            hot.deadline = now.saturating_add(self.config.timeouts.of(State::UdpStream));
-            return Some(Cause::Established);
-        }
         if hot.state.is_tcp() {
             return self.advance_tcp(lane, headers, id, direction, packet);
         }
@@ -226,7 +242,7 @@ impl Core {
         let state = match before {
             State::Udp if is_replied && now.saturating_sub(lane.flows.cold(id).created) >= stream_age() => State::UdpStream,
             state if headers.layer4 == Layer4::Sctp => {
-                state.after_chunk(sctp::first_chunk(packet.get(headers.l4..headers.end).unwrap_or_default()), direction)
+                state.after_chunk(sctp::first_chunk(headers.transport(packet)), direction)
             }
             state => state,
         };
@@ -247,7 +263,7 @@ impl Core {
         direction: Direction,
         packet: &[u8],
     ) -> Option<Cause> {
-        let Some(segment) = packet.get(headers.l4..headers.end).and_then(Segment::parse) else { return Some(Cause::Invalid) };
+        let Some(segment) = Segment::parse(headers.transport(packet)) else { return Some(Cause::Invalid) };
         let (hot, cold) = lane.flows.both_mut(id);
         match cold.tracking.advance(hot.state, direction, &segment) {
             Progress::To(state) => {
@@ -276,20 +292,8 @@ impl Core {
         }
     }
 
-    /// Under a new table: whether the flow cannot go on because its backend is gone. Established TCP always goes on, and so does the
-    /// reply of a flow that is decided anew by its next original packet.
-    #[cold]
-    fn has_lost_backend<A: Wire>(&self, lane: &mut Lane<A>, id: FlowId, direction: Direction) -> bool {
-        let is_gone = self.ledger.backend(lane.flows.cold(id).backend).is_gone;
-        let hot = lane.flows.hot_mut(id);
-        let is_lost = is_gone && (!hot.state.is_tcp() || hot.state.is_half_open());
-        if !is_lost {
-            hot.generation = self.generation;
-        }
-        is_lost && (direction == Direction::Original || hot.state.is_tcp())
-    }
-
     /// A packet that belongs to no flow.
+    #[inline(never)]
     fn first<A: Wire>(&mut self, lane: &mut Lane<A>, headers: &Headers<A>, hash: u64, packet: &mut [u8], meta: Meta) -> Verdict {
         let question = question(headers, packet, meta);
         let table = self.table.clone();
@@ -349,10 +353,10 @@ impl Core {
         let masquerade = serve.masquerade || decide::is_hairpin(question.src.ip(), &backend);
         let address = A::from_ip(backend.address.ip()).ok_or(Verdict::drop(Cause::NoEndpoints))?;
         let ends = headers.tuple.ends;
-        let port = if matches!(headers.layer4, Layer4::Portless | Layer4::Echo { .. }) { ends.dport } else { backend.address.port() };
+        let port = if matches!(headers.layer4, Layer4::Portless | Layer4::EchoRequest) { ends.dport } else { backend.address.port() };
         let sent = Ends { src: ends.src, dst: address, sport: ends.sport, dport: port };
         let (sent, leased, by_mark) = self.source(lane, headers, sent, masquerade)?;
-        if headers.fragment.is_some() && headers.layer4 == Layer4::Sctp && (sent.sport, sent.dport) != (ends.sport, ends.dport) {
+        if headers.is_fragment && headers.layer4 == Layer4::Sctp && (sent.sport, sent.dport) != (ends.sport, ends.dport) {
             // The CRC lies over the whole packet, which is not here.
             return Err(Verdict::drop(Cause::FragmentRefused));
         }
@@ -368,7 +372,7 @@ impl Core {
             state,
             flags: if by_mark { Hot::<A>::MASQUERADE } else { 0 } | if leased.is_some() { Hot::<A>::LEASED } else { 0 },
             packets: [1, 0],
-            bytes: [headers.end as u64, 0],
+            bytes: [headers.end.into(), 0],
         };
         let flow = lane.flows.insert(hot, now, id, tracking).map_err(|error| {
             Verdict::drop(match error {
@@ -477,6 +481,7 @@ impl Core {
         lane.flows.remove(id);
     }
 
+    #[inline(never)]
     fn icmp_error<A: Wire>(&mut self, lane: &Lane<A>, headers: &Headers<A>, packet: &mut [u8]) -> Verdict {
         match self.related(lane, headers, packet) {
             Related::To { quote, flow, direction } => {
@@ -517,7 +522,9 @@ impl Core {
         }
     }
 
-    fn fragment<A: Wire>(&mut self, lane: &mut Lane<A>, headers: &Headers<A>, fragment: Fragment, packet: &mut [u8], meta: Meta) -> Verdict {
+    #[inline(never)]
+    fn fragment<A: Wire>(&mut self, lane: &mut Lane<A>, headers: &Headers<A>, packet: &mut [u8], meta: Meta) -> Verdict {
+        let Some(fragment) = A::fragment(packet) else { return Verdict::drop(Cause::Malformed) };
         let id = DatagramId::new(headers, &fragment);
         let verdict = match lane.fragments.admit(id, &fragment, self.clock.tick()) {
             Admission::Follow(fate) => follow(fate, packet),
@@ -552,6 +559,16 @@ impl Core {
     }
 }
 
+/// What becomes of a flow that is looked at again.
+enum Revision {
+    /// It goes on.
+    Keep,
+    /// It is over, and the packet opens another, or none.
+    Anew,
+    /// It is over, and so is the packet.
+    Refuse(Verdict),
+}
+
 /// What an ICMP error is about.
 pub(crate) enum Related<A> {
     /// A packet of this flow; the error travels in `direction`.
@@ -564,7 +581,7 @@ pub(crate) enum Related<A> {
 pub(crate) fn question<A: Wire>(headers: &Headers<A>, packet: &[u8], meta: Meta) -> Question {
     let ends = headers.tuple.ends;
     let flags = match headers.layer4 {
-        Layer4::Tcp => packet.get(headers.l4 + 13).copied().map(Flags),
+        Layer4::Tcp => headers.transport(packet).get(13).copied().map(Flags),
         _ => None,
     };
     Question { protocol: headers.tuple.protocol, src: ends.source(), dst: ends.destination(), interface: meta.interface, flags }
@@ -572,7 +589,7 @@ pub(crate) fn question<A: Wire>(headers: &Headers<A>, packet: &[u8], meta: Meta)
 
 /// State and tracking of a flow that begins with this packet.
 fn opening<A: Wire>(headers: &Headers<A>, packet: &[u8]) -> (State, Tracking) {
-    let bytes = packet.get(headers.l4..headers.end).unwrap_or_default();
+    let bytes = headers.transport(packet);
     match (headers.layer4, Segment::parse(bytes)) {
         (Layer4::Tcp, Some(segment)) => Tracking::opening(&segment),
         (layer4, _) => (State::opening::<A>(layer4, sctp::first_chunk(bytes)), Tracking::default()),

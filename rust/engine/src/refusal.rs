@@ -34,8 +34,8 @@ pub fn refusal(packet: &[u8], answer: Answer) -> Option<Vec<u8>> {
 fn refuse<A: Compose>(packet: &[u8], answer: Answer) -> Option<Vec<u8>> {
     let headers = A::parse(packet).ok()?;
     let segment = match headers.layer4 {
-        Layer4::IcmpError | Layer4::IcmpOther | Layer4::LaterFragment | Layer4::Echo { request: false } => return None,
-        Layer4::Tcp => Segment::parse(packet.get(headers.l4..headers.end)?),
+        Layer4::IcmpError | Layer4::IcmpOther | Layer4::LaterFragment | Layer4::EchoReply => return None,
+        Layer4::Tcp => Segment::parse(headers.transport(packet)),
         _ => None,
     };
     let is_reset = segment.is_some_and(|segment| segment.flags.has(Flags::RST));
@@ -121,7 +121,7 @@ impl Compose for Ipv4Addr {
 
     fn unreachable(headers: &Headers<Self>, packet: &[u8]) -> Vec<u8> {
         // RFC 1812, 4.3.2.3: as much as fits into 576 bytes.
-        let quote = &packet[..headers.end.min(576 - ipv4::MIN_HEADER - icmp::HEADER)];
+        let quote = &packet[..(headers.end as usize).min(576 - ipv4::MIN_HEADER - icmp::HEADER)];
         let mut message = message(3, 3, quote);
         seal(&mut message, 0);
         Self::compose(&headers.tuple.ends.reply(), Protocol::ICMP, &message)
@@ -142,7 +142,7 @@ impl Compose for Ipv6Addr {
 
     fn unreachable(headers: &Headers<Self>, packet: &[u8]) -> Vec<u8> {
         // RFC 4443, 3.1: as much as fits into the minimum MTU.
-        let quote = &packet[..headers.end.min(1280 - ipv6::HEADER - icmp::HEADER)];
+        let quote = &packet[..(headers.end as usize).min(1280 - ipv6::HEADER - icmp::HEADER)];
         let ends = headers.tuple.ends.reply();
         let mut message = message(1, 4, quote);
         let pseudo = Self::pseudo_header(ends.src, ends.dst, Protocol::ICMPV6, message.len());

@@ -40,7 +40,7 @@ pub(crate) fn deltas<A: Wire>(protocol: Protocol, from: &Ends<A>, to: &Ends<A>) 
 
 /// Rewrites a packet to the ends `to`. `l3` and `l4` are the [`deltas`] of that. Cost: constant, but with an incomplete checksum, and for
 /// SCTP whose ports change, a pass over the packet.
-#[inline]
+#[inline(always)]
 pub(crate) fn apply<A: Wire>(
     packet: &mut [u8],
     headers: &Headers<A>,
@@ -49,7 +49,7 @@ pub(crate) fn apply<A: Wire>(
     checksum: ChecksumState,
 ) {
     A::write_addresses(packet, to.src, to.dst, l3);
-    let Some(bytes) = packet.get_mut(headers.l4..headers.end) else { return };
+    let bytes = headers.transport_mut(packet);
     match headers.layer4 {
         Layer4::Tcp => {
             let Some(header) = bytes.first_chunk_mut::<{ tcp::MIN_HEADER }>() else { return };
@@ -63,9 +63,10 @@ pub(crate) fn apply<A: Wire>(
             let updated = l4.update_udp([header[udp::CHECKSUM], header[udp::CHECKSUM + 1]]);
             header[udp::CHECKSUM..udp::CHECKSUM + 2].copy_from_slice(&updated);
         }
-        Layer4::Echo { request } => {
+        Layer4::EchoRequest | Layer4::EchoReply => {
             let Some(header) = bytes.first_chunk_mut::<{ icmp::HEADER }>() else { return };
-            let id = if request { to.sport } else { to.dport };
+            // The other port of an echo is 0.
+            let id = to.sport | to.dport;
             header[icmp::IDENTIFIER..icmp::IDENTIFIER + 2].copy_from_slice(&id.to_be_bytes());
             let updated = l4.update([header[icmp::CHECKSUM], header[icmp::CHECKSUM + 1]]);
             header[icmp::CHECKSUM..icmp::CHECKSUM + 2].copy_from_slice(&updated);
@@ -85,6 +86,7 @@ fn write_ports<A>(header: &mut [u8], to: &Ends<A>) {
 }
 
 /// The CRC covers no addresses, so it changes only with the ports; then by as much as a right one would, so a wrong one stays wrong.
+#[inline(never)]
 fn rewrite_sctp<A>(bytes: &mut [u8], to: &Ends<A>, checksum: ChecksumState) {
     let Some(header) = bytes.first_chunk::<{ sctp::HEADER }>() else { return };
     let [sport, dport] = [to.sport.to_be_bytes(), to.dport.to_be_bytes()];
@@ -104,14 +106,15 @@ fn rewrite_sctp<A>(bytes: &mut [u8], to: &Ends<A>, checksum: ChecksumState) {
 }
 
 /// Computes the whole TCP or UDP checksum of a packet whose ends are `to` already.
+#[inline(never)]
 fn complete_checksum<A: Wire>(packet: &mut [u8], headers: &Headers<A>, to: &Ends<A>) {
     let place = match headers.layer4 {
         Layer4::Tcp => tcp::CHECKSUM,
         Layer4::Udp => udp::CHECKSUM,
         _ => return,
     };
-    let pseudo = A::pseudo_header(to.src, to.dst, headers.tuple.protocol, headers.end - headers.l4);
-    let Some(bytes) = packet.get_mut(headers.l4..headers.end) else { return };
+    let bytes = headers.transport_mut(packet);
+    let pseudo = A::pseudo_header(to.src, to.dst, headers.tuple.protocol, bytes.len());
     bytes[place..place + 2].fill(0);
     let computed = match (checksum::complete(pseudo, bytes), headers.layer4) {
         ([0, 0], Layer4::Udp) => [0xff, 0xff],

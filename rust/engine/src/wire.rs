@@ -37,6 +37,7 @@ pub enum Malformed {
 
 /// What follows the IP header, as far as NAT is concerned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
 pub enum Layer4 {
     /// A TCP segment.
     Tcp,
@@ -44,11 +45,10 @@ pub enum Layer4 {
     Udp,
     /// An SCTP packet.
     Sctp,
-    /// An ICMP or ICMPv6 echo request (true) or reply.
-    Echo {
-        /// Whether it asks.
-        request: bool,
-    },
+    /// An ICMP or ICMPv6 echo request.
+    EchoRequest,
+    /// Its answer.
+    EchoReply,
     /// An ICMP or ICMPv6 error, with the quoted packet behind its header.
     IcmpError,
     /// Any other ICMP or ICMPv6 message: never translated.
@@ -79,12 +79,28 @@ pub struct Headers<A> {
     pub tuple: Tuple<A>,
     /// What follows the IP header.
     pub layer4: Layer4,
+    /// Whether it is a part of a datagram; atomic fragments (RFC 6946) are not.
+    pub is_fragment: bool,
     /// Offset of the transport header.
-    pub l4: usize,
+    pub l4: u16,
     /// Where the packet ends by its IP header; what lies behind is padding (F88).
-    pub end: usize,
-    /// Its place in a fragmented datagram; atomic fragments (RFC 6946) have none.
-    pub fragment: Option<Fragment>,
+    pub end: u32,
+}
+
+impl<A> Headers<A> {
+    /// Transport header and payload.
+    #[inline]
+    #[must_use]
+    pub fn transport<'a>(&self, packet: &'a [u8]) -> &'a [u8] {
+        packet.get(usize::from(self.l4)..self.end as usize).unwrap_or_default()
+    }
+
+    /// Transport header and payload, to be written to.
+    #[inline]
+    #[must_use]
+    pub fn transport_mut<'a>(&self, packet: &'a mut [u8]) -> &'a mut [u8] {
+        packet.get_mut(usize::from(self.l4)..self.end as usize).unwrap_or_default()
+    }
 }
 
 /// A family's packets.
@@ -98,6 +114,9 @@ pub trait Wire: Address {
     /// Reads a packet that is quoted in an ICMP error and so may be cut behind 8 bytes of transport header (RFC 792): its headers, or
     /// `None` when not even those are there. `end` is where the quote ends.
     fn parse_quoted(quote: &[u8]) -> Option<Headers<Self>>;
+
+    /// The place of a parsed packet in its datagram, if it is a fragment.
+    fn fragment(packet: &[u8]) -> Option<Fragment>;
 
     /// Writes new addresses, and brings the IP header's own checksum along where the family has one.
     fn write_addresses(packet: &mut [u8], src: Self, dst: Self, delta: checksum::Delta);
@@ -114,17 +133,8 @@ pub trait Wire: Address {
 }
 
 /// Reads what follows an IP header: the kind, and the ports or identifier that belong into the tuple.
-#[inline]
-fn transport<A: Wire>(
-    protocol: Protocol,
-    bytes: &[u8],
-    fragment: Option<Fragment>,
-) -> Result<(Layer4, u16, u16), Malformed> {
-    let whole = match fragment {
-        None => true,
-        Some(fragment) if fragment.offset > 0 => return Ok((Layer4::LaterFragment, 0, 0)),
-        Some(_) => false,
-    };
+#[inline(always)]
+fn transport<A: Wire>(protocol: Protocol, bytes: &[u8], whole: bool) -> Result<(Layer4, u16, u16), Malformed> {
     let cut = if whole { Malformed::TransportLength } else { Malformed::TinyFragment };
     match protocol {
         Protocol::TCP => {
@@ -160,8 +170,8 @@ fn icmp_message(kind: fn(u8) -> icmp::Kind, bytes: &[u8], cut: Malformed) -> Res
     let header: &[u8; icmp::HEADER] = bytes.first_chunk().ok_or(cut)?;
     let id = u16::from_be_bytes([header[4], header[5]]);
     Ok(match kind(header[0]) {
-        icmp::Kind::EchoRequest => (Layer4::Echo { request: true }, id, 0),
-        icmp::Kind::EchoReply => (Layer4::Echo { request: false }, 0, id),
+        icmp::Kind::EchoRequest => (Layer4::EchoRequest, id, 0),
+        icmp::Kind::EchoReply => (Layer4::EchoReply, 0, id),
         icmp::Kind::Error => (Layer4::IcmpError, 0, 0),
         icmp::Kind::Other => (Layer4::IcmpOther, 0, 0),
     })
@@ -175,7 +185,7 @@ fn quoted_transport<A: Wire>(protocol: Protocol, bytes: &[u8]) -> Option<(Layer4
         Protocol::TCP => Some((Layer4::Tcp, sport, dport)),
         Protocol::UDP => Some((Layer4::Udp, sport, dport)),
         Protocol::SCTP => Some((Layer4::Sctp, sport, dport)),
-        _ => transport::<A>(protocol, bytes, None).ok(),
+        _ => transport::<A>(protocol, bytes, true).ok(),
     }
 }
 
@@ -184,13 +194,15 @@ fn ports(bytes: [u8; 4]) -> (u16, u16) {
     (u16::from_be_bytes([bytes[0], bytes[1]]), u16::from_be_bytes([bytes[2], bytes[3]]))
 }
 
-#[inline]
+/// Neither offset can be too large: an IP packet is at most 65,575 bytes long, and extension headers at most as many times
+/// 2,048 as are followed.
+#[inline(always)]
 fn headers<A: Wire>(
     (src, dst, protocol): (A, A, Protocol),
     (layer4, sport, dport): (Layer4, u16, u16),
     (l4, end): (usize, usize),
-    fragment: Option<Fragment>,
+    is_fragment: bool,
 ) -> Headers<A> {
     let tuple = Tuple { ends: Ends { src, dst, sport, dport }, protocol };
-    Headers { tuple, layer4, l4, end, fragment }
+    Headers { tuple, layer4, is_fragment, l4: l4 as u16, end: end as u32 }
 }

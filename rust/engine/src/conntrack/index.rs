@@ -1,7 +1,7 @@
 //! The index of a flow table: from a hash to the flows that may be meant.
 //!
 //! Buckets of one cache line hold twelve entries: an 8-bit tag of the hash, and flow number and direction. A full bucket spills into
-//! those behind it and counts what it has spilled, so a look-up reads on only where it must. The number of buckets is fixed, so
+//! those behind it and notes how far, so a look-up reads on only as far as it must. The number of buckets is fixed, so
 //! there is no rehash and no stall; probes are bounded, so crafted tuples cost their sender and not the table (F28).
 
 use super::FlowId;
@@ -11,7 +11,7 @@ use crate::tuple::Direction;
 /// Entries of a bucket.
 const WAYS: usize = 12;
 /// Buckets that an entry may be away from its own.
-const REACH: usize = 8;
+const REACH: usize = 32;
 /// Entries per bucket, on average, in a table that is full: three quarters.
 const LOAD: usize = 9;
 
@@ -41,24 +41,42 @@ struct Bucket {
     /// 0 is an empty way.
     tags: [u8; WAYS],
     /// Entries that belong here and stand behind.
-    spilled: u32,
+    spilled: u16,
+    /// How many buckets behind the furthest of them stands, since there are any.
+    reach: u16,
     entries: [Entry; WAYS],
 }
 
 impl Bucket {
-    /// The ways whose tag is `tag`, as set bits (8 apart), and perhaps one more behind a match.
-    #[inline]
-    fn matches(&self, tag: u8) -> (u64, u32) {
+    #[inline(always)]
+    fn find(&self, tag: u8, is_meant: &mut impl FnMut(Entry) -> bool) -> Option<Entry> {
+        let mut ways = self.matches(tag);
+        while ways != 0 {
+            // The mask has no bit at or above WAYS.
+            let entry = self.entries[ways.trailing_zeros() as usize % WAYS];
+            if is_meant(entry) {
+                return Some(entry);
+            }
+            ways &= ways - 1;
+        }
+        None
+    }
+
+    /// The ways whose tag is `tag` as a bit mask; perhaps one more behind a match. Without branches: which way matches is random.
+    #[inline(always)]
+    fn matches(&self, tag: u8) -> u32 {
+        const ONES: u64 = 0x0101_0101_0101_0101;
+        const HIGHS: u64 = ONES << 7;
         let t = &self.tags;
         let low = u64::from_le_bytes([t[0], t[1], t[2], t[3], t[4], t[5], t[6], t[7]]);
-        let high = u32::from_le_bytes([t[8], t[9], t[10], t[11]]);
-        const ONES: u64 = 0x0101_0101_0101_0101;
-        let (low, high) = (low ^ (ONES * u64::from(tag)), high ^ (ONES as u32).wrapping_mul(u32::from(tag)));
-        // A byte is zero where the tag is equal (the classic exact-first zero-byte test).
-        (
-            low.wrapping_sub(ONES) & !low & (ONES << 7),
-            high.wrapping_sub(ONES as u32) & !high & ((ONES << 7) as u32),
-        )
+        let high = u64::from(u32::from_le_bytes([t[8], t[9], t[10], t[11]]));
+        // A byte is zero where the tag is equal (the classic zero-byte test); the multiplication gathers the marks of eight bytes.
+        let zeroes = |word: u64| {
+            let word = word ^ ONES.wrapping_mul(u64::from(tag));
+            (word.wrapping_sub(ONES) & !word & HIGHS) >> 7
+        };
+        let gather = |marks: u64| marks.wrapping_mul(0x0102_0408_1020_4080) >> 56;
+        (gather(zeroes(low)) | gather(zeroes(high) & 0xffff_ffff) << 8) as u32
     }
 }
 
@@ -95,16 +113,26 @@ impl Index {
         }
     }
 
-    /// The entries whose tag is that of `hash`. Cost: one cache line, rarely more, never more than [`REACH`].
-    #[inline]
-    pub(crate) fn candidates(&self, hash: u64) -> Candidates<'_> {
+    /// The first entry with the tag of `hash` for which `is_meant` holds. Cost: one cache line, rarely more, never more than [`REACH`].
+    #[inline(always)]
+    pub(crate) fn find(&self, hash: u64, mut is_meant: impl FnMut(Entry) -> bool) -> Option<Entry> {
         let home = self.home(hash);
-        let mut buckets = self.buckets.get(home..).unwrap_or_default().iter();
-        let first = buckets.next();
-        let reach = first.map_or(0, |bucket| if bucket.spilled > 0 { REACH - 1 } else { 0 });
+        let bucket = self.buckets.get(home)?;
         let tag = tag(hash);
-        let (low, high) = first.map_or((0, 0), |bucket| bucket.matches(tag));
-        Candidates { bucket: first, rest: buckets, reach, tag, low, high }
+        let found = bucket.find(tag, &mut is_meant);
+        if found.is_none() && bucket.reach > 0 { self.find_behind(home, tag, is_meant) } else { found }
+    }
+
+    #[inline(never)]
+    fn find_behind(&self, home: usize, tag: u8, mut is_meant: impl FnMut(Entry) -> bool) -> Option<Entry> {
+        let reach = usize::from(self.buckets[home].reach);
+        self.buckets[home + 1..=home + reach].iter().find_map(|bucket| bucket.find(tag, &mut is_meant))
+    }
+
+    /// The first entry in the place where `hash` belongs: most often the one that it means.
+    #[inline]
+    pub(crate) fn guess(&self, hash: u64) -> Option<Entry> {
+        self.buckets.get(self.home(hash))?.find(tag(hash), &mut |_| true)
     }
 
     pub(crate) fn insert(&mut self, hash: u64, flow: FlowId, direction: Direction) -> Result<(), IndexFull> {
@@ -117,7 +145,10 @@ impl Index {
             .ok_or(IndexFull)?;
         near[distance].tags[way] = tag(hash);
         near[distance].entries[way] = Entry::new(flow, direction);
-        near[0].spilled += u32::from(distance > 0);
+        if distance > 0 {
+            near[0].spilled += 1;
+            near[0].reach = near[0].reach.max(distance as u16);
+        }
         Ok(())
     }
 
@@ -130,44 +161,10 @@ impl Index {
         });
         if let Some((distance, way)) = found {
             near[distance].tags[way] = 0;
-            near[0].spilled -= u32::from(distance > 0);
-        }
-    }
-}
-
-/// Iterator over the entries that a hash may mean.
-pub(crate) struct Candidates<'a> {
-    bucket: Option<&'a Bucket>,
-    rest: std::slice::Iter<'a, Bucket>,
-    reach: usize,
-    tag: u8,
-    low: u64,
-    high: u32,
-}
-
-impl Iterator for Candidates<'_> {
-    type Item = Entry;
-
-    #[inline]
-    fn next(&mut self) -> Option<Entry> {
-        loop {
-            let bucket = self.bucket?;
-            if self.low != 0 {
-                let way = self.low.trailing_zeros() as usize / 8;
-                self.low &= self.low - 1;
-                return Some(bucket.entries[way]);
+            if distance > 0 {
+                near[0].spilled -= 1;
+                near[0].reach = if near[0].spilled == 0 { 0 } else { near[0].reach };
             }
-            if self.high != 0 {
-                let way = 8 + self.high.trailing_zeros() as usize / 8;
-                self.high &= self.high - 1;
-                return bucket.entries.get(way).copied();
-            }
-            if self.reach == 0 {
-                return None;
-            }
-            self.reach -= 1;
-            self.bucket = self.rest.next();
-            (self.low, self.high) = self.bucket?.matches(self.tag);
         }
     }
 }
@@ -194,7 +191,7 @@ mod tests {
             index.insert(hash, flow as u32, Direction::Reply).expect("a table at its load has room");
         }
         let found = |index: &Index, flow: usize| {
-            index.candidates(hashes[flow]).any(|entry| entry == Entry::new(flow as u32, Direction::Reply))
+            index.find(hashes[flow], |entry| entry == Entry::new(flow as u32, Direction::Reply)).is_some()
         };
         assert!((0..20_000).all(|flow| found(&index, flow)));
         for flow in (0..20_000).step_by(2) {
@@ -212,14 +209,19 @@ mod tests {
         let mut index = Index::new(100_000);
         let taken = (0..1000).filter(|&flow| index.insert(42, flow, Direction::Original).is_ok()).count();
         assert_eq!(taken, WAYS * REACH);
-        assert_eq!(index.candidates(42).count(), WAYS * REACH);
+        let mut looked_at = 0;
+        index.find(42, |_| {
+            looked_at += 1;
+            false
+        });
+        assert_eq!(looked_at, WAYS * REACH);
         assert_eq!(index.insert(u64::MAX, 1, Direction::Original), Ok(()));
     }
 
     #[test]
     fn an_index_without_room_is_empty() {
         let index = Index::default();
-        assert_eq!(index.candidates(1).count(), 0);
+        assert_eq!(index.find(1, |_| true), None);
         index.prefetch(1);
     }
 }

@@ -76,9 +76,12 @@ impl State {
         Some(Self::ALL.get(usize::from(number).checked_sub(1)?)?.0)
     }
 
-    #[inline]
-    pub(crate) fn timeout(self) -> Timeout {
-        Self::ALL[(self as usize).saturating_sub(1)].2
+    /// Number of states, [`State::Free`] included.
+    pub(crate) const COUNT: usize = Self::ALL.len() + 1;
+
+    /// Which timeout applies in which state.
+    pub(crate) fn timeouts() -> impl Iterator<Item = (Self, Timeout)> {
+        Self::ALL.into_iter().map(|(state, _, timeout)| (state, timeout))
     }
 
     /// TCP before the handshake is complete.
@@ -98,8 +101,8 @@ impl State {
     pub(crate) fn opening<A: Address>(layer4: Layer4, chunk: Chunk) -> Self {
         match layer4 {
             Layer4::Udp => Self::Udp,
-            Layer4::Echo { .. } if A::VERSION == 4 => Self::Icmp,
-            Layer4::Echo { .. } => Self::Icmpv6,
+            Layer4::EchoRequest if A::VERSION == 4 => Self::Icmp,
+            Layer4::EchoRequest => Self::Icmpv6,
             Layer4::Sctp if chunk == Chunk::Init => Self::SctpCookieWait,
             Layer4::Sctp => Self::SctpEstablished,
             _ => Self::Generic,

@@ -61,15 +61,19 @@ pub enum TimeoutError {
 
 /// All timeouts, in ticks.
 #[derive(Clone, Debug)]
-pub struct Timeouts([Tick; Timeout::ALL.len()]);
+pub struct Timeouts {
+    table: [Tick; Timeout::ALL.len()],
+    /// The same by state, for packets of known flows.
+    by_state: [Tick; State::COUNT],
+}
 
 impl Default for Timeouts {
     fn default() -> Self {
-        let mut table = [0; Timeout::ALL.len()];
+        let mut timeouts = Self { table: [0; Timeout::ALL.len()], by_state: [0; State::COUNT] };
         for &(timeout, _, seconds) in Timeout::ALL {
-            table[timeout as usize] = ticks(seconds);
+            timeouts.put(timeout, seconds);
         }
-        Self(table)
+        timeouts
     }
 }
 
@@ -84,18 +88,27 @@ impl Timeouts {
         if !(0.0..=31_536_000.0).contains(&seconds) {
             return Err(TimeoutError::Range(name.to_owned(), seconds));
         }
-        self.0[timeout as usize] = ticks(seconds);
+        self.put(timeout, seconds);
         Ok(())
+    }
+
+    fn put(&mut self, timeout: Timeout, seconds: f64) {
+        self.table[timeout as usize] = ticks(seconds);
+        for (state, kind) in State::timeouts() {
+            if kind == timeout {
+                self.by_state[state as usize] = ticks(seconds);
+            }
+        }
     }
 
     #[inline]
     pub(crate) fn get(&self, timeout: Timeout) -> Tick {
-        self.0[timeout as usize]
+        self.table[timeout as usize]
     }
 
     /// The timeout of a flow in this state.
     #[inline]
     pub(crate) fn of(&self, state: State) -> Tick {
-        self.get(state.timeout())
+        self.by_state[state as usize]
     }
 }

@@ -9,13 +9,18 @@ use crate::wire::{Headers, Layer4, Wire, icmp, tcp, udp};
 
 /// The packet that an error quotes: its headers, with offsets from the quote's first byte.
 pub(crate) fn quoted<A: Wire>(packet: &[u8], headers: &Headers<A>) -> Option<Headers<A>> {
-    A::parse_quoted(packet.get(headers.l4 + icmp::HEADER..headers.end)?)
+    A::parse_quoted(headers.transport(packet).get(icmp::HEADER..)?)
 }
 
 /// Whether the error's own checksum is right; one that is not must not be believed (RFC 5508, REQ-3).
 pub(crate) fn is_intact<A: Wire>(packet: &[u8], headers: &Headers<A>) -> bool {
-    let Some(bytes) = packet.get(headers.l4..headers.end) else { return false };
-    checksum::complete(pseudo_header(headers, &headers.tuple.ends), bytes) == [0, 0]
+    let bytes = headers.transport(packet);
+    let Ends { src, dst, .. } = headers.tuple.ends;
+    let pseudo = match A::VERSION {
+        6 => A::pseudo_header(src, dst, headers.tuple.protocol, bytes.len()),
+        _ => 0,
+    };
+    checksum::complete(pseudo, bytes) == [0, 0]
 }
 
 /// Rewrites an error that quotes `quote` so that the quote reads `sent` and the error goes to its sender. All checksums follow; a quoted
@@ -27,9 +32,8 @@ pub(crate) fn apply<A: Wire>(packet: &mut [u8], headers: &Headers<A>, quote: &He
     let (l3, _) = super::deltas(headers.tuple.protocol, &outer, &to);
     A::write_addresses(packet, to.src, to.dst, l3);
 
-    let Some(body) = packet.get_mut(headers.l4..headers.end) else { return };
-    let Some((header, quoted)) = body.split_at_mut_checked(icmp::HEADER) else { return };
-    let translated = quoted.len().min(quote.l4 + tcp::MIN_HEADER);
+    let Some((header, quoted)) = headers.transport_mut(packet).split_at_mut_checked(icmp::HEADER) else { return };
+    let translated = quoted.len().min(usize::from(quote.l4) + tcp::MIN_HEADER);
     let mut before = [0; MAX_TRANSLATED];
     let before = &mut before[..translated.min(MAX_TRANSLATED)];
     before.copy_from_slice(&quoted[..before.len()]);
@@ -46,17 +50,17 @@ pub(crate) fn apply<A: Wire>(packet: &mut [u8], headers: &Headers<A>, quote: &He
 fn rewrite_quote<A: Wire>(quoted: &mut [u8], quote: &Headers<A>, sent: &Ends<A>) {
     let (l3, l4) = super::deltas(quote.tuple.protocol, &quote.tuple.ends, sent);
     A::write_addresses(quoted, sent.src, sent.dst, l3);
-    let Some(bytes) = quoted.get_mut(quote.l4..quote.end) else { return };
+    let bytes = quote.transport_mut(quoted);
     let place = match quote.layer4 {
         Layer4::Tcp => tcp::CHECKSUM,
         Layer4::Udp => udp::CHECKSUM,
-        Layer4::Echo { .. } => icmp::CHECKSUM,
+        Layer4::EchoRequest | Layer4::EchoReply => icmp::CHECKSUM,
         _ => usize::MAX,
     };
     match quote.layer4 {
         Layer4::Tcp | Layer4::Udp | Layer4::Sctp => super::write_ports(bytes, sent),
-        Layer4::Echo { request } => {
-            let id = if request { sent.sport } else { sent.dport };
+        Layer4::EchoRequest | Layer4::EchoReply => {
+            let id = sent.sport | sent.dport;
             bytes[icmp::IDENTIFIER..icmp::IDENTIFIER + 2].copy_from_slice(&id.to_be_bytes());
         }
         _ => {}
@@ -68,18 +72,11 @@ fn rewrite_quote<A: Wire>(quoted: &mut [u8], quote: &Headers<A>, sent: &Ends<A>)
     }
 }
 
-fn pseudo_header<A: Wire>(headers: &Headers<A>, ends: &Ends<A>) -> u32 {
-    match A::VERSION {
-        6 => A::pseudo_header(ends.src, ends.dst, headers.tuple.protocol, headers.end - headers.l4),
-        _ => 0,
-    }
-}
-
 /// An IPv4 header with options or IPv6 with extension headers as long as they come in practice, and a TCP header; a quote whose
 /// transport header lies behind that is not translated.
 const MAX_TRANSLATED: usize = 256;
 
 /// Whether a quote can be translated: its transport header lies within what [`apply`] looks at.
 pub(crate) fn is_translatable<A>(quote: &Headers<A>) -> bool {
-    quote.l4 + tcp::MIN_HEADER <= MAX_TRANSLATED
+    usize::from(quote.l4) + tcp::MIN_HEADER <= MAX_TRANSLATED
 }

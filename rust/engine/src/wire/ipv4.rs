@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::checksum::Delta;
-use super::{Fragment, Headers, Malformed, Wire, headers, quoted_transport, transport};
+use super::{Fragment, Headers, Layer4, Malformed, Wire, headers, quoted_transport, transport};
 use crate::tuple::Protocol;
 
 /// The header without options.
@@ -17,14 +17,20 @@ const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
 
 impl Wire for Ipv4Addr {
-    #[inline]
+    #[inline(always)]
     fn parse(packet: &[u8]) -> Result<Headers<Self>, Malformed> {
         let header: &[u8; MIN_HEADER] = packet.first_chunk().ok_or(Malformed::IpLength)?;
         let (src, dst, protocol, l4) = fixed(header).ok_or(Malformed::IpLength)?;
         let end = usize::from(u16::from_be_bytes([header[2], header[3]]));
         let payload = packet.get(l4..end).ok_or(Malformed::IpLength)?;
-        let fragment = fragment(header, payload.len());
-        Ok(headers((src, dst, protocol), transport::<Self>(protocol, payload, fragment)?, (l4, end), fragment))
+        let field = u16::from_be_bytes([header[6], header[7]]);
+        let is_fragment = field & (MORE_FRAGMENTS | OFFSET) != 0;
+        let layer4 = if field & OFFSET == 0 {
+            transport::<Self>(protocol, payload, !is_fragment)?
+        } else {
+            (Layer4::LaterFragment, 0, 0)
+        };
+        Ok(headers((src, dst, protocol), layer4, (l4, end), is_fragment))
     }
 
     fn parse_quoted(quote: &[u8]) -> Option<Headers<Self>> {
@@ -36,7 +42,20 @@ impl Wire for Ipv4Addr {
         let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
         let end = length.min(quote.len());
         let layer4 = quoted_transport::<Self>(protocol, quote.get(l4..end)?)?;
-        Some(headers((src, dst, protocol), layer4, (l4, end), None))
+        Some(headers((src, dst, protocol), layer4, (l4, end), false))
+    }
+
+    fn fragment(packet: &[u8]) -> Option<Fragment> {
+        let header: &[u8; MIN_HEADER] = packet.first_chunk()?;
+        let (.., l4) = fixed(header)?;
+        let field = u16::from_be_bytes([header[6], header[7]]);
+        let end = u32::from(u16::from_be_bytes([header[2], header[3]]));
+        (field & (MORE_FRAGMENTS | OFFSET) != 0).then_some(Fragment {
+            id: u32::from(u16::from_be_bytes([header[4], header[5]])),
+            offset: u32::from(field & OFFSET) * 8,
+            length: end.saturating_sub(l4 as u32),
+            more: field & MORE_FRAGMENTS != 0,
+        })
     }
 
     #[inline]
@@ -59,18 +78,4 @@ fn fixed(header: &[u8; MIN_HEADER]) -> Option<(Ipv4Addr, Ipv4Addr, Protocol, usi
     let src = Ipv4Addr::new(header[12], header[13], header[14], header[15]);
     let dst = Ipv4Addr::new(header[16], header[17], header[18], header[19]);
     Some((src, dst, Protocol(header[9]), l4))
-}
-
-#[inline]
-fn fragment(header: &[u8; MIN_HEADER], length: usize) -> Option<Fragment> {
-    let field = u16::from_be_bytes([header[6], header[7]]);
-    if field & (MORE_FRAGMENTS | OFFSET) == 0 {
-        return None;
-    }
-    Some(Fragment {
-        id: u32::from(u16::from_be_bytes([header[4], header[5]])),
-        offset: u32::from(field & OFFSET) * 8,
-        length: length as u32,
-        more: field & MORE_FRAGMENTS != 0,
-    })
 }

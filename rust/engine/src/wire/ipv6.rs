@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 
 use super::checksum::Delta;
-use super::{Fragment, Headers, Malformed, Wire, headers, quoted_transport, transport};
+use super::{Fragment, Headers, Layer4, Malformed, Wire, headers, quoted_transport, transport};
 use crate::tuple::Protocol;
 
 /// The fixed header.
@@ -23,13 +23,11 @@ impl Wire for Ipv6Addr {
         }
         let walk = extensions(header[6], &packet[..end])?;
         let payload = packet.get(walk.l4..end).ok_or(Malformed::Extensions)?;
-        // A fragment that is the whole datagram is no fragment (RFC 6946).
-        let fragment = walk
-            .fragment
-            .filter(|fragment| fragment.offset > 0 || fragment.more)
-            .map(|fragment| Fragment { length: payload.len() as u32, ..fragment });
-        let layer4 = transport::<Self>(walk.protocol, payload, fragment)?;
-        Ok(headers((src, dst, walk.protocol), layer4, (walk.l4, end), fragment))
+        let layer4 = match walk.fragment {
+            Some(fragment) if fragment.offset > 0 => (Layer4::LaterFragment, 0, 0),
+            fragment => transport::<Self>(walk.protocol, payload, fragment.is_none())?,
+        };
+        Ok(headers((src, dst, walk.protocol), layer4, (walk.l4, end), walk.fragment.is_some()))
     }
 
     fn parse_quoted(quote: &[u8]) -> Option<Headers<Self>> {
@@ -42,7 +40,14 @@ impl Wire for Ipv6Addr {
             return None;
         }
         let layer4 = quoted_transport::<Self>(walk.protocol, quote.get(walk.l4..end)?)?;
-        Some(headers((src, dst, walk.protocol), layer4, (walk.l4, end), None))
+        Some(headers((src, dst, walk.protocol), layer4, (walk.l4, end), false))
+    }
+
+    fn fragment(packet: &[u8]) -> Option<Fragment> {
+        let header: &[u8; HEADER] = packet.first_chunk()?;
+        let end = HEADER + usize::from(u16::from_be_bytes([header[4], header[5]]));
+        let walk = extensions(header[6], packet.get(..end)?).ok()?;
+        Some(Fragment { length: end.saturating_sub(walk.l4) as u32, ..walk.fragment? })
     }
 
     #[inline]
@@ -56,7 +61,7 @@ impl Wire for Ipv6Addr {
 struct Walk {
     protocol: Protocol,
     l4: usize,
-    /// Its length is not known yet.
+    /// Its length is not filled in; a fragment that is the whole datagram is none (RFC 6946).
     fragment: Option<Fragment>,
 }
 
@@ -80,12 +85,10 @@ fn extensions(mut next: u8, packet: &[u8]) -> Result<Walk, Malformed> {
                 let offset = u32::from(field & 0xfff8);
                 next = header[0];
                 l4 += 8;
-                fragment = Some(Fragment {
-                    id: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
-                    offset,
-                    length: 0,
-                    more: field & 1 != 0,
-                });
+                let (id, more) = ([header[4], header[5], header[6], header[7]], field & 1 != 0);
+                if more || offset > 0 {
+                    fragment = Some(Fragment { id: u32::from_be_bytes(id), offset, length: 0, more });
+                }
                 if offset > 0 {
                     return Ok(Walk { protocol: Protocol(next), l4, fragment });
                 }
