@@ -12,17 +12,25 @@ pub(crate) type Tick = u32;
 pub(crate) struct Clock {
     origin: Option<u64>,
     tick: Tick,
+    /// The first nanosecond that belongs to a later tick.
+    next: u64,
 }
 
 impl Clock {
     /// Takes note of `now`, in nanoseconds, and returns it in ticks.
     #[inline]
     pub(crate) fn advance(&mut self, now: u64) -> Tick {
-        self.tick = self.at(now);
-        if self.origin.is_none() {
-            self.origin = Some(now);
+        if now >= self.next {
+            self.tick_over(now);
         }
         self.tick
+    }
+
+    #[inline(never)]
+    fn tick_over(&mut self, now: u64) {
+        self.tick = self.at(now);
+        self.origin.get_or_insert(now);
+        self.next = self.after(self.tick);
     }
 
     /// What [`Clock::advance`] would return, without taking note.
@@ -39,7 +47,7 @@ impl Clock {
         self.tick
     }
 
-    /// A moment in the caller's nanoseconds: the first at which [`Clock::advance`] is past `tick`.
+    /// A moment in the caller's nanoseconds, the first at which [`Clock::advance`] is past `tick`.
     pub(crate) fn after(&self, tick: Tick) -> u64 {
         let ticks = (u64::from(tick) + 1) << TICK_SHIFT;
         self.origin.unwrap_or(0).saturating_add(ticks)

@@ -69,6 +69,26 @@ impl<A: Address> Hot<A> {
         self.ends[direction.opposite() as usize].reply()
     }
 
+    /// Whether a packet of this direction moves nothing but the deadline: most packets of UDP.
+    #[inline(always)]
+    pub(crate) fn is_steady(&self, direction: Direction) -> bool {
+        match self.state {
+            State::UdpStream => true,
+            State::Udp => direction == Direction::Original && !self.has(Self::REPLIED),
+            _ => false,
+        }
+    }
+
+    /// Counts a packet; whether that fitted, see [`FlowTable::carry_packets`].
+    #[inline(always)]
+    pub(crate) fn count(&mut self, direction: Direction, bytes: u32) -> bool {
+        let side = direction as usize;
+        self.bytes[side] = self.bytes[side].wrapping_add(bytes.into());
+        let (packets, has_run_over) = self.packets[side].overflowing_add(1);
+        self.packets[side] = packets;
+        !has_run_over
+    }
+
     #[inline]
     pub(crate) fn is_expired(&self, now: Tick) -> bool {
         now > self.deadline
@@ -160,28 +180,44 @@ impl<A: Address> FlowTable<A> {
         self.index.prefetch(hash);
     }
 
-    /// Fetches the record that this hash probably means.
-    #[inline]
-    pub(crate) fn prefetch_flow(&self, hash: u64, is_tracked: bool) {
-        if let Some(entry) = self.index.guess(hash) {
-            if let Some(hot) = self.hot.get(entry.flow() as usize) {
-                hint::prefetch(hot);
-            }
-            if is_tracked && let Some(cold) = self.cold.get(entry.flow() as usize) {
-                hint::prefetch(cold);
-            }
+    /// The flow that this hash most probably means.
+    #[inline(always)]
+    pub(crate) fn guess(&self, hash: u64) -> Option<Entry> {
+        self.index.guess(hash)
+    }
+
+    /// Fetches a flow's record.
+    #[inline(always)]
+    pub(crate) fn prefetch_flow(&self, entry: Entry, is_tracked: bool) {
+        if let Some(hot) = self.hot.get(entry.flow() as usize) {
+            hint::prefetch(hot);
         }
+        if is_tracked && let Some(cold) = self.cold.get(entry.flow() as usize) {
+            hint::prefetch(cold);
+        }
+    }
+
+    /// As [`FlowTable::find`], with the record; a right `guess` saves the look-up.
+    #[inline(always)]
+    pub(crate) fn find_mut(&mut self, tuple: &Tuple<A>, guess: Option<Entry>) -> Option<(&mut Hot<A>, Direction)> {
+        let entry = match guess.filter(|&entry| self.is_meant(entry, tuple)) {
+            Some(entry) => entry,
+            None => self.index.find(self.hash(tuple), |entry| self.is_meant(entry, tuple))?,
+        };
+        Some((self.hot.get_mut(entry.flow() as usize)?, entry.direction()))
+    }
+
+    #[inline(always)]
+    fn is_meant(&self, entry: Entry, tuple: &Tuple<A>) -> bool {
+        self.hot.get(entry.flow() as usize).is_some_and(|hot| {
+            (hot.ends[entry.direction() as usize] == tuple.ends) & (hot.protocol == tuple.protocol)
+        })
     }
 
     /// The flow to which this tuple belongs, and in which direction; also an expired one. Cost: one line of the index and one record.
     #[inline(always)]
     pub(crate) fn find(&self, tuple: &Tuple<A>, hash: u64) -> Option<(FlowId, Direction)> {
-        let is_meant = |entry: Entry| {
-            self.hot.get(entry.flow() as usize).is_some_and(|hot| {
-                hot.ends[entry.direction() as usize] == tuple.ends && hot.protocol == tuple.protocol
-            })
-        };
-        let entry = self.index.find(hash, is_meant)?;
+        let entry = self.index.find(hash, |entry| self.is_meant(entry, tuple))?;
         Some((entry.flow(), entry.direction()))
     }
 
@@ -211,11 +247,10 @@ impl<A: Address> FlowTable<A> {
         [0, 1].map(|side| u64::from(cold.tracking.sides[side].packets_high) << 32 | u64::from(hot.packets[side]))
     }
 
-    /// Counts a packet that does not fit into the direction's 32 bits any more.
+    /// Notes that a direction's 32 bits of packets have run over.
     #[cold]
-    pub(crate) fn carry_packets(&mut self, id: FlowId, side: usize) {
-        self.hot[id as usize].packets[side] = 0;
-        let high = &mut self.cold[id as usize].tracking.sides[side].packets_high;
+    pub(crate) fn carry_packets(&mut self, id: FlowId, direction: Direction) {
+        let high = &mut self.cold[id as usize].tracking.sides[direction as usize].packets_high;
         *high = high.saturating_add(1);
     }
 
@@ -365,4 +400,4 @@ const NIL: FlowId = FlowId::MAX;
 
 const _: () = assert!(size_of::<Hot<std::net::Ipv4Addr>>() == 64, "one cache line");
 const _: () = assert!(size_of::<Hot<std::net::Ipv6Addr>>() == 128, "two cache lines");
-const _: () = assert!(size_of::<Cold>() == 48, "with hot record and index 126 bytes a flow");
+const _: () = assert!(size_of::<Cold>() == 48, "with hot record and index 127.5 bytes a flow");

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::affinity::Affinity;
 use crate::balance::Strategy;
 use crate::clock::{Clock, Tick};
+use crate::conntrack::index::Entry;
 use crate::conntrack::ports::{Leases, PortRange};
 use crate::conntrack::timeouts::Timeouts;
 use crate::decide::Midstream;
@@ -19,7 +20,7 @@ use crate::pipeline::{Core, Counters, Lane, Meta, malformed};
 use crate::rng::{Rng, mix64};
 use crate::service::{NodeView, ServiceError, ServicePort, ServiceTable};
 use crate::verdict::{Action, Cause, Verdict};
-use crate::wire::{Headers, Layer4, Malformed, Wire};
+use crate::wire::{Layer4, Malformed, Wire};
 
 /// What to do with TCP segments that do not fit their connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -171,25 +172,13 @@ impl Engine {
     #[inline]
     pub fn process(&mut self, now: u64, packet: &mut Packet<'_>) -> Verdict {
         self.core.clock.advance(now);
-        let verdict = match packet.bytes.first().map(|byte| byte >> 4) {
-            Some(4) => self.one::<Ipv4Addr>(packet),
-            Some(6) => self.one::<Ipv6Addr>(packet),
+        let verdict = match version(packet.bytes) {
+            4 => self.core.process(&mut self.v4, None, packet.bytes, packet.meta),
+            6 => self.core.process(&mut self.v6, None, packet.bytes, packet.meta),
             _ => malformed(Malformed::Version),
         };
         self.core.counters.count(verdict);
         verdict
-    }
-
-    #[inline(always)]
-    fn one<A: Family>(&mut self, packet: &mut Packet<'_>) -> Verdict {
-        let (core, lane) = A::lane(self);
-        match A::parse(packet.bytes) {
-            Ok(headers) => {
-                let hash = lane.flows.hash(&headers.tuple);
-                core.process(lane, &headers, hash, packet.bytes, packet.meta)
-            }
-            Err(why) => malformed(why),
-        }
     }
 
     /// Processes packets that came in together, exactly as one after the other; memory that they need is fetched for all before the first
@@ -202,22 +191,26 @@ impl Engine {
     }
 
     fn process_chunk(&mut self, packets: &mut [Packet<'_>], verdicts: &mut Vec<Verdict>) {
-        let mut parsed = [const { Parsed::Malformed(Malformed::Version) }; CHUNK];
-        for (packet, parsed) in packets.iter().zip(&mut parsed) {
-            *parsed = Parsed::of(self, packet.bytes);
+        let mut places = [Place::None; CHUNK];
+        for (packet, place) in packets.iter().zip(&mut places) {
+            *place = match version(packet.bytes) {
+                4 => Place::of(&self.v4, packet.bytes),
+                6 => Place::of(&self.v6, packet.bytes),
+                _ => Place::None,
+            };
         }
-        for parsed in &parsed[..packets.len()] {
-            match parsed {
-                Parsed::V4(headers, hash) => self.v4.flows.prefetch_flow(*hash, headers.layer4 == Layer4::Tcp),
-                Parsed::V6(headers, hash) => self.v6.flows.prefetch_flow(*hash, headers.layer4 == Layer4::Tcp),
-                Parsed::Malformed(_) => {}
-            }
+        let mut guesses = [None; CHUNK];
+        for ((packet, place), guess) in packets.iter().zip(places).zip(&mut guesses) {
+            *guess = match version(packet.bytes) {
+                4 => place.prefetch_flow(&self.v4),
+                _ => place.prefetch_flow(&self.v6),
+            };
         }
-        for (packet, parsed) in packets.iter_mut().zip(&parsed) {
-            let verdict = match parsed {
-                Parsed::V4(headers, hash) => self.core.process(&mut self.v4, headers, *hash, packet.bytes, packet.meta),
-                Parsed::V6(headers, hash) => self.core.process(&mut self.v6, headers, *hash, packet.bytes, packet.meta),
-                Parsed::Malformed(why) => malformed(*why),
+        for (packet, guess) in packets.iter_mut().zip(guesses) {
+            let verdict = match version(packet.bytes) {
+                4 => self.core.process(&mut self.v4, guess, packet.bytes, packet.meta),
+                6 => self.core.process(&mut self.v6, guess, packet.bytes, packet.meta),
+                _ => malformed(Malformed::Version),
             };
             self.core.counters.count(verdict);
             verdicts.push(verdict);
@@ -277,12 +270,14 @@ impl Engine {
 
     /// Packets by action since the start.
     pub fn actions(&self) -> impl Iterator<Item = (Action, u64)> {
-        Action::ALL.into_iter().zip(self.core.counters.actions)
+        let count = |action| Cause::ALL.iter().map(|&cause| self.core.counters.of(action, cause)).sum();
+        Action::ALL.into_iter().map(move |action| (action, count(action)))
     }
 
     /// Packets by cause since the start; those that did not occur are left out.
     pub fn causes(&self) -> impl Iterator<Item = (Cause, u64)> {
-        Cause::ALL.iter().copied().zip(self.core.counters.causes).filter(|&(_, count)| count > 0)
+        let count = |cause| Action::ALL.iter().map(|&action| self.core.counters.of(action, cause)).sum();
+        Cause::ALL.iter().map(move |&cause| (cause, count(cause))).filter(|&(_, count)| count > 0)
     }
 
     /// The node's view in force.
@@ -311,36 +306,41 @@ impl Family for Ipv6Addr {
     }
 }
 
-/// A packet of a batch after its first look.
-#[allow(clippy::large_enum_variant)]
-enum Parsed {
-    V4(Headers<Ipv4Addr>, u64),
-    V6(Headers<Ipv6Addr>, u64),
-    Malformed(Malformed),
+/// The version of an IP packet; 0 for no byte at all.
+#[inline(always)]
+fn version(packet: &[u8]) -> u8 {
+    packet.first().map_or(0, |byte| byte >> 4)
 }
 
-impl Parsed {
-    #[inline]
-    fn of(engine: &Engine, bytes: &[u8]) -> Self {
-        match bytes.first().map(|byte| byte >> 4) {
-            Some(4) => match Ipv4Addr::parse(bytes) {
-                Ok(headers) => {
-                    let hash = engine.v4.flows.hash(&headers.tuple);
-                    engine.v4.flows.prefetch_index(hash);
-                    Self::V4(headers, hash)
-                }
-                Err(why) => Self::Malformed(why),
-            },
-            Some(6) => match Ipv6Addr::parse(bytes) {
-                Ok(headers) => {
-                    let hash = engine.v6.flows.hash(&headers.tuple);
-                    engine.v6.flows.prefetch_index(hash);
-                    Self::V6(headers, hash)
-                }
-                Err(why) => Self::Malformed(why),
-            },
-            _ => Self::Malformed(Malformed::Version),
-        }
+/// Where the flow of a packet of a batch is to be looked for.
+#[derive(Clone, Copy)]
+enum Place {
+    None,
+    Udp(u64),
+    Tcp(u64),
+}
+
+impl Place {
+    /// The place of a plain packet's flow, which is being fetched.
+    #[inline(always)]
+    fn of<A: Wire>(lane: &Lane<A>, packet: &[u8]) -> Self {
+        let Some(headers) = A::plain(packet) else { return Self::None };
+        let hash = lane.flows.hash(&headers.tuple);
+        lane.flows.prefetch_index(hash);
+        if headers.layer4 == Layer4::Tcp { Self::Tcp(hash) } else { Self::Udp(hash) }
+    }
+
+    /// Fetches the flow that is probably meant, and says which.
+    #[inline(always)]
+    fn prefetch_flow<A: Wire>(self, lane: &Lane<A>) -> Option<Entry> {
+        let (hash, is_tracked) = match self {
+            Self::None => return None,
+            Self::Udp(hash) => (hash, false),
+            Self::Tcp(hash) => (hash, true),
+        };
+        let entry = lane.flows.guess(hash)?;
+        lane.flows.prefetch_flow(entry, is_tracked);
+        Some(entry)
     }
 }
 

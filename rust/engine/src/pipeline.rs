@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::affinity::{Affinity, Sticky};
 use crate::balance::{Request, stable_hash_address, stable_hash_tuple};
 use crate::clock::{Clock, Tick, ticks};
-use crate::conntrack::index::IndexFull;
+use crate::conntrack::index::{Entry, IndexFull};
 use crate::conntrack::ports::{Leases, Remote};
 use crate::conntrack::state::{State, stream_age};
 use crate::conntrack::tcp::{Progress, Tracking};
@@ -24,7 +24,7 @@ use crate::service::ServiceTable;
 use crate::tuple::{Direction, Ends, Protocol, Tuple};
 use crate::verdict::{Action, Cause, Verdict};
 use crate::wire::tcp::{Flags, Segment};
-use crate::wire::{Headers, Layer4, Malformed, Wire, sctp};
+use crate::wire::{Headers, Layer4, Malformed, Wire, sctp, udp};
 
 /// What the driver knows of a packet beside its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -73,23 +73,35 @@ pub(crate) struct Core {
 /// What happened so far.
 #[derive(Clone, Debug)]
 pub(crate) struct Counters {
-    pub(crate) actions: [u64; Action::ALL.len()],
-    pub(crate) causes: [u64; Cause::COUNT],
+    /// By action and cause, see [`Counters::place`].
+    verdicts: [u64; 256],
     pub(crate) expired: u64,
     pub(crate) evicted: u64,
 }
 
 impl Default for Counters {
     fn default() -> Self {
-        Self { actions: [0; Action::ALL.len()], causes: [0; Cause::COUNT], expired: 0, evicted: 0 }
+        Self { verdicts: [0; 256], expired: 0, evicted: 0 }
     }
 }
 
 impl Counters {
     #[inline]
     pub(crate) fn count(&mut self, verdict: Verdict) {
-        self.actions[verdict.action as usize] += 1;
-        self.causes[verdict.cause as usize] += 1;
+        let count = &mut self.verdicts[Self::place(verdict.action, verdict.cause)];
+        *count = count.wrapping_add(1);
+    }
+
+    /// Packets with this action and cause.
+    pub(crate) fn of(&self, action: Action, cause: Cause) -> u64 {
+        self.verdicts[Self::place(action, cause)]
+    }
+
+    /// Three bits of action, five of cause.
+    #[inline(always)]
+    fn place(action: Action, cause: Cause) -> usize {
+        const { assert!(Action::ALL.len() <= 8 && Cause::COUNT <= 32) };
+        usize::from((action as u8) << 5 | cause as u8)
     }
 }
 
@@ -104,39 +116,63 @@ pub(crate) fn malformed(why: Malformed) -> Verdict {
 }
 
 impl Core {
-    /// Decides about a parsed packet and rewrites it. `hash` is that of its tuple.
+    /// Decides about a packet and rewrites it. `guess` may say which flow it belongs to.
     #[inline(always)]
-    pub(crate) fn process<A: Wire>(
-        &mut self,
-        lane: &mut Lane<A>,
-        headers: &Headers<A>,
-        hash: u64,
-        packet: &mut [u8],
-        meta: Meta,
-    ) -> Verdict {
-        if headers.is_fragment {
-            return self.fragment(lane, headers, packet, meta);
+    pub(crate) fn process<A: Wire>(&mut self, lane: &mut Lane<A>, guess: Option<Entry>, packet: &mut [u8], meta: Meta) -> Verdict {
+        match self.steady(lane, guess, packet, meta) {
+            Some(verdict) => verdict,
+            None => self.any(lane, packet, meta),
         }
-        self.datagram(lane, headers, hash, packet, meta)
     }
 
+    /// A short cut for what most packets of UDP are: plain, of a flow that is known, and nothing moves but its deadline. `None`: it is
+    /// something else, nothing was done, and [`Core::any`] does what is due.
     #[inline(always)]
-    fn datagram<A: Wire>(&mut self, lane: &mut Lane<A>, headers: &Headers<A>, hash: u64, packet: &mut [u8], meta: Meta) -> Verdict {
+    fn steady<A: Wire>(&mut self, lane: &mut Lane<A>, guess: Option<Entry>, packet: &mut [u8], meta: Meta) -> Option<Verdict> {
+        let headers = A::plain(packet).filter(|headers| headers.layer4 == Layer4::Udp)?;
+        let udp: &[u8; udp::HEADER] = headers.transport(packet).first_chunk()?;
+        let length = udp::length(udp);
+        if length < udp::HEADER || length > (headers.end - u32::from(headers.l4)) as usize {
+            return None;
+        }
+        let (hot, direction) = lane.flows.find_mut(&headers.tuple, guess)?;
+        let now = self.clock.tick();
+        if hot.is_expired(now) || hot.generation != self.generation || !hot.is_steady(direction) {
+            return None;
+        }
+        if !hot.count(direction, headers.end) {
+            return None;
+        }
+        hot.deadline = now.saturating_add(self.config.timeouts.of(hot.state));
+        Some(translate(hot, &headers, direction, Cause::Established, packet, meta))
+    }
+
+    /// Any packet at all.
+    #[inline(never)]
+    fn any<A: Wire>(&mut self, lane: &mut Lane<A>, packet: &mut [u8], meta: Meta) -> Verdict {
+        match A::parse(packet) {
+            Ok(headers) if headers.is_fragment => self.fragment(lane, &headers, packet, meta),
+            Ok(headers) => self.datagram(lane, &headers, packet, meta),
+            Err(why) => malformed(why),
+        }
+    }
+
+    fn datagram<A: Wire>(&mut self, lane: &mut Lane<A>, headers: &Headers<A>, packet: &mut [u8], meta: Meta) -> Verdict {
         match headers.layer4 {
             Layer4::IcmpOther => return Verdict::new(Action::Accept, Cause::NotOurs),
             Layer4::IcmpError => return self.icmp_error(lane, headers, packet),
             _ => {}
         }
+        let hash = lane.flows.hash(&headers.tuple);
         if let Some((id, direction)) = lane.flows.find(&headers.tuple, hash)
             && let Some(verdict) = self.known(lane, headers, id, direction, packet, meta)
         {
             return verdict;
         }
-        self.first(lane, headers, hash, packet, meta)
+        self.first(lane, headers, packet, meta)
     }
 
     /// A packet of a flow in the table. `None`: the flow is over, and the packet opens another, or none.
-    #[inline(always)]
     fn known<A: Wire>(
         &mut self,
         lane: &mut Lane<A>,
@@ -146,50 +182,29 @@ impl Core {
         packet: &mut [u8],
         meta: Meta,
     ) -> Option<Verdict> {
-        let now = self.clock.tick();
         let hot = lane.flows.hot(id);
-        if hot.is_expired(now) || hot.generation != self.generation {
+        if hot.is_expired(self.clock.tick()) || hot.generation != self.generation {
             match self.revise(lane, id, direction) {
                 Revision::Keep => {}
                 Revision::Anew => return None,
                 Revision::Refuse(verdict) => return Some(verdict),
             }
         }
-        let hot = lane.flows.hot_mut(id);
-        let mut cause = Cause::Established;
-        if hot.state == State::UdpStream || (hot.state == State::Udp && direction == Direction::Original && !hot.has(Hot::<A>::REPLIED)) {
-            // What most packets are: nothing but the deadline moves.
-            hot.deadline = now.saturating_add(self.config.timeouts.of(hot.state));
-        } else {
-            cause = match self.advance(lane, headers, id, direction, packet) {
-                Some(cause) => cause,
-                None => {
-                    self.end_flow(lane, id);
-                    return None;
-                }
-            };
-        }
-        let hot = lane.flows.hot_mut(id);
-        let side = direction as usize;
-        hot.bytes[side] += u64::from(headers.end);
-        let (packets, has_run_over) = hot.packets[side].overflowing_add(1);
-        hot.packets[side] = packets;
-        let (flags, deltas) = match direction {
-            Direction::Original => {
-                let masquerade = if hot.has(Hot::<A>::MASQUERADE) { Verdict::MASQUERADE } else { 0 };
-                (Verdict::FLOW | masquerade, (hot.l3, hot.l4))
-            }
-            Direction::Reply => (Verdict::FLOW | Verdict::REPLY, (hot.l3.inverse(), hot.l4.inverse())),
+        let Some(cause) = self.advance(lane, headers, id, direction, packet) else {
+            self.end_flow(lane, id);
+            return None;
         };
-        let to = hot.rewritten(direction);
-        if has_run_over {
-            lane.flows.carry_packets(id, side);
+        let hot = lane.flows.hot_mut(id);
+        let is_counted = hot.count(direction, headers.end);
+        let verdict = if cause == Cause::Invalid && self.config.invalid == InvalidTcp::Drop {
+            Verdict { flags: flow_flags(hot, direction), ..Verdict::drop(cause) }
+        } else {
+            translate(hot, headers, direction, cause, packet, meta)
+        };
+        if !is_counted {
+            lane.flows.carry_packets(id, direction);
         }
-        if cause == Cause::Invalid && self.config.invalid == InvalidTcp::Drop {
-            return Some(Verdict { flags, ..Verdict::drop(cause) });
-        }
-        rewrite::apply(packet, headers, &to, deltas, meta.checksum);
-        Some(Verdict { flags, ..Verdict::new(Action::Translate, cause) })
+        Some(verdict)
     }
 
     /// A flow whose time is over, or that was not looked at since the tables changed.
@@ -221,7 +236,6 @@ impl Core {
     }
 
     /// State and deadline after one more packet; `None` when it begins a new connection in the flow's place.
-    #[inline(never)]
     fn advance<A: Wire>(
         &mut self,
         lane: &mut Lane<A>,
@@ -294,7 +308,7 @@ impl Core {
 
     /// A packet that belongs to no flow.
     #[inline(never)]
-    fn first<A: Wire>(&mut self, lane: &mut Lane<A>, headers: &Headers<A>, hash: u64, packet: &mut [u8], meta: Meta) -> Verdict {
+    fn first<A: Wire>(&mut self, lane: &mut Lane<A>, headers: &Headers<A>, packet: &mut [u8], meta: Meta) -> Verdict {
         let question = question(headers, packet, meta);
         let table = self.table.clone();
         match decide::decide(&table, &question, self.config.midstream, &mut Silent) {
@@ -307,14 +321,10 @@ impl Core {
             }
             Decision::Serve(serve) => {
                 let number = self.ledger.number(serve.service);
-                match self.open(lane, headers, hash, number, &serve, &question, packet) {
+                match self.open(lane, headers, number, &serve, &question, packet) {
                     Ok(id) => {
-                        let hot = lane.flows.hot(id);
-                        let (to, deltas) = (hot.rewritten(Direction::Original), (hot.l3, hot.l4));
-                        let masquerade = if hot.has(Hot::<A>::MASQUERADE) { Verdict::MASQUERADE } else { 0 };
-                        rewrite::apply(packet, headers, &to, deltas, meta.checksum);
-                        let flags = Verdict::FLOW | Verdict::NEW | masquerade;
-                        Verdict { flags, ..Verdict::new(Action::Translate, Cause::New) }
+                        let verdict = translate(lane.flows.hot(id), headers, Direction::Original, Cause::New, packet, meta);
+                        Verdict { flags: verdict.flags | Verdict::NEW, ..verdict }
                     }
                     Err(verdict) => {
                         self.ledger.refuse(number, verdict.cause);
@@ -331,14 +341,12 @@ impl Core {
         &mut self,
         lane: &mut Lane<A>,
         headers: &Headers<A>,
-        hash: u64,
         number: u32,
         serve: &Serve,
         question: &Question,
         packet: &[u8],
     ) -> Result<FlowId, Verdict> {
         let now = self.clock.tick();
-        lane.flows.prefetch_index(hash);
         let client = (number, question.src.ip());
         let index = self.pick(number, serve, question, None, &mut Silent).ok_or(Verdict::new(Action::Reject, Cause::NoEndpoints))?;
         let Some(service) = self.ledger.service(number) else { return Err(Verdict::drop(Cause::NoEndpoints)) };
@@ -533,7 +541,7 @@ impl Core {
                 None => Verdict::drop(Cause::FragmentLimit),
             },
             Admission::Decide => {
-                let verdict = self.datagram(lane, headers, lane.flows.hash(&headers.tuple), packet, meta);
+                let verdict = self.datagram(lane, headers, packet, meta);
                 let fate = fate(headers, verdict, packet);
                 for mut held in lane.fragments.settle(id, fate) {
                     let verdict = follow(fate, &mut held.packet);
@@ -575,6 +583,34 @@ pub(crate) enum Related<A> {
     To { quote: Headers<A>, flow: FlowId, direction: Direction },
     /// No flow.
     Verdict(Verdict),
+}
+
+/// The flags of a verdict on a packet of a flow.
+#[inline(always)]
+fn flow_flags<A: Wire>(hot: &Hot<A>, direction: Direction) -> u8 {
+    match direction {
+        Direction::Original if hot.has(Hot::<A>::MASQUERADE) => Verdict::FLOW | Verdict::MASQUERADE,
+        Direction::Original => Verdict::FLOW,
+        Direction::Reply => Verdict::FLOW | Verdict::REPLY,
+    }
+}
+
+/// Gives a packet of a flow its new ends.
+#[inline(always)]
+fn translate<A: Wire>(
+    hot: &Hot<A>,
+    headers: &Headers<A>,
+    direction: Direction,
+    cause: Cause,
+    packet: &mut [u8],
+    meta: Meta,
+) -> Verdict {
+    let deltas = match direction {
+        Direction::Original => (hot.l3, hot.l4),
+        Direction::Reply => (hot.l3.inverse(), hot.l4.inverse()),
+    };
+    rewrite::apply(packet, headers, &hot.rewritten(direction), deltas, meta.checksum);
+    Verdict { flags: flow_flags(hot, direction), ..Verdict::new(Action::Translate, cause) }
 }
 
 /// What a first packet asks.

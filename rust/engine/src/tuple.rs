@@ -111,7 +111,7 @@ impl Address for Ipv6Addr {
 
 /// Both ends of a packet. Ports are 0 where the protocol has none; an ICMP echo request has its identifier as source port, its
 /// reply the same as destination port, so that the reply of a request is its mirror image.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, Eq, Debug)]
 #[repr(C)]
 pub struct Ends<A> {
     /// Source address.
@@ -122,6 +122,15 @@ pub struct Ends<A> {
     pub sport: u16,
     /// Destination port.
     pub dport: u16,
+}
+
+impl<A: PartialEq> PartialEq for Ends<A> {
+    /// Without branches between the parts: that some are equal and others not is rare where it matters.
+    #[inline(always)]
+    #[allow(clippy::needless_bitwise_bool)]
+    fn eq(&self, other: &Self) -> bool {
+        (self.src == other.src) & (self.dst == other.dst) & (self.sport == other.sport) & (self.dport == other.dport)
+    }
 }
 
 impl<A: Address> Ends<A> {
@@ -146,7 +155,7 @@ impl<A: Address> Ends<A> {
 }
 
 /// Protocol and both ends: what identifies one direction of a flow.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tuple<A> {
     /// Addresses and ports.
     pub ends: Ends<A>,

@@ -41,21 +41,20 @@ impl Delta {
     #[inline]
     #[must_use]
     pub fn update(self, checksum: [u8; 2]) -> [u8; 2] {
-        let sum = u32::from(!u16::from_ne_bytes(checksum)) + u32::from(self.0);
-        (!fold(sum)).to_ne_bytes()
+        // The sum of two 16-bit numbers carries once at most, and then not again.
+        let (sum, carry) = (!u16::from_ne_bytes(checksum)).overflowing_add(self.0);
+        (!(sum.wrapping_add(carry.into()))).to_ne_bytes()
     }
 
     /// As [`Delta::update`], for UDP: 0 means "no checksum" and stays, and a result of 0 is sent as 0xffff (RFC 768).
     #[inline]
     #[must_use]
     pub fn update_udp(self, checksum: [u8; 2]) -> [u8; 2] {
-        if checksum == [0, 0] {
+        if u16::from_ne_bytes(checksum) == 0 {
             return checksum;
         }
-        match self.update(checksum) {
-            [0, 0] => [0xff, 0xff],
-            updated => updated,
-        }
+        let updated = u16::from_ne_bytes(self.update(checksum));
+        (if updated == 0 { 0xffff } else { updated }).to_ne_bytes()
     }
 }
 

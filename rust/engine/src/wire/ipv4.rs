@@ -33,6 +33,24 @@ impl Wire for Ipv4Addr {
         Ok(headers((src, dst, protocol), layer4, (l4, end), is_fragment))
     }
 
+    #[inline(always)]
+    fn plain(packet: &[u8]) -> Option<Headers<Self>> {
+        let header: &[u8; MIN_HEADER + 8] = packet.first_chunk()?;
+        let protocol = Protocol(header[9]);
+        let end = u16::from_be_bytes([header[2], header[3]]);
+        let is_fragment = u16::from_ne_bytes([header[6], header[7]]) & (MORE_FRAGMENTS | OFFSET).to_be() != 0;
+        let is_known = protocol == Protocol::UDP || protocol == Protocol::TCP;
+        let fits = usize::from(end) <= packet.len() && usize::from(end) >= header.len();
+        if header[0] != 0x45 || is_fragment || !is_known || !fits {
+            return None;
+        }
+        let layer4 = if protocol == Protocol::UDP { Layer4::Udp } else { Layer4::Tcp };
+        let src = Self::new(header[12], header[13], header[14], header[15]);
+        let dst = Self::new(header[16], header[17], header[18], header[19]);
+        let (sport, dport) = super::ports([header[20], header[21], header[22], header[23]]);
+        Some(headers((src, dst, protocol), (layer4, sport, dport), (MIN_HEADER, end.into()), false))
+    }
+
     fn parse_quoted(quote: &[u8]) -> Option<Headers<Self>> {
         let header: &[u8; MIN_HEADER] = quote.first_chunk()?;
         let (src, dst, protocol, l4) = fixed(header)?;

@@ -30,6 +30,21 @@ impl Wire for Ipv6Addr {
         Ok(headers((src, dst, walk.protocol), layer4, (walk.l4, end), walk.fragment.is_some()))
     }
 
+    #[inline(always)]
+    fn plain(packet: &[u8]) -> Option<Headers<Self>> {
+        let header: &[u8; HEADER + 8] = packet.first_chunk()?;
+        let protocol = Protocol(header[6]);
+        let end = HEADER + usize::from(u16::from_be_bytes([header[4], header[5]]));
+        let is_known = protocol == Protocol::UDP || protocol == Protocol::TCP;
+        if header[0] >> 4 != 6 || !is_known || end > packet.len() || end < header.len() {
+            return None;
+        }
+        let layer4 = if protocol == Protocol::UDP { Layer4::Udp } else { Layer4::Tcp };
+        let (src, dst) = fixed(header.first_chunk()?)?;
+        let (sport, dport) = super::ports([header[40], header[41], header[42], header[43]]);
+        Some(headers((src, dst, protocol), (layer4, sport, dport), (HEADER, end), false))
+    }
+
     fn parse_quoted(quote: &[u8]) -> Option<Headers<Self>> {
         let header: &[u8; HEADER] = quote.first_chunk()?;
         let (src, dst) = fixed(header)?;
@@ -99,6 +114,7 @@ fn extensions(mut next: u8, packet: &[u8]) -> Result<Walk, Malformed> {
     Err(Malformed::Extensions)
 }
 
+#[inline(always)]
 fn fixed(header: &[u8; HEADER]) -> Option<(Ipv6Addr, Ipv6Addr)> {
     let src: [u8; 16] = header[8..24].try_into().ok()?;
     let dst: [u8; 16] = header[24..40].try_into().ok()?;
