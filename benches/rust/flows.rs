@@ -56,8 +56,10 @@ fn engine(flows: usize) -> Engine {
         strategy: Strategy::Random,
     })
     .expect("the service port is valid");
-    let mut engine = Engine::new(Config { secret: 1, max_flows: flows, max_unassured: flows, ..Config::default() });
-    let table = ServiceTable::new(vec![Arc::new(service)], NodeView::default(), engine.hash_key()).expect("one service");
+    let mut engine =
+        Engine::new(Config { secret: 1, max_flows: flows, max_unassured: flows, ..Config::default() });
+    let table = ServiceTable::new(vec![Arc::new(service)], NodeView::default(), engine.hash_key())
+        .expect("one service");
     engine.replace_services(Arc::new(table));
     engine
 }
@@ -88,13 +90,16 @@ impl Bench {
         let start = Instant::now();
         if is_batch {
             let mut buffers = self.buffers.iter_mut();
-            let mut packets: [Packet<'_>; BATCH] =
-                std::array::from_fn(|_| Packet { bytes: buffers.next().expect("64 buffers"), meta: Meta::default() });
+            let mut packets: [Packet<'_>; BATCH] = std::array::from_fn(|_| Packet {
+                bytes: buffers.next().expect("64 buffers"),
+                meta: Meta::default(),
+            });
             self.verdicts.clear();
             self.engine.process_batch(self.now, &mut packets, &mut self.verdicts);
         } else {
             for bytes in &mut self.buffers {
-                let _ = black_box(self.engine.process(self.now, &mut Packet { bytes, meta: Meta::default() }));
+                let _ =
+                    black_box(self.engine.process(self.now, &mut Packet { bytes, meta: Meta::default() }));
             }
         }
         start.elapsed().as_nanos() as f64 / BATCH as f64
@@ -123,7 +128,7 @@ fn run(flows: usize) {
     let mut samples = [Vec::new(), Vec::new()];
     for round in 0..2 * ROUNDS {
         for bytes in &mut bench.buffers {
-            packet((u128::from(rng.next_u64()) * flows as u128 >> 64) as u64, bytes);
+            packet(((u128::from(rng.next_u64()) * flows as u128) >> 64) as u64, bytes);
         }
         let is_batch = round % 2 == 1;
         samples[usize::from(is_batch)].push(bench.time(is_batch));

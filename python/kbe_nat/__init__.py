@@ -1,0 +1,85 @@
+"""Kubernetes Services on a node in userspace: a NAT engine in Rust, driven from Python.
+
+The engine takes tables and packets and gives verdicts; it does no input or output. A Service with two
+endpoints, and the packet that opens a connection to it:
+
+>>> import kbe_nat
+>>> backends = [kbe_nat.Backend("172.17.0.3", 9876), kbe_nat.Backend("172.17.0.4", 9876)]
+>>> service = kbe_nat.ServicePort(
+...     "default/simpleservice", [kbe_nat.Frontend("172.30.228.255", 80)], backends, strategy="rr"
+... )
+>>> engine = kbe_nat.Engine(seed=1)
+>>> engine.replace_services([service])
+>>> syn = bytes.fromhex(
+...     "45000028000100004006dda20a00020fac1ee4ffc000005000000000000000005002200032650000"
+... )
+>>> verdict = engine.process(syn, now=0)
+>>> verdict.action, verdict.is_new
+('translate', True)
+>>> [(flow.source, flow.destination, flow.reply_source) for flow in engine.flows()]
+[(('10.0.2.15', 49152), ('172.30.228.255', 80), ('172.17.0.3', 9876))]
+
+Objects of a cluster become tables in three steps: a source (`kbe_nat.sources`) yields a `Snapshot`,
+`kbe_nat.policy.plan` decides who may serve whom on one node, and `kbe_nat.tables.Tables` hands that to the
+engine. `kbe_nat.control.run` joins an engine with a driver.
+"""
+
+from importlib.metadata import version
+
+from kbe_nat._native import (
+    TIMEOUTS,
+    Backend,
+    BackendStats,
+    Engine,
+    Explanation,
+    Flow,
+    Frontend,
+    NodeView,
+    ServicePort,
+    ServiceStats,
+    Stats,
+    Verdict,
+    refusal,
+)
+from kbe_nat.errors import (
+    ArgumentError,
+    CaptureError,
+    CheckpointError,
+    FileError,
+    KbeNatError,
+    ObjectError,
+    QueueError,
+    RulesError,
+    ServiceError,
+)
+from kbe_nat.model import Snapshot, Strategy
+
+__all__ = [
+    "TIMEOUTS",
+    "ArgumentError",
+    "Backend",
+    "BackendStats",
+    "CaptureError",
+    "CheckpointError",
+    "Engine",
+    "Explanation",
+    "FileError",
+    "Flow",
+    "Frontend",
+    "KbeNatError",
+    "NodeView",
+    "ObjectError",
+    "QueueError",
+    "RulesError",
+    "ServiceError",
+    "ServicePort",
+    "ServiceStats",
+    "Snapshot",
+    "Stats",
+    "Strategy",
+    "Verdict",
+    "__version__",
+    "refusal",
+]
+
+__version__ = version("kbe-nat")

@@ -1,12 +1,18 @@
 """The Rust engine. Import its names from `kbe_nat`, not from here.
 
-Addresses are text (`"10.0.0.1"`, `"fd00::1"`), times are nanoseconds of any monotonic clock, packets start at the IP header.
+Addresses are text (`"10.0.0.1"`, `"fd00::1"`), times are nanoseconds of any monotonic clock, packets start at
+the IP header.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, TypeAlias, final
 
-Buffer: TypeAlias = bytes | bytearray | memoryview
+_Buffer: TypeAlias = bytes | bytearray | memoryview
+
+class PanicException(BaseException):
+    """A defect of the engine. It is no `Exception`, so a handler for those does not hide it."""
+
+__version__: Final[str]
 
 ACTIONS: Final[tuple[str, ...]]
 """Names of the actions by number, as in the first byte of a verdict record."""
@@ -17,7 +23,7 @@ TIMEOUTS: Final[Mapping[str, float]]
 
 @final
 class Backend:
-    """One endpoint: where packets of a service port may go. Weight 0 drains."""
+    """One endpoint: where packets of a service port may go. Weight 0 drains. Raises `ArgumentError`."""
 
     def __new__(cls, address: str, port: int, weight: int = 1) -> Backend: ...
     @property
@@ -33,7 +39,8 @@ class Backend:
 class Frontend:
     """An address and port under which a service port is reached.
 
-    `kind` is "cluster-ip", "external-ip", "load-balancer" or "node-port"; a node port has the address "" and stands for every address in `NodeView.node_port_addresses`.
+    `kind` is "cluster-ip", "external-ip", "load-balancer" or "node-port"; a node port has the address "" and
+    stands for every address in `NodeView.node_port_addresses`. Raises `ArgumentError`.
     """
 
     def __new__(cls, address: str, port: int, kind: str = "cluster-ip") -> Frontend: ...
@@ -48,7 +55,14 @@ class Frontend:
 
 @final
 class ServicePort:
-    """One port of a Service in one address family, ready for the engine; immutable. Building it builds the balancer."""
+    """One port of a Service in one address family, ready for the engine; immutable.
+
+    `local_backends` are those of this node; they serve where `internal_local` or `external_local` ask for it
+    (internalTrafficPolicy, externalTrafficPolicy). `affinity_seconds` is the timeout of ClientIP affinity.
+    `source_ranges` bind load-balancer frontends only. `strategy` is one of `kbe_nat.Strategy`; `maglev_size`, a
+    prime, is for "mh". Cost: the building of the balancer, for "mh" linear in its table. Raises
+    `ArgumentError`.
+    """
 
     def __new__(
         cls,
@@ -57,11 +71,11 @@ class ServicePort:
         backends: Sequence[Backend],
         *,
         protocol: str = "tcp",
-        local_backends: Sequence[Backend] = (),
+        local_backends: Sequence[Backend] = ...,
         internal_local: bool = False,
         external_local: bool = False,
         affinity_seconds: int | None = None,
-        source_ranges: Sequence[str] = (),
+        source_ranges: Sequence[str] = ...,
         strategy: str = "random",
         maglev_size: int | None = None,
     ) -> ServicePort: ...
@@ -82,15 +96,21 @@ class ServicePort:
 
 @final
 class NodeView:
-    """What the engine knows of the node it works for."""
+    """What the engine knows of the node it works for.
+
+    `pod_ranges` and `pod_interfaces` (indexes) tell pods from the outside; without either nobody's source is
+    masqueraded for not being a pod. `node_port_addresses` defaults to `addresses`. `unknown_port` is what
+    becomes of packets to a port that a cluster IP does not have: "pass", "reject" or "drop". Raises
+    `ArgumentError`.
+    """
 
     def __new__(
         cls,
         *,
-        addresses: Sequence[str] = (),
+        addresses: Sequence[str] = ...,
         node_port_addresses: Sequence[str] | None = None,
-        pod_ranges: Sequence[str] = (),
-        pod_interfaces: Sequence[int] = (),
+        pod_ranges: Sequence[str] = ...,
+        pod_interfaces: Sequence[int] = ...,
         masquerade_all: bool = False,
         unknown_port: str = "pass",
     ) -> NodeView: ...
@@ -101,8 +121,9 @@ class NodeView:
 class Verdict:
     """What is to be done with one packet.
 
-    `action` is one of ACTIONS: "accept" (untouched), "translate" (`packet` holds the new bytes), "drop", "reject" (answer with
-    `refusal(packet)`), "hold" (a fragment that waits for the first one; see `Engine.released`).
+    `action` is one of ACTIONS: "accept" (untouched), "translate" (`packet` holds the new bytes), "drop",
+    "reject" (answer with `refusal(packet)`), "hold" (a fragment that waits for the first one; see
+    `Engine.released`).
     """
 
     @property
@@ -115,7 +136,7 @@ class Verdict:
     def masquerade(self) -> bool: ...
     @property
     def direction(self) -> str | None:
-        """"original" (towards the backend), "reply", or None where no flow is concerned."""
+        """ "original" (towards the backend), "reply", or None where no flow is concerned."""
     @property
     def is_new(self) -> bool:
         """This packet opened its flow."""
@@ -256,8 +277,14 @@ class Explanation:
 class Engine:
     """Service NAT without input or output: tables and packets in, verdicts out. Safe to share between threads.
 
-    `seed` makes the random choices repeatable; without one they are unpredictable. Without `snat_addresses` a masqueraded flow is only marked
-    (`Verdict.masquerade`); with them the engine rewrites the source itself, with ports leased from `snat_ports` less `snat_reserved`.
+    `seed` makes the random choices repeatable; without one they are unpredictable. Limits are numbers of
+    entries, per address family; `max_unassured` bounds flows that were not answered yet (default: all), and
+    `max_flows_per_source` those of one client. `timeouts` changes `TIMEOUTS`, in seconds. Without
+    `snat_addresses` a masqueraded flow is only marked (`Verdict.masquerade`); with them the engine rewrites the
+    source itself, with ports leased from `snat_ports` (default 1024 to 65535) less `snat_reserved` (default
+    30000 to 32767, the node ports). `midstream` is what becomes of a TCP packet without a flow: "consistent"
+    (picked up by hash of its client), "reject" or "drop"; `invalid` is that of one outside the window:
+    "translate" or "drop". Raises `ArgumentError`.
     """
 
     def __new__(
@@ -270,29 +297,62 @@ class Engine:
         max_affinities: int = 1_048_576,
         max_fragments: int = 4096,
         timeouts: Mapping[str, float] | None = None,
-        snat_addresses: Sequence[str] = (),
-        snat_ports: tuple[int, int] = (1024, 65535),
-        snat_reserved: tuple[int, int] = (30000, 32767),
+        snat_addresses: Sequence[str] = ...,
+        snat_ports: tuple[int, int] = ...,
+        snat_reserved: tuple[int, int] = ...,
         midstream: str = "consistent",
         invalid: str = "translate",
     ) -> Engine: ...
-    def replace_services(self, services: Sequence[ServicePort], node: NodeView | None = None) -> None: ...
-    def set_strategy(self, service: str, strategy: str) -> None: ...
+    def replace_services(self, services: Sequence[ServicePort], node: NodeView | None = None) -> None:
+        """Serve these and no others, from the next packet on; `node` stays as it was when None.
+
+        Flows and affinities stay, but those to backends that are gone: UDP flows are decided anew, half-open TCP
+        is dropped, established TCP goes on. Cost: linear in service ports and backends, while packets go on;
+        then a pointer swap. Raises `ServiceError` when two claim one frontend; nothing is changed then.
+        """
+
+    def set_strategy(self, service: str, strategy: str) -> None:
+        """Let another strategy choose the backends of new flows of the service ports of this name.
+
+        Flows and affinities stay. Raises KeyError for an unknown name, `ArgumentError` for a bad strategy.
+        """
+
     def process(
-        self, packet: Buffer, now: int, *, interface: int = 0, incomplete_checksum: bool = False
-    ) -> Verdict: ...
+        self, packet: _Buffer, now: int, *, interface: int = 0, incomplete_checksum: bool = False
+    ) -> Verdict:
+        """What is to be done with one packet, at `now` nanoseconds of a monotonic clock.
+
+        `interface` is the index of the device it came in by, 0 for the node's own. With `incomplete_checksum`
+        the transport checksum is computed in full (a packet from a local sender, CHECKSUM_PARTIAL).
+        Cost: one lookup; for the first packet of a flow also the decision.
+        """
+
     def process_batch(
         self,
         packets: bytearray | memoryview | Sequence[bytearray],
         now: int,
         *,
-        offsets: Sequence[int] | Buffer | None = None,
+        offsets: Sequence[int] | _Buffer | None = None,
         interface: int = 0,
         incomplete_checksum: bool = False,
-    ) -> bytes: ...
-    def released(self) -> list[tuple[int, str, bytes | None]]: ...
-    def expire(self, now: int, budget: int = 4096) -> int: ...
-    def next_expiry(self) -> int | None: ...
+    ) -> bytes:
+        """`process` for many packets, rewritten in place; the GIL is released, no object is made per packet.
+
+        `packets` is one writable buffer whose packet i lies at `offsets[i]:offsets[i + 1]` (n + 1 numbers of 64
+        bits, such as `array("Q")`), or without `offsets` a sequence of writable buffers. Returns one record
+        of 8 bytes per packet, `kbe_nat.datapath.VERDICT`. Raises `ArgumentError` for bad offsets, TypeError
+        for a buffer that is read-only.
+        """
+
+    def released(self) -> list[tuple[int, str, bytes | None]]:
+        """Held fragments whose datagram is decided meanwhile: ticket, action and, where it is sent, packet."""
+
+    def expire(self, now: int, budget: int = 4096) -> int:
+        """Forget what timed out, looking at no more than `budget` entries; returns how many flows ended."""
+
+    def next_expiry(self) -> int | None:
+        """When `expire` will next find something, in nanoseconds; None when there is nothing to wait for."""
+
     def flows(
         self,
         *,
@@ -303,16 +363,81 @@ class Engine:
         backend: str | None = None,
         state: str | None = None,
         limit: int | None = None,
-    ) -> Iterator[Flow]: ...
-    def stats(self) -> Stats: ...
-    def explain(
-        self, packet: Buffer, now: int, *, interface: int = 0, incomplete_checksum: bool = False
-    ) -> Explanation: ...
-    def checkpoint(self, now: int) -> bytes: ...
-    def restore(self, checkpoint: Buffer, now: int) -> int: ...
+    ) -> Iterator[Flow]:
+        """The flows to which all given filters apply, as they are at this moment. Cost: one walk of the table.
 
-def refusal(packet: Buffer, answer: str = "icmp", source: str | None = None) -> bytes | None:
-    """The packet that refuses `packet`: an ICMP port unreachable (RFC 792, RFC 4443), or with `answer="tcp-reset"` a RST for TCP (RFC 9293, 3.10.7).
+        Raises `ArgumentError` for a filter that can match nothing.
+        """
+
+    def stats(self) -> Stats:
+        """All counters. Cost: linear in service ports and their backends."""
+
+    def explain(
+        self, packet: _Buffer, now: int, *, interface: int = 0, incomplete_checksum: bool = False
+    ) -> Explanation:
+        """What `process` would do with the packet and why, from the same code, changing nothing."""
+
+    def checkpoint(self, now: int) -> bytes:
+        """Flows, affinities and balancer state in one versioned, checksummed format; times are relative."""
+
+    def restore(self, checkpoint: _Buffer, now: int) -> int:
+        """Take over what a checkpoint holds, in an engine without flows; returns how many flows.
+
+        Services are set before, with `replace_services`. Raises `CheckpointError` for what is damaged, or of a
+        newer version; nothing is restored then.
+        """
+
+@final
+class CaptureReader:
+    """Reads a pcap or pcapng file in batches; memory does not grow with the file.
+
+    Ethernet (with VLAN tags), raw IP, NULL, LOOP and Linux "cooked" frames are understood. Raises OSError and
+    `CaptureError`.
+    """
+
+    def __new__(cls, path: str) -> CaptureReader: ...
+    @property
+    def position(self) -> int:
+        """Bytes of the file that were read so far."""
+
+    def read_batch(self, max_packets: int, max_span: int) -> CaptureBatch | None:
+        """The next frames, at most `max_packets` of them and all within `max_span` nanoseconds of the first;
+        None at the end. Raises `CaptureError` with the number of the packet that is damaged.
+        """
+
+@final
+class CaptureBatch:
+    """Frames that were read together."""
+
+    def take(self) -> bytearray:
+        """The IP packets of the frames, back to back. A frame that is no IP packet has none: zero bytes."""
+
+    def offsets(self) -> bytes:
+        """Where each packet starts in `take()`, and where the last ends: 64-bit numbers."""
+
+    def times(self) -> bytes:
+        """When each frame was captured, in nanoseconds since 1970: 64-bit numbers."""
+
+@final
+class CaptureWriter:
+    """Writes a capture of the same format and link type as the one that `reader` reads."""
+
+    def __new__(cls, path: str, reader: CaptureReader, answer: str = "icmp") -> CaptureWriter: ...
+    def write(self, frames: CaptureBatch, packets: _Buffer, verdicts: bytes) -> None:
+        """Write what is sent on: frames with the `packets` that `process_batch` left, refusals (`answer` as of
+        `refusal`) in place of refused ones, and frames without an IP packet as they are. Held fragments keep
+        their place until they are released, at most 4096 frames.
+        """
+
+    def write_released(self, released: list[tuple[int, str, bytes | None]]) -> None:
+        """What became of held fragments, as `Engine.released` returns it."""
+
+    def close(self) -> None:
+        """Write what still waits and flush. Raises OSError."""
+
+def refusal(packet: _Buffer, answer: str = "icmp") -> bytes | None:
+    """The packet that refuses `packet`: an ICMP port unreachable (RFC 792, RFC 4443), or with
+    `answer="tcp-reset"` a RST for TCP (RFC 9293, 3.10.7).
 
     None where none may be sent: to an ICMP error, a RST, a later fragment, or a group (RFC 1122, 3.2.2).
     """

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 VERDICT: Final = struct.Struct("<BBBxI")
-"""One record of `Engine.process_batch`: action, cause, flags, ticket. Actions and causes index `ACTIONS` and `CAUSES`."""
+"""One record of `Engine.process_batch`: action, cause, flags, ticket. Actions and causes index `ACTIONS` and
+`CAUSES`.
+"""
 MASQUERADE: Final = 1
 """Flag: the source is to be masqueraded by whoever sends the packet on."""
 REPLY: Final = 2
@@ -19,7 +21,9 @@ FLOW: Final = 8
 
 @dataclass(slots=True)
 class Batch:
-    """Packets that were received together, one behind the other in one buffer, each starting at its IP header."""
+    """Packets that were received together, one behind the other in one buffer, each starting at its IP
+    header.
+    """
 
     now: int
     """When they were received, in nanoseconds of the driver's monotonic clock."""
@@ -48,6 +52,7 @@ class PacketQueue(Protocol):
     def verdict(self, batch: Batch, verdicts: bytes, released: list[tuple[int, str, bytes | None]]) -> None:
         """Send on, refuse or drop the packets of `batch`, which hold their translated bytes.
 
-        `verdicts` has one `VERDICT` record per packet; `released` lists held fragments whose datagram is decided, as `Engine.released` returns them.
+        `verdicts` has one `VERDICT` record per packet; `released` lists held fragments whose datagram is decided,
+        as `Engine.released` returns them.
         """
         ...

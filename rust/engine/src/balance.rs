@@ -74,11 +74,7 @@ impl State {
     /// The state before the first choice. All later choices follow from `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self {
-            rng: Rng::new(seed),
-            cursor: 0,
-            current: Vec::new(),
-        }
+        Self { rng: Rng::new(seed), cursor: 0, current: Vec::new() }
     }
 }
 
@@ -100,8 +96,7 @@ impl Candidate {
     /// Whether `active` flows here are a lighter load, relative to weight, than `other_active` flows on `other`.
     fn is_lighter(&self, active: u32, other: &Self, other_active: u32) -> bool {
         // active / weight < other_active / other.weight, without the division.
-        u64::from(active) * u64::from(other.weight)
-            < u64::from(other_active) * u64::from(self.weight)
+        u64::from(active) * u64::from(other.weight) < u64::from(other_active) * u64::from(self.weight)
     }
 }
 

@@ -46,15 +46,18 @@ impl Engine {
         let mut names: Vec<(u32, &str)> =
             self.core.ledger.services().map(|(number, record)| (number, record.service.name())).collect();
         names.sort_by_key(|&(number, _)| number);
-        let place = |number: u32| names.binary_search_by_key(&number, |&(known, _)| known).unwrap_or(0) as u32;
+        let place =
+            |number: u32| names.binary_search_by_key(&number, |&(known, _)| known).unwrap_or(0) as u32;
         let mut writer = Writer(Vec::new());
         writer.u32(names.len() as u32);
         for (_, name) in &names {
             writer.u32(name.len() as u32);
             writer.0.extend_from_slice(name.as_bytes());
         }
-        let v4: Vec<_> = self.v4.flows.iter().filter(|(_, hot, _)| !hot.is_expired(tick)).map(|(id, ..)| id).collect();
-        let v6: Vec<_> = self.v6.flows.iter().filter(|(_, hot, _)| !hot.is_expired(tick)).map(|(id, ..)| id).collect();
+        let v4: Vec<_> =
+            self.v4.flows.iter().filter(|(_, hot, _)| !hot.is_expired(tick)).map(|(id, ..)| id).collect();
+        let v6: Vec<_> =
+            self.v6.flows.iter().filter(|(_, hot, _)| !hot.is_expired(tick)).map(|(id, ..)| id).collect();
         writer.u32((v4.len() + v6.len()) as u32);
         for id in v4 {
             let backend = self.core.ledger.backend(self.v4.flows.cold(id).backend);
@@ -142,7 +145,8 @@ impl Engine {
             return false;
         }
         if is_leased {
-            core.leases.take(Remote { protocol, source: reply.dst.into(), backend: reply.source() }, reply.dport);
+            core.leases
+                .take(Remote { protocol, source: reply.dst.into(), backend: reply.source() }, reply.dport);
         }
         if core.config.max_flows_per_source.is_some() {
             *lane.sources.entry(source).or_default() += 1;

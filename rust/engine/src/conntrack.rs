@@ -199,7 +199,11 @@ impl<A: Address> FlowTable<A> {
 
     /// As [`FlowTable::find`], with the record; a right `guess` saves the look-up.
     #[inline(always)]
-    pub(crate) fn find_mut(&mut self, tuple: &Tuple<A>, guess: Option<Entry>) -> Option<(&mut Hot<A>, Direction)> {
+    pub(crate) fn find_mut(
+        &mut self,
+        tuple: &Tuple<A>,
+        guess: Option<Entry>,
+    ) -> Option<(&mut Hot<A>, Direction)> {
         let entry = match guess.filter(|&entry| self.is_meant(entry, tuple)) {
             Some(entry) => entry,
             None => self.index.find(self.hash(tuple), |entry| self.is_meant(entry, tuple))?,
@@ -244,7 +248,9 @@ impl<A: Address> FlowTable<A> {
     /// Packets of a flow, by direction.
     pub(crate) fn packets(&self, id: FlowId) -> [u64; 2] {
         let (hot, cold) = (self.hot(id), self.cold(id));
-        [0, 1].map(|side| u64::from(cold.tracking.sides[side].packets_high) << 32 | u64::from(hot.packets[side]))
+        [0, 1].map(|side| {
+            u64::from(cold.tracking.sides[side].packets_high) << 32 | u64::from(hot.packets[side])
+        })
     }
 
     /// Notes that a direction's 32 bits of packets have run over.
@@ -265,7 +271,13 @@ impl<A: Address> FlowTable<A> {
     }
 
     /// Enters a flow whose two tuples are known to be new. Cost: two lines of the index and one record.
-    pub(crate) fn insert(&mut self, hot: Hot<A>, created: Tick, backend: u32, tracking: Tracking) -> Result<FlowId, InsertError> {
+    pub(crate) fn insert(
+        &mut self,
+        hot: Hot<A>,
+        created: Tick,
+        backend: u32,
+        tracking: Tracking,
+    ) -> Result<FlowId, InsertError> {
         if self.live >= self.capacity {
             return Err(InsertError::Full);
         }
@@ -275,7 +287,8 @@ impl<A: Address> FlowTable<A> {
             self.cold = hint::reserve(self.capacity);
         }
         let id = if self.free == NIL { self.hot.len() as FlowId } else { self.free };
-        let hashes = [Direction::Original, Direction::Reply].map(|direction| self.hash(&hot.tuple(direction)));
+        let hashes =
+            [Direction::Original, Direction::Reply].map(|direction| self.hash(&hot.tuple(direction)));
         self.index.insert(hashes[0], id, Direction::Original).map_err(InsertError::Chain)?;
         if let Err(error) = self.index.insert(hashes[1], id, Direction::Reply) {
             self.index.remove(hashes[0], id, Direction::Original);
@@ -335,7 +348,11 @@ impl<A: Address> FlowTable<A> {
 
     /// Looks at the next records of the sweep, at most `budget`, and returns the first one for which `is_over` holds, with the number
     /// of records looked at; to be called again with the rest of the budget.
-    pub(crate) fn sweep(&mut self, budget: usize, mut is_over: impl FnMut(&Hot<A>, &Cold) -> bool) -> (Option<FlowId>, usize) {
+    pub(crate) fn sweep(
+        &mut self,
+        budget: usize,
+        mut is_over: impl FnMut(&Hot<A>, &Cold) -> bool,
+    ) -> (Option<FlowId>, usize) {
         let end = self.hot.len().min(self.sweep.cursor.saturating_add(budget));
         for id in self.sweep.cursor..end {
             let hot = &self.hot[id];

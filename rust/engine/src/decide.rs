@@ -81,7 +81,12 @@ pub(crate) struct Serve {
 }
 
 /// Decides. Cost: one look-up, and a pass over pod ranges and source ranges.
-pub(crate) fn decide(table: &ServiceTable, question: &Question, midstream: Midstream, trace: &mut impl Trace) -> Decision {
+pub(crate) fn decide(
+    table: &ServiceTable,
+    question: &Question,
+    midstream: Midstream,
+    trace: &mut impl Trace,
+) -> Decision {
     let Question { protocol, dst, .. } = *question;
     let Some((service, kind)) = table.find(protocol, dst) else {
         return without_frontend(table, question, trace);
@@ -103,7 +108,8 @@ pub(crate) fn decide(table: &ServiceTable, question: &Question, midstream: Midst
         is_midstream = !flags.is_opening();
         if is_midstream {
             let policy = if flags.has(Flags::RST) { Midstream::Drop } else { midstream };
-            trace.step("mid-stream", || format!("not a SYN, and no flow is known: {policy:?}").to_lowercase());
+            trace
+                .step("mid-stream", || format!("not a SYN, and no flow is known: {policy:?}").to_lowercase());
             match policy {
                 Midstream::Consistent => {}
                 Midstream::Reject => return refuse(Action::Reject, Cause::Midstream),
@@ -131,17 +137,30 @@ fn policy(
         return Err((Action::Reject, Cause::NoEndpoints));
     }
     let has_detector = !node.pod_ranges.is_empty() || !node.pod_interfaces.is_empty();
-    let is_pod = node.pod_interfaces.contains(&question.interface) || node.pod_ranges.iter().any(|range| range.contains(src));
+    let is_pod = node.pod_interfaces.contains(&question.interface)
+        || node.pod_ranges.iter().any(|range| range.contains(src));
     let is_node = table.is_node(src) || (src.is_loopback() && question.interface == 0);
     trace.step("source", || {
-        let class = if is_pod { "a pod" } else if is_node { "this node" } else { "outside" };
+        let class = if is_pod {
+            "a pod"
+        } else if is_node {
+            "this node"
+        } else {
+            "outside"
+        };
         let how = if has_detector { "" } else { " (no detector tells which addresses are pods)" };
         format!("{src} is {class}{how}")
     });
     let (scope, masquerade, why) = if kind == FrontendKind::ClusterIp {
         let scope = if spec.internal_local { Scope::Local } else { Scope::Cluster };
         let is_foreign = has_detector && !is_pod;
-        let why = if node.masquerade_all { "all is masqueraded" } else if is_foreign { "the source is no pod" } else { "no reason to" };
+        let why = if node.masquerade_all {
+            "all is masqueraded"
+        } else if is_foreign {
+            "the source is no pod"
+        } else {
+            "no reason to"
+        };
         (scope, node.masquerade_all || is_foreign, why)
     } else {
         if kind == FrontendKind::LoadBalancer && !is_in_ranges(port, src, trace) {
@@ -154,13 +173,17 @@ fn policy(
             (true, false, false) => (Scope::Local, false, "externalTrafficPolicy is Local"),
         }
     };
-    trace.step("policy", || format!("{} endpoints", if scope == Scope::Local { "this node's" } else { "the cluster's" }));
+    trace.step("policy", || {
+        format!("{} endpoints", if scope == Scope::Local { "this node's" } else { "the cluster's" })
+    });
     let backends = port.set(scope).backends();
     if backends.is_empty() {
         trace.step("endpoints", || "none on this node".to_owned());
         return Err((Action::Drop, Cause::NoLocalEndpoints));
     }
-    trace.step("endpoints", || backends.iter().map(|b| format!("{} weight {}", b.address, b.weight)).collect::<Vec<_>>().join(", "));
+    trace.step("endpoints", || {
+        backends.iter().map(|b| format!("{} weight {}", b.address, b.weight)).collect::<Vec<_>>().join(", ")
+    });
     trace.step("masquerade", || format!("{}: {why}", if masquerade { "yes" } else { "no" }));
     Ok((scope, masquerade))
 }
@@ -214,7 +237,9 @@ fn without_frontend(table: &ServiceTable, question: &Question, trace: &mut impl 
         trace.step("frontend", || format!("{protocol} {dst} is no frontend"));
         return Decision::Pass;
     }
-    trace.step("frontend", || format!("{} is a cluster IP, but {protocol} port {} is not served", dst.ip(), dst.port()));
+    trace.step("frontend", || {
+        format!("{} is a cluster IP, but {protocol} port {} is not served", dst.ip(), dst.port())
+    });
     let refuse = |action| Decision::Refuse { action, cause: Cause::UnknownPort, service: None };
     match table.node().unknown_port {
         UnknownPort::Pass => Decision::Pass,
@@ -250,7 +275,9 @@ fn is_in_ranges(port: &ServicePort, src: IpAddr, trace: &mut impl Trace) -> bool
     let mut own = ranges.iter().filter(|range| range.is_ipv4() == src.is_ipv4()).peekable();
     let is_inside = own.peek().is_none() || own.any(|range| range.contains(src));
     if !ranges.is_empty() {
-        trace.step("source ranges", || format!("{src} is {}", if is_inside { "allowed" } else { "in none of them" }));
+        trace.step("source ranges", || {
+            format!("{src} is {}", if is_inside { "allowed" } else { "in none of them" })
+        });
     }
     is_inside
 }

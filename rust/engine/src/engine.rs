@@ -230,7 +230,9 @@ impl Engine {
         self.expire_lane::<Ipv4Addr>(tick, budget);
         self.expire_lane::<Ipv6Addr>(tick, budget);
         let ledger = &self.core.ledger;
-        self.core.affinity.expire(tick, budget, |sticky| ledger.backend(sticky.backend.0).birth != sticky.backend.1);
+        self.core
+            .affinity
+            .expire(tick, budget, |sticky| ledger.backend(sticky.backend.0).birth != sticky.backend.1);
         (self.core.counters.expired - before) as usize
     }
 
@@ -249,7 +251,9 @@ impl Engine {
             let (generation, ledger) = (core.generation, &core.ledger);
             let (over, seen) = lane.flows.sweep(left, |hot, cold| {
                 hot.is_expired(now)
-                    || (hot.generation != generation && hot.state.is_half_open() && ledger.backend(cold.backend).is_gone)
+                    || (hot.generation != generation
+                        && hot.state.is_half_open()
+                        && ledger.backend(cold.backend).is_gone)
             });
             left = left.saturating_sub(seen.max(1));
             if let Some(id) = over {

@@ -51,7 +51,8 @@ impl Engine {
         };
         self.core.clock = clock;
         let verdict = explanation.verdict;
-        let why = format!("{} ({}: {})", verdict.action.name(), verdict.cause.name(), verdict.cause.meaning());
+        let why =
+            format!("{} ({}: {})", verdict.action.name(), verdict.cause.name(), verdict.cause.meaning());
         explanation.steps.push(("verdict", why));
         explanation
     }
@@ -139,18 +140,21 @@ impl Engine {
             Decision::Pass => return Explanation::of(Verdict::new(Action::Accept, Cause::NotOurs), steps),
             Decision::Refuse { action, cause, service } => {
                 let mut explanation = Explanation::of(Verdict::new(action, cause), steps);
-                explanation.service = service.map(|service| table.services()[service as usize].name().to_owned());
+                explanation.service =
+                    service.map(|service| table.services()[service as usize].name().to_owned());
                 return explanation;
             }
             Decision::Serve(serve) => serve,
         };
         let number = core.ledger.number(serve.service);
         let state = core.ledger.service(number).map(|record| record.states[serve.scope as usize].clone());
-        let chosen = state.and_then(|mut state| core.pick(number, &serve, &question, Some(&mut state), &mut steps));
+        let chosen =
+            state.and_then(|mut state| core.pick(number, &serve, &question, Some(&mut state), &mut steps));
         let port = &table.services()[serve.service as usize];
         let eligible: Vec<_> =
             port.set(serve.scope).backends().iter().filter(|backend| backend.weight > 0).collect();
-        let is_masqueraded = |backend: &&&crate::Backend| serve.masquerade || decide::is_hairpin(question.src.ip(), backend);
+        let is_masqueraded =
+            |backend: &&&crate::Backend| serve.masquerade || decide::is_hairpin(question.src.ip(), backend);
         let mut explanation = Explanation {
             service: Some(port.name().to_owned()),
             backend: chosen.map(|index| port.set(serve.scope).backends()[index].address),
@@ -163,7 +167,9 @@ impl Engine {
             let flags = Verdict::NEW | Verdict::FLOW | masquerade;
             explanation.verdict = Verdict { flags, ..Verdict::new(Action::Translate, Cause::New) };
             if masquerade != 0 && !serve.masquerade {
-                explanation.steps.step("hairpin", || "the backend is the client itself, so its source is masqueraded".to_owned());
+                explanation.steps.step("hairpin", || {
+                    "the backend is the client itself, so its source is masqueraded".to_owned()
+                });
             }
         }
         explanation
@@ -189,15 +195,25 @@ impl Engine {
         }
         steps.step("flow", || {
             let way = if direction == Direction::Reply { "a reply of" } else { "it belongs to" };
-            let state = hot.state.name().unwrap_or(if hot.has(Hot::<A>::ASSURED) { "assured" } else { "unconfirmed" });
-            format!("{way} {} to {} on {} ({state})", original.source(), original.destination(), reply.source())
+            let state = hot.state.name().unwrap_or(if hot.has(Hot::<A>::ASSURED) {
+                "assured"
+            } else {
+                "unconfirmed"
+            });
+            format!(
+                "{way} {} to {} on {} ({state})",
+                original.source(),
+                original.destination(),
+                reply.source()
+            )
         });
         let is_gone = core.ledger.backend(cold.backend).is_gone;
         let mut cause = Cause::Established;
         if is_gone {
             let is_pinned = hot.state.is_tcp() && !hot.state.is_half_open();
             steps.step("backend", || {
-                let then = if is_pinned { "an established connection stays" } else { "the flow is decided anew" };
+                let then =
+                    if is_pinned { "an established connection stays" } else { "the flow is decided anew" };
                 format!("{} is no longer served: {then}", reply.source())
             });
             match (is_pinned, direction) {
@@ -216,11 +232,15 @@ impl Engine {
                     steps.step("tcp", || "a SYN on a connection that is over begins a new one".to_owned());
                     return None;
                 }
-                Progress::To(state) => steps.step("tcp", || format!("the connection is then {}", state.name().unwrap_or(""))),
-                Progress::Unmoved => steps.step("tcp", || "a SYN on an open connection: the backend will challenge it".to_owned()),
+                Progress::To(state) => {
+                    steps.step("tcp", || format!("the connection is then {}", state.name().unwrap_or("")))
+                }
+                Progress::Unmoved => steps
+                    .step("tcp", || "a SYN on an open connection: the backend will challenge it".to_owned()),
             }
         }
-        let is_dropped = cause == Cause::BackendGone || (cause == Cause::Invalid && core.config.invalid == InvalidTcp::Drop);
+        let is_dropped = cause == Cause::BackendGone
+            || (cause == Cause::Invalid && core.config.invalid == InvalidTcp::Drop);
         let to = hot.rewritten(direction);
         if !is_dropped {
             steps.step("rewrite", || format!("to {} -> {}", to.source(), to.destination()));

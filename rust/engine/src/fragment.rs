@@ -114,7 +114,8 @@ impl<A: Address> Fragments<A> {
             }
             self.serial += 1;
             self.deadlines.push_back((now.saturating_add(ticks(TIMEOUT)), self.serial, id));
-            let datagram = Datagram { fate: None, seen: Vec::new(), end: None, held: Vec::new(), serial: self.serial };
+            let datagram =
+                Datagram { fate: None, seen: Vec::new(), end: None, held: Vec::new(), serial: self.serial };
             self.datagrams.insert(id, datagram);
         }
         let Some(datagram) = self.datagrams.get_mut(&id) else { return Admission::Wait };
@@ -211,7 +212,8 @@ impl<A: Address> Fragments<A> {
             // Its place in `deadlines` is skipped when its turn comes, by the serial; keep that list bounded too.
             if self.deadlines.len() > 2 * self.capacity {
                 let datagrams = &self.datagrams;
-                self.deadlines.retain(|(_, serial, id)| datagrams.get(id).is_some_and(|known| known.serial == *serial));
+                self.deadlines
+                    .retain(|(_, serial, id)| datagrams.get(id).is_some_and(|known| known.serial == *serial));
             }
         }
     }
@@ -220,7 +222,9 @@ impl<A: Address> Fragments<A> {
 impl<A> Datagram<A> {
     fn see(&mut self, fragment: &Fragment) -> Result<(), Cause> {
         let (start, end) = (fragment.offset, fragment.offset + fragment.length);
-        if end > MAX_DATAGRAM || (fragment.more && (fragment.length % 8 != 0 || fragment.length == 0)) {
+        if end > MAX_DATAGRAM
+            || (fragment.more && (!fragment.length.is_multiple_of(8) || fragment.length == 0))
+        {
             return Err(Cause::Malformed);
         }
         let place = self.seen.partition_point(|&(_, seen_end)| seen_end <= start);

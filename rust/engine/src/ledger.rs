@@ -204,9 +204,9 @@ impl Ledger {
 
     /// The record of a service port's backend for a flow that is restored; one that the tables do not have is gone.
     pub(crate) fn backend_for(&mut self, number: u32, address: SocketAddr) -> u32 {
-        let known = self
-            .service(number)
-            .and_then(|record| record.all_backends().find(|&id| self.backends[id as usize].address == address));
+        let known = self.service(number).and_then(|record| {
+            record.all_backends().find(|&id| self.backends[id as usize].address == address)
+        });
         known.unwrap_or_else(|| {
             let id = self.open_backend(number, address);
             self.backends[id as usize].is_gone = true;
@@ -221,10 +221,7 @@ impl Ledger {
         let number = self.free_services.pop().unwrap_or(self.services.len() as u32);
         // A service port's random sequence depends on its name and the seed alone, not on what others do.
         let name = service.name().bytes().fold(self.seed, |hash, byte| mix64(hash ^ u64::from(byte)));
-        let state = |scope: Scope| State {
-            rng: Rng::new(mix64(name ^ scope as u64)),
-            ..State::new(name)
-        };
+        let state = |scope: Scope| State { rng: Rng::new(mix64(name ^ scope as u64)), ..State::new(name) };
         let record = ServiceRecord {
             service: service.clone(),
             states: [state(Scope::Cluster), state(Scope::Local)],
@@ -252,8 +249,9 @@ impl Ledger {
             former.iter().flatten().map(|&id| (self.backends[id as usize].address, (id, false))).collect();
         let lists = [Scope::Cluster, Scope::Local].map(|scope| {
             let listed = service.set(scope).backends().iter().map(|backend| {
-                let (id, is_kept) =
-                    known.entry(backend.address).or_insert_with(|| (self.open_backend(number, backend.address), true));
+                let (id, is_kept) = known
+                    .entry(backend.address)
+                    .or_insert_with(|| (self.open_backend(number, backend.address), true));
                 *is_kept = true;
                 *id
             });
@@ -281,8 +279,14 @@ impl Ledger {
 
     fn open_backend(&mut self, service: u32, address: SocketAddr) -> u32 {
         self.births = self.births.wrapping_add(1);
-        let record =
-            BackendRecord { address, service, birth: self.births, active: 0, is_gone: false, ended: Traffic::default() };
+        let record = BackendRecord {
+            address,
+            service,
+            birth: self.births,
+            active: 0,
+            is_gone: false,
+            ended: Traffic::default(),
+        };
         match self.free_backends.pop() {
             Some(id) => {
                 self.backends[id as usize] = record;

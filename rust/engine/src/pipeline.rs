@@ -118,7 +118,13 @@ pub(crate) fn malformed(why: Malformed) -> Verdict {
 impl Core {
     /// Decides about a packet and rewrites it. `guess` may say which flow it belongs to.
     #[inline(always)]
-    pub(crate) fn process<A: Wire>(&mut self, lane: &mut Lane<A>, guess: Option<Entry>, packet: &mut [u8], meta: Meta) -> Verdict {
+    pub(crate) fn process<A: Wire>(
+        &mut self,
+        lane: &mut Lane<A>,
+        guess: Option<Entry>,
+        packet: &mut [u8],
+        meta: Meta,
+    ) -> Verdict {
         match self.steady(lane, guess, packet, meta) {
             Some(verdict) => verdict,
             None => self.any(lane, packet, meta),
@@ -128,7 +134,13 @@ impl Core {
     /// A short cut for what most packets of UDP are: plain, of a flow that is known, and nothing moves but its deadline. `None`: it is
     /// something else, nothing was done, and [`Core::any`] does what is due.
     #[inline(always)]
-    fn steady<A: Wire>(&mut self, lane: &mut Lane<A>, guess: Option<Entry>, packet: &mut [u8], meta: Meta) -> Option<Verdict> {
+    fn steady<A: Wire>(
+        &mut self,
+        lane: &mut Lane<A>,
+        guess: Option<Entry>,
+        packet: &mut [u8],
+        meta: Meta,
+    ) -> Option<Verdict> {
         let headers = A::plain(packet).filter(|headers| headers.layer4 == Layer4::Udp)?;
         let udp: &[u8; udp::HEADER] = headers.transport(packet).first_chunk()?;
         let length = udp::length(udp);
@@ -157,7 +169,13 @@ impl Core {
         }
     }
 
-    fn datagram<A: Wire>(&mut self, lane: &mut Lane<A>, headers: &Headers<A>, packet: &mut [u8], meta: Meta) -> Verdict {
+    fn datagram<A: Wire>(
+        &mut self,
+        lane: &mut Lane<A>,
+        headers: &Headers<A>,
+        packet: &mut [u8],
+        meta: Meta,
+    ) -> Verdict {
         match headers.layer4 {
             Layer4::IcmpOther => return Verdict::new(Action::Accept, Cause::NotOurs),
             Layer4::IcmpError => return self.icmp_error(lane, headers, packet),
@@ -254,7 +272,9 @@ impl Core {
         }
         let (before, is_replied) = (hot.state, hot.has(Hot::<A>::REPLIED));
         let state = match before {
-            State::Udp if is_replied && now.saturating_sub(lane.flows.cold(id).created) >= stream_age() => State::UdpStream,
+            State::Udp if is_replied && now.saturating_sub(lane.flows.cold(id).created) >= stream_age() => {
+                State::UdpStream
+            }
             state if headers.layer4 == Layer4::Sctp => {
                 state.after_chunk(sctp::first_chunk(headers.transport(packet)), direction)
             }
@@ -281,7 +301,8 @@ impl Core {
         let (hot, cold) = lane.flows.both_mut(id);
         match cold.tracking.advance(hot.state, direction, &segment) {
             Progress::To(state) => {
-                let deadline = self.clock.tick().saturating_add(cold.tracking.timeout(state, &self.config.timeouts));
+                let deadline =
+                    self.clock.tick().saturating_add(cold.tracking.timeout(state, &self.config.timeouts));
                 let is_assured = state == State::TcpEstablished && hot.has(Hot::<A>::REPLIED);
                 self.move_to(lane, id, state, deadline, is_assured);
                 Some(Cause::Established)
@@ -293,7 +314,14 @@ impl Core {
     }
 
     #[inline]
-    fn move_to<A: Wire>(&self, lane: &mut Lane<A>, id: FlowId, state: State, deadline: Tick, is_assured: bool) {
+    fn move_to<A: Wire>(
+        &self,
+        lane: &mut Lane<A>,
+        id: FlowId,
+        state: State,
+        deadline: Tick,
+        is_assured: bool,
+    ) {
         if is_assured {
             lane.flows.assure(id);
         }
@@ -308,7 +336,13 @@ impl Core {
 
     /// A packet that belongs to no flow.
     #[inline(never)]
-    fn first<A: Wire>(&mut self, lane: &mut Lane<A>, headers: &Headers<A>, packet: &mut [u8], meta: Meta) -> Verdict {
+    fn first<A: Wire>(
+        &mut self,
+        lane: &mut Lane<A>,
+        headers: &Headers<A>,
+        packet: &mut [u8],
+        meta: Meta,
+    ) -> Verdict {
         let question = question(headers, packet, meta);
         let table = self.table.clone();
         match decide::decide(&table, &question, self.config.midstream, &mut Silent) {
@@ -323,7 +357,14 @@ impl Core {
                 let number = self.ledger.number(serve.service);
                 match self.open(lane, headers, number, &serve, &question, packet) {
                     Ok(id) => {
-                        let verdict = translate(lane.flows.hot(id), headers, Direction::Original, Cause::New, packet, meta);
+                        let verdict = translate(
+                            lane.flows.hot(id),
+                            headers,
+                            Direction::Original,
+                            Cause::New,
+                            packet,
+                            meta,
+                        );
                         Verdict { flags: verdict.flags | Verdict::NEW, ..verdict }
                     }
                     Err(verdict) => {
@@ -348,8 +389,12 @@ impl Core {
     ) -> Result<FlowId, Verdict> {
         let now = self.clock.tick();
         let client = (number, question.src.ip());
-        let index = self.pick(number, serve, question, None, &mut Silent).ok_or(Verdict::new(Action::Reject, Cause::NoEndpoints))?;
-        let Some(service) = self.ledger.service(number) else { return Err(Verdict::drop(Cause::NoEndpoints)) };
+        let index = self
+            .pick(number, serve, question, None, &mut Silent)
+            .ok_or(Verdict::new(Action::Reject, Cause::NoEndpoints))?;
+        let Some(service) = self.ledger.service(number) else {
+            return Err(Verdict::drop(Cause::NoEndpoints));
+        };
         let id = service.backends[serve.scope as usize][index];
         let backend = service.service.set(serve.scope).backends()[index];
         if let Some(seconds) = service.service.spec().affinity {
@@ -361,10 +406,17 @@ impl Core {
         let masquerade = serve.masquerade || decide::is_hairpin(question.src.ip(), &backend);
         let address = A::from_ip(backend.address.ip()).ok_or(Verdict::drop(Cause::NoEndpoints))?;
         let ends = headers.tuple.ends;
-        let port = if matches!(headers.layer4, Layer4::Portless | Layer4::EchoRequest) { ends.dport } else { backend.address.port() };
+        let port = if matches!(headers.layer4, Layer4::Portless | Layer4::EchoRequest) {
+            ends.dport
+        } else {
+            backend.address.port()
+        };
         let sent = Ends { src: ends.src, dst: address, sport: ends.sport, dport: port };
         let (sent, leased, by_mark) = self.source(lane, headers, sent, masquerade)?;
-        if headers.is_fragment && headers.layer4 == Layer4::Sctp && (sent.sport, sent.dport) != (ends.sport, ends.dport) {
+        if headers.is_fragment
+            && headers.layer4 == Layer4::Sctp
+            && (sent.sport, sent.dport) != (ends.sport, ends.dport)
+        {
             // The CRC lies over the whole packet, which is not here.
             return Err(Verdict::drop(Cause::FragmentRefused));
         }
@@ -378,7 +430,8 @@ impl Core {
             l4,
             protocol: headers.tuple.protocol,
             state,
-            flags: if by_mark { Hot::<A>::MASQUERADE } else { 0 } | if leased.is_some() { Hot::<A>::LEASED } else { 0 },
+            flags: if by_mark { Hot::<A>::MASQUERADE } else { 0 }
+                | if leased.is_some() { Hot::<A>::LEASED } else { 0 },
             packets: [1, 0],
             bytes: [headers.end.into(), 0],
         };
@@ -411,8 +464,9 @@ impl Core {
         let remembered = self.affinity.get(&(number, question.src.ip()), now);
         let (record, backends) = self.ledger.choosing(number)?;
         let ids = &record.backends[serve.scope as usize];
-        let remembered =
-            remembered.filter(|&(id, birth)| backends[id as usize].birth == birth).and_then(|(id, _)| ids.iter().position(|&known| known == id));
+        let remembered = remembered
+            .filter(|&(id, birth)| backends[id as usize].birth == birth)
+            .and_then(|(id, _)| ids.iter().position(|&known| known == id));
         let request = Request {
             source: stable_hash_address(question.src.ip(), CONSISTENT_SEED),
             flow: stable_hash_tuple(question.protocol.0, question.src, question.dst, CONSISTENT_SEED),
@@ -448,7 +502,8 @@ impl Core {
         sent: Ends<A>,
         masquerade: bool,
     ) -> Result<(Ends<A>, Option<(Remote, u16)>, bool), Verdict> {
-        let snat = if masquerade { self.config.snat.iter().find_map(|&address| A::from_ip(address)) } else { None };
+        let snat =
+            if masquerade { self.config.snat.iter().find_map(|&address| A::from_ip(address)) } else { None };
         let by_mark = masquerade && snat.is_none();
         let protocol = headers.tuple.protocol;
         let sent = Ends { src: snat.unwrap_or(sent.src), ..sent };
@@ -462,9 +517,16 @@ impl Core {
         let remote = Remote { protocol, source: sent.src.into(), backend: sent.destination() };
         let has_port = headers.layer4 != Layer4::Portless;
         if !has_port {
-            return if is_free(0) { Ok((sent, None, by_mark)) } else { Err(Verdict::drop(Cause::PortsExhausted)) };
+            return if is_free(0) {
+                Ok((sent, None, by_mark))
+            } else {
+                Err(Verdict::drop(Cause::PortsExhausted))
+            };
         }
-        let port = self.leases.find(&remote, sent.sport, &mut self.rng, is_free).ok_or(Verdict::drop(Cause::PortsExhausted))?;
+        let port = self
+            .leases
+            .find(&remote, sent.sport, &mut self.rng, is_free)
+            .ok_or(Verdict::drop(Cause::PortsExhausted))?;
         Ok((Ends { sport: port, ..sent }, Some((remote, port)), by_mark))
     }
 
@@ -509,7 +571,11 @@ impl Core {
             return Related::Verdict(Verdict::drop(Cause::BadIcmp));
         }
         let is_frontend = self.table.is_frontend(headers.tuple.ends.dst.into());
-        let unmatched = if is_frontend { Verdict::drop(Cause::IcmpUnmatched) } else { Verdict::new(Action::Accept, Cause::NotOurs) };
+        let unmatched = if is_frontend {
+            Verdict::drop(Cause::IcmpUnmatched)
+        } else {
+            Verdict::new(Action::Accept, Cause::NotOurs)
+        };
         let Some(quote) = icmp_error::quoted(packet, headers).filter(icmp_error::is_translatable) else {
             return Related::Verdict(unmatched);
         };
@@ -531,7 +597,13 @@ impl Core {
     }
 
     #[inline(never)]
-    fn fragment<A: Wire>(&mut self, lane: &mut Lane<A>, headers: &Headers<A>, packet: &mut [u8], meta: Meta) -> Verdict {
+    fn fragment<A: Wire>(
+        &mut self,
+        lane: &mut Lane<A>,
+        headers: &Headers<A>,
+        packet: &mut [u8],
+        meta: Meta,
+    ) -> Verdict {
         let Some(fragment) = A::fragment(packet) else { return Verdict::drop(Cause::Malformed) };
         let id = DatagramId::new(headers, &fragment);
         let verdict = match lane.fragments.admit(id, &fragment, self.clock.tick()) {
@@ -620,7 +692,13 @@ pub(crate) fn question<A: Wire>(headers: &Headers<A>, packet: &[u8], meta: Meta)
         Layer4::Tcp => headers.transport(packet).get(13).copied().map(Flags),
         _ => None,
     };
-    Question { protocol: headers.tuple.protocol, src: ends.source(), dst: ends.destination(), interface: meta.interface, flags }
+    Question {
+        protocol: headers.tuple.protocol,
+        src: ends.source(),
+        dst: ends.destination(),
+        interface: meta.interface,
+        flags,
+    }
 }
 
 /// State and tracking of a flow that begins with this packet.

@@ -40,7 +40,9 @@ impl FrontendKind {
     /// The kind of this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::ClusterIp, Self::ExternalIp, Self::LoadBalancer, Self::NodePort].into_iter().find(|kind| kind.name() == name)
+        [Self::ClusterIp, Self::ExternalIp, Self::LoadBalancer, Self::NodePort]
+            .into_iter()
+            .find(|kind| kind.name() == name)
     }
 }
 
@@ -194,7 +196,8 @@ impl ServicePort {
             return Err(ServiceError::FrontendAddress(name()));
         }
         let set = |backends: &Vec<Backend>| {
-            BackendSet::new(backends.clone(), spec.strategy).map_err(|error| ServiceError::MaglevSize(name(), error))
+            BackendSet::new(backends.clone(), spec.strategy)
+                .map_err(|error| ServiceError::MaglevSize(name(), error))
         };
         let sets = [set(&spec.cluster)?, set(&spec.local)?];
         Ok(Self { spec, sets })
@@ -231,7 +234,13 @@ impl ServicePort {
     #[must_use]
     pub fn is_ipv4(&self) -> bool {
         let backends = self.spec.cluster.iter().chain(&self.spec.local).map(|backend| backend.address.ip());
-        self.spec.frontends.iter().filter_map(|frontend| frontend.address).chain(backends).next().is_none_or(|ip| ip.is_ipv4())
+        self.spec
+            .frontends
+            .iter()
+            .filter_map(|frontend| frontend.address)
+            .chain(backends)
+            .next()
+            .is_none_or(|ip| ip.is_ipv4())
     }
 }
 
@@ -293,7 +302,11 @@ impl ServiceTable {
             let is_beaten = frontend.kind == FrontendKind::NodePort && kind != FrontendKind::NodePort;
             if owner != index as u32 && !is_beaten {
                 let owner = services[owner as usize].name().to_owned();
-                return Err(ServiceError::DuplicateFrontend(claimed.1.to_string(), owner, service.name().to_owned()));
+                return Err(ServiceError::DuplicateFrontend(
+                    claimed.1.to_string(),
+                    owner,
+                    service.name().to_owned(),
+                ));
             }
             *addresses.entry(address).or_insert(false) |= frontend.kind == FrontendKind::ClusterIp;
             Ok(())

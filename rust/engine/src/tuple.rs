@@ -129,7 +129,10 @@ impl<A: PartialEq> PartialEq for Ends<A> {
     #[inline(always)]
     #[allow(clippy::needless_bitwise_bool)]
     fn eq(&self, other: &Self) -> bool {
-        (self.src == other.src) & (self.dst == other.dst) & (self.sport == other.sport) & (self.dport == other.dport)
+        (self.src == other.src)
+            & (self.dst == other.dst)
+            & (self.sport == other.sport)
+            & (self.dport == other.dport)
     }
 }
 

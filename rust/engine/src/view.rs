@@ -138,7 +138,12 @@ impl Engine {
                     .map(|id| {
                         let backend = ledger.backend(id);
                         let (address, active) = (backend.address, backend.active);
-                        BackendStats { address, active, traffic: carried[id as usize], is_gone: backend.is_gone }
+                        BackendStats {
+                            address,
+                            active,
+                            traffic: carried[id as usize],
+                            is_gone: backend.is_gone,
+                        }
                     })
                     .collect();
                 backends.sort_by_key(|backend| (backend.address, backend.is_gone));
@@ -146,7 +151,12 @@ impl Engine {
                 for backend in &backends {
                     traffic.add(&backend.traffic);
                 }
-                ServiceStats { name: record.service.name().to_owned(), traffic, refused: record.refused.clone(), backends }
+                ServiceStats {
+                    name: record.service.name().to_owned(),
+                    traffic,
+                    refused: record.refused.clone(),
+                    backends,
+                }
             })
             .collect();
         services.sort_by(|a, b| a.name.cmp(&b.name));

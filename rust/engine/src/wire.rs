@@ -139,7 +139,11 @@ pub trait Wire: Address {
 
 /// Reads what follows an IP header: the kind, and the ports or identifier that belong into the tuple.
 #[inline(always)]
-fn transport<A: Wire>(protocol: Protocol, bytes: &[u8], whole: bool) -> Result<(Layer4, u16, u16), Malformed> {
+fn transport<A: Wire>(
+    protocol: Protocol,
+    bytes: &[u8],
+    whole: bool,
+) -> Result<(Layer4, u16, u16), Malformed> {
     let cut = if whole { Malformed::TransportLength } else { Malformed::TinyFragment };
     match protocol {
         Protocol::TCP => {
@@ -171,7 +175,11 @@ fn transport<A: Wire>(protocol: Protocol, bytes: &[u8], whole: bool) -> Result<(
     }
 }
 
-fn icmp_message(kind: fn(u8) -> icmp::Kind, bytes: &[u8], cut: Malformed) -> Result<(Layer4, u16, u16), Malformed> {
+fn icmp_message(
+    kind: fn(u8) -> icmp::Kind,
+    bytes: &[u8],
+    cut: Malformed,
+) -> Result<(Layer4, u16, u16), Malformed> {
     let header: &[u8; icmp::HEADER] = bytes.first_chunk().ok_or(cut)?;
     let id = u16::from_be_bytes([header[4], header[5]]);
     Ok(match kind(header[0]) {

@@ -7,16 +7,16 @@ use kbe_nat_engine::tuple::Protocol;
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 
-use crate::errors::value;
+use crate::errors::argument;
 
 /// An address as text; an IPv4-mapped IPv6 address is refused, it would be of both families.
 pub(crate) fn address(text: &str) -> PyResult<IpAddr> {
     match text.parse::<IpAddr>() {
         Ok(IpAddr::V6(address)) if address.to_ipv4_mapped().is_some() => {
-            Err(value(format!("{text:?} is an IPv4-mapped IPv6 address")))
+            Err(argument(format!("{text:?} is an IPv4-mapped IPv6 address")))
         }
         Ok(address) => Ok(address),
-        Err(_) => Err(value(format!("{text:?} is not an IP address"))),
+        Err(_) => Err(argument(format!("{text:?} is not an IP address"))),
     }
 }
 
@@ -30,15 +30,21 @@ pub(crate) fn cidr(text: &String) -> PyResult<Cidr> {
     let (network, prefix) = text.split_once('/').unwrap_or((text, ""));
     let network = address(network)?;
     let prefix = match prefix {
-        "" if !text.contains('/') => if network.is_ipv4() { 32 } else { 128 },
-        prefix => prefix.parse().map_err(|_| value(format!("{text:?} is not a range of addresses")))?,
+        "" if !text.contains('/') => {
+            if network.is_ipv4() {
+                32
+            } else {
+                128
+            }
+        }
+        prefix => prefix.parse().map_err(|_| argument(format!("{text:?} is not a range of addresses")))?,
     };
-    Cidr::new(network, prefix).ok_or_else(|| value(format!("{text:?} is not a range of addresses")))
+    Cidr::new(network, prefix).ok_or_else(|| argument(format!("{text:?} is not a range of addresses")))
 }
 
 /// A protocol's name or number.
 pub(crate) fn protocol(name: &str) -> PyResult<Protocol> {
-    Protocol::from_name(name).ok_or_else(|| value(format!("{name:?} is not a protocol")))
+    Protocol::from_name(name).ok_or_else(|| argument(format!("{name:?} is not a protocol")))
 }
 
 /// A copy of a buffer's bytes: others may change a buffer while the GIL is released.

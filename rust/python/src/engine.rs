@@ -17,7 +17,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyIterator, PyList};
 
 use crate::convert;
-use crate::errors::{checkpoint, value};
+use crate::errors::{self, argument};
 use crate::service::{NodeView, ServicePort};
 use crate::verdict::Verdict;
 use crate::view::{Explanation, Flow, Stats};
@@ -58,10 +58,10 @@ impl Engine {
         let random = || RandomState::new().hash_one(0u64);
         let mut own = Timeouts::default();
         for (name, seconds) in timeouts.into_iter().flatten() {
-            own.set(name.extract()?, seconds.extract()?).map_err(value)?;
+            own.set(name.extract()?, seconds.extract()?).map_err(argument)?;
         }
         if max_flows == 0 || snat_ports.0 > snat_ports.1 {
-            return Err(value("max_flows must be positive, and snat_ports a range (low, high)"));
+            return Err(argument("max_flows must be positive, and snat_ports a range (low, high)"));
         }
         Ok(Self(Mutex::new(core::Engine::new(core::Config {
             seed: seed.unwrap_or_else(random),
@@ -78,20 +78,30 @@ impl Engine {
                 "consistent" => Midstream::Consistent,
                 "reject" => Midstream::Reject,
                 "drop" => Midstream::Drop,
-                other => return Err(value(format!("midstream is \"consistent\", \"reject\" or \"drop\", not {other:?}"))),
+                other => {
+                    return Err(argument(format!(
+                        "midstream is \"consistent\", \"reject\" or \"drop\", not {other:?}"
+                    )));
+                }
             },
             invalid: match invalid {
                 "translate" => InvalidTcp::Translate,
                 "drop" => InvalidTcp::Drop,
-                other => return Err(value(format!("invalid is \"translate\" or \"drop\", not {other:?}"))),
+                other => return Err(argument(format!("invalid is \"translate\" or \"drop\", not {other:?}"))),
             },
         }))))
     }
 
     #[pyo3(signature = (services, node = None))]
     #[allow(clippy::needless_pass_by_value)]
-    fn replace_services(&self, py: Python<'_>, services: Vec<PyRef<'_, ServicePort>>, node: Option<PyRef<'_, NodeView>>) -> PyResult<()> {
-        let services: Vec<Arc<core::ServicePort>> = services.iter().map(|service| service.0.clone()).collect();
+    fn replace_services(
+        &self,
+        py: Python<'_>,
+        services: Vec<PyRef<'_, ServicePort>>,
+        node: Option<PyRef<'_, NodeView>>,
+    ) -> PyResult<()> {
+        let services: Vec<Arc<core::ServicePort>> =
+            services.iter().map(|service| service.0.clone()).collect();
         let node = node.map(|node| node.0.clone());
         py.detach(|| {
             let (key, known) = {
@@ -104,21 +114,28 @@ impl Engine {
             let _old = self.lock().replace_services(Arc::new(table));
             Ok(())
         })
-        .map_err(|error: core::service::ServiceError| value(error))
+        .map_err(errors::service)
     }
 
     fn set_strategy(&self, py: Python<'_>, service: &str, strategy: &str) -> PyResult<()> {
-        let strategy = strategy.parse().map_err(value)?;
+        let strategy = strategy.parse().map_err(argument)?;
         py.detach(|| self.lock().set_strategy(service, strategy))
             .ok_or_else(|| PyKeyError::new_err(format!("no service port is named {service:?}")))?
-            .map_err(value)
+            .map_err(argument)
     }
 
     #[pyo3(signature = (packet, now, *, interface = 0, incomplete_checksum = false))]
-    fn process(&self, packet: &Bound<'_, PyAny>, now: u64, interface: u32, incomplete_checksum: bool) -> PyResult<Verdict> {
+    fn process(
+        &self,
+        packet: &Bound<'_, PyAny>,
+        now: u64,
+        interface: u32,
+        incomplete_checksum: bool,
+    ) -> PyResult<Verdict> {
         let mut bytes = convert::bytes(packet)?;
         let meta = meta(interface, incomplete_checksum);
-        let verdict = packet.py().detach(|| self.lock().process(now, &mut Packet { bytes: &mut bytes, meta }));
+        let verdict =
+            packet.py().detach(|| self.lock().process(now, &mut Packet { bytes: &mut bytes, meta }));
         Ok(Verdict::new(verdict, bytes))
     }
 
@@ -179,7 +196,11 @@ impl Engine {
             state,
         };
         let flows = py.detach(|| self.lock().flows(&filter, limit.unwrap_or(usize::MAX)));
-        PyList::new(py, flows.into_iter().map(Flow).map(|flow| Bound::new(py, flow)).collect::<PyResult<Vec<_>>>()?)?.try_iter()
+        PyList::new(
+            py,
+            flows.into_iter().map(Flow).map(|flow| Bound::new(py, flow)).collect::<PyResult<Vec<_>>>()?,
+        )?
+        .try_iter()
     }
 
     fn stats(&self, py: Python<'_>) -> Stats {
@@ -187,7 +208,13 @@ impl Engine {
     }
 
     #[pyo3(signature = (packet, now, *, interface = 0, incomplete_checksum = false))]
-    fn explain(&self, packet: &Bound<'_, PyAny>, now: u64, interface: u32, incomplete_checksum: bool) -> PyResult<Explanation> {
+    fn explain(
+        &self,
+        packet: &Bound<'_, PyAny>,
+        now: u64,
+        interface: u32,
+        incomplete_checksum: bool,
+    ) -> PyResult<Explanation> {
         let bytes = convert::bytes(packet)?;
         let meta = meta(interface, incomplete_checksum);
         Ok(Explanation(packet.py().detach(|| self.lock().explain(now, &bytes, meta))))
@@ -198,21 +225,28 @@ impl Engine {
         PyBytes::new(py, &checkpoint)
     }
 
-    #[pyo3(name = "restore")]
-    fn restore(&self, checkpoint_bytes: &Bound<'_, PyAny>, now: u64) -> PyResult<usize> {
-        let py = checkpoint_bytes.py();
-        let bytes = convert::bytes(checkpoint_bytes)?;
-        py.detach(|| self.lock().restore(now, &bytes)).map_err(|error| checkpoint(py, error))
+    #[pyo3(signature = (checkpoint, now))]
+    fn restore(&self, checkpoint: &Bound<'_, PyAny>, now: u64) -> PyResult<usize> {
+        let bytes = convert::bytes(checkpoint)?;
+        checkpoint.py().detach(|| self.lock().restore(now, &bytes)).map_err(errors::checkpoint)
     }
 }
 
 impl Engine {
     /// Packets back to back in one writable buffer. It is copied out and back, so nobody can change bytes under the engine.
-    fn process_buffer<'py>(&self, packets: &Bound<'py, PyAny>, now: u64, ends: &[u64], meta: Meta) -> PyResult<Bound<'py, PyBytes>> {
+    fn process_buffer<'py>(
+        &self,
+        packets: &Bound<'py, PyAny>,
+        now: u64,
+        ends: &[u64],
+        meta: Meta,
+    ) -> PyResult<Bound<'py, PyBytes>> {
         let py = packets.py();
         let buffer = PyBuffer::<u8>::get(packets)?;
         if buffer.readonly() {
-            return Err(PyTypeError::new_err("packets are rewritten in place: a writable buffer is needed, such as bytearray"));
+            return Err(PyTypeError::new_err(
+                "packets are rewritten in place: a writable buffer is needed, such as bytearray",
+            ));
         }
         let mut bytes = buffer.to_vec(py)?;
         let records = py.detach(|| self.process_bytes(now, &mut bytes, ends, meta))?;
@@ -220,14 +254,22 @@ impl Engine {
         Ok(PyBytes::new(py, &records))
     }
 
-    fn process_list<'py>(&self, packets: &Bound<'py, PyAny>, now: u64, meta: Meta) -> PyResult<Bound<'py, PyBytes>> {
+    fn process_list<'py>(
+        &self,
+        packets: &Bound<'py, PyAny>,
+        now: u64,
+        meta: Meta,
+    ) -> PyResult<Bound<'py, PyBytes>> {
         let py = packets.py();
-        let buffers = packets.try_iter()?.map(|packet| PyBuffer::<u8>::get(&packet?)).collect::<PyResult<Vec<_>>>()?;
+        let buffers =
+            packets.try_iter()?.map(|packet| PyBuffer::<u8>::get(&packet?)).collect::<PyResult<Vec<_>>>()?;
         let mut bytes = Vec::new();
         let mut ends = vec![0];
         for buffer in &buffers {
             if buffer.readonly() {
-                return Err(PyTypeError::new_err("packets are rewritten in place: writable buffers are needed, such as bytearray"));
+                return Err(PyTypeError::new_err(
+                    "packets are rewritten in place: writable buffers are needed, such as bytearray",
+                ));
             }
             bytes.extend_from_slice(&buffer.to_vec(py)?);
             ends.push(bytes.len() as u64);
@@ -243,13 +285,14 @@ impl Engine {
         let mut packets = Vec::with_capacity(ends.len());
         let mut start = match ends.first() {
             Some(&first) => first,
-            None => return Err(value("offsets are one more than packets: [0, end of the first, ...]")),
+            None => return Err(argument("offsets are one more than packets: [0, end of the first, ...]")),
         };
-        bytes = bytes.get_mut(start as usize..).ok_or_else(|| value("an offset lies behind the buffer"))?;
+        bytes = bytes.get_mut(start as usize..).ok_or_else(|| argument("an offset lies behind the buffer"))?;
         for &end in &ends[1..] {
-            let length = end.checked_sub(start).ok_or_else(|| value("offsets must not decrease"))?;
-            let (packet, rest) =
-                bytes.split_at_mut_checked(length as usize).ok_or_else(|| value("an offset lies behind the buffer"))?;
+            let length = end.checked_sub(start).ok_or_else(|| argument("offsets must not decrease"))?;
+            let (packet, rest) = bytes
+                .split_at_mut_checked(length as usize)
+                .ok_or_else(|| argument("an offset lies behind the buffer"))?;
             packets.push(Packet { bytes: packet, meta });
             (bytes, start) = (rest, end);
         }
@@ -274,7 +317,7 @@ fn ends(offsets: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
         return if rest.is_empty() {
             Ok(numbers.iter().map(|number| u64::from_ne_bytes(*number)).collect())
         } else {
-            Err(value("offsets as bytes hold 64-bit numbers"))
+            Err(argument("offsets as bytes hold 64-bit numbers"))
         };
     }
     offsets.extract()

@@ -8,7 +8,7 @@ use kbe_nat_engine::service::{FrontendKind, UnknownPort};
 use pyo3::prelude::*;
 
 use crate::convert;
-use crate::errors::value;
+use crate::errors::argument;
 
 #[pyclass(frozen, eq, hash, module = "kbe_nat")]
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -52,10 +52,11 @@ impl Frontend {
     #[new]
     #[pyo3(signature = (address, port, kind = "cluster-ip"))]
     fn new(address: &str, port: u16, kind: &str) -> PyResult<Self> {
-        let kind = FrontendKind::from_name(kind).ok_or_else(|| value(format!("{kind:?} is not a kind of frontend")))?;
+        let kind = FrontendKind::from_name(kind)
+            .ok_or_else(|| argument(format!("{kind:?} is not a kind of frontend")))?;
         let address = match (kind, address) {
             (FrontendKind::NodePort, "") => None,
-            (FrontendKind::NodePort, _) => return Err(value("a node port has no address of its own")),
+            (FrontendKind::NodePort, _) => return Err(argument("a node port has no address of its own")),
             (_, address) => Some(convert::address(address)?),
         };
         Ok(Self(core::Frontend { kind, address, port }))
@@ -107,9 +108,11 @@ impl ServicePort {
         strategy: &str,
         maglev_size: Option<u32>,
     ) -> PyResult<Self> {
-        let strategy = match (strategy.parse().map_err(value)?, maglev_size) {
+        let strategy = match (strategy.parse().map_err(argument)?, maglev_size) {
             (core::Strategy::Maglev { .. }, size) => core::Strategy::Maglev { size },
-            (_, Some(_)) => return Err(value(format!("maglev_size is for strategy \"mh\", not {strategy:?}"))),
+            (_, Some(_)) => {
+                return Err(argument(format!("maglev_size is for strategy \"mh\", not {strategy:?}")));
+            }
             (strategy, None) => strategy,
         };
         let spec = core::ServiceSpec {
@@ -125,7 +128,7 @@ impl ServicePort {
             strategy,
         };
         // A Maglev table can take a while.
-        let service = py.detach(|| core::ServicePort::new(spec)).map_err(value)?;
+        let service = py.detach(|| core::ServicePort::new(spec)).map_err(argument)?;
         Ok(Self(Arc::new(service)))
     }
 
@@ -204,7 +207,11 @@ impl NodeView {
                 "pass" => UnknownPort::Pass,
                 "reject" => UnknownPort::Reject,
                 "drop" => UnknownPort::Drop,
-                other => return Err(value(format!("unknown_port is \"pass\", \"reject\" or \"drop\", not {other:?}"))),
+                other => {
+                    return Err(argument(format!(
+                        "unknown_port is \"pass\", \"reject\" or \"drop\", not {other:?}"
+                    )));
+                }
             },
         }))
     }

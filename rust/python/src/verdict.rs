@@ -7,7 +7,7 @@ use kbe_nat_engine::refusal::Answer;
 use pyo3::prelude::*;
 
 use crate::convert;
-use crate::errors::value;
+use crate::errors::argument;
 
 #[pyclass(frozen, module = "kbe_nat")]
 pub(crate) struct Verdict {
@@ -78,7 +78,7 @@ pub(crate) fn refusal<'py>(packet: &Bound<'py, PyAny>, answer: &str) -> PyResult
     let answer = match answer {
         "icmp" => Answer::PortUnreachable,
         "tcp-reset" => Answer::TcpReset,
-        other => return Err(value(format!("answer is \"icmp\" or \"tcp-reset\", not {other:?}"))),
+        other => return Err(argument(format!("answer is \"icmp\" or \"tcp-reset\", not {other:?}"))),
     };
     let packet = convert::bytes(packet)?;
     Ok(core::refusal::refusal(&packet, answer).map(Cow::Owned))

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use kbe_nat_engine as core;
-use kbe_nat_engine::view::{BackendStats as CoreBackend, Flow as CoreFlow, Occupancy, ServiceStats as CoreService};
+use kbe_nat_engine::view::{
+    BackendStats as CoreBackend, Flow as CoreFlow, Occupancy, ServiceStats as CoreService,
+};
 use pyo3::prelude::*;
 
 fn pair(address: SocketAddr) -> (String, u16) {
@@ -89,7 +91,10 @@ impl Flow {
     fn __repr__(&self) -> String {
         let flow = &self.0;
         let state = flow.state.unwrap_or("-");
-        format!("<Flow {} {} -> {} on {} {state}>", flow.protocol, flow.source, flow.destination, flow.reply_source)
+        format!(
+            "<Flow {} {} -> {} on {} {state}>",
+            flow.protocol, flow.source, flow.destination, flow.reply_source
+        )
     }
 }
 

@@ -21,23 +21,14 @@ impl Cascade {
     #[must_use]
     pub fn new(backends: &[Backend]) -> Self {
         let candidates = candidates(backends);
-        let mut rest: u64 = candidates
-            .iter()
-            .map(|candidate| u64::from(candidate.weight))
-            .sum();
+        let mut rest: u64 = candidates.iter().map(|candidate| u64::from(candidate.weight)).sum();
         let mut thresholds = Vec::with_capacity(candidates.len().saturating_sub(1));
-        for candidate in candidates
-            .split_last()
-            .map_or(&[][..], |(_, conditional)| conditional)
-        {
+        for candidate in candidates.split_last().map_or(&[][..], |(_, conditional)| conditional) {
             thresholds.push(threshold(candidate.weight, rest));
             rest -= u64::from(candidate.weight);
         }
         let targets = candidates.iter().map(|candidate| candidate.index).collect();
-        Self {
-            thresholds,
-            targets,
-        }
+        Self { thresholds, targets }
     }
 
     /// The thresholds of the rules in order, without the last rule, which is unconditional. Divided by 2^31 they are the
@@ -51,8 +42,7 @@ impl Cascade {
 impl Balancer for Cascade {
     fn pick(&self, _: &Request<'_>, state: &mut State) -> Option<usize> {
         let conditional = self.thresholds.iter();
-        let matching =
-            conditional.take_while(|&&threshold| (state.rng.next_u64() >> 33) as u32 >= threshold);
+        let matching = conditional.take_while(|&&threshold| (state.rng.next_u64() >> 33) as u32 >= threshold);
         self.targets.get(matching.count()).copied()
     }
 }
@@ -97,14 +87,8 @@ mod tests {
     /// Texts as C and Go print them: exact ties go to the even digit.
     #[test]
     fn text_rounds_as_printf() {
-        assert_eq!(
-            threshold(1, 2048),
-            (0.0004882812 * 2f64.powi(31)).round() as u32
-        );
-        assert_eq!(
-            threshold(1, 100_001),
-            (0.0000099999 * 2f64.powi(31)).round() as u32
-        );
+        assert_eq!(threshold(1, 2048), (0.0004882812 * 2f64.powi(31)).round() as u32);
+        assert_eq!(threshold(1, 100_001), (0.0000099999 * 2f64.powi(31)).round() as u32);
         assert_eq!(threshold(u32::MAX, u64::from(u32::MAX)), 1 << 31);
     }
 
@@ -116,10 +100,7 @@ mod tests {
             let mut expected = vec![0.0; weights.len()];
             let mut reached = 1.0;
             for (rule, &target) in cascade.targets.iter().enumerate() {
-                let p = cascade
-                    .thresholds
-                    .get(rule)
-                    .map_or(1.0, |&t| f64::from(t) / 2f64.powi(31));
+                let p = cascade.thresholds.get(rule).map_or(1.0, |&t| f64::from(t) / 2f64.powi(31));
                 expected[target] = reached * p;
                 reached *= 1.0 - p;
             }
@@ -130,10 +111,7 @@ mod tests {
     #[test]
     fn f67_shares_follow_weights() {
         for weights in [&[1, 2, 7][..], &[5], &[0, 3, 0, 1]] {
-            assert_shares(
-                &tally(&Cascade::new(&backends(weights)), weights.len(), 1_000_000),
-                weights,
-            );
+            assert_shares(&tally(&Cascade::new(&backends(weights)), weights.len(), 1_000_000), weights);
         }
     }
 

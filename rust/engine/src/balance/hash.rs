@@ -16,10 +16,7 @@ pub fn stable_hash_address(address: IpAddr, seed: u64) -> u64 {
 /// Hash of an address and port. Flow label and scope of an IPv6 socket address do not count.
 #[must_use]
 pub fn stable_hash_endpoint(endpoint: SocketAddr, seed: u64) -> u64 {
-    absorb(
-        absorb_address(start(seed), endpoint.ip()),
-        u64::from(endpoint.port()),
-    )
+    absorb(absorb_address(start(seed), endpoint.ip()), u64::from(endpoint.port()))
 }
 
 /// Hash of a flow: IP protocol number, both addresses and both ports, in this direction.
@@ -116,10 +113,7 @@ mod tests {
                 let hash = stable_hash_address(IpAddr::V4((0x0a00_0000 | host).into()), 0);
                 buckets[(hash >> shift & 63) as usize] += 1;
             }
-            assert!(
-                buckets.iter().all(|&count| (850..1150).contains(&count)),
-                "{buckets:?}"
-            );
+            assert!(buckets.iter().all(|&count| (850..1150).contains(&count)), "{buckets:?}");
         }
     }
 }

@@ -45,9 +45,7 @@ impl Balancer for LeastConn {
         let (least, _) = best?;
         // The next turn starts behind the chosen one. A cursor that merely counted would favour those who follow a busy
         // backend: they would win its turns as well as their own.
-        let turn = self
-            .candidates
-            .partition_point(|candidate| candidate.index <= least.index);
+        let turn = self.candidates.partition_point(|candidate| candidate.index <= least.index);
         state.cursor = turn as u64;
         Some(least.index)
     }
@@ -63,9 +61,7 @@ mod tests {
     fn fill(balancer: &LeastConn, mut counts: Vec<u32>, total: usize) -> Vec<u32> {
         let mut state = State::new(0);
         for _ in 0..total {
-            let index = balancer
-                .pick(&request(0, &Counts(&counts)), &mut state)
-                .unwrap();
+            let index = balancer.pick(&request(0, &Counts(&counts)), &mut state).unwrap();
             counts[index] += 1;
         }
         counts
@@ -73,10 +69,7 @@ mod tests {
 
     #[test]
     fn idle_backends_share() {
-        assert_eq!(
-            picks(&LeastConn::new(&backends(&[1, 9, 0, 1])), 6),
-            [0, 1, 3, 0, 1, 3]
-        );
+        assert_eq!(picks(&LeastConn::new(&backends(&[1, 9, 0, 1])), 6), [0, 1, 3, 0, 1, 3]);
     }
 
     #[test]
@@ -84,34 +77,15 @@ mod tests {
         let balancer = LeastConn::new(&backends(&[1; 4]));
         let busy = Counts(&[0, 0, 0, 5]);
         let mut state = State::new(0);
-        let picks: Vec<_> = (0..6)
-            .filter_map(|_| balancer.pick(&request(0, &busy), &mut state))
-            .collect();
+        let picks: Vec<_> = (0..6).filter_map(|_| balancer.pick(&request(0, &busy), &mut state)).collect();
         assert_eq!(picks, [0, 1, 2, 0, 1, 2]);
     }
 
     #[test]
     fn f67_long_flows_settle_by_weight() {
-        assert_eq!(
-            fill(&LeastConn::new(&backends(&[1, 2, 7])), vec![0; 3], 300),
-            [100, 100, 100]
-        );
-        assert_eq!(
-            fill(
-                &LeastConn::weighted(&backends(&[1, 2, 7])),
-                vec![0; 3],
-                1000
-            ),
-            [100, 200, 700]
-        );
-        assert_eq!(
-            fill(
-                &LeastConn::weighted(&backends(&[1, 0, 1])),
-                vec![9, 0, 0],
-                11
-            ),
-            [10, 0, 10]
-        );
+        assert_eq!(fill(&LeastConn::new(&backends(&[1, 2, 7])), vec![0; 3], 300), [100, 100, 100]);
+        assert_eq!(fill(&LeastConn::weighted(&backends(&[1, 2, 7])), vec![0; 3], 1000), [100, 200, 700]);
+        assert_eq!(fill(&LeastConn::weighted(&backends(&[1, 0, 1])), vec![9, 0, 0], 11), [10, 0, 10]);
     }
 
     proptest! {

@@ -60,15 +60,7 @@ mod tests {
 
     #[test]
     fn golden() {
-        let found = [
-            1,
-            3,
-            1 << 32,
-            0x8000_0000_0000_0000,
-            0xdead_beef_0000_0000,
-            u64::MAX,
-        ]
-        .map(neg_log2);
+        let found = [1, 3, 1 << 32, 0x8000_0000_0000_0000, 0xdead_beef_0000_0000, u64::MAX].map(neg_log2);
         assert_eq!(
             found,
             [
@@ -103,14 +95,9 @@ mod tests {
     #[test]
     fn falls_as_x_grows() {
         let mut rng = Rng::new(2);
-        let mut xs: Vec<u64> = (0..100_000)
-            .map(|_| rng.next_u64() >> rng.below(64))
-            .collect();
+        let mut xs: Vec<u64> = (0..100_000).map(|_| rng.next_u64() >> rng.below(64)).collect();
         xs.sort_unstable();
-        assert!(
-            xs.windows(2)
-                .all(|pair| neg_log2(pair[0]) >= neg_log2(pair[1]))
-        );
+        assert!(xs.windows(2).all(|pair| neg_log2(pair[0]) >= neg_log2(pair[1])));
         assert!(neg_log2(u64::MAX) > 0);
         assert_eq!(neg_log2(0), neg_log2(1));
     }

@@ -71,10 +71,7 @@ impl Maglev {
             Some(size) => size,
         };
         if candidates.len() > size as usize {
-            return Err(SizeError::TooSmall {
-                size,
-                backends: candidates.len(),
-            });
+            return Err(SizeError::TooSmall { size, backends: candidates.len() });
         }
         let key = |index: usize| stable_hash_endpoint(backends[index].address, SEED);
         let table = fill(&candidates, key, size);
@@ -119,12 +116,8 @@ impl Balancer for Maglev {
 /// until N passes a power of two.
 fn default_size(backends: usize) -> u32 {
     let rounded = backends.checked_next_power_of_two().unwrap_or(usize::MAX);
-    let wanted = rounded
-        .saturating_mul(100)
-        .min(Maglev::MAX_SIZE as usize - 1) as u32;
-    (wanted + 1..Maglev::MAX_SIZE)
-        .find(|&size| is_prime(size))
-        .unwrap_or(Maglev::MAX_SIZE)
+    let wanted = rounded.saturating_mul(100).min(Maglev::MAX_SIZE as usize - 1) as u32;
+    (wanted + 1..Maglev::MAX_SIZE).find(|&size| is_prime(size)).unwrap_or(Maglev::MAX_SIZE)
 }
 
 /// By trial division: 1,000 steps at most, for numbers up to [`Maglev::MAX_SIZE`].
@@ -150,10 +143,7 @@ struct Walk {
 /// the start makes shares round to the nearest slot; less than half a slot may be none.
 fn fill(candidates: &[Candidate], key: impl Fn(usize) -> u64, size: u32) -> Vec<u32> {
     let count = candidates.len() as u64;
-    let total: u64 = candidates
-        .iter()
-        .map(|candidate| u64::from(candidate.weight))
-        .sum();
+    let total: u64 = candidates.iter().map(|candidate| u64::from(candidate.weight)).sum();
     let mut walks: Vec<Walk> = (candidates.iter())
         .map(|candidate| {
             let key = key(candidate.index);
@@ -216,10 +206,7 @@ mod tests {
 
     fn owners(backends: &[Backend], size: Option<u32>) -> Vec<SocketAddr> {
         let maglev = Maglev::new(backends, size).unwrap();
-        maglev
-            .slots()
-            .map(|index| backends[index].address)
-            .collect()
+        maglev.slots().map(|index| backends[index].address).collect()
     }
 
     fn slot_counts(weights: &[u32], size: Option<u32>) -> Vec<u32> {
@@ -232,25 +219,15 @@ mod tests {
 
     #[test]
     fn default_sizes_are_primes_that_stay() {
-        for (backends, expected) in [
-            (1, 101),
-            (2, 211),
-            (3, 401),
-            (4, 401),
-            (5, 809),
-            (15, 1601),
-            (16, 1601),
-        ] {
+        for (backends, expected) in [(1, 101), (2, 211), (3, 401), (4, 401), (5, 809), (15, 1601), (16, 1601)]
+        {
             assert_eq!(default_size(backends), expected);
         }
         assert_eq!(default_size(1000), 102_407);
         assert_eq!(default_size(40_000), Maglev::MAX_SIZE);
         assert_eq!(default_size(usize::MAX), Maglev::MAX_SIZE);
         assert!(is_prime(Maglev::MAX_SIZE));
-        assert_eq!(
-            (0..20).filter(|&n| is_prime(n)).collect::<Vec<_>>(),
-            [2, 3, 5, 7, 11, 13, 17, 19]
-        );
+        assert_eq!((0..20).filter(|&n| is_prime(n)).collect::<Vec<_>>(), [2, 3, 5, 7, 11, 13, 17, 19]);
     }
 
     #[test]
@@ -260,13 +237,7 @@ mod tests {
             (0, SizeError::NotPrime { size: 0 }),
             (1, SizeError::NotPrime { size: 1 }),
             (1000, SizeError::NotPrime { size: 1000 }),
-            (
-                2,
-                SizeError::TooSmall {
-                    size: 2,
-                    backends: 3,
-                },
-            ),
+            (2, SizeError::TooSmall { size: 2, backends: 3 }),
             (4_194_319, SizeError::TooLarge { size: 4_194_319 }),
             (u32::MAX, SizeError::TooLarge { size: u32::MAX }),
         ] {
@@ -288,21 +259,15 @@ mod tests {
 
     #[test]
     fn slots_follow_weights() {
-        for weights in [
-            &[1, 2, 7][..],
-            &[1000, 1001, 1003],
-            &[u32::MAX, 0, u32::MAX / 2, 1],
-            &[50, 1, 1, 1, 1, 1],
-        ] {
+        for weights in
+            [&[1, 2, 7][..], &[1000, 1001, 1003], &[u32::MAX, 0, u32::MAX / 2, 1], &[50, 1, 1, 1, 1, 1]]
+        {
             let counts = slot_counts(weights, None);
             let total: f64 = weights.iter().map(|&weight| f64::from(weight)).sum();
             let size = f64::from(counts.iter().sum::<u32>());
             for (&count, &weight) in counts.iter().zip(weights) {
                 let exact = size * f64::from(weight) / total;
-                assert!(
-                    (f64::from(count) - exact).abs() <= 1.0 + exact * 0.01,
-                    "{weights:?}: {counts:?}"
-                );
+                assert!((f64::from(count) - exact).abs() <= 1.0 + exact * 0.01, "{weights:?}: {counts:?}");
                 assert!(weight > 0 || count == 0);
             }
         }
@@ -336,11 +301,7 @@ mod tests {
                 let mut rest = all.clone();
                 let gone = rest.remove(leaver).address;
                 let after = owners(&rest, Some(size));
-                moved += before
-                    .iter()
-                    .zip(&after)
-                    .filter(|(old, new)| old != new)
-                    .count();
+                moved += before.iter().zip(&after).filter(|(old, new)| old != new).count();
                 own += before.iter().filter(|&&owner| owner == gone).count();
             }
             let ratio = moved as f64 / own as f64;

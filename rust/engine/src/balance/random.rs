@@ -23,28 +23,16 @@ impl Random {
     /// Builds the columns for these weights.
     #[must_use]
     pub fn new(backends: &[Backend]) -> Self {
-        let total: u64 = backends
-            .iter()
-            .map(|backend| u64::from(backend.weight))
-            .sum();
+        let total: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
         if total == 0 {
-            return Self {
-                columns: Vec::new(),
-            };
+            return Self { columns: Vec::new() };
         }
         // In units of 1 / N of a weight, a column holds `total`, and what is left to place is always a whole number of
         // columns: the integers come out even.
         let count = backends.len() as u64;
-        let mut left: Vec<u64> = backends
-            .iter()
-            .map(|backend| u64::from(backend.weight) * count)
-            .collect();
-        let mut columns: Vec<Column> = (0..backends.len() as u32)
-            .map(|own| Column {
-                keep: u32::MAX,
-                alias: own,
-            })
-            .collect();
+        let mut left: Vec<u64> = backends.iter().map(|backend| u64::from(backend.weight) * count).collect();
+        let mut columns: Vec<Column> =
+            (0..backends.len() as u32).map(|own| Column { keep: u32::MAX, alias: own }).collect();
         let (mut small, mut large): (Vec<usize>, Vec<usize>) =
             (0..backends.len()).partition(|&index| left[index] < total);
         while let (Some(poor), Some(&rich)) = (small.pop(), large.last()) {
@@ -67,11 +55,7 @@ impl Balancer for Random {
         let (high, low) = (draw >> 32, draw as u32);
         let own = ((high * self.columns.len() as u64) >> 32) as usize;
         let column = self.columns.get(own)?;
-        Some(if low < column.keep {
-            own
-        } else {
-            column.alias as usize
-        })
+        Some(if low < column.keep { own } else { column.alias as usize })
     }
 }
 
@@ -82,13 +66,7 @@ mod tests {
 
     #[test]
     fn f67_shares_follow_weights() {
-        for weights in [
-            &[1, 2, 7][..],
-            &[1, 1, 1],
-            &[5],
-            &[0, 3, 0, 1],
-            &[100, 1, 1, 1, 1, 1, 1],
-        ] {
+        for weights in [&[1, 2, 7][..], &[1, 1, 1], &[5], &[0, 3, 0, 1], &[100, 1, 1, 1, 1, 1, 1]] {
             let balancer = Random::new(&backends(weights));
             assert_shares(&tally(&balancer, weights.len(), 1_000_000), weights);
         }
@@ -97,11 +75,7 @@ mod tests {
     /// The columns add up to the weights: what `keep` and `alias` hand out is what was asked for, to 2^-32 per column.
     #[test]
     fn columns_hold_the_exact_shares() {
-        for weights in [
-            &[1, 2, 7][..],
-            &[u32::MAX, 1, 0, u32::MAX],
-            &[3, 1, 4, 1, 5, 9, 2, 6],
-        ] {
+        for weights in [&[1, 2, 7][..], &[u32::MAX, 1, 0, u32::MAX], &[3, 1, 4, 1, 5, 9, 2, 6]] {
             let columns = Random::new(&backends(weights)).columns;
             let mut shares = vec![0u64; weights.len()];
             for (own, column) in columns.iter().enumerate() {
@@ -112,10 +86,7 @@ mod tests {
             for (share, &weight) in shares.iter().zip(weights) {
                 let exact = (u128::from(weight) * weights.len() as u128) << 32;
                 let error = exact.abs_diff(u128::from(*share) * u128::from(total));
-                assert!(
-                    error <= u128::from(total) * weights.len() as u128,
-                    "{weights:?}: {shares:?}"
-                );
+                assert!(error <= u128::from(total) * weights.len() as u128, "{weights:?}: {shares:?}");
             }
         }
     }

@@ -77,21 +77,8 @@ mod tests {
 
     #[test]
     fn f67_shares_follow_weights() {
-        for weights in [
-            &[1, 2, 7][..],
-            &[1, 1, 1],
-            &[5],
-            &[0, 3, 0, 1],
-            &[1000, 1, 0, 999],
-        ] {
-            assert_shares(
-                &tally(
-                    &Rendezvous::new(&backends(weights)),
-                    weights.len(),
-                    1_000_000,
-                ),
-                weights,
-            );
+        for weights in [&[1, 2, 7][..], &[1, 1, 1], &[5], &[0, 3, 0, 1], &[1000, 1, 0, 999]] {
+            assert_shares(&tally(&Rendezvous::new(&backends(weights)), weights.len(), 1_000_000), weights);
         }
     }
 
@@ -126,9 +113,7 @@ mod tests {
         let reversed: Vec<Backend> = list.iter().rev().copied().collect();
         let (one, other) = (Rendezvous::new(&list), Rendezvous::new(&reversed));
         assert!(
-            hashes()
-                .all(|hash| one.winner(hash)
-                    == other.winner(hash).map(|index| list.len() - 1 - index))
+            hashes().all(|hash| one.winner(hash) == other.winner(hash).map(|index| list.len() - 1 - index))
         );
     }
 }

@@ -14,10 +14,7 @@ impl RoundRobin {
     /// The turns of these backends.
     #[must_use]
     pub fn new(backends: &[Backend]) -> Self {
-        let turns = candidates(backends)
-            .iter()
-            .map(|candidate| candidate.index)
-            .collect();
+        let turns = candidates(backends).iter().map(|candidate| candidate.index).collect();
         Self { turns }
     }
 }

@@ -19,31 +19,18 @@ impl SmoothWeighted {
     /// The turns for these weights.
     #[must_use]
     pub fn new(backends: &[Backend]) -> Self {
-        let weights: Vec<i64> = backends
-            .iter()
-            .map(|backend| i64::from(backend.weight))
-            .collect();
+        let weights: Vec<i64> = backends.iter().map(|backend| i64::from(backend.weight)).collect();
         let total: i64 = weights.iter().sum();
         // Current weights add up to 0 and none falls to -total, so none reaches total * N. The other bound leaves room
         // for adding a weight.
-        let limit = total
-            .unsigned_abs()
-            .saturating_mul(weights.len() as u64)
-            .min(1 << 62);
-        Self {
-            weights,
-            total,
-            limit,
-        }
+        let limit = total.unsigned_abs().saturating_mul(weights.len() as u64).min(1 << 62);
+        Self { weights, total, limit }
     }
 
     /// Whether `current` may have come from this list. What an earlier list left behind would otherwise distort the turns
     /// for as long as it took to work off, which has no bound when weights had been large.
     fn is_own(&self, current: &[i64]) -> bool {
-        current.len() == self.weights.len()
-            && current
-                .iter()
-                .all(|value| value.unsigned_abs() <= self.limit)
+        current.len() == self.weights.len() && current.iter().all(|value| value.unsigned_abs() <= self.limit)
     }
 }
 
@@ -76,26 +63,15 @@ mod tests {
 
     #[test]
     fn spreads_the_turns_of_the_heavy() {
-        assert_eq!(
-            picks(&SmoothWeighted::new(&backends(&[5, 1, 1])), 7),
-            [0, 0, 1, 0, 2, 0, 0]
-        );
-        assert_eq!(
-            picks(&SmoothWeighted::new(&backends(&[0, 2, 1])), 6),
-            [1, 2, 1, 1, 2, 1]
-        );
+        assert_eq!(picks(&SmoothWeighted::new(&backends(&[5, 1, 1])), 7), [0, 0, 1, 0, 2, 0, 0]);
+        assert_eq!(picks(&SmoothWeighted::new(&backends(&[0, 2, 1])), 6), [1, 2, 1, 1, 2, 1]);
     }
 
     #[test]
     fn f67_shares_are_exact_in_each_cycle() {
-        for weights in [
-            &[1, 2, 7][..],
-            &[1, 1, 1],
-            &[5],
-            &[0, 3, 0, 1],
-            &[10, 20, 70],
-            &[13, 8, 21, 1, 34, 55],
-        ] {
+        for weights in
+            [&[1, 2, 7][..], &[1, 1, 1], &[5], &[0, 3, 0, 1], &[10, 20, 70], &[13, 8, 21, 1, 34, 55]]
+        {
             let balancer = SmoothWeighted::new(&backends(weights));
             let cycle: u32 = weights.iter().sum();
             let mut state = State::new(0);
@@ -113,26 +89,16 @@ mod tests {
     #[test]
     fn a_stale_state_does_not_starve_anyone() {
         let balancer = SmoothWeighted::new(&backends(&[1, 1]));
-        for current in [
-            vec![-500_000, 500_000],
-            vec![i64::MAX, i64::MIN],
-            vec![9; 5],
-            vec![-4, 4],
-        ] {
+        for current in [vec![-500_000, 500_000], vec![i64::MAX, i64::MIN], vec![9; 5], vec![-4, 4]] {
             let mut state = State::new(0);
             state.current = current;
-            let firsts = (0..20)
-                .filter(|_| balancer.pick(&IDLE, &mut state) == Some(0))
-                .count();
+            let firsts = (0..20).filter(|_| balancer.pick(&IDLE, &mut state) == Some(0)).count();
             assert!((8..=12).contains(&firsts), "{firsts}");
         }
     }
 
     #[test]
     fn the_largest_weights_fit() {
-        assert_eq!(
-            tally(&SmoothWeighted::new(&backends(&[u32::MAX; 7])), 7, 700),
-            [100; 7]
-        );
+        assert_eq!(tally(&SmoothWeighted::new(&backends(&[u32::MAX; 7])), 7, 700), [100; 7]);
     }
 }

@@ -38,16 +38,7 @@ mod tests {
         let mut state = State::new(0);
         for host in 0..1000 {
             let source = stable_hash_address(Ipv4Addr::from_bits(host).into(), 0);
-            let mut pick = |flow| {
-                balancer.pick(
-                    &Request {
-                        source,
-                        flow,
-                        ..IDLE
-                    },
-                    &mut state,
-                )
-            };
+            let mut pick = |flow| balancer.pick(&Request { source, flow, ..IDLE }, &mut state);
             assert_eq!(pick(1), pick(u64::MAX));
         }
     }
@@ -55,14 +46,7 @@ mod tests {
     #[test]
     fn f67_shares_follow_weights() {
         for weights in [&[1, 2, 7][..], &[5], &[0, 3, 0, 1]] {
-            assert_shares(
-                &tally(
-                    &SourceHash::new(&backends(weights)),
-                    weights.len(),
-                    1_000_000,
-                ),
-                weights,
-            );
+            assert_shares(&tally(&SourceHash::new(&backends(weights)), weights.len(), 1_000_000), weights);
         }
     }
 }

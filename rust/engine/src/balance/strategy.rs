@@ -3,8 +3,8 @@
 use std::str::FromStr;
 
 use super::{
-    Balancer, Cascade, LeastConn, Maglev, Random, Rendezvous, RoundRobin, SizeError,
-    SmoothWeighted, SourceHash, TwoChoices,
+    Balancer, Cascade, LeastConn, Maglev, Random, Rendezvous, RoundRobin, SizeError, SmoothWeighted,
+    SourceHash, TwoChoices,
 };
 use crate::backend::Backend;
 
@@ -79,10 +79,7 @@ impl Strategy {
     /// Whether the choice follows from the request alone, so that all nodes with the same backends agree.
     #[must_use]
     pub fn is_consistent(&self) -> bool {
-        matches!(
-            self,
-            Self::Maglev { .. } | Self::Rendezvous | Self::SourceHash
-        )
+        matches!(self, Self::Maglev { .. } | Self::Rendezvous | Self::SourceHash)
     }
 
     /// Builds the balancer for a list of backends. O(N), for `mh` O(M log M) in the size M of its table, and O(N log N)
@@ -111,12 +108,8 @@ impl FromStr for Strategy {
     type Err = UnknownStrategy;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let found = Self::ALL
-            .into_iter()
-            .find(|strategy| strategy.name() == name);
-        found.ok_or_else(|| UnknownStrategy {
-            name: name.to_owned(),
-        })
+        let found = Self::ALL.into_iter().find(|strategy| strategy.name() == name);
+        found.ok_or_else(|| UnknownStrategy { name: name.to_owned() })
     }
 }
 
@@ -147,12 +140,7 @@ mod tests {
             let mut state = State::new(1);
             balancer.pick(&IDLE, &mut state);
             let is_untouched = format!("{state:?}") == format!("{:?}", State::new(1));
-            assert_eq!(
-                is_untouched,
-                strategy.is_consistent(),
-                "{}",
-                strategy.name()
-            );
+            assert_eq!(is_untouched, strategy.is_consistent(), "{}", strategy.name());
         }
     }
 
@@ -172,11 +160,7 @@ mod tests {
             ("rendezvous", "33311311300333333313333333300313"),
             ("sh", "33311311300333333313333333300313"),
         ] {
-            let balancer = name
-                .parse::<Strategy>()
-                .unwrap()
-                .build(&backends(&[1, 2, 0, 7]))
-                .unwrap();
+            let balancer = name.parse::<Strategy>().unwrap().build(&backends(&[1, 2, 0, 7])).unwrap();
             let found: String = picks(&*balancer, 32).iter().map(usize::to_string).collect();
             assert_eq!(found, expected, "{name}");
         }

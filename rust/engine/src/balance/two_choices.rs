@@ -51,10 +51,8 @@ impl Balancer for TwoChoices {
         let Some(second) = self.candidates.get(self.at(point)) else {
             return Some(first.index);
         };
-        let (first_active, second_active) = (
-            request.loads.active(first.index),
-            request.loads.active(second.index),
-        );
+        let (first_active, second_active) =
+            (request.loads.active(first.index), request.loads.active(second.index));
         let is_second = second.is_lighter(second_active, first, first_active);
         Some(if is_second { second.index } else { first.index })
     }
@@ -68,14 +66,7 @@ mod tests {
     #[test]
     fn f67_idle_shares_follow_weights() {
         for weights in [&[1, 2, 7][..], &[5], &[0, 3, 0, 1]] {
-            assert_shares(
-                &tally(
-                    &TwoChoices::new(&backends(weights)),
-                    weights.len(),
-                    1_000_000,
-                ),
-                weights,
-            );
+            assert_shares(&tally(&TwoChoices::new(&backends(weights)), weights.len(), 1_000_000), weights);
         }
     }
 
@@ -97,9 +88,7 @@ mod tests {
         let mut state = State::new(1);
         let mut counts = [0; 100];
         for _ in 0..10_000 {
-            let chosen = balancer
-                .pick(&request(0, &Counts(&counts)), &mut state)
-                .unwrap();
+            let chosen = balancer.pick(&request(0, &Counts(&counts)), &mut state).unwrap();
             counts[chosen] += 1;
         }
         assert!(counts.iter().all(|&count| count <= 103), "{counts:?}");

@@ -70,16 +70,18 @@ impl Bucket {
         self.entries.get(if low == 0 { high_way } else { low_way } as usize).copied()
     }
 
-    /// Marks the ways whose tag is `tag`, by the highest bit of their bytes; behind a match perhaps others too.
+    /// Marks the ways whose tag is `tag`, by the highest bit of their bytes.
     #[inline(always)]
     fn matches(&self, tag: u8) -> (u64, u64) {
         const ONES: u64 = 0x0101_0101_0101_0101;
+        const LOW_BITS: u64 = ONES * 0x7f;
         let t = &self.tags;
         let low = u64::from_le_bytes([t[0], t[1], t[2], t[3], t[4], t[5], t[6], t[7]]);
+        // What lies beyond the last way is never a match: the upper half of `wanted` is not 0 there.
         let high = u64::from(u32::from_le_bytes([t[8], t[9], t[10], t[11]]));
         let wanted = ONES.wrapping_mul(u64::from(tag));
-        // The classic test for zero bytes.
-        let zeroes = |word: u64| word.wrapping_sub(ONES) & !word & (ONES << 7);
+        // The exact test for zero bytes: without carries from one to the next, so a freed way never seems taken.
+        let zeroes = |word: u64| !(((word & LOW_BITS) + LOW_BITS) | word | LOW_BITS);
         (zeroes(low ^ wanted), zeroes(high ^ wanted))
     }
 }
@@ -223,7 +225,7 @@ mod tests {
                     found.push(entry.0 as usize);
                     false
                 });
-                assert!(by_hand.iter().all(|way| found.contains(way)), "{by_hand:?} {found:?}");
+                assert_eq!(by_hand, found);
                 let first = bucket.first(tag).map(|entry| entry.0 as usize);
                 assert_eq!(first, by_hand.first().copied());
             }

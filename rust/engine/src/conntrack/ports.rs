@@ -59,10 +59,17 @@ impl Leases {
     /// A port for a flow that has `wanted`: that one if it may be leased and is free, else the first free one behind a random place.
     /// A port is free if no lease and, by `is_free`, no flow without lease has it. Nothing is taken yet. Cost: at most one pass
     /// over 1,024 words, and `is_free` for ports that are not leased.
-    pub(crate) fn find(&self, remote: &Remote, wanted: u16, rng: &mut Rng, is_free: impl Fn(u16) -> bool) -> Option<u16> {
+    pub(crate) fn find(
+        &self,
+        remote: &Remote,
+        wanted: u16,
+        rng: &mut Rng,
+        is_free: impl Fn(u16) -> bool,
+    ) -> Option<u16> {
         let taken = self.taken.get(remote);
-        let is_leasable =
-            |port: &u16| self.range.contains(*port) && taken.is_none_or(|taken| !taken.has(*port)) && is_free(*port);
+        let is_leasable = |port: &u16| {
+            self.range.contains(*port) && taken.is_none_or(|taken| !taken.has(*port)) && is_free(*port)
+        };
         if is_leasable(&wanted) {
             return Some(wanted);
         }
@@ -71,7 +78,10 @@ impl Leases {
         let start = start.clamp(low, high.max(low));
         let behind = (usize::from(start) / 64..WORDS).flat_map(|word| self.free_in(taken, word));
         let before = (0..=usize::from(start) / 64).flat_map(|word| self.free_in(taken, word));
-        behind.filter(|&port| port >= start).find(is_leasable).or_else(|| before.filter(|&port| port < start).find(is_leasable))
+        behind
+            .filter(|&port| port >= start)
+            .find(is_leasable)
+            .or_else(|| before.filter(|&port| port < start).find(is_leasable))
     }
 
     /// Takes a port that [`Leases::find`] returned.

@@ -113,11 +113,15 @@ impl State {
     pub(crate) fn after_chunk(self, chunk: Chunk, direction: Direction) -> Self {
         match (chunk, direction) {
             (Chunk::Init, Direction::Original) if self == Self::SctpClosed => Self::SctpCookieWait,
-            (Chunk::CookieEcho, Direction::Original) if self == Self::SctpCookieWait => Self::SctpCookieEchoed,
+            (Chunk::CookieEcho, Direction::Original) if self == Self::SctpCookieWait => {
+                Self::SctpCookieEchoed
+            }
             (Chunk::CookieAck, Direction::Reply) if self == Self::SctpCookieEchoed => Self::SctpEstablished,
             (Chunk::Shutdown, Direction::Original) if self == Self::SctpEstablished => Self::SctpShutdownSent,
             (Chunk::Shutdown, Direction::Reply) if self == Self::SctpEstablished => Self::SctpShutdownRecd,
-            (Chunk::ShutdownAck, _) if matches!(self, Self::SctpShutdownSent | Self::SctpShutdownRecd) => Self::SctpShutdownAckSent,
+            (Chunk::ShutdownAck, _) if matches!(self, Self::SctpShutdownSent | Self::SctpShutdownRecd) => {
+                Self::SctpShutdownAckSent
+            }
             (Chunk::ShutdownComplete | Chunk::Abort, _) => Self::SctpClosed,
             _ => self,
         }

@@ -140,7 +140,11 @@ impl Tracking {
         if !other.has(Side::ACKED) || seq == other.ack {
             return Progress::To(State::TcpClose);
         }
-        if state.is_half_open() && !is_before(seq, other.ack) { Progress::To(State::TcpClose) } else { Progress::Invalid }
+        if state.is_half_open() && !is_before(seq, other.ack) {
+            Progress::To(State::TcpClose)
+        } else {
+            Progress::Invalid
+        }
     }
 
     /// The answer to a SYN on an open connection: the backend has begun a new one. Its windows are not known.
@@ -166,7 +170,8 @@ impl Tracking {
             && !is_before(end, sender.end.wrapping_sub(receiver.window));
         let reach = sender.window.max(MAX_ACK_WINDOW);
         let is_plausible = !segment.flags.has(Flags::ACK)
-            || (!is_before(receiver.end, segment.ack) && !is_before(segment.ack, receiver.end.wrapping_sub(reach)));
+            || (!is_before(receiver.end, segment.ack)
+                && !is_before(segment.ack, receiver.end.wrapping_sub(reach)));
         is_acceptable && is_plausible
     }
 
@@ -178,7 +183,8 @@ impl Tracking {
         let flags = segment.flags;
         let sender = &mut self.sides[direction as usize];
         sender.note(segment, both_scale);
-        let is_refusing_scale = flags.has(Flags::SYN) && direction == Direction::Reply && !sender.has(Side::SCALED);
+        let is_refusing_scale =
+            flags.has(Flags::SYN) && direction == Direction::Reply && !sender.has(Side::SCALED);
         let receiver = &mut self.sides[direction.opposite() as usize];
         if is_refusing_scale {
             // Window scaling is in use only if both have offered it (RFC 7323, 2.2).
@@ -220,7 +226,10 @@ impl Side {
 
 /// The state after a fitting segment without RST.
 fn next(state: State, is_original: bool, flags: Flags) -> State {
-    use State::{TcpCloseWait, TcpEstablished, TcpFinWait, TcpLastAck, TcpSynRecv, TcpSynSent, TcpSynSent2, TcpTimeWait};
+    use State::{
+        TcpCloseWait, TcpEstablished, TcpFinWait, TcpLastAck, TcpSynRecv, TcpSynSent, TcpSynSent2,
+        TcpTimeWait,
+    };
     let (syn, ack, fin) = (flags.has(Flags::SYN), flags.has(Flags::ACK), flags.has(Flags::FIN));
     match (state, syn, fin) {
         (TcpSynSent, true, _) if !is_original && ack => TcpSynRecv,
@@ -300,7 +309,9 @@ mod tests {
         let mut steps = HANDSHAKE.to_vec();
         steps.push((false, ACK, 501, 101, 20, Progress::To(State::TcpEstablished)));
         steps.push((true, ACK, 101, 521, 0, Progress::To(State::TcpEstablished)));
-        for (original, seq) in [(false, 520), (false, 522), (false, 1400), (false, 100_000), (true, 100), (true, 102)] {
+        for (original, seq) in
+            [(false, 520), (false, 522), (false, 1400), (false, 100_000), (true, 100), (true, 102)]
+        {
             steps.push((original, RST, seq, 0, 0, Progress::Invalid));
         }
         let mut from_backend = steps.clone();
@@ -357,7 +368,8 @@ mod tests {
     #[test]
     fn window_scaling_counts_only_if_both_offer_it() {
         for (answer, is_wide) in [(Some(7), true), (None, false)] {
-            let (state, mut tracking) = Tracking::opening(&Segment { scale: Some(7), ..segment(SYN, 100, 0, 0) });
+            let (state, mut tracking) =
+                Tracking::opening(&Segment { scale: Some(7), ..segment(SYN, 100, 0, 0) });
             let answer = Segment { scale: answer, ..segment(SYN | ACK, 500, 101, 0) };
             assert_eq!(tracking.advance(state, Direction::Reply, &answer), Progress::To(State::TcpSynRecv));
             tracking.advance(State::TcpSynRecv, Direction::Original, &segment(ACK, 101, 501, 0));

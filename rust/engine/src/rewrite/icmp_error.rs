@@ -32,7 +32,9 @@ pub(crate) fn apply<A: Wire>(packet: &mut [u8], headers: &Headers<A>, quote: &He
     let (l3, _) = super::deltas(headers.tuple.protocol, &outer, &to);
     A::write_addresses(packet, to.src, to.dst, l3);
 
-    let Some((header, quoted)) = headers.transport_mut(packet).split_at_mut_checked(icmp::HEADER) else { return };
+    let Some((header, quoted)) = headers.transport_mut(packet).split_at_mut_checked(icmp::HEADER) else {
+        return;
+    };
     let translated = quoted.len().min(usize::from(quote.l4) + tcp::MIN_HEADER);
     let mut before = [0; MAX_TRANSLATED];
     let before = &mut before[..translated.min(MAX_TRANSLATED)];

@@ -125,7 +125,16 @@ mod tests {
 
     #[test]
     fn impossible_flags() {
-        for (bits, possible) in [(0, false), (0x02, true), (0x12, true), (0x03, false), (0x06, false), (0x04, true), (0x08, false), (0x11, true)] {
+        for (bits, possible) in [
+            (0, false),
+            (0x02, true),
+            (0x12, true),
+            (0x03, false),
+            (0x06, false),
+            (0x04, true),
+            (0x08, false),
+            (0x11, true),
+        ] {
             assert_eq!(Flags(bits).is_possible(), possible, "{bits:#x}");
         }
     }

@@ -1,0 +1,31 @@
+"""The verbs of the command `kbe-nat`: each is one file that exports one function."""
+
+from typing import Annotated
+
+import typer
+
+from kbe_nat import __version__
+from kbe_nat.cli.explain import explain
+from kbe_nat.cli.replay import replay
+
+app = typer.Typer(
+    help="Kubernetes Services in userspace.",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(replay)
+app.command()(explain)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Kubernetes Services in userspace."""
+    if version:
+        typer.echo(f"kbe-nat {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit

@@ -1,0 +1,152 @@
+"""The same packets under other objects: which flows would go elsewhere, be refused, or be served."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from kbe_nat._native import ACTIONS, CAUSES, Engine
+from kbe_nat.cli import packet as wire
+from kbe_nat.cli.output import table
+from kbe_nat.control import EXPIRY_BUDGET
+from kbe_nat.datapath import NEW, VERDICT, Batch, PacketQueue
+from kbe_nat.policy import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A flow that fares differently."""
+
+    change: str
+    """"moved" to another backend, "refused", "served", or "passed" on untouched; always seen from before to
+    after.
+    """
+    service: str
+    protocol: str
+    client: str
+    frontend: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Fate:
+    """What became of a packet: the backend it was sent to, a refusal, or neither."""
+
+    kind: str
+    text: str
+
+
+@dataclass(slots=True)
+class Comparison:
+    """A `PacketQueue` around another one: a second engine gets a copy of every batch, and the verdicts are
+    compared.
+
+    Only packets that open a flow or are refused, under either engine, are looked at one by one.
+    """
+
+    queue: PacketQueue
+    other: Engine
+    plans: tuple[Plan, Plan]
+    seen: set[wire.Ends] = field(default_factory=set)
+    """Flows that were opened, or refused, under either engine."""
+    differences: dict[wire.Ends, Difference] = field(default_factory=dict)
+    _original: bytes = b""
+
+    def receive(self) -> Batch | None:
+        """See `PacketQueue`."""
+        batch = self.queue.receive()
+        self._original = bytes(batch.packets) if batch else b""
+        return batch
+
+    def verdict(self, batch: Batch, verdicts: bytes, released: list[tuple[int, str, bytes | None]]) -> None:
+        """See `PacketQueue`."""
+        packets = bytearray(self._original)
+        others = self.other.process_batch(
+            packets, batch.now, offsets=batch.offsets, interface=batch.interface
+        )
+        self.other.released()
+        self.other.expire(batch.now, EXPIRY_BUDGET)
+        size = VERDICT.size
+        columns = (verdicts[0::size], verdicts[2::size], others[0::size], others[2::size])
+        for number, (action, flags, other_action, other_flags) in enumerate(zip(*columns, strict=True)):
+            if (flags | other_flags) & NEW or action in REFUSING or other_action in REFUSING:
+                self._compare(number, batch, packets, verdicts, others)
+        self.queue.verdict(batch, verdicts, released)
+
+    def summary(self) -> dict[str, Any]:
+        """Everything that was found, for JSON."""
+        return {
+            "flows": len(self.seen),
+            "changed": len(self.differences),
+            "services": self._counts(),
+            "differences": [asdict(difference) for difference in self.differences.values()],
+        }
+
+    def tables(self) -> list[Any]:
+        """What was found, for people."""
+        changed, flows = len(self.differences), len(self.seen)
+        if not changed:
+            return [f"None of {flows} flows would fare differently."]
+        counts = table("Flows that would fare differently", "service", *CHANGES, right=len(CHANGES))
+        for service, numbers in self._counts().items():
+            counts.add_row(service or "(no service)", *(str(numbers.get(change, 0)) for change in CHANGES))
+        title = f"The first {LISTED} of them" if changed > LISTED else "Which ones"
+        listed = table(title, "service", "client", "frontend", "before", "after")
+        for one in list(self.differences.values())[:LISTED]:
+            listed.add_row(one.service, one.client, f"{one.protocol} {one.frontend}", one.before, one.after)
+        return [f"{changed} of {flows} flows would fare differently.", "", counts, "", listed]
+
+    def _counts(self) -> dict[str, dict[str, int]]:
+        counts = Counter((one.service, one.change) for one in self.differences.values())
+        services: dict[str, dict[str, int]] = {}
+        for (service, change), number in sorted(counts.items()):
+            services.setdefault(service, {})[change] = number
+        return services
+
+    def _compare(self, number: int, batch: Batch, packets: bytearray, verdicts: bytes, others: bytes) -> None:
+        start, end = batch.offsets[number : number + 2]
+        ends = wire.ends(self._original[start:end])
+        before = _fate(verdicts, number, batch.packets[start:end])
+        after = _fate(others, number, packets[start:end])
+        if ends is None or before is None or after is None:
+            return
+        self.seen.add(ends)
+        if before == after or (before.kind == after.kind != "served"):
+            return
+        change = "moved" if before.kind == after.kind else after.kind
+        client, frontend = wire.show(ends.source), wire.show(ends.destination)
+        service = next(filter(None, (_owner(plan, ends) for plan in self.plans)), "")
+        # A client that was refused tries again: its first attempt stands for all.
+        self.differences.setdefault(
+            ends, Difference(change, service, ends.protocol, client, frontend, before.text, after.text)
+        )
+
+
+def _fate(verdicts: bytes, number: int, translated: bytearray) -> _Fate | None:
+    action, cause, _, _ = VERDICT.unpack_from(verdicts, number * VERDICT.size)
+    name = ACTIONS[action]
+    if name == "translate":
+        ends = wire.ends(bytes(translated))
+        return _Fate("served", wire.show(ends.destination)) if ends else None
+    if name in ("drop", "reject"):
+        return _Fate("refused", f"{name}: {CAUSES[cause]}")
+    return _Fate("passed", "untouched") if name == "accept" else None
+
+
+def _owner(plan: Plan, ends: wire.Ends) -> str | None:
+    """The service port that is served at a packet's destination."""
+    address, port = ends.destination
+    for policy in plan.ports:
+        if policy.protocol != ends.protocol:
+            continue
+        for own in policy.listeners:
+            if own.port == port and (
+                own.address == address or (not own.address and address in plan.node_port_addresses)
+            ):
+                return policy.name
+    return None
+
+
+REFUSING: Final = frozenset(number for number, name in enumerate(ACTIONS) if name in ("drop", "reject"))
+CHANGES: Final = ("moved", "refused", "served", "passed")
+LISTED: Final = 20

@@ -1,0 +1,206 @@
+"""`kbe-nat explain`: what would happen to a packet, and why. Nothing is sent, and no table changes."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from kbe_nat._native import Engine, Explanation
+from kbe_nat.cli import packet as wire
+from kbe_nat.cli.options import (
+    ClusterRanges,
+    Detector,
+    DetectorMode,
+    Format,
+    LocalhostNodePorts,
+    MasqueradeAll,
+    NodeAddresses,
+    NodeName,
+    NodePortAddresses,
+    ObjectFiles,
+    OutputFormat,
+    PodRange,
+    Strict,
+    node_options,
+    parse,
+    read_objects,
+    warn,
+)
+from kbe_nat.cli.output import show, show_json, table
+from kbe_nat.control import EXPIRY_BUDGET
+from kbe_nat.datapath.pcap import CaptureQueue
+from kbe_nat.policy import LOOPBACK, Plan, plan
+from kbe_nat.sources.address import split_address
+from kbe_nat.sources.completion import POD_RANGE
+from kbe_nat.tables import Tables
+
+VERDICTS = {"translate": "dnat", "accept": "pass"}
+"""Actions of the engine in words of this verb; the others have the same name in both."""
+OTHER_INTERFACE, POD_INTERFACE = 1, 2
+"""Numbers that stand for a device of the node, and for one behind which pods are."""
+EPHEMERAL_PORT = 49152
+
+
+def explain(
+    objects: ObjectFiles,
+    capture: Annotated[Path | None, typer.Argument(help="Capture that the packet is taken from.")] = None,
+    number: Annotated[
+        int | None, typer.Option("--packet", min=1, help="Number of the packet in the capture.")
+    ] = None,
+    source: Annotated[str | None, typer.Option("--from", help="Source, as ADDRESS or ADDRESS:PORT.")] = None,
+    destination: Annotated[str | None, typer.Option("--to", help="Destination, as ADDRESS:PORT.")] = None,
+    protocol: Annotated[str, typer.Option("--proto", help="tcp, udp or sctp.")] = "tcp",
+    node: NodeName = "",
+    node_address: NodeAddresses = [],  # noqa: B006
+    cluster_cidr: ClusterRanges = "",
+    detect_local_mode: DetectorMode = Detector.CLUSTER_CIDR,
+    interface: Annotated[str, typer.Option(help="Device that the packet comes in by.")] = "",
+    pod_interface: Annotated[
+        str, typer.Option(help="Device behind which pods are; with a + at its end, all that begin so.")
+    ] = "",
+    masquerade_all: MasqueradeAll = False,
+    nodeport_addresses: NodePortAddresses = "",
+    localhost_nodeports: LocalhostNodePorts = True,
+    pod_range: PodRange = POD_RANGE,
+    strict: Strict = False,
+    output: OutputFormat = Format.TEXT,
+) -> None:
+    """Say what happens to a packet, and why.
+
+    The packet is described by --from, --to and --proto, or taken from a capture with --packet; the packets
+    before it are then processed first, so that connections are known as they were.
+    """
+    if (capture is None) != (number is None) or (capture is None) == (source is None or destination is None):
+        raise typer.BadParameter(
+            "give either --from and --to, or a capture and --packet", param_hint="packet"
+        )
+    snapshot = read_objects(objects, pod_range, is_strict=strict)
+    options = replace(
+        node_options(snapshot, node, node_address, cluster_cidr, nodeport_addresses, detect_local_mode),
+        pod_interfaces=(POD_INTERFACE,) if pod_interface else (),
+        masquerade_all=masquerade_all,
+        localhost_node_ports=localhost_nodeports,
+    )
+    made = plan(snapshot, options)
+    warn(*made.notes)
+    engine = Engine(seed=0)
+    engine.replace_services(*Tables().native(made))
+    if capture is not None and number is not None:
+        data, explanation = _captured(engine, capture, number)
+    else:
+        data = _described(source or "", destination or "", protocol)
+        device = _device(made, data, interface, pod_interface)
+        explanation = engine.explain(data, 0, interface=device, incomplete_checksum=True)
+    answer = _answer(explanation)
+    if output is Format.JSON:
+        show_json(answer)
+    else:
+        _show(data, answer, explanation)
+
+
+def _described(source: str, destination: str, protocol: str) -> bytes:
+    if protocol.lower() not in wire.NUMBERS:
+        raise typer.BadParameter(f"{protocol!r} is none of {', '.join(wire.NUMBERS)}", param_hint="--proto")
+    from_address, from_port = parse(split_address, source, "--from")
+    to_address, to_port = parse(split_address, destination, "--to")
+    if to_port is None:
+        raise typer.BadParameter(f"{destination!r} has no port", param_hint="--to")
+    from_end = (from_address, EPHEMERAL_PORT if from_port is None else from_port)
+    try:
+        return wire.opening(protocol.lower(), from_end, (to_address, to_port))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--to") from None
+
+
+def _captured(engine: Engine, capture: Path, number: int) -> tuple[bytes, Explanation]:
+    """The packet of this number, and its explanation after all before it were processed."""
+    before = number - 1
+    with CaptureQueue(capture) as queue:
+        while (batch := queue.receive()) is not None:
+            here = min(before, len(batch))
+            with memoryview(batch.packets) as packets:
+                engine.process_batch(
+                    packets[: batch.offsets[here]], batch.now, offsets=batch.offsets[: here + 1]
+                )
+            engine.released()
+            if here < len(batch):
+                start, end = batch.offsets[here : here + 2]
+                data = bytes(batch.packets[start:end])
+                if not data:
+                    raise typer.BadParameter(
+                        f"number {number} of {capture} is no IP packet", param_hint="--packet"
+                    )
+                return data, engine.explain(data, batch.now)
+            engine.expire(batch.now, EXPIRY_BUDGET)
+            before -= len(batch)
+    total = number - 1 - before
+    raise typer.BadParameter(
+        f"{capture} has {total} packets, so there is no number {number}", param_hint="--packet"
+    )
+
+
+def _device(made: Plan, data: bytes, interface: str, pod_interface: str) -> int:
+    """The number of the device that a described packet comes in by: none for a packet of the node itself."""
+    prefix = pod_interface.removesuffix("+")
+    if (
+        interface
+        and pod_interface
+        and (interface == prefix or (prefix != pod_interface and interface.startswith(prefix)))
+    ):
+        return POD_INTERFACE
+    described = wire.ends(data)
+    own = {*made.addresses, LOOPBACK, "::1"}
+    return 0 if described and not interface and described.source[0] in own else OTHER_INTERFACE
+
+
+def _answer(explanation: Explanation) -> dict[str, Any]:
+    verdict = VERDICTS.get(explanation.action, explanation.action)
+    destinations = sorted(explanation.candidates) if verdict == "dnat" else []
+    masqueraded = sorted(set(explanation.masqueraded) & set(destinations))
+    masquerade: bool | str = explanation.masquerade and verdict == "dnat"
+    if destinations:
+        masquerade = "mixed" if 0 < len(masqueraded) < len(destinations) else bool(masqueraded)
+    answer: dict[str, Any] = {
+        "verdict": verdict,
+        "service": explanation.service,
+        "destinations": destinations,
+        "backend": explanation.backend if verdict == "dnat" else None,
+        "masquerade": masquerade,
+    }
+    if masquerade == "mixed":
+        answer["masqueraded"] = masqueraded
+    answer["reasons"] = [f"{check}: {found}" for check, found in explanation.steps]
+    return answer
+
+
+def _show(data: bytes, answer: dict[str, Any], explanation: Explanation) -> None:
+    described = wire.ends(data)
+    what = "A packet that cannot be read"
+    if described is not None:
+        source, destination = wire.show(described.source), wire.show(described.destination)
+        what = f"{described.protocol.upper()} {source} to {destination}"
+    service = f" by {answer['service']}" if answer["service"] else ""
+    outcome = {
+        "dnat": f"is sent to {answer['backend']}{service}",
+        "pass": "passes untouched",
+        "reject": f"is refused{service} ({explanation.cause})",
+        "drop": f"is dropped{service} ({explanation.cause})",
+        "hold": "waits for the first fragment of its datagram",
+    }[answer["verdict"]]
+    steps = table("Why", "checked", "found")
+    for check, found in explanation.steps:
+        steps.add_row(check, found)
+    parts: list[Any] = [Text(f"{what} {outcome}.", style="bold"), "", steps]
+    if answer["destinations"]:
+        masqueraded = {
+            "mixed": answer.get("masqueraded", []),
+            True: answer["destinations"],
+        }.get(answer["masquerade"], [])
+        candidates = table("Who may serve it", "endpoint", "source is masqueraded", "")
+        for one in answer["destinations"]:
+            mark = "this packet's" if one == answer["backend"] else ""
+            candidates.add_row(one, "yes" if one in masqueraded else "no", mark)
+        parts += ["", candidates]
+    show(*parts)

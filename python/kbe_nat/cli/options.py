@@ -1,0 +1,141 @@
+"""Flags that several verbs share, and what they are turned into."""
+
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Annotated, TypeAlias, TypeVar
+
+import typer
+
+from kbe_nat.errors import FileError
+from kbe_nat.model import Snapshot
+from kbe_nat.policy import PRIMARY, Options
+from kbe_nat.sources.address import parse_address, parse_range
+from kbe_nat.sources.completion import POD_RANGE
+from kbe_nat.sources.manifests import read_manifests
+
+_T = TypeVar("_T")
+
+
+class Format(StrEnum):
+    """How results are written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class Detector(StrEnum):
+    """How packets of this cluster's pods are told from others."""
+
+    CLUSTER_CIDR = "ClusterCIDR"
+    NODE_CIDR = "NodeCIDR"
+
+
+ObjectFiles: TypeAlias = Annotated[
+    list[str],
+    typer.Option(
+        "--filename",
+        "-f",
+        help="File or directory of Kubernetes objects, or - for standard input; repeatable.",
+    ),
+]
+NodeName: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--node", help="Node to work for. Default: the only Node among the objects, if there is one."
+    ),
+]
+NodeAddresses: TypeAlias = Annotated[
+    list[str],
+    typer.Option(
+        "--node-address", help="Address of the node; repeatable. Default: those of the Node object."
+    ),
+]
+ClusterRanges: TypeAlias = Annotated[
+    str,
+    typer.Option("--cluster-cidr", help="Range of pod addresses; two, one per family, with a comma between."),
+]
+DetectorMode: TypeAlias = Annotated[
+    Detector, typer.Option("--detect-local-mode", help="Where the ranges of pod addresses are taken from.")
+]
+MasqueradeAll: TypeAlias = Annotated[
+    bool, typer.Option("--masquerade-all", help="Masquerade everything that goes to a cluster IP.")
+]
+NodePortAddresses: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--nodeport-addresses",
+        help="Ranges of addresses that serve node ports, with commas between, or 'primary'. Default: all.",
+    ),
+]
+LocalhostNodePorts: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--localhost-nodeports/--no-localhost-nodeports", help="Whether node ports are served on 127.0.0.1."
+    ),
+]
+PodRange: TypeAlias = Annotated[
+    str,
+    typer.Option("--pod-range", help="Where Pods get addresses that a controller has but no object shows."),
+]
+Strict: TypeAlias = Annotated[
+    bool,
+    typer.Option("--strict", help="Refuse to run when any object is refused, instead of leaving it out."),
+]
+OutputFormat: TypeAlias = Annotated[Format, typer.Option("--output", "-o", help="How the result is written.")]
+
+
+def read_objects(files: list[str], pod_range: str = POD_RANGE, *, is_strict: bool = False) -> Snapshot:
+    """The snapshot of these files. Objects that are refused, and notes, go to standard error, one line each.
+
+    Raises `ObjectError` when nothing but refused objects is there, or any with `is_strict`; `FileError` as
+    `read_manifests` does.
+    """
+    reading = read_manifests(files, pod_range=parse(parse_range, pod_range, "--pod-range"))
+    snapshot = reading.snapshot
+    if reading.refused and (is_strict or not snapshot.services):
+        raise reading.refused[0]
+    if not snapshot.services:
+        raise FileError(f"{', '.join(files)}: there is no Service in it")
+    warn(*map(str, reading.refused), *reading.notes)
+    return snapshot
+
+
+def node_options(
+    snapshot: Snapshot, node: str, addresses: list[str], ranges: str, node_ports: str, detector: Detector
+) -> Options:
+    """What these flags say of the node, checked. Raises `typer.BadParameter`."""
+    if not node and len(snapshot.nodes) == 1:
+        node = next(iter(snapshot.nodes))
+    if node and snapshot.nodes and node not in snapshot.nodes:
+        known = ", ".join(sorted(snapshot.nodes)[:5])
+        raise typer.BadParameter(f"{node} is none of the objects' nodes ({known})", param_hint="--node")
+    return Options(
+        node=node,
+        node_addresses=tuple(parse(parse_address, text, "--node-address") for text in addresses),
+        cluster_ranges=tuple(parse(parse_range, text, "--cluster-cidr") for text in split(ranges)),
+        uses_node_ranges=detector is Detector.NODE_CIDR,
+        node_port_addresses=tuple(
+            text if text == PRIMARY else parse(parse_range, text, "--nodeport-addresses")
+            for text in split(node_ports)
+        ),
+    )
+
+
+def parse(parser: Callable[[str], _T], text: str, flag: str) -> _T:
+    """The parsed value of a flag. Raises `typer.BadParameter` with the flag's name."""
+    try:
+        return parser(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=flag) from None
+
+
+def split(text: str) -> list[str]:
+    """The parts of a list with commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def warn(*lines: str) -> None:
+    """Lines for people, beside the result."""
+    for line in lines:
+        print("kbe-nat:", line, file=sys.stderr)

@@ -1,0 +1,38 @@
+"""How results reach the terminal: tables for people, JSON for programs."""
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+
+def show(*parts: RenderableType) -> None:
+    """Write tables and texts to standard output, as wide as the terminal is."""
+    is_terminal = sys.stdout.isatty()
+    console = Console(markup=False, highlight=False, width=None if is_terminal else FILE_WIDTH)
+    # By way of a text: a reader that goes away is then met as everywhere else, by BrokenPipeError.
+    with console.capture() as capture:
+        for part in parts:
+            console.print(part)
+    sys.stdout.write("".join(line.rstrip() + "\n" for line in capture.get().splitlines()))
+
+
+def show_json(value: dict[str, Any]) -> None:
+    """Write a value as JSON, indented."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def table(title: str, *columns: str, right: int = 0) -> Table:
+    """An empty table; its last `right` columns hold numbers."""
+    made = Table(
+        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
+    for place, column in enumerate(columns):
+        is_number = place >= len(columns) - right
+        made.add_column(column, justify="right" if is_number else "left", overflow="fold")
+    return made
+
+
+FILE_WIDTH = 160

@@ -1,0 +1,144 @@
+"""`kbe-nat replay`: a capture through the engine, as if the node had carried it."""
+
+import secrets
+import sys
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from kbe_nat._native import Engine
+from kbe_nat.cli.comparison import Comparison
+from kbe_nat.cli.options import (
+    ClusterRanges,
+    Detector,
+    DetectorMode,
+    Format,
+    LocalhostNodePorts,
+    MasqueradeAll,
+    NodeAddresses,
+    NodeName,
+    NodePortAddresses,
+    ObjectFiles,
+    OutputFormat,
+    PodRange,
+    Strict,
+    node_options,
+    parse,
+    read_objects,
+    warn,
+)
+from kbe_nat.cli.output import show, show_json
+from kbe_nat.cli.summary import summary, tables
+from kbe_nat.control import run
+from kbe_nat.datapath import PacketQueue
+from kbe_nat.datapath.pcap import CaptureQueue
+from kbe_nat.model import Strategy
+from kbe_nat.policy import Plan, plan
+from kbe_nat.sources.address import parse_address
+from kbe_nat.sources.completion import POD_RANGE
+from kbe_nat.tables import Tables
+
+
+def replay(
+    objects: ObjectFiles,
+    capture: Annotated[Path, typer.Argument(help="pcap or pcapng file.")],
+    target: Annotated[
+        Path | None, typer.Option("--write", "-w", help="Write what would be sent on to this capture file.")
+    ] = None,
+    compare: Annotated[
+        list[str], typer.Option(help="Other objects, as with -f: say which flows would fare differently.")
+    ] = [],  # noqa: B006
+    strategy: Annotated[
+        Strategy, typer.Option(help="How backends are chosen for Services without the annotation.")
+    ] = Strategy.RANDOM,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**64 - 1, help="Makes random choices repeatable.")
+    ] = None,
+    masquerade_address: Annotated[
+        list[str],
+        typer.Option(help="Address of the node that masqueraded flows get as their source; repeatable."),
+    ] = [],  # noqa: B006
+    reject_with: Annotated[str, typer.Option(help="How packets are refused: icmp or tcp-reset.")] = "icmp",
+    node: NodeName = "",
+    node_address: NodeAddresses = [],  # noqa: B006
+    cluster_cidr: ClusterRanges = "",
+    detect_local_mode: DetectorMode = Detector.CLUSTER_CIDR,
+    masquerade_all: MasqueradeAll = False,
+    nodeport_addresses: NodePortAddresses = "",
+    localhost_nodeports: LocalhostNodePorts = True,
+    pod_range: PodRange = POD_RANGE,
+    strict: Strict = False,
+    output: OutputFormat = Format.TEXT,
+) -> None:
+    """Send a capture through the engine and say what became of it, per service and backend.
+
+    Without --masquerade-address flows that need it are counted, but keep their source.
+    """
+    if reject_with not in ("icmp", "tcp-reset"):
+        raise typer.BadParameter(f"{reject_with!r} is neither icmp nor tcp-reset", param_hint="--reject-with")
+    masquerade = [parse(parse_address, text, "--masquerade-address") for text in masquerade_address]
+    seed = secrets.randbits(64) if seed is None else seed
+
+    def planned(files: list[str]) -> Plan:
+        snapshot = read_objects(files, pod_range, is_strict=strict)
+        options = node_options(
+            snapshot, node, node_address, cluster_cidr, nodeport_addresses, detect_local_mode
+        )
+        made = plan(
+            snapshot,
+            replace(
+                options,
+                masquerade_all=masquerade_all,
+                localhost_node_ports=localhost_nodeports,
+                strategy=strategy,
+            ),
+        )
+        warn(*made.notes)
+        return made
+
+    def engine_for(made: Plan) -> Engine:
+        engine = Engine(seed=seed, snat_addresses=masquerade)
+        engine.replace_services(*Tables().native(made))
+        return engine
+
+    first = planned(objects)
+    engine = engine_for(first)
+    comparison: Comparison | None = None
+    with ExitStack() as stack:
+        bar = stack.enter_context(_progress())
+        task = bar.add_task(capture.name, total=capture.stat().st_size if capture.is_file() else None)
+        source = CaptureQueue(
+            capture,
+            target,
+            answer=reject_with,
+            progress=lambda position: bar.update(task, completed=position),
+        )
+        queue: PacketQueue = stack.enter_context(source)
+        if compare:
+            second = planned(compare)
+            queue = comparison = Comparison(queue, engine_for(second), (first, second))
+        run(engine, queue)
+    result = summary(str(capture), seed, engine.stats())
+    if output is Format.JSON:
+        show_json(result | ({"comparison": comparison.summary()} if comparison else {}))
+    else:
+        show(*tables(result), *(["", *comparison.tables()] if comparison else []))
+
+
+def _progress() -> Progress:
+    """Bytes read, on standard error, and only where somebody watches."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )

@@ -1,0 +1,51 @@
+"""Every exception that kbe-nat raises on purpose; the Rust engine raises the same ones."""
+
+
+class KbeNatError(Exception):
+    """Something the caller, a file or an object got wrong. The message is one line, made for people."""
+
+
+class ArgumentError(KbeNatError, ValueError):
+    """An argument of the Python API is out of its range or malformed."""
+
+
+class ServiceError(ArgumentError):
+    """A service port contradicts itself, or two of them claim the same frontend."""
+
+
+class CheckpointError(KbeNatError, ValueError):
+    """Bytes given to `Engine.restore` are no checkpoint, or a damaged one. Nothing was restored."""
+
+
+class CaptureError(KbeNatError, ValueError):
+    """A capture file cannot be read: unknown format, damaged, or a link type without IP packets."""
+
+
+class QueueError(KbeNatError):
+    """A packet queue of the kernel cannot be opened or has failed."""
+
+
+class RulesError(KbeNatError):
+    """The diversion rules could not be installed or removed."""
+
+
+class FileError(KbeNatError):
+    """A file cannot be read at all, or not as what it should be."""
+
+
+class ObjectError(KbeNatError):
+    """One Kubernetes object is refused; the others of its source still apply."""
+
+    def __init__(self, origin: str, subject: str, reason: str, path: str = "") -> None:
+        super().__init__(origin, subject, reason, path)
+        self.origin = origin
+        """File and document, such as "cluster.yaml, document 3"."""
+        self.subject = subject
+        """Kind and name, such as "Service default/simpleservice"."""
+        self.reason = reason
+        self.path = path
+        """The field, such as "spec.ports[0].port"; empty when the object as a whole is meant."""
+
+    def __str__(self) -> str:
+        field = f"{self.path}: " if self.path else ""
+        return f"{self.origin}: {self.subject}: {field}{self.reason}"

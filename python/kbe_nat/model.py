@@ -1,0 +1,146 @@
+"""The state of a cluster as kbe-nat understands it: immutable values without anything of the API's format.
+
+Addresses are canonical text, ports are 1 to 65535, protocols are "tcp", "udp" or "sctp": what is wrong has
+been refused by the source that built the value. Which endpoints may serve whom is not decided here but in
+`kbe_nat.policy`.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final, TypeAlias
+
+import msgspec
+
+ServiceKey: TypeAlias = tuple[str, str]
+"""Namespace and name of a Service."""
+
+IPV4: Final = 4
+IPV6: Final = 6
+
+
+class Strategy(StrEnum):
+    """How a backend is chosen for a new flow."""
+
+    RANDOM = "random"
+    CASCADE = "cascade"
+    ROUND_ROBIN = "rr"
+    WEIGHTED_ROUND_ROBIN = "wrr"
+    LEAST_CONNECTIONS = "lc"
+    WEIGHTED_LEAST_CONNECTIONS = "wlc"
+    TWO_CHOICES = "p2c"
+    MAGLEV = "mh"
+    RENDEZVOUS = "rendezvous"
+    SOURCE_HASH = "sh"
+
+
+class ServicePort(msgspec.Struct, frozen=True):
+    """One entry of `spec.ports` of a Service."""
+
+    name: str
+    """Empty for an unnamed port."""
+    protocol: str
+    port: int
+    node_port: int = 0
+    """0 when the Service has none."""
+
+
+class Service(msgspec.Struct, frozen=True):
+    """A Service, of both families at once."""
+
+    namespace: str
+    name: str
+    cluster_ips: tuple[str, ...] = ()
+    """Empty for a headless Service and for one of type ExternalName."""
+    ports: tuple[ServicePort, ...] = ()
+    external_ips: tuple[str, ...] = ()
+    load_balancer_ips: tuple[str, ...] = ()
+    """Ingress addresses with `ipMode: VIP`."""
+    source_ranges: tuple[str, ...] = ()
+    is_internal_local: bool = False
+    """`internalTrafficPolicy: Local`."""
+    is_external_local: bool = False
+    """`externalTrafficPolicy: Local`."""
+    affinity_seconds: int | None = None
+    """None without `sessionAffinity: ClientIP`."""
+    health_check_node_port: int = 0
+    is_load_balancer: bool = False
+    """`type: LoadBalancer`."""
+    proxy_name: str | None = None
+    """The label `service.kubernetes.io/service-proxy-name`; a Service that has it belongs to that proxy only.
+    """
+    strategy: Strategy | None = None
+    """The annotation `kbe-nat.io/strategy`."""
+
+    @property
+    def key(self) -> ServiceKey:
+        """Namespace and name."""
+        return self.namespace, self.name
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """One address behind a Service. Conditions that an object leaves out have their defaults filled in."""
+
+    address: str
+    node: str = ""
+    is_ready: bool = True
+    is_serving: bool = True
+    is_terminating: bool = False
+    zones: frozenset[str] = frozenset()
+    """Zones for which the endpoint is hinted."""
+    nodes: frozenset[str] = frozenset()
+    """Nodes for which the endpoint is hinted."""
+    weight: int = 1
+
+
+class SlicePort(msgspec.Struct, frozen=True):
+    """A port of all endpoints of a slice; it belongs to the service port of the same name and protocol."""
+
+    name: str
+    protocol: str
+    port: int
+
+
+class EndpointSlice(msgspec.Struct, frozen=True):
+    """Endpoints of one Service and one family that share their ports."""
+
+    name: str
+    family: int
+    """`IPV4` or `IPV6`; every address is of it."""
+    ports: tuple[SlicePort, ...] = ()
+    endpoints: tuple[Endpoint, ...] = ()
+
+
+class Node(msgspec.Struct, frozen=True):
+    """A node of the cluster."""
+
+    name: str
+    addresses: tuple[str, ...] = ()
+    """Internal addresses first; the first one of a family is the node's primary address in it."""
+    zone: str = ""
+    pod_ranges: tuple[str, ...] = ()
+    is_eligible: bool = True
+    """False while the node is deleted or about to be taken away: load balancers should leave it out."""
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """The whole state at one moment. Applying it twice changes nothing."""
+
+    generation: int = 0
+    """Grows with every snapshot of one source."""
+    services: tuple[Service, ...] = ()
+    """In the order of their claims: of two Services with the same address and port the first one has it."""
+    slices: Mapping[ServiceKey, tuple[EndpointSlice, ...]] = msgspec.field(default_factory=dict)
+    """EndpointSlices by their Service, sorted by name."""
+    nodes: Mapping[str, Node] = msgspec.field(default_factory=dict)
+    service_ranges: tuple[str, ...] = ()
+    """Ranges from which cluster IPs are allocated."""
+
+
+def family(address: str) -> int:
+    """`IPV4` or `IPV6`, of an address or a range in canonical text."""
+    return IPV6 if ":" in address else IPV4
+
+
+def join_address(address: str, port: int) -> str:
+    """Address and port as one text; an IPv6 address stands in brackets."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -1,0 +1,29 @@
+"""Where the state of the cluster comes from. Each source is one file that implements `Source`."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from kbe_nat.errors import ObjectError
+from kbe_nat.model import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A snapshot, and what was found on the way to it."""
+
+    snapshot: Snapshot
+    refused: tuple[ObjectError, ...] = ()
+    """Objects that are not in the snapshot because they are wrong."""
+    notes: tuple[str, ...] = ()
+    """Parts of objects that were left out or filled in, one line each."""
+
+
+class Source(Protocol):
+    """Yields whole snapshots."""
+
+    def read(self) -> Reading | None:
+        """The state now; None when it is the one that was read last. Does not wait.
+
+        Raises `KbeNatError` when there is nothing to read; the state that was read last then stays good.
+        """
+        ...

@@ -1,0 +1,326 @@
+"""Kubernetes objects as they are written, and no more of them than kbe-nat reads.
+
+Types are strict: a field of the wrong type or out of its range refuses the object, with the path of the
+field. Addresses stay text here, since a wrong one among many must not refuse its whole object;
+`kbe_nat.sources.assembly` parses them one by one.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal, TypeAlias
+
+from msgspec import Meta, Struct, field
+
+from kbe_nat.errors import ObjectError
+
+Name: TypeAlias = Annotated[
+    str, Meta(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z")
+]
+PortName: TypeAlias = Annotated[str, Meta(max_length=63, pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?\Z")]
+PortNumber: TypeAlias = Annotated[int, Meta(ge=1, le=65535)]
+OptionalPort: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
+Protocol: TypeAlias = Literal["TCP", "UDP", "SCTP"]
+Policy: TypeAlias = Literal["Cluster", "Local", ""]
+
+
+class Metadata(Struct, frozen=True):
+    """What every object has."""
+
+    name: Name
+    namespace: Annotated[str, Meta(max_length=63, pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?\Z")] = ""
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    created: str = field(name="creationTimestamp", default="")
+    deleted: str = field(name="deletionTimestamp", default="")
+
+
+class ServicePortObject(Struct, frozen=True):
+    """`spec.ports[]` of a Service."""
+
+    port: PortNumber
+    name: PortName = ""
+    protocol: Protocol = "TCP"
+    target_port: PortNumber | Annotated[str, Meta(min_length=1)] | None = field(
+        name="targetPort", default=None
+    )
+    node_port: OptionalPort = field(name="nodePort", default=0)
+
+
+class ClientIP(Struct, frozen=True):
+    """`spec.sessionAffinityConfig.clientIP`."""
+
+    timeout_seconds: Annotated[int, Meta(ge=1, le=86400)] = field(name="timeoutSeconds", default=10800)
+
+
+class AffinityConfig(Struct, frozen=True):
+    """`spec.sessionAffinityConfig`."""
+
+    client_ip: ClientIP = field(name="clientIP", default=ClientIP())
+
+
+class ServiceSpec(Struct, frozen=True):
+    """`spec` of a Service."""
+
+    type: Literal["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"] = "ClusterIP"
+    cluster_ip: str = field(name="clusterIP", default="")
+    cluster_ips: list[str] = field(name="clusterIPs", default_factory=list)
+    families: list[Literal["IPv4", "IPv6"]] = field(name="ipFamilies", default_factory=list)
+    ports: list[ServicePortObject] = []
+    selector: dict[str, str] = {}
+    external_ips: list[str] = field(name="externalIPs", default_factory=list)
+    source_ranges: list[str] = field(name="loadBalancerSourceRanges", default_factory=list)
+    internal_policy: Policy = field(name="internalTrafficPolicy", default="Cluster")
+    external_policy: Policy = field(name="externalTrafficPolicy", default="Cluster")
+    affinity: Literal["None", "ClientIP", ""] = field(name="sessionAffinity", default="None")
+    affinity_config: AffinityConfig = field(name="sessionAffinityConfig", default=AffinityConfig())
+    health_check_node_port: OptionalPort = field(name="healthCheckNodePort", default=0)
+    publishes_not_ready: bool = field(name="publishNotReadyAddresses", default=False)
+
+
+class Ingress(Struct, frozen=True):
+    """`status.loadBalancer.ingress[]`."""
+
+    ip: str = ""
+    mode: str = field(name="ipMode", default="VIP")
+
+
+class LoadBalancerStatus(Struct, frozen=True):
+    """`status.loadBalancer`."""
+
+    ingress: list[Ingress] = []
+
+
+class ServiceStatus(Struct, frozen=True):
+    """`status` of a Service."""
+
+    load_balancer: LoadBalancerStatus = field(name="loadBalancer", default=LoadBalancerStatus())
+
+
+class ServiceObject(Struct, frozen=True):
+    """A Service."""
+
+    metadata: Metadata
+    spec: ServiceSpec = ServiceSpec()
+    status: ServiceStatus = ServiceStatus()
+
+
+class Named(Struct, frozen=True):
+    """An object with a name and nothing else of interest."""
+
+    name: str = ""
+    kind: str = ""
+
+
+class Hints(Struct, frozen=True):
+    """`endpoints[].hints` of an EndpointSlice."""
+
+    zones: list[Named] = field(name="forZones", default_factory=list)
+    nodes: list[Named] = field(name="forNodes", default_factory=list)
+
+
+class Conditions(Struct, frozen=True):
+    """`endpoints[].conditions` of an EndpointSlice; missing means ready, serving and not terminating."""
+
+    ready: bool = True
+    serving: bool = True
+    terminating: bool = False
+
+
+class EndpointObject(Struct, frozen=True):
+    """`endpoints[]` of an EndpointSlice."""
+
+    addresses: list[str] = []
+    conditions: Conditions = Conditions()
+    node: str = field(name="nodeName", default="")
+    hints: Hints = Hints()
+    target: Named = field(name="targetRef", default=Named())
+
+
+class SlicePortObject(Struct, frozen=True):
+    """`ports[]` of an EndpointSlice. No port, or 0, stands for "all ports": no service port can mean that."""
+
+    name: PortName = ""
+    protocol: Protocol = "TCP"
+    port: OptionalPort = 0
+
+
+class EndpointSliceObject(Struct, frozen=True):
+    """An EndpointSlice."""
+
+    metadata: Metadata
+    address_type: Literal["IPv4", "IPv6", "FQDN"] = field(name="addressType")
+    endpoints: list[EndpointObject] = []
+    ports: list[SlicePortObject] = []
+
+
+class Taint(Struct, frozen=True):
+    """`spec.taints[]` of a Node."""
+
+    key: str = ""
+
+
+class NodeSpec(Struct, frozen=True):
+    """`spec` of a Node."""
+
+    pod_cidr: str = field(name="podCIDR", default="")
+    pod_cidrs: list[str] = field(name="podCIDRs", default_factory=list)
+    taints: list[Taint] = []
+
+
+class NodeAddress(Struct, frozen=True):
+    """`status.addresses[]` of a Node."""
+
+    type: str
+    address: str
+
+
+class NodeStatus(Struct, frozen=True):
+    """`status` of a Node."""
+
+    addresses: list[NodeAddress] = []
+
+
+class NodeObject(Struct, frozen=True):
+    """A Node."""
+
+    metadata: Metadata
+    spec: NodeSpec = NodeSpec()
+    status: NodeStatus = NodeStatus()
+
+
+class ContainerPort(Struct, frozen=True):
+    """`spec.containers[].ports[]` of a Pod."""
+
+    number: PortNumber = field(name="containerPort")
+    name: str = ""
+    protocol: Protocol = "TCP"
+
+
+class Container(Struct, frozen=True):
+    """`spec.containers[]` of a Pod."""
+
+    ports: list[ContainerPort] = []
+
+
+class PodSpec(Struct, frozen=True):
+    """`spec` of a Pod."""
+
+    node: str = field(name="nodeName", default="")
+    containers: list[Container] = []
+
+
+class PodAddress(Struct, frozen=True):
+    """`status.podIPs[]`."""
+
+    ip: str = ""
+
+
+class PodCondition(Struct, frozen=True):
+    """`status.conditions[]` of a Pod."""
+
+    type: str
+    status: str
+
+
+class PodStatus(Struct, frozen=True):
+    """`status` of a Pod."""
+
+    phase: str = ""
+    ip: str = field(name="podIP", default="")
+    ips: list[PodAddress] = field(name="podIPs", default_factory=list)
+    conditions: list[PodCondition] = []
+
+
+class PodObject(Struct, frozen=True):
+    """A Pod."""
+
+    metadata: Metadata
+    spec: PodSpec = PodSpec()
+    status: PodStatus = PodStatus()
+
+
+class TemplateMetadata(Struct, frozen=True):
+    """`spec.template.metadata`: a name is not needed there."""
+
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+
+
+class PodTemplate(Struct, frozen=True):
+    """`spec.template` of a controller."""
+
+    metadata: TemplateMetadata = TemplateMetadata()
+    spec: PodSpec = PodSpec()
+
+
+class ControllerSpec(Struct, frozen=True):
+    """`spec` of a ReplicationController, ReplicaSet or Deployment."""
+
+    replicas: Annotated[int, Meta(ge=0, le=100_000)] = 1
+    template: PodTemplate = PodTemplate()
+
+
+class ControllerObject(Struct, frozen=True):
+    """A ReplicationController, ReplicaSet or Deployment: whoever makes Pods from a template."""
+
+    metadata: Metadata
+    spec: ControllerSpec = ControllerSpec()
+
+
+class ServiceCIDRSpec(Struct, frozen=True):
+    """`spec` of a ServiceCIDR."""
+
+    cidrs: list[str] = []
+
+
+class ServiceCIDRObject(Struct, frozen=True):
+    """A ServiceCIDR."""
+
+    metadata: Metadata
+    spec: ServiceCIDRSpec = ServiceCIDRSpec()
+
+
+Known: TypeAlias = (
+    ServiceObject | EndpointSliceObject | NodeObject | PodObject | ControllerObject | ServiceCIDRObject
+)
+
+KINDS: Final[dict[tuple[str, str], type[Known]]] = {
+    ("", "Service"): ServiceObject,
+    ("discovery.k8s.io", "EndpointSlice"): EndpointSliceObject,
+    ("", "Node"): NodeObject,
+    ("", "Pod"): PodObject,
+    ("", "ReplicationController"): ControllerObject,
+    ("apps", "ReplicaSet"): ControllerObject,
+    ("apps", "Deployment"): ControllerObject,
+    ("networking.k8s.io", "ServiceCIDR"): ServiceCIDRObject,
+}
+"""What is read, by API group and kind; everything else is not kbe-nat's affair."""
+CLUSTER_SCOPED: Final = (NodeObject, ServiceCIDRObject)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An object and where it was found."""
+
+    origin: str
+    kind: str
+    value: Known
+
+    @property
+    def name(self) -> str:
+        """Name, with the namespace where the kind has one."""
+        name = self.value.metadata.name
+        return name if isinstance(self.value, CLUSTER_SCOPED) else f"{namespace(self.value)}/{name}"
+
+    @property
+    def subject(self) -> str:
+        """Kind and name, for messages."""
+        return f"{self.kind} {self.name}"
+
+    def refuse(self, reason: str, path: str) -> ObjectError:
+        """The error that refuses this object."""
+        return ObjectError(self.origin, self.subject, reason, path)
+
+
+def namespace(value: Known) -> str:
+    """The namespace of an object; "default" when it names none."""
+    return value.metadata.namespace or "default"

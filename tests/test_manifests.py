@@ -1,0 +1,250 @@
+"""Files of Kubernetes objects: what is read, what is refused with which words, and what is filled in."""
+
+import os
+from pathlib import Path
+
+import pytest
+from kbe_nat.errors import FileError
+from kbe_nat.model import Endpoint, Service, ServicePort, SlicePort, Strategy
+from kbe_nat.sources import Reading
+from kbe_nat.sources.manifests import Manifests, read_manifests
+
+SEED = Path(__file__).parent / "seed"
+
+SERVICE = """
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {clusterIP: 172.30.0.1, ports: [{port: 80}]}
+"""
+SLICE = """
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+addressType: IPv4
+metadata: {name: web-a, namespace: shop, labels: {kubernetes.io/service-name: web}}
+ports: [{port: 8080}]
+endpoints: [{addresses: [10.0.0.1]}]
+"""
+
+
+def read(tmp_path: Path, *documents: str) -> Reading:
+    path = tmp_path / "objects.yaml"
+    path.write_text("\n---\n".join(documents))
+    return read_manifests([path])
+
+
+def endpoints(reading: Reading, namespace: str, name: str) -> list[tuple[str, int]]:
+    slices = reading.snapshot.slices.get((namespace, name), ())
+    return [(e.address, port.port) for part in slices for port in part.ports for e in part.endpoints]
+
+
+def test_a_service_and_its_slice(tmp_path: Path) -> None:
+    reading = read(tmp_path, SERVICE, SLICE)
+    assert reading.snapshot.services == (
+        Service("shop", "web", ("172.30.0.1",), (ServicePort("", "tcp", 80),)),
+    )
+    [part] = reading.snapshot.slices["shop", "web"]
+    assert (part.ports, part.endpoints) == ((SlicePort("", "tcp", 8080),), (Endpoint("10.0.0.1"),))
+    assert not reading.refused and not reading.notes
+
+
+def test_the_objects_of_the_seed_in_a_cluster() -> None:
+    reading = read_manifests([SEED / "cluster.yaml"])
+    assert [(s.namespace, s.name, s.cluster_ips) for s in reading.snapshot.services] == [
+        ("default", "simpleservice", ("172.30.228.255",))
+    ]
+    assert endpoints(reading, "default", "simpleservice") == [("172.17.0.3", 9876), ("172.17.0.4", 9876)]
+    assert not reading.refused and not reading.notes
+
+
+def test_the_objects_of_the_seed_as_they_are_written() -> None:
+    reading = read_manifests([SEED / "svc.yaml", SEED / "rc.yaml"])
+    [service] = reading.snapshot.services
+    assert service.cluster_ips[0].startswith("172.30.")
+    assert endpoints(reading, "default", "simpleservice") == [("172.17.0.3", 9876)]
+    assert len(reading.notes) == 2
+    assert (
+        read_manifests([SEED / "rc.yaml", SEED / "svc.yaml"]).snapshot.services == reading.snapshot.services
+    )
+
+
+def test_a_controller_without_pods_gets_as_many_as_it_wants(tmp_path: Path) -> None:
+    text = (SEED / "rc.yaml").read_text().replace("replicas: 1", "replicas: 3")
+    reading = read(tmp_path, (SEED / "svc.yaml").read_text(), text)
+    found = endpoints(reading, "default", "simpleservice")
+    assert found == [("172.17.0.3", 9876), ("172.17.0.4", 9876), ("172.17.0.5", 9876)]
+    path = tmp_path / "objects.yaml"
+    assert (
+        endpoints(read_manifests([path], pod_range="10.9.0.0/24"), "default", "simpleservice")[0][0]
+        == "10.9.0.3"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path", "reason"),
+    [
+        ("port: 80", "port: 65536", "spec.ports[0].port", "expected int <= 65535"),
+        ("port: 80", "port: 0", "spec.ports[0].port", "expected int >= 1"),
+        ("port: 80", "port: -1", "spec.ports[0].port", "expected int >= 1"),
+        ("port: 80", "port: true", "spec.ports[0].port", "expected int, got bool"),
+        ("port: 80", "name: x", "spec.ports[0]", "object missing required field port"),
+        ("port: 80", "port: 80, protocol: ICMP", "spec.ports[0].protocol", "invalid enum value 'ICMP'"),
+        (
+            "name: web",
+            "name: wéb",
+            "metadata.name",
+            "is no valid name: lower case letters, digits and '-' only",
+        ),
+        ("172.30.0.1", "172.30.0.256", "spec.clusterIP", "'172.30.0.256' is no IP address"),
+        ("172.30.0.1", "127.0.0.1", "spec.clusterIP", "127.0.0.1 is loopback"),
+        (
+            "ports:",
+            "loadBalancerSourceRanges: [x], ports:",
+            "spec.loadBalancerSourceRanges[0]",
+            "'x' is no address range",
+        ),
+    ],
+)
+def test_a_wrong_object_is_refused_and_the_others_apply(
+    tmp_path: Path, old: str, new: str, path: str, reason: str
+) -> None:
+    reading = read(tmp_path, SERVICE.replace(old, new), SERVICE.replace("web", "other").replace("0.1", "0.2"))
+    [error] = reading.refused
+    assert (error.path, error.reason) == (path, reason)
+    assert str(error).startswith(f"{tmp_path}/objects.yaml, document 1: Service shop/")
+    assert [service.name for service in reading.snapshot.services] == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("127.0.0.1", "127.0.0.1 is loopback"),
+        ("169.254.169.254", "169.254.169.254 is link-local"),
+        ("fd00::1", "fd00::1 is no IPv4 address"),
+        ("host.example", "'host.example' is no IP address"),
+        ("''", "'' is no IP address"),
+    ],
+)
+def test_a_wrong_endpoint_is_left_out_alone(tmp_path: Path, address: str, reason: str) -> None:
+    reading = read(
+        tmp_path, SERVICE, SLICE.replace("[10.0.0.1]}", f"[{address}]}}, {{addresses: [10.0.00.02]}}")
+    )
+    assert endpoints(reading, "shop", "web") == [("10.0.0.2", 8080)]
+    [note] = reading.notes
+    assert note.endswith(f"EndpointSlice shop/web-a: endpoints[0].addresses[0]: left out: {reason}")
+
+
+def test_host_names_are_not_followed(tmp_path: Path) -> None:
+    reading = read(tmp_path, SERVICE, SLICE.replace("IPv4", "FQDN"))
+    assert not reading.snapshot.slices and "host names are not followed" in reading.notes[0]
+
+
+def test_lists_nulls_and_foreign_kinds(tmp_path: Path) -> None:
+    reading = read(
+        tmp_path,
+        "apiVersion: v1\nkind: List\nitems:\n"
+        "- {apiVersion: v1, kind: Service, metadata: {name: a}, spec: {clusterIP: 172.30.0.1, ports: null}}\n",
+        "apiVersion: v1\nkind: ServiceList\nitems: [{metadata: {name: b}, spec: {clusterIP: None}}]",
+        "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: c}",
+        "",
+        "just text",
+    )
+    assert [(s.name, s.cluster_ips) for s in reading.snapshot.services] == [("a", ("172.30.0.1",)), ("b", ())]
+    assert reading.notes[0].endswith("Service c: objects of serving.knative.dev/v1 are not read")
+    assert [error.reason for error in reading.refused] == ["expected an object, got a text"]
+
+
+def test_named_target_ports_are_looked_up_in_every_pod(tmp_path: Path) -> None:
+    pod = """
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, labels: {{app: web}}{deleted}}}
+spec: {{containers: [{{ports: [{{name: http, containerPort: {port}}}]}}]}}
+status: {{podIP: {ip}, conditions: [{{type: Ready, status: "{ready}"}}]}}
+"""
+    service = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {clusterIP: 172.30.0.1, "
+    reading = read(
+        tmp_path,
+        service + "selector: {app: web}, ports: [{port: 80, targetPort: http}]}",
+        pod.format(name="a", port=8080, ip="10.0.0.1", ready="True", deleted=""),
+        pod.format(name="b", port=9090, ip="10.0.0.2", ready="False", deleted=""),
+        pod.format(
+            name="c",
+            port=9090,
+            ip="10.0.0.3",
+            ready="True",
+            deleted=", deletionTimestamp: 2026-01-01T00:00:00Z",
+        ),
+    )
+    assert endpoints(reading, "default", "web") == [
+        ("10.0.0.1", 8080),
+        ("10.0.0.2", 9090),
+        ("10.0.0.3", 9090),
+    ]
+    found = [e for part in reading.snapshot.slices["default", "web"] for e in part.endpoints]
+    assert [(e.is_ready, e.is_serving, e.is_terminating) for e in found] == [
+        (True, True, False),
+        (False, False, False),
+        (False, True, True),
+    ]
+
+
+def test_annotations_of_the_extension(tmp_path: Path) -> None:
+    annotated = SERVICE.replace("namespace: shop", "namespace: shop, annotations: {kbe-nat.io/strategy: wrr}")
+    weighted = SLICE.replace("namespace: shop", "namespace: shop, annotations: {kbe-nat.io/weight: '5'}")
+    reading = read(tmp_path, annotated, weighted)
+    assert reading.snapshot.services[0].strategy is Strategy.WEIGHTED_ROUND_ROBIN
+    assert reading.snapshot.slices["shop", "web"][0].endpoints[0].weight == 5
+    reading = read(tmp_path, annotated.replace("wrr", "best"), weighted.replace("'5'", "'-5'"))
+    assert reading.snapshot.services[0].strategy is None
+    assert reading.snapshot.slices["shop", "web"][0].endpoints[0].weight == 1
+    assert len(reading.notes) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1\n", "objects.yaml, line 2, column 1: not YAML: "),
+        ("\x00", "objects.yaml: not YAML: "),
+        ("a: !!float x", "objects.yaml: not YAML: "),
+        ("[" * 100_000, "objects.yaml: not read: it is nested too deeply"),
+        ("- " * 100_000, "objects.yaml: not read: it is nested too deeply"),
+        ("!!python/object/apply:os.abort []", "objects.yaml, line 1, column 1: not YAML: "),
+    ],
+)
+def test_what_is_no_yaml_names_file_and_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(FileError) as caught:
+        read(tmp_path, text)
+    assert message in str(caught.value)
+
+
+def test_an_object_that_contains_itself_is_refused(tmp_path: Path) -> None:
+    [error] = read(tmp_path, "&a {apiVersion: v1, kind: Service, metadata: {name: a}, spec: *a}").refused
+    assert error.reason == "it contains itself, or is nested too deeply"
+
+
+def test_missing_files_and_directories(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="No such file"):
+        read_manifests([tmp_path / "nothing.yaml"])
+    with pytest.raises(FileError, match="no file in it"):
+        read_manifests([tmp_path])
+    (tmp_path / "b.yaml").write_text(SLICE)
+    (tmp_path / "a.yml").write_text(SERVICE)
+    (tmp_path / "notes.txt").write_text("not read")
+    assert len(read_manifests([tmp_path]).snapshot.services) == 1
+
+
+def test_files_are_read_again_when_they_change(tmp_path: Path) -> None:
+    path = tmp_path / "objects.yaml"
+    path.write_text(SERVICE)
+    source = Manifests([path])
+    first = source.read()
+    assert first is not None and first.snapshot.generation == 1
+    assert source.read() is None
+    path.write_text("]")
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(FileError):
+        source.read()
+    path.write_text(SERVICE.replace("web", "shop"))
+    second = source.read()
+    assert second is not None and second.snapshot.generation == 2

@@ -1,0 +1,230 @@
+"""Which endpoints may serve whom: kube-proxy's rules as tables of input and expectation."""
+
+import pytest
+from kbe_nat.model import Endpoint, EndpointSlice, Node, Service, ServicePort, SlicePort, Snapshot, Strategy
+from kbe_nat.policy import Listener, Options, PortPolicy, plan
+from msgspec import structs
+
+READY = Endpoint("10.0.0.1", "here")
+NODE = Node("here", ("192.168.0.2", "192.168.1.2", "2001:db8::2"), "zone-a", ("10.0.0.0/24",))
+WEB = Service("shop", "web", ("172.30.0.1",), (ServicePort("", "tcp", 80),))
+
+
+def end(last: int, node: str = "there", state: str = "ready", **more: object) -> Endpoint:
+    """An endpoint: "ready", "going" (serving while it terminates), "gone" (terminating only) or "unready"."""
+    return structs.replace(
+        Endpoint(
+            f"10.0.0.{last}",
+            node,
+            is_ready=state == "ready",
+            is_serving=state in ("ready", "going"),
+            is_terminating=state in ("going", "gone"),
+        ),
+        **more,
+    )
+
+
+def port_of(service: Service, *endpoints: Endpoint, node: Node = NODE) -> PortPolicy:
+    part = EndpointSlice("web-a", 4, (SlicePort("", "tcp", 8080),), endpoints)
+    snapshot = Snapshot(services=(service,), slices={service.key: (part,)}, nodes={node.name: node})
+    [port] = plan(snapshot, Options("here")).ports
+    return port
+
+
+def lasts(targets: object) -> str:
+    """The last numbers of the targets' addresses."""
+    assert isinstance(targets, tuple)
+    return " ".join(target.address.rpartition(".")[2] for target in targets)
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "cluster", "local"),
+    [
+        ([], "", ""),
+        ([end(1), end(2, "here")], "1 2", "2"),
+        ([end(1, state="unready"), end(2, "here", "unready")], "", ""),
+        ([end(1, state="going"), end(2, "here", "unready")], "1", ""),
+        ([end(1), end(2, state="going"), end(3, "here", "going")], "1", "3"),
+        ([end(1, state="gone"), end(2, "here", "gone")], "", ""),
+        ([end(1, state="going"), end(2, "here", "going")], "1 2", "2"),
+        ([end(1), end(2, "")], "1 2", ""),
+        ([end(10), end(1), end(2)], "10 1 2", ""),
+    ],
+)
+def test_cluster_and_local_sets(endpoints: list[Endpoint], cluster: str, local: str) -> None:
+    port = port_of(structs.replace(WEB, is_internal_local=True), *endpoints)
+    assert (lasts(port.cluster), lasts(port.local)) == (cluster, local)
+
+
+def test_the_external_policy_counts_only_with_an_external_address() -> None:
+    service = structs.replace(WEB, is_external_local=True)
+    assert not port_of(service, READY).is_external_local
+    for more in ({"external_ips": ("192.0.2.1",)}, {"load_balancer_ips": ("192.0.2.1",)}):
+        port = port_of(structs.replace(service, **more), READY)
+        assert port.is_external_local and lasts(port.local) == "1"
+
+
+A, B, MINE, OTHER = (frozenset({text}) for text in ("zone-a", "zone-b", "here", "there"))
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "cluster"),
+    [
+        ([end(1, zones=A), end(2, zones=B)], "1"),
+        ([end(1, zones=A), end(2)], "1 2"),
+        ([end(1, zones=B), end(2, zones=B)], "1 2"),
+        ([end(1, zones=A | B), end(2, zones=B)], "1"),
+        ([end(1, zones=A), end(2, state="unready")], "1"),
+        ([end(1, nodes=MINE, zones=B), end(2, nodes=OTHER, zones=A)], "1"),
+        ([end(1, nodes=OTHER, zones=B), end(2, nodes=OTHER, zones=A)], "2"),
+        ([end(1, nodes=MINE), end(2, zones=A)], "1 2"),
+        ([end(1, state="going", zones=A), end(2, state="going", zones=B)], "1 2"),
+    ],
+)
+def test_topology_hints(endpoints: list[Endpoint], cluster: str) -> None:
+    assert lasts(port_of(WEB, *endpoints).cluster) == cluster
+
+
+def test_hints_for_zones_need_a_zone() -> None:
+    node = structs.replace(NODE, zone="")
+    assert lasts(port_of(WEB, end(1, zones=A), end(2, zones=B), node=node).cluster) == "1 2"
+
+
+def test_slices_are_matched_by_name_and_protocol_and_merged() -> None:
+    service = structs.replace(WEB, ports=(ServicePort("a", "tcp", 80), ServicePort("a", "udp", 80)))
+    slices = (
+        EndpointSlice("1", 4, (SlicePort("a", "tcp", 8080),), (end(1, state="going"), end(2))),
+        EndpointSlice("2", 4, (SlicePort("a", "tcp", 8080), SlicePort("a", "udp", 53)), (end(1),)),
+        EndpointSlice("3", 4, (SlicePort("a", "tcp", 9090),), (end(2),)),
+        EndpointSlice("4", 4, (SlicePort("b", "tcp", 7070),), (end(3),)),
+    )
+    tcp, udp = plan(Snapshot(services=(service,), slices={service.key: slices})).ports
+    assert [str(target) for target in tcp.cluster] == ["10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.2:9090"]
+    assert [str(target) for target in udp.cluster] == ["10.0.0.1:53"]
+    assert tcp.name == udp.name == "shop/web:a"
+
+
+def test_families_never_mix() -> None:
+    service = structs.replace(
+        WEB,
+        cluster_ips=("172.30.0.1", "fd00:30::1"),
+        external_ips=("192.0.2.1", "2001:db8::99"),
+        source_ranges=("203.0.113.0/24",),
+    )
+    slices = (
+        EndpointSlice("4", 4, (SlicePort("", "tcp", 80),), (READY,)),
+        EndpointSlice("6", 6, (SlicePort("", "tcp", 80),), (Endpoint("fd00::1", "here"),)),
+    )
+    v4, v6 = plan(Snapshot(services=(service,), slices={service.key: slices})).ports
+    assert [str(t) for t in v4.cluster] == ["10.0.0.1:80"] and [str(t) for t in v6.cluster] == [
+        "[fd00::1]:80"
+    ]
+    assert v6.listeners == (
+        Listener("cluster-ip", "fd00:30::1", 80),
+        Listener("external-ip", "2001:db8::99", 80),
+    )
+    assert (v4.source_ranges, v6.source_ranges) == (("203.0.113.0/24",), ())
+
+
+@pytest.mark.parametrize(
+    ("ranges", "restricting", "admits"),
+    [
+        (("203.0.113.0/25",), ("203.0.113.0/25",), False),
+        (("192.168.0.0/24",), ("192.168.0.0/24",), True),
+        (("203.0.113.0/25", "0.0.0.0/0"), (), False),
+        (("fd00::/64",), (), False),
+    ],
+)
+def test_source_ranges(ranges: tuple[str, ...], restricting: tuple[str, ...], admits: bool) -> None:
+    port = port_of(structs.replace(WEB, source_ranges=ranges), READY)
+    assert (port.source_ranges, port.admits_own_addresses) == (restricting, admits)
+
+
+def test_services_of_other_proxies_are_left_alone() -> None:
+    own = structs.replace(WEB, name="own", cluster_ips=("172.30.0.2",), proxy_name="kbe-nat")
+    headless = structs.replace(WEB, name="headless", cluster_ips=())
+    snapshot = Snapshot(services=(WEB, own, headless))
+    assert [port.name for port in plan(snapshot).ports] == ["shop/web"]
+    assert [port.name for port in plan(snapshot, Options(proxy_name="kbe-nat")).ports] == ["shop/own"]
+
+
+def test_the_first_owner_keeps_its_address() -> None:
+    thief = structs.replace(
+        WEB, name="thief", cluster_ips=("172.30.0.9",), external_ips=("172.30.0.1", "192.0.2.1")
+    )
+    second = structs.replace(WEB, name="second", cluster_ips=("172.30.0.2",), external_ips=("192.0.2.1",))
+    made = plan(Snapshot(services=(thief, WEB, second)))
+    listeners = {port.service: [own.address for own in port.listeners] for port in made.ports}
+    assert listeners == {
+        "thief": ["172.30.0.9", "192.0.2.1"],
+        "web": ["172.30.0.1"],
+        "second": ["172.30.0.2"],
+    }
+    assert made.notes == (
+        "Service shop/thief: tcp 172.30.0.1:80 is not served for it: it belongs to shop/web",
+        "Service shop/second: tcp 192.0.2.1:80 is not served for it: it belongs to shop/thief",
+    )
+
+
+def test_node_ports_are_told_apart_by_protocol() -> None:
+    def with_node_port(name: str, ip: str, protocol: str) -> Service:
+        return Service("shop", name, (ip,), (ServicePort("", protocol, 80, 30080),))
+
+    services = (
+        with_node_port("a", "172.30.0.1", "tcp"),
+        with_node_port("b", "172.30.0.2", "udp"),
+        with_node_port("c", "172.30.0.3", "tcp"),
+    )
+    made = plan(Snapshot(services=services))
+    assert [len(port.listeners) for port in made.ports] == [2, 2, 1]
+    assert made.notes[0].endswith("it belongs to shop/a")
+
+
+def test_a_cluster_ip_is_no_endpoint() -> None:
+    assert port_of(WEB, Endpoint("172.30.0.1"), end(1)).cluster == port_of(WEB, end(1)).cluster
+
+
+@pytest.mark.parametrize(
+    ("given", "localhost", "expected"),
+    [
+        ((), True, "192.168.0.2 192.168.1.2 127.0.0.1 2001:db8::2"),
+        ((), False, "192.168.0.2 192.168.1.2 2001:db8::2"),
+        (("primary",), True, "192.168.0.2 2001:db8::2"),
+        (("192.168.1.0/24",), True, "192.168.1.2 2001:db8::2"),
+        (("192.168.1.0/24", "127.0.0.0/8"), True, "192.168.1.2 127.0.0.1 2001:db8::2"),
+        (("192.168.1.0/24", "127.0.0.0/8"), False, "192.168.1.2 2001:db8::2"),
+        (("2001:db8:1::/64",), False, "192.168.0.2 192.168.1.2"),
+    ],
+)
+def test_node_port_addresses(given: tuple[str, ...], localhost: bool, expected: str) -> None:
+    options = Options("here", node_port_addresses=given, localhost_node_ports=localhost)
+    made = plan(Snapshot(nodes={"here": NODE}), options)
+    assert " ".join(made.node_port_addresses) == expected
+
+
+def test_pod_ranges() -> None:
+    snapshot = Snapshot(nodes={"here": NODE})
+    assert plan(snapshot, Options("here", cluster_ranges=("10.0.0.0/8",))).pod_ranges == ("10.0.0.0/8",)
+    assert plan(snapshot, Options("here", uses_node_ranges=True)).pod_ranges == ("10.0.0.0/24",)
+
+
+def test_strategy_of_the_service_goes_before_the_default() -> None:
+    service = structs.replace(WEB, strategy=Strategy.MAGLEV, affinity_seconds=10800)
+    [port] = plan(Snapshot(services=(service,)), Options(strategy=Strategy.ROUND_ROBIN)).ports
+    assert (port.strategy, port.affinity_seconds) == (Strategy.MAGLEV, 10800)
+    [port] = plan(Snapshot(services=(WEB,)), Options(strategy=Strategy.ROUND_ROBIN)).ports
+    assert port.strategy is Strategy.ROUND_ROBIN
+
+
+def test_health_checks_count_ready_endpoints_of_this_node() -> None:
+    service = structs.replace(
+        WEB, is_load_balancer=True, is_external_local=True, health_check_node_port=32000
+    )
+    part = EndpointSlice(
+        "a", 4, (SlicePort("", "tcp", 80),), (READY, end(2, "here", "going"), end(3), end(4, "here"))
+    )
+    snapshot = Snapshot(services=(service,), slices={service.key: (part,)}, nodes={"here": NODE})
+    [check] = plan(snapshot, Options("here")).health
+    assert (check.port, check.local_endpoints) == (32000, 2)
+    other = structs.replace(service, is_external_local=False)
+    assert not plan(Snapshot(services=(other,)), Options("here")).health
