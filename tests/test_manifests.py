@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from kbe_nat.errors import FileError
 from kbe_nat.model import Endpoint, Service, ServicePort, SlicePort, Strategy
 from kbe_nat.sources import Reading

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kbe_nat.model import IPV4, IPV6, Service, Snapshot, Strategy, family, join_address
 from kbe_nat.sources.address import endpoint_refusal, parse_address, parse_range, split_address
 

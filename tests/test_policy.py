@@ -1,9 +1,10 @@
 """Which endpoints may serve whom: kube-proxy's rules as tables of input and expectation."""
 
 import pytest
+from msgspec import structs
+
 from kbe_nat.model import Endpoint, EndpointSlice, Node, Service, ServicePort, SlicePort, Snapshot, Strategy
 from kbe_nat.policy import Listener, Options, PortPolicy, plan
-from msgspec import structs
 
 READY = Endpoint("10.0.0.1", "here")
 NODE = Node("here", ("192.168.0.2", "192.168.1.2", "2001:db8::2"), "zone-a", ("10.0.0.0/24",))

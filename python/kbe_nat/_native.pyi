@@ -7,6 +7,29 @@ the IP header.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, TypeAlias, final
 
+__all__ = [
+    "ACTIONS",
+    "CAUSES",
+    "TIMEOUTS",
+    "Backend",
+    "BackendStats",
+    "CaptureBatch",
+    "CaptureReader",
+    "CaptureWriter",
+    "Engine",
+    "Explanation",
+    "Flow",
+    "Frontend",
+    "NodeView",
+    "PanicException",
+    "ServicePort",
+    "ServiceStats",
+    "Stats",
+    "Verdict",
+    "__version__",
+    "refusal",
+]
+
 _Buffer: TypeAlias = bytes | bytearray | memoryview
 
 class PanicException(BaseException):

@@ -16,11 +16,11 @@ use crate::decide::Midstream;
 use crate::fragment::Released;
 use crate::hash::HashKey;
 use crate::ledger::Ledger;
-use crate::pipeline::{Core, Counters, Lane, Meta, malformed};
+use crate::pipeline::{Core, Counters, Lane, Meta, versionless};
 use crate::rng::{Rng, mix64};
 use crate::service::{NodeView, ServiceError, ServicePort, ServiceTable};
 use crate::verdict::{Action, Cause, Verdict};
-use crate::wire::{Layer4, Malformed, Wire};
+use crate::wire::{Layer4, Wire};
 
 /// What to do with TCP segments that do not fit their connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -175,7 +175,7 @@ impl Engine {
         let verdict = match version(packet.bytes) {
             4 => self.core.process(&mut self.v4, None, packet.bytes, packet.meta),
             6 => self.core.process(&mut self.v6, None, packet.bytes, packet.meta),
-            _ => malformed(Malformed::Version),
+            _ => versionless(packet.bytes),
         };
         self.core.counters.count(verdict);
         verdict
@@ -210,7 +210,7 @@ impl Engine {
             let verdict = match version(packet.bytes) {
                 4 => self.core.process(&mut self.v4, guess, packet.bytes, packet.meta),
                 6 => self.core.process(&mut self.v6, guess, packet.bytes, packet.meta),
-                _ => malformed(Malformed::Version),
+                _ => versionless(packet.bytes),
             };
             self.core.counters.count(verdict);
             verdicts.push(verdict);

@@ -9,7 +9,7 @@ use crate::conntrack::tcp::Progress;
 use crate::decide::{self, Decision, Trace};
 use crate::engine::{Engine, Family, InvalidTcp};
 use crate::fragment::{DatagramId, Fate};
-use crate::pipeline::{Meta, Related, malformed, question};
+use crate::pipeline::{Meta, Related, malformed, question, versionless};
 use crate::tuple::Direction;
 use crate::verdict::{Action, Cause, Verdict};
 use crate::wire::tcp::Segment;
@@ -47,6 +47,10 @@ impl Engine {
         let mut explanation = match packet.first().map(|byte| byte >> 4) {
             Some(4) => self.explain_family::<Ipv4Addr>(packet, meta),
             Some(6) => self.explain_family::<Ipv6Addr>(packet, meta),
+            _ if packet.is_empty() => Explanation::of(
+                versionless(packet),
+                vec![("packet", "a frame that holds no IP packet".to_owned())],
+            ),
             _ => unreadable(Malformed::Version),
         };
         self.core.clock = clock;

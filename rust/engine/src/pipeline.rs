@@ -115,6 +115,17 @@ pub(crate) fn malformed(why: Malformed) -> Verdict {
     })
 }
 
+/// The verdict on bytes that begin with the version of no IP. Empty ones stand for a frame without an IP packet, such as ARP in a capture:
+/// it is nobody's.
+#[cold]
+pub(crate) fn versionless(packet: &[u8]) -> Verdict {
+    if packet.is_empty() {
+        Verdict::new(Action::Accept, Cause::NotOurs)
+    } else {
+        malformed(Malformed::Version)
+    }
+}
+
 impl Core {
     /// Decides about a packet and rewrites it. `guess` may say which flow it belongs to.
     #[inline(always)]

@@ -132,4 +132,15 @@ impl Verdict {
         let ticket = self.ticket.to_le_bytes();
         [self.action as u8, self.cause as u8, self.flags, 0, ticket[0], ticket[1], ticket[2], ticket[3]]
     }
+    /// The verdict that a record holds; `None` for one that [`Verdict::record`] did not make.
+    #[must_use]
+    pub fn from_record(record: [u8; 8]) -> Option<Self> {
+        let [action, cause, flags, _, ticket @ ..] = record;
+        Some(Self {
+            action: *Action::ALL.get(usize::from(action))?,
+            cause: *Cause::ALL.get(usize::from(cause))?,
+            flags,
+            ticket: u32::from_le_bytes(ticket),
+        })
+    }
 }

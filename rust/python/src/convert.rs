@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use kbe_nat_engine::refusal::Answer;
 use kbe_nat_engine::service::Cidr;
 use kbe_nat_engine::tuple::Protocol;
 use pyo3::buffer::PyBuffer;
@@ -50,4 +51,13 @@ pub(crate) fn protocol(name: &str) -> PyResult<Protocol> {
 /// A copy of a buffer's bytes: others may change a buffer while the GIL is released.
 pub(crate) fn bytes(object: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
     PyBuffer::<u8>::get(object)?.to_vec(object.py())
+}
+
+/// How packets are refused.
+pub(crate) fn answer(name: &str) -> PyResult<Answer> {
+    match name {
+        "icmp" => Ok(Answer::PortUnreachable),
+        "tcp-reset" => Ok(Answer::TcpReset),
+        other => Err(argument(format!("answer is \"icmp\" or \"tcp-reset\", not {other:?}"))),
+    }
 }

@@ -1,5 +1,9 @@
 //! How the engine's errors look in Python: the classes of `kbe_nat.errors`.
 
+use std::path::Path;
+
+use kbe_nat_capture::CaptureError;
+use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
@@ -16,6 +20,25 @@ pub(crate) fn service(error: kbe_nat_engine::service::ServiceError) -> PyErr {
 /// `kbe_nat.CheckpointError`.
 pub(crate) fn checkpoint(error: kbe_nat_engine::checkpoint::CheckpointError) -> PyErr {
     defined("CheckpointError", &error.to_string())
+}
+
+/// `kbe_nat.CaptureError`, or the `OSError` behind it; both name the file.
+pub(crate) fn capture(path: &Path, error: CaptureError) -> PyErr {
+    match error {
+        CaptureError::Io(error) => match error.raw_os_error() {
+            Some(number) => {
+                PyOSError::new_err((number, errno_text(&error), path.to_string_lossy().into_owned()))
+            }
+            None => defined("CaptureError", &format!("{}: {error}", path.display())),
+        },
+        error => defined("CaptureError", &format!("{}: {error}", path.display())),
+    }
+}
+
+/// The system's words without the number that Rust puts behind them.
+fn errno_text(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_owned()
 }
 
 /// An exception of `kbe_nat.errors`.

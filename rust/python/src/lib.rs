@@ -1,5 +1,6 @@
 //! `kbe_nat._native`: the engine as a Python module. Convert, release the GIL, call the engine, convert; no meaning lives here.
 
+mod capture;
 mod convert;
 mod engine;
 mod errors;
@@ -25,6 +26,9 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<view::Stats>()?;
     module.add_class::<view::Explanation>()?;
     module.add_class::<engine::Engine>()?;
+    module.add_class::<capture::CaptureReader>()?;
+    module.add_class::<capture::CaptureBatch>()?;
+    module.add_class::<capture::CaptureWriter>()?;
     module.add_function(wrap_pyfunction!(verdict::refusal, module)?)?;
     module.add("PanicException", py.get_type::<pyo3::panic::PanicException>())?;
     let actions = kbe_nat_engine::Action::ALL.map(kbe_nat_engine::Action::name);

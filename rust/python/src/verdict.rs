@@ -3,11 +3,9 @@
 use std::borrow::Cow;
 
 use kbe_nat_engine as core;
-use kbe_nat_engine::refusal::Answer;
 use pyo3::prelude::*;
 
 use crate::convert;
-use crate::errors::argument;
 
 #[pyclass(frozen, module = "kbe_nat")]
 pub(crate) struct Verdict {
@@ -75,11 +73,7 @@ impl Verdict {
 #[pyfunction]
 #[pyo3(signature = (packet, answer = "icmp"))]
 pub(crate) fn refusal<'py>(packet: &Bound<'py, PyAny>, answer: &str) -> PyResult<Option<Cow<'py, [u8]>>> {
-    let answer = match answer {
-        "icmp" => Answer::PortUnreachable,
-        "tcp-reset" => Answer::TcpReset,
-        other => return Err(argument(format!("answer is \"icmp\" or \"tcp-reset\", not {other:?}"))),
-    };
+    let answer = convert::answer(answer)?;
     let packet = convert::bytes(packet)?;
     Ok(core::refusal::refusal(&packet, answer).map(Cow::Owned))
 }

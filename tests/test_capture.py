@@ -1,0 +1,232 @@
+"""Captures through the engine: every format and link type, in order and with their times, byte for byte."""
+
+import struct
+from pathlib import Path
+
+import pytest
+from captures import ETHERNET, NANOSECONDS, block, frames_of, pcap, pcapng
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
+from scapy.layers.inet6 import IPv6
+
+import kbe_nat
+from kbe_nat.control import run
+from kbe_nat.datapath.pcap import CaptureQueue
+
+VIP, POD, CLIENT = "172.30.228.255", "172.17.0.3", "10.0.2.15"
+SECOND = 1_000_000_000
+START = 1_700_000_000 * SECOND
+
+
+def engine(strategy: str = "rr") -> kbe_nat.Engine:
+    made = kbe_nat.Engine(seed=1)
+    made.replace_services(
+        [
+            kbe_nat.ServicePort(
+                "default/simpleservice",
+                [kbe_nat.Frontend(VIP, 80)],
+                [kbe_nat.Backend(POD, 9876)],
+                strategy=strategy,
+            ),
+            kbe_nat.ServicePort(
+                "default/udp", [kbe_nat.Frontend(VIP, 53)], [kbe_nat.Backend(POD, 5353)], protocol="udp"
+            ),
+            kbe_nat.ServicePort("default/none", [kbe_nat.Frontend(VIP, 81)], []),
+            kbe_nat.ServicePort(
+                "default/six", [kbe_nat.Frontend("fd00::1", 80)], [kbe_nat.Backend("fd00:1::3", 9876)]
+            ),
+        ]
+    )
+    return made
+
+
+def syn(port: int = 80, source: int = 40000, **fields: object) -> bytes:
+    return bytes(IP(src=CLIENT, dst=VIP, **fields) / TCP(sport=source, dport=port, flags="S"))
+
+
+def translated(packet: bytes) -> bytes:
+    """What scapy makes of it."""
+    parsed = IP(packet)
+    parsed.dst, parsed[TCP].dport = POD, 9876
+    del parsed.chksum, parsed[TCP].chksum
+    return bytes(parsed)
+
+
+def replayed(tmp_path: Path, content: bytes, own: kbe_nat.Engine | None = None, answer: str = "icmp") -> Path:
+    source, target = tmp_path / "in.pcap", tmp_path / "out.pcap"
+    source.write_bytes(content)
+    with CaptureQueue(source, target, answer=answer) as queue:
+        run(own or engine(), queue)
+    return target
+
+
+LINKS = [
+    (1, ETHERNET),
+    (1, ETHERNET[:12] + bytes.fromhex("810000050800")),
+    (1, ETHERNET[:12] + bytes.fromhex("88a80005810000070800")),
+    (12, b""),
+    (101, b""),
+    (228, b""),
+    (0, b"\2\0\0\0"),
+    (108, b"\0\0\0\2"),
+    (113, bytes(14) + b"\x08\x00"),
+    (276, b"\x08\x00" + bytes(18)),
+]
+
+
+@pytest.mark.parametrize(("link", "header"), LINKS)
+def test_every_link_type_is_translated(tmp_path: Path, link: int, header: bytes) -> None:
+    target = replayed(tmp_path, pcap([(START, header + syn())], link))
+    assert frames_of(target) == [(START, header + translated(syn()))]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("magic", [0xA1B2C3D4, NANOSECONDS])
+def test_pcap_keeps_byte_order_and_resolution(tmp_path: Path, order: str, magic: int) -> None:
+    times = [START + 1_234_567_000, START + 2 * SECOND]
+    content = pcap([(time, syn()) for time in times], order=order, magic=magic)
+    expected = pcap([(time, translated(syn())) for time in times], order=order, magic=magic)
+    assert replayed(tmp_path, content).read_bytes() == expected
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("resolution", [3, 6, 9])
+def test_pcapng_keeps_blocks_options_and_times(tmp_path: Path, order: str, resolution: int) -> None:
+    frames = [(START, syn()), (START + 3 * SECOND, b"\x00 not IP"), (START + 3 * SECOND, syn(source=40001))]
+    expected = [(time, translated(frame) if frame[0] == 0x45 else frame) for time, frame in frames]
+    content = pcapng(frames, order=order, resolution=resolution)
+    assert replayed(tmp_path, content).read_bytes() == pcapng(expected, order=order, resolution=resolution)
+
+
+def test_pcapng_simple_packets_have_no_padding(tmp_path: Path) -> None:
+    packet = bytes(IP(src=CLIENT, dst=VIP) / UDP(sport=1000, dport=53) / b"odd")
+    head = pcapng([])
+    content = head + block(3, struct.pack("<I", len(packet)) + packet)
+    out = replayed(tmp_path, content).read_bytes()
+    sent = IP(out[len(head) + 12 :][: len(packet)])
+    assert (sent.dst, sent[UDP].dport, len(out)) == (POD, 5353, len(content))
+
+
+def test_what_is_nobodys_stays_and_what_is_dropped_is_absent(tmp_path: Path) -> None:
+    arp = ETHERNET[:12] + b"\x08\x06" + bytes(28)
+    other = ETHERNET + bytes(IP(src=CLIENT, dst="192.0.2.1") / TCP(flags="S")) + b"trailer"
+    broken = ETHERNET + b"\x45\x00\xff"
+    frames = [(START, arp), (START + 1000, other), (START + 2000, broken), (START + 3000, ETHERNET + syn())]
+    own = engine()
+    target = replayed(tmp_path, pcap(frames, 1), own)
+    assert frames_of(target) == [frames[0], frames[1], (START + 3000, ETHERNET + translated(syn()))]
+    assert own.stats().causes == {"not-ours": 2, "malformed": 1, "new": 1}
+
+
+@pytest.mark.parametrize("answer", ["icmp", "tcp-reset"])
+def test_a_refused_packet_becomes_its_refusal(tmp_path: Path, answer: str) -> None:
+    target = replayed(tmp_path, pcap([(START, ETHERNET + syn(81))], 1), answer=answer)
+    [(time, frame)] = frames_of(target)
+    assert (time, frame[:14]) == (START, ETHERNET[6:12] + ETHERNET[:6] + b"\x08\x00")
+    refused = IP(frame[14:])
+    assert (refused.src, refused.dst) == (VIP, CLIENT)
+    if answer == "icmp":
+        assert (refused[ICMP].type, refused[ICMP].code) == (3, 3)
+    else:
+        assert refused[TCP].flags == "RA"
+        assert (refused[TCP].sport, refused[TCP].dport) == (81, 40000)
+
+
+def test_frames_that_were_cut_short_are_translated_and_stay_short(tmp_path: Path) -> None:
+    whole = bytes(IP(src=CLIENT, dst=VIP) / TCP(sport=40000, dport=80, flags="S") / bytes(1000))
+    target = replayed(tmp_path, pcap([(START, whole)], snap=60))
+    [(_, frame)] = frames_of(target)
+    assert frame == translated(whole)[:60]
+
+
+def test_held_fragments_come_out_in_their_place(tmp_path: Path) -> None:
+    whole = IP(src=CLIENT, dst=VIP, id=7) / UDP(sport=1000, dport=53) / (bytes(range(256)) * 10)
+    parts = [bytes(part) for part in fragment(whole, 1000)]
+    frames = [(START + 1000 * n, packet) for n, packet in enumerate([parts[2], parts[1], syn(), parts[0]])]
+    target = replayed(tmp_path, pcap(frames))
+    out = frames_of(target)
+    assert [time for time, _ in out] == [time for time, _ in frames]
+    assert [IP(packet).dst for _, packet in out] == [POD] * 4
+    assert [IP(packet).frag for _, packet in out] == [IP(packet).frag for _, packet in frames]
+
+
+def test_a_fragment_whose_first_part_never_comes_is_absent(tmp_path: Path) -> None:
+    whole = IP(src=CLIENT, dst=VIP, id=7) / UDP(sport=1000, dport=53) / bytes(2000)
+    later = bytes(fragment(whole, 1000)[1])
+    target = replayed(tmp_path, pcap([(START, later), (START + 1000, syn())]))
+    assert frames_of(target) == [(START + 1000, translated(syn()))]
+
+
+def test_flows_time_out_by_the_clock_of_the_capture(tmp_path: Path) -> None:
+    own = engine()
+    frames = [(START, syn()), (START + 119 * SECOND, syn()), (START + 1000 * SECOND, syn())]
+    replayed(tmp_path, pcap(frames), own)
+    assert own.stats().causes["new"] == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "neither a pcap nor a pcapng file"),
+        (b"\xd4\xc3", "neither a pcap nor a pcapng file"),
+        (b"PK\3\4" + bytes(100), "neither a pcap nor a pcapng file"),
+        (pcap([], 105), "link type 105 is not supported"),
+        (pcap([(START, syn()), (START, syn())])[:-1], "packet 2: the file ends within it"),
+        (pcap([(START, syn())]) + b"\0" * 7, "packet 2: the file ends within it"),
+        (pcap([(START, syn()), (START, bytes(300_000))]), "packet 2: 300000 bytes are more"),
+        (pcapng([(START, syn())])[:-20], "packet 1: the file ends within it"),
+        (pcapng([(START, syn())], 105), "link type 105 is not supported"),
+        (pcapng([])[:28] + block(6, struct.pack("<IIIII", 3, 0, 0, 0, 0)), "packet 1: it names an interface"),
+    ],
+)
+def test_damage_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    source, target = tmp_path / "in.pcap", tmp_path / "out.pcap"
+    source.write_bytes(content)
+    with pytest.raises(kbe_nat.CaptureError, match=message) as error, CaptureQueue(source, target) as queue:
+        run(engine(), queue)
+    assert str(source) in str(error.value)
+    assert list(tmp_path.iterdir()) == [source], "no partial file stays"
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(kbe_nat.CaptureError, match=r"absent\.pcap: No such file"):
+        CaptureQueue(tmp_path / "absent.pcap")
+
+
+def test_an_older_target_stays_when_the_replay_fails(tmp_path: Path) -> None:
+    source, target = tmp_path / "in.pcap", tmp_path / "out.pcap"
+    source.write_bytes(pcap([(START, syn())])[:-1])
+    target.write_bytes(b"older")
+    with pytest.raises(kbe_nat.CaptureError), CaptureQueue(source, target) as queue:
+        run(engine(), queue)
+    assert target.read_bytes() == b"older"
+
+
+def test_ipv6(tmp_path: Path) -> None:
+    packet = IPv6(src="fd00::9", dst="fd00::1") / TCP(sport=1, dport=80, flags="S")
+    header = ETHERNET[:12] + b"\x86\xdd"
+    [(_, frame)] = frames_of(replayed(tmp_path, pcap([(START, header + bytes(packet))], 1)))
+    expected = IPv6(src="fd00::9", dst="fd00:1::3") / TCP(sport=1, dport=9876, flags="S")
+    assert frame == header + bytes(expected)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    data=st.data(),
+    kind=st.sampled_from(
+        [pcap([(START, syn()), (START, syn(81))]), pcapng([(START, syn()), (START, syn(81))])]
+    ),
+)
+def test_damage_never_ends_in_anything_but_an_error(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, kind: bytes
+) -> None:
+    changed = bytearray(kind)
+    for _ in range(data.draw(st.integers(1, 4))):
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    changed = changed[: data.draw(st.integers(0, len(changed)))]
+    folder = tmp_path_factory.mktemp("damaged")
+    try:
+        replayed(folder, bytes(changed))
+    except kbe_nat.CaptureError:
+        assert not (folder / "out.pcap").exists()
