@@ -41,8 +41,8 @@ def engine(strategy: str = "rr") -> kbe_nat.Engine:
     return made
 
 
-def syn(port: int = 80, source: int = 40000, **fields: object) -> bytes:
-    return bytes(IP(src=CLIENT, dst=VIP, **fields) / TCP(sport=source, dport=port, flags="S"))
+def syn(port: int = 80, source: int = 40000) -> bytes:
+    return bytes(IP(src=CLIENT, dst=VIP) / TCP(sport=source, dport=port, flags="S"))
 
 
 def translated(packet: bytes) -> bytes:

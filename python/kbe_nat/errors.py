@@ -29,6 +29,10 @@ class RulesError(KbeNatError):
     """The diversion rules could not be installed or removed."""
 
 
+class PlaygroundError(KbeNatError):
+    """A namespace, device or server of the playground could not be made."""
+
+
 class FileError(KbeNatError):
     """A file cannot be read at all, or not as what it should be."""
 

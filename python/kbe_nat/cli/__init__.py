@@ -5,14 +5,18 @@ from typing import Annotated
 import typer
 
 from kbe_nat import __version__
+from kbe_nat.cli.demo import demo
 from kbe_nat.cli.explain import explain
 from kbe_nat.cli.replay import replay
 
 app = typer.Typer(
     help="Kubernetes Services in userspace.",
     pretty_exceptions_enable=False,
+    # Plain help: flags are never cut to fit a column.
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(demo)
 app.command()(replay)
 app.command()(explain)
 

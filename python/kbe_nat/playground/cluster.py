@@ -1,0 +1,95 @@
+"""The wires between node, client and pods.
+
+::
+
+    client 10.0.2.100 ---- 10.0.2.15 node 172.17.0.1 ---- bridge ---- pods 172.17.0.3, 172.17.0.4, ...
+
+The node is the client's way to everything, as in the seed: a Service's address is nowhere but in the rules.
+"""
+
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+from ipaddress import ip_interface
+from types import TracebackType
+from typing import Final, Self
+
+from kbe_nat.errors import PlaygroundError
+from kbe_nat.playground.namespaces import Namespace
+from kbe_nat.policy import Target
+
+NODE_ADDRESS: Final = "10.0.2.15"
+CLIENT_ADDRESS: Final = "10.0.2.100"
+BRIDGE: Final = "172.17.0.1/16"
+
+
+class Cluster:
+    """A node, a client, and a pod with a server for each endpoint, for as long as the block runs."""
+
+    def __init__(self, endpoints: tuple[Target, ...]) -> None:
+        """Raises `PlaygroundError` for an endpoint outside the pods' network."""
+        network = ip_interface(BRIDGE).network
+        outside = [str(own) for own in endpoints if ip_interface(own.address).ip not in network]
+        if outside:
+            raise PlaygroundError(f"{', '.join(outside)}: endpoints of the playground lie in {network}")
+        self._endpoints = endpoints
+        self._stack = ExitStack()
+        # Several can run beside each other.
+        self._suffix = os.getpid()
+        self.node = Namespace(f"kbe-node-{self._suffix}")
+        self.client = Namespace(f"kbe-client-{self._suffix}")
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            for namespace in (self.node, self.client):
+                stack.enter_context(namespace)
+            self._wire_node()
+            servers = [(target, self._pod(stack, number)) for number, target in enumerate(self._endpoints)]
+            for target, server in servers:
+                _wait_for(server, target)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _wire_node(self) -> None:
+        node, client = self.node, self.client
+        node.write("/proc/sys/net/ipv4/ip_forward", "1")
+        node.call(*LINK_ADD, "eth0", "type", "veth", "peer", "name", "eth0", "netns", client.name)
+        node.call("ip", "address", "add", f"{NODE_ADDRESS}/24", "dev", "eth0")
+        node.call(*LINK_ADD, "docker0", "type", "bridge")
+        node.call("ip", "address", "add", BRIDGE, "dev", "docker0")
+        for device in ("eth0", "docker0"):
+            node.call("ip", "link", "set", device, "up")
+        client.call("ip", "address", "add", f"{CLIENT_ADDRESS}/24", "dev", "eth0")
+        client.call("ip", "link", "set", "eth0", "up")
+        client.call("ip", "route", "add", "default", "via", NODE_ADDRESS)
+        # Any route towards a virtual IP will do: it gives the node's own packets their source address.
+        node.call("ip", "route", "add", "default", "via", CLIENT_ADDRESS)
+
+    def _pod(self, stack: ExitStack, number: int) -> subprocess.Popen[str]:
+        """A pod's server, which has been started."""
+        target = self._endpoints[number]
+        pod = stack.enter_context(Namespace(f"kbe-pod{number}-{self._suffix}"))
+        device = f"veth{number}"
+        self.node.call(*LINK_ADD, device, "type", "veth", "peer", "name", "eth0", "netns", pod.name)
+        self.node.call("ip", "link", "set", device, "master", "docker0", "up")
+        bridge = ip_interface(BRIDGE)
+        pod.call("ip", "address", "add", f"{target.address}/{bridge.network.prefixlen}", "dev", "eth0")
+        pod.call("ip", "link", "set", "eth0", "up")
+        pod.call("ip", "route", "add", "default", "via", str(bridge.ip))
+        return pod.start((sys.executable, "-m", "kbe_nat.playground.simpleservice", str(target.port)))
+
+
+def _wait_for(server: subprocess.Popen[str], target: Target) -> None:
+    assert server.stdout is not None
+    said = server.stdout.readline()
+    if said.strip() != "ready":
+        raise PlaygroundError(f"the server at {target} did not start: {said}{server.stdout.read()}")
+
+
+LINK_ADD: Final = ("ip", "link", "add")

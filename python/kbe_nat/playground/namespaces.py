@@ -1,0 +1,122 @@
+"""Network namespaces: made, entered, and taken away with every process in them."""
+
+import ctypes
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+from kbe_nat.errors import PlaygroundError
+
+_T = TypeVar("_T")
+FOLDER: Final = Path("/run/netns")
+CLONE_NEWNET: Final = 0x40000000
+
+
+class Namespace:
+    """A network namespace with a name, for as long as the block runs."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._processes: list[subprocess.Popen[str]] = []
+
+    @property
+    def path(self) -> Path:
+        """The file that stands for it."""
+        return FOLDER / self.name
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        """What to put in front of a command so that it runs inside."""
+        return ("nsenter", f"--net={self.path}")
+
+    def __enter__(self) -> Self:
+        call("ip", "netns", "add", self.name)
+        self.call("ip", "link", "set", "lo", "up")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        with suppress(PlaygroundError):
+            call("ip", "netns", "delete", self.name)
+
+    def call(self, *command: str) -> str:
+        """What a command prints that runs inside. Raises `PlaygroundError` when it fails."""
+        return call(*self.prefix, *command)
+
+    def write(self, path: str, text: str) -> None:
+        """Write to a file of /proc/sys/net as it is inside."""
+        inside(self.path, lambda: Path(path).write_text(text))
+
+    def start(self, command: Sequence[str]) -> subprocess.Popen[str]:
+        """Start a process inside; it is ended with the namespace. The caller may read its standard output."""
+        process = subprocess.Popen(
+            [*self.prefix, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # Ctrl-C at the terminal is for us: we end it in our own order.
+            start_new_session=True,
+        )
+        self._processes.append(process)
+        return process
+
+
+def call(*command: str) -> str:
+    """What a command prints. Raises `PlaygroundError` when it fails."""
+    try:
+        # In a process group of its own: Ctrl-C at the terminal must not cut off what takes things away.
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, process_group=0
+        )
+    except FileNotFoundError as error:
+        raise PlaygroundError(f"{error.filename} is not installed") from None
+    if done.returncode:
+        raise PlaygroundError(f"{' '.join(command)}: {' '.join(done.stderr.split())}")
+    return done.stdout
+
+
+def inside(path: Path, action: Callable[[], _T]) -> _T:
+    """The result of `action`, called by a thread that has entered the network namespace of `path`.
+
+    Sockets that it opens belong to that namespace ever after, whoever uses them. Raises what `action` raises, or
+    OSError when the namespace cannot be entered.
+    """
+    result: list[_T] = []
+    raised: list[BaseException] = []
+
+    def enter() -> None:
+        try:
+            with path.open("rb") as file:
+                if LIBC.setns(file.fileno(), CLONE_NEWNET):
+                    number = ctypes.get_errno()
+                    raise OSError(number, os.strerror(number), str(path))
+            result.append(action())
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=enter, name=f"inside {path.name}")
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
+    return result[0]
+
+
+LIBC: Final = ctypes.CDLL(None, use_errno=True)
+"""`os.setns` came with Python 3.12."""
+STOP_SECONDS: Final = 2.0

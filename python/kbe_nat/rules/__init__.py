@@ -1,0 +1,154 @@
+"""The diversion rules as values: which packets go to the queue, and what the kernel does by our marks.
+
+A handful of rules in chains of our own, whatever the number of Services: what grows are two sets per family.
+Nothing here runs a command; a back end (`kbe_nat.rules.iptables`, `kbe_nat.rules.memory`) installs a `RuleSet`.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from kbe_nat.model import IPV4, IPV6, family
+from kbe_nat.policy import Plan
+
+PREFIX: Final = "KBE-NAT-"
+"""Every chain of ours begins so."""
+TAG: Final = "kbe-nat"
+"""Comment of every rule of ours, and beginning of the names of our sets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Single bits of the packet mark. Those of kube-proxy (0x4000, 0x8000), Cilium (0xf00), Tailscale (0xff0000),
+    Calico (0xffff0000) and Istio (0x539) are left alone.
+    """
+
+    flow: int = 0x1000
+    """The packet was translated; in the connmark: so are the replies."""
+    refused: int = 0x2000
+    """To be refused by the kernel."""
+    masquerade: int = 0x80
+    """To get an address of the node as its source."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule of one of our chains, in iptables' words."""
+
+    table: str
+    chain: str
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """The rule at the head of a built-in chain that leads to one of ours."""
+
+    table: str
+    hook: str
+    chain: str
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSet:
+    """Everything that is installed for one family."""
+
+    family: int
+    jumps: tuple[Jump, ...]
+    rules: tuple[Rule, ...]
+    sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Elements by the name of their set, sorted. Type: see `SET_TYPES`."""
+
+
+class Backend(Protocol):
+    """Who puts rules into the kernel. All methods raise `RulesError`."""
+
+    def install(self, rules: Iterable[RuleSet]) -> None:
+        """Make these our rules, in place of any that an earlier run has left. Foreign rules stay as they are."""
+        ...
+
+    def remove(self) -> None:
+        """Take away every rule, chain and set of ours, if there are any."""
+        ...
+
+
+@contextmanager
+def installed(backend: Backend, rules: Iterable[RuleSet]) -> Iterator[None]:
+    """The rules, for as long as the block runs."""
+    try:
+        backend.install(rules)
+        yield
+    finally:
+        backend.remove()
+
+
+def rule_sets(plan: Plan, queue: int, marks: Marks | None = None) -> tuple[RuleSet, ...]:
+    """The rules that divert to `queue` what a node with this plan has to decide; one set per family in use."""
+    families = sorted({policy.family for policy in plan.ports}) or [IPV4]
+    return tuple(_rule_set(plan, number, queue, marks or Marks()) for number in families)
+
+
+def _rule_set(plan: Plan, number: int, queue: int, marks: Marks) -> RuleSet:
+    frontends, addresses = f"{TAG}-frontends-{number}", f"{TAG}-addresses-{number}"
+    rules = [Rule(table, chain, tuple(words.split())) for table, chain, words in _rules(number, queue, marks)]
+    endpoints = set(_frontends(plan, number))
+    return RuleSet(
+        number,
+        tuple(Jump(table, hook, PREFIX + hook) for table, hook in HOOKS),
+        tuple(rules),
+        {
+            frontends: tuple(sorted(f"{address},{protocol}:{port}" for address, protocol, port in endpoints)),
+            addresses: tuple(sorted({address for address, _, _ in endpoints})),
+        },
+    )
+
+
+def _frontends(plan: Plan, number: int) -> Iterator[tuple[str, str, int]]:
+    """Address, protocol and port of everything that is served in one family."""
+    for policy in plan.ports:
+        if policy.family != number:
+            continue
+        for own in policy.listeners:
+            for address in [own.address] if own.address else plan.node_port_addresses:
+                if family(address) == number:
+                    yield address, policy.protocol, own.port
+
+
+def _rules(number: int, queue: int, marks: Marks) -> Iterator[tuple[str, str, str]]:
+    icmp, unreachable = ("icmp", "icmp-port-unreachable")
+    if number == IPV6:
+        icmp, unreachable = ("ipv6-icmp", "icmp6-port-unreachable")
+    divert = f"-j NFQUEUE --queue-num {queue}"
+    flow, refused, masquerade = (
+        f"{bit:#x}/{bit:#x}" for bit in (marks.flow, marks.refused, marks.masquerade)
+    )
+    for hook in ("PREROUTING", "OUTPUT"):
+        # Ahead of the kernel's connection tracking: it then sees one consistent flow between client and pod.
+        yield "raw", hook, f"-m set --match-set {TAG}-frontends-{number} dst,dst {divert}"
+        # ICMP errors about translated replies, and echo requests; ICMP has no ports, so it has a set of its own.
+        yield "raw", hook, f"-p {icmp} -m set --match-set {TAG}-addresses-{number} dst {divert}"
+        # Replies are recognised by their flow, not by their address.
+        yield "mangle", hook, f"-m mark --mark {flow} -j CONNMARK --set-xmark {flow}"
+    for hook in ("INPUT", "POSTROUTING"):
+        # After routing and reverse-path checks, which know the pod's address; ahead of source NAT.
+        yield "mangle", hook, f"-m connmark --mark {flow} -m conntrack --ctdir REPLY {divert}"
+    for hook in ("INPUT", "FORWARD", "OUTPUT"):
+        yield "filter", hook, f"-m mark --mark {refused} -j REJECT --reject-with {unreachable}"
+    yield "nat", "POSTROUTING", f"-m mark --mark {masquerade} -j MASQUERADE --random-fully"
+
+
+HOOKS: Final = (
+    ("raw", "PREROUTING"),
+    ("raw", "OUTPUT"),
+    ("mangle", "PREROUTING"),
+    ("mangle", "INPUT"),
+    ("mangle", "OUTPUT"),
+    ("mangle", "POSTROUTING"),
+    ("filter", "INPUT"),
+    ("filter", "FORWARD"),
+    ("filter", "OUTPUT"),
+    ("nat", "POSTROUTING"),
+)
+SET_TYPES: Final = {"frontends": "hash:ip,port", "addresses": "hash:ip"}
+"""ipset's type by the second word of a set's name."""

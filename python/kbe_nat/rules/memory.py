@@ -1,0 +1,31 @@
+"""Rules that are only remembered: for dry runs and tests."""
+
+from collections.abc import Iterable
+
+from kbe_nat.rules import PREFIX, RuleSet
+
+
+class Memory:
+    """A `Backend` without a kernel."""
+
+    def __init__(self) -> None:
+        self.rules: tuple[RuleSet, ...] = ()
+        """What is installed."""
+
+    def install(self, rules: Iterable[RuleSet]) -> None:
+        """See `Backend.install`."""
+        self.rules = tuple(rules)
+
+    def remove(self) -> None:
+        """See `Backend.remove`."""
+        self.rules = ()
+
+    def __str__(self) -> str:
+        """Sets and rules as text, for people."""
+        lines = []
+        for own in self.rules:
+            lines.append(f"# IPv{own.family}")
+            lines += [f"{name}: {' '.join(elements)}" for name, elements in own.sets.items()]
+            lines += [f"{jump.table}: -I {jump.hook} 1 -j {jump.chain}" for jump in own.jumps]
+            lines += [f"{rule.table}: -A {PREFIX}{rule.chain} {' '.join(rule.words)}" for rule in own.rules]
+        return "\n".join(lines)
