@@ -65,6 +65,10 @@ class Cluster:
         node.call("ip", "address", "add", BRIDGE, "dev", "docker0")
         for device in ("eth0", "docker0"):
             node.call("ip", "link", "set", device, "up")
+        # Packets to refused ports leave by the device they came from; a redirect would use up the ICMP errors'
+        # budget (net/ipv4/route.c and icmp.c share one per peer), and the client would wait.
+        for device in ("all", "eth0"):
+            node.write(f"/proc/sys/net/ipv4/conf/{device}/send_redirects", "0")
         client.call("ip", "address", "add", f"{CLIENT_ADDRESS}/24", "dev", "eth0")
         client.call("ip", "link", "set", "eth0", "up")
         client.call("ip", "route", "add", "default", "via", NODE_ADDRESS)

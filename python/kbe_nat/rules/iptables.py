@@ -6,7 +6,7 @@ removing twice. Nothing that is not ours is named in any transaction.
 
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Final
 
 from kbe_nat.model import IPV4, IPV6
@@ -66,13 +66,19 @@ def _remove_lines(saved: str) -> list[str]:
     for table, group in groupby(_by_table(saved), key=lambda pair: pair[0]):
         own = [line for _, line in group]
         chains = [line[1:].split()[0] for line in own if line.startswith(f":{PREFIX}")]
-        jumps = [line for line in own if line.startswith("-A ") and f" -j {PREFIX}" in line]
-        foreign = [line for line in jumps if not line.startswith(f"-A {PREFIX}")]
+        jumps = [line for line in own if line.startswith("-A ") and _is_jump(line, chains)]
         if chains:
-            deleted = [f"-D{line.removeprefix('-A')}" for line in foreign]
+            deleted = [f"-D{line.removeprefix('-A')}" for line in jumps]
             flushed = [f"-{letter} {chain}" for letter in "FX" for chain in chains]
             lines += [f"*{table}", *deleted, *flushed, "COMMIT"]
     return lines
+
+
+def _is_jump(rule: str, chains: Sequence[str]) -> bool:
+    """Whether a rule of a chain that is not ours leads to one of ours; what a comment says does not count."""
+    words = shlex.split(rule)
+    leads = any(word in ("-j", "-g") and target in chains for word, target in pairwise(words))
+    return leads and words[1] not in chains
 
 
 def _by_table(saved: str) -> Iterator[tuple[str, str]]:

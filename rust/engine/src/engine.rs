@@ -3,16 +3,15 @@
 //! Time, randomness and bytes are arguments. `process` touches one packet; upkeep ([`Engine::expire`]) has a budget; nothing blocks,
 //! logs or reads a clock.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use crate::affinity::Affinity;
 use crate::balance::Strategy;
 use crate::clock::{Clock, Tick};
+use crate::config::Config;
 use crate::conntrack::index::Entry;
-use crate::conntrack::ports::{Leases, PortRange};
-use crate::conntrack::timeouts::Timeouts;
-use crate::decide::Midstream;
+use crate::conntrack::ports::Leases;
 use crate::fragment::Released;
 use crate::hash::HashKey;
 use crate::ledger::Ledger;
@@ -21,64 +20,6 @@ use crate::rng::{Rng, mix64};
 use crate::service::{NodeView, ServiceError, ServicePort, ServiceTable};
 use crate::verdict::{Action, Cause, Verdict};
 use crate::wire::{Layer4, Wire};
-
-/// What to do with TCP segments that do not fit their connection.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum InvalidTcp {
-    /// Translate them: the endpoints judge for themselves.
-    #[default]
-    Translate,
-    /// Drop them, as kube-proxy does with conntrack's INVALID.
-    Drop,
-}
-
-/// How an engine is set up. All limits are per address family.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Makes random choices repeatable.
-    pub seed: u64,
-    /// Keys the hash tables; to be unpredictable where packets come from strangers.
-    pub secret: u64,
-    /// Flows at most.
-    pub max_flows: usize,
-    /// Flows at most whose other side has not confirmed them.
-    pub max_unassured: usize,
-    /// Flows at most from one source address.
-    pub max_flows_per_source: Option<u32>,
-    /// Clients at most whose backend is remembered.
-    pub max_affinities: usize,
-    /// Datagrams in fragments at most, and fragments that wait for their first.
-    pub max_fragments: usize,
-    /// How long flows live without packets.
-    pub timeouts: Timeouts,
-    /// Addresses that replace a masqueraded source, at most one of each family; without one, the verdict's flag asks the sender to.
-    pub snat: Vec<IpAddr>,
-    /// Ports for replaced sources.
-    pub ports: PortRange,
-    /// TCP in mid-stream of unknown connections.
-    pub midstream: Midstream,
-    /// TCP that does not fit.
-    pub invalid: InvalidTcp,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            seed: 0,
-            secret: 0,
-            max_flows: 262_144,
-            max_unassured: 262_144,
-            max_flows_per_source: None,
-            max_affinities: 1 << 20,
-            max_fragments: 4096,
-            timeouts: Timeouts::default(),
-            snat: Vec::new(),
-            ports: PortRange::default(),
-            midstream: Midstream::default(),
-            invalid: InvalidTcp::default(),
-        }
-    }
-}
 
 /// A packet to be processed: its bytes, rewritten in place, and what the driver knows of it.
 #[derive(Debug)]

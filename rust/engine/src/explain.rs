@@ -4,10 +4,11 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::config::InvalidTcp;
 use crate::conntrack::Hot;
 use crate::conntrack::tcp::Progress;
 use crate::decide::{self, Decision, Trace};
-use crate::engine::{Engine, Family, InvalidTcp};
+use crate::engine::{Engine, Family};
 use crate::fragment::{DatagramId, Fate};
 use crate::pipeline::{Meta, Related, malformed, question, versionless};
 use crate::tuple::Direction;

@@ -13,6 +13,7 @@
 //! | `decide` | first packets: pure, also what [`Engine::explain`] shows |
 //! | `rewrite`, [`refusal`] | what a translation and a refusal look like in bytes |
 //! | `ledger` | what is live of service ports and backends, and their counters |
+//! | [`config`] | limits and policies of an engine |
 //! | `pipeline`, [`engine`] | the path of a packet; the public face |
 //! | `explain`, [`view`], [`checkpoint`] | why, what is there, and what outlives a restart |
 
@@ -21,6 +22,7 @@ pub mod backend;
 pub mod balance;
 pub mod checkpoint;
 mod clock;
+pub mod config;
 pub mod conntrack;
 mod decide;
 pub mod engine;
@@ -41,8 +43,9 @@ pub mod wire;
 
 pub use backend::Backend;
 pub use balance::Strategy;
+pub use config::{Config, InvalidTcp};
 pub use decide::Midstream;
-pub use engine::{Config, Engine, InvalidTcp, Packet};
+pub use engine::{Engine, Packet};
 pub use explain::Explanation;
 pub use fragment::Released;
 pub use ledger::Traffic;

@@ -1,0 +1,55 @@
+# One verb per line; `make` alone lists them. Everything happens in .venv and target.
+BIN := .venv/bin
+PYTHON ?= python3
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export VIRTUAL_ENV := $(CURDIR)/.venv
+
+.PHONY: help demo test check build bench bench-engine fuzz wheel docs clean
+
+help:          ## list the verbs
+	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' Makefile | expand -t 16
+
+demo: build    ## build, then let the seed's Service answer in network namespaces
+	kbe-nat demo
+
+test: build    ## run all tests, those on real packets too where privileges allow
+	cargo test --quiet --workspace
+	pytest --quiet
+
+check: build   ## formatting, lints, types, licences, layering
+	cargo fmt --check
+	cargo clippy --quiet --workspace --all-targets -- -D warnings
+	ruff format --quiet --check
+	ruff check --quiet
+	mypy
+	stubtest kbe_nat._native
+	if command -v cargo-deny >/dev/null; then cargo deny --log-level error check; fi
+	pytest --quiet tests/test_layering.py
+
+build: .venv/ready    ## leave an optimised build in .venv/bin/kbe-nat
+	maturin develop --quiet --release
+
+bench: bench-engine    ## run all benchmarks
+
+bench-engine: build    ## measure the engine: benches/RESULTS.md and benches/results/engine.json
+	python benches/engine.py
+
+fuzz: build    ## run every fuzz target for a minute
+	rust/fuzz/run.sh 60
+
+wheel: .venv/ready    ## build the wheel that is published, into dist
+	maturin build --quiet --release --out dist
+
+docs: build    ## run the examples in the documentation, and build that of the crates
+	pytest --quiet --doctest-modules --doctest-glob='*.md' python README.md
+	cargo doc --quiet --workspace --no-deps
+
+clean:         ## take away what was built
+	rm -rf .venv target dist
+
+.venv/ready: pyproject.toml tools/system-packages.sh
+	tools/system-packages.sh
+	$(PYTHON) -m venv .venv
+	pip install --quiet --disable-pip-version-check 'maturin>=1.15,<2'
+	maturin develop --quiet --release --extras dev
+	touch $@

@@ -1,0 +1,40 @@
+"""Namespaces for tests on real packets. Where they cannot be made, the tests are skipped with the reason."""
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from kbe_nat.errors import PlaygroundError
+from kbe_nat.playground.cluster import Cluster
+from kbe_nat.playground.namespaces import Namespace
+from kbe_nat.policy import Target
+
+POD, OTHER = Target("172.17.0.3", 9876), Target("172.17.0.4", 9876)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "netns" in item.path.parts:
+            item.add_marker(pytest.mark.netns)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _can_make_namespaces() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("root is needed for network namespaces")
+    for command in ("ip", "iptables-restore", "ipset", "nsenter", "curl"):
+        if shutil.which(command) is None:
+            pytest.skip(f"{command} is not installed")
+    try:
+        with Namespace(f"kbe-probe-{os.getpid()}"):
+            pass
+    except PlaygroundError as error:
+        pytest.skip(f"network namespaces cannot be made: {error}")
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with Cluster((POD, OTHER)) as made:
+        yield made

@@ -1,0 +1,141 @@
+"""Imports never run backwards: each unit may know those that it is allowed here, and no other."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ENGINE = ROOT / "rust/engine/src"
+PACKAGE = ROOT / "python/kbe_nat"
+
+RUST = {
+    "backend": "",
+    "rng": "",
+    "hint": "",
+    "clock": "",
+    "tuple": "",
+    "hash": "rng tuple",
+    "wire": "tuple",
+    "verdict": "",
+    "rewrite": "tuple wire",
+    "refusal": "rewrite tuple wire",
+    "balance": "backend rng",
+    "service": "backend balance hash tuple",
+    "affinity": "clock hash",
+    "fragment": "clock hash tuple verdict wire",
+    "conntrack": "clock hash hint rng tuple wire",
+    "decide": "backend balance service tuple verdict wire",
+    "ledger": "balance hash rng service verdict",
+    "config": "conntrack decide",
+    "pipeline": "affinity balance clock config conntrack decide fragment hash ledger rewrite rng service tuple "
+    "verdict wire",
+    "engine": "affinity balance clock config conntrack decide fragment hash ledger pipeline rng service verdict "
+    "wire",
+    "explain": "backend config conntrack decide engine fragment pipeline tuple verdict wire",
+    "view": "clock conntrack engine ledger pipeline tuple verdict wire",
+    "checkpoint": "affinity clock conntrack engine pipeline rewrite tuple wire",
+}
+BANNED = ("std::io", "std::fs", "std::net::Tcp", "std::net::Udp", "std::time", "std::thread", "libc", "pyo3")
+CRATES = {"engine": "", "capture": "engine", "python": "capture engine", "fuzz": "engine"}
+PYTHON = {
+    "_native": "",
+    "errors": "",
+    "model": "",
+    "reference": "",
+    "policy": "model",
+    "sources": "errors model",
+    "rules": "errors model policy",
+    "datapath": "_native errors rules",
+    "tables": "_native policy",
+    "control": "_native datapath",
+    "playground": "errors policy",
+    "cli": "_native control datapath errors model playground policy rules sources tables version",
+    "__init__": "_native errors model",
+    "__main__": "cli errors",
+}
+
+
+def allowed(table: dict[str, str], name: str) -> set[str]:
+    assert name in table, f"{name} is new: say here what it may know"
+    return set(table[name].split())
+
+
+def imported(source: str) -> set[str]:
+    """Units of the package that a Python file imports, whether at its head or in a function."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        found |= {name.split(".")[1] for name in names if name.startswith("kbe_nat.")}
+    return {"version" if name == "__version__" else name for name in found}
+
+
+def used(source: str) -> set[str]:
+    """Modules of its crate that a Rust file uses outside its tests."""
+    code = re.sub(r"//.*", "", source.split("#[cfg(test)]")[0])
+    found = set(re.findall(r"\bcrate::([a-z]\w*)", code))
+    for group in re.findall(r"\bcrate::\{([^}]*)\}", code):
+        found |= set(re.findall(r"\b([a-z]\w*)(?:::|,|$)", group))
+    return found
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_python_imports_run_one_way(path: Path) -> None:
+    unit = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    assert imported(path.read_text()) - {unit} <= allowed(PYTHON, unit)
+
+
+@pytest.mark.parametrize("path", sorted(ENGINE.rglob("*.rs")), ids=lambda path: str(path.relative_to(ENGINE)))
+def test_rust_uses_run_one_way(path: Path) -> None:
+    module = path.relative_to(ENGINE).parts[0].removesuffix(".rs")
+    if module != "lib":
+        assert used(path.read_text()) - {module} <= allowed(RUST, module)
+
+
+@pytest.mark.parametrize("table", [RUST, PYTHON, CRATES], ids=["rust", "python", "crates"])
+def test_what_is_allowed_has_no_circle(table: dict[str, str]) -> None:
+    done: set[str] = set()
+    while len(done) < len(table):
+        next_ones = {
+            name for name in table if name not in done and allowed(table, name) - {"version"} <= done
+        }
+        assert next_ones, f"a circle among {sorted(set(table) - done)}"
+        done |= next_ones
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("rust/*/Cargo.toml")), ids=lambda path: path.parent.name)
+def test_crates_depend_one_way(path: Path) -> None:
+    dependencies = path.read_text().partition("[dependencies]")[2].partition("\n[")[0]
+    own = set(re.findall(r"kbe-nat-(\w+)", dependencies))
+    assert own <= allowed(CRATES, path.parent.name)
+
+
+def test_the_engine_has_no_input_no_output_no_clock_and_no_threads() -> None:
+    for path in ENGINE.rglob("*.rs"):
+        code = path.read_text().split("#[cfg(test)]")[0]
+        for banned in (
+            "std::io",
+            "std::fs",
+            "std::net::Tcp",
+            "std::net::Udp",
+            "std::time",
+            "std::thread",
+            "libc",
+            "pyo3",
+        ):
+            assert banned not in code, f"{path.relative_to(ROOT)} uses {banned}"
+        if path.name != "hint.rs":
+            assert "unsafe" not in code, f"{path.relative_to(ROOT)} has unsafe code"
+
+
+def test_scapy_stays_in_the_tests() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        assert "scapy" not in path.read_text()
