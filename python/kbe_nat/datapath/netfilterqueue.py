@@ -99,7 +99,8 @@ class NetfilterQueue:
             else:
                 self._send(packet, action, flags, batch.packets[start:end])
         for ticket, name, content in released:
-            if (packet := self._held.pop(ticket, None)) is not None:
+            if ticket in self._held:
+                packet = self._held.pop(ticket)
                 # The kernel masquerades by flow: fragments that follow need no mark.
                 self._send(packet, ACTIONS.index(name), 0, content or b"")
 

@@ -1,0 +1,219 @@
+"""What the engine costs, beside the C yardstick and the reference NAT in the same run.
+
+Writes benches/results/engine.json, and the tables of benches/RESULTS.md. Each count of flows is measured in turn
+by C and by us, several times; the median of the runs counts, so that a slow minute of the machine hits both.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+ROOT: Final = Path(__file__).parent.parent
+RESULTS: Final = ROOT / "benches/results/engine.json"
+PAGE: Final = ROOT / "benches/RESULTS.md"
+MODES: Final = ("one", "batch64")
+START, END = "<!-- engine: written by make bench-engine -->", "<!-- engine: end -->"
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Measure, store, show."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    counts = [1000, 100_000, 1_000_000, 10_000_000]
+    parser.add_argument("--flows", type=int, nargs="+", default=counts, help="numbers of flows")
+    parser.add_argument("--runs", type=int, default=5, help="runs of each, of which the median counts")
+    parser.add_argument("--no-criterion", action="store_true", help="leave out the parts of a packet's cost")
+    own = parser.parse_args()
+    ours, yardstick = build_ours(), build_yardstick()
+    python = run_python()
+    references = {bench["params"]["flows"]: bench for bench in named(python, "test_reference")}
+    rows: list[Row] = []
+    for flows in own.flows:
+        runs: list[Row] = []
+        c_runs: list[Row] = []
+        for _ in track(range(own.runs), f"{flows} flows", console=Console(stderr=True), transient=True):
+            c_runs += lines_of(yardstick, flows) if yardstick else []
+            runs += lines_of(ours, flows)
+        reference = references.get(flows)
+        rows += [row(flows, mode, runs, c_runs, reference) for mode in MODES]
+    parts = [] if own.no_criterion else criterion()
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
+    text = page(rows, python, parts)
+    before = PAGE.read_text() if PAGE.exists() else f"# Results\n\n{START}\n{END}\n"
+    head, tail = before.partition(START)[0], before.partition(END)[2]
+    PAGE.write_text(f"{head}{START}\n{text}{END}{tail}")
+    show(rows)
+
+
+def row(flows: int, mode: str, runs: list[Row], c_runs: list[Row], reference: Row | None) -> Row:
+    """One line of the result: medians of all runs, in ns per packet."""
+
+    def median(of: list[Row], field: str) -> float | None:
+        values = [run[field] for run in of if run["mode"] == mode]
+        return round(statistics.median(values), 1) if values else None
+
+    insert = median(c_runs, "insert_ns")
+    return {
+        "flows": flows,
+        "mode": mode,
+        "ns": median(runs, "ns"),
+        "c_ns": median(c_runs, "ns"),
+        "reference_ns": None if reference is None else round(reference["stats"]["median"] * 1e9),
+        "new_ns": median(runs, "new_ns"),
+        # The yardstick inserts one entry; a flow needs two.
+        "c_new_ns": None if insert is None else round(2 * insert, 1),
+        "bytes_per_flow": median(runs, "bytes_per_flow"),
+    }
+
+
+def build_ours() -> Path:
+    """The benchmark's program."""
+    command = ["cargo", "bench", "--quiet", "-p", "kbe-nat-engine", "--bench", "flows", "--no-run"]
+    done = subprocess.run(
+        [*command, "--message-format=json"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+    )
+    made = [json.loads(line) for line in done.stdout.splitlines()]
+    return Path(next(one["executable"] for one in made if one.get("executable")))
+
+
+def build_yardstick() -> Path | None:
+    """The C program; None where there is no compiler, or another processor than it is made for."""
+    if platform.machine() != "x86_64" or shutil.which("cc") is None:
+        return None
+    program = ROOT / "target/yardstick"
+    source = ROOT / "benches/yardstick/engine.c"
+    subprocess.run(["cc", "-O3", "-march=native", "-o", program, source], check=True)
+    return program
+
+
+def lines_of(program: Path, flows: int) -> list[Row]:
+    """What a program prints for a number of flows: one JSON object in each line."""
+    done = subprocess.run([program, str(flows)], check=True, stdout=subprocess.PIPE, text=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def run_python() -> list[Row]:
+    """The benchmarks of pytest-benchmark."""
+    path = ROOT / "target/boundary.json"
+    folder = ROOT / "benches/python"
+    quiet = ("--quiet", "--no-header", "--benchmark-quiet", "--override-ini=addopts=")
+    command = [sys.executable, "-m", "pytest", *quiet, f"--benchmark-json={path}", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(done.stdout)
+    benchmarks: list[Row] = json.loads(path.read_text())["benchmarks"]
+    return benchmarks
+
+
+def named(benchmarks: list[Row], name: str) -> list[Row]:
+    """Those of one test function."""
+    return [bench for bench in benchmarks if bench["name"].partition("[")[0] == name]
+
+
+def criterion() -> list[tuple[str, str]]:
+    """Name and median of each benchmark of `parts`."""
+    command = ["cargo", "bench", "--quiet", "-p", "kbe-nat-engine", "--bench", "parts", "--"]
+    short = ["--noplot", "--warm-up-time", "0.2", "--measurement-time", "0.5"]
+    done = subprocess.run([*command, *short], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    joined = re.sub(r"\n\s+time:", " time:", done.stdout)
+    return re.findall(r"^(\S.*?)\s+time:\s+\[\S+ \S+ (\S+ \S+)", joined, re.MULTILINE)
+
+
+def page(rows: list[Row], python: list[Row], parts: list[tuple[str, str]]) -> str:
+    """The tables in Markdown."""
+
+    def text(value: float | None) -> str:
+        return "-" if value is None else f"{value:,.1f}".rstrip("0").rstrip(".")
+
+    head = (
+        "| flows | mode | ns per packet | C | ratio | reference.py | new flow | C, two inserts "
+        "| bytes per flow |\n"
+        "|--:|---|--:|--:|--:|--:|--:|--:|--:|\n"
+    )
+    lines = [
+        f"| {one['flows']:,} | {one['mode']} | {text(one['ns'])} | {text(one['c_ns'])} | {text(ratio(one))} "
+        f"| {text(one['reference_ns'])} | {text(one['new_ns'])} | {text(one['c_new_ns'])} "
+        f"| {text(one['bytes_per_flow'])} |\n"
+        for one in rows
+    ]
+    boundary = ["| from Python | median | per packet |\n|---|--:|--:|\n"]
+    for bench in python:
+        median = bench["stats"]["median"]
+        packets = bench["extra_info"].get("packets")
+        each = "-" if packets is None else f"{median * 1e9 / packets:,.1f} ns"
+        boundary.append(f"| {bench['name'].removeprefix('test_')} | {seconds(median)} | {each} |\n")
+    table = [
+        "| part (criterion) | median |\n|---|--:|\n",
+        *(f"| {name} | {time} |\n" for name, time in parts),
+    ]
+    extra = f"\n{''.join(table)}" if parts else ""
+    return f"{machine()}\n{head}{''.join(lines)}\n{''.join(boundary)}{extra}"
+
+
+def ratio(one: Row) -> float | None:
+    """Ours to C's."""
+    return round(one["ns"] / one["c_ns"], 2) if one["c_ns"] else None
+
+
+def seconds(value: float) -> str:
+    """A time with its unit."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if value >= size:
+            return f"{value / size:,.2f} {unit}"
+    return f"{value * 1e9:,.1f} ns"
+
+
+def machine() -> str:
+    """What it ran on."""
+    described = Path("/proc/cpuinfo").read_text()
+    model = re.search(r"model name\s*: (.*)", described)
+    processor = model[1] if model else platform.machine()
+    rust = subprocess.run(
+        ["rustc", "--version"], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.split()[1]
+    return (
+        f"{date.today()}: {processor}, {os.cpu_count()} cores, Linux {platform.release().split('-')[0]}, "
+        f"Rust {rust}, Python {platform.python_version()}. Nanoseconds; medians.\n"
+    )
+
+
+def show(rows: list[Row]) -> None:
+    """The first table, for people."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("flows", "mode", "ns", "C", "ratio", "reference.py", "new flow", "bytes per flow"):
+        table.add_column(column, justify="left" if column == "mode" else "right")
+    for one in rows:
+        values = (
+            one["ns"],
+            one["c_ns"],
+            ratio(one),
+            one["reference_ns"],
+            one["new_ns"],
+            one["bytes_per_flow"],
+        )
+        table.add_row(
+            f"{one['flows']:,}", one["mode"], *("-" if value is None else f"{value:,}" for value in values)
+        )
+    Console().print(table)
+    print(f"Written: {RESULTS.relative_to(ROOT)}, {PAGE.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""What Python pays: a batch, the tables of a large cluster, one changed endpoint; and the reference NAT."""
+
+from array import array
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+import kbe_nat
+from kbe_nat.policy import Listener, Options, Plan, PortPolicy, Target
+from kbe_nat.tables import Tables
+
+SERVICES, ENDPOINTS = 10_000, 15
+BATCH = 64
+
+
+def datagram(number: int) -> bytes:
+    """A UDP datagram of 64 bytes from its own client port to the frontend."""
+    ports = (1024 + number).to_bytes(2) + (80).to_bytes(2)
+    header = bytearray.fromhex("4500004000000000401100000a000001ac1ee4ff")
+    total = sum(int.from_bytes(header[at : at + 2]) for at in range(0, 20, 2))
+    header[10:12] = (~(total + (total >> 16)) & 0xFFFF).to_bytes(2)
+    return bytes(header) + ports + (44).to_bytes(2) + bytes.fromhex("1234") + bytes(36)
+
+
+def frontend_engine() -> kbe_nat.Engine:
+    engine = kbe_nat.Engine(seed=1)
+    backends = [kbe_nat.Backend(f"172.17.0.{3 + n}", 9876) for n in range(16)]
+    frontends = [kbe_nat.Frontend("172.30.228.255", 80)]
+    engine.replace_services([kbe_nat.ServicePort("default/bench", frontends, backends, protocol="udp")])
+    return engine
+
+
+def cluster() -> Plan:
+    def address(first: int, number: int) -> str:
+        return f"{first}.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+
+    def port(number: int) -> PortPolicy:
+        targets = tuple(Target(address(10, number * ENDPOINTS + n), 8080) for n in range(ENDPOINTS))
+        listener = Listener("cluster-ip", address(172, number), 80)
+        return PortPolicy("default", f"service-{number}", "", "tcp", 4, (listener,), targets, ())
+
+    return Plan(tuple(port(number) for number in range(SERVICES)), (), (), (), options=Options())
+
+
+@pytest.mark.parametrize("size", [1, BATCH, 1024])
+def test_batch(benchmark: BenchmarkFixture, size: int) -> None:
+    """`process_batch` of known flows, all of the cache: the boundary's share is what falls with the size."""
+    engine = frontend_engine()
+    original = b"".join(datagram(number) for number in range(size))
+    offsets = array("Q", range(0, 64 * size + 1, 64))
+    packets = bytearray(original)
+
+    def process() -> bytes:
+        return engine.process_batch(packets, 1, offsets=offsets)
+
+    def reset() -> None:
+        packets[:] = original
+
+    process()
+    assert engine.stats().flows == size
+    benchmark.extra_info["packets"] = size
+    benchmark.pedantic(process, setup=reset, rounds=20_000 if size < 1024 else 2000)
+    assert engine.stats().causes["established"] >= size
+
+
+def test_one(benchmark: BenchmarkFixture) -> None:
+    """`process` of one packet, with its `Verdict`."""
+    engine, packet = frontend_engine(), datagram(1)
+    benchmark.extra_info["packets"] = 1
+    assert benchmark(lambda: engine.process(packet, 1)).action == "translate"
+
+
+def test_replace_all_services(benchmark: BenchmarkFixture) -> None:
+    """10,000 Services with 150,000 endpoints into an empty engine: native objects, balancers, the table."""
+    plan = cluster()
+
+    def cold() -> None:
+        kbe_nat.Engine(seed=1).replace_services(*Tables().native(plan))
+
+    benchmark.pedantic(cold, rounds=5)
+
+
+@pytest.mark.parametrize("part", ["tables", "engine"])
+def test_change_one_endpoint(benchmark: BenchmarkFixture, part: str) -> None:
+    """One endpoint of the 150,000 goes: "tables" compares the plans, "engine" takes over the new table."""
+    engine, tables = kbe_nat.Engine(seed=1), Tables()
+    plan = cluster()
+    one = plan.ports[77]
+    plans = [
+        plan,
+        replace(plan, ports=(*plan.ports[:77], replace(one, cluster=one.cluster[1:]), *plan.ports[78:])),
+    ]
+    native = [tables.native(each) for each in plans]
+    turn = [0]
+
+    def change() -> None:
+        turn[0] ^= 1
+        if part == "tables":
+            tables.native(plans[turn[0]])
+        else:
+            engine.replace_services(*native[turn[0]])
+
+    benchmark(change)
+
+
+@pytest.mark.parametrize("flows", [1000, 100_000])
+def test_reference(benchmark: BenchmarkFixture, flows: int) -> None:
+    """A packet of a known flow in plain Python."""
+    from kbe_nat import reference
+
+    own = reference.Reference(max_flows=flows)
+    own.replace_services(
+        [
+            reference.ServicePort(
+                "default/bench",
+                [reference.Frontend("172.30.228.255", 80)],
+                [reference.Backend(f"172.17.0.{3 + n}", 9876) for n in range(16)],
+                protocol="udp",
+                strategy="rr",
+            )
+        ]
+    )
+    packets = [client(datagram(number % 60_000), number // 60_000) for number in range(flows)]
+    for packet in packets:
+        own.process(packet, 0)
+    assert len(list(own.flows())) == flows
+    order = iter(range(1 << 60))
+    process: Callable[[], object] = lambda: own.process(packets[next(order) * 7919 % flows], 0)  # noqa: E731
+    benchmark.extra_info["packets"] = 1
+    benchmark.pedantic(process, rounds=200, iterations=20)
+
+
+def client(packet: bytes, number: int) -> bytes:
+    """The same from another address; the checksum is taken back by as much."""
+    checksum = int.from_bytes(packet[10:12]) - number
+    return packet[:10] + checksum.to_bytes(2) + packet[12:15] + bytes([1 + number]) + packet[16:]
