@@ -2,13 +2,14 @@
 
 from array import array
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
+from msgspec import structs
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import kbe_nat
-from kbe_nat.policy import Listener, Options, Plan, PortPolicy, Target
+from kbe_nat.model import Endpoint, EndpointSlice, Service, ServicePort, SlicePort, Snapshot
+from kbe_nat.policy import plan
 from kbe_nat.tables import Tables
 
 SERVICES, ENDPOINTS = 10_000, 15
@@ -32,16 +33,27 @@ def frontend_engine() -> kbe_nat.Engine:
     return engine
 
 
-def cluster() -> Plan:
+def cluster() -> Snapshot:
+    """10,000 Services with 150,000 endpoints, as a source yields them."""
+
     def address(first: int, number: int) -> str:
         return f"{first}.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
 
-    def port(number: int) -> PortPolicy:
-        targets = tuple(Target(address(10, number * ENDPOINTS + n), 8080) for n in range(ENDPOINTS))
-        listener = Listener("cluster-ip", address(172, number), 80)
-        return PortPolicy("default", f"service-{number}", "", "tcp", 4, (listener,), targets, ())
+    def endpoints(number: int) -> tuple[Endpoint, ...]:
+        first = number * ENDPOINTS
+        return tuple(Endpoint(address(10, n), "there") for n in range(first, first + ENDPOINTS))
 
-    return Plan(tuple(port(number) for number in range(SERVICES)), (), (), (), options=Options())
+    services = tuple(
+        Service("default", f"service-{number}", (address(172, number),), (ServicePort("", "tcp", 80),))
+        for number in range(SERVICES)
+    )
+    slices = {
+        service.key: (
+            EndpointSlice(f"{service.name}-a", 4, (SlicePort("", "tcp", 8080),), endpoints(number)),
+        )
+        for number, service in enumerate(services)
+    }
+    return Snapshot(1, services, slices)
 
 
 @pytest.mark.parametrize("size", [1, BATCH, 1024])
@@ -73,31 +85,33 @@ def test_one(benchmark: BenchmarkFixture) -> None:
 
 
 def test_replace_all_services(benchmark: BenchmarkFixture) -> None:
-    """10,000 Services with 150,000 endpoints into an empty engine: native objects, balancers, the table."""
-    plan = cluster()
+    """A large cluster, from parsed objects to serving: policy, native objects, balancers, tables."""
+    snapshot = cluster()
 
     def cold() -> None:
-        kbe_nat.Engine(seed=1).replace_services(*Tables().native(plan))
+        kbe_nat.Engine(seed=1).replace_services(*Tables().native(plan(snapshot)))
 
     benchmark.pedantic(cold, rounds=5)
 
 
-@pytest.mark.parametrize("part", ["tables", "engine"])
+@pytest.mark.parametrize("part", ["policy", "tables", "engine"])
 def test_change_one_endpoint(benchmark: BenchmarkFixture, part: str) -> None:
-    """One endpoint of the 150,000 goes: "tables" compares the plans, "engine" takes over the new table."""
+    """One endpoint of 150,000 goes: what policy computes anew, what `Tables` compares, what the engine does."""
     engine, tables = kbe_nat.Engine(seed=1), Tables()
-    plan = cluster()
-    one = plan.ports[77]
-    plans = [
-        plan,
-        replace(plan, ports=(*plan.ports[:77], replace(one, cluster=one.cluster[1:]), *plan.ports[78:])),
-    ]
+    snapshot = cluster()
+    key = snapshot.services[77].key
+    [own] = snapshot.slices[key]
+    fewer = structs.replace(own, endpoints=own.endpoints[1:])
+    snapshots = [snapshot, structs.replace(snapshot, slices={**snapshot.slices, key: (fewer,)})]
+    plans = [plan(each) for each in snapshots]
     native = [tables.native(each) for each in plans]
     turn = [0]
 
     def change() -> None:
         turn[0] ^= 1
-        if part == "tables":
+        if part == "policy":
+            plan(snapshots[turn[0]])
+        elif part == "tables":
             tables.native(plans[turn[0]])
         else:
             engine.replace_services(*native[turn[0]])

@@ -1,0 +1,194 @@
+"""The verbs as a user runs them: output for people and programs, exit codes, one line for a mistake."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from captures import ETHERNET, frames_of, pcap
+from scapy.layers.inet import IP, TCP
+
+from kbe_nat.__main__ import main
+
+ROOT = Path(__file__).parent.parent
+SEED = str(ROOT / "examples/seed/cluster.yaml")
+WEIGHTED = str(ROOT / "examples/seed/weighted.yaml")
+VIP = "172.30.228.255"
+START = 1_700_000_000 * 10**9
+
+
+def handshake(client: int, frontend: int = 80) -> list[bytes]:
+    """The first and the third packet of a connection."""
+    ip = IP(src="10.0.2.15", dst=VIP)
+    syn = TCP(sport=40000 + client, dport=frontend, flags="S", seq=1)
+    ack = TCP(sport=40000 + client, dport=frontend, flags="A", seq=2, ack=1)
+    return [ETHERNET + bytes(ip / syn), ETHERNET + bytes(ip / ack)]
+
+
+@pytest.fixture
+def capture(tmp_path: Path) -> Path:
+    frames = [frame for client in range(100) for frame in handshake(client)]
+    frames += [ETHERNET + bytes(IP(src="10.0.2.15", dst="192.0.2.1") / TCP(flags="S"))]
+    path = tmp_path / "in.pcap"
+    path.write_bytes(pcap([(START + n * 1_000_000, frame) for n, frame in enumerate(frames)], 1))
+    return path
+
+
+class Ran:
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: object) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        out, err = self._capsys.readouterr()
+        return code, out, err
+
+    def json(self, *arguments: object) -> dict[str, Any]:
+        code, out, err = self(*arguments, "-o", "json")
+        assert code == 0, err
+        result: dict[str, Any] = json.loads(out)
+        return result
+
+
+@pytest.fixture
+def kbe(capsys: pytest.CaptureFixture[str]) -> Ran:
+    return Ran(capsys)
+
+
+def shares(result: dict[str, Any]) -> dict[str, int]:
+    [service] = result["services"]
+    return {own["address"]: own["flows"] for own in service["backends"]}
+
+
+def test_replay_counts_and_translates(kbe: Ran, capture: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.pcap"
+    result = kbe.json("replay", "-f", SEED, "--seed", 1, capture, "-w", out)
+    assert (result["packets"], result["flows"]) == (201, 100)
+    assert result["actions"] == {"accept": 1, "translate": 200, "drop": 0, "reject": 0, "hold": 0}
+    counted = shares(result)
+    written: dict[str, set[int]] = {}
+    for (time, frame), (before, original) in zip(frames_of(out), frames_of(capture), strict=True):
+        packet = IP(frame[14:])
+        assert (time, frame[:14], packet[TCP].sport) == (before, ETHERNET, IP(original[14:])[TCP].sport)
+        written.setdefault(packet.dst, set()).add(packet[TCP].sport)
+    assert {address: len(ports) for address, ports in written.items()} == counted | {"192.0.2.1": 1}
+    assert set(counted) == {"172.17.0.3", "172.17.0.4"}
+
+
+def test_a_seed_makes_replays_equal_and_no_seed_tells_which_it_took(kbe: Ran, capture: Path) -> None:
+    first = kbe.json("replay", "-f", SEED, capture)
+    again = kbe.json("replay", "-f", SEED, capture, "--seed", first["seed"])
+    assert again == first
+
+
+def test_strategies_are_taken(kbe: Ran, capture: Path) -> None:
+    result = kbe.json("replay", "-f", SEED, capture, "--strategy", "rr")
+    assert shares(result) == {"172.17.0.3": 50, "172.17.0.4": 50}
+
+
+def test_compare_lists_the_flows_that_would_go_elsewhere(kbe: Ran, capture: Path, tmp_path: Path) -> None:
+    fewer = tmp_path / "fewer.yaml"
+    fewer.write_text(
+        "---".join(Path(SEED).read_text().split("---")[:-1]).replace("replicas: 2", "replicas: 1")
+    )
+    arguments = ("replay", "-f", SEED, capture, "--strategy", "rr", "--compare", fewer)
+    comparison = kbe.json(*arguments)["comparison"]
+    assert (comparison["flows"], comparison["changed"]) == (100, 50)
+    assert {(one["before"], one["after"]) for one in comparison["differences"]} == {
+        ("172.17.0.4:9876", "172.17.0.3:9876")
+    }
+    _, text, _ = kbe(*arguments)
+    assert "50 of 100 flows would fare differently." in text
+    assert kbe.json("replay", "-f", SEED, capture, "--compare", SEED)["comparison"]["changed"] == 0
+
+
+def test_tables_are_for_people(kbe: Ran, capture: Path) -> None:
+    code, out, err = kbe("replay", "-f", SEED, capture, "--strategy", "rr", "--seed", 5)
+    assert (code, err) == (0, "")
+    assert "201 packets" in out
+    assert "seed 5" in out
+    assert "default/simpleservice" in out
+    assert "172.17.0.3:9876     50" in out
+
+
+def test_explain_by_flags(kbe: Ran) -> None:
+    result = kbe.json("explain", "-f", SEED, "--from", "10.0.2.15:1234", "--to", f"{VIP}:80")
+    assert (result["verdict"], result["service"]) == ("dnat", "default/simpleservice")
+    assert result["destinations"] == ["172.17.0.3:9876", "172.17.0.4:9876"]
+    assert any(reason.startswith("strategy: random") for reason in result["reasons"])
+    _, text, _ = kbe("explain", "-f", SEED, "--from", "10.0.2.15", "--to", f"{VIP}:443", "--proto", "udp")
+    assert "passes untouched" in text
+
+
+def test_explain_by_number_knows_the_flows_before_it(kbe: Ran, capture: Path) -> None:
+    opening = kbe.json("explain", "-f", SEED, capture, "--packet", 1)
+    later = kbe.json("explain", "-f", SEED, capture, "--packet", 2)
+    assert any("opened a flow" in reason for reason in opening["reasons"])
+    assert not any("opened a flow" in reason for reason in later["reasons"])
+    assert later["destinations"] == [opening["backend"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("replay", "-f", "absent.yaml", "x.pcap"), "absent.yaml: No such file"),
+        (("replay", "-f", SEED, "absent.pcap"), "absent.pcap: No such file"),
+        (("replay", "-f", SEED, SEED), "neither a pcap nor a pcapng file"),
+        (("replay", "-f", SEED, "x.pcap", "--strategy", "best"), "--strategy"),
+        (("replay", "-f", SEED, "x.pcap", "--seed", "-1"), "--seed"),
+        (("replay", "-f", SEED, "x.pcap", "--reject-with", "silence"), "--reject-with"),
+        (("replay", "-f", SEED, "x.pcap", "--masquerade-address", "10.0.0"), "--masquerade-address"),
+        (("replay", "-f", SEED), "capture"),
+        (("replay", "x.pcap"), "--filename"),
+        (("explain", "-f", SEED, "--from", "10.0.2.15"), "--to"),
+        (("explain", "-f", SEED, "--from", "10.0.2.15", "--to", VIP), "no port"),
+        (("explain", "-f", SEED, "--from", "fd00::1", "--to", f"{VIP}:80"), "different families"),
+        (("explain", "-f", SEED, "--from", "10.0.2.15", "--to", f"{VIP}:80", "--proto", "icmp"), "--proto"),
+        (("nonsense",), "nonsense"),
+        (("demo", "--requests", "-1"), "--requests"),
+        (("demo", "-f", "absent.yaml"), "absent.yaml"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(kbe: Ran, arguments: tuple[str, ...], named: str) -> None:
+    if arguments[0] == "demo" and os.geteuid() != 0:
+        pytest.skip("without root the demo begins in a user namespace")
+    code, out, err = kbe(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("kbe-nat: ")
+    assert err.count("\n") == 1
+    assert named in err
+
+
+def test_a_wrong_field_is_named_with_file_object_and_path(kbe: Ran, capture: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(Path(SEED).read_text().replace("port: 80", "port: 80000"))
+    code, _, err = kbe("replay", "-f", wrong, capture)
+    assert code == 2
+    assert f"{wrong}, document 1: Service default/simpleservice: spec.ports[0].port" in err
+
+
+def test_a_damaged_capture_leaves_no_output(kbe: Ran, capture: Path, tmp_path: Path) -> None:
+    capture.write_bytes(capture.read_bytes()[:-3])
+    out = tmp_path / "out.pcap"
+    code, _, err = kbe("replay", "-f", SEED, capture, "-w", out)
+    assert (code, "packet 201: the file ends within it" in err) == (2, True)
+    assert list(tmp_path.iterdir()) == [capture]
+
+
+def test_help_and_version(kbe: Ran) -> None:
+    for verb in ((), ("replay",), ("explain",), ("demo",)):
+        code, out, _ = kbe(*verb, "--help")
+        assert code == 0
+        assert "Usage: kbe-nat" in out
+    assert kbe("--version")[1].startswith("kbe-nat 0.")
+
+
+def test_a_reader_that_goes_away_is_no_error(capture: Path) -> None:
+    command = f"{sys.executable} -m kbe_nat replay -f {SEED} {capture} -o json | head -c 10"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
