@@ -3,6 +3,8 @@ BIN := .venv/bin
 PYTHON ?= python3
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
+export PIP_QUIET := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help demo test check build bench bench-engine fuzz wheel docs clean
 
@@ -15,6 +17,7 @@ demo: build    ## build, then let the seed's Service answer in network namespace
 test: build    ## run all tests, those on real packets too where privileges allow
 	cargo test --quiet --workspace
 	pytest --quiet
+	pytest --quiet --doctest-modules --doctest-glob=README.md python README.md
 
 check: build   ## formatting, lints, types, licences, layering
 	cargo fmt --check
@@ -40,16 +43,16 @@ fuzz: build    ## run every fuzz target for a minute
 wheel: .venv/ready    ## build the wheel that is published, into dist
 	maturin build --quiet --release --out dist
 
-docs: build    ## run the examples in the documentation, and build that of the crates
-	pytest --quiet --doctest-modules --doctest-glob='*.md' python README.md
+docs:          ## build the documentation of the crates, into target/doc
 	cargo doc --quiet --workspace --no-deps
 
 clean:         ## take away what was built
 	rm -rf .venv target dist
 
 .venv/ready: pyproject.toml tools/system-packages.sh
-	tools/system-packages.sh
+	@tools/system-packages.sh
+	@echo "Making .venv and building; this takes a minute or two."
 	$(PYTHON) -m venv .venv
-	pip install --quiet --disable-pip-version-check 'maturin>=1.15,<2'
+	pip install 'maturin>=1.15,<2'
 	maturin develop --quiet --release --extras dev
 	touch $@
