@@ -15,11 +15,11 @@ use crate::conntrack::ports::Leases;
 use crate::fragment::Released;
 use crate::hash::HashKey;
 use crate::ledger::Ledger;
-use crate::pipeline::{Core, Counters, Lane, Meta, versionless};
+use crate::pipeline::{Core, Counters, Lane, Meta};
 use crate::rng::{Rng, mix64};
 use crate::service::{NodeView, ServiceError, ServicePort, ServiceTable};
 use crate::verdict::{Action, Cause, Verdict};
-use crate::wire::{Layer4, Wire};
+use crate::wire::{Headers, Layer4, Wire};
 
 /// A packet to be processed: its bytes, rewritten in place, and what the driver knows of it.
 #[derive(Debug)]
@@ -113,48 +113,47 @@ impl Engine {
     #[inline]
     pub fn process(&mut self, now: u64, packet: &mut Packet<'_>) -> Verdict {
         self.core.clock.advance(now);
-        let verdict = match version(packet.bytes) {
-            4 => self.core.process(&mut self.v4, None, packet.bytes, packet.meta),
-            6 => self.core.process(&mut self.v6, None, packet.bytes, packet.meta),
-            _ => versionless(packet.bytes),
-        };
-        self.core.counters.count(verdict);
-        verdict
+        match version(packet.bytes) {
+            4 => {
+                let headers = Ipv4Addr::plain(packet.bytes);
+                self.core.process(&mut self.v4, headers, None, packet.bytes, packet.meta)
+            }
+            6 => {
+                let headers = Ipv6Addr::plain(packet.bytes);
+                self.core.process(&mut self.v6, headers, None, packet.bytes, packet.meta)
+            }
+            _ => self.core.versionless(packet.bytes),
+        }
     }
 
     /// Processes packets that came in together, exactly as one after the other; memory that they need is fetched for all before the first
     /// is touched. `verdicts` gets one for each.
     pub fn process_batch(&mut self, now: u64, packets: &mut [Packet<'_>], verdicts: &mut Vec<Verdict>) {
         self.core.clock.advance(now);
-        for chunk in packets.chunks_mut(CHUNK) {
-            self.process_chunk(chunk, verdicts);
+        verdicts.reserve(packets.len());
+        for run in packets.chunk_by_mut(|one, next| version(one.bytes) == version(next.bytes)) {
+            for chunk in run.chunks_mut(CHUNK) {
+                match chunk.first().map(|packet| version(packet.bytes)) {
+                    Some(4) => self.process_run::<Ipv4Addr>(chunk, verdicts),
+                    Some(6) => self.process_run::<Ipv6Addr>(chunk, verdicts),
+                    _ => verdicts.extend(chunk.iter().map(|packet| self.core.versionless(packet.bytes))),
+                }
+            }
         }
     }
 
-    fn process_chunk(&mut self, packets: &mut [Packet<'_>], verdicts: &mut Vec<Verdict>) {
-        let mut places = [Place::None; CHUNK];
-        for (packet, place) in packets.iter().zip(&mut places) {
-            *place = match version(packet.bytes) {
-                4 => Place::of(&self.v4, packet.bytes),
-                6 => Place::of(&self.v6, packet.bytes),
-                _ => Place::None,
-            };
+    fn process_run<A: Family>(&mut self, packets: &mut [Packet<'_>], verdicts: &mut Vec<Verdict>) {
+        let (core, lane) = A::lane(self);
+        let mut plain: [Option<Plain<A>>; CHUNK] = [None; CHUNK];
+        for (packet, plain) in packets.iter().zip(&mut plain) {
+            *plain = Plain::of(lane, packet.bytes);
         }
-        let mut guesses = [None; CHUNK];
-        for ((packet, place), guess) in packets.iter().zip(places).zip(&mut guesses) {
-            *guess = match version(packet.bytes) {
-                4 => place.prefetch_flow(&self.v4),
-                _ => place.prefetch_flow(&self.v6),
-            };
+        for plain in plain.iter_mut().take(packets.len()).flatten() {
+            plain.fetch_flow(lane);
         }
-        for (packet, guess) in packets.iter_mut().zip(guesses) {
-            let verdict = match version(packet.bytes) {
-                4 => self.core.process(&mut self.v4, guess, packet.bytes, packet.meta),
-                6 => self.core.process(&mut self.v6, guess, packet.bytes, packet.meta),
-                _ => versionless(packet.bytes),
-            };
-            self.core.counters.count(verdict);
-            verdicts.push(verdict);
+        for (packet, plain) in packets.iter_mut().zip(plain) {
+            let (headers, guess) = plain.map_or((None, None), |plain| (Some(plain.headers), plain.guess));
+            verdicts.push(core.process(lane, headers, guess, packet.bytes, packet.meta));
         }
     }
 
@@ -257,35 +256,31 @@ fn version(packet: &[u8]) -> u8 {
     packet.first().map_or(0, |byte| byte >> 4)
 }
 
-/// Where the flow of a packet of a batch is to be looked for.
+/// A plain packet of a batch, and where its flow is.
 #[derive(Clone, Copy)]
-enum Place {
-    None,
-    Udp(u64),
-    Tcp(u64),
+struct Plain<A> {
+    headers: Headers<A>,
+    hash: u64,
+    guess: Option<Entry>,
 }
 
-impl Place {
-    /// The place of a plain packet's flow, which is being fetched.
+impl<A: Wire> Plain<A> {
+    /// Fetches the part of the index that leads to the flow.
     #[inline(always)]
-    fn of<A: Wire>(lane: &Lane<A>, packet: &[u8]) -> Self {
-        let Some(headers) = A::plain(packet) else { return Self::None };
+    fn of(lane: &Lane<A>, packet: &[u8]) -> Option<Self> {
+        let headers = A::plain(packet)?;
         let hash = lane.flows.hash(&headers.tuple);
         lane.flows.prefetch_index(hash);
-        if headers.layer4 == Layer4::Tcp { Self::Tcp(hash) } else { Self::Udp(hash) }
+        Some(Self { headers, hash, guess: None })
     }
 
-    /// Fetches the flow that is probably meant, and says which.
+    /// Fetches the flow that is probably meant, and remembers which.
     #[inline(always)]
-    fn prefetch_flow<A: Wire>(self, lane: &Lane<A>) -> Option<Entry> {
-        let (hash, is_tracked) = match self {
-            Self::None => return None,
-            Self::Udp(hash) => (hash, false),
-            Self::Tcp(hash) => (hash, true),
-        };
-        let entry = lane.flows.guess(hash)?;
-        lane.flows.prefetch_flow(entry, is_tracked);
-        Some(entry)
+    fn fetch_flow(&mut self, lane: &Lane<A>) {
+        self.guess = lane.flows.guess(self.hash);
+        if let Some(entry) = self.guess {
+            lane.flows.prefetch_flow(entry, self.headers.layer4 == Layer4::Tcp);
+        }
     }
 }
 

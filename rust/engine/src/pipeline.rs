@@ -127,38 +127,53 @@ pub(crate) fn versionless(packet: &[u8]) -> Verdict {
 }
 
 impl Core {
-    /// Decides about a packet and rewrites it. `guess` may say which flow it belongs to.
+    /// The verdict of [`versionless`], counted.
+    pub(crate) fn versionless(&mut self, packet: &[u8]) -> Verdict {
+        let verdict = versionless(packet);
+        self.counters.count(verdict);
+        verdict
+    }
+
+    /// Decides about a packet, counts it and rewrites it. `plain` are its headers if [`Wire::plain`] knows them, and `guess` may say which
+    /// flow it belongs to.
     #[inline(always)]
     pub(crate) fn process<A: Wire>(
         &mut self,
         lane: &mut Lane<A>,
+        plain: Option<Headers<A>>,
         guess: Option<Entry>,
         packet: &mut [u8],
         meta: Meta,
     ) -> Verdict {
-        match self.steady(lane, guess, packet, meta) {
-            Some(verdict) => verdict,
-            None => self.any(lane, packet, meta),
+        if let Some(verdict) = self.steady(lane, plain, guess, packet, meta) {
+            self.counters.count(verdict);
+            return verdict;
         }
+        let verdict = self.any(lane, packet, meta);
+        self.counters.count(verdict);
+        verdict
     }
 
-    /// A short cut for what most packets of UDP are: plain, of a flow that is known, and nothing moves but its deadline. `None`: it is
-    /// something else, nothing was done, and [`Core::any`] does what is due.
+    /// A short cut for what most packets of UDP are: plain, of a flow that is known, and nothing moves but its deadline; or plain and
+    /// of no flow. `None`: it is something else, nothing was done, and [`Core::any`] does what is due.
     #[inline(always)]
     fn steady<A: Wire>(
         &mut self,
         lane: &mut Lane<A>,
+        plain: Option<Headers<A>>,
         guess: Option<Entry>,
         packet: &mut [u8],
         meta: Meta,
     ) -> Option<Verdict> {
-        let headers = A::plain(packet).filter(|headers| headers.layer4 == Layer4::Udp)?;
+        let headers = plain.filter(|headers| headers.layer4 == Layer4::Udp)?;
         let udp: &[u8; udp::HEADER] = headers.transport(packet).first_chunk()?;
         let length = udp::length(udp);
         if length < udp::HEADER || length > (headers.end - u32::from(headers.l4)) as usize {
             return None;
         }
-        let (hot, direction) = lane.flows.find_mut(&headers.tuple, guess)?;
+        let Some((hot, direction)) = lane.flows.find_mut(&headers.tuple, guess) else {
+            return Some(self.first(lane, &headers, packet, meta));
+        };
         let now = self.clock.tick();
         if hot.is_expired(now) || hot.generation != self.generation || !hot.is_steady(direction) {
             return None;
@@ -355,8 +370,7 @@ impl Core {
         meta: Meta,
     ) -> Verdict {
         let question = question(headers, packet, meta);
-        let table = self.table.clone();
-        match decide::decide(&table, &question, self.config.midstream, &mut Silent) {
+        match decide::decide(&self.table, &question, self.config.midstream, &mut Silent) {
             Decision::Pass => Verdict::new(Action::Accept, Cause::NotOurs),
             Decision::Refuse { action, cause, service } => {
                 if let Some(service) = service {
@@ -408,12 +422,7 @@ impl Core {
         };
         let id = service.backends[serve.scope as usize][index];
         let backend = service.service.set(serve.scope).backends()[index];
-        if let Some(seconds) = service.service.spec().affinity {
-            let birth = self.ledger.backend(id).birth;
-            let deadline = now.saturating_add(ticks(seconds.into()));
-            self.affinity.put(Sticky { client, backend: (id, birth), deadline }, now);
-        }
-        self.make_room(lane, headers.tuple.ends.src)?;
+        let affinity = service.service.spec().affinity;
         let masquerade = serve.masquerade || decide::is_hairpin(question.src.ip(), &backend);
         let address = A::from_ip(backend.address.ip()).ok_or(Verdict::drop(Cause::NoEndpoints))?;
         let ends = headers.tuple.ends;
@@ -423,6 +432,16 @@ impl Core {
             backend.address.port()
         };
         let sent = Ends { src: ends.src, dst: address, sport: ends.sport, dport: port };
+        // Most flows keep their source; where the answer's tuple belongs is fetched while there is other work.
+        let answer = Tuple { ends: sent.reply(), protocol: headers.tuple.protocol };
+        lane.flows.prefetch_index(lane.flows.hash(&answer));
+        if let Some(seconds) = affinity {
+            let birth = self.ledger.backend(id).birth;
+            let deadline = now.saturating_add(ticks(seconds.into()));
+            self.affinity.put(Sticky { client, backend: (id, birth), deadline }, now);
+        }
+        self.make_room(lane, ends.src)?;
+        let (state, tracking) = opening::<A>(headers, packet);
         let (sent, leased, by_mark) = self.source(lane, headers, sent, masquerade)?;
         if headers.is_fragment
             && headers.layer4 == Layer4::Sctp
@@ -431,7 +450,6 @@ impl Core {
             // The CRC lies over the whole packet, which is not here.
             return Err(Verdict::drop(Cause::FragmentRefused));
         }
-        let (state, tracking) = opening::<A>(headers, packet);
         let (l3, l4) = rewrite::deltas(headers.tuple.protocol, &ends, &sent);
         let hot = Hot {
             ends: [ends, sent.reply()],
@@ -471,18 +489,24 @@ impl Core {
         state: Option<&mut crate::balance::State>,
         trace: &mut impl Trace,
     ) -> Option<usize> {
-        let now = self.clock.tick();
-        let remembered = self.affinity.get(&(number, question.src.ip()), now);
         let (record, backends) = self.ledger.choosing(number)?;
         let ids = &record.backends[serve.scope as usize];
-        let remembered = remembered
+        let spec = record.service.spec();
+        let remembered = spec
+            .affinity
+            .and_then(|_| self.affinity.get(&(number, question.src.ip()), self.clock.tick()))
             .filter(|&(id, birth)| backends[id as usize].birth == birth)
             .and_then(|(id, _)| ids.iter().position(|&known| known == id));
-        let request = Request {
-            source: stable_hash_address(question.src.ip(), CONSISTENT_SEED),
-            flow: stable_hash_tuple(question.protocol.0, question.src, question.dst, CONSISTENT_SEED),
-            loads: &ListLoads { ids, records: backends },
+        // Only choices that all nodes agree on are made by hash.
+        let (source, flow) = if serve.is_midstream || spec.strategy.is_consistent() {
+            (
+                stable_hash_address(question.src.ip(), CONSISTENT_SEED),
+                stable_hash_tuple(question.protocol.0, question.src, question.dst, CONSISTENT_SEED),
+            )
+        } else {
+            (0, 0)
         };
+        let request = Request { source, flow, loads: &ListLoads { ids, records: backends } };
         let state = state.unwrap_or(&mut record.states[serve.scope as usize]);
         decide::choose(&record.service, serve, remembered, &request, state, trace)
     }
