@@ -8,6 +8,7 @@ from msgspec import structs
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import kbe_nat
+import kbe_nat.reference as reference
 from kbe_nat.model import Endpoint, EndpointSlice, Service, ServicePort, SlicePort, Snapshot
 from kbe_nat.policy import plan
 from kbe_nat.tables import Tables
@@ -122,8 +123,6 @@ def test_change_one_endpoint(benchmark: BenchmarkFixture, part: str) -> None:
 @pytest.mark.parametrize("flows", [1000, 100_000])
 def test_reference(benchmark: BenchmarkFixture, flows: int) -> None:
     """A packet of a known flow in plain Python."""
-    from kbe_nat import reference
-
     own = reference.Reference(max_flows=flows)
     own.replace_services(
         [

@@ -1,0 +1,186 @@
+"""Services for the reference NAT, and who may be served by which endpoints, by kube-proxy's rules."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, ip_address, ip_network
+
+from kbe_nat.reference_packet import ACK, FIN, NUMBERS, RST, SYN, TCP, Address, Packet
+from kbe_nat.reference_tcp import is_possible
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One endpoint. Weight 0 drains it."""
+
+    address: str
+    port: int
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Frontend:
+    """Where a service port is reached; a node port has no address of its own."""
+
+    address: str
+    port: int
+    kind: str = "cluster-ip"
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePort:
+    """One port of a Service in one family."""
+
+    name: str
+    frontends: Sequence[Frontend]
+    backends: Sequence[Backend]
+    protocol: str = "tcp"
+    local_backends: Sequence[Backend] = ()
+    internal_local: bool = False
+    external_local: bool = False
+    affinity_seconds: int | None = None
+    source_ranges: Sequence[str] = ()
+    strategy: str = "rr"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """The node that packets pass."""
+
+    addresses: Sequence[str] = ()
+    node_port_addresses: Sequence[str] | None = None
+    pod_ranges: Sequence[str] = ()
+    masquerade_all: bool = False
+    unknown_port: str = "pass"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How a first packet is served: by which list of endpoints, and whether its source is masqueraded."""
+
+    spec: ServicePort
+    scope: str
+    masquerade: bool
+    is_midstream: bool
+
+    @property
+    def backends(self) -> Sequence[Backend]:
+        """Those that may serve, drained ones among them."""
+        return self.spec.local_backends if self.scope == "local" else self.spec.backends
+
+
+class Refused(Exception):
+    """A packet is not served."""
+
+    def __init__(self, action: str, cause: str) -> None:
+        super().__init__(cause)
+        self.action = action
+        self.cause = cause
+
+
+class Tables:
+    """What is served where."""
+
+    def __init__(self, services: Sequence[ServicePort], node: Node) -> None:
+        self.node = node
+        self.frontends: dict[tuple[int, Address, int], tuple[ServicePort, str]] = {}
+        """Service port and kind of frontend, by protocol, address and port."""
+        self.addresses: dict[Address, bool] = {}
+        """Every frontend's address, and whether it is a cluster IP."""
+        # An exact address goes before a node port, as in kube-proxy's chains.
+        for spec in services:
+            for frontend in spec.frontends:
+                if frontend.address:
+                    self._claim(spec, frontend, ip_address(frontend.address))
+        for spec in services:
+            for frontend in spec.frontends:
+                if not frontend.address:
+                    for address in self._node_port_addresses(spec):
+                        self._claim(spec, frontend, address)
+
+    def _claim(self, spec: ServicePort, frontend: Frontend, address: Address) -> None:
+        self.frontends.setdefault((NUMBERS[spec.protocol], address, frontend.port), (spec, frontend.kind))
+        is_cluster_ip = frontend.kind == "cluster-ip"
+        self.addresses[address] = self.addresses.get(address, False) or is_cluster_ip
+
+    def _node_port_addresses(self, spec: ServicePort) -> Iterator[Address]:
+        """The node's addresses of the service port's family."""
+        node = self.node
+        texts = node.addresses if node.node_port_addresses is None else node.node_port_addresses
+        own = [backend.address for backend in (*spec.backends, *spec.local_backends)]
+        own += [frontend.address for frontend in spec.frontends if frontend.address]
+        for address in map(ip_address, texts):
+            if not own or address.version == ip_address(own[0]).version:
+                yield address
+
+
+def decide(tables: Tables, packet: Packet, interface: int, midstream: str) -> Decision | None:
+    """Who serves a packet that has no flow; None when it is nobody's. Raises `Refused`."""
+    ends = packet.ends
+    found = tables.frontends.get((packet.protocol, ends.dst, ends.dport))
+    if found is None:
+        policy = tables.node.unknown_port
+        has_ports = packet.protocol in NUMBERS.values()
+        if has_ports and tables.addresses.get(ends.dst, False) and policy != "pass":
+            raise Refused(policy, "unknown-port")
+        return None
+    spec, kind = found
+    if _is_martian(tables, packet, interface):
+        raise Refused("drop", "martian")
+    is_midstream = packet.protocol == TCP and _is_midstream(packet, midstream)
+    if not spec.backends and not spec.local_backends:
+        raise Refused("reject", "no-endpoints")
+    scope, masquerade = _policy(tables.node, spec, kind, ends.src, interface)
+    decision = Decision(spec, scope, masquerade, is_midstream)
+    if not decision.backends:
+        raise Refused("drop", "no-local-endpoints")
+    return decision
+
+
+def _is_martian(tables: Tables, packet: Packet, interface: int) -> bool:
+    """Whether these addresses cannot be."""
+    src, dst = packet.ends.src, packet.ends.dst
+    if isinstance(src, IPv4Address):
+        is_unusable = src.packed[0] == 0 or src.packed[0] >= 224
+    else:
+        is_unusable = src.is_unspecified or src.is_multicast
+    is_loopback = (src.is_loopback or dst.is_loopback) and interface != 0
+    is_frontend = src in tables.addresses and not _is_own(tables.node, src)
+    return is_unusable or src == dst or is_loopback or is_frontend
+
+
+def _is_midstream(packet: Packet, midstream: str) -> bool:
+    """Whether a TCP packet belongs to a connection that is not known."""
+    flags = packet.transport[13]
+    if not is_possible(flags):
+        raise Refused("drop", "invalid")
+    if flags & (FIN | SYN | RST | ACK) == SYN:
+        return False
+    if flags & RST or midstream == "drop":
+        raise Refused("drop", "midstream")
+    if midstream == "reject":
+        raise Refused("reject", "midstream")
+    return True
+
+
+def _policy(node: Node, spec: ServicePort, kind: str, src: Address, interface: int) -> tuple[str, bool]:
+    """Traffic policies, source ranges and masquerade (pkg/proxy/topology.go, iptables/proxier.go)."""
+    is_pod = any(_contains(text, src) for text in node.pod_ranges)
+    is_node = _is_own(node, src) or (src.is_loopback and interface == 0)
+    if kind == "cluster-ip":
+        scope = "local" if spec.internal_local else "cluster"
+        return scope, node.masquerade_all or (bool(node.pod_ranges) and not is_pod)
+    is_let_in = not spec.source_ranges or any(_contains(text, src) for text in spec.source_ranges)
+    if kind == "load-balancer" and not is_let_in:
+        raise Refused("drop", "source-range")
+    if not spec.external_local:
+        return "cluster", True
+    # With the policy Local, pods and the node itself are short-cut to the whole cluster.
+    return ("cluster", not is_pod) if is_pod or is_node else ("local", False)
+
+
+def _is_own(node: Node, address: Address) -> bool:
+    return any(address == ip_address(text) for text in node.addresses)
+
+
+def _contains(text: str, address: Address) -> bool:
+    return address in ip_network(text, strict=False)
