@@ -2,6 +2,7 @@
 //! checkpoint that was restored is the same checkpoint again.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 
 use kbe_nat_engine::Meta;
 use kbe_nat_engine::tuple::Protocol;
@@ -29,7 +30,12 @@ pub fn run(input: &[u8]) {
     let choices = script.byte();
     let mut bytes = written(&mut script, choices);
     if script.chance() {
-        script.edits(&mut bytes, 8);
+        for _ in 0..script.below(6) {
+            change(&mut script, &mut bytes);
+        }
+        if script.chance() {
+            script.edits(&mut bytes, 4);
+        }
         if script.byte() < 0xe0 {
             frame(&mut bytes);
         }
@@ -70,6 +76,86 @@ pub fn frame(checkpoint: &mut [u8]) {
     header[8..12].copy_from_slice(&1u32.to_le_bytes());
     header[12..20].copy_from_slice(&(body.len() as u64).to_le_bytes());
     header[20..24].copy_from_slice(&crc32c::crc32c(body).to_le_bytes());
+}
+
+/// Gives one number of a checkpoint another value: an extreme, one that is near, or any.
+fn change(script: &mut Script<'_>, checkpoint: &mut [u8]) {
+    let fields = fields(checkpoint);
+    let Some(field) = fields.get(script.below(fields.len())).cloned() else { return };
+    let choice = script.below(6);
+    let field = &mut checkpoint[field];
+    match choice {
+        0 => field.fill(0),
+        1 | 2 => field.fill(0xff),
+        3 => field[0] = field[0].wrapping_add(1),
+        4 => {
+            if let Some(last) = field.last_mut() {
+                *last ^= 0x80;
+            }
+        }
+        _ => field.fill_with(|| script.byte()),
+    }
+}
+
+/// Where the numbers and addresses of a valid checkpoint stand.
+fn fields(checkpoint: &[u8]) -> Vec<Range<usize>> {
+    let mut walk = Walk { checkpoint, at: HEADER, fields: Vec::new() };
+    for _ in 0..walk.number() {
+        let length = walk.number();
+        walk.field(length);
+    }
+    for _ in 0..walk.number() {
+        // Family, protocol, state, flags; both ends; times, service port and backend; counters; both sides.
+        (0..4).for_each(|_| walk.field(1));
+        for _ in 0..2 {
+            (0..2).for_each(|_| walk.address());
+            (0..2).for_each(|_| walk.field(2));
+        }
+        [4, 4, 4, 2, 8, 8, 8, 8].into_iter().for_each(|width| walk.field(width));
+        for _ in 0..2 {
+            [4, 4, 4, 1, 1, 1, 1].into_iter().for_each(|width| walk.field(width));
+        }
+    }
+    for _ in 0..walk.number() {
+        walk.field(4);
+        (0..2).for_each(|_| walk.address());
+        [2, 4].into_iter().for_each(|width| walk.field(width));
+    }
+    walk.fields
+}
+
+struct Walk<'a> {
+    checkpoint: &'a [u8],
+    at: usize,
+    fields: Vec<Range<usize>>,
+}
+
+impl Walk<'_> {
+    fn field(&mut self, width: usize) {
+        // An edited checkpoint may say anything, so its fields end where it does.
+        let end = self.at.saturating_add(width).min(self.checkpoint.len());
+        if self.at < end {
+            self.fields.push(self.at..end);
+        }
+        self.at = end;
+    }
+
+    /// A number of others that follow; no more of them than there are bytes.
+    fn number(&mut self) -> usize {
+        let at = self.at;
+        self.field(4);
+        let number = self
+            .checkpoint
+            .get(at..at + 4)
+            .map_or(0, |bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize);
+        number.min(self.checkpoint.len())
+    }
+
+    fn address(&mut self) {
+        let family = self.checkpoint.get(self.at).copied();
+        self.field(1);
+        self.field(if family == Some(6) { 16 } else { 4 });
+    }
 }
 
 /// Restores into an engine that has a flow already, and goes on with it.

@@ -1,19 +1,28 @@
 //! Property: see the module of each target. Each runs its corpus and then random inputs, for a few seconds unless the environment says
 //! otherwise.
 
+use std::fmt;
 use std::time::Duration;
 
-use bolero::ValueGenerator;
-use bolero::generator::Driver;
+use bolero::{Driver, ValueGenerator};
 
 /// Bytes whose file is the input itself, so that corpus and regressions need no encoding.
 struct Input;
 
 impl ValueGenerator for Input {
-    type Output = Vec<u8>;
+    type Output = Bytes;
 
-    fn generate<D: Driver>(&self, driver: &mut D) -> Option<Vec<u8>> {
-        driver.gen_from_bytes(|| (0, Some(LONGEST)), |bytes| Some((bytes.len(), bytes.to_vec())))
+    fn generate<D: Driver>(&self, driver: &mut D) -> Option<Bytes> {
+        driver.gen_from_bytes(|| (0, Some(LONGEST)), |bytes| Some((bytes.len(), Bytes(bytes.to_vec()))))
+    }
+}
+
+/// Shown in hexadecimal digits, which `xxd -r -p` turns into a file to keep.
+struct Bytes(Vec<u8>);
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -27,7 +36,7 @@ macro_rules! targets {
             bolero::check!()
                 .with_generator(Input)
                 .with_test_time(SECONDS)
-                .for_each(|input: &Vec<u8>| kbe_nat_fuzz::$target::run(input));
+                .for_each(|input: &Bytes| kbe_nat_fuzz::$target::run(&input.0));
         }
     )* };
 }
