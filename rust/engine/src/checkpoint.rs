@@ -225,6 +225,15 @@ impl Content {
     }
 }
 
+/// Whether both directions have the ports that packets of this protocol have; a rewrite relies on it.
+fn has_possible_ports<A: Wire>(protocol: Protocol, [original, reply]: &[Ends<A>; 2]) -> bool {
+    match protocol {
+        Protocol::TCP | Protocol::UDP | Protocol::SCTP => true,
+        Protocol::ICMP | Protocol::ICMPV6 => original.dport == 0 && reply.sport == 0,
+        _ => [original.sport, original.dport, reply.sport, reply.dport] == [0; 4],
+    }
+}
+
 struct Writer(Vec<u8>);
 
 impl Writer {
@@ -339,6 +348,9 @@ impl<'a> Reader<'a> {
         let state = state.ok_or(self.wrong())?;
         let flags = self.u8()?;
         let ends: [Ends<A>; 2] = [self.ends()?, self.ends()?];
+        if !has_possible_ports::<A>(protocol, &ends) {
+            return Err(self.wrong());
+        }
         let (l3, l4) = rewrite::deltas(protocol, &ends[0], &ends[1].reply());
         let deadline = self.u32()?;
         let age = self.u32()?;
