@@ -1,5 +1,5 @@
-"""Property: whatever a file of Kubernetes objects says, reading it gives a snapshot beside which wrong objects are
-listed, or a `FileError`; no other exception.
+"""Property: whatever a file of Kubernetes objects says, reading it gives a snapshot and a list of what is wrong,
+or a `FileError`; no other exception.
 """
 
 import copy
