@@ -12,6 +12,8 @@
 //! `BOLERO_RANDOM_TEST_TIME_MS=60000 cargo test --release -p kbe-nat-fuzz`. A failure names the `BOLERO_RANDOM_SEED` that repeats it; an
 //! input that failed is kept in `tests/__fuzz__/TARGET/crashes`, where every run looks first. With cargo-bolero installed (and a nightly
 //! toolchain) `cargo bolero test -p kbe-nat-fuzz TARGET` lets coverage guide the choices.
+//!
+//! The sixth target, Kubernetes objects, is in Python: `tests/test_objects_fuzz.py`, longer with `KBE_NAT_FUZZ_EXAMPLES=3000`.
 
 pub mod checkpoint;
 pub mod cluster;
