@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::affinity::Sticky;
-use crate::clock::Tick;
+use crate::clock::{Tick, ticks};
 use crate::conntrack::Hot;
 use crate::conntrack::ports::Remote;
 use crate::conntrack::state::State;
@@ -110,11 +110,12 @@ impl Engine {
         for client in &content.clients {
             let Some(number) = self.core.ledger.find(&content.names[client.service]) else { continue };
             let Some(record) = self.core.ledger.service(number) else { continue };
+            let Some(seconds) = record.service.spec().affinity else { continue };
             let listed = record.backends.iter().flatten().copied();
             let mut listed = listed.filter(|&id| self.core.ledger.backend(id).address == client.backend);
             if let Some(id) = listed.next() {
                 let backend = (id, self.core.ledger.backend(id).birth);
-                let deadline = tick.saturating_add(client.left);
+                let deadline = tick.saturating_add(client.left.min(ticks(seconds.into())));
                 self.core.affinity.put(Sticky { client: (number, client.address), backend, deadline }, tick);
             }
         }
@@ -134,7 +135,8 @@ impl Engine {
         let id = if is_known { return false } else { core.ledger.backend_for(number, backend) };
         // The flow counts with its backend before it is entered, so that a refusal is taken back in the same way as an end.
         core.ledger.open_flow(id);
-        let deadline = now.saturating_add(hot.deadline);
+        // Not longer than a packet would keep it, whatever the checkpoint claims: no packet need ever come again.
+        let deadline = now.saturating_add(hot.deadline.min(core.config.timeouts.of(hot.state)));
         // No table has this generation, so the first packet looks whether the backend is still there.
         let generation = core.generation.wrapping_sub(1);
         let hot = Hot { deadline, generation, ..hot.clone() };
@@ -222,6 +224,15 @@ impl Content {
             content.clients.push(SavedClient { service, address, backend, left: reader.u32()? });
         }
         if reader.at == body.len() { Ok(content) } else { Err(reader.wrong()) }
+    }
+}
+
+/// Whether both directions have the ports that packets of this protocol have; a rewrite relies on it.
+fn has_possible_ports<A: Wire>(protocol: Protocol, [original, reply]: &[Ends<A>; 2]) -> bool {
+    match protocol {
+        Protocol::TCP | Protocol::UDP | Protocol::SCTP => true,
+        Protocol::ICMP | Protocol::ICMPV6 => original.dport == 0 && reply.sport == 0,
+        _ => [original.sport, original.dport, reply.sport, reply.dport] == [0; 4],
     }
 }
 
@@ -339,6 +350,9 @@ impl<'a> Reader<'a> {
         let state = state.ok_or(self.wrong())?;
         let flags = self.u8()?;
         let ends: [Ends<A>; 2] = [self.ends()?, self.ends()?];
+        if !has_possible_ports::<A>(protocol, &ends) {
+            return Err(self.wrong());
+        }
         let (l3, l4) = rewrite::deltas(protocol, &ends[0], &ends[1].reply());
         let deadline = self.u32()?;
         let age = self.u32()?;

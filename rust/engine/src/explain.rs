@@ -215,7 +215,9 @@ impl Engine {
         let is_gone = core.ledger.backend(cold.backend).is_gone;
         let mut cause = Cause::Established;
         if is_gone {
-            let is_pinned = hot.state.is_tcp() && !hot.state.is_half_open();
+            // A flow that was kept under these tables is not asked again, also if its connection has begun anew since.
+            let is_kept = hot.generation == core.generation;
+            let is_pinned = is_kept || (hot.state.is_tcp() && !hot.state.is_half_open());
             steps.step("backend", || {
                 let then =
                     if is_pinned { "an established connection stays" } else { "the flow is decided anew" };
@@ -228,7 +230,9 @@ impl Engine {
                 (false, Direction::Reply) => {}
             }
         }
-        if hot.state.is_tcp()
+        // What is dropped with its backend is not looked at any further.
+        if cause != Cause::BackendGone
+            && hot.state.is_tcp()
             && let Some(segment) = Segment::parse(headers.transport(packet))
         {
             match cold.tracking.clone().advance(hot.state, direction, &segment) {

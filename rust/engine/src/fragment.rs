@@ -79,6 +79,7 @@ pub(crate) struct Fragments<A> {
     held: usize,
     held_bytes: usize,
     serial: u64,
+    /// The last one given out. Both families' tickets go to one driver, so those of IPv4 are even and those of IPv6 odd.
     tickets: u32,
     /// Held fragments whose datagram was given up, with the cause.
     given_up: Vec<(Held, Cause)>,
@@ -93,7 +94,7 @@ impl<A: Address> Fragments<A> {
             held: 0,
             held_bytes: 0,
             serial: 0,
-            tickets: 0,
+            tickets: u32::from(A::VERSION == 6),
             given_up: Vec::new(),
         }
     }
@@ -149,7 +150,7 @@ impl<A: Address> Fragments<A> {
             return None;
         }
         let datagram = self.datagrams.get_mut(id)?;
-        self.tickets = self.tickets.wrapping_add(1);
+        self.tickets = self.tickets.wrapping_add(2);
         self.held += 1;
         self.held_bytes += packet.len();
         datagram.held.push(Held { ticket: self.tickets, packet: packet.to_vec() });

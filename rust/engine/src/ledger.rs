@@ -25,11 +25,11 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Adds packets and bytes of a flow.
+    /// Adds packets and bytes of a flow. A restored flow may claim any number of them.
     pub(crate) fn carry(&mut self, packets: [u64; 2], bytes: [u64; 2]) {
         for direction in 0..2 {
-            self.packets[direction] += packets[direction];
-            self.bytes[direction] += bytes[direction];
+            self.packets[direction] = self.packets[direction].saturating_add(packets[direction]);
+            self.bytes[direction] = self.bytes[direction].saturating_add(bytes[direction]);
         }
     }
 

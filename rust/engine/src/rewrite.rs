@@ -113,7 +113,14 @@ fn complete_checksum<A: Wire>(packet: &mut [u8], headers: &Headers<A>, to: &Ends
         Layer4::Udp => udp::CHECKSUM,
         _ => return,
     };
-    let bytes = headers.transport_mut(packet);
+    let mut bytes = headers.transport_mut(packet);
+    if headers.layer4 == Layer4::Udp
+        && let Some(header) = bytes.first_chunk()
+    {
+        // What lies behind the datagram's own length is not part of it.
+        let length = udp::length(header).min(bytes.len());
+        bytes = &mut bytes[..length];
+    }
     let pseudo = A::pseudo_header(to.src, to.dst, headers.tuple.protocol, bytes.len());
     bytes[place..place + 2].fill(0);
     let computed = match (checksum::complete(pseudo, bytes), headers.layer4) {
