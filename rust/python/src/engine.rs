@@ -87,7 +87,9 @@ impl Engine {
             invalid: match invalid {
                 "translate" => InvalidTcp::Translate,
                 "drop" => InvalidTcp::Drop,
-                other => return Err(argument(format!("invalid is \"translate\" or \"drop\", not {other:?}"))),
+                other => {
+                    return Err(argument(format!("invalid is \"translate\" or \"drop\", not {other:?}")));
+                }
             },
         }))))
     }
@@ -287,7 +289,8 @@ impl Engine {
             Some(&first) => first,
             None => return Err(argument("offsets are one more than packets: [0, end of the first, ...]")),
         };
-        bytes = bytes.get_mut(start as usize..).ok_or_else(|| argument("an offset lies behind the buffer"))?;
+        bytes =
+            bytes.get_mut(start as usize..).ok_or_else(|| argument("an offset lies behind the buffer"))?;
         for &end in &ends[1..] {
             let length = end.checked_sub(start).ok_or_else(|| argument("offsets must not decrease"))?;
             let (packet, rest) = bytes
