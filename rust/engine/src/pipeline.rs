@@ -208,6 +208,10 @@ impl Core {
                 Revision::Refuse(verdict) => return Some(verdict),
             }
         }
+        if is_torn(headers, &lane.flows.hot(id).rewritten(direction)) {
+            let flags = flow_flags(lane.flows.hot(id), direction);
+            return Some(Verdict { flags, ..Verdict::drop(Cause::FragmentRefused) });
+        }
         let Some(cause) = self.advance(lane, headers, id, direction, packet) else {
             self.end_flow(lane, id);
             return None;
@@ -413,11 +417,7 @@ impl Core {
         };
         let sent = Ends { src: ends.src, dst: address, sport: ends.sport, dport: port };
         let (sent, leased, by_mark) = self.source(lane, headers, sent, masquerade)?;
-        if headers.is_fragment
-            && headers.layer4 == Layer4::Sctp
-            && (sent.sport, sent.dport) != (ends.sport, ends.dport)
-        {
-            // The CRC lies over the whole packet, which is not here.
+        if is_torn(headers, &sent) {
             return Err(Verdict::drop(Cause::FragmentRefused));
         }
         let (state, tracking) = opening::<A>(headers, packet);
@@ -683,6 +683,12 @@ fn translate<A: Wire>(
     };
     rewrite::apply(packet, headers, &hot.rewritten(direction), deltas, meta.checksum);
     Verdict { flags: flow_flags(hot, direction), ..Verdict::new(Action::Translate, cause) }
+}
+
+/// Whether this is a part of an SCTP packet that cannot be rewritten to `to`: the CRC lies over the whole packet, which is not here.
+fn is_torn<A: Wire>(headers: &Headers<A>, to: &Ends<A>) -> bool {
+    let ends = headers.tuple.ends;
+    headers.is_fragment && headers.layer4 == Layer4::Sctp && (to.sport, to.dport) != (ends.sport, ends.dport)
 }
 
 /// What a first packet asks.
