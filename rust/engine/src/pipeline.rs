@@ -305,6 +305,9 @@ impl Core {
         let (hot, cold) = lane.flows.both_mut(id);
         match cold.tracking.advance(hot.state, direction, &segment) {
             Progress::To(state) => {
+                if headers.is_fragment {
+                    cold.tracking.ignore_windows();
+                }
                 let deadline =
                     self.clock.tick().saturating_add(cold.tracking.timeout(state, &self.config.timeouts));
                 let is_assured = state == State::TcpEstablished && hot.has(Hot::<A>::REPLIED);
