@@ -196,7 +196,8 @@ impl Tracking {
             // Window scaling is in use only if both have offered it (RFC 7323, 2.2).
             receiver.scale = 0;
         }
-        if flags.has(Flags::ACK) && segment.ack == receiver.end {
+        // Beyond it only where windows are not checked and not all that was sent is known.
+        if flags.has(Flags::ACK) && !is_before(segment.ack, receiver.end) {
             receiver.set(Side::UNACKNOWLEDGED, false);
             receiver.retransmissions = 0;
         }
