@@ -409,7 +409,7 @@ impl Core {
             let deadline = now.saturating_add(ticks(seconds.into()));
             self.affinity.put(Sticky { client, backend: (id, birth), deadline }, now);
         }
-        self.make_room(lane, headers.tuple.ends.src)?;
+        let victim = self.room(lane, headers.tuple.ends.src)?;
         let masquerade = serve.masquerade || decide::is_hairpin(question.src.ip(), &backend);
         let address = A::from_ip(backend.address.ip()).ok_or(Verdict::drop(Cause::NoEndpoints))?;
         let ends = headers.tuple.ends;
@@ -422,6 +422,11 @@ impl Core {
         let (sent, leased, by_mark) = self.source(lane, headers, sent, masquerade)?;
         if is_torn(headers, &sent) {
             return Err(Verdict::drop(Cause::FragmentRefused));
+        }
+        // Only now, so that a flow that is refused costs no other its place.
+        if let Some(victim) = victim {
+            self.end_flow(lane, victim);
+            self.counters.evicted += 1;
         }
         let (state, tracking) = opening::<A>(headers, packet);
         let (l3, l4) = rewrite::deltas(headers.tuple.protocol, &ends, &sent);
@@ -479,20 +484,18 @@ impl Core {
         decide::choose(&record.service, serve, remembered, &request, state, trace)
     }
 
-    /// Room for one more flow of this source: under its limit, and with the oldest unassured flow evicted if need be.
-    fn make_room<A: Wire>(&mut self, lane: &mut Lane<A>, source: A) -> Result<(), Verdict> {
+    /// Whether there is room for one more flow of this source, under its limit; and which flow is to be evicted for it, if need be:
+    /// the oldest unassured one.
+    fn room<A: Wire>(&self, lane: &Lane<A>, source: A) -> Result<Option<FlowId>, Verdict> {
         if let Some(limit) = self.config.max_flows_per_source
             && lane.sources.get(&source).is_some_and(|&flows| flows >= limit)
         {
             return Err(Verdict::drop(Cause::SourceLimit));
         }
         if lane.flows.len() < self.config.max_flows && lane.flows.unassured() < self.config.max_unassured {
-            return Ok(());
+            return Ok(None);
         }
-        let victim = lane.flows.oldest_unassured().ok_or(Verdict::drop(Cause::TableFull))?;
-        self.end_flow(lane, victim);
-        self.counters.evicted += 1;
-        Ok(())
+        lane.flows.oldest_unassured().map(Some).ok_or(Verdict::drop(Cause::TableFull))
     }
 
     /// The ends of the packet that the backend gets: the source as it is, or masqueraded, or with another port where the
