@@ -385,6 +385,7 @@ fn f78_tcp_in_fragments() {
         // The rest of the connection, whose windows know what the fragments held.
         connection.seq[0] = client.wrapping_add(3000);
         assert_eq!(connection.server(&mut scene, ACK, b"").cause, Cause::Established);
+        assert!(scene.flows()[0].timeout > 400_000.0, "all of it is acknowledged");
         assert_eq!(connection.client(&mut scene, ACK | PSH, b"more").cause, Cause::Established);
     }
 }

@@ -194,19 +194,47 @@ fn f31_snat_ports_run_out() {
 #[test]
 fn f31_refused_flows_push_nobody_out() {
     let ports = PortRange { ports: (40_000, 40_009), ..PortRange::default() };
-    let specs = vec![spec("one", Protocol::UDP, V4.vip(), &[V4.backend(0)])];
-    let config = Config { ports, max_unassured: 10, ..Config::default() };
+    let other = SocketAddr::from(([10, 96, 0, 11], 80));
+    let specs = vec![
+        spec("narrow", Protocol::UDP, V4.vip(), &[V4.backend(0)]),
+        spec("other", Protocol::UDP, other, &[V4.backend(1)]),
+    ];
+    let config = Config { ports, max_unassured: 15, ..Config::default() };
     let mut scene = Scene::masqueraded(config, specs);
+    let bystander = || udp(V4.client(999, 40_003), other, b"x");
+    for n in 0..5 {
+        scene.expect(udp(V4.client(999, 40_000 + n), other, b"x"), Action::Translate, Cause::New);
+    }
     for n in 0..10 {
         scene.expect(udp_of(n, 40_000 + n as u16), Action::Translate, Cause::New);
     }
+    // The table is full of unassured flows, and the first frontend is out of ports.
     for n in 10..100 {
-        // Whether the oldest makes room or the newcomer is refused: the books stay in balance.
-        let _ = scene.send(udp_of(n, 40_000));
-        let flows = scene.flows();
-        let ports: HashSet<u16> = flows.iter().map(|flow| flow.reply_destination.port()).collect();
-        assert_eq!((flows.len(), ports.len()), (10, 10));
+        scene.expect(udp_of(n, 40_000), Action::Drop, Cause::PortsExhausted);
     }
+    assert_eq!(scene.engine.occupancy().evicted, 0);
+    scene.expect(bystander(), Action::Translate, Cause::Established);
+    // Those who can be served still take the place of the oldest.
+    scene.expect(udp(V4.client(1000, 1), other, b"x"), Action::Translate, Cause::New);
+    assert_eq!(scene.engine.occupancy().evicted, 1);
+}
+
+#[test]
+fn f32_leases_outlive_a_restart() {
+    let specs = vec![spec("one", Protocol::UDP, V4.vip(), &[V4.backend(0)])];
+    let mut scene = Scene::masqueraded(Config::default(), specs.clone());
+    let mut sources: Vec<SocketAddr> = (0..50).map(|n| scene.translate(udp_of(n, 5555)).0).collect();
+    let checkpoint = scene.engine.checkpoint(scene.now);
+    let mut scene = Scene::masqueraded(Config { seed: 3, secret: 3, ..Config::default() }, specs);
+    assert_eq!(scene.engine.restore(scene.now, &checkpoint), Ok(50));
+    for n in 0..50 {
+        assert_eq!(scene.translate(udp_of(n, 5555)).0, sources[n as usize]);
+    }
+    sources.extend((50..100).map(|n| scene.translate(udp_of(n, 5555)).0));
+    assert_eq!(sources.iter().collect::<HashSet<_>>().len(), 100, "no port twice");
+    // What was restored gives its port back as well.
+    scene.sweep(31.0);
+    assert_eq!(scene.translate(udp_of(7, 5555)).0, SocketAddr::new(SNAT, 5555));
 }
 
 #[test]

@@ -641,6 +641,21 @@ fn f49_a_draining_endpoint_keeps_its_connections_only() {
 }
 
 #[test]
+fn f49_udp_moves_at_once() {
+    let mut scene = scene_of(2);
+    let ask = |scene: &mut Scene, n| scene.translate(udp(V4.client(n, 53), V4.vip(), b"x")).1;
+    let before: Vec<_> = (0..10).map(|n| ask(&mut scene, n)).collect();
+    scene.serve(specs(V4, 1));
+    // An answer that is under way arrives.
+    let late = udp(V4.backend(1), V4.client(1, 53), b"late");
+    assert_eq!(before[1], V4.backend(1));
+    assert_eq!(scene.translate(late), (V4.vip(), V4.client(1, 53)));
+    for n in 0..10 {
+        assert_eq!(ask(&mut scene, n), V4.backend(0));
+    }
+}
+
+#[test]
 fn f50_endpoint_address_is_used_again_by_another_service() {
     let mut scene = scene_of(2);
     let other = SocketAddr::from(([10, 96, 0, 11], 80));
