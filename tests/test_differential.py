@@ -294,12 +294,12 @@ def _error(pair: Pair, is_forward: bool, number: int, by_router: bool, is_broken
     packet = bytearray(traffic.error(router if by_router else dst, src, quoted, kind, code))
     packet[-1] ^= is_broken
     sent = pair.process(bytes(packet))
-    # SCTP's CRC lies over what a quote may not hold, so it is left as it is.
-    is_whole = len(quoted) >= len(after) and _protocol(after) != traffic.SCTP
+    is_whole = len(quoted) >= len(after)
     if sent is not None and traffic.addresses(sent)[1] != src and not is_broken and is_whole:
         quote = traffic.transport(sent)[8:]
         # Unless the ports have found another backend since.
-        if traffic.addresses(quote) == traffic.addresses(before):
+        ends = (traffic.addresses(quote), traffic.ports(quote))
+        if ends == (traffic.addresses(before), traffic.ports(before)):
             assert quote == before, "the quote is what was sent"
 
 

@@ -13,11 +13,13 @@ from typing import Any, Final, TypeAlias
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from kbe_nat.errors import FileError, ObjectError
 from kbe_nat.model import Node, Service, Snapshot
 from kbe_nat.sources.manifests import read_manifests
 
-SEED: Final = Path(__file__).parent / "seed"
+ROOT: Final = Path(__file__).parent.parent
+SEED: Final = (ROOT / "examples/seed/cluster.yaml", *sorted((ROOT / "tests/seed").iterdir()))
 EXAMPLES: Final = int(os.environ.get("KBE_NAT_FUZZ_EXAMPLES", "150"))
 """Documents per test; set it higher to look for longer."""
 
@@ -120,11 +122,7 @@ DOCUMENTS: Final = (
     POD,
     NODE,
     RANGES,
-    *(
-        document
-        for name in ("cluster.yaml", "svc.yaml", "rc.yaml")
-        for document in yaml.safe_load_all((SEED / name).read_text())
-    ),
+    *(document for path in SEED for document in yaml.safe_load_all(path.read_text())),
 )
 
 addresses = st.one_of(

@@ -335,7 +335,7 @@ class Reference:
 
     def _open(self, served: _Served, backend: _Endpoint, packet: Packet, masquerade: bool) -> Flow:
         """The flow that this packet opens. Raises when there is no room or no port for it."""
-        self._make_room(packet.ends.src)
+        victim = self._room(packet.ends.src)
         ends = packet.ends
         masquerade = masquerade or backend.address == ends.src
         port = ends.dport if packet.kind in ("portless", "echo-request") else backend.port
@@ -344,6 +344,9 @@ class Reference:
         if masquerade and own:
             sent = replace(sent, src=own[0])
         sent = self._with_free_port(packet, sent, is_leased=masquerade and bool(own))
+        if victim:
+            # Only now, so that a flow that is refused costs no other its place.
+            self._end(victim)
         state, connection = _opening(packet)
         flow = Flow(
             packet.protocol,
@@ -366,18 +369,20 @@ class Reference:
         served.flows += 1
         return flow
 
-    def _make_room(self, src: Address) -> None:
-        """Room for one more flow: the oldest that was never answered gives way, an established one never."""
+    def _room(self, src: Address) -> Flow | None:
+        """The flow that gives way to one more, if need be: the oldest that was never answered, never an
+        established one. Raises when there is no room.
+        """
         limit = self._max_flows_per_source
         if limit is not None and self._sources.get(src, 0) >= limit:
             raise Refused("drop", "source-limit")
         flows = [flow for flow in self.flows() if flow.original.src.version == src.version]
         unassured = [flow for flow in flows if not flow.is_assured]
         if len(flows) < self._max_flows and len(unassured) < self._max_unassured:
-            return
+            return None
         if not unassured:
             raise Refused("drop", "table-full")
-        self._end(unassured[0])
+        return unassured[0]
 
     def _with_free_port(self, packet: Packet, sent: Ends, *, is_leased: bool) -> Ends:
         """The ends with a source port by which the backend's answers can be told from those to other flows."""

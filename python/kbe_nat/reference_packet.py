@@ -142,7 +142,11 @@ def rewritten_error(packet: Packet, quote: Packet, sent: Ends) -> bytes:
     to = Ends(src, outer.sport, sent.src, outer.dport)
     changed = _with_addresses(bytearray(packet.content), outer, to)
     start = packet.l4 + 8
-    changed[start : packet.end] = _with_ends(quote, sent)
+    # SCTP's CRC lies over the whole packet: in a quote that is cut nobody can check it.
+    is_whole_sctp = quote.kind == "sctp" and _is_whole(quote.content)
+    changed[start : packet.end] = (
+        _rewritten_sctp(quote, sent, is_incomplete=False) if is_whole_sctp else _with_ends(quote, sent)
+    )
     region = slice(start, min(start + quote.l4 + 20, packet.end))
     old, new = packet.content[region], bytes(changed[region])
     if packet.is_v6:
@@ -152,6 +156,14 @@ def rewritten_error(packet: Packet, quote: Packet, sent: Ends) -> bytes:
     return bytes(changed)
 
 
+def _is_whole(quote: bytes) -> bool:
+    try:
+        parse(quote)
+    except (Malformed, ValueError):
+        return False
+    return True
+
+
 def _ipv4(packet: bytes) -> tuple[int, int, int]:
     """Protocol, where the transport header begins, and where the packet ends (RFC 791)."""
     l4, end = (packet[0] & 15) * 4, int.from_bytes(packet[2:4])
@@ -159,7 +171,19 @@ def _ipv4(packet: bytes) -> tuple[int, int, int]:
         raise Malformed
     if int.from_bytes(packet[6:8]) & 0x3FFF:
         raise ValueError("fragments are not in the reference")
+    if not _are_sound(packet[20:l4]):
+        raise Malformed
     return packet[9], l4, end
+
+
+def _are_sound(options: bytes) -> bool:
+    """Whether each IPv4 option says a length that lies within the header."""
+    while options and options[0] != 0:
+        length = 1 if options[0] == 1 else options[1] if len(options) > 1 else 0
+        if not (options[0] == 1 or 2 <= length <= len(options)):
+            return False
+        options = options[length:]
+    return True
 
 
 def _ipv6(packet: bytes) -> tuple[int, int, int]:

@@ -163,7 +163,7 @@ class Connection:
         if segment.flags & SYN and not is_original and not sender.has_offered_scale:
             # Window scaling is in use only if both have offered it (RFC 7323, 2.2).
             receiver.scale = 0
-        if segment.flags & ACK and segment.ack == (receiver.end or 0):
+        if segment.flags & ACK and not is_before(segment.ack, receiver.end or 0):
             receiver.is_unacknowledged = False
             receiver.retransmissions = 0
 

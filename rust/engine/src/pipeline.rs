@@ -234,6 +234,10 @@ impl Core {
                 Revision::Refuse(verdict) => return Some(verdict),
             }
         }
+        if is_torn(headers, &lane.flows.hot(id).rewritten(direction)) {
+            let flags = flow_flags(lane.flows.hot(id), direction);
+            return Some(Verdict { flags, ..Verdict::drop(Cause::FragmentRefused) });
+        }
         let Some(cause) = self.advance(lane, headers, id, direction, packet) else {
             self.end_flow(lane, id);
             return None;
@@ -327,6 +331,9 @@ impl Core {
         let (hot, cold) = lane.flows.both_mut(id);
         match cold.tracking.advance(hot.state, direction, &segment) {
             Progress::To(state) => {
+                if headers.is_fragment {
+                    cold.tracking.ignore_windows();
+                }
                 let deadline =
                     self.clock.tick().saturating_add(cold.tracking.timeout(state, &self.config.timeouts));
                 let is_assured = state == State::TcpEstablished && hot.has(Hot::<A>::REPLIED);
@@ -440,15 +447,16 @@ impl Core {
             let deadline = now.saturating_add(ticks(seconds.into()));
             self.affinity.put(Sticky { client, backend: (id, birth), deadline }, now);
         }
-        self.make_room(lane, ends.src)?;
+        let victim = self.room(lane, ends.src)?;
         let (state, tracking) = opening::<A>(headers, packet);
         let (sent, leased, by_mark) = self.source(lane, headers, sent, masquerade)?;
-        if headers.is_fragment
-            && headers.layer4 == Layer4::Sctp
-            && (sent.sport, sent.dport) != (ends.sport, ends.dport)
-        {
-            // The CRC lies over the whole packet, which is not here.
+        if is_torn(headers, &sent) {
             return Err(Verdict::drop(Cause::FragmentRefused));
+        }
+        // Only now, so that a flow that is refused costs no other its place.
+        if let Some(victim) = victim {
+            self.end_flow(lane, victim);
+            self.counters.evicted += 1;
         }
         let (l3, l4) = rewrite::deltas(headers.tuple.protocol, &ends, &sent);
         let hot = Hot {
@@ -511,20 +519,18 @@ impl Core {
         decide::choose(&record.service, serve, remembered, &request, state, trace)
     }
 
-    /// Room for one more flow of this source: under its limit, and with the oldest unassured flow evicted if need be.
-    fn make_room<A: Wire>(&mut self, lane: &mut Lane<A>, source: A) -> Result<(), Verdict> {
+    /// Whether there is room for one more flow of this source, under its limit; and which flow is to be evicted for it, if need be:
+    /// the oldest unassured one.
+    fn room<A: Wire>(&self, lane: &Lane<A>, source: A) -> Result<Option<FlowId>, Verdict> {
         if let Some(limit) = self.config.max_flows_per_source
             && lane.sources.get(&source).is_some_and(|&flows| flows >= limit)
         {
             return Err(Verdict::drop(Cause::SourceLimit));
         }
         if lane.flows.len() < self.config.max_flows && lane.flows.unassured() < self.config.max_unassured {
-            return Ok(());
+            return Ok(None);
         }
-        let victim = lane.flows.oldest_unassured().ok_or(Verdict::drop(Cause::TableFull))?;
-        self.end_flow(lane, victim);
-        self.counters.evicted += 1;
-        Ok(())
+        lane.flows.oldest_unassured().map(Some).ok_or(Verdict::drop(Cause::TableFull))
     }
 
     /// The ends of the packet that the backend gets: the source as it is, or masqueraded, or with another port where the
@@ -718,6 +724,12 @@ fn translate<A: Wire>(
     };
     rewrite::apply(packet, headers, &hot.rewritten(direction), deltas, meta.checksum);
     Verdict { flags: flow_flags(hot, direction), ..Verdict::new(Action::Translate, cause) }
+}
+
+/// Whether this is a part of an SCTP packet that cannot be rewritten to `to`: the CRC lies over the whole packet, which is not here.
+fn is_torn<A: Wire>(headers: &Headers<A>, to: &Ends<A>) -> bool {
+    let ends = headers.tuple.ends;
+    headers.is_fragment && headers.layer4 == Layer4::Sctp && (to.sport, to.dport) != (ends.sport, ends.dport)
 }
 
 /// What a first packet asks.

@@ -21,6 +21,9 @@ pub enum Malformed {
     /// The IP header is cut, or its length fields contradict each other or the buffer.
     #[error("the IP header's lengths do not fit the packet")]
     IpLength,
+    /// An IPv4 option whose length cannot be.
+    #[error("the IPv4 options contradict themselves")]
+    Options,
     /// More IPv6 extension headers than are followed, or one that runs over the end.
     #[error("the IPv6 extension headers are too many or run over the end")]
     Extensions,

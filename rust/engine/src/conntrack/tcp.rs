@@ -36,7 +36,7 @@ impl Side {
     const ACKED: u8 = 2;
     /// Flag: its SYN had a window scale option.
     const SCALED: u8 = 4;
-    /// Flag: windows are not checked, because the handshake was not seen.
+    /// Flag: windows are not checked, because the handshake was not seen, or a segment only in part.
     const LIBERAL: u8 = 8;
     /// Flag: it sent a SYN on a connection that was open.
     const SYN_PENDING: u8 = 16;
@@ -80,11 +80,17 @@ impl Tracking {
         if segment.flags.is_opening() {
             return (State::TcpSynSent, tracking);
         }
-        for side in &mut tracking.sides {
-            side.set(Side::LIBERAL, true);
-        }
+        tracking.ignore_windows();
         let state = if segment.flags.has(Flags::FIN) { State::TcpFinWait } else { State::TcpEstablished };
         (state, tracking)
+    }
+
+    /// Windows are not checked any more: what one side has sent is not known in full. A fragment's segment is longer than what was seen
+    /// of it, so the other side acknowledges more.
+    pub(crate) fn ignore_windows(&mut self) {
+        for side in &mut self.sides {
+            side.set(Side::LIBERAL, true);
+        }
     }
 
     /// Takes a segment of a known connection into account. Cost: constant.
@@ -190,7 +196,8 @@ impl Tracking {
             // Window scaling is in use only if both have offered it (RFC 7323, 2.2).
             receiver.scale = 0;
         }
-        if flags.has(Flags::ACK) && segment.ack == receiver.end {
+        // Beyond it only where windows are not checked and not all that was sent is known.
+        if flags.has(Flags::ACK) && !is_before(segment.ack, receiver.end) {
             receiver.set(Side::UNACKNOWLEDGED, false);
             receiver.retransmissions = 0;
         }

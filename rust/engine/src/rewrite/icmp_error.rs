@@ -3,6 +3,7 @@
 //! The quoted packet is turned back into what its sender sent, so that the sender recognises it. The outer source is
 //! changed only if the other end of the flow sent the error; a router keeps its address, so traceroute shows it (F83).
 
+use super::ChecksumState;
 use crate::tuple::Ends;
 use crate::wire::checksum::{self, Delta};
 use crate::wire::{Headers, Layer4, Wire, icmp, tcp, udp};
@@ -52,6 +53,8 @@ pub(crate) fn apply<A: Wire>(packet: &mut [u8], headers: &Headers<A>, quote: &He
 fn rewrite_quote<A: Wire>(quoted: &mut [u8], quote: &Headers<A>, sent: &Ends<A>) {
     let (l3, l4) = super::deltas(quote.tuple.protocol, &quote.tuple.ends, sent);
     A::write_addresses(quoted, sent.src, sent.dst, l3);
+    // The CRC lies over the whole packet; a quote that is cut keeps what its sender never sent, and nobody can check it.
+    let is_whole = A::parse(quoted).is_ok_and(|whole| !whole.is_fragment);
     let bytes = quote.transport_mut(quoted);
     let place = match quote.layer4 {
         Layer4::Tcp => tcp::CHECKSUM,
@@ -60,6 +63,7 @@ fn rewrite_quote<A: Wire>(quoted: &mut [u8], quote: &Headers<A>, sent: &Ends<A>)
         _ => usize::MAX,
     };
     match quote.layer4 {
+        Layer4::Sctp if is_whole => super::rewrite_sctp(bytes, sent, ChecksumState::Complete),
         Layer4::Tcp | Layer4::Udp | Layer4::Sctp => super::write_ports(bytes, sent),
         Layer4::EchoRequest | Layer4::EchoReply => {
             let id = sent.sport | sent.dport;

@@ -23,6 +23,9 @@ impl Wire for Ipv4Addr {
         let (src, dst, protocol, l4) = fixed(header).ok_or(Malformed::IpLength)?;
         let end = usize::from(u16::from_be_bytes([header[2], header[3]]));
         let payload = packet.get(l4..end).ok_or(Malformed::IpLength)?;
+        if l4 > MIN_HEADER && !are_sound(&packet[MIN_HEADER..l4]) {
+            return Err(Malformed::Options);
+        }
         let field = u16::from_be_bytes([header[6], header[7]]);
         let is_fragment = field & (MORE_FRAGMENTS | OFFSET) != 0;
         let layer4 = if field & OFFSET == 0 {
@@ -83,6 +86,21 @@ impl Wire for Ipv4Addr {
         header[ADDRESSES + 4..ADDRESSES + 8].copy_from_slice(&dst.octets());
         let updated = delta.update([header[CHECKSUM], header[CHECKSUM + 1]]);
         header[CHECKSUM..CHECKSUM + 2].copy_from_slice(&updated);
+    }
+}
+
+/// Whether each option says a length that lies within the header (RFC 791, 3.1), as the kernel wants it (ip_options_compile).
+fn are_sound(mut options: &[u8]) -> bool {
+    loop {
+        options = match options {
+            [] | [0, ..] => return true,
+            [1, rest @ ..] => rest,
+            [_, length, ..] if *length >= 2 => match options.get(usize::from(*length)..) {
+                Some(rest) => rest,
+                None => return false,
+            },
+            _ => return false,
+        };
     }
 }
 

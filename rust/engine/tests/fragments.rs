@@ -1,0 +1,430 @@
+//! Fragments that nobody has put together: F78 to F80.
+
+mod scene;
+
+use kbe_nat_engine::tuple::Protocol;
+use kbe_nat_engine::{Action, Cause, Config, InvalidTcp};
+use proptest::prelude::{Just, any, prop, prop_assert, prop_assert_eq, proptest};
+use proptest::strategy::Strategy as _;
+use scene::*;
+
+fn scene_of(family: Family) -> Scene {
+    Scene::new(Config::default(), specs(family, 1))
+}
+
+/// A datagram of 4,000 bytes that a client sends, and the same as its backend gets it.
+fn asked(family: Family) -> (Vec<u8>, Vec<u8>) {
+    let payload: Vec<u8> = (0..4000).map(|at| (at % 251) as u8).collect();
+    let client = family.client(1, 5555);
+    (udp(client, family.vip(), &payload), udp(client, family.backend(0), &payload))
+}
+
+/// Puts fragments together again, in whatever order they are, with the headers of the first.
+fn reassemble(fragments: &[Vec<u8>]) -> Vec<u8> {
+    let is_v4 = fragments[0][0] >> 4 == 4;
+    let header = if is_v4 { l4(&fragments[0]) } else { 48 };
+    let mut parts: Vec<(usize, &[u8])> = fragments
+        .iter()
+        .map(|fragment| {
+            let field = |at: usize| usize::from(u16::from_be_bytes([fragment[at], fragment[at + 1]]));
+            let offset = if is_v4 { (field(6) & 0x1fff) * 8 } else { field(42) & 0xfff8 };
+            (offset, &fragment[header..total(fragment)])
+        })
+        .collect();
+    parts.sort_by_key(|(offset, _)| *offset);
+    let mut payload: Vec<u8> = Vec::new();
+    for (offset, part) in parts {
+        assert_eq!(offset, payload.len(), "no gap and no overlap");
+        payload.extend(part);
+    }
+    let mut packet = fragments[0][..header.min(40)].to_vec();
+    if is_v4 {
+        packet[6..8].fill(0);
+        let length = (packet.len() + payload.len()) as u16;
+        packet[2..4].copy_from_slice(&length.to_be_bytes());
+        seal_ipv4(&mut packet);
+    } else {
+        packet[6] = fragments[0][40];
+        packet[4..6].copy_from_slice(&(payload.len() as u16).to_be_bytes());
+    }
+    packet.extend(payload);
+    packet
+}
+
+#[test]
+fn f78_fragments_in_order() {
+    for family in FAMILIES {
+        let (asked, sent) = asked(family);
+        for size in [1480, 8, 3992] {
+            let mut scene = scene_of(family);
+            let mut out = Vec::new();
+            for (number, fragment) in fragments(&asked, size).into_iter().enumerate() {
+                let cause = if number == 0 { Cause::New } else { Cause::Fragment };
+                let fragment = scene.expect(fragment, Action::Translate, cause);
+                assert!(is_header_intact(&fragment));
+                out.push(fragment);
+            }
+            assert_eq!(reassemble(&out), sent, "in pieces of {size}");
+            assert_eq!(scene.engine.next_expiry().map(|_| ()), Some(()), "only the flow is left");
+            assert_eq!(scene.flows().len(), 1);
+        }
+    }
+}
+
+#[test]
+fn f78_answers_in_fragments() {
+    for family in FAMILIES {
+        let mut scene = scene_of(family);
+        let (client, vip, backend) = (family.client(1, 5555), family.vip(), family.backend(0));
+        scene.translate(udp(client, vip, b"query"));
+        let payload = vec![0x42; 4000];
+        let out: Vec<_> = fragments(&udp(backend, client, &payload), 1480)
+            .into_iter()
+            .map(|fragment| scene.send(fragment).1)
+            .collect();
+        assert_eq!(reassemble(&out), udp(vip, client, &payload), "no fragment leaks with the pod's address");
+    }
+}
+
+#[test]
+fn f78_fragments_of_others_pass() {
+    for family in FAMILIES {
+        let mut scene = scene_of(family);
+        let packet = udp(family.client(1, 1), family.client(2, 2), &[1; 3000]);
+        for fragment in fragments(&packet, 1000) {
+            scene.expect(fragment, Action::Accept, Cause::NotOurs);
+        }
+    }
+}
+
+#[test]
+fn f78_fragments_of_a_refused_datagram() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(Config::default(), specs(family, 0));
+        let (asked, _) = asked(family);
+        let mut parts = fragments(&asked, 1480).into_iter();
+        scene.expect(parts.next().expect("several"), Action::Reject, Cause::NoEndpoints);
+        for part in parts {
+            scene.expect(part, Action::Drop, Cause::FragmentRefused);
+        }
+    }
+}
+
+proptest! {
+    /// In any order (RFC 4787, REQ-14): every fragment comes out once, and together they are the datagram.
+    #[test]
+    fn f79_fragments_in_any_order(
+        is_v4 in any::<bool>(),
+        order in prop::sample::select(vec![24usize, 80, 480, 1000, 1480]).prop_flat_map(|size| {
+            let count = 4008usize.div_ceil(size);
+            (Just(size), Just((0..count).collect::<Vec<_>>()).prop_shuffle())
+        }),
+    ) {
+        let (size, order) = order;
+        let family = if is_v4 { Family::V4 } else { Family::V6 };
+        let (asked, sent) = asked(family);
+        let parts = fragments(&asked, size);
+        let mut scene = scene_of(family);
+        let mut out = Vec::new();
+        let mut held = std::collections::HashMap::new();
+        let mut is_given_up = false;
+        for place in order {
+            let (verdict, packet) = scene.send(parts[place].clone());
+            match verdict.action {
+                Action::Translate => out.push(packet),
+                Action::Hold => {
+                    prop_assert_eq!(&packet, &parts[place]);
+                    prop_assert!(held.insert(verdict.ticket, place).is_none());
+                }
+                _ => is_given_up = true,
+            }
+            for released in scene.engine.released() {
+                prop_assert!(held.remove(&released.ticket).is_some());
+                if released.verdict.action == Action::Translate {
+                    out.push(released.packet);
+                }
+            }
+        }
+        prop_assert_eq!(held.len(), 0);
+        prop_assert_eq!(scene.engine.occupancy().held_fragments, 0);
+        if size >= 80 {
+            prop_assert!(!is_given_up, "fewer gaps than are kept track of");
+            prop_assert_eq!(reassemble(&out), sent);
+        }
+    }
+}
+
+#[test]
+fn f79_orphans_are_dropped_in_time() {
+    for family in FAMILIES {
+        let mut scene = scene_of(family);
+        let (asked, _) = asked(family);
+        let later = fragments(&asked, 1480).swap_remove(1);
+        scene.expect(later, Action::Hold, Cause::FragmentHeld);
+        assert!(scene.engine.next_expiry().expect("it waits") <= scene.now + 31 * SECOND);
+        scene.sweep(29.0);
+        assert_eq!(scene.engine.released(), []);
+        scene.sweep(2.0);
+        let released = scene.engine.released();
+        assert_eq!(released.len(), 1);
+        assert_eq!(released[0].verdict.cause, Cause::FragmentTimeout);
+        assert_eq!(released[0].verdict.action, Action::Drop);
+        assert_eq!(scene.engine.occupancy().held_fragments, 0);
+        assert_eq!(scene.engine.next_expiry(), None);
+    }
+}
+
+#[test]
+fn f79_never_completed_datagrams_are_bounded() {
+    for family in FAMILIES {
+        let config = Config { max_fragments: 64, ..Config::default() };
+        let mut scene = Scene::new(config, specs(family, 1));
+        let (mut held, mut released) = (0, 0);
+        for number in 0..5000 {
+            let packet = udp(family.client(number, 5), family.vip(), &[1; 200]);
+            // A part without beginning, or a beginning without end.
+            let parts = fragments(&packet, 104);
+            let (verdict, _) = scene.send(parts[usize::from(number % 3 != 0)].clone());
+            held += usize::from(verdict.action == Action::Hold);
+            let given_up = scene.engine.released();
+            assert!(given_up.iter().all(|given_up| given_up.verdict.action == Action::Drop));
+            released += given_up.len();
+            assert!(scene.engine.occupancy().held_fragments <= 64);
+            assert_eq!(scene.engine.occupancy().held_fragments, held - released);
+        }
+        // Those that come whole are served all the same.
+        let (asked, sent) = asked(family);
+        let out: Vec<_> =
+            fragments(&asked, 1480).into_iter().map(|fragment| scene.send(fragment).1).collect();
+        assert_eq!(reassemble(&out), sent);
+        scene.sweep(31.0);
+        released += scene.engine.released().len();
+        assert_eq!((held, scene.engine.occupancy().held_fragments), (released, 0));
+    }
+}
+
+#[test]
+fn f79_big_fragments_are_bounded_by_bytes() {
+    let config = Config { max_fragments: 16, ..Config::default() };
+    let mut scene = Scene::new(config, specs(Family::V4, 1));
+    let packet = udp(Family::V4.client(1, 5), Family::V4.vip(), &[1; 60_000]);
+    let mut bytes = 0;
+    for number in 0..16u16 {
+        let mut part = fragment(&packet, 800, &[2; 20_000], true);
+        part[4..6].copy_from_slice(&number.to_be_bytes());
+        seal_ipv4(&mut part);
+        let (verdict, part) = scene.send(part);
+        if verdict.action == Action::Hold {
+            bytes += part.len();
+        } else {
+            assert_eq!((verdict.action, verdict.cause), (Action::Drop, Cause::FragmentLimit));
+        }
+    }
+    assert!(bytes > 0 && bytes <= 16 * 2048);
+}
+
+#[test]
+fn f79_without_a_cache_fragments_are_refused() {
+    let mut scene = Scene::new(Config { max_fragments: 0, ..Config::default() }, specs(Family::V4, 1));
+    for part in fragments(&asked(Family::V4).0, 1480) {
+        scene.expect(part, Action::Drop, Cause::FragmentLimit);
+    }
+}
+
+#[test]
+fn f80_tiny_first_fragment() {
+    for family in FAMILIES {
+        let (client, vip) = (family.client(1, 5555), family.vip());
+        for (packet, least) in [
+            (tcp(client, vip, &Tcp { payload: vec![1; 100], ..Tcp::new(SYN, 1, 0) }), 24),
+            (udp(client, vip, &[1; 100]), 8),
+            (sctp(client, vip, 1, &[1; 100]), 16),
+        ] {
+            for size in (8..least).step_by(8) {
+                let mut scene = scene_of(family);
+                let first = fragments(&packet, size).swap_remove(0);
+                scene.expect(first, Action::Drop, Cause::FragmentTiny);
+                assert_eq!(scene.flows().len(), 0);
+            }
+        }
+        // Even shorter, which no honest sender makes.
+        for length in 0..8 {
+            let mut scene = scene_of(family);
+            let packet = udp(client, vip, &[1; 100]);
+            let start = l4(&packet);
+            let first = fragment(&packet, 0, &packet[start..start + length], true);
+            let (verdict, _) = scene.send(first);
+            assert_eq!((verdict.action, verdict.cause), (Action::Drop, Cause::FragmentTiny));
+        }
+        // The flags of TCP would be in the second (RFC 1858): whatever comes at offset 8 is not sent on by itself.
+        let mut scene = scene_of(family);
+        let packet = tcp(client, vip, &Tcp { payload: vec![1; 100], ..Tcp::new(SYN, 1, 0) });
+        for part in fragments(&packet, 8) {
+            let (verdict, _) = scene.send(part);
+            assert!(matches!(verdict.action, Action::Drop | Action::Hold));
+        }
+        assert_eq!(scene.flows().len(), 0);
+    }
+}
+
+#[test]
+fn f80_overlaps_doom_their_datagram() {
+    for family in FAMILIES {
+        let (asked, _) = asked(family);
+        let start = l4(&asked);
+        let piece =
+            |from: usize, to: usize| fragment(&asked, from, &asked[start + from..start + to], to < 4008);
+        // Old, new, inside, around, teardrop: where the second begins and ends; the first is 0 to 1480.
+        for (from, to) in [(1472, 2000), (800, 2960), (8, 1488), (0, 1488)] {
+            let mut scene = scene_of(family);
+            scene.expect(piece(0, 1480), Action::Translate, Cause::New);
+            scene.expect(piece(from, to), Action::Drop, Cause::FragmentOverlap);
+            scene.expect(piece(1480, 2960), Action::Drop, Cause::FragmentOverlap);
+            scene.expect(piece(2960, 4008), Action::Drop, Cause::FragmentOverlap);
+        }
+        // Among fragments that wait: they are given up as well, and so is the first when it comes.
+        let mut scene = scene_of(family);
+        scene.expect(piece(1480, 2960), Action::Hold, Cause::FragmentHeld);
+        scene.expect(piece(2000, 4008), Action::Drop, Cause::FragmentOverlap);
+        let released = scene.engine.released();
+        assert_eq!(released.len(), 1);
+        assert_eq!(released[0].verdict.cause, Cause::FragmentOverlap);
+        let (verdict, _) = scene.send(piece(0, 1480));
+        assert_eq!(verdict.action, Action::Drop);
+        assert_eq!(scene.flows().len(), 0, "no flow is opened for it");
+    }
+}
+
+#[test]
+fn f80_a_repeated_fragment_is_dropped_alone() {
+    for family in FAMILIES {
+        let (asked, sent) = asked(family);
+        let parts = fragments(&asked, 1480);
+        let mut scene = scene_of(family);
+        let mut out = vec![scene.expect(parts[0].clone(), Action::Translate, Cause::New)];
+        scene.expect(parts[0].clone(), Action::Drop, Cause::FragmentOverlap);
+        out.push(scene.expect(parts[1].clone(), Action::Translate, Cause::Fragment));
+        scene.expect(parts[1].clone(), Action::Drop, Cause::FragmentOverlap);
+        out.push(scene.expect(parts[2].clone(), Action::Translate, Cause::Fragment));
+        assert_eq!(reassemble(&out), sent);
+    }
+}
+
+#[test]
+fn f80_two_ends_and_what_lies_behind() {
+    for family in FAMILIES {
+        let (asked, _) = asked(family);
+        let start = l4(&asked);
+        let piece =
+            |from: usize, to: usize, more| fragment(&asked, from, &asked[start + from..start + to], more);
+        for last in [piece(1480, 1600, false), piece(2960, 4000, false)] {
+            let mut scene = scene_of(family);
+            scene.expect(piece(0, 1480, true), Action::Translate, Cause::New);
+            scene.expect(piece(1600, 2000, true), Action::Translate, Cause::Fragment);
+            let (verdict, _) = scene.send(last);
+            let (behind, _) = scene.send(piece(3200, 4008, false));
+            assert!(
+                verdict.action == Action::Drop || behind.action == Action::Drop,
+                "the end is where it was"
+            );
+        }
+        // A length that is no multiple of eight, in the middle; and beyond 65,535 (ping of death).
+        let mut scene = scene_of(family);
+        scene.expect(fragment(&asked, 0, &asked[start..start + 1001], true), Action::Drop, Cause::Malformed);
+        let mut scene = scene_of(family);
+        scene.expect(fragment(&asked, 65_528, &[0; 100], false), Action::Drop, Cause::Malformed);
+    }
+}
+
+#[test]
+fn f80_atomic_fragment_is_processed_alone() {
+    let (asked, sent) = asked(Family::V6);
+    let mut scene = scene_of(Family::V6);
+    for cause in [Cause::New, Cause::Established] {
+        let atomic = fragment(&asked, 0, &asked[40..], false);
+        let (verdict, packet) = scene.send(atomic);
+        assert_eq!((verdict.action, verdict.cause), (Action::Translate, cause));
+        assert_eq!(packet, fragment(&sent, 0, &sent[40..], false));
+    }
+    // Not even beside fragments with its identification (RFC 6946).
+    let mut scene = scene_of(Family::V6);
+    let parts = fragments(&asked, 1480);
+    let mut out = vec![scene.expect(parts[0].clone(), Action::Translate, Cause::New)];
+    scene.expect(fragment(&asked, 0, &asked[40..], false), Action::Translate, Cause::Established);
+    out.push(scene.expect(parts[1].clone(), Action::Translate, Cause::Fragment));
+    out.push(scene.expect(parts[2].clone(), Action::Translate, Cause::Fragment));
+    assert_eq!(reassemble(&out), sent);
+}
+
+#[test]
+fn f80_an_identification_may_come_again_at_once() {
+    for family in FAMILIES {
+        let (asked, sent) = asked(family);
+        let mut scene = scene_of(family);
+        for _ in 0..100 {
+            let out: Vec<_> =
+                fragments(&asked, 1480).into_iter().map(|fragment| scene.send(fragment).1).collect();
+            assert_eq!(reassemble(&out), sent);
+        }
+    }
+}
+
+#[test]
+fn f78_tcp_in_fragments() {
+    for family in FAMILIES {
+        let mut scene =
+            Scene::new(Config { invalid: InvalidTcp::Drop, ..Config::default() }, specs(family, 1));
+        let mut connection = Connection::establish(&mut scene, family.client(1, 5555), family.vip());
+        let [client, server] = connection.seq;
+        let segment = Tcp { payload: vec![5; 3000], ..Tcp::new(ACK | PSH, client, server) };
+        let out: Vec<_> = fragments(&tcp(connection.client, connection.vip, &segment), 1480)
+            .into_iter()
+            .map(|fragment| scene.send(fragment).1)
+            .collect();
+        assert_eq!(reassemble(&out), tcp(connection.client, connection.backend, &segment));
+        // The rest of the connection, whose windows know what the fragments held.
+        connection.seq[0] = client.wrapping_add(3000);
+        assert_eq!(connection.server(&mut scene, ACK, b"").cause, Cause::Established);
+        assert!(scene.flows()[0].timeout > 400_000.0, "all of it is acknowledged");
+        assert_eq!(connection.client(&mut scene, ACK | PSH, b"more").cause, Cause::Established);
+    }
+}
+
+/// The CRC lies over the whole packet: a fragment of which the ports change cannot be given a right one, so it must not be sent on.
+#[test]
+fn f78_sctp_in_fragments() {
+    for family in FAMILIES {
+        let (client, vip, backend) = (family.client(1, 5555), family.vip(), family.backend(0));
+        for known in [false, true] {
+            let mut scene = scene_of(family);
+            if known {
+                scene.translate(sctp(client, vip, 1, b"init"));
+            }
+            for (src, dst, new_src, new_dst) in
+                [(client, vip, client, backend), (backend, client, vip, client)]
+                    .into_iter()
+                    .take(1 + usize::from(known))
+            {
+                let mut out = Vec::new();
+                for part in fragments(&sctp(src, dst, 0, &[7; 3000]), 1480) {
+                    let (verdict, part) = scene.send(part);
+                    if verdict.action == Action::Translate {
+                        out.push(part);
+                    }
+                }
+                assert!(
+                    out.is_empty() || reassemble(&out) == sctp(new_src, new_dst, 0, &[7; 3000]),
+                    "a wrong CRC is sent on"
+                );
+            }
+        }
+        // With the same port on both sides nothing under the CRC changes.
+        let backend = std::net::SocketAddr::new(backend.ip(), vip.port());
+        let mut scene = Scene::new(Config::default(), vec![spec("s", Protocol::SCTP, vip, &[backend])]);
+        let out: Vec<_> = fragments(&sctp(client, vip, 0, &[7; 3000]), 1480)
+            .into_iter()
+            .map(|fragment| scene.send(fragment).1)
+            .collect();
+        assert_eq!(reassemble(&out), sctp(client, backend, 0, &[7; 3000]));
+    }
+}
