@@ -50,7 +50,7 @@ def test_a_service_and_its_slice(tmp_path: Path) -> None:
 
 
 def test_the_objects_of_the_seed_in_a_cluster() -> None:
-    reading = read_manifests([SEED / "cluster.yaml"])
+    reading = read_manifests([SEED.parents[1] / "examples/seed/cluster.yaml"])
     assert [(s.namespace, s.name, s.cluster_ips) for s in reading.snapshot.services] == [
         ("default", "simpleservice", ("172.30.228.255",))
     ]
