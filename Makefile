@@ -38,7 +38,8 @@ bench-engine: build    ## measure the engine: benches/RESULTS.md and benches/res
 	python benches/engine.py
 
 fuzz: build    ## run every fuzz target for a minute
-	rust/fuzz/run.sh 60
+	BOLERO_RANDOM_TEST_TIME_MS=60000 cargo test --release --quiet -p kbe-nat-fuzz
+	KBE_NAT_FUZZ_EXAMPLES=3000 pytest --quiet tests/test_objects_fuzz.py
 
 wheel: .venv/ready    ## build the wheel that is published, into dist
 	maturin build --quiet --release --out dist

@@ -320,6 +320,8 @@ def _pseudo_header(ends: Ends, protocol: int, length: int) -> bytes:
 
 def _updated(checksum: bytes, old: bytes, new: bytes) -> bytes:
     """A checksum after covered bytes changed: ~(~HC + ~m + m')."""
+    if old == new:
+        return checksum
     total = (~int.from_bytes(checksum) & 0xFFFF) + (~_sum(old) & 0xFFFF) + _sum(new)
     return (~_folded(total) & 0xFFFF).to_bytes(2)
 

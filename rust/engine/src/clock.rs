@@ -1,7 +1,7 @@
 //! The engine's time: nanoseconds of the caller's monotonic clock, kept in ticks.
 
-/// Nanoseconds of a tick, as a shift: 2^26 ns, 67 ms. A deadline is thus late by up to one tick and never early, and 32 bits
-/// last for nine years.
+/// Nanoseconds of a tick, as a shift: 2^26 ns, 67 ms. A deadline is rounded up to a tick and over when a later one begins, so it is late by up
+/// to two ticks and never early; 32 bits last for nine years.
 const TICK_SHIFT: u32 = 26;
 
 /// A moment, in ticks since the engine's first packet.

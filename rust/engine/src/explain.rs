@@ -10,7 +10,7 @@ use crate::conntrack::tcp::Progress;
 use crate::decide::{self, Decision, Trace};
 use crate::engine::{Engine, Family};
 use crate::fragment::{DatagramId, Fate};
-use crate::pipeline::{Meta, Related, malformed, question, versionless};
+use crate::pipeline::{Lane, Meta, Place, Related, addressed, malformed, question, versionless};
 use crate::tuple::Direction;
 use crate::verdict::{Action, Cause, Verdict};
 use crate::wire::tcp::Segment;
@@ -138,7 +138,7 @@ impl Engine {
         if let Some(explanation) = self.explain_known(headers, packet, &mut steps) {
             return explanation;
         }
-        let (core, _) = A::lane(self);
+        let (core, lane) = A::lane(self);
         let question = question(headers, packet, meta);
         let table = core.table.clone();
         let serve = match decide::decide(&table, &question, core.config.midstream, &mut steps) {
@@ -175,6 +175,17 @@ impl Engine {
                 explanation.steps.step("hairpin", || {
                     "the backend is the client itself, so its source is masqueraded".to_owned()
                 });
+            }
+            let sent = addressed(headers, &crate::Backend::new(backend));
+            let mut rng = core.rng.clone();
+            // A flow that is over leaves its place to this one.
+            if lane.flows.find(&headers.tuple, lane.flows.hash(&headers.tuple)).is_some() {
+                return explanation;
+            }
+            match sent.map(|sent| core.place(lane, headers, sent, masquerade != 0, &mut rng)) {
+                Some(Ok(place)) => place_steps(lane, headers, &place, &mut explanation.steps),
+                Some(Err(verdict)) => explanation.verdict = verdict,
+                None => explanation.verdict = Verdict::drop(Cause::NoEndpoints),
             }
         }
         explanation
@@ -266,6 +277,23 @@ impl Engine {
             masqueraded: if masquerade { vec![reply.source()] } else { Vec::new() },
             ..Explanation::of(Verdict { flags, ..Verdict::new(action, cause) }, std::mem::take(steps))
         })
+    }
+}
+
+/// What a new flow costs others, and under which source the backend sees it.
+fn place_steps<A: Family>(
+    lane: &Lane<A>,
+    headers: &Headers<A>,
+    place: &Place<A>,
+    steps: &mut Vec<(&'static str, String)>,
+) {
+    if let Some(victim) = place.victim {
+        let [ends, _] = lane.flows.hot(victim).ends;
+        steps.step("room", || format!("the flow from {} to {} gives way", ends.source(), ends.destination()));
+    }
+    let before = headers.tuple.ends;
+    if (place.sent.src, place.sent.sport) != (before.src, before.sport) {
+        steps.step("source", || format!("{} goes on as {}", before.source(), place.sent.source()));
     }
 }
 

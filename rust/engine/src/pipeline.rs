@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::affinity::{Affinity, Sticky};
+use crate::backend::Backend;
 use crate::balance::{Request, stable_hash_address, stable_hash_tuple};
 use crate::clock::{Clock, Tick, ticks};
 use crate::config::{Config, InvalidTcp};
@@ -431,14 +432,8 @@ impl Core {
         let backend = service.service.set(serve.scope).backends()[index];
         let affinity = service.service.spec().affinity;
         let masquerade = serve.masquerade || decide::is_hairpin(question.src.ip(), &backend);
-        let address = A::from_ip(backend.address.ip()).ok_or(Verdict::drop(Cause::NoEndpoints))?;
         let ends = headers.tuple.ends;
-        let port = if matches!(headers.layer4, Layer4::Portless | Layer4::EchoRequest) {
-            ends.dport
-        } else {
-            backend.address.port()
-        };
-        let sent = Ends { src: ends.src, dst: address, sport: ends.sport, dport: port };
+        let sent = addressed(headers, &backend).ok_or(Verdict::drop(Cause::NoEndpoints))?;
         // Most flows keep their source; where the answer's tuple belongs is fetched while there is other work.
         let answer = Tuple { ends: sent.reply(), protocol: headers.tuple.protocol };
         lane.flows.prefetch_index(lane.flows.hash(&answer));
@@ -447,12 +442,11 @@ impl Core {
             let deadline = now.saturating_add(ticks(seconds.into()));
             self.affinity.put(Sticky { client, backend: (id, birth), deadline }, now);
         }
-        let victim = self.room(lane, ends.src)?;
         let (state, tracking) = opening::<A>(headers, packet);
-        let (sent, leased, by_mark) = self.source(lane, headers, sent, masquerade)?;
-        if is_torn(headers, &sent) {
-            return Err(Verdict::drop(Cause::FragmentRefused));
-        }
+        let mut rng = self.rng.clone();
+        let Place { victim, sent, leased, by_mark } =
+            self.place(lane, headers, sent, masquerade, &mut rng)?;
+        self.rng = rng;
         // Only now, so that a flow that is refused costs no other its place.
         if let Some(victim) = victim {
             self.end_flow(lane, victim);
@@ -533,15 +527,33 @@ impl Core {
         lane.flows.oldest_unassured().map(Some).ok_or(Verdict::drop(Cause::TableFull))
     }
 
-    /// The ends of the packet that the backend gets: the source as it is, or masqueraded, or with another port where the
-    /// backend's answers could not be told from those of another flow (F32, F35). Also the lease, and whether the sender masquerades.
-    #[allow(clippy::type_complexity)]
-    fn source<A: Wire>(
-        &mut self,
+    /// Room and ends for one more flow, which changes nothing yet: `explain` asks the same. `sent` is what the backend gets if the source stays.
+    pub(crate) fn place<A: Wire>(
+        &self,
         lane: &Lane<A>,
         headers: &Headers<A>,
         sent: Ends<A>,
         masquerade: bool,
+        rng: &mut Rng,
+    ) -> Result<Place<A>, Verdict> {
+        let victim = self.room(lane, headers.tuple.ends.src)?;
+        let (sent, leased, by_mark) = self.source(lane, headers, sent, masquerade, rng)?;
+        if is_torn(headers, &sent) {
+            return Err(Verdict::drop(Cause::FragmentRefused));
+        }
+        Ok(Place { victim, sent, leased, by_mark })
+    }
+
+    /// The ends of the packet that the backend gets: the source as it is, or masqueraded, or with another port where the
+    /// backend's answers could not be told from those of another flow (F32, F35). Also the lease, and whether the sender masquerades.
+    #[allow(clippy::type_complexity)]
+    fn source<A: Wire>(
+        &self,
+        lane: &Lane<A>,
+        headers: &Headers<A>,
+        sent: Ends<A>,
+        masquerade: bool,
+        rng: &mut Rng,
     ) -> Result<(Ends<A>, Option<(Remote, u16)>, bool), Verdict> {
         let snat =
             if masquerade { self.config.snat.iter().find_map(|&address| A::from_ip(address)) } else { None };
@@ -566,7 +578,7 @@ impl Core {
         }
         let port = self
             .leases
-            .find(&remote, sent.sport, &mut self.rng, is_free)
+            .find(&remote, sent.sport, rng, is_free)
             .ok_or(Verdict::drop(Cause::PortsExhausted))?;
         Ok((Ends { sport: port, ..sent }, Some((remote, port)), by_mark))
     }
@@ -680,6 +692,16 @@ impl Core {
     }
 }
 
+/// What a new flow gets.
+pub(crate) struct Place<A> {
+    /// The flow that gives way to it.
+    pub(crate) victim: Option<FlowId>,
+    /// The ends of the packet that the backend gets.
+    pub(crate) sent: Ends<A>,
+    leased: Option<(Remote, u16)>,
+    by_mark: bool,
+}
+
 /// What becomes of a flow that is looked at again.
 enum Revision {
     /// It goes on.
@@ -724,6 +746,14 @@ fn translate<A: Wire>(
     };
     rewrite::apply(packet, headers, &hot.rewritten(direction), deltas, meta.checksum);
     Verdict { flags: flow_flags(hot, direction), ..Verdict::new(Action::Translate, cause) }
+}
+
+/// The ends of a packet on its way to a backend, its source as it is; `None` for a backend of the other family.
+pub(crate) fn addressed<A: Wire>(headers: &Headers<A>, backend: &Backend) -> Option<Ends<A>> {
+    let ends = headers.tuple.ends;
+    let has_port = !matches!(headers.layer4, Layer4::Portless | Layer4::EchoRequest);
+    let dport = if has_port { backend.address.port() } else { ends.dport };
+    Some(Ends { dst: A::from_ip(backend.address.ip())?, dport, ..ends })
 }
 
 /// Whether this is a part of an SCTP packet that cannot be rewritten to `to`: the CRC lies over the whole packet, which is not here.

@@ -28,7 +28,11 @@ pub(crate) fn deltas<A: Wire>(protocol: Protocol, from: &Ends<A>, to: &Ends<A>) 
         away(from.src.words(), words) + to.src.words() + away(from.dst.words(), words) + to.dst.words(),
     );
     let port = |old: u16, new: u16| Delta::from_sum(u32::from(!old.to_be()) + u32::from(new.to_be()));
-    let ports = port(from.sport, to.sport).and(port(from.dport, to.dport));
+    let ports = if (from.sport, from.dport) == (to.sport, to.dport) {
+        Delta::NONE
+    } else {
+        port(from.sport, to.sport).and(port(from.dport, to.dport))
+    };
     let transport = match protocol {
         // The one checksum without a pseudo header.
         Protocol::ICMP => ports,

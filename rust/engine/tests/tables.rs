@@ -346,19 +346,6 @@ fn f35_two_frontends_reach_one_backend_from_one_socket() {
 }
 
 #[test]
-#[ignore = "the engine does not track traffic past Services, so it cannot tell these answers apart"]
-fn f35_by_frontend_and_directly_from_one_socket() {
-    let specs = vec![spec("a", Protocol::UDP, V4.vip(), &[V4.backend(0)])];
-    let mut scene = Scene::new(Config::default(), specs);
-    let client = V4.client(1, 5555);
-    let direct = scene.expect(udp(client, V4.backend(0), b"x"), Action::Accept, Cause::NotOurs);
-    assert_eq!(ends(&direct), (client, V4.backend(0)));
-    let (source, backend) = scene.translate(udp(client, V4.vip(), b"x"));
-    assert_ne!((source, backend), (client, V4.backend(0)), "two flows with one tuple at the backend");
-    scene.expect(udp(V4.backend(0), client, b"answer"), Action::Accept, Cause::NotOurs);
-}
-
-#[test]
 fn f36_no_snat_without_a_rule() {
     // Two pods that are each other's client and backend, from the same ports, at the same time.
     let (a, b) = (SocketAddr::from(([172, 17, 0, 3], 7)), SocketAddr::from(([172, 17, 0, 4], 7)));

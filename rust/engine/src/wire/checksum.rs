@@ -34,7 +34,8 @@ impl Delta {
     #[inline]
     #[must_use]
     pub fn inverse(self) -> Self {
-        Self(!self.0)
+        // Nothing, taken back, is nothing: its complement would turn a checksum of 0xffff into 0.
+        if self == Self::NONE { self } else { Self(!self.0) }
     }
 
     /// The checksum after this change (RFC 1624 eqn 3: `HC' = ~(~HC + ~m + m')`). A wrong checksum stays wrong by as much.
