@@ -125,13 +125,23 @@ class Machine(RuleBasedStateMachine):
 
     @rule(size=st.integers(0, 50))
     def talk(self, size: int) -> None:
-        """Every established connection goes on, with the backend it had."""
+        """Every established connection goes on, with the backend it had, and is answered through its frontend."""
         for (client, sport, vip), (talk, backend) in self.talks.items():
             segment = talk.forward(sport, 80, ACK, bytes(size), 0)
             verdict = self.send(traffic.ip(client, vip, traffic.TCP, segment))
             assert verdict.cause == "established", "no established connection is ever given up"
             assert verdict.packet is not None
-            assert traffic.addresses(verdict.packet)[1] == backend
+            source, target = traffic.addresses(verdict.packet)
+            assert target == backend
+            # What is not acknowledged gives a connection five minutes only, as in the kernel.
+            answer = talk.back(*self.turned_ports(verdict.packet), ACK, b"", 0)
+            back = self.send(traffic.ip(target, source, traffic.TCP, answer))
+            assert back.cause == "established"
+            assert back.packet is not None
+            assert (traffic.addresses(back.packet), traffic.ports(back.packet)) == (
+                (vip, client),
+                (80, sport),
+            )
 
     @rule(count=st.integers(1, 30))
     def flood(self, count: int) -> None:
