@@ -29,7 +29,7 @@ RUST = {
     "decide": "backend balance service tuple verdict wire",
     "ledger": "balance hash rng service verdict",
     "config": "conntrack decide",
-    "pipeline": "affinity balance clock config conntrack decide fragment hash ledger rewrite rng service tuple "
+    "pipeline": "affinity backend balance clock config conntrack decide fragment hash ledger rewrite rng service tuple "
     "verdict wire",
     "engine": "affinity balance clock config conntrack decide fragment hash ledger pipeline rng service verdict "
     "wire",
