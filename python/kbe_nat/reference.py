@@ -376,6 +376,9 @@ class Reference:
         limit = self._max_flows_per_source
         if limit is not None and self._sources.get(src, 0) >= limit:
             raise Refused("drop", "source-limit")
+        if len(self._flows) // 2 < min(self._max_flows, self._max_unassured):
+            return None
+        # The limits are those of one family.
         flows = [flow for flow in self.flows() if flow.original.src.version == src.version]
         unassured = [flow for flow in flows if not flow.is_assured]
         if len(flows) < self._max_flows and len(unassured) < self._max_unassured:
