@@ -87,19 +87,18 @@ impl Bench {
     /// Nanoseconds per packet of one batch.
     fn time(&mut self, is_batch: bool) -> f64 {
         self.now += 1000;
+        self.verdicts.clear();
+        let mut buffers = self.buffers.iter_mut();
+        let mut packets: [Packet<'_>; BATCH] = std::array::from_fn(|_| Packet {
+            bytes: buffers.next().expect("64 buffers"),
+            meta: Meta::default(),
+        });
         let start = Instant::now();
         if is_batch {
-            let mut buffers = self.buffers.iter_mut();
-            let mut packets: [Packet<'_>; BATCH] = std::array::from_fn(|_| Packet {
-                bytes: buffers.next().expect("64 buffers"),
-                meta: Meta::default(),
-            });
-            self.verdicts.clear();
             self.engine.process_batch(self.now, &mut packets, &mut self.verdicts);
         } else {
-            for bytes in &mut self.buffers {
-                let _ =
-                    black_box(self.engine.process(self.now, &mut Packet { bytes, meta: Meta::default() }));
+            for packet in &mut packets {
+                let _ = black_box(self.engine.process(self.now, packet));
             }
         }
         start.elapsed().as_nanos() as f64 / BATCH as f64

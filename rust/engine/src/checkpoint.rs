@@ -15,7 +15,7 @@ use crate::conntrack::tcp::{Side, Tracking};
 use crate::engine::{Engine, Family};
 use crate::pipeline::Lane;
 use crate::rewrite;
-use crate::tuple::{Direction, Ends, Protocol};
+use crate::tuple::{Direction, Ends, Protocol, Tuple, Wired};
 use crate::wire::Wire;
 
 /// Why a checkpoint was refused; nothing of it was used.
@@ -126,11 +126,11 @@ impl Engine {
         let (core, lane) = A::lane(self);
         let Some(number) = core.ledger.find(&names[saved.service]) else { return false };
         let hot = &saved.hot;
-        let is_known = [Direction::Original, Direction::Reply].into_iter().any(|direction| {
-            let tuple = hot.tuple(direction);
-            lane.flows.find(&tuple, lane.flows.hash(&tuple)).is_some()
-        });
-        let reply = hot.ends[Direction::Reply as usize];
+        let is_known = hot
+            .ends
+            .iter()
+            .any(|ends| lane.flows.find(&Tuple { ends: ends.ends(), protocol: hot.protocol }).is_some());
+        let reply = hot.ends(Direction::Reply);
         let backend = SocketAddr::new(reply.src.into(), saved.backend_port);
         let id = if is_known { return false } else { core.ledger.backend_for(number, backend) };
         // The flow counts with its backend before it is entered, so that a refusal is taken back in the same way as an end.
@@ -140,7 +140,7 @@ impl Engine {
         // No table has this generation, so the first packet looks whether the backend is still there.
         let generation = core.generation.wrapping_sub(1);
         let hot = Hot { deadline, generation, ..hot.clone() };
-        let (is_leased, source) = (hot.has(Hot::<A>::LEASED), hot.ends[Direction::Original as usize].src);
+        let (is_leased, source) = (hot.has(Hot::<A>::LEASED), hot.ends(Direction::Original).src);
         let protocol = hot.protocol;
         if lane.flows.insert(hot, now.saturating_sub(saved.age), id, saved.tracking).is_err() {
             core.ledger.close_flow(id, [0; 2], [0; 2]);
@@ -242,7 +242,7 @@ impl Writer {
     fn flow<A: Wire>(&mut self, lane: &Lane<A>, id: u32, now: Tick, service: u32, backend_port: u16) {
         let (hot, cold) = (lane.flows.hot(id), lane.flows.cold(id));
         self.0.extend_from_slice(&[A::VERSION, hot.protocol.0, hot.state as u8, hot.flags]);
-        for ends in hot.ends {
+        for ends in hot.ends.map(Wired::ends) {
             self.address(ends.src.into());
             self.address(ends.dst.into());
             self.u16(ends.sport);
@@ -372,6 +372,7 @@ impl<'a> Reader<'a> {
             }
             *side = Side { end, ack, window, scale, flags, retransmissions, packets_high };
         }
+        let ends = ends.map(Wired::from);
         let hot = Hot { ends, deadline, generation: 0, l3, l4, protocol, state, flags, packets, bytes };
         Ok(SavedFlow { hot, age, service, backend_port, tracking })
     }

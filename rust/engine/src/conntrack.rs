@@ -13,7 +13,7 @@ pub mod timeouts;
 use crate::clock::Tick;
 use crate::hash::HashKey;
 use crate::hint;
-use crate::tuple::{Address, Direction, Ends, Protocol, Tuple};
+use crate::tuple::{Address, Direction, Ends, Protocol, Tuple, Wired};
 use crate::wire::checksum::Delta;
 use index::{Entry, Index, IndexFull};
 use state::State;
@@ -26,8 +26,8 @@ pub(crate) type FlowId = u32;
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Hot<A> {
-    /// As on the wire, by direction: client to frontend, and backend to client (or to the leased source).
-    pub(crate) ends: [Ends<A>; 2],
+    /// By direction: client to frontend, and backend to client (or to the leased source).
+    pub(crate) ends: [Wired<A>; 2],
     /// The flow is gone after this moment.
     pub(crate) deadline: Tick,
     /// The service table under which its backend was last found to be there.
@@ -58,15 +58,24 @@ impl<A: Address> Hot<A> {
         self.flags & flag != 0
     }
 
-    /// The tuple of one direction, as on the wire before the rewrite.
-    pub(crate) fn tuple(&self, direction: Direction) -> Tuple<A> {
-        Tuple { ends: self.ends[direction as usize], protocol: self.protocol }
+    /// The ends of a packet of this direction, before the rewrite.
+    pub(crate) fn ends(&self, direction: Direction) -> Ends<A> {
+        self.ends[direction as usize].ends()
     }
 
-    /// What the ends of a packet of this direction are rewritten to.
+    /// What they are rewritten to.
     #[inline]
-    pub(crate) fn rewritten(&self, direction: Direction) -> Ends<A> {
+    pub(crate) fn rewritten(&self, direction: Direction) -> Wired<A> {
         self.ends[direction.opposite() as usize].reply()
+    }
+
+    /// What the rewrite does to the checksums of IP header and transport.
+    #[inline]
+    pub(crate) fn deltas(&self, direction: Direction) -> (Delta, Delta) {
+        match direction {
+            Direction::Original => (self.l3, self.l4),
+            Direction::Reply => (self.l3.inverse(), self.l4.inverse()),
+        }
     }
 
     /// Whether a packet of this direction moves nothing but the deadline: most packets of UDP.
@@ -74,7 +83,7 @@ impl<A: Address> Hot<A> {
     pub(crate) fn is_steady(&self, direction: Direction) -> bool {
         match self.state {
             State::UdpStream => true,
-            State::Udp => direction == Direction::Original && !self.has(Self::REPLIED),
+            State::Udp => (self.flags & Self::REPLIED) | direction as u8 == 0,
             _ => false,
         }
     }
@@ -169,9 +178,9 @@ impl<A: Address> FlowTable<A> {
         self.unassured
     }
 
-    #[inline]
-    pub(crate) fn hash(&self, tuple: &Tuple<A>) -> u64 {
-        self.key.tuple(tuple)
+    #[inline(always)]
+    pub(crate) fn hash(&self, ends: &Wired<A>, protocol: Protocol) -> u64 {
+        self.key.tuple(ends, protocol)
     }
 
     /// Fetches the part of the index where this hash belongs. Cost: none.
@@ -182,46 +191,50 @@ impl<A: Address> FlowTable<A> {
 
     /// The flow that this hash most probably means.
     #[inline(always)]
-    pub(crate) fn guess(&self, hash: u64) -> Option<Entry> {
+    pub(crate) fn guess(&self, hash: u64) -> Entry {
         self.index.guess(hash)
     }
 
     /// Fetches a flow's record.
     #[inline(always)]
     pub(crate) fn prefetch_flow(&self, entry: Entry, is_tracked: bool) {
-        if let Some(hot) = self.hot.get(entry.flow() as usize) {
-            hint::prefetch(hot);
-        }
-        if is_tracked && let Some(cold) = self.cold.get(entry.flow() as usize) {
-            hint::prefetch(cold);
+        hint::prefetch(&self.hot, entry.flow() as usize);
+        if is_tracked {
+            hint::prefetch(&self.cold, entry.flow() as usize);
         }
     }
 
-    /// As [`FlowTable::find`], with the record; a right `guess` saves the look-up.
+    /// The record of an entry's flow, if packets with these ends are meant by it.
     #[inline(always)]
-    pub(crate) fn find_mut(
+    pub(crate) fn meant_mut(
         &mut self,
-        tuple: &Tuple<A>,
-        guess: Option<Entry>,
-    ) -> Option<(&mut Hot<A>, Direction)> {
-        let entry = match guess.filter(|&entry| self.is_meant(entry, tuple)) {
-            Some(entry) => entry,
-            None => self.index.find(self.hash(tuple), |entry| self.is_meant(entry, tuple))?,
-        };
-        Some((self.hot.get_mut(entry.flow() as usize)?, entry.direction()))
+        entry: Entry,
+        ends: &Wired<A>,
+        protocol: Protocol,
+    ) -> Option<&mut Hot<A>> {
+        self.hot
+            .get_mut(entry.flow() as usize)
+            .filter(|hot| (hot.ends[entry.direction() as usize] == *ends) & (hot.protocol == protocol))
     }
 
     #[inline(always)]
-    fn is_meant(&self, entry: Entry, tuple: &Tuple<A>) -> bool {
-        self.hot.get(entry.flow() as usize).is_some_and(|hot| {
-            (hot.ends[entry.direction() as usize] == tuple.ends) & (hot.protocol == tuple.protocol)
-        })
+    fn is_meant(&self, entry: Entry, ends: &Wired<A>, protocol: Protocol) -> bool {
+        self.hot
+            .get(entry.flow() as usize)
+            .is_some_and(|hot| (hot.ends[entry.direction() as usize] == *ends) & (hot.protocol == protocol))
     }
 
-    /// The flow to which this tuple belongs, and in which direction; also an expired one. Cost: one line of the index and one record.
+    /// The entry under which the flow of these ends is found; also of an expired one. Cost: one line of the index and one record.
     #[inline(always)]
-    pub(crate) fn find(&self, tuple: &Tuple<A>, hash: u64) -> Option<(FlowId, Direction)> {
-        let entry = self.index.find(hash, |entry| self.is_meant(entry, tuple))?;
+    pub(crate) fn entry(&self, ends: &Wired<A>, protocol: Protocol) -> Option<Entry> {
+        let hash = self.hash(ends, protocol);
+        self.index.find(hash, |entry| self.is_meant(entry, ends, protocol))
+    }
+
+    /// The flow to which this tuple belongs, and in which direction.
+    #[inline(always)]
+    pub(crate) fn find(&self, tuple: &Tuple<A>) -> Option<(FlowId, Direction)> {
+        let entry = self.entry(&tuple.ends.into(), tuple.protocol)?;
         Some((entry.flow(), entry.direction()))
     }
 
@@ -287,8 +300,7 @@ impl<A: Address> FlowTable<A> {
             self.cold = hint::reserve(self.capacity);
         }
         let id = if self.free == NIL { self.hot.len() as FlowId } else { self.free };
-        let hashes =
-            [Direction::Original, Direction::Reply].map(|direction| self.hash(&hot.tuple(direction)));
+        let hashes = hot.ends.map(|ends| self.hash(&ends, hot.protocol));
         self.index.insert(hashes[0], id, Direction::Original).map_err(InsertError::Chain)?;
         if let Err(error) = self.index.insert(hashes[1], id, Direction::Reply) {
             self.index.remove(hashes[0], id, Direction::Original);
@@ -315,8 +327,9 @@ impl<A: Address> FlowTable<A> {
     /// Takes a flow out. Cost: two lines of the index and one record.
     pub(crate) fn remove(&mut self, id: FlowId) {
         for direction in [Direction::Original, Direction::Reply] {
-            let tuple = self.hot(id).tuple(direction);
-            self.index.remove(self.hash(&tuple), id, direction);
+            let hot = self.hot(id);
+            let hash = self.hash(&hot.ends[direction as usize], hot.protocol);
+            self.index.remove(hash, id, direction);
         }
         if !self.hot(id).has(Hot::<A>::ASSURED) {
             self.unlink(id);

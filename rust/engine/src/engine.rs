@@ -10,16 +10,16 @@ use crate::affinity::Affinity;
 use crate::balance::Strategy;
 use crate::clock::{Clock, Tick};
 use crate::config::Config;
-use crate::conntrack::index::Entry;
 use crate::conntrack::ports::Leases;
+use crate::counters::Counters;
 use crate::fragment::Released;
 use crate::hash::HashKey;
 use crate::ledger::Ledger;
-use crate::pipeline::{Core, Counters, Lane, Meta};
+use crate::pipeline::{Candidate, Core, Lane, Meta};
 use crate::rng::{Rng, mix64};
 use crate::service::{NodeView, ServiceError, ServicePort, ServiceTable};
 use crate::verdict::{Action, Cause, Verdict};
-use crate::wire::{Headers, Layer4, Wire};
+use crate::wire::Wire;
 
 /// A packet to be processed: its bytes, rewritten in place, and what the driver knows of it.
 #[derive(Debug)]
@@ -114,16 +114,18 @@ impl Engine {
     pub fn process(&mut self, now: u64, packet: &mut Packet<'_>) -> Verdict {
         self.core.clock.advance(now);
         match version(packet.bytes) {
-            4 => {
-                let headers = Ipv4Addr::plain(packet.bytes);
-                self.core.process(&mut self.v4, headers, None, packet.bytes, packet.meta)
-            }
-            6 => {
-                let headers = Ipv6Addr::plain(packet.bytes);
-                self.core.process(&mut self.v6, headers, None, packet.bytes, packet.meta)
-            }
+            4 => self.process_one::<Ipv4Addr>(packet),
+            6 => self.process_one::<Ipv6Addr>(packet),
             _ => self.core.versionless(packet.bytes),
         }
+    }
+
+    #[inline(always)]
+    fn process_one<A: Family>(&mut self, packet: &mut Packet<'_>) -> Verdict {
+        let (core, lane) = A::lane(self);
+        let mut candidate = Candidate::of(lane, packet.bytes).unwrap_or(Candidate::OTHER);
+        candidate.fetch_flow(lane);
+        core.process(lane, &candidate, packet)
     }
 
     /// Processes packets that came in together, exactly as one after the other; memory that they need is fetched for all before the first
@@ -131,30 +133,42 @@ impl Engine {
     pub fn process_batch(&mut self, now: u64, packets: &mut [Packet<'_>], verdicts: &mut Vec<Verdict>) {
         self.core.clock.advance(now);
         verdicts.reserve(packets.len());
-        for run in packets.chunk_by_mut(|one, next| version(one.bytes) == version(next.bytes)) {
-            for chunk in run.chunks_mut(CHUNK) {
-                match chunk.first().map(|packet| version(packet.bytes)) {
-                    Some(4) => self.process_run::<Ipv4Addr>(chunk, verdicts),
-                    Some(6) => self.process_run::<Ipv6Addr>(chunk, verdicts),
-                    _ => verdicts.extend(chunk.iter().map(|packet| self.core.versionless(packet.bytes))),
+        let mut left = packets;
+        while let Some(first) = left.first() {
+            let done = match version(first.bytes) {
+                4 => self.process_run::<Ipv4Addr>(left, verdicts),
+                6 => self.process_run::<Ipv6Addr>(left, verdicts),
+                _ => {
+                    verdicts.push(self.core.versionless(first.bytes));
+                    1
                 }
-            }
+            };
+            left = &mut left[done..];
         }
     }
 
-    fn process_run<A: Family>(&mut self, packets: &mut [Packet<'_>], verdicts: &mut Vec<Verdict>) {
+    /// Processes the packets of one family at the front, and returns how many they were.
+    fn process_run<A: Family>(&mut self, packets: &mut [Packet<'_>], verdicts: &mut Vec<Verdict>) -> usize {
         let (core, lane) = A::lane(self);
-        let mut plain: [Option<Plain<A>>; CHUNK] = [None; CHUNK];
-        for (packet, plain) in packets.iter().zip(&mut plain) {
-            *plain = Plain::of(lane, packet.bytes);
+        let mut candidates = [Candidate::OTHER; CHUNK];
+        let mut run = 0;
+        for (packet, candidate) in packets.iter().zip(&mut candidates) {
+            match Candidate::of(lane, packet.bytes) {
+                Some(plain) => {
+                    plain.fetch_index(lane);
+                    *candidate = plain;
+                }
+                None if version(packet.bytes) != A::VERSION => break,
+                None => {}
+            }
+            run += 1;
         }
-        for plain in plain.iter_mut().take(packets.len()).flatten() {
-            plain.fetch_flow(lane);
+        for candidate in &mut candidates[..run] {
+            candidate.fetch_flow(lane);
         }
-        for (packet, plain) in packets.iter_mut().zip(plain) {
-            let (headers, guess) = plain.map_or((None, None), |plain| (Some(plain.headers), plain.guess));
-            verdicts.push(core.process(lane, headers, guess, packet.bytes, packet.meta));
-        }
+        let known = packets.iter_mut().zip(&candidates[..run]);
+        verdicts.extend(known.map(|(packet, candidate)| core.process(lane, candidate, packet)));
+        run
     }
 
     /// Fragments that were held and are decided now, since the last call.
@@ -254,34 +268,6 @@ impl Family for Ipv6Addr {
 #[inline(always)]
 fn version(packet: &[u8]) -> u8 {
     packet.first().map_or(0, |byte| byte >> 4)
-}
-
-/// A plain packet of a batch, and where its flow is.
-#[derive(Clone, Copy)]
-struct Plain<A> {
-    headers: Headers<A>,
-    hash: u64,
-    guess: Option<Entry>,
-}
-
-impl<A: Wire> Plain<A> {
-    /// Fetches the part of the index that leads to the flow.
-    #[inline(always)]
-    fn of(lane: &Lane<A>, packet: &[u8]) -> Option<Self> {
-        let headers = A::plain(packet)?;
-        let hash = lane.flows.hash(&headers.tuple);
-        lane.flows.prefetch_index(hash);
-        Some(Self { headers, hash, guess: None })
-    }
-
-    /// Fetches the flow that is probably meant, and remembers which.
-    #[inline(always)]
-    fn fetch_flow(&mut self, lane: &Lane<A>) {
-        self.guess = lane.flows.guess(self.hash);
-        if let Some(entry) = self.guess {
-            lane.flows.prefetch_flow(entry, self.headers.layer4 == Layer4::Tcp);
-        }
-    }
 }
 
 /// Packets whose memory is fetched together; more would push each other out of the nearest cache.

@@ -11,7 +11,7 @@ use crate::decide::{self, Decision, Trace};
 use crate::engine::{Engine, Family};
 use crate::fragment::{DatagramId, Fate};
 use crate::pipeline::{Lane, Meta, Place, Related, addressed, malformed, question, versionless};
-use crate::tuple::Direction;
+use crate::tuple::{Direction, Wired};
 use crate::verdict::{Action, Cause, Verdict};
 use crate::wire::tcp::Segment;
 use crate::wire::{Headers, Layer4, Malformed};
@@ -120,7 +120,7 @@ impl Engine {
             Related::To { quote, flow, .. } => {
                 let ends = quote.tuple.ends;
                 steps.step("icmp error", || format!("it quotes {} to {}", ends.source(), ends.destination()));
-                let backend = lane.flows.hot(flow).ends[Direction::Reply as usize].source();
+                let backend = lane.flows.hot(flow).ends(Direction::Reply).source();
                 let mut explanation = Explanation::of(Verdict::new(Action::Translate, Cause::Related), steps);
                 explanation.backend = Some(backend);
                 explanation
@@ -179,7 +179,7 @@ impl Engine {
             let sent = addressed(headers, &crate::Backend::new(backend));
             let mut rng = core.rng.clone();
             // A flow that is over leaves its place to this one.
-            if lane.flows.find(&headers.tuple, lane.flows.hash(&headers.tuple)).is_some() {
+            if lane.flows.find(&headers.tuple).is_some() {
                 return explanation;
             }
             match sent.map(|sent| core.place(lane, headers, sent, masquerade != 0, &mut rng)) {
@@ -199,12 +199,12 @@ impl Engine {
         steps: &mut Vec<(&'static str, String)>,
     ) -> Option<Explanation> {
         let (core, lane) = A::lane(self);
-        let Some((id, direction)) = lane.flows.find(&headers.tuple, lane.flows.hash(&headers.tuple)) else {
+        let Some((id, direction)) = lane.flows.find(&headers.tuple) else {
             steps.step("flow", || "none is known".to_owned());
             return None;
         };
         let (hot, cold) = (lane.flows.hot(id), lane.flows.cold(id));
-        let [original, reply] = hot.ends;
+        let [original, reply] = hot.ends.map(Wired::ends);
         if hot.is_expired(core.clock.tick()) {
             steps.step("flow", || "one is known, but its time is over".to_owned());
             return None;
@@ -261,7 +261,7 @@ impl Engine {
         }
         let is_dropped = cause == Cause::BackendGone
             || (cause == Cause::Invalid && core.config.invalid == InvalidTcp::Drop);
-        let to = hot.rewritten(direction);
+        let to = hot.rewritten(direction).ends();
         if !is_dropped {
             steps.step("rewrite", || format!("to {} -> {}", to.source(), to.destination()));
         }
@@ -288,7 +288,7 @@ fn place_steps<A: Family>(
     steps: &mut Vec<(&'static str, String)>,
 ) {
     if let Some(victim) = place.victim {
-        let [ends, _] = lane.flows.hot(victim).ends;
+        let ends = lane.flows.hot(victim).ends(Direction::Original);
         steps.step("room", || format!("the flow from {} to {} gives way", ends.source(), ends.destination()));
     }
     let before = headers.tuple.ends;

@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, Hasher};
 
 use crate::rng::Rng;
-use crate::tuple::{Address, Tuple};
+use crate::tuple::{Address, Protocol, Wired};
 
 /// The secret of one engine's tables.
 #[derive(Clone, Copy, Debug)]
@@ -18,11 +18,10 @@ impl HashKey {
     }
 
     /// The hash of a tuple: folded 64 x 64 -> 128 bit multiplications, one for IPv4 and three for IPv6.
-    #[inline]
+    #[inline(always)]
     #[must_use]
-    pub(crate) fn tuple<A: Address>(&self, tuple: &Tuple<A>) -> u64 {
-        let ends = tuple.ends;
-        let ports = u64::from(ends.sport) << 32 | u64::from(ends.dport) << 8 | u64::from(tuple.protocol.0);
+    pub(crate) fn tuple<A: Address>(&self, ends: &Wired<A>, protocol: Protocol) -> u64 {
+        let ports = u64::from(u32::from_ne_bytes(ends.ports)) << 8 | u64::from(protocol.0);
         if A::VERSION == 4 {
             let addresses = (ends.src.bits() as u64) << 32 | ends.dst.bits() as u64;
             folded(addresses ^ self.0[0], ports ^ self.0[1])

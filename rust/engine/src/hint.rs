@@ -1,17 +1,17 @@
 //! Hints to the processor and the kernel about memory. They change speed, never results; the engine's only `unsafe`.
 #![allow(unsafe_code)]
 
-/// Asks the processor to fetch the cache line of `item`; a miss then overlaps with other work.
+/// Asks the processor to fetch the cache line of an item; a miss then overlaps with other work. Nothing happens for one that is not there.
 #[inline(always)]
-pub(crate) fn prefetch<T>(item: &T) {
+pub(crate) fn prefetch<T>(items: &[T], index: usize) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch has no effect but on caches, and the address comes from a reference.
+    // SAFETY: a prefetch has no effect but on caches, and cannot fault whatever the address is.
     unsafe {
         use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(item).cast());
+        _mm_prefetch::<_MM_HINT_T0>(items.as_ptr().wrapping_add(index).cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = item;
+    let _ = (items, index);
 }
 
 /// A vector with room for `capacity` items, for which the kernel is asked to use 2 MB pages: a random look-up in a large table

@@ -12,7 +12,7 @@
 //! | [`conntrack`], `affinity`, `fragment` | what is remembered of flows, clients and datagrams |
 //! | `decide` | first packets: pure, also what [`Engine::explain`] shows |
 //! | `rewrite`, [`refusal`] | what a translation and a refusal look like in bytes |
-//! | `ledger` | what is live of service ports and backends, and their counters |
+//! | `ledger`, `counters` | what is live of service ports and backends, and what was counted |
 //! | [`config`] | limits and policies of an engine |
 //! | `pipeline`, [`engine`] | the path of a packet; the public face |
 //! | `explain`, [`view`], [`checkpoint`] | why, what is there, and what outlives a restart |
@@ -24,6 +24,7 @@ pub mod checkpoint;
 mod clock;
 pub mod config;
 pub mod conntrack;
+mod counters;
 mod decide;
 pub mod engine;
 mod explain;

@@ -111,8 +111,7 @@ impl Address for Ipv6Addr {
 
 /// Both ends of a packet. Ports are 0 where the protocol has none; an ICMP echo request has its identifier as source port, its
 /// reply the same as destination port, so that the reply of a request is its mirror image.
-#[derive(Clone, Copy, Eq, Debug)]
-#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ends<A> {
     /// Source address.
     pub src: A,
@@ -122,18 +121,6 @@ pub struct Ends<A> {
     pub sport: u16,
     /// Destination port.
     pub dport: u16,
-}
-
-impl<A: PartialEq> PartialEq for Ends<A> {
-    /// Without branches between the parts: that some are equal and others not is rare where it matters.
-    #[inline(always)]
-    #[allow(clippy::needless_bitwise_bool)]
-    fn eq(&self, other: &Self) -> bool {
-        (self.src == other.src)
-            & (self.dst == other.dst)
-            & (self.sport == other.sport)
-            & (self.dport == other.dport)
-    }
 }
 
 impl<A: Address> Ends<A> {
@@ -154,6 +141,60 @@ impl<A: Address> Ends<A> {
     #[must_use]
     pub fn destination(self) -> SocketAddr {
         SocketAddr::new(self.dst.into(), self.dport)
+    }
+}
+
+impl<A: Address> From<Ends<A>> for Wired<A> {
+    #[inline]
+    fn from(ends: Ends<A>) -> Self {
+        let ([a, b], [c, d]) = (ends.sport.to_be_bytes(), ends.dport.to_be_bytes());
+        Self { src: ends.src, dst: ends.dst, ports: [a, b, c, d] }
+    }
+}
+
+/// [`Ends`] as they stand in a packet, so that they are compared and written as a whole.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Wired<A> {
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// Source and destination port, in network byte order.
+    pub ports: [u8; 4],
+}
+
+impl<A: Address> Eq for Wired<A> {}
+
+impl<A: Address> PartialEq for Wired<A> {
+    /// Without branches between the parts: that some are equal and others not is rare where it matters.
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        let addresses = (self.src.bits() ^ other.src.bits()) | (self.dst.bits() ^ other.dst.bits());
+        addresses | u128::from(u32::from_ne_bytes(self.ports) ^ u32::from_ne_bytes(other.ports)) == 0
+    }
+}
+
+impl<A: Address> Wired<A> {
+    /// The same pair, seen from the other side.
+    #[inline]
+    #[must_use]
+    pub fn reply(self) -> Self {
+        let ports = u32::from_ne_bytes(self.ports).rotate_left(16).to_ne_bytes();
+        Self { src: self.dst, dst: self.src, ports }
+    }
+
+    /// As numbers.
+    #[inline]
+    #[must_use]
+    pub fn ends(self) -> Ends<A> {
+        let [a, b, c, d] = self.ports;
+        Ends {
+            src: self.src,
+            dst: self.dst,
+            sport: u16::from_be_bytes([a, b]),
+            dport: u16::from_be_bytes([c, d]),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::conntrack::{FlowId, Hot};
 use crate::engine::Engine;
 use crate::ledger::Traffic;
 use crate::pipeline::Lane;
-use crate::tuple::Protocol;
+use crate::tuple::{Protocol, Wired};
 use crate::verdict::Cause;
 use crate::wire::Wire;
 
@@ -192,7 +192,7 @@ impl Engine {
     }
 
     fn matches<A: Wire>(&self, lane: &Lane<A>, id: FlowId, hot: &Hot<A>, filter: &Filter) -> bool {
-        let [original, reply] = &hot.ends;
+        let [original, reply] = hot.ends.map(Wired::ends);
         let is = |wanted: Option<IpAddr>, address: A| wanted.is_none_or(|wanted| wanted == address.into());
         let service = || self.service_name(lane.flows.cold(id).backend);
         filter.protocol.is_none_or(|protocol| protocol == hot.protocol)
@@ -206,7 +206,7 @@ impl Engine {
     pub(crate) fn flow<A: Wire>(&self, lane: &Lane<A>, id: FlowId) -> Flow {
         let (hot, cold) = (lane.flows.hot(id), lane.flows.cold(id));
         let now = self.core.clock.tick();
-        let [original, reply] = hot.ends;
+        let [original, reply] = hot.ends.map(Wired::ends);
         debug_assert!(hot.state != State::Free);
         Flow {
             protocol: hot.protocol,

@@ -10,7 +10,7 @@ pub mod sctp;
 pub mod tcp;
 pub mod udp;
 
-use crate::tuple::{Address, Ends, Protocol, Tuple};
+use crate::tuple::{Address, Ends, Protocol, Tuple, Wired};
 
 /// Why bytes are not a packet that can be processed. The sender is at fault, or the capture was cut.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -106,6 +106,18 @@ impl<A> Headers<A> {
     }
 }
 
+/// A packet of the most common shape: TCP or UDP right behind an IP header without options or extensions, no fragment. It has the ends,
+/// the protocol and the end that [`Wire::parse`] finds too; of TCP the header is not yet looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Plain<A> {
+    /// Addresses and ports.
+    pub ends: Wired<A>,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// Where the packet ends by its IP header.
+    pub end: u32,
+}
+
 /// A family's packets.
 pub trait Wire: Address {
     /// Reads the headers of `packet`.
@@ -114,10 +126,14 @@ pub trait Wire: Address {
     /// [`Malformed`] says what is wrong with it.
     fn parse(packet: &[u8]) -> Result<Headers<Self>, Malformed>;
 
-    /// The headers of a packet of the most common shape: TCP or UDP right behind an IP header without options or extensions, no
-    /// fragment. Whatever this returns, [`Wire::parse`] returns too, or an error that lies in the transport header. Cost: a few
-    /// comparisons; offsets are known to the compiler.
-    fn plain(packet: &[u8]) -> Option<Headers<Self>>;
+    /// The packet if it is a plain one. Cost: a few comparisons; offsets are known to the compiler.
+    fn plain(packet: &[u8]) -> Option<Plain<Self>>;
+
+    /// Where a plain packet has its ends; of another one it is a part that means something else, or `None`.
+    fn plain_ends(packet: &[u8]) -> Option<Wired<Self>>;
+
+    /// Gives a plain UDP packet new ends and the checksums that follow from them.
+    fn rewrite_plain_udp(packet: &mut [u8], to: &Wired<Self>, l3: checksum::Delta, l4: checksum::Delta);
 
     /// Reads a packet that is quoted in an ICMP error and so may be cut behind 8 bytes of transport header (RFC 792): its headers, or
     /// `None` when not even those are there. `end` is where the quote ends.

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use etherparse::{NetHeaders, PacketBuilder, PacketHeaders, TransportHeader};
 
 use kbe_nat_engine::tuple::Protocol;
-use kbe_nat_engine::wire::{Layer4, Wire};
+use kbe_nat_engine::wire::{Headers, Layer4, Plain, Wire};
 use kbe_nat_engine::{Action, Cause, ChecksumState, Config, Meta};
 use proptest::prelude::{Just, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use scene::*;
@@ -712,12 +712,12 @@ proptest! {
         let (source, destination) = if family == Family::V4 {
             let headers = Ipv4Addr::parse(&packet).expect("whole");
             prop_assert_eq!(headers.layer4, kind);
-            prop_assert_eq!(Ipv4Addr::plain(&packet), Some(headers));
+            prop_assert!(is_told(Ipv4Addr::plain(&packet), &headers));
             (headers.tuple.ends.source(), headers.tuple.ends.destination())
         } else {
             let headers = Ipv6Addr::parse(&packet).expect("whole");
             prop_assert_eq!(headers.layer4, kind);
-            prop_assert_eq!(Ipv6Addr::plain(&packet), Some(headers));
+            prop_assert!(is_told(Ipv6Addr::plain(&packet), &headers));
             (headers.tuple.ends.source(), headers.tuple.ends.destination())
         };
         prop_assert_eq!((source, destination), (client, vip));
@@ -884,4 +884,13 @@ fn f87_garbage_of_every_length() {
         }
     }
     assert_eq!(scene.engine.actions().map(|(_, count)| count).sum::<u64>(), count, "each has a verdict");
+}
+
+/// Whether a plain packet is what its headers say.
+fn is_told<A: Wire>(plain: Option<Plain<A>>, headers: &Headers<A>) -> bool {
+    plain.is_some_and(|plain| {
+        plain.ends.ends() == headers.tuple.ends
+            && plain.protocol == headers.tuple.protocol
+            && plain.end == headers.end
+    })
 }

@@ -51,11 +51,12 @@ impl Delta {
     #[inline]
     #[must_use]
     pub fn update_udp(self, checksum: [u8; 2]) -> [u8; 2] {
-        if u16::from_ne_bytes(checksum) == 0 {
-            return checksum;
-        }
-        let updated = u16::from_ne_bytes(self.update(checksum));
-        (if updated == 0 { 0xffff } else { updated }).to_ne_bytes()
+        let sum = match (u16::from_ne_bytes(checksum), u16::from_ne_bytes(self.update(checksum))) {
+            (0, _) => 0,
+            (_, 0) => 0xffff,
+            (_, updated) => updated,
+        };
+        sum.to_ne_bytes()
     }
 }
 

@@ -3,8 +3,8 @@
 use std::net::Ipv4Addr;
 
 use super::checksum::Delta;
-use super::{Fragment, Headers, Layer4, Malformed, Wire, headers, quoted_transport, transport};
-use crate::tuple::Protocol;
+use super::{Fragment, Headers, Layer4, Malformed, Plain, Wire, headers, quoted_transport, transport, udp};
+use crate::tuple::{Protocol, Wired};
 
 /// The header without options.
 pub const MIN_HEADER: usize = 20;
@@ -13,6 +13,10 @@ pub const CHECKSUM: usize = 10;
 /// Where both addresses stand.
 pub const ADDRESSES: usize = 12;
 
+/// Header and UDP header of a plain packet.
+const PLAIN: usize = MIN_HEADER + udp::HEADER;
+/// What of the first eight bytes tells a plain packet: version and header length, and the fragment field without DF.
+const SHAPE: u64 = 0xff00_0000_0000_0000 | (MORE_FRAGMENTS | OFFSET) as u64;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
 
@@ -37,21 +41,43 @@ impl Wire for Ipv4Addr {
     }
 
     #[inline(always)]
-    fn plain(packet: &[u8]) -> Option<Headers<Self>> {
-        let header: &[u8; MIN_HEADER + 8] = packet.first_chunk()?;
-        let protocol = Protocol(header[9]);
-        let end = u16::from_be_bytes([header[2], header[3]]);
-        let is_fragment = u16::from_ne_bytes([header[6], header[7]]) & (MORE_FRAGMENTS | OFFSET).to_be() != 0;
-        let is_known = protocol == Protocol::UDP || protocol == Protocol::TCP;
-        let fits = usize::from(end) <= packet.len() && usize::from(end) >= header.len();
-        if header[0] != 0x45 || is_fragment || !is_known || !fits {
+    fn plain(packet: &[u8]) -> Option<Plain<Self>> {
+        let header: &[u8; PLAIN] = packet.first_chunk()?;
+        // Version and header length, total length, and the fragment field, at once.
+        let [a, b, c, d, e, f, g, h, ..] = *header;
+        let word = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+        let is_shaped = word & SHAPE == 0x4500_0000_0000_0000;
+        let end = (word >> 32) as usize & 0xffff;
+        if !is_shaped || end > packet.len() || end < PLAIN {
             return None;
         }
-        let layer4 = if protocol == Protocol::UDP { Layer4::Udp } else { Layer4::Tcp };
-        let src = Self::new(header[12], header[13], header[14], header[15]);
-        let dst = Self::new(header[16], header[17], header[18], header[19]);
-        let (sport, dport) = super::ports([header[20], header[21], header[22], header[23]]);
-        Some(headers((src, dst, protocol), (layer4, sport, dport), (MIN_HEADER, end.into()), false))
+        let protocol = Protocol(header[9]);
+        let is_known = match protocol {
+            Protocol::UDP => {
+                let length = usize::from(u16::from_be_bytes([header[24], header[25]]));
+                length >= udp::HEADER && length <= end - MIN_HEADER
+            }
+            protocol => protocol == Protocol::TCP,
+        };
+        is_known.then_some(Plain { ends: ends(header), protocol, end: end as u32 })
+    }
+
+    #[inline(always)]
+    fn plain_ends(packet: &[u8]) -> Option<Wired<Self>> {
+        packet.first_chunk().map(ends)
+    }
+
+    #[inline(always)]
+    fn rewrite_plain_udp(packet: &mut [u8], to: &Wired<Self>, l3: Delta, l4: Delta) {
+        let Some(header) = packet.first_chunk_mut::<PLAIN>() else { return };
+        let sum = l3.update([header[CHECKSUM], header[CHECKSUM + 1]]);
+        header[CHECKSUM..CHECKSUM + 2].copy_from_slice(&sum);
+        header[ADDRESSES..ADDRESSES + 4].copy_from_slice(&to.src.octets());
+        header[ADDRESSES + 4..ADDRESSES + 8].copy_from_slice(&to.dst.octets());
+        header[MIN_HEADER..MIN_HEADER + 4].copy_from_slice(&to.ports);
+        let place = MIN_HEADER + udp::CHECKSUM;
+        let sum = l4.update_udp([header[place], header[place + 1]]);
+        header[place..place + 2].copy_from_slice(&sum);
     }
 
     fn parse_quoted(quote: &[u8]) -> Option<Headers<Self>> {
@@ -86,6 +112,15 @@ impl Wire for Ipv4Addr {
         header[ADDRESSES + 4..ADDRESSES + 8].copy_from_slice(&dst.octets());
         let updated = delta.update([header[CHECKSUM], header[CHECKSUM + 1]]);
         header[CHECKSUM..CHECKSUM + 2].copy_from_slice(&updated);
+    }
+}
+
+#[inline(always)]
+fn ends(header: &[u8; PLAIN]) -> Wired<Ipv4Addr> {
+    Wired {
+        src: Ipv4Addr::new(header[12], header[13], header[14], header[15]),
+        dst: Ipv4Addr::new(header[16], header[17], header[18], header[19]),
+        ports: [header[20], header[21], header[22], header[23]],
     }
 }
 

@@ -3,8 +3,8 @@
 use std::net::Ipv6Addr;
 
 use super::checksum::Delta;
-use super::{Fragment, Headers, Layer4, Malformed, Wire, headers, quoted_transport, transport};
-use crate::tuple::Protocol;
+use super::{Fragment, Headers, Layer4, Malformed, Plain, Wire, headers, quoted_transport, transport, udp};
+use crate::tuple::{Protocol, Wired};
 
 /// The fixed header.
 pub const HEADER: usize = 40;
@@ -12,6 +12,9 @@ pub const HEADER: usize = 40;
 pub const ADDRESSES: usize = 8;
 /// Extension headers that are followed; more are malformed. RFC 8200, 4.1 knows seven.
 pub const MAX_EXTENSIONS: usize = 8;
+
+/// Header and UDP header of a plain packet.
+const PLAIN: usize = HEADER + udp::HEADER;
 
 impl Wire for Ipv6Addr {
     fn parse(packet: &[u8]) -> Result<Headers<Self>, Malformed> {
@@ -31,18 +34,38 @@ impl Wire for Ipv6Addr {
     }
 
     #[inline(always)]
-    fn plain(packet: &[u8]) -> Option<Headers<Self>> {
-        let header: &[u8; HEADER + 8] = packet.first_chunk()?;
+    fn plain(packet: &[u8]) -> Option<Plain<Self>> {
+        let header: &[u8; PLAIN] = packet.first_chunk()?;
         let protocol = Protocol(header[6]);
-        let end = HEADER + usize::from(u16::from_be_bytes([header[4], header[5]]));
-        let is_known = protocol == Protocol::UDP || protocol == Protocol::TCP;
-        if header[0] >> 4 != 6 || !is_known || end > packet.len() || end < header.len() {
+        let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
+        let end = HEADER + length;
+        if header[0] >> 4 != 6 || end > packet.len() || end < PLAIN {
             return None;
         }
-        let layer4 = if protocol == Protocol::UDP { Layer4::Udp } else { Layer4::Tcp };
-        let (src, dst) = fixed(header.first_chunk()?)?;
-        let (sport, dport) = super::ports([header[40], header[41], header[42], header[43]]);
-        Some(headers((src, dst, protocol), (layer4, sport, dport), (HEADER, end), false))
+        let is_known = match protocol {
+            Protocol::UDP => {
+                let own = usize::from(u16::from_be_bytes([header[HEADER + 4], header[HEADER + 5]]));
+                own >= udp::HEADER && own <= length
+            }
+            protocol => protocol == Protocol::TCP,
+        };
+        is_known.then_some(Plain { ends: ends(header)?, protocol, end: end as u32 })
+    }
+
+    #[inline(always)]
+    fn plain_ends(packet: &[u8]) -> Option<Wired<Self>> {
+        packet.first_chunk().and_then(ends)
+    }
+
+    #[inline(always)]
+    fn rewrite_plain_udp(packet: &mut [u8], to: &Wired<Self>, _: Delta, l4: Delta) {
+        let Some(header) = packet.first_chunk_mut::<PLAIN>() else { return };
+        header[ADDRESSES..ADDRESSES + 16].copy_from_slice(&to.src.octets());
+        header[ADDRESSES + 16..HEADER].copy_from_slice(&to.dst.octets());
+        header[HEADER..HEADER + 4].copy_from_slice(&to.ports);
+        let place = HEADER + udp::CHECKSUM;
+        let sum = l4.update_udp([header[place], header[place + 1]]);
+        header[place..place + 2].copy_from_slice(&sum);
     }
 
     fn parse_quoted(quote: &[u8]) -> Option<Headers<Self>> {
@@ -71,6 +94,12 @@ impl Wire for Ipv6Addr {
         header[ADDRESSES..ADDRESSES + 16].copy_from_slice(&src.octets());
         header[ADDRESSES + 16..HEADER].copy_from_slice(&dst.octets());
     }
+}
+
+#[inline(always)]
+fn ends(header: &[u8; PLAIN]) -> Option<Wired<Ipv6Addr>> {
+    let (src, dst) = fixed(header.first_chunk()?)?;
+    Some(Wired { src, dst, ports: [header[40], header[41], header[42], header[43]] })
 }
 
 struct Walk {

@@ -1,0 +1,38 @@
+//! What happened to packets and flows since the start.
+
+use crate::verdict::{Action, Cause, Verdict};
+
+/// What happened so far.
+#[derive(Clone, Debug)]
+pub(crate) struct Counters {
+    /// By action and cause, see [`Counters::place`].
+    verdicts: [u64; 256],
+    pub(crate) expired: u64,
+    pub(crate) evicted: u64,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self { verdicts: [0; 256], expired: 0, evicted: 0 }
+    }
+}
+
+impl Counters {
+    #[inline]
+    pub(crate) fn count(&mut self, verdict: Verdict) {
+        let count = &mut self.verdicts[Self::place(verdict.action, verdict.cause)];
+        *count = count.wrapping_add(1);
+    }
+
+    /// Packets with this action and cause.
+    pub(crate) fn of(&self, action: Action, cause: Cause) -> u64 {
+        self.verdicts[Self::place(action, cause)]
+    }
+
+    /// Three bits of action, five of cause.
+    #[inline(always)]
+    fn place(action: Action, cause: Cause) -> usize {
+        const { assert!(Action::ALL.len() <= 8 && Cause::COUNT <= 32) };
+        usize::from((action as u8) << 5 | cause as u8)
+    }
+}

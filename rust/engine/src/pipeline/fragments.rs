@@ -1,0 +1,77 @@
+//! Fragments: the first one of a datagram is decided like a whole packet, the others follow it (F78 to F80).
+
+use super::{Core, Lane, Meta};
+use crate::fragment::{Admission, DatagramId, Fate, Released};
+use crate::rewrite;
+use crate::tuple::Protocol;
+use crate::verdict::{Action, Cause, Verdict};
+use crate::wire::{Headers, Wire};
+
+impl Core {
+    #[inline(never)]
+    pub(super) fn fragment<A: Wire>(
+        &mut self,
+        lane: &mut Lane<A>,
+        headers: &Headers<A>,
+        packet: &mut [u8],
+        meta: Meta,
+    ) -> Verdict {
+        let Some(fragment) = A::fragment(packet) else { return Verdict::drop(Cause::Malformed) };
+        let id = DatagramId::new(headers, &fragment);
+        let verdict = match lane.fragments.admit(id, &fragment, self.clock.tick()) {
+            Admission::Follow(fate) => follow(fate, packet),
+            Admission::Wait => match lane.fragments.hold(&id, packet) {
+                Some(ticket) => Verdict { ticket, ..Verdict::new(Action::Hold, Cause::FragmentHeld) },
+                None => Verdict::drop(Cause::FragmentLimit),
+            },
+            Admission::Decide => {
+                let verdict = self.datagram(lane, headers, packet, meta);
+                let fate = fate(headers, verdict, packet);
+                for mut held in lane.fragments.settle(id, fate) {
+                    let verdict = follow(fate, &mut held.packet);
+                    self.release(held.ticket, verdict, held.packet);
+                }
+                verdict
+            }
+        };
+        self.release_given_up(lane);
+        verdict
+    }
+
+    /// Hands out the held fragments of datagrams that were given up.
+    pub(crate) fn release_given_up<A: Wire>(&mut self, lane: &mut Lane<A>) {
+        for (held, cause) in lane.fragments.take_given_up() {
+            self.release(held.ticket, Verdict::drop(cause), held.packet);
+        }
+    }
+
+    fn release(&mut self, ticket: u32, verdict: Verdict, packet: Vec<u8>) {
+        self.counters.count(verdict);
+        self.released.push(Released { ticket, verdict, packet });
+    }
+}
+
+/// What the later fragments of a datagram get after its first one got `verdict`; `packet` is the first one, rewritten.
+fn fate<A: Wire>(headers: &Headers<A>, verdict: Verdict, packet: &[u8]) -> Fate<A> {
+    match (verdict.action, A::parse(packet)) {
+        (Action::Translate, Ok(sent)) => {
+            let (from, to) = (headers.tuple.ends, sent.tuple.ends);
+            let (l3, _) = rewrite::deltas(Protocol::UDP, &from, &to);
+            Fate::Translate { src: to.src, dst: to.dst, l3, flags: verdict.flags & !Verdict::NEW }
+        }
+        (Action::Accept, _) => Fate::Pass,
+        _ => Fate::Refused(Cause::FragmentRefused),
+    }
+}
+
+/// Gives a later fragment its datagram's fate.
+fn follow<A: Wire>(fate: Fate<A>, packet: &mut [u8]) -> Verdict {
+    match fate {
+        Fate::Pass => Verdict::new(Action::Accept, Cause::NotOurs),
+        Fate::Refused(cause) => Verdict::drop(cause),
+        Fate::Translate { src, dst, l3, flags } => {
+            A::write_addresses(packet, src, dst, l3);
+            Verdict { flags, ..Verdict::new(Action::Translate, Cause::Fragment) }
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! First packets: what is to be done with them, and the flows that they open.
+
+use super::{Core, Lane, Meta, is_torn, translate};
+use crate::affinity::Sticky;
+use crate::backend::Backend;
+use crate::balance::{Request, stable_hash_address, stable_hash_tuple};
+use crate::clock::ticks;
+use crate::conntrack::index::IndexFull;
+use crate::conntrack::ports::Remote;
+use crate::conntrack::state::State;
+use crate::conntrack::tcp::Tracking;
+use crate::conntrack::{FlowId, Hot, InsertError};
+use crate::decide::{self, Decision, Question, Serve, Silent, Trace};
+use crate::ledger::ListLoads;
+use crate::rewrite;
+use crate::rng::Rng;
+use crate::tuple::{Direction, Ends, Tuple};
+use crate::verdict::{Action, Cause, Verdict};
+use crate::wire::tcp::{Flags, Segment};
+use crate::wire::{Headers, Layer4, Wire, sctp};
+
+impl Core {
+    /// A packet that belongs to no flow.
+    #[inline(never)]
+    pub(super) fn first<A: Wire>(
+        &mut self,
+        lane: &mut Lane<A>,
+        headers: &Headers<A>,
+        packet: &mut [u8],
+        meta: Meta,
+    ) -> Verdict {
+        let question = question(headers, packet, meta);
+        match decide::decide(&self.table, &question, self.config.midstream, &mut Silent) {
+            Decision::Pass => Verdict::new(Action::Accept, Cause::NotOurs),
+            Decision::Refuse { action, cause, service } => {
+                if let Some(service) = service {
+                    self.ledger.refuse(self.ledger.number(service), cause);
+                }
+                Verdict::new(action, cause)
+            }
+            Decision::Serve(serve) => {
+                let number = self.ledger.number(serve.service);
+                match self.open(lane, headers, number, &serve, &question, packet) {
+                    Ok(id) => {
+                        let verdict = translate(
+                            lane.flows.hot(id),
+                            headers,
+                            Direction::Original,
+                            Cause::New,
+                            packet,
+                            meta,
+                        );
+                        Verdict { flags: verdict.flags | Verdict::NEW, ..verdict }
+                    }
+                    Err(verdict) => {
+                        self.ledger.refuse(number, verdict.cause);
+                        verdict
+                    }
+                }
+            }
+        }
+    }
+
+    /// Chooses a backend and enters the flow.
+    #[allow(clippy::too_many_arguments)]
+    fn open<A: Wire>(
+        &mut self,
+        lane: &mut Lane<A>,
+        headers: &Headers<A>,
+        number: u32,
+        serve: &Serve,
+        question: &Question,
+        packet: &[u8],
+    ) -> Result<FlowId, Verdict> {
+        let now = self.clock.tick();
+        let client = (number, question.src.ip());
+        let index = self
+            .pick(number, serve, question, None, &mut Silent)
+            .ok_or(Verdict::new(Action::Reject, Cause::NoEndpoints))?;
+        let Some(service) = self.ledger.service(number) else {
+            return Err(Verdict::drop(Cause::NoEndpoints));
+        };
+        let id = service.backends[serve.scope as usize][index];
+        let backend = service.service.set(serve.scope).backends()[index];
+        let affinity = service.service.spec().affinity;
+        let masquerade = serve.masquerade || decide::is_hairpin(question.src.ip(), &backend);
+        let ends = headers.tuple.ends;
+        let sent = addressed(headers, &backend).ok_or(Verdict::drop(Cause::NoEndpoints))?;
+        // Most flows keep their source; where the answer's tuple belongs is fetched while there is other work.
+        lane.flows.prefetch_index(lane.flows.hash(&sent.reply().into(), headers.tuple.protocol));
+        if let Some(seconds) = affinity {
+            let birth = self.ledger.backend(id).birth;
+            let deadline = now.saturating_add(ticks(seconds.into()));
+            self.affinity.put(Sticky { client, backend: (id, birth), deadline }, now);
+        }
+        let (state, tracking) = opening::<A>(headers, packet);
+        let mut rng = self.rng.clone();
+        let Place { victim, sent, leased, by_mark } =
+            self.place(lane, headers, sent, masquerade, &mut rng)?;
+        self.rng = rng;
+        // Only now, so that a flow that is refused costs no other its place.
+        if let Some(victim) = victim {
+            self.end_flow(lane, victim);
+            self.counters.evicted += 1;
+        }
+        let (l3, l4) = rewrite::deltas(headers.tuple.protocol, &ends, &sent);
+        let hot = Hot {
+            ends: [ends.into(), sent.reply().into()],
+            deadline: now.saturating_add(self.config.timeouts.of(state)),
+            generation: self.generation,
+            l3,
+            l4,
+            protocol: headers.tuple.protocol,
+            state,
+            flags: if by_mark { Hot::<A>::MASQUERADE } else { 0 }
+                | if leased.is_some() { Hot::<A>::LEASED } else { 0 },
+            packets: [1, 0],
+            bytes: [headers.end.into(), 0],
+        };
+        let flow = lane.flows.insert(hot, now, id, tracking).map_err(|error| {
+            Verdict::drop(match error {
+                InsertError::Full => Cause::TableFull,
+                InsertError::Chain(IndexFull) => Cause::HashChain,
+            })
+        })?;
+        if let Some((remote, port)) = leased {
+            self.leases.take(remote, port);
+        }
+        if self.config.max_flows_per_source.is_some() {
+            *lane.sources.entry(ends.src).or_default() += 1;
+        }
+        self.ledger.open_flow(id);
+        Ok(flow)
+    }
+
+    /// The chosen backend's position in its list. With `state` the choice is made on that copy and nothing is remembered.
+    pub(crate) fn pick(
+        &mut self,
+        number: u32,
+        serve: &Serve,
+        question: &Question,
+        state: Option<&mut crate::balance::State>,
+        trace: &mut impl Trace,
+    ) -> Option<usize> {
+        let (record, backends) = self.ledger.choosing(number)?;
+        let ids = &record.backends[serve.scope as usize];
+        let spec = record.service.spec();
+        let remembered = spec
+            .affinity
+            .and_then(|_| self.affinity.get(&(number, question.src.ip()), self.clock.tick()))
+            .filter(|&(id, birth)| backends[id as usize].birth == birth)
+            .and_then(|(id, _)| ids.iter().position(|&known| known == id));
+        // Only choices that all nodes agree on are made by hash.
+        let (source, flow) = if serve.is_midstream || spec.strategy.is_consistent() {
+            (
+                stable_hash_address(question.src.ip(), CONSISTENT_SEED),
+                stable_hash_tuple(question.protocol.0, question.src, question.dst, CONSISTENT_SEED),
+            )
+        } else {
+            (0, 0)
+        };
+        let request = Request { source, flow, loads: &ListLoads { ids, records: backends } };
+        let state = state.unwrap_or(&mut record.states[serve.scope as usize]);
+        decide::choose(&record.service, serve, remembered, &request, state, trace)
+    }
+
+    /// Whether there is room for one more flow of this source, under its limit; and which flow is to be evicted for it, if need be:
+    /// the oldest unassured one.
+    fn room<A: Wire>(&self, lane: &Lane<A>, source: A) -> Result<Option<FlowId>, Verdict> {
+        if let Some(limit) = self.config.max_flows_per_source
+            && lane.sources.get(&source).is_some_and(|&flows| flows >= limit)
+        {
+            return Err(Verdict::drop(Cause::SourceLimit));
+        }
+        if lane.flows.len() < self.config.max_flows && lane.flows.unassured() < self.config.max_unassured {
+            return Ok(None);
+        }
+        lane.flows.oldest_unassured().map(Some).ok_or(Verdict::drop(Cause::TableFull))
+    }
+
+    /// Room and ends for one more flow, which changes nothing yet: `explain` asks the same. `sent` is what the backend gets if the source stays.
+    pub(crate) fn place<A: Wire>(
+        &self,
+        lane: &Lane<A>,
+        headers: &Headers<A>,
+        sent: Ends<A>,
+        masquerade: bool,
+        rng: &mut Rng,
+    ) -> Result<Place<A>, Verdict> {
+        let victim = self.room(lane, headers.tuple.ends.src)?;
+        let (sent, leased, by_mark) = self.source(lane, headers, sent, masquerade, rng)?;
+        if is_torn(headers, &sent) {
+            return Err(Verdict::drop(Cause::FragmentRefused));
+        }
+        Ok(Place { victim, sent, leased, by_mark })
+    }
+
+    /// The ends of the packet that the backend gets: the source as it is, or masqueraded, or with another port where the
+    /// backend's answers could not be told from those of another flow (F32, F35). Also the lease, and whether the sender masquerades.
+    #[allow(clippy::type_complexity)]
+    fn source<A: Wire>(
+        &self,
+        lane: &Lane<A>,
+        headers: &Headers<A>,
+        sent: Ends<A>,
+        masquerade: bool,
+        rng: &mut Rng,
+    ) -> Result<(Ends<A>, Option<(Remote, u16)>, bool), Verdict> {
+        let snat =
+            if masquerade { self.config.snat.iter().find_map(|&address| A::from_ip(address)) } else { None };
+        let by_mark = masquerade && snat.is_none();
+        let protocol = headers.tuple.protocol;
+        let sent = Ends { src: snat.unwrap_or(sent.src), ..sent };
+        let is_free = |port: u16| {
+            let reply = Tuple { ends: Ends { sport: port, ..sent }.reply(), protocol };
+            lane.flows.find(&reply).is_none()
+        };
+        if snat.is_none() && is_free(sent.sport) {
+            return Ok((sent, None, by_mark));
+        }
+        let remote = Remote { protocol, source: sent.src.into(), backend: sent.destination() };
+        let has_port = headers.layer4 != Layer4::Portless;
+        if !has_port {
+            return if is_free(0) {
+                Ok((sent, None, by_mark))
+            } else {
+                Err(Verdict::drop(Cause::PortsExhausted))
+            };
+        }
+        let port = self
+            .leases
+            .find(&remote, sent.sport, rng, is_free)
+            .ok_or(Verdict::drop(Cause::PortsExhausted))?;
+        Ok((Ends { sport: port, ..sent }, Some((remote, port)), by_mark))
+    }
+}
+
+/// What a new flow gets.
+pub(crate) struct Place<A> {
+    /// The flow that gives way to it.
+    pub(crate) victim: Option<FlowId>,
+    /// The ends of the packet that the backend gets.
+    pub(crate) sent: Ends<A>,
+    leased: Option<(Remote, u16)>,
+    by_mark: bool,
+}
+
+/// The ends of a packet on its way to a backend, its source as it is; `None` for a backend of the other family.
+pub(crate) fn addressed<A: Wire>(headers: &Headers<A>, backend: &Backend) -> Option<Ends<A>> {
+    let ends = headers.tuple.ends;
+    let has_port = !matches!(headers.layer4, Layer4::Portless | Layer4::EchoRequest);
+    let dport = if has_port { backend.address.port() } else { ends.dport };
+    Some(Ends { dst: A::from_ip(backend.address.ip())?, dport, ..ends })
+}
+
+/// What a first packet asks.
+pub(crate) fn question<A: Wire>(headers: &Headers<A>, packet: &[u8], meta: Meta) -> Question {
+    let ends = headers.tuple.ends;
+    let flags = match headers.layer4 {
+        Layer4::Tcp => headers.transport(packet).get(13).copied().map(Flags),
+        _ => None,
+    };
+    Question {
+        protocol: headers.tuple.protocol,
+        src: ends.source(),
+        dst: ends.destination(),
+        interface: meta.interface,
+        flags,
+    }
+}
+
+/// State and tracking of a flow that begins with this packet.
+fn opening<A: Wire>(headers: &Headers<A>, packet: &[u8]) -> (State, Tracking) {
+    let bytes = headers.transport(packet);
+    match (headers.layer4, Segment::parse(bytes)) {
+        (Layer4::Tcp, Some(segment)) => Tracking::opening(&segment),
+        (layer4, _) => (State::opening::<A>(layer4, sctp::first_chunk(bytes)), Tracking::default()),
+    }
+}
+
+/// Under which consistent strategies hash clients: the same on every node, so that all nodes agree.
+const CONSISTENT_SEED: u64 = 0;

@@ -1,0 +1,68 @@
+//! ICMP errors: they belong to the flow of the packet that they quote, and neither open nor refresh one.
+
+use super::{Core, Lane};
+use crate::conntrack::FlowId;
+use crate::rewrite::icmp_error;
+use crate::tuple::Direction;
+use crate::verdict::{Action, Cause, Verdict};
+use crate::wire::{Headers, Layer4, Wire};
+
+impl Core {
+    #[inline(never)]
+    pub(super) fn icmp_error<A: Wire>(
+        &mut self,
+        lane: &Lane<A>,
+        headers: &Headers<A>,
+        packet: &mut [u8],
+    ) -> Verdict {
+        match self.related(lane, headers, packet) {
+            Related::To { quote, flow, direction } => {
+                let hot = lane.flows.hot(flow);
+                let sent = hot.ends(direction.opposite());
+                icmp_error::apply(packet, headers, &quote, &sent);
+                let reply = if direction == Direction::Reply { Verdict::REPLY } else { 0 };
+                Verdict { flags: Verdict::FLOW | reply, ..Verdict::new(Action::Translate, Cause::Related) }
+            }
+            Related::Verdict(verdict) => verdict,
+        }
+    }
+
+    /// Which flow an ICMP error is about, and the way the error travels. Changes nothing.
+    pub(crate) fn related<A: Wire>(&self, lane: &Lane<A>, headers: &Headers<A>, packet: &[u8]) -> Related<A> {
+        if !icmp_error::is_intact(packet, headers) {
+            return Related::Verdict(Verdict::drop(Cause::BadIcmp));
+        }
+        let is_frontend = self.table.is_frontend(headers.tuple.ends.dst.into());
+        let unmatched = if is_frontend {
+            Verdict::drop(Cause::IcmpUnmatched)
+        } else {
+            Verdict::new(Action::Accept, Cause::NotOurs)
+        };
+        let Some(quote) = icmp_error::quoted(packet, headers).filter(icmp_error::is_translatable) else {
+            return Related::Verdict(unmatched);
+        };
+        if quote.layer4 == Layer4::IcmpError {
+            return Related::Verdict(Verdict::drop(Cause::BadIcmp));
+        }
+        let answer = quote.tuple.reply();
+        let now = self.clock.tick();
+        match lane.flows.find(&answer) {
+            Some((flow, direction)) if !lane.flows.hot(flow).is_expired(now) => {
+                // An error goes to who sent the quoted packet (RFC 5508, REQ-4 to 6).
+                if headers.tuple.ends.dst != quote.tuple.ends.src {
+                    return Related::Verdict(Verdict::drop(Cause::BadIcmp));
+                }
+                Related::To { quote, flow, direction }
+            }
+            _ => Related::Verdict(unmatched),
+        }
+    }
+}
+
+/// What an ICMP error is about.
+pub(crate) enum Related<A> {
+    /// A packet of this flow; the error travels in `direction`.
+    To { quote: Headers<A>, flow: FlowId, direction: Direction },
+    /// No flow.
+    Verdict(Verdict),
+}

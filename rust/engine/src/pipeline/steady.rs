@@ -1,0 +1,120 @@
+//! The short cut for what most packets of UDP are: plain, of a flow that is known, and nothing moves but its deadline.
+
+use super::{Core, Lane, flow_flags, malformed};
+use crate::conntrack::index::Entry;
+use crate::engine::Packet;
+use crate::rewrite::ChecksumState;
+use crate::tuple::{Protocol, Wired};
+use crate::verdict::{Action, Cause, Verdict};
+use crate::wire::Wire;
+
+/// A packet on its way to its flow: what is remembered of it while memory is fetched.
+#[derive(Clone, Copy)]
+pub(crate) struct Candidate {
+    hash: u64,
+    guess: Entry,
+    /// Where a plain packet ends.
+    end: u16,
+    /// TCP or UDP of a plain packet, or none that is known.
+    protocol: Protocol,
+}
+
+impl Candidate {
+    /// No plain packet.
+    pub(crate) const OTHER: Self = Self { hash: 0, guess: Entry::NONE, end: 0, protocol: Protocol(0) };
+
+    /// `None`: the packet is no plain one.
+    #[inline(always)]
+    pub(crate) fn of<A: Wire>(lane: &Lane<A>, packet: &[u8]) -> Option<Self> {
+        let plain = A::plain(packet)?;
+        let hash = lane.flows.hash(&plain.ends, plain.protocol);
+        // The longest packets of IPv6 take the long way.
+        let end = u16::try_from(plain.end).ok()?;
+        Some(Self { hash, guess: Entry::NONE, end, protocol: plain.protocol })
+    }
+
+    /// Fetches the part of the index that leads to the flow.
+    #[inline(always)]
+    pub(crate) fn fetch_index<A: Wire>(&self, lane: &Lane<A>) {
+        lane.flows.prefetch_index(self.hash);
+    }
+
+    /// Fetches the flow that is probably meant, and remembers which.
+    #[inline(always)]
+    pub(crate) fn fetch_flow<A: Wire>(&mut self, lane: &Lane<A>) {
+        self.guess = lane.flows.guess(self.hash);
+        lane.flows.prefetch_flow(self.guess, self.protocol == Protocol::TCP);
+    }
+}
+
+impl Core {
+    /// Decides about a packet, counts it and rewrites it.
+    #[inline(always)]
+    pub(crate) fn process<A: Wire>(
+        &mut self,
+        lane: &mut Lane<A>,
+        candidate: &Candidate,
+        packet: &mut Packet<'_>,
+    ) -> Verdict {
+        if candidate.protocol != Protocol::UDP || packet.meta.checksum != ChecksumState::Complete {
+            return self.any(lane, packet.bytes, packet.meta);
+        }
+        match self.steady(lane, candidate.guess, candidate.end, packet.bytes) {
+            Some(verdict) => verdict,
+            None => self.unsteady(lane, candidate, packet),
+        }
+    }
+
+    /// A plain UDP packet of a steady flow. `None`: it is not, or not of this one, and nothing was done.
+    #[inline(always)]
+    fn steady<A: Wire>(
+        &mut self,
+        lane: &mut Lane<A>,
+        entry: Entry,
+        end: u16,
+        packet: &mut [u8],
+    ) -> Option<Verdict> {
+        let ends = A::plain_ends(packet)?;
+        let hot = lane.flows.meant_mut(entry, &ends, Protocol::UDP)?;
+        let (now, direction) = (self.clock.tick(), entry.direction());
+        if hot.is_expired(now) || hot.generation != self.generation || !hot.is_steady(direction) {
+            return None;
+        }
+        let is_counted = hot.count(direction, end.into());
+        hot.deadline = now.saturating_add(self.config.timeouts.of(hot.state));
+        let (l3, l4) = hot.deltas(direction);
+        A::rewrite_plain_udp(packet, &hot.rewritten(direction), l3, l4);
+        let flags = flow_flags(hot, direction);
+        let verdict = Verdict::new(Action::Translate, Cause::Established);
+        self.counters.count(verdict);
+        if !is_counted {
+            lane.flows.carry_packets(entry.flow(), direction);
+        }
+        Some(Verdict { flags, ..verdict })
+    }
+
+    /// A plain UDP packet for which the guess was wrong, or whose flow is not steady, or unknown.
+    #[inline(never)]
+    fn unsteady<A: Wire>(
+        &mut self,
+        lane: &mut Lane<A>,
+        candidate: &Candidate,
+        packet: &mut Packet<'_>,
+    ) -> Verdict {
+        let ends: Option<Wired<A>> = A::plain_ends(packet.bytes);
+        match ends.and_then(|ends| lane.flows.entry(&ends, Protocol::UDP)) {
+            Some(entry) if entry != candidate.guess => self
+                .steady(lane, entry, candidate.end, packet.bytes)
+                .unwrap_or_else(|| self.any(lane, packet.bytes, packet.meta)),
+            Some(_) => self.any(lane, packet.bytes, packet.meta),
+            None => {
+                let verdict = match A::parse(packet.bytes) {
+                    Ok(headers) => self.first(lane, &headers, packet.bytes, packet.meta),
+                    Err(why) => malformed(why),
+                };
+                self.counters.count(verdict);
+                verdict
+            }
+        }
+    }
+}
