@@ -64,7 +64,7 @@ def test_people_see_the_answers() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", [0.3, 0.6, 1.5])
+@pytest.mark.parametrize("moment", [0.0, 0.3, 1.0])
 def test_an_interrupted_demo_leaves_nothing(number: signal.Signals, moment: float) -> None:
     process = subprocess.Popen(
         [*DEMO, "--requests", "100000"],
@@ -72,6 +72,10 @@ def test_an_interrupted_demo_leaves_nothing(number: signal.Signals, moment: floa
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
+    # Until Python has found our code, a signal is its own affair.
+    while not namespaces():
+        assert process.poll() is None
+        time.sleep(0.01)
     time.sleep(moment)
     # Like Ctrl-C at a terminal: everybody in the process group gets it.
     os.killpg(process.pid, number)

@@ -86,7 +86,7 @@ class Cluster:
         pod.call("ip", "address", "add", f"{target.address}/{bridge.network.prefixlen}", "dev", "eth0")
         pod.call("ip", "link", "set", "eth0", "up")
         pod.call("ip", "route", "add", "default", "via", str(bridge.ip))
-        return pod.start((sys.executable, "-m", "kbe_nat.playground.simpleservice", str(target.port)))
+        return pod.start((sys.executable, "-m", "kbe_nat.playground.pod", str(target.port)))
 
 
 def _wait_for(server: subprocess.Popen[str], target: Target) -> None:

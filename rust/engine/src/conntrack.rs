@@ -284,6 +284,7 @@ impl<A: Address> FlowTable<A> {
     }
 
     /// Enters a flow whose two tuples are known to be new. Cost: two lines of the index and one record.
+    #[inline(always)]
     pub(crate) fn insert(
         &mut self,
         hot: Hot<A>,

@@ -124,7 +124,7 @@ impl Engine {
     fn process_one<A: Family>(&mut self, packet: &mut Packet<'_>) -> Verdict {
         let (core, lane) = A::lane(self);
         let mut candidate = Candidate::of(lane, packet.bytes).unwrap_or(Candidate::OTHER);
-        candidate.fetch_flow(lane);
+        candidate.guess_flow(lane);
         core.process(lane, &candidate, packet)
     }
 
@@ -164,6 +164,7 @@ impl Engine {
             run += 1;
         }
         for candidate in &mut candidates[..run] {
+            candidate.guess_flow(lane);
             candidate.fetch_flow(lane);
         }
         let known = packets.iter_mut().zip(&candidates[..run]);

@@ -147,8 +147,8 @@ impl<A: Address> Ends<A> {
 impl<A: Address> From<Ends<A>> for Wired<A> {
     #[inline]
     fn from(ends: Ends<A>) -> Self {
-        let ([a, b], [c, d]) = (ends.sport.to_be_bytes(), ends.dport.to_be_bytes());
-        Self { src: ends.src, dst: ends.dst, ports: [a, b, c, d] }
+        let ports = u32::from(ends.sport) << 16 | u32::from(ends.dport);
+        Self { src: ends.src, dst: ends.dst, ports: ports.to_be_bytes() }
     }
 }
 
@@ -188,13 +188,8 @@ impl<A: Address> Wired<A> {
     #[inline]
     #[must_use]
     pub fn ends(self) -> Ends<A> {
-        let [a, b, c, d] = self.ports;
-        Ends {
-            src: self.src,
-            dst: self.dst,
-            sport: u16::from_be_bytes([a, b]),
-            dport: u16::from_be_bytes([c, d]),
-        }
+        let ports = u32::from_be_bytes(self.ports);
+        Ends { src: self.src, dst: self.dst, sport: (ports >> 16) as u16, dport: ports as u16 }
     }
 }
 

@@ -39,10 +39,15 @@ impl Candidate {
         lane.flows.prefetch_index(self.hash);
     }
 
-    /// Fetches the flow that is probably meant, and remembers which.
+    /// Remembers which flow is probably meant.
     #[inline(always)]
-    pub(crate) fn fetch_flow<A: Wire>(&mut self, lane: &Lane<A>) {
+    pub(crate) fn guess_flow<A: Wire>(&mut self, lane: &Lane<A>) {
         self.guess = lane.flows.guess(self.hash);
+    }
+
+    /// Fetches that flow.
+    #[inline(always)]
+    pub(crate) fn fetch_flow<A: Wire>(&self, lane: &Lane<A>) {
         lane.flows.prefetch_flow(self.guess, self.protocol == Protocol::TCP);
     }
 }
