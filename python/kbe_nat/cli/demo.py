@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import signal
 import sys
 import threading
 import time
@@ -10,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, Final
 
 import typer
 
 from kbe_nat._native import Engine
+from kbe_nat.cli.interruption import Interruptions
 from kbe_nat.cli.options import Format, OutputFormat, read_objects
 from kbe_nat.cli.output import show, show_json
 from kbe_nat.cli.summary import summary, tables
@@ -70,7 +69,7 @@ def demo(
     engine = Engine(seed=seed)
     engine.replace_services(*Tables().native(made))
     story = _Story(output is Format.TEXT)
-    with _signals(), ExitStack() as stack:
+    with Interruptions() as interruptions, ExitStack() as stack:
         cluster = stack.enter_context(Cluster(policy.cluster))
         pods = ", ".join(own.address for own in policy.cluster)
         story.tell(
@@ -80,22 +79,21 @@ def demo(
         rules = rule_sets(made, QUEUE)
         loop = stack.enter_context(_loop(engine, cluster.node))
         stack.enter_context(installed(Iptables(Commands(cluster.node.prefix)), rules))
-        # Only from here on: what has to be taken away is taken away undisturbed.
-        stack.enter_context(_deaf())
         story.tell(
             f"{sum(len(own.rules) for own in rules)} rules divert the packets of "
             f"{made.ports[0].name} to queue {QUEUE}; the pods answer at port {policy.cluster[0].port}.",
             "",
         )
-        url = f"{join_address(*_frontend(policy))}/info"
-        answers = {
-            "node": story.curl("node", cluster.node, url),
-            "client": story.curl("client", cluster.client, url),
-        }
-        started = time.monotonic()
-        answered = _ask(cluster.client, url, requests)
-        seconds = time.monotonic() - started
-        story.tell(f"[client] {requests} more requests: {answered} answered in {seconds:.2f} s", "")
+        with interruptions.heeded():
+            url = f"{join_address(*_frontend(policy))}/info"
+            answers = {
+                "node": story.curl("node", cluster.node, url),
+                "client": story.curl("client", cluster.client, url),
+            }
+            started = time.monotonic()
+            answered = _ask(cluster.client, url, requests)
+            seconds = time.monotonic() - started
+            story.tell(f"[client] {requests} more requests: {answered} answered in {seconds:.2f} s", "")
     result: dict[str, Any] = summary(f"queue {QUEUE}", seed, engine.stats())
     result |= {"answers": answers, "requests": requests, "answered": answered, "panics": loop.result.panics}
     if output is Format.JSON:
@@ -169,31 +167,6 @@ def _ask(client: Namespace, url: str, requests: int) -> int:
     codes = ("--write-out", "%{http_code}\n", "--output", "/dev/null")
     said = client.call("curl", "-sS", "--max-time", REQUEST_SECONDS, *codes, f"{url}?[1-{requests}]")
     return said.split().count("200")
-
-
-@contextmanager
-def _signals() -> Iterator[None]:
-    """A request to end is an interruption here, like Ctrl-C."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _deaf() -> Iterator[None]:
-    """Nothing interrupts what comes after the block."""
-    try:
-        yield
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
 
 
 def _enter_user_namespace() -> None:
