@@ -19,6 +19,7 @@ RUST = {
     "hash": "rng tuple",
     "wire": "tuple",
     "verdict": "",
+    "counters": "verdict",
     "rewrite": "tuple wire",
     "refusal": "rewrite tuple wire",
     "balance": "backend rng",
@@ -29,16 +30,23 @@ RUST = {
     "decide": "backend balance service tuple verdict wire",
     "ledger": "balance hash rng service verdict",
     "config": "conntrack decide",
-    "pipeline": "affinity backend balance clock config conntrack decide fragment hash ledger rewrite rng "
+    "pipeline": "affinity backend balance clock config conntrack counters decide fragment hash ledger rewrite rng "
     "service tuple verdict wire",
-    "engine": "affinity balance clock config conntrack decide fragment hash ledger pipeline rng service verdict "
-    "wire",
+    "engine": "affinity balance clock config conntrack counters decide fragment hash ledger pipeline rng service "
+    "verdict wire",
     "explain": "backend config conntrack decide engine fragment pipeline tuple verdict wire",
     "view": "clock conntrack engine ledger pipeline tuple verdict wire",
     "checkpoint": "affinity clock conntrack engine pipeline rewrite tuple wire",
 }
 BANNED = ("std::io", "std::fs", "std::net::Tcp", "std::net::Udp", "std::time", "std::thread", "libc", "pyo3")
-CRATES = {"engine": "", "capture": "engine", "python": "capture engine", "fuzz": "engine"}
+CRATES = {
+    "engine": "",
+    "nfqueue": "",
+    "capture": "engine",
+    "datapath": "engine nfqueue",
+    "python": "capture datapath engine nfqueue",
+    "fuzz": "engine",
+}
 PYTHON = {
     "_native": "",
     "errors": "",

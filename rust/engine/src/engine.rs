@@ -15,20 +15,11 @@ use crate::counters::Counters;
 use crate::fragment::Released;
 use crate::hash::HashKey;
 use crate::ledger::Ledger;
-use crate::pipeline::{Candidate, Core, Lane, Meta};
+use crate::pipeline::{Candidate, Core, Lane, Packet};
 use crate::rng::{Rng, mix64};
 use crate::service::{NodeView, ServiceError, ServicePort, ServiceTable};
 use crate::verdict::{Action, Cause, Verdict};
 use crate::wire::Wire;
-
-/// A packet to be processed: its bytes, rewritten in place, and what the driver knows of it.
-#[derive(Debug)]
-pub struct Packet<'a> {
-    /// From the first byte of the IP header.
-    pub bytes: &'a mut [u8],
-    /// Beside the bytes.
-    pub meta: Meta,
-}
 
 /// Service NAT without input or output.
 #[derive(Debug)]

@@ -42,6 +42,15 @@ pub struct Meta {
     pub checksum: ChecksumState,
 }
 
+/// A packet to be processed: its bytes, rewritten in place, and what the driver knows of it.
+#[derive(Debug)]
+pub struct Packet<'a> {
+    /// From the first byte of the IP header.
+    pub bytes: &'a mut [u8],
+    /// Beside the bytes.
+    pub meta: Meta,
+}
+
 /// Flows and fragments of one family.
 #[derive(Debug)]
 pub(crate) struct Lane<A> {

@@ -1,8 +1,7 @@
 //! The short cut for what most packets of UDP are: plain, of a flow that is known, and nothing moves but its deadline.
 
-use super::{Core, Lane, flow_flags, malformed};
+use super::{Core, Lane, Packet, flow_flags, malformed};
 use crate::conntrack::index::Entry;
-use crate::engine::Packet;
 use crate::rewrite::ChecksumState;
 use crate::tuple::{Protocol, Wired};
 use crate::verdict::{Action, Cause, Verdict};
