@@ -11,7 +11,6 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
 from scapy.layers.inet6 import IPv6
 
 import kbe_nat
-from kbe_nat.control import run
 from kbe_nat.datapath.pcap import CaptureQueue
 
 VIP, POD, CLIENT = "172.30.228.255", "172.17.0.3", "10.0.2.15"
@@ -57,7 +56,7 @@ def replayed(tmp_path: Path, content: bytes, own: kbe_nat.Engine | None = None, 
     source, target = tmp_path / "in.pcap", tmp_path / "out.pcap"
     source.write_bytes(content)
     with CaptureQueue(source, target, answer=answer) as queue:
-        run(own or engine(), queue)
+        kbe_nat.Loop(own or engine(), queue).run()
     return target
 
 
@@ -184,7 +183,7 @@ def test_damage_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     source, target = tmp_path / "in.pcap", tmp_path / "out.pcap"
     source.write_bytes(content)
     with pytest.raises(kbe_nat.CaptureError, match=message) as error, CaptureQueue(source, target) as queue:
-        run(engine(), queue)
+        kbe_nat.Loop(engine(), queue).run()
     assert str(source) in str(error.value)
     assert list(tmp_path.iterdir()) == [source], "no partial file stays"
 
@@ -199,7 +198,7 @@ def test_an_older_target_stays_when_the_replay_fails(tmp_path: Path) -> None:
     source.write_bytes(pcap([(START, syn())])[:-1])
     target.write_bytes(b"older")
     with pytest.raises(kbe_nat.CaptureError), CaptureQueue(source, target) as queue:
-        run(engine(), queue)
+        kbe_nat.Loop(engine(), queue).run()
     assert target.read_bytes() == b"older"
 
 

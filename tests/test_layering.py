@@ -60,9 +60,8 @@ PYTHON = {
     "rules": "errors model policy",
     "datapath": "_native errors rules",
     "tables": "_native policy",
-    "control": "_native datapath",
     "playground": "errors policy",
-    "cli": "_native control datapath errors model playground policy rules sources tables version",
+    "cli": "_native datapath errors model playground policy rules sources tables version",
     "__init__": "_native errors model",
     "__main__": "cli errors",
 }

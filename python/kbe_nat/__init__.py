@@ -21,7 +21,7 @@ endpoints, and the packet that opens a connection to it:
 
 Objects of a cluster become tables in three steps: a source (`kbe_nat.sources`) yields a `Snapshot`,
 `kbe_nat.policy.plan` decides who may serve whom on one node, and `kbe_nat.tables.Tables` hands that to the
-engine. `kbe_nat.control.run` joins an engine with a driver.
+engine. A `Loop` joins an engine with a driver (`kbe_nat.datapath`).
 """
 
 from importlib.metadata import version
@@ -34,6 +34,7 @@ from kbe_nat._native import (
     Explanation,
     Flow,
     Frontend,
+    Loop,
     NodeView,
     ServicePort,
     ServiceStats,
@@ -68,6 +69,7 @@ __all__ = [
     "Flow",
     "Frontend",
     "KbeNatError",
+    "Loop",
     "NodeView",
     "ObjectError",
     "PlaygroundError",

@@ -5,11 +5,14 @@ the IP header.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, TypeAlias, final
+from typing import Final, Self, TypeAlias, final
+
+from typing_extensions import disjoint_base
 
 __all__ = [
     "ACTIONS",
     "CAUSES",
+    "EXPIRY_BUDGET",
     "TIMEOUTS",
     "Backend",
     "BackendStats",
@@ -20,6 +23,8 @@ __all__ = [
     "Explanation",
     "Flow",
     "Frontend",
+    "KernelQueue",
+    "Loop",
     "NodeView",
     "PanicException",
     "ServicePort",
@@ -43,6 +48,62 @@ CAUSES: Final[tuple[str, ...]]
 """Names of the causes by number, as in the second byte of a verdict record."""
 TIMEOUTS: Final[Mapping[str, float]]
 """Names and default values, in seconds, of all flow timeouts (nf_conntrack's names and values)."""
+
+EXPIRY_BUDGET: Final[int]
+"""Flows that a `Loop` looks at for expiry after each batch."""
+
+@disjoint_base
+class KernelQueue:
+    """A netfilter queue of the kernel; see `kbe_nat.datapath.native.NativeQueue`."""
+
+    def __new__(
+        cls,
+        number: int,
+        *,
+        marks: tuple[int, int, int],
+        max_length: int,
+        gso: bool,
+        fail_open: bool,
+        socket_buffer: int,
+        spin: float,
+    ) -> Self: ...
+    @property
+    def truncated(self) -> int:
+        """Packets that were dropped since the kernel handed out only their beginning. Waits for a loop."""
+
+    def close(self) -> None:
+        """Unbind the queue; packets in it are dropped. Waits for a running loop."""
+
+@final
+class Loop:
+    """The loop that passes every packet of a queue through an engine, and its verdict back.
+
+    `queue` is a `kbe_nat.datapath.PacketQueue`, native or written in Python. Several loops, each with a queue
+    and a thread, may share an engine.
+    """
+
+    def __new__(cls, engine: Engine, queue: object) -> Loop: ...
+    def run(self) -> None:
+        """Run until the queue ends or `stop` is called. A batch that was received gets its verdicts first.
+
+        A defect of the engine costs the packets of one batch, not the loop: its tables are consistent between
+        packets. Raises `QueueError`, or what a queue written in Python raises.
+        """
+
+    def stop(self) -> None:
+        """End `run` soon, within 0.1 s for a native queue. It cannot be started again."""
+
+    @property
+    def packets(self) -> int:
+        """Packets so far."""
+
+    @property
+    def batches(self) -> int:
+        """Batches with packets so far."""
+
+    @property
+    def panics(self) -> int:
+        """Batches that were dropped because the engine failed on them: a defect that should be reported."""
 
 @final
 class Backend:

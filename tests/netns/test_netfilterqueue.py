@@ -11,8 +11,8 @@ import pytest
 from conftest import OTHER, POD
 
 import kbe_nat
-from kbe_nat.control import run
 from kbe_nat.datapath.netfilterqueue import NetfilterQueue
+from kbe_nat.datapath.thread import LoopThread
 from kbe_nat.playground.cluster import NODE_ADDRESS, Cluster
 from kbe_nat.playground.namespaces import Namespace, inside
 from kbe_nat.policy import Listener, Options, Plan, PortPolicy, Target
@@ -48,16 +48,12 @@ PLAN = Plan(
 def proxied(cluster: Cluster) -> Iterator[tuple[kbe_nat.Engine, NetfilterQueue]]:
     engine = kbe_nat.Engine(seed=1)
     engine.replace_services(*Tables().native(PLAN))
-    stopped = threading.Event()
-    with inside(cluster.node.path, lambda: NetfilterQueue(QUEUE, timeout=0.05)) as queue:
-        thread = threading.Thread(target=run, args=(engine, queue, stopped.is_set))
-        thread.start()
-        try:
-            with installed(Iptables(Commands(cluster.node.prefix)), rule_sets(PLAN, QUEUE)):
-                yield engine, queue
-        finally:
-            stopped.set()
-            thread.join()
+    with (
+        inside(cluster.node.path, lambda: NetfilterQueue(QUEUE, timeout=0.05)) as queue,
+        LoopThread(engine, queue),
+        installed(Iptables(Commands(cluster.node.prefix)), rule_sets(PLAN, QUEUE)),
+    ):
+        yield engine, queue
 
 
 @contextmanager

@@ -3,11 +3,9 @@
 import os
 import secrets
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -18,8 +16,8 @@ from kbe_nat.cli.interruption import Interruptions
 from kbe_nat.cli.options import Format, OutputFormat, read_objects
 from kbe_nat.cli.output import show, show_json
 from kbe_nat.cli.summary import summary, tables
-from kbe_nat.control import Run, run
-from kbe_nat.datapath.netfilterqueue import NetfilterQueue
+from kbe_nat.datapath.native import NativeQueue
+from kbe_nat.datapath.thread import LoopThread
 from kbe_nat.errors import FileError, PlaygroundError
 from kbe_nat.model import Strategy, join_address
 from kbe_nat.playground import cluster as wires
@@ -77,7 +75,8 @@ def demo(
             "each is a network namespace."
         )
         rules = rule_sets(made, QUEUE)
-        loop = stack.enter_context(_loop(engine, cluster.node))
+        queue = stack.enter_context(inside(cluster.node.path, lambda: NativeQueue(QUEUE)))
+        loop = stack.enter_context(LoopThread(engine, queue)).loop
         stack.enter_context(installed(Iptables(Commands(cluster.node.prefix)), rules))
         story.tell(
             f"{sum(len(own.rules) for own in rules)} rules divert the packets of "
@@ -95,7 +94,7 @@ def demo(
             seconds = time.monotonic() - started
             story.tell(f"[client] {requests} more requests: {answered} answered in {seconds:.2f} s", "")
     result: dict[str, Any] = summary(f"queue {QUEUE}", seed, engine.stats())
-    result |= {"answers": answers, "requests": requests, "answered": answered, "panics": loop.result.panics}
+    result |= {"answers": answers, "requests": requests, "answered": answered, "panics": loop.panics}
     if output is Format.JSON:
         show_json(result)
     else:
@@ -121,31 +120,6 @@ class _Story:
         answer = namespace.call("curl", "-sS", "--max-time", REQUEST_SECONDS, url).strip()
         self.tell(answer, "")
         return answer
-
-
-@dataclass(slots=True)
-class _Loop:
-    """The control loop of the demo, in a thread of its own."""
-
-    is_stopped: bool = False
-    result: Run = field(default_factory=Run)
-
-
-@contextmanager
-def _loop(engine: Engine, node: Namespace) -> Iterator[_Loop]:
-    loop = _Loop()
-    with inside(node.path, lambda: NetfilterQueue(QUEUE)) as queue:
-
-        def work() -> None:
-            loop.result = run(engine, queue, lambda: loop.is_stopped)
-
-        thread = threading.Thread(target=work, name="control loop")
-        thread.start()
-        try:
-            yield loop
-        finally:
-            loop.is_stopped = True
-            thread.join()
 
 
 def _served(made: Plan) -> PortPolicy:

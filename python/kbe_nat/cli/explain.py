@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from kbe_nat._native import Engine, Explanation
+from kbe_nat._native import EXPIRY_BUDGET, Engine, Explanation
 from kbe_nat.cli import packet as wire
 from kbe_nat.cli.options import (
     ClusterRanges,
@@ -29,7 +29,6 @@ from kbe_nat.cli.options import (
     warn,
 )
 from kbe_nat.cli.output import show, show_json, table
-from kbe_nat.control import EXPIRY_BUDGET
 from kbe_nat.datapath.pcap import CaptureQueue
 from kbe_nat.policy import LOOPBACK, Plan, plan
 from kbe_nat.sources.address import split_address

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from kbe_nat._native import Engine
+from kbe_nat._native import Engine, Loop
 from kbe_nat.cli.comparison import Comparison
 from kbe_nat.cli.options import (
     ClusterRanges,
@@ -34,7 +34,6 @@ from kbe_nat.cli.options import (
 )
 from kbe_nat.cli.output import show, show_json
 from kbe_nat.cli.summary import summary, tables
-from kbe_nat.control import run
 from kbe_nat.datapath import PacketQueue
 from kbe_nat.datapath.pcap import CaptureQueue
 from kbe_nat.model import Strategy
@@ -122,7 +121,7 @@ def replay(
         if compare:
             second = planned(compare)
             queue = comparison = Comparison(queue, engine_for(second), (first, second))
-        run(engine, queue)
+        Loop(engine, queue).run()
     result = summary(str(capture), seed, engine.stats())
     if output is Format.JSON:
         show_json(result | ({"comparison": comparison.summary()} if comparison else {}))

@@ -163,9 +163,9 @@ impl Engine {
         run
     }
 
-    /// Fragments that were held and are decided now, since the last call.
-    pub fn released(&mut self) -> Vec<Released> {
-        std::mem::take(&mut self.core.released)
+    /// Fragments that were held and are decided now, those of the caller: of several drivers each has its own tickets.
+    pub fn released(&mut self, is_own: impl Fn(u32) -> bool) -> Vec<Released> {
+        self.core.released.extract_if(.., |released| is_own(released.ticket)).collect()
     }
 
     /// Ends flows and forgets clients and fragments whose time is over, looking at no more than `budget` of each kind; returns how many flows

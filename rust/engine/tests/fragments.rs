@@ -138,7 +138,7 @@ proptest! {
                 }
                 _ => is_given_up = true,
             }
-            for released in scene.engine.released() {
+            for released in scene.engine.released(|_| true) {
                 prop_assert!(held.remove(&released.ticket).is_some());
                 if released.verdict.action == Action::Translate {
                     out.push(released.packet);
@@ -163,9 +163,9 @@ fn f79_orphans_are_dropped_in_time() {
         scene.expect(later, Action::Hold, Cause::FragmentHeld);
         assert!(scene.engine.next_expiry().expect("it waits") <= scene.now + 31 * SECOND);
         scene.sweep(29.0);
-        assert_eq!(scene.engine.released(), []);
+        assert_eq!(scene.engine.released(|_| true), []);
         scene.sweep(2.0);
-        let released = scene.engine.released();
+        let released = scene.engine.released(|_| true);
         assert_eq!(released.len(), 1);
         assert_eq!(released[0].verdict.cause, Cause::FragmentTimeout);
         assert_eq!(released[0].verdict.action, Action::Drop);
@@ -186,7 +186,7 @@ fn f79_never_completed_datagrams_are_bounded() {
             let parts = fragments(&packet, 104);
             let (verdict, _) = scene.send(parts[usize::from(number % 3 != 0)].clone());
             held += usize::from(verdict.action == Action::Hold);
-            let given_up = scene.engine.released();
+            let given_up = scene.engine.released(|_| true);
             assert!(given_up.iter().all(|given_up| given_up.verdict.action == Action::Drop));
             released += given_up.len();
             assert!(scene.engine.occupancy().held_fragments <= 64);
@@ -198,7 +198,7 @@ fn f79_never_completed_datagrams_are_bounded() {
             fragments(&asked, 1480).into_iter().map(|fragment| scene.send(fragment).1).collect();
         assert_eq!(reassemble(&out), sent);
         scene.sweep(31.0);
-        released += scene.engine.released().len();
+        released += scene.engine.released(|_| true).len();
         assert_eq!((held, scene.engine.occupancy().held_fragments), (released, 0));
     }
 }
@@ -286,7 +286,7 @@ fn f80_overlaps_doom_their_datagram() {
         let mut scene = scene_of(family);
         scene.expect(piece(1480, 2960), Action::Hold, Cause::FragmentHeld);
         scene.expect(piece(2000, 4008), Action::Drop, Cause::FragmentOverlap);
-        let released = scene.engine.released();
+        let released = scene.engine.released(|_| true);
         assert_eq!(released.len(), 1);
         assert_eq!(released[0].verdict.cause, Cause::FragmentOverlap);
         let (verdict, _) = scene.send(piece(0, 1480));

@@ -158,7 +158,7 @@ fn f30_other_tables_stay_within_their_limits() {
             let packet = udp(Family::V4.client(n, 5), Family::V4.vip(), &[1; 100]);
             let _ = scene.send(packet.clone());
             let _ = scene.send(fragments(&packet, 56).swap_remove(1));
-            let _ = scene.engine.released();
+            let _ = scene.engine.released(|_| true);
         }
     };
     round(&mut scene, 0);

@@ -131,11 +131,11 @@ impl Watch {
         self.batched.process_batch(self.now, &mut packets, &mut verdicts);
         let found: Vec<_> = buffers.into_iter().map(|(bytes, _)| bytes).zip(verdicts).collect();
         assert_eq!(found, std::mem::take(&mut self.expected), "a batch is as one packet after the other");
-        self.batched.released();
+        self.batched.released(|_| true);
     }
 
     fn check_released(&mut self) {
-        for released in self.single.released() {
+        for released in self.single.released(|_| true) {
             let held = self.held.remove(&released.ticket).expect("what is released was held");
             if released.verdict.action == Action::Translate {
                 check_translation(&held, &released.packet, Meta::default());

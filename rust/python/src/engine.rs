@@ -18,6 +18,7 @@ use pyo3::types::{PyBytes, PyDict, PyIterator, PyList};
 
 use crate::convert;
 use crate::errors::{self, argument};
+use crate::queue::sent;
 use crate::service::{NodeView, ServicePort};
 use crate::verdict::Verdict;
 use crate::view::{Explanation, Flow, Stats};
@@ -26,6 +27,11 @@ use crate::view::{Explanation, Flow, Stats};
 pub(crate) struct Engine(Mutex<core::Engine>);
 
 impl Engine {
+    /// For a loop, which holds the lock for a batch at a time.
+    pub(crate) fn shared(&self) -> &Mutex<core::Engine> {
+        &self.0
+    }
+
     /// The engine. A panic in an earlier call does not lock everybody out: the engine's tables are consistent between packets.
     fn lock(&self) -> MutexGuard<'_, core::Engine> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -158,12 +164,7 @@ impl Engine {
     }
 
     fn released(&self, py: Python<'_>) -> Vec<(u32, &'static str, Option<Vec<u8>>)> {
-        let released = py.detach(|| self.lock().released());
-        let sent = |released: core::Released| {
-            let action = released.verdict.action;
-            let is_sent = matches!(action, core::Action::Accept | core::Action::Translate);
-            (released.ticket, action.name(), is_sent.then_some(released.packet))
-        };
+        let released = py.detach(|| self.lock().released(|_| true));
         released.into_iter().map(sent).collect()
     }
 

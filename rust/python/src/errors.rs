@@ -35,6 +35,11 @@ pub(crate) fn capture(path: &Path, error: CaptureError) -> PyErr {
     }
 }
 
+/// `kbe_nat.QueueError`.
+pub(crate) fn queue(error: &kbe_nat_nfqueue::QueueError) -> PyErr {
+    defined("QueueError", &error.to_string())
+}
+
 /// The system's words without the number that Rust puts behind them.
 fn errno_text(error: &std::io::Error) -> String {
     let text = error.to_string();

@@ -4,6 +4,7 @@ mod capture;
 mod convert;
 mod engine;
 mod errors;
+mod queue;
 mod service;
 mod verdict;
 mod view;
@@ -26,6 +27,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<view::Stats>()?;
     module.add_class::<view::Explanation>()?;
     module.add_class::<engine::Engine>()?;
+    module.add_class::<queue::KernelQueue>()?;
+    module.add_class::<queue::Loop>()?;
     module.add_class::<capture::CaptureReader>()?;
     module.add_class::<capture::CaptureBatch>()?;
     module.add_class::<capture::CaptureWriter>()?;
@@ -40,5 +43,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
         timeouts.set_item(name, seconds)?;
     }
     module.add("TIMEOUTS", timeouts)?;
+    module.add("EXPIRY_BUDGET", kbe_nat_datapath::EXPIRY_BUDGET)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
 }

@@ -1,0 +1,116 @@
+//! The driver of a queue of the kernel: what a verdict of the engine means for netfilter.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use kbe_nat_engine::{Action, ChecksumState, Meta, Packet, Released, Verdict};
+use kbe_nat_nfqueue::{Judgement, Options, Queue, QueueError, Verdict as Sent, monotonic};
+
+use crate::PacketQueue;
+
+/// Bits of the packet mark that our rules look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Marks {
+    /// The packet was translated; its flow's replies are ours too.
+    pub flow: u32,
+    /// To be refused.
+    pub refused: u32,
+    /// To get an address of the node as its source.
+    pub masquerade: u32,
+}
+
+/// A queue of the kernel.
+#[derive(Debug)]
+pub struct KernelQueue {
+    queue: Queue,
+    marks: Marks,
+    /// Numbers of fragments that wait, by ticket.
+    held: HashMap<u32, u32>,
+    truncated: u64,
+}
+
+impl KernelQueue {
+    /// Binds queue `number` of this thread's network namespace.
+    ///
+    /// # Errors
+    /// [`QueueError`].
+    pub fn bind(number: u16, marks: Marks, options: &Options) -> Result<Self, QueueError> {
+        let queue = Queue::bind(number, options)?;
+        Ok(Self { queue, marks, held: HashMap::new(), truncated: 0 })
+    }
+
+    /// Packets of which the kernel handed out only the beginning. They are malformed to the engine, so they were dropped.
+    #[must_use]
+    pub fn truncated(&self) -> u64 {
+        self.truncated
+    }
+}
+
+impl PacketQueue for KernelQueue {
+    type Error = QueueError;
+
+    fn receive(&mut self) -> Result<Option<u64>, QueueError> {
+        self.queue.receive(PATIENCE)?;
+        Ok(Some(monotonic()))
+    }
+
+    fn packets(&mut self) -> Vec<Packet<'_>> {
+        let truncated = &mut self.truncated;
+        self.queue
+            .packets()
+            .map(|(message, bytes)| {
+                *truncated += u64::from(message.whole_length.is_some());
+                let checksum = if message.is_checksum_missing {
+                    ChecksumState::Incomplete
+                } else {
+                    ChecksumState::Complete
+                };
+                Packet { bytes, meta: Meta { interface: message.in_device, checksum } }
+            })
+            .collect()
+    }
+
+    fn holds(&self, ticket: u32) -> bool {
+        self.held.contains_key(&ticket)
+    }
+
+    fn judge(&mut self, verdicts: &[Verdict], released: Vec<Released>) -> Result<(), QueueError> {
+        let (marks, held) = (self.marks, &mut self.held);
+        for (verdict, (message, _)) in verdicts.iter().zip(self.queue.packets()) {
+            if verdict.action == Action::Hold {
+                held.insert(verdict.ticket, message.id);
+            }
+        }
+        let late: Vec<Sent<'_>> = released
+            .iter()
+            .filter_map(|own| {
+                // The kernel masquerades by flow: fragments that follow need no mark but ours.
+                held.remove(&own.ticket).map(|id| sent(&own.verdict, marks, id, 0, &own.packet))
+            })
+            .collect();
+        self.queue.judge(
+            |position, message, payload| {
+                let verdict = verdicts.get(position).filter(|verdict| verdict.action != Action::Hold)?;
+                Some(sent(verdict, marks, message.id, message.mark, payload))
+            },
+            &late,
+        )
+    }
+}
+
+/// A verdict as the kernel understands it.
+fn sent<'a>(verdict: &Verdict, marks: Marks, id: u32, mark: u32, payload: &'a [u8]) -> Sent<'a> {
+    let accepted = Sent { id, judgement: Judgement::Accept, mark: None, payload: None };
+    match verdict.action {
+        Action::Accept => accepted,
+        Action::Translate => {
+            let masquerade = if verdict.flags & Verdict::MASQUERADE == 0 { 0 } else { marks.masquerade };
+            Sent { mark: Some(mark | marks.flow | masquerade), payload: Some(payload), ..accepted }
+        }
+        Action::Reject => Sent { mark: Some(mark | marks.refused), ..accepted },
+        Action::Drop | Action::Hold => Sent { judgement: Judgement::Drop, ..accepted },
+    }
+}
+
+/// How long a wait for packets lasts, at most: so long a loop takes to notice that it is to stop.
+const PATIENCE: Duration = Duration::from_millis(100);

@@ -1,0 +1,184 @@
+//! The one loop: packets from a queue go to the engine, verdicts back to the queue, with upkeep in between.
+//!
+//! A driver implements [`PacketQueue`]: [`KernelQueue`] here, captures and the `netfilterqueue` package in Python. Several loops, one to a
+//! thread and a queue, may share an engine.
+
+mod kernel;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use kbe_nat_engine::{Cause, Engine, Packet, Released, Verdict};
+
+pub use kernel::{KernelQueue, Marks};
+
+/// A source of packets that wants a verdict for each.
+pub trait PacketQueue {
+    /// Why it fails.
+    type Error;
+
+    /// Takes packets that came in together, waiting for them a moment; there may be none. Returns the time in nanoseconds of the driver's
+    /// monotonic clock, or `None` when there will be no more.
+    ///
+    /// # Errors
+    /// The driver's own.
+    fn receive(&mut self) -> Result<Option<u64>, Self::Error>;
+
+    /// The packets that were received last.
+    fn packets(&mut self) -> Vec<Packet<'_>>;
+
+    /// Whether a fragment waits here under this ticket.
+    fn holds(&self, ticket: u32) -> bool;
+
+    /// Sends on, refuses or drops the packets that were received last, and the fragments in `released`, which wait here.
+    ///
+    /// # Errors
+    /// The driver's own.
+    fn judge(&mut self, verdicts: &[Verdict], released: Vec<Released>) -> Result<(), Self::Error>;
+}
+
+/// A loop, from outside.
+#[derive(Debug, Default)]
+pub struct Loop {
+    is_stopped: AtomicBool,
+    packets: AtomicU64,
+    batches: AtomicU64,
+    panics: AtomicU64,
+}
+
+impl Loop {
+    /// Passes every packet of `queue` through `engine` until the queue ends or [`Loop::stop`] is called. A batch that was received
+    /// gets its verdicts first.
+    ///
+    /// A defect of the engine costs the packets of one batch, not the loop: its tables are consistent between packets (F15).
+    ///
+    /// # Errors
+    /// The driver's own.
+    pub fn run<Q: PacketQueue>(&self, engine: &Mutex<Engine>, queue: &mut Q) -> Result<(), Q::Error> {
+        let mut verdicts = Vec::new();
+        while !self.is_stopped.load(Ordering::Relaxed) {
+            let Some(now) = queue.receive()? else { break };
+            verdicts.clear();
+            let mut packets = queue.packets();
+            let mut engine = engine.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_sound = guarded(&mut packets, &mut verdicts, |packets, verdicts| {
+                engine.process_batch(now, packets, verdicts);
+            });
+            let count = packets.len() as u64;
+            engine.expire(now, EXPIRY_BUDGET);
+            let released = engine.released(|ticket| queue.holds(ticket));
+            drop(engine);
+            queue.judge(&verdicts, released)?;
+            self.packets.fetch_add(count, Ordering::Relaxed);
+            self.batches.fetch_add(u64::from(count > 0), Ordering::Relaxed);
+            self.panics.fetch_add(u64::from(!is_sound), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Ends [`Loop::run`] soon: when its queue has waited in vain, or its batch is done.
+    pub fn stop(&self) {
+        self.is_stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// Packets so far.
+    pub fn packets(&self) -> u64 {
+        self.packets.load(Ordering::Relaxed)
+    }
+
+    /// Batches with packets so far.
+    pub fn batches(&self) -> u64 {
+        self.batches.load(Ordering::Relaxed)
+    }
+
+    /// Batches that were dropped because the engine failed on them: a defect that should be reported.
+    pub fn panics(&self) -> u64 {
+        self.panics.load(Ordering::Relaxed)
+    }
+}
+
+/// Verdicts on all packets, as `process` says, or a drop for each if it panics; whether it did not.
+fn guarded(
+    packets: &mut [Packet<'_>],
+    verdicts: &mut Vec<Verdict>,
+    process: impl FnOnce(&mut [Packet<'_>], &mut Vec<Verdict>),
+) -> bool {
+    let is_sound = catch_unwind(AssertUnwindSafe(|| process(packets, verdicts))).is_ok();
+    if !is_sound {
+        verdicts.clear();
+        verdicts.resize(packets.len(), Verdict::drop(Cause::Malformed));
+    }
+    is_sound
+}
+
+/// Flows that are looked at for expiry after each batch.
+pub const EXPIRY_BUDGET: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kbe_nat_engine::{Action, Config, Meta};
+
+    #[derive(Default)]
+    struct Script {
+        batches: Vec<Vec<Vec<u8>>>,
+        current: Vec<Vec<u8>>,
+        actions: Vec<Action>,
+    }
+
+    impl PacketQueue for Script {
+        type Error = ();
+
+        fn receive(&mut self) -> Result<Option<u64>, ()> {
+            self.current = self.batches.pop().unwrap_or_default();
+            Ok((!self.current.is_empty()).then_some(1))
+        }
+
+        fn packets(&mut self) -> Vec<Packet<'_>> {
+            self.current.iter_mut().map(|bytes| Packet { bytes, meta: Meta::default() }).collect()
+        }
+
+        fn holds(&self, _: u32) -> bool {
+            true
+        }
+
+        fn judge(&mut self, verdicts: &[Verdict], _: Vec<Released>) -> Result<(), ()> {
+            self.actions.extend(verdicts.iter().map(|verdict| verdict.action));
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn every_packet_gets_its_verdict_until_the_queue_ends() {
+        let mut queue = Script { batches: vec![vec![vec![0xff]], vec![vec![], vec![]]], ..Script::default() };
+        let own = Loop::default();
+        own.run(&Mutex::new(Engine::new(Config::default())), &mut queue).expect("the script does not fail");
+        assert_eq!(queue.actions, [Action::Accept, Action::Accept, Action::Drop]);
+        assert_eq!((own.packets(), own.batches(), own.panics()), (3, 2, 0));
+    }
+
+    #[test]
+    fn a_stopped_loop_takes_nothing() {
+        let mut queue = Script { batches: vec![vec![vec![]]], ..Script::default() };
+        let own = Loop::default();
+        own.stop();
+        own.run(&Mutex::new(Engine::new(Config::default())), &mut queue).expect("the script does not fail");
+        assert_eq!((own.batches(), queue.batches.len()), (0, 1));
+    }
+
+    #[test]
+    #[allow(clippy::panic)]
+    fn f15_a_panic_costs_one_batch() {
+        let mut bytes = [[0u8], [1u8]];
+        let [one, two] = &mut bytes;
+        let mut packets = [one, two].map(|bytes| Packet { bytes: &mut bytes[..], meta: Meta::default() });
+        let mut verdicts = Vec::new();
+        let is_sound = guarded(&mut packets, &mut verdicts, |_, verdicts| {
+            verdicts.push(Verdict::new(Action::Accept, Cause::NotOurs));
+            panic!("a defect");
+        });
+        assert!(!is_sound);
+        assert_eq!(verdicts, [Verdict::drop(Cause::Malformed); 2]);
+    }
+}

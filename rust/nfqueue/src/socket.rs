@@ -1,0 +1,115 @@
+//! The system calls: a netlink socket, and the clock.
+#![allow(unsafe_code)]
+
+use std::ffi::c_void;
+use std::io::{self, IoSlice};
+use std::mem::{size_of, zeroed};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ptr::{from_mut, from_ref, null_mut};
+use std::time::Duration;
+
+/// A netlink socket to netfilter, in the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub(crate) struct Socket(OwnedFd);
+
+impl Socket {
+    pub(crate) fn open() -> io::Result<Self> {
+        // SAFETY: no pointer is passed; the descriptor is owned from here on.
+        let socket = unsafe {
+            let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+            let descriptor = checked(libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_NETFILTER))?;
+            Self(OwnedFd::from_raw_fd(descriptor))
+        };
+        let address = kernel();
+        // SAFETY: the address is valid for the length that is given.
+        checked(unsafe {
+            let length = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+            libc::bind(socket.0.as_raw_fd(), from_ref(&address).cast(), length)
+        })?;
+        Ok(socket)
+    }
+
+    /// Sets an option that is a number.
+    pub(crate) fn set(&self, level: i32, option: i32, value: i32) -> io::Result<()> {
+        // SAFETY: the value is valid for the length that is given.
+        checked(unsafe {
+            let length = size_of::<i32>() as libc::socklen_t;
+            libc::setsockopt(self.0.as_raw_fd(), level, option, from_ref(&value).cast(), length)
+        })?;
+        Ok(())
+    }
+
+    /// Receives messages that are there, one into each buffer, and notes their lengths; returns how many. Does not wait: `WouldBlock`.
+    pub(crate) fn receive(&self, buffers: &mut [Vec<u8>], lengths: &mut Vec<usize>) -> io::Result<usize> {
+        lengths.clear();
+        let mut slices: Vec<libc::iovec> = buffers
+            .iter_mut()
+            .map(|buffer| libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() })
+            .collect();
+        let mut messages: Vec<libc::mmsghdr> = slices
+            .iter_mut()
+            .map(|slice| {
+                // SAFETY: all zeroes are a valid value of this structure of numbers and pointers.
+                let mut message: libc::mmsghdr = unsafe { zeroed() };
+                message.msg_hdr.msg_iov = from_mut(slice);
+                message.msg_hdr.msg_iovlen = 1;
+                message
+            })
+            .collect();
+        // SAFETY: each message points to one slice, which points to a buffer that is borrowed mutably until we return.
+        let received = checked(unsafe {
+            let (first, count) = (messages.as_mut_ptr(), messages.len() as u32);
+            libc::recvmmsg(self.0.as_raw_fd(), first, count, libc::MSG_DONTWAIT, null_mut())
+        })?;
+        lengths.extend(messages.iter().take(received as usize).map(|message| message.msg_len as usize));
+        Ok(lengths.len())
+    }
+
+    /// Sends pieces as one datagram.
+    pub(crate) fn send(&self, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+        let mut address = kernel();
+        // SAFETY: all zeroes are a valid value of this structure of numbers and pointers.
+        let mut message: libc::msghdr = unsafe { zeroed() };
+        message.msg_name = from_mut(&mut address).cast::<c_void>();
+        message.msg_namelen = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+        // An IoSlice has the layout of an iovec, and what it points to is only read.
+        message.msg_iov = pieces.as_ptr().cast::<libc::iovec>().cast_mut();
+        message.msg_iovlen = pieces.len();
+        // SAFETY: address and pieces live until we return.
+        let sent = unsafe { libc::sendmsg(self.0.as_raw_fd(), &raw const message, 0) };
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Waits until there is something to receive, or the time is over.
+    pub(crate) fn wait(&self, timeout: Duration) -> io::Result<()> {
+        let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let milliseconds = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: one structure, which lives until we return.
+        match checked(unsafe { libc::poll(&raw mut poll, 1, milliseconds) }) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The system's monotonic clock in nanoseconds, the same that Python's `time.monotonic_ns` reads.
+#[must_use]
+pub fn monotonic() -> u64 {
+    // SAFETY: all zeroes are a valid time.
+    let mut time: libc::timespec = unsafe { zeroed() };
+    // SAFETY: the structure lives until the call returns, which cannot fail with this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// The kernel's address.
+fn kernel() -> libc::sockaddr_nl {
+    // SAFETY: all zeroes are a valid address: anybody's, and the kernel's.
+    let mut address: libc::sockaddr_nl = unsafe { zeroed() };
+    address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+    address
+}
+
+fn checked(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

@@ -1,0 +1,153 @@
+//! Verdicts as netlink messages, many to one system call. A payload is sent from where it stands.
+
+use std::io::IoSlice;
+use std::ops::Range;
+
+use crate::attribute::{close, open, put, put_header};
+
+/// What the kernel does with a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Judgement {
+    /// Forget it.
+    Drop,
+    /// Let it go on behind this hook's chain.
+    Accept,
+}
+
+/// The verdict on one packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Verdict<'a> {
+    /// The packet's number.
+    pub id: u32,
+    /// What becomes of it.
+    pub judgement: Judgement,
+    /// Its new mark.
+    pub mark: Option<u32>,
+    /// Its new bytes, which replace the whole packet.
+    pub payload: Option<&'a [u8]>,
+}
+
+/// Verdicts that wait to be sent.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox<'a> {
+    /// All messages without their payloads.
+    headers: Vec<u8>,
+    /// In the order of sending: pieces of `headers`, and payloads.
+    parts: Vec<Part<'a>>,
+    size: usize,
+}
+
+#[derive(Debug)]
+enum Part<'a> {
+    Headers(Range<usize>),
+    Payload(&'a [u8]),
+}
+
+impl<'a> Outbox<'a> {
+    /// Adds a verdict of queue number `queue`.
+    pub(crate) fn push(&mut self, queue: u16, verdict: &Verdict<'a>) {
+        let start = open(&mut self.headers, VERDICT, 0, queue);
+        let mut judgement = [0; 8];
+        judgement[3] = u8::from(verdict.judgement == Judgement::Accept);
+        judgement[4..].copy_from_slice(&verdict.id.to_be_bytes());
+        put(&mut self.headers, NFQA_VERDICT_HDR, &judgement);
+        if let Some(mark) = verdict.mark {
+            put(&mut self.headers, NFQA_MARK, &mark.to_be_bytes());
+        }
+        if let Some(payload) = verdict.payload {
+            let padding = put_header(&mut self.headers, NFQA_PAYLOAD, payload.len());
+            close(&mut self.headers, start, payload.len());
+            self.add(start);
+            self.parts.push(Part::Payload(payload));
+            // The padding stands between this message and the next.
+            let start = self.headers.len();
+            self.headers.resize(start + padding, 0);
+            self.add(start);
+            self.size += payload.len();
+        } else {
+            close(&mut self.headers, start, 0);
+            self.add(start);
+        }
+    }
+
+    /// Everything behind `start` is sent next, in one piece with what stands right before it.
+    fn add(&mut self, start: usize) {
+        let end = self.headers.len();
+        self.size += end - start;
+        match self.parts.last_mut() {
+            Some(Part::Headers(range)) if range.end == start => range.end = end,
+            _ => self.parts.push(Part::Headers(start..end)),
+        }
+    }
+
+    /// Bytes that wait.
+    pub(crate) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Pieces that wait.
+    pub(crate) fn pieces(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// The bytes in pieces.
+    pub(crate) fn slices(&self) -> Vec<IoSlice<'_>> {
+        let parts = self.parts.iter();
+        parts
+            .map(|part| match part {
+                Part::Headers(range) => IoSlice::new(&self.headers[range.clone()]),
+                Part::Payload(payload) => IoSlice::new(payload),
+            })
+            .collect()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.headers.clear();
+        self.parts.clear();
+        self.size = 0;
+    }
+}
+
+const VERDICT: u8 = 1;
+const NFQA_VERDICT_HDR: u16 = 2;
+const NFQA_MARK: u16 = 3;
+const NFQA_PAYLOAD: u16 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attribute::{HEADER, attributes};
+
+    #[test]
+    fn verdicts_stand_one_behind_the_other() {
+        let mut outbox = Outbox::default();
+        let verdict = Verdict { id: 1, judgement: Judgement::Accept, mark: None, payload: None };
+        outbox.push(9, &verdict);
+        outbox.push(9, &Verdict { id: 2, mark: Some(0x1000), payload: Some(b"12345"), ..verdict });
+        outbox.push(9, &Verdict { id: 3, judgement: Judgement::Drop, ..verdict });
+        let sent: Vec<u8> = outbox.slices().iter().flat_map(|slice| slice.to_vec()).collect();
+        assert_eq!((sent.len(), outbox.pieces()), (outbox.size(), 3));
+        let mut left = &sent[..];
+        let mut found = Vec::new();
+        while !left.is_empty() {
+            let length = u32::from_ne_bytes([left[0], left[1], left[2], left[3]]) as usize;
+            assert_eq!(&left[18..20], &[0, 9]);
+            found.push(
+                attributes(&left[HEADER..length]).map(|(kind, value)| (kind, value.to_vec())).collect(),
+            );
+            left = &left[length.next_multiple_of(4)..];
+        }
+        let expected: [Vec<(u16, Vec<u8>)>; 3] = [
+            vec![(NFQA_VERDICT_HDR, vec![0, 0, 0, 1, 0, 0, 0, 1])],
+            vec![
+                (NFQA_VERDICT_HDR, vec![0, 0, 0, 1, 0, 0, 0, 2]),
+                (NFQA_MARK, vec![0, 0, 0x10, 0]),
+                (NFQA_PAYLOAD, b"12345".to_vec()),
+            ],
+            vec![(NFQA_VERDICT_HDR, vec![0, 0, 0, 0, 0, 0, 0, 3])],
+        ];
+        assert_eq!(found, expected);
+        outbox.clear();
+        assert_eq!((outbox.size(), outbox.pieces()), (0, 0));
+    }
+}

@@ -1,0 +1,197 @@
+//! Queues as Python sees them, and Python's own queues as the loop sees them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kbe_nat_datapath::{self as datapath, Marks, PacketQueue};
+use kbe_nat_engine as core;
+use kbe_nat_engine::{Meta, Packet, Released};
+use kbe_nat_nfqueue::{Options, QueueError};
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList};
+
+use crate::engine::Engine;
+use crate::errors;
+
+/// A queue of the kernel. A loop that runs has it for itself.
+#[pyclass(frozen, subclass, module = "kbe_nat._native")]
+pub(crate) struct KernelQueue {
+    queue: Mutex<Option<datapath::KernelQueue>>,
+}
+
+#[pymethods]
+impl KernelQueue {
+    #[new]
+    #[allow(clippy::too_many_arguments)]
+    #[pyo3(signature = (number, *, marks, max_length, gso, fail_open, socket_buffer, spin))]
+    fn new(
+        py: Python<'_>,
+        number: u16,
+        marks: (u32, u32, u32),
+        max_length: u32,
+        gso: bool,
+        fail_open: bool,
+        socket_buffer: i32,
+        spin: f64,
+    ) -> PyResult<Self> {
+        let (flow, refused, masquerade) = marks;
+        let marks = Marks { flow, refused, masquerade };
+        let spin = Duration::try_from_secs_f64(spin).map_err(errors::argument)?;
+        let options = Options { max_length, gso, fail_open, socket_buffer, spin };
+        let queue = py
+            .detach(|| datapath::KernelQueue::bind(number, marks, &options))
+            .map_err(|error| errors::queue(&error))?;
+        Ok(Self { queue: Mutex::new(Some(queue)) })
+    }
+
+    #[getter]
+    fn truncated(&self, py: Python<'_>) -> u64 {
+        py.detach(|| self.lock().as_ref().map_or(0, datapath::KernelQueue::truncated))
+    }
+
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| *self.lock() = None);
+    }
+}
+
+impl KernelQueue {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<datapath::KernelQueue>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One loop between a queue and an engine.
+#[pyclass(frozen, module = "kbe_nat")]
+pub(crate) struct Loop {
+    engine: Py<Engine>,
+    queue: Py<PyAny>,
+    own: Arc<datapath::Loop>,
+}
+
+#[pymethods]
+impl Loop {
+    #[new]
+    fn new(engine: Py<Engine>, queue: Py<PyAny>) -> Self {
+        Self { engine, queue, own: Arc::default() }
+    }
+
+    /// Native queues are served without the GIL; the others are asked with it, batch by batch.
+    fn run(&self, py: Python<'_>) -> PyResult<()> {
+        let (engine, own) = (self.engine.get(), &self.own);
+        if let Ok(queue) = self.queue.bind(py).cast::<KernelQueue>() {
+            let queue = queue.get();
+            return py
+                .detach(|| match queue.lock().as_mut() {
+                    Some(queue) => own.run(engine.shared(), queue).map_err(Some),
+                    None => Err(None),
+                })
+                .map_err(|error: Option<QueueError>| match error {
+                    Some(error) => errors::queue(&error),
+                    None => PyRuntimeError::new_err("the queue is closed"),
+                });
+        }
+        let mut queue = PythonQueue::new(self.queue.clone_ref(py));
+        py.detach(|| own.run(engine.shared(), &mut queue))
+    }
+
+    fn stop(&self) {
+        self.own.stop();
+    }
+
+    #[getter]
+    fn packets(&self) -> u64 {
+        self.own.packets()
+    }
+
+    #[getter]
+    fn batches(&self) -> u64 {
+        self.own.batches()
+    }
+
+    #[getter]
+    fn panics(&self) -> u64 {
+        self.own.panics()
+    }
+}
+
+/// A queue that is written in Python. Packets are copied out of its batch and back, so nobody can change bytes under the engine.
+struct PythonQueue {
+    queue: Py<PyAny>,
+    batch: Option<Py<PyAny>>,
+    bytes: Vec<u8>,
+    ends: Vec<u64>,
+    meta: Meta,
+}
+
+impl PythonQueue {
+    fn new(queue: Py<PyAny>) -> Self {
+        Self { queue, batch: None, bytes: Vec::new(), ends: Vec::new(), meta: Meta::default() }
+    }
+
+    fn take(&mut self, batch: &Bound<'_, PyAny>) -> PyResult<u64> {
+        let py = batch.py();
+        self.bytes = PyBuffer::<u8>::get(&batch.getattr("packets")?)?.to_vec(py)?;
+        self.ends = PyBuffer::<u64>::get(&batch.getattr("offsets")?)?.to_vec(py)?;
+        self.meta = Meta { interface: batch.getattr("interface")?.extract()?, ..Meta::default() };
+        let is_sound =
+            self.ends.is_sorted() && self.ends.last().is_some_and(|&end| end <= self.bytes.len() as u64);
+        if !is_sound {
+            return Err(errors::argument("a batch's offsets do not fit its packets"));
+        }
+        batch.getattr("now")?.extract()
+    }
+}
+
+impl PacketQueue for PythonQueue {
+    type Error = PyErr;
+
+    fn receive(&mut self) -> PyResult<Option<u64>> {
+        Python::attach(|py| {
+            let batch = self.queue.bind(py).call_method0("receive")?;
+            if batch.is_none() {
+                return Ok(None);
+            }
+            let now = self.take(&batch)?;
+            self.batch = Some(batch.unbind());
+            Ok(Some(now))
+        })
+    }
+
+    fn packets(&mut self) -> Vec<Packet<'_>> {
+        let mut left = &mut self.bytes[..];
+        let mut packets = Vec::with_capacity(self.ends.len());
+        let first = self.ends.first().copied().unwrap_or(0) as usize;
+        left = left.get_mut(first..).unwrap_or_default();
+        for ends in self.ends.windows(2) {
+            let (bytes, rest) = left.split_at_mut((ends[1] - ends[0]) as usize);
+            packets.push(Packet { bytes, meta: self.meta });
+            left = rest;
+        }
+        packets
+    }
+
+    fn holds(&self, _: u32) -> bool {
+        true
+    }
+
+    fn judge(&mut self, verdicts: &[core::Verdict], released: Vec<Released>) -> PyResult<()> {
+        Python::attach(|py| {
+            let Some(batch) = self.batch.take() else { return Ok(()) };
+            PyBuffer::<u8>::get(batch.bind(py).getattr("packets")?.as_any())?
+                .copy_from_slice(py, &self.bytes)?;
+            let records: Vec<u8> = verdicts.iter().flat_map(|verdict| verdict.record()).collect();
+            let released = PyList::new(py, released.into_iter().map(sent))?;
+            self.queue.bind(py).call_method1("verdict", (batch, PyBytes::new(py, &records), released))?;
+            Ok(())
+        })
+    }
+}
+
+/// A held fragment that is decided: ticket, action, and the packet if it is sent on.
+pub(crate) fn sent(released: Released) -> (u32, &'static str, Option<Vec<u8>>) {
+    let action = released.verdict.action;
+    let is_sent = matches!(action, core::Action::Accept | core::Action::Translate);
+    (released.ticket, action.name(), is_sent.then_some(released.packet))
+}

@@ -1,0 +1,67 @@
+"""The loop with queues that are written in Python."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+import kbe_nat
+from kbe_nat._native import ACTIONS
+from kbe_nat.datapath import VERDICT, Batch
+from kbe_nat.datapath.thread import LoopThread
+
+
+@dataclass
+class Script:
+    """A driver with batches that are given."""
+
+    batches: list[Batch]
+    verdicts: list[tuple[str, ...]] = field(default_factory=list)
+
+    def receive(self) -> Batch | None:
+        return self.batches.pop(0) if self.batches else None
+
+    def verdict(self, batch: Batch, verdicts: bytes, released: object) -> None:
+        self.verdicts.append(tuple(ACTIONS[record[0]] for record in VERDICT.iter_unpack(verdicts)))
+
+
+def batch(now: int, *packets: bytes) -> Batch:
+    made = Batch(now)
+    for packet in packets:
+        made.append(packet)
+    return made
+
+
+def test_every_packet_gets_its_verdict() -> None:
+    queue = Script([batch(1, b"\xff", b""), batch(2), batch(3, b"\x45")])
+    loop = kbe_nat.Loop(kbe_nat.Engine(), queue)
+    loop.run()
+    assert queue.verdicts == [("drop", "accept"), (), ("drop",)]
+    assert (loop.packets, loop.batches, loop.panics) == (3, 2, 0)
+
+
+def test_what_a_queue_raises_ends_the_loop() -> None:
+    class Broken(Script):
+        def receive(self) -> Batch | None:
+            raise OSError("the cable is out")
+
+    with pytest.raises(OSError, match="cable"):
+        kbe_nat.Loop(kbe_nat.Engine(), Broken([])).run()
+    with pytest.raises(OSError, match="cable"), LoopThread(kbe_nat.Engine(), Broken([])) as thread:
+        thread.ended.wait(5)
+
+
+@pytest.mark.parametrize("offsets", [[0, 5], [2, 1], []])
+def test_offsets_that_do_not_fit_are_refused(offsets: list[int]) -> None:
+    wrong = batch(1, b"\x45")
+    del wrong.offsets[:]
+    wrong.offsets.extend(offsets)
+    with pytest.raises(kbe_nat.ArgumentError, match="offsets"):
+        kbe_nat.Loop(kbe_nat.Engine(), Script([wrong])).run()
+
+
+def test_a_stopped_loop_takes_nothing() -> None:
+    queue = Script([batch(1, b"")])
+    loop = kbe_nat.Loop(kbe_nat.Engine(), queue)
+    loop.stop()
+    loop.run()
+    assert len(queue.batches) == 1
