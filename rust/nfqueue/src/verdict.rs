@@ -128,7 +128,7 @@ mod tests {
         let sent: Vec<u8> = outbox.slices().iter().flat_map(|slice| slice.to_vec()).collect();
         assert_eq!((sent.len(), outbox.pieces()), (outbox.size(), 3));
         let mut left = &sent[..];
-        let mut found = Vec::new();
+        let mut found: Vec<Vec<(u16, Vec<u8>)>> = Vec::new();
         while !left.is_empty() {
             let length = u32::from_ne_bytes([left[0], left[1], left[2], left[3]]) as usize;
             assert_eq!(&left[18..20], &[0, 9]);
