@@ -37,9 +37,10 @@ pub(crate) fn open(bytes: &mut Vec<u8>, kind: u8, flags: u16, queue: u16) -> usi
 
 /// Appends an attribute, padded.
 pub(crate) fn put(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    put_header(bytes, kind, value.len());
+    let padding = put_header(bytes, kind, value.len());
     bytes.extend_from_slice(value);
-    bytes.resize(bytes.len().next_multiple_of(ALIGN), 0);
+    // What stands elsewhere counts too, so it is not the length of `bytes` that is to be a multiple of four.
+    bytes.resize(bytes.len() + padding, 0);
 }
 
 /// Appends the header of an attribute whose value stands elsewhere, and returns by how many bytes that is to be padded.
