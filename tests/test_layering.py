@@ -20,6 +20,7 @@ RUST = {
     "wire": "tuple",
     "verdict": "",
     "counters": "verdict",
+    "events": "clock conntrack tuple",
     "rewrite": "tuple wire",
     "refusal": "rewrite tuple wire",
     "balance": "backend rng",
@@ -30,12 +31,12 @@ RUST = {
     "decide": "backend balance service tuple verdict wire",
     "ledger": "balance hash rng service verdict",
     "config": "conntrack decide",
-    "pipeline": "affinity backend balance clock config conntrack counters decide fragment hash ledger rewrite "
+    "pipeline": "affinity backend balance clock config conntrack counters decide events fragment hash ledger rewrite "
     "rng service tuple verdict wire",
     "engine": "affinity balance clock config conntrack counters decide fragment hash ledger pipeline rng service "
     "verdict wire",
     "explain": "backend config conntrack decide engine fragment pipeline tuple verdict wire",
-    "view": "clock conntrack engine ledger pipeline tuple verdict wire",
+    "view": "clock conntrack engine events ledger pipeline tuple verdict wire",
     "checkpoint": "affinity clock conntrack engine pipeline rewrite tuple wire",
 }
 BANNED = ("std::io", "std::fs", "std::net::Tcp", "std::net::Udp", "std::time", "std::thread", "libc", "pyo3")

@@ -453,6 +453,32 @@ class Engine:
         Raises `ArgumentError` for a filter that can match nothing.
         """
 
+    def delete_flows(
+        self,
+        *,
+        protocol: str | None = None,
+        service: str | None = None,
+        source: str | None = None,
+        destination: str | None = None,
+        backend: str | None = None,
+        state: str | None = None,
+    ) -> int:
+        """End the flows to which all given filters apply, and return how many they were. A later packet of one is
+        decided anew. Cost: one walk of the table.
+
+        Raises `ArgumentError` as `flows` does.
+        """
+
+    def watch(self, capacity: int) -> None:
+        """From now on note what happens to flows: at most `capacity` events of each family are kept until they are
+        taken, and the oldest are lost. 0 notes nothing.
+        """
+
+    def take_events(self) -> tuple[list[tuple[str, Flow]], int]:
+        """What happened since the last call, oldest first by family: "NEW", "UPDATE" (another state) or "DESTROY",
+        and the flow as it was then; and how many events were lost.
+        """
+
     def stats(self) -> Stats:
         """All counters. Cost: linear in service ports and their backends."""
 

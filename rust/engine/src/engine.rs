@@ -240,6 +240,7 @@ impl Engine {
 /// The engine's part for one family.
 pub(crate) trait Family: Wire {
     fn lane(engine: &mut Engine) -> (&mut Core, &mut Lane<Self>);
+    fn lane_of(engine: &Engine) -> &Lane<Self>;
 }
 
 impl Family for Ipv4Addr {
@@ -247,12 +248,20 @@ impl Family for Ipv4Addr {
     fn lane(engine: &mut Engine) -> (&mut Core, &mut Lane<Self>) {
         (&mut engine.core, &mut engine.v4)
     }
+
+    fn lane_of(engine: &Engine) -> &Lane<Self> {
+        &engine.v4
+    }
 }
 
 impl Family for Ipv6Addr {
     #[inline]
     fn lane(engine: &mut Engine) -> (&mut Core, &mut Lane<Self>) {
         (&mut engine.core, &mut engine.v6)
+    }
+
+    fn lane_of(engine: &Engine) -> &Lane<Self> {
+        &engine.v6
     }
 }
 

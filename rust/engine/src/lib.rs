@@ -10,6 +10,7 @@
 //! | [`backend`], [`balance`] | endpoints, and how one is chosen |
 //! | [`service`] | what is served where: the snapshot that policy hands in |
 //! | [`conntrack`], `affinity`, `fragment` | what is remembered of flows, clients and datagrams |
+//! | `events` | what happens to flows, for watchers |
 //! | `decide` | first packets: pure, also what [`Engine::explain`] shows |
 //! | `rewrite`, [`refusal`] | what a translation and a refusal look like in bytes |
 //! | `ledger`, `counters` | what is live of service ports and backends, and what was counted |
@@ -27,6 +28,7 @@ pub mod conntrack;
 mod counters;
 mod decide;
 pub mod engine;
+mod events;
 mod explain;
 mod fragment;
 pub mod hash;
@@ -47,6 +49,7 @@ pub use balance::Strategy;
 pub use config::{Config, InvalidTcp};
 pub use decide::Midstream;
 pub use engine::Engine;
+pub use events::EventKind;
 pub use explain::Explanation;
 pub use fragment::Released;
 pub use ledger::Traffic;

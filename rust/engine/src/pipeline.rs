@@ -18,6 +18,7 @@ use crate::conntrack::state::{State, stream_age};
 use crate::conntrack::tcp::Progress;
 use crate::conntrack::{FlowId, FlowTable, Hot};
 use crate::counters::Counters;
+use crate::events::{EventKind, Events};
 use crate::fragment::{Fragments, Released};
 use crate::hash::HashKey;
 use crate::ledger::Ledger;
@@ -56,6 +57,7 @@ pub struct Packet<'a> {
 pub(crate) struct Lane<A> {
     pub(crate) flows: FlowTable<A>,
     pub(crate) fragments: Fragments<A>,
+    pub(crate) events: Events<A>,
     /// Flows by source address; kept only under a limit per source.
     pub(crate) sources: HashMap<A, u32, HashKey>,
 }
@@ -65,6 +67,7 @@ impl<A: Wire> Lane<A> {
         Self {
             flows: FlowTable::new(config.max_flows, key),
             fragments: Fragments::new(config.max_fragments, key),
+            events: Events::default(),
             sources: HashMap::with_hasher(key),
         }
     }
@@ -291,15 +294,20 @@ impl Core {
         }
         let hot = lane.flows.hot_mut(id);
         let is_shorter = deadline < hot.deadline;
+        let is_changed = hot.state != state;
         hot.state = state;
         hot.deadline = deadline;
         if is_shorter {
             lane.flows.shortened(deadline);
         }
+        if is_changed {
+            lane.events.note(EventKind::Update, &lane.flows, id);
+        }
     }
 
     /// Takes a flow out of all books.
     pub(crate) fn end_flow<A: Wire>(&mut self, lane: &mut Lane<A>, id: FlowId) {
+        lane.events.note(EventKind::Destroy, &lane.flows, id);
         let (hot, cold) = (lane.flows.hot(id), lane.flows.cold(id));
         let client = hot.ends(Direction::Original).src;
         self.ledger.close_flow(cold.backend, lane.flows.packets(id), hot.bytes);

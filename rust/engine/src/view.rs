@@ -1,11 +1,12 @@
 //! What the engine shows of itself: flows, counters. Copies; nothing in here is on a packet's path.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::clock;
+use crate::clock::{self, Tick};
 use crate::conntrack::state::State;
 use crate::conntrack::{FlowId, Hot};
-use crate::engine::Engine;
+use crate::engine::{Engine, Family};
+use crate::events::{EventKind, Seen};
 use crate::ledger::Traffic;
 use crate::pipeline::Lane;
 use crate::tuple::{Protocol, Wired};
@@ -123,6 +124,27 @@ impl Engine {
         flows
     }
 
+    /// Ends the flows that match, and returns how many they were. Cost: a pass over the table.
+    pub fn delete_flows(&mut self, filter: &Filter) -> usize {
+        self.delete::<Ipv4Addr>(filter) + self.delete::<Ipv6Addr>(filter)
+    }
+
+    /// From now on notes what happens to flows, at most so many events of each family until they are taken; 0 is none.
+    pub fn watch(&mut self, capacity: usize) {
+        self.v4.events.watch(capacity);
+        self.v6.events.watch(capacity);
+    }
+
+    /// What happened to flows since the last call, and how many events were lost because nobody took them. A flow is shown as it was then; its
+    /// timeout counts from now.
+    pub fn take_events(&mut self) -> (Vec<(EventKind, Flow)>, u64) {
+        let ((v4, lost), (v6, more)) = (self.v4.events.take(), self.v6.events.take());
+        let mut events = Vec::with_capacity(v4.len() + v6.len());
+        events.extend(v4.iter().map(|seen| self.happened(seen)));
+        events.extend(v6.iter().map(|seen| self.happened(seen)));
+        (events, lost + more)
+    }
+
     /// Counters of every service port, sorted by name. Cost: a pass over the flow tables, whose live flows are added up.
     #[must_use]
     pub fn service_stats(&self) -> Vec<ServiceStats> {
@@ -191,6 +213,24 @@ impl Engine {
         }
     }
 
+    fn delete<A: Family>(&mut self, filter: &Filter) -> usize {
+        let now = self.core.clock.tick();
+        let ids: Vec<FlowId> = {
+            let lane = A::lane_of(self);
+            let alive = lane.flows.iter().filter(|(_, hot, _)| !hot.is_expired(now));
+            alive.filter(|&(id, hot, _)| self.matches(lane, id, hot, filter)).map(|(id, ..)| id).collect()
+        };
+        let (core, lane) = A::lane(self);
+        for &id in &ids {
+            core.end_flow(lane, id);
+        }
+        ids.len()
+    }
+
+    fn happened<A: Wire>(&self, seen: &Seen<A>) -> (EventKind, Flow) {
+        (seen.kind, self.shown(&seen.hot, seen.packets, seen.created, seen.backend))
+    }
+
     fn matches<A: Wire>(&self, lane: &Lane<A>, id: FlowId, hot: &Hot<A>, filter: &Filter) -> bool {
         let [original, reply] = hot.ends.map(Wired::ends);
         let is = |wanted: Option<IpAddr>, address: A| wanted.is_none_or(|wanted| wanted == address.into());
@@ -205,9 +245,13 @@ impl Engine {
 
     pub(crate) fn flow<A: Wire>(&self, lane: &Lane<A>, id: FlowId) -> Flow {
         let (hot, cold) = (lane.flows.hot(id), lane.flows.cold(id));
+        debug_assert!(hot.state != State::Free);
+        self.shown(hot, lane.flows.packets(id), cold.created, cold.backend)
+    }
+
+    fn shown<A: Wire>(&self, hot: &Hot<A>, packets: [u64; 2], created: Tick, backend: u32) -> Flow {
         let now = self.core.clock.tick();
         let [original, reply] = hot.ends.map(Wired::ends);
-        debug_assert!(hot.state != State::Free);
         Flow {
             protocol: hot.protocol,
             state: hot.state.name(),
@@ -217,11 +261,11 @@ impl Engine {
             destination: original.destination(),
             reply_source: reply.source(),
             reply_destination: reply.destination(),
-            service: self.service_name(cold.backend).to_owned(),
+            service: self.service_name(backend).to_owned(),
             masquerade: hot.has(Hot::<A>::MASQUERADE) || reply.dst != original.src,
-            packets: lane.flows.packets(id),
+            packets,
             bytes: hot.bytes,
-            age: clock::seconds(now.saturating_sub(cold.created)),
+            age: clock::seconds(now.saturating_sub(created)),
             timeout: clock::seconds(hot.deadline.saturating_sub(now)),
         }
     }

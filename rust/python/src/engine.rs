@@ -190,20 +190,38 @@ impl Engine {
         state: Option<String>,
         limit: Option<usize>,
     ) -> PyResult<Bound<'py, PyIterator>> {
-        let filter = Filter {
-            protocol: protocol.map(convert::protocol).transpose()?,
-            service,
-            source: source.map(convert::address).transpose()?,
-            destination: destination.map(convert::address).transpose()?,
-            backend: backend.map(convert::address).transpose()?,
-            state,
-        };
+        let filter = filter(protocol, service, source, destination, backend, state)?;
         let flows = py.detach(|| self.lock().flows(&filter, limit.unwrap_or(usize::MAX)));
         PyList::new(
             py,
             flows.into_iter().map(Flow).map(|flow| Bound::new(py, flow)).collect::<PyResult<Vec<_>>>()?,
         )?
         .try_iter()
+    }
+
+    #[pyo3(signature = (*, protocol = None, service = None, source = None, destination = None, backend = None, state = None))]
+    #[allow(clippy::too_many_arguments)]
+    fn delete_flows(
+        &self,
+        py: Python<'_>,
+        protocol: Option<&str>,
+        service: Option<String>,
+        source: Option<&str>,
+        destination: Option<&str>,
+        backend: Option<&str>,
+        state: Option<String>,
+    ) -> PyResult<usize> {
+        let filter = filter(protocol, service, source, destination, backend, state)?;
+        Ok(py.detach(|| self.lock().delete_flows(&filter)))
+    }
+
+    fn watch(&self, py: Python<'_>, capacity: usize) {
+        py.detach(|| self.lock().watch(capacity));
+    }
+
+    fn take_events(&self, py: Python<'_>) -> (Vec<(&'static str, Flow)>, u64) {
+        let (events, lost) = py.detach(|| self.lock().take_events());
+        (events.into_iter().map(|(kind, flow)| (kind.name(), Flow(flow))).collect(), lost)
     }
 
     fn stats(&self, py: Python<'_>) -> Stats {
@@ -304,6 +322,25 @@ impl Engine {
         self.lock().process_batch(now, &mut packets, &mut verdicts);
         Ok(verdicts.into_iter().flat_map(core::Verdict::record).collect())
     }
+}
+
+/// Which flows are wanted.
+fn filter(
+    protocol: Option<&str>,
+    service: Option<String>,
+    source: Option<&str>,
+    destination: Option<&str>,
+    backend: Option<&str>,
+    state: Option<String>,
+) -> PyResult<Filter> {
+    Ok(Filter {
+        protocol: protocol.map(convert::protocol).transpose()?,
+        service,
+        source: source.map(convert::address).transpose()?,
+        destination: destination.map(convert::address).transpose()?,
+        backend: backend.map(convert::address).transpose()?,
+        state,
+    })
 }
 
 fn meta(interface: u32, incomplete_checksum: bool) -> Meta {

@@ -11,6 +11,7 @@ use crate::conntrack::state::State;
 use crate::conntrack::tcp::Tracking;
 use crate::conntrack::{FlowId, Hot, InsertError};
 use crate::decide::{self, Decision, Question, Serve, Silent, Trace};
+use crate::events::EventKind;
 use crate::ledger::ListLoads;
 use crate::rewrite;
 use crate::rng::Rng;
@@ -130,6 +131,7 @@ impl Core {
             *lane.sources.entry(ends.src).or_default() += 1;
         }
         self.ledger.open_flow(id);
+        lane.events.note(EventKind::New, &lane.flows, flow);
         Ok(flow)
     }
 

@@ -1,0 +1,61 @@
+//! What watchers see of flows, and flows that are ended by hand.
+
+mod scene;
+
+use kbe_nat_engine::tuple::Protocol;
+use kbe_nat_engine::view::Filter;
+use kbe_nat_engine::{Config, Engine};
+use scene::*;
+
+fn names(engine: &mut Engine) -> Vec<(&'static str, Option<&'static str>)> {
+    let (events, lost) = engine.take_events();
+    assert_eq!(lost, 0);
+    events.into_iter().map(|(kind, flow)| (kind.name(), flow.state)).collect()
+}
+
+#[test]
+fn a_connection_is_seen_from_its_beginning_to_its_end() {
+    for family in FAMILIES {
+        let mut scene = Scene::plain(Config::default());
+        scene.engine.watch(100);
+        Connection::establish(&mut scene, family.client(1, 5555), family.vip());
+        assert_eq!(
+            names(&mut scene.engine),
+            [("NEW", Some("SYN_SENT")), ("UPDATE", Some("SYN_RECV")), ("UPDATE", Some("ESTABLISHED"))]
+        );
+        scene.sweep(1_000_000.0);
+        assert_eq!(names(&mut scene.engine), [("DESTROY", Some("ESTABLISHED"))]);
+    }
+}
+
+#[test]
+fn a_slow_watcher_loses_the_oldest_events_and_is_told() {
+    let mut scene = Scene::plain(Config::default());
+    Connection::establish(&mut scene, Family::V4.client(1, 5555), Family::V4.vip());
+    assert_eq!(names(&mut scene.engine), [], "nobody watched");
+    scene.engine.watch(2);
+    Connection::establish(&mut scene, Family::V4.client(2, 5555), Family::V4.vip());
+    let (events, lost) = scene.engine.take_events();
+    let kinds: Vec<_> = events.iter().map(|(kind, _)| kind.name()).collect();
+    assert_eq!((kinds, lost), (vec!["UPDATE", "UPDATE"], 1));
+    scene.engine.watch(0);
+    scene.sweep(1_000_000.0);
+    assert_eq!(names(&mut scene.engine), []);
+}
+
+#[test]
+fn flows_that_match_are_ended() {
+    let mut scene = Scene::plain(Config::default());
+    for family in FAMILIES {
+        for number in 1..4 {
+            Connection::establish(&mut scene, family.client(number, 5555), family.vip());
+        }
+    }
+    let backend = Some(Family::V6.backend(0).ip());
+    assert_eq!(scene.engine.delete_flows(&Filter { backend, ..Filter::default() }), 1);
+    assert_eq!(scene.engine.delete_flows(&Filter { backend, ..Filter::default() }), 0);
+    assert_eq!(scene.engine.delete_flows(&Filter { protocol: Some(Protocol::UDP), ..Filter::default() }), 0);
+    assert_eq!(scene.engine.delete_flows(&Filter::default()), 5);
+    assert_eq!(scene.engine.occupancy().flows, 0);
+    assert!(scene.engine.service_stats().iter().all(|service| service.active() == 0));
+}
