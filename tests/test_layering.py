@@ -31,8 +31,8 @@ RUST = {
     "decide": "backend balance service tuple verdict wire",
     "ledger": "balance hash rng service verdict",
     "config": "conntrack decide",
-    "pipeline": "affinity backend balance clock config conntrack counters decide events fragment hash ledger rewrite "
-    "rng service tuple verdict wire",
+    "pipeline": "affinity backend balance clock config conntrack counters decide events fragment hash ledger "
+    "rewrite rng service tuple verdict wire",
     "engine": "affinity balance clock config conntrack counters decide fragment hash ledger pipeline rng service "
     "verdict wire",
     "explain": "backend config conntrack decide engine fragment pipeline tuple verdict wire",

@@ -470,13 +470,13 @@ class Engine:
         """
 
     def watch(self, capacity: int) -> None:
-        """From now on note what happens to flows: at most `capacity` events of each family are kept until they are
-        taken, and the oldest are lost. 0 notes nothing.
+        """From now on note what happens to flows: at most `capacity` events of each family are kept until they
+        are taken, and the oldest are lost. 0 notes nothing.
         """
 
     def take_events(self) -> tuple[list[tuple[str, Flow]], int]:
-        """What happened since the last call, oldest first by family: "NEW", "UPDATE" (another state) or "DESTROY",
-        and the flow as it was then; and how many events were lost.
+        """What happened since the last call, oldest first by family: "NEW", "UPDATE" (another state) or
+        "DESTROY", and the flow as it was then; and how many events were lost.
         """
 
     def stats(self) -> Stats:
