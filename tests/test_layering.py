@@ -61,8 +61,10 @@ PYTHON = {
     "rules": "errors model policy",
     "datapath": "_native errors rules",
     "tables": "_native policy",
+    "control": "_native errors model policy rules tables",
+    "daemon": "_native control datapath errors model policy sources",
     "playground": "errors policy",
-    "cli": "_native datapath errors model playground policy rules sources tables version",
+    "cli": "_native control daemon datapath errors model playground policy rules sources tables version",
     "__init__": "_native errors model",
     "__main__": "cli errors",
 }

@@ -227,8 +227,7 @@ def test_an_object_that_contains_itself_is_refused(tmp_path: Path) -> None:
 def test_missing_files_and_directories(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="No such file"):
         read_manifests([tmp_path / "nothing.yaml"])
-    with pytest.raises(FileError, match="no file in it"):
-        read_manifests([tmp_path])
+    assert read_manifests([tmp_path]).snapshot.services == (), "a directory may be empty for a while"
     (tmp_path / "b.yaml").write_text(SLICE)
     (tmp_path / "a.yml").write_text(SERVICE)
     (tmp_path / "notes.txt").write_text("not read")

@@ -43,7 +43,7 @@ class Recorded:
 
 
 def test_sets_hold_every_frontend_of_their_family() -> None:
-    four, six = rule_sets(PLAN, 7)
+    four, six = rule_sets(PLAN, (7, 7))
     assert four.sets == {
         "kbe-nat-frontends-4": (
             "127.0.0.1,tcp:30080",
@@ -58,8 +58,8 @@ def test_sets_hold_every_frontend_of_their_family() -> None:
 
 def test_the_number_of_rules_does_not_grow_with_services() -> None:
     many = tuple(policy(f"s{n}", Listener("cluster-ip", f"172.30.1.{n}", 80)) for n in range(250))
-    [few] = rule_sets(Plan(many[:1], (), (), ()), 7)
-    [lots] = rule_sets(Plan(many, (), (), ()), 7)
+    [few] = rule_sets(Plan(many[:1], (), (), ()), (7, 7))
+    [lots] = rule_sets(Plan(many, (), (), ()), (7, 7))
     assert few.rules == lots.rules
     assert len(lots.sets["kbe-nat-frontends-4"]) == 250
 
@@ -75,14 +75,14 @@ def test_marks_are_single_bits_that_others_do_not_use() -> None:
 
 
 def test_every_rule_stands_in_a_chain_that_is_jumped_to() -> None:
-    for own in rule_sets(PLAN, 7):
+    for own in rule_sets(PLAN, (7, 7)):
         places = {(jump.table, jump.hook) for jump in own.jumps}
         assert {(rule.table, rule.chain) for rule in own.rules} == places
 
 
 def test_one_transaction_for_each_family_sets_first() -> None:
     runner = Recorded()
-    Iptables(runner).install(rule_sets(PLAN, 7))
+    Iptables(runner).install(rule_sets(PLAN, (7, 7)))
     commands = [command for command, text in runner.calls if text]
     assert commands == [
         "ipset restore",
@@ -129,7 +129,7 @@ COMMIT
 
 def test_rules_are_removed_also_when_the_block_or_the_installation_fails() -> None:
     memory = Memory()
-    with pytest.raises(ZeroDivisionError), installed(memory, rule_sets(PLAN, 7)):
+    with pytest.raises(ZeroDivisionError), installed(memory, rule_sets(PLAN, (7, 7))):
         assert "raw: -A KBE-NAT-PREROUTING -m set --match-set kbe-nat-frontends-4" in str(memory)
         raise ZeroDivisionError
     assert memory.rules == ()

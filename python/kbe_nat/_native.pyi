@@ -102,6 +102,10 @@ class Loop:
         """Batches with packets so far."""
 
     @property
+    def turns(self) -> int:
+        """How often it went round: more often from one moment to the next, unless it hangs."""
+
+    @property
     def panics(self) -> int:
         """Batches that were dropped because the engine failed on them: a defect that should be reported."""
 

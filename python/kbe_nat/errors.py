@@ -29,6 +29,10 @@ class RulesError(KbeNatError):
     """The diversion rules could not be installed or removed."""
 
 
+class ControlError(KbeNatError):
+    """The daemon cannot be asked, or it refuses what it was asked for."""
+
+
 class PlaygroundError(KbeNatError):
     """A namespace, device or server of the playground could not be made."""
 

@@ -51,7 +51,7 @@ def proxied(cluster: Cluster) -> Iterator[tuple[kbe_nat.Engine, NetfilterQueue]]
     with (
         inside(cluster.node.path, lambda: NetfilterQueue(QUEUE, timeout=0.05)) as queue,
         LoopThread(engine, queue),
-        installed(Iptables(Commands(cluster.node.prefix)), rule_sets(PLAN, QUEUE)),
+        installed(Iptables(Commands(cluster.node.prefix)), rule_sets(PLAN, (QUEUE, QUEUE))),
     ):
         yield engine, queue
 
@@ -190,7 +190,7 @@ def test_foreign_rules_stay_byte_identical(cluster: Cluster) -> None:
             node.call(command, "-t", table, "-L", "-n")
     before = rules_of(node)
     backend = Iptables(Commands(node.prefix))
-    with installed(backend, rule_sets(PLAN, QUEUE)):
+    with installed(backend, rule_sets(PLAN, (QUEUE, QUEUE))):
         during = rules_of(node)
         assert "KBE-NAT-PREROUTING" in during
         own = set(before.splitlines()) ^ set(during.splitlines())
@@ -198,7 +198,7 @@ def test_foreign_rules_stay_byte_identical(cluster: Cluster) -> None:
         assert all("KBE-NAT-" in line or "kbe-nat-" in line for line in own)
         assert "\n".join(foreign) == before
         # What a crash has left is replaced, not doubled.
-        backend.install(rule_sets(PLAN, QUEUE))
+        backend.install(rule_sets(PLAN, (QUEUE, QUEUE)))
         assert rules_of(node) == during
     assert rules_of(node) == before
     backend.remove()
@@ -209,7 +209,7 @@ def test_a_refused_installation_leaves_nothing(cluster: Cluster) -> None:
     node = cluster.node
     before = rules_of(node)
     # There are 65536 queues.
-    wrong = installed(Iptables(Commands(node.prefix)), rule_sets(PLAN, 70_000))
+    wrong = installed(Iptables(Commands(node.prefix)), rule_sets(PLAN, (70_000, 70_000)))
     with pytest.raises(kbe_nat.RulesError, match="iptables-restore"), wrong:
         pass
     assert [line for line in rules_of(node).splitlines() if "KBE" in line or "kbe" in line] == []

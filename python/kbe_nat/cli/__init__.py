@@ -5,9 +5,16 @@ from typing import Annotated
 import typer
 
 from kbe_nat import __version__
+from kbe_nat.cli.conntrack import conntrack
 from kbe_nat.cli.demo import demo
+from kbe_nat.cli.describe import describe
+from kbe_nat.cli.drain import drain
 from kbe_nat.cli.explain import explain
+from kbe_nat.cli.get import get
+from kbe_nat.cli.proxy import proxy
 from kbe_nat.cli.replay import replay
+from kbe_nat.cli.strategy import strategy
+from kbe_nat.cli.top import top
 
 app = typer.Typer(
     help="Kubernetes Services in userspace.",
@@ -17,6 +24,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(demo)
+app.command()(proxy)
+app.command()(get)
+app.command()(describe)
+app.command()(conntrack)
+app.command()(drain)
+app.add_typer(strategy, name="strategy")
+app.command()(top)
 app.command()(replay)
 app.command()(explain)
 

@@ -74,7 +74,7 @@ def demo(
             f"A node {wires.NODE_ADDRESS}, a client {wires.CLIENT_ADDRESS} and the pods {pods}: "
             "each is a network namespace."
         )
-        rules = rule_sets(made, QUEUE)
+        rules = rule_sets(made, (QUEUE, QUEUE))
         queue = stack.enter_context(inside(cluster.node.path, lambda: NativeQueue(QUEUE)))
         loop = stack.enter_context(LoopThread(engine, queue)).loop
         stack.enter_context(installed(Iptables(Commands(cluster.node.prefix)), rules))

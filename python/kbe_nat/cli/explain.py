@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from kbe_nat._native import EXPIRY_BUDGET, Engine, Explanation
+from kbe_nat._native import EXPIRY_BUDGET, Engine
 from kbe_nat.cli import packet as wire
 from kbe_nat.cli.options import (
+    SOCKET,
     ClusterRanges,
     Detector,
     DetectorMode,
@@ -22,6 +23,7 @@ from kbe_nat.cli.options import (
     ObjectFiles,
     OutputFormat,
     PodRange,
+    Socket,
     Strict,
     node_options,
     parse,
@@ -29,6 +31,8 @@ from kbe_nat.cli.options import (
     warn,
 )
 from kbe_nat.cli.output import show, show_json, table
+from kbe_nat.daemon.answers import Row, explanation_row
+from kbe_nat.daemon.conversation import ask
 from kbe_nat.datapath.pcap import CaptureQueue
 from kbe_nat.policy import LOOPBACK, Plan, plan
 from kbe_nat.sources.address import split_address
@@ -43,7 +47,7 @@ EPHEMERAL_PORT = 49152
 
 
 def explain(
-    objects: ObjectFiles,
+    objects: ObjectFiles = [],  # noqa: B006
     capture: Annotated[Path | None, typer.Argument(help="Capture that the packet is taken from.")] = None,
     number: Annotated[
         int | None, typer.Option("--packet", min=1, help="Number of the packet in the capture.")
@@ -64,6 +68,13 @@ def explain(
     localhost_nodeports: LocalhostNodePorts = True,
     pod_range: PodRange = POD_RANGE,
     strict: Strict = False,
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live", help="Ask the running daemon, with its connections, instead of reading objects."
+        ),
+    ] = False,
+    socket: Socket = SOCKET,
     output: OutputFormat = Format.TEXT,
 ) -> None:
     """Say what happens to a packet, and why.
@@ -75,6 +86,15 @@ def explain(
         raise typer.BadParameter(
             "give either --from and --to, or a capture and --packet", param_hint="packet"
         )
+    if live:
+        if capture is not None:
+            raise typer.BadParameter("the daemon explains packets that are described", param_hint="--live")
+        data = _described(source or "", destination or "", protocol)
+        (told,) = ask(socket, "explain", packet=data.hex(), interface=OTHER_INTERFACE if interface else 0)
+        _tell(data, told, output)
+        return
+    if not objects:
+        raise typer.BadParameter("say where the objects are, or --live", param_hint="--filename")
     snapshot = read_objects(objects, pod_range, is_strict=strict)
     options = replace(
         node_options(snapshot, node, node_address, cluster_cidr, nodeport_addresses, detect_local_mode),
@@ -91,7 +111,11 @@ def explain(
     else:
         data = _described(source or "", destination or "", protocol)
         device = _device(made, data, interface, pod_interface)
-        explanation = engine.explain(data, 0, interface=device, incomplete_checksum=True)
+        explanation = explanation_row(engine.explain(data, 0, interface=device, incomplete_checksum=True))
+    _tell(data, explanation, output)
+
+
+def _tell(data: bytes, explanation: Row, output: Format) -> None:
     answer = _answer(explanation)
     if output is Format.JSON:
         show_json(answer)
@@ -113,7 +137,7 @@ def _described(source: str, destination: str, protocol: str) -> bytes:
         raise typer.BadParameter(str(error), param_hint="--to") from None
 
 
-def _captured(engine: Engine, capture: Path, number: int) -> tuple[bytes, Explanation]:
+def _captured(engine: Engine, capture: Path, number: int) -> tuple[bytes, Row]:
     """The packet of this number, and its explanation after all before it were processed."""
     before = number - 1
     with CaptureQueue(capture) as queue:
@@ -131,7 +155,7 @@ def _captured(engine: Engine, capture: Path, number: int) -> tuple[bytes, Explan
                     raise typer.BadParameter(
                         f"number {number} of {capture} is no IP packet", param_hint="--packet"
                     )
-                return data, engine.explain(data, batch.now)
+                return data, explanation_row(engine.explain(data, batch.now))
             engine.expire(batch.now, EXPIRY_BUDGET)
             before -= len(batch)
     total = number - 1 - before
@@ -154,27 +178,27 @@ def _device(made: Plan, data: bytes, interface: str, pod_interface: str) -> int:
     return 0 if described and not interface and described.source[0] in own else OTHER_INTERFACE
 
 
-def _answer(explanation: Explanation) -> dict[str, Any]:
-    verdict = VERDICTS.get(explanation.action, explanation.action)
-    destinations = sorted(explanation.candidates) if verdict == "dnat" else []
-    masqueraded = sorted(set(explanation.masqueraded) & set(destinations))
-    masquerade: bool | str = explanation.masquerade and verdict == "dnat"
+def _answer(explanation: Row) -> dict[str, Any]:
+    verdict = VERDICTS.get(explanation["action"], explanation["action"])
+    destinations = sorted(explanation["candidates"]) if verdict == "dnat" else []
+    masqueraded = sorted(set(explanation["masqueraded"]) & set(destinations))
+    masquerade: bool | str = explanation["masquerade"] and verdict == "dnat"
     if destinations:
         masquerade = "mixed" if 0 < len(masqueraded) < len(destinations) else bool(masqueraded)
     answer: dict[str, Any] = {
         "verdict": verdict,
-        "service": explanation.service,
+        "service": explanation["service"],
         "destinations": destinations,
-        "backend": explanation.backend if verdict == "dnat" else None,
+        "backend": explanation["backend"] if verdict == "dnat" else None,
         "masquerade": masquerade,
     }
     if masquerade == "mixed":
         answer["masqueraded"] = masqueraded
-    answer["reasons"] = [f"{check}: {found}" for check, found in explanation.steps]
+    answer["reasons"] = [f"{check}: {found}" for check, found in explanation["steps"]]
     return answer
 
 
-def _show(data: bytes, answer: dict[str, Any], explanation: Explanation) -> None:
+def _show(data: bytes, answer: dict[str, Any], explanation: Row) -> None:
     described = wire.ends(data)
     what = "A packet that cannot be read"
     if described is not None:
@@ -184,12 +208,12 @@ def _show(data: bytes, answer: dict[str, Any], explanation: Explanation) -> None
     outcome = {
         "dnat": f"is sent to {answer['backend']}{service}",
         "pass": "passes untouched",
-        "reject": f"is refused{service} ({explanation.cause})",
-        "drop": f"is dropped{service} ({explanation.cause})",
+        "reject": f"is refused{service} ({explanation['cause']})",
+        "drop": f"is dropped{service} ({explanation['cause']})",
         "hold": "waits for the first fragment of its datagram",
     }[answer["verdict"]]
     steps = table("Why", "checked", "found")
-    for check, found in explanation.steps:
+    for check, found in explanation["steps"]:
         steps.add_row(check, found)
     parts: list[Any] = [Text(f"{what} {outcome}.", style="bold"), "", steps]
     if answer["destinations"]:

@@ -3,7 +3,8 @@
 import sys
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated, TypeAlias, TypeVar
+from pathlib import Path
+from typing import Annotated, Final, TypeAlias, TypeVar
 
 import typer
 
@@ -82,6 +83,11 @@ Strict: TypeAlias = Annotated[
     bool,
     typer.Option("--strict", help="Refuse to run when any object is refused, instead of leaving it out."),
 ]
+Socket: TypeAlias = Annotated[
+    Path,
+    typer.Option("--socket", envvar="KBE_NAT_SOCKET", help="Control socket of the daemon."),
+]
+SOCKET: Final = Path("/run/kbe-nat/control.sock")
 OutputFormat: TypeAlias = Annotated[Format, typer.Option("--output", "-o", help="How the result is written.")]
 
 

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -19,9 +18,10 @@ def show(*parts: RenderableType) -> None:
     sys.stdout.write("".join(line.rstrip() + "\n" for line in capture.get().splitlines()))
 
 
-def show_json(value: dict[str, Any]) -> None:
-    """Write a value as JSON, indented."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+def show_json(value: object, indent: int | None = 2) -> None:
+    """Write a value as JSON, indented, or on one line without `indent`."""
+    sys.stdout.write(json.dumps(value, indent=indent) + "\n")
+    sys.stdout.flush()
 
 
 def table(title: str, *columns: str, right: int = 0) -> Table:

@@ -8,7 +8,7 @@ import select
 import time
 import warnings
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from kbe_nat._native import ACTIONS
 from kbe_nat.datapath import MASQUERADE, VERDICT, Batch
@@ -60,7 +60,7 @@ class NetfilterQueue:
             reason = f"queue {number} cannot be bound: another process has it, or CAP_NET_ADMIN is missing"
             raise QueueError(f"{reason} ({error})") from None
 
-    def __enter__(self) -> "NetfilterQueue":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *raised: object) -> None:

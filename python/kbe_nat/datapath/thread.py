@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +20,7 @@ class LoopThread:
         """Why the loop ended by itself."""
         self.ended = threading.Event()
         self._cpu = cpu
+        self._turns = (0, time.monotonic())
         self._thread = threading.Thread(target=self._run, name="packet loop", daemon=True)
 
     def __enter__(self) -> Self:
@@ -33,6 +35,15 @@ class LoopThread:
         self._thread.join()
         if self.failure and not error:
             raise self.failure
+
+    def is_turning(self, seconds: float) -> bool:
+        """Whether the loop has gone round within so many seconds, as far as earlier calls have seen."""
+        before, since = self._turns
+        now = time.monotonic()
+        if self.loop.turns != before:
+            self._turns = (self.loop.turns, now)
+            return True
+        return now - since < seconds
 
     def _run(self) -> None:
         try:

@@ -39,6 +39,7 @@ class Cluster:
         self._suffix = os.getpid()
         self.node = Namespace(f"kbe-node-{self._suffix}")
         self.client = Namespace(f"kbe-client-{self._suffix}")
+        self.pods: list[Namespace] = []
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -79,6 +80,7 @@ class Cluster:
         """A pod's server, which has been started."""
         target = self._endpoints[number]
         pod = stack.enter_context(Namespace(f"kbe-pod{number}-{self._suffix}"))
+        self.pods.append(pod)
         device = f"veth{number}"
         self.node.call(*LINK_ADD, device, "type", "veth", "peer", "name", "eth0", "netns", pod.name)
         self.node.call("ip", "link", "set", device, "master", "docker0", "up")

@@ -6,7 +6,7 @@ Nothing here runs a command; a back end (`kbe_nat.rules.iptables`, `kbe_nat.rule
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from kbe_nat.model import IPV4, IPV6, family
@@ -68,8 +68,24 @@ class Backend(Protocol):
         """Make these our rules, in place of any that an earlier run has left. Foreign rules stay as they are."""
         ...
 
+    def update(self, rules: Iterable[RuleSet]) -> None:
+        """As `install`, but when only elements of sets differ from what this object has installed last, only
+        those change.
+        """
+        ...
+
+    def missing(self) -> tuple[str, ...]:
+        """What of the rules that were installed last is not in the kernel as it should be: rules, or names of
+        sets.
+        """
+        ...
+
     def remove(self) -> None:
         """Take away every rule, chain and set of ours, if there are any."""
+        ...
+
+    def render(self, rules: Iterable[RuleSet]) -> str:
+        """The input of every command that would install these rules where there are none, each under its name."""
         ...
 
 
@@ -83,15 +99,38 @@ def installed(backend: Backend, rules: Iterable[RuleSet]) -> Iterator[None]:
         backend.remove()
 
 
-def rule_sets(plan: Plan, queue: int, marks: Marks | None = None) -> tuple[RuleSet, ...]:
-    """The rules that divert to `queue` what a node with this plan has to decide; one set per family in use."""
+def changed(
+    before: Iterable[RuleSet], after: Iterable[RuleSet]
+) -> dict[str, tuple[set[str], set[str]]] | None:
+    """Elements to be added and taken away, by set; None when more differs than elements."""
+    old, new = list(before), list(after)
+    if [replace(own, sets={}) for own in old] != [replace(own, sets={}) for own in new]:
+        return None
+    found = {}
+    for one, other in zip(old, new, strict=True):
+        for name in one.sets:
+            had, has = set(one.sets[name]), set(other.sets[name])
+            if had != has:
+                found[name] = (has - had, had - has)
+    return found
+
+
+def rule_sets(plan: Plan, queues: tuple[int, int], marks: Marks | None = None) -> tuple[RuleSet, ...]:
+    """The rules that divert to the queues from a first to a last number what a node with this plan has to
+    decide; one set per family in use.
+
+    Over several queues packets are spread by their addresses. Replies have others than what they answer, so
+    they may be in another queue: the loops must share an engine.
+    """
     families = sorted({policy.family for policy in plan.ports}) or [IPV4]
-    return tuple(_rule_set(plan, number, queue, marks or Marks()) for number in families)
+    return tuple(_rule_set(plan, number, queues, marks or Marks()) for number in families)
 
 
-def _rule_set(plan: Plan, number: int, queue: int, marks: Marks) -> RuleSet:
+def _rule_set(plan: Plan, number: int, queues: tuple[int, int], marks: Marks) -> RuleSet:
     frontends, addresses = f"{TAG}-frontends-{number}", f"{TAG}-addresses-{number}"
-    rules = [Rule(table, chain, tuple(words.split())) for table, chain, words in _rules(number, queue, marks)]
+    rules = [
+        Rule(table, chain, tuple(words.split())) for table, chain, words in _rules(number, queues, marks)
+    ]
     endpoints = set(_frontends(plan, number))
     return RuleSet(
         number,
@@ -115,11 +154,12 @@ def _frontends(plan: Plan, number: int) -> Iterator[tuple[str, str, int]]:
                     yield address, policy.protocol, own.port
 
 
-def _rules(number: int, queue: int, marks: Marks) -> Iterator[tuple[str, str, str]]:
+def _rules(number: int, queues: tuple[int, int], marks: Marks) -> Iterator[tuple[str, str, str]]:
     icmp, unreachable = ("icmp", "icmp-port-unreachable")
     if number == IPV6:
         icmp, unreachable = ("ipv6-icmp", "icmp6-port-unreachable")
-    divert = f"-j NFQUEUE --queue-num {queue}"
+    first, last = queues
+    divert = f"-j NFQUEUE --queue-{f'num {first}' if first == last else f'balance {first}:{last}'}"
     flow, refused, masquerade = (
         f"{bit:#x}/{bit:#x}" for bit in (marks.flow, marks.refused, marks.masquerade)
     )

@@ -1,16 +1,18 @@
 """Rules in the kernel by way of `iptables-restore` and `ipset restore`: one transaction per table and family.
 
-What an earlier run may have left is found by our chains' and sets' names, so installing after a crash works, and
-removing twice. Nothing that is not ours is named in any transaction.
+What an earlier run may have left is found by our chains' and sets' names, so installing after a crash works,
+and removing twice. Nothing that is not ours is named in any transaction. Rules that are there already are
+replaced where they stand: no packet finds them half done.
 """
 
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import Final
 
 from kbe_nat.model import IPV4, IPV6
-from kbe_nat.rules import PREFIX, SET_TYPES, TAG, RuleSet
+from kbe_nat.rules import PREFIX, SET_TYPES, TAG, RuleSet, changed
 from kbe_nat.rules.execution import Runner
 
 
@@ -19,39 +21,103 @@ class Iptables:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
+        self._installed: tuple[RuleSet, ...] = ()
+        self._lines: list[str] = []
+        """Our lines of iptables-save, as they were right after the installation."""
 
     def install(self, rules: Iterable[RuleSet]) -> None:
         """See `Backend.install`."""
-        self.remove()
-        for own in rules:
-            self._runner.run(("ipset", "restore"), _text(_set_lines(own)))
-            self._runner.run((*RESTORE[own.family], "--noflush", "-w"), _text(_install_lines(own)))
+        wanted = tuple(rules)
+        for own in wanted:
+            self._runner.run(IPSET, _text(_set_lines(own)))
+            saved = self._runner.run(SAVE[own.family])
+            self._restore(own.family, _install_lines(own, saved))
+        for number in SAVE.keys() - {own.family for own in wanted}:
+            self._restore(number, _remove_lines(self._runner.run(SAVE[number])))
+        self._destroy(keep={name for own in wanted for name in own.sets})
+        self._installed = wanted
+        self._lines = self._own_lines()
+
+    def update(self, rules: Iterable[RuleSet]) -> None:
+        """See `Backend.update`. Cost: linear in the elements that differ, once they are found."""
+        wanted = tuple(rules)
+        elements = changed(self._installed, wanted)
+        if elements is None:
+            self.install(wanted)
+            return
+        if elements:
+            self._runner.run(IPSET, _text(_delta_lines(elements)))
+        self._installed = wanted
+
+    def missing(self) -> tuple[str, ...]:
+        """See `Backend.missing`."""
+        gone = Counter(self._lines) - Counter(self._own_lines())
+        sizes = dict(_sizes(self._runner.run(("ipset", "list", "-terse"))))
+        wanted = {name: len(elements) for own in self._installed for name, elements in own.sets.items()}
+        return (*sorted(gone), *sorted(name for name, size in wanted.items() if sizes.get(name) != size))
 
     def remove(self) -> None:
         """See `Backend.remove`."""
         for number, save in SAVE.items():
-            lines = _remove_lines(self._runner.run(save))
-            if lines:
-                self._runner.run((*RESTORE[number], "--noflush", "-w"), _text(lines))
+            self._restore(number, _remove_lines(self._runner.run(save)))
+        self._destroy(keep=set())
+        self._installed, self._lines = (), []
+
+    def render(self, rules: Iterable[RuleSet]) -> str:
+        """See `Backend.render`."""
+        parts = []
+        for own in rules:
+            parts += [f"# {shlex.join(IPSET)}", *_set_lines(own)]
+            parts += [f"# {shlex.join(RESTORE[own.family])}", *_install_lines(own, "")]
+        return _text(parts)
+
+    def _restore(self, number: int, lines: Iterable[str]) -> None:
+        text = _text(lines)
+        if text:
+            self._runner.run(RESTORE[number], text)
+
+    def _destroy(self, keep: set[str]) -> None:
         names = self._runner.run(("ipset", "list", "-name")).split()
-        own = [name for name in names if name.startswith(f"{TAG}-")]
+        own = [name for name in names if name.startswith(f"{TAG}-") and name not in keep]
         if own:
-            self._runner.run(("ipset", "restore"), _text(f"destroy {name}" for name in own))
+            self._runner.run(IPSET, _text(f"destroy {name}" for name in own))
+
+    def _own_lines(self) -> list[str]:
+        return [
+            f"IPv{number} {table}: {line}"
+            for number, save in SAVE.items()
+            for table, own in _own_rules(self._runner.run(save))
+            for line in own
+        ]
 
 
 def _set_lines(rules: RuleSet) -> Iterator[str]:
+    """Each set is filled beside and swapped in, so it is never half full."""
     inet = "inet6" if rules.family == IPV6 else "inet"
     for name, elements in rules.sets.items():
-        kind = SET_TYPES[name.split("-")[2]]
-        yield f"create {name} {kind} family {inet} maxelem {max(len(elements), MIN_ELEMENTS)}"
-        yield from (f"add {name} {element}" for element in elements)
+        kind = f"{SET_TYPES[name.split('-')[2]]} family {inet} maxelem {max(len(elements), MIN_ELEMENTS)}"
+        beside = f"{name}-next"
+        yield from (f"create {one} {kind} -exist" for one in (name, beside))
+        yield f"flush {beside}"
+        yield from (f"add {beside} {element}" for element in elements)
+        yield f"swap {beside} {name}"
+        yield f"destroy {beside}"
 
 
-def _install_lines(rules: RuleSet) -> Iterator[str]:
-    """Chains first, then their rules, and the jumps to them last."""
+def _delta_lines(elements: Mapping[str, tuple[set[str], set[str]]]) -> Iterator[str]:
+    for name, (added, removed) in elements.items():
+        yield from (f"add {name} {element} -exist" for element in sorted(added))
+        yield from (f"del {name} {element} -exist" for element in sorted(removed))
+
+
+def _install_lines(rules: RuleSet, saved: str) -> Iterator[str]:
+    """Chains first, then their rules, and the jumps to them last; `saved` is what iptables-save says now."""
+    present = dict(_jumps(saved))
     for table in sorted({jump.table for jump in rules.jumps}):
         yield f"*{table}"
         jumps = [jump for jump in rules.jumps if jump.table == table]
+        yield from (f"-D{line.removeprefix('-A')}" for line in present.get(table, ()))
+        # Naming a chain that exists empties it.
         yield from (f":{jump.chain} - [0:0]" for jump in jumps)
         for rule in rules.rules:
             if rule.table == table:
@@ -63,15 +129,33 @@ def _install_lines(rules: RuleSet) -> Iterator[str]:
 def _remove_lines(saved: str) -> list[str]:
     """The transaction that takes away what is ours in the output of iptables-save."""
     lines: list[str] = []
-    for table, group in groupby(_by_table(saved), key=lambda pair: pair[0]):
-        own = [line for _, line in group]
-        chains = [line[1:].split()[0] for line in own if line.startswith(f":{PREFIX}")]
-        jumps = [line for line in own if line.startswith("-A ") and _is_jump(line, chains)]
+    jumps = dict(_jumps(saved))
+    for table, own in _tables(saved):
+        chains = _chains(own)
         if chains:
-            deleted = [f"-D{line.removeprefix('-A')}" for line in jumps]
+            deleted = [f"-D{line.removeprefix('-A')}" for line in jumps.get(table, ())]
             flushed = [f"-{letter} {chain}" for letter in "FX" for chain in chains]
             lines += [f"*{table}", *deleted, *flushed, "COMMIT"]
     return lines
+
+
+def _jumps(saved: str) -> Iterator[tuple[str, list[str]]]:
+    """By table, the rules of chains that are not ours which lead to one of ours."""
+    for table, own in _tables(saved):
+        chains = _chains(own)
+        yield table, [line for line in own if line.startswith("-A ") and _is_jump(line, chains)]
+
+
+def _own_rules(saved: str) -> Iterator[tuple[str, list[str]]]:
+    """By table, the rules of our chains and the jumps to them."""
+    for table, own in _tables(saved):
+        chains = _chains(own)
+        rules = [line for line in own if line.startswith("-A ")]
+        yield table, [line for line in rules if line.split()[1] in chains or _is_jump(line, chains)]
+
+
+def _chains(lines: Iterable[str]) -> list[str]:
+    return [line[1:].split()[0] for line in lines if line.startswith(f":{PREFIX}")]
 
 
 def _is_jump(rule: str, chains: Sequence[str]) -> bool:
@@ -81,8 +165,13 @@ def _is_jump(rule: str, chains: Sequence[str]) -> bool:
     return leads and words[1] not in chains
 
 
+def _tables(saved: str) -> Iterator[tuple[str, list[str]]]:
+    """Every table with its lines."""
+    for table, group in groupby(_by_table(saved), key=lambda pair: pair[0]):
+        yield table, [line for _, line in group]
+
+
 def _by_table(saved: str) -> Iterator[tuple[str, str]]:
-    """Every line of a table with the table's name."""
     table = ""
     for line in saved.splitlines():
         if line.startswith("*"):
@@ -90,10 +179,25 @@ def _by_table(saved: str) -> Iterator[tuple[str, str]]:
         yield table, line
 
 
+def _sizes(listed: str) -> Iterator[tuple[str, int]]:
+    """Names and numbers of elements in the output of `ipset list -terse`."""
+    name = ""
+    for line in listed.splitlines():
+        field, _, value = line.partition(": ")
+        if field == "Name":
+            name = value
+        elif field == "Number of entries":
+            yield name, int(value)
+
+
 def _text(lines: Iterable[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-RESTORE: Final[dict[int, Sequence[str]]] = {IPV4: ("iptables-restore",), IPV6: ("ip6tables-restore",)}
+IPSET: Final = ("ipset", "restore")
+RESTORE: Final[dict[int, Sequence[str]]] = {
+    IPV4: ("iptables-restore", "--noflush", "-w"),
+    IPV6: ("ip6tables-restore", "--noflush", "-w"),
+}
 SAVE: Final[dict[int, Sequence[str]]] = {IPV4: ("iptables-save",), IPV6: ("ip6tables-save",)}
 MIN_ELEMENTS: Final = 1 << 20

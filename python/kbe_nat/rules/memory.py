@@ -16,16 +16,27 @@ class Memory:
         """See `Backend.install`."""
         self.rules = tuple(rules)
 
+    def update(self, rules: Iterable[RuleSet]) -> None:
+        """See `Backend.update`."""
+        self.install(rules)
+
+    def missing(self) -> tuple[str, ...]:
+        """See `Backend.missing`: never any."""
+        return ()
+
     def remove(self) -> None:
         """See `Backend.remove`."""
         self.rules = ()
 
-    def __str__(self) -> str:
-        """Sets and rules as text, for people."""
+    def render(self, rules: Iterable[RuleSet]) -> str:
+        """See `Backend.render`: sets and rules as text, for people."""
         lines = []
-        for own in self.rules:
+        for own in rules:
             lines.append(f"# IPv{own.family}")
             lines += [f"{name}: {' '.join(elements)}" for name, elements in own.sets.items()]
             lines += [f"{jump.table}: -I {jump.hook} 1 -j {jump.chain}" for jump in own.jumps]
             lines += [f"{rule.table}: -A {PREFIX}{rule.chain} {' '.join(rule.words)}" for rule in own.rules]
         return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.render(self.rules)

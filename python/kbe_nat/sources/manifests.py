@@ -76,10 +76,7 @@ def read_manifests(
 def _files(paths: Sequence[str]) -> Iterator[str]:
     for path in paths:
         if path != STANDARD_INPUT and Path(path).is_dir():
-            inside = sorted(str(file) for file in Path(path).iterdir() if file.suffix in SUFFIXES)
-            if not inside:
-                raise FileError(f"{path}: no file in it ends in {', '.join(SUFFIXES)}")
-            yield from inside
+            yield from sorted(str(file) for file in Path(path).iterdir() if file.suffix in SUFFIXES)
         else:
             yield path
 

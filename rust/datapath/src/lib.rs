@@ -45,6 +45,7 @@ pub struct Loop {
     packets: AtomicU64,
     batches: AtomicU64,
     panics: AtomicU64,
+    turns: AtomicU64,
 }
 
 impl Loop {
@@ -58,6 +59,7 @@ impl Loop {
     pub fn run<Q: PacketQueue>(&self, engine: &Mutex<Engine>, queue: &mut Q) -> Result<(), Q::Error> {
         let mut verdicts = Vec::new();
         while !self.is_stopped.load(Ordering::Relaxed) {
+            self.turns.fetch_add(1, Ordering::Relaxed);
             let Some(now) = queue.receive()? else { break };
             verdicts.clear();
             let mut packets = queue.packets();
@@ -90,6 +92,11 @@ impl Loop {
     /// Batches with packets so far.
     pub fn batches(&self) -> u64 {
         self.batches.load(Ordering::Relaxed)
+    }
+
+    /// How often it went round: more often from one moment to the next, unless it hangs.
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
     }
 
     /// Batches that were dropped because the engine failed on them: a defect that should be reported.

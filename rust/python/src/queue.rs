@@ -111,6 +111,11 @@ impl Loop {
     }
 
     #[getter]
+    fn turns(&self) -> u64 {
+        self.own.turns()
+    }
+
+    #[getter]
     fn panics(&self) -> u64 {
         self.own.panics()
     }

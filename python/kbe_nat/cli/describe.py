@@ -1,0 +1,57 @@
+"""`kbe-nat describe`: everything about one Service of the running daemon."""
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from kbe_nat.cli.options import SOCKET, Format, OutputFormat, Socket
+from kbe_nat.cli.output import show_json
+from kbe_nat.daemon.conversation import ask
+
+
+class Described(StrEnum):
+    """What can be described."""
+
+    SERVICE = "service"
+
+
+def describe(
+    kind: Annotated[Described, typer.Argument(help="What it is.")],
+    name: Annotated[str, typer.Argument(help="namespace/name, or namespace/name:port.")],
+    socket: Socket = SOCKET,
+    output: OutputFormat = Format.TEXT,
+) -> None:
+    """Show everything about a Service that the running daemon serves."""
+    (rows,) = ask(socket, "describe", service=name if "/" in name else f"default/{name}")
+    if output is Format.JSON:
+        show_json(rows)
+        return
+    for row in rows:
+        for label, value in _lines(row):
+            print(f"{label + ':':<26}{value}".rstrip())
+        print()
+
+
+def _lines(row: dict[str, Any]) -> list[tuple[str, object]]:
+    seconds = row["affinity_seconds"]
+    lines: list[tuple[str, object]] = [
+        ("Service port", row["name"]),
+        ("Protocol", f"{row['protocol']}, IPv{row['family']}"),
+        ("Frontends", ", ".join(row["frontends"])),
+        ("Strategy", row["strategy"]),
+        ("Session Affinity", "None" if seconds is None else f"ClientIP, {seconds} s"),
+        ("Internal Traffic Policy", row["internal_traffic_policy"]),
+        ("External Traffic Policy", row["external_traffic_policy"]),
+        ("Source Ranges", ", ".join(row["source_ranges"]) or "<any>"),
+        ("Connections", f"{row['active']} now, {row['flows']} so far"),
+        ("Packets", "{} to backends, {} back".format(*row["packets"])),
+        ("Bytes", "{} to backends, {} back".format(*row["bytes"])),
+        ("Refused", ", ".join(f"{n} {cause}" for cause, n in row["refused"].items()) or "<none>"),
+        ("Endpoints", "" if row["endpoints"] else "<none>"),
+    ]
+    for own in row["endpoints"]:
+        state = f", {own['state']}" if own["state"] else ""
+        numbers = f"weight {own['weight']}{state}: {own['active']} connections now, {own['flows']} so far"
+        lines.append((f"  {own['backend']}", numbers))
+    return lines

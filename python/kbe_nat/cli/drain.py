@@ -1,0 +1,40 @@
+"""`kbe-nat drain`: let a backend's connections run out."""
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from kbe_nat.cli.options import SOCKET, Socket
+from kbe_nat.daemon.conversation import ask
+
+
+def drain(
+    backend: Annotated[str, typer.Argument(help="ADDRESS or ADDRESS:PORT.")],
+    deadline: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Seconds after which the connections that are left are ended. Default: never."
+        ),
+    ] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until none is left.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Give it new connections again.")] = False,
+    socket: Socket = SOCKET,
+) -> None:
+    """Give a backend no new connections, and count those that are left until there are none."""
+    if undo:
+        list(ask(socket, "undrain", backend=backend))
+        print(f"{backend} gets new connections again")
+        return
+    console = Console(file=sys.stdout, highlight=False, markup=False)
+    last = None
+    for row in ask(socket, "drain", backend=backend, seconds=deadline, is_followed=not no_wait):
+        line = f"{backend}: {row['left']} connections left after {row['seconds']:.0f} s"
+        if console.is_terminal:
+            console.print(line, end="\r")
+        elif row["left"] != last:
+            print(line, flush=True)
+        last = row["left"]
+    if console.is_terminal:
+        console.print()

@@ -1,0 +1,124 @@
+"""`kbe-nat get`: what the running daemon serves and carries."""
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+import typer
+
+from kbe_nat.cli.options import SOCKET, Format, OutputFormat, Socket
+from kbe_nat.cli.output import show, show_json, table
+from kbe_nat.daemon.conversation import ask
+from kbe_nat.model import join_address
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    SERVICES = "services"
+    ENDPOINTS = "endpoints"
+    FLOWS = "flows"
+    RULES = "rules"
+    STATS = "stats"
+    STATUS = "status"
+
+
+def get(
+    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    service: Annotated[str, typer.Option(help="Only this service port, as namespace/name:port.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="Flows, at most.")] = 1000,
+    wide: Annotated[bool, typer.Option("--wide", help="More columns.")] = False,
+    socket: Socket = SOCKET,
+    output: OutputFormat = Format.TEXT,
+) -> None:
+    """List what the running daemon serves and carries."""
+    parameters: dict[str, object] = {}
+    if kind is Kind.FLOWS:
+        parameters = {"limit": limit} | ({"service": service} if service else {})
+    (found,) = ask(socket, kind, **parameters)
+    if service and kind in (Kind.SERVICES, Kind.ENDPOINTS):
+        field = "name" if kind is Kind.SERVICES else "service"
+        found = [row for row in found if row[field] == service]
+    if output is Format.JSON:
+        show_json(found)
+    elif kind is Kind.RULES:
+        print(found, end="")
+    else:
+        show(*TABLES[kind](found, wide))
+
+
+def _services(rows: list[dict[str, Any]], wide: bool) -> list[Any]:
+    more = ("affinity", "packets", "packets back", "bytes", "bytes back", "refused") if wide else ()
+    made = table("", "service", "protocol", "frontends", "strategy", "endpoints", "active", "flows", *more)
+    for row in rows:
+        cells = [row["name"], row["protocol"], ", ".join(row["frontends"]), row["strategy"]]
+        cells += map(str, (row["backends"], row["active"], row["flows"]))
+        if wide:
+            seconds = row["affinity_seconds"]
+            cells += ["" if seconds is None else f"{seconds} s", *map(str, (*row["packets"], *row["bytes"]))]
+            cells.append(str(sum(row["refused"].values())))
+        made.add_row(*cells)
+    return [made]
+
+
+def _endpoints(rows: list[dict[str, Any]], wide: bool) -> list[Any]:
+    more = ("packets", "packets back", "bytes", "bytes back") if wide else ()
+    made = table("", "service", "backend", "weight", "state", "active", "flows", *more)
+    for row in rows:
+        cells = [row["service"], row["backend"], str(row["weight"]), row["state"]]
+        cells += map(str, (row["active"], row["flows"]))
+        made.add_row(*cells, *(map(str, (*row["packets"], *row["bytes"])) if wide else ()))
+    return [made]
+
+
+def _flows(rows: list[dict[str, Any]], wide: bool) -> list[Any]:
+    more = ("age", "packets", "packets back", "bytes", "bytes back") if wide else ()
+    made = table("", "protocol", "state", "client", "frontend", "backend", "service", "timeout", *more)
+    for row in rows:
+        cells = [row["protocol"], row["state"] or ("" if row["replied"] else "unreplied")]
+        cells += [join_address(*row[end]) for end in ("source", "destination", "reply_source")]
+        cells += [row["service"], f"{row['timeout']} s"]
+        if wide:
+            cells += [f"{row['age']} s", *map(str, (*row["packets"], *row["bytes"]))]
+        made.add_row(*cells)
+    return [made]
+
+
+def _stats(stats: dict[str, Any], wide: bool) -> list[Any]:
+    sizes = table("Tables", "what", "number", right=1)
+    for name in ("flows", "assured", "affinities", "expired", "evicted"):
+        sizes.add_row(name, str(stats[name]))
+    causes = table("Packets", "cause", "number", right=1)
+    for cause, number in stats["causes"].items():
+        causes.add_row(cause, str(number))
+    queues = table(
+        "Queues", "queue", "waiting", "packets", "dropped: queue full", "dropped: socket full", right=4
+    )
+    for own in stats["queues"]:
+        numbers = ("number", "waiting", "packets", "queue_dropped", "socket_dropped")
+        queues.add_row(*(str(own[name]) for name in numbers))
+    return [sizes, "", causes, "", queues]
+
+
+def _status(status: dict[str, Any], wide: bool) -> list[Any]:
+    made = table("", "what", "how")
+    for name, value in status.items():
+        made.add_row(name.replace("_", " "), _words(value))
+    return [made]
+
+
+def _words(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_words, value))
+    if isinstance(value, dict):
+        return " ".join(f"{name} {own}" for name, own in value.items())
+    return str(value)
+
+
+TABLES: Final[dict[Kind, Callable[[Any, bool], list[Any]]]] = {
+    Kind.SERVICES: _services,
+    Kind.ENDPOINTS: _endpoints,
+    Kind.FLOWS: _flows,
+    Kind.STATS: _stats,
+    Kind.STATUS: _status,
+}

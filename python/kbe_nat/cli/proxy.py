@@ -1,0 +1,205 @@
+"""`kbe-nat proxy`: the node proxy, in kube-proxy's place."""
+
+import json
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from kbe_nat._native import Engine
+from kbe_nat.cli.options import (
+    SOCKET,
+    ClusterRanges,
+    Detector,
+    DetectorMode,
+    LocalhostNodePorts,
+    MasqueradeAll,
+    NodeAddresses,
+    NodeName,
+    NodePortAddresses,
+    PodRange,
+    Socket,
+    node_options,
+    parse,
+    split,
+    warn,
+)
+from kbe_nat.control import Controller
+from kbe_nat.daemon.logs import LogFormat, log_to_stderr
+from kbe_nat.daemon.proxy import LOG, Proxy, Settings
+from kbe_nat.datapath.native import NativeQueue
+from kbe_nat.datapath.netfilterqueue import NetfilterQueue
+from kbe_nat.model import Snapshot, Strategy
+from kbe_nat.policy import Options
+from kbe_nat.rules import Marks
+from kbe_nat.rules.choice import BackendName, probe
+from kbe_nat.rules.execution import Commands
+from kbe_nat.sources.address import parse_range
+from kbe_nat.sources.completion import POD_RANGE
+from kbe_nat.sources.manifests import Manifests
+
+
+class Driver(StrEnum):
+    """Who takes packets out of the queue."""
+
+    NATIVE = "native"
+    NETFILTERQUEUE = "netfilterqueue"
+
+
+def proxy(
+    manifests: Annotated[
+        list[str],
+        typer.Option(help="Directory or file of Kubernetes objects, which is followed; repeatable."),
+    ] = [],  # noqa: B006
+    node: NodeName = "",
+    node_address: NodeAddresses = [],  # noqa: B006
+    cluster_cidr: ClusterRanges = "",
+    detect_local_mode: DetectorMode = Detector.CLUSTER_CIDR,
+    masquerade_all: MasqueradeAll = False,
+    nodeport_addresses: NodePortAddresses = "",
+    localhost_nodeports: LocalhostNodePorts = True,
+    pod_range: PodRange = POD_RANGE,
+    strategy: Annotated[
+        Strategy, typer.Option(help="How backends are chosen for Services without the annotation.")
+    ] = Strategy.RANDOM,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**64 - 1, help="Makes random choices repeatable.")
+    ] = None,
+    driver: Annotated[Driver, typer.Option(help="Who takes packets out of the queue.")] = Driver.NATIVE,
+    queue: Annotated[int, typer.Option(min=0, max=65535, help="Number of the first queue.")] = 100,
+    queues: Annotated[int, typer.Option(min=1, max=64, help="Number of queues, each with a thread.")] = 1,
+    queue_length: Annotated[int, typer.Option(min=1, help="Packets that wait in a queue, at most.")] = 16_384,
+    cpus: Annotated[str, typer.Option(help="Processors for these threads, with commas between.")] = "",
+    gso: Annotated[
+        bool, typer.Option("--gso/--no-gso", help="Whether TCP arrives as super-packets of up to 64 kB.")
+    ] = True,
+    fail_open: Annotated[
+        bool, typer.Option("--fail-open", help="Let packets go on untranslated when a queue is full.")
+    ] = False,
+    max_flows: Annotated[int, typer.Option(min=1, help="Connections of each family, at most.")] = 262_144,
+    max_flows_per_source: Annotated[
+        int | None, typer.Option(min=1, help="Connections of one client, at most. Default: no limit.")
+    ] = None,
+    masquerade_address: Annotated[
+        list[str],
+        typer.Option(
+            help="Address that masqueraded connections get from us; without it the kernel masquerades."
+        ),
+    ] = [],  # noqa: B006
+    rules: Annotated[
+        BackendName, typer.Option(help="How rules are put into the kernel; auto takes what it supports.")
+    ] = BackendName.AUTO,
+    mark_flow: Annotated[str, typer.Option(help="Bit of the packet mark: translated.")] = "0x1000",
+    mark_refused: Annotated[str, typer.Option(help="Bit of the packet mark: to be refused.")] = "0x2000",
+    mark_masquerade: Annotated[str, typer.Option(help="Bit of the packet mark: to be masqueraded.")] = "0x80",
+    socket: Socket = SOCKET,
+    state: Annotated[
+        Path | None, typer.Option(help="File that keeps connections for the next start.")
+    ] = Path("/run/kbe-nat/connections"),
+    log_format: Annotated[LogFormat, typer.Option(help="How log lines are written.")] = LogFormat.TEXT,
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Log details too.")] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print exactly what would be put into the kernel, and end.")
+    ] = False,
+    cleanup: Annotated[
+        bool, typer.Option("--cleanup", help="Take all rules of ours out of the kernel, and end.")
+    ] = False,
+) -> None:
+    """Serve the Services of a directory on this node: divert their packets, translate them, follow changes.
+
+    Needs CAP_NET_ADMIN and gives up every other privilege. SIGTERM ends it; connections are kept for the next
+    start.
+    """
+    log_to_stderr(log_format, verbose)
+    marks = Marks(*map(_bit, (mark_flow, mark_refused, mark_masquerade), MARK_FLAGS))
+    backend, why = probe(rules, Commands())
+    if cleanup:
+        backend.remove()
+        return
+    if not manifests:
+        raise typer.BadParameter("say where the objects are", param_hint="--manifests")
+    seed = secrets.randbits(64) if seed is None else seed
+    engine = Engine(
+        seed=seed,
+        max_flows=max_flows,
+        max_flows_per_source=max_flows_per_source,
+        snat_addresses=masquerade_address,
+    )
+    source = Manifests(manifests, pod_range=parse(parse_range, pod_range, "--pod-range"))
+
+    def options(snapshot: Snapshot) -> Options:
+        own = node_options(
+            snapshot,
+            node,
+            node_address or _local_addresses(),
+            cluster_cidr,
+            nodeport_addresses,
+            detect_local_mode,
+        )
+        return replace(
+            own, masquerade_all=masquerade_all, localhost_node_ports=localhost_nodeports, strategy=strategy
+        )
+
+    numbers = range(queue, queue + queues)
+    controller = Controller(engine, backend, options, (numbers[0], numbers[-1]), marks)
+    if dry_run:
+        _print_rules(source, controller)
+        return
+    LOG.info("rules by %s; queue %s by %s; seed %d", why, _span(numbers), driver, seed)
+    opened: list[Callable[[], NativeQueue | NetfilterQueue]] = [
+        partial(NativeQueue, number, marks=marks, max_length=queue_length, gso=gso, fail_open=fail_open)
+        if driver is Driver.NATIVE
+        else partial(NetfilterQueue, number, marks=marks, max_length=queue_length)
+        for number in numbers
+    ]
+    about = {"driver": str(driver), "queues": _span(numbers), "rules": why, "seed": seed}
+    settings = Settings(socket, state, tuple(parse(_cpu, text, "--cpus") for text in split(cpus)))
+    Proxy(source, controller, opened, settings, about).run()
+
+
+def _print_rules(source: Manifests, controller: Controller) -> None:
+    reading = source.read()
+    if reading is not None:
+        warn(*map(str, reading.refused), *reading.notes)
+        controller.apply(reading.snapshot)
+    print(controller.rules.render(controller.rule_sets()), end="")
+
+
+def _local_addresses() -> list[str]:
+    """Every address of this node but loopback's and link-local ones."""
+    devices = json.loads(Commands().run(("ip", "-json", "address", "show")))
+    return [
+        own["local"]
+        for device in devices
+        for own in device.get("addr_info", ())
+        if own.get("scope") == "global" and "local" in own
+    ]
+
+
+def _bit(text: str, flag: str) -> int:
+    """A single bit of the packet mark."""
+    try:
+        number = int(text, 0)
+    except ValueError:
+        number = 0
+    if number.bit_count() != 1 or number >= 1 << 32:
+        raise typer.BadParameter(f"{text!r} is not one bit of 32, such as 0x1000", param_hint=flag)
+    return number
+
+
+def _cpu(text: str) -> int:
+    if not text.isdigit():
+        raise ValueError(f"{text!r} is not the number of a processor")
+    return int(text)
+
+
+def _span(numbers: range) -> str:
+    return f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+
+
+MARK_FLAGS: Final = ("--mark-flow", "--mark-refused", "--mark-masquerade")

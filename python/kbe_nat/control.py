@@ -1,0 +1,181 @@
+"""The control loop's one step: from a snapshot to the tables of the engine and the rules of the kernel.
+
+Whatever changes (objects, strategies, drains), everything is computed anew and handed over whole; what did not
+change costs a comparison.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from kbe_nat._native import Engine
+from kbe_nat.errors import ArgumentError
+from kbe_nat.model import Snapshot, Strategy
+from kbe_nat.policy import Options, PortPolicy, Target, plan
+from kbe_nat.rules import Backend, Marks, RuleSet, rule_sets
+from kbe_nat.tables import Tables
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """A backend that gets no new flows."""
+
+    backend: str
+    """Address, or address and port."""
+    deadline: float | None = None
+    """When its last flows are ended, as `time.monotonic` counts; None: never."""
+
+    def covers(self, target: Target) -> bool:
+        """Whether this endpoint is meant."""
+        return self.backend in (target.address, str(target))
+
+
+class Controller:
+    """Keeps one engine and the diversion rules in step with the newest snapshot. Its methods may be called from
+    several threads.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        rules: Backend,
+        options: Callable[[Snapshot], Options],
+        queues: tuple[int, int],
+        marks: Marks,
+    ) -> None:
+        """`options` says what the node is, given the objects; packets go to the queues from the first to the
+        last number.
+        """
+        self.engine = engine
+        self.rules = rules
+        self.plan = plan(Snapshot())
+        self.snapshot = Snapshot()
+        self.drains: dict[str, Drain] = {}
+        self._options = options
+        self._queues = queues
+        self._marks = marks
+        self._tables = Tables()
+        self._strategies: dict[str, Strategy] = {}
+        self._is_installed = False
+        self._lock = threading.RLock()
+
+    def apply(self, snapshot: Snapshot) -> None:
+        """Make this the state that is served. Raises `RulesError` when the kernel refuses the rules; the engine
+        has the new tables then nevertheless, and the next call tries again.
+        """
+        with self._lock:
+            self.snapshot = snapshot
+            self._carry_out()
+
+    def install(self) -> None:
+        """Put the rules into the kernel, and keep them in step from now on; also puts back what somebody has
+        removed.
+        """
+        with self._lock:
+            self.rules.install(self.rule_sets())
+            self._is_installed = True
+
+    def remove(self) -> None:
+        """Take the rules away."""
+        with self._lock:
+            self._is_installed = False
+            self.rules.remove()
+
+    def repair(self) -> tuple[str, ...]:
+        """Put back rules that somebody has removed, and say which."""
+        with self._lock:
+            missing = self.rules.missing() if self._is_installed else ()
+            if missing:
+                self.install()
+            return missing
+
+    def rule_sets(self) -> tuple[RuleSet, ...]:
+        """The rules of the state that is served."""
+        return rule_sets(self.plan, self._queues, self._marks)
+
+    def set_strategy(self, service: str, strategy: Strategy) -> int:
+        """Choose backends of this service port, or of all ports of "namespace/name", in another way from now
+        on; flows and affinity stay. Returns how many ports that were. Raises `ArgumentError` for a name that
+        none has.
+        """
+        with self._lock:
+            names = self.ports(service)
+            self._strategies |= dict.fromkeys(names, strategy)
+            self._carry_out()
+            return len(names)
+
+    def drain(self, backend: str, seconds: float | None) -> int:
+        """Give this backend ("address" or "address:port") no new flows; end those that are left after
+        `seconds`. Returns in how many service ports it stands. Raises `ArgumentError` when in none.
+        """
+        with self._lock:
+            drain = Drain(backend, None if seconds is None else time.monotonic() + seconds)
+            count = sum(any(map(drain.covers, (*port.cluster, *port.local))) for port in self.plan.ports)
+            if not count:
+                raise ArgumentError(f"{backend}: no service port has this backend")
+            self.drains[backend] = drain
+            self._carry_out()
+            return count
+
+    def undrain(self, backend: str) -> None:
+        """Give it new flows again. Raises `ArgumentError` when it is not being drained."""
+        with self._lock:
+            if self.drains.pop(backend, None) is None:
+                raise ArgumentError(f"{backend} is not being drained")
+            self._carry_out()
+
+    def remaining(self, backend: str) -> int:
+        """Flows that a backend still has."""
+        drain = Drain(backend)
+        return sum(
+            own.active
+            for service in self.engine.stats().services
+            for own in service.backends
+            if drain.covers(Target(own.address, own.port))
+        )
+
+    def end_drains(self) -> dict[str, int]:
+        """End the flows of drained backends whose deadline is over: their number by backend."""
+        with self._lock:
+            over = [own for own in self.drains.values() if own.deadline and own.deadline <= time.monotonic()]
+            ended = {}
+            for drain in over:
+                ended[drain.backend] = sum(
+                    self.engine.delete_flows(backend=own.address, service=port.name)
+                    for port in self.plan.ports
+                    for own in {*port.cluster, *port.local}
+                    if drain.covers(own)
+                )
+                self.drains[drain.backend] = replace(drain, deadline=None)
+            return ended
+
+    def ports(self, service: str) -> list[str]:
+        """Names of the service ports that a name means: one port's, or all of a Service's."""
+        names = [port.name for port in self.plan.ports]
+        found = [name for name in names if name == service or name.partition(":")[0] == service]
+        if not found:
+            raise ArgumentError(f"{service}: there is no such service port")
+        return sorted(set(found))
+
+    def _carry_out(self) -> None:
+        made = plan(self.snapshot, self._options(self.snapshot))
+        self.plan = replace(made, ports=tuple(map(self._adjusted, made.ports)))
+        self.engine.replace_services(*self._tables.native(self.plan))
+        if self._is_installed:
+            self.rules.update(self.rule_sets())
+
+    def _adjusted(self, port: PortPolicy) -> PortPolicy:
+        """What operators have said at run time."""
+        strategy = self._strategies.get(port.name, port.strategy)
+        if strategy is port.strategy and not self.drains:
+            return port
+        return replace(
+            port, strategy=strategy, cluster=self._weighed(port.cluster), local=self._weighed(port.local)
+        )
+
+    def _weighed(self, targets: tuple[Target, ...]) -> tuple[Target, ...]:
+        drains = self.drains.values()
+        return tuple(
+            replace(own, weight=0) if any(drain.covers(own) for drain in drains) else own for own in targets
+        )

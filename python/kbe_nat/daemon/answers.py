@@ -1,0 +1,247 @@
+"""What the daemon says when it is asked: rows of plain values, whose tables `kbe_nat.cli` draws."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from kbe_nat._native import Explanation, Flow, ServiceStats
+from kbe_nat.control import Controller
+from kbe_nat.daemon.watchers import Watchers
+from kbe_nat.datapath.native import queue_counters
+from kbe_nat.errors import ControlError
+from kbe_nat.model import Strategy, join_address
+from kbe_nat.policy import PortPolicy, Target
+
+Row = dict[str, Any]
+
+
+class Answers:
+    """The verbs of the control socket, one method each."""
+
+    def __init__(self, controller: Controller, watchers: Watchers, status: Callable[[], Row]) -> None:
+        self._controller = controller
+        self._watchers = watchers
+        self._status = status
+
+    def __call__(self, request: Row) -> Iterator[Any]:
+        """The results of a request. Raises `KbeNatError`."""
+        parameters = dict(request)
+        verb = parameters.pop("verb")
+        if verb not in VERBS:
+            raise ControlError(f"{verb!r} is no verb; there are {', '.join(VERBS)}")
+        try:
+            yield from getattr(self, verb)(**parameters)
+        except (TypeError, ValueError) as error:
+            # A parameter that the verb does not have, or of another kind.
+            raise ControlError(f"{verb}: {error}") from None
+
+    def status(self) -> Iterator[Row]:
+        """How the daemon is."""
+        yield self._status()
+
+    def services(self) -> Iterator[list[Row]]:
+        """Every service port with what it carries."""
+        counted = self._counted()
+        rows = []
+        for port in self._controller.plan.ports:
+            own = counted.get(port.name)
+            rows.append(
+                {
+                    "name": port.name,
+                    "protocol": port.protocol,
+                    "family": port.family,
+                    "frontends": [_frontend(kind.kind, kind.address, kind.port) for kind in port.listeners],
+                    "strategy": str(port.strategy),
+                    "backends": len(port.cluster),
+                    "affinity_seconds": port.affinity_seconds,
+                    "active": own.active if own else 0,
+                    "flows": own.flows if own else 0,
+                    "packets": list(own.packets) if own else [0, 0],
+                    "bytes": list(own.bytes) if own else [0, 0],
+                    "refused": dict(own.refused) if own else {},
+                }
+            )
+        yield rows
+
+    def endpoints(self) -> Iterator[list[Row]]:
+        """Every backend of every service port, also those that are gone but have flows."""
+        counted = self._counted()
+        yield [row for port in self._controller.plan.ports for row in _endpoints(port, counted)]
+
+    def describe(self, service: str) -> Iterator[list[Row]]:
+        """All that is known of the ports of a service."""
+        names = self._controller.ports(service)
+        (rows,) = self.services()
+        counted = self._counted()
+        ports = {(port.name, port.family): port for port in self._controller.plan.ports}
+        yield [
+            row
+            | {
+                "internal_traffic_policy": "Local" if port.is_internal_local else "Cluster",
+                "external_traffic_policy": "Local" if port.is_external_local else "Cluster",
+                "source_ranges": list(port.source_ranges),
+                "endpoints": list(_endpoints(port, counted)),
+            }
+            for row in rows
+            if row["name"] in names
+            for port in [ports[row["name"], row["family"]]]
+        ]
+
+    def flows(self, limit: int | None = None, **filters: str) -> Iterator[list[Row]]:
+        """Connections that match; filters as of `Engine.flows`."""
+        yield [flow_row(flow) for flow in self._controller.engine.flows(limit=limit, **filters)]
+
+    def delete(self, **filters: str) -> Iterator[int]:
+        """End the connections that match, and say how many."""
+        yield self._controller.engine.delete_flows(**filters)
+
+    def events(self) -> Iterator[Row]:
+        """What happens to connections, from now on; an empty row now and then, so that a reader who is gone is
+        noticed.
+        """
+        with self._watchers.watching() as inbox:
+            while True:
+                batch = inbox.take(HEARTBEAT)
+                if not batch:
+                    yield {}
+                for kind, flow in batch:
+                    yield {"event": kind, "flow": flow_row(flow)}
+
+    def rules(self) -> Iterator[str]:
+        """The rules in force, as they were given to the kernel."""
+        yield self._controller.rules.render(self._controller.rule_sets())
+
+    def stats(self) -> Iterator[Row]:
+        """All counters."""
+        stats = self._controller.engine.stats()
+        yield {
+            "actions": dict(stats.actions),
+            "causes": dict(stats.causes),
+            "flows": stats.flows,
+            "assured": stats.assured,
+            "affinities": stats.affinities,
+            "expired": stats.expired,
+            "evicted": stats.evicted,
+            "queues": [
+                {
+                    "number": own.number,
+                    "waiting": own.waiting,
+                    "packets": own.packets,
+                    "queue_dropped": own.queue_dropped,
+                    "socket_dropped": own.socket_dropped,
+                }
+                for own in queue_counters().values()
+            ],
+        }
+
+    def explain(self, packet: str, interface: int = 0) -> Iterator[Row]:
+        """What would become of a packet, given in hexadecimal, and why."""
+        try:
+            content = bytes.fromhex(packet)
+        except ValueError:
+            raise ControlError("the packet is not hexadecimal") from None
+        found = self._controller.engine.explain(
+            content, time.monotonic_ns(), interface=interface, incomplete_checksum=True
+        )
+        yield explanation_row(found)
+
+    def strategy(self, service: str, strategy: str) -> Iterator[int]:
+        """Choose backends in another way."""
+        if strategy not in list(Strategy):
+            raise ControlError(f"{strategy!r} is no strategy; there are {', '.join(Strategy)}")
+        yield self._controller.set_strategy(service, Strategy(strategy))
+
+    def drain(self, backend: str, seconds: float | None = None, is_followed: bool = True) -> Iterator[Row]:
+        """Give a backend no new flows, and count those that are left until there are none."""
+        ports = self._controller.drain(backend, seconds)
+        started = time.monotonic()
+        while True:
+            left = self._controller.remaining(backend)
+            yield {"backend": backend, "ports": ports, "left": left, "seconds": time.monotonic() - started}
+            if not left or not is_followed:
+                return
+            time.sleep(1)
+
+    def undrain(self, backend: str) -> Iterator[None]:
+        """Give it new flows again."""
+        self._controller.undrain(backend)
+        yield None
+
+    def _counted(self) -> dict[str, ServiceStats]:
+        return {service.name: service for service in self._controller.engine.stats().services}
+
+
+def _endpoints(port: PortPolicy, counted: dict[str, ServiceStats]) -> Iterator[Row]:
+    service = counted.get(port.name)
+    backends = {Target(own.address, own.port): own for own in service.backends} if service else {}
+    weights = {Target(own.address, own.port): own.weight for own in (*port.local, *port.cluster)}
+    gone = [target for target, own in backends.items() if own.is_gone and own.active]
+    for target in sorted({*weights, *gone}, key=str):
+        own = backends.get(target)
+        yield {
+            "service": port.name,
+            "backend": str(target),
+            "weight": weights.get(target, 0),
+            "state": "gone" if target not in weights else "" if weights[target] else "draining",
+            "active": own.active if own else 0,
+            "flows": own.flows if own else 0,
+            "packets": list(own.packets) if own else [0, 0],
+            "bytes": list(own.bytes) if own else [0, 0],
+        }
+
+
+def explanation_row(explanation: Explanation) -> Row:
+    """Why a packet gets its verdict, as plain values."""
+    return {
+        "action": explanation.action,
+        "cause": explanation.cause,
+        "service": explanation.service,
+        "backend": explanation.backend,
+        "candidates": explanation.candidates,
+        "masquerade": explanation.masquerade,
+        "masqueraded": explanation.masqueraded,
+        "steps": [list(step) for step in explanation.steps],
+    }
+
+
+def flow_row(flow: Flow) -> Row:
+    """A flow as plain values."""
+    return {
+        "protocol": flow.protocol,
+        "state": flow.state,
+        "timeout": round(flow.timeout),
+        "age": round(flow.age),
+        "source": list(flow.source),
+        "destination": list(flow.destination),
+        "reply_source": list(flow.reply_source),
+        "reply_destination": list(flow.reply_destination),
+        "service": flow.service,
+        "assured": flow.assured,
+        "replied": flow.replied,
+        "masquerade": flow.masquerade,
+        "packets": list(flow.packets),
+        "bytes": list(flow.bytes),
+    }
+
+
+def _frontend(kind: str, address: str, port: int) -> str:
+    return f"{kind} {join_address(address, port) if address else f'*:{port}'}"
+
+
+VERBS: Final = (
+    "status",
+    "services",
+    "endpoints",
+    "describe",
+    "flows",
+    "delete",
+    "events",
+    "rules",
+    "stats",
+    "explain",
+    "strategy",
+    "drain",
+    "undrain",
+)
+HEARTBEAT: Final = 1.0
+"""Seconds between signs of life when nothing happens."""

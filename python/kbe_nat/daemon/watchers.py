@@ -1,0 +1,66 @@
+"""One engine's events for many watchers."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kbe_nat._native import Engine, Flow
+
+CAPACITY = 65_536
+"""Events that wait in the engine, and batches that wait for a slow watcher."""
+
+
+class Inbox:
+    """The events for one watcher."""
+
+    def __init__(self) -> None:
+        self._batches: queue.Queue[list[tuple[str, Flow]]] = queue.Queue(CAPACITY)
+
+    def put(self, events: list[tuple[str, Flow]]) -> None:
+        """Keep events; a watcher that is too slow loses the newest."""
+        try:
+            self._batches.put_nowait(events)
+        except queue.Full:
+            return
+
+    def take(self, seconds: float) -> list[tuple[str, Flow]]:
+        """The next events; none when nothing happens for so long."""
+        try:
+            return self._batches.get(timeout=seconds)
+        except queue.Empty:
+            return []
+
+
+class Watchers:
+    """Hands the engine's events to all who watch; the engine notes none while nobody does."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._inboxes: list[Inbox] = []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def watching(self) -> Iterator[Inbox]:
+        """An inbox that gets all events for as long as the block runs."""
+        inbox = Inbox()
+        with self._lock:
+            self._engine.watch(CAPACITY)
+            self._inboxes.append(inbox)
+        try:
+            yield inbox
+        finally:
+            with self._lock:
+                self._inboxes.remove(inbox)
+                if not self._inboxes:
+                    self._engine.watch(0)
+                    self._engine.take_events()
+
+    def deliver(self) -> None:
+        """Pass on what has happened; to be called now and then."""
+        with self._lock:
+            if self._inboxes:
+                events, _ = self._engine.take_events()
+                if events:
+                    for inbox in self._inboxes:
+                        inbox.put(events)

@@ -1,0 +1,178 @@
+"""Rules in the kernel by way of `nft`: one table of our own per family, replaced in one transaction.
+
+The same rules as iptables gets, in nft's words; every base chain stands at the same priority as iptables' table
+of that name.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+from kbe_nat.errors import RulesError
+from kbe_nat.model import IPV4, IPV6
+from kbe_nat.rules import TAG, Rule, RuleSet, changed
+from kbe_nat.rules.execution import Runner
+
+
+class Nftables:
+    """A `Backend`. The commands act on the network namespace in which `runner` runs them."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._installed: tuple[RuleSet, ...] = ()
+        self._listed: dict[int, str] = {}
+        """Our tables without their elements, as they were listed right after the installation."""
+
+    def install(self, rules: Iterable[RuleSet]) -> None:
+        """See `Backend.install`."""
+        wanted = tuple(rules)
+        present = self._families()
+        self._run([*_absent(present), *(line for own in wanted for line in _table_lines(own))])
+        self._installed = wanted
+        self._listed = {number: self._list(number) for number in self._families()}
+
+    def update(self, rules: Iterable[RuleSet]) -> None:
+        """See `Backend.update`. Cost: linear in the elements that differ, once they are found."""
+        wanted = tuple(rules)
+        elements = changed(self._installed, wanted)
+        if elements is None:
+            self.install(wanted)
+            return
+        if elements:
+            self._run(_delta_lines(elements))
+        self._installed = wanted
+
+    def missing(self) -> tuple[str, ...]:
+        """See `Backend.missing`."""
+        present = self._families()
+        gone = []
+        for number, listed in self._listed.items():
+            now = self._list(number).splitlines() if number in present else []
+            lines = Counter(listed.splitlines()) - Counter(now)
+            gone += [f"{FAMILIES[number]}: {line.strip()}" for line in lines]
+        return tuple(gone)
+
+    def remove(self) -> None:
+        """See `Backend.remove`."""
+        self._run(_absent(self._families()))
+        self._installed, self._listed = (), {}
+
+    def render(self, rules: Iterable[RuleSet]) -> str:
+        """See `Backend.render`."""
+        lines = [line for own in rules for line in _table_lines(own)]
+        return "".join(f"{line}\n" for line in ("# nft -f -", *lines))
+
+    def _run(self, lines: Iterable[str]) -> None:
+        text = "".join(f"{line}\n" for line in lines)
+        if text:
+            self._runner.run(("nft", "-f", "-"), text)
+
+    def _families(self) -> list[int]:
+        """Those in which there is a table of ours."""
+        tables = self._runner.run(("nft", "list", "tables")).splitlines()
+        return [number for number, name in FAMILIES.items() if f"table {name} {TAG}" in tables]
+
+    def _list(self, number: int) -> str:
+        return self._runner.run(("nft", "--terse", "list", "table", FAMILIES[number], TAG))
+
+
+def _absent(families: Iterable[int]) -> Iterator[str]:
+    return (f"delete table {FAMILIES[number]} {TAG}" for number in families)
+
+
+def _table_lines(rules: RuleSet) -> Iterator[str]:
+    name, address = FAMILIES[rules.family], ADDRESSES[rules.family]
+    yield f"table {name} {TAG} {{"
+    for set_name, elements in rules.sets.items():
+        kind = set_name.split("-")[2]
+        yield f"  set {kind} {{"
+        yield f"    type {address}{' . inet_proto . inet_service' if kind == 'frontends' else ''}"
+        if elements:
+            yield f"    elements = {{ {', '.join(map(_element, elements))} }}"
+        yield "  }"
+    for jump in rules.jumps:
+        yield f"  chain {_chain(jump.table, jump.hook)} {{"
+        kind = KINDS.get((jump.table, jump.hook), "filter")
+        priority = "srcnat" if jump.table == "nat" else jump.table
+        yield f"    type {kind} hook {jump.hook.lower()} priority {priority}; policy accept;"
+        own = [rule for rule in rules.rules if (rule.table, rule.chain) == (jump.table, jump.hook)]
+        yield from (f'    {_statement(rule, name)} comment "{TAG}"' for rule in own)
+        yield "  }"
+    yield "}"
+
+
+def _delta_lines(elements: Mapping[str, tuple[set[str], set[str]]]) -> Iterator[str]:
+    for set_name, (added, removed) in elements.items():
+        _, _, kind, number = set_name.split("-")
+        place = f"{FAMILIES[int(number)]} {TAG} {kind}"
+        for verb, own in (("add", added), ("delete", removed)):
+            if own:
+                yield f"{verb} element {place} {{ {', '.join(map(_element, sorted(own)))} }}"
+
+
+def _element(element: str) -> str:
+    """From ipset's "address,protocol:port" to nft's "address . protocol . port"."""
+    address, comma, port = element.partition(",")
+    return " . ".join((address, *port.split(":"))) if comma else address
+
+
+def _chain(table: str, hook: str) -> str:
+    return f"{table}-{hook.lower()}"
+
+
+def _statement(rule: Rule, name: str) -> str:
+    """A rule of iptables in nft's words: its matches and its target."""
+    words = list(rule.words)
+    parts = []
+    while words:
+        word = words.pop(0)
+        if word == "-m":
+            words.pop(0)
+        elif word == "-p":
+            parts.append(f"meta l4proto {words.pop(0)}")
+        elif word == "--match-set":
+            kind = words.pop(0).split("-")[2]
+            where = f"{name} daddr . meta l4proto . th dport" if kind == "frontends" else f"{name} daddr"
+            parts.append(f"{where} @{kind}")
+            words.pop(0)
+        elif word == "--mark":
+            mark = words.pop(0).partition("/")[0]
+            what = "ct" if "connmark" in rule.words else "meta"
+            parts.append(f"{what} mark and {mark} == {mark}")
+        elif word == "--ctdir":
+            parts.append(f"ct direction {words.pop(0).lower()}")
+        elif word == "-j":
+            parts.append(_target(words))
+            words = []
+        else:
+            raise RulesError(f"{word} of a rule of ours is not known in nft")
+    return " ".join(parts)
+
+
+def _target(words: list[str]) -> str:
+    match words:
+        case ["NFQUEUE", "--queue-num", number]:
+            return f"queue num {number}"
+        case ["NFQUEUE", "--queue-balance", numbers]:
+            return f"queue num {numbers.replace(':', '-')}"
+        case ["CONNMARK", "--set-xmark", mark]:
+            return f"ct mark set ct mark or {mark.partition('/')[0]}"
+        case ["REJECT", "--reject-with", kind]:
+            return f"reject with {'icmpv6' if kind.startswith('icmp6') else 'icmp'} port-unreachable"
+        case ["MASQUERADE", "--random-fully"]:
+            return "masquerade fully-random"
+    raise RulesError(f"{' '.join(words)} of a rule of ours is not known in nft")
+
+
+FAMILIES: Final = {IPV4: "ip", IPV6: "ip6"}
+ADDRESSES: Final = {IPV4: "ipv4_addr", IPV6: "ipv6_addr"}
+KINDS: Final = {("nat", "POSTROUTING"): "nat", ("mangle", "OUTPUT"): "route"}
+"""Types of base chains that do more than filter."""
+PROBE: Final = f"""table ip {TAG}-probe {{
+  chain probe {{
+    type filter hook prerouting priority raw; policy accept;
+    ip daddr 192.0.2.1 queue num 65535
+  }}
+}}
+delete table ip {TAG}-probe
+"""

@@ -1,0 +1,322 @@
+"""The daemon as operators run it: a process in the node's namespace, asked by the command line."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kbe_nat.errors import PlaygroundError
+from kbe_nat.playground.cluster import Cluster
+from kbe_nat.playground.namespaces import inside
+
+VIP = "172.30.228.255"
+COMMAND = (sys.executable, "-m", "kbe_nat")
+SEED = (Path(__file__).parents[2] / "examples/seed/cluster.yaml").read_text()
+NOBODY = """apiVersion: v1
+kind: Service
+metadata: {name: nobody}
+spec: {clusterIP: 172.30.0.9, ports: [{port: 81}]}
+"""
+
+
+@dataclass
+class Daemon:
+    """A proxy that runs in the node's namespace."""
+
+    cluster: Cluster
+    folder: Path
+    process: subprocess.Popen[str] | None = None
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / "control.sock"
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def command(self, *arguments: str) -> tuple[str, ...]:
+        own = ("--manifests", str(self.folder / "objects"), "--socket", str(self.socket))
+        return (
+            *self.cluster.node.prefix,
+            *COMMAND,
+            "proxy",
+            *own,
+            "--state",
+            str(self.folder / "state"),
+            *arguments,
+        )
+
+    def start(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+        with (self.folder / "log").open("a") as log:
+            self.process = subprocess.Popen(
+                self.command(*arguments), stderr=log, text=True, env={**os.environ, **(environment or {})}
+            )
+        eventually(lambda: self.socket.exists() and self.ask("get", "status", "-o", "json"))
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A proxy that ends by itself."""
+        return subprocess.run(
+            self.command(*arguments), capture_output=True, text=True, timeout=30, check=False
+        )
+
+    def ask(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [*COMMAND, *arguments, "--socket", str(self.socket)],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def get(self, kind: str) -> Any:
+        return json.loads(self.ask("get", kind, "-o", "json"))
+
+    def write(self, name: str, text: str) -> None:
+        (self.folder / "objects" / name).write_text(text)
+
+    def end(self, number: int = signal.SIGTERM) -> float:
+        assert self.process is not None
+        started = time.monotonic()
+        self.process.send_signal(number)
+        self.process.wait(10)
+        return time.monotonic() - started
+
+
+@pytest.fixture
+def daemon(cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
+    (tmp_path / "objects").mkdir()
+    made = Daemon(cluster, tmp_path)
+    made.write("cluster.yaml", SEED)
+    yield made
+    if made.process is not None and made.process.poll() is None:
+        made.process.kill()
+        made.process.wait()
+
+
+def eventually(found: Callable[[], object], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with suppress(AssertionError):
+            if found():
+                return
+        time.sleep(0.05)
+    raise AssertionError("it did not come true in time")
+
+
+def curl(cluster: Cluster, url: str = f"{VIP}/info") -> str:
+    return cluster.client.call("curl", "-sS", "--max-time", "2", url)
+
+
+def kernel_rules(cluster: Cluster) -> str:
+    """Every rule, chain and set of the node, without counters. Tables without rules are as good as none."""
+    rules = [cluster.node.call(save) for save in ("iptables-save", "ip6tables-save")]
+    lines = [line for text in rules for line in text.splitlines()]
+    own = [
+        line.split(" [")[0]
+        for line in lines
+        if line.startswith("-A") or (line.startswith(":") and " - " in line)
+    ]
+    return "\n".join([*own, cluster.node.call("ipset", "list", "-name")])
+
+
+def test_it_serves_follows_changes_and_ends(daemon: Daemon) -> None:
+    cluster = daemon.cluster
+    cluster.node.call("iptables", "-A", "FORWARD", "-s", "192.0.2.1", "-j", "DROP")
+    before = kernel_rules(cluster)
+    daemon.start()
+    assert '"from": "10.0.2.100"' in curl(cluster)
+    daemon.write("nobody.yaml", NOBODY)
+    eventually(lambda: len(daemon.get("services")) == 2)
+    with pytest.raises(PlaygroundError, match=r"Couldn't connect to server"):
+        curl(cluster, "172.30.0.9:81")
+    (daemon.folder / "objects/nobody.yaml").unlink()
+    eventually(lambda: len(daemon.get("services")) == 1)
+    assert daemon.end() < 5
+    assert daemon.process is not None and daemon.process.returncode == 0
+    assert kernel_rules(cluster) == before
+    assert (daemon.folder / "state").stat().st_mode & 0o777 == 0o600
+    assert not daemon.socket.exists()
+
+
+def test_what_is_wrong_leaves_the_last_good_state(daemon: Daemon) -> None:
+    daemon.start("--log-format", "json")
+    for name, text, complaint in (
+        ("bad.yaml", "kind: [", "bad.yaml, line 2, column 1: not YAML"),
+        ("bad.yaml", NOBODY.replace("81", "99999"), "Service nobody: spec.ports[0].port"),
+    ):
+        daemon.write(name, text)
+        eventually(lambda: complaint in daemon.log)  # noqa: B023
+        assert [row["name"] for row in daemon.get("services")] == ["default/simpleservice"]
+        assert "172.30.228.255" in curl(daemon.cluster)
+    assert any(complaint in line for line in daemon.get("status")["refused"])
+    daemon.write("bad.yaml", NOBODY)
+    eventually(lambda: len(daemon.get("services")) == 2)
+    messages = [json.loads(line) for line in daemon.log.splitlines()]
+    assert {row["level"] for row in messages} == {"info", "error"}
+
+
+def test_f07_connections_outlive_a_daemon_that_was_killed(daemon: Daemon) -> None:
+    cluster = daemon.cluster
+    daemon.write("echo.yaml", SERVICE_ECHO)
+    pod = cluster.pods[0]
+    echo = pod.start((sys.executable, "-c", ECHO))
+    daemon.start("--strategy", "rr")
+    own = inside(cluster.client.path, lambda: socket.create_connection(("172.30.0.7", 7), timeout=10))
+    with own as connection:
+        connection.sendall(b"before")
+        assert connection.recv(100) == b"before"
+        state = daemon.folder / "state"
+        eventually(lambda: state.exists() and len(daemon.get("flows")) and state.stat().st_size > 150, 20)
+        daemon.end(signal.SIGKILL)
+        # Nobody answers: the packet waits for the daemon, it does not go anywhere else.
+        connection.sendall(b"after")
+        daemon.start("--strategy", "rr")
+        assert connection.recv(100) == b"after"
+    echo.terminate()
+
+
+def test_one_capability_is_enough(daemon: Daemon) -> None:
+    daemon.start()
+    pid = daemon.get("status")["pid"]
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    assert int(status["CapEff"], 16) == 1 << 12
+    assert int(status["CapBnd"], 16) & ~(1 << 12 | 1 << 13) == 0
+    assert status["NoNewPrivs"] == "1"
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        assert f"CapEff:\t{1 << 12:016x}" in (task / "status").read_text(), "every thread"
+
+
+def test_a_second_daemon_is_told(daemon: Daemon, tmp_path: Path) -> None:
+    daemon.start()
+    second = daemon.run()
+    assert (second.returncode, "queue 100 is taken by another process" in second.stderr) == (2, True)
+    third = daemon.run("--queue", "101")
+    assert (third.returncode, "another daemon answers here" in third.stderr) == (2, True)
+    assert "172.30.228.255" in curl(daemon.cluster), "the first one is undisturbed"
+
+
+def test_a_dry_run_changes_nothing_and_cleanup_removes_what_a_killed_one_left(daemon: Daemon) -> None:
+    before = kernel_rules(daemon.cluster)
+    done = daemon.run("--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert VIP in done.stdout
+    assert "NFQUEUE" in done.stdout
+    assert kernel_rules(daemon.cluster) == before
+    daemon.start()
+    daemon.end(signal.SIGKILL)
+    assert kernel_rules(daemon.cluster) != before
+    assert daemon.run("--cleanup").returncode == 0
+    assert kernel_rules(daemon.cluster) == before
+
+
+def test_rules_that_somebody_removes_come_back(daemon: Daemon) -> None:
+    daemon.start()
+    node = daemon.cluster.node
+    whole = kernel_rules(daemon.cluster)
+    node.call("iptables", "-t", "raw", "-F", "KBE-NAT-PREROUTING")
+    eventually(lambda: kernel_rules(daemon.cluster) == whole)
+    node.call("iptables", "-t", "mangle", "-F")
+    eventually(lambda: kernel_rules(daemon.cluster) == whole)
+    assert "somebody has removed rules" in daemon.log
+    assert "172.30.228.255" in curl(daemon.cluster)
+
+
+def test_strategies_and_drains_while_it_runs(daemon: Daemon) -> None:
+    daemon.start("--strategy", "random")
+    assert "rr (1 service port)" in daemon.ask("strategy", "set", "default/simpleservice", "rr")
+    for _ in range(4):
+        curl(daemon.cluster)
+    assert [row["flows"] for row in daemon.get("endpoints")] == [2, 2]
+    assert "connections left" in daemon.ask("drain", "172.17.0.3", "--no-wait")
+    assert [row["state"] for row in daemon.get("endpoints")] == ["draining", ""]
+    for _ in range(3):
+        curl(daemon.cluster)
+    assert [row["flows"] for row in daemon.get("endpoints")] == [2, 5]
+    followed = daemon.ask("drain", "172.17.0.3:9876", "--deadline", "0.5")
+    assert followed.splitlines()[-1].startswith("172.17.0.3:9876: 0 connections left")
+    daemon.ask("drain", "172.17.0.3:9876", "--undo")
+    daemon.ask("drain", "172.17.0.3", "--undo")
+    for _ in range(2):
+        curl(daemon.cluster)
+    assert [row["flows"] for row in daemon.get("endpoints")] == [3, 6]
+
+
+def test_what_it_tells(daemon: Daemon) -> None:
+    daemon.start()
+    watching = subprocess.Popen(
+        [*COMMAND, "conntrack", "-E", "--socket", str(daemon.socket)], stdout=subprocess.PIPE, text=True
+    )
+    assert watching.stdout is not None
+    time.sleep(1)
+    curl(daemon.cluster)
+    assert watching.stdout.readline().startswith(
+        "    [NEW] tcp      6 120 SYN_SENT src=10.0.2.100 dst=172.30.228.255"
+    )
+    watching.send_signal(signal.SIGINT)
+    watching.wait(5)
+    listed = daemon.ask("conntrack", "-L", "-p", "tcp", "--dport", "80")
+    assert listed.startswith("tcp      6 ") and "src=172.17.0." in listed and "[ASSURED]" in listed
+    assert daemon.ask("conntrack", "-L", "--dport", "81") == ""
+    assert daemon.ask("conntrack", "-C") == "1\n"
+    assert daemon.ask("conntrack", "-D", "-s", "10.0.2.100") == "1 flow entries have been deleted.\n"
+    assert "Endpoints:" in daemon.ask("describe", "service", "simpleservice")
+    assert "connections" in daemon.ask("top", "--delay", "0.1")
+    assert "NFQUEUE" in daemon.ask("get", "rules")
+    assert [own["number"] for own in daemon.get("stats")["queues"]] == [100]
+    told = json.loads(
+        daemon.ask("explain", "--live", "--from", "10.0.2.100", "--to", f"{VIP}:80", "-o", "json")
+    )
+    assert told["service"] == "default/simpleservice"
+
+
+def test_f06_the_watchdog_hears_nothing_of_a_daemon_that_hangs(daemon: Daemon, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        listener.settimeout(5)
+        daemon.start(environment={"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "600000"})
+        said = b""
+        while b"WATCHDOG=1" not in said or b"READY=1" not in said:
+            said += listener.recv(1000) + b"\n"
+        pid = daemon.get("status")["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            time.sleep(0.2)
+            listener.settimeout(1)
+            with pytest.raises(TimeoutError):
+                while True:
+                    listener.recv(1000)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+SERVICE_ECHO = """apiVersion: v1
+kind: Service
+metadata: {name: echo}
+spec: {clusterIP: 172.30.0.7, ports: [{port: 7, targetPort: 9999}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: echo-1, labels: {kubernetes.io/service-name: echo}}
+addressType: IPv4
+ports: [{port: 9999}]
+endpoints: [{addresses: [172.17.0.3]}]
+"""
+ECHO = """
+import socket
+connection, _ = socket.create_server(("", 9999)).accept()
+while content := connection.recv(1000):
+    connection.sendall(content)
+"""

@@ -1,0 +1,189 @@
+"""The rules in a real kernel: replaced where they stand, changed by elements, missed when somebody removes
+them.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import pytest
+
+from kbe_nat.errors import RulesError
+from kbe_nat.model import IPV4, IPV6
+from kbe_nat.playground.namespaces import Namespace
+from kbe_nat.policy import Listener, Plan, PortPolicy, Target
+from kbe_nat.rules import Marks, RuleSet, rule_sets
+from kbe_nat.rules.choice import BackendName, probe
+from kbe_nat.rules.execution import Commands
+from kbe_nat.rules.iptables import Iptables
+from kbe_nat.rules.nftables import PROBE, Nftables
+
+
+def rules(
+    services: int, queues: tuple[int, int] = (7, 7), families: tuple[int, ...] = (IPV4, IPV6)
+) -> tuple[RuleSet, ...]:
+    addresses = {IPV4: "172.30.{}.{}", IPV6: "fd00::{}:{}"}
+    ports = tuple(
+        PortPolicy("default", f"s{n}", "", "tcp", number, (listener,), (Target("10.0.0.1", 80),), ())
+        for number in families
+        for n in range(services)
+        for listener in [Listener("cluster-ip", addresses[number].format(n // 250, n % 250 + 1), 80)]
+    )
+    return rule_sets(Plan(ports, (), (), ()), queues)
+
+
+@pytest.fixture
+def node() -> Iterator[Namespace]:
+    with Namespace(f"kbe-rules-{os.getpid()}") as made:
+        made.call("iptables", "-A", "FORWARD", "-s", "192.0.2.1", "-j", "DROP")
+        made.call("ip6tables", "-t", "mangle", "-N", "FOREIGN")
+        made.call(
+            "iptables",
+            "-t",
+            "raw",
+            "-A",
+            "PREROUTING",
+            "-m",
+            "comment",
+            "--comment",
+            "kbe-nat",
+            "-j",
+            "ACCEPT",
+        )
+        made.call("ipset", "create", "foreign", "hash:ip")
+        yield made
+
+
+def saved(node: Namespace) -> list[str]:
+    """Rules, chains of somebody's own, and sets, without counters."""
+    lines = [line for save in ("iptables-save", "ip6tables-save") for line in node.call(save).splitlines()]
+    own = [re.sub(r" \[.*", "", line) for line in lines if line.startswith("-A") or " - [" in line]
+    return [*own, *node.call("ipset", "list", "-name").split()]
+
+
+def test_everything_of_ours_comes_and_goes_and_nothing_else(node: Namespace) -> None:
+    before = saved(node)
+    backend = Iptables(Commands(node.prefix))
+    backend.install(rules(3))
+    once = saved(node)
+    assert [line for line in once if "KBE-NAT" not in line and "kbe-nat-" not in line] == before
+    backend.install(rules(3))
+    assert saved(node) == once, "installing twice is installing once"
+    other = Iptables(Commands(node.prefix))
+    other.install(rules(1, families=(IPV4,)))
+    assert "kbe-nat-frontends-6" not in saved(node), "what an earlier run had beyond is gone"
+    other.remove()
+    assert saved(node) == before
+    other.remove()
+
+
+def test_elements_change_alone(node: Namespace) -> None:
+    commands = Commands(node.prefix)
+    calls: list[tuple[str, str]] = []
+
+    class Watched:
+        def run(self, command: Sequence[str], text: str = "") -> str:
+            calls.append((" ".join(command), text))
+            return commands.run(command, text)
+
+    backend = Iptables(Watched())
+    backend.install(rules(3))
+    calls.clear()
+    backend.update(rules(4, families=(IPV4, IPV6)))
+    assert calls == [
+        (
+            "ipset restore",
+            "add kbe-nat-frontends-4 172.30.0.4,tcp:80 -exist\n"
+            "add kbe-nat-addresses-4 172.30.0.4 -exist\n"
+            "add kbe-nat-frontends-6 fd00::0:4,tcp:80 -exist\n"
+            "add kbe-nat-addresses-6 fd00::0:4 -exist\n",
+        )
+    ]
+    backend.update(rules(2))
+    assert node.call("ipset", "list", "kbe-nat-addresses-4").count("172.30.0.") == 2
+    assert backend.missing() == ()
+    backend.update(rules(2, queues=(8, 9)))
+    assert any("--queue-balance 8:9" in line for line in saved(node)), "other rules are installed anew"
+
+
+@pytest.mark.parametrize(
+    ("command", "missed"),
+    [
+        ("iptables -t raw -F KBE-NAT-PREROUTING", "IPv4 raw: -A KBE-NAT-PREROUTING"),
+        ("iptables -t mangle -F POSTROUTING", "IPv4 mangle: -A POSTROUTING"),
+        ("ip6tables -t filter -F", "IPv6 filter: -A FORWARD"),
+        ("ipset flush kbe-nat-frontends-4", "kbe-nat-frontends-4"),
+        ("ipset del kbe-nat-addresses-6 fd00::0:1", "kbe-nat-addresses-6"),
+    ],
+)
+def test_what_somebody_removes_is_missed_and_put_back(node: Namespace, command: str, missed: str) -> None:
+    backend = Iptables(Commands(node.prefix))
+    backend.install(rules(2))
+    whole = sorted(saved(node))
+    node.call(*command.split())
+    assert any(line.startswith(missed) for line in backend.missing())
+    backend.install(rules(2))
+    assert sorted(saved(node)) == [line for line in whole if line in saved(node)]
+    assert backend.missing() == ()
+
+
+def test_ten_thousand_services_need_no_more_rules_than_one(node: Namespace) -> None:
+    backend = Iptables(Commands(node.prefix))
+    backend.install(rules(1, families=(IPV4,)))
+    few = [line for line in saved(node) if line.startswith("-A")]
+    backend.install(rules(10_000, families=(IPV4,)))
+    assert sorted(line for line in saved(node) if line.startswith("-A")) == sorted(few)
+    assert backend.missing() == ()
+
+
+def test_nft_gets_the_same_rules(node: Namespace) -> None:
+    """This runs everywhere: without the queue statement, where the kernel has none."""
+    commands = Commands(node.prefix)
+    try:
+        commands.run(("nft", "-f", "-"), PROBE)
+        has_queue = True
+    except RulesError:
+        has_queue = False
+
+    class Unqueued:
+        def run(self, command: Sequence[str], text: str = "") -> str:
+            return commands.run(command, text if has_queue else re.sub(r"queue num \S+", "accept", text))
+
+    before = node.call("nft", "list", "tables")
+    backend = Nftables(Unqueued())
+    backend.install(rules(3))
+    tables = node.call("nft", "list", "table", "ip", "kbe-nat")
+    assert "172.30.0.3 . tcp . 80" in tables
+    assert tables.count("ct mark set ct mark | 0x00001000") == 2
+    assert backend.missing() == ()
+    backend.update(rules(2))
+    assert "172.30.0.3 . tcp . 80" not in node.call("nft", "list", "table", "ip", "kbe-nat")
+    assert backend.missing() == ()
+    node.call("nft", "flush", "chain", "ip6", "kbe-nat", "raw-output")
+    assert any(line.startswith("ip6: ip6 daddr") for line in backend.missing())
+    backend.install(rules(2))
+    assert backend.missing() == ()
+    backend.remove()
+    assert node.call("nft", "list", "tables") == before
+    backend.remove()
+
+
+def test_the_choice_says_why(node: Namespace) -> None:
+    before = saved(node), node.call("nft", "list", "tables")
+    backend, why = probe(BackendName.AUTO, Commands(node.prefix))
+    assert why
+    assert isinstance(backend, Iptables | Nftables)
+    assert (saved(node), node.call("nft", "list", "tables")) == before, "a probe leaves nothing"
+    with pytest.raises(RulesError, match=r"nft: .*; iptables: "):
+        probe(BackendName.AUTO, Commands(("no-such-command",)))
+
+
+def test_marks_can_be_others(node: Namespace) -> None:
+    [own] = rule_sets(Plan(rules_ports(), (), (), ()), (7, 7), replace(Marks(), flow=0x10))
+    Iptables(Commands(node.prefix)).install([own])
+    assert any("--mark 0x10/0x10 -j CONNMARK" in line for line in saved(node))
+
+
+def rules_ports() -> tuple[PortPolicy, ...]:
+    return (PortPolicy("default", "s", "", "tcp", IPV4, (Listener("cluster-ip", "172.30.0.1", 80),), (), ()),)

@@ -1,0 +1,237 @@
+"""The daemon's parts that need no kernel: its socket, its file of connections, what it tells systemd, and the
+control step.
+"""
+
+import json
+import logging
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kbe_nat
+from kbe_nat.cli.conntrack import line
+from kbe_nat.control import Controller
+from kbe_nat.daemon.answers import VERBS, Answers, flow_row
+from kbe_nat.daemon.checkpoints import HEAD, CheckpointFile
+from kbe_nat.daemon.conversation import ControlServer, ask
+from kbe_nat.daemon.notify import notify, watchdog_seconds
+from kbe_nat.daemon.watchers import Watchers
+from kbe_nat.errors import ArgumentError, ControlError
+from kbe_nat.model import Endpoint, EndpointSlice, Service, ServicePort, SlicePort, Snapshot, Strategy
+from kbe_nat.policy import Options
+from kbe_nat.rules import Marks
+from kbe_nat.rules.memory import Memory
+
+SYN = bytes.fromhex("45000028000100004006dda20a00020fac1ee4ffc000005000000000000000005002200032650000")
+
+
+def snapshot(*addresses: str) -> Snapshot:
+    key = ("default", "web")
+    endpoints = tuple(map(Endpoint, addresses))
+    part = EndpointSlice("web-1", 4, (SlicePort("", "tcp", 9876),), endpoints)
+    service = Service(*key, ("172.30.228.255",), (ServicePort("", "tcp", 80),))
+    return Snapshot(1, (service,), {key: (part,)})
+
+
+def controller(*addresses: str) -> Controller:
+    made = Controller(kbe_nat.Engine(seed=1), Memory(), lambda _: Options(), (100, 100), Marks())
+    made.apply(snapshot(*addresses))
+    return made
+
+
+def weights(made: Controller) -> dict[str, int]:
+    return {own.address: own.weight for own in made.plan.ports[0].cluster}
+
+
+def test_rules_follow_once_they_are_installed() -> None:
+    made = controller("10.0.0.1")
+    rules = made.rules
+    assert isinstance(rules, Memory)
+    assert not str(rules)
+    made.install()
+    assert "kbe-nat-frontends-4: 172.30.228.255,tcp:80\n" in str(rules)
+    made.apply(Snapshot())
+    assert "172.30" not in str(rules)
+    made.remove()
+    made.apply(snapshot("10.0.0.1"))
+    assert not str(rules)
+
+
+def test_strategies_stay_over_new_objects() -> None:
+    made = controller("10.0.0.1")
+    assert made.set_strategy("default/web", Strategy.ROUND_ROBIN) == 1
+    made.apply(snapshot("10.0.0.1", "10.0.0.2"))
+    assert made.plan.ports[0].strategy is Strategy.ROUND_ROBIN
+    with pytest.raises(ArgumentError, match="no such service port"):
+        made.set_strategy("default/other", Strategy.ROUND_ROBIN)
+
+
+def test_a_drained_backend_gets_no_new_flows_until_the_drain_is_undone() -> None:
+    made = controller("10.0.0.1", "10.0.0.2")
+    made.drain("10.0.0.1:9876", None)
+    assert weights(made) == {"10.0.0.1": 0, "10.0.0.2": 1}
+    made.apply(snapshot("10.0.0.1", "10.0.0.2", "10.0.0.3"))
+    assert weights(made) == {"10.0.0.1": 0, "10.0.0.2": 1, "10.0.0.3": 1}
+    made.undrain("10.0.0.1:9876")
+    assert weights(made) == dict.fromkeys(("10.0.0.1", "10.0.0.2", "10.0.0.3"), 1)
+    for wrong in ("10.0.0.9", "10.0.0.1:80"):
+        with pytest.raises(ArgumentError):
+            made.drain(wrong, None)
+        with pytest.raises(ArgumentError):
+            made.undrain(wrong)
+
+
+def test_what_is_left_of_a_drain_is_ended_at_its_deadline() -> None:
+    made = controller("10.0.0.1")
+    made.engine.process(SYN, time.monotonic_ns())
+    made.drain("10.0.0.1", 0.0)
+    assert made.remaining("10.0.0.1") == 1
+    time.sleep(0.01)
+    assert made.end_drains() == {"10.0.0.1": 1}
+    assert (made.remaining("10.0.0.1"), made.end_drains()) == (0, {})
+
+
+@pytest.fixture
+def answers() -> Answers:
+    made = controller("10.0.0.1")
+    made.engine.process(SYN, time.monotonic_ns())
+    return Answers(made, Watchers(made.engine), lambda: {"pid": 1})
+
+
+@pytest.fixture
+def path(answers: Answers, tmp_path: Path) -> Iterator[Path]:
+    with ControlServer(tmp_path / "deep/control.sock", answers):
+        yield tmp_path / "deep/control.sock"
+
+
+def test_every_verb_is_answered_in_plain_values(path: Path) -> None:
+    asked: dict[str, dict[str, Any]] = {
+        "describe": {"service": "default/web"},
+        "explain": {"packet": SYN.hex()},
+        "strategy": {"service": "default/web", "strategy": "rr"},
+        "drain": {"backend": "10.0.0.1", "is_followed": False},
+        "undrain": {"backend": "10.0.0.1"},
+        "delete": {"source": "192.0.2.1"},
+    }
+    for verb in VERBS:
+        if verb not in ("events", "rules"):
+            assert list(ask(path, verb, **asked.get(verb, {}))), verb
+    (flows,) = ask(path, "flows", backend="10.0.0.1")
+    assert line(flows[0]) == (
+        "tcp      6 120 SYN_SENT src=10.0.2.15 dst=172.30.228.255 sport=49152 dport=80 packets=1 bytes=40 "
+        "[UNREPLIED] src=10.0.0.1 dst=10.0.2.15 sport=9876 dport=49152 packets=0 bytes=0 mark=0 use=1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("verb", "parameters", "message"),
+    [
+        ("dance", {}, "'dance' is no verb"),
+        ("describe", {}, "describe: .*service"),
+        ("describe", {"service": "default/none"}, "no such service port"),
+        ("flows", {"colour": "red"}, "flows: .*colour"),
+        ("flows", {"source": "nowhere"}, "'nowhere'|\"nowhere\" is not an IP address"),
+        ("strategy", {"service": "default/web", "strategy": "best"}, "'best' is no strategy"),
+        ("explain", {"packet": "xyz"}, "not hexadecimal"),
+        ("drain", {"backend": 7}, "7"),
+    ],
+)
+def test_what_is_asked_wrong_is_told(path: Path, verb: str, parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ControlError, match=message):
+        list(ask(path, verb, **parameters))
+    assert list(ask(path, "status")) == [{"pid": 1}], "it is still there"
+
+
+@pytest.mark.parametrize("line", [b"\n", b"[]\n", b'{"verb": 1}\n', b"\xff\n", b"[" * 100_000 + b"\n"])
+def test_what_is_no_request_is_told(path: Path, line: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(path))
+        connection.sendall(line)
+        assert "a request is a line of JSON" in json.loads(connection.makefile().readline())["error"]
+
+
+def test_events_come_as_they_happen(path: Path, answers: Answers) -> None:
+    engine, watchers = answers._controller.engine, answers._watchers
+    events = ask(path, "events")
+    seen: list[Any] = []
+    reader = threading.Thread(
+        target=lambda: seen.extend(event for event in [next(events), next(events)] if event)
+    )
+    reader.start()
+    for _ in range(100):
+        engine.delete_flows()
+        engine.process(SYN, time.monotonic_ns())
+        watchers.deliver()
+        time.sleep(0.02)
+    reader.join(5)
+    assert {event["event"] for event in seen} <= {"NEW", "DESTROY"}
+    assert seen
+
+
+def test_nobody_answers(tmp_path: Path) -> None:
+    with pytest.raises(ControlError, match="no daemon answers here"):
+        next(ask(tmp_path / "none", "status"))
+
+
+def test_a_second_server_is_refused_and_a_stale_socket_replaced(
+    path: Path, answers: Answers, tmp_path: Path
+) -> None:
+    with pytest.raises(ControlError, match="another daemon answers here"), ControlServer(path, answers):
+        pass
+    stale = tmp_path / "stale"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(stale))
+    with ControlServer(stale, answers):
+        assert list(ask(stale, "status")) == [{"pid": 1}]
+        assert stale.stat().st_mode & 0o777 == 0o600
+    assert not stale.exists()
+
+
+def test_connections_are_kept_in_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = CheckpointFile(tmp_path / "deep/state")
+    before = controller("10.0.0.1")
+    before.engine.process(SYN, time.monotonic_ns())
+    file.write(before.engine)
+    assert [own.name for own in (tmp_path / "deep").iterdir()] == ["state"]
+    after = controller("10.0.0.1")
+    assert file.read(after.engine) == 1
+    (flow,) = after.engine.flows()
+    assert flow_row(flow)["reply_source"] == ["10.0.0.1", 9876]
+    content = (tmp_path / "deep/state").read_bytes()
+    for wrong, message in (
+        (HEAD.pack(time.time() - 3600) + content[8:], "too old"),
+        (content[:-1], "cannot be taken over"),
+        (b"1", "cannot be taken over"),
+        (struct.pack("<d", time.time()) + b"nonsense", "cannot be taken over"),
+    ):
+        (tmp_path / "deep/state").write_bytes(wrong)
+        with caplog.at_level(logging.WARNING):
+            assert file.read(controller("10.0.0.1").engine) == 0
+        assert message in caplog.text
+        caplog.clear()
+    assert CheckpointFile(tmp_path / "none").read(after.engine) == 0
+    CheckpointFile(None).write(after.engine)
+    assert CheckpointFile(None).read(after.engine) == 0
+
+
+def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notify("READY=1")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        notify("READY=1", "STATUS=fine")
+        assert listener.recv(100) == b"READY=1\nSTATUS=fine"
+    notify("READY=1")
+    assert watchdog_seconds() is None
+    for microseconds, seconds in (("10000000", 10.0), ("0", None), ("many", None)):
+        monkeypatch.setenv("WATCHDOG_USEC", microseconds)
+        assert watchdog_seconds() == seconds
+    monkeypatch.setenv("WATCHDOG_USEC", "1000000")
+    monkeypatch.setenv("WATCHDOG_PID", "1")
+    assert watchdog_seconds() is None
