@@ -63,8 +63,10 @@ PYTHON = {
     "tables": "_native policy",
     "control": "_native errors model policy rules tables",
     "daemon": "_native control datapath errors model policy sources",
-    "playground": "errors policy",
-    "cli": "_native control daemon datapath errors model playground policy rules sources tables version",
+    "kubeproxy": "policy",
+    "playground": "daemon errors policy sources",
+    "cli": "_native control daemon datapath errors kubeproxy model playground policy rules sources tables "
+    "version",
     "__init__": "_native errors model",
     "__main__": "cli errors",
 }

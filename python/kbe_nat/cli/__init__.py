@@ -11,6 +11,7 @@ from kbe_nat.cli.describe import describe
 from kbe_nat.cli.drain import drain
 from kbe_nat.cli.explain import explain
 from kbe_nat.cli.get import get
+from kbe_nat.cli.playground import playground
 from kbe_nat.cli.proxy import proxy
 from kbe_nat.cli.replay import replay
 from kbe_nat.cli.strategy import strategy
@@ -30,6 +31,7 @@ app.command()(describe)
 app.command()(conntrack)
 app.command()(drain)
 app.add_typer(strategy, name="strategy")
+app.add_typer(playground, name="playground")
 app.command()(top)
 app.command()(replay)
 app.command()(explain)

@@ -1,146 +1,178 @@
-"""`kbe-nat demo`: the seed's cluster in network namespaces, its Service answered through the engine."""
+"""`kbe-nat demo`: the seed's page, step by step, on real packets."""
 
+import math
 import os
 import secrets
+import shlex
 import sys
+import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
-from kbe_nat._native import Engine
+from kbe_nat.cli import packet as wire
+from kbe_nat.cli import playground as verbs
 from kbe_nat.cli.interruption import Interruptions
-from kbe_nat.cli.options import Format, OutputFormat, read_objects
-from kbe_nat.cli.output import show, show_json
-from kbe_nat.cli.summary import summary, tables
-from kbe_nat.datapath.native import NativeQueue
-from kbe_nat.datapath.thread import LoopThread
-from kbe_nat.errors import FileError, PlaygroundError
-from kbe_nat.model import Strategy, join_address
-from kbe_nat.playground import cluster as wires
-from kbe_nat.playground.cluster import Cluster
-from kbe_nat.playground.namespaces import Namespace, inside
-from kbe_nat.policy import CLUSTER_IP, Options, Plan, PortPolicy, plan
-from kbe_nat.rules import installed, rule_sets
-from kbe_nat.rules.execution import Commands
-from kbe_nat.rules.iptables import Iptables
-from kbe_nat.tables import Tables
+from kbe_nat.cli.options import Format, OutputFormat
+from kbe_nat.cli.output import show_json
+from kbe_nat.errors import PlaygroundError
+from kbe_nat.model import Strategy
+from kbe_nat.playground import world as place
+from kbe_nat.playground.cluster import CLIENT_ADDRESS
+from kbe_nat.playground.world import World
 
-OBJECTS: Final = Path(wires.__file__).with_name("cluster.yaml")
-QUEUE: Final = 0
-"""The node is a namespace of its own: no other program has queues there."""
+FOLDER: Final = Path(place.__file__).parent
 INSIDE: Final = "KBE_NAT_DEMO_INSIDE"
 """In the environment of the demo that runs in a user namespace which it made itself."""
-REQUEST_SECONDS: Final = "5"
+SERVICE: Final = "simpleservice"
+PORT: Final = "default/simpleservice"
+URL: Final = "172.30.228.255:80/info"
 
 
 def demo(
-    objects: Annotated[
-        list[str],
-        typer.Option("--filename", "-f", help="Kubernetes objects. Default: the seed's example."),
-    ] = [str(OBJECTS)],  # noqa: B006
     requests: Annotated[
         int, typer.Option(min=0, max=100_000, help="Requests to share among the pods.")
-    ] = 200,
-    strategy: Annotated[
-        Strategy, typer.Option(help="How backends are chosen for Services without the annotation.")
-    ] = Strategy.RANDOM,
+    ] = 300,
+    strategy: Annotated[Strategy, typer.Option(help="How backends are chosen.")] = Strategy.RANDOM,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**64 - 1, help="Makes random choices repeatable.")
     ] = None,
     output: OutputFormat = Format.TEXT,
 ) -> None:
-    """Let pods in network namespaces answer through a Service's virtual IP.
+    """Walk through the page that explains Services, with real packets in network namespaces.
 
-    Makes a node, a client and the pods, diverts the Service's packets to a queue, and translates them. Everything
-    is removed at the end, also after Ctrl-C. Needs root, or a system that lets users make namespaces.
+    Makes a cluster, applies the page's objects, asks the pod and the Service, scales, shares requests, and
+    takes everything away at the end, also after Ctrl-C. Needs root, or a system that lets users make
+    namespaces.
     """
     if os.geteuid() != 0:
         _enter_user_namespace()
     seed = secrets.randbits(64) if seed is None else seed
-    options = Options(node_addresses=(wires.NODE_ADDRESS, "172.17.0.1"), strategy=strategy)
-    made = plan(read_objects(objects), options)
-    policy = _served(made)
-    engine = Engine(seed=seed)
-    engine.replace_services(*Tables().native(made))
-    story = _Story(output is Format.TEXT)
-    with Interruptions() as interruptions, ExitStack() as stack:
-        cluster = stack.enter_context(Cluster(policy.cluster))
-        pods = ", ".join(own.address for own in policy.cluster)
-        story.tell(
-            f"A node {wires.NODE_ADDRESS}, a client {wires.CLIENT_ADDRESS} and the pods {pods}: "
-            "each is a network namespace."
-        )
-        rules = rule_sets(made, (QUEUE, QUEUE))
-        queue = stack.enter_context(inside(cluster.node.path, lambda: NativeQueue(QUEUE)))
-        loop = stack.enter_context(LoopThread(engine, queue)).loop
-        stack.enter_context(installed(Iptables(Commands(cluster.node.prefix)), rules))
-        story.tell(
-            f"{sum(len(own.rules) for own in rules)} rules divert the packets of "
-            f"{made.ports[0].name} to queue {QUEUE}; the pods answer at port {policy.cluster[0].port}.",
-            "",
-        )
-        with interruptions.heeded():
-            url = f"{join_address(*_frontend(policy))}/info"
-            answers = {
-                "node": story.curl("node", cluster.node, url),
-                "client": story.curl("client", cluster.client, url),
-            }
-            started = time.monotonic()
-            answered = _ask(cluster.client, url, requests)
-            seconds = time.monotonic() - started
-            story.tell(f"[client] {requests} more requests: {answered} answered in {seconds:.2f} s", "")
-    result: dict[str, Any] = summary(f"queue {QUEUE}", seed, engine.stats())
-    result |= {"answers": answers, "requests": requests, "answered": answered, "panics": loop.panics}
+    folder = Path(tempfile.mkdtemp(prefix="kbe-nat-demo-"))
+    walk = _Walk(World(folder), output is Format.TEXT)
+    started = time.monotonic()
+    with Interruptions() as interruptions:
+        try:
+            walk.world.up("--seed", str(seed), "--strategy", strategy)
+            with interruptions.heeded():
+                result = walk.page(requests, strategy)
+        finally:
+            walk.world.down()
+    result |= {"seed": seed, "seconds": round(time.monotonic() - started, 1)}
     if output is Format.JSON:
         show_json(result)
     else:
-        show(*tables(result))
-    if answered != requests or not all(answers.values()):
-        raise PlaygroundError(f"{requests - answered} of {requests} requests were not answered")
+        print(f"Everything is taken away again, after {result['seconds']} s. Seed: {seed}.")
+    if result["answered"] != requests:
+        raise PlaygroundError(f"{requests - result['answered']} of {requests} requests were not answered")
 
 
 @dataclass(slots=True)
-class _Story:
-    """What happens, line by line, for people."""
+class _Walk:
+    """The steps of the page: each command, and what it really prints."""
 
+    world: World
     is_told: bool
 
-    def tell(self, *lines: str) -> None:
+    def page(self, requests: int, strategy: Strategy) -> dict[str, Any]:
+        """All of them; what came out, for programs."""
+        world = self.world
+        self.say(
+            "A node 10.0.2.15, a client 10.0.2.100 and a bridge for pods: network namespaces on this machine."
+        )
+        self.say("The daemon runs in the node's and diverts packets for Services to a queue.", "")
+        for name in ("rc.yaml", "svc.yaml"):
+            self.step(f"playground apply -f {name}", partial(self.apply, name))
+        self.list_pods()
+        pod = world.pods()[0]
+        direct = f"{pod.address}:{pod.port}/info"
+        self.say("The pod itself answers, but its address changes with it:")
+        answers = {"pod": self.curl("node", direct)}
+        self.say("The Service has an address that stays:")
+        self.step("playground get svc", lambda: verbs.listing(world, verbs.Kind.SERVICES))
+        self.step(f"playground describe svc {SERVICE}", lambda: verbs.description(world, "svc", SERVICE))
+        answers |= {"node": self.curl("node", URL), "client": self.curl("client", URL)}
+        self.say("This state stands for these rules of kube-proxy:")
+        self.rules()
+        self.say("A second pod:")
+        self.step("playground scale --replicas=2 rc/rcsise", lambda: world.scale("rc", "rcsise", 2))
+        self.list_pods()
+        rules = self.rules()
+        shared = self.share(requests, strategy)
+        self.say("Why does a packet go where it goes?")
+        explained = self.explain()
+        self.say("All resources are deleted:")
+        for kind, name in (("svc", SERVICE), ("rc", "rcsise")):
+            self.step(f"playground delete {kind} {name}", partial(world.delete, kind, name))
+        return {"answers": answers, "rules": rules, "explained": explained, **shared}
+
+    def apply(self, name: str) -> str:
+        return "\n".join(self.world.apply((FOLDER / name).read_text(), name))
+
+    def list_pods(self) -> None:
+        self.step(
+            "playground get pods -l app=sise", lambda: verbs.listing(self.world, verbs.Kind.PODS, "app=sise")
+        )
+
+    def curl(self, where: str, url: str) -> str:
+        return self.step(f"playground curl --from {where} {url}", lambda: verbs.ask(self.world, where, url))
+
+    def rules(self) -> list[str]:
+        found = self.step("playground rules", lambda: "\n".join(verbs.kube_proxy_rules(self.world, SERVICE)))
+        return found.splitlines()
+
+    def share(self, requests: int, strategy: Strategy) -> dict[str, Any]:
+        """Many requests, each a connection of its own: how the pods shared them."""
+        before = self.flows()
+        started = time.monotonic()
+        codes = ("--write-out", "%{http_code}\n", "--output", "/dev/null", "--max-time", verbs.CURL_SECONDS)
+        said = ""
+        if requests:
+            said = self.world.client.call("curl", "-sS", *codes, f"{URL}?[1-{requests}]")
+        answered, seconds = said.split().count("200"), time.monotonic() - started
+        shares = {name: count - before.get(name, 0) for name, count in self.flows().items()}
+        self.say(
+            f"{requests} requests by the client, {answered} answered in {seconds:.2f} s, shared by {strategy}:"
+        )
+        for name, count in shares.items():
+            self.say(f"  {name:<24}{count:>6}")
+        if strategy is Strategy.RANDOM and requests:
+            # Each goes to either pod with the same probability: a binomial distribution.
+            spread = 2 * math.sqrt(requests / 4)
+            self.say(
+                f"  expected: {requests / 2:.0f} each, give or take {spread:.0f} (two standard deviations)"
+            )
+        self.say("")
+        return {"requests": requests, "answered": answered, "shares": shares}
+
+    def explain(self) -> dict[str, Any]:
+        """The daemon's reasoning for a packet that would open a connection."""
+        command = f"explain --live --from {CLIENT_ADDRESS}:40000 --to 172.30.228.255:80"
+        packet = wire.opening("tcp", (CLIENT_ADDRESS, 40000), ("172.30.228.255", 80))
+        found: dict[str, Any] = self.world.ask("explain", packet=packet.hex(), interface=1)
+        self.step(command, lambda: "\n".join(f"{check}: {what}" for check, what in found["steps"]))
+        return found
+
+    def flows(self) -> dict[str, int]:
+        """Connections so far, by backend."""
+        return {row["backend"]: row["flows"] for row in self.world.ask("endpoints") if row["service"] == PORT}
+
+    def step(self, command: str, action: Callable[[], str]) -> str:
+        """A command and what it prints."""
+        self.say(f"$ kbe-nat {shlex.join(shlex.split(command))}")
+        printed = action().rstrip("\n")
+        self.say(printed, "")
+        return printed
+
+    def say(self, *lines: str) -> None:
         if self.is_told:
             for line in lines:
                 print(line, flush=True)
-
-    def curl(self, who: str, namespace: Namespace, url: str) -> str:
-        """What the Service answers."""
-        self.tell(f"[{who}] $ curl {url}")
-        answer = namespace.call("curl", "-sS", "--max-time", REQUEST_SECONDS, url).strip()
-        self.tell(answer, "")
-        return answer
-
-
-def _served(made: Plan) -> PortPolicy:
-    """The first TCP port that has endpoints and a cluster IP."""
-    for policy in made.ports:
-        if policy.protocol == "tcp" and policy.cluster and policy.addresses(CLUSTER_IP):
-            return policy
-    raise FileError("there is no Service with a TCP port, a cluster IP and endpoints in the objects")
-
-
-def _frontend(policy: PortPolicy) -> tuple[str, int]:
-    return next((own.address, own.port) for own in policy.listeners if own.kind == CLUSTER_IP)
-
-
-def _ask(client: Namespace, url: str, requests: int) -> int:
-    """How many of so many requests, each a connection of its own, are answered."""
-    if not requests:
-        return 0
-    codes = ("--write-out", "%{http_code}\n", "--output", "/dev/null")
-    said = client.call("curl", "-sS", "--max-time", REQUEST_SECONDS, *codes, f"{url}?[1-{requests}]")
-    return said.split().count("200")
 
 
 def _enter_user_namespace() -> None:

@@ -10,7 +10,7 @@ The node is the client's way to everything, as in the seed: a Service's address 
 import os
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from ipaddress import ip_interface
 from types import TracebackType
 from typing import Final, Self
@@ -45,7 +45,7 @@ class Cluster:
         with ExitStack() as stack:
             for namespace in (self.node, self.client):
                 stack.enter_context(namespace)
-            self._wire_node()
+            wire_node(self.node, self.client)
             servers = [(target, self._pod(stack, number)) for number, target in enumerate(self._endpoints)]
             for target, server in servers:
                 _wait_for(server, target)
@@ -57,38 +57,50 @@ class Cluster:
     ) -> None:
         self._stack.close()
 
-    def _wire_node(self) -> None:
-        node, client = self.node, self.client
-        node.write("/proc/sys/net/ipv4/ip_forward", "1")
-        node.call(*LINK_ADD, "eth0", "type", "veth", "peer", "name", "eth0", "netns", client.name)
-        node.call("ip", "address", "add", f"{NODE_ADDRESS}/24", "dev", "eth0")
-        node.call(*LINK_ADD, "docker0", "type", "bridge")
-        node.call("ip", "address", "add", BRIDGE, "dev", "docker0")
-        for device in ("eth0", "docker0"):
-            node.call("ip", "link", "set", device, "up")
-        # Packets to refused ports leave by the device they came from; a redirect would use up the ICMP errors'
-        # budget (net/ipv4/route.c and icmp.c share one per peer), and the client would wait.
-        for device in ("all", "eth0"):
-            node.write(f"/proc/sys/net/ipv4/conf/{device}/send_redirects", "0")
-        client.call("ip", "address", "add", f"{CLIENT_ADDRESS}/24", "dev", "eth0")
-        client.call("ip", "link", "set", "eth0", "up")
-        client.call("ip", "route", "add", "default", "via", NODE_ADDRESS)
-        # Any route towards a virtual IP will do: it gives the node's own packets their source address.
-        node.call("ip", "route", "add", "default", "via", CLIENT_ADDRESS)
-
     def _pod(self, stack: ExitStack, number: int) -> subprocess.Popen[str]:
         """A pod's server, which has been started."""
         target = self._endpoints[number]
         pod = stack.enter_context(Namespace(f"kbe-pod{number}-{self._suffix}"))
         self.pods.append(pod)
-        device = f"veth{number}"
-        self.node.call(*LINK_ADD, device, "type", "veth", "peer", "name", "eth0", "netns", pod.name)
-        self.node.call("ip", "link", "set", device, "master", "docker0", "up")
-        bridge = ip_interface(BRIDGE)
-        pod.call("ip", "address", "add", f"{target.address}/{bridge.network.prefixlen}", "dev", "eth0")
-        pod.call("ip", "link", "set", "eth0", "up")
-        pod.call("ip", "route", "add", "default", "via", str(bridge.ip))
-        return pod.start((sys.executable, "-m", "kbe_nat.playground.pod", str(target.port)))
+        wire_pod(self.node, pod, target.address, f"veth{number}")
+        return pod.start((*POD_SERVER, str(target.port)))
+
+
+def wire_node(node: Namespace, client: Namespace) -> None:
+    """Join node and client, and give the node a bridge for pods."""
+    node.write("/proc/sys/net/ipv4/ip_forward", "1")
+    node.call(*LINK_ADD, "eth0", "type", "veth", "peer", "name", "eth0", "netns", client.name)
+    node.call("ip", "address", "add", f"{NODE_ADDRESS}/24", "dev", "eth0")
+    node.call(*LINK_ADD, "docker0", "type", "bridge")
+    node.call("ip", "address", "add", BRIDGE, "dev", "docker0")
+    for device in ("eth0", "docker0"):
+        node.call("ip", "link", "set", device, "up")
+    # Packets to refused ports leave by the device they came from; a redirect would use up the ICMP errors'
+    # budget (net/ipv4/route.c and icmp.c share one per peer), and the client would wait.
+    for device in ("all", "eth0", "docker0"):
+        node.write(f"/proc/sys/net/ipv4/conf/{device}/send_redirects", "0")
+    # Packets between pods are routed, not bridged: a bridge that runs the IP rules itself would send translated
+    # ones on without the later hooks.
+    for name in ("iptables", "ip6tables"):
+        with suppress(FileNotFoundError):
+            node.write(f"/proc/sys/net/bridge/bridge-nf-call-{name}", "0")
+    client.call("ip", "address", "add", f"{CLIENT_ADDRESS}/24", "dev", "eth0")
+    client.call("ip", "link", "set", "eth0", "up")
+    client.call("ip", "route", "add", "default", "via", NODE_ADDRESS)
+    # Any route towards a virtual IP will do: it gives the node's own packets their source address.
+    node.call("ip", "route", "add", "default", "via", CLIENT_ADDRESS)
+
+
+def wire_pod(node: Namespace, pod: Namespace, address: str, device: str) -> None:
+    """Join a pod to the node's bridge by a device of this name."""
+    bridge = ip_interface(BRIDGE)
+    node.call(*LINK_ADD, device, "type", "veth", "peer", "name", "eth0", "netns", pod.name)
+    node.call("ip", "link", "set", device, "master", "docker0", "up")
+    # Pods reach each other by way of the node, so that answers between them meet its rules too.
+    pod.call("ip", "address", "add", f"{address}/32", "dev", "eth0")
+    pod.call("ip", "link", "set", "eth0", "up")
+    pod.call("ip", "route", "add", str(bridge.ip), "dev", "eth0")
+    pod.call("ip", "route", "add", "default", "via", str(bridge.ip))
 
 
 def _wait_for(server: subprocess.Popen[str], target: Target) -> None:
@@ -99,3 +111,4 @@ def _wait_for(server: subprocess.Popen[str], target: Target) -> None:
 
 
 LINK_ADD: Final = ("ip", "link", "add")
+POD_SERVER: Final = (sys.executable, "-m", "kbe_nat.playground.pod")

@@ -34,9 +34,18 @@ class Namespace:
         """What to put in front of a command so that it runs inside."""
         return ("nsenter", f"--net={self.path}")
 
-    def __enter__(self) -> Self:
+    def make(self) -> None:
+        """Make it. Raises `PlaygroundError` when it is there already, or the privilege is missing."""
         call("ip", "netns", "add", self.name)
         self.call("ip", "link", "set", "lo", "up")
+
+    def take_away(self) -> None:
+        """Take it away, if it is there. Its devices go when the last process in it has ended."""
+        with suppress(PlaygroundError):
+            call("ip", "netns", "delete", self.name)
+
+    def __enter__(self) -> Self:
+        self.make()
         return self
 
     def __exit__(
@@ -50,8 +59,7 @@ class Namespace:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        with suppress(PlaygroundError):
-            call("ip", "netns", "delete", self.name)
+        self.take_away()
 
     def call(self, *command: str) -> str:
         """What a command prints that runs inside. Raises `PlaygroundError` when it fails."""

@@ -1,0 +1,288 @@
+"""`kbe-nat playground`: the seed's cluster on this machine, with kubectl's words."""
+
+import os
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from kbe_nat.cli.interruption import Interruptions
+from kbe_nat.cli.options import Format, OutputFormat
+from kbe_nat.cli.output import show_json
+from kbe_nat.errors import FileError, PlaygroundError
+from kbe_nat.kubeproxy import legacy
+from kbe_nat.playground.world import KINDS, Pod, World
+from kbe_nat.sources.objects import Found
+
+playground = typer.Typer(
+    help="The seed's cluster in network namespaces: node, client, pods, and the daemon that serves it.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+)
+
+StateFolder = Annotated[
+    Path, typer.Option("--state", envvar="KBE_NAT_PLAYGROUND", help="Where the playground's state is kept.")
+]
+STATE: Final = Path("/run/kbe-nat-playground")
+Selector = Annotated[str, typer.Option("--selector", "-l", help="Labels, as key=value with commas between.")]
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    PODS = "pods"
+    SERVICES = "svc"
+    CONTROLLERS = "rc"
+    ENDPOINTS = "endpoints"
+
+
+@playground.command()
+def up(state: StateFolder = STATE) -> None:
+    """Make a node and a client, and start the daemon in the node's namespace."""
+    if os.geteuid() != 0:
+        raise PlaygroundError("root is needed: try `unshare --user --map-root-user --net --mount`, or sudo")
+    world = World(state)
+    with Interruptions() as interruptions:
+        try:
+            world.up()
+            with interruptions.heeded():
+                print(f"The node is {world.node.name}, the client {world.client.name}; the daemon serves.")
+        except BaseException as error:
+            if not (isinstance(error, PlaygroundError) and "is up" in str(error)):
+                world.down()
+            raise
+
+
+@playground.command()
+def down(state: StateFolder = STATE) -> None:
+    """Take everything away."""
+    with Interruptions():
+        World(state).down()
+
+
+@playground.command()
+def apply(
+    files: Annotated[
+        list[Path], typer.Option("--filename", "-f", help="File of objects, or - ; repeatable.")
+    ],
+    state: StateFolder = STATE,
+) -> None:
+    """Make or change Services and controllers; a controller's pods are started."""
+    world = World(state)
+    for path in files:
+        for line in world.apply(read(path), str(path)):
+            print(line)
+
+
+@playground.command()
+def get(
+    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    selector: Selector = "",
+    state: StateFolder = STATE,
+    output: OutputFormat = Format.TEXT,
+) -> None:
+    """List pods, Services, controllers or endpoints, as kubectl does."""
+    print(listing(World(state), kind, selector, output), end="")
+
+
+@playground.command()
+def describe(
+    kind: Annotated[str, typer.Argument(help="svc or pod.")],
+    name: Annotated[str, typer.Argument(help="Its name.")],
+    state: StateFolder = STATE,
+) -> None:
+    """Show one Service or pod, as kubectl does."""
+    print(description(World(state), kind, name), end="")
+
+
+@playground.command()
+def scale(
+    target: Annotated[str, typer.Argument(help="As kind/name, such as rc/rcsise.")],
+    replicas: Annotated[int, typer.Option(min=0, max=200, help="Pods that it is to have.")],
+    state: StateFolder = STATE,
+) -> None:
+    """Change how many pods a controller has."""
+    kind, slash, name = target.partition("/")
+    if not slash:
+        raise typer.BadParameter(f"{target!r} is not kind/name, such as rc/rcsise", param_hint="target")
+    print(World(state).scale(kind, name, replicas))
+
+
+@playground.command()
+def curl(
+    url: Annotated[str, typer.Argument(help="What to ask for.")],
+    where: Annotated[str, typer.Option("--from", help="node, client, or a pod's name.")] = "node",
+    state: StateFolder = STATE,
+) -> None:
+    """Ask a Service or a pod by HTTP, with curl, from inside."""
+    print(ask(World(state), where, url))
+
+
+@playground.command()
+def rules(
+    service: Annotated[str, typer.Argument(help="The Service.")] = "simpleservice",
+    state: StateFolder = STATE,
+) -> None:
+    """Show the rules that kube-proxy would write for the same state, as on the page."""
+    print("\n".join(kube_proxy_rules(World(state), service)))
+
+
+@playground.command()
+def delete(
+    kind: Annotated[str, typer.Argument(help="svc, rc, rs or deploy.")],
+    name: Annotated[str, typer.Argument(help="Its name.")],
+    state: StateFolder = STATE,
+) -> None:
+    """Delete an object; a controller's pods end with it."""
+    print(World(state).delete(kind, name))
+
+
+def read(path: Path) -> str:
+    """The text of a file, or of standard input. Raises `FileError`."""
+    try:
+        return sys.stdin.read() if str(path) == "-" else path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def ask(world: World, where: str, url: str) -> str:
+    """What curl prints in the namespace of the node, the client or a pod."""
+    return world.network(where).call("curl", "-sS", "--max-time", CURL_SECONDS, url).strip()
+
+
+def kube_proxy_rules(world: World, service: str) -> list[str]:
+    """The page's lines for a Service. Raises `PlaygroundError` when there is none."""
+    if not any(found.value.metadata.name == service for found, _ in world.objects("Service")):
+        raise PlaygroundError(f"Service {service}: there is no such object")
+    return legacy.rules(world.plan(), f"default/{service}")
+
+
+def listing(world: World, kind: Kind, selector: str = "", output: Format = Format.TEXT) -> str:
+    """The table of a kind."""
+    labels = dict(part.partition("=")[::2] for part in selector.split(",") if part)
+    pods = [pod for pod in world.pods() if labels.items() <= pod.labels.items()]
+    if kind is Kind.PODS:
+        rows = [
+            {"name": pod.name, "ready": "1/1" if pod.server.is_alive else "0/1", "status": _status(pod)}
+            | {"restarts": "0", "age": _age(pod.since)}
+            for pod in pods
+        ]
+    elif kind is Kind.SERVICES:
+        rows = [_service_row(found, since) for found, since in world.objects("Service")]
+    elif kind is Kind.CONTROLLERS:
+        rows = [
+            _controller_row(found, since, world.pods())
+            for own in sorted({*KINDS.values()} - {"Service"})
+            for found, since in world.objects(own)
+        ]
+    else:
+        rows = [
+            {"name": port.service, "endpoints": ",".join(map(str, port.cluster)) or "<none>"}
+            for port in world.plan().ports
+        ]
+    if output is Format.JSON:
+        show_json(rows)
+        return ""
+    if not rows:
+        return "No resources found.\n"
+    return _table(rows)
+
+
+def description(world: World, kind: str, name: str) -> str:
+    """Everything about a Service or a pod, in kubectl's lines."""
+    if kind in ("pod", "pods"):
+        found = next((pod for pod in world.pods() if pod.name == name), None)
+        if found is None:
+            raise PlaygroundError(f"Pod {name}: there is no such object")
+        return _lines(
+            {
+                "Name": found.name,
+                "Namespace": found.space,
+                "Node": "node/10.0.2.15",
+                "Start Time": time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime(found.since)),
+                "Labels": _labels(found.labels),
+                "Status": _status(found),
+                "IP": found.address,
+                "Controllers": found.owner,
+            }
+        )
+    if KINDS.get(kind) != "Service":
+        raise PlaygroundError(f"{kind!r} cannot be described; svc and pod can")
+    for service, _ in world.objects("Service"):
+        if service.value.metadata.name == name:
+            return _service_lines(world, service)
+    raise PlaygroundError(f"Service {name}: there is no such object")
+
+
+def _service_lines(world: World, service: Found) -> str:
+    spec: Any = service.value.spec  # type: ignore[union-attr]
+    ports = [own for own in world.plan().ports if own.service == service.value.metadata.name]
+    lines = {
+        "Name": service.value.metadata.name,
+        "Namespace": "default",
+        "Labels": _labels(service.value.metadata.labels),
+        "Selector": _labels(spec.selector),
+        "Type": spec.type,
+        "IP": spec.cluster_ip or ", ".join(sorted({own.listeners[0].address for own in ports})),
+    }
+    text = _lines(lines)
+    for own in ports:
+        text += _lines(
+            {
+                "Port": f"{own.port_name or '<unset>'} {own.listeners[0].port}/{own.protocol.upper()}",
+                "Endpoints": ",".join(map(str, own.cluster)) or "<none>",
+            }
+        )
+    return text + _lines({"Session Affinity": spec.affinity}) + "No events.\n"
+
+
+def _service_row(found: Found, since: float) -> dict[str, str]:
+    spec: Any = found.value.spec  # type: ignore[union-attr]
+    ports = ",".join(f"{own.port}/{own.protocol}" for own in spec.ports)
+    row = {"name": found.value.metadata.name, "cluster-ip": spec.cluster_ip or "<given>"}
+    return row | {
+        "external-ip": ",".join(spec.external_ips) or "<none>",
+        "port(s)": ports,
+        "age": _age(since),
+    }
+
+
+def _controller_row(found: Found, since: float, pods: list[Pod]) -> dict[str, str]:
+    spec: Any = found.value.spec  # type: ignore[union-attr]
+    name = found.value.metadata.name
+    own = [pod for pod in pods if pod.owner == name]
+    ready = sum(pod.server.is_alive for pod in own)
+    counts = {"desired": str(spec.replicas), "current": str(len(own)), "ready": str(ready)}
+    return {"name": name} | counts | {"age": _age(since)}
+
+
+def _table(rows: list[dict[str, str]]) -> str:
+    columns = list(rows[0])
+    width = {name: max(len(name), *(len(row[name]) for row in rows)) + 3 for name in columns}
+    lines = [{name: name.upper() for name in columns}, *rows]
+    return "".join("".join(row[name].ljust(width[name]) for name in columns).rstrip() + "\n" for row in lines)
+
+
+def _lines(fields: dict[str, str]) -> str:
+    return "".join(f"{name + ':':<24}{value}\n" for name, value in fields.items())
+
+
+def _labels(labels: dict[str, str]) -> str:
+    return ",".join(f"{name}={value}" for name, value in labels.items()) or "<none>"
+
+
+def _status(pod: Pod) -> str:
+    return "Running" if pod.server.is_alive else "Failed"
+
+
+def _age(since: float) -> str:
+    seconds = max(0, int(time.time() - since))
+    return (
+        f"{seconds}s" if seconds < 120 else f"{seconds // 60}m" if seconds < 7200 else f"{seconds // 3600}h"
+    )
+
+
+CURL_SECONDS: Final = "5"

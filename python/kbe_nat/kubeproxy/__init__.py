@@ -1,0 +1,1 @@
+"""Everything that speaks kube-proxy's language."""

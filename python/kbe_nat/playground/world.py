@@ -1,0 +1,330 @@
+"""The playground: a cluster of network namespaces that stays until it is taken down.
+
+Its objects are files in a directory that the daemon in the node's namespace follows. The pods of controllers
+are those that the daemon sees too (`kbe_nat.sources.completion`): here they are made, each a namespace with a
+server.
+"""
+
+import hashlib
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import yaml
+
+from kbe_nat.daemon.conversation import ask
+from kbe_nat.errors import ControlError, ObjectError, PlaygroundError
+from kbe_nat.playground.cluster import BRIDGE, NODE_ADDRESS, POD_SERVER, wire_node, wire_pod
+from kbe_nat.playground.namespaces import FOLDER, Namespace
+from kbe_nat.playground.processes import Process, start
+from kbe_nat.policy import Plan, plan
+from kbe_nat.sources.completion import complete
+from kbe_nat.sources.decoding import decode
+from kbe_nat.sources.manifests import read_manifests
+from kbe_nat.sources.objects import Found, PodObject, namespace
+
+
+class Pod(msgspec.Struct, frozen=True):
+    """A pod that runs."""
+
+    name: str
+    space: str
+    """The namespace of Kubernetes; that of the network is `network`."""
+    address: str
+    port: int
+    labels: dict[str, str]
+    owner: str
+    network: str
+    device: str
+    server: Process
+    since: float
+
+
+class State(msgspec.Struct):
+    """What is written down of a playground."""
+
+    daemon: Process
+    pods: dict[str, Pod] = {}
+    since: dict[str, float] = {}
+    """When each object was made, by its file's name."""
+    made: int = 0
+    """Pods so far."""
+
+
+class World:
+    """The playground whose state is in one directory."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        suffix = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:6]
+        self._suffix = suffix
+        self.node = Namespace(f"kbe-node-{suffix}")
+        self.client = Namespace(f"kbe-client-{suffix}")
+        self.socket = folder / "control.sock"
+        self._objects = folder / "objects"
+        self._file = folder / "state.json"
+
+    def up(self, *options: str) -> None:
+        """Make node and client, and start the daemon, with more options of `kbe-nat proxy`. Raises
+        `PlaygroundError`.
+        """
+        if self._file.exists():
+            raise PlaygroundError(
+                f"{self._folder}: a playground is up; `kbe-nat playground down` takes it down"
+            )
+        self.down()
+        self._objects.mkdir(parents=True)
+        self.node.make()
+        self.client.make()
+        wire_node(self.node, self.client)
+        command = (
+            *self.node.prefix,
+            sys.executable,
+            "-m",
+            "kbe_nat",
+            "proxy",
+            "--manifests",
+            str(self._objects),
+        )
+        own = ("--socket", str(self.socket), "--state", str(self._folder / "connections"))
+        node = ("--node-address", NODE_ADDRESS, "--node-address", BRIDGE.partition("/")[0])
+        daemon = start((*command, *own, *node, *options), self._folder / "daemon.log")
+        self._write(State(daemon))
+        self._wait(lambda: bool(self.ask("status")), "the daemon does not answer")
+
+    def down(self) -> None:
+        """Take everything away, also what a command that was killed has left."""
+        if self._file.exists():
+            state = self._state()
+            for process in (state.daemon, *(pod.server for pod in state.pods.values())):
+                process.end()
+        if FOLDER.exists():
+            for path in sorted(FOLDER.iterdir()):
+                if path.name.startswith("kbe-") and path.name.endswith(f"-{self._suffix}"):
+                    Namespace(path.name).take_away()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def apply(self, text: str, origin: str) -> list[str]:
+        """Make or change the objects of a text; what became of each, in kubectl's words. Raises `ObjectError`
+        before anything is changed when one of them is wrong.
+        """
+        state = self._state()
+        lines = []
+        for document, found in _parsed(text, origin):
+            path = self._objects / _file(found)
+            content = yaml.safe_dump(document, sort_keys=False)
+            before = path.read_text() if path.exists() else None
+            outcome = "created" if before is None else "unchanged" if before == content else "configured"
+            if outcome == "created":
+                state.since[path.name] = time.time()
+            lines.append(f'{found.kind.lower()} "{found.value.metadata.name}" {outcome}')
+            self._change(state, path, content)
+        return lines
+
+    def scale(self, kind: str, name: str, replicas: int) -> str:
+        """Change how many pods a controller has."""
+        state = self._state()
+        path = self._path(kind, name)
+        document = yaml.safe_load(path.read_text())
+        if "replicas" not in document.get("spec", {}):
+            raise PlaygroundError(f"{kind} {name}: it has no replicas to be scaled")
+        document["spec"]["replicas"] = replicas
+        self._change(state, path, yaml.safe_dump(document, sort_keys=False))
+        return f'{document["kind"].lower()} "{name}" scaled'
+
+    def delete(self, kind: str, name: str) -> str:
+        """Take an object away, and a controller's pods with it."""
+        state = self._state()
+        path = self._path(kind, name)
+        document = yaml.safe_load(path.read_text())
+        state.since.pop(path.name, None)
+        self._change(state, path, None)
+        return f'{document["kind"].lower()} "{name}" deleted'
+
+    def pods(self) -> list[Pod]:
+        """The pods that run, sorted by name."""
+        return sorted(self._state().pods.values(), key=lambda pod: pod.name)
+
+    def objects(self, kind: str) -> Iterator[tuple[Found, float]]:
+        """The objects of a kind, and when each was made."""
+        since = self._state().since
+        for path in sorted(self._objects.glob("*.yaml")):
+            for _, found in _parsed(path.read_text(), path.name):
+                if found.kind == kind:
+                    yield found, since.get(path.name, time.time())
+
+    def plan(self) -> Plan:
+        """What follows from the objects for the node."""
+        return plan(read_manifests([self._objects]).snapshot)
+
+    def network(self, name: str) -> Namespace:
+        """The namespace of the node, the client or a pod. Raises `PlaygroundError` for another name."""
+        if name in ("node", "client"):
+            self._state()
+            return self.node if name == "node" else self.client
+        found = self._state().pods.get(name)
+        if found is None:
+            raise PlaygroundError(f"{name}: there is no such pod; there are node, client and the pods")
+        return Namespace(found.network)
+
+    def ask(self, verb: str, **parameters: object) -> Any:  # noqa: ANN401
+        """What the daemon answers. Raises `ControlError`."""
+        return next(ask(self.socket, verb, **parameters))
+
+    def _change(self, state: State, path: Path, content: str | None) -> None:
+        """Write or take away an object. Pods are there before the daemon knows of them, and go after."""
+        others = [
+            found
+            for own in self._objects.glob("*.yaml")
+            if own != path
+            for _, found in _parsed(own.read_text(), own.name)
+        ]
+        new = [found for _, found in _parsed(content, path.name)] if content is not None else []
+        wanted = {pod.metadata.name: pod for pod in _pods([*others, *new])}
+        for name, pod in wanted.items():
+            known = state.pods.get(name)
+            if known is None or known.address != pod.status.ip:
+                self._make(state, pod)
+        generation = self.ask("status")["generation"]
+        if content is None:
+            path.unlink()
+        elif not path.exists() or path.read_text() != content:
+            partial = path.with_suffix(".next")
+            partial.write_text(content)
+            partial.replace(path)
+        else:
+            return
+        self._wait(
+            lambda: self.ask("status")["generation"] > generation, "the daemon does not take the objects over"
+        )
+        for name in [name for name in state.pods if name not in wanted]:
+            self._end(state.pods.pop(name))
+        self._write(state)
+
+    def _make(self, state: State, pod: PodObject) -> None:
+        known = state.pods.pop(pod.metadata.name, None)
+        if known is not None:
+            self._end(known)
+        ports = [port.number for container in pod.spec.containers for port in container.ports]
+        if not ports:
+            raise PlaygroundError(f"Pod {pod.metadata.name}: spec.containers[0].ports: a server needs a port")
+        state.made += 1
+        own = Namespace(f"kbe-pod{state.made}-{self._suffix}")
+        own.make()
+        wire_pod(self.node, own, pod.status.ip, f"veth{state.made}")
+        log = self._folder / f"{pod.metadata.name}.log"
+        server = start((*own.prefix, *POD_SERVER, str(ports[0])), log)
+        state.pods[pod.metadata.name] = Pod(
+            pod.metadata.name,
+            namespace(pod),
+            pod.status.ip,
+            ports[0],
+            pod.metadata.labels,
+            pod.metadata.name.rpartition("-")[0],
+            own.name,
+            f"veth{state.made}",
+            server,
+            time.time(),
+        )
+        self._write(state)
+        self._wait(lambda: "ready" in log.read_text(), f"the server of {pod.metadata.name} does not start")
+
+    def _end(self, pod: Pod) -> None:
+        pod.server.end()
+        with suppress(PlaygroundError):
+            self.node.call("ip", "link", "delete", pod.device)
+        Namespace(pod.network).take_away()
+
+    def _path(self, kind: str, name: str) -> Path:
+        full = KINDS.get(kind.lower())
+        if full is None:
+            raise PlaygroundError(f"{kind!r} is no kind of object; there are {', '.join(sorted(set(KINDS)))}")
+        path = self._objects / f"{full.lower()}.default.{name}.yaml"
+        self._state()
+        if not path.exists():
+            raise PlaygroundError(f"{full} {name}: there is no such object")
+        return path
+
+    def _state(self) -> State:
+        try:
+            return msgspec.json.decode(self._file.read_bytes(), type=State)
+        except FileNotFoundError:
+            raise PlaygroundError("no playground is up; `kbe-nat playground up` makes one") from None
+        except msgspec.DecodeError as error:
+            raise PlaygroundError(f"{self._file}: {error}") from None
+
+    def _write(self, state: State) -> None:
+        partial = self._file.with_suffix(".next")
+        partial.write_bytes(msgspec.json.encode(state))
+        partial.replace(self._file)
+
+    def _wait(self, found: Any, complaint: str) -> None:  # noqa: ANN401
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            with suppress(ControlError):
+                if found():
+                    return
+            if self._file.exists() and not self._state().daemon.is_alive:
+                break
+            time.sleep(0.02)
+        log = self._folder / "daemon.log"
+        last = log.read_text().splitlines()[-1:] if log.exists() else []
+        raise PlaygroundError(": ".join([complaint, *last]))
+
+
+def _parsed(text: str, origin: str) -> list[tuple[Any, Found]]:
+    """Every object of a YAML text, as it is written and as it is read. Raises `PlaygroundError` or
+    `ObjectError`.
+    """
+    try:
+        documents = [document for document in yaml.safe_load_all(text) if document is not None]
+    except yaml.YAMLError as error:
+        raise PlaygroundError(f"{origin}: not YAML: {' '.join(str(error).split())}") from None
+    parsed = []
+    for number, document in enumerate(documents, 1):
+        for item in decode(document, f"{origin}, document {number}"):
+            if isinstance(item, ObjectError):
+                raise item
+            if not isinstance(item, Found) or item.kind not in KINDS.values():
+                raise PlaygroundError(
+                    f"{origin}, document {number}: {document.get('kind')}: the playground has no such objects"
+                )
+            if namespace(item.value) != "default":
+                raise PlaygroundError(
+                    f"{origin}, document {number}: metadata.namespace: only default is there"
+                )
+            parsed.append((document, item))
+    return parsed
+
+
+def _pods(found: list[Found]) -> list[PodObject]:
+    made, _ = complete(found)
+    return [own.value for own in made if isinstance(own.value, PodObject)]
+
+
+def _file(found: Found) -> str:
+    return f"{found.kind.lower()}.{namespace(found.value)}.{found.value.metadata.name}.yaml"
+
+
+KINDS: Final = {
+    "svc": "Service",
+    "service": "Service",
+    "services": "Service",
+    "rc": "ReplicationController",
+    "replicationcontroller": "ReplicationController",
+    "replicationcontrollers": "ReplicationController",
+    "rs": "ReplicaSet",
+    "replicaset": "ReplicaSet",
+    "replicasets": "ReplicaSet",
+    "deploy": "Deployment",
+    "deployment": "Deployment",
+    "deployments": "Deployment",
+}
+"""Kinds by their names and short names in kubectl."""
+PATIENCE: Final = 15.0
+"""Seconds that anything may take to start."""

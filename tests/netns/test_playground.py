@@ -1,0 +1,109 @@
+"""The playground's verbs as a user types them, one process each."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+COMMAND = (sys.executable, "-m", "kbe_nat", "playground")
+SEED = Path(__file__).parents[2] / "examples/seed"
+
+
+class Playground:
+    def __init__(self, state: Path) -> None:
+        self.state = state
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [*COMMAND, *arguments, "--state", str(self.state)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    def __call__(self, *arguments: str) -> str:
+        done = self.run(*arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def fails(self, *arguments: str) -> str:
+        done = self.run(*arguments)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done
+        return done.stderr
+
+
+@pytest.fixture
+def playground(tmp_path: Path) -> Iterator[Playground]:
+    made = Playground(tmp_path / "state")
+    made("up")
+    yield made
+    made("down")
+
+
+def test_the_page_by_hand(playground: Playground) -> None:
+    assert "is up" in playground.fails("up")
+    rc, svc = str(SEED / "rc.yaml"), str(SEED / "svc.yaml")
+    assert playground("apply", "-f", rc, "-f", svc) == (
+        'replicationcontroller "rcsise" created\nservice "simpleservice" created\n'
+    )
+    assert playground("apply", "-f", svc) == 'service "simpleservice" unchanged\n'
+    [pod] = json.loads(playground("get", "pods", "-o", "json"))
+    assert (pod["ready"], pod["status"]) == ("1/1", "Running")
+    assert pod["name"] in playground("get", "pods", "-l", "app=sise")
+    assert playground("get", "pods", "-l", "app=other") == "No resources found.\n"
+    assert "IP:                     172.17.0.3" in playground("describe", "pod", pod["name"])
+    assert "Endpoints:              172.17.0.3:9876" in playground("describe", "svc", "simpleservice")
+    assert playground("curl", "172.17.0.3:9876/info").endswith('"from": "172.17.0.1"}\n')
+    assert playground("curl", "172.30.228.255:80/info").endswith('"from": "10.0.2.15"}\n')
+    assert len(playground("rules").splitlines()) == 4
+    assert playground("scale", "--replicas=3", "rc/rcsise") == 'replicationcontroller "rcsise" scaled\n'
+    assert "172.17.0.3:9876,172.17.0.4:9876,172.17.0.5:9876" in playground("get", "endpoints")
+    # A pod reaches its own Service, also when it is chosen itself (hairpin).
+    hairpin = [playground("curl", "--from", pod["name"], "172.30.228.255:80/info") for _ in range(6)]
+    assert all('"version": "0.5.0"' in answer for answer in hairpin)
+    playground("scale", "--replicas=1", "rc/rcsise")
+    assert "172.17.0.4" not in playground("get", "endpoints")
+    assert "1         1         1" in playground("get", "rc")
+    playground("delete", "rc", "rcsise")
+    assert "Couldn't connect" in playground.fails("curl", "172.30.228.255:80/info"), "no endpoints: refused"
+    playground("delete", "svc", "simpleservice")
+    assert playground("get", "svc") == "No resources found.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("delete", "rc", "none"), "ReplicationController none: there is no such object"),
+        (("delete", "dog", "none"), "'dog' is no kind of object"),
+        (("scale", "--replicas=2", "rcsise"), "is not kind/name"),
+        (("scale", "--replicas=2", "rc/none"), "there is no such object"),
+        (("curl", "--from", "moon", "172.17.0.3"), "moon: there is no such pod"),
+        (("describe", "svc", "none"), "Service none: there is no such object"),
+        (("describe", "node", "none"), "cannot be described"),
+        (("rules", "none"), "Service none: there is no such object"),
+        (("apply", "-f", "/nowhere.yaml"), "/nowhere.yaml: No such file"),
+    ],
+)
+def test_what_is_wrong_is_told_in_a_line(
+    playground: Playground, arguments: tuple[str, ...], complaint: str
+) -> None:
+    assert complaint in playground.fails(*arguments)
+
+
+def test_wrong_objects_change_nothing(playground: Playground, tmp_path: Path) -> None:
+    for text, complaint in (
+        ("kind: [", "not YAML"),
+        (
+            "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {ports: [{port: 99999}]}",
+            "spec.ports[0].port",
+        ),
+        ("apiVersion: v1\nkind: Pod\nmetadata: {name: p}", "the playground has no such objects"),
+        ("apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: other}", "metadata.namespace"),
+    ):
+        (tmp_path / "wrong.yaml").write_text((SEED / "svc.yaml").read_text() + "---\n" + text)
+        assert complaint in playground.fails("apply", "-f", str(tmp_path / "wrong.yaml"))
+    assert playground("get", "svc") == "No resources found.\n"
+
+
+def test_nothing_is_up(tmp_path: Path) -> None:
+    assert "no playground is up" in Playground(tmp_path / "none").fails("get", "pods")
+    Playground(tmp_path / "none")("down")
