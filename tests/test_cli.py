@@ -149,7 +149,12 @@ def test_explain_by_number_knows_the_flows_before_it(kbe: Ran, capture: Path) ->
         (("explain", "-f", SEED, "--from", "10.0.2.15", "--to", f"{VIP}:80", "--proto", "icmp"), "--proto"),
         (("nonsense",), "nonsense"),
         (("demo", "--requests", "-1"), "--requests"),
-        (("demo", "-f", "absent.yaml"), "absent.yaml"),
+        (("proxy",), "--manifests"),
+        (("proxy", "--manifests", "absent", "--dry-run"), "absent"),
+        (("proxy", "--manifests", ".", "--mark-flow", "3"), "--mark-flow"),
+        (("proxy", "--manifests", ".", "--cpus", "first"), "--cpus"),
+        (("conntrack", "-L", "-C"), "only one of"),
+        (("get", "services", "--socket", "/nowhere"), "no daemon answers here"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(kbe: Ran, arguments: tuple[str, ...], named: str) -> None:
@@ -179,7 +184,19 @@ def test_a_damaged_capture_leaves_no_output(kbe: Ran, capture: Path, tmp_path: P
 
 
 def test_help_and_version(kbe: Ran) -> None:
-    for verb in ((), ("replay",), ("explain",), ("demo",)):
+    verbs = (
+        "replay",
+        "explain",
+        "demo",
+        "proxy",
+        "get",
+        "describe",
+        "conntrack",
+        "drain",
+        "top",
+        "playground",
+    )
+    for verb in ((), *((name,) for name in verbs)):
         code, out, _ = kbe(*verb, "--help")
         assert code == 0
         assert "Usage: kbe-nat" in out

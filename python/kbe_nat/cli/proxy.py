@@ -85,12 +85,6 @@ def proxy(
     max_flows_per_source: Annotated[
         int | None, typer.Option(min=1, help="Connections of one client, at most. Default: no limit.")
     ] = None,
-    masquerade_address: Annotated[
-        list[str],
-        typer.Option(
-            help="Address that masqueraded connections get from us; without it the kernel masquerades."
-        ),
-    ] = [],  # noqa: B006
     rules: Annotated[
         BackendName, typer.Option(help="How rules are put into the kernel; auto takes what it supports.")
     ] = BackendName.AUTO,
@@ -128,7 +122,6 @@ def proxy(
         seed=seed,
         max_flows=max_flows,
         max_flows_per_source=max_flows_per_source,
-        snat_addresses=masquerade_address,
     )
     source = Manifests(manifests, pod_range=parse(parse_range, pod_range, "--pod-range"))
 
@@ -146,6 +139,7 @@ def proxy(
         )
 
     numbers = range(queue, queue + queues)
+    processors = tuple(parse(_cpu, text, "--cpus") for text in split(cpus))
     controller = Controller(engine, backend, options, (numbers[0], numbers[-1]), marks)
     if dry_run:
         _print_rules(source, controller)
@@ -158,7 +152,7 @@ def proxy(
         for number in numbers
     ]
     about = {"driver": str(driver), "queues": _span(numbers), "rules": why, "seed": seed}
-    settings = Settings(socket, state, tuple(parse(_cpu, text, "--cpus") for text in split(cpus)))
+    settings = Settings(socket, state, processors)
     Proxy(source, controller, opened, settings, about).run()
 
 
