@@ -6,7 +6,7 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 export PIP_QUIET := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check build bench bench-engine fuzz wheel docs clean
+.PHONY: help demo test check build bench bench-engine bench-datapath soak fuzz wheel docs clean
 
 help:          ## list the verbs
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' Makefile | expand -t 16
@@ -32,10 +32,16 @@ check: build   ## formatting, lints, types, licences, layering
 build: .venv/ready    ## leave an optimised build in .venv/bin/kbe-nat
 	maturin develop --quiet --release
 
-bench: bench-engine    ## run all benchmarks
+bench: bench-engine bench-datapath    ## run all benchmarks
 
 bench-engine: build    ## measure the engine: benches/RESULTS.md and benches/results/engine.json
 	python benches/engine.py
+
+bench-datapath: build    ## measure ways through a node on real packets, as root: benches/RESULTS.md and datapath.json
+	python benches/datapath/run.py
+
+soak: build    ## ten gigabytes through a virtual IP, byte for byte
+	KBE_NAT_BULK=10737418240 pytest --quiet tests/netns/test_native.py -k gigabyte
 
 fuzz: build    ## run every fuzz target for a minute
 	BOLERO_RANDOM_TEST_TIME_MS=60000 cargo test --release --quiet -p kbe-nat-fuzz

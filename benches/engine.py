@@ -6,26 +6,23 @@ by C and by us, several times; the median of the runs counts, so that a slow min
 
 import argparse
 import json
-import os
 import platform
 import re
 import shutil
 import statistics
 import subprocess
 import sys
-from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
+from report import PAGE, machine, part
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 ROOT: Final = Path(__file__).parent.parent
 RESULTS: Final = ROOT / "benches/results/engine.json"
-PAGE: Final = ROOT / "benches/RESULTS.md"
 MODES: Final = ("one", "batch64")
-START, END = "<!-- engine: written by make bench-engine -->", "<!-- engine: end -->"
 
 Row = dict[str, Any]
 
@@ -55,10 +52,7 @@ def main() -> None:
     parts = [] if own.no_criterion else criterion()
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
-    text = page(rows, python, parts)
-    before = PAGE.read_text() if PAGE.exists() else f"# Results\n\n{START}\n{END}\n"
-    head, tail = before.partition(START)[0], before.partition(END)[2]
-    PAGE.write_text(f"{head}{START}\n{text}{END}{tail}")
+    part("engine", "make bench-engine", page(rows, python, parts))
     show(rows)
 
 
@@ -164,7 +158,7 @@ def page(rows: list[Row], python: list[Row], parts: list[tuple[str, str]]) -> st
         *(f"| {name} | {time} |\n" for name, time in parts),
     ]
     extra = f"\n{''.join(table)}" if parts else ""
-    return f"{machine()}\n{head}{''.join(lines)}\n{''.join(boundary)}{extra}"
+    return f"{machine()} Nanoseconds; medians.\n\n{head}{''.join(lines)}\n{''.join(boundary)}{extra}"
 
 
 def ratio(one: Row) -> float | None:
@@ -178,20 +172,6 @@ def seconds(value: float) -> str:
         if value >= size:
             return f"{value / size:,.2f} {unit}"
     return f"{value * 1e9:,.1f} ns"
-
-
-def machine() -> str:
-    """What it ran on."""
-    described = Path("/proc/cpuinfo").read_text()
-    model = re.search(r"model name\s*: (.*)", described)
-    processor = model[1] if model else platform.machine()
-    rust = subprocess.run(
-        ["rustc", "--version"], check=True, stdout=subprocess.PIPE, text=True
-    ).stdout.split()[1]
-    return (
-        f"{date.today()}: {processor}, {os.cpu_count()} cores, Linux {platform.release().split('-')[0]}, "
-        f"Rust {rust}, Python {platform.python_version()}. Nanoseconds; medians.\n"
-    )
 
 
 def show(rows: list[Row]) -> None:

@@ -234,8 +234,8 @@ def test_endpoints_change_under_load(cluster: Cluster) -> None:
 
 def test_the_path_mtu_is_told_to_the_client(cluster: Cluster) -> None:
     with stage(cluster) as own:
-        # Neither end knows that the path is narrow in between: the node must tell the client, about the packet that it
-        # has sent and not about the translated one.
+        # Neither end knows that the path is narrow in between: the node must tell the client, about the packet
+        # that it has sent and not about the translated one.
         cluster.node.call("ip", "link", "set", "docker0", "mtu", "1300")
         transfer(own, IPV4, 8 << 20)
         assert own.engine.stats().causes["related"] > 0

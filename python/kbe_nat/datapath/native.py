@@ -27,7 +27,7 @@ class NativeQueue(KernelQueue):
         gso: bool = True,
         fail_open: bool = False,
         socket_buffer: int = 64 << 20,
-        spin: float = 50e-6,
+        spin: float = 100e-6,
     ) -> Self:
         """Bind queue `number`, in which the kernel keeps at most `max_length` packets for us.
 

@@ -33,7 +33,7 @@ impl Default for Options {
             gso: true,
             fail_open: false,
             socket_buffer: 64 << 20,
-            spin: Duration::from_micros(50),
+            spin: Duration::from_micros(100),
         }
     }
 }

@@ -1,0 +1,72 @@
+"""One of our ways to take packets out of a queue, as a process of its own: `forwarder.py
+native|netfilterqueue-engine|netfilterqueue-reference`.
+
+Runs in the node's namespace, says "ready", and ends with its standard input.
+"""
+
+import sys
+import time
+from typing import Any
+
+from plan import PLAN, QUEUE
+
+import kbe_nat
+from kbe_nat.datapath.native import NativeQueue
+from kbe_nat.datapath.netfilterqueue import NetfilterQueue
+from kbe_nat.datapath.thread import LoopThread
+from kbe_nat.reference import Backend, Frontend, Reference, ServicePort
+from kbe_nat.rules import Marks
+from kbe_nat.tables import Tables
+
+
+def main() -> None:
+    """Serve until nobody is there any more."""
+    path = sys.argv[1]
+    if path == "netfilterqueue-reference":
+        reference()
+        return
+    engine = kbe_nat.Engine(seed=1)
+    engine.replace_services(*Tables().native(PLAN))
+    queue = (
+        NativeQueue(QUEUE, max_length=65535) if path == "native" else NetfilterQueue(QUEUE, max_length=65535)
+    )
+    with queue, LoopThread(engine, queue):
+        print("ready", flush=True)
+        sys.stdin.read()
+
+
+def reference() -> None:
+    """A callback per packet, and the NAT in plain Python: what such scripts usually are."""
+    from netfilterqueue import NetfilterQueue as Package
+
+    nat, marks = Reference(), Marks()
+    nat.replace_services(
+        [
+            ServicePort(
+                port.name,
+                [Frontend(own.address, own.port, own.kind) for own in port.listeners],
+                [Backend(own.address, own.port) for own in port.cluster],
+                port.protocol,
+            )
+            for port in PLAN.ports
+        ]
+    )
+
+    def answer(packet: Any) -> None:
+        verdict = nat.process(packet.get_payload(), time.monotonic_ns(), interface=packet.indev)
+        if verdict.action == "translate" and verdict.packet is not None:
+            packet.set_payload(verdict.packet)
+            packet.set_mark(packet.get_mark() | marks.flow)
+        if verdict.action == "drop":
+            packet.drop()
+        else:
+            packet.accept()
+
+    queue = Package()
+    queue.bind(QUEUE, answer, 65535)
+    print("ready", flush=True)
+    queue.run()
+
+
+if __name__ == "__main__":
+    main()

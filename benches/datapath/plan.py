@@ -1,0 +1,22 @@
+"""The Service that is measured: three ports of one virtual IP, one pod behind each."""
+
+from typing import Final
+
+from kbe_nat.policy import Listener, Options, Plan, PortPolicy, Target
+
+QUEUE: Final = 7
+VIP: Final = "172.30.228.255"
+POD: Final = "172.17.0.3"
+PORTS: Final = (("udp", 7777), ("tcp", 5001), ("tcp", 5002))
+PLAN: Final = Plan(
+    tuple(
+        PortPolicy(
+            "default", f"bench{n}", "", protocol, 4, (Listener("cluster-ip", VIP, n),), (Target(POD, n),), ()
+        )
+        for protocol, n in PORTS
+    ),
+    ("10.0.2.15",),
+    (),
+    (),
+    options=Options(),
+)

@@ -1,0 +1,274 @@
+"""Ways from a client through a node to a pod, side by side: forwarding, the kernel's NAT, queues.
+
+Every way is set up and measured in each round, in turn, so that a slow minute of the machine hits all; the
+medians of the rounds count. Writes benches/results/datapath.json and a part of benches/RESULTS.md. Needs root.
+
+CPU per packet is thread time: the sender's, in which softirq work up to the queue or to the receiver runs, and
+the daemon's, in which the packet travels on after its verdict. What the sender costs by itself, up to a drop in
+the raw table, is taken away.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "benches"))
+
+from plan import PLAN, POD, QUEUE, VIP  # noqa: E402
+from report import machine, part, table  # noqa: E402
+
+from kbe_nat.playground.cluster import Cluster  # noqa: E402
+from kbe_nat.policy import Target  # noqa: E402
+from kbe_nat.rules import installed, rule_sets  # noqa: E402
+from kbe_nat.rules.execution import Commands  # noqa: E402
+from kbe_nat.rules.iptables import Iptables  # noqa: E402
+
+HERE: Final = Path(__file__).parent
+RESULTS: Final = ROOT / "benches/results/datapath.json"
+FIELDS: Final = ("cpu_ns_net", "core_kpps", "tcp_gbit_s", "rtt_us_p50", "rtt_us_p99", "connects_per_s")
+BURST: Final = 512
+Row = dict[str, Any]
+
+LOAD: Final[dict[str, tuple[int, int, int]]] = {
+    # Bursts, the pause behind each in µs, and megabytes.
+    "netfilterqueue-reference": (20, 150_000, 4),
+    "netfilterqueue-engine": (60, 20_000, 40),
+}
+USUAL: Final = (200, 2_500, 500)
+
+
+def main() -> None:
+    """Measure, store, show."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="times that each way is measured")
+    parser.add_argument(
+        "--paths", nargs="+", choices=list(PATHS), default=list(PATHS), help="ways to measure"
+    )
+    own = parser.parse_args()
+    paths = [
+        path for path in own.paths if path != "c-nfq" or compiled(ROOT / "benches/yardstick/nfq.c", "nfq")
+    ]
+    traffic = compiled(HERE / "traffic.c", "traffic", "-lpthread")
+    if traffic is None:
+        sys.exit("a C compiler (cc) is needed for the traffic")
+    rounds: dict[str, list[Row]] = {path: [] for path in paths}
+    with Cluster((Target(POD, 9876),)) as cluster, ExitStack() as stack:
+        for server in ("echo", "sink", "accept"):
+            stack.enter_context(running((*cluster.pods[0].prefix, str(traffic), server)))
+        for number in range(own.rounds):
+            dropped = sender(cluster, traffic)
+            for path in paths[number % len(paths) :] + paths[: number % len(paths)]:
+                print(f"round {number + 1} of {own.rounds}: {path}", file=sys.stderr)
+                rounds[path].append(measured(cluster, traffic, path, dropped))
+    rows = [summary(path, rounds[path]) for path in paths]
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
+    text = f"{machine()} Rounds: {own.rounds}; medians (lowest to highest).\n\n{table(*view(rows))}"
+    part("datapath", "make bench-datapath", text)
+    print(text)
+
+
+def measured(cluster: Cluster, traffic: Path, path: str, dropped: float) -> Row:
+    """One way, once."""
+    bursts, pause, megabytes = LOAD.get(path, USUAL)
+    to = POD if path == "forward" else VIP
+    client = (*cluster.client.prefix, str(traffic))
+    row: Row = dict.fromkeys(FIELDS)
+    with PATHS[path](cluster) as daemon:
+        run(*client, "flood", to, "4", str(pause))
+        before = cpu_ns(daemon)
+        sent, cost = map(float, run(*client, "flood", to, str(bursts), str(pause)).split())
+        time.sleep(0.3)
+        spent = cpu_ns(daemon) - before
+        row["cpu_ns_net"] = cost + spent / sent - dropped
+        row["core_kpps"] = sent * 1e6 / spent if daemon else None
+        if path != "c-nfq":  # It translates in one direction only.
+            row["rtt_us_p50"], row["rtt_us_p99"] = map(float, run(*client, "ping", to, "2000").split())
+            row["tcp_gbit_s"] = float(run(*client, "bulk", to, str(megabytes)))
+            row["connects_per_s"] = float(run(*client, "connect", to, "1"))
+    return row
+
+
+def sender(cluster: Cluster, traffic: Path) -> float:
+    """What a packet costs its sender, in ns, when it is dropped as early as can be."""
+    rule = ("iptables", "-t", "raw", "{}", "PREROUTING", "-d", "192.0.2.1", "-j", "DROP")
+    cluster.node.call(*(word.format("-A") for word in rule))
+    said = run(*cluster.client.prefix, str(traffic), "flood", "192.0.2.1", "200", "500")
+    cluster.node.call(*(word.format("-D") for word in rule))
+    return float(said.split()[1])
+
+
+@contextmanager
+def forward(cluster: Cluster) -> Iterator[int]:
+    """No rule at all."""
+    yield 0
+
+
+@contextmanager
+def iptables_dnat(cluster: Cluster) -> Iterator[int]:
+    """The kernel's NAT by iptables."""
+    rule = ("PREROUTING", "-d", VIP, "-j", "DNAT", "--to-destination", POD)
+    cluster.node.call("iptables", "-t", "nat", "-A", *rule)
+    yield 0
+    cluster.node.call("iptables", "-t", "nat", "-D", *rule)
+
+
+@contextmanager
+def nft_dnat(cluster: Cluster) -> Iterator[int]:
+    """The kernel's NAT by nft."""
+    rules = (
+        "table ip bench {",
+        "chain pre {",
+        "type nat hook prerouting priority dstnat",
+        f"ip daddr {VIP} dnat to {POD}",
+        "}",
+        "}",
+    )
+    Commands(cluster.node.prefix).run(("nft", "-f", "-"), "\n".join(rules) + "\n")
+    yield 0
+    cluster.node.call("nft", "delete", "table", "ip", "bench")
+
+
+def ours(path: str) -> Callable[[Cluster], Any]:
+    """One of our drivers, with the rules of the product."""
+
+    @contextmanager
+    def way(cluster: Cluster) -> Iterator[int]:
+        command = (*cluster.node.prefix, sys.executable, str(HERE / "forwarder.py"), path)
+        rules = rule_sets(PLAN, (QUEUE, QUEUE))
+        with running(command) as daemon, installed(Iptables(Commands(cluster.node.prefix)), rules):
+            yield daemon
+
+    return way
+
+
+@contextmanager
+def c_nfq(cluster: Cluster) -> Iterator[int]:
+    """The C yardstick, and the one rule that it needs."""
+    command = (*cluster.node.prefix, str(ROOT / "target/nfq"), str(QUEUE), POD)
+    rule = ("PREROUTING", "-d", VIP, "-j", "NFQUEUE", "--queue-num", str(QUEUE))
+    with running(command) as daemon:
+        cluster.node.call("iptables", "-t", "raw", "-A", *rule)
+        yield daemon
+        cluster.node.call("iptables", "-t", "raw", "-D", *rule)
+
+
+PATHS: Final[dict[str, Callable[[Cluster], Any]]] = {
+    "forward": forward,
+    "iptables-dnat": iptables_dnat,
+    "nft-dnat": nft_dnat,
+    "netfilterqueue-reference": ours("netfilterqueue-reference"),
+    "netfilterqueue-engine": ours("netfilterqueue-engine"),
+    "native": ours("native"),
+    "c-nfq": c_nfq,
+}
+
+
+@contextmanager
+def running(command: tuple[str, ...]) -> Iterator[int]:
+    """A process that says "ready" when it is, and its number."""
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        if process.stdout.readline() != "ready\n":
+            sys.exit(f"{' '.join(command)} does not start")
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
+
+
+def cpu_ns(pid: int) -> int:
+    """CPU time of all threads of a process, in ns; 0 for none."""
+    if not pid:
+        return 0
+    stats = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(path.read_text().split()[0]) for path in stats)
+
+
+def run(*command: str) -> str:
+    """What a command prints."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    if done.returncode or not done.stdout.strip():
+        sys.exit(f"{' '.join(command)}: {done.stderr.strip() or 'no answer'}")
+    return done.stdout
+
+
+def compiled(source: Path, name: str, *more: str) -> Path | None:
+    """A C program; None, with the reason, without a compiler."""
+    if shutil.which("cc") is None:
+        print(f"{source.name} is left out: there is no C compiler (cc)", file=sys.stderr)
+        return None
+    program = ROOT / "target" / name
+    program.parent.mkdir(exist_ok=True)
+    subprocess.run(["cc", "-O3", "-o", program, source, *more], check=True)
+    return program
+
+
+def summary(path: str, rounds: list[Row]) -> Row:
+    """Medians, and from where to where the rounds went."""
+    row: Row = {"path": path}
+    for field in FIELDS:
+        values = [one[field] for one in rounds if one[field] is not None]
+        row[field] = round(statistics.median(values), 2) if values else None
+        row[f"{field}_spread"] = [round(min(values), 2), round(max(values), 2)] if values else None
+    return row
+
+
+def figure(value: float) -> str:
+    """Three digits or more."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def view(rows: list[Row]) -> tuple[tuple[str, ...], list[list[str]]]:
+    """The table: figures, and what they are against their peers."""
+
+    def of(path: str, field: str) -> float | None:
+        return next((row[field] for row in rows if row["path"] == path), None)
+
+    def text(row: Row, field: str, peer: str = "") -> str:
+        value = row[field]
+        if value is None:
+            return "-"
+        low, high = row[f"{field}_spread"]
+        other = of(peer, field) if peer else None
+        against = f", {value / other:.2f}x" if other else ""
+        return f"{figure(value)}{against} ({figure(low)} to {figure(high)})"
+
+    columns = (
+        "path",
+        "CPU ns a packet, x nft-dnat",
+        "kpps of a core, x c-nfq",
+        "TCP Gbit/s, x forward",
+        "round trip p50 µs",
+        "p99 µs",
+        "connections/s",
+    )
+    lines = [
+        [
+            row["path"],
+            text(row, "cpu_ns_net", "nft-dnat"),
+            text(row, "core_kpps", "c-nfq"),
+            text(row, "tcp_gbit_s", "forward"),
+            text(row, "rtt_us_p50"),
+            text(row, "rtt_us_p99"),
+            text(row, "connects_per_s"),
+        ]
+        for row in rows
+    ]
+    return columns, lines
+
+
+if __name__ == "__main__":
+    main()
