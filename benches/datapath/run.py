@@ -28,7 +28,7 @@ from report import machine, part, table  # noqa: E402
 
 from kbe_nat.playground.cluster import Cluster  # noqa: E402
 from kbe_nat.policy import Target  # noqa: E402
-from kbe_nat.rules import installed, rule_sets  # noqa: E402
+from kbe_nat.rules import Marks, installed, rule_sets  # noqa: E402
 from kbe_nat.rules.execution import Commands  # noqa: E402
 from kbe_nat.rules.iptables import Iptables  # noqa: E402
 
@@ -92,12 +92,30 @@ def measured(cluster: Cluster, traffic: Path, path: str, dropped: float) -> Row:
         time.sleep(0.3)
         spent = cpu_ns(daemon) - before
         row["cpu_ns_net"] = cost + spent / sent - dropped
-        row["core_kpps"] = sent * 1e6 / spent if daemon else None
+        row["core_kpps"] = saturated(cluster, client, to, daemon) if daemon else None
         if path != "c-nfq":  # It translates in one direction only.
             row["rtt_us_p50"], row["rtt_us_p99"] = map(float, run(*client, "ping", to, "2000").split())
             row["tcp_gbit_s"] = float(run(*client, "bulk", to, str(megabytes)))
             row["connects_per_s"] = float(run(*client, "connect", to, "1"))
     return row
+
+
+def saturated(cluster: Cluster, client: tuple[str, ...], to: str, daemon: int) -> float:
+    """Thousands of packets that a daemon serves in a second of its CPU time while more come than it can serve."""
+    before, cpu = served(cluster), cpu_ns(daemon)
+    run(*client, "flood", to, "800", "0")
+    spent, packets = cpu_ns(daemon) - cpu, served(cluster) - before
+    time.sleep(1)
+    return packets * 1e6 / spent
+
+
+def served(cluster: Cluster) -> int:
+    """Packets that our queue has ever handed out and that wait no more (/proc/net/netfilter/nfnetlink_queue)."""
+    for line in cluster.node.call("cat", "/proc/net/netfilter/nfnetlink_queue").splitlines():
+        fields = [int(word) for word in line.split()]
+        if fields[0] == QUEUE:
+            return fields[7] - fields[6] - fields[2]
+    return 0
 
 
 def sender(cluster: Cluster, traffic: Path) -> float:
@@ -155,13 +173,11 @@ def ours(path: str) -> Callable[[Cluster], Any]:
 
 @contextmanager
 def c_nfq(cluster: Cluster) -> Iterator[int]:
-    """The C yardstick, and the one rule that it needs."""
-    command = (*cluster.node.prefix, str(ROOT / "target/nfq"), str(QUEUE), POD)
-    rule = ("PREROUTING", "-d", VIP, "-j", "NFQUEUE", "--queue-num", str(QUEUE))
-    with running(command) as daemon:
-        cluster.node.call("iptables", "-t", "raw", "-A", *rule)
+    """The C yardstick, with the rules and the mark of the product: the kernel has the same work."""
+    command = (*cluster.node.prefix, str(ROOT / "target/nfq"), str(QUEUE), POD, hex(Marks().flow))
+    rules = rule_sets(PLAN, (QUEUE, QUEUE))
+    with running(command) as daemon, installed(Iptables(Commands(cluster.node.prefix)), rules):
         yield daemon
-        cluster.node.call("iptables", "-t", "raw", "-D", *rule)
 
 
 PATHS: Final[dict[str, Callable[[Cluster], Any]]] = {

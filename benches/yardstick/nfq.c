@@ -1,5 +1,5 @@
 // The limit of a netfilter queue on this machine: recvmmsg of 64, a new destination address for each packet, 64 verdicts with payload in
-// one sendmsg; no look-up, no policy. Arguments: queue number, new address. Prints "ready"; runs until it is ended.
+// one sendmsg, and a mark; no look-up, no policy. Arguments: queue number, new address, mark. Prints "ready"; runs until it is ended.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <linux/netfilter.h>
@@ -61,9 +61,10 @@ static void translate(uint8_t *p) {
 }
 
 int main(int count, char **v) {
-    if (count != 3) return 2;
+    if (count != 4) return 2;
     queue = atoi(v[1]);
     target = inet_addr(v[2]);
+    uint32_t mark = htonl(strtoul(v[3], NULL, 0));
     int s = socket(AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER), size = 64 << 20, one = 1;
     bind(s, (void *)&kernel, sizeof kernel);
     setsockopt(s, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size);
@@ -105,7 +106,8 @@ int main(int count, char **v) {
             translate(payload);
             char *start = end;
             struct nfqnl_msg_verdict_hdr accept = {htonl(NF_ACCEPT), id};
-            end = put(put(open_message(start, NFQNL_MSG_VERDICT, 0), NFQA_VERDICT_HDR, &accept, 8), NFQA_PAYLOAD, payload, bytes);
+            end = put(open_message(start, NFQNL_MSG_VERDICT, 0), NFQA_VERDICT_HDR, &accept, 8);
+            end = put(put(end, NFQA_MARK, &mark, 4), NFQA_PAYLOAD, payload, bytes);
             ((struct nlmsghdr *)start)->nlmsg_len = end - start;
         }
         sendto(s, out, end - out, 0, (void *)&kernel, sizeof kernel);

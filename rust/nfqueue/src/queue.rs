@@ -132,6 +132,9 @@ impl Queue {
     /// # Errors
     /// [`QueueError::System`].
     pub fn receive(&mut self, timeout: Duration) -> Result<(), QueueError> {
+        if self.is_trickle() {
+            pause(COALESCE);
+        }
         self.messages.clear();
         let received = match self.take() {
             Ok(received) => received,
@@ -194,11 +197,17 @@ impl Queue {
         self.socket.receive(&mut self.buffers, &mut self.lengths)
     }
 
+    /// Small packets that come a few at a time: a moment later there are more of them, and each system call is shared by more.
+    fn is_trickle(&self) -> bool {
+        let bytes: usize = self.messages.iter().map(|message| message.payload.len()).sum();
+        (2..BATCH / 2).contains(&self.messages.len()) && bytes < TRICKLE_BYTES
+    }
+
     /// Most packets come soon after the last ones: looking again for a moment saves the wake-up. How long, follows what it brought.
     fn spin_and_sleep(&mut self, timeout: Duration) -> io::Result<usize> {
         let start = Instant::now();
         while start.elapsed() < self.spin {
-            std::hint::spin_loop();
+            pause(COALESCE);
             match self.take() {
                 Err(error) if is_temporary(&error) => {}
                 taken => {
@@ -214,6 +223,14 @@ impl Queue {
             Err(error) if is_temporary(&error) => Ok(0),
             taken => taken,
         }
+    }
+}
+
+/// Lets time pass without giving up the processor.
+fn pause(span: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < span {
+        std::hint::spin_loop();
     }
 }
 
@@ -241,6 +258,10 @@ fn is_temporary(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
+/// Between two looks into the queue.
+const COALESCE: Duration = Duration::from_micros(6);
+/// Packets of fewer bytes in all are small.
+const TRICKLE_BYTES: usize = 16 << 10;
 /// The longest payload that fits into an attribute.
 const COPY_RANGE: u32 = 0xffff - 4;
 /// Payload, and all attributes that come with it.

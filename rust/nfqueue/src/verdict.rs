@@ -54,7 +54,12 @@ impl<'a> Outbox<'a> {
         if let Some(mark) = verdict.mark {
             put(&mut self.headers, NFQA_MARK, &mark.to_be_bytes());
         }
-        if let Some(payload) = verdict.payload {
+        if let Some(payload) = verdict.payload.filter(|payload| payload.len() <= COPIED) {
+            // Cheaper than a piece of its own.
+            put(&mut self.headers, NFQA_PAYLOAD, payload);
+            close(&mut self.headers, start, 0);
+            self.add(start);
+        } else if let Some(payload) = verdict.payload {
             let padding = put_header(&mut self.headers, NFQA_PAYLOAD, payload.len());
             close(&mut self.headers, start, payload.len());
             self.add(start);
@@ -108,6 +113,8 @@ impl<'a> Outbox<'a> {
     }
 }
 
+/// Payloads up to this many bytes are copied behind their headers.
+const COPIED: usize = 1024;
 const VERDICT: u8 = 1;
 const NFQA_VERDICT_HDR: u16 = 2;
 const NFQA_MARK: u16 = 3;
@@ -123,7 +130,9 @@ mod tests {
         let mut outbox = Outbox::default();
         let verdict = Verdict { id: 1, judgement: Judgement::Accept, mark: None, payload: None };
         outbox.push(9, &verdict);
+        let long = vec![7; COPIED + 1];
         outbox.push(9, &Verdict { id: 2, mark: Some(0x1000), payload: Some(b"12345"), ..verdict });
+        outbox.push(9, &Verdict { id: 4, payload: Some(&long), ..verdict });
         outbox.push(9, &Verdict { id: 3, judgement: Judgement::Drop, ..verdict });
         let sent: Vec<u8> = outbox.slices().iter().flat_map(|slice| slice.to_vec()).collect();
         assert_eq!((sent.len(), outbox.pieces()), (outbox.size(), 3));
@@ -137,13 +146,14 @@ mod tests {
             );
             left = &left[length.next_multiple_of(4)..];
         }
-        let expected: [Vec<(u16, Vec<u8>)>; 3] = [
+        let expected: [Vec<(u16, Vec<u8>)>; 4] = [
             vec![(NFQA_VERDICT_HDR, vec![0, 0, 0, 1, 0, 0, 0, 1])],
             vec![
                 (NFQA_VERDICT_HDR, vec![0, 0, 0, 1, 0, 0, 0, 2]),
                 (NFQA_MARK, vec![0, 0, 0x10, 0]),
                 (NFQA_PAYLOAD, b"12345".to_vec()),
             ],
+            vec![(NFQA_VERDICT_HDR, vec![0, 0, 0, 1, 0, 0, 0, 4]), (NFQA_PAYLOAD, long.clone())],
             vec![(NFQA_VERDICT_HDR, vec![0, 0, 0, 0, 0, 0, 0, 3])],
         ];
         assert_eq!(found, expected);
