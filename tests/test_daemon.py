@@ -193,7 +193,7 @@ def test_a_second_server_is_refused_and_a_stale_socket_replaced(
     assert not stale.exists()
 
 
-def test_connections_are_kept_in_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_f10_connections_are_kept_in_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = CheckpointFile(tmp_path / "deep/state")
     before = controller("10.0.0.1")
     before.engine.process(SYN, time.monotonic_ns())

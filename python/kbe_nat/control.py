@@ -58,11 +58,13 @@ class Controller:
         self._tables = Tables()
         self._strategies: dict[str, Strategy] = {}
         self._is_installed = False
+        self._is_behind = False
+        """The kernel has refused the newest rules."""
         self._lock = threading.RLock()
 
     def apply(self, snapshot: Snapshot) -> None:
         """Make this the state that is served. Raises `RulesError` when the kernel refuses the rules; the engine
-        has the new tables then nevertheless, and the next call tries again.
+        has the new tables then nevertheless, and `repair` tries again.
         """
         with self._lock:
             self.snapshot = snapshot
@@ -83,8 +85,10 @@ class Controller:
             self.rules.remove()
 
     def repair(self) -> tuple[str, ...]:
-        """Put back rules that somebody has removed, and say which."""
+        """Try again what the kernel has refused, put back rules that somebody has removed, and say which."""
         with self._lock:
+            if self._is_behind:
+                self._update_rules()
             missing = self.rules.missing() if self._is_installed else ()
             if missing:
                 self.install()
@@ -163,7 +167,12 @@ class Controller:
         self.plan = replace(made, ports=tuple(map(self._adjusted, made.ports)))
         self.engine.replace_services(*self._tables.native(self.plan))
         if self._is_installed:
-            self.rules.update(self.rule_sets())
+            self._update_rules()
+
+    def _update_rules(self) -> None:
+        self._is_behind = True
+        self.rules.update(self.rule_sets())
+        self._is_behind = False
 
     def _adjusted(self, port: PortPolicy) -> PortPolicy:
         """What operators have said at run time."""

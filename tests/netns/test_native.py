@@ -242,7 +242,7 @@ def test_the_path_mtu_is_told_to_the_client(cluster: Cluster) -> None:
         assert "mtu 1300" in cluster.client.call("ip", "route", "get", VIPS[IPV4])
 
 
-def test_f11_a_full_queue_drops_and_counts(cluster: Cluster) -> None:
+def test_f04_a_full_queue_drops_and_counts(cluster: Cluster) -> None:
     _add_ipv6(cluster)
     engine = kbe_nat.Engine(seed=1)
     engine.replace_services(*Tables().native(plan_of()))
@@ -266,6 +266,84 @@ def test_f11_a_full_queue_drops_and_counts(cluster: Cluster) -> None:
         assert sorted(answers) == list(range(10)), (
             "what was in the queue is served, what was dropped is dropped"
         )
+
+
+def flood(cluster: Cluster, count: int) -> socket.socket:
+    """Sends numbered datagrams to the virtual IP; the socket for the answers."""
+    client = inside(cluster.client.path, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    client.settimeout(0.5)
+    for number in range(count):
+        client.sendto(bytes([number]), (VIPS[IPV4], 7))
+    return client
+
+
+def answers(client: socket.socket) -> list[int]:
+    found = []
+    with suppress(TimeoutError):
+        while True:
+            found.append(client.recv(10)[0])
+    return sorted(found)
+
+
+@contextmanager
+def diverted(cluster: Cluster) -> Iterator[None]:
+    """The rules, and servers behind them."""
+    _add_ipv6(cluster)
+    for pod in cluster.pods:
+        served(pod, ECHO, "4")
+    with installed(Iptables(Commands(cluster.node.prefix)), rule_sets(plan_of(), (7, 7))):
+        yield
+
+
+def test_f01_rules_without_a_reader_drop(cluster: Cluster) -> None:
+    with diverted(cluster), flood(cluster, 20) as client:
+        assert answers(client) == []
+        assert "--queue-bypass" not in cluster.node.call("iptables-save"), (
+            "F02: packets would go on untranslated"
+        )
+
+
+def test_f05_fail_open_passes_on_what_does_not_fit(cluster: Cluster) -> None:
+    seen = ("-A", "FORWARD", "-d", VIPS[IPV4])
+    cluster.node.call("iptables", *seen)
+    with inside(cluster.node.path, lambda: NativeQueue(7, max_length=8, fail_open=True)), diverted(cluster):
+        with flood(cluster, 20):
+            counters = counters_of(cluster)[7]
+            assert (counters.waiting, counters.queue_dropped) == (8, 0)
+        assert "[12:" in cluster.node.call("iptables-save", "-c", "-t", "filter"), "12 passed on untranslated"
+
+
+def test_f06_a_full_socket_is_counted_and_no_error(cluster: Cluster) -> None:
+    engine = kbe_nat.Engine(seed=1)
+    engine.replace_services(*Tables().native(plan_of()))
+    with (
+        inside(cluster.node.path, lambda: NativeQueue(7, socket_buffer=4096)) as queue,
+        diverted(cluster),
+        flood(cluster, 100) as client,
+    ):
+        counters = counters_of(cluster)[7]
+        assert counters.socket_dropped > 50
+        assert counters.waiting + counters.socket_dropped == 100
+        with LoopThread(engine, queue) as loop:
+            assert len(answers(client)) == counters.waiting
+        assert loop.failure is None
+
+
+def test_f17_f18_verdicts_on_packets_that_are_gone_are_no_error(cluster: Cluster) -> None:
+    engine = kbe_nat.Engine(seed=1)
+    engine.replace_services(*Tables().native(plan_of()))
+    with (
+        inside(cluster.node.path, lambda: NativeQueue(7)) as queue,
+        diverted(cluster),
+        flood(cluster, 20),
+    ):
+        # The kernel drops what came in by a device that is gone.
+        cluster.client.call("ip", "link", "set", "eth0", "down")
+        cluster.node.call("ip", "link", "set", "eth0", "down")
+        with LoopThread(engine, queue) as loop:
+            time.sleep(0.3)
+            assert loop.is_turning(0.2)
+        assert loop.failure is None
 
 
 def test_a_queue_that_cannot_be_had_says_why(cluster: Cluster) -> None:

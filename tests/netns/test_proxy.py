@@ -132,7 +132,7 @@ def kernel_rules(cluster: Cluster) -> str:
     return "\n".join([*own, cluster.node.call("ipset", "list", "-name")])
 
 
-def test_it_serves_follows_changes_and_ends(daemon: Daemon) -> None:
+def test_f11_it_serves_follows_changes_and_ends(daemon: Daemon) -> None:
     cluster = daemon.cluster
     cluster.node.call("iptables", "-A", "FORWARD", "-s", "192.0.2.1", "-j", "DROP")
     before = kernel_rules(cluster)
@@ -151,7 +151,7 @@ def test_it_serves_follows_changes_and_ends(daemon: Daemon) -> None:
     assert not daemon.socket.exists()
 
 
-def test_what_is_wrong_leaves_the_last_good_state(daemon: Daemon) -> None:
+def test_f16_what_is_wrong_leaves_the_last_good_state(daemon: Daemon) -> None:
     daemon.start("--log-format", "json")
     for name, text, complaint in (
         ("bad.yaml", "kind: [", "bad.yaml, line 2, column 1: not YAML"),
@@ -168,7 +168,7 @@ def test_what_is_wrong_leaves_the_last_good_state(daemon: Daemon) -> None:
     assert {row["level"] for row in messages} == {"info", "error"}
 
 
-def test_f07_connections_outlive_a_daemon_that_was_killed(daemon: Daemon) -> None:
+def test_f09_connections_outlive_a_daemon_that_was_killed(daemon: Daemon) -> None:
     cluster = daemon.cluster
     daemon.write("echo.yaml", SERVICE_ECHO)
     pod = cluster.pods[0]
@@ -199,7 +199,7 @@ def test_one_capability_is_enough(daemon: Daemon) -> None:
         assert f"CapEff:\t{1 << 12:016x}" in (task / "status").read_text(), "every thread"
 
 
-def test_a_second_daemon_is_told(daemon: Daemon, tmp_path: Path) -> None:
+def test_f08_a_second_daemon_is_told(daemon: Daemon, tmp_path: Path) -> None:
     daemon.start()
     second = daemon.run()
     assert (second.returncode, "queue 100 is taken by another process" in second.stderr) == (2, True)
@@ -208,7 +208,7 @@ def test_a_second_daemon_is_told(daemon: Daemon, tmp_path: Path) -> None:
     assert "172.30.228.255" in curl(daemon.cluster), "the first one is undisturbed"
 
 
-def test_a_dry_run_changes_nothing_and_cleanup_removes_what_a_killed_one_left(daemon: Daemon) -> None:
+def test_f12_a_dry_run_changes_nothing_and_cleanup_removes_what_a_killed_one_left(daemon: Daemon) -> None:
     before = kernel_rules(daemon.cluster)
     done = daemon.run("--dry-run")
     assert done.returncode == 0, done.stderr
@@ -222,7 +222,7 @@ def test_a_dry_run_changes_nothing_and_cleanup_removes_what_a_killed_one_left(da
     assert kernel_rules(daemon.cluster) == before
 
 
-def test_rules_that_somebody_removes_come_back(daemon: Daemon) -> None:
+def test_f13_rules_that_somebody_removes_come_back(daemon: Daemon) -> None:
     daemon.start()
     node = daemon.cluster.node
     whole = kernel_rules(daemon.cluster)
@@ -232,6 +232,35 @@ def test_rules_that_somebody_removes_come_back(daemon: Daemon) -> None:
     eventually(lambda: kernel_rules(daemon.cluster) == whole)
     assert "somebody has removed rules" in daemon.log
     assert "172.30.228.255" in curl(daemon.cluster)
+
+
+def test_f14_rules_that_the_kernel_refuses_are_said_and_tried_again(daemon: Daemon, tmp_path: Path) -> None:
+    broken = tmp_path / "bin/ipset"
+    broken.parent.mkdir()
+    broken.write_text(f'#!/bin/sh\ntest -e {tmp_path}/broken && exit 3\nexec /usr/sbin/ipset "$@"\n')
+    broken.chmod(0o755)
+    daemon.start(environment={"PATH": f"{broken.parent}:{os.environ['PATH']}"})
+    (tmp_path / "broken").touch()
+    daemon.write("nobody.yaml", NOBODY)
+    eventually(lambda: "rules are not up to date: ipset restore: exit code 3" in daemon.log)
+    assert "172.30.228.255" in curl(daemon.cluster), "what was there is still served"
+    (tmp_path / "broken").unlink()
+    eventually(lambda: "172.30.0.9" in daemon.cluster.node.call("ipset", "list", "kbe-nat-addresses-4"), 15)
+
+
+def test_f19_connections_that_cannot_be_kept_are_no_reason_to_stop(daemon: Daemon) -> None:
+    daemon.start("--state", "/proc/nowhere/state")
+    eventually(lambda: "connections cannot be kept" in daemon.log, 15)
+    assert "172.30.228.255" in curl(daemon.cluster)
+    assert daemon.end() < 5
+
+
+def test_the_other_driver_serves_too(daemon: Daemon) -> None:
+    daemon.start("--driver", "netfilterqueue", "--strategy", "rr")
+    for _ in range(4):
+        assert "172.30.228.255" in curl(daemon.cluster)
+    assert [row["flows"] for row in daemon.get("endpoints")] == [2, 2]
+    assert daemon.get("status")["driver"] == "netfilterqueue"
 
 
 def test_strategies_and_drains_while_it_runs(daemon: Daemon) -> None:
@@ -282,7 +311,7 @@ def test_what_it_tells(daemon: Daemon) -> None:
     assert told["service"] == "default/simpleservice"
 
 
-def test_f06_the_watchdog_hears_nothing_of_a_daemon_that_hangs(daemon: Daemon, tmp_path: Path) -> None:
+def test_f03_the_watchdog_hears_nothing_of_a_daemon_that_hangs(daemon: Daemon, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
         listener.settimeout(5)

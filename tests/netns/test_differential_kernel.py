@@ -1,0 +1,141 @@
+"""The same packets through kbe-nat and through the kernel's own DNAT, in clusters of their own: both must send
+on the same bytes.
+"""
+
+import json
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import traffic
+from conftest import POD
+
+import kbe_nat
+from kbe_nat.datapath.native import NativeQueue
+from kbe_nat.datapath.thread import LoopThread
+from kbe_nat.playground.cluster import CLIENT_ADDRESS, Cluster
+from kbe_nat.playground.namespaces import Namespace, inside
+from kbe_nat.policy import Listener, Options, Plan, PortPolicy
+from kbe_nat.rules import installed, rule_sets
+from kbe_nat.rules.execution import Commands
+from kbe_nat.rules.iptables import Iptables
+from kbe_nat.tables import Tables
+
+VIP = "172.30.228.255"
+ETH_P_IP = 0x0800
+NOBODYS = 20
+
+
+def test_kernel_dnat_and_kbe_nat_send_on_the_same_packets() -> None:
+    packets = list(sent())
+    theirs, ours = through(packets, is_ours=False), through(packets, is_ours=True)
+    assert len(theirs[0]) == len(packets) - NOBODYS
+    for place, (kernel, own) in {"pod": (theirs[0], ours[0]), "client": (theirs[1], ours[1])}.items():
+        assert len(own) == len(kernel), place
+        for one, other in zip(own, kernel, strict=True):
+            assert one.hex() == other.hex(), place
+
+
+def sent() -> Iterator[bytes]:
+    """Packets of the client to the virtual IP; every one of a port of its own, so that both begin without
+    flows.
+    """
+    own = iter(range(20_000, 60_000))
+    for size in (0, 1, 2, 3, 17, 512, 999, 1400, 1472):
+        yield traffic.ip(CLIENT_ADDRESS, VIP, traffic.UDP, traffic.udp(next(own), 53, os.urandom(size)))
+    for flags in (traffic.SYN, traffic.SYN | 0xC0):
+        for window in (0, 1, 0xFFFF):
+            segment = traffic.tcp(next(own), 80, flags, 0xFFFF_FFF0, 0, b"", window)
+            yield traffic.ip(CLIENT_ADDRESS, VIP, traffic.TCP, segment)
+    for ttl in (2, 3, 64, 255):
+        body = traffic.udp(next(own), 53, b"time to live")
+        yield traffic.ip(CLIENT_ADDRESS, VIP, traffic.UDP, body, ttl=ttl)
+    for options in (b"\x01\x01\x01\x01", b"\x07\x07\x04\0\0\0\0\0", b"\x94\x04\0\0"):
+        body = traffic.udp(next(own), 53, b"options")
+        yield traffic.ip(CLIENT_ADDRESS, VIP, traffic.UDP, body, options=options)
+    # No checksum, and one that comes out as zero and is sent as 0xffff.
+    plain = traffic.ip(CLIENT_ADDRESS, VIP, traffic.UDP, traffic.udp(next(own), 53, b"none"))
+    yield plain[:26] + b"\0\0" + plain[28:]
+    for low in range(0, 0x10000, 0x01FF):
+        body = traffic.udp(next(own), 53, struct.pack(">HH", low, 0xFFFF - low))
+        yield traffic.ip(CLIENT_ADDRESS, VIP, traffic.UDP, body)
+    for port in range(NOBODYS):
+        # To a port where nobody serves, and to another address: nobody's.
+        yield traffic.ip(CLIENT_ADDRESS, VIP, traffic.UDP, traffic.udp(next(own), 1000 + port, b"nobody"))
+
+
+def through(packets: list[bytes], *, is_ours: bool) -> tuple[list[bytes], list[bytes]]:
+    """What arrives at the pod, and what comes back to the client (refusals, which quote what was sent)."""
+    with Cluster((POD,)) as cluster, ExitStack() as stack:
+        if is_ours:
+            engine = kbe_nat.Engine(seed=1)
+            engine.replace_services(*Tables().native(PLAN))
+            queue = stack.enter_context(inside(cluster.node.path, lambda: NativeQueue(7)))
+            stack.enter_context(LoopThread(engine, queue))
+            stack.enter_context(installed(Iptables(Commands(cluster.node.prefix)), rule_sets(PLAN, (7, 7))))
+        else:
+            for protocol, number in (("udp", 53), ("tcp", 80)):
+                rule = ("-d", VIP, "-p", protocol, "--dport", str(number), "-j", "DNAT")
+                target = ("--to-destination", f"{POD.address}:{number}")
+                cluster.node.call("iptables", "-t", "nat", "-A", "PREROUTING", *rule, *target)
+        pod, client = cluster.pods[0], cluster.client
+        # Replies are ours to compare, not the kernel's budget of them.
+        for own in (pod, client, cluster.node):
+            own.write("/proc/sys/net/ipv4/icmp_ratelimit", "0")
+            own.write("/proc/sys/net/ipv4/icmp_msgs_per_sec", "100000")
+        # Everybody knows his neighbours before it begins.
+        client.call("curl", "-sS", f"{POD.address}:{POD.port}/info")
+        frame = mac(cluster.node) + mac(client) + ETH_P_IP.to_bytes(2)
+        with wire(pod) as at_pod, wire(client) as at_client:
+            for packet in packets:
+                at_client.send(frame + packet)
+                time.sleep(0.002)
+            time.sleep(0.3)
+            arrived = [one for one in taken(at_pod) if one[12:16] == socket.inet_aton(CLIENT_ADDRESS)]
+            back = [
+                unnumbered(one) for one in taken(at_client) if one[16:20] == socket.inet_aton(CLIENT_ADDRESS)
+            ]
+    return [one for one in arrived if one[9] != traffic.ICMP], sorted(back)
+
+
+def wire(own: Namespace) -> socket.socket:
+    def opened() -> socket.socket:
+        made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_IP))
+        made.bind(("eth0", ETH_P_IP))
+        made.setblocking(False)
+        return made
+
+    return inside(own.path, opened)
+
+
+def taken(own: socket.socket) -> Iterator[bytes]:
+    """IP packets that have arrived, without padding."""
+    while True:
+        try:
+            content, (_, _, kind, *_) = own.recvfrom(65_536)
+        except BlockingIOError:
+            return
+        if kind != socket.PACKET_OUTGOING:
+            yield content[14 : 14 + int.from_bytes(content[16:18])]
+
+
+def unnumbered(packet: bytes) -> bytes:
+    """A packet that a kernel has made, without the identification that it chose, and the checksum over it."""
+    return packet[:4] + bytes(2) + packet[6:10] + bytes(2) + packet[12:]
+
+
+def mac(own: Namespace) -> bytes:
+    [device] = json.loads(own.call("ip", "-json", "link", "show", "eth0"))
+    return bytes.fromhex(device["address"].replace(":", ""))
+
+
+def _port(protocol: str, number: int) -> PortPolicy:
+    listener = Listener("cluster-ip", VIP, number)
+    target = type(POD)(POD.address, number)
+    return PortPolicy("default", protocol, "", protocol, 4, (listener,), (target,), ())
+
+
+PLAN = Plan((_port("udp", 53), _port("tcp", 80)), ("10.0.2.15",), (), (), options=Options())
