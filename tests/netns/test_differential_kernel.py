@@ -12,6 +12,7 @@ from contextlib import ExitStack
 
 import traffic
 from conftest import POD
+from scapy.layers.sctp import crc32c
 
 import kbe_nat
 from kbe_nat.datapath.native import NativeQueue
@@ -50,6 +51,12 @@ def sent() -> Iterator[bytes]:
         for window in (0, 1, 0xFFFF):
             segment = traffic.tcp(next(own), 80, flags, 0xFFFF_FFF0, 0, b"", window)
             yield traffic.ip(CLIENT_ADDRESS, VIP, traffic.TCP, segment)
+    for _ in range(5):
+        chunk = struct.pack(">BBHIIHHI", 1, 0, 20, os.getpid(), 65536, 1, 1, 7)
+        head = struct.pack(">HHI", next(own), 90, 0)
+        # The kernel looks at the checksum before it tracks an association.
+        body = head + crc32c(head + bytes(4) + chunk).to_bytes(4) + chunk
+        yield traffic.ip(CLIENT_ADDRESS, VIP, traffic.SCTP, body)
     for ttl in (2, 3, 64, 255):
         body = traffic.udp(next(own), 53, b"time to live")
         yield traffic.ip(CLIENT_ADDRESS, VIP, traffic.UDP, body, ttl=ttl)
@@ -77,7 +84,7 @@ def through(packets: list[bytes], *, is_ours: bool) -> tuple[list[bytes], list[b
             stack.enter_context(LoopThread(engine, queue))
             stack.enter_context(installed(Iptables(Commands(cluster.node.prefix)), rule_sets(PLAN, (7, 7))))
         else:
-            for protocol, number in (("udp", 53), ("tcp", 80)):
+            for protocol, number in (("udp", 53), ("tcp", 80), ("sctp", 90)):
                 rule = ("-d", VIP, "-p", protocol, "--dport", str(number), "-j", "DNAT")
                 target = ("--to-destination", f"{POD.address}:{number}")
                 cluster.node.call("iptables", "-t", "nat", "-A", "PREROUTING", *rule, *target)
@@ -138,4 +145,6 @@ def _port(protocol: str, number: int) -> PortPolicy:
     return PortPolicy("default", protocol, "", protocol, 4, (listener,), (target,), ())
 
 
-PLAN = Plan((_port("udp", 53), _port("tcp", 80)), ("10.0.2.15",), (), (), options=Options())
+PLAN = Plan(
+    (_port("udp", 53), _port("tcp", 80), _port("sctp", 90)), ("10.0.2.15",), (), (), options=Options()
+)
