@@ -11,21 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from kbe_nat.playground.namespaces import FOLDER
+from kbe_nat.playground.world import World
+
 DEMO = (sys.executable, "-m", "kbe_nat", "demo")
 
 
-def namespaces() -> set[str]:
-    folder = Path("/run/netns")
-    return (
-        {path.name for path in folder.iterdir() if path.name.startswith("kbe-")} if folder.exists() else set()
-    )
-
-
-def servers() -> list[str]:
-    listed = subprocess.run(
-        ["pgrep", "-f", "kbe_nat.playground|kbe_nat proxy"], capture_output=True, text=True, check=False
-    )
-    return listed.stdout.split()
+def namespaces(folder: Path) -> set[str]:
+    """Those of the playground whose state is in a folder of this one; others may be there at the same time."""
+    suffixes = {World(own).node.name.rpartition("-")[2] for own in folder.iterdir()}
+    return {path.name for path in FOLDER.glob("kbe-*") if path.name.rpartition("-")[2] in suffixes}
 
 
 def demo(*arguments: str, prefix: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
@@ -53,7 +48,6 @@ def test_the_page_comes_alive() -> None:
     assert len(result["rules"]) == 7
     assert result["explained"]["action"] == "translate"
     assert result["seconds"] < 60
-    assert namespaces() == set()
 
 
 def test_round_robin_shares_evenly() -> None:
@@ -71,16 +65,16 @@ def test_people_see_each_command_and_its_output() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("moment", [0.0, 0.3, 1.0])
-def test_an_interrupted_demo_leaves_nothing(number: signal.Signals, moment: float) -> None:
-    before = servers()
+def test_an_interrupted_demo_leaves_nothing(number: signal.Signals, moment: float, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*DEMO, "--requests", "100000"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     # Until Python has found our code, a signal is its own affair.
-    while not namespaces():
+    while not (made := namespaces(tmp_path)):
         assert process.poll() is None
         time.sleep(0.01)
     time.sleep(moment)
@@ -89,8 +83,9 @@ def test_an_interrupted_demo_leaves_nothing(number: signal.Signals, moment: floa
     _, said = process.communicate(timeout=30)
     assert b"Traceback" not in said, said
     assert process.returncode != 0
-    assert namespaces() == set()
-    assert set(servers()) <= set(before)
+    assert list(tmp_path.iterdir()) == [], "the folder goes when all processes have ended"
+    suffix = made.pop().rpartition("-")[2]
+    assert list(FOLDER.glob(f"kbe-*-{suffix}")) == []
 
 
 def test_the_demo_needs_no_root_where_users_may_make_namespaces() -> None:
