@@ -394,7 +394,7 @@ class Engine:
     def replace_services(self, services: Sequence[ServicePort], node: NodeView | None = None) -> None:
         """Serve these and no others, from the next packet on; `node` stays as it was when None.
 
-        Flows and affinities stay, but those to backends that are gone: UDP flows are decided anew, half-open TCP
+        Flows and affinities stay, but those to backends that are gone: UDP flows are decided anew, unanswered TCP
         is dropped, established TCP goes on. Cost: linear in service ports and backends, while packets go on;
         then a pointer swap. Raises `ServiceError` when two claim one frontend; nothing is changed then.
         """

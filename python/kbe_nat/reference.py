@@ -183,7 +183,7 @@ class Reference:
             return Verdict(refused.action, refused.cause)
 
     def expire(self, now: int) -> int:
-        """Forget every flow that timed out, and half-open TCP whose backend left; returns how many."""
+        """Forget every flow that timed out, and unanswered TCP whose backend left; returns how many."""
         self._advance_clock(now)
         over = [flow for flow in self.flows() if self._is_over(flow)]
         for flow in over:
@@ -200,7 +200,7 @@ class Reference:
         self._now = max(self._now, (now - self._origin) >> TICK)
 
     def _is_over(self, flow: Flow) -> bool:
-        is_stale = flow.generation != self._generation and flow.state in HALF_OPEN and flow.backend.is_gone
+        is_stale = flow.generation != self._generation and flow.state in UNANSWERED and flow.backend.is_gone
         return self._now > flow.deadline or is_stale
 
     # Packets of known flows
@@ -234,8 +234,8 @@ class Reference:
         if flow.generation == self._generation:
             return True
         is_tcp = flow.protocol == TCP
-        if not flow.backend.is_gone or (is_tcp and flow.state not in HALF_OPEN):
-            # Established TCP stays with its backend; deleting it would break graceful termination.
+        if not flow.backend.is_gone or (is_tcp and flow.state not in UNANSWERED):
+            # TCP that was answered stays with its backend; deleting it would break graceful termination.
             flow.generation = self._generation
             return True
         if direction == "reply" and not is_tcp:
@@ -437,7 +437,7 @@ def _ticks(seconds: float) -> int:
 
 
 TICK: Final = 26
-HALF_OPEN: Final = ("tcp_syn_sent", "tcp_syn_recv", "tcp_syn_sent2")
+UNANSWERED: Final = ("tcp_syn_sent", "tcp_syn_sent2")
 INIT, ABORT, SHUTDOWN_COMPLETE = b"\x01", b"\x06", b"\x0e"
 CHUNKS: Final = {
     ("sctp_closed", INIT, "original"): "sctp_cookie_wait",

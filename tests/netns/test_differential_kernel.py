@@ -2,7 +2,6 @@
 on the same bytes.
 """
 
-import json
 import os
 import socket
 import struct
@@ -13,12 +12,13 @@ from contextlib import ExitStack
 import traffic
 from conftest import POD
 from scapy.layers.sctp import crc32c
+from wires import ETH_P_IP, mac, taken, wire
 
 import kbe_nat
 from kbe_nat.datapath.native import NativeQueue
 from kbe_nat.datapath.thread import LoopThread
 from kbe_nat.playground.cluster import CLIENT_ADDRESS, Cluster
-from kbe_nat.playground.namespaces import Namespace, inside
+from kbe_nat.playground.namespaces import inside
 from kbe_nat.policy import Listener, Options, Plan, PortPolicy
 from kbe_nat.rules import installed, rule_sets
 from kbe_nat.rules.execution import Commands
@@ -26,7 +26,6 @@ from kbe_nat.rules.iptables import Iptables
 from kbe_nat.tables import Tables
 
 VIP = "172.30.228.255"
-ETH_P_IP = 0x0800
 NOBODYS = 20
 
 
@@ -108,35 +107,9 @@ def through(packets: list[bytes], *, is_ours: bool) -> tuple[list[bytes], list[b
     return [one for one in arrived if one[9] != traffic.ICMP], sorted(back)
 
 
-def wire(own: Namespace) -> socket.socket:
-    def opened() -> socket.socket:
-        made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_IP))
-        made.bind(("eth0", ETH_P_IP))
-        made.setblocking(False)
-        return made
-
-    return inside(own.path, opened)
-
-
-def taken(own: socket.socket) -> Iterator[bytes]:
-    """IP packets that have arrived, without padding."""
-    while True:
-        try:
-            content, (_, _, kind, *_) = own.recvfrom(65_536)
-        except BlockingIOError:
-            return
-        if kind != socket.PACKET_OUTGOING:
-            yield content[14 : 14 + int.from_bytes(content[16:18])]
-
-
 def unnumbered(packet: bytes) -> bytes:
     """A packet that a kernel has made, without the identification that it chose, and the checksum over it."""
     return packet[:4] + bytes(2) + packet[6:10] + bytes(2) + packet[12:]
-
-
-def mac(own: Namespace) -> bytes:
-    [device] = json.loads(own.call("ip", "-json", "link", "show", "eth0"))
-    return bytes.fromhex(device["address"].replace(":", ""))
 
 
 def _port(protocol: str, number: int) -> PortPolicy:

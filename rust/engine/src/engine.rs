@@ -72,12 +72,12 @@ impl Engine {
     }
 
     /// Puts a new table in force and returns the old one, so that the caller can drop it where time does not matter. Flows keep their
-    /// backend; one that has lost it is decided anew (UDP, half-open TCP) or goes on (established TCP). Cost: a name look-up per
+    /// backend; one that has lost it is decided anew (UDP, unanswered TCP) or goes on (answered TCP). Cost: a name look-up per
     /// service port, and more for those that changed.
     pub fn replace_services(&mut self, table: Arc<ServiceTable>) -> Arc<ServiceTable> {
         self.core.ledger.adopt(&table);
         self.core.generation = self.core.generation.wrapping_add(1);
-        // Half-open connections to backends that are gone are swept out soon.
+        // Unanswered SYNs to backends that are gone are swept out soon.
         self.v4.flows.shortened(0);
         self.v6.flows.shortened(0);
         std::mem::replace(&mut self.core.table, table)
@@ -198,7 +198,7 @@ impl Engine {
             let (over, seen) = lane.flows.sweep(left, |hot, cold| {
                 hot.is_expired(now)
                     || (hot.generation != generation
-                        && hot.state.is_half_open()
+                        && hot.state.is_unanswered()
                         && ledger.backend(cold.backend).is_gone)
             });
             left = left.saturating_sub(seen.max(1));

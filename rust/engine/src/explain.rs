@@ -228,10 +228,13 @@ impl Engine {
         if is_gone {
             // A flow that was kept under these tables is not asked again, also if its connection has begun anew since.
             let is_kept = hot.generation == core.generation;
-            let is_pinned = is_kept || (hot.state.is_tcp() && !hot.state.is_half_open());
+            let is_pinned = is_kept || (hot.state.is_tcp() && !hot.state.is_unanswered());
             steps.step("backend", || {
-                let then =
-                    if is_pinned { "an established connection stays" } else { "the flow is decided anew" };
+                let then = if is_pinned {
+                    "a connection that was answered stays"
+                } else {
+                    "the flow is decided anew"
+                };
                 format!("{} is no longer served: {then}", reply.source())
             });
             match (is_pinned, direction) {

@@ -200,8 +200,8 @@ impl Core {
         let is_gone = self.ledger.backend(lane.flows.cold(id).backend).is_gone;
         let hot = lane.flows.hot_mut(id);
         let is_tcp = hot.state.is_tcp();
-        if !is_gone || (is_tcp && !hot.state.is_half_open()) {
-            // Established TCP stays with its backend; deleting it would break graceful termination.
+        if !is_gone || (is_tcp && !hot.state.is_unanswered()) {
+            // TCP that was answered stays with its backend; deleting it would break graceful termination.
             hot.generation = self.generation;
             return Revision::Keep;
         }

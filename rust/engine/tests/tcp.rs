@@ -607,6 +607,25 @@ fn f49_endpoint_leaves_under_established_connections() {
 }
 
 #[test]
+fn f49_a_connection_that_was_answered_stays_also_before_its_handshake_is_over() {
+    let mut scene = scene_of(2);
+    let answered: Vec<_> = (0..10)
+        .map(|n| {
+            let mut connection = Connection::begin(&mut scene, V4.client(n, 2), V4.vip()).expect("sent on");
+            assert_eq!(connection.server(&mut scene, SYN | ACK, b"").cause, Cause::Established);
+            connection
+        })
+        .collect();
+    scene.serve(specs(V4, 1));
+    scene.sweep(0.1);
+    for mut connection in answered {
+        // To the client it is open; another backend would reset it.
+        assert_eq!(connection.client(&mut scene, ACK, b"").cause, Cause::Established);
+        assert_eq!(connection.server(&mut scene, ACK | PSH, b"on").cause, Cause::Established);
+    }
+}
+
+#[test]
 fn f49_half_open_connections_to_it_are_swept_at_once() {
     let mut scene = scene_of(2);
     for n in 0..10 {

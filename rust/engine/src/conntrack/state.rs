@@ -90,6 +90,12 @@ impl State {
         matches!(self, Self::TcpSynSent | Self::TcpSynRecv | Self::TcpSynSent2)
     }
 
+    /// TCP whose SYN nobody has acknowledged: for the client no connection has begun.
+    #[must_use]
+    pub fn is_unanswered(self) -> bool {
+        matches!(self, Self::TcpSynSent | Self::TcpSynSent2)
+    }
+
     /// Whether this is a state of TCP.
     #[inline]
     #[must_use]

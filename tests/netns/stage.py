@@ -1,0 +1,192 @@
+"""A cluster of both families that a driver of ours serves, with programs for its pods and its client."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+
+import pytest
+
+import kbe_nat
+from kbe_nat.datapath.native import NativeQueue, QueueCounters
+from kbe_nat.datapath.netfilterqueue import NetfilterQueue
+from kbe_nat.datapath.thread import LoopThread
+from kbe_nat.model import IPV4, IPV6
+from kbe_nat.playground.cluster import Cluster
+from kbe_nat.playground.namespaces import Namespace, inside
+from kbe_nat.policy import Listener, Options, Plan, PortPolicy, Target
+from kbe_nat.rules import installed, rule_sets
+from kbe_nat.rules.execution import Commands
+from kbe_nat.rules.iptables import Iptables
+from kbe_nat.tables import Tables
+
+VIPS = {IPV4: "172.30.228.255", IPV6: "fd00:30::ff"}
+PODS = {IPV4: ("172.17.0.3", "172.17.0.4"), IPV6: ("fd00:17::3", "fd00:17::4")}
+Driver = type[NativeQueue] | type[NetfilterQueue]
+DRIVERS = pytest.mark.parametrize("driver", [NativeQueue, NetfilterQueue], ids=["native", "netfilterqueue"])
+FAMILIES = pytest.mark.parametrize("family", [IPV4, IPV6], ids=["ipv4", "ipv6"])
+
+
+def port(name: str, number: int, protocol: str, family: int, pods: int = 2) -> PortPolicy:
+    targets = tuple(Target(address, number) for address in PODS[family][:pods])
+    listener = Listener("cluster-ip", VIPS[family], number)
+    return PortPolicy("default", f"{name}{family}", "", protocol, family, (listener,), targets, ())
+
+
+def plan_of(pods: int = 2) -> Plan:
+    ports = [
+        port(name, number, protocol, family, 0 if name in ("nobody", "silent") else pods)
+        for family in (IPV4, IPV6)
+        for name, number, protocol in (
+            ("bulk", 5001, "tcp"),
+            ("echo", 7, "udp"),
+            ("nobody", 81, "tcp"),
+            ("silent", 82, "udp"),
+            ("short", 5002, "tcp"),
+        )
+    ]
+    return Plan(tuple(ports), ("10.0.2.15", "fd00:2::15"), (), (), options=Options())
+
+
+@dataclass
+class Stage:
+    """A cluster of both families with one of the drivers."""
+
+    cluster: Cluster
+    engine: kbe_nat.Engine
+    queues: tuple[int, int] = (7, 7)
+    loops: list[LoopThread] = field(default_factory=list)
+
+    def serve(self, plan: Plan) -> None:
+        self.engine.replace_services(*Tables().native(plan))
+
+    def client(
+        self, kind: int, family: int, to: tuple[str, int] | None = None, where: Namespace | None = None
+    ) -> socket.socket:
+        def connected() -> socket.socket:
+            own = socket.socket(socket.AF_INET6 if family == IPV6 else socket.AF_INET, kind)
+            own.settimeout(10)
+            if to is not None:
+                own.connect(to)
+            return own
+
+        return inside((where or self.cluster.client).path, connected)
+
+
+@contextmanager
+def stage(
+    cluster: Cluster,
+    queues: tuple[int, int] = (7, 7),
+    plan: Plan | None = None,
+    driver: Driver = NativeQueue,
+) -> Iterator[Stage]:
+    """Serves a plan, `plan_of()` unless given; at its end no receiver has seen a wrong checksum."""
+    plan = plan or plan_of()
+    add_ipv6(cluster)
+    made = Stage(cluster, kbe_nat.Engine(seed=1), queues)
+    made.serve(plan)
+    with ExitStack() as stack:
+        for number in range(queues[0], queues[1] + 1):
+            opened: Callable[[], NativeQueue | NetfilterQueue] = partial(driver, number)
+            queue = inside(cluster.node.path, opened)
+            stack.enter_context(queue)
+            made.loops.append(stack.enter_context(LoopThread(made.engine, queue)))
+        rules = rule_sets(plan, queues)
+        stack.enter_context(installed(Iptables(Commands(cluster.node.prefix)), rules))
+        errors = checksum_errors(cluster)
+        yield made
+        assert checksum_errors(cluster) == errors, "no receiver has seen a wrong checksum"
+        assert all(loop.failure is None and loop.loop.panics == 0 for loop in made.loops)
+
+
+def add_ipv6(cluster: Cluster) -> None:
+    """The second family on all wires."""
+    node, client = cluster.node, cluster.client
+    with suppress(FileNotFoundError):
+        node.write("/proc/sys/net/bridge/bridge-nf-call-ip6tables", "0")
+    node.write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
+    node.call("ip", "address", "add", "fd00:2::15/64", "dev", "eth0", "nodad")
+    node.call("ip", "address", "add", "fd00:17::1/64", "dev", "docker0", "nodad")
+    client.call("ip", "address", "add", "fd00:2::100/64", "dev", "eth0", "nodad")
+    client.call("ip", "route", "add", "default", "via", "fd00:2::15")
+    node.call("ip", "route", "add", "default", "via", "fd00:2::100")
+    for pod, address in zip(cluster.pods, PODS[IPV6], strict=True):
+        pod.call("ip", "address", "add", f"{address}/128", "dev", "eth0", "nodad")
+        pod.call("ip", "route", "add", "fd00:17::1", "dev", "eth0")
+        pod.call("ip", "route", "add", "default", "via", "fd00:17::1")
+
+
+def checksum_errors(cluster: Cluster) -> int:
+    """What all receivers have counted (InCsumErrors of TCP, UDP and ICMP)."""
+    total = 0
+    for own in (cluster.node, cluster.client, *cluster.pods):
+        lines = [line.split() for line in own.call("cat", "/proc/net/snmp").splitlines()]
+        for names, values in zip(lines[::2], lines[1::2], strict=True):
+            total += sum(int(v) for n, v in zip(names, values, strict=True) if n == "InCsumErrors")
+        for line in own.call("cat", "/proc/net/snmp6").splitlines():
+            total += int(line.split()[1]) if "InCsumErrors" in line else 0
+    return total
+
+
+def served(pod: Namespace, program: str, *arguments: str) -> subprocess.Popen[str]:
+    """A server in a pod, ended with it."""
+    process = pod.start((sys.executable, "-c", program, *arguments))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def counters_of(cluster: Cluster) -> dict[int, QueueCounters]:
+    text = cluster.node.call(sys.executable, "-c", COUNTERS)
+    return {int(row.split()[0]): QueueCounters(*map(int, row.split())) for row in text.splitlines()}
+
+
+COUNTERS = """
+from dataclasses import astuple
+from kbe_nat.datapath.native import queue_counters
+for own in queue_counters().values():
+    print(*astuple(own))
+"""
+SINK = """
+import hashlib, socket
+with socket.create_server(("::", 5001), family=socket.AF_INET6, dualstack_ipv6=True) as server:
+    print("ready", flush=True)
+    while True:
+        connection, _ = server.accept()
+        digest = hashlib.sha256()
+        while content := connection.recv(1 << 20):
+            digest.update(content)
+        connection.sendall((digest.hexdigest() + "\\n").encode())
+        connection.close()
+"""
+ECHO = """
+import socket, sys
+is_six = sys.argv[1] == "6"
+with socket.socket(socket.AF_INET6 if is_six else socket.AF_INET, socket.SOCK_DGRAM) as server:
+    server.bind(("", 7))
+    print("ready", flush=True)
+    while True:
+        content, peer = server.recvfrom(1 << 16)
+        server.sendto(content, peer)
+"""
+SHORT = """
+import socket
+with socket.create_server(("", 5002), backlog=1024) as server:
+    print("ready", flush=True)
+    while True:
+        connection, _ = server.accept()
+        connection.sendall(connection.recv(100))
+        connection.close()
+"""
+ASK_SHORT = """
+import socket, sys
+answered = 0
+for number in range(int(sys.argv[2])):
+    with socket.create_connection((sys.argv[1], 5002), timeout=5) as connection:
+        connection.sendall(b"hello")
+        answered += connection.recv(100) == b"hello"
+print(answered, "answered")
+"""

@@ -1,0 +1,262 @@
+"""Faults on real packets that are neither the queue's nor the daemon's: endpoints that come and go, packets
+that no sane sender makes, and neighbours in the same kernel.
+"""
+
+import os
+import random
+import socket
+import struct
+import time
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+import traffic
+from conftest import POD
+from stage import ECHO, FAMILIES, SHORT, VIPS, Stage, plan_of, port, served, stage
+from wires import ETH_P_IP, mac, taken, wire
+
+from kbe_nat.model import IPV4
+from kbe_nat.playground.cluster import CLIENT_ADDRESS, NODE_ADDRESS, Cluster
+
+VIP = VIPS[IPV4]
+
+
+def echoes(cluster: Cluster, family: int = IPV4) -> None:
+    for pod in cluster.pods:
+        served(pod, ECHO, str(family))
+
+
+def answer(client: socket.socket, question: bytes) -> bytes:
+    client.send(question)
+    return client.recv(1 << 16)
+
+
+def backend(own: Stage) -> str:
+    [flow] = own.engine.flows(protocol="udp")
+    return flow.reply_source[0]
+
+
+@FAMILIES
+def test_f60_a_datagram_goes_to_a_live_backend_when_its_own_is_gone(cluster: Cluster, family: int) -> None:
+    echoes(cluster, family)
+    with stage(cluster) as own, own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)) as client:
+        assert answer(client, b"before") == b"before"
+        first = backend(own)
+        left = 1 if first.endswith("4") else 2
+        keep = [target for target in port("echo", 7, "udp", family).cluster if target.address != first]
+        own.serve(
+            replace(plan_of(), ports=(replace(port("echo", 7, "udp", family, left), cluster=tuple(keep)),))
+        )
+        assert answer(client, b"after") == b"after", "the same source port, at once"
+        assert backend(own) == keep[0].address
+
+
+@FAMILIES
+def test_f61_f62_no_endpoints_and_then_some_again(cluster: Cluster, family: int) -> None:
+    echoes(cluster, family)
+    with stage(cluster) as own, own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)) as client:
+        for _ in range(2):
+            assert answer(client, b"served") == b"served"
+            own.serve(plan_of(0))
+            with pytest.raises(ConnectionRefusedError):
+                answer(client, b"refused")
+            own.serve(plan_of(2))
+
+
+def test_f66_a_client_keeps_its_backend_until_that_is_gone(cluster: Cluster) -> None:
+    sticky = replace(port("short", 5002, "tcp", IPV4), affinity_seconds=60)
+    plan = replace(plan_of(), ports=(sticky,))
+    for pod in cluster.pods:
+        served(pod, SHORT)
+
+    def connect(own: Stage) -> None:
+        with own.client(socket.SOCK_STREAM, IPV4, (VIP, 5002)) as client:
+            assert answer(client, b"hello") == b"hello"
+
+    with stage(cluster, plan=plan) as own:
+        for _ in range(20):
+            connect(own)
+        [first] = {flow.reply_source for flow in own.engine.flows()}
+        keep = tuple(target for target in sticky.cluster if target.address != first[0])
+        own.serve(replace(plan, ports=(replace(sticky, cluster=keep),)))
+        for _ in range(5):
+            connect(own)
+        own.serve(plan)
+        for _ in range(10):
+            connect(own)
+        shares = {one.address: one.flows for one in own.engine.stats().services[0].backends}
+        assert shares == {first[0]: 20, keep[0].address: 15}
+
+
+def thrown(cluster: Cluster, *packets: bytes, pause: float = 0.3) -> list[bytes]:
+    """Puts packets on the client's wire, and returns what arrives at the first pod from outside."""
+    # Everybody knows his neighbours before it begins.
+    cluster.client.call("curl", "-sS", f"{POD.address}:{POD.port}/info")
+    frame = mac(cluster.node) + mac(cluster.client) + ETH_P_IP.to_bytes(2)
+    with wire(cluster.pods[0]) as at_pod, wire(cluster.client) as at_client:
+        for packet in packets:
+            at_client.send(frame + packet)
+            time.sleep(0.001)
+        time.sleep(pause)
+        return [one for one in taken(at_pod) if one[16:20] == socket.inet_aton(POD.address)]
+
+
+def from_client(body: bytes, protocol: int = traffic.UDP) -> bytes:
+    return traffic.ip(CLIENT_ADDRESS, VIP, protocol, body)
+
+
+def test_f72_f74_checksums_are_never_repaired(cluster: Cluster) -> None:
+    # The pod counts the wrong one as such.
+    with pytest.raises(AssertionError, match="seen a wrong checksum"), stage(cluster, plan=plan_of(1)):
+        none = from_client(traffic.udp(20_000, 7, b"no checksum"))
+        none = none[:26] + b"\0\0" + none[28:]
+        bad = from_client(traffic.udp(20_001, 7, b"a wrong one"))
+        bad = bad[:26] + (int.from_bytes(bad[26:28]) ^ 0x0101).to_bytes(2) + bad[28:]
+        good, wrong = thrown(cluster, none, bad)
+        assert good[26:28] == b"\0\0"
+        # Sums over the whole datagram are what they were: what was wrong is wrong by as much.
+        assert summed(wrong) == summed(bad) != 0
+
+
+def summed(packet: bytes) -> int:
+    """The checksum over a datagram with its addresses; 0 where the one that it carries is right."""
+    pseudo = packet[12:20] + struct.pack(">II", len(packet) - 20, traffic.UDP)
+    return traffic.checksum(pseudo + packet[20:])
+
+
+def fragments(number: int, content: bytes, size: int = 1400) -> list[bytes]:
+    """A datagram to the virtual IP in pieces."""
+    whole = from_client(traffic.udp(number, 7, content))
+    body = whole[20:]
+    pieces = []
+    for start in range(0, len(body), size):
+        part = body[start : start + size]
+        more = 0x2000 if start + size < len(body) else 0
+        head = struct.pack(
+            ">BBHHHBBH", 0x45, 0, 20 + len(part), number, more | start // 8, 64, traffic.UDP, 0
+        )
+        head += whole[12:20]
+        pieces.append(head[:10] + traffic.checksum(head).to_bytes(2) + head[12:] + part)
+    return pieces
+
+
+def test_f78_f79_f80_fragments_in_any_order(cluster: Cluster) -> None:
+    content = os.urandom(5000)
+    with stage(cluster, plan=plan_of(1)) as own:
+        in_order, reverse, orphans, overlapping = (fragments(30_000 + own, content) for own in range(4))
+        sent = [*in_order, *reverse[::-1], *orphans[1:], overlapping[0], *overlapping]
+        arrived = thrown(cluster, *sent)
+        assert {flow.source[1] for flow in own.engine.flows()} >= {30_000, 30_001}
+        assert 30_002 not in {flow.source[1] for flow in own.engine.flows()}, "its first piece never came"
+        pieces = {int.from_bytes(one[4:6]) for one in arrived}
+        assert pieces >= {30_000, 30_001}
+        assert 30_002 not in pieces
+
+
+def test_f83_the_way_to_a_virtual_ip_can_be_traced(cluster: Cluster) -> None:
+    echoes(cluster)
+    with stage(cluster) as own, own.client(socket.SOCK_DGRAM, IPV4, (VIP, 7)) as client:
+        assert answer(client, b"a flow that is known") == b"a flow that is known"
+        client.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+        client.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 1)
+        client.send(b"how far?")
+        # The kernel finds this socket by the packet that the error quotes: it must be the one that was sent.
+        with pytest.raises(OSError, match="No route to host"):
+            client.recv(100)
+        _, ancillary, _, origin = client.recvmsg(100, 1000, socket.MSG_ERRQUEUE)
+        [(_, kind, error)] = ancillary
+        assert (kind, origin) == (IP_RECVERR, (VIP, 7))
+        assert socket.inet_ntoa(error[20:24]) == NODE_ADDRESS
+
+
+def test_f84_icmp_errors_that_nobody_can_mean(cluster: Cluster) -> None:
+    with stage(cluster) as own:
+        ours = from_client(traffic.udp(4000, 7, b"never sent"))
+        cut = [traffic.error(CLIENT_ADDRESS, VIP, ours[:length], 3, 3) for length in (0, 8, 20, 24, 28)]
+        nested = traffic.error(CLIENT_ADDRESS, VIP, cut[-1], 3, 3)
+        unmatched = traffic.error(CLIENT_ADDRESS, VIP, traffic.ip(VIP, CLIENT_ADDRESS, 17, ours[20:]), 3, 3)
+        wrong = bytearray(unmatched)
+        wrong[22] ^= 0xFF
+        assert thrown(cluster, *cut, nested, unmatched, bytes(wrong)) == []
+        causes = own.engine.stats().causes
+        assert causes["icmp-unmatched"] >= 1
+        assert causes["bad-icmp"] >= 1
+        assert own.engine.stats().flows == 0
+
+
+def test_f87_garbage(cluster: Cluster) -> None:
+    echoes(cluster)
+    chance = random.Random(87)
+    with stage(cluster) as own:
+        garbage = [
+            from_client(chance.randbytes(chance.randrange(1400)), chance.choice((6, 17, 132, 1, 50, 253)))
+            for _ in range(1000)
+        ]
+        # Nobody waits for an answer to these; whatever fits no flow ends here.
+        thrown(cluster, *garbage)
+        with own.client(socket.SOCK_DGRAM, IPV4, (VIP, 7)) as client:
+            assert answer(client, b"still there") == b"still there"
+
+
+def test_f88_what_stands_behind_a_packet_in_its_frame_is_no_part_of_it(cluster: Cluster) -> None:
+    with stage(cluster, plan=plan_of(1)):
+        short = from_client(traffic.udp(5000, 7, b"x"))
+        [arrived] = thrown(cluster, short + b"trailing bytes of the frame")
+        assert arrived[28:] == b"x"
+        assert summed(arrived) == 0
+
+
+def test_f90_a_pod_reaches_itself(cluster: Cluster) -> None:
+    served(cluster.pods[0], SHORT)
+    with (
+        stage(cluster, plan=plan_of(1)) as own,
+        own.client(socket.SOCK_STREAM, IPV4, (VIP, 5002), cluster.pods[0]) as client,
+    ):
+        assert answer(client, b"hello myself") == b"hello myself"
+        assert client.getpeername() == (VIP, 5002)
+
+
+def test_f91_martians_open_nothing(cluster: Cluster) -> None:
+    with stage(cluster) as own:
+        body = traffic.udp(6000, 7, b"from where?")
+        sources = ("127.0.0.1", "0.0.0.0", "0.1.2.3", "224.0.0.1", "255.255.255.255", VIP)
+        assert thrown(cluster, *(traffic.ip(source, VIP, traffic.UDP, body) for source in sources)) == []
+        assert own.engine.stats().causes["martian"] == len(sources)
+        assert own.engine.stats().flows == 0
+
+
+def test_f93_other_rules_of_the_node_see_sound_flows(cluster: Cluster) -> None:
+    node = cluster.node
+    invalid = ("FORWARD", "-m", "conntrack", "--ctstate", "INVALID", "-j", "DROP")
+    node.call("iptables", "-A", *invalid)
+    outside = ("POSTROUTING", "-s", "172.17.0.0/16", "!", "-o", "docker0", "-j", "MASQUERADE")
+    node.call("iptables", "-t", "nat", "-A", *outside)
+    for pod in cluster.pods:
+        served(pod, SHORT)
+    with stage(cluster) as own:
+        for _ in range(100):
+            with own.client(socket.SOCK_STREAM, IPV4, (VIP, 5002)) as client:
+                assert answer(client, b"hello") == b"hello"
+    assert "[0:0] -A FORWARD -m conntrack --ctstate INVALID -j DROP" in node.call("iptables-save", "-c")
+
+
+def test_f94_marks_of_others_stay(cluster: Cluster) -> None:
+    echoes(cluster)
+    node = cluster.node
+    seen = ("POSTROUTING", "-p", "udp", "-m", "mark", "--mark", "0xc001/0xc001")
+    node.call("iptables", "-t", "nat", "-A", *seen)
+    with stage(cluster) as own, own.client(socket.SOCK_DGRAM, IPV4, None, node) as client:
+        # Those of kube-proxy, somebody's, and the one by which we know what was translated: it is no reason to
+        # believe it.
+        client.setsockopt(socket.SOL_SOCKET, SO_MARK, 0xC001 | 0x1000)
+        client.connect((VIP, 7))
+        with suppress(TimeoutError):
+            client.settimeout(1)
+            answer(client, b"marked")
+        assert own.engine.stats().causes["new"] == 1
+    assert "[1:" in node.call("iptables-save", "-c", "-t", "nat").partition("0xc001/0xc001")[0][-60:]
+
+
+IP_RECVERR = 11
+SO_MARK = 36
