@@ -111,7 +111,7 @@ def test_f65_no_endpoints_refuse_at_once(cluster: Cluster, family: int, driver: 
                 datagrams.recv(100)
 
 
-def test_ten_thousand_short_connections_are_answered_and_shared(cluster: Cluster) -> None:
+def test_f92_ten_thousand_short_connections_are_answered_and_shared(cluster: Cluster) -> None:
     with stage(cluster, (7, 8)) as own:
         for pod in cluster.pods:
             served(pod, SHORT)

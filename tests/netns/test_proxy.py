@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,6 +23,8 @@ from kbe_nat.playground.namespaces import inside
 VIP = "172.30.228.255"
 COMMAND = (sys.executable, "-m", "kbe_nat")
 SEED = (Path(__file__).parents[2] / "examples/seed/cluster.yaml").read_text()
+QUEUE_FILE = "/proc/net/netfilter/nfnetlink_queue"
+QUEUED = re.compile(r"^ *100 +\d+ +(\d+)")
 NOBODY = """apiVersion: v1
 kind: Service
 metadata: {name: nobody}
@@ -186,6 +189,20 @@ def test_f09_connections_outlive_a_daemon_that_was_killed(daemon: Daemon) -> Non
         daemon.start("--strategy", "rr")
         assert connection.recv(100) == b"after"
     echo.terminate()
+
+
+def test_f07_packets_that_a_killed_daemon_held_come_again(daemon: Daemon) -> None:
+    cluster = daemon.cluster
+    daemon.start()
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGSTOP)
+    asking = cluster.client.start(("curl", "-sS", "--max-time", "20", f"{VIP}/info"))
+    eventually(lambda: int(QUEUED.search(cluster.node.call("cat", QUEUE_FILE))[1]))  # type: ignore[index]
+    daemon.end(signal.SIGKILL)
+    # What was held is dropped with the queue, and nothing passes untranslated until somebody listens again.
+    daemon.start()
+    answer, _ = asking.communicate(timeout=30)
+    assert '"host": "172.30.228.255"' in answer
 
 
 def test_one_capability_is_enough(daemon: Daemon) -> None:
