@@ -41,7 +41,11 @@ def service(name: str, version: int, generation: int) -> list[dict[str, Any]]:
     }
     balanced = "198.51.100.1" if version == 4 else "2001:db8:51::1"
     frontends = [(f"{vip}1", 80, "cluster-ip"), ("", 30080, "node-port"), (balanced, 80, "load-balancer")]
-    ranges = {"source_ranges": ["10.0.0.0/8"]} if version == 4 and generation == 3 else {}
+    ranges: dict[str, Any] = (
+        {"source_ranges": ["10.0.0.0/8"]} if version == 4 and generation in (3, 4) else {}
+    )
+    if generation == 4:
+        ranges["ranges_everywhere"] = True
     sticky = {"affinity_seconds": 60} if generation % 2 == 0 else {}
     return [
         common | {"name": f"{name}/web{version}", "frontends": frontends, **ranges, **sticky},
@@ -93,6 +97,9 @@ class Pair:
             "pod_ranges": ("172.17.0.0/16", "10.0.0.9/32") if generation % 2 else (),
             "masquerade_all": masquerade_all,
             "unknown_port": unknown_port,
+            "closed_addresses": ("10.0.0.9", "127.0.0.1"),
+            "unallocated": ("172.30.0.0/24", "fd00:30::/112") if generation % 3 == 1 else (),
+            "mode": "nftables" if generation % 3 == 2 else "iptables",
         }
         self.native.replace_services([_service(kbe_nat, one) for one in wanted], kbe_nat.NodeView(**node))
         self.plain.replace_services([_service(reference, one) for one in wanted], reference.Node(**node))

@@ -63,7 +63,7 @@ PYTHON = {
     "tables": "_native policy",
     "control": "_native errors model policy rules tables",
     "daemon": "_native control datapath errors model policy sources",
-    "kubeproxy": "policy",
+    "kubeproxy": "errors model policy",
     "playground": "daemon errors policy sources",
     "cli": "_native control daemon datapath errors kubeproxy model playground policy rules sources tables "
     "version",

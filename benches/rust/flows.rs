@@ -53,6 +53,7 @@ fn engine(flows: usize) -> Engine {
         external_local: false,
         affinity: None,
         source_ranges: Vec::new(),
+        ranges_everywhere: false,
         strategy: Strategy::Random,
     })
     .expect("the service port is valid");

@@ -19,7 +19,7 @@ impl Loads for Even {
 
 fn backends(count: u16) -> Vec<Backend> {
     let endpoint = |n: u16| SocketAddr::from(([172, 17, (n >> 8) as u8, n as u8], 9876));
-    (0..count).map(|n| Backend { address: endpoint(n), weight: 1 + u32::from(n % 3) }).collect()
+    (0..count).map(|n| Backend { weight: 1 + u32::from(n % 3), ..Backend::new(endpoint(n)) }).collect()
 }
 
 fn strategies() -> impl Iterator<Item = Strategy> {

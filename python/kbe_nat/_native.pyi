@@ -111,15 +111,19 @@ class Loop:
 
 @final
 class Backend:
-    """One endpoint: where packets of a service port may go. Weight 0 drains. Raises `ArgumentError`."""
+    """One endpoint: where packets of a service port may go. Weight 0 drains. Its connections to itself are
+    masqueraded, without which they get no answer, unless `hairpin` is false. Raises `ArgumentError`.
+    """
 
-    def __new__(cls, address: str, port: int, weight: int = 1) -> Backend: ...
+    def __new__(cls, address: str, port: int, weight: int = 1, *, hairpin: bool = True) -> Backend: ...
     @property
     def address(self) -> str: ...
     @property
     def port(self) -> int: ...
     @property
     def weight(self) -> int: ...
+    @property
+    def hairpin(self) -> bool: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
@@ -147,9 +151,9 @@ class ServicePort:
 
     `local_backends` are those of this node; they serve where `internal_local` or `external_local` ask for it
     (internalTrafficPolicy, externalTrafficPolicy). `affinity_seconds` is the timeout of ClientIP affinity.
-    `source_ranges` bind load-balancer frontends only. `strategy` is one of `kbe_nat.Strategy`; `maglev_size`, a
-    prime, is for "mh". Cost: the building of the balancer, for "mh" linear in its table. Raises
-    `ArgumentError`.
+    `source_ranges` bind load-balancer frontends, with `ranges_everywhere` external IPs and node ports too.
+    `strategy` is one of `kbe_nat.Strategy`; `maglev_size`, a prime, is for "mh". Cost: the building of the
+    balancer, for "mh" linear in its table. Raises `ArgumentError`.
     """
 
     def __new__(
@@ -164,6 +168,7 @@ class ServicePort:
         external_local: bool = False,
         affinity_seconds: int | None = None,
         source_ranges: Sequence[str] = ...,
+        ranges_everywhere: bool = False,
         strategy: str = "random",
         maglev_size: int | None = None,
     ) -> ServicePort: ...
@@ -187,9 +192,11 @@ class NodeView:
     """What the engine knows of the node it works for.
 
     `pod_ranges` and `pod_interfaces` (indexes) tell pods from the outside; without either nobody's source is
-    masqueraded for not being a pod. `node_port_addresses` defaults to `addresses`. `unknown_port` is what
-    becomes of packets to a port that a cluster IP does not have: "pass", "reject" or "drop". Raises
-    `ArgumentError`.
+    masqueraded for not being a pod. `node_port_addresses` defaults to `addresses`; on `closed_addresses` node
+    ports without endpoints are refused as well. `unknown_port` is what becomes of packets to a port that a
+    cluster IP does not have: "pass", "reject" or "drop"; those to cluster IPs of the ranges `unallocated` that
+    no service port has are dropped. `mode` is "iptables" or "nftables": which of kube-proxy's modes is followed
+    where they differ. Raises `ArgumentError`.
     """
 
     def __new__(
@@ -197,10 +204,13 @@ class NodeView:
         *,
         addresses: Sequence[str] = ...,
         node_port_addresses: Sequence[str] | None = None,
+        closed_addresses: Sequence[str] = ...,
         pod_ranges: Sequence[str] = ...,
-        pod_interfaces: Sequence[int] = ...,
+        pod_interfaces: Sequence[int] | None = None,
         masquerade_all: bool = False,
         unknown_port: str = "pass",
+        unallocated: Sequence[str] = ...,
+        mode: str = "iptables",
     ) -> NodeView: ...
     @property
     def addresses(self) -> list[str]: ...
@@ -293,10 +303,12 @@ class BackendStats:
 
 @final
 class ServiceStats:
-    """Counters of one service port; what backends that are gone have carried is included."""
+    """Counters of one service port in one family, 4 or 6; of backends that are gone too."""
 
     @property
     def name(self) -> str: ...
+    @property
+    def family(self) -> int: ...
     @property
     def active(self) -> int: ...
     @property

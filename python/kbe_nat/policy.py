@@ -6,6 +6,7 @@ util/nodeport_addresses.go).
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from ipaddress import ip_address, ip_network
 from typing import Final
 
@@ -26,6 +27,14 @@ from kbe_nat.model import (
 PRIMARY: Final = "primary"
 """In `Options.node_port_addresses`: the node's primary address of each family."""
 LOOPBACK: Final = "127.0.0.1"
+LOOPBACK6: Final = "::1"
+
+
+class Mode(StrEnum):
+    """kube-proxy's modes."""
+
+    IPTABLES = "iptables"
+    NFTABLES = "nftables"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +49,25 @@ class Options:
     """Ranges of pod addresses (`--cluster-cidr`)."""
     uses_node_ranges: bool = False
     """Take the pod ranges of the Node object instead (`--detect-local-mode=NodeCIDR`)."""
+    pod_interface: str = ""
+    """Name of the device behind which pods are (`--detect-local-mode=BridgeInterface`); with a + at its end, of
+    all that begin so (InterfaceNamePrefix). Empty: the ranges tell.
+    """
     pod_interfaces: tuple[int, ...] = ()
-    """Indexes of the devices behind which pods are (modes BridgeInterface and InterfaceNamePrefix)."""
+    """The indexes that those devices have now."""
     masquerade_all: bool = False
+    masquerade_bit: int = 14
+    """Of the packet mark, in the rules that kube-proxy would write."""
     node_port_addresses: tuple[str, ...] = ()
-    """Ranges, or `PRIMARY`; empty means all addresses of the node."""
+    """Ranges, or `PRIMARY`; empty means what the mode's default is: all addresses of the node, or `PRIMARY`."""
     localhost_node_ports: bool = True
-    """Serve node ports on 127.0.0.1 too, for the node itself."""
-    unknown_port: str = "pass"
-    """What becomes of packets to a cluster IP's other ports: "pass", "reject" or "drop"."""
+    """Serve node ports on 127.0.0.1 too, for the node itself; only in iptables mode."""
+    mode: Mode = Mode.IPTABLES
+    """Which of kube-proxy's modes is followed where they differ."""
+    unknown_port: str | None = None
+    """What becomes of packets to a cluster IP's other ports: "pass", "reject" or "drop"; None: as the mode
+    does.
+    """
     strategy: Strategy = Strategy.RANDOM
     """For Services without the annotation."""
     proxy_name: str | None = None
@@ -73,6 +92,8 @@ class Target:
     address: str
     port: int
     weight: int = 1
+    is_local: bool = False
+    """It is on this node."""
 
     def __str__(self) -> str:
         return join_address(self.address, self.port)
@@ -101,6 +122,10 @@ class PortPolicy:
     """The node itself is within the source ranges. Its packets to a load balancer's address may carry that
     address as their source.
     """
+    ranges_everywhere: bool = False
+    """The ranges restrict external IPs and node ports too."""
+    health_check_node_port: int = 0
+    """Where load balancers ask whether this node has endpoints; 0 when they do not."""
     strategy: Strategy = Strategy.RANDOM
 
     @property
@@ -131,7 +156,12 @@ class Plan:
     addresses: tuple[str, ...]
     """The node's own."""
     node_port_addresses: tuple[str, ...]
+    """Those that serve node ports."""
     pod_ranges: tuple[str, ...]
+    closed_addresses: tuple[str, ...] = ()
+    """Addresses that serve no node ports, where those without endpoints are refused nevertheless."""
+    service_ranges: tuple[str, ...] = ()
+    """Of cluster IPs; unallocated ones are dropped in nftables mode."""
     health: tuple[HealthCheck, ...] = ()
     notes: tuple[str, ...] = ()
     """What cannot be served, one line each."""
@@ -147,6 +177,11 @@ def plan(snapshot: Snapshot, options: Options | None = None) -> Plan:
 def port_name(namespace: str, service: str, port: str) -> str:
     """The name of a service port as kube-proxy writes it."""
     return f"{namespace}/{service}:{port}" if port else f"{namespace}/{service}"
+
+
+def has_health_check(service: Service) -> bool:
+    """Whether load balancers ask this node about a Service; otherwise the field means nothing."""
+    return bool(service.health_check_node_port and service.is_load_balancer and service.is_external_local)
 
 
 class _Planner:
@@ -165,11 +200,17 @@ class _Planner:
             self.notes.append(f"node {options.node}: there is no such Node object")
         services = [service for service in self.snapshot.services if service.proxy_name == options.proxy_name]
         drafts = [draft for service in services for draft in self.service(service)]
+        open_addresses = tuple(self.node_port_addresses())
+        is_iptables = options.mode is Mode.IPTABLES
+        # kube-proxy's refusals in iptables mode match any local address, whatever nodePortAddresses say.
+        local = (*self.addresses, LOOPBACK, LOOPBACK6) if is_iptables else ()
         return Plan(
             ports=tuple(self.with_claims(drafts)),
             addresses=self.addresses,
-            node_port_addresses=tuple(self.node_port_addresses()),
+            node_port_addresses=open_addresses,
+            closed_addresses=tuple(text for text in local if text not in open_addresses),
             pod_ranges=self.node.pod_ranges if options.uses_node_ranges else options.cluster_ranges,
+            service_ranges=self.snapshot.service_ranges,
             health=tuple(self.health(services)),
             notes=tuple(self.notes),
             options=options,
@@ -206,6 +247,7 @@ class _Planner:
                     affinity_seconds=service.affinity_seconds,
                     source_ranges=ranges,
                     admits_own_addresses=admits,
+                    health_check_node_port=service.health_check_node_port if has_health_check(service) else 0,
                     strategy=service.strategy or self.options.strategy,
                 )
 
@@ -224,7 +266,7 @@ class _Planner:
                             f"EndpointSlice {part.name}: {endpoint.address} is a cluster IP: left out"
                         )
                         continue
-                    target = Target(endpoint.address, own.port, endpoint.weight)
+                    target = Target(endpoint.address, own.port, endpoint.weight, self.is_local(endpoint))
                     text = str(target)
                     before = best.get(text)
                     if before is None or self.rank(endpoint) > self.rank(before[1]):
@@ -300,13 +342,15 @@ class _Planner:
 
     def node_port_addresses(self) -> Iterator[str]:
         """A family for which no range is given falls back to all of its addresses, as kube-proxy does."""
-        given = self.options.node_port_addresses
+        is_iptables = self.options.mode is Mode.IPTABLES
+        given = self.options.node_port_addresses or (() if is_iptables else (PRIMARY,))
         for number in (IPV4, IPV6):
-            addresses = [address for address in self.addresses if family(address) == number]
             if PRIMARY in given:
-                yield from addresses[:1]
+                primary = self.primary(number)
+                yield from [primary] if primary else []
                 continue
-            if number == IPV4 and self.options.localhost_node_ports:
+            addresses = [address for address in self.addresses if family(address) == number]
+            if number == IPV4 and is_iptables and self.options.localhost_node_ports:
                 addresses.append(LOOPBACK)
             ranges = [text for text in given if family(text) == number]
             for address in addresses:
@@ -319,8 +363,7 @@ class _Planner:
 
     def health(self, services: Iterable[Service]) -> Iterator[HealthCheck]:
         for service in services:
-            port = service.health_check_node_port
-            if not (port and service.cluster_ips and service.is_load_balancer and service.is_external_local):
+            if not (service.cluster_ips and has_health_check(service)):
                 continue
             ready = {
                 endpoint.address
@@ -329,7 +372,7 @@ class _Planner:
                 for endpoint in part.endpoints
                 if endpoint.is_ready and self.is_local(endpoint)
             }
-            yield HealthCheck(service.namespace, service.name, port, len(ready))
+            yield HealthCheck(service.namespace, service.name, service.health_check_node_port, len(ready))
 
 
 def _terminating(endpoints: list[tuple[Target, Endpoint]]) -> list[tuple[Target, Endpoint]]:

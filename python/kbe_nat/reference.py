@@ -83,6 +83,7 @@ class _Endpoint:
     address: Address
     port: int
     is_gone: bool = False
+    hairpin: bool = True
 
 
 @dataclass(slots=True, eq=False)
@@ -145,11 +146,12 @@ class Reference:
         for spec in services:
             served = self._services.setdefault(spec.name, _Served(spec))
             served.spec, served.is_served = spec, True
-            listed = {(ip_address(own.address), own.port) for own in (*spec.backends, *spec.local_backends)}
-            for place in served.endpoints.keys() - listed:
+            both = (*spec.backends, *spec.local_backends)
+            listed = {(ip_address(own.address), own.port): own for own in both}
+            for place in served.endpoints.keys() - listed.keys():
                 served.endpoints.pop(place).is_gone = True
-            for place in listed:
-                served.endpoints.setdefault(place, _Endpoint(*place))
+            for place, own in listed.items():
+                served.endpoints.setdefault(place, _Endpoint(*place)).hairpin = own.hairpin
 
     def _retire(self, served: _Served) -> None:
         served.is_served = False
@@ -337,7 +339,7 @@ class Reference:
         """The flow that this packet opens. Raises when there is no room or no port for it."""
         victim = self._room(packet.ends.src)
         ends = packet.ends
-        masquerade = masquerade or backend.address == ends.src
+        masquerade = masquerade or (backend.hairpin and backend.address == ends.src)
         port = ends.dport if packet.kind in ("portless", "echo-request") else backend.port
         sent = replace(ends, dst=backend.address, dport=port)
         own = [address for address in self._snat if address.version == ends.src.version]

@@ -1,7 +1,7 @@
 """Services for the reference NAT, and who may be served by which endpoints, by kube-proxy's rules."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, ip_address, ip_network
 
 from kbe_nat.reference_packet import ACK, FIN, NUMBERS, RST, SYN, TCP, Address, Packet
@@ -15,6 +15,7 @@ class Backend:
     address: str
     port: int
     weight: int = 1
+    hairpin: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class ServicePort:
     external_local: bool = False
     affinity_seconds: int | None = None
     source_ranges: Sequence[str] = ()
+    ranges_everywhere: bool = False
     strategy: str = "rr"
 
 
@@ -48,9 +50,12 @@ class Node:
 
     addresses: Sequence[str] = ()
     node_port_addresses: Sequence[str] | None = None
+    closed_addresses: Sequence[str] = ()
     pod_ranges: Sequence[str] = ()
     masquerade_all: bool = False
     unknown_port: str = "pass"
+    unallocated: Sequence[str] = ()
+    mode: str = "iptables"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,12 @@ class Tables:
                 if not frontend.address:
                     for address in self._node_port_addresses(spec):
                         self._claim(spec, frontend, address)
+        for spec in services:
+            for frontend in spec.frontends:
+                if not frontend.address and _refuses_somebody(spec):
+                    closed = replace(frontend, kind="closed-node-port")
+                    for address in self._of_family(spec, node.closed_addresses):
+                        self._claim(spec, closed, address)
 
     def _claim(self, spec: ServicePort, frontend: Frontend, address: Address) -> None:
         self.frontends.setdefault((NUMBERS[spec.protocol], address, frontend.port), (spec, frontend.kind))
@@ -103,9 +114,12 @@ class Tables:
         self.addresses[address] = self.addresses.get(address, False) or is_cluster_ip
 
     def _node_port_addresses(self, spec: ServicePort) -> Iterator[Address]:
-        """The node's addresses of the service port's family."""
         node = self.node
-        texts = node.addresses if node.node_port_addresses is None else node.node_port_addresses
+        given = node.node_port_addresses
+        return self._of_family(spec, node.addresses if given is None else given)
+
+    def _of_family(self, spec: ServicePort, texts: Sequence[str]) -> Iterator[Address]:
+        """Those of the service port's family."""
         own = [backend.address for backend in (*spec.backends, *spec.local_backends)]
         own += [frontend.address for frontend in spec.frontends if frontend.address]
         for address in map(ip_address, texts):
@@ -120,15 +134,22 @@ def decide(tables: Tables, packet: Packet, interface: int, midstream: str) -> De
     if found is None:
         policy = tables.node.unknown_port
         has_ports = packet.protocol in NUMBERS.values()
-        if has_ports and tables.addresses.get(ends.dst, False) and policy != "pass":
+        is_cluster_ip = tables.addresses.get(ends.dst, False)
+        is_allocatable = any(_contains(text, ends.dst) for text in tables.node.unallocated)
+        if has_ports and is_allocatable and not is_cluster_ip:
+            raise Refused("drop", "unallocated")
+        if has_ports and is_cluster_ip and policy != "pass":
             raise Refused(policy, "unknown-port")
         return None
     spec, kind = found
-    if _is_martian(tables, packet, interface):
+    is_listed = kind == "load-balancer" and any(
+        ip_network(own) == ip_network(ends.src) for own in spec.source_ranges
+    )
+    if not is_listed and _is_martian(tables, packet, interface):
         raise Refused("drop", "martian")
+    if _is_out_of_reach(tables.node, spec, kind, packet, interface):
+        return None
     is_midstream = packet.protocol == TCP and _is_midstream(packet, midstream)
-    if not spec.backends and not spec.local_backends:
-        raise Refused("reject", "no-endpoints")
     scope, masquerade = _policy(tables.node, spec, kind, ends.src, interface)
     decision = Decision(spec, scope, masquerade, is_midstream)
     if not decision.backends:
@@ -144,8 +165,31 @@ def _is_martian(tables: Tables, packet: Packet, interface: int) -> bool:
     else:
         is_unusable = src.is_unspecified or src.is_multicast
     is_loopback = (src.is_loopback or dst.is_loopback) and interface != 0
-    is_frontend = src in tables.addresses and not _is_own(tables.node, src)
-    return is_unusable or src == dst or is_loopback or is_frontend
+    is_own = _is_own(tables.node, src) or (src.is_loopback and interface == 0)
+    is_foreign = not is_own and (src == dst or src in tables.addresses)
+    return is_unusable or is_loopback or is_foreign
+
+
+def _refuses_somebody(spec: ServicePort) -> bool:
+    """Whether it has no endpoints, or none on this node for traffic that asks for those."""
+    return not spec.local_backends and (not spec.backends or spec.external_local)
+
+
+def _is_out_of_reach(node: Node, spec: ServicePort, kind: str, packet: Packet, interface: int) -> bool:
+    """Whether kube-proxy has no rule for a packet to this frontend: only refusals apply at addresses that
+    serve no node ports, and in iptables mode the node's own packets to other hosts' addresses are not refused.
+    """
+    src, dst = packet.ends.src, packet.ends.dst
+    is_own = _is_own(node, src) or (src.is_loopback and interface == 0)
+    passes_by = (
+        node.mode == "iptables"
+        and kind in ("external-ip", "load-balancer")
+        and not spec.backends
+        and not spec.local_backends
+        and is_own
+        and not _is_own(node, dst)
+    )
+    return passes_by or (kind == "closed-node-port" and not _refuses_somebody(spec))
 
 
 def _is_midstream(packet: Packet, midstream: str) -> bool:
@@ -166,12 +210,19 @@ def _policy(node: Node, spec: ServicePort, kind: str, src: Address, interface: i
     """Traffic policies, source ranges and masquerade (pkg/proxy/topology.go, iptables/proxier.go)."""
     is_pod = any(_contains(text, src) for text in node.pod_ranges)
     is_node = _is_own(node, src) or (src.is_loopback and interface == 0)
+    has_detector = any(ip_network(text, strict=False).version == src.version for text in node.pod_ranges)
+    has_endpoints = bool(spec.backends or spec.local_backends)
+    is_ranged = kind == "load-balancer" or (spec.ranges_everywhere and kind in ("external-ip", "node-port"))
+    is_let_in = not spec.source_ranges or any(_contains(text, src) for text in spec.source_ranges)
+    if is_ranged and not is_let_in and (has_endpoints or node.mode == "nftables"):
+        raise Refused("drop", "source-range")
+    if not has_endpoints:
+        raise Refused("reject", "no-endpoints")
     if kind == "cluster-ip":
         scope = "local" if spec.internal_local else "cluster"
-        return scope, node.masquerade_all or (bool(node.pod_ranges) and not is_pod)
-    is_let_in = not spec.source_ranges or any(_contains(text, src) for text in spec.source_ranges)
-    if kind == "load-balancer" and not is_let_in:
-        raise Refused("drop", "source-range")
+        return scope, node.masquerade_all or (has_detector and not is_pod)
+    if kind == "closed-node-port":
+        return "local", False
     if not spec.external_local:
         return "cluster", True
     # With the policy Local, pods and the node itself are short-cut to the whole cluster.

@@ -1,7 +1,7 @@
 """From a `Plan` to the native objects that the engine takes. Nothing is decided here."""
 
 from kbe_nat import _native
-from kbe_nat.policy import LOAD_BALANCER, Plan, PortPolicy
+from kbe_nat.policy import LOAD_BALANCER, Mode, Plan, PortPolicy, Target
 
 
 class Tables:
@@ -16,37 +16,48 @@ class Tables:
         """The arguments of `Engine.replace_services`. Cost: a comparison per service port, and the building
         of those that changed.
         """
+        options = plan.options
+        is_nftables = options.mode is Mode.NFTABLES
         known = {}
         for policy in plan.ports:
             key = (policy.name, policy.protocol, policy.family)
             before = self._known.get(key)
-            known[key] = before if before and before[0] == policy else (policy, _native_port(policy))
+            is_known = before and before[0] == policy
+            known[key] = before if before and is_known else (policy, _native_port(policy, is_nftables))
         self._known = known
-        options = plan.options
         view = _native.NodeView(
             addresses=plan.addresses,
             node_port_addresses=plan.node_port_addresses,
             pod_ranges=plan.pod_ranges,
-            pod_interfaces=options.pod_interfaces,
+            closed_addresses=plan.closed_addresses,
+            pod_interfaces=options.pod_interfaces if options.pod_interface else None,
             masquerade_all=options.masquerade_all,
-            unknown_port=options.unknown_port,
+            unknown_port=options.unknown_port or ("reject" if is_nftables else "pass"),
+            unallocated=plan.service_ranges if is_nftables else (),
+            mode=options.mode,
         )
         return [port for _, port in known.values()], view
 
 
-def _native_port(policy: PortPolicy) -> _native.ServicePort:
+def _native_port(policy: PortPolicy, is_nftables: bool) -> _native.ServicePort:
     ranges = policy.source_ranges
     if policy.admits_own_addresses:
         ranges += policy.addresses(LOAD_BALANCER)
+
+    def backend(own: Target) -> _native.Backend:
+        # The rules of nftables mode know the endpoints of this node only.
+        return _native.Backend(own.address, own.port, own.weight, hairpin=own.is_local or not is_nftables)
+
     return _native.ServicePort(
         policy.name,
         [_native.Frontend(own.address, own.port, own.kind) for own in policy.listeners],
-        [_native.Backend(own.address, own.port, own.weight) for own in policy.cluster],
+        [backend(own) for own in policy.cluster],
         protocol=policy.protocol,
-        local_backends=[_native.Backend(own.address, own.port, own.weight) for own in policy.local],
+        local_backends=[backend(own) for own in policy.local],
         internal_local=policy.is_internal_local,
         external_local=policy.is_external_local,
         affinity_seconds=policy.affinity_seconds,
         source_ranges=[text if "/" in text else f"{text}/{128 if ':' in text else 32}" for text in ranges],
+        ranges_everywhere=policy.ranges_everywhere,
         strategy=policy.strategy,
     )

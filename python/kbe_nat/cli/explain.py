@@ -9,23 +9,16 @@ from rich.text import Text
 
 from kbe_nat._native import EXPIRY_BUDGET, Engine
 from kbe_nat.cli import packet as wire
+from kbe_nat.cli.flows import FlowQuestion, read_flows
+from kbe_nat.cli.node import NodeFlags, matches, takes_node_flags
 from kbe_nat.cli.options import (
     SOCKET,
-    ClusterRanges,
-    Detector,
-    DetectorMode,
     Format,
-    LocalhostNodePorts,
-    MasqueradeAll,
-    NodeAddresses,
-    NodeName,
-    NodePortAddresses,
     ObjectFiles,
     OutputFormat,
     PodRange,
     Socket,
     Strict,
-    node_options,
     parse,
     read_objects,
     warn,
@@ -34,7 +27,7 @@ from kbe_nat.cli.output import show, show_json, table
 from kbe_nat.daemon.answers import Row, explanation_row
 from kbe_nat.daemon.conversation import ask
 from kbe_nat.datapath.pcap import CaptureQueue
-from kbe_nat.policy import LOOPBACK, Plan, plan
+from kbe_nat.policy import LOOPBACK, LOOPBACK6, Plan, plan
 from kbe_nat.sources.address import split_address
 from kbe_nat.sources.completion import POD_RANGE
 from kbe_nat.tables import Tables
@@ -46,6 +39,7 @@ OTHER_INTERFACE, POD_INTERFACE = 1, 2
 EPHEMERAL_PORT = 49152
 
 
+@takes_node_flags
 def explain(
     objects: ObjectFiles = [],  # noqa: B006
     capture: Annotated[Path | None, typer.Argument(help="Capture that the packet is taken from.")] = None,
@@ -55,17 +49,18 @@ def explain(
     source: Annotated[str | None, typer.Option("--from", help="Source, as ADDRESS or ADDRESS:PORT.")] = None,
     destination: Annotated[str | None, typer.Option("--to", help="Destination, as ADDRESS:PORT.")] = None,
     protocol: Annotated[str, typer.Option("--proto", help="tcp, udp or sctp.")] = "tcp",
-    node: NodeName = "",
-    node_address: NodeAddresses = [],  # noqa: B006
-    cluster_cidr: ClusterRanges = "",
-    detect_local_mode: DetectorMode = Detector.CLUSTER_CIDR,
-    interface: Annotated[str, typer.Option(help="Device that the packet comes in by.")] = "",
-    pod_interface: Annotated[
-        str, typer.Option(help="Device behind which pods are; with a + at its end, all that begin so.")
+    interface: Annotated[
+        str,
+        typer.Option(
+            "--iif", help="Device that the packet comes in by. Default: eth0, and none for the node's own."
+        ),
     ] = "",
-    masquerade_all: MasqueradeAll = False,
-    nodeport_addresses: NodePortAddresses = "",
-    localhost_nodeports: LocalhostNodePorts = True,
+    flows: Annotated[
+        Path | None,
+        typer.Option(help="YAML file with a list of packets (from, to, proto, iif); answered in its order."),
+    ] = None,
+    *,
+    flags: NodeFlags,
     pod_range: PodRange = POD_RANGE,
     strict: Strict = False,
     live: Annotated[
@@ -82,37 +77,57 @@ def explain(
     The packet is described by --from, --to and --proto, or taken from a capture with --packet; the packets
     before it are then processed first, so that connections are known as they were.
     """
-    if (capture is None) != (number is None) or (capture is None) == (source is None or destination is None):
+    ways = (capture is not None, source is not None or destination is not None, flows is not None)
+    if sum(ways) != 1 or (capture is None) != (number is None) or (source is None) != (destination is None):
         raise typer.BadParameter(
-            "give either --from and --to, or a capture and --packet", param_hint="packet"
+            "give --from and --to, or --flows, or a capture and --packet", param_hint="packet"
         )
     if live:
-        if capture is not None:
+        if source is None or destination is None:
             raise typer.BadParameter("the daemon explains packets that are described", param_hint="--live")
-        data = _described(source or "", destination or "", protocol)
+        data = _described(source, destination, protocol)
         (told,) = ask(socket, "explain", packet=data.hex(), interface=OTHER_INTERFACE if interface else 0)
         _tell(data, told, output)
         return
     if not objects:
         raise typer.BadParameter("say where the objects are, or --live", param_hint="--filename")
     snapshot = read_objects(objects, pod_range, is_strict=strict)
-    options = replace(
-        node_options(snapshot, node, node_address, cluster_cidr, nodeport_addresses, detect_local_mode),
-        pod_interfaces=(POD_INTERFACE,) if pod_interface else (),
-        masquerade_all=masquerade_all,
-        localhost_node_ports=localhost_nodeports,
-    )
+    options = flags.options(snapshot)
+    if options.pod_interface:
+        # Packets are described by names of devices: numbers stand for "one of the pods'" and "another".
+        options = replace(options, pod_interfaces=(POD_INTERFACE,))
     made = plan(snapshot, options)
     warn(*made.notes)
     engine = Engine(seed=0)
     engine.replace_services(*Tables().native(made))
-    if capture is not None and number is not None:
-        data, explanation = _captured(engine, capture, number)
+
+    def answered(source: str, destination: str, protocol: str, interface: str) -> tuple[bytes, Row]:
+        data = _described(source, destination, protocol)
+        device = _device(made, data, interface)
+        return data, explanation_row(engine.explain(data, 0, interface=device, incomplete_checksum=True))
+
+    if flows is not None:
+        wanted = read_flows(flows)
+        told_all = [answered(flow.source, flow.destination, flow.protocol, flow.interface) for flow in wanted]
+        _tell_all(wanted, told_all, output)
+    elif capture is not None and number is not None:
+        _tell(*_captured(engine, capture, number), output)
     else:
-        data = _described(source or "", destination or "", protocol)
-        device = _device(made, data, interface, pod_interface)
-        explanation = explanation_row(engine.explain(data, 0, interface=device, incomplete_checksum=True))
-    _tell(data, explanation, output)
+        _tell(*answered(source or "", destination or "", protocol, interface), output)
+
+
+def _tell_all(wanted: list[FlowQuestion], told: list[tuple[bytes, Row]], output: Format) -> None:
+    if output is Format.JSON:
+        show_json(
+            [
+                ({"name": flow.name} if flow.name else {}) | _answer(explanation)
+                for flow, (_, explanation) in zip(wanted, told, strict=True)
+            ]
+        )
+        return
+    for number, (flow, (data, explanation)) in enumerate(zip(wanted, told, strict=True), 1):
+        show(Text(f"{'' if number == 1 else chr(10)}{number}. {flow.name}".rstrip(), style="bold"))
+        _show(data, _answer(explanation), explanation)
 
 
 def _tell(data: bytes, explanation: Row, output: Format) -> None:
@@ -164,18 +179,12 @@ def _captured(engine: Engine, capture: Path, number: int) -> tuple[bytes, Row]:
     )
 
 
-def _device(made: Plan, data: bytes, interface: str, pod_interface: str) -> int:
+def _device(made: Plan, data: bytes, interface: str) -> int:
     """The number of the device that a described packet comes in by: none for a packet of the node itself."""
-    prefix = pod_interface.removesuffix("+")
-    if (
-        interface
-        and pod_interface
-        and (interface == prefix or (prefix != pod_interface and interface.startswith(prefix)))
-    ):
-        return POD_INTERFACE
     described = wire.ends(data)
-    own = {*made.addresses, LOOPBACK, "::1"}
-    return 0 if described and not interface and described.source[0] in own else OTHER_INTERFACE
+    if described and described.source[0] in {*made.addresses, LOOPBACK, LOOPBACK6}:
+        return 0
+    return POD_INTERFACE if matches(made.options.pod_interface, interface or "eth0") else OTHER_INTERFACE
 
 
 def _answer(explanation: Row) -> dict[str, Any]:

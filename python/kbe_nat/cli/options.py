@@ -10,8 +10,7 @@ import typer
 
 from kbe_nat.errors import FileError
 from kbe_nat.model import Snapshot
-from kbe_nat.policy import PRIMARY, Options
-from kbe_nat.sources.address import parse_address, parse_range
+from kbe_nat.sources.address import parse_range
 from kbe_nat.sources.completion import POD_RANGE
 from kbe_nat.sources.manifests import read_manifests
 
@@ -25,54 +24,12 @@ class Format(StrEnum):
     JSON = "json"
 
 
-class Detector(StrEnum):
-    """How packets of this cluster's pods are told from others."""
-
-    CLUSTER_CIDR = "ClusterCIDR"
-    NODE_CIDR = "NodeCIDR"
-
-
 ObjectFiles: TypeAlias = Annotated[
     list[str],
     typer.Option(
         "--filename",
         "-f",
         help="File or directory of Kubernetes objects, or - for standard input; repeatable.",
-    ),
-]
-NodeName: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        "--node", help="Node to work for. Default: the only Node among the objects, if there is one."
-    ),
-]
-NodeAddresses: TypeAlias = Annotated[
-    list[str],
-    typer.Option(
-        "--node-address", help="Address of the node; repeatable. Default: those of the Node object."
-    ),
-]
-ClusterRanges: TypeAlias = Annotated[
-    str,
-    typer.Option("--cluster-cidr", help="Range of pod addresses; two, one per family, with a comma between."),
-]
-DetectorMode: TypeAlias = Annotated[
-    Detector, typer.Option("--detect-local-mode", help="Where the ranges of pod addresses are taken from.")
-]
-MasqueradeAll: TypeAlias = Annotated[
-    bool, typer.Option("--masquerade-all", help="Masquerade everything that goes to a cluster IP.")
-]
-NodePortAddresses: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        "--nodeport-addresses",
-        help="Ranges of addresses that serve node ports, with commas between, or 'primary'. Default: all.",
-    ),
-]
-LocalhostNodePorts: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--localhost-nodeports/--no-localhost-nodeports", help="Whether node ports are served on 127.0.0.1."
     ),
 ]
 PodRange: TypeAlias = Annotated[
@@ -105,27 +62,6 @@ def read_objects(files: list[str], pod_range: str = POD_RANGE, *, is_strict: boo
         raise FileError(f"{', '.join(files)}: there is no Service in it")
     warn(*map(str, reading.refused), *reading.notes)
     return snapshot
-
-
-def node_options(
-    snapshot: Snapshot, node: str, addresses: list[str], ranges: str, node_ports: str, detector: Detector
-) -> Options:
-    """What these flags say of the node, checked. Raises `typer.BadParameter`."""
-    if not node and len(snapshot.nodes) == 1:
-        node = next(iter(snapshot.nodes))
-    if node and snapshot.nodes and node not in snapshot.nodes:
-        known = ", ".join(sorted(snapshot.nodes)[:5])
-        raise typer.BadParameter(f"{node} is none of the objects' nodes ({known})", param_hint="--node")
-    return Options(
-        node=node,
-        node_addresses=tuple(parse(parse_address, text, "--node-address") for text in addresses),
-        cluster_ranges=tuple(parse(parse_range, text, "--cluster-cidr") for text in split(ranges)),
-        uses_node_ranges=detector is Detector.NODE_CIDR,
-        node_port_addresses=tuple(
-            text if text == PRIMARY else parse(parse_range, text, "--nodeport-addresses")
-            for text in split(node_ports)
-        ),
-    )
 
 
 def parse(parser: Callable[[str], _T], text: str, flag: str) -> _T:

@@ -12,19 +12,11 @@ from typing import Annotated, Final
 import typer
 
 from kbe_nat._native import Engine
+from kbe_nat.cli.node import NodeFlags, takes_node_flags
 from kbe_nat.cli.options import (
     SOCKET,
-    ClusterRanges,
-    Detector,
-    DetectorMode,
-    LocalhostNodePorts,
-    MasqueradeAll,
-    NodeAddresses,
-    NodeName,
-    NodePortAddresses,
     PodRange,
     Socket,
-    node_options,
     parse,
     split,
     warn,
@@ -51,18 +43,14 @@ class Driver(StrEnum):
     NETFILTERQUEUE = "netfilterqueue"
 
 
+@takes_node_flags
 def proxy(
     manifests: Annotated[
         list[str],
         typer.Option(help="Directory or file of Kubernetes objects, which is followed; repeatable."),
     ] = [],  # noqa: B006
-    node: NodeName = "",
-    node_address: NodeAddresses = [],  # noqa: B006
-    cluster_cidr: ClusterRanges = "",
-    detect_local_mode: DetectorMode = Detector.CLUSTER_CIDR,
-    masquerade_all: MasqueradeAll = False,
-    nodeport_addresses: NodePortAddresses = "",
-    localhost_nodeports: LocalhostNodePorts = True,
+    *,
+    flags: NodeFlags,
     pod_range: PodRange = POD_RANGE,
     strategy: Annotated[
         Strategy, typer.Option(help="How backends are chosen for Services without the annotation.")
@@ -126,17 +114,9 @@ def proxy(
     source = Manifests(manifests, pod_range=parse(parse_range, pod_range, "--pod-range"))
 
     def options(snapshot: Snapshot) -> Options:
-        own = node_options(
-            snapshot,
-            node,
-            node_address or _local_addresses(),
-            cluster_cidr,
-            nodeport_addresses,
-            detect_local_mode,
-        )
-        return replace(
-            own, masquerade_all=masquerade_all, localhost_node_ports=localhost_nodeports, strategy=strategy
-        )
+        # Asked again now and then: addresses and devices come and go.
+        own = flags if flags.node_address else replace(flags, node_address=_local_addresses())
+        return own.options(snapshot, strategy)
 
     numbers = range(queue, queue + queues)
     processors = tuple(parse(_cpu, text, "--cpus") for text in split(cpus))

@@ -3,7 +3,6 @@
 import secrets
 import sys
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,21 +12,13 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from kbe_nat._native import Engine, Loop
 from kbe_nat.cli.comparison import Comparison
+from kbe_nat.cli.node import NodeFlags, takes_node_flags
 from kbe_nat.cli.options import (
-    ClusterRanges,
-    Detector,
-    DetectorMode,
     Format,
-    LocalhostNodePorts,
-    MasqueradeAll,
-    NodeAddresses,
-    NodeName,
-    NodePortAddresses,
     ObjectFiles,
     OutputFormat,
     PodRange,
     Strict,
-    node_options,
     parse,
     read_objects,
     warn,
@@ -43,6 +34,7 @@ from kbe_nat.sources.completion import POD_RANGE
 from kbe_nat.tables import Tables
 
 
+@takes_node_flags
 def replay(
     objects: ObjectFiles,
     capture: Annotated[Path, typer.Argument(help="pcap or pcapng file.")],
@@ -63,13 +55,8 @@ def replay(
         typer.Option(help="Address of the node that masqueraded flows get as their source; repeatable."),
     ] = [],  # noqa: B006
     reject_with: Annotated[str, typer.Option(help="How packets are refused: icmp or tcp-reset.")] = "icmp",
-    node: NodeName = "",
-    node_address: NodeAddresses = [],  # noqa: B006
-    cluster_cidr: ClusterRanges = "",
-    detect_local_mode: DetectorMode = Detector.CLUSTER_CIDR,
-    masquerade_all: MasqueradeAll = False,
-    nodeport_addresses: NodePortAddresses = "",
-    localhost_nodeports: LocalhostNodePorts = True,
+    *,
+    flags: NodeFlags,
     pod_range: PodRange = POD_RANGE,
     strict: Strict = False,
     output: OutputFormat = Format.TEXT,
@@ -85,18 +72,7 @@ def replay(
 
     def planned(files: list[str]) -> Plan:
         snapshot = read_objects(files, pod_range, is_strict=strict)
-        options = node_options(
-            snapshot, node, node_address, cluster_cidr, nodeport_addresses, detect_local_mode
-        )
-        made = plan(
-            snapshot,
-            replace(
-                options,
-                masquerade_all=masquerade_all,
-                localhost_node_ports=localhost_nodeports,
-                strategy=strategy,
-            ),
-        )
+        made = plan(snapshot, flags.options(snapshot, strategy))
         warn(*made.notes)
         return made
 

@@ -10,7 +10,7 @@ from kbe_nat.daemon.watchers import Watchers
 from kbe_nat.datapath.native import queue_counters
 from kbe_nat.errors import ControlError
 from kbe_nat.model import Strategy, join_address
-from kbe_nat.policy import PortPolicy, Target
+from kbe_nat.policy import PortPolicy
 
 Row = dict[str, Any]
 
@@ -44,7 +44,7 @@ class Answers:
         counted = self._counted()
         rows = []
         for port in self._controller.plan.ports:
-            own = counted.get(port.name)
+            own = counted.get((port.name, port.family))
             rows.append(
                 {
                     "name": port.name,
@@ -167,20 +167,22 @@ class Answers:
         self._controller.undrain(backend)
         yield None
 
-    def _counted(self) -> dict[str, ServiceStats]:
-        return {service.name: service for service in self._controller.engine.stats().services}
+    def _counted(self) -> dict[tuple[str, int], ServiceStats]:
+        return {
+            (service.name, service.family): service for service in self._controller.engine.stats().services
+        }
 
 
-def _endpoints(port: PortPolicy, counted: dict[str, ServiceStats]) -> Iterator[Row]:
-    service = counted.get(port.name)
-    backends = {Target(own.address, own.port): own for own in service.backends} if service else {}
-    weights = {Target(own.address, own.port): own.weight for own in (*port.local, *port.cluster)}
+def _endpoints(port: PortPolicy, counted: dict[tuple[str, int], ServiceStats]) -> Iterator[Row]:
+    service = counted.get((port.name, port.family))
+    backends = {join_address(own.address, own.port): own for own in service.backends} if service else {}
+    weights = {str(own): own.weight for own in (*port.local, *port.cluster)}
     gone = [target for target, own in backends.items() if own.is_gone and own.active]
-    for target in sorted({*weights, *gone}, key=str):
+    for target in sorted({*weights, *gone}):
         own = backends.get(target)
         yield {
             "service": port.name,
-            "backend": str(target),
+            "backend": target,
             "weight": weights.get(target, 0),
             "state": "gone" if target not in weights else "" if weights[target] else "draining",
             "active": own.active if own else 0,

@@ -9,12 +9,14 @@ pub struct Backend {
     pub address: SocketAddr,
     /// Relative share of new flows; 0 drains.
     pub weight: u32,
+    /// Whether a flow that it opens to itself is masqueraded, without which it would never see an answer.
+    pub hairpin: bool,
 }
 
 impl Backend {
-    /// A backend with weight 1.
+    /// A backend with weight 1 that may reach itself.
     #[must_use]
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, weight: 1 }
+        Self { address, weight: 1, hairpin: true }
     }
 }

@@ -108,7 +108,11 @@ impl Engine {
             restored += usize::from(self.restore_flow(flow, &content.names, tick));
         }
         for client in &content.clients {
-            let Some(number) = self.core.ledger.find(&content.names[client.service]) else { continue };
+            let Some(number) =
+                self.core.ledger.find(&content.names[client.service], client.address.is_ipv4())
+            else {
+                continue;
+            };
             let Some(record) = self.core.ledger.service(number) else { continue };
             let Some(seconds) = record.service.spec().affinity else { continue };
             let listed = record.backends.iter().flatten().copied();
@@ -124,8 +128,9 @@ impl Engine {
 
     fn restore_flow<A: Family>(&mut self, saved: &SavedFlow<A>, names: &[String], now: Tick) -> bool {
         let (core, lane) = A::lane(self);
-        let Some(number) = core.ledger.find(&names[saved.service]) else { return false };
         let hot = &saved.hot;
+        let reply_is_ipv4 = IpAddr::from(hot.ends(Direction::Reply).src.into()).is_ipv4();
+        let Some(number) = core.ledger.find(&names[saved.service], reply_is_ipv4) else { return false };
         let is_known = hot
             .ends
             .iter()

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::backend::Backend;
 
 use crate::balance::{Balancer, Rendezvous, Request, State};
-use crate::service::{FrontendKind, Scope, ServicePort, ServiceTable, UnknownPort};
+use crate::service::{FrontendKind, Mode, Scope, ServicePort, ServiceTable, UnknownPort};
 use crate::tuple::Protocol;
 use crate::verdict::{Action, Cause};
 use crate::wire::tcp::Flags;
@@ -95,9 +95,15 @@ pub(crate) fn decide(
     let port = &table.services()[service as usize];
     trace.step("frontend", || format!("{protocol} {dst} is a {} of {}", kind.name(), port.name()));
 
-    if let Some(why) = martian(table, question) {
+    // Packets to a balanced address may carry it as their source, if it is listed (see `admits_own_addresses` in the policy).
+    let is_admitted = kind == FrontendKind::LoadBalancer
+        && port.spec().source_ranges.iter().any(|own| own.is_just(question.src.ip()));
+    if let Some(why) = martian(table, question).filter(|_| !is_admitted) {
         trace.step("martian", || why.to_owned());
         return refuse(Action::Drop, Cause::Martian);
+    }
+    if is_out_of_reach(table, port, kind, question, trace) {
+        return Decision::Pass;
     }
     let mut is_midstream = false;
     if let Some(flags) = question.flags {
@@ -132,14 +138,9 @@ fn policy(
     trace: &mut impl Trace,
 ) -> Result<(Scope, bool), (Action, Cause)> {
     let (spec, node, src) = (port.spec(), table.node(), question.src.ip());
-    if spec.cluster.is_empty() && spec.local.is_empty() {
-        trace.step("endpoints", || "none anywhere".to_owned());
-        return Err((Action::Reject, Cause::NoEndpoints));
-    }
-    let has_detector = !node.pod_ranges.is_empty() || !node.pod_interfaces.is_empty();
-    let is_pod = node.pod_interfaces.contains(&question.interface)
-        || node.pod_ranges.iter().any(|range| range.contains(src));
-    let is_node = table.is_node(src) || (src.is_loopback() && question.interface == 0);
+    let has_detector = node.has_detector(src.is_ipv4());
+    let is_pod = node.is_pod(src, question.interface);
+    let is_node = is_own(table, question);
     trace.step("source", || {
         let class = if is_pod {
             "a pod"
@@ -151,6 +152,16 @@ fn policy(
         let how = if has_detector { "" } else { " (no detector tells which addresses are pods)" };
         format!("{src} is {class}{how}")
     });
+    let is_ranged = kind == FrontendKind::LoadBalancer
+        || (spec.ranges_everywhere && matches!(kind, FrontendKind::ExternalIp | FrontendKind::NodePort));
+    let has_endpoints = !(spec.cluster.is_empty() && spec.local.is_empty());
+    if is_ranged && (has_endpoints || node.mode == Mode::Nftables) && !is_in_ranges(port, src, trace) {
+        return Err((Action::Drop, Cause::SourceRange));
+    }
+    if !has_endpoints {
+        trace.step("endpoints", || "none anywhere".to_owned());
+        return Err((Action::Reject, Cause::NoEndpoints));
+    }
     let (scope, masquerade, why) = if kind == FrontendKind::ClusterIp {
         let scope = if spec.internal_local { Scope::Local } else { Scope::Cluster };
         let is_foreign = has_detector && !is_pod;
@@ -163,10 +174,10 @@ fn policy(
         };
         (scope, node.masquerade_all || is_foreign, why)
     } else {
-        if kind == FrontendKind::LoadBalancer && !is_in_ranges(port, src, trace) {
-            return Err((Action::Drop, Cause::SourceRange));
-        }
         match (spec.external_local, is_pod, is_node) {
+            _ if kind == FrontendKind::ClosedNodePort => {
+                (Scope::Local, false, "the address serves no node ports")
+            }
             (false, ..) => (Scope::Cluster, true, "external traffic to the whole cluster"),
             (true, true, _) => (Scope::Cluster, false, "a pod is short-cut to the whole cluster"),
             (true, false, true) => (Scope::Cluster, true, "the node is short-cut to the whole cluster"),
@@ -225,14 +236,52 @@ pub(crate) fn choose(
     chosen
 }
 
+/// Whether kube-proxy has no rule for this packet, although the frontend is known: what goes to a node port's number on an address that
+/// serves none is only refused, and in iptables mode the node's own packets to other hosts' addresses are not even that, since
+/// KUBE-EXTERNAL-SERVICES hangs in INPUT and FORWARD alone.
+fn is_out_of_reach(
+    table: &ServiceTable,
+    port: &ServicePort,
+    kind: FrontendKind,
+    question: &Question,
+    trace: &mut impl Trace,
+) -> bool {
+    let is_closed = kind == FrontendKind::ClosedNodePort && !port.refuses_somebody();
+    let is_external = matches!(kind, FrontendKind::ExternalIp | FrontendKind::LoadBalancer);
+    let spec = port.spec();
+    let passes_by = table.node().mode == Mode::Iptables
+        && is_external
+        && spec.cluster.is_empty()
+        && spec.local.is_empty()
+        && is_own(table, question)
+        && !table.is_node(question.dst.ip());
+    if passes_by {
+        trace.step("endpoints", || {
+            "none anywhere, but in iptables mode the node's own packets are not refused".to_owned()
+        });
+    }
+    is_closed || passes_by
+}
+
+/// Whether the packet comes from this node itself.
+fn is_own(table: &ServiceTable, question: &Question) -> bool {
+    let src = question.src.ip();
+    table.is_node(src) || (src.is_loopback() && question.interface == 0)
+}
+
 /// Whether a flow from `source` to this backend needs its source masqueraded so that the answer comes back through the node.
 pub(crate) fn is_hairpin(source: IpAddr, backend: &Backend) -> bool {
-    backend.address.ip() == source
+    backend.hairpin && backend.address.ip() == source
 }
 
 fn without_frontend(table: &ServiceTable, question: &Question, trace: &mut impl Trace) -> Decision {
     let Question { protocol, dst, .. } = *question;
     let has_ports = matches!(protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP);
+    let is_unallocated = table.node().unallocated.iter().any(|range| range.contains(dst.ip()));
+    if has_ports && is_unallocated && !table.is_cluster_ip(dst.ip()) {
+        trace.step("frontend", || format!("{} is a cluster IP that no Service has", dst.ip()));
+        return Decision::Refuse { action: Action::Drop, cause: Cause::Unallocated, service: None };
+    }
     if !has_ports || !table.is_cluster_ip(dst.ip()) {
         trace.step("frontend", || format!("{protocol} {dst} is no frontend"));
         return Decision::Pass;
@@ -258,11 +307,11 @@ fn martian(table: &ServiceTable, question: &Question) -> Option<&'static str> {
     let is_loopback = src.is_loopback() || dst.is_loopback();
     if is_unusable {
         Some("the source is no address of a host")
-    } else if src == dst {
+    } else if src == dst && !is_own(table, question) {
         Some("source and destination are the same address")
     } else if is_loopback && question.interface != 0 {
         Some("a loopback address came in by a device")
-    } else if table.is_frontend(src) && !table.is_node(src) {
+    } else if table.is_frontend(src) && !is_own(table, question) {
         Some("the source is a frontend")
     } else {
         None

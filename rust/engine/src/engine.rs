@@ -89,10 +89,15 @@ impl Engine {
     /// [`ServiceError::MaglevSize`].
     pub fn set_strategy(&mut self, name: &str, strategy: Strategy) -> Option<Result<(), ServiceError>> {
         let table = self.core.table.clone();
-        let position = table.services().iter().position(|service| service.name() == name)?;
-        Some(table.services()[position].with_strategy(strategy).map(|service| {
-            let mut services: Vec<Arc<ServicePort>> = table.services().to_vec();
-            services[position] = Arc::new(service);
+        let mut services: Vec<Arc<ServicePort>> = table.services().to_vec();
+        // One of each family, at most.
+        let mut named = services.iter_mut().filter(|service| service.name() == name).peekable();
+        named.peek()?;
+        let exchanged: Result<(), ServiceError> = named.try_for_each(|service| {
+            *service = Arc::new(service.with_strategy(strategy)?);
+            Ok(())
+        });
+        Some(exchanged.map(|()| {
             if let Ok(table) = ServiceTable::new(services, table.node().clone(), self.key) {
                 self.replace_services(Arc::new(table));
             }

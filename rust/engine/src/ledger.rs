@@ -85,7 +85,8 @@ impl ServiceRecord {
 pub(crate) struct Ledger {
     seed: u64,
     services: Vec<Option<ServiceRecord>>,
-    numbers: HashMap<Box<str>, u32, HashKey>,
+    /// By family: a Service of both has its name twice.
+    numbers: [HashMap<Box<str>, u32, HashKey>; 2],
     backends: Vec<BackendRecord>,
     free_services: Vec<u32>,
     free_backends: Vec<u32>,
@@ -100,7 +101,7 @@ impl Ledger {
         Self {
             seed,
             services: Vec::new(),
-            numbers: HashMap::with_hasher(key),
+            numbers: [HashMap::with_hasher(key), HashMap::with_hasher(key)],
             backends: Vec::new(),
             free_services: Vec::new(),
             free_backends: Vec::new(),
@@ -115,8 +116,8 @@ impl Ledger {
         self.generation = self.generation.wrapping_add(1);
         self.positions.clear();
         for service in table.services() {
-            let number = match self.numbers.get(service.name()) {
-                Some(&number) => number,
+            let number = match self.find(service.name(), service.is_ipv4()) {
+                Some(number) => number,
                 None => self.open_service(service),
             };
             self.positions.push(number);
@@ -171,9 +172,9 @@ impl Ledger {
         (0..).zip(&self.services).filter_map(|(number, record)| Some((number, record.as_ref()?)))
     }
 
-    /// The number of a service port by its name.
-    pub(crate) fn find(&self, name: &str) -> Option<u32> {
-        self.numbers.get(name).copied()
+    /// The number of a service port by its name and family.
+    pub(crate) fn find(&self, name: &str, is_ipv4: bool) -> Option<u32> {
+        self.numbers[usize::from(is_ipv4)].get(name).copied()
     }
 
     pub(crate) fn open_flow(&mut self, backend: u32) {
@@ -237,7 +238,7 @@ impl Ledger {
         } else {
             self.services[number as usize] = Some(record);
         }
-        self.numbers.insert(service.name().into(), number);
+        self.numbers[usize::from(service.is_ipv4())].insert(service.name().into(), number);
         number
     }
 
@@ -315,7 +316,7 @@ impl Ledger {
             && !record.is_served
             && record.gone.is_empty()
         {
-            self.numbers.remove(record.service.name());
+            self.numbers[usize::from(record.service.is_ipv4())].remove(record.service.name());
             self.services[number as usize] = None;
             self.free_services.push(number);
         }

@@ -55,5 +55,5 @@ pub use fragment::Released;
 pub use ledger::Traffic;
 pub use pipeline::{Meta, Packet};
 pub use rewrite::ChecksumState;
-pub use service::{Frontend, FrontendKind, NodeView, ServicePort, ServiceSpec, ServiceTable};
+pub use service::{Frontend, FrontendKind, Mode, NodeView, ServicePort, ServiceSpec, ServiceTable};
 pub use verdict::{Action, Cause, Verdict};

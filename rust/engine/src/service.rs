@@ -23,6 +23,8 @@ pub enum FrontendKind {
     LoadBalancer,
     /// A port on every node-port address of the node.
     NodePort,
+    /// A node port's number on one of the node's other addresses: nothing is served there, but refusals apply.
+    ClosedNodePort,
 }
 
 impl FrontendKind {
@@ -34,10 +36,11 @@ impl FrontendKind {
             Self::ExternalIp => "external-ip",
             Self::LoadBalancer => "load-balancer",
             Self::NodePort => "node-port",
+            Self::ClosedNodePort => "closed-node-port",
         }
     }
 
-    /// The kind of this name.
+    /// The kind of this name; a closed node port is no kind that anybody asks for.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::ClusterIp, Self::ExternalIp, Self::LoadBalancer, Self::NodePort]
@@ -78,6 +81,12 @@ impl Cidr {
         self.network.is_ipv4()
     }
 
+    /// Whether this address, and no other, lies inside.
+    #[must_use]
+    pub fn is_just(&self, address: IpAddr) -> bool {
+        self.network == address && self.prefix == if address.is_ipv4() { 32 } else { 128 }
+    }
+
     /// Whether `address` lies inside.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
@@ -102,7 +111,7 @@ pub enum ServiceError {
     /// The Maglev table's size does not fit.
     #[error("service port {0}: {1}")]
     MaglevSize(String, SizeError),
-    /// Two service ports have one name.
+    /// Two service ports of one family have one name.
     #[error("two service ports are named {0}")]
     DuplicateName(String),
     /// Two service ports claim one frontend.
@@ -148,7 +157,7 @@ pub enum Scope {
 /// What a [`ServicePort`] is made of.
 #[derive(Clone, Debug)]
 pub struct ServiceSpec {
-    /// Unique name, as kube-proxy writes it: `namespace/name:port`.
+    /// Name, unique in its family, as kube-proxy writes it: `namespace/name:port`.
     pub name: String,
     /// Transport protocol.
     pub protocol: Protocol,
@@ -166,6 +175,8 @@ pub struct ServiceSpec {
     pub affinity: Option<u32>,
     /// `loadBalancerSourceRanges` of the frontends' family; empty restricts nothing.
     pub source_ranges: Vec<Cidr>,
+    /// The ranges restrict external IPs and node ports too.
+    pub ranges_everywhere: bool,
     /// How a backend is chosen.
     pub strategy: Strategy,
 }
@@ -230,6 +241,12 @@ impl ServicePort {
         &self.sets[scope as usize]
     }
 
+    /// Whether it has no endpoints, or none on this node for traffic that asks for those.
+    #[must_use]
+    pub fn refuses_somebody(&self) -> bool {
+        self.spec.local.is_empty() && (self.spec.cluster.is_empty() || self.spec.external_local)
+    }
+
     /// Whether it serves IPv4; by its first address, IPv4 if it has none at all.
     #[must_use]
     pub fn is_ipv4(&self) -> bool {
@@ -242,6 +259,16 @@ impl ServicePort {
             .next()
             .is_none_or(|ip| ip.is_ipv4())
     }
+}
+
+/// Which of kube-proxy's modes is followed where they differ (pkg/proxy/iptables, pkg/proxy/nftables).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mode {
+    /// The node's own packets to external addresses elsewhere are not refused, and without endpoints everybody is refused alike.
+    #[default]
+    Iptables,
+    /// The node is refused like everybody, and source ranges go before refusals.
+    Nftables,
 }
 
 /// What happens to a packet for a port of a cluster IP on which nothing is served.
@@ -263,14 +290,35 @@ pub struct NodeView {
     pub addresses: Vec<IpAddr>,
     /// Those on which node ports are served.
     pub node_port_addresses: Vec<IpAddr>,
+    /// Other addresses of the node on which node ports without endpoints are refused nevertheless.
+    pub closed_addresses: Vec<IpAddr>,
     /// Ranges whose addresses are pods (kube-proxy's detectors ClusterCIDR and NodeCIDR).
     pub pod_ranges: Vec<Cidr>,
-    /// Device indexes behind which pods are (detectors BridgeInterface and InterfaceNamePrefix).
-    pub pod_interfaces: Vec<u32>,
+    /// Device indexes behind which pods are; `None` without the detectors BridgeInterface and InterfaceNamePrefix.
+    pub pod_interfaces: Option<Vec<u32>>,
     /// Masquerade all that goes to a cluster IP.
     pub masquerade_all: bool,
     /// Policy for unknown ports of cluster IPs.
     pub unknown_port: UnknownPort,
+    /// Ranges of cluster IPs; what goes to one that no Service has is dropped.
+    pub unallocated: Vec<Cidr>,
+    /// Which of kube-proxy's modes is followed.
+    pub mode: Mode,
+}
+
+impl NodeView {
+    /// Whether something tells pods of this family from the outside.
+    #[must_use]
+    pub fn has_detector(&self, is_ipv4: bool) -> bool {
+        self.pod_interfaces.is_some() || self.pod_ranges.iter().any(|range| range.is_ipv4() == is_ipv4)
+    }
+
+    /// Whether what comes from this address by this device comes from a pod.
+    #[must_use]
+    pub fn is_pod(&self, source: IpAddr, interface: u32) -> bool {
+        self.pod_interfaces.as_ref().is_some_and(|own| own.contains(&interface))
+            || self.pod_ranges.iter().any(|range| range.contains(source))
+    }
 }
 
 /// An immutable snapshot of everything that is served. See the module documentation for what replacing one costs.
@@ -299,7 +347,7 @@ impl ServiceTable {
             let claimed = (service.spec.protocol, SocketAddr::new(address, frontend.port));
             let (owner, kind) = *frontends.entry(claimed).or_insert((index as u32, frontend.kind));
             // An exact address goes before a node port, as in kube-proxy's chains.
-            let is_beaten = frontend.kind == FrontendKind::NodePort && kind != FrontendKind::NodePort;
+            let is_beaten = frontend.address.is_none() && kind != frontend.kind;
             if owner != index as u32 && !is_beaten {
                 let owner = services[owner as usize].name().to_owned();
                 return Err(ServiceError::DuplicateFrontend(
@@ -312,7 +360,7 @@ impl ServiceTable {
             Ok(())
         };
         for (index, service) in services.iter().enumerate() {
-            if !names.insert(service.name()) {
+            if !names.insert((service.name(), service.is_ipv4())) {
                 return Err(ServiceError::DuplicateName(service.name().to_owned()));
             }
             for frontend in &service.spec.frontends {
@@ -323,8 +371,15 @@ impl ServiceTable {
         }
         for (index, service) in services.iter().enumerate() {
             for frontend in service.spec.frontends.iter().filter(|f| f.address.is_none()) {
-                for &address in node.node_port_addresses.iter().filter(|a| a.is_ipv4() == service.is_ipv4()) {
+                let is_own = |address: &&IpAddr| address.is_ipv4() == service.is_ipv4();
+                for &address in node.node_port_addresses.iter().filter(is_own) {
                     claim(index, frontend, address)?;
+                }
+                if service.refuses_somebody() {
+                    let closed = Frontend { kind: FrontendKind::ClosedNodePort, ..*frontend };
+                    for &address in node.closed_addresses.iter().filter(is_own) {
+                        claim(index, &closed, address)?;
+                    }
                 }
             }
         }

@@ -54,6 +54,7 @@ causes! {
     NoLocalEndpoints "no-local-endpoints" "the traffic policy is Local and this node has no endpoint",
     SourceRange "source-range" "the source is outside loadBalancerSourceRanges",
     UnknownPort "unknown-port" "the address is a cluster IP, but nothing is served on this port",
+    Unallocated "unallocated" "the address is of the Services' range, but no Service has it",
     Midstream "midstream" "a TCP packet in mid-stream of a connection that is not known",
     Martian "martian" "its source or destination address cannot be",
     TableFull "table-full" "the flow table is full of assured flows",

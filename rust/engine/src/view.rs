@@ -81,6 +81,8 @@ pub struct BackendStats {
 pub struct ServiceStats {
     /// Its name.
     pub name: String,
+    /// Whether it serves IPv4.
+    pub is_ipv4: bool,
     /// All that it has carried, by backends that are no more as well.
     pub traffic: Traffic,
     /// Packets that were not served, by cause.
@@ -175,13 +177,14 @@ impl Engine {
                 }
                 ServiceStats {
                     name: record.service.name().to_owned(),
+                    is_ipv4: record.service.is_ipv4(),
                     traffic,
                     refused: record.refused.clone(),
                     backends,
                 }
             })
             .collect();
-        services.sort_by(|a, b| a.name.cmp(&b.name));
+        services.sort_by(|a, b| (&a.name, !a.is_ipv4).cmp(&(&b.name, !b.is_ipv4)));
         services
     }
 

@@ -136,7 +136,7 @@ fn shares(strategy: Strategy, weights: &[u32], flows: u32, seed: u64) -> Vec<u32
     let cluster: Vec<Backend> = weights
         .iter()
         .enumerate()
-        .map(|(number, &weight)| Backend { address: Family::V4.backend(number as u8), weight })
+        .map(|(number, &weight)| Backend { weight, ..Backend::new(Family::V4.backend(number as u8)) })
         .collect();
     let spec = ServiceSpec { cluster, strategy, ..spec("w", Protocol::UDP, Family::V4.vip(), &[]) };
     let config = Config { seed, max_flows: flows as usize, ..Config::default() };

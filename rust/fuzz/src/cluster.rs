@@ -7,7 +7,7 @@ use kbe_nat_engine::hash::HashKey;
 use kbe_nat_engine::service::{Cidr, UnknownPort};
 use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::{
-    Backend, Config, Engine, Frontend, FrontendKind, InvalidTcp, Midstream, NodeView, ServicePort,
+    Backend, Config, Engine, Frontend, FrontendKind, InvalidTcp, Midstream, Mode, NodeView, ServicePort,
     ServiceSpec, ServiceTable, Strategy,
 };
 
@@ -107,6 +107,7 @@ fn build(number: usize) -> ServiceTable {
                 external_local: name == "local",
                 affinity: (name == "dns").then_some(60),
                 source_ranges: Vec::new(),
+                ranges_everywhere: false,
                 strategy: match number {
                     3 => Strategy::Maglev { size: Some(13) },
                     _ => Strategy::ALL[(place + number) % 7],
@@ -119,7 +120,13 @@ fn build(number: usize) -> ServiceTable {
         addresses: vec![NODE.into(), NODE6.into()],
         node_port_addresses: vec![NODE.into(), NODE6.into()],
         pod_ranges: Cidr::new(Ipv4Addr::new(10, 244, 0, 0).into(), 16).into_iter().collect(),
-        pod_interfaces: vec![7],
+        pod_interfaces: Some(vec![7]),
+        closed_addresses: vec![Ipv4Addr::LOCALHOST.into()],
+        unallocated: Cidr::new(Ipv4Addr::new(10, 96, 0, 0).into(), 24)
+            .into_iter()
+            .filter(|_| number % 2 == 1)
+            .collect(),
+        mode: if number % 2 == 1 { Mode::Nftables } else { Mode::Iptables },
         masquerade_all: number == 3,
         unknown_port: [UnknownPort::Pass, UnknownPort::Reject, UnknownPort::Drop][number % 3],
     };

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use kbe_nat_engine as core;
-use kbe_nat_engine::service::{FrontendKind, UnknownPort};
+use kbe_nat_engine::service::{FrontendKind, Mode, UnknownPort};
 use pyo3::prelude::*;
 
 use crate::convert;
@@ -17,10 +17,10 @@ pub(crate) struct Backend(pub(crate) core::Backend);
 #[pymethods]
 impl Backend {
     #[new]
-    #[pyo3(signature = (address, port, weight = 1))]
-    fn new(address: &str, port: u16, weight: u32) -> PyResult<Self> {
+    #[pyo3(signature = (address, port, weight = 1, *, hairpin = true))]
+    fn new(address: &str, port: u16, weight: u32, hairpin: bool) -> PyResult<Self> {
         let address = SocketAddr::new(convert::address(address)?, port);
-        Ok(Self(core::Backend { address, weight }))
+        Ok(Self(core::Backend { address, weight, hairpin }))
     }
 
     #[getter]
@@ -36,6 +36,11 @@ impl Backend {
     #[getter]
     fn weight(&self) -> u32 {
         self.0.weight
+    }
+
+    #[getter]
+    fn hairpin(&self) -> bool {
+        self.0.hairpin
     }
 
     fn __repr__(&self) -> String {
@@ -90,8 +95,8 @@ impl ServicePort {
     #[new]
     #[pyo3(signature = (
         name, frontends, backends, *, protocol = "tcp", local_backends = Vec::new(), internal_local = false,
-        external_local = false, affinity_seconds = None, source_ranges = Vec::new(), strategy = "random",
-        maglev_size = None,
+        external_local = false, affinity_seconds = None, source_ranges = Vec::new(), ranges_everywhere = false,
+        strategy = "random", maglev_size = None,
     ))]
     #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
     fn new(
@@ -105,6 +110,7 @@ impl ServicePort {
         external_local: bool,
         affinity_seconds: Option<u32>,
         source_ranges: Vec<String>,
+        ranges_everywhere: bool,
         strategy: &str,
         maglev_size: Option<u32>,
     ) -> PyResult<Self> {
@@ -125,6 +131,7 @@ impl ServicePort {
             external_local,
             affinity: affinity_seconds,
             source_ranges: source_ranges.iter().map(convert::cidr).collect::<PyResult<_>>()?,
+            ranges_everywhere,
             strategy,
         };
         // A Maglev table can take a while.
@@ -181,17 +188,20 @@ pub(crate) struct NodeView(pub(crate) core::NodeView);
 impl NodeView {
     #[new]
     #[pyo3(signature = (
-        *, addresses = Vec::new(), node_port_addresses = None, pod_ranges = Vec::new(), pod_interfaces = Vec::new(),
-        masquerade_all = false, unknown_port = "pass",
+        *, addresses = Vec::new(), node_port_addresses = None, closed_addresses = Vec::new(), pod_ranges = Vec::new(),
+        pod_interfaces = None, masquerade_all = false, unknown_port = "pass", unallocated = Vec::new(), mode = "iptables",
     ))]
-    #[allow(clippy::needless_pass_by_value)]
+    #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
     fn new(
         addresses: Vec<String>,
         node_port_addresses: Option<Vec<String>>,
+        closed_addresses: Vec<String>,
         pod_ranges: Vec<String>,
-        pod_interfaces: Vec<u32>,
+        pod_interfaces: Option<Vec<u32>>,
         masquerade_all: bool,
         unknown_port: &str,
+        unallocated: Vec<String>,
+        mode: &str,
     ) -> PyResult<Self> {
         let addresses = convert::addresses(&addresses)?;
         Ok(Self(core::NodeView {
@@ -200,6 +210,7 @@ impl NodeView {
                 None => addresses.clone(),
             },
             addresses,
+            closed_addresses: convert::addresses(&closed_addresses)?,
             pod_ranges: pod_ranges.iter().map(convert::cidr).collect::<PyResult<_>>()?,
             pod_interfaces,
             masquerade_all,
@@ -211,6 +222,14 @@ impl NodeView {
                     return Err(argument(format!(
                         "unknown_port is \"pass\", \"reject\" or \"drop\", not {other:?}"
                     )));
+                }
+            },
+            unallocated: unallocated.iter().map(convert::cidr).collect::<PyResult<_>>()?,
+            mode: match mode {
+                "iptables" => Mode::Iptables,
+                "nftables" => Mode::Nftables,
+                other => {
+                    return Err(argument(format!("mode is \"iptables\" or \"nftables\", not {other:?}")));
                 }
             },
         }))

@@ -150,6 +150,11 @@ impl ServiceStats {
     }
 
     #[getter]
+    fn family(&self) -> u8 {
+        if self.0.is_ipv4 { 4 } else { 6 }
+    }
+
+    #[getter]
     fn active(&self) -> u64 {
         self.0.active()
     }

@@ -25,7 +25,9 @@ pub(super) fn request<'a>(hash: u64, loads: &'a dyn Loads) -> Request<'a> {
 /// Backends 10.0.0.1:80, 10.0.0.2:80, ... with these weights.
 pub(super) fn backends(weights: &[u32]) -> Vec<Backend> {
     let address = |index: usize| SocketAddr::from((Ipv4Addr::from_bits(0x0a00_0001 + index as u32), 80));
-    (weights.iter().enumerate()).map(|(index, &weight)| Backend { address: address(index), weight }).collect()
+    (weights.iter().enumerate())
+        .map(|(index, &weight)| Backend { weight, ..Backend::new(address(index)) })
+        .collect()
 }
 
 /// The first choices under seed 42, with nothing alive and a new client for each.

@@ -94,6 +94,7 @@ pub(crate) fn spec(name: &str, protocol: Protocol, vip: SocketAddr, backends: &[
         external_local: false,
         affinity: None,
         source_ranges: Vec::new(),
+        ranges_everywhere: false,
         strategy: Strategy::RoundRobin,
     }
 }

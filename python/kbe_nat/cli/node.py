@@ -1,0 +1,191 @@
+"""The flags that say for which node packets are decided, and how kube-proxy would be configured on it."""
+
+import inspect
+import socket
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
+from enum import StrEnum
+from functools import cache, wraps
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+
+import typer
+
+from kbe_nat.cli.options import parse, split, warn
+from kbe_nat.kubeproxy.config import Configuration, read_configuration
+from kbe_nat.model import Snapshot, Strategy
+from kbe_nat.policy import PRIMARY, Mode, Options
+from kbe_nat.sources.address import parse_address, parse_range
+
+_T = TypeVar("_T")
+
+
+class Detector(StrEnum):
+    """How packets of this cluster's pods are told from others."""
+
+    CLUSTER_CIDR = "ClusterCIDR"
+    NODE_CIDR = "NodeCIDR"
+    BRIDGE_INTERFACE = "BridgeInterface"
+    INTERFACE_NAME_PREFIX = "InterfaceNamePrefix"
+
+
+@dataclass(frozen=True)
+class NodeFlags:
+    """Values of the flags; None where one was not given, so that the configuration file or a default counts."""
+
+    config: Annotated[
+        Path | None,
+        typer.Option(help="kube-proxy's configuration file; flags go before what it says."),
+    ] = None
+    node: Annotated[
+        str, typer.Option(help="Node to work for. Default: the only Node among the objects, if there is one.")
+    ] = ""
+    node_address: Annotated[
+        list[str],
+        typer.Option(help="Address of the node; repeatable. Default: those of the Node object."),
+    ] = ()  # type: ignore[assignment]
+    mode: Annotated[
+        Mode | None, typer.Option(help="kube-proxy's mode that is followed where the two differ.")
+    ] = None
+    cluster_cidr: Annotated[
+        str | None,
+        typer.Option(help="Range of pod addresses; two, one per family, with a comma between."),
+    ] = None
+    detect_local_mode: Annotated[Detector | None, typer.Option(help="By what pods are known.")] = None
+    pod_bridge_interface: Annotated[
+        str | None, typer.Option(help="Device behind which pods are, for BridgeInterface.")
+    ] = None
+    pod_interface_name_prefix: Annotated[
+        str | None, typer.Option(help="Beginning of the names of pods' devices, for InterfaceNamePrefix.")
+    ] = None
+    masquerade_all: Annotated[
+        bool | None,
+        typer.Option("--masquerade-all", help="Masquerade everything that goes to a cluster IP."),
+    ] = None
+    nodeport_addresses: Annotated[
+        str | None,
+        typer.Option(
+            help="Ranges of addresses that serve node ports, with commas between, or 'primary'. Default: all in "
+            "iptables mode, 'primary' in nftables mode."
+        ),
+    ] = None
+    localhost_nodeports: Annotated[
+        bool | None,
+        typer.Option(
+            "--localhost-nodeports/--no-localhost-nodeports",
+            help="Whether node ports are served on 127.0.0.1, in iptables mode. Default: they are.",
+        ),
+    ] = None
+
+    def options(self, snapshot: Snapshot, strategy: Strategy = Strategy.RANDOM) -> Options:
+        """What flags and file say, checked against the objects. Raises `typer.BadParameter` and `FileError`."""
+        file = _configuration(self.config)
+        mode = self.mode or Mode(file.mode or Mode.IPTABLES)
+        detector = self.detect_local_mode or Detector(file.detect_local_mode or Detector.CLUSTER_CIDR)
+        device = self._device(detector, file)
+        ranges = file.cluster_cidr if self.cluster_cidr is None else self.cluster_cidr
+        uses_ranges = detector is Detector.CLUSTER_CIDR
+        given = list(file.node_port_addresses)
+        if self.nodeport_addresses is not None:
+            given = split(self.nodeport_addresses)
+        own = file.of_mode(mode)
+        return Options(
+            node=self._node(snapshot, file),
+            node_addresses=tuple(parse(parse_address, text, "--node-address") for text in self.node_address),
+            cluster_ranges=tuple(
+                parse(parse_range, text, "--cluster-cidr") for text in split(ranges) if uses_ranges
+            ),
+            uses_node_ranges=detector is Detector.NODE_CIDR,
+            pod_interface=device,
+            pod_interfaces=tuple(number for number, name in socket.if_nameindex() if matches(device, name)),
+            masquerade_all=_first(self.masquerade_all, own.masquerade_all, default=False),
+            masquerade_bit=_checked_bit(_first(own.masquerade_bit, default=14)),
+            node_port_addresses=tuple(
+                text if text == PRIMARY else parse(parse_range, text, "--nodeport-addresses")
+                for text in given
+            ),
+            localhost_node_ports=_first(self.localhost_nodeports, own.localhost_node_ports, default=True),
+            mode=mode,
+            strategy=strategy,
+        )
+
+    def _node(self, snapshot: Snapshot, file: Configuration) -> str:
+        node = self.node or file.hostname_override
+        if not node and len(snapshot.nodes) == 1:
+            node = next(iter(snapshot.nodes))
+        if node and snapshot.nodes and node not in snapshot.nodes:
+            known = ", ".join(sorted(snapshot.nodes)[:5])
+            raise typer.BadParameter(f"{node} is none of the objects' nodes ({known})", param_hint="--node")
+        return node
+
+    def _device(self, detector: Detector, file: Configuration) -> str:
+        """The name of the pods' device, or its beginning with a +; empty when ranges tell pods."""
+        if detector is Detector.BRIDGE_INTERFACE:
+            name = _first(self.pod_bridge_interface, file.detect_local.bridge_interface, default="")
+            flag, ending = "--pod-bridge-interface", ""
+        elif detector is Detector.INTERFACE_NAME_PREFIX:
+            name = _first(self.pod_interface_name_prefix, file.detect_local.interface_name_prefix, default="")
+            flag, ending = "--pod-interface-name-prefix", "+"
+        else:
+            return ""
+        if not name:
+            raise typer.BadParameter(f"{detector} needs the name of a device", param_hint=flag)
+        return f"{name}{ending}"
+
+
+@cache
+def _configuration(path: Path | None) -> Configuration:
+    """Read once, and complained about once."""
+    if path is None:
+        return Configuration()
+    file, notes = read_configuration(path)
+    warn(*notes)
+    return file
+
+
+def takes_node_flags(verb: Callable[..., _T]) -> Callable[..., _T]:
+    """Gives a verb the flags of `NodeFlags` in place of its parameter `flags`."""
+    signature = inspect.signature(verb)
+
+    @wraps(verb)
+    def with_flags(**given: Any) -> _T:  # noqa: ANN401
+        own = {field.name: given.pop(field.name) for field in fields(NodeFlags)}
+        return verb(flags=NodeFlags(**own), **given)
+
+    parameters = []
+    for parameter in signature.parameters.values():
+        if parameter.name != "flags":
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        for field in fields(NodeFlags):
+            default = list(field.default) if isinstance(field.default, tuple) else field.default
+            assert default is not MISSING
+            parameters.append(
+                inspect.Parameter(
+                    field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=field.type
+                )
+            )
+    with_flags.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    with_flags.__annotations__ = {one.name: one.annotation for one in parameters}
+    return with_flags
+
+
+def matches(device: str, name: str) -> bool:
+    """Whether a device of this name is meant, in iptables' way: a + stands for any ending."""
+    return name.startswith(device[:-1]) if device.endswith("+") else bool(device) and name == device
+
+
+def _first(*values: _T | None, default: _T) -> _T:
+    """The first that is not None."""
+    return next((value for value in values if value is not None), default)
+
+
+def _checked_bit(bit: int) -> int:
+    if not 0 <= bit <= LAST_BIT:
+        raise typer.BadParameter(
+            f"masqueradeBit: {bit} is no bit of the packet mark (0 to {LAST_BIT})", param_hint="--config"
+        )
+    return bit
+
+
+LAST_BIT: Final = 31

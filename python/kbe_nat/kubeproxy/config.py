@@ -1,0 +1,84 @@
+"""kube-proxy's own configuration file (KubeProxyConfiguration, kubeproxy.config.k8s.io/v1alpha1): what of it
+decides how packets are served.
+"""
+
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+import yaml
+
+from kbe_nat.errors import FileError
+
+
+class DetectLocal(msgspec.Struct, frozen=True, rename="camel"):
+    """`detectLocal`: which device the modes BridgeInterface and InterfaceNamePrefix look at."""
+
+    bridge_interface: str = ""
+    interface_name_prefix: str = ""
+
+
+class Backend(msgspec.Struct, frozen=True, rename="camel"):
+    """`iptables` or `nftables`: what one mode is told."""
+
+    masquerade_bit: int | None = None
+    masquerade_all: bool | None = None
+    localhost_node_ports: bool | None = None
+
+
+class Configuration(msgspec.Struct, frozen=True, rename="camel"):
+    """The fields that are read; None where the file says nothing. The three that the API has under `iptables` and
+    `nftables` may also stand at the top, for both.
+    """
+
+    mode: Literal["", "iptables", "nftables"] = ""
+    cluster_cidr: str = msgspec.field(name="clusterCIDR", default="")
+    detect_local_mode: Literal["", "ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"] = ""
+    detect_local: DetectLocal = DetectLocal()
+    node_port_addresses: tuple[str, ...] = ()
+    hostname_override: str = ""
+    iptables: Backend = Backend()
+    nftables: Backend = Backend()
+    masquerade_bit: int | None = None
+    masquerade_all: bool | None = None
+    localhost_node_ports: bool | None = None
+
+    def of_mode(self, mode: str) -> Backend:
+        """What holds for a mode."""
+        own = self.nftables if mode == "nftables" else self.iptables
+        return Backend(
+            self.masquerade_bit if own.masquerade_bit is None else own.masquerade_bit,
+            self.masquerade_all if own.masquerade_all is None else own.masquerade_all,
+            self.localhost_node_ports if own.localhost_node_ports is None else own.localhost_node_ports,
+        )
+
+
+def read_configuration(path: Path) -> tuple[Configuration, tuple[str, ...]]:
+    """What the file says, and its fields that mean nothing here.
+
+    Raises `FileError`, with the field, when the file is missing, no YAML, or a field has a wrong value.
+    """
+    try:
+        document = yaml.safe_load(path.read_bytes())
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        raise FileError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if document is None:
+        document = {}
+    if not isinstance(document, dict):
+        raise FileError(f"{path}: expected an object with kube-proxy's fields")
+    if document.get("kind", KIND) != KIND:
+        raise FileError(f"{path}: kind: {document['kind']!r} is not {KIND}")
+    given = {str(key): value for key, value in document.items() if value is not None}
+    try:
+        configuration = msgspec.convert(given, Configuration)
+    except msgspec.ValidationError as error:
+        reason, _, where = str(error).partition(" - at ")
+        field = where.strip("`").removeprefix("$").removeprefix(".")
+        raise FileError(f"{path}: {field}: {reason[:1].lower()}{reason[1:]}") from None
+    known = {field.encode_name for field in msgspec.structs.fields(Configuration)} | {"kind", "apiVersion"}
+    return configuration, tuple(f"{path}: {name}: not read" for name in given if name not in known)
+
+
+KIND: Final = "KubeProxyConfiguration"
