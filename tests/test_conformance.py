@@ -1,12 +1,53 @@
-"""Decisions of kube-proxy 1.36 for the cases in `conformance/cases`, in both of its modes."""
+"""Decisions and rules of kube-proxy 1.36 for the cases in `conformance/cases`, in both of its modes."""
 
 from pathlib import Path
 
 import pytest
-from conformance_cases import CASES, Case
+from conformance_cases import CASES, Case, run
+
+from kbe_nat.kubeproxy.normalise import normalise
+from kbe_nat.policy import Options, plan
+from kbe_nat.sources.manifests import read_manifests
+
+GOLDENS = [
+    (case, form, family, name)
+    for case in CASES
+    for form, family, name in (
+        ("iptables-save", "ipv4", "iptables-save"),
+        ("iptables-save", "ipv6", "ip6tables-save"),
+        ("nft", None, "nft"),
+    )
+    if (case.folder / f"{name}.golden").exists()
+]
+WITH_HEALTH = [case for case in CASES if case.about.get("healthChecks")]
+LEGACY = [case for case in CASES if (case.folder / "legacy.golden").exists()]
 
 
 @pytest.mark.parametrize("mode", ["iptables", "nftables"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_flows(case: Case, mode: str, tmp_path: Path) -> None:
     assert case.answers(mode, tmp_path) == case.expected(mode)
+
+
+@pytest.mark.parametrize(("case", "form", "family", "name"), GOLDENS, ids=str)
+def test_rules(case: Case, form: str, family: str | None, name: str, tmp_path: Path) -> None:
+    mode = "nftables" if form == "nft" else "iptables"
+    wanted = ("--family", family) if family else ()
+    text = run("dump", *case.flags(mode, tmp_path), "--format", form, *wanted)
+    assert normalise(text) == (case.folder / f"{name}.golden").read_text().splitlines()
+
+
+@pytest.mark.parametrize("case", LEGACY, ids=str)
+def test_rules_of_long_ago(case: Case, tmp_path: Path) -> None:
+    text = run("dump", *case.flags("iptables", tmp_path), "--names", "legacy")
+    assert text == (case.folder / "legacy.golden").read_text()
+
+
+@pytest.mark.parametrize("case", WITH_HEALTH, ids=str)
+def test_health_checks(case: Case) -> None:
+    made = plan(read_manifests([case.objects]).snapshot, Options(node=case.about["node"]))
+    own = {(f"{one.namespace}/{one.service}", one.port): one.local_endpoints for one in made.health}
+    for check in case.about["healthChecks"]:
+        count = own.get((check["service"], check["port"]))
+        assert count == (None if check["status"] is None else check["localEndpoints"])
+        assert check["status"] == (None if count is None else 200 if count else 503)

@@ -1,11 +1,17 @@
-"""Rules as kube-proxy of the page's time wrote them, against the page itself."""
+"""Rules as kube-proxy of the page's time wrote them, against the page itself; names and numbers of today's."""
 
+import base64
+import hashlib
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from kbe_nat.kubeproxy import legacy
-from kbe_nat.model import IPV4, IPV6
+from kbe_nat.kubeproxy import iptables_save, legacy, names, probability
+from kbe_nat.model import IPV4, IPV6, Snapshot
 from kbe_nat.policy import Listener, Plan, PortPolicy, Target, plan
 from kbe_nat.sources.manifests import read_manifests
 
@@ -38,7 +44,7 @@ TWO = """\
 )
 def test_the_page_line_by_line(files: list[str], page: str) -> None:
     made = plan(read_manifests([SEED / name for name in files]).snapshot)
-    assert legacy.rules(made, "default/simpleservice") == page.splitlines()
+    assert legacy.rules(made, IPV4, "default/simpleservice") == page.splitlines()
 
 
 def test_the_others_of_a_plan() -> None:
@@ -49,8 +55,8 @@ def test_the_others_of_a_plan() -> None:
         "default", "nobody", "", "tcp", IPV4, (Listener("cluster-ip", "10.0.0.1", 80),), (), ()
     )
     made = Plan((dns, nobody), (), (), ())
-    assert legacy.rules(made, "default/nobody") == []
-    lines = legacy.rules(made, "kube-system/dns")
+    assert legacy.rules(made, IPV4, "default/nobody") == []
+    lines = legacy.rules(made, IPV6, "kube-system/dns")
     chances = [line.split("--probability ")[1].split()[0] for line in lines if "--probability" in line]
     # 0.33333 in units of 2^-31, as iptables-save prints it.
     assert chances == ["0.33332999982", "0.50000000000"]
@@ -59,3 +65,99 @@ def test_the_others_of_a_plan() -> None:
         for line in lines
     )
     assert any(line.endswith("--to-destination [fd00::2]:53") for line in lines)
+
+
+NAMES = st.from_regex(r"[a-z]([-a-z0-9]{0,20}[a-z0-9])?", fullmatch=True)
+
+
+def port_of(namespace: str, service: str, name: str, **more: Any) -> PortPolicy:
+    listeners = more.pop("listeners", (Listener("cluster-ip", "172.30.0.1", 80),))
+    targets = more.pop("targets", (Target("10.180.0.1", 80),))
+    return PortPolicy(namespace, service, name, "tcp", IPV4, listeners, targets, (), **more)
+
+
+@pytest.mark.parametrize(
+    ("namespace", "service", "name", "iptables", "nft"),
+    [
+        ("ns1", "svc1", "p80", "XPGD46QRK7WJZT7O", "ULMVA6XW"),
+        ("ns2", "svc2", "p80", "GNZBNJ2PO5MGZ6GT", "42NFTM6N"),
+        ("ns3", "svc3", "p80", "X27LE4BHSL4DOUIK", "4AT6LBPK"),
+        ("ns4", "svc4", "p80", "4SW47YFZTEDKD3PK", "LAUZTJTB"),
+        ("ns5", "svc5", "p80", "NUKIZ6OKUXPJNT4C", "HVFWP5L3"),
+        ("default", "simpleservice", "", "EXBNZ76JOZU7PBN2", "C355C5SW"),
+        ("default", "kubernetes", "https", "NPX46M4PTMTKRN6Y", None),
+    ],
+)
+def test_names_of_chains(namespace: str, service: str, name: str, iptables: str, nft: str | None) -> None:
+    port = port_of(namespace, service, name)
+    assert names.iptables_chain("KUBE-SVC-", port) == f"KUBE-SVC-{iptables}"
+    if nft:
+        assert names.nft_base(port) == f"{nft}-{namespace}/{service}/tcp/{name}"
+
+
+@given(NAMES, NAMES, NAMES, st.integers(1, 65535))
+def test_names_of_chains_by_their_formula(namespace: str, service: str, name: str, number: int) -> None:
+    port, target = port_of(namespace, service, name), Target("10.0.0.1", number)
+    text = f"{namespace}/{service}:{name}tcp10.0.0.1:{number}"
+    wanted = base64.b32encode(hashlib.sha256(text.encode()).digest())[:16].decode()
+    assert names.iptables_chain("KUBE-SEP-", port, target) == f"KUBE-SEP-{wanted}"
+    assert len(names.iptables_chain("KUBE-SEP-", port, target)) <= 28, "the kernel's limit"
+    base = names.nft_endpoint_base(port, Target("fd00::1", number))
+    assert base.endswith(f"__fd00..1/{number}")
+    long = names.nft_base(port_of(namespace, service * 12, name * 12))
+    assert len(long) <= 240 and (len(long) < 240 or long.endswith("..."))
+
+
+@given(st.integers(1, 100_000))
+def test_chances_as_iptables_save_shows_them(left: int) -> None:
+    asked = f"{1 / left:.10f}"
+    kept = math.floor(float(asked) * 2**31 + 0.5)
+    assert probability.shown(left, probability.MODERN) == f"{kept / 2**31:.11f}"
+
+
+@pytest.mark.parametrize(
+    ("left", "modern", "legacy"),
+    [
+        (2, "0.50000000000", "0.50000000000"),
+        (3, "0.33333333349", "0.33332999982"),
+        (5, "0.20000000019", "0.20000000019"),
+        (6, "0.16666666651", "0.16667000018"),
+        (7, "0.14285714272", None),
+        (10, "0.10000000009", "0.10000000009"),
+    ],
+)
+def test_chances_that_were_seen(left: int, modern: str, legacy: str | None) -> None:
+    assert probability.shown(left, probability.MODERN) == modern
+    assert legacy in (None, probability.shown(left, probability.LEGACY))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 30), st.integers(0, 6), st.booleans())
+def test_numbers_of_rules(services: int, endpoints: int, is_balanced: bool) -> None:
+    """TestNumberIptablesRules of kube-proxy, as formulas."""
+    ports = []
+    for service in range(services):
+        cluster_ip = Listener("cluster-ip", f"172.30.0.{service}", 80)
+        outside = (
+            Listener("external-ip", f"192.168.99.{service}", 80),
+            Listener("load-balancer", f"1.2.3.{service}", 80),
+            Listener("node-port", "", 30000 + service),
+        )
+        targets = tuple(Target(f"10.{service}.0.{n}", 80) for n in range(endpoints))
+        listeners = (cluster_ip, *(outside if is_balanced else ()))
+        ranges = ("203.0.113.0/25",) if is_balanced else ()
+        more: dict[str, Any] = {"listeners": listeners, "targets": targets, "source_ranges": ranges}
+        ports.append(port_of("ns", f"svc{service}", "p80", **more))
+    # The formulas are of a cluster without a source that tells pods... which adds no rule here.
+    made = Plan(tuple(ports), ("192.168.0.2",), ("192.168.0.2", "127.0.0.1"), ("10.0.0.0/8",))
+    text = iptables_save.dump(made, Snapshot(), IPV4)
+    table, counts = "", {"nat": 0, "filter": 0}
+    for line in text.splitlines():
+        table = line[1:] if line.startswith("*") else table
+        # The jumps from built-in chains, and what depends on the machine, are not counted there.
+        counts[table] = counts.get(table, 0) + line.startswith("-A KUBE-")
+    per_service = (10 if is_balanced else 2) + 3 * endpoints if endpoints else 0
+    assert counts["nat"] == 5 + services * per_service
+    refusals = 4 if is_balanced else 1
+    extra = services * (0 if endpoints else refusals) + (services if endpoints and is_balanced else 0)
+    assert counts["filter"] == 4 + extra

@@ -62,7 +62,7 @@ PYTHON = {
     "datapath": "_native errors rules",
     "tables": "_native policy",
     "control": "_native errors model policy rules tables",
-    "daemon": "_native control datapath errors model policy sources",
+    "daemon": "_native control datapath errors kubeproxy model policy sources",
     "kubeproxy": "errors model policy",
     "playground": "daemon errors policy sources",
     "cli": "_native control daemon datapath errors kubeproxy model playground policy rules sources tables "

@@ -133,6 +133,31 @@ class PortPolicy:
         """Kubernetes' name of the port: "namespace/service:port", without the colon for an unnamed port."""
         return port_name(self.namespace, self.service, self.port_name)
 
+    @property
+    def is_external(self) -> bool:
+        """It is reached by more than its cluster IP."""
+        return any(listener.kind != CLUSTER_IP for listener in self.listeners)
+
+    @property
+    def uses_cluster(self) -> bool:
+        """Some traffic may be served by endpoints anywhere."""
+        return not self.is_internal_local or self.is_external
+
+    @property
+    def uses_local(self) -> bool:
+        """Some traffic must be served by endpoints of this node."""
+        return self.is_internal_local or self.is_external_local
+
+    @property
+    def has_internal_endpoints(self) -> bool:
+        """Somebody may serve what goes to the cluster IP."""
+        return bool(self.local if self.is_internal_local else self.cluster)
+
+    @property
+    def has_external_endpoints(self) -> bool:
+        """Somebody may serve what comes from outside for another address."""
+        return bool(self.local if self.is_external_local else self.cluster)
+
     def addresses(self, kind: str) -> tuple[str, ...]:
         """The addresses of all listeners of one kind."""
         return tuple(listener.address for listener in self.listeners if listener.kind == kind)
@@ -158,6 +183,8 @@ class Plan:
     node_port_addresses: tuple[str, ...]
     """Those that serve node ports."""
     pod_ranges: tuple[str, ...]
+    every_address: tuple[int, ...] = (IPV4, IPV6)
+    """Families in which every local address serves node ports, since nothing says which."""
     closed_addresses: tuple[str, ...] = ()
     """Addresses that serve no node ports, where those without endpoints are refused nevertheless."""
     service_ranges: tuple[str, ...] = ()
@@ -208,6 +235,7 @@ class _Planner:
             ports=tuple(self.with_claims(drafts)),
             addresses=self.addresses,
             node_port_addresses=open_addresses,
+            every_address=tuple(number for number in (IPV4, IPV6) if self.named_addresses(number) is None),
             closed_addresses=tuple(text for text in local if text not in open_addresses),
             pod_ranges=self.node.pod_ranges if options.uses_node_ranges else options.cluster_ranges,
             service_ranges=self.snapshot.service_ranges,
@@ -341,21 +369,30 @@ class _Planner:
         return owner == draft.name
 
     def node_port_addresses(self) -> Iterator[str]:
-        """A family for which no range is given falls back to all of its addresses, as kube-proxy does."""
+        """A family for which nothing is given falls back to all of its addresses, as kube-proxy does."""
+        for number in (IPV4, IPV6):
+            named = self.named_addresses(number)
+            yield from self.local_addresses(number) if named is None else named
+
+    def named_addresses(self, number: int) -> list[str] | None:
+        """The addresses of a family that serve node ports; None when none are said, which means all."""
         is_iptables = self.options.mode is Mode.IPTABLES
         given = self.options.node_port_addresses or (() if is_iptables else (PRIMARY,))
-        for number in (IPV4, IPV6):
-            if PRIMARY in given:
-                primary = self.primary(number)
-                yield from [primary] if primary else []
-                continue
-            addresses = [address for address in self.addresses if family(address) == number]
-            if number == IPV4 and is_iptables and self.options.localhost_node_ports:
-                addresses.append(LOOPBACK)
-            ranges = [text for text in given if family(text) == number]
-            for address in addresses:
-                if not ranges or any(_contains(text, address) for text in ranges):
-                    yield address
+        if PRIMARY in given:
+            primary = self.primary(number)
+            return [primary] if primary else None
+        ranges = [text for text in given if family(text) == number]
+        if not ranges:
+            return None
+        local = self.local_addresses(number)
+        return [address for address in local if any(_contains(text, address) for text in ranges)]
+
+    def local_addresses(self, number: int) -> list[str]:
+        addresses = [address for address in self.addresses if family(address) == number]
+        is_iptables = self.options.mode is Mode.IPTABLES
+        if number == IPV4 and is_iptables and self.options.localhost_node_ports:
+            addresses.append(LOOPBACK)
+        return addresses
 
     def primary(self, number: int) -> str | None:
         addresses = self.node.addresses or self.addresses

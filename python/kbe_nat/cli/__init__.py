@@ -8,7 +8,9 @@ from kbe_nat import __version__
 from kbe_nat.cli.conntrack import conntrack
 from kbe_nat.cli.demo import demo
 from kbe_nat.cli.describe import describe
+from kbe_nat.cli.diff import diff
 from kbe_nat.cli.drain import drain
+from kbe_nat.cli.dump import dump
 from kbe_nat.cli.explain import explain
 from kbe_nat.cli.get import get
 from kbe_nat.cli.playground import playground
@@ -35,6 +37,8 @@ app.add_typer(playground, name="playground")
 app.command()(top)
 app.command()(replay)
 app.command()(explain)
+app.command()(dump)
+app.command()(diff)
 
 
 @app.callback(invoke_without_command=True)

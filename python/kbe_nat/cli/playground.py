@@ -14,6 +14,7 @@ from kbe_nat.cli.options import Format, OutputFormat
 from kbe_nat.cli.output import show_json
 from kbe_nat.errors import FileError, PlaygroundError
 from kbe_nat.kubeproxy import legacy
+from kbe_nat.model import IPV4
 from kbe_nat.playground.world import KINDS, Pod, World
 from kbe_nat.sources.objects import Found
 
@@ -157,7 +158,7 @@ def kube_proxy_rules(world: World, service: str) -> list[str]:
     """The page's lines for a Service. Raises `PlaygroundError` when there is none."""
     if not any(found.value.metadata.name == service for found, _ in world.objects("Service")):
         raise PlaygroundError(f"Service {service}: there is no such object")
-    return legacy.rules(world.plan(), f"default/{service}")
+    return legacy.rules(world.plan(), IPV4, f"default/{service}")
 
 
 def listing(world: World, kind: Kind, selector: str = "", output: Format = Format.TEXT) -> str:

@@ -9,6 +9,7 @@ from kbe_nat.control import Controller
 from kbe_nat.daemon.watchers import Watchers
 from kbe_nat.datapath.native import queue_counters
 from kbe_nat.errors import ControlError
+from kbe_nat.kubeproxy.dump import Family, Form, Names, dump
 from kbe_nat.model import Strategy, join_address
 from kbe_nat.policy import PortPolicy
 
@@ -110,6 +111,12 @@ class Answers:
     def rules(self) -> Iterator[str]:
         """The rules in force, as they were given to the kernel."""
         yield self._controller.rules.render(self._controller.rule_sets())
+
+    def dump(self, form: str, names: str, family: str | None = None) -> Iterator[str]:
+        """The rules that kube-proxy would have written for what is served."""
+        controller = self._controller
+        wanted = None if family is None else Family(family)
+        yield dump(controller.snapshot, controller.plan.options, Form(form), Names(names), wanted)
 
     def stats(self) -> Iterator[Row]:
         """All counters."""
@@ -240,6 +247,7 @@ VERBS: Final = (
     "events",
     "rules",
     "stats",
+    "dump",
     "explain",
     "strategy",
     "drain",

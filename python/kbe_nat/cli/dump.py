@@ -1,0 +1,58 @@
+"""`kbe-nat dump`: the rules that kube-proxy would have written for the same state."""
+
+from typing import Annotated, Final
+
+import typer
+
+from kbe_nat.cli.node import NodeFlags, takes_node_flags
+from kbe_nat.cli.options import SOCKET, PodRange, Socket, Strict, read_objects, warn
+from kbe_nat.daemon.conversation import ask
+from kbe_nat.kubeproxy.dump import Family, Form, Names
+from kbe_nat.kubeproxy.dump import dump as written
+from kbe_nat.policy import plan
+from kbe_nat.sources.completion import POD_RANGE
+
+FILES: Final = typer.Option(
+    "--filename",
+    "-f",
+    "--manifests",
+    help="File or directory of Kubernetes objects, or - for standard input; repeatable.",
+)
+
+
+@takes_node_flags
+def dump(
+    objects: Annotated[list[str], FILES] = [],  # noqa: B006
+    form: Annotated[
+        Form, typer.Option("--format", help="As whose output the rules are written; it says the mode too.")
+    ] = Form.IPTABLES_SAVE,
+    names: Annotated[
+        Names, typer.Option(help="modern: as kube-proxy 1.36. legacy: nat rules of cluster IPs as long ago.")
+    ] = Names.MODERN,
+    family: Annotated[
+        Family | None,
+        typer.Option(help="Default: ipv4, and for nft also ipv6 where the node or a Service has it."),
+    ] = None,
+    *,
+    flags: NodeFlags,
+    pod_range: PodRange = POD_RANGE,
+    strict: Strict = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Of what the running daemon serves, instead of reading objects.")
+    ] = False,
+    socket: Socket = SOCKET,
+) -> None:
+    """Write the rules that kube-proxy would have for these objects, in its own form.
+
+    The nft form can be loaded with nft -f.
+    """
+    if live:
+        (text,) = ask(socket, "dump", form=form, names=names, family=family)
+    elif objects:
+        snapshot = read_objects(objects, pod_range, is_strict=strict)
+        options = flags.options(snapshot)
+        warn(*plan(snapshot, options).notes)
+        text = written(snapshot, options, form, names, family)
+    else:
+        raise typer.BadParameter("say where the objects are, or --live", param_hint="--filename")
+    print(text, end="")

@@ -1,0 +1,65 @@
+"""One way to ask for the rules that kube-proxy would write, whatever their form."""
+
+from dataclasses import replace
+from enum import StrEnum
+
+from kbe_nat.errors import ArgumentError
+from kbe_nat.kubeproxy import iptables_save, legacy, nft
+from kbe_nat.model import IPV4, IPV6, Snapshot, family
+from kbe_nat.policy import Mode, Options, Plan, plan
+
+
+class Form(StrEnum):
+    """Whose output the rules are written as."""
+
+    IPTABLES_SAVE = "iptables-save"
+    NFT = "nft"
+
+
+class Names(StrEnum):
+    """Which releases of kube-proxy the names are taken from."""
+
+    LEGACY = "legacy"
+    MODERN = "modern"
+
+
+class Family(StrEnum):
+    """An address family."""
+
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
+
+    @property
+    def number(self) -> int:
+        """As in the model."""
+        return IPV6 if self is Family.IPV6 else IPV4
+
+
+def dump(
+    snapshot: Snapshot,
+    options: Options,
+    form: Form,
+    names: Names = Names.MODERN,
+    wanted: Family | None = None,
+) -> str:
+    """The rules of one family as iptables-save shows them (IPv4 unless `wanted`), or the tables of both as nft
+    does (only those that the node has addresses of). The form says the mode, whatever `options` do.
+
+    Raises `ArgumentError` for old names in nft's form, which old releases did not write.
+    """
+    mode = Mode.NFTABLES if form is Form.NFT else Mode.IPTABLES
+    made = plan(snapshot, replace(options, mode=mode))
+    if names is Names.LEGACY:
+        if form is Form.NFT:
+            raise ArgumentError("kube-proxy had no nftables mode when names were of the old form")
+        return "".join(f"{line}\n" for line in legacy.rules(made, (wanted or Family.IPV4).number))
+    if form is Form.IPTABLES_SAVE:
+        return iptables_save.dump(made, snapshot, (wanted or Family.IPV4).number)
+    numbers = [wanted.number] if wanted else families(made)
+    return "\n".join(nft.dump(made, number) for number in numbers)
+
+
+def families(made: Plan) -> list[int]:
+    """IPv4, and IPv6 where the node has addresses of it, or Services do."""
+    has_six = any(family(address) == IPV6 for address in made.addresses)
+    return [IPV4, IPV6] if has_six or any(port.family == IPV6 for port in made.ports) else [IPV4]

@@ -1,0 +1,373 @@
+"""The rules that kube-proxy 1.36 writes for a plan in iptables mode, as iptables-save shows them.
+
+Follows syncProxyRules in pkg/proxy/iptables/proxier.go, in its order. What depends on the machine is written as
+on a current kernel: with nfacct, MASQUERADE --random-fully, and the rule against INVALID packets.
+"""
+
+from typing import Final
+
+from kbe_nat.kubeproxy import probability
+from kbe_nat.kubeproxy.names import ENDPOINT, EXTERNAL, FIREWALL, LOCAL, SERVICE, iptables_chain
+from kbe_nat.model import IPV4, IPV6, Snapshot, family
+from kbe_nat.policy import (
+    CLUSTER_IP,
+    LOAD_BALANCER,
+    LOOPBACK,
+    NODE_PORT,
+    Plan,
+    PortPolicy,
+    Target,
+)
+
+
+def dump(plan: Plan, snapshot: Snapshot, number: int) -> str:
+    """The whole text for one family, chains sorted, services in the order of their names. Cost: linear."""
+    return _Dump(plan, snapshot, number).text()
+
+
+class _Dump:
+    def __init__(self, plan: Plan, snapshot: Snapshot, number: int) -> None:
+        self.plan = plan
+        self.number = number
+        self.bits = 128 if number == IPV6 else 32
+        self.ports = sorted(
+            (port for port in plan.ports if port.family == number),
+            key=lambda port: (port.name, port.protocol),
+        )
+        self.is_large = endpoint_count(snapshot, number) > LARGE_CLUSTER
+        self.serves_localhost = number == IPV4 and LOOPBACK in plan.node_port_addresses
+        mark = 1 << plan.options.masquerade_bit
+        self.mark = f"{mark:#x}"
+        self.tables: dict[str, dict[str, list[str]]] = {
+            table: {chain: [] for chain in chains} for table, chains in CHAINS.items()
+        }
+
+    def text(self) -> str:
+        self.frame()
+        for port in self.ports:
+            self.port(port)
+        self.node_ports()
+        lines = []
+        for table, chains in self.tables.items():
+            builtin = [chain for chain in chains if chain in BUILTIN]
+            own = sorted(chain for chain in chains if chain not in BUILTIN)
+            lines.append(f"*{table}")
+            lines += [f":{chain} {'ACCEPT' if chain in BUILTIN else '-'} [0:0]" for chain in (*builtin, *own)]
+            lines += [f"-A {chain} {rule}" for chain in (*builtin, *own) for rule in chains[chain]]
+            lines.append("COMMIT")
+        return "".join(f"{line}\n" for line in lines)
+
+    def add(self, table: str, chain: str, *words: str) -> None:
+        self.tables[table].setdefault(chain, []).append(" ".join(word for word in words if word))
+
+    def frame(self) -> None:
+        """What does not depend on Services."""
+        for table, chain, rule in FRAME:
+            self.add(table, chain, rule.format(mark=self.mark))
+        if self.serves_localhost:
+            self.add("filter", "KUBE-FIREWALL", BLOCK_LOCALNET)
+
+    def port(self, port: PortPolicy) -> None:
+        self.dispatch(port)
+        if not port.cluster:
+            return
+        if port.has_internal_endpoints:
+            self.internal_masquerade(port)
+        if port.is_external:
+            self.external(port)
+        if port.is_external and port.source_ranges and port.addresses(LOAD_BALANCER):
+            self.firewall(port)
+        if port.uses_cluster:
+            self.balance(port, SERVICE, port.cluster)
+        if port.uses_local:
+            self.balance(port, LOCAL, port.local)
+        used = (*(port.cluster if port.uses_cluster else ()), *(port.local if port.uses_local else ()))
+        for target in sorted(set(used), key=str):
+            self.endpoint(port, target)
+
+    def dispatch(self, port: PortPolicy) -> None:
+        """Where packets enter: to the service port's chains, or to its refusal."""
+        for listener in port.listeners:
+            if listener.kind == CLUSTER_IP:
+                to = (f"-d {listener.address}/{self.bits}", f"-p {port.protocol}")
+                match = f"-m {port.protocol} --dport {listener.port}"
+                if port.has_internal_endpoints:
+                    chain = iptables_chain(LOCAL if port.is_internal_local else SERVICE, port)
+                    where = comment(f"{port.name} cluster IP")
+                    self.add("nat", "KUBE-SERVICES", *to, where, match, f"-j {chain}")
+                else:
+                    self.refuse("KUBE-SERVICES", port, *to, match=match)
+            elif listener.kind == NODE_PORT:
+                self.dispatch_node_port(port, listener.port)
+            else:
+                self.dispatch_external(port, listener.kind, listener.address, listener.port)
+        if port.health_check_node_port:
+            match = f"-m tcp --dport {port.health_check_node_port}"
+            where = comment(f"{port.name} health check node port")
+            self.add("filter", "KUBE-NODEPORTS", "-p tcp", where, match, "-j ACCEPT")
+
+    def dispatch_external(self, port: PortPolicy, kind: str, address: str, number: int) -> None:
+        to = (f"-d {address}/{self.bits}", f"-p {port.protocol}")
+        match = f"-m {port.protocol} --dport {number}"
+        is_balancer = kind == LOAD_BALANCER
+        has_firewall = is_balancer and bool(port.source_ranges) and bool(port.cluster)
+        firewall = iptables_chain(FIREWALL, port)
+        if port.cluster:
+            where = comment(f"{port.name} {'loadbalancer' if is_balancer else 'external'} IP")
+            target = firewall if has_firewall else iptables_chain(EXTERNAL, port)
+            self.add("nat", "KUBE-SERVICES", *to, where, match, f"-j {target}")
+        if has_firewall:
+            where = comment(f"{port.name} traffic not accepted by {firewall}")
+            self.add("filter", "KUBE-PROXY-FIREWALL", *to, where, match, "-j DROP")
+        if not port.has_external_endpoints:
+            self.refuse("KUBE-EXTERNAL-SERVICES", port, *to, match=match, is_external=True)
+
+    def dispatch_node_port(self, port: PortPolicy, number: int) -> None:
+        match = f"-m {port.protocol} --dport {number}"
+        protocol = f"-p {port.protocol}"
+        if port.cluster:
+            chain = f"-j {iptables_chain(EXTERNAL, port)}"
+            if self.serves_localhost:
+                counter = "-m nfacct --nfacct-name  localhost_nps_accepted_pkts"
+                self.add(
+                    "nat",
+                    "KUBE-NODEPORTS",
+                    "-d 127.0.0.0/8",
+                    protocol,
+                    comment(port.name),
+                    match,
+                    counter,
+                    chain,
+                )
+            self.add("nat", "KUBE-NODEPORTS", protocol, comment(port.name), match, chain)
+        if not port.has_external_endpoints:
+            match = f"-m addrtype --dst-type LOCAL {match}"
+            self.refuse("KUBE-EXTERNAL-SERVICES", port, protocol, match=match, is_external=True)
+
+    def refuse(self, chain: str, port: PortPolicy, *to: str, match: str, is_external: bool = False) -> None:
+        """Without endpoints anywhere refused, without those that the policy wants dropped."""
+        reply = "icmp6-port-unreachable" if self.number == IPV6 else "icmp-port-unreachable"
+        why, verdict = "has no endpoints", f"-j REJECT --reject-with {reply}"
+        if port.cluster:
+            why, verdict = "has no local endpoints", "-j DROP"
+        self.add("filter", chain, *to, comment(f"{port.name} {why}"), match, verdict)
+
+    def internal_masquerade(self, port: PortPolicy) -> None:
+        """Who is masqueraded on the way to the cluster IP."""
+        options = self.plan.options
+        sources, device = self.detector("! ")
+        if not (options.masquerade_all or sources or device):
+            return
+        if options.masquerade_all:
+            sources = device = ""
+        chain = iptables_chain(LOCAL if port.is_internal_local else SERVICE, port)
+        for listener in port.listeners:
+            if listener.kind == CLUSTER_IP:
+                self.add(
+                    "nat",
+                    chain,
+                    sources,
+                    f"-d {listener.address}/{self.bits}",
+                    device,
+                    f"-p {port.protocol}",
+                    comment(f"{port.name} cluster IP"),
+                    f"-m {port.protocol} --dport {listener.port}",
+                    "-j KUBE-MARK-MASQ",
+                )
+
+    def external(self, port: PortPolicy) -> None:
+        """The chain of everything that comes for an external address."""
+        chain, whole = iptables_chain(EXTERNAL, port), iptables_chain(SERVICE, port)
+        if not port.is_external_local:
+            where = comment(f"masquerade traffic for {port.name} external destinations")
+            self.add("nat", chain, where, "-j KUBE-MARK-MASQ")
+            self.add("nat", chain, f"-j {whole}")
+            return
+        sources, device = self.detector("")
+        if sources or device:
+            where = comment(f"pod traffic for {port.name} external destinations")
+            self.add("nat", chain, sources, device, where, f"-j {whole}")
+        local = "-m addrtype --src-type LOCAL"
+        where = comment(f"masquerade LOCAL traffic for {port.name} external destinations")
+        self.add("nat", chain, where, local, "-j KUBE-MARK-MASQ")
+        where = comment(f"route LOCAL traffic for {port.name} external destinations")
+        self.add("nat", chain, where, local, f"-j {whole}")
+        if port.local:
+            self.add("nat", chain, f"-j {iptables_chain(LOCAL, port)}")
+
+    def firewall(self, port: PortPolicy) -> None:
+        """The chain that lets the source ranges in."""
+        chain, external = iptables_chain(FIREWALL, port), iptables_chain(EXTERNAL, port)
+        sources = list(port.source_ranges)
+        if port.admits_own_addresses:
+            sources += [f"{address}/{self.bits}" for address in port.addresses(LOAD_BALANCER)]
+        for source in sources:
+            self.add("nat", chain, f"-s {source}", comment(f"{port.name} loadbalancer IP"), f"-j {external}")
+        why = f"other traffic to {port.name} will be dropped by KUBE-PROXY-FIREWALL"
+        self.add("nat", chain, comment(why))
+
+    def balance(self, port: PortPolicy, prefix: str, targets: tuple[Target, ...]) -> None:
+        """The chain that chooses: whoever is remembered first, then by chance."""
+        chain = iptables_chain(prefix, port)
+        if port.affinity_seconds is not None:
+            for target in targets:
+                own = iptables_chain(ENDPOINT, port, target)
+                remembered = f"-m recent --rcheck --seconds {port.affinity_seconds} --reap --name {own}"
+                self.add("nat", chain, self.towards(port, target), remembered, self.recent, f"-j {own}")
+        for index, target in enumerate(targets):
+            left = len(targets) - index
+            own = iptables_chain(ENDPOINT, port, target)
+            share = probability.shown(left, probability.MODERN)
+            chance = f"-m statistic --mode random --probability {share}" if left > 1 else ""
+            self.add("nat", chain, self.towards(port, target), chance, f"-j {own}")
+
+    def endpoint(self, port: PortPolicy, target: Target) -> None:
+        """The chain of one endpoint."""
+        chain = iptables_chain(ENDPOINT, port, target)
+        about = "" if self.is_large else comment(port.name)
+        self.add("nat", chain, f"-s {target.address}/{self.bits}", about, "-j KUBE-MARK-MASQ")
+        remember = ""
+        if port.affinity_seconds is not None:
+            remember = f"-m recent --set --name {chain} {self.recent}"
+        self.add(
+            "nat",
+            chain,
+            f"-p {port.protocol}",
+            about,
+            remember,
+            f"-m {port.protocol}",
+            f"-j DNAT --to-destination {target}",
+        )
+
+    def node_ports(self) -> None:
+        """The hand-over to node ports, behind all other rules."""
+        where = comment("kubernetes service nodeports; NOTE: this must be the last rule in this chain")
+        if self.number in self.plan.every_address:
+            aside = ""
+            if self.number == IPV6:
+                aside = "! -d ::1/128"
+            elif not self.serves_localhost:
+                aside = "! -d 127.0.0.0/8"
+            local = "-m addrtype --dst-type LOCAL"
+            self.add("nat", "KUBE-SERVICES", aside, where, local, "-j KUBE-NODEPORTS")
+            return
+        for address in self.plan.node_port_addresses:
+            if family(address) == self.number:
+                to = f"-d {address}/{self.bits}"
+                self.add("nat", "KUBE-SERVICES", to, where, "-j KUBE-NODEPORTS")
+
+    def detector(self, negation: str) -> tuple[str, str]:
+        """The matches by which pods are known: by source, and by device. Both empty when nothing tells."""
+        device = self.plan.options.pod_interface
+        if device:
+            return "", f"{negation}-i {device}"
+        ranges = [text for text in self.plan.pod_ranges if family(text) == self.number]
+        return (f"{negation}-s {ranges[0]}", "") if ranges else ("", "")
+
+    def towards(self, port: PortPolicy, target: Target) -> str:
+        return "" if self.is_large else comment(f"{port.name} -> {target}")
+
+    @property
+    def recent(self) -> str:
+        mask = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff" if self.number == IPV6 else "255.255.255.255"
+        return f"--mask {mask} --rsource"
+
+
+def endpoint_count(snapshot: Snapshot, number: int) -> int:
+    """Endpoints of all service ports of a family, also those that are not ready: what makes a cluster large."""
+    count = 0
+    for slices in snapshot.slices.values():
+        ports: dict[tuple[str, str], set[tuple[str, int]]] = {}
+        for part in slices:
+            if part.family == number:
+                for port in part.ports:
+                    own = ports.setdefault((port.name, port.protocol), set())
+                    own.update((endpoint.address, port.port) for endpoint in part.endpoints)
+        count += sum(map(len, ports.values()))
+    return count
+
+
+def comment(text: str) -> str:
+    """The match that only carries a comment."""
+    return f'-m comment --comment "{text}"'
+
+
+BUILTIN: Final = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
+CHAINS: Final = {
+    "mangle": (*BUILTIN, "KUBE-PROXY-CANARY"),
+    "filter": (
+        "INPUT",
+        "FORWARD",
+        "OUTPUT",
+        "KUBE-EXTERNAL-SERVICES",
+        "KUBE-FIREWALL",
+        "KUBE-FORWARD",
+        "KUBE-NODEPORTS",
+        "KUBE-PROXY-CANARY",
+        "KUBE-PROXY-FIREWALL",
+        "KUBE-SERVICES",
+    ),
+    "nat": (
+        "PREROUTING",
+        "INPUT",
+        "OUTPUT",
+        "POSTROUTING",
+        "KUBE-MARK-MASQ",
+        "KUBE-NODEPORTS",
+        "KUBE-POSTROUTING",
+        "KUBE-PROXY-CANARY",
+        "KUBE-SERVICES",
+    ),
+}
+NEW: Final = "-m conntrack --ctstate NEW"
+BALANCER_JUMP: Final = f"{NEW} {comment('kubernetes load balancer firewall')} -j KUBE-PROXY-FIREWALL"
+EXTERNAL_JUMP: Final = (
+    f"{NEW} {comment('kubernetes externally-visible service portals')} -j KUBE-EXTERNAL-SERVICES"
+)
+PORTALS: Final = f"{comment('kubernetes service portals')} -j KUBE-SERVICES"
+FRAME: Final = (
+    ("filter", "INPUT", "-j KUBE-FIREWALL"),
+    ("filter", "INPUT", BALANCER_JUMP),
+    ("filter", "INPUT", f"{comment('kubernetes health check service ports')} -j KUBE-NODEPORTS"),
+    ("filter", "INPUT", EXTERNAL_JUMP),
+    ("filter", "FORWARD", BALANCER_JUMP),
+    ("filter", "FORWARD", f"{comment('kubernetes forwarding rules')} -j KUBE-FORWARD"),
+    ("filter", "FORWARD", f"{NEW} {PORTALS}"),
+    ("filter", "FORWARD", EXTERNAL_JUMP),
+    ("filter", "OUTPUT", "-j KUBE-FIREWALL"),
+    ("filter", "OUTPUT", BALANCER_JUMP),
+    ("filter", "OUTPUT", f"{NEW} {PORTALS}"),
+    (
+        "filter",
+        "KUBE-FORWARD",
+        "-m conntrack --ctstate INVALID -m nfacct --nfacct-name  ct_state_invalid_dropped_pkts -j DROP",
+    ),
+    (
+        "filter",
+        "KUBE-FORWARD",
+        f"{comment('kubernetes forwarding rules')} -m mark --mark {{mark}}/{{mark}} -j ACCEPT",
+    ),
+    (
+        "filter",
+        "KUBE-FORWARD",
+        f"{comment('kubernetes forwarding conntrack rule')} "
+        "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+    ),
+    ("nat", "PREROUTING", PORTALS),
+    ("nat", "OUTPUT", PORTALS),
+    ("nat", "POSTROUTING", f"{comment('kubernetes postrouting rules')} -j KUBE-POSTROUTING"),
+    ("nat", "KUBE-MARK-MASQ", "-j MARK --set-xmark {mark}/{mark}"),
+    ("nat", "KUBE-POSTROUTING", "-m mark ! --mark {mark}/{mark} -j RETURN"),
+    ("nat", "KUBE-POSTROUTING", "-j MARK --set-xmark {mark}/0x0"),
+    (
+        "nat",
+        "KUBE-POSTROUTING",
+        f"{comment('kubernetes service traffic requiring SNAT')} -j MASQUERADE --random-fully",
+    ),
+)
+BLOCK_LOCALNET: Final = (
+    f"! -s 127.0.0.0/8 -d 127.0.0.0/8 {comment('block incoming localnet connections')} "
+    "-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP"
+)
+LARGE_CLUSTER: Final = 1000
+"""Above so many endpoints kube-proxy leaves the comments of endpoint rules out."""

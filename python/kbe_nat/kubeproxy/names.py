@@ -1,0 +1,49 @@
+"""Names of chains as kube-proxy gives them: hashes that keep them short, and unique.
+
+From pkg/proxy/iptables/proxier.go (portProtoHash, servicePortEndpointChainName) and pkg/proxy/nftables/proxier.go
+(servicePortChainNameBase, servicePortEndpointChainNameBase).
+"""
+
+import base64
+import hashlib
+from typing import Final
+
+from kbe_nat.policy import PortPolicy, Target
+
+
+def iptables_chain(prefix: str, port: PortPolicy, target: Target | None = None) -> str:
+    """Such as KUBE-SVC-EXBNZ76JOZU7PBN2, or with a target the chain of that endpoint."""
+    return hashed_chain(prefix, f"{port.name}{port.protocol}{target or ''}")
+
+
+def hashed_chain(prefix: str, text: str) -> str:
+    """A chain of iptables: the prefix and sixteen characters of the hash."""
+    return prefix + _hash(text)[:16]
+
+
+def nft_base(port: PortPolicy) -> str:
+    """What the names of all chains of a service port have in common: "HASH-namespace/name/protocol/port"."""
+    return _shortened(_nft_name(port))
+
+
+def nft_endpoint_base(port: PortPolicy, target: Target) -> str:
+    """The same of an endpoint; nft knows no colons in names."""
+    return _shortened(f"{_nft_name(port)}__{target.address.replace(':', '.')}/{target.port}")
+
+
+def _nft_name(port: PortPolicy) -> str:
+    return f"{port.namespace}/{port.service}/{port.protocol}/{port.port_name}"
+
+
+def _shortened(name: str) -> str:
+    text = f"{_hash(name)[:8]}-{name}"
+    return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 3] + "..."
+
+
+def _hash(text: str) -> str:
+    return base64.b32encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+MAX_LENGTH: Final = 240
+"""chainNameBaseLengthMax."""
+SERVICE, LOCAL, EXTERNAL, FIREWALL, ENDPOINT = "KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-"

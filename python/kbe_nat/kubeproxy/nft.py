@@ -1,0 +1,270 @@
+"""The rules that kube-proxy 1.36 writes for a plan in nftables mode, as `nft list table` shows them.
+
+Follows syncProxyRules in pkg/proxy/nftables/proxier.go. The text can be loaded with `nft -f`.
+"""
+
+from collections.abc import Iterable, Iterator
+from ipaddress import ip_network
+from typing import Final
+
+from kbe_nat.kubeproxy.names import nft_base, nft_endpoint_base
+from kbe_nat.model import IPV6, family
+from kbe_nat.policy import CLUSTER_IP, LOAD_BALANCER, NODE_PORT, Plan, PortPolicy, Target
+
+
+def dump(plan: Plan, number: int) -> str:
+    """The table of one family; services in the order of their names. Cost: linear."""
+    return _Dump(plan, number).text()
+
+
+class _Dump:
+    def __init__(self, plan: Plan, number: int) -> None:
+        self.plan = plan
+        self.ip = "ip6" if number == IPV6 else "ip"
+        self.address_type = "ipv6_addr" if number == IPV6 else "ipv4_addr"
+        self.ports = sorted(
+            (port for port in plan.ports if port.family == number),
+            key=lambda port: (port.name, port.protocol),
+        )
+        self.number = number
+        self.mark = f"{1 << plan.options.masquerade_bit:#x}"
+        self.chains: dict[str, list[str]] = {}
+        self.sets: dict[str, tuple[list[str], set[str]]] = {}
+        """Properties and elements of sets and maps, by "set NAME" or "map NAME"."""
+
+    def text(self) -> str:
+        self.frame()
+        for port in self.ports:
+            self.port(port)
+        lines = [f"table {self.ip} kube-proxy {{", '\tcomment "rules for kube-proxy"']
+        for head, (properties, elements) in sorted(self.sets.items()):
+            lines += ["", f"\t{head} {{", *(f"\t\t{own}" for own in properties)]
+            if elements:
+                joined = ",\n\t\t\t     ".join(sorted(elements))
+                lines.append(f"\t\telements = {{ {joined} }}")
+            lines.append("\t}")
+        for name, rules in sorted(self.chains.items()):
+            lines += ["", f"\tchain {name} {{", *(f"\t\t{rule}" for rule in rules), "\t}"]
+        return "".join(f"{line}\n" for line in (*lines, "}"))
+
+    def frame(self) -> None:
+        """What does not depend on Services."""
+        for name, rules in FRAME.items():
+            self.chains[name] = [rule.format(ip=self.ip, mark=self.mark) for rule in rules]
+        ranges = [text for text in self.plan.service_ranges if family(text) == self.number]
+        if ranges:
+            unallocated = f"{self.ip} daddr {_anonymous(ranges)} drop"
+            self.chains["cluster-ips-check"].append(
+                f'{unallocated} comment "Drop traffic to unallocated ClusterIPs"'
+            )
+        outsiders = self.masqueraded()
+        if outsiders:
+            self.chains["services"].insert(0, outsiders)
+        for head, (about, kind) in SETS.items():
+            kind = kind.format(address=self.address_type)
+            self.sets[head] = ([f"type {kind}", f'comment "{about}"'], set())
+        local = f"{self.ip} daddr != {'::1' if self.number == IPV6 else '127.0.0.0/8'}"
+        ports = "meta l4proto . th dport vmap"
+        check, dispatch = local, f"fib daddr type local {local}"
+        if self.number not in self.plan.every_address:
+            check = dispatch = f"{self.ip} daddr @nodeport-ips"
+            own = {text for text in self.plan.node_port_addresses if family(text) == self.number}
+            about = 'comment "IPs that accept NodePort traffic"'
+            self.sets["set nodeport-ips"] = ([f"type {self.address_type}", about], own)
+        self.chains["nodeport-endpoints-check"] = [f"{check} {ports} @no-endpoint-nodeports"]
+        self.chains["services"].append(f"{dispatch} {ports} @service-nodeports")
+
+    def masqueraded(self) -> str:
+        """The rule by which connections to cluster IPs are masqueraded; empty when none are."""
+        to, mark = f"{self.ip} daddr @cluster-ips", f"meta mark set meta mark | {self.mark}"
+        if self.plan.options.masquerade_all:
+            return f'{to} {mark} comment "masquerade all clusterIP traffic"'
+        foreign = self.detector("!= ")
+        why = "masquerade clusterIP traffic from outside cluster"
+        return f'{to} {foreign} {mark} comment "{why}"' if foreign else ""
+
+    def detector(self, negation: str) -> str:
+        """The match by which pods are known; empty when nothing tells."""
+        device = self.plan.options.pod_interface
+        if device:
+            return f'iifname {negation}"{device.replace("+", "*")}"'
+        ranges = [text for text in self.plan.pod_ranges if family(text) == self.number]
+        return f"{self.ip} saddr {negation}{ranges[0]}" if ranges else ""
+
+    def elements(self, head: str) -> set[str]:
+        return self.sets[head][1]
+
+    def port(self, port: PortPolicy) -> None:
+        base = nft_base(port)
+        self.elements("set cluster-ips").update(port.addresses(CLUSTER_IP))
+        for listener in port.listeners:
+            is_external = listener.kind != CLUSTER_IP
+            chain = f"external-{base}" if is_external else self.internal_chain(port, base)
+            has_endpoints = bool(port.cluster) if is_external else port.has_internal_endpoints
+            serves = port.has_external_endpoints if is_external else has_endpoints
+            place = f"{port.protocol} . {listener.port}"
+            served, refused = "map service-nodeports", "map no-endpoint-nodeports"
+            if listener.kind != NODE_PORT:
+                place = f"{listener.address} . {place}"
+                served, refused = "map service-ips", "map no-endpoint-services"
+            if has_endpoints:
+                self.elements(served).add(f"{place} : goto {chain}")
+            if not serves:
+                verdict = "drop" if port.cluster else "goto reject-chain"
+                self.elements(refused).add(f'{place} comment "{port.name}" : {verdict}')
+        self.firewall(port, base)
+        if not port.cluster:
+            return
+        if port.is_external:
+            self.external(port, base)
+        if port.uses_cluster:
+            self.balance(port, f"service-{base}", port.cluster)
+        if port.uses_local and port.local:
+            self.balance(port, f"local-{base}", port.local)
+        used = (*(port.cluster if port.uses_cluster else ()), *(port.local if port.uses_local else ()))
+        self.elements("set hairpin-connections").update(
+            f"{own.address} . {own.address} . {port.protocol} . {own.port}" for own in used if own.is_local
+        )
+
+    def internal_chain(self, port: PortPolicy, base: str) -> str:
+        return f"local-{base}" if port.is_internal_local else f"service-{base}"
+
+    def firewall(self, port: PortPolicy, base: str) -> None:
+        """Who may come to load balancers' addresses is checked before anything else."""
+        addresses = port.addresses(LOAD_BALANCER)
+        if not (port.source_ranges and addresses):
+            return
+        allowed = [*port.source_ranges, *(addresses if port.admits_own_addresses else ())]
+        self.chains[f"firewall-{base}"] = [f"{self.ip} saddr != {_anonymous(allowed)} drop"]
+        for listener in port.listeners:
+            if listener.kind == LOAD_BALANCER:
+                place = f"{listener.address} . {port.protocol} . {listener.port}"
+                self.elements("map firewall-ips").add(f"{place} : goto firewall-{base}")
+
+    def external(self, port: PortPolicy, base: str) -> None:
+        """The chain of everything that comes for an external address."""
+        mark = f"meta mark set meta mark | {self.mark}"
+        whole = f"goto service-{base}"
+        if not port.is_external_local:
+            self.chains[f"external-{base}"] = [f'{mark} comment "masquerade"', whole]
+            return
+        rules = []
+        pods = self.detector("")
+        if pods:
+            rules.append(f'{pods} {whole} comment "short-circuit pod traffic"')
+        rules.append(f'fib saddr type local {mark} comment "masquerade local traffic"')
+        rules.append(f'fib saddr type local {whole} comment "short-circuit local traffic"')
+        if port.local:
+            rules.append(f"goto local-{base}")
+        self.chains[f"external-{base}"] = rules
+
+    def balance(self, port: PortPolicy, chain: str, targets: tuple[Target, ...]) -> None:
+        """The chain that chooses; only with affinity every endpoint has a chain of its own."""
+        numbered = f"numgen random mod {len(targets)}"
+        if port.affinity_seconds is None:
+            places = _numbered(f"{own.address} . {own.port}" for own in targets)
+            self.chains[chain] = [
+                f"meta l4proto {port.protocol} dnat {self.ip} to {numbered} map {places}",
+            ]
+            return
+        rules = []
+        bases = [nft_endpoint_base(port, own) for own in targets]
+        for target, base in zip(targets, bases, strict=True):
+            rules.append(f"{self.ip} saddr @affinity-{base} goto endpoint-{base}")
+            self.sets[f"set affinity-{base}"] = (
+                [
+                    f"type {self.address_type}",
+                    "size 65535",
+                    "flags dynamic,timeout",
+                    f"timeout {port.affinity_seconds}s",
+                ],
+                set(),
+            )
+            self.chains[f"endpoint-{base}"] = [
+                f"update @affinity-{base} {{ {self.ip} saddr }}",
+                f"meta l4proto {port.protocol} dnat to {target}",
+            ]
+        self.chains[chain] = [*rules, f"{numbered} vmap {_numbered(f'goto endpoint-{own}' for own in bases)}"]
+
+
+def _numbered(values: Iterable[str]) -> str:
+    return f"{{ {', '.join(f'{number} : {value}' for number, value in enumerate(values))} }}"
+
+
+def _anonymous(values: Iterable[str]) -> str:
+    """A set in a rule, as nft prints it: a single value without braces, several sorted by their bits."""
+    listed = sorted(values, key=_bits)
+    return listed[0] if len(listed) == 1 else f"{{ {', '.join(listed)} }}"
+
+
+def _bits(text: str) -> tuple[int, ...]:
+    network = ip_network(text)
+    return (int(network.network_address), network.prefixlen)
+
+
+def _jumps(*targets: str) -> Iterator[str]:
+    return (f"ct state new jump {target}" for target in targets)
+
+
+DESTINATION: Final = "{ip} daddr . meta l4proto . th dport"
+FRAME: Final[dict[str, tuple[str, ...]]] = {
+    "cluster-ips-check": (
+        '{ip} daddr @cluster-ips reject comment "Reject traffic to invalid ports of ClusterIPs"',
+    ),
+    "filter-forward": (
+        "type filter hook forward priority filter; policy accept;",
+        *_jumps("service-endpoints-check", "cluster-ips-check"),
+    ),
+    "filter-input": (
+        "type filter hook input priority filter; policy accept;",
+        *_jumps("nodeport-endpoints-check", "service-endpoints-check"),
+    ),
+    "filter-output": (
+        "type filter hook output priority filter; policy accept;",
+        *_jumps("service-endpoints-check", "cluster-ips-check"),
+    ),
+    "filter-output-pre-dnat": (
+        "type filter hook output priority dstnat - 10; policy accept;",
+        *_jumps("firewall-check"),
+    ),
+    "filter-prerouting-pre-dnat": (
+        "type filter hook prerouting priority dstnat - 10; policy accept;",
+        *_jumps("firewall-check"),
+    ),
+    "firewall-check": (f"{DESTINATION} vmap @firewall-ips",),
+    "masquerading": (
+        "meta mark & {mark} != 0x0 meta mark set meta mark ^ {mark} masquerade fully-random",
+        "ct status dnat {ip} saddr . {ip} daddr . meta l4proto . th dport @hairpin-connections "
+        "masquerade fully-random",
+    ),
+    "nat-output": ("type nat hook output priority dstnat; policy accept;", "jump services"),
+    "nat-postrouting": ("type nat hook postrouting priority srcnat; policy accept;", "jump masquerading"),
+    "nat-prerouting": ("type nat hook prerouting priority dstnat; policy accept;", "jump services"),
+    "reject-chain": ('comment "helper for @no-endpoint-services / @no-endpoint-nodeports"', "reject"),
+    "service-endpoints-check": (f"{DESTINATION} vmap @no-endpoint-services",),
+    "services": (f"{DESTINATION} vmap @service-ips",),
+}
+SETS: Final = {
+    "map firewall-ips": (
+        "destinations that are subject to LoadBalancerSourceRanges",
+        "{address} . inet_proto . inet_service : verdict",
+    ),
+    "map no-endpoint-nodeports": (
+        "vmap to drop or reject packets to service nodeports with no endpoints",
+        "inet_proto . inet_service : verdict",
+    ),
+    "map no-endpoint-services": (
+        "vmap to drop or reject packets to services with no endpoints",
+        "{address} . inet_proto . inet_service : verdict",
+    ),
+    "map service-ips": (
+        "ClusterIP, ExternalIP and LoadBalancer IP traffic",
+        "{address} . inet_proto . inet_service : verdict",
+    ),
+    "map service-nodeports": ("NodePort traffic", "inet_proto . inet_service : verdict"),
+    "set cluster-ips": ("Active ClusterIPs", "{address}"),
+    "set hairpin-connections": (
+        "service hairpin connections",
+        "{address} . {address} . inet_proto . inet_service",
+    ),
+}

@@ -1,0 +1,123 @@
+"""A node's rules that are not as they should be: every kind of change is named, with its Service."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conformance_cases import CASES, Case, run
+from typer.testing import CliRunner
+
+from kbe_nat.cli import app
+from kbe_nat.kubeproxy.difference import Kind, differences
+
+OVERALL = next(case for case in CASES if str(case) == "overall")
+IPTABLES = (OVERALL.folder / "iptables-save.golden").read_text()
+NFT = (OVERALL.folder / "nft.golden").read_text()
+DNAT = next(line for line in IPTABLES.splitlines() if "--to-destination 10.180.0.4:80" in line)
+CHAIN = DNAT.split()[1]
+PORTAL = next(line for line in IPTABLES.splitlines() if line.startswith("-A KUBE-SERVICES -d 172.30.0.43"))
+
+
+@pytest.mark.parametrize("text", [IPTABLES, NFT], ids=["iptables", "nft"])
+def test_nothing_differs_from_itself(text: str) -> None:
+    assert differences(text, text) == []
+
+
+def test_what_depends_on_the_machine_does_not_count() -> None:
+    other = IPTABLES.replace(" --random-fully", "")
+    other = other.replace(" -m nfacct --nfacct-name localhost_nps_accepted_pkts", "")
+    other = "\n".join(line for line in other.splitlines() if "INVALID" not in line)
+    other = other.replace("*nat\n", "*nat\n:CNI-HOSTPORT - [0:0]\n:KUBE-KUBELET-CANARY - [0:0]\n")
+    other += "\n-A POSTROUTING -s 10.0.0.0/8 -j MASQUERADE\n"
+    assert differences(IPTABLES, other) == []
+    remembered = NFT.replace(
+        "\t\ttimeout 10800s\n\t\ttype ipv4_addr\n",
+        "\t\ttimeout 10800s\n\t\ttype ipv4_addr\n\t\telements = { 10.0.0.7 timeout 3h expires 2h }\n",
+    )
+    assert differences(NFT, remembered.replace("size 65535", "size 1000").replace(" fully-random", "")) == []
+
+
+def rows(other: str) -> list[tuple[str, Kind, str]]:
+    return [(own.service, own.kind, own.place) for own in differences(IPTABLES, other)]
+
+
+def test_a_rule_that_is_gone() -> None:
+    assert rows(IPTABLES.replace(f"{PORTAL}\n", "")) == [("ns3/svc3:p80", Kind.MISSING, "nat KUBE-SERVICES")]
+
+
+def test_another_endpoint() -> None:
+    [own] = differences(
+        IPTABLES, IPTABLES.replace("--to-destination 10.180.0.4:80", "--to-destination 10.9.9.9:80")
+    )
+    assert (own.service, own.kind, own.place) == ("ns4/svc4:p80", Kind.DIFFERENT, f"nat {CHAIN}")
+    assert own.expected == (DNAT,) and "10.9.9.9" in own.found[0]
+
+
+def test_a_chain_that_is_gone() -> None:
+    other = "\n".join(
+        line for line in IPTABLES.splitlines() if not line.startswith((f":{CHAIN}", f"-A {CHAIN}"))
+    )
+    assert rows(other) == [("ns4/svc4:p80", Kind.MISSING, f"nat {CHAIN}")]
+
+
+def test_a_service_that_nobody_knows() -> None:
+    portal = PORTAL.replace("ns3/svc3", "ns9/svc9").replace("172.30.0.43", "172.30.0.99")
+    other = portal.replace("X27LE4BHSL4DOUIK", "AAAAAAAAAAAAAAAA")
+    extra = ":KUBE-SVC-AAAAAAAAAAAAAAAA - [0:0]\n"
+    assert rows(IPTABLES.replace(PORTAL, f"{PORTAL}\n{other}").replace("*nat\n", f"*nat\n{extra}")) == [
+        ("ns9/svc9:p80", Kind.EXTRA, "nat KUBE-SERVICES"),
+        ("ns9/svc9:p80", Kind.EXTRA, "nat KUBE-SVC-AAAAAAAAAAAAAAAA"),
+    ]
+
+
+def test_the_order_of_rules_counts_where_it_has_a_meaning() -> None:
+    lines = IPTABLES.splitlines()
+    first = next(n for n, line in enumerate(lines) if "--probability 0.5" in line)
+    lines[first : first + 2] = lines[first + 1], lines[first]
+    assert rows("\n".join(lines)) == [
+        ("ns4/svc4:p80", Kind.DIFFERENT, "nat KUBE-SVC-4SW47YFZTEDKD3PK (order)")
+    ]
+
+
+def test_what_belongs_to_no_service() -> None:
+    gone = '-A OUTPUT -m comment --comment "kubernetes service portals" -j KUBE-SERVICES\n'
+    assert rows(IPTABLES.replace(gone, "")) == [("", Kind.MISSING, "nat OUTPUT")]
+
+
+def test_elements_of_nft() -> None:
+    other = NFT.replace("\t\t\t172.30.0.43 . tcp . 80 : goto service-4AT6LBPK-ns3/svc3/tcp/p80,\n", "")
+    other = other.replace("0 : 10.180.0.4 . 80", "0 : 10.180.0.9 . 80")
+    found = [(own.service, own.kind, own.place) for own in differences(NFT, other)]
+    assert found == [
+        ("ns3/svc3/tcp/p80", Kind.MISSING, "ip kube-proxy map service-ips"),
+        ("ns4/svc4/tcp/p80", Kind.DIFFERENT, "ip kube-proxy chain service-LAUZTJTB-ns4/svc4/tcp/p80"),
+    ]
+
+
+def changed(case: Case, folder: Path) -> Path:
+    own = folder / "saved"
+    own.write_text((case.folder / "iptables-save.golden").read_text().replace("10.180.0.4:80", "10.9.9.9:80"))
+    return own
+
+
+def test_the_command(tmp_path: Path) -> None:
+    flags = OVERALL.flags("iptables", tmp_path)
+    told = run("diff", *flags, str(OVERALL.folder / "iptables-save.golden"))
+    assert told == "The node has the rules that it should have.\n"
+    told = run("diff", *OVERALL.flags("nftables", tmp_path), str(OVERALL.folder / "nft.golden"), "-o", "json")
+    assert json.loads(told) == []
+    # Run as by the shell, which sees the exit code.
+    done = CliRunner().invoke(app, ["diff", *flags, str(changed(OVERALL, tmp_path))], standalone_mode=False)
+    assert done.return_value == 1
+    assert "ns4/svc4:p80  different  nat KUBE-S" in done.stdout
+    done = CliRunner().invoke(
+        app, ["diff", *flags, str(changed(OVERALL, tmp_path)), "-o", "json"], standalone_mode=False
+    )
+    assert {row["service"] for row in json.loads(done.stdout)} == {"ns4/svc4:p80"}
+
+
+def test_no_dump_at_all(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("hello")
+    done = CliRunner().invoke(app, ["diff", "-f", str(OVERALL.objects), str(tmp_path / "text")])
+    assert done.exit_code != 0
+    assert "neither iptables-save's output nor nft's" in str(done.exception)
