@@ -158,6 +158,11 @@ class PortPolicy:
         """Somebody may serve what comes from outside for another address."""
         return bool(self.local if self.is_external_local else self.cluster)
 
+    @property
+    def refuses_somebody(self) -> bool:
+        """It has no endpoints, or none on this node for traffic that asks for those."""
+        return not self.local and (not self.cluster or self.is_external_local)
+
     def addresses(self, kind: str) -> tuple[str, ...]:
         """The addresses of all listeners of one kind."""
         return tuple(listener.address for listener in self.listeners if listener.kind == kind)
@@ -199,6 +204,16 @@ def plan(snapshot: Snapshot, options: Options | None = None) -> Plan:
     """What the node of `options` has to do. Cost: linear in service ports and endpoints."""
     options = options or Options()
     return _Planner(snapshot, options).plan()
+
+
+def unknown_port(options: Options) -> str:
+    """What becomes of packets to a cluster IP's other ports: "pass", "reject" or "drop"."""
+    return options.unknown_port or ("reject" if options.mode is Mode.NFTABLES else "pass")
+
+
+def unallocated(plan: Plan) -> tuple[str, ...]:
+    """Ranges in which cluster IPs that no Service has are dropped: all in nftables mode, else none."""
+    return plan.service_ranges if plan.options.mode is Mode.NFTABLES else ()
 
 
 def port_name(namespace: str, service: str, port: str) -> str:

@@ -35,6 +35,7 @@ from kbe_nat.reference_tables import (
     ServicePort,
     Tables,
     decide,
+    is_own_address,
 )
 from kbe_nat.reference_tcp import Connection, Segment
 
@@ -280,7 +281,10 @@ class Reference:
         """An error about a translated packet goes to who sent that, and quotes what was sent (RFC 5508)."""
         if not packet.has_right_icmp_checksum():
             return Verdict("drop", "bad-icmp")
-        ours = packet.ends.dst in self._tables.addresses
+        # The node has connections of its own, which are none of our affair.
+        ours = packet.ends.dst in self._tables.addresses and not is_own_address(
+            self._tables.node, packet.ends.dst
+        )
         unmatched = (
             Verdict("drop", "icmp-unmatched") if ours else Verdict("accept", "not-ours", packet.content)
         )

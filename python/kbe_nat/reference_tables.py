@@ -165,7 +165,7 @@ def _is_martian(tables: Tables, packet: Packet, interface: int) -> bool:
     else:
         is_unusable = src.is_unspecified or src.is_multicast
     is_loopback = (src.is_loopback or dst.is_loopback) and interface != 0
-    is_own = _is_own(tables.node, src) or (src.is_loopback and interface == 0)
+    is_own = is_own_address(tables.node, src) or (src.is_loopback and interface == 0)
     is_foreign = not is_own and (src == dst or src in tables.addresses)
     return is_unusable or is_loopback or is_foreign
 
@@ -180,14 +180,14 @@ def _is_out_of_reach(node: Node, spec: ServicePort, kind: str, packet: Packet, i
     serve no node ports, and in iptables mode the node's own packets to other hosts' addresses are not refused.
     """
     src, dst = packet.ends.src, packet.ends.dst
-    is_own = _is_own(node, src) or (src.is_loopback and interface == 0)
+    is_own = is_own_address(node, src) or (src.is_loopback and interface == 0)
     passes_by = (
         node.mode == "iptables"
         and kind in ("external-ip", "load-balancer")
         and not spec.backends
         and not spec.local_backends
         and is_own
-        and not _is_own(node, dst)
+        and not is_own_address(node, dst)
     )
     return passes_by or (kind == "closed-node-port" and not _refuses_somebody(spec))
 
@@ -209,7 +209,7 @@ def _is_midstream(packet: Packet, midstream: str) -> bool:
 def _policy(node: Node, spec: ServicePort, kind: str, src: Address, interface: int) -> tuple[str, bool]:
     """Traffic policies, source ranges and masquerade (pkg/proxy/topology.go, iptables/proxier.go)."""
     is_pod = any(_contains(text, src) for text in node.pod_ranges)
-    is_node = _is_own(node, src) or (src.is_loopback and interface == 0)
+    is_node = is_own_address(node, src) or (src.is_loopback and interface == 0)
     has_detector = any(ip_network(text, strict=False).version == src.version for text in node.pod_ranges)
     has_endpoints = bool(spec.backends or spec.local_backends)
     is_ranged = kind == "load-balancer" or (spec.ranges_everywhere and kind in ("external-ip", "node-port"))
@@ -229,7 +229,8 @@ def _policy(node: Node, spec: ServicePort, kind: str, src: Address, interface: i
     return ("cluster", not is_pod) if is_pod or is_node else ("local", False)
 
 
-def _is_own(node: Node, address: Address) -> bool:
+def is_own_address(node: Node, address: Address) -> bool:
+    """Whether the node has this address."""
     return any(address == ip_address(text) for text in node.addresses)
 
 

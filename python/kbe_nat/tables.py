@@ -1,7 +1,7 @@
 """From a `Plan` to the native objects that the engine takes. Nothing is decided here."""
 
 from kbe_nat import _native
-from kbe_nat.policy import LOAD_BALANCER, Mode, Plan, PortPolicy, Target
+from kbe_nat.policy import LOAD_BALANCER, Mode, Plan, PortPolicy, Target, unallocated, unknown_port
 
 
 class Tables:
@@ -32,8 +32,8 @@ class Tables:
             closed_addresses=plan.closed_addresses,
             pod_interfaces=options.pod_interfaces if options.pod_interface else None,
             masquerade_all=options.masquerade_all,
-            unknown_port=options.unknown_port or ("reject" if is_nftables else "pass"),
-            unallocated=plan.service_ranges if is_nftables else (),
+            unknown_port=unknown_port(options),
+            unallocated=unallocated(plan),
             mode=options.mode,
         )
         return [port for _, port in known.values()], view

@@ -7,10 +7,11 @@ Nothing here runs a command; a back end (`kbe_nat.rules.iptables`, `kbe_nat.rule
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address, ip_network
 from typing import Final, Protocol
 
 from kbe_nat.model import IPV4, IPV6, family
-from kbe_nat.policy import Plan
+from kbe_nat.policy import CLUSTER_IP, Plan, unallocated, unknown_port
 
 PREFIX: Final = "KBE-NAT-"
 """Every chain of ours begins so."""
@@ -128,19 +129,19 @@ def rule_sets(plan: Plan, queues: tuple[int, int], marks: Marks | None = None) -
 
 def _rule_set(plan: Plan, number: int, queues: tuple[int, int], marks: Marks) -> RuleSet:
     frontends, addresses = f"{TAG}-frontends-{number}", f"{TAG}-addresses-{number}"
-    rules = [
-        Rule(table, chain, tuple(words.split())) for table, chain, words in _rules(number, queues, marks)
-    ]
     endpoints = set(_frontends(plan, number))
-    return RuleSet(
-        number,
-        tuple(Jump(table, hook, PREFIX + hook) for table, hook in HOOKS),
-        tuple(rules),
-        {
-            frontends: tuple(sorted(f"{address},{protocol}:{port}" for address, protocol, port in endpoints)),
-            addresses: tuple(sorted({address for address, _, _ in endpoints})),
-        },
-    )
+    sets = {
+        frontends: tuple(sorted(f"{address},{protocol}:{port}" for address, protocol, port in endpoints)),
+        addresses: tuple(sorted({address for address, _, _ in endpoints})),
+    }
+    if unallocated(plan) or unknown_port(plan.options) != "pass":
+        sets[f"{TAG}-refused-{number}"] = tuple(sorted(_refused(plan, number)))
+    rules = [
+        Rule(table, chain, tuple(words.split()))
+        for table, chain, words in _rules(number, queues, marks, has_refused=len(sets) > 2)
+    ]
+    jumps = tuple(Jump(table, hook, PREFIX + hook) for table, hook in HOOKS)
+    return RuleSet(number, jumps, tuple(rules), sets)
 
 
 def _frontends(plan: Plan, number: int) -> Iterator[tuple[str, str, int]]:
@@ -149,12 +150,29 @@ def _frontends(plan: Plan, number: int) -> Iterator[tuple[str, str, int]]:
         if policy.family != number:
             continue
         for own in policy.listeners:
-            for address in [own.address] if own.address else plan.node_port_addresses:
+            addresses = [own.address] if own.address else [*plan.node_port_addresses]
+            if not own.address and policy.refuses_somebody:
+                addresses += plan.closed_addresses
+            for address in addresses:
                 if family(address) == number:
                     yield address, policy.protocol, own.port
 
 
-def _rules(number: int, queues: tuple[int, int], marks: Marks) -> Iterator[tuple[str, str, str]]:
+def _refused(plan: Plan, number: int) -> Iterator[str]:
+    """Ranges and addresses of cluster IPs: whatever goes there is ours to decide, served or not."""
+    ranges = [text for text in unallocated(plan) if family(text) == number]
+    yield from ranges
+    networks = [ip_network(text) for text in ranges]
+    for policy in plan.ports:
+        if policy.family == number:
+            for address in policy.addresses(CLUSTER_IP):
+                if not any(ip_address(address) in network for network in networks):
+                    yield address
+
+
+def _rules(
+    number: int, queues: tuple[int, int], marks: Marks, *, has_refused: bool
+) -> Iterator[tuple[str, str, str]]:
     icmp, unreachable = ("icmp", "icmp-port-unreachable")
     if number == IPV6:
         icmp, unreachable = ("ipv6-icmp", "icmp6-port-unreachable")
@@ -166,8 +184,15 @@ def _rules(number: int, queues: tuple[int, int], marks: Marks) -> Iterator[tuple
     for hook in ("PREROUTING", "OUTPUT"):
         # Ahead of the kernel's connection tracking: it then sees one consistent flow between client and pod.
         yield "raw", hook, f"-m set --match-set {TAG}-frontends-{number} dst,dst {divert}"
+        if has_refused:
+            yield "raw", hook, f"-m set --match-set {TAG}-refused-{number} dst {divert}"
         # ICMP errors about translated replies, and echo requests; ICMP has no ports, so it has a set of its own.
-        yield "raw", hook, f"-p {icmp} -m set --match-set {TAG}-addresses-{number} dst {divert}"
+        # Much of it is the node's own affair, and passes when nobody listens. What the node says to itself about
+        # a refused connection shares that connection's unconfirmed entry: the kernel drops such packets instead
+        # of queueing them.
+        other = "! -i lo" if hook == "PREROUTING" else "-m addrtype ! --dst-type LOCAL"
+        addressed = f"-m set --match-set {TAG}-addresses-{number} dst"
+        yield "raw", hook, f"-p {icmp} {other} {addressed} {divert} --queue-bypass"
         # Replies are recognised by their flow, not by their address.
         yield "mangle", hook, f"-m mark --mark {flow} -j CONNMARK --set-xmark {flow}"
     for hook in ("INPUT", "POSTROUTING"):
@@ -190,5 +215,5 @@ HOOKS: Final = (
     ("filter", "OUTPUT"),
     ("nat", "POSTROUTING"),
 )
-SET_TYPES: Final = {"frontends": "hash:ip,port", "addresses": "hash:ip"}
+SET_TYPES: Final = {"frontends": "hash:ip,port", "addresses": "hash:ip", "refused": "hash:net"}
 """ipset's type by the second word of a set's name."""

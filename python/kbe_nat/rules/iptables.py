@@ -121,7 +121,7 @@ def _install_lines(rules: RuleSet, saved: str) -> Iterator[str]:
         yield from (f":{jump.chain} - [0:0]" for jump in jumps)
         for rule in rules.rules:
             if rule.table == table:
-                yield f"-A {PREFIX}{rule.chain} -m comment --comment {TAG} {shlex.join(rule.words)}"
+                yield f"-A {PREFIX}{rule.chain} -m comment --comment {TAG} {' '.join(rule.words)}"
         yield from (f"-I {jump.hook} 1 -m comment --comment {TAG} -j {jump.chain}" for jump in jumps)
         yield "COMMIT"
 

@@ -87,6 +87,8 @@ def _table_lines(rules: RuleSet) -> Iterator[str]:
         kind = set_name.split("-")[2]
         yield f"  set {kind} {{"
         yield f"    type {address}{' . inet_proto . inet_service' if kind == 'frontends' else ''}"
+        if kind == "refused":
+            yield "    flags interval"
         if elements:
             yield f"    elements = {{ {', '.join(map(_element, elements))} }}"
         yield "  }"
@@ -130,6 +132,9 @@ def _statement(rule: Rule, name: str) -> str:
             words.pop(0)
         elif word == "-p":
             parts.append(f"meta l4proto {words.pop(0)}")
+        elif word == "!":
+            name_of, value = words.pop(0), words.pop(0)
+            parts.append(f'iifname != "{value}"' if name_of == "-i" else f"fib daddr type != {value.lower()}")
         elif word == "--match-set":
             kind = words.pop(0).split("-")[2]
             where = f"{name} daddr . meta l4proto . th dport" if kind == "frontends" else f"{name} daddr"
@@ -151,10 +156,9 @@ def _statement(rule: Rule, name: str) -> str:
 
 def _target(words: list[str]) -> str:
     match words:
-        case ["NFQUEUE", "--queue-num", number]:
-            return f"queue num {number}"
-        case ["NFQUEUE", "--queue-balance", numbers]:
-            return f"queue num {numbers.replace(':', '-')}"
+        case ["NFQUEUE", "--queue-num" | "--queue-balance", numbers, *flags]:
+            bypass = " bypass" if "--queue-bypass" in flags else ""
+            return f"queue{' flags' if bypass else ''}{bypass} to {numbers.replace(':', '-')}"
         case ["CONNMARK", "--set-xmark", mark]:
             return f"ct mark set ct mark or {mark.partition('/')[0]}"
         case ["REJECT", "--reject-with", kind]:

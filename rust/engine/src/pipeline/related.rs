@@ -32,8 +32,9 @@ impl Core {
         if !icmp_error::is_intact(packet, headers) {
             return Related::Verdict(Verdict::drop(Cause::BadIcmp));
         }
-        let is_frontend = self.table.is_frontend(headers.tuple.ends.dst.into());
-        let unmatched = if is_frontend {
+        let to = headers.tuple.ends.dst.into();
+        // At an address that is nothing but a frontend nobody else can be meant; the node has connections of its own.
+        let unmatched = if self.table.is_frontend(to) && !self.table.is_node(to) {
             Verdict::drop(Cause::IcmpUnmatched)
         } else {
             Verdict::new(Action::Accept, Cause::NotOurs)
