@@ -65,8 +65,11 @@ PYTHON = {
     "daemon": "_native control datapath errors kubeproxy model policy sources",
     "kubeproxy": "errors model policy",
     "playground": "daemon errors policy sources",
-    "cli": "_native control daemon datapath errors kubeproxy model playground policy rules sources tables "
-    "version",
+    "packet": "model",
+    "kernel_flows": "errors",
+    "shadow": "_native kernel_flows model packet policy tables",
+    "cli": "_native control daemon datapath errors kernel_flows kubeproxy model packet playground policy rules "
+    "shadow sources tables version",
     "__init__": "_native errors model",
     "__main__": "cli errors",
 }

@@ -33,6 +33,10 @@ class ControlError(KbeNatError):
     """The daemon cannot be asked, or it refuses what it was asked for."""
 
 
+class ConntrackError(KbeNatError):
+    """The kernel's connection tracking cannot be read."""
+
+
 class PlaygroundError(KbeNatError):
     """A namespace, device or server of the playground could not be made."""
 

@@ -16,6 +16,7 @@ from kbe_nat.cli.get import get
 from kbe_nat.cli.playground import playground
 from kbe_nat.cli.proxy import proxy
 from kbe_nat.cli.replay import replay
+from kbe_nat.cli.shadow import shadow
 from kbe_nat.cli.strategy import strategy
 from kbe_nat.cli.top import top
 
@@ -39,6 +40,7 @@ app.command()(replay)
 app.command()(explain)
 app.command()(dump)
 app.command()(diff)
+app.command()(shadow)
 
 
 @app.callback(invoke_without_command=True)

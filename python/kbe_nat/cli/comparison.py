@@ -4,8 +4,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from kbe_nat import packet as wire
 from kbe_nat._native import ACTIONS, CAUSES, EXPIRY_BUDGET, Engine
-from kbe_nat.cli import packet as wire
 from kbe_nat.cli.output import table
 from kbe_nat.datapath import NEW, VERDICT, Batch, PacketQueue
 from kbe_nat.policy import Plan

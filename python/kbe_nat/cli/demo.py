@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from kbe_nat.cli import packet as wire
+from kbe_nat import packet as wire
 from kbe_nat.cli import playground as verbs
 from kbe_nat.cli.interruption import Interruptions
 from kbe_nat.cli.options import Format, OutputFormat

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from kbe_nat import packet as wire
 from kbe_nat._native import EXPIRY_BUDGET, Engine
-from kbe_nat.cli import packet as wire
 from kbe_nat.cli.flows import FlowQuestion, read_flows
 from kbe_nat.cli.node import NodeFlags, matches, takes_node_flags
 from kbe_nat.cli.options import (

@@ -224,11 +224,11 @@ FRAME: Final[dict[str, tuple[str, ...]]] = {
         *_jumps("service-endpoints-check", "cluster-ips-check"),
     ),
     "filter-output-pre-dnat": (
-        "type filter hook output priority dstnat - 10; policy accept;",
+        "type filter hook output priority -110; policy accept;",
         *_jumps("firewall-check"),
     ),
     "filter-prerouting-pre-dnat": (
-        "type filter hook prerouting priority dstnat - 10; policy accept;",
+        "type filter hook prerouting priority -110; policy accept;",
         *_jumps("firewall-check"),
     ),
     "firewall-check": (f"{DESTINATION} vmap @firewall-ips",),
@@ -237,9 +237,9 @@ FRAME: Final[dict[str, tuple[str, ...]]] = {
         "ct status dnat {ip} saddr . {ip} daddr . meta l4proto . th dport @hairpin-connections "
         "masquerade fully-random",
     ),
-    "nat-output": ("type nat hook output priority dstnat; policy accept;", "jump services"),
+    "nat-output": ("type nat hook output priority -100; policy accept;", "jump services"),
     "nat-postrouting": ("type nat hook postrouting priority srcnat; policy accept;", "jump masquerading"),
-    "nat-prerouting": ("type nat hook prerouting priority dstnat; policy accept;", "jump services"),
+    "nat-prerouting": ("type nat hook prerouting priority -100; policy accept;", "jump services"),
     "reject-chain": ('comment "helper for @no-endpoint-services / @no-endpoint-nodeports"', "reject"),
     "service-endpoints-check": (f"{DESTINATION} vmap @no-endpoint-services",),
     "services": (f"{DESTINATION} vmap @service-ips",),

@@ -129,8 +129,8 @@ impl Engine {
     fn restore_flow<A: Family>(&mut self, saved: &SavedFlow<A>, names: &[String], now: Tick) -> bool {
         let (core, lane) = A::lane(self);
         let hot = &saved.hot;
-        let reply_is_ipv4 = IpAddr::from(hot.ends(Direction::Reply).src.into()).is_ipv4();
-        let Some(number) = core.ledger.find(&names[saved.service], reply_is_ipv4) else { return false };
+        let is_ipv4 = hot.ends(Direction::Reply).source().is_ipv4();
+        let Some(number) = core.ledger.find(&names[saved.service], is_ipv4) else { return false };
         let is_known = hot
             .ends
             .iter()

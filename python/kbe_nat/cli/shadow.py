@@ -1,0 +1,157 @@
+"""`kbe-nat shadow`: decide beside the node's own proxy, and report where the two disagree."""
+
+import json
+import os
+import selectors
+import sys
+import time
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from kbe_nat.cli.node import NodeFlags, takes_node_flags
+from kbe_nat.cli.options import Format, OutputFormat, PodRange, parse, warn
+from kbe_nat.cli.output import show, show_json, table
+from kbe_nat.errors import ConntrackError, KbeNatError
+from kbe_nat.kernel_flows import KernelFlow, listed, watched
+from kbe_nat.kernel_flows import parse as parse_line
+from kbe_nat.model import join_address
+from kbe_nat.policy import plan
+from kbe_nat.shadow import DISAGREEMENTS, Finding, Outcome, Shadow
+from kbe_nat.sources.address import parse_range
+from kbe_nat.sources.completion import POD_RANGE
+from kbe_nat.sources.manifests import Manifests
+
+POLL_SECONDS = 1.0
+
+
+@takes_node_flags
+def shadow(
+    manifests: Annotated[
+        list[str],
+        typer.Option(
+            "--manifests",
+            "-f",
+            help="Directory or file of Kubernetes objects, which is followed; repeatable.",
+        ),
+    ],
+    duration: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds to watch. Default: until Ctrl-C.")
+    ] = None,
+    existing: Annotated[
+        bool, typer.Option("--existing", help="Compare the connections that there are, and end.")
+    ] = False,
+    *,
+    flags: NodeFlags,
+    pod_range: PodRange = POD_RANGE,
+    output: OutputFormat = Format.TEXT,
+) -> int:
+    """Watch a node's real traffic without touching it, and report where kbe-nat would decide otherwise.
+
+    Reads the kernel's connection tracking (CAP_NET_ADMIN): every connection that begins is decided again, and
+    compared with where the kernel has sent it. Ends with 1 when there was a disagreement. Connections that the
+    kernel refuses never appear there, so they are not compared.
+    """
+    source = Manifests(manifests, pod_range=parse(parse_range, pod_range, "--pod-range"))
+    own = Shadow()
+    _follow(source, own, flags, is_first=True)
+    flows = listed() if existing else _new_flows(source, own, flags, duration)
+    try:
+        for flow in flows:
+            found = own.compare(flow)
+            if found.outcome in DISAGREEMENTS:
+                _report(found, output)
+    except KeyboardInterrupt:
+        pass
+    _summarise(own, output)
+    return 1 if any(outcome in DISAGREEMENTS for _, outcome in own.counts) else 0
+
+
+def _new_flows(
+    source: Manifests, own: Shadow, flags: NodeFlags, duration: float | None
+) -> Iterator[KernelFlow]:
+    """Connections as they begin; objects are looked after meanwhile."""
+    end = None if duration is None else time.monotonic() + duration
+    process = watched()
+    assert process.stdout is not None and process.stderr is not None
+    rest, looked = b"", time.monotonic()
+    try:
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            while end is None or time.monotonic() < end:
+                if selector.select(0.2):
+                    content = os.read(process.stdout.fileno(), 1 << 16)
+                    if not content:
+                        reason = process.stderr.read().decode(errors="replace")
+                        raise ConntrackError(f"conntrack -E: {' '.join(reason.split())}")
+                    *lines, rest = (rest + content).split(b"\n")
+                    yield from filter(None, (parse_line(line.decode()) for line in lines))
+                if time.monotonic() - looked > POLL_SECONDS:
+                    looked = time.monotonic()
+                    _follow(source, own, flags)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _follow(source: Manifests, own: Shadow, flags: NodeFlags, *, is_first: bool = False) -> None:
+    """Takes over what has changed in the objects; what cannot be read leaves everything as it is."""
+    try:
+        reading = source.read()
+        if reading is None:
+            return
+        warn(*map(str, reading.refused), *reading.notes)
+        own.follow(plan(reading.snapshot, flags.options(reading.snapshot)))
+    except KbeNatError as error:
+        if is_first:
+            raise
+        warn(f"{error}; all stays as it was")
+
+
+def _row(found: Finding) -> dict[str, Any]:
+    flow = found.flow
+    return {
+        "outcome": found.outcome,
+        "service": found.service or None,
+        "protocol": flow.protocol,
+        "from": join_address(*flow.source),
+        "to": join_address(*flow.destination),
+        "kernel": {
+            "backend": join_address(*flow.reply_source) if flow.is_translated else None,
+            "masquerade": flow.is_masqueraded,
+        },
+        "verdict": {"translate": "dnat", "accept": "pass"}.get(found.verdict, found.verdict),
+        "destinations": list(found.expected),
+    }
+
+
+def _report(found: Finding, output: Format) -> None:
+    """A disagreement, at once: a line for people, or of JSON."""
+    row = _row(found)
+    if output is Format.JSON:
+        show_json(row, indent=None)
+        return
+    kernel = row["kernel"]["backend"] or "untranslated"
+    mask = ", masqueraded" if row["kernel"]["masquerade"] else ""
+    ours = ", ".join(row["destinations"]) or row["verdict"]
+    where = f" of {found.service}" if found.service else ""
+    print(f"{row['protocol']} {row['from']} to {row['to']}{where}: {found.outcome}")
+    print(f"  kernel: {kernel}{mask}; kbe-nat: {ours}")
+    sys.stdout.flush()
+
+
+def _summarise(own: Shadow, output: Format) -> None:
+    if output is Format.JSON:
+        rows = [
+            {"service": service or None, "outcome": outcome, "flows": count}
+            for (service, outcome), count in sorted(own.counts.items())
+        ]
+        print(json.dumps({"summary": rows}))
+        return
+    made = table("Flows", "service", "outcome", "flows", right=1)
+    for (service, outcome), count in sorted(own.counts.items()):
+        made.add_row(service or "(none)", str(outcome), str(count))
+    agreed = sum(count for (_, outcome), count in own.counts.items() if outcome is Outcome.AGREED)
+    wrong = sum(count for (_, outcome), count in own.counts.items() if outcome in DISAGREEMENTS)
+    show("", made, "", f"{agreed} flows agreed, {wrong} did not.")

@@ -1,0 +1,83 @@
+"""Connections as the kernel tracks them, as the command `conntrack` prints them: where each was sent, and as
+whom.
+"""
+
+import re
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from kbe_nat.errors import ConntrackError
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFlow:
+    """A connection, as it began and as its answers come back."""
+
+    protocol: str
+    source: tuple[str, int]
+    destination: tuple[str, int]
+    reply_source: tuple[str, int]
+    """Who serves it."""
+    reply_destination: tuple[str, int]
+    """As whom the backend sees the client."""
+
+    @property
+    def is_translated(self) -> bool:
+        """It goes elsewhere than its client has sent it."""
+        return self.reply_source != self.destination
+
+    @property
+    def is_masqueraded(self) -> bool:
+        """The backend sees another address than the client's."""
+        return self.reply_destination[0] != self.source[0]
+
+
+def listed(prefix: Sequence[str] = ()) -> Iterator[KernelFlow]:
+    """All connections that there are. `prefix` stands before the command, to run it elsewhere.
+
+    Raises `ConntrackError`.
+    """
+    for family in FAMILIES:
+        command = [*prefix, "conntrack", "-L", "-f", family]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, process_group=0)
+        except FileNotFoundError:
+            raise ConntrackError(MISSING) from None
+        if done.returncode:
+            raise ConntrackError(f"conntrack -L: {' '.join(done.stderr.split())}")
+        yield from filter(None, map(parse, done.stdout.splitlines()))
+
+
+def watched(prefix: Sequence[str] = ()) -> "subprocess.Popen[bytes]":
+    """A process that prints a line for every connection that begins. Raises `ConntrackError`."""
+    command = [*prefix, "conntrack", "-E", "-e", "NEW", "-b", str(EVENT_BUFFER)]
+    try:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0)
+    except FileNotFoundError:
+        raise ConntrackError(MISSING) from None
+
+
+def parse(line: str) -> KernelFlow | None:
+    """The connection in a line of conntrack's output; None where there is none with ports in it."""
+    protocol = _PROTOCOL.search(line)
+    ends = _ENDS.findall(line)
+    if protocol is None or len(ends) != 2:
+        return None
+    (source, destination, sport, dport), (back, to, back_port, to_port) = ends
+    return KernelFlow(
+        protocol[1],
+        (source, int(sport)),
+        (destination, int(dport)),
+        (back, int(back_port)),
+        (to, int(to_port)),
+    )
+
+
+FAMILIES: Final = ("ipv4", "ipv6")
+EVENT_BUFFER: Final = 4 << 20
+"""Bytes of events that wait in the kernel."""
+MISSING: Final = "the command conntrack is not installed"
+_PROTOCOL: Final = re.compile(r"(?:^|\s)(tcp|udp|sctp)\s")
+_ENDS: Final = re.compile(r"src=(\S+) dst=(\S+) sport=(\d+) dport=(\d+)")
