@@ -118,6 +118,7 @@ def test_every_verb_is_answered_in_plain_values(path: Path) -> None:
         "drain": {"backend": "10.0.0.1", "is_followed": False},
         "undrain": {"backend": "10.0.0.1"},
         "delete": {"source": "192.0.2.1"},
+        "dump": {"form": "nft", "names": "modern"},
     }
     for verb in VERBS:
         if verb not in ("events", "rules"):
@@ -235,3 +236,37 @@ def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("WATCHDOG_USEC", "1000000")
     monkeypatch.setenv("WATCHDOG_PID", "1")
     assert watchdog_seconds() is None
+
+
+def test_connections_of_removed_backends_are_ended_after_a_while() -> None:
+    engine = kbe_nat.Engine(seed=1)
+    made = Controller(engine, Memory(), lambda _: Options(), (100, 100), Marks(), removed_seconds=0)
+    made.apply(snapshot("10.0.0.1"))
+    engine.process(SYN, 1)
+    made.apply(snapshot("10.0.0.1", "10.0.0.2"))
+    assert made.end_drains() == {}
+    made.apply(snapshot("10.0.0.2"))
+    assert made.end_drains() == {"10.0.0.1:9876": 1}
+    assert engine.stats().flows == 0
+    assert made.end_drains() == {}
+
+
+def test_a_backend_that_is_back_in_time_keeps_its_connections() -> None:
+    engine = kbe_nat.Engine(seed=1)
+    made = Controller(engine, Memory(), lambda _: Options(), (100, 100), Marks(), removed_seconds=60)
+    made.apply(snapshot("10.0.0.1"))
+    engine.process(SYN, 1)
+    for addresses in (("10.0.0.2",), ("10.0.0.1",)):
+        made.apply(snapshot(*addresses))
+        assert made.end_drains() == {}
+    assert engine.stats().flows == 1
+
+
+def test_the_node_is_looked_at_again() -> None:
+    options = Options(node_addresses=("192.0.2.1",))
+    made = Controller(kbe_nat.Engine(seed=1), Memory(), lambda _: options, (100, 100), Marks())
+    made.apply(snapshot("10.0.0.1"))
+    assert not made.refresh()
+    options = Options(node_addresses=("192.0.2.1", "192.0.2.2"))
+    assert made.refresh()
+    assert made.plan.addresses == ("192.0.2.1", "192.0.2.2")

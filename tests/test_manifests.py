@@ -106,7 +106,7 @@ def test_a_controller_without_pods_gets_as_many_as_it_wants(tmp_path: Path) -> N
         ),
     ],
 )
-def test_a_wrong_object_is_refused_and_the_others_apply(
+def test_f105_a_wrong_object_is_refused_and_the_others_apply(
     tmp_path: Path, old: str, new: str, path: str, reason: str
 ) -> None:
     reading = read(tmp_path, SERVICE.replace(old, new), SERVICE.replace("web", "other").replace("0.1", "0.2"))
@@ -126,7 +126,7 @@ def test_a_wrong_object_is_refused_and_the_others_apply(
         ("''", "'' is no IP address"),
     ],
 )
-def test_a_wrong_endpoint_is_left_out_alone(tmp_path: Path, address: str, reason: str) -> None:
+def test_f105_f106_a_wrong_endpoint_is_left_out_alone(tmp_path: Path, address: str, reason: str) -> None:
     reading = read(
         tmp_path, SERVICE, SLICE.replace("[10.0.0.1]}", f"[{address}]}}, {{addresses: [10.0.00.02]}}")
     )
@@ -135,7 +135,7 @@ def test_a_wrong_endpoint_is_left_out_alone(tmp_path: Path, address: str, reason
     assert note.endswith(f"EndpointSlice shop/web-a: endpoints[0].addresses[0]: left out: {reason}")
 
 
-def test_host_names_are_not_followed(tmp_path: Path) -> None:
+def test_f105_host_names_are_not_followed(tmp_path: Path) -> None:
     reading = read(tmp_path, SERVICE, SLICE.replace("IPv4", "FQDN"))
     assert not reading.snapshot.slices and "host names are not followed" in reading.notes[0]
 
@@ -248,3 +248,40 @@ def test_files_are_read_again_when_they_change(tmp_path: Path) -> None:
     path.write_text(SERVICE.replace("web", "shop"))
     second = source.read()
     assert second is not None and second.snapshot.generation == 2
+
+
+def test_what_is_refused_stays_as_it_was_and_the_others_apply(tmp_path: Path) -> None:
+    other = SERVICE.replace("web", "other").replace("172.30.0.1", "172.30.0.2")
+    path = tmp_path / "objects.yaml"
+    path.write_text("\n---\n".join((SERVICE, SLICE, other)))
+    source = Manifests([path])
+    before = source.read()
+    assert before is not None
+    wrong = (
+        SERVICE.replace("port: 80", "port: 99999"),
+        SLICE.replace("addressType: IPv4", "addressType: IPv5"),
+        other.replace("port: 80", "port: 81"),
+        SERVICE.replace("web", "new").replace("172.30.0.1", "nowhere"),
+    )
+    path.write_text("\n---\n".join(wrong))
+    after = source.read()
+    assert after is not None
+    assert len(after.refused) == 3
+    ports = {service.name: service.ports[0].port for service in after.snapshot.services}
+    assert ports == {"web": 80, "other": 81}
+    assert endpoints(after, "shop", "web") == [("10.0.0.1", 8080)]
+    path.write_text(other)
+    gone = source.read()
+    assert gone is not None
+    assert [service.name for service in gone.snapshot.services] == ["other"], "what is taken away is gone"
+
+
+def test_the_annotation_of_source_ranges(tmp_path: Path) -> None:
+    def of(text: str) -> Reading:
+        annotation = f"namespace: shop, annotations: {{kbe-nat.io/source-ranges: {text}}}"
+        return read(tmp_path, SERVICE.replace("namespace: shop", annotation))
+
+    assert of("all").snapshot.services[0].ranges_everywhere
+    assert not of("load-balancer").snapshot.services[0].ranges_everywhere
+    [error] = of("everything").refused
+    assert error.path == "metadata.annotations[kbe-nat.io/source-ranges]"

@@ -68,7 +68,7 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 
 
 @given(st.tuples(*[st.integers(0, 255)] * 4), st.integers(1, 4))
-def test_leading_zeros_never_change_the_value(numbers: tuple[int, ...], width: int) -> None:
+def test_f105_leading_zeros_never_change_the_value(numbers: tuple[int, ...], width: int) -> None:
     assert parse_address(".".join(str(number).zfill(width) for number in numbers)) == ".".join(
         map(str, numbers)
     )
@@ -115,7 +115,7 @@ def test_what_is_no_range_is_refused(text: str) -> None:
         "ff02::1",
     ],
 )
-def test_addresses_that_only_the_node_should_reach_are_no_endpoints(address: str) -> None:
+def test_f106_addresses_that_only_the_node_should_reach_are_no_endpoints(address: str) -> None:
     assert endpoint_refusal(address)
 
 

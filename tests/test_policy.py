@@ -3,8 +3,11 @@
 import pytest
 from msgspec import structs
 
+import kbe_nat
 from kbe_nat.model import Endpoint, EndpointSlice, Node, Service, ServicePort, SlicePort, Snapshot, Strategy
-from kbe_nat.policy import Listener, Options, PortPolicy, plan
+from kbe_nat.packet import opening
+from kbe_nat.policy import Listener, Mode, Options, PortPolicy, plan, unallocated, unknown_port
+from kbe_nat.tables import Tables
 
 READY = Endpoint("10.0.0.1", "here")
 NODE = Node("here", ("192.168.0.2", "192.168.1.2", "2001:db8::2"), "zone-a", ("10.0.0.0/24",))
@@ -105,7 +108,7 @@ def test_slices_are_matched_by_name_and_protocol_and_merged() -> None:
     assert tcp.name == udp.name == "shop/web:a"
 
 
-def test_families_never_mix() -> None:
+def test_f111_families_never_mix() -> None:
     service = structs.replace(
         WEB,
         cluster_ips=("172.30.0.1", "fd00:30::1"),
@@ -149,7 +152,7 @@ def test_services_of_other_proxies_are_left_alone() -> None:
     assert [port.name for port in plan(snapshot, Options(proxy_name="kbe-nat")).ports] == ["shop/own"]
 
 
-def test_the_first_owner_keeps_its_address() -> None:
+def test_f105_f107_the_first_owner_keeps_its_address() -> None:
     thief = structs.replace(
         WEB, name="thief", cluster_ips=("172.30.0.9",), external_ips=("172.30.0.1", "192.0.2.1")
     )
@@ -181,7 +184,7 @@ def test_node_ports_are_told_apart_by_protocol() -> None:
     assert made.notes[0].endswith("it belongs to shop/a")
 
 
-def test_a_cluster_ip_is_no_endpoint() -> None:
+def test_f106_a_cluster_ip_is_no_endpoint() -> None:
     assert port_of(WEB, Endpoint("172.30.0.1"), end(1)).cluster == port_of(WEB, end(1)).cluster
 
 
@@ -229,3 +232,51 @@ def test_health_checks_count_ready_endpoints_of_this_node() -> None:
     assert (check.port, check.local_endpoints) == (32000, 2)
     other = structs.replace(service, is_external_local=False)
     assert not plan(Snapshot(services=(other,)), Options("here")).health
+
+
+def test_f107_external_ips_outside_the_allowed_ranges_are_not_served() -> None:
+    service = structs.replace(WEB, external_ips=("8.8.8.8", "198.51.100.7"))
+    snapshot = Snapshot(services=(service,), nodes={"here": NODE})
+    made = plan(snapshot, Options("here", external_ranges=("198.51.100.0/24",)))
+    assert made.ports[0].addresses("external-ip") == ("198.51.100.7",)
+    assert made.notes == (
+        "Service shop/web: external IP 8.8.8.8 is not served: it is outside the ranges that are allowed",
+    )
+    assert plan(snapshot, Options("here")).ports[0].addresses("external-ip") == ("8.8.8.8", "198.51.100.7")
+
+
+def test_the_modes_differ_in_defaults() -> None:
+    service = structs.replace(WEB, ports=(ServicePort("", "tcp", 80, 30080),))
+    snapshot = Snapshot(services=(service,), nodes={"here": NODE}, service_ranges=("172.30.0.0/16",))
+    one, other = (plan(snapshot, Options("here", mode=mode)) for mode in Mode)
+    assert one.node_port_addresses == ("192.168.0.2", "192.168.1.2", "127.0.0.1", "2001:db8::2")
+    assert one.closed_addresses == ("::1",)
+    assert other.node_port_addresses == ("192.168.0.2", "2001:db8::2")
+    assert other.closed_addresses == ()
+    assert [unknown_port(own.options) for own in (one, other)] == ["pass", "reject"]
+    assert [unallocated(own) for own in (one, other)] == [(), ("172.30.0.0/16",)]
+
+
+@pytest.mark.parametrize(
+    ("to", "is_everywhere", "verdict"),
+    [
+        ("198.51.100.1", False, "drop"),
+        ("198.51.100.2", False, "translate"),
+        ("198.51.100.2", True, "drop"),
+        ("172.30.0.1", True, "translate"),
+    ],
+)
+def test_source_ranges_may_bind_every_external_address(to: str, is_everywhere: bool, verdict: str) -> None:
+    service = structs.replace(
+        WEB,
+        load_balancer_ips=("198.51.100.1",),
+        external_ips=("198.51.100.2",),
+        source_ranges=("203.0.113.0/25",),
+        ranges_everywhere=is_everywhere,
+    )
+    part = EndpointSlice("web-a", 4, (SlicePort("", "tcp", 8080),), (READY,))
+    made = plan(Snapshot(services=(service,), slices={service.key: (part,)}), Options())
+    engine = kbe_nat.Engine(seed=1)
+    engine.replace_services(*Tables().native(made))
+    packet = opening("tcp", ("203.0.113.200", 5000), (to, 80))
+    assert engine.explain(packet, 0, interface=1, incomplete_checksum=True).action == verdict

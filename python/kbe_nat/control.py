@@ -43,9 +43,10 @@ class Controller:
         options: Callable[[Snapshot], Options],
         queues: tuple[int, int],
         marks: Marks,
+        removed_seconds: float | None = None,
     ) -> None:
         """`options` says what the node is, given the objects; packets go to the queues from the first to the
-        last number.
+        last number. TCP connections of a backend that leaves are ended after `removed_seconds`; None: never.
         """
         self.engine = engine
         self.rules = rules
@@ -57,6 +58,9 @@ class Controller:
         self._marks = marks
         self._tables = Tables()
         self._strategies: dict[str, Strategy] = {}
+        self._removed_seconds = removed_seconds
+        self._removed: dict[tuple[str, Target], float] = {}
+        """When the connections of backends that have left are ended, by service port."""
         self._is_installed = False
         self._is_behind = False
         """The kernel has refused the newest rules."""
@@ -69,6 +73,16 @@ class Controller:
         with self._lock:
             self.snapshot = snapshot
             self._carry_out()
+
+    def refresh(self) -> bool:
+        """Look at the node again, whose devices and addresses come and go; whether anything has changed. Raises
+        as `apply`.
+        """
+        with self._lock:
+            if self._options(self.snapshot) == self.plan.options:
+                return False
+            self._carry_out()
+            return True
 
     def install(self) -> None:
         """Put the rules into the kernel, and keep them in step from now on; also puts back what somebody has
@@ -140,10 +154,16 @@ class Controller:
         )
 
     def end_drains(self) -> dict[str, int]:
-        """End the flows of drained backends whose deadline is over: their number by backend."""
+        """End the flows of drained and removed backends whose deadline is over: their number by backend."""
         with self._lock:
+            gone = [key for key, deadline in self._removed.items() if deadline <= time.monotonic()]
+            removed: dict[str, int] = {}
+            for name, target in gone:
+                del self._removed[name, target]
+                count = self.engine.delete_flows(backend=target.address, service=name)
+                removed[str(target)] = removed.get(str(target), 0) + count
             over = [own for own in self.drains.values() if own.deadline and own.deadline <= time.monotonic()]
-            ended = {}
+            ended = {backend: flows for backend, flows in removed.items() if flows}
             for drain in over:
                 ended[drain.backend] = sum(
                     self.engine.delete_flows(backend=own.address, service=port.name)
@@ -164,10 +184,18 @@ class Controller:
 
     def _carry_out(self) -> None:
         made = plan(self.snapshot, self._options(self.snapshot))
+        if self._removed_seconds is not None:
+            self._note_removed(made.ports, time.monotonic() + self._removed_seconds)
         self.plan = replace(made, ports=tuple(map(self._adjusted, made.ports)))
         self.engine.replace_services(*self._tables.native(self.plan))
         if self._is_installed:
             self._update_rules()
+
+    def _note_removed(self, ports: tuple[PortPolicy, ...], deadline: float) -> None:
+        """Remembers which TCP backends leave with this plan, and forgets those that are back."""
+        before, after = _tcp_backends(self.plan.ports), _tcp_backends(ports)
+        self._removed = {key: when for key, when in self._removed.items() if key not in after}
+        self._removed |= dict.fromkeys(before - after, deadline)
 
     def _update_rules(self) -> None:
         self._is_behind = True
@@ -188,3 +216,13 @@ class Controller:
         return tuple(
             replace(own, weight=0) if any(drain.covers(own) for drain in drains) else own for own in targets
         )
+
+
+def _tcp_backends(ports: tuple[PortPolicy, ...]) -> set[tuple[str, Target]]:
+    """Every backend of every TCP service port; drained ones count as what they are otherwise."""
+    return {
+        (port.name, replace(own, weight=1))
+        for port in ports
+        if port.protocol == "tcp"
+        for own in (*port.cluster, *port.local)
+    }

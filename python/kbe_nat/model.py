@@ -68,6 +68,9 @@ class Service(msgspec.Struct, frozen=True):
     proxy_name: str | None = None
     """The label `service.kubernetes.io/service-proxy-name`; a Service that has it belongs to that proxy only.
     """
+    ranges_everywhere: bool = False
+    """The annotation `kbe-nat.io/source-ranges: all`: the source ranges restrict external IPs and node ports too.
+    """
     strategy: Strategy | None = None
     """The annotation `kbe-nat.io/strategy`."""
 

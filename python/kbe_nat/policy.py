@@ -68,6 +68,10 @@ class Options:
     """What becomes of packets to a cluster IP's other ports: "pass", "reject" or "drop"; None: as the mode
     does.
     """
+    external_ranges: tuple[str, ...] = ()
+    """External IPs outside are not served (CVE-2020-8554); empty: all are, as by kube-proxy."""
+    resets_tcp: bool = False
+    """Refuse TCP with a RST, and not with an ICMP error as kube-proxy does."""
     strategy: Strategy = Strategy.RANDOM
     """For Services without the annotation."""
     proxy_name: str | None = None
@@ -261,10 +265,11 @@ class _Planner:
 
     def service(self, service: Service) -> Iterator[PortPolicy]:
         slices = self.snapshot.slices.get(service.key, ())
+        allowed = list(self.external_ips(service))
         for cluster_ip in service.cluster_ips:
             number = family(cluster_ip)
             own = [part for part in slices if part.family == number]
-            external = [ip for ip in service.external_ips if family(ip) == number]
+            external = [ip for ip in allowed if family(ip) == number]
             balanced = [ip for ip in service.load_balancer_ips if family(ip) == number]
             ranges, admits = self.source_ranges(service, number)
             for port in service.ports:
@@ -291,7 +296,20 @@ class _Planner:
                     source_ranges=ranges,
                     admits_own_addresses=admits,
                     health_check_node_port=service.health_check_node_port if has_health_check(service) else 0,
+                    ranges_everywhere=service.ranges_everywhere,
                     strategy=service.strategy or self.options.strategy,
+                )
+
+    def external_ips(self, service: Service) -> Iterator[str]:
+        """Those that whoever may write Services is trusted with."""
+        allowed = self.options.external_ranges
+        for address in service.external_ips:
+            if not allowed or any(_contains(text, address) for text in allowed):
+                yield address
+            else:
+                self.notes.append(
+                    f"Service {service.namespace}/{service.name}: external IP {address} is not served: "
+                    "it is outside the ranges that are allowed"
                 )
 
     def endpoints(self, slices: Iterable[EndpointSlice], port: ServicePort) -> list[tuple[Target, Endpoint]]:

@@ -18,6 +18,7 @@ from wires import ETH_P_IP, mac, taken, wire
 
 from kbe_nat.model import IPV4
 from kbe_nat.playground.cluster import CLIENT_ADDRESS, NODE_ADDRESS, Cluster
+from kbe_nat.policy import Listener, Options
 
 VIP = VIPS[IPV4]
 
@@ -224,6 +225,39 @@ def test_f91_martians_open_nothing(cluster: Cluster) -> None:
         assert thrown(cluster, *(traffic.ip(source, VIP, traffic.UDP, body) for source in sources)) == []
         assert own.engine.stats().causes["martian"] == len(sources)
         assert own.engine.stats().flows == 0
+
+
+def test_f108_loopback_is_not_reached_from_outside(cluster: Cluster) -> None:
+    port_80 = replace(port("echo", 7, "udp", IPV4), listeners=(Listener("node-port", "", 30007),))
+    plan = replace(plan_of(), ports=(port_80,), node_port_addresses=(NODE_ADDRESS, "127.0.0.1"))
+    with stage(cluster, plan=plan) as own:
+        body = traffic.udp(6000, 30007, b"to loopback")
+        to_loopback = traffic.ip(CLIENT_ADDRESS, "127.0.0.1", traffic.UDP, body)
+        to_node = traffic.ip(CLIENT_ADDRESS, NODE_ADDRESS, traffic.UDP, body)
+        thrown(cluster, to_loopback, to_node)
+        assert own.engine.stats().causes["martian"] == 1
+        assert own.engine.stats().causes["new"] == 1
+        for device in ("all", "eth0", "docker0"):
+            setting = f"/proc/sys/net/ipv4/conf/{device}/route_localnet"
+            assert cluster.node.call("cat", setting) == "0\n", "it is never set"
+
+
+def test_tcp_may_be_refused_with_a_reset(cluster: Cluster) -> None:
+    plan = replace(plan_of(), options=Options(resets_tcp=True))
+
+    def unreachable() -> int:
+        lines = [line.split() for line in cluster.node.call("cat", "/proc/net/snmp").splitlines()]
+        names, values = (line for line in lines if line[0] == "Icmp:")
+        return int(values[names.index("OutDestUnreachs")])
+
+    with stage(cluster, plan=plan) as own:
+        for where in (cluster.client, cluster.node):
+            before = unreachable()
+            with pytest.raises(ConnectionRefusedError):
+                own.client(socket.SOCK_STREAM, IPV4, (VIP, 81), where)
+            assert unreachable() == before
+        with own.client(socket.SOCK_DGRAM, IPV4, (VIP, 82)) as client, pytest.raises(ConnectionRefusedError):
+            answer(client, b"UDP knows no reset")
 
 
 def test_f93_other_rules_of_the_node_see_sound_flows(cluster: Cluster) -> None:

@@ -29,6 +29,13 @@ class Detector(StrEnum):
     INTERFACE_NAME_PREFIX = "InterfaceNamePrefix"
 
 
+class Refusal(StrEnum):
+    """What a client hears that is refused."""
+
+    ICMP = "icmp"
+    TCP_RESET = "tcp-reset"
+
+
 @dataclass(frozen=True)
 class NodeFlags:
     """Values of the flags; None where one was not given, so that the configuration file or a default counts."""
@@ -77,6 +84,14 @@ class NodeFlags:
         ),
     ] = None
 
+    external_ip_ranges: Annotated[
+        str,
+        typer.Option(help="Ranges of external IPs that are served, with commas between. Default: all are."),
+    ] = ""
+    reject_with: Annotated[
+        Refusal, typer.Option(help="How TCP is refused; kube-proxy sends an ICMP error.")
+    ] = Refusal.ICMP
+
     def options(self, snapshot: Snapshot, strategy: Strategy = Strategy.RANDOM) -> Options:
         """What flags and file say, checked against the objects. Raises `typer.BadParameter` and `FileError`."""
         file = _configuration(self.config)
@@ -106,6 +121,10 @@ class NodeFlags:
             ),
             localhost_node_ports=_first(self.localhost_nodeports, own.localhost_node_ports, default=True),
             mode=mode,
+            external_ranges=tuple(
+                parse(parse_range, text, "--external-ip-ranges") for text in split(self.external_ip_ranges)
+            ),
+            resets_tcp=self.reject_with is Refusal.TCP_RESET,
             strategy=strategy,
         )
 

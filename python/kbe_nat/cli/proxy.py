@@ -26,6 +26,7 @@ from kbe_nat.daemon.logs import LogFormat, log_to_stderr
 from kbe_nat.daemon.proxy import LOG, Proxy, Settings
 from kbe_nat.datapath.native import NativeQueue
 from kbe_nat.datapath.netfilterqueue import NetfilterQueue
+from kbe_nat.errors import ArgumentError
 from kbe_nat.model import Snapshot, Strategy
 from kbe_nat.policy import Options
 from kbe_nat.rules import Marks
@@ -79,6 +80,12 @@ def proxy(
     mark_flow: Annotated[str, typer.Option(help="Bit of the packet mark: translated.")] = "0x1000",
     mark_refused: Annotated[str, typer.Option(help="Bit of the packet mark: to be refused.")] = "0x2000",
     mark_masquerade: Annotated[str, typer.Option(help="Bit of the packet mark: to be masqueraded.")] = "0x80",
+    drain_removed: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Seconds after which TCP connections of removed backends are ended. Default: never."
+        ),
+    ] = None,
     socket: Socket = SOCKET,
     state: Annotated[
         Path | None, typer.Option(help="File that keeps connections for the next start.")
@@ -116,11 +123,14 @@ def proxy(
     def options(snapshot: Snapshot) -> Options:
         # Asked again now and then: addresses and devices come and go.
         own = flags if flags.node_address else replace(flags, node_address=_local_addresses())
-        return own.options(snapshot, strategy)
+        try:
+            return own.options(snapshot, strategy)
+        except typer.BadParameter as error:
+            raise ArgumentError(error.format_message()) from None
 
     numbers = range(queue, queue + queues)
     processors = tuple(parse(_cpu, text, "--cpus") for text in split(cpus))
-    controller = Controller(engine, backend, options, (numbers[0], numbers[-1]), marks)
+    controller = Controller(engine, backend, options, (numbers[0], numbers[-1]), marks, drain_removed)
     if dry_run:
         _print_rules(source, controller)
         return

@@ -54,7 +54,6 @@ def replay(
         list[str],
         typer.Option(help="Address of the node that masqueraded flows get as their source; repeatable."),
     ] = [],  # noqa: B006
-    reject_with: Annotated[str, typer.Option(help="How packets are refused: icmp or tcp-reset.")] = "icmp",
     *,
     flags: NodeFlags,
     pod_range: PodRange = POD_RANGE,
@@ -65,8 +64,6 @@ def replay(
 
     Without --masquerade-address flows that need it are counted, but keep their source.
     """
-    if reject_with not in ("icmp", "tcp-reset"):
-        raise typer.BadParameter(f"{reject_with!r} is neither icmp nor tcp-reset", param_hint="--reject-with")
     masquerade = [parse(parse_address, text, "--masquerade-address") for text in masquerade_address]
     seed = secrets.randbits(64) if seed is None else seed
 
@@ -90,7 +87,7 @@ def replay(
         source = CaptureQueue(
             capture,
             target,
-            answer=reject_with,
+            answer=flags.reject_with,
             progress=lambda position: bar.update(task, completed=position),
         )
         queue: PacketQueue = stack.enter_context(source)

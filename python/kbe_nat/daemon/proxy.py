@@ -62,6 +62,7 @@ class Proxy:
         self._checkpoints = CheckpointFile(settings.state)
         self._loops: list[LoopThread] = []
         self._refused: tuple[str, ...] = ()
+        self._trouble = ""
         self._generation = 0
         self._started = time.time()
         self._is_ending = False
@@ -100,6 +101,7 @@ class Proxy:
         tasks = [
             _Task(POLL_SECONDS, self._follow),
             _Task(self._settings.check_seconds, self._repair),
+            _Task(self._settings.check_seconds, self._look_around),
             _Task(self._settings.checkpoint_seconds, self._keep_connections),
             _Task(POLL_SECONDS, self._end_drains),
             _Task(DELIVERY_SECONDS, watchers.deliver),
@@ -120,25 +122,19 @@ class Proxy:
         """Raises `KbeNatError`: with nothing to serve it is better not to start."""
         reading = self._source.read()
         if reading is not None:
-            self._complain(tuple(map(str, reading.refused)), "it is left out")
             self._take(reading)
 
     def _follow(self) -> None:
         """Takes over what has changed; what cannot be read leaves everything as it is."""
         try:
             reading = self._source.read()
+            if reading is not None:
+                self._take(reading)
         except KbeNatError as error:
             self._complain((str(error),), KEPT)
-            return
-        if reading is None:
-            return
-        if reading.refused:
-            self._complain(tuple(map(str, reading.refused)), KEPT)
-            return
-        self._complain((), KEPT)
-        self._take(reading)
 
     def _take(self, reading: Reading) -> None:
+        self._complain(tuple(map(str, reading.refused)), LEFT_OUT)
         for note in reading.notes:
             LOG.info("%s", note)
         started = time.monotonic()
@@ -174,9 +170,19 @@ class Proxy:
         if missing:
             LOG.warning("somebody has removed rules; they are back: %s", ", ".join(missing))
 
+    def _look_around(self) -> None:
+        try:
+            if self._controller.refresh():
+                LOG.info("the node has changed: %s", self._served())
+            self._trouble = ""
+        except KbeNatError as error:
+            if str(error) != self._trouble:
+                LOG.error("the node cannot be looked at, or its rules are not up to date: %s", error)
+            self._trouble = str(error)
+
     def _end_drains(self) -> None:
         for backend, flows in self._controller.end_drains().items():
-            LOG.info("%s is drained: %d connections were ended", backend, flows)
+            LOG.info("%s is gone or drained: %d connections were ended", backend, flows)
 
     def _keep_connections(self) -> None:
         try:
@@ -242,6 +248,7 @@ def _opened(stack: ExitStack, queue: NativeQueue | NetfilterQueue) -> NativeQueu
 
 
 KEPT: Final = "what was served before is still served"
+LEFT_OUT: Final = "it stays as it was, or is left out"
 POLL_SECONDS: Final = 0.5
 DELIVERY_SECONDS: Final = 0.1
 TURN_SECONDS: Final = 5.0

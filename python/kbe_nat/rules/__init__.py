@@ -138,7 +138,9 @@ def _rule_set(plan: Plan, number: int, queues: tuple[int, int], marks: Marks) ->
         sets[f"{TAG}-refused-{number}"] = tuple(sorted(_refused(plan, number)))
     rules = [
         Rule(table, chain, tuple(words.split()))
-        for table, chain, words in _rules(number, queues, marks, has_refused=len(sets) > 2)
+        for table, chain, words in _rules(
+            number, queues, marks, has_refused=len(sets) > 2, resets_tcp=plan.options.resets_tcp
+        )
     ]
     jumps = tuple(Jump(table, hook, PREFIX + hook) for table, hook in HOOKS)
     return RuleSet(number, jumps, tuple(rules), sets)
@@ -171,7 +173,7 @@ def _refused(plan: Plan, number: int) -> Iterator[str]:
 
 
 def _rules(
-    number: int, queues: tuple[int, int], marks: Marks, *, has_refused: bool
+    number: int, queues: tuple[int, int], marks: Marks, *, has_refused: bool, resets_tcp: bool
 ) -> Iterator[tuple[str, str, str]]:
     icmp, unreachable = ("icmp", "icmp-port-unreachable")
     if number == IPV6:
@@ -199,6 +201,8 @@ def _rules(
         # After routing and reverse-path checks, which know the pod's address; ahead of source NAT.
         yield "mangle", hook, f"-m connmark --mark {flow} -m conntrack --ctdir REPLY {divert}"
     for hook in ("INPUT", "FORWARD", "OUTPUT"):
+        if resets_tcp:
+            yield "filter", hook, f"-p tcp -m mark --mark {refused} -j REJECT --reject-with tcp-reset"
         yield "filter", hook, f"-m mark --mark {refused} -j REJECT --reject-with {unreachable}"
     yield "nat", "POSTROUTING", f"-m mark --mark {masquerade} -j MASQUERADE --random-fully"
 

@@ -162,6 +162,8 @@ def _target(words: list[str]) -> str:
         case ["CONNMARK", "--set-xmark", mark]:
             return f"ct mark set ct mark or {mark.partition('/')[0]}"
         case ["REJECT", "--reject-with", kind]:
+            if kind == "tcp-reset":
+                return "reject with tcp reset"
             return f"reject with {'icmpv6' if kind.startswith('icmp6') else 'icmp'} port-unreachable"
         case ["MASQUERADE", "--random-fully"]:
             return "masquerade fully-random"

@@ -117,6 +117,7 @@ class _Assembly:
             health_check_node_port=spec.health_check_node_port,
             is_load_balancer=spec.type == "LoadBalancer",
             proxy_name=labels.get(PROXY_NAME_LABEL),
+            ranges_everywhere=self.ranges_everywhere(one, value.metadata.annotations.get(RANGES_ANNOTATION)),
             strategy=self.strategy(one, value.metadata.annotations.get(STRATEGY_ANNOTATION)),
         )
 
@@ -178,6 +179,15 @@ class _Assembly:
                 # Leaving it out could open the Service to everybody.
                 raise one.refuse(str(error), f"spec.loadBalancerSourceRanges[{i}]") from None
         return tuple(ranges)
+
+    def ranges_everywhere(self, one: Found, text: str | None) -> bool:
+        if text not in (None, "all", "load-balancer"):
+            # Meant to restrict: nobody should be let in by a slip of the pen.
+            raise one.refuse(
+                f"{text[:40]!r} is neither all nor load-balancer",
+                f"metadata.annotations[{RANGES_ANNOTATION}]",
+            )
+        return text == "all"
 
     def strategy(self, one: Found, text: str | None) -> Strategy | None:
         if text is None:
@@ -309,6 +319,7 @@ HEADLESS_LABEL: Final = "service.kubernetes.io/headless"
 ZONE_LABEL: Final = "topology.kubernetes.io/zone"
 DELETION_TAINT: Final = "ToBeDeletedByClusterAutoscaler"
 STRATEGY_ANNOTATION: Final = "kbe-nat.io/strategy"
+RANGES_ANNOTATION: Final = "kbe-nat.io/source-ranges"
 WEIGHT_ANNOTATION: Final = "kbe-nat.io/weight"
 MAX_WEIGHT: Final = 65535
 _NOTHING: Final[frozenset[str]] = frozenset()

@@ -10,11 +10,13 @@ from typing import Any, Final, TypeAlias
 import yaml
 
 from kbe_nat.errors import FileError, ObjectError
+from kbe_nat.model import Snapshot
 from kbe_nat.sources import Reading
 from kbe_nat.sources.assembly import assemble
 from kbe_nat.sources.completion import POD_RANGE, complete
 from kbe_nat.sources.decoding import decode
 from kbe_nat.sources.objects import Found
+from kbe_nat.sources.retention import retain
 from kbe_nat.sources.selection import select
 
 Stamp: TypeAlias = tuple[tuple[str, int, int, int], ...]
@@ -22,7 +24,7 @@ Stamp: TypeAlias = tuple[tuple[str, int, int, int], ...]
 
 class Manifests:
     """A `Source` of files. They are read again when one of them has changed, or a directory has another set
-    of them.
+    of them. An object that is refused stays as it was.
     """
 
     def __init__(self, paths: Sequence[str | Path], *, pod_range: str = POD_RANGE) -> None:
@@ -30,6 +32,7 @@ class Manifests:
         self._pod_range = pod_range
         self._generation = 0
         self._stamp: Stamp | None = None
+        self._last = Snapshot()
 
     def read(self) -> Reading | None:
         """See `Source.read`. Raises `FileError` when a file is missing, unreadable or no YAML. Cost when
@@ -40,8 +43,10 @@ class Manifests:
         if stamp == self._stamp:
             return None
         reading = read_manifests(files, pod_range=self._pod_range, generation=self._generation + 1)
+        reading = retain(reading, self._last)
         self._generation += 1
         self._stamp = stamp
+        self._last = reading.snapshot
         return reading
 
 
