@@ -205,6 +205,44 @@ def test_f07_packets_that_a_killed_daemon_held_come_again(daemon: Daemon) -> Non
     assert '"host": "172.30.228.255"' in answer
 
 
+BALANCED = """apiVersion: v1
+kind: Service
+metadata: {name: balanced}
+spec:
+  type: LoadBalancer
+  clusterIP: 172.30.0.8
+  externalTrafficPolicy: Local
+  healthCheckNodePort: 30200
+  selector: {app: sise}
+  ports: [{port: 80, targetPort: 9876, nodePort: 30080}]
+---
+apiVersion: v1
+kind: Node
+metadata: {name: here}
+status: {addresses: [{type: InternalIP, address: 10.0.2.15}]}
+"""
+
+
+def test_node_ports_health_checks_and_the_other_mode(daemon: Daemon) -> None:
+    cluster = daemon.cluster
+    daemon.write("balanced.yaml", BALANCED)
+    daemon.start("--mode", "nftables", "--node", "here")
+    status = ("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "http://10.0.2.15:30200/")
+    assert cluster.client.call(*status) == "503", "the seed's pods say no node"
+    # No endpoint of this node: silence. The other port of a cluster IP: refused at once.
+    with pytest.raises(PlaygroundError, match="timed out"):
+        curl(cluster, "10.0.2.15:30080/info")
+    with pytest.raises(PlaygroundError, match="Couldn't connect"):
+        curl(cluster, f"{VIP}:81")
+    assert "172.17.0.1" in cluster.node.call("curl", "-sS", "--max-time", "2", "10.0.2.15:30080/info")
+    daemon.write("cluster.yaml", SEED.replace("spec:\n  containers", "spec:\n  nodeName: here\n  containers"))
+    eventually(lambda: cluster.client.call(*status) == "200")
+    assert "10.0.2.100" in curl(cluster, "10.0.2.15:30080/info"), "the client's address is kept"
+    # Its own rules would have been these.
+    dump = daemon.ask("dump", "--live", "--format", "nft")
+    assert "tcp . 30080 : goto external-" in dump
+
+
 def test_one_capability_is_enough(daemon: Daemon) -> None:
     daemon.start()
     pid = daemon.get("status")["pid"]

@@ -22,6 +22,7 @@ from kbe_nat.datapath.native import NativeQueue
 from kbe_nat.datapath.netfilterqueue import NetfilterQueue
 from kbe_nat.datapath.thread import LoopThread
 from kbe_nat.errors import KbeNatError, RulesError
+from kbe_nat.kubeproxy.health import HealthServers
 from kbe_nat.sources import Reading, Source
 
 LOG: Final = logging.getLogger("kbe_nat.daemon")
@@ -60,6 +61,7 @@ class Proxy:
         self._settings = settings
         self._about = about
         self._checkpoints = CheckpointFile(settings.state)
+        self._health = HealthServers()
         self._loops: list[LoopThread] = []
         self._refused: tuple[str, ...] = ()
         self._trouble = ""
@@ -76,6 +78,7 @@ class Proxy:
         """Serve. Raises `KbeNatError` when it cannot start, or a loop fails; everything is removed then too."""
         with self._signals(), ExitStack() as stack:
             privileges.keep_net_admin()
+            stack.callback(self._health.close)
             self._read_first()
             watchers = Watchers(self.engine)
             queues = [_opened(stack, open_queue()) for open_queue in self._queues]
@@ -144,6 +147,7 @@ class Proxy:
             LOG.error("rules are not up to date: %s", error)
         for note in self._controller.plan.notes:
             LOG.warning("%s", note)
+        self._health.follow(self._controller.plan)
         self._generation = reading.snapshot.generation
         LOG.info(
             "generation %d: %s, taken over in %.0f ms",
@@ -173,6 +177,7 @@ class Proxy:
     def _look_around(self) -> None:
         try:
             if self._controller.refresh():
+                self._health.follow(self._controller.plan)
                 LOG.info("the node has changed: %s", self._served())
             self._trouble = ""
         except KbeNatError as error:
