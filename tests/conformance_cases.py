@@ -54,10 +54,15 @@ class Case:
 
     def answers(self, mode: str, scratch: Path) -> dict[str, Any]:
         """What we decide, in the same form."""
-        flags = [*self.flags(mode, scratch), "--flows", str(self.folder / "case.yaml"), "-o", "json"]
-        told = json.loads(run("explain", *flags))
         kept = ("verdict", "destinations", "masquerade", "masqueraded")
+        told = self.explained(mode, scratch)
         return {own["name"]: {key: own[key] for key in kept if key in own} for own in told}
+
+    def explained(self, mode: str, scratch: Path) -> list[dict[str, Any]]:
+        """What `kbe-nat explain` says of every flow."""
+        flags = [*self.flags(mode, scratch), "--flows", str(self.folder / "case.yaml"), "-o", "json"]
+        told: list[dict[str, Any]] = json.loads(run("explain", *flags))
+        return told
 
 
 def run(*arguments: str) -> str:

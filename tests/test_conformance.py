@@ -1,11 +1,12 @@
 """Decisions and rules of kube-proxy 1.36 for the cases in `conformance/cases`, in both of its modes."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from conformance_cases import CASES, Case, run
 
-from kbe_nat.kubeproxy.normalise import normalise
+from kbe_nat.kubeproxy.normalise import normalise, option
 from kbe_nat.policy import Options, plan
 from kbe_nat.sources.manifests import read_manifests
 
@@ -51,3 +52,30 @@ def test_health_checks(case: Case) -> None:
         count = own.get((check["service"], check["port"]))
         assert count == (None if check["status"] is None else check["localEndpoints"])
         assert check["status"] == (None if count is None else 200 if count else 503)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_chains_of_an_explanation_lead_to_its_endpoint(case: Case, tmp_path: Path) -> None:
+    """In kube-proxy's own rules, one after the other."""
+    rules = set()
+    for name in ("iptables-save", "ip6tables-save"):
+        golden = case.folder / f"{name}.golden"
+        if golden.exists():
+            for line in golden.read_text().splitlines():
+                if line.startswith("-A "):
+                    rules.add((line.split()[1], option(line, "-j")))
+    for flow in case.explained("iptables", tmp_path):
+        if flow["verdict"] == "dnat":
+            assert flow["chains"][0] == "KUBE-SERVICES"
+            assert flow["chains"][-1].startswith("KUBE-SEP-")
+            assert set(pairwise(flow["chains"])) <= rules, flow["name"]
+
+
+def test_an_explanation_says_who_may_not_serve(tmp_path: Path) -> None:
+    own = {str(case): case for case in CASES}
+    terminating = own["terminating-etp-local"].explained("iptables", tmp_path)
+    reasons = {row["reason"] for flow in terminating for row in flow["excluded"]}
+    assert {"it terminates, and others are ready", "it terminates"} <= reasons
+    hinted = own["topology-zone-hints"].explained("iptables", tmp_path)
+    reasons = {row["reason"] for flow in hinted for row in flow["excluded"]}
+    assert any(reason.startswith("it is hinted for zones zone-") for reason in reasons), reasons

@@ -35,7 +35,7 @@ RUST = {
     "rewrite rng service tuple verdict wire",
     "engine": "affinity balance clock config conntrack counters decide fragment hash ledger pipeline rng service "
     "verdict wire",
-    "explain": "backend config conntrack decide engine fragment pipeline tuple verdict wire",
+    "explain": "backend config conntrack decide engine fragment pipeline tuple verdict wire service",
     "view": "clock conntrack engine events ledger pipeline tuple verdict wire",
     "checkpoint": "affinity clock conntrack engine pipeline rewrite tuple wire",
 }

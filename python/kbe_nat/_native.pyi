@@ -359,6 +359,14 @@ class Explanation:
     @property
     def service(self) -> str | None: ...
     @property
+    def frontend(self) -> str | None:
+        """How its destination is meant, as the `kind` of a `Frontend`; None when it belongs to a known flow, or
+        to nobody.
+        """
+    @property
+    def scope(self) -> str | None:
+        """ "cluster" or "local": which endpoints serve it, when it opens a flow."""
+    @property
     def backend(self) -> str | None:
         """The backend that the next such packet gets, as "address:port"."""
     @property

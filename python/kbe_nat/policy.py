@@ -210,6 +210,13 @@ def plan(snapshot: Snapshot, options: Options | None = None) -> Plan:
     return _Planner(snapshot, options).plan()
 
 
+def exclusions(snapshot: Snapshot, port: PortPolicy, options: Options, *, is_local: bool) -> dict[str, str]:
+    """Endpoints of a service port that may not serve, in one of its two scopes, each with the reason; by address
+    and port. Cost: linear in the Service's endpoints.
+    """
+    return _Planner(snapshot, options).exclusions(port, is_local=is_local)
+
+
 def unknown_port(options: Options) -> str:
     """What becomes of packets to a cluster IP's other ports: "pass", "reject" or "drop"."""
     return options.unknown_port or ("reject" if options.mode is Mode.NFTABLES else "pass")
@@ -333,6 +340,32 @@ class _Planner:
                     if before is None or self.rank(endpoint) > self.rank(before[1]):
                         best[text] = (target, endpoint)
         return [best[text] for text in sorted(best)]
+
+    def exclusions(self, port: PortPolicy, *, is_local: bool) -> dict[str, str]:
+        slices = self.snapshot.slices.get((port.namespace, port.service), ())
+        own = [part for part in slices if part.family == port.family]
+        wanted = ServicePort(port.port_name, port.protocol, 0)
+        chosen = {str(target): target for target in (port.local if is_local else port.cluster)}
+        reasons = {}
+        for target, endpoint in self.endpoints(own, wanted):
+            kept = chosen.get(str(target))
+            if kept is None:
+                reasons[str(target)] = self.reason(endpoint, is_local=is_local)
+            elif not kept.weight:
+                reasons[str(target)] = "it is being drained: its weight is 0"
+        return reasons
+
+    def reason(self, endpoint: Endpoint, *, is_local: bool) -> str:
+        """Why an endpoint is not in the list of its scope."""
+        if is_local and not self.is_local(endpoint):
+            return f"it is on node {endpoint.node}, not on this one" if endpoint.node else "it is on no node"
+        if endpoint.is_terminating:
+            return "it terminates, and others are ready" if endpoint.is_serving else "it terminates"
+        if not endpoint.is_ready:
+            return "it is not ready"
+        hints = sorted(endpoint.nodes or endpoint.zones)
+        kind = "nodes" if endpoint.nodes else "zones"
+        return f"it is hinted for {kind} {', '.join(hints)}" if hints else "others are nearer"
 
     def rank(self, endpoint: Endpoint) -> tuple[bool, bool]:
         return (not endpoint.is_terminating, self.is_local(endpoint))

@@ -24,9 +24,10 @@ from kbe_nat.cli.options import (
     warn,
 )
 from kbe_nat.cli.output import show, show_json, table
-from kbe_nat.daemon.answers import Row, explanation_row
+from kbe_nat.daemon.answers import Row, context, explanation_row
 from kbe_nat.daemon.conversation import ask
 from kbe_nat.datapath.pcap import CaptureQueue
+from kbe_nat.model import IPV4, IPV6
 from kbe_nat.policy import LOOPBACK, LOOPBACK6, Plan, plan
 from kbe_nat.sources.address import split_address
 from kbe_nat.sources.completion import POD_RANGE
@@ -104,7 +105,9 @@ def explain(
     def answered(source: str, destination: str, protocol: str, interface: str) -> tuple[bytes, Row]:
         data = _described(source, destination, protocol)
         device = _device(made, data, interface)
-        return data, explanation_row(engine.explain(data, 0, interface=device, incomplete_checksum=True))
+        told = engine.explain(data, 0, interface=device, incomplete_checksum=True)
+        number = IPV6 if data[0] >> 4 == IPV6 else IPV4
+        return data, explanation_row(told) | context(snapshot, made, number, told)
 
     if flows is not None:
         wanted = read_flows(flows)
@@ -203,6 +206,10 @@ def _answer(explanation: Row) -> dict[str, Any]:
     }
     if masquerade == "mixed":
         answer["masqueraded"] = masqueraded
+    answer["excluded"] = [
+        {"endpoint": endpoint, "reason": reason} for endpoint, reason in explanation.get("excluded", ())
+    ]
+    answer["chains"] = explanation.get("chains", [])
     answer["reasons"] = [f"{check}: {found}" for check, found in explanation["steps"]]
     return answer
 
@@ -235,4 +242,11 @@ def _show(data: bytes, answer: dict[str, Any], explanation: Row) -> None:
             mark = "this packet's" if one == answer["backend"] else ""
             candidates.add_row(one, "yes" if one in masqueraded else "no", mark)
         parts += ["", candidates]
+    if answer["excluded"]:
+        excluded = table("Who may not", "endpoint", "because")
+        for own in answer["excluded"]:
+            excluded.add_row(own["endpoint"], own["reason"])
+        parts += ["", excluded]
+    if answer["chains"]:
+        parts += ["", Text("kube-proxy's chains: " + " -> ".join(answer["chains"]))]
     show(*parts)

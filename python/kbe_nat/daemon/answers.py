@@ -10,8 +10,9 @@ from kbe_nat.daemon.watchers import Watchers
 from kbe_nat.datapath.native import queue_counters
 from kbe_nat.errors import ControlError
 from kbe_nat.kubeproxy.dump import Family, Form, Names, dump
-from kbe_nat.model import Strategy, join_address
-from kbe_nat.policy import PortPolicy
+from kbe_nat.kubeproxy.path import chains
+from kbe_nat.model import IPV4, IPV6, Snapshot, Strategy, join_address
+from kbe_nat.policy import CLUSTER_IP, Plan, PortPolicy, exclusions
 
 Row = dict[str, Any]
 
@@ -150,7 +151,8 @@ class Answers:
         found = self._controller.engine.explain(
             content, time.monotonic_ns(), interface=interface, incomplete_checksum=True
         )
-        yield explanation_row(found)
+        plan, family = self._controller.plan, IPV6 if content[:1] and content[0] >> 4 == 6 else IPV4
+        yield explanation_row(found) | context(self._controller.snapshot, plan, family, found)
 
     def strategy(self, service: str, strategy: str) -> Iterator[int]:
         """Choose backends in another way."""
@@ -205,11 +207,30 @@ def explanation_row(explanation: Explanation) -> Row:
         "action": explanation.action,
         "cause": explanation.cause,
         "service": explanation.service,
+        "frontend": explanation.frontend,
+        "scope": explanation.scope,
         "backend": explanation.backend,
         "candidates": explanation.candidates,
         "masquerade": explanation.masquerade,
         "masqueraded": explanation.masqueraded,
         "steps": [list(step) for step in explanation.steps],
+    }
+
+
+def context(snapshot: Snapshot, plan: Plan, number: int, explanation: Explanation) -> Row:
+    """What policy adds to the engine's reasons: endpoints that may not serve, and kube-proxy's chains."""
+    port = next((own for own in plan.ports if (own.name, own.family) == (explanation.service, number)), None)
+    if port is None or explanation.frontend is None:
+        return {"excluded": [], "chains": []}
+    scope, mode = explanation.scope, plan.options.mode
+    # What is refused was looked for where its policy said.
+    is_internal = explanation.frontend == CLUSTER_IP
+    policy_is_local = port.is_internal_local if is_internal else port.is_external_local
+    is_local = policy_is_local if scope is None else scope == "local"
+    excluded = exclusions(snapshot, port, plan.options, is_local=is_local)
+    return {
+        "excluded": [list(pair) for pair in sorted(excluded.items())],
+        "chains": chains(port, explanation.frontend, scope, explanation.backend, mode),
     }
 
 

@@ -11,6 +11,7 @@ use crate::decide::{self, Decision, Trace};
 use crate::engine::{Engine, Family};
 use crate::fragment::{DatagramId, Fate};
 use crate::pipeline::{Lane, Meta, Place, Related, addressed, malformed, question, versionless};
+use crate::service::{FrontendKind, Scope};
 use crate::tuple::{Direction, Wired};
 use crate::verdict::{Action, Cause, Verdict};
 use crate::wire::tcp::Segment;
@@ -23,6 +24,10 @@ pub struct Explanation {
     pub verdict: Verdict,
     /// The service port that it is for.
     pub service: Option<String>,
+    /// How the address that it goes to is meant, when it opens a flow or is refused there.
+    pub frontend: Option<FrontendKind>,
+    /// Which of the service port's two lists serves it, when it opens a flow.
+    pub scope: Option<Scope>,
     /// The backend that it would get.
     pub backend: Option<SocketAddr>,
     /// Every backend that may be chosen.
@@ -35,7 +40,16 @@ pub struct Explanation {
 
 impl Explanation {
     fn of(verdict: Verdict, steps: Vec<(&'static str, String)>) -> Self {
-        Self { verdict, service: None, backend: None, candidates: Vec::new(), masqueraded: Vec::new(), steps }
+        Self {
+            verdict,
+            service: None,
+            frontend: None,
+            scope: None,
+            backend: None,
+            candidates: Vec::new(),
+            masqueraded: Vec::new(),
+            steps,
+        }
     }
 }
 
@@ -145,6 +159,7 @@ impl Engine {
             Decision::Pass => return Explanation::of(Verdict::new(Action::Accept, Cause::NotOurs), steps),
             Decision::Refuse { action, cause, service } => {
                 let mut explanation = Explanation::of(Verdict::new(action, cause), steps);
+                explanation.frontend = table.find(question.protocol, question.dst).map(|(_, kind)| kind);
                 explanation.service =
                     service.map(|service| table.services()[service as usize].name().to_owned());
                 return explanation;
@@ -162,6 +177,8 @@ impl Engine {
             |backend: &&&crate::Backend| serve.masquerade || decide::is_hairpin(question.src.ip(), backend);
         let mut explanation = Explanation {
             service: Some(port.name().to_owned()),
+            frontend: table.find(question.protocol, question.dst).map(|(_, kind)| kind),
+            scope: Some(serve.scope),
             backend: chosen.map(|index| port.set(serve.scope).backends()[index].address),
             candidates: eligible.iter().map(|backend| backend.address).collect(),
             masqueraded: eligible.iter().filter(is_masqueraded).map(|backend| backend.address).collect(),

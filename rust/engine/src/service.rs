@@ -154,6 +154,14 @@ pub enum Scope {
     Local = 1,
 }
 
+impl Scope {
+    /// The scope's name in text and in Python.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        ["cluster", "local"][self as usize]
+    }
+}
+
 /// What a [`ServicePort`] is made of.
 #[derive(Clone, Debug)]
 pub struct ServiceSpec {

@@ -273,6 +273,16 @@ impl Explanation {
     }
 
     #[getter]
+    fn frontend(&self) -> Option<&'static str> {
+        self.0.frontend.map(core::FrontendKind::name)
+    }
+
+    #[getter]
+    fn scope(&self) -> Option<&'static str> {
+        self.0.scope.map(core::service::Scope::name)
+    }
+
+    #[getter]
     fn backend(&self) -> Option<String> {
         self.0.backend.map(|backend| backend.to_string())
     }
