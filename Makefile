@@ -6,7 +6,7 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 export PIP_QUIET := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check build bench bench-engine bench-datapath soak fuzz wheel docs clean
+.PHONY: help demo test check build conformance bench bench-engine bench-datapath soak fuzz wheel docs clean
 
 help:          ## list the verbs
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' Makefile | expand -t 16
@@ -31,6 +31,9 @@ check: build   ## formatting, lints, types, licences, layering
 
 build: .venv/ready    ## leave an optimised build in .venv/bin/kbe-nat
 	maturin develop --quiet --release
+
+conformance: build    ## show case by case what is decided and written as by kube-proxy
+	python tests/conformance_table.py
 
 bench: bench-engine bench-datapath    ## run all benchmarks
 

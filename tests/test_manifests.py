@@ -285,3 +285,25 @@ def test_the_annotation_of_source_ranges(tmp_path: Path) -> None:
     assert not of("load-balancer").snapshot.services[0].ranges_everywhere
     [error] = of("everything").refused
     assert error.path == "metadata.annotations[kbe-nat.io/source-ranges]"
+
+
+def test_wrong_source_ranges_are_left_out_unless_none_would_remain(tmp_path: Path) -> None:
+    def of(*ranges: str) -> Reading:
+        listed = ", ".join(f'"{text}"' for text in ranges)
+        return read(tmp_path, SERVICE.replace("spec: {", f"spec: {{loadBalancerSourceRanges: [{listed}], "))
+
+    some = of(" 10.0.0.0/8 ", "nowhere")
+    assert some.snapshot.services[0].source_ranges == ("10.0.0.0/8",)
+    assert "spec.loadBalancerSourceRanges[1]: left out" in some.notes[0]
+    [error] = of("nowhere").refused
+    assert error.path == "spec.loadBalancerSourceRanges[0]"
+
+
+def test_addresses_of_a_node(tmp_path: Path) -> None:
+    def of(*kinds: str) -> tuple[str, ...]:
+        listed = ", ".join(f"{{type: {kind}, address: 192.0.2.{n}}}" for n, kind in enumerate(kinds))
+        node = f"apiVersion: v1\nkind: Node\nmetadata: {{name: n}}\nstatus: {{addresses: [{listed}]}}"
+        return read(tmp_path, SERVICE, node).snapshot.nodes["n"].addresses
+
+    assert of("ExternalIP", "InternalIP", "InternalIP") == ("192.0.2.1", "192.0.2.2")
+    assert of("ExternalIP") == ("192.0.2.0",)

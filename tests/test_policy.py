@@ -280,3 +280,15 @@ def test_source_ranges_may_bind_every_external_address(to: str, is_everywhere: b
     engine.replace_services(*Tables().native(made))
     packet = opening("tcp", ("203.0.113.200", 5000), (to, 80))
     assert engine.explain(packet, 0, interface=1, incomplete_checksum=True).action == verdict
+
+
+def test_a_balanced_address_that_is_an_external_ip_too() -> None:
+    service = structs.replace(WEB, external_ips=("198.51.100.1",), load_balancer_ips=("198.51.100.1",))
+    snapshot = Snapshot(services=(service,))
+    kinds = {}
+    for mode in Mode:
+        [port] = plan(snapshot, Options(mode=mode)).ports
+        kinds[mode] = [own.kind for own in port.listeners if own.address == "198.51.100.1"]
+    # In iptables mode the external IP's rule comes first, and passes by the source ranges.
+    assert kinds[Mode.IPTABLES][0] == "external-ip"
+    assert kinds[Mode.NFTABLES] == ["load-balancer"]

@@ -118,7 +118,7 @@ class Node(msgspec.Struct, frozen=True):
 
     name: str
     addresses: tuple[str, ...] = ()
-    """Internal addresses first; the first one of a family is the node's primary address in it."""
+    """The internal ones, or without such the external ones; the first of a family is the primary one in it."""
     zone: str = ""
     pod_ranges: tuple[str, ...] = ()
     is_eligible: bool = True

@@ -276,8 +276,11 @@ class _Planner:
         for cluster_ip in service.cluster_ips:
             number = family(cluster_ip)
             own = [part for part in slices if part.family == number]
-            external = [ip for ip in allowed if family(ip) == number]
             balanced = [ip for ip in service.load_balancer_ips if family(ip) == number]
+            external = [ip for ip in allowed if family(ip) == number]
+            if self.options.mode is Mode.NFTABLES:
+                # There source ranges are looked at ahead of everything, whatever else the address is.
+                external = [ip for ip in external if ip not in balanced]
             ranges, admits = self.source_ranges(service, number)
             for port in service.ports:
                 listeners = [Listener(CLUSTER_IP, cluster_ip, port.port)]

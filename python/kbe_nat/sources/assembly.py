@@ -172,12 +172,17 @@ class _Assembly:
 
     def source_ranges(self, one: Found, value: ServiceObject) -> tuple[str, ...]:
         ranges: dict[str, None] = {}
+        wrong: dict[str, str] = {}
         for i, text in enumerate(value.spec.source_ranges):
             try:
                 ranges[parse_range(text)] = None
             except ValueError as error:
-                # Leaving it out could open the Service to everybody.
-                raise one.refuse(str(error), f"spec.loadBalancerSourceRanges[{i}]") from None
+                wrong[f"spec.loadBalancerSourceRanges[{i}]"] = str(error)
+        for path, reason in wrong.items():
+            if not ranges:
+                # Leaving out the last one would open the Service to everybody.
+                raise one.refuse(reason, path)
+            self.note(one, path, f"left out: {reason}")
         return tuple(ranges)
 
     def ranges_everywhere(self, one: Found, text: str | None) -> bool:
@@ -262,15 +267,15 @@ class _Assembly:
     def node(self, one: Found) -> Node:
         value = one.value
         assert isinstance(value, NodeObject)
-        addresses: dict[str, None] = {}
-        for kind in ("InternalIP", "ExternalIP"):
-            for i, entry in enumerate(value.status.addresses):
-                if entry.type != kind:
-                    continue
-                try:
-                    addresses[parse_address(entry.address)] = None
-                except ValueError as error:
-                    self.note(one, f"status.addresses[{i}].address", f"left out: {error}")
+        by_kind: dict[str, dict[str, None]] = {"InternalIP": {}, "ExternalIP": {}}
+        for i, entry in enumerate(value.status.addresses):
+            try:
+                if entry.type in by_kind:
+                    by_kind[entry.type][parse_address(entry.address)] = None
+            except ValueError as error:
+                self.note(one, f"status.addresses[{i}].address", f"left out: {error}")
+        # External ones are often translated before they come to the node, which then does not have them.
+        addresses = by_kind["InternalIP"] or by_kind["ExternalIP"]
         ranges: dict[str, None] = {}
         for i, text in enumerate(value.spec.pod_cidrs or [value.spec.pod_cidr]):
             try:
