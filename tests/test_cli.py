@@ -209,3 +209,17 @@ def test_a_reader_that_goes_away_is_no_error(capture: Path) -> None:
         ["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--node-address", "192.0.2.1", "2001:db8::1"),
+        ("--node-address", "192.0.2.1", "--node-address", "2001:db8::1"),
+        ("--node-address=192.0.2.1", "--node-address", "2001:db8::1"),
+    ],
+)
+def test_several_addresses_of_the_node(run: Ran, flags: tuple[str, ...]) -> None:
+    code, told, _ = run("dump", "-f", SEED, *flags, "--format", "nft")
+    assert code == 0
+    assert "192.0.2.1" in told and "2001:db8::1" in told

@@ -13,6 +13,7 @@ from kbe_nat.cli.drain import drain
 from kbe_nat.cli.dump import dump
 from kbe_nat.cli.explain import explain
 from kbe_nat.cli.get import get
+from kbe_nat.cli.node import NodeCommand
 from kbe_nat.cli.playground import playground
 from kbe_nat.cli.proxy import proxy
 from kbe_nat.cli.replay import replay
@@ -28,7 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(demo)
-app.command()(proxy)
+app.command(cls=NodeCommand)(proxy)
 app.command()(get)
 app.command()(describe)
 app.command()(conntrack)
@@ -36,11 +37,11 @@ app.command()(drain)
 app.add_typer(strategy, name="strategy")
 app.add_typer(playground, name="playground")
 app.command()(top)
-app.command()(replay)
-app.command()(explain)
-app.command()(dump)
-app.command()(diff)
-app.command()(shadow)
+app.command(cls=NodeCommand)(replay)
+app.command(cls=NodeCommand)(explain)
+app.command(cls=NodeCommand)(dump)
+app.command(cls=NodeCommand)(diff)
+app.command(cls=NodeCommand)(shadow)
 
 
 @app.callback(invoke_without_command=True)

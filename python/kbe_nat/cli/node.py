@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
 import typer
+from typer.core import TyperCommand
 
 from kbe_nat.cli.options import parse, split, warn
 from kbe_nat.kubeproxy.config import Configuration, read_configuration
@@ -49,7 +50,7 @@ class NodeFlags:
     ] = ""
     node_address: Annotated[
         list[str],
-        typer.Option(help="Address of the node; repeatable. Default: those of the Node object."),
+        typer.Option(help="Addresses of the node besides loopback. Default: those of the Node object."),
     ] = ()  # type: ignore[assignment]
     mode: Annotated[
         Mode | None, typer.Option(help="kube-proxy's mode that is followed where the two differ.")
@@ -162,6 +163,23 @@ def _configuration(path: Path | None) -> Configuration:
     return file
 
 
+class NodeCommand(TyperCommand):
+    """A verb with `NodeFlags`: several addresses may follow one --node-address."""
+
+    def parse_args(self, context: Any, arguments: list[str]) -> list[str]:  # noqa: ANN401
+        """See the class."""
+        repeated: list[str] = []
+        is_list = False
+        for argument in arguments:
+            is_list = is_list and _is_address(argument)
+            is_first = repeated[-1:] == [ADDRESS_FLAG]
+            if is_list and not is_first:
+                repeated.append(ADDRESS_FLAG)
+            is_list |= argument == ADDRESS_FLAG
+            repeated.append(argument)
+        return super().parse_args(context, repeated)
+
+
 def takes_node_flags(verb: Callable[..., _T]) -> Callable[..., _T]:
     """Gives a verb the flags of `NodeFlags` in place of its parameter `flags`."""
     signature = inspect.signature(verb)
@@ -194,6 +212,14 @@ def matches(device: str, name: str) -> bool:
     return name.startswith(device[:-1]) if device.endswith("+") else bool(device) and name == device
 
 
+def _is_address(text: str) -> bool:
+    try:
+        parse_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _first(*values: _T | None, default: _T) -> _T:
     """The first that is not None."""
     return next((value for value in values if value is not None), default)
@@ -208,3 +234,4 @@ def _checked_bit(bit: int) -> int:
 
 
 LAST_BIT: Final = 31
+ADDRESS_FLAG: Final = "--node-address"
