@@ -219,7 +219,7 @@ def test_a_reader_that_goes_away_is_no_error(capture: Path) -> None:
         ("--node-address=192.0.2.1", "--node-address", "2001:db8::1"),
     ],
 )
-def test_several_addresses_of_the_node(run: Ran, flags: tuple[str, ...]) -> None:
-    code, told, _ = run("dump", "-f", SEED, *flags, "--format", "nft")
+def test_several_addresses_of_the_node(kbe: Ran, flags: tuple[str, ...]) -> None:
+    code, told, _ = kbe("dump", "-f", SEED, *flags, "--format", "nft")
     assert code == 0
     assert "192.0.2.1" in told and "2001:db8::1" in told
