@@ -23,6 +23,8 @@ from rich.table import Table
 ROOT: Final = Path(__file__).parent.parent
 RESULTS: Final = ROOT / "benches/results/engine.json"
 MODES: Final = ("one", "batch64")
+SERVICES: Final = (10, 1000, 30_000)
+"""Service ports among which first packets are spread."""
 
 Row = dict[str, Any]
 
@@ -37,7 +39,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="runs of each, of which the median counts")
     parser.add_argument("--no-criterion", action="store_true", help="leave out the parts of a packet's cost")
     own = parser.parse_args()
-    ours, yardstick = build_ours(), build_yardstick()
+    ours, first, yardstick = build("flows"), build("first"), build_yardstick()
     python = run_python()
     references = {bench["params"]["flows"]: bench for bench in named(python, "test_reference")}
     rows: list[Row] = []
@@ -49,10 +51,11 @@ def main() -> None:
             runs += lines_of(ours, flows)
         reference = references.get(flows)
         rows += [row(flows, mode, runs, c_runs, reference) for mode in MODES]
+    firsts = [lines_of(first, *SERVICES) for _ in range(own.runs)]
     parts = [] if own.no_criterion else criterion()
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
-    part("engine", "make bench-engine", page(rows, python, parts))
+    part("engine", "make bench-engine", page(rows, firsts, python, parts))
     show(rows)
 
 
@@ -77,9 +80,9 @@ def row(flows: int, mode: str, runs: list[Row], c_runs: list[Row], reference: Ro
     }
 
 
-def build_ours() -> Path:
-    """The benchmark's program."""
-    command = ["cargo", "bench", "--quiet", "-p", "kbe-nat-engine", "--bench", "flows", "--no-run"]
+def build(name: str) -> Path:
+    """The program of a benchmark in Rust."""
+    command = ["cargo", "bench", "--quiet", "-p", "kbe-nat-engine", "--bench", name, "--no-run"]
     done = subprocess.run(
         [*command, "--message-format=json"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
     )
@@ -97,9 +100,9 @@ def build_yardstick() -> Path | None:
     return program
 
 
-def lines_of(program: Path, flows: int) -> list[Row]:
-    """What a program prints for a number of flows: one JSON object in each line."""
-    done = subprocess.run([program, str(flows)], check=True, stdout=subprocess.PIPE, text=True)
+def lines_of(program: Path, *numbers: int) -> list[Row]:
+    """What a program prints for some numbers: one JSON object in each line."""
+    done = subprocess.run([program, *map(str, numbers)], check=True, stdout=subprocess.PIPE, text=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -130,7 +133,7 @@ def criterion() -> list[tuple[str, str]]:
     return re.findall(r"^(\S.*?)\s+time:\s+\[\S+ \S+ (\S+ \S+)", joined, re.MULTILINE)
 
 
-def page(rows: list[Row], python: list[Row], parts: list[tuple[str, str]]) -> str:
+def page(rows: list[Row], firsts: list[list[Row]], python: list[Row], parts: list[tuple[str, str]]) -> str:
     """The tables in Markdown."""
 
     def text(value: float | None) -> str:
@@ -147,6 +150,13 @@ def page(rows: list[Row], python: list[Row], parts: list[tuple[str, str]]) -> st
         f"| {text(one['bytes_per_flow'])} |\n"
         for one in rows
     ]
+    by_services = [
+        "| service ports | first packet p50 | p99 | p99 to that of the fewest |\n|--:|--:|--:|--:|\n"
+    ]
+    fewest = statistics.median(run[0]["p99_ns"] for run in firsts)
+    for place, services in enumerate(SERVICES):
+        p50, p99 = (statistics.median(run[place][field] for run in firsts) for field in ("p50_ns", "p99_ns"))
+        by_services.append(f"| {services:,} | {p50:,.0f} ns | {p99:,.0f} ns | {p99 / fewest:.2f} |\n")
     boundary = ["| from Python | median | per packet |\n|---|--:|--:|\n"]
     for bench in python:
         median = bench["stats"]["median"]
@@ -158,7 +168,8 @@ def page(rows: list[Row], python: list[Row], parts: list[tuple[str, str]]) -> st
         *(f"| {name} | {time} |\n" for name, time in parts),
     ]
     extra = f"\n{''.join(table)}" if parts else ""
-    return f"{machine()} Nanoseconds; medians.\n\n{head}{''.join(lines)}\n{''.join(boundary)}{extra}"
+    tables = "\n".join((head + "".join(lines), "".join(by_services), "".join(boundary)))
+    return f"{machine()} Nanoseconds; medians.\n\n{tables}{extra}"
 
 
 def ratio(one: Row) -> float | None:

@@ -7,7 +7,8 @@ import pytest
 from conformance_cases import CASES, Case, run
 
 from kbe_nat.kubeproxy.normalise import normalise, option
-from kbe_nat.policy import Options, plan
+from kbe_nat.planning import plan
+from kbe_nat.policy import Options
 from kbe_nat.sources.manifests import read_manifests
 
 GOLDENS = [

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from kbe_nat.kubeproxy import iptables_save, legacy, names, probability
 from kbe_nat.model import IPV4, IPV6, Snapshot
-from kbe_nat.policy import Listener, Plan, PortPolicy, Target, plan
+from kbe_nat.planning import plan
+from kbe_nat.policy import Listener, Plan, PortPolicy, Target
 from kbe_nat.sources.manifests import read_manifests
 
 SEED = Path(__file__).parents[1] / "examples/seed"
@@ -104,8 +105,10 @@ def test_names_of_chains_by_their_formula(namespace: str, service: str, name: st
     assert len(names.iptables_chain("KUBE-SEP-", port, target)) <= 28, "the kernel's limit"
     base = names.nft_endpoint_base(port, Target("fd00::1", number))
     assert base.endswith(f"__fd00..1/{number}")
-    long = names.nft_base(port_of(namespace, service * 12, name * 12))
-    assert len(long) <= 240 and (len(long) < 240 or long.endswith("..."))
+    long = f"{namespace}/{service * 12}/tcp/{name * 12}"
+    whole = base64.b32encode(hashlib.sha256(long.encode()).digest())[:8].decode() + f"-{long}"
+    shortened = whole if len(whole) <= 240 else whole[:237] + "..."
+    assert names.nft_base(port_of(namespace, service * 12, name * 12)) == shortened
 
 
 @given(st.integers(1, 100_000))

@@ -1,12 +1,15 @@
 """Which endpoints may serve whom: kube-proxy's rules as tables of input and expectation."""
 
 import pytest
+from conformance_cases import CASES
 from msgspec import structs
 
 import kbe_nat
 from kbe_nat.model import Endpoint, EndpointSlice, Node, Service, ServicePort, SlicePort, Snapshot, Strategy
 from kbe_nat.packet import opening
-from kbe_nat.policy import Listener, Mode, Options, PortPolicy, plan, unallocated, unknown_port
+from kbe_nat.planning import Planner, plan
+from kbe_nat.policy import Listener, Mode, Options, PortPolicy, unallocated, unknown_port
+from kbe_nat.sources.manifests import read_manifests
 from kbe_nat.tables import Tables
 
 READY = Endpoint("10.0.0.1", "here")
@@ -292,3 +295,33 @@ def test_a_balanced_address_that_is_an_external_ip_too() -> None:
     # In iptables mode the external IP's rule comes first, and passes by the source ranges.
     assert kinds[Mode.IPTABLES][0] == "external-ip"
     assert kinds[Mode.NFTABLES] == ["load-balancer"]
+
+
+def test_a_planner_that_remembers_plans_as_one_that_does_not() -> None:
+    planner = Planner()
+    snapshots = [read_manifests([case.objects]).snapshot for case in CASES]
+    # Every case after every kind of change: others' Services, none, the same with fewer endpoints, another node.
+    for snapshot in snapshots:
+        fewer = {key: parts[1:] for key, parts in snapshot.slices.items()}
+        changed = structs.replace(snapshot, slices=fewer)
+        for own, node in (
+            (snapshot, "test-node"),
+            (snapshot, "test-node"),
+            (changed, "test-node"),
+            (changed, ""),
+        ):
+            options = Options(node)
+            assert planner.plan(own, options) == plan(own, options)
+
+
+def test_a_planner_looks_again_only_at_what_has_changed() -> None:
+    other = structs.replace(WEB, name="other", cluster_ips=("172.30.0.2",))
+    parts = {
+        key: (EndpointSlice("a", 4, (SlicePort("", "tcp", 8080),), (READY,)),) for key in (WEB.key, other.key)
+    }
+    planner, options = Planner(), Options("here")
+    snapshot = Snapshot(services=(WEB, other), slices=parts, nodes={"here": NODE})
+    before = planner.plan(snapshot, options).ports
+    after = planner.plan(structs.replace(snapshot, slices={**parts, WEB.key: ()}), options).ports
+    assert [own.cluster for own in after] == [(), before[1].cluster]
+    assert after[1] is before[1]

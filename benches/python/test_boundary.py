@@ -10,7 +10,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 import kbe_nat
 import kbe_nat.reference as reference
 from kbe_nat.model import Endpoint, EndpointSlice, Service, ServicePort, SlicePort, Snapshot
-from kbe_nat.policy import plan
+from kbe_nat.planning import Planner, plan
+from kbe_nat.policy import Options
 from kbe_nat.tables import Tables
 
 SERVICES, ENDPOINTS = 10_000, 15
@@ -98,20 +99,20 @@ def test_replace_all_services(benchmark: BenchmarkFixture) -> None:
 @pytest.mark.parametrize("part", ["policy", "tables", "engine"])
 def test_change_one_endpoint(benchmark: BenchmarkFixture, part: str) -> None:
     """One endpoint of 150,000 goes: what policy computes anew, what `Tables` compares, what the engine does."""
-    engine, tables = kbe_nat.Engine(seed=1), Tables()
-    snapshot = cluster()
+    engine, tables, planner = kbe_nat.Engine(seed=1), Tables(), Planner()
+    snapshot, options = cluster(), Options()
     key = snapshot.services[77].key
     [own] = snapshot.slices[key]
     fewer = structs.replace(own, endpoints=own.endpoints[1:])
     snapshots = [snapshot, structs.replace(snapshot, slices={**snapshot.slices, key: (fewer,)})]
-    plans = [plan(each) for each in snapshots]
+    plans = [planner.plan(each, options) for each in snapshots]
     native = [tables.native(each) for each in plans]
     turn = [0]
 
     def change() -> None:
         turn[0] ^= 1
         if part == "policy":
-            plan(snapshots[turn[0]])
+            planner.plan(snapshots[turn[0]], options)
         elif part == "tables":
             tables.native(plans[turn[0]])
         else:

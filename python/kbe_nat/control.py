@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from kbe_nat._native import Engine
 from kbe_nat.errors import ArgumentError
 from kbe_nat.model import Snapshot, Strategy
-from kbe_nat.policy import Options, PortPolicy, Target, plan
+from kbe_nat.planning import Planner, plan
+from kbe_nat.policy import Options, PortPolicy, Target
 from kbe_nat.rules import Backend, Marks, RuleSet, rule_sets
 from kbe_nat.tables import Tables
 
@@ -56,6 +57,7 @@ class Controller:
         self._options = options
         self._queues = queues
         self._marks = marks
+        self._planner = Planner()
         self._tables = Tables()
         self._strategies: dict[str, Strategy] = {}
         self._removed_seconds = removed_seconds
@@ -183,7 +185,7 @@ class Controller:
         return sorted(set(found))
 
     def _carry_out(self) -> None:
-        made = plan(self.snapshot, self._options(self.snapshot))
+        made = self._planner.plan(self.snapshot, self._options(self.snapshot))
         if self._removed_seconds is not None:
             self._note_removed(made.ports, time.monotonic() + self._removed_seconds)
         self.plan = replace(made, ports=tuple(map(self._adjusted, made.ports)))

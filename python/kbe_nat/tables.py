@@ -22,7 +22,7 @@ class Tables:
         for policy in plan.ports:
             key = (policy.name, policy.protocol, policy.family)
             before = self._known.get(key)
-            is_known = before and before[0] == policy
+            is_known = before and (before[0] is policy or before[0] == policy)
             known[key] = before if before and is_known else (policy, _native_port(policy, is_nftables))
         self._known = known
         view = _native.NodeView(

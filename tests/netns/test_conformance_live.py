@@ -23,8 +23,9 @@ from kbe_nat.cli.node import NodeFlags
 from kbe_nat.datapath.native import NativeQueue
 from kbe_nat.datapath.thread import LoopThread
 from kbe_nat.model import Strategy
+from kbe_nat.planning import plan
 from kbe_nat.playground.namespaces import Namespace, inside
-from kbe_nat.policy import Plan, plan
+from kbe_nat.policy import Plan
 from kbe_nat.rules import installed, rule_sets
 from kbe_nat.rules.execution import Commands
 from kbe_nat.rules.iptables import Iptables

@@ -14,7 +14,7 @@ from kbe_nat.kubeproxy.difference import Difference, differences
 from kbe_nat.kubeproxy.dump import Family, Form
 from kbe_nat.kubeproxy.dump import dump as written
 from kbe_nat.kubeproxy.normalise import normalise
-from kbe_nat.policy import plan
+from kbe_nat.planning import plan
 from kbe_nat.sources.completion import POD_RANGE
 
 

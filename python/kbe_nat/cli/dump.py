@@ -9,7 +9,7 @@ from kbe_nat.cli.options import SOCKET, PodRange, Socket, Strict, read_objects, 
 from kbe_nat.daemon.conversation import ask
 from kbe_nat.kubeproxy.dump import Family, Form, Names
 from kbe_nat.kubeproxy.dump import dump as written
-from kbe_nat.policy import plan
+from kbe_nat.planning import plan
 from kbe_nat.sources.completion import POD_RANGE
 
 FILES: Final = typer.Option(

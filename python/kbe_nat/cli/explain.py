@@ -28,7 +28,8 @@ from kbe_nat.daemon.answers import Row, context, explanation_row
 from kbe_nat.daemon.conversation import ask
 from kbe_nat.datapath.pcap import CaptureQueue
 from kbe_nat.model import IPV4, IPV6
-from kbe_nat.policy import LOOPBACK, LOOPBACK6, Plan, plan
+from kbe_nat.planning import plan
+from kbe_nat.policy import LOOPBACK, LOOPBACK6, Plan
 from kbe_nat.sources.address import split_address
 from kbe_nat.sources.completion import POD_RANGE
 from kbe_nat.tables import Tables

@@ -28,7 +28,8 @@ from kbe_nat.cli.summary import summary, tables
 from kbe_nat.datapath import PacketQueue
 from kbe_nat.datapath.pcap import CaptureQueue
 from kbe_nat.model import Strategy
-from kbe_nat.policy import Plan, plan
+from kbe_nat.planning import plan
+from kbe_nat.policy import Plan
 from kbe_nat.sources.address import parse_address
 from kbe_nat.sources.completion import POD_RANGE
 from kbe_nat.tables import Tables

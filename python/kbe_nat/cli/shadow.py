@@ -17,7 +17,7 @@ from kbe_nat.errors import ConntrackError, KbeNatError
 from kbe_nat.kernel_flows import KernelFlow, listed, watched
 from kbe_nat.kernel_flows import parse as parse_line
 from kbe_nat.model import join_address
-from kbe_nat.policy import plan
+from kbe_nat.planning import plan
 from kbe_nat.shadow import DISAGREEMENTS, Finding, Outcome, Shadow
 from kbe_nat.sources.address import parse_range
 from kbe_nat.sources.completion import POD_RANGE

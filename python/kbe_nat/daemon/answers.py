@@ -12,7 +12,8 @@ from kbe_nat.errors import ControlError
 from kbe_nat.kubeproxy.dump import Family, Form, Names, dump
 from kbe_nat.kubeproxy.path import chains
 from kbe_nat.model import IPV4, IPV6, Snapshot, Strategy, join_address
-from kbe_nat.policy import CLUSTER_IP, Plan, PortPolicy, exclusions
+from kbe_nat.planning import exclusions
+from kbe_nat.policy import CLUSTER_IP, Plan, PortPolicy
 
 Row = dict[str, Any]
 

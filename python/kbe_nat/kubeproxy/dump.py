@@ -6,7 +6,8 @@ from enum import StrEnum
 from kbe_nat.errors import ArgumentError
 from kbe_nat.kubeproxy import iptables_save, legacy, nft
 from kbe_nat.model import IPV4, IPV6, Snapshot, family
-from kbe_nat.policy import Mode, Options, Plan, plan
+from kbe_nat.planning import plan
+from kbe_nat.policy import Mode, Options, Plan
 
 
 class Form(StrEnum):

@@ -19,10 +19,11 @@ import yaml
 
 from kbe_nat.daemon.conversation import ask
 from kbe_nat.errors import ControlError, ObjectError, PlaygroundError
+from kbe_nat.planning import plan
 from kbe_nat.playground.cluster import BRIDGE, NODE_ADDRESS, POD_SERVER, wire_node, wire_pod
 from kbe_nat.playground.namespaces import FOLDER, Namespace
 from kbe_nat.playground.processes import Process, start
-from kbe_nat.policy import Plan, plan
+from kbe_nat.policy import Plan
 from kbe_nat.sources.completion import complete
 from kbe_nat.sources.decoding import decode
 from kbe_nat.sources.manifests import read_manifests

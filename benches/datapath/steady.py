@@ -1,0 +1,89 @@
+"""A minute at four fifths of what the native driver can carry: nothing may be lost (RFC 2544, section 26.1).
+
+First the capacity, while more comes than can be served; then a steady load below it, with the kernel's counters
+of lost packets before and after. Writes a part of benches/RESULTS.md. Needs root.
+"""
+
+import argparse
+import sys
+import time
+
+from plan import POD, QUEUE, VIP
+from run import BURST, HERE, PATHS, compiled, run, running
+
+from kbe_nat.playground.cluster import Cluster
+from kbe_nat.policy import Target
+
+# Found where `run` has said that it is.
+from report import machine, part, table  # isort: skip
+
+
+def main() -> None:
+    """Measure, store, show."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=60, help="how long the load lasts")
+    parser.add_argument("--share", type=float, default=0.8, help="of the capacity")
+    own = parser.parse_args()
+    traffic = compiled(HERE / "traffic.c", "traffic", "-lpthread")
+    if traffic is None:
+        sys.exit("a C compiler (cc) is needed for the traffic")
+    with Cluster((Target(POD, 9876),)) as cluster:
+        client = (*cluster.client.prefix, str(traffic))
+        with running((*cluster.pods[0].prefix, str(traffic), "echo")), PATHS["native"](cluster):
+            run(*client, "flood", VIP, "20", "1000")
+            capacity = carried(cluster, client, bursts=2000, pause=0)
+            # What the burst itself takes is no pause.
+            _, cost = map(float, run(*client, "flood", VIP, "200", "5000").split())
+            pause = max(1, round(BURST / (own.share * capacity) * 1e6 - BURST * cost / 1e3))
+            bursts = round(own.seconds * own.share * capacity / BURST)
+            time.sleep(1)
+            before = lost(cluster)
+            rate = carried(cluster, client, bursts, pause)
+            gone = lost(cluster) - before
+    columns = ("capacity, kpps", "steady load, kpps", "of the capacity", "seconds", "packets", "lost")
+    row = [
+        f"{capacity / 1e3:.0f}",
+        f"{rate / 1e3:.0f}",
+        f"{rate / capacity:.2f}",
+        f"{bursts * BURST / rate:.0f}",
+    ]
+    text = f"{machine()}\n\n{table(columns, [[*row, f'{bursts * BURST:,}', f'{gone:,}']])}"
+    part("steady", "make soak", text)
+    print(text)
+    sys.exit(1 if gone else 0)
+
+
+def carried(cluster: Cluster, client: tuple[str, ...], bursts: int, pause: int) -> float:
+    """Packets a second that have got a verdict, from the first to the last of this load."""
+    before, started = handed_out(cluster), time.monotonic()
+    run(*client, "flood", VIP, str(bursts), str(pause))
+    while counters(cluster)[2]:
+        time.sleep(0.01)
+    return (handed_out(cluster) - before) / (time.monotonic() - started)
+
+
+def handed_out(cluster: Cluster) -> int:
+    """Packets that our queue has taken and not lost."""
+    fields = counters(cluster)
+    return fields[7] - fields[6]
+
+
+def lost(cluster: Cluster) -> int:
+    """Packets that did not fit into the queue or its socket."""
+    fields = counters(cluster)
+    return fields[5] + fields[6]
+
+
+def counters(cluster: Cluster) -> list[int]:
+    """Our queue's line of /proc/net/netfilter/nfnetlink_queue."""
+    for line in cluster.node.call("cat", "/proc/net/netfilter/nfnetlink_queue").splitlines():
+        fields = [int(word) for word in line.split()]
+        if fields[0] == QUEUE:
+            return fields
+    sys.exit("the queue is gone")
+
+
+if __name__ == "__main__":
+    main()

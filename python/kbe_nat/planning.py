@@ -1,0 +1,356 @@
+"""From a `Snapshot` and a node to a `Plan`: which endpoints may serve whom. Pure.
+
+Behaviour is kube-proxy's (pkg/proxy/topology.go, serviceport.go, endpointslicecache.go,
+util/nodeport_addresses.go).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from ipaddress import ip_address, ip_network
+
+from kbe_nat.model import (
+    IPV4,
+    IPV6,
+    Endpoint,
+    EndpointSlice,
+    Node,
+    Service,
+    ServiceKey,
+    ServicePort,
+    Snapshot,
+    family,
+    join_address,
+)
+from kbe_nat.policy import (
+    CLUSTER_IP,
+    EXTERNAL_IP,
+    LOAD_BALANCER,
+    LOOPBACK,
+    LOOPBACK6,
+    NODE_PORT,
+    PRIMARY,
+    HealthCheck,
+    Listener,
+    Mode,
+    Options,
+    Plan,
+    PortPolicy,
+    Target,
+)
+
+
+def plan(snapshot: Snapshot, options: Options | None = None) -> Plan:
+    """What the node of `options` has to do. Cost: linear in service ports and endpoints."""
+    options = options or Options()
+    return Planner().plan(snapshot, options)
+
+
+class Planner:
+    """Plans one snapshot after the other, and looks again only at Services that have changed since the last."""
+
+    def __init__(self) -> None:
+        self._known: dict[ServiceKey, _Known] = {}
+        self._context: tuple[object, ...] = ()
+
+    def plan(self, snapshot: Snapshot, options: Options) -> Plan:
+        """As the function `plan`. Cost: a comparison per Service, linear in the endpoints of those that changed,
+        and a look at every listener.
+        """
+        own = _Planner(snapshot, options)
+        context = (options, own.node, own.virtual)
+        if context != self._context:
+            self._known, self._context = {}, context
+        made, self._known = own.plan(self._known)
+        return made
+
+
+def exclusions(snapshot: Snapshot, port: PortPolicy, options: Options, *, is_local: bool) -> dict[str, str]:
+    """Endpoints of a service port that may not serve, in one of its two scopes, each with the reason; by address
+    and port. Cost: linear in the Service's endpoints.
+    """
+    return _Planner(snapshot, options).exclusions(port, is_local=is_local)
+
+
+def has_health_check(service: Service) -> bool:
+    """Whether load balancers ask this node about a Service; otherwise the field means nothing."""
+    return bool(service.health_check_node_port and service.is_load_balancer and service.is_external_local)
+
+
+class _Planner:
+    def __init__(self, snapshot: Snapshot, options: Options) -> None:
+        self.snapshot = snapshot
+        self.options = options
+        self.node = snapshot.nodes.get(options.node, Node(options.node))
+        self.addresses = options.node_addresses or self.node.addresses
+        self.virtual = frozenset(ip for service in snapshot.services for ip in service.cluster_ips)
+        self.owners: dict[tuple[str, str, int], str] = {}
+        self.notes: list[str] = []
+
+    def plan(self, known: Mapping[ServiceKey, "_Known"]) -> tuple[Plan, dict[ServiceKey, "_Known"]]:
+        """The plan, and what is to be remembered for the next; `known` is from the last."""
+        options = self.options
+        if options.node and options.node not in self.snapshot.nodes:
+            self.notes.append(f"node {options.node}: there is no such Node object")
+        services = [service for service in self.snapshot.services if service.proxy_name == options.proxy_name]
+        remembered = {service.key: self.looked_at(service, known.get(service.key)) for service in services}
+        drafts = [draft for own in remembered.values() for draft in own.drafts]
+        self.notes += [note for own in remembered.values() for note in own.notes]
+        open_addresses = tuple(self.node_port_addresses())
+        is_iptables = options.mode is Mode.IPTABLES
+        # kube-proxy's refusals in iptables mode match any local address, whatever nodePortAddresses say.
+        local = (*self.addresses, LOOPBACK, LOOPBACK6) if is_iptables else ()
+        made = Plan(
+            ports=tuple(self.with_claims(drafts)),
+            addresses=self.addresses,
+            node_port_addresses=open_addresses,
+            every_address=tuple(number for number in (IPV4, IPV6) if self.named_addresses(number) is None),
+            closed_addresses=tuple(text for text in local if text not in open_addresses),
+            pod_ranges=self.node.pod_ranges if options.uses_node_ranges else options.cluster_ranges,
+            service_ranges=self.snapshot.service_ranges,
+            health=tuple(self.health(services)),
+            notes=tuple(self.notes),
+            options=options,
+        )
+        return made, remembered
+
+    def looked_at(self, service: Service, before: "_Known | None") -> "_Known":
+        slices = self.snapshot.slices.get(service.key, ())
+        if before and before.service == service and before.slices == slices:
+            return before
+        notes, self.notes = self.notes, []
+        drafts = tuple(self.service(service))
+        own, self.notes = tuple(self.notes), notes
+        return _Known(service, slices, drafts, own)
+
+    def service(self, service: Service) -> Iterator[PortPolicy]:
+        slices = self.snapshot.slices.get(service.key, ())
+        allowed = list(self.external_ips(service))
+        for cluster_ip in service.cluster_ips:
+            number = family(cluster_ip)
+            own = [part for part in slices if part.family == number]
+            balanced = [ip for ip in service.load_balancer_ips if family(ip) == number]
+            external = [ip for ip in allowed if family(ip) == number]
+            if self.options.mode is Mode.NFTABLES:
+                # There source ranges are looked at ahead of everything, whatever else the address is.
+                external = [ip for ip in external if ip not in balanced]
+            ranges, admits = self.source_ranges(service, number)
+            for port in service.ports:
+                listeners = [Listener(CLUSTER_IP, cluster_ip, port.port)]
+                listeners += [Listener(EXTERNAL_IP, ip, port.port) for ip in external]
+                listeners += [Listener(LOAD_BALANCER, ip, port.port) for ip in balanced]
+                if port.node_port:
+                    listeners.append(Listener(NODE_PORT, "", port.node_port))
+                is_external_local = service.is_external_local and len(listeners) > 1
+                endpoints = self.endpoints(own, port)
+                uses_local = service.is_internal_local or is_external_local
+                yield PortPolicy(
+                    namespace=service.namespace,
+                    service=service.name,
+                    port_name=port.name,
+                    protocol=port.protocol,
+                    family=number,
+                    listeners=tuple(dict.fromkeys(listeners)),
+                    cluster=self.cluster_set(endpoints),
+                    local=self.local_set(endpoints) if uses_local else (),
+                    is_internal_local=service.is_internal_local,
+                    is_external_local=is_external_local,
+                    affinity_seconds=service.affinity_seconds,
+                    source_ranges=ranges,
+                    admits_own_addresses=admits,
+                    health_check_node_port=service.health_check_node_port if has_health_check(service) else 0,
+                    ranges_everywhere=service.ranges_everywhere,
+                    strategy=service.strategy or self.options.strategy,
+                )
+
+    def external_ips(self, service: Service) -> Iterator[str]:
+        """Those that whoever may write Services is trusted with."""
+        allowed = self.options.external_ranges
+        for address in service.external_ips:
+            if not allowed or any(_contains(text, address) for text in allowed):
+                yield address
+            else:
+                self.notes.append(
+                    f"Service {service.namespace}/{service.name}: external IP {address} is not served: "
+                    "it is outside the ranges that are allowed"
+                )
+
+    def endpoints(self, slices: Iterable[EndpointSlice], port: ServicePort) -> list[tuple[Target, Endpoint]]:
+        """The service port's endpoints, each once. Slices overlap while a pod moves between them: what does
+        not terminate counts, then what is on this node, then what was there first.
+        """
+        best: dict[str, tuple[Target, Endpoint]] = {}
+        for part in slices:
+            for own in part.ports:
+                if (own.name, own.protocol) != (port.name, port.protocol):
+                    continue
+                for endpoint in part.endpoints:
+                    if endpoint.address in self.virtual:
+                        self.notes.append(
+                            f"EndpointSlice {part.name}: {endpoint.address} is a cluster IP: left out"
+                        )
+                        continue
+                    target = Target(endpoint.address, own.port, endpoint.weight, self.is_local(endpoint))
+                    text = str(target)
+                    before = best.get(text)
+                    if before is None or self.rank(endpoint) > self.rank(before[1]):
+                        best[text] = (target, endpoint)
+        return [best[text] for text in sorted(best)]
+
+    def exclusions(self, port: PortPolicy, *, is_local: bool) -> dict[str, str]:
+        slices = self.snapshot.slices.get((port.namespace, port.service), ())
+        own = [part for part in slices if part.family == port.family]
+        wanted = ServicePort(port.port_name, port.protocol, 0)
+        chosen = {str(target): target for target in (port.local if is_local else port.cluster)}
+        reasons = {}
+        for target, endpoint in self.endpoints(own, wanted):
+            kept = chosen.get(str(target))
+            if kept is None:
+                reasons[str(target)] = self.reason(endpoint, is_local=is_local)
+            elif not kept.weight:
+                reasons[str(target)] = "it is being drained: its weight is 0"
+        return reasons
+
+    def reason(self, endpoint: Endpoint, *, is_local: bool) -> str:
+        """Why an endpoint is not in the list of its scope."""
+        if is_local and not self.is_local(endpoint):
+            return f"it is on node {endpoint.node}, not on this one" if endpoint.node else "it is on no node"
+        if endpoint.is_terminating:
+            return "it terminates, and others are ready" if endpoint.is_serving else "it terminates"
+        if not endpoint.is_ready:
+            return "it is not ready"
+        hints = sorted(endpoint.nodes or endpoint.zones)
+        kind = "nodes" if endpoint.nodes else "zones"
+        return f"it is hinted for {kind} {', '.join(hints)}" if hints else "others are nearer"
+
+    def rank(self, endpoint: Endpoint) -> tuple[bool, bool]:
+        return (not endpoint.is_terminating, self.is_local(endpoint))
+
+    def is_local(self, endpoint: Endpoint) -> bool:
+        return bool(endpoint.node) and endpoint.node == self.options.node
+
+    def cluster_set(self, endpoints: list[tuple[Target, Endpoint]]) -> tuple[Target, ...]:
+        ready = [pair for pair in endpoints if pair[1].is_ready]
+        return tuple(target for target, _ in self.hinted(ready) or _terminating(endpoints))
+
+    def local_set(self, endpoints: list[tuple[Target, Endpoint]]) -> tuple[Target, ...]:
+        local = [pair for pair in endpoints if self.is_local(pair[1])]
+        ready = [pair for pair in local if pair[1].is_ready]
+        return tuple(target for target, _ in ready or _terminating(local))
+
+    def hinted(self, ready: list[tuple[Target, Endpoint]]) -> list[tuple[Target, Endpoint]]:
+        """Those hinted for this node, else for its zone. Hints count only when every ready endpoint has them
+        and one of them is met.
+        """
+        node, zone = self.options.node, self.node.zone
+        if node and all(endpoint.nodes for _, endpoint in ready):
+            near = [pair for pair in ready if node in pair[1].nodes]
+            if near:
+                return near
+        if zone and all(endpoint.zones for _, endpoint in ready):
+            near = [pair for pair in ready if zone in pair[1].zones]
+            if near:
+                return near
+        return ready
+
+    def source_ranges(self, service: Service, number: int) -> tuple[tuple[str, ...], bool]:
+        """The ranges that restrict one family, and whether they let this node in."""
+        ranges = tuple(text for text in service.source_ranges if family(text) == number)
+        if any(text.endswith("/0") for text in ranges):
+            return (), False
+        primary = self.primary(number)
+        admits = primary is not None and any(_contains(text, primary) for text in ranges)
+        return ranges, admits
+
+    def with_claims(self, drafts: list[PortPolicy]) -> Iterator[PortPolicy]:
+        """Every address and port has one owner, the first to claim it. Cluster IPs are claimed before the
+        rest: the API server allocates them, while any tenant can write somebody else's into `externalIPs`
+        (CVE-2020-8554).
+        """
+        kept: list[list[Listener]] = [[] for _ in drafts]
+        for wants_cluster_ip in (True, False):
+            for number, draft in enumerate(drafts):
+                for listener in draft.listeners:
+                    if (listener.kind == CLUSTER_IP) == wants_cluster_ip and self.claims(draft, listener):
+                        kept[number].append(listener)
+        for draft, listeners in zip(drafts, kept, strict=True):
+            if listeners:
+                yield draft if len(listeners) == len(draft.listeners) else _narrowed(draft, listeners)
+
+    def claims(self, draft: PortPolicy, listener: Listener) -> bool:
+        place = listener.address or f"every IPv{draft.family} address of the node"
+        key = (draft.protocol, place, listener.port)
+        owner = self.owners.setdefault(key, draft.name)
+        if owner != draft.name:
+            where = (
+                join_address(place, listener.port) if listener.address else f"port {listener.port} of {place}"
+            )
+            self.notes.append(
+                f"Service {draft.name}: {draft.protocol} {where} is not served for it: it belongs to {owner}"
+            )
+        return owner == draft.name
+
+    def node_port_addresses(self) -> Iterator[str]:
+        """A family for which nothing is given falls back to all of its addresses, as kube-proxy does."""
+        for number in (IPV4, IPV6):
+            named = self.named_addresses(number)
+            yield from self.local_addresses(number) if named is None else named
+
+    def named_addresses(self, number: int) -> list[str] | None:
+        """The addresses of a family that serve node ports; None when none are said, which means all."""
+        is_iptables = self.options.mode is Mode.IPTABLES
+        given = self.options.node_port_addresses or (() if is_iptables else (PRIMARY,))
+        if PRIMARY in given:
+            primary = self.primary(number)
+            return [primary] if primary else None
+        ranges = [text for text in given if family(text) == number]
+        if not ranges:
+            return None
+        local = self.local_addresses(number)
+        return [address for address in local if any(_contains(text, address) for text in ranges)]
+
+    def local_addresses(self, number: int) -> list[str]:
+        addresses = [address for address in self.addresses if family(address) == number]
+        is_iptables = self.options.mode is Mode.IPTABLES
+        if number == IPV4 and is_iptables and self.options.localhost_node_ports:
+            addresses.append(LOOPBACK)
+        return addresses
+
+    def primary(self, number: int) -> str | None:
+        addresses = self.node.addresses or self.addresses
+        return next((address for address in addresses if family(address) == number), None)
+
+    def health(self, services: Iterable[Service]) -> Iterator[HealthCheck]:
+        for service in services:
+            if not (service.cluster_ips and has_health_check(service)):
+                continue
+            ready = {
+                endpoint.address
+                for part in self.snapshot.slices.get(service.key, ())
+                if part.ports and part.family == family(service.cluster_ips[0])
+                for endpoint in part.endpoints
+                if endpoint.is_ready and self.is_local(endpoint)
+            }
+            yield HealthCheck(service.namespace, service.name, service.health_check_node_port, len(ready))
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What followed from a Service and its slices."""
+
+    service: Service
+    slices: tuple[EndpointSlice, ...]
+    drafts: tuple[PortPolicy, ...]
+    notes: tuple[str, ...]
+
+
+def _terminating(endpoints: list[tuple[Target, Endpoint]]) -> list[tuple[Target, Endpoint]]:
+    """Those that still serve while they go: better than nothing."""
+    return [pair for pair in endpoints if pair[1].is_serving and pair[1].is_terminating]
+
+
+def _narrowed(draft: PortPolicy, listeners: list[Listener]) -> PortPolicy:
+    return replace(draft, listeners=tuple(listeners))
+
+
+def _contains(text: str, address: str) -> bool:
+    return ip_address(address) in ip_network(text)
