@@ -64,7 +64,7 @@ PYTHON = {
     "tables": "_native policy",
     "control": "_native errors model planning policy rules tables",
     "daemon": "_native control datapath errors kubeproxy model planning policy sources",
-    "kubeproxy": "errors model planning policy",
+    "kubeproxy": "errors model planning policy sources",
     "playground": "daemon errors planning policy sources",
     "packet": "model",
     "kernel_flows": "errors",

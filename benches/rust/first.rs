@@ -9,8 +9,8 @@ use std::time::Instant;
 use kbe_nat_engine::rng::{Rng, mix64};
 use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::{
-    Action, Backend, Config, Engine, Frontend, FrontendKind, Meta, NodeView, Packet, ServicePort, ServiceSpec,
-    ServiceTable, Strategy,
+    Action, Backend, Config, Engine, Frontend, FrontendKind, Meta, NodeView, Packet, ServicePort,
+    ServiceSpec, ServiceTable, Strategy,
 };
 
 const LENGTH: usize = 28;
@@ -30,7 +30,11 @@ fn service(number: u32) -> Arc<ServicePort> {
     let made = ServicePort::new(ServiceSpec {
         name: format!("default/s{number}"),
         protocol: Protocol::UDP,
-        frontends: vec![Frontend { kind: FrontendKind::ClusterIp, address: Some(vip(number).into()), port: 80 }],
+        frontends: vec![Frontend {
+            kind: FrontendKind::ClusterIp,
+            address: Some(vip(number).into()),
+            port: 80,
+        }],
         cluster: backends,
         local: Vec::new(),
         internal_local: false,

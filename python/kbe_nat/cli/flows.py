@@ -1,12 +1,11 @@
 """A file of packets to explain: a list of `from`, `to`, `proto` and `iif`."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
-import yaml
 
-from kbe_nat.errors import FileError
+from kbe_nat.sources.documents import document
 
 
 class FlowQuestion(msgspec.Struct, frozen=True):
@@ -19,19 +18,14 @@ class FlowQuestion(msgspec.Struct, frozen=True):
     name: str = ""
 
 
+class _Case(msgspec.Struct, frozen=True):
+    flows: list[FlowQuestion]
+
+
+_Flows: TypeAlias = list[FlowQuestion] | _Case
+
+
 def read_flows(path: Path) -> list[FlowQuestion]:
     """The list, or that under the key `flows`. Raises `FileError`, with the field."""
-    try:
-        document = yaml.load(path.read_bytes(), Loader=yaml.CSafeLoader)
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        raise FileError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if isinstance(document, dict):
-        document = document.get("flows")
-    try:
-        return msgspec.convert(document, list[FlowQuestion])
-    except msgspec.ValidationError as error:
-        reason, _, where = str(error).partition(" - at ")
-        field = where.strip("`").removeprefix("$") or "flows"
-        raise FileError(f"{path}: {field}: {reason[:1].lower()}{reason[1:]}") from None
+    found: _Flows = document(path, _Flows, [])  # type: ignore[arg-type]
+    return found.flows if isinstance(found, _Case) else found

@@ -3,12 +3,12 @@ decides how packets are served.
 """
 
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
-import yaml
 
 from kbe_nat.errors import FileError
+from kbe_nat.sources.documents import document, reason_and_path
 
 
 class DetectLocal(msgspec.Struct, frozen=True, rename="camel"):
@@ -58,25 +58,15 @@ def read_configuration(path: Path) -> tuple[Configuration, tuple[str, ...]]:
 
     Raises `FileError`, with the field, when the file is missing, no YAML, or a field has a wrong value.
     """
-    try:
-        document = yaml.safe_load(path.read_bytes())
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        raise FileError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if document is None:
-        document = {}
-    if not isinstance(document, dict):
-        raise FileError(f"{path}: expected an object with kube-proxy's fields")
-    if document.get("kind", KIND) != KIND:
-        raise FileError(f"{path}: kind: {document['kind']!r} is not {KIND}")
-    given = {str(key): value for key, value in document.items() if value is not None}
+    given = {key: value for key, value in document(path, dict[str, Any], {}).items() if value is not None}
+    kind = given.get("kind", KIND)
+    if kind != KIND:
+        raise FileError(f"{path}: kind: {kind!r} is not {KIND}")
     try:
         configuration = msgspec.convert(given, Configuration)
     except msgspec.ValidationError as error:
-        reason, _, where = str(error).partition(" - at ")
-        field = where.strip("`").removeprefix("$").removeprefix(".")
-        raise FileError(f"{path}: {field}: {reason[:1].lower()}{reason[1:]}") from None
+        reason, field = reason_and_path(str(error))
+        raise FileError(f"{path}: {field}: {reason}") from None
     known = {field.encode_name for field in msgspec.structs.fields(Configuration)} | {"kind", "apiVersion"}
     return configuration, tuple(f"{path}: {name}: not read" for name in given if name not in known)
 

@@ -2,13 +2,13 @@
 reported.
 """
 
-import re
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from kbe_nat.errors import ObjectError
+from kbe_nat.sources.documents import reason_and_path
 from kbe_nat.sources.objects import KINDS, Found
 
 
@@ -47,7 +47,7 @@ def decode(document: object, origin: str) -> Iterator[Found | ObjectError | str]
     try:
         yield Found(origin, kind, msgspec.convert(_without_nulls(document, {}), known))
     except msgspec.ValidationError as error:
-        reason, path = _reason_and_path(str(error))
+        reason, path = reason_and_path(str(error))
         yield ObjectError(origin, _subject(kind, document), reason, path)
     except RecursionError:
         yield ObjectError(origin, _subject(kind, document), "it contains itself, or is nested too deeply")
@@ -82,19 +82,6 @@ def _printable(text: str) -> str:
     return repr(text)[1:-1][:100]
 
 
-def _reason_and_path(message: str) -> tuple[str, str]:
-    """Of msgspec's message; patterns of names are put into words."""
-    reason, _, path = message.rpartition(" - at ")
-    if not reason:
-        reason, path = path, ""
-    if "matching regex" in reason:
-        reason = "is no valid name: lower case letters, digits and '-' only"
-    return reason[:1].lower() + reason[1:].replace("`", ""), _PATH_ROOT.sub("", path.strip("`"))
-
-
 def _kind_of(value: object) -> str:
     names = {list: "an array", str: "a text", type(None): "nothing"}
     return names.get(type(value), f"a {type(value).__name__}")
-
-
-_PATH_ROOT: Final = re.compile(r"^\$\.?")

@@ -1,0 +1,101 @@
+"""kube-proxy's configuration file, and lists of packets: what is read, and what is refused with which words."""
+
+from pathlib import Path
+
+import pytest
+
+from kbe_nat.cli.flows import FlowQuestion, read_flows
+from kbe_nat.cli.node import NodeFlags
+from kbe_nat.errors import FileError
+from kbe_nat.kubeproxy.config import read_configuration
+from kbe_nat.model import Snapshot
+from kbe_nat.policy import Mode
+
+FULL = """
+apiVersion: kubeproxy.config.k8s.io/v1alpha1
+kind: KubeProxyConfiguration
+mode: nftables
+clusterCIDR: 10.0.0.0/8,fd00::/64
+hostnameOverride: node-7
+nodePortAddresses: [primary]
+bindAddress: 0.0.0.0
+iptables: {masqueradeBit: 20, localhostNodePorts: false, syncPeriod: 30s}
+nftables: {masqueradeBit: 21, masqueradeAll: true}
+conntrack: null
+"""
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "file.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_what_is_said_for_the_mode_counts(tmp_path: Path) -> None:
+    path = written(tmp_path, FULL)
+    file, notes = read_configuration(path)
+    assert notes == (f"{path}: bindAddress: not read",)
+    options = NodeFlags(config=path).options(Snapshot())
+    assert (options.node, options.mode, options.masquerade_bit) == ("node-7", Mode.NFTABLES, 21)
+    assert options.masquerade_all and options.cluster_ranges == ("10.0.0.0/8", "fd00::/64")
+    assert file.of_mode("iptables").localhost_node_ports is False
+    # Flags go before the file.
+    flags = NodeFlags(config=path, mode=Mode.IPTABLES, masquerade_all=True, nodeport_addresses="")
+    options = flags.options(Snapshot())
+    assert (options.masquerade_bit, options.localhost_node_ports) == (20, False)
+    assert options.masquerade_all and options.node_port_addresses == ()
+
+
+def test_devices_of_pods(tmp_path: Path) -> None:
+    bridge = "detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: cbr0}"
+    assert NodeFlags(config=written(tmp_path, bridge)).options(Snapshot()).pod_interface == "cbr0"
+    (tmp_path / "other").mkdir()
+    prefix = written(tmp_path / "other", "detectLocalMode: InterfaceNamePrefix")
+    flags = NodeFlags(config=prefix, pod_interface_name_prefix="veth")
+    assert flags.options(Snapshot()).pod_interface == "veth+"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mode: ipvs", "mode: invalid enum value 'ipvs'"),
+        ("kind: Service", "kind: 'Service' is not KubeProxyConfiguration"),
+        ("iptables: {masqueradeBit: many}", "iptables.masqueradeBit: expected int | null, got str"),
+        ("- a", "expected object, got array"),
+        ("a: 1\n---\nb: 2", "one document is expected, not 2"),
+        ("a: [", "line 2, column 1: not YAML"),
+        ("[" * 5000, "nested too deeply"),
+    ],
+)
+def test_what_is_wrong_in_a_configuration(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(FileError) as raised:
+        read_configuration(written(tmp_path, text))
+    assert message in str(raised.value)
+
+
+def test_lists_of_packets(tmp_path: Path) -> None:
+    listed = (
+        "- {from: 10.0.0.1, to: '10.0.0.2:80'}\n- {from: 10.0.0.1, to: '10.0.0.2:53', proto: udp, iif: eth1}"
+    )
+    wanted = [
+        FlowQuestion("10.0.0.1", "10.0.0.2:80"),
+        FlowQuestion("10.0.0.1", "10.0.0.2:53", "udp", "eth1"),
+    ]
+    assert read_flows(written(tmp_path, listed)) == wanted
+    inner = "\n".join(f"  {line}" for line in listed.splitlines())
+    assert read_flows(written(tmp_path, f"title: a case\nflows:\n{inner}")) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- {from: 10.0.0.1}", "[0]: object missing required field to"),
+        ("- {from: 10.0.0.1, to: x, proto: gre}", "[0].proto: invalid enum value 'gre'"),
+        ("title: x", "object missing required field flows"),
+        ("hello", "expected"),
+    ],
+)
+def test_what_is_wrong_in_a_list_of_packets(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(FileError) as raised:
+        read_flows(written(tmp_path, text))
+    assert message in str(raised.value)
