@@ -26,6 +26,26 @@ class Walker:
     is_translated: bool = False
 
 
+def told(ends: list[tuple[str, Walker, bool]]) -> dict[str, Any]:
+    """In the words of a conformance case: how packets ended ("drop", "reject" or ""), and if masqueraded."""
+    verdicts = {end or ("dnat" if after.is_translated else "pass") for end, after, _ in ends}
+    [verdict] = verdicts  # Chance decides about endpoints only.
+    masqueraded = {}
+    if verdict == "dnat":
+        for _, after, asked in ends:
+            address = f"[{after.destination}]" if ":" in after.destination else after.destination
+            masqueraded[f"{address}:{after.port}"] = asked
+    destinations = sorted(masqueraded)
+    chosen = [place for place in destinations if masqueraded[place]]
+    is_mixed = bool(chosen) and chosen != destinations
+    answer: dict[str, Any] = {
+        "verdict": verdict,
+        "destinations": destinations,
+        "masquerade": "mixed" if is_mixed else bool(chosen),
+    }
+    return answer | ({"masqueraded": chosen} if is_mixed else {})
+
+
 @dataclass(frozen=True)
 class Rules:
     """A dump, by table and chain."""
@@ -48,30 +68,12 @@ class Rules:
 
     def outcome(self, packet: Walker) -> dict[str, Any]:
         """Verdict, destinations and masquerade, in the words of a conformance case."""
-        verdicts: set[str] = set()
-        masqueraded: dict[str, bool] = {}
+        ends = []
         for after in self.translated(packet):
-            verdict = self.filtered(after)
-            if verdict == "ACCEPT" and after.is_translated:
-                place = f"{after.destination}:{after.port}"
-                if ":" in after.destination:
-                    place = f"[{after.destination}]:{after.port}"
-                verdicts.add("dnat")
-                masqueraded[place] = any(
-                    end == "MASQUERADE" for end, _ in self.walk("nat", "POSTROUTING", after)
-                )
-            else:
-                verdicts.add({"ACCEPT": "pass"}.get(verdict, verdict.lower()))
-        assert len(verdicts) == 1, "chance decides about endpoints only"
-        destinations = sorted(masqueraded)
-        asked = [place for place in destinations if masqueraded[place]]
-        is_mixed = bool(asked) and asked != destinations
-        told: dict[str, Any] = {
-            "verdict": verdicts.pop(),
-            "destinations": destinations,
-            "masquerade": "mixed" if is_mixed else bool(asked),
-        }
-        return told | ({"masqueraded": asked} if is_mixed else {})
+            last = self.walk("nat", "POSTROUTING", after)
+            end = self.filtered(after).lower()
+            ends.append((end, after, any(name == "MASQUERADE" for name, _ in last)))
+        return told(ends)
 
     def translated(self, packet: Walker) -> Iterator[Walker]:
         """The packet behind the nat table, in every way."""
@@ -79,7 +81,7 @@ class Rules:
         return (after for _, after in self.walk("nat", hook, packet))
 
     def filtered(self, packet: Walker) -> str:
-        """The first word that ends it in the filter table, or ACCEPT."""
+        """What ends it in the filter table; empty where it goes on."""
         hooks = ["OUTPUT"] if packet.interface is None else []
         if self.is_local(packet.destination):
             hooks.append("INPUT")
@@ -89,7 +91,7 @@ class Rules:
             [(end, _)] = self.walk("filter", hook, packet)
             if end in ("DROP", "REJECT"):
                 return end
-        return "ACCEPT"
+        return ""
 
     def walk(self, table: str, chain: str, packet: Walker) -> list[tuple[str, Walker]]:
         """Every end of a chain: a target that ends it, or "" behind the last rule."""

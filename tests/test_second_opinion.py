@@ -2,8 +2,10 @@
 for the conformance cases with kube-proxy's own rules, and for clusters that nobody has thought of with ours.
 """
 
+from dataclasses import replace
 from typing import Any
 
+import nft_walker
 import pytest
 from conformance_cases import CASES, Case
 from hypothesis import HealthCheck, given, settings
@@ -12,33 +14,43 @@ from rule_walker import Rules, Walker
 
 import kbe_nat
 from kbe_nat.cli.explain import EPHEMERAL_PORT
-from kbe_nat.kubeproxy import iptables_save
+from kbe_nat.kubeproxy import iptables_save, nft
 from kbe_nat.model import IPV4, Endpoint, EndpointSlice, Node, Service, ServicePort, SlicePort, Snapshot
 from kbe_nat.packet import opening
 from kbe_nat.planning import plan
-from kbe_nat.policy import Options
+from kbe_nat.policy import Mode, Options
 from kbe_nat.sources.address import split_address
 from kbe_nat.tables import Tables
 
 OWN = ("192.168.0.2", "192.168.1.2", "198.51.100.3")
 """The node's addresses; the last one is somebody's external or balanced one, too."""
 SOURCES = (*OWN[:2], "10.0.0.7", "10.0.1.1", "10.0.1.2", "203.0.113.5", "203.0.113.200")
+PODS = {1: "here", 2: "here", 3: "there", 4: ""}
+"""Nodes of pods, by the last number of their addresses."""
 ADDRESSES = ("198.51.100.1", "198.51.100.2", OWN[2])
 
 
+@pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_kube_proxys_own_rules_say_what_the_case_expects(case: Case) -> None:
-    """This holds the walker, not us."""
-    golden = (case.folder / "iptables-save.golden").read_text()
+def test_kube_proxys_own_rules_say_what_the_case_expects(case: Case, mode: Mode) -> None:
+    """This holds the walkers, not us."""
+    golden = case.folder / ("nft.golden" if mode is Mode.NFTABLES else "iptables-save.golden")
+    if not golden.exists():
+        pytest.skip("the case has no rules of this mode")
     local = frozenset(case.about.get("localAddresses", ()))
-    rules = Rules.read(golden, local)
+    rules = read(golden.read_text(), local, mode)
+    wanted = case.expected(mode)
     for flow in case.about["flows"]:
         address, port = split_address(flow["to"])
         if ":" in address:
             continue
         interface = None if flow["from"] in local or flow["from"] == "127.0.0.1" else flow.get("iif", "eth0")
         packet = Walker(flow["from"], address, port or 0, flow["proto"], interface)
-        assert rules.outcome(packet) == flow["expect"], flow["name"]
+        assert rules.outcome(packet) == wanted[flow["name"]], flow["name"]
+
+
+def read(text: str, local: frozenset[str], mode: Mode) -> Rules | nft_walker.Tables:
+    return nft_walker.Tables.read(text, local) if mode is Mode.NFTABLES else Rules.read(text, local)
 
 
 @st.composite
@@ -68,16 +80,17 @@ def services(draw: st.DrawFn, number: int) -> tuple[Service, tuple[EndpointSlice
         is_external_local=draw(st.booleans()),
         affinity_seconds=draw(st.sampled_from((None, 60))),
     )
+    numbers = draw(st.lists(st.sampled_from(sorted(PODS)), max_size=4))
     endpoints = tuple(
         Endpoint(
-            f"10.0.1.{draw(st.integers(1, 4))}",
-            draw(st.sampled_from(("here", "there", ""))),
+            f"10.0.1.{number}",
+            PODS[number],
             is_ready=draw(st.booleans()),
             is_serving=draw(st.booleans()),
             is_terminating=draw(st.booleans()),
             zones=draw(st.sampled_from((frozenset(), frozenset({"a"}), frozenset({"b"})))),
         )
-        for _ in range(draw(st.integers(0, 4)))
+        for number in numbers
     )
     wanted = tuple(SlicePort(port.name, port.protocol, 8080) for port in ports)
     return service, (EndpointSlice("e", IPV4, wanted, endpoints),)
@@ -133,13 +146,15 @@ def decided(
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(clusters())
-def test_the_engine_decides_as_the_rules_do(cluster: tuple[Snapshot, Options]) -> None:
-    snapshot, options = cluster
+@given(clusters(), st.sampled_from(Mode))
+def test_the_engine_decides_as_the_rules_do(cluster: tuple[Snapshot, Options], mode: Mode) -> None:
+    snapshot, options = cluster[0], replace(cluster[1], mode=mode)
     made = plan(snapshot, options)
     engine = kbe_nat.Engine(seed=1)
     engine.replace_services(*Tables().native(made))
-    rules = Rules.read(iptables_save.dump(made, snapshot, IPV4), frozenset(OWN))
+    is_nft = mode is Mode.NFTABLES
+    text = nft.dump(made, IPV4) if is_nft else iptables_save.dump(made, snapshot, IPV4)
+    rules = read(text, frozenset(OWN), mode)
     for source, destination, port, protocol in flows(snapshot):
         interface = None if source in OWN else "eth0"
         wanted = rules.outcome(Walker(source, destination, port, protocol, interface))
