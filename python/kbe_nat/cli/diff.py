@@ -11,10 +11,9 @@ from kbe_nat.cli.options import Format, ObjectFiles, OutputFormat, PodRange, Str
 from kbe_nat.cli.output import show, show_json, table
 from kbe_nat.errors import FileError
 from kbe_nat.kubeproxy.difference import Difference, differences
-from kbe_nat.kubeproxy.dump import Family, Form
+from kbe_nat.kubeproxy.dump import Family, Form, planned
 from kbe_nat.kubeproxy.dump import dump as written
 from kbe_nat.kubeproxy.normalise import normalise
-from kbe_nat.planning import plan
 from kbe_nat.sources.completion import POD_RANGE
 
 
@@ -45,12 +44,13 @@ def diff(
     if not lines:
         raise FileError(f"{saved}: neither iptables-save's output nor nft's")
     snapshot = read_objects(objects, pod_range, is_strict=strict)
-    options = flags.options(snapshot)
-    warn(*plan(snapshot, options).notes)
     is_nft = lines[0].startswith("table ")
     if not is_nft and family is None:
         family = Family.IPV6 if _is_six(text) else Family.IPV4
-    expected = written(snapshot, options, Form.NFT if is_nft else Form.IPTABLES_SAVE, wanted=family)
+    form = Form.NFT if is_nft else Form.IPTABLES_SAVE
+    made = planned(snapshot, flags.options(snapshot), form)
+    warn(*made.notes)
+    expected = written(made, snapshot, form, wanted=family)
     found = differences(expected, text)
     if output is Format.JSON:
         show_json([_row(own) for own in found])

@@ -7,9 +7,8 @@ import typer
 from kbe_nat.cli.node import NodeFlags, takes_node_flags
 from kbe_nat.cli.options import SOCKET, PodRange, Socket, Strict, read_objects, warn
 from kbe_nat.daemon.conversation import ask
-from kbe_nat.kubeproxy.dump import Family, Form, Names
+from kbe_nat.kubeproxy.dump import Family, Form, Names, planned
 from kbe_nat.kubeproxy.dump import dump as written
-from kbe_nat.planning import plan
 from kbe_nat.sources.completion import POD_RANGE
 
 FILES: Final = typer.Option(
@@ -50,9 +49,9 @@ def dump(
         (text,) = ask(socket, "dump", form=form, names=names, family=family)
     elif objects:
         snapshot = read_objects(objects, pod_range, is_strict=strict)
-        options = flags.options(snapshot)
-        warn(*plan(snapshot, options).notes)
-        text = written(snapshot, options, form, names, family)
+        made = planned(snapshot, flags.options(snapshot), form)
+        warn(*made.notes)
+        text = written(made, snapshot, form, names, family)
     else:
         raise typer.BadParameter("say where the objects are, or --live", param_hint="--filename")
     print(text, end="")

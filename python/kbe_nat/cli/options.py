@@ -9,7 +9,7 @@ from typing import Annotated, Final, TypeAlias, TypeVar
 import typer
 
 from kbe_nat.errors import FileError
-from kbe_nat.model import Snapshot
+from kbe_nat.model import Snapshot, Strategy
 from kbe_nat.sources.address import parse_range
 from kbe_nat.sources.completion import POD_RANGE
 from kbe_nat.sources.manifests import read_manifests
@@ -31,6 +31,12 @@ ObjectFiles: TypeAlias = Annotated[
         "-f",
         help="File or directory of Kubernetes objects, or - for standard input; repeatable.",
     ),
+]
+DefaultStrategy: TypeAlias = Annotated[
+    Strategy, typer.Option(help="How backends are chosen for Services without the annotation.")
+]
+Seed: TypeAlias = Annotated[
+    int | None, typer.Option(min=0, max=2**64 - 1, help="Makes random choices repeatable.")
 ]
 PodRange: TypeAlias = Annotated[
     str,

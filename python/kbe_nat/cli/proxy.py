@@ -15,7 +15,9 @@ from kbe_nat._native import Engine
 from kbe_nat.cli.node import NodeFlags, takes_node_flags
 from kbe_nat.cli.options import (
     SOCKET,
+    DefaultStrategy,
     PodRange,
+    Seed,
     Socket,
     parse,
     split,
@@ -53,12 +55,8 @@ def proxy(
     *,
     flags: NodeFlags,
     pod_range: PodRange = POD_RANGE,
-    strategy: Annotated[
-        Strategy, typer.Option(help="How backends are chosen for Services without the annotation.")
-    ] = Strategy.RANDOM,
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=2**64 - 1, help="Makes random choices repeatable.")
-    ] = None,
+    strategy: DefaultStrategy = Strategy.RANDOM,
+    seed: Seed = None,
     driver: Annotated[Driver, typer.Option(help="Who takes packets out of the queue.")] = Driver.NATIVE,
     queue: Annotated[int, typer.Option(min=0, max=65535, help="Number of the first queue.")] = 100,
     queues: Annotated[int, typer.Option(min=1, max=64, help="Number of queues, each with a thread.")] = 1,

@@ -14,10 +14,12 @@ from kbe_nat._native import Engine, Loop
 from kbe_nat.cli.comparison import Comparison
 from kbe_nat.cli.node import NodeFlags, takes_node_flags
 from kbe_nat.cli.options import (
+    DefaultStrategy,
     Format,
     ObjectFiles,
     OutputFormat,
     PodRange,
+    Seed,
     Strict,
     parse,
     read_objects,
@@ -45,12 +47,8 @@ def replay(
     compare: Annotated[
         list[str], typer.Option(help="Other objects, as with -f: say which flows would fare differently.")
     ] = [],  # noqa: B006
-    strategy: Annotated[
-        Strategy, typer.Option(help="How backends are chosen for Services without the annotation.")
-    ] = Strategy.RANDOM,
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=2**64 - 1, help="Makes random choices repeatable.")
-    ] = None,
+    strategy: DefaultStrategy = Strategy.RANDOM,
+    seed: Seed = None,
     masquerade_address: Annotated[
         list[str],
         typer.Option(help="Address of the node that masqueraded flows get as their source; repeatable."),

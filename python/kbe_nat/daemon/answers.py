@@ -9,7 +9,7 @@ from kbe_nat.control import Controller
 from kbe_nat.daemon.watchers import Watchers
 from kbe_nat.datapath.native import queue_counters
 from kbe_nat.errors import ControlError
-from kbe_nat.kubeproxy.dump import Family, Form, Names, dump
+from kbe_nat.kubeproxy.dump import Family, Form, Names, dump, planned
 from kbe_nat.kubeproxy.path import chains
 from kbe_nat.model import IPV4, IPV6, Snapshot, Strategy, join_address
 from kbe_nat.planning import exclusions
@@ -118,7 +118,8 @@ class Answers:
         """The rules that kube-proxy would have written for what is served."""
         controller = self._controller
         wanted = None if family is None else Family(family)
-        yield dump(controller.snapshot, controller.plan.options, Form(form), Names(names), wanted)
+        made = planned(controller.snapshot, controller.plan.options, Form(form))
+        yield dump(made, controller.snapshot, Form(form), Names(names), wanted)
 
     def stats(self) -> Iterator[Row]:
         """All counters."""

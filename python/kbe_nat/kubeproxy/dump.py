@@ -36,20 +36,23 @@ class Family(StrEnum):
         return IPV6 if self is Family.IPV6 else IPV4
 
 
+def planned(snapshot: Snapshot, options: Options, form: Form) -> Plan:
+    """What the rules of a form stand for: it says the mode, whatever `options` do."""
+    return plan(snapshot, replace(options, mode=Mode.NFTABLES if form is Form.NFT else Mode.IPTABLES))
+
+
 def dump(
+    made: Plan,
     snapshot: Snapshot,
-    options: Options,
     form: Form,
     names: Names = Names.MODERN,
     wanted: Family | None = None,
 ) -> str:
-    """The rules of one family as iptables-save shows them (IPv4 unless `wanted`), or the tables of both as nft
-    does (only those that the node has addresses of). The form says the mode, whatever `options` do.
+    """The rules of a plan that `planned` has made: of one family as iptables-save shows them (IPv4 unless
+    `wanted`), or the tables of both as nft does (only those that the node has addresses of).
 
     Raises `ArgumentError` for old names in nft's form, which old releases did not write.
     """
-    mode = Mode.NFTABLES if form is Form.NFT else Mode.IPTABLES
-    made = plan(snapshot, replace(options, mode=mode))
     if names is Names.LEGACY:
         if form is Form.NFT:
             raise ArgumentError("kube-proxy had no nftables mode when names were of the old form")
