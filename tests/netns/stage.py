@@ -1,6 +1,7 @@
 """A cluster of both families that a driver of ours serves, with programs for its pods and its client."""
 
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -68,9 +69,9 @@ class Stage:
     ) -> socket.socket:
         def connected() -> socket.socket:
             own = socket.socket(socket.AF_INET6 if family == IPV6 else socket.AF_INET, kind)
-            own.settimeout(10)
             if to is not None:
-                own.connect(to)
+                connect(own, to, 10)
+            own.settimeout(10)
             return own
 
         return inside((where or self.cluster.client).path, connected)
@@ -129,6 +130,21 @@ def checksum_errors(cluster: Cluster) -> int:
         for line in own.call("cat", "/proc/net/snmp6").splitlines():
             total += int(line.split()[1]) if "InCsumErrors" in line else 0
     return total
+
+
+def connect(own: socket.socket, to: tuple[str, int], seconds: float) -> None:
+    """Connects, and lets the kernel wait, not Python.
+
+    Of 4,000 refusals by a busy node poll reported one before SO_ERROR knew of it: Python took the closed socket
+    for a connected one.
+    """
+    own.settimeout(None)
+    patience = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
+    try:
+        own.connect(to)
+    except BlockingIOError:
+        raise TimeoutError(f"no answer from {to} within {seconds} s") from None
 
 
 def served(pod: Namespace, program: str, *arguments: str) -> subprocess.Popen[str]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 from conftest import OTHER, POD
+from stage import connect
 
 import kbe_nat
 from kbe_nat.datapath.netfilterqueue import NetfilterQueue
@@ -126,7 +127,7 @@ def test_a_service_without_endpoints_is_refused_at_once(cluster: Cluster) -> Non
     with proxied(cluster) as (engine, _):
         for namespace in (cluster.client, cluster.node):
             with client_socket(namespace, socket.SOCK_STREAM) as own, pytest.raises(ConnectionRefusedError):
-                own.connect((VIP, 81))
+                connect(own, (VIP, 81), 5)
         assert engine.stats().causes["no-endpoints"] >= 2
 
 
