@@ -22,10 +22,10 @@ from kbe_nat.daemon.checkpoints import HEAD, CheckpointFile
 from kbe_nat.daemon.conversation import ControlServer, ask
 from kbe_nat.daemon.notify import notify, watchdog_seconds
 from kbe_nat.daemon.watchers import Watchers
+from kbe_nat.datapath.ways import Diversion, EveryPacket
 from kbe_nat.errors import ArgumentError, ControlError
 from kbe_nat.model import Endpoint, EndpointSlice, Service, ServicePort, SlicePort, Snapshot, Strategy
 from kbe_nat.policy import Options
-from kbe_nat.rules import Marks
 from kbe_nat.rules.memory import Memory
 
 SYN = bytes.fromhex("45000028000100004006dda20a00020fac1ee4ffc000005000000000000000005002200032650000")
@@ -39,8 +39,10 @@ def snapshot(*addresses: str) -> Snapshot:
     return Snapshot(1, (service,), {key: (part,)})
 
 
-def controller(*addresses: str) -> Controller:
-    made = Controller(kbe_nat.Engine(seed=1), Memory(), lambda _: Options(), (100, 100), Marks())
+def controller(*addresses: str, rules: Memory | None = None) -> Controller:
+    made = Controller(
+        kbe_nat.Engine(seed=1), EveryPacket(Diversion(rules or Memory(), (100, 100))), lambda _: Options()
+    )
     made.apply(snapshot(*addresses))
     return made
 
@@ -50,9 +52,8 @@ def weights(made: Controller) -> dict[str, int]:
 
 
 def test_rules_follow_once_they_are_installed() -> None:
-    made = controller("10.0.0.1")
-    rules = made.rules
-    assert isinstance(rules, Memory)
+    rules = Memory()
+    made = controller("10.0.0.1", rules=rules)
     assert not str(rules)
     made.install()
     assert "kbe-nat-frontends-4: 172.30.228.255,tcp:80\n" in str(rules)
@@ -240,7 +241,9 @@ def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_connections_of_removed_backends_are_ended_after_a_while() -> None:
     engine = kbe_nat.Engine(seed=1)
-    made = Controller(engine, Memory(), lambda _: Options(), (100, 100), Marks(), removed_seconds=0)
+    made = Controller(
+        engine, EveryPacket(Diversion(Memory(), (100, 100))), lambda _: Options(), removed_seconds=0
+    )
     made.apply(snapshot("10.0.0.1"))
     engine.process(SYN, 1)
     made.apply(snapshot("10.0.0.1", "10.0.0.2"))
@@ -253,7 +256,9 @@ def test_connections_of_removed_backends_are_ended_after_a_while() -> None:
 
 def test_a_backend_that_is_back_in_time_keeps_its_connections() -> None:
     engine = kbe_nat.Engine(seed=1)
-    made = Controller(engine, Memory(), lambda _: Options(), (100, 100), Marks(), removed_seconds=60)
+    made = Controller(
+        engine, EveryPacket(Diversion(Memory(), (100, 100))), lambda _: Options(), removed_seconds=60
+    )
     made.apply(snapshot("10.0.0.1"))
     engine.process(SYN, 1)
     for addresses in (("10.0.0.2",), ("10.0.0.1",)):
@@ -264,7 +269,7 @@ def test_a_backend_that_is_back_in_time_keeps_its_connections() -> None:
 
 def test_the_node_is_looked_at_again() -> None:
     options = Options(node_addresses=("192.0.2.1",))
-    made = Controller(kbe_nat.Engine(seed=1), Memory(), lambda _: options, (100, 100), Marks())
+    made = Controller(kbe_nat.Engine(seed=1), EveryPacket(Diversion(Memory(), (100, 100))), lambda _: options)
     made.apply(snapshot("10.0.0.1"))
     assert not made.refresh()
     options = Options(node_addresses=("192.0.2.1", "192.0.2.2"))

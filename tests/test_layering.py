@@ -35,6 +35,7 @@ RUST = {
     "rewrite rng service tuple verdict wire",
     "engine": "affinity balance clock config conntrack counters decide fragment hash ledger pipeline rng service "
     "verdict wire",
+    "carried": "clock conntrack engine events pipeline rewrite tuple wire",
     "explain": "backend config conntrack decide engine fragment pipeline tuple verdict wire service",
     "view": "clock conntrack engine events ledger pipeline tuple verdict wire",
     "checkpoint": "affinity clock conntrack engine pipeline rewrite tuple wire",
@@ -42,10 +43,10 @@ RUST = {
 BANNED = ("std::io", "std::fs", "std::net::Tcp", "std::net::Udp", "std::time", "std::thread", "libc", "pyo3")
 CRATES = {
     "engine": "",
-    "nfqueue": "",
+    "netlink": "",
     "capture": "engine",
-    "datapath": "engine nfqueue",
-    "python": "capture datapath engine nfqueue",
+    "datapath": "engine netlink",
+    "python": "capture datapath engine netlink",
     "fuzz": "engine",
 }
 PYTHON = {
@@ -60,9 +61,9 @@ PYTHON = {
     "planning": "model policy",
     "sources": "errors model",
     "rules": "errors model policy",
-    "datapath": "_native errors rules",
+    "datapath": "_native errors policy rules",
     "tables": "_native policy",
-    "control": "_native errors model planning policy rules tables",
+    "control": "_native datapath errors model planning policy tables",
     "daemon": "_native control datapath errors kubeproxy model planning policy sources",
     "kubeproxy": "errors model planning policy sources",
     "playground": "daemon errors planning policy sources",

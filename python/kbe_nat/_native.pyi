@@ -52,6 +52,25 @@ TIMEOUTS: Final[Mapping[str, float]]
 EXPIRY_BUDGET: Final[int]
 """Flows that a `Loop` looks at for expiry after each batch."""
 
+@final
+class BackendNumbers:
+    """Numbers of backends, in the bits `mask` of the packet mark, by which a queue tells the kernel where a flow
+    goes. May be changed while queues use it.
+    """
+
+    def __new__(cls, mask: int) -> BackendNumbers: ...
+    def change(self, added: list[tuple[str, int, int]], removed: list[tuple[str, int]]) -> None:
+        """Give backends (address, port) numbers, and take those of others away."""
+
+    def mark_of(self, packet: bytes) -> int | None:
+        """The bits of the mark for the backend to which this packet was translated; None, and counted, when that
+        has no number.
+        """
+
+    @property
+    def unknown(self) -> int:
+        """Packets whose backend had no number."""
+
 @disjoint_base
 class KernelQueue:
     """A netfilter queue of the kernel; see `kbe_nat.datapath.native.NativeQueue`."""
@@ -61,6 +80,7 @@ class KernelQueue:
         number: int,
         *,
         marks: tuple[int, int, int],
+        numbers: BackendNumbers | None,
         max_length: int,
         gso: bool,
         fail_open: bool,
@@ -108,6 +128,41 @@ class Loop:
     @property
     def panics(self) -> int:
         """Batches that were dropped because the engine failed on them: a defect that should be reported."""
+
+@final
+class FlowWatch:
+    """Tells an engine what becomes of the flows that the kernel carries: those whose connmark has the bit
+    `mark`, in the network namespace of the thread that makes this object.
+    """
+
+    def __new__(cls, engine: Engine, mark: int, *, socket_buffer: int) -> FlowWatch: ...
+    def run(self) -> None:
+        """Run until `stop` is called. Raises `QueueError`."""
+
+    def stop(self) -> None:
+        """End `run` soon."""
+
+    def refresh(self, timeout: float) -> bool:
+        """Look at all flows now; whether that was done within `timeout` seconds."""
+
+    def ask(self) -> None:
+        """As `refresh`, but do not wait for it."""
+
+    @property
+    def changes(self) -> int:
+        """Flows that began or ended so far, those of others included."""
+
+    @property
+    def overruns(self) -> int:
+        """How often the kernel has told more than we could hear; a look at all flows repairs that."""
+
+    @property
+    def ended(self) -> int:
+        """Flows that were ended in the kernel because their backend had left, or somebody asked for it."""
+
+    @property
+    def turns(self) -> int:
+        """How often it went round: more often from one moment to the next, unless it hangs."""
 
 @final
 class Backend:

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from kbe_nat._native import Engine
+from kbe_nat.datapath.ways import Datapath
 from kbe_nat.errors import ArgumentError
 from kbe_nat.model import Snapshot, Strategy
 from kbe_nat.planning import Planner, plan
 from kbe_nat.policy import Options, PortPolicy, Target
-from kbe_nat.rules import Backend, Marks, RuleSet, rule_sets
 from kbe_nat.tables import Tables
 
 
@@ -40,23 +40,19 @@ class Controller:
     def __init__(
         self,
         engine: Engine,
-        rules: Backend,
+        datapath: Datapath,
         options: Callable[[Snapshot], Options],
-        queues: tuple[int, int],
-        marks: Marks,
         removed_seconds: float | None = None,
     ) -> None:
-        """`options` says what the node is, given the objects; packets go to the queues from the first to the
-        last number. TCP connections of a backend that leaves are ended after `removed_seconds`; None: never.
+        """`options` says what the node is, given the objects. TCP connections of a backend that leaves are ended
+        after `removed_seconds`; None: never.
         """
         self.engine = engine
-        self.rules = rules
+        self.datapath = datapath
         self.plan = plan(Snapshot())
         self.snapshot = Snapshot()
         self.drains: dict[str, Drain] = {}
         self._options = options
-        self._queues = queues
-        self._marks = marks
         self._planner = Planner()
         self._tables = Tables()
         self._strategies: dict[str, Strategy] = {}
@@ -69,8 +65,8 @@ class Controller:
         self._lock = threading.RLock()
 
     def apply(self, snapshot: Snapshot) -> None:
-        """Make this the state that is served. Raises `RulesError` when the kernel refuses the rules; the engine
-        has the new tables then nevertheless, and `repair` tries again.
+        """Make this the state that is served. Raises `RulesError` when the kernel refuses it; `repair` tries
+        again.
         """
         with self._lock:
             self.snapshot = snapshot
@@ -91,28 +87,24 @@ class Controller:
         removed.
         """
         with self._lock:
-            self.rules.install(self.rule_sets())
+            self.datapath.install(self.plan)
             self._is_installed = True
 
     def remove(self) -> None:
         """Take the rules away."""
         with self._lock:
             self._is_installed = False
-            self.rules.remove()
+            self.datapath.remove()
 
     def repair(self) -> tuple[str, ...]:
         """Try again what the kernel has refused, put back rules that somebody has removed, and say which."""
         with self._lock:
             if self._is_behind:
-                self._update_rules()
-            missing = self.rules.missing() if self._is_installed else ()
+                self._put_in_force()
+            missing = self.datapath.missing() if self._is_installed else ()
             if missing:
                 self.install()
             return missing
-
-    def rule_sets(self) -> tuple[RuleSet, ...]:
-        """The rules of the state that is served."""
-        return rule_sets(self.plan, self._queues, self._marks)
 
     def set_strategy(self, service: str, strategy: Strategy) -> int:
         """Choose backends of this service port, or of all ports of "namespace/name", in another way from now
@@ -147,6 +139,7 @@ class Controller:
 
     def remaining(self, backend: str) -> int:
         """Flows that a backend still has."""
+        self.datapath.refresh()
         drain = Drain(backend)
         return sum(
             own.active
@@ -189,9 +182,7 @@ class Controller:
         if self._removed_seconds is not None:
             self._note_removed(made.ports, time.monotonic() + self._removed_seconds)
         self.plan = replace(made, ports=tuple(map(self._adjusted, made.ports)))
-        self.engine.replace_services(*self._tables.native(self.plan))
-        if self._is_installed:
-            self._update_rules()
+        self._put_in_force()
 
     def _note_removed(self, ports: tuple[PortPolicy, ...], deadline: float) -> None:
         """Remembers which TCP backends leave with this plan, and forgets those that are back."""
@@ -199,9 +190,12 @@ class Controller:
         self._removed = {key: when for key, when in self._removed.items() if key not in after}
         self._removed |= dict.fromkeys(before - after, deadline)
 
-    def _update_rules(self) -> None:
+    def _put_in_force(self) -> None:
         self._is_behind = True
-        self.rules.update(self.rule_sets())
+        self.datapath.prepare(self.plan)
+        self.engine.replace_services(*self._tables.native(self.plan))
+        if self._is_installed:
+            self.datapath.update(self.plan)
         self._is_behind = False
 
     def _adjusted(self, port: PortPolicy) -> PortPolicy:

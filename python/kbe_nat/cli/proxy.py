@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
@@ -28,12 +29,15 @@ from kbe_nat.daemon.logs import LogFormat, log_to_stderr
 from kbe_nat.daemon.proxy import LOG, Proxy, Settings
 from kbe_nat.datapath.native import NativeQueue
 from kbe_nat.datapath.netfilterqueue import NetfilterQueue
+from kbe_nat.datapath.ways import Diversion, EveryPacket, FirstPacket
 from kbe_nat.errors import ArgumentError
 from kbe_nat.model import Snapshot, Strategy
 from kbe_nat.policy import Options
-from kbe_nat.rules import Marks
-from kbe_nat.rules.choice import BackendName, probe
+from kbe_nat.rules import Marks, Way
+from kbe_nat.rules.choice import BackendName, DatapathName, choose, probe
 from kbe_nat.rules.execution import Commands
+from kbe_nat.rules.standby import OnDeath
+from kbe_nat.rules.translation import Translations
 from kbe_nat.sources.address import parse_range
 from kbe_nat.sources.completion import POD_RANGE
 from kbe_nat.sources.manifests import Manifests
@@ -58,6 +62,16 @@ def proxy(
     strategy: DefaultStrategy = Strategy.RANDOM,
     seed: Seed = None,
     driver: Annotated[Driver, typer.Option(help="Who takes packets out of the queue.")] = Driver.NATIVE,
+    datapath: Annotated[
+        DatapathName,
+        typer.Option(
+            help="Who translates: the engine every packet, or the kernel once the engine has decided about the"
+            " first; auto takes first-packet where the kernel can."
+        ),
+    ] = DatapathName.EVERY_PACKET,
+    on_death: Annotated[
+        OnDeath, typer.Option(help="What new connections meet while no daemon runs (first-packet).")
+    ] = OnDeath.SERVE,
     queue: Annotated[int, typer.Option(min=0, max=65535, help="Number of the first queue.")] = 100,
     queues: Annotated[int, typer.Option(min=1, max=64, help="Number of queues, each with a thread.")] = 1,
     queue_length: Annotated[int, typer.Option(min=1, help="Packets that wait in a queue, at most.")] = 16_384,
@@ -78,6 +92,9 @@ def proxy(
     mark_flow: Annotated[str, typer.Option(help="Bit of the packet mark: translated.")] = "0x1000",
     mark_refused: Annotated[str, typer.Option(help="Bit of the packet mark: to be refused.")] = "0x2000",
     mark_masquerade: Annotated[str, typer.Option(help="Bit of the packet mark: to be masqueraded.")] = "0x80",
+    mark_backend: Annotated[
+        str, typer.Option(help="Bits of the packet mark, side by side: number of the backend (first-packet).")
+    ] = "0xffffc000",
     drain_removed: Annotated[
         float | None,
         typer.Option(
@@ -103,10 +120,15 @@ def proxy(
     start.
     """
     log_to_stderr(log_format, verbose)
-    marks = Marks(*map(_bit, (mark_flow, mark_refused, mark_masquerade), MARK_FLAGS))
+    flow, refused, masquerade = map(_bit, (mark_flow, mark_refused, mark_masquerade), MARK_FLAGS)
+    marks = Marks(flow, refused, masquerade, _bits(mark_backend, "--mark-backend"))
+    if marks.index & (marks.flow | marks.refused | marks.masquerade):
+        raise typer.BadParameter("the other marks' bits are among these", param_hint="--mark-backend")
     backend, why = probe(rules, Commands())
     if cleanup:
         backend.remove()
+        if shutil.which("nft"):
+            Translations(Commands(), marks).remove()
         return
     if not manifests:
         raise typer.BadParameter("say where the objects are", param_hint="--manifests")
@@ -128,18 +150,38 @@ def proxy(
 
     numbers = range(queue, queue + queues)
     processors = tuple(parse(_cpu, text, "--cpus") for text in split(cpus))
-    controller = Controller(engine, backend, options, (numbers[0], numbers[-1]), marks, drain_removed)
+    diversion = Diversion(backend, (numbers[0], numbers[-1]), marks)
+    way, reason = choose(datapath, Commands())
+    carrying = (
+        FirstPacket(diversion, Commands(), on_death) if way is Way.FIRST_PACKET else EveryPacket(diversion)
+    )
+    controller = Controller(engine, carrying, options, drain_removed)
     if dry_run:
         _print_rules(source, controller)
         return
+    LOG.info("datapath %s: %s", way, reason)
     LOG.info("rules by %s; queue %s by %s; seed %d", why, _span(numbers), driver, seed)
     opened: list[Callable[[], NativeQueue | NetfilterQueue]] = [
-        partial(NativeQueue, number, marks=marks, max_length=queue_length, gso=gso, fail_open=fail_open)
+        partial(
+            NativeQueue,
+            number,
+            marks=marks,
+            numbers=carrying.numbers,
+            max_length=queue_length,
+            gso=gso,
+            fail_open=fail_open,
+        )
         if driver is Driver.NATIVE
-        else partial(NetfilterQueue, number, marks=marks, max_length=queue_length)
+        else partial(NetfilterQueue, number, marks=marks, numbers=carrying.numbers, max_length=queue_length)
         for number in numbers
     ]
-    about = {"driver": str(driver), "queues": _span(numbers), "rules": why, "seed": seed}
+    about = {
+        "datapath": str(way),
+        "driver": str(driver),
+        "queues": _span(numbers),
+        "rules": why,
+        "seed": seed,
+    }
     settings = Settings(socket, state, processors)
     Proxy(source, controller, opened, settings, about).run()
 
@@ -149,7 +191,7 @@ def _print_rules(source: Manifests, controller: Controller) -> None:
     if reading is not None:
         warn(*map(str, reading.refused), *reading.notes)
         controller.apply(reading.snapshot)
-    print(controller.rules.render(controller.rule_sets()), end="")
+    print(controller.datapath.render(controller.plan), end="")
 
 
 def _local_addresses() -> list[str]:
@@ -171,6 +213,17 @@ def _bit(text: str, flag: str) -> int:
         number = 0
     if number.bit_count() != 1 or number >= 1 << 32:
         raise typer.BadParameter(f"{text!r} is not one bit of 32, such as 0x1000", param_hint=flag)
+    return number
+
+
+def _bits(text: str, flag: str) -> int:
+    """Bits of the packet mark that stand side by side."""
+    try:
+        number = int(text, 0)
+    except ValueError:
+        number = 0
+    if not 0 < number < 1 << 32 or (number // (number & -number)) & (number // (number & -number) + 1):
+        raise typer.BadParameter(f"{text!r} is no bits side by side, such as 0xffffc000", param_hint=flag)
     return number
 
 

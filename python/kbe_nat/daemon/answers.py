@@ -92,6 +92,7 @@ class Answers:
 
     def flows(self, limit: int | None = None, **filters: str) -> Iterator[list[Row]]:
         """Connections that match; filters as of `Engine.flows`."""
+        self._controller.datapath.refresh()
         yield [flow_row(flow) for flow in self._controller.engine.flows(limit=limit, **filters)]
 
     def delete(self, **filters: str) -> Iterator[int]:
@@ -112,7 +113,7 @@ class Answers:
 
     def rules(self) -> Iterator[str]:
         """The rules in force, as they were given to the kernel."""
-        yield self._controller.rules.render(self._controller.rule_sets())
+        yield self._controller.datapath.render(self._controller.plan)
 
     def dump(self, form: str, names: str, family: str | None = None) -> Iterator[str]:
         """The rules that kube-proxy would have written for what is served."""
@@ -179,6 +180,7 @@ class Answers:
         yield None
 
     def _counted(self) -> dict[tuple[str, int], ServiceStats]:
+        self._controller.datapath.refresh()
         return {
             (service.name, service.family): service for service in self._controller.engine.stats().services
         }

@@ -20,7 +20,7 @@ from kbe_nat.daemon.conversation import ControlServer
 from kbe_nat.daemon.watchers import Watchers
 from kbe_nat.datapath.native import NativeQueue
 from kbe_nat.datapath.netfilterqueue import NetfilterQueue
-from kbe_nat.datapath.thread import LoopThread
+from kbe_nat.datapath.thread import LoopThread, NativeThread
 from kbe_nat.errors import KbeNatError, RulesError
 from kbe_nat.kubeproxy.health import HealthServers
 from kbe_nat.sources import Reading, Source
@@ -63,6 +63,8 @@ class Proxy:
         self._checkpoints = CheckpointFile(settings.state)
         self._health = HealthServers()
         self._loops: list[LoopThread] = []
+        self._threads: list[NativeThread] = []
+        """The loops, and who else must not stop."""
         self._refused: tuple[str, ...] = ()
         self._trouble = ""
         self._generation = 0
@@ -90,6 +92,8 @@ class Proxy:
                 cpus = self._settings.cpus
                 loop = LoopThread(self.engine, queue, cpus[number % len(cpus)] if cpus else None)
                 self._loops.append(stack.enter_context(loop))
+            follower = stack.enter_context(self._controller.datapath.following(self.engine))
+            self._threads = [*self._loops, *([follower] if follower else [])]
             # Taken away first of all, while the loops still give verdicts on what is in the queues.
             stack.callback(self._controller.remove)
             self._controller.install()
@@ -111,7 +115,7 @@ class Proxy:
             _Task(patience / 3 if patience else None, self._say_alive),
         ]
         while not self._is_ending:
-            failed = next((loop for loop in self._loops if loop.ended.is_set()), None)
+            failed = next((own for own in self._threads if own.ended.is_set()), None)
             if failed is not None:
                 if failed.failure:
                     raise failed.failure
@@ -196,8 +200,8 @@ class Proxy:
             LOG.error("connections cannot be kept: %s", error)
 
     def _say_alive(self) -> None:
-        """Only while every loop turns: a daemon that hangs must be ended by who watches it."""
-        if all(loop.is_turning(TURN_SECONDS) for loop in self._loops):
+        """Only while every thread turns: a daemon that hangs must be ended by who watches it."""
+        if all(own.is_turning(TURN_SECONDS) for own in self._threads):
             notify.notify("WATCHDOG=1")
 
     def _served(self) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from kbe_nat._native import KernelQueue
+from kbe_nat._native import BackendNumbers, KernelQueue
 from kbe_nat.rules import Marks
 
 
@@ -23,13 +23,15 @@ class NativeQueue(KernelQueue):
         number: int,
         *,
         marks: Marks | None = None,
+        numbers: BackendNumbers | None = None,
         max_length: int = 16_384,
         gso: bool = True,
         fail_open: bool = False,
         socket_buffer: int = 64 << 20,
         spin: float = 100e-6,
     ) -> Self:
-        """Bind queue `number`, in which the kernel keeps at most `max_length` packets for us.
+        """Bind queue `number`, in which the kernel keeps at most `max_length` packets for us. With `numbers`
+        packets are not translated here: their marks tell the kernel how to translate their flows.
 
         With `gso` super-packets of up to 64 kB arrive whole. With `fail_open` a full queue lets packets go on
         untranslated, which for a virtual IP means into the void. At most `socket_buffer` bytes wait at our
@@ -41,6 +43,7 @@ class NativeQueue(KernelQueue):
             cls,
             number,
             marks=(own.flow, own.refused, own.masquerade),
+            numbers=numbers,
             max_length=max_length,
             gso=gso,
             fail_open=fail_open,

@@ -10,7 +10,7 @@ import warnings
 from collections import deque
 from typing import TYPE_CHECKING, Final, Self
 
-from kbe_nat._native import ACTIONS
+from kbe_nat._native import ACTIONS, BackendNumbers
 from kbe_nat.datapath import MASQUERADE, VERDICT, Batch
 from kbe_nat.errors import QueueError
 from kbe_nat.rules import Marks
@@ -31,10 +31,17 @@ class NetfilterQueue:
     """
 
     def __init__(
-        self, number: int, *, marks: Marks | None = None, max_length: int = 1024, timeout: float = 0.2
+        self,
+        number: int,
+        *,
+        marks: Marks | None = None,
+        numbers: BackendNumbers | None = None,
+        max_length: int = 1024,
+        timeout: float = 0.2,
     ) -> None:
         """Bind queue `number`, in which the kernel keeps at most `max_length` packets; `receive` waits at most
-        `timeout` seconds.
+        `timeout` seconds. With `numbers` packets are not translated here: their marks tell the kernel how to
+        translate their flows.
 
         Needs CAP_NET_ADMIN. Raises `QueueError` when somebody else has the queue, the package is missing, or
         the privilege is.
@@ -44,6 +51,7 @@ class NetfilterQueue:
         except ImportError as error:
             raise QueueError(f"the package netfilterqueue cannot be used: {error}") from None
         self._marks = marks or Marks()
+        self._numbers = numbers
         self._timeout = timeout
         self._waiting: deque[Packet] = deque()
         self._current: list[Packet] = []
@@ -109,11 +117,18 @@ class NetfilterQueue:
             packet.drop()
             return
         marks = self._marks
-        if action == TRANSLATE:
+        if action == REJECT:
+            packet.set_mark(packet.get_mark() | marks.refused)
+        elif self._numbers:
+            number = self._numbers.mark_of(bytes(content)) if action == TRANSLATE else 0
+            if number is None:
+                packet.drop()
+                return
+            masquerade = marks.masquerade if flags & MASQUERADE else 0
+            packet.set_mark(packet.get_mark() & ~marks.index | number | marks.flow | masquerade)
+        elif action == TRANSLATE:
             packet.set_payload(bytes(content))
             packet.set_mark(packet.get_mark() | marks.flow | (marks.masquerade if flags & MASQUERADE else 0))
-        elif action == REJECT:
-            packet.set_mark(packet.get_mark() | marks.refused)
         packet.accept()
 
     def _arrived(self, packet: "Packet") -> None:

@@ -1,27 +1,44 @@
-"""A loop in a thread of its own."""
+"""Native work that goes on in a thread of its own: packet loops, and the watch over the kernel's flows."""
 
 import os
 import threading
 import time
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from kbe_nat._native import Engine, KernelQueue, Loop
 from kbe_nat.datapath import PacketQueue
 
 
-class LoopThread:
-    """Packets of `queue` go through `engine` for as long as the block runs."""
+class Turning(Protocol):
+    """Work that goes round until it is stopped."""
 
-    def __init__(self, engine: Engine, queue: PacketQueue | KernelQueue, cpu: int | None = None) -> None:
+    def run(self) -> None:
+        """Work, in the calling thread."""
+        ...
+
+    def stop(self) -> None:
+        """End that soon."""
+        ...
+
+    @property
+    def turns(self) -> int:
+        """How often it went round."""
+        ...
+
+
+class NativeThread:
+    """Work that goes on for as long as the block runs."""
+
+    def __init__(self, work: Turning, name: str, cpu: int | None = None) -> None:
         """With `cpu` the thread runs on that processor only."""
-        self.loop = Loop(engine, queue)
         self.failure: BaseException | None = None
-        """Why the loop ended by itself."""
+        """Why the work ended by itself."""
         self.ended = threading.Event()
+        self._work = work
         self._cpu = cpu
         self._turns = (0, time.monotonic())
-        self._thread = threading.Thread(target=self._run, name="packet loop", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -30,18 +47,18 @@ class LoopThread:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Raises what the loop has failed with, unless something else is being raised."""
-        self.loop.stop()
+        """Raises what the work has failed with, unless something else is being raised."""
+        self._work.stop()
         self._thread.join()
         if self.failure and not error:
             raise self.failure
 
     def is_turning(self, seconds: float) -> bool:
-        """Whether the loop has gone round within so many seconds, as far as earlier calls have seen."""
+        """Whether the work has gone round within so many seconds, as far as earlier calls have seen."""
         before, since = self._turns
         now = time.monotonic()
-        if self.loop.turns != before:
-            self._turns = (self.loop.turns, now)
+        if self._work.turns != before:
+            self._turns = (self._work.turns, now)
             return True
         return now - since < seconds
 
@@ -49,8 +66,17 @@ class LoopThread:
         try:
             if self._cpu is not None:
                 os.sched_setaffinity(0, {self._cpu})
-            self.loop.run()
+            self._work.run()
         except BaseException as error:
             self.failure = error
         finally:
             self.ended.set()
+
+
+class LoopThread(NativeThread):
+    """Packets of `queue` go through `engine` for as long as the block runs."""
+
+    def __init__(self, engine: Engine, queue: PacketQueue | KernelQueue, cpu: int | None = None) -> None:
+        """With `cpu` the thread runs on that processor only."""
+        self.loop = Loop(engine, queue)
+        super().__init__(self.loop, "packet loop", cpu)

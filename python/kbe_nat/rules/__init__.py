@@ -7,11 +7,12 @@ Nothing here runs a command; a back end (`kbe_nat.rules.iptables`, `kbe_nat.rule
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from ipaddress import ip_address, ip_network
 from typing import Final, Protocol
 
 from kbe_nat.model import IPV4, IPV6, family
-from kbe_nat.policy import CLUSTER_IP, Plan, unallocated, unknown_port
+from kbe_nat.policy import CLUSTER_IP, Listener, Plan, PortPolicy, unallocated, unknown_port
 
 PREFIX: Final = "KBE-NAT-"
 """Every chain of ours begins so."""
@@ -31,6 +32,17 @@ class Marks:
     """To be refused by the kernel."""
     masquerade: int = 0x80
     """To get an address of the node as its source."""
+    index: int = 0xFFFFC000
+    """The bits that hold a backend's number, for a moment only: between the verdict on a first packet and the
+    kernel's translation right behind it.
+    """
+
+
+class Way(StrEnum):
+    """Which packets of a flow are diverted."""
+
+    EVERY_PACKET = "every-packet"
+    FIRST_PACKET = "first-packet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,48 +128,62 @@ def changed(
     return found
 
 
-def rule_sets(plan: Plan, queues: tuple[int, int], marks: Marks | None = None) -> tuple[RuleSet, ...]:
+def rule_sets(
+    plan: Plan, queues: tuple[int, int], marks: Marks | None = None, way: Way = Way.EVERY_PACKET
+) -> tuple[RuleSet, ...]:
     """The rules that divert to the queues from a first to a last number what a node with this plan has to
-    decide; one set per family in use.
+    decide; one set per family in use (see `families`).
 
     Over several queues packets are spread by their addresses. Replies have others than what they answer, so
     they may be in another queue: the loops must share an engine.
     """
-    families = sorted({policy.family for policy in plan.ports}) or [IPV4]
-    return tuple(_rule_set(plan, number, queues, marks or Marks()) for number in families)
+    return tuple(_rule_set(plan, number, queues, marks or Marks(), way) for number in families(plan))
 
 
-def _rule_set(plan: Plan, number: int, queues: tuple[int, int], marks: Marks) -> RuleSet:
-    frontends, addresses = f"{TAG}-frontends-{number}", f"{TAG}-addresses-{number}"
-    endpoints = set(_frontends(plan, number))
+def families(plan: Plan) -> list[int]:
+    """Those that are in use; IPv4 when nothing is served."""
+    return sorted({policy.family for policy in plan.ports}) or [IPV4]
+
+
+def _rule_set(plan: Plan, number: int, queues: tuple[int, int], marks: Marks, way: Way) -> RuleSet:
+    endpoints = {frontend for frontend, *_ in frontends(plan, number)}
     sets = {
-        frontends: tuple(sorted(f"{address},{protocol}:{port}" for address, protocol, port in endpoints)),
-        addresses: tuple(sorted({address for address, _, _ in endpoints})),
-    }
-    if unallocated(plan) or unknown_port(plan.options) != "pass":
-        sets[f"{TAG}-refused-{number}"] = tuple(sorted(_refused(plan, number)))
-    rules = [
-        Rule(table, chain, tuple(words.split()))
-        for table, chain, words in _rules(
-            number, queues, marks, has_refused=len(sets) > 2, resets_tcp=plan.options.resets_tcp
+        f"{TAG}-frontends-{number}": tuple(
+            sorted(f"{address},{protocol}:{port}" for address, protocol, port in endpoints)
         )
+    }
+    has_refused = bool(unallocated(plan)) or unknown_port(plan.options) != "pass"
+    if has_refused:
+        sets[f"{TAG}-refused-{number}"] = tuple(sorted(_refused(plan, number)))
+    if way is Way.EVERY_PACKET:
+        sets[f"{TAG}-addresses-{number}"] = tuple(sorted({address for address, _, _ in endpoints}))
+    diverting = {Way.EVERY_PACKET: _every_packet, Way.FIRST_PACKET: _first_packet}[way]
+    words = [
+        *diverting(number, _queue(queues), marks, has_refused=has_refused),
+        *_carried_out(number, marks, resets_tcp=plan.options.resets_tcp),
     ]
-    jumps = tuple(Jump(table, hook, PREFIX + hook) for table, hook in HOOKS)
-    return RuleSet(number, jumps, tuple(rules), sets)
+    rules = tuple(Rule(table, chain, tuple(text.split())) for table, chain, text in words)
+    used = {(rule.table, rule.chain) for rule in rules}
+    jumps = tuple(Jump(table, hook, PREFIX + hook) for table, hook in HOOKS if (table, hook) in used)
+    return RuleSet(number, jumps, rules, sets)
 
 
-def _frontends(plan: Plan, number: int) -> Iterator[tuple[str, str, int]]:
-    """Address, protocol and port of everything that is served in one family."""
+def frontends(plan: Plan, number: int) -> Iterator[tuple[tuple[str, str, int], PortPolicy, Listener, bool]]:
+    """Address, protocol and port of everything that is served in one family, with what stands behind it; and
+    whether it is there only to be refused.
+    """
     for policy in plan.ports:
         if policy.family != number:
             continue
         for own in policy.listeners:
             addresses = [own.address] if own.address else [*plan.node_port_addresses]
-            if not own.address and policy.refuses_somebody:
-                addresses += plan.closed_addresses
+            closed = plan.closed_addresses if not own.address and policy.refuses_somebody else ()
             for address in addresses:
                 if family(address) == number:
-                    yield address, policy.protocol, own.port
+                    yield (address, policy.protocol, own.port), policy, own, False
+            for address in closed:
+                if family(address) == number:
+                    yield (address, policy.protocol, own.port), policy, own, True
 
 
 def _refused(plan: Plan, number: int) -> Iterator[str]:
@@ -172,17 +198,16 @@ def _refused(plan: Plan, number: int) -> Iterator[str]:
                     yield address
 
 
-def _rules(
-    number: int, queues: tuple[int, int], marks: Marks, *, has_refused: bool, resets_tcp: bool
-) -> Iterator[tuple[str, str, str]]:
-    icmp, unreachable = ("icmp", "icmp-port-unreachable")
-    if number == IPV6:
-        icmp, unreachable = ("ipv6-icmp", "icmp6-port-unreachable")
+def _queue(queues: tuple[int, int]) -> str:
     first, last = queues
-    divert = f"-j NFQUEUE --queue-{f'num {first}' if first == last else f'balance {first}:{last}'}"
-    flow, refused, masquerade = (
-        f"{bit:#x}/{bit:#x}" for bit in (marks.flow, marks.refused, marks.masquerade)
-    )
+    return f"-j NFQUEUE --queue-{f'num {first}' if first == last else f'balance {first}:{last}'}"
+
+
+def _every_packet(
+    number: int, divert: str, marks: Marks, *, has_refused: bool
+) -> Iterator[tuple[str, str, str]]:
+    icmp = "ipv6-icmp" if number == IPV6 else "icmp"
+    flow = _bit(marks.flow)
     for hook in ("PREROUTING", "OUTPUT"):
         # Ahead of the kernel's connection tracking: it then sees one consistent flow between client and pod.
         yield "raw", hook, f"-m set --match-set {TAG}-frontends-{number} dst,dst {divert}"
@@ -200,11 +225,34 @@ def _rules(
     for hook in ("INPUT", "POSTROUTING"):
         # After routing and reverse-path checks, which know the pod's address; ahead of source NAT.
         yield "mangle", hook, f"-m connmark --mark {flow} -m conntrack --ctdir REPLY {divert}"
+
+
+def _first_packet(
+    number: int, divert: str, marks: Marks, *, has_refused: bool
+) -> Iterator[tuple[str, str, str]]:
+    for hook in ("PREROUTING", "OUTPUT"):
+        # Between the kernel's connection tracking and its translation. What is confirmed has its translation.
+        new = "-m conntrack --ctstate NEW ! --ctstatus CONFIRMED"
+        served = f"-m set --match-set {TAG}-frontends-{number} dst,dst"
+        yield "mangle", hook, f"{served} {new} {divert} --queue-bypass"
+        yield "mangle", hook, f"{served} -m conntrack --ctstate INVALID -j DROP"
+        if has_refused:
+            yield "mangle", hook, f"-m set --match-set {TAG}-refused-{number} dst {new} {divert}"
+
+
+def _carried_out(number: int, marks: Marks, *, resets_tcp: bool) -> Iterator[tuple[str, str, str]]:
+    """What the kernel does by marks."""
+    unreachable = "icmp6-port-unreachable" if number == IPV6 else "icmp-port-unreachable"
+    refused, masquerade = _bit(marks.refused), _bit(marks.masquerade)
     for hook in ("INPUT", "FORWARD", "OUTPUT"):
         if resets_tcp:
             yield "filter", hook, f"-p tcp -m mark --mark {refused} -j REJECT --reject-with tcp-reset"
         yield "filter", hook, f"-m mark --mark {refused} -j REJECT --reject-with {unreachable}"
     yield "nat", "POSTROUTING", f"-m mark --mark {masquerade} -j MASQUERADE --random-fully"
+
+
+def _bit(bit: int) -> str:
+    return f"{bit:#x}/{bit:#x}"
 
 
 HOOKS: Final = (

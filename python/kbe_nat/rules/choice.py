@@ -1,12 +1,13 @@
-"""Which back end puts the rules into this kernel."""
+"""Which back end puts the rules into this kernel, and which datapath it can do."""
 
 from enum import StrEnum
 
 from kbe_nat.errors import RulesError
-from kbe_nat.rules import Backend
+from kbe_nat.rules import Backend, Way
 from kbe_nat.rules.execution import Runner
 from kbe_nat.rules.iptables import Iptables
 from kbe_nat.rules.nftables import PROBE, Nftables
+from kbe_nat.rules.translation import PROBE as TRANSLATION_PROBE
 
 
 class BackendName(StrEnum):
@@ -15,6 +16,29 @@ class BackendName(StrEnum):
     AUTO = "auto"
     IPTABLES = "iptables"
     NFT = "nft"
+
+
+class DatapathName(StrEnum):
+    """Names of the datapaths."""
+
+    AUTO = "auto"
+    EVERY_PACKET = "every-packet"
+    FIRST_PACKET = "first-packet"
+
+
+def choose(name: DatapathName, runner: Runner) -> tuple[Way, str]:
+    """A datapath that works here, and why this one was taken. Raises `RulesError` when the kernel cannot do the
+    one that is asked for.
+    """
+    if name is DatapathName.EVERY_PACKET:
+        return Way.EVERY_PACKET, "as asked for; the engine translates every packet"
+    try:
+        runner.run(("nft", "-f", "-"), TRANSLATION_PROBE)
+        return Way.FIRST_PACKET, "the kernel translates with nft maps; first packets only come here"
+    except RulesError as error:
+        if name is DatapathName.FIRST_PACKET:
+            raise
+        return Way.EVERY_PACKET, f"the kernel cannot translate with nft maps ({error})"
 
 
 def probe(name: BackendName, runner: Runner) -> tuple[Backend, str]:

@@ -1,12 +1,13 @@
 //! The driver of a queue of the kernel: what a verdict of the engine means for netfilter.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kbe_nat_engine::{Action, ChecksumState, Meta, Packet, Released, Verdict};
-use kbe_nat_nfqueue::{Judgement, Options, Queue, QueueError, Verdict as Sent, monotonic};
+use kbe_nat_netlink::{Judgement, Options, Queue, QueueError, Verdict as Sent, monotonic};
 
-use crate::PacketQueue;
+use crate::{Numbers, PacketQueue};
 
 /// Bits of the packet mark that our rules look at.
 #[derive(Clone, Copy, Debug)]
@@ -19,11 +20,21 @@ pub struct Marks {
     pub masquerade: u32,
 }
 
+/// How a translated packet goes back.
+#[derive(Clone, Debug)]
+pub enum Rewrite {
+    /// With its new bytes: every packet comes here.
+    Payload,
+    /// With a mark that says which backend the kernel is to translate its flow to.
+    Mark(Arc<Numbers>),
+}
+
 /// A queue of the kernel.
 #[derive(Debug)]
 pub struct KernelQueue {
     queue: Queue,
     marks: Marks,
+    rewrite: Rewrite,
     /// Numbers of fragments that wait, by ticket.
     held: HashMap<u32, u32>,
     truncated: u64,
@@ -34,9 +45,9 @@ impl KernelQueue {
     ///
     /// # Errors
     /// [`QueueError`].
-    pub fn bind(number: u16, marks: Marks, options: &Options) -> Result<Self, QueueError> {
+    pub fn bind(number: u16, marks: Marks, rewrite: Rewrite, options: &Options) -> Result<Self, QueueError> {
         let queue = Queue::bind(number, options)?;
-        Ok(Self { queue, marks, held: HashMap::new(), truncated: 0 })
+        Ok(Self { queue, marks, rewrite, held: HashMap::new(), truncated: 0 })
     }
 
     /// Packets of which the kernel handed out only the beginning. They are malformed to the engine, so they were dropped.
@@ -75,7 +86,7 @@ impl PacketQueue for KernelQueue {
     }
 
     fn judge(&mut self, verdicts: &[Verdict], released: Vec<Released>) -> Result<(), QueueError> {
-        let (marks, held) = (self.marks, &mut self.held);
+        let (marks, rewrite, held) = (self.marks, &self.rewrite, &mut self.held);
         for (verdict, (message, _)) in verdicts.iter().zip(self.queue.packets()) {
             if verdict.action == Action::Hold {
                 held.insert(verdict.ticket, message.id);
@@ -85,13 +96,13 @@ impl PacketQueue for KernelQueue {
             .iter()
             .filter_map(|own| {
                 // The kernel masquerades by flow: fragments that follow need no mark but ours.
-                held.remove(&own.ticket).map(|id| sent(&own.verdict, marks, id, 0, &own.packet))
+                held.remove(&own.ticket).map(|id| sent(&own.verdict, marks, rewrite, id, 0, &own.packet))
             })
             .collect();
         self.queue.judge(
             |position, message, payload| {
                 let verdict = verdicts.get(position).filter(|verdict| verdict.action != Action::Hold)?;
-                Some(sent(verdict, marks, message.id, message.mark, payload))
+                Some(sent(verdict, marks, rewrite, message.id, message.mark, payload))
             },
             &late,
         )
@@ -99,17 +110,40 @@ impl PacketQueue for KernelQueue {
 }
 
 /// A verdict as the kernel understands it.
-fn sent<'a>(verdict: &Verdict, marks: Marks, id: u32, mark: u32, payload: &'a [u8]) -> Sent<'a> {
+fn sent<'a>(
+    verdict: &Verdict,
+    marks: Marks,
+    rewrite: &Rewrite,
+    id: u32,
+    mark: u32,
+    payload: &'a [u8],
+) -> Sent<'a> {
     let accepted = Sent { id, judgement: Judgement::Accept, mark: None, payload: None };
-    match verdict.action {
-        Action::Accept => accepted,
-        Action::Translate => {
-            let masquerade = if verdict.flags & Verdict::MASQUERADE == 0 { 0 } else { marks.masquerade };
-            Sent { mark: Some(mark | marks.flow | masquerade), payload: Some(payload), ..accepted }
+    match (verdict.action, rewrite) {
+        (Action::Accept, Rewrite::Payload) => accepted,
+        // Decided, and to nobody: the kernel is not to choose by itself.
+        (Action::Accept, Rewrite::Mark(numbers)) => {
+            Sent { mark: Some(numbers.cleared(mark) | marks.flow), ..accepted }
         }
-        Action::Reject => Sent { mark: Some(mark | marks.refused), ..accepted },
-        Action::Drop | Action::Hold => Sent { judgement: Judgement::Drop, ..accepted },
+        (Action::Translate, Rewrite::Payload) => Sent {
+            mark: Some(mark | marks.flow | masquerade(verdict, marks)),
+            payload: Some(payload),
+            ..accepted
+        },
+        (Action::Translate, Rewrite::Mark(numbers)) => match numbers.mark_of(payload) {
+            Some(number) => {
+                let mark = numbers.cleared(mark) | number | marks.flow | masquerade(verdict, marks);
+                Sent { mark: Some(mark), ..accepted }
+            }
+            None => Sent { judgement: Judgement::Drop, ..accepted },
+        },
+        (Action::Reject, _) => Sent { mark: Some(mark | marks.refused), ..accepted },
+        (Action::Drop | Action::Hold, _) => Sent { judgement: Judgement::Drop, ..accepted },
     }
+}
+
+fn masquerade(verdict: &Verdict, marks: Marks) -> u32 {
+    if verdict.flags & Verdict::MASQUERADE == 0 { 0 } else { marks.masquerade }
 }
 
 /// How long a wait for packets lasts, at most: so long a loop takes to notice that it is to stop.

@@ -55,9 +55,9 @@ impl Engine {
             writer.0.extend_from_slice(name.as_bytes());
         }
         let v4: Vec<_> =
-            self.v4.flows.iter().filter(|(_, hot, _)| !hot.is_expired(tick)).map(|(id, ..)| id).collect();
+            self.v4.flows.iter().filter(|(_, hot, _)| is_kept(hot, tick)).map(|(id, ..)| id).collect();
         let v6: Vec<_> =
-            self.v6.flows.iter().filter(|(_, hot, _)| !hot.is_expired(tick)).map(|(id, ..)| id).collect();
+            self.v6.flows.iter().filter(|(_, hot, _)| is_kept(hot, tick)).map(|(id, ..)| id).collect();
         writer.u32((v4.len() + v6.len()) as u32);
         for id in v4 {
             let backend = self.core.ledger.backend(self.v4.flows.cold(id).backend);
@@ -160,6 +160,11 @@ impl Engine {
         }
         true
     }
+}
+
+/// Whether a flow is to outlive a restart by a checkpoint. The kernel keeps those that it carries.
+fn is_kept<A: Wire>(hot: &Hot<A>, now: Tick) -> bool {
+    !hot.is_expired(now) && !hot.has(Hot::<A>::CARRIED)
 }
 
 /// Checks the frame of a checkpoint.
@@ -354,6 +359,9 @@ impl<'a> Reader<'a> {
         let state = State::from_number(state).filter(|state| state.is_tcp() == (protocol == Protocol::TCP));
         let state = state.ok_or(self.wrong())?;
         let flags = self.u8()?;
+        if flags & Hot::<A>::CARRIED != 0 {
+            return Err(self.wrong());
+        }
         let ends: [Ends<A>; 2] = [self.ends()?, self.ends()?];
         if !has_possible_ports::<A>(protocol, &ends) {
             return Err(self.wrong());

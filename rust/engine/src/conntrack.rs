@@ -53,6 +53,8 @@ impl<A: Address> Hot<A> {
     pub(crate) const MASQUERADE: u8 = 4;
     /// Flag: the port that the backend answers to is leased.
     pub(crate) const LEASED: u8 = 8;
+    /// Flag: the kernel carries it, and says when it is over.
+    pub(crate) const CARRIED: u8 = 16;
 
     pub(crate) fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
@@ -101,6 +103,11 @@ impl<A: Address> Hot<A> {
     #[inline]
     pub(crate) fn is_expired(&self, now: Tick) -> bool {
         now > self.deadline
+    }
+
+    /// Whether nothing is known of its end.
+    pub(crate) fn is_alive(&self, now: Tick) -> bool {
+        self.has(Self::CARRIED) || !self.is_expired(now)
     }
 }
 
@@ -370,7 +377,7 @@ impl<A: Address> FlowTable<A> {
         let end = self.hot.len().min(self.sweep.cursor.saturating_add(budget));
         for id in self.sweep.cursor..end {
             let hot = &self.hot[id];
-            if hot.state == State::Free {
+            if hot.state == State::Free || hot.has(Hot::<A>::CARRIED) {
                 continue;
             }
             if is_over(hot, &self.cold[id]) {

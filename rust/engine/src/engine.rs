@@ -53,6 +53,7 @@ impl Engine {
                 rng: Rng::new(mix64(config.seed ^ config.secret)),
                 counters: Counters::default(),
                 released: Vec::new(),
+                orphans: Vec::new(),
                 config,
             },
             key,

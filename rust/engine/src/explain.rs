@@ -222,7 +222,7 @@ impl Engine {
         };
         let (hot, cold) = (lane.flows.hot(id), lane.flows.cold(id));
         let [original, reply] = hot.ends.map(Wired::ends);
-        if hot.is_expired(core.clock.tick()) {
+        if !hot.is_alive(core.clock.tick()) {
             steps.step("flow", || "one is known, but its time is over".to_owned());
             return None;
         }
@@ -242,7 +242,12 @@ impl Engine {
         });
         let is_gone = core.ledger.backend(cold.backend).is_gone;
         let mut cause = Cause::Established;
-        if is_gone {
+        let is_carried = hot.has(Hot::<A>::CARRIED);
+        if is_carried {
+            steps.step("kernel", || {
+                "it carries the flow and translates its packets, which do not come here".to_owned()
+            });
+        } else if is_gone {
             // A flow that was kept under these tables is not asked again, also if its connection has begun anew since.
             let is_kept = hot.generation == core.generation;
             let is_pinned = is_kept || (hot.state.is_tcp() && !hot.state.is_unanswered());
@@ -263,6 +268,7 @@ impl Engine {
         }
         // What is dropped with its backend is not looked at any further.
         if cause != Cause::BackendGone
+            && !is_carried
             && hot.state.is_tcp()
             && let Some(segment) = Segment::parse(headers.transport(packet))
         {

@@ -21,6 +21,7 @@
 mod affinity;
 pub mod backend;
 pub mod balance;
+mod carried;
 pub mod checkpoint;
 mod clock;
 pub mod config;
@@ -46,6 +47,7 @@ pub mod wire;
 
 pub use backend::Backend;
 pub use balance::Strategy;
+pub use carried::{Carried, Census, Outcome};
 pub use config::{Config, InvalidTcp};
 pub use decide::Midstream;
 pub use engine::Engine;

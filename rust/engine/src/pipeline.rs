@@ -8,6 +8,7 @@ mod related;
 mod steady;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::affinity::Affinity;
@@ -25,7 +26,7 @@ use crate::ledger::Ledger;
 use crate::rewrite::{self, ChecksumState};
 use crate::rng::Rng;
 use crate::service::ServiceTable;
-use crate::tuple::{Direction, Ends};
+use crate::tuple::{Direction, Ends, Protocol};
 use crate::verdict::{Action, Cause, Verdict};
 use crate::wire::tcp::Segment;
 use crate::wire::{Headers, Layer4, Malformed, Wire, sctp};
@@ -87,6 +88,8 @@ pub(crate) struct Core {
     pub(crate) rng: Rng,
     pub(crate) counters: Counters,
     pub(crate) released: Vec<Released>,
+    /// Carried flows that were ended here: protocol, client and frontend.
+    pub(crate) orphans: Vec<(Protocol, SocketAddr, SocketAddr)>,
 }
 
 /// The verdict on bytes that are no packet.
@@ -192,6 +195,10 @@ impl Core {
     /// A flow whose time is over, or that was not looked at since the tables changed.
     #[cold]
     fn revise<A: Wire>(&mut self, lane: &mut Lane<A>, id: FlowId, direction: Direction) -> Revision {
+        if self.is_forgotten(lane, id) {
+            self.end_flow(lane, id);
+            return Revision::Anew;
+        }
         if lane.flows.hot(id).is_expired(self.clock.tick()) {
             self.end_flow(lane, id);
             self.counters.expired += 1;

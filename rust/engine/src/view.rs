@@ -205,7 +205,7 @@ impl Engine {
 
     fn collect<A: Wire>(&self, lane: &Lane<A>, filter: &Filter, limit: usize, flows: &mut Vec<Flow>) {
         let now = self.core.clock.tick();
-        let alive = lane.flows.iter().filter(|(_, hot, _)| !hot.is_expired(now));
+        let alive = lane.flows.iter().filter(|(_, hot, _)| hot.is_alive(now));
         for (id, hot, _) in alive {
             if flows.len() >= limit {
                 return;
@@ -220,11 +220,12 @@ impl Engine {
         let now = self.core.clock.tick();
         let ids: Vec<FlowId> = {
             let lane = A::lane_of(self);
-            let alive = lane.flows.iter().filter(|(_, hot, _)| !hot.is_expired(now));
+            let alive = lane.flows.iter().filter(|(_, hot, _)| hot.is_alive(now));
             alive.filter(|&(id, hot, _)| self.matches(lane, id, hot, filter)).map(|(id, ..)| id).collect()
         };
         let (core, lane) = A::lane(self);
         for &id in &ids {
+            core.orphan(lane, id);
             core.end_flow(lane, id);
         }
         ids.len()

@@ -10,6 +10,8 @@ pub mod sctp;
 pub mod tcp;
 pub mod udp;
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
 use crate::tuple::{Address, Ends, Protocol, Tuple, Wired};
 
 /// Why bytes are not a packet that can be processed. The sender is at fault, or the capture was cut.
@@ -153,6 +155,16 @@ pub trait Wire: Address {
             + u32::from(u16::from(protocol.0).to_be())
             + u32::from((length as u16).to_be())
             + u32::from(((length >> 16) as u16).to_be())
+    }
+}
+
+/// Where a packet goes; port 0 if it has none. `None` for what is no packet.
+#[must_use]
+pub fn destination(packet: &[u8]) -> Option<SocketAddr> {
+    match packet.first()? >> 4 {
+        4 => Ipv4Addr::parse(packet).ok().map(|headers| headers.tuple.ends.destination()),
+        6 => Ipv6Addr::parse(packet).ok().map(|headers| headers.tuple.ends.destination()),
+        _ => None,
     }
 }
 

@@ -36,8 +36,13 @@ pub(crate) fn capture(path: &Path, error: CaptureError) -> PyErr {
 }
 
 /// `kbe_nat.QueueError`.
-pub(crate) fn queue(error: &kbe_nat_nfqueue::QueueError) -> PyErr {
+pub(crate) fn queue(error: &kbe_nat_netlink::QueueError) -> PyErr {
     defined("QueueError", &error.to_string())
+}
+
+/// `kbe_nat.QueueError`, about the kernel's flows.
+pub(crate) fn conntrack(error: &std::io::Error) -> PyErr {
+    defined("QueueError", &format!("the kernel's connection tracking: {}", errno_text(error)))
 }
 
 /// The system's words without the number that Rust puts behind them.

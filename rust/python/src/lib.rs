@@ -4,6 +4,7 @@ mod capture;
 mod convert;
 mod engine;
 mod errors;
+mod flows;
 mod queue;
 mod service;
 mod verdict;
@@ -27,8 +28,10 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<view::Stats>()?;
     module.add_class::<view::Explanation>()?;
     module.add_class::<engine::Engine>()?;
+    module.add_class::<queue::BackendNumbers>()?;
     module.add_class::<queue::KernelQueue>()?;
     module.add_class::<queue::Loop>()?;
+    module.add_class::<flows::FlowWatch>()?;
     module.add_class::<capture::CaptureReader>()?;
     module.add_class::<capture::CaptureBatch>()?;
     module.add_class::<capture::CaptureWriter>()?;

@@ -1,19 +1,60 @@
 //! Queues as Python sees them, and Python's own queues as the loop sees them.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use kbe_nat_datapath::{self as datapath, Marks, PacketQueue};
+use kbe_nat_datapath::{self as datapath, Marks, PacketQueue, Rewrite};
 use kbe_nat_engine as core;
 use kbe_nat_engine::{Meta, Packet, Released};
-use kbe_nat_nfqueue::{Options, QueueError};
+use kbe_nat_netlink::{Options, QueueError};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
+use crate::convert;
 use crate::engine::Engine;
 use crate::errors;
+
+/// Numbers of backends in the packet mark.
+#[pyclass(frozen, module = "kbe_nat._native")]
+pub(crate) struct BackendNumbers(Arc<datapath::Numbers>);
+
+#[pymethods]
+impl BackendNumbers {
+    #[new]
+    fn new(mask: u32) -> Self {
+        Self(Arc::new(datapath::Numbers::new(mask)))
+    }
+
+    #[allow(clippy::needless_pass_by_value)]
+    fn change(
+        &self,
+        py: Python<'_>,
+        added: Vec<(String, u16, u32)>,
+        removed: Vec<(String, u16)>,
+    ) -> PyResult<()> {
+        let backend = |address: &str, port| Ok(SocketAddr::new(convert::address(address)?, port));
+        let added = added
+            .iter()
+            .map(|(address, port, number)| Ok((backend(address, *port)?, *number)))
+            .collect::<PyResult<_>>()?;
+        let removed: Vec<SocketAddr> =
+            removed.iter().map(|(address, port)| backend(address, *port)).collect::<PyResult<_>>()?;
+        py.detach(|| self.0.change(added, &removed));
+        Ok(())
+    }
+
+    fn mark_of(&self, packet: &[u8]) -> Option<u32> {
+        self.0.mark_of(packet)
+    }
+
+    #[getter]
+    fn unknown(&self) -> u64 {
+        self.0.unknown()
+    }
+}
 
 /// A queue of the kernel. A loop that runs has it for itself.
 #[pyclass(frozen, subclass, module = "kbe_nat._native")]
@@ -25,11 +66,12 @@ pub(crate) struct KernelQueue {
 impl KernelQueue {
     #[new]
     #[allow(clippy::too_many_arguments)]
-    #[pyo3(signature = (number, *, marks, max_length, gso, fail_open, socket_buffer, spin))]
+    #[pyo3(signature = (number, *, marks, numbers, max_length, gso, fail_open, socket_buffer, spin))]
     fn new(
         py: Python<'_>,
         number: u16,
         marks: (u32, u32, u32),
+        numbers: Option<PyRef<'_, BackendNumbers>>,
         max_length: u32,
         gso: bool,
         fail_open: bool,
@@ -38,10 +80,11 @@ impl KernelQueue {
     ) -> PyResult<Self> {
         let (flow, refused, masquerade) = marks;
         let marks = Marks { flow, refused, masquerade };
+        let rewrite = numbers.map_or(Rewrite::Payload, |numbers| Rewrite::Mark(numbers.0.clone()));
         let spin = Duration::try_from_secs_f64(spin).map_err(errors::argument)?;
         let options = Options { max_length, gso, fail_open, socket_buffer, spin };
         let queue = py
-            .detach(|| datapath::KernelQueue::bind(number, marks, &options))
+            .detach(|| datapath::KernelQueue::bind(number, marks, rewrite, &options))
             .map_err(|error| errors::queue(&error))?;
         Ok(Self { queue: Mutex::new(Some(queue)) })
     }

@@ -3,7 +3,8 @@
 use std::io::IoSlice;
 use std::ops::Range;
 
-use crate::attribute::{close, open, put, put_header};
+use crate::attribute::{Head, close, open, put, put_header};
+use crate::queue::SUBSYSTEM;
 
 /// What the kernel does with a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,7 +47,8 @@ enum Part<'a> {
 impl<'a> Outbox<'a> {
     /// Adds a verdict of queue number `queue`.
     pub(crate) fn push(&mut self, queue: u16, verdict: &Verdict<'a>) {
-        let start = open(&mut self.headers, VERDICT, 0, queue);
+        let head = Head { subsystem: SUBSYSTEM, kind: VERDICT, resource: queue, ..Head::default() };
+        let start = open(&mut self.headers, head);
         let mut judgement = [0; 8];
         judgement[3] = u8::from(verdict.judgement == Judgement::Accept);
         judgement[4..].copy_from_slice(&verdict.id.to_be_bytes());

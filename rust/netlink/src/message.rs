@@ -110,12 +110,12 @@ const SKB_GSO: u32 = 2;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attribute::{close, open, put};
+    use crate::attribute::{Head, close, open, put};
     use proptest::prelude::*;
 
     fn message(attributes: &[(u16, &[u8])]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        let start = open(&mut bytes, 0, 0, 7);
+        let start = open(&mut bytes, Head { subsystem: 3, resource: 7, ..Head::default() });
         for (kind, value) in attributes {
             put(&mut bytes, *kind, value);
         }

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::attribute::{HEADER, close, open, put};
+use crate::attribute::{FLAG_ACK, HEADER, Head, close, open, put};
 use crate::message::Message;
 use crate::socket::Socket;
 use crate::verdict::{Outbox, Verdict};
@@ -92,7 +92,14 @@ impl Queue {
         let mut buffer = vec![0; MAX_MESSAGE];
         let mut configure = |kind: u16, value: &[u8], more: &[(u16, u32)]| {
             let mut bytes = Vec::new();
-            let start = open(&mut bytes, CONFIG, FLAG_ACK, number);
+            let head = Head {
+                subsystem: SUBSYSTEM,
+                kind: CONFIG,
+                flags: FLAG_ACK,
+                resource: number,
+                ..Head::default()
+            };
+            let start = open(&mut bytes, head);
             put(&mut bytes, kind, value);
             for (kind, value) in more {
                 put(&mut bytes, *kind, &value.to_be_bytes());
@@ -270,10 +277,11 @@ const MAX_MESSAGE: usize = COPY_RANGE as usize + 1024;
 const MAX_SEND: usize = 256 << 10;
 /// Pieces of one send; the system's limit is 1,024.
 const MAX_PIECES: usize = 1000;
+/// Netfilter's queues (`linux/netfilter/nfnetlink_queue.h`).
+pub(crate) const SUBSYSTEM: u16 = 3;
 const CONFIG: u8 = 2;
 const BIND: u8 = 1;
 const COPY_PACKET: u8 = 2;
-const FLAG_ACK: u16 = 4;
 const NFQA_CFG_CMD: u16 = 1;
 const NFQA_CFG_PARAMS: u16 = 2;
 const NFQA_CFG_QUEUE_MAXLEN: u16 = 3;

@@ -1,0 +1,303 @@
+//! Flows that the kernel carries: we decide about their first packet, it translates the rest and tells us what becomes of them.
+//!
+//! A carried flow stands in the table like any other, so loads, counters and lists count it. It ends when the kernel says so, not by a
+//! deadline of ours; a packet of it that reaches us proves that the kernel has forgotten it.
+
+use std::collections::HashSet;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::clock::{Tick, ticks};
+use crate::conntrack::state::State;
+use crate::conntrack::tcp::Tracking;
+use crate::conntrack::{FlowId, Hot};
+use crate::engine::{Engine, Family};
+use crate::events::EventKind;
+use crate::pipeline::{Core, Lane};
+use crate::rewrite;
+use crate::tuple::{Direction, Ends, Protocol, Tuple};
+use crate::wire::Wire;
+
+/// A flow as the kernel has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Carried {
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Client and frontend.
+    pub original: (SocketAddr, SocketAddr),
+    /// Backend, and where it answers to.
+    pub reply: (SocketAddr, SocketAddr),
+    /// An answer was seen.
+    pub is_replied: bool,
+    /// Both sides have confirmed it.
+    pub is_assured: bool,
+    /// TCP's or SCTP's state, in the kernel's numbers (`nf_conntrack_tcp.h`, `nf_conntrack_sctp.h`).
+    pub state: Option<u8>,
+    /// Seconds until the kernel ends it without further packets.
+    pub timeout: Option<u32>,
+    /// Packets and bytes by direction, where the kernel counts them.
+    pub counters: Option<[(u64, u64); 2]>,
+}
+
+/// What is to be done with a flow of the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Outcome {
+    /// It goes on.
+    Keep,
+    /// Its backend is gone, and nobody there would miss it: UDP, or TCP that was not answered. The kernel is to end it.
+    End,
+}
+
+/// Which flows a look at all of the kernel's has found.
+#[derive(Debug, Default)]
+pub struct Census {
+    v4: HashSet<FlowId>,
+    v6: HashSet<FlowId>,
+}
+
+impl Engine {
+    /// Takes note of a flow that the kernel carries, whether it was decided here or while we were away; `census` is the look at all
+    /// flows that has found it, if that is why. Cost: a look-up.
+    pub fn observe(&mut self, now: u64, flow: &Carried, census: Option<&mut Census>) -> Outcome {
+        let tick = self.core.clock.advance(now);
+        match flow.original.0 {
+            SocketAddr::V4(_) => self.observe_one::<Ipv4Addr>(tick, flow, census.map(|own| &mut own.v4)),
+            SocketAddr::V6(_) => self.observe_one::<Ipv6Addr>(tick, flow, census.map(|own| &mut own.v6)),
+        }
+    }
+
+    /// Takes note that the kernel has ended a flow.
+    pub fn ended(&mut self, now: u64, flow: &Carried) {
+        self.core.clock.advance(now);
+        match flow.original.0 {
+            SocketAddr::V4(_) => self.ended_one::<Ipv4Addr>(flow),
+            SocketAddr::V6(_) => self.ended_one::<Ipv6Addr>(flow),
+        }
+    }
+
+    /// Ends the flows that were carried and that a complete look at the kernel's flows did not find; returns how many those were.
+    #[allow(clippy::needless_pass_by_value)]
+    pub fn end_unseen(&mut self, census: Census) -> usize {
+        self.end_unseen_of::<Ipv4Addr>(&census.v4) + self.end_unseen_of::<Ipv6Addr>(&census.v6)
+    }
+
+    /// Carried flows that were ended here and that the kernel is to end: protocol, client and frontend of each.
+    pub fn take_orphans(&mut self) -> Vec<(Protocol, SocketAddr, SocketAddr)> {
+        std::mem::take(&mut self.core.orphans)
+    }
+
+    fn observe_one<A: Family>(
+        &mut self,
+        now: Tick,
+        flow: &Carried,
+        census: Option<&mut HashSet<FlowId>>,
+    ) -> Outcome {
+        let (core, lane) = A::lane(self);
+        let (Some(original), Some(reply)) = (ends::<A>(flow.original), ends::<A>(flow.reply)) else {
+            return Outcome::Keep;
+        };
+        let known = match lane.flows.find(&Tuple { ends: original, protocol: flow.protocol }) {
+            Some((id, Direction::Original)) => {
+                let is_same = lane.flows.hot(id).ends(Direction::Reply).source() == flow.reply.0;
+                if !is_same {
+                    core.end_flow(lane, id);
+                }
+                is_same.then_some(id)
+            }
+            // Another flow's answers would come from where this one's client is.
+            Some((_, Direction::Reply)) => return Outcome::Keep,
+            None => None,
+        };
+        let Some(id) = known.or_else(|| core.adopt(lane, now, flow, original, reply)) else {
+            // Of no service port any more: its backend is gone with it.
+            let is_served = core.table.find(flow.protocol, flow.original.1).is_some();
+            return if is_served || !is_dispensable(flow) { Outcome::Keep } else { Outcome::End };
+        };
+        if core.ledger.backend(lane.flows.cold(id).backend).is_gone && is_dispensable(flow) {
+            core.end_flow(lane, id);
+            return Outcome::End;
+        }
+        core.update(lane, now, id, flow);
+        if let Some(seen) = census {
+            seen.insert(id);
+        }
+        Outcome::Keep
+    }
+
+    fn ended_one<A: Family>(&mut self, flow: &Carried) {
+        let (core, lane) = A::lane(self);
+        let Some(ends) = ends::<A>(flow.original) else { return };
+        let Some((id, Direction::Original)) = lane.flows.find(&Tuple { ends, protocol: flow.protocol })
+        else {
+            return;
+        };
+        let hot = lane.flows.hot(id);
+        // One that is not carried yet is the next connection between the same ends.
+        if hot.has(Hot::<A>::CARRIED) && hot.ends(Direction::Reply).source() == flow.reply.0 {
+            count(lane, id, flow);
+            core.end_flow(lane, id);
+        }
+    }
+
+    fn end_unseen_of<A: Family>(&mut self, seen: &HashSet<FlowId>) -> usize {
+        let (core, lane) = A::lane(self);
+        let unseen: Vec<FlowId> = lane
+            .flows
+            .iter()
+            .filter(|(id, hot, _)| hot.has(Hot::<A>::CARRIED) && !seen.contains(id))
+            .map(|(id, ..)| id)
+            .collect();
+        for &id in &unseen {
+            core.end_flow(lane, id);
+        }
+        unseen.len()
+    }
+}
+
+impl Core {
+    /// Enters a flow that the kernel has, of a service port that is served; `None` if it is of none, or there is no room.
+    fn adopt<A: Wire>(
+        &mut self,
+        lane: &mut Lane<A>,
+        now: Tick,
+        flow: &Carried,
+        original: Ends<A>,
+        reply: Ends<A>,
+    ) -> Option<FlowId> {
+        let (service, _) = self.table.find(flow.protocol, flow.original.1)?;
+        let protocol = flow.protocol;
+        if lane.flows.find(&Tuple { ends: reply, protocol }).is_some() {
+            return None;
+        }
+        let backend = self.ledger.backend_for(self.ledger.number(service), flow.reply.0);
+        // It counts with its backend before it is entered, so that a refusal is taken back in the same way as an end.
+        self.ledger.open_flow(backend);
+        let (l3, l4) = rewrite::deltas(protocol, &original, &reply.reply());
+        let hot = Hot {
+            ends: [original.into(), reply.into()],
+            deadline: now,
+            generation: self.generation,
+            l3,
+            l4,
+            protocol,
+            state: state::<A>(flow),
+            flags: if reply.dst == original.src { 0 } else { Hot::<A>::MASQUERADE },
+            packets: [0; 2],
+            bytes: [0; 2],
+        };
+        let Ok(id) = lane.flows.insert(hot, now, backend, Tracking::default()) else {
+            self.ledger.close_flow(backend, [0; 2], [0; 2]);
+            return None;
+        };
+        if self.config.max_flows_per_source.is_some() {
+            *lane.sources.entry(original.src).or_default() += 1;
+        }
+        lane.events.note(EventKind::New, &lane.flows, id);
+        Some(id)
+    }
+
+    /// Brings a flow up to date with what the kernel says of it.
+    fn update<A: Wire>(&mut self, lane: &mut Lane<A>, now: Tick, id: FlowId, flow: &Carried) {
+        if flow.is_assured {
+            lane.flows.assure(id);
+        }
+        count(lane, id, flow);
+        let left =
+            flow.timeout.map_or(self.config.timeouts.of(state::<A>(flow)), |seconds| ticks(seconds.into()));
+        let hot = lane.flows.hot_mut(id);
+        let is_changed = hot.state != state::<A>(flow);
+        hot.state = state::<A>(flow);
+        hot.flags |= Hot::<A>::CARRIED | if flow.is_replied { Hot::<A>::REPLIED } else { 0 };
+        hot.deadline = now.saturating_add(left);
+        // No table has this generation, so no packet of it takes the short way.
+        hot.generation = self.generation.wrapping_sub(1);
+        if is_changed {
+            lane.events.note(EventKind::Update, &lane.flows, id);
+        }
+    }
+
+    /// Whether a packet of this carried flow that came to us means that the kernel has forgotten the flow.
+    pub(crate) fn is_forgotten<A: Wire>(&self, lane: &Lane<A>, id: FlowId) -> bool {
+        let (hot, cold) = (lane.flows.hot(id), lane.flows.cold(id));
+        let age = self.clock.tick().saturating_sub(cold.created);
+        // Datagrams that were queued together with the first one may come a little behind it.
+        hot.has(Hot::<A>::CARRIED) && (hot.state.is_tcp() || age > ticks(QUEUED_TOGETHER))
+    }
+
+    /// Notes that a flow which is ended here is to be ended by the kernel as well, if it carries it.
+    pub(crate) fn orphan<A: Wire>(&mut self, lane: &Lane<A>, id: FlowId) {
+        let hot = lane.flows.hot(id);
+        if hot.has(Hot::<A>::CARRIED) {
+            let original = hot.ends(Direction::Original);
+            self.orphans.push((hot.protocol, original.source(), original.destination()));
+        }
+    }
+}
+
+/// Packets and bytes are the kernel's, where it counts them.
+fn count<A: Wire>(lane: &mut Lane<A>, id: FlowId, flow: &Carried) {
+    if let Some(counters) = flow.counters {
+        let (hot, cold) = lane.flows.both_mut(id);
+        for (side, (packets, bytes)) in counters.into_iter().enumerate() {
+            hot.packets[side] = packets as u32;
+            cold.tracking.sides[side].packets_high = u8::try_from(packets >> 32).unwrap_or(u8::MAX);
+            hot.bytes[side] = bytes;
+        }
+    }
+}
+
+/// Whether it may be ended when its backend is gone. TCP that was answered stays with its backend; deleting it would break graceful
+/// termination.
+fn is_dispensable(flow: &Carried) -> bool {
+    match flow.protocol {
+        Protocol::TCP => flow.state.is_some_and(|state| matches!(state, TCP_SYN_SENT | TCP_SYN_SENT2)),
+        Protocol::UDP => true,
+        _ => false,
+    }
+}
+
+fn state<A: Wire>(flow: &Carried) -> State {
+    const TCP: [State; 9] = [
+        State::TcpSynSent,
+        State::TcpSynRecv,
+        State::TcpEstablished,
+        State::TcpFinWait,
+        State::TcpCloseWait,
+        State::TcpLastAck,
+        State::TcpTimeWait,
+        State::TcpClose,
+        State::TcpSynSent2,
+    ];
+    const SCTP: [State; 7] = [
+        State::SctpClosed,
+        State::SctpCookieWait,
+        State::SctpCookieEchoed,
+        State::SctpEstablished,
+        State::SctpShutdownSent,
+        State::SctpShutdownRecd,
+        State::SctpShutdownAckSent,
+    ];
+    // Both count from 1.
+    let number = usize::from(flow.state.unwrap_or(1)).saturating_sub(1);
+    match flow.protocol {
+        // What ends a connection is all that is said of it then.
+        Protocol::TCP => TCP.get(number).copied().unwrap_or(State::TcpClose),
+        Protocol::SCTP => SCTP.get(number).copied().unwrap_or(State::SctpCookieWait),
+        Protocol::UDP if flow.is_assured => State::UdpStream,
+        Protocol::UDP => State::Udp,
+        Protocol::ICMP | Protocol::ICMPV6 if A::VERSION == 4 => State::Icmp,
+        Protocol::ICMP | Protocol::ICMPV6 => State::Icmpv6,
+        _ => State::Generic,
+    }
+}
+
+/// `None` for ends of the other family.
+fn ends<A: Wire>((src, dst): (SocketAddr, SocketAddr)) -> Option<Ends<A>> {
+    let (sport, dport) = (src.port(), dst.port());
+    Some(Ends { src: A::from_ip(src.ip())?, dst: A::from_ip(dst.ip())?, sport, dport })
+}
+
+const TCP_SYN_SENT: u8 = 1;
+const TCP_SYN_SENT2: u8 = 9;
+/// Seconds.
+const QUEUED_TOGETHER: f64 = 1.0;

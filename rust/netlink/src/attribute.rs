@@ -1,0 +1,132 @@
+//! Netlink messages and attributes (`linux/netlink.h`, `linux/netfilter/nfnetlink.h`): type, length, bytes, padding to four.
+
+/// Netlink header and netfilter's own behind it.
+pub(crate) const HEADER: usize = 20;
+
+const NETLINK_HEADER: usize = 16;
+const ALIGN: usize = 4;
+const ATTRIBUTE_HEADER: usize = 4;
+/// Without the flags for nesting and byte order.
+const TYPE_MASK: u16 = 0x3fff;
+const NESTED: u16 = 0x8000;
+const FLAG_REQUEST: u16 = 1;
+/// The kernel is to answer with an error code, 0 if there is none.
+pub(crate) const FLAG_ACK: u16 = 4;
+/// Kind of an answer that is an error code.
+pub(crate) const ERROR: u16 = 2;
+/// Kind of the last message of several.
+pub(crate) const DONE: u16 = 3;
+
+/// The headers of a message.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Head {
+    /// Netfilter's subsystem.
+    pub(crate) subsystem: u16,
+    /// The subsystem's kind of message.
+    pub(crate) kind: u8,
+    /// Beside the one that says that it is a request.
+    pub(crate) flags: u16,
+    /// `AF_INET`, `AF_INET6`, or 0 for any.
+    pub(crate) family: u8,
+    /// What the subsystem numbers, such as queues.
+    pub(crate) resource: u16,
+}
+
+/// The messages of a buffer, headers included, each with its kind. Ends at the first one that does not fit.
+pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let &[a, b, c, d, e, f] = bytes.first_chunk::<6>()?;
+        let length = u32::from_ne_bytes([a, b, c, d]) as usize;
+        let message = bytes.get(..length).filter(|message| message.len() >= NETLINK_HEADER)?;
+        bytes = bytes.get(length.next_multiple_of(ALIGN)..).unwrap_or_default();
+        Some((u16::from_ne_bytes([e, f]), message))
+    })
+}
+
+/// Type and bytes of each attribute. Ends at the first one that does not fit.
+pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let &[a, b, c, d] = bytes.first_chunk::<ATTRIBUTE_HEADER>()?;
+        let length = usize::from(u16::from_ne_bytes([a, b]));
+        let value = bytes.get(ATTRIBUTE_HEADER..length)?;
+        bytes = bytes.get(length.next_multiple_of(ALIGN)..).unwrap_or_default();
+        Some((u16::from_ne_bytes([c, d]) & TYPE_MASK, value))
+    })
+}
+
+/// Appends a message's headers; [`close`] fills in its length.
+pub(crate) fn open(bytes: &mut Vec<u8>, head: Head) -> usize {
+    let start = bytes.len();
+    bytes.extend_from_slice(&0u32.to_ne_bytes());
+    bytes.extend_from_slice(&(head.subsystem << 8 | u16::from(head.kind)).to_ne_bytes());
+    bytes.extend_from_slice(&(FLAG_REQUEST | head.flags).to_ne_bytes());
+    // No sequence number, and the kernel knows who we are.
+    bytes.extend_from_slice(&[0; 8]);
+    // Version 0.
+    bytes.extend_from_slice(&[head.family, 0]);
+    bytes.extend_from_slice(&head.resource.to_be_bytes());
+    start
+}
+
+/// Appends an attribute that holds others, which `fill` appends.
+pub(crate) fn put_nested(bytes: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut Vec<u8>)) {
+    let start = bytes.len();
+    put_header(bytes, kind | NESTED, 0);
+    fill(bytes);
+    let length = (bytes.len() - start) as u16;
+    bytes[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+}
+
+/// Appends an attribute, padded.
+pub(crate) fn put(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let padding = put_header(bytes, kind, value.len());
+    bytes.extend_from_slice(value);
+    // What stands elsewhere counts too, so it is not the length of `bytes` that is to be a multiple of four.
+    bytes.resize(bytes.len() + padding, 0);
+}
+
+/// Appends the header of an attribute whose value stands elsewhere, and returns by how many bytes that is to be padded.
+pub(crate) fn put_header(bytes: &mut Vec<u8>, kind: u16, length: usize) -> usize {
+    bytes.extend_from_slice(&((ATTRIBUTE_HEADER + length) as u16).to_ne_bytes());
+    bytes.extend_from_slice(&kind.to_ne_bytes());
+    length.next_multiple_of(ALIGN) - length
+}
+
+/// Fills in the length of the message that began at `start` and has `more` bytes elsewhere.
+pub(crate) fn close(bytes: &mut [u8], start: usize, more: usize) {
+    let length = (bytes.len() - start + more) as u32;
+    bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_is_put_is_found() {
+        let mut bytes = Vec::new();
+        let start = open(&mut bytes, Head { kind: 1, resource: 0x1234, ..Head::default() });
+        put(&mut bytes, 3, &[1, 2, 3, 4]);
+        put(&mut bytes, 10, b"odd");
+        put_nested(&mut bytes, 11, |bytes| put(bytes, 1, &[7]));
+        close(&mut bytes, start, 0);
+        assert_eq!(bytes.len(), u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize);
+        assert_eq!(&bytes[18..20], &[0x12, 0x34]);
+        let found: Vec<_> = attributes(&bytes[HEADER..]).collect();
+        assert_eq!(found, [(3, &[1u8, 2, 3, 4][..]), (10, b"odd"), (11, &[5, 0, 1, 0, 7, 0, 0, 0])]);
+        assert_eq!(attributes(found[2].1).collect::<Vec<_>>(), [(1, &[7u8][..])]);
+        assert_eq!(
+            messages(&bytes).map(|(kind, own)| (kind, own.len())).collect::<Vec<_>>(),
+            [(1, bytes.len())]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_end(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(attributes(&bytes).count() <= bytes.len() / 4);
+            prop_assert!(messages(&bytes).count() <= bytes.len() / NETLINK_HEADER);
+        }
+    }
+}

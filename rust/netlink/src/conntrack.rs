@@ -1,0 +1,387 @@
+//! Flows of the kernel's connection tracking (`linux/netfilter/nfnetlink_conntrack.h`): those that are there, what happens to
+//! them, and how to end one.
+
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use crate::attribute::{
+    DONE, ERROR, FLAG_ACK, HEADER, Head, attributes, close, messages, open, put, put_nested,
+};
+use crate::socket::Socket;
+
+/// Source and destination of one direction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ends {
+    /// Who sends.
+    pub src: SocketAddr,
+    /// To whom.
+    pub dst: SocketAddr,
+}
+
+/// A flow as the kernel has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// Protocol number.
+    pub protocol: u8,
+    /// As the first packet came, before any translation.
+    pub original: Ends,
+    /// As answers come.
+    pub reply: Ends,
+    /// The connmark.
+    pub mark: u32,
+    /// An answer was seen.
+    pub is_replied: bool,
+    /// Both sides have confirmed it.
+    pub is_assured: bool,
+    /// TCP's or SCTP's state, in the kernel's numbers.
+    pub state: Option<u8>,
+    /// Seconds until it ends without further packets.
+    pub timeout: Option<u32>,
+    /// Packets and bytes by direction, where the kernel counts them (`nf_conntrack_acct`).
+    pub counters: Option<[(u64, u64); 2]>,
+}
+
+/// What has happened to a flow.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// Its first packet went through.
+    New(Entry),
+    /// It is over.
+    Ended(Entry),
+}
+
+/// The kernel's connection tracking in the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub struct Conntrack {
+    events: Socket,
+    requests: Socket,
+    buffers: Vec<Vec<u8>>,
+    lengths: Vec<usize>,
+}
+
+impl Conntrack {
+    /// Listens from now on for flows that begin and end; at most `socket_buffer` bytes of what happens wait for us.
+    ///
+    /// # Errors
+    /// The system's: no privilege, or no such kernel module.
+    pub fn open(socket_buffer: i32) -> io::Result<Self> {
+        let (events, requests) = (Socket::open()?, Socket::open()?);
+        events
+            .set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, socket_buffer)
+            .or_else(|_| events.set(libc::SOL_SOCKET, libc::SO_RCVBUF, socket_buffer))?;
+        for group in [GROUP_NEW, GROUP_DESTROY] {
+            events.set(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)?;
+        }
+        Ok(Self { events, requests, buffers: vec![vec![0; BUFFER]; BUFFERS], lengths: Vec::new() })
+    }
+
+    /// Adds what has happened to `changes`, after waiting for it, at most `timeout`. Returns whether nothing was lost on the way.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn receive(&mut self, timeout: Duration, changes: &mut Vec<Change>) -> io::Result<bool> {
+        self.events.wait(timeout)?;
+        let count = match self.events.receive(&mut self.buffers, &mut self.lengths) {
+            Ok(count) => count,
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Ok(false),
+            Err(error) if is_temporary(&error) => 0,
+            Err(error) => return Err(error),
+        };
+        for (buffer, &length) in self.buffers.iter().zip(&self.lengths).take(count) {
+            for (kind, message) in messages(buffer.get(..length).unwrap_or_default()) {
+                let change = match kind {
+                    NEW => Entry::parse(message).map(Change::New),
+                    DELETED => Entry::parse(message).map(Change::Ended),
+                    _ => None,
+                };
+                changes.extend(change);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Shows all flows whose connmark has the bit `mark` to `each`, some at a time. Returns whether those were all: the kernel may
+    /// have rebuilt its table meanwhile.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn dump(&mut self, mark: u32, mut each: impl FnMut(&[Entry])) -> io::Result<bool> {
+        let mut request = Vec::new();
+        let start =
+            open(&mut request, Head { subsystem: SUBSYSTEM, kind: GET, flags: FLAG_DUMP, ..Head::default() });
+        put(&mut request, CTA_MARK, &mark.to_be_bytes());
+        put(&mut request, CTA_MARK_MASK, &mark.to_be_bytes());
+        close(&mut request, start, 0);
+        self.requests.send(&[IoSlice::new(&request)])?;
+        let (mut is_whole, mut entries) = (true, Vec::new());
+        loop {
+            self.requests.wait(ANSWER)?;
+            let count = self.requests.receive(&mut self.buffers, &mut self.lengths)?;
+            for (buffer, &length) in self.buffers.iter().zip(&self.lengths).take(count) {
+                for (kind, message) in messages(buffer.get(..length).unwrap_or_default()) {
+                    is_whole &= flags(message) & FLAG_INTERRUPTED == 0;
+                    match kind {
+                        DONE => {
+                            each(&entries);
+                            return Ok(is_whole);
+                        }
+                        ERROR => error(message)?,
+                        _ => entries.extend(Entry::parse(message).filter(|entry| entry.mark & mark != 0)),
+                    }
+                }
+                if entries.len() >= CHUNK {
+                    each(&entries);
+                    entries.clear();
+                }
+            }
+        }
+    }
+
+    /// Ends the flow with these original ends; whether there was one.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn end(&mut self, protocol: u8, original: Ends) -> io::Result<bool> {
+        let family = if original.src.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+        let mut request = Vec::new();
+        let head =
+            Head { subsystem: SUBSYSTEM, kind: DELETE, flags: FLAG_ACK, family: family as u8, resource: 0 };
+        let start = open(&mut request, head);
+        put_tuple(&mut request, protocol, original);
+        close(&mut request, start, 0);
+        self.requests.send(&[IoSlice::new(&request)])?;
+        self.requests.wait(ANSWER)?;
+        let count = self.requests.receive(&mut self.buffers, &mut self.lengths)?;
+        for (buffer, &length) in self.buffers.iter().zip(&self.lengths).take(count) {
+            for (kind, message) in messages(buffer.get(..length).unwrap_or_default()) {
+                if kind == ERROR {
+                    return match error(message) {
+                        Err(gone) if gone.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+                        other => other.map(|()| true),
+                    };
+                }
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Entry {
+    /// Reads a message; `None` for one that is not about a flow with addresses.
+    #[must_use]
+    pub fn parse(message: &[u8]) -> Option<Self> {
+        let (mut original, mut reply) = (None, None);
+        let (mut mark, mut status, mut state, mut timeout) = (0, 0, None, None);
+        let mut counters = [None, None];
+        for (kind, value) in attributes(message.get(HEADER..)?) {
+            match kind {
+                CTA_TUPLE_ORIG => original = tuple(value),
+                CTA_TUPLE_REPLY => reply = tuple(value),
+                CTA_STATUS => status = number(value)?,
+                CTA_MARK => mark = number(value)?,
+                CTA_TIMEOUT => timeout = number(value),
+                CTA_PROTOINFO => {
+                    let (_, nested) = attributes(value).next()?;
+                    state = find(nested, CTA_STATE).and_then(|value| value.first().copied());
+                }
+                CTA_COUNTERS_ORIG => counters[0] = counted(value),
+                CTA_COUNTERS_REPLY => counters[1] = counted(value),
+                _ => {}
+            }
+        }
+        let ((protocol, original), (_, reply)) = (original?, reply?);
+        Some(Self {
+            protocol,
+            original,
+            reply,
+            mark,
+            is_replied: status & SEEN_REPLY != 0,
+            is_assured: status & ASSURED != 0,
+            state,
+            timeout,
+            counters: counters[0].zip(counters[1]).map(|(there, back)| [there, back]),
+        })
+    }
+}
+
+/// Protocol and ends of a nested tuple; ports are 0 where the protocol has none.
+fn tuple(value: &[u8]) -> Option<(u8, Ends)> {
+    let (ip, layer4) = (find(value, CTA_TUPLE_IP)?, find(value, CTA_TUPLE_PROTO)?);
+    let address = |v4, v6| -> Option<IpAddr> {
+        if let Some(value) = find(ip, v4) {
+            return Some(Ipv4Addr::from(*value.first_chunk::<4>()?).into());
+        }
+        Some(Ipv6Addr::from(*find(ip, v6)?.first_chunk::<16>()?).into())
+    };
+    let port =
+        |kind| find(layer4, kind).and_then(<[u8]>::first_chunk).map_or(0, |&port| u16::from_be_bytes(port));
+    let src = SocketAddr::new(address(CTA_IP_V4_SRC, CTA_IP_V6_SRC)?, port(CTA_PROTO_SRC_PORT));
+    let dst = SocketAddr::new(address(CTA_IP_V4_DST, CTA_IP_V6_DST)?, port(CTA_PROTO_DST_PORT));
+    Some((*find(layer4, CTA_PROTO_NUM)?.first()?, Ends { src, dst }))
+}
+
+fn put_tuple(bytes: &mut Vec<u8>, protocol: u8, ends: Ends) {
+    put_nested(bytes, CTA_TUPLE_ORIG, |bytes| {
+        put_nested(bytes, CTA_TUPLE_IP, |bytes| {
+            for (address, v4, v6) in
+                [(ends.src.ip(), CTA_IP_V4_SRC, CTA_IP_V6_SRC), (ends.dst.ip(), CTA_IP_V4_DST, CTA_IP_V6_DST)]
+            {
+                match address {
+                    IpAddr::V4(address) => put(bytes, v4, &address.octets()),
+                    IpAddr::V6(address) => put(bytes, v6, &address.octets()),
+                }
+            }
+        });
+        put_nested(bytes, CTA_TUPLE_PROTO, |bytes| {
+            put(bytes, CTA_PROTO_NUM, &[protocol]);
+            put(bytes, CTA_PROTO_SRC_PORT, &ends.src.port().to_be_bytes());
+            put(bytes, CTA_PROTO_DST_PORT, &ends.dst.port().to_be_bytes());
+        });
+    });
+}
+
+fn counted(value: &[u8]) -> Option<(u64, u64)> {
+    let read = |kind| find(value, kind)?.first_chunk().map(|&bytes| u64::from_be_bytes(bytes));
+    Some((read(CTA_COUNTERS_PACKETS)?, read(CTA_COUNTERS_BYTES)?))
+}
+
+fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(bytes).find(|&(known, _)| known == kind).map(|(_, value)| value)
+}
+
+fn number(value: &[u8]) -> Option<u32> {
+    value.first_chunk().map(|&bytes| u32::from_be_bytes(bytes))
+}
+
+fn flags(message: &[u8]) -> u16 {
+    message.get(6..8).and_then(<[u8]>::first_chunk).map_or(0, |&bytes| u16::from_ne_bytes(bytes))
+}
+
+/// The error code of an answer.
+fn error(message: &[u8]) -> io::Result<()> {
+    let code =
+        message.get(16..20).and_then(<[u8]>::first_chunk).map_or(0, |&bytes| i32::from_ne_bytes(bytes));
+    if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) }
+}
+
+fn is_temporary(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+/// How long an answer of the kernel may take.
+const ANSWER: Duration = Duration::from_secs(5);
+/// The kernel fills no more of one at a time.
+const BUFFER: usize = 32 << 10;
+const BUFFERS: usize = 16;
+/// Flows that are shown at a time, about.
+const CHUNK: usize = 256;
+const SUBSYSTEM: u16 = 1;
+const GET: u8 = 1;
+const DELETE: u8 = 2;
+const NEW: u16 = SUBSYSTEM << 8;
+const DELETED: u16 = SUBSYSTEM << 8 | 2;
+const FLAG_DUMP: u16 = 0x300;
+const FLAG_INTERRUPTED: u16 = 0x10;
+const GROUP_NEW: i32 = 1;
+const GROUP_DESTROY: i32 = 3;
+const SEEN_REPLY: u32 = 1 << 1;
+const ASSURED: u32 = 1 << 2;
+const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_STATUS: u16 = 3;
+const CTA_PROTOINFO: u16 = 4;
+const CTA_TIMEOUT: u16 = 7;
+const CTA_MARK: u16 = 8;
+const CTA_COUNTERS_ORIG: u16 = 9;
+const CTA_COUNTERS_REPLY: u16 = 10;
+const CTA_MARK_MASK: u16 = 21;
+const CTA_TUPLE_IP: u16 = 1;
+const CTA_TUPLE_PROTO: u16 = 2;
+const CTA_IP_V4_SRC: u16 = 1;
+const CTA_IP_V4_DST: u16 = 2;
+const CTA_IP_V6_SRC: u16 = 3;
+const CTA_IP_V6_DST: u16 = 4;
+const CTA_PROTO_NUM: u16 = 1;
+const CTA_PROTO_SRC_PORT: u16 = 2;
+const CTA_PROTO_DST_PORT: u16 = 3;
+/// The same number for TCP and SCTP.
+const CTA_STATE: u16 = 1;
+const CTA_COUNTERS_PACKETS: u16 = 1;
+const CTA_COUNTERS_BYTES: u16 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ends(src: &str, dst: &str) -> Ends {
+        Ends { src: src.parse().expect("an address"), dst: dst.parse().expect("an address") }
+    }
+
+    fn message(fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let start = open(&mut bytes, Head { subsystem: SUBSYSTEM, ..Head::default() });
+        fill(&mut bytes);
+        close(&mut bytes, start, 0);
+        bytes
+    }
+
+    /// A tuple in the place of the reply's.
+    fn put_reply(bytes: &mut Vec<u8>, protocol: u8, reply: Ends) {
+        let start = bytes.len();
+        put_tuple(bytes, protocol, reply);
+        bytes[start + 2] = CTA_TUPLE_REPLY as u8;
+    }
+
+    #[test]
+    fn everything_that_is_said_is_known() {
+        let original = ends("[fd00::1]:1000", "[fd00:30::ff]:80");
+        let reply = ends("[fd00:17::3]:9876", "[fd00::1]:1000");
+        let bytes = message(|bytes| {
+            put_tuple(bytes, 6, original);
+            put_reply(bytes, 6, reply);
+            put(bytes, CTA_STATUS, &0b1110u32.to_be_bytes());
+            put(bytes, CTA_MARK, &0x1000u32.to_be_bytes());
+            put(bytes, CTA_TIMEOUT, &300u32.to_be_bytes());
+            put_nested(bytes, CTA_PROTOINFO, |bytes| {
+                put_nested(bytes, 1, |bytes| put(bytes, CTA_STATE, &[3]));
+            });
+            for (kind, packets) in [(CTA_COUNTERS_ORIG, 7u64), (CTA_COUNTERS_REPLY, 8)] {
+                put_nested(bytes, kind, |bytes| {
+                    put(bytes, CTA_COUNTERS_PACKETS, &packets.to_be_bytes());
+                    put(bytes, CTA_COUNTERS_BYTES, &(packets * 100).to_be_bytes());
+                });
+            }
+        });
+        assert_eq!(
+            Entry::parse(&bytes),
+            Some(Entry {
+                protocol: 6,
+                original,
+                reply,
+                mark: 0x1000,
+                is_replied: true,
+                is_assured: true,
+                state: Some(3),
+                timeout: Some(300),
+                counters: Some([(7, 700), (8, 800)]),
+            })
+        );
+    }
+
+    #[test]
+    fn what_is_no_flow_is_none() {
+        assert_eq!(Entry::parse(&[]), None);
+        assert_eq!(Entry::parse(&message(|_| {})), None, "no tuple");
+        let only = message(|bytes| put_tuple(bytes, 17, ends("10.0.0.1:1", "10.0.0.2:2")));
+        assert_eq!(Entry::parse(&only), None, "one tuple");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Entry::parse(&bytes);
+        }
+    }
+}
