@@ -15,11 +15,12 @@ import kbe_nat
 from kbe_nat.datapath.native import NativeQueue, QueueCounters
 from kbe_nat.datapath.netfilterqueue import NetfilterQueue
 from kbe_nat.datapath.thread import LoopThread
+from kbe_nat.datapath.ways import Diversion, EveryPacket, FirstPacket
 from kbe_nat.model import IPV4, IPV6
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace, inside
 from kbe_nat.policy import Listener, Options, Plan, PortPolicy, Target
-from kbe_nat.rules import installed, rule_sets
+from kbe_nat.rules import Way
 from kbe_nat.rules.execution import Commands
 from kbe_nat.rules.iptables import Iptables
 from kbe_nat.tables import Tables
@@ -28,6 +29,7 @@ VIPS = {IPV4: "172.30.228.255", IPV6: "fd00:30::ff"}
 PODS = {IPV4: ("172.17.0.3", "172.17.0.4"), IPV6: ("fd00:17::3", "fd00:17::4")}
 Driver = type[NativeQueue] | type[NetfilterQueue]
 DRIVERS = pytest.mark.parametrize("driver", [NativeQueue, NetfilterQueue], ids=["native", "netfilterqueue"])
+WAYS = pytest.mark.parametrize("way", list(Way), ids=str)
 FAMILIES = pytest.mark.parametrize("family", [IPV4, IPV6], ids=["ipv4", "ipv6"])
 
 
@@ -53,16 +55,72 @@ def plan_of(pods: int = 2) -> Plan:
 
 
 @dataclass
-class Stage:
-    """A cluster of both families with one of the drivers."""
+class Serving:
+    """An engine, its datapath and its loops in a namespace."""
 
-    cluster: Cluster
     engine: kbe_nat.Engine
-    queues: tuple[int, int] = (7, 7)
+    datapath: EveryPacket | FirstPacket
     loops: list[LoopThread] = field(default_factory=list)
 
     def serve(self, plan: Plan) -> None:
+        self.datapath.prepare(plan)
         self.engine.replace_services(*Tables().native(plan))
+        self.datapath.update(plan)
+
+
+@contextmanager
+def serving(
+    node: Namespace,
+    engine: kbe_nat.Engine,
+    plan: Plan,
+    way: Way,
+    queues: tuple[int, int] = (7, 7),
+    driver: Driver = NativeQueue,
+) -> Iterator[Serving]:
+    """Serves a plan on a node."""
+    runner = Commands(node.prefix)
+    diversion = Diversion(Iptables(runner), queues)
+    datapath = EveryPacket(diversion) if way is Way.EVERY_PACKET else FirstPacket(diversion, runner)
+    made = Serving(engine, datapath)
+    with ExitStack() as stack:
+        for number in range(queues[0], queues[1] + 1):
+            opened: Callable[[], NativeQueue | NetfilterQueue] = partial(
+                driver, number, numbers=datapath.numbers
+            )
+            queue = inside(node.path, opened)
+            stack.enter_context(queue)
+            made.loops.append(stack.enter_context(LoopThread(engine, queue)))
+        follower = datapath.following(engine)
+        inside(node.path, follower.__enter__)
+        stack.push(follower)
+        datapath.prepare(plan)
+        engine.replace_services(*Tables().native(plan))
+        stack.callback(datapath.remove)
+        datapath.install(plan)
+        yield made
+
+
+@dataclass
+class Stage:
+    """A cluster of both families, served in one of the ways."""
+
+    cluster: Cluster
+    engine: kbe_nat.Engine
+    serving: Serving
+
+    @property
+    def loops(self) -> list[LoopThread]:
+        return self.serving.loops
+
+    def serve(self, plan: Plan) -> None:
+        self.serving.serve(plan)
+        # By now the kernel has ended what it carries to backends that are gone.
+        self.serving.datapath.refresh()
+
+    def flows(self) -> list[kbe_nat.Flow]:
+        """As they are now."""
+        self.serving.datapath.refresh()
+        return list(self.engine.flows())
 
     def client(
         self, kind: int, family: int, to: tuple[str, int] | None = None, where: Namespace | None = None
@@ -80,6 +138,7 @@ class Stage:
 @contextmanager
 def stage(
     cluster: Cluster,
+    way: Way = Way.EVERY_PACKET,
     queues: tuple[int, int] = (7, 7),
     plan: Plan | None = None,
     driver: Driver = NativeQueue,
@@ -87,16 +146,9 @@ def stage(
     """Serves a plan, `plan_of()` unless given; at its end no receiver has seen a wrong checksum."""
     plan = plan or plan_of()
     add_ipv6(cluster)
-    made = Stage(cluster, kbe_nat.Engine(seed=1), queues)
-    made.serve(plan)
-    with ExitStack() as stack:
-        for number in range(queues[0], queues[1] + 1):
-            opened: Callable[[], NativeQueue | NetfilterQueue] = partial(driver, number)
-            queue = inside(cluster.node.path, opened)
-            stack.enter_context(queue)
-            made.loops.append(stack.enter_context(LoopThread(made.engine, queue)))
-        rules = rule_sets(plan, queues)
-        stack.enter_context(installed(Iptables(Commands(cluster.node.prefix)), rules))
+    engine = kbe_nat.Engine(seed=1)
+    with serving(cluster.node, engine, plan, way, queues, driver) as own:
+        made = Stage(cluster, engine, own)
         errors = checksum_errors(cluster)
         yield made
         assert checksum_errors(cluster) == errors, "no receiver has seen a wrong checksum"
@@ -109,6 +161,8 @@ def add_ipv6(cluster: Cluster) -> None:
     with suppress(FileNotFoundError):
         node.write("/proc/sys/net/bridge/bridge-nf-call-ip6tables", "0")
     node.write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
+    # Bytes of what the kernel carries.
+    node.write("/proc/sys/net/netfilter/nf_conntrack_acct", "1")
     node.call("ip", "address", "add", "fd00:2::15/64", "dev", "eth0", "nodad")
     node.call("ip", "address", "add", "fd00:17::1/64", "dev", "docker0", "nodad")
     client.call("ip", "address", "add", "fd00:2::100/64", "dev", "eth0", "nodad")

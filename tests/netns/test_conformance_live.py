@@ -17,22 +17,17 @@ import pytest
 import traffic
 from conformance_cases import CASES, Case
 from scapy.layers.sctp import crc32c
-from stage import connect
+from stage import WAYS, connect, serving
 
 import kbe_nat
 from kbe_nat.cli.node import NodeFlags
-from kbe_nat.datapath.native import NativeQueue
-from kbe_nat.datapath.thread import LoopThread
 from kbe_nat.model import Strategy
 from kbe_nat.planning import plan
 from kbe_nat.playground.namespaces import Namespace, inside
 from kbe_nat.policy import Plan
-from kbe_nat.rules import installed, rule_sets
-from kbe_nat.rules.execution import Commands
-from kbe_nat.rules.iptables import Iptables
+from kbe_nat.rules import Way
 from kbe_nat.sources.address import split_address
 from kbe_nat.sources.manifests import read_manifests
-from kbe_nat.tables import Tables
 
 CHOSEN = (
     "cluster-ip-general",
@@ -152,7 +147,7 @@ def wire(device: str) -> socket.socket:
 
 
 @contextmanager
-def serving(case: Case, mode: str, scratch: Path) -> Iterator[tuple[Node, Plan]]:
+def served_case(case: Case, mode: str, way: Way, scratch: Path) -> Iterator[tuple[Node, Plan]]:
     """The case's objects, served by a node of its own."""
     case.flags(mode, scratch)
     snapshot = read_manifests([case.objects]).snapshot
@@ -163,16 +158,12 @@ def serving(case: Case, mode: str, scratch: Path) -> Iterator[tuple[Node, Plan]]
     )
     devices = {flow.get("iif", "eth0") for flow in case.about["flows"]}
     first = plan(snapshot, flags.options(snapshot, Strategy.ROUND_ROBIN))
-    with node_for(first, devices) as node, ExitStack() as stack:
+    with node_for(first, devices) as node:
         # Only now do its devices have numbers.
         options = inside(node.name.path, lambda: flags.options(snapshot, Strategy.ROUND_ROBIN))
         made = plan(snapshot, options)
-        engine = kbe_nat.Engine(seed=1)
-        engine.replace_services(*Tables().native(made))
-        queue = stack.enter_context(inside(node.name.path, lambda: NativeQueue(7)))
-        stack.enter_context(LoopThread(engine, queue))
-        stack.enter_context(installed(Iptables(Commands(node.name.prefix)), rule_sets(made, (7, 7))))
-        yield node, made
+        with serving(node.name, kbe_nat.Engine(seed=1), made, way):
+            yield node, made
 
 
 def opening(flow: dict[str, Any], sport: int) -> bytes:
@@ -244,10 +235,11 @@ def is_visible(flow: dict[str, Any], made: Plan) -> bool:
     return not (stays or is_loopback or is_vague)
 
 
+@WAYS
 @pytest.mark.parametrize("mode", ["iptables", "nftables"])
 @pytest.mark.parametrize("case", [case for case in CASES if str(case) in CHOSEN], ids=str)
-def test_the_same_outcome(case: Case, mode: str, tmp_path: Path) -> None:
-    with serving(case, mode, tmp_path) as (node, made):
+def test_the_same_outcome(case: Case, mode: str, way: Way, tmp_path: Path) -> None:
+    with served_case(case, mode, way, tmp_path) as (node, made):
         flows = [flow for flow in case.about["flows"] if is_visible(flow, made)]
         assert flows
         wanted = case.expected(mode)
@@ -257,10 +249,11 @@ def test_the_same_outcome(case: Case, mode: str, tmp_path: Path) -> None:
         assert told == {name: wanted[name] for name in told}
 
 
+@WAYS
 @pytest.mark.parametrize("mode", ["iptables", "nftables"])
-def test_refusals_are_heard_at_once_and_drops_never(mode: str, tmp_path: Path) -> None:
+def test_refusals_are_heard_at_once_and_drops_never(mode: str, way: Way, tmp_path: Path) -> None:
     case = next(case for case in CASES if str(case) == "overall")
-    with serving(case, mode, tmp_path) as (node, _):
+    with served_case(case, mode, way, tmp_path) as (node, _):
 
         def tried(address: str, port: int) -> float:
             with inside(node.name.path, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as own:

@@ -114,30 +114,42 @@ class Translations:
     def _chains(self, ip: str) -> Iterator[str]:
         marks = self._marks
         flow, refused, index = f"{marks.flow:#x}", f"{marks.refused:#x}", f"{marks.index:#x}"
+        is_decided = f"meta mark & {flow} != 0"
+        is_undecided = f"meta mark & {marks.flow | marks.refused:#x} == 0"
         ours = f"ct mark set ct mark | {flow}"
         ported = "meta l4proto { tcp, udp, sctp }"
         frontend = f"{ip} daddr . meta l4proto . th dport"
-        undecided = f"{ported} meta mark & {marks.flow | marks.refused:#x} == 0 {frontend}"
-        yield "  chain by-itself {"
-        yield f"    {ours}"
-        yield f"    {ported} dnat {ip} to {frontend} map @standby"
-        yield "  }"
-        for hook, priority in (("prerouting", -100), ("output", -100)):
-            yield f"  chain {hook} {{"
-            yield f"    type nat hook {hook} priority {priority}; policy accept;"
-            decided = f"meta mark & {flow} != 0 meta mark & {index} != 0"
-            yield f"    {ported} {decided} {ours} dnat {ip} to meta mark & {index} map @backends"
-            masqueraded = f"meta mark set meta mark | {marks.masquerade:#x}"
-            yield f"    {undecided} @masqueraded {masqueraded} goto by-itself"
-            yield f"    {undecided} @preserved goto by-itself"
-            yield f"    {undecided} @unserved meta mark set meta mark | {refused}"
-            yield "  }"
+        masquerade = f"meta mark set meta mark | {marks.masquerade:#x}"
+        without = "meta mark set meta mark & {:#x}"
+        decision = (marks.flow | marks.index) ^ 0xFFFFFFFF
+        chains = {
+            "decided": (
+                f"{ported} {is_decided} meta mark & {index} != 0 {ours}"
+                f" dnat {ip} to meta mark & {index} map @backends",
+                # Nobody's: it goes on as it is.
+                f"{is_decided} {without.format(decision)} accept",
+            ),
+            "by-itself": (ours, f"{ported} dnat {ip} to {frontend} map @standby"),
+            "masqueraded": ("jump decided", f"{is_undecided} {masquerade} goto by-itself"),
+            "preserved": ("jump decided", f"{is_undecided} goto by-itself"),
+            "unserved": ("jump decided", f"{is_undecided} meta mark set meta mark | {refused}"),
+        }
+        for hook in ("prerouting", "output"):
+            chains[hook] = (
+                f"type nat hook {hook} priority -100; policy accept;",
+                *(
+                    f"{ported} {frontend} @{name} goto {name}"
+                    for name in ("masqueraded", "preserved", "unserved")
+                ),
+            )
             # Others use these bits too, behind here.
-            yield f"  chain {hook}-cleared {{"
-            yield f"    type filter hook {hook} priority {priority + 1}; policy accept;"
-            decision = marks.flow | marks.index
-            keep = f"{~decision & 0xFFFFFFFF:#x}"
-            yield f"    meta mark & {flow} != 0 meta mark set meta mark & {keep}"
+            chains[f"{hook}-behind"] = (
+                f"type filter hook {hook} priority -99; policy accept;",
+                f"ct state new ct mark & {flow} != 0 {is_decided} {without.format(decision)}",
+            )
+        for name, lines in chains.items():
+            yield f"  chain {name} {{"
+            yield from (f"    {line}" for line in lines)
             yield "  }"
 
 
