@@ -122,7 +122,7 @@ class Translations:
         masquerade = f"meta mark set meta mark | {marks.masquerade:#x}"
         without = "meta mark set meta mark & {:#x}"
         decision = (marks.flow | marks.index) ^ 0xFFFFFFFF
-        chains = {
+        chains: dict[str, tuple[str, ...]] = {
             "decided": (
                 f"{ported} {is_decided} meta mark & {index} != 0 {ours}"
                 f" dnat {ip} to meta mark & {index} map @backends",
