@@ -27,6 +27,7 @@ __all__ = [
     "Frontend",
     "KernelQueue",
     "Loop",
+    "NftTables",
     "NodeView",
     "PanicException",
     "ServicePort",
@@ -165,6 +166,41 @@ class FlowWatch:
     @property
     def turns(self) -> int:
         """How often it went round: more often from one moment to the next, unless it hangs."""
+
+@final
+class NftTables:
+    """Tables of nf_tables in the network namespace of the thread that makes this object. Families are the
+    kernel's numbers (`AF_INET`, `AF_INET6`). All methods raise `RulesError`.
+    """
+
+    def __new__(cls) -> NftTables: ...
+    def generation(self) -> int:
+        """Grows by one with each transaction, whoever makes it."""
+
+    def names(self, family: int) -> list[tuple[str, bool]]:
+        """All tables of a family, and whether each is dormant."""
+
+    def rules(self, family: int, table: str) -> dict[str, int]:
+        """The chains that have rules, each with a number that changes with its rules; nothing for a table that
+        is not there.
+        """
+
+    def count(self, family: int, table: str, set: str) -> int | None:
+        """How many elements a set or map has; None when it is not there."""
+
+    def commit(
+        self,
+        *,
+        removed: Sequence[tuple[tuple[int, str], str, int, int, bytes]] = ...,
+        added: Sequence[tuple[tuple[int, str], str, int, int, bytes]] = ...,
+        deleted: Sequence[tuple[int, str]] = ...,
+        activated: Sequence[tuple[int, str]] = ...,
+    ) -> None:
+        """One transaction, whole or not at all: elements that leave a set or map, those that come, tables that
+        go, and dormant tables that wake up. Elements are given as (family, table), set, lengths of a key and of
+        a value, and all keys with their values, as the kernel lays them out. Raises `ArgumentError` for lengths
+        that do not fit.
+        """
 
 @final
 class Backend:

@@ -96,6 +96,11 @@ class Controller:
             self._is_installed = False
             self.datapath.remove()
 
+    def render(self) -> str:
+        """What is put into the kernel, as the input of each command."""
+        with self._lock:
+            return self.datapath.render(self.plan)
+
     def repair(self) -> tuple[str, ...]:
         """Try again what the kernel has refused, put back rules that somebody has removed, and say which."""
         with self._lock:
@@ -200,18 +205,20 @@ class Controller:
 
     def _adjusted(self, port: PortPolicy) -> PortPolicy:
         """What operators have said at run time."""
-        strategy = self._strategies.get(port.name, port.strategy)
-        if strategy is port.strategy and not self.drains:
+        strategy = self._strategies.get(port.name, port.strategy) if self._strategies else port.strategy
+        if strategy is port.strategy and not (
+            self.drains and any(map(self._is_drained, (*port.cluster, *port.local)))
+        ):
             return port
         return replace(
             port, strategy=strategy, cluster=self._weighed(port.cluster), local=self._weighed(port.local)
         )
 
+    def _is_drained(self, target: Target) -> bool:
+        return any(drain.covers(target) for drain in self.drains.values())
+
     def _weighed(self, targets: tuple[Target, ...]) -> tuple[Target, ...]:
-        drains = self.drains.values()
-        return tuple(
-            replace(own, weight=0) if any(drain.covers(own) for drain in drains) else own for own in targets
-        )
+        return tuple(replace(own, weight=0) if self._is_drained(own) else own for own in targets)
 
 
 def _tcp_backends(ports: tuple[PortPolicy, ...]) -> set[tuple[str, Target]]:

@@ -1,7 +1,10 @@
 """From a `Plan` to the native objects that the engine takes. Nothing is decided here."""
 
+from functools import partial
+
 from kbe_nat import _native
 from kbe_nat.policy import LOAD_BALANCER, Mode, Plan, PortPolicy, Target, unallocated, unknown_port
+from kbe_nat.remembered import Remembered
 
 
 class Tables:
@@ -10,21 +13,18 @@ class Tables:
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str, int], tuple[PortPolicy, _native.ServicePort]] = {}
+        self._ports = {
+            mode: Remembered(partial(_native_port, is_nftables=mode is Mode.NFTABLES)) for mode in Mode
+        }
 
     def native(self, plan: Plan) -> tuple[list[_native.ServicePort], _native.NodeView]:
         """The arguments of `Engine.replace_services`. Cost: a comparison per service port, and the building
         of those that changed.
         """
         options = plan.options
-        is_nftables = options.mode is Mode.NFTABLES
-        known = {}
-        for policy in plan.ports:
-            key = (policy.name, policy.protocol, policy.family)
-            before = self._known.get(key)
-            is_known = before and (before[0] is policy or before[0] == policy)
-            known[key] = before if before and is_known else (policy, _native_port(policy, is_nftables))
-        self._known = known
+        ports = self._ports[options.mode]
+        findings = ports.findings(plan.ports)
+        ports.keep(findings)
         view = _native.NodeView(
             addresses=plan.addresses,
             node_port_addresses=plan.node_port_addresses,
@@ -36,10 +36,10 @@ class Tables:
             unallocated=unallocated(plan),
             mode=options.mode,
         )
-        return [port for _, port in known.values()], view
+        return findings.all, view
 
 
-def _native_port(policy: PortPolicy, is_nftables: bool) -> _native.ServicePort:
+def _native_port(policy: PortPolicy, *, is_nftables: bool) -> _native.ServicePort:
     ranges = policy.source_ranges
     if policy.admits_own_addresses:
         ranges += policy.addresses(LOAD_BALANCER)

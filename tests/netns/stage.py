@@ -12,6 +12,7 @@ from functools import partial
 import pytest
 
 import kbe_nat
+from kbe_nat._native import NftTables
 from kbe_nat.datapath.native import NativeQueue, QueueCounters
 from kbe_nat.datapath.netfilterqueue import NetfilterQueue
 from kbe_nat.datapath.thread import LoopThread
@@ -80,7 +81,11 @@ def serving(
     """Serves a plan on a node."""
     runner = Commands(node.prefix)
     diversion = Diversion(Iptables(runner), queues)
-    datapath = EveryPacket(diversion) if way is Way.EVERY_PACKET else FirstPacket(diversion, runner)
+    datapath = (
+        EveryPacket(diversion)
+        if way is Way.EVERY_PACKET
+        else FirstPacket(diversion, runner, inside(node.path, NftTables))
+    )
     made = Serving(engine, datapath)
     with ExitStack() as stack:
         for number in range(queues[0], queues[1] + 1):

@@ -2,7 +2,6 @@
 
 import json
 import secrets
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
@@ -12,7 +11,7 @@ from typing import Annotated, Final
 
 import typer
 
-from kbe_nat._native import Engine
+from kbe_nat._native import Engine, NftTables
 from kbe_nat.cli.node import NodeFlags, takes_node_flags
 from kbe_nat.cli.options import (
     SOCKET,
@@ -127,8 +126,7 @@ def proxy(
     backend, why = probe(rules, Commands())
     if cleanup:
         backend.remove()
-        if shutil.which("nft"):
-            Translations(Commands(), marks).remove()
+        Translations(Commands(), NftTables(), marks).remove()
         return
     if not manifests:
         raise typer.BadParameter("say where the objects are", param_hint="--manifests")
@@ -153,7 +151,9 @@ def proxy(
     diversion = Diversion(backend, (numbers[0], numbers[-1]), marks)
     way, reason = choose(datapath, Commands())
     carrying = (
-        FirstPacket(diversion, Commands(), on_death) if way is Way.FIRST_PACKET else EveryPacket(diversion)
+        FirstPacket(diversion, Commands(), NftTables(), on_death)
+        if way is Way.FIRST_PACKET
+        else EveryPacket(diversion)
     )
     controller = Controller(engine, carrying, options, drain_removed)
     if dry_run:
@@ -191,7 +191,7 @@ def _print_rules(source: Manifests, controller: Controller) -> None:
     if reading is not None:
         warn(*map(str, reading.refused), *reading.notes)
         controller.apply(reading.snapshot)
-    print(controller.datapath.render(controller.plan), end="")
+    print(controller.render(), end="")
 
 
 def _local_addresses() -> list[str]:

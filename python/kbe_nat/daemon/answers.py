@@ -113,7 +113,7 @@ class Answers:
 
     def rules(self) -> Iterator[str]:
         """The rules in force, as they were given to the kernel."""
-        yield self._controller.datapath.render(self._controller.plan)
+        yield self._controller.render()
 
     def dump(self, form: str, names: str, family: str | None = None) -> Iterator[str]:
         """The rules that kube-proxy would have written for what is served."""

@@ -4,19 +4,22 @@ Both are in front of the same engine. `EveryPacket`: the engine translates every
 about the first packet of a flow, and the kernel translates all of them.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from kbe_nat._native import BackendNumbers, Engine, FlowWatch
+from kbe_nat._native import BackendNumbers, Engine, FlowWatch, NftTables
 from kbe_nat.datapath.thread import NativeThread
-from kbe_nat.policy import Plan
+from kbe_nat.model import IPV4, IPV6
+from kbe_nat.policy import Plan, PortPolicy
+from kbe_nat.remembered import Remembered
 from kbe_nat.rules import Backend, Marks, RuleSet, Way, families, rule_sets
 from kbe_nat.rules.execution import Runner
-from kbe_nat.rules.numbering import Numbering
-from kbe_nat.rules.standby import OnDeath, Standby, all_backends, standby
-from kbe_nat.rules.translation import Translation, Translations
+from kbe_nat.rules.numbering import Address, Numbering
+from kbe_nat.rules.standby import OnDeath, Standby, StandbyChoice
+from kbe_nat.rules.translation import Translation, TranslationChange, Translations
 
 
 class Datapath(Protocol):
@@ -127,47 +130,70 @@ class FirstPacket:
 
     way = Way.FIRST_PACKET
 
-    def __init__(self, diversion: Diversion, runner: Runner, on_death: OnDeath = OnDeath.SERVE) -> None:
-        """`runner` runs nft; `on_death` says what new connections meet when we are gone."""
+    def __init__(
+        self, diversion: Diversion, runner: Runner, tables: NftTables, on_death: OnDeath = OnDeath.SERVE
+    ) -> None:
+        """`runner` runs nft in the network namespace of `tables`; `on_death` says what new connections meet when
+        we are gone.
+        """
         self.numbers = BackendNumbers(diversion.marks.index)
         self._diversion = diversion
         self._rules = diversion.rules
-        self._translations = Translations(runner, diversion.marks)
-        self._on_death = on_death
-        self._numbering: dict[int, Numbering] = {}
-        self._standby: dict[int, Standby] = {}
+        self._translations = Translations(runner, tables, diversion.marks)
+        self._backends = Remembered(_backends)
+        self._leaving: list[tuple[int, set[Address]]] = []
+        """Backends of ports that the newest plan has changed or taken away, by family."""
+        mask = diversion.marks.index
+        largest = mask // (mask & -mask)
+        self._numbering = {number: Numbering(largest, time.monotonic) for number in (IPV4, IPV6)}
+        self._standby = StandbyChoice(on_death)
         self._watch: FlowWatch | None = None
         self._is_installed = False
+        self._is_whole = False
+        """The kernel has taken every change."""
 
     def prepare(self, plan: Plan) -> None:
         """See `Datapath`. New backends are known to the kernel before the engine chooses one of them."""
-        is_new = False
-        for number in families(plan):
-            given = self._numbers_of(number).added(all_backends(plan, number))
-            self.numbers.change([(address, port, own) for (address, port), own in given.items()], [])
-            is_new |= bool(given)
-        if is_new and self._is_installed:
-            self._translations.update(self._translation(plan))
+        findings = self._backends.findings(plan.ports)
+        for number, numbering in self._numbering.items():
+            numbering.check(own for family, some in findings.arrived if family == number for own in some)
+        given: dict[int, dict[Address, int]] = {number: {} for number in families(plan)}
+        for number, some in findings.arrived:
+            given[number] |= self._numbering[number].arrive(some)
+        self._backends.keep(findings)
+        self._leaving += findings.left
+        self.numbers.change([(*own, number) for some in given.values() for own, number in some.items()], [])
+        if self._is_installed:
+            self._translate(plan, [TranslationChange(number, added=some) for number, some in given.items()])
 
     def install(self, plan: Plan) -> None:
         """See `Datapath`."""
+        self._is_installed = False
         self.prepare(plan)
-        self._choose_standby(plan)
-        self._translations.install(self._translation(plan))
+        self._standby.follow(plan)
+        self._is_whole = False
+        self._translate(plan, [])
         self._rules.install(self._diversion.rule_sets(plan, self.way))
         self._is_installed = True
 
     def update(self, plan: Plan) -> None:
         """See `Datapath`."""
         self._rules.update(self._diversion.rule_sets(plan, self.way))
-        has_lost = False
-        for number in families(plan):
-            gone = self._numbers_of(number).dropped(all_backends(plan, number))
-            self.numbers.change([], list(gone))
-            has_lost |= bool(gone)
-        self._choose_standby(plan)
-        self._translations.update(self._translation(plan))
-        if has_lost and self._watch:
+        self._standby.follow(plan)
+        gone: dict[int, dict[Address, int]] = {number: {} for number in families(plan)}
+        for number, some in self._leaving:
+            gone.setdefault(number, {}).update(self._numbering[number].leave(some))
+        self._leaving = []
+        lost = [own for some in gone.values() for own in some]
+        self.numbers.change([], lost)
+        self._translate(
+            plan,
+            [
+                TranslationChange(number, removed=gone[number], standby=self._standby.standby[number])
+                for number in families(plan)
+            ],
+        )
+        if lost and self._watch:
             # Ends datagrams' flows and unanswered connections to those that left.
             self._watch.ask()
 
@@ -183,10 +209,11 @@ class FirstPacket:
 
     def render(self, plan: Plan) -> str:
         """See `Datapath`."""
-        self.prepare(plan)
-        self._choose_standby(plan)
+        if not self._is_installed:
+            self.prepare(plan)
+            self._standby.follow(plan)
         rules = self._rules.render(self._diversion.rule_sets(plan, self.way))
-        return self._translations.render(self._translation(plan)) + rules
+        return self._translations.render(self._whole(plan)) + rules
 
     def refresh(self) -> None:
         """See `Datapath`: asks the kernel."""
@@ -203,21 +230,25 @@ class FirstPacket:
         finally:
             self._watch = None
 
-    def _numbers_of(self, number: int) -> Numbering:
-        mask = self._diversion.marks.index
-        return self._numbering.setdefault(number, Numbering(mask // (mask & -mask)))
+    def _translate(self, plan: Plan, changes: list[TranslationChange]) -> None:
+        """These changes, or everything if the kernel does not have all that was before."""
+        is_whole, self._is_whole = self._is_whole, False
+        if is_whole and self._translations.families == set(families(plan)):
+            self._translations.update(changes)
+        else:
+            self._translations.install(self._whole(plan))
+        self._is_whole = True
 
-    def _choose_standby(self, plan: Plan) -> None:
-        self._standby = {
-            number: standby(plan, number, self._on_death, self._standby.get(number, Standby()))
-            for number in families(plan)
-        }
-
-    def _translation(self, plan: Plan) -> list[Translation]:
+    def _whole(self, plan: Plan) -> list[Translation]:
         return [
-            Translation(number, dict(self._numbers_of(number).numbers), self._standby.get(number, Standby()))
+            Translation(number, self._numbering[number].numbers, self._standby.standby.get(number, Standby()))
             for number in families(plan)
         ]
+
+
+def _backends(policy: PortPolicy) -> tuple[int, set[Address]]:
+    """Family and endpoints."""
+    return policy.family, {(own.address, own.port) for own in (*policy.cluster, *policy.local)}
 
 
 REFRESH_SECONDS: Final = 2.0

@@ -146,7 +146,12 @@ def families(plan: Plan) -> list[int]:
 
 
 def _rule_set(plan: Plan, number: int, queues: tuple[int, int], marks: Marks, way: Way) -> RuleSet:
-    endpoints = {frontend for frontend, *_ in frontends(plan, number)}
+    endpoints = {
+        frontend
+        for policy in plan.ports
+        if policy.family == number
+        for frontend, *_ in frontends(plan, policy)
+    }
     sets = {
         f"{TAG}-frontends-{number}": tuple(
             sorted(f"{address},{protocol}:{port}" for address, protocol, port in endpoints)
@@ -168,22 +173,19 @@ def _rule_set(plan: Plan, number: int, queues: tuple[int, int], marks: Marks, wa
     return RuleSet(number, jumps, rules, sets)
 
 
-def frontends(plan: Plan, number: int) -> Iterator[tuple[tuple[str, str, int], PortPolicy, Listener, bool]]:
-    """Address, protocol and port of everything that is served in one family, with what stands behind it; and
+def frontends(plan: Plan, policy: PortPolicy) -> Iterator[tuple[tuple[str, str, int], Listener, bool]]:
+    """Address, protocol and port of everything under which a service port is reached, with its listener; and
     whether it is there only to be refused.
     """
-    for policy in plan.ports:
-        if policy.family != number:
-            continue
-        for own in policy.listeners:
-            addresses = [own.address] if own.address else [*plan.node_port_addresses]
-            closed = plan.closed_addresses if not own.address and policy.refuses_somebody else ()
-            for address in addresses:
-                if family(address) == number:
-                    yield (address, policy.protocol, own.port), policy, own, False
-            for address in closed:
-                if family(address) == number:
-                    yield (address, policy.protocol, own.port), policy, own, True
+    for own in policy.listeners:
+        addresses = (own.address,) if own.address else plan.node_port_addresses
+        for address in addresses:
+            if family(address) == policy.family:
+                yield (address, policy.protocol, own.port), own, False
+        if not own.address and policy.refuses_somebody:
+            for address in plan.closed_addresses:
+                if family(address) == policy.family:
+                    yield (address, policy.protocol, own.port), own, True
 
 
 def _refused(plan: Plan, number: int) -> Iterator[str]:

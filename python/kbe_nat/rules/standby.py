@@ -1,12 +1,13 @@
 """Whom the kernel serves by itself while no daemon listens: one backend per frontend, and who is refused."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from zlib import crc32
 
 from kbe_nat.policy import CLUSTER_IP, LOAD_BALANCER, Listener, Plan, PortPolicy, Target
-from kbe_nat.rules import frontends
+from kbe_nat.remembered import Remembered
+from kbe_nat.rules import families, frontends
 
 Frontend = tuple[str, str, int]
 """Address, protocol and port."""
@@ -33,24 +34,66 @@ class Standby:
     """Refused: nobody may serve them, or not everybody may be let in."""
 
 
-def standby(plan: Plan, number: int, on_death: OnDeath, before: Standby) -> Standby:
-    """The standby for one family; a backend of `before` stays for as long as it may serve."""
-    backends: dict[Frontend, Target] = {}
-    preserved: set[Frontend] = set()
-    unserved: set[Frontend] = set()
-    for frontend, policy, own, is_closed in frontends(plan, number):
-        if frontend in backends or frontend in unserved:
-            continue
-        able = [] if is_closed or on_death is OnDeath.REFUSE else _able(policy, own)
-        if not able:
-            unserved.add(frontend)
-            continue
-        known = before.backends.get(frontend)
-        # Spread over the backends by what does not change from one plan to the next.
-        backends[frontend] = known if known in able else able[crc32(repr(frontend).encode()) % len(able)]
-        if own.kind != CLUSTER_IP and policy.is_external_local:
-            preserved.add(frontend)
-    return Standby(backends, frozenset(preserved), frozenset(unserved))
+class StandbyChoice:
+    """Who stands by, by family; who does stays for as long as they may."""
+
+    def __init__(self, on_death: OnDeath) -> None:
+        self._on_death = on_death
+        self._plan = Plan((), (), (), ())
+        self._decisions = Remembered(self._decided)
+        self.standby: dict[int, Standby] = {}
+        """As chosen last."""
+
+    def follow(self, new: Plan) -> None:
+        """Choose for this plan. Cost: linear in the listeners of ports that have changed, and a look at every
+        frontend when any has.
+        """
+        if _addresses(new) != _addresses(self._plan):
+            self._decisions.forget()
+        self._plan = new
+        findings = self._decisions.findings(new.ports)
+        if findings.arrived or findings.left or not self.standby:
+            self.standby = {number: _whole(number, findings.all) for number in families(new)}
+        self._decisions.keep(findings)
+
+    def _decided(self, policy: PortPolicy) -> list["_Decision"]:
+        own = self.standby.get(policy.family, Standby())
+        return [
+            self._decision(policy, *place, own.backends.get(place[0]))
+            for place in frontends(self._plan, policy)
+        ]
+
+    def _decision(
+        self, policy: PortPolicy, frontend: Frontend, own: Listener, is_closed: bool, known: Target | None
+    ) -> "_Decision":
+        able = [] if is_closed or self._on_death is OnDeath.REFUSE else _able(policy, own)
+        target = None
+        if able:
+            # Spread over the backends by what does not change from one plan to the next.
+            target = known if known in able else able[crc32(repr(frontend).encode()) % len(able)]
+        return policy.family, frontend, target, own.kind != CLUSTER_IP and policy.is_external_local
+
+
+_Decision = tuple[int, Frontend, Target | None, bool]
+"""Family, frontend, who serves it, and whether its clients keep their source."""
+
+
+def _whole(number: int, decisions: Iterable[list[_Decision]]) -> Standby:
+    """Of two decisions about one frontend the first one counts."""
+    found: dict[Frontend, tuple[Target | None, bool]] = {}
+    for own in decisions:
+        for family, frontend, target, is_preserved in own:
+            if family == number:
+                found.setdefault(frontend, (target, is_preserved))
+    return Standby(
+        {frontend: target for frontend, (target, _) in found.items() if target},
+        frozenset(frontend for frontend, (target, is_preserved) in found.items() if target and is_preserved),
+        frozenset(frontend for frontend, (target, _) in found.items() if not target),
+    )
+
+
+def _addresses(own: Plan) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return own.node_port_addresses, own.closed_addresses
 
 
 def _able(policy: PortPolicy, listener: Listener) -> list[Target]:
@@ -61,11 +104,3 @@ def _able(policy: PortPolicy, listener: Listener) -> list[Target]:
         return []
     is_local = policy.is_internal_local if is_internal else policy.is_external_local
     return [own for own in (policy.local if is_local else policy.cluster) if own.weight > 0]
-
-
-def all_backends(plan: Plan, number: int) -> Iterator[tuple[str, int]]:
-    """Address and port of every endpoint of one family, some more than once."""
-    for policy in plan.ports:
-        if policy.family == number:
-            yield from ((own.address, own.port) for own in policy.cluster)
-            yield from ((own.address, own.port) for own in policy.local)

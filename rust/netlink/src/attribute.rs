@@ -1,5 +1,8 @@
 //! Netlink messages and attributes (`linux/netlink.h`, `linux/netfilter/nfnetlink.h`): type, length, bytes, padding to four.
 
+use std::io;
+use std::time::Duration;
+
 /// Netlink header and netfilter's own behind it.
 pub(crate) const HEADER: usize = 20;
 
@@ -10,12 +13,17 @@ const ATTRIBUTE_HEADER: usize = 4;
 const TYPE_MASK: u16 = 0x3fff;
 const NESTED: u16 = 0x8000;
 const FLAG_REQUEST: u16 = 1;
+/// Everything there is.
+pub(crate) const FLAG_DUMP: u16 = 0x300;
 /// The kernel is to answer with an error code, 0 if there is none.
 pub(crate) const FLAG_ACK: u16 = 4;
 /// Kind of an answer that is an error code.
 pub(crate) const ERROR: u16 = 2;
 /// Kind of the last message of several.
 pub(crate) const DONE: u16 = 3;
+
+/// How long an answer of the kernel may take.
+pub(crate) const ANSWER: Duration = Duration::from_secs(5);
 
 /// The headers of a message.
 #[derive(Clone, Copy, Debug, Default)]
@@ -96,6 +104,23 @@ pub(crate) fn put_header(bytes: &mut Vec<u8>, kind: u16, length: usize) -> usize
 pub(crate) fn close(bytes: &mut [u8], start: usize, more: usize) {
     let length = (bytes.len() - start + more) as u32;
     bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
+}
+
+/// The value of the first attribute of this kind.
+pub(crate) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(bytes).find(|&(known, _)| known == kind).map(|(_, value)| value)
+}
+
+/// A number in the network's byte order.
+pub(crate) fn number(value: &[u8]) -> Option<u32> {
+    value.first_chunk().map(|&bytes| u32::from_be_bytes(bytes))
+}
+
+/// The error code of an answer.
+pub(crate) fn error(message: &[u8]) -> io::Result<()> {
+    let code =
+        message.get(16..20).and_then(<[u8]>::first_chunk).map_or(0, |&bytes| i32::from_ne_bytes(bytes));
+    if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) }
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::attribute::{
-    DONE, ERROR, FLAG_ACK, HEADER, Head, attributes, close, messages, open, put, put_nested,
+    ANSWER, DONE, ERROR, FLAG_ACK, FLAG_DUMP, HEADER, Head, attributes, close, error, find, messages, number,
+    open, put, put_nested,
 };
 use crate::socket::Socket;
 
@@ -246,31 +247,14 @@ fn counted(value: &[u8]) -> Option<(u64, u64)> {
     Some((read(CTA_COUNTERS_PACKETS)?, read(CTA_COUNTERS_BYTES)?))
 }
 
-fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    attributes(bytes).find(|&(known, _)| known == kind).map(|(_, value)| value)
-}
-
-fn number(value: &[u8]) -> Option<u32> {
-    value.first_chunk().map(|&bytes| u32::from_be_bytes(bytes))
-}
-
 fn flags(message: &[u8]) -> u16 {
     message.get(6..8).and_then(<[u8]>::first_chunk).map_or(0, |&bytes| u16::from_ne_bytes(bytes))
-}
-
-/// The error code of an answer.
-fn error(message: &[u8]) -> io::Result<()> {
-    let code =
-        message.get(16..20).and_then(<[u8]>::first_chunk).map_or(0, |&bytes| i32::from_ne_bytes(bytes));
-    if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) }
 }
 
 fn is_temporary(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
-/// How long an answer of the kernel may take.
-const ANSWER: Duration = Duration::from_secs(5);
 /// The kernel fills no more of one at a time.
 const BUFFER: usize = 32 << 10;
 const BUFFERS: usize = 16;
@@ -281,7 +265,6 @@ const GET: u8 = 1;
 const DELETE: u8 = 2;
 const NEW: u16 = SUBSYSTEM << 8;
 const DELETED: u16 = SUBSYSTEM << 8 | 2;
-const FLAG_DUMP: u16 = 0x300;
 const FLAG_INTERRUPTED: u16 = 0x10;
 const GROUP_NEW: i32 = 1;
 const GROUP_DESTROY: i32 = 3;

@@ -1,5 +1,5 @@
-//! Netfilter by netlink: packets from a queue and verdicts back, and the flows of connection tracking. Knows packets, verdicts and
-//! flows, not NAT.
+//! Netfilter by netlink: packets from a queue and verdicts back, the flows of connection tracking, and elements of nf_tables. Knows
+//! packets, verdicts, flows and bytes, not NAT.
 //!
 //! The kernel sends one netlink message per packet; up to [`BATCH`] are taken by one system call, and their verdicts, each with its own
 //! mark and payload, go back by one. All system calls are in `socket`, the only place with `unsafe`.
@@ -9,6 +9,7 @@ pub mod conntrack;
 mod message;
 mod queue;
 mod socket;
+pub mod tables;
 mod verdict;
 
 pub use message::{Message, Vlan};

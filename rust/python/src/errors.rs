@@ -45,6 +45,11 @@ pub(crate) fn conntrack(error: &std::io::Error) -> PyErr {
     defined("QueueError", &format!("the kernel's connection tracking: {}", errno_text(error)))
 }
 
+/// `kbe_nat.RulesError`, about the kernel's tables.
+pub(crate) fn tables(error: &std::io::Error) -> PyErr {
+    defined("RulesError", &format!("nf_tables: {}", errno_text(error)))
+}
+
 /// The system's words without the number that Rust puts behind them.
 fn errno_text(error: &std::io::Error) -> String {
     let text = error.to_string();

@@ -7,6 +7,7 @@ mod errors;
 mod flows;
 mod queue;
 mod service;
+mod tables;
 mod verdict;
 mod view;
 
@@ -32,6 +33,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<queue::KernelQueue>()?;
     module.add_class::<queue::Loop>()?;
     module.add_class::<flows::FlowWatch>()?;
+    module.add_class::<tables::NftTables>()?;
     module.add_class::<capture::CaptureReader>()?;
     module.add_class::<capture::CaptureBatch>()?;
     module.add_class::<capture::CaptureWriter>()?;

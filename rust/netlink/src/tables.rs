@@ -1,0 +1,297 @@
+//! Tables of nf_tables (`linux/netfilter/nf_tables.h`) that somebody else has made: their elements, and whether they are as they
+//! were. One transaction of any size is one message to the kernel.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hasher};
+use std::io::{self, IoSlice};
+
+use crate::attribute::{
+    ANSWER, DONE, ERROR, FLAG_DUMP, HEADER, Head, attributes, close, error, find, messages, number, open,
+    put, put_nested,
+};
+use crate::socket::Socket;
+
+/// A table by family (`AF_INET`, `AF_INET6`) and name.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Table {
+    /// The family.
+    pub family: u8,
+    /// The name.
+    pub name: String,
+}
+
+/// A part of a transaction.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// The table's chains are in force from now on.
+    Activate(Table),
+    /// The table goes, with everything in it.
+    Delete(Table),
+    /// Elements come into a set or map.
+    Add(Table, String, Elements),
+    /// Elements leave a set or map; their keys say which.
+    Remove(Table, String, Elements),
+}
+
+/// Elements of a set or map, one behind the other.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Elements {
+    /// Length of a key.
+    key: usize,
+    /// Length of a key and its value.
+    whole: usize,
+    bytes: Vec<u8>,
+}
+
+impl Elements {
+    /// Keys with their values; a set has values of no length. `None` when that is no number of whole elements, or a key or value is
+    /// longer than any (64 bytes).
+    #[must_use]
+    pub fn new(key: usize, value: usize, bytes: Vec<u8>) -> Option<Self> {
+        let is_sound =
+            (1..=LONGEST).contains(&key) && value <= LONGEST && bytes.len().is_multiple_of(key + value);
+        is_sound.then_some(Self { key, whole: key + value, bytes })
+    }
+}
+
+/// The tables in the network namespace of the thread that opened this.
+#[derive(Debug)]
+pub struct Tables {
+    socket: Socket,
+    buffers: Vec<Vec<u8>>,
+    lengths: Vec<usize>,
+}
+
+impl Tables {
+    /// No privilege is needed yet.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self { socket: Socket::open()?, buffers: vec![vec![0; BUFFER]; BUFFERS], lengths: Vec::new() })
+    }
+
+    /// A number that grows by one with each transaction, whoever makes it.
+    ///
+    /// # Errors
+    /// The system's: no such kernel module.
+    pub fn generation(&mut self) -> io::Result<u32> {
+        let mut generation = None;
+        self.ask(GET_GENERATION, 0, 0, &[], |message| {
+            generation =
+                attributes(message).find(|&(kind, _)| kind == GENERATION_ID).and_then(|(_, id)| number(id));
+        })?;
+        generation.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// All tables of one family; whether each is dormant.
+    ///
+    /// # Errors
+    /// As [`Tables::generation`].
+    pub fn names(&mut self, family: u8) -> io::Result<Vec<(String, bool)>> {
+        let mut found = Vec::new();
+        self.ask(GET_TABLE, FLAG_DUMP, family, &[], |message| {
+            let flags = find(message, TABLE_FLAGS).and_then(number).unwrap_or_default();
+            found.extend(find(message, TABLE_NAME).map(|name| (text(name), flags & DORMANT != 0)));
+        })?;
+        Ok(found)
+    }
+
+    /// The chains of a table that have rules, each with a number that changes with its rules; nothing for a table that is not there.
+    ///
+    /// # Errors
+    /// As [`Tables::generation`].
+    pub fn rules(&mut self, table: &Table) -> io::Result<BTreeMap<String, u64>> {
+        let mut chains: BTreeMap<String, DefaultHasher> = BTreeMap::new();
+        let wanted = [(RULE_TABLE, terminated(&table.name))];
+        self.ask(GET_RULE, FLAG_DUMP, table.family, &wanted, |message| {
+            let named = |kind, wanted: &str| find(message, kind).is_some_and(|name| text(name) == wanted);
+            if !named(RULE_TABLE, &table.name) {
+                return;
+            }
+            if let Some(chain) = find(message, RULE_CHAIN) {
+                let hasher = chains.entry(text(chain)).or_default();
+                hasher.write(find(message, RULE_EXPRESSIONS).unwrap_or_default());
+            }
+        })?;
+        Ok(chains.into_iter().map(|(chain, hasher)| (chain, hasher.finish())).collect())
+    }
+
+    /// How many elements a set or map has; `None` when it is not there.
+    ///
+    /// # Errors
+    /// As [`Tables::generation`].
+    pub fn count(&mut self, table: &Table, set: &str) -> io::Result<Option<usize>> {
+        let wanted = [(ELEMENTS_TABLE, terminated(&table.name)), (ELEMENTS_SET, terminated(set))];
+        let mut count = 0;
+        let asked = self.ask(GET_ELEMENTS, FLAG_DUMP, table.family, &wanted, |message| {
+            count += find(message, ELEMENTS).map_or(0, |list| attributes(list).count());
+        });
+        match asked {
+            Ok(()) => Ok(Some(count)),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes all steps, in their order, or none.
+    ///
+    /// # Errors
+    /// The system's: the kernel refuses a step.
+    pub fn commit(&mut self, steps: &[Step]) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        put_border(&mut bytes, BATCH_BEGIN);
+        for step in steps {
+            put_step(&mut bytes, step);
+        }
+        put_border(&mut bytes, BATCH_END);
+        let size = i32::try_from(bytes.len().saturating_mul(2)).unwrap_or(i32::MAX);
+        self.socket
+            .set(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, size)
+            .or_else(|_| self.socket.set(libc::SOL_SOCKET, libc::SO_SNDBUF, size))?;
+        self.socket.send(&[IoSlice::new(&bytes)])?;
+        // The transaction is over when the kernel has taken the message; what it has to say is there.
+        let mut refused = Ok(());
+        while let Some(count) = self.received()? {
+            for (buffer, &length) in self.buffers.iter().zip(&self.lengths).take(count) {
+                for (kind, message) in messages(buffer.get(..length).unwrap_or_default()) {
+                    if kind == ERROR && refused.is_ok() {
+                        refused = error(message);
+                    }
+                }
+            }
+        }
+        refused
+    }
+
+    /// Sends a request, and shows the attributes of each message of the answer.
+    fn ask(
+        &mut self,
+        kind: u8,
+        flags: u16,
+        family: u8,
+        wanted: &[(u16, Vec<u8>)],
+        mut each: impl FnMut(&[u8]),
+    ) -> io::Result<()> {
+        let mut request = Vec::new();
+        let start = open(&mut request, Head { subsystem: SUBSYSTEM, kind, flags, family, resource: 0 });
+        for (kind, value) in wanted {
+            put(&mut request, *kind, value);
+        }
+        close(&mut request, start, 0);
+        self.socket.send(&[IoSlice::new(&request)])?;
+        loop {
+            self.socket.wait(ANSWER)?;
+            let Some(count) = self.received()? else { return Err(io::ErrorKind::TimedOut.into()) };
+            for (buffer, &length) in self.buffers.iter().zip(&self.lengths).take(count) {
+                for (kind, message) in messages(buffer.get(..length).unwrap_or_default()) {
+                    match kind {
+                        DONE => return Ok(()),
+                        ERROR => return error(message),
+                        _ => each(message.get(HEADER..).unwrap_or_default()),
+                    }
+                }
+            }
+            if flags & FLAG_DUMP == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Messages that are there; `None` when there are none.
+    fn received(&mut self) -> io::Result<Option<usize>> {
+        match self.socket.receive(&mut self.buffers, &mut self.lengths) {
+            Ok(count) => Ok(Some(count)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The first or the last message of a transaction.
+fn put_border(bytes: &mut Vec<u8>, kind: u8) {
+    let start = open(bytes, Head { kind, resource: SUBSYSTEM, ..Head::default() });
+    close(bytes, start, 0);
+}
+
+fn put_step(bytes: &mut Vec<u8>, step: &Step) {
+    match step {
+        Step::Activate(table) => put_message(bytes, NEW_TABLE, table.family, |bytes| {
+            put(bytes, TABLE_NAME, &terminated(&table.name));
+            put(bytes, TABLE_FLAGS, &0u32.to_be_bytes());
+        }),
+        Step::Delete(table) => put_message(bytes, DELETE_TABLE, table.family, |bytes| {
+            put(bytes, TABLE_NAME, &terminated(&table.name));
+        }),
+        Step::Add(table, set, elements) => put_elements(bytes, NEW_ELEMENTS, table, set, elements),
+        Step::Remove(table, set, elements) => put_elements(bytes, DELETE_ELEMENTS, table, set, elements),
+    }
+}
+
+/// As many messages as are needed: an attribute has at most 64 kB.
+fn put_elements(bytes: &mut Vec<u8>, kind: u8, table: &Table, set: &str, elements: &Elements) {
+    for some in elements.bytes.chunks(elements.whole * ELEMENTS_AT_ONCE) {
+        put_message(bytes, kind, table.family, |bytes| {
+            put(bytes, ELEMENTS_TABLE, &terminated(&table.name));
+            put(bytes, ELEMENTS_SET, &terminated(set));
+            put_nested(bytes, ELEMENTS, |bytes| {
+                for (key, value) in some.chunks(elements.whole).map(|one| one.split_at(elements.key)) {
+                    put_nested(bytes, LIST_ELEMENT, |bytes| {
+                        put_nested(bytes, ELEMENT_KEY, |bytes| put(bytes, DATA_VALUE, key));
+                        if kind == NEW_ELEMENTS && !value.is_empty() {
+                            put_nested(bytes, ELEMENT_VALUE, |bytes| put(bytes, DATA_VALUE, value));
+                        }
+                    });
+                }
+            });
+        });
+    }
+}
+
+fn put_message(bytes: &mut Vec<u8>, kind: u8, family: u8, fill: impl FnOnce(&mut Vec<u8>)) {
+    let start =
+        open(bytes, Head { subsystem: SUBSYSTEM, kind, flags: FLAG_CREATE, family, ..Head::default() });
+    fill(bytes);
+    close(bytes, start, 0);
+}
+
+fn terminated(name: &str) -> Vec<u8> {
+    [name.as_bytes(), b"\0"].concat()
+}
+
+fn text(name: &[u8]) -> String {
+    String::from_utf8_lossy(name.strip_suffix(b"\0").unwrap_or(name)).into_owned()
+}
+
+const SUBSYSTEM: u16 = 10;
+const BATCH_BEGIN: u8 = 0x10;
+const BATCH_END: u8 = 0x11;
+const NEW_TABLE: u8 = 0;
+const GET_TABLE: u8 = 1;
+const DELETE_TABLE: u8 = 2;
+const GET_RULE: u8 = 7;
+const NEW_ELEMENTS: u8 = 12;
+const GET_ELEMENTS: u8 = 13;
+const DELETE_ELEMENTS: u8 = 14;
+const GET_GENERATION: u8 = 16;
+const FLAG_CREATE: u16 = 0x400;
+const TABLE_NAME: u16 = 1;
+const TABLE_FLAGS: u16 = 2;
+const DORMANT: u32 = 1;
+const RULE_TABLE: u16 = 1;
+const RULE_CHAIN: u16 = 2;
+const RULE_EXPRESSIONS: u16 = 4;
+const ELEMENTS_TABLE: u16 = 1;
+const ELEMENTS_SET: u16 = 2;
+const ELEMENTS: u16 = 3;
+const LIST_ELEMENT: u16 = 1;
+const ELEMENT_KEY: u16 = 1;
+const ELEMENT_VALUE: u16 = 2;
+const DATA_VALUE: u16 = 1;
+const GENERATION_ID: u16 = 1;
+/// Bytes of a key or a value (`NFT_DATA_VALUE_MAXLEN`).
+const LONGEST: usize = 64;
+/// These have less than 64 kB, an attribute's largest length, headers included.
+const ELEMENTS_AT_ONCE: usize = 400;
+const BUFFER: usize = 1 << 16;
+const BUFFERS: usize = 4;
