@@ -25,6 +25,9 @@ def documents(path: str) -> list[Any]:
     except OSError as error:
         raise FileError(f"{label(path)}: {error.strerror or error}") from None
     except yaml.MarkedYAMLError as error:
+        if "nesting depth" in str(error):
+            # The C library's own limit, in its newer versions.
+            raise FileError(f"{label(path)}: {TOO_DEEP}") from None
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         what = " ".join(str(part) for part in (error.context, error.problem) if part)
@@ -32,7 +35,7 @@ def documents(path: str) -> list[Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise FileError(f"{label(path)}: not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
-        raise FileError(f"{label(path)}: not read: it is nested too deeply") from None
+        raise FileError(f"{label(path)}: {TOO_DEEP}") from None
     except (ValueError, OverflowError) as error:
         # A scalar that looks like a number or a date and is none.
         raise FileError(f"{label(path)}: not YAML: {error}") from None
@@ -91,4 +94,5 @@ class _Loader(yaml.CSafeLoader):
 
 STANDARD_INPUT: Final = "-"
 MAX_DEPTH: Final = 1000
+TOO_DEEP: Final = "not read: it is nested too deeply"
 _PATH_ROOT: Final = re.compile(r"^\$\.?")
