@@ -64,7 +64,7 @@ PYTHON = {
     "rules": "_native errors model packet policy remembered",
     "datapath": "_native errors model policy remembered rules",
     "tables": "_native policy remembered",
-    "control": "_native datapath errors model planning policy tables",
+    "control": "_native datapath errors model planning policy remembered tables",
     "daemon": "_native control datapath errors kubeproxy model planning policy sources",
     "kubeproxy": "errors model planning policy sources",
     "playground": "daemon errors planning policy sources",

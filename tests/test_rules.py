@@ -6,7 +6,8 @@ import pytest
 
 import kbe_nat
 from kbe_nat.policy import Listener, Plan, PortPolicy, Target
-from kbe_nat.rules import Marks, installed, rule_sets
+from kbe_nat.rules import Marks, installed
+from kbe_nat.rules.diversion import rule_sets
 from kbe_nat.rules.execution import Commands
 from kbe_nat.rules.iptables import Iptables
 from kbe_nat.rules.memory import Memory

@@ -28,7 +28,8 @@ from report import machine, part, table  # noqa: E402
 
 from kbe_nat.playground.cluster import Cluster  # noqa: E402
 from kbe_nat.policy import Target  # noqa: E402
-from kbe_nat.rules import Marks, installed, rule_sets  # noqa: E402
+from kbe_nat.rules import Marks, installed  # noqa: E402
+from kbe_nat.rules.diversion import rule_sets  # noqa: E402
 from kbe_nat.rules.execution import Commands  # noqa: E402
 from kbe_nat.rules.iptables import Iptables  # noqa: E402
 

@@ -8,14 +8,19 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from kbe_nat._native import Engine
 from kbe_nat.datapath.ways import Datapath
 from kbe_nat.errors import ArgumentError
-from kbe_nat.model import Snapshot, Strategy
+from kbe_nat.model import Snapshot, Strategy, join_address
 from kbe_nat.planning import Planner, plan
 from kbe_nat.policy import Options, PortPolicy, Target
+from kbe_nat.remembered import Remembered
 from kbe_nat.tables import Tables
+
+Key: TypeAlias = tuple[str, str, int]
+"""Name of a service port, and address and port of a backend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,8 @@ class Controller:
         self._tables = Tables()
         self._strategies: dict[str, Strategy] = {}
         self._removed_seconds = removed_seconds
-        self._removed: dict[tuple[str, Target], float] = {}
+        self._backends = Remembered(_tcp_backends)
+        self._removed: dict[Key, float] = {}
         """When the connections of backends that have left are ended, by service port."""
         self._is_installed = False
         self._is_behind = False
@@ -83,9 +89,7 @@ class Controller:
             return True
 
     def install(self) -> None:
-        """Put the rules into the kernel, and keep them in step from now on; also puts back what somebody has
-        removed.
-        """
+        """Put the rules into the kernel, and keep them in step from now on."""
         with self._lock:
             self.datapath.install(self.plan)
             self._is_installed = True
@@ -106,10 +110,7 @@ class Controller:
         with self._lock:
             if self._is_behind:
                 self._put_in_force()
-            missing = self.datapath.missing() if self._is_installed else ()
-            if missing:
-                self.install()
-            return missing
+            return self.datapath.repair(self.plan) if self._is_installed else ()
 
     def set_strategy(self, service: str, strategy: Strategy) -> int:
         """Choose backends of this service port, or of all ports of "namespace/name", in another way from now
@@ -158,10 +159,12 @@ class Controller:
         with self._lock:
             gone = [key for key, deadline in self._removed.items() if deadline <= time.monotonic()]
             removed: dict[str, int] = {}
-            for name, target in gone:
-                del self._removed[name, target]
-                count = self.engine.delete_flows(backend=target.address, service=name)
-                removed[str(target)] = removed.get(str(target), 0) + count
+            for key in gone:
+                del self._removed[key]
+                name, address, number = key
+                target = join_address(address, number)
+                count = self.engine.delete_flows(backend=address, service=name)
+                removed[target] = removed.get(target, 0) + count
             over = [own for own in self.drains.values() if own.deadline and own.deadline <= time.monotonic()]
             ended = {backend: flows for backend, flows in removed.items() if flows}
             for drain in over:
@@ -186,12 +189,17 @@ class Controller:
         made = self._planner.plan(self.snapshot, self._options(self.snapshot))
         if self._removed_seconds is not None:
             self._note_removed(made.ports, time.monotonic() + self._removed_seconds)
-        self.plan = replace(made, ports=tuple(map(self._adjusted, made.ports)))
+        if self._strategies or self.drains:
+            made = replace(made, ports=tuple(map(self._adjusted, made.ports)))
+        self.plan = made
         self._put_in_force()
 
     def _note_removed(self, ports: tuple[PortPolicy, ...], deadline: float) -> None:
         """Remembers which TCP backends leave with this plan, and forgets those that are back."""
-        before, after = _tcp_backends(self.plan.ports), _tcp_backends(ports)
+        findings = self._backends.findings(ports)
+        self._backends.keep(findings)
+        before = frozenset[Key]().union(*findings.left)
+        after = frozenset[Key]().union(*findings.arrived)
         self._removed = {key: when for key, when in self._removed.items() if key not in after}
         self._removed |= dict.fromkeys(before - after, deadline)
 
@@ -205,10 +213,9 @@ class Controller:
 
     def _adjusted(self, port: PortPolicy) -> PortPolicy:
         """What operators have said at run time."""
-        strategy = self._strategies.get(port.name, port.strategy) if self._strategies else port.strategy
-        if strategy is port.strategy and not (
-            self.drains and any(map(self._is_drained, (*port.cluster, *port.local)))
-        ):
+        strategy = self._strategies.get(port.name, port.strategy)
+        is_drained = self.drains and any(map(self._is_drained, (*port.cluster, *port.local)))
+        if strategy is port.strategy and not is_drained:
             return port
         return replace(
             port, strategy=strategy, cluster=self._weighed(port.cluster), local=self._weighed(port.local)
@@ -221,11 +228,8 @@ class Controller:
         return tuple(replace(own, weight=0) if self._is_drained(own) else own for own in targets)
 
 
-def _tcp_backends(ports: tuple[PortPolicy, ...]) -> set[tuple[str, Target]]:
-    """Every backend of every TCP service port; drained ones count as what they are otherwise."""
-    return {
-        (port.name, replace(own, weight=1))
-        for port in ports
-        if port.protocol == "tcp"
-        for own in (*port.cluster, *port.local)
-    }
+def _tcp_backends(port: PortPolicy) -> frozenset[Key]:
+    """Every backend of a TCP service port, whatever its weight."""
+    if port.protocol != "tcp":
+        return frozenset()
+    return frozenset((port.name, own.address, own.port) for own in (*port.cluster, *port.local))

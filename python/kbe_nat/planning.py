@@ -5,7 +5,7 @@ util/nodeport_addresses.go).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
 
 from kbe_nat.model import (
@@ -50,17 +50,25 @@ class Planner:
 
     def __init__(self) -> None:
         self._known: dict[ServiceKey, _Known] = {}
+        self._claims = _Claims()
         self._context: tuple[object, ...] = ()
+        self._services: tuple[Service, ...] = ()
+        self._virtual: frozenset[str] = frozenset()
 
     def plan(self, snapshot: Snapshot, options: Options) -> Plan:
         """As the function `plan`. Cost: a comparison per Service, linear in the endpoints of those that changed,
-        and a look at every listener.
+        and a look at every listener when any has.
         """
-        own = _Planner(snapshot, options)
+        has_same_services = snapshot.services is self._services
+        if not has_same_services:
+            self._services, self._virtual = snapshot.services, _virtual(snapshot)
+        own = _Planner(snapshot, options, self._virtual)
         context = (options, own.node, own.virtual)
         if context != self._context:
-            self._known, self._context = {}, context
-        made, self._known = own.plan(self._known)
+            has_same_services = False
+            self._known, self._claims, self._context = {}, _Claims(), context
+        self._known = own.looked_at_all(self._known, has_same_services=has_same_services)
+        made, self._claims = own.plan(self._known, self._claims)
         return made
 
 
@@ -68,7 +76,7 @@ def exclusions(snapshot: Snapshot, port: PortPolicy, options: Options, *, is_loc
     """Endpoints of a service port that may not serve, in one of its two scopes, each with the reason; by address
     and port. Cost: linear in the Service's endpoints.
     """
-    return _Planner(snapshot, options).exclusions(port, is_local=is_local)
+    return _Planner(snapshot, options, _virtual(snapshot)).exclusions(port, is_local=is_local)
 
 
 def has_health_check(service: Service) -> bool:
@@ -77,41 +85,55 @@ def has_health_check(service: Service) -> bool:
 
 
 class _Planner:
-    def __init__(self, snapshot: Snapshot, options: Options) -> None:
+    def __init__(self, snapshot: Snapshot, options: Options, virtual: frozenset[str]) -> None:
         self.snapshot = snapshot
         self.options = options
         self.node = snapshot.nodes.get(options.node, Node(options.node))
         self.addresses = options.node_addresses or self.node.addresses
-        self.virtual = frozenset(ip for service in snapshot.services for ip in service.cluster_ips)
+        self.virtual = virtual
         self.owners: dict[tuple[str, str, int], str] = {}
         self.notes: list[str] = []
 
-    def plan(self, known: Mapping[ServiceKey, "_Known"]) -> tuple[Plan, dict[ServiceKey, "_Known"]]:
-        """The plan, and what is to be remembered for the next; `known` is from the last."""
+    def plan(self, known: Mapping[ServiceKey, "_Known"], claims: "_Claims") -> tuple[Plan, "_Claims"]:
+        """The plan, and its claims; `claims` are those of the last."""
         options = self.options
         if options.node and options.node not in self.snapshot.nodes:
             self.notes.append(f"node {options.node}: there is no such Node object")
-        services = [service for service in self.snapshot.services if service.proxy_name == options.proxy_name]
-        remembered = {service.key: self.looked_at(service, known.get(service.key)) for service in services}
-        drafts = [draft for own in remembered.values() for draft in own.drafts]
-        self.notes += [note for own in remembered.values() for note in own.notes]
+        drafts = [draft for own in known.values() for draft in own.drafts]
+        self.notes += [note for own in known.values() for note in own.notes]
+        claims = self.claimed(drafts, claims)
+        self.notes += claims.notes
         open_addresses = tuple(self.node_port_addresses())
         is_iptables = options.mode is Mode.IPTABLES
         # kube-proxy's refusals in iptables mode match any local address, whatever nodePortAddresses say.
         local = (*self.addresses, LOOPBACK, LOOPBACK6) if is_iptables else ()
         made = Plan(
-            ports=tuple(self.with_claims(drafts)),
+            ports=claims.ports,
             addresses=self.addresses,
             node_port_addresses=open_addresses,
             every_address=tuple(number for number in (IPV4, IPV6) if self.named_addresses(number) is None),
             closed_addresses=tuple(text for text in local if text not in open_addresses),
             pod_ranges=self.node.pod_ranges if options.uses_node_ranges else options.cluster_ranges,
             service_ranges=self.snapshot.service_ranges,
-            health=tuple(self.health(services)),
+            health=tuple(self.health(own.service for own in known.values())),
             notes=tuple(self.notes),
             options=options,
         )
-        return made, remembered
+        return made, claims
+
+    def looked_at_all(
+        self, known: dict[ServiceKey, "_Known"], *, has_same_services: bool
+    ) -> dict[ServiceKey, "_Known"]:
+        """What follows from every Service; `known` is what followed from those of the last plan."""
+        if has_same_services:
+            slices = self.snapshot.slices
+            changed = [key for key, own in known.items() if slices.get(key, ()) is not own.slices]
+            return {**known, **{key: self.looked_at(known[key].service, known[key]) for key in changed}}
+        return {
+            service.key: self.looked_at(service, known.get(service.key))
+            for service in self.snapshot.services
+            if service.proxy_name == self.options.proxy_name
+        }
 
     def looked_at(self, service: Service, before: "_Known | None") -> "_Known":
         slices = self.snapshot.slices.get(service.key, ())
@@ -261,20 +283,30 @@ class _Planner:
         admits = primary is not None and any(_contains(text, primary) for text in ranges)
         return ranges, admits
 
-    def with_claims(self, drafts: list[PortPolicy]) -> Iterator[PortPolicy]:
+    def claimed(self, drafts: list[PortPolicy], before: "_Claims") -> "_Claims":
         """Every address and port has one owner, the first to claim it. Cluster IPs are claimed before the
         rest: the API server allocates them, while any tenant can write somebody else's into `externalIPs`
         (CVE-2020-8554).
         """
+        if len(drafts) == len(before.drafts) and all(
+            one is other or _claims_alike(one, other)
+            for one, other in zip(drafts, before.drafts, strict=True)
+        ):
+            return replace(before, drafts=drafts)
+        notes, self.notes = self.notes, []
         kept: list[list[Listener]] = [[] for _ in drafts]
         for wants_cluster_ip in (True, False):
             for number, draft in enumerate(drafts):
                 for listener in draft.listeners:
                     if (listener.kind == CLUSTER_IP) == wants_cluster_ip and self.claims(draft, listener):
                         kept[number].append(listener)
-        for draft, listeners in zip(drafts, kept, strict=True):
-            if listeners:
-                yield draft if len(listeners) == len(draft.listeners) else _narrowed(draft, listeners)
+        narrowed = {
+            number: tuple(kept[number])
+            for number, draft in enumerate(drafts)
+            if len(kept[number]) < len(draft.listeners)
+        }
+        own, self.notes = tuple(self.notes), notes
+        return _Claims(drafts, narrowed, own)
 
     def claims(self, draft: PortPolicy, listener: Listener) -> bool:
         place = listener.address or f"every IPv{draft.family} address of the node"
@@ -321,7 +353,7 @@ class _Planner:
 
     def health(self, services: Iterable[Service]) -> Iterator[HealthCheck]:
         for service in services:
-            if not (service.cluster_ips and has_health_check(service)):
+            if not (service.health_check_node_port and service.cluster_ips and has_health_check(service)):
                 continue
             ready = {
                 endpoint.address
@@ -343,13 +375,41 @@ class _Known:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Claims:
+    """Which listeners the service ports of a plan have got."""
+
+    drafts: list[PortPolicy] = field(default_factory=list)
+    narrowed: Mapping[int, tuple[Listener, ...]] = field(default_factory=dict)
+    """Listeners of those that have not got all of theirs, by place."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ports(self) -> tuple[PortPolicy, ...]:
+        """The drafts with what they have got, without those that have got nothing."""
+        ports: list[PortPolicy | None] = list(self.drafts)
+        for number, listeners in self.narrowed.items():
+            ports[number] = replace(self.drafts[number], listeners=listeners) if listeners else None
+        return tuple(port for port in ports if port)
+
+
+def _claims_alike(one: PortPolicy, other: PortPolicy) -> bool:
+    return (one.name, one.protocol, one.family, one.listeners) == (
+        other.name,
+        other.protocol,
+        other.family,
+        other.listeners,
+    )
+
+
+def _virtual(snapshot: Snapshot) -> frozenset[str]:
+    """All cluster IPs."""
+    return frozenset(ip for service in snapshot.services for ip in service.cluster_ips)
+
+
 def _terminating(endpoints: list[tuple[Target, Endpoint]]) -> list[tuple[Target, Endpoint]]:
     """Those that still serve while they go: better than nothing."""
     return [pair for pair in endpoints if pair[1].is_serving and pair[1].is_terminating]
-
-
-def _narrowed(draft: PortPolicy, listeners: list[Listener]) -> PortPolicy:
-    return replace(draft, listeners=tuple(listeners))
 
 
 def _contains(text: str, address: str) -> bool:

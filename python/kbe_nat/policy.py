@@ -191,6 +191,12 @@ class Plan:
     notes: tuple[str, ...] = ()
     """What cannot be served, one line each."""
     options: Options = field(default_factory=Options)
+    families: tuple[int, ...] = field(init=False, compare=False)
+    """Those of the ports, in order; IPv4 when nothing is served."""
+
+    def __post_init__(self) -> None:
+        found = tuple(sorted({policy.family for policy in self.ports})) or (IPV4,)
+        object.__setattr__(self, "families", found)
 
 
 def unknown_port(options: Options) -> str:

@@ -1,6 +1,6 @@
 """What was found for each service port, kept from one plan to the next."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
@@ -15,16 +15,22 @@ PortKey: TypeAlias = tuple[str, str, str, str, int]
 class Findings(Generic[T]):
     """What was found for the service ports of a plan."""
 
-    known: dict[PortKey, tuple[PortPolicy, T]]
+    known: dict[int, tuple[PortPolicy, T]]
+    """By the policy's identity: an entry keeps its policy alive."""
     arrived: list[T]
-    """For ports that the plan brings or changes."""
+    """Found for ports that the plan brings, or otherwise than before."""
     left: list[T]
-    """What had been found for ports that it changes or takes away."""
+    """What had been found for these, and for ports that it takes away."""
 
     @property
     def all(self) -> list[T]:
         """For every port, in the plan's order."""
         return [found for _, found in self.known.values()]
+
+    @property
+    def is_changed(self) -> bool:
+        """Anything is found otherwise than before."""
+        return bool(self.arrived or self.left)
 
 
 class Remembered(Generic[T]):
@@ -32,19 +38,30 @@ class Remembered(Generic[T]):
 
     def __init__(self, look: Callable[[PortPolicy], T]) -> None:
         self._look = look
-        self._known: dict[PortKey, tuple[PortPolicy, T]] = {}
+        self._known: dict[int, tuple[PortPolicy, T]] = {}
 
-    def findings(self, ports: Iterable[PortPolicy]) -> Findings[T]:
-        """Against what was kept last. Cost: a comparison per port, and a look at those that changed."""
-        before, known, arrived = self._known, {}, []
-        for policy in ports:
-            key = (policy.namespace, policy.service, policy.port_name, policy.protocol, policy.family)
-            entry = before.get(key)
-            if entry is None or not (entry[0] is policy or entry[0] == policy):
-                entry = (policy, self._look(policy))
-                arrived.append(entry[1])
-            known[key] = entry
-        return Findings(known, arrived, [own[1] for key, own in before.items() if known.get(key) is not own])
+    def findings(self, ports: Sequence[PortPolicy]) -> Findings[T]:
+        """Against what was kept last. Cost: a look at those that changed, and next to nothing for the others,
+        since the planner hands over the same policies again.
+        """
+        before, numbers = self._known, list(map(id, ports))
+        if numbers == list(before):
+            return Findings(before, [], [])
+        gone = {_key(before[number][0]): before[number] for number in before.keys() - set(numbers)}
+        looked, arrived, left = {}, [], []
+        for policy in [own for own in ports if id(own) not in before]:
+            entry = gone.pop(_key(policy), None)
+            if entry is None:
+                found = self._look(policy)
+                arrived.append(found)
+            elif entry[0] == policy or (found := self._look(policy)) == entry[1]:
+                found = entry[1]
+            else:
+                arrived.append(found)
+                left.append(entry[1])
+            looked[id(policy)] = (policy, found)
+        left += [found for _, found in gone.values()]
+        return Findings({own: before.get(own) or looked[own] for own in numbers}, arrived, left)
 
     def keep(self, findings: Findings[T]) -> None:
         """What later plans are compared with."""
@@ -53,3 +70,7 @@ class Remembered(Generic[T]):
     def forget(self) -> None:
         """All ports are looked at again."""
         self._known = {}
+
+
+def _key(policy: PortPolicy) -> PortKey:
+    return policy.namespace, policy.service, policy.port_name, policy.protocol, policy.family

@@ -258,9 +258,11 @@ with socket.create_server(("", 5002), backlog=1024) as server:
 """
 ASK_SHORT = """
 import socket, sys
+address, count, *sources = sys.argv[1:]
 answered = 0
-for number in range(int(sys.argv[2])):
-    with socket.create_connection((sys.argv[1], 5002), timeout=5) as connection:
+for number in range(int(count)):
+    source = (sources[number % len(sources)], 0) if sources else None
+    with socket.create_connection((address, 5002), timeout=5, source_address=source) as connection:
         connection.sendall(b"hello")
         answered += connection.recv(100) == b"hello"
 print(answered, "answered")

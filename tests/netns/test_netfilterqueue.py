@@ -17,7 +17,8 @@ from kbe_nat.datapath.thread import LoopThread
 from kbe_nat.playground.cluster import NODE_ADDRESS, Cluster
 from kbe_nat.playground.namespaces import Namespace, inside
 from kbe_nat.policy import Listener, Options, Plan, PortPolicy, Target
-from kbe_nat.rules import installed, rule_sets
+from kbe_nat.rules import installed
+from kbe_nat.rules.diversion import rule_sets
 from kbe_nat.rules.execution import Commands
 from kbe_nat.rules.iptables import Iptables
 from kbe_nat.tables import Tables

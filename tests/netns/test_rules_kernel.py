@@ -13,8 +13,9 @@ from kbe_nat.errors import RulesError
 from kbe_nat.model import IPV4, IPV6
 from kbe_nat.playground.namespaces import Namespace
 from kbe_nat.policy import Listener, Plan, PortPolicy, Target
-from kbe_nat.rules import Marks, RuleSet, rule_sets
+from kbe_nat.rules import Marks, RuleSet
 from kbe_nat.rules.choice import BackendName, probe
+from kbe_nat.rules.diversion import rule_sets
 from kbe_nat.rules.execution import Commands
 from kbe_nat.rules.iptables import Iptables
 from kbe_nat.rules.nftables import PROBE, Nftables

@@ -15,7 +15,8 @@ from kbe_nat.datapath.thread import NativeThread
 from kbe_nat.model import IPV4, IPV6
 from kbe_nat.policy import Plan, PortPolicy
 from kbe_nat.remembered import Remembered
-from kbe_nat.rules import Backend, Marks, RuleSet, Way, families, rule_sets
+from kbe_nat.rules import Backend, Marks, Way
+from kbe_nat.rules.diversion import DiversionRules
 from kbe_nat.rules.execution import Runner
 from kbe_nat.rules.numbering import Address, Numbering
 from kbe_nat.rules.standby import OnDeath, Standby, StandbyChoice
@@ -47,8 +48,8 @@ class Datapath(Protocol):
         """As `install`, at the price of what has changed; the engine decides by this plan now."""
         ...
 
-    def missing(self) -> tuple[str, ...]:
-        """What is not in the kernel as it should be."""
+    def repair(self, plan: Plan) -> tuple[str, ...]:
+        """Put back what somebody has taken out of the kernel, and say what that was."""
         ...
 
     def remove(self) -> None:
@@ -79,9 +80,9 @@ class Diversion:
     """The first and the last number."""
     marks: Marks = field(default_factory=Marks)
 
-    def rule_sets(self, plan: Plan, way: Way) -> tuple[RuleSet, ...]:
-        """The rules for this plan."""
-        return rule_sets(plan, self.queues, self.marks, way)
+    def diverting(self, way: Way) -> DiversionRules:
+        """The rules that do so."""
+        return DiversionRules(self.queues, self.marks, way)
 
 
 class EveryPacket:
@@ -91,23 +92,26 @@ class EveryPacket:
     numbers = None
 
     def __init__(self, diversion: Diversion) -> None:
-        self._diversion = diversion
         self._rules = diversion.rules
+        self._diverting = diversion.diverting(self.way)
 
     def prepare(self, plan: Plan) -> None:
         """See `Datapath`: nothing."""
 
     def install(self, plan: Plan) -> None:
         """See `Datapath`."""
-        self._rules.install(self._diversion.rule_sets(plan, self.way))
+        self._rules.install(self._diverting.rule_sets(plan))
 
     def update(self, plan: Plan) -> None:
         """See `Datapath`."""
-        self._rules.update(self._diversion.rule_sets(plan, self.way))
+        self._rules.update(self._diverting.rule_sets(plan))
 
-    def missing(self) -> tuple[str, ...]:
+    def repair(self, plan: Plan) -> tuple[str, ...]:
         """See `Datapath`."""
-        return self._rules.missing()
+        missing = self._rules.missing()
+        if missing:
+            self.install(plan)
+        return missing
 
     def remove(self) -> None:
         """See `Datapath`."""
@@ -115,7 +119,7 @@ class EveryPacket:
 
     def render(self, plan: Plan) -> str:
         """See `Datapath`."""
-        return self._rules.render(self._diversion.rule_sets(plan, self.way))
+        return self._rules.render(self._diverting.rule_sets(plan))
 
     def refresh(self) -> None:
         """See `Datapath`: they always are."""
@@ -139,6 +143,7 @@ class FirstPacket:
         self.numbers = BackendNumbers(diversion.marks.index)
         self._diversion = diversion
         self._rules = diversion.rules
+        self._diverting = diversion.diverting(self.way)
         self._translations = Translations(runner, tables, diversion.marks)
         self._backends = Remembered(_backends)
         self._leaving: list[tuple[int, set[Address]]] = []
@@ -157,7 +162,7 @@ class FirstPacket:
         findings = self._backends.findings(plan.ports)
         for number, numbering in self._numbering.items():
             numbering.check(own for family, some in findings.arrived if family == number for own in some)
-        given: dict[int, dict[Address, int]] = {number: {} for number in families(plan)}
+        given: dict[int, dict[Address, int]] = {number: {} for number in plan.families}
         for number, some in findings.arrived:
             given[number] |= self._numbering[number].arrive(some)
         self._backends.keep(findings)
@@ -173,14 +178,14 @@ class FirstPacket:
         self._standby.follow(plan)
         self._is_whole = False
         self._translate(plan, [])
-        self._rules.install(self._diversion.rule_sets(plan, self.way))
+        self._rules.install(self._diverting.rule_sets(plan))
         self._is_installed = True
 
     def update(self, plan: Plan) -> None:
         """See `Datapath`."""
-        self._rules.update(self._diversion.rule_sets(plan, self.way))
+        self._rules.update(self._diverting.rule_sets(plan))
         self._standby.follow(plan)
-        gone: dict[int, dict[Address, int]] = {number: {} for number in families(plan)}
+        gone: dict[int, dict[Address, int]] = {number: {} for number in plan.families}
         for number, some in self._leaving:
             gone.setdefault(number, {}).update(self._numbering[number].leave(some))
         self._leaving = []
@@ -190,16 +195,23 @@ class FirstPacket:
             plan,
             [
                 TranslationChange(number, removed=gone[number], standby=self._standby.standby[number])
-                for number in families(plan)
+                for number in plan.families
             ],
         )
         if lost and self._watch:
             # Ends datagrams' flows and unanswered connections to those that left.
             self._watch.ask()
 
-    def missing(self) -> tuple[str, ...]:
+    def repair(self, plan: Plan) -> tuple[str, ...]:
         """See `Datapath`."""
-        return (*self._translations.missing(), *self._rules.missing())
+        translations = self._translations.missing()
+        if translations:
+            self._is_whole = False
+            self._translate(plan, [])
+        rules = self._rules.missing()
+        if rules:
+            self._rules.install(self._diverting.rule_sets(plan))
+        return (*translations, *rules)
 
     def remove(self) -> None:
         """See `Datapath`. Flows that the kernel carries go on."""
@@ -212,7 +224,7 @@ class FirstPacket:
         if not self._is_installed:
             self.prepare(plan)
             self._standby.follow(plan)
-        rules = self._rules.render(self._diversion.rule_sets(plan, self.way))
+        rules = self._rules.render(self._diverting.rule_sets(plan))
         return self._translations.render(self._whole(plan)) + rules
 
     def refresh(self) -> None:
@@ -233,7 +245,7 @@ class FirstPacket:
     def _translate(self, plan: Plan, changes: list[TranslationChange]) -> None:
         """These changes, or everything if the kernel does not have all that was before."""
         is_whole, self._is_whole = self._is_whole, False
-        if is_whole and self._translations.families == set(families(plan)):
+        if is_whole and self._translations.families == set(plan.families):
             self._translations.update(changes)
         else:
             self._translations.install(self._whole(plan))
@@ -242,7 +254,7 @@ class FirstPacket:
     def _whole(self, plan: Plan) -> list[Translation]:
         return [
             Translation(number, self._numbering[number].numbers, self._standby.standby.get(number, Standby()))
-            for number in families(plan)
+            for number in plan.families
         ]
 
 

@@ -7,7 +7,7 @@ from zlib import crc32
 
 from kbe_nat.policy import CLUSTER_IP, LOAD_BALANCER, Listener, Plan, PortPolicy, Target
 from kbe_nat.remembered import Remembered
-from kbe_nat.rules import families, frontends
+from kbe_nat.rules.diversion import frontends
 
 Frontend = tuple[str, str, int]
 """Address, protocol and port."""
@@ -52,8 +52,8 @@ class StandbyChoice:
             self._decisions.forget()
         self._plan = new
         findings = self._decisions.findings(new.ports)
-        if findings.arrived or findings.left or not self.standby:
-            self.standby = {number: _whole(number, findings.all) for number in families(new)}
+        if findings.is_changed or self.standby.keys() != set(new.families):
+            self.standby = {number: _whole(number, findings.all) for number in new.families}
         self._decisions.keep(findings)
 
     def _decided(self, policy: PortPolicy) -> list["_Decision"]:

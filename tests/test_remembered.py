@@ -1,0 +1,46 @@
+"""What is kept from plan to plan."""
+
+from dataclasses import replace
+
+from kbe_nat.policy import Listener, PortPolicy, Target
+from kbe_nat.remembered import Remembered
+
+
+def port(name: str, *targets: str) -> PortPolicy:
+    listeners = (Listener("cluster-ip", "172.30.0.1", 80),)
+    return PortPolicy("default", name, "", "tcp", 4, listeners, tuple(Target(own, 80) for own in targets), ())
+
+
+def test_only_what_changed_is_looked_at_and_only_what_is_found_otherwise_is_told() -> None:
+    looked: list[str] = []
+
+    def look(policy: PortPolicy) -> tuple[str, int]:
+        looked.append(policy.service)
+        return policy.service, len(policy.cluster)
+
+    own = Remembered(look)
+
+    def follow(*ports: PortPolicy) -> tuple[list[str], list[tuple[str, int]], list[tuple[str, int]]]:
+        looked.clear()
+        findings = own.findings(ports)
+        own.keep(findings)
+        assert findings.all == [(policy.service, len(policy.cluster)) for policy in ports]
+        assert findings.is_changed == bool(findings.arrived or findings.left)
+        return list(looked), sorted(findings.arrived), sorted(findings.left)
+
+    one, two = port("one", "a"), port("two", "a", "b")
+    assert follow(one, two) == (["one", "two"], [("one", 1), ("two", 2)], [])
+    assert follow(one, two) == ([], [], [])
+    assert follow(two, one) == ([], [], []), "another order"
+    assert follow(replace(one), two) == ([], [], []), "another object with the same values"
+    assert follow(port("one", "b"), two) == (["one"], [], []), "nothing else was found"
+    assert follow(port("one", "b", "c"), two) == (["one"], [("one", 2)], [("one", 1)])
+    assert follow(two, port("three")) == (["three"], [("three", 0)], [("one", 2)])
+    own.forget()
+    assert follow(two) == (["two"], [("two", 2)], [])
+
+
+def test_what_is_not_kept_does_not_count() -> None:
+    own = Remembered(lambda policy: policy.service)
+    own.findings([port("one")])
+    assert own.findings([port("one")]).arrived == ["one"]
