@@ -1,13 +1,18 @@
 """Files of Kubernetes objects: what is read, what is refused with which words, and what is filled in."""
 
 import os
+import random
+import re
+import threading
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from kbe_nat.errors import FileError
 from kbe_nat.model import Endpoint, Service, ServicePort, SlicePort, Strategy
-from kbe_nat.sources import Reading
+from kbe_nat.sources import Reading, manifests, watching
+from kbe_nat.sources.documents import documents
 from kbe_nat.sources.manifests import Manifests, read_manifests
 
 SEED = Path(__file__).parent / "seed"
@@ -307,3 +312,149 @@ def test_addresses_of_a_node(tmp_path: Path) -> None:
 
     assert of("ExternalIP", "InternalIP", "InternalIP") == ("192.0.2.1", "192.0.2.2")
     assert of("ExternalIP") == ("192.0.2.0",)
+
+
+def test_reading_what_has_changed_is_as_reading_everything(tmp_path: Path) -> None:
+    """Random edits of random files, one after the other."""
+    chance = random.Random(7)
+
+    def slice_of(name: str, service: str) -> str:
+        ready = chance.choice(("true", "false"))
+        addresses = [
+            f"10.0.{chance.randrange(9)}.{chance.randrange(1, 9)}" for _ in range(chance.randrange(4))
+        ]
+        endpoints = ", ".join(f"{{addresses: [{own}], conditions: {{ready: {ready}}}}}" for own in addresses)
+        kind = chance.choice(("IPv4", "IPv4", "IPv4", "FQDN"))
+        return SLICE_OF.format(name=name, service=service, kind=kind, endpoints=endpoints)
+
+    def service_of(number: int) -> str:
+        port = chance.choice((80, 80, 81))
+        named = SERVICE.replace("web", f"web-{number}").replace(".0.1", f".0.{number + 1}")
+        return named.replace("80", str(port))
+
+    amended = 0
+    source = Manifests([tmp_path])
+    for turn in range(150):
+        number = chance.randrange(6)
+        file = tmp_path / f"{number}.yaml"
+        if chance.random() < 0.1:
+            file.unlink(missing_ok=True)
+        elif chance.random() < 0.3 or not file.exists():
+            texts = [service_of(number), slice_of(f"web-{number}-a", f"web-{number}")]
+            texts += [slice_of(f"web-{number}-b", f"web-{chance.randrange(6)}")] * chance.randrange(2)
+            file.write_text("---\n".join(chance.sample(texts, len(texts))))
+        else:
+            parts = file.read_text().split("---\n")
+            place = next(n for n, text in enumerate(parts) if "Slice" in text)
+            name, service = re.findall(r"(?:{name|service-name): (web-[-\w]+)", parts[place])
+            parts[place] = slice_of(name, service)
+            file.write_text("---\n".join(parts))
+            amended += 1
+        reading = source.read()
+        everything = read_manifests([tmp_path]).snapshot
+        if reading is not None:
+            assert not reading.refused
+            last = reading.snapshot
+            assert last.generation > 0
+        elif turn == 0:
+            continue
+        assert structs.replace(last, generation=0) == everything, f"turn {turn}"
+    assert amended > 50
+
+
+def test_only_what_has_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}.yaml").write_text(SERVICE.replace("web", f"web-{number}"))
+    (tmp_path / "slice.yaml").write_text(SLICE)
+    source = Manifests([tmp_path])
+    before = source.read()
+    assert before is not None
+    read_again: list[str] = []
+
+    def reading(path: str) -> list[object]:
+        read_again.append(path)
+        return documents(path)
+
+    monkeypatch.setattr(manifests, "documents", reading)
+    (tmp_path / "slice.yaml").write_text(SLICE.replace("10.0.0.1", "10.0.0.9"))
+    after = source.read()
+    assert after is not None
+    assert endpoints(after, "shop", "web") == [("10.0.0.9", 8080)]
+    assert read_again == [str(tmp_path / "slice.yaml")]
+    assert after.snapshot.services is before.snapshot.services, "nor are the others looked at"
+
+
+def test_it_hears_of_every_kind_of_change(tmp_path: Path) -> None:
+    folder = tmp_path / "objects"
+    (folder / "..first").mkdir(parents=True)
+    named = tmp_path / "named.yaml"
+    for path, number in ((named, 1), (folder / "a.yaml", 2), (folder / "..first/c.yaml", 3)):
+        path.write_text(SERVICE.replace("web", f"web-{number}").replace(".0.1", f".0.{number}"))
+    # As Kubernetes mounts a ConfigMap.
+    (folder / "..data").symlink_to("..first")
+    (folder / "c.yaml").symlink_to("..data/c.yaml")
+    source = Manifests([named, folder])
+
+    def ports() -> dict[str, int]:
+        reading = source.read()
+        assert reading is not None
+        return {service.name: service.ports[0].port for service in reading.snapshot.services}
+
+    assert ports() == {"web-1": 80, "web-2": 80, "web-3": 80}
+
+    def written(path: Path, port: int) -> None:
+        path.write_text(path.read_text().replace("port: 80", f"port: {port}"))
+
+    def replaced() -> None:
+        (tmp_path / "new").write_text((folder / "a.yaml").read_text().replace("port: 82", "port: 83"))
+        (tmp_path / "new").replace(folder / "a.yaml")
+
+    def swapped() -> None:
+        (folder / "..second").mkdir()
+        text = (folder / "c.yaml").read_text()
+        (folder / "..second/c.yaml").write_text(text.replace("port: 80", "port: 84"))
+        (folder / "..next").symlink_to("..second")
+        (folder / "..next").replace(folder / "..data")
+
+    def linked() -> None:
+        (folder / "d.yaml").symlink_to(named)
+        (folder / "a.yaml").unlink()
+
+    for change, expected in (
+        (lambda: written(named, 81), {"web-1": 81, "web-2": 80, "web-3": 80}),
+        (lambda: written(folder / "a.yaml", 82), {"web-1": 81, "web-2": 82, "web-3": 80}),
+        (replaced, {"web-1": 81, "web-2": 83, "web-3": 80}),
+        (swapped, {"web-1": 81, "web-2": 83, "web-3": 84}),
+        (linked, {"web-1": 81, "web-3": 84}),
+    ):
+        assert source.read() is None
+        hearer = threading.Thread(target=change)
+        hearer.start()
+        assert source.wait(5), "it wakes up"
+        hearer.join()
+        assert ports() == expected
+    assert not source.wait(0.01)
+
+
+def test_without_inotify_files_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> None:
+        raise OSError("too many users")
+
+    monkeypatch.setattr(watching, "INotify", refused)
+    path = tmp_path / "objects.yaml"
+    path.write_text(SERVICE)
+    source = Manifests([path])
+    assert source.read() is not None
+    assert source.read() is None
+    assert not source.wait(0.01)
+    path.write_text(SERVICE.replace("web", "shop"))
+    assert source.read() is not None
+
+
+SLICE_OF = """apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: {name}, namespace: shop, labels: {{kubernetes.io/service-name: {service}}}}}
+addressType: {kind}
+ports: [{{port: 8080}}]
+endpoints: [{endpoints}]
+"""

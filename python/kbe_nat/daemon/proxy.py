@@ -123,7 +123,8 @@ class Proxy:
             now = time.monotonic()
             for task in tasks:
                 task.run_if_due(now)
-            time.sleep(DELIVERY_SECONDS)
+            if self._source.wait(DELIVERY_SECONDS):
+                self._follow()
 
     def _read_first(self) -> None:
         """Raises `KbeNatError`: with nothing to serve it is better not to start."""

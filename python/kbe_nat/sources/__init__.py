@@ -15,7 +15,7 @@ class Reading:
     refused: tuple[ObjectError, ...] = ()
     """Objects that are not in the snapshot because they are wrong."""
     notes: tuple[str, ...] = ()
-    """Parts of objects that were left out or filled in, one line each."""
+    """Parts of objects that were read now and left out or filled in, one line each."""
 
 
 class Source(Protocol):
@@ -26,4 +26,8 @@ class Source(Protocol):
 
         Raises `KbeNatError` when there is nothing to read; the state that was read last then stays good.
         """
+        ...
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until there may be another state, at most so long; whether there may."""
         ...

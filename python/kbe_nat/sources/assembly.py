@@ -41,6 +41,13 @@ def assemble(found: Iterable[Found], generation: int = 0) -> Reading:
     return _Assembly(found).reading(generation)
 
 
+def assemble_slice(one: Found) -> tuple[EndpointSlice | None, list[str]]:
+    """As the snapshot has it where there are no Pods, and notes; None when it is left out."""
+    own = _Assembly(())
+    converted = own.slice(one, {})
+    return converted and converted[1], own.notes
+
+
 class _Assembly:
     """What was refused and noted while one snapshot is built."""
 

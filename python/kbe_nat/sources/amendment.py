@@ -1,0 +1,65 @@
+"""New EndpointSlices in a snapshot that is otherwise as it was: what changes most, and need not cost a look at
+all objects.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from msgspec import structs
+
+from kbe_nat.model import EndpointSlice, ServiceKey, Snapshot
+from kbe_nat.sources import Reading
+from kbe_nat.sources.assembly import SERVICE_NAME_LABEL, assemble_slice
+from kbe_nat.sources.objects import ControllerObject, EndpointSliceObject, Found, PodObject, namespace
+
+
+def can_be_amended(found: Iterable[Found]) -> bool:
+    """Whether no slice of these objects counts for more than itself: none is written twice, and there are no
+    Pods, whose weights slices take over.
+    """
+    names = set()
+    count = 0
+    for one in found:
+        if isinstance(one.value, PodObject | ControllerObject):
+            return False
+        names.add(one.subject)
+        count += 1
+    return len(names) == count
+
+
+def amend(
+    snapshot: Snapshot, changes: Iterable[tuple[Sequence[Found], Sequence[Found]]], generation: int
+) -> Reading | None:
+    """The snapshot with other slices: `changes` are the objects of some files as they were and as they are, and
+    the objects of all files can be amended. None when more has changed than what is in slices. Cost: linear in
+    these objects, and a copy of `Snapshot.slices`.
+    """
+    slices = dict(snapshot.slices)
+    notes: list[str] = []
+    for before, after in changes:
+        if list(map(_identity, before)) != list(map(_identity, after)):
+            return None
+        for old, new in zip(before, after, strict=True):
+            if old == new:
+                continue
+            if not isinstance(new.value, EndpointSliceObject):
+                return None
+            notes += _replace(slices, new, new.value)
+    return Reading(structs.replace(snapshot, generation=generation, slices=slices), notes=tuple(notes))
+
+
+def _replace(
+    slices: dict[ServiceKey, tuple[EndpointSlice, ...]], new: Found, value: EndpointSliceObject
+) -> Sequence[str]:
+    key = (namespace(value), value.metadata.labels.get(SERVICE_NAME_LABEL, ""))
+    own, notes = assemble_slice(new)
+    others = [part for part in slices.pop(key, ()) if part.name != value.metadata.name]
+    parts = sorted([*others, *([own] if own else [])], key=lambda part: part.name)
+    if parts:
+        slices[key] = tuple(parts)
+    return notes
+
+
+def _identity(one: Found) -> tuple[str, str | None]:
+    """What must be the same for an object to be the same one."""
+    is_slice = isinstance(one.value, EndpointSliceObject)
+    return one.subject, one.value.metadata.labels.get(SERVICE_NAME_LABEL) if is_slice else None

@@ -1,0 +1,101 @@
+"""Which files have changed, as the kernel tells (inotify(7)).
+
+It does not tell everything (other machines write to a network's file system, a link's target changes
+elsewhere), so now and then all files are in doubt; always where there is no inotify.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from inotify_simple import Event, INotify, flags
+
+
+class FileWatch:
+    """Watches files, and directories with the files that come into them."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._paths = {path: Path(path) for path in paths}
+        self._places: dict[int, list[tuple[Path, str]]] = {}
+        """By number of a watch, what is watched there: a directory, and a file in it that was named or ""."""
+        self._events: list[Event] = []
+        """Heard of while waiting."""
+        self._looked = -LOOK_SECONDS
+        try:
+            self._inotify: INotify | None = INotify()
+        except OSError:
+            # The user has as many as may be (fs.inotify.max_user_instances).
+            self._inotify = None
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until something happens to a file, at most so long; whether it did."""
+        if self._inotify is None:
+            time.sleep(seconds)
+            return False
+        events = self._inotify.read(timeout=round(seconds * 1000))
+        self._events += events
+        return bool(events)
+
+    def changed(self) -> set[str] | None:
+        """Files that have changed since it was asked last; None: any may have."""
+        events, self._events = self._events, []
+        if self._inotify is not None:
+            events += self._inotify.read(timeout=0)
+        now = time.monotonic()
+        if self._inotify is None or now - self._looked >= LOOK_SECONDS or any(map(_is_vague, events)):
+            self._looked = now
+            self._places = {}
+            for path, own in self._paths.items():
+                self._watch(own, path)
+            return None
+        return {file for event in events for file in self._meant(event)}
+
+    def _watch(self, own: Path, path: str) -> None:
+        if self._inotify is None:
+            return
+        is_directory = own.is_dir()
+        place = own if is_directory else own.parent
+        try:
+            number = self._inotify.add_watch(place, EVENTS)
+        except OSError:
+            # It is not there, or the user watches as much as may be: found when all files are in doubt.
+            self._looked = -LOOK_SECONDS
+        else:
+            self._places.setdefault(number, []).append((own, "" if is_directory else path))
+
+    def _meant(self, event: Event) -> Iterator[str]:
+        for own, path in self._places.get(event.wd, ()):
+            if path and own.name == event.name:
+                yield path
+            elif not path and (not event.mask & flags.CREATE or _is_whole(own / event.name)):
+                yield str(own / event.name)
+
+
+def _is_vague(event: Event) -> bool:
+    """Something other than one file; names with two dots are how Kubernetes swaps whole directories."""
+    return bool(event.mask & VAGUE) or event.name.startswith("..")
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether what was just created has its content: a file that is written is heard of again."""
+    try:
+        return path.is_symlink() or path.stat().st_nlink > 1
+    except OSError:
+        return True
+
+
+EVENTS: Final = (
+    flags.CLOSE_WRITE
+    | flags.CREATE
+    | flags.DELETE
+    | flags.MOVED_FROM
+    | flags.MOVED_TO
+    | flags.DELETE_SELF
+    | flags.MOVE_SELF
+)
+VAGUE: Final = (
+    flags.Q_OVERFLOW | flags.IGNORED | flags.UNMOUNT | flags.DELETE_SELF | flags.MOVE_SELF | flags.ISDIR
+)
+LOOK_SECONDS: Final = 10.0
+"""So often all files are in doubt."""
