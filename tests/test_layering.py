@@ -65,14 +65,15 @@ PYTHON = {
     "datapath": "_native errors model policy remembered rules",
     "tables": "_native policy remembered",
     "control": "_native datapath errors model planning policy remembered tables",
-    "daemon": "_native control datapath errors kubeproxy model planning policy sources",
+    "daemon": "_native control datapath errors kubeproxy model planning policy rules sources",
     "kubeproxy": "errors model planning policy sources",
+    "diagnosis": "datapath errors rules",
     "playground": "daemon errors planning policy sources",
     "packet": "model",
     "kernel_flows": "errors",
     "shadow": "_native kernel_flows model packet policy tables",
-    "cli": "_native control daemon datapath errors kernel_flows kubeproxy model packet planning playground "
-    "policy rules shadow sources tables version",
+    "cli": "_native control daemon datapath diagnosis errors kernel_flows kubeproxy model packet planning "
+    "playground policy rules shadow sources tables version",
     "__init__": "_native errors model",
     "__main__": "cli errors",
 }

@@ -140,7 +140,10 @@ class FlowWatch:
 
     def __new__(cls, engine: Engine, mark: int, *, socket_buffer: int) -> FlowWatch: ...
     def run(self) -> None:
-        """Run until `stop` is called. Raises `QueueError`."""
+        """Run until `stop` is called. Raises `ConntrackError`."""
+
+    def look(self) -> None:
+        """Look at all flows once, in this thread, while nothing runs. Raises `ConntrackError`."""
 
     def stop(self) -> None:
         """End `run` soon."""

@@ -9,6 +9,7 @@ from kbe_nat.cli.conntrack import conntrack
 from kbe_nat.cli.demo import demo
 from kbe_nat.cli.describe import describe
 from kbe_nat.cli.diff import diff
+from kbe_nat.cli.doctor import doctor
 from kbe_nat.cli.drain import drain
 from kbe_nat.cli.dump import dump
 from kbe_nat.cli.explain import explain
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command(cls=NodeCommand)(proxy)
+app.command()(doctor)
 app.command()(get)
 app.command()(describe)
 app.command()(conntrack)

@@ -24,7 +24,7 @@ from kbe_nat.cli.options import (
     warn,
 )
 from kbe_nat.cli.output import show, show_json, table
-from kbe_nat.daemon.answers import Row, context, explanation_row
+from kbe_nat.daemon.answers import Row, consequences, context, explanation_row
 from kbe_nat.daemon.conversation import ask
 from kbe_nat.datapath.pcap import CaptureQueue
 from kbe_nat.model import IPV4, IPV6
@@ -108,7 +108,8 @@ def explain(
         device = _device(made, data, interface)
         told = engine.explain(data, 0, interface=device, incomplete_checksum=True)
         number = IPV6 if data[0] >> 4 == IPV6 else IPV4
-        return data, explanation_row(told) | context(snapshot, made, number, told)
+        row = explanation_row(told) | context(snapshot, made, number, told)
+        return data, row | {"kernel": consequences(row)}
 
     if flows is not None:
         wanted = read_flows(flows)
@@ -174,7 +175,8 @@ def _captured(engine: Engine, capture: Path, number: int) -> tuple[bytes, Row]:
                     raise typer.BadParameter(
                         f"number {number} of {capture} is no IP packet", param_hint="--packet"
                     )
-                return data, explanation_row(engine.explain(data, batch.now))
+                row = explanation_row(engine.explain(data, batch.now))
+                return data, row | {"kernel": consequences(row)}
             engine.expire(batch.now, EXPIRY_BUDGET)
             before -= len(batch)
     total = number - 1 - before
@@ -211,6 +213,7 @@ def _answer(explanation: Row) -> dict[str, Any]:
         {"endpoint": endpoint, "reason": reason} for endpoint, reason in explanation.get("excluded", ())
     ]
     answer["chains"] = explanation.get("chains", [])
+    answer["kernel"] = explanation["kernel"]
     answer["reasons"] = [f"{check}: {found}" for check, found in explanation["steps"]]
     return answer
 
@@ -248,6 +251,10 @@ def _show(data: bytes, answer: dict[str, Any], explanation: Row) -> None:
         for own in answer["excluded"]:
             excluded.add_row(own["endpoint"], own["reason"])
         parts += ["", excluded]
+    kernel = table("What the kernel does with it", "datapath", "")
+    for way, consequence in answer["kernel"].items():
+        kernel.add_row(way, consequence)
+    parts += ["", kernel]
     if answer["chains"]:
         parts += ["", Text("kube-proxy's chains: " + " -> ".join(answer["chains"]))]
     show(*parts)

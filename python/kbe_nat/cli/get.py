@@ -97,7 +97,10 @@ def _stats(stats: dict[str, Any], wide: bool) -> list[Any]:
     for own in stats["queues"]:
         numbers = ("number", "waiting", "packets", "queue_dropped", "socket_dropped")
         queues.add_row(*(str(own[name]) for name in numbers))
-    return [sizes, "", causes, "", queues]
+    kernel = table("The kernel's flows", "what", "number", right=1)
+    for name, number in stats["kernel"].items():
+        kernel.add_row(name, str(number))
+    return [sizes, "", causes, "", queues, *(["", kernel] if stats["kernel"] else [])]
 
 
 def _status(status: dict[str, Any], wide: bool) -> list[Any]:

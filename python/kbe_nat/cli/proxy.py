@@ -29,6 +29,7 @@ from kbe_nat.daemon.proxy import LOG, Proxy, Settings
 from kbe_nat.datapath.native import NativeQueue
 from kbe_nat.datapath.netfilterqueue import NetfilterQueue
 from kbe_nat.datapath.ways import Diversion, EveryPacket, FirstPacket
+from kbe_nat.diagnosis import ACCOUNTING, counts_bytes
 from kbe_nat.errors import ArgumentError
 from kbe_nat.model import Snapshot, Strategy
 from kbe_nat.policy import Options
@@ -67,7 +68,7 @@ def proxy(
             help="Who translates: the engine every packet, or the kernel once the engine has decided about the"
             " first; auto takes first-packet where the kernel can."
         ),
-    ] = DatapathName.EVERY_PACKET,
+    ] = DatapathName.AUTO,
     on_death: Annotated[
         OnDeath, typer.Option(help="What new connections meet while no daemon runs (first-packet).")
     ] = OnDeath.SERVE,
@@ -79,8 +80,13 @@ def proxy(
         bool, typer.Option("--gso/--no-gso", help="Whether TCP arrives as super-packets of up to 64 kB.")
     ] = True,
     fail_open: Annotated[
-        bool, typer.Option("--fail-open", help="Let packets go on untranslated when a queue is full.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--fail-open/--no-fail-open",
+            help="Let packets go on when a queue is full: untranslated with every-packet (default: no), to what"
+            " the kernel chooses with first-packet (default: yes, with --on-death serve).",
+        ),
+    ] = None,
     max_flows: Annotated[int, typer.Option(min=1, help="Connections of each family, at most.")] = 262_144,
     max_flows_per_source: Annotated[
         int | None, typer.Option(min=1, help="Connections of one client, at most. Default: no limit.")
@@ -115,8 +121,8 @@ def proxy(
 ) -> None:
     """Serve the Services of a directory on this node: divert their packets, translate them, follow changes.
 
-    Needs CAP_NET_ADMIN and gives up every other privilege. SIGTERM ends it; connections are kept for the next
-    start.
+    Needs CAP_NET_ADMIN and gives up every other privilege. SIGTERM ends it and takes the rules away; SIGUSR2 ends
+    it for a restart, and leaves them. Connections are kept for the next start. See also: kbe-nat doctor.
     """
     log_to_stderr(log_format, verbose)
     flow, refused, masquerade = map(_bit, (mark_flow, mark_refused, mark_masquerade), MARK_FLAGS)
@@ -159,7 +165,11 @@ def proxy(
     if dry_run:
         _print_rules(source, controller)
         return
+    if fail_open is None:
+        fail_open = way is Way.FIRST_PACKET and on_death is OnDeath.SERVE
     LOG.info("datapath %s: %s", way, reason)
+    if way is Way.FIRST_PACKET and not counts_bytes():
+        LOG.info("packets and bytes of connections are not counted: %s is 0", ACCOUNTING)
     LOG.info("rules by %s; queue %s by %s; seed %d", why, _span(numbers), driver, seed)
     opened: list[Callable[[], NativeQueue | NetfilterQueue]] = [
         partial(

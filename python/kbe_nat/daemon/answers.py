@@ -1,7 +1,7 @@
 """What the daemon says when it is asked: rows of plain values, whose tables `kbe_nat.cli` draws."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from kbe_nat._native import Explanation, Flow, ServiceStats
@@ -14,6 +14,7 @@ from kbe_nat.kubeproxy.path import chains
 from kbe_nat.model import IPV4, IPV6, Snapshot, Strategy, join_address
 from kbe_nat.planning import exclusions
 from kbe_nat.policy import CLUSTER_IP, Plan, PortPolicy
+from kbe_nat.rules import Way
 
 Row = dict[str, Any]
 
@@ -133,6 +134,7 @@ class Answers:
             "affinities": stats.affinities,
             "expired": stats.expired,
             "evicted": stats.evicted,
+            "kernel": self._controller.datapath.counters(),
             "queues": [
                 {
                     "number": own.number,
@@ -155,7 +157,8 @@ class Answers:
             content, time.monotonic_ns(), interface=interface, incomplete_checksum=True
         )
         plan, family = self._controller.plan, IPV6 if content[:1] and content[0] >> 4 == 6 else IPV4
-        yield explanation_row(found) | context(self._controller.snapshot, plan, family, found)
+        row = explanation_row(found) | context(self._controller.snapshot, plan, family, found)
+        yield row | {"kernel": consequences(row, [self._controller.datapath.way])}
 
     def strategy(self, service: str, strategy: str) -> Iterator[int]:
         """Choose backends in another way."""
@@ -258,6 +261,15 @@ def flow_row(flow: Flow) -> Row:
     }
 
 
+def consequences(explanation: Row, ways: Iterable[Way] = Way) -> dict[str, str]:
+    """What the kernel does with the verdict of an explanation, by datapath."""
+    action = explanation["action"]
+    masquerade = (
+        "; the source is masqueraded, by another bit of the mark" if explanation["masquerade"] else ""
+    )
+    return {str(way): (KERNEL.get((action, way)) or KERNEL_EITHER[action]) + masquerade for way in ways}
+
+
 def _frontend(kind: str, address: str, port: int) -> str:
     return f"{kind} {join_address(address, port) if address else f'*:{port}'}"
 
@@ -278,5 +290,23 @@ VERBS: Final = (
     "drain",
     "undrain",
 )
+KERNEL: Final = {
+    (
+        "translate",
+        Way.EVERY_PACKET,
+    ): "it gets this packet back with new addresses, and every later one likewise",
+    (
+        "translate",
+        Way.FIRST_PACKET,
+    ): "it translates the connection by the backend's number in the packet's mark, "
+    "and carries all later packets by itself",
+    ("accept", Way.FIRST_PACKET): "it lets the packet go on as it is, and does not choose by itself",
+}
+KERNEL_EITHER: Final = {
+    "accept": "it lets the packet go on as it is",
+    "reject": "a rule answers for it, by the packet's mark: ICMP port unreachable, or a RST if so asked",
+    "drop": "it forgets the packet",
+    "hold": "it keeps the packet until the verdict on its first fragment",
+}
 HEARTBEAT: Final = 1.0
 """Seconds between signs of life when nothing happens."""

@@ -1,5 +1,6 @@
 """The life of the node proxy: start, watch, repair, and end."""
 
+import gc
 import logging
 import os
 import signal
@@ -44,7 +45,9 @@ class Settings:
 
 
 class Proxy:
-    """Serves what a source says, until SIGTERM or SIGINT."""
+    """Serves what a source says, until SIGTERM or SIGINT. SIGUSR2 ends it too, but leaves its rules to a daemon
+    that takes its place.
+    """
 
     def __init__(
         self,
@@ -70,6 +73,7 @@ class Proxy:
         self._generation = 0
         self._started = time.time()
         self._is_ending = False
+        self._leaves_rules = False
 
     @property
     def engine(self) -> Engine:
@@ -88,20 +92,31 @@ class Proxy:
             answers = Answers(self._controller, watchers, self._status)
             stack.enter_context(ControlServer(self._settings.socket, answers))
             stack.callback(self._keep_connections)
-            for number, queue in enumerate(queues):
-                cpus = self._settings.cpus
-                loop = LoopThread(self.engine, queue, cpus[number % len(cpus)] if cpus else None)
-                self._loops.append(stack.enter_context(loop))
             follower = stack.enter_context(self._controller.datapath.following(self.engine))
-            self._threads = [*self._loops, *([follower] if follower else [])]
+            with ExitStack() as failing:
+                failing.callback(self._controller.remove)
+                # Packets wait meanwhile: what a daemon before us has left would misunderstand our verdicts.
+                self._controller.install()
+                for number, queue in enumerate(queues):
+                    cpus = self._settings.cpus
+                    loop = LoopThread(self.engine, queue, cpus[number % len(cpus)] if cpus else None)
+                    self._loops.append(stack.enter_context(loop))
+                failing.pop_all()
             # Taken away first of all, while the loops still give verdicts on what is in the queues.
-            stack.callback(self._controller.remove)
-            self._controller.install()
+            stack.callback(self._give_up)
+            self._threads = [*self._loops, *([follower] if follower else [])]
             LOG.info("serving %s; %d connections taken over", self._served(), restored)
             notify.notify("READY=1", f"STATUS=serving {self._served()}")
+            # The objects of a large cluster stay: nobody need look through them again and again.
+            gc.collect()
+            gc.freeze()
             self._watch(watchers)
-            LOG.info("ending")
+            LOG.info("ending; the rules %s", "stay" if self._leaves_rules else "go")
             notify.notify("STOPPING=1")
+
+    def _give_up(self) -> None:
+        if not self._leaves_rules:
+            self._controller.remove()
 
     def _watch(self, watchers: Watchers) -> None:
         patience = notify.watchdog_seconds()
@@ -227,9 +242,11 @@ class Proxy:
     @contextmanager
     def _signals(self) -> Iterator[None]:
         def end(number: int, frame: FrameType | None) -> None:
+            self._leaves_rules = number == signal.SIGUSR2
             self._is_ending = True
 
-        before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+        ends = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+        before = {number: signal.signal(number, end) for number in ends}
         try:
             yield
         finally:

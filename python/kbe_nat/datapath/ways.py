@@ -64,6 +64,10 @@ class Datapath(Protocol):
         """Bring the engine's flows up to date."""
         ...
 
+    def counters(self) -> dict[str, int]:
+        """What is counted here and nowhere else, by name."""
+        ...
+
     def following(self, engine: Engine) -> AbstractContextManager[NativeThread | None]:
         """For as long as the block runs, the engine hears what becomes of flows; yields the thread that tells it,
         if there is one.
@@ -123,6 +127,10 @@ class EveryPacket:
 
     def refresh(self) -> None:
         """See `Datapath`: they always are."""
+
+    def counters(self) -> dict[str, int]:
+        """See `Datapath`: nothing."""
+        return {}
 
     def following(self, engine: Engine) -> AbstractContextManager[NativeThread | None]:
         """See `Datapath`: it sees them itself."""
@@ -231,6 +239,20 @@ class FirstPacket:
         """See `Datapath`: asks the kernel."""
         if self._watch:
             self._watch.refresh(REFRESH_SECONDS)
+
+    def counters(self) -> dict[str, int]:
+        """See `Datapath`."""
+        watch = self._watch
+        return {
+            # Of all flows of the kernel, those of others too.
+            "events": watch.changes if watch else 0,
+            # Each was followed by a look at all flows.
+            "events-lost": watch.overruns if watch else 0,
+            # Because their backend has left, or somebody asked for it.
+            "flows-ended": watch.ended if watch else 0,
+            # First packets, dropped.
+            "backend-unknown": self.numbers.unknown,
+        }
 
     @contextmanager
     def following(self, engine: Engine) -> Iterator[NativeThread | None]:

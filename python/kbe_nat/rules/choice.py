@@ -2,8 +2,9 @@
 
 from enum import StrEnum
 
-from kbe_nat.errors import RulesError
-from kbe_nat.rules import Backend, Way
+from kbe_nat._native import Engine, FlowWatch
+from kbe_nat.errors import ConntrackError, RulesError
+from kbe_nat.rules import Backend, Marks, Way
 from kbe_nat.rules.execution import Runner
 from kbe_nat.rules.iptables import Iptables
 from kbe_nat.rules.nftables import PROBE, Nftables
@@ -27,18 +28,20 @@ class DatapathName(StrEnum):
 
 
 def choose(name: DatapathName, runner: Runner) -> tuple[Way, str]:
-    """A datapath that works here, and why this one was taken. Raises `RulesError` when the kernel cannot do the
-    one that is asked for.
+    """A datapath that works here, and why this one was taken; `runner` runs nft in the network namespace of the
+    calling thread. Raises `RulesError` when the kernel cannot do the one that is asked for.
     """
     if name is DatapathName.EVERY_PACKET:
-        return Way.EVERY_PACKET, "as asked for; the engine translates every packet"
+        return Way.EVERY_PACKET, "as asked for: the engine translates every packet"
     try:
+        # In one transaction, which leaves nothing.
         runner.run(("nft", "-f", "-"), TRANSLATION_PROBE)
-        return Way.FIRST_PACKET, "the kernel translates with nft maps; first packets only come here"
-    except RulesError as error:
+        FlowWatch(Engine(max_flows=1024), Marks().flow, socket_buffer=1 << 16).look()
+    except (RulesError, ConntrackError) as error:
         if name is DatapathName.FIRST_PACKET:
-            raise
-        return Way.EVERY_PACKET, f"the kernel cannot translate with nft maps ({error})"
+            raise RulesError(f"the datapath first-packet does not work here: {error}") from None
+        return Way.EVERY_PACKET, f"the kernel cannot carry flows: {error}"
+    return Way.FIRST_PACKET, "the kernel has nft NAT maps and tells of its flows: it carries them"
 
 
 def probe(name: BackendName, runner: Runner) -> tuple[Backend, str]:

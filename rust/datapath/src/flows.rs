@@ -107,7 +107,11 @@ impl FlowWatch {
         self.turns.load(Ordering::Relaxed)
     }
 
-    fn look(&self, engine: &Mutex<Engine>, conntrack: &mut Conntrack, mark: u32) -> io::Result<()> {
+    /// Looks at all flows once.
+    ///
+    /// # Errors
+    /// The system's: the kernel cannot show them.
+    pub fn look(&self, engine: &Mutex<Engine>, conntrack: &mut Conntrack, mark: u32) -> io::Result<()> {
         let (mut census, mut over) = (Census::default(), Vec::new());
         let is_whole = conntrack.dump(mark, |entries| {
             for some in entries.chunks(AT_ONCE) {

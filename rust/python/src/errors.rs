@@ -40,9 +40,9 @@ pub(crate) fn queue(error: &kbe_nat_netlink::QueueError) -> PyErr {
     defined("QueueError", &error.to_string())
 }
 
-/// `kbe_nat.QueueError`, about the kernel's flows.
+/// `kbe_nat.ConntrackError`.
 pub(crate) fn conntrack(error: &std::io::Error) -> PyErr {
-    defined("QueueError", &format!("the kernel's connection tracking: {}", errno_text(error)))
+    defined("ConntrackError", &format!("the kernel's connection tracking: {}", errno_text(error)))
 }
 
 /// `kbe_nat.RulesError`, about the kernel's tables.

@@ -38,6 +38,16 @@ impl FlowWatch {
         .map_err(|error| errors::conntrack(&error))
     }
 
+    /// Looks at all flows once, in this thread.
+    fn look(&self, py: Python<'_>) -> PyResult<()> {
+        let engine = self.engine.get().shared();
+        py.detach(|| {
+            let mut conntrack = self.conntrack.lock().unwrap_or_else(PoisonError::into_inner);
+            self.own.look(engine, &mut conntrack, self.mark)
+        })
+        .map_err(|error| errors::conntrack(&error))
+    }
+
     fn stop(&self) {
         self.own.stop();
     }

@@ -1,0 +1,26 @@
+"""`kbe-nat doctor`: what this machine can do for the node proxy."""
+
+from dataclasses import asdict
+
+import typer
+
+from kbe_nat.cli.options import Format, OutputFormat
+from kbe_nat.cli.output import show, show_json, table
+from kbe_nat.diagnosis import State, diagnose
+
+
+def doctor(output: OutputFormat = Format.TEXT) -> None:
+    """Say what this kernel, its settings and our privileges allow, and what to do about the rest.
+
+    Ends with 1 when the proxy cannot run here. Nothing stays changed.
+    """
+    checks = list(diagnose())
+    if output is Format.JSON:
+        show_json([asdict(check) for check in checks])
+    else:
+        made = table("", "check", "", "found", "what to do")
+        for check in checks:
+            made.add_row(check.name, check.state, check.found, check.remedy)
+        show(made)
+    if any(check.state is State.FAILED for check in checks):
+        raise typer.Exit(1)

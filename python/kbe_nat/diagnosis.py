@@ -1,0 +1,154 @@
+"""What this machine can do for the node proxy, and what stands in its way. Leaves nothing behind."""
+
+import importlib.util
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from kbe_nat.datapath.native import NativeQueue
+from kbe_nat.errors import KbeNatError, QueueError
+from kbe_nat.rules import Way
+from kbe_nat.rules.choice import BackendName, DatapathName, choose, probe
+from kbe_nat.rules.execution import Commands
+
+
+class State(StrEnum):
+    """How a check came out."""
+
+    OK = "ok"
+    NOTE = "note"
+    """It works, with less than could be."""
+    FAILED = "failed"
+    """The proxy does not run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    state: State
+    found: str
+    remedy: str = ""
+
+
+def diagnose() -> Iterator[Check]:
+    """Every check, in this process' network namespace. Cost: a dozen commands."""
+    yield Check("kernel", State.OK, f"{platform.system()} {platform.release()}")
+    yield _privilege()
+    yield _queue()
+    yield _asked(
+        "rules",
+        lambda: probe(BackendName.AUTO, Commands())[1],
+        "install iptables and ipset, or nft where the kernel has its queue statement",
+    )
+    yield _datapath()
+    yield _setting(
+        "forwarding",
+        "net.ipv4.ip_forward",
+        "1",
+        "packets of others are routed",
+        "clients on the wire are not served: set it to 1",
+    )
+    yield _setting(
+        "byte counters",
+        ACCOUNTING,
+        "1",
+        "the kernel counts what it carries",
+        "with first-packet, bytes of connections are not known: set it to 1",
+    )
+    yield _setting(
+        "redirects",
+        "net.ipv4.conf.all.send_redirects",
+        "0",
+        "none are sent",
+        "where refusals leave by the device that the packet came by, redirects may take their place: set it to 0",
+    )
+    yield _setting(
+        "bridges",
+        "net.bridge.bridge-nf-call-iptables",
+        "0",
+        "bridged packets do not meet the rules",
+        "masquerading is skipped for a pod that reaches itself: route between pods, or set it to 0",
+    )
+    missing = [name for name in COMMANDS if shutil.which(name) is None]
+    yield Check(
+        "commands",
+        State.NOTE if missing else State.OK,
+        f"{', '.join(missing)} missing" if missing else f"{', '.join(COMMANDS)} are here",
+        "install them" if missing else "",
+    )
+    has_package = importlib.util.find_spec("netfilterqueue") is not None
+    yield Check(
+        "netfilterqueue",
+        State.OK if has_package else State.NOTE,
+        "the package is here" if has_package else "the package is not here",
+        "" if has_package else "only --driver netfilterqueue needs it: pip install 'kbe-nat[netfilterqueue]'",
+    )
+
+
+def counts_bytes() -> bool:
+    """Whether the kernel counts packets and bytes of the flows that it carries."""
+    return _value(ACCOUNTING) != "0"
+
+
+def _privilege() -> Check:
+    status = Path("/proc/self/status").read_text().splitlines()
+    mask = int(next(line for line in status if line.startswith("CapEff:")).split()[1], 16)
+    if mask >> CAP_NET_ADMIN & 1:
+        return Check("privilege", State.OK, "CAP_NET_ADMIN")
+    return Check("privilege", State.FAILED, "no CAP_NET_ADMIN", "run as root, or give it this capability")
+
+
+def _queue() -> Check:
+    for number in (65535, 65534, 65533):
+        try:
+            NativeQueue(number).close()
+        except QueueError as error:
+            if "another process" in str(error):
+                continue
+            return Check("packet queues", State.FAILED, str(error), "the module nfnetlink_queue is needed")
+        return Check("packet queues", State.OK, "the kernel has them")
+    return Check("packet queues", State.OK, "the kernel has them, and others use them")
+
+
+def _datapath() -> Check:
+    try:
+        way, why = choose(DatapathName.AUTO, Commands())
+    except KbeNatError as error:
+        return Check("datapath", State.FAILED, str(error))
+    if way is Way.FIRST_PACKET:
+        return Check("datapath", State.OK, f"{way}: {why}")
+    remedy = "every packet costs, and connections wait while no daemon runs; install nft, if that is missing"
+    return Check("datapath", State.NOTE, f"{way}: {why}", remedy)
+
+
+def _asked(name: str, ask: Callable[[], str], remedy: str) -> Check:
+    try:
+        return Check(name, State.OK, ask())
+    except KbeNatError as error:
+        return Check(name, State.FAILED, str(error), remedy)
+
+
+def _setting(name: str, setting: str, wanted: str, good: str, bad: str) -> Check:
+    value = _value(setting)
+    if value in (None, wanted):
+        return Check(name, State.OK, good)
+    return Check(name, State.NOTE, f"{setting} is {value}", bad)
+
+
+def _value(setting: str) -> str | None:
+    """Of a sysctl; None where the kernel has none of that name."""
+    try:
+        return Path("/proc/sys", *setting.split(".")).read_text().strip()
+    except OSError:
+        return None
+
+
+ACCOUNTING: Final = "net.netfilter.nf_conntrack_acct"
+COMMANDS: Final = ("iptables", "iptables-restore", "ipset", "nft", "ip")
+CAP_NET_ADMIN: Final = 12

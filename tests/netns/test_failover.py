@@ -1,0 +1,373 @@
+"""What connections notice of a daemon that dies, hangs, restarts or is replaced, with the kernel carrying flows:
+established ones nothing, new ones that the kernel chooses their backend meanwhile. Each under load.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_proxy import SEED, VIP, Daemon, eventually
+
+from kbe_nat.playground.cluster import Cluster
+from kbe_nat.playground.namespaces import inside
+from kbe_nat.rules import Way
+
+SERVICES = """apiVersion: v1
+kind: Service
+metadata: {name: echo}
+spec: {clusterIP: 172.30.0.7, ports: [{port: 7, targetPort: 9999}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: fenced}
+spec:
+  type: LoadBalancer
+  clusterIP: 172.30.0.8
+  loadBalancerSourceRanges: [10.0.2.0/24]
+  ports: [{port: 7, targetPort: 9999, nodePort: 30007}]
+status: {loadBalancer: {ingress: [{ip: 198.51.100.8}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: echo-1, labels: {kubernetes.io/service-name: echo}}
+addressType: IPv4
+ports: [{port: 9999}]
+endpoints: [{addresses: [172.17.0.3]}, {addresses: [172.17.0.4]}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: fenced-1, labels: {kubernetes.io/service-name: fenced}}
+addressType: IPv4
+ports: [{port: 9999}]
+endpoints: [{addresses: [172.17.0.3]}, {addresses: [172.17.0.4]}]
+"""
+ECHO = """
+import selectors, socket
+server = socket.create_server(("", 9999), backlog=1024)
+with selectors.DefaultSelector() as selector:
+    selector.register(server, selectors.EVENT_READ)
+    print("ready", flush=True)
+    while True:
+        for key, _ in selector.select():
+            if key.fileobj is server:
+                selector.register(server.accept()[0], selectors.EVENT_READ)
+                continue
+            try:
+                content = key.fileobj.recv(4096)
+            except OSError:
+                content = b""
+            if content:
+                key.fileobj.sendall(content)
+            else:
+                selector.unregister(key.fileobj)
+                key.fileobj.close()
+"""
+LOAD = """
+import json, socket, sys, threading, time
+address, port, established = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+over = threading.Event()
+told = {"new": 0, "failed": [], "slowest_new": 0.0, "rounds": 0, "broken": [], "slowest_round": 0.0}
+
+def asked(connection, text):
+    connection.sendall(text)
+    got = b""
+    while len(got) < len(text):
+        content = connection.recv(100)
+        if not content:
+            raise EOFError("it was closed")
+        got += content
+    if got != text:
+        raise ValueError("another answer")
+
+def stay(connections):
+    number = 0
+    while not over.is_set():
+        number += 1
+        for connection in connections:
+            started = time.monotonic()
+            try:
+                asked(connection, b"%08d" % number)
+                told["rounds"] += 1
+            except (OSError, EOFError, ValueError) as error:
+                told["broken"].append(repr(error))
+                connections.remove(connection)
+                break
+            told["slowest_round"] = max(told["slowest_round"], time.monotonic() - started)
+        time.sleep(0.01)
+
+def come_and_go():
+    while not over.is_set():
+        started = time.monotonic()
+        try:
+            with socket.create_connection((address, port), timeout=20) as connection:
+                asked(connection, b"new")
+            told["new"] += 1
+        except (OSError, EOFError, ValueError) as error:
+            told["failed"].append(repr(error))
+            time.sleep(0.05)
+        told["slowest_new"] = max(told["slowest_new"], time.monotonic() - started)
+        time.sleep(0.002)
+
+staying = [socket.create_connection((address, port), timeout=20) for _ in range(established)]
+threads = [threading.Thread(target=stay, args=(staying,)), threading.Thread(target=come_and_go)]
+for thread in threads:
+    thread.start()
+print("ready", flush=True)
+sys.stdin.readline()
+over.set()
+for thread in threads:
+    thread.join()
+print(json.dumps(told), flush=True)
+"""
+ESTABLISHED = 20
+
+
+class Load:
+    """Connections that stay and connections that come and go, all the time."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        command = (sys.executable, "-c", LOAD, "172.30.0.7", "7", str(ESTABLISHED))
+        self._process = subprocess.Popen(
+            [*cluster.client.prefix, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n"
+
+    def end(self) -> dict[str, Any]:
+        out, _ = self._process.communicate("\n", timeout=60)
+        told: dict[str, Any] = json.loads(out)
+        return told
+
+
+class Supervisor:
+    """Does with a daemon what systemd does with packaging/kbe-nat.service: hears its signs of life, kills it when
+    it hangs, and starts it again.
+    """
+
+    def __init__(self, daemon: Daemon, *arguments: str) -> None:
+        self.daemon = daemon
+        self.arguments = arguments
+        self.starts = 0
+        self.killed = 0
+        self._is_over = threading.Event()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        path = daemon.folder / "notify"
+        self._socket.bind(str(path))
+        self._socket.settimeout(0.05)
+        self._environment = {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": str(int(WATCHDOG_SECONDS * 1e6))}
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        eventually(lambda: self.starts and daemon.socket.exists() and daemon.get("services"))
+
+    def _run(self) -> None:
+        while not self._is_over.is_set():
+            with (self.daemon.folder / "log").open("a") as log:
+                process = subprocess.Popen(
+                    self.daemon.command(*self.arguments), stderr=log, env={**os.environ, **self._environment}
+                )
+            self.starts += 1
+            self.daemon.process = process  # type: ignore[assignment]
+            alive = None
+            while process.poll() is None:
+                try:
+                    said = self._socket.recv(1000)
+                except TimeoutError:
+                    said = b""
+                if b"READY=1" in said or (b"WATCHDOG=1" in said and alive):
+                    alive = time.monotonic()
+                if alive and time.monotonic() - alive > WATCHDOG_SECONDS:
+                    process.kill()
+                    process.wait()
+                    self.killed += 1
+            self._is_over.wait(0.2)
+
+    def restarted(self, number: int) -> None:
+        """Ends the daemon by a signal, and waits for the next one."""
+        starts = self.starts
+        assert self.daemon.process is not None
+        self.daemon.process.send_signal(number)
+        eventually(lambda: self.starts > starts, 20)
+        eventually(lambda: self.daemon.get("services"), 20)
+
+    def end(self) -> None:
+        self._is_over.set()
+        assert self.daemon.process is not None
+        self.daemon.process.terminate()
+        self._thread.join()
+        self._socket.close()
+
+
+@pytest.fixture
+def daemon(cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
+    (tmp_path / "objects").mkdir()
+    made = Daemon(cluster, tmp_path, Way.FIRST_PACKET)
+    made.write("cluster.yaml", SEED)
+    made.write("services.yaml", SERVICES)
+    for pod in cluster.pods:
+        server = pod.start((sys.executable, "-c", ECHO))
+        assert server.stdout is not None and server.stdout.readline() == "ready\n"
+    yield made
+    if made.process is not None and made.process.poll() is None:
+        made.process.kill()
+        made.process.wait()
+
+
+@contextmanager
+def supervised(daemon: Daemon, *arguments: str) -> Iterator[Supervisor]:
+    own = Supervisor(daemon, *arguments)
+    try:
+        yield own
+    finally:
+        own.end()
+
+
+def kill(own: Supervisor) -> None:
+    own.restarted(signal.SIGKILL)
+
+
+def stop(own: Supervisor) -> None:
+    """It hangs until the watchdog ends it."""
+    own.restarted(signal.SIGSTOP)
+    assert own.killed == 1
+
+
+def restart(own: Supervisor) -> None:
+    own.restarted(signal.SIGUSR2)
+
+
+def upgrade(own: Supervisor) -> None:
+    """The next one has other rules: as another version may."""
+    own.arguments = ("--queue", "200", "--queues", "2")
+    own.restarted(signal.SIGUSR2)
+    assert own.daemon.get("status")["queues"] == "200 to 201"
+
+
+def crash_loop(own: Supervisor) -> None:
+    for _ in range(8):
+        starts = own.starts
+        assert own.daemon.process is not None
+        own.daemon.process.kill()
+        eventually(lambda: own.starts > starts)  # noqa: B023
+        # At any moment of its life: it needs about half a second to serve.
+        time.sleep(0.13 * own.starts)
+    eventually(lambda: own.daemon.get("services"), 20)
+
+
+@pytest.mark.parametrize("fault", [kill, stop, restart, upgrade, crash_loop])
+def test_connections_go_on(daemon: Daemon, fault: Callable[[Supervisor], None]) -> None:
+    with supervised(daemon) as own:
+        load = Load(daemon.cluster)
+        time.sleep(0.5)
+        fault(own)
+        time.sleep(0.5)
+        told = load.end()
+        assert (told["broken"], told["failed"]) == ([], [])
+        # Nobody waits for a daemon; on a busy machine some wait for the processor.
+        assert told["slowest_round"] < WATCHDOG_SECONDS / 2, told
+        assert told["new"] > 50, told
+        # The daemon knows the connections that it did not decide about.
+        own.daemon.get("services")
+        chosen = {flow["reply_source"][0] for flow in own.daemon.get("flows")}
+        assert chosen == {"172.17.0.3", "172.17.0.4"}
+
+
+def connect(daemon: Daemon, address: str, port: int, timeout: float = 5) -> str:
+    """What the answer is to a new connection of the client: "echo", or the error."""
+    program = (
+        "import socket, sys\n"
+        "try:\n"
+        "    with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=float(sys.argv[3])) as own:\n"
+        "        own.sendall(b'echo'); print(own.recv(10).decode())\n"
+        "except OSError as error:\n"
+        "    print(type(error).__name__)\n"
+    )
+    return daemon.cluster.client.call(sys.executable, "-c", program, address, str(port), str(timeout)).strip()
+
+
+def test_who_is_served_while_no_daemon_runs(daemon: Daemon) -> None:
+    daemon.write("nobody.yaml", NOBODY)
+    daemon.start()
+    served = {("172.30.0.7", 7), ("172.30.0.8", 7), ("10.0.2.15", 30007), (VIP, 80)}
+    for address, port in served | {("198.51.100.8", 7)}:
+        assert port == 80 or connect(daemon, address, port) == "echo"
+    daemon.end(signal.SIGKILL)
+    for address, port in sorted(served):
+        assert port == 80 or connect(daemon, address, port) == "echo", (address, port)
+    # Somebody must not be let in there, and the kernel alone does not know whom.
+    assert connect(daemon, "198.51.100.8", 7) == "ConnectionRefusedError"
+    assert connect(daemon, "172.30.0.9", 81) == "ConnectionRefusedError", "nobody serves it"
+
+
+def test_on_death_refuse(daemon: Daemon) -> None:
+    daemon.start("--on-death", "refuse")
+    own = inside(daemon.cluster.client.path, lambda: socket.create_connection(("172.30.0.7", 7), timeout=10))
+    with own as connection:
+        daemon.end(signal.SIGKILL)
+        assert connect(daemon, "172.30.0.7", 7) == "ConnectionRefusedError"
+        connection.sendall(b"still here")
+        assert connection.recv(100) == b"still here"
+
+
+def test_a_full_queue_is_relieved_by_the_kernel(daemon: Daemon) -> None:
+    daemon.start("--queue-length", "4")
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGSTOP)
+    try:
+        held = [
+            daemon.cluster.client.start(
+                (
+                    sys.executable,
+                    "-c",
+                    "import socket; socket.create_connection(('172.30.0.7', 7), timeout=20)",
+                )
+            )
+            for _ in range(4)
+        ]
+        queue = "/proc/net/netfilter/nfnetlink_queue"
+        eventually(lambda: daemon.cluster.node.call("cat", queue).split()[2] == "4")
+        assert connect(daemon, "172.30.0.7", 7) == "echo"
+    finally:
+        daemon.process.send_signal(signal.SIGCONT)
+    for process in held:
+        assert process.wait(20) == 0
+
+
+def test_an_overrun_of_events_is_counted_and_repaired(daemon: Daemon) -> None:
+    daemon.start()
+    assert daemon.process is not None
+    cluster = daemon.cluster
+    own = inside(cluster.client.path, lambda: socket.create_connection(("172.30.0.7", 7), timeout=10))
+    with own as connection:
+        eventually(lambda: len(daemon.get("flows")) == 1)
+        daemon.process.send_signal(signal.SIGSTOP)
+        # Somebody else's flows fill what the kernel keeps for us.
+        cluster.client.call(sys.executable, "-c", FLOOD, "172.17.0.3")
+        cluster.node.call("conntrack", "-D", "-p", "tcp", "--orig-port-dst", "7")
+        daemon.process.send_signal(signal.SIGCONT)
+        eventually(lambda: daemon.get("stats")["kernel"]["events-lost"] > 0, 20)
+        eventually(lambda: not daemon.get("flows"), 20)
+        connection.close()
+
+
+NOBODY = """apiVersion: v1
+kind: Service
+metadata: {name: nobody}
+spec: {clusterIP: 172.30.0.9, ports: [{port: 81}]}
+"""
+FLOOD = """
+import socket, sys
+for port in range(1024, 65536):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+        own.sendto(b"", (sys.argv[1], port))
+"""
+WATCHDOG_SECONDS = 2.0
