@@ -95,7 +95,8 @@ class Proxy:
             follower = stack.enter_context(self._controller.datapath.following(self.engine))
             with ExitStack() as failing:
                 failing.callback(self._controller.remove)
-                # Packets wait meanwhile: what a daemon before us has left would misunderstand our verdicts.
+                # The loops come later: what a daemon before us has left would misunderstand their verdicts. And
+                # when the kernel takes a table away, it drops what waits in queues.
                 self._controller.install()
                 for number, queue in enumerate(queues):
                     cpus = self._settings.cpus

@@ -35,6 +35,8 @@ pub struct KernelQueue {
     queue: Queue,
     marks: Marks,
     rewrite: Rewrite,
+    /// Packets that may wait, where the kernel serves what we do not take: then it does so until a loop begins, and once it ends.
+    relieved: Option<u32>,
     /// Numbers of fragments that wait, by ticket.
     held: HashMap<u32, u32>,
     truncated: u64,
@@ -46,8 +48,11 @@ impl KernelQueue {
     /// # Errors
     /// [`QueueError`].
     pub fn bind(number: u16, marks: Marks, rewrite: Rewrite, options: &Options) -> Result<Self, QueueError> {
-        let queue = Queue::bind(number, options)?;
-        Ok(Self { queue, marks, rewrite, held: HashMap::new(), truncated: 0 })
+        let is_relieved = options.fail_open && matches!(rewrite, Rewrite::Mark(_));
+        let relieved = is_relieved.then_some(options.max_length);
+        let max_length = if is_relieved { 0 } else { options.max_length };
+        let queue = Queue::bind(number, &Options { max_length, ..options.clone() })?;
+        Ok(Self { queue, marks, rewrite, relieved, held: HashMap::new(), truncated: 0 })
     }
 
     /// Packets of which the kernel handed out only the beginning. They are malformed to the engine, so they were dropped.
@@ -63,6 +68,15 @@ impl PacketQueue for KernelQueue {
     fn receive(&mut self) -> Result<Option<u64>, QueueError> {
         self.queue.receive(PATIENCE)?;
         Ok(Some(monotonic()))
+    }
+
+    fn begin(&mut self) -> Result<(), QueueError> {
+        self.relieved.map_or(Ok(()), |max_length| self.queue.limit(max_length))
+    }
+
+    fn turn_away(&mut self) -> Result<bool, QueueError> {
+        self.relieved.map_or(Ok(()), |_| self.queue.limit(0))?;
+        Ok(self.relieved.is_some())
     }
 
     fn packets(&mut self) -> Vec<Packet<'_>> {

@@ -29,6 +29,22 @@ pub trait PacketQueue {
     /// The driver's own.
     fn receive(&mut self) -> Result<Option<u64>, Self::Error>;
 
+    /// A loop begins: what comes is to be received from now on.
+    ///
+    /// # Errors
+    /// The driver's own.
+    fn begin(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    /// Lets what comes from now on go by, to be served without us; whether it can. Packets that are in the queue are still to be received.
+    ///
+    /// # Errors
+    /// The driver's own.
+    fn turn_away(&mut self) -> Result<bool, Self::Error> {
+        Ok(false)
+    }
+
     /// The packets that were received last.
     fn packets(&mut self) -> Vec<Packet<'_>>;
 
@@ -53,8 +69,8 @@ pub struct Loop {
 }
 
 impl Loop {
-    /// Passes every packet of `queue` through `engine` until the queue ends or [`Loop::stop`] is called. A batch that was received
-    /// gets its verdicts first.
+    /// Passes every packet of `queue` through `engine` until the queue ends or [`Loop::stop`] is called. What was received gets its
+    /// verdicts first, and so does what is in a queue that can turn others away.
     ///
     /// A defect of the engine costs the packets of one batch, not the loop: its tables are consistent between packets (F15).
     ///
@@ -62,25 +78,42 @@ impl Loop {
     /// The driver's own.
     pub fn run<Q: PacketQueue>(&self, engine: &Mutex<Engine>, queue: &mut Q) -> Result<(), Q::Error> {
         let mut verdicts = Vec::new();
+        queue.begin()?;
         while !self.is_stopped.load(Ordering::Relaxed) {
-            self.turns.fetch_add(1, Ordering::Relaxed);
-            let Some(now) = queue.receive()? else { break };
-            verdicts.clear();
-            let mut packets = queue.packets();
-            let mut engine = engine.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_sound = guarded(&mut packets, &mut verdicts, |packets, verdicts| {
-                engine.process_batch(now, packets, verdicts);
-            });
-            let count = packets.len() as u64;
-            engine.expire(now, EXPIRY_BUDGET);
-            let released = engine.released(|ticket| queue.holds(ticket));
-            drop(engine);
-            queue.judge(&verdicts, released)?;
-            self.packets.fetch_add(count, Ordering::Relaxed);
-            self.batches.fetch_add(u64::from(count > 0), Ordering::Relaxed);
-            self.panics.fetch_add(u64::from(!is_sound), Ordering::Relaxed);
+            if self.turn(engine, queue, &mut verdicts)?.is_none() {
+                return Ok(());
+            }
+        }
+        if queue.turn_away()? {
+            while self.turn(engine, queue, &mut verdicts)?.is_some_and(|count| count > 0) {}
         }
         Ok(())
+    }
+
+    /// Passes one batch; how many packets it had, or `None` when there will be no more.
+    fn turn<Q: PacketQueue>(
+        &self,
+        engine: &Mutex<Engine>,
+        queue: &mut Q,
+        verdicts: &mut Vec<Verdict>,
+    ) -> Result<Option<u64>, Q::Error> {
+        self.turns.fetch_add(1, Ordering::Relaxed);
+        let Some(now) = queue.receive()? else { return Ok(None) };
+        verdicts.clear();
+        let mut packets = queue.packets();
+        let mut engine = engine.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_sound = guarded(&mut packets, verdicts, |packets, verdicts| {
+            engine.process_batch(now, packets, verdicts);
+        });
+        let count = packets.len() as u64;
+        engine.expire(now, EXPIRY_BUDGET);
+        let released = engine.released(|ticket| queue.holds(ticket));
+        drop(engine);
+        queue.judge(verdicts, released)?;
+        self.packets.fetch_add(count, Ordering::Relaxed);
+        self.batches.fetch_add(u64::from(count > 0), Ordering::Relaxed);
+        self.panics.fetch_add(u64::from(!is_sound), Ordering::Relaxed);
+        Ok(Some(count))
     }
 
     /// Ends [`Loop::run`] soon: when its queue has waited in vain, or its batch is done.
@@ -133,6 +166,7 @@ mod tests {
 
     #[derive(Default)]
     struct Script {
+        turns_away: bool,
         batches: Vec<Vec<Vec<u8>>>,
         current: Vec<Vec<u8>>,
         actions: Vec<Action>,
@@ -144,6 +178,10 @@ mod tests {
         fn receive(&mut self) -> Result<Option<u64>, ()> {
             self.current = self.batches.pop().unwrap_or_default();
             Ok((!self.current.is_empty()).then_some(1))
+        }
+
+        fn turn_away(&mut self) -> Result<bool, ()> {
+            Ok(self.turns_away)
         }
 
         fn packets(&mut self) -> Vec<Packet<'_>> {
@@ -176,6 +214,16 @@ mod tests {
         own.stop();
         own.run(&Mutex::new(Engine::new(Config::default())), &mut queue).expect("the script does not fail");
         assert_eq!((own.batches(), queue.batches.len()), (0, 1));
+    }
+
+    #[test]
+    fn a_queue_that_turns_others_away_is_emptied_first() {
+        let mut queue =
+            Script { turns_away: true, batches: vec![vec![vec![]], vec![vec![]]], ..Script::default() };
+        let own = Loop::default();
+        own.stop();
+        own.run(&Mutex::new(Engine::new(Config::default())), &mut queue).expect("the script does not fail");
+        assert_eq!((own.batches(), queue.actions.len()), (2, 2));
     }
 
     #[test]

@@ -200,6 +200,20 @@ impl Queue {
         flush(&mut outbox)
     }
 
+    /// From now on the kernel keeps at most so many packets for us. Those that are there stay; with 0 the queue is full, and what comes
+    /// goes by if [`Options::fail_open`] says so.
+    ///
+    /// # Errors
+    /// [`QueueError::System`].
+    pub fn limit(&mut self, max_length: u32) -> Result<(), QueueError> {
+        let mut bytes = Vec::new();
+        let head = Head { subsystem: SUBSYSTEM, kind: CONFIG, resource: self.number, ..Head::default() };
+        let start = open(&mut bytes, head);
+        put(&mut bytes, NFQA_CFG_QUEUE_MAXLEN, &max_length.to_be_bytes());
+        close(&mut bytes, start, 0);
+        self.socket.send(&[io::IoSlice::new(&bytes)]).map_err(|error| QueueError::System(self.number, error))
+    }
+
     fn take(&mut self) -> io::Result<usize> {
         self.socket.receive(&mut self.buffers, &mut self.lengths)
     }
