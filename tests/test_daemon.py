@@ -41,7 +41,7 @@ def snapshot(*addresses: str) -> Snapshot:
 
 def controller(*addresses: str, rules: Memory | None = None) -> Controller:
     made = Controller(
-        kbe_nat.Engine(seed=1), EveryPacket(Diversion(rules or Memory(), (100, 100))), lambda _: Options()
+        kbe_nat.Engine(seed=1), EveryPacket(Diversion((100, 100)), rules or Memory()), lambda _: Options()
     )
     made.apply(snapshot(*addresses))
     return made
@@ -242,7 +242,7 @@ def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_connections_of_removed_backends_are_ended_after_a_while() -> None:
     engine = kbe_nat.Engine(seed=1)
     made = Controller(
-        engine, EveryPacket(Diversion(Memory(), (100, 100))), lambda _: Options(), removed_seconds=0
+        engine, EveryPacket(Diversion((100, 100)), Memory()), lambda _: Options(), removed_seconds=0
     )
     made.apply(snapshot("10.0.0.1"))
     engine.process(SYN, 1)
@@ -257,7 +257,7 @@ def test_connections_of_removed_backends_are_ended_after_a_while() -> None:
 def test_a_backend_that_is_back_in_time_keeps_its_connections() -> None:
     engine = kbe_nat.Engine(seed=1)
     made = Controller(
-        engine, EveryPacket(Diversion(Memory(), (100, 100))), lambda _: Options(), removed_seconds=60
+        engine, EveryPacket(Diversion((100, 100)), Memory()), lambda _: Options(), removed_seconds=60
     )
     made.apply(snapshot("10.0.0.1"))
     engine.process(SYN, 1)
@@ -269,7 +269,7 @@ def test_a_backend_that_is_back_in_time_keeps_its_connections() -> None:
 
 def test_the_node_is_looked_at_again() -> None:
     options = Options(node_addresses=("192.0.2.1",))
-    made = Controller(kbe_nat.Engine(seed=1), EveryPacket(Diversion(Memory(), (100, 100))), lambda _: options)
+    made = Controller(kbe_nat.Engine(seed=1), EveryPacket(Diversion((100, 100)), Memory()), lambda _: options)
     made.apply(snapshot("10.0.0.1"))
     assert not made.refresh()
     options = Options(node_addresses=("192.0.2.1", "192.0.2.2"))

@@ -1,5 +1,5 @@
 """One of our ways to take packets out of a queue, as a process of its own: `forwarder.py
-native|netfilterqueue-engine|netfilterqueue-reference`.
+native|first-packet|netfilterqueue-engine|netfilterqueue-reference`.
 
 Runs in the node's namespace, says "ready", and ends with its standard input.
 """
@@ -11,11 +11,14 @@ from typing import Any
 from plan import PLAN, QUEUE
 
 import kbe_nat
+from kbe_nat._native import NftTables
 from kbe_nat.datapath.native import NativeQueue
 from kbe_nat.datapath.netfilterqueue import NetfilterQueue
 from kbe_nat.datapath.thread import LoopThread
+from kbe_nat.datapath.ways import Diversion, FirstPacket
 from kbe_nat.reference import Backend, Frontend, Reference, ServicePort
 from kbe_nat.rules import Marks
+from kbe_nat.rules.execution import Commands
 from kbe_nat.tables import Tables
 
 
@@ -26,6 +29,9 @@ def main() -> None:
         reference()
         return
     engine = kbe_nat.Engine(seed=1)
+    if path == "first-packet":
+        first_packet(engine)
+        return
     engine.replace_services(*Tables().native(PLAN))
     queue = (
         NativeQueue(QUEUE, max_length=65535) if path == "native" else NetfilterQueue(QUEUE, max_length=65535)
@@ -33,6 +39,20 @@ def main() -> None:
     with queue, LoopThread(engine, queue):
         print("ready", flush=True)
         sys.stdin.read()
+
+
+def first_packet(engine: kbe_nat.Engine) -> None:
+    """With its rules, which go with it."""
+    datapath = FirstPacket(Diversion((QUEUE, QUEUE)), Commands(), NftTables())
+    queue = NativeQueue(QUEUE, numbers=datapath.numbers, max_length=65535, fail_open=True)
+    datapath.prepare(PLAN)
+    engine.replace_services(*Tables().native(PLAN))
+    with queue, datapath.following(engine):
+        datapath.install(PLAN)
+        with LoopThread(engine, queue):
+            print("ready", flush=True)
+            sys.stdin.read()
+        datapath.remove()
 
 
 def reference() -> None:

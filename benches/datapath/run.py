@@ -35,7 +35,19 @@ from kbe_nat.rules.iptables import Iptables  # noqa: E402
 
 HERE: Final = Path(__file__).parent
 RESULTS: Final = ROOT / "benches/results/datapath.json"
-FIELDS: Final = ("cpu_ns_net", "core_kpps", "tcp_gbit_s", "rtt_us_p50", "rtt_us_p99", "connects_per_s")
+FIELDS: Final = (
+    "cpu_ns_net",
+    "core_kpps",
+    "tcp_gbit_s",
+    "rtt_us_p50",
+    "rtt_us_p99",
+    "connects_per_s",
+    "connect_us_p50",
+    "connect_us_p99",
+)
+CONNECTS: Final = ("connects_per_s", "connect_us_p50", "connect_us_p99")
+PAIR: Final = ("first-packet", "nft-dnat")
+"""What should cost the same."""
 BURST: Final = 512
 Row = dict[str, Any]
 
@@ -75,7 +87,17 @@ def main() -> None:
     rows = [summary(path, rounds[path]) for path in paths]
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
+    first, kernel = (next((row for row in rows if row["path"] == path), None) for path in PAIR)
     text = f"{machine()} Rounds: {own.rounds}; medians (lowest to highest).\n\n{table(*view(rows))}"
+    if first and kernel:
+        ratios = {
+            field: statistics.median(
+                one[field] / other[field] for one, other in zip(*(rounds[path] for path in PAIR), strict=True)
+            )
+            for field in ("cpu_ns_net", "tcp_gbit_s", "connects_per_s")
+        }
+        listed = ", ".join(f"{field} {ratio:.2f}" for field, ratio in ratios.items())
+        text += f"\n{PAIR[0]} to {PAIR[1]}, medians of the rounds' own ratios: {listed}.\n"
     part("datapath", "make bench-datapath", text)
     print(text)
 
@@ -93,11 +115,13 @@ def measured(cluster: Cluster, traffic: Path, path: str, dropped: float) -> Row:
         time.sleep(0.3)
         spent = cpu_ns(daemon) - before
         row["cpu_ns_net"] = cost + spent / sent - dropped
-        row["core_kpps"] = saturated(cluster, client, to, daemon) if daemon else None
+        # Where the kernel carries flows, there is no such figure: their packets do not come to the daemon.
+        is_carried = path == "first-packet" or not daemon
+        row["core_kpps"] = None if is_carried else saturated(cluster, client, to, daemon)
         if path != "c-nfq":  # It translates in one direction only.
             row["rtt_us_p50"], row["rtt_us_p99"] = map(float, run(*client, "ping", to, "2000").split())
             row["tcp_gbit_s"] = float(run(*client, "bulk", to, str(megabytes)))
-            row["connects_per_s"] = float(run(*client, "connect", to, "1"))
+            row |= zip(CONNECTS, map(float, run(*client, "connect", to, "1").split()), strict=True)
     return row
 
 
@@ -173,6 +197,14 @@ def ours(path: str) -> Callable[[Cluster], Any]:
 
 
 @contextmanager
+def first_packet(cluster: Cluster) -> Iterator[int]:
+    """Ours, with the kernel carrying flows."""
+    command = (*cluster.node.prefix, sys.executable, str(HERE / "forwarder.py"), "first-packet")
+    with running(command) as daemon:
+        yield daemon
+
+
+@contextmanager
 def c_nfq(cluster: Cluster) -> Iterator[int]:
     """The C yardstick, with the rules and the mark of the product: the kernel has the same work."""
     command = (*cluster.node.prefix, str(ROOT / "target/nfq"), str(QUEUE), POD, hex(Marks().flow))
@@ -188,6 +220,7 @@ PATHS: Final[dict[str, Callable[[Cluster], Any]]] = {
     "netfilterqueue-reference": ours("netfilterqueue-reference"),
     "netfilterqueue-engine": ours("netfilterqueue-engine"),
     "native": ours("native"),
+    "first-packet": first_packet,
     "c-nfq": c_nfq,
 }
 
@@ -202,8 +235,14 @@ def running(command: tuple[str, ...]) -> Iterator[int]:
             sys.exit(f"{' '.join(command)} does not start")
         yield process.pid
     finally:
-        process.kill()
-        process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            # Ours take their rules away; servers wait for nothing.
+            process.wait(0.1 if "forwarder.py" not in " ".join(command) else 10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def cpu_ns(pid: int) -> int:
@@ -270,7 +309,9 @@ def view(rows: list[Row]) -> tuple[tuple[str, ...], list[list[str]]]:
         "TCP Gbit/s, x forward",
         "round trip p50 µs",
         "p99 µs",
-        "connections/s",
+        "connections/s, x nft-dnat",
+        "connect p50 µs, x nft-dnat",
+        "p99 µs",
     )
     lines = [
         [
@@ -280,7 +321,9 @@ def view(rows: list[Row]) -> tuple[tuple[str, ...], list[list[str]]]:
             text(row, "tcp_gbit_s", "forward"),
             text(row, "rtt_us_p50"),
             text(row, "rtt_us_p99"),
-            text(row, "connects_per_s"),
+            text(row, "connects_per_s", "nft-dnat"),
+            text(row, "connect_us_p50", "nft-dnat"),
+            text(row, "connect_us_p99"),
         ]
         for row in rows
     ]

@@ -194,14 +194,21 @@ class NftTables:
     def commit(
         self,
         *,
+        queueing: Sequence[tuple[tuple[int, str], str, int, int, bool, bool]] = ...,
+        translating: Sequence[tuple[tuple[int, str], str, int, int, str]] = ...,
         removed: Sequence[tuple[tuple[int, str], str, int, int, bytes]] = ...,
         added: Sequence[tuple[tuple[int, str], str, int, int, bytes]] = ...,
         deleted: Sequence[tuple[int, str]] = ...,
         activated: Sequence[tuple[int, str]] = ...,
     ) -> None:
-        """One transaction, whole or not at all: elements that leave a set or map, those that come, tables that
-        go, and dormant tables that wake up. Elements are given as (family, table), set, lengths of a key and of
-        a value, and all keys with their values, as the kernel lays them out. Raises `ArgumentError` for lengths
+        """One transaction, whole or not at all: rules that come to the end of chains, elements that leave a set
+        or map, those that come, tables that go, and dormant tables that wake up.
+
+        Rules that queue are (family, table), chain, the first queue's number, how many queues there are, whether
+        packets go on when nobody listens, and whether that is said by nf_tables' expression or by iptables'
+        target. Those that translate are (family, table), chain, the bits of the packet mark that a map is asked
+        for, those that stay, and the map's name. Elements are (family, table), set, lengths of a key and of a
+        value, and all keys with their values, as the kernel lays them out. Raises `ArgumentError` for lengths
         that do not fit.
         """
 

@@ -80,9 +80,9 @@ def serving(
 ) -> Iterator[Serving]:
     """Serves a plan on a node."""
     runner = Commands(node.prefix)
-    diversion = Diversion(Iptables(runner), queues)
+    diversion = Diversion(queues)
     datapath = (
-        EveryPacket(diversion)
+        EveryPacket(diversion, Iptables(runner))
         if way is Way.EVERY_PACKET
         else FirstPacket(diversion, runner, inside(node.path, NftTables))
     )

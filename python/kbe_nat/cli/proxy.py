@@ -34,7 +34,7 @@ from kbe_nat.errors import ArgumentError
 from kbe_nat.model import Snapshot, Strategy
 from kbe_nat.policy import Options
 from kbe_nat.rules import Marks, Way
-from kbe_nat.rules.choice import BackendName, DatapathName, choose, probe
+from kbe_nat.rules.choice import BackendName, DatapathName, choose, clean_up, probe, usable
 from kbe_nat.rules.execution import Commands
 from kbe_nat.rules.standby import OnDeath
 from kbe_nat.rules.translation import Translations
@@ -92,7 +92,8 @@ def proxy(
         int | None, typer.Option(min=1, help="Connections of one client, at most. Default: no limit.")
     ] = None,
     rules: Annotated[
-        BackendName, typer.Option(help="How rules are put into the kernel; auto takes what it supports.")
+        BackendName,
+        typer.Option(help="How rules of every-packet are put into the kernel; auto takes what it supports."),
     ] = BackendName.AUTO,
     mark_flow: Annotated[str, typer.Option(help="Bit of the packet mark: translated.")] = "0x1000",
     mark_refused: Annotated[str, typer.Option(help="Bit of the packet mark: to be refused.")] = "0x2000",
@@ -129,10 +130,8 @@ def proxy(
     marks = Marks(flow, refused, masquerade, _bits(mark_backend, "--mark-backend"))
     if marks.index & (marks.flow | marks.refused | marks.masquerade):
         raise typer.BadParameter("the other marks' bits are among these", param_hint="--mark-backend")
-    backend, why = probe(rules, Commands())
     if cleanup:
-        backend.remove()
-        Translations(Commands(), NftTables(), marks).remove()
+        clean_up(Commands(), marks)
         return
     if not manifests:
         raise typer.BadParameter("say where the objects are", param_hint="--manifests")
@@ -154,13 +153,20 @@ def proxy(
 
     numbers = range(queue, queue + queues)
     processors = tuple(parse(_cpu, text, "--cpus") for text in split(cpus))
-    diversion = Diversion(backend, (numbers[0], numbers[-1]), marks)
+    diversion = Diversion((numbers[0], numbers[-1]), marks)
     way, reason = choose(datapath, Commands())
-    carrying = (
-        FirstPacket(diversion, Commands(), NftTables(), on_death)
-        if way is Way.FIRST_PACKET
-        else EveryPacket(diversion)
-    )
+    carrying: EveryPacket | FirstPacket
+    if way is Way.FIRST_PACKET:
+        why = "nft and netlink, in a table for each family"
+
+        def leftovers() -> None:
+            for own in usable(Commands()):
+                own.remove()
+
+        carrying = FirstPacket(diversion, Commands(), NftTables(), on_death, leftovers)
+    else:
+        backend, why = probe(rules, Commands())
+        carrying = EveryPacket(diversion, backend, Translations(Commands(), NftTables(), marks).remove)
     controller = Controller(engine, carrying, options, drain_removed)
     if dry_run:
         _print_rules(source, controller)

@@ -5,7 +5,7 @@ about the first packet of a flow, and the kernel translates all of them.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -18,9 +18,11 @@ from kbe_nat.remembered import Remembered
 from kbe_nat.rules import Backend, Marks, Way
 from kbe_nat.rules.diversion import DiversionRules
 from kbe_nat.rules.execution import Runner
+from kbe_nat.rules.frontends import Frontends
 from kbe_nat.rules.numbering import Address, Numbering
 from kbe_nat.rules.standby import OnDeath, Standby, StandbyChoice
-from kbe_nat.rules.translation import Translation, TranslationChange, Translations
+from kbe_nat.rules.translation import TranslationChange, Translations
+from kbe_nat.rules.translation_table import Translation
 
 
 class Datapath(Protocol):
@@ -79,14 +81,9 @@ class Datapath(Protocol):
 class Diversion:
     """What both datapaths begin with: packets come to queues."""
 
-    rules: Backend
     queues: tuple[int, int]
     """The first and the last number."""
     marks: Marks = field(default_factory=Marks)
-
-    def diverting(self, way: Way) -> DiversionRules:
-        """The rules that do so."""
-        return DiversionRules(self.queues, self.marks, way)
 
 
 class EveryPacket:
@@ -95,9 +92,13 @@ class EveryPacket:
     way = Way.EVERY_PACKET
     numbers = None
 
-    def __init__(self, diversion: Diversion) -> None:
-        self._rules = diversion.rules
-        self._diverting = diversion.diverting(self.way)
+    def __init__(
+        self, diversion: Diversion, rules: Backend, leftovers: Callable[[], None] | None = None
+    ) -> None:
+        """`rules` puts rules into the kernel; `leftovers` takes away those of the other datapath."""
+        self._rules = rules
+        self._leftovers = leftovers
+        self._diverting = DiversionRules(diversion.queues, diversion.marks)
 
     def prepare(self, plan: Plan) -> None:
         """See `Datapath`: nothing."""
@@ -105,6 +106,8 @@ class EveryPacket:
     def install(self, plan: Plan) -> None:
         """See `Datapath`."""
         self._rules.install(self._diverting.rule_sets(plan))
+        if self._leftovers:
+            self._leftovers()
 
     def update(self, plan: Plan) -> None:
         """See `Datapath`."""
@@ -114,7 +117,7 @@ class EveryPacket:
         """See `Datapath`."""
         missing = self._rules.missing()
         if missing:
-            self.install(plan)
+            self._rules.install(self._diverting.rule_sets(plan))
         return missing
 
     def remove(self) -> None:
@@ -143,16 +146,21 @@ class FirstPacket:
     way = Way.FIRST_PACKET
 
     def __init__(
-        self, diversion: Diversion, runner: Runner, tables: NftTables, on_death: OnDeath = OnDeath.SERVE
+        self,
+        diversion: Diversion,
+        runner: Runner,
+        tables: NftTables,
+        on_death: OnDeath = OnDeath.SERVE,
+        leftovers: Callable[[], None] | None = None,
     ) -> None:
         """`runner` runs nft in the network namespace of `tables`; `on_death` says what new connections meet when
-        we are gone.
+        we are gone; `leftovers` takes away what a run of the other datapath has left.
         """
         self.numbers = BackendNumbers(diversion.marks.index)
         self._diversion = diversion
-        self._rules = diversion.rules
-        self._diverting = diversion.diverting(self.way)
-        self._translations = Translations(runner, tables, diversion.marks)
+        self._leftovers = leftovers
+        self._translations = Translations(runner, tables, diversion.marks, diversion.queues)
+        self._frontends = Frontends()
         self._backends = Remembered(_backends)
         self._leaving: list[tuple[int, set[Address]]] = []
         """Backends of ports that the newest plan has changed or taken away, by family."""
@@ -186,13 +194,14 @@ class FirstPacket:
         self._standby.follow(plan)
         self._is_whole = False
         self._translate(plan, [])
-        self._rules.install(self._diverting.rule_sets(plan))
         self._is_installed = True
+        if self._leftovers:
+            self._leftovers()
 
     def update(self, plan: Plan) -> None:
         """See `Datapath`."""
-        self._rules.update(self._diverting.rule_sets(plan))
         self._standby.follow(plan)
+        reached = self._frontends.reached(plan)
         gone: dict[int, dict[Address, int]] = {number: {} for number in plan.families}
         for number, some in self._leaving:
             gone.setdefault(number, {}).update(self._numbering[number].leave(some))
@@ -202,7 +211,12 @@ class FirstPacket:
         self._translate(
             plan,
             [
-                TranslationChange(number, removed=gone[number], standby=self._standby.standby[number])
+                TranslationChange(
+                    number,
+                    removed=gone[number],
+                    standby=self._standby.standby[number],
+                    addresses=reached[number].addresses,
+                )
                 for number in plan.families
             ],
         )
@@ -212,19 +226,15 @@ class FirstPacket:
 
     def repair(self, plan: Plan) -> tuple[str, ...]:
         """See `Datapath`."""
-        translations = self._translations.missing()
-        if translations:
+        missing = self._translations.missing()
+        if missing:
             self._is_whole = False
             self._translate(plan, [])
-        rules = self._rules.missing()
-        if rules:
-            self._rules.install(self._diverting.rule_sets(plan))
-        return (*translations, *rules)
+        return missing
 
     def remove(self) -> None:
         """See `Datapath`. Flows that the kernel carries go on."""
         self._is_installed = False
-        self._rules.remove()
         self._translations.remove()
 
     def render(self, plan: Plan) -> str:
@@ -232,8 +242,7 @@ class FirstPacket:
         if not self._is_installed:
             self.prepare(plan)
             self._standby.follow(plan)
-        rules = self._rules.render(self._diverting.rule_sets(plan))
-        return self._translations.render(self._whole(plan)) + rules
+        return self._translations.render(self._whole(plan))
 
     def refresh(self) -> None:
         """See `Datapath`: asks the kernel."""
@@ -267,16 +276,24 @@ class FirstPacket:
     def _translate(self, plan: Plan, changes: list[TranslationChange]) -> None:
         """These changes, or everything if the kernel does not have all that was before."""
         is_whole, self._is_whole = self._is_whole, False
-        if is_whole and self._translations.families == set(plan.families):
+        whole = self._whole(plan)
+        if is_whole and self._translations.shapes == {own.family: own.shape for own in whole}:
             self._translations.update(changes)
         else:
-            self._translations.install(self._whole(plan))
+            self._translations.install(whole)
         self._is_whole = True
 
     def _whole(self, plan: Plan) -> list[Translation]:
         return [
-            Translation(number, self._numbering[number].numbers, self._standby.standby.get(number, Standby()))
-            for number in plan.families
+            Translation(
+                number,
+                self._numbering[number].numbers,
+                self._standby.standby.get(number, Standby()),
+                reached.ranges,
+                reached.addresses,
+                plan.options.resets_tcp,
+            )
+            for number, reached in self._frontends.reached(plan).items()
         ]
 
 

@@ -1,14 +1,15 @@
 """Which back end puts the rules into this kernel, and which datapath it can do."""
 
+from collections.abc import Iterator
 from enum import StrEnum
 
-from kbe_nat._native import Engine, FlowWatch
+from kbe_nat._native import Engine, FlowWatch, NftTables
 from kbe_nat.errors import ConntrackError, RulesError
 from kbe_nat.rules import Backend, Marks, Way
 from kbe_nat.rules.execution import Runner
 from kbe_nat.rules.iptables import Iptables
 from kbe_nat.rules.nftables import PROBE, Nftables
-from kbe_nat.rules.translation import PROBE as TRANSLATION_PROBE
+from kbe_nat.rules.translation import Translations
 
 
 class BackendName(StrEnum):
@@ -34,14 +35,34 @@ def choose(name: DatapathName, runner: Runner) -> tuple[Way, str]:
     if name is DatapathName.EVERY_PACKET:
         return Way.EVERY_PACKET, "as asked for: the engine translates every packet"
     try:
-        # In one transaction, which leaves nothing.
-        runner.run(("nft", "-f", "-"), TRANSLATION_PROBE)
+        Translations(runner, NftTables(), Marks()).probe()
         FlowWatch(Engine(max_flows=1024), Marks().flow, socket_buffer=1 << 16).look()
     except (RulesError, ConntrackError) as error:
         if name is DatapathName.FIRST_PACKET:
             raise RulesError(f"the datapath first-packet does not work here: {error}") from None
         return Way.EVERY_PACKET, f"the kernel cannot carry flows: {error}"
     return Way.FIRST_PACKET, "the kernel has nft NAT maps and tells of its flows: it carries them"
+
+
+def clean_up(runner: Runner, marks: Marks) -> None:
+    """Take away everything that a run of either datapath has left. Raises `RulesError`."""
+    Translations(runner, NftTables(), marks).remove()
+    for backend in usable(runner):
+        backend.remove()
+
+
+def usable(runner: Runner) -> Iterator[Backend]:
+    """Every back end whose commands are here, whatever the kernel makes of its rules."""
+    for backend, commands in (
+        (Nftables(runner), (("nft", "list", "tables"),)),
+        (Iptables(runner), (("iptables", "--version"), ("ipset", "list", "-name"))),
+    ):
+        try:
+            for command in commands:
+                runner.run(command)
+        except RulesError:
+            continue
+        yield backend
 
 
 def probe(name: BackendName, runner: Runner) -> tuple[Backend, str]:

@@ -133,7 +133,8 @@ def _statement(rule: Rule, name: str) -> str:
         elif word == "-p":
             parts.append(f"meta l4proto {words.pop(0)}")
         elif word == "!":
-            parts.append(NEGATED[words.pop(0)].format(words.pop(0).lower()))
+            name_of, value = words.pop(0), words.pop(0)
+            parts.append(f'iifname != "{value}"' if name_of == "-i" else f"fib daddr type != {value.lower()}")
         elif word == "--match-set":
             kind = words.pop(0).split("-")[2]
             where = f"{name} daddr . meta l4proto . th dport" if kind == "frontends" else f"{name} daddr"
@@ -143,8 +144,6 @@ def _statement(rule: Rule, name: str) -> str:
             mark = words.pop(0).partition("/")[0]
             what = "ct" if "connmark" in rule.words else "meta"
             parts.append(f"{what} mark and {mark} == {mark}")
-        elif word == "--ctstate":
-            parts.append(f"ct state {words.pop(0).lower()}")
         elif word == "--ctdir":
             parts.append(f"ct direction {words.pop(0).lower()}")
         elif word == "-j":
@@ -160,8 +159,6 @@ def _target(words: list[str]) -> str:
         case ["NFQUEUE", "--queue-num" | "--queue-balance", numbers, *flags]:
             bypass = " bypass" if "--queue-bypass" in flags else ""
             return f"queue{' flags' if bypass else ''}{bypass} to {numbers.replace(':', '-')}"
-        case ["DROP"]:
-            return "drop"
         case ["CONNMARK", "--set-xmark", mark]:
             return f"ct mark set ct mark or {mark.partition('/')[0]}"
         case ["REJECT", "--reject-with", kind]:
@@ -175,12 +172,6 @@ def _target(words: list[str]) -> str:
 
 FAMILIES: Final = {IPV4: "ip", IPV6: "ip6"}
 ADDRESSES: Final = {IPV4: "ipv4_addr", IPV6: "ipv6_addr"}
-NEGATED: Final = {
-    "-i": 'iifname != "{}"',
-    "--dst-type": "fib daddr type != {}",
-    "--ctstatus": "ct status & {} == 0",
-}
-"""Matches of iptables behind a !, in nft's words."""
 KINDS: Final = {("nat", "POSTROUTING"): "nat", ("mangle", "OUTPUT"): "route"}
 """Types of base chains that do more than filter."""
 PROBE: Final = f"""table ip {TAG}-probe {{

@@ -7,10 +7,7 @@ from zlib import crc32
 
 from kbe_nat.policy import CLUSTER_IP, LOAD_BALANCER, Listener, Plan, PortPolicy, Target
 from kbe_nat.remembered import Remembered
-from kbe_nat.rules.diversion import frontends
-
-Frontend = tuple[str, str, int]
-"""Address, protocol and port."""
+from kbe_nat.rules.frontends import Frontend, frontends
 
 
 class OnDeath(StrEnum):

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
-use kbe_nat_netlink::tables::{Elements, Step, Table, Tables};
+use kbe_nat_netlink::tables::{Elements, Rule, Step, Table, Tables};
 use pyo3::prelude::*;
 
 use crate::errors;
@@ -15,6 +15,13 @@ pub(crate) struct NftTables(Mutex<Tables>);
 
 /// Table, set, length of a key, length of a value, and elements.
 type Change = ((u8, String), String, usize, usize, Vec<u8>);
+
+/// Table, chain, the first queue's number, how many there are, whether packets go on when nobody listens, and whether it is nf_tables'
+/// own expression.
+type Queueing = ((u8, String), String, u16, u16, bool, bool);
+
+/// Table, chain, bits of the mark that are looked up, bits that stay, and a map.
+type Translating = ((u8, String), String, u32, u32, String);
 
 #[pymethods]
 impl NftTables {
@@ -40,11 +47,17 @@ impl NftTables {
         self.asked(py, |own| own.count(&Table { family, name: table }, &set))
     }
 
-    /// One transaction: elements that leave, those that come, tables that go, and tables that wake up.
-    #[pyo3(signature = (*, removed = Vec::new(), added = Vec::new(), deleted = Vec::new(), activated = Vec::new()))]
+    /// One transaction: rules that come, elements that leave, those that come, tables that go, and tables that wake up.
+    #[pyo3(signature = (
+        *, queueing = Vec::new(), translating = Vec::new(), removed = Vec::new(), added = Vec::new(), deleted = Vec::new(),
+        activated = Vec::new()
+    ))]
+    #[allow(clippy::too_many_arguments)]
     fn commit(
         &self,
         py: Python<'_>,
+        queueing: Vec<Queueing>,
+        translating: Vec<Translating>,
         removed: Vec<Change>,
         added: Vec<Change>,
         deleted: Vec<(u8, String)>,
@@ -57,6 +70,12 @@ impl NftTables {
             Ok((table(own), set, elements))
         };
         let mut steps = Vec::new();
+        for (own, chain, first, total, is_bypassed, is_native) in queueing {
+            steps.push(Step::Append(table(own), chain, Rule::Queue { first, total, is_bypassed, is_native }));
+        }
+        for (own, chain, index, kept, map) in translating {
+            steps.push(Step::Append(table(own), chain, Rule::Translate { index, kept, map }));
+        }
         for change in removed {
             let (table, set, elements) = changed(change)?;
             steps.push(Step::Remove(table, set, elements));

@@ -1,0 +1,91 @@
+"""Where service ports are reached on a node: frontends, and what is refused beside them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from typing import TypeAlias
+
+from kbe_nat.model import family
+from kbe_nat.policy import CLUSTER_IP, Listener, Plan, PortPolicy, unallocated, unknown_port
+from kbe_nat.remembered import Remembered
+
+Frontend: TypeAlias = tuple[str, str, int]
+"""Address, protocol and port."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """What of one family goes to this node's service ports."""
+
+    frontends: frozenset[Frontend]
+    ranges: tuple[str, ...]
+    """Of cluster IPs, where everything is ours to decide, served or not."""
+    addresses: frozenset[str]
+    """Cluster IPs outside of these for which that is so too."""
+
+
+class Frontends:
+    """What is reached by one plan after the other."""
+
+    def __init__(self) -> None:
+        self._plan = Plan((), (), (), ())
+        self._places = Remembered(self._looked_at)
+        self._reached: dict[int, Reached] = {}
+
+    def reached(self, plan: Plan) -> dict[int, Reached]:
+        """By family in use; the same object as for the last plan when nothing has changed. Cost: linear in the
+        listeners of ports that have changed, and in those of all when any listener has.
+        """
+        before, self._plan = self._plan, plan
+        is_same = _context(before) == _context(plan) and bool(self._reached)
+        if not is_same:
+            self._places.forget()
+        findings = self._places.findings(plan.ports)
+        if findings.is_changed or not is_same:
+            self._reached = {number: self._whole(number, findings.all) for number in plan.families}
+        self._places.keep(findings)
+        return self._reached
+
+    def _looked_at(self, policy: PortPolicy) -> "_Places":
+        places = frozenset(place for place, *_ in frontends(self._plan, policy))
+        return _Places(policy.family, places, policy.addresses(CLUSTER_IP))
+
+    def _whole(self, number: int, places: list["_Places"]) -> Reached:
+        own = [one for one in places if one.family == number]
+        ranges = tuple(text for text in unallocated(self._plan) if family(text) == number)
+        addresses: set[str] = set()
+        if ranges or unknown_port(self._plan.options) != "pass":
+            networks = [ip_network(text) for text in ranges]
+            for address in {address for one in own for address in one.cluster_ips}:
+                if not any(ip_address(address) in network for network in networks):
+                    addresses.add(address)
+        return Reached(frozenset().union(*(one.frontends for one in own)), ranges, frozenset(addresses))
+
+
+def frontends(plan: Plan, policy: PortPolicy) -> Iterator[tuple[Frontend, Listener, bool]]:
+    """Address, protocol and port of everything under which a service port is reached, with its listener; and
+    whether it is there only to be refused.
+    """
+    for own in policy.listeners:
+        addresses = (own.address,) if own.address else plan.node_port_addresses
+        for address in addresses:
+            if family(address) == policy.family:
+                yield (address, policy.protocol, own.port), own, False
+        if not own.address and policy.refuses_somebody:
+            for address in plan.closed_addresses:
+                if family(address) == policy.family:
+                    yield (address, policy.protocol, own.port), own, True
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where a service port is reached."""
+
+    family: int
+    frontends: frozenset[Frontend]
+    cluster_ips: tuple[str, ...]
+
+
+def _context(plan: Plan) -> tuple[object, ...]:
+    """All that this depends on but the ports."""
+    return plan.families, plan.node_port_addresses, plan.closed_addresses, plan.service_ranges, plan.options
