@@ -35,6 +35,8 @@ def test_what_depends_on_the_machine_does_not_count() -> None:
         "\t\ttimeout 10800s\n\t\ttype ipv4_addr\n\t\telements = { 10.0.0.7 timeout 3h expires 2h }\n",
     )
     assert differences(NFT, remembered.replace("size 65535", "size 1000").replace(" fully-random", "")) == []
+    joined = NFT.replace("ip saddr != 203.0.113.0/25 drop", "ip saddr != { 203.0.113.0/25 } drop")
+    assert joined != NFT and differences(NFT, joined) == []
 
 
 def rows(other: str) -> list[tuple[str, Kind, str]]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kbe_nat.kubeproxy import iptables_save, legacy, names, probability
+from kbe_nat.kubeproxy import iptables_save, legacy, names, nft, probability
 from kbe_nat.model import IPV4, IPV6, Snapshot
 from kbe_nat.planning import plan
 from kbe_nat.policy import Listener, Plan, PortPolicy, Target
@@ -164,3 +164,41 @@ def test_numbers_of_rules(services: int, endpoints: int, is_balanced: bool) -> N
     refusals = 4 if is_balanced else 1
     extra = services * (0 if endpoints else refusals) + (services if endpoints and is_balanced else 0)
     assert counts["filter"] == 4 + extra
+
+
+@pytest.mark.parametrize(
+    ("ranges", "listed"),
+    [
+        # As `nft list` of 1.0.6 shows what kube-proxy writes.
+        ("203.0.113.7/32", "203.0.113.7"),
+        ("203.0.113.0/25", "203.0.113.0/25"),
+        ("203.0.113.0/25 203.0.113.128/25", "{ 203.0.113.0/24 }"),
+        ("203.0.113.0/25 203.0.113.7/32", "{ 203.0.113.0/25 }"),
+        ("203.0.113.4/32 203.0.113.5/32", "{ 203.0.113.4/31 }"),
+        ("203.0.113.4/32 203.0.113.6/32", "{ 203.0.113.4, 203.0.113.6 }"),
+        ("10.0.0.0/8 11.0.0.0/8 12.0.0.0/8", "{ 10.0.0.0-12.255.255.255 }"),
+        ("203.0.113.7/32 10.0.0.0/8", "{ 10.0.0.0/8, 203.0.113.7 }"),
+        ("0.0.0.0/1 128.0.0.0/1", "{ 0.0.0.0/0 }"),
+        ("fd00::7/128", "fd00::7"),
+        ("fd00::/64 fd00:0:0:1::/64", "{ fd00::/63 }"),
+        ("fd00::1/128 fd00::2/128", "{ fd00::1-fd00::2 }"),
+    ],
+)
+def test_sets_of_ranges_as_nft_lists_them(ranges: str, listed: str) -> None:
+    number, ip = (IPV6, "ip6") if ":" in ranges else (IPV4, "ip")
+    text = nft.dump(Plan((), (), (), (), service_ranges=tuple(ranges.split())), number)
+    assert f"\t\t{ip} daddr {listed} drop comment" in text
+
+
+@pytest.mark.parametrize(
+    ("addresses", "ranges", "listed"),
+    [
+        ("192.168.0.200", "192.168.0.0/24", "{ 192.168.0.0/24 }"),
+        ("203.0.114.2 203.0.114.1", "192.168.0.0/24", "{ 192.168.0.0/24, 203.0.114.1-203.0.114.2 }"),
+    ],
+)
+def test_balanced_addresses_among_source_ranges(addresses: str, ranges: str, listed: str) -> None:
+    listeners = tuple(Listener("load-balancer", address, 80) for address in addresses.split())
+    more: dict[str, Any] = {"source_ranges": tuple(ranges.split()), "admits_own_addresses": True}
+    port = port_of("ns1", "svc1", "p80", listeners=listeners, **more)
+    assert f"\t\tip saddr != {listed} drop\n" in nft.dump(Plan((port,), (), (), ()), IPV4)

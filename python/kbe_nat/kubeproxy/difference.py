@@ -110,7 +110,7 @@ def _nft_places(lines: list[str]) -> Places:
         if line.startswith("table "):
             table = line.removeprefix("table ").removesuffix(" {")
         elif table.endswith("kube-proxy") and line.startswith("\t\t"):
-            own = _NFT_MACHINE.sub("", line.strip())
+            own = _SET_OF_ONE.sub(r"\1\2", _NFT_MACHINE.sub("", line.strip()))
             is_remembered = "set affinity-" in place and line.startswith("\t\t\t")
             if own and not is_remembered and own not in ("elements = {", "}"):
                 places[place].append(own.removesuffix(","))
@@ -163,6 +163,8 @@ KUBELET: Final = ("KUBE-KUBELET-CANARY",)
 NO_RULES: Final = "(a chain without rules)"
 _MACHINE: Final = re.compile(r" -m nfacct --nfacct-name \S+| --random-fully")
 _NFT_MACHINE: Final = re.compile(r" fully-random|^size \d+$")
+# Ranges that nft has joined to one keep their braces, until they are loaded again.
+_SET_OF_ONE: Final = re.compile(r"(\b[sd]addr (?:!= )?)\{ ([^ ,]+) \}")
 _OF_SERVICE: Final = re.compile(r" KUBE-(SVC|SVL|EXT|FW|SEP)-")
 _NFT_CHAIN: Final = re.compile(
     r"\b(?:service|local|external|firewall|endpoint|affinity)-[A-Z2-7]{8}-([^/\s]+/[^/\s]+/[a-z]+/[^/\s_:]*)"

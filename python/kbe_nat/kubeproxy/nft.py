@@ -4,7 +4,7 @@ Follows syncProxyRules in pkg/proxy/nftables/proxier.go. The text can be loaded 
 """
 
 from collections.abc import Iterable, Iterator
-from ipaddress import ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network, summarize_address_range
 from typing import Final
 
 from kbe_nat.kubeproxy.names import nft_base, nft_endpoint_base
@@ -192,14 +192,30 @@ def _numbered(values: Iterable[str]) -> str:
 
 
 def _anonymous(values: Iterable[str]) -> str:
-    """A set in a rule, as nft prints it: a single value without braces, several sorted by their bits."""
-    listed = sorted(values, key=_bits)
-    return listed[0] if len(listed) == 1 else f"{{ {', '.join(listed)} }}"
+    """A set in a rule, as nft lists it: a value that was written alone without braces, and where a range is
+    among several, as one set of intervals, those that overlap or touch as one.
+    """
+    written = list(values)
+    spans = sorted((int(own[0]), int(own[-1])) for own in map(ip_network, written))
+    reach = 1 if any("/" in own for own in written) else 0
+    joined: list[tuple[int, int]] = []
+    for first, last in spans:
+        if joined and first <= joined[-1][1] + reach:
+            start, end = joined.pop()
+            joined.append((start, max(end, last)))
+        else:
+            joined.append((first, last))
+    kind = type(ip_network(written[0])[0])
+    listed = [_interval(kind(first), kind(last)) for first, last in joined]
+    return listed[0] if len(written) == 1 else f"{{ {', '.join(listed)} }}"
 
 
-def _bits(text: str) -> tuple[int, ...]:
-    network = ip_network(text)
-    return (int(network.network_address), network.prefixlen)
+def _interval(first: IPv4Address | IPv6Address, last: IPv4Address | IPv6Address) -> str:
+    """An address, a prefix where one says the same, or both ends."""
+    if first == last:
+        return str(first)
+    prefixes = list(summarize_address_range(first, last))
+    return str(prefixes[0]) if len(prefixes) == 1 else f"{first}-{last}"
 
 
 def _jumps(*targets: str) -> Iterator[str]:
