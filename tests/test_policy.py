@@ -209,6 +209,24 @@ def test_node_port_addresses(given: tuple[str, ...], localhost: bool, expected: 
     assert " ".join(made.node_port_addresses) == expected
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ((), (4, 6)),
+        (("0.0.0.0/0",), (4, 6)),
+        (("192.168.1.0/24", "0.0.0.0/0", "2001:db8::/64"), (4,)),
+        (("192.168.1.0/24", "::/0"), (6,)),
+        (("0.0.0.0/1", "2001:db8::/64"), ()),
+    ],
+)
+@pytest.mark.parametrize("mode", list(Mode))
+def test_node_ports_on_every_address(given: tuple[str, ...], expected: tuple[int, ...], mode: Mode) -> None:
+    options = Options("here", node_port_addresses=given, mode=mode)
+    every = plan(Snapshot(nodes={"here": NODE}), options).every_address
+    # Without a word the primary addresses serve in nftables mode.
+    assert every == (() if mode is Mode.NFTABLES and not given else expected)
+
+
 def test_pod_ranges() -> None:
     snapshot = Snapshot(nodes={"here": NODE})
     assert plan(snapshot, Options("here", cluster_ranges=("10.0.0.0/8",))).pod_ranges == ("10.0.0.0/8",)

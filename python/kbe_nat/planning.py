@@ -328,14 +328,16 @@ class _Planner:
             yield from self.local_addresses(number) if named is None else named
 
     def named_addresses(self, number: int) -> list[str] | None:
-        """The addresses of a family that serve node ports; None when none are said, which means all."""
+        """The addresses of a family that serve node ports; None when all do: nothing is said of the family, or
+        one range is all of it.
+        """
         is_iptables = self.options.mode is Mode.IPTABLES
         given = self.options.node_port_addresses or (() if is_iptables else (PRIMARY,))
         if PRIMARY in given:
             primary = self.primary(number)
             return [primary] if primary else None
         ranges = [text for text in given if family(text) == number]
-        if not ranges:
+        if not ranges or any(text.endswith("/0") for text in ranges):
             return None
         local = self.local_addresses(number)
         return [address for address in local if any(_contains(text, address) for text in ranges)]
