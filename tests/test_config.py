@@ -8,6 +8,7 @@ from kbe_nat.cli.flows import FlowQuestion, read_flows
 from kbe_nat.cli.node import NodeFlags
 from kbe_nat.errors import FileError
 from kbe_nat.kubeproxy.config import read_configuration
+from kbe_nat.kubeproxy.dump import Form, planned
 from kbe_nat.model import Snapshot
 from kbe_nat.policy import Mode
 
@@ -44,6 +45,22 @@ def test_what_is_said_for_the_mode_counts(tmp_path: Path) -> None:
     options = flags.options(Snapshot())
     assert (options.masquerade_bit, options.localhost_node_ports) == (20, False)
     assert options.masquerade_all and options.node_port_addresses == ()
+
+
+@pytest.mark.parametrize("mode", ["", "mode: iptables", "mode: nftables"])
+def test_rules_of_either_mode_have_what_is_said_for_it(tmp_path: Path, mode: str) -> None:
+    sections = (
+        "iptables: {masqueradeBit: 16, localhostNodePorts: false}\n"
+        "nftables: {masqueradeBit: 20, masqueradeAll: true}\n"
+    )
+    options = NodeFlags(config=written(tmp_path, f"{sections}{mode}")).options(Snapshot())
+    told = {form: planned(Snapshot(), options, form).options for form in Form}
+    assert {form: (own.masquerade_bit, own.masquerade_all) for form, own in told.items()} == {
+        Form.IPTABLES_SAVE: (16, False),
+        Form.NFT: (20, True),
+    }
+    assert not told[Form.IPTABLES_SAVE].localhost_node_ports
+    assert told[Form.NFT].in_mode(Mode.IPTABLES) == told[Form.IPTABLES_SAVE], "there and back"
 
 
 def test_devices_of_pods(tmp_path: Path) -> None:

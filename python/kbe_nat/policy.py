@@ -2,7 +2,7 @@
 `Snapshot`, and that the engine's tables and the rules are made of.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
@@ -47,6 +47,8 @@ class Options:
     masquerade_all: bool = False
     masquerade_bit: int = 14
     """Of the packet mark, in the rules that kube-proxy would write."""
+    other_masquerade: tuple[bool, int] | None = None
+    """`masquerade_all` and `masquerade_bit` of the other mode, whose rules may be asked for; None: the same."""
     node_port_addresses: tuple[str, ...] = ()
     """Ranges, or `PRIMARY`; empty means what the mode's default is: all addresses of the node, or `PRIMARY`."""
     localhost_node_ports: bool = True
@@ -67,6 +69,14 @@ class Options:
     """Serve only Services with this label `service.kubernetes.io/service-proxy-name`; None: only those
     without it.
     """
+
+    def in_mode(self, mode: Mode) -> "Options":
+        """What the operator has said for this mode."""
+        if mode is self.mode:
+            return self
+        own = self.masquerade_all, self.masquerade_bit
+        is_all, bit = self.other_masquerade or own
+        return replace(self, mode=mode, masquerade_all=is_all, masquerade_bit=bit, other_masquerade=own)
 
 
 @dataclass(frozen=True, slots=True)

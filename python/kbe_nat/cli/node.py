@@ -104,7 +104,11 @@ class NodeFlags:
         given = list(file.node_port_addresses)
         if self.nodeport_addresses is not None:
             given = split(self.nodeport_addresses)
-        own = file.of_mode(mode)
+        masquerade = {one: self._masquerade(file, one) for one in Mode}
+        is_all, bit = masquerade.pop(mode)
+        [other] = masquerade.values()
+        # Only that mode serves node ports there, whichever is followed now.
+        localhost = file.of_mode(Mode.IPTABLES).localhost_node_ports
         return Options(
             node=self._node(snapshot, file),
             node_addresses=tuple(parse(parse_address, text, "--node-address") for text in self.node_address),
@@ -114,13 +118,14 @@ class NodeFlags:
             uses_node_ranges=detector is Detector.NODE_CIDR,
             pod_interface=device,
             pod_interfaces=tuple(number for number, name in socket.if_nameindex() if matches(device, name)),
-            masquerade_all=_first(self.masquerade_all, own.masquerade_all, default=False),
-            masquerade_bit=_checked_bit(_first(own.masquerade_bit, default=14)),
+            masquerade_all=is_all,
+            masquerade_bit=bit,
+            other_masquerade=other,
             node_port_addresses=tuple(
                 text if text == PRIMARY else parse(parse_range, text, "--nodeport-addresses")
                 for text in given
             ),
-            localhost_node_ports=_first(self.localhost_nodeports, own.localhost_node_ports, default=True),
+            localhost_node_ports=_first(self.localhost_nodeports, localhost, default=True),
             mode=mode,
             external_ranges=tuple(
                 parse(parse_range, text, "--external-ip-ranges") for text in split(self.external_ip_ranges)
@@ -128,6 +133,16 @@ class NodeFlags:
             resets_tcp=self.reject_with is Refusal.TCP_RESET,
             strategy=strategy,
         )
+
+    def _masquerade(self, file: Configuration, mode: Mode) -> tuple[bool, int]:
+        """Whether all is masqueraded in a mode, and by which bit."""
+        own = file.of_mode(mode)
+        bit = _first(own.masquerade_bit, default=DEFAULT_BIT)
+        if not 0 <= bit <= LAST_BIT:
+            raise typer.BadParameter(
+                f"masqueradeBit: {bit} is no bit of the packet mark (0 to {LAST_BIT})", param_hint="--config"
+            )
+        return _first(self.masquerade_all, own.masquerade_all, default=False), bit
 
     def _node(self, snapshot: Snapshot, file: Configuration) -> str:
         node = self.node or file.hostname_override
@@ -225,13 +240,6 @@ def _first(*values: _T | None, default: _T) -> _T:
     return next((value for value in values if value is not None), default)
 
 
-def _checked_bit(bit: int) -> int:
-    if not 0 <= bit <= LAST_BIT:
-        raise typer.BadParameter(
-            f"masqueradeBit: {bit} is no bit of the packet mark (0 to {LAST_BIT})", param_hint="--config"
-        )
-    return bit
-
-
+DEFAULT_BIT: Final = 14
 LAST_BIT: Final = 31
 ADDRESS_FLAG: Final = "--node-address"

@@ -1,6 +1,5 @@
 """One way to ask for the rules that kube-proxy would write, whatever their form."""
 
-from dataclasses import replace
 from enum import StrEnum
 
 from kbe_nat.errors import ArgumentError
@@ -38,7 +37,7 @@ class Family(StrEnum):
 
 def planned(snapshot: Snapshot, options: Options, form: Form) -> Plan:
     """What the rules of a form stand for: it says the mode, whatever `options` do."""
-    return plan(snapshot, replace(options, mode=Mode.NFTABLES if form is Form.NFT else Mode.IPTABLES))
+    return plan(snapshot, options.in_mode(Mode.NFTABLES if form is Form.NFT else Mode.IPTABLES))
 
 
 def dump(
