@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from kbe_nat.kubeproxy import iptables_save, legacy, names, nft, probability
-from kbe_nat.model import IPV4, IPV6, Snapshot
+from kbe_nat.model import IPV4, IPV6, Endpoint, EndpointSlice, Service, ServicePort, SlicePort, Snapshot
 from kbe_nat.planning import plan
 from kbe_nat.policy import Listener, Plan, PortPolicy, Target
 from kbe_nat.sources.manifests import read_manifests
@@ -164,6 +165,33 @@ def test_numbers_of_rules(services: int, endpoints: int, is_balanced: bool) -> N
     refusals = 4 if is_balanced else 1
     extra = services * (0 if endpoints else refusals) + (services if endpoints and is_balanced else 0)
     assert counts["filter"] == 4 + extra
+
+
+@pytest.mark.parametrize(
+    ("service", "is_large"),
+    [
+        ({"ports": (ServicePort("q", "tcp", 80),)}, True),
+        # Nobody's, those of a port that it does not have, and those of another proxy's or a headless Service.
+        ({"name": "other", "ports": (ServicePort("q", "tcp", 80),)}, False),
+        ({"ports": (ServicePort("q", "udp", 80),)}, False),
+        ({"ports": (ServicePort("q", "tcp", 80),), "proxy_name": "mine"}, False),
+        ({"ports": (ServicePort("q", "tcp", 80),), "cluster_ips": ()}, False),
+        ({"ports": (ServicePort("q", "tcp", 80),), "cluster_ips": ("fd00::1",)}, False),
+    ],
+)
+def test_a_large_cluster_has_many_endpoints_behind_its_services(
+    service: dict[str, Any], is_large: bool
+) -> None:
+    small = Service("ns", "small", ("172.30.0.1",), (ServicePort("", "tcp", 80),))
+    large = structs.replace(Service("ns", "large", ("172.30.0.2",)), **service)
+    many = tuple(Endpoint(f"10.0.{n // 250}.{n % 250}") for n in range(1000))
+    slices = {
+        ("ns", "small"): (EndpointSlice("s", IPV4, (SlicePort("", "tcp", 80),), (Endpoint("10.1.0.1"),)),),
+        ("ns", "large"): (EndpointSlice("l", IPV4, (SlicePort("q", "tcp", 80),), many),),
+    }
+    snapshot = Snapshot(services=(small, large), slices=slices)
+    text = iptables_save.dump(plan(snapshot), snapshot, IPV4)
+    assert ('"ns/small -> 10.1.0.1:80"' not in text) == is_large
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ class _Dump:
             (port for port in plan.ports if port.family == number),
             key=lambda port: (port.name, port.protocol),
         )
-        self.is_large = endpoint_count(snapshot, number) > LARGE_CLUSTER
+        self.is_large = endpoint_count(snapshot, number, plan.options.proxy_name) > LARGE_CLUSTER
         self.serves_localhost = number == IPV4 and LOOPBACK in plan.node_port_addresses
         mark = 1 << plan.options.masquerade_bit
         self.mark = f"{mark:#x}"
@@ -273,17 +273,24 @@ class _Dump:
         return f"--mask {mask} --rsource"
 
 
-def endpoint_count(snapshot: Snapshot, number: int) -> int:
-    """Endpoints of all service ports of a family, also those that are not ready: what makes a cluster large."""
+def endpoint_count(snapshot: Snapshot, number: int, proxy_name: str | None = None) -> int:
+    """Endpoints of all service ports of a family, also those that are not ready: what makes a cluster large.
+    Endpoints of nobody's do not count, nor those of another proxy's Services.
+    """
     count = 0
-    for slices in snapshot.slices.values():
-        ports: dict[tuple[str, str], set[tuple[str, int]]] = {}
-        for part in slices:
-            if part.family == number:
-                for port in part.ports:
-                    own = ports.setdefault((port.name, port.protocol), set())
-                    own.update((endpoint.address, port.port) for endpoint in part.endpoints)
-        count += sum(map(len, ports.values()))
+    for service in snapshot.services:
+        if service.proxy_name != proxy_name or number not in map(family, service.cluster_ips):
+            continue
+        parts = [part for part in snapshot.slices.get(service.key, ()) if part.family == number]
+        for port in service.ports:
+            endpoints = {
+                (endpoint.address, own.port)
+                for part in parts
+                for own in part.ports
+                if (own.name, own.protocol) == (port.name, port.protocol)
+                for endpoint in part.endpoints
+            }
+            count += len(endpoints)
     return count
 
 
