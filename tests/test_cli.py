@@ -175,6 +175,32 @@ def test_a_wrong_field_is_named_with_file_object_and_path(kbe: Ran, capture: Pat
     assert f"{wrong}, document 1: Service default/simpleservice: spec.ports[0].port" in err
 
 
+@pytest.mark.parametrize(
+    ("objects", "said"),
+    [
+        ("apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n", "there is no Service in it"),
+        (Path(SEED).read_text().replace("port: 80", "port: 80000"), "spec.ports[0].port"),
+    ],
+    ids=["none", "refused"],
+)
+def test_without_services_rules_are_a_frame_and_packets_pass(
+    kbe: Ran, capture: Path, tmp_path: Path, objects: str, said: str
+) -> None:
+    path = tmp_path / "objects.yaml"
+    path.write_text(objects)
+    for form, frame in (("iptables-save", "-j KUBE-MARK-MASQ"), ("nft", "goto")):
+        code, out, err = kbe("dump", "-f", path, "--format", form)
+        assert (code, said in err) == (0, True)
+        assert "KUBE-FORWARD" in out or "chain services" in out
+        assert frame not in out, "nothing is served"
+    code, out, _ = kbe("explain", "-f", path, "--from", "10.0.2.15", "--to", f"{VIP}:80")
+    assert (code, "passes untouched" in out) == (0, True)
+    assert kbe("dump", "-f", path, "--strict")[0] == (2 if "port: 80000" in objects else 0)
+    # A capture without a Service tells nothing.
+    code, _, err = kbe("replay", "-f", path, capture)
+    assert (code, said in err) == (2, True)
+
+
 def test_a_damaged_capture_leaves_no_output(kbe: Ran, capture: Path, tmp_path: Path) -> None:
     capture.write_bytes(capture.read_bytes()[:-3])
     out = tmp_path / "out.pcap"

@@ -54,19 +54,24 @@ SOCKET: Final = Path("/run/kbe-nat/control.sock")
 OutputFormat: TypeAlias = Annotated[Format, typer.Option("--output", "-o", help="How the result is written.")]
 
 
-def read_objects(files: list[str], pod_range: str = POD_RANGE, *, is_strict: bool = False) -> Snapshot:
+def read_objects(
+    files: list[str], pod_range: str = POD_RANGE, *, is_strict: bool = False, needs_service: bool = False
+) -> Snapshot:
     """The snapshot of these files. Objects that are refused, and notes, go to standard error, one line each.
+    A cluster may be without Services, but for who `needs_service`.
 
-    Raises `ObjectError` when nothing but refused objects is there, or any with `is_strict`; `FileError` as
-    `read_manifests` does.
+    Raises `ObjectError` when any is refused and `is_strict`, or a Service is needed and only refused objects
+    are there; `FileError` when nothing is, and as `read_manifests` does.
     """
     reading = read_manifests(files, pod_range=parse(parse_range, pod_range, "--pod-range"))
     snapshot = reading.snapshot
-    if reading.refused and (is_strict or not snapshot.services):
+    lacks_service = not snapshot.services
+    if reading.refused and (is_strict or (lacks_service and needs_service)):
         raise reading.refused[0]
-    if not snapshot.services:
-        raise FileError(f"{', '.join(files)}: there is no Service in it")
-    warn(*map(str, reading.refused), *reading.notes)
+    nothing = f"{', '.join(files)}: there is no Service in it"
+    if lacks_service and needs_service:
+        raise FileError(nothing)
+    warn(*map(str, reading.refused), *reading.notes, *([nothing] if lacks_service else ()))
     return snapshot
 
 

@@ -67,7 +67,7 @@ def replay(
     seed = secrets.randbits(64) if seed is None else seed
 
     def planned(files: list[str]) -> Plan:
-        snapshot = read_objects(files, pod_range, is_strict=strict)
+        snapshot = read_objects(files, pod_range, is_strict=strict, needs_service=True)
         made = plan(snapshot, flags.options(snapshot, strategy))
         warn(*made.notes)
         return made
