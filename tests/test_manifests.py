@@ -306,12 +306,17 @@ def test_wrong_source_ranges_are_left_out_unless_none_would_remain(tmp_path: Pat
 
 def test_addresses_of_a_node(tmp_path: Path) -> None:
     def of(*kinds: str) -> tuple[str, ...]:
-        listed = ", ".join(f"{{type: {kind}, address: 192.0.2.{n}}}" for n, kind in enumerate(kinds))
+        addresses = (f"{'2001:db8::' if kind[-1] == '6' else '192.0.2.'}{n}" for n, kind in enumerate(kinds))
+        pairs = zip(kinds, addresses, strict=True)
+        listed = ", ".join(f"{{type: {kind.rstrip('6')}, address: '{text}'}}" for kind, text in pairs)
         node = f"apiVersion: v1\nkind: Node\nmetadata: {{name: n}}\nstatus: {{addresses: [{listed}]}}"
         return read(tmp_path, SERVICE, node).snapshot.nodes["n"].addresses
 
     assert of("ExternalIP", "InternalIP", "InternalIP") == ("192.0.2.1", "192.0.2.2")
     assert of("ExternalIP") == ("192.0.2.0",)
+    # As kube-proxy, which takes the first of each family, internal ones before external ones.
+    assert of("ExternalIP6", "InternalIP") == ("192.0.2.1", "2001:db8::")
+    assert of("ExternalIP6", "ExternalIP", "InternalIP6") == ("2001:db8::2", "192.0.2.1")
 
 
 def test_reading_what_has_changed_is_as_reading_everything(tmp_path: Path) -> None:

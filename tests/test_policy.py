@@ -210,6 +210,22 @@ def test_node_port_addresses(given: tuple[str, ...], localhost: bool, expected: 
 
 
 @pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ((), "192.168.0.2 2001:db8::2"),
+        (("192.168.1.2", "192.168.0.2", "2001:db8::3", "2001:db8::2"), "192.168.0.2 2001:db8::2"),
+        # The node does not have it, so nobody is served there; other addresses are not primary.
+        (("192.168.1.2", "2001:db8::2"), "2001:db8::2"),
+    ],
+)
+def test_the_primary_addresses_are_those_of_the_node_object(own: tuple[str, ...], expected: str) -> None:
+    options = Options("here", node_addresses=own, node_port_addresses=("primary",))
+    made = plan(Snapshot(nodes={"here": NODE}), options)
+    assert " ".join(made.node_port_addresses) == expected
+    assert made.every_address == ()
+
+
+@pytest.mark.parametrize(
     ("given", "expected"),
     [
         ((), (4, 6)),

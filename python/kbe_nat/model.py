@@ -118,7 +118,9 @@ class Node(msgspec.Struct, frozen=True):
 
     name: str
     addresses: tuple[str, ...] = ()
-    """The internal ones, or without such the external ones; the first of a family is the primary one in it."""
+    """The internal ones, and in a family without such the external ones; the first of a family is its primary
+    one.
+    """
     zone: str = ""
     pod_ranges: tuple[str, ...] = ()
     is_eligible: bool = True

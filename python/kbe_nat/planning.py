@@ -335,7 +335,7 @@ class _Planner:
         given = self.options.node_port_addresses or (() if is_iptables else (PRIMARY,))
         if PRIMARY in given:
             primary = self.primary(number)
-            return [primary] if primary else None
+            return [own for own in self.local_addresses(number) if own == primary] if primary else None
         ranges = [text for text in given if family(text) == number]
         if not ranges or any(text.endswith("/0") for text in ranges):
             return None

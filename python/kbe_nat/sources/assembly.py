@@ -281,8 +281,11 @@ class _Assembly:
                     by_kind[entry.type][parse_address(entry.address)] = None
             except ValueError as error:
                 self.note(one, f"status.addresses[{i}].address", f"left out: {error}")
-        # External ones are often translated before they come to the node, which then does not have them.
-        addresses = by_kind["InternalIP"] or by_kind["ExternalIP"]
+        # External ones are often translated before they come to the node, which then does not have them: they
+        # count in a family that has no other.
+        internal, external = by_kind["InternalIP"], by_kind["ExternalIP"]
+        known = set(map(family, internal))
+        addresses = (*internal, *(address for address in external if family(address) not in known))
         ranges: dict[str, None] = {}
         for i, text in enumerate(value.spec.pod_cidrs or [value.spec.pod_cidr]):
             try:
@@ -293,7 +296,7 @@ class _Assembly:
         tainted = any(taint.key == DELETION_TAINT for taint in value.spec.taints)
         return Node(
             name=value.metadata.name,
-            addresses=tuple(addresses),
+            addresses=addresses,
             zone=value.metadata.labels.get(ZONE_LABEL, ""),
             pod_ranges=tuple(ranges),
             is_eligible=not tainted and not value.metadata.deleted,
