@@ -3,13 +3,15 @@
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from kbe_nat.cli.flows import FlowQuestion, read_flows
 from kbe_nat.cli.node import NodeFlags
 from kbe_nat.errors import FileError
 from kbe_nat.kubeproxy.config import read_configuration
 from kbe_nat.kubeproxy.dump import Form, planned
-from kbe_nat.model import Snapshot
+from kbe_nat.model import Node, Service, ServicePort, Snapshot
+from kbe_nat.planning import plan
 from kbe_nat.policy import Mode
 
 FULL = """
@@ -20,6 +22,7 @@ clusterCIDR: 10.0.0.0/8,fd00::/64
 hostnameOverride: node-7
 nodePortAddresses: [primary]
 bindAddress: 0.0.0.0
+configSyncPeriod: 15m
 iptables: {masqueradeBit: 20, localhostNodePorts: false, syncPeriod: 30s}
 nftables: {masqueradeBit: 21, masqueradeAll: true}
 conntrack: null
@@ -35,7 +38,7 @@ def written(tmp_path: Path, text: str) -> Path:
 def test_what_is_said_for_the_mode_counts(tmp_path: Path) -> None:
     path = written(tmp_path, FULL)
     file, notes = read_configuration(path)
-    assert notes == (f"{path}: bindAddress: not read",)
+    assert notes == (f"{path}: configSyncPeriod: not read",)
     options = NodeFlags(config=path).options(Snapshot())
     assert (options.node, options.mode, options.masquerade_bit) == ("node-7", Mode.NFTABLES, 21)
     assert options.masquerade_all and options.cluster_ranges == ("10.0.0.0/8", "fd00::/64")
@@ -61,6 +64,31 @@ def test_rules_of_either_mode_have_what_is_said_for_it(tmp_path: Path, mode: str
     }
     assert not told[Form.IPTABLES_SAVE].localhost_node_ports
     assert told[Form.NFT].in_mode(Mode.IPTABLES) == told[Form.IPTABLES_SAVE], "there and back"
+
+
+@pytest.mark.parametrize(
+    ("text", "primary", "serving"),
+    [
+        ("bindAddress: 192.168.1.2", "192.168.1.2", "192.168.1.2 2001:db8::2"),
+        ("bindAddress: '2001:db8:0::3'", "2001:db8::3", "192.168.0.2 2001:db8::3"),
+        ("bindAddress: 0.0.0.0", "", "192.168.0.2 2001:db8::2"),
+        ("bindAddress: '::'", "", "192.168.0.2 2001:db8::2"),
+        # No address to go by: all serve.
+        ("bindAddress: 127.0.0.1", "127.0.0.1", "192.168.0.2 192.168.1.2 2001:db8::2"),
+    ],
+)
+def test_the_address_that_kube_proxy_is_bound_to(
+    tmp_path: Path, text: str, primary: str, serving: str
+) -> None:
+    node = Node("here", ("192.168.0.2", "192.168.1.2", "2001:db8::2", "2001:db8::3"))
+    service = Service("a", "b", ("172.30.0.1",), (ServicePort("", "tcp", 80),))
+    ranged = structs.replace(service, source_ranges=("192.168.1.0/24",))
+    snapshot = Snapshot(services=(ranged,), nodes={"here": node})
+    options = NodeFlags(config=written(tmp_path, f"mode: nftables\n{text}")).options(snapshot)
+    assert options.primary_address == primary
+    made = plan(snapshot, options)
+    assert " ".join(made.node_port_addresses) == serving
+    assert made.ports[0].admits_own_addresses == (primary == "192.168.1.2")
 
 
 def test_devices_of_pods(tmp_path: Path) -> None:

@@ -350,8 +350,12 @@ class _Planner:
         return addresses
 
     def primary(self, number: int) -> str | None:
-        addresses = self.node.addresses or self.addresses
-        return next((address for address in addresses if family(address) == number), None)
+        """The address of a family that the node goes by; none when it is loopback, as kube-proxy supposes of
+        nodes that it does not know.
+        """
+        known = (self.options.primary_address, *(self.node.addresses or self.addresses))
+        primary = next((address for address in known if address and family(address) == number), None)
+        return None if primary is None or ip_address(primary).is_loopback else primary
 
     def health(self, services: Iterable[Service]) -> Iterator[HealthCheck]:
         for service in services:

@@ -34,6 +34,8 @@ class Options:
     """Name of the node that is served; empty when it is none of the cluster's."""
     node_addresses: tuple[str, ...] = ()
     """Every address of the node besides loopback; without them those of the Node object."""
+    primary_address: str = ""
+    """The node's own address of its family (`--bind-address`), ahead of that of the Node object."""
     cluster_ranges: tuple[str, ...] = ()
     """Ranges of pod addresses (`--cluster-cidr`)."""
     uses_node_ranges: bool = False

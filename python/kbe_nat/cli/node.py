@@ -112,6 +112,7 @@ class NodeFlags:
         return Options(
             node=self._node(snapshot, file),
             node_addresses=tuple(parse(parse_address, text, "--node-address") for text in self.node_address),
+            primary_address=_primary(file.bind_address),
             cluster_ranges=tuple(
                 parse(parse_range, text, "--cluster-cidr") for text in split(ranges) if uses_ranges
             ),
@@ -233,6 +234,12 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _primary(bind_address: str) -> str:
+    """The address that kube-proxy listens on; empty for all addresses."""
+    address = parse(parse_address, bind_address, "bindAddress") if bind_address else ""
+    return "" if address in ("0.0.0.0", "::") else address
 
 
 def _first(*values: _T | None, default: _T) -> _T:

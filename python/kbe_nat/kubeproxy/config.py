@@ -37,6 +37,7 @@ class Configuration(msgspec.Struct, frozen=True, rename="camel"):
     detect_local: DetectLocal = DetectLocal()
     node_port_addresses: tuple[str, ...] = ()
     hostname_override: str = ""
+    bind_address: str = ""
     iptables: Backend = Backend()
     nftables: Backend = Backend()
     masquerade_bit: int | None = None
