@@ -304,6 +304,24 @@ def test_wrong_source_ranges_are_left_out_unless_none_would_remain(tmp_path: Pat
     assert error.path == "spec.loadBalancerSourceRanges[0]"
 
 
+@pytest.mark.parametrize(
+    ("spec", "counts"),
+    [
+        ("type: NodePort", True),
+        ("type: LoadBalancer", True),
+        ("externalIPs: [192.0.2.1]", True),
+        ("type: ClusterIP", False),
+        ("internalTrafficPolicy: Local", False),
+    ],
+)
+def test_the_external_policy_goes_by_the_type(tmp_path: Path, spec: str, counts: bool) -> None:
+    given = SERVICE.replace("spec: {", f"spec: {{externalTrafficPolicy: Local, {spec}, ")
+    stale = f"{given}status: {{loadBalancer: {{ingress: [{{ip: 192.0.2.9}}]}}}}"
+    [service] = read(tmp_path, stale).snapshot.services
+    assert service.is_external_local == counts
+    assert service.load_balancer_ips == ("192.0.2.9",)
+
+
 def test_addresses_of_a_node(tmp_path: Path) -> None:
     def of(*kinds: str) -> tuple[str, ...]:
         addresses = (f"{'2001:db8::' if kind[-1] == '6' else '192.0.2.'}{n}" for n, kind in enumerate(kinds))

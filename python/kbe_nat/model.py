@@ -59,7 +59,7 @@ class Service(msgspec.Struct, frozen=True):
     is_internal_local: bool = False
     """`internalTrafficPolicy: Local`."""
     is_external_local: bool = False
-    """`externalTrafficPolicy: Local`."""
+    """`externalTrafficPolicy: Local`, of a Service that is external by its type or has external IPs."""
     affinity_seconds: int | None = None
     """None without `sessionAffinity: ClientIP`."""
     health_check_node_port: int = 0

@@ -117,7 +117,7 @@ class _Assembly:
             load_balancer_ips=self.frontend_addresses(one, served),
             source_ranges=self.source_ranges(one, value),
             is_internal_local=spec.internal_policy == "Local",
-            is_external_local=spec.external_policy == "Local",
+            is_external_local=spec.external_policy == "Local" and _is_external(value),
             affinity_seconds=(
                 spec.affinity_config.client_ip.timeout_seconds if spec.affinity == "ClientIP" else None
             ),
@@ -312,6 +312,11 @@ class _Assembly:
             except ValueError as error:
                 raise one.refuse(str(error), f"spec.cidrs[{i}]") from None
         return ranges
+
+
+def _is_external(value: ServiceObject) -> bool:
+    """Whether externalTrafficPolicy counts: kube-proxy goes by the type, whatever addresses the status has."""
+    return value.spec.type in ("NodePort", "LoadBalancer") or bool(value.spec.external_ips)
 
 
 def _endpoint(endpoint: EndpointObject, address: str, weight: int) -> Endpoint:
