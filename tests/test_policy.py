@@ -319,6 +319,33 @@ def test_source_ranges_may_bind_every_external_address(to: str, is_everywhere: b
     assert engine.explain(packet, 0, interface=1, incomplete_checksum=True).action == verdict
 
 
+@pytest.mark.parametrize(
+    ("source", "to", "verdict"),
+    [
+        ("198.51.100.1", "172.30.0.1:80", "translate"),
+        ("198.51.100.2", "172.30.0.1:80", "translate"),
+        ("198.51.100.2", "192.168.0.2:30080", "translate"),
+        # Cluster IPs are no host's, and nobody else sends to an address from itself.
+        ("172.30.0.1", "198.51.100.2:80", "drop"),
+        ("198.51.100.2", "198.51.100.2:80", "drop"),
+    ],
+)
+def test_external_addresses_may_be_those_of_clients(source: str, to: str, verdict: str) -> None:
+    service = structs.replace(
+        WEB,
+        ports=(ServicePort("", "tcp", 80, 30080),),
+        load_balancer_ips=("198.51.100.1",),
+        external_ips=("198.51.100.2",),
+    )
+    part = EndpointSlice("web-a", 4, (SlicePort("", "tcp", 8080),), (READY,))
+    snapshot = Snapshot(services=(service,), slices={service.key: (part,)}, nodes={"here": NODE})
+    engine = kbe_nat.Engine(seed=1)
+    engine.replace_services(*Tables().native(plan(snapshot, Options("here"))))
+    address, _, number = to.partition(":")
+    packet = opening("tcp", (source, 5000), (address, int(number)))
+    assert engine.explain(packet, 0, interface=1, incomplete_checksum=True).action == verdict
+
+
 def test_a_balanced_address_that_is_an_external_ip_too() -> None:
     service = structs.replace(WEB, external_ips=("198.51.100.1",), load_balancer_ips=("198.51.100.1",))
     snapshot = Snapshot(services=(service,))

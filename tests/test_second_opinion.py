@@ -24,7 +24,8 @@ from kbe_nat.tables import Tables
 
 OWN = ("192.168.0.2", "192.168.1.2", "198.51.100.3")
 """The node's addresses; the last one is somebody's external or balanced one, too."""
-SOURCES = (*OWN[:2], "10.0.0.7", "10.0.1.1", "10.0.1.2", "203.0.113.5", "203.0.113.200")
+SOURCES = (*OWN[:2], "10.0.0.7", "10.0.1.1", "10.0.1.2", "203.0.113.5", "203.0.113.200", "198.51.100.1")
+"""The last one is another host's, and some Service's external address."""
 PODS = {1: "here", 2: "here", 3: "there", 4: ""}
 """Nodes of pods, by the last number of their addresses."""
 ADDRESSES = ("198.51.100.1", "198.51.100.2", OWN[2])
@@ -124,7 +125,14 @@ def flows(snapshot: Snapshot) -> list[tuple[str, str, int, str]]:
             places += [(address, port.port) for address in service.load_balancer_ips]
             places += [(address, port.node_port) for address in (*OWN, "192.168.9.9") if port.node_port]
             places.append((service.cluster_ips[0], 81 + port.port))
-            found += [(source, *place, port.protocol) for source in SOURCES for place in places]
+            # Nobody sends to itself through another host.
+            pairs = (
+                (source, place)
+                for source in SOURCES
+                for place in places
+                if source != place[0] or source in OWN
+            )
+            found += [(source, *place, port.protocol) for source, place in pairs]
     return found
 
 

@@ -166,7 +166,7 @@ def _is_martian(tables: Tables, packet: Packet, interface: int) -> bool:
         is_unusable = src.is_unspecified or src.is_multicast
     is_loopback = (src.is_loopback or dst.is_loopback) and interface != 0
     is_own = is_own_address(tables.node, src) or (src.is_loopback and interface == 0)
-    is_foreign = not is_own and (src == dst or src in tables.addresses)
+    is_foreign = not is_own and (src == dst or tables.addresses.get(src, False))
     return is_unusable or is_loopback or is_foreign
 
 

@@ -297,7 +297,8 @@ fn without_frontend(table: &ServiceTable, question: &Question, trace: &mut impl 
     }
 }
 
-/// Why these addresses cannot be (F91, F108); loopback is the node's own affair.
+/// Why these addresses cannot be (F91, F108); loopback is the node's own affair. External addresses may be those of hosts, other nodes among
+/// them, and so may send; cluster IPs are nobody's.
 fn martian(table: &ServiceTable, question: &Question) -> Option<&'static str> {
     let (src, dst) = (question.src.ip(), question.dst.ip());
     let is_unusable = match src {
@@ -311,8 +312,8 @@ fn martian(table: &ServiceTable, question: &Question) -> Option<&'static str> {
         Some("source and destination are the same address")
     } else if is_loopback && question.interface != 0 {
         Some("a loopback address came in by a device")
-    } else if table.is_frontend(src) && !is_own(table, question) {
-        Some("the source is a frontend")
+    } else if table.is_cluster_ip(src) && !is_own(table, question) {
+        Some("the source is a cluster IP")
     } else {
         None
     }
