@@ -123,6 +123,27 @@ def test_explain_by_flags(kbe: Ran) -> None:
     assert "passes untouched" in text
 
 
+@pytest.mark.parametrize(
+    ("source", "to", "verdict"),
+    [
+        ("127.0.0.1", "127.0.0.1:30080", "dnat"),
+        ("127.0.0.2", "127.0.0.1:30080", "dnat"),
+        ("127.0.0.1", "127.0.0.5:30080", "dnat"),
+        ("127.0.0.1", "127.0.0.5:80", "pass"),
+    ],
+)
+def test_all_of_loopback_is_the_nodes(kbe: Ran, tmp_path: Path, source: str, to: str, verdict: str) -> None:
+    path = tmp_path / "objects.yaml"
+    path.write_text(Path(SEED).read_text().replace("port: 80", "port: 80\n    nodePort: 30080"))
+    told = kbe.json("explain", "-f", path, "--from", source, "--to", to)
+    assert (told["verdict"], told["masquerade"]) == (verdict, verdict == "dnat")
+    if verdict == "dnat":
+        listed = (*("--nodeport-addresses", "127.0.0.0/8"), "--from", source, "--to", to)
+        told = kbe.json("explain", "-f", path, *listed)
+        # Where addresses are listed, only that one is.
+        assert told["verdict"] == ("dnat" if to.startswith("127.0.0.1:") else "pass")
+
+
 def test_explain_by_number_knows_the_flows_before_it(kbe: Ran, capture: Path) -> None:
     opening = kbe.json("explain", "-f", SEED, capture, "--packet", 1)
     later = kbe.json("explain", "-f", SEED, capture, "--packet", 2)

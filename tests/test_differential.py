@@ -21,6 +21,7 @@ SECOND = 1_000_000_000
 NODE = ("192.0.2.1", "2001:db8::1")
 CLIENTS = {4: ("10.0.0.9", "10.0.0.10", "203.0.113.5", "172.17.0.3"), 6: ("fd00::9", "2001:db8:9::1")}
 FRONTENDS = {4: ("172.30.0.1", "172.30.0.2", "198.51.100.1", "192.0.2.1"), 6: ("fd00:30::1", "2001:db8::1")}
+LOOPBACK = ("127.0.0.1", "127.0.0.5")
 PORTS = (80, 53, 81, 30080)
 SPORTS = (4000, 4001)
 FLAGS = (SYN, ACK, SYN | ACK, FIN | ACK, RST, RST | ACK, SYN | FIN, 0)
@@ -93,11 +94,12 @@ class Pair:
             wanted = wanted[1:]
         node: dict[str, Any] = {
             "addresses": NODE,
-            "node_port_addresses": NODE,
+            "node_port_addresses": (*NODE, *(LOOPBACK[:1] if generation % 2 else ())),
             "pod_ranges": ("172.17.0.0/16", "10.0.0.9/32") if generation % 2 else (),
             "masquerade_all": masquerade_all,
             "unknown_port": unknown_port,
-            "closed_addresses": ("10.0.0.9", "127.0.0.1"),
+            "closed_addresses": ("10.0.0.9", *(() if generation % 2 else LOOPBACK[:1])),
+            "every_loopback": generation < 3,
             "unallocated": ("172.30.0.0/24", "fd00:30::/112") if generation % 3 == 1 else (),
             "mode": "nftables" if generation % 3 == 2 else "iptables",
         }
@@ -189,13 +191,16 @@ mutation = st.tuples(
     st.integers(0, 255),
     st.integers(0, 3),
 )
+local = st.tuples(
+    st.just("local"), st.sampled_from(("192.0.2.1", *LOOPBACK)), st.sampled_from(LOOPBACK), st.integers(0, 1)
+)
 other = st.tuples(st.just("other"), versions, st.integers(0, 3), st.sampled_from([47, 50, 253]))
 wait = st.tuples(st.just("wait"), st.sampled_from([0.01, 1, 2.5, 12, 31, 61, 121, 301]))
 tables = st.tuples(
     st.just("tables"), st.integers(0, 4), st.sampled_from(["pass", "reject", "drop"]), st.booleans()
 )
 often = (shake, back, reply, datagram)
-seldom = (forward, association, error, mutation, other, wait, tables)
+seldom = (forward, association, error, mutation, other, local, wait, tables)
 steps = st.lists(st.one_of(*often, *often, *seldom), min_size=20, max_size=100)
 limits = st.sampled_from(
     [
@@ -284,6 +289,12 @@ def _reply(pair: Pair, number: int) -> None:
         pair.process(traffic.ip(*_turned(traffic.addresses(after)), _protocol(after), body))
 
 
+def _local(pair: Pair, src: str, dst: str, interface: int) -> None:
+    """From the node to itself, or from the wire as if."""
+    packet = traffic.ip(src, dst, traffic.TCP, Talk().forward(4000, 30080, SYN, b"", 0))
+    pair.process(packet, interface)
+
+
 def _association(pair: Pair, version: int, client: int, chunk: int) -> None:
     src, dst = _pick(CLIENTS[version], client), _pick(FRONTENDS[version], 0)
     pair.process(traffic.ip(src, dst, traffic.SCTP, traffic.sctp(4000, 80, chunk)))
@@ -345,6 +356,7 @@ STEPS: dict[str, Any] = {
     "error": _error,
     "mutation": _mutation,
     "other": _other,
+    "local": _local,
     "wait": _wait,
     "tables": _tables,
 }

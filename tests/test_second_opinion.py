@@ -2,6 +2,7 @@
 for the conformance cases with kube-proxy's own rules, and for clusters that nobody has thought of with ours.
 """
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +27,7 @@ OWN = ("192.168.0.2", "192.168.1.2", "198.51.100.3")
 """The node's addresses; the last one is somebody's external or balanced one, too."""
 SOURCES = (*OWN[:2], "10.0.0.7", "10.0.1.1", "10.0.1.2", "203.0.113.5", "203.0.113.200", "198.51.100.1")
 """The last one is another host's, and some Service's external address."""
+LOOPBACK = ("127.0.0.1", "127.0.0.2")
 PODS = {1: "here", 2: "here", 3: "there", 4: ""}
 """Nodes of pods, by the last number of their addresses."""
 ADDRESSES = ("198.51.100.1", "198.51.100.2", OWN[2])
@@ -111,7 +113,10 @@ def clusters(draw: st.DrawFn) -> tuple[Snapshot, Options]:
         node_addresses=OWN,
         cluster_ranges=draw(st.sampled_from(((), ("10.0.0.0/16",)))),
         masquerade_all=draw(st.booleans()),
-        node_port_addresses=draw(st.sampled_from(((), ("192.168.0.0/24",), ("primary",)))),
+        node_port_addresses=draw(
+            st.sampled_from(((), ("192.168.0.0/24",), ("127.0.0.0/8", "192.168.0.0/24"), ("primary",)))
+        ),
+        localhost_node_ports=draw(st.booleans()),
     )
     return snapshot, options
 
@@ -133,6 +138,9 @@ def flows(snapshot: Snapshot) -> list[tuple[str, str, int, str]]:
                 if source != place[0] or source in OWN
             )
             found += [(source, *place, port.protocol) for source, place in pairs]
+            # From outside it never comes this far; the kernel knows it as the node's own.
+            ends = itertools.product(LOOPBACK, (*LOOPBACK, *OWN)) if port.node_port else ()
+            found += [(source, to, port.node_port, port.protocol) for source, to in ends]
     return found
 
 
@@ -140,7 +148,8 @@ def decided(
     engine: kbe_nat.Engine, source: str, destination: str, port: int, protocol: str
 ) -> dict[str, Any]:
     packet = opening(protocol, (source, EPHEMERAL_PORT), (destination, port))
-    told = engine.explain(packet, 0, interface=0 if source in OWN else 1, incomplete_checksum=True)
+    is_own = source in (*OWN, *LOOPBACK)
+    told = engine.explain(packet, 0, interface=0 if is_own else 1, incomplete_checksum=True)
     verdict = {"translate": "dnat", "accept": "pass"}.get(told.action, told.action)
     destinations = sorted(told.candidates) if verdict == "dnat" else []
     masqueraded = [own for own in destinations if own in told.masqueraded]
@@ -164,6 +173,6 @@ def test_the_engine_decides_as_the_rules_do(cluster: tuple[Snapshot, Options], m
     text = nft.dump(made, IPV4) if is_nft else iptables_save.dump(made, snapshot, IPV4)
     rules = read(text, frozenset(OWN), mode)
     for source, destination, port, protocol in flows(snapshot):
-        interface = None if source in OWN else "eth0"
+        interface = None if source in (*OWN, *LOOPBACK) else "eth0"
         wanted = rules.outcome(Walker(source, destination, port, protocol, interface))
         assert decided(engine, source, destination, port, protocol) == wanted, (source, destination, port)

@@ -210,6 +210,11 @@ class Plan:
         found = tuple(sorted({policy.family for policy in self.ports})) or (IPV4,)
         object.__setattr__(self, "families", found)
 
+    @property
+    def every_loopback(self) -> bool:
+        """All of 127.0.0.0/8 serves the node ports that 127.0.0.1 does."""
+        return IPV4 in self.every_address
+
 
 def unknown_port(options: Options) -> str:
     """What becomes of packets to a cluster IP's other ports: "pass", "reject" or "drop"."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, ip_address, ip_network
+from typing import Final
 
 from kbe_nat.reference_packet import ACK, FIN, NUMBERS, RST, SYN, TCP, Address, Packet
 from kbe_nat.reference_tcp import is_possible
@@ -51,6 +52,7 @@ class Node:
     addresses: Sequence[str] = ()
     node_port_addresses: Sequence[str] | None = None
     closed_addresses: Sequence[str] = ()
+    every_loopback: bool = False
     pod_ranges: Sequence[str] = ()
     masquerade_all: bool = False
     unknown_port: str = "pass"
@@ -108,6 +110,18 @@ class Tables:
                     for address in self._of_family(spec, node.closed_addresses):
                         self._claim(spec, closed, address)
 
+    def find(self, protocol: int, address: Address, port: int) -> tuple[ServicePort, str] | None:
+        """The service port that is served there, and the kind of the frontend. All of 127.0.0.0/8 is the node's:
+        its node ports are beside 127.0.0.1 as they are on it, or closed.
+        """
+        found = self.frontends.get((protocol, address, port))
+        if found or address.version != 4 or not address.is_loopback:
+            return found
+        spec, kind = self.frontends.get((protocol, LOCALHOST, port), (None, ""))
+        if spec is None or kind not in ("node-port", "closed-node-port"):
+            return None
+        return spec, kind if self.node.every_loopback else "closed-node-port"
+
     def _claim(self, spec: ServicePort, frontend: Frontend, address: Address) -> None:
         self.frontends.setdefault((NUMBERS[spec.protocol], address, frontend.port), (spec, frontend.kind))
         is_cluster_ip = frontend.kind == "cluster-ip"
@@ -130,7 +144,7 @@ class Tables:
 def decide(tables: Tables, packet: Packet, interface: int, midstream: str) -> Decision | None:
     """Who serves a packet that has no flow; None when it is nobody's. Raises `Refused`."""
     ends = packet.ends
-    found = tables.frontends.get((packet.protocol, ends.dst, ends.dport))
+    found = tables.find(packet.protocol, ends.dst, ends.dport)
     if found is None:
         policy = tables.node.unknown_port
         has_ports = packet.protocol in NUMBERS.values()
@@ -236,3 +250,6 @@ def is_own_address(node: Node, address: Address) -> bool:
 
 def _contains(text: str, address: Address) -> bool:
     return address in ip_network(text, strict=False)
+
+
+LOCALHOST: Final = IPv4Address("127.0.0.1")

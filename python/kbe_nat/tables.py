@@ -30,6 +30,7 @@ class Tables:
             node_port_addresses=plan.node_port_addresses,
             pod_ranges=plan.pod_ranges,
             closed_addresses=plan.closed_addresses,
+            every_loopback=plan.every_loopback,
             pod_interfaces=options.pod_interfaces if options.pod_interface else None,
             masquerade_all=options.masquerade_all,
             unknown_port=unknown_port(options),

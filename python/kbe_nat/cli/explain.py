@@ -1,6 +1,7 @@
 """`kbe-nat explain`: what would happen to a packet, and why. Nothing is sent, and no table changes."""
 
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,7 +30,7 @@ from kbe_nat.daemon.conversation import ask
 from kbe_nat.datapath.pcap import CaptureQueue
 from kbe_nat.model import IPV4, IPV6
 from kbe_nat.planning import plan
-from kbe_nat.policy import LOOPBACK, LOOPBACK6, Plan
+from kbe_nat.policy import Plan
 from kbe_nat.sources.address import split_address
 from kbe_nat.sources.completion import POD_RANGE
 from kbe_nat.tables import Tables
@@ -188,7 +189,8 @@ def _captured(engine: Engine, capture: Path, number: int) -> tuple[bytes, Row]:
 def _device(made: Plan, data: bytes, interface: str) -> int:
     """The number of the device that a described packet comes in by: none for a packet of the node itself."""
     described = wire.ends(data)
-    if described and described.source[0] in {*made.addresses, LOOPBACK, LOOPBACK6}:
+    source = described.source[0] if described else ""
+    if source in made.addresses or (source and ip_address(source).is_loopback):
         return 0
     return POD_INTERFACE if matches(made.options.pod_interface, interface or "eth0") else OTHER_INTERFACE
 

@@ -4,7 +4,7 @@
 //! service ports that did not change with the table before it, so replacing 10,000 costs as much as copying 10,000 pointers.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::backend::Backend;
@@ -300,6 +300,8 @@ pub struct NodeView {
     pub node_port_addresses: Vec<IpAddr>,
     /// Other addresses of the node on which node ports without endpoints are refused nevertheless.
     pub closed_addresses: Vec<IpAddr>,
+    /// Node ports are on all of 127.0.0.0/8 what they are on 127.0.0.1; otherwise they are closed on its other addresses.
+    pub every_loopback: bool,
     /// Ranges whose addresses are pods (kube-proxy's detectors ClusterCIDR and NodeCIDR).
     pub pod_ranges: Vec<Cidr>,
     /// Device indexes behind which pods are; `None` without the detectors BridgeInterface and InterfaceNamePrefix.
@@ -421,11 +423,29 @@ impl ServiceTable {
         &self.node
     }
 
-    /// The position of the service port that is served at `destination`, and how that frontend is meant. Cost: one look-up.
+    /// The position of the service port that is served at `destination`, and how that frontend is meant. Cost: one look-up, two for an
+    /// address of 127.0.0.0/8.
     #[inline]
     #[must_use]
     pub fn find(&self, protocol: Protocol, destination: SocketAddr) -> Option<(u32, FrontendKind)> {
-        self.frontends.get(&(protocol, destination)).copied()
+        let exact = self.frontends.get(&(protocol, destination)).copied();
+        if exact.is_none() && destination.is_ipv4() && destination.ip().is_loopback() {
+            return self.find_on_loopback(protocol, destination.port());
+        }
+        exact
+    }
+
+    /// The node port that 127.0.0.1 has here, as an address beside it has it: all of 127.0.0.0/8 is the node's.
+    fn find_on_loopback(&self, protocol: Protocol, port: u16) -> Option<(u32, FrontendKind)> {
+        let (service, kind) =
+            *self.frontends.get(&(protocol, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)))?;
+        match kind {
+            FrontendKind::NodePort if self.node.every_loopback => Some((service, kind)),
+            FrontendKind::NodePort | FrontendKind::ClosedNodePort => {
+                Some((service, FrontendKind::ClosedNodePort))
+            }
+            _ => None,
+        }
     }
 
     /// Whether `address` is that of any frontend.

@@ -188,14 +188,15 @@ pub(crate) struct NodeView(pub(crate) core::NodeView);
 impl NodeView {
     #[new]
     #[pyo3(signature = (
-        *, addresses = Vec::new(), node_port_addresses = None, closed_addresses = Vec::new(), pod_ranges = Vec::new(),
-        pod_interfaces = None, masquerade_all = false, unknown_port = "pass", unallocated = Vec::new(), mode = "iptables",
+        *, addresses = Vec::new(), node_port_addresses = None, closed_addresses = Vec::new(),
+        every_loopback = false, pod_ranges = Vec::new(), pod_interfaces = None, masquerade_all = false, unknown_port = "pass", unallocated = Vec::new(), mode = "iptables",
     ))]
     #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
     fn new(
         addresses: Vec<String>,
         node_port_addresses: Option<Vec<String>>,
         closed_addresses: Vec<String>,
+        every_loopback: bool,
         pod_ranges: Vec<String>,
         pod_interfaces: Option<Vec<u32>>,
         masquerade_all: bool,
@@ -211,6 +212,7 @@ impl NodeView {
             },
             addresses,
             closed_addresses: convert::addresses(&closed_addresses)?,
+            every_loopback,
             pod_ranges: pod_ranges.iter().map(convert::cidr).collect::<PyResult<_>>()?,
             pod_interfaces,
             masquerade_all,
