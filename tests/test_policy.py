@@ -5,6 +5,7 @@ from conformance_cases import CASES
 from msgspec import structs
 
 import kbe_nat
+from kbe_nat.kubeproxy import iptables_save
 from kbe_nat.model import Endpoint, EndpointSlice, Node, Service, ServicePort, SlicePort, Snapshot, Strategy
 from kbe_nat.packet import opening
 from kbe_nat.planning import Planner, plan
@@ -207,6 +208,28 @@ def test_node_port_addresses(given: tuple[str, ...], localhost: bool, expected: 
     options = Options("here", node_port_addresses=given, localhost_node_ports=localhost)
     made = plan(Snapshot(nodes={"here": NODE}), options)
     assert " ".join(made.node_port_addresses) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "localhost", "expected"),
+    [
+        ((), True, True),
+        ((), False, False),
+        (("192.168.0.0/24",), True, False),
+        (("0.0.0.0/0",), True, True),
+        (("127.0.0.2/32",), True, True),
+        (("126.0.0.0/7", "192.168.0.0/24"), True, True),
+        (("2001:db8::/64",), True, True),
+        (("primary",), True, False),
+    ],
+)
+def test_rules_for_loopback(given: tuple[str, ...], localhost: bool, expected: bool) -> None:
+    options = Options("here", node_port_addresses=given, localhost_node_ports=localhost)
+    snapshot = Snapshot(nodes={"here": NODE})
+    assert plan(snapshot, options).serves_localhost == expected
+    assert not plan(snapshot, options.in_mode(Mode.NFTABLES)).serves_localhost
+    text = iptables_save.dump(plan(snapshot, options), snapshot, 4)
+    assert ("block incoming localnet connections" in text) == expected
 
 
 @pytest.mark.parametrize(

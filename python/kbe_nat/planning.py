@@ -113,6 +113,7 @@ class _Planner:
             node_port_addresses=open_addresses,
             every_address=tuple(number for number in (IPV4, IPV6) if self.named_addresses(number) is None),
             closed_addresses=tuple(text for text in local if text not in open_addresses),
+            serves_localhost=self.serves_localhost(),
             pod_ranges=self.node.pod_ranges if options.uses_node_ranges else options.cluster_ranges,
             service_ranges=self.snapshot.service_ranges,
             health=tuple(self.health(own.service for own in known.values())),
@@ -348,6 +349,17 @@ class _Planner:
         if number == IPV4 and is_iptables and self.options.localhost_node_ports:
             addresses.append(LOOPBACK)
         return addresses
+
+    def serves_localhost(self) -> bool:
+        """Any range of loopback is enough, even one without an address of the node."""
+        if self.options.mode is not Mode.IPTABLES or not self.options.localhost_node_ports:
+            return False
+        ranges = [
+            text for text in self.options.node_port_addresses if text != PRIMARY and family(text) == IPV4
+        ]
+        return self.named_addresses(IPV4) is None or any(
+            ip_network(text).is_loopback or _contains(text, "127.0.0.0") for text in ranges
+        )
 
     def primary(self, number: int) -> str | None:
         """The address of a family that the node goes by; none when it is loopback, as kube-proxy supposes of

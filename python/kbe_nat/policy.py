@@ -197,6 +197,10 @@ class Plan:
     """Families in which every local address serves node ports, since nothing says which."""
     closed_addresses: tuple[str, ...] = ()
     """Addresses that serve no node ports, where those without endpoints are refused nevertheless."""
+    serves_localhost: bool = False
+    """kube-proxy has rules for loopback: node ports are served there, and what else comes from the node's other
+    addresses is kept away.
+    """
     service_ranges: tuple[str, ...] = ()
     """Of cluster IPs; unallocated ones are dropped in nftables mode."""
     health: tuple[HealthCheck, ...] = ()

@@ -12,7 +12,6 @@ from kbe_nat.model import IPV4, IPV6, Snapshot, family
 from kbe_nat.policy import (
     CLUSTER_IP,
     LOAD_BALANCER,
-    LOOPBACK,
     NODE_PORT,
     Plan,
     PortPolicy,
@@ -35,7 +34,7 @@ class _Dump:
             key=lambda port: (port.name, port.protocol),
         )
         self.is_large = endpoint_count(snapshot, number, plan.options.proxy_name) > LARGE_CLUSTER
-        self.serves_localhost = number == IPV4 and LOOPBACK in plan.node_port_addresses
+        self.serves_localhost = number == IPV4 and plan.serves_localhost
         mark = 1 << plan.options.masquerade_bit
         self.mark = f"{mark:#x}"
         self.tables: dict[str, dict[str, list[str]]] = {
