@@ -130,18 +130,22 @@ def test_explain_by_flags(kbe: Ran) -> None:
         ("127.0.0.2", "127.0.0.1:30080", "dnat"),
         ("127.0.0.1", "127.0.0.5:30080", "dnat"),
         ("127.0.0.1", "127.0.0.5:80", "pass"),
+        ("192.0.2.1", "127.0.0.5:30080", "dnat"),
+        ("192.0.2.1", "127.0.0.5:80", "drop"),
     ],
 )
 def test_all_of_loopback_is_the_nodes(kbe: Ran, tmp_path: Path, source: str, to: str, verdict: str) -> None:
     path = tmp_path / "objects.yaml"
     path.write_text(Path(SEED).read_text().replace("port: 80", "port: 80\n    nodePort: 30080"))
-    told = kbe.json("explain", "-f", path, "--from", source, "--to", to)
+    node = ("--node-address", "192.0.2.1")
+    told = kbe.json("explain", "-f", path, *node, "--from", source, "--to", to)
     assert (told["verdict"], told["masquerade"]) == (verdict, verdict == "dnat")
     if verdict == "dnat":
         listed = (*("--nodeport-addresses", "127.0.0.0/8"), "--from", source, "--to", to)
-        told = kbe.json("explain", "-f", path, *listed)
+        told = kbe.json("explain", "-f", path, *node, *listed)
         # Where addresses are listed, only that one is.
-        assert told["verdict"] == ("dnat" if to.startswith("127.0.0.1:") else "pass")
+        other = "pass" if source.startswith("127.") else "drop"
+        assert told["verdict"] == ("dnat" if to.startswith("127.0.0.1:") else other)
 
 
 def test_explain_by_number_knows_the_flows_before_it(kbe: Ran, capture: Path) -> None:

@@ -100,6 +100,7 @@ class Pair:
             "unknown_port": unknown_port,
             "closed_addresses": ("10.0.0.9", *(() if generation % 2 else LOOPBACK[:1])),
             "every_loopback": generation < 3,
+            "guards_loopback": generation in (2, 3),
             "unallocated": ("172.30.0.0/24", "fd00:30::/112") if generation % 3 == 1 else (),
             "mode": "nftables" if generation % 3 == 2 else "iptables",
         }

@@ -139,8 +139,10 @@ def flows(snapshot: Snapshot) -> list[tuple[str, str, int, str]]:
             )
             found += [(source, *place, port.protocol) for source, place in pairs]
             # From outside it never comes this far; the kernel knows it as the node's own.
-            ends = itertools.product(LOOPBACK, (*LOOPBACK, *OWN)) if port.node_port else ()
-            found += [(source, to, port.node_port, port.protocol) for source, to in ends]
+            ends = itertools.product((*LOOPBACK, *OWN), (*LOOPBACK, *OWN)) if port.node_port else ()
+            found += [
+                (source, to, number, port.protocol) for source, to in ends for number in (port.node_port, 9)
+            ]
     return found
 
 

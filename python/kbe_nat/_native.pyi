@@ -297,7 +297,8 @@ class NodeView:
     `pod_ranges` and `pod_interfaces` (indexes) tell pods from the outside; without either nobody's source is
     masqueraded for not being a pod. `node_port_addresses` defaults to `addresses`; on `closed_addresses` node
     ports without endpoints are refused as well. With `every_loopback` all of 127.0.0.0/8 serves what 127.0.0.1
-    does, else its other addresses are closed. `unknown_port` is what becomes of packets to a port that a
+    does, else its other addresses are closed; with `guards_loopback` nobody else reaches there what is not
+    served. `unknown_port` is what becomes of packets to a port that a
     cluster IP does not have: "pass", "reject" or "drop"; those to cluster IPs of the ranges `unallocated` that
     no service port has are dropped. `mode` is "iptables" or "nftables": which of kube-proxy's modes is followed
     where they differ. Raises `ArgumentError`.
@@ -310,6 +311,7 @@ class NodeView:
         node_port_addresses: Sequence[str] | None = None,
         closed_addresses: Sequence[str] = ...,
         every_loopback: bool = False,
+        guards_loopback: bool = False,
         pod_ranges: Sequence[str] = ...,
         pod_interfaces: Sequence[int] | None = None,
         masquerade_all: bool = False,

@@ -53,6 +53,7 @@ class Node:
     node_port_addresses: Sequence[str] | None = None
     closed_addresses: Sequence[str] = ()
     every_loopback: bool = False
+    guards_loopback: bool = False
     pod_ranges: Sequence[str] = ()
     masquerade_all: bool = False
     unknown_port: str = "pass"
@@ -143,6 +144,22 @@ class Tables:
 
 def decide(tables: Tables, packet: Packet, interface: int, midstream: str) -> Decision | None:
     """Who serves a packet that has no flow; None when it is nobody's. Raises `Refused`."""
+    ends = packet.ends
+    is_to_loopback = isinstance(ends.dst, IPv4Address) and ends.dst.is_loopback
+    is_guarded = tables.node.guards_loopback and is_to_loopback and not ends.src.is_loopback
+    try:
+        decision = _unguarded(tables, packet, interface, midstream)
+    except Refused:
+        if not is_guarded:
+            raise
+        decision = None
+    if decision is None and is_guarded:
+        # kube-proxy's KUBE-FIREWALL, ahead of all refusals.
+        raise Refused("drop", "martian")
+    return decision
+
+
+def _unguarded(tables: Tables, packet: Packet, interface: int, midstream: str) -> Decision | None:
     ends = packet.ends
     found = tables.find(packet.protocol, ends.dst, ends.dport)
     if found is None:

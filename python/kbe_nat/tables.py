@@ -31,6 +31,7 @@ class Tables:
             pod_ranges=plan.pod_ranges,
             closed_addresses=plan.closed_addresses,
             every_loopback=plan.every_loopback,
+            guards_loopback=plan.serves_localhost,
             pod_interfaces=options.pod_interfaces if options.pod_interface else None,
             masquerade_all=options.masquerade_all,
             unknown_port=unknown_port(options),

@@ -87,6 +87,27 @@ pub(crate) fn decide(
     midstream: Midstream,
     trace: &mut impl Trace,
 ) -> Decision {
+    let decision = unguarded(table, question, midstream, trace);
+    let service = match decision {
+        Decision::Serve(_) => return decision,
+        Decision::Refuse { service, .. } => service,
+        Decision::Pass => None,
+    };
+    // As KUBE-FIREWALL, ahead of all refusals.
+    let (src, dst) = (question.src.ip(), question.dst.ip());
+    if table.node().guards_loopback && dst.is_ipv4() && dst.is_loopback() && !src.is_loopback() {
+        trace.step("loopback", || format!("{dst} is kept from {src}"));
+        return Decision::Refuse { action: Action::Drop, cause: Cause::Martian, service };
+    }
+    decision
+}
+
+fn unguarded(
+    table: &ServiceTable,
+    question: &Question,
+    midstream: Midstream,
+    trace: &mut impl Trace,
+) -> Decision {
     let Question { protocol, dst, .. } = *question;
     let Some((service, kind)) = table.find(protocol, dst) else {
         return without_frontend(table, question, trace);

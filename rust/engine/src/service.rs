@@ -302,6 +302,8 @@ pub struct NodeView {
     pub closed_addresses: Vec<IpAddr>,
     /// Node ports are on all of 127.0.0.0/8 what they are on 127.0.0.1; otherwise they are closed on its other addresses.
     pub every_loopback: bool,
+    /// What comes to 127.0.0.0/8 from elsewhere, the node's other addresses among it, is dropped unless it is served.
+    pub guards_loopback: bool,
     /// Ranges whose addresses are pods (kube-proxy's detectors ClusterCIDR and NodeCIDR).
     pub pod_ranges: Vec<Cidr>,
     /// Device indexes behind which pods are; `None` without the detectors BridgeInterface and InterfaceNamePrefix.

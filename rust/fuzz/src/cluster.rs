@@ -123,6 +123,7 @@ fn build(number: usize) -> ServiceTable {
         pod_interfaces: Some(vec![7]),
         closed_addresses: vec![Ipv4Addr::LOCALHOST.into()],
         every_loopback: number == 2,
+        guards_loopback: number >= 2,
         unallocated: Cidr::new(Ipv4Addr::new(10, 96, 0, 0).into(), 24)
             .into_iter()
             .filter(|_| number % 2 == 1)

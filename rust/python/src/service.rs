@@ -189,7 +189,7 @@ impl NodeView {
     #[new]
     #[pyo3(signature = (
         *, addresses = Vec::new(), node_port_addresses = None, closed_addresses = Vec::new(),
-        every_loopback = false, pod_ranges = Vec::new(), pod_interfaces = None, masquerade_all = false, unknown_port = "pass", unallocated = Vec::new(), mode = "iptables",
+        every_loopback = false, guards_loopback = false, pod_ranges = Vec::new(), pod_interfaces = None, masquerade_all = false, unknown_port = "pass", unallocated = Vec::new(), mode = "iptables",
     ))]
     #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
     fn new(
@@ -197,6 +197,7 @@ impl NodeView {
         node_port_addresses: Option<Vec<String>>,
         closed_addresses: Vec<String>,
         every_loopback: bool,
+        guards_loopback: bool,
         pod_ranges: Vec<String>,
         pod_interfaces: Option<Vec<u32>>,
         masquerade_all: bool,
@@ -213,6 +214,7 @@ impl NodeView {
             addresses,
             closed_addresses: convert::addresses(&closed_addresses)?,
             every_loopback,
+            guards_loopback,
             pod_ranges: pod_ranges.iter().map(convert::cidr).collect::<PyResult<_>>()?,
             pod_interfaces,
             masquerade_all,
