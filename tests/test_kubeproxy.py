@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
+import kbe_nat
 from kbe_nat.kubeproxy import iptables_save, legacy, names, nft, probability
-from kbe_nat.model import IPV4, IPV6, Endpoint, EndpointSlice, Service, ServicePort, SlicePort, Snapshot
+from kbe_nat.model import IPV4, IPV6, Endpoint, EndpointSlice, Node, Service, ServicePort, SlicePort, Snapshot
 from kbe_nat.planning import plan
-from kbe_nat.policy import Listener, Plan, PortPolicy, Target
+from kbe_nat.policy import Listener, Mode, Options, Plan, PortPolicy, Target
 from kbe_nat.sources.manifests import read_manifests
+from kbe_nat.tables import Tables
 
 SEED = Path(__file__).parents[1] / "examples/seed"
 ONE = """\
@@ -165,6 +167,42 @@ def test_numbers_of_rules(services: int, endpoints: int, is_balanced: bool) -> N
     refusals = 4 if is_balanced else 1
     extra = services * (0 if endpoints else refusals) + (services if endpoints and is_balanced else 0)
     assert counts["filter"] == 4 + extra
+
+
+def test_what_a_service_names_twice_is_written_twice() -> None:
+    service = Service(
+        "ns",
+        "twice",
+        ("172.30.0.1",),
+        (ServicePort("", "tcp", 80),),
+        external_ips=("192.0.2.1", "192.0.2.2", "192.0.2.1"),
+        load_balancer_ips=("198.51.100.1", "198.51.100.1"),
+        source_ranges=("192.168.0.0/24", "192.168.0.0/24"),
+    )
+    part = EndpointSlice("s", IPV4, (SlicePort("", "tcp", 80),), (Endpoint("10.1.0.1"),))
+    nodes = {"here": Node("here", ("192.168.0.2",))}
+    snapshot = Snapshot(services=(service,), slices={service.key: (part,)}, nodes=nodes)
+    options = Options("here")
+    made = plan(snapshot, options)
+    assert (made.notes, len(made.ports[0].listeners)) == ((), 4)
+    lines = iptables_save.dump(made, snapshot, IPV4).splitlines()
+    counts = {
+        text: sum(1 for line in lines if text in line)
+        for text in (
+            '-d 192.0.2.1/32 -p tcp -m comment --comment "ns/twice external IP"',
+            '-d 192.0.2.2/32 -p tcp -m comment --comment "ns/twice external IP"',
+            '-d 198.51.100.1/32 -p tcp -m comment --comment "ns/twice loadbalancer IP"',
+            '-s 192.168.0.0/24 -m comment --comment "ns/twice loadbalancer IP"',
+            '-s 198.51.100.1/32 -m comment --comment "ns/twice loadbalancer IP"',
+            "-A KUBE-PROXY-FIREWALL",
+        )
+    }
+    assert list(counts.values()) == [2, 1, 2, 2, 2, 2]
+    # nft's maps have everything once.
+    text = nft.dump(plan(snapshot, options.in_mode(Mode.NFTABLES)), IPV4)
+    assert text.count("192.0.2.1 . tcp . 80") == 1
+    assert "ip saddr != { 192.168.0.0/24, 198.51.100.1 } drop" in text
+    kbe_nat.Engine(seed=1).replace_services(*Tables().native(made))
 
 
 @pytest.mark.parametrize(

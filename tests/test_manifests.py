@@ -322,6 +322,27 @@ def test_the_external_policy_goes_by_the_type(tmp_path: Path, spec: str, counts:
     assert service.load_balancer_ips == ("192.0.2.9",)
 
 
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("169.254.1.1", ""),
+        ("fe80::1", ""),
+        ("224.0.0.7", ""),
+        ("127.0.0.1", "127.0.0.1 is loopback"),
+        ("'::1'", "::1 is loopback"),
+        ("0.0.0.0", "0.0.0.0 is unspecified"),
+    ],
+)
+def test_external_addresses_are_any_but_loopback(tmp_path: Path, address: str, reason: str) -> None:
+    given = SERVICE.replace("spec: {", f"spec: {{externalIPs: [{address}, {address}], ")
+    reading = read(tmp_path, f"{given}status: {{loadBalancer: {{ingress: [{{ip: {address}}}]}}}}")
+    [service] = reading.snapshot.services
+    text = address.strip("'")
+    assert service.external_ips == (() if reason else (text, text)), "as often as they are there"
+    assert service.load_balancer_ips == (() if reason else (text,))
+    assert [note.rpartition(": left out: ")[2] for note in reading.notes] == [reason] * (3 if reason else 0)
+
+
 def test_addresses_of_a_node(tmp_path: Path) -> None:
     def of(*kinds: str) -> tuple[str, ...]:
         addresses = (f"{'2001:db8::' if kind[-1] == '6' else '192.0.2.'}{n}" for n, kind in enumerate(kinds))

@@ -53,6 +53,7 @@ class Service(msgspec.Struct, frozen=True):
     """Empty for a headless Service and for one of type ExternalName."""
     ports: tuple[ServicePort, ...] = ()
     external_ips: tuple[str, ...] = ()
+    """These and what follows are as often there as the object names them: kube-proxy writes their rules so."""
     load_balancer_ips: tuple[str, ...] = ()
     """Ingress addresses with `ipMode: VIP`."""
     source_ranges: tuple[str, ...] = ()

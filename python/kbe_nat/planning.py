@@ -188,7 +188,7 @@ class _Planner:
     def external_ips(self, service: Service) -> Iterator[str]:
         """Those that whoever may write Services is trusted with."""
         allowed = self.options.external_ranges
-        for address in service.external_ips:
+        for address in dict.fromkeys(service.external_ips):
             if not allowed or any(_contains(text, address) for text in allowed):
                 yield address
             else:

@@ -8,9 +8,10 @@ from typing import Final
 
 from kbe_nat.kubeproxy import probability
 from kbe_nat.kubeproxy.names import ENDPOINT, EXTERNAL, FIREWALL, LOCAL, SERVICE, iptables_chain
-from kbe_nat.model import IPV4, IPV6, Snapshot, family
+from kbe_nat.model import IPV4, IPV6, Service, Snapshot, family
 from kbe_nat.policy import (
     CLUSTER_IP,
+    EXTERNAL_IP,
     LOAD_BALANCER,
     NODE_PORT,
     Plan,
@@ -28,6 +29,7 @@ class _Dump:
     def __init__(self, plan: Plan, snapshot: Snapshot, number: int) -> None:
         self.plan = plan
         self.number = number
+        self.services = {service.key: service for service in snapshot.services}
         self.bits = 128 if number == IPV6 else 32
         self.ports = sorted(
             (port for port in plan.ports if port.family == number),
@@ -99,11 +101,19 @@ class _Dump:
             elif listener.kind == NODE_PORT:
                 self.dispatch_node_port(port, listener.port)
             else:
-                self.dispatch_external(port, listener.kind, listener.address, listener.port)
+                for _ in range(self.named(port, listener.kind).count(listener.address)):
+                    self.dispatch_external(port, listener.kind, listener.address, listener.port)
         if port.health_check_node_port:
             match = f"-m tcp --dport {port.health_check_node_port}"
             where = comment(f"{port.name} health check node port")
             self.add("filter", "KUBE-NODEPORTS", "-p tcp", where, match, "-j ACCEPT")
+
+    def named(self, port: PortPolicy, kind: str) -> list[str]:
+        """External or balanced addresses as often as the Service names them, as kube-proxy writes their rules."""
+        served = port.addresses(kind)
+        service = self.services.get((port.namespace, port.service), NOBODY)
+        given = service.external_ips if kind == EXTERNAL_IP else service.load_balancer_ips
+        return [address for address in given if address in served] or list(served)
 
     def dispatch_external(self, port: PortPolicy, kind: str, address: str, number: int) -> None:
         to = (f"-d {address}/{self.bits}", f"-p {port.protocol}")
@@ -199,7 +209,7 @@ class _Dump:
         chain, external = iptables_chain(FIREWALL, port), iptables_chain(EXTERNAL, port)
         sources = list(port.source_ranges)
         if port.admits_own_addresses:
-            sources += [f"{address}/{self.bits}" for address in port.addresses(LOAD_BALANCER)]
+            sources += [f"{address}/{self.bits}" for address in self.named(port, LOAD_BALANCER)]
         for source in sources:
             self.add("nat", chain, f"-s {source}", comment(f"{port.name} loadbalancer IP"), f"-j {external}")
         why = f"other traffic to {port.name} will be dropped by KUBE-PROXY-FIREWALL"
@@ -375,5 +385,6 @@ BLOCK_LOCALNET: Final = (
     f"! -s 127.0.0.0/8 -d 127.0.0.0/8 {comment('block incoming localnet connections')} "
     "-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP"
 )
+NOBODY: Final = Service("", "")
 LARGE_CLUSTER: Final = 1000
 """Above so many endpoints kube-proxy leaves the comments of endpoint rules out."""

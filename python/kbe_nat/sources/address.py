@@ -68,6 +68,17 @@ def endpoint_refusal(address: str) -> str | None:
     return None
 
 
+def frontend_refusal(address: str) -> str | None:
+    """Why nothing may be served at this (canonical) external or balanced address; None when it may. kube-proxy
+    takes any, but loopback is every host's own.
+    """
+    ip = ip_address(address)
+    for trait in ("is_unspecified", "is_loopback"):
+        if getattr(ip, trait):
+            return f"{address} is {trait.removeprefix('is_')}"
+    return None
+
+
 def split_address(text: str) -> tuple[str, int | None]:
     """Address and port of "10.0.0.1", "10.0.0.1:80", "fd00::1" or "[fd00::1]:80"; the port is None when it is
     left out.

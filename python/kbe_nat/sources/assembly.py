@@ -19,7 +19,7 @@ from kbe_nat.model import (
     family,
 )
 from kbe_nat.sources import Reading
-from kbe_nat.sources.address import endpoint_refusal, parse_address, parse_range
+from kbe_nat.sources.address import endpoint_refusal, frontend_refusal, parse_address, parse_range
 from kbe_nat.sources.objects import (
     EndpointObject,
     EndpointSliceObject,
@@ -162,27 +162,27 @@ class _Assembly:
         return tuple(ports.values())
 
     def frontend_addresses(self, one: Found, texts: dict[str, str]) -> tuple[str, ...]:
-        addresses: dict[str, None] = {}
+        addresses: list[str] = []
         for path, text in texts.items():
             if not text:
                 continue
             try:
                 address = parse_address(text)
-                refusal = endpoint_refusal(address)
+                refusal = frontend_refusal(address)
             except ValueError as error:
                 refusal = str(error)
             if refusal:
                 self.note(one, path, f"left out: {refusal}")
             else:
-                addresses[address] = None
+                addresses.append(address)
         return tuple(addresses)
 
     def source_ranges(self, one: Found, value: ServiceObject) -> tuple[str, ...]:
-        ranges: dict[str, None] = {}
+        ranges: list[str] = []
         wrong: dict[str, str] = {}
         for i, text in enumerate(value.spec.source_ranges):
             try:
-                ranges[parse_range(text)] = None
+                ranges.append(parse_range(text))
             except ValueError as error:
                 wrong[f"spec.loadBalancerSourceRanges[{i}]"] = str(error)
         for path, reason in wrong.items():
