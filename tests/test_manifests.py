@@ -305,6 +305,34 @@ def test_wrong_source_ranges_are_left_out_unless_none_would_remain(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
+    ("given", "kept", "notes"),
+    [
+        ("172.30.0.1, 'fd00::1'", ("172.30.0.1", "fd00::1"), ()),
+        (
+            "172.30.0.1, nowhere",
+            ("172.30.0.1",),
+            ("spec.clusterIPs[1]: left out: 'nowhere' is no IP address",),
+        ),
+        ("127.0.0.1, 'fd00::1'", ("fd00::1",), ("spec.clusterIPs[0]: left out: 127.0.0.1 is loopback",)),
+        (
+            "172.30.0.1, 172.30.0.2",
+            ("172.30.0.1",),
+            ("spec.clusterIPs[1]: left out: 172.30.0.2 is the second address of its family",),
+        ),
+    ],
+)
+def test_a_wrong_cluster_ip_leaves_the_other_family(
+    tmp_path: Path, given: str, kept: tuple[str, ...], notes: tuple[str, ...]
+) -> None:
+    reading = read(tmp_path, SERVICE.replace("clusterIP: 172.30.0.1", f"clusterIPs: [{given}]"))
+    [service] = reading.snapshot.services
+    assert service.cluster_ips == kept
+    assert tuple(note.partition("shop/web: ")[2] for note in reading.notes) == notes
+    [error] = read(tmp_path, SERVICE.replace("clusterIP: 172.30.0.1", "clusterIPs: [x, y]")).refused
+    assert error.path == "spec.clusterIPs[0]"
+
+
+@pytest.mark.parametrize(
     ("spec", "counts"),
     [
         ("type: NodePort", True),

@@ -134,19 +134,25 @@ class _Assembly:
         if spec.type == "ExternalName":
             return ()
         by_family: dict[int, str] = {}
+        wrong: dict[str, str] = {}
         for i, text in enumerate(spec.cluster_ips or [spec.cluster_ip]):
             path = f"spec.clusterIPs[{i}]" if spec.cluster_ips else "spec.clusterIP"
             if text in ("", "None"):
                 continue
             try:
                 address = parse_address(text)
+                refusal = endpoint_refusal(address)
             except ValueError as error:
-                raise one.refuse(str(error), path) from None
-            refusal = endpoint_refusal(address)
+                refusal = str(error)
+            if not refusal and by_family.setdefault(family(address), address) != address:
+                refusal = f"{text} is the second address of its family"
             if refusal:
-                raise one.refuse(refusal, path)
-            if by_family.setdefault(family(address), address) != address:
-                raise one.refuse(f"{text} is the second address of its family", path)
+                wrong[path] = refusal
+        for path, reason in wrong.items():
+            if not by_family:
+                raise one.refuse(reason, path)
+            # The other family is served.
+            self.note(one, path, f"left out: {reason}")
         return tuple(by_family.values())
 
     def service_ports(self, one: Found, value: ServiceObject) -> tuple[ServicePort, ...]:
