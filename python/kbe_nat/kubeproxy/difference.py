@@ -98,9 +98,15 @@ def _iptables_places(lines: list[str]) -> Places:
             chain = line.split()[1]
             rule = _MACHINE.sub("", line)
             is_own = chain.startswith(PREFIX) or option(rule, "-j").startswith(PREFIX)
-            if is_own and chain not in KUBELET and "--ctstate INVALID" not in rule:
+            if is_own and chain not in KUBELET and not _is_counter(rule):
                 places.setdefault(f"{table} {chain}", []).append(rule)
     return places
+
+
+def _is_counter(rule: str) -> bool:
+    """Whether kube-proxy leaves a rule out where the kernel has no nfacct, or does not need it."""
+    only_counts = rule.startswith("-A KUBE-NODEPORTS -d 127.0.0.0/8 ")
+    return only_counts or "--ctstate INVALID" in rule
 
 
 def _nft_places(lines: list[str]) -> Places:
@@ -161,7 +167,7 @@ PREFIX: Final = "KUBE-"
 KUBELET: Final = ("KUBE-KUBELET-CANARY",)
 """Chains that kubelet and not kube-proxy has made."""
 NO_RULES: Final = "(a chain without rules)"
-_MACHINE: Final = re.compile(r" -m nfacct --nfacct-name \S+| --random-fully")
+_MACHINE: Final = re.compile(r" --random-fully")
 _NFT_MACHINE: Final = re.compile(r" fully-random|^size \d+$")
 # Ranges that nft has joined to one keep their braces, until they are loaded again.
 _SET_OF_ONE: Final = re.compile(r"(\b[sd]addr (?:!= )?)\{ ([^ ,]+) \}")
