@@ -19,7 +19,7 @@ apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 mode: nftables
 clusterCIDR: 10.0.0.0/8,fd00::/64
-hostnameOverride: node-7
+hostnameOverride: " Node-7 "
 nodePortAddresses: [primary]
 bindAddress: 0.0.0.0
 configSyncPeriod: 15m

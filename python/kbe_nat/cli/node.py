@@ -146,7 +146,8 @@ class NodeFlags:
         return _first(self.masquerade_all, own.masquerade_all, default=False), bit
 
     def _node(self, snapshot: Snapshot, file: Configuration) -> str:
-        node = self.node or file.hostname_override
+        # As kubelet names a node that is told its name.
+        node = self.node or file.hostname_override.strip().lower()
         if not node and len(snapshot.nodes) == 1:
             node = next(iter(snapshot.nodes))
         if node and snapshot.nodes and node not in snapshot.nodes:
