@@ -23,6 +23,7 @@ hostnameOverride: " Node-7 "
 nodePortAddresses: [primary]
 bindAddress: 0.0.0.0
 configSyncPeriod: 15m
+portRange: ""
 iptables: {masqueradeBit: 20, localhostNodePorts: false, syncPeriod: 30s}
 nftables: {masqueradeBit: 21, masqueradeAll: true}
 conntrack: null
@@ -38,7 +39,7 @@ def written(tmp_path: Path, text: str) -> Path:
 def test_what_is_said_for_the_mode_counts(tmp_path: Path) -> None:
     path = written(tmp_path, FULL)
     file, notes = read_configuration(path)
-    assert notes == (f"{path}: configSyncPeriod: not read",)
+    assert notes == (f"{path}: not read: configSyncPeriod, portRange",)
     options = NodeFlags(config=path).options(Snapshot())
     assert (options.node, options.mode, options.masquerade_bit) == ("node-7", Mode.NFTABLES, 21)
     assert options.masquerade_all and options.cluster_ranges == ("10.0.0.0/8", "fd00::/64")
@@ -91,6 +92,14 @@ def test_the_address_that_kube_proxy_is_bound_to(
     assert made.ports[0].admits_own_addresses == (primary == "192.168.1.2")
 
 
+def test_ipvs_mode_is_known_but_not_followed(tmp_path: Path) -> None:
+    path = written(tmp_path, "mode: ipvs\niptables: {masqueradeAll: true}")
+    _, [note] = read_configuration(path)
+    assert note.startswith(f"{path}: mode: ipvs is not followed")
+    options = NodeFlags(config=path).options(Snapshot())
+    assert (options.mode, options.masquerade_all) == (Mode.IPTABLES, True)
+
+
 def test_devices_of_pods(tmp_path: Path) -> None:
     bridge = "detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: cbr0}"
     assert NodeFlags(config=written(tmp_path, bridge)).options(Snapshot()).pod_interface == "cbr0"
@@ -103,7 +112,7 @@ def test_devices_of_pods(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("mode: ipvs", "mode: invalid enum value 'ipvs'"),
+        ("mode: userspace", "mode: invalid enum value 'userspace'"),
         ("kind: Service", "kind: 'Service' is not KubeProxyConfiguration"),
         ("iptables: {masqueradeBit: many}", "iptables.masqueradeBit: expected int | null, got str"),
         ("- a", "expected object, got array"),

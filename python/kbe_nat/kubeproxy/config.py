@@ -31,7 +31,7 @@ class Configuration(msgspec.Struct, frozen=True, rename="camel"):
     `nftables` may also stand at the top, for both.
     """
 
-    mode: Literal["", "iptables", "nftables"] = ""
+    mode: Literal["", "iptables", "nftables", "ipvs"] = ""
     cluster_cidr: str = msgspec.field(name="clusterCIDR", default="")
     detect_local_mode: Literal["", "ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"] = ""
     detect_local: DetectLocal = DetectLocal()
@@ -55,7 +55,8 @@ class Configuration(msgspec.Struct, frozen=True, rename="camel"):
 
 
 def read_configuration(path: Path) -> tuple[Configuration, tuple[str, ...]]:
-    """What the file says, and its fields that mean nothing here.
+    """What the file says, and notes on what means nothing here. Mode ipvs is read as iptables, which it follows
+    where packets are decided and not balanced.
 
     Raises `FileError`, with the field, when the file is missing, no YAML, or a field has a wrong value.
     """
@@ -69,7 +70,12 @@ def read_configuration(path: Path) -> tuple[Configuration, tuple[str, ...]]:
         reason, field = reason_and_path(str(error))
         raise FileError(f"{path}: {field}: {reason}") from None
     known = {field.encode_name for field in msgspec.structs.fields(Configuration)} | {"kind", "apiVersion"}
-    return configuration, tuple(f"{path}: {name}: not read" for name in given if name not in known)
+    unread = ", ".join(name for name in given if name not in known)
+    notes = [f"{path}: not read: {unread}"] if unread else []
+    if configuration.mode == "ipvs":
+        configuration = msgspec.structs.replace(configuration, mode="iptables")
+        notes.append(f"{path}: mode: ipvs is not followed, decisions and rules are those of iptables mode")
+    return configuration, tuple(notes)
 
 
 KIND: Final = "KubeProxyConfiguration"
