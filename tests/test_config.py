@@ -8,9 +8,10 @@ from msgspec import structs
 from kbe_nat.cli.flows import FlowQuestion, read_flows
 from kbe_nat.cli.node import NodeFlags
 from kbe_nat.errors import FileError
+from kbe_nat.kubeproxy import iptables_save
 from kbe_nat.kubeproxy.config import read_configuration
 from kbe_nat.kubeproxy.dump import Form, planned
-from kbe_nat.model import Node, Service, ServicePort, Snapshot
+from kbe_nat.model import IPV4, Node, Service, ServicePort, Snapshot
 from kbe_nat.planning import plan
 from kbe_nat.policy import Mode
 
@@ -98,6 +99,14 @@ def test_ipvs_mode_is_known_but_not_followed(tmp_path: Path) -> None:
     assert note.startswith(f"{path}: mode: ipvs is not followed")
     options = NodeFlags(config=path).options(Snapshot())
     assert (options.mode, options.masquerade_all) == (Mode.IPTABLES, True)
+
+
+@pytest.mark.parametrize("liberal", ["true", "false", "null"])
+def test_a_liberal_conntrack_needs_no_rule_for_what_it_calls_invalid(tmp_path: Path, liberal: str) -> None:
+    path = written(tmp_path, f"conntrack: {{tcpBeLiberal: {liberal}, maxPerCore: null}}")
+    options = NodeFlags(config=path).options(Snapshot())
+    text = iptables_save.dump(plan(Snapshot(), options), Snapshot(), IPV4)
+    assert ("--ctstate INVALID" in text) == (liberal != "true")
 
 
 def test_devices_of_pods(tmp_path: Path) -> None:

@@ -55,6 +55,10 @@ class Options:
     """Ranges, or `PRIMARY`; empty means what the mode's default is: all addresses of the node, or `PRIMARY`."""
     localhost_node_ports: bool = True
     """Serve node ports on 127.0.0.1 too, for the node itself; only in iptables mode."""
+    is_conntrack_liberal: bool = False
+    """The kernel does not call packets outside TCP's windows invalid (`conntrack.tcpBeLiberal`), so kube-proxy's
+    rules do not drop those.
+    """
     mode: Mode = Mode.IPTABLES
     """Which of kube-proxy's modes is followed where they differ."""
     unknown_port: str | None = None

@@ -127,6 +127,7 @@ class NodeFlags:
                 for text in given
             ),
             localhost_node_ports=_first(self.localhost_nodeports, localhost, default=True),
+            is_conntrack_liberal=bool(file.conntrack.tcp_be_liberal),
             mode=mode,
             external_ranges=tuple(
                 parse(parse_range, text, "--external-ip-ranges") for text in split(self.external_ip_ranges)

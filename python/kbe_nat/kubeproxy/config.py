@@ -26,6 +26,12 @@ class Backend(msgspec.Struct, frozen=True, rename="camel"):
     localhost_node_ports: bool | None = None
 
 
+class Conntrack(msgspec.Struct, frozen=True, rename="camel"):
+    """`conntrack`: only what changes rules."""
+
+    tcp_be_liberal: bool | None = None
+
+
 class Configuration(msgspec.Struct, frozen=True, rename="camel"):
     """The fields that are read; None where the file says nothing. The three that the API has under `iptables` and
     `nftables` may also stand at the top, for both.
@@ -38,6 +44,7 @@ class Configuration(msgspec.Struct, frozen=True, rename="camel"):
     node_port_addresses: tuple[str, ...] = ()
     hostname_override: str = ""
     bind_address: str = ""
+    conntrack: Conntrack = Conntrack()
     iptables: Backend = Backend()
     nftables: Backend = Backend()
     masquerade_bit: int | None = None

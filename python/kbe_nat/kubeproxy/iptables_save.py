@@ -64,6 +64,8 @@ class _Dump:
     def frame(self) -> None:
         """What does not depend on Services."""
         for table, chain, rule in FRAME:
+            if rule == DROP_INVALID and self.plan.options.is_conntrack_liberal:
+                continue
             self.add(table, chain, rule.format(mark=self.mark))
         if self.serves_localhost:
             self.add("filter", "KUBE-FIREWALL", BLOCK_LOCALNET)
@@ -341,6 +343,9 @@ EXTERNAL_JUMP: Final = (
     f"{NEW} {comment('kubernetes externally-visible service portals')} -j KUBE-EXTERNAL-SERVICES"
 )
 PORTALS: Final = f"{comment('kubernetes service portals')} -j KUBE-SERVICES"
+DROP_INVALID: Final = (
+    "-m conntrack --ctstate INVALID -m nfacct --nfacct-name  ct_state_invalid_dropped_pkts -j DROP"
+)
 FRAME: Final = (
     ("filter", "INPUT", "-j KUBE-FIREWALL"),
     ("filter", "INPUT", BALANCER_JUMP),
@@ -353,11 +358,7 @@ FRAME: Final = (
     ("filter", "OUTPUT", "-j KUBE-FIREWALL"),
     ("filter", "OUTPUT", BALANCER_JUMP),
     ("filter", "OUTPUT", f"{NEW} {PORTALS}"),
-    (
-        "filter",
-        "KUBE-FORWARD",
-        "-m conntrack --ctstate INVALID -m nfacct --nfacct-name  ct_state_invalid_dropped_pkts -j DROP",
-    ),
+    ("filter", "KUBE-FORWARD", DROP_INVALID),
     (
         "filter",
         "KUBE-FORWARD",
