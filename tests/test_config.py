@@ -138,11 +138,13 @@ def test_what_is_wrong_in_a_configuration(tmp_path: Path, text: str, message: st
 
 def test_lists_of_packets(tmp_path: Path) -> None:
     listed = (
-        "- {from: 10.0.0.1, to: '10.0.0.2:80'}\n- {from: 10.0.0.1, to: '10.0.0.2:53', proto: udp, iif: eth1}"
+        "- {from: 10.0.0.1, to: '10.0.0.2:80'}\n- {from: 10.0.0.1, to: '10.0.0.2:53', proto: udp, iif: eth1}\n"
+        "- {from: 10.0.0.1, to: '10.0.0.2:80', iif: null}"
     )
     wanted = [
         FlowQuestion("10.0.0.1", "10.0.0.2:80"),
         FlowQuestion("10.0.0.1", "10.0.0.2:53", "udp", "eth1"),
+        FlowQuestion("10.0.0.1", "10.0.0.2:80"),
     ]
     assert read_flows(written(tmp_path, listed)) == wanted
     inner = "\n".join(f"  {line}" for line in listed.splitlines())

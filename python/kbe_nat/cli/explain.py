@@ -104,7 +104,7 @@ def explain(
     engine = Engine(seed=0)
     engine.replace_services(*Tables().native(made))
 
-    def answered(source: str, destination: str, protocol: str, interface: str) -> tuple[bytes, Row]:
+    def answered(source: str, destination: str, protocol: str, interface: str | None) -> tuple[bytes, Row]:
         data = _described(source, destination, protocol)
         device = _device(made, data, interface)
         told = engine.explain(data, 0, interface=device, incomplete_checksum=True)
@@ -186,7 +186,7 @@ def _captured(engine: Engine, capture: Path, number: int) -> tuple[bytes, Row]:
     )
 
 
-def _device(made: Plan, data: bytes, interface: str) -> int:
+def _device(made: Plan, data: bytes, interface: str | None) -> int:
     """The number of the device that a described packet comes in by: none for a packet of the node itself."""
     described = wire.ends(data)
     source = described.source[0] if described else ""

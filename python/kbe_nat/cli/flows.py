@@ -14,7 +14,7 @@ class FlowQuestion(msgspec.Struct, frozen=True):
     source: str = msgspec.field(name="from")
     destination: str = msgspec.field(name="to")
     protocol: Literal["tcp", "udp", "sctp"] = msgspec.field(name="proto", default="tcp")
-    interface: str = msgspec.field(name="iif", default="")
+    interface: str | None = msgspec.field(name="iif", default=None)
     name: str = ""
 
 
