@@ -119,6 +119,17 @@ def test_the_command(tmp_path: Path) -> None:
     assert {row["service"] for row in json.loads(done.stdout)} == {"ns4/svc4:p80"}
 
 
+def test_a_save_of_one_table_is_compared_with_that(tmp_path: Path) -> None:
+    nat = IPTABLES[IPTABLES.index("*nat\n") :]
+    flags = ("diff", *OVERALL.flags("iptables", tmp_path), str(tmp_path / "saved"))
+    for text, found in ((nat, 0), (nat.replace(f"{PORTAL}\n", ""), 1)):
+        (tmp_path / "saved").write_text(text)
+        done = CliRunner().invoke(app, flags, standalone_mode=False)
+        assert done.return_value == found
+        unsaid = [line for line in done.stderr.splitlines() if "is not in it" in line]
+        assert [line.split(": ")[2].split()[1] for line in unsaid] == ["mangle", "filter"]
+
+
 def test_no_dump_at_all(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello")
     done = CliRunner().invoke(app, ["diff", "-f", str(OVERALL.objects), str(tmp_path / "text")])

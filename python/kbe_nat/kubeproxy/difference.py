@@ -6,7 +6,7 @@ machine and not on Services (nfacct, random ports, sizes of sets, who is remembe
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, TypeAlias
@@ -62,6 +62,17 @@ def differences(expected: str, found: str) -> list[Difference]:
                 )
             rows += _grouped(place, owners, lacking.elements(), more.elements())
     return sorted(rows, key=lambda row: (row.service, row.place, row.kind))
+
+
+def without_tables(text: str, names: Container[str]) -> str:
+    """The rules of iptables-save's form without those of some tables."""
+    kept = []
+    table = ""
+    for line in text.splitlines(keepends=True):
+        table = line[1:].strip() if line.startswith("*") else table
+        if table not in names:
+            kept.append(line)
+    return "".join(kept)
 
 
 def _grouped(
