@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { FLOWS = 64, BATCH = 64, BURST = 512, PAYLOAD = 18, UDP_PORT = 7777, BULK_PORT = 5001, SHORT_PORT = 5002 };
+enum { FLOWS = 64, BATCH = 64, BURST = 512, PAYLOAD = 18, PING = 32, UDP_PORT = 7777, BULK_PORT = 5001, SHORT_PORT = 5002 };
 
 static double seconds(clockid_t clock) {
     struct timespec t;
@@ -40,14 +40,14 @@ static int opened(int kind, const char *to, int port) {
 // Bursts over many established flows with a pause behind each, in which whoever forwards them can catch up.
 static void flood(const char *to, int bursts, int pause) {
     static int s[FLOWS];
-    static char payload[PAYLOAD];
+    static char payload[PAYLOAD], ping_payload[PING];
     struct iovec part = {payload, PAYLOAD};
     struct mmsghdr messages[BATCH];
     memset(messages, 0, sizeof messages);
     for (int i = 0; i < BATCH; i++) messages[i].msg_hdr.msg_iov = &part, messages[i].msg_hdr.msg_iovlen = 1;
     for (int i = 0; i < FLOWS; i++) s[i] = opened(SOCK_DGRAM, to, UDP_PORT);
-    // What a flow's first packet costs is measured by connections; here they are known before it begins.
-    for (int i = 0; i < FLOWS; i++) if (send(s[i], payload, PAYLOAD, 0) < 0) perror("send");
+    // What a flow's first packet costs is measured by connections; here they are established before it begins.
+    for (int i = 0; i < FLOWS; i++) if (send(s[i], ping_payload, sizeof ping_payload, 0) < 0) perror("send");
     usleep(50000);
     long sent = 0;
     double cpu = 0;
@@ -73,7 +73,7 @@ static void echo(void) {
         socklen_t length = sizeof peer;
         int n = recvfrom(s, content, sizeof content, 0, (void *)&peer, &length);
         // Only pings have this length: a flood is taken and not answered.
-        if (n == 32) sendto(s, content, n, 0, (void *)&peer, length);
+        if (n == PING) sendto(s, content, n, 0, (void *)&peer, length);
     }
 }
 
@@ -84,7 +84,7 @@ static void ping(const char *to, int count) {
     struct timeval patience = {1, 0};
     setsockopt(s, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     double *times = malloc(sizeof(double) * count);
-    char content[32] = {0};
+    char content[PING] = {0};
     int got = 0;
     for (int i = 0; i < count; i++) {
         double before = seconds(CLOCK_MONOTONIC);

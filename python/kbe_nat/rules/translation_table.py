@@ -83,17 +83,20 @@ class TranslationTable:
 
     def _diverting(self, own: Translation, ip: str) -> dict[str, tuple[str, ...]]:
         """Chains that lead to the queue, between the kernel's connection tracking and its translation."""
-        lines = [
-            # What is confirmed has its translation.
+        lines = (
+            # What is confirmed has its translation: one way, nobody has answered yet.
             "ct status & confirmed != 0 accept",
             *(f"{PORTED} {_frontend(ip)} @{kind} goto queued" for kind in SERVED),
             *(f"{ip} daddr {what} goto queued-strictly" for what in _others(own)),
-        ]
+        )
         hooks = {
-            f"{hook}-new": (f"type filter hook {hook} priority mangle; policy accept;", *lines)
+            f"{hook}-new": (
+                f"type filter hook {hook} priority mangle; policy accept;",
+                "ct state new,invalid,untracked goto new",
+            )
             for hook in ("prerouting", "output")
         }
-        return {"queued": ("ct state invalid drop",), "queued-strictly": (), **hooks}
+        return {"queued": ("ct state invalid drop",), "queued-strictly": (), "new": lines, **hooks}
 
     def _translating(self, own: Translation, ip: str) -> dict[str, tuple[str, ...]]:
         """Chains that carry verdicts out, and decide where there is none. Only first packets come to them."""
