@@ -12,6 +12,7 @@ import subprocess
 import sys
 from contextlib import ExitStack, suppress
 from ipaddress import ip_interface
+from itertools import count
 from types import TracebackType
 from typing import Final, Self
 
@@ -35,8 +36,9 @@ class Cluster:
             raise PlaygroundError(f"{', '.join(outside)}: endpoints of the playground lie in {network}")
         self._endpoints = endpoints
         self._stack = ExitStack()
-        # Several can run beside each other.
-        self._suffix = os.getpid()
+        # Several can run beside each other, in one process too.
+        number = next(NUMBERS)
+        self._suffix = f"{os.getpid()}-{number}" if number else f"{os.getpid()}"
         self.node = Namespace(f"kbe-node-{self._suffix}")
         self.client = Namespace(f"kbe-client-{self._suffix}")
         self.pods: list[Namespace] = []
@@ -110,5 +112,6 @@ def _wait_for(server: subprocess.Popen[str], target: Target) -> None:
         raise PlaygroundError(f"the server at {target} did not start: {said}{server.stdout.read()}")
 
 
+NUMBERS: Final = count()
 LINK_ADD: Final = ("ip", "link", "add")
 POD_SERVER: Final = (sys.executable, "-m", "kbe_nat.playground.pod")
