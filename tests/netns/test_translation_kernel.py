@@ -1,0 +1,206 @@
+"""The kernel's own translation in a real kernel: one transaction, elements alone, and nothing left behind."""
+
+import os
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from kbe_nat._native import NftTables
+from kbe_nat.errors import RulesError
+from kbe_nat.model import IPV4, IPV6
+from kbe_nat.playground.namespaces import Namespace, inside
+from kbe_nat.policy import Target
+from kbe_nat.rules import Marks
+from kbe_nat.rules.choice import DatapathName, choose
+from kbe_nat.rules.execution import Commands
+from kbe_nat.rules.standby import Standby
+from kbe_nat.rules.translation import TranslationChange, Translations
+from kbe_nat.rules.translation_table import Translation
+
+PODS = {IPV4: "10.0.0.{}", IPV6: "fd00:10::{:x}"}
+VIPS = {IPV4: "172.30.{}.{}", IPV6: "fd00:30::{:x}:{:x}"}
+BOTH = (IPV4, IPV6)
+
+
+class Watched:
+    """Counts the commands that are run."""
+
+    def __init__(self, node: Namespace) -> None:
+        self.count = 0
+        self._commands = Commands(node.prefix)
+
+    def run(self, command: Sequence[str], text: str = "") -> str:
+        self.count += 1
+        return self._commands.run(command, text)
+
+
+@pytest.fixture
+def node() -> Iterator[Namespace]:
+    with Namespace(f"kbe-translation-{os.getpid()}") as made:
+        Commands(made.prefix).run(("nft", "-f", "-"), FOREIGN)
+        yield made
+
+
+@pytest.fixture
+def runner(node: Namespace) -> Watched:
+    return Watched(node)
+
+
+@pytest.fixture
+def own(node: Namespace, runner: Watched) -> Translations:
+    return Translations(runner, inside(node.path, NftTables), Marks(), (100, 101))
+
+
+def backends(number: int, count: int) -> dict[tuple[str, int], int]:
+    return {(PODS[number].format(1 + n % 200), n): n for n in range(1, count + 1)}
+
+
+def standby(number: int, count: int, pod: int = 1) -> Standby:
+    places = [(VIPS[number].format(n // 250, n % 250), "tcp", 80) for n in range(1, count + 1)]
+    served = {place: Target(PODS[number].format(pod), 80) for place in places[1:]}
+    return Standby(served, frozenset(places[1:2]), frozenset(places[:1]))
+
+
+def translations(count: int, families: Sequence[int] = BOTH) -> list[Translation]:
+    return [Translation(number, backends(number, count), standby(number, count)) for number in families]
+
+
+def listed(node: Namespace) -> str:
+    return node.call("nft", "--stateless", "list", "ruleset")
+
+
+def test_it_comes_and_goes_and_leaves_others_as_they_are(node: Namespace, own: Translations) -> None:
+    before = listed(node)
+    assert "192.0.2.7" in before
+    own.install(translations(4))
+    text = listed(node)
+    assert all(address in text for address in ("172.30.0.4", "fd00:30::4", "10.0.0.5", "fd00:10::5"))
+    assert own.missing() == ()
+    own.install(translations(3))
+    assert listed(node).count("table ip kbe-nat-translation") == 1, "one takes the other's place"
+    own.install(translations(2, families=(IPV4,)))
+    assert "table ip6" not in listed(node)
+    own.remove()
+    assert listed(node) == before
+    own.remove()
+
+
+def test_a_later_run_finds_what_an_earlier_one_has_left(node: Namespace, own: Translations) -> None:
+    before = listed(node)
+    own.install(translations(2))
+    other = Translations(Commands(node.prefix), inside(node.path, NftTables), Marks(), (7, 7))
+    other.install(translations(5))
+    assert listed(node).count("table ip kbe-nat-translation") == 1
+    assert any("the table" in line for line in own.missing())
+    other.remove()
+    assert listed(node) == before
+
+
+def test_elements_change_alone_and_without_a_command(
+    node: Namespace, own: Translations, runner: Watched
+) -> None:
+    own.install(translations(3))
+    before, runner.count = listed(node), 0
+    own.update(
+        [
+            TranslationChange(
+                number,
+                added={(PODS[number].format(99), 9): 9},
+                removed={(PODS[number].format(2), 1): 1},
+                standby=standby(number, 3, pod=99),
+                addresses=frozenset({VIPS[number].format(7, 7)}),
+            )
+            for number in BOTH
+        ]
+    )
+    assert runner.count == 0
+    after = listed(node)
+    assert "10.0.0.99" in after and "10.0.0.2 . 1" not in after and "172.30.7.7" in after
+    assert own.missing() == ()
+    back = [
+        TranslationChange(
+            number,
+            added={(PODS[number].format(2), 1): 1},
+            removed={(PODS[number].format(99), 9): 9},
+            standby=standby(number, 3),
+            addresses=frozenset(),
+        )
+        for number in BOTH
+    ]
+    own.update(back)
+    assert sorted(listed(node).split()) == sorted(before.split())
+
+
+def test_a_transaction_is_whole_or_nothing(node: Namespace, own: Translations) -> None:
+    own.install(translations(3))
+    before = listed(node)
+    wrong = TranslationChange(
+        IPV4,
+        added={("10.0.0.77", 80): 77},
+        # Nobody has this one: the kernel refuses to take it away.
+        removed={("10.0.0.66", 80): 66},
+    )
+    with pytest.raises(RulesError, match="nf_tables"):
+        own.update([wrong])
+    assert listed(node) == before
+    assert own.missing() == ()
+
+
+@pytest.mark.parametrize(
+    ("damage", "missed"),
+    [
+        ("flush chain ip {} decided", "chain decided"),
+        ("flush chain ip {} queued", "chain queued"),
+        ("flush map ip {} backends", "elements of backends"),
+        ("flush set ip {} unserved", "elements of unserved"),
+        ("delete table ip {}", "the table"),
+    ],
+)
+def test_what_somebody_takes_away_is_missed(
+    node: Namespace, own: Translations, damage: str, missed: str
+) -> None:
+    own.install(translations(3))
+    assert own.missing() == ()
+    node.call("nft", *damage.format("kbe-nat-translation-0").split())
+    assert f"ip kbe-nat-translation-0: {missed}" in own.missing()
+    own.install(translations(3))
+    assert own.missing() == ()
+
+
+def test_ten_thousand_services_need_no_more_rules_than_one(node: Namespace, own: Translations) -> None:
+    def rules() -> str:
+        text = node.call("nft", "--stateless", "--terse", "list", "ruleset")
+        return text.replace("kbe-nat-translation-1", "kbe-nat-translation-0")
+
+    own.install(translations(1, families=(IPV4,)))
+    few = rules()
+    own.install(translations(10_000, families=(IPV4,)))
+    assert rules() == few
+    assert own.missing() == ()
+
+
+def test_the_choice_says_why_and_leaves_nothing(node: Namespace) -> None:
+    before = listed(node)
+    for name in DatapathName:
+        way, why = inside(node.path, lambda: choose(name, Commands(node.prefix)))  # noqa: B023
+        assert why
+        assert name in ("auto", way)
+    assert listed(node) == before
+    without = Commands(("env", "PATH=/nowhere", *node.prefix))
+    way, why = inside(node.path, lambda: choose(DatapathName.AUTO, without))
+    assert (way, "cannot carry flows" in why) == ("every-packet", True)
+    with pytest.raises(RulesError, match="first-packet does not work here"):
+        inside(node.path, lambda: choose(DatapathName.FIRST_PACKET, without))
+
+
+FOREIGN = """table ip foreign {
+  map addresses {
+    type mark : ipv4_addr
+    elements = { 0x00004000 : 192.0.2.7 }
+  }
+  chain pre {
+    type nat hook prerouting priority -101; policy accept;
+    ip daddr 192.0.2.1 dnat to meta mark map @addresses
+  }
+}
+"""

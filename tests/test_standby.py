@@ -1,0 +1,122 @@
+"""Who serves while no daemon listens, and by which numbers backends are known to the kernel."""
+
+from dataclasses import replace
+
+import pytest
+
+from kbe_nat.errors import RulesError
+from kbe_nat.policy import Listener, Options, Plan, PortPolicy, Target
+from kbe_nat.rules.numbering import REST_SECONDS, Numbering
+from kbe_nat.rules.standby import OnDeath, Standby, StandbyChoice
+
+NEAR, FAR, DRAINED = (
+    Target("10.0.0.1", 80, is_local=True),
+    Target("10.0.0.2", 80),
+    Target("10.0.0.3", 80, weight=0),
+)
+CLUSTER_IP = Listener("cluster-ip", "172.30.0.1", 80)
+BALANCED = Listener("load-balancer", "198.51.100.1", 80)
+EXTERNAL = Listener("external-ip", "198.51.100.2", 80)
+NODE_PORT = Listener("node-port", "", 30080)
+WEB = PortPolicy(
+    "default", "web", "", "tcp", 4, (CLUSTER_IP, BALANCED, EXTERNAL, NODE_PORT), (NEAR, FAR), (NEAR,)
+)
+CLUSTER = ("172.30.0.1", "tcp", 80)
+OUTSIDE = [("198.51.100.1", "tcp", 80), ("198.51.100.2", "tcp", 80), ("192.0.2.1", "tcp", 30080)]
+
+
+def plan_of(*ports: PortPolicy) -> Plan:
+    return Plan(ports, ("192.0.2.1",), ("192.0.2.1",), (), options=Options())
+
+
+def chosen(*ports: PortPolicy, on_death: OnDeath = OnDeath.SERVE) -> Standby:
+    choice = StandbyChoice(on_death)
+    choice.follow(plan_of(*ports))
+    return choice.standby[4]
+
+
+def test_every_frontend_has_somebody_who_may_serve_it() -> None:
+    own = chosen(WEB)
+    assert own.backends.keys() == {CLUSTER, *OUTSIDE}
+    assert set(own.backends.values()) <= {NEAR, FAR}
+    assert (own.preserved, own.unserved) == (frozenset(), frozenset())
+
+
+def test_policies_are_kept() -> None:
+    own = chosen(replace(WEB, is_internal_local=True, cluster=(FAR,)))
+    assert own.backends[CLUSTER] == NEAR, "internalTrafficPolicy: Local"
+    own = chosen(replace(WEB, is_external_local=True, cluster=(FAR,)))
+    assert own.backends[CLUSTER] == FAR
+    assert {own.backends[place] for place in OUTSIDE} == {NEAR}, "externalTrafficPolicy: Local"
+    assert own.preserved == set(OUTSIDE), "which keeps the client's address"
+    own = chosen(replace(WEB, is_external_local=True, local=()))
+    assert own.unserved == set(OUTSIDE)
+    own = chosen(replace(WEB, cluster=(DRAINED,)))
+    assert own.unserved == {CLUSTER, *OUTSIDE}
+
+
+def test_where_somebody_must_not_be_let_in_nobody_is() -> None:
+    fenced = replace(WEB, source_ranges=("203.0.113.0/24",))
+    assert chosen(fenced).unserved == {OUTSIDE[0]}
+    assert chosen(replace(fenced, ranges_everywhere=True)).unserved == set(OUTSIDE)
+
+
+def test_all_are_refused_if_that_is_asked_for() -> None:
+    own = chosen(WEB, on_death=OnDeath.REFUSE)
+    assert own.unserved == {CLUSTER, *OUTSIDE}
+    assert not own.backends
+
+
+def test_who_stands_by_stays_while_they_may() -> None:
+    choice = StandbyChoice(OnDeath.SERVE)
+    targets = [Target(f"10.0.1.{n}", 80) for n in range(1, 9)]
+    choice.follow(plan_of(replace(WEB, cluster=tuple(targets[:4]))))
+    first = choice.standby[4]
+    choice.follow(plan_of(replace(WEB, cluster=tuple(targets))))
+    assert choice.standby[4] == first, "others come"
+    left = tuple(own for own in targets if own != first.backends[CLUSTER])
+    choice.follow(plan_of(replace(WEB, cluster=left)))
+    assert choice.standby[4].backends[CLUSTER] in left
+    choice.follow(plan_of())
+    assert choice.standby[4] == Standby()
+
+
+def test_standbys_are_spread() -> None:
+    ports = [
+        replace(WEB, service=f"s{n}", listeners=(Listener("cluster-ip", f"172.30.1.{n}", 80),))
+        for n in range(100)
+    ]
+    own = chosen(*ports)
+    shares = [list(own.backends.values()).count(target) for target in (NEAR, FAR)]
+    assert min(shares) > 30, shares
+
+
+def backends(*numbers: int) -> set[tuple[str, int]]:
+    return {("10.0.0.1", number) for number in numbers}
+
+
+def test_numbers_are_stable_and_unique() -> None:
+    own = Numbering(10, lambda: 0.0)
+    first = own.arrive(backends(1, 2))
+    assert sorted(first.values()) == [1, 2]
+    assert own.arrive(backends(2, 3)).keys() == backends(3), "another Service has one of them too"
+    assert own.leave(backends(1, 2)).keys() == backends(1)
+    assert own.numbers == {place: number for place, number in own.numbers.items() if place in backends(2, 3)}
+    assert own.numbers["10.0.0.1", 2] == first["10.0.0.1", 2]
+    assert own.leave(backends(2, 3)).keys() == backends(2, 3)
+    assert own.numbers == {}
+
+
+def test_a_number_rests_before_somebody_else_has_it() -> None:
+    now = 0.0
+    own = Numbering(3, lambda: now)
+    own.arrive(backends(1, 2, 3))
+    own.leave(backends(2))
+    with pytest.raises(RulesError, match="count up to 3: 2 are in use, 1 rest, 1 more are wanted"):
+        own.check(backends(4))
+    own.check(backends(1, 3))
+    now = REST_SECONDS
+    own.check(backends(4))
+    assert own.arrive(backends(4)) == {("10.0.0.1", 4): 2}
+    with pytest.raises(RulesError, match="3 are in use"):
+        own.check(backends(5))
