@@ -111,12 +111,12 @@ def test_a_number_rests_before_somebody_else_has_it() -> None:
     now = 0.0
     own = Numbering(3, lambda: now)
     own.arrive(backends(1, 2, 3))
-    own.leave(backends(2))
+    freed = own.leave(backends(2))["10.0.0.1", 2]
     with pytest.raises(RulesError, match="count up to 3: 2 are in use, 1 rest, 1 more are wanted"):
         own.check(backends(4))
     own.check(backends(1, 3))
     now = REST_SECONDS
     own.check(backends(4))
-    assert own.arrive(backends(4)) == {("10.0.0.1", 4): 2}
+    assert own.arrive(backends(4)) == {("10.0.0.1", 4): freed}
     with pytest.raises(RulesError, match="3 are in use"):
         own.check(backends(5))
