@@ -151,8 +151,8 @@ class FlowWatch:
     def refresh(self, timeout: float) -> bool:
         """Look at all flows now; whether that was done within `timeout` seconds."""
 
-    def ask(self) -> None:
-        """As `refresh`, but do not wait for it."""
+    def backends_left(self) -> None:
+        """Backends have left: end datagrams' flows to them soon, and handshakes that stay unanswered for a second."""
 
     @property
     def changes(self) -> int:

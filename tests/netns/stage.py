@@ -249,7 +249,7 @@ with socket.socket(socket.AF_INET6 if is_six else socket.AF_INET, socket.SOCK_DG
 """
 SHORT = """
 import socket
-with socket.create_server(("", 5002), backlog=1024) as server:
+with socket.create_server(("::", 5002), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024) as server:
     print("ready", flush=True)
     while True:
         connection, _ = server.accept()

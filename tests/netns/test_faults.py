@@ -6,6 +6,7 @@ import os
 import random
 import socket
 import struct
+import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -37,6 +38,34 @@ def answer(client: socket.socket, question: bytes) -> bytes:
 def backend(own: Stage) -> str:
     [flow] = own.engine.flows(protocol="udp")
     return flow.reply_source[0]
+
+
+@WAYS
+@FAMILIES
+def test_f49_a_handshake_that_a_removed_backend_does_not_answer_goes_to_another(
+    cluster: Cluster, family: int, way: Way
+) -> None:
+    iptables = "iptables" if family == IPV4 else "ip6tables"
+    cluster.pods[0].call(iptables, "-A", "INPUT", "-p", "tcp", "--dport", "5002", "-j", "DROP")
+    served(cluster.pods[1], SHORT)
+    one = port("short", 5002, "tcp", family, 1)
+    other = replace(one, cluster=port("short", 5002, "tcp", family, 2).cluster[1:])
+    with stage(cluster, way, plan=replace(plan_of(), ports=(one,))) as own:
+        connected: list[socket.socket] = []
+
+        def connect() -> None:
+            connected.append(own.client(socket.SOCK_STREAM, family, (VIPS[family], 5002)))
+
+        asking = threading.Thread(target=connect)
+        asking.start()
+        # Its SYN has gone to the silent one.
+        deadline = time.monotonic() + 5
+        while not own.flows() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        own.serve(replace(plan_of(), ports=(other,)))
+        asking.join()
+        with connected[0] as client:
+            assert answer(client, b"hello") == b"hello"
 
 
 @WAYS

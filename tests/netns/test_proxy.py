@@ -402,7 +402,7 @@ def test_what_it_tells(daemon: Daemon) -> None:
     assert watching.stdout.readline().startswith(
         "    [NEW] tcp      6 120 SYN_SENT src=10.0.2.100 dst=172.30.228.255"
     )
-    watching.send_signal(signal.SIGINT)
+    watching.terminate()
     watching.wait(5)
     listed = daemon.ask("conntrack", "-L", "-p", "tcp", "--dport", "80")
     assert listed.startswith("tcp      6 ") and "src=172.17.0." in listed and "[ASSURED]" in listed

@@ -221,8 +221,7 @@ class FirstPacket:
             ],
         )
         if lost and self._watch:
-            # Ends datagrams' flows and unanswered connections to those that left.
-            self._watch.ask()
+            self._watch.backends_left()
 
     def repair(self, plan: Plan) -> tuple[str, ...]:
         """See `Datapath`."""

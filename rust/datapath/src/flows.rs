@@ -17,6 +17,8 @@ pub struct FlowWatch {
     /// Looks at all flows that were asked for, and the newest of these that has been answered.
     asked: AtomicU64,
     answered: AtomicU64,
+    /// How often backends have left.
+    left: AtomicU64,
     changes: AtomicU64,
     overruns: AtomicU64,
     ended: AtomicU64,
@@ -30,10 +32,19 @@ impl FlowWatch {
     /// The system's.
     pub fn run(&self, engine: &Mutex<Engine>, conntrack: &mut Conntrack, mark: u32) -> io::Result<()> {
         let (mut changes, mut looked): (_, Option<Instant>) = (Vec::new(), None);
+        let (mut left, mut again) = (0, None::<Instant>);
         while !self.is_stopped.load(Ordering::Relaxed) {
             self.turns.fetch_add(1, Ordering::Relaxed);
             let asked = self.asked.load(Ordering::Acquire);
-            let is_due = looked.is_none_or(|when| when.elapsed() >= EVERY);
+            let newest = self.left.load(Ordering::Acquire);
+            if newest != left {
+                (left, again) = (newest, Some(Instant::now() + PATIENT));
+            }
+            let is_again = again.is_some_and(|when| when <= Instant::now());
+            if is_again {
+                again = None;
+            }
+            let is_due = is_again || looked.is_none_or(|when| when.elapsed() >= EVERY);
             if is_due || asked != self.answered.load(Ordering::Relaxed) {
                 self.look(engine, conntrack, mark)?;
                 looked = Some(Instant::now());
@@ -80,6 +91,13 @@ impl FlowWatch {
     /// Asks for a look at all flows, and returns a number that [`FlowWatch::answered`] reaches when it is done.
     pub fn ask(&self) -> u64 {
         self.asked.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// Backends have left: looks at all flows soon for those that nobody would miss, and once more when an answer to a handshake
+    /// would have come.
+    pub fn backends_left(&self) {
+        self.left.fetch_add(1, Ordering::AcqRel);
+        self.ask();
     }
 
     /// The newest look that is done.
@@ -155,6 +173,8 @@ fn carried(entry: &Entry) -> Carried {
 const PATIENCE: Duration = Duration::from_millis(20);
 /// Flows that are told to the engine at a time, for which packets wait.
 const AT_ONCE: usize = 64;
+/// Longer than the engine gives a handshake.
+const PATIENT: Duration = Duration::from_millis(1500);
 /// All flows are looked at so often. The kernel says nothing of those that began while nobody listened
 /// (`nf_conntrack_events=2`).
 const EVERY: Duration = Duration::from_secs(30);

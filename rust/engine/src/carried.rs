@@ -44,7 +44,7 @@ pub struct Carried {
 pub enum Outcome {
     /// It goes on.
     Keep,
-    /// Its backend is gone, and nobody there would miss it: UDP, or TCP that was not answered. The kernel is to end it.
+    /// Its backend is gone, and nobody there would miss it: UDP, or TCP that was not answered for a second. The kernel is to end it.
     End,
 }
 
@@ -111,9 +111,12 @@ impl Engine {
         let Some(id) = known.or_else(|| core.adopt(lane, now, flow, original, reply)) else {
             // Of no service port any more: its backend is gone with it.
             let is_served = core.table.find(flow.protocol, flow.original.1).is_some();
-            return if is_served || !is_dispensable(flow) { Outcome::Keep } else { Outcome::End };
+            let is_over = !is_served && flow.protocol == Protocol::UDP;
+            return if is_over { Outcome::End } else { Outcome::Keep };
         };
-        if core.ledger.backend(lane.flows.cold(id).backend).is_gone && is_dispensable(flow) {
+        let cold = lane.flows.cold(id);
+        let age = now.saturating_sub(cold.created);
+        if core.ledger.backend(cold.backend).is_gone && is_dispensable(flow, age) {
             core.end_flow(lane, id);
             return Outcome::End;
         }
@@ -247,10 +250,13 @@ fn count<A: Wire>(lane: &mut Lane<A>, id: FlowId, flow: &Carried) {
 }
 
 /// Whether it may be ended when its backend is gone. TCP that was answered stays with its backend; deleting it would break graceful
-/// termination.
-fn is_dispensable(flow: &Carried) -> bool {
+/// termination. So would ending one whose answer is on its way: an entry that is ended between SYN and ACK makes the ACK a stranger.
+fn is_dispensable(flow: &Carried, age: Tick) -> bool {
     match flow.protocol {
-        Protocol::TCP => flow.state.is_some_and(|state| matches!(state, TCP_SYN_SENT | TCP_SYN_SENT2)),
+        Protocol::TCP => {
+            let is_half_open = flow.state.is_some_and(|state| matches!(state, TCP_SYN_SENT | TCP_SYN_SENT2));
+            is_half_open && age >= ticks(UNANSWERED)
+        }
         Protocol::UDP => true,
         _ => false,
     }
@@ -297,6 +303,8 @@ fn ends<A: Wire>((src, dst): (SocketAddr, SocketAddr)) -> Option<Ends<A>> {
     Some(Ends { src: A::from_ip(src.ip())?, dst: A::from_ip(dst.ip())?, sport, dport })
 }
 
+/// Seconds within which a backend that is there has answered.
+const UNANSWERED: f64 = 1.0;
 const TCP_SYN_SENT: u8 = 1;
 const TCP_SYN_SENT2: u8 = 9;
 /// Seconds.

@@ -123,14 +123,22 @@ fn flows_to_a_backend_that_is_gone_end_unless_they_were_answered() {
     let family = Family::V4;
     let mut scene = Scene::plain(Config::default());
     let gone = family.backend(200);
-    for (protocol, state, outcome) in [
-        (Protocol::UDP, None, Outcome::End),
-        (Protocol::TCP, Some(1), Outcome::End),
-        (Protocol::TCP, Some(3), Outcome::Keep),
-    ] {
-        let flow = Carried { state, ..carried(protocol, family.client(3, 99), family, gone) };
-        assert_eq!(scene.engine.observe(scene.now, &flow, None), outcome, "{protocol:?} {state:?}");
+    let seen = |scene: &mut Scene, protocol, state, client| {
+        let flow = Carried { state, ..carried(protocol, family.client(client, 99), family, gone) };
+        scene.engine.observe(scene.now, &flow, None)
+    };
+    assert_eq!(seen(&mut scene, Protocol::UDP, None, 3), Outcome::End);
+    for (client, state) in [(4, Some(1)), (5, Some(1)), (6, Some(3))] {
+        assert_eq!(
+            seen(&mut scene, Protocol::TCP, state, client),
+            Outcome::Keep,
+            "its answer may be on its way"
+        );
     }
+    scene.pass(1.2);
+    assert_eq!(seen(&mut scene, Protocol::TCP, Some(1), 4), Outcome::End);
+    assert_eq!(seen(&mut scene, Protocol::TCP, Some(3), 5), Outcome::Keep, "it was answered meanwhile");
+    assert_eq!(seen(&mut scene, Protocol::TCP, Some(3), 6), Outcome::Keep);
     scene.serve(Vec::new());
     let flow = carried(Protocol::UDP, family.client(4, 99), family, gone);
     assert_eq!(

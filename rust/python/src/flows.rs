@@ -67,9 +67,8 @@ impl FlowWatch {
         }))
     }
 
-    /// As `refresh`, but does not wait for it.
-    fn ask(&self) {
-        self.own.ask();
+    fn backends_left(&self) {
+        self.own.backends_left();
     }
 
     #[getter]
