@@ -42,6 +42,7 @@ bench-engine: build    ## measure the engine: benches/RESULTS.md and benches/res
 
 bench-datapath: build    ## measure ways through a node on real packets, as root: benches/RESULTS.md and datapath.json
 	python benches/datapath/run.py
+	python benches/datapath/scale.py
 
 soak: build    ## a minute at four fifths of the capacity without loss, and ten gigabytes byte for byte
 	python benches/datapath/steady.py

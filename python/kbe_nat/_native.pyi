@@ -152,7 +152,7 @@ class FlowWatch:
         """Look at all flows now; whether that was done within `timeout` seconds."""
 
     def backends_left(self) -> None:
-        """Backends have left: end datagrams' flows to them soon, and handshakes that stay unanswered for a second."""
+        """Backends have left: end datagrams' flows to them soon, and handshakes unanswered for a second."""
 
     @property
     def changes(self) -> int:
