@@ -56,7 +56,7 @@ LOAD: Final[dict[str, tuple[int, int, int]]] = {
     "netfilterqueue-reference": (20, 150_000, 4),
     "netfilterqueue-engine": (60, 20_000, 40),
 }
-USUAL: Final = (200, 2_500, 500)
+USUAL: Final = (200, 2_500, 2_000)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ Behaviour is kube-proxy's (pkg/proxy/topology.go, serviceport.go, endpointslicec
 util/nodeport_addresses.go).
 """
 
+import operator
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
@@ -289,9 +290,10 @@ class _Planner:
         rest: the API server allocates them, while any tenant can write somebody else's into `externalIPs`
         (CVE-2020-8554).
         """
+        is_same = map(operator.is_, drafts, before.drafts)
+        changed = [number for number, same in enumerate(is_same) if not same]
         if len(drafts) == len(before.drafts) and all(
-            one is other or _claims_alike(one, other)
-            for one, other in zip(drafts, before.drafts, strict=True)
+            _claims_alike(drafts[number], before.drafts[number]) for number in changed
         ):
             return replace(before, drafts=drafts)
         notes, self.notes = self.notes, []

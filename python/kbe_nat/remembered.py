@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from kbe_nat.policy import PortPolicy
 
@@ -47,9 +47,12 @@ class Remembered(Generic[T]):
         before, numbers = self._known, list(map(id, ports))
         if numbers == list(before):
             return Findings(before, [], [])
-        gone = {_key(before[number][0]): before[number] for number in before.keys() - set(numbers)}
-        looked, arrived, left = {}, [], []
-        for policy in [own for own in ports if id(own) not in before]:
+        # In C, for ten thousand ports at a time.
+        entries = list(map(before.get, numbers))
+        known: dict[int, Any] = dict(zip(numbers, entries, strict=True))
+        gone = {_key(before[number][0]): before[number] for number in before.keys() - known.keys()}
+        arrived, left = [], []
+        for policy in [own for own, entry in zip(ports, entries, strict=True) if entry is None]:
             entry = gone.pop(_key(policy), None)
             if entry is None:
                 found = self._look(policy)
@@ -59,9 +62,9 @@ class Remembered(Generic[T]):
             else:
                 arrived.append(found)
                 left.append(entry[1])
-            looked[id(policy)] = (policy, found)
+            known[id(policy)] = (policy, found)
         left += [found for _, found in gone.values()]
-        return Findings({own: before.get(own) or looked[own] for own in numbers}, arrived, left)
+        return Findings(known, arrived, left)
 
     def keep(self, findings: Findings[T]) -> None:
         """What later plans are compared with."""

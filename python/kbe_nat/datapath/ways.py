@@ -215,6 +215,7 @@ class FirstPacket:
                     number,
                     removed=gone[number],
                     standby=self._standby.standby[number],
+                    standby_change=self._standby.changes.get(number),
                     addresses=reached[number].addresses,
                 )
                 for number in plan.families

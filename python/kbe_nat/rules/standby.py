@@ -1,12 +1,14 @@
 """Whom the kernel serves by itself while no daemon listens: one backend per frontend, and who is refused."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import chain
+from typing import NamedTuple
 from zlib import crc32
 
 from kbe_nat.policy import CLUSTER_IP, LOAD_BALANCER, Listener, Plan, PortPolicy, Target
-from kbe_nat.remembered import Remembered
+from kbe_nat.remembered import Findings, Remembered
 from kbe_nat.rules.frontends import Frontend, frontends
 
 
@@ -29,6 +31,17 @@ class Standby:
     """
     unserved: frozenset[Frontend] = frozenset()
     """Refused: nobody may serve them, or not everybody may be let in."""
+    is_contested: bool = False
+    """Two ports claim one frontend, and the first one has it."""
+
+    @property
+    def frontends(self) -> Iterator[Frontend]:
+        """All of which anything is said."""
+        return chain(self.backends, self.unserved)
+
+    def has(self, frontend: Frontend) -> bool:
+        """Whether anything is said about it."""
+        return frontend in self.backends or frontend in self.unserved
 
 
 class StandbyChoice:
@@ -40,18 +53,45 @@ class StandbyChoice:
         self._decisions = Remembered(self._decided)
         self.standby: dict[int, Standby] = {}
         """As chosen last."""
+        self.changes: dict[int, StandbyChange] = {}
+        """What the last choice has changed, where that is known."""
 
     def follow(self, new: Plan) -> None:
-        """Choose for this plan. Cost: linear in the listeners of ports that have changed, and a look at every
-        frontend when any has.
+        """Choose for this plan. Cost: linear in the listeners of ports that have changed, and a copy of all
+        frontends when any decision has; a look at all where two ports claim one frontend.
         """
-        if _addresses(new) != _addresses(self._plan):
+        is_same = _addresses(new) == _addresses(self._plan) and self.standby.keys() == set(new.families)
+        if not is_same:
             self._decisions.forget()
         self._plan = new
         findings = self._decisions.findings(new.ports)
-        if findings.is_changed or self.standby.keys() != set(new.families):
-            self.standby = {number: _whole(number, findings.all) for number in new.families}
+        self.changes = {}
+        if findings.is_changed or not is_same:
+            self.standby = {number: self._followed(number, findings, is_same) for number in new.families}
         self._decisions.keep(findings)
+
+    def _followed(self, number: int, findings: Findings[list["_Decision"]], is_same: bool) -> Standby:
+        before = self.standby.get(number, Standby())
+        left, arrived = (_of(number, own) for own in (findings.left, findings.arrived))
+        touched = frozenset(own.frontend for own in (*left, *arrived))
+        is_alone = len({own.frontend for own in arrived}) == len(arrived)
+        come = {own.frontend for own in arrived} - {own.frontend for own in left}
+        if not is_same or before.is_contested or not is_alone or any(map(before.has, come)):
+            return _whole(_of(number, findings.all))
+        backends = dict(before.backends)
+        for own in left:
+            backends.pop(own.frontend, None)
+        for own in arrived:
+            if own.target:
+                backends[own.frontend] = own.target
+        made = Standby(
+            backends,
+            (before.preserved - touched)
+            | {own.frontend for own in arrived if own.target and own.is_preserved},
+            (before.unserved - touched) | {own.frontend for own in arrived if not own.target},
+        )
+        self.changes[number] = StandbyChange(before, touched)
+        return made
 
     def _decided(self, policy: PortPolicy) -> list["_Decision"]:
         own = self.standby.get(policy.family, Standby())
@@ -68,24 +108,42 @@ class StandbyChoice:
         if able:
             # Spread over the backends by what does not change from one plan to the next.
             target = known if known in able else able[crc32(repr(frontend).encode()) % len(able)]
-        return policy.family, frontend, target, own.kind != CLUSTER_IP and policy.is_external_local
+        return _Decision(policy.family, frontend, target, own.kind != CLUSTER_IP and policy.is_external_local)
 
 
-_Decision = tuple[int, Frontend, Target | None, bool]
-"""Family, frontend, who serves it, and whether its clients keep their source."""
+@dataclass(frozen=True, slots=True)
+class StandbyChange:
+    """What one choice has changed."""
+
+    before: Standby
+    frontends: frozenset[Frontend]
+    """All others are as they were."""
 
 
-def _whole(number: int, decisions: Iterable[list[_Decision]]) -> Standby:
+class _Decision(NamedTuple):
+    """About a frontend of a service port."""
+
+    family: int
+    frontend: Frontend
+    target: Target | None
+    is_preserved: bool
+    """Its clients keep their source."""
+
+
+def _of(number: int, decisions: Iterable[list[_Decision]]) -> list[_Decision]:
+    return [one for own in decisions for one in own if one.family == number]
+
+
+def _whole(decisions: list[_Decision]) -> Standby:
     """Of two decisions about one frontend the first one counts."""
-    found: dict[Frontend, tuple[Target | None, bool]] = {}
+    found: dict[Frontend, _Decision] = {}
     for own in decisions:
-        for family, frontend, target, is_preserved in own:
-            if family == number:
-                found.setdefault(frontend, (target, is_preserved))
+        found.setdefault(own.frontend, own)
     return Standby(
-        {frontend: target for frontend, (target, _) in found.items() if target},
-        frozenset(frontend for frontend, (target, is_preserved) in found.items() if target and is_preserved),
-        frozenset(frontend for frontend, (target, _) in found.items() if not target),
+        {frontend: own.target for frontend, own in found.items() if own.target},
+        frozenset(frontend for frontend, own in found.items() if own.target and own.is_preserved),
+        frozenset(frontend for frontend, own in found.items() if not own.target),
+        len(found) < len(decisions),
     )
 
 

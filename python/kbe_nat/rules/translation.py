@@ -19,8 +19,9 @@ from kbe_nat.errors import RulesError
 from kbe_nat.model import IPV4
 from kbe_nat.rules import TAG, Marks
 from kbe_nat.rules.execution import Runner
+from kbe_nat.rules.frontends import Frontend
 from kbe_nat.rules.numbering import Address
-from kbe_nat.rules.standby import Standby
+from kbe_nat.rules.standby import Standby, StandbyChange
 from kbe_nat.rules.translation_table import (
     FAMILIES,
     PROTOCOLS,
@@ -53,6 +54,8 @@ class TranslationChange:
     """Backends that go."""
     standby: Standby | None = None
     """None: as it was."""
+    standby_change: StandbyChange | None = None
+    """What is different in it, where that is known."""
     addresses: frozenset[str] | None = None
     """None: as they were."""
 
@@ -263,9 +266,12 @@ def _differences(change: TranslationChange, before: _Installed) -> Iterator[tupl
     """By map or set, the elements that go and those that come."""
     yield "backends", numbered(change.removed), numbered(change.added)
     if change.standby is not None and change.standby is not before.standby:
-        new = served(change.standby)
-        for name, old in served(before.standby).items():
-            yield name, _beyond(old, new[name]), _beyond(new[name], old)
+        frontends: Iterable[Frontend] = {*change.standby.frontends, *before.standby.frontends}
+        if change.standby_change is not None and change.standby_change.before is before.standby:
+            frontends = change.standby_change.frontends
+        old, new = (served(own, frontends) for own in (before.standby, change.standby))
+        for name in old:
+            yield name, _beyond(old[name], new[name]), _beyond(new[name], old[name])
     if change.addresses is not None and change.addresses is not before.addresses:
         gone, come = before.addresses - change.addresses, change.addresses - before.addresses
         yield "addresses", dict.fromkeys(gone), dict.fromkeys(come)

@@ -1,7 +1,7 @@
 """One family's table of the kernel's own translation: its maps and sets, its chains, and how nft writes them."""
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import Final, TypeAlias
@@ -156,7 +156,8 @@ class TranslationTable:
 def sets(own: Translation) -> dict[str, Elements]:
     """Elements by the name of their map or set."""
     addresses: Elements = dict.fromkeys(own.addresses)
-    return {"backends": numbered(own.backends), **served(own.standby), "addresses": addresses}
+    of_standby = served(own.standby, own.standby.frontends)
+    return {"backends": numbered(own.backends), **of_standby, "addresses": addresses}
 
 
 def numbered(backends: Mapping[Address, int]) -> Elements:
@@ -164,14 +165,17 @@ def numbered(backends: Mapping[Address, int]) -> Elements:
     return {number: address for address, number in backends.items()}
 
 
-def served(standby: Standby) -> dict[str, Elements]:
-    """Elements of everything that the standby is made of."""
-    return {
-        "standby": {key: (target.address, target.port) for key, target in standby.backends.items()},
-        "masqueraded": dict.fromkeys(key for key in standby.backends if key not in standby.preserved),
-        "preserved": dict.fromkeys(standby.preserved),
-        "unserved": dict.fromkeys(standby.unserved),
-    }
+def served(standby: Standby, frontends: Iterable[Frontend]) -> dict[str, Elements]:
+    """What the standby says of these frontends, by map or set."""
+    found: dict[str, dict[Key, Address | None]] = {name: {} for name in ("standby", *SERVED)}
+    for key in frontends:
+        target = standby.backends.get(key)
+        if target:
+            found["standby"][key] = (target.address, target.port)
+            found["preserved" if key in standby.preserved else "masqueraded"][key] = None
+        elif key in standby.unserved:
+            found["unserved"][key] = None
+    return dict(found)
 
 
 def records(family: int, name: str, elements: Elements, marks: Marks) -> tuple[str, int, int, bytes]:
