@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 import kbe_nat
 from kbe_nat.cli.conntrack import line
 from kbe_nat.control import Controller
+from kbe_nat.daemon.addresses import LocalAddresses
 from kbe_nat.daemon.answers import VERBS, Answers, flow_row
 from kbe_nat.daemon.checkpoints import HEAD, CheckpointFile
 from kbe_nat.daemon.conversation import ControlServer, ask
@@ -268,10 +269,27 @@ def test_a_backend_that_is_back_in_time_keeps_its_connections() -> None:
 
 
 def test_the_node_is_looked_at_again() -> None:
-    options = Options(node_addresses=("192.0.2.1",))
-    made = Controller(kbe_nat.Engine(seed=1), EveryPacket(Diversion((100, 100)), Memory()), lambda _: options)
+    class Node:
+        """A `Runner` of a node with these addresses."""
+
+        addresses: tuple[str, ...] = ("192.0.2.1",)
+
+        def run(self, command: Sequence[str], text: str = "") -> str:
+            found = [{"scope": "global", "local": own} for own in self.addresses]
+            return json.dumps([{"addr_info": [*found, {"scope": "host", "local": "127.0.0.1"}]}, {}])
+
+    addresses = LocalAddresses(Node())
+    datapath = EveryPacket(Diversion((100, 100)), Memory())
+    made = Controller(
+        kbe_nat.Engine(seed=1),
+        datapath,
+        lambda _: Options(node_addresses=tuple(addresses.found())),
+        look=addresses.look,
+    )
     made.apply(snapshot("10.0.0.1"))
     assert not made.refresh()
-    options = Options(node_addresses=("192.0.2.1", "192.0.2.2"))
+    Node.addresses = ("192.0.2.1", "192.0.2.2")
+    made.apply(snapshot("10.0.0.1"))
+    assert len(made.plan.addresses) == 1, "objects are no reason to look at the node"
     assert made.refresh()
-    assert made.plan.addresses == ("192.0.2.1", "192.0.2.2")
+    assert set(made.plan.addresses) == {"192.0.2.1", "192.0.2.2"}

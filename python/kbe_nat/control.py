@@ -48,9 +48,10 @@ class Controller:
         datapath: Datapath,
         options: Callable[[Snapshot], Options],
         removed_seconds: float | None = None,
+        look: Callable[[], None] | None = None,
     ) -> None:
-        """`options` says what the node is, given the objects. TCP connections of a backend that leaves are ended
-        after `removed_seconds`; None: never.
+        """`options` says what the node is, given the objects; `look` looks at the node for it. TCP connections of
+        a backend that leaves are ended after `removed_seconds`; None: never.
         """
         self.engine = engine
         self.datapath = datapath
@@ -58,6 +59,7 @@ class Controller:
         self.snapshot = Snapshot()
         self.drains: dict[str, Drain] = {}
         self._options = options
+        self._look = look
         self._planner = Planner()
         self._tables = Tables()
         self._strategies: dict[str, Strategy] = {}
@@ -83,6 +85,8 @@ class Controller:
         as `apply`.
         """
         with self._lock:
+            if self._look:
+                self._look()
             if self._options(self.snapshot) == self.plan.options:
                 return False
             self._carry_out()

@@ -8,6 +8,8 @@ import operator
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
+from itertools import chain, repeat
+from operator import attrgetter
 
 from kbe_nat.model import (
     IPV4,
@@ -100,8 +102,9 @@ class _Planner:
         options = self.options
         if options.node and options.node not in self.snapshot.nodes:
             self.notes.append(f"node {options.node}: there is no such Node object")
-        drafts = [draft for own in known.values() for draft in own.drafts]
-        self.notes += [note for own in known.values() for note in own.notes]
+        # These passes over all Services are made in C: there may be ten thousand, of which one has changed.
+        drafts = list(chain.from_iterable(map(attrgetter("drafts"), known.values())))
+        self.notes += chain.from_iterable(map(attrgetter("notes"), known.values()))
         claims = self.claimed(drafts, claims)
         self.notes += claims.notes
         open_addresses = tuple(self.node_port_addresses())
@@ -117,7 +120,11 @@ class _Planner:
             serves_localhost=self.serves_localhost(),
             pod_ranges=self.node.pod_ranges if options.uses_node_ranges else options.cluster_ranges,
             service_ranges=self.snapshot.service_ranges,
-            health=tuple(self.health(own.service for own in known.values())),
+            health=tuple(
+                self.health(own.service)
+                for own in filter(attrgetter("service.health_check_node_port"), known.values())
+                if own.service.cluster_ips and has_health_check(own.service)
+            ),
             notes=tuple(self.notes),
             options=options,
         )
@@ -128,11 +135,14 @@ class _Planner:
     ) -> dict[ServiceKey, "_Known"]:
         """What follows from every Service; `known` is what followed from those of the last plan."""
         if has_same_services:
-            slices = self.snapshot.slices
-            changed = [key for key, own in known.items() if slices.get(key, ()) is not own.slices]
+            before = map(attrgetter("slices"), known.values())
+            is_same = map(operator.is_, map(self.snapshot.slices.get, known, repeat(())), before)
+            changed = [key for key, same in zip(known, is_same, strict=True) if not same]
             return {**known, **{key: self.looked_at(known[key].service, known[key]) for key in changed}}
+        # The same objects as keys: later look-ups need not compare texts.
+        keys = {key: key for key in self.snapshot.slices}
         return {
-            service.key: self.looked_at(service, known.get(service.key))
+            keys.get(service.key, service.key): self.looked_at(service, known.get(service.key))
             for service in self.snapshot.services
             if service.proxy_name == self.options.proxy_name
         }
@@ -371,18 +381,15 @@ class _Planner:
         primary = next((address for address in known if address and family(address) == number), None)
         return None if primary is None or ip_address(primary).is_loopback else primary
 
-    def health(self, services: Iterable[Service]) -> Iterator[HealthCheck]:
-        for service in services:
-            if not (service.health_check_node_port and service.cluster_ips and has_health_check(service)):
-                continue
-            ready = {
-                endpoint.address
-                for part in self.snapshot.slices.get(service.key, ())
-                if part.ports and part.family == family(service.cluster_ips[0])
-                for endpoint in part.endpoints
-                if endpoint.is_ready and self.is_local(endpoint)
-            }
-            yield HealthCheck(service.namespace, service.name, service.health_check_node_port, len(ready))
+    def health(self, service: Service) -> HealthCheck:
+        ready = {
+            endpoint.address
+            for part in self.snapshot.slices.get(service.key, ())
+            if part.ports and part.family == family(service.cluster_ips[0])
+            for endpoint in part.endpoints
+            if endpoint.is_ready and self.is_local(endpoint)
+        }
+        return HealthCheck(service.namespace, service.name, service.health_check_node_port, len(ready))
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,6 +414,8 @@ class _Claims:
     @property
     def ports(self) -> tuple[PortPolicy, ...]:
         """The drafts with what they have got, without those that have got nothing."""
+        if not self.narrowed:
+            return tuple(self.drafts)
         ports: list[PortPolicy | None] = list(self.drafts)
         for number, listeners in self.narrowed.items():
             ports[number] = replace(self.drafts[number], listeners=listeners) if listeners else None

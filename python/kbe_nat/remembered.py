@@ -1,8 +1,9 @@
 """What was found for each service port, kept from one plan to the next."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeAlias, TypeVar
+from operator import itemgetter
+from typing import Generic, TypeAlias, TypeVar
 
 from kbe_nat.policy import PortPolicy
 
@@ -15,17 +16,24 @@ PortKey: TypeAlias = tuple[str, str, str, str, int]
 class Findings(Generic[T]):
     """What was found for the service ports of a plan."""
 
-    known: dict[int, tuple[PortPolicy, T]]
-    """By the policy's identity: an entry keeps its policy alive."""
     arrived: list[T]
     """Found for ports that the plan brings, or otherwise than before."""
     left: list[T]
     """What had been found for these, and for ports that it takes away."""
+    ports: Sequence[PortPolicy]
+    """All, in the plan's order."""
+    numbers: Mapping[int, PortPolicy]
+    """The same by identity."""
+    looked_at: Mapping[int, tuple[PortPolicy, T]]
+    """What was found for those that are not the same objects as before; an entry keeps its policy alive."""
+    known: Mapping[int, tuple[PortPolicy, T]]
+    """What had been found for the others."""
 
     @property
     def all(self) -> list[T]:
         """For every port, in the plan's order."""
-        return [found for _, found in self.known.values()]
+        entries = {**self.known, **self.looked_at}
+        return list(map(itemgetter(1), map(entries.__getitem__, self.numbers)))
 
     @property
     def is_changed(self) -> bool:
@@ -39,20 +47,23 @@ class Remembered(Generic[T]):
     def __init__(self, look: Callable[[PortPolicy], T]) -> None:
         self._look = look
         self._known: dict[int, tuple[PortPolicy, T]] = {}
+        """By the policy's identity."""
+        self._last: Findings[T] = Findings([], [], (), {}, {}, {})
 
     def findings(self, ports: Sequence[PortPolicy]) -> Findings[T]:
         """Against what was kept last. Cost: a look at those that changed, and next to nothing for the others,
         since the planner hands over the same policies again.
         """
-        before, numbers = self._known, list(map(id, ports))
-        if numbers == list(before):
-            return Findings(before, [], [])
+        known, last = self._known, self._last
+        if ports is last.ports:
+            return Findings([], [], ports, last.numbers, {}, known)
         # In C, for ten thousand ports at a time.
-        entries = list(map(before.get, numbers))
-        known: dict[int, Any] = dict(zip(numbers, entries, strict=True))
-        gone = {_key(before[number][0]): before[number] for number in before.keys() - known.keys()}
+        by_number = dict(zip(map(id, ports), ports, strict=True))
+        gone = {_key(known[number][0]): known[number] for number in known.keys() - by_number.keys()}
+        looked_at: dict[int, tuple[PortPolicy, T]] = {}
         arrived, left = [], []
-        for policy in [own for own, entry in zip(ports, entries, strict=True) if entry is None]:
+        for number in by_number.keys() - known.keys():
+            policy = by_number[number]
             entry = gone.pop(_key(policy), None)
             if entry is None:
                 found = self._look(policy)
@@ -62,17 +73,21 @@ class Remembered(Generic[T]):
             else:
                 arrived.append(found)
                 left.append(entry[1])
-            known[id(policy)] = (policy, found)
+            looked_at[number] = (policy, found)
         left += [found for _, found in gone.values()]
-        return Findings(known, arrived, left)
+        return Findings(arrived, left, ports, by_number, looked_at, known)
 
     def keep(self, findings: Findings[T]) -> None:
-        """What later plans are compared with."""
-        self._known = findings.known
+        """What later plans are compared with; the newest findings only."""
+        self._last = findings
+        self._known.update(findings.looked_at)
+        for number in self._known.keys() - findings.numbers.keys():
+            del self._known[number]
 
     def forget(self) -> None:
         """All ports are looked at again."""
         self._known = {}
+        self._last = Findings([], [], (), {}, {}, {})
 
 
 def _key(policy: PortPolicy) -> PortKey:

@@ -1,6 +1,5 @@
 """`kbe-nat proxy`: the node proxy, in kube-proxy's place."""
 
-import json
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,6 +23,7 @@ from kbe_nat.cli.options import (
     warn,
 )
 from kbe_nat.control import Controller
+from kbe_nat.daemon.addresses import LocalAddresses
 from kbe_nat.daemon.logs import LogFormat, log_to_stderr
 from kbe_nat.daemon.proxy import LOG, Proxy, Settings
 from kbe_nat.datapath.native import NativeQueue
@@ -143,9 +143,10 @@ def proxy(
     )
     source = Manifests(manifests, pod_range=parse(parse_range, pod_range, "--pod-range"))
 
+    addresses = LocalAddresses(Commands())
+
     def options(snapshot: Snapshot) -> Options:
-        # Asked again now and then: addresses and devices come and go.
-        own = flags if flags.node_address else replace(flags, node_address=_local_addresses())
+        own = flags if flags.node_address else replace(flags, node_address=addresses.found())
         try:
             return own.options(snapshot, strategy)
         except typer.BadParameter as error:
@@ -167,7 +168,8 @@ def proxy(
     else:
         backend, why = probe(rules, Commands())
         carrying = EveryPacket(diversion, backend, Translations(Commands(), NftTables(), marks).remove)
-    controller = Controller(engine, carrying, options, drain_removed)
+    look = None if flags.node_address else addresses.look
+    controller = Controller(engine, carrying, options, drain_removed, look)
     if dry_run:
         _print_rules(source, controller)
         return
@@ -208,17 +210,6 @@ def _print_rules(source: Manifests, controller: Controller) -> None:
         warn(*map(str, reading.refused), *reading.notes)
         controller.apply(reading.snapshot)
     print(controller.render(), end="")
-
-
-def _local_addresses() -> list[str]:
-    """Every address of this node but loopback's and link-local ones."""
-    devices = json.loads(Commands().run(("ip", "-json", "address", "show")))
-    return [
-        own["local"]
-        for device in devices
-        for own in device.get("addr_info", ())
-        if own.get("scope") == "global" and "local" in own
-    ]
 
 
 def _bit(text: str, flag: str) -> int:

@@ -52,9 +52,12 @@ class Manifests:
         if self._doubtful == set():
             return None
         stamps = self._looked_at()
-        # Of two changes within a tick of its clock a file system may show one only.
-        told = self._doubtful or ()
-        changed = [file for file in stamps if file in told or self._stamps.get(file) != stamps[file]]
+        # Of two changes within a tick of its clock a file system may show one only: what we are told of is read.
+        changed = (
+            [file for file in stamps if self._stamps.get(file) != stamps[file]]
+            if self._doubtful is None
+            else list(self._doubtful)
+        )
         if not changed and len(stamps) == len(self._stamps) and self._stamps:
             self._doubtful = set()
             return None
@@ -83,7 +86,9 @@ class Manifests:
     def _taken(self, stamps: dict[str, Stamp], fresh: Mapping[str, "_Content"]) -> Reading:
         """The reading, with these files in place of what they were."""
         generation = self._last.generation + 1
-        contents = {file: fresh[file] if file in fresh else self._contents[file] for file in stamps}
+        contents = {**self._contents, **fresh}
+        if stamps.keys() != contents.keys() or self._doubtful is None:
+            contents = {file: contents[file] for file in stamps}
         amended = None
         if self._can_be_amended and stamps.keys() == self._stamps.keys():
             pairs = ((self._contents[file], content) for file, content in fresh.items())
