@@ -119,8 +119,11 @@ def test_explain_by_flags(kbe: Ran) -> None:
     assert (result["verdict"], result["service"]) == ("dnat", "default/simpleservice")
     assert result["destinations"] == ["172.17.0.3:9876", "172.17.0.4:9876"]
     assert any(reason.startswith("strategy: random") for reason in result["reasons"])
+    assert "with new addresses" in result["kernel"]["every-packet"]
+    assert "carries all later packets" in result["kernel"]["first-packet"]
     _, text, _ = kbe("explain", "-f", SEED, "--from", "10.0.2.15", "--to", f"{VIP}:443", "--proto", "udp")
     assert "passes untouched" in text
+    assert "first-packet  it lets the packet go on as it is" in text
 
 
 @pytest.mark.parametrize(

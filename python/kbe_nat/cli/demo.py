@@ -25,6 +25,7 @@ from kbe_nat.model import Strategy
 from kbe_nat.playground import world as place
 from kbe_nat.playground.cluster import CLIENT_ADDRESS
 from kbe_nat.playground.world import World
+from kbe_nat.rules import Way
 
 FOLDER: Final = Path(place.__file__).parent
 INSIDE: Final = "KBE_NAT_DEMO_INSIDE"
@@ -58,7 +59,8 @@ def demo(
     started = time.monotonic()
     with Interruptions() as interruptions:
         try:
-            walk.world.up("--seed", str(seed), "--strategy", strategy)
+            # Every answer comes by packets that went through the engine.
+            walk.world.up("--seed", str(seed), "--strategy", strategy, "--datapath", Way.EVERY_PACKET)
             with interruptions.heeded():
                 result = walk.page(requests, strategy)
         finally:

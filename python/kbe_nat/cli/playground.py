@@ -16,6 +16,7 @@ from kbe_nat.errors import FileError, PlaygroundError
 from kbe_nat.kubeproxy import legacy
 from kbe_nat.model import IPV4
 from kbe_nat.playground.world import KINDS, Pod, World
+from kbe_nat.rules.choice import DatapathName
 from kbe_nat.sources.objects import Found
 
 playground = typer.Typer(
@@ -41,14 +42,19 @@ class Kind(StrEnum):
 
 
 @playground.command()
-def up(state: StateFolder = STATE) -> None:
+def up(
+    state: StateFolder = STATE,
+    datapath: Annotated[
+        DatapathName, typer.Option(help="As of `kbe-nat proxy`; here every packet goes through the engine.")
+    ] = DatapathName.EVERY_PACKET,
+) -> None:
     """Make a node and a client, and start the daemon in the node's namespace."""
     if os.geteuid() != 0:
         raise PlaygroundError("root is needed: try `unshare --user --map-root-user --net --mount`, or sudo")
     world = World(state)
     with Interruptions() as interruptions:
         try:
-            world.up()
+            world.up("--datapath", datapath)
             with interruptions.heeded():
                 print(f"The node is {world.node.name}, the client {world.client.name}; the daemon serves.")
         except BaseException as error:

@@ -1,0 +1,70 @@
+"""What `kbe-nat doctor` says of a node."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from kbe_nat.playground.namespaces import Namespace
+
+COMMAND = (sys.executable, "-m", "kbe_nat", "doctor")
+
+
+@pytest.fixture
+def node() -> Iterator[Namespace]:
+    with Namespace(f"kbe-doctor-{os.getpid()}") as made:
+        yield made
+
+
+def asked(node: Namespace, *prefix: str, **more: Any) -> tuple[int, dict[str, dict[str, str]]]:
+    done = subprocess.run(
+        [*node.prefix, *prefix, *COMMAND, "-o", "json"], capture_output=True, text=True, check=False, **more
+    )
+    assert not done.stderr
+    return done.returncode, {row["name"]: row for row in json.loads(done.stdout)}
+
+
+def test_it_says_what_works_and_leaves_nothing(node: Namespace) -> None:
+    before = node.call("nft", "list", "ruleset")
+    code, checks = asked(node)
+    assert code == 0
+    assert {"kernel", "privilege", "packet queues", "rules", "datapath"} <= checks.keys()
+    assert {checks[name]["state"] for name in ("privilege", "packet queues", "rules")} == {"ok"}
+    assert checks["datapath"]["found"].startswith(("first-packet: ", "every-packet: "))
+    assert node.call("nft", "list", "ruleset") == before
+
+
+def test_settings_are_those_of_this_node(node: Namespace) -> None:
+    for value, state in (("0", "note"), ("1", "ok")):
+        node.write("/proc/sys/net/ipv4/ip_forward", value)
+        node.write("/proc/sys/net/netfilter/nf_conntrack_acct", value)
+        _, checks = asked(node)
+        assert [checks[name]["state"] for name in ("forwarding", "byte counters")] == [state, state]
+        assert bool(checks["forwarding"]["remedy"]) == (state == "note")
+
+
+def test_what_is_missing_is_named(node: Namespace) -> None:
+    code, checks = asked(node, "setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin")
+    assert code == 1
+    assert checks["privilege"] == {
+        "name": "privilege",
+        "state": "failed",
+        "found": "no CAP_NET_ADMIN",
+        "remedy": "run as root, or give it this capability",
+    }
+    assert "CAP_NET_ADMIN" in checks["packet queues"]["found"]
+    code, checks = asked(node, "env", "PATH=/nowhere")
+    assert code == 1
+    assert checks["commands"]["found"].startswith("iptables, ")
+    assert "is not installed" in checks["rules"]["found"]
+    assert checks["datapath"]["state"] == "note"
+
+
+def test_people_get_a_table(node: Namespace) -> None:
+    text = node.call(*COMMAND)
+    assert text.splitlines()[0].split() == ["check", "found", "what", "to", "do"]
+    assert "packet queues" in text
