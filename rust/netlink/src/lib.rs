@@ -1,4 +1,4 @@
-//! Netfilter by netlink: packets from a queue and verdicts back, the flows of connection tracking, and elements of nf_tables. Knows
+//! Netfilter by netlink: packets from a queue and verdicts back, the flows of connection tracking, and tables of nf_tables. Knows
 //! packets, verdicts, flows and bytes, not NAT.
 //!
 //! The kernel sends one netlink message per packet; up to [`BATCH`] are taken by one system call, and their verdicts, each with its own
@@ -8,11 +8,13 @@ mod attribute;
 pub mod conntrack;
 mod message;
 mod queue;
+mod rule;
 mod socket;
 pub mod tables;
 mod verdict;
 
 pub use message::{Message, Vlan};
 pub use queue::{BATCH, Options, Queue, QueueError};
+pub use rule::Rule;
 pub use socket::monotonic;
 pub use verdict::{Judgement, Verdict};

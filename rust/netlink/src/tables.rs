@@ -9,6 +9,7 @@ use crate::attribute::{
     ANSWER, DONE, ERROR, FLAG_DUMP, HEADER, Head, attributes, close, error, find, messages, number, open,
     put, put_nested,
 };
+use crate::rule::{DATA_VALUE, LIST_ELEMENT, Rule, terminated};
 use crate::socket::Socket;
 
 /// A table by family (`AF_INET`, `AF_INET6`) and name.
@@ -33,32 +34,6 @@ pub enum Step {
     Remove(Table, String, Elements),
     /// A rule comes to the end of a chain.
     Append(Table, String, Rule),
-}
-
-/// A rule that `nft` cannot write.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Rule {
-    /// Packets go to queues, spread over them by their addresses.
-    Queue {
-        /// The first queue's number.
-        first: u16,
-        /// How many there are.
-        total: u16,
-        /// Packets go on when nobody listens.
-        is_bypassed: bool,
-        /// By nf_tables' own expression, or by iptables' target: kernels have one or the other, and `nft` knows only the first.
-        is_native: bool,
-    },
-    /// The destination becomes what a map has for some bits of the packet mark, and others of its bits are cleared. `nft` would
-    /// clear them only ahead of the look-up or not at all.
-    Translate {
-        /// Bits that are looked up.
-        index: u32,
-        /// Bits that stay.
-        kept: u32,
-        /// The map: to address and port.
-        map: String,
-    },
 }
 
 /// Elements of a set or map, one behind the other.
@@ -290,75 +265,8 @@ fn put_rule(bytes: &mut Vec<u8>, table: &Table, chain: &str, rule: &Rule) {
     );
     put(bytes, RULE_TABLE, &terminated(&table.name));
     put(bytes, RULE_CHAIN, &terminated(chain));
-    put_nested(bytes, RULE_EXPRESSIONS, |bytes| match rule {
-        &Rule::Queue { first, total, is_bypassed, is_native } => {
-            put_queue(bytes, [first, total, is_bypassed.into()], is_native);
-        }
-        Rule::Translate { index, kept, map } => put_translation(bytes, table.family, *index, *kept, map),
-    });
+    put_nested(bytes, RULE_EXPRESSIONS, |bytes| rule.put(bytes, table.family));
     close(bytes, start, 0);
-}
-
-fn put_queue(bytes: &mut Vec<u8>, [first, total, flags]: [u16; 3], is_native: bool) {
-    if is_native {
-        put_expression(bytes, "queue", |bytes| {
-            for (kind, value) in [(QUEUE_NUMBER, first), (QUEUE_TOTAL, total), (QUEUE_FLAGS, flags)] {
-                put(bytes, kind, &value.to_be_bytes());
-            }
-        });
-        return;
-    }
-    put_expression(bytes, "target", |bytes| {
-        put(bytes, TARGET_NAME, &terminated("NFQUEUE"));
-        put(bytes, TARGET_REVISION, &3u32.to_be_bytes());
-        // struct xt_NFQ_info_v3, as long as iptables makes it.
-        let info: Vec<u8> = [first, total, flags, 0].iter().flat_map(|value| value.to_ne_bytes()).collect();
-        put(bytes, TARGET_INFO, &info);
-    });
-}
-
-fn put_translation(bytes: &mut Vec<u8>, family: u8, index: u32, kept: u32, map: &str) {
-    put_masked_mark(bytes, REGISTER, index);
-    put_masked_mark(bytes, OTHER_REGISTER, kept);
-    put_expression(bytes, "meta", |bytes| {
-        put(bytes, META_KEY, &MARK.to_be_bytes());
-        put(bytes, META_SOURCE, &OTHER_REGISTER.to_be_bytes());
-    });
-    put_expression(bytes, "lookup", |bytes| {
-        put(bytes, LOOKUP_SET, &terminated(map));
-        put(bytes, LOOKUP_SOURCE, &REGISTER.to_be_bytes());
-        put(bytes, LOOKUP_DESTINATION, &REGISTER.to_be_bytes());
-    });
-    put_expression(bytes, "nat", |bytes| {
-        // The port stands behind the address.
-        let port = if family == libc::AF_INET6 as u8 { REGISTER + 1 } else { SMALL_REGISTER + 1 };
-        put(bytes, NAT_TYPE, &DESTINATION.to_be_bytes());
-        put(bytes, NAT_FAMILY, &u32::from(family).to_be_bytes());
-        put(bytes, NAT_ADDRESS, &REGISTER.to_be_bytes());
-        put(bytes, NAT_PORT, &port.to_be_bytes());
-    });
-}
-
-/// The packet mark's bits in a register.
-fn put_masked_mark(bytes: &mut Vec<u8>, register: u32, mask: u32) {
-    put_expression(bytes, "meta", |bytes| {
-        put(bytes, META_DESTINATION, &register.to_be_bytes());
-        put(bytes, META_KEY, &MARK.to_be_bytes());
-    });
-    put_expression(bytes, "bitwise", |bytes| {
-        put(bytes, BITWISE_SOURCE, &register.to_be_bytes());
-        put(bytes, BITWISE_DESTINATION, &register.to_be_bytes());
-        put(bytes, BITWISE_LENGTH, &4u32.to_be_bytes());
-        put_nested(bytes, BITWISE_MASK, |bytes| put(bytes, DATA_VALUE, &mask.to_ne_bytes()));
-        put_nested(bytes, BITWISE_XOR, |bytes| put(bytes, DATA_VALUE, &[0; 4]));
-    });
-}
-
-fn put_expression(bytes: &mut Vec<u8>, name: &str, fill: impl FnOnce(&mut Vec<u8>)) {
-    put_nested(bytes, LIST_ELEMENT, |bytes| {
-        put(bytes, EXPRESSION_NAME, &terminated(name));
-        put_nested(bytes, EXPRESSION_DATA, fill);
-    });
 }
 
 fn put_message(bytes: &mut Vec<u8>, kind: u8, family: u8, fill: impl FnOnce(&mut Vec<u8>)) {
@@ -366,10 +274,6 @@ fn put_message(bytes: &mut Vec<u8>, kind: u8, family: u8, fill: impl FnOnce(&mut
         open(bytes, Head { subsystem: SUBSYSTEM, kind, flags: FLAG_CREATE, family, ..Head::default() });
     fill(bytes);
     close(bytes, start, 0);
-}
-
-fn terminated(name: &str) -> Vec<u8> {
-    [name.as_bytes(), b"\0"].concat()
 }
 
 fn text(name: &[u8]) -> String {
@@ -399,41 +303,9 @@ const RULE_EXPRESSIONS: u16 = 4;
 const ELEMENTS_TABLE: u16 = 1;
 const ELEMENTS_SET: u16 = 2;
 const ELEMENTS: u16 = 3;
-const LIST_ELEMENT: u16 = 1;
 const ELEMENT_KEY: u16 = 1;
 const ELEMENT_VALUE: u16 = 2;
-const DATA_VALUE: u16 = 1;
 const GENERATION_ID: u16 = 1;
-const EXPRESSION_NAME: u16 = 1;
-const EXPRESSION_DATA: u16 = 2;
-const QUEUE_NUMBER: u16 = 1;
-const QUEUE_TOTAL: u16 = 2;
-const QUEUE_FLAGS: u16 = 3;
-const TARGET_NAME: u16 = 1;
-const TARGET_REVISION: u16 = 2;
-const TARGET_INFO: u16 = 3;
-const META_DESTINATION: u16 = 1;
-const META_KEY: u16 = 2;
-const META_SOURCE: u16 = 3;
-const MARK: u32 = 3;
-const BITWISE_SOURCE: u16 = 1;
-const BITWISE_DESTINATION: u16 = 2;
-const BITWISE_LENGTH: u16 = 3;
-const BITWISE_MASK: u16 = 4;
-const BITWISE_XOR: u16 = 5;
-const LOOKUP_SET: u16 = 1;
-const LOOKUP_SOURCE: u16 = 2;
-const LOOKUP_DESTINATION: u16 = 3;
-const NAT_TYPE: u16 = 1;
-const NAT_FAMILY: u16 = 2;
-const NAT_ADDRESS: u16 = 3;
-const NAT_PORT: u16 = 5;
-const DESTINATION: u32 = 1;
-/// The first register of 16 bytes, and one that a value of the map does not reach.
-const REGISTER: u32 = 1;
-const OTHER_REGISTER: u32 = 4;
-/// The first register of 4 bytes, in the same place.
-const SMALL_REGISTER: u32 = 8;
 /// Bytes of a key or a value (`NFT_DATA_VALUE_MAXLEN`).
 const LONGEST: usize = 64;
 /// These have less than 64 kB, an attribute's largest length, headers included.

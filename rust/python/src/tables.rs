@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
-use kbe_nat_netlink::tables::{Elements, Rule, Step, Table, Tables};
+use kbe_nat_netlink::Rule;
+use kbe_nat_netlink::tables::{Elements, Step, Table, Tables};
 use pyo3::prelude::*;
 
 use crate::errors;
