@@ -12,27 +12,22 @@ from contextlib import ExitStack
 import traffic
 from conftest import POD
 from scapy.layers.sctp import crc32c
+from stage import WAYS, serving
 from wires import ETH_P_IP, mac, taken, wire
 
 import kbe_nat
-from kbe_nat.datapath.native import NativeQueue
-from kbe_nat.datapath.thread import LoopThread
 from kbe_nat.playground.cluster import CLIENT_ADDRESS, Cluster
-from kbe_nat.playground.namespaces import inside
 from kbe_nat.policy import Listener, Options, Plan, PortPolicy
-from kbe_nat.rules import installed
-from kbe_nat.rules.diversion import rule_sets
-from kbe_nat.rules.execution import Commands
-from kbe_nat.rules.iptables import Iptables
-from kbe_nat.tables import Tables
+from kbe_nat.rules import Way
 
 VIP = "172.30.228.255"
 NOBODYS = 20
 
 
-def test_kernel_dnat_and_kbe_nat_send_on_the_same_packets() -> None:
+@WAYS
+def test_kernel_dnat_and_kbe_nat_send_on_the_same_packets(way: Way) -> None:
     packets = list(sent())
-    theirs, ours = through(packets, is_ours=False), through(packets, is_ours=True)
+    theirs, ours = through(packets, None), through(packets, way)
     assert len(theirs[0]) == len(packets) - NOBODYS
     for place, (kernel, own) in {"pod": (theirs[0], ours[0]), "client": (theirs[1], ours[1])}.items():
         assert len(own) == len(kernel), place
@@ -74,15 +69,13 @@ def sent() -> Iterator[bytes]:
         yield traffic.ip(CLIENT_ADDRESS, VIP, traffic.UDP, traffic.udp(next(own), 1000 + port, b"nobody"))
 
 
-def through(packets: list[bytes], *, is_ours: bool) -> tuple[list[bytes], list[bytes]]:
-    """What arrives at the pod, and what comes back to the client (refusals, which quote what was sent)."""
+def through(packets: list[bytes], way: Way | None) -> tuple[list[bytes], list[bytes]]:
+    """What arrives at the pod, and what comes back to the client (refusals, which quote what was sent); by the
+    kernel's DNAT without a way of ours.
+    """
     with Cluster((POD,)) as cluster, ExitStack() as stack:
-        if is_ours:
-            engine = kbe_nat.Engine(seed=1)
-            engine.replace_services(*Tables().native(PLAN))
-            queue = stack.enter_context(inside(cluster.node.path, lambda: NativeQueue(7)))
-            stack.enter_context(LoopThread(engine, queue))
-            stack.enter_context(installed(Iptables(Commands(cluster.node.prefix)), rule_sets(PLAN, (7, 7))))
+        if way is not None:
+            stack.enter_context(serving(cluster.node, kbe_nat.Engine(seed=1), PLAN, way))
         else:
             for protocol, number in (("udp", 53), ("tcp", 80), ("sctp", 90)):
                 rule = ("-d", VIP, "-p", protocol, "--dport", str(number), "-j", "DNAT")
