@@ -20,8 +20,8 @@ TAG: Final = "kbe-nat"
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """Single bits of the packet mark. Those of kube-proxy (0x4000, 0x8000), Cilium (0xf00), Tailscale (0xff0000),
-    Calico (0xffff0000) and Istio (0x539) are left alone.
+    """Bits of the packet mark. The single ones leave those of kube-proxy (0x4000, 0x8000), Cilium (0xf00),
+    Tailscale (0xff0000), Calico (0xffff0000) and Istio (0x539) alone.
     """
 
     flow: int = 0x1000
