@@ -38,7 +38,7 @@ class Cluster:
         self._stack = ExitStack()
         # Several can run beside each other, in one process too.
         number = next(NUMBERS)
-        self._suffix = f"{os.getpid()}-{number}" if number else f"{os.getpid()}"
+        self._suffix = f"{os.getpid()}.{number}"
         self.node = Namespace(f"kbe-node-{self._suffix}")
         self.client = Namespace(f"kbe-client-{self._suffix}")
         self.pods: list[Namespace] = []
