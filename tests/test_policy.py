@@ -9,7 +9,7 @@ from kbe_nat.kubeproxy import iptables_save
 from kbe_nat.model import Endpoint, EndpointSlice, Node, Service, ServicePort, SlicePort, Snapshot, Strategy
 from kbe_nat.packet import opening
 from kbe_nat.planning import Planner, plan
-from kbe_nat.policy import Listener, Mode, Options, PortPolicy, unallocated, unknown_port
+from kbe_nat.policy import Listener, Mode, Options, PortChanges, PortPolicy, unallocated, unknown_port
 from kbe_nat.sources.manifests import read_manifests
 from kbe_nat.tables import Tables
 
@@ -395,7 +395,12 @@ def test_a_planner_that_remembers_plans_as_one_that_does_not() -> None:
             (changed, ""),
         ):
             options = Options(node)
-            assert planner.plan(own, options) == plan(own, options)
+            made = planner.plan(own, options)
+            assert made == plan(own, options)
+            if made.changes is not None:
+                before, gone, come = made.changes.before, made.changes.gone, made.changes.come
+                kept = {id(port) for port in before} - {id(port) for port in gone}
+                assert kept | {id(port) for port in come} == {id(port) for port in made.ports}
 
 
 def test_a_planner_looks_again_only_at_what_has_changed() -> None:
@@ -409,3 +414,7 @@ def test_a_planner_looks_again_only_at_what_has_changed() -> None:
     after = planner.plan(structs.replace(snapshot, slices={**parts, WEB.key: ()}), options).ports
     assert [own.cluster for own in after] == [(), before[1].cluster]
     assert after[1] is before[1]
+    fewer = planner.plan(structs.replace(snapshot, slices={**parts, WEB.key: ()}), options)
+    assert fewer.changes == PortChanges(after, (), ()) and fewer.ports is after
+    back = planner.plan(snapshot, options)
+    assert back.changes == PortChanges(after, after[:1], before[:1])

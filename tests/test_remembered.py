@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from kbe_nat.policy import Listener, PortPolicy, Target
+from kbe_nat.policy import Listener, PortChanges, PortPolicy, Target
 from kbe_nat.remembered import Remembered
 
 
@@ -38,6 +38,27 @@ def test_only_what_changed_is_looked_at_and_only_what_is_found_otherwise_is_told
     assert follow(two, port("three")) == (["three"], [("three", 0)], [("one", 2)])
     own.forget()
     assert follow(two) == (["two"], [("two", 2)], [])
+
+
+def test_changes_that_are_told_need_no_search() -> None:
+    looked: list[str] = []
+
+    def look(policy: PortPolicy) -> int:
+        looked.append(policy.service)
+        return len(policy.cluster)
+
+    own = Remembered(look)
+    first = (port("one", "a"), port("two", "a", "b"), port("three"))
+    own.keep(own.findings(first))
+    looked.clear()
+    more = port("two", "a", "b", "c")
+    second = (first[0], more, first[2])
+    findings = own.findings(second, PortChanges(first, first[1:2], (more,)))
+    assert (findings.all, findings.arrived, findings.left, looked) == ([1, 3, 0], [3], [2], ["two"])
+    own.keep(findings)
+    assert own.findings(second, PortChanges(second, (), ())).all == [1, 3, 0]
+    # What was told against another plan than the one that is known is looked for.
+    assert own.findings(first, PortChanges((), (), ())).arrived == [2]
 
 
 def test_what_is_not_kept_does_not_count() -> None:

@@ -194,7 +194,7 @@ class Controller:
         if self._removed_seconds is not None:
             self._note_removed(made.ports, time.monotonic() + self._removed_seconds)
         if self._strategies or self.drains:
-            made = replace(made, ports=tuple(map(self._adjusted, made.ports)))
+            made = replace(made, ports=tuple(map(self._adjusted, made.ports)), changes=None)
         self.plan = made
         self._put_in_force()
 

@@ -37,6 +37,7 @@ from kbe_nat.policy import (
     Mode,
     Options,
     Plan,
+    PortChanges,
     PortPolicy,
     Target,
 )
@@ -113,6 +114,7 @@ class _Planner:
         local = (*self.addresses, LOOPBACK, LOOPBACK6) if is_iptables else ()
         made = Plan(
             ports=claims.ports,
+            changes=claims.changes,
             addresses=self.addresses,
             node_port_addresses=open_addresses,
             every_address=tuple(number for number in (IPV4, IPV6) if self.named_addresses(number) is None),
@@ -305,7 +307,7 @@ class _Planner:
         if len(drafts) == len(before.drafts) and all(
             _claims_alike(drafts[number], before.drafts[number]) for number in changed
         ):
-            return replace(before, drafts=drafts)
+            return before.followed_by(drafts, changed)
         notes, self.notes = self.notes, []
         kept: list[list[Listener]] = [[] for _ in drafts]
         for wants_cluster_ip in (True, False):
@@ -319,7 +321,7 @@ class _Planner:
             if len(kept[number]) < len(draft.listeners)
         }
         own, self.notes = tuple(self.notes), notes
-        return _Claims(drafts, narrowed, own)
+        return _Claims(drafts, narrowed, own, _granted(drafts, narrowed))
 
     def claims(self, draft: PortPolicy, listener: Listener) -> bool:
         place = listener.address or f"every IPv{draft.family} address of the node"
@@ -410,16 +412,30 @@ class _Claims:
     narrowed: Mapping[int, tuple[Listener, ...]] = field(default_factory=dict)
     """Listeners of those that have not got all of theirs, by place."""
     notes: tuple[str, ...] = ()
+    ports: tuple[PortPolicy, ...] = ()
+    """The drafts with what they have got, without those that have got nothing."""
+    changes: PortChanges | None = None
 
-    @property
-    def ports(self) -> tuple[PortPolicy, ...]:
-        """The drafts with what they have got, without those that have got nothing."""
-        if not self.narrowed:
-            return tuple(self.drafts)
-        ports: list[PortPolicy | None] = list(self.drafts)
-        for number, listeners in self.narrowed.items():
-            ports[number] = replace(self.drafts[number], listeners=listeners) if listeners else None
-        return tuple(port for port in ports if port)
+    def followed_by(self, drafts: list[PortPolicy], changed: list[int]) -> "_Claims":
+        """The same, for other drafts in some places that claim the same."""
+        if not changed:
+            return replace(self, changes=PortChanges(self.ports, (), ()))
+        ports = _granted(drafts, self.narrowed)
+        if self.narrowed:
+            return replace(self, drafts=drafts, ports=ports, changes=None)
+        gone, come = (tuple(own[number] for number in changed) for own in (self.drafts, drafts))
+        return replace(self, drafts=drafts, ports=ports, changes=PortChanges(self.ports, gone, come))
+
+
+def _granted(
+    drafts: list[PortPolicy], narrowed: Mapping[int, tuple[Listener, ...]]
+) -> tuple[PortPolicy, ...]:
+    if not narrowed:
+        return tuple(drafts)
+    ports: list[PortPolicy | None] = list(drafts)
+    for number, listeners in narrowed.items():
+        ports[number] = replace(drafts[number], listeners=listeners) if listeners else None
+    return tuple(port for port in ports if port)
 
 
 def _claims_alike(one: PortPolicy, other: PortPolicy) -> bool:

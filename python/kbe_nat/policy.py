@@ -188,6 +188,17 @@ class HealthCheck:
 
 
 @dataclass(frozen=True, slots=True)
+class PortChanges:
+    """How the service ports of a plan differ from those of an earlier one."""
+
+    before: tuple[PortPolicy, ...]
+    """The earlier plan's."""
+    gone: tuple[PortPolicy, ...]
+    come: tuple[PortPolicy, ...]
+    """All others are the same objects."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Everything that follows from a snapshot for one node."""
 
@@ -211,6 +222,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     """What cannot be served, one line each."""
     options: Options = field(default_factory=Options)
+    changes: PortChanges | None = field(default=None, compare=False)
+    """Against the plan that was made before this one; None where that is not known."""
     families: tuple[int, ...] = field(init=False, compare=False)
     """Those of the ports, in order; IPv4 when nothing is served."""
 

@@ -1,11 +1,11 @@
 """What was found for each service port, kept from one plan to the next."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Generic, TypeAlias, TypeVar
 
-from kbe_nat.policy import PortPolicy
+from kbe_nat.policy import PortChanges, PortPolicy
 
 T = TypeVar("T")
 PortKey: TypeAlias = tuple[str, str, str, str, int]
@@ -22,18 +22,18 @@ class Findings(Generic[T]):
     """What had been found for these, and for ports that it takes away."""
     ports: Sequence[PortPolicy]
     """All, in the plan's order."""
-    numbers: Mapping[int, PortPolicy]
-    """The same by identity."""
-    looked_at: Mapping[int, tuple[PortPolicy, T]]
-    """What was found for those that are not the same objects as before; an entry keeps its policy alive."""
     known: Mapping[int, tuple[PortPolicy, T]]
-    """What had been found for the others."""
+    """What had been found before, by the policy's identity; an entry keeps its policy alive."""
+    looked_at: Mapping[int, tuple[PortPolicy, T]]
+    """What was found for policies that were not there before."""
+    gone: Collection[int]
+    """Policies that are there no more."""
 
     @property
     def all(self) -> list[T]:
         """For every port, in the plan's order."""
         entries = {**self.known, **self.looked_at}
-        return list(map(itemgetter(1), map(entries.__getitem__, self.numbers)))
+        return list(map(itemgetter(1), map(entries.__getitem__, map(id, self.ports))))
 
     @property
     def is_changed(self) -> bool:
@@ -48,23 +48,27 @@ class Remembered(Generic[T]):
         self._look = look
         self._known: dict[int, tuple[PortPolicy, T]] = {}
         """By the policy's identity."""
-        self._last: Findings[T] = Findings([], [], (), {}, {}, {})
+        self._ports: Sequence[PortPolicy] = ()
 
-    def findings(self, ports: Sequence[PortPolicy]) -> Findings[T]:
-        """Against what was kept last. Cost: a look at those that changed, and next to nothing for the others,
-        since the planner hands over the same policies again.
+    def findings(self, ports: Sequence[PortPolicy], changes: PortChanges | None = None) -> Findings[T]:
+        """Against what was kept last; `changes` are those of the plan. Cost: a look at the ports that changed,
+        and unless `changes` tell which these are, a comparison of numbers for each.
         """
-        known, last = self._known, self._last
-        if ports is last.ports:
-            return Findings([], [], ports, last.numbers, {}, known)
-        # In C, for ten thousand ports at a time.
-        by_number = dict(zip(map(id, ports), ports, strict=True))
-        gone = {_key(known[number][0]): known[number] for number in known.keys() - by_number.keys()}
+        known = self._known
+        if changes is not None and changes.before is self._ports:
+            fresh: Iterable[PortPolicy] = changes.come
+            gone = {id(own) for own in changes.gone}
+        elif ports is self._ports:
+            fresh, gone = (), set()
+        else:
+            by_number = dict(zip(map(id, ports), ports, strict=True))
+            fresh = [by_number[number] for number in by_number.keys() - known.keys()]
+            gone = known.keys() - by_number.keys()
+        before = {_key(known[number][0]): known[number] for number in gone}
         looked_at: dict[int, tuple[PortPolicy, T]] = {}
         arrived, left = [], []
-        for number in by_number.keys() - known.keys():
-            policy = by_number[number]
-            entry = gone.pop(_key(policy), None)
+        for policy in fresh:
+            entry = before.pop(_key(policy), None)
             if entry is None:
                 found = self._look(policy)
                 arrived.append(found)
@@ -73,21 +77,21 @@ class Remembered(Generic[T]):
             else:
                 arrived.append(found)
                 left.append(entry[1])
-            looked_at[number] = (policy, found)
-        left += [found for _, found in gone.values()]
-        return Findings(arrived, left, ports, by_number, looked_at, known)
+            looked_at[id(policy)] = (policy, found)
+        left += [found for _, found in before.values()]
+        return Findings(arrived, left, ports, known, looked_at, gone)
 
     def keep(self, findings: Findings[T]) -> None:
         """What later plans are compared with; the newest findings only."""
-        self._last = findings
-        self._known.update(findings.looked_at)
-        for number in self._known.keys() - findings.numbers.keys():
+        self._ports = findings.ports
+        for number in findings.gone:
             del self._known[number]
+        self._known.update(findings.looked_at)
 
     def forget(self) -> None:
         """All ports are looked at again."""
         self._known = {}
-        self._last = Findings([], [], (), {}, {}, {})
+        self._ports = ()
 
 
 def _key(policy: PortPolicy) -> PortKey:

@@ -23,7 +23,7 @@ class Tables:
         """
         options = plan.options
         ports = self._ports[options.mode]
-        findings = ports.findings(plan.ports)
+        findings = ports.findings(plan.ports, plan.changes)
         ports.keep(findings)
         view = _native.NodeView(
             addresses=plan.addresses,

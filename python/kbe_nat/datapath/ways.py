@@ -175,7 +175,7 @@ class FirstPacket:
 
     def prepare(self, plan: Plan) -> None:
         """See `Datapath`. New backends are known to the kernel before the engine chooses one of them."""
-        findings = self._backends.findings(plan.ports)
+        findings = self._backends.findings(plan.ports, plan.changes)
         for number, numbering in self._numbering.items():
             numbering.check(own for family, some in findings.arrived if family == number for own in some)
         given: dict[int, dict[Address, int]] = {number: {} for number in plan.families}

@@ -40,7 +40,7 @@ class Frontends:
         is_same = _context(before) == _context(plan) and bool(self._reached)
         if not is_same:
             self._places.forget()
-        findings = self._places.findings(plan.ports)
+        findings = self._places.findings(plan.ports, plan.changes)
         if findings.is_changed or not is_same:
             self._reached = {number: self._whole(number, findings.all) for number in plan.families}
         self._places.keep(findings)

@@ -64,7 +64,7 @@ class StandbyChoice:
         if not is_same:
             self._decisions.forget()
         self._plan = new
-        findings = self._decisions.findings(new.ports)
+        findings = self._decisions.findings(new.ports, new.changes)
         self.changes = {}
         if findings.is_changed or not is_same:
             self.standby = {number: self._followed(number, findings, is_same) for number in new.families}

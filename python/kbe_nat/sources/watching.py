@@ -97,5 +97,5 @@ EVENTS: Final = (
 VAGUE: Final = (
     flags.Q_OVERFLOW | flags.IGNORED | flags.UNMOUNT | flags.DELETE_SELF | flags.MOVE_SELF | flags.ISDIR
 )
-LOOK_SECONDS: Final = 10.0
+LOOK_SECONDS: Final = 30.0
 """So often all files are in doubt."""
