@@ -1,4 +1,4 @@
-"""A minute at four fifths or more of what the native driver can carry: nothing may be lost (RFC 2544, section 26.1).
+"""A minute at four fifths or more of what the native driver can carry: nothing may be lost (RFC 2544, 26.1).
 
 First the capacity, while more comes than can be served; then a steady load below it, with the kernel's counters
 of lost packets before and after. Writes a part of benches/RESULTS.md. Needs root.
