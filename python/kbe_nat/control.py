@@ -68,7 +68,7 @@ class Controller:
         self._removed: dict[Key, float] = {}
         """When the connections of backends that have left are ended, by service port."""
         self._is_installed = False
-        self._is_behind = False
+        self.is_behind = False
         """The kernel has refused the newest rules."""
         self._lock = threading.RLock()
 
@@ -112,7 +112,7 @@ class Controller:
     def repair(self) -> tuple[str, ...]:
         """Try again what the kernel has refused, put back rules that somebody has removed, and say which."""
         with self._lock:
-            if self._is_behind:
+            if self.is_behind:
                 self._put_in_force()
             return self.datapath.repair(self.plan) if self._is_installed else ()
 
@@ -208,12 +208,12 @@ class Controller:
         self._removed |= dict.fromkeys(before - after, deadline)
 
     def _put_in_force(self) -> None:
-        self._is_behind = True
+        self.is_behind = True
         self.datapath.prepare(self.plan)
         self.engine.replace_services(*self._tables.native(self.plan))
         if self._is_installed:
             self.datapath.update(self.plan)
-        self._is_behind = False
+        self.is_behind = False
 
     def _adjusted(self, port: PortPolicy) -> PortPolicy:
         """What operators have said at run time."""

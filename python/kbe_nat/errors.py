@@ -37,6 +37,10 @@ class ConntrackError(KbeNatError):
     """The kernel's connection tracking cannot be read."""
 
 
+class PrivilegeError(KbeNatError):
+    """The caller may not do this."""
+
+
 class PlaygroundError(KbeNatError):
     """A namespace, device or server of the playground could not be made."""
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_proxy import SEED, VIP, Daemon, eventually
+from test_proxy import COMMAND, SEED, VIP, Daemon, eventually, kernel_rules
 
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import inside
@@ -308,6 +308,38 @@ def test_who_is_served_while_no_daemon_runs(daemon: Daemon) -> None:
     # Somebody must not be let in there, and the kernel alone does not know whom.
     assert connect(daemon, "198.51.100.8", 7) == "ConnectionRefusedError"
     assert connect(daemon, "172.30.0.9", 81) == "ConnectionRefusedError", "nobody serves it"
+
+
+def test_a_start_that_fails_leaves_what_serves(daemon: Daemon) -> None:
+    before = kernel_rules(daemon.cluster)
+    few = ("--mark-backend", "0x4000")
+    assert daemon.run(*few).returncode == 2
+    assert kernel_rules(daemon.cluster) == before, "nothing was there"
+    daemon.start()
+    daemon.end(signal.SIGKILL)
+    done = daemon.run(*few)
+    assert done.returncode == 2
+    assert "(--mark-backend) count up to 1" in done.stderr
+    assert connect(daemon, "172.30.0.7", 7) == "echo"
+
+
+def test_who_waits_for_a_drain_hears_of_the_daemons_end(daemon: Daemon) -> None:
+    daemon.start()
+    own = inside(daemon.cluster.client.path, lambda: socket.create_connection(("172.30.0.7", 7), timeout=10))
+    with own:
+        [flow] = daemon.get("flows")
+        draining = subprocess.Popen(
+            [*COMMAND, "drain", flow["reply_source"][0], "--socket", str(daemon.socket)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert draining.stdout is not None
+        assert "1 connections left" in draining.stdout.readline()
+        daemon.end(signal.SIGKILL)
+        _, said = draining.communicate(timeout=10)
+        assert draining.returncode == 2
+        assert "the daemon ended before it had answered" in said
 
 
 def test_on_death_refuse(daemon: Daemon) -> None:

@@ -291,11 +291,39 @@ def test_one_capability_is_enough(daemon: Daemon) -> None:
 
 def test_f08_a_second_daemon_is_told(daemon: Daemon, tmp_path: Path) -> None:
     daemon.start()
-    second = daemon.run()
-    assert (second.returncode, "queue 100 is taken by another process" in second.stderr) == (2, True)
-    third = daemon.run("--queue", "101")
-    assert (third.returncode, "another daemon answers here" in third.stderr) == (2, True)
+    for arguments in (
+        (),
+        ("--queue", "101"),
+        ("--cleanup",),
+        ("--queue", "101", "--socket", f"{tmp_path}/other"),
+    ):
+        second = daemon.run(*arguments)
+        assert second.returncode == 2
+        assert "another kbe-nat proxy runs in this network namespace" in second.stderr
     assert "172.30.228.255" in curl(daemon.cluster), "the first one is undisturbed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--mark-refused", "0x1000"), "two of these are the same bit"),
+        (("--mark-backend", "0x1fff000"), "the other marks' bits are among these"),
+        (("--queue", "65535", "--queues", "2"), "the last queue would be 65536"),
+        (("--max-flows", "99999999999"), "--max-flows"),
+        (("--queue-length", "99999999999"), "--queue-length"),
+        (("--cpus", "999"), "'999' is not the number of a processor that we may use"),
+        (("--dry-run", "--cleanup"), "not what is taken out"),
+    ],
+)
+def test_flags_that_cannot_be_meant_change_nothing(
+    daemon: Daemon, arguments: tuple[str, ...], complaint: str
+) -> None:
+    before = kernel_rules(daemon.cluster)
+    done = daemon.run(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert complaint in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert kernel_rules(daemon.cluster) == before
 
 
 def test_f12_a_dry_run_changes_nothing_and_cleanup_removes_what_a_killed_one_left(daemon: Daemon) -> None:

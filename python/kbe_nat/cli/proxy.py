@@ -1,5 +1,6 @@
 """`kbe-nat proxy`: the node proxy, in kube-proxy's place."""
 
+import os
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,14 +24,16 @@ from kbe_nat.cli.options import (
     warn,
 )
 from kbe_nat.control import Controller
+from kbe_nat.daemon import privileges
 from kbe_nat.daemon.addresses import LocalAddresses
+from kbe_nat.daemon.exclusion import only_proxy
 from kbe_nat.daemon.logs import LogFormat, log_to_stderr
 from kbe_nat.daemon.proxy import LOG, Proxy, Settings
 from kbe_nat.datapath.native import NativeQueue
 from kbe_nat.datapath.netfilterqueue import NetfilterQueue
 from kbe_nat.datapath.ways import Diversion, EveryPacket, FirstPacket
 from kbe_nat.diagnosis import ACCOUNTING, counts_bytes
-from kbe_nat.errors import ArgumentError
+from kbe_nat.errors import ArgumentError, PrivilegeError
 from kbe_nat.model import Snapshot, Strategy
 from kbe_nat.policy import Options
 from kbe_nat.rules import Marks, Way
@@ -48,6 +51,12 @@ class Driver(StrEnum):
 
     NATIVE = "native"
     NETFILTERQUEUE = "netfilterqueue"
+
+
+MAX_QUEUES: Final = 1 << 16
+MAX_WAITING: Final = 1 << 20
+MAX_FLOWS: Final = 1 << 26
+"""These take 17 GB."""
 
 
 @takes_node_flags
@@ -74,7 +83,9 @@ def proxy(
     ] = OnDeath.SERVE,
     queue: Annotated[int, typer.Option(min=0, max=65535, help="Number of the first queue.")] = 100,
     queues: Annotated[int, typer.Option(min=1, max=64, help="Number of queues, each with a thread.")] = 1,
-    queue_length: Annotated[int, typer.Option(min=1, help="Packets that wait in a queue, at most.")] = 16_384,
+    queue_length: Annotated[
+        int, typer.Option(min=1, max=MAX_WAITING, help="Packets that wait in a queue, at most.")
+    ] = 16_384,
     cpus: Annotated[str, typer.Option(help="Processors for these threads, with commas between.")] = "",
     gso: Annotated[
         bool, typer.Option("--gso/--no-gso", help="Whether TCP arrives as super-packets of up to 64 kB.")
@@ -87,9 +98,12 @@ def proxy(
             " the kernel chooses with first-packet (default: yes, with --on-death serve).",
         ),
     ] = None,
-    max_flows: Annotated[int, typer.Option(min=1, help="Connections of each family, at most.")] = 262_144,
+    max_flows: Annotated[
+        int, typer.Option(min=1, max=MAX_FLOWS, help="Connections of each family, at most.")
+    ] = 262_144,
     max_flows_per_source: Annotated[
-        int | None, typer.Option(min=1, help="Connections of one client, at most. Default: no limit.")
+        int | None,
+        typer.Option(min=1, max=MAX_FLOWS, help="Connections of one client, at most. Default: no limit."),
     ] = None,
     rules: Annotated[
         BackendName,
@@ -122,16 +136,31 @@ def proxy(
 ) -> None:
     """Serve the Services of a directory on this node: divert their packets, translate them, follow changes.
 
-    Needs CAP_NET_ADMIN and gives up every other privilege. SIGTERM ends it and takes the rules away; SIGUSR2 ends
-    it for a restart, and leaves them. Connections are kept for the next start. See also: kbe-nat doctor.
+    Needs CAP_NET_ADMIN and gives up every other privilege, but for CAP_NET_RAW that iptables' commands want with
+    every-packet. SIGTERM ends it and takes the rules away; SIGUSR2 ends it for a restart, and leaves them.
+    Connections are kept for the next start; drains, and strategies that were set while it ran, are not.
+
+    See also: kbe-nat doctor.
     """
     log_to_stderr(log_format, verbose)
+    if not dry_run and not privileges.effective() >> privileges.CAP_NET_ADMIN & 1:
+        raise PrivilegeError("CAP_NET_ADMIN is needed: run as root, or give it this capability")
     flow, refused, masquerade = map(_bit, (mark_flow, mark_refused, mark_masquerade), MARK_FLAGS)
     marks = Marks(flow, refused, masquerade, _bits(mark_backend, "--mark-backend"))
+    if len({flow, refused, masquerade}) < len(MARK_FLAGS):
+        raise typer.BadParameter("two of these are the same bit", param_hint=", ".join(MARK_FLAGS))
     if marks.index & (marks.flow | marks.refused | marks.masquerade):
         raise typer.BadParameter("the other marks' bits are among these", param_hint="--mark-backend")
+    if dry_run and cleanup:
+        raise typer.BadParameter(
+            "it prints what would be put in, not what is taken out", param_hint="--dry-run"
+        )
+    if queue + queues > MAX_QUEUES:
+        raise typer.BadParameter(f"the last queue would be {queue + queues - 1}", param_hint="--queues")
+    processors = tuple(parse(_cpu, text, "--cpus") for text in split(cpus))
     if cleanup:
-        clean_up(Commands(), marks)
+        with only_proxy():
+            clean_up(Commands(), marks)
         return
     if not manifests:
         raise typer.BadParameter("say where the objects are", param_hint="--manifests")
@@ -153,7 +182,6 @@ def proxy(
             raise ArgumentError(error.format_message()) from None
 
     numbers = range(queue, queue + queues)
-    processors = tuple(parse(_cpu, text, "--cpus") for text in split(cpus))
     diversion = Diversion((numbers[0], numbers[-1]), marks)
     way, reason = choose(datapath, Commands())
     carrying: EveryPacket | FirstPacket
@@ -235,8 +263,8 @@ def _bits(text: str, flag: str) -> int:
 
 
 def _cpu(text: str) -> int:
-    if not text.isdigit():
-        raise ValueError(f"{text!r} is not the number of a processor")
+    if not text.isdigit() or int(text) not in os.sched_getaffinity(0):
+        raise ValueError(f"{text!r} is not the number of a processor that we may use")
     return int(text)
 
 

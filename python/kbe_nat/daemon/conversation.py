@@ -1,7 +1,7 @@
 """How the daemon is asked and told: a Unix socket, one request as a line of JSON, answers as lines of JSON.
 
-A request is `{"verb": NAME, ...}`. An answer is `{"result": ...}`, or `{"error": TEXT}` and the end; some verbs
-give several results, until who asked closes the connection.
+A request is `{"verb": NAME, ...}`. An answer is a number of `{"result": ...}`, and then `{"end": true}` or
+`{"error": TEXT}`; some verbs give results until who asked closes the connection.
 """
 
 import json
@@ -75,6 +75,7 @@ class _Conversation(socketserver.StreamRequestHandler):
             try:
                 for result in self.server.answer(_request(self.rfile.readline(MAX_REQUEST))):
                     self._say({"result": result})
+                self._say({"end": True})
             except KbeNatError as error:
                 self._say({"error": str(error)})
             except (BrokenPipeError, ConnectionResetError, TimeoutError):
@@ -100,7 +101,10 @@ def ask(path: Path, verb: str, **parameters: object) -> Iterator[Any]:
                     answer = json.loads(line)
                     if "error" in answer:
                         raise ControlError(answer["error"])
+                    if "end" in answer:
+                        return
                     yield answer["result"]
+                raise ControlError(f"{path}: the daemon ended before it had answered")
         except (FileNotFoundError, ConnectionRefusedError):
             raise ControlError(f"{path}: no daemon answers here (kbe-nat proxy, --socket)") from None
         except OSError as error:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any, Final
 
 from kbe_nat._native import Engine
@@ -18,6 +18,7 @@ from kbe_nat.daemon import notify, privileges
 from kbe_nat.daemon.answers import Answers
 from kbe_nat.daemon.checkpoints import CheckpointFile
 from kbe_nat.daemon.conversation import ControlServer
+from kbe_nat.daemon.exclusion import only_proxy
 from kbe_nat.daemon.watchers import Watchers
 from kbe_nat.datapath.native import NativeQueue
 from kbe_nat.datapath.netfilterqueue import NetfilterQueue
@@ -81,8 +82,9 @@ class Proxy:
         return self._controller.engine
 
     def run(self) -> None:
-        """Serve. Raises `KbeNatError` when it cannot start, or a loop fails; everything is removed then too."""
+        """Serve. Raises `KbeNatError` when it cannot start, or a loop fails; what served before then stays."""
         with self._signals(), ExitStack() as stack:
+            stack.enter_context(only_proxy())
             privileges.keep_net_admin()
             stack.callback(self._health.close)
             self._read_first()
@@ -94,7 +96,8 @@ class Proxy:
             stack.callback(self._keep_connections)
             follower = stack.enter_context(self._controller.datapath.following(self.engine))
             with ExitStack() as failing:
-                failing.callback(self._controller.remove)
+                if not self._controller.datapath.is_present():
+                    failing.callback(self._controller.remove)
                 # The loops come later: what a daemon before us has left would misunderstand their verdicts. And
                 # when the kernel takes a table away, it drops what waits in queues.
                 self._controller.install()
@@ -104,7 +107,7 @@ class Proxy:
                     self._loops.append(stack.enter_context(loop))
                 failing.pop_all()
             # Taken away first of all, while the loops still give verdicts on what is in the queues.
-            stack.callback(self._give_up)
+            stack.push(self._give_up)
             self._threads = [*self._loops, *([follower] if follower else [])]
             LOG.info("serving %s; %d connections taken over", self._served(), restored)
             notify.notify("READY=1", f"STATUS=serving {self._served()}")
@@ -115,8 +118,11 @@ class Proxy:
             LOG.info("ending; the rules %s", "stay" if self._leaves_rules else "go")
             notify.notify("STOPPING=1")
 
-    def _give_up(self) -> None:
-        if not self._leaves_rules:
+    def _give_up(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Who fails is started again: until then its rules serve, or at least let nothing pass untranslated."""
+        if not self._leaves_rules and error is None:
             self._controller.remove()
 
     def _watch(self, watchers: Watchers) -> None:
@@ -161,21 +167,19 @@ class Proxy:
         self._complain(tuple(map(str, reading.refused)), LEFT_OUT)
         for note in reading.notes:
             LOG.info("%s", note)
-        started = time.monotonic()
+        started, is_served = time.monotonic(), True
         try:
             self._controller.apply(reading.snapshot)
         except RulesError as error:
-            LOG.error("rules are not up to date: %s", error)
+            LOG.error("rules are not up to date: %s; what was served before is still served", error)
+            is_served = False
         for note in self._controller.plan.notes:
             LOG.warning("%s", note)
         self._health.follow(self._controller.plan)
         self._generation = reading.snapshot.generation
-        LOG.info(
-            "generation %d: %s, taken over in %.0f ms",
-            self._generation,
-            self._served(),
-            (time.monotonic() - started) * 1000,
-        )
+        if is_served:
+            span = (time.monotonic() - started) * 1000
+            LOG.info("generation %d: %s, taken over in %.0f ms", self._generation, self._served(), span)
 
     def _complain(self, refused: tuple[str, ...], consequence: str) -> None:
         """Says once what is wrong, and once that it is right again."""
@@ -190,7 +194,7 @@ class Proxy:
         try:
             missing = self._controller.repair()
         except RulesError as error:
-            LOG.error("rules are gone and cannot be put back: %s", error)
+            LOG.error("rules are not as they should be, and cannot be put right: %s", error)
             return
         if missing:
             LOG.warning("somebody has removed rules; they are back: %s", ", ".join(missing))
@@ -233,6 +237,7 @@ class Proxy:
             "generation": self._generation,
             "service_ports": len(self._controller.plan.ports),
             "refused": list(self._refused),
+            "rules_up_to_date": not self._controller.is_behind,
             "drains": sorted(self._controller.drains),
             "loops": [
                 {"packets": own.loop.packets, "batches": own.loop.batches, "panics": own.loop.panics}

@@ -58,6 +58,10 @@ class Datapath(Protocol):
         """Take everything of ours out of the kernel."""
         ...
 
+    def is_present(self) -> bool:
+        """Whether rules of this kind are in the kernel, whoever has put them there."""
+        ...
+
     def render(self, plan: Plan) -> str:
         """What `install` would put into the kernel, as the input of each command."""
         ...
@@ -123,6 +127,10 @@ class EveryPacket:
     def remove(self) -> None:
         """See `Datapath`."""
         self._rules.remove()
+
+    def is_present(self) -> bool:
+        """See `Datapath`."""
+        return self._rules.is_present()
 
     def render(self, plan: Plan) -> str:
         """See `Datapath`."""
@@ -236,6 +244,10 @@ class FirstPacket:
         """See `Datapath`. Flows that the kernel carries go on."""
         self._is_installed = False
         self._translations.remove()
+
+    def is_present(self) -> bool:
+        """See `Datapath`."""
+        return self._translations.is_present()
 
     def render(self, plan: Plan) -> str:
         """See `Datapath`."""

@@ -95,6 +95,10 @@ class Backend(Protocol):
         """Take away every rule, chain and set of ours, if there are any."""
         ...
 
+    def is_present(self) -> bool:
+        """Whether there are rules of ours in the kernel, whoever has put them there."""
+        ...
+
     def render(self, rules: Iterable[RuleSet]) -> str:
         """The input of every command that would install these rules where there are none, each under its name."""
         ...

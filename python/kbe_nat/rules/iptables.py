@@ -63,6 +63,10 @@ class Iptables:
         self._destroy(keep=set())
         self._installed, self._lines = (), []
 
+    def is_present(self) -> bool:
+        """See `Backend.is_present`."""
+        return bool(self._own_lines())
+
     def render(self, rules: Iterable[RuleSet]) -> str:
         """See `Backend.render`."""
         parts = []

@@ -28,6 +28,10 @@ class Memory:
         """See `Backend.remove`."""
         self.rules = ()
 
+    def is_present(self) -> bool:
+        """See `Backend.is_present`."""
+        return bool(self.rules)
+
     def render(self, rules: Iterable[RuleSet]) -> str:
         """See `Backend.render`: sets and rules as text, for people."""
         lines = []

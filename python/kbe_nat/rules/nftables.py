@@ -57,6 +57,10 @@ class Nftables:
         self._run(_absent(self._families()))
         self._installed, self._listed = (), {}
 
+    def is_present(self) -> bool:
+        """See `Backend.is_present`."""
+        return bool(self._families())
+
     def render(self, rules: Iterable[RuleSet]) -> str:
         """See `Backend.render`."""
         lines = [line for own in rules for line in _table_lines(own)]

@@ -32,8 +32,8 @@ class Numbering:
         rested = sum(when + REST_SECONDS <= self._clock() for when, _ in self._resting)
         if count > self._largest + 1 - self._next + rested:
             raise RulesError(
-                f"the packet mark's bits for backends count up to {self._largest}: {len(self.numbers)} are in"
-                f" use, {len(self._resting) - rested} rest, {count} more are wanted"
+                f"the packet mark's bits for backends (--mark-backend) count up to {self._largest}:"
+                f" {len(self.numbers)} are in use, {len(self._resting) - rested} rest, {count} more are wanted"
             )
 
     def arrive(self, backends: Iterable[Address]) -> dict[Address, int]:

@@ -181,11 +181,14 @@ class Translations:
         if present:
             self._tables.commit(deleted=present)
 
+    def is_present(self) -> bool:
+        """Whether there is a table of ours, whoever has made it."""
+        return bool(self._present())
+
     def render(self, wanted: Iterable[Translation]) -> str:
-        """The input of the command that would install these tables where there are none."""
-        return _text(
-            ["# nft -f -", *(line for one in wanted for line in self._table.lines(one, f"{PREFIX}0"))]
-        )
+        """What would be put into the kernel where there is nothing of ours."""
+        head = "# nft -f -, and by netlink the rules in the chains queued, queued-strictly and translated"
+        return _text([head, *(line for one in wanted for line in self._table.lines(one, f"{PREFIX}0"))])
 
     def _commit_rules(
         self,

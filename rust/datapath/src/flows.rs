@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::{Carried, Census, Engine, Outcome};
-use kbe_nat_netlink::conntrack::{Change, Conntrack, Ends, Entry};
+use kbe_nat_netlink::conntrack::{Change, Conntrack, Ends, Entry, Waker};
 use kbe_nat_netlink::monotonic;
 
 /// Follows the kernel's flows, seen from outside.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FlowWatch {
+    waker: Waker,
     is_stopped: AtomicBool,
     /// Looks at all flows that were asked for, and the newest of these that has been answered.
     asked: AtomicU64,
@@ -26,6 +27,22 @@ pub struct FlowWatch {
 }
 
 impl FlowWatch {
+    /// The waker is that of the [`Conntrack`] which it will run with.
+    #[must_use]
+    pub fn new(waker: Waker) -> Self {
+        Self {
+            waker,
+            is_stopped: AtomicBool::default(),
+            asked: AtomicU64::default(),
+            answered: AtomicU64::default(),
+            left: AtomicU64::default(),
+            changes: AtomicU64::default(),
+            overruns: AtomicU64::default(),
+            ended: AtomicU64::default(),
+            turns: AtomicU64::default(),
+        }
+    }
+
     /// Tells the engine what becomes of the flows whose connmark has the bit `mark`, until [`FlowWatch::stop`] is called.
     ///
     /// # Errors
@@ -86,11 +103,14 @@ impl FlowWatch {
     /// Ends [`FlowWatch::run`] soon.
     pub fn stop(&self) {
         self.is_stopped.store(true, Ordering::Relaxed);
+        self.waker.wake();
     }
 
     /// Asks for a look at all flows, and returns a number that [`FlowWatch::answered`] reaches when it is done.
     pub fn ask(&self) -> u64 {
-        self.asked.fetch_add(1, Ordering::AcqRel) + 1
+        let number = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
+        self.waker.wake();
+        number
     }
 
     /// Backends have left: looks at all flows soon for those that nobody would miss, and once more when an answer to a handshake
@@ -169,8 +189,9 @@ fn carried(entry: &Entry) -> Carried {
     }
 }
 
-/// How long a wait for events lasts, at most: so long it takes to notice that something is asked.
-const PATIENCE: Duration = Duration::from_millis(20);
+/// How long a wait for events lasts, at most. Waking up more often costs others: with 20 ms, bulk TCP that needed all processors lost a
+/// twentieth.
+const PATIENCE: Duration = Duration::from_millis(200);
 /// Flows that are told to the engine at a time, for which packets wait.
 const AT_ONCE: usize = 64;
 /// Longer than the engine gives a handshake.

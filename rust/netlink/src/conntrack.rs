@@ -1,8 +1,9 @@
 //! Flows of the kernel's connection tracking (`linux/netfilter/nfnetlink_conntrack.h`): those that are there, what happens to
 //! them, and how to end one.
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use crate::attribute::{
@@ -52,21 +53,35 @@ pub enum Change {
     Ended(Entry),
 }
 
+/// Wakes up whoever waits for what happens.
+#[derive(Debug)]
+pub struct Waker(UnixStream);
+
+impl Waker {
+    /// Ends a wait that goes on, or the next one.
+    pub fn wake(&self) {
+        // Full of unread calls: it will wake up.
+        let _ = (&self.0).write(&[0]);
+    }
+}
+
 /// The kernel's connection tracking in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Conntrack {
     events: Socket,
+    calls: UnixStream,
     requests: Socket,
     buffers: Vec<Vec<u8>>,
     lengths: Vec<usize>,
 }
 
 impl Conntrack {
-    /// Listens from now on for flows that begin and end; at most `socket_buffer` bytes of what happens wait for us.
+    /// Listens from now on for flows that begin and end; at most `socket_buffer` bytes of what happens wait for us. The other value wakes
+    /// up [`Conntrack::receive`].
     ///
     /// # Errors
     /// The system's: no privilege, or no such kernel module.
-    pub fn open(socket_buffer: i32) -> io::Result<Self> {
+    pub fn open(socket_buffer: i32) -> io::Result<(Self, Waker)> {
         let (events, requests) = (Socket::open()?, Socket::open()?);
         events
             .set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, socket_buffer)
@@ -74,15 +89,20 @@ impl Conntrack {
         for group in [GROUP_NEW, GROUP_DESTROY] {
             events.set(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)?;
         }
-        Ok(Self { events, requests, buffers: vec![vec![0; BUFFER]; BUFFERS], lengths: Vec::new() })
+        let (calls, waker) = UnixStream::pair()?;
+        calls.set_nonblocking(true)?;
+        waker.set_nonblocking(true)?;
+        let buffers = vec![vec![0; BUFFER]; BUFFERS];
+        Ok((Self { events, calls, requests, buffers, lengths: Vec::new() }, Waker(waker)))
     }
 
-    /// Adds what has happened to `changes`, after waiting for it, at most `timeout`. Returns whether nothing was lost on the way.
+    /// Adds what has happened to `changes`, after waiting for it or for a call of the [`Waker`], at most `timeout`. Returns whether nothing was lost on the way.
     ///
     /// # Errors
     /// The system's.
     pub fn receive(&mut self, timeout: Duration, changes: &mut Vec<Change>) -> io::Result<bool> {
-        self.events.wait(timeout)?;
+        self.events.wait_or(&self.calls, timeout)?;
+        while (&self.calls).read(&mut [0; 64]).is_ok_and(|count| count > 0) {}
         let count = match self.events.receive(&mut self.buffers, &mut self.lengths) {
             Ok(count) => count,
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Ok(false),

@@ -82,13 +82,22 @@ impl Socket {
 
     /// Waits until there is something to receive, or the time is over.
     pub(crate) fn wait(&self, timeout: Duration) -> io::Result<()> {
-        let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        let milliseconds = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: one structure, which lives until we return.
-        match checked(unsafe { libc::poll(&raw mut poll, 1, milliseconds) }) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
-            _ => Ok(()),
-        }
+        wait([self.0.as_raw_fd()], timeout)
+    }
+
+    /// As [`Socket::wait`], or until there is something to read from `other`.
+    pub(crate) fn wait_or(&self, other: &impl AsRawFd, timeout: Duration) -> io::Result<()> {
+        wait([self.0.as_raw_fd(), other.as_raw_fd()], timeout)
+    }
+}
+
+fn wait<const N: usize>(descriptors: [i32; N], timeout: Duration) -> io::Result<()> {
+    let mut poll = descriptors.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
+    let milliseconds = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: as many structures as are said, which live until we return.
+    match checked(unsafe { libc::poll(poll.as_mut_ptr(), N as libc::nfds_t, milliseconds) }) {
+        Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+        _ => Ok(()),
     }
 }
 

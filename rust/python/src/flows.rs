@@ -24,9 +24,10 @@ impl FlowWatch {
     #[new]
     #[pyo3(signature = (engine, mark, *, socket_buffer))]
     fn new(py: Python<'_>, engine: Py<Engine>, mark: u32, socket_buffer: i32) -> PyResult<Self> {
-        let conntrack =
+        let (conntrack, waker) =
             py.detach(|| Conntrack::open(socket_buffer)).map_err(|error| errors::conntrack(&error))?;
-        Ok(Self { engine, mark, conntrack: Mutex::new(conntrack), own: Arc::default() })
+        let own = Arc::new(datapath::FlowWatch::new(waker));
+        Ok(Self { engine, mark, conntrack: Mutex::new(conntrack), own })
     }
 
     fn run(&self, py: Python<'_>) -> PyResult<()> {
