@@ -65,7 +65,7 @@ PYTHON = {
     "datapath": "_native errors model policy remembered rules",
     "tables": "_native policy remembered",
     "control": "_native datapath errors model planning policy remembered tables",
-    "daemon": "_native control datapath errors kubeproxy model planning policy rules sources",
+    "daemon": "_native control datapath diagnosis errors kubeproxy model planning policy rules sources",
     "kubeproxy": "errors model planning policy sources",
     "diagnosis": "datapath errors rules",
     "playground": "daemon errors planning policy sources",

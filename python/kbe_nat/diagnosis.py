@@ -3,8 +3,8 @@
 import importlib.util
 import platform
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -39,14 +39,14 @@ class Check:
 def diagnose() -> Iterator[Check]:
     """Every check, in this process' network namespace. Cost: a dozen commands."""
     yield Check("kernel", State.OK, f"{platform.system()} {platform.release()}")
-    yield _privilege()
-    yield _queue()
-    yield _asked(
-        "rules",
-        lambda: probe(BackendName.AUTO, Commands())[1],
-        "install iptables and ipset, or nft where the kernel has its queue statement",
-    )
-    yield _datapath()
+    privilege = _privilege()
+    yield privilege
+    for check in (_queue(), _rules(), _datapath()):
+        if check.state is not State.OK and privilege.state is State.FAILED:
+            # What the kernel can do is not seen without it.
+            yield replace(check, remedy="ask again with the privilege")
+        else:
+            yield check
     yield _setting(
         "forwarding",
         "net.ipv4.ip_forward",
@@ -119,19 +119,21 @@ def _queue() -> Check:
 def _datapath() -> Check:
     try:
         way, why = choose(DatapathName.AUTO, Commands())
+        if way is Way.FIRST_PACKET:
+            return Check("datapath", State.OK, f"{way}: {why}")
+        probe(BackendName.AUTO, Commands())
     except KbeNatError as error:
-        return Check("datapath", State.FAILED, str(error))
-    if way is Way.FIRST_PACKET:
-        return Check("datapath", State.OK, f"{way}: {why}")
+        return Check("datapath", State.FAILED, f"none works: {error}", "install nft, or iptables and ipset")
     remedy = "every packet costs, and connections wait while no daemon runs; install nft, if that is missing"
     return Check("datapath", State.NOTE, f"{way}: {why}", remedy)
 
 
-def _asked(name: str, ask: Callable[[], str], remedy: str) -> Check:
+def _rules() -> Check:
     try:
-        return Check(name, State.OK, ask())
+        return Check("rules", State.OK, probe(BackendName.AUTO, Commands())[1])
     except KbeNatError as error:
-        return Check(name, State.FAILED, str(error), remedy)
+        remedy = "every-packet needs iptables and ipset, or nft where the kernel has its queue statement"
+        return Check("rules", State.NOTE, str(error), remedy)
 
 
 def _setting(name: str, setting: str, wanted: str, good: str, bad: str) -> Check:

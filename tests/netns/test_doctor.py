@@ -57,11 +57,12 @@ def test_what_is_missing_is_named(node: Namespace) -> None:
         "remedy": "run as root, or give it this capability",
     }
     assert "CAP_NET_ADMIN" in checks["packet queues"]["found"]
+    assert checks["packet queues"]["remedy"] == "ask again with the privilege"
     code, checks = asked(node, "env", "PATH=/nowhere")
     assert code == 1
     assert checks["commands"]["found"].startswith("iptables, ")
     assert "is not installed" in checks["rules"]["found"]
-    assert checks["datapath"]["state"] == "note"
+    assert checks["datapath"]["state"] == "failed"
 
 
 def test_people_get_a_table(node: Namespace) -> None:

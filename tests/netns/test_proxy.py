@@ -434,9 +434,19 @@ def test_what_it_tells(daemon: Daemon) -> None:
     watching.wait(5)
     listed = daemon.ask("conntrack", "-L", "-p", "tcp", "--dport", "80")
     assert listed.startswith("tcp      6 ") and "src=172.17.0." in listed and "[ASSURED]" in listed
+    # Where the kernel carries flows it must be told to count.
+    is_counted = daemon.way is Way.EVERY_PACKET
+    assert ("packets=" in listed) == is_counted
+    assert (daemon.get("endpoints")[0]["bytes"] is not None) == is_counted
+    assert ("Bytes:" in daemon.ask("describe", "service", "simpleservice")) and daemon.ask(
+        "get", "flows", "--wide"
+    )
+    daemon.cluster.node.write("/proc/sys/net/netfilter/nf_conntrack_acct", "1")
+    curl(daemon.cluster)
+    assert "packets=" in daemon.ask("conntrack", "-L", "-p", "tcp", "--dport", "80")
     assert daemon.ask("conntrack", "-L", "--dport", "81") == ""
-    assert daemon.ask("conntrack", "-C") == "1\n"
-    assert daemon.ask("conntrack", "-D", "-s", "10.0.2.100") == "1 flow entries have been deleted.\n"
+    assert daemon.ask("conntrack", "-C") == "2\n"
+    assert daemon.ask("conntrack", "-D", "-s", "10.0.2.100") == "2 flow entries have been deleted.\n"
     assert "Endpoints:" in daemon.ask("describe", "service", "simpleservice")
     assert "connections" in daemon.ask("top", "--delay", "0.1")
     assert QUEUEING[daemon.way] in daemon.ask("get", "rules")

@@ -101,8 +101,10 @@ def _side(row: Row, source: str, destination: str, direction: int) -> Iterator[s
     elif sport or dport:
         yield f"sport={sport}"
         yield f"dport={dport}"
-    yield f"packets={row['packets'][direction]}"
-    yield f"bytes={row['bytes'][direction]}"
+    # As the kernel's own list, which leaves them out where nobody counts.
+    if row["packets"] is not None:
+        yield f"packets={row['packets'][direction]}"
+        yield f"bytes={row['bytes'][direction]}"
 
 
 def _watch(socket: Socket, wanted: Callable[[Row], bool], output: Format) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from kbe_nat.cli.options import SOCKET, Format, OutputFormat, Socket
-from kbe_nat.cli.output import show_json
+from kbe_nat.cli.output import show_json, traffic
 from kbe_nat.daemon.conversation import ask
 
 
@@ -45,8 +45,8 @@ def _lines(row: dict[str, Any]) -> list[tuple[str, object]]:
         ("External Traffic Policy", row["external_traffic_policy"]),
         ("Source Ranges", ", ".join(row["source_ranges"]) or "<any>"),
         ("Connections", f"{row['active']} now, {row['flows']} so far"),
-        ("Packets", "{} to backends, {} back".format(*row["packets"])),
-        ("Bytes", "{} to backends, {} back".format(*row["bytes"])),
+        ("Packets", "{} to backends, {} back".format(*traffic(row)[:2])),
+        ("Bytes", "{} to backends, {} back".format(*traffic(row)[2:])),
         ("Refused", ", ".join(f"{n} {cause}" for cause, n in row["refused"].items()) or "<none>"),
         ("Endpoints", "" if row["endpoints"] else "<none>"),
     ]

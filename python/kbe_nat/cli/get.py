@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from kbe_nat.cli.options import SOCKET, Format, OutputFormat, Socket
-from kbe_nat.cli.output import show, show_json, table
+from kbe_nat.cli.output import show, show_json, table, traffic
 from kbe_nat.daemon.conversation import ask
 from kbe_nat.model import join_address
 
@@ -55,7 +55,7 @@ def _services(rows: list[dict[str, Any]], wide: bool) -> list[Any]:
         cells += map(str, (row["backends"], row["active"], row["flows"]))
         if wide:
             seconds = row["affinity_seconds"]
-            cells += ["" if seconds is None else f"{seconds} s", *map(str, (*row["packets"], *row["bytes"]))]
+            cells += ["" if seconds is None else f"{seconds} s", *traffic(row)]
             cells.append(str(sum(row["refused"].values())))
         made.add_row(*cells)
     return [made]
@@ -67,7 +67,7 @@ def _endpoints(rows: list[dict[str, Any]], wide: bool) -> list[Any]:
     for row in rows:
         cells = [row["service"], row["backend"], str(row["weight"]), row["state"]]
         cells += map(str, (row["active"], row["flows"]))
-        made.add_row(*cells, *(map(str, (*row["packets"], *row["bytes"])) if wide else ()))
+        made.add_row(*cells, *(traffic(row) if wide else ()))
     return [made]
 
 
@@ -79,7 +79,7 @@ def _flows(rows: list[dict[str, Any]], wide: bool) -> list[Any]:
         cells += [join_address(*row[end]) for end in ("source", "destination", "reply_source")]
         cells += [row["service"], f"{row['timeout']} s"]
         if wide:
-            cells += [f"{row['age']} s", *map(str, (*row["packets"], *row["bytes"]))]
+            cells += [f"{row['age']} s", *traffic(row)]
         made.add_row(*cells)
     return [made]
 

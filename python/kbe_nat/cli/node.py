@@ -81,7 +81,8 @@ class NodeFlags:
         bool | None,
         typer.Option(
             "--localhost-nodeports/--no-localhost-nodeports",
-            help="Whether node ports are served on 127.0.0.1, in iptables mode. Default: they are.",
+            help="Whether node ports are served on 127.0.0.1, in iptables mode; answers come back only with "
+            "route_localnet. Default: they are.",
         ),
     ] = None
 

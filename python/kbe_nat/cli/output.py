@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -33,6 +35,13 @@ def table(title: str, *columns: str, right: int = 0) -> Table:
         is_number = place >= len(columns) - right
         made.add_column(column, justify="right" if is_number else "left", overflow="fold")
     return made
+
+
+def traffic(row: Mapping[str, Any]) -> list[str]:
+    """Packets there and back, and bytes there and back; dashes where nobody counts them."""
+    if row["packets"] is None:
+        return ["-"] * 4
+    return list(map(str, (*row["packets"], *row["bytes"])))
 
 
 FILE_WIDTH = 160

@@ -51,7 +51,11 @@ def _view(
     seconds: float,
     rows: int,
 ) -> Table:
+    is_counted = all(row["packets"] is not None for row in (*now.values(), *before.values()))
+
     def rate(key: tuple[str, str], field: str) -> float:
+        if not is_counted:
+            return 0.0
         return float(sum(now[key][field]) - sum(before.get(key, now[key])[field])) / seconds
 
     def opened(key: tuple[str, str]) -> float:
@@ -60,7 +64,8 @@ def _view(
     total = sum(rate(key, "packets") for key in now)
     megabits = sum(rate(key, "bytes") for key in now) * 8 / 1e6
     active = sum(row["active"] for row in now.values())
-    load = f"{total:,.0f} packets/s, {megabits:,.1f} Mbit/s, {active:,} connections"
+    carried = f"{total:,.0f} packets/s, {megabits:,.1f} Mbit/s" if is_counted else "packets are not counted"
+    load = f"{carried}, {active:,} connections"
     made = table(
         f"{load}, {time.strftime('%H:%M:%S')}",
         "service",
@@ -77,8 +82,8 @@ def _view(
         made.add_row(
             *key,
             row["state"],
-            f"{rate(key, 'packets'):,.0f}",
-            f"{rate(key, 'bytes') * 8 / 1e6:,.1f}",
+            f"{rate(key, 'packets'):,.0f}" if is_counted else "-",
+            f"{rate(key, 'bytes') * 8 / 1e6:,.1f}" if is_counted else "-",
             f"{opened(key):,.0f}",
             f"{row['active']:,}",
         )

@@ -8,6 +8,7 @@ from kbe_nat._native import Explanation, Flow, ServiceStats
 from kbe_nat.control import Controller
 from kbe_nat.daemon.watchers import Watchers
 from kbe_nat.datapath.native import queue_counters
+from kbe_nat.diagnosis import counts_bytes
 from kbe_nat.errors import ControlError
 from kbe_nat.kubeproxy.dump import Family, Form, Names, dump, planned
 from kbe_nat.kubeproxy.path import chains
@@ -65,12 +66,13 @@ class Answers:
                     "refused": dict(own.refused) if own else {},
                 }
             )
-        yield rows
+        yield self._counted_by_the_kernel(rows)
 
     def endpoints(self) -> Iterator[list[Row]]:
         """Every backend of every service port, also those that are gone but have flows."""
         counted = self._counted()
-        yield [row for port in self._controller.plan.ports for row in _endpoints(port, counted)]
+        rows = [row for port in self._controller.plan.ports for row in _endpoints(port, counted)]
+        yield self._counted_by_the_kernel(rows)
 
     def describe(self, service: str) -> Iterator[list[Row]]:
         """All that is known of the ports of a service."""
@@ -84,7 +86,7 @@ class Answers:
                 "internal_traffic_policy": "Local" if port.is_internal_local else "Cluster",
                 "external_traffic_policy": "Local" if port.is_external_local else "Cluster",
                 "source_ranges": list(port.source_ranges),
-                "endpoints": list(_endpoints(port, counted)),
+                "endpoints": self._counted_by_the_kernel(list(_endpoints(port, counted))),
             }
             for row in rows
             if row["name"] in names
@@ -94,7 +96,8 @@ class Answers:
     def flows(self, limit: int | None = None, **filters: str) -> Iterator[list[Row]]:
         """Connections that match; filters as of `Engine.flows`."""
         self._controller.datapath.refresh()
-        yield [flow_row(flow) for flow in self._controller.engine.flows(limit=limit, **filters)]
+        rows = [flow_row(flow) for flow in self._controller.engine.flows(limit=limit, **filters)]
+        yield self._counted_by_the_kernel(rows)
 
     def delete(self, **filters: str) -> Iterator[int]:
         """End the connections that match, and say how many."""
@@ -110,7 +113,8 @@ class Answers:
                 if not batch:
                     yield {}
                 for kind, flow in batch:
-                    yield {"event": kind, "flow": flow_row(flow)}
+                    [row] = self._counted_by_the_kernel([flow_row(flow)])
+                    yield {"event": kind, "flow": row}
 
     def rules(self) -> Iterator[str]:
         """The rules in force, as they were given to the kernel."""
@@ -181,6 +185,13 @@ class Answers:
         """Give it new flows again."""
         self._controller.undrain(backend)
         yield None
+
+    def _counted_by_the_kernel(self, rows: list[Row]) -> list[Row]:
+        """The rows, without packets and bytes where nobody counts them."""
+        if self._controller.datapath.way is Way.FIRST_PACKET and not counts_bytes():
+            for row in rows:
+                row["packets"] = row["bytes"] = None
+        return rows
 
     def _counted(self) -> dict[tuple[str, int], ServiceStats]:
         self._controller.datapath.refresh()
