@@ -50,7 +50,10 @@ def up(
 ) -> None:
     """Make a node and a client, and start the daemon in the node's namespace."""
     if os.geteuid() != 0:
-        raise PlaygroundError("root is needed: try `unshare --user --map-root-user --net --mount`, or sudo")
+        raise PlaygroundError(
+            "root is needed: try sudo, or a shell from `unshare --user --map-root-user --net --mount"
+            " sh -c 'mount -t tmpfs tmpfs /run; exec sh'`"
+        )
     world = World(state)
     with Interruptions() as interruptions:
         try:
