@@ -2,7 +2,8 @@
 
 The same objects as our tables (`first-packet`), as the rules that kube-proxy would write for them
 (`kube-proxy-nft-rules`, loaded with `nft -f`), and as one nft rule with a map (`nft-dnat`), each in a network of
-its own and measured in turn. Writes benches/results/scale.json and a part of benches/RESULTS.md. Needs root.
+its own and measured in turn. Writes benches/results/scale.json, a part of benches/RESULTS.md, and what
+programming took into benches/results/datapath.json. Needs root.
 """
 
 import argparse
@@ -18,7 +19,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from run import CONNECTS, HERE, ROOT, compiled, figure, run, running
+from run import CONNECTS, FIELDS, HERE, ROOT, compiled, figure, run, running
+from run import RESULTS as DATAPATHS
 
 from kbe_nat.kubeproxy.dump import Form, dump, planned
 from kbe_nat.model import Endpoint, EndpointSlice, Service, ServiceKey, ServicePort, SlicePort, Snapshot
@@ -53,9 +55,26 @@ def main() -> None:
     rows[-1] |= changed_files(max(own.services), own.changes)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
+    add_programming(rows)
     text = f"{machine()} Rounds: {own.rounds}; medians.\n\n{table(*view(rows))}"
     part("scale", "make bench-datapath", text)
     print(text)
+
+
+def add_programming(rows: list[Row]) -> None:
+    """What it took to program the most Services goes to the datapaths' rows too."""
+    paths = json.loads(DATAPATHS.read_text()) if DATAPATHS.exists() else []
+    most = max(row["services"] for row in rows)
+    for row in rows:
+        if row["services"] != most or row["path"] == "nft-dnat":
+            continue
+        own = next((one for one in paths if one["path"] == row["path"]), None)
+        if own is None:
+            own = {"path": row["path"]} | dict.fromkeys(FIELDS) | {field: row[field] for field in CONNECTS}
+            paths.append(own)
+        fields = ("services", "endpoints", "seconds", "peak_mb", "change_ms")
+        own["programming"] = {field: row.get(field) for field in fields}
+    DATAPATHS.write_text(json.dumps(paths, indent=2) + "\n")
 
 
 def measured(traffic: Path, services: int, rounds: int) -> list[Row]:

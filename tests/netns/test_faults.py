@@ -86,6 +86,26 @@ def test_f60_a_datagram_goes_to_a_live_backend_when_its_own_is_gone(
         assert backend(own) == keep[0].address
 
 
+def test_flows_of_others_are_left_alone(cluster: Cluster) -> None:
+    echoes(cluster)
+    pod = POD.address
+    with (
+        stage(cluster, Way.FIRST_PACKET) as own,
+        own.client(socket.SOCK_DGRAM, IPV4, (pod, 7)) as direct,
+        own.client(socket.SOCK_DGRAM, IPV4, (VIP, 7)) as client,
+    ):
+        assert answer(direct, b"to the pod itself") == b"to the pod itself"
+        assert answer(client, b"to the Service") == b"to the Service"
+        [flow] = own.flows()
+        assert flow.destination == (VIP, 7), "what is not ours is not among ours"
+        own.serve(plan_of(0))
+        known = cluster.node.call("conntrack", "-L", "-p", "udp")
+        assert f"dst={pod} sport={direct.getsockname()[1]}" in known
+        assert f"dst={VIP}" not in known
+        own.engine.delete_flows()
+        assert answer(direct, b"still there") == b"still there"
+
+
 @WAYS
 @FAMILIES
 def test_f61_f62_no_endpoints_and_then_some_again(cluster: Cluster, family: int, way: Way) -> None:
