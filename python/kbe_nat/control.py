@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from kbe_nat._native import Engine
 from kbe_nat.datapath.ways import Datapath
@@ -148,14 +148,19 @@ class Controller:
             self._carry_out()
 
     def remaining(self, backend: str) -> int:
-        """Flows that a backend still has."""
+        """Flows that a backend still has, without those that are over and only remembered for a while."""
         self.datapath.refresh()
         drain = Drain(backend)
-        return sum(
-            own.active
+        addresses = {
+            own.address
             for service in self.engine.stats().services
             for own in service.backends
-            if drain.covers(Target(own.address, own.port))
+            if own.active and drain.covers(Target(own.address, own.port))
+        }
+        return sum(
+            flow.state not in OVER and drain.covers(Target(*flow.reply_source))
+            for address in addresses
+            for flow in self.engine.flows(backend=address)
         )
 
     def end_drains(self) -> dict[str, int]:
@@ -237,3 +242,7 @@ def _tcp_backends(port: PortPolicy) -> frozenset[Key]:
     if port.protocol != "tcp":
         return frozenset()
     return frozenset((port.name, own.address, own.port) for own in (*port.cluster, *port.local))
+
+
+OVER: Final = ("TIME_WAIT", "CLOSE")
+"""States of TCP connections that have ended."""
