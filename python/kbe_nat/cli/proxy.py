@@ -37,7 +37,7 @@ from kbe_nat.errors import ArgumentError, PrivilegeError
 from kbe_nat.model import Snapshot, Strategy
 from kbe_nat.policy import Options
 from kbe_nat.rules import Marks, Way
-from kbe_nat.rules.choice import BackendName, DatapathName, choose, clean_up, probe, usable
+from kbe_nat.rules.choice import BackendName, DatapathName, choose, clean_up, probe, remove_rules
 from kbe_nat.rules.execution import Commands
 from kbe_nat.rules.standby import OnDeath
 from kbe_nat.rules.translation import Translations
@@ -187,11 +187,7 @@ def proxy(
     carrying: EveryPacket | FirstPacket
     if way is Way.FIRST_PACKET:
         why = "nft and netlink, in a table for each family"
-
-        def leftovers() -> None:
-            for own in usable(Commands()):
-                own.remove()
-
+        leftovers = partial(remove_rules, Commands())
         carrying = FirstPacket(diversion, Commands(), NftTables(), on_death, leftovers)
     else:
         backend, why = probe(rules, Commands())

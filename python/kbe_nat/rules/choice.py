@@ -47,6 +47,11 @@ def choose(name: DatapathName, runner: Runner) -> tuple[Way, str]:
 def clean_up(runner: Runner, marks: Marks) -> None:
     """Take away everything that a run of either datapath has left. Raises `RulesError`."""
     Translations(runner, NftTables(), marks).remove()
+    remove_rules(runner)
+
+
+def remove_rules(runner: Runner) -> None:
+    """Take away what a run of the every-packet datapath has left, by whichever back end. Raises `RulesError`."""
     for backend in usable(runner):
         backend.remove()
 
