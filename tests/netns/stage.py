@@ -267,3 +267,15 @@ for number in range(int(count)):
         answered += connection.recv(100) == b"hello"
 print(answered, "answered")
 """
+FOREIGN = """table ip foreign {
+  map addresses {
+    type mark : ipv4_addr
+    elements = { 0x00004000 : 192.0.2.7 }
+  }
+  chain pre {
+    type nat hook prerouting priority -101; policy accept;
+    ip daddr 192.0.2.1 dnat to meta mark map @addresses
+  }
+}
+"""
+"""Rules of somebody else, with a map as ours have."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stage import FOREIGN
 
 from kbe_nat.errors import PlaygroundError
 from kbe_nat.playground.cluster import Cluster
@@ -28,17 +29,6 @@ SEED = (Path(__file__).parents[2] / "examples/seed/cluster.yaml").read_text()
 QUEUE_FILE = "/proc/net/netfilter/nfnetlink_queue"
 QUEUED = re.compile(r"^ *100 +\d+ +(\d+)")
 IPTABLES_TABLE = re.compile(r"table ip6? (raw|mangle|nat|filter) |\s")
-FOREIGN = """table ip foreign {
-  map addresses {
-    type mark : ipv4_addr
-    elements = { 0x00004000 : 192.0.2.7 }
-  }
-  chain pre {
-    type nat hook prerouting priority -101; policy accept;
-    ip daddr 192.0.2.1 dnat to meta mark map @addresses
-  }
-}
-"""
 QUEUEING = {Way.EVERY_PACKET: "-j NFQUEUE --queue-num 100", Way.FIRST_PACKET: "queue flags bypass to 100"}
 NOBODY = """apiVersion: v1
 kind: Service

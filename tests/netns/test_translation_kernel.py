@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 import pytest
+from stage import FOREIGN
 
 from kbe_nat._native import NftTables
 from kbe_nat.errors import RulesError
@@ -191,16 +192,3 @@ def test_the_choice_says_why_and_leaves_nothing(node: Namespace) -> None:
     assert (way, "cannot carry flows" in why) == ("every-packet", True)
     with pytest.raises(RulesError, match="first-packet does not work here"):
         inside(node.path, lambda: choose(DatapathName.FIRST_PACKET, without))
-
-
-FOREIGN = """table ip foreign {
-  map addresses {
-    type mark : ipv4_addr
-    elements = { 0x00004000 : 192.0.2.7 }
-  }
-  chain pre {
-    type nat hook prerouting priority -101; policy accept;
-    ip daddr 192.0.2.1 dnat to meta mark map @addresses
-  }
-}
-"""
