@@ -6,10 +6,11 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
 from typing import Final
 
+from kbe_nat.daemon import privileges
 from kbe_nat.datapath.native import NativeQueue
+from kbe_nat.datapath.sysctl import ACCOUNTING, sysctl
 from kbe_nat.errors import KbeNatError, QueueError
 from kbe_nat.rules import Way
 from kbe_nat.rules.choice import BackendName, DatapathName, choose, probe
@@ -91,15 +92,8 @@ def diagnose() -> Iterator[Check]:
     )
 
 
-def counts_bytes() -> bool:
-    """Whether the kernel counts packets and bytes of the flows that it carries."""
-    return _value(ACCOUNTING) != "0"
-
-
 def _privilege() -> Check:
-    status = Path("/proc/self/status").read_text().splitlines()
-    mask = int(next(line for line in status if line.startswith("CapEff:")).split()[1], 16)
-    if mask >> CAP_NET_ADMIN & 1:
+    if privileges.effective() >> privileges.CAP_NET_ADMIN & 1:
         return Check("privilege", State.OK, "CAP_NET_ADMIN")
     return Check("privilege", State.FAILED, "no CAP_NET_ADMIN", "run as root, or give it this capability")
 
@@ -137,20 +131,10 @@ def _rules() -> Check:
 
 
 def _setting(name: str, setting: str, wanted: str, good: str, bad: str) -> Check:
-    value = _value(setting)
+    value = sysctl(setting)
     if value in (None, wanted):
         return Check(name, State.OK, good)
     return Check(name, State.NOTE, f"{setting} is {value}", bad)
 
 
-def _value(setting: str) -> str | None:
-    """Of a sysctl; None where the kernel has none of that name."""
-    try:
-        return Path("/proc/sys", *setting.split(".")).read_text().strip()
-    except OSError:
-        return None
-
-
-ACCOUNTING: Final = "net.netfilter.nf_conntrack_acct"
 COMMANDS: Final = ("iptables", "iptables-restore", "ipset", "nft", "ip")
-CAP_NET_ADMIN: Final = 12

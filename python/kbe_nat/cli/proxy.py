@@ -31,8 +31,8 @@ from kbe_nat.daemon.logs import LogFormat, log_to_stderr
 from kbe_nat.daemon.proxy import LOG, Proxy, Settings
 from kbe_nat.datapath.native import NativeQueue
 from kbe_nat.datapath.netfilterqueue import NetfilterQueue
+from kbe_nat.datapath.sysctl import ACCOUNTING
 from kbe_nat.datapath.ways import Diversion, EveryPacket, FirstPacket
-from kbe_nat.diagnosis import ACCOUNTING, counts_bytes
 from kbe_nat.errors import ArgumentError, PrivilegeError
 from kbe_nat.model import Snapshot, Strategy
 from kbe_nat.policy import Options
@@ -200,7 +200,7 @@ def proxy(
     if fail_open is None:
         fail_open = way is Way.FIRST_PACKET and on_death is OnDeath.SERVE
     LOG.info("datapath %s: %s", way, reason)
-    if way is Way.FIRST_PACKET and not counts_bytes():
+    if not carrying.counts_bytes():
         LOG.info("packets and bytes of connections are not counted: %s is 0", ACCOUNTING)
     LOG.info("rules by %s; queue %s by %s; seed %d", why, _span(numbers), driver, seed)
     opened: list[Callable[[], NativeQueue | NetfilterQueue]] = [

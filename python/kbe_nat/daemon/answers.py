@@ -8,7 +8,6 @@ from kbe_nat._native import Explanation, Flow, ServiceStats
 from kbe_nat.control import Controller
 from kbe_nat.daemon.watchers import Watchers
 from kbe_nat.datapath.native import queue_counters
-from kbe_nat.diagnosis import counts_bytes
 from kbe_nat.errors import ControlError
 from kbe_nat.kubeproxy.dump import Family, Form, Names, dump, planned
 from kbe_nat.kubeproxy.path import chains
@@ -188,7 +187,7 @@ class Answers:
 
     def _counted_by_the_kernel(self, rows: list[Row]) -> list[Row]:
         """The rows, without packets and bytes where nobody counts them."""
-        if self._controller.datapath.way is Way.FIRST_PACKET and not counts_bytes():
+        if not self._controller.datapath.counts_bytes():
             for row in rows:
                 row["packets"] = row["bytes"] = None
         return rows

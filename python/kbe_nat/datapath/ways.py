@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from kbe_nat._native import BackendNumbers, Engine, FlowWatch, NftTables
+from kbe_nat.datapath.sysctl import ACCOUNTING, sysctl
 from kbe_nat.datapath.thread import NativeThread
 from kbe_nat.model import IPV4, IPV6
 from kbe_nat.policy import Plan, PortPolicy
@@ -72,6 +73,10 @@ class Datapath(Protocol):
 
     def counters(self) -> dict[str, int]:
         """What is counted here and nowhere else, by name."""
+        ...
+
+    def counts_bytes(self) -> bool:
+        """Whether the packets and bytes of flows are counted."""
         ...
 
     def following(self, engine: Engine) -> AbstractContextManager[NativeThread | None]:
@@ -142,6 +147,10 @@ class EveryPacket:
     def counters(self) -> dict[str, int]:
         """See `Datapath`: nothing."""
         return {}
+
+    def counts_bytes(self) -> bool:
+        """See `Datapath`: the engine sees every packet."""
+        return True
 
     def following(self, engine: Engine) -> AbstractContextManager[NativeThread | None]:
         """See `Datapath`: it sees them itself."""
@@ -274,6 +283,10 @@ class FirstPacket:
             # First packets, dropped.
             "backend-unknown": self.numbers.unknown,
         }
+
+    def counts_bytes(self) -> bool:
+        """See `Datapath`: the kernel does if it is told to."""
+        return sysctl(ACCOUNTING) != "0"
 
     @contextmanager
     def following(self, engine: Engine) -> Iterator[NativeThread | None]:
