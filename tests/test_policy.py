@@ -1,5 +1,8 @@
 """Which endpoints may serve whom: kube-proxy's rules as tables of input and expectation."""
 
+import itertools
+from collections.abc import Iterator
+
 import pytest
 from conformance_cases import CASES
 from msgspec import structs
@@ -188,8 +191,78 @@ def test_node_ports_are_told_apart_by_protocol() -> None:
     assert made.notes[0].endswith("it belongs to shop/a")
 
 
-def test_f106_a_cluster_ip_is_no_endpoint() -> None:
-    assert port_of(WEB, Endpoint("172.30.0.1"), end(1)).cluster == port_of(WEB, end(1)).cluster
+@pytest.mark.parametrize("mode", list(Mode))
+def test_f106_an_endpoint_that_is_a_cluster_ip_is_translated_to_once(mode: Mode) -> None:
+    """kube-proxy writes it as any other; nobody follows it to the Service that has the address."""
+    other = structs.replace(WEB, name="other", cluster_ips=("172.30.0.2",))
+    slices = {
+        WEB.key: (EndpointSlice("a", 4, (SlicePort("", "tcp", 80),), (Endpoint("172.30.0.2"),)),),
+        other.key: (EndpointSlice("b", 4, (SlicePort("", "tcp", 80),), (Endpoint("172.30.0.1"),)),),
+    }
+    made = plan(Snapshot(services=(WEB, other), slices=slices), Options(mode=mode))
+    assert [lasts(port.cluster) for port in made.ports] == ["2", "1"]
+    assert made.notes == ()
+    engine = kbe_nat.Engine(seed=1)
+    engine.replace_services(*Tables().native(made))
+    told = engine.explain(opening("tcp", ("10.0.0.9", 5000), ("172.30.0.1", 80)), 0)
+    assert told.candidates == ["172.30.0.2:80"]
+
+
+STATES = ("ready", "unready", "going", "gone")
+
+
+@pytest.mark.parametrize("policy", ["Cluster", "Local"])
+def test_of_an_address_that_one_slice_names_twice_the_last_that_does_not_terminate_counts(
+    policy: str,
+) -> None:
+    """Whether it is on this node plays no part."""
+    service = structs.replace(WEB, is_internal_local=policy == "Local")
+    kinds = list(itertools.product(STATES, ("here", "there")))
+    for pair in itertools.product(kinds, kinds):
+        one, other = (end(1, node, state) for state, node in pair)
+        counts = one if pair[1][0] in ("going", "gone") else other
+        assert port_of(service, one, other).local == port_of(service, counts).local, pair
+        assert port_of(service, one, other).cluster == port_of(service, counts).cluster, pair
+
+
+def test_health_counts_an_address_that_one_slice_names_twice_as_it_serves() -> None:
+    service = structs.replace(
+        WEB, is_load_balancer=True, is_external_local=True, health_check_node_port=32000
+    )
+    for states, count in ((("ready", "unready"), 0), (("unready", "ready"), 1), (("ready", "gone"), 1)):
+        endpoints = tuple(end(1, "here", state) for state in states)
+        part = EndpointSlice("a", 4, (SlicePort("", "tcp", 80),), endpoints)
+        snapshot = Snapshot(services=(service,), slices={service.key: (part,)}, nodes={"here": NODE})
+        [check] = plan(snapshot, Options("here")).health
+        assert check.local_endpoints == count, states
+
+
+class Counted(tuple[SlicePort, ...]):
+    """Ports of a slice that count how often anybody looks at one."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[SlicePort]:
+        for own in super().__iter__():
+            Counted.looks += 1
+            yield own
+
+
+@pytest.mark.parametrize("count", [1_000, 8_000])
+def test_a_plan_is_linear_in_the_ports_of_one_service(count: int) -> None:
+    service = structs.replace(WEB, ports=tuple(ServicePort(f"p{n}", "tcp", n) for n in range(1, count + 1)))
+    part = EndpointSlice("a", 4, Counted(SlicePort(f"p{n}", "tcp", n) for n in range(1, count + 1)), (READY,))
+    snapshot = Snapshot(services=(service,), slices={service.key: (part,)})
+    planner = Planner()
+    Counted.looks = 0
+    assert all(port.cluster for port in planner.plan(snapshot, Options()).ports)
+    assert Counted.looks <= 2 * count
+    # What is not there any more, a daemon plans again.
+    planner.plan(structs.replace(snapshot, slices={service.key: (part, part)}), Options())
+    assert Counted.looks <= 6 * count
+    Counted.looks = 0
+    assert iptables_save.endpoint_count(snapshot, 4) == count
+    assert Counted.looks <= 2 * count
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,12 @@ util/nodeport_addresses.go).
 """
 
 import operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
 from itertools import chain, repeat
 from operator import attrgetter
+from typing import TypeAlias
 
 from kbe_nat.model import (
     IPV4,
@@ -42,6 +43,9 @@ from kbe_nat.policy import (
     Target,
 )
 
+_EndpointsOf: TypeAlias = Callable[[ServicePort], list[tuple[Target, Endpoint]]]
+"""The endpoints of a service port, sorted by the text of address and port."""
+
 
 def plan(snapshot: Snapshot, options: Options | None = None) -> Plan:
     """What the node of `options` has to do. Cost: linear in service ports and endpoints."""
@@ -57,17 +61,15 @@ class Planner:
         self._claims = _Claims()
         self._context: tuple[object, ...] = ()
         self._services: tuple[Service, ...] = ()
-        self._virtual: frozenset[str] = frozenset()
 
     def plan(self, snapshot: Snapshot, options: Options) -> Plan:
         """As the function `plan`. Cost: a comparison per Service, linear in the endpoints of those that changed,
         and a look at every listener when any has.
         """
         has_same_services = snapshot.services is self._services
-        if not has_same_services:
-            self._services, self._virtual = snapshot.services, _virtual(snapshot)
-        own = _Planner(snapshot, options, self._virtual)
-        context = (options, own.node, own.virtual)
+        self._services = snapshot.services
+        own = _Planner(snapshot, options)
+        context = (options, own.node)
         if context != self._context:
             has_same_services = False
             self._known, self._claims, self._context = {}, _Claims(), context
@@ -80,7 +82,7 @@ def exclusions(snapshot: Snapshot, port: PortPolicy, options: Options, *, is_loc
     """Endpoints of a service port that may not serve, in one of its two scopes, each with the reason; by address
     and port. Cost: linear in the Service's endpoints.
     """
-    return _Planner(snapshot, options, _virtual(snapshot)).exclusions(port, is_local=is_local)
+    return _Planner(snapshot, options).exclusions(port, is_local=is_local)
 
 
 def has_health_check(service: Service) -> bool:
@@ -89,12 +91,11 @@ def has_health_check(service: Service) -> bool:
 
 
 class _Planner:
-    def __init__(self, snapshot: Snapshot, options: Options, virtual: frozenset[str]) -> None:
+    def __init__(self, snapshot: Snapshot, options: Options) -> None:
         self.snapshot = snapshot
         self.options = options
         self.node = snapshot.nodes.get(options.node, Node(options.node))
         self.addresses = options.node_addresses or self.node.addresses
-        self.virtual = virtual
         self.owners: dict[tuple[str, str, int], str] = {}
         self.notes: list[str] = []
 
@@ -122,11 +123,7 @@ class _Planner:
             serves_localhost=self.serves_localhost(),
             pod_ranges=self.node.pod_ranges if options.uses_node_ranges else options.cluster_ranges,
             service_ranges=self.snapshot.service_ranges,
-            health=tuple(
-                self.health(own.service)
-                for own in filter(attrgetter("service.health_check_node_port"), known.values())
-                if own.service.cluster_ips and has_health_check(own.service)
-            ),
+            health=tuple(filter(None, map(attrgetter("health"), known.values()))),
             notes=tuple(self.notes),
             options=options,
         )
@@ -156,15 +153,15 @@ class _Planner:
         notes, self.notes = self.notes, []
         drafts = tuple(self.service(service))
         own, self.notes = tuple(self.notes), notes
-        return _Known(service, slices, drafts, own)
+        return _Known(service, slices, drafts, self.health(service, slices), own)
 
     def service(self, service: Service) -> Iterator[PortPolicy]:
         slices = self.snapshot.slices.get(service.key, ())
         allowed = list(self.external_ips(service))
         for cluster_ip in service.cluster_ips:
             number = family(cluster_ip)
-            own = [part for part in slices if part.family == number]
-            balanced = [ip for ip in service.load_balancer_ips if family(ip) == number]
+            endpoints_of = self.endpoints(slices, number)
+            balanced = dict.fromkeys(ip for ip in service.load_balancer_ips if family(ip) == number)
             external = [ip for ip in allowed if family(ip) == number]
             if self.options.mode is Mode.NFTABLES:
                 # There source ranges are looked at ahead of everything, whatever else the address is.
@@ -177,7 +174,7 @@ class _Planner:
                 if port.node_port:
                     listeners.append(Listener(NODE_PORT, "", port.node_port))
                 is_external_local = service.is_external_local and len(listeners) > 1
-                endpoints = self.endpoints(own, port)
+                endpoints = endpoints_of(port)
                 uses_local = service.is_internal_local or is_external_local
                 yield PortPolicy(
                     namespace=service.namespace,
@@ -210,35 +207,37 @@ class _Planner:
                     "it is outside the ranges that are allowed"
                 )
 
-    def endpoints(self, slices: Iterable[EndpointSlice], port: ServicePort) -> list[tuple[Target, Endpoint]]:
-        """The service port's endpoints, each once. Slices overlap while a pod moves between them: what does
-        not terminate counts, then what is on this node, then what was there first.
+    def endpoints(self, slices: Iterable[EndpointSlice], number: int) -> "_EndpointsOf":
+        """Of one family, to be asked for each service port. Cost: linear in the ports of the slices; of an
+        answer in the port's endpoints.
+        """
+        # Grouped once: a Service may have thousands of ports, and all of its slices name them all.
+        by_port: dict[tuple[str, str], list[tuple[int, EndpointSlice]]] = {}
+        for part in slices:
+            if part.family == number:
+                for own in part.ports:
+                    by_port.setdefault((own.name, own.protocol), []).append((own.port, part))
+        return lambda port: self.merged(by_port.get((port.name, port.protocol), ()))
+
+    def merged(self, parts: Iterable[tuple[int, EndpointSlice]]) -> list[tuple[Target, Endpoint]]:
+        """The endpoints of slices on these ports, each once. Slices overlap while a pod moves between them, and
+        one may name an address twice: the last one that does not terminate counts, else the first.
         """
         best: dict[str, tuple[Target, Endpoint]] = {}
-        for part in slices:
-            for own in part.ports:
-                if (own.name, own.protocol) != (port.name, port.protocol):
-                    continue
-                for endpoint in part.endpoints:
-                    if endpoint.address in self.virtual:
-                        self.notes.append(
-                            f"EndpointSlice {part.name}: {endpoint.address} is a cluster IP: left out"
-                        )
-                        continue
-                    target = Target(endpoint.address, own.port, endpoint.weight, self.is_local(endpoint))
-                    text = str(target)
-                    before = best.get(text)
-                    if before is None or self.rank(endpoint) > self.rank(before[1]):
-                        best[text] = (target, endpoint)
+        for number, part in parts:
+            for endpoint in part.endpoints:
+                text = join_address(endpoint.address, number)
+                if text not in best or not endpoint.is_terminating:
+                    target = Target(endpoint.address, number, endpoint.weight, self.is_local(endpoint))
+                    best[text] = (target, endpoint)
         return [best[text] for text in sorted(best)]
 
     def exclusions(self, port: PortPolicy, *, is_local: bool) -> dict[str, str]:
         slices = self.snapshot.slices.get((port.namespace, port.service), ())
-        own = [part for part in slices if part.family == port.family]
         wanted = ServicePort(port.port_name, port.protocol, 0)
         chosen = {str(target): target for target in (port.local if is_local else port.cluster)}
         reasons = {}
-        for target, endpoint in self.endpoints(own, wanted):
+        for target, endpoint in self.endpoints(slices, port.family)(wanted):
             kept = chosen.get(str(target))
             if kept is None:
                 reasons[str(target)] = self.reason(endpoint, is_local=is_local)
@@ -257,9 +256,6 @@ class _Planner:
         hints = sorted(endpoint.nodes or endpoint.zones)
         kind = "nodes" if endpoint.nodes else "zones"
         return f"it is hinted for {kind} {', '.join(hints)}" if hints else "others are nearer"
-
-    def rank(self, endpoint: Endpoint) -> tuple[bool, bool]:
-        return (not endpoint.is_terminating, self.is_local(endpoint))
 
     def is_local(self, endpoint: Endpoint) -> bool:
         return bool(endpoint.node) and endpoint.node == self.options.node
@@ -383,13 +379,20 @@ class _Planner:
         primary = next((address for address in known if address and family(address) == number), None)
         return None if primary is None or ip_address(primary).is_loopback else primary
 
-    def health(self, service: Service) -> HealthCheck:
+    def health(self, service: Service, slices: Iterable[EndpointSlice]) -> HealthCheck | None:
+        """What load balancers are told, where they ask: how many addresses of this node are ready, on whatever
+        port of the slices.
+        """
+        if not (service.cluster_ips and has_health_check(service)):
+            return None
+        number = family(service.cluster_ips[0])
+        endpoints_of = self.endpoints(slices, number)
+        names = {(own.name, own.protocol) for part in slices for own in part.ports}
         ready = {
-            endpoint.address
-            for part in self.snapshot.slices.get(service.key, ())
-            if part.ports and part.family == family(service.cluster_ips[0])
-            for endpoint in part.endpoints
-            if endpoint.is_ready and self.is_local(endpoint)
+            target.address
+            for name, protocol in names
+            for target, endpoint in endpoints_of(ServicePort(name, protocol, 0))
+            if endpoint.is_ready and target.is_local
         }
         return HealthCheck(service.namespace, service.name, service.health_check_node_port, len(ready))
 
@@ -401,6 +404,7 @@ class _Known:
     service: Service
     slices: tuple[EndpointSlice, ...]
     drafts: tuple[PortPolicy, ...]
+    health: HealthCheck | None
     notes: tuple[str, ...]
 
 
@@ -445,11 +449,6 @@ def _claims_alike(one: PortPolicy, other: PortPolicy) -> bool:
         other.family,
         other.listeners,
     )
-
-
-def _virtual(snapshot: Snapshot) -> frozenset[str]:
-    """All cluster IPs."""
-    return frozenset(ip for service in snapshot.services for ip in service.cluster_ips)
 
 
 def _terminating(endpoints: list[tuple[Target, Endpoint]]) -> list[tuple[Target, Endpoint]]:

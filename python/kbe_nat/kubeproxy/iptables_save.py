@@ -4,6 +4,7 @@ Follows syncProxyRules in pkg/proxy/iptables/proxier.go, in its order. What depe
 on a current kernel: with nfacct, MASQUERADE --random-fully, and the rule against INVALID packets.
 """
 
+from collections import Counter
 from typing import Final
 
 from kbe_nat.kubeproxy import probability
@@ -90,6 +91,7 @@ class _Dump:
 
     def dispatch(self, port: PortPolicy) -> None:
         """Where packets enter: to the service port's chains, or to its refusal."""
+        named = {kind: Counter(self.named(port, kind)) for kind in (EXTERNAL_IP, LOAD_BALANCER)}
         for listener in port.listeners:
             if listener.kind == CLUSTER_IP:
                 to = (f"-d {listener.address}/{self.bits}", f"-p {port.protocol}")
@@ -103,7 +105,7 @@ class _Dump:
             elif listener.kind == NODE_PORT:
                 self.dispatch_node_port(port, listener.port)
             else:
-                for _ in range(self.named(port, listener.kind).count(listener.address)):
+                for _ in range(named[listener.kind][listener.address]):
                     self.dispatch_external(port, listener.kind, listener.address, listener.port)
         if port.health_check_node_port:
             match = f"-m tcp --dport {port.health_check_node_port}"
@@ -112,7 +114,7 @@ class _Dump:
 
     def named(self, port: PortPolicy, kind: str) -> list[str]:
         """External or balanced addresses as often as the Service names them, as kube-proxy writes their rules."""
-        served = port.addresses(kind)
+        served = dict.fromkeys(port.addresses(kind))
         service = self.services.get((port.namespace, port.service), NOBODY)
         given = service.external_ips if kind == EXTERNAL_IP else service.load_balancer_ips
         return [address for address in given if address in served] or list(served)
@@ -292,16 +294,13 @@ def endpoint_count(snapshot: Snapshot, number: int, proxy_name: str | None = Non
     for service in snapshot.services:
         if service.proxy_name != proxy_name or number not in map(family, service.cluster_ips):
             continue
-        parts = [part for part in snapshot.slices.get(service.key, ()) if part.family == number]
-        for port in service.ports:
-            endpoints = {
-                (endpoint.address, own.port)
-                for part in parts
-                for own in part.ports
-                if (own.name, own.protocol) == (port.name, port.protocol)
-                for endpoint in part.endpoints
-            }
-            count += len(endpoints)
+        addresses: dict[tuple[str, str], set[tuple[str, int]]] = {}
+        for part in snapshot.slices.get(service.key, ()):
+            if part.family == number:
+                for own in part.ports:
+                    places = {(endpoint.address, own.port) for endpoint in part.endpoints}
+                    addresses.setdefault((own.name, own.protocol), set()).update(places)
+        count += sum(len(addresses.get((port.name, port.protocol), ())) for port in service.ports)
     return count
 
 
