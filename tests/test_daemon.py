@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import eventually
 
 import kbe_nat
 from kbe_nat.cli.conntrack import line
@@ -94,7 +95,6 @@ def test_what_is_left_of_a_drain_is_ended_at_its_deadline() -> None:
     made.engine.process(SYN, time.monotonic_ns())
     made.drain("10.0.0.1", 0.0)
     assert made.remaining("10.0.0.1") == 1
-    time.sleep(0.01)
     assert made.end_drains() == {"10.0.0.1": 1}
     assert (made.remaining("10.0.0.1"), made.end_drains()) == (0, {})
 
@@ -167,12 +167,15 @@ def test_events_come_as_they_happen(path: Path, answers: Answers) -> None:
         target=lambda: seen.extend(event for event in [next(events), next(events)] if event)
     )
     reader.start()
-    for _ in range(100):
+
+    def flow_begins() -> bool:
         engine.delete_flows()
         engine.process(SYN, time.monotonic_ns())
         watchers.deliver()
-        time.sleep(0.02)
-    reader.join(5)
+        return not reader.is_alive()
+
+    # Nothing says from when on the reader listens.
+    eventually(flow_begins)
     assert {event["event"] for event in seen} <= {"NEW", "DESTROY"}
     assert seen
 

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import pytest
+from waiting import eventually
 
 import kbe_nat
 from kbe_nat._native import NftTables
@@ -26,6 +28,7 @@ from kbe_nat.rules.execution import Commands
 from kbe_nat.rules.iptables import Iptables
 from kbe_nat.tables import Tables
 
+QUEUES = Path("/proc/thread-self/net/netfilter/nfnetlink_queue")
 VIPS = {IPV4: "172.30.228.255", IPV6: "fd00:30::ff"}
 PODS = {IPV4: ("172.17.0.3", "172.17.0.4"), IPV6: ("fd00:17::3", "fd00:17::4")}
 Driver = type[NativeQueue] | type[NetfilterQueue]
@@ -61,12 +64,23 @@ class Serving:
 
     engine: kbe_nat.Engine
     datapath: EveryPacket | FirstPacket
+    node: Namespace
     loops: list[LoopThread] = field(default_factory=list)
 
     def serve(self, plan: Plan) -> None:
         self.datapath.prepare(plan)
         self.engine.replace_services(*Tables().native(plan))
         self.datapath.update(plan)
+
+    def settle(self) -> None:
+        """Waits until all packets that were ever queued have gone where their verdicts send them."""
+
+        def is_settled() -> bool:
+            # The last field counts packets that were queued; a loop counts those whose verdicts are given.
+            queues = inside(self.node.path, QUEUES.read_text).splitlines()
+            return sum(int(line.split()[7]) for line in queues) == sum(own.loop.packets for own in self.loops)
+
+        eventually(is_settled)
 
 
 @contextmanager
@@ -86,7 +100,7 @@ def serving(
         if way is Way.EVERY_PACKET
         else FirstPacket(diversion, runner, inside(node.path, NftTables))
     )
-    made = Serving(engine, datapath)
+    made = Serving(engine, datapath, node)
     with ExitStack() as stack:
         for number in range(queues[0], queues[1] + 1):
             opened: Callable[[], NativeQueue | NetfilterQueue] = partial(

@@ -5,15 +5,16 @@ on the same bytes.
 import os
 import socket
 import struct
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import count
 
 import traffic
 from conftest import POD
 from scapy.layers.sctp import crc32c
 from stage import WAYS, serving
-from wires import ETH_P_IP, mac, taken, wire
+from waiting import eventually
+from wires import ETH_P_IP, MARKER, mac, sent_in_order, taken, wire
 
 import kbe_nat
 from kbe_nat.playground.cluster import CLIENT_ADDRESS, Cluster
@@ -74,8 +75,9 @@ def through(packets: list[bytes], way: Way | None) -> tuple[list[bytes], list[by
     kernel's DNAT without a way of ours.
     """
     with Cluster((POD,)) as cluster, ExitStack() as stack:
+        served = None
         if way is not None:
-            stack.enter_context(serving(cluster.node, kbe_nat.Engine(seed=1), PLAN, way))
+            served = stack.enter_context(serving(cluster.node, kbe_nat.Engine(seed=1), PLAN, way))
         else:
             for protocol, number in (("udp", 53), ("tcp", 80), ("sctp", 90)):
                 rule = ("-d", VIP, "-p", protocol, "--dport", str(number), "-j", "DNAT")
@@ -86,18 +88,29 @@ def through(packets: list[bytes], way: Way | None) -> tuple[list[bytes], list[by
         for own in (pod, client, cluster.node):
             own.write("/proc/sys/net/ipv4/icmp_ratelimit", "0")
             own.write("/proc/sys/net/ipv4/icmp_msgs_per_sec", "100000")
+            own.write("/proc/sys/net/ipv4/icmp_msgs_burst", "10000")
         # Everybody knows his neighbours before it begins.
         client.call("curl", "-sS", f"{POD.address}:{POD.port}/info")
         frame = mac(cluster.node) + mac(client) + ETH_P_IP.to_bytes(2)
         with wire(pod) as at_pod, wire(client) as at_client:
-            for packet in packets:
-                at_client.send(frame + packet)
-                time.sleep(0.002)
-            time.sleep(0.3)
+            sent_in_order(at_client, [frame + packet for packet in packets])
+            heard: list[bytes] = []
+            numbers = count(60_000)
+
+            def is_answered() -> bool:
+                marker = traffic.udp(next(numbers), 53, MARKER)
+                at_client.send(frame + traffic.ip(CLIENT_ADDRESS, VIP, traffic.UDP, marker))
+                heard.extend(taken(at_client))
+                return any(MARKER in one for one in heard)
+
+            # The pod refuses what it gets, in the order in which it gets it: when a refusal of the last one is
+            # back, so is everything.
+            eventually(is_answered)
+            if served:
+                served.settle()
             arrived = [one for one in taken(at_pod) if one[12:16] == socket.inet_aton(CLIENT_ADDRESS)]
-            back = [
-                unnumbered(one) for one in taken(at_client) if one[16:20] == socket.inet_aton(CLIENT_ADDRESS)
-            ]
+            back = [unnumbered(one) for one in heard if one[16:20] == socket.inet_aton(CLIENT_ADDRESS)]
+    arrived, back = ([one for one in some if MARKER not in one] for some in (arrived, back))
     return [one for one in arrived if one[9] != traffic.ICMP], sorted(back)
 
 

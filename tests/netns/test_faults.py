@@ -7,7 +7,6 @@ import random
 import socket
 import struct
 import threading
-import time
 from contextlib import suppress
 from dataclasses import replace
 
@@ -15,7 +14,8 @@ import pytest
 import traffic
 from conftest import POD
 from stage import ECHO, FAMILIES, SHORT, VIPS, WAYS, Stage, plan_of, port, served, stage
-from wires import ETH_P_IP, mac, taken, wire
+from waiting import eventually
+from wires import ETH_P_IP, mac, overheard, sent_in_order, taken, wire
 
 from kbe_nat.model import IPV4
 from kbe_nat.playground.cluster import CLIENT_ADDRESS, NODE_ADDRESS, Cluster
@@ -59,9 +59,7 @@ def test_f49_a_handshake_that_a_removed_backend_does_not_answer_goes_to_another(
         asking = threading.Thread(target=connect)
         asking.start()
         # Its SYN has gone to the silent one.
-        deadline = time.monotonic() + 5
-        while not own.flows() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        eventually(own.flows)
         own.serve(replace(plan_of(), ports=(other,)))
         asking.join()
         with connected[0] as client:
@@ -145,16 +143,16 @@ def test_f66_a_client_keeps_its_backend_until_that_is_gone(cluster: Cluster, way
         assert shares == {first[0]: 20, keep[0].address: 15}
 
 
-def thrown(cluster: Cluster, *packets: bytes, pause: float = 0.3) -> list[bytes]:
+def thrown(own: Stage, *packets: bytes) -> list[bytes]:
     """Puts packets on the client's wire, and returns what arrives at the first pod from outside."""
+    cluster = own.cluster
     # Everybody knows his neighbours before it begins.
     cluster.client.call("curl", "-sS", f"{POD.address}:{POD.port}/info")
     frame = mac(cluster.node) + mac(cluster.client) + ETH_P_IP.to_bytes(2)
     with wire(cluster.pods[0]) as at_pod, wire(cluster.client) as at_client:
-        for packet in packets:
-            at_client.send(frame + packet)
-            time.sleep(0.001)
-        time.sleep(pause)
+        sent_in_order(at_client, [frame + packet for packet in packets])
+        overheard(at_client, frame, CLIENT_ADDRESS, NODE_ADDRESS, lambda: taken(at_client))
+        own.serving.settle()
         return [one for one in taken(at_pod) if one[16:20] == socket.inet_aton(POD.address)]
 
 
@@ -164,12 +162,12 @@ def from_client(body: bytes, protocol: int = traffic.UDP) -> bytes:
 
 def test_f72_f74_checksums_are_never_repaired(cluster: Cluster) -> None:
     # The pod counts the wrong one as such.
-    with pytest.raises(AssertionError, match="seen a wrong checksum"), stage(cluster, plan=plan_of(1)):
+    with pytest.raises(AssertionError, match="wrong checksum"), stage(cluster, plan=plan_of(1)) as own:
         none = from_client(traffic.udp(20_000, 7, b"no checksum"))
         none = none[:26] + b"\0\0" + none[28:]
         bad = from_client(traffic.udp(20_001, 7, b"a wrong one"))
         bad = bad[:26] + (int.from_bytes(bad[26:28]) ^ 0x0101).to_bytes(2) + bad[28:]
-        good, wrong = thrown(cluster, none, bad)
+        good, wrong = thrown(own, none, bad)
         assert good[26:28] == b"\0\0"
         # Sums over the whole datagram are what they were: what was wrong is wrong by as much.
         assert summed(wrong) == summed(bad) != 0
@@ -201,9 +199,9 @@ def fragments(number: int, content: bytes, size: int = 1400) -> list[bytes]:
 def test_f78_f79_f80_fragments_in_any_order(cluster: Cluster, way: Way) -> None:
     content = os.urandom(5000)
     with stage(cluster, way, plan=plan_of(1)) as own:
-        in_order, reverse, orphans, overlapping = (fragments(30_000 + own, content) for own in range(4))
+        in_order, reverse, orphans, overlapping = (fragments(30_000 + number, content) for number in range(4))
         sent = [*in_order, *reverse[::-1], *orphans[1:], overlapping[0], *overlapping]
-        arrived = thrown(cluster, *sent)
+        arrived = thrown(own, *sent)
         assert {flow.source[1] for flow in own.flows()} >= {30_000, 30_001}
         assert 30_002 not in {flow.source[1] for flow in own.flows()}, "its first piece never came"
         pieces = {int.from_bytes(one[4:6]) for one in arrived}
@@ -239,7 +237,7 @@ def test_f84_icmp_errors_that_nobody_can_mean(cluster: Cluster, way: Way) -> Non
         unmatched = traffic.error(CLIENT_ADDRESS, VIP, traffic.ip(VIP, CLIENT_ADDRESS, 17, ours[20:]), 3, 3)
         wrong = bytearray(unmatched)
         wrong[22] ^= 0xFF
-        assert thrown(cluster, *cut, nested, unmatched, bytes(wrong)) == []
+        assert thrown(own, *cut, nested, unmatched, bytes(wrong)) == []
         if way is Way.EVERY_PACKET:
             causes = own.engine.stats().causes
             assert causes["icmp-unmatched"] >= 1
@@ -257,16 +255,16 @@ def test_f87_garbage(cluster: Cluster, way: Way) -> None:
             for _ in range(1000)
         ]
         # Nobody waits for an answer to these; whatever fits no flow ends here.
-        thrown(cluster, *garbage)
+        thrown(own, *garbage)
         with own.client(socket.SOCK_DGRAM, IPV4, (VIP, 7)) as client:
             assert answer(client, b"still there") == b"still there"
 
 
 @WAYS
 def test_f88_what_stands_behind_a_packet_in_its_frame_is_no_part_of_it(cluster: Cluster, way: Way) -> None:
-    with stage(cluster, way, plan=plan_of(1)):
+    with stage(cluster, way, plan=plan_of(1)) as own:
         short = from_client(traffic.udp(5000, 7, b"x"))
-        [arrived] = thrown(cluster, short + b"trailing bytes of the frame")
+        [arrived] = thrown(own, short + b"trailing bytes of the frame")
         assert arrived[28:] == b"x"
         assert summed(arrived) == 0
 
@@ -287,7 +285,7 @@ def test_f91_martians_open_nothing(cluster: Cluster, way: Way) -> None:
     with stage(cluster, way) as own:
         body = traffic.udp(6000, 7, b"from where?")
         sources = ("127.0.0.1", "0.0.0.0", "0.1.2.3", "224.0.0.1", "255.255.255.255", VIP)
-        assert thrown(cluster, *(traffic.ip(source, VIP, traffic.UDP, body) for source in sources)) == []
+        assert thrown(own, *(traffic.ip(source, VIP, traffic.UDP, body) for source in sources)) == []
         assert own.engine.stats().causes["martian"] == len(sources)
         assert own.engine.stats().flows == 0
 
@@ -300,7 +298,7 @@ def test_f108_loopback_is_not_reached_from_outside(cluster: Cluster, way: Way) -
         body = traffic.udp(6000, 30007, b"to loopback")
         to_loopback = traffic.ip(CLIENT_ADDRESS, "127.0.0.1", traffic.UDP, body)
         to_node = traffic.ip(CLIENT_ADDRESS, NODE_ADDRESS, traffic.UDP, body)
-        thrown(cluster, to_loopback, to_node)
+        thrown(own, to_loopback, to_node)
         assert own.engine.stats().causes["martian"] == 1
         assert own.engine.stats().causes["new"] == 1
         for device in ("all", "eth0", "docker0"):

@@ -3,13 +3,13 @@
 import json
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 from conftest import OTHER, POD
 from stage import connect
+from waiting import eventually
 
 import kbe_nat
 from kbe_nat.datapath.netfilterqueue import NetfilterQueue
@@ -96,13 +96,6 @@ def rules_of(namespace: Namespace) -> str:
     return "\n".join(kept + sorted(line.partition(" initval")[0] for line in sets))
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < end, "it did not happen within 5 s"
-        time.sleep(0.02)
-
-
 def test_both_ways_and_from_the_node(cluster: Cluster) -> None:
     with proxied(cluster) as (engine, _):
         for namespace in (cluster.client, cluster.node):
@@ -157,7 +150,7 @@ def test_f20_a_packet_that_the_package_would_cut_is_dropped_and_counted(cluster:
             own.send(bytes(3900))
             assert own.recv(4000) == bytes(3900)
             own.send(bytes(8000))
-            wait_until(lambda: queue.truncated == 1)
+            eventually(lambda: queue.truncated == 1)
             own.settimeout(0.2)
             with pytest.raises(TimeoutError):
                 own.recv(9000)

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from stage import FOREIGN
+from waiting import eventually
 
 from kbe_nat.errors import PlaygroundError
 from kbe_nat.playground.cluster import Cluster
@@ -117,16 +118,6 @@ def daemon(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> 
         made.process.wait()
 
 
-def eventually(found: Callable[[], object], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with suppress(AssertionError):
-            if found():
-                return
-        time.sleep(0.05)
-    raise AssertionError("it did not come true in time")
-
-
 def curl(cluster: Cluster, url: str = f"{VIP}/info") -> str:
     return cluster.client.call("curl", "-sS", "--max-time", "2", url)
 
@@ -200,7 +191,7 @@ def test_f09_connections_outlive_a_daemon_that_was_killed(daemon: Daemon) -> Non
         assert connection.recv(100) == b"before"
         state = daemon.folder / "state"
         if daemon.way is Way.EVERY_PACKET:
-            eventually(lambda: state.exists() and len(daemon.get("flows")) and state.stat().st_size > 150, 20)
+            eventually(lambda: state.exists() and len(daemon.get("flows")) and state.stat().st_size > 150)
         daemon.end(signal.SIGKILL)
         connection.sendall(b"after")
         if daemon.way is Way.FIRST_PACKET:
@@ -370,13 +361,13 @@ def test_f14_rules_that_the_kernel_refuses_are_said_and_tried_again(daemon: Daem
         eventually(lambda: "rules are not up to date: ipset restore: exit code 3" in daemon.log)
         assert "172.30.228.255" in curl(daemon.cluster), "what was there is still served"
         (tmp_path / "broken").unlink()
-    eventually(lambda: "172.30.0.9" in kernel_rules(daemon.cluster), 15)
+    eventually(lambda: "172.30.0.9" in kernel_rules(daemon.cluster))
     assert "172.30.228.255" in curl(daemon.cluster)
 
 
 def test_f19_connections_that_cannot_be_kept_are_no_reason_to_stop(daemon: Daemon) -> None:
     daemon.start("--state", "/proc/nowhere/state")
-    eventually(lambda: "connections cannot be kept" in daemon.log, 15)
+    eventually(lambda: "connections cannot be kept" in daemon.log)
     assert "172.30.228.255" in curl(daemon.cluster)
     assert daemon.end() < 5
 
@@ -410,19 +401,25 @@ def test_strategies_and_drains_while_it_runs(daemon: Daemon) -> None:
     assert [row["flows"] for row in daemon.get("endpoints")] == [3, 6]
 
 
+def test_events_are_told_as_they_happen(daemon: Daemon, tmp_path: Path) -> None:
+    daemon.start()
+    events = tmp_path / "events"
+    with (
+        events.open("w") as out,
+        subprocess.Popen(
+            [*COMMAND, "conntrack", "-E", "--socket", str(daemon.socket)], stdout=out
+        ) as watching,
+    ):
+        # Nothing says from when on it listens: connections begin until one is told.
+        eventually(lambda: curl(daemon.cluster) and events.read_text())
+        watching.terminate()
+    first = "    [NEW] tcp      6 120 SYN_SENT src=10.0.2.100 dst=172.30.228.255"
+    assert events.read_text().startswith(first)
+
+
 def test_what_it_tells(daemon: Daemon) -> None:
     daemon.start()
-    watching = subprocess.Popen(
-        [*COMMAND, "conntrack", "-E", "--socket", str(daemon.socket)], stdout=subprocess.PIPE, text=True
-    )
-    assert watching.stdout is not None
-    time.sleep(1)
     curl(daemon.cluster)
-    assert watching.stdout.readline().startswith(
-        "    [NEW] tcp      6 120 SYN_SENT src=10.0.2.100 dst=172.30.228.255"
-    )
-    watching.terminate()
-    watching.wait(5)
     listed = daemon.ask("conntrack", "-L", "-p", "tcp", "--dport", "80")
     assert listed.startswith("tcp      6 ") and "src=172.17.0." in listed and "[ASSURED]" in listed
     # Where the kernel carries flows it must be told to count.
@@ -459,7 +456,11 @@ def test_f03_the_watchdog_hears_nothing_of_a_daemon_that_hangs(daemon: Daemon, t
         pid = daemon.get("status")["pid"]
         os.kill(pid, signal.SIGSTOP)
         try:
-            time.sleep(0.2)
+            eventually(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "T")
+            listener.setblocking(False)
+            with suppress(BlockingIOError):
+                while True:
+                    listener.recv(1000)
             listener.settimeout(1)
             with pytest.raises(TimeoutError):
                 while True:

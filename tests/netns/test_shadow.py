@@ -3,14 +3,15 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import eventually
 
 from kbe_nat.kernel_flows import KernelFlow, parse
 from kbe_nat.playground.cluster import Cluster
+from kbe_nat.playground.namespaces import Namespace
 from kbe_nat.rules.execution import Commands
 
 SEED = (Path(__file__).parents[2] / "examples/seed/cluster.yaml").read_text()
@@ -37,14 +38,20 @@ def told(done: "subprocess.CompletedProcess[str] | str") -> list[dict[str, Any]]
     return [json.loads(line) for line in text.splitlines()]
 
 
+def is_followed(node: Namespace) -> bool:
+    """Whether a socket hears of the kernel's connection tracking: NETLINK_NETFILTER (12), with a group."""
+    sockets = [line.split() for line in node.call("cat", "/proc/net/netlink").splitlines()[1:]]
+    return any(words[1] == "12" and int(words[3], 16) for words in sockets)
+
+
 def shadowed(cluster: Cluster, objects: Path, count: int = 5) -> tuple[int, list[dict[str, Any]]]:
     """Exit code and lines of a shadow that has seen so many connections begin."""
-    flags = ("--manifests", str(objects), "--node-address", "10.0.2.15", "--duration", "3", "-o", "json")
+    flags = ("--manifests", str(objects), "--node-address", "10.0.2.15", "--count", str(count), "-o", "json")
     process = cluster.node.start((*COMMAND, "shadow", *flags))
-    time.sleep(1.5)
+    eventually(lambda: is_followed(cluster.node))
     for _ in range(count):
         assert VIP in cluster.client.call("curl", "-sS", "--max-time", "2", f"{VIP}/info")
-    output, _ = process.communicate(timeout=20)
+    output, _ = process.communicate(timeout=60)
     return process.returncode, told(output)
 
 

@@ -39,6 +39,9 @@ def shadow(
     duration: Annotated[
         float | None, typer.Option(min=0.1, help="Seconds to watch. Default: until Ctrl-C.")
     ] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Connections to Services to compare. Default: until Ctrl-C.")
+    ] = None,
     existing: Annotated[
         bool, typer.Option("--existing", help="Compare the connections that there are, and end.")
     ] = False,
@@ -57,11 +60,15 @@ def shadow(
     own = Shadow()
     _follow(source, own, flags, is_first=True)
     flows = listed() if existing else _new_flows(source, own, flags, duration)
+    compared = 0
     try:
         for flow in flows:
             found = own.compare(flow)
             if found.outcome in DISAGREEMENTS:
                 _report(found, output)
+            compared += found.outcome is not Outcome.NOT_OURS
+            if compared == count:
+                break
     except KeyboardInterrupt:
         pass
     _summarise(own, output)
