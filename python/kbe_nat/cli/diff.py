@@ -1,21 +1,31 @@
 """`kbe-nat diff`: rules that were taken from a node, against those that kube-proxy should have written there."""
 
 import sys
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from kbe_nat.cli.node import NodeFlags, takes_node_flags
 from kbe_nat.cli.options import Format, ObjectFiles, OutputFormat, PodRange, Strict, read_objects, warn
-from kbe_nat.cli.output import show, show_json, table
+from kbe_nat.cli.output import show_json
 from kbe_nat.errors import FileError
-from kbe_nat.kubeproxy import iptables_save
-from kbe_nat.kubeproxy.difference import Difference, differences, without_tables
-from kbe_nat.kubeproxy.dump import Family, Form, planned
+from kbe_nat.kubeproxy.difference import Comparison, Difference, compare, is_older, own_tables
+from kbe_nat.kubeproxy.dump import Family, Form, families, planned
 from kbe_nat.kubeproxy.dump import dump as written
-from kbe_nat.kubeproxy.normalise import normalise
+from kbe_nat.kubeproxy.normalise import Kind, Listing, Part, read_listing
+from kbe_nat.model import IPV6, Snapshot
+from kbe_nat.policy import Mode, Options
 from kbe_nat.sources.completion import POD_RANGE
+
+
+class Table(StrEnum):
+    """Tables of iptables that kube-proxy writes to."""
+
+    FILTER = "filter"
+    MANGLE = "mangle"
+    NAT = "nat"
 
 
 @takes_node_flags
@@ -24,12 +34,23 @@ def diff(
     saved: Annotated[
         str,
         typer.Argument(
-            help="What iptables-save, ip6tables-save or nft list ruleset said there; - for stdin."
+            help="What iptables-save, ip6tables-save, iptables -S, nft list ruleset or nft -j list ruleset said "
+            "there; - for stdin."
         ),
     ],
     family: Annotated[
-        Family | None, typer.Option(help="Of an iptables dump. Default: what its addresses are.")
+        Family | None, typer.Option(help="Compare one address family. Default: those that are listed.")
     ] = None,
+    tables: Annotated[
+        list[Table],
+        typer.Option(
+            "--table",
+            help="Compare this table of iptables only; repeatable. Also names the one that iptables -S shows.",
+        ),
+    ] = [],  # noqa: B006
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Be content with the tables and chains that are listed.")
+    ] = False,
     *,
     flags: NodeFlags,
     pod_range: PodRange = POD_RANGE,
@@ -38,67 +59,108 @@ def diff(
 ) -> int:
     """Compare rules of a real node with those that kube-proxy writes for these objects.
 
-    Says by Service what is missing, extra or different, and ends with 1 when anything is.
+    Says by Service what is missing, extra or different. Ends with 1 when anything is, and with 2 when nothing is
+    but the listing lacks tables of kube-proxy's: unless --table or --partial says that it may.
     """
-    text = _read(saved)
-    lines = normalise(text)
-    if not lines:
-        raise FileError(f"{saved}: neither iptables-save's output nor nft's")
+    found = _read(saved, family, tables)
     snapshot = read_objects(objects, pod_range, is_strict=strict)
-    is_nft = lines[0].startswith("table ")
-    if not is_nft and family is None:
-        family = Family.IPV6 if _is_six(text) else Family.IPV4
-    form = Form.NFT if is_nft else Form.IPTABLES_SAVE
-    made = planned(snapshot, flags.options(snapshot), form)
-    warn(*made.notes)
-    expected = written(made, snapshot, form, wanted=family)
-    if not is_nft:
-        # iptables-save -t says no more.
-        absent = [name for name in iptables_save.CHAINS if f"*{name}" not in lines]
-        warn(*(f"{saved}: table {name} is not in it, and not compared" for name in absent))
-        expected = without_tables(expected, absent)
-    found = differences(expected, text)
+    _check_mode(saved, found, flags.stated_mode())
+    comparison = compare(_expected(found, snapshot, flags.options(snapshot), family), found)
+    if is_older(found):
+        warn(f"{saved}: chains KUBE-XLB-: kube-proxy here is older than 1.24, its rules differ from today's")
     if output is Format.JSON:
-        show_json([_row(own) for own in found])
+        show_json(
+            {
+                "compared": comparison.compared,
+                "not_compared": comparison.not_compared,
+                "differences": [_row(row) for row in comparison.differences],
+            }
+        )
     else:
-        _show(found)
-    return 1 if found else 0
+        print("\n".join(_lines(comparison)))
+    if comparison.differences:
+        return DIFFERS
+    return NOT_COMPARED if comparison.not_compared and not (tables or partial) else 0
 
 
-def _read(saved: str) -> str:
+def _read(saved: str, family: Family | None, tables: list[Table]) -> Listing:
+    """What is to be compared of the file. Raises `FileError` when that is not there."""
+    listing = read_listing(_text(saved), saved, tables[0] if len(tables) == 1 else "")
+    if listing.kind is Kind.NFT and tables:
+        raise typer.BadParameter(
+            f"{saved} shows tables of nft; --family chooses among them", param_hint="--table"
+        )
+    found = own_tables(listing, saved, family.number if family else None)
+    lacking = [name for name in tables if name not in {part.name for part in found.parts}]
+    if lacking:
+        raise FileError(f"{saved}: table {lacking[0]} is not in it")
+    parts = tuple(part for part in found.parts if not tables or part.name in tables)
+    return Listing(found.kind, parts)
+
+
+def _text(saved: str) -> str:
+    """The file's text; PowerShell's > writes UTF-16."""
     try:
-        return sys.stdin.read() if saved == "-" else Path(saved).read_text()
+        content = sys.stdin.buffer.read() if saved == "-" else Path(saved).read_bytes()
+        return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except OSError as error:
         raise FileError(f"{saved}: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise FileError(f"{saved}: not a text") from None
 
 
-def _is_six(text: str) -> bool:
-    """ip6tables-save says so in its first line; without that its refusals and prefix lengths do."""
-    return "ip6tables-save" in text or "icmp6-port-unreachable" in text or "/128 " in text
+def _check_mode(saved: str, found: Listing, stated: Mode | None) -> None:
+    """The listing decides which mode is followed, and contradicts no flag or configuration file."""
+    shown = Mode.NFTABLES if found.kind is Kind.NFT else Mode.IPTABLES
+    if stated not in (None, shown):
+        raise FileError(
+            f"{saved}: shows kube-proxy's rules of mode {shown}, but --mode or --config says {stated}"
+        )
 
 
-def _row(own: Difference) -> dict[str, object]:
+def _expected(found: Listing, snapshot: Snapshot, options: Options, family: Family | None) -> Listing:
+    """What kube-proxy writes for the families that are listed; in nft's mode also for those that it serves."""
+    is_nft = found.kind is Kind.NFT
+    form = Form.NFT if is_nft else Form.IPTABLES_SAVE
+    made = planned(snapshot, options, form)
+    warn(*made.notes)
+    numbers = {part.family for part in found.parts}
+    if is_nft and family is None:
+        numbers.update(families(made))
+    parts: list[Part] = []
+    for number in sorted(number for number in numbers if number is not None):
+        wanted = Family.IPV6 if number == IPV6 else Family.IPV4
+        text = written(made, snapshot, form, wanted=wanted)
+        parts += own_tables(read_listing(text, "expected"), "expected", number).parts
+    return Listing(found.kind, tuple(parts))
+
+
+def _row(row: Difference) -> dict[str, object]:
     return {
-        "service": own.service or None,
-        "kind": own.kind,
-        "place": own.place,
-        "expected": list(own.expected),
-        "found": list(own.found),
+        "service": row.service or None,
+        "kind": row.kind,
+        "place": row.place,
+        "expected": list(row.expected),
+        "found": list(row.found),
     }
 
 
-def _show(found: list[Difference]) -> None:
-    if not found:
-        show("The node has the rules that it should have.")
-        return
-    made = table("", "service", "what", "where", "", "rule")
-    for own in found:
-        head = (own.service or "(none)", str(own.kind), own.place)
-        sides = [("-", line) for line in own.expected] + [("+", line) for line in own.found]
-        for sign, line in sides:
-            made.add_row(*head, sign, line)
-            head = ("", "", "")
-    services = len({own.service for own in found if own.service})
-    show(f"{len(found)} differences in {services} service ports (- expected, + found):", "", made)
+def _lines(comparison: Comparison) -> list[str]:
+    """The verdict, and each rule on one line: it can be searched for and pasted."""
+    rows, lacking = comparison.differences, comparison.not_compared
+    extent = f"Compared: {', '.join(comparison.compared)}."
+    if lacking:
+        extent = f"{extent} Not compared: {', '.join(lacking)}."
+    if not rows:
+        return [f"No differences. {extent}" if lacking else "The node has the rules that it should have."]
+    services = len({row.service for row in rows if row.service})
+    lines = [f"{len(rows)} differences in {services} service ports (- expected, + found):"]
+    for row in rows:
+        lines += ["", f"{row.service or '(none)'}  {row.kind}  {row.place}"]
+        lines += [f"- {line}" for line in row.expected]
+        lines += [f"+ {line}" for line in row.found]
+    return [*lines, "", extent]
+
+
+DIFFERS: Final = 1
+NOT_COMPARED: Final = 2

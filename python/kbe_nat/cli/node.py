@@ -137,6 +137,11 @@ class NodeFlags:
             strategy=strategy,
         )
 
+    def stated_mode(self) -> Mode | None:
+        """What flag or file say, None without."""
+        file = _configuration(self.config)
+        return self.mode or (Mode(file.mode) if file.mode else None)
+
     def _masquerade(self, file: Configuration, mode: Mode) -> tuple[bool, int]:
         """Whether all is masqueraded in a mode, and by which bit."""
         own = file.of_mode(mode)

@@ -1,17 +1,24 @@
 """What differs between the rules that kube-proxy should have written and those of a real node, by Service.
 
-Only kube-proxy's own rules are looked at: its chains and the jumps to them, or its tables. What depends on the
-machine and not on Services (nfacct, random ports, sizes of sets, who is remembered now) does not count.
+Only kube-proxy's own rules are looked at: its chains and the jumps to them from built-in chains,
+or its tables. `_OWN_CHAIN` lists the chains, because kubelet, kube-router and container runtimes
+have chains that begin with KUBE- too. What depends on the machine and not on Services (nfacct,
+random ports, sizes of sets, who is remembered now) does not count, nor does the order of jumps in
+built-in chains, where kubelet and kube-proxy both put theirs first.
 """
 
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, TypeAlias
 
-from kbe_nat.kubeproxy.normalise import normalise, option
+from kbe_nat.errors import FileError
+from kbe_nat.kubeproxy import iptables_save
+from kbe_nat.kubeproxy.normalise import Kind as ListingKind
+from kbe_nat.kubeproxy.normalise import Listing, Part, option, read_listing
+from kbe_nat.model import IPV4, IPV6
 
 Places: TypeAlias = dict[str, list[str]]
 """Lines by where they stand: "nat KUBE-SERVICES", or "ip kube-proxy map service-ips"."""
@@ -37,9 +44,106 @@ class Difference:
     found: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What came of it, and how much was looked at."""
+
+    compared: tuple[str, ...]
+    """Tables, such as "nat" or "ip kube-proxy"."""
+    not_compared: tuple[str, ...]
+    """Tables of kube-proxy's that the listing lacks, or shows in part."""
+    differences: tuple[Difference, ...]
+
+
+def compare(expected: Listing, found: Listing) -> Comparison:
+    """What kube-proxy should have written, against `own_tables` of a node's. Cost: linear, but for sorting."""
+    is_mixed = len({part.family for part in found.parts}) > 1
+    should, does = ({_label(part, is_mixed): part for part in own.parts} for own in (expected, found))
+    rows: list[Difference] = []
+    for label in sorted(does):
+        wanted = _places(label, should[label]) if label in should else {}
+        present = _places(label, does[label])
+        if not does[label].is_whole:
+            wanted = {place: lines for place, lines in wanted.items() if place in present}
+        rows += _differences(wanted, present)
+    in_part = [label for label in sorted(does) if not does[label].is_whole]
+    return Comparison(
+        tuple(f"{label} (in part)" if label in in_part else label for label in sorted(does)),
+        (*sorted({*should} - {*does}), *(f"{label} (other chains)" for label in in_part)),
+        tuple(sorted(rows, key=lambda row: (row.service, row.place, row.kind))),
+    )
+
+
 def differences(expected: str, found: str) -> list[Difference]:
-    """By Service and place; empty when the node has what it should. Cost: linear, but for sorting."""
-    should, does = _places(expected), _places(found)
+    """By Service and place, between two texts of one kind; empty when the node has what it should."""
+    should, does = (read_listing(text, "listing") for text in (expected, found))
+    return list(compare(own_tables(should, "listing"), own_tables(does, "listing")).differences)
+
+
+def is_older(found: Listing) -> bool:
+    """Whether a kube-proxy before 1.24 has written some of the rules."""
+    return any(line.startswith(":KUBE-XLB-") for part in found.parts for line in part.lines)
+
+
+def own_tables(listing: Listing, origin: str, family: int | None = None) -> Listing:
+    """Only the tables that kube-proxy writes to, of one family or of all. Each has its family then; IPv4 where
+    nothing tells.
+
+    Raises `FileError` with `origin` when none is left, and when two listings of one table are there.
+    """
+    if listing.kind is ListingKind.NFT:
+        parts = [part for part in listing.parts if part.name in NFT_TABLES]
+    else:
+        known = {part.family for part in listing.parts} - {None}
+        assumed = family or (known.pop() if len(known) == 1 else IPV4)
+        parts = [
+            replace(part, family=part.family or assumed)
+            for part in listing.parts
+            if part.name in iptables_save.CHAINS
+        ]
+    parts = [part for part in parts if family in (None, part.family)]
+    if not parts:
+        raise FileError(f"{origin}: {_lack(listing, family)}")
+    if any(_IPVS.match(line) for part in parts for line in part.lines):
+        raise FileError(f"{origin}: kube-proxy is in ipvs mode here, whose rules are not compared")
+    chosen: dict[tuple[int | None, str], Part] = {}
+    for part in parts:
+        key = part.family, part.name
+        other = chosen.get(key)
+        if other and _is_used(other) and _is_used(part):
+            raise FileError(
+                f"{origin}: line {part.line}: table {part.name} is there once more (line {other.line}), and "
+                "kube-proxy's chains are in both: give the output of iptables-legacy-save or iptables-nft-save"
+            )
+        if other is None or _is_used(part):
+            chosen[key] = part
+    return Listing(listing.kind, tuple(chosen.values()))
+
+
+def _lack(listing: Listing, family: int | None) -> str:
+    """Why nothing can be compared."""
+    version = "" if family is None else f" of {'IPv6' if family == IPV6 else 'IPv4'}"
+    if listing.kind is ListingKind.IPTABLES:
+        return f"none of kube-proxy's tables{version} is in it ({', '.join(iptables_save.CHAINS)})"
+    if any("chain KUBE-SERVICES {" in line for part in listing.parts for line in part.lines):
+        return "kube-proxy is in iptables mode here: give iptables-save's output"
+    return f"no table kube-proxy{version} is in it"
+
+
+def _is_used(part: Part) -> bool:
+    """Whether kube-proxy has chains there."""
+    return any(_OWN_CHAIN.fullmatch(line.split()[0][1:]) for line in part.lines if line.startswith(":"))
+
+
+def _label(part: Part, is_mixed: bool) -> str:
+    """The name of a table, with the family where an iptables listing has both."""
+    if part.name in NFT_TABLES or not is_mixed:
+        return part.name
+    return f"{'ip6' if part.family == IPV6 else 'ip'} {part.name}"
+
+
+def _differences(should: Places, does: Places) -> list[Difference]:
+    """Of one table."""
     owners = _owners(should) | _owners(does)
     rows: list[Difference] = []
     for place in sorted({*should, *does}):
@@ -48,31 +152,92 @@ def differences(expected: str, found: str) -> list[Difference]:
         elif place not in should:
             rows += _grouped(place, owners, [], does[place] or [NO_RULES])
         elif should[place] != does[place]:
-            lacking = Counter(should[place]) - Counter(does[place])
-            more = Counter(does[place]) - Counter(should[place])
-            if not lacking and not more:
-                rows.append(
-                    Difference(
-                        owners.get(place, ""),
-                        Kind.DIFFERENT,
-                        f"{place} (order)",
-                        tuple(should[place]),
-                        tuple(does[place]),
-                    )
-                )
-            rows += _grouped(place, owners, lacking.elements(), more.elements())
-    return sorted(rows, key=lambda row: (row.service, row.place, row.kind))
+            lacking, more = _unmatched(should[place], does[place]), _unmatched(does[place], should[place])
+            more = [line for line in more if not _KUBELET_RULE.match(line)]
+            is_order = not lacking and len(should[place]) == len(does[place])
+            if is_order and not more and _has_order(place, should[place], does[place]):
+                ordered = f"{place} (order)"
+                lines = tuple(should[place]), tuple(does[place])
+                rows.append(Difference(owners.get(place, ""), Kind.DIFFERENT, ordered, *lines))
+            rows += _grouped(place, owners, lacking, more)
+    return rows
 
 
-def without_tables(text: str, names: Container[str]) -> str:
-    """The rules of iptables-save's form without those of some tables."""
-    kept = []
-    table = ""
-    for line in text.splitlines(keepends=True):
-        table = line[1:].strip() if line.startswith("*") else table
-        if table not in names:
-            kept.append(line)
-    return "".join(kept)
+def _unmatched(lines: list[str], others: list[str]) -> list[str]:
+    """The lines that the others lack."""
+    left = Counter(map(_meaning, others))
+    unmatched = []
+    for line in lines:
+        if left[_meaning(line)]:
+            left[_meaning(line)] -= 1
+        else:
+            unmatched.append(line)
+    return unmatched
+
+
+def _has_order(place: str, should: list[str], does: list[str]) -> bool:
+    """Whether the same rules stand in an order that decides otherwise."""
+    # kubelet and kube-proxy prepend their jumps one by one: whose come first depends on who started first.
+    is_shared = place.rsplit(" ", 1)[1] in (*iptables_save.BUILTIN, "KUBE-FIREWALL")
+    return not is_shared and list(map(_meaning, should)) != list(map(_meaning, does))
+
+
+def _meaning(rule: str) -> str:
+    """A rule of iptables with its matches in one order: versions of iptables list them in several."""
+    if not rule.startswith("-A "):
+        return rule
+    head, *matches = _MATCH.split(rule.partition(" -j ")[0])
+    return " ".join([head, *sorted(matches), rule.partition(" -j ")[2]])
+
+
+def _places(label: str, part: Part) -> Places:
+    return _nft_places(part) if part.name in NFT_TABLES else _iptables_places(label, part)
+
+
+def _iptables_places(label: str, part: Part) -> Places:
+    places: Places = {}
+    for line in part.lines:
+        chain = line.split()[0][1:] if line.startswith(":") else line.split()[1]
+        is_own = bool(_OWN_CHAIN.fullmatch(chain))
+        if line.startswith(":") and is_own:
+            places.setdefault(f"{label} {chain}", [])
+        elif line.startswith("-A ") and (is_own or _is_jump(chain, line)):
+            places.setdefault(f"{label} {chain}", []).append(_MACHINE.sub("", line))
+    return {place: _without_counters(lines) for place, lines in places.items()}
+
+
+def _is_jump(chain: str, rule: str) -> bool:
+    """Whether a rule leads from a built-in chain to one of kube-proxy's."""
+    target = option(rule, "-j") or option(rule, "-g")
+    return chain in iptables_save.BUILTIN and bool(_OWN_CHAIN.fullmatch(target))
+
+
+def _without_counters(rules: list[str]) -> list[str]:
+    """Without the rules that kube-proxy leaves out where the kernel has no nfacct, or does not need them."""
+    there = set(rules)
+    return [
+        rule
+        for rule in rules
+        if rule != DROP_INVALID and (LOCALHOST not in rule or rule.replace(LOCALHOST, "", 1) not in there)
+    ]
+
+
+def _nft_places(part: Part) -> Places:
+    places: Places = {}
+    place = part.name
+    for line in part.lines:
+        own = _SET_OF_ONE.sub(r"\1\2", _NFT_MACHINE.sub("", line.strip()))
+        if line.startswith("\t\t"):
+            is_remembered = "set affinity-" in place and line.startswith("\t\t\t")
+            if own and not is_remembered and own not in ("elements = {", "}"):
+                places[place].append(own.removesuffix(","))
+        elif line.endswith("{"):
+            place = f"{part.name} {own.removesuffix(' {')}"
+            places[place] = []
+        elif own and own != "}":
+            # Such as "flags dormant": none of the rules is in force.
+            places.setdefault(part.name, []).append(own)
+    return places
 
 
 def _grouped(
@@ -82,59 +247,11 @@ def _grouped(
     by_service: dict[str, tuple[list[str], list[str]]] = {}
     for side, lines in enumerate((lacking, more)):
         for line in lines:
-            service = owners.get(place) or _service_of(line, place.split()[0], owners)
+            service = owners.get(place) or _service_of(line, place.rsplit(" ", 1)[0], owners)
             by_service.setdefault(service, ([], []))[side].append(line)
     for service, (expected, found) in by_service.items():
         kind = Kind.DIFFERENT if expected and found else Kind.MISSING if expected else Kind.EXTRA
         yield Difference(service, kind, place, tuple(expected), tuple(found))
-
-
-def _places(text: str) -> Places:
-    lines = normalise(text)
-    is_nft = any(line.startswith("table ") for line in lines)
-    return _nft_places(lines) if is_nft else _iptables_places(lines)
-
-
-def _iptables_places(lines: list[str]) -> Places:
-    places: Places = {}
-    table = ""
-    for line in lines:
-        if line.startswith("*"):
-            table = line[1:]
-        elif line.startswith(":"):
-            chain = line[1:].split()[0]
-            if chain.startswith(PREFIX) and chain not in KUBELET:
-                places.setdefault(f"{table} {chain}", [])
-        elif line.startswith("-A "):
-            chain = line.split()[1]
-            rule = _MACHINE.sub("", line)
-            is_own = chain.startswith(PREFIX) or option(rule, "-j").startswith(PREFIX)
-            if is_own and chain not in KUBELET and not _is_counter(rule):
-                places.setdefault(f"{table} {chain}", []).append(rule)
-    return places
-
-
-def _is_counter(rule: str) -> bool:
-    """Whether kube-proxy leaves a rule out where the kernel has no nfacct, or does not need it."""
-    only_counts = rule.startswith("-A KUBE-NODEPORTS -d 127.0.0.0/8 ")
-    return only_counts or "--ctstate INVALID" in rule
-
-
-def _nft_places(lines: list[str]) -> Places:
-    places: Places = {}
-    table = place = ""
-    for line in lines:
-        if line.startswith("table "):
-            table = line.removeprefix("table ").removesuffix(" {")
-        elif table.endswith("kube-proxy") and line.startswith("\t\t"):
-            own = _SET_OF_ONE.sub(r"\1\2", _NFT_MACHINE.sub("", line.strip()))
-            is_remembered = "set affinity-" in place and line.startswith("\t\t\t")
-            if own and not is_remembered and own not in ("elements = {", "}"):
-                places[place].append(own.removesuffix(","))
-        elif table.endswith("kube-proxy") and line.endswith("{"):
-            place = f"{table} {line.strip().removesuffix(' {')}"
-            places[place] = []
-    return places
 
 
 def _owners(places: Places) -> dict[str, str]:
@@ -143,7 +260,7 @@ def _owners(places: Places) -> dict[str, str]:
     for _ in range(3):
         # Dispatch, then the chains of a service port, then those of its endpoints.
         for place, lines in places.items():
-            table = place.split()[0]
+            table = place.rsplit(" ", 1)[0]
             named = _NFT_CHAIN.search(place)
             if named:
                 owners[place] = named[1]
@@ -174,15 +291,29 @@ def _named(line: str) -> str:
     return name[0] if name else ""
 
 
-PREFIX: Final = "KUBE-"
-KUBELET: Final = ("KUBE-KUBELET-CANARY",)
-"""Chains that kubelet and not kube-proxy has made."""
 NO_RULES: Final = "(a chain without rules)"
-_MACHINE: Final = re.compile(r" --random-fully")
-_NFT_MACHINE: Final = re.compile(r" fully-random|^size \d+$")
+NFT_TABLES: Final = {"ip kube-proxy": IPV4, "ip6 kube-proxy": IPV6}
+DROP_INVALID: Final = "-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP"
+LOCALHOST: Final = " -d 127.0.0.0/8"
+_OWN_CHAIN: Final = re.compile(
+    "KUBE-(?:SERVICES|EXTERNAL-SERVICES|NODEPORTS|FORWARD|FIREWALL|MARK-MASQ|POSTROUTING"
+    "|PROXY-CANARY|PROXY-FIREWALL|(?:SVC|SVL|EXT|FW|SEP|XLB)-[A-Z2-7]{16})"
+)
+"""What kube-proxy makes, or as KUBE-XLB- made until 1.23."""
+_KUBELET_RULE: Final = re.compile(
+    r'-A KUBE-FIREWALL .*--comment "(?:kubernetes firewall for dropping marked packets'
+    r'|block incoming localnet connections)" .*-j DROP$'
+)
+"""kubelet writes to that chain too: the second rule also where kube-proxy does not need it."""
+_IPVS: Final = re.compile(
+    "-A KUBE-[A-Z-]+ .*--match-set KUBE-(?:CLUSTER-IP|LOOP-BACK|LOAD-BALANCER|EXTERNAL-IP|NODE-PORT)"
+)
+_MACHINE: Final = re.compile(r" --random-fully| -m nfacct --nfacct-name +[\w-]+")
+_NFT_MACHINE: Final = re.compile(r" fully-random|^size \d+$|^comment \".*\"$|(?<=^flags )dynamic,")
 # Ranges that nft has joined to one keep their braces, until they are loaded again.
 _SET_OF_ONE: Final = re.compile(r"(\b[sd]addr (?:!= )?)\{ ([^ ,]+) \}")
-_OF_SERVICE: Final = re.compile(r" KUBE-(SVC|SVL|EXT|FW|SEP)-")
+_MATCH: Final = re.compile(r" (?=-m )")
+_OF_SERVICE: Final = re.compile(r" KUBE-(SVC|SVL|EXT|FW|SEP|XLB)-")
 _NFT_CHAIN: Final = re.compile(
     r"\b(?:service|local|external|firewall|endpoint|affinity)-[A-Z2-7]{8}-([^/\s]+/[^/\s]+/[a-z]+/[^/\s_:]*)"
 )
