@@ -212,7 +212,7 @@ def test_annotations_of_the_extension(tmp_path: Path) -> None:
     [
         ("a: [1\n", "objects.yaml, line 2, column 1: not YAML: "),
         ("\x00", "objects.yaml: not YAML: "),
-        ("a: !!float x", "objects.yaml: not YAML: "),
+        ("a: !!float x", "objects.yaml, line 1, column 4: not YAML: "),
         ("[" * 100_000, "objects.yaml: not read: it is nested too deeply"),
         ("- " * 100_000, "objects.yaml: not read: it is nested too deeply"),
         ("!!python/object/apply:os.abort []", "objects.yaml, line 1, column 1: not YAML: "),
@@ -328,7 +328,7 @@ def test_a_wrong_cluster_ip_leaves_the_other_family(
     [service] = reading.snapshot.services
     assert service.cluster_ips == kept
     assert tuple(note.partition("shop/web: ")[2] for note in reading.notes) == notes
-    [error] = read(tmp_path, SERVICE.replace("clusterIP: 172.30.0.1", "clusterIPs: [x, y]")).refused
+    [error] = read(tmp_path, SERVICE.replace("clusterIP: 172.30.0.1", "clusterIPs: [x, z]")).refused
     assert error.path == "spec.clusterIPs[0]"
 
 
@@ -376,8 +376,8 @@ def test_addresses_of_a_node(tmp_path: Path) -> None:
         addresses = (f"{'2001:db8::' if kind[-1] == '6' else '192.0.2.'}{n}" for n, kind in enumerate(kinds))
         pairs = zip(kinds, addresses, strict=True)
         listed = ", ".join(f"{{type: {kind.rstrip('6')}, address: '{text}'}}" for kind, text in pairs)
-        node = f"apiVersion: v1\nkind: Node\nmetadata: {{name: n}}\nstatus: {{addresses: [{listed}]}}"
-        return read(tmp_path, SERVICE, node).snapshot.nodes["n"].addresses
+        node = f"apiVersion: v1\nkind: Node\nmetadata: {{name: here}}\nstatus: {{addresses: [{listed}]}}"
+        return read(tmp_path, SERVICE, node).snapshot.nodes["here"].addresses
 
     assert of("ExternalIP", "InternalIP", "InternalIP") == ("192.0.2.1", "192.0.2.2")
     assert of("ExternalIP") == ("192.0.2.0",)

@@ -6,6 +6,7 @@ server.
 """
 
 import hashlib
+import json
 import shutil
 import sys
 import time
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import yaml
 
 from kbe_nat.daemon.conversation import ask
 from kbe_nat.errors import ControlError, ObjectError, PlaygroundError
@@ -26,6 +26,7 @@ from kbe_nat.playground.processes import Process, start
 from kbe_nat.policy import Plan
 from kbe_nat.sources.completion import complete
 from kbe_nat.sources.decoding import decode
+from kbe_nat.sources.documents import documents, parse_documents
 from kbe_nat.sources.manifests import read_manifests
 from kbe_nat.sources.objects import Found, PodObject, namespace
 
@@ -118,7 +119,7 @@ class World:
         lines = []
         for document, found in _parsed(text, origin):
             path = self._objects / _file(found)
-            content = yaml.safe_dump(document, sort_keys=False)
+            content = _written(document)
             before = path.read_text() if path.exists() else None
             outcome = "created" if before is None else "unchanged" if before == content else "configured"
             if outcome == "created":
@@ -131,18 +132,18 @@ class World:
         """Change how many pods a controller has."""
         state = self._state()
         path = self._path(kind, name)
-        document = yaml.safe_load(path.read_text())
+        [document] = documents(str(path))
         if "replicas" not in document.get("spec", {}):
             raise PlaygroundError(f"{kind} {name}: it has no replicas to be scaled")
         document["spec"]["replicas"] = replicas
-        self._change(state, path, yaml.safe_dump(document, sort_keys=False))
+        self._change(state, path, _written(document))
         return f'{document["kind"].lower()} "{name}" scaled'
 
     def delete(self, kind: str, name: str) -> str:
         """Take an object away, and a controller's pods with it."""
         state = self._state()
         path = self._path(kind, name)
-        document = yaml.safe_load(path.read_text())
+        [document] = documents(str(path))
         state.since.pop(path.name, None)
         self._change(state, path, None)
         return f'{document["kind"].lower()} "{name}" deleted'
@@ -154,7 +155,7 @@ class World:
     def objects(self, kind: str) -> Iterator[tuple[Found, float]]:
         """The objects of a kind, and when each was made."""
         since = self._state().since
-        for path in sorted(self._objects.glob("*.yaml")):
+        for path in sorted(self._objects.glob("*.json")):
             for _, found in _parsed(path.read_text(), path.name):
                 if found.kind == kind:
                     yield found, since.get(path.name, time.time())
@@ -181,7 +182,7 @@ class World:
         """Write or take away an object. Pods are there before the daemon knows of them, and go after."""
         others = [
             found
-            for own in self._objects.glob("*.yaml")
+            for own in self._objects.glob("*.json")
             if own != path
             for _, found in _parsed(own.read_text(), own.name)
         ]
@@ -245,7 +246,7 @@ class World:
         full = KINDS.get(kind.lower())
         if full is None:
             raise PlaygroundError(f"{kind!r} is no kind of object; there are {', '.join(sorted(set(KINDS)))}")
-        path = self._objects / f"{full.lower()}.default.{name}.yaml"
+        path = self._objects / f"{full.lower()}.default.{name}.json"
         self._state()
         if not path.exists():
             raise PlaygroundError(f"{full} {name}: there is no such object")
@@ -279,15 +280,12 @@ class World:
 
 
 def _parsed(text: str, origin: str) -> list[tuple[Any, Found]]:
-    """Every object of a YAML text, as it is written and as it is read. Raises `PlaygroundError` or
+    """Every object of a text, as it is written and as it is read. Raises `FileError`, `PlaygroundError` or
     `ObjectError`.
     """
-    try:
-        documents = [document for document in yaml.safe_load_all(text) if document is not None]
-    except yaml.YAMLError as error:
-        raise PlaygroundError(f"{origin}: not YAML: {' '.join(str(error).split())}") from None
     parsed = []
-    for number, document in enumerate(documents, 1):
+    written = (document for document in parse_documents(text.encode(), origin) if document is not None)
+    for number, document in enumerate(written, 1):
         for item in decode(document, f"{origin}, document {number}"):
             if isinstance(item, ObjectError):
                 raise item
@@ -303,13 +301,18 @@ def _parsed(text: str, origin: str) -> list[tuple[Any, Found]]:
     return parsed
 
 
+def _written(document: object) -> str:
+    """The text of an object: JSON, which leaves open of no value what it is."""
+    return json.dumps(document, indent=2) + "\n"
+
+
 def _pods(found: list[Found]) -> list[PodObject]:
     made, _ = complete(found)
     return [own.value for own in made if isinstance(own.value, PodObject)]
 
 
 def _file(found: Found) -> str:
-    return f"{found.kind.lower()}.{namespace(found.value)}.{found.value.metadata.name}.yaml"
+    return f"{found.kind.lower()}.{namespace(found.value)}.{found.value.metadata.name}.json"
 
 
 KINDS: Final = {

@@ -1,7 +1,7 @@
-"""YAML (or JSON) files as plain values, and from there to types, with errors that name file, line and field."""
+"""YAML and JSON files as plain values, and from there to types, with errors that name file, line and field."""
 
+import json
 import re
-import sys
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -9,6 +9,9 @@ import msgspec
 import yaml
 
 from kbe_nat.errors import FileError
+from kbe_nat.sources.files import content, label
+from kbe_nat.sources.json_documents import is_json, json_documents, looks_like_json
+from kbe_nat.sources.yaml_documents import yaml_documents
 
 _T = TypeVar("_T")
 
@@ -16,29 +19,21 @@ _T = TypeVar("_T")
 def documents(path: str) -> list[Any]:
     """All documents of one file, or none: what stands before a mistake must not pass for the whole.
 
-    Raises `FileError` when the file is missing, unreadable or no YAML.
+    Raises `FileError` when the file is missing, unreadable, no file, too large, or neither YAML nor JSON.
     """
+    return parse_documents(content(path), label(path))
+
+
+def parse_documents(text: bytes, name: str) -> list[Any]:
+    """All documents of one text. Raises `FileError`, which names the text so, and the line."""
     try:
-        if path == STANDARD_INPUT:
-            return _parsed(sys.stdin.buffer.read())
-        return _parsed(Path(path).read_bytes())
-    except OSError as error:
-        raise FileError(f"{label(path)}: {error.strerror or error}") from None
-    except yaml.MarkedYAMLError as error:
-        if "nesting depth" in str(error):
-            # The C library's own limit, in its newer versions.
-            raise FileError(f"{label(path)}: {TOO_DEEP}") from None
-        mark = error.problem_mark or error.context_mark
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        what = " ".join(str(part) for part in (error.context, error.problem) if part)
-        raise FileError(f"{label(path)}{where}: not YAML: {what}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise FileError(f"{label(path)}: not YAML: {' '.join(str(error).split())}") from None
+        if is_json(text):
+            return _json_or_flow(text, name)
+        return yaml_documents(text)
+    except yaml.YAMLError as error:
+        raise _not_yaml(error, name) from None
     except RecursionError:
-        raise FileError(f"{label(path)}: {TOO_DEEP}") from None
-    except (ValueError, OverflowError) as error:
-        # A scalar that looks like a number or a date and is none.
-        raise FileError(f"{label(path)}: not YAML: {error}") from None
+        raise FileError(f"{name}: {TOO_DEEP}") from None
 
 
 def document(path: Path, kind: type[_T], empty: object = None) -> _T:
@@ -51,11 +46,8 @@ def document(path: Path, kind: type[_T], empty: object = None) -> _T:
     except msgspec.ValidationError as error:
         reason, field = reason_and_path(str(error))
         raise FileError(f"{path}: {field}: {reason}" if field else f"{path}: {reason}") from None
-
-
-def label(path: str) -> str:
-    """How a file is called in messages."""
-    return "standard input" if path == STANDARD_INPUT else path
+    except RecursionError:
+        raise FileError(f"{path}: {TOO_DEEP}") from None
 
 
 def reason_and_path(message: str) -> tuple[str, str]:
@@ -68,31 +60,37 @@ def reason_and_path(message: str) -> tuple[str, str]:
     return reason[:1].lower() + reason[1:].replace("`", ""), _PATH_ROOT.sub("", path.strip("`"))
 
 
-def _parsed(text: bytes) -> list[Any]:
-    """All documents. The C library builds them by recursion and would exhaust the stack, which nothing can
-    catch: so texts that might be nested too deeply are looked through first. Every level takes a bracket, or
-    a column of its line.
-    """
-    brackets = text.count(b"[") + text.count(b"{")
-    if brackets > MAX_DEPTH or max(map(len, text.split(b"\n"))) > MAX_DEPTH:
-        depth = 0
-        for event in yaml.parse(text, Loader=_Loader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH:
-                raise RecursionError
-    return list(yaml.load_all(text, Loader=_Loader))
+def _json_or_flow(text: bytes, name: str) -> list[Any]:
+    """A bracket opens JSON, or YAML in flow style."""
+    try:
+        return json_documents(text.decode("utf-8-sig"))
+    except json.JSONDecodeError as error:
+        what = f"{error.msg[:1].lower()}{error.msg[1:]}"
+        not_json = FileError(f"{name}, line {error.lineno}, column {error.colno}: not JSON: {what}")
+    except UnicodeDecodeError as error:
+        not_json = FileError(f"{name}: not JSON: byte {error.start} is no UTF-8")
+    except ValueError as error:
+        # To YAML its numbers would be texts.
+        raise FileError(f"{name}: not JSON: {error}") from None
+    try:
+        return yaml_documents(text)
+    except yaml.YAMLError:
+        if looks_like_json(text):
+            raise not_json from None
+        raise
 
 
-class _Loader(yaml.CSafeLoader):
-    """YAML as Kubernetes reads it: a date is a text."""
+def _not_yaml(error: yaml.YAMLError, name: str) -> FileError:
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return FileError(f"{name}: not YAML: {' '.join(str(error).split())}")
+    if "nesting depth" in str(error):
+        # The C library's own limit, in its newer versions.
+        return FileError(f"{name}: {TOO_DEEP}")
+    mark = error.problem_mark or error.context_mark
+    where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    what = " ".join(str(part) for part in (error.context, error.problem) if part)
+    return FileError(f"{name}{where}: not YAML: {what}")
 
-    yaml_implicit_resolvers = {  # noqa: RUF012
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
-    }
 
-
-STANDARD_INPUT: Final = "-"
-MAX_DEPTH: Final = 1000
-TOO_DEEP: Final = "not read: it is nested too deeply"
+TOO_DEEP: Final = "not read: it is nested too deeply, or contains itself"
 _PATH_ROOT: Final = re.compile(r"^\$\.?")

@@ -14,7 +14,8 @@ from kbe_nat.sources.amendment import amend, can_be_amended
 from kbe_nat.sources.assembly import assemble
 from kbe_nat.sources.completion import POD_RANGE, complete
 from kbe_nat.sources.decoding import decode
-from kbe_nat.sources.documents import STANDARD_INPUT, documents, label
+from kbe_nat.sources.documents import documents
+from kbe_nat.sources.files import STANDARD_INPUT, label
 from kbe_nat.sources.objects import Found
 from kbe_nat.sources.retention import retain
 from kbe_nat.sources.selection import select

@@ -1,0 +1,59 @@
+"""JSON texts: one value, or a stream of them, as kubectl reads what begins with a bracket."""
+
+import json
+import math
+import re
+from typing import Any, Final
+
+
+def json_documents(text: str) -> list[Any]:
+    """All values of the text: side by side, one a line, or with lines of `---` between. Of two equal keys the
+    last one counts; half of a surrogate pair becomes U+FFFD, as in Go.
+
+    Raises `json.JSONDecodeError`, or ValueError for a number that JSON does not have.
+    """
+    values = []
+    place = _BETWEEN.match(text, 0).end()  # type: ignore[union-attr]
+    while place < len(text):
+        value, place = _DECODER.raw_decode(text, place)
+        values.append(value)
+        place = _BETWEEN.match(text, place).end()  # type: ignore[union-attr]
+    return [_paired(value) for value in values] if _SURROGATE.search(text) else values
+
+
+def is_json(text: bytes) -> bool:
+    """Whether the first character that is no space opens an object or an array: JSON, or YAML in flow style."""
+    return _OPENING.match(text) is not None
+
+
+def looks_like_json(text: bytes) -> bool:
+    """Whether what is in the first bracket is quoted, or another bracket, as JSON has it."""
+    return _QUOTED.match(text) is not None
+
+
+def _paired(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_paired(inner) for inner in value]
+    if isinstance(value, dict):
+        return {_paired(key): _paired(inner) for key, inner in value.items()}
+    return value
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"the number {text[:40]} is too large")
+    return number
+
+
+def _refused(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_refused, parse_float=_float)
+_BETWEEN: Final = re.compile(r"(?:[ \t\r\n]|(?<![^\n])---[ \t]*(?=[\r\n]|\Z))*")
+_OPENING: Final = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*[{\[]")
+_QUOTED: Final = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*[{\[][ \t\r\n]*[\"{\[]")
+_SURROGATE: Final = re.compile(r"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
