@@ -52,6 +52,7 @@ CRATES = {
 PYTHON = {
     "_native": "",
     "errors": "",
+    "commands": "errors",
     "model": "",
     "reference": "reference_packet reference_tables reference_tcp",
     "reference_tables": "reference_packet reference_tcp",
@@ -61,19 +62,19 @@ PYTHON = {
     "planning": "model policy",
     "sources": "errors model",
     "remembered": "policy",
-    "rules": "_native errors model packet policy remembered",
+    "rules": "_native commands errors model packet policy remembered",
     "datapath": "_native errors model policy remembered rules",
     "tables": "_native policy remembered",
     "control": "_native datapath errors model planning policy remembered tables",
-    "daemon": "_native control datapath errors kubeproxy model planning policy rules sources",
+    "daemon": "_native commands control datapath errors kubeproxy model planning policy rules sources",
     "kubeproxy": "errors model planning policy sources",
     "diagnosis": "daemon datapath errors rules",
-    "playground": "daemon errors planning policy sources",
+    "playground": "commands daemon errors planning policy sources",
     "packet": "model",
-    "kernel_flows": "errors",
+    "kernel_flows": "commands errors",
     "shadow": "_native kernel_flows model packet policy tables",
-    "cli": "_native control daemon datapath diagnosis errors kernel_flows kubeproxy model packet planning "
-    "playground policy rules shadow sources tables version",
+    "cli": "_native commands control daemon datapath diagnosis errors kernel_flows kubeproxy model packet "
+    "planning playground policy rules shadow sources tables version",
     "__init__": "_native errors model",
     "__main__": "cli errors",
 }

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from kbe_nat.commands import printed
 from kbe_nat.errors import ConntrackError
 
 
@@ -40,14 +41,9 @@ def listed(prefix: Sequence[str] = ()) -> Iterator[KernelFlow]:
     Raises `ConntrackError`.
     """
     for family in FAMILIES:
-        command = [*prefix, "conntrack", "-L", "-f", family]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, process_group=0)
-        except FileNotFoundError:
-            raise ConntrackError(MISSING) from None
-        if done.returncode:
-            raise ConntrackError(f"conntrack -L: {' '.join(done.stderr.split())}")
-        yield from filter(None, map(parse, done.stdout.splitlines()))
+        command = ("conntrack", "-L", "-f", family)
+        lines = printed(command, ConntrackError, prefix=prefix, seconds=LIST_SECONDS).splitlines()
+        yield from filter(None, map(parse, lines))
 
 
 def watched(prefix: Sequence[str] = ()) -> "subprocess.Popen[bytes]":
@@ -55,8 +51,10 @@ def watched(prefix: Sequence[str] = ()) -> "subprocess.Popen[bytes]":
     command = [*prefix, "conntrack", "-E", "-e", "NEW", "-b", str(EVENT_BUFFER)]
     try:
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0)
-    except FileNotFoundError:
-        raise ConntrackError(MISSING) from None
+    except FileNotFoundError as error:
+        raise ConntrackError(f"{error.filename} is not installed") from None
+    except OSError as error:
+        raise ConntrackError(f"conntrack -E: {error.strerror or error}") from None
 
 
 def parse(line: str) -> KernelFlow | None:
@@ -78,6 +76,7 @@ def parse(line: str) -> KernelFlow | None:
 FAMILIES: Final = ("ipv4", "ipv6")
 EVENT_BUFFER: Final = 4 << 20
 """Bytes of events that wait in the kernel."""
-MISSING: Final = "the command conntrack is not installed"
+LIST_SECONDS: Final = 60.0
+"""A million connections take some seconds."""
 _PROTOCOL: Final = re.compile(r"(?:^|\s)(tcp|udp|sctp)\s")
 _ENDS: Final = re.compile(r"src=(\S+) dst=(\S+) sport=(\d+) dport=(\d+)")

@@ -90,15 +90,16 @@ def _new_flows(
                 if selector.select(0.2):
                     content = os.read(process.stdout.fileno(), 1 << 16)
                     if not content:
+                        process.kill()
                         reason = process.stderr.read().decode(errors="replace")
                         raise ConntrackError(f"conntrack -E: {' '.join(reason.split())}")
                     *lines, rest = (rest + content).split(b"\n")
-                    yield from filter(None, (parse_line(line.decode()) for line in lines))
+                    yield from filter(None, (parse_line(line.decode(errors="replace")) for line in lines))
                 if time.monotonic() - looked > POLL_SECONDS:
                     looked = time.monotonic()
                     _follow(source, own, flags)
     finally:
-        process.terminate()
+        process.kill()
         process.wait()
 
 

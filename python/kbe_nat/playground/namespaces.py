@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
+from kbe_nat.commands import printed
 from kbe_nat.errors import PlaygroundError
 
 _T = TypeVar("_T")
@@ -70,32 +71,29 @@ class Namespace:
         inside(self.path, lambda: Path(path).write_text(text))
 
     def start(self, command: Sequence[str]) -> subprocess.Popen[str]:
-        """Start a process inside; it is ended with the namespace. The caller may read its standard output."""
-        process = subprocess.Popen(
-            [*self.prefix, *command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            # Ctrl-C at the terminal is for us: we end it in our own order.
-            start_new_session=True,
-        )
+        """Start a process inside; it is ended with the namespace. The caller may read its standard output.
+        Raises `PlaygroundError` when it cannot be started.
+        """
+        try:
+            process = subprocess.Popen(
+                [*self.prefix, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                # Ctrl-C at the terminal is for us: we end it in our own order.
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise PlaygroundError(f"{' '.join(command)}: {error.strerror or error}") from None
         self._processes.append(process)
         return process
 
 
 def call(*command: str) -> str:
-    """What a command prints. Raises `PlaygroundError` when it fails."""
-    try:
-        # In a process group of its own: Ctrl-C at the terminal must not cut off what takes things away.
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, process_group=0
-        )
-    except FileNotFoundError as error:
-        raise PlaygroundError(f"{error.filename} is not installed") from None
-    if done.returncode:
-        raise PlaygroundError(f"{' '.join(command)}: {' '.join(done.stderr.split())}")
-    return done.stdout
+    """What a command prints. Raises `PlaygroundError` when it fails, or is not done after `LIMIT_SECONDS`."""
+    return printed(command, PlaygroundError, seconds=LIMIT_SECONDS)
 
 
 def inside(path: Path, action: Callable[[], _T]) -> _T:
@@ -128,3 +126,5 @@ def inside(path: Path, action: Callable[[], _T]) -> _T:
 LIBC: Final = ctypes.CDLL(None, use_errno=True)
 """`os.setns` came with Python 3.12."""
 STOP_SECONDS: Final = 2.0
+LIMIT_SECONDS: Final = 60.0
+"""Longer than anything that the playground runs, on a machine that has much else to do."""

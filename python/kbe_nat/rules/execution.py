@@ -1,9 +1,9 @@
 """The seam between rules and the system: one way to run a command."""
 
-import subprocess
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
+from kbe_nat.commands import Haste, printed
 from kbe_nat.errors import RulesError
 
 
@@ -16,26 +16,21 @@ class Runner(Protocol):
 
 
 class Commands:
-    """Runs commands here, or behind a prefix such as `nsenter --net=...`."""
+    """Runs commands here, or behind a prefix such as `nsenter --net=...`. One that hangs is killed."""
 
-    def __init__(self, prefix: Sequence[str] = ()) -> None:
+    def __init__(self, prefix: Sequence[str] = (), haste: Haste | None = None) -> None:
+        """`haste` shortens the time limit of what runs."""
         self._prefix = tuple(prefix)
+        self._haste = haste
 
     def run(self, command: Sequence[str], text: str = "") -> str:
-        """See `Runner.run`."""
-        try:
-            # In a process group of its own: Ctrl-C at the terminal must not cut a transaction off.
-            done = subprocess.run(
-                [*self._prefix, *command],
-                input=text,
-                capture_output=True,
-                text=True,
-                check=False,
-                process_group=0,
-            )
-        except FileNotFoundError as error:
-            raise RulesError(f"{error.filename} is not installed") from None
-        if done.returncode:
-            reason = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-            raise RulesError(f"{' '.join(command)}: {reason}")
-        return done.stdout
+        """See `Runner.run`. Takes `LIMIT_SECONDS` at most."""
+        return printed(
+            command, RulesError, text=text, prefix=self._prefix, seconds=LIMIT_SECONDS, haste=self._haste
+        )
+
+
+LIMIT_SECONDS: Final = 5.0
+"""Half of the watchdog's patience (packaging/kbe-nat.service). A transaction takes tens of milliseconds; with
+100,000 elements, one second.
+"""

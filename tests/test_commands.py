@@ -1,0 +1,134 @@
+"""System commands that hang, print anything, or cannot be started; each is one line for people."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kbe_nat import commands, kernel_flows
+from kbe_nat.commands import Haste, printed
+from kbe_nat.errors import ConntrackError, KbeNatError, PlaygroundError, RulesError
+from kbe_nat.playground import namespaces
+from kbe_nat.rules import execution
+from kbe_nat.rules.execution import Commands
+
+FULL = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EACCES, errno.ENOEXEC)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether it still runs; one that nobody has waited for yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_what_is_written_is_read_and_what_is_printed_comes_back() -> None:
+    text = "héllo\n" * 100_000
+    assert printed(("cat",), RulesError, text=text, seconds=30) == text
+    assert printed(("me",), RulesError, prefix=("echo", "it", "is"), seconds=30) == "it is me\n"
+    # One that does not read what it gets.
+    assert printed(("true",), RulesError, text=text, seconds=30) == ""
+
+
+def test_f131_a_command_that_hangs_is_killed_with_all_that_it_has_started(tmp_path: Path) -> None:
+    script = f"sleep 600 & echo $! > {tmp_path}/child; echo $$ > {tmp_path}/self; trap '' TERM; wait"
+    started = time.monotonic()
+    with pytest.raises(RulesError, match=r"^sh -c .*: not done after \d s, and killed$"):
+        printed(("sh", "-c", script), RulesError, seconds=1)
+    assert time.monotonic() - started < 20
+    for name in ("child", "self"):
+        pid = int((tmp_path / name).read_text())
+        deadline = time.monotonic() + 30
+        while is_alive(pid) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not is_alive(pid), name
+
+
+def test_f131_one_that_leaves_its_output_open_is_not_waited_for() -> None:
+    started = time.monotonic()
+    with pytest.raises(RulesError, match="not done"):
+        printed(("setsid", "-f", "sleep", "20"), RulesError, seconds=0.5)
+    assert time.monotonic() - started < 15
+
+
+def test_f131_haste_ends_what_runs_and_bounds_what_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "ENDING_SECONDS", 2.0)
+    haste = Haste()
+    runner = Commands(haste=haste)
+    begin = threading.Timer(0.3, haste.begin)
+    begin.start()
+    started = time.monotonic()
+    with pytest.raises(RulesError, match="sleep 600: not done"):
+        runner.run(("sleep", "600"))
+    assert time.monotonic() - started < 4
+    begin.join()
+    assert runner.run(("echo", "rules")) == "rules\n", "there is still time to take rules away"
+    for _ in range(3):
+        with pytest.raises(RulesError, match="sleep 600: not done"):
+            runner.run(("sleep", "600"))
+    assert time.monotonic() - started < 5, "for all of them together"
+
+
+def test_f131_signal_handlers_may_ask_for_haste(monkeypatch: pytest.MonkeyPatch) -> None:
+    haste = Haste()
+    before = signal.signal(signal.SIGUSR1, lambda *_: haste.begin())
+    try:
+        # By another process: the handler runs in this thread, in the middle of its wait.
+        asking = subprocess.Popen(["sh", "-c", f"sleep 0.3; kill -USR1 {os.getpid()}"])
+        started = time.monotonic()
+        with pytest.raises(RulesError, match="not done"):
+            printed(("sleep", "600"), RulesError, seconds=60, haste=haste)
+        assert time.monotonic() - started < 10
+        asking.wait()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_f131_what_is_no_utf8_is_read_all_the_same() -> None:
+    shout = (sys.executable, "-c", r"import os; os.write(1, b'x\xff\xfe'); os.write(2, b'\xff')")
+    assert printed(shout, RulesError, seconds=30) == "x��"
+    with pytest.raises(RulesError, match=r"�: no$"):
+        printed(("sh", "-c", r"printf '\377: no\n' >&2; exit 1"), RulesError, seconds=30)
+
+
+CALLS: list[tuple[type[KbeNatError], Callable[[], object]]] = [
+    (RulesError, lambda: Commands().run(("nft", "list", "tables"))),
+    (ConntrackError, lambda: list(kernel_flows.listed())),
+    (ConntrackError, lambda: kernel_flows.watched()),
+    (PlaygroundError, lambda: namespaces.call("ip", "link")),
+    (PlaygroundError, lambda: namespaces.Namespace("kbe-none").start(("true",))),
+]
+
+
+@pytest.mark.parametrize(("failure", "call"), CALLS)
+@pytest.mark.parametrize("number", FULL, ids=lambda number: errno.errorcode[number])
+def test_f128_whatever_the_system_lacks_is_our_error(
+    monkeypatch: pytest.MonkeyPatch, number: int, failure: type[KbeNatError], call: Callable[[], object]
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    with pytest.raises(failure, match=os.strerror(number)):
+        call()
+
+
+def test_f131_every_caller_has_a_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("nft", "conntrack", "ip"):
+        (tmp_path / name).write_text("#!/bin/sh\nexec sleep 600\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(execution, "LIMIT_SECONDS", 0.3)
+    monkeypatch.setattr(kernel_flows, "LIST_SECONDS", 0.3)
+    monkeypatch.setattr(namespaces, "LIMIT_SECONDS", 0.3)
+    for failure, call in (CALLS[0], CALLS[1], CALLS[3]):
+        with pytest.raises(failure, match="not done"):
+            call()
