@@ -22,7 +22,7 @@ from kbe_nat.daemon.addresses import LocalAddresses
 from kbe_nat.daemon.answers import VERBS, Answers, flow_row
 from kbe_nat.daemon.checkpoints import HEAD, CheckpointFile
 from kbe_nat.daemon.conversation import ControlServer, ask
-from kbe_nat.daemon.notify import notify, watchdog_seconds
+from kbe_nat.daemon.notify import Notifier, watchdog_seconds
 from kbe_nat.daemon.watchers import Watchers
 from kbe_nat.datapath.ways import Diversion, EveryPacket
 from kbe_nat.errors import ArgumentError, ControlError
@@ -227,13 +227,18 @@ def test_f10_connections_are_kept_in_a_file(tmp_path: Path, caplog: pytest.LogCa
 
 
 def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    notify("READY=1")
+    Notifier().say("READY=1")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        notify("READY=1", "STATUS=fine")
+        notifier = Notifier()
+        notifier.say("READY=1", "STATUS=fine")
         assert listener.recv(100) == b"READY=1\nSTATUS=fine"
-    notify("READY=1")
+        for _ in range(10_000):
+            notifier.say("WATCHDOG=1")
+        assert listener.recv(100) == b"WATCHDOG=1", "nor does it wait for one who does not read"
+    notifier.say("READY=1")
+    notifier.close()
     assert watchdog_seconds() is None
     for microseconds, seconds in (("10000000", 10.0), ("0", None), ("many", None)):
         monkeypatch.setenv("WATCHDOG_USEC", microseconds)

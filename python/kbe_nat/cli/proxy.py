@@ -23,6 +23,7 @@ from kbe_nat.cli.options import (
     split,
     warn,
 )
+from kbe_nat.commands import Haste
 from kbe_nat.control import Controller
 from kbe_nat.daemon import privileges
 from kbe_nat.daemon.addresses import LocalAddresses
@@ -37,7 +38,7 @@ from kbe_nat.errors import ArgumentError, PrivilegeError
 from kbe_nat.model import Snapshot, Strategy
 from kbe_nat.policy import Options
 from kbe_nat.rules import Marks, Way
-from kbe_nat.rules.choice import BackendName, DatapathName, choose, clean_up, probe, remove_rules
+from kbe_nat.rules.choice import BackendName, DatapathName, choose, clean_up, probe, remove_rules, usable
 from kbe_nat.rules.execution import Commands
 from kbe_nat.rules.standby import OnDeath
 from kbe_nat.rules.translation import Translations
@@ -137,8 +138,9 @@ def proxy(
     """Serve the Services of a directory on this node: divert their packets, translate them, follow changes.
 
     Needs CAP_NET_ADMIN and gives up every other privilege, but for CAP_NET_RAW that iptables' commands want with
-    every-packet. SIGTERM ends it and takes the rules away; SIGUSR2 ends it for a restart, and leaves them.
-    Connections are kept for the next start; drains, and strategies that were set while it ran, are not.
+    every-packet. SIGTERM, SIGINT and SIGHUP end it and take the rules away; SIGUSR2 ends it for a restart, and
+    leaves them. Connections are kept for the next start; drains, and strategies that were set while it ran, are
+    not.
 
     See also: kbe-nat doctor.
     """
@@ -158,9 +160,11 @@ def proxy(
     if queue + queues > MAX_QUEUES:
         raise typer.BadParameter(f"the last queue would be {queue + queues - 1}", param_hint="--queues")
     processors = tuple(parse(_cpu, text, "--cpus") for text in split(cpus))
+    haste = Haste()
+    commands = Commands(haste=haste)
     if cleanup:
         with only_proxy():
-            clean_up(Commands(), marks)
+            clean_up(commands, marks)
         return
     if not manifests:
         raise typer.BadParameter("say where the objects are", param_hint="--manifests")
@@ -172,7 +176,7 @@ def proxy(
     )
     source = Manifests(manifests, pod_range=parse(parse_range, pod_range, "--pod-range"))
 
-    addresses = LocalAddresses(Commands())
+    addresses = LocalAddresses(commands)
 
     def options(snapshot: Snapshot) -> Options:
         own = flags if flags.node_address else replace(flags, node_address=addresses.found())
@@ -183,15 +187,15 @@ def proxy(
 
     numbers = range(queue, queue + queues)
     diversion = Diversion((numbers[0], numbers[-1]), marks)
-    way, reason = choose(datapath, Commands())
+    way, reason = choose(datapath, commands)
     carrying: EveryPacket | FirstPacket
     if way is Way.FIRST_PACKET:
         why = "nft and netlink, in a table for each family"
-        leftovers = partial(remove_rules, Commands())
-        carrying = FirstPacket(diversion, Commands(), NftTables(), on_death, leftovers)
+        leftovers = partial(remove_rules, commands)
+        carrying = FirstPacket(diversion, commands, NftTables(), on_death, leftovers)
     else:
-        backend, why = probe(rules, Commands())
-        carrying = EveryPacket(diversion, backend, Translations(Commands(), NftTables(), marks).remove)
+        backend, why = probe(rules, commands)
+        carrying = EveryPacket(diversion, backend, Translations(commands, NftTables(), marks).remove)
     look = None if flags.node_address else addresses.look
     controller = Controller(engine, carrying, options, drain_removed, look)
     if dry_run:
@@ -224,8 +228,10 @@ def proxy(
         "rules": why,
         "seed": seed,
     }
-    settings = Settings(socket, state, processors)
-    Proxy(source, controller, opened, settings, about).run()
+    # iptables' set match wants it, also to take away what a run of the other datapath has left.
+    is_raw_lent = way is Way.EVERY_PACKET or any(own.is_present() for own in usable(commands))
+    settings = Settings(socket, state, processors, is_raw_lent=is_raw_lent)
+    Proxy(source, controller, opened, settings, about, haste).run()
 
 
 def _print_rules(source: Manifests, controller: Controller) -> None:

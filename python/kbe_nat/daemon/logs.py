@@ -3,8 +3,12 @@
 import json
 import logging
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Final
 
 
 class LogFormat(StrEnum):
@@ -18,10 +22,65 @@ def log_to_stderr(form: LogFormat, verbosity: int) -> None:
     """Send all log lines to standard error: warnings and events with verbosity 0, details from 1 on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if form is LogFormat.JSON else _Text())
+    if not verbosity:
+        handler.addFilter(Allowance())
     root = logging.getLogger("kbe_nat")
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if verbosity else logging.INFO)
     root.propagate = False
+
+
+class Standing:
+    """Lines that hold for a while: each is said when it begins to hold, and not again until it has ceased to."""
+
+    def __init__(self, level: int, over: str = "") -> None:
+        """`over` is said when the last one has ceased to hold."""
+        self._level = level
+        self._over = over
+        self._lines: frozenset[str] = frozenset()
+
+    def follow(self, lines: Iterable[str]) -> None:
+        """These hold now, and no others. Cost: linear in them."""
+        now = dict.fromkeys(lines)
+        for line in now:
+            if line not in self._lines:
+                LOG.log(self._level, "%s", line)
+        if self._over and self._lines and not now:
+            LOG.info("%s", self._over)
+        self._lines = frozenset(now)
+
+
+class Allowance(logging.Filter):
+    """Bounds the log, whoever makes us say something: many lines at once, few for ever. Those that are left out
+    are counted, and the next one that is not says how many they were.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._left = float(BURST)
+        self._looked = clock()
+        self._missing = 0
+        self._lock = threading.Lock()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether this record is written."""
+        with self._lock:
+            return self._passes(record)
+
+    def _passes(self, record: logging.LogRecord) -> bool:
+        now = self._clock()
+        self._left = min(BURST, self._left + (now - self._looked) * LINES_PER_SECOND)
+        self._looked = now
+        if self._left < 1:
+            self._missing += 1
+            return False
+        self._left -= 1
+        if self._missing:
+            record.msg = f"{record.getMessage()} ({self._missing} lines before this one were left out)"
+            record.args = None
+            self._missing = 0
+        return True
 
 
 class _Text(logging.Formatter):
@@ -41,3 +100,9 @@ def _one_line(record: logging.LogRecord) -> str:
     if record.exc_info and record.exc_info[1] is not None:
         message += f": {record.exc_info[1]!r}"
     return " ".join(message.split())
+
+
+LOG: Final = logging.getLogger("kbe_nat.daemon")
+BURST: Final = 10_000
+"""Lines: enough to say once what is wrong with each object of a large cluster."""
+LINES_PER_SECOND: Final = 5.0

@@ -18,19 +18,21 @@ class _Data(ctypes.Structure):
     )
 
 
-def keep_net_admin() -> None:
-    """From now on this process has CAP_NET_ADMIN and nothing more. Commands that it runs as root have CAP_NET_RAW
-    too: without it iptables' set match refuses to work (libxt_set opens a raw socket to talk of sets).
+def keep_net_admin(*, is_raw_lent: bool) -> None:
+    """From now on this process has CAP_NET_ADMIN and nothing more. With `is_raw_lent` commands that it runs as
+    root have CAP_NET_RAW too: without it iptables' set match refuses to work (libxt_set opens a raw socket to
+    talk of sets).
 
     Must be called before threads are started: they keep what they had. Raises OSError.
     """
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
+    kept = (CAP_NET_ADMIN, CAP_NET_RAW) if is_raw_lent else (CAP_NET_ADMIN,)
     for capability in range(last + 1):
-        if capability not in (CAP_NET_ADMIN, CAP_NET_RAW) and _prctl(PR_CAPBSET_READ, capability) > 0:
+        if capability not in kept and _prctl(PR_CAPBSET_READ, capability) > 0:
             _checked(_prctl(PR_CAPBSET_DROP, capability))
     header = _Header(VERSION_3, 0)
     LIBC.capget(ctypes.byref(header), ctypes.byref(data := (_Data * 2)()))
-    own, lent = 1 << CAP_NET_ADMIN, data[0].permitted & 1 << CAP_NET_RAW
+    own, lent = 1 << CAP_NET_ADMIN, (data[0].permitted & 1 << CAP_NET_RAW) if is_raw_lent else 0
     data = (_Data * 2)(_Data(own, own | lent, own | lent), _Data())
     _checked(LIBC.capset(ctypes.byref(header), data))
     _checked(_prctl(PR_SET_NO_NEW_PRIVS, 1))

@@ -13,12 +13,16 @@ from types import FrameType, TracebackType
 from typing import Any, Final
 
 from kbe_nat._native import Engine
+from kbe_nat.commands import Haste
 from kbe_nat.control import Controller
-from kbe_nat.daemon import notify, privileges
+from kbe_nat.daemon import privileges
 from kbe_nat.daemon.answers import Answers
 from kbe_nat.daemon.checkpoints import CheckpointFile
 from kbe_nat.daemon.conversation import ControlServer
 from kbe_nat.daemon.exclusion import only_proxy
+from kbe_nat.daemon.logs import Standing
+from kbe_nat.daemon.notify import Notifier, watchdog_seconds
+from kbe_nat.daemon.tasks import Task, described
 from kbe_nat.daemon.watchers import Watchers
 from kbe_nat.datapath.native import NativeQueue
 from kbe_nat.datapath.netfilterqueue import NetfilterQueue
@@ -43,11 +47,13 @@ class Settings:
     """How often the rules are looked after."""
     checkpoint_seconds: float = 10.0
     """How often connections are written to the file."""
+    is_raw_lent: bool = True
+    """Whether commands have CAP_NET_RAW, see `privileges`."""
 
 
 class Proxy:
-    """Serves what a source says, until SIGTERM or SIGINT. SIGUSR2 ends it too, but leaves its rules to a daemon
-    that takes its place.
+    """Serves what a source says, until SIGTERM, SIGINT or SIGHUP. SIGUSR2 ends it too, but leaves its rules to a
+    daemon that takes its place.
     """
 
     def __init__(
@@ -57,22 +63,41 @@ class Proxy:
         queues: Sequence[Callable[[], NativeQueue | NetfilterQueue]],
         settings: Settings,
         about: dict[str, Any],
+        haste: Haste,
     ) -> None:
-        """`queues` open one queue each; `about` is said to who asks for the status."""
+        """`queues` open one queue each; `about` is said to who asks for the status; `haste` is that of the
+        commands which the controller runs.
+        """
         self._source = source
         self._controller = controller
         self._queues = queues
         self._settings = settings
         self._about = about
+        self._haste = haste
+        self._notifier = Notifier()
+        self._keeping = Task(
+            settings.checkpoint_seconds,
+            self._keep_connections,
+            "connections cannot be kept",
+            "connections are kept again",
+        )
         self._checkpoints = CheckpointFile(settings.state)
         self._health = HealthServers()
         self._loops: list[LoopThread] = []
         self._threads: list[NativeThread] = []
         """The loops, and who else must not stop."""
         self._refused: tuple[str, ...] = ()
-        self._trouble = ""
+        self._refusals = Standing(logging.ERROR, "the objects are sound again")
+        self._notes = Standing(logging.INFO)
+        self._plan_notes = Standing(logging.WARNING)
+        self._behind = Standing(logging.ERROR, "the rules are up to date")
+        self._pending: Reading | None = None
+        """Read, and not yet planned."""
         self._generation = 0
+        self._unsaid = ""
+        """What has been taken over since it was said last."""
         self._started = time.time()
+        self._is_changed = False
         self._is_ending = False
         self._leaves_rules = False
 
@@ -85,7 +110,8 @@ class Proxy:
         """Serve. Raises `KbeNatError` when it cannot start, or a loop fails; what served before then stays."""
         with self._signals(), ExitStack() as stack:
             stack.enter_context(only_proxy())
-            privileges.keep_net_admin()
+            privileges.keep_net_admin(is_raw_lent=self._settings.is_raw_lent)
+            stack.callback(self._notifier.close)
             stack.callback(self._health.close)
             self._read_first()
             watchers = Watchers(self.engine)
@@ -93,7 +119,7 @@ class Proxy:
             restored = self._checkpoints.read(self.engine)
             answers = Answers(self._controller, watchers, self._status)
             stack.enter_context(ControlServer(self._settings.socket, answers))
-            stack.callback(self._keep_connections)
+            stack.callback(self._keeping.run)
             follower = stack.enter_context(self._controller.datapath.following(self.engine))
             with ExitStack() as failing:
                 if not self._controller.datapath.is_present():
@@ -110,120 +136,161 @@ class Proxy:
             stack.push(self._give_up)
             self._threads = [*self._loops, *([follower] if follower else [])]
             LOG.info("serving %s; %d connections taken over", self._served(), restored)
-            notify.notify("READY=1", f"STATUS=serving {self._served()}")
+            self._notifier.say("READY=1", f"STATUS=serving {self._served()}")
             # The objects of a large cluster stay: nobody need look through them again and again.
             gc.collect()
             gc.freeze()
             self._watch(watchers)
             LOG.info("ending; the rules %s", "stay" if self._leaves_rules else "go")
-            notify.notify("STOPPING=1")
+            self._notifier.say("STOPPING=1")
 
     def _give_up(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Who fails is started again: until then its rules serve, or at least let nothing pass untranslated."""
-        if not self._leaves_rules and error is None:
+        if self._leaves_rules or error is not None:
+            return
+        try:
             self._controller.remove()
+        except RulesError as refused:
+            raise RulesError(f"the rules stay, kbe-nat proxy --cleanup takes them away: {refused}") from None
 
     def _watch(self, watchers: Watchers) -> None:
-        patience = notify.watchdog_seconds()
-        tasks = [
-            _Task(POLL_SECONDS, self._follow),
-            _Task(self._settings.check_seconds, self._repair),
-            _Task(self._settings.check_seconds, self._look_around),
-            _Task(self._settings.checkpoint_seconds, self._keep_connections),
-            _Task(POLL_SECONDS, self._end_drains),
-            _Task(DELIVERY_SECONDS, watchers.deliver),
-            _Task(patience / 3 if patience else None, self._say_alive),
-        ]
+        follow, *others = self._tasks(watchers)
+        alive = Task(
+            self._alive_seconds(), self._say_alive, "systemd cannot be told", "systemd is told again"
+        )
+        wait = Task(DELIVERY_SECONDS, self._wait, "changes are not heard of", "changes are heard of again")
         while not self._is_ending:
             failed = next((own for own in self._threads if own.ended.is_set()), None)
             if failed is not None:
                 if failed.failure:
                     raise failed.failure
                 return
-            now = time.monotonic()
-            for task in tasks:
-                task.run_if_due(now)
-            if self._source.wait(DELIVERY_SECONDS):
-                self._follow()
+            for task in (follow, *others):
+                # Each of them may take as long as a command that hangs.
+                alive.run_if_due(time.monotonic())
+                task.run_if_due(time.monotonic())
+            if not wait.run():
+                time.sleep(DELIVERY_SECONDS)
+            elif self._is_changed:
+                follow.run()
+
+    def _tasks(self, watchers: Watchers) -> list[Task]:
+        """What is done again and again, first of all following the objects."""
+        check = self._settings.check_seconds
+        return [
+            Task(
+                POLL_SECONDS, self._follow, "the objects cannot be followed", "the objects are followed again"
+            ),
+            Task(
+                check,
+                self._repair,
+                "rules are not as they should be, and cannot be put right",
+                "the rules are as they should be",
+            ),
+            Task(
+                check,
+                self._look_around,
+                "the node cannot be looked at, or its rules are not up to date",
+                "the node can be looked at again",
+            ),
+            Task(
+                check,
+                self._answer_checks,
+                "health checks cannot be answered",
+                "health checks are answered again",
+            ),
+            self._keeping,
+            Task(POLL_SECONDS, self._end_drains, "drains cannot be ended", "drains are ended again"),
+            Task(DELIVERY_SECONDS, watchers.deliver, "events cannot be told", "events are told again"),
+            Task(SAY_SECONDS, self._say_news, "what is new cannot be said", ""),
+        ]
+
+    def _alive_seconds(self) -> float | None:
+        patience = watchdog_seconds()
+        return patience / ALIVE_PARTS if patience else None
+
+    def _wait(self) -> None:
+        self._is_changed = self._source.wait(DELIVERY_SECONDS)
 
     def _read_first(self) -> None:
         """Raises `KbeNatError`: with nothing to serve it is better not to start."""
-        reading = self._source.read()
-        if reading is not None:
-            self._take(reading)
+        try:
+            reading = self._source.read()
+            if reading is not None:
+                self._take(reading)
+        except KbeNatError:
+            raise
+        except Exception as error:
+            raise KbeNatError(f"the objects cannot be served: {described(error)}") from error
 
     def _follow(self) -> None:
         """Takes over what has changed; what cannot be read leaves everything as it is."""
         try:
             reading = self._source.read()
-            if reading is not None:
-                self._take(reading)
         except KbeNatError as error:
             self._complain((str(error),), KEPT)
+        else:
+            self._pending = reading or self._pending
+        if self._pending is not None:
+            self._take(self._pending)
+            self._pending = None
 
     def _take(self, reading: Reading) -> None:
         self._complain(tuple(map(str, reading.refused)), LEFT_OUT)
-        for note in reading.notes:
-            LOG.info("%s", note)
-        started, is_served = time.monotonic(), True
+        self._notes.follow(reading.notes)
+        started = time.monotonic()
         try:
             self._controller.apply(reading.snapshot)
         except RulesError as error:
-            LOG.error("rules are not up to date: %s; what was served before is still served", error)
-            is_served = False
-        for note in self._controller.plan.notes:
-            LOG.warning("%s", note)
-        self._health.follow(self._controller.plan)
-        self._generation = reading.snapshot.generation
-        if is_served:
+            self._behind.follow([f"rules are not up to date: {error}; {KEPT}"])
+        else:
+            self._behind.follow([])
             span = (time.monotonic() - started) * 1000
-            LOG.info("generation %d: %s, taken over in %.0f ms", self._generation, self._served(), span)
+            number = reading.snapshot.generation
+            self._unsaid = f"generation {number}: {self._served()}, taken over in {span:.0f} ms"
+        self._plan_notes.follow(self._controller.plan.notes)
+        self._generation = reading.snapshot.generation
+        self._health.follow(self._controller.plan)
+
+    def _say_news(self) -> None:
+        """The newest only: objects may change many times a second."""
+        if self._unsaid:
+            LOG.info("%s", self._unsaid)
+            self._unsaid = ""
 
     def _complain(self, refused: tuple[str, ...], consequence: str) -> None:
         """Says once what is wrong, and once that it is right again."""
-        for line in refused:
-            if line not in self._refused:
-                LOG.error("%s; %s", line, consequence)
-        if self._refused and not refused:
-            LOG.info("the objects are sound again")
+        self._refusals.follow(f"{line}; {consequence}" for line in refused)
         self._refused = refused
 
     def _repair(self) -> None:
-        try:
-            missing = self._controller.repair()
-        except RulesError as error:
-            LOG.error("rules are not as they should be, and cannot be put right: %s", error)
-            return
+        missing = self._controller.repair()
+        self._behind.follow([])
         if missing:
             LOG.warning("somebody has removed rules; they are back: %s", ", ".join(missing))
 
     def _look_around(self) -> None:
-        try:
-            if self._controller.refresh():
-                self._health.follow(self._controller.plan)
-                LOG.info("the node has changed: %s", self._served())
-            self._trouble = ""
-        except KbeNatError as error:
-            if str(error) != self._trouble:
-                LOG.error("the node cannot be looked at, or its rules are not up to date: %s", error)
-            self._trouble = str(error)
+        if self._controller.refresh():
+            self._health.follow(self._controller.plan)
+            LOG.info("the node has changed: %s", self._served())
+
+    def _answer_checks(self) -> None:
+        """Tries again what could not be listened on."""
+        self._health.follow(self._controller.plan)
 
     def _end_drains(self) -> None:
         for backend, flows in self._controller.end_drains().items():
             LOG.info("%s is gone or drained: %d connections were ended", backend, flows)
 
     def _keep_connections(self) -> None:
-        try:
-            self._checkpoints.write(self.engine)
-        except OSError as error:
-            LOG.error("connections cannot be kept: %s", error)
+        self._checkpoints.write(self.engine)
 
     def _say_alive(self) -> None:
         """Only while every thread turns: a daemon that hangs must be ended by who watches it."""
         if all(own.is_turning(TURN_SECONDS) for own in self._threads):
-            notify.notify("WATCHDOG=1")
+            self._notifier.say("WATCHDOG=1")
 
     def _served(self) -> str:
         ports = self._controller.plan.ports
@@ -250,29 +317,18 @@ class Proxy:
         def end(number: int, frame: FrameType | None) -> None:
             self._leaves_rules = number == signal.SIGUSR2
             self._is_ending = True
+            self._haste.begin()
 
-        ends = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+        ends = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            # The terminal closes; under nohup(1) that is no matter.
+            ends.append(signal.SIGHUP)
         before = {number: signal.signal(number, end) for number in ends}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-@dataclass(slots=True)
-class _Task:
-    """Something that is done now and then."""
-
-    seconds: float | None
-    """None: never."""
-    action: Callable[[], None]
-    due: float = 0.0
-
-    def run_if_due(self, now: float) -> None:
-        if self.seconds is not None and now >= self.due:
-            self.due = now + self.seconds
-            self.action()
 
 
 def _opened(stack: ExitStack, queue: NativeQueue | NetfilterQueue) -> NativeQueue | NetfilterQueue:
@@ -284,5 +340,8 @@ KEPT: Final = "what was served before is still served"
 LEFT_OUT: Final = "it stays as it was, or is left out"
 POLL_SECONDS: Final = 0.5
 DELIVERY_SECONDS: Final = 0.1
+SAY_SECONDS: Final = 1.0
+ALIVE_PARTS: Final = 10
+"""So many times within its patience the watchdog is told that we are alive, if nothing takes longer."""
 TURN_SECONDS: Final = 5.0
 """A loop that has not turned for so long hangs."""

@@ -1,35 +1,37 @@
 """One engine's events for many watchers."""
 
-import queue
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from kbe_nat._native import Engine, Flow
 
-CAPACITY = 65_536
-"""Events that wait in the engine, and batches that wait for a slow watcher."""
+CAPACITY: Final = 65_536
+"""Events that wait in the engine, and those that wait for a slow watcher."""
 
 
 class Inbox:
     """The events for one watcher."""
 
     def __init__(self) -> None:
-        self._batches: queue.Queue[list[tuple[str, Flow]]] = queue.Queue(CAPACITY)
+        self._events: deque[tuple[str, Flow]] = deque()
+        self._is_filled = threading.Condition()
 
     def put(self, events: list[tuple[str, Flow]]) -> None:
         """Keep events; a watcher that is too slow loses the newest."""
-        try:
-            self._batches.put_nowait(events)
-        except queue.Full:
-            return
+        with self._is_filled:
+            self._events.extend(events[: CAPACITY - len(self._events)])
+            self._is_filled.notify()
 
     def take(self, seconds: float) -> list[tuple[str, Flow]]:
         """The next events; none when nothing happens for so long."""
-        try:
-            return self._batches.get(timeout=seconds)
-        except queue.Empty:
-            return []
+        with self._is_filled:
+            self._is_filled.wait_for(lambda: self._events, seconds)
+            events = list(self._events)
+            self._events.clear()
+            return events
 
 
 class Watchers:

@@ -1,0 +1,243 @@
+"""What the daemon does again and again goes on whatever it meets, and its log says what is new."""
+
+import errno
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kbe_nat
+from kbe_nat.commands import Haste
+from kbe_nat.control import Controller
+from kbe_nat.daemon import proxy
+from kbe_nat.daemon.checkpoints import CheckpointFile
+from kbe_nat.daemon.logs import BURST, LINES_PER_SECOND, Allowance, Standing
+from kbe_nat.daemon.proxy import Proxy, Settings
+from kbe_nat.daemon.tasks import Task
+from kbe_nat.daemon.watchers import CAPACITY, Inbox, Watchers
+from kbe_nat.datapath.ways import Diversion, EveryPacket
+from kbe_nat.errors import RulesError
+from kbe_nat.kubeproxy.health import HealthServers
+from kbe_nat.planning import Planner
+from kbe_nat.policy import Options
+from kbe_nat.rules.memory import Memory
+from kbe_nat.sources.manifests import Manifests
+from kbe_nat.tables import Tables
+
+SERVICE = """apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {clusterIP: 172.30.0.1, ports: [{port: 80}]}
+"""
+
+
+class Panic(BaseException):
+    """As PyO3 raises it for a panic of the engine: no `Exception`."""
+
+
+def recursion() -> None:
+    recursion()
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def action() -> None:
+        raise error
+
+    return action
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]:
+    """The log's lines since it was asked last."""
+    caplog.set_level(logging.INFO)
+
+    def new() -> list[str]:
+        found = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return found
+
+    yield new
+
+
+@pytest.mark.parametrize(
+    ("action", "reason"),
+    [
+        (raising(RulesError("nft: no")), "nft: no"),
+        (raising(ValueError("odd\n" * 1000)), "ValueError('odd"),
+        (raising(MemoryError()), "MemoryError() (test_tasks.py:"),
+        (raising(Panic("index out of range")), "Panic('index out of range')"),
+        (raising(OSError(errno.EMFILE, os.strerror(errno.EMFILE))), "Too many open files (test_tasks.py:"),
+        (recursion, "in recursion)"),
+    ],
+)
+def test_f129_what_a_task_raises_is_said_once_with_its_place(
+    lines: Callable[[], list[str]], action: Callable[[], None], reason: str
+) -> None:
+    actions = [action]
+    task = Task(1.0, lambda: actions[0](), "it does not work", "it works again")
+    assert [task.run(), task.run()] == [False, False]
+    [line] = lines()
+    assert line.startswith("it does not work: ") and reason in line
+    assert len(line) < 500
+    actions[0] = raising(KeyError("another"))
+    task.run()
+    assert "KeyError('another')" in lines()[0], "it has changed"
+    actions[0] = lambda: None
+    assert task.run() and task.run()
+    assert lines() == ["it works again"]
+    actions[0] = action
+    task.run()
+    assert len(lines()) == 1, "it is new again"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
+def test_f129_what_is_to_end_the_daemon_ends_it(error: BaseException) -> None:
+    with pytest.raises(type(error)):
+        Task(1.0, raising(error), "", "").run()
+
+
+def test_f129_what_has_failed_waits_before_it_is_tried_again() -> None:
+    done: list[float] = []
+
+    def action() -> None:
+        done.append(now)
+        if len(done) < 3:
+            raise ValueError
+
+    task = Task(0.5, action, "", "")
+    for now in (0.0, 0.6, 4.9, 5.1, 5.2, 10.0, 10.2, 10.5, 10.8):
+        task.run_if_due(now)
+    assert done == [0.0, 5.1, 10.2, 10.8]
+
+
+ERRORS: list[BaseException] = [
+    RuntimeError("broken"),
+    RecursionError("too deep"),
+    MemoryError(),
+    OSError(errno.EMFILE, os.strerror(errno.EMFILE)),
+    Panic("index out of range"),
+]
+TARGETS: list[tuple[type, str]] = [
+    (Manifests, "read"),
+    (Manifests, "wait"),
+    (Planner, "plan"),
+    (Tables, "native"),
+    (Controller, "repair"),
+    (Controller, "refresh"),
+    (Controller, "end_drains"),
+    (CheckpointFile, "write"),
+    (Watchers, "deliver"),
+    (HealthServers, "follow"),
+    (Proxy, "_say_news"),
+    (Proxy, "_say_alive"),
+]
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Proxy, Controller]]:
+    """A proxy whose tasks run every moment."""
+    for name in ("POLL_SECONDS", "DELIVERY_SECONDS", "SAY_SECONDS"):
+        monkeypatch.setattr(proxy, name, 0.0)
+    monkeypatch.setattr(proxy, "ALIVE_PARTS", 1e9)
+    monkeypatch.setattr("kbe_nat.daemon.tasks.RETRY_SECONDS", 0.0)
+    monkeypatch.setenv("WATCHDOG_USEC", "1000000")
+    (tmp_path / "web.yaml").write_text(SERVICE)
+    engine = kbe_nat.Engine(seed=1)
+    controller = Controller(engine, EveryPacket(Diversion((100, 100)), Memory()), lambda _: Options())
+    settings = Settings(tmp_path / "socket", tmp_path / "state", check_seconds=0, checkpoint_seconds=0)
+    made = Proxy(Manifests([tmp_path]), controller, [], settings, {}, Haste())
+    yield made, controller
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: ".".join((target[0].__name__, target[1])))
+def test_f129_no_task_ends_the_loop(
+    served: tuple[Proxy, Controller],
+    target: tuple[type, str],
+    error: BaseException,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lines: Callable[[], list[str]],
+) -> None:
+    """Every part of every task raises for a while, in the loop as it is."""
+    own, controller = served
+    owner, name = target
+    sound = getattr(owner, name)
+    failures = 0
+
+    def failing(*arguments: Any, **options: Any) -> Any:
+        nonlocal failures
+        if failures < 20:
+            failures += 1
+            raise type(error)(*error.args)
+        return sound(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, failing)
+    rounds, end = 0, time.monotonic() + 30
+
+    def round_trip(*_: object) -> None:
+        nonlocal rounds
+        rounds += failures >= 20
+        if rounds == 1:
+            (tmp_path / "web.yaml").write_text(SERVICE.replace("80", "81"))
+        is_there = [port.listeners[0].port for port in controller.plan.ports] == [81]
+        own._is_ending = (rounds > 20 and is_there and not own._unsaid) or time.monotonic() > end
+
+    # Another task, whose turn comes as always.
+    tasks = own._tasks
+    monkeypatch.setattr(
+        own, "_tasks", lambda watchers: [*tasks(watchers), Task(0.0, round_trip, "the test fails", "")]
+    )
+    own._watch(Watchers(controller.engine))
+    assert time.monotonic() < end, "the loop lives, and serves what is new"
+    said = [line for line in lines() if (repr(error) in line or "Too many open files" in line)]
+    assert 1 <= len(said) == len(set(said)) <= 2, "each task that it has failed says so once"
+    assert all(".py:" in line for line in said)
+
+
+def test_f134_a_line_is_said_when_it_begins_to_hold(lines: Callable[[], list[str]]) -> None:
+    standing = Standing(logging.WARNING, "all is well")
+    for held, new in (
+        ([], []),
+        (["a", "b", "a"], ["a", "b"]),
+        (["b", "a"], []),
+        (["a", "c"], ["c"]),
+        (["a", "b"], ["b"]),
+        ([], ["all is well"]),
+        ([], []),
+        (["a"], ["a"]),
+    ):
+        standing.follow(held)
+        assert lines() == new
+
+
+def test_f134_whatever_happens_the_log_is_bounded() -> None:
+    now = 0.0
+    allowance = Allowance(lambda: now)
+
+    def passed(number: int) -> list[str]:
+        records = [
+            logging.LogRecord("kbe_nat", logging.INFO, "", 0, "line %d", (n,), None) for n in range(number)
+        ]
+        return [record.getMessage() for record in records if allowance.filter(record)]
+
+    assert len(passed(3 * BURST)) == BURST
+    now = 10.0
+    first, *rest = passed(1000)
+    assert first == f"line 0 ({2 * BURST} lines before this one were left out)"
+    assert len(rest) == 10 * LINES_PER_SECOND - 1
+
+
+def test_a_watcher_that_reads_nothing_costs_a_bounded_number_of_events() -> None:
+    inbox = Inbox()
+    event: Any = ("NEW", None)
+    for _ in range(3):
+        inbox.put([event] * CAPACITY)
+    assert len(inbox.take(0)) == CAPACITY
+    assert inbox.take(0) == []
+    inbox.put([event])
+    assert inbox.take(0) == [event]
