@@ -184,12 +184,18 @@ class NftTables:
         """All tables of a family, and whether each is dormant."""
 
     def rules(self, family: int, table: str) -> dict[str, int]:
-        """The chains that have rules, each with a number that changes with its rules; nothing for a table that
-        is not there.
+        """The chains, each with a number that changes with its rules, its hook and its policy; nothing for a
+        table that is not there.
         """
 
-    def count(self, family: int, table: str, set: str) -> int | None:
-        """How many elements a set or map has; None when it is not there."""
+    def fingerprint(self, family: int, table: str, set: str) -> int | None:
+        """A sum over what a set or map holds, modulo 2**64; None when it is not there."""
+
+    @staticmethod
+    def fingerprint_of(key: int, value: int, elements: bytes) -> int:
+        """The same sum over elements: lengths of a key and of a value, and all keys with their values. Sums of
+        several may be added. Raises `ArgumentError` for lengths that do not fit.
+        """
 
     def commit(
         self,
