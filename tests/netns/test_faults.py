@@ -264,12 +264,12 @@ def test_f87_garbage(cluster: Cluster, way: Way) -> None:
 @WAYS
 def test_f46_only_a_plain_acknowledgement_is_picked_up_in_mid_stream(cluster: Cluster, way: Way) -> None:
     """What the kernel calls INVALID ends here: no scan by FIN passes."""
-    with stage(cluster, way, plan=plan_of(1)):
+    with stage(cluster, way, plan=plan_of(1)) as own:
         stray = [
             from_client(traffic.tcp(20_000 + number, 5002, flags, 100, 200), traffic.TCP)
             for number, flags in enumerate((FIN, FIN | ACK, RST, RST | ACK, SYN | ACK, ACK))
         ]
-        [arrived] = thrown(cluster, *stray)
+        [arrived] = thrown(own, *stray)
         assert traffic.ports(arrived)[0] == 20_005
 
 

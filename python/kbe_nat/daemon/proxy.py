@@ -269,7 +269,7 @@ class Proxy:
         missing = self._controller.repair()
         self._behind.follow([])
         if missing:
-            LOG.warning("somebody has removed rules; they are back: %s", ", ".join(missing))
+            LOG.warning("somebody has removed rules or changed them; they are back: %s", ", ".join(missing))
 
     def _look_around(self) -> None:
         if self._controller.refresh():
