@@ -627,9 +627,14 @@ class Engine:
     def checkpoint(self, now: int) -> bytes:
         """Flows, affinities and balancer state in one versioned, checksummed format; times are relative."""
 
-    def restore(self, checkpoint: _Buffer, now: int) -> int:
+    @property
+    def checkpoint_limit(self) -> int:
+        """Bytes that a checkpoint of an engine with these limits can have, at most."""
+
+    def restore(self, checkpoint: _Buffer, now: int, *, away: int = 0) -> int:
         """Take over what a checkpoint holds, in an engine without flows; returns how many flows.
 
+        `away` is how many nanoseconds ago it was written: what must have ended since then is left out.
         Services are set before, with `replace_services`. Raises `CheckpointError` for what is damaged, or of a
         newer version; nothing is restored then.
         """

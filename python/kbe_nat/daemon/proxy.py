@@ -117,6 +117,8 @@ class Proxy:
             watchers = Watchers(self.engine)
             queues = [_opened(stack, open_queue()) for open_queue in self._queues]
             restored = self._checkpoints.read(self.engine)
+            # Now, since it is better said at the start when they cannot be kept.
+            self._keeping.run()
             answers = Answers(self._controller, watchers, self._status)
             stack.enter_context(ControlServer(self._settings.socket, answers))
             stack.callback(self._keeping.run)

@@ -784,7 +784,7 @@ fn f52_checkpoint_holds_remaining_times() {
     for now in [0, 5, 1_000_000 * SECOND, 1 << 62] {
         let mut scene = scene_of(1);
         scene.now = now;
-        assert_eq!(scene.engine.restore(now, &checkpoint), Ok(2));
+        assert_eq!(scene.engine.restore(now, &checkpoint, 0), Ok(2));
         assert_eq!(left(&scene), [20.0, 432_000.0]);
         let mut connection = connection.clone();
         assert_eq!(connection.client(&mut scene, ACK | PSH, b"x").cause, Cause::Established);
