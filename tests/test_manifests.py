@@ -1,15 +1,17 @@
 """Files of Kubernetes objects: what is read, what is refused with which words, and what is filled in."""
 
+import errno
 import os
 import random
 import re
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from msgspec import structs
 
-from kbe_nat.errors import FileError
+from kbe_nat.errors import FileError, KbeNatError
 from kbe_nat.model import Endpoint, Service, ServicePort, SlicePort, Strategy
 from kbe_nat.sources import Reading, manifests, watching
 from kbe_nat.sources.documents import documents
@@ -195,6 +197,98 @@ status: {{podIP: {ip}, conditions: [{{type: Ready, status: "{ready}"}}]}}
     ]
 
 
+SIDECARS = """
+apiVersion: v1
+kind: Pod
+metadata: {name: web-1, namespace: shop, labels: {app: web}}
+spec:
+  initContainers:
+  - {name: once, ports: [{name: https, containerPort: 1}]}
+  - {name: retried, restartPolicy: OnFailure, ports: [{name: https, containerPort: 2}]}
+  - name: sidecar
+    restartPolicy: Always
+    ports: [{name: https, containerPort: 9443}, {name: http, containerPort: 3}]
+  containers:
+  - {name: app, ports: [{name: http, containerPort: 8000}, {name: https, containerPort: 4, protocol: UDP}]}
+status: {phase: Running, podIP: 10.0.0.1}
+"""
+
+
+@pytest.mark.parametrize(
+    ("target", "found"),
+    [
+        ("https", 9443),
+        # Containers come first, wherever they are written.
+        ("http", 8000),
+        ("8080", 8080),
+        ("0", 80),
+        ("''", 80),
+        ("null", 80),
+    ],
+)
+def test_named_ports_of_sidecars(tmp_path: Path, target: str, found: int) -> None:
+    selecting = SERVICE.replace("{port: 80}", f"{{port: 80, targetPort: {target}}}")
+    reading = read(tmp_path, selecting.replace("spec: {", "spec: {selector: {app: web}, "), SIDECARS)
+    assert endpoints(reading, "shop", "web") == [("10.0.0.1", found)]
+    assert not reading.notes and not reading.refused
+
+
+def test_a_named_port_that_is_nowhere_is_said(tmp_path: Path) -> None:
+    selecting = SERVICE.replace("{port: 80}", "{port: 80, targetPort: grpc}, {name: b, port: 81}")
+    pods = [SIDECARS.replace("web-1", f"web-{n}").replace("10.0.0.1", f"10.0.0.{n}") for n in range(1, 6)]
+    over = pods[4].replace("Running", "Succeeded")
+    reading = read(tmp_path, selecting.replace("spec: {", "spec: {selector: {app: web}, "), *pods[:4], over)
+    assert endpoints(reading, "shop", "web") == [(f"10.0.0.{n}", 81) for n in range(1, 5)]
+    [note] = reading.notes
+    assert note.endswith(
+        "Service shop/web: spec.ports[0].targetPort: no TCP port is named 'grpc' in Pod "
+        "web-1, web-2, web-3 and 1 more"
+    )
+    [error] = read(tmp_path, selecting.replace("grpc", "'8080'")).refused
+    assert error.path == "spec.ports[0].targetPort", "a text of digits is no name"
+
+
+def test_the_first_address_of_a_family_is_the_endpoint(tmp_path: Path) -> None:
+    addresses = "podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}, {ip: 10.0.0.2}, {ip: 'fd00::2'}]"
+    dual = SERVICE.replace(
+        "clusterIP: 172.30.0.1", "clusterIPs: [172.30.0.1, 'fd01::1'], selector: {app: web}"
+    )
+    reading = read(tmp_path, dual, SIDECARS.replace("podIP: 10.0.0.1", addresses))
+    assert endpoints(reading, "shop", "web") == [("10.0.0.1", 80), ("fd00::1", 80)]
+
+
+@pytest.mark.parametrize(
+    ("distribution", "annotation", "zones", "nodes", "notes"),
+    [
+        ("PreferClose", "", {"za"}, set(), 0),
+        ("PreferSameZone", "", {"za"}, set(), 0),
+        ("PreferSameNode", "", {"za"}, {"n1"}, 0),
+        ("null", "", set(), set(), 0),
+        ("PreferClose", "service.kubernetes.io/topology-mode: Auto", set(), set(), 1),
+        ("PreferClose", "service.kubernetes.io/topology-mode: disabled", {"za"}, set(), 0),
+        ("PreferClose", "service.kubernetes.io/topology-aware-hints: auto", set(), set(), 1),
+    ],
+)
+def test_hints_of_a_traffic_distribution(
+    tmp_path: Path, distribution: str, annotation: str, zones: set[str], nodes: set[str], notes: int
+) -> None:
+    node = (
+        "apiVersion: v1\nkind: Node\nmetadata: {name: n1, labels: {topology.kubernetes.io/zone: za}}\n"
+        "status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}"
+    )
+    selecting = SERVICE.replace(
+        "spec: {", f"spec: {{selector: {{app: web}}, trafficDistribution: {distribution}, "
+    )
+    selecting = selecting.replace("namespace: shop", f"namespace: shop, annotations: {{{annotation}}}")
+    reading = read(tmp_path, selecting, node, SIDECARS.replace("spec:\n", "spec:\n  nodeName: n1\n"))
+    [part] = reading.snapshot.slices["shop", "web"]
+    assert (set(part.endpoints[0].zones), set(part.endpoints[0].nodes)) == (zones, nodes)
+    assert len(reading.notes) == notes
+    pending = SIDECARS.replace("phase: Running", "conditions: [{type: Ready, status: 'False'}]")
+    [part] = read(tmp_path, selecting, node, pending).snapshot.slices["shop", "web"]
+    assert not part.endpoints[0].zones, "only who is ready"
+
+
 def test_annotations_of_the_extension(tmp_path: Path) -> None:
     annotated = SERVICE.replace("namespace: shop", "namespace: shop, annotations: {kbe-nat.io/strategy: wrr}")
     weighted = SLICE.replace("namespace: shop", "namespace: shop, annotations: {kbe-nat.io/weight: '5'}")
@@ -248,11 +342,210 @@ def test_files_are_read_again_when_they_change(tmp_path: Path) -> None:
     assert source.read() is None
     path.write_text("]")
     os.utime(path, ns=(1, 1))
-    with pytest.raises(FileError):
-        source.read()
+    broken = source.read()
+    assert broken is not None and "not YAML" in str(broken.errors[0])
+    assert broken.snapshot.services == first.snapshot.services, "the last good state stays"
+    assert source.read() is None, "it is said once"
     path.write_text(SERVICE.replace("web", "shop"))
     second = source.read()
-    assert second is not None and second.snapshot.generation == 2
+    assert second is not None and not second.errors
+    assert [service.name for service in second.snapshot.services] == ["shop"]
+
+
+def test_f130_a_file_that_cannot_be_read_takes_no_other_with_it(tmp_path: Path) -> None:
+    folder = tmp_path / "objects"
+    folder.mkdir()
+    other = SERVICE.replace("web", "other").replace(".0.1", ".0.2")
+    (folder / "a.yaml").write_text(SERVICE)
+    (folder / "b.yaml").write_text("not: [closed")
+    os.mkfifo(folder / "c.yaml")
+    (folder / "d.yaml").symlink_to("/dev/zero")
+    (folder / "e.yaml").symlink_to(".")
+    source = Manifests([folder])
+
+    def named(reading: Reading | None) -> tuple[list[str], list[str]]:
+        assert reading is not None
+        broken = [str(error).removeprefix(f"{folder}/")[:6] for error in reading.unread]
+        return [service.name for service in reading.snapshot.services], broken
+
+    assert (
+        named(source.read())
+        == named(read_manifests([folder]))
+        == (["web"], ["b.yaml", "c.yaml", "d.yaml", "e.yaml"])
+    )
+    (folder / "b.yaml").write_text(other)
+    assert named(source.read()) == (["web", "other"], ["c.yaml", "d.yaml", "e.yaml"])
+    # What was good stays, and what is written beside it applies.
+    (folder / "b.yaml").write_text("{")
+    assert named(source.read()) == (["web", "other"], ["c.yaml", "d.yaml", "e.yaml", "b.yaml"])
+    (folder / "a.yaml").write_text(SERVICE.replace("web", "new"))
+    assert named(source.read()) == (["new", "other"], ["c.yaml", "d.yaml", "e.yaml", "b.yaml"])
+    for name in "bcde":
+        (folder / f"{name}.yaml").unlink()
+    assert named(source.read()) == (["new"], [])
+
+
+def test_f128_a_file_that_cannot_be_opened_for_a_while_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.yaml").write_text(SERVICE)
+    source = Manifests([tmp_path])
+
+    def refused(path: str, mode: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", refused)
+        reading = source.read()
+        assert reading is not None and "Too many open files" in str(reading.errors[0])
+        assert source.read() is None
+    reading = source.read()
+    assert reading is not None and not reading.errors and reading.snapshot.services
+
+
+def test_a_named_file_must_be_there_when_it_is_read_first(tmp_path: Path) -> None:
+    path = tmp_path / "objects.yaml"
+    source = Manifests([path])
+    with pytest.raises(FileError, match="No such file"):
+        source.read()
+    path.write_text(SERVICE)
+    first = source.read()
+    assert first is not None
+    path.unlink()
+    gone = source.read()
+    assert gone is not None and "No such file" in str(gone.errors[0])
+    assert gone.snapshot.services == first.snapshot.services
+    path.write_text(SERVICE.replace("web", "shop"))
+    back = source.read()
+    assert back is not None and not back.errors
+    assert [service.name for service in back.snapshot.services] == ["shop"]
+
+
+def test_where_nothing_is_served_it_says_so(tmp_path: Path) -> None:
+    source = Manifests([tmp_path])
+    reading = source.read()
+    assert reading is not None and reading.warnings == (f"no Service in {tmp_path}: nothing is served",)
+    assert source.read() is None
+    (tmp_path / "a.yaml").write_text(SERVICE)
+    reading = source.read()
+    assert reading is not None and not reading.warnings
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (SERVICE.replace("port: 80", "port: 0"), "expected int >= 1"),
+        ("a: [", "not YAML"),
+        ("", "no Service in"),
+    ],
+)
+def test_a_strict_source_does_not_begin_with_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    assert Manifests([tmp_path]).read() is not None
+    source = Manifests([tmp_path], is_strict=True)
+    with pytest.raises(KbeNatError, match=message):
+        source.read()
+    (tmp_path / "a.yaml").write_text(SERVICE)
+    assert source.read() is not None
+    (tmp_path / "a.yaml").write_text(text)
+    assert source.read() is not None, "later it goes on"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "&a\nkind: List\napiVersion: v1\nitems: [*a]",
+        "&a {kind: List, apiVersion: v1, items: [{kind: List, apiVersion: v1, items: [*a]}]}",
+        "{kind: List, apiVersion: v1, items: [{kind: ServiceList, apiVersion: v1, items: []}]}",
+        "&a {kind: ServiceList, apiVersion: v1, items: [*a]}",
+        '{"kind": "List", "apiVersion": "v1", "items": [{"kind": "List", "apiVersion": "v1", "items": []}]}',
+    ],
+)
+def test_f105_f130_a_list_in_a_list_is_refused(tmp_path: Path, text: str) -> None:
+    [error] = read(tmp_path, text).refused
+    assert (error.reason, error.path) == ("a List in a List is not read", "kind")
+    assert str(error).startswith(f"{tmp_path}/objects.yaml, document 1, items[0]: ")
+
+
+@pytest.mark.parametrize("levels", [6, 9])
+def test_f130_lists_of_lists_by_aliases_cost_nothing(tmp_path: Path, levels: int) -> None:
+    inner = "{kind: Service, apiVersion: v1, metadata: {name: web}, spec: {clusterIP: None}}"
+    lines = [f"x0: &x0 {inner}"]
+    for n in range(1, levels + 1):
+        items = ", ".join([f"*x{n - 1}"] * 9)
+        lines.append(f"x{n}: &x{n} {{kind: List, apiVersion: v1, items: [{items}]}}")
+    started = time.process_time()
+    with pytest.raises(FileError, match=r"objects\.yaml, line .*many times as large"):
+        read(tmp_path, "\n".join([*lines, "kind: List", "apiVersion: v1", f"items: [*x{levels}]"]))
+    assert time.process_time() - started < 5
+
+
+def test_kinds_whose_names_end_with_list_are_kinds(tmp_path: Path) -> None:
+    allowed = "{apiVersion: example.com/v1, kind: AllowList, metadata: {name: a}, items: [1]}"
+    reading = read(tmp_path, allowed, f"{{apiVersion: v1, kind: List, items: [{allowed}]}}")
+    assert not reading.refused
+    assert all(note.endswith("AllowList a: objects of example.com/v1 are not read") for note in reading.notes)
+    assert len(reading.notes) == 2
+
+
+@pytest.mark.parametrize(
+    ("version", "kind", "said"),
+    [
+        ("discovery.k8s.io/v1beta1", "EndpointSlice", "discovery.k8s.io/v1 is"),
+        ("apps/v1beta1", "Deployment", "apps/v1 is"),
+        ("apps/v1beta2", "ReplicaSet", "apps/v1 is"),
+        ("extensions/v1beta1", "Deployment", "apps/v1 is"),
+        ("v2", "Service", "v1 is"),
+        (
+            "networking.k8s.io/v1alpha1",
+            "ServiceCIDR",
+            "networking.k8s.io/v1 and networking.k8s.io/v1beta1 is",
+        ),
+    ],
+)
+def test_f105_other_versions_are_never_half_read(tmp_path: Path, version: str, kind: str, said: str) -> None:
+    text = f"apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a, namespace: b}}\naddressType: IPv4"
+    reading = read(
+        tmp_path,
+        SERVICE,
+        text,
+        f"apiVersion: {version}\nkind: {kind}List\nitems: [{{metadata: {{name: a, namespace: b}}}}]",
+    )
+    assert len(reading.refused) == 2
+    for error in reading.refused:
+        assert (error.subject, error.path) == (f"{kind} b/a", "apiVersion")
+        assert error.reason == f"{version} is not read, {said}"
+    assert [service.name for service in reading.snapshot.services] == ["web"]
+
+
+@pytest.mark.parametrize(
+    ("version", "kind", "said"),
+    [
+        ("v1", "Endpoints", "Endpoints b/a: Endpoints are not read; EndpointSlices say the same"),
+        ("apps/v1", "StatefulSet", "StatefulSet b/a: objects of this kind are not read"),
+        ("v1", "Secret", "Secret b/a: objects of this kind are not read"),
+        ("batch/v1", "Job", "Job b/a: objects of batch/v1 are not read"),
+        ("example.com/v1", "Service", "Service b/a: objects of example.com/v1 are not read"),
+    ],
+)
+def test_kinds_that_are_not_read_are_said(tmp_path: Path, version: str, kind: str, said: str) -> None:
+    reading = read(tmp_path, f"apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a, namespace: b}}")
+    assert not reading.refused
+    assert [note.rpartition("document 1: ")[2] for note in reading.notes] == [said]
+
+
+def test_a_kubeconfig_is_no_manifest(tmp_path: Path) -> None:
+    [error] = read(tmp_path, "apiVersion: v1\nkind: Config\nclusters: []\nusers: []").refused
+    assert "this is a kubeconfig; kbe-nat reads files of Services and EndpointSlices" in str(error)
+
+
+def test_a_label_that_is_null_is_empty(tmp_path: Path) -> None:
+    pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: %s, labels: {app: %s}}\nstatus: {podIP: 10.0.0.%d}"
+    selecting = SERVICE.replace("namespace: shop", "annotations: null").replace(
+        "spec: {", "spec: {selector: {app: null}, "
+    )
+    reading = read(tmp_path, selecting, pod % ("a", "''", 1), pod % ("b", "null", 2), pod % ("c", "web", 3))
+    assert endpoints(reading, "default", "web") == [("10.0.0.1", 80), ("10.0.0.2", 80)]
 
 
 def test_what_is_refused_stays_as_it_was_and_the_others_apply(tmp_path: Path) -> None:

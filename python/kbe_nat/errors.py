@@ -33,10 +33,6 @@ class ControlError(KbeNatError):
     """The daemon cannot be asked, or it refuses what it was asked for."""
 
 
-class StateError(KbeNatError):
-    """The file that keeps connections cannot be used."""
-
-
 class ConntrackError(KbeNatError):
     """The kernel's connection tracking cannot be read."""
 
@@ -51,6 +47,10 @@ class PlaygroundError(KbeNatError):
 
 class FileError(KbeNatError):
     """A file cannot be read at all, or not as what it should be."""
+
+
+class UnreadableError(FileError):
+    """The system does not let us have a file. Later it may."""
 
 
 class ObjectError(KbeNatError):

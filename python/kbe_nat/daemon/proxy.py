@@ -89,6 +89,7 @@ class Proxy:
         self._refused: tuple[str, ...] = ()
         self._refusals = Standing(logging.ERROR, "the objects are sound again")
         self._notes = Standing(logging.INFO)
+        self._warnings = Standing(logging.WARNING)
         self._plan_notes = Standing(logging.WARNING)
         self._behind = Standing(logging.ERROR, "the rules are up to date")
         self._pending: Reading | None = None
@@ -117,8 +118,6 @@ class Proxy:
             watchers = Watchers(self.engine)
             queues = [_opened(stack, open_queue()) for open_queue in self._queues]
             restored = self._checkpoints.read(self.engine)
-            # Now, since it is better said at the start when they cannot be kept.
-            self._keeping.run()
             answers = Answers(self._controller, watchers, self._status)
             stack.enter_context(ControlServer(self._settings.socket, answers))
             stack.callback(self._keeping.run)
@@ -240,8 +239,9 @@ class Proxy:
             self._pending = None
 
     def _take(self, reading: Reading) -> None:
-        self._complain(tuple(map(str, reading.refused)), LEFT_OUT)
+        self._complain(tuple(map(str, reading.errors)), LEFT_OUT)
         self._notes.follow(reading.notes)
+        self._warnings.follow(reading.warnings)
         started = time.monotonic()
         try:
             self._controller.apply(reading.snapshot)
@@ -271,7 +271,7 @@ class Proxy:
         missing = self._controller.repair()
         self._behind.follow([])
         if missing:
-            LOG.warning("somebody has removed rules or changed them; they are back: %s", ", ".join(missing))
+            LOG.warning("somebody has removed rules; they are back: %s", ", ".join(missing))
 
     def _look_around(self) -> None:
         if self._controller.refresh():

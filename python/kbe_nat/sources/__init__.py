@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from kbe_nat.errors import ObjectError
+from kbe_nat.errors import FileError, ObjectError
 from kbe_nat.model import Snapshot
 
 
@@ -16,6 +16,15 @@ class Reading:
     """Objects that are not in the snapshot because they are wrong."""
     notes: tuple[str, ...] = ()
     """Parts of objects that were read now and left out or filled in, one line each."""
+    unread: tuple[FileError, ...] = ()
+    """Files that could not be read. What they said last is in the snapshot."""
+    warnings: tuple[str, ...] = ()
+    """Why nothing is served, one line each."""
+
+    @property
+    def errors(self) -> tuple[FileError | ObjectError, ...]:
+        """Everything that is wrong."""
+        return *self.unread, *self.refused
 
 
 class Source(Protocol):
@@ -25,6 +34,7 @@ class Source(Protocol):
         """The state now; None when it is the one that was read last. Does not wait.
 
         Raises `KbeNatError` when there is nothing to read; the state that was read last then stays good.
+        What is wrong with a part of it is in the reading.
         """
         ...
 

@@ -3,13 +3,13 @@ reported.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from kbe_nat.errors import ObjectError
 from kbe_nat.sources.documents import reason_and_path
-from kbe_nat.sources.objects import KINDS, Found
+from kbe_nat.sources.objects import KINDS, NAMES, Found
 
 
 def decode(document: object, origin: str) -> Iterator[Found | ObjectError | str]:
@@ -17,55 +17,104 @@ def decode(document: object, origin: str) -> Iterator[Found | ObjectError | str]
 
     Yields an error for an object that is refused, and a note for one of a kind that is not read.
     """
-    if not isinstance(document, dict):
-        yield ObjectError(origin, "document", f"expected an object, got {_kind_of(document)}")
+    head = _head(document, origin)
+    if isinstance(head, ObjectError):
+        yield head
         return
+    value, version, kind = head
+    of = kind.removesuffix("List")
+    # Other kinds may be called something-List, too.
+    if kind != "List" and (kind == of or of not in NAMES):
+        yield _object(value, version, kind, origin)
+        return
+    items = value.get("items") or []
+    if not isinstance(items, list):
+        yield ObjectError(origin, kind, f"expected an array, got {_kind_of(items)}", "items")
+        return
+    defaults = {} if kind == "List" else {"apiVersion": version, "kind": of}
+    for number, item in enumerate(items):
+        inner = {**defaults, **item} if isinstance(item, dict) else item
+        yield _item(inner, f"{origin}, items[{number}]")
+
+
+def _item(item: object, origin: str) -> Found | ObjectError | str:
+    head = _head(item, origin)
+    if isinstance(head, ObjectError):
+        return head
+    value, version, kind = head
+    # It may contain itself, or others again and again. The API server knows none.
+    if kind == "List" or (kind not in NAMES and kind.removesuffix("List") in NAMES):
+        return ObjectError(origin, _printable(kind), "a List in a List is not read", "kind")
+    return _object(value, version, kind, origin)
+
+
+def _head(document: object, origin: str) -> tuple[dict[str, Any], str, str] | ObjectError:
+    """The document with its version and kind."""
+    if not isinstance(document, dict):
+        return ObjectError(origin, "document", f"expected an object, got {_kind_of(document)}")
     kind, version = document.get("kind"), document.get("apiVersion")
     if not isinstance(kind, str) or not kind:
-        yield ObjectError(origin, "document", "a Kubernetes object says what it is", "kind")
-        return
+        return ObjectError(origin, "document", "a Kubernetes object says what it is", "kind")
     if not isinstance(version, str) or not version:
-        yield ObjectError(
-            origin, _subject(kind, document), "a Kubernetes object says its version", "apiVersion"
-        )
-        return
-    if kind.endswith("List"):
-        items = document.get("items") or []
-        if not isinstance(items, list):
-            yield ObjectError(origin, kind, f"expected an array, got {_kind_of(items)}", "items")
-            return
-        defaults = {} if kind == "List" else {"apiVersion": version, "kind": kind.removesuffix("List")}
-        for number, item in enumerate(items):
-            inner = {**defaults, **item} if isinstance(item, dict) else item
-            yield from decode(inner, f"{origin}, items[{number}]")
-        return
-    group = version.rpartition("/")[0]
-    known = KINDS.get((group, kind))
+        subject = _subject(kind, document)
+        return ObjectError(origin, subject, "a Kubernetes object says its version", "apiVersion")
+    return document, version, kind
+
+
+def _object(document: dict[str, Any], version: str, kind: str, origin: str) -> Found | ObjectError | str:
+    subject = _subject(kind, document)
+    known = KINDS.get((version, kind))
     if known is None:
-        yield f"{origin}: {_subject(kind, document)}: objects of {_printable(version)} are not read"
-        return
+        return _unknown(subject, version, kind, origin)
     try:
-        yield Found(origin, kind, msgspec.convert(_without_nulls(document, {}), known))
+        return Found(origin, kind, msgspec.convert(_without_nulls(document, {}), known))
     except msgspec.ValidationError as error:
         reason, path = reason_and_path(str(error))
-        yield ObjectError(origin, _subject(kind, document), reason, path)
+        return ObjectError(origin, subject, reason, path)
     except RecursionError:
-        yield ObjectError(origin, _subject(kind, document), "it contains itself, or is nested too deeply")
+        return ObjectError(origin, subject, "it contains itself, or is nested too deeply")
+
+
+def _unknown(subject: str, version: str, kind: str, origin: str) -> ObjectError | str:
+    """What is not read. Another version of a kind that is means the same in other words: to leave it out without
+    an error would serve something else than what is meant.
+    """
+    if (version, kind) == KUBECONFIG:
+        return ObjectError(origin, "Config", IS_KUBECONFIG)
+    group = version.rpartition("/")[0]
+    read = [known for known, name in KINDS if name == kind]
+    if group in (*(known.rpartition("/")[0] for known in read), *(OLD_GROUPS if read else ())):
+        reason = f"{_printable(version)} is not read, {' and '.join(read)} is"
+        return ObjectError(origin, subject, reason, "apiVersion")
+    if (version, kind) == ENDPOINTS:
+        return f"{origin}: {subject}: Endpoints are not read; EndpointSlices say the same"
+    is_ours = any(known.rpartition("/")[0] == group for known, _ in KINDS)
+    what = "of this kind" if is_ours else f"of {_printable(version)}"
+    return f"{origin}: {subject}: objects {what} are not read"
 
 
 def _without_nulls(value: object, seen: dict[int, object]) -> object:
-    """A field that is null is a field that is left out. What a YAML alias shares stays shared, so that
-    nothing grows.
+    """A field that is null is a field that is left out; a label that is null is empty. What a YAML alias shares
+    stays shared, so that nothing grows.
     """
     if not isinstance(value, dict | list):
         return value
     if id(value) not in seen:
         if isinstance(value, dict):
-            kept = ((key, inner) for key, inner in value.items() if inner is not None)
-            seen[id(value)] = {key: _without_nulls(inner, seen) for key, inner in kept}
+            seen[id(value)] = {
+                key: _texts(inner) if key in TEXTS else _without_nulls(inner, seen)
+                for key, inner in value.items()
+                if inner is not None
+            }
         else:
             seen[id(value)] = [_without_nulls(inner, seen) for inner in value]
     return seen[id(value)]
+
+
+def _texts(value: object) -> object:
+    if not isinstance(value, dict):
+        return value
+    return {key: "" if inner is None else inner for key, inner in value.items()}
 
 
 def _subject(kind: str, document: dict[str, Any]) -> str:
@@ -85,3 +134,14 @@ def _printable(text: str) -> str:
 def _kind_of(value: object) -> str:
     names = {list: "an array", str: "a text", type(None): "nothing"}
     return names.get(type(value), f"a {type(value).__name__}")
+
+
+TEXTS: Final = frozenset(("labels", "annotations", "selector"))
+"""Fields whose values are texts by names."""
+OLD_GROUPS: Final = ("extensions",)
+"""Where kinds were before they got a group of their own."""
+ENDPOINTS: Final = ("v1", "Endpoints")
+KUBECONFIG: Final = ("v1", "Config")
+IS_KUBECONFIG: Final = (
+    "this is a kubeconfig; kbe-nat reads files of Services and EndpointSlices, not the API server"
+)

@@ -10,15 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from kbe_nat.errors import FileError
+from kbe_nat.errors import FileError, UnreadableError
 
 
 def content(path: str) -> bytes:
-    """The whole file, in a time and memory that `MAX_SIZE` bounds. Raises `FileError`, with the file's name."""
+    """The whole file, in a time and memory that `MAX_SIZE` bounds. Raises `FileError`, with the file's name;
+    `UnreadableError` where it may be otherwise when it is tried again.
+    """
     try:
         return _stream(path) if is_stream(path) else _file(path)
     except OSError as error:
-        raise FileError(f"{label(path)}: {error.strerror or error}") from None
+        raise UnreadableError(f"{label(path)}: {error.strerror or error}") from None
 
 
 def is_stream(path: str) -> bool:

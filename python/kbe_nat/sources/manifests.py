@@ -3,11 +3,11 @@
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from kbe_nat.errors import FileError, ObjectError
+from kbe_nat.errors import FileError, ObjectError, UnreadableError
 from kbe_nat.model import Snapshot
 from kbe_nat.sources import Reading
 from kbe_nat.sources.amendment import amend, can_be_amended
@@ -15,7 +15,7 @@ from kbe_nat.sources.assembly import assemble
 from kbe_nat.sources.completion import POD_RANGE, complete
 from kbe_nat.sources.decoding import decode
 from kbe_nat.sources.documents import documents
-from kbe_nat.sources.files import STANDARD_INPUT, label
+from kbe_nat.sources.files import is_stream, label
 from kbe_nat.sources.objects import Found
 from kbe_nat.sources.retention import retain
 from kbe_nat.sources.selection import select
@@ -26,28 +26,37 @@ Stamp: TypeAlias = tuple[int, int, int]
 
 class Manifests:
     """A `Source` of files. One that has changed is read again, and all when a directory has another set of them.
-    An object that is refused stays as it was.
+    An object that is refused stays as it was, and so do all those of a file that cannot be read.
     """
 
-    def __init__(self, paths: Sequence[str | Path], *, pod_range: str = POD_RANGE) -> None:
+    def __init__(
+        self, paths: Sequence[str | Path], *, pod_range: str = POD_RANGE, is_strict: bool = False
+    ) -> None:
+        """With `is_strict` the first reading is refused when anything is wrong in it, or nothing
+        would be served.
+        """
         self._paths = [str(path) for path in paths]
         self._pod_range = pod_range
-        self._watch = FileWatch(path for path in self._paths if path != STANDARD_INPUT)
+        self._is_strict = is_strict
+        self._watch = FileWatch(path for path in self._paths if not is_stream(path))
         self._doubtful: set[str] | None = None
         """Files that are to be looked at; None: all."""
         self._stamps: dict[str, Stamp] = {}
         self._contents: dict[str, _Content] = {}
         """Of all files, in the order in which they count."""
+        self._unread: dict[str, FileError] = {}
+        """Why files could not be read when they were tried last."""
         self._can_be_amended = False
-        self._last = Snapshot()
+        self._last: Snapshot | None = None
 
     def wait(self, seconds: float) -> bool:
         """See `Source.wait`."""
         return self._watch.wait(seconds)
 
     def read(self) -> Reading | None:
-        """See `Source.read`. Raises `FileError` when a file is missing, unreadable or no YAML. Cost: linear in
-        the objects of files that have changed where only EndpointSlices have; else a pass over all objects.
+        """See `Source.read`. Raises `FileError` when a file that was named, and not found in a
+        directory, cannot be read the first time. Cost: linear in the objects of files that have
+        changed where only EndpointSlices have; else a pass over all objects.
         """
         self._doubt()
         if self._doubtful == set():
@@ -55,18 +64,45 @@ class Manifests:
         stamps = self._looked_at()
         # Of two changes within a tick of its clock a file system may show one only: what we are told of is read.
         changed = (
-            [file for file in stamps if self._stamps.get(file) != stamps[file]]
+            [file for file in stamps if self._stamps.get(file) != stamps[file] or self._may_be_tried(file)]
             if self._doubtful is None
             else list(self._doubtful)
         )
-        if not changed and len(stamps) == len(self._stamps) and self._stamps:
-            self._doubtful = set()
+        fresh, unread = self._tried(changed)
+        kept = {file: error for file, error in self._unread.items() if file in stamps and file not in changed}
+        if not fresh and _texts({**kept, **unread}) == _texts(self._unread) and self._has(stamps):
+            self._stamps = stamps
+            self._doubtful = {file for file in self._unread if self._may_be_tried(file)}
             return None
-        fresh = {file: _content(file) for file in changed}
-        reading = self._taken(stamps, fresh)
-        self._doubtful = set()
+        before, self._unread = self._unread, {**kept, **unread}
+        try:
+            reading = self._taken(stamps, fresh)
+        except FileError:
+            self._unread = before
+            raise
+        self._doubtful = {file for file in self._unread if self._may_be_tried(file)}
         self._last = reading.snapshot
         return reading
+
+    def _has(self, stamps: Mapping[str, Stamp]) -> bool:
+        """Whether these are the files that were read last."""
+        return self._last is not None and stamps.keys() == self._contents.keys()
+
+    def _may_be_tried(self, file: str) -> bool:
+        """Whether it could not be read for a reason that is not in the file."""
+        return isinstance(self._unread.get(file), UnreadableError)
+
+    def _tried(self, changed: Iterable[str]) -> tuple[dict[str, "_Content"], dict[str, FileError]]:
+        """What is in these files, or why nobody knows."""
+        fresh, unread = {}, {}
+        for file in changed:
+            try:
+                fresh[file] = _content(file)
+            except FileError as error:
+                if file in self._paths and file not in self._contents:
+                    raise
+                unread[file] = error
+        return fresh, unread
 
     def _doubt(self) -> None:
         """What could not be read last time is still in doubt."""
@@ -86,22 +122,31 @@ class Manifests:
 
     def _taken(self, stamps: dict[str, Stamp], fresh: Mapping[str, "_Content"]) -> Reading:
         """The reading, with these files in place of what they were."""
-        generation = self._last.generation + 1
+        last = self._last or Snapshot()
+        generation = last.generation + 1
         contents = {**self._contents, **fresh}
         if stamps.keys() != contents.keys() or self._doubtful is None:
-            contents = {file: contents[file] for file in stamps}
+            contents = {file: contents.get(file, NOTHING) for file in stamps}
         amended = None
         if self._can_be_amended and stamps.keys() == self._stamps.keys():
             pairs = ((self._contents[file], content) for file, content in fresh.items())
             objects = [(old.found, new.found) for old, new in pairs if not new.refused]
             if len(objects) == len(fresh):
-                amended = amend(self._last, objects, generation)
+                amended = amend(last, objects, generation)
         if amended is None:
-            amended = retain(_assembled(contents.values(), self._pod_range, generation), self._last)
+            amended = retain(_assembled(contents.values(), self._pod_range, generation), last)
             everything = (one for content in contents.values() for one in content.found)
             self._can_be_amended = not amended.refused and can_be_amended(everything)
+        nothing = f"no Service in {', '.join(self._paths)}: nothing is served"
+        warnings = () if amended.snapshot.services else (nothing,)
+        reading = replace(amended, unread=tuple(self._unread.values()), warnings=warnings)
+        if self._is_strict and self._last is None:
+            for error in reading.errors:
+                raise error
+            for warning in warnings:
+                raise FileError(warning)
         self._stamps, self._contents = stamps, contents
-        return amended
+        return reading
 
 
 def read_manifests(
@@ -110,11 +155,19 @@ def read_manifests(
     """The snapshot of all objects in these files and directories, completed as `kbe_nat.sources.completion`
     says.
 
-    Raises `FileError` when a file is missing, unreadable or no YAML; a wrong object is listed in
-    `Reading.refused`.
+    Raises `FileError` when a file that is named cannot be read; a file of a directory is listed in
+    `Reading.unread` and a wrong object in `Reading.refused`.
     """
-    contents = [_content(path) for path in _files([str(path) for path in paths])]
-    return _assembled(contents, pod_range, generation)
+    contents, unread = [], []
+    named = [str(path) for path in paths]
+    for file in _files(named):
+        try:
+            contents.append(_content(file))
+        except FileError as error:
+            if file in named:
+                raise
+            unread.append(error)
+    return replace(_assembled(contents, pod_range, generation), unread=tuple(unread))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +177,9 @@ class _Content:
     found: tuple[Found, ...]
     refused: tuple[ObjectError, ...]
     notes: tuple[str, ...]
+
+
+NOTHING: Final = _Content((), (), ())
 
 
 def _content(path: str) -> _Content:
@@ -144,28 +200,37 @@ def _assembled(contents: Iterable[_Content], pod_range: str, generation: int) ->
     parts = list(contents)
     refused = [error for part in parts for error in part.refused]
     notes = [note for part in parts for note in part.notes]
-    found, filled_in = complete([one for part in parts for one in part.found], pod_range)
-    reading = assemble([*found, *select(found)], generation)
+    completed, filled_in = complete([one for part in parts for one in part.found], pod_range)
+    slices = list(select(completed, filled_in))
+    reading = assemble([*completed, *slices], generation)
     return Reading(reading.snapshot, (*refused, *reading.refused), (*notes, *filled_in, *reading.notes))
 
 
 def _files(paths: Sequence[str]) -> Iterator[str]:
+    """Raises `FileError` when a directory cannot be listed."""
     for path in paths:
-        if path != STANDARD_INPUT and Path(path).is_dir():
-            yield from sorted(str(file) for file in Path(path).iterdir() if file.suffix in SUFFIXES)
-        else:
+        if is_stream(path) or not Path(path).is_dir():
             yield path
+            continue
+        try:
+            yield from sorted(str(file) for file in Path(path).iterdir() if file.suffix in SUFFIXES)
+        except OSError as error:
+            raise UnreadableError(f"{path}: {error.strerror or error}") from None
 
 
 def _stamp(file: str) -> Stamp:
-    """Changes whenever a file is written or replaced; standard input is read once."""
-    if file == STANDARD_INPUT:
+    """Changes whenever a file is written or replaced, comes or goes; what can be read once is read once."""
+    if is_stream(file):
         return 0, 0, 0
     try:
         status = Path(file).stat()
-    except OSError as error:
-        raise FileError(f"{file}: {error.strerror or error}") from None
+    except OSError:
+        return 0, 0, -1
     return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _texts(errors: Mapping[str, FileError]) -> dict[str, str]:
+    return {file: str(error) for file, error in errors.items()}
 
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")

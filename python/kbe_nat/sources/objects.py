@@ -18,6 +18,8 @@ Name: TypeAlias = Annotated[
 PortName: TypeAlias = Annotated[str, Meta(max_length=63, pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?\Z")]
 PortNumber: TypeAlias = Annotated[int, Meta(ge=1, le=65535)]
 OptionalPort: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
+TargetName: TypeAlias = Annotated[str, Meta(pattern=r"^(|[-a-z0-9]*[a-z][-a-z0-9]*)\Z", max_length=63)]
+"""A text of digits is no name: the API server refuses it, lest it be taken for a number."""
 Protocol: TypeAlias = Literal["TCP", "UDP", "SCTP"]
 Policy: TypeAlias = Literal["Cluster", "Local", ""]
 
@@ -39,9 +41,8 @@ class ServicePortObject(Struct, frozen=True):
     port: PortNumber
     name: PortName = ""
     protocol: Protocol = "TCP"
-    target_port: PortNumber | Annotated[str, Meta(min_length=1)] | None = field(
-        name="targetPort", default=None
-    )
+    target_port: OptionalPort | TargetName | None = field(name="targetPort", default=None)
+    """Nothing, 0 and "" stand for `port`."""
     node_port: OptionalPort = field(name="nodePort", default=0)
 
 
@@ -73,6 +74,7 @@ class ServiceSpec(Struct, frozen=True):
     affinity: Literal["None", "ClientIP", ""] = field(name="sessionAffinity", default="None")
     affinity_config: AffinityConfig = field(name="sessionAffinityConfig", default=AffinityConfig())
     health_check_node_port: OptionalPort = field(name="healthCheckNodePort", default=0)
+    traffic_distribution: str = field(name="trafficDistribution", default="")
     publishes_not_ready: bool = field(name="publishNotReadyAddresses", default=False)
 
 
@@ -196,9 +198,10 @@ class ContainerPort(Struct, frozen=True):
 
 
 class Container(Struct, frozen=True):
-    """`spec.containers[]` of a Pod."""
+    """`spec.containers[]` of a Pod, and `spec.initContainers[]`."""
 
     ports: list[ContainerPort] = []
+    restart_policy: str = field(name="restartPolicy", default="")
 
 
 class PodSpec(Struct, frozen=True):
@@ -206,6 +209,15 @@ class PodSpec(Struct, frozen=True):
 
     node: str = field(name="nodeName", default="")
     containers: list[Container] = []
+    init_containers: list[Container] = field(name="initContainers", default_factory=list)
+
+    @property
+    def serving_containers(self) -> list[Container]:
+        """Those that run as long as the Pod does: sidecars are init containers that are always restarted, and
+        come last.
+        """
+        sidecars = (own for own in self.init_containers if own.restart_policy == "Always")
+        return [*self.containers, *sidecars]
 
 
 class PodAddress(Struct, frozen=True):
@@ -284,16 +296,19 @@ Known: TypeAlias = (
 )
 
 KINDS: Final[dict[tuple[str, str], type[Known]]] = {
-    ("", "Service"): ServiceObject,
-    ("discovery.k8s.io", "EndpointSlice"): EndpointSliceObject,
-    ("", "Node"): NodeObject,
-    ("", "Pod"): PodObject,
-    ("", "ReplicationController"): ControllerObject,
-    ("apps", "ReplicaSet"): ControllerObject,
-    ("apps", "Deployment"): ControllerObject,
-    ("networking.k8s.io", "ServiceCIDR"): ServiceCIDRObject,
+    ("v1", "Service"): ServiceObject,
+    ("discovery.k8s.io/v1", "EndpointSlice"): EndpointSliceObject,
+    ("v1", "Node"): NodeObject,
+    ("v1", "Pod"): PodObject,
+    ("v1", "ReplicationController"): ControllerObject,
+    ("apps/v1", "ReplicaSet"): ControllerObject,
+    ("apps/v1", "Deployment"): ControllerObject,
+    ("networking.k8s.io/v1", "ServiceCIDR"): ServiceCIDRObject,
+    # It has the same fields.
+    ("networking.k8s.io/v1beta1", "ServiceCIDR"): ServiceCIDRObject,
 }
-"""What is read, by API group and kind; everything else is not kbe-nat's affair."""
+"""What is read, by version and kind; everything else is not kbe-nat's affair."""
+NAMES: Final = frozenset(kind for _, kind in KINDS)
 CLUSTER_SCOPED: Final = (NodeObject, ServiceCIDRObject)
 
 
