@@ -88,20 +88,15 @@ class Talk:
     client: int = 100
     server: int = ISS
 
-    window: int = 1000
-    """That both announce."""
-
     def forward(self, sport: int, dport: int, flags: int, payload: bytes, skew: int) -> bytes:
         """The client's next segment; one with a skew is out of order and not counted."""
-        ack = self.server if flags & ACK else 0
-        segment = tcp(sport, dport, flags, self.client + skew, ack, payload, self.window)
+        segment = tcp(sport, dport, flags, self.client + skew, self.server if flags & ACK else 0, payload)
         self.client += (len(payload) + bool(flags & SYN) + bool(flags & FIN)) * (not skew)
         return segment
 
     def back(self, sport: int, dport: int, flags: int, payload: bytes, skew: int) -> bytes:
         """The backend's."""
-        ack = self.client if flags & ACK else 0
-        segment = tcp(sport, dport, flags, self.server + skew, ack, payload, self.window)
+        segment = tcp(sport, dport, flags, self.server + skew, self.client if flags & ACK else 0, payload)
         self.server += (len(payload) + bool(flags & SYN) + bool(flags & FIN)) * (not skew)
         return segment
 

@@ -258,9 +258,7 @@ class Reference:
             if outcome == "reopened":
                 return None
             flow.state = outcome
-            flow.deadline = self._now + flow.connection.timeout(
-                outcome, self._timeouts, is_replied=flow.is_replied
-            )
+            flow.deadline = self._now + flow.connection.timeout(outcome, self._timeouts)
             if outcome == "tcp_established" and flow.is_replied:
                 flow.is_assured = True
             return "established"
@@ -356,16 +354,12 @@ class Reference:
             # Only now, so that a flow that is refused costs no other its place.
             self._end(victim)
         state, connection = _opening(packet)
-        is_tcp = packet.protocol == TCP
-        timeout = (
-            connection.timeout(state, self._timeouts, is_replied=False) if is_tcp else self._timeouts[state]
-        )
         flow = Flow(
             packet.protocol,
             ends,
             sent.turned(),
             state,
-            self._now + timeout,
+            self._now + self._timeouts[state],
             self._now,
             served,
             backend,

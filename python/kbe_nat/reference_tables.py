@@ -230,7 +230,7 @@ def _is_midstream(packet: Packet, midstream: str) -> bool:
         raise Refused("drop", "invalid")
     if flags & (FIN | SYN | RST | ACK) == SYN:
         return False
-    if flags & (FIN | SYN | RST | ACK) != ACK or midstream == "drop":
+    if flags & RST or midstream == "drop":
         raise Refused("drop", "midstream")
     if midstream == "reject":
         raise Refused("reject", "midstream")

@@ -179,6 +179,30 @@ def test_f16_what_is_wrong_leaves_the_last_good_state(daemon: Daemon) -> None:
     assert {row["level"] for row in messages} == {"info", "error"}
 
 
+def test_f130_files_without_an_end_take_nothing_with_them(daemon: Daemon) -> None:
+    levels = [f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 9)}]" for n in range(1, 10)]
+    daemon.write("bomb.yaml", "\n".join(["x0: &x0 [a]", *levels]))
+    daemon.write("self.yaml", "&a\nkind: List\napiVersion: v1\nitems: [*a]")
+    daemon.write("number.yaml", NOBODY.replace("81", ":".join(["1"] * 400_000)))
+    os.mkfifo(daemon.folder / "objects/fifo.yaml")
+    (daemon.folder / "objects/zero.yaml").symlink_to("/dev/zero")
+    daemon.start()
+    complaints = (
+        "bomb.yaml, line 5, column 10: not YAML: aliases make it many times as large",
+        "self.yaml, document 1, items[0]: List: kind: a List in a List is not read",
+        "number.yaml",
+        "fifo.yaml: it is a FIFO, not a file",
+        "zero.yaml: it is a device, not a file",
+    )
+    refused = daemon.get("status")["refused"]
+    assert all(any(complaint in line for line in refused) for complaint in complaints), refused
+    assert "172.30.228.255" in curl(daemon.cluster)
+    # Those beside them are followed.
+    daemon.write("number.yaml", NOBODY)
+    eventually(lambda: len(daemon.get("services")) == 2)
+    assert len(daemon.get("status")["refused"]) == len(complaints) - 1
+
+
 def test_f09_connections_outlive_a_daemon_that_was_killed(daemon: Daemon) -> None:
     cluster = daemon.cluster
     daemon.write("echo.yaml", SERVICE_ECHO)
@@ -347,37 +371,6 @@ def test_f13_rules_that_somebody_removes_come_back(daemon: Daemon) -> None:
             assert "172.30.228.255" in curl(daemon.cluster)
     assert "somebody has removed rules" in daemon.log
     assert "172.30.228.255" in curl(daemon.cluster)
-
-
-def test_f133_what_somebody_changes_is_put_right(daemon: Daemon) -> None:
-    daemon.start()
-    node = daemon.cluster.node
-    whole = kernel_rules(daemon.cluster)
-    if daemon.way is Way.EVERY_PACKET:
-        damages: list[str] = [
-            f"ipset del kbe-nat-addresses-4 {VIP} && ipset add kbe-nat-addresses-4 172.30.228.254",
-            "iptables -t raw -R KBE-NAT-PREROUTING 2 -j ACCEPT",
-            "iptables -t filter -I KBE-NAT-FORWARD -j ACCEPT",
-        ]
-    else:
-        [name] = re.findall(r"kbe-nat-translation-\d", node.call("nft", "list", "tables"))
-        listed = node.call("nft", "list", "map", "ip", name, "backends")
-        [(number, port)] = re.findall(r"(0x\w+) : 172\.17\.0\.3 \. (\d+)", listed)
-        damages = [
-            f"nft delete element ip @ backends {{ {number} }} &&"
-            f" nft add element ip @ backends {{ {number} : 172.17.0.99 . {port} }}",
-            "nft insert rule ip @ new accept",
-            "nft chain ip @ prerouting { policy drop; }",
-        ]
-    for damage in damages:
-        listed = node.call("nft", "list", "tables")
-        [name] = re.findall(r"kbe-nat-translation-\d", listed) or [""]
-        for command in damage.replace("@", name).split(" && "):
-            program, _, rest = command.partition(" ")
-            node.call(program, *([rest] if program == "nft" else rest.split()))
-        assert kernel_rules(daemon.cluster) != whole
-        eventually(lambda: kernel_rules(daemon.cluster) == whole, 30)
-        assert VIP in curl(daemon.cluster)
 
 
 def test_f14_rules_that_the_kernel_refuses_are_said_and_tried_again(daemon: Daemon, tmp_path: Path) -> None:

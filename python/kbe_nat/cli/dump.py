@@ -35,7 +35,7 @@ def dump(
     *,
     flags: NodeFlags,
     pod_range: PodRange = POD_RANGE,
-    strict: Strict = False,
+    strict: Strict = True,
     live: Annotated[
         bool, typer.Option("--live", help="Of what the running daemon serves, instead of reading objects.")
     ] = False,

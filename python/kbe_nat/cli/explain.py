@@ -65,7 +65,7 @@ def explain(
     *,
     flags: NodeFlags,
     pod_range: PodRange = POD_RANGE,
-    strict: Strict = False,
+    strict: Strict = True,
     live: Annotated[
         bool,
         typer.Option(

@@ -191,7 +191,11 @@ class NodeCommand(TyperCommand):
     """A verb with `NodeFlags`: several addresses may follow one --node-address."""
 
     def parse_args(self, context: Any, arguments: list[str]) -> list[str]:  # noqa: ANN401
-        """See the class."""
+        """See the class. Raises `typer.BadParameter` for kube-proxy's flags that have another name here."""
+        for argument in arguments:
+            flag = argument.partition("=")[0]
+            if flag in KUBE_PROXY_FLAGS:
+                raise typer.BadParameter(KUBE_PROXY_FLAGS[flag], param_hint=flag)
         repeated: list[str] = []
         is_list = False
         for argument in arguments:
@@ -258,3 +262,15 @@ def _first(*values: _T | None, default: _T) -> _T:
 DEFAULT_BIT: Final = 14
 LAST_BIT: Final = 31
 ADDRESS_FLAG: Final = "--node-address"
+_NO_API: Final = (
+    "kbe-nat does not ask the API server, it reads files of objects: kubectl get "
+    "svc,endpointslices,nodes -A -o json > DIR/all.new && mv DIR/all.new DIR/all.json, and give DIR"
+)
+KUBE_PROXY_FLAGS: Final = {
+    "--kubeconfig": _NO_API,
+    "--master": _NO_API,
+    "--hostname-override": "the name of the node is given by --node",
+    "--proxy-mode": "kube-proxy's mode is given by --mode",
+    "--iptables-localhost-nodeports": "it is --localhost-nodeports here",
+}
+"""What is said about flags that people know from kube-proxy."""

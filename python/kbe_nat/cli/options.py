@@ -44,7 +44,10 @@ PodRange: TypeAlias = Annotated[
 ]
 Strict: TypeAlias = Annotated[
     bool,
-    typer.Option("--strict", help="Refuse to run when any object is refused, instead of leaving it out."),
+    typer.Option(
+        "--strict/--lenient",
+        help="Whether a wrong object or an unreadable file of a directory is an error, or left out.",
+    ),
 ]
 Socket: TypeAlias = Annotated[
     Path,
@@ -55,23 +58,25 @@ OutputFormat: TypeAlias = Annotated[Format, typer.Option("--output", "-o", help=
 
 
 def read_objects(
-    files: list[str], pod_range: str = POD_RANGE, *, is_strict: bool = False, needs_service: bool = False
+    files: list[str], pod_range: str = POD_RANGE, *, is_strict: bool = True, needs_service: bool = False
 ) -> Snapshot:
-    """The snapshot of these files. Objects that are refused, and notes, go to standard error, one line each.
-    A cluster may be without Services, but for who `needs_service`.
+    """The snapshot of these files. Notes go to standard error, one line each, and so does what is
+    left out. A cluster may be without Services, but for who `needs_service`.
 
-    Raises `ObjectError` when any is refused and `is_strict`, or a Service is needed and only refused objects
-    are there; `FileError` when nothing is, and as `read_manifests` does.
+    Raises the last of the errors when anything is wrong and `is_strict`, or a Service is needed and
+    only refused objects are there; `FileError` when nothing is, and as `read_manifests` does.
     """
     reading = read_manifests(files, pod_range=parse(parse_range, pod_range, "--pod-range"))
     snapshot = reading.snapshot
     lacks_service = not snapshot.services
-    if reading.refused and (is_strict or (lacks_service and needs_service)):
-        raise reading.refused[0]
+    errors = reading.errors
+    if errors and (is_strict or (lacks_service and needs_service)):
+        warn(*map(str, errors[:-1]))
+        raise errors[-1]
     nothing = f"{', '.join(files)}: there is no Service in it"
     if lacks_service and needs_service:
         raise FileError(nothing)
-    warn(*map(str, reading.refused), *reading.notes, *([nothing] if lacks_service else ()))
+    warn(*map(str, errors), *reading.notes, *([nothing] if lacks_service else ()))
     return snapshot
 
 

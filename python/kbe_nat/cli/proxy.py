@@ -69,6 +69,14 @@ def proxy(
     *,
     flags: NodeFlags,
     pod_range: PodRange = POD_RANGE,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict/--lenient",
+            help="Whether it refuses to start when an object is wrong, a file of a directory cannot be"
+            " read, or there is no Service; once it serves, the last good state stays.",
+        ),
+    ] = False,
     strategy: DefaultStrategy = Strategy.RANDOM,
     seed: Seed = None,
     driver: Annotated[Driver, typer.Option(help="Who takes packets out of the queue.")] = Driver.NATIVE,
@@ -174,7 +182,7 @@ def proxy(
         max_flows=max_flows,
         max_flows_per_source=max_flows_per_source,
     )
-    source = Manifests(manifests, pod_range=parse(parse_range, pod_range, "--pod-range"))
+    source = Manifests(manifests, pod_range=parse(parse_range, pod_range, "--pod-range"), is_strict=strict)
 
     addresses = LocalAddresses(commands)
 
@@ -237,7 +245,7 @@ def proxy(
 def _print_rules(source: Manifests, controller: Controller) -> None:
     reading = source.read()
     if reading is not None:
-        warn(*map(str, reading.refused), *reading.notes)
+        warn(*map(str, reading.errors), *reading.notes, *reading.warnings)
         controller.apply(reading.snapshot)
     print(controller.render(), end="")
 

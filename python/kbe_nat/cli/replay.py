@@ -56,7 +56,7 @@ def replay(
     *,
     flags: NodeFlags,
     pod_range: PodRange = POD_RANGE,
-    strict: Strict = False,
+    strict: Strict = True,
     output: OutputFormat = Format.TEXT,
 ) -> None:
     """Send a capture through the engine and say what became of it, per service and backend.

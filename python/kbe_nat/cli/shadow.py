@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from kbe_nat.cli.node import NodeFlags, takes_node_flags
-from kbe_nat.cli.options import Format, OutputFormat, PodRange, parse, warn
+from kbe_nat.cli.options import Format, OutputFormat, PodRange, Strict, parse, warn
 from kbe_nat.cli.output import show, show_json, table
 from kbe_nat.errors import ConntrackError, KbeNatError
 from kbe_nat.kernel_flows import KernelFlow, listed, watched
@@ -48,6 +48,7 @@ def shadow(
     *,
     flags: NodeFlags,
     pod_range: PodRange = POD_RANGE,
+    strict: Strict = True,
     output: OutputFormat = Format.TEXT,
 ) -> int:
     """Watch a node's real traffic without touching it, and report where kbe-nat would decide otherwise.
@@ -56,7 +57,7 @@ def shadow(
     compared with where the kernel has sent it. Ends with 1 when there was a disagreement. Connections that the
     kernel refuses never appear there, so they are not compared.
     """
-    source = Manifests(manifests, pod_range=parse(parse_range, pod_range, "--pod-range"))
+    source = Manifests(manifests, pod_range=parse(parse_range, pod_range, "--pod-range"), is_strict=strict)
     own = Shadow()
     _follow(source, own, flags, is_first=True)
     flows = listed() if existing else _new_flows(source, own, flags, duration)
@@ -109,7 +110,7 @@ def _follow(source: Manifests, own: Shadow, flags: NodeFlags, *, is_first: bool 
         reading = source.read()
         if reading is None:
             return
-        warn(*map(str, reading.refused), *reading.notes)
+        warn(*map(str, reading.errors), *reading.notes, *reading.warnings)
         own.follow(plan(reading.snapshot, flags.options(reading.snapshot)))
     except KbeNatError as error:
         if is_first:

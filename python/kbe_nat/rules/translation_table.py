@@ -92,8 +92,7 @@ class TranslationTable:
         hooks = {
             f"{hook}-new": (
                 f"type filter hook {hook} priority mangle; policy accept;",
-                # What is not to be tracked is not to be translated: somebody serves it beside us.
-                "ct state new,invalid goto new",
+                "ct state new,invalid,untracked goto new",
             )
             for hook in ("prerouting", "output")
         }

@@ -134,7 +134,7 @@ fn unguarded(
         }
         is_midstream = !flags.is_opening();
         if is_midstream {
-            let policy = if flags.is_midstream() { midstream } else { Midstream::Drop };
+            let policy = if flags.has(Flags::RST) { Midstream::Drop } else { midstream };
             trace
                 .step("mid-stream", || format!("not a SYN, and no flow is known: {policy:?}").to_lowercase());
             match policy {

@@ -107,7 +107,7 @@ impl Core {
         let (l3, l4) = rewrite::deltas(headers.tuple.protocol, &ends, &sent);
         let hot = Hot {
             ends: [ends.into(), sent.reply().into()],
-            deadline: now.saturating_add(tracking.timeout(state, false, &self.config.timeouts)),
+            deadline: now.saturating_add(self.config.timeouts.of(state)),
             generation: self.generation,
             l3,
             l4,
