@@ -56,13 +56,22 @@ class Case:
         """What we decide, in the same form."""
         kept = ("verdict", "destinations", "masquerade", "masqueraded")
         told = self.explained(mode, scratch)
-        return {own["name"]: {key: own[key] for key in kept if key in own} for own in told}
+        return {
+            own["name"]: {key: own[key] for key in kept if key in own} | refusals(own["refused"])
+            for own in told
+        }
 
     def explained(self, mode: str, scratch: Path) -> list[dict[str, Any]]:
         """What `kbe-nat explain` says of every flow."""
         flags = [*self.flags(mode, scratch), "--flows", str(self.folder / "case.yaml"), "-o", "json"]
         told: list[dict[str, Any]] = json.loads(run("explain", *flags))
         return told
+
+
+def refusals(found: list[dict[str, str]]) -> dict[str, Any]:
+    """Endpoints at whose address the packet is refused; nothing where there are none."""
+    kept = [{key: own[key] for key in ("endpoint", "verdict")} for own in found]
+    return {"refused": kept} if kept else {}
 
 
 def run(*arguments: str) -> str:

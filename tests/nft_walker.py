@@ -3,10 +3,9 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from ipaddress import ip_address, ip_network
 from typing import Any
 
-from rule_walker import Walker, told
+from rule_walker import End, Walker, address_of, end_of, network_of, told
 
 from kbe_nat.kubeproxy.normalise import normalise
 
@@ -24,14 +23,14 @@ class Tables:
     local: frozenset[str]
 
     @classmethod
-    def read(cls, text: str, local: frozenset[str]) -> "Tables":
-        """From nft's text; only its table for IPv4 is looked at."""
+    def read(cls, text: str, local: frozenset[str], family: str = "ip") -> "Tables":
+        """From nft's text; only its table of one family, "ip" or "ip6", is looked at."""
         chains: dict[str, list[str]] = {}
         sets: dict[str, dict[str, str]] = {}
         lines = normalise(text)
-        end = lines.index("}")
+        start = lines.index(f"table {family} kube-proxy {{")
         name = ""
-        for line in lines[:end]:
+        for line in lines[start : lines.index("}", start)]:
             block = BLOCK.match(line)
             if block:
                 name = block[2]
@@ -48,18 +47,22 @@ class Tables:
 
     def outcome(self, packet: Walker) -> dict[str, Any]:
         """Verdict, destinations and masquerade, in the words of a conformance case."""
+        return told(self.ends(packet))
+
+    def ends(self, packet: Walker) -> Iterator[End]:
+        """Every way in which a packet may end."""
         is_own = packet.interface is None
         before = "filter-output-pre-dnat" if is_own else "filter-prerouting-pre-dnat"
-        ends: list[tuple[str, Walker, bool]] = []
-        for end, own in self.hooked(before, packet):
-            if end:
-                ends.append((end, own, False))
+        for verdict, own in self.hooked(before, packet):
+            if verdict:
+                yield end_of(verdict, own, is_masqueraded=False)
                 continue
             for _, after in self.hooked("nat-output" if is_own else "nat-prerouting", own):
-                end = self.filtered(after)
-                masqueraded = any(last == "masquerade" for last, _ in self.hooked("nat-postrouting", after))
-                ends.append((end, after, masqueraded))
-        return told(ends)
+                # What comes from elsewhere and is delivered to the node itself takes no hook behind INPUT.
+                is_delivered = not is_own and self.is_local(after.destination)
+                last = [] if is_delivered else self.hooked("nat-postrouting", after)
+                is_masqueraded = any(name == "masquerade" for name, _ in last)
+                yield end_of(self.filtered(after), after, is_masqueraded=is_masqueraded)
 
     def filtered(self, packet: Walker) -> str:
         hooks = ["filter-output"] if packet.interface is None else []
@@ -109,7 +112,8 @@ class Tables:
         elif rest.startswith("dnat"):
             for place in re.findall(r"\d+ : ([^,}]+?)(?:,| \})", rest) or [rest.removeprefix("dnat to ")]:
                 address, _, port = place.replace(" . ", ":").rpartition(":")
-                yield "dnat", replace(packet, destination=address, port=int(port), is_translated=True)
+                to = address.strip("[]")
+                yield "dnat", replace(packet, destination=to, port=int(port), is_translated=True)
         elif rest.startswith("numgen"):
             for chain in re.findall(r"goto (\S+?)(?:,| \})", rest):
                 yield from self.walk(chain, packet)
@@ -129,7 +133,7 @@ class Tables:
         while True:
             if rest.startswith("ct state new "):
                 rest = rest.removeprefix("ct state new ")
-            elif match := re.match(r"ip (saddr|daddr) (?!\.)(!= )?(\{[^}]*\}|\S+) ", rest):
+            elif match := re.match(r"ip6? (saddr|daddr) (?!\.)(!= )?(\{[^}]*\}|\S+) ", rest):
                 address = packet.source if match[1] == "saddr" else packet.destination
                 if self.holds(match[3], address) == bool(match[2]):
                     return None
@@ -152,7 +156,7 @@ class Tables:
                 if not packet.mark & int(match[1], 16):
                     return None
                 rest = rest[match.end() :]
-            elif match := re.match(r"(ip daddr \. )?meta l4proto \. th dport vmap @(\S+)", rest):
+            elif match := re.match(r"(ip6? daddr \. )?meta l4proto \. th dport vmap @(\S+)", rest):
                 return self.sets[match[2]].get(f"{packet.destination} . {place}" if match[1] else place)
             elif rest.startswith("ct status dnat "):
                 pair = f"{packet.source} . {packet.destination} . {place}"
@@ -164,7 +168,15 @@ class Tables:
     def holds(self, text: str, address: str) -> bool:
         if text.startswith("@"):
             return address in self.sets[text[1:]]
-        return any(ip_address(address) in ip_network(part) for part in text.strip("{} ").split(", "))
+        return any(_is_within(address, part) for part in text.strip("{} ").split(", "))
 
     def is_local(self, address: str) -> bool:
-        return address in self.local or ip_address(address).is_loopback
+        return address in self.local or address_of(address).is_loopback
+
+
+def _is_within(address: str, part: str) -> bool:
+    first, _, last = part.partition("-")
+    if last:
+        own = int(address_of(address))
+        return int(address_of(first)) <= own <= int(address_of(last))
+    return address_of(address) in network_of(part)

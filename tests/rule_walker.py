@@ -2,9 +2,10 @@
 that it may take, since some rules match by chance. A second opinion on every decision, from text alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from ipaddress import ip_address, ip_network
+from functools import cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
 from kbe_nat.kubeproxy.normalise import words
@@ -26,24 +27,55 @@ class Walker:
     is_translated: bool = False
 
 
-def told(ends: list[tuple[str, Walker, bool]]) -> dict[str, Any]:
-    """In the words of a conformance case: how packets ended ("drop", "reject" or ""), and if masqueraded."""
-    verdicts = {end or ("dnat" if after.is_translated else "pass") for end, after, _ in ends}
-    [verdict] = verdicts  # Chance decides about endpoints only.
-    masqueraded = {}
-    if verdict == "dnat":
-        for _, after, asked in ends:
-            address = f"[{after.destination}]" if ":" in after.destination else after.destination
-            masqueraded[f"{address}:{after.port}"] = asked
-    destinations = sorted(masqueraded)
-    chosen = [place for place in destinations if masqueraded[place]]
+@dataclass(frozen=True, order=True)
+class End:
+    """One way in which a packet may end."""
+
+    verdict: str
+    """"dnat", "pass", "reject" or "drop"."""
+    place: str
+    """Address and port that it goes to, or at which it is refused behind its translation; empty where it is not
+    translated.
+    """
+    is_masqueraded: bool
+
+
+def end_of(verdict: str, after: Walker, *, is_masqueraded: bool) -> End:
+    """`verdict` is "drop", "reject" or, for what goes on, empty."""
+    if not after.is_translated:
+        return End(verdict or "pass", "", False)
+    address = f"[{after.destination}]" if ":" in after.destination else after.destination
+    return End(verdict or "dnat", f"{address}:{after.port}", is_masqueraded and not verdict)
+
+
+def told(ends: Iterable[End]) -> dict[str, Any]:
+    """In the words of a conformance case, and with the endpoints at which the packet is refused."""
+    found = set(ends)
+    refused = sorted(own for own in found if own.place and own.verdict != "dnat")
+    served = sorted(own for own in found if own.verdict == "dnat")
+    # Chance decides about endpoints only.
+    [verdict] = {own.verdict for own in served or found}
+    destinations = [own.place for own in served]
+    chosen = [own.place for own in served if own.is_masqueraded]
     is_mixed = bool(chosen) and chosen != destinations
     answer: dict[str, Any] = {
         "verdict": verdict,
         "destinations": destinations,
         "masquerade": "mixed" if is_mixed else bool(chosen),
     }
+    if refused:
+        answer["refused"] = [{"endpoint": own.place, "verdict": own.verdict} for own in refused]
     return answer | ({"masqueraded": chosen} if is_mixed else {})
+
+
+@cache
+def address_of(text: str) -> IPv4Address | IPv6Address:
+    return ip_address(text)
+
+
+@cache
+def network_of(text: str) -> IPv4Network | IPv6Network:
+    return ip_network(text)
 
 
 @dataclass(frozen=True)
@@ -68,12 +100,17 @@ class Rules:
 
     def outcome(self, packet: Walker) -> dict[str, Any]:
         """Verdict, destinations and masquerade, in the words of a conformance case."""
-        ends = []
+        return told(self.ends(packet))
+
+    def ends(self, packet: Walker) -> Iterator[End]:
+        """Every way in which a packet may end."""
         for after in self.translated(packet):
-            last = self.walk("nat", "POSTROUTING", after)
-            end = self.filtered(after).lower()
-            ends.append((end, after, any(name == "MASQUERADE" for name, _ in last)))
-        return told(ends)
+            verdict = self.filtered(after).lower()
+            # What comes from elsewhere and is delivered to the node itself takes INPUT, and no POSTROUTING.
+            is_delivered = packet.interface is not None and self.is_local(after.destination)
+            last = [] if is_delivered else self.walk("nat", "POSTROUTING", after)
+            is_masqueraded = any(name == "MASQUERADE" for name, _ in last)
+            yield end_of(verdict, after, is_masqueraded=is_masqueraded)
 
     def translated(self, packet: Walker) -> Iterator[Walker]:
         """The packet behind the nat table, in every way."""
@@ -141,7 +178,7 @@ class Rules:
             found: object = True
             if word in ("-s", "-d"):
                 address = packet.source if word == "-s" else packet.destination
-                found = ip_address(address) in ip_network(next(parts))
+                found = address_of(address) in network_of(next(parts))
             elif word == "-i":
                 name = next(parts)
                 own = packet.interface or ""
@@ -175,4 +212,4 @@ class Rules:
         return result
 
     def is_local(self, address: str) -> bool:
-        return address in self.local or ip_address(address).is_loopback
+        return address in self.local or address_of(address).is_loopback

@@ -3,9 +3,7 @@ control step.
 """
 
 import json
-import logging
 import socket
-import struct
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -19,8 +17,7 @@ import kbe_nat
 from kbe_nat.cli.conntrack import line
 from kbe_nat.control import Controller
 from kbe_nat.daemon.addresses import LocalAddresses
-from kbe_nat.daemon.answers import VERBS, Answers, flow_row
-from kbe_nat.daemon.checkpoints import HEAD, CheckpointFile
+from kbe_nat.daemon.answers import VERBS, Answers
 from kbe_nat.daemon.conversation import ControlServer, ask
 from kbe_nat.daemon.notify import Notifier, watchdog_seconds
 from kbe_nat.daemon.watchers import Watchers
@@ -197,33 +194,6 @@ def test_a_second_server_is_refused_and_a_stale_socket_replaced(
         assert list(ask(stale, "status")) == [{"pid": 1}]
         assert stale.stat().st_mode & 0o777 == 0o600
     assert not stale.exists()
-
-
-def test_f10_connections_are_kept_in_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    file = CheckpointFile(tmp_path / "deep/state")
-    before = controller("10.0.0.1")
-    before.engine.process(SYN, time.monotonic_ns())
-    file.write(before.engine)
-    assert [own.name for own in (tmp_path / "deep").iterdir()] == ["state"]
-    after = controller("10.0.0.1")
-    assert file.read(after.engine) == 1
-    (flow,) = after.engine.flows()
-    assert flow_row(flow)["reply_source"] == ["10.0.0.1", 9876]
-    content = (tmp_path / "deep/state").read_bytes()
-    for wrong, message in (
-        (HEAD.pack(time.time() - 3600) + content[8:], "too old"),
-        (content[:-1], "cannot be taken over"),
-        (b"1", "cannot be taken over"),
-        (struct.pack("<d", time.time()) + b"nonsense", "cannot be taken over"),
-    ):
-        (tmp_path / "deep/state").write_bytes(wrong)
-        with caplog.at_level(logging.WARNING):
-            assert file.read(controller("10.0.0.1").engine) == 0
-        assert message in caplog.text
-        caplog.clear()
-    assert CheckpointFile(tmp_path / "none").read(after.engine) == 0
-    CheckpointFile(None).write(after.engine)
-    assert CheckpointFile(None).read(after.engine) == 0
 
 
 def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,13 @@
 """A node's rules that are not as they should be: every kind of change is named, with its Service."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from conformance_cases import CASES, Case, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from kbe_nat.cli import app
@@ -121,3 +124,156 @@ def test_the_command(tmp_path: Path) -> None:
     told = json.loads(done.stdout)
     assert {row["service"] for row in told["differences"]} == {"ns4/svc4:p80"}
     assert told["compared"] == ["filter", "mangle", "nat"]
+
+
+def test_every_rule_of_iptables_counts() -> None:
+    """Whichever is gone, there twice, or altered."""
+    lines = IPTABLES.splitlines()
+    rules = [number for number, line in enumerate(lines) if line.startswith("-A ")]
+    # These depend on the machine.
+    rules = [number for number in rules if "nfacct" not in lines[number]]
+    assert len(rules) > 50
+    for number in rules:
+        line = lines[number]
+        altered = re.sub(r"-j \S+", "-j RETURN", line) if " -j " in line else f"{line} -j RETURN"
+        negated = line.replace(" -", " ! -", 1)
+        for others in ([], [line, line], [altered], [negated], [line.replace("-A KUBE-", "-A KUBE-X", 1)]):
+            if others != [line]:
+                assert rows("\n".join([*lines[:number], *others, *lines[number + 1 :]])), others
+
+
+def test_every_line_of_nft_counts() -> None:
+    lines = NFT.splitlines()
+    count = 0
+    for number, line in enumerate(lines):
+        text = line.strip()
+        is_machine = text.startswith(("size", "comment")) or text in ("", "}", "elements = {")
+        if not line.startswith("\t\t") or is_machine:
+            continue
+        count += 1
+        for others in ([], [f"{line}\n{line}"], [re.sub(r"\d+", "7", line)]):
+            changed = "\n".join([*lines[:number], *others, *lines[number + 1 :]])
+            assert others == [line] or differences(NFT, changed), (line, others)
+    assert count > 80
+
+
+WORD = st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_", min_size=1, max_size=12)
+CHAINS_OF_OTHERS = st.one_of(
+    st.builds(
+        "{}{}".format,
+        st.sampled_from(
+            [
+                "KUBE-POD-FW-",
+                "KUBE-NWPLCY-",
+                "KUBE-ROUTER-",
+                "KUBE-HP-",
+                "KUBE-HOSTPORTS",
+                "KUBE-KUBELET-",
+                "KUBE-SVC-",
+                "cali-",
+                "CILIUM_",
+                "OLD_CILIUM_",
+                "CNI-DN-",
+                "FLANNEL-",
+                "DOCKER",
+                "ufw-",
+                "IN_public",
+                "ISTIO_",
+                "ts-",
+                "AWS-SNAT-",
+                "ANTREA-",
+                "IP-MASQ-",
+                "WEAVE-",
+                "KUBE-FIREWALL-",
+                "KUBE-SERVICES-",
+            ]
+        ),
+        WORD,
+    ),
+    st.sampled_from(["KUBE-MARK-DROP", "KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY", "CNI-HOSTPORT-SETMARK"]),
+)
+MATCHES = st.sampled_from(
+    [
+        "",
+        "-s 10.0.0.0/8 ",
+        "! -i lo ",
+        '-m comment --comment "default/web:http -j KUBE-SERVICES" ',
+        "-m comment --comment cali:0123-aBc_ ",
+        "-m mark --mark 0x4000/0x4000 ",
+        "-p tcp -m tcp --dport 80 ",
+        "-m set --match-set KUBE-SRC-0123 src ",
+    ]
+)
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_rules_of_others_never_count(data: st.DataObject) -> None:
+    lines = IPTABLES.splitlines()
+    for _ in range(data.draw(st.integers(1, 8))):
+        chain = data.draw(CHAINS_OF_OTHERS)
+        line = data.draw(
+            st.one_of(
+                st.just(f":{chain} - [0:0]"),
+                st.builds(
+                    "-A {} {}-j {}".format,
+                    st.just(chain),
+                    MATCHES,
+                    st.sampled_from(["KUBE-MARK-MASQ", "KUBE-SERVICES", "DROP", "KUBE-SVC-4SW47YFZTEDKD3PK"]),
+                ),
+                st.builds(
+                    "-A {} {}-j {}".format,
+                    st.sampled_from(["INPUT", "FORWARD", "OUTPUT", "PREROUTING", "POSTROUTING"]),
+                    MATCHES,
+                    st.sampled_from([chain, "ACCEPT", "MASQUERADE"]),
+                ),
+            )
+        )
+        places = [place for place in range(1, len(lines)) if lines[place - 1] != "COMMIT"]
+        lines.insert(data.draw(st.sampled_from(places)), line)
+    assert differences(IPTABLES, "\n".join(lines)) == []
+
+
+NFT_OF_OTHERS = """
+table inet firewalld {
+	comment "kube-proxy { is no other"
+	flags owner,persist
+	flowtable f {
+		hook ingress priority filter
+		devices = { eth0, eth1 }
+	}
+	ct helper ftp-standard {
+		type "ftp" protocol tcp
+		l3proto ip
+	}
+	set services { # handle 4
+		type inet_service
+		flags interval
+		elements = { 22, 80-90 }
+	}
+	chain mangle_PREROUTING { # handle 5
+		type filter hook prerouting priority mangle + 10; policy accept;
+		meta priority set 1:2 # handle 6
+		log prefix "} table ip kube-proxy {" jump KUBE-SERVICES
+		ip daddr vmap { 10.0.0.1 : accept, 10.0.0.2 : drop }
+	}
+}
+table ip nat {
+	chain KUBE-SERVICES {
+		ct state new xt match "comment" counter packets 0 bytes 0 # xt_comment
+	}
+}
+table bridge kube-proxy {
+	chain services {
+		type filter hook prerouting priority out; policy accept;
+	}
+}
+table ip kube-proxy-other {
+}
+"""
+
+
+@given(st.booleans(), st.permutations(NFT_OF_OTHERS.split("\ntable ")[1:]))
+def test_tables_of_others_never_count(is_before: bool, tables: list[str]) -> None:
+    others = "".join(f"table {table}\n" for table in tables)
+    assert differences(NFT, others + NFT if is_before else NFT + others) == []

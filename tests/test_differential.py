@@ -243,6 +243,7 @@ def _forward(
     talk = pair.talks.setdefault((src, sport, dst, port), Talk())
     if flags == SYN:
         talk = pair.talks[src, sport, dst, port] = Talk()
+    talk.window = 0 if size == 1 else 1000
     segment = talk.forward(sport, port, flags, bytes(size), skew)
     pair.process(traffic.ip(src, dst, traffic.TCP, segment))
 
@@ -271,6 +272,7 @@ def _back(pair: Pair, number: int, flags: int, size: int, skew: int) -> None:
         ),
         Talk(),
     )
+    talk.window = 0 if size == 1 else 1000
     segment = talk.back(*_turned(traffic.ports(after)), flags, bytes(size), skew)
     pair.process(traffic.ip(*_turned(traffic.addresses(after)), traffic.TCP, segment))
 

@@ -29,14 +29,15 @@ RUST = {
     "fragment": "clock hash tuple verdict wire",
     "conntrack": "clock hash hint rng tuple wire",
     "decide": "backend balance service tuple verdict wire",
+    "filtering": "backend decide service verdict",
     "ledger": "balance hash rng service verdict",
     "config": "conntrack decide",
-    "pipeline": "affinity backend balance clock config conntrack counters decide events fragment hash ledger "
-    "rewrite rng service tuple verdict wire",
+    "pipeline": "affinity backend balance clock config conntrack counters decide events filtering fragment "
+    "hash ledger rewrite rng service tuple verdict wire",
     "engine": "affinity balance clock config conntrack counters decide fragment hash ledger pipeline rng service "
     "verdict wire",
     "carried": "clock conntrack engine events pipeline rewrite tuple wire",
-    "explain": "backend config conntrack decide engine fragment pipeline tuple verdict wire service",
+    "explain": "backend config conntrack decide engine filtering fragment pipeline tuple verdict wire service",
     "view": "clock conntrack engine events ledger pipeline tuple verdict wire",
     "checkpoint": "affinity clock conntrack engine pipeline rewrite tuple wire",
 }

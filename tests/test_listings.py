@@ -3,6 +3,7 @@ rules there, `diff` says the truth about kube-proxy's, or that it cannot.
 """
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -230,3 +231,45 @@ def test_rules_of_both_families_at_once(tmp_path: Path, capsys: pytest.CaptureFi
     assert main([*flags, "--family", "ipv4"]) == 0
     saved.write_text(four)
     assert main([*flags, "--family", "ipv6"]) == 2
+
+
+def test_what_explains_most_differences_is_said(diff: Diff) -> None:
+    terse = re.sub(r"\n\t\telements = \{[^}]*\}", "", NFT)
+    assert diff(terse)[2] == "kbe-nat: saved: no set in it has elements: nft -t leaves them out\n"
+    older = SAVED.replace("*nat\n", "*nat\n:KUBE-XLB-67NZLRHBNDSAWJRO - [0:0]\n")
+    code, out, error = diff(older)
+    assert code == 1 and "extra  nat KUBE-XLB-67NZLRHBNDSAWJRO" in out and "before 1.24" in error
+    code, _, error = diff("*filter\n:INPUT ACCEPT [0:0]\n:KUBE-FIREWALL-X - [0:0]\nCOMMIT\n")
+    assert code == 1 and "no chain of kube-proxy's is in it" in error
+
+
+def test_pieces_of_one_table(diff: Diff) -> None:
+    def piece(name: str) -> str:
+        start = NFT.index(f"\tchain {name} {{")
+        return f"table ip kube-proxy {{\n{NFT[start : NFT.index(chr(10) + chr(9) + '}', start)]}\n\t}}\n}}\n"
+
+    text = piece("services") + piece("firewall-check")
+    assert diff(text, "--partial")[:2] == (
+        0,
+        "No differences. Compared: ip kube-proxy (in part). Not compared: ip kube-proxy (other chains).\n",
+    )
+    assert diff(text.replace("@service-ips", "@others"), "--partial")[0] == 1
+    assert diff(NFT + NFT) == (0, ALL_RIGHT, "")
+
+
+def test_kubelet_writes_to_a_chain_of_kube_proxy(diff: Diff) -> None:
+    marked = (
+        '-A KUBE-FIREWALL -m comment --comment "kubernetes firewall for dropping marked packets" '
+        "-m mark --mark 0x8000/0x8000 -j DROP\n"
+    )
+    rule = next(line for line in SAVED.splitlines() if line.startswith("-A KUBE-FIREWALL "))
+    both = SAVED.replace(rule, marked + rule)
+    for text in (both, SAVED.replace(rule, f"{rule}\n{marked}")):
+        assert diff(text) == (0, ALL_RIGHT, "")
+    # Without node ports on 127.0.0.1 kube-proxy does not write the rule, but kubelet does.
+    assert "KUBE-FIREWALL" not in diff(both, "--no-localhost-nodeports")[1]
+    assert "missing  filter KUBE-FIREWALL" in diff(SAVED.replace(f"{rule}\n", marked))[1]
+    assert (
+        "extra  filter KUBE-FIREWALL"
+        in diff(both.replace("-j DROP", "-j DROP\n-A KUBE-FIREWALL -j DROP", 1))[1]
+    )

@@ -88,15 +88,20 @@ class Talk:
     client: int = 100
     server: int = ISS
 
+    window: int = 1000
+    """That both announce."""
+
     def forward(self, sport: int, dport: int, flags: int, payload: bytes, skew: int) -> bytes:
         """The client's next segment; one with a skew is out of order and not counted."""
-        segment = tcp(sport, dport, flags, self.client + skew, self.server if flags & ACK else 0, payload)
+        ack = self.server if flags & ACK else 0
+        segment = tcp(sport, dport, flags, self.client + skew, ack, payload, self.window)
         self.client += (len(payload) + bool(flags & SYN) + bool(flags & FIN)) * (not skew)
         return segment
 
     def back(self, sport: int, dport: int, flags: int, payload: bytes, skew: int) -> bytes:
         """The backend's."""
-        segment = tcp(sport, dport, flags, self.server + skew, self.client if flags & ACK else 0, payload)
+        ack = self.client if flags & ACK else 0
+        segment = tcp(sport, dport, flags, self.server + skew, ack, payload, self.window)
         self.server += (len(payload) + bool(flags & SYN) + bool(flags & FIN)) * (not skew)
         return segment
 

@@ -184,12 +184,18 @@ class NftTables:
         """All tables of a family, and whether each is dormant."""
 
     def rules(self, family: int, table: str) -> dict[str, int]:
-        """The chains that have rules, each with a number that changes with its rules; nothing for a table that
-        is not there.
+        """The chains, each with a number that changes with its rules, its hook and its policy; nothing for a
+        table that is not there.
         """
 
-    def count(self, family: int, table: str, set: str) -> int | None:
-        """How many elements a set or map has; None when it is not there."""
+    def fingerprint(self, family: int, table: str, set: str) -> int | None:
+        """A sum over what a set or map holds, modulo 2**64; None when it is not there."""
+
+    @staticmethod
+    def fingerprint_of(key: int, value: int, elements: bytes) -> int:
+        """The same sum over elements: lengths of a key and of a value, and all keys with their values. Sums of
+        several may be added. Raises `ArgumentError` for lengths that do not fit.
+        """
 
     def commit(
         self,
@@ -478,7 +484,12 @@ class Explanation:
         """The backend that the next such packet gets, as "address:port"."""
     @property
     def candidates(self) -> list[str]:
-        """Every backend that may be chosen, sorted as text."""
+        """Every backend that it may be sent to, sorted as text."""
+    @property
+    def refused(self) -> list[tuple[str, str, str]]:
+        """Backends that may be chosen, too, but their address is a frontend at which it is refused; each with
+        action and cause.
+        """
     @property
     def masquerade(self) -> bool: ...
     @property
@@ -621,9 +632,14 @@ class Engine:
     def checkpoint(self, now: int) -> bytes:
         """Flows, affinities and balancer state in one versioned, checksummed format; times are relative."""
 
-    def restore(self, checkpoint: _Buffer, now: int) -> int:
+    @property
+    def checkpoint_limit(self) -> int:
+        """Bytes that a checkpoint of an engine with these limits can have, at most."""
+
+    def restore(self, checkpoint: _Buffer, now: int, *, away: int = 0) -> int:
         """Take over what a checkpoint holds, in an engine without flows; returns how many flows.
 
+        `away` is how many nanoseconds ago it was written: what must have ended since then is left out.
         Services are set before, with `replace_services`. Raises `CheckpointError` for what is damaged, or of a
         newer version; nothing is restored then.
         """

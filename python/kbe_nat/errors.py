@@ -33,6 +33,10 @@ class ControlError(KbeNatError):
     """The daemon cannot be asked, or it refuses what it was asked for."""
 
 
+class StateError(KbeNatError):
+    """The file that keeps connections cannot be used."""
+
+
 class ConntrackError(KbeNatError):
     """The kernel's connection tracking cannot be read."""
 

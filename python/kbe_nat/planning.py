@@ -167,15 +167,23 @@ class _Planner:
                 # There source ranges are looked at ahead of everything, whatever else the address is.
                 external = [ip for ip in external if ip not in balanced]
             ranges, admits = self.source_ranges(service, number)
+            is_external_too = cluster_ip in balanced or cluster_ip in external
             for port in service.ports:
-                listeners = [Listener(CLUSTER_IP, cluster_ip, port.port)]
-                listeners += [Listener(EXTERNAL_IP, ip, port.port) for ip in external]
-                listeners += [Listener(LOAD_BALANCER, ip, port.port) for ip in balanced]
+                internal = Listener(CLUSTER_IP, cluster_ip, port.port)
+                others = [Listener(EXTERNAL_IP, ip, port.port) for ip in external]
+                others += [Listener(LOAD_BALANCER, ip, port.port) for ip in balanced]
                 if port.node_port:
-                    listeners.append(Listener(NODE_PORT, "", port.node_port))
-                is_external_local = service.is_external_local and len(listeners) > 1
+                    others.append(Listener(NODE_PORT, "", port.node_port))
+                is_external_local = service.is_external_local and bool(others)
                 endpoints = endpoints_of(port)
                 uses_local = service.is_internal_local or is_external_local
+                cluster = self.cluster_set(endpoints)
+                local = self.local_set(endpoints) if uses_local else ()
+                listeners = [internal, *others]
+                if is_external_too and self.is_external_first(
+                    has_endpoints=bool(cluster), is_served=bool(local) or not service.is_internal_local
+                ):
+                    listeners = [*others, internal]
                 yield PortPolicy(
                     namespace=service.namespace,
                     service=service.name,
@@ -183,8 +191,8 @@ class _Planner:
                     protocol=port.protocol,
                     family=number,
                     listeners=tuple(dict.fromkeys(listeners)),
-                    cluster=self.cluster_set(endpoints),
-                    local=self.local_set(endpoints) if uses_local else (),
+                    cluster=cluster,
+                    local=local,
                     is_internal_local=service.is_internal_local,
                     is_external_local=is_external_local,
                     affinity_seconds=service.affinity_seconds,
@@ -194,6 +202,13 @@ class _Planner:
                     ranges_everywhere=service.ranges_everywhere,
                     strategy=service.strategy or self.options.strategy,
                 )
+
+    def is_external_first(self, *, has_endpoints: bool, is_served: bool) -> bool:
+        """Whether packets to a cluster IP that is an external address of the same Service, too, find the rule for
+        that. `is_served` is the cluster IP by itself. In nftables mode a map has one element for both, the one
+        that is written last; in iptables mode the cluster IP's rule is the first, where it has any.
+        """
+        return self.options.mode is Mode.NFTABLES or (has_endpoints and not is_served)
 
     def external_ips(self, service: Service) -> Iterator[str]:
         """Those that whoever may write Services is trusted with."""

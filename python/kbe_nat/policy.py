@@ -118,6 +118,7 @@ class PortPolicy:
     protocol: str
     family: int
     listeners: tuple[Listener, ...]
+    """Of several with one address and port, which an object may ask for, packets find the first."""
     cluster: tuple[Target, ...]
     """For traffic that any node's endpoints may serve, sorted by the text of address and port."""
     local: tuple[Target, ...]
@@ -171,6 +172,14 @@ class PortPolicy:
     def refuses_somebody(self) -> bool:
         """It has no endpoints, or none on this node for traffic that asks for those."""
         return not self.local and (not self.cluster or self.is_external_local)
+
+    @property
+    def places(self) -> tuple[Listener, ...]:
+        """The listeners that packets find, each with another address and port."""
+        found: dict[tuple[str, int], Listener] = {}
+        for listener in self.listeners:
+            found.setdefault((listener.address, listener.port), listener)
+        return tuple(found.values())
 
     def addresses(self, kind: str) -> tuple[str, ...]:
         """The addresses of all listeners of one kind."""

@@ -35,6 +35,7 @@ from kbe_nat.reference_tables import (
     ServicePort,
     Tables,
     decide,
+    is_masqueraded,
     is_own_address,
 )
 from kbe_nat.reference_tcp import Connection, Segment
@@ -258,7 +259,9 @@ class Reference:
             if outcome == "reopened":
                 return None
             flow.state = outcome
-            flow.deadline = self._now + flow.connection.timeout(outcome, self._timeouts)
+            flow.deadline = self._now + flow.connection.timeout(
+                outcome, self._timeouts, is_replied=flow.is_replied
+            )
             if outcome == "tcp_established" and flow.is_replied:
                 flow.is_assured = True
             return "established"
@@ -310,7 +313,11 @@ class Reference:
             return Verdict("accept", "not-ours", packet.content)
         served = self._services[decision.spec.name]
         backend = self._choose(served, decision, packet.ends)
-        flow = self._open(served, backend, packet, decision.masquerade)
+        is_hairpin = backend.hairpin and backend.address == packet.ends.src
+        is_marked = decision.masquerade or is_hairpin
+        place = backend.address, backend.port
+        masquerade = is_masqueraded(self._tables, packet, interface, place, is_marked=is_marked)
+        flow = self._open(served, backend, packet, masquerade)
         sent = self._sent(flow, "original", packet, is_incomplete)
         return Verdict("translate", "new", sent, flow.is_marked, "original", is_new=True)
 
@@ -343,7 +350,6 @@ class Reference:
         """The flow that this packet opens. Raises when there is no room or no port for it."""
         victim = self._room(packet.ends.src)
         ends = packet.ends
-        masquerade = masquerade or (backend.hairpin and backend.address == ends.src)
         port = ends.dport if packet.kind in ("portless", "echo-request") else backend.port
         sent = replace(ends, dst=backend.address, dport=port)
         own = [address for address in self._snat if address.version == ends.src.version]
@@ -354,12 +360,16 @@ class Reference:
             # Only now, so that a flow that is refused costs no other its place.
             self._end(victim)
         state, connection = _opening(packet)
+        is_tcp = packet.protocol == TCP
+        timeout = (
+            connection.timeout(state, self._timeouts, is_replied=False) if is_tcp else self._timeouts[state]
+        )
         flow = Flow(
             packet.protocol,
             ends,
             sent.turned(),
             state,
-            self._now + self._timeouts[state],
+            self._now + timeout,
             self._now,
             served,
             backend,

@@ -92,6 +92,8 @@ class Tables:
         self.node = node
         self.frontends: dict[tuple[int, Address, int], tuple[ServicePort, str]] = {}
         """Service port and kind of frontend, by protocol, address and port."""
+        self.beaten: dict[tuple[int, Address, int], tuple[ServicePort, str]] = {}
+        """Node ports at addresses where another Service has that port for itself."""
         self.addresses: dict[Address, bool] = {}
         """Every frontend's address, and whether it is a cluster IP."""
         # An exact address goes before a node port, as in kube-proxy's chains.
@@ -124,7 +126,10 @@ class Tables:
         return spec, kind if self.node.every_loopback else "closed-node-port"
 
     def _claim(self, spec: ServicePort, frontend: Frontend, address: Address) -> None:
-        self.frontends.setdefault((NUMBERS[spec.protocol], address, frontend.port), (spec, frontend.kind))
+        key = (NUMBERS[spec.protocol], address, frontend.port)
+        _, kind = self.frontends.setdefault(key, (spec, frontend.kind))
+        if not frontend.address and kind != frontend.kind:
+            self.beaten[key] = (spec, frontend.kind)
         is_cluster_ip = frontend.kind == "cluster-ip"
         self.addresses[address] = self.addresses.get(address, False) or is_cluster_ip
 
@@ -181,7 +186,8 @@ def _unguarded(tables: Tables, packet: Packet, interface: int, midstream: str) -
     if _is_out_of_reach(tables.node, spec, kind, packet, interface):
         return None
     is_midstream = packet.protocol == TCP and _is_midstream(packet, midstream)
-    scope, masquerade = _policy(tables.node, spec, kind, ends.src, interface)
+    is_cluster_ip = tables.addresses.get(ends.dst, False)
+    scope, masquerade = _policy(tables.node, spec, kind, ends.src, interface, is_cluster_ip=is_cluster_ip)
     decision = Decision(spec, scope, masquerade, is_midstream)
     if not decision.backends:
         raise Refused("drop", "no-local-endpoints")
@@ -230,14 +236,16 @@ def _is_midstream(packet: Packet, midstream: str) -> bool:
         raise Refused("drop", "invalid")
     if flags & (FIN | SYN | RST | ACK) == SYN:
         return False
-    if flags & RST or midstream == "drop":
+    if flags & (FIN | SYN | RST | ACK) != ACK or midstream == "drop":
         raise Refused("drop", "midstream")
     if midstream == "reject":
         raise Refused("reject", "midstream")
     return True
 
 
-def _policy(node: Node, spec: ServicePort, kind: str, src: Address, interface: int) -> tuple[str, bool]:
+def _policy(
+    node: Node, spec: ServicePort, kind: str, src: Address, interface: int, *, is_cluster_ip: bool
+) -> tuple[str, bool]:
     """Traffic policies, source ranges and masquerade (pkg/proxy/topology.go, iptables/proxier.go)."""
     is_pod = any(_contains(text, src) for text in node.pod_ranges)
     is_node = is_own_address(node, src) or (src.is_loopback and interface == 0)
@@ -249,15 +257,69 @@ def _policy(node: Node, spec: ServicePort, kind: str, src: Address, interface: i
         raise Refused("drop", "source-range")
     if not has_endpoints:
         raise Refused("reject", "no-endpoints")
+    is_foreign = node.masquerade_all or (has_detector and not is_pod)
     if kind == "cluster-ip":
-        scope = "local" if spec.internal_local else "cluster"
-        return scope, node.masquerade_all or (has_detector and not is_pod)
+        return "local" if spec.internal_local else "cluster", is_foreign
     if kind == "closed-node-port":
         return "local", False
     if not spec.external_local:
         return "cluster", True
+    # In nftables mode the rule for all cluster IPs goes ahead, also where the address is an external one, too.
+    is_marked = node.mode == "nftables" and is_cluster_ip and is_foreign
     # With the policy Local, pods and the node itself are short-cut to the whole cluster.
-    return ("cluster", not is_pod) if is_pod or is_node else ("local", False)
+    return ("cluster", is_marked or not is_pod) if is_pod or is_node else ("local", is_marked)
+
+
+def is_masqueraded(
+    tables: Tables, packet: Packet, interface: int, backend: tuple[Address, int], *, is_marked: bool
+) -> bool:
+    """Whether a translated packet's source is masqueraded. kube-proxy's filter chains look at the packet a second
+    time, with the backend's address on it. Raises `Refused` when another Service refuses what comes there.
+    """
+    node, src, (address, port) = tables.node, packet.ends.src, backend
+    is_own = is_own_address(node, src) or (src.is_loopback and interface == 0)
+    is_local = is_own_address(node, address)
+    hooks = {"output"} if is_own else set()
+    if is_local:
+        hooks.add("input")
+    elif not is_own:
+        # In iptables mode what is to be masqueraded is accepted there ahead of the refusals.
+        hooks.add("accepted" if is_marked and node.mode == "iptables" else "forward")
+    key = packet.protocol, address, port
+    for spec, kind in filter(None, (tables.find(*key), tables.beaten.get(key))):
+        kinds = {kind}
+        if kind not in NODE_PORTS:
+            own = (own for own in spec.frontends if own.address and ip_address(own.address) == address)
+            kinds = {frontend.kind for frontend in own if frontend.port == port}
+        for one in kinds:
+            _check(node, spec, one, hooks)
+    if hooks & {"output", "forward", "accepted"}:
+        if tables.addresses.get(address, False):
+            if node.unknown_port != "pass":
+                raise Refused(node.unknown_port, "unknown-port")
+        elif any(_contains(text, address) for text in node.unallocated):
+            raise Refused("drop", "unallocated")
+    # What is delivered to this node itself never comes to POSTROUTING.
+    return is_marked and (is_own or not is_local)
+
+
+def _check(node: Node, spec: ServicePort, kind: str, hooks: set[str]) -> None:
+    """What the rules of one frontend do to a packet in these hooks."""
+    has_endpoints = bool(spec.backends or spec.local_backends)
+    if node.mode == "iptables" and kind == "load-balancer" and spec.source_ranges and has_endpoints:
+        raise Refused("drop", "source-range")
+    met = {"input", "output", "forward"}
+    if kind in NODE_PORTS:
+        met = {"input"}
+    elif node.mode == "iptables":
+        met = {"forward", "output" if kind == "cluster-ip" else "input"}
+    if not hooks & met:
+        return
+    if not has_endpoints:
+        raise Refused("reject", "no-endpoints")
+    is_confined = spec.internal_local if kind == "cluster-ip" else spec.external_local
+    if is_confined and not spec.local_backends:
+        raise Refused("drop", "no-local-endpoints")
 
 
 def is_own_address(node: Node, address: Address) -> bool:
@@ -269,4 +331,5 @@ def _contains(text: str, address: Address) -> bool:
     return address in ip_network(text, strict=False)
 
 
+NODE_PORTS: Final = ("node-port", "closed-node-port")
 LOCALHOST: Final = IPv4Address("127.0.0.1")

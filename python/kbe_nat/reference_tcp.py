@@ -60,6 +60,8 @@ class Side:
     has_pending_syn: bool = False
     """It sent a SYN on a connection that was open."""
     is_unacknowledged: bool = False
+    is_shut: bool = False
+    """The connection's last acknowledgement came from this side and announced no window."""
     retransmissions: int = 0
 
     def note(self, segment: Segment, *, may_scale: bool) -> None:
@@ -90,16 +92,17 @@ class Connection:
     def open(self, segment: Segment) -> str:
         """The state of a connection whose first segment this is."""
         self.sides[0].note(segment, may_scale=False)
-        if segment.flags & (FIN | SYN | RST | ACK) == SYN:
+        if is_opening(segment.flags):
             return "tcp_syn_sent"
+        self.sides[0].is_shut = segment.window == 0
         for side in self.sides:
             side.is_liberal = True
-        return "tcp_fin_wait" if segment.flags & FIN else "tcp_established"
+        return "tcp_established"
 
     def advance(self, state: str, is_original: bool, segment: Segment) -> str:
         """The state after a segment; or "invalid" when it does not fit, "unmoved" for a SYN on an open
-        connection, which the other side will challenge (RFC 5961, 4), and "reopened" for one on a connection
-        that is over.
+        connection, which the other side will challenge (RFC 5961, 4), or for one that is sent again, and
+        "reopened" for one on a connection that is over.
         """
         flags, client = segment.flags, self.sides[0]
         if not is_possible(flags):
@@ -124,14 +127,19 @@ class Connection:
         if not flags & SYN and not self._is_in_window(segment, is_original):
             return "invalid"
         self._note(segment, is_original)
+        if state == "tcp_syn_sent" and is_original and is_opening(flags):
+            return "unmoved"
         return _next(state, is_original, flags)
 
-    def timeout(self, state: str, timeouts: Mapping[str, int]) -> int:
+    def timeout(self, state: str, timeouts: Mapping[str, int], *, is_replied: bool) -> int:
         """How long it lives in a state, given what is outstanding."""
         if any(side.retransmissions >= 3 for side in self.sides):
             return min(timeouts[state], timeouts["tcp_max_retrans"])
-        if any(side.is_unacknowledged for side in self.sides):
+        is_one_sided = state == "tcp_established" and not is_replied
+        if is_one_sided or any(side.is_unacknowledged for side in self.sides):
             return min(timeouts[state], timeouts["tcp_unacknowledged"])
+        if any(side.is_shut for side in self.sides):
+            return min(timeouts[state], timeouts["tcp_max_retrans"])
         return timeouts[state]
 
     def _reset(self, state: str, other: Side, seq: int) -> str:
@@ -160,6 +168,8 @@ class Connection:
     def _note(self, segment: Segment, is_original: bool) -> None:
         sender, receiver = self.sides[not is_original], self.sides[is_original]
         sender.note(segment, may_scale=is_original or self.sides[0].has_offered_scale)
+        if segment.flags & (FIN | SYN | RST | ACK) == ACK:
+            sender.is_shut, receiver.is_shut = segment.window == 0, False
         if segment.flags & SYN and not is_original and not sender.has_offered_scale:
             # Window scaling is in use only if both have offered it (RFC 7323, 2.2).
             receiver.scale = 0
@@ -172,6 +182,11 @@ def is_possible(flags: int) -> bool:
     """Whether a sane sender sets these flags together: something is said, and SYN stands alone or with ACK."""
     said = flags & (FIN | SYN | RST | ACK)
     return bool(said) and (not said & SYN or not said & (FIN | RST))
+
+
+def is_opening(flags: int) -> bool:
+    """Whether a segment opens a connection."""
+    return flags & (FIN | SYN | RST | ACK) == SYN
 
 
 def is_before(a: int, b: int) -> bool:

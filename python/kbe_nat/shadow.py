@@ -82,10 +82,12 @@ class Shadow:
         packet = opening(flow.protocol, flow.source, flow.destination)
         told = self._engine.explain(packet, 0, interface=interface, incomplete_checksum=True)
         served = join_address(*flow.reply_source)
-        expected = tuple(sorted(told.candidates)) if told.action == "translate" else ()
+        # Others serve also where the endpoint that was drawn now is one at which it is refused.
+        is_served = told.action == "translate" or bool(told.refused and told.candidates)
+        expected = tuple(told.candidates) if is_served else ()
         if told.action == "accept":
             outcome = Outcome.UNKNOWN if flow.is_translated else Outcome.NOT_OURS
-        elif told.action != "translate":
+        elif not is_served:
             outcome = Outcome.REFUSED
         elif not flow.is_translated and served not in expected:
             outcome = Outcome.UNTRANSLATED

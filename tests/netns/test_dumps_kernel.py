@@ -1,18 +1,23 @@
 """Rules in kube-proxy's form in a real kernel: it takes them, and lists them as they were written."""
 
 import os
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from clusters import cluster
 from conformance_cases import CASES, Case, run
 
-from kbe_nat.kubeproxy import nft
+from kbe_nat.kubeproxy import iptables_save, nft
 from kbe_nat.kubeproxy.difference import differences
-from kbe_nat.model import IPV4
+from kbe_nat.model import IPV4, IPV6
+from kbe_nat.planning import plan
 from kbe_nat.playground.namespaces import Namespace
-from kbe_nat.policy import Listener, Plan, PortPolicy, Target
+from kbe_nat.policy import Listener, Mode, Plan, PortPolicy, Target
 from kbe_nat.rules.execution import Commands
+from kbe_nat.sources.manifests import read_manifests
 
 RANGES = (
     ("203.0.113.7/32",),
@@ -21,6 +26,9 @@ RANGES = (
     ("10.0.0.0/8", "11.0.0.0/8", "12.0.0.0/8"),
     ("192.168.0.0/24", "203.0.114.7/32"),
 )
+SEEDS = range(12)
+COUNTERS = re.compile(r"-m nfacct --nfacct-name  \S+ ")
+"""They must be there before a rule can name them, and not every kernel has any."""
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +71,24 @@ def test_nft_lists_source_ranges_as_they_were_dumped(node: Namespace, ranges: tu
     for own in (port, admitting):
         text = nft.dump(Plan((own,), (), (), (), service_ranges=ranges), IPV4)
         assert differences(text, listed(node, text)) == []
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_kernel_lists_the_rules_of_random_clusters_as_they_were_dumped(
+    node: Namespace, seed: int, mode: Mode, tmp_path: Path
+) -> None:
+    own = cluster(seed)
+    snapshot = read_manifests([own.write(tmp_path)]).snapshot
+    made = plan(snapshot, replace(own.options, mode=mode))
+    for family in own.families:
+        if mode is Mode.NFTABLES:
+            text = nft.dump(made, family)
+            found = listed(node, text)
+        else:
+            text = COUNTERS.sub("", iptables_save.dump(made, snapshot, family))
+            name = "ip6tables" if family == IPV6 else "iptables"
+            Commands(node.prefix).run((f"{name}-restore",), text)
+            found = node.call(f"{name}-save")
+            node.call("nft", "flush", "ruleset")
+        assert differences(text, found) == []

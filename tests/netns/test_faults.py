@@ -14,6 +14,7 @@ import pytest
 import traffic
 from conftest import POD
 from stage import ECHO, FAMILIES, SHORT, VIPS, WAYS, Stage, plan_of, port, served, stage
+from traffic import ACK, FIN, RST, SYN
 from waiting import eventually
 from wires import ETH_P_IP, mac, overheard, sent_in_order, taken, wire
 
@@ -258,6 +259,18 @@ def test_f87_garbage(cluster: Cluster, way: Way) -> None:
         thrown(own, *garbage)
         with own.client(socket.SOCK_DGRAM, IPV4, (VIP, 7)) as client:
             assert answer(client, b"still there") == b"still there"
+
+
+@WAYS
+def test_f46_only_a_plain_acknowledgement_is_picked_up_in_mid_stream(cluster: Cluster, way: Way) -> None:
+    """What the kernel calls INVALID ends here: no scan by FIN passes."""
+    with stage(cluster, way, plan=plan_of(1)) as own:
+        stray = [
+            from_client(traffic.tcp(20_000 + number, 5002, flags, 100, 200), traffic.TCP)
+            for number, flags in enumerate((FIN, FIN | ACK, RST, RST | ACK, SYN | ACK, ACK))
+        ]
+        [arrived] = thrown(own, *stray)
+        assert traffic.ports(arrived)[0] == 20_005
 
 
 @WAYS

@@ -373,6 +373,37 @@ def test_f13_rules_that_somebody_removes_come_back(daemon: Daemon) -> None:
     assert "172.30.228.255" in curl(daemon.cluster)
 
 
+def test_f133_what_somebody_changes_is_put_right(daemon: Daemon) -> None:
+    daemon.start()
+    node = daemon.cluster.node
+    whole = kernel_rules(daemon.cluster)
+    if daemon.way is Way.EVERY_PACKET:
+        damages: list[str] = [
+            f"ipset del kbe-nat-addresses-4 {VIP} && ipset add kbe-nat-addresses-4 172.30.228.254",
+            "iptables -t raw -R KBE-NAT-PREROUTING 2 -j ACCEPT",
+            "iptables -t filter -I KBE-NAT-FORWARD -j ACCEPT",
+        ]
+    else:
+        [name] = re.findall(r"kbe-nat-translation-\d", node.call("nft", "list", "tables"))
+        listed = node.call("nft", "list", "map", "ip", name, "backends")
+        [(number, port)] = re.findall(r"(0x\w+) : 172\.17\.0\.3 \. (\d+)", listed)
+        damages = [
+            f"nft delete element ip @ backends {{ {number} }} &&"
+            f" nft add element ip @ backends {{ {number} : 172.17.0.99 . {port} }}",
+            "nft insert rule ip @ new accept",
+            "nft chain ip @ prerouting { policy drop; }",
+        ]
+    for damage in damages:
+        listed = node.call("nft", "list", "tables")
+        [name] = re.findall(r"kbe-nat-translation-\d", listed) or [""]
+        for command in damage.replace("@", name).split(" && "):
+            program, _, rest = command.partition(" ")
+            node.call(program, *([rest] if program == "nft" else rest.split()))
+        assert kernel_rules(daemon.cluster) != whole
+        eventually(lambda: kernel_rules(daemon.cluster) == whole, 30)
+        assert VIP in curl(daemon.cluster)
+
+
 def test_f14_rules_that_the_kernel_refuses_are_said_and_tried_again(daemon: Daemon, tmp_path: Path) -> None:
     broken = tmp_path / "bin/ipset"
     broken.parent.mkdir()

@@ -12,7 +12,7 @@ import pytest
 from kbe_nat.errors import RulesError
 from kbe_nat.model import IPV4, IPV6
 from kbe_nat.playground.namespaces import Namespace
-from kbe_nat.policy import Listener, Plan, PortPolicy, Target
+from kbe_nat.policy import Listener, Mode, Options, Plan, PortPolicy, Target
 from kbe_nat.rules import Marks, RuleSet
 from kbe_nat.rules.choice import BackendName, probe
 from kbe_nat.rules.diversion import rule_sets
@@ -114,20 +114,36 @@ def test_elements_change_alone(node: Namespace) -> None:
     ("command", "missed"),
     [
         ("iptables -t raw -F KBE-NAT-PREROUTING", "IPv4 raw: -A KBE-NAT-PREROUTING"),
+        ("iptables -t raw -R KBE-NAT-PREROUTING 2 -j ACCEPT", "IPv4 raw: -A KBE-NAT-PREROUTING"),
+        ("iptables -t raw -I KBE-NAT-OUTPUT -j ACCEPT", "IPv4 raw: -A KBE-NAT-OUTPUT -j ACCEPT: not ours"),
+        ("iptables -t raw -A PREROUTING -j ACCEPT", "raw: -A PREROUTING -j ACCEPT: behind ours"),
         ("iptables -t mangle -F POSTROUTING", "IPv4 mangle: -A POSTROUTING"),
         ("ip6tables -t filter -F", "IPv6 filter: -A FORWARD"),
         ("ipset flush kbe-nat-frontends-4", "kbe-nat-frontends-4"),
         ("ipset del kbe-nat-addresses-6 fd00::0:1", "kbe-nat-addresses-6"),
+        (
+            "ipset del kbe-nat-addresses-6 fd00::0:1; ipset add kbe-nat-addresses-6 fd00::99",
+            "kbe-nat-addresses-6",
+        ),
+        (
+            "ipset del kbe-nat-frontends-4 172.30.0.1,tcp:80; ipset add kbe-nat-frontends-4 172.30.0.1,tcp:81",
+            "kbe-nat-frontends-4",
+        ),
     ],
 )
-def test_what_somebody_removes_is_missed_and_put_back(node: Namespace, command: str, missed: str) -> None:
+def test_f13_f133_what_somebody_removes_or_changes_is_missed_and_put_back(
+    node: Namespace, command: str, missed: str
+) -> None:
     backend = Iptables(Commands(node.prefix))
     backend.install(rules(2))
     whole = sorted(saved(node))
-    node.call(*command.split())
+    assert backend.missing() == ()
+    for own in command.split("; "):
+        node.call(*own.split())
     assert any(line.startswith(missed) for line in backend.missing())
     backend.install(rules(2))
-    assert sorted(saved(node)) == [line for line in whole if line in saved(node)]
+    ours = [line for line in sorted(saved(node)) if "KBE-NAT" in line]
+    assert ours == [line for line in whole if "KBE-NAT" in line and line in saved(node)]
     assert backend.missing() == ()
 
 
@@ -140,7 +156,7 @@ def test_ten_thousand_services_need_no_more_rules_than_one(node: Namespace) -> N
     assert backend.missing() == ()
 
 
-def test_nft_gets_the_same_rules(node: Namespace) -> None:
+def test_f133_nft_gets_the_same_rules(node: Namespace) -> None:
     """This runs everywhere: without the queue statement, where the kernel has none."""
     commands = Commands(node.prefix)
     try:
@@ -166,6 +182,16 @@ def test_nft_gets_the_same_rules(node: Namespace) -> None:
     node.call("nft", "flush", "chain", "ip6", "kbe-nat", "raw-output")
     assert any(line.startswith("ip6: ip6 daddr") for line in backend.missing())
     backend.install(rules(2))
+    for damage, missed in (
+        ("delete element ip kbe-nat frontends { 172.30.0.1 . tcp . 80 }", "ip: elements of frontends"),
+        ("add element ip6 kbe-nat addresses { fd00::99 }", "ip6: elements of addresses"),
+        ("insert rule ip kbe-nat mangle-output accept", "ip: accept: not ours"),
+        ("chain ip kbe-nat filter-input { policy drop; }", "ip: type filter hook input"),
+    ):
+        assert backend.missing() == ()
+        node.call("nft", damage)
+        assert any(line.startswith(missed) for line in backend.missing()), damage
+        backend.install(rules(2))
     assert backend.missing() == ()
     backend.remove()
     assert node.call("nft", "list", "tables") == before
@@ -180,6 +206,19 @@ def test_the_choice_says_why(node: Namespace) -> None:
     assert (saved(node), node.call("nft", "list", "tables")) == before, "a probe leaves nothing"
     with pytest.raises(RulesError, match=r"nft: .*; iptables: "):
         probe(BackendName.AUTO, Commands(("no-such-command",)))
+
+
+def test_f133_ranges_are_compared_as_the_kernel_spells_them(node: Namespace) -> None:
+    ranges = ("172.30.0.0/16", "192.0.2.7/32", "fd00:0:0::/112")
+    options = Options(mode=Mode.NFTABLES)
+    own = rule_sets(Plan(rules_ports(), (), (), (), service_ranges=ranges, options=options), (7, 7))
+    assert any("refused" in name for one in own for name in one.sets)
+    backend = Iptables(Commands(node.prefix))
+    backend.install(own)
+    assert backend.missing() == ()
+    node.call("ipset", "del", "kbe-nat-refused-4", "192.0.2.7")
+    node.call("ipset", "add", "kbe-nat-refused-4", "192.0.2.8")
+    assert backend.missing() == ("kbe-nat-refused-4",)
 
 
 def test_marks_can_be_others(node: Namespace) -> None:

@@ -155,17 +155,44 @@ def test_a_transaction_is_whole_or_nothing(node: Namespace, own: Translations) -
         ("flush map ip {} backends", "elements of backends"),
         ("flush set ip {} unserved", "elements of unserved"),
         ("delete table ip {}", "the table"),
+        (
+            "delete element ip {0} backends {{ 0x4000 }}; "
+            "add element ip {0} backends {{ 0x4000 : 10.0.0.99 . 1 }}",
+            "elements of backends",
+        ),
+        (
+            "delete element ip6 {0} standby {{ fd00:30::3 . tcp . 80 }}; "
+            "add element ip6 {0} standby {{ fd00:30::3 . tcp . 80 : fd00:10::99 . 80 }}",
+            "elements of standby",
+        ),
+        (
+            "delete element ip {0} masqueraded {{ 172.30.0.3 . tcp . 80 }}; "
+            "add element ip {0} masqueraded {{ 172.30.0.99 . tcp . 80 }}",
+            "elements of masqueraded",
+        ),
+        ("add element ip {} addresses {{ 172.30.0.99 }}", "elements of addresses"),
+        ("insert rule ip {} new accept", "chain new"),
+        ("chain ip {} prerouting {{ policy drop; }}", "chain prerouting"),
+        ("add chain ip {} another {{ type filter hook output priority 0; }}", "chain another"),
     ],
 )
-def test_what_somebody_takes_away_is_missed(
+def test_f13_f133_what_somebody_takes_away_or_changes_is_missed(
     node: Namespace, own: Translations, damage: str, missed: str
 ) -> None:
     own.install(translations(3))
     assert own.missing() == ()
-    node.call("nft", *damage.format("kbe-nat-translation-0").split())
-    assert f"ip kbe-nat-translation-0: {missed}" in own.missing()
+    before = listed(node)
+    node.call("nft", damage.format("kbe-nat-translation-0"))
+    family = "ip6" if "ip6" in damage else "ip"
+    assert f"{family} kbe-nat-translation-0: {missed}" in own.missing()
     own.install(translations(3))
     assert own.missing() == ()
+    assert same(listed(node)) == same(before)
+
+
+def same(text: str) -> list[str]:
+    """Without the order of elements, and whose turn a name is."""
+    return sorted(text.replace("translation-1", "translation-0").replace(",", "").split())
 
 
 def test_ten_thousand_services_need_no_more_rules_than_one(node: Namespace, own: Translations) -> None:

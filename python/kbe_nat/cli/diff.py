@@ -11,7 +11,7 @@ from kbe_nat.cli.node import NodeFlags, takes_node_flags
 from kbe_nat.cli.options import Format, ObjectFiles, OutputFormat, PodRange, Strict, read_objects, warn
 from kbe_nat.cli.output import show_json
 from kbe_nat.errors import FileError
-from kbe_nat.kubeproxy.difference import Comparison, Difference, compare, is_older, own_tables
+from kbe_nat.kubeproxy.difference import Comparison, Difference, compare, notes, own_tables
 from kbe_nat.kubeproxy.dump import Family, Form, families, planned
 from kbe_nat.kubeproxy.dump import dump as written
 from kbe_nat.kubeproxy.normalise import Kind, Listing, Part, read_listing
@@ -66,8 +66,7 @@ def diff(
     snapshot = read_objects(objects, pod_range, is_strict=strict)
     _check_mode(saved, found, flags.stated_mode())
     comparison = compare(_expected(found, snapshot, flags.options(snapshot), family), found)
-    if is_older(found):
-        warn(f"{saved}: chains KUBE-XLB-: kube-proxy here is older than 1.24, its rules differ from today's")
+    warn(*(f"{saved}: {note}" for note in notes(found)))
     if output is Format.JSON:
         show_json(
             {

@@ -196,7 +196,12 @@ def _device(made: Plan, data: bytes, interface: str | None) -> int:
 
 
 def _answer(explanation: Row) -> dict[str, Any]:
+    refused = explanation["refused"]
+    is_drawn = any(endpoint == explanation["backend"] for endpoint, _, _ in refused)
     verdict = VERDICTS.get(explanation["action"], explanation["action"])
+    if is_drawn and explanation["candidates"]:
+        # The next such packet is refused, but what is asked for is what may come.
+        verdict = "dnat"
     destinations = sorted(explanation["candidates"]) if verdict == "dnat" else []
     masqueraded = sorted(set(explanation["masqueraded"]) & set(destinations))
     masquerade: bool | str = explanation["masquerade"] and verdict == "dnat"
@@ -206,11 +211,14 @@ def _answer(explanation: Row) -> dict[str, Any]:
         "verdict": verdict,
         "service": explanation["service"],
         "destinations": destinations,
-        "backend": explanation["backend"] if verdict == "dnat" else None,
+        "backend": explanation["backend"] if verdict == "dnat" and not is_drawn else None,
         "masquerade": masquerade,
     }
     if masquerade == "mixed":
         answer["masqueraded"] = masqueraded
+    answer["refused"] = [
+        {"endpoint": endpoint, "verdict": action, "reason": cause} for endpoint, action, cause in refused
+    ]
     answer["excluded"] = [
         {"endpoint": endpoint, "reason": reason} for endpoint, reason in explanation.get("excluded", ())
     ]
@@ -228,7 +236,7 @@ def _show(data: bytes, answer: dict[str, Any], explanation: Row) -> None:
         what = f"{described.protocol.upper()} {source} to {destination}"
     service = f" by {answer['service']}" if answer["service"] else ""
     outcome = {
-        "dnat": f"is sent to {answer['backend']}{service}",
+        "dnat": f"is sent to {answer['backend'] or 'one of several endpoints'}{service}",
         "pass": "passes untouched",
         "reject": f"is refused{service} ({explanation['cause']})",
         "drop": f"is dropped{service} ({explanation['cause']})",
@@ -248,6 +256,13 @@ def _show(data: bytes, answer: dict[str, Any], explanation: Row) -> None:
             mark = "this packet's" if one == answer["backend"] else ""
             candidates.add_row(one, "yes" if one in masqueraded else "no", mark)
         parts += ["", candidates]
+    if answer["refused"]:
+        refused = table(
+            "Who would serve it, but is another Service's frontend", "endpoint", "verdict there", ""
+        )
+        for own in answer["refused"]:
+            refused.add_row(own["endpoint"], own["verdict"], own["reason"])
+        parts += ["", refused]
     if answer["excluded"]:
         excluded = table("Who may not", "endpoint", "because")
         for own in answer["excluded"]:

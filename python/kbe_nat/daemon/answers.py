@@ -228,6 +228,7 @@ def explanation_row(explanation: Explanation) -> Row:
         "scope": explanation.scope,
         "backend": explanation.backend,
         "candidates": explanation.candidates,
+        "refused": [list(own) for own in explanation.refused],
         "masquerade": explanation.masquerade,
         "masqueraded": explanation.masqueraded,
         "steps": [list(step) for step in explanation.steps],

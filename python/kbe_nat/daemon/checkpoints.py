@@ -1,67 +1,141 @@
-"""Connections that outlive the daemon: written to a file now and then, and read when it starts."""
+"""Connections that outlive the daemon: written to a file now and then, and read when it starts.
+
+The file is a stamp and what the engine wrote. The engine's times are relative; the stamp says when they were
+true, by the clock that nobody can set and that goes on while the machine sleeps (CLOCK_BOOTTIME). The wall clock
+counts only for a file of another boot.
+"""
 
 import logging
-import os
 import struct
 import time
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
+from uuid import UUID
 
 from kbe_nat._native import Engine
-from kbe_nat.errors import CheckpointError
+from kbe_nat.daemon.private_file import PrivateFile
+from kbe_nat.errors import CheckpointError, StateError
+
+
+class Clocks:
+    """What the machine says of the time."""
+
+    def boot(self) -> bytes:
+        """Sixteen bytes that no other boot has. Raises OSError, ValueError."""
+        return UUID(Path("/proc/sys/kernel/random/boot_id").read_text().strip()).bytes
+
+    def since_boot(self) -> int:
+        """Nanoseconds, those in which the machine slept among them."""
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+    def wall(self) -> int:
+        """Nanoseconds since 1970."""
+        return time.time_ns()
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """A moment, by both clocks."""
+
+    boot: bytes
+    since_boot: int
+    wall: int
+
+    @classmethod
+    def now(cls, clocks: Clocks) -> Self:
+        """This moment. Raises OSError, ValueError."""
+        return cls(clocks.boot(), clocks.since_boot(), clocks.wall())
+
+    @classmethod
+    def read(cls, content: bytes) -> Self:
+        """The stamp at the head of a file. Raises `StateError`."""
+        if not content:
+            raise StateError("it is empty")
+        if len(content) < STAMP.size + CHECKSUM.size:
+            raise StateError("it is cut")
+        magic, version, boot, since_boot, wall = STAMP.unpack_from(content)
+        if magic != MAGIC:
+            raise StateError("an earlier version of this program wrote it")
+        if version != VERSION:
+            raise StateError(f"it has version {version}; this program reads version {VERSION}")
+        if CHECKSUM.unpack_from(content, STAMP.size) != (zlib.crc32(content[: STAMP.size]),):
+            raise StateError("it is damaged: its checksum is wrong")
+        return cls(boot, since_boot, wall)
+
+    def written(self) -> bytes:
+        """What `read` reads."""
+        stamp = STAMP.pack(MAGIC, VERSION, self.boot, self.since_boot, self.wall)
+        return stamp + CHECKSUM.pack(zlib.crc32(stamp))
+
+    def until(self, now: Self) -> int:
+        """Nanoseconds from this moment to `now`. Raises `StateError` where no clock can tell."""
+        if self.boot == now.boot and self.since_boot <= now.since_boot:
+            return now.since_boot - self.since_boot
+        # Another boot. Its clock may have been a little fast.
+        away = now.wall - self.wall
+        if away < -LITTLE:
+            raise StateError(f"the connections in it are from {-away / 1e9:.0f} s in the future")
+        return max(0, away)
 
 
 class CheckpointFile:
-    """A file with what an engine knows of connections. The engine's own format is relative in time; in front of
-    it stands when it was written, so that what has run out meanwhile is not taken over.
-    """
+    """A file with what an engine knows of connections."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, clocks: Clocks | None = None) -> None:
         """Without a path nothing is kept."""
         self._path = path
+        self._file = PrivateFile(path, (MAGIC, ENGINE_MAGIC)) if path else None
+        self._clocks = clocks or Clocks()
 
     def write(self, engine: Engine) -> None:
-        """Replace the file by the present state. Raises OSError."""
-        if self._path is None:
+        """Replace the file by the present state. Raises `StateError`; then the file is as it was. Cost: a pass
+        over the flow tables, and the disk's.
+        """
+        if self._file is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         try:
-            content = HEAD.pack(time.time()) + engine.checkpoint(time.monotonic_ns())
-            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-            partial.replace(self._path)
-        finally:
-            partial.unlink(missing_ok=True)
+            stamp = Stamp.now(self._clocks).written()
+            self._file.replace(stamp + engine.checkpoint(time.monotonic_ns()))
+        except (OSError, StateError, ValueError) as error:
+            raise self._about(error) from None
 
     def read(self, engine: Engine) -> int:
-        """Take over the connections in the file; their number. A file that is not there, too old or damaged is
-        left alone.
+        """Take over the connections in the file; their number. A file that is not there, too old, damaged or not
+        ours is left alone, and the log says why.
         """
-        if self._path is None:
+        if self._file is None:
             return 0
         try:
-            content = self._path.read_bytes()
-            (written,) = HEAD.unpack_from(content)
-            away = time.time() - written
-            if not 0 <= away <= MAX_AGE:
-                LOG.warning(
-                    "%s: the connections in it are from %.0f s ago, too old to be taken over",
-                    self._path,
-                    away,
-                )
-                return 0
-            return engine.restore(content[HEAD.size :], time.monotonic_ns())
+            self._file.tidy()
+            content = self._file.read(HEAD_SIZE + engine.checkpoint_limit)
+            away = Stamp.read(content).until(Stamp.now(self._clocks))
+            if away > MAX_AGE:
+                raise StateError(f"the connections in it are from {away / 1e9:.0f} s ago, too old")
+            return engine.restore(content[HEAD_SIZE:], time.monotonic_ns(), away=away)
         except FileNotFoundError:
             return 0
-        except (OSError, CheckpointError, struct.error) as error:
-            LOG.warning("%s: connections cannot be taken over: %s", self._path, error)
+        except (OSError, StateError, CheckpointError, ValueError) as error:
+            LOG.warning("%s; no connections are taken over", self._about(error))
             return 0
+
+    def _about(self, error: Exception) -> StateError:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return StateError(f"{self._path}: {reason}")
 
 
 LOG: Final = logging.getLogger("kbe_nat.daemon")
-HEAD: Final = struct.Struct("<d")
-"""Seconds since 1970."""
-MAX_AGE: Final = 600.0
-"""Seconds. Most connections that nobody answered for so long are no more."""
+MAGIC: Final = b"KBENATST"
+ENGINE_MAGIC: Final = b"KBENATCK"
+"""What the engine's part begins with: near the beginning of files that earlier versions wrote."""
+VERSION: Final = 1
+STAMP: Final = struct.Struct("<8sI16sQq")
+"""Signature, version, boot, and nanoseconds since boot and since 1970."""
+CHECKSUM: Final = struct.Struct("<I")
+"""CRC-32 of the stamp; the engine's part has its own."""
+HEAD_SIZE: Final = STAMP.size + CHECKSUM.size
+MAX_AGE: Final = 600 * 10**9
+"""Nanoseconds. Most connections that nobody answered for so long are no more."""
+LITTLE: Final = 60 * 10**9
+"""Nanoseconds by which a clock may have been set back between two boots."""

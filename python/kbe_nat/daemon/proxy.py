@@ -118,6 +118,8 @@ class Proxy:
             watchers = Watchers(self.engine)
             queues = [_opened(stack, open_queue()) for open_queue in self._queues]
             restored = self._checkpoints.read(self.engine)
+            # Now, since it is better said at the start when they cannot be kept.
+            self._keeping.run()
             answers = Answers(self._controller, watchers, self._status)
             stack.enter_context(ControlServer(self._settings.socket, answers))
             stack.callback(self._keeping.run)
@@ -271,7 +273,7 @@ class Proxy:
         missing = self._controller.repair()
         self._behind.follow([])
         if missing:
-            LOG.warning("somebody has removed rules; they are back: %s", ", ".join(missing))
+            LOG.warning("somebody has removed rules or changed them; they are back: %s", ", ".join(missing))
 
     def _look_around(self) -> None:
         if self._controller.refresh():

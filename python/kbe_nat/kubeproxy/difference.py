@@ -80,9 +80,20 @@ def differences(expected: str, found: str) -> list[Difference]:
     return list(compare(own_tables(should, "listing"), own_tables(does, "listing")).differences)
 
 
-def is_older(found: Listing) -> bool:
-    """Whether a kube-proxy before 1.24 has written some of the rules."""
-    return any(line.startswith(":KUBE-XLB-") for part in found.parts for line in part.lines)
+def notes(found: Listing) -> list[str]:
+    """What about a listing explains most of its differences, one line each."""
+    lines = [line for part in found.parts for line in part.lines]
+    if found.kind is ListingKind.NFT:
+        has_services = any(_NFT_CHAIN.search(line) for line in lines)
+        has_elements = any(line.strip() == "elements = {" for line in lines)
+        return (
+            ["no set in it has elements: nft -t leaves them out"] if has_services and not has_elements else []
+        )
+    if not any(map(_is_used, found.parts)):
+        return ["no chain of kube-proxy's is in it: in mode nftables, nft list ruleset shows its rules"]
+    if any(line.startswith(":KUBE-XLB-") for line in lines):
+        return ["chains KUBE-XLB- are of a kube-proxy before 1.24, whose rules differ from today's"]
+    return []
 
 
 def own_tables(listing: Listing, origin: str, family: int | None = None) -> Listing:
@@ -132,7 +143,12 @@ def _lack(listing: Listing, family: int | None) -> str:
 
 def _is_used(part: Part) -> bool:
     """Whether kube-proxy has chains there."""
-    return any(_OWN_CHAIN.fullmatch(line.split()[0][1:]) for line in part.lines if line.startswith(":"))
+    return any(_OWN_CHAIN.fullmatch(_chain(line)) for line in part.lines)
+
+
+def _chain(line: str) -> str:
+    """The chain that an iptables line makes or adds to."""
+    return line.split()[0][1:] if line.startswith(":") else line.split()[1]
 
 
 def _label(part: Part, is_mixed: bool) -> str:
@@ -153,7 +169,7 @@ def _differences(should: Places, does: Places) -> list[Difference]:
             rows += _grouped(place, owners, [], does[place] or [NO_RULES])
         elif should[place] != does[place]:
             lacking, more = _unmatched(should[place], does[place]), _unmatched(does[place], should[place])
-            more = [line for line in more if not _KUBELET_RULE.match(line)]
+            more = [line for line in more if not _is_of_kubelet(line, should[place])]
             is_order = not lacking and len(should[place]) == len(does[place])
             if is_order and not more and _has_order(place, should[place], does[place]):
                 ordered = f"{place} (order)"
@@ -173,6 +189,13 @@ def _unmatched(lines: list[str], others: list[str]) -> list[str]:
         else:
             unmatched.append(line)
     return unmatched
+
+
+def _is_of_kubelet(rule: str, should: list[str]) -> bool:
+    """Whether kubelet has written a rule to KUBE-FIREWALL: until 1.27 for its marks, and always
+    against packets to 127.0.0.0/8, which kube-proxy only needs with node ports there.
+    """
+    return bool(_MARKED.fullmatch(rule)) or (rule == LOCALNET and LOCALNET not in should)
 
 
 def _has_order(place: str, should: list[str], does: list[str]) -> bool:
@@ -197,7 +220,7 @@ def _places(label: str, part: Part) -> Places:
 def _iptables_places(label: str, part: Part) -> Places:
     places: Places = {}
     for line in part.lines:
-        chain = line.split()[0][1:] if line.startswith(":") else line.split()[1]
+        chain = _chain(line)
         is_own = bool(_OWN_CHAIN.fullmatch(chain))
         if line.startswith(":") and is_own:
             places.setdefault(f"{label} {chain}", [])
@@ -300,16 +323,16 @@ _OWN_CHAIN: Final = re.compile(
     "|PROXY-CANARY|PROXY-FIREWALL|(?:SVC|SVL|EXT|FW|SEP|XLB)-[A-Z2-7]{16})"
 )
 """What kube-proxy makes, or as KUBE-XLB- made until 1.23."""
-_KUBELET_RULE: Final = re.compile(
-    r'-A KUBE-FIREWALL .*--comment "(?:kubernetes firewall for dropping marked packets'
-    r'|block incoming localnet connections)" .*-j DROP$'
+LOCALNET: Final = f"-A KUBE-FIREWALL {iptables_save.BLOCK_LOCALNET}"
+_MARKED: Final = re.compile(
+    '-A KUBE-FIREWALL -m comment --comment "kubernetes firewall for dropping marked packets" '
+    "-m mark --mark 0x[0-9a-f]+/0x[0-9a-f]+ -j DROP"
 )
-"""kubelet writes to that chain too: the second rule also where kube-proxy does not need it."""
 _IPVS: Final = re.compile(
     "-A KUBE-[A-Z-]+ .*--match-set KUBE-(?:CLUSTER-IP|LOOP-BACK|LOAD-BALANCER|EXTERNAL-IP|NODE-PORT)"
 )
 _MACHINE: Final = re.compile(r" --random-fully| -m nfacct --nfacct-name +[\w-]+")
-_NFT_MACHINE: Final = re.compile(r" fully-random|^size \d+$|^comment \".*\"$|(?<=^flags )dynamic,")
+_NFT_MACHINE: Final = re.compile(r" fully-random|^size \d+$|^comment \".*\"$|(?<=^flags )dynamic, ?")
 # Ranges that nft has joined to one keep their braces, until they are loaded again.
 _SET_OF_ONE: Final = re.compile(r"(\b[sd]addr (?:!= )?)\{ ([^ ,]+) \}")
 _MATCH: Final = re.compile(r" (?=-m )")

@@ -29,8 +29,8 @@ class _Dump:
         self.number = number
         self.mark = f"{1 << plan.options.masquerade_bit:#x}"
         self.chains: dict[str, list[str]] = {}
-        self.sets: dict[str, tuple[list[str], set[str]]] = {}
-        """Properties and elements of sets and maps, by "set NAME" or "map NAME"."""
+        self.sets: dict[str, tuple[list[str], dict[str, str]]] = {}
+        """Properties, and elements by their key, of sets and maps, by "set NAME" or "map NAME"."""
 
     def text(self) -> str:
         self.frame()
@@ -40,7 +40,7 @@ class _Dump:
         for head, (properties, elements) in sorted(self.sets.items()):
             lines += ["", f"\t{head} {{", *(f"\t\t{own}" for own in properties)]
             if elements:
-                joined = ",\n\t\t\t     ".join(sorted(elements))
+                joined = ",\n\t\t\t     ".join(sorted(elements.values()))
                 lines.append(f"\t\telements = {{ {joined} }}")
             lines.append("\t}")
         for name, rules in sorted(self.chains.items()):
@@ -62,15 +62,16 @@ class _Dump:
             self.chains["services"].insert(0, outsiders)
         for head, (about, kind) in SETS.items():
             kind = kind.format(address=self.address_type)
-            self.sets[head] = ([f"type {kind}", f'comment "{about}"'], set())
+            self.sets[head] = ([f"type {kind}", f'comment "{about}"'], {})
         local = f"{self.ip} daddr != {'::1' if self.number == IPV6 else '127.0.0.0/8'}"
         ports = "meta l4proto . th dport vmap"
         check, dispatch = local, f"fib daddr type local {local}"
         if self.number not in self.plan.every_address:
             check = dispatch = f"{self.ip} daddr @nodeport-ips"
-            own = {text for text in self.plan.node_port_addresses if family(text) == self.number}
+            own = [text for text in self.plan.node_port_addresses if family(text) == self.number]
             about = 'comment "IPs that accept NodePort traffic"'
-            self.sets["set nodeport-ips"] = ([f"type {self.address_type}", about], own)
+            self.sets["set nodeport-ips"] = ([f"type {self.address_type}", about], {})
+            self.fill("set nodeport-ips", own)
         self.chains["nodeport-endpoints-check"] = [f"{check} {ports} @no-endpoint-nodeports"]
         self.chains["services"].append(f"{dispatch} {ports} @service-nodeports")
 
@@ -91,13 +92,19 @@ class _Dump:
         ranges = [text for text in self.plan.pod_ranges if family(text) == self.number]
         return f"{self.ip} saddr {negation}{ranges[0]}" if ranges else ""
 
-    def elements(self, head: str) -> set[str]:
-        return self.sets[head][1]
+    def fill(self, head: str, elements: Iterable[str]) -> None:
+        """Elements of a set."""
+        self.sets[head][1].update((own, own) for own in elements)
+
+    def lead(self, head: str, key: str, verdict: str, about: str = "") -> None:
+        """One element of a map, in place of any that has its key."""
+        self.sets[head][1][key] = f"{key}{about} : {verdict}"
 
     def port(self, port: PortPolicy) -> None:
         base = nft_base(port)
-        self.elements("set cluster-ips").update(port.addresses(CLUSTER_IP))
-        for listener in port.listeners:
+        self.fill("set cluster-ips", port.addresses(CLUSTER_IP))
+        # A map has one element for a key, the one that is written last: of those that packets find.
+        for listener in reversed(port.listeners):
             is_external = listener.kind != CLUSTER_IP
             chain = f"external-{base}" if is_external else self.internal_chain(port, base)
             has_endpoints = bool(port.cluster) if is_external else port.has_internal_endpoints
@@ -108,10 +115,10 @@ class _Dump:
                 place = f"{listener.address} . {place}"
                 served, refused = "map service-ips", "map no-endpoint-services"
             if has_endpoints:
-                self.elements(served).add(f"{place} : goto {chain}")
+                self.lead(served, place, f"goto {chain}")
             if not serves:
                 verdict = "drop" if port.cluster else "goto reject-chain"
-                self.elements(refused).add(f'{place} comment "{port.name}" : {verdict}')
+                self.lead(refused, place, verdict, f' comment "{port.name[:MAX_COMMENT]}"')
         self.firewall(port, base)
         if not port.cluster:
             return
@@ -122,8 +129,9 @@ class _Dump:
         if port.uses_local and port.local:
             self.balance(port, f"local-{base}", port.local)
         used = (*(port.cluster if port.uses_cluster else ()), *(port.local if port.uses_local else ()))
-        self.elements("set hairpin-connections").update(
-            f"{own.address} . {own.address} . {port.protocol} . {own.port}" for own in used if own.is_local
+        self.fill(
+            "set hairpin-connections",
+            (f"{own.address} . {own.address} . {port.protocol} . {own.port}" for own in used if own.is_local),
         )
 
     def internal_chain(self, port: PortPolicy, base: str) -> str:
@@ -139,7 +147,7 @@ class _Dump:
         for listener in port.listeners:
             if listener.kind == LOAD_BALANCER:
                 place = f"{listener.address} . {port.protocol} . {listener.port}"
-                self.elements("map firewall-ips").add(f"{place} : goto firewall-{base}")
+                self.lead("map firewall-ips", place, f"goto firewall-{base}")
 
     def external(self, port: PortPolicy, base: str) -> None:
         """The chain of everything that comes for an external address."""
@@ -178,7 +186,7 @@ class _Dump:
                     "flags dynamic,timeout",
                     f"timeout {port.affinity_seconds}s",
                 ],
-                set(),
+                {},
             )
             self.chains[f"endpoint-{base}"] = [
                 f"update @affinity-{base} {{ {self.ip} saddr }}",
@@ -222,6 +230,8 @@ def _jumps(*targets: str) -> Iterator[str]:
     return (f"ct state new jump {target}" for target in targets)
 
 
+MAX_COMMENT: Final = 128
+"""nft refuses longer ones: kube-proxy, which does not cut them, then programs nothing."""
 DESTINATION: Final = "{ip} daddr . meta l4proto . th dport"
 FRAME: Final[dict[str, tuple[str, ...]]] = {
     "cluster-ips-check": (

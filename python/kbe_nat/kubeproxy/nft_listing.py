@@ -39,6 +39,9 @@ def canonical(statement: str) -> str:
         for pattern, replacement in _CANONICAL:
             part = pattern.sub(replacement, part)
         parts[index] = part
+        if index and _BEFORE_PORT.search(parts[index - 2]):
+            # nft -S names ports, in quotes.
+            parts[index - 1] = _port_number(parts[index - 1].strip('"')) or parts[index - 1]
     return "".join(parts).strip()
 
 
@@ -143,7 +146,7 @@ def split(text: str) -> Iterator[str]:
 
 
 def _named(element: str, kinds: list[str]) -> str:
-    """An element with protocols by name, as without -n, and ports by number, as without -S."""
+    """An element with protocols by name, as without -n."""
     keys = element.split(" . ", len(kinds) - 1)
     if len(keys) != len(kinds):
         return element
@@ -151,8 +154,6 @@ def _named(element: str, kinds: list[str]) -> str:
         key, space, rest = keys[index].partition(" ")
         if kind == "inet_proto":
             key = PROTOCOLS.get(key, key)
-        elif kind == "inet_service" and key.startswith('"'):
-            key = _port_number(key.strip('"')) or key
         keys[index] = f"{key}{space}{rest}"
     return " . ".join(keys)
 
@@ -191,6 +192,7 @@ ROUTE_TYPES: Final = {"1": "unicast", "2": "local", "3": "broadcast", "4": "anyc
 _TOKEN: Final = re.compile(r'"[^"\n]*"?|#[^\n]*|[{}\n;]|[^"#{}\n;]+')
 _ELEMENT_TOKEN: Final = re.compile(r'"[^"]*"?|[{},]|[^"{},]+')
 _QUOTED: Final = re.compile(r'("(?:[^"\\]|\\.)*")')
+_BEFORE_PORT: Final = re.compile(r" \. $|(?<=[0-9\]]):$")
 _BLOCK: Final = re.compile(r"^(table|chain|set|map)\s+(\S.*?)\s*$")
 _ELEMENTS: Final = re.compile(r"elements\s*=\s*\{")
 _PRIORITIES: Final = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100}
@@ -199,6 +201,8 @@ _CANONICAL: Final = (
     (re.compile(r"\s+"), " "),
     (re.compile(r"\bcounter packets \d+ bytes \d+\b"), "counter"),
     (re.compile(r"\b0x([0-9a-f]+)\b"), lambda match: hex(int(match[1], 16))),
+    # Of the highest bit nft writes the mask as a prefix.
+    (re.compile(r"\bmeta mark != 0x0/1\b"), "meta mark & 0x80000000 != 0x0"),
     (re.compile(r"\bexpires [0-9dhms]+"), ""),
     (re.compile(r"\btimeout ((?:\d+(?:ms|[dhms]))+)"), _seconds),
     (re.compile(rf"\bpriority ({'|'.join(_PRIORITIES)}|-?\d+)( ([+-]) ?(\d+))?(?= |;|$)"), _priority),

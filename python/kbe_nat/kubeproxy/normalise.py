@@ -84,15 +84,18 @@ def normalise(text: str) -> list[str]:
 
 
 def _nft_parts(tables: list[tuple[str, Body]]) -> tuple[Part, ...]:
-    """Lists of one chain or set show it within its table."""
+    """The tables; what is listed of one in several pieces is put together."""
+    bodies: dict[str, Body] = {}
+    blocks: dict[str, int] = {}
+    for name, body in tables:
+        bodies.setdefault(name, []).extend(body)
+        count = sum(block is not None for _, block in body)
+        blocks[name] = max(count, blocks.get(name, 0))
+    # Lists of one chain or set show it within its table.
     return tuple(
-        Part(name, FAMILIES.get(name.split()[0]), tuple(table_lines(body)), is_whole=_block_count(body) != 1)
-        for name, body in tables
+        Part(name, FAMILIES.get(name.split()[0]), tuple(table_lines(body)), is_whole=blocks[name] != 1)
+        for name, body in bodies.items()
     )
-
-
-def _block_count(body: Body) -> int:
-    return sum(block is not None for _, block in body)
 
 
 FAMILIES: Final = {"ip": IPV4, "ip6": IPV6}

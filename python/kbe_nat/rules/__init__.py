@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Final, Protocol
 
 PREFIX: Final = "KBE-NAT-"
@@ -54,11 +55,16 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Jump:
-    """The rule at the head of a built-in chain that leads to one of ours."""
+    """The rule of a built-in chain that leads to one of ours: at its head, in the table `LAST` at its end."""
 
     table: str
     hook: str
     chain: str
+
+    @property
+    def is_last(self) -> bool:
+        """Whether it must stand behind the rules of others."""
+        return self.table == LAST
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +92,8 @@ class Backend(Protocol):
         ...
 
     def missing(self) -> tuple[str, ...]:
-        """What of the rules that were installed last is not in the kernel as it should be: rules, or names of
-        sets.
+        """What of the rules that were installed last is not in the kernel as it should be, whether somebody has
+        taken it away, changed it, or put something beside it: rules, or names of sets.
         """
         ...
 
@@ -132,5 +138,21 @@ def changed(
     return found
 
 
+def as_listed(elements: Iterable[str]) -> frozenset[str]:
+    """Elements of a set as ipset and nft spell them."""
+    return frozenset(map(_element_as_listed, elements))
+
+
+def _element_as_listed(element: str) -> str:
+    address, comma, place = element.partition(",")
+    address, slash, length = address.partition("/")
+    family = AF_INET6 if ":" in address else AF_INET
+    is_whole = length == ("128" if family == AF_INET6 else "32")
+    prefix = "" if is_whole else slash + length
+    return f"{inet_ntop(family, inet_pton(family, address))}{prefix}{comma}{place}"
+
+
+LAST: Final = "raw"
+"""What others say there of a packet comes first: that it is not to be tracked, or is dropped."""
 SET_TYPES: Final = {"frontends": "hash:ip,port", "addresses": "hash:ip", "refused": "hash:net"}
 """ipset's type by the second word of a set's name."""

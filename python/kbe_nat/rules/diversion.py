@@ -73,6 +73,8 @@ def _diverted(number: int, divert: str, marks: Marks, *, has_refused: bool) -> I
     icmp = "ipv6-icmp" if number == IPV6 else "icmp"
     flow = _bit(marks.flow)
     for hook in ("PREROUTING", "OUTPUT"):
+        # Somebody serves it beside us (NodeLocal DNSCache).
+        yield "raw", hook, "-m conntrack --ctstate UNTRACKED -j RETURN"
         # Ahead of the kernel's connection tracking: it then sees one consistent flow between client and pod.
         yield "raw", hook, f"-m set --match-set {TAG}-frontends-{number} dst,dst {divert}"
         if has_refused:

@@ -66,7 +66,7 @@ def frontends(plan: Plan, policy: PortPolicy) -> Iterator[tuple[Frontend, Listen
     """Address, protocol and port of everything under which a service port is reached, with its listener; and
     whether it is there only to be refused.
     """
-    for own in policy.listeners:
+    for own in policy.places:
         addresses = (own.address,) if own.address else plan.node_port_addresses
         for address in addresses:
             if family(address) == policy.family:

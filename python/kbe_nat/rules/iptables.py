@@ -8,11 +8,11 @@ replaced where they stand: no packet finds them half done.
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby, pairwise
+from itertools import groupby, pairwise, permutations
 from typing import Final
 
 from kbe_nat.model import IPV4, IPV6
-from kbe_nat.rules import PREFIX, SET_TYPES, TAG, RuleSet, changed
+from kbe_nat.rules import LAST, PREFIX, SET_TYPES, TAG, RuleSet, as_listed, changed
 from kbe_nat.rules.execution import Runner
 
 
@@ -24,6 +24,8 @@ class Iptables:
         self._installed: tuple[RuleSet, ...] = ()
         self._lines: list[str] = []
         """Our lines of iptables-save, as they were right after the installation."""
+        self._elements: dict[str, frozenset[str]] = {}
+        """What ipset is to say of each set."""
 
     def install(self, rules: Iterable[RuleSet]) -> None:
         """See `Backend.install`."""
@@ -36,7 +38,8 @@ class Iptables:
             self._restore(number, _remove_lines(self._runner.run(SAVE[number])))
         self._destroy(keep={name for own in wanted for name in own.sets})
         self._installed = wanted
-        self._lines = self._own_lines()
+        self._lines = _own_lines(self._saved())
+        self._elements = {name: as_listed(own.sets[name]) for own in wanted for name in own.sets}
 
     def update(self, rules: Iterable[RuleSet]) -> None:
         """See `Backend.update`. Cost: linear in the elements that differ, once they are found."""
@@ -48,24 +51,38 @@ class Iptables:
         if elements:
             self._runner.run(IPSET, _text(_delta_lines(elements)))
         self._installed = wanted
+        for own in wanted:
+            self._elements |= {name: as_listed(own.sets[name]) for name in own.sets.keys() & elements.keys()}
 
     def missing(self) -> tuple[str, ...]:
-        """See `Backend.missing`."""
-        gone = Counter(self._lines) - Counter(self._own_lines())
-        sizes = dict(_sizes(self._runner.run(("ipset", "list", "-terse"))))
-        wanted = {name: len(elements) for own in self._installed for name, elements in own.sets.items()}
-        return (*sorted(gone), *sorted(name for name, size in wanted.items() if sizes.get(name) != size))
+        """See `Backend.missing`. Cost: linear in the elements of our sets."""
+        saved = self._saved()
+        lines = _own_lines(saved)
+        gone, come = (Counter(one) - Counter(other) for one, other in permutations((self._lines, lines)))
+        moved = () if gone or come or lines == self._lines else ("the order of our rules",)
+        names = set(self._runner.run(("ipset", "list", "-name")).split())
+        return (
+            *sorted(gone),
+            *(f"{line}: not ours" for line in sorted(come)),
+            *moved,
+            *(f"{line}: behind ours" for text in saved.values() for line in _behind(text)),
+            *sorted(
+                name
+                for name, elements in self._elements.items()
+                if name not in names or _elements(self._runner.run(("ipset", "save", name))) != elements
+            ),
+        )
 
     def remove(self) -> None:
         """See `Backend.remove`."""
         for number, save in SAVE.items():
             self._restore(number, _remove_lines(self._runner.run(save)))
         self._destroy(keep=set())
-        self._installed, self._lines = (), []
+        self._installed, self._lines, self._elements = (), [], {}
 
     def is_present(self) -> bool:
         """See `Backend.is_present`."""
-        return bool(self._own_lines())
+        return bool(_own_lines(self._saved()))
 
     def render(self, rules: Iterable[RuleSet]) -> str:
         """See `Backend.render`."""
@@ -86,13 +103,8 @@ class Iptables:
         if own:
             self._runner.run(IPSET, _text(f"destroy {name}" for name in own))
 
-    def _own_lines(self) -> list[str]:
-        return [
-            f"IPv{number} {table}: {line}"
-            for number, save in SAVE.items()
-            for table, own in _own_rules(self._runner.run(save))
-            for line in own
-        ]
+    def _saved(self) -> dict[int, str]:
+        return {number: self._runner.run(save) for number, save in SAVE.items()}
 
 
 def _set_lines(rules: RuleSet) -> Iterator[str]:
@@ -126,7 +138,9 @@ def _install_lines(rules: RuleSet, saved: str) -> Iterator[str]:
         for rule in rules.rules:
             if rule.table == table:
                 yield f"-A {PREFIX}{rule.chain} -m comment --comment {TAG} {' '.join(rule.words)}"
-        yield from (f"-I {jump.hook} 1 -m comment --comment {TAG} -j {jump.chain}" for jump in jumps)
+        for jump in jumps:
+            place = f"-A {jump.hook}" if jump.is_last else f"-I {jump.hook} 1"
+            yield f"{place} -m comment --comment {TAG} -j {jump.chain}"
         yield "COMMIT"
 
 
@@ -148,6 +162,26 @@ def _jumps(saved: str) -> Iterator[tuple[str, list[str]]]:
     for table, own in _tables(saved):
         chains = _chains(own)
         yield table, [line for line in own if line.startswith("-A ") and _is_jump(line, chains)]
+
+
+def _own_lines(saved: Mapping[int, str]) -> list[str]:
+    return [
+        f"IPv{number} {table}: {line}"
+        for number, text in saved.items()
+        for table, own in _own_rules(text)
+        for line in own
+    ]
+
+
+def _behind(saved: str) -> Iterator[str]:
+    """Rules of others right behind a jump of ours that must be the last rule of its chain."""
+    for table, own in _tables(saved):
+        chains = _chains(own)
+        rules = [line for line in own if line.startswith("-A ")]
+        for rule, following in pairwise(rules):
+            is_same_chain = rule.split()[1] == following.split()[1]
+            if table == LAST and is_same_chain and _is_jump(rule, chains):
+                yield f"{table}: {following}"
 
 
 def _own_rules(saved: str) -> Iterator[tuple[str, list[str]]]:
@@ -183,15 +217,9 @@ def _by_table(saved: str) -> Iterator[tuple[str, str]]:
         yield table, line
 
 
-def _sizes(listed: str) -> Iterator[tuple[str, int]]:
-    """Names and numbers of elements in the output of `ipset list -terse`."""
-    name = ""
-    for line in listed.splitlines():
-        field, _, value = line.partition(": ")
-        if field == "Name":
-            name = value
-        elif field == "Number of entries":
-            yield name, int(value)
+def _elements(saved: str) -> frozenset[str]:
+    """What a set holds, in the output of `ipset save`."""
+    return frozenset(line.split()[2] for line in saved.splitlines() if line.startswith("add "))
 
 
 def _text(lines: Iterable[str]) -> str:

@@ -1,16 +1,18 @@
 """Rules in the kernel by way of `nft`: one table of our own per family, replaced in one transaction.
 
 The same rules as iptables gets, in nft's words; every base chain stands at the same priority as iptables' table
-of that name.
+of that name, those of `raw` right behind it.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import permutations
 from typing import Final
 
 from kbe_nat.errors import RulesError
 from kbe_nat.model import IPV4, IPV6
-from kbe_nat.rules import TAG, Rule, RuleSet, changed
+from kbe_nat.rules import LAST, TAG, Rule, RuleSet, as_listed, changed
 from kbe_nat.rules.execution import Runner
 
 
@@ -22,6 +24,8 @@ class Nftables:
         self._installed: tuple[RuleSet, ...] = ()
         self._listed: dict[int, str] = {}
         """Our tables without their elements, as they were listed right after the installation."""
+        self._elements: dict[str, frozenset[str]] = {}
+        """What nft is to say of each set."""
 
     def install(self, rules: Iterable[RuleSet]) -> None:
         """See `Backend.install`."""
@@ -29,7 +33,8 @@ class Nftables:
         present = self._families()
         self._run([*_absent(present), *(line for own in wanted for line in _table_lines(own))])
         self._installed = wanted
-        self._listed = {number: self._list(number) for number in self._families()}
+        self._listed = {number: _without_elements(self._list(number)) for number in self._families()}
+        self._elements = {name: _listed_elements(own.sets[name]) for own in wanted for name in own.sets}
 
     def update(self, rules: Iterable[RuleSet]) -> None:
         """See `Backend.update`. Cost: linear in the elements that differ, once they are found."""
@@ -41,21 +46,23 @@ class Nftables:
         if elements:
             self._run(_delta_lines(elements))
         self._installed = wanted
+        for own in wanted:
+            for name in own.sets.keys() & elements.keys():
+                self._elements[name] = _listed_elements(own.sets[name])
 
     def missing(self) -> tuple[str, ...]:
-        """See `Backend.missing`."""
+        """See `Backend.missing`. Cost: linear in the elements of all tables: nft reads them to list any."""
         present = self._families()
-        gone = []
-        for number, listed in self._listed.items():
-            now = self._list(number).splitlines() if number in present else []
-            lines = Counter(listed.splitlines()) - Counter(now)
-            gone += [f"{FAMILIES[number]}: {line.strip()}" for line in lines]
-        return tuple(gone)
+        return tuple(
+            f"{FAMILIES[number]}: {what}"
+            for number in self._listed
+            for what in self._differing(number, self._list(number) if number in present else "")
+        )
 
     def remove(self) -> None:
         """See `Backend.remove`."""
         self._run(_absent(self._families()))
-        self._installed, self._listed = (), {}
+        self._installed, self._listed, self._elements = (), {}, {}
 
     def is_present(self) -> bool:
         """See `Backend.is_present`."""
@@ -77,7 +84,21 @@ class Nftables:
         return [number for number, name in FAMILIES.items() if f"table {name} {TAG}" in tables]
 
     def _list(self, number: int) -> str:
-        return self._runner.run(("nft", "--terse", "list", "table", FAMILIES[number], TAG))
+        return self._runner.run(("nft", "list", "table", FAMILIES[number], TAG))
+
+    def _differing(self, number: int, listed: str) -> Iterator[str]:
+        """What of a table, as it is listed now, is not as it should be."""
+        before, now = self._listed[number].splitlines(), _without_elements(listed).splitlines()
+        gone, come = (Counter(one) - Counter(other) for one, other in permutations((before, now)))
+        yield from (line.strip() for line in gone)
+        yield from (f"{line.strip()}: not ours" for line in come)
+        if before != now and not gone and not come:
+            yield "the order of our rules"
+        held = {name: frozenset(text.split(", ")) for name, text in HELD.findall(" ".join(listed.split()))}
+        for name, elements in self._elements.items():
+            _, _, kind, family = name.split("-")
+            if int(family) == number and held.get(kind, frozenset()) != elements:
+                yield f"elements of {kind}"
 
 
 def _absent(families: Iterable[int]) -> Iterator[str]:
@@ -99,7 +120,7 @@ def _table_lines(rules: RuleSet) -> Iterator[str]:
     for jump in rules.jumps:
         yield f"  chain {_chain(jump.table, jump.hook)} {{"
         kind = KINDS.get((jump.table, jump.hook), "filter")
-        priority = "srcnat" if jump.table == "nat" else jump.table
+        priority = PRIORITIES.get(jump.table, jump.table)
         yield f"    type {kind} hook {jump.hook.lower()} priority {priority}; policy accept;"
         own = [rule for rule in rules.rules if (rule.table, rule.chain) == (jump.table, jump.hook)]
         yield from (f'    {_statement(rule, name)} comment "{TAG}"' for rule in own)
@@ -114,6 +135,14 @@ def _delta_lines(elements: Mapping[str, tuple[set[str], set[str]]]) -> Iterator[
         for verb, own in (("add", added), ("delete", removed)):
             if own:
                 yield f"{verb} element {place} {{ {', '.join(map(_element, sorted(own)))} }}"
+
+
+def _without_elements(listed: str) -> str:
+    return ELEMENTS.sub("", listed)
+
+
+def _listed_elements(elements: Iterable[str]) -> frozenset[str]:
+    return frozenset(map(_element, as_listed(elements)))
 
 
 def _element(element: str) -> str:
@@ -148,6 +177,8 @@ def _statement(rule: Rule, name: str) -> str:
             mark = words.pop(0).partition("/")[0]
             what = "ct" if "connmark" in rule.words else "meta"
             parts.append(f"{what} mark and {mark} == {mark}")
+        elif word == "--ctstate":
+            parts.append(f"ct state {words.pop(0).lower()}")
         elif word == "--ctdir":
             parts.append(f"ct direction {words.pop(0).lower()}")
         elif word == "-j":
@@ -169,6 +200,8 @@ def _target(words: list[str]) -> str:
             if kind == "tcp-reset":
                 return "reject with tcp reset"
             return f"reject with {'icmpv6' if kind.startswith('icmp6') else 'icmp'} port-unreachable"
+        case ["RETURN"]:
+            return "return"
         case ["MASQUERADE", "--random-fully"]:
             return "masquerade fully-random"
     raise RulesError(f"{' '.join(words)} of a rule of ours is not known in nft")
@@ -178,6 +211,11 @@ FAMILIES: Final = {IPV4: "ip", IPV6: "ip6"}
 ADDRESSES: Final = {IPV4: "ipv4_addr", IPV6: "ipv6_addr"}
 KINDS: Final = {("nat", "POSTROUTING"): "nat", ("mangle", "OUTPUT"): "route"}
 """Types of base chains that do more than filter."""
+PRIORITIES: Final = {"nat": "srcnat", LAST: f"{LAST} + 10"}
+"""Of base chains, where it is not their table's name."""
+ELEMENTS: Final = re.compile(r"\n\s*elements = \{[^}]*\}")
+HELD: Final = re.compile(r"set (\S+) \{[^{}]*elements = \{ ([^}]*?) \}")
+"""A set's name and its elements, in a listing without line breaks."""
 PROBE: Final = f"""table ip {TAG}-probe {{
   chain probe {{
     type filter hook prerouting priority raw; policy accept;

@@ -41,6 +41,7 @@ _Records: TypeAlias = tuple[_Table, str, int, int, bytes]
 PREFIX: Final = f"{TAG}-translation-"
 """Every table of ours here begins so; there are two for a moment while one takes the other's place."""
 PROBE_PREFIX: Final = f"{TAG}-probe-"
+FINGERPRINTS: Final = 1 << 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,10 @@ class Translations:
                 one.shape,
                 one.standby,
                 one.addresses,
-                {set_name: len(elements) for set_name, elements in contents[one.family].items()},
+                {
+                    set_name: self._fingerprint(one.family, set_name, elements)
+                    for set_name, elements in contents[one.family].items()
+                },
                 self._tables.rules(PROTOCOLS[one.family], name),
             )
             for one in own
@@ -125,23 +129,23 @@ class Translations:
         """
         removed: list[_Records] = []
         added: list[_Records] = []
-        sizes: dict[int, dict[str, int]] = {}
+        contents: dict[int, dict[str, int]] = {}
         own = list(changes)
         for change in own:
             installed = self._installed[change.family]
             table = (PROTOCOLS[change.family], installed.name)
-            sizes[change.family] = dict(installed.sizes)
+            contents[change.family] = dict(installed.contents)
             for set_name, gone, new in _differences(change, installed):
-                sizes[change.family][set_name] += len(new) - len(gone)
-                for elements, into in ((gone, removed), (new, added)):
+                for elements, into, sign in ((gone, removed, -1), (new, added, 1)):
                     if elements:
                         into.append((table, *records(change.family, set_name, elements, self._marks)))
+                        contents[change.family][set_name] += sign * NftTables.fingerprint_of(*into[-1][2:])
         if removed or added:
             with self._one_transaction():
                 self._tables.commit(removed=removed, added=added)
         for change in own:
             installed = self._installed[change.family]
-            installed.sizes = sizes[change.family]
+            installed.contents = contents[change.family]
             if change.standby is not None:
                 installed.standby = change.standby
             if change.addresses is not None:
@@ -245,10 +249,15 @@ class Translations:
             yield "the table"
             return
         rules = self._tables.rules(protocol, own.name)
-        yield from (f"chain {name}" for name, value in own.rules.items() if rules.get(name) != value)
-        for name, size in own.sizes.items():
-            if self._tables.count(protocol, own.name, name) != size:
+        for name in sorted(own.rules.keys() | rules.keys()):
+            if rules.get(name) != own.rules.get(name):
+                yield f"chain {name}"
+        for name, sum_of in own.contents.items():
+            if self._tables.fingerprint(protocol, own.name, name) != sum_of % FINGERPRINTS:
                 yield f"elements of {name}"
+
+    def _fingerprint(self, family: int, name: str, elements: Elements) -> int:
+        return NftTables.fingerprint_of(*records(family, name, elements, self._marks)[1:])
 
 
 @dataclass(slots=True)
@@ -259,8 +268,8 @@ class _Installed:
     shape: object
     standby: Standby
     addresses: frozenset[str]
-    sizes: dict[str, int]
-    """Numbers of elements."""
+    contents: dict[str, int]
+    """By map or set, the sum over what it is to hold, as of `NftTables.fingerprint`."""
     rules: dict[str, int]
     """What the kernel says of each chain."""
 

@@ -92,7 +92,8 @@ class TranslationTable:
         hooks = {
             f"{hook}-new": (
                 f"type filter hook {hook} priority mangle; policy accept;",
-                "ct state new,invalid,untracked goto new",
+                # What is not to be tracked is not to be translated: somebody serves it beside us.
+                "ct state new,invalid goto new",
             )
             for hook in ("prerouting", "output")
         }

@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::affinity::Sticky;
-use crate::clock::{Tick, ticks};
+use crate::clock::{self, Tick, ticks};
 use crate::conntrack::Hot;
 use crate::conntrack::ports::Remote;
 use crate::conntrack::state::State;
@@ -92,20 +92,32 @@ impl Engine {
         checkpoint
     }
 
-    /// Enters the flows and clients of a checkpoint, as far as their service ports are served and there is room; returns how many
-    /// flows. Flows that are there already stay as they are.
+    /// The most bytes that a checkpoint of an engine with these limits can have.
+    #[must_use]
+    pub fn checkpoint_limit(&self) -> usize {
+        let config = &self.core.config;
+        let flows = config.max_flows * (flow_size(Ipv4Addr::BITS) + flow_size(Ipv6Addr::BITS));
+        HEADER + NAMES + flows + config.max_affinities * CLIENT_SIZE
+    }
+
+    /// Enters the flows and clients of a checkpoint that was written `away` nanoseconds ago, as far as their service ports are
+    /// served and there is room; returns how many flows. Flows that are there already stay as they are.
+    ///
+    /// A flow ends when it would have ended at the latest: packets may have renewed it after the checkpoint was written, so it is
+    /// taken over with what was left of its life, unless more than its state's whole timeout less `away`.
     ///
     /// # Errors
     /// [`CheckpointError`]; then nothing was changed.
-    pub fn restore(&mut self, now: u64, checkpoint: &[u8]) -> Result<usize, CheckpointError> {
+    pub fn restore(&mut self, now: u64, checkpoint: &[u8], away: u64) -> Result<usize, CheckpointError> {
         let content = Content::read(body(checkpoint)?)?;
         let tick = self.core.clock.advance(now);
+        let away = clock::whole_ticks(away);
         let mut restored = 0;
         for flow in &content.v4 {
-            restored += usize::from(self.restore_flow(flow, &content.names, tick));
+            restored += usize::from(self.restore_flow(flow, &content.names, tick, away));
         }
         for flow in &content.v6 {
-            restored += usize::from(self.restore_flow(flow, &content.names, tick));
+            restored += usize::from(self.restore_flow(flow, &content.names, tick, away));
         }
         for client in &content.clients {
             let Some(number) =
@@ -117,18 +129,27 @@ impl Engine {
             let Some(seconds) = record.service.spec().affinity else { continue };
             let listed = record.backends.iter().flatten().copied();
             let mut listed = listed.filter(|&id| self.core.ledger.backend(id).address == client.backend);
-            if let Some(id) = listed.next() {
+            if let (Some(id), Some(longest)) = (listed.next(), ticks(seconds.into()).checked_sub(away)) {
                 let backend = (id, self.core.ledger.backend(id).birth);
-                let deadline = tick.saturating_add(client.left.min(ticks(seconds.into())));
+                let deadline = tick.saturating_add(client.left.min(longest));
                 self.core.affinity.put(Sticky { client: (number, client.address), backend, deadline }, tick);
             }
         }
         Ok(restored)
     }
 
-    fn restore_flow<A: Family>(&mut self, saved: &SavedFlow<A>, names: &[String], now: Tick) -> bool {
+    fn restore_flow<A: Family>(
+        &mut self,
+        saved: &SavedFlow<A>,
+        names: &[String],
+        now: Tick,
+        away: Tick,
+    ) -> bool {
         let (core, lane) = A::lane(self);
         let hot = &saved.hot;
+        // Not longer than a packet would keep it, whatever the checkpoint claims: no packet need ever come again.
+        let Some(longest) = core.config.timeouts.of(hot.state).checked_sub(away) else { return false };
+        let deadline = now.saturating_add(hot.deadline.min(longest));
         let is_ipv4 = hot.ends(Direction::Reply).source().is_ipv4();
         let Some(number) = core.ledger.find(&names[saved.service], is_ipv4) else { return false };
         let is_known = hot
@@ -140,14 +161,16 @@ impl Engine {
         let id = if is_known { return false } else { core.ledger.backend_for(number, backend) };
         // The flow counts with its backend before it is entered, so that a refusal is taken back in the same way as an end.
         core.ledger.open_flow(id);
-        // Not longer than a packet would keep it, whatever the checkpoint claims: no packet need ever come again.
-        let deadline = now.saturating_add(hot.deadline.min(core.config.timeouts.of(hot.state)));
         // No table has this generation, so the first packet looks whether the backend is still there.
         let generation = core.generation.wrapping_sub(1);
         let hot = Hot { deadline, generation, ..hot.clone() };
         let (is_leased, source) = (hot.has(Hot::<A>::LEASED), hot.ends(Direction::Original).src);
         let protocol = hot.protocol;
-        if lane.flows.insert(hot, now.saturating_sub(saved.age), id, saved.tracking).is_err() {
+        if lane
+            .flows
+            .insert(hot, now.saturating_sub(saved.age.saturating_add(away)), id, saved.tracking)
+            .is_err()
+        {
             core.ledger.close_flow(id, [0; 2], [0; 2]);
             return false;
         }
@@ -394,3 +417,13 @@ impl<'a> Reader<'a> {
 const MAGIC: &[u8; 8] = b"KBENATCK";
 const VERSION: u32 = 1;
 const HEADER: usize = MAGIC.len() + 4 + 8 + 4;
+/// Room for the names of service ports: 100,000 of the longest.
+const NAMES: usize = 64 << 20;
+/// An affinity: service port, client, backend, what is left.
+const CLIENT_SIZE: usize = 4 + 2 * 17 + 2 + 4;
+
+/// Bytes of a flow whose addresses have so many bits: see [`Writer::flow`].
+const fn flow_size(bits: u32) -> usize {
+    let ends = 2 * (1 + bits as usize / 8) + 2 * 2;
+    4 + 2 * ends + 3 * 4 + 2 + 4 * 8 + 2 * (3 * 4 + 4)
+}

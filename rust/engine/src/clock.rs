@@ -59,6 +59,11 @@ pub(crate) fn ticks(seconds: f64) -> Tick {
     (seconds * 1e9 / f64::from(1u32 << TICK_SHIFT)).ceil() as Tick
 }
 
+/// A span of nanoseconds in ticks, rounded down.
+pub(crate) fn whole_ticks(nanoseconds: u64) -> Tick {
+    Tick::try_from(nanoseconds >> TICK_SHIFT).unwrap_or(Tick::MAX)
+}
+
 /// A number of ticks in seconds.
 pub(crate) fn seconds(ticks: Tick) -> f64 {
     f64::from(ticks) * f64::from(1u32 << TICK_SHIFT) / 1e9

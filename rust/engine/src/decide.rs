@@ -134,7 +134,7 @@ fn unguarded(
         }
         is_midstream = !flags.is_opening();
         if is_midstream {
-            let policy = if flags.has(Flags::RST) { Midstream::Drop } else { midstream };
+            let policy = if flags.is_midstream() { midstream } else { Midstream::Drop };
             trace
                 .step("mid-stream", || format!("not a SYN, and no flow is known: {policy:?}").to_lowercase());
             match policy {
@@ -175,7 +175,7 @@ fn policy(
     });
     let is_ranged = kind == FrontendKind::LoadBalancer
         || (spec.ranges_everywhere && matches!(kind, FrontendKind::ExternalIp | FrontendKind::NodePort));
-    let has_endpoints = !(spec.cluster.is_empty() && spec.local.is_empty());
+    let has_endpoints = port.has_endpoints();
     if is_ranged && (has_endpoints || node.mode == Mode::Nftables) && !is_in_ranges(port, src, trace) {
         return Err((Action::Drop, Cause::SourceRange));
     }
@@ -183,9 +183,9 @@ fn policy(
         trace.step("endpoints", || "none anywhere".to_owned());
         return Err((Action::Reject, Cause::NoEndpoints));
     }
+    let is_foreign = has_detector && !is_pod;
     let (scope, masquerade, why) = if kind == FrontendKind::ClusterIp {
         let scope = if spec.internal_local { Scope::Local } else { Scope::Cluster };
-        let is_foreign = has_detector && !is_pod;
         let why = if node.masquerade_all {
             "all is masqueraded"
         } else if is_foreign {
@@ -205,6 +205,13 @@ fn policy(
             (true, false, false) => (Scope::Local, false, "externalTrafficPolicy is Local"),
         }
     };
+    // In nftables mode one rule for all cluster IPs goes ahead of the choice: an external address may be one, too.
+    let is_virtual = !masquerade
+        && (node.masquerade_all || is_foreign)
+        && node.mode == Mode::Nftables
+        && table.is_cluster_ip(question.dst.ip());
+    let (masquerade, why) =
+        if is_virtual { (true, "the address is a cluster IP, too") } else { (masquerade, why) };
     trace.step("policy", || {
         format!("{} endpoints", if scope == Scope::Local { "this node's" } else { "the cluster's" })
     });
@@ -269,11 +276,9 @@ fn is_out_of_reach(
 ) -> bool {
     let is_closed = kind == FrontendKind::ClosedNodePort && !port.refuses_somebody();
     let is_external = matches!(kind, FrontendKind::ExternalIp | FrontendKind::LoadBalancer);
-    let spec = port.spec();
     let passes_by = table.node().mode == Mode::Iptables
         && is_external
-        && spec.cluster.is_empty()
-        && spec.local.is_empty()
+        && !port.has_endpoints()
         && is_own(table, question)
         && !table.is_node(question.dst.ip());
     if passes_by {
@@ -285,7 +290,7 @@ fn is_out_of_reach(
 }
 
 /// Whether the packet comes from this node itself.
-fn is_own(table: &ServiceTable, question: &Question) -> bool {
+pub(crate) fn is_own(table: &ServiceTable, question: &Question) -> bool {
     let src = question.src.ip();
     table.is_node(src) || (src.is_loopback() && question.interface == 0)
 }

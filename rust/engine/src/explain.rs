@@ -7,8 +7,9 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use crate::config::InvalidTcp;
 use crate::conntrack::Hot;
 use crate::conntrack::tcp::Progress;
-use crate::decide::{self, Decision, Trace};
+use crate::decide::{self, Decision, Silent, Trace};
 use crate::engine::{Engine, Family};
+use crate::filtering::{Passage, passage};
 use crate::fragment::{DatagramId, Fate};
 use crate::pipeline::{Lane, Meta, Place, Related, addressed, malformed, question, versionless};
 use crate::service::{FrontendKind, Scope};
@@ -30,8 +31,10 @@ pub struct Explanation {
     pub scope: Option<Scope>,
     /// The backend that it would get.
     pub backend: Option<SocketAddr>,
-    /// Every backend that may be chosen.
+    /// Every backend that it may be sent to.
     pub candidates: Vec<SocketAddr>,
+    /// Backends that may be chosen, but at whose address it is refused; with action and cause.
+    pub refused: Vec<(SocketAddr, Action, Cause)>,
     /// Those of them for which the source is masqueraded.
     pub masqueraded: Vec<SocketAddr>,
     /// What was checked, in order, and what was found.
@@ -47,6 +50,7 @@ impl Explanation {
             scope: None,
             backend: None,
             candidates: Vec::new(),
+            refused: Vec::new(),
             masqueraded: Vec::new(),
             steps,
         }
@@ -171,35 +175,54 @@ impl Engine {
         let chosen =
             state.and_then(|mut state| core.pick(number, &serve, &question, Some(&mut state), &mut steps));
         let port = &table.services()[serve.service as usize];
-        let eligible: Vec<_> =
-            port.set(serve.scope).backends().iter().filter(|backend| backend.weight > 0).collect();
-        let is_masqueraded =
-            |backend: &&&crate::Backend| serve.masquerade || decide::is_hairpin(question.src.ip(), backend);
+        let eligible = port.set(serve.scope).backends().iter().filter(|backend| backend.weight > 0);
+        let (mut candidates, mut masqueraded, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+        for backend in eligible {
+            match passage(&table, &question, &serve, backend, &mut Silent) {
+                Passage::Open { masquerade } => {
+                    candidates.push(backend.address);
+                    masqueraded.extend(masquerade.then_some(backend.address));
+                }
+                Passage::Closed(action, cause) => refused.push((backend.address, action, cause)),
+            }
+        }
         let mut explanation = Explanation {
             service: Some(port.name().to_owned()),
             frontend: table.find(question.protocol, question.dst).map(|(_, kind)| kind),
             scope: Some(serve.scope),
             backend: chosen.map(|index| port.set(serve.scope).backends()[index].address),
-            candidates: eligible.iter().map(|backend| backend.address).collect(),
-            masqueraded: eligible.iter().filter(is_masqueraded).map(|backend| backend.address).collect(),
+            candidates,
+            masqueraded,
+            refused,
             ..Explanation::of(Verdict::new(Action::Reject, Cause::NoEndpoints), steps)
         };
-        if let Some(backend) = explanation.backend {
-            let masquerade = if explanation.masqueraded.contains(&backend) { Verdict::MASQUERADE } else { 0 };
-            let flags = Verdict::NEW | Verdict::FLOW | masquerade;
+        if let Some(backend) = chosen.map(|index| port.set(serve.scope).backends()[index]) {
+            let masquerade = match passage(&table, &question, &serve, &backend, &mut explanation.steps) {
+                Passage::Open { masquerade } => masquerade,
+                Passage::Closed(action, cause) => {
+                    explanation.verdict = Verdict::new(action, cause);
+                    return explanation;
+                }
+            };
+            let flags = Verdict::NEW | Verdict::FLOW | if masquerade { Verdict::MASQUERADE } else { 0 };
             explanation.verdict = Verdict { flags, ..Verdict::new(Action::Translate, Cause::New) };
-            if masquerade != 0 && !serve.masquerade {
+            if masquerade && !serve.masquerade {
                 explanation.steps.step("hairpin", || {
                     "the backend is the client itself, so its source is masqueraded".to_owned()
                 });
             }
-            let sent = addressed(headers, &crate::Backend::new(backend));
+            if !masquerade && serve.masquerade {
+                explanation.steps.step("delivery", || {
+                    "the backend is this node itself, so its source stays: nothing is sent on".to_owned()
+                });
+            }
+            let sent = addressed(headers, &backend);
             let mut rng = core.rng.clone();
             // A flow that is over leaves its place to this one.
             if lane.flows.find(&headers.tuple).is_some() {
                 return explanation;
             }
-            match sent.map(|sent| core.place(lane, headers, sent, masquerade != 0, &mut rng)) {
+            match sent.map(|sent| core.place(lane, headers, sent, masquerade, &mut rng)) {
                 Some(Ok(place)) => place_steps(lane, headers, &place, &mut explanation.steps),
                 Some(Err(verdict)) => explanation.verdict = verdict,
                 None => explanation.verdict = Verdict::drop(Cause::NoEndpoints),

@@ -11,7 +11,7 @@
 //! | [`service`] | what is served where: the snapshot that policy hands in |
 //! | [`conntrack`], `affinity`, `fragment` | what is remembered of flows, clients and datagrams |
 //! | `events` | what happens to flows, for watchers |
-//! | `decide` | first packets: pure, also what [`Engine::explain`] shows |
+//! | `decide`, `filtering` | first packets, before and behind their translation: pure, also what [`Engine::explain`] shows |
 //! | `rewrite`, [`refusal`] | what a translation and a refusal look like in bytes |
 //! | `ledger`, `counters` | what is live of service ports and backends, and what was counted |
 //! | [`config`] | limits and policies of an engine |
@@ -31,6 +31,7 @@ mod decide;
 pub mod engine;
 mod events;
 mod explain;
+mod filtering;
 mod fragment;
 pub mod hash;
 mod hint;

@@ -275,9 +275,10 @@ impl Core {
                 if headers.is_fragment {
                     cold.tracking.ignore_windows();
                 }
-                let deadline =
-                    self.clock.tick().saturating_add(cold.tracking.timeout(state, &self.config.timeouts));
-                let is_assured = state == State::TcpEstablished && hot.has(Hot::<A>::REPLIED);
+                let is_replied = hot.has(Hot::<A>::REPLIED);
+                let timeout = cold.tracking.timeout(state, is_replied, &self.config.timeouts);
+                let deadline = self.clock.tick().saturating_add(timeout);
+                let is_assured = state == State::TcpEstablished && is_replied;
                 self.move_to(lane, id, state, deadline, is_assured);
                 Some(Cause::Established)
             }

@@ -249,6 +249,12 @@ impl ServicePort {
         &self.sets[scope as usize]
     }
 
+    /// Whether anybody serves, whomever.
+    #[must_use]
+    pub fn has_endpoints(&self) -> bool {
+        !(self.spec.cluster.is_empty() && self.spec.local.is_empty())
+    }
+
     /// Whether it has no endpoints, or none on this node for traffic that asks for those.
     #[must_use]
     pub fn refuses_somebody(&self) -> bool {
@@ -333,11 +339,16 @@ impl NodeView {
     }
 }
 
+/// The position of a service port in the table, and how the frontend is meant that it has there.
+type Claim = (u32, FrontendKind);
+
 /// An immutable snapshot of everything that is served. See the module documentation for what replacing one costs.
 #[derive(Debug)]
 pub struct ServiceTable {
     services: Vec<Arc<ServicePort>>,
-    frontends: HashMap<(Protocol, SocketAddr), (u32, FrontendKind), HashKey>,
+    frontends: HashMap<(Protocol, SocketAddr), Claim, HashKey>,
+    /// Node ports at addresses where another Service has that port for itself.
+    beaten: HashMap<(Protocol, SocketAddr), Claim, HashKey>,
     /// Every frontend's address, and whether a cluster IP is among them.
     addresses: HashMap<IpAddr, bool, HashKey>,
     node_addresses: HashSet<IpAddr, HashKey>,
@@ -353,6 +364,7 @@ impl ServiceTable {
     pub fn new(services: Vec<Arc<ServicePort>>, node: NodeView, key: HashKey) -> Result<Self, ServiceError> {
         let mut names = HashSet::with_capacity_and_hasher(services.len(), key);
         let mut frontends = HashMap::with_capacity_and_hasher(services.len() * 2, key);
+        let mut beaten = HashMap::with_hasher(key);
         let mut addresses = HashMap::with_capacity_and_hasher(services.len() * 2, key);
         let mut claim = |index: usize, frontend: &Frontend, address: IpAddr| {
             let service = &services[index];
@@ -367,6 +379,9 @@ impl ServiceTable {
                     owner,
                     service.name().to_owned(),
                 ));
+            }
+            if is_beaten {
+                beaten.insert(claimed, (index as u32, frontend.kind));
             }
             *addresses.entry(address).or_insert(false) |= frontend.kind == FrontendKind::ClusterIp;
             Ok(())
@@ -398,7 +413,7 @@ impl ServiceTable {
         drop(names);
         let mut node_addresses = HashSet::with_hasher(key);
         node_addresses.extend(&node.addresses);
-        Ok(Self { services, frontends, addresses, node_addresses, node })
+        Ok(Self { services, frontends, beaten, addresses, node_addresses, node })
     }
 
     /// A table that serves nothing.
@@ -407,6 +422,7 @@ impl ServiceTable {
         Self {
             services: Vec::new(),
             frontends: HashMap::with_hasher(key),
+            beaten: HashMap::with_hasher(key),
             addresses: HashMap::with_hasher(key),
             node_addresses: HashSet::with_hasher(key),
             node: NodeView::default(),
@@ -448,6 +464,16 @@ impl ServiceTable {
             }
             _ => None,
         }
+    }
+
+    /// Who has rules for packets to `destination`: the service port that is served there, and one whose node port it would be. Cost: one
+    /// look-up where no frontend has the address.
+    #[must_use]
+    pub(crate) fn claims(&self, protocol: Protocol, destination: SocketAddr) -> [Option<Claim>; 2] {
+        if !self.is_frontend(destination.ip()) {
+            return [None, None];
+        }
+        [self.find(protocol, destination), self.beaten.get(&(protocol, destination)).copied()]
     }
 
     /// Whether `address` is that of any frontend.

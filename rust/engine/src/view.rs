@@ -108,6 +108,8 @@ pub struct Occupancy {
     pub assured: usize,
     /// Clients whose backend is remembered.
     pub affinities: usize,
+    /// Source ports that are leased to masqueraded flows.
+    pub leased_ports: usize,
     /// Fragments that wait.
     pub held_fragments: usize,
     /// Flows that have ended by their timeout.
@@ -197,6 +199,7 @@ impl Engine {
             flows,
             assured: flows - v4.unassured() - v6.unassured(),
             affinities: self.core.affinity.len(),
+            leased_ports: self.core.leases.leased(),
             held_fragments: self.v4.fragments.held() + self.v6.fragments.held(),
             expired: self.core.counters.expired,
             evicted: self.core.counters.evicted,

@@ -105,7 +105,7 @@ fn f66_affinity_goes_through_a_checkpoint() {
     let checkpoint = scene.engine.checkpoint(scene.now);
     let config = Config { seed: 77, secret: 5, ..Config::default() };
     let mut scene = Scene::new(config, vec![sticky(Family::V6, &[2, 1, 0], 100)]);
-    scene.engine.restore(scene.now, &checkpoint).expect("whole");
+    scene.engine.restore(scene.now, &checkpoint, 0).expect("whole");
     scene.sweep(39.0);
     assert_eq!(scene.engine.occupancy().affinities, 30);
     for client in 0..30 {

@@ -155,6 +155,30 @@ proptest! {
 }
 
 #[test]
+fn f79_held_fragments_are_released_in_the_order_in_which_they_came() {
+    for family in FAMILIES {
+        let (asked, sent) = asked(family);
+        let parts = fragments(&asked, 480);
+        let mut scene = scene_of(family);
+        let order = [3, 1, 8, 2, 5];
+        let held: Vec<_> = order.iter().map(|&place| scene.send(parts[place].clone()).0.ticket).collect();
+        scene.expect(parts[0].clone(), Action::Translate, Cause::New);
+        let released = scene.engine.released(|_| true);
+        assert_eq!(released.iter().map(|own| own.ticket).collect::<Vec<_>>(), held);
+        let translated = fragments(&sent, 480);
+        for (own, place) in released.iter().zip(order) {
+            assert_eq!(own.packet, translated[place], "{family:?}, fragment {place}");
+        }
+        // Those that are given up come in that order as well.
+        let mut scene = scene_of(family);
+        let held: Vec<_> = order.iter().map(|&place| scene.send(parts[place].clone()).0.ticket).collect();
+        scene.sweep(31.0);
+        let released = scene.engine.released(|_| true);
+        assert_eq!(released.iter().map(|own| own.ticket).collect::<Vec<_>>(), held);
+    }
+}
+
+#[test]
 fn f79_orphans_are_dropped_in_time() {
     for family in FAMILIES {
         let mut scene = scene_of(family);

@@ -226,14 +226,17 @@ fn f32_leases_outlive_a_restart() {
     let mut sources: Vec<SocketAddr> = (0..50).map(|n| scene.translate(udp_of(n, 5555)).0).collect();
     let checkpoint = scene.engine.checkpoint(scene.now);
     let mut scene = Scene::masqueraded(Config { seed: 3, secret: 3, ..Config::default() }, specs);
-    assert_eq!(scene.engine.restore(scene.now, &checkpoint), Ok(50));
+    assert_eq!(scene.engine.restore(scene.now, &checkpoint, 0), Ok(50));
+    assert_eq!(scene.engine.occupancy().leased_ports, 50, "each flow has its lease again");
     for n in 0..50 {
         assert_eq!(scene.translate(udp_of(n, 5555)).0, sources[n as usize]);
     }
     sources.extend((50..100).map(|n| scene.translate(udp_of(n, 5555)).0));
     assert_eq!(sources.iter().collect::<HashSet<_>>().len(), 100, "no port twice");
+    assert_eq!(scene.engine.occupancy().leased_ports, 100);
     // What was restored gives its port back as well.
     scene.sweep(31.0);
+    assert_eq!(scene.engine.occupancy().leased_ports, 0);
     assert_eq!(scene.translate(udp_of(7, 5555)).0, SocketAddr::new(SNAT, 5555));
 }
 

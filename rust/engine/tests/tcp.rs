@@ -73,6 +73,18 @@ fn retransmitted(scene: &mut Scene) {
     }
 }
 
+/// A server that takes nothing for now.
+fn shut(scene: &mut Scene) {
+    let connection = established(scene);
+    let shut = Tcp { window: 0, ..Tcp::new(ACK, connection.seq[1], connection.seq[0]) };
+    scene.translate(tcp(V4.backend(0), V4.client(1, 5555), &shut));
+}
+
+/// A stray acknowledgement, which nobody answers.
+fn picked_up(scene: &mut Scene) {
+    scene.translate(tcp(V4.client(1, 5555), V4.vip(), &Tcp::new(ACK, 100, 200)));
+}
+
 fn udp_asked(scene: &mut Scene) {
     scene.translate(udp(V4.client(1, 53), V4.vip(), b"x"));
 }
@@ -116,7 +128,7 @@ const COOKIE_ECHO: (bool, u8) = (true, 10);
 const COOKIE_ACK: (bool, u8) = (false, 11);
 
 /// Every timeout: its name, the kernel's default in seconds, the state's name, and how a flow comes there.
-const PATHS: [(&str, f64, Option<&str>, Path); 23] = [
+const PATHS: [(&str, f64, Option<&str>, Path); 25] = [
     ("tcp_syn_sent", 120.0, Some("SYN_SENT"), syn_sent),
     ("tcp_syn_recv", 60.0, Some("SYN_RECV"), syn_recv),
     ("tcp_established", 432_000.0, Some("ESTABLISHED"), tcp_established),
@@ -128,6 +140,8 @@ const PATHS: [(&str, f64, Option<&str>, Path); 23] = [
     ("tcp_syn_sent2", 120.0, Some("SYN_SENT2"), syn_sent2),
     ("tcp_max_retrans", 300.0, Some("ESTABLISHED"), retransmitted),
     ("tcp_unacknowledged", 300.0, Some("ESTABLISHED"), unacknowledged),
+    ("tcp_max_retrans", 300.0, Some("ESTABLISHED"), shut),
+    ("tcp_unacknowledged", 300.0, Some("ESTABLISHED"), picked_up),
     ("udp", 30.0, None, udp_asked),
     ("udp_stream", 120.0, None, udp_streaming),
     ("icmp", 30.0, None, |scene| pinged(scene, V4)),
@@ -414,11 +428,14 @@ fn f46_midstream_by_policy() {
     assert_intact(&rst);
     assert_eq!(ends(&rst), (V4.vip(), V4.client(1, 5555)));
     assert_eq!((rst[20 + 13], &rst[24..28]), (RST, &200u32.to_be_bytes()[..]));
-    // A RST or what no TCP sends picks nothing up.
+    // What the kernel calls INVALID picks nothing up: a RST, a FIN, a SYN-ACK, or what no TCP sends.
     let mut scene = scene_of(3);
     let stray = |flags| tcp(V4.client(1, 5555), V4.vip(), &Tcp::new(flags, 100, 200));
     scene.expect(stray(RST), Action::Drop, Cause::Midstream);
     scene.expect(stray(RST | ACK), Action::Drop, Cause::Midstream);
+    scene.expect(stray(FIN), Action::Drop, Cause::Midstream);
+    scene.expect(stray(FIN | ACK), Action::Drop, Cause::Midstream);
+    scene.expect(stray(SYN | ACK), Action::Drop, Cause::Midstream);
     for flags in [0, SYN | FIN, SYN | RST, FIN | SYN | RST | PSH | ACK | URG, PSH | URG] {
         scene.expect(stray(flags), Action::Drop, Cause::Invalid);
     }
@@ -767,7 +784,7 @@ fn f52_checkpoint_holds_remaining_times() {
     for now in [0, 5, 1_000_000 * SECOND, 1 << 62] {
         let mut scene = scene_of(1);
         scene.now = now;
-        assert_eq!(scene.engine.restore(now, &checkpoint), Ok(2));
+        assert_eq!(scene.engine.restore(now, &checkpoint, 0), Ok(2));
         assert_eq!(left(&scene), [20.0, 432_000.0]);
         let mut connection = connection.clone();
         assert_eq!(connection.client(&mut scene, ACK | PSH, b"x").cause, Cause::Established);

@@ -61,10 +61,10 @@ pub fn written(script: &mut Script<'_>, choices: u8) -> Vec<u8> {
     let bytes = engine.single.checkpoint(engine.now);
     let flows = watch::flows(&engine.single);
     let mut copy = cluster::engine(choices);
-    assert_eq!(copy.restore(engine.now, &bytes), Ok(flows.len()));
+    assert_eq!(copy.restore(engine.now, &bytes, 0), Ok(flows.len()));
     assert_eq!(watch::flows(&copy), flows);
     assert!(copy.checkpoint(engine.now) == bytes, "a round trip changes nothing");
-    assert_eq!(engine.single.restore(engine.now, &bytes), Ok(0), "all flows are there already");
+    assert_eq!(engine.single.restore(engine.now, &bytes, 0), Ok(0), "all flows are there already");
     assert!(engine.single.checkpoint(engine.now) == bytes, "and stay as they are");
     bytes
 }
@@ -166,7 +166,8 @@ fn restore(bytes: &[u8], choices: u8, table: usize, script: &mut Script<'_>) {
     let _ = watch.process(&seeds[script.below(seeds.len())], Meta::default());
     let before = (watch.single.checkpoint(0), watch.single.occupancy());
     let now = u64::from(script.byte()) << 30;
-    let restored = watch.restore(now, bytes);
+    let away = u64::from(script.byte()) << 32;
+    let restored = watch.restore(now, bytes, away);
     match restored {
         Ok(restored) => assert_eq!(watch.single.occupancy().flows, before.1.flows + restored),
         Err(_) => {
@@ -175,7 +176,7 @@ fn restore(bytes: &[u8], choices: u8, table: usize, script: &mut Script<'_>) {
     }
     watch::check_books(&watch.single);
     let own = watch.single.checkpoint(now);
-    assert!(cluster::engine(choices).restore(now, &own).is_ok(), "what is written can be read");
+    assert!(cluster::engine(choices).restore(now, &own, 0).is_ok(), "what is written can be read");
     for flow in watch::flows(&watch.single) {
         for (src, dst) in [(flow.source, flow.destination), (flow.reply_source, flow.reply_destination)] {
             if let Some(packet) = of(&flow, src, dst, script) {

@@ -73,10 +73,10 @@ impl Watch {
     ///
     /// # Panics
     /// When both do not say the same.
-    pub fn restore(&mut self, now: u64, checkpoint: &[u8]) -> Result<usize, CheckpointError> {
+    pub fn restore(&mut self, now: u64, checkpoint: &[u8], away: u64) -> Result<usize, CheckpointError> {
         self.flush();
-        let restored = self.single.restore(now, checkpoint);
-        assert_eq!(self.batched.restore(now, checkpoint), restored);
+        let restored = self.single.restore(now, checkpoint, away);
+        assert_eq!(self.batched.restore(now, checkpoint, away), restored);
         self.now = self.now.max(now);
         restored
     }

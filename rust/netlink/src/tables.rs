@@ -55,6 +55,14 @@ impl Elements {
             (1..=LONGEST).contains(&key) && value <= LONGEST && bytes.len().is_multiple_of(key + value);
         is_sound.then_some(Self { key, whole: key + value, bytes })
     }
+
+    /// A sum over all elements, in whatever order; that of what comes or goes can be added or taken away. Two sets
+    /// with the same sum hold the same, but for one chance in 2^64.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        let elements = self.bytes.chunks(self.whole).map(|one| one.split_at(self.key));
+        elements.fold(0, |sum, (key, value)| sum.wrapping_add(fingerprint(key, value)))
+    }
 }
 
 /// The tables in the network namespace of the thread that opened this.
@@ -100,12 +108,22 @@ impl Tables {
         Ok(found)
     }
 
-    /// The chains of a table that have rules, each with a number that changes with its rules; nothing for a table that is not there.
+    /// The chains of a table, each with a number that changes with its rules, its hook and its policy; nothing for a table
+    /// that is not there.
     ///
     /// # Errors
     /// As [`Tables::generation`].
     pub fn rules(&mut self, table: &Table) -> io::Result<BTreeMap<String, u64>> {
         let mut chains: BTreeMap<String, DefaultHasher> = BTreeMap::new();
+        self.ask(GET_CHAIN, FLAG_DUMP, table.family, &[], |message| {
+            let is_ours = find(message, CHAIN_TABLE).is_some_and(|name| text(name) == table.name);
+            if let Some(name) = find(message, CHAIN_NAME).filter(|_| is_ours) {
+                let hasher = chains.entry(text(name)).or_default();
+                for kind in [CHAIN_HOOK, CHAIN_POLICY, CHAIN_TYPE] {
+                    hasher.write(find(message, kind).unwrap_or_default());
+                }
+            }
+        })?;
         let wanted = [(RULE_TABLE, terminated(&table.name))];
         self.ask(GET_RULE, FLAG_DUMP, table.family, &wanted, |message| {
             let named = |kind, wanted: &str| find(message, kind).is_some_and(|name| text(name) == wanted);
@@ -120,18 +138,22 @@ impl Tables {
         Ok(chains.into_iter().map(|(chain, hasher)| (chain, hasher.finish())).collect())
     }
 
-    /// How many elements a set or map has; `None` when it is not there.
+    /// What a set or map holds, as of [`Elements::fingerprint`]; `None` when it is not there.
     ///
     /// # Errors
     /// As [`Tables::generation`].
-    pub fn count(&mut self, table: &Table, set: &str) -> io::Result<Option<usize>> {
+    pub fn fingerprint(&mut self, table: &Table, set: &str) -> io::Result<Option<u64>> {
         let wanted = [(ELEMENTS_TABLE, terminated(&table.name)), (ELEMENTS_SET, terminated(set))];
-        let mut count = 0;
+        let mut sum = 0u64;
         let asked = self.ask(GET_ELEMENTS, FLAG_DUMP, table.family, &wanted, |message| {
-            count += find(message, ELEMENTS).map_or(0, |list| attributes(list).count());
+            for (_, element) in attributes(find(message, ELEMENTS).unwrap_or_default()) {
+                let datum =
+                    |kind| find(element, kind).and_then(|own| find(own, DATA_VALUE)).unwrap_or_default();
+                sum = sum.wrapping_add(fingerprint(datum(ELEMENT_KEY), datum(ELEMENT_VALUE)));
+            }
         });
         match asked {
-            Ok(()) => Ok(Some(count)),
+            Ok(()) => Ok(Some(sum)),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(error) => Err(error),
         }
@@ -211,6 +233,14 @@ impl Tables {
     }
 }
 
+/// One element's part of a sum.
+fn fingerprint(key: &[u8], value: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(key);
+    hasher.write(value);
+    hasher.finish()
+}
+
 /// The first or the last message of a transaction.
 fn put_border(bytes: &mut Vec<u8>, kind: u8) {
     let start = open(bytes, Head { kind, resource: SUBSYSTEM, ..Head::default() });
@@ -286,6 +316,7 @@ const BATCH_END: u8 = 0x11;
 const NEW_TABLE: u8 = 0;
 const GET_TABLE: u8 = 1;
 const DELETE_TABLE: u8 = 2;
+const GET_CHAIN: u8 = 4;
 const NEW_RULE: u8 = 6;
 const GET_RULE: u8 = 7;
 const NEW_ELEMENTS: u8 = 12;
@@ -297,6 +328,11 @@ const FLAG_APPEND: u16 = 0x800;
 const TABLE_NAME: u16 = 1;
 const TABLE_FLAGS: u16 = 2;
 const DORMANT: u32 = 1;
+const CHAIN_TABLE: u16 = 1;
+const CHAIN_NAME: u16 = 3;
+const CHAIN_HOOK: u16 = 4;
+const CHAIN_POLICY: u16 = 5;
+const CHAIN_TYPE: u16 = 7;
 const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
 const RULE_EXPRESSIONS: u16 = 4;

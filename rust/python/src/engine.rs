@@ -246,10 +246,15 @@ impl Engine {
         PyBytes::new(py, &checkpoint)
     }
 
-    #[pyo3(signature = (checkpoint, now))]
-    fn restore(&self, checkpoint: &Bound<'_, PyAny>, now: u64) -> PyResult<usize> {
+    #[getter]
+    fn checkpoint_limit(&self, py: Python<'_>) -> usize {
+        py.detach(|| self.lock().checkpoint_limit())
+    }
+
+    #[pyo3(signature = (checkpoint, now, *, away = 0))]
+    fn restore(&self, checkpoint: &Bound<'_, PyAny>, now: u64, away: u64) -> PyResult<usize> {
         let bytes = convert::bytes(checkpoint)?;
-        checkpoint.py().detach(|| self.lock().restore(now, &bytes)).map_err(errors::checkpoint)
+        checkpoint.py().detach(|| self.lock().restore(now, &bytes, away)).map_err(errors::checkpoint)
     }
 }
 

@@ -44,8 +44,21 @@ impl NftTables {
         self.asked(py, |own| own.rules(&Table { family, name: table }))
     }
 
-    fn count(&self, py: Python<'_>, family: u8, table: String, set: String) -> PyResult<Option<usize>> {
-        self.asked(py, |own| own.count(&Table { family, name: table }, &set))
+    fn fingerprint(
+        &self,
+        py: Python<'_>,
+        family: u8,
+        table: String,
+        set: String,
+    ) -> PyResult<Option<u64>> {
+        self.asked(py, |own| own.fingerprint(&Table { family, name: table }, &set))
+    }
+
+    #[staticmethod]
+    fn fingerprint_of(py: Python<'_>, key: usize, value: usize, elements: Vec<u8>) -> PyResult<u64> {
+        let elements = Elements::new(key, value, elements)
+            .ok_or_else(|| errors::argument("these are no whole elements"))?;
+        Ok(py.detach(|| elements.fingerprint()))
     }
 
     /// One transaction: rules that come, elements that leave, those that come, tables that go, and tables that wake up.

@@ -293,6 +293,18 @@ impl Explanation {
     }
 
     #[getter]
+    fn refused(&self) -> Vec<(String, &'static str, &'static str)> {
+        let mut own: Vec<_> = self
+            .0
+            .refused
+            .iter()
+            .map(|(backend, action, cause)| (backend.to_string(), action.name(), cause.name()))
+            .collect();
+        own.sort_unstable();
+        own
+    }
+
+    #[getter]
     fn masquerade(&self) -> bool {
         self.0.verdict.flags & core::Verdict::MASQUERADE != 0
     }

@@ -43,6 +43,7 @@ pub(crate) struct Leases {
     range: PortRange,
     /// A bit per port; an entry goes when its last lease does. 8 kB each, and only for remotes with more than a few leases.
     taken: HashMap<Remote, Taken, HashKey>,
+    leased: usize,
 }
 
 #[derive(Debug)]
@@ -53,7 +54,12 @@ enum Taken {
 
 impl Leases {
     pub(crate) fn new(range: PortRange, key: HashKey) -> Self {
-        Self { range, taken: HashMap::with_hasher(key) }
+        Self { range, taken: HashMap::with_hasher(key), leased: 0 }
+    }
+
+    /// Ports that are taken, of all remotes.
+    pub(crate) fn leased(&self) -> usize {
+        self.leased
     }
 
     /// A port for a flow that has `wanted`: that one if it may be leased and is free, else the first free one behind a random place.
@@ -86,15 +92,18 @@ impl Leases {
 
     /// Takes a port that [`Leases::find`] returned.
     pub(crate) fn take(&mut self, remote: Remote, port: u16) {
-        self.taken.entry(remote).or_insert_with(|| Taken::Few(Vec::new())).insert(port);
+        let taken = self.taken.entry(remote).or_insert_with(|| Taken::Few(Vec::new()));
+        self.leased += usize::from(taken.insert(port));
     }
 
     /// Returns a port; one that was not leased is ignored.
     pub(crate) fn give_back(&mut self, remote: &Remote, port: u16) {
-        if let Some(taken) = self.taken.get_mut(remote)
-            && taken.remove(port)
-        {
-            self.taken.remove(remote);
+        let Some(taken) = self.taken.get_mut(remote) else { return };
+        if taken.remove(port) {
+            self.leased -= 1;
+            if taken.is_empty() {
+                self.taken.remove(remote);
+            }
         }
     }
 
@@ -117,14 +126,15 @@ impl Taken {
         }
     }
 
-    fn insert(&mut self, port: u16) {
+    /// Whether it was not taken before.
+    fn insert(&mut self, port: u16) -> bool {
         if self.has(port) {
-            return;
+            return false;
         }
         if let Self::Few(ports) = self {
             if ports.len() < FEW {
                 ports.push(port);
-                return;
+                return true;
             }
             let mut bits = Box::new([0; WORDS]);
             for &port in ports.iter() {
@@ -136,23 +146,28 @@ impl Taken {
             bits[usize::from(port) / 64] |= 1 << (port % 64);
             *count += 1;
         }
+        true
     }
 
-    /// Whether nothing is left.
+    /// Whether it was taken.
     fn remove(&mut self, port: u16) -> bool {
         if !self.has(port) {
             return false;
         }
         match self {
-            Self::Few(ports) => {
-                ports.retain(|&known| known != port);
-                ports.is_empty()
-            }
+            Self::Few(ports) => ports.retain(|&known| known != port),
             Self::Many { bits, count } => {
                 bits[usize::from(port) / 64] &= !(1 << (port % 64));
                 *count -= 1;
-                *count == 0
             }
+        }
+        true
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Few(ports) => ports.is_empty(),
+            Self::Many { count, .. } => *count == 0,
         }
     }
 }

@@ -42,6 +42,8 @@ impl Side {
     const SYN_PENDING: u8 = 16;
     /// Flag: what it sent last is not acknowledged.
     const UNACKNOWLEDGED: u8 = 32;
+    /// Flag: the connection's last acknowledgement came from this side and announced no window.
+    const SHUT: u8 = 64;
 
     fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
@@ -63,7 +65,8 @@ pub(crate) struct Tracking {
 pub(crate) enum Progress {
     /// It fits; the connection is now in this state.
     To(State),
-    /// It fits but refreshes nothing: a SYN on an open connection, which the other side will challenge (RFC 5961, 4).
+    /// It fits but refreshes nothing: a SYN on an open connection, which the other side will challenge
+    /// (RFC 5961, 4), or a SYN that is sent again.
     Unmoved,
     /// It does not fit.
     Invalid,
@@ -72,7 +75,8 @@ pub(crate) enum Progress {
 }
 
 impl Tracking {
-    /// A connection whose first segment is `segment`, travelling from the client; `None` when no connection begins so.
+    /// A connection whose first segment is `segment`, travelling from the client: a SYN, or an acknowledgement
+    /// in mid-stream.
     pub(crate) fn opening(segment: &Segment) -> (State, Self) {
         let mut tracking = Self::default();
         let side = &mut tracking.sides[Direction::Original as usize];
@@ -80,9 +84,9 @@ impl Tracking {
         if segment.flags.is_opening() {
             return (State::TcpSynSent, tracking);
         }
+        side.set(Side::SHUT, segment.window == 0);
         tracking.ignore_windows();
-        let state = if segment.flags.has(Flags::FIN) { State::TcpFinWait } else { State::TcpEstablished };
-        (state, tracking)
+        (State::TcpEstablished, tracking)
     }
 
     /// Windows are not checked any more: what one side has sent is not known in full. A fragment's segment is longer than what was seen
@@ -124,16 +128,24 @@ impl Tracking {
             return Progress::Invalid;
         }
         self.note(direction, segment);
+        if state == State::TcpSynSent && is_original && flags.is_opening() {
+            return Progress::Unmoved;
+        }
         Progress::To(next(state, is_original, flags))
     }
 
-    /// How long the connection lives in `state`, given what is outstanding.
-    pub(crate) fn timeout(&self, state: State, timeouts: &Timeouts) -> Tick {
+    /// How long the connection lives in `state`, given what is outstanding; as nf_conntrack_proto_tcp.c.
+    pub(crate) fn timeout(&self, state: State, is_replied: bool, timeouts: &Timeouts) -> Tick {
         let usual = timeouts.of(state);
+        let any = |flag| self.sides.iter().any(|side| side.has(flag));
+        // Picked up in mid-stream: a single stray segment must not hold a flow for days.
+        let is_one_sided = state == State::TcpEstablished && !is_replied;
         if self.sides.iter().any(|side| side.retransmissions >= 3) {
             usual.min(timeouts.get(Timeout::TcpMaxRetrans))
-        } else if self.sides.iter().any(|side| side.has(Side::UNACKNOWLEDGED)) {
+        } else if any(Side::UNACKNOWLEDGED) || is_one_sided {
             usual.min(timeouts.get(Timeout::TcpUnacknowledged))
+        } else if any(Side::SHUT) {
+            usual.min(timeouts.get(Timeout::TcpMaxRetrans))
         } else {
             usual
         }
@@ -191,7 +203,14 @@ impl Tracking {
         sender.note(segment, both_scale);
         let is_refusing_scale =
             flags.has(Flags::SYN) && direction == Direction::Reply && !sender.has(Side::SCALED);
+        let is_plain_ack = flags.has(Flags::ACK) && !flags.has(Flags::SYN) && !flags.has(Flags::FIN);
+        if is_plain_ack {
+            sender.set(Side::SHUT, segment.window == 0);
+        }
         let receiver = &mut self.sides[direction.opposite() as usize];
+        if is_plain_ack {
+            receiver.set(Side::SHUT, false);
+        }
         if is_refusing_scale {
             // Window scaling is in use only if both have offered it (RFC 7323, 2.2).
             receiver.scale = 0;
@@ -391,15 +410,37 @@ mod tests {
         let timeouts = Timeouts::default();
         let established = State::TcpEstablished;
         let (state, mut tracking) = run(&HANDSHAKE);
-        assert_eq!(tracking.timeout(state, &timeouts), timeouts.of(established));
+        assert_eq!(tracking.timeout(state, true, &timeouts), timeouts.of(established));
         tracking.advance(state, Direction::Original, &segment(ACK, 101, 501, 10));
-        assert_eq!(tracking.timeout(state, &timeouts), timeouts.get(Timeout::TcpUnacknowledged));
+        assert_eq!(tracking.timeout(state, true, &timeouts), timeouts.get(Timeout::TcpUnacknowledged));
         for _ in 0..3 {
             tracking.advance(state, Direction::Original, &segment(ACK, 101, 501, 10));
         }
-        assert_eq!(tracking.timeout(state, &timeouts), timeouts.get(Timeout::TcpMaxRetrans));
+        assert_eq!(tracking.timeout(state, true, &timeouts), timeouts.get(Timeout::TcpMaxRetrans));
         tracking.advance(state, Direction::Reply, &segment(ACK, 501, 111, 0));
-        assert_eq!(tracking.timeout(state, &timeouts), timeouts.of(established));
+        assert_eq!(tracking.timeout(state, true, &timeouts), timeouts.of(established));
+    }
+
+    #[test]
+    fn f40_a_shut_window_and_a_missing_answer_shorten_life() {
+        let timeouts = Timeouts::default();
+        let established = timeouts.of(State::TcpEstablished);
+        let (state, mut tracking) = run(&HANDSHAKE);
+        let shut = Segment { window: 0, ..segment(ACK, 501, 101, 0) };
+        tracking.advance(state, Direction::Reply, &shut);
+        assert_eq!(tracking.timeout(state, true, &timeouts), timeouts.get(Timeout::TcpMaxRetrans));
+        tracking.advance(state, Direction::Reply, &segment(ACK, 501, 101, 0));
+        assert_eq!(tracking.timeout(state, true, &timeouts), established);
+        let (state, tracking) = Tracking::opening(&segment(ACK, 1, 1, 0));
+        assert_eq!(tracking.timeout(state, false, &timeouts), timeouts.get(Timeout::TcpUnacknowledged));
+    }
+
+    #[test]
+    fn f40_a_repeated_syn_refreshes_nothing() {
+        run(&[
+            (true, SYN, 100, 0, 0, Progress::Unmoved),
+            (false, SYN | ACK, 500, 101, 0, Progress::To(State::TcpSynRecv)),
+        ]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::conntrack::tcp::Tracking;
 use crate::conntrack::{FlowId, Hot, InsertError};
 use crate::decide::{self, Decision, Question, Serve, Silent, Trace};
 use crate::events::EventKind;
+use crate::filtering::{Passage, passage};
 use crate::ledger::ListLoads;
 use crate::rewrite;
 use crate::rng::Rng;
@@ -84,7 +85,6 @@ impl Core {
         let id = service.backends[serve.scope as usize][index];
         let backend = service.service.set(serve.scope).backends()[index];
         let affinity = service.service.spec().affinity;
-        let masquerade = serve.masquerade || decide::is_hairpin(question.src.ip(), &backend);
         let ends = headers.tuple.ends;
         let sent = addressed(headers, &backend).ok_or(Verdict::drop(Cause::NoEndpoints))?;
         // Most flows keep their source; where the answer's tuple belongs is fetched while there is other work.
@@ -94,6 +94,11 @@ impl Core {
             let deadline = now.saturating_add(ticks(seconds.into()));
             self.affinity.put(Sticky { client, backend: (id, birth), deadline }, now);
         }
+        // Whoever is refused behind the translation has been remembered before, as by kube-proxy's rules.
+        let masquerade = match passage(&self.table, question, serve, &backend, &mut Silent) {
+            Passage::Open { masquerade } => masquerade,
+            Passage::Closed(action, cause) => return Err(Verdict::new(action, cause)),
+        };
         let (state, tracking) = opening::<A>(headers, packet);
         let mut rng = self.rng.clone();
         let Place { victim, sent, leased, by_mark } =
@@ -107,7 +112,7 @@ impl Core {
         let (l3, l4) = rewrite::deltas(headers.tuple.protocol, &ends, &sent);
         let hot = Hot {
             ends: [ends.into(), sent.reply().into()],
-            deadline: now.saturating_add(self.config.timeouts.of(state)),
+            deadline: now.saturating_add(tracking.timeout(state, false, &self.config.timeouts)),
             generation: self.generation,
             l3,
             l4,

@@ -34,6 +34,14 @@ impl Flags {
         said != 0 && (said & Self::SYN == 0 || said & (Self::FIN | Self::RST) == 0)
     }
 
+    /// Whether this may belong to a connection whose beginning nobody has seen: a plain acknowledgement.
+    /// The kernel calls FIN, RST and SYN-ACK of an unknown connection INVALID.
+    #[inline]
+    #[must_use]
+    pub fn is_midstream(self) -> bool {
+        self.0 & (Self::FIN | Self::SYN | Self::RST | Self::ACK) == Self::ACK
+    }
+
     /// Whether this opens a connection.
     #[inline]
     #[must_use]

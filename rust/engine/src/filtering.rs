@@ -1,0 +1,125 @@
+//! The second look: kube-proxy's filter chains see a packet behind its NAT chains, with the backend's address.
+//!
+//! A backend may be an address at which another Service has a frontend: a host's external IP, a node port, a cluster IP. Nobody translates
+//! twice, but what that Service refuses is refused (pkg/proxy/iptables/proxier.go, pkg/proxy/nftables/proxier.go).
+
+use std::net::SocketAddr;
+
+use crate::backend::Backend;
+use crate::decide::{Question, Serve, Trace, is_hairpin, is_own};
+use crate::service::{FrontendKind, Mode, ServicePort, ServiceTable, UnknownPort};
+use crate::verdict::{Action, Cause};
+
+/// What becomes of a flow that got this backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Passage {
+    /// It is sent there.
+    Open {
+        /// Its source is masqueraded.
+        masquerade: bool,
+    },
+    /// It is refused with the backend's address on it.
+    Closed(Action, Cause),
+}
+
+/// Looks at a translated packet. Cost: one look-up, where the backend has no frontend's address.
+pub(crate) fn passage(
+    table: &ServiceTable,
+    question: &Question,
+    serve: &Serve,
+    backend: &Backend,
+    trace: &mut impl Trace,
+) -> Passage {
+    let to = backend.address;
+    let way = Way {
+        is_own: is_own(table, question),
+        is_local: table.is_node(to.ip()),
+        is_marked: serve.masquerade || is_hairpin(question.src.ip(), backend),
+    };
+    match refused(table, question, to, &way) {
+        Some((action, cause)) => {
+            trace.step("second look", || {
+                format!("behind the translation {to} is refused: {}", cause.meaning())
+            });
+            Passage::Closed(action, cause)
+        }
+        // What comes to this node from elsewhere is delivered behind INPUT and never sees POSTROUTING. The node's own packets do.
+        None => Passage::Open { masquerade: way.is_marked && (way.is_own || !way.is_local) },
+    }
+}
+
+/// The hooks that a packet takes.
+struct Way {
+    /// It begins with OUTPUT.
+    is_own: bool,
+    /// It ends with INPUT.
+    is_local: bool,
+    /// It is to be masqueraded.
+    is_marked: bool,
+}
+
+fn refused(table: &ServiceTable, question: &Question, to: SocketAddr, way: &Way) -> Option<(Action, Cause)> {
+    let claimed = table.claims(question.protocol, to);
+    let by_service = claimed.into_iter().flatten().find_map(|(service, kind)| {
+        let port = &table.services()[service as usize];
+        match kind {
+            FrontendKind::NodePort | FrontendKind::ClosedNodePort => by_frontend(table, port, kind, way),
+            // An external address may be the Service's own cluster IP.
+            _ => port
+                .spec()
+                .frontends
+                .iter()
+                .filter(|own| own.address == Some(to.ip()) && own.port == to.port())
+                .find_map(|own| by_frontend(table, port, own.kind, way)),
+        }
+    });
+    by_service.or_else(|| by_range(table, to, way))
+}
+
+/// By the rules of one frontend.
+fn by_frontend(
+    table: &ServiceTable,
+    port: &ServicePort,
+    kind: FrontendKind,
+    way: &Way,
+) -> Option<(Action, Cause)> {
+    let spec = port.spec();
+    let has_endpoints = port.has_endpoints();
+    let is_iptables = table.node().mode == Mode::Iptables;
+    let is_balanced = kind == FrontendKind::LoadBalancer;
+    // KUBE-PROXY-FIREWALL: who is let in has another destination by now.
+    if is_iptables && is_balanced && has_endpoints && !spec.source_ranges.is_empty() {
+        return Some((Action::Drop, Cause::SourceRange));
+    }
+    // In iptables mode KUBE-FORWARD accepts what is marked ahead of refusals.
+    let is_forwarded = !(way.is_own || way.is_local || is_iptables && way.is_marked);
+    let is_met = match kind {
+        FrontendKind::NodePort | FrontendKind::ClosedNodePort => way.is_local,
+        _ if !is_iptables => true,
+        FrontendKind::ClusterIp => way.is_own || is_forwarded,
+        FrontendKind::ExternalIp | FrontendKind::LoadBalancer => way.is_local || is_forwarded,
+    };
+    let is_confined = if kind == FrontendKind::ClusterIp { spec.internal_local } else { spec.external_local };
+    match (is_met, has_endpoints) {
+        (true, false) => Some((Action::Reject, Cause::NoEndpoints)),
+        (true, true) if is_confined && spec.local.is_empty() => Some((Action::Drop, Cause::NoLocalEndpoints)),
+        _ => None,
+    }
+}
+
+/// By the rules about all cluster IPs: behind the translation nobody serves there, on whatever port.
+fn by_range(table: &ServiceTable, to: SocketAddr, way: &Way) -> Option<(Action, Cause)> {
+    if way.is_local && !way.is_own {
+        return None;
+    }
+    let node = table.node();
+    if table.is_cluster_ip(to.ip()) {
+        return match node.unknown_port {
+            UnknownPort::Pass => None,
+            UnknownPort::Reject => Some((Action::Reject, Cause::UnknownPort)),
+            UnknownPort::Drop => Some((Action::Drop, Cause::UnknownPort)),
+        };
+    }
+    let is_unallocated = node.unallocated.iter().any(|range| range.contains(to.ip()));
+    is_unallocated.then_some((Action::Drop, Cause::Unallocated))
+}

@@ -1,0 +1,90 @@
+"""Somebody serves a cluster IP beside us, and keeps its packets from connection tracking: NodeLocal DNSCache."""
+
+import socket
+import subprocess
+
+import pytest
+from stage import ECHO, FAMILIES, SHORT, VIPS, WAYS, plan_of, served, stage
+
+from kbe_nat.model import IPV6
+from kbe_nat.playground.cluster import Cluster
+from kbe_nat.playground.namespaces import Namespace
+from kbe_nat.rules import Way
+
+
+def exempt(node: Namespace, family: int, verb: str) -> None:
+    """The add-on's rules, for UDP port 7 and TCP port 5001."""
+    iptables, vip = "ip6tables" if family == IPV6 else "iptables", VIPS[family]
+    for protocol, port in (("udp", "7"), ("tcp", "5001")):
+        to, back = (("-d", vip, "--dport", port), ("-s", vip, "--sport", port))
+        for hook, ends in (("PREROUTING", to), ("OUTPUT", to), ("OUTPUT", back)):
+            match = (ends[0], ends[1], "-p", protocol, *ends[2:])
+            node.call(iptables, "-t", "raw", verb, hook, *match, "-j", "NOTRACK")
+
+
+def cache(node: Namespace, family: int) -> subprocess.Popen[str]:
+    """The add-on: the cluster IP is an address of the node."""
+    length, nodad = (128, ["nodad"]) if family == IPV6 else (32, [])
+    node.call("ip", "address", "add", f"{VIPS[family]}/{length}", "dev", "lo", *nodad)
+    return served(node, CACHE, VIPS[family])
+
+
+@WAYS
+@FAMILIES
+@pytest.mark.parametrize("order", ["before", "after", "after-ours"])
+def test_f126_what_came_untracked_is_not_ours(cluster: Cluster, family: int, way: Way, order: str) -> None:
+    for pod in cluster.pods:
+        served(pod, ECHO, str(family))
+        served(pod, SHORT)
+    node, vip = cluster.node, VIPS[family]
+    if order == "before":
+        exempt(node, family, "-A")
+    with stage(cluster, way) as own:
+        if order != "before":
+            exempt(node, family, "-I" if order == "after" else "-A")
+            own.serving.datapath.repair(plan_of())
+        cache(node, family)
+        iptables = "ip6tables" if family == IPV6 else "iptables"
+        for hook, end in (("INPUT", "-d"), ("OUTPUT", "-s")):
+            marked = ("-m", "mark", "!", "--mark", "0", "-m", "comment", "--comment", "marked")
+            node.call(iptables, "-A", hook, end, vip, *marked)
+        before = [loop.loop.packets for loop in own.loops]
+        for where in (cluster.client, cluster.pods[0], node):
+            with own.client(socket.SOCK_DGRAM, family, (vip, 7), where) as client:
+                for _ in range(3):
+                    client.send(b"q")
+                    assert client.recv(100) == b"cache"
+            with own.client(socket.SOCK_STREAM, family, (vip, 5001), where) as client:
+                client.send(b"q")
+                assert client.recv(100) == b"cache"
+        assert [loop.loop.packets for loop in own.loops] == before, "none was queued"
+        assert own.flows() == []
+        counted = [line for line in node.call(f"{iptables}-save", "-c").splitlines() if "marked" in line]
+        assert all(line.startswith("[0:0]") for line in counted) and len(counted) == 2, counted
+        with own.client(socket.SOCK_STREAM, family, (vip, 5002)) as client:
+            client.send(b"hello")
+            assert client.recv(100) == b"hello", "another port of it is still ours"
+        assert len(own.flows()) == 1
+
+
+CACHE = """
+import selectors, socket, sys
+address = sys.argv[1]
+kind = socket.AF_INET6 if ":" in address else socket.AF_INET
+datagrams = socket.socket(kind, socket.SOCK_DGRAM)
+datagrams.bind((address, 7))
+streams = socket.create_server((address, 5001), family=kind)
+chosen = selectors.DefaultSelector()
+for own in (datagrams, streams):
+    chosen.register(own, selectors.EVENT_READ)
+print("ready", flush=True)
+while True:
+    for key, _ in chosen.select():
+        if key.fileobj is datagrams:
+            datagrams.sendto(b"cache", datagrams.recvfrom(100)[1])
+        else:
+            connection, _ = streams.accept()
+            connection.recv(100)
+            connection.sendall(b"cache")
+            connection.close()
+"""

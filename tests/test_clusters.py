@@ -1,0 +1,105 @@
+"""Random clusters: what `explain` says of packets, against a walk through the rules that we dump for them.
+
+KBE_NAT_CLUSTERS says how many, KBE_NAT_CLUSTERS_SEED with which seed the first one is made. A cluster alone:
+`KBE_NAT_CLUSTERS=1 KBE_NAT_CLUSTERS_SEED=57 pytest tests/test_clusters.py`.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import nft_walker
+import pytest
+from clusters import POD_DEVICE, Cluster, Flow, cluster
+from rule_walker import End, Rules, Walker
+
+import kbe_nat
+from kbe_nat.cli.explain import EPHEMERAL_PORT, OTHER_INTERFACE, POD_INTERFACE, VERDICTS
+from kbe_nat.kubeproxy import iptables_save, nft
+from kbe_nat.kubeproxy.difference import differences
+from kbe_nat.model import IPV6, Snapshot
+from kbe_nat.packet import opening
+from kbe_nat.planning import plan
+from kbe_nat.policy import CLUSTER_IP, NODE_PORT, Mode, Plan
+from kbe_nat.sources.manifests import read_manifests
+from kbe_nat.tables import Tables
+
+COUNT = int(os.environ.get("KBE_NAT_CLUSTERS", "240"))
+FIRST = int(os.environ.get("KBE_NAT_CLUSTERS_SEED", "0"))
+FLOWS = 60
+BLOCK = 40
+"""Clusters to a test."""
+
+
+def read(snapshot: Snapshot, made: Plan, number: int) -> Rules | nft_walker.Tables:
+    """The rules that we dump, as they are walked through."""
+    local = frozenset(made.addresses)
+    if made.options.mode is Mode.NFTABLES:
+        return nft_walker.Tables.read(nft.dump(made, number), local, "ip6" if number == IPV6 else "ip")
+    return Rules.read(iptables_save.dump(made, snapshot, number), local)
+
+
+def decided(engine: kbe_nat.Engine, made: Plan, flow: Flow) -> set[End]:
+    """Every way in which a packet may end, for the engine."""
+    packet = opening(flow.protocol, (flow.source, EPHEMERAL_PORT), (flow.destination, flow.port))
+    is_pod = flow.device == POD_DEVICE and made.options.pod_interface
+    number = POD_INTERFACE if is_pod else OTHER_INTERFACE
+    told = engine.explain(packet, 0, interface=number if flow.device else 0, incomplete_checksum=True)
+    refused = {End(verdict, place, False) for place, verdict, _ in told.refused}
+    served = {End("dnat", place, place in told.masqueraded) for place in told.candidates}
+    if served or refused:
+        return served | refused
+    return {End(VERDICTS.get(told.action, told.action), "", False)}
+
+
+def is_documented(made: Plan, flow: Flow) -> bool:
+    """What we decide otherwise, and why, says ARCHITECTURE.md: cluster IPs as sources, and another Service's node
+    port at an external address of the node.
+    """
+    virtual = {address for port in made.ports for address in port.addresses(CLUSTER_IP)}
+    if flow.source in virtual and flow.device is not None:
+        return True
+    own = [port for port in made.ports if port.protocol == flow.protocol and port.family == flow.family]
+    kinds = {
+        listener.kind == NODE_PORT
+        for port in own
+        for listener in port.listeners
+        if listener.port == flow.port and listener.address in ("", flow.destination)
+    }
+    return len(kinds) == 2 and flow.destination in made.addresses
+
+
+@pytest.mark.parametrize("first", range(FIRST, FIRST + COUNT, BLOCK))
+def test_the_engine_decides_as_the_rules_do(first: int, tmp_path: Path) -> None:
+    wrong = []
+    for seed in range(first, min(first + BLOCK, FIRST + COUNT)):
+        wrong += list(disagreements(cluster(seed), tmp_path))
+    assert not wrong, "\n".join(wrong[:20])
+
+
+def disagreements(own: Cluster, folder: Path) -> Iterator[str]:
+    snapshot = read_manifests([own.write(folder)]).snapshot
+    for mode in Mode:
+        options = replace(own.options, mode=mode, pod_interfaces=(POD_INTERFACE,))
+        made = plan(snapshot, options)
+        engine = kbe_nat.Engine(seed=own.seed)
+        engine.replace_services(*Tables().native(made))
+        rules = {number: read(snapshot, made, number) for number in own.families}
+        for flow in own.flows(FLOWS):
+            walker = Walker(flow.source, flow.destination, flow.port, flow.protocol, flow.device)
+            wanted, found = set(rules[flow.family].ends(walker)), decided(engine, made, flow)
+            if wanted != found and not is_documented(made, flow):
+                yield f"seed {own.seed}, {mode}: {flow}: rules {sorted(wanted)}, engine {sorted(found)}"
+
+
+def test_a_dump_does_not_differ_from_itself(tmp_path: Path) -> None:
+    for seed in range(FIRST, FIRST + 10):
+        own = cluster(seed)
+        snapshot = read_manifests([own.write(tmp_path)]).snapshot
+        for mode in Mode:
+            made = plan(snapshot, replace(own.options, mode=mode))
+            for number in own.families:
+                is_nft = mode is Mode.NFTABLES
+                text = nft.dump(made, number) if is_nft else iptables_save.dump(made, snapshot, number)
+                assert differences(text, text) == []
