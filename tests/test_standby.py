@@ -1,10 +1,8 @@
 """Who serves while no daemon listens, and by which numbers backends are known to the kernel."""
 
+import tracemalloc
 from dataclasses import replace
 
-import pytest
-
-from kbe_nat.errors import RulesError
 from kbe_nat.policy import Listener, Options, Plan, PortPolicy, Target
 from kbe_nat.rules.numbering import REST_SECONDS, Numbering
 from kbe_nat.rules.standby import OnDeath, Standby, StandbyChoice
@@ -112,11 +110,67 @@ def test_a_number_rests_before_somebody_else_has_it() -> None:
     own = Numbering(3, lambda: now)
     own.arrive(backends(1, 2, 3))
     freed = own.leave(backends(2))["10.0.0.1", 2]
-    with pytest.raises(RulesError, match="count up to 3: 2 are in use, 1 rest, 1 more are wanted"):
-        own.check(backends(4))
-    own.check(backends(1, 3))
+    assert own.arrive(backends(1, 4)) == {}
+    assert (own.waiting, own.shortage) == (1, None), "only for a moment"
+    assert own.supply() == {}
     now = REST_SECONDS
-    own.check(backends(4))
-    assert own.arrive(backends(4)) == {("10.0.0.1", 4): freed}
-    with pytest.raises(RulesError, match="3 are in use"):
-        own.check(backends(5))
+    assert own.supply() == {("10.0.0.1", 4): freed}
+    assert own.arrive(backends(5)) == {}
+    assert "count up to 3: 3 are in use, 1 more are wanted" in (own.shortage or "")
+    own.leave(backends(5))
+    assert (own.waiting, own.shortage) == (0, None)
+
+
+def test_f136_ten_of_fifteen_are_replaced() -> None:
+    now = 0.0
+    own = Numbering(15, lambda: now)
+    own.arrive(backends(*range(10)))
+    for round_ in range(1, 30):
+        old, new = (backends(*range(10 * n, 10 * n + 10)) for n in (round_ - 1, round_))
+        own.arrive(new)
+        own.leave(old)
+        now += REST_SECONDS
+        own.supply()
+        assert own.numbers.keys() == new
+        assert sorted(own.numbers.values()) == sorted(set(own.numbers.values()))
+
+
+def test_numbers_given_up_are_not_used_again_while_there_are_fresh_ones() -> None:
+    now = 0.0
+    own = Numbering(1000, lambda: now)
+    used: list[int] = []
+    for number in range(1000):
+        used += own.arrive(backends(number)).values()
+        own.leave(backends(number))
+        now += REST_SECONDS
+    assert sorted(used) == list(range(1, 1001))
+    again = own.arrive(backends(2000, 2001, 2002))
+    assert list(again.values()) == used[:3], "then those that were given up long ago"
+
+
+def test_a_change_costs_the_same_after_any_number_of_departures() -> None:
+    """Counted by looks at the clock; a number that was given up costs a byte."""
+    now, looks = 0.0, 0
+
+    def clock() -> float:
+        nonlocal looks
+        looks += 1
+        return now
+
+    own = Numbering((1 << 18) - 1, clock)
+    for number in range(300_000):
+        place = [("10.0.0.1", number)]
+        own.arrive(place)
+        own.leave(place)
+        now += REST_SECONDS / 10
+    assert looks <= 600_000
+    looks = 0
+    own.arrive(backends(1))
+    assert looks <= 1
+    tracemalloc.start()
+    for number in range(50_000):
+        own.arrive([("10.0.0.2", number)])
+        own.leave([("10.0.0.2", number)])
+        now += REST_SECONDS / 10
+    assert tracemalloc.get_traced_memory()[0] < 20_000
+    tracemalloc.stop()

@@ -23,7 +23,7 @@ from kbe_nat.model import IPV4, IPV6
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace, inside
 from kbe_nat.policy import Listener, Options, Plan, PortPolicy, Target
-from kbe_nat.rules import Way
+from kbe_nat.rules import Marks, Way
 from kbe_nat.rules.execution import Commands
 from kbe_nat.rules.iptables import Iptables
 from kbe_nat.tables import Tables
@@ -34,6 +34,7 @@ PODS = {IPV4: ("172.17.0.3", "172.17.0.4"), IPV6: ("fd00:17::3", "fd00:17::4")}
 Driver = type[NativeQueue] | type[NetfilterQueue]
 DRIVERS = pytest.mark.parametrize("driver", [NativeQueue, NetfilterQueue], ids=["native", "netfilterqueue"])
 WAYS = pytest.mark.parametrize("way", list(Way), ids=str)
+ONE_QUEUE = Diversion((7, 7))
 FAMILIES = pytest.mark.parametrize("family", [IPV4, IPV6], ids=["ipv4", "ipv6"])
 
 
@@ -89,12 +90,11 @@ def serving(
     engine: kbe_nat.Engine,
     plan: Plan,
     way: Way,
-    queues: tuple[int, int] = (7, 7),
+    diversion: Diversion = ONE_QUEUE,
     driver: Driver = NativeQueue,
 ) -> Iterator[Serving]:
     """Serves a plan on a node."""
-    runner = Commands(node.prefix)
-    diversion = Diversion(queues)
+    runner, queues = Commands(node.prefix), diversion.queues
     datapath = (
         EveryPacket(diversion, Iptables(runner))
         if way is Way.EVERY_PACKET
@@ -104,7 +104,7 @@ def serving(
     with ExitStack() as stack:
         for number in range(queues[0], queues[1] + 1):
             opened: Callable[[], NativeQueue | NetfilterQueue] = partial(
-                driver, number, numbers=datapath.numbers
+                driver, number, numbers=datapath.numbers, marks=diversion.marks
             )
             queue = inside(node.path, opened)
             stack.enter_context(queue)
@@ -161,12 +161,13 @@ def stage(
     queues: tuple[int, int] = (7, 7),
     plan: Plan | None = None,
     driver: Driver = NativeQueue,
+    marks: Marks | None = None,
 ) -> Iterator[Stage]:
     """Serves a plan, `plan_of()` unless given; at its end no receiver has seen a wrong checksum."""
     plan = plan or plan_of()
     add_ipv6(cluster)
     engine = kbe_nat.Engine(seed=1)
-    with serving(cluster.node, engine, plan, way, queues, driver) as own:
+    with serving(cluster.node, engine, plan, way, Diversion(queues, marks or Marks()), driver) as own:
         made = Stage(cluster, engine, own)
         errors = checksum_errors(cluster)
         yield made

@@ -18,10 +18,11 @@ from traffic import ACK, FIN, RST, SYN
 from waiting import eventually
 from wires import ETH_P_IP, mac, overheard, sent_in_order, taken, wire
 
+from kbe_nat.errors import RulesError
 from kbe_nat.model import IPV4
 from kbe_nat.playground.cluster import CLIENT_ADDRESS, NODE_ADDRESS, Cluster
 from kbe_nat.policy import Listener, Options
-from kbe_nat.rules import Way
+from kbe_nat.rules import Marks, Way
 
 VIP = VIPS[IPV4]
 
@@ -65,6 +66,42 @@ def test_f49_a_handshake_that_a_removed_backend_does_not_answer_goes_to_another(
         asking.join()
         with connected[0] as client:
             assert answer(client, b"hello") == b"hello"
+
+
+@FAMILIES
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["tcp", "udp"])
+def test_f136_numbers_that_run_out_never_block_a_change(
+    cluster: Cluster, family: int, kind: socket.SocketKind
+) -> None:
+    """There is one number, and its backend is replaced by another."""
+    for pod in cluster.pods:
+        served(pod, SHORT)
+    echoes(cluster, family)
+    name, number, protocol = ("short", 5002, "tcp") if kind == socket.SOCK_STREAM else ("echo", 7, "udp")
+    both = port(name, number, protocol, family)
+    plans = [replace(plan_of(), ports=(replace(both, cluster=(one,)),)) for one in both.cluster]
+    few = replace(Marks(), index=0x4000)
+    with stage(cluster, Way.FIRST_PACKET, plan=plans[0], marks=few) as own:
+
+        def ask() -> str:
+            with own.client(kind, family, (VIPS[family], number)) as client:
+                assert answer(client, b"hello") == b"hello"
+                port_of = client.getsockname()[1]
+            return next(flow.reply_source[0] for flow in own.flows() if flow.source[1] == port_of)
+
+        datapath = own.serving.datapath
+        assert ask() == both.cluster[0].address
+        own.serve(plans[1])
+        assert ask() == both.cluster[1].address, "by the standby"
+        assert datapath.counters()["backend-unknown"] == 1
+        assert datapath.counters()["backends-waiting"] == 1
+        eventually(lambda: datapath.repair(plans[1]) == () and not datapath.counters()["backends-waiting"])
+        assert ask() == both.cluster[1].address
+        assert datapath.counters()["backend-unknown"] == 1, "decided here again"
+        own.serve(replace(plans[1], ports=(both,)))
+        with pytest.raises(RulesError, match="count up to 1: 1 are in use, 1 more are wanted"):
+            datapath.repair(replace(plans[1], ports=(both,)))
+        assert {ask() for _ in range(6)} <= {one.address for one in both.cluster}
 
 
 @WAYS

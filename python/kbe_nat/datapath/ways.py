@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from kbe_nat._native import BackendNumbers, Engine, FlowWatch, NftTables
 from kbe_nat.datapath.sysctl import ACCOUNTING, sysctl
 from kbe_nat.datapath.thread import NativeThread
+from kbe_nat.errors import RulesError
 from kbe_nat.model import IPV4, IPV6
 from kbe_nat.policy import Plan, PortPolicy
 from kbe_nat.remembered import Remembered
@@ -191,23 +192,24 @@ class FirstPacket:
         """The kernel has taken every change."""
 
     def prepare(self, plan: Plan) -> None:
-        """See `Datapath`. New backends are known to the kernel before the engine chooses one of them."""
+        """See `Datapath`. New backends are known to the kernel before the engine chooses one of them; those for
+        which no number is free yet get the standby's connections until `repair` finds one.
+        """
         findings = self._backends.findings(plan.ports, plan.changes)
-        for number, numbering in self._numbering.items():
-            numbering.check(own for family, some in findings.arrived if family == number for own in some)
-        given: dict[int, dict[Address, int]] = {number: {} for number in plan.families}
+        given = {number: self._numbering[number].supply() for number in plan.families}
         for number, some in findings.arrived:
             given[number] |= self._numbering[number].arrive(some)
         self._backends.keep(findings)
         self._leaving += findings.left
-        self.numbers.change([(*own, number) for some in given.values() for own, number in some.items()], [])
-        if self._is_installed:
-            self._translate(plan, [TranslationChange(number, added=some) for number, some in given.items()])
+        self._introduce(plan, given)
 
     def install(self, plan: Plan) -> None:
         """See `Datapath`."""
         self._is_installed = False
         self.prepare(plan)
+        for numbering in self._numbering.values():
+            if numbering.shortage:
+                raise RulesError(numbering.shortage)
         self._standby.follow(plan)
         self._is_whole = False
         self._translate(plan, [])
@@ -247,7 +249,14 @@ class FirstPacket:
         if missing:
             self._is_whole = False
             self._translate(plan, [])
-        return missing
+            return missing
+        given = {number: self._numbering[number].supply() for number in plan.families}
+        if any(given.values()):
+            self._introduce(plan, given)
+        for numbering in self._numbering.values():
+            if numbering.shortage:
+                raise RulesError(f"{numbering.shortage}; new connections to them get the standby")
+        return ()
 
     def remove(self) -> None:
         """See `Datapath`. Flows that the kernel carries go on."""
@@ -280,8 +289,10 @@ class FirstPacket:
             "events-lost": watch.overruns if watch else 0,
             # Because their backend has left, or somebody asked for it.
             "flows-ended": watch.ended if watch else 0,
-            # First packets, dropped.
+            # First packets, which the standby has served.
             "backend-unknown": self.numbers.unknown,
+            # Backends that have no number yet.
+            "backends-waiting": sum(numbering.waiting for numbering in self._numbering.values()),
         }
 
     def counts_bytes(self) -> bool:
@@ -297,6 +308,12 @@ class FirstPacket:
                 yield thread
         finally:
             self._watch = None
+
+    def _introduce(self, plan: Plan, given: dict[int, dict[Address, int]]) -> None:
+        """Numbers of new backends, by family: the kernel knows them before a verdict can name one."""
+        if self._is_installed:
+            self._translate(plan, [TranslationChange(number, added=some) for number, some in given.items()])
+        self.numbers.change([(*own, number) for some in given.values() for own, number in some.items()], [])
 
     def _translate(self, plan: Plan, changes: list[TranslationChange]) -> None:
         """These changes, or everything if the kernel does not have all that was before."""

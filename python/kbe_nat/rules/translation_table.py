@@ -122,7 +122,9 @@ class TranslationTable:
             "translated": (),
             "decided": (
                 f"meta mark & {refused} != 0 goto refused",
-                f"{is_decided} meta mark & {index} != 0 {ours} goto translated",
+                f"{is_decided} meta mark & {index} != 0 {ours} jump translated",
+                # Its backend has left since the verdict: undecided again.
+                f"{is_decided} meta mark & {index} != 0 meta mark set meta mark & {decision:#x} return",
                 # Nobody's: it goes on as it is.
                 f"{is_decided} meta mark set meta mark & {decision:#x} accept",
             ),

@@ -149,7 +149,8 @@ fn sent<'a>(
                 let mark = numbers.cleared(mark) | number | marks.flow | masquerade(verdict, marks);
                 Sent { mark: Some(mark), ..accepted }
             }
-            None => Sent { judgement: Judgement::Drop, ..accepted },
+            // Undecided: the standby serves it, and the engine hears by whom.
+            None => Sent { mark: Some(numbers.cleared(mark) & !(marks.flow | marks.refused)), ..accepted },
         },
         (Action::Reject, _) => Sent { mark: Some(mark | marks.refused), ..accepted },
         (Action::Drop | Action::Hold, _) => Sent { judgement: Judgement::Drop, ..accepted },

@@ -47,7 +47,7 @@ impl Numbers {
         mark & !self.mask
     }
 
-    /// Packets that were dropped because their backend had no number.
+    /// Packets that were left to the standby because their backend had no number.
     pub fn unknown(&self) -> u64 {
         self.unknown.load(Ordering::Relaxed)
     }
