@@ -136,8 +136,7 @@ def test_every_rule_of_iptables_counts() -> None:
     for number in rules:
         line = lines[number]
         altered = re.sub(r"-j \S+", "-j RETURN", line) if " -j " in line else f"{line} -j RETURN"
-        negated = line.replace(" -", " ! -", 1)
-        for others in ([], [line, line], [altered], [negated], [line.replace("-A KUBE-", "-A KUBE-X", 1)]):
+        for others in ([], [line, line], [altered]):
             if others != [line]:
                 assert rows("\n".join([*lines[:number], *others, *lines[number + 1 :]])), others
 

@@ -160,6 +160,8 @@ def _label(part: Part, is_mixed: bool) -> str:
 
 def _differences(should: Places, does: Places) -> list[Difference]:
     """Of one table."""
+    if should == does:
+        return []
     owners = _owners(should) | _owners(does)
     rows: list[Difference] = []
     for place in sorted({*should, *does}):
