@@ -238,7 +238,7 @@ def test_what_explains_most_differences_is_said(diff: Diff) -> None:
     assert diff(terse)[2] == "kbe-nat: saved: no set in it has elements: nft -t leaves them out\n"
     older = SAVED.replace("*nat\n", "*nat\n:KUBE-XLB-67NZLRHBNDSAWJRO - [0:0]\n")
     code, out, error = diff(older)
-    assert code == 1 and "extra  nat KUBE-XLB-67NZLRHBNDSAWJRO" in out and "before 1.24" in error
+    assert code == 1 and "extra  nat KUBE-XLB-67NZLRHBNDSAWJRO" in out and "older kube-proxy" in error
     code, _, error = diff("*filter\n:INPUT ACCEPT [0:0]\n:KUBE-FIREWALL-X - [0:0]\nCOMMIT\n")
     assert code == 1 and "no chain of kube-proxy's is in it" in error
 
@@ -273,3 +273,22 @@ def test_kubelet_writes_to_a_chain_of_kube_proxy(diff: Diff) -> None:
         "extra  filter KUBE-FIREWALL"
         in diff(both.replace("-j DROP", "-j DROP\n-A KUBE-FIREWALL -j DROP", 1))[1]
     )
+
+
+def test_a_chain_that_kube_proxy_will_delete(diff: Diff) -> None:
+    empty = "\tchain service-ABCDEFGH-shop/gone/tcp/http {\n\t}\n"
+    assert diff(NFT.replace("\tchain services {", f"{empty}\tchain services {{")) == (0, ALL_RIGHT, "")
+    full = empty.replace("{\n", "{\n\t\tdrop\n")
+    assert diff(NFT.replace("\tchain services {", f"{full}\tchain services {{"))[0] == 1
+
+
+def test_node_ports_come_last(diff: Diff) -> None:
+    jump = next(line for line in SAVED.splitlines() if line.endswith("-j KUBE-NODEPORTS") and "NOTE" in line)
+    first = next(line for line in SAVED.splitlines() if line.startswith("-A KUBE-SERVICES -d "))
+    code, out, _ = diff(SAVED.replace(f"{jump}\n", "").replace(first, f"{jump}\n{first}"))
+    assert code == 1 and "different  nat KUBE-SERVICES (order)" in out
+
+
+def test_objects_and_rules_from_one_standard_input(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["diff", "-f", "-", "-"]) == 2
+    assert "only one of objects and rules" in capsys.readouterr().err

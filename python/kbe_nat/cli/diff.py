@@ -62,6 +62,8 @@ def diff(
     Says by Service what is missing, extra or different. Ends with 1 when anything is, and with 2 when nothing is
     but the listing lacks tables of kube-proxy's: unless --table or --partial says that it may.
     """
+    if saved == "-" and "-" in objects:
+        raise typer.BadParameter("only one of objects and rules can come from standard input", param_hint="-")
     found = _read(saved, family, tables)
     snapshot = read_objects(objects, pod_range, is_strict=strict)
     _check_mode(saved, found, flags.stated_mode())

@@ -84,6 +84,8 @@ def notes(found: Listing) -> list[str]:
     """What about a listing explains most of its differences, one line each."""
     lines = [line for part in found.parts for line in part.lines]
     if found.kind is ListingKind.NFT:
+        if "\tchain mark-for-masquerade {" in lines:
+            return [OLDER.format("chain mark-for-masquerade is")]
         has_services = any(_NFT_CHAIN.search(line) for line in lines)
         has_elements = any(line.strip() == "elements = {" for line in lines)
         return (
@@ -92,7 +94,7 @@ def notes(found: Listing) -> list[str]:
     if not any(map(_is_used, found.parts)):
         return ["no chain of kube-proxy's is in it: in mode nftables, nft list ruleset shows its rules"]
     if any(line.startswith(":KUBE-XLB-") for line in lines):
-        return ["chains KUBE-XLB- are of a kube-proxy before 1.24, whose rules differ from today's"]
+        return [OLDER.format("chains KUBE-XLB- are")]
     return []
 
 
@@ -167,6 +169,10 @@ def _differences(should: Places, does: Places) -> list[Difference]:
     for place in sorted({*should, *does}):
         if place not in does:
             rows += _grouped(place, owners, should[place] or [NO_RULES], [])
+        elif place not in should and not does[place] and _NFT_CHAIN.search(place):
+            # In mode nftables kube-proxy empties a chain that it needs no more, and deletes it
+            # when it next has something to change.
+            continue
         elif place not in should:
             rows += _grouped(place, owners, [], does[place] or [NO_RULES])
         elif should[place] != does[place]:
@@ -317,6 +323,7 @@ def _named(line: str) -> str:
 
 
 NO_RULES: Final = "(a chain without rules)"
+OLDER: Final = "{} of an older kube-proxy, whose rules differ from those of 1.36"
 NFT_TABLES: Final = {"ip kube-proxy": IPV4, "ip6 kube-proxy": IPV6}
 DROP_INVALID: Final = "-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP"
 LOCALHOST: Final = " -d 127.0.0.0/8"

@@ -8,7 +8,7 @@ import ipaddress
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Final
 
 from kbe_nat.errors import FileError
@@ -203,8 +203,10 @@ def _ordered(table: str, chain: str, rules: list[str]) -> list[str]:
     if (table, chain) not in UNORDERED_CHAINS:
         return rules
     if (table, chain) == ("nat", "KUBE-SERVICES"):
-        # Services first, the hand-over to KUBE-NODEPORTS last: one rule, or one per address.
-        return sorted(rules, key=lambda rule: (option(rule, "-j") == "KUBE-NODEPORTS", rule))
+        # Services first, the hand-over to KUBE-NODEPORTS last: one rule, or one per address. That
+        # order decides where an external address is the node's, so it stays as it is.
+        runs = groupby(rules, key=lambda rule: option(rule, "-j") == "KUBE-NODEPORTS")
+        return [rule for _, run in runs for rule in sorted(run)]
     if (table, chain) == ("nat", "KUBE-NODEPORTS"):
         # The rules of one port keep their order: that for 127.0.0.0/8 goes before the general one.
         return sorted(rules, key=lambda rule: (option(rule, "-p"), _number(option(rule, "--dport"))))

@@ -44,13 +44,7 @@ impl NftTables {
         self.asked(py, |own| own.rules(&Table { family, name: table }))
     }
 
-    fn fingerprint(
-        &self,
-        py: Python<'_>,
-        family: u8,
-        table: String,
-        set: String,
-    ) -> PyResult<Option<u64>> {
+    fn fingerprint(&self, py: Python<'_>, family: u8, table: String, set: String) -> PyResult<Option<u64>> {
         self.asked(py, |own| own.fingerprint(&Table { family, name: table }, &set))
     }
 
