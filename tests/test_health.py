@@ -2,13 +2,28 @@
 
 import http.client
 import json
+import logging
+import resource
+import select
 import socket
+import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+import kbe_nat
+from kbe_nat.commands import Haste
+from kbe_nat.control import Controller
+from kbe_nat.daemon import proxy
+from kbe_nat.daemon.proxy import Proxy, Settings
+from kbe_nat.datapath.ways import Diversion, EveryPacket
+from kbe_nat.kubeproxy import answering
 from kbe_nat.kubeproxy.health import HealthServers
-from kbe_nat.policy import HealthCheck, Plan
+from kbe_nat.policy import HealthCheck, Options, Plan
+from kbe_nat.rules.memory import Memory
+from kbe_nat.sources.manifests import Manifests
 
 
 def free_port(family: socket.AddressFamily, address: str) -> int:
@@ -68,3 +83,234 @@ def test_a_port_that_is_taken_is_tried_again(
     assert caplog.text.count(f"health check of shop/web: 127.0.0.1:{port}: Address already in use") == 1
     servers.follow(plan)
     assert ask("127.0.0.1", port)[0] == 200
+
+
+WEB = """{
+\t"service": {
+\t\t"namespace": "shop",
+\t\t"name": "web"
+\t},
+\t"localEndpoints": 1,
+\t"serviceProxyHealthy": true
+}"""
+
+
+@pytest.fixture
+def port(servers: HealthServers) -> int:
+    number = free_port(socket.AF_INET, "127.0.0.1")
+    servers.follow(plan_of("127.0.0.1", HealthCheck("shop", "web", number, 1)))
+    return number
+
+
+def said(port: int, request: bytes, *, is_half_closed: bool = False) -> bytes:
+    """The whole answer to these bytes."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(request)
+        if is_half_closed:
+            connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        while content := connection.recv(1 << 16):
+            answer += content
+        return answer
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET /healthz HTTP/1.1\r\nHost: here\r\n\r\n",
+        b"GET / HTTP/1.0\n\n",
+        b"POST /x HTTP/1.1\r\nHost: here\r\nContent-Length: 5\r\n\r\nhello",
+        b"OPTIONS * HTTP/1.1\r\nHost: here\r\n\r\n",
+    ],
+)
+def test_the_whole_answer_is_kube_proxys(port: int, request_: bytes) -> None:
+    head, _, body = said(port, request_).decode().partition("\r\n\r\n")
+    status, *headers = head.split("\r\n")
+    assert status == "HTTP/1.1 200 OK"
+    assert {line.partition(": ")[0] for line in headers} == {
+        "Date",
+        "Content-Type",
+        "X-Content-Type-Options",
+        "X-Load-Balancing-Endpoint-Weight",
+        "Content-Length",
+        "Connection",
+    }, "nothing of ours, such as the version of Python"
+    assert body == WEB
+    assert said(port, request_, is_half_closed=True).decode().endswith(WEB)
+
+
+def test_a_question_for_headers_is_answered_without_a_body(port: int) -> None:
+    answer = said(port, b"HEAD / HTTP/1.1\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n") and answer.endswith(b"\r\n\r\n")
+    assert b"Content-Length: %d\r\n" % len(WEB) in answer
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nX: " + b"a" * 100_000, b"431"),
+        (b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 900 + b"\r\n", b"431"),
+        (b"G" * 100_000, b"431"),
+        (b"nonsense nonsense\r\n\r\n", b"400"),
+        (b"GET / HTTP/9.9\r\n\r\n", b"505"),
+        (b"\x16\x03\x01\x00\xff\x00\r\n\r\n", b"400"),
+    ],
+)
+def test_f127_what_is_no_request_is_refused(port: int, request_: bytes, status: bytes) -> None:
+    answer = said(port, request_)
+    assert b"HTTP/1.1 " + status in answer.splitlines()[0] or status in answer
+    assert b"Python" not in answer
+    assert said(port, b"GET / HTTP/1.0\r\n\r\n").endswith(WEB.encode())
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+@pytest.mark.parametrize("greeting", [b"", b"GET / HTTP/1.1\r\nX: "], ids=["idle", "slow"])
+def test_f127_connections_that_say_nothing_do_not_pile_up(port: int, greeting: bytes) -> None:
+    """Somebody opens many more than there are slots for, and another one is answered meanwhile."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    before, workers = descriptors(), threads()
+    idle: list[socket.socket] = []
+    try:
+        for number in range(3 * answering.MAX_CONNECTIONS):
+            connection = socket.create_connection(("127.0.0.1", port), timeout=30)
+            connection.sendall(greeting)
+            idle.append(connection)
+            if number % answering.MAX_CONNECTIONS == 0:
+                # From another client.
+                asking = http.client.HTTPConnection(
+                    "127.0.0.1", port, timeout=30, source_address=("127.0.0.2", 0)
+                )
+                asking.request("GET", "/")
+                assert asking.getresponse().status == 200
+                asking.close()
+        ours = descriptors() - before - len(idle)
+        # Besides those that it is about to accept and to close.
+        assert ours <= answering.MAX_CONNECTIONS + 8 * answering.AT_ONCE
+        assert threads() <= workers
+        assert said(port, b"GET / HTTP/1.0\r\n\r\n").endswith(WEB.encode()), "from one that has many"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for connection in idle:
+            connection.close()
+
+
+def test_f127_whoever_is_slow_has_a_deadline(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answering, "SECONDS", 0.5)
+    before = descriptors()
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=30) as idle,
+        socket.create_connection(("127.0.0.1", port), timeout=30) as slow,
+        socket.create_connection(("127.0.0.1", port), timeout=30) as deaf,
+    ):
+        deaf.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        ended = 0
+        for connection in (idle, slow):
+            while True:
+                try:
+                    slow.send(b"a")
+                    if select.select([connection], [], [], 0.05)[0] and not connection.recv(100):
+                        break
+                except OSError:
+                    break
+            ended += 1
+        assert ended == 2
+        # It has its answer in the kernel, and may read it or not.
+        deadline = time.monotonic() + 30
+        while descriptors() > before + 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert descriptors() == before + 3
+
+
+def test_f127_endless_input_after_a_request_is_not_read_for_ever(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\n\r\n")
+        with pytest.raises(OSError):
+            for _ in range(100_000):
+                connection.sendall(b"a" * 65_536)
+
+
+def test_f128_without_descriptors_checks_wait_and_are_answered_again(
+    port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    asking = [socket.socket() for _ in range(3)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(own.fileno() for own in asking) + 1, hard))
+    try:
+        for own in asking:
+            own.settimeout(30)
+            own.connect(("127.0.0.1", port))
+            own.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        deadline = time.monotonic() + 30
+        while "Too many open files" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(2.5)
+        assert caplog.text.count("Too many open files") == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for own in asking:
+        assert own.recv(100).startswith(b"HTTP/1.1 200 OK")
+        own.close()
+
+
+def test_f128_what_cannot_be_listened_on_is_said_once_and_tried_again(
+    servers: HealthServers, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    plan = plan_of(
+        "127.0.0.1", HealthCheck("shop", "web", number := free_port(socket.AF_INET, "127.0.0.1"), 1)
+    )
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        servers.follow(plan)
+        servers.follow(plan)
+    assert caplog.text.count("can't start new thread") == 1
+    servers.follow(plan)
+    assert ask("127.0.0.1", number)[0] == 200
+    assert "is answered" in caplog.text
+
+
+def test_it_is_unhealthy_when_the_kernel_lacks_what_the_objects_want(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As kube-proxy: when a change waits for longer than twice its sync period; and when a thread hangs."""
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    engine = kbe_nat.Engine(seed=1)
+    controller = Controller(engine, EveryPacket(Diversion((100, 100)), Memory()), lambda _: Options())
+    own = Proxy(Manifests([tmp_path]), controller, [], Settings(tmp_path / "socket", None), {}, Haste())
+
+    def healthy_after(seconds: float) -> bool:
+        nonlocal now
+        now += seconds
+        own._look_inside()
+        return own._is_healthy()
+
+    assert healthy_after(0) and healthy_after(1000), "idle is healthy"
+    controller.is_behind = True
+    assert healthy_after(1) and healthy_after(58)
+    assert not healthy_after(2.5)
+    controller.is_behind = False
+    assert healthy_after(0)
+    now += proxy.BEHIND_SECONDS
+    assert not own._is_healthy(), "nobody has looked for so long: the control loop hangs"
+    assert healthy_after(0)
+
+    class Hung:
+        def is_turning(self, seconds: float) -> bool:
+            return False
+
+    own._threads = [Hung()]  # type: ignore[list-item]
+    assert not healthy_after(0)

@@ -82,7 +82,7 @@ class Proxy:
             "connections are kept again",
         )
         self._checkpoints = CheckpointFile(settings.state)
-        self._health = HealthServers()
+        self._health = HealthServers(self._is_healthy)
         self._loops: list[LoopThread] = []
         self._threads: list[NativeThread] = []
         """The loops, and who else must not stop."""
@@ -99,6 +99,10 @@ class Proxy:
         """What has been taken over since it was said last."""
         self._started = time.time()
         self._is_changed = False
+        self._is_turning = True
+        self._behind_since: float | None = None
+        self._looked = time.monotonic()
+        """When we looked last whether all is well."""
         self._is_ending = False
         self._leaves_rules = False
 
@@ -207,6 +211,7 @@ class Proxy:
             self._keeping,
             Task(POLL_SECONDS, self._end_drains, "drains cannot be ended", "drains are ended again"),
             Task(DELIVERY_SECONDS, watchers.deliver, "events cannot be told", "events are told again"),
+            Task(LOOK_SECONDS, self._look_inside, "our health is not known", "our health is known again"),
             Task(SAY_SECONDS, self._say_news, "what is new cannot be said", ""),
         ]
 
@@ -296,6 +301,19 @@ class Proxy:
         if all(own.is_turning(TURN_SECONDS) for own in self._threads):
             self._notifier.say("WATCHDOG=1")
 
+    def _look_inside(self) -> None:
+        """Notes for how long the kernel has not had what the objects want."""
+        self._looked = time.monotonic()
+        self._is_turning = all(own.is_turning(TURN_SECONDS) for own in self._threads)
+        is_behind = self._controller.is_behind or self._pending is not None
+        self._behind_since = (self._behind_since or self._looked) if is_behind else None
+
+    def _is_healthy(self) -> bool:
+        """As kube-proxy means it: no change waits longer than twice its sync period, and we are there at all."""
+        now = time.monotonic()
+        waiting = max(now - (self._behind_since or now), now - self._looked)
+        return self._is_turning and waiting < BEHIND_SECONDS
+
     def _served(self) -> str:
         ports = self._controller.plan.ports
         backends = sum(len(port.cluster) for port in ports)
@@ -345,6 +363,8 @@ LEFT_OUT: Final = "it stays as it was, or is left out"
 POLL_SECONDS: Final = 0.5
 DELIVERY_SECONDS: Final = 0.1
 SAY_SECONDS: Final = 1.0
+LOOK_SECONDS: Final = 1.0
+BEHIND_SECONDS: Final = 60.0
 ALIVE_PARTS: Final = 10
 """So many times within its patience the watchdog is told that we are alive, if nothing takes longer."""
 TURN_SECONDS: Final = 5.0

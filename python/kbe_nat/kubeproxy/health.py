@@ -1,55 +1,92 @@
 """Answers to load balancers that ask at a Service's `healthCheckNodePort` whether this node has endpoints.
 
-As pkg/proxy/healthcheck/service_health.go: 200 when it has, else 503; any path will do.
+As pkg/proxy/healthcheck/service_health.go: 200 when it has and the proxy is healthy, else 503; any path and any
+method will do.
 """
 
+import asyncio
 import json
 import logging
+import os
 import socket
-import threading
-from collections.abc import Iterable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socketserver import TCPServer
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Final, TypeAlias
 
+from kbe_nat.kubeproxy.answering import Answer, Answering
 from kbe_nat.model import IPV4, IPV6, family, join_address
 from kbe_nat.policy import HealthCheck, Plan
 
 LOG: Final = logging.getLogger("kbe_nat.daemon")
+Place: TypeAlias = tuple[str, int]
+"""Address and port."""
 
 
 class HealthServers:
-    """One server per port and address, in the network namespace of this process, while they are wanted."""
+    """One socket per port and address, in the network namespace of this process, while they are wanted; one
+    thread answers at all of them.
+    """
 
-    def __init__(self) -> None:
-        self._servers: dict[tuple[str, int], _Server] = {}
-        self._failed: set[tuple[str, int]] = set()
+    def __init__(self, is_healthy: Callable[[], bool] = lambda: True) -> None:
+        """`is_healthy` says whether the kernel has what the objects want; it is called in another thread."""
+        self._is_healthy = is_healthy
+        self._answering: Answering | None = None
+        self._checks: dict[Place, HealthCheck] = {}
+        self._servers: dict[Place, asyncio.Server] = {}
+        self._failures: dict[Place, str] = {}
 
     def follow(self, plan: Plan) -> None:
-        """Answer for the Services of this plan, and no others, on the addresses that serve node ports. One that
-        cannot be listened on is logged once, and tried again with the next plan.
+        """Answer for the Services of this plan, and no others, on the addresses that serve node ports. What
+        cannot be listened on is logged once; to be called now and then, which tries it again.
         """
-        checks = {check.port: check for check in plan.health}
-        wanted = {(address, port): check for port, check in checks.items() for address in _addresses(plan)}
-        for key in self._servers.keys() - wanted.keys():
-            self._servers.pop(key).end()
-        for key, check in wanted.items():
-            if key in self._servers:
-                self._servers[key].check = check
-                continue
-            try:
-                self._servers[key] = _Server(key, check)
-                self._failed.discard(key)
-            except OSError as error:
-                if key not in self._failed:
-                    LOG.error("health check of %s: %s: %s", _name(check), join_address(*key), error.strerror)
-                self._failed.add(key)
+        addresses = tuple(_addresses(plan))
+        self._checks = {(address, check.port): check for check in plan.health for address in addresses}
+        for place in self._servers.keys() - self._checks.keys():
+            self._stop(place)
+        self._failures = {place: said for place, said in self._failures.items() if place in self._checks}
+        for place in self._checks.keys() - self._servers.keys():
+            self._start(place)
 
     def close(self) -> None:
         """Answer nobody any more."""
-        for server in self._servers.values():
-            server.end()
-        self._servers.clear()
+        if self._answering is not None:
+            for place in tuple(self._servers):
+                self._stop(place)
+            self._answering.close()
+
+    def _start(self, place: Place) -> None:
+        reason = ""
+        try:
+            self._answering = self._answering or Answering()
+            listener = _listener(place)
+            self._servers[place] = self._answering.listen(listener, lambda: self._answer(place))
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+        except RuntimeError as error:
+            # There is no thread for it.
+            reason = str(error)
+        if reason and reason != self._failures.get(place):
+            LOG.error("health check of %s: %s: %s", _name(self._checks[place]), join_address(*place), reason)
+        elif not reason and place in self._failures:
+            LOG.info("health check of %s: %s is answered", _name(self._checks[place]), join_address(*place))
+        self._failures.pop(place, None)
+        if reason:
+            self._failures[place] = reason
+
+    def _stop(self, place: Place) -> None:
+        if self._answering is not None:
+            self._answering.stop(self._servers.pop(place))
+
+    def _answer(self, place: Place) -> Answer:
+        check = self._checks.get(place)
+        if check is None:
+            return 503, {}, b""
+        status, body = answer(check, is_healthy=self._is_healthy())
+        headers = {
+            "Content-Type": "application/json",
+            "X-Content-Type-Options": "nosniff",
+            "X-Load-Balancing-Endpoint-Weight": str(check.local_endpoints),
+        }
+        return status, headers, json.dumps(body, indent="\t").encode()
 
 
 def answer(check: HealthCheck, *, is_healthy: bool = True) -> tuple[int, dict[str, object]]:
@@ -74,47 +111,8 @@ def _name(check: HealthCheck) -> str:
     return f"{check.namespace}/{check.service}"
 
 
-class _Server:
-    def __init__(self, place: tuple[str, int], check: HealthCheck) -> None:
-        """Raises OSError when the place is taken."""
-        self.check = check
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            timeout = 5
-
-            def do_GET(self) -> None:
-                status, body = answer(outer.check)
-                content = json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("X-Content-Type-Options", "nosniff")
-                self.send_header("X-Load-Balancing-Endpoint-Weight", str(outer.check.local_endpoints))
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            do_HEAD = do_GET
-
-            def log_message(self, format: str, *arguments: object) -> None:
-                LOG.debug("health check: %s", format % arguments)
-
-        class Server(ThreadingHTTPServer):
-            address_family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
-            daemon_threads = True
-
-            def server_bind(self) -> None:
-                if self.address_family == socket.AF_INET6:
-                    # The other family has a server of its own.
-                    self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                # HTTPServer's own way would ask the resolver for this host's name.
-                TCPServer.server_bind(self)
-
-        self._server = Server(place, Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="health check", daemon=True)
-        self._thread.start()
-
-    def end(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+def _listener(place: Place) -> socket.socket:
+    """Raises OSError when the place is taken."""
+    number = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
+    # The other family has a socket of its own.
+    return socket.create_server(place, family=number, dualstack_ipv6=False)

@@ -1,0 +1,240 @@
+"""Short answers over HTTP from one thread, whatever clients do.
+
+The network may open any number of connections here, and leave them idle, send a byte now and then, or endless
+headers, or never read. So connections are bounded in number, time and bytes, each has one answer, and the
+standard library parses what they say.
+"""
+
+import asyncio
+import logging
+import re
+import resource
+import socket
+import struct
+import threading
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from io import BytesIO
+from typing import Any, Final, TypeAlias, TypeVar
+
+LOG: Final = logging.getLogger("kbe_nat.daemon")
+_T = TypeVar("_T")
+Answer: TypeAlias = tuple[int, dict[str, str], bytes]
+"""Status, headers and content."""
+
+
+class Answering:
+    """A thread that answers at sockets."""
+
+    def __init__(self) -> None:
+        """Raises OSError or RuntimeError when there is no descriptor or no thread for it."""
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(self._failed)
+        self._slots = _Slots()
+        self._trouble = ""
+        self._thread = threading.Thread(target=self._loop.run_forever, name="health checks", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._loop.close()
+            raise
+
+    def listen(self, listener: socket.socket, answer: Callable[[], Answer]) -> asyncio.Server:
+        """Answer at a bound socket, which is ours from now on. `answer` is called in this thread."""
+
+        async def start() -> asyncio.Server:
+            server = await self._loop.create_server(
+                lambda: _Connection(self._slots, answer), sock=listener, backlog=AT_ONCE
+            )
+            # So many are accepted at a time; more may wait in the kernel.
+            listener.listen(WAITING)
+            self._trouble = ""
+            return server
+
+        return self._done(start())
+
+    def stop(self, server: asyncio.Server) -> None:
+        """Answer there no more."""
+
+        async def close() -> None:
+            server.close()
+
+        self._done(close())
+
+    def close(self) -> None:
+        """Answer nobody any more."""
+
+        async def drop() -> None:
+            self._slots.drop_all()
+
+        self._done(drop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(PATIENCE)
+        if not self._thread.is_alive():
+            self._loop.close()
+
+    def _done(self, work: Coroutine[Any, Any, _T]) -> _T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
+
+    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Says once what goes wrong. No descriptor for a connection: asyncio tries again after a second."""
+        error = context.get("exception")
+        if isinstance(error, OSError) and "accept" in str(context.get("message")):
+            self._slots.drop_one()
+        trouble = f"{context.get('message')}: {error!r}"
+        if trouble != self._trouble:
+            LOG.error("health checks: %s", trouble)
+        self._trouble = trouble
+
+
+class _Slots:
+    """All connections. When there are too many, one of the client that has most makes room: a client with few is
+    answered, however many somebody else opens.
+    """
+
+    def __init__(self) -> None:
+        self._clients: dict[bytes, dict[_Connection, None]] = {}
+        """Connections in the order in which they came, by client."""
+        self._number = 0
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._limit = max(1, min(MAX_CONNECTIONS, descriptors // 4))
+
+    def enter(self, connection: "_Connection") -> None:
+        if self._number >= self._limit:
+            self.drop_one()
+        self._clients.setdefault(connection.client, {})[connection] = None
+        self._number += 1
+
+    def leave(self, connection: "_Connection") -> None:
+        own = self._clients.get(connection.client, {})
+        if connection in own:
+            del own[connection]
+            self._number -= 1
+        if not own:
+            self._clients.pop(connection.client, None)
+
+    def drop_one(self) -> None:
+        if self._clients:
+            most = max(self._clients.values(), key=len)
+            next(iter(most)).drop()
+
+    def drop_all(self) -> None:
+        while self._clients:
+            self.drop_one()
+
+
+class _Connection(asyncio.Protocol):
+    """One request and its answer, within `SECONDS`."""
+
+    def __init__(self, slots: _Slots, answer: Callable[[], Answer]) -> None:
+        self.client = b""
+        self._slots = slots
+        self._answer = answer
+        self._head = b""
+        self._ignored = 0
+        self._is_answered = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self.client = _client(transport.get_extra_info("peername"))
+        self._slots.enter(self)
+        self._deadline = asyncio.get_running_loop().call_later(SECONDS, self.drop)
+
+    def data_received(self, content: bytes) -> None:
+        if self._is_answered:
+            # Closing would reset the connection, and the answer with it, before the client has read that.
+            self._ignored += len(content)
+            if self._ignored > MAX_IGNORED:
+                self.drop()
+            return
+        self._head += content[: MAX_HEAD + 1 - len(self._head)]
+        whole = _HEAD_END.search(self._head)
+        if whole or len(self._head) > MAX_HEAD:
+            self._is_answered = True
+            head = self._head[: whole.end()] if whole else None
+            self._head = b""
+            self._transport.write(_Exchange(head, self._answer).text)
+            with suppress(OSError):
+                self._transport.write_eof()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._deadline.cancel()
+        self._slots.leave(self)
+
+    def drop(self) -> None:
+        """Forget it at once, in the kernel too: it may be one that never reads."""
+        self._slots.leave(self)
+        with suppress(OSError):
+            self._transport.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )
+        self._transport.abort()
+
+
+class _Exchange(BaseHTTPRequestHandler):
+    """A request as the standard library reads it, and the text of its answer."""
+
+    protocol_version = "HTTP/1.1"
+
+    def __init__(self, head: bytes | None, answer: Callable[[], Answer]) -> None:
+        """`head` is None when it is too long."""
+        # Not the inherited one, which would read from a socket.
+        self.rfile, self.wfile = BytesIO(head or b""), BytesIO()
+        self.raw_requestline = self.rfile.readline()
+        self.requestline = self.command = ""
+        self.request_version = self.protocol_version
+        self.close_connection = True
+        if head is None:
+            self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        elif self.parse_request():
+            self._say(*answer())
+
+    @property
+    def text(self) -> bytes:
+        """The whole answer."""
+        written = self.wfile
+        assert isinstance(written, BytesIO)
+        return written.getvalue()
+
+    def _say(self, status: int, headers: dict[str, str], content: bytes) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def send_response(self, code: int, message: str | None = None) -> None:
+        """Without the `Server` of the standard library, which says our version of Python."""
+        self.send_response_only(code, message)
+        self.send_header("Date", self.date_time_string())
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Says nothing: anybody may ask, as often as he likes."""
+
+
+def _client(peer: tuple[str, ...] | None) -> bytes:
+    """Whom we take for one client: an IPv4 address, or the /64 that one IPv6 host has."""
+    if peer is None:
+        return b""
+    address = peer[0].partition("%")[0]
+    if ":" in address:
+        return socket.inet_pton(socket.AF_INET6, address)[:8]
+    return socket.inet_pton(socket.AF_INET, address)
+
+
+MAX_CONNECTIONS: Final = 256
+AT_ONCE: Final = 16
+WAITING: Final = 512
+SECONDS: Final = 5.0
+"""From a connection's begin until it has read its answer."""
+PATIENCE: Final = 5.0
+MAX_HEAD: Final = 8192
+MAX_IGNORED: Final = 256 << 10
+"""Bytes."""
+_HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
