@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 from kbe_nat._native import Engine, KernelQueue, Loop
 from kbe_nat.datapath import PacketQueue
@@ -47,9 +47,11 @@ class NativeThread:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Raises what the work has failed with, unless something else is being raised."""
+        """Raises what the work has failed with, unless something else is being raised. Work that hangs is left
+        behind; it ends with the process.
+        """
         self._work.stop()
-        self._thread.join()
+        self._thread.join(STOP_SECONDS)
         if self.failure and not error:
             raise self.failure
 
@@ -80,3 +82,6 @@ class LoopThread(NativeThread):
         """With `cpu` the thread runs on that processor only."""
         self.loop = Loop(engine, queue)
         super().__init__(self.loop, "packet loop", cpu)
+
+
+STOP_SECONDS: Final = 2.0
