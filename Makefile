@@ -50,7 +50,7 @@ soak: build    ## a minute at four fifths of the capacity without loss, and ten 
 
 fuzz: build    ## run every fuzz target for a minute
 	BOLERO_RANDOM_TEST_TIME_MS=60000 cargo test --release --quiet -p kbe-nat-fuzz
-	KBE_NAT_FUZZ_EXAMPLES=3000 pytest --quiet tests/test_objects_fuzz.py
+	KBE_NAT_FUZZ_EXAMPLES=3000 pytest --quiet tests/test_objects_fuzz.py tests/test_requests_fuzz.py
 
 wheel: .venv/ready    ## build the wheel that is published, into dist
 	maturin build --quiet --release --out dist

@@ -17,9 +17,10 @@ import kbe_nat
 from kbe_nat.cli.conntrack import line
 from kbe_nat.control import Controller
 from kbe_nat.daemon.addresses import LocalAddresses
-from kbe_nat.daemon.answers import VERBS, Answers
+from kbe_nat.daemon.answers import Answers
 from kbe_nat.daemon.conversation import ControlServer, ask
 from kbe_nat.daemon.notify import Notifier, watchdog_seconds
+from kbe_nat.daemon.requests import VERBS
 from kbe_nat.daemon.watchers import Watchers
 from kbe_nat.datapath.ways import Diversion, EveryPacket
 from kbe_nat.errors import ArgumentError, ControlError

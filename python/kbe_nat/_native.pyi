@@ -590,7 +590,10 @@ class Engine:
         state: str | None = None,
         limit: int | None = None,
     ) -> Iterator[Flow]:
-        """The flows to which all given filters apply, as they are at this moment. Cost: one walk of the table.
+        """The flows to which all given filters apply, each as it is when it comes.
+
+        One that lives throughout comes exactly once; one that begins after the call is left out. Cost: one walk
+        of the table, page by page; packets are processed between two pages.
 
         Raises `ArgumentError` for a filter that can match nothing.
         """

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Final
 import typer
 
 from kbe_nat.cli.options import SOCKET, Format, OutputFormat, Socket
-from kbe_nat.cli.output import show_json
-from kbe_nat.daemon.conversation import ask
+from kbe_nat.cli.output import show_json, show_json_rows
+from kbe_nat.daemon.conversation import ask, rows
 
 Row = dict[str, Any]
 
@@ -56,14 +56,13 @@ def conntrack(
         (ended,) = ask(socket, "delete", **({} if flush else given))
         print(f"{ended} flow entries have been deleted.")
     else:
-        (rows,) = ask(socket, "flows", **given)
-        rows = [row for row in rows if matches(row)]
+        found = (row for row in rows(socket, "flows", **given) if matches(row))
         if count:
-            print(len(rows))
+            print(sum(1 for _ in found))
         elif output is Format.JSON:
-            show_json(rows)
+            show_json_rows(found)
         else:
-            for row in rows:
+            for row in found:
                 print(line(row))
 
 

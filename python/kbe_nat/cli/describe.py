@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from kbe_nat.cli.options import SOCKET, Format, OutputFormat, Socket
-from kbe_nat.cli.output import show_json, traffic
-from kbe_nat.daemon.conversation import ask
+from kbe_nat.cli.output import show_json_rows, traffic
+from kbe_nat.daemon.conversation import rows
 
 
 class Described(StrEnum):
@@ -23,11 +23,11 @@ def describe(
     output: OutputFormat = Format.TEXT,
 ) -> None:
     """Show everything about a Service that the running daemon serves."""
-    (rows,) = ask(socket, "describe", service=name if "/" in name else f"default/{name}")
+    found = rows(socket, "describe", service=name if "/" in name else f"default/{name}")
     if output is Format.JSON:
-        show_json(rows)
+        show_json_rows(found)
         return
-    for row in rows:
+    for row in found:
         for label, value in _lines(row):
             print(f"{label + ':':<26}{value}".rstrip())
         print()

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Final
 import typer
 
 from kbe_nat.cli.options import SOCKET, Format, OutputFormat, Socket
-from kbe_nat.cli.output import show, show_json, table, traffic
-from kbe_nat.daemon.conversation import ask
+from kbe_nat.cli.output import show, show_json, show_json_rows, table, traffic
+from kbe_nat.daemon.conversation import ask, rows
 from kbe_nat.model import join_address
 
 
@@ -32,13 +32,19 @@ def get(
     output: OutputFormat = Format.TEXT,
 ) -> None:
     """List what the running daemon serves and carries."""
-    parameters: dict[str, object] = {}
-    if kind is Kind.FLOWS:
-        parameters = {"limit": limit} | ({"service": service} if service else {})
-    (found,) = ask(socket, kind, **parameters)
-    if service and kind in (Kind.SERVICES, Kind.ENDPOINTS):
-        field = "name" if kind is Kind.SERVICES else "service"
-        found = [row for row in found if row[field] == service]
+    if kind in LISTS:
+        parameters: dict[str, object] = {}
+        if kind is Kind.FLOWS:
+            parameters = {"limit": limit} | ({"service": service} if service else {})
+        wanted = (
+            row for row in rows(socket, kind, **parameters) if not service or row[LISTS[kind]] == service
+        )
+        if output is Format.JSON:
+            show_json_rows(wanted)
+        else:
+            show(*TABLES[kind](list(wanted), wide))
+        return
+    (found,) = ask(socket, kind)
     if output is Format.JSON:
         show_json(found)
     elif kind is Kind.RULES:
@@ -118,6 +124,8 @@ def _words(value: object) -> str:
     return str(value)
 
 
+LISTS: Final = {Kind.SERVICES: "name", Kind.ENDPOINTS: "service", Kind.FLOWS: "service"}
+"""What comes as rows, and the field with the service port's name."""
 TABLES: Final[dict[Kind, Callable[[Any, bool], list[Any]]]] = {
     Kind.SERVICES: _services,
     Kind.ENDPOINTS: _endpoints,

@@ -51,7 +51,8 @@ Strict: TypeAlias = Annotated[
 ]
 Socket: TypeAlias = Annotated[
     Path,
-    typer.Option("--socket", envvar="KBE_NAT_SOCKET", help="Control socket of the daemon."),
+    # Not readable: the daemon's own words come when it must not be asked.
+    typer.Option("--socket", envvar="KBE_NAT_SOCKET", help="Control socket of the daemon.", readable=False),
 ]
 SOCKET: Final = Path("/run/kbe-nat/control.sock")
 OutputFormat: TypeAlias = Annotated[Format, typer.Option("--output", "-o", help="How the result is written.")]

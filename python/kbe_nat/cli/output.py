@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -23,6 +24,16 @@ def show(*parts: RenderableType) -> None:
 def show_json(value: object, indent: int | None = 2) -> None:
     """Write a value as JSON, indented, or on one line without `indent`."""
     sys.stdout.write(json.dumps(value, indent=indent) + "\n")
+    sys.stdout.flush()
+
+
+def show_json_rows(rows: Iterable[object]) -> None:
+    """Write a list as `show_json` does, each row as it comes."""
+    before = "[\n"
+    for row in rows:
+        sys.stdout.write(before + textwrap.indent(json.dumps(row, indent=2), "  "))
+        before = ",\n"
+    sys.stdout.write("[]\n" if before == "[\n" else "\n]\n")
     sys.stdout.flush()
 
 

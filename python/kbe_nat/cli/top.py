@@ -11,7 +11,7 @@ from rich.table import Table
 
 from kbe_nat.cli.options import SOCKET, Socket
 from kbe_nat.cli.output import show, table
-from kbe_nat.daemon.conversation import ask
+from kbe_nat.daemon.conversation import rows as ask_rows
 
 
 def top(
@@ -41,8 +41,7 @@ def top(
 
 
 def _look(socket: Socket) -> dict[tuple[str, str], dict[str, Any]]:
-    (found,) = ask(socket, "endpoints")
-    return {(row["service"], row["backend"]): row for row in found}
+    return {(row["service"], row["backend"]): row for row in ask_rows(socket, "endpoints")}
 
 
 def _view(

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from itertools import islice
+from typing import Any, Final, TypeAlias
 
 from kbe_nat._native import Explanation, Flow, ServiceStats
 from kbe_nat.control import Controller
+from kbe_nat.daemon.requests import parameters
 from kbe_nat.daemon.watchers import Watchers
 from kbe_nat.datapath.native import queue_counters
 from kbe_nat.errors import ControlError
@@ -17,6 +19,8 @@ from kbe_nat.policy import CLUSTER_IP, Plan, PortPolicy
 from kbe_nat.rules import Way
 
 Row = dict[str, Any]
+Counted: TypeAlias = dict[tuple[str, int], ServiceStats]
+"""What service ports carry, by name and family."""
 
 
 class Answers:
@@ -29,76 +33,47 @@ class Answers:
 
     def __call__(self, request: Row) -> Iterator[Any]:
         """The results of a request. Raises `KbeNatError`."""
-        parameters = dict(request)
-        verb = parameters.pop("verb")
-        if verb not in VERBS:
-            raise ControlError(f"{verb!r} is no verb; there are {', '.join(VERBS)}")
-        try:
-            yield from getattr(self, verb)(**parameters)
-        except (TypeError, ValueError) as error:
-            # A parameter that the verb does not have, or of another kind.
-            raise ControlError(f"{verb}: {error}") from None
+        verb, given = parameters(request)
+        yield from getattr(self, verb)(**given)
 
     def status(self) -> Iterator[Row]:
         """How the daemon is."""
         yield self._status()
 
     def services(self) -> Iterator[list[Row]]:
-        """Every service port with what it carries."""
+        """Every service port with what it carries, in pages."""
         counted = self._counted()
-        rows = []
-        for port in self._controller.plan.ports:
-            own = counted.get((port.name, port.family))
-            rows.append(
-                {
-                    "name": port.name,
-                    "protocol": port.protocol,
-                    "family": port.family,
-                    "frontends": [_frontend(kind.kind, kind.address, kind.port) for kind in port.listeners],
-                    "strategy": str(port.strategy),
-                    "backends": len(port.cluster),
-                    "affinity_seconds": port.affinity_seconds,
-                    "active": own.active if own else 0,
-                    "flows": own.flows if own else 0,
-                    "packets": list(own.packets) if own else [0, 0],
-                    "bytes": list(own.bytes) if own else [0, 0],
-                    "refused": dict(own.refused) if own else {},
-                }
-            )
-        yield self._counted_by_the_kernel(rows)
+        yield from self._pages(_service(port, counted) for port in self._controller.plan.ports)
 
     def endpoints(self) -> Iterator[list[Row]]:
-        """Every backend of every service port, also those that are gone but have flows."""
+        """Every backend of every service port, also those that are gone but have flows, in pages."""
         counted = self._counted()
-        rows = [row for port in self._controller.plan.ports for row in _endpoints(port, counted)]
-        yield self._counted_by_the_kernel(rows)
+        ports = self._controller.plan.ports
+        yield from self._pages(row for port in ports for row in _endpoints(port, counted))
 
     def describe(self, service: str) -> Iterator[list[Row]]:
-        """All that is known of the ports of a service."""
-        names = self._controller.ports(service)
-        (rows,) = self.services()
+        """All that is known of the ports of a service, in pages."""
+        names = frozenset(self._controller.ports(service))
         counted = self._counted()
-        ports = {(port.name, port.family): port for port in self._controller.plan.ports}
-        yield [
-            row
+        yield from self._pages(
+            _service(port, counted)
             | {
                 "internal_traffic_policy": "Local" if port.is_internal_local else "Cluster",
                 "external_traffic_policy": "Local" if port.is_external_local else "Cluster",
                 "source_ranges": list(port.source_ranges),
                 "endpoints": self._counted_by_the_kernel(list(_endpoints(port, counted))),
             }
-            for row in rows
-            if row["name"] in names
-            for port in [ports[row["name"], row["family"]]]
-        ]
+            for port in self._controller.plan.ports
+            if port.name in names
+        )
 
-    def flows(self, limit: int | None = None, **filters: str) -> Iterator[list[Row]]:
-        """Connections that match; filters as of `Engine.flows`."""
+    def flows(self, limit: int | None = None, **filters: str | None) -> Iterator[list[Row]]:
+        """Connections that match, in pages; filters as of `Engine.flows`."""
         self._controller.datapath.refresh()
-        rows = [flow_row(flow) for flow in self._controller.engine.flows(limit=limit, **filters)]
-        yield self._counted_by_the_kernel(rows)
+        flows = self._controller.engine.flows(limit=limit, **filters)
+        yield from self._pages(map(flow_row, flows))
 
-    def delete(self, **filters: str) -> Iterator[int]:
+    def delete(self, **filters: str | None) -> Iterator[int]:
         """End the connections that match, and say how many."""
         yield self._controller.engine.delete_flows(**filters)
 
@@ -185,6 +160,13 @@ class Answers:
         self._controller.undrain(backend)
         yield None
 
+    def _pages(self, rows: Iterable[Row]) -> Iterator[list[Row]]:
+        """The rows in pages, the first of which may be empty. No more than a page is in memory."""
+        remaining = iter(rows)
+        yield self._counted_by_the_kernel(list(islice(remaining, PAGE)))
+        while page := list(islice(remaining, PAGE)):
+            yield self._counted_by_the_kernel(page)
+
     def _counted_by_the_kernel(self, rows: list[Row]) -> list[Row]:
         """The rows, without packets and bytes where nobody counts them."""
         if not self._controller.datapath.counts_bytes():
@@ -192,14 +174,32 @@ class Answers:
                 row["packets"] = row["bytes"] = None
         return rows
 
-    def _counted(self) -> dict[tuple[str, int], ServiceStats]:
+    def _counted(self) -> Counted:
         self._controller.datapath.refresh()
         return {
             (service.name, service.family): service for service in self._controller.engine.stats().services
         }
 
 
-def _endpoints(port: PortPolicy, counted: dict[tuple[str, int], ServiceStats]) -> Iterator[Row]:
+def _service(port: PortPolicy, counted: Counted) -> Row:
+    own = counted.get((port.name, port.family))
+    return {
+        "name": port.name,
+        "protocol": port.protocol,
+        "family": port.family,
+        "frontends": [_frontend(kind.kind, kind.address, kind.port) for kind in port.listeners],
+        "strategy": str(port.strategy),
+        "backends": len(port.cluster),
+        "affinity_seconds": port.affinity_seconds,
+        "active": own.active if own else 0,
+        "flows": own.flows if own else 0,
+        "packets": list(own.packets) if own else [0, 0],
+        "bytes": list(own.bytes) if own else [0, 0],
+        "refused": dict(own.refused) if own else {},
+    }
+
+
+def _endpoints(port: PortPolicy, counted: Counted) -> Iterator[Row]:
     service = counted.get((port.name, port.family))
     backends = {join_address(own.address, own.port): own for own in service.backends} if service else {}
     weights = {str(own): own.weight for own in (*port.local, *port.cluster)}
@@ -285,22 +285,6 @@ def _frontend(kind: str, address: str, port: int) -> str:
     return f"{kind} {join_address(address, port) if address else f'*:{port}'}"
 
 
-VERBS: Final = (
-    "status",
-    "services",
-    "endpoints",
-    "describe",
-    "flows",
-    "delete",
-    "events",
-    "rules",
-    "stats",
-    "dump",
-    "explain",
-    "strategy",
-    "drain",
-    "undrain",
-)
 KERNEL: Final = {
     (
         "translate",
@@ -319,5 +303,7 @@ KERNEL_EITHER: Final = {
     "drop": "it forgets the packet",
     "hold": "it keeps the packet until the verdict on its first fragment",
 }
+PAGE: Final = 1000
+"""Rows."""
 HEARTBEAT: Final = 1.0
 """Seconds between signs of life when nothing happens."""

@@ -176,7 +176,8 @@ class World:
 
     def ask(self, verb: str, **parameters: object) -> Any:  # noqa: ANN401
         """What the daemon answers. Raises `ControlError`."""
-        return next(ask(self.socket, verb, **parameters))
+        results = list(ask(self.socket, verb, **parameters))
+        return [row for page in results for row in page] if isinstance(results[0], list) else results[0]
 
     def _change(self, state: State, path: Path, content: str | None) -> None:
         """Write or take away an object. Pods are there before the daemon knows of them, and go after."""

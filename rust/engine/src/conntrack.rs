@@ -10,6 +10,8 @@ pub mod state;
 pub mod tcp;
 pub mod timeouts;
 
+use std::ops::Range;
+
 use crate::clock::Tick;
 use crate::hash::HashKey;
 use crate::hint;
@@ -282,12 +284,24 @@ impl<A: Address> FlowTable<A> {
 
     /// All flows, expired ones included.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (FlowId, &Hot<A>, &Cold)> {
-        self.hot
+        self.iter_in(0..self.hot.len())
+    }
+
+    /// The flows in these records, expired ones included. A flow keeps its record for as long as it lives.
+    pub(crate) fn iter_in(&self, records: Range<usize>) -> impl Iterator<Item = (FlowId, &Hot<A>, &Cold)> {
+        let start = records.start;
+        let (hot, cold) = (self.hot.get(records.clone()), self.cold.get(records));
+        hot.unwrap_or_default()
             .iter()
-            .zip(&self.cold)
+            .zip(cold.unwrap_or_default())
             .enumerate()
             .filter(|(_, (hot, _))| hot.state != State::Free)
-            .map(|(id, (hot, cold))| (id as FlowId, hot, cold))
+            .map(move |(place, (hot, cold))| ((start + place) as FlowId, hot, cold))
+    }
+
+    /// Records that the table has, those that are free included.
+    pub(crate) fn records(&self) -> usize {
+        self.hot.len()
     }
 
     /// Enters a flow whose two tuples are known to be new. Cost: two lines of the index and one record.

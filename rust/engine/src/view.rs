@@ -1,6 +1,7 @@
 //! What the engine shows of itself: flows, counters. Copies; nothing in here is on a packet's path.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 
 use crate::clock::{self, Tick};
 use crate::conntrack::state::State;
@@ -63,6 +64,30 @@ pub struct Filter {
     pub state: Option<String>,
 }
 
+/// A list of flows that is made page by page; the engine may carry packets between two pages.
+///
+/// A flow that lives through all of it is in it exactly once. Flows that begin after the list does are left out.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    filter: Filter,
+    since: Tick,
+    /// Records of either family that are still to be looked at. Those that the tables get later hold newer flows only.
+    left: [Range<usize>; 2],
+}
+
+impl Listing {
+    /// The next records of both families, at most `budget` but one at least; `None` when all were looked at.
+    fn next_records(&mut self, budget: usize) -> Option<[Range<usize>; 2]> {
+        let mut budget = budget.max(1);
+        let taken = self.left.each_mut().map(|left| {
+            let taken = left.start..left.start + left.len().min(budget);
+            (left.start, budget) = (taken.end, budget - taken.len());
+            taken
+        });
+        taken.iter().any(|taken| !taken.is_empty()).then_some(taken)
+    }
+}
+
 /// Counters of a backend.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BackendStats {
@@ -122,15 +147,42 @@ impl Engine {
     /// The flows alive that match, at most `limit`. Cost: a pass over the table.
     #[must_use]
     pub fn flows(&self, filter: &Filter, limit: usize) -> Vec<Flow> {
-        let mut flows = Vec::new();
-        self.collect(&self.v4, filter, limit, &mut flows);
-        self.collect(&self.v6, filter, limit, &mut flows);
+        let (mut listing, mut flows) = (self.listing(filter.clone()), Vec::new());
+        while flows.len() < limit
+            && let Some(page) = self.next_flows(&mut listing, PAGE)
+        {
+            flows.extend(page);
+        }
+        flows.truncate(limit);
         flows
     }
 
     /// Ends the flows that match, and returns how many they were. Cost: a pass over the table.
     pub fn delete_flows(&mut self, filter: &Filter) -> usize {
-        self.delete::<Ipv4Addr>(filter) + self.delete::<Ipv6Addr>(filter)
+        let mut listing = self.listing(filter.clone());
+        std::iter::from_fn(|| self.end_next_flows(&mut listing, PAGE)).sum()
+    }
+
+    /// A list of the flows alive that match, for [`Engine::next_flows`] or [`Engine::end_next_flows`].
+    #[must_use]
+    pub fn listing(&self, filter: Filter) -> Listing {
+        let left = [0..self.v4.flows.records(), 0..self.v6.flows.records()];
+        Listing { filter, since: self.core.clock.tick(), left }
+    }
+
+    /// The next flows of a list, perhaps none; `None` at its end. Cost: looks at `budget` records, at most.
+    pub fn next_flows(&self, listing: &mut Listing, budget: usize) -> Option<Vec<Flow>> {
+        let [v4, v6] = listing.next_records(budget)?;
+        let mut flows: Vec<Flow> =
+            self.listed(&self.v4, v4, listing).map(|id| self.flow(&self.v4, id)).collect();
+        flows.extend(self.listed(&self.v6, v6, listing).map(|id| self.flow(&self.v6, id)));
+        Some(flows)
+    }
+
+    /// Ends the next flows of a list, and returns how many; `None` at its end. Cost: looks at `budget` records, at most.
+    pub fn end_next_flows(&mut self, listing: &mut Listing, budget: usize) -> Option<usize> {
+        let [v4, v6] = listing.next_records(budget)?;
+        Some(self.end_listed::<Ipv4Addr>(v4, listing) + self.end_listed::<Ipv6Addr>(v6, listing))
     }
 
     /// From now on notes what happens to flows, at most so many events of each family until they are taken; 0 is none.
@@ -206,26 +258,26 @@ impl Engine {
         }
     }
 
-    fn collect<A: Wire>(&self, lane: &Lane<A>, filter: &Filter, limit: usize, flows: &mut Vec<Flow>) {
+    /// The flows in these records that belong to a list.
+    fn listed<'a, A: Wire>(
+        &'a self,
+        lane: &'a Lane<A>,
+        records: Range<usize>,
+        listing: &'a Listing,
+    ) -> impl Iterator<Item = FlowId> + 'a {
         let now = self.core.clock.tick();
-        let alive = lane.flows.iter().filter(|(_, hot, _)| hot.is_alive(now));
-        for (id, hot, _) in alive {
-            if flows.len() >= limit {
-                return;
-            }
-            if self.matches(lane, id, hot, filter) {
-                flows.push(self.flow(lane, id));
-            }
-        }
+        lane.flows
+            .iter_in(records)
+            .filter(move |&(id, hot, cold)| {
+                hot.is_alive(now)
+                    && cold.created <= listing.since
+                    && self.matches(lane, id, hot, &listing.filter)
+            })
+            .map(|(id, ..)| id)
     }
 
-    fn delete<A: Family>(&mut self, filter: &Filter) -> usize {
-        let now = self.core.clock.tick();
-        let ids: Vec<FlowId> = {
-            let lane = A::lane_of(self);
-            let alive = lane.flows.iter().filter(|(_, hot, _)| hot.is_alive(now));
-            alive.filter(|&(id, hot, _)| self.matches(lane, id, hot, filter)).map(|(id, ..)| id).collect()
-        };
+    fn end_listed<A: Family>(&mut self, records: Range<usize>, listing: &Listing) -> usize {
+        let ids: Vec<FlowId> = self.listed(A::lane_of(self), records, listing).collect();
         let (core, lane) = A::lane(self);
         for &id in &ids {
             core.orphan(lane, id);
@@ -282,6 +334,9 @@ impl Engine {
         ledger.service(ledger.backend(backend).service).map_or("", |record| record.service.name())
     }
 }
+
+/// Records that are looked at in one go.
+const PAGE: usize = 4096;
 
 fn add_live<A: Wire>(lane: &Lane<A>, carried: &mut [Traffic]) {
     for (id, hot, cold) in lane.flows.iter() {

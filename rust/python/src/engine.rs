@@ -9,12 +9,12 @@ use kbe_nat_engine as core;
 use kbe_nat_engine::conntrack::ports::PortRange;
 use kbe_nat_engine::conntrack::timeouts::Timeouts;
 use kbe_nat_engine::service::ServiceTable;
-use kbe_nat_engine::view::Filter;
+use kbe_nat_engine::view::{Filter, Listing};
 use kbe_nat_engine::{ChecksumState, InvalidTcp, Meta, Midstream, Packet};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyKeyError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyIterator, PyList};
+use pyo3::types::{PyBytes, PyDict};
 
 use crate::convert;
 use crate::errors::{self, argument};
@@ -179,9 +179,8 @@ impl Engine {
 
     #[pyo3(signature = (*, protocol = None, service = None, source = None, destination = None, backend = None, state = None, limit = None))]
     #[allow(clippy::too_many_arguments)]
-    fn flows<'py>(
-        &self,
-        py: Python<'py>,
+    fn flows(
+        own: &Bound<'_, Self>,
         protocol: Option<&str>,
         service: Option<String>,
         source: Option<&str>,
@@ -189,14 +188,11 @@ impl Engine {
         backend: Option<&str>,
         state: Option<String>,
         limit: Option<usize>,
-    ) -> PyResult<Bound<'py, PyIterator>> {
+    ) -> PyResult<Flows> {
         let filter = filter(protocol, service, source, destination, backend, state)?;
-        let flows = py.detach(|| self.lock().flows(&filter, limit.unwrap_or(usize::MAX)));
-        PyList::new(
-            py,
-            flows.into_iter().map(Flow).map(|flow| Bound::new(py, flow)).collect::<PyResult<Vec<_>>>()?,
-        )?
-        .try_iter()
+        let engine = own.clone().unbind();
+        let listing = own.py().detach(|| engine.get().lock().listing(filter));
+        Ok(Flows { engine, listing, page: Vec::new().into_iter(), left: limit.unwrap_or(usize::MAX) })
     }
 
     #[pyo3(signature = (*, protocol = None, service = None, source = None, destination = None, backend = None, state = None))]
@@ -212,7 +208,16 @@ impl Engine {
         state: Option<String>,
     ) -> PyResult<usize> {
         let filter = filter(protocol, service, source, destination, backend, state)?;
-        Ok(py.detach(|| self.lock().delete_flows(&filter)))
+        Ok(py.detach(|| {
+            let mut listing = self.lock().listing(filter);
+            let mut count = 0;
+            while let Some(ended) = self.end_page(&mut listing) {
+                count += ended;
+                // The loops may have waited for the engine.
+                std::thread::yield_now();
+            }
+            count
+        }))
     }
 
     fn watch(&self, py: Python<'_>, capacity: usize) {
@@ -328,6 +333,42 @@ impl Engine {
         Ok(verdicts.into_iter().flat_map(core::Verdict::record).collect())
     }
 }
+
+impl Engine {
+    fn end_page(&self, listing: &mut Listing) -> Option<usize> {
+        self.lock().end_next_flows(listing, PAGE)
+    }
+}
+
+/// The flows of a list, of which a page at a time is asked for.
+#[pyclass(module = "kbe_nat._native")]
+pub(crate) struct Flows {
+    engine: Py<Engine>,
+    listing: Listing,
+    page: std::vec::IntoIter<core::view::Flow>,
+    left: usize,
+}
+
+#[pymethods]
+impl Flows {
+    fn __iter__(own: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        own
+    }
+
+    fn __next__(&mut self, py: Python<'_>) -> Option<Flow> {
+        self.left = self.left.checked_sub(1)?;
+        loop {
+            if let Some(flow) = self.page.next() {
+                return Some(Flow(flow));
+            }
+            let (engine, listing) = (self.engine.get(), &mut self.listing);
+            self.page = py.detach(|| engine.lock().next_flows(listing, PAGE))?.into_iter();
+        }
+    }
+}
+
+/// Records of flows that are looked at while the loops wait for the engine.
+const PAGE: usize = 4096;
 
 /// Which flows are wanted.
 fn filter(

@@ -1,0 +1,118 @@
+"""What may be asked at the control socket: the parameters of each verb, and their types and ranges."""
+
+from typing import Annotated, Any, Final, TypeAlias
+
+import msgspec
+
+from kbe_nat.errors import ControlError
+from kbe_nat.kubeproxy.dump import Family, Form, Names
+from kbe_nat.sources.documents import reason_and_path
+
+Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=1000)]
+Hexadecimal: TypeAlias = Annotated[str, msgspec.Meta(max_length=1 << 18)]
+
+
+class _Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """None."""
+
+
+class _Service(_Parameters, frozen=True):
+    service: Text
+
+
+class _Filters(_Parameters, frozen=True):
+    protocol: Text | None = None
+    service: Text | None = None
+    source: Text | None = None
+    destination: Text | None = None
+    backend: Text | None = None
+    state: Text | None = None
+
+
+class _Listing(_Filters, frozen=True):
+    limit: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)] | None = None
+
+
+class _Dump(_Parameters, frozen=True):
+    form: Form
+    names: Names
+    family: Family | None = None
+
+
+class _Packet(_Parameters, frozen=True):
+    packet: Hexadecimal
+    interface: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] = 0
+
+
+class _Strategy(_Parameters, frozen=True):
+    service: Text
+    strategy: Text
+
+
+class _Backend(_Parameters, frozen=True):
+    backend: Text
+
+
+class _Drain(_Backend, frozen=True):
+    seconds: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    is_followed: bool = True
+
+
+VERBS: Final[dict[str, type[_Parameters]]] = {
+    "status": _Parameters,
+    "services": _Parameters,
+    "endpoints": _Parameters,
+    "describe": _Service,
+    "flows": _Listing,
+    "delete": _Filters,
+    "events": _Parameters,
+    "rules": _Parameters,
+    "stats": _Parameters,
+    "dump": _Dump,
+    "explain": _Packet,
+    "strategy": _Strategy,
+    "drain": _Drain,
+    "undrain": _Backend,
+}
+
+
+def parse(line: bytes) -> dict[str, Any]:
+    """The request in a line of JSON, an object with a verb. Raises `ControlError`."""
+    try:
+        request = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        request = None
+    if not isinstance(request, dict) or not isinstance(request.get("verb"), str):
+        raise ControlError('a request is a line of JSON: {"verb": ...}')
+    return request
+
+
+def parameters(request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Verb and parameters of a request. Raises `ControlError`, which names the parameter that is wrong."""
+    verb, given = request["verb"], {name: value for name, value in request.items() if name != "verb"}
+    wanted = VERBS.get(verb)
+    if wanted is None:
+        raise ControlError(f"{_shown(verb)} is no verb; there are {', '.join(VERBS)}")
+    for name, value in given.items():
+        if isinstance(value, str) and not value.isprintable():
+            raise ControlError(f"{verb}: {_shown(name)}: it cannot be printed: {_shown(value)}")
+    try:
+        return verb, msgspec.structs.asdict(msgspec.convert(given, wanted))
+    except msgspec.ValidationError as error:
+        reason, path = reason_and_path(str(error))
+        where = f"{path}: {reason}, not {_shown(given[path])}" if path in given else reason
+        raise ControlError(f"{verb}: {_printable(where)}") from None
+
+
+def _shown(value: object) -> str:
+    """On one line, and not all of it where it is long."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+SHOWN: Final = 60
+"""Characters."""
