@@ -1,12 +1,14 @@
 """kube-proxy's configuration file, and lists of packets: what is read, and what is refused with which words."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from msgspec import structs
 
 from kbe_nat.cli.flows import FlowQuestion, read_flows
-from kbe_nat.cli.node import NodeFlags
+from kbe_nat.cli.node import Detector, NodeFlags
 from kbe_nat.errors import FileError
 from kbe_nat.kubeproxy import iptables_save
 from kbe_nat.kubeproxy.config import read_configuration
@@ -121,8 +123,18 @@ def test_devices_of_pods(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("mode: userspace", "mode: invalid enum value 'userspace'"),
         ("kind: Service", "kind: 'Service' is not KubeProxyConfiguration"),
+        (
+            "apiVersion: kubeproxy.config.k8s.io/v1beta1",
+            "apiVersion: 'kubeproxy.config.k8s.io/v1beta1' is not",
+        ),
+        ("&a {iptables: {x: *a}}", "contains itself"),
+        ("nodePortAddresses: 10.0.0.0/8", "nodePortAddresses: expected array, got str"),
+        ("enableProfiling: 'yes'", "enableProfiling: expected bool, got str"),
+        ("clientConnection: {qps: fast}", "clientConnection.qps: expected float, got str"),
+        ("configSyncPeriod: 30", "configSyncPeriod: expected str | null, got int"),
+        ("oomScoreAdj: 2147483648", "oomScoreAdj: expected int"),
+        ("clusterCIDR: [10.0.0.0/8]", "clusterCIDR: expected str, got array"),
         ("iptables: {masqueradeBit: many}", "iptables.masqueradeBit: expected int | null, got str"),
         ("- a", "expected object, got array"),
         ("a: 1\n---\nb: 2", "one document is expected, not 2"),
@@ -134,6 +146,149 @@ def test_what_is_wrong_in_a_configuration(tmp_path: Path, text: str, message: st
     with pytest.raises(FileError) as raised:
         read_configuration(written(tmp_path, text))
     assert message in str(raised.value)
+
+
+CIDR = "must be a valid CIDR"
+BLOCK = "must be a valid CIDR block (e.g. 10.100.0.0/16 or fde4:8dba:82e1::/48)"
+PAIR = "a single CIDR or dual-stack pair of CIDRs"
+MIXED = "can't use both 'primary' and CIDRs"
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "reason"),
+    [
+        ("mode: userspace", "mode: 'userspace'", "must be iptables, ipvs, nftables or blank"),
+        ("mode: Iptables", "mode: 'Iptables'", "must be iptables, ipvs, nftables or blank"),
+        ("iptables: {masqueradeBit: 32}", "iptables.masqueradeBit: 32", "must be within the range [0, 31]"),
+        ("iptables: {masqueradeBit: -1}", "iptables.masqueradeBit: -1", "must be within the range [0, 31]"),
+        (
+            "{mode: nftables, nftables: {masqueradeBit: 99}}",
+            "nftables.masqueradeBit: 99",
+            "must be within the range [0, 31]",
+        ),
+        ("oomScoreAdj: -1001", "oomScoreAdj: -1001", "must be within the range [-1000, 1000]"),
+        ("clientConnection: {burst: -1}", "clientConnection.burst: -1", "must be greater than or equal to 0"),
+        ("configSyncPeriod: -1m", "configSyncPeriod: '-1m'", "must be greater than 0"),
+        ("iptables: {syncPeriod: -1s}", "iptables.syncPeriod: '-1s'", "must be greater than 0"),
+        ("iptables: {minSyncPeriod: -1s}", "iptables.minSyncPeriod: '-1s'", "greater than or equal to 0"),
+        ("iptables: {syncPeriod: 10s, minSyncPeriod: 20s}", "iptables.syncPeriod: 10s", "minSyncPeriod, 20s"),
+        # The minimum of a second is the default.
+        (
+            "iptables: {syncPeriod: 500ms}",
+            "iptables.syncPeriod: 0.5s",
+            "greater than or equal to minSyncPeriod",
+        ),
+        ("{mode: nftables, nftables: {syncPeriod: 10ms}}", "nftables.syncPeriod", "equal to minSyncPeriod"),
+        ("{mode: ipvs, ipvs: {syncPeriod: -1s}}", "ipvs.syncPeriod: '-1s'", "must be greater than 0"),
+        ("{mode: ipvs, ipvs: {tcpTimeout: -1s}}", "ipvs.tcpTimeout: '-1s'", "greater than or equal to 0"),
+        ("{mode: ipvs, ipvs: {excludeCIDRs: [10.0.0.0/8, x]}}", "ipvs.excludeCIDRs[1]: 'x'", CIDR),
+        ("conntrack: {maxPerCore: -1}", "conntrack.maxPerCore: -1", "must be greater than or equal to 0"),
+        ("conntrack: {min: -1}", "conntrack.min: -1", "must be greater than or equal to 0"),
+        ("conntrack: {tcpCloseWaitTimeout: -1h}", "conntrack.tcpCloseWaitTimeout: '-1h'", "equal to 0"),
+        ("conntrack: {udpStreamTimeout: -1ns}", "conntrack.udpStreamTimeout: '-1ns'", "equal to 0"),
+        ("iptables: {syncPeriod: 30}", "iptables.syncPeriod", "expected str | null, got int"),
+        ("iptables: {syncPeriod: 30 s}", "iptables.syncPeriod", "'30 s' is no duration"),
+        ("nftables: {syncPeriod: 1d}", "nftables.syncPeriod", "'1d' is no duration"),
+        (
+            "bindAddress: node-1",
+            "bindAddress: 'node-1'",
+            "not a valid textual representation of an IP address",
+        ),
+        ("bindAddress: fe80::1%eth0", "bindAddress: 'fe80::1%eth0'", "not a valid textual representation"),
+        ("healthzBindAddress: node-1", "healthzBindAddress: 'node-1'", "must be IP:port"),
+        ("healthzBindAddress: 'node-1:10256'", "healthzBindAddress: 'node-1'", "must be a valid IP"),
+        ("healthzBindAddress: '0.0.0.0:0'", "healthzBindAddress: '0'", "must be a valid port"),
+        ("metricsBindAddress: '[::1]:65536'", "metricsBindAddress: '65536'", "must be a valid port"),
+        ("metricsBindAddress: ':10249'", "metricsBindAddress: ''", "must be a valid IP"),
+        ("nodePortAddresses: [primary, 10.0.0.0/8]", "nodePortAddresses[0]: 'primary'", MIXED),
+        ("nodePortAddresses: [10.0.0.0/8, primary]", "nodePortAddresses[1]: 'primary'", MIXED),
+        ("nodePortAddresses: [primary, primary]", "nodePortAddresses[0]: 'primary'", MIXED),
+        ("nodePortAddresses: [10.0.0.0/8, 10.0.0.1]", "nodePortAddresses[1]: '10.0.0.1'", CIDR),
+        ("nodePortAddresses: [null]", "nodePortAddresses[0]: ''", CIDR),
+        ("nodePortAddresses: ['']", "nodePortAddresses[0]: ''", CIDR),
+        ("showHiddenMetricsForVersion: '1.20'", "showHiddenMetricsForVersion", "have the value '1.35'"),
+        ("detectLocalMode: Bridge", "detectLocalMode: 'Bridge'", 'supported values: "BridgeInterface"'),
+        ("clusterCIDR: 10.244.0.0/16,10.245.0.0/16", "clusterCIDR: '10.244.0.0/16,10.245.0.0/16'", PAIR),
+        (
+            "clusterCIDR: 10.0.0.0/8,fd00::/64,fd01::/64",
+            "clusterCIDR: '10.0.0.0/8,fd00::/64,fd01::/64'",
+            PAIR,
+        ),
+        ("clusterCIDR: 10.0.0.0", "clusterCIDR: '10.0.0.0'", BLOCK),
+        ("clusterCIDR: 10.0.0.0/8, fd00::/64", "clusterCIDR: ' fd00::/64'", BLOCK),
+        ("clusterCIDR: '10.0.0.0/8,'", "clusterCIDR: ''", BLOCK),
+        ("logging: {format: xml}", "logging.format: 'xml'", "unsupported log format"),
+    ],
+)
+def test_what_kube_proxy_refuses_is_refused_with_its_reason(
+    tmp_path: Path, text: str, field: str, reason: str
+) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(FileError) as raised:
+        read_configuration(path)
+    assert str(raised.value).startswith(f"{path}: {field}: ")
+    assert reason in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        "{}",
+        "kind: null\nmode: null\nclusterCIDR: null\nconntrack: null\nnodePortAddresses: null\niptables: null",
+        'mode: ""\nclusterCIDR: ""\nbindAddress: ""\nhealthzBindAddress: ""\ndetectLocalMode: ""',
+        "nodePortAddresses: []\niptables: {}\ndetectLocal: {bridgeInterface: null}\nfeatureGates: {}",
+        "iptables: {syncPeriod: 0s, minSyncPeriod: 0s}\nnftables: {syncPeriod: '0', minSyncPeriod: 0s}",
+        "iptables: {syncPeriod: 1m30.5s, minSyncPeriod: 1500ms}\nconfigSyncPeriod: 15m0s",
+        "conntrack: {tcpEstablishedTimeout: 24h0m0s, udpTimeout: 10us, min: 0, maxPerCore: 0}",
+        "healthzBindAddress: 0.0.0.0\nmetricsBindAddress: '[::]:10249'",
+        "healthzBindAddress: '::'\nmetricsBindAddress: 127.0.0.1:10249",
+        # What is said for other modes is not looked at, nor is a range that another detector does not use.
+        "nftables: {masqueradeBit: 99}\nipvs: {tcpTimeout: -1s, excludeCIDRs: [x]}",
+        "{mode: nftables, iptables: {syncPeriod: -1s}, ipvs: {minSyncPeriod: 1h}}",
+        "detectLocalMode: NodeCIDR\nclusterCIDR: nonsense",
+        "nodePortAddresses: [10.00.0.0/8, '::ffff:192.0.2.0/120', 'fd00::1/64']",
+        "iptables: {masqueradeBit: 0x1e}\noomScoreAdj: -999",
+        "{mode: ipvs, ipvs: {scheduler: best, strictARP: true}}",
+        "clientConnection: {qps: 5, burst: 10, kubeconfig: /x}\nlogging: {verbosity: 4, flushFrequency: 5s}",
+        "logging: {format: json, flushFrequency: 5000000000, options: {json: {infoBufferSize: '0'}}}",
+        "portRange: anything\nwindowsRunAsService: false\nwinkernel: {enableDSR: true}",
+        "showHiddenMetricsForVersion: '1.35'",
+    ],
+)
+def test_what_kube_proxy_accepts_is_accepted(tmp_path: Path, text: str) -> None:
+    read_configuration(written(tmp_path, text))
+    assert NodeFlags(config=written(tmp_path, text)).options(Snapshot())
+
+
+def test_fields_that_there_are_not_are_said_and_passed_over(tmp_path: Path) -> None:
+    text = (
+        "Mode: nftables\niptables: {masqueradeall: true, syncPeriod: 30s}\nclusterCidr: 10.0.0.0/8\nipvs: {}"
+    )
+    path = written(tmp_path, text)
+    file, notes = read_configuration(path)
+    assert notes == (
+        f"{path}: no such field: Mode, iptables.masqueradeall, clusterCidr",
+        f"{path}: not read: ipvs",
+    )
+    assert (file.mode, file.cluster_cidr, file.iptables.masquerade_all) == ("", "", None)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"cluster_cidr": "10.0.0.0/8,10.1.0.0/16"}, PAIR),
+        ({"cluster_cidr": "10.0.0.0"}, BLOCK),
+        ({"nodeport_addresses": "primary,10.0.0.0/8"}, MIXED),
+        ({"nodeport_addresses": "10.0.0.1"}, CIDR),
+        ({"detect_local_mode": Detector.BRIDGE_INTERFACE}, "detectLocal.bridgeInterface must not be empty"),
+    ],
+)
+def test_flags_are_held_to_the_same(flags: dict[str, Any], message: str) -> None:
+    with pytest.raises(typer.BadParameter) as raised:
+        NodeFlags(**flags).options(Snapshot())
+    assert message in raised.value.format_message()
 
 
 def test_lists_of_packets(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from typer.core import TyperCommand
 
 from kbe_nat.cli.options import parse, split, warn
 from kbe_nat.kubeproxy.config import Configuration, read_configuration
+from kbe_nat.kubeproxy.validation import LAST_BIT, check_cluster_ranges, check_node_port_addresses
 from kbe_nat.model import Snapshot, Strategy
-from kbe_nat.policy import PRIMARY, Mode, Options
+from kbe_nat.policy import Mode, Options
 from kbe_nat.sources.address import parse_address, parse_range
 
 _T = TypeVar("_T")
@@ -100,11 +101,7 @@ class NodeFlags:
         mode = self.mode or Mode(file.mode or Mode.IPTABLES)
         detector = self.detect_local_mode or Detector(file.detect_local_mode or Detector.CLUSTER_CIDR)
         device = self._device(detector, file)
-        ranges = file.cluster_cidr if self.cluster_cidr is None else self.cluster_cidr
-        uses_ranges = detector is Detector.CLUSTER_CIDR
-        given = list(file.node_port_addresses)
-        if self.nodeport_addresses is not None:
-            given = split(self.nodeport_addresses)
+        ranges, given = self._ranges(detector, file), self._node_port_addresses(file)
         masquerade = {one: self._masquerade(file, one) for one in Mode}
         is_all, bit = masquerade.pop(mode)
         [other] = masquerade.values()
@@ -114,19 +111,14 @@ class NodeFlags:
             node=self._node(snapshot, file),
             node_addresses=tuple(parse(parse_address, text, "--node-address") for text in self.node_address),
             primary_address=_primary(file.bind_address),
-            cluster_ranges=tuple(
-                parse(parse_range, text, "--cluster-cidr") for text in split(ranges) if uses_ranges
-            ),
+            cluster_ranges=ranges,
             uses_node_ranges=detector is Detector.NODE_CIDR,
             pod_interface=device,
             pod_interfaces=tuple(number for number, name in socket.if_nameindex() if matches(device, name)),
             masquerade_all=is_all,
             masquerade_bit=bit,
             other_masquerade=other,
-            node_port_addresses=tuple(
-                text if text == PRIMARY else parse(parse_range, text, "--nodeport-addresses")
-                for text in given
-            ),
+            node_port_addresses=given,
             localhost_node_ports=_first(self.localhost_nodeports, localhost, default=True),
             is_conntrack_liberal=bool(file.conntrack.tcp_be_liberal),
             mode=mode,
@@ -142,14 +134,29 @@ class NodeFlags:
         file = _configuration(self.config)
         return self.mode or (Mode(file.mode) if file.mode else None)
 
+    def _ranges(self, detector: Detector, file: Configuration) -> tuple[str, ...]:
+        """Of pods: none where something else tells them."""
+        if detector is not Detector.CLUSTER_CIDR:
+            return ()
+        if self.cluster_cidr is not None:
+            return parse(check_cluster_ranges, split(self.cluster_cidr), "--cluster-cidr")
+        # Where the file has another detector, kube-proxy does not look at it.
+        texts = file.cluster_cidr.split(",") if file.cluster_cidr else []
+        return parse(check_cluster_ranges, texts, "clusterCIDR")
+
+    def _node_port_addresses(self, file: Configuration) -> tuple[str, ...]:
+        if self.nodeport_addresses is not None:
+            listed = split(self.nodeport_addresses)
+            return parse(check_node_port_addresses, listed, "--nodeport-addresses")
+        return check_node_port_addresses(file.node_port_addresses)
+
     def _masquerade(self, file: Configuration, mode: Mode) -> tuple[bool, int]:
         """Whether all is masqueraded in a mode, and by which bit."""
         own = file.of_mode(mode)
         bit = _first(own.masquerade_bit, default=DEFAULT_BIT)
         if not 0 <= bit <= LAST_BIT:
-            raise typer.BadParameter(
-                f"masqueradeBit: {bit} is no bit of the packet mark (0 to {LAST_BIT})", param_hint="--config"
-            )
+            # kube-proxy does not look at what is said for a mode that it is not in.
+            bit = DEFAULT_BIT
         return _first(self.masquerade_all, own.masquerade_all, default=False), bit
 
     def _node(self, snapshot: Snapshot, file: Configuration) -> str:
@@ -166,14 +173,17 @@ class NodeFlags:
         """The name of the pods' device, or its beginning with a +; empty when ranges tell pods."""
         if detector is Detector.BRIDGE_INTERFACE:
             name = _first(self.pod_bridge_interface, file.detect_local.bridge_interface, default="")
-            flag, ending = "--pod-bridge-interface", ""
+            flag, ending, field = "--pod-bridge-interface", "", "bridgeInterface"
         elif detector is Detector.INTERFACE_NAME_PREFIX:
             name = _first(self.pod_interface_name_prefix, file.detect_local.interface_name_prefix, default="")
-            flag, ending = "--pod-interface-name-prefix", "+"
+            flag, ending, field = "--pod-interface-name-prefix", "+", "interfaceNamePrefix"
         else:
             return ""
         if not name:
-            raise typer.BadParameter(f"{detector} needs the name of a device", param_hint=flag)
+            raise typer.BadParameter(
+                f"{detector} needs the name of a device: detectLocal.{field} must not be empty",
+                param_hint=flag,
+            )
         return f"{name}{ending}"
 
 
@@ -260,7 +270,6 @@ def _first(*values: _T | None, default: _T) -> _T:
 
 
 DEFAULT_BIT: Final = 14
-LAST_BIT: Final = 31
 ADDRESS_FLAG: Final = "--node-address"
 _NO_API: Final = (
     "kbe-nat does not ask the API server, it reads files of objects: kubectl get "

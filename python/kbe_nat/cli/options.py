@@ -15,6 +15,7 @@ from kbe_nat.sources.completion import POD_RANGE
 from kbe_nat.sources.manifests import read_manifests
 
 _T = TypeVar("_T")
+_Given = TypeVar("_Given")
 
 
 class Format(StrEnum):
@@ -81,7 +82,7 @@ def read_objects(
     return snapshot
 
 
-def parse(parser: Callable[[str], _T], text: str, flag: str) -> _T:
+def parse(parser: Callable[[_Given], _T], text: _Given, flag: str) -> _T:
     """The parsed value of a flag. Raises `typer.BadParameter` with the flag's name."""
     try:
         return parser(text)

@@ -1,0 +1,214 @@
+"""What kube-proxy 1.36 refuses of its configuration (pkg/proxy/apis/config/validation), with its reasons.
+
+Features are not looked at: which there are is a matter of kube-proxy's release.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from kbe_nat.model import family
+from kbe_nat.sources.address import parse_address, parse_range
+
+if TYPE_CHECKING:
+    from kbe_nat.kubeproxy.config import IPVS, Backend, Configuration, Conntrack
+
+
+def wrong(file: "Configuration") -> Iterator[tuple[str, str]]:
+    """The path of each field that kube-proxy refuses, and why."""
+    mode, detector = file.mode or "iptables", file.detect_local_mode or "ClusterCIDR"
+    if mode not in MODES:
+        yield "mode", f"{mode!r}: {BAD_MODE}"
+    yield from _bit("iptables.masqueradeBit", file.iptables.masquerade_bit)
+    yield from _bit("masqueradeBit", file.masquerade_bit)
+    if mode == "nftables":
+        yield from _bit("nftables.masqueradeBit", file.nftables.masquerade_bit)
+    elif mode == "ipvs":
+        yield from _ipvs(file.ipvs)
+    yield from _conntrack(file.conntrack)
+    score = file.oom_score_adj
+    if score is not None and not -1000 <= score <= 1000:
+        yield "oomScoreAdj", f"{score}: must be within the range [-1000, 1000]"
+    if file.client_connection.burst < 0:
+        yield "clientConnection.burst", f"{file.client_connection.burst}: {NOT_NEGATIVE}"
+    yield from _periods(file, mode)
+    if file.bind_address and not _is(parse_address, file.bind_address):
+        reason = "not a valid textual representation of an IP address"
+        yield "bindAddress", f"{file.bind_address!r}: {reason}"
+    yield from _host_port("healthzBindAddress", file.healthz_bind_address)
+    yield from _host_port("metricsBindAddress", file.metrics_bind_address)
+    yield from _node_port_addresses(file.node_port_addresses)
+    if file.show_hidden_metrics_for_version not in ("", SHOWN_VERSION):
+        yield "showHiddenMetricsForVersion", BAD_SHOWN_VERSION
+    yield from _detector(file, detector)
+    if file.logging.format not in ("", "text", "json"):
+        yield "logging.format", f"{file.logging.format!r}: unsupported log format"
+
+
+def check_cluster_ranges(texts: Sequence[str]) -> tuple[str, ...]:
+    """The ranges, at most one of each family, in canonical text. Raises ValueError with kube-proxy's reason."""
+    if len(texts) > 2:
+        raise ValueError(f"{','.join(texts)!r}: {BAD_PAIR}")
+    for text in texts:
+        if not _is(parse_range, text) or text != text.strip():
+            raise ValueError(f"{text!r}: {BAD_CLUSTER_RANGE}")
+    ranges = tuple(parse_range(text) for text in texts)
+    if len({family(text) for text in ranges}) < len(ranges):
+        raise ValueError(f"{','.join(texts)!r}: {BAD_PAIR}")
+    return ranges
+
+
+def check_node_port_addresses(texts: Sequence[str]) -> tuple[str, ...]:
+    """The ranges in canonical text, or "primary" alone. Raises ValueError with kube-proxy's reason."""
+    for _, reason in _node_port_addresses(texts):
+        raise ValueError(reason)
+    return tuple(text if text == "primary" else parse_range(text) for text in texts)
+
+
+def duration(text: str) -> float:
+    """The seconds of a duration as Go writes it. Raises ValueError when it is none."""
+    sign, rest = (-1 if text[:1] == "-" else 1), text[1:] if text[:1] in ("-", "+") else text
+    if rest == "0":
+        return 0
+    if not _DURATION.fullmatch(rest):
+        raise ValueError(f"{text[:40]!r} is no duration such as 30s or 1m30s")
+    return sign * sum(float(number) * UNITS[unit] for number, unit in _PART.findall(rest))
+
+
+def _bit(field: str, bit: int | None) -> Iterator[tuple[str, str]]:
+    if bit is not None and not 0 <= bit <= LAST_BIT:
+        yield field, f"{bit}: must be within the range [0, {LAST_BIT}]"
+
+
+def _ipvs(own: "IPVS") -> Iterator[tuple[str, str]]:
+    yield from _not_negative("ipvs.tcpTimeout", own.tcp_timeout)
+    yield from _not_negative("ipvs.tcpFinTimeout", own.tcp_fin_timeout)
+    yield from _not_negative("ipvs.udpTimeout", own.udp_timeout)
+    for i, text in enumerate(own.exclude_cidrs):
+        if not _is(parse_range, text):
+            yield f"ipvs.excludeCIDRs[{i}]", f"{text!r}: {BAD_RANGE}"
+
+
+def _conntrack(own: "Conntrack") -> Iterator[tuple[str, str]]:
+    for field, number in (("maxPerCore", own.max_per_core), ("min", own.min)):
+        if number is not None and number < 0:
+            yield f"conntrack.{field}", f"{number}: {NOT_NEGATIVE}"
+    yield from _not_negative("conntrack.tcpEstablishedTimeout", own.tcp_established_timeout)
+    yield from _not_negative("conntrack.tcpCloseWaitTimeout", own.tcp_close_wait_timeout)
+    yield from _not_negative("conntrack.udpTimeout", own.udp_timeout)
+    yield from _not_negative("conntrack.udpStreamTimeout", own.udp_stream_timeout)
+
+
+def _periods(file: "Configuration", mode: str) -> Iterator[tuple[str, str]]:
+    """A period of 0 stands for its default. Those of modes that are not followed need only be durations."""
+    yield from _positive("configSyncPeriod", file.config_sync_period)
+    for name, own in (("iptables", file.iptables), ("nftables", file.nftables), ("ipvs", file.ipvs)):
+        yield from _mode_periods(name, own, is_followed=name == mode)
+
+
+def _mode_periods(name: str, own: "Backend | IPVS", *, is_followed: bool) -> Iterator[tuple[str, str]]:
+    seconds = []
+    # To IPVS no minimum is given.
+    for field, text, default in (
+        ("syncPeriod", own.sync_period, 30.0),
+        ("minSyncPeriod", own.min_sync_period, 0.0 if name == "ipvs" else 1.0),
+    ):
+        try:
+            seconds.append(duration(text or "0") or default)
+        except ValueError as error:
+            yield f"{name}.{field}", str(error)
+            return
+    period, least = seconds
+    if not is_followed:
+        return
+    if period <= 0:
+        yield f"{name}.syncPeriod", f"{own.sync_period!r}: {POSITIVE}"
+    if least < 0:
+        yield f"{name}.minSyncPeriod", f"{own.min_sync_period!r}: {NOT_NEGATIVE}"
+    if least > period:
+        yield f"{name}.syncPeriod", f"{period:g}s: must be greater than or equal to minSyncPeriod, {least:g}s"
+
+
+def _positive(field: str, text: str | None) -> Iterator[tuple[str, str]]:
+    try:
+        if duration("0" if text is None else text) < 0:
+            yield field, f"{text!r}: {POSITIVE}"
+    except ValueError as error:
+        yield field, str(error)
+
+
+def _not_negative(field: str, text: str | None) -> Iterator[tuple[str, str]]:
+    try:
+        if duration("0" if text is None else text) < 0:
+            yield field, f"{text!r}: {NOT_NEGATIVE}"
+    except ValueError as error:
+        yield field, str(error)
+
+
+def _host_port(field: str, text: str) -> Iterator[tuple[str, str]]:
+    """An address with a port, or alone; empty is the default."""
+    if not text or _is(parse_address, text):
+        return
+    parts = _HOST_PORT.fullmatch(text)
+    if parts is None:
+        yield field, f"{text!r}: must be IP:port"
+        return
+    host, port = parts[1] or parts[2] or "", parts[3]
+    if not _is(parse_address, host):
+        yield field, f"{host!r}: must be a valid IP"
+    if not (port.isascii() and port.isdecimal() and 1 <= int(port[:9]) <= 65535):
+        yield field, f"{port!r}: must be a valid port"
+
+
+def _node_port_addresses(texts: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for i, text in enumerate(texts):
+        if text == "primary":
+            if len(texts) != 1:
+                yield f"nodePortAddresses[{i}]", "'primary': can't use both 'primary' and CIDRs"
+            return
+        if not _is(parse_range, text):
+            yield f"nodePortAddresses[{i}]", f"{text!r}: {BAD_RANGE}"
+
+
+def _detector(file: "Configuration", detector: str) -> Iterator[tuple[str, str]]:
+    """Whether there is a device's name is for `kbe_nat.cli.node` to say: a flag may give it."""
+    if detector not in DETECTORS:
+        supported = ", ".join(f'"{name}"' for name in (*DETECTORS, ""))
+        yield "detectLocalMode", f"{detector!r}: supported values: {supported}"
+    elif detector == "ClusterCIDR" and file.cluster_cidr:
+        try:
+            check_cluster_ranges(file.cluster_cidr.split(","))
+        except ValueError as error:
+            yield "clusterCIDR", str(error)
+
+
+def _is(parser: Callable[[str], str], text: str) -> bool:
+    try:
+        parser(text)
+    except ValueError:
+        return False
+    return True
+
+
+MODES: Final = ("iptables", "ipvs", "nftables")
+DETECTORS: Final = ("BridgeInterface", "ClusterCIDR", "InterfaceNamePrefix", "NodeCIDR")
+LAST_BIT: Final = 31
+SHOWN_VERSION: Final = "1.35"
+"""The minor release before the one that is followed."""
+POSITIVE: Final = "must be greater than 0"
+NOT_NEGATIVE: Final = "must be greater than or equal to 0"
+BAD_MODE: Final = (
+    f"must be {', '.join(MODES)} or blank (blank means the best-available proxy [currently iptables])"
+)
+BAD_RANGE: Final = "must be a valid CIDR"
+BAD_CLUSTER_RANGE: Final = "must be a valid CIDR block (e.g. 10.100.0.0/16 or fde4:8dba:82e1::/48)"
+BAD_PAIR: Final = (
+    "must be either a single CIDR or dual-stack pair of CIDRs (e.g. 10.100.0.0/16,fde4:8dba:82e1::/48)"
+)
+BAD_SHOWN_VERSION: Final = (
+    f"must be omitted or have the value '{SHOWN_VERSION}'. Only the previous minor version is allowed"
+)
+UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
+_PART: Final = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
+_DURATION: Final = re.compile(f"(?:{_PART.pattern})+", re.ASCII)
+_HOST_PORT: Final = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*)):([^:\[\]]*)")
