@@ -121,7 +121,7 @@ class _Planner:
             every_address=tuple(number for number in (IPV4, IPV6) if self.named_addresses(number) is None),
             closed_addresses=tuple(text for text in local if text not in open_addresses),
             serves_localhost=self.serves_localhost(),
-            pod_ranges=self.node.pod_ranges if options.uses_node_ranges else options.cluster_ranges,
+            pod_ranges=self.pod_ranges(),
             service_ranges=self.snapshot.service_ranges,
             health=tuple(filter(None, map(attrgetter("health"), known.values()))),
             notes=tuple(self.notes),
@@ -346,6 +346,12 @@ class _Planner:
                 f"Service {draft.name}: {draft.protocol} {where} is not served for it: it belongs to {owner}"
             )
         return owner == draft.name
+
+    def pod_ranges(self) -> tuple[str, ...]:
+        """The first of each family: kube-proxy's rules know no more."""
+        options = self.options
+        ranges = self.node.pod_ranges if options.uses_node_ranges else options.cluster_ranges
+        return tuple({family(text): text for text in reversed(ranges)}.values())[::-1]
 
     def node_port_addresses(self) -> Iterator[str]:
         """A family for which nothing is given falls back to all of its addresses, as kube-proxy does."""

@@ -23,8 +23,9 @@ FILES: Final = typer.Option(
 def dump(
     objects: Annotated[list[str], FILES] = [],  # noqa: B006
     form: Annotated[
-        Form, typer.Option("--format", help="As whose output the rules are written; it says the mode too.")
-    ] = Form.IPTABLES_SAVE,
+        Form | None,
+        typer.Option("--format", help="As whose output the rules are written. Default: that of the mode."),
+    ] = None,
     names: Annotated[
         Names, typer.Option(help="modern: as kube-proxy 1.36. legacy: nat rules of cluster IPs as long ago.")
     ] = Names.MODERN,

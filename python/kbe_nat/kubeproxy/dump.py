@@ -35,6 +35,11 @@ class Family(StrEnum):
         return IPV6 if self is Family.IPV6 else IPV4
 
 
+def form_of(mode: Mode) -> Form:
+    """What kube-proxy writes in a mode."""
+    return Form.NFT if mode is Mode.NFTABLES else Form.IPTABLES_SAVE
+
+
 def planned(snapshot: Snapshot, options: Options, form: Form) -> Plan:
     """What the rules of a form stand for: it says the mode, whatever `options` do."""
     return plan(snapshot, options.in_mode(Mode.NFTABLES if form is Form.NFT else Mode.IPTABLES))
