@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -377,3 +379,184 @@ def test_several_addresses_of_the_node(kbe: Ran, flags: tuple[str, ...]) -> None
     code, told, _ = kbe("dump", "-f", SEED, *flags, "--format", "nft")
     assert code == 0
     assert "192.0.2.1" in told and "2001:db8::1" in told
+
+
+DESCRIBED = ("--from", "10.0.2.15", "--to", f"{VIP}:80")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flag", "said"),
+    [
+        (
+            (
+                "explain",
+                "-f",
+                SEED,
+                *DESCRIBED,
+                "--cluster-cidr",
+                "10.0.0.0/8",
+                "--detect-local-mode",
+                "NodeCIDR",
+            ),
+            "--cluster-cidr",
+            "pods are told by NodeCIDR",
+        ),
+        (
+            ("explain", "-f", SEED, *DESCRIBED, "--pod-bridge-interface", "br0"),
+            "--pod-bridge-interface",
+            "pods are told by ClusterCIDR",
+        ),
+        (
+            ("replay", "-f", SEED, "in.pcap", "--pod-interface-name-prefix", "veth"),
+            "--pod-interface-name-prefix",
+            "ClusterCIDR",
+        ),
+        (
+            ("explain", "-f", SEED, *DESCRIBED, "--mode", "nftables", "--localhost-nodeports"),
+            "--localhost-nodeports",
+            "in nftables mode",
+        ),
+        (
+            ("dump", "-f", SEED, "--format", "nft", "--no-localhost-nodeports"),
+            "--localhost-nodeports",
+            "in nftables mode",
+        ),
+        (
+            ("explain", "-f", SEED, "in.pcap", "--packet", "1", "--proto", "udp"),
+            "--proto",
+            "belongs to --from and --to",
+        ),
+        (
+            ("explain", "-f", SEED, "in.pcap", "--packet", "1", "--iif", "eth1"),
+            "--iif",
+            "belongs to --from and --to",
+        ),
+        (("explain", "-f", SEED, *DESCRIBED, "--socket", "x"), "--socket", "without --live"),
+        (("explain", "--live", *DESCRIBED, "-f", SEED), "--filename", "with --live"),
+        (("explain", "--live", *DESCRIBED, "--node", "n1"), "--node", "with --live"),
+        (("explain", "--live", *DESCRIBED, "--lenient"), "--strict", "with --live"),
+        (("dump", "--live", "--config", "x"), "--config", "with --live"),
+        (("dump", "-f", SEED, "--socket", "x"), "--socket", "without --live"),
+        (("dump", "-f", SEED, "--reject-with", "tcp-reset"), "--reject-with", "refuse by ICMP"),
+        (
+            ("dump", "-f", SEED, "--format", "nft", "--mode", "iptables"),
+            "--mode",
+            "nft is not of mode iptables",
+        ),
+        (("diff", "-f", SEED, "x", "--reject-with", "tcp-reset"), "--reject-with", "refuse by ICMP"),
+        (("shadow", "-f", SEED, "--existing", "--duration", "5"), "--duration", "with --existing"),
+        (("shadow", "-f", SEED, "--reject-with", "tcp-reset"), "--reject-with", "never appears"),
+        (("drain", "10.0.0.1", "--undo", "--deadline", "5"), "--deadline", "--undo"),
+        (("get", "services", "--limit", "5"), "--limit", "no effect on services"),
+        (("get", "rules", "--wide"), "--wide", "no effect on rules"),
+        (("get", "status", "--service", "a/b"), "--service", "no effect on status"),
+        (("conntrack", "-F", "-p", "tcp"), "--proto", "-F ends all connections"),
+        (
+            ("proxy", "--manifests", SEED, "--dry-run", "--datapath", "every-packet", "--on-death", "refuse"),
+            "--on-death",
+            "every-packet is taken here",
+        ),
+        (
+            (
+                "proxy",
+                "--manifests",
+                SEED,
+                "--dry-run",
+                "--datapath",
+                "every-packet",
+                "--mark-backend",
+                "0xff0000",
+            ),
+            "--mark-backend",
+            "every-packet is taken here",
+        ),
+        (
+            ("proxy", "--manifests", SEED, "--dry-run", "--datapath", "first-packet", "--rules", "nft"),
+            "--rules",
+            "first-packet is taken here",
+        ),
+        (
+            ("proxy", "--manifests", SEED, "--dry-run", "--driver", "netfilterqueue", "--no-gso"),
+            "--gso",
+            "netfilterqueue has no such thing",
+        ),
+    ],
+    ids=lambda value: " ".join(value[:1] + value[-2:]) if isinstance(value, tuple) else "",
+)
+def test_flags_without_an_effect_are_refused(
+    kbe: Ran, capture: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], flag: str, said: str
+) -> None:
+    if arguments[0] == "proxy" and os.geteuid() != 0:
+        pytest.skip("without root it ends before it knows which datapath it takes")
+    monkeypatch.chdir(capture.parent)
+    code, out, err = kbe(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert flag in err and said in err
+
+
+TWO_WAYS = """
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {clusterIP: 10.96.0.20, ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-a, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints: [{addresses: [10.244.1.5]}]
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+spec: {podCIDRs: [10.244.1.0/24, 10.244.2.0/24]}
+status: {addresses: [{type: InternalIP, address: 192.0.2.10}]}
+"""
+
+
+@pytest.mark.parametrize("mode", ["iptables", "nftables"])
+@pytest.mark.parametrize(
+    ("config", "flags", "pods"),
+    [
+        ("clusterCIDR: 10.244.0.0/16", (), "10.244.0.0/16"),
+        ("clusterCIDR: 'fd00::/64,10.244.1.0/24'", (), "10.244.1.0/24"),
+        ("clusterCIDR: 10.0.0.0/8", ("--cluster-cidr", "10.244.2.0/24"), "10.244.2.0/24"),
+        ("detectLocalMode: NodeCIDR\nclusterCIDR: 10.0.0.0/8", (), "10.244.1.0/24"),
+        ("detectLocalMode: ClusterCIDR", (), ""),
+        ("detectLocalMode: NodeCIDR", ("--detect-local-mode", "ClusterCIDR"), ""),
+    ],
+)
+def test_explain_and_dump_know_the_same_pods(
+    kbe: Ran, tmp_path: Path, mode: str, config: str, flags: tuple[str, ...], pods: str
+) -> None:
+    (tmp_path / "objects.yaml").write_text(TWO_WAYS)
+    (tmp_path / "config.yaml").write_text(f"mode: {mode}\n{config}")
+    given = ("-f", tmp_path / "objects.yaml", "--node", "n1", "--config", tmp_path / "config.yaml", *flags)
+    # Without a format it is that of the mode.
+    code, rules, _ = kbe("dump", *given)
+    assert code == 0 and ("table ip" in rules) == (mode == "nftables")
+    ranges = re.findall(r"(?:! -s |ip saddr != )(\S+)", rules)
+    assert set(ranges) - {"127.0.0.0/8"} == ({pods} if pods else set())
+    for source in ("10.244.1.9", "10.244.2.9", "203.0.113.9"):
+        told = kbe.json("explain", *given, "--from", source, "--to", "10.96.0.20:80")
+        is_pod = bool(pods) and ip_address(source) in ip_network(pods)
+        assert told["masquerade"] == (bool(pods) and not is_pod), source
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--cluster-cidr", "10.244.1.0/24,10.244.2.0/24"), ("--nodeport-addresses", "primary,10.0.0.0/8")],
+)
+@pytest.mark.parametrize(
+    "verb", [("dump",), ("explain", *DESCRIBED), ("diff", "x"), ("replay", "in.pcap"), ("proxy", "--dry-run")]
+)
+def test_what_kube_proxy_would_refuse_no_verb_takes(
+    kbe: Ran, capture: Path, monkeypatch: pytest.MonkeyPatch, verb: tuple[str, ...], flags: tuple[str, str]
+) -> None:
+    monkeypatch.chdir(capture.parent)
+    Path("x").write_text("*filter\n:INPUT ACCEPT [0:0]\n:KUBE-FORWARD - [0:0]\nCOMMIT\n")
+    objects = ("--manifests" if verb[0] == "proxy" else "-f", SEED)
+    code, out, err = kbe(*verb, *objects, *flags)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert flags[0] in err and ("dual-stack pair of CIDRs" in err or "both 'primary' and CIDRs" in err)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from kbe_nat.cli.options import SOCKET, Format, OutputFormat, Socket
+from kbe_nat.cli.options import SOCKET, Format, OutputFormat, Socket, refuse_given
 from kbe_nat.cli.output import show_json, show_json_rows
 from kbe_nat.daemon.conversation import ask, rows
 
@@ -13,6 +13,7 @@ Row = dict[str, Any]
 
 
 def conntrack(
+    command: typer.Context,
     list_them: Annotated[bool, typer.Option("--list", "-L", help="List connections; the default.")] = False,
     events: Annotated[bool, typer.Option("--event", "-E", help="Show what happens, until Ctrl-C.")] = False,
     count: Annotated[bool, typer.Option("--count", "-C", help="Count connections.")] = False,
@@ -32,6 +33,8 @@ def conntrack(
     """List, watch, count or end connections, in the format of conntrack-tools."""
     if sum((list_them, events, count, delete, flush)) > 1:
         raise typer.BadParameter("only one of -L, -E, -C, -D and -F can be done", param_hint="conntrack")
+    if flush:
+        refuse_given(command, FILTERS, "it has no effect: -F ends all connections; -D ends those that match")
     filters = {
         "protocol": protocol,
         "source": source,
@@ -131,3 +134,6 @@ def _fits(row: Row, filters: dict[str, str]) -> bool:
 NUMBERS: Final = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
 ECHO: Final = {"icmp": (8, 0), "icmpv6": (128, 129)}
 """Types of echo request and reply."""
+FILTERS: Final = (
+    *("protocol", "source", "destination", "reply_source", "sport", "dport", "state", "service"),
+)

@@ -1,14 +1,21 @@
 """`kbe-nat diff`: rules that were taken from a node, against those that kube-proxy should have written there."""
 
-import sys
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
 from kbe_nat.cli.node import NodeFlags, takes_node_flags
-from kbe_nat.cli.options import Format, ObjectFiles, OutputFormat, PodRange, Strict, read_objects, warn
+from kbe_nat.cli.options import (
+    Format,
+    ObjectFiles,
+    OutputFormat,
+    PodRange,
+    Strict,
+    read_objects,
+    refuse_given,
+    warn,
+)
 from kbe_nat.cli.output import show_json
 from kbe_nat.errors import FileError
 from kbe_nat.kubeproxy.difference import Comparison, Difference, compare, notes, own_tables
@@ -18,6 +25,7 @@ from kbe_nat.kubeproxy.normalise import Kind, Listing, Part, read_listing
 from kbe_nat.model import IPV6, Snapshot
 from kbe_nat.policy import Mode, Options
 from kbe_nat.sources.completion import POD_RANGE
+from kbe_nat.sources.files import content
 
 
 class Table(StrEnum):
@@ -30,6 +38,7 @@ class Table(StrEnum):
 
 @takes_node_flags
 def diff(
+    command: typer.Context,
     objects: ObjectFiles,
     saved: Annotated[
         str,
@@ -64,6 +73,7 @@ def diff(
     """
     if saved == "-" and "-" in objects:
         raise typer.BadParameter("only one of objects and rules can come from standard input", param_hint="-")
+    refuse_given(command, ["reject_with"], "it has no effect: kube-proxy's rules refuse by ICMP")
     found = _read(saved, family, tables)
     snapshot = read_objects(objects, pod_range, is_strict=strict)
     _check_mode(saved, found, flags.stated_mode())
@@ -102,10 +112,8 @@ def _read(saved: str, family: Family | None, tables: list[Table]) -> Listing:
 def _text(saved: str) -> str:
     """The file's text; PowerShell's > writes UTF-16."""
     try:
-        content = sys.stdin.buffer.read() if saved == "-" else Path(saved).read_bytes()
-        return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except OSError as error:
-        raise FileError(f"{saved}: {error.strerror or error}") from None
+        text = content(saved)
+        return text.decode("utf-16" if text[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError:
         raise FileError(f"{saved}: not a text") from None
 

@@ -6,11 +6,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from kbe_nat.cli.options import SOCKET, Socket
+from kbe_nat.cli.options import SOCKET, Socket, refuse_given
 from kbe_nat.daemon.conversation import ask
 
 
 def drain(
+    command: typer.Context,
     backend: Annotated[str, typer.Argument(help="ADDRESS or ADDRESS:PORT.")],
     deadline: Annotated[
         float | None,
@@ -24,6 +25,7 @@ def drain(
 ) -> None:
     """Give a backend no new connections, and count those that are left until there are none."""
     if undo:
+        refuse_given(command, ["deadline", "no_wait"], "it has no effect: nothing is drained with --undo")
         list(ask(socket, "undrain", backend=backend))
         print(f"{backend} gets new connections again")
         return

@@ -4,11 +4,12 @@ from typing import Annotated, Final
 
 import typer
 
-from kbe_nat.cli.node import NodeFlags, takes_node_flags
-from kbe_nat.cli.options import SOCKET, PodRange, Socket, Strict, read_objects, warn
+from kbe_nat.cli.node import NODE_FLAGS, NodeFlags, takes_node_flags
+from kbe_nat.cli.options import SOCKET, PodRange, Socket, Strict, read_objects, refuse_given, warn
 from kbe_nat.daemon.conversation import ask
-from kbe_nat.kubeproxy.dump import Family, Form, Names, planned
-from kbe_nat.kubeproxy.dump import dump as written
+from kbe_nat.kubeproxy.dump import Family, Form, Names, form_of, planned
+from kbe_nat.kubeproxy.dump import dump as dumped
+from kbe_nat.policy import Mode
 from kbe_nat.sources.completion import POD_RANGE
 
 FILES: Final = typer.Option(
@@ -21,6 +22,7 @@ FILES: Final = typer.Option(
 
 @takes_node_flags
 def dump(
+    command: typer.Context,
     objects: Annotated[list[str], FILES] = [],  # noqa: B006
     form: Annotated[
         Form | None,
@@ -47,12 +49,23 @@ def dump(
     The nft form can be loaded with nft -f.
     """
     if live:
+        refuse_given(command, OFFLINE, "it has no effect: with --live the daemon knows it")
         (text,) = ask(socket, "dump", form=form, names=names, family=family)
     elif objects:
+        refuse_given(command, ["socket"], "it has no effect without --live")
+        refuse_given(command, ["reject_with"], "it has no effect: kube-proxy's rules refuse by ICMP")
         snapshot = read_objects(objects, pod_range, is_strict=strict)
-        made = planned(snapshot, flags.options(snapshot), form)
+        form = form or form_of(flags.stated_mode() or Mode.IPTABLES)
+        written = Mode.NFTABLES if form is Form.NFT else Mode.IPTABLES
+        if flags.mode not in (None, written):
+            raise typer.BadParameter(f"{form} is not of mode {flags.mode}", param_hint="--mode")
+        made = planned(snapshot, flags.options(snapshot, written=written), form)
         warn(*made.notes)
-        text = written(made, snapshot, form, names, family)
+        text = dumped(made, snapshot, form, names, family)
     else:
         raise typer.BadParameter("say where the objects are, or --live", param_hint="--filename")
     print(text, end="")
+
+
+OFFLINE: Final = ("objects", *NODE_FLAGS, "pod_range", "strict")
+"""What says more about objects that are read."""

@@ -11,7 +11,7 @@ from rich.text import Text
 from kbe_nat import packet as wire
 from kbe_nat._native import EXPIRY_BUDGET, Engine
 from kbe_nat.cli.flows import FlowQuestion, read_flows
-from kbe_nat.cli.node import NodeFlags, matches, takes_node_flags
+from kbe_nat.cli.node import NODE_FLAGS, NodeFlags, matches, takes_node_flags
 from kbe_nat.cli.options import (
     SOCKET,
     Format,
@@ -22,6 +22,7 @@ from kbe_nat.cli.options import (
     Strict,
     parse,
     read_objects,
+    refuse_given,
     warn,
 )
 from kbe_nat.cli.output import show, show_json, table
@@ -40,10 +41,13 @@ VERDICTS = {"translate": "dnat", "accept": "pass"}
 OTHER_INTERFACE, POD_INTERFACE = 1, 2
 """Numbers that stand for a device of the node, and for one behind which pods are."""
 EPHEMERAL_PORT = 49152
+OFFLINE = ("objects", *NODE_FLAGS, "pod_range", "strict")
+"""What says more about objects that are read."""
 
 
 @takes_node_flags
 def explain(
+    command: typer.Context,
     objects: ObjectFiles = [],  # noqa: B006
     capture: Annotated[Path | None, typer.Argument(help="Capture that the packet is taken from.")] = None,
     number: Annotated[
@@ -85,13 +89,17 @@ def explain(
         raise typer.BadParameter(
             "give --from and --to, or --flows, or a capture and --packet", param_hint="packet"
         )
+    if source is None:
+        refuse_given(command, ["protocol", "interface"], "it has no effect: it belongs to --from and --to")
     if live:
+        refuse_given(command, OFFLINE, "it has no effect: with --live the daemon knows it")
         if source is None or destination is None:
             raise typer.BadParameter("the daemon explains packets that are described", param_hint="--live")
         data = _described(source, destination, protocol)
         (told,) = ask(socket, "explain", packet=data.hex(), interface=OTHER_INTERFACE if interface else 0)
         _tell(data, told, output)
         return
+    refuse_given(command, ["socket"], "it has no effect without --live")
     if not objects:
         raise typer.BadParameter("say where the objects are, or --live", param_hint="--filename")
     snapshot = read_objects(objects, pod_range, is_strict=strict)

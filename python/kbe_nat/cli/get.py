@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from kbe_nat.cli.options import SOCKET, Format, OutputFormat, Socket
+from kbe_nat.cli.options import SOCKET, Format, OutputFormat, Socket, refuse_given
 from kbe_nat.cli.output import show, show_json, show_json_rows, table, traffic
 from kbe_nat.daemon.conversation import ask, rows
 from kbe_nat.model import join_address
@@ -24,6 +24,7 @@ class Kind(StrEnum):
 
 
 def get(
+    command: typer.Context,
     kind: Annotated[Kind, typer.Argument(help="What to list.")],
     service: Annotated[str, typer.Option(help="Only this service port, as namespace/name:port.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="Flows, at most.")] = 1000,
@@ -32,6 +33,10 @@ def get(
     output: OutputFormat = Format.TEXT,
 ) -> None:
     """List what the running daemon serves and carries."""
+    if kind is not Kind.FLOWS:
+        refuse_given(command, ["limit"], f"it has no effect on {kind}")
+    if kind in (Kind.RULES, Kind.STATS, Kind.STATUS):
+        refuse_given(command, ["service", "wide"], f"it has no effect on {kind}")
     if kind in LISTS:
         parameters: dict[str, object] = {}
         if kind is Kind.FLOWS:

@@ -95,11 +95,17 @@ class NodeFlags:
         Refusal, typer.Option(help="How TCP is refused; kube-proxy sends an ICMP error.")
     ] = Refusal.ICMP
 
-    def options(self, snapshot: Snapshot, strategy: Strategy = Strategy.RANDOM) -> Options:
-        """What flags and file say, checked against the objects. Raises `typer.BadParameter` and `FileError`."""
+    def options(
+        self, snapshot: Snapshot, strategy: Strategy = Strategy.RANDOM, written: Mode | None = None
+    ) -> Options:
+        """What flags and file say, checked against the objects; `written` is the mode whose rules are
+        asked for, where that is not the mode that is followed. Raises `typer.BadParameter`, also for a
+        flag that would have no effect, and `FileError`.
+        """
         file = _configuration(self.config)
         mode = self.mode or Mode(file.mode or Mode.IPTABLES)
         detector = self.detect_local_mode or Detector(file.detect_local_mode or Detector.CLUSTER_CIDR)
+        self._check_effect(detector, written or mode)
         device = self._device(detector, file)
         ranges, given = self._ranges(detector, file), self._node_port_addresses(file)
         masquerade = {one: self._masquerade(file, one) for one in Mode}
@@ -128,6 +134,23 @@ class NodeFlags:
             resets_tcp=self.reject_with is Refusal.TCP_RESET,
             strategy=strategy,
         )
+
+    def _check_effect(self, detector: Detector, mode: Mode) -> None:
+        for flag, value, wanted in (
+            ("--cluster-cidr", self.cluster_cidr, Detector.CLUSTER_CIDR),
+            ("--pod-bridge-interface", self.pod_bridge_interface, Detector.BRIDGE_INTERFACE),
+            ("--pod-interface-name-prefix", self.pod_interface_name_prefix, Detector.INTERFACE_NAME_PREFIX),
+        ):
+            if value is not None and detector is not wanted:
+                raise typer.BadParameter(
+                    f"it has no effect: pods are told by {detector}, not by {wanted} (--detect-local-mode)",
+                    param_hint=flag,
+                )
+        if self.localhost_nodeports is not None and mode is Mode.NFTABLES:
+            raise typer.BadParameter(
+                "it has no effect: no node ports are served on 127.0.0.1 in nftables mode",
+                param_hint="--localhost-nodeports",
+            )
 
     def stated_mode(self) -> Mode | None:
         """What flag or file say, None without."""
@@ -283,3 +306,4 @@ KUBE_PROXY_FLAGS: Final = {
     "--iptables-localhost-nodeports": "it is --localhost-nodeports here",
 }
 """What is said about flags that people know from kube-proxy."""
+NODE_FLAGS: Final = tuple(field.name for field in fields(NodeFlags))

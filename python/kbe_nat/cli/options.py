@@ -1,7 +1,7 @@
 """Flags that several verbs share, and what they are turned into."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias, TypeVar
@@ -80,6 +80,17 @@ def read_objects(
         raise FileError(nothing)
     warn(*map(str, errors), *reading.notes, *([nothing] if lacks_service else ()))
     return snapshot
+
+
+def refuse_given(context: typer.Context, names: Iterable[str], reason: str) -> None:
+    """Raises `typer.BadParameter` when one of these parameters stands on the command line: a flag that
+    has no effect is a mistake of somebody who expects one.
+    """
+    flags = {parameter.name: parameter.opts[0] for parameter in context.command.params}
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(reason, param_hint=flags[name])
 
 
 def parse(parser: Callable[[_Given], _T], text: _Given, flag: str) -> _T:

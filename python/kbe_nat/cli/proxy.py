@@ -20,6 +20,7 @@ from kbe_nat.cli.options import (
     Seed,
     Socket,
     parse,
+    refuse_given,
     split,
     warn,
 )
@@ -62,6 +63,7 @@ MAX_FLOWS: Final = 1 << 26
 
 @takes_node_flags
 def proxy(
+    command: typer.Context,
     manifests: Annotated[
         list[str],
         typer.Option(help="Directory or file of Kubernetes objects, which is followed; repeatable."),
@@ -197,6 +199,7 @@ def proxy(
     diversion = Diversion((numbers[0], numbers[-1]), marks)
     way, reason = choose(datapath, commands)
     carrying: EveryPacket | FirstPacket
+    _check_effect(command, way, driver)
     if way is Way.FIRST_PACKET:
         why = "nft and netlink, in a table for each family"
         leftovers = partial(remove_rules, commands)
@@ -240,6 +243,21 @@ def proxy(
     is_raw_lent = way is Way.EVERY_PACKET or any(own.is_present() for own in usable(commands))
     settings = Settings(socket, state, processors, is_raw_lent=is_raw_lent)
     Proxy(source, controller, opened, settings, about, haste).run()
+
+
+def _check_effect(command: typer.Context, way: Way, driver: Driver) -> None:
+    if way is Way.FIRST_PACKET:
+        reason = "it has no effect: first-packet is taken here, whose rules are always nft's (--datapath)"
+        refuse_given(command, ["rules"], reason)
+    else:
+        reason = (
+            "it has no effect: every-packet is taken here, where the kernel chooses no backend (--datapath)"
+        )
+        refuse_given(command, ["on_death", "mark_backend"], reason)
+    if driver is Driver.NETFILTERQUEUE:
+        refuse_given(
+            command, ["gso", "fail_open"], "it has no effect: the driver netfilterqueue has no such thing"
+        )
 
 
 def _print_rules(source: Manifests, controller: Controller) -> None:

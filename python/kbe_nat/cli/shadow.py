@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from kbe_nat.cli.node import NodeFlags, takes_node_flags
-from kbe_nat.cli.options import Format, OutputFormat, PodRange, Strict, parse, warn
+from kbe_nat.cli.options import Format, OutputFormat, PodRange, Strict, parse, refuse_given, warn
 from kbe_nat.cli.output import show, show_json, table
 from kbe_nat.errors import ConntrackError, KbeNatError
 from kbe_nat.kernel_flows import KernelFlow, listed, watched
@@ -28,6 +28,7 @@ POLL_SECONDS = 1.0
 
 @takes_node_flags
 def shadow(
+    command: typer.Context,
     manifests: Annotated[
         list[str],
         typer.Option(
@@ -57,6 +58,11 @@ def shadow(
     compared with where the kernel has sent it. Ends with 1 when there was a disagreement. Connections that the
     kernel refuses never appear there, so they are not compared.
     """
+    if existing:
+        refuse_given(
+            command, ["duration", "count"], "it has no effect: nothing is waited for with --existing"
+        )
+    refuse_given(command, ["reject_with"], "it has no effect: what is refused never appears there")
     source = Manifests(manifests, pod_range=parse(parse_range, pod_range, "--pod-range"), is_strict=strict)
     own = Shadow()
     _follow(source, own, flags, is_first=True)

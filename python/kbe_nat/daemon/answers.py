@@ -11,7 +11,7 @@ from kbe_nat.daemon.requests import parameters
 from kbe_nat.daemon.watchers import Watchers
 from kbe_nat.datapath.native import queue_counters
 from kbe_nat.errors import ControlError
-from kbe_nat.kubeproxy.dump import Family, Form, Names, dump, planned
+from kbe_nat.kubeproxy.dump import Family, Form, Names, dump, form_of, planned
 from kbe_nat.kubeproxy.path import chains
 from kbe_nat.model import IPV4, IPV6, Snapshot, Strategy, join_address
 from kbe_nat.planning import exclusions
@@ -94,12 +94,14 @@ class Answers:
         """The rules in force, as they were given to the kernel."""
         yield self._controller.render()
 
-    def dump(self, form: str, names: str, family: str | None = None) -> Iterator[str]:
-        """The rules that kube-proxy would have written for what is served."""
+    def dump(self, form: str | None, names: str, family: str | None = None) -> Iterator[str]:
+        """The rules that kube-proxy would have written for what is served; without a form, as in its mode."""
         controller = self._controller
+        options = controller.plan.options
+        own = Form(form) if form else form_of(options.mode)
         wanted = None if family is None else Family(family)
-        made = planned(controller.snapshot, controller.plan.options, Form(form))
-        yield dump(made, controller.snapshot, Form(form), Names(names), wanted)
+        made = planned(controller.snapshot, options, own)
+        yield dump(made, controller.snapshot, own, Names(names), wanted)
 
     def stats(self) -> Iterator[Row]:
         """All counters."""
