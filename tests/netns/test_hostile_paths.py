@@ -1,0 +1,84 @@
+"""A daemon whose paths lie where others may write, and clients of its control socket that say nothing."""
+
+import os
+import socket
+import stat
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from test_proxy import Daemon, curl, daemon
+from waiting import eventually
+
+__all__ = ["daemon"]
+
+
+def plant_sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(10 << 30)
+
+
+@pytest.mark.parametrize(
+    ("plant", "reason"),
+    [
+        (os.mkfifo, "it is a FIFO"),
+        (plant_sparse, "it holds something else"),
+        (lambda path: path.symlink_to("/etc/hostname"), "it is a symbolic link"),
+    ],
+    ids=["fifo", "sparse", "link"],
+)
+def test_f135_a_trap_in_the_place_of_its_state_is_said_and_left_alone(
+    daemon: Daemon, plant: Callable[[Path], None], reason: str
+) -> None:
+    state, hostname = daemon.folder / "state", Path("/etc/hostname").read_bytes()
+    plant(state)
+    before = state.lstat()
+    daemon.start()
+    assert f"{state}: {reason}; no connections are taken over" in daemon.log
+    assert daemon.log.count(f"connections cannot be kept: {state}: {reason}") == 1
+    assert "172.30.228.255" in curl(daemon.cluster)
+    assert daemon.end() < 5
+    found = state.lstat()
+    assert (found.st_ino, found.st_mode, found.st_size) == (before.st_ino, before.st_mode, before.st_size)
+    assert Path("/etc/hostname").read_bytes() == hostname
+    assert {own.name for own in daemon.folder.iterdir() if "state" in own.name} == {"state"}
+
+
+def test_f135_what_is_in_the_place_of_its_socket_is_left_alone(daemon: Daemon, tmp_path: Path) -> None:
+    other = tmp_path / "other.sock"
+    other.write_text("precious")
+    done = daemon.run("--socket", str(other))
+    assert (done.returncode, other.read_text()) == (2, "precious")
+    assert f"{other}: it is no socket, and is left alone" in done.stderr
+    other.unlink()
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(str(other))
+        mute.listen()
+        done = daemon.run("--socket", str(other))
+    assert done.returncode == 2
+    assert f"{other}: another daemon answers here, or at least listens" in done.stderr
+    assert stat.S_ISSOCK(other.lstat().st_mode)
+
+
+def test_f127_idle_clients_of_the_control_socket_hold_up_nobody(daemon: Daemon) -> None:
+    daemon.start()
+    pid = daemon.get("status")["pid"]
+
+    def number_of(what: str) -> int:
+        return sum(1 for _ in Path(f"/proc/{pid}/{what}").iterdir())
+
+    threads, descriptors = number_of("task"), number_of("fd")
+    with ExitStack() as stack:
+        for number in range(500):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.connect(str(daemon.socket))
+            if number % 2:
+                client.send(b'{"verb"')
+        assert "172.30.228.255" in curl(daemon.cluster)
+        assert daemon.get("status")["pid"] == pid
+        assert number_of("task") <= threads + 2
+        assert number_of("fd") <= descriptors + 70
+        eventually(lambda: number_of("fd") <= descriptors + 2)
+    assert "172.30.228.255" in curl(daemon.cluster)
+    assert "ERROR" not in daemon.log
