@@ -170,13 +170,18 @@ def test_flows_time_out_by_the_clock_of_the_capture(tmp_path: Path) -> None:
         (b"", "neither a pcap nor a pcapng file"),
         (b"\xd4\xc3", "neither a pcap nor a pcapng file"),
         (b"PK\3\4" + bytes(100), "neither a pcap nor a pcapng file"),
-        (pcap([], 105), "link type 105 is not supported"),
-        (pcap([(START, syn()), (START, syn())])[:-1], "packet 2: the file ends within it"),
-        (pcap([(START, syn())]) + b"\0" * 7, "packet 2: the file ends within it"),
-        (pcap([(START, syn()), (START, bytes(300_000))]), "packet 2: 300000 bytes are more"),
-        (pcapng([(START, syn())])[:-20], "packet 1: the file ends within it"),
-        (pcapng([(START, syn())], 105), "link type 105 is not supported"),
+        (pcap([])[:20], "the file ends within its header"),
+        (b"\x1f\x8b\x08\0" + bytes(100), "compressed by gzip"),
+        (struct.pack("<I", 0xA12B3C4D) + bytes(100), "a variant of pcap"),
+        (pcap([]).replace(b"\2\0\4\0", b"\2\0\2\0"), "version 2.2 is not read"),
+        (pcap([(START, syn()), (START, bytes(300_000))]), r"packet 2: 300000 bytes are more.*byte 80\)"),
         (pcapng([])[:28] + block(6, struct.pack("<IIIII", 3, 0, 0, 0, 0)), "packet 1: it names an interface"),
+        (pcapng([]) + block(6, struct.pack("<IIIII", 0, 0, 0, 60, 60)), "packet 1: 60 bytes are more than"),
+        (pcapng([]) + struct.pack("<III", 5, 14, 14), r"block 3: a block cannot have 14 bytes \(byte 60\)"),
+        (pcapng([]) + struct.pack("<III", 5, 12, 16), "block 3: its two lengths differ"),
+        (pcapng([]) + struct.pack("<III", 5, 1 << 31, 0), "block 3: 2147483648 bytes are more"),
+        (pcapng([])[:8] + bytes(20), "block 1: a section header without its byte order"),
+        (pcapng([]) + block(1, b"\1\0\0\0"), "block 3: an interface description that is too short"),
     ],
 )
 def test_damage_is_named(tmp_path: Path, content: bytes, message: str) -> None:
@@ -195,7 +200,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_an_older_target_stays_when_the_replay_fails(tmp_path: Path) -> None:
     source, target = tmp_path / "in.pcap", tmp_path / "out.pcap"
-    source.write_bytes(pcap([(START, syn())])[:-1])
+    source.write_bytes(pcap([(START, syn()), (START, bytes(300_000))]))
     target.write_bytes(b"older")
     with pytest.raises(kbe_nat.CaptureError), CaptureQueue(source, target) as queue:
         kbe_nat.Loop(engine(), queue).run()

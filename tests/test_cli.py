@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 from ipaddress import ip_address, ip_network
@@ -332,11 +333,104 @@ def test_flags_that_people_know_from_kube_proxy(kbe: Ran, flag: str, said: str) 
 
 
 def test_a_damaged_capture_leaves_no_output(kbe: Ran, capture: Path, tmp_path: Path) -> None:
-    capture.write_bytes(capture.read_bytes()[:-3])
+    content = capture.read_bytes()
+    capture.write_bytes(content + struct.pack("<IIII", 0, 0, 300_000, 300_000) + bytes(300_000))
     out = tmp_path / "out.pcap"
     code, _, err = kbe("replay", "-f", SEED, capture, "-w", out)
-    assert (code, "packet 201: the file ends within it" in err) == (2, True)
+    assert (
+        code,
+        f"packet 202: 300000 bytes are more than a frame can have (byte {len(content)})" in err,
+    ) == (
+        2,
+        True,
+    )
     assert list(tmp_path.iterdir()) == [capture]
+
+
+def test_of_a_capture_that_was_cut_off_the_whole_packets_count(
+    kbe: Ran, capture: Path, tmp_path: Path
+) -> None:
+    content = capture.read_bytes()
+    capture.write_bytes(content[:-3])
+    out = tmp_path / "out.pcap"
+    code, text, err = kbe("replay", "-f", SEED, capture, "-w", out)
+    assert (code, "packet 201: the file ends within it" in err) == (0, True)
+    assert text.startswith("200 packets")
+    assert len(frames_of(out)) == 200
+    assert kbe.json("replay", "-f", SEED, capture)["ends_within"].startswith("packet 201 (byte ")
+
+
+@pytest.mark.parametrize("link", ["same", "hard", "symbolic", "standard-input", "objects", "directory"])
+def test_what_is_read_is_not_written_over(kbe: Ran, capture: Path, tmp_path: Path, link: str) -> None:
+    target, objects = tmp_path / "other.pcap", tmp_path / "objects"
+    objects.mkdir()
+    (objects / "cluster.yaml").write_bytes(Path(SEED).read_bytes())
+    files, source = str(objects / "cluster.yaml"), str(capture)
+    match link:
+        case "same":
+            target = capture
+        case "hard":
+            target.hardlink_to(capture)
+        case "symbolic":
+            target.symlink_to(capture)
+        case "standard-input":
+            target, source = capture, "/dev/stdin"
+        case "objects":
+            target.symlink_to(files)
+        case "directory":
+            target, files = objects / "cluster.yaml", str(objects)
+    before = {path: path.read_bytes() for path in (capture, objects / "cluster.yaml")}
+    with capture.open("rb") as opened:
+        done = subprocess.run(
+            [sys.executable, "-m", "kbe_nat", "replay", "-f", files, source, "-w", str(target)],
+            stdin=opened,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"kbe-nat: {target}: it would be written over what is read; name another file\n"
+    assert {path: path.read_bytes() for path in before} == before
+    assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.parametrize("way", ["-", "/dev/stdout", "/dev/stdout to a file", "a fifo", "a link"])
+def test_a_capture_is_written_to_wherever_it_is_wanted(capture: Path, tmp_path: Path, way: str) -> None:
+    plain, got = tmp_path / "plain.pcap", tmp_path / "got.pcap"
+    replay = f"{sys.executable} -m kbe_nat replay -f {SEED} --seed 1"
+    commands = {
+        "-": f"cat {capture} | {replay} - -w - | cat > {got}",
+        "/dev/stdout": f"{replay} {capture} -w /dev/stdout | cat > {got}",
+        "/dev/stdout to a file": f"{replay} {capture} -w /dev/stdout > {got}",
+        "a fifo": f"mkfifo {tmp_path}/f; cat {tmp_path}/f > {got} & {replay} {capture} -w {tmp_path}/f; wait",
+        "a link": f"touch {got}; ln -s {got} {tmp_path}/l; {replay} {capture} -w {tmp_path}/l",
+    }
+    for command in (f"{replay} {capture} -w {plain}", commands[way]):
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert got.read_bytes() == plain.read_bytes()
+    assert got.stat().st_mode == plain.stat().st_mode
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_frames_of_other_link_types_are_counted(kbe: Ran, tmp_path: Path) -> None:
+    path, out = tmp_path / "wifi.pcap", tmp_path / "out.pcap"
+    path.write_bytes(pcap([(START, b"\x88" * 40)] * 3, 105))
+    code, text, err = kbe("replay", "-f", SEED, path, "-w", out)
+    assert (code, "link type 105" in err) == (0, True)
+    assert out.read_bytes() == path.read_bytes()
+    assert "Not read, left alone" in text
+    assert kbe.json("replay", "-f", SEED, path)["unread_link_types"] == {"105": 3}
+
+
+def test_explain_reads_segments_that_were_not_cut_yet(kbe: Ran, tmp_path: Path) -> None:
+    path = tmp_path / "tso.pcap"
+    ip = IP(src="10.0.2.15", dst=VIP, len=0)
+    segment = ETHERNET + bytes(ip / TCP(sport=40000, dport=80, flags="A", seq=2, ack=1) / bytes(70_000))
+    path.write_bytes(pcap([(START, handshake(0)[0]), (START, segment)], 1))
+    told = kbe.json("explain", "-f", SEED, path, "--packet", 2)
+    assert told["verdict"] == "dnat"
+    assert any("70040 bytes" in reason for reason in told["reasons"])
 
 
 def test_help_and_version(kbe: Ran) -> None:

@@ -544,12 +544,20 @@ class Engine:
         """
 
     def process(
-        self, packet: _Buffer, now: int, *, interface: int = 0, incomplete_checksum: bool = False
+        self,
+        packet: _Buffer,
+        now: int,
+        *,
+        interface: int = 0,
+        incomplete_checksum: bool = False,
+        captured: bool = False,
     ) -> Verdict:
         """What is to be done with one packet, at `now` nanoseconds of a monotonic clock.
 
         `interface` is the index of the device it came in by, 0 for the node's own. With `incomplete_checksum`
         the transport checksum is computed in full (a packet from a local sender, CHECKSUM_PARTIAL).
+        With `captured`, for packets of captures, an IP length of 0 stands for the length of the bytes: the
+        sending host had not yet cut this segment. Without it such a packet is malformed.
         Cost: one lookup; for the first packet of a flow also the decision.
         """
 
@@ -561,6 +569,7 @@ class Engine:
         offsets: Sequence[int] | _Buffer | None = None,
         interface: int = 0,
         incomplete_checksum: bool = False,
+        captured: bool = False,
     ) -> bytes:
         """`process` for many packets, rewritten in place; the GIL is released, no object is made per packet.
 
@@ -628,7 +637,13 @@ class Engine:
         """All counters. Cost: linear in service ports and their backends."""
 
     def explain(
-        self, packet: _Buffer, now: int, *, interface: int = 0, incomplete_checksum: bool = False
+        self,
+        packet: _Buffer,
+        now: int,
+        *,
+        interface: int = 0,
+        incomplete_checksum: bool = False,
+        captured: bool = False,
     ) -> Explanation:
         """What `process` would do with the packet and why, from the same code, changing nothing."""
 
@@ -651,8 +666,8 @@ class Engine:
 class CaptureReader:
     """Reads a pcap or pcapng file in batches; memory does not grow with the file.
 
-    Ethernet (with VLAN tags), raw IP, NULL, LOOP and Linux "cooked" frames are understood. Raises OSError and
-    `CaptureError`.
+    Ethernet (with VLAN tags), raw IP, NULL, LOOP and Linux "cooked" frames are understood; others hold no
+    packet. Raises OSError and `CaptureError`.
     """
 
     def __new__(cls, path: str) -> CaptureReader: ...
@@ -660,9 +675,18 @@ class CaptureReader:
     def position(self) -> int:
         """Bytes of the file that were read so far."""
 
+    @property
+    def unread(self) -> dict[int, int]:
+        """Frames so far whose link type is not read, by its number: they have no packet."""
+
+    @property
+    def cut(self) -> str | None:
+        """The packet or block within which the file ends, once that was met; None for a whole file."""
+
     def read_batch(self, max_packets: int, max_span: int) -> CaptureBatch | None:
         """The next frames, at most `max_packets` of them and all within `max_span` nanoseconds of the first;
-        None at the end. Raises `CaptureError` with the number of the packet that is damaged.
+        None at the end, and where the file ends within a packet (`cut`). Raises `CaptureError` with the number
+        and place of the packet or block that is damaged.
         """
 
 @final
@@ -680,9 +704,11 @@ class CaptureBatch:
 
 @final
 class CaptureWriter:
-    """Writes a capture of the same format and link type as the one that `reader` reads."""
+    """Writes a capture of the same format and link type as the one that `reader` reads, to the file with this
+    name, or to standard output.
+    """
 
-    def __new__(cls, path: str, reader: CaptureReader, answer: str = "icmp") -> CaptureWriter: ...
+    def __new__(cls, path: str | None, reader: CaptureReader, answer: str = "icmp") -> CaptureWriter: ...
     def write(self, frames: CaptureBatch, packets: _Buffer, verdicts: bytes) -> None:
         """Write what is sent on: frames with the `packets` that `process_batch` left, refusals (`answer` as of
         `refusal`) in place of refused ones, and frames without an IP packet as they are. Held fragments keep

@@ -61,7 +61,11 @@ class Comparison:
         """See `PacketQueue`."""
         packets = bytearray(self._original)
         others = self.other.process_batch(
-            packets, batch.now, offsets=batch.offsets, interface=batch.interface
+            packets,
+            batch.now,
+            offsets=batch.offsets,
+            interface=batch.interface,
+            captured=batch.is_captured,
         )
         self.other.released()
         self.other.expire(batch.now, EXPIRY_BUDGET)

@@ -174,7 +174,10 @@ def _captured(engine: Engine, capture: Path, number: int) -> tuple[bytes, Row]:
             here = min(before, len(batch))
             with memoryview(batch.packets) as packets:
                 engine.process_batch(
-                    packets[: batch.offsets[here]], batch.now, offsets=batch.offsets[: here + 1]
+                    packets[: batch.offsets[here]],
+                    batch.now,
+                    offsets=batch.offsets[: here + 1],
+                    captured=batch.is_captured,
                 )
             engine.released()
             if here < len(batch):
@@ -184,7 +187,7 @@ def _captured(engine: Engine, capture: Path, number: int) -> tuple[bytes, Row]:
                     raise typer.BadParameter(
                         f"number {number} of {capture} is no IP packet", param_hint="--packet"
                     )
-                row = explanation_row(engine.explain(data, batch.now))
+                row = explanation_row(engine.explain(data, batch.now, captured=batch.is_captured))
                 return data, row | {"kernel": consequences(row)}
             engine.expire(batch.now, EXPIRY_BUDGET)
             before -= len(batch)

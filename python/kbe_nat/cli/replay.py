@@ -2,7 +2,7 @@
 
 import secrets
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +26,7 @@ from kbe_nat.cli.options import (
     warn,
 )
 from kbe_nat.cli.output import show, show_json
-from kbe_nat.cli.summary import summary, tables
+from kbe_nat.cli.summary import doubts, summary, tables
 from kbe_nat.datapath import PacketQueue
 from kbe_nat.datapath.pcap import CaptureQueue
 from kbe_nat.model import Strategy
@@ -40,9 +40,14 @@ from kbe_nat.tables import Tables
 @takes_node_flags
 def replay(
     objects: ObjectFiles,
-    capture: Annotated[Path, typer.Argument(help="pcap or pcapng file.")],
+    capture: Annotated[Path, typer.Argument(help="pcap or pcapng file, or - for standard input.")],
     target: Annotated[
-        Path | None, typer.Option("--write", "-w", help="Write what would be sent on to this capture file.")
+        Path | None,
+        typer.Option(
+            "--write",
+            "-w",
+            help="Write what would be sent on to this capture file, or - for standard output.",
+        ),
     ] = None,
     compare: Annotated[
         list[str], typer.Option(help="Other objects, as with -f: say which flows would fare differently.")
@@ -87,6 +92,7 @@ def replay(
             capture,
             target,
             answer=flags.reject_with,
+            inputs=[name for name in (*objects, *compare, flags.config) if name not in (None, "-")],
             progress=lambda position: bar.update(task, completed=position),
         )
         queue: PacketQueue = stack.enter_context(source)
@@ -94,11 +100,14 @@ def replay(
             second = planned(compare)
             queue = comparison = Comparison(queue, engine_for(second), (first, second))
         Loop(engine, queue).run()
-    result = summary(str(capture), seed, engine.stats())
-    if output is Format.JSON:
-        show_json(result | ({"comparison": comparison.summary()} if comparison else {}))
-    else:
-        show(*tables(result), *(["", *comparison.tables()] if comparison else []))
+    result = summary(str(capture), seed, engine.stats(), source.unread, source.cut)
+    warn(*doubts(result))
+    # Text in the middle of a capture would spoil it.
+    with redirect_stdout(sys.stderr) if source.is_standard_output else nullcontext():
+        if output is Format.JSON:
+            show_json(result | ({"comparison": comparison.summary()} if comparison else {}))
+        else:
+            show(*tables(result), *(["", *comparison.tables()] if comparison else []))
 
 
 def _progress() -> Progress:

@@ -1,5 +1,6 @@
 """What became of a replay's packets: per service and backend, and by cause where they were refused."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from kbe_nat._native import ServiceStats, Stats
@@ -7,8 +8,12 @@ from kbe_nat.cli.output import table
 from kbe_nat.model import join_address
 
 
-def summary(capture: str, seed: int, stats: Stats) -> dict[str, Any]:
-    """The counters as JSON shows them. Pairs are "forward", towards the backend, and "back"."""
+def summary(
+    capture: str, seed: int, stats: Stats, unread: Mapping[int, int], cut: str | None
+) -> dict[str, Any]:
+    """The counters as JSON shows them. Pairs are "forward", towards the backend, and "back". `unread` and
+    `cut` are those of the `CaptureQueue`.
+    """
     attributed: dict[str, int] = {}
     for service in stats.services:
         for cause, packets in service.refused.items():
@@ -27,6 +32,8 @@ def summary(capture: str, seed: int, stats: Stats) -> dict[str, Any]:
         "flows": sum(service.flows for service in stats.services),
         "services": [_service(service) for service in stats.services],
         "refused_without_service": elsewhere,
+        "unread_link_types": {str(number): frames for number, frames in unread.items()},
+        "ends_within": cut,
     }
 
 
@@ -50,7 +57,34 @@ def tables(result: dict[str, Any]) -> list[Any]:
             refused.add_row(service["name"], cause, str(packets))
     for cause, packets in result["refused_without_service"].items():
         refused.add_row("(no service)", cause, str(packets))
-    return [title, "", carried, *(["", refused] if refused.row_count else [])]
+    unread = table("Not read, left alone", "frames of link type", "frames", right=1)
+    for number, frames in result["unread_link_types"].items():
+        unread.add_row(number, str(frames))
+    parts = [title, "", carried]
+    for rows in (refused, unread):
+        parts += ["", rows] if rows.row_count else []
+    return parts
+
+
+def doubts(result: dict[str, Any]) -> list[str]:
+    """What somebody should hear who takes the counters for those of a whole capture."""
+    lines = []
+    capture, unread = result["capture"], result["unread_link_types"]
+    if result["ends_within"]:
+        lines.append(f"{capture}: {_cut(result['ends_within'])}; what is before it counts")
+    if unread and sum(unread.values()) == result["packets"]:
+        types = ", ".join(unread)
+        lines.append(
+            f"{capture}: none of its frames is of a link type that is read (link type {types}): Ethernet, raw "
+            "IP, NULL, LOOP and Linux cooked are"
+        )
+    return lines
+
+
+def _cut(place: str) -> str:
+    """A place such as `packet 7 (byte 480)` as a sentence."""
+    record, _, offset = place.partition(" (")
+    return f"{record}: the file ends within it ({offset}"
 
 
 def _service(service: ServiceStats) -> dict[str, Any]:

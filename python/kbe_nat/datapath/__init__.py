@@ -32,6 +32,8 @@ class Batch:
     """Where each packet starts, and after the last one where it ends: one more than there are packets."""
     interface: int = 0
     """Index of the device they came in by; 0 for packets of the node itself."""
+    is_captured: bool = False
+    """Whether they are of a capture, where an IP length of 0 stands for the length of the bytes."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

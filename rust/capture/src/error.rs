@@ -1,7 +1,5 @@
 //! What can be wrong with a capture file.
 
-use pcap_file::PcapError;
-
 /// Why a capture cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
@@ -9,31 +7,47 @@ pub enum CaptureError {
     #[error("{0}")]
     Io(#[from] std::io::Error),
     /// The file is of another kind.
-    #[error("neither a pcap nor a pcapng file")]
-    Format,
-    /// Its frames are of a kind that is not understood.
-    #[error("link type {0} is not supported: Ethernet, raw IP, NULL, LOOP and Linux cooked are")]
-    LinkType(u32),
+    #[error("neither a pcap nor a pcapng file{0}")]
+    Format(&'static str),
+    /// The file is of a version of its format that is not read.
+    #[error("{0}")]
+    Version(String),
     /// The file is damaged.
-    #[error("packet {packet}: {reason}")]
+    #[error("{place}: {reason} (byte {})", place.offset)]
     Damaged {
-        /// Number of the packet in which the damage shows, from 1.
-        packet: u64,
+        /// Where the damage shows.
+        place: Place,
         /// What is wrong.
         reason: String,
     },
 }
 
-impl CaptureError {
-    /// An error of the parser at the packet with this number.
-    pub(crate) fn at(packet: u64, error: PcapError) -> Self {
-        let reason = match error {
-            PcapError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                "the file ends within it".to_owned()
-            }
-            PcapError::IoError(error) => return Self::Io(error),
-            error => error.to_string(),
+/// Where something is in a capture file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// What stands there.
+    pub what: Item,
+    /// Its number among its like, from 1.
+    pub number: u64,
+    /// The byte of the file at which it begins, from 0.
+    pub offset: u64,
+}
+
+/// What a capture file consists of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Item {
+    /// A frame with its time.
+    Packet,
+    /// A block of a pcapng file; packets are blocks too.
+    Block,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let what = match self.what {
+            Item::Packet => "packet",
+            Item::Block => "block",
         };
-        Self::Damaged { packet, reason }
+        write!(f, "{what} {}", self.number)
     }
 }

@@ -1,26 +1,18 @@
 //! A capture file as batches of frames.
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use pcap_file::PcapError;
-use pcap_file::pcap::{PcapHeader, PcapReader};
-use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
-use pcap_file::pcapng::blocks::interface_description::{
-    InterfaceDescriptionBlock, InterfaceDescriptionOption,
-};
-use pcap_file::pcapng::blocks::section_header::SectionHeaderBlock;
-use pcap_file::pcapng::{Block, PcapNgReader};
+use kbe_nat_engine::wire::ipv6::jumbo_length;
 
-use crate::CaptureError;
+use crate::error::{Item, Place};
 use crate::link::Link;
-
-/// Frames longer than this are a sign of damage (`MAXIMUM_SNAPLEN` of libpcap).
-const MAX_FRAME: usize = 262_144;
+use crate::pcap::Format;
+use crate::pcapng::{Block, SECTION_HEADER, Section};
+use crate::record::Record;
+use crate::source::Source;
+use crate::{CaptureError, MAX_BATCH, MAX_SEGMENT};
 
 /// Frames that were read together, and the IP packets in them.
 #[derive(Debug, Default)]
@@ -30,10 +22,12 @@ pub struct Batch {
     /// Where each frame's packet starts in `packets`, and where the last ends. A frame without an IP packet has an empty one.
     pub offsets: Vec<u64>,
     pub(crate) frames: Vec<Frame>,
-    /// Headers of frames with an IP packet, and whole frames without one.
-    pub(crate) headers: Vec<u8>,
     /// Blocks of a pcapng file that are no packets, each with the number of frames in front of it.
-    pub(crate) blocks: Vec<(usize, Block<'static>)>,
+    pub(crate) blocks: Vec<(usize, Block)>,
+    /// Bytes of the pcapng section in which the batch ends, up to there.
+    pub(crate) section: u64,
+    /// Bytes of the file that are held.
+    held: usize,
 }
 
 impl Batch {
@@ -55,324 +49,267 @@ impl Batch {
     }
 
     /// Cost: one copy of the frame.
-    fn push(&mut self, link: Link, original: u32, time: u64, stamp: Stamp, bytes: &[u8]) {
-        let header = link.header(bytes).unwrap_or(bytes.len());
-        self.headers.extend_from_slice(&bytes[..header]);
+    fn push(&mut self, found: Found) {
+        let Found { link, time, record } = found;
+        let link = link.ok();
+        let bytes = record.frame();
+        let header = link.and_then(|link| link.header(bytes)).unwrap_or(bytes.len());
         let packet = &bytes[header..];
         self.packets.extend_from_slice(packet);
-        if original as usize > bytes.len() {
-            let missing = total_length(packet).saturating_sub(packet.len());
+        let original = record.original() as usize;
+        if original > bytes.len() {
+            let missing = total_length(packet, original - header).saturating_sub(packet.len());
             self.packets.resize(self.packets.len() + missing, 0);
         }
+        self.held +=
+            record.bytes.len() + self.packets.len() - self.offsets.last().map_or(0, |&end| end as usize);
         self.offsets.push(self.packets.len() as u64);
-        self.frames.push(Frame { time, stamp, original, link, header, captured: packet.len() });
+        let captured = packet.len();
+        self.frames.push(Frame { time, link, header, captured, record });
     }
 }
 
-/// What a frame is apart from its bytes.
+/// What a frame is.
 #[derive(Clone, Debug)]
 pub(crate) struct Frame {
-    pub(crate) time: u64,
-    pub(crate) stamp: Stamp,
-    /// Its length before the capture cut it.
-    pub(crate) original: u32,
-    pub(crate) link: Link,
-    /// Length of what stands in front of the IP packet.
+    time: u64,
+    /// `None`: its link type is not read, and it holds no packet.
+    pub(crate) link: Option<Link>,
+    /// Length of what stands in front of the IP packet: all of it, if there is none.
     pub(crate) header: usize,
     /// Length of the IP packet as it was captured, with any trailer.
     pub(crate) captured: usize,
-}
-
-/// A time as the file says it, with what else it says of a packet.
-#[derive(Clone, Debug)]
-pub(crate) enum Stamp {
-    Pcap { seconds: u32, fraction: u32 },
-    Enhanced { interface: u32, units: Duration, options: Vec<EnhancedPacketOption<'static>> },
-    Simple,
+    pub(crate) record: Record,
 }
 
 /// Reads a pcap or pcapng file.
 pub struct Reader {
     source: Source,
-    read: Arc<AtomicU64>,
+    layout: Layout,
+    /// What was read to know the format: the header of a pcap file, or the start of the first block.
+    head: Vec<u8>,
     /// Packets that were read.
     packets: u64,
+    unread: BTreeMap<u32, u64>,
+    cut: Option<Place>,
     /// A frame that was read, but belongs to the next batch.
-    ahead: Option<Ahead>,
+    ahead: Option<Found>,
     /// Time of the last frame; simple packets have none of their own.
     time: u64,
 }
 
-struct Ahead {
-    link: Link,
-    original: u32,
-    stamp: Stamp,
-    time: u64,
-    bytes: Vec<u8>,
+enum Layout {
+    Pcap(Format),
+    PcapNg(Section),
 }
 
-enum Source {
-    Pcap(Box<PcapReader<Counted>>, Link),
-    PcapNg(Box<PcapNgReader<Counted>>),
+/// A frame as it is read.
+pub(crate) struct Found {
+    /// Its link type, or the number of one that is not read.
+    pub(crate) link: Result<Link, u32>,
+    pub(crate) time: u64,
+    pub(crate) record: Record,
 }
 
-/// How the file that is written begins.
-pub(crate) enum Start {
-    Pcap(PcapHeader),
-    PcapNg(SectionHeaderBlock<'static>),
+/// What was read.
+pub(crate) enum Read {
+    Frame(Found),
+    Block(Block),
+    /// The file ends within this.
+    Cut(Item),
+}
+
+/// What is wrong, before it is known where.
+pub(crate) enum Wrong {
+    Io(std::io::Error),
+    Record(Item, String),
+}
+
+impl Wrong {
+    pub(crate) fn packet(reason: String) -> Self {
+        Self::Record(Item::Packet, reason)
+    }
+
+    pub(crate) fn block(reason: String) -> Self {
+        Self::Record(Item::Block, reason)
+    }
+}
+
+impl From<std::io::Error> for Wrong {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error)
+    }
 }
 
 impl Reader {
     /// Open a file.
     ///
     /// # Errors
-    /// When it cannot be read, is no capture, or is one of a link type that is not understood.
+    /// When it cannot be read, or is no capture of a version that is read.
     pub fn open(path: &Path) -> Result<Self, CaptureError> {
-        let mut magic = [0; 4];
-        let mut file = File::open(path)?;
-        let length = read_up_to(&mut file, &mut magic)?;
-        let read = Arc::new(AtomicU64::new(0));
-        let counted = Counted { magic, ahead: length, file, read: Arc::clone(&read) };
-        let broken = |error| match CaptureError::at(1, error) {
-            CaptureError::Damaged { .. } => CaptureError::Format,
-            error => error,
-        };
-        let source = match u32::from_be_bytes(magic) {
-            0x0a0d_0d0a => Source::PcapNg(Box::new(PcapNgReader::new(counted).map_err(broken)?)),
-            0xa1b2_c3d4 | 0xa1b2_3c4d | 0xd4c3_b2a1 | 0x4d3c_b2a1 => {
-                let reader = PcapReader::new(counted).map_err(broken)?;
-                let link = link_of(u32::from(reader.header().datalink))?;
-                Source::Pcap(Box::new(reader), link)
+        Self::new(Box::new(File::open(path)?))
+    }
+
+    /// Read what a file holds from elsewhere.
+    ///
+    /// # Errors
+    /// As [`Reader::open`].
+    pub fn new(file: Box<dyn std::io::Read + Send>) -> Result<Self, CaptureError> {
+        let mut source = Source::new(file);
+        let mut head = Vec::new();
+        source.append(&mut head, 4)?;
+        let layout = if head == SECTION_HEADER {
+            Layout::PcapNg(Section::new())
+        } else {
+            match Format::read(&mut source, &mut head)? {
+                Some(format) => Layout::Pcap(format),
+                None => return Err(CaptureError::Format(seems(&head))),
             }
-            _ => return Err(CaptureError::Format),
         };
-        Ok(Self { source, read, packets: 0, ahead: None, time: 0 })
+        let unread = BTreeMap::new();
+        Ok(Self { source, layout, head, packets: 0, unread, cut: None, ahead: None, time: 0 })
     }
 
     /// Bytes of the file that were read.
     #[must_use]
     pub fn position(&self) -> u64 {
-        self.read.load(Ordering::Relaxed)
+        self.source.position()
     }
 
-    pub(crate) fn start(&self) -> Start {
-        match &self.source {
-            Source::Pcap(reader, _) => Start::Pcap(reader.header()),
-            Source::PcapNg(reader) => Start::PcapNg(reader.section().clone()),
+    /// Frames so far that stay as they are because their link type is not read, by its number.
+    #[must_use]
+    pub fn unread(&self) -> &BTreeMap<u32, u64> {
+        &self.unread
+    }
+
+    /// Where the file ends, if that is within a packet or block: its beginning.
+    #[must_use]
+    pub fn cut(&self) -> Option<Place> {
+        self.cut
+    }
+
+    /// The header of a pcap file; empty for pcapng, whose blocks are all read.
+    pub(crate) fn header(&self) -> &[u8] {
+        match self.layout {
+            Layout::Pcap(_) => &self.head,
+            Layout::PcapNg(_) => &[],
         }
     }
 
     /// The next frames: at most `max_packets`, captured at most `max_span` nanoseconds after the first. `None` at the end; what is
-    /// read is held in memory once.
+    /// read is held in memory once. A file that was cut off ends with its last whole frame: see [`Reader::cut`].
     ///
     /// # Errors
-    /// [`CaptureError::Damaged`] with the number of the packet.
+    /// [`CaptureError::Damaged`] with the place of the damage.
     pub fn read_batch(&mut self, max_packets: usize, max_span: u64) -> Result<Option<Batch>, CaptureError> {
         let mut batch = Batch { offsets: vec![0], ..Batch::default() };
         let mut start = None;
         if let Some(first) = self.ahead.take() {
             start = Some(first.time);
-            batch.push(first.link, first.original, first.time, first.stamp, &first.bytes);
+            batch.push(first);
         }
-        while batch.len() < max_packets {
-            let read = match &mut self.source {
-                Source::Pcap(reader, link) => pcap_frame(reader, *link),
-                Source::PcapNg(reader) => pcapng_frame(reader, self.time),
-            };
-            let found = match read {
-                None => break,
-                Some(Err(error)) => return Err(error.at(self.packets + 1)),
-                Some(Ok(Found::Block(block))) => {
+        while batch.len() < max_packets && batch.held < MAX_BATCH {
+            let found = match self.next()? {
+                None | Some(Read::Cut(_)) => break,
+                Some(Read::Block(block)) => {
+                    batch.held += block.bytes.len();
                     batch.blocks.push((batch.len(), block));
                     continue;
                 }
-                Some(Ok(Found::Frame(frame))) => frame,
+                Some(Read::Frame(found)) => found,
             };
-            self.packets += 1;
-            if found.bytes.len() > MAX_FRAME {
-                let reason = format!("{} bytes are more than a frame can have", found.bytes.len());
-                return Err(CaptureError::Damaged { packet: self.packets, reason });
-            }
-            self.time = found.time;
             let start = *start.get_or_insert(found.time);
             if found.time.saturating_sub(start) > max_span {
                 self.ahead = Some(found);
                 break;
             }
-            batch.push(found.link, found.original, found.time, found.stamp, &found.bytes);
+            batch.push(found);
+        }
+        if let Layout::PcapNg(section) = &self.layout {
+            let ahead = self.ahead.as_ref().map_or(0, |ahead| ahead.record.bytes.len() as u64);
+            batch.section = section.length - ahead;
         }
         Ok((!batch.is_empty() || !batch.blocks.is_empty()).then_some(batch))
     }
-}
 
-enum Found {
-    Frame(Ahead),
-    Block(Block<'static>),
-}
-
-/// What is wrong, before it is known where.
-enum Wrong {
-    Parser(PcapError),
-    Capture(CaptureError),
-    Field(&'static str),
-}
-
-impl Wrong {
-    fn at(self, packet: u64) -> CaptureError {
-        match self {
-            Self::Parser(error) => CaptureError::at(packet, error),
-            Self::Capture(error) => error,
-            Self::Field(reason) => CaptureError::Damaged { packet, reason: reason.to_owned() },
+    fn next(&mut self) -> Result<Option<Read>, CaptureError> {
+        if self.cut.is_some() {
+            return Ok(None);
+        }
+        let (read, blocks, start) = match &mut self.layout {
+            Layout::Pcap(format) => {
+                let start = self.source.position();
+                (format.next(&mut self.source), 0, start)
+            }
+            Layout::PcapNg(section) => {
+                let head = std::mem::take(&mut self.head);
+                let start = self.source.position() - head.len() as u64;
+                (section.next(&mut self.source, head, self.time), section.blocks, start)
+            }
+        };
+        let packet = self.packets + 1;
+        let place = |what| {
+            let number = if what == Item::Packet { packet } else { blocks };
+            Place { what, number, offset: start }
+        };
+        match read {
+            Ok(None) => Ok(None),
+            Ok(Some(Read::Block(block))) => Ok(Some(Read::Block(block))),
+            Ok(Some(Read::Cut(what))) => {
+                self.cut = Some(place(what));
+                Ok(None)
+            }
+            Ok(Some(Read::Frame(found))) => {
+                self.packets = packet;
+                self.time = found.time;
+                if let Err(number) = found.link {
+                    *self.unread.entry(number).or_default() += 1;
+                }
+                Ok(Some(Read::Frame(found)))
+            }
+            Err(Wrong::Io(error)) => Err(CaptureError::Io(error)),
+            Err(Wrong::Record(what, reason)) => Err(CaptureError::Damaged { place: place(what), reason }),
         }
     }
 }
 
-fn link_of(number: u32) -> Result<Link, CaptureError> {
-    // The upper half says how long a frame check sequence is.
-    let number = number & 0xffff;
-    Link::of(number).ok_or(CaptureError::LinkType(number))
-}
-
-fn pcap_frame(reader: &mut PcapReader<Counted>, link: Link) -> Option<Result<Found, Wrong>> {
-    let nanoseconds = match reader.header().ts_resolution {
-        pcap_file::TsResolution::MicroSecond => 1000,
-        pcap_file::TsResolution::NanoSecond => 1,
-    };
-    let packet = match reader.next_raw_packet()? {
-        Ok(packet) => packet,
-        Err(error) => return Some(Err(Wrong::Parser(error))),
-    };
-    Some(Ok(Found::Frame(Ahead {
-        link,
-        original: packet.orig_len,
-        stamp: Stamp::Pcap { seconds: packet.ts_sec, fraction: packet.ts_frac },
-        time: u64::from(packet.ts_sec) * 1_000_000_000 + u64::from(packet.ts_frac) * nanoseconds,
-        bytes: packet.data.into_owned(),
-    })))
-}
-
-fn pcapng_frame(reader: &mut PcapNgReader<Counted>, time: u64) -> Option<Result<Found, Wrong>> {
-    // Blocks borrow the reader, and so do its interfaces.
-    let block = match reader.next_block()? {
-        Ok(block) => block.into_owned(),
-        Err(error) => return Some(Err(Wrong::Parser(error))),
-    };
-    Some(frame_of(reader.interfaces(), block, time))
-}
-
-fn frame_of(
-    interfaces: &[InterfaceDescriptionBlock<'static>],
-    block: Block<'static>,
-    time: u64,
-) -> Result<Found, Wrong> {
-    let interface = |number: u32| {
-        let missing = Wrong::Field("it names an interface that the file does not describe");
-        let interface = interfaces.get(number as usize).ok_or(missing)?;
-        Ok((interface, link_of(u32::from(interface.linktype)).map_err(Wrong::Capture)?))
-    };
-    let found = match block {
-        Block::EnhancedPacket(packet) => {
-            let (described, link) = interface(packet.interface_id)?;
-            Ahead {
-                link,
-                original: packet.original_len,
-                time: nanoseconds(described, packet.timestamp.as_nanos()),
-                stamp: Stamp::Enhanced {
-                    interface: packet.interface_id,
-                    units: packet.timestamp,
-                    options: packet.options,
-                },
-                bytes: packet.data.into_owned(),
-            }
-        }
-        Block::Packet(packet) => {
-            let number = u32::from(packet.interface_id);
-            let (described, link) = interface(number)?;
-            Ahead {
-                link,
-                original: packet.original_len,
-                time: nanoseconds(described, u128::from(packet.timestamp)),
-                stamp: Stamp::Enhanced {
-                    interface: number,
-                    units: Duration::from_nanos(packet.timestamp),
-                    options: Vec::new(),
-                },
-                bytes: packet.data.into_owned(),
-            }
-        }
-        Block::SimplePacket(packet) => {
-            let (described, link) = interface(0)?;
-            let mut bytes = packet.data.into_owned();
-            let limit = if described.snaplen == 0 { u32::MAX } else { described.snaplen };
-            // The rest of the block is padding.
-            bytes.truncate(packet.original_len.min(limit) as usize);
-            Ahead { link, original: packet.original_len, time, stamp: Stamp::Simple, bytes }
-        }
-        block => return Ok(Found::Block(block)),
-    };
-    Ok(Found::Frame(found))
-}
-
-/// A time in the units of an interface (`if_tsresol`, `if_tsoffset`) in nanoseconds.
-fn nanoseconds(interface: &InterfaceDescriptionBlock<'_>, units: u128) -> u64 {
-    let (mut resolution, mut offset) = (6, 0);
-    for option in &interface.options {
-        match option {
-            InterfaceDescriptionOption::IfTsResol(own) => resolution = *own,
-            InterfaceDescriptionOption::IfTsOffset(own) => offset = *own,
-            _ => {}
-        }
-    }
-    let exponent = u32::from(resolution & 0x7f);
-    let per_second =
-        if resolution & 0x80 == 0 { 10u128.checked_pow(exponent) } else { 1u128.checked_shl(exponent) };
-    let own = per_second.map_or(0, |per_second| units * 1_000_000_000 / per_second);
-    let offset = u128::from(offset).saturating_mul(1_000_000_000);
-    u64::try_from(own.saturating_add(offset)).unwrap_or(u64::MAX)
-}
-
-/// Length that an IP packet says it has; 0 when it has no header.
-fn total_length(packet: &[u8]) -> usize {
+/// Length that an IP packet of a frame that was cut had; `whole` is what the frame had behind its link
+/// header. 0 when there is no header.
+fn total_length(packet: &[u8], whole: usize) -> usize {
     let number = |at: usize| usize::from(u16::from_be_bytes([packet[at], packet[at + 1]]));
+    // A host whose device cuts segments may leave their length out.
+    let uncut = if whole <= MAX_SEGMENT { whole } else { 0 };
     match packet.first().map(|first| first >> 4) {
-        Some(4) if packet.len() >= 20 => number(2),
-        Some(6) if packet.len() >= 40 => 40 + number(4),
+        Some(4) if packet.len() >= 20 => match number(2) {
+            0 => uncut,
+            length => length,
+        },
+        Some(6) if packet.len() >= 40 => match (number(4), jumbo_length(packet[6], packet)) {
+            (0, None) => uncut,
+            (0, Some(length)) if length as usize <= uncut.saturating_sub(40) => 40 + length as usize,
+            (length, _) => 40 + length,
+        },
         _ => 0,
     }
 }
 
-/// A file of which the first bytes were read already, and which counts what is taken from it.
-struct Counted {
-    magic: [u8; 4],
-    /// How many of `magic` were not handed out yet.
-    ahead: usize,
-    file: File,
-    read: Arc<AtomicU64>,
-}
-
-impl Read for Counted {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let length = if self.ahead > 0 {
-            let taken = self.ahead.min(buffer.len());
-            // `ahead` is less than four only for a file of less than four bytes, which is no capture.
-            buffer[..taken].copy_from_slice(&self.magic[4 - self.ahead..][..taken]);
-            self.ahead -= taken;
-            taken
-        } else {
-            self.file.read(buffer)?
-        };
-        self.read.fetch_add(length as u64, Ordering::Relaxed);
-        Ok(length)
+/// What a file that is no capture may be, by how it begins.
+fn seems(head: &[u8]) -> &'static str {
+    match head {
+        [0x1f, 0x8b, ..] => ": it is compressed by gzip, unpack it first",
+        [0x28, 0xb5, 0x2f, 0xfd] => ": it is compressed by zstd, unpack it first",
+        [0xfd, b'7', b'z', b'X'] => ": it is compressed by xz, unpack it first",
+        [b'B', b'Z', b'h', _] => ": it is compressed by bzip2, unpack it first",
+        [0x04, 0x22, 0x4d, 0x18] => ": it is compressed by lz4, unpack it first",
+        [b'P', b'K', 3, 4] => ": it is a zip archive, unpack it first",
+        b"snoo" => ": it is a snoop file; `editcap -F pcapng` converts it",
+        b"GMBU" | b"RTSS" => ": it is of Microsoft's Network Monitor; `editcap -F pcapng` converts it",
+        [0xa1, 0xb2, 0x34, 0xcd]
+        | [0xcd, 0x34, 0xb2, 0xa1]
+        | [0xa1, 0x2b, 0x3c, 0x4d]
+        | [0x4d, 0x3c, 0x2b, 0xa1]
+        | [0x1c, 0, 1, 0xab | 0xac]
+        | [0xab | 0xac, 1, 0, 0x1c] => ": it is a variant of pcap; `editcap -F pcapng` converts it",
+        _ => "",
     }
-}
-
-fn read_up_to(file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {
-    let mut length = 0;
-    while length < buffer.len() {
-        match file.read(&mut buffer[length..])? {
-            0 => break,
-            more => length += more,
-        }
-    }
-    Ok(length)
 }

@@ -90,7 +90,7 @@ impl PacketQueue for KernelQueue {
                 } else {
                     ChecksumState::Complete
                 };
-                Packet { bytes, meta: Meta { interface: message.in_device, checksum } }
+                Packet { bytes, meta: Meta { interface: message.in_device, checksum, is_captured: false } }
             })
             .collect()
     }

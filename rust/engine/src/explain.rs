@@ -81,7 +81,7 @@ impl Engine {
     }
 
     fn explain_family<A: Family>(&mut self, packet: &[u8], meta: Meta) -> Explanation {
-        let headers = match A::parse(packet) {
+        let headers = match meta.parse::<A>(packet) {
             Ok(headers) => headers,
             Err(why) => return unreadable(why),
         };

@@ -42,6 +42,20 @@ pub struct Meta {
     pub interface: u32,
     /// Whether its transport checksum is there.
     pub checksum: ChecksumState,
+    /// Whether it was read from a capture, where a length field of 0 stands for the length of the bytes:
+    /// see [`Wire::parse_captured`]. On a wire such a packet is malformed.
+    pub is_captured: bool,
+}
+
+impl Meta {
+    /// Reads the headers of a packet that came in with this.
+    #[inline(always)]
+    pub(crate) fn parse<A: Wire>(self, packet: &[u8]) -> Result<Headers<A>, Malformed> {
+        match A::parse(packet) {
+            Err(why) if self.is_captured => A::parse_captured(packet).ok_or(why),
+            parsed => parsed,
+        }
+    }
 }
 
 /// A packet to be processed: its bytes, rewritten in place, and what the driver knows of it.
@@ -124,7 +138,7 @@ impl Core {
     /// Any packet at all: decides about it, counts it and rewrites it.
     #[inline(never)]
     fn any<A: Wire>(&mut self, lane: &mut Lane<A>, packet: &mut [u8], meta: Meta) -> Verdict {
-        let verdict = match A::parse(packet) {
+        let verdict = match meta.parse::<A>(packet) {
             Ok(headers) if headers.is_fragment => self.fragment(lane, &headers, packet, meta),
             Ok(headers) => self.datagram(lane, &headers, packet, meta),
             Err(why) => malformed(why),

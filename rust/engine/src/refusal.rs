@@ -32,7 +32,8 @@ pub fn refusal(packet: &[u8], answer: Answer) -> Option<Vec<u8>> {
 }
 
 fn refuse<A: Compose>(packet: &[u8], answer: Answer) -> Option<Vec<u8>> {
-    let headers = A::parse(packet).ok()?;
+    // Of packets of a wire only sound ones are refused; a capture has segments without a length too.
+    let headers = A::parse(packet).ok().or_else(|| A::parse_captured(packet))?;
     let segment = match headers.layer4 {
         Layer4::IcmpError | Layer4::IcmpOther | Layer4::LaterFragment | Layer4::EchoReply => return None,
         Layer4::Tcp => Segment::parse(headers.transport(packet)),

@@ -121,8 +121,11 @@ fn complete_checksum<A: Wire>(packet: &mut [u8], headers: &Headers<A>, to: &Ends
     if headers.layer4 == Layer4::Udp
         && let Some(header) = bytes.first_chunk()
     {
-        // What lies behind the datagram's own length is not part of it.
-        let length = udp::length(header).min(bytes.len());
+        // What lies behind the datagram's own length is not part of it; a captured one may say none.
+        let length = match udp::length(header) {
+            0 => bytes.len(),
+            length => length.min(bytes.len()),
+        };
         bytes = &mut bytes[..length];
     }
     let pseudo = A::pseudo_header(to.src, to.dst, headers.tuple.protocol, bytes.len());

@@ -128,6 +128,12 @@ pub trait Wire: Address {
     /// [`Malformed`] says what is wrong with it.
     fn parse(packet: &[u8]) -> Result<Headers<Self>, Malformed>;
 
+    /// Reads the headers of a TCP segment or UDP datagram whose IP header says a length of 0, as if it
+    /// said that of the bytes. A capture on a sending host shows segments before its network device cuts
+    /// them, and some hosts (Windows, VMware, FreeBSD; Linux above 64 KiB, "BIG TCP") write the length
+    /// only then. Jumbograms (RFC 2675) say their length in an option. `None`: it is no such packet.
+    fn parse_captured(packet: &[u8]) -> Option<Headers<Self>>;
+
     /// The packet if it is a plain one. Cost: a few comparisons; offsets are known to the compiler.
     fn plain(packet: &[u8]) -> Option<Plain<Self>>;
 
@@ -233,13 +239,28 @@ fn quoted_transport<A: Wire>(protocol: Protocol, bytes: &[u8]) -> Option<(Layer4
     }
 }
 
+/// As [`transport`], for a packet without a length, of which a UDP datagram may say none either.
+fn uncut_transport<A: Wire>(protocol: Protocol, bytes: &[u8]) -> Option<(Layer4, u16, u16)> {
+    match protocol {
+        Protocol::UDP => {
+            let header: &[u8; udp::HEADER] = bytes.first_chunk()?;
+            let (sport, dport) = ports([header[0], header[1], header[2], header[3]]);
+            let length = udp::length(header);
+            let is_said = (udp::HEADER..=bytes.len()).contains(&length);
+            (length == 0 || is_said).then_some((Layer4::Udp, sport, dport))
+        }
+        Protocol::TCP => transport::<A>(protocol, bytes, true).ok(),
+        _ => None,
+    }
+}
+
 #[inline(always)]
 fn ports(bytes: [u8; 4]) -> (u16, u16) {
     (u16::from_be_bytes([bytes[0], bytes[1]]), u16::from_be_bytes([bytes[2], bytes[3]]))
 }
 
-/// Neither offset can be too large: an IP packet is at most 65,575 bytes long, and extension headers at most as many times
-/// 2,048 as are followed.
+/// Neither offset can be too large: extension headers are at most as many times 2,048 bytes long as are
+/// followed, and no driver has packets of 4 GiB.
 #[inline(always)]
 fn headers<A: Wire>(
     (src, dst, protocol): (A, A, Protocol),

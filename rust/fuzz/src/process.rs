@@ -51,7 +51,8 @@ pub fn run(input: &[u8]) {
 pub(crate) fn meta(script: &mut Script<'_>) -> Meta {
     let choice = script.byte();
     let checksum = if choice & 0x70 == 0x70 { ChecksumState::Incomplete } else { ChecksumState::Complete };
-    Meta { interface: if choice & 8 == 8 { 7 } else { 0 }, checksum }
+    let interface = if choice & 8 == 8 { 7 } else { 0 };
+    Meta { interface, checksum, is_captured: choice & 0x84 == 0x84 }
 }
 
 /// Steps of a script; all numbers above are packets of [`packets::seeds`].

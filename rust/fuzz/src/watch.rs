@@ -228,8 +228,8 @@ fn check_translation(before: &[u8], after: &[u8], meta: Meta) {
 }
 
 fn check_family<A: Wire>(before: &[u8], after: &[u8], meta: Meta) {
-    let old = A::parse(before).expect("what is translated is a packet");
-    let new = A::parse(after).expect("it still is one afterwards");
+    let old = parse::<A>(before, meta).expect("what is translated is a packet");
+    let new = parse::<A>(after, meta).expect("it still is one afterwards");
     assert_eq!(
         (old.layer4, old.l4, old.end, old.tuple.protocol),
         (new.layer4, new.l4, new.end, new.tuple.protocol)
@@ -255,6 +255,11 @@ fn check_family<A: Wire>(before: &[u8], after: &[u8], meta: Meta) {
     }
 }
 
+fn parse<A: Wire>(packet: &[u8], meta: Meta) -> Option<Headers<A>> {
+    let captured = || A::parse_captured(packet).filter(|_| meta.is_captured);
+    A::parse(packet).ok().or_else(captured)
+}
+
 /// Whether a translation may change the byte at `place`.
 fn may_change<A: Wire>(headers: &Headers<A>, place: usize) -> bool {
     let addresses = if A::VERSION == 4 { 10..20 } else { 8..40 };
@@ -276,7 +281,8 @@ fn may_change<A: Wire>(headers: &Headers<A>, place: usize) -> bool {
 /// A refusal, if there is one, is a packet with right checksums that goes to where the refused one came from.
 fn check_refusal(packet: &[u8], answer: Answer) {
     fn ends<A: Wire>(packet: &[u8]) -> Option<(A, A)> {
-        A::parse(packet).ok().map(|headers| (headers.tuple.ends.src, headers.tuple.ends.dst))
+        let captured = Meta { is_captured: true, ..Meta::default() };
+        parse(packet, captured).map(|headers: Headers<A>| (headers.tuple.ends.src, headers.tuple.ends.dst))
     }
     let Some(refusal) = refusal(packet, answer) else { return };
     let Sums { ip, transport } = sums(&refusal);

@@ -1,5 +1,6 @@
 //! `CaptureReader`, `CaptureBatch`, `CaptureWriter`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
@@ -31,6 +32,17 @@ impl CaptureReader {
     #[getter]
     fn position(&self) -> u64 {
         self.reader.lock().unwrap_or_else(PoisonError::into_inner).position()
+    }
+
+    #[getter]
+    fn unread(&self) -> BTreeMap<u32, u64> {
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner).unread().clone()
+    }
+
+    #[getter]
+    fn cut(&self) -> Option<String> {
+        let place = self.reader.lock().unwrap_or_else(PoisonError::into_inner).cut()?;
+        Some(format!("{place} (byte {})", place.offset))
     }
 
     fn read_batch(
@@ -92,10 +104,12 @@ impl CaptureWriter {
 impl CaptureWriter {
     #[new]
     #[pyo3(signature = (path, reader, answer = "icmp"))]
-    fn new(path: PathBuf, reader: PyRef<'_, CaptureReader>, answer: &str) -> PyResult<Self> {
+    fn new(path: Option<PathBuf>, reader: PyRef<'_, CaptureReader>, answer: &str) -> PyResult<Self> {
         let answer = convert::answer(answer)?;
         let reader = reader.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        match Writer::create(&path, &reader, answer) {
+        let writer = Writer::create(path.as_deref(), &reader, answer);
+        let path = path.unwrap_or_else(|| PathBuf::from("standard output"));
+        match writer {
             Ok(writer) => Ok(Self { path, writer: Mutex::new(Some(writer)) }),
             Err(error) => Err(errors::capture(&path, error)),
         }

@@ -132,22 +132,23 @@ impl Engine {
             .map_err(argument)
     }
 
-    #[pyo3(signature = (packet, now, *, interface = 0, incomplete_checksum = false))]
+    #[pyo3(signature = (packet, now, *, interface = 0, incomplete_checksum = false, captured = false))]
     fn process(
         &self,
         packet: &Bound<'_, PyAny>,
         now: u64,
         interface: u32,
         incomplete_checksum: bool,
+        captured: bool,
     ) -> PyResult<Verdict> {
         let mut bytes = convert::bytes(packet)?;
-        let meta = meta(interface, incomplete_checksum);
+        let meta = meta(interface, incomplete_checksum, captured);
         let verdict =
             packet.py().detach(|| self.lock().process(now, &mut Packet { bytes: &mut bytes, meta }));
         Ok(Verdict::new(verdict, bytes))
     }
 
-    #[pyo3(signature = (packets, now, *, offsets = None, interface = 0, incomplete_checksum = false))]
+    #[pyo3(signature = (packets, now, *, offsets = None, interface = 0, incomplete_checksum = false, captured = false))]
     fn process_batch<'py>(
         &self,
         packets: &Bound<'py, PyAny>,
@@ -155,8 +156,9 @@ impl Engine {
         offsets: Option<&Bound<'py, PyAny>>,
         interface: u32,
         incomplete_checksum: bool,
+        captured: bool,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let meta = meta(interface, incomplete_checksum);
+        let meta = meta(interface, incomplete_checksum, captured);
         match offsets {
             Some(offsets) => self.process_buffer(packets, now, &ends(offsets)?, meta),
             None => self.process_list(packets, now, meta),
@@ -233,16 +235,17 @@ impl Engine {
         py.detach(|| Stats::of(&self.lock()))
     }
 
-    #[pyo3(signature = (packet, now, *, interface = 0, incomplete_checksum = false))]
+    #[pyo3(signature = (packet, now, *, interface = 0, incomplete_checksum = false, captured = false))]
     fn explain(
         &self,
         packet: &Bound<'_, PyAny>,
         now: u64,
         interface: u32,
         incomplete_checksum: bool,
+        captured: bool,
     ) -> PyResult<Explanation> {
         let bytes = convert::bytes(packet)?;
-        let meta = meta(interface, incomplete_checksum);
+        let meta = meta(interface, incomplete_checksum, captured);
         Ok(Explanation(packet.py().detach(|| self.lock().explain(now, &bytes, meta))))
     }
 
@@ -389,9 +392,9 @@ fn filter(
     })
 }
 
-fn meta(interface: u32, incomplete_checksum: bool) -> Meta {
+fn meta(interface: u32, incomplete_checksum: bool, is_captured: bool) -> Meta {
     let checksum = if incomplete_checksum { ChecksumState::Incomplete } else { ChecksumState::Complete };
-    Meta { interface, checksum }
+    Meta { interface, checksum, is_captured }
 }
 
 /// Offsets as a buffer of 64-bit numbers (`array("Q")`), as bytes that hold such, or as any sequence of numbers.

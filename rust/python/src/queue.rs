@@ -182,7 +182,11 @@ impl PythonQueue {
         let py = batch.py();
         self.bytes = PyBuffer::<u8>::get(&batch.getattr("packets")?)?.to_vec(py)?;
         self.ends = PyBuffer::<u64>::get(&batch.getattr("offsets")?)?.to_vec(py)?;
-        self.meta = Meta { interface: batch.getattr("interface")?.extract()?, ..Meta::default() };
+        self.meta = Meta {
+            interface: batch.getattr("interface")?.extract()?,
+            is_captured: batch.getattr("is_captured")?.extract()?,
+            ..Meta::default()
+        };
         let is_sound =
             self.ends.is_sorted() && self.ends.last().is_some_and(|&end| end <= self.bytes.len() as u64);
         if !is_sound {

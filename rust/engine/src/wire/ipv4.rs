@@ -3,7 +3,10 @@
 use std::net::Ipv4Addr;
 
 use super::checksum::Delta;
-use super::{Fragment, Headers, Layer4, Malformed, Plain, Wire, headers, quoted_transport, transport, udp};
+use super::{
+    Fragment, Headers, Layer4, Malformed, Plain, Wire, headers, quoted_transport, transport, udp,
+    uncut_transport,
+};
 use crate::tuple::{Protocol, Wired};
 
 /// The header without options.
@@ -38,6 +41,20 @@ impl Wire for Ipv4Addr {
             (Layer4::LaterFragment, 0, 0)
         };
         Ok(headers((src, dst, protocol), layer4, (l4, end), is_fragment))
+    }
+
+    fn parse_captured(packet: &[u8]) -> Option<Headers<Self>> {
+        let header: &[u8; MIN_HEADER] = packet.first_chunk()?;
+        let (src, dst, protocol, l4) = fixed(header)?;
+        let field = u16::from_be_bytes([header[6], header[7]]);
+        if header[2..4] != [0, 0] || field & (MORE_FRAGMENTS | OFFSET) != 0 {
+            return None;
+        }
+        if l4 > MIN_HEADER && !are_sound(packet.get(MIN_HEADER..l4)?) {
+            return None;
+        }
+        let layer4 = uncut_transport::<Self>(protocol, packet.get(l4..)?)?;
+        Some(headers((src, dst, protocol), layer4, (l4, packet.len()), false))
     }
 
     #[inline(always)]

@@ -3,7 +3,10 @@
 use std::net::Ipv6Addr;
 
 use super::checksum::Delta;
-use super::{Fragment, Headers, Layer4, Malformed, Plain, Wire, headers, quoted_transport, transport, udp};
+use super::{
+    Fragment, Headers, Layer4, Malformed, Plain, Wire, headers, quoted_transport, transport, udp,
+    uncut_transport,
+};
 use crate::tuple::{Protocol, Wired};
 
 /// The fixed header.
@@ -31,6 +34,24 @@ impl Wire for Ipv6Addr {
             fragment => transport::<Self>(walk.protocol, payload, fragment.is_none())?,
         };
         Ok(headers((src, dst, walk.protocol), layer4, (walk.l4, end), walk.fragment.is_some()))
+    }
+
+    fn parse_captured(packet: &[u8]) -> Option<Headers<Self>> {
+        let header: &[u8; HEADER] = packet.first_chunk()?;
+        let (src, dst) = fixed(header)?;
+        if header[4..6] != [0, 0] {
+            return None;
+        }
+        let end = match jumbo_length(header[6], packet) {
+            Some(length) => HEADER.checked_add(length as usize)?,
+            None => packet.len(),
+        };
+        let walk = extensions(header[6], packet.get(..end)?).ok()?;
+        if walk.fragment.is_some() {
+            return None;
+        }
+        let layer4 = uncut_transport::<Self>(walk.protocol, packet.get(walk.l4..end)?)?;
+        Some(headers((src, dst, walk.protocol), layer4, (walk.l4, end), false))
     }
 
     #[inline(always)]
@@ -143,6 +164,24 @@ fn extensions(mut next: u8, packet: &[u8]) -> Result<Walk, Malformed> {
     Err(Malformed::Extensions)
 }
 
+/// The length that a jumbo payload option says (RFC 2675): all that follows the fixed header.
+#[must_use]
+pub fn jumbo_length(next: u8, packet: &[u8]) -> Option<u32> {
+    if next != HOP_BY_HOP {
+        return None;
+    }
+    let size = (usize::from(*packet.get(HEADER + 1)?) + 1) * 8;
+    let mut options = packet.get(HEADER + 2..HEADER + size)?;
+    loop {
+        options = match options {
+            [PAD1, rest @ ..] => rest,
+            [JUMBO, 4, a, b, c, d, ..] => return Some(u32::from_be_bytes([*a, *b, *c, *d])),
+            [_, length, rest @ ..] => rest.get(usize::from(*length)..)?,
+            _ => return None,
+        };
+    }
+}
+
 #[inline(always)]
 fn fixed(header: &[u8; HEADER]) -> Option<(Ipv6Addr, Ipv6Addr)> {
     let src: [u8; 16] = header[8..24].try_into().ok()?;
@@ -150,6 +189,8 @@ fn fixed(header: &[u8; HEADER]) -> Option<(Ipv6Addr, Ipv6Addr)> {
     (header[0] >> 4 == 6).then(|| (src.into(), dst.into()))
 }
 
+const PAD1: u8 = 0;
+const JUMBO: u8 = 0xc2;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
