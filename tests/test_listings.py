@@ -190,7 +190,7 @@ def test_each_rule_stands_on_one_line(diff: Diff) -> None:
     assert len(rule) > 160
     _, out, _ = diff(SAVED.replace(f"{rule}\n", ""))
     assert out.splitlines() == [
-        "1 differences in 0 service ports (- expected, + found):",
+        "1 difference in 0 service ports (- expected, + found):",
         "",
         "(none)  missing  filter KUBE-FIREWALL",
         f"- {rule}",
@@ -231,6 +231,25 @@ def test_rules_of_both_families_at_once(tmp_path: Path, capsys: pytest.CaptureFi
     assert main([*flags, "--family", "ipv4"]) == 0
     saved.write_text(four)
     assert main([*flags, "--family", "ipv6"]) == 2
+    capsys.readouterr()
+    assert main(flags) == 0
+    assert "ip6tables-save shows its rules, which are not compared" in capsys.readouterr().err
+    assert main([*flags, "--family", "ipv4"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_table_of_the_other_family_that_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = next(case for case in CASES if str(case) == "dual-stack")
+    text = (case.folder / "nft.golden").read_text()
+    saved = tmp_path / "saved"
+    saved.write_text(text[: text.index("table ip6 ")])
+    flags = ("diff", *case.flags("nftables", tmp_path), str(saved))
+    assert main(flags) == 2
+    told = capsys.readouterr().out
+    assert told == "No differences. Compared: ip kube-proxy. Not compared: ip6 kube-proxy.\n"
+    assert main([*flags, "--partial"]) == main([*flags, "--family", "ipv4"]) == 0
 
 
 def test_what_explains_most_differences_is_said(diff: Diff) -> None:

@@ -128,14 +128,20 @@ def _check_mode(saved: str, found: Listing, stated: Mode | None) -> None:
 
 
 def _expected(found: Listing, snapshot: Snapshot, options: Options, family: Family | None) -> Listing:
-    """What kube-proxy writes for the families that are listed; in nft's mode also for those that it serves."""
+    """What kube-proxy writes for the families that are listed; in nft's mode also for those that it
+    serves, since one listing shows them all.
+    """
     is_nft = found.kind is Kind.NFT
     form = Form.NFT if is_nft else Form.IPTABLES_SAVE
     made = planned(snapshot, options, form)
     warn(*made.notes)
     numbers = {part.family for part in found.parts}
-    if is_nft and family is None:
-        numbers.update(families(made))
+    served = set(families(made)) if family is None else set()
+    if is_nft:
+        numbers |= served
+    elif served - numbers:
+        other = "ip6tables-save" if IPV6 in served - numbers else "iptables-save"
+        warn(f"the node serves the other family too: {other} shows its rules, which are not compared")
     parts: list[Part] = []
     for number in sorted(number for number in numbers if number is not None):
         wanted = Family.IPV6 if number == IPV6 else Family.IPV4
@@ -163,7 +169,9 @@ def _lines(comparison: Comparison) -> list[str]:
     if not rows:
         return [f"No differences. {extent}" if lacking else "The node has the rules that it should have."]
     services = len({row.service for row in rows if row.service})
-    lines = [f"{len(rows)} differences in {services} service ports (- expected, + found):"]
+    count = "1 difference" if len(rows) == 1 else f"{len(rows)} differences"
+    ports = "1 service port" if services == 1 else f"{services} service ports"
+    lines = [f"{count} in {ports} (- expected, + found):"]
     for row in rows:
         lines += ["", f"{row.service or '(none)'}  {row.kind}  {row.place}"]
         lines += [f"- {line}" for line in row.expected]
