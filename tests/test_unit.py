@@ -1,0 +1,63 @@
+"""The systemd unit, as text and as systemd reads it."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kbe_nat.commands import ENDING_SECONDS
+from kbe_nat.kubeproxy.answering import MAX_CONNECTIONS
+from kbe_nat.rules.execution import LIMIT_SECONDS
+
+UNIT = Path(__file__).parent.parent / "packaging/kbe-nat.service"
+
+
+@pytest.fixture
+def settings() -> dict[str, list[str]]:
+    """Values by name."""
+    found: dict[str, list[str]] = {}
+    for line in UNIT.read_text().splitlines():
+        if "=" in line and not line.startswith("#"):
+            name, _, value = line.partition("=")
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def test_load_balancers_may_ask(settings: dict[str, list[str]]) -> None:
+    """systemd's filter holds for sockets that listen too, so it must not keep out whoever asks for health."""
+    for name in (
+        "IPAddressDeny",
+        "SocketBindDeny",
+        "RestrictNetworkInterfaces",
+        "PrivateNetwork",
+        "IPIngressFilterPath",
+    ):
+        assert name not in settings, name
+    assert {"AF_INET", "AF_INET6"} <= set(settings["RestrictAddressFamilies"][0].split())
+
+
+def test_f127_it_is_bounded_and_has_what_it_needs(settings: dict[str, list[str]]) -> None:
+    assert settings["MemoryMax"] == ["2G"]
+    assert int(settings["TasksMax"][0]) >= 64 + 2 * 64, "a thread for each of 64 queues, and commands"
+    assert int(settings["LimitNOFILE"][0]) >= 16 * MAX_CONNECTIONS
+
+
+def test_f131_its_patience_is_longer_than_ours(settings: dict[str, list[str]]) -> None:
+    """A command that hangs must not have the daemon killed: the next one would meet it too."""
+    [watchdog], [stop] = settings["WatchdogSec"], settings["TimeoutStopSec"]
+    assert int(watchdog.removesuffix("s")) >= 2 * LIMIT_SECONDS
+    assert int(stop.removesuffix("s")) > ENDING_SECONDS + 1
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_systemd_understands_it(tmp_path: Path) -> None:
+    # The command is where it would be installed.
+    unit = tmp_path / UNIT.name
+    unit.write_text(UNIT.read_text().replace("/usr/local/bin/kbe-nat", "/bin/true"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, check=False
+    )
+    said = [line for line in done.stderr.splitlines() if "kbe-nat" in line]
+    assert not said, said
+    assert done.returncode == 0, done.stderr
