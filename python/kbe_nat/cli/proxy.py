@@ -55,6 +55,8 @@ class Driver(StrEnum):
     NETFILTERQUEUE = "netfilterqueue"
 
 
+GONE_SECONDS: Final = 2.0
+"""Editors and scripts that take a file away put another in its place within that time."""
 MAX_QUEUES: Final = 1 << 16
 MAX_WAITING: Final = 1 << 20
 MAX_FLOWS: Final = 1 << 26
@@ -184,8 +186,12 @@ def proxy(
         max_flows=max_flows,
         max_flows_per_source=max_flows_per_source,
     )
-    source = Manifests(manifests, pod_range=parse(parse_range, pod_range, "--pod-range"), is_strict=strict)
-
+    source = Manifests(
+        manifests,
+        pod_range=parse(parse_range, pod_range, "--pod-range"),
+        is_strict=strict,
+        gone_seconds=GONE_SECONDS,
+    )
     addresses = LocalAddresses(commands)
 
     def options(snapshot: Snapshot) -> Options:

@@ -2,10 +2,11 @@
 "-" for standard input.
 """
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 from kbe_nat.errors import FileError, ObjectError, UnreadableError
 from kbe_nat.model import Snapshot
@@ -20,8 +21,7 @@ from kbe_nat.sources.objects import Found
 from kbe_nat.sources.retention import retain
 from kbe_nat.sources.selection import select
 from kbe_nat.sources.watching import FileWatch
-
-Stamp: TypeAlias = tuple[int, int, int]
+from kbe_nat.sources.writing import GONE, Stamp, Unsettled, stamp
 
 
 class Manifests:
@@ -30,10 +30,16 @@ class Manifests:
     """
 
     def __init__(
-        self, paths: Sequence[str | Path], *, pod_range: str = POD_RANGE, is_strict: bool = False
+        self,
+        paths: Sequence[str | Path],
+        *,
+        pod_range: str = POD_RANGE,
+        is_strict: bool = False,
+        gone_seconds: float = 0.0,
     ) -> None:
         """With `is_strict` the first reading is refused when anything is wrong in it, or nothing
-        would be served.
+        would be served. A file that is deleted, or left empty, may come back for `gone_seconds`: its
+        objects stay meanwhile.
         """
         self._paths = [str(path) for path in paths]
         self._pod_range = pod_range
@@ -41,6 +47,9 @@ class Manifests:
         self._watch = FileWatch(path for path in self._paths if not is_stream(path))
         self._doubtful: set[str] | None = None
         """Files that are to be looked at; None: all."""
+        self._told: set[str] = set()
+        """Those of them whose writers are done."""
+        self._unsettled = Unsettled(gone_seconds)
         self._stamps: dict[str, Stamp] = {}
         self._contents: dict[str, _Content] = {}
         """Of all files, in the order in which they count."""
@@ -58,21 +67,16 @@ class Manifests:
         directory, cannot be read the first time. Cost: linear in the objects of files that have
         changed where only EndpointSlices have; else a pass over all objects.
         """
-        self._doubt()
+        now = time.monotonic()
+        self._doubt(now)
         if self._doubtful == set():
             return None
-        stamps = self._looked_at()
-        # Of two changes within a tick of its clock a file system may show one only: what we are told of is read.
-        changed = (
-            [file for file in stamps if self._stamps.get(file) != stamps[file] or self._may_be_tried(file)]
-            if self._doubtful is None
-            else list(self._doubtful)
-        )
+        stamps, changed = self._settled(self._looked_at(), now)
         fresh, unread = self._tried(changed)
         kept = {file: error for file, error in self._unread.items() if file in stamps and file not in changed}
         if not fresh and _texts({**kept, **unread}) == _texts(self._unread) and self._has(stamps):
             self._stamps = stamps
-            self._doubtful = {file for file in self._unread if self._may_be_tried(file)}
+            self._doubt_no_more()
             return None
         before, self._unread = self._unread, {**kept, **unread}
         try:
@@ -80,9 +84,28 @@ class Manifests:
         except FileError:
             self._unread = before
             raise
-        self._doubtful = {file for file in self._unread if self._may_be_tried(file)}
+        self._doubt_no_more()
         self._last = reading.snapshot
         return reading
+
+    def _settled(self, found: dict[str, Stamp | None], now: float) -> tuple[dict[str, Stamp], list[str]]:
+        """The files that count, as they count, and those that are to be read. One that is being written counts
+        as it was.
+        """
+        stamps, changed = {}, []
+        for file, new in found.items():
+            before = self._stamps.get(file)
+            is_told = file in self._told
+            # At the start there is nothing that could stay as it was.
+            if self._last and not self._unsettled.counts(file, before, new or GONE, now, is_told=is_told):
+                if before is not None:
+                    stamps[file] = before
+            elif new is not None:
+                stamps[file] = new
+                # Of two changes within a tick of its clock a file system may show one only.
+                if is_told or new != before or self._may_be_tried(file):
+                    changed.append(file)
+        return stamps, changed
 
     def _has(self, stamps: Mapping[str, Stamp]) -> bool:
         """Whether these are the files that were read last."""
@@ -104,21 +127,28 @@ class Manifests:
                 unread[file] = error
         return fresh, unread
 
-    def _doubt(self) -> None:
+    def _doubt(self, now: float) -> None:
         """What could not be read last time is still in doubt."""
-        changed = self._watch.changed()
-        is_partial = changed is not None and self._doubtful is not None
+        told, is_any = self._watch.changed()
+        self._told |= told
         # A file that comes or goes may change which of two objects counts.
-        if is_partial and all(file in self._stamps and Path(file).exists() for file in changed or ()):
-            self._doubtful = (self._doubtful or set()) | (changed or set())
-        else:
+        is_known = all(file in self._stamps and Path(file).exists() for file in self._told)
+        if self._doubtful is None or is_any or not is_known or self._unsettled.is_due(now):
             self._doubtful = None
+        else:
+            self._doubtful |= told
 
-    def _looked_at(self) -> dict[str, Stamp]:
-        """Every file, as it is now."""
-        if self._doubtful is None:
-            return {file: _stamp(file) for file in _files(self._paths)}
-        return {**self._stamps, **{file: _stamp(file) for file in self._doubtful}}
+    def _doubt_no_more(self) -> None:
+        self._told = set()
+        self._doubtful = {file for file in self._unread if self._may_be_tried(file)}
+
+    def _looked_at(self) -> dict[str, Stamp | None]:
+        """Every file, as it is now; None: it has gone."""
+        if self._doubtful is not None:
+            return {**self._stamps, **{file: stamp(file) for file in self._doubtful}}
+        there = {file: stamp(file) for file in _files(self._paths)}
+        missing = self._stamps.keys() - there.keys()
+        return {file: there.get(file) for file in _files(self._paths, missing)} if missing else {**there}
 
     def _taken(self, stamps: dict[str, Stamp], fresh: Mapping[str, "_Content"]) -> Reading:
         """The reading, with these files in place of what they were."""
@@ -206,27 +236,25 @@ def _assembled(contents: Iterable[_Content], pod_range: str, generation: int) ->
     return Reading(reading.snapshot, (*refused, *reading.refused), (*notes, *filled_in, *reading.notes))
 
 
-def _files(paths: Sequence[str]) -> Iterator[str]:
-    """Raises `FileError` when a directory cannot be listed."""
+def _files(paths: Sequence[str], held: Iterable[str] = ()) -> Iterator[str]:
+    """All files in their order, with these that were in a directory before. As for kubelet, a name there that
+    begins with a dot is somebody's own: an editor's lock, a copy that is not done.
+
+    Raises `FileError` when a directory cannot be listed.
+    """
     for path in paths:
-        if is_stream(path) or not Path(path).is_dir():
-            yield path
-            continue
         try:
-            yield from sorted(str(file) for file in Path(path).iterdir() if file.suffix in SUFFIXES)
+            if is_stream(path) or not Path(path).is_dir():
+                yield path
+                continue
+            there = {str(file) for file in Path(path).iterdir() if _is_meant(file)}
         except OSError as error:
             raise UnreadableError(f"{path}: {error.strerror or error}") from None
+        yield from sorted(there.union(file for file in held if Path(file).parent == Path(path)))
 
 
-def _stamp(file: str) -> Stamp:
-    """Changes whenever a file is written or replaced, comes or goes; what can be read once is read once."""
-    if is_stream(file):
-        return 0, 0, 0
-    try:
-        status = Path(file).stat()
-    except OSError:
-        return 0, 0, -1
-    return status.st_ino, status.st_mtime_ns, status.st_size
+def _is_meant(file: Path) -> bool:
+    return file.suffix in SUFFIXES and not file.name.startswith(".")
 
 
 def _texts(errors: Mapping[str, FileError]) -> dict[str, str]:

@@ -22,11 +22,7 @@ class FileWatch:
         self._events: list[Event] = []
         """Heard of while waiting."""
         self._looked = -LOOK_SECONDS
-        try:
-            self._inotify: INotify | None = INotify()
-        except OSError:
-            # The user has as many as may be (fs.inotify.max_user_instances).
-            self._inotify = None
+        self._inotify = _inotify()
 
     def wait(self, seconds: float) -> bool:
         """Wait until something happens to a file, at most so long; whether it did."""
@@ -37,39 +33,59 @@ class FileWatch:
         self._events += events
         return bool(events)
 
-    def changed(self) -> set[str] | None:
-        """Files that have changed since it was asked last; None: any may have."""
+    def changed(self) -> tuple[set[str], bool]:
+        """Since it was asked last: files that writers have closed, or that were put in place whole; and whether
+        any other may have changed, come or gone.
+        """
+        now = time.monotonic()
+        is_look_due = now - self._looked >= LOOK_SECONDS
+        if self._inotify is None and is_look_due:
+            self._inotify = _inotify()
         events, self._events = self._events, []
         if self._inotify is not None:
             events += self._inotify.read(timeout=0)
-        now = time.monotonic()
-        if self._inotify is None or now - self._looked >= LOOK_SECONDS or any(map(_is_vague, events)):
+        told = {file for event in events for file in self._meant(event)}
+        is_anything = self._inotify is None or is_look_due or any(map(_is_vague, events))
+        if is_anything:
             self._looked = now
             self._places = {}
             for path, own in self._paths.items():
                 self._watch(own, path)
-            return None
-        return {file for event in events for file in self._meant(event)}
+        return told, is_anything or any(event.mask & LEAVING for event in events)
 
     def _watch(self, own: Path, path: str) -> None:
         if self._inotify is None:
             return
-        is_directory = own.is_dir()
-        place = own if is_directory else own.parent
         try:
+            is_directory = own.is_dir()
+            place = own if is_directory else own.parent
             number = self._inotify.add_watch(place, EVENTS)
         except OSError:
-            # It is not there, or the user watches as much as may be: found when all files are in doubt.
+            # It is not there, not ours, or the user watches as much as may be: all files stay in doubt.
             self._looked = -LOOK_SECONDS
         else:
             self._places.setdefault(number, []).append((own, "" if is_directory else path))
 
     def _meant(self, event: Event) -> Iterator[str]:
+        if event.mask & LEAVING:
+            return
         for own, path in self._places.get(event.wd, ()):
             if path and own.name == event.name:
-                yield path
-            elif not path and (not event.mask & flags.CREATE or _is_whole(own / event.name)):
-                yield str(own / event.name)
+                file = path
+            elif not path:
+                file = str(own / event.name)
+            else:
+                continue
+            if not event.mask & flags.CREATE or _is_whole(Path(file)):
+                yield file
+
+
+def _inotify() -> INotify | None:
+    try:
+        return INotify()
+    except OSError:
+        # The user has as many as may be (fs.inotify.max_user_instances), or there is no descriptor.
+        return None
 
 
 def _is_vague(event: Event) -> bool:
@@ -82,7 +98,7 @@ def _is_whole(path: Path) -> bool:
     try:
         return path.is_symlink() or path.stat().st_nlink > 1
     except OSError:
-        return True
+        return False
 
 
 EVENTS: Final = (
@@ -94,6 +110,7 @@ EVENTS: Final = (
     | flags.DELETE_SELF
     | flags.MOVE_SELF
 )
+LEAVING: Final = flags.DELETE | flags.MOVED_FROM
 VAGUE: Final = (
     flags.Q_OVERFLOW | flags.IGNORED | flags.UNMOUNT | flags.DELETE_SELF | flags.MOVE_SELF | flags.ISDIR
 )
