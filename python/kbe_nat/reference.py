@@ -284,10 +284,9 @@ class Reference:
         """An error about a translated packet goes to who sent that, and quotes what was sent (RFC 5508)."""
         if not packet.has_right_icmp_checksum():
             return Verdict("drop", "bad-icmp")
-        # The node has connections of its own, which are none of our affair.
-        ours = packet.ends.dst in self._tables.addresses and not is_own_address(
-            self._tables.node, packet.ends.dst
-        )
+        # The node, and hosts with external addresses, have connections of their own.
+        is_cluster_ip = self._tables.addresses.get(packet.ends.dst, False)
+        ours = is_cluster_ip and not is_own_address(self._tables.node, packet.ends.dst)
         unmatched = (
             Verdict("drop", "icmp-unmatched") if ours else Verdict("accept", "not-ours", packet.content)
         )

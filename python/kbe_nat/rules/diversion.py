@@ -80,9 +80,11 @@ def _diverted(number: int, divert: str, marks: Marks, *, has_refused: bool) -> I
         if has_refused:
             yield "raw", hook, f"-m set --match-set {TAG}-refused-{number} dst {divert}"
         # ICMP errors about translated replies, and echo requests; ICMP has no ports, so it has a set of its own.
-        # Much of it is the node's own affair, and passes when nobody listens. What the node says to itself about
-        # a refused connection shares that connection's unconfirmed entry: the kernel drops such packets instead
-        # of queueing them.
+        # Much of it is the node's own affair, and passes when nobody listens. What the node says about a refused
+        # connection, to itself or to a host that has a Service's external address, shares that connection's
+        # unconfirmed entry: the kernel drops such packets instead of queueing them.
+        if hook == "OUTPUT":
+            yield "raw", hook, f"-p {icmp} -m conntrack --ctstate RELATED ! --ctstatus CONFIRMED -j RETURN"
         other = "! -i lo" if hook == "PREROUTING" else "-m addrtype ! --dst-type LOCAL"
         addressed = f"-m set --match-set {TAG}-addresses-{number} dst"
         yield "raw", hook, f"-p {icmp} {other} {addressed} {divert} --queue-bypass"

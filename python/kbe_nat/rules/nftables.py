@@ -167,7 +167,7 @@ def _statement(rule: Rule, name: str) -> str:
             parts.append(f"meta l4proto {words.pop(0)}")
         elif word == "!":
             name_of, value = words.pop(0), words.pop(0)
-            parts.append(f'iifname != "{value}"' if name_of == "-i" else f"fib daddr type != {value.lower()}")
+            parts.append(NEGATIONS[name_of].format(value if name_of == "-i" else value.lower()))
         elif word == "--match-set":
             kind = words.pop(0).split("-")[2]
             where = f"{name} daddr . meta l4proto . th dport" if kind == "frontends" else f"{name} daddr"
@@ -204,11 +204,19 @@ def _target(words: list[str]) -> str:
             return "return"
         case ["MASQUERADE", "--random-fully"]:
             return "masquerade fully-random"
+        case ["RETURN"]:
+            return "return"
     raise RulesError(f"{' '.join(words)} of a rule of ours is not known in nft")
 
 
 FAMILIES: Final = {IPV4: "ip", IPV6: "ip6"}
 ADDRESSES: Final = {IPV4: "ipv4_addr", IPV6: "ipv6_addr"}
+NEGATIONS: Final = {
+    "-i": 'iifname != "{}"',
+    "--dst-type": "fib daddr type != {}",
+    "--ctstatus": "ct status & {0} == 0",
+}
+"""Of a match with one value."""
 KINDS: Final = {("nat", "POSTROUTING"): "nat", ("mangle", "OUTPUT"): "route"}
 """Types of base chains that do more than filter."""
 PRIORITIES: Final = {"nat": "srcnat", LAST: f"{LAST} + 10"}

@@ -65,7 +65,7 @@ causes! {
     Malformed "malformed" "the packet's headers contradict themselves or its length",
     SourceRoute "source-route" "a type 0 routing header",
     BadIcmp "bad-icmp" "an ICMP error with a wrong checksum, or that cannot be about what it quotes",
-    IcmpUnmatched "icmp-unmatched" "an ICMP error to a frontend about no known flow",
+    IcmpUnmatched "icmp-unmatched" "an ICMP error to a cluster IP about no known flow",
     FragmentHeld "fragment-held" "a later fragment waits for the first",
     FragmentTiny "fragment-tiny" "the first fragment does not hold the transport header",
     FragmentOverlap "fragment-overlap" "fragments of one datagram overlap",

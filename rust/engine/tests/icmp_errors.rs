@@ -229,11 +229,18 @@ fn f84_errors_about_nothing_known() {
         let client = family.client(1, 5555);
         let stranger = udp(family.vip(), client, b"never sent");
         let unreachable = if family == Family::V4 { (3, 3) } else { (1, 4) };
-        // To a frontend: dropped in silence (RFC 5508, REQ-4). To anybody else: not ours.
+        // To a cluster IP: dropped in silence (RFC 5508, REQ-4). To anybody else: not ours.
         let error = icmp(client.ip(), family.vip().ip(), unreachable, [0; 4], &stranger);
         scene.expect(error, Action::Drop, Cause::IcmpUnmatched);
         let error = icmp(family.router(), client.ip(), unreachable, [0; 4], &udp(client, family.vip(), b"x"));
         scene.expect(error, Action::Accept, Cause::NotOurs);
+        // An external address may be that of a host, which hears what others refuse it.
+        let host = family.client(8, 80);
+        let mut own = spec("default/external", Protocol::UDP, host, &[family.backend(1)]);
+        own.frontends[0].kind = FrontendKind::ExternalIp;
+        let mut other = Scene::new(Config::default(), vec![own]);
+        let error = icmp(family.router(), host.ip(), unreachable, [0; 4], &udp(host, client, b"its own"));
+        other.expect(error, Action::Accept, Cause::NotOurs);
         // A flow that is over is not known either.
         let (_, sent) = scene.send(udp(client, family.vip(), b"x"));
         scene.pass(31.0);

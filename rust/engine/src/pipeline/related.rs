@@ -33,8 +33,9 @@ impl Core {
             return Related::Verdict(Verdict::drop(Cause::BadIcmp));
         }
         let to = headers.tuple.ends.dst.into();
-        // At an address that is nothing but a frontend nobody else can be meant; the node has connections of its own.
-        let unmatched = if self.table.is_frontend(to) && !self.table.is_node(to) {
+        // At a cluster IP nobody else can be meant. External addresses may be those of hosts, which have connections of their own: what this
+        // node refuses them is told by such an error.
+        let unmatched = if self.table.is_cluster_ip(to) && !self.table.is_node(to) {
             Verdict::drop(Cause::IcmpUnmatched)
         } else {
             Verdict::new(Action::Accept, Cause::NotOurs)
