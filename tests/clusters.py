@@ -244,6 +244,8 @@ class _Growth:
         if kind == "LoadBalancer":
             if spec["externalTrafficPolicy"] == "Local":
                 spec["healthCheckNodePort"] = 32_000 + number
+                for family in families:
+                    self.place(PLANES[family].node[0], 32_000 + number, "TCP")
             if self.maybe(0.5):
                 spec["loadBalancerSourceRanges"] = [
                     text for family in families for text in self.some(PLANES[family].ranges, 2)
@@ -334,11 +336,14 @@ class _Growth:
                 mapped.append({"name": port.get("name", ""), "protocol": port["protocol"], "port": number})
         if self.maybe(0.1):
             mapped.append({"name": "nobody", "protocol": "TCP", "port": 7070})
+        kind = "IPv6" if family == IPV6 else "IPv4"
+        if self.maybe(0.03):
+            kind, endpoints = "FQDN", [{"addresses": ["example.org"], "conditions": {}}]
         return self.object(
             "EndpointSlice",
             name,
             metadata={"namespace": space, "labels": label},
-            addressType="IPv6" if family == IPV6 else "IPv4",
+            addressType=kind,
             endpoints=endpoints,
             ports=mapped,
         )

@@ -31,7 +31,9 @@ def service(name: str, version: int, generation: int) -> list[dict[str, Any]]:
     """Service ports in one of several forms, as keyword arguments of both sides' classes."""
     vip, prefix = ("172.30.0.", "172.17.0.") if version == 4 else ("fd00:30::", "fd00:17::")
     first, second, third = ((f"{prefix}{last}", 9876) for last in (3, 4, 5))
-    lists = [[first, second], [first, second], [second], [third], []][generation % 5]
+    # The node itself, and a port of a cluster IP that nobody serves.
+    own, closed = (NODE[version == 6], 9876), (f"{vip}1", 81)
+    lists = [[first, second], [first, closed], [second, own], [third, own], []][generation % 5]
     local = [[second], [], [second], [third], []][generation % 5]
     weights = [1, 0 if generation == 1 else 2]
     common: dict[str, Any] = {

@@ -1,0 +1,133 @@
+"""Endpoints with the node's own address (host network): what is delivered to the node keeps its source."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import pytest
+from stage import FAMILIES, PODS, VIPS, WAYS, Stage, add_ipv6, connect, served, stage
+
+from kbe_nat._native import NftTables
+from kbe_nat.datapath.ways import Diversion, FirstPacket
+from kbe_nat.model import IPV4, IPV6
+from kbe_nat.playground.cluster import CLIENT_ADDRESS, Cluster
+from kbe_nat.playground.namespaces import Namespace, inside
+from kbe_nat.policy import Listener, Options, Plan, PortPolicy, Target
+from kbe_nat.rules import Way
+from kbe_nat.rules.execution import Commands
+
+NODE: Final = {IPV4: "10.0.2.15", IPV6: "fd00:2::15"}
+CLIENTS: Final = {IPV4: CLIENT_ADDRESS, IPV6: "fd00:2::100"}
+KINDS: Final = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+PROTOCOLS = pytest.mark.parametrize("protocol", list(KINDS))
+
+
+def plan() -> Plan:
+    """A Service of both families whose endpoint is the node, by which everybody is to be masqueraded."""
+    ports = tuple(
+        PortPolicy(
+            "default",
+            f"{protocol}{family}",
+            "",
+            protocol,
+            family,
+            (Listener("external-ip", VIPS[family], 5009),),
+            (Target(NODE[family], 5009),),
+            (),
+        )
+        for family in (IPV4, IPV6)
+        for protocol in KINDS
+    )
+    return Plan(ports, tuple(NODE.values()), (), (), options=Options())
+
+
+@contextmanager
+def asked(cluster: Cluster) -> Iterator[None]:
+    """Programs on the node that tell everybody which address they see."""
+    program = served(cluster.node, TELL, *NODE.values())
+    try:
+        yield
+    finally:
+        program.kill()
+        program.wait()
+
+
+def seen(where: Namespace, family: int, protocol: str) -> str:
+    """The address that the node's program sees of somebody who asks through the Service."""
+
+    def opened() -> socket.socket:
+        return socket.socket(socket.AF_INET6 if family == IPV6 else socket.AF_INET, KINDS[protocol])
+
+    with inside(where.path, opened) as own:
+        connect(own, (VIPS[family], 5009), 10)
+        own.settimeout(10)
+        own.send(b"who?")
+        return own.recv(100).decode()
+
+
+@WAYS
+@FAMILIES
+@PROTOCOLS
+def test_what_is_delivered_to_the_node_keeps_its_source(
+    cluster: Cluster, way: Way, family: int, protocol: str
+) -> None:
+    with stage(cluster, way, plan=plan()) as own, asked(cluster):
+        assert seen(cluster.client, family, protocol) == CLIENTS[family]
+        assert seen(cluster.pods[0], family, protocol) == PODS[family][0]
+        assert masquerades(own) == [False, False]
+        # The node's own packets do pass POSTROUTING.
+        assert seen(cluster.node, family, protocol)
+        assert sorted(masquerades(own)) == [False, False, True]
+
+
+def masquerades(own: Stage) -> list[bool]:
+    return [flow.masquerade for flow in own.flows()]
+
+
+@FAMILIES
+@PROTOCOLS
+def test_what_the_kernel_delivers_by_itself_keeps_its_source(
+    cluster: Cluster, family: int, protocol: str
+) -> None:
+    add_ipv6(cluster)
+    runner = Commands(cluster.node.prefix)
+    datapath = FirstPacket(Diversion((7, 7)), runner, inside(cluster.node.path, NftTables))
+    datapath.prepare(plan())
+    datapath.install(plan())
+    try:
+        with asked(cluster):
+            assert seen(cluster.client, family, protocol) == CLIENTS[family]
+            assert seen(cluster.pods[0], family, protocol) == PODS[family][0]
+    finally:
+        datapath.remove()
+
+
+TELL = """
+import socket, sys, threading
+def datagrams(family, any):
+    with socket.socket(family, socket.SOCK_DGRAM) as server:
+        server.bind((any, 5009))
+        ready.wait()
+        while True:
+            _, peer = server.recvfrom(100)
+            server.sendto(peer[0].encode(), peer)
+def streams(family, any):
+    with socket.socket(family, socket.SOCK_STREAM) as server:
+        if family == socket.AF_INET6:
+            server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        server.bind((any, 5009))
+        server.listen()
+        ready.wait()
+        while True:
+            connection, peer = server.accept()
+            connection.recv(100)
+            connection.sendall(peer[0].encode())
+            connection.close()
+ready = threading.Barrier(5)
+for serve in (datagrams, streams):
+    for family, any in ((socket.AF_INET, sys.argv[1]), (socket.AF_INET6, sys.argv[2])):
+        threading.Thread(target=serve, args=(family, any)).start()
+ready.wait()
+print("ready", flush=True)
+"""
