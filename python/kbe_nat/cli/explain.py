@@ -111,13 +111,15 @@ def explain(
     warn(*made.notes)
     engine = Engine(seed=0)
     engine.replace_services(*Tables().native(made))
+    ports = {(port.name, port.family): port for port in made.ports}
 
     def answered(source: str, destination: str, protocol: str, interface: str | None) -> tuple[bytes, Row]:
         data = _described(source, destination, protocol)
         device = _device(made, data, interface)
         told = engine.explain(data, 0, interface=device, incomplete_checksum=True)
         number = IPV6 if data[0] >> 4 == IPV6 else IPV4
-        row = explanation_row(told) | context(snapshot, made, number, told)
+        port = ports.get((told.service or "", number))
+        row = explanation_row(told) | context(snapshot, made, port, told)
         return data, row | {"kernel": consequences(row)}
 
     if flows is not None:

@@ -136,8 +136,9 @@ class Answers:
         found = self._controller.engine.explain(
             content, time.monotonic_ns(), interface=interface, incomplete_checksum=True
         )
-        plan, family = self._controller.plan, IPV6 if content[:1] and content[0] >> 4 == 6 else IPV4
-        row = explanation_row(found) | context(self._controller.snapshot, plan, family, found)
+        plan, number = self._controller.plan, IPV6 if content[:1] and content[0] >> 4 == 6 else IPV4
+        port = next((own for own in plan.ports if (own.name, own.family) == (found.service, number)), None)
+        row = explanation_row(found) | context(self._controller.snapshot, plan, port, found)
         yield row | {"kernel": consequences(row, [self._controller.datapath.way])}
 
     def strategy(self, service: str, strategy: str) -> Iterator[int]:
@@ -237,9 +238,10 @@ def explanation_row(explanation: Explanation) -> Row:
     }
 
 
-def context(snapshot: Snapshot, plan: Plan, number: int, explanation: Explanation) -> Row:
-    """What policy adds to the engine's reasons: endpoints that may not serve, and kube-proxy's chains."""
-    port = next((own for own in plan.ports if (own.name, own.family) == (explanation.service, number)), None)
+def context(snapshot: Snapshot, plan: Plan, port: PortPolicy | None, explanation: Explanation) -> Row:
+    """What policy adds to the engine's reasons: endpoints of the service port that may not serve, and
+    kube-proxy's chains.
+    """
     if port is None or explanation.frontend is None:
         return {"excluded": [], "chains": []}
     scope, mode = explanation.scope, plan.options.mode
