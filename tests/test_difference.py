@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from kbe_nat.cli import app
-from kbe_nat.kubeproxy.difference import Kind, differences
+from kbe_nat.errors import FileError
+from kbe_nat.kubeproxy.difference import Kind, compare, differences, own_tables
+from kbe_nat.kubeproxy.normalise import read_listing
 
 OVERALL = next(case for case in CASES if str(case) == "overall")
 IPTABLES = (OVERALL.folder / "iptables-save.golden").read_text()
@@ -276,3 +278,35 @@ table ip kube-proxy-other {
 def test_tables_of_others_never_count(is_before: bool, tables: list[str]) -> None:
     others = "".join(f"table {table}\n" for table in tables)
     assert differences(NFT, others + NFT if is_before else NFT + others) == []
+
+
+OWN = {"family": "ip", "table": "kube-proxy"}
+MATCH = {"op": "==", "left": {"meta": {"key": "mark"}}, "right": {"set": [1, [2, 3]]}}
+RULE = [{"match": MATCH}, {"dnat": {"addr": "10.0.0.1", "port": 80}}]
+JSON = json.dumps(
+    {
+        "nftables": [
+            {"table": {"family": "ip", "name": "kube-proxy"}},
+            {"map": {**OWN, "name": "m", "type": ["inet_proto"], "map": "verdict", "elem": [["tcp", 1]]}},
+            {"chain": {**OWN, "name": "services"}},
+            {"rule": {**OWN, "chain": "services", "expr": RULE}},
+        ]
+    }
+)
+
+
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_a_damaged_listing_is_compared_or_refused(data: st.DataObject) -> None:
+    text = data.draw(st.sampled_from([IPTABLES, NFT, JSON]))
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(text)))
+        end = min(len(text), start + data.draw(st.integers(0, 40)))
+        piece = data.draw(st.text('{}"#;:*-[]\\\n\t, .0123456789abcKUBE@', max_size=6))
+        text = text[:start] + piece + text[end:]
+    try:
+        found = own_tables(read_listing(text, "saved"), "saved")
+        compare(own_tables(read_listing(IPTABLES, "expected"), "expected"), found)
+    except FileError as error:
+        assert str(error).startswith("saved: ")
+        assert "\n" not in str(error)

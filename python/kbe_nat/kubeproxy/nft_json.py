@@ -40,7 +40,7 @@ def _tables(objects: Iterable[dict[str, Any]]) -> dict[str, Body]:
             chains[table, about["name"]] = body
         elif kind == "rule" and about["table"] == KUBE_PROXY:
             table = f"{about['family']} {about['table']}"
-            statement = " ".join(map(_statement, about["expr"]))
+            statement = " ".join(map(_statement, about["expr"])) or "[]"
             comment = f' comment "{about["comment"]}"' if "comment" in about else ""
             chains[table, about["chain"]].append((statement + comment, None))
     return tables
