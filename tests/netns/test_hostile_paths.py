@@ -59,6 +59,7 @@ def test_f135_what_is_in_the_place_of_its_socket_is_left_alone(daemon: Daemon, t
     assert done.returncode == 2
     assert f"{other}: another daemon answers here, or at least listens" in done.stderr
     assert stat.S_ISSOCK(other.lstat().st_mode)
+    assert not (daemon.folder / "state").exists(), "the file may be that of whoever listens there"
 
 
 def test_f127_idle_clients_of_the_control_socket_hold_up_nobody(daemon: Daemon) -> None:

@@ -106,16 +106,18 @@ class ControlServer:
 
 
 def ask(path: Path, verb: str, **parameters: object) -> Iterator[Any]:
-    """The results of a request, as they come. Raises `ControlError` when nobody answers, a result takes longer
-    than `ANSWER_SECONDS`, or with the daemon's error.
+    """The results of a request, as they come. Raises `ControlError` when nobody answers, a result takes too long
+    (`ANSWER_SECONDS`, for work on everything that is served `WORK_SECONDS`), or with the daemon's error.
     """
+    patience = WORK_SECONDS if verb in WORK else ANSWER_SECONDS
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         try:
             _connect(connection, path, ANSWER_SECONDS)
+            connection.settimeout(patience)
             # Who is turned away at the door need not have been heard: the answer says why.
             with suppress(BrokenPipeError, ConnectionResetError):
                 connection.sendall(_line({"verb": verb, **parameters}))
-            for line in _lines(connection):
+            for line in _lines(connection, patience):
                 answer = json.loads(line)
                 if "error" in answer:
                     raise ControlError(str(answer["error"]))
@@ -128,7 +130,7 @@ def ask(path: Path, verb: str, **parameters: object) -> Iterator[Any]:
         except (FileNotFoundError, ConnectionRefusedError):
             raise ControlError(f"{path}: no daemon answers here (kbe-nat proxy, --socket)") from None
         except (TimeoutError, BlockingIOError):
-            seconds = f"{ANSWER_SECONDS:.0f} s"
+            seconds = f"{patience:.0f} s"
             raise ControlError(f"{path}: somebody listens here, but has not answered for {seconds}") from None
         except PermissionError:
             raise ControlError(f"{path}: only root and the daemon's own user may ask") from None
@@ -177,12 +179,12 @@ def _connect(connection: socket.socket, path: Path, seconds: float) -> None:
     connection.settimeout(seconds)
 
 
-def _lines(connection: socket.socket) -> Iterator[bytes]:
-    """What is said, line by line. Raises TimeoutError when a line takes longer than `ANSWER_SECONDS` though a
+def _lines(connection: socket.socket, patience: float) -> Iterator[bytes]:
+    """What is said, line by line. Raises TimeoutError when a line takes longer than `patience` seconds, though a
     byte comes now and then; ValueError when it is too long.
     """
     buffered = bytearray()
-    deadline = time.monotonic() + ANSWER_SECONDS
+    deadline = time.monotonic() + patience
     while content := connection.recv(1 << 18):
         seen = len(buffered)
         buffered += content
@@ -190,7 +192,7 @@ def _lines(connection: socket.socket) -> Iterator[bytes]:
             line, seen = bytes(buffered[:end]), 0
             del buffered[: end + 1]
             yield line
-            deadline = time.monotonic() + ANSWER_SECONDS
+            deadline = time.monotonic() + patience
         if len(buffered) > MAX_ANSWER:
             raise ValueError
         connection.settimeout(max(0.001, deadline - time.monotonic()))
@@ -218,7 +220,10 @@ MAX_CONVERSATIONS: Final = 32
 PATIENCE: Final = 30.0
 """Seconds in which a client must have taken a page."""
 ANSWER_SECONDS: Final = 10.0
+WORK_SECONDS: Final = 25.0
 """Seconds that a client waits for each result."""
+WORK: Final = ("dump", "rules", "strategy", "drain", "undrain", "delete")
+"""Verbs that take a while on a large cluster."""
 CONNECT_SECONDS: Final = 2.0
 MAX_ANSWER: Final = 1 << 28
 """Bytes of a result: the rules of a very large cluster are a tenth of it."""

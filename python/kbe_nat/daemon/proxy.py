@@ -122,10 +122,11 @@ class Proxy:
             watchers = Watchers(self.engine)
             queues = [_opened(stack, open_queue()) for open_queue in self._queues]
             restored = self._checkpoints.read(self.engine)
-            # Now, since it is better said at the start when they cannot be kept.
-            self._keeping.run()
             answers = Answers(self._controller, watchers, self._status)
             stack.enter_context(ControlServer(self._settings.socket, answers))
+            # Now, since it is better said at the start when they cannot be kept. Not before: the file may be that
+            # of a daemon which answers at our socket.
+            self._keeping.run()
             stack.callback(self._keeping.run)
             follower = stack.enter_context(self._controller.datapath.following(self.engine))
             with ExitStack() as failing:
