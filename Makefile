@@ -6,7 +6,7 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 export PIP_QUIET := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check build conformance bench bench-engine bench-datapath soak fuzz wheel docs clean
+.PHONY: help demo test check build conformance bench bench-engine bench-datapath soak chaos mutants fuzz wheel docs clean
 
 help:          ## list the verbs
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' Makefile | expand -t 16
@@ -47,6 +47,12 @@ bench-datapath: build    ## measure ways through a node on real packets, as root
 soak: build    ## a minute at four fifths of the capacity without loss, and ten gigabytes byte for byte
 	python benches/datapath/steady.py
 	KBE_NAT_BULK=10737418240 pytest --quiet tests/netns/test_native.py -k gigabyte
+
+chaos: build   ## everything at random while clients watch their flows, as root: MINUTES=10 SEED=...
+	python tests/chaos/chaos.py --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+
+mutants: build ## damage the code line by line, and see that a test notices each: ONLY=pattern
+	python tests/mutants/mutate.py $(ONLY)
 
 fuzz: build    ## run every fuzz target for a minute
 	BOLERO_RANDOM_TEST_TIME_MS=60000 cargo test --release --quiet -p kbe-nat-fuzz
