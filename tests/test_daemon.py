@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from waiting import eventually
 import kbe_nat
 from kbe_nat.cli.conntrack import line
 from kbe_nat.control import Controller
-from kbe_nat.daemon.addresses import LocalAddresses
+from kbe_nat.daemon.addresses import REREAD_SECONDS, LocalAddresses
 from kbe_nat.daemon.answers import Answers
 from kbe_nat.daemon.conversation import ControlServer, ask
 from kbe_nat.daemon.notify import Notifier, watchdog_seconds
@@ -249,15 +249,19 @@ def test_a_backend_that_is_back_in_time_keeps_its_connections() -> None:
 
 def test_the_node_is_looked_at_again() -> None:
     class Node:
-        """A `Runner` of a node with these addresses."""
+        """A node with these addresses."""
 
         addresses: tuple[str, ...] = ("192.0.2.1",)
+        is_said = True
 
-        def run(self, command: Sequence[str], text: str = "") -> str:
-            found = [{"scope": "global", "local": own} for own in self.addresses]
-            return json.dumps([{"addr_info": [*found, {"scope": "host", "local": "127.0.0.1"}]}, {}])
+        def has_changed(self) -> bool:
+            return Node.is_said
 
-    addresses = LocalAddresses(Node())
+        def globals(self) -> list[str]:
+            return list(self.addresses)
+
+    now = 0.0
+    addresses = LocalAddresses(Node(), lambda: now)
     datapath = EveryPacket(Diversion((100, 100)), Memory())
     made = Controller(
         kbe_nat.Engine(seed=1),
@@ -272,3 +276,8 @@ def test_the_node_is_looked_at_again() -> None:
     assert len(made.plan.addresses) == 1, "objects are no reason to look at the node"
     assert made.refresh()
     assert set(made.plan.addresses) == {"192.0.2.1", "192.0.2.2"}
+    Node.is_said, Node.addresses = False, ("192.0.2.3",)
+    assert not made.refresh(), "nothing was heard"
+    now = REREAD_SECONDS
+    assert made.refresh(), "what was never heard is found nevertheless"
+    assert set(made.plan.addresses) == {"192.0.2.3"}

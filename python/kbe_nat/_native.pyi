@@ -171,6 +171,21 @@ class FlowWatch:
         """How often it went round: more often from one moment to the next, unless it hangs."""
 
 @final
+class NodeAddresses:
+    """The addresses in the network namespace of the thread that makes this object. All methods raise
+    `RulesError`.
+    """
+
+    def __new__(cls) -> NodeAddresses: ...
+    def has_changed(self) -> bool:
+        """Whether addresses or devices have changed since this was asked last, or may have, because the kernel
+        had too much to say. Cost: a system call.
+        """
+
+    def globals(self) -> list[str]:
+        """All addresses but loopback's and link-local ones."""
+
+@final
 class NftTables:
     """Tables of nf_tables in the network namespace of the thread that makes this object. Families are the
     kernel's numbers (`AF_INET`, `AF_INET6`). All methods raise `RulesError`.

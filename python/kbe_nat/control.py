@@ -48,10 +48,11 @@ class Controller:
         datapath: Datapath,
         options: Callable[[Snapshot], Options],
         removed_seconds: float | None = None,
-        look: Callable[[], None] | None = None,
+        look: Callable[[], bool] | None = None,
     ) -> None:
-        """`options` says what the node is, given the objects; `look` looks at the node for it. TCP connections of
-        a backend that leaves are ended after `removed_seconds`; None: never.
+        """`options` says what the node is, given the objects; `look` looks at the node for it, and says
+        whether it may have changed. TCP connections of a backend that leaves are ended after `removed_seconds`;
+        None: never.
         """
         self.engine = engine
         self.datapath = datapath
@@ -60,6 +61,7 @@ class Controller:
         self.drains: dict[str, Drain] = {}
         self._options = options
         self._look = look
+        self._is_node_new = False
         self._planner = Planner()
         self._tables = Tables()
         self._strategies: dict[str, Strategy] = {}
@@ -85,12 +87,13 @@ class Controller:
         as `apply`.
         """
         with self._lock:
-            if self._look:
-                self._look()
-            if self._options(self.snapshot) == self.plan.options:
-                return False
-            self._carry_out()
-            return True
+            # Until what was seen is in force.
+            self._is_node_new = not self._look or self._look() or self._is_node_new
+            is_different = self._is_node_new and self._options(self.snapshot) != self.plan.options
+            if is_different:
+                self._carry_out()
+            self._is_node_new = False
+            return is_different
 
     def install(self) -> None:
         """Put the rules into the kernel, and keep them in step from now on."""

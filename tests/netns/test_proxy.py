@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stage import FOREIGN
+from stage import ECHO as DATAGRAMS
+from stage import FAMILIES, FOREIGN, PODS, SHORT, add_ipv6, served
 from waiting import eventually
 
 from kbe_nat.errors import PlaygroundError
+from kbe_nat.model import IPV4, IPV6
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import inside
 from kbe_nat.rules import Way
@@ -545,4 +547,66 @@ import socket
 connection, _ = socket.create_server(("", 9999)).accept()
 while content := connection.recv(1000):
     connection.sendall(content)
+"""
+
+
+@FAMILIES
+def test_node_ports_on_an_address_that_comes_are_served_at_once(daemon: Daemon, family: int) -> None:
+    """As keepalived moves one: told by the kernel, on a device whose name is no UTF-8."""
+    cluster, node = daemon.cluster, daemon.cluster.node
+    add_ipv6(cluster)
+    for pod in cluster.pods:
+        served(pod, SHORT)
+        served(pod, DATAGRAMS, str(family))
+    own = {"vip": "172.30.0.21", "type": "IPv4", "pod": PODS[IPV4][0], "moved": "10.0.2.77"}
+    if family == IPV6:
+        own = {"vip": "fd00:30::21", "type": "IPv6", "pod": PODS[IPV6][0], "moved": "fd00:2::77"}
+    daemon.write("node-ports.yaml", NODE_PORTS.format(**own))
+    daemon.start()
+    node.call("ip", "link", "add", "x\udcff\udcfe", "type", "bridge")
+    node.call("ip", "link", "set", "x\udcff\udcfe", "up")
+    length, nodad = ("128", ["nodad"]) if family == IPV6 else ("32", [])
+    cluster.client.call("ip", "route", "add", f"{own['moved']}/{length}", "via", NODES[family])
+
+    def asked(kind: socket.SocketKind, port: int) -> bool:
+        def ask() -> bytes:
+            with socket.socket(socket.AF_INET6 if family == IPV6 else socket.AF_INET, kind) as client:
+                client.settimeout(0.5)
+                client.connect((own["moved"], port))
+                client.send(b"hello")
+                return client.recv(100)
+
+        with suppress(OSError):
+            return inside(cluster.client.path, ask) == b"hello"
+        return False
+
+    assert not asked(socket.SOCK_STREAM, 30081)
+    node.call("ip", "address", "add", f"{own['moved']}/{length}", "dev", "x\udcff\udcfe", *nodad)
+    start = time.monotonic()
+    eventually(lambda: asked(socket.SOCK_STREAM, 30081))
+    print(f"{time.monotonic() - start:.3f} s")
+    eventually(lambda: asked(socket.SOCK_DGRAM, 30007))
+    node.call("ip", "address", "del", f"{own['moved']}/{length}", "dev", "x\udcff\udcfe")
+    eventually(lambda: f"{own['moved']}" not in kernel_rules(cluster))
+
+
+NODES = {IPV4: "10.0.2.15", IPV6: "fd00:2::15"}
+NODE_PORTS = """apiVersion: v1
+kind: Service
+metadata: {{name: moved}}
+spec:
+  type: NodePort
+  clusterIP: {vip}
+  clusterIPs: ["{vip}"]
+  ipFamilies: [{type}]
+  ports:
+  - {{name: short, port: 5002, nodePort: 30081}}
+  - {{name: echo, port: 7, nodePort: 30007, protocol: UDP}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: moved-1, labels: {{kubernetes.io/service-name: moved}}}}
+addressType: {type}
+ports: [{{name: short, port: 5002}}, {{name: echo, port: 7, protocol: UDP}}]
+endpoints: [{{addresses: ["{pod}"]}}]
 """

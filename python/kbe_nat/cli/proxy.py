@@ -11,7 +11,7 @@ from typing import Annotated, Final
 
 import typer
 
-from kbe_nat._native import Engine, NftTables
+from kbe_nat._native import Engine, NftTables, NodeAddresses
 from kbe_nat.cli.node import NodeFlags, takes_node_flags
 from kbe_nat.cli.options import (
     SOCKET,
@@ -192,7 +192,7 @@ def proxy(
         is_strict=strict,
         gone_seconds=GONE_SECONDS,
     )
-    addresses = LocalAddresses(commands)
+    addresses = LocalAddresses(NodeAddresses())
 
     def options(snapshot: Snapshot) -> Options:
         own = flags if flags.node_address else replace(flags, node_address=addresses.found())
@@ -213,8 +213,7 @@ def proxy(
     else:
         backend, why = probe(rules, commands)
         carrying = EveryPacket(diversion, backend, Translations(commands, NftTables(), marks).remove)
-    look = None if flags.node_address else addresses.look
-    controller = Controller(engine, carrying, options, drain_removed, look)
+    controller = Controller(engine, carrying, options, drain_removed, addresses.look)
     if dry_run:
         _print_rules(source, controller)
         return

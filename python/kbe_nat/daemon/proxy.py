@@ -198,7 +198,7 @@ class Proxy:
                 "the rules are as they should be",
             ),
             Task(
-                check,
+                DELIVERY_SECONDS,
                 self._look_around,
                 "the node cannot be looked at, or its rules are not up to date",
                 "the node can be looked at again",

@@ -8,16 +8,22 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::{from_mut, from_ref, null_mut};
 use std::time::Duration;
 
-/// A netlink socket to netfilter, in the network namespace of the thread that opened it.
+/// A netlink socket, in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub(crate) struct Socket(OwnedFd);
 
 impl Socket {
+    /// To netfilter.
     pub(crate) fn open() -> io::Result<Self> {
+        Self::to(libc::NETLINK_NETFILTER)
+    }
+
+    /// To a part of the kernel (`NETLINK_...`).
+    pub(crate) fn to(protocol: i32) -> io::Result<Self> {
         // SAFETY: no pointer is passed; the descriptor is owned from here on.
         let socket = unsafe {
             let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
-            let descriptor = checked(libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_NETFILTER))?;
+            let descriptor = checked(libc::socket(libc::AF_NETLINK, kind, protocol))?;
             Self(OwnedFd::from_raw_fd(descriptor))
         };
         let address = kernel();

@@ -50,6 +50,11 @@ pub(crate) fn tables(error: &std::io::Error) -> PyErr {
     defined("RulesError", &format!("nf_tables: {}", errno_text(error)))
 }
 
+/// `kbe_nat.RulesError`, about the node's addresses.
+pub(crate) fn addresses(error: &std::io::Error) -> PyErr {
+    defined("RulesError", &format!("the node's addresses: {}", errno_text(error)))
+}
+
 /// The system's words without the number that Rust puts behind them.
 fn errno_text(error: &std::io::Error) -> String {
     let text = error.to_string();

@@ -1,5 +1,6 @@
 //! `kbe_nat._native`: the engine as a Python module. Convert, release the GIL, call the engine, convert; no meaning lives here.
 
+mod addresses;
 mod capture;
 mod convert;
 mod engine;
@@ -34,6 +35,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<queue::Loop>()?;
     module.add_class::<flows::FlowWatch>()?;
     module.add_class::<tables::NftTables>()?;
+    module.add_class::<addresses::NodeAddresses>()?;
     module.add_class::<capture::CaptureReader>()?;
     module.add_class::<capture::CaptureBatch>()?;
     module.add_class::<capture::CaptureWriter>()?;
