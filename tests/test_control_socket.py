@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import resource
 import socket
 import stat
 import subprocess
@@ -118,6 +119,24 @@ def test_f127_clients_that_say_nothing_cost_no_thread_and_few_descriptors(path: 
         assert "no request within 5 s" in answer_of(clients[-1])["error"]
         assert is_closed(clients[-1])
         assert list(ask(path, "status")) == [{"pid": 1}]
+
+
+def test_f128_it_is_there_again_when_descriptors_are(path: Path) -> None:
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with connected(path) as waits, socket.socket(socket.AF_UNIX) as client:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (open_descriptors() - 1, most[1]))
+            client.connect(str(path))
+            client.sendall(b'{"verb": "status"}\n')
+            client.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                client.recv(1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, most)
+        client.settimeout(30)
+        assert answer_of(client) == {"result": {"pid": 1}}
+        waits.sendall(b'{"verb": "status"}\n')
+        assert answer_of(waits) == {"result": {"pid": 1}}
 
 
 def test_f127_a_line_without_end_is_refused(path: Path) -> None:

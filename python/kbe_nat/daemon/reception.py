@@ -25,6 +25,7 @@ class Reception:
         self._refuse = refuse
         self._waiting: dict[socket.socket, _Guest] = {}
         """In the order in which they came."""
+        self._is_over = False
         self._selector = selectors.DefaultSelector()
         self._bell, self._ringer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         listener.setblocking(False)
@@ -34,16 +35,12 @@ class Reception:
     def requests(self) -> Iterator[Request]:
         """Clients with their requests, as they come, until `stop`. Every client is closed or handed out."""
         try:
-            while True:
-                ready = self._selector.select(self._patience())
-                for key, _ in ready:
-                    if key.fileobj == self._bell:
-                        return
-                    if key.fileobj is self._listener:
-                        self._take_in()
-                    elif isinstance(key.fileobj, socket.socket):
-                        yield from self._heard(key.fileobj)
-                self._send_away_the_silent()
+            while not self._is_over:
+                try:
+                    yield from self._turn()
+                except (OSError, MemoryError):
+                    # Descriptors or memory have run out. Those of clients that wait come back in a while.
+                    time.sleep(OUT_OF_BREATH)
         finally:
             for client in list(self._waiting):
                 self._forget(client).close()
@@ -54,14 +51,21 @@ class Reception:
         """Let `requests` end; from another thread, once."""
         os.close(self._ringer)
 
+    def _turn(self) -> Iterator[Request]:
+        """What there is to do now, or next. Raises OSError, MemoryError."""
+        self._send_away_the_silent()
+        for key, _ in self._selector.select(self._patience()):
+            if key.fileobj == self._bell:
+                self._is_over = True
+            elif key.fileobj is self._listener:
+                self._take_in()
+            elif isinstance(key.fileobj, socket.socket):
+                yield from self._heard(key.fileobj)
+
     def _take_in(self) -> None:
         try:
             client, _ = self._listener.accept()
         except BlockingIOError:
-            return
-        except OSError:
-            # Out of descriptors, or the client is gone. Descriptors of clients that wait come back in a while.
-            time.sleep(OUT_OF_BREATH)
             return
         client.setblocking(False)
         if peer(client) not in (0, os.geteuid()):
@@ -69,12 +73,13 @@ class Reception:
             return
         if len(self._waiting) >= MAX_WAITING:
             self._refuse(self._forget(next(iter(self._waiting))), "too many clients wait to ask")
-        self._waiting[client] = _Guest(time.monotonic() + REQUEST_SECONDS)
         self._selector.register(client, selectors.EVENT_READ)
+        self._waiting[client] = _Guest(time.monotonic() + REQUEST_SECONDS)
 
     def _heard(self, client: socket.socket) -> Iterator[Request]:
         guest = self._waiting.get(client)
         if guest is None:
+            # Turned away in this turn, when a newcomer needed the place.
             return
         try:
             content = client.recv(1 << 16)
@@ -135,4 +140,4 @@ MAX_REQUEST: Final = 1 << 18
 MAX_WAITING: Final = 64
 REQUEST_SECONDS: Final = 5.0
 OUT_OF_BREATH: Final = 0.05
-"""Seconds until the next client is taken in when the last could not be."""
+"""Seconds until clients are looked at again."""
