@@ -2,7 +2,7 @@
 all objects.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import structs
 
@@ -33,7 +33,7 @@ def amend(
     the objects of all files can be amended. None when more has changed than what is in slices. Cost: linear in
     these objects, and a copy of `Snapshot.slices`.
     """
-    slices = dict(snapshot.slices)
+    replaced: dict[ServiceKey, dict[str, EndpointSlice | None]] = {}
     notes: list[str] = []
     for before, after in changes:
         if list(map(_identity, before)) != list(map(_identity, after)):
@@ -43,20 +43,25 @@ def amend(
                 continue
             if not isinstance(new.value, EndpointSliceObject):
                 return None
-            notes += _replace(slices, new, new.value)
+            key = (namespace(new.value), new.value.metadata.labels.get(SERVICE_NAME_LABEL, ""))
+            own, about = assemble_slice(new)
+            replaced.setdefault(key, {})[new.value.metadata.name] = own
+            notes += about
+    slices = dict(snapshot.slices)
+    for key, parts in replaced.items():
+        slices[key] = _with(slices.get(key, ()), parts)
+        if not slices[key]:
+            del slices[key]
     return Reading(structs.replace(snapshot, generation=generation, slices=slices), notes=tuple(notes))
 
 
-def _replace(
-    slices: dict[ServiceKey, tuple[EndpointSlice, ...]], new: Found, value: EndpointSliceObject
-) -> Sequence[str]:
-    key = (namespace(value), value.metadata.labels.get(SERVICE_NAME_LABEL, ""))
-    own, notes = assemble_slice(new)
-    others = [part for part in slices.pop(key, ()) if part.name != value.metadata.name]
-    parts = sorted([*others, *([own] if own else [])], key=lambda part: part.name)
-    if parts:
-        slices[key] = tuple(parts)
-    return notes
+def _with(
+    before: Iterable[EndpointSlice], replaced: Mapping[str, EndpointSlice | None]
+) -> tuple[EndpointSlice, ...]:
+    """A Service's slices, some of them replaced, by name; None: left out."""
+    parts = [part for part in before if part.name not in replaced]
+    parts += [part for part in replaced.values() if part]
+    return tuple(sorted(parts, key=lambda part: part.name))
 
 
 def _identity(one: Found) -> tuple[str, str | None]:

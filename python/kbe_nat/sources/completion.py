@@ -15,6 +15,7 @@ from msgspec import structs
 
 from kbe_nat.model import IPV4, IPV6, family
 from kbe_nat.sources.address import parse_address, parse_range
+from kbe_nat.sources.labels import LabelledPods
 from kbe_nat.sources.objects import (
     ControllerObject,
     Found,
@@ -48,6 +49,7 @@ def _pods(found: list[Found], pod_range: str, notes: list[str]) -> Iterator[Foun
     """
     values = [one.value for one in found]
     pods = [value for value in values if isinstance(value, PodObject)]
+    known = LabelledPods(pods)
     nodes = [value.metadata.name for value in values if isinstance(value, NodeObject)]
     taken = {ip for pod in pods for ip in (pod.status.ip, *(entry.ip for entry in pod.status.ips))}
     free = (str(address) for address in _from_third(pod_range) if str(address) not in taken)
@@ -57,9 +59,7 @@ def _pods(found: list[Found], pod_range: str, notes: list[str]) -> Iterator[Foun
         assert isinstance(controller, ControllerObject)
         template, space = controller.spec.template, namespace(controller)
         labels = template.metadata.labels
-        if not labels or any(
-            namespace(pod) == space and labels.items() <= pod.metadata.labels.items() for pod in pods
-        ):
+        if not labels or known.carrying(space, labels):
             continue
         made = []
         for number in range(controller.spec.replicas):
@@ -74,9 +74,9 @@ def _pods(found: list[Found], pod_range: str, notes: list[str]) -> Iterator[Foun
                 PodStatus("Running", address, conditions=[PodCondition("Ready", "True")]),
             )
             made.append(pod)
+            known.add(pod)
             yield Found(one.origin, "Pod", pod)
         if made:
-            pods += made
             listed = ", ".join(f"{pod.metadata.name} at {pod.status.ip}" for pod in made[:3])
             more = f" and {len(made) - 3} more" if len(made) > 3 else ""
             notes.append(f"{one.origin}: {one.subject}: no Pod of it is given; made {listed}{more}")

@@ -5,11 +5,12 @@ A cluster always has slices. Files that people write often have not: a Service a
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
+from typing import Final, TypeAlias
 
 from kbe_nat.model import family
 from kbe_nat.sources.address import parse_address
 from kbe_nat.sources.assembly import SERVICE_NAME_LABEL, ZONE_LABEL
+from kbe_nat.sources.labels import LabelledPods
 from kbe_nat.sources.objects import (
     Conditions,
     EndpointObject,
@@ -26,19 +27,22 @@ from kbe_nat.sources.objects import (
     namespace,
 )
 
+_NamedPorts: TypeAlias = Mapping[tuple[str, str], int]
+"""Numbers by name and protocol."""
+
 
 def select(found: Iterable[Found], notes: list[str]) -> Iterator[Found]:
-    """The slices that are missing; `notes` get what was looked for in vain. Cost: per such Service a
-    pass over the Pods of its namespace.
+    """The slices that are missing; `notes` get what was looked for in vain. Cost: linear in the objects, and
+    per such Service in its ports for each of its Pods.
     """
-    pods: dict[str, list[PodObject]] = {}
+    pods = LabelledPods()
     zones: dict[str, str] = {}
     services: list[tuple[Found, ServiceObject]] = []
     sliced: set[tuple[str, str]] = set()
     for one in found:
         value = one.value
         if isinstance(value, PodObject):
-            pods.setdefault(namespace(value), []).append(value)
+            pods.add(value)
         elif isinstance(value, NodeObject):
             zones[value.metadata.name] = value.metadata.labels.get(ZONE_LABEL, "")
         elif isinstance(value, ServiceObject) and value.spec.selector:
@@ -49,11 +53,10 @@ def select(found: Iterable[Found], notes: list[str]) -> Iterator[Found]:
         key = (namespace(service), service.metadata.name)
         if key in sliced:
             continue
-        selector = service.spec.selector.items()
         matching = [
-            pod
-            for pod in pods.get(key[0], ())
-            if selector <= pod.metadata.labels.items() and pod.status.phase not in ("Succeeded", "Failed")
+            (pod, _named_ports(pod))
+            for pod in pods.carrying(key[0], service.spec.selector)
+            if pod.status.phase not in ("Succeeded", "Failed")
         ]
         notes += (f"{one.origin}: {one.subject}: {note}" for note in _in_vain(service, matching))
         for number, value in enumerate(_slices(service, matching, zones)):
@@ -70,12 +73,12 @@ def ready(pod: PodObject) -> bool:
 
 
 def _slices(
-    service: ServiceObject, pods: list[PodObject], zones: Mapping[str, str]
+    service: ServiceObject, pods: list[tuple[PodObject, _NamedPorts]], zones: Mapping[str, str]
 ) -> Iterator[EndpointSliceObject]:
     """One per family and mapping of ports: a named target port may have another number in every Pod."""
     groups: dict[tuple[int, tuple[SlicePortObject, ...]], list[EndpointObject]] = {}
-    for pod in pods:
-        ports = tuple(_slice_ports(service, pod))
+    for pod, named in pods:
+        ports = tuple(_slice_ports(service, named))
         for number, address in _addresses(pod).items():
             groups.setdefault((number, ports), []).append(_endpoint(service, pod, address, zones))
     for (number, ports), endpoints in groups.items():
@@ -94,27 +97,33 @@ def _addresses(pod: PodObject) -> dict[int, str]:
     return addresses
 
 
-def _slice_ports(service: ServiceObject, pod: PodObject) -> Iterator[SlicePortObject]:
+def _slice_ports(service: ServiceObject, named: _NamedPorts) -> Iterator[SlicePortObject]:
     for port in service.spec.ports:
-        number = _target(port, pod)
+        number = _target(port, named)
         if number:
             yield SlicePortObject(port.name, port.protocol, number)
 
 
-def _target(port: ServicePortObject, pod: PodObject) -> int | None:
+def _named_ports(pod: PodObject) -> _NamedPorts:
+    """The first container that has a name counts."""
+    named: dict[tuple[str, str], int] = {}
+    for container in pod.spec.serving_containers:
+        for own in container.ports:
+            named.setdefault((own.name, own.protocol), own.number)
+    return named
+
+
+def _target(port: ServicePortObject, named: _NamedPorts) -> int | None:
     target = port.target_port or port.port
-    if not isinstance(target, str):
-        return target
-    named = (own for container in pod.spec.serving_containers for own in container.ports)
-    return next((own.number for own in named if (own.name, own.protocol) == (target, port.protocol)), None)
+    return named.get((target, port.protocol)) if isinstance(target, str) else target
 
 
-def _in_vain(service: ServiceObject, pods: list[PodObject]) -> Iterator[str]:
+def _in_vain(service: ServiceObject, pods: list[tuple[PodObject, _NamedPorts]]) -> Iterator[str]:
     """What the Service says and its Pods do not have."""
     if _has_topology_mode(service):
         yield "hints of its topology mode are not computed: endpoints of all zones serve"
     for i, port in enumerate(service.spec.ports):
-        without = [pod.metadata.name for pod in pods if _target(port, pod) is None]
+        without = [pod.metadata.name for pod, named in pods if _target(port, named) is None]
         if without:
             more = f" and {len(without) - 3} more" if len(without) > 3 else ""
             yield (
