@@ -53,10 +53,11 @@ def service(name: str, version: int, generation: int) -> list[dict[str, Any]]:
     return [
         common | {"name": f"{name}/web{version}", "frontends": frontends, **ranges, **sticky},
         {
-            "name": f"{name}/dns{version}",
+            "name": f"{name}/{'renamed' if generation == 3 else 'dns'}{version}",
             "protocol": "udp",
             "frontends": [(f"{vip}1", 53, "cluster-ip"), (f"{vip}2", 53, "external-ip")],
             "backends": [(f"{prefix}{6 + generation % 2}", 5353, 1), (f"{prefix}8", 5353, 1)],
+            "serving_backends": [(f"{prefix}{7 - generation % 2}", 5353, 1)] if generation > 2 else [],
         },
         {
             "name": f"{name}/sctp{version}",
@@ -150,15 +151,13 @@ class Pair:
 
 def _service(module: Any, described: dict[str, Any]) -> Any:
     backends = [module.Backend(*own) for own in described["backends"]]
-    local = [module.Backend(*own) for own in described.get("local_backends", [])]
-    frontends = [module.Frontend(*own) for own in described["frontends"]]
-    rest = {
-        key: value
-        for key, value in described.items()
-        if key not in ("backends", "local_backends", "frontends")
+    others = {
+        key: [module.Backend(*own) for own in described.get(key, [])]
+        for key in ("local_backends", "serving_backends")
     }
+    frontends = [module.Frontend(*own) for own in described["frontends"]]
     return module.ServicePort(
-        backends=backends, frontends=frontends, local_backends=local, strategy="rr", **rest
+        **{**described, **others, "backends": backends, "frontends": frontends, "strategy": "rr"}
     )
 
 

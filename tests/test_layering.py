@@ -36,10 +36,11 @@ RUST = {
     "hash ledger rewrite rng service tuple verdict wire",
     "engine": "affinity balance clock config conntrack counters decide fragment hash ledger pipeline rng service "
     "verdict wire",
-    "carried": "clock conntrack engine events pipeline rewrite tuple wire",
-    "explain": "backend config conntrack decide engine filtering fragment pipeline tuple verdict wire service",
+    "carried": "clock conntrack decide engine events ledger pipeline rewrite tuple wire",
+    "explain": "backend config conntrack decide engine filtering fragment ledger pipeline service tuple verdict "
+    "wire",
     "view": "clock conntrack engine events ledger pipeline tuple verdict wire",
-    "checkpoint": "affinity clock conntrack engine pipeline rewrite tuple wire",
+    "checkpoint": "affinity clock conntrack engine ledger pipeline rewrite tuple wire",
 }
 BANNED = ("std::io", "std::fs", "std::net::Tcp", "std::net::Udp", "std::time", "std::thread", "libc", "pyo3")
 CRATES = {

@@ -49,6 +49,20 @@ def lasts(targets: object) -> str:
 
 
 @pytest.mark.parametrize(
+    ("endpoints", "serving"),
+    [
+        ([end(1), end(2, "here")], ""),
+        ([end(1), end(2, state="going"), end(3, "here", "going")], "2"),
+        ([end(1), end(2, "here", "gone"), end(3, state="unready")], ""),
+        ([end(1, nodes=("there",)), end(2, nodes=("here",))], "1"),
+        ([end(1, nodes=("there",)), end(2, "here", nodes=("there",)), end(3, nodes=("here",))], "1"),
+    ],
+)
+def test_f124_who_serves_still_beside_both_lists(endpoints: list[Endpoint], serving: str) -> None:
+    assert lasts(port_of(structs.replace(WEB, is_internal_local=True), *endpoints).serving) == serving
+
+
+@pytest.mark.parametrize(
     ("endpoints", "cluster", "local"),
     [
         ([], "", ""),

@@ -37,6 +37,7 @@ fn service(number: u32) -> Arc<ServicePort> {
         }],
         cluster: backends,
         local: Vec::new(),
+        serving: Vec::new(),
         internal_local: false,
         external_local: false,
         affinity: None,

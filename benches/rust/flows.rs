@@ -49,6 +49,7 @@ fn engine(flows: usize) -> Engine {
         frontends: vec![Frontend { kind: FrontendKind::ClusterIp, address: Some(VIP.into()), port: 80 }],
         cluster: backends,
         local: Vec::new(),
+        serving: Vec::new(),
         internal_local: false,
         external_local: false,
         affinity: None,

@@ -35,6 +35,7 @@ __all__ = [
     "Stats",
     "Verdict",
     "__version__",
+    "probe_flows",
     "refusal",
 ]
 
@@ -134,25 +135,32 @@ class Loop:
 
 @final
 class FlowWatch:
-    """Tells an engine what becomes of the flows that the kernel carries: those whose connmark has the bit
-    `mark`, in the network namespace of the thread that makes this object.
+    """Tells an engine what becomes of the flows that the kernel carries in the network namespace of the thread
+    that makes this object. Flows are known by their ends, whatever their connmark.
     """
 
-    def __new__(cls, engine: Engine, mark: int, *, socket_buffer: int) -> FlowWatch: ...
+    def __new__(cls, engine: Engine, *, socket_buffer: int) -> FlowWatch: ...
     def run(self) -> None:
         """Run until `stop` is called. Raises `ConntrackError`."""
 
     def look(self) -> None:
-        """Look at all flows once, in this thread, while nothing runs. Raises `ConntrackError`."""
+        """Look at all flows soon, and end those that do not go where their frontends lead."""
+
+    def touch(self, frontends: Sequence[tuple[str, str, int]]) -> None:
+        """Look soon at the flows to these frontends: protocol, address and port of each. Cost: for a few of a
+        protocol a pass of the kernel over its flows for each, for many one in which it shows all of the protocol.
+        """
+
+    def statistics(self) -> tuple[int, int]:
+        """Flows that the kernel could not enter, above all for want of a port to masquerade with, and packets
+        that its connection tracking has dropped, since the network namespace was made. Raises `ConntrackError`.
+        """
 
     def stop(self) -> None:
         """End `run` soon."""
 
     def refresh(self, timeout: float) -> bool:
         """Look at all flows now; whether that was done within `timeout` seconds."""
-
-    def backends_left(self) -> None:
-        """Backends have left: end datagrams' flows to them soon, and handshakes unanswered for a second."""
 
     @property
     def changes(self) -> int:
@@ -164,7 +172,9 @@ class FlowWatch:
 
     @property
     def ended(self) -> int:
-        """Flows that were ended in the kernel because their backend had left, or somebody asked for it."""
+        """Flows that were ended in the kernel because they did not go where their frontends led, or because
+        somebody asked for it.
+        """
 
     @property
     def turns(self) -> int:
@@ -288,6 +298,7 @@ class ServicePort:
         *,
         protocol: str = "tcp",
         local_backends: Sequence[Backend] = ...,
+        serving_backends: Sequence[Backend] = ...,
         internal_local: bool = False,
         external_local: bool = False,
         affinity_seconds: int | None = None,
@@ -735,6 +746,11 @@ class CaptureWriter:
 
     def close(self) -> None:
         """Write what still waits and flush. Raises OSError."""
+
+def probe_flows() -> None:
+    """Ask whether the kernel shows the flows that it tracks, in the network namespace of this thread; none of
+    them is looked at. Raises `ConntrackError`.
+    """
 
 def refusal(packet: _Buffer, answer: str = "icmp") -> bytes | None:
     """The packet that refuses `packet`: an ICMP port unreachable (RFC 792, RFC 4443), or with

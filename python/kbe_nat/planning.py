@@ -5,7 +5,7 @@ util/nodeport_addresses.go).
 """
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
 from itertools import chain, repeat
@@ -193,6 +193,7 @@ class _Planner:
                     listeners=tuple(dict.fromkeys(listeners)),
                     cluster=cluster,
                     local=local,
+                    serving=_serving_beside(endpoints, {*cluster, *local}),
                     is_internal_local=service.is_internal_local,
                     is_external_local=is_external_local,
                     affinity_seconds=service.affinity_seconds,
@@ -475,6 +476,13 @@ def _claims_alike(one: PortPolicy, other: PortPolicy) -> bool:
 def _terminating(endpoints: list[tuple[Target, Endpoint]]) -> list[tuple[Target, Endpoint]]:
     """Those that still serve while they go: better than nothing."""
     return [pair for pair in endpoints if pair[1].is_serving and pair[1].is_terminating]
+
+
+def _serving_beside(
+    endpoints: list[tuple[Target, Endpoint]], listed: Collection[Target]
+) -> tuple[Target, ...]:
+    """What serves still but gets nothing new: it terminates, or hints and policies leave it out."""
+    return tuple(target for target, endpoint in endpoints if endpoint.is_serving and target not in listed)
 
 
 def _contains(text: str, address: str) -> bool:

@@ -123,6 +123,8 @@ class PortPolicy:
     """For traffic that any node's endpoints may serve, sorted by the text of address and port."""
     local: tuple[Target, ...]
     """For traffic that must stay on this node; computed only where a policy asks for it."""
+    serving: tuple[Target, ...] = ()
+    """Endpoints of neither list that serve still: the flows of datagrams that they have stay with them."""
     is_internal_local: bool = False
     is_external_local: bool = False
     affinity_seconds: int | None = None

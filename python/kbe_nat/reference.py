@@ -16,6 +16,7 @@ from ipaddress import IPv4Address, ip_address
 from typing import Final, TypeAlias
 
 from kbe_nat.reference_packet import (
+    SCTP,
     TCP,
     Address,
     Ends,
@@ -29,14 +30,18 @@ from kbe_nat.reference_packet import (
 from kbe_nat.reference_tables import (
     Backend,
     Decision,
+    Endpoint,
     Frontend,
     Node,
     Refused,
+    Served,
     ServicePort,
+    Standing,
     Tables,
     decide,
     is_masqueraded,
     is_own_address,
+    standing_beside,
 )
 from kbe_nat.reference_tcp import Connection, Segment
 
@@ -67,8 +72,8 @@ class Flow:
     state: str
     deadline: int
     created: int
-    service: "_Served"
-    backend: "_Endpoint"
+    service: "Served"
+    backend: "Endpoint"
     generation: int
     is_marked: bool = False
     connection: Connection = field(default_factory=Connection)
@@ -76,27 +81,6 @@ class Flow:
     is_assured: bool = False
     packets: list[int] = field(default_factory=lambda: [0, 0])
     octets: list[int] = field(default_factory=lambda: [0, 0])
-
-
-@dataclass(slots=True, eq=False)
-class _Endpoint:
-    """A backend as flows remember it: one that left and came back is another."""
-
-    address: Address
-    port: int
-    is_gone: bool = False
-    hairpin: bool = True
-
-
-@dataclass(slots=True, eq=False)
-class _Served:
-    """A service port with what outlives its newest form."""
-
-    spec: ServicePort
-    endpoints: dict[tuple[Address, int], _Endpoint] = field(default_factory=dict)
-    cursors: dict[str, int] = field(default_factory=lambda: {"cluster": 0, "local": 0})
-    is_served: bool = True
-    flows: int = 0
 
 
 class Reference:
@@ -131,11 +115,12 @@ class Reference:
         self._generation = 0
         self._origin: int | None = None
         self._now = 0
-        self._services: dict[str, _Served] = {}
+        self._services: dict[str, Served] = {}
         self._flows: dict[tuple[int, Ends], tuple[Flow, str]] = {}
         """By protocol and ends, in both directions."""
         self._sources: dict[Address, int] = {}
-        self._sticky: dict[Client, tuple[_Endpoint, int]] = {}
+        self._sticky: dict[Client, tuple[Endpoint, int, int]] = {}
+        """Endpoint, its birth, and until when."""
 
     # Tables
 
@@ -146,20 +131,21 @@ class Reference:
         for name in self._services.keys() - {spec.name for spec in services}:
             self._retire(self._services[name])
         for spec in services:
-            served = self._services.setdefault(spec.name, _Served(spec))
+            served = self._services.setdefault(spec.name, Served(spec))
             served.spec, served.is_served = spec, True
             both = (*spec.backends, *spec.local_backends)
             listed = {(ip_address(own.address), own.port): own for own in both}
             for place in served.endpoints.keys() - listed.keys():
-                served.endpoints.pop(place).is_gone = True
+                served.endpoints[place].standing = standing_beside(spec, place)
             for place, own in listed.items():
-                served.endpoints.setdefault(place, _Endpoint(*place)).hairpin = own.hairpin
+                endpoint = served.endpoints.setdefault(place, Endpoint(*place))
+                endpoint.birth += endpoint.standing != Standing.LISTED
+                endpoint.standing, endpoint.hairpin = Standing.LISTED, own.hairpin
 
-    def _retire(self, served: _Served) -> None:
+    def _retire(self, served: Served) -> None:
         served.is_served = False
         for endpoint in served.endpoints.values():
-            endpoint.is_gone = True
-        served.endpoints.clear()
+            endpoint.standing = Standing.GONE
         if served.flows == 0:
             del self._services[served.spec.name]
 
@@ -204,7 +190,8 @@ class Reference:
         self._now = max(self._now, (now - self._origin) >> TICK)
 
     def _is_over(self, flow: Flow) -> bool:
-        is_stale = flow.generation != self._generation and flow.state in UNANSWERED and flow.backend.is_gone
+        is_unlisted = flow.backend.standing != Standing.LISTED
+        is_stale = flow.generation != self._generation and flow.state in UNANSWERED and is_unlisted
         return self._now > flow.deadline or is_stale
 
     # Packets of known flows
@@ -237,17 +224,36 @@ class Reference:
             return False
         if flow.generation == self._generation:
             return True
-        is_tcp = flow.protocol == TCP
-        if not flow.backend.is_gone or (is_tcp and flow.state not in UNANSWERED):
-            # TCP that was answered stays with its backend; deleting it would break graceful termination.
+        self._rehome(flow)
+        is_connection = flow.protocol in (TCP, SCTP)
+        is_answered = flow.state not in UNANSWERED if flow.protocol == TCP else flow.is_replied
+        # A connection that was answered stays with its backend; deleting it would break graceful termination.
+        if flow.backend.standing == Standing.LISTED or (
+            is_answered if is_connection else flow.backend.standing == Standing.SERVING
+        ):
             flow.generation = self._generation
             return True
-        if direction == "reply" and not is_tcp:
+        if direction == "reply" and not is_connection:
             return True
         self._end(flow)
         if direction == "reply":
             raise Refused("drop", "backend-gone")
         return False
+
+    def _rehome(self, flow: Flow) -> None:
+        """Enters a flow with the service port that is reached where it began: it may have got another name, or
+        the place of another one.
+        """
+        found = self._tables.find(flow.protocol, flow.original.dst, flow.original.dport)
+        served = self._services[found[0].name] if found else flow.service
+        if served is not flow.service:
+            place = flow.backend.address, flow.backend.port
+            endpoint = served.endpoints.setdefault(
+                place, Endpoint(*place, standing_beside(served.spec, place))
+            )
+            self._leave(flow)
+            served.flows += 1
+            flow.service, flow.backend = served, endpoint
 
     def _track(self, flow: Flow, direction: str, packet: Packet) -> str | None:
         """State and deadline after one more packet; None when it opens a new connection in the flow's place."""
@@ -320,17 +326,17 @@ class Reference:
         sent = self._sent(flow, "original", packet, is_incomplete)
         return Verdict("translate", "new", sent, flow.is_marked, "original", is_new=True)
 
-    def _choose(self, served: _Served, decision: Decision, ends: Ends) -> _Endpoint:
+    def _choose(self, served: Served, decision: Decision, ends: Ends) -> Endpoint:
         """The client's backend from before, else the strategy's."""
         spec, scope, client = served.spec, decision.scope, (served.spec.name, ends.src)
         listed = decision.backends
         weights = {(ip_address(own.address), own.port): own.weight for own in listed}
         if spec.affinity_seconds is not None:
-            endpoint, deadline = self._sticky.get(client, (None, 0))
+            endpoint, birth, deadline = self._sticky.get(client, (None, 0, 0))
             if endpoint and self._now <= deadline and weights.get((endpoint.address, endpoint.port)):
                 is_same = served.endpoints.get((endpoint.address, endpoint.port)) is endpoint
-                if is_same:
-                    self._sticky[client] = endpoint, self._now + _ticks(spec.affinity_seconds)
+                if is_same and birth == endpoint.birth:
+                    self._sticky[client] = endpoint, birth, self._now + _ticks(spec.affinity_seconds)
                     return endpoint
         backends = [own for own in listed if own.weight]
         if not backends:
@@ -342,10 +348,11 @@ class Reference:
             served.cursors[scope] += 1
         endpoint = served.endpoints[ip_address(chosen.address), chosen.port]
         if spec.affinity_seconds is not None:
-            self._sticky[client] = endpoint, self._now + _ticks(spec.affinity_seconds)
+            deadline = self._now + _ticks(spec.affinity_seconds)
+            self._sticky[client] = endpoint, endpoint.birth, deadline
         return endpoint
 
-    def _open(self, served: _Served, backend: _Endpoint, packet: Packet, masquerade: bool) -> Flow:
+    def _open(self, served: Served, backend: Endpoint, packet: Packet, masquerade: bool) -> Flow:
         """The flow that this packet opens. Raises when there is no room or no port for it."""
         victim = self._room(packet.ends.src)
         ends = packet.ends
@@ -422,6 +429,9 @@ class Reference:
         self._sources[src] -= 1
         if not self._sources[src]:
             del self._sources[src]
+        self._leave(flow)
+
+    def _leave(self, flow: Flow) -> None:
         flow.service.flows -= 1
         if not flow.service.flows and not flow.service.is_served:
             del self._services[flow.service.spec.name]

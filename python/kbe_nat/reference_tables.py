@@ -1,7 +1,8 @@
 """Services for the reference NAT, and who may be served by which endpoints, by kube-proxy's rules."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Final
 
@@ -37,12 +38,50 @@ class ServicePort:
     backends: Sequence[Backend]
     protocol: str = "tcp"
     local_backends: Sequence[Backend] = ()
+    serving_backends: Sequence[Backend] = ()
     internal_local: bool = False
     external_local: bool = False
     affinity_seconds: int | None = None
     source_ranges: Sequence[str] = ()
     ranges_everywhere: bool = False
     strategy: str = "rr"
+
+
+class Standing(Enum):
+    """What an endpoint may have."""
+
+    LISTED = "new flows, and those that it has"
+    SERVING = "the datagrams of flows that it has, and answered connections"
+    GONE = "answered connections only"
+
+
+@dataclass(slots=True, eq=False)
+class Endpoint:
+    """A backend as flows remember it."""
+
+    address: Address
+    port: int
+    standing: Standing = Standing.LISTED
+    birth: int = 0
+    """How often it has come back; clients stick to it as it was."""
+    hairpin: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class Served:
+    """A service port with what outlives its newest form."""
+
+    spec: ServicePort
+    endpoints: dict[tuple[Address, int], Endpoint] = field(default_factory=dict)
+    cursors: dict[str, int] = field(default_factory=lambda: {"cluster": 0, "local": 0})
+    is_served: bool = True
+    flows: int = 0
+
+
+def standing_beside(spec: ServicePort, place: tuple[Address, int]) -> Standing:
+    """What an endpoint that is in neither list may still have."""
+    is_serving = any(place == (ip_address(own.address), own.port) for own in spec.serving_backends)
+    return Standing.SERVING if is_serving else Standing.GONE
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,7 @@ def _native_port(policy: PortPolicy, *, is_nftables: bool) -> _native.ServicePor
         [backend(own) for own in policy.cluster],
         protocol=policy.protocol,
         local_backends=[backend(own) for own in policy.local],
+        serving_backends=[backend(own) for own in policy.serving],
         internal_local=policy.is_internal_local,
         external_local=policy.is_external_local,
         affinity_seconds=policy.affinity_seconds,

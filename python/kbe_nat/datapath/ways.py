@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from kbe_nat._native import BackendNumbers, Engine, FlowWatch, NftTables
+from kbe_nat.datapath.courses import Courses
 from kbe_nat.datapath.sysctl import ACCOUNTING, sysctl
 from kbe_nat.datapath.thread import NativeThread
 from kbe_nat.errors import RulesError
@@ -182,6 +183,7 @@ class FirstPacket:
         self._backends = Remembered(_backends)
         self._leaving: list[tuple[int, set[Address]]] = []
         """Backends of ports that the newest plan has changed or taken away, by family."""
+        self._courses = Courses()
         mask = diversion.marks.index
         largest = mask // (mask & -mask)
         self._numbering = {number: Numbering(largest, time.monotonic) for number in (IPV4, IPV6)}
@@ -201,6 +203,7 @@ class FirstPacket:
             given[number] |= self._numbering[number].arrive(some)
         self._backends.keep(findings)
         self._leaving += findings.left
+        self._courses.follow(plan)
         self._introduce(plan, given)
 
     def install(self, plan: Plan) -> None:
@@ -214,6 +217,7 @@ class FirstPacket:
         self._is_whole = False
         self._translate(plan, [])
         self._is_installed = True
+        self._look()
         if self._leftovers:
             self._leftovers()
 
@@ -225,8 +229,7 @@ class FirstPacket:
         for number, some in self._leaving:
             gone.setdefault(number, {}).update(self._numbering[number].leave(some))
         self._leaving = []
-        lost = [own for some in gone.values() for own in some]
-        self.numbers.change([], lost)
+        self.numbers.change([], [own for some in gone.values() for own in some])
         self._translate(
             plan,
             [
@@ -240,8 +243,9 @@ class FirstPacket:
                 for number in plan.families
             ],
         )
-        if lost and self._watch:
-            self._watch.backends_left()
+        touched = self._courses.take_touched()
+        if touched and self._watch:
+            self._watch.touch([(protocol, address, port) for address, protocol, port in touched])
 
     def repair(self, plan: Plan) -> tuple[str, ...]:
         """See `Datapath`."""
@@ -249,6 +253,7 @@ class FirstPacket:
         if missing:
             self._is_whole = False
             self._translate(plan, [])
+            self._look()
             return missing
         given = {number: self._numbering[number].supply() for number in plan.families}
         if any(given.values()):
@@ -282,13 +287,18 @@ class FirstPacket:
     def counters(self) -> dict[str, int]:
         """See `Datapath`."""
         watch = self._watch
+        insert_failed, dropped = watch.statistics() if watch else (0, 0)
         return {
             # Of all flows of the kernel, those of others too.
             "events": watch.changes if watch else 0,
             # Each was followed by a look at all flows.
             "events-lost": watch.overruns if watch else 0,
-            # Because their backend has left, or somebody asked for it.
+            # They did not go where their frontends led, or somebody asked for it.
             "flows-ended": watch.ended if watch else 0,
+            # By the kernel, of all flows: above all, no port was left to masquerade with. Their packets are lost.
+            "flows-not-entered": insert_failed,
+            # By the kernel's connection tracking, of all flows: its table was full.
+            "tracking-dropped": dropped,
             # First packets, which the standby has served.
             "backend-unknown": self.numbers.unknown,
             # Backends that have no number yet.
@@ -302,7 +312,7 @@ class FirstPacket:
     @contextmanager
     def following(self, engine: Engine) -> Iterator[NativeThread | None]:
         """See `Datapath`: by the kernel's events, and looks at all its flows."""
-        self._watch = FlowWatch(engine, self._diversion.marks.flow, socket_buffer=EVENT_BYTES)
+        self._watch = FlowWatch(engine, socket_buffer=EVENT_BYTES)
         try:
             with NativeThread(self._watch, "flow watch") as thread:
                 yield thread
@@ -314,6 +324,12 @@ class FirstPacket:
         if self._is_installed:
             self._translate(plan, [TranslationChange(number, added=some) for number, some in given.items()])
         self.numbers.change([(*own, number) for some in given.values() for own, number in some.items()], [])
+
+    def _look(self) -> None:
+        """Flows have begun while nothing of ours was in the kernel, or somebody else's."""
+        self._courses.take_touched()
+        if self._watch:
+            self._watch.look()
 
     def _translate(self, plan: Plan, changes: list[TranslationChange]) -> None:
         """These changes, or everything if the kernel does not have all that was before."""

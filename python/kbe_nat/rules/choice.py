@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from enum import StrEnum
 
-from kbe_nat._native import Engine, FlowWatch, NftTables
+from kbe_nat._native import NftTables, probe_flows
 from kbe_nat.errors import ConntrackError, RulesError
 from kbe_nat.rules import Backend, Marks, Way
 from kbe_nat.rules.execution import Runner
@@ -36,7 +36,7 @@ def choose(name: DatapathName, runner: Runner) -> tuple[Way, str]:
         return Way.EVERY_PACKET, "as asked for: the engine translates every packet"
     try:
         Translations(runner, NftTables(), Marks()).probe()
-        FlowWatch(Engine(max_flows=1024), Marks().flow, socket_buffer=1 << 16).look()
+        probe_flows()
     except (RulesError, ConntrackError) as error:
         if name is DatapathName.FIRST_PACKET:
             raise RulesError(f"the datapath first-packet does not work here: {error}") from None

@@ -1,13 +1,17 @@
-//! What becomes of flows that the kernel carries: its events, and now and then a look at all of them, go to the engine.
+//! What becomes of flows that the kernel carries: its events, and looks at those that are there, go to the engine.
+//!
+//! Flows are known by their ends, whoever has made them and whatever connmark they have: others write connmarks too.
 
+use std::collections::{HashMap, HashSet};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::{Carried, Census, Engine, Outcome};
-use kbe_nat_netlink::conntrack::{Change, Conntrack, Ends, Entry, Waker};
+use kbe_nat_netlink::conntrack::{Change, Ends, Entry, Events, Requests, Selection, Waker};
 use kbe_nat_netlink::monotonic;
 
 /// Follows the kernel's flows, seen from outside.
@@ -18,8 +22,8 @@ pub struct FlowWatch {
     /// Looks at all flows that were asked for, and the newest of these that has been answered.
     asked: AtomicU64,
     answered: AtomicU64,
-    /// How often backends have left.
-    left: AtomicU64,
+    /// What is to be looked at soon.
+    touched: Mutex<Vec<Selection>>,
     changes: AtomicU64,
     overruns: AtomicU64,
     ended: AtomicU64,
@@ -27,7 +31,7 @@ pub struct FlowWatch {
 }
 
 impl FlowWatch {
-    /// The waker is that of the [`Conntrack`] which it will run with.
+    /// The waker is that of the [`Events`] which it will run with.
     #[must_use]
     pub fn new(waker: Waker) -> Self {
         Self {
@@ -35,7 +39,7 @@ impl FlowWatch {
             is_stopped: AtomicBool::default(),
             asked: AtomicU64::default(),
             answered: AtomicU64::default(),
-            left: AtomicU64::default(),
+            touched: Mutex::default(),
             changes: AtomicU64::default(),
             overruns: AtomicU64::default(),
             ended: AtomicU64::default(),
@@ -43,31 +47,39 @@ impl FlowWatch {
         }
     }
 
-    /// Tells the engine what becomes of the flows whose connmark has the bit `mark`, until [`FlowWatch::stop`] is called.
+    /// Tells the engine what becomes of the kernel's flows, until [`FlowWatch::stop`] is called.
     ///
     /// # Errors
     /// The system's.
-    pub fn run(&self, engine: &Mutex<Engine>, conntrack: &mut Conntrack, mark: u32) -> io::Result<()> {
+    pub fn run(
+        &self,
+        engine: &Mutex<Engine>,
+        events: &mut Events,
+        requests: &mut Requests,
+    ) -> io::Result<()> {
         let (mut changes, mut looked): (_, Option<Instant>) = (Vec::new(), None);
-        let (mut left, mut again) = (0, None::<Instant>);
+        let mut again: Vec<(Instant, Vec<Selection>)> = Vec::new();
         while !self.is_stopped.load(Ordering::Relaxed) {
             self.turns.fetch_add(1, Ordering::Relaxed);
             let asked = self.asked.load(Ordering::Acquire);
-            let newest = self.left.load(Ordering::Acquire);
-            if newest != left {
-                (left, again) = (newest, Some(Instant::now() + PATIENT));
+            let touched = std::mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner));
+            self.look_at(engine, requests, &touched)?;
+            let handshakes: Vec<_> = touched.into_iter().filter(is_of_connections).collect();
+            if !handshakes.is_empty() {
+                again.push((Instant::now() + PATIENT, handshakes));
             }
-            let is_again = again.is_some_and(|when| when <= Instant::now());
-            if is_again {
-                again = None;
+            let now = Instant::now();
+            let due = again.iter().take_while(|(when, _)| *when <= now).count();
+            for (_, handshakes) in again.drain(..due) {
+                self.look_at(engine, requests, &handshakes)?;
             }
-            let is_due = is_again || looked.is_none_or(|when| when.elapsed() >= EVERY);
+            let is_due = looked.is_none_or(|when| when.elapsed() >= EVERY);
             if is_due || asked != self.answered.load(Ordering::Relaxed) {
-                self.look(engine, conntrack, mark)?;
+                self.look(engine, requests)?;
                 looked = Some(Instant::now());
                 self.answered.store(asked, Ordering::Release);
             }
-            if !conntrack.receive(PATIENCE, &mut changes)? {
+            if !events.receive(PATIENCE, &mut changes)? {
                 self.overruns.fetch_add(1, Ordering::Relaxed);
                 // What was lost is found by a look at all flows.
                 looked = None;
@@ -79,23 +91,27 @@ impl FlowWatch {
                 let mut engine = engine.lock().unwrap_or_else(PoisonError::into_inner);
                 for change in some {
                     match change {
-                        Change::New(entry) if entry.mark & mark != 0 => {
-                            if engine.observe(now, &carried(entry), None) == Outcome::End {
-                                over.push((entry.protocol, entry.original));
+                        Change::New(entry) => {
+                            // What goes by untranslated from now on does so because the engine has said so.
+                            if engine.observe(now, &carried(entry), None) == Outcome::End
+                                && entry.is_translated()
+                            {
+                                over.push((entry.protocol, entry.original, entry.id));
                             }
                         }
-                        Change::Ended(entry) if entry.mark & mark != 0 => engine.ended(now, &carried(entry)),
-                        Change::New(_) | Change::Ended(_) => {}
+                        Change::Ended(entry) => engine.ended(now, &carried(entry)),
                     }
                 }
                 drop(engine);
-                self.end(conntrack, &over)?;
+                self.end(requests, &over)?;
             }
             changes.clear();
             let orphans = engine.lock().unwrap_or_else(PoisonError::into_inner).take_orphans();
-            let orphans: Vec<_> =
-                orphans.into_iter().map(|(protocol, src, dst)| (protocol.0, Ends { src, dst })).collect();
-            self.end(conntrack, &orphans)?;
+            let orphans: Vec<_> = orphans
+                .into_iter()
+                .map(|(protocol, src, dst)| (protocol.0, Ends { src, dst }, None))
+                .collect();
+            self.end(requests, &orphans)?;
         }
         Ok(())
     }
@@ -113,11 +129,16 @@ impl FlowWatch {
         number
     }
 
-    /// Backends have left: looks at all flows soon for those that nobody would miss, and once more when an answer to a handshake
-    /// would have come.
-    pub fn backends_left(&self) {
-        self.left.fetch_add(1, Ordering::AcqRel);
-        self.ask();
+    /// These frontends have come, or backends of theirs have left: looks soon for flows that do not go where the frontends lead, and
+    /// once more when an answer to a handshake would have come.
+    pub fn touch(&self, frontends: impl IntoIterator<Item = (Protocol, SocketAddr)>) {
+        let selections = frontends.into_iter().map(|(Protocol(protocol), to)| Selection {
+            protocol,
+            is_ipv4: to.is_ipv4(),
+            destination: Some(to),
+        });
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner).extend(selections);
+        self.waker.wake();
     }
 
     /// The newest look that is done.
@@ -146,34 +167,76 @@ impl FlowWatch {
     }
 
     /// Looks at all flows once.
-    ///
-    /// # Errors
-    /// The system's: the kernel cannot show them.
-    pub fn look(&self, engine: &Mutex<Engine>, conntrack: &mut Conntrack, mark: u32) -> io::Result<()> {
-        let (mut census, mut over) = (Census::default(), Vec::new());
-        let is_whole = conntrack.dump(mark, |entries| {
+    fn look(&self, engine: &Mutex<Engine>, requests: &mut Requests) -> io::Result<()> {
+        let mut census = Census::default();
+        if self.look_for(engine, requests, None, Some(&mut census))? {
+            engine.lock().unwrap_or_else(PoisonError::into_inner).end_unseen(census);
+        }
+        Ok(())
+    }
+
+    /// Looks at these flows once.
+    fn look_at(
+        &self,
+        engine: &Mutex<Engine>,
+        requests: &mut Requests,
+        touched: &[Selection],
+    ) -> io::Result<()> {
+        for wanted in merged(touched) {
+            self.look_for(engine, requests, Some(&wanted), None)?;
+        }
+        Ok(())
+    }
+
+    /// Shows flows to the engine and ends those that it wants to be ended; whether it has seen all that are meant.
+    fn look_for(
+        &self,
+        engine: &Mutex<Engine>,
+        requests: &mut Requests,
+        wanted: Option<&Selection>,
+        mut census: Option<&mut Census>,
+    ) -> io::Result<bool> {
+        let mut over = Vec::new();
+        let is_whole = requests.dump(wanted, |entries| {
             for some in entries.chunks(AT_ONCE) {
                 let now = monotonic();
                 let mut engine = engine.lock().unwrap_or_else(PoisonError::into_inner);
-                let ended = some
-                    .iter()
-                    .filter(|entry| engine.observe(now, &carried(entry), Some(&mut census)) == Outcome::End);
-                over.extend(ended.map(|entry| (entry.protocol, entry.original)));
+                let ended = some.iter().filter(|entry| {
+                    engine.observe(now, &carried(entry), census.as_deref_mut()) == Outcome::End
+                });
+                over.extend(ended.map(|entry| (entry.protocol, entry.original, entry.id)));
             }
         })?;
-        if is_whole {
-            engine.lock().unwrap_or_else(PoisonError::into_inner).end_unseen(census);
-        }
-        self.end(conntrack, &over)
+        self.end(requests, &over)?;
+        Ok(is_whole)
     }
 
-    fn end(&self, conntrack: &mut Conntrack, flows: &[(u8, Ends)]) -> io::Result<()> {
-        for &(protocol, original) in flows {
-            let has_ended = conntrack.end(protocol, original)?;
+    fn end(&self, requests: &mut Requests, flows: &[(u8, Ends, Option<u32>)]) -> io::Result<()> {
+        for &(protocol, original, id) in flows {
+            let has_ended = requests.end(protocol, original, id)?;
             self.ended.fetch_add(u64::from(has_ended), Ordering::Relaxed);
         }
         Ok(())
     }
+}
+
+/// Each once; and where many are of one family and protocol, all of those at once, since the kernel passes over all flows for each.
+fn merged(touched: &[Selection]) -> Vec<Selection> {
+    let all_of = |own: &Selection| Selection { destination: None, ..*own };
+    let each: HashSet<Selection> = touched.iter().copied().collect();
+    let mut counts: HashMap<Selection, usize> = HashMap::new();
+    for own in &each {
+        *counts.entry(all_of(own)).or_default() += 1;
+    }
+    let is_many = |own: &Selection| counts.get(&all_of(own)).is_some_and(|&count| count > FEW);
+    let merged: HashSet<Selection> =
+        each.iter().map(|own| if is_many(own) { all_of(own) } else { *own }).collect();
+    merged.into_iter().collect()
+}
+
+/// Whether a handshake may be without its answer yet.
+fn is_of_connections(own: &Selection) -> bool {
+    Protocol(own.protocol) != Protocol::UDP
 }
 
 fn carried(entry: &Entry) -> Carried {
@@ -196,6 +259,36 @@ const PATIENCE: Duration = Duration::from_millis(200);
 const AT_ONCE: usize = 64;
 /// Longer than the engine gives a handshake.
 const PATIENT: Duration = Duration::from_millis(1500);
+/// So many passes of the kernel over its flows cost less than to be shown all flows of a protocol.
+const FEW: usize = 8;
 /// All flows are looked at so often. The kernel says nothing of those that began while nobody listened
 /// (`nf_conntrack_events=2`).
 const EVERY: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_frontends_of_a_protocol_are_looked_at_in_one_pass() {
+        let to = |text: &str, protocol: u8| {
+            let destination: SocketAddr = text.parse().expect("an address");
+            Selection { protocol, is_ipv4: destination.is_ipv4(), destination: Some(destination) }
+        };
+        let few: Vec<_> = (0..FEW).map(|port| to(&format!("10.0.0.1:{}", port + 1), 17)).collect();
+        let mut twice = few.clone();
+        twice.extend(&few);
+        let sorted = |touched: &[Selection]| {
+            let mut merged = merged(touched);
+            merged.sort_unstable_by_key(|own| (own.protocol, own.is_ipv4, own.destination));
+            merged
+        };
+        assert_eq!(sorted(&twice), few, "each once");
+        twice.push(to("10.0.0.2:1", 17));
+        twice.push(to("10.0.0.2:1", 6));
+        twice.push(to("[fd00::2]:1", 17));
+        let all = Selection { protocol: 17, is_ipv4: true, destination: None };
+        assert_eq!(sorted(&twice), [to("10.0.0.2:1", 6), to("[fd00::2]:1", 17), all]);
+        assert_eq!(merged(&[]), []);
+    }
+}

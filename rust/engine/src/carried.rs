@@ -10,8 +10,10 @@ use crate::clock::{Tick, ticks};
 use crate::conntrack::state::State;
 use crate::conntrack::tcp::Tracking;
 use crate::conntrack::{FlowId, Hot};
+use crate::decide::{self, Question};
 use crate::engine::{Engine, Family};
 use crate::events::EventKind;
+use crate::ledger::Standing;
 use crate::pipeline::{Core, Lane};
 use crate::rewrite;
 use crate::tuple::{Direction, Ends, Protocol, Tuple};
@@ -44,7 +46,7 @@ pub struct Carried {
 pub enum Outcome {
     /// It goes on.
     Keep,
-    /// Its backend is gone, and nobody there would miss it: UDP, or TCP that was not answered for a second. The kernel is to end it.
+    /// The kernel is to end it, so that what follows is decided anew: it does not go where its frontend leads, and nobody is connected.
     End,
 }
 
@@ -56,8 +58,9 @@ pub struct Census {
 }
 
 impl Engine {
-    /// Takes note of a flow that the kernel carries, whether it was decided here or while we were away; `census` is the look at all
-    /// flows that has found it, if that is why. Cost: a look-up.
+    /// Takes note of a flow that the kernel carries, whoever has decided about it; `census` is the look at all flows that has found it, if
+    /// that is why. As kube-proxy's `CleanStaleEntries`: datagrams go to an endpoint that serves, or are decided anew. A flow to no frontend is
+    /// nobody's business here. Cost: look-ups.
     pub fn observe(&mut self, now: u64, flow: &Carried, census: Option<&mut Census>) -> Outcome {
         let tick = self.core.clock.advance(now);
         match flow.original.0 {
@@ -108,15 +111,29 @@ impl Engine {
             Some((_, Direction::Reply)) => return Outcome::Keep,
             None => None,
         };
-        let Some(id) = known.or_else(|| core.adopt(lane, now, flow, original, reply)) else {
-            // Of no service port any more: its backend is gone with it.
-            let is_served = core.table.find(flow.protocol, flow.original.1).is_some();
-            let is_over = !is_served && flow.protocol == Protocol::UDP;
-            return if is_over { Outcome::End } else { Outcome::Keep };
+        let served =
+            core.table.find(flow.protocol, flow.original.1).map(|(place, _)| core.ledger.number(place));
+        let former = known.map(|id| core.ledger.backend(lane.flows.cold(id).backend).service);
+        // Neither is it served here, nor was it.
+        let Some(number) = served.or(former) else { return Outcome::Keep };
+        let standing = core.ledger.standing(number, flow.reply.0);
+        let is_translated = flow.reply.0 != flow.original.1;
+        if known.is_none() && !is_translated && standing == Standing::Gone {
+            return if core.is_older(flow) { Outcome::End } else { Outcome::Keep };
+        }
+        if flow.protocol == Protocol::UDP && standing == Standing::Gone {
+            if let Some(id) = known {
+                core.end_flow(lane, id);
+            }
+            return Outcome::End;
+        }
+        let Some(id) = known.or_else(|| core.adopt(lane, now, number, flow, original, reply)) else {
+            return Outcome::Keep;
         };
-        let cold = lane.flows.cold(id);
-        let age = now.saturating_sub(cold.created);
-        if core.ledger.backend(cold.backend).is_gone && is_dispensable(flow, age) {
+        core.rehome(lane, id);
+        let age = now.saturating_sub(lane.flows.cold(id).created);
+        // An entry that is ended between SYN and ACK makes the ACK a stranger.
+        if standing != Standing::Listed && is_half_open(flow) && age >= ticks(UNANSWERED) {
             core.end_flow(lane, id);
             return Outcome::End;
         }
@@ -158,21 +175,30 @@ impl Engine {
 }
 
 impl Core {
-    /// Enters a flow that the kernel has, of a service port that is served; `None` if it is of none, or there is no room.
+    /// Whether an entry that the kernel does not translate, and that keeps it from ever asking us, is to go: it is older than its
+    /// frontend, and nobody who is connected would miss it.
+    fn is_older(&self, flow: &Carried) -> bool {
+        let (protocol, (src, dst)) = (flow.protocol, flow.original);
+        let question = Question { protocol, src, dst, interface: 0, flags: None };
+        let is_dispensable = protocol == Protocol::UDP || (is_half_open(flow) && !flow.is_replied);
+        is_dispensable && decide::is_reached(&self.table, &question)
+    }
+
+    /// Enters a flow that the kernel has, of this service port; `None` if there is no room.
     fn adopt<A: Wire>(
         &mut self,
         lane: &mut Lane<A>,
         now: Tick,
+        number: u32,
         flow: &Carried,
         original: Ends<A>,
         reply: Ends<A>,
     ) -> Option<FlowId> {
-        let (service, _) = self.table.find(flow.protocol, flow.original.1)?;
         let protocol = flow.protocol;
         if lane.flows.find(&Tuple { ends: reply, protocol }).is_some() {
             return None;
         }
-        let backend = self.ledger.backend_for(self.ledger.number(service), flow.reply.0);
+        let backend = self.ledger.backend_for(number, flow.reply.0);
         // It counts with its backend before it is entered, so that a refusal is taken back in the same way as an end.
         self.ledger.open_flow(backend);
         let (l3, l4) = rewrite::deltas(protocol, &original, &reply.reply());
@@ -249,15 +275,11 @@ fn count<A: Wire>(lane: &mut Lane<A>, id: FlowId, flow: &Carried) {
     }
 }
 
-/// Whether it may be ended when its backend is gone. TCP that was answered stays with its backend; deleting it would break graceful
-/// termination. So would ending one whose answer is on its way: an entry that is ended between SYN and ACK makes the ACK a stranger.
-fn is_dispensable(flow: &Carried, age: Tick) -> bool {
+/// Whether a connection has only been asked for.
+fn is_half_open(flow: &Carried) -> bool {
     match flow.protocol {
-        Protocol::TCP => {
-            let is_half_open = flow.state.is_some_and(|state| matches!(state, TCP_SYN_SENT | TCP_SYN_SENT2));
-            is_half_open && age >= ticks(UNANSWERED)
-        }
-        Protocol::UDP => true,
+        Protocol::TCP => flow.state.is_some_and(|state| matches!(state, TCP_SYN_SENT | TCP_SYN_SENT2)),
+        Protocol::SCTP => !flow.is_replied,
         _ => false,
     }
 }

@@ -13,6 +13,7 @@ use crate::conntrack::ports::Remote;
 use crate::conntrack::state::State;
 use crate::conntrack::tcp::{Side, Tracking};
 use crate::engine::{Engine, Family};
+use crate::ledger::Standing;
 use crate::pipeline::Lane;
 use crate::rewrite;
 use crate::tuple::{Direction, Ends, Protocol, Tuple, Wired};
@@ -70,7 +71,8 @@ impl Engine {
         let ledger = &self.core.ledger;
         let is_alive = |sticky: &&Sticky| {
             let backend = ledger.backend(sticky.backend.0);
-            sticky.deadline >= tick && backend.birth == sticky.backend.1 && !backend.is_gone
+            let is_listed = backend.standing == Standing::Listed;
+            sticky.deadline >= tick && backend.birth == sticky.backend.1 && is_listed
         };
         let stickies: Vec<_> = self.core.affinity.iter().filter(is_alive).collect();
         writer.u32(stickies.len() as u32);

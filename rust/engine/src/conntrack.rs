@@ -263,6 +263,10 @@ impl<A: Address> FlowTable<A> {
     }
 
     #[inline]
+    pub(crate) fn cold_mut(&mut self, id: FlowId) -> &mut Cold {
+        &mut self.cold[id as usize]
+    }
+
     pub(crate) fn both_mut(&mut self, id: FlowId) -> (&mut Hot<A>, &mut Cold) {
         (&mut self.hot[id as usize], &mut self.cold[id as usize])
     }

@@ -264,6 +264,14 @@ pub(crate) fn choose(
     chosen
 }
 
+/// Whether what goes to a frontend is ours to serve or to refuse.
+pub(crate) fn is_reached(table: &ServiceTable, question: &Question) -> bool {
+    table.find(question.protocol, question.dst).is_some_and(|(service, kind)| {
+        let port = &table.services()[service as usize];
+        !is_out_of_reach(table, port, kind, question, &mut Silent)
+    })
+}
+
 /// Whether kube-proxy has no rule for this packet, although the frontend is known: what goes to a node port's number on an address that
 /// serves none is only refused, and in iptables mode the node's own packets to other hosts' addresses are not even that, since
 /// KUBE-EXTERNAL-SERVICES hangs in INPUT and FORWARD alone.

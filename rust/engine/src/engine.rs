@@ -14,7 +14,7 @@ use crate::conntrack::ports::Leases;
 use crate::counters::Counters;
 use crate::fragment::Released;
 use crate::hash::HashKey;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Standing};
 use crate::pipeline::{Candidate, Core, Lane, Packet};
 use crate::rng::{Rng, mix64};
 use crate::service::{NodeView, ServiceError, ServicePort, ServiceTable};
@@ -205,7 +205,7 @@ impl Engine {
                 hot.is_expired(now)
                     || (hot.generation != generation
                         && hot.state.is_unanswered()
-                        && ledger.backend(cold.backend).is_gone)
+                        && ledger.backend(cold.backend).standing != Standing::Listed)
             });
             left = left.saturating_sub(seen.max(1));
             if let Some(id) = over {

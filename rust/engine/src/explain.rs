@@ -11,7 +11,10 @@ use crate::decide::{self, Decision, Silent, Trace};
 use crate::engine::{Engine, Family};
 use crate::filtering::{Passage, passage};
 use crate::fragment::{DatagramId, Fate};
-use crate::pipeline::{Lane, Meta, Place, Related, addressed, malformed, question, versionless};
+use crate::ledger::Standing;
+use crate::pipeline::{
+    Lane, Meta, Place, Related, addressed, is_connection, malformed, question, stays, versionless,
+};
 use crate::service::{FrontendKind, Scope};
 use crate::tuple::{Direction, Wired};
 use crate::verdict::{Action, Cause, Verdict};
@@ -263,29 +266,30 @@ impl Engine {
                 reply.source()
             )
         });
-        let is_gone = core.ledger.backend(cold.backend).is_gone;
+        let backend = core.ledger.backend(cold.backend);
+        let number = core.home(lane, id).unwrap_or(backend.service);
+        let standing = core.ledger.standing(number, backend.address);
         let mut cause = Cause::Established;
         let is_carried = hot.has(Hot::<A>::CARRIED);
         if is_carried {
             steps.step("kernel", || {
                 "it carries the flow and translates its packets, which do not come here".to_owned()
             });
-        } else if is_gone {
+        } else if standing != Standing::Listed {
             // A flow that was kept under these tables is not asked again, also if its connection has begun anew since.
-            let is_kept = hot.generation == core.generation;
-            let is_pinned = is_kept || (hot.state.is_tcp() && !hot.state.is_unanswered());
+            let is_kept = hot.generation == core.generation || stays(hot, standing);
             steps.step("backend", || {
-                let then = if is_pinned {
-                    "a connection that was answered stays"
-                } else {
-                    "the flow is decided anew"
+                let then = match (is_kept, standing) {
+                    (false, _) => "the flow is decided anew",
+                    (true, Standing::Serving) => "it serves still, and the flow stays",
+                    (true, _) => "a connection that was answered stays",
                 };
-                format!("{} is no longer served: {then}", reply.source())
+                format!("{} gets no new flows: {then}", reply.source())
             });
-            match (is_pinned, direction) {
+            match (is_kept, direction) {
                 (true, _) => {}
                 (false, Direction::Original) => return None,
-                (false, Direction::Reply) if hot.state.is_tcp() => cause = Cause::BackendGone,
+                (false, Direction::Reply) if is_connection(hot) => cause = Cause::BackendGone,
                 (false, Direction::Reply) => {}
             }
         }
@@ -318,7 +322,7 @@ impl Engine {
         let reply_flag = if direction == Direction::Reply { Verdict::REPLY } else { 0 };
         let action = if is_dropped { Action::Drop } else { Action::Translate };
         let flags = Verdict::FLOW | reply_flag | if masquerade { Verdict::MASQUERADE } else { 0 };
-        let service = core.ledger.service(core.ledger.backend(cold.backend).service);
+        let service = core.ledger.service(number);
         Some(Explanation {
             service: service.map(|record| record.service.name().to_owned()),
             backend: Some(reply.source()),

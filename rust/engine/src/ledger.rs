@@ -39,6 +39,17 @@ impl Traffic {
     }
 }
 
+/// What a service port's endpoint may have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Standing {
+    /// New flows, and those that it has.
+    Listed,
+    /// It is in no list, but serves: the datagrams of flows that it has, and answered connections.
+    Serving,
+    /// Answered connections only.
+    Gone,
+}
+
 /// One backend of one service port.
 #[derive(Debug)]
 pub(crate) struct BackendRecord {
@@ -48,7 +59,9 @@ pub(crate) struct BackendRecord {
     /// Distinguishes it from those that had this record before.
     pub(crate) birth: u32,
     pub(crate) active: u32,
-    pub(crate) is_gone: bool,
+    pub(crate) standing: Standing,
+    /// The adoption that last found it in a list.
+    generation: u32,
     /// Of flows that have ended; `flows` counts the live ones too.
     pub(crate) ended: Traffic,
 }
@@ -62,8 +75,8 @@ pub(crate) struct ServiceRecord {
     pub(crate) states: [State; 2],
     /// Backend records in the order of the service port's two lists; empty while it is in no table.
     pub(crate) backends: [Vec<u32>; 2],
-    /// Backends that are in neither list any more, but still have flows.
-    pub(crate) gone: Vec<u32>,
+    /// All its backend records: those in the lists, and others that still have flows.
+    known: HashMap<SocketAddr, u32, HashKey>,
     /// What backends that are no more have carried.
     pub(crate) past: Traffic,
     pub(crate) refused: Vec<(Cause, u64)>,
@@ -73,10 +86,9 @@ pub(crate) struct ServiceRecord {
 }
 
 impl ServiceRecord {
-    /// All its backends, each once.
+    /// All its backends, each once, in no order.
     pub(crate) fn all_backends(&self) -> impl Iterator<Item = u32> {
-        let only_local = self.backends[1].iter().filter(|id| !self.backends[0].contains(id));
-        self.backends[0].iter().chain(only_local).chain(&self.gone).copied()
+        self.known.values().copied()
     }
 }
 
@@ -84,6 +96,7 @@ impl ServiceRecord {
 #[derive(Debug)]
 pub(crate) struct Ledger {
     seed: u64,
+    key: HashKey,
     services: Vec<Option<ServiceRecord>>,
     /// By family: a Service of both has its name twice.
     numbers: [HashMap<Box<str>, u32, HashKey>; 2],
@@ -100,6 +113,7 @@ impl Ledger {
     pub(crate) fn new(seed: u64, key: HashKey) -> Self {
         Self {
             seed,
+            key,
             services: Vec::new(),
             numbers: [HashMap::with_hasher(key), HashMap::with_hasher(key)],
             backends: Vec::new(),
@@ -135,8 +149,8 @@ impl Ledger {
                 && record.generation != self.generation
             {
                 record.is_served = false;
-                let former = std::mem::take(&mut record.backends);
-                self.retire(number, former.into_iter().flatten().collect());
+                record.backends = Default::default();
+                self.retire(number, |_| Standing::Gone);
                 self.close_if_unused(number);
             }
         }
@@ -188,7 +202,7 @@ impl Ledger {
         record.active -= 1;
         record.ended.carry(packets, bytes);
         let service = record.service;
-        if record.is_gone && record.active == 0 {
+        if record.standing != Standing::Listed && record.active == 0 {
             self.forget_backend(backend);
             self.close_if_unused(service);
         }
@@ -203,19 +217,29 @@ impl Ledger {
         }
     }
 
-    /// The record of a service port's backend for a flow that is restored; one that the tables do not have is gone.
+    /// What an endpoint of a service port may have, whether it has a record or not.
+    pub(crate) fn standing(&self, number: u32, address: SocketAddr) -> Standing {
+        match self.service(number) {
+            Some(record) => match record.known.get(&address) {
+                Some(&id) => self.backends[id as usize].standing,
+                None if record.is_served && record.service.serves_still(address) => Standing::Serving,
+                None => Standing::Gone,
+            },
+            None => Standing::Gone,
+        }
+    }
+
+    /// The record of a service port's backend for a flow that was not decided here just now.
     pub(crate) fn backend_for(&mut self, number: u32, address: SocketAddr) -> u32 {
-        let known = self.service(number).and_then(|record| {
-            record.all_backends().find(|&id| self.backends[id as usize].address == address)
-        });
-        known.unwrap_or_else(|| {
-            let id = self.open_backend(number, address);
-            self.backends[id as usize].is_gone = true;
-            if let Some(record) = self.service_mut(number) {
-                record.gone.push(id);
-            }
-            id
-        })
+        if let Some(&id) = self.service(number).and_then(|record| record.known.get(&address)) {
+            return id;
+        }
+        let standing = self.standing(number, address);
+        let id = self.open_backend(number, address, standing);
+        if let Some(record) = self.service_mut(number) {
+            record.known.insert(address, id);
+        }
+        id
     }
 
     fn open_service(&mut self, service: &Arc<ServicePort>) -> u32 {
@@ -227,7 +251,7 @@ impl Ledger {
             service: service.clone(),
             states: [state(Scope::Cluster), state(Scope::Local)],
             backends: Default::default(),
-            gone: Vec::new(),
+            known: HashMap::with_hasher(self.key),
             past: Traffic::default(),
             refused: Vec::new(),
             generation: self.generation,
@@ -242,50 +266,69 @@ impl Ledger {
         number
     }
 
-    /// Gives every backend of the service port's newest form its record, and retires the records of the others.
+    /// Gives every backend of the service port's newest form its record, and says of the others what they may still have.
     fn list_backends(&mut self, number: u32, service: &ServicePort) {
+        let none = HashMap::with_hasher(self.key);
         let Some(record) = self.service_mut(number) else { return };
-        let former = std::mem::take(&mut record.backends);
-        let mut known: HashMap<SocketAddr, (u32, bool)> =
-            former.iter().flatten().map(|&id| (self.backends[id as usize].address, (id, false))).collect();
+        let mut known = std::mem::replace(&mut record.known, none);
         let lists = [Scope::Cluster, Scope::Local].map(|scope| {
             let listed = service.set(scope).backends().iter().map(|backend| {
-                let (id, is_kept) = known
-                    .entry(backend.address)
-                    .or_insert_with(|| (self.open_backend(number, backend.address), true));
-                *is_kept = true;
-                *id
+                let address = backend.address;
+                let open = || self.open_backend(number, address, Standing::Listed);
+                let id = *known.entry(address).or_insert_with(open);
+                self.list(id);
+                id
             });
             listed.collect()
         });
         if let Some(record) = self.service_mut(number) {
             record.backends = lists;
+            record.known = known;
         }
-        self.retire(number, known.into_values().filter(|&(_, is_kept)| !is_kept).map(|(id, _)| id).collect());
+        self.retire(
+            number,
+            |address| {
+                if service.serves_still(address) { Standing::Serving } else { Standing::Gone }
+            },
+        );
     }
 
-    /// Forgets backends that are in neither list any more, at once or when their last flow ends.
-    fn retire(&mut self, number: u32, mut ids: Vec<u32>) {
-        ids.sort_unstable();
-        ids.dedup();
-        for id in ids {
-            self.backends[id as usize].is_gone = true;
-            if self.backends[id as usize].active == 0 {
+    /// Notes that a backend is in a list of the table that is being taken over. Clients do not stick to one that was away.
+    fn list(&mut self, id: u32) {
+        let birth = self.births.wrapping_add(1);
+        let record = &mut self.backends[id as usize];
+        record.generation = self.generation;
+        if record.standing != Standing::Listed {
+            record.standing = Standing::Listed;
+            record.birth = birth;
+            self.births = birth;
+        }
+    }
+
+    /// Says of the backends that are in no list any more what they may still have; those without flows are forgotten.
+    fn retire(&mut self, number: u32, standing: impl Fn(SocketAddr) -> Standing) {
+        let Some(record) = self.service(number) else { return };
+        let generation = self.generation;
+        let is_listed = |id: &u32| self.backends[*id as usize].generation == generation;
+        let left: Vec<u32> = record.all_backends().filter(|id| !is_listed(id)).collect();
+        for id in left {
+            let record = &mut self.backends[id as usize];
+            record.standing = standing(record.address);
+            if record.active == 0 {
                 self.forget_backend(id);
-            } else if let Some(record) = self.service_mut(number) {
-                record.gone.push(id);
             }
         }
     }
 
-    fn open_backend(&mut self, service: u32, address: SocketAddr) -> u32 {
+    fn open_backend(&mut self, service: u32, address: SocketAddr, standing: Standing) -> u32 {
         self.births = self.births.wrapping_add(1);
         let record = BackendRecord {
             address,
             service,
             birth: self.births,
             active: 0,
-            is_gone: false,
+            standing,
+            generation: self.generation,
             ended: Traffic::default(),
         };
         match self.free_backends.pop() {
@@ -302,10 +345,10 @@ impl Ledger {
 
     fn forget_backend(&mut self, id: u32) {
         let record = &self.backends[id as usize];
-        let (service, ended) = (record.service, record.ended);
+        let (service, address, ended) = (record.service, record.address, record.ended);
         if let Some(record) = self.service_mut(service) {
             record.past.add(&ended);
-            record.gone.retain(|&known| known != id);
+            record.known.remove(&address);
         }
         self.free_backends.push(id);
     }
@@ -314,7 +357,7 @@ impl Ledger {
     fn close_if_unused(&mut self, number: u32) {
         if let Some(record) = &self.services[number as usize]
             && !record.is_served
-            && record.gone.is_empty()
+            && record.known.is_empty()
         {
             self.numbers[usize::from(record.service.is_ipv4())].remove(record.service.name());
             self.services[number as usize] = None;

@@ -22,7 +22,7 @@ use crate::counters::Counters;
 use crate::events::{EventKind, Events};
 use crate::fragment::{Fragments, Released};
 use crate::hash::HashKey;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Standing};
 use crate::rewrite::{self, ChecksumState};
 use crate::rng::Rng;
 use crate::service::ServiceTable;
@@ -218,15 +218,14 @@ impl Core {
             self.counters.expired += 1;
             return Revision::Anew;
         }
-        let is_gone = self.ledger.backend(lane.flows.cold(id).backend).is_gone;
+        self.rehome(lane, id);
+        let standing = self.ledger.backend(lane.flows.cold(id).backend).standing;
         let hot = lane.flows.hot_mut(id);
-        let is_tcp = hot.state.is_tcp();
-        if !is_gone || (is_tcp && !hot.state.is_unanswered()) {
-            // TCP that was answered stays with its backend; deleting it would break graceful termination.
+        if stays(hot, standing) {
             hot.generation = self.generation;
             return Revision::Keep;
         }
-        match (direction, is_tcp) {
+        match (direction, is_connection(hot)) {
             // Answers that are still under way are translated until the client's next packet.
             (Direction::Reply, false) => return Revision::Keep,
             (Direction::Reply, true) => self.end_flow(lane, id),
@@ -236,6 +235,26 @@ impl Core {
             }
         }
         Revision::Refuse(Verdict::drop(Cause::BackendGone))
+    }
+
+    /// The service port that is reached where a flow began, if that is another one than the flow's: it has got another name, or another
+    /// one's place.
+    pub(crate) fn home<A: Wire>(&self, lane: &Lane<A>, id: FlowId) -> Option<u32> {
+        let hot = lane.flows.hot(id);
+        let (place, _) = self.table.find(hot.protocol, hot.ends(Direction::Original).destination())?;
+        let number = self.ledger.number(place);
+        (self.ledger.backend(lane.flows.cold(id).backend).service != number).then_some(number)
+    }
+
+    /// Enters a flow in the books of the service port that is reached where it began.
+    pub(crate) fn rehome<A: Wire>(&mut self, lane: &mut Lane<A>, id: FlowId) {
+        if let Some(number) = self.home(lane, id) {
+            let former = lane.flows.cold(id).backend;
+            let backend = self.ledger.backend_for(number, self.ledger.backend(former).address);
+            self.ledger.open_flow(backend);
+            self.ledger.close_flow(former, [0; 2], [0; 2]);
+            lane.flows.cold_mut(id).backend = backend;
+        }
     }
 
     /// State and deadline after one more packet; `None` when it begins a new connection in the flow's place.
@@ -348,6 +367,23 @@ impl Core {
         }
         lane.flows.remove(id);
     }
+}
+
+/// Whether a flow goes on with a backend of this standing. A connection that was answered does in any case; deleting it would break
+/// graceful termination.
+pub(crate) fn stays<A: Wire>(hot: &Hot<A>, standing: Standing) -> bool {
+    let is_answered =
+        if hot.state.is_tcp() { !hot.state.is_unanswered() } else { hot.has(Hot::<A>::REPLIED) };
+    match standing {
+        Standing::Listed => true,
+        Standing::Serving => !is_connection(hot) || is_answered,
+        Standing::Gone => is_connection(hot) && is_answered,
+    }
+}
+
+/// Whether the ends have agreed on a connection, which no other backend could go on with.
+pub(crate) fn is_connection<A: Wire>(hot: &Hot<A>) -> bool {
+    matches!(hot.protocol, Protocol::TCP | Protocol::SCTP)
 }
 
 /// What becomes of a flow that is looked at again.

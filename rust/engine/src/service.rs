@@ -175,6 +175,8 @@ pub struct ServiceSpec {
     pub cluster: Vec<Backend>,
     /// Backends of this node.
     pub local: Vec<Backend>,
+    /// Endpoints of neither list that serve still: the flows of datagrams that they have stay with them.
+    pub serving: Vec<SocketAddr>,
     /// `internalTrafficPolicy: Local`.
     pub internal_local: bool,
     /// `externalTrafficPolicy: Local`.
@@ -192,6 +194,7 @@ pub struct ServiceSpec {
 /// One port of a Service in one family; immutable, shared by all tables that contain it.
 #[derive(Debug)]
 pub struct ServicePort {
+    /// Its `serving` is sorted.
     spec: ServiceSpec,
     sets: [BackendSet; 2],
 }
@@ -201,11 +204,13 @@ impl ServicePort {
     ///
     /// # Errors
     /// [`ServiceError`] names the service port and what does not fit.
-    pub fn new(spec: ServiceSpec) -> Result<Self, ServiceError> {
+    pub fn new(mut spec: ServiceSpec) -> Result<Self, ServiceError> {
+        spec.serving.sort_unstable();
         let name = || spec.name.clone();
         let addresses = spec.frontends.iter().filter_map(|frontend| frontend.address);
         let backends = spec.cluster.iter().chain(&spec.local).map(|backend| backend.address.ip());
-        let mut families = addresses.chain(backends).map(|address| address.is_ipv4());
+        let serving = spec.serving.iter().map(SocketAddr::ip);
+        let mut families = addresses.chain(backends).chain(serving).map(|address| address.is_ipv4());
         if let Some(first) = families.next()
             && families.any(|family| family != first)
         {
@@ -253,6 +258,12 @@ impl ServicePort {
     #[must_use]
     pub fn has_endpoints(&self) -> bool {
         !(self.spec.cluster.is_empty() && self.spec.local.is_empty())
+    }
+
+    /// Whether this endpoint, of neither list, may keep the flows of datagrams that it has.
+    #[must_use]
+    pub fn serves_still(&self, endpoint: SocketAddr) -> bool {
+        self.spec.serving.binary_search(&endpoint).is_ok()
     }
 
     /// Whether it has no endpoints, or none on this node for traffic that asks for those.

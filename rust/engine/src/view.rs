@@ -8,7 +8,7 @@ use crate::conntrack::state::State;
 use crate::conntrack::{FlowId, Hot};
 use crate::engine::{Engine, Family};
 use crate::events::{EventKind, Seen};
-use crate::ledger::Traffic;
+use crate::ledger::{Standing, Traffic};
 use crate::pipeline::Lane;
 use crate::tuple::{Protocol, Wired};
 use crate::verdict::Cause;
@@ -220,7 +220,7 @@ impl Engine {
                             address,
                             active,
                             traffic: carried[id as usize],
-                            is_gone: backend.is_gone,
+                            is_gone: backend.standing != Standing::Listed,
                         }
                     })
                     .collect();

@@ -101,6 +101,7 @@ fn build(number: usize) -> ServiceTable {
                 name: format!("default/{name}{suffix}:"),
                 protocol,
                 frontends,
+                serving: Vec::new(),
                 local: if name == "local" { Vec::new() } else { backends.clone() },
                 cluster: backends,
                 internal_local: name == "local",

@@ -1,16 +1,18 @@
 //! Flows of the kernel's connection tracking (`linux/netfilter/nfnetlink_conntrack.h`): those that are there, what happens to
 //! them, and how to end one.
+//!
+//! Only those of the default zone: other zones are others' views of packets that may be tracked in ours as well.
 
-use std::io::{self, IoSlice, Read, Write};
+mod requests;
+
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use crate::attribute::{
-    ANSWER, DONE, ERROR, FLAG_ACK, FLAG_DUMP, HEADER, Head, attributes, close, error, find, messages, number,
-    open, put, put_nested,
-};
+use crate::attribute::{HEADER, attributes, find, messages, number};
 use crate::socket::Socket;
+pub use requests::{Requests, Selection, Statistics};
 
 /// Source and destination of one direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,14 +26,14 @@ pub struct Ends {
 /// A flow as the kernel has it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {
+    /// The kernel's own number, by which it is told from a later one with the same ends.
+    pub id: Option<u32>,
     /// Protocol number.
     pub protocol: u8,
     /// As the first packet came, before any translation.
     pub original: Ends,
     /// As answers come.
     pub reply: Ends,
-    /// The connmark.
-    pub mark: u32,
     /// An answer was seen.
     pub is_replied: bool,
     /// Both sides have confirmed it.
@@ -65,35 +67,34 @@ impl Waker {
     }
 }
 
-/// The kernel's connection tracking in the network namespace of the thread that opened it.
+/// What happens to flows, in the network namespace of the thread that opened it.
 #[derive(Debug)]
-pub struct Conntrack {
-    events: Socket,
+pub struct Events {
+    socket: Socket,
     calls: UnixStream,
-    requests: Socket,
     buffers: Vec<Vec<u8>>,
     lengths: Vec<usize>,
 }
 
-impl Conntrack {
+impl Events {
     /// Listens from now on for flows that begin and end; at most `socket_buffer` bytes of what happens wait for us. The other value wakes
-    /// up [`Conntrack::receive`].
+    /// up [`Events::receive`].
     ///
     /// # Errors
     /// The system's: no privilege, or no such kernel module.
     pub fn open(socket_buffer: i32) -> io::Result<(Self, Waker)> {
-        let (events, requests) = (Socket::open()?, Socket::open()?);
-        events
+        let socket = Socket::open()?;
+        socket
             .set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, socket_buffer)
-            .or_else(|_| events.set(libc::SOL_SOCKET, libc::SO_RCVBUF, socket_buffer))?;
+            .or_else(|_| socket.set(libc::SOL_SOCKET, libc::SO_RCVBUF, socket_buffer))?;
         for group in [GROUP_NEW, GROUP_DESTROY] {
-            events.set(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)?;
+            socket.set(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)?;
         }
         let (calls, waker) = UnixStream::pair()?;
         calls.set_nonblocking(true)?;
         waker.set_nonblocking(true)?;
         let buffers = vec![vec![0; BUFFER]; BUFFERS];
-        Ok((Self { events, calls, requests, buffers, lengths: Vec::new() }, Waker(waker)))
+        Ok((Self { socket, calls, buffers, lengths: Vec::new() }, Waker(waker)))
     }
 
     /// Adds what has happened to `changes`, after waiting for it or for a call of the [`Waker`], at most `timeout`. Returns whether nothing was lost on the way.
@@ -101,9 +102,9 @@ impl Conntrack {
     /// # Errors
     /// The system's.
     pub fn receive(&mut self, timeout: Duration, changes: &mut Vec<Change>) -> io::Result<bool> {
-        self.events.wait_or(&self.calls, timeout)?;
+        self.socket.wait_or(&self.calls, timeout)?;
         while (&self.calls).read(&mut [0; 64]).is_ok_and(|count| count > 0) {}
-        let count = match self.events.receive(&mut self.buffers, &mut self.lengths) {
+        let count = match self.socket.receive(&mut self.buffers, &mut self.lengths) {
             Ok(count) => count,
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Ok(false),
             Err(error) if is_temporary(&error) => 0,
@@ -121,86 +122,28 @@ impl Conntrack {
         }
         Ok(true)
     }
-
-    /// Shows all flows whose connmark has the bit `mark` to `each`, some at a time. Returns whether those were all: the kernel may
-    /// have rebuilt its table meanwhile.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn dump(&mut self, mark: u32, mut each: impl FnMut(&[Entry])) -> io::Result<bool> {
-        let mut request = Vec::new();
-        let start =
-            open(&mut request, Head { subsystem: SUBSYSTEM, kind: GET, flags: FLAG_DUMP, ..Head::default() });
-        put(&mut request, CTA_MARK, &mark.to_be_bytes());
-        put(&mut request, CTA_MARK_MASK, &mark.to_be_bytes());
-        close(&mut request, start, 0);
-        self.requests.send(&[IoSlice::new(&request)])?;
-        let (mut is_whole, mut entries) = (true, Vec::new());
-        loop {
-            self.requests.wait(ANSWER)?;
-            let count = self.requests.receive(&mut self.buffers, &mut self.lengths)?;
-            for (buffer, &length) in self.buffers.iter().zip(&self.lengths).take(count) {
-                for (kind, message) in messages(buffer.get(..length).unwrap_or_default()) {
-                    is_whole &= flags(message) & FLAG_INTERRUPTED == 0;
-                    match kind {
-                        DONE => {
-                            each(&entries);
-                            return Ok(is_whole);
-                        }
-                        ERROR => error(message)?,
-                        _ => entries.extend(Entry::parse(message).filter(|entry| entry.mark & mark != 0)),
-                    }
-                }
-                if entries.len() >= CHUNK {
-                    each(&entries);
-                    entries.clear();
-                }
-            }
-        }
-    }
-
-    /// Ends the flow with these original ends; whether there was one.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn end(&mut self, protocol: u8, original: Ends) -> io::Result<bool> {
-        let family = if original.src.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-        let mut request = Vec::new();
-        let head =
-            Head { subsystem: SUBSYSTEM, kind: DELETE, flags: FLAG_ACK, family: family as u8, resource: 0 };
-        let start = open(&mut request, head);
-        put_tuple(&mut request, protocol, original);
-        close(&mut request, start, 0);
-        self.requests.send(&[IoSlice::new(&request)])?;
-        self.requests.wait(ANSWER)?;
-        let count = self.requests.receive(&mut self.buffers, &mut self.lengths)?;
-        for (buffer, &length) in self.buffers.iter().zip(&self.lengths).take(count) {
-            for (kind, message) in messages(buffer.get(..length).unwrap_or_default()) {
-                if kind == ERROR {
-                    return match error(message) {
-                        Err(gone) if gone.raw_os_error() == Some(libc::ENOENT) => Ok(false),
-                        other => other.map(|()| true),
-                    };
-                }
-            }
-        }
-        Ok(false)
-    }
 }
 
 impl Entry {
+    /// Whether packets go somewhere else than they were sent to.
+    #[must_use]
+    pub fn is_translated(&self) -> bool {
+        self.reply.src != self.original.dst
+    }
+
     /// Reads a message; `None` for one that is not about a flow with addresses.
     #[must_use]
     pub fn parse(message: &[u8]) -> Option<Self> {
         let (mut original, mut reply) = (None, None);
-        let (mut mark, mut status, mut state, mut timeout) = (0, 0, None, None);
+        let (mut id, mut status, mut state, mut timeout) = (None, 0, None, None);
         let mut counters = [None, None];
         for (kind, value) in attributes(message.get(HEADER..)?) {
             match kind {
                 CTA_TUPLE_ORIG => original = tuple(value),
                 CTA_TUPLE_REPLY => reply = tuple(value),
                 CTA_STATUS => status = number(value)?,
-                CTA_MARK => mark = number(value)?,
+                CTA_ID => id = number(value),
+                CTA_ZONE => return None,
                 CTA_TIMEOUT => timeout = number(value),
                 CTA_PROTOINFO => {
                     let (_, nested) = attributes(value).next()?;
@@ -213,10 +156,10 @@ impl Entry {
         }
         let ((protocol, original), (_, reply)) = (original?, reply?);
         Some(Self {
+            id,
             protocol,
             original,
             reply,
-            mark,
             is_replied: status & SEEN_REPLY != 0,
             is_assured: status & ASSURED != 0,
             state,
@@ -242,33 +185,9 @@ fn tuple(value: &[u8]) -> Option<(u8, Ends)> {
     Some((*find(layer4, CTA_PROTO_NUM)?.first()?, Ends { src, dst }))
 }
 
-fn put_tuple(bytes: &mut Vec<u8>, protocol: u8, ends: Ends) {
-    put_nested(bytes, CTA_TUPLE_ORIG, |bytes| {
-        put_nested(bytes, CTA_TUPLE_IP, |bytes| {
-            for (address, v4, v6) in
-                [(ends.src.ip(), CTA_IP_V4_SRC, CTA_IP_V6_SRC), (ends.dst.ip(), CTA_IP_V4_DST, CTA_IP_V6_DST)]
-            {
-                match address {
-                    IpAddr::V4(address) => put(bytes, v4, &address.octets()),
-                    IpAddr::V6(address) => put(bytes, v6, &address.octets()),
-                }
-            }
-        });
-        put_nested(bytes, CTA_TUPLE_PROTO, |bytes| {
-            put(bytes, CTA_PROTO_NUM, &[protocol]);
-            put(bytes, CTA_PROTO_SRC_PORT, &ends.src.port().to_be_bytes());
-            put(bytes, CTA_PROTO_DST_PORT, &ends.dst.port().to_be_bytes());
-        });
-    });
-}
-
 fn counted(value: &[u8]) -> Option<(u64, u64)> {
     let read = |kind| find(value, kind)?.first_chunk().map(|&bytes| u64::from_be_bytes(bytes));
     Some((read(CTA_COUNTERS_PACKETS)?, read(CTA_COUNTERS_BYTES)?))
-}
-
-fn flags(message: &[u8]) -> u16 {
-    message.get(6..8).and_then(<[u8]>::first_chunk).map_or(0, |&bytes| u16::from_ne_bytes(bytes))
 }
 
 fn is_temporary(error: &io::Error) -> bool {
@@ -278,14 +197,9 @@ fn is_temporary(error: &io::Error) -> bool {
 /// The kernel fills no more of one at a time.
 const BUFFER: usize = 32 << 10;
 const BUFFERS: usize = 16;
-/// Flows that are shown at a time, about.
-const CHUNK: usize = 256;
 const SUBSYSTEM: u16 = 1;
-const GET: u8 = 1;
-const DELETE: u8 = 2;
 const NEW: u16 = SUBSYSTEM << 8;
 const DELETED: u16 = SUBSYSTEM << 8 | 2;
-const FLAG_INTERRUPTED: u16 = 0x10;
 const GROUP_NEW: i32 = 1;
 const GROUP_DESTROY: i32 = 3;
 const SEEN_REPLY: u32 = 1 << 1;
@@ -295,10 +209,10 @@ const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_STATUS: u16 = 3;
 const CTA_PROTOINFO: u16 = 4;
 const CTA_TIMEOUT: u16 = 7;
-const CTA_MARK: u16 = 8;
 const CTA_COUNTERS_ORIG: u16 = 9;
 const CTA_COUNTERS_REPLY: u16 = 10;
-const CTA_MARK_MASK: u16 = 21;
+const CTA_ID: u16 = 12;
+const CTA_ZONE: u16 = 18;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_IP_V4_SRC: u16 = 1;
@@ -315,7 +229,9 @@ const CTA_COUNTERS_BYTES: u16 = 2;
 
 #[cfg(test)]
 mod tests {
+    use super::requests::put_tuple;
     use super::*;
+    use crate::attribute::{Head, close, open, put, put_nested};
     use proptest::prelude::*;
 
     fn ends(src: &str, dst: &str) -> Ends {
@@ -330,10 +246,14 @@ mod tests {
         bytes
     }
 
+    fn put_ends(bytes: &mut Vec<u8>, protocol: u8, ends: Ends) {
+        put_tuple(bytes, protocol, Some(ends.src), Some(ends.dst));
+    }
+
     /// A tuple in the place of the reply's.
     fn put_reply(bytes: &mut Vec<u8>, protocol: u8, reply: Ends) {
         let start = bytes.len();
-        put_tuple(bytes, protocol, reply);
+        put_ends(bytes, protocol, reply);
         bytes[start + 2] = CTA_TUPLE_REPLY as u8;
     }
 
@@ -342,10 +262,10 @@ mod tests {
         let original = ends("[fd00::1]:1000", "[fd00:30::ff]:80");
         let reply = ends("[fd00:17::3]:9876", "[fd00::1]:1000");
         let bytes = message(|bytes| {
-            put_tuple(bytes, 6, original);
+            put_ends(bytes, 6, original);
             put_reply(bytes, 6, reply);
             put(bytes, CTA_STATUS, &0b1110u32.to_be_bytes());
-            put(bytes, CTA_MARK, &0x1000u32.to_be_bytes());
+            put(bytes, CTA_ID, &77u32.to_be_bytes());
             put(bytes, CTA_TIMEOUT, &300u32.to_be_bytes());
             put_nested(bytes, CTA_PROTOINFO, |bytes| {
                 put_nested(bytes, 1, |bytes| put(bytes, CTA_STATE, &[3]));
@@ -360,10 +280,10 @@ mod tests {
         assert_eq!(
             Entry::parse(&bytes),
             Some(Entry {
+                id: Some(77),
                 protocol: 6,
                 original,
                 reply,
-                mark: 0x1000,
                 is_replied: true,
                 is_assured: true,
                 state: Some(3),
@@ -377,8 +297,19 @@ mod tests {
     fn what_is_no_flow_is_none() {
         assert_eq!(Entry::parse(&[]), None);
         assert_eq!(Entry::parse(&message(|_| {})), None, "no tuple");
-        let only = message(|bytes| put_tuple(bytes, 17, ends("10.0.0.1:1", "10.0.0.2:2")));
+        let only = message(|bytes| put_ends(bytes, 17, ends("10.0.0.1:1", "10.0.0.2:2")));
         assert_eq!(Entry::parse(&only), None, "one tuple");
+        let flow = |zone: bool| {
+            message(|bytes| {
+                put_ends(bytes, 17, ends("10.0.0.1:1", "10.0.0.2:2"));
+                put_reply(bytes, 17, ends("10.0.0.2:2", "10.0.0.1:1"));
+                if zone {
+                    put(bytes, CTA_ZONE, &7u16.to_be_bytes());
+                }
+            })
+        };
+        assert!(Entry::parse(&flow(false)).is_some());
+        assert_eq!(Entry::parse(&flow(true)), None, "somebody else's view of the packet");
     }
 
     proptest! {

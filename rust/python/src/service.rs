@@ -94,7 +94,8 @@ pub(crate) struct ServicePort(pub(crate) Arc<core::ServicePort>);
 impl ServicePort {
     #[new]
     #[pyo3(signature = (
-        name, frontends, backends, *, protocol = "tcp", local_backends = Vec::new(), internal_local = false,
+        name, frontends, backends, *, protocol = "tcp", local_backends = Vec::new(),
+        serving_backends = Vec::new(), internal_local = false,
         external_local = false, affinity_seconds = None, source_ranges = Vec::new(), ranges_everywhere = false,
         strategy = "random", maglev_size = None,
     ))]
@@ -106,6 +107,7 @@ impl ServicePort {
         backends: Vec<PyRef<'_, Backend>>,
         protocol: &str,
         local_backends: Vec<PyRef<'_, Backend>>,
+        serving_backends: Vec<PyRef<'_, Backend>>,
         internal_local: bool,
         external_local: bool,
         affinity_seconds: Option<u32>,
@@ -127,6 +129,7 @@ impl ServicePort {
             frontends: frontends.iter().map(|frontend| frontend.0).collect(),
             cluster: backends.iter().map(|backend| backend.0).collect(),
             local: local_backends.iter().map(|backend| backend.0).collect(),
+            serving: serving_backends.iter().map(|backend| backend.0.address).collect(),
             internal_local,
             external_local,
             affinity: affinity_seconds,

@@ -90,6 +90,7 @@ pub(crate) fn spec(name: &str, protocol: Protocol, vip: SocketAddr, backends: &[
         }],
         cluster: backends.iter().copied().map(Backend::new).collect(),
         local: Vec::new(),
+        serving: Vec::new(),
         internal_local: false,
         external_local: false,
         affinity: None,

@@ -1,0 +1,250 @@
+//! What is asked of the kernel about its flows: to show them, to end one, what it has counted.
+
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, SocketAddr};
+
+use super::{
+    BUFFER, BUFFERS, CTA_ID, CTA_IP_V4_DST, CTA_IP_V4_SRC, CTA_IP_V6_DST, CTA_IP_V6_SRC, CTA_PROTO_DST_PORT,
+    CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_TUPLE_IP, CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, Ends, Entry, NEW,
+    SUBSYSTEM,
+};
+use crate::attribute::{
+    ANSWER, DONE, ERROR, FLAG_ACK, FLAG_DUMP, HEADER, Head, close, error, find, messages, number, open, put,
+    put_nested,
+};
+use crate::socket::Socket;
+
+/// Flows of one family and protocol, all or those that began with a packet to one destination.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Selection {
+    /// Of which protocol.
+    pub protocol: u8,
+    /// Of which family.
+    pub is_ipv4: bool,
+    /// To whom.
+    pub destination: Option<SocketAddr>,
+}
+
+impl Selection {
+    /// Whether this flow is meant.
+    #[must_use]
+    pub fn has(&self, entry: &Entry) -> bool {
+        let to = entry.original.dst;
+        entry.protocol == self.protocol
+            && to.is_ipv4() == self.is_ipv4
+            && self.destination.is_none_or(|destination| destination == to)
+    }
+}
+
+/// What the connection tracking of a network namespace has counted since that was made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Statistics {
+    /// Flows that could not be entered because another one has the same ends: above all, no port was left to masquerade with. Their
+    /// packets were dropped.
+    pub insert_failed: u64,
+    /// Packets that were dropped because the table was full, or a flow could not be made.
+    pub dropped: u64,
+}
+
+/// Asks about flows, in the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub struct Requests {
+    socket: Socket,
+    buffers: Vec<Vec<u8>>,
+    lengths: Vec<usize>,
+}
+
+impl Requests {
+    /// Asks nothing yet.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self { socket: Socket::open()?, buffers: vec![vec![0; BUFFER]; BUFFERS], lengths: Vec::new() })
+    }
+
+    /// Shows flows to `each`, some at a time: those of a selection, or all. Returns whether it has shown every one: the kernel may have rebuilt
+    /// its table meanwhile. Cost: the kernel passes over all flows in any case, and tells us of those that are meant (Linux 5.8; before, of all).
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn dump(&mut self, wanted: Option<&Selection>, mut each: impl FnMut(&[Entry])) -> io::Result<bool> {
+        let family = wanted.map_or(0, |wanted| family(wanted.is_ipv4));
+        let mut request = Vec::new();
+        let head = Head { subsystem: SUBSYSTEM, kind: GET, flags: FLAG_DUMP, family, resource: 0 };
+        let start = open(&mut request, head);
+        if let Some(wanted) = wanted {
+            put_filter(&mut request, wanted);
+        }
+        close(&mut request, start, 0);
+        let (mut is_whole, mut entries) = (true, Vec::new());
+        self.ask(&request, |kind, message| {
+            is_whole &= flags(message) & FLAG_INTERRUPTED == 0;
+            if kind == NEW {
+                let meant = |entry: &Entry| wanted.is_none_or(|wanted| wanted.has(entry));
+                entries.extend(Entry::parse(message).filter(meant));
+            }
+            if entries.len() >= CHUNK {
+                each(&entries);
+                entries.clear();
+            }
+        })?;
+        each(&entries);
+        Ok(is_whole)
+    }
+
+    /// Ends the flow with these original ends, if it is still the one with this number; whether there was one.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn end(&mut self, protocol: u8, original: Ends, id: Option<u32>) -> io::Result<bool> {
+        let family = family(original.src.is_ipv4());
+        let mut request = Vec::new();
+        let head = Head { subsystem: SUBSYSTEM, kind: DELETE, flags: FLAG_ACK, family, resource: 0 };
+        let start = open(&mut request, head);
+        put_tuple(&mut request, protocol, Some(original.src), Some(original.dst));
+        if let Some(id) = id {
+            put(&mut request, CTA_ID, &id.to_be_bytes());
+        }
+        close(&mut request, start, 0);
+        match self.ask(&request, |_, _| {}) {
+            Err(gone) if gone.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            other => other.map(|()| true),
+        }
+    }
+
+    /// What was counted, by all processors together.
+    ///
+    /// # Errors
+    /// The system's: this kernel does not show its flows, or not to us.
+    pub fn statistics(&mut self) -> io::Result<Statistics> {
+        let mut request = Vec::new();
+        let head = Head { subsystem: SUBSYSTEM, kind: GET_STATISTICS, flags: FLAG_DUMP, ..Head::default() };
+        let start = open(&mut request, head);
+        close(&mut request, start, 0);
+        let mut sum = Statistics::default();
+        self.ask(&request, |_, message| {
+            let own = message.get(HEADER..).unwrap_or_default();
+            let count = |kind| find(own, kind).and_then(number).map_or(0, u64::from);
+            sum.insert_failed += count(CTA_STATS_INSERT_FAILED);
+            sum.dropped += count(CTA_STATS_DROP);
+        })?;
+        Ok(sum)
+    }
+
+    /// Sends a request and hands every message of the answer to `each`, with its kind.
+    fn ask(&mut self, request: &[u8], mut each: impl FnMut(u16, &[u8])) -> io::Result<()> {
+        self.socket.send(&[IoSlice::new(request)])?;
+        loop {
+            self.socket.wait(ANSWER)?;
+            let count = self.socket.receive(&mut self.buffers, &mut self.lengths)?;
+            for (buffer, &length) in self.buffers.iter().zip(&self.lengths).take(count) {
+                for (kind, message) in messages(buffer.get(..length).unwrap_or_default()) {
+                    match kind {
+                        DONE => return Ok(()),
+                        ERROR => return error(message),
+                        _ => each(kind, message),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A tuple, or what is known of one.
+pub(super) fn put_tuple(bytes: &mut Vec<u8>, protocol: u8, src: Option<SocketAddr>, dst: Option<SocketAddr>) {
+    let known = [
+        (src, CTA_IP_V4_SRC, CTA_IP_V6_SRC, CTA_PROTO_SRC_PORT),
+        (dst, CTA_IP_V4_DST, CTA_IP_V6_DST, CTA_PROTO_DST_PORT),
+    ];
+    put_nested(bytes, CTA_TUPLE_ORIG, |bytes| {
+        put_nested(bytes, CTA_TUPLE_IP, |bytes| {
+            for (end, v4, v6, _) in known {
+                match end.map(|end| end.ip()) {
+                    Some(IpAddr::V4(address)) => put(bytes, v4, &address.octets()),
+                    Some(IpAddr::V6(address)) => put(bytes, v6, &address.octets()),
+                    None => {}
+                }
+            }
+        });
+        put_nested(bytes, CTA_TUPLE_PROTO, |bytes| {
+            put(bytes, CTA_PROTO_NUM, &[protocol]);
+            for (end, _, _, port) in known {
+                if let Some(end) = end {
+                    put(bytes, port, &end.port().to_be_bytes());
+                }
+            }
+        });
+    });
+}
+
+/// Has the kernel show these flows only.
+fn put_filter(bytes: &mut Vec<u8>, wanted: &Selection) {
+    put_tuple(bytes, wanted.protocol, None, wanted.destination);
+    let to = match wanted.destination {
+        Some(SocketAddr::V4(_)) => FILTER_IP_DST | FILTER_DST_PORT,
+        // Kernels up to 6.18 at least show what has another IPv6 address instead: by the port alone.
+        Some(SocketAddr::V6(_)) => FILTER_DST_PORT,
+        None => 0,
+    };
+    put_nested(bytes, CTA_FILTER, |bytes| {
+        put(bytes, CTA_FILTER_ORIG_FLAGS, &(FILTER_PROTO_NUM | to).to_ne_bytes());
+    });
+}
+
+fn family(is_ipv4: bool) -> u8 {
+    (if is_ipv4 { libc::AF_INET } else { libc::AF_INET6 }) as u8
+}
+
+fn flags(message: &[u8]) -> u16 {
+    message.get(6..8).and_then(<[u8]>::first_chunk).map_or(0, |&bytes| u16::from_ne_bytes(bytes))
+}
+
+/// Flows that are shown at a time, about.
+const CHUNK: usize = 256;
+const GET: u8 = 1;
+const DELETE: u8 = 2;
+const GET_STATISTICS: u8 = 4;
+const FLAG_INTERRUPTED: u16 = 0x10;
+const CTA_FILTER: u16 = 25;
+const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+/// Which parts of the tuple count (the kernel's `nf_internals.h`).
+const FILTER_IP_DST: u32 = 1 << 1;
+const FILTER_PROTO_NUM: u32 = 1 << 3;
+const FILTER_DST_PORT: u32 = 1 << 5;
+const CTA_STATS_INSERT_FAILED: u16 = 9;
+const CTA_STATS_DROP: u16 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_selection_has_what_it_names() {
+        let end = |text: &str| text.parse().expect("an address");
+        let entry = Entry {
+            id: None,
+            protocol: 17,
+            original: Ends { src: end("10.0.0.1:1"), dst: end("10.0.0.2:2") },
+            reply: Ends { src: end("10.0.0.3:3"), dst: end("10.0.0.1:1") },
+            is_replied: false,
+            is_assured: false,
+            state: None,
+            timeout: None,
+            counters: None,
+        };
+        let to = |text: &str| Some(text.parse().expect("an address"));
+        let every = Selection { protocol: 17, is_ipv4: true, destination: None };
+        assert!(every.has(&entry));
+        assert!(Selection { destination: to("10.0.0.2:2"), ..every }.has(&entry));
+        for other in [
+            Selection { protocol: 6, ..every },
+            Selection { is_ipv4: false, ..every },
+            Selection { destination: to("10.0.0.2:3"), ..every },
+            Selection { destination: to("10.0.0.3:2"), ..every },
+            Selection { destination: to("10.0.0.1:1"), ..every },
+        ] {
+            assert!(!other.has(&entry), "{other:?}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+"""Objects, servers and clients for tests of what becomes of many flows: UDP and TCP, both families."""
+
+import selectors
+import socket
+import time
+from contextlib import AbstractContextManager
+from types import TracebackType
+
+from stage import FAMILIES, WAYS, served
+
+from kbe_nat.model import IPV6
+from kbe_nat.playground.cluster import Cluster
+from kbe_nat.playground.namespaces import inside
+
+__all__ = ["FAMILIES", "NAMES", "PORT", "VIPS", "WAYS", "Clients", "endpoints", "named", "service"]
+
+VIPS = {4: "172.30.0.53", 6: "fd00:30::53"}
+NAMES = {"a": {4: "172.17.0.3", 6: "fd00:17::3"}, "b": {4: "172.17.0.4", 6: "fd00:17::4"}}
+PORT = 53
+
+
+def service(family: int, name: str = "dns", address: str = "", more: str = "") -> str:
+    """A Service with one UDP and one TCP port; `more` goes on with its spec."""
+    return f"""apiVersion: v1
+kind: Service
+metadata: {{name: {name}{family}}}
+spec:
+  clusterIP: "{address or VIPS[family]}"
+  ports:
+  - {{name: dns, port: {PORT}, targetPort: 9953, protocol: UDP}}
+  - {{name: tcp, port: {PORT}, targetPort: 9953, protocol: TCP}}
+{more}
+---
+"""
+
+
+def endpoints(family: int, *pods: str, name: str = "dns") -> str:
+    """Its slice. A pod is a name, with conditions and the like behind it."""
+    rows = []
+    for pod in pods:
+        own, _, more = pod.partition(" ")
+        rows.append(f'{{addresses: ["{NAMES[own][family]}"]{", " + more if more else ""}}}')
+    return f"""apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: {name}{family}-1, labels: {{kubernetes.io/service-name: {name}{family}}}}}
+addressType: IPv{family}
+ports: [{{name: dns, port: 9953, protocol: UDP}}, {{name: tcp, port: 9953, protocol: TCP}}]
+endpoints: [{", ".join(rows)}]
+---
+"""
+
+
+def named(cluster: Cluster) -> None:
+    """A server in each pod that answers with its name, to datagrams and connections of both families."""
+    for pod, name in zip(cluster.pods, NAMES, strict=True):
+        served(pod, NAMED, name)
+
+
+class Clients(AbstractContextManager["Clients"]):
+    """Sockets of a client, each with a port of its own that it keeps."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        family: int,
+        count: int,
+        kind: socket.SocketKind = socket.SOCK_DGRAM,
+        to: tuple[str, int] | None = None,
+    ) -> None:
+        self._to = to or (VIPS[family], PORT)
+        number = socket.AF_INET6 if family == IPV6 else socket.AF_INET
+        self._kind = kind
+
+        def opened() -> list[socket.socket]:
+            return [socket.socket(number, kind) for _ in range(count)]
+
+        self.sockets = inside(cluster.client.path, opened)
+        for own in self.sockets:
+            own.settimeout(30)
+            own.connect(self._to)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for own in self.sockets:
+            own.close()
+
+    def asked(self, seconds: float = 30) -> list[str]:
+        """Who answers each; "" stands for nobody. Asks again after a second without answer, up to `seconds`."""
+        answers: dict[socket.socket, str] = {}
+        for start in range(0, len(self.sockets), AT_ONCE):
+            deadline = time.monotonic() + seconds
+            some = self.sockets[start : start + AT_ONCE]
+            while (left := [own for own in some if own not in answers]) and time.monotonic() < deadline:
+                answers |= answered(left, 1)
+        return [answers.get(own, "") for own in self.sockets]
+
+
+def answered(sockets: list[socket.socket], seconds: float) -> dict[socket.socket, str]:
+    """Asks each once, and returns the answers that come in time; "refused" is one."""
+    found: dict[socket.socket, str] = {}
+    with selectors.DefaultSelector() as selector:
+        for own in sockets:
+            selector.register(own, selectors.EVENT_READ)
+            try:
+                own.send(b"who?")
+            except ConnectionRefusedError:
+                found[own] = "refused"
+        deadline = time.monotonic() + seconds
+        while len(found) < len(sockets) and (left := deadline - time.monotonic()) > 0:
+            for key, _ in selector.select(left):
+                asked = key.fileobj
+                assert isinstance(asked, socket.socket)
+                try:
+                    found[asked] = asked.recv(100).decode()
+                except ConnectionRefusedError:
+                    found[asked] = "refused"
+    return found
+
+
+AT_ONCE = 50
+NAMED = """
+import selectors, socket, sys
+name = sys.argv[1].encode()
+datagrams = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+datagrams.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+datagrams.bind(("", 9953))
+server = socket.create_server(("::", 9953), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
+with selectors.DefaultSelector() as selector:
+    selector.register(server, selectors.EVENT_READ)
+    selector.register(datagrams, selectors.EVENT_READ)
+    print("ready", flush=True)
+    while True:
+        for key, _ in selector.select():
+            own = key.fileobj
+            if own is server:
+                selector.register(server.accept()[0], selectors.EVENT_READ)
+            elif own is datagrams:
+                datagrams.sendto(name, datagrams.recvfrom(100)[1])
+            else:
+                try:
+                    content = own.recv(100)
+                except OSError:
+                    content = b""
+                if content:
+                    own.sendall(name)
+                else:
+                    selector.unregister(own)
+                    own.close()
+"""
