@@ -35,6 +35,15 @@ spec: {clusterIP: 172.30.0.1, ports: [{port: 80}]}
 """
 
 
+SLICE = """apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints: [{addresses: [10.0.0.1]}]
+"""
+
+
 class Panic(BaseException):
     """As PyO3 raises it for a panic of the engine: no `Exception`."""
 
@@ -213,6 +222,35 @@ def test_f134_a_line_is_said_when_it_begins_to_hold(lines: Callable[[], list[str
     ):
         standing.follow(held)
         assert lines() == new
+
+
+def test_f134_notes_are_said_once_while_an_endpoint_flaps(
+    served: tuple[Proxy, Controller], tmp_path: Path, lines: Callable[[], list[str]]
+) -> None:
+    """2,000 objects of kinds that are not read, and 200 external IPs where none may be."""
+    own, controller = served
+    controller._options = lambda _: Options(external_ranges=("203.0.113.0/24",))
+    others = "---\n".join(f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c{n}}}\n" for n in range(2000))
+    (tmp_path / "others.yaml").write_text(others)
+    addresses = ", ".join(f"198.51.100.{n}" for n in range(200))
+    (tmp_path / "web.yaml").write_text(SERVICE.replace("ports:", f"externalIPs: [{addresses}], ports:"))
+    own._follow()
+    own._say_news()
+    said = lines()
+    for n in (0, 999, 1999):
+        [_] = [line for line in said if line.endswith(f"ConfigMap c{n}: objects of this kind are not read")]
+    assert len([line for line in said if "198.51.100.7 " in line]) == 1
+    for turn in range(60):
+        (tmp_path / "slice.yaml").write_text(SLICE if turn % 2 else SLICE.replace("10.0.0.1", "10.0.0.2"))
+        own._follow()
+    own._say_news()
+    assert len(lines()) == 1, "the newest generation"
+    # What changes in a note is new, and said alone.
+    (tmp_path / "others.yaml").write_text(others.replace("{name: c7}", "{name: new}"))
+    own._follow()
+    assert [line.partition(": ConfigMap ")[2] for line in lines()] == [
+        "new: objects of this kind are not read"
+    ]
 
 
 def test_f134_whatever_happens_the_log_is_bounded() -> None:

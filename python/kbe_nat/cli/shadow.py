@@ -65,8 +65,9 @@ def shadow(
     refuse_given(command, ["reject_with"], "it has no effect: what is refused never appears there")
     source = Manifests(manifests, pod_range=parse(parse_range, pod_range, "--pod-range"), is_strict=strict)
     own = Shadow()
-    _follow(source, own, flags, is_first=True)
-    flows = listed() if existing else _new_flows(source, own, flags, duration)
+    said: set[str] = set()
+    _follow(source, own, flags, said, is_first=True)
+    flows = listed() if existing else _new_flows(source, own, flags, said, duration)
     compared = 0
     try:
         for flow in flows:
@@ -83,7 +84,7 @@ def shadow(
 
 
 def _new_flows(
-    source: Manifests, own: Shadow, flags: NodeFlags, duration: float | None
+    source: Manifests, own: Shadow, flags: NodeFlags, said: set[str], duration: float | None
 ) -> Iterator[KernelFlow]:
     """Connections as they begin; objects are looked after meanwhile."""
     end = None if duration is None else time.monotonic() + duration
@@ -104,19 +105,26 @@ def _new_flows(
                     yield from filter(None, (parse_line(line.decode(errors="replace")) for line in lines))
                 if time.monotonic() - looked > POLL_SECONDS:
                     looked = time.monotonic()
-                    _follow(source, own, flags)
+                    _follow(source, own, flags, said)
     finally:
         process.kill()
         process.wait()
 
 
-def _follow(source: Manifests, own: Shadow, flags: NodeFlags, *, is_first: bool = False) -> None:
-    """Takes over what has changed in the objects; what cannot be read leaves everything as it is."""
+def _follow(
+    source: Manifests, own: Shadow, flags: NodeFlags, said: set[str], *, is_first: bool = False
+) -> None:
+    """Takes over what has changed in the objects; what cannot be read leaves everything as it is. `said` are the
+    warnings that still hold.
+    """
     try:
         reading = source.read()
         if reading is None:
             return
-        warn(*map(str, reading.errors), *reading.notes, *reading.warnings)
+        lines = dict.fromkeys((*map(str, reading.errors), *reading.notes, *reading.warnings))
+        warn(*(line for line in lines if line not in said))
+        said.clear()
+        said.update(lines)
         own.follow(plan(reading.snapshot, flags.options(reading.snapshot)))
     except KbeNatError as error:
         if is_first:

@@ -15,7 +15,7 @@ class Reading:
     refused: tuple[ObjectError, ...] = ()
     """Objects that are not in the snapshot because they are wrong."""
     notes: tuple[str, ...] = ()
-    """Parts of objects that were read now and left out or filled in, one line each."""
+    """Parts of objects that are left out or filled in, one line each, whenever they were read."""
     unread: tuple[FileError, ...] = ()
     """Files that could not be read. What they said last is in the snapshot."""
     warnings: tuple[str, ...] = ()

@@ -2,11 +2,12 @@
 all objects.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import structs
 
-from kbe_nat.model import EndpointSlice, ServiceKey, Snapshot
+from kbe_nat.model import EndpointSlice, ServiceKey
 from kbe_nat.sources import Reading
 from kbe_nat.sources.assembly import SERVICE_NAME_LABEL, assemble_slice
 from kbe_nat.sources.objects import ControllerObject, EndpointSliceObject, Found, PodObject, namespace
@@ -27,18 +28,18 @@ def can_be_amended(found: Iterable[Found]) -> bool:
 
 
 def amend(
-    snapshot: Snapshot, changes: Iterable[tuple[Sequence[Found], Sequence[Found]]], generation: int
+    before: Reading, changes: Iterable[tuple[Sequence[Found], Sequence[Found]]], generation: int
 ) -> Reading | None:
-    """The snapshot with other slices: `changes` are the objects of some files as they were and as they are, and
+    """The reading with other slices: `changes` are the objects of some files as they were and as they are, and
     the objects of all files can be amended. None when more has changed than what is in slices. Cost: linear in
     these objects, and a copy of `Snapshot.slices`.
     """
     replaced: dict[ServiceKey, dict[str, EndpointSlice | None]] = {}
-    notes: list[str] = []
-    for before, after in changes:
-        if list(map(_identity, before)) != list(map(_identity, after)):
+    gone, come = list[str](), list[str]()
+    for were, are in changes:
+        if list(map(_identity, were)) != list(map(_identity, are)):
             return None
-        for old, new in zip(before, after, strict=True):
+        for old, new in zip(were, are, strict=True):
             if old == new:
                 continue
             if not isinstance(new.value, EndpointSliceObject):
@@ -46,13 +47,19 @@ def amend(
             key = (namespace(new.value), new.value.metadata.labels.get(SERVICE_NAME_LABEL, ""))
             own, about = assemble_slice(new)
             replaced.setdefault(key, {})[new.value.metadata.name] = own
-            notes += about
-    slices = dict(snapshot.slices)
+            gone += assemble_slice(old)[1]
+            come += about
+    slices = dict(before.snapshot.slices)
     for key, parts in replaced.items():
         slices[key] = _with(slices.get(key, ()), parts)
         if not slices[key]:
             del slices[key]
-    return Reading(structs.replace(snapshot, generation=generation, slices=slices), notes=tuple(notes))
+    notes = before.notes
+    if gone or come:
+        kept = Counter(notes) - Counter(gone)
+        notes = (*kept.elements(), *come)
+    snapshot = structs.replace(before.snapshot, generation=generation, slices=slices)
+    return Reading(snapshot, notes=notes)
 
 
 def _with(

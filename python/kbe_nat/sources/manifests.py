@@ -56,7 +56,7 @@ class Manifests:
         self._unread: dict[str, FileError] = {}
         """Why files could not be read when they were tried last."""
         self._can_be_amended = False
-        self._last: Snapshot | None = None
+        self._last: Reading | None = None
 
     def wait(self, seconds: float) -> bool:
         """See `Source.wait`."""
@@ -85,7 +85,7 @@ class Manifests:
             self._unread = before
             raise
         self._doubt_no_more()
-        self._last = reading.snapshot
+        self._last = reading
         return reading
 
     def _settled(self, found: dict[str, Stamp | None], now: float) -> tuple[dict[str, Stamp], list[str]]:
@@ -152,17 +152,17 @@ class Manifests:
 
     def _taken(self, stamps: dict[str, Stamp], fresh: Mapping[str, "_Content"]) -> Reading:
         """The reading, with these files in place of what they were."""
-        last = self._last or Snapshot()
+        last = self._last.snapshot if self._last else Snapshot()
         generation = last.generation + 1
         contents = {**self._contents, **fresh}
         if stamps.keys() != contents.keys() or self._doubtful is None:
             contents = {file: contents.get(file, NOTHING) for file in stamps}
         amended = None
-        if self._can_be_amended and stamps.keys() == self._stamps.keys():
-            pairs = ((self._contents[file], content) for file, content in fresh.items())
-            objects = [(old.found, new.found) for old, new in pairs if not new.refused]
-            if len(objects) == len(fresh):
-                amended = amend(last, objects, generation)
+        if self._last and self._can_be_amended and stamps.keys() == self._stamps.keys():
+            pairs = [(self._contents[file], content) for file, content in fresh.items()]
+            if all(not new.refused and new.notes == old.notes for old, new in pairs):
+                objects = ((old.found, new.found) for old, new in pairs)
+                amended = amend(self._last, objects, generation)
         if amended is None:
             amended = retain(_assembled(contents.values(), self._pod_range, generation), last)
             everything = (one for content in contents.values() for one in content.found)
