@@ -54,9 +54,9 @@ chaos: build   ## everything at random while clients watch their flows, as root:
 mutants: build ## damage the code line by line, and see that a test notices each: ONLY=pattern
 	python tests/mutants/mutate.py $(ONLY)
 
-fuzz: build    ## run every fuzz target for a minute
-	BOLERO_RANDOM_TEST_TIME_MS=60000 cargo test --release --quiet -p kbe-nat-fuzz
-	KBE_NAT_FUZZ_EXAMPLES=3000 pytest --quiet tests/test_objects_fuzz.py tests/test_requests_fuzz.py
+fuzz: build    ## run every fuzz target ten million times, guided by coverage; FUZZ_RUNS, FUZZ_SECONDS
+	tools/fuzz.sh
+	KBE_NAT_FUZZ_EXAMPLES=3000 pytest --quiet tests/test_objects_fuzz.py tests/test_requests_fuzz.py tests/test_yaml_fuzz.py
 
 wheel: .venv/ready    ## build the wheel that is published, into dist
 	maturin build --quiet --release --out dist

@@ -49,7 +49,7 @@ CRATES = {
     "capture": "engine",
     "datapath": "engine netlink",
     "python": "capture datapath engine netlink",
-    "fuzz": "engine",
+    "fuzz": "capture engine netlink",
 }
 PYTHON = {
     "_native": "",

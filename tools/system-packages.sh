@@ -2,7 +2,7 @@
 # Installs the Debian packages that building, the demo and the tests need; who is not root gets their names.
 set -eu
 
-wanted="conntrack curl gcc ipset iproute2 iptables libc6-dev libnetfilter-queue-dev make nftables util-linux"
+wanted="conntrack curl g++ gcc ipset iproute2 iptables libc6-dev libnetfilter-queue-dev make nftables util-linux"
 # A Python of the distribution keeps its headers and venv apart; one of another origin brings them along.
 case "$(python3 -c 'import sys; print(sys.base_prefix)')" in
     /usr) wanted="$wanted python3-dev python3-venv" ;;

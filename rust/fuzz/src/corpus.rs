@@ -23,6 +23,12 @@ pub fn files() -> Vec<File> {
     for first in (0..seeds.len()).step_by(4) {
         files.push(("icmp_error", format!("about-{first:02}"), errors(first as u8)));
     }
+    for (number, message) in crate::netlink::seeds().into_iter().enumerate() {
+        files.push(("netlink", format!("message-{number:02}"), message));
+    }
+    for (number, file) in crate::capture::seeds().into_iter().enumerate() {
+        files.push(("capture", format!("file-{number:02}"), file));
+    }
     for (name, steps) in [("empty", 0), ("few", 3), ("many", 11)] {
         for choices in [0u8, 2] {
             let mut script = vec![choices, steps];

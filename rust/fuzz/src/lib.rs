@@ -1,4 +1,4 @@
-//! Fuzz targets of the engine: hostile packets, errors and checkpoints.
+//! Fuzz targets: hostile packets, errors, checkpoints, capture files and messages.
 //!
 //! | target | property |
 //! |---|---|
@@ -7,19 +7,26 @@
 //! | [`fields`] | valid packets with single fields changed keep right checksums right and wrong ones wrong |
 //! | [`icmp_error`] | errors open and refresh nothing |
 //! | [`checkpoint`] | an error or an engine that works; a round trip is the identity |
+//! | [`netlink`] | messages of the kernel are read, whatever they say |
+//! | [`capture`] | capture files are read or refused at a place inside them |
 //!
-//! `cargo test -p kbe-nat-fuzz` runs each for a few seconds, beginning with the files in `tests/__fuzz__`. Longer, here for a minute each:
-//! `BOLERO_RANDOM_TEST_TIME_MS=60000 cargo test --release -p kbe-nat-fuzz`. A failure names the `BOLERO_RANDOM_SEED` that repeats it; an
-//! input that failed is kept in `tests/__fuzz__/TARGET/crashes`, where every run looks first. With cargo-bolero installed (and a nightly
-//! toolchain) `cargo bolero test -p kbe-nat-fuzz TARGET` lets coverage guide the choices.
+//! `cargo test -p kbe-nat-fuzz` runs each 100,000 times, beginning with the files in `tests/__fuzz__`;
+//! `BOLERO_RANDOM_ITERATIONS` is another number. A failure names the `BOLERO_RANDOM_SEED` that repeats it. An
+//! input that failed is kept in `tests/__fuzz__/TARGET/crashes`, where every run looks first.
 //!
-//! The sixth target, Kubernetes objects, is in Python: `tests/test_objects_fuzz.py`, longer with `KBE_NAT_FUZZ_EXAMPLES=3000`.
+//! `make fuzz` runs each ten million times with libFuzzer, which lets coverage guide its choices: see
+//! `tools/fuzz.sh`. What it has learned stays in `target/fuzz`.
+//!
+//! Kubernetes objects and YAML texts are fuzzed in Python: `tests/test_objects_fuzz.py` and
+//! `tests/test_yaml_fuzz.py`, longer with `KBE_NAT_FUZZ_EXAMPLES=3000`.
 
+pub mod capture;
 pub mod checkpoint;
 pub mod cluster;
 pub mod corpus;
 pub mod fields;
 pub mod icmp_error;
+pub mod netlink;
 pub mod packets;
 pub mod parse;
 pub mod process;

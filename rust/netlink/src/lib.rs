@@ -5,7 +5,7 @@
 //! mark and payload, go back by one. All system calls are in `socket`, the only place with `unsafe`.
 
 pub mod addresses;
-mod attribute;
+pub mod attribute;
 pub mod conntrack;
 mod message;
 mod queue;
