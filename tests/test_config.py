@@ -1,5 +1,6 @@
 """kube-proxy's configuration file, and lists of packets: what is read, and what is refused with which words."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -319,3 +320,40 @@ def test_what_is_wrong_in_a_list_of_packets(tmp_path: Path, text: str, message: 
     with pytest.raises(FileError) as raised:
         read_flows(written(tmp_path, text))
     assert message in str(raised.value)
+
+
+LEVELS = [f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 9)}]" for n in range(1, 10)]
+BOMB = "\n".join(["x0: &x0 [a]", *LEVELS])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "it is a FIFO, not a file"),
+        (BOMB, "many times as large"),
+        ("&a\nflows: *a\niptables: *a", "contains itself"),
+        ("- &a {from: 10.0.0.1, to: *a}", ""),
+    ],
+    ids=["fifo", "bomb", "self", "inner"],
+)
+def test_f130_files_of_flags_have_an_end(tmp_path: Path, text: str | None, message: str) -> None:
+    path = tmp_path / "file.yaml"
+    if text is None:
+        os.mkfifo(path)
+    else:
+        path.write_text(text)
+    for read in (read_configuration, read_flows):
+        with pytest.raises(FileError) as raised:
+            read(path)
+        assert str(raised.value).startswith(str(path)) and (
+            message in str(raised.value) or read is read_flows
+        )
+
+
+def test_texts_in_lists_of_packets_are_those_of_kubectl(tmp_path: Path) -> None:
+    listed = "- {from: 2001:10:20:30:10:10:10:5, to: '[2001:10:20:30:10:10:10:6]:80', name: 22:30}"
+    [flow] = read_flows(written(tmp_path, listed))
+    assert (flow.source, flow.name) == ("2001:10:20:30:10:10:10:5", "22:30")
+    surrogate = '[{"from": "10.0.0.1", "to": "10.0.0.2:80", "name": "\\ud83d\\ude80"}]'
+    [flow] = read_flows(written(tmp_path, surrogate))
+    assert flow.name == "\U0001f680"
