@@ -93,7 +93,9 @@ class KernelQueue:
     ) -> Self: ...
     @property
     def truncated(self) -> int:
-        """Packets that were dropped since the kernel handed out only their beginning. Waits for a loop."""
+        """Packets of which the kernel handed out only the beginning, 65,531 bytes. With `numbers` they are served
+        like any other; without they were dropped, since they could not be given new bytes.
+        """
 
     def close(self) -> None:
         """Unbind the queue; packets in it are dropped. Waits for a running loop."""

@@ -1,6 +1,7 @@
 """What this machine can do for the node proxy, and what stands in its way. Leaves nothing behind."""
 
 import importlib.util
+import json
 import platform
 import shutil
 from collections.abc import Iterator
@@ -76,6 +77,7 @@ def diagnose() -> Iterator[Check]:
         "bridged packets do not meet the rules",
         "masquerading is skipped for a pod that reaches itself: route between pods, or set it to 0",
     )
+    yield _super_packets()
     missing = [name for name in COMMANDS if shutil.which(name) is None]
     yield Check(
         "commands",
@@ -130,6 +132,26 @@ def _rules() -> Check:
         return Check("rules", State.NOTE, str(error), remedy)
 
 
+def _super_packets() -> Check:
+    """Whether devices make packets of more than 64 kB ("BIG TCP")."""
+    try:
+        devices = json.loads(Commands().run(("ip", "-details", "-json", "link", "show")))
+    except (KbeNatError, ValueError) as error:
+        return Check("super-packets", State.NOTE, f"devices cannot be listed: {error}")
+    large = [
+        str(own.get("ifname"))
+        for own in devices
+        if any(own.get(setting, 0) > LARGEST_SUPER_PACKET for setting in SUPER_PACKET_SETTINGS)
+    ]
+    if not large:
+        return Check("super-packets", State.OK, "none of more than 64 kB")
+    remedy = (
+        "with every-packet, packets of more than 65,531 bytes are dropped and counted as truncated: set"
+        f" {', '.join(SUPER_PACKET_SETTINGS)} to {LARGEST_SUPER_PACKET}"
+    )
+    return Check("super-packets", State.NOTE, f"more than 64 kB (BIG TCP): {', '.join(large)}", remedy)
+
+
 def _setting(name: str, setting: str, wanted: str, good: str, bad: str) -> Check:
     value = sysctl(setting)
     if value in (None, wanted):
@@ -137,4 +159,6 @@ def _setting(name: str, setting: str, wanted: str, good: str, bad: str) -> Check
     return Check(name, State.NOTE, f"{setting} is {value}", bad)
 
 
+SUPER_PACKET_SETTINGS: Final = ("gso_max_size", "gro_max_size", "gso_ipv4_max_size", "gro_ipv4_max_size")
+LARGEST_SUPER_PACKET: Final = 65_536
 COMMANDS: Final = ("iptables", "iptables-restore", "ipset", "nft", "ip")

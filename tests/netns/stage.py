@@ -67,6 +67,7 @@ class Serving:
     datapath: EveryPacket | FirstPacket
     node: Namespace
     loops: list[LoopThread] = field(default_factory=list)
+    queues: list[NativeQueue | NetfilterQueue] = field(default_factory=list)
 
     def serve(self, plan: Plan) -> None:
         self.datapath.prepare(plan)
@@ -108,6 +109,7 @@ def serving(
             )
             queue = inside(node.path, opened)
             stack.enter_context(queue)
+            made.queues.append(queue)
             made.loops.append(stack.enter_context(LoopThread(engine, queue)))
         follower = datapath.following(engine)
         inside(node.path, follower.__enter__)

@@ -69,3 +69,12 @@ def test_people_get_a_table(node: Namespace) -> None:
     text = node.call(*COMMAND)
     assert text.splitlines()[0].split() == ["check", "found", "what", "to", "do"]
     assert "packet queues" in text
+
+
+def test_f140_devices_that_make_packets_of_more_than_64_kb_are_named(node: Namespace) -> None:
+    node.call("ip", "link", "add", "v0", "type", "veth", "peer", "name", "v1")
+    assert asked(node)[1]["super-packets"]["state"] == "ok"
+    node.call("ip", "link", "set", "v0", "gso_max_size", "131072")
+    found = asked(node)[1]["super-packets"]
+    assert (found["state"], "v0" in found["found"], "v1" in found["found"]) == ("note", True, False)
+    assert "gso_max_size" in found["remedy"]

@@ -103,6 +103,29 @@ def test_datagrams_of_any_size(cluster: Cluster, family: int, size: int, way: Wa
 
 
 @WAYS
+@FAMILIES
+def test_f20_f81_f140_the_largest_datagrams(cluster: Cluster, family: int, way: Way) -> None:
+    """The kernel hands out 65,531 bytes of a packet at most: enough for a mark, not for new bytes."""
+    for pod in cluster.pods:
+        served(pod, ECHO, str(family))
+    headers, largest = (28, 65_507) if family == IPV4 else (48, 65_527)
+    whole = 65_531 - headers
+    with stage(cluster, way) as own:
+        [queue] = own.serving.queues
+        for size in (whole, whole + 1, largest):
+            content = os.urandom(size)
+            with own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)) as connection:
+                before = queue.truncated
+                connection.send(content)
+                if way is Way.FIRST_PACKET or size == whole:
+                    assert connection.recv(1 << 16) == content
+                eventually(lambda: queue.truncated == before + (size > whole))  # noqa: B023
+                connection.send(b"small")
+                assert connection.recv(1 << 16) == b"small"
+        assert "malformed" not in own.engine.stats().causes
+
+
+@WAYS
 @DRIVERS
 @FAMILIES
 def test_f65_no_endpoints_refuse_at_once(cluster: Cluster, family: int, driver: Driver, way: Way) -> None:

@@ -97,7 +97,7 @@ def _flows(rows: list[dict[str, Any]], wide: bool) -> list[Any]:
 
 def _stats(stats: dict[str, Any], wide: bool) -> list[Any]:
     sizes = table("Tables", "what", "number", right=1)
-    for name in ("flows", "assured", "affinities", "expired", "evicted"):
+    for name in ("flows", "assured", "affinities", "expired", "evicted", "truncated"):
         sizes.add_row(name, str(stats[name]))
     causes = table("Packets", "cause", "number", right=1)
     for cause, number in stats["causes"].items():

@@ -26,7 +26,15 @@ Counted: TypeAlias = dict[tuple[str, int], ServiceStats]
 class Answers:
     """The verbs of the control socket, one method each."""
 
-    def __init__(self, controller: Controller, watchers: Watchers, status: Callable[[], Row]) -> None:
+    def __init__(
+        self,
+        controller: Controller,
+        watchers: Watchers,
+        status: Callable[[], Row],
+        truncated: Callable[[], int] = int,
+    ) -> None:
+        """`truncated` counts the packets that came to queues in part."""
+        self._truncated = truncated
         self._controller = controller
         self._watchers = watchers
         self._status = status
@@ -114,6 +122,7 @@ class Answers:
             "affinities": stats.affinities,
             "expired": stats.expired,
             "evicted": stats.evicted,
+            "truncated": self._truncated(),
             "kernel": self._controller.datapath.counters(),
             "queues": [
                 {

@@ -122,7 +122,9 @@ class Proxy:
             watchers = Watchers(self.engine)
             queues = [_opened(stack, open_queue()) for open_queue in self._queues]
             restored = self._checkpoints.read(self.engine)
-            answers = Answers(self._controller, watchers, self._status)
+            answers = Answers(
+                self._controller, watchers, self._status, lambda: sum(own.truncated for own in queues)
+            )
             stack.enter_context(ControlServer(self._settings.socket, answers))
             # Now, since it is better said at the start when they cannot be kept. Not before: the file may be that
             # of a daemon which answers at our socket.

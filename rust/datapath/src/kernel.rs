@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::{Action, ChecksumState, Meta, Packet, Released, Verdict};
-use kbe_nat_netlink::{Judgement, Options, Queue, QueueError, Verdict as Sent, monotonic};
+use kbe_nat_netlink::{Judgement, Message, Options, Queue, QueueError, Verdict as Sent, monotonic};
 
 use crate::{Numbers, PacketQueue};
 
@@ -39,7 +41,7 @@ pub struct KernelQueue {
     relieved: Option<u32>,
     /// Numbers of fragments that wait, by ticket.
     held: HashMap<u32, u32>,
-    truncated: u64,
+    truncated: Arc<AtomicU64>,
 }
 
 impl KernelQueue {
@@ -52,13 +54,14 @@ impl KernelQueue {
         let relieved = is_relieved.then_some(options.max_length);
         let max_length = if is_relieved { 0 } else { options.max_length };
         let queue = Queue::bind(number, &Options { max_length, ..options.clone() })?;
-        Ok(Self { queue, marks, rewrite, relieved, held: HashMap::new(), truncated: 0 })
+        Ok(Self { queue, marks, rewrite, relieved, held: HashMap::new(), truncated: Arc::default() })
     }
 
-    /// Packets of which the kernel handed out only the beginning. They are malformed to the engine, so they were dropped.
+    /// Counts packets of which the kernel handed out only the beginning: a netlink attribute has 65,531 bytes at most.
+    /// They cannot be given new bytes, so they are dropped, unless a mark is enough.
     #[must_use]
-    pub fn truncated(&self) -> u64 {
-        self.truncated
+    pub fn truncated(&self) -> Arc<AtomicU64> {
+        self.truncated.clone()
     }
 }
 
@@ -80,17 +83,24 @@ impl PacketQueue for KernelQueue {
     }
 
     fn packets(&mut self) -> Vec<Packet<'_>> {
-        let truncated = &mut self.truncated;
+        let (truncated, rewrite) = (&self.truncated, &self.rewrite);
         self.queue
             .packets()
-            .map(|(message, bytes)| {
-                *truncated += u64::from(message.whole_length.is_some());
+            .filter_map(|(message, bytes)| {
+                if message.whole_length.is_some() {
+                    truncated.fetch_add(1, Ordering::Relaxed);
+                    if is_lost(message, rewrite) {
+                        return None;
+                    }
+                    shorten(bytes);
+                }
                 let checksum = if message.is_checksum_missing {
                     ChecksumState::Incomplete
                 } else {
                     ChecksumState::Complete
                 };
-                Packet { bytes, meta: Meta { interface: message.in_device, checksum, is_captured: false } }
+                let meta = Meta { interface: message.in_device, checksum, is_captured: false };
+                Some(Packet { bytes, meta })
             })
             .collect()
     }
@@ -101,7 +111,8 @@ impl PacketQueue for KernelQueue {
 
     fn judge(&mut self, verdicts: &[Verdict], released: Vec<Released>) -> Result<(), QueueError> {
         let (marks, rewrite, held) = (self.marks, &self.rewrite, &mut self.held);
-        for (verdict, (message, _)) in verdicts.iter().zip(self.queue.packets()) {
+        let given = self.queue.packets().filter(|(message, _)| !is_lost(message, rewrite));
+        for (verdict, (message, _)) in verdicts.iter().zip(given) {
             if verdict.action == Action::Hold {
                 held.insert(verdict.ticket, message.id);
             }
@@ -113,13 +124,50 @@ impl PacketQueue for KernelQueue {
                 held.remove(&own.ticket).map(|id| sent(&own.verdict, marks, rewrite, id, 0, &own.packet))
             })
             .collect();
+        let mut verdicts = verdicts.iter();
         self.queue.judge(
-            |position, message, payload| {
-                let verdict = verdicts.get(position).filter(|verdict| verdict.action != Action::Hold)?;
+            |message, payload| {
+                if is_lost(message, rewrite) {
+                    return Some(Sent {
+                        id: message.id,
+                        judgement: Judgement::Drop,
+                        mark: None,
+                        payload: None,
+                    });
+                }
+                let verdict = verdicts.next().filter(|verdict| verdict.action != Action::Hold)?;
                 Some(sent(verdict, marks, rewrite, message.id, message.mark, payload))
             },
             &late,
         )
+    }
+}
+
+/// Whether nothing can be done with a packet: it is to be given new bytes, and not all of it is here.
+fn is_lost(message: &Message, rewrite: &Rewrite) -> bool {
+    message.whole_length.is_some() && matches!(rewrite, Rewrite::Payload)
+}
+
+/// Makes the headers of a packet of which only the beginning is here say so: our copy is read like any other, and never goes back.
+fn shorten(bytes: &mut [u8]) {
+    let length = bytes.len();
+    let (field, whole, l4, is_udp) = match *bytes {
+        [first, _, _, _, _, _, _, _, _, protocol, ..] if first >> 4 == 4 => {
+            (2, length, usize::from(first & 0x0f) * 4, protocol == Protocol::UDP.0)
+        }
+        [first, _, _, _, _, _, next, ..] if first >> 4 == 6 => {
+            (4, length.saturating_sub(IPV6_HEADER), IPV6_HEADER, next == Protocol::UDP.0)
+        }
+        _ => return,
+    };
+    let mut write = |at: usize, value: usize| {
+        if let (Some(place), Ok(value)) = (bytes.get_mut(at..at + 2), u16::try_from(value)) {
+            place.copy_from_slice(&value.to_be_bytes());
+        }
+    };
+    write(field, whole);
+    if is_udp {
+        write(l4 + UDP_LENGTH, length.saturating_sub(l4));
     }
 }
 
@@ -163,3 +211,6 @@ fn masquerade(verdict: &Verdict, marks: Marks) -> u32 {
 
 /// How long a wait for packets lasts, at most: so long a loop takes to notice that it is to stop.
 const PATIENCE: Duration = Duration::from_millis(100);
+const IPV6_HEADER: usize = 40;
+/// Where the length stands in the UDP header.
+const UDP_LENGTH: usize = 4;

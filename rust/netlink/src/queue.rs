@@ -176,7 +176,7 @@ impl Queue {
     /// [`QueueError::System`].
     pub fn judge<'a>(
         &'a self,
-        mut decide: impl FnMut(usize, &Message, &'a [u8]) -> Option<Verdict<'a>>,
+        mut decide: impl FnMut(&Message, &'a [u8]) -> Option<Verdict<'a>>,
         late: &[Verdict<'a>],
     ) -> Result<(), QueueError> {
         let mut outbox = Outbox::default();
@@ -185,9 +185,9 @@ impl Queue {
             outbox.clear();
             sent.map_err(|error| QueueError::System(self.number, error))
         };
-        let packets = self.messages.iter().zip(&self.buffers).enumerate();
-        let own = packets.filter_map(|(position, (message, buffer))| {
-            decide(position, message, buffer.get(message.payload.clone()).unwrap_or_default())
+        let packets = self.messages.iter().zip(&self.buffers);
+        let own = packets.filter_map(|(message, buffer)| {
+            decide(message, buffer.get(message.payload.clone()).unwrap_or_default())
         });
         for verdict in own.chain(late.iter().copied()) {
             if outbox.size() + verdict.payload.map_or(0, <[u8]>::len) > MAX_SEND

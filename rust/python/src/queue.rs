@@ -1,6 +1,7 @@
 //! Queues as Python sees them, and Python's own queues as the loop sees them.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -60,6 +61,7 @@ impl BackendNumbers {
 #[pyclass(frozen, subclass, module = "kbe_nat._native")]
 pub(crate) struct KernelQueue {
     queue: Mutex<Option<datapath::KernelQueue>>,
+    truncated: Arc<AtomicU64>,
 }
 
 #[pymethods]
@@ -86,12 +88,13 @@ impl KernelQueue {
         let queue = py
             .detach(|| datapath::KernelQueue::bind(number, marks, rewrite, &options))
             .map_err(|error| errors::queue(&error))?;
-        Ok(Self { queue: Mutex::new(Some(queue)) })
+        let truncated = queue.truncated();
+        Ok(Self { queue: Mutex::new(Some(queue)), truncated })
     }
 
     #[getter]
-    fn truncated(&self, py: Python<'_>) -> u64 {
-        py.detach(|| self.lock().as_ref().map_or(0, datapath::KernelQueue::truncated))
+    fn truncated(&self) -> u64 {
+        self.truncated.load(Ordering::Relaxed)
     }
 
     fn close(&self, py: Python<'_>) {
