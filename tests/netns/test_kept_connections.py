@@ -1,0 +1,301 @@
+"""Connections of both families that stay: over a daemon that is killed, one that ends under load, and one that is
+refused.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stage import PODS, add_ipv6
+from test_proxy import SEED, Daemon, kernel_rules
+from waiting import eventually
+
+from kbe_nat.model import IPV4, IPV6
+from kbe_nat.playground.cluster import Cluster
+from kbe_nat.playground.namespaces import Namespace
+from kbe_nat.rules import Way
+
+VIPS = ("172.30.0.7", "fd00:30::7")
+FLOW_BYTES = 110
+"""Of a flow of IPv4 in the file, the least."""
+SERVICE = f"""apiVersion: v1
+kind: Service
+metadata: {{name: echo}}
+spec:
+  clusterIP: {VIPS[0]}
+  clusterIPs: [{VIPS[0]}, "{VIPS[1]}"]
+  ipFamilies: [IPv4, IPv6]
+  ports: [{{name: t, port: 7, targetPort: 9999}}, {{name: u, protocol: UDP, port: 7, targetPort: 9999}}]
+"""
+SLICE = """---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: echo-{family}, labels: {{kubernetes.io/service-name: echo}}}}
+addressType: IPv{family}
+ports: [{{name: t, port: 9999}}, {{name: u, protocol: UDP, port: 9999}}]
+endpoints: [{endpoints}]
+"""
+OBJECTS = SERVICE + "".join(
+    SLICE.format(family=family, endpoints=", ".join(f'{{addresses: ["{own}"]}}' for own in PODS[family]))
+    for family in (IPV4, IPV6)
+)
+SERVER = """
+import resource, selectors, socket, sys
+name = sys.argv[1].encode()
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+server = socket.create_server(("::", 9999), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
+datagrams = [socket.socket(family, socket.SOCK_DGRAM) for family in (socket.AF_INET, socket.AF_INET6)]
+datagrams[1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+with selectors.DefaultSelector() as selector:
+    selector.register(server, selectors.EVENT_READ)
+    for own in datagrams:
+        own.bind(("", 9999))
+        selector.register(own, selectors.EVENT_READ)
+    print("ready", flush=True)
+    while True:
+        for key, _ in selector.select():
+            own = key.fileobj
+            if own is server:
+                selector.register(server.accept()[0], selectors.EVENT_READ)
+            elif own in datagrams:
+                content, peer = own.recvfrom(100)
+                own.sendto(name + b" " + content, peer)
+            else:
+                try:
+                    content = own.recv(100)
+                    own.sendall(name + b" " + content if content else b"")
+                except OSError:
+                    content = b""
+                if not content:
+                    selector.unregister(own)
+                    own.close()
+"""
+CLIENT = """
+import json, resource, socket, sys
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+def opened(kind, address):
+    own = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
+    own.settimeout(30)
+    own.connect((address, 7))
+    return own
+
+def asked(own, text):
+    if own.type == socket.SOCK_STREAM:
+        own.sendall(text + b"\\n")
+        got = b""
+        while not got.endswith(b"\\n"):
+            content = own.recv(100)
+            if not content:
+                raise EOFError("it was closed")
+            got += content
+        name, _, said = got.strip().partition(b" ")
+        if said != text:
+            raise ValueError(f"another answer: {got}")
+        return name.decode()
+    own.settimeout(1)
+    for _ in range(30):
+        try:
+            own.send(text)
+            while True:
+                name, _, said = own.recv(100).partition(b" ")
+                if said == text:
+                    return name.decode()
+        except (TimeoutError, ConnectionRefusedError):
+            pass
+    raise TimeoutError("no answer")
+
+connections, number = [], 0
+for line in sys.stdin:
+    order = json.loads(line)
+    for address in order.get("open", ()):
+        connections += [opened(socket.SOCK_STREAM, address) for _ in range(order["tcp"])]
+        connections += [opened(socket.SOCK_DGRAM, address) for _ in range(order["udp"])]
+    number += 1
+    names, broken = [], []
+    for own in connections:
+        try:
+            names.append(asked(own, b"%08d" % number))
+        except (OSError, EOFError, ValueError) as error:
+            names.append("")
+            broken.append(f"{own.type.name} {own.getsockname()}: {error!r}")
+    ends = [
+        ["tcp" if own.type == socket.SOCK_STREAM else "udp", *own.getsockname()[:2]] for own in connections
+    ]
+    print(json.dumps({"names": names, "broken": broken, "ends": ends}), flush=True)
+"""
+LOAD = """
+import socket, sys
+print("ready", flush=True)
+number = 0
+while True:
+    address = sys.argv[1 + number % 2]
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    number += 1
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as own:
+            own.connect((address, 7))
+            own.send(b"load")
+        with socket.socket(family) as own:
+            own.settimeout(0.2)
+            own.connect((address, 7))
+            own.send(b"load")
+            own.recv(100)
+    except OSError:
+        pass
+"""
+
+
+class Clients:
+    """Connections of a program in the client's namespace."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self.ends: list[tuple[Any, ...]] = []
+        """Protocol, address and port of each."""
+
+    def open(self, tcp: int, udp: int) -> list[str]:
+        """So many more to each virtual IP; all are asked. The pods that answer, in order."""
+        return self._told({"open": VIPS, "tcp": tcp, "udp": udp})
+
+    def ask(self) -> list[str]:
+        """Asks all of them."""
+        return self._told({})
+
+    def _told(self, order: dict[str, Any]) -> list[str]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        told = json.loads(self._process.stdout.readline())
+        assert told["broken"] == []
+        self.ends = [tuple(own) for own in told["ends"]]
+        names: list[str] = told["names"]
+        return names
+
+
+@contextmanager
+def program(where: Namespace, text: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    command = (*where.prefix, sys.executable, "-c", text, *arguments)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture(params=list(Way), ids=str)
+def daemon(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
+    add_ipv6(cluster)
+    (tmp_path / "objects").mkdir()
+    made = Daemon(cluster, tmp_path, request.param)
+    made.write("cluster.yaml", SEED)
+    made.write("echo.yaml", OBJECTS)
+    with ExitStack() as stack:
+        for number, pod in enumerate(cluster.pods):
+            server = stack.enter_context(program(pod, SERVER, f"pod-{number}"))
+            assert server.stdout is not None
+            assert server.stdout.readline() == "ready\n"
+        yield made
+        if made.process is not None and made.process.poll() is None:
+            made.process.kill()
+            made.process.wait()
+
+
+@pytest.fixture
+def clients(daemon: Daemon) -> Iterator[Clients]:
+    with program(daemon.cluster.client, CLIENT) as process:
+        yield Clients(process)
+
+
+def state_bytes(daemon: Daemon) -> int:
+    state = daemon.folder / "state"
+    return state.stat().st_size if state.exists() else 0
+
+
+def backends(daemon: Daemon) -> dict[tuple[Any, ...], Any]:
+    """The backend of each connection to the service."""
+    rows = json.loads(daemon.ask("conntrack", "-L", "-o", "json"))
+    return {
+        (row["protocol"], *row["source"]): row["reply_source"]
+        for row in rows
+        if row["service"].startswith("default/echo")
+    }
+
+
+def test_f09_a_thousand_connections_outlive_a_daemon_that_is_killed(daemon: Daemon, clients: Clients) -> None:
+    daemon.start("--strategy", "random")
+    names = clients.open(tcp=500, udp=0)
+    assert len(names) == 1000
+    assert set(names) == {"pod-0", "pod-1"}
+    before = backends(daemon)
+    assert len(before) == 1000
+    if daemon.way is Way.EVERY_PACKET:
+        eventually(lambda: state_bytes(daemon) >= 1000 * FLOW_BYTES)
+    daemon.end(signal.SIGKILL)
+    daemon.start("--strategy", "random")
+    assert backends(daemon) == before
+    assert clients.ask() == names
+    assert backends(daemon) == before
+
+
+def test_f11_a_daemon_that_ends_under_load_writes_what_it_carries(daemon: Daemon, clients: Clients) -> None:
+    rules = kernel_rules(daemon.cluster)
+    daemon.start("--strategy", "random")
+    clients.open(tcp=20, udp=20)
+    if daemon.way is Way.EVERY_PACKET:
+        # It is written now and then, and the next time is far.
+        eventually(lambda: state_bytes(daemon) >= 80 * FLOW_BYTES)
+    with program(daemon.cluster.client, LOAD, *VIPS) as load:
+        assert load.stdout is not None
+        assert load.stdout.readline() == "ready\n"
+        names = clients.open(tcp=20, udp=20)
+        before = backends(daemon)
+        took = daemon.end(signal.SIGTERM)
+    assert took < 5
+    assert daemon.process is not None and daemon.process.returncode == 0
+    assert kernel_rules(daemon.cluster) == rules
+    assert not daemon.socket.exists()
+    assert (daemon.folder / "state").exists()
+    if daemon.way is Way.EVERY_PACKET:
+        assert state_bytes(daemon) >= 160 * FLOW_BYTES, "the last ones too"
+    daemon.start("--strategy", "random")
+    after = backends(daemon)
+    assert len(clients.ends) == 160
+    assert {own: after.get(own) for own in clients.ends} == {own: before[own] for own in clients.ends}
+    assert clients.ask() == names
+
+
+def test_f08_a_second_daemon_changes_no_connection_of_the_first(
+    daemon: Daemon, clients: Clients, tmp_path: Path
+) -> None:
+    daemon.start("--strategy", "random")
+    names = clients.open(tcp=25, udp=25)
+    before = backends(daemon)
+    assert len(before) == 100
+    rules, state = kernel_rules(daemon.cluster), daemon.folder / "state"
+    for arguments in (
+        (),
+        ("--queue", "101"),
+        ("--cleanup",),
+        ("--dry-run",),
+        ("--queue", "101", "--socket", f"{tmp_path}/other", "--state", f"{tmp_path}/other-state"),
+    ):
+        second = daemon.run(*arguments)
+        if arguments != ("--dry-run",):
+            assert second.returncode == 2
+            assert "another kbe-nat proxy runs in this network namespace" in second.stderr
+    assert kernel_rules(daemon.cluster) == rules
+    assert backends(daemon) == before
+    assert clients.ask() == names
+    assert backends(daemon) == before
+    assert not (tmp_path / "other-state").exists()
+    assert state.exists()
