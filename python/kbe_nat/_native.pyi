@@ -28,6 +28,7 @@ __all__ = [
     "KernelQueue",
     "Loop",
     "NftTables",
+    "NodeAddresses",
     "NodeView",
     "PanicException",
     "ServicePort",
