@@ -159,14 +159,15 @@ fn fill(candidates: &[Candidate], key: impl Fn(usize) -> u64, size: u32) -> Vec<
     if walks.is_empty() {
         return Vec::new();
     }
-    let mut table = vec![FREE; size as usize];
+    let mut table = vec![0; size as usize];
+    let mut taken = Taken::of(size);
     let mut free = size;
     loop {
         for walk in &mut walks {
             walk.credit += walk.weight * count;
             while walk.credit >= total {
                 walk.credit -= total;
-                walk.claim(&mut table);
+                table[walk.claim(&mut taken)] = walk.index;
                 free -= 1;
                 if free == 0 {
                     return table;
@@ -178,22 +179,41 @@ fn fill(candidates: &[Candidate], key: impl Fn(usize) -> u64, size: u32) -> Vec<
 
 impl Walk {
     /// Takes the next free slot. There is one ahead while any is free: those behind were taken when this walk met them.
-    fn claim(&mut self, table: &mut [u32]) {
+    fn claim(&mut self, taken: &mut Taken) -> usize {
         loop {
-            let slot = self.slot as usize;
+            let slot = self.slot;
             self.slot += self.skip;
-            if self.slot as usize >= table.len() {
-                self.slot -= table.len() as u32;
+            if self.slot >= taken.size {
+                self.slot -= taken.size;
             }
-            if table[slot] == FREE {
-                table[slot] = self.index;
-                return;
+            if taken.take(slot) {
+                return slot as usize;
             }
         }
     }
 }
 
-const FREE: u32 = u32::MAX;
+/// Which slots have an owner, as one bit each. The last slots are found by millions of looks at random places: these
+/// stay in the processor's cache, where a table of owners would not.
+struct Taken {
+    bits: Vec<u64>,
+    size: u32,
+}
+
+impl Taken {
+    fn of(size: u32) -> Self {
+        Self { bits: vec![0; size.div_ceil(u64::BITS) as usize], size }
+    }
+
+    /// Whether the slot was free; now it is not.
+    fn take(&mut self, slot: u32) -> bool {
+        let word = &mut self.bits[(slot / u64::BITS) as usize];
+        let bit = 1 << (slot % u64::BITS);
+        let was_free = *word & bit == 0;
+        *word |= bit;
+        was_free
+    }
+}
 
 /// Part of the agreement between nodes, as the hash functions are.
 const SEED: u64 = 0;
