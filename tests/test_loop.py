@@ -6,8 +6,9 @@ import pytest
 
 import kbe_nat
 from kbe_nat._native import ACTIONS
-from kbe_nat.datapath import VERDICT, Batch
-from kbe_nat.datapath.thread import LoopThread
+from kbe_nat.datapath import VERDICT, Batch, thread
+from kbe_nat.datapath.thread import LoopThread, NativeThread, Persistent
+from kbe_nat.errors import ConntrackError
 
 
 @dataclass
@@ -65,3 +66,33 @@ def test_a_stopped_loop_takes_nothing() -> None:
     loop.stop()
     loop.run()
     assert len(queue.batches) == 1
+
+
+def test_f128_work_that_the_kernel_lacks_memory_for_is_begun_anew(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(thread, "AGAIN_SECONDS", 0.0)
+
+    class Work:
+        def __init__(self, failures: int) -> None:
+            self.turns = 0
+            self.failures = failures
+            self.stopped = False
+
+        def run(self) -> None:
+            self.turns += 1
+            if self.turns <= self.failures:
+                raise ConntrackError("the kernel's connection tracking: Cannot allocate memory")
+
+        def stop(self) -> None:
+            self.stopped = True
+
+    work = Work(5)
+    with NativeThread(Persistent(work), "work") as own:
+        assert own.ended.wait(30)
+    assert (own.failure, work.turns, work.stopped) == (None, 6, True)
+    assert caplog.text.count("Cannot allocate memory") == 1
+    with NativeThread(Persistent(endless := Work(1 << 60)), "work") as own:
+        pass
+    assert own.ended.wait(30), "it can be stopped meanwhile"
+    assert own.failure is None and endless.stopped

@@ -1,5 +1,6 @@
 """Native work that goes on in a thread of its own: packet loops, and the watch over the kernel's flows."""
 
+import logging
 import os
 import threading
 import time
@@ -8,6 +9,7 @@ from typing import Final, Protocol, Self
 
 from kbe_nat._native import Engine, KernelQueue, Loop
 from kbe_nat.datapath import PacketQueue
+from kbe_nat.errors import ConntrackError
 
 
 class Turning(Protocol):
@@ -75,6 +77,39 @@ class NativeThread:
             self.ended.set()
 
 
+class Persistent:
+    """Work that is begun anew when the kernel lacks something for it, such as memory. Each reason is said
+    once.
+    """
+
+    def __init__(self, work: Turning) -> None:
+        self._work = work
+        self._is_stopped = threading.Event()
+
+    def run(self) -> None:
+        """See `Turning`."""
+        said = set()
+        while not self._is_stopped.is_set():
+            try:
+                self._work.run()
+                return
+            except ConntrackError as error:
+                if str(error) not in said:
+                    LOG.error("%s; it is tried again every %.0f s", error, AGAIN_SECONDS)
+                said.add(str(error))
+            self._is_stopped.wait(AGAIN_SECONDS)
+
+    def stop(self) -> None:
+        """See `Turning`."""
+        self._is_stopped.set()
+        self._work.stop()
+
+    @property
+    def turns(self) -> int:
+        """See `Turning`."""
+        return self._work.turns
+
+
 class LoopThread(NativeThread):
     """Packets of `queue` go through `engine` for as long as the block runs."""
 
@@ -84,4 +119,6 @@ class LoopThread(NativeThread):
         super().__init__(self.loop, "packet loop", cpu)
 
 
+LOG: Final = logging.getLogger("kbe_nat.daemon")
 STOP_SECONDS: Final = 2.0
+AGAIN_SECONDS: Final = 1.0

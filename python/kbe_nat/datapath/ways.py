@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from kbe_nat._native import BackendNumbers, Engine, FlowWatch, NftTables
 from kbe_nat.datapath.courses import Courses
 from kbe_nat.datapath.sysctl import ACCOUNTING, sysctl
-from kbe_nat.datapath.thread import NativeThread
+from kbe_nat.datapath.thread import NativeThread, Persistent
 from kbe_nat.errors import RulesError
 from kbe_nat.model import IPV4, IPV6
 from kbe_nat.policy import Plan, PortPolicy
@@ -314,7 +314,7 @@ class FirstPacket:
         """See `Datapath`: by the kernel's events, and looks at all its flows."""
         self._watch = FlowWatch(engine, socket_buffer=EVENT_BYTES)
         try:
-            with NativeThread(self._watch, "flow watch") as thread:
+            with NativeThread(Persistent(self._watch), "flow watch") as thread:
                 yield thread
         finally:
             self._watch = None
