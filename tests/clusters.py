@@ -378,6 +378,9 @@ class _Growth:
         planes = [PLANES[number] for number in self.families]
         kind = self.random.choice(("ranges", "ranges", "node", "bridge", "prefix", "nothing"))
         local = [address for plane in planes for address in plane.node]
+        if self.maybe(0.15):
+            # As NodeLocal DNSCache has it.
+            local += [plane.virtual[0] for plane in planes]
         listed = tuple(self.random.choice((plane.node[1] + "/32", "192.168.0.0/16")) for plane in planes)
         listed = tuple(text if "." in text else text.replace("/32", "/128") for text in listed)
         return Options(

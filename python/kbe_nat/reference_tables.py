@@ -211,6 +211,10 @@ def _unguarded(tables: Tables, packet: Packet, interface: int, midstream: str) -
         has_ports = packet.protocol in NUMBERS.values()
         is_cluster_ip = tables.addresses.get(ends.dst, False)
         is_allocatable = any(_contains(text, ends.dst) for text in tables.node.unallocated)
+        is_own = is_own_address(tables.node, ends.src) or (ends.src.is_loopback and interface == 0)
+        if is_own_address(tables.node, ends.dst) and not is_own:
+            # The rules about all cluster IPs hang in FORWARD and OUTPUT.
+            return None
         if has_ports and is_allocatable and not is_cluster_ip:
             raise Refused("drop", "unallocated")
         if has_ports and is_cluster_ip and policy != "pass":
@@ -253,7 +257,8 @@ def _refuses_somebody(spec: ServicePort) -> bool:
 
 def _is_out_of_reach(node: Node, spec: ServicePort, kind: str, packet: Packet, interface: int) -> bool:
     """Whether kube-proxy has no rule for a packet to this frontend: only refusals apply at addresses that
-    serve no node ports, and in iptables mode the node's own packets to other hosts' addresses are not refused.
+    serve no node ports; in iptables mode the node's own packets to other hosts' external addresses are not
+    refused, nor what others send to a cluster IP that the node has.
     """
     src, dst = packet.ends.src, packet.ends.dst
     is_own = is_own_address(node, src) or (src.is_loopback and interface == 0)
@@ -264,6 +269,19 @@ def _is_out_of_reach(node: Node, spec: ServicePort, kind: str, packet: Packet, i
         and not spec.local_backends
         and is_own
         and not is_own_address(node, dst)
+    )
+    serving = spec.local_backends if spec.internal_local else spec.backends
+    kinds = {
+        own.kind
+        for own in spec.frontends
+        if own.address and (ip_address(own.address), own.port) == (dst, packet.ends.dport)
+    }
+    passes_by |= (
+        node.mode == "iptables"
+        and kinds == {"cluster-ip"}
+        and not serving
+        and not is_own
+        and is_own_address(node, dst)
     )
     return passes_by or (kind == "closed-node-port" and not _refuses_somebody(spec))
 

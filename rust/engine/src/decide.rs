@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::backend::Backend;
 
 use crate::balance::{Balancer, Rendezvous, Request, State};
-use crate::service::{FrontendKind, Mode, Scope, ServicePort, ServiceTable, UnknownPort};
+use crate::service::{Frontend, FrontendKind, Mode, Scope, ServicePort, ServiceTable, UnknownPort};
 use crate::tuple::Protocol;
 use crate::verdict::{Action, Cause};
 use crate::wire::tcp::Flags;
@@ -273,8 +273,9 @@ pub(crate) fn is_reached(table: &ServiceTable, question: &Question) -> bool {
 }
 
 /// Whether kube-proxy has no rule for this packet, although the frontend is known: what goes to a node port's number on an address that
-/// serves none is only refused, and in iptables mode the node's own packets to other hosts' addresses are not even that, since
-/// KUBE-EXTERNAL-SERVICES hangs in INPUT and FORWARD alone.
+/// serves none is only refused. In iptables mode the node's own packets to other hosts' addresses are not even that, since
+/// KUBE-EXTERNAL-SERVICES hangs in INPUT and FORWARD alone; nor is what others send to a cluster IP that the node has (NodeLocal DNSCache),
+/// since KUBE-SERVICES hangs in FORWARD and OUTPUT.
 fn is_out_of_reach(
     table: &ServiceTable,
     port: &ServicePort,
@@ -283,15 +284,28 @@ fn is_out_of_reach(
     trace: &mut impl Trace,
 ) -> bool {
     let is_closed = kind == FrontendKind::ClosedNodePort && !port.refuses_somebody();
-    let is_external = matches!(kind, FrontendKind::ExternalIp | FrontendKind::LoadBalancer);
-    let passes_by = table.node().mode == Mode::Iptables
-        && is_external
-        && !port.has_endpoints()
-        && is_own(table, question)
-        && !table.is_node(question.dst.ip());
+    let is_iptables = table.node().mode == Mode::Iptables;
+    let (is_own, is_local) = (is_own(table, question), table.is_node(question.dst.ip()));
+    let passes_by = match kind {
+        FrontendKind::ExternalIp | FrontendKind::LoadBalancer => {
+            is_iptables && !port.has_endpoints() && is_own && !is_local
+        }
+        FrontendKind::ClusterIp => {
+            let scope = if port.spec().internal_local { Scope::Local } else { Scope::Cluster };
+            // It may be an external address of the Service, too, and refused as that.
+            let at =
+                |own: &&Frontend| own.address == Some(question.dst.ip()) && own.port == question.dst.port();
+            let is_internal_only =
+                || port.spec().frontends.iter().filter(at).all(|own| own.kind == FrontendKind::ClusterIp);
+            let is_unserved = port.set(scope).backends().is_empty();
+            is_iptables && is_unserved && !is_own && is_local && is_internal_only()
+        }
+        _ => false,
+    };
     if passes_by {
         trace.step("endpoints", || {
-            "none anywhere, but in iptables mode the node's own packets are not refused".to_owned()
+            let whose = if is_own { "the node's own packets" } else { "packets to the node's own addresses" };
+            format!("none that may serve, but in iptables mode {whose} are not refused")
         });
     }
     is_closed || passes_by
@@ -311,6 +325,11 @@ pub(crate) fn is_hairpin(source: IpAddr, backend: &Backend) -> bool {
 fn without_frontend(table: &ServiceTable, question: &Question, trace: &mut impl Trace) -> Decision {
     let Question { protocol, dst, .. } = *question;
     let has_ports = matches!(protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP);
+    if table.is_node(dst.ip()) && !is_own(table, question) {
+        // The rules about all cluster IPs hang in FORWARD and OUTPUT.
+        trace.step("frontend", || format!("{protocol} {dst} is no frontend, and the node has the address"));
+        return Decision::Pass;
+    }
     let is_unallocated = table.node().unallocated.iter().any(|range| range.contains(dst.ip()));
     if has_ports && is_unallocated && !table.is_cluster_ip(dst.ip()) {
         trace.step("frontend", || format!("{} is a cluster IP that no Service has", dst.ip()));

@@ -122,3 +122,32 @@ fn an_explanation_lists_where_it_is_refused() {
         scene.expect(udp(family.client(1, 4000), family.vip(), b"x"), Action::Translate, Cause::New);
     }
 }
+
+#[test]
+fn a_cluster_ip_that_the_node_has_is_the_nodes() {
+    for family in FAMILIES {
+        for mode in [Mode::Iptables, Mode::Nftables] {
+            let mut scene = scene(family, mode, family.backend(1), Vec::new());
+            // As NodeLocal DNSCache has it.
+            scene.node.addresses.push(family.vip().ip());
+            let nobody = spec("default/nobody", Protocol::TCP, family.vip(), &[]);
+            scene.serve(vec![
+                spec("default/asked", Protocol::UDP, family.vip(), &[family.backend(1)]),
+                nobody,
+            ]);
+            scene.expect(udp(family.client(1, 4000), family.vip(), b"x"), Action::Translate, Cause::New);
+            // What others send to its other ports takes INPUT, where no rule about them hangs.
+            let other = SocketAddr::new(family.vip().ip(), 9999);
+            scene.expect(udp(family.client(1, 4000), other, b"x"), Action::Accept, Cause::NotOurs);
+            let refused = tcp(family.client(1, 4000), family.vip(), &Tcp::new(SYN, 1, 0));
+            let (action, cause) = match mode {
+                Mode::Iptables => (Action::Accept, Cause::NotOurs),
+                Mode::Nftables => (Action::Reject, Cause::NoEndpoints),
+            };
+            scene.expect(refused, action, cause);
+            // The node's own packets take OUTPUT.
+            let own = SocketAddr::new(own(family), 4000);
+            scene.expect(tcp(own, family.vip(), &Tcp::new(SYN, 1, 0)), Action::Reject, Cause::NoEndpoints);
+        }
+    }
+}
