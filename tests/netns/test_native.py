@@ -35,7 +35,7 @@ from kbe_nat.datapath.native import NativeQueue
 from kbe_nat.datapath.netfilterqueue import NetfilterQueue
 from kbe_nat.datapath.thread import LoopThread
 from kbe_nat.errors import QueueError
-from kbe_nat.model import IPV4
+from kbe_nat.model import IPV4, IPV6
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import inside
 from kbe_nat.rules import Way, installed
@@ -100,6 +100,22 @@ def test_datagrams_of_any_size(cluster: Cluster, family: int, size: int, way: Wa
         with own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7), cluster.node) as local:
             local.send(content)
             assert local.recv(1 << 16) == content, "from the node itself"
+
+
+@WAYS
+def test_no_redirect_leads_a_pod_around_the_node(cluster: Cluster, way: Way) -> None:
+    """Pods on one bridge; IPv6 has no send_redirects."""
+    for pod in cluster.pods:
+        served(pod, SHORT)
+    with stage(cluster, way) as own:
+        for pod in cluster.pods:
+            for _ in range(20):
+                with own.client(socket.SOCK_STREAM, IPV6, (VIPS[IPV6], 5002), pod) as client:
+                    client.send(b"hello")
+                    assert client.recv(100) == b"hello"
+        for pod in cluster.pods:
+            lines = pod.call("cat", "/proc/net/snmp6").splitlines()
+            assert ["Icmp6InRedirects", "0"] in map(str.split, lines)
 
 
 @WAYS

@@ -122,7 +122,9 @@ class NetfilterQueue:
         elif self._numbers:
             number = self._numbers.mark_of(bytes(content)) if action == TRANSLATE else 0
             if number is None:
-                packet.drop()
+                # Undecided: the standby serves it.
+                packet.set_mark(packet.get_mark() & ~(marks.index | marks.flow | marks.refused))
+                packet.accept()
                 return
             masquerade = marks.masquerade if flags & MASQUERADE else 0
             packet.set_mark(packet.get_mark() & ~marks.index | number | marks.flow | masquerade)

@@ -103,6 +103,10 @@ def _carried_out(number: int, marks: Marks, *, resets_tcp: bool) -> Iterator[tup
         if resets_tcp:
             yield "filter", hook, f"-p tcp -m mark --mark {refused} -j REJECT --reject-with tcp-reset"
         yield "filter", hook, f"-m mark --mark {refused} -j REJECT --reject-with {unreachable}"
+    if number == IPV6:
+        # A pod that the node tells of a nearer way to a backend would send there what is meant for a virtual IP.
+        # IPv6 has no setting against it, and the kernel does not say which flow a redirect is about.
+        yield "filter", "OUTPUT", "-p ipv6-icmp -m icmp6 --icmpv6-type redirect -j DROP"
     yield "nat", "POSTROUTING", f"-m mark --mark {masquerade} -j MASQUERADE --random-fully"
 
 

@@ -177,6 +177,8 @@ def _statement(rule: Rule, name: str) -> str:
             mark = words.pop(0).partition("/")[0]
             what = "ct" if "connmark" in rule.words else "meta"
             parts.append(f"{what} mark and {mark} == {mark}")
+        elif word == "--icmpv6-type":
+            parts.append(f"icmpv6 type nd-{words.pop(0)}")
         elif word == "--ctstate":
             parts.append(f"ct state {words.pop(0).lower()}")
         elif word == "--ctdir":
@@ -200,12 +202,10 @@ def _target(words: list[str]) -> str:
             if kind == "tcp-reset":
                 return "reject with tcp reset"
             return f"reject with {'icmpv6' if kind.startswith('icmp6') else 'icmp'} port-unreachable"
-        case ["RETURN"]:
-            return "return"
         case ["MASQUERADE", "--random-fully"]:
             return "masquerade fully-random"
-        case ["RETURN"]:
-            return "return"
+        case ["RETURN" | "DROP" as verdict]:
+            return verdict.lower()
     raise RulesError(f"{' '.join(words)} of a rule of ours is not known in nft")
 
 

@@ -136,6 +136,7 @@ class TranslationTable:
             "preserved": ("jump decided", f"{is_undecided} goto by-itself"),
             "unserved": ("jump decided", f"{is_undecided} goto refused"),
             **hooks,
+            **(NO_REDIRECTS if own.family == IPV6 else {}),
             "postrouting": (
                 "type nat hook postrouting priority srcnat; policy accept;",
                 f"meta mark & {marks.masquerade:#x} != 0 masquerade fully-random",
@@ -228,5 +229,12 @@ PROTOCOLS: Final = {IPV4: int(AF_INET), IPV6: int(AF_INET6)}
 FAMILIES: Final = {IPV4: "ip", IPV6: "ip6"}
 ADDRESSES: Final = {IPV4: "ipv4_addr", IPV6: "ipv6_addr"}
 PORTED: Final = "meta l4proto { tcp, udp, sctp }"
+NO_REDIRECTS: Final = {
+    # See `diversion`: none may lead a pod around the node.
+    "output-redirects": (
+        "type filter hook output priority filter; policy accept;",
+        "icmpv6 type nd-redirect drop",
+    )
+}
 SERVED: Final = ("masqueraded", "preserved", "unserved")
 """Sets of frontends: each is in one."""
