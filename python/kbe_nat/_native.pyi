@@ -180,6 +180,10 @@ class FlowWatch:
         """
 
     @property
+    def forgotten(self) -> int:
+        """Flows that others have taken out of the kernel's table while both ends were talking."""
+
+    @property
     def turns(self) -> int:
         """How often it went round: more often from one moment to the next, unless it hangs."""
 

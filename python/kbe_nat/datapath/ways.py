@@ -295,6 +295,8 @@ class FirstPacket:
             "events-lost": watch.overruns if watch else 0,
             # They did not go where their frontends led, or somebody asked for it.
             "flows-ended": watch.ended if watch else 0,
+            # Taken out of the kernel's table by others, while both ends were talking.
+            "flows-forgotten": watch.forgotten if watch else 0,
             # By the kernel, of all flows: above all, no port was left to masquerade with. Their packets are lost.
             "flows-not-entered": insert_failed,
             # By the kernel's connection tracking, of all flows: its table was full.

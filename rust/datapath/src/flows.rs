@@ -27,6 +27,7 @@ pub struct FlowWatch {
     changes: AtomicU64,
     overruns: AtomicU64,
     ended: AtomicU64,
+    forgotten: AtomicU64,
     turns: AtomicU64,
 }
 
@@ -43,6 +44,7 @@ impl FlowWatch {
             changes: AtomicU64::default(),
             overruns: AtomicU64::default(),
             ended: AtomicU64::default(),
+            forgotten: AtomicU64::default(),
             turns: AtomicU64::default(),
         }
     }
@@ -99,7 +101,10 @@ impl FlowWatch {
                                 over.push((entry.protocol, entry.original, entry.id));
                             }
                         }
-                        Change::Ended(entry) => engine.ended(now, &carried(entry)),
+                        Change::Ended(entry) => {
+                            let is_forgotten = engine.ended(now, &carried(entry));
+                            self.forgotten.fetch_add(u64::from(is_forgotten), Ordering::Relaxed);
+                        }
                     }
                 }
                 drop(engine);
@@ -159,6 +164,11 @@ impl FlowWatch {
     /// Flows that we have ended in the kernel.
     pub fn ended(&self) -> u64 {
         self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Flows that others have taken out of the kernel's table while both ends were talking.
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten.load(Ordering::Relaxed)
     }
 
     /// How often it went round: more often from one moment to the next, unless it hangs.

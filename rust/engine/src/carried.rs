@@ -69,12 +69,13 @@ impl Engine {
         }
     }
 
-    /// Takes note that the kernel has ended a flow.
-    pub fn ended(&mut self, now: u64, flow: &Carried) {
-        self.core.clock.advance(now);
+    /// Takes note that the kernel has ended a flow. Returns whether somebody has made it do so (`conntrack -F`) while both ends were
+    /// talking: what follows within a minute goes where the flow went.
+    pub fn ended(&mut self, now: u64, flow: &Carried) -> bool {
+        let tick = self.core.clock.advance(now);
         match flow.original.0 {
-            SocketAddr::V4(_) => self.ended_one::<Ipv4Addr>(flow),
-            SocketAddr::V6(_) => self.ended_one::<Ipv6Addr>(flow),
+            SocketAddr::V4(_) => self.ended_one::<Ipv4Addr>(tick, flow),
+            SocketAddr::V6(_) => self.ended_one::<Ipv6Addr>(tick, flow),
         }
     }
 
@@ -144,19 +145,29 @@ impl Engine {
         Outcome::Keep
     }
 
-    fn ended_one<A: Family>(&mut self, flow: &Carried) {
+    fn ended_one<A: Family>(&mut self, now: Tick, flow: &Carried) -> bool {
         let (core, lane) = A::lane(self);
-        let Some(ends) = ends::<A>(flow.original) else { return };
+        let Some(ends) = ends::<A>(flow.original) else { return false };
         let Some((id, Direction::Original)) = lane.flows.find(&Tuple { ends, protocol: flow.protocol })
         else {
-            return;
+            return false;
         };
         let hot = lane.flows.hot(id);
         // One that is not carried yet is the next connection between the same ends.
-        if hot.has(Hot::<A>::CARRIED) && hot.ends(Direction::Reply).source() == flow.reply.0 {
-            count(lane, id, flow);
-            core.end_flow(lane, id);
+        if !hot.has(Hot::<A>::CARRIED) || hot.ends(Direction::Reply).source() != flow.reply.0 {
+            return false;
         }
+        count(lane, id, flow);
+        if !was_taken_out(flow) {
+            core.end_flow(lane, id);
+            return false;
+        }
+        let (generation, deadline) = (core.generation.wrapping_sub(1), now.saturating_add(ticks(REMEMBERED)));
+        let hot = lane.flows.hot_mut(id);
+        hot.flags = hot.flags & !Hot::<A>::CARRIED | Hot::<A>::FORGOTTEN;
+        (hot.generation, hot.deadline) = (generation, deadline);
+        lane.flows.shortened(deadline);
+        true
     }
 
     fn end_unseen_of<A: Family>(&mut self, seen: &HashSet<FlowId>) -> usize {
@@ -236,6 +247,7 @@ impl Core {
         let hot = lane.flows.hot_mut(id);
         let is_changed = hot.state != state::<A>(flow);
         hot.state = state::<A>(flow);
+        hot.flags &= !Hot::<A>::FORGOTTEN;
         hot.flags |= Hot::<A>::CARRIED | if flow.is_replied { Hot::<A>::REPLIED } else { 0 };
         hot.deadline = now.saturating_add(left);
         // No table has this generation, so no packet of it takes the short way.
@@ -284,6 +296,16 @@ fn is_half_open(flow: &Carried) -> bool {
     }
 }
 
+/// Whether a flow has ended before its time, while both ends were talking. The kernel says how much time was left (Linux 5.8).
+fn was_taken_out(flow: &Carried) -> bool {
+    let is_talking = match flow.protocol {
+        Protocol::TCP => flow.state == Some(TCP_ESTABLISHED),
+        Protocol::SCTP => flow.state == Some(SCTP_ESTABLISHED),
+        _ => flow.is_replied,
+    };
+    is_talking && flow.timeout.is_some_and(|left| left > 0)
+}
+
 fn state<A: Wire>(flow: &Carried) -> State {
     const TCP: [State; 9] = [
         State::TcpSynSent,
@@ -328,6 +350,10 @@ fn ends<A: Wire>((src, dst): (SocketAddr, SocketAddr)) -> Option<Ends<A>> {
 /// Seconds within which a backend that is there has answered.
 const UNANSWERED: f64 = 1.0;
 const TCP_SYN_SENT: u8 = 1;
+const TCP_ESTABLISHED: u8 = 3;
 const TCP_SYN_SENT2: u8 = 9;
+const SCTP_ESTABLISHED: u8 = 4;
+/// Seconds.
+const REMEMBERED: f64 = 60.0;
 /// Seconds.
 const QUEUED_TOGETHER: f64 = 1.0;

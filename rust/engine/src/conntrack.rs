@@ -57,6 +57,8 @@ impl<A: Address> Hot<A> {
     pub(crate) const LEASED: u8 = 8;
     /// Flag: the kernel carries it, and says when it is over.
     pub(crate) const CARRIED: u8 = 16;
+    /// Flag: somebody has taken it out of the kernel's table, which carried it.
+    pub(crate) const FORGOTTEN: u8 = 32;
 
     pub(crate) fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0

@@ -28,7 +28,7 @@ use crate::rng::Rng;
 use crate::service::ServiceTable;
 use crate::tuple::{Direction, Ends, Protocol};
 use crate::verdict::{Action, Cause, Verdict};
-use crate::wire::tcp::Segment;
+use crate::wire::tcp::{Flags, Segment};
 use crate::wire::{Headers, Layer4, Malformed, Wire, sctp};
 
 pub(crate) use opening::{Place, addressed, question};
@@ -184,6 +184,9 @@ impl Core {
                 Revision::Anew => return None,
                 Revision::Refuse(verdict) => return Some(verdict),
             }
+            if lane.flows.hot(id).has(Hot::<A>::FORGOTTEN) {
+                return self.resume(lane, headers, id, direction, packet, meta);
+            }
         }
         if is_torn(headers, &lane.flows.hot(id).rewritten(direction).ends()) {
             let flags = flow_flags(lane.flows.hot(id), direction);
@@ -204,6 +207,27 @@ impl Core {
             lane.flows.carry_packets(id, direction);
         }
         Some(verdict)
+    }
+
+    /// A packet of a flow that somebody has taken out of the kernel's table: until the kernel carries it again, nothing is known of its end.
+    /// `None`: it begins another connection.
+    #[cold]
+    fn resume<A: Wire>(
+        &mut self,
+        lane: &mut Lane<A>,
+        headers: &Headers<A>,
+        id: FlowId,
+        direction: Direction,
+        packet: &mut [u8],
+        meta: Meta,
+    ) -> Option<Verdict> {
+        if question(headers, packet, meta).flags.is_some_and(Flags::is_opening) {
+            self.end_flow(lane, id);
+            return None;
+        }
+        let hot = lane.flows.hot_mut(id);
+        hot.generation = self.generation.wrapping_sub(1);
+        Some(translate(hot, headers, direction, Cause::Established, packet, meta))
     }
 
     /// A flow whose time is over, or that was not looked at since the tables changed.

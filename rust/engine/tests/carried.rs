@@ -304,6 +304,71 @@ fn f123_a_frontend_that_another_service_port_has_now_leads_where_that_goes() {
 }
 
 #[test]
+fn f139_a_flow_that_the_kernel_was_made_to_forget_goes_where_it_went_for_a_minute() {
+    for family in FAMILIES {
+        let mut scene = Scene::plain(Config::default());
+        let client = family.client(1, 1000);
+        let backend = family.backend(1);
+        let flow = |protocol, state| Carried {
+            is_replied: true,
+            is_assured: true,
+            state,
+            ..carried(protocol, client, family, backend)
+        };
+        let flows = [
+            (flow(Protocol::TCP, Some(3)), tcp(client, family.vip(), &Tcp::new(ACK | PSH, 7, 7))),
+            (flow(Protocol::UDP, None), udp(client, family.vip(), b"x")),
+            (flow(Protocol::SCTP, Some(4)), sctp(client, family.vip(), 0, b"data")),
+        ];
+        for (flow, packet) in &flows {
+            let empty = scene.engine.checkpoint(scene.now).len();
+            let taken = |scene: &mut Scene, flow: &Carried| {
+                assert_eq!(scene.engine.observe(scene.now, flow, None), Outcome::Keep);
+                scene.engine.ended(scene.now, flow)
+            };
+            for over in [Carried { timeout: None, ..*flow }, Carried { timeout: Some(0), ..*flow }] {
+                assert!(!taken(&mut scene, &over), "its time was over");
+                assert_eq!(active(&scene), 0);
+            }
+            let closing = if flow.state.is_some() {
+                Carried { state: Some(7), ..*flow }
+            } else {
+                Carried { is_replied: false, ..*flow }
+            };
+            assert!(!taken(&mut scene, &closing), "nobody is talking");
+            assert!(taken(&mut scene, flow));
+            for _ in 0..5 {
+                scene.pass(10.0);
+                assert_eq!(scene.translate(packet.clone()).1, backend);
+            }
+            assert_eq!(scene.engine.checkpoint(scene.now).len(), empty, "the kernel's, or nobody's");
+            // The kernel has it again, and says when it is over.
+            assert_eq!(scene.engine.observe(scene.now, flow, None), Outcome::Keep);
+            scene.sweep(1000.0);
+            assert_eq!(active(&scene), 1);
+            assert!(scene.engine.ended(scene.now, flow));
+            scene.sweep(59.0);
+            assert_eq!(active(&scene), 1);
+            scene.sweep(2.0);
+            assert_eq!(active(&scene), 0, "a minute is over");
+            assert!(taken(&mut scene, flow));
+            scene.serve(specs(family, 1));
+            let next = scene.translate(packet.clone()).1;
+            let is_connection = flow.protocol != Protocol::UDP;
+            assert_eq!(next == backend, is_connection, "its endpoint is gone");
+            scene.engine.delete_flows(&Filter::default());
+            scene.serve(specs(family, 3));
+        }
+        let (flow, _) = &flows[0];
+        assert_eq!(scene.engine.observe(scene.now, flow, None), Outcome::Keep);
+        assert!(scene.engine.ended(scene.now, flow));
+        scene.serve(specs(family, 1));
+        let syn = tcp(client, family.vip(), &Tcp::new(SYN, 1, 0));
+        assert_eq!(scene.translate(syn).1, family.backend(0), "another connection");
+    }
+}
+
+#[test]
 fn what_does_not_fit_into_the_table_is_judged_all_the_same() {
     let family = Family::V4;
     let mut scene = Scene::plain(Config { max_flows: 1, ..Config::default() });

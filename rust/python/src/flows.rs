@@ -100,6 +100,11 @@ impl FlowWatch {
     }
 
     #[getter]
+    fn forgotten(&self) -> u64 {
+        self.own.forgotten()
+    }
+
+    #[getter]
     fn turns(&self) -> u64 {
         self.own.turns()
     }
