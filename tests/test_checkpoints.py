@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import traffic
 
 import kbe_nat
 from kbe_nat.daemon.answers import flow_row
@@ -104,6 +105,27 @@ def test_f137_time_goes_on_by_the_clock_of_the_boot(
     happens(clocks)
     flows = taken_over(tmp_path / "state", clocks)
     assert [round(flow.timeout) for flow in flows] == ([] if left is None else [left])
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(590, 1), (610, 0)])
+def test_f137_an_old_file_is_a_cold_start_however_long_its_connections_live(
+    tmp_path: Path, seconds: int, count: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = engine()
+    client, vip, backend = ("10.0.2.15", 4444), ("172.30.228.255", 80), ("10.0.0.1", 9876)
+    for source, target, flags, seq, ack in (
+        (client, vip, traffic.SYN, 1, 0),
+        (backend, client, traffic.SYN | traffic.ACK, 1, 2),
+        (client, vip, traffic.ACK, 2, 2),
+    ):
+        segment = traffic.tcp(source[1], target[1], flags, seq, ack)
+        before.process(traffic.ip(source[0], target[0], traffic.TCP, segment), time.monotonic_ns())
+    assert [flow.state for flow in before.flows()] == ["ESTABLISHED"]
+    clocks = Hands()
+    CheckpointFile(tmp_path / "state", clocks).write(before)
+    clocks.nanoseconds += seconds * SECOND
+    assert len(taken_over(tmp_path / "state", clocks)) == count
+    assert ("too old" in caplog.text) == (not count)
 
 
 def test_f137_the_machine_has_these_clocks(state: Path) -> None:
