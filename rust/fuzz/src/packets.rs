@@ -262,12 +262,16 @@ pub fn seal(packet: &mut [u8]) {
 
 /// Where the transport checksum stands, and what it covers; `None` where there is none, or not all of it is there.
 fn covered<A: Wire>(packet: &[u8]) -> Option<(Headers<A>, usize, usize)> {
-    let headers = A::parse(packet).ok().filter(|headers| !headers.is_fragment)?;
+    let headers = A::parse(packet).ok().or_else(|| A::parse_captured(packet));
+    let headers = headers.filter(|headers| !headers.is_fragment)?;
     let bytes = headers.transport(packet);
     let (place, length) = match headers.layer4 {
         Layer4::Tcp => (16, bytes.len()),
         // What lies behind the datagram's own length is not part of it (RFC 768).
-        Layer4::Udp => (6, usize::from(u16::from_be_bytes([bytes[4], bytes[5]]))),
+        Layer4::Udp => match u16::from_be_bytes([bytes[4], bytes[5]]) {
+            0 => (6, bytes.len()),
+            length => (6, usize::from(length)),
+        },
         Layer4::Sctp => (8, bytes.len()),
         Layer4::Portless | Layer4::LaterFragment => return None,
         _ => (2, bytes.len()),
