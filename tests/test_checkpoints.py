@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import traffic
@@ -263,6 +264,23 @@ def test_f135_a_trap_at_the_path_is_neither_followed_nor_replaced_nor_waited_for
     assert time.monotonic() - started < 10
     assert (tmp_path / "victim").read_text() == "precious"
     assert {own.name for own in tmp_path.iterdir()} == {"victim", "state"}
+
+
+def test_f135_a_link_that_takes_the_files_place_meanwhile_is_not_followed(
+    state: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Between the look at it and its opening; what it leads to could be ours."""
+    sound = os.open
+
+    def racing(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
+        if path == state.name:
+            state.rename(state.with_name("ours"))
+            state.symlink_to("ours")
+        return sound(path, flags, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", racing)
+    assert taken_over(state) == []
+    assert f"{state}: Too many levels of symbolic links" in caplog.text
 
 
 def test_f135_what_is_planted_at_temporary_names_is_left_alone(tmp_path: Path) -> None:

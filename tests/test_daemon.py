@@ -95,6 +95,8 @@ def test_what_is_left_of_a_drain_is_ended_at_its_deadline() -> None:
     assert made.remaining("10.0.0.1") == 1
     assert made.end_drains() == {"10.0.0.1": 1}
     assert (made.remaining("10.0.0.1"), made.end_drains()) == (0, {})
+    made.apply(snapshot("10.0.0.1"))
+    assert weights(made) == {"10.0.0.1": 0}, "it gets no new ones either"
 
 
 @pytest.fixture
@@ -200,6 +202,13 @@ def test_a_second_server_is_refused_and_a_stale_socket_replaced(
 def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Notifier().say("READY=1")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        # Abstract, as that of systemd in a container.
+        listener.bind(f"\0{tmp_path}")
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@{tmp_path}")
+        Notifier().say("READY=1")
+        listener.setblocking(False)
+        assert listener.recv(100) == b"READY=1"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         notifier = Notifier()
@@ -234,7 +243,7 @@ def test_connections_of_removed_backends_are_ended_after_a_while() -> None:
     assert made.end_drains() == {}
 
 
-def test_a_backend_that_is_back_in_time_keeps_its_connections() -> None:
+def test_a_backend_that_is_back_in_time_keeps_its_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = kbe_nat.Engine(seed=1)
     made = Controller(
         engine, EveryPacket(Diversion((100, 100)), Memory()), lambda _: Options(), removed_seconds=60
@@ -244,6 +253,10 @@ def test_a_backend_that_is_back_in_time_keeps_its_connections() -> None:
     for addresses in (("10.0.0.2",), ("10.0.0.1",)):
         made.apply(snapshot(*addresses))
         assert made.end_drains() == {}
+    assert engine.stats().flows == 1
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 3600)
+    assert made.end_drains() == {}, "nor is it remembered that it was away"
     assert engine.stats().flows == 1
 
 

@@ -41,7 +41,8 @@ def counted(own: Daemon, folder: str) -> int:
 def patched(folder: Path, program: str) -> dict[str, str]:
     """The environment of a daemon that runs this when Python starts."""
     (folder / "sitecustomize.py").write_text(program)
-    return {"PYTHONPATH": str(folder)}
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(folder), *inherited)))}
 
 
 def broken(folder: Path, names: tuple[str, ...], script: str) -> dict[str, str]:

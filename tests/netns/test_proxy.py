@@ -318,6 +318,8 @@ def test_f08_a_second_daemon_is_told(daemon: Daemon, tmp_path: Path) -> None:
     ("arguments", "complaint"),
     [
         (("--mark-refused", "0x1000"), "two of these are the same bit"),
+        (("--mark-flow", "0x3000"), "'0x3000' is not one bit of 32"),
+        (("--mark-backend", "0x50000000"), "'0x50000000' is no bits side by side"),
         (("--mark-backend", "0x1fff000"), "the other marks' bits are among these"),
         (("--queue", "65535", "--queues", "2"), "the last queue would be 65536"),
         (("--max-flows", "99999999999"), "--max-flows"),
