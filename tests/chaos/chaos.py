@@ -250,15 +250,14 @@ def run(minutes: float, seed: int, datapath: str, progress: Console) -> dict[str
         turn = 0
         while (passed := time.monotonic() - started) < left:
             turn += 1
-            # Mostly what happens often: one fault of five is a rare one.
-            faults.happen(faults.rare if turn % 5 == 0 else faults.often)
+            faults.happen(faults.rare if turn % 2 == 0 else faults.often)
             proxy.measure(passed)
             progress.print(
                 f"{passed:4.0f} s of {left:.0f}: {sum(watch.counts.values())} answers, "
                 f"{endpoints.changes} changes, {watch.moved} moved, {len(watch.wrong)} wrong",
                 end="\r",
             )
-            is_over.wait(0.5)
+            is_over.wait(0.2)
         is_over.set()
         threads[1].join()
         # What the last change moves is heard of before the clients end.

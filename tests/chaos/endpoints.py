@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 PODS: Final = 6
+STEADY: Final = (0, 1)
+"""Pods that always serve every Service."""
 PORT: Final = 9999
 SERVICES: Final = ("plain", "sticky", "weighted", "shared")
 ADDRESSES: Final = {4: "172.17.0.{}", 6: "fd00:17::{}"}
@@ -83,14 +85,18 @@ class Endpoints:
         self._write("services.json", services)
 
     def change(self) -> None:
-        """Another random set of two to six endpoints for one Service; at least two of them are ready, so that
-        one can be drained.
+        """Another random set of endpoints for one Service.
+
+        Some pods serve it all the time, ready or not, so that their flows may never move. At least two of all are
+        ready, so that one of them can be drained.
         """
         service = self.chance.choice(SERVICES)
-        pods = self.chance.sample(range(PODS), self.chance.randint(2, PODS))
-        states = {pod: self.chance.choices(CONDITIONS, (6, 2, 1, 1))[0] for pod in pods}
-        states |= dict.fromkeys(pods[:2], CONDITIONS[0])
-        self.set(service, states)
+        states = {pod: self.chance.choices(CONDITIONS[:2], (2, 1))[0] for pod in STEADY}
+        for pod in range(len(STEADY), PODS):
+            if self.chance.random() < 0.7:
+                states[pod] = self.chance.choices(CONDITIONS, (4, 2, 1, 1))[0]
+        ready = self.chance.sample(sorted(states), 2)
+        self.set(service, states | dict.fromkeys(ready, CONDITIONS[0]))
         self.changes += 1
 
     def set(self, service: str, states: dict[int, dict[str, bool]]) -> None:

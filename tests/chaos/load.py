@@ -19,6 +19,10 @@ RETRY_SECONDS: Final = 1.0
 """A datagram without an answer for so long is sent again."""
 
 
+ASKED: Final = 60
+"""Questions of a flow before another takes its place."""
+
+
 class Tally:
     """What has happened, told line by line."""
 
@@ -99,9 +103,20 @@ class Flow:
         raise TimeoutError(f"no answer for {PATIENCE_SECONDS} s")
 
 
-def stay(flows: list[Flow], tally: Tally, is_over: threading.Event) -> None:
-    """Asks each of these flows now and then, and tells when another pod answers."""
+def stay(frontend: list[Any], count: int, tally: Tally, is_over: threading.Event) -> None:
+    """Asks each of so many flows now and then, and tells when another pod answers.
+
+    A flow ends after a while, and another one takes its place: otherwise all would stay with pods that never go.
+    """
+    flows: list[Flow] = []
     while not is_over.wait(0.5):
+        for flow in [flow for flow in flows if flow.number >= ASKED]:
+            flows.remove(flow)
+            flow.socket.close()
+        try:
+            flows += [Flow(*frontend) for _ in range(min(2, count - len(flows)))]
+        except OSError as error:
+            tally.tell("failed", frontend=frontend, why=repr(error))
         for flow in list(flows):
             started = time.monotonic()
             try:
@@ -147,8 +162,7 @@ def main() -> None:
     tally, is_over = Tally(), threading.Event()
     threads = [threading.Thread(target=come_and_go, args=(frontends, tally, is_over))]
     for frontend in frontends:
-        flows = [Flow(*frontend) for _ in range(count)]
-        threads.append(threading.Thread(target=stay, args=(flows, tally, is_over)))
+        threads.append(threading.Thread(target=stay, args=(frontend, count, tally, is_over)))
 
     def wait_for_the_end() -> None:
         sys.stdin.read()
