@@ -42,6 +42,8 @@ class Watch:
     """Reads what the clients tell, and judges it."""
 
     endpoints: Endpoints
+    faults: "Faults"
+    started: float
     counts: dict[str, int] = field(default_factory=dict)
     slowest: dict[str, float] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
@@ -64,14 +66,20 @@ class Watch:
                 pod = int(told["backend"])
                 gone = self.endpoints.gone_for(told["service"], pod, told["began"])
                 if gone > STUCK_SECONDS:
-                    self.wrong.append(
-                        f"{told['service']}: pod {pod} answers, and has not served for {gone:.1f} s"
+                    self._note(
+                        told, f"{told['service']}: pod {pod} answers, and has not served for {gone:.1f} s"
                     )
             case "datagram-lost":
                 self.lost_datagrams += 1
             case kind:
                 facts = {name: value for name, value in told.items() if name not in ("kind", "at")}
-                self.wrong.append(f"{kind}: {facts}")
+                self._note(told, f"{kind}: {facts}")
+
+    def _note(self, told: dict[str, Any], what: str) -> None:
+        """Something wrong, with what happened before it."""
+        at = told["at"]
+        before = [f"{name} {at - began:.1f} s before" for began, name in self.faults.history if began <= at]
+        self.wrong.append(f"{at - self.started:.1f} s ({', '.join(before[-3:])}): {what}")
 
     def _judge_move(self, told: dict[str, Any]) -> None:
         pod = int(told["before"])
@@ -80,7 +88,7 @@ class Watch:
         if told["protocol"] == "udp" and self.endpoints.stopped(told["service"], pod, since, told["at"]):
             self.moved += 1
         else:
-            self.wrong.append(f"moved: {told['flow']} from pod {pod}, which served, to {told['after']}")
+            self._note(told, f"moved: {told['flow']} from pod {pod}, which served, to {told['after']}")
 
 
 class Faults:
@@ -89,6 +97,8 @@ class Faults:
     def __init__(self, cluster: Cluster, proxy: Proxy, endpoints: Endpoints, chance: random.Random) -> None:
         self._cluster, self._proxy, self._endpoints, self._chance = cluster, proxy, endpoints, chance
         self.counts: dict[str, int] = {}
+        self.history: list[tuple[float, str]] = []
+        """When each began."""
         self.often: tuple[Callable[[], None], ...] = (
             self.strategy,
             self.drain,
@@ -109,6 +119,7 @@ class Faults:
     def happen(self, faults: tuple[Callable[[], None], ...]) -> None:
         """One of these."""
         fault = self._chance.choice(faults)
+        self.history.append((time.monotonic(), fault.__name__))
         self.counts[fault.__name__] = self.counts.get(fault.__name__, 0) + 1
         fault()
 
@@ -229,7 +240,9 @@ def run(minutes: float, seed: int, datapath: str, progress: Console) -> dict[str
         proxy = Proxy(cluster.node, folder, datapath)
         proxy.start()
         stack.callback(proxy.kill)
-        faults, watch = Faults(cluster, proxy, endpoints, chance), Watch(endpoints)
+        faults = Faults(cluster, proxy, endpoints, chance)
+        started = time.monotonic()
+        watch = Watch(endpoints, faults, started)
         command = (sys.executable, str(HERE / "load.py"), json.dumps(frontends()), str(FLOWS))
         load = stack.enter_context(
             subprocess.Popen(
@@ -245,7 +258,6 @@ def run(minutes: float, seed: int, datapath: str, progress: Console) -> dict[str
         ]
         for thread in threads:
             thread.start()
-        started = time.monotonic()
         left = minutes * 60
         turn = 0
         while (passed := time.monotonic() - started) < left:
