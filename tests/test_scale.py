@@ -1,0 +1,46 @@
+"""Ten thousand Services with a hundred and fifty thousand endpoints: a change costs what has changed (F109)."""
+
+from msgspec.structs import replace
+
+from kbe_nat.model import Endpoint, EndpointSlice, Service, ServicePort, SlicePort, Snapshot
+from kbe_nat.planning import Planner
+from kbe_nat.policy import Options
+from kbe_nat.tables import Tables
+
+SERVICES, ENDPOINTS = 10_000, 15
+
+
+def address(first: int, number: int) -> str:
+    return f"{first}.{64 + (number >> 16)}.{number >> 8 & 255}.{number & 255}"
+
+
+def slice_of(number: int, endpoints: int = ENDPOINTS) -> EndpointSlice:
+    listed = (Endpoint(address(10, number * ENDPOINTS + n)) for n in range(endpoints))
+    return EndpointSlice(f"service-{number}-a", 4, (SlicePort("", "tcp", 8080),), tuple(listed))
+
+
+def snapshot() -> Snapshot:
+    services = tuple(
+        Service("default", f"service-{number}", (address(172, number),), (ServicePort("", "tcp", 80),))
+        for number in range(SERVICES)
+    )
+    return Snapshot(1, services, {own.key: (slice_of(n),) for n, own in enumerate(services)})
+
+
+def test_f109_one_of_150_000_endpoints_changes_one_port_alone() -> None:
+    planner, tables = Planner(), Tables()
+    before = snapshot()
+    first = planner.plan(before, Options())
+    assert sum(len(port.cluster) for port in first.ports) == SERVICES * ENDPOINTS
+    native, _ = tables.native(first)
+    key = ("default", "service-4711")
+    slices = {**before.slices, key: (slice_of(4711, ENDPOINTS - 1),)}
+    second = planner.plan(replace(before, slices=slices), Options())
+    assert second.changes is not None
+    assert [port.service for port in second.changes.come] == ["service-4711"]
+    assert [port.service for port in second.changes.gone] == ["service-4711"]
+    kept = [old is new for old, new in zip(first.ports, second.ports, strict=True)]
+    assert kept.count(False) == 1
+    # The engine is given what it knows, but for one.
+    again, _ = tables.native(second)
+    assert [old is new for old, new in zip(native, again, strict=True)].count(False) == 1
