@@ -19,7 +19,7 @@ test: build    ## run all tests, those on real packets too where privileges allo
 	pytest --quiet
 	pytest --quiet --doctest-modules --doctest-glob=README.md python README.md
 
-check: build   ## formatting, lints, types, licences, layering
+check: build   ## formatting, lints, types, licences, layering, the table of faults
 	cargo fmt --check
 	cargo clippy --quiet --workspace --all-targets -- -D warnings
 	ruff format --quiet --check
@@ -28,6 +28,7 @@ check: build   ## formatting, lints, types, licences, layering
 	stubtest kbe_nat._native
 	if command -v cargo-deny >/dev/null; then cargo deny --log-level error check; fi
 	pytest --quiet tests/test_layering.py
+	python tools/fault_table.py --check
 
 build: .venv/ready    ## leave an optimised build in .venv/bin/kbe-nat
 	maturin develop --quiet --release

@@ -396,7 +396,7 @@ def test_a_full_queue_is_relieved_by_the_kernel(daemon: Daemon) -> None:
         assert process.wait(20) == 0
 
 
-def test_an_overrun_of_events_is_counted_and_repaired(daemon: Daemon) -> None:
+def test_f63_an_overrun_of_events_is_counted_and_repaired(daemon: Daemon) -> None:
     daemon.start()
     assert daemon.process is not None
     cluster = daemon.cluster

@@ -1,0 +1,19 @@
+"""A little of what `make chaos` does for long."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+CHAOS = Path(__file__).parents[1] / "chaos/chaos.py"
+
+
+def test_f113_no_flow_is_lost_or_moved_whatever_happens() -> None:
+    command = (sys.executable, str(CHAOS), "--minutes", "0.5", "--seed", "113", "-o", "json")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout, done.stderr
+    told = json.loads(done.stdout)
+    assert told["wrong"] == []
+    assert done.returncode == 0
+    assert told["answers"]["tcp-asked"] > 0 and told["answers"]["udp-asked"] > 0
+    assert told["starts"] > 1
