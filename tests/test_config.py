@@ -219,6 +219,14 @@ MIXED = "can't use both 'primary' and CIDRs"
         ("clusterCIDR: 10.0.0.0/8, fd00::/64", "clusterCIDR: ' fd00::/64'", BLOCK),
         ("clusterCIDR: '10.0.0.0/8,'", "clusterCIDR: ''", BLOCK),
         ("logging: {format: xml}", "logging.format: 'xml'", "unsupported log format"),
+        # Go's decoder reads durations wherever they stand.
+        ("iptables: {syncPeriod: ''}", "iptables.syncPeriod: ''", "is no duration"),
+        ("nftables: {minSyncPeriod: ''}", "nftables.minSyncPeriod: ''", "is no duration"),
+        ("ipvs: {tcpTimeout: soon}", "ipvs.tcpTimeout: 'soon'", "is no duration"),
+        ("logging: {flushFrequency: 5}\nipvs: {udpTimeout: 1d}", "ipvs.udpTimeout: '1d'", "is no duration"),
+        ("logging: {flushFrequency: 5 s}", "logging.flushFrequency: '5 s'", "is no duration"),
+        ("configSyncPeriod: 9999999999h", "configSyncPeriod: '9999999999h'", "longer than"),
+        ("{apiVersion: v1, kind: ConfigMap, data: {config.conf: ''}}", "kind: 'ConfigMap'", "config\\.conf"),
     ],
 )
 def test_what_kube_proxy_refuses_is_refused_with_its_reason(
@@ -227,7 +235,7 @@ def test_what_kube_proxy_refuses_is_refused_with_its_reason(
     path = written(tmp_path, text)
     with pytest.raises(FileError) as raised:
         read_configuration(path)
-    assert str(raised.value).startswith(f"{path}: {field}: ")
+    assert str(raised.value).startswith(f"{path}: {field}")
     assert reason in str(raised.value)
 
 
@@ -261,6 +269,12 @@ def test_what_kube_proxy_refuses_is_refused_with_its_reason(
 def test_what_kube_proxy_accepts_is_accepted(tmp_path: Path, text: str) -> None:
     read_configuration(written(tmp_path, text))
     assert NodeFlags(config=written(tmp_path, text)).options(Snapshot())
+
+
+def test_a_file_without_any_field_is_another_program_s(tmp_path: Path) -> None:
+    path = written(tmp_path, "kube-proxy-arg: [proxy-mode=ipvs]\ncluster-cidr: 10.42.0.0/16")
+    with pytest.raises(FileError, match=r"it is no KubeProxyConfiguration: .*kube-proxy-arg, cluster-cidr"):
+        read_configuration(path)
 
 
 def test_fields_that_there_are_not_are_said_and_passed_over(tmp_path: Path) -> None:

@@ -148,7 +148,8 @@ def read_configuration(path: Path) -> tuple[Configuration, tuple[str, ...]]:
     given = document(path, dict[str, Any], {})
     kind, version = given.get("kind") or KIND, given.get("apiVersion") or API_VERSION
     if kind != KIND:
-        raise FileError(f"{path}: kind: {kind!r} is not {KIND}")
+        hint = CONFIG_MAP if kind == "ConfigMap" else ""
+        raise FileError(f"{path}: kind: {kind!r} is not {KIND}{hint}")
     if version != API_VERSION:
         raise FileError(f"{path}: apiVersion: {version!r} is not {API_VERSION}")
     try:
@@ -163,8 +164,10 @@ def read_configuration(path: Path) -> tuple[Configuration, tuple[str, ...]]:
         raise FileError(f"{path}: {field}: {reason}")
     notes = []
     # Go's lenient decoder passes them over: kube-proxy falls back to it.
-    if unknown := ", ".join(_unknown(given, Configuration)):
-        notes.append(f"{path}: no such field: {unknown}")
+    if unknown := tuple(_unknown(given, Configuration)):
+        if given.keys() <= {*unknown}:
+            raise FileError(f"{path}: it is no {KIND}: there is no such field as {', '.join(unknown)}")
+        notes.append(f"{path}: no such field: {', '.join(unknown)}")
     if unread := ", ".join(name for name in given if name in UNREAD):
         notes.append(f"{path}: not read: {unread}")
     if configuration.mode == "ipvs":
@@ -192,6 +195,11 @@ def _unknown(given: Mapping[str, Any], kind: type, place: str = "") -> Iterator[
             yield from _unknown(value, known[name], f"{place}{name}.")
 
 
+CONFIG_MAP: Final = (
+    ", but may contain one: kubectl -n kube-system get configmap kube-proxy "
+    "-o jsonpath='{.data.config\\.conf}'"
+)
+"""Where kubeadm keeps it."""
 UNREAD: Final = frozenset(
     field.encode_name
     for field in msgspec.structs.fields(Configuration)[Configuration.__struct_fields__.index("ipvs") :]

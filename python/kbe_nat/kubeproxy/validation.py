@@ -25,6 +25,7 @@ def wrong(file: "Configuration") -> Iterator[tuple[str, str]]:
         yield from _bit("nftables.masqueradeBit", file.nftables.masquerade_bit)
     elif mode == "ipvs":
         yield from _ipvs(file.ipvs)
+    yield from _durations(file)
     yield from _conntrack(file.conntrack)
     score = file.oom_score_adj
     if score is not None and not -1000 <= score <= 1000:
@@ -72,7 +73,10 @@ def duration(text: str) -> float:
         return 0
     if not _DURATION.fullmatch(rest):
         raise ValueError(f"{text[:40]!r} is no duration such as 30s or 1m30s")
-    return sign * sum(float(number) * UNITS[unit] for number, unit in _PART.findall(rest))
+    seconds = sign * sum(float(number) * UNITS[unit] for number, unit in _PART.findall(rest))
+    if abs(seconds) > LONGEST:
+        raise ValueError(f"{text[:40]!r} is longer than {LONGEST} seconds")
+    return seconds
 
 
 def _bit(field: str, bit: int | None) -> Iterator[tuple[str, str]]:
@@ -87,6 +91,21 @@ def _ipvs(own: "IPVS") -> Iterator[tuple[str, str]]:
     for i, text in enumerate(own.exclude_cidrs):
         if not _is(parse_range, text):
             yield f"ipvs.excludeCIDRs[{i}]", f"{text!r}: {BAD_RANGE}"
+
+
+def _durations(file: "Configuration") -> Iterator[tuple[str, str]]:
+    """What kube-proxy reads as durations also where it makes no use of them."""
+    own = file.ipvs
+    for field, text in (
+        ("ipvs.tcpTimeout", own.tcp_timeout),
+        ("ipvs.tcpFinTimeout", own.tcp_fin_timeout),
+        ("ipvs.udpTimeout", own.udp_timeout),
+        ("logging.flushFrequency", file.logging.flush_frequency),
+    ):
+        try:
+            duration(text if isinstance(text, str) else "0")
+        except ValueError as error:
+            yield field, str(error)
 
 
 def _conntrack(own: "Conntrack") -> Iterator[tuple[str, str]]:
@@ -114,7 +133,7 @@ def _mode_periods(name: str, own: "Backend | IPVS", *, is_followed: bool) -> Ite
         ("minSyncPeriod", own.min_sync_period, 0.0 if name == "ipvs" else 1.0),
     ):
         try:
-            seconds.append(duration(text or "0") or default)
+            seconds.append(duration("0" if text is None else text) or default)
         except ValueError as error:
             yield f"{name}.{field}", str(error)
             return
@@ -208,6 +227,8 @@ BAD_PAIR: Final = (
 BAD_SHOWN_VERSION: Final = (
     f"must be omitted or have the value '{SHOWN_VERSION}'. Only the previous minor version is allowed"
 )
+LONGEST: Final = (1 << 63) // 10**9
+"""Go counts nanoseconds in 64 bits."""
 UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
 _PART: Final = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
 _DURATION: Final = re.compile(f"(?:{_PART.pattern})+", re.ASCII)
