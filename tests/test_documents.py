@@ -190,8 +190,10 @@ def test_what_is_no_yaml(text: str, message: str) -> None:
         # A bracket opens YAML in flow style, too.
         ("{a: 1, b: [yes, 017]}", [{"a": 1, "b": [True, 15]}]),
         ('[{from: 10.0.0.1, to: "10.0.0.2:80"}]', [[{"from": "10.0.0.1", "to": "10.0.0.2:80"}]]),
-        ('{"a": 1,} # not JSON', [{"a": 1}]),
+        ('{a: "1",} # not JSON', [{"a": "1"}]),
         ('{"a": 1}\n---\nb: 2\n', [{"a": 1}, {"b": 2}]),
+        # KYAML, as kubectl 1.34 writes it.
+        ('---\n{\n  a: "1",\n  # b\n  b: [{\n    c: 2,\n  }],\n}\n', [{"a": "1", "b": [{"c": 2}]}]),
         ("{}", [{}]),
     ],
 )
@@ -207,7 +209,15 @@ def test_json_as_kubectl_reads_it(text: str, meant: object) -> None:
         ('{"a": NaN}', "a text: not JSON: NaN is no number of JSON"),
         ('[{"a": -Infinity}]', "-Infinity is no number of JSON"),
         ('{"a": 1e999}', "the number 1e999 is too large"),
-        (b'{"a": "\xff"}', "not JSON: byte 7 is no UTF-8"),
+        # In YAML the first three would be other keys, and what they stand for be lost.
+        ('{"a": 1, /* b */ "b": 2}', "line 1, column 10: not JSON"),
+        ('{"a": 1, // b\n"b":2}', "line 1, column 10: not JSON"),
+        ('{ // a\n "a": 1}', "line 1, column 3: not JSON"),
+        ('{"a": 1, ... }', "line 1, column 10: not JSON"),
+        ('{"a": 1,}', "not JSON"),
+        ('{"a": 017}', "not JSON"),
+        ('{"a": "x\ny"}', "not JSON: invalid control character"),
+        ('{"a": 1}\n---\n{"b": 2, // c\n"c":3}', "line 3, column 10: not JSON"),
         ('{"a":' * 100_000, "nested too deeply"),
     ],
 )
@@ -215,6 +225,29 @@ def test_what_is_no_json(text: str | bytes, message: str) -> None:
     with pytest.raises(FileError) as raised:
         values(text)
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        # What is no UTF-8 becomes U+FFFD, as in Go.
+        ("# Ge\xe4ndert\r\na: 1\r\n".encode("latin-1"), [{"a": 1}]),
+        (b"a: \x93x\x94\n", [{"a": "\ufffdx\ufffd"}]),
+        (b'{"a": "\xff"}', [{"a": "\ufffd"}]),
+        (b"\xef\xbb\xbfa: \xff\n", [{"a": "\ufffd"}]),
+        # Files that were put together bring their marks along.
+        ("\ufeffa: 1\n---\n\ufeffb: 2\n", [{"a": 1}, {"b": 2}]),
+        ("a: 1\r\n---\r\n\ufeffb: 2\r\n", [{"a": 1}, {"b": 2}]),
+        ("a: 1\n\ufeff---\nb: 2\n", [{"a": 1}, {"b": 2}]),
+        ('a: "\ufeff"\n', [{"a": "\ufeff"}]),
+        *(
+            (mark + '{"a": "\U0001f600"}'.encode(code), [{"a": "\U0001f600"}])
+            for mark, code in ((b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
+        ),
+    ],
+)
+def test_characters_as_kubectl_reads_them(text: str | bytes, meant: object) -> None:
+    assert values(text) == meant
 
 
 def test_every_json_text_means_the_same_to_both_readers() -> None:

@@ -10,7 +10,7 @@ import yaml
 
 from kbe_nat.errors import FileError
 from kbe_nat.sources.files import content, label
-from kbe_nat.sources.json_documents import is_json, json_documents, looks_like_json
+from kbe_nat.sources.json_documents import begins_as_json, is_json, json_documents
 from kbe_nat.sources.yaml_documents import yaml_documents
 
 _T = TypeVar("_T")
@@ -26,6 +26,7 @@ def documents(path: str) -> list[Any]:
 
 def parse_documents(text: bytes, name: str) -> list[Any]:
     """All documents of one text. Raises `FileError`, which names the text so, and the line."""
+    text = _utf8(text)
     try:
         if is_json(text):
             return _json_or_flow(text, name)
@@ -63,21 +64,29 @@ def reason_and_path(message: str) -> tuple[str, str]:
 def _json_or_flow(text: bytes, name: str) -> list[Any]:
     """A bracket opens JSON, or YAML in flow style."""
     try:
-        return json_documents(text.decode("utf-8-sig"))
+        return json_documents(text.decode())
     except json.JSONDecodeError as error:
-        what = f"{error.msg[:1].lower()}{error.msg[1:]}"
-        not_json = FileError(f"{name}, line {error.lineno}, column {error.colno}: not JSON: {what}")
-    except UnicodeDecodeError as error:
-        not_json = FileError(f"{name}: not JSON: byte {error.start} is no UTF-8")
+        # To YAML a comment of JavaScript is part of the key behind it, which would get lost.
+        if begins_as_json(error.doc, error.pos):
+            what = f"{error.msg[:1].lower()}{error.msg[1:]}"
+            where = f"line {error.lineno}, column {error.colno}"
+            raise FileError(f"{name}, {where}: not JSON: {what}") from None
     except ValueError as error:
         # To YAML its numbers would be texts.
         raise FileError(f"{name}: not JSON: {error}") from None
-    try:
-        return yaml_documents(text)
-    except yaml.YAMLError:
-        if looks_like_json(text):
-            raise not_json from None
-        raise
+    return yaml_documents(text)
+
+
+def _utf8(text: bytes) -> bytes:
+    """The text as kubectl takes it: UTF-8 or, with its mark, UTF-16; what is neither becomes U+FFFD, such as an
+    umlaut in an old Windows editor's comment. Other marks may stand where files were put together.
+    """
+    if text.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return text.decode("utf-16", "replace").encode(errors="replace")
+    if not text.isascii():
+        text = text.removeprefix(BOM).decode(errors="replace").encode()
+        text = _LATER_BOM.sub(b"", text)
+    return text
 
 
 def _not_yaml(error: yaml.YAMLError, name: str) -> FileError:
@@ -93,4 +102,8 @@ def _not_yaml(error: yaml.YAMLError, name: str) -> FileError:
 
 
 TOO_DEEP: Final = "not read: it is nested too deeply, or contains itself"
+BOM: Final = b"\xef\xbb\xbf"
+_LATER_BOM: Final = re.compile(
+    rb"(?m)(?<=^---\n)\xef\xbb\xbf|(?<=^---\r\n)\xef\xbb\xbf|^\xef\xbb\xbf(?=---\s)"
+)
 _PATH_ROOT: Final = re.compile(r"^\$\.?")

@@ -26,9 +26,12 @@ def is_json(text: bytes) -> bool:
     return _OPENING.match(text) is not None
 
 
-def looks_like_json(text: bytes) -> bool:
-    """Whether what is in the first bracket is quoted, or another bracket, as JSON has it."""
-    return _QUOTED.match(text) is not None
+def begins_as_json(text: str, place: int) -> bool:
+    """Whether the document at a place has in its first bracket what JSON has there: a text in quotes.
+    Comments of JavaScript do not count.
+    """
+    start = text.rfind("\n---", 0, place)
+    return _QUOTED.match(text, text.find("\n", start + 1) if start >= 0 else 0) is not None
 
 
 def _paired(value: object) -> object:
@@ -54,6 +57,6 @@ def _refused(text: str) -> None:
 
 _DECODER: Final = json.JSONDecoder(parse_constant=_refused, parse_float=_float)
 _BETWEEN: Final = re.compile(r"(?:[ \t\r\n]|(?<![^\n])---[ \t]*(?=[\r\n]|\Z))*")
-_OPENING: Final = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*[{\[]")
-_QUOTED: Final = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*[{\[][ \t\r\n]*[\"{\[]")
+_OPENING: Final = re.compile(rb"[ \t\r\n]*[{\[]")
+_QUOTED: Final = re.compile(r'[ \t\r\n]*[{\[](?:[{\[ \t\r\n]|//[^\n]*\n|/\*(?:[^*]|\*(?!/))*\*/)*(?:"|\Z)')
 _SURROGATE: Final = re.compile(r"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
