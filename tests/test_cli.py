@@ -6,6 +6,7 @@ import re
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from captures import ETHERNET, frames_of, pcap
 from scapy.layers.inet import IP, TCP
 
 from kbe_nat.__main__ import main
+from kbe_nat.daemon.conversation import ControlServer
+from kbe_nat.daemon.requests import parameters
+from kbe_nat.errors import ControlError
 
 ROOT = Path(__file__).parent.parent
 SEED = str(ROOT / "examples/seed/cluster.yaml")
@@ -654,3 +658,37 @@ def test_what_kube_proxy_would_refuse_no_verb_takes(
     code, out, err = kbe(*verb, *objects, *flags)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert flags[0] in err and ("dual-stack pair of CIDRs" in err or "both 'primary' and CIDRs" in err)
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ("dump", "--live"),
+        ("dump", "--live", "--format", "nft", "--family", "ipv6", "--names", "legacy"),
+        ("explain", "--live", "--from", "10.0.0.1", "--to", "10.0.0.2:80"),
+        ("explain", "--live", "--from", "10.0.0.1", "--to", "10.0.0.2:80", "--iif", "eth0"),
+        *(("get", kind) for kind in ("services", "endpoints", "flows", "rules", "stats", "status")),
+        ("describe", "service", "default/web"),
+        ("strategy", "set", "default/web", "wlc"),
+        ("drain", "10.0.0.1"),
+        ("drain", "10.0.0.1", "--deadline", "5", "--no-wait"),
+        ("drain", "10.0.0.1", "--undo"),
+        ("conntrack", "-L"),
+        ("conntrack", "-L", "-p", "tcp", "--dport", "80"),
+        ("conntrack", "-E"),
+        ("conntrack", "-D", "-s", "10.0.0.1"),
+        ("conntrack", "-F"),
+        ("top", "--iterations", "1"),
+    ],
+)
+def test_what_verbs_ask_is_what_the_daemon_answers(kbe: Ran, tmp_path: Path, verb: tuple[str, ...]) -> None:
+    def answer(request: dict[str, Any]) -> Iterator[Any]:
+        parameters(request)
+        asked.append(request)
+        raise ControlError("understood")
+
+    asked: list[dict[str, Any]] = []
+    path = tmp_path / "s"
+    with ControlServer(path, answer):
+        assert kbe(*verb, "--socket", path)[1:] == ("", "kbe-nat: understood\n")
+    assert asked

@@ -34,8 +34,8 @@ class _Listing(_Filters, frozen=True):
 
 
 class _Dump(_Parameters, frozen=True):
-    form: Form
-    names: Names
+    form: Form | None = None
+    names: Names = Names.MODERN
     family: Family | None = None
 
 
