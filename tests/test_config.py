@@ -277,6 +277,29 @@ def test_a_file_without_any_field_is_another_program_s(tmp_path: Path) -> None:
         read_configuration(path)
 
 
+@pytest.mark.parametrize(
+    ("flags", "host", "node"),
+    [
+        ({}, "B.example.com", "b.example.com"),
+        ({}, "a", "a"),
+        ({"node": "a"}, "b.example.com", "a"),
+        ({"node_address": ["192.0.2.7", "10.0.0.2"]}, "elsewhere", "b.example.com"),
+        ({"node_address": ["10.0.0.1", "10.0.0.2"]}, "elsewhere", ""),
+        ({}, "elsewhere", ""),
+    ],
+)
+def test_the_node_is_the_one_of_this_host_s_name_or_addresses(
+    monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any], host: str, node: str
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: host)
+    nodes = {"a": Node("a", ("10.0.0.1",)), "b.example.com": Node("b.example.com", ("10.0.0.2",))}
+    snapshot = Snapshot(nodes=nodes)
+    options = NodeFlags(**flags).options(snapshot)
+    assert options.node == node
+    is_known = not any("which node this is" in note for note in plan(snapshot, options).notes)
+    assert is_known is bool(node)
+
+
 def test_fields_that_there_are_not_are_said_and_passed_over(tmp_path: Path) -> None:
     text = (
         "Mode: nftables\niptables: {masqueradeall: true, syncPeriod: 30s}\nclusterCidr: 10.0.0.0/8\nipvs: {}"

@@ -104,6 +104,9 @@ class _Planner:
         options = self.options
         if options.node and options.node not in self.snapshot.nodes:
             self.notes.append(f"node {options.node}: there is no such Node object")
+        elif not options.node and self.misses_node():
+            what = "no endpoint" if self.addresses else "no endpoint and no address"
+            self.notes.append(f"nothing tells which node this is (--node): {what} counts as its own")
         # These passes over all Services are made in C: there may be ten thousand, of which one has changed.
         drafts = list(chain.from_iterable(map(attrgetter("drafts"), known.values())))
         self.notes += chain.from_iterable(map(attrgetter("notes"), known.values()))
@@ -128,6 +131,15 @@ class _Planner:
             options=options,
         )
         return made, claims
+
+    def misses_node(self) -> bool:
+        """Whether it matters which node this is."""
+        services = self.snapshot.services
+        return (
+            len(self.snapshot.nodes) > 1
+            or any(map(attrgetter("is_external_local"), services))
+            or any(map(attrgetter("is_internal_local"), services))
+        )
 
     def looked_at_all(
         self, known: dict[ServiceKey, "_Known"], *, has_same_services: bool

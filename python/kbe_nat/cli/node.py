@@ -47,7 +47,11 @@ class NodeFlags:
         typer.Option(help="kube-proxy's configuration file; flags go before what it says."),
     ] = None
     node: Annotated[
-        str, typer.Option(help="Node to work for. Default: the only Node among the objects, if there is one.")
+        str,
+        typer.Option(
+            help="Node to work for. Default: the only Node among the objects, or the one that has this "
+            "host's name or a --node-address."
+        ),
     ] = ""
     node_address: Annotated[
         list[str],
@@ -185,12 +189,24 @@ class NodeFlags:
     def _node(self, snapshot: Snapshot, file: Configuration) -> str:
         # As kubelet names a node that is told its name.
         node = self.node or file.hostname_override.strip().lower()
-        if not node and len(snapshot.nodes) == 1:
-            node = next(iter(snapshot.nodes))
+        node = node or self._likely_node(snapshot)
         if node and snapshot.nodes and node not in snapshot.nodes:
             known = ", ".join(sorted(snapshot.nodes)[:5])
             raise typer.BadParameter(f"{node} is none of the objects' nodes ({known})", param_hint="--node")
         return node
+
+    def _likely_node(self, snapshot: Snapshot) -> str:
+        """The Node that this is when no name is given: empty where nothing tells."""
+        nodes = snapshot.nodes
+        if len(nodes) == 1:
+            return next(iter(nodes))
+        # kube-proxy goes by the host's name alone, which cloud providers' Nodes need not have.
+        host = socket.gethostname().strip().lower()
+        if host in nodes:
+            return host
+        there = set(self.node_address)
+        likely = [node.name for node in nodes.values() if not there.isdisjoint(node.addresses)]
+        return likely[0] if len(likely) == 1 else ""
 
     def _device(self, detector: Detector, file: Configuration) -> str:
         """The name of the pods' device, or its beginning with a +; empty when ranges tell pods."""
