@@ -55,6 +55,19 @@ def test_what_is_said_for_the_mode_counts(tmp_path: Path) -> None:
     assert options.masquerade_all and options.node_port_addresses == ()
 
 
+def test_what_is_said_for_one_mode_goes_before_what_is_said_for_both(tmp_path: Path) -> None:
+    text = """
+        masqueradeBit: 5
+        masqueradeAll: false
+        localhostNodePorts: true
+        iptables: {masqueradeBit: 6, masqueradeAll: true, localhostNodePorts: false}
+    """
+    file, _ = read_configuration(written(tmp_path, text))
+    for mode, said in (("iptables", (6, True, False)), ("nftables", (5, False, True))):
+        own = file.of_mode(mode)
+        assert (own.masquerade_bit, own.masquerade_all, own.localhost_node_ports) == said
+
+
 @pytest.mark.parametrize("mode", ["", "mode: iptables", "mode: nftables"])
 def test_rules_of_either_mode_have_what_is_said_for_it(tmp_path: Path, mode: str) -> None:
     sections = (

@@ -135,6 +135,7 @@ def test_the_whole_answer_is_kube_proxys(port: int, request_: bytes) -> None:
         "Content-Length",
         "Connection",
     }, "nothing of ours, such as the version of Python"
+    assert "X-Load-Balancing-Endpoint-Weight: 1" in headers
     assert body == WEB
     assert said(port, request_, is_half_closed=True).decode().endswith(WEB)
 

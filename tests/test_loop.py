@@ -1,5 +1,6 @@
 """The loop with queues that are written in Python."""
 
+import threading
 from dataclasses import dataclass, field
 
 import pytest
@@ -30,6 +31,38 @@ def batch(now: int, *packets: bytes) -> Batch:
     for packet in packets:
         made.append(packet)
     return made
+
+
+class Work:
+    """Work that goes round when a test says so."""
+
+    def __init__(self) -> None:
+        self.turns = 0
+        self._is_over = threading.Event()
+
+    def run(self) -> None:
+        self._is_over.wait()
+
+    def stop(self) -> None:
+        self._is_over.set()
+
+
+def test_f03_work_that_goes_round_no_more_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("kbe_nat.datapath.thread.time.monotonic", lambda: now)
+    work = Work()
+    with NativeThread(work, "work") as own:
+        for turns, seconds, expected in (
+            (0, 4, True),
+            (0, 2, False),
+            (1, 0, True),
+            (1, 4.9, True),
+            (1, 5.1, False),
+        ):
+            work.turns = turns
+            now += seconds
+            assert own.is_turning(5) is expected, (turns, seconds)
+    assert own.ended.is_set() and own.failure is None
 
 
 def test_every_packet_gets_its_verdict() -> None:

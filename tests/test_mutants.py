@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from mutate import ROOT, Mutant, mutants
+from mutate import Mutant, mutants
+from tree_copy import ROOT
 
 MUTANTS = mutants([])
 

@@ -3,7 +3,13 @@
 import tracemalloc
 from dataclasses import replace
 
+import pytest
+
+from kbe_nat._native import NftTables
+from kbe_nat.datapath.ways import Diversion, FirstPacket
+from kbe_nat.packet import opening
 from kbe_nat.policy import Listener, Options, Plan, PortPolicy, Target
+from kbe_nat.rules.execution import Commands
 from kbe_nat.rules.numbering import REST_SECONDS, Numbering
 from kbe_nat.rules.standby import OnDeath, Standby, StandbyChoice
 
@@ -103,6 +109,22 @@ def test_numbers_are_stable_and_unique() -> None:
     assert own.numbers["10.0.0.1", 2] == first["10.0.0.1", 2]
     assert own.leave(backends(2, 3)).keys() == backends(2, 3)
     assert own.numbers == {}
+
+
+def test_verdicts_name_only_backends_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FirstPacket, "_translate", lambda *_: None)
+    own = FirstPacket(Diversion((100, 100)), Commands(), NftTables())
+
+    def is_named(target: Target) -> bool:
+        packet = opening("tcp", ("10.0.2.15", 4444), (target.address, target.port))
+        return own.numbers.mark_of(packet) is not None
+
+    for targets in ((NEAR, FAR), (FAR,), (NEAR,), ()):
+        plan = plan_of(replace(WEB, cluster=targets, local=()))
+        own.prepare(plan)
+        assert all(map(is_named, targets)), "before the engine may choose one"
+        own.update(plan)
+        assert [target for target in (NEAR, FAR) if is_named(target)] == list(targets)
 
 
 def test_a_number_rests_before_somebody_else_has_it() -> None:

@@ -20,8 +20,9 @@ from kbe_nat.daemon.proxy import Proxy, Settings
 from kbe_nat.daemon.tasks import Task
 from kbe_nat.daemon.watchers import CAPACITY, Inbox, Watchers
 from kbe_nat.datapath.ways import Diversion, EveryPacket
-from kbe_nat.errors import RulesError
+from kbe_nat.errors import KbeNatError, RulesError
 from kbe_nat.kubeproxy.health import HealthServers
+from kbe_nat.packet import opening
 from kbe_nat.planning import Planner
 from kbe_nat.policy import Options
 from kbe_nat.rules.memory import Memory
@@ -81,6 +82,8 @@ def lines(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]
         (raising(Panic("index out of range")), "Panic('index out of range')"),
         (raising(OSError(errno.EMFILE, os.strerror(errno.EMFILE))), "Too many open files (test_tasks.py:"),
         (recursion, "in recursion)"),
+        # The standard library's line would say nothing.
+        (lambda: print(opening("tcp", ("nowhere", 1), ("10.0.0.1", 2))), "(packet.py:"),
     ],
 )
 def test_f129_what_a_task_raises_is_said_once_with_its_place(
@@ -101,6 +104,17 @@ def test_f129_what_a_task_raises_is_said_once_with_its_place(
     actions[0] = action
     task.run()
     assert len(lines()) == 1, "it is new again"
+
+
+def test_f129_a_defect_at_the_first_reading_is_an_error_for_people(
+    served: tuple[Proxy, Controller], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Planner, "plan", failing)
+    with pytest.raises(KbeNatError, match=r"the objects cannot be served: RuntimeError\('broken'\)"):
+        served[0]._read_first()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])

@@ -8,41 +8,19 @@ not build; or if its tests fail without it, too, or are all skipped.
 """
 
 import argparse
-import fcntl
-import itertools
 import json
-import os
 import re
 import shlex
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
 
 import yaml
 from rich.console import Console
 from rich.table import Table
-
-ROOT: Final = Path(__file__).parents[2]
-PLACES: Final = ROOT / "target/mutants"
-TEST_SECONDS: Final = 300
-"""A test that hangs has noticed."""
-FAILED: Final = re.compile(
-    r"^(?:(?:FAILED|ERROR) (\S+::.+?)(?: - .*)?|test (\S+) \.\.\. FAILED)$", re.MULTILINE
-)
-NONE_RAN: Final = re.compile(r"^\d+ skipped[^\n]*$", re.MULTILINE)
-LEAN: Final = (
-    "-o",
-    "addopts=",
-    *(f"-pno:{name}" for name in ("cacheprovider", "hypothesispytest", "benchmark")),
-)
-"""The plugins take longer to begin than most tests."""
-UNBUILT: Final = "error: could not compile"
+from tree_copy import ROOT, SKIPPED, UNBUILT, TreeCopy, free_copy
 
 
 class Outcome(StrEnum):
@@ -54,7 +32,7 @@ class Outcome(StrEnum):
     MISFIT = "does not fit the code"
     UNBUILT = "does not build"
     UNSOUND = "its tests fail without it"
-    SKIPPED = "its tests are skipped here"
+    SKIPPED = SKIPPED
 
 
 @dataclass(frozen=True)
@@ -77,10 +55,10 @@ class Mutant:
 
     def misfit(self, root: Path) -> str:
         """Why it cannot be applied; empty when it can."""
-        path = root / self.file
-        places = path.read_text().count(self.before) if path.is_file() else 0
         if self.before == self.after:
             return "it changes nothing"
+        path = root / self.file
+        places = path.read_text().count(self.before) if path.is_file() else 0
         return "" if places == 1 else f"{places} places in {self.file} read so"
 
 
@@ -94,122 +72,9 @@ class Finding:
     seconds: float
 
 
-class Copy:
-    """A copy of the working tree, to be damaged, with what was built of it."""
-
-    def __init__(self, place: Path) -> None:
-        self.tree, self._target = place / "tree", place / "target"
-        self._extensions = list((ROOT / "python/kbe_nat").glob("_native*.so"))
-        named = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-        listed = subprocess.run(named, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
-            "\0"
-        )
-        files = {name for name in listed if name and (ROOT / name).is_file()}
-        folder = self.tree.rglob("*") if self.tree.is_dir() else ()
-        for old in [path for path in folder if path.is_file()]:
-            if str(old.relative_to(self.tree)) not in files:
-                old.unlink()
-        for name in sorted(files):
-            _write(self.tree / name, (ROOT / name).read_bytes())
-        self.mend_extension()
-
-    def mend_extension(self) -> None:
-        """The extension as it is in the working tree."""
-        for own in self._extensions:
-            _write(self.tree / "python/kbe_nat" / own.name, own.read_bytes())
-
-    def try_out(self, mutant: Mutant) -> tuple[Outcome, str]:
-        """Apply it, run its tests, and take it back."""
-        path = self.tree / mutant.file
-        text = path.read_text()
-        path.write_text(text.replace(mutant.before, mutant.after))
-        try:
-            if mutant.is_in_extension and (complaint := self._build_extension()):
-                return Outcome.UNBUILT, complaint
-            said = self.complaint(mutant.tests)
-        finally:
-            path.write_text(text)
-            if mutant.is_in_extension:
-                self.mend_extension()
-        if said is None:
-            return (Outcome.ALLOWED, mutant.allowed) if mutant.allowed else (Outcome.SURVIVED, "")
-        if said == Outcome.SKIPPED:
-            return Outcome.SKIPPED, ""
-        return (Outcome.UNBUILT if said.startswith(UNBUILT) else Outcome.KILLED), said
-
-    def _build_extension(self) -> str | None:
-        if complaint := self.complaint("cargo build --quiet --release -p kbe-nat-python"):
-            return complaint
-        [library] = (self._target / "release").glob("lib*native*.so")
-        for own in self._extensions:
-            _write(self.tree / "python/kbe_nat" / own.name, library.read_bytes())
-        return None
-
-    def complaint(self, command: str) -> str | None:
-        """None if it ends well; otherwise the first test that failed, or its last line."""
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(self.tree / "python"),
-            "CARGO_TARGET_DIR": str(self._target),
-            "CARGO_PROFILE_RELEASE_LTO": "off",
-            "CARGO_PROFILE_RELEASE_CODEGEN_UNITS": "16",
-            "CARGO_PROFILE_RELEASE_OPT_LEVEL": "2",
-            "CARGO_PROFILE_TEST_DEBUG": "0",
-        }
-        words = shlex.split(command)
-        if words[0] == "pytest":
-            words = [sys.executable, "-m", "pytest", "-q", "-x", *LEAN, *words[1:]]
-        # In a session of its own, so that what a hanging test has started ends with it.
-        with subprocess.Popen(
-            words,
-            cwd=self.tree,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        ) as process:
-            try:
-                said, _ = process.communicate(timeout=TEST_SECONDS)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, 9)
-                process.communicate()
-                return f"it hangs for {TEST_SECONDS} s"
-        if not process.returncode:
-            return Outcome.SKIPPED if words[0] == sys.executable and NONE_RAN.search(said) else None
-        if UNBUILT in said:
-            return said[said.index(UNBUILT) :].splitlines()[0]
-        found = FAILED.search(said)
-        return next(filter(None, found.groups())) if found else (said.strip().splitlines() or ["?"])[-1]
-
-
-def _write(path: Path, content: bytes) -> None:
-    """What is there already keeps its time: cargo builds again what is newer than what it has."""
-    if not path.is_file() or path.read_bytes() != content:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        path.write_bytes(content)
-
-
-@contextmanager
-def free_place() -> Iterator[Path]:
-    """A folder that no other run has."""
-    for number in itertools.count():
-        place = PLACES / str(number)
-        place.mkdir(parents=True, exist_ok=True)
-        with (place / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            yield place
-            return
-
-
 def mutants(patterns: list[str]) -> list[Mutant]:
     """Those whose name, file or tests match one of these; without patterns all."""
-    listed = [Mutant(**row) for row in yaml.safe_load((Path(__file__).parent / "mutants.yaml").read_text())]
+    rows = yaml.safe_load((Path(__file__).parent / "mutants.yaml").read_text())
 
     def is_chosen(mutant: Mutant) -> bool:
         text = f"{mutant.name} {mutant.file} {mutant.tests}"
@@ -217,20 +82,36 @@ def mutants(patterns: list[str]) -> list[Mutant]:
 
     # What is quick comes first, and those of one crate or file beside each other: less is built again.
     return sorted(
-        filter(is_chosen, listed),
-        key=lambda mutant: (mutant.is_in_extension, "netns" in mutant.tests, mutant.file, mutant.tests),
+        (mutant for row in rows if is_chosen(mutant := Mutant(**row))),
+        key=lambda own: (own.is_in_extension, "netns" in own.tests, own.file, own.tests),
     )
 
 
-def tried(copy: Copy, mutant: Mutant) -> Finding:
-    """What becomes of it."""
+def tried(copy: TreeCopy, mutant: Mutant) -> Finding:
+    """What becomes of it: applies it, runs its tests, and takes it back."""
+    if misfit := mutant.misfit(copy.folder):
+        return Finding(mutant, Outcome.MISFIT, misfit, 0.0)
     started = time.monotonic()
-    misfit = mutant.misfit(copy.tree)
-    outcome, detail = (Outcome.MISFIT, misfit) if misfit else copy.try_out(mutant)
-    return Finding(mutant, outcome, detail, time.monotonic() - started)
+    path = copy.folder / mutant.file
+    text = path.read_text()
+    path.write_text(text.replace(mutant.before, mutant.after))
+    try:
+        said = copy.build_extension() if mutant.is_in_extension else None
+        said = said or copy.complaint(mutant.tests)
+    finally:
+        path.write_text(text)
+        copy.mend_extension()
+    outcome = Outcome.KILLED
+    if said is None:
+        outcome, said = (Outcome.ALLOWED if mutant.allowed else Outcome.SURVIVED), mutant.allowed
+    elif said == SKIPPED:
+        outcome = Outcome.SKIPPED
+    elif said.startswith(UNBUILT):
+        outcome = Outcome.UNBUILT
+    return Finding(mutant, outcome, said, time.monotonic() - started)
 
 
-def verified(copy: Copy, findings: list[Finding]) -> list[Finding]:
+def verified(copy: TreeCopy, findings: list[Finding]) -> list[Finding]:
     """What was noticed counts only if the tests that have noticed it succeed without it."""
     killed = [own for own in findings if own.outcome is Outcome.KILLED]
     # Those of pytest all at once, which is quicker; when that does not succeed, one by one.
@@ -261,11 +142,9 @@ def main() -> int:
         for mutant in chosen:
             print(f"{mutant.name}: {mutant.misfit(ROOT) or mutant.tests}")
         return int(any(mutant.misfit(ROOT) for mutant in chosen))
-
     progress = Console(stderr=True, highlight=False, markup=False)
     findings: list[Finding] = []
-    with free_place() as place:
-        copy = Copy(place)
+    with free_copy() as copy:
         for mutant in chosen:
             findings.append(found := tried(copy, mutant))
             said = f"{mutant.name}: {found.outcome} ({found.detail}) {found.seconds:.0f} s"
@@ -277,17 +156,17 @@ def main() -> int:
 
 def show(findings: list[Finding], output: str) -> None:
     """A table, or JSON."""
-    columns = ("mutant", "file", "outcome", "by", "seconds")
-    rows = [
-        (own.mutant.name, own.mutant.file, own.outcome.value, own.detail, round(own.seconds))
-        for own in findings
-    ]
     if output == "json":
+        columns = ("name", "file", "outcome", "by", "seconds")
+        rows = [
+            (own.mutant.name, own.mutant.file, own.outcome, own.detail, round(own.seconds))
+            for own in findings
+        ]
         print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=2))
         return
-    table = Table(*columns[:1], *columns[2:4])
-    for name, _, outcome, by, _ in rows:
-        table.add_row(name, outcome, by)
+    table = Table("mutant", "outcome", "by")
+    for own in findings:
+        table.add_row(own.mutant.name, own.outcome, own.detail)
     console = Console()
     console.print(table)
     for outcome in Outcome:
