@@ -30,9 +30,16 @@ def interface(link: int = 101, order: str = "<", options: bytes = b"", snap: int
 
 
 def enhanced(
-    frame: bytes, order: str = "<", number: int = 0, options: bytes = b"", pad: bytes = b"", units: int = 0
+    frame: bytes,
+    order: str = "<",
+    number: int = 0,
+    options: bytes = b"",
+    pad: bytes = b"",
+    units: int = 0,
+    cut: int = 0,
 ) -> bytes:
-    head = struct.pack(order + "IIIII", number, units >> 32, units & 0xFFFFFFFF, len(frame), len(frame))
+    lengths = len(frame), len(frame) + cut
+    head = struct.pack(order + "IIIII", number, units >> 32, units & 0xFFFFFFFF, *lengths)
     padding = (pad + bytes(4))[: -len(frame) % 4]
     return block(6, head + frame + padding + options, order)
 
@@ -159,9 +166,15 @@ def test_a_hash_of_a_translated_frame_goes_and_the_other_options_stay(tmp_path: 
     kept = option(1, b"seen"), option(0x1234, b"odd"), option(0, b"")
     hashed = kept[0] + option(3, b"\2abcd") + kept[1] + kept[2]
     other = bytes(IP(src=CLIENT, dst="192.0.2.1") / TCP(flags="S"))
-    blocks = [interface(), enhanced(syn(), options=hashed), enhanced(other, options=hashed)]
+    blocks = [
+        interface(),
+        enhanced(syn(), options=hashed),
+        enhanced(other, options=hashed),
+        enhanced(syn(), options=hashed, cut=4),
+    ]
     content = section(length=sum(map(len, blocks))) + b"".join(blocks)
     blocks[1] = enhanced(translated(syn()), options=b"".join(kept))
+    blocks[3] = enhanced(translated(syn()), options=b"".join(kept), cut=4)
     expected = section(length=sum(map(len, blocks))) + b"".join(blocks)
     assert replayed(tmp_path, content).read_bytes() == expected
 

@@ -330,6 +330,8 @@ def test_missing_files_and_directories(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_text(SLICE)
     (tmp_path / "a.yml").write_text(SERVICE)
     (tmp_path / "notes.txt").write_text("not read")
+    (tmp_path / ".#a.yml").symlink_to("somebody@somewhere.1234")
+    (tmp_path / ".c.yaml").write_text(SERVICE.replace("web", "half"))
     assert len(read_manifests([tmp_path]).snapshot.services) == 1
 
 
@@ -574,6 +576,17 @@ def test_what_is_refused_stays_as_it_was_and_the_others_apply(tmp_path: Path) ->
     assert [service.name for service in gone.snapshot.services] == ["other"], "what is taken away is gone"
 
 
+def test_a_refused_object_without_a_namespace_is_in_the_default_one(tmp_path: Path) -> None:
+    path = tmp_path / "web.yaml"
+    path.write_text(SERVICE.replace("namespace: shop", "labels: {}"))
+    source = Manifests([path])
+    assert source.read() is not None
+    path.write_text(path.read_text().replace("port: 80", "port: 99999"))
+    after = source.read()
+    assert after is not None and len(after.refused) == 1
+    assert [service.key for service in after.snapshot.services] == [("default", "web")]
+
+
 def test_the_annotation_of_source_ranges(tmp_path: Path) -> None:
     def of(text: str) -> Reading:
         annotation = f"namespace: shop, annotations: {{kbe-nat.io/source-ranges: {text}}}"
@@ -799,6 +812,24 @@ def test_it_hears_of_every_kind_of_change(tmp_path: Path) -> None:
         hearer.join()
         assert ports() == expected
     assert not source.wait(0.01)
+
+
+def test_a_named_file_of_a_mounted_config_map_is_followed(tmp_path: Path) -> None:
+    folder = tmp_path / "objects"
+    for name, number in (("..first", 80), ("..second", 81)):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "web.yaml").write_text(SERVICE.replace("port: 80", f"port: {number}"))
+    (folder / "..data").symlink_to("..first")
+    (folder / "web.yaml").symlink_to("..data/web.yaml")
+    source = Manifests([folder / "web.yaml"])
+    assert source.read() is not None
+    assert source.read() is None
+    (tmp_path / "next").symlink_to("..second")
+    (tmp_path / "next").replace(folder / "..data")
+    assert source.wait(5), "it wakes up"
+    reading = source.read()
+    assert reading is not None
+    assert reading.snapshot.services[0].ports[0].port == 81
 
 
 def test_without_inotify_files_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

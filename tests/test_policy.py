@@ -360,6 +360,16 @@ def test_pod_ranges() -> None:
     snapshot = Snapshot(nodes={"here": NODE})
     assert plan(snapshot, Options("here", cluster_ranges=("10.0.0.0/8",))).pod_ranges == ("10.0.0.0/8",)
     assert plan(snapshot, Options("here", uses_node_ranges=True)).pod_ranges == ("10.0.0.0/24",)
+    several = ("fd00::/64", "10.0.0.0/8", "172.16.0.0/12", "fd01::/64")
+    made = plan(snapshot, Options("here", cluster_ranges=several))
+    assert set(made.pod_ranges) == {"fd00::/64", "10.0.0.0/8"}, "the first of each family"
+
+
+@pytest.mark.parametrize("given", ["0.0.0.0/0", "127.0.0.0/8"])
+def test_loopback_serves_no_node_ports_in_nftables_mode(given: str) -> None:
+    options = Options("here", mode=Mode.NFTABLES, node_port_addresses=(given,), localhost_node_ports=True)
+    made = plan(Snapshot(nodes={"here": NODE}), options)
+    assert "127.0.0.1" not in made.node_port_addresses and not made.serves_localhost
 
 
 def test_strategy_of_the_service_goes_before_the_default() -> None:
@@ -508,3 +518,7 @@ def test_a_planner_looks_again_only_at_what_has_changed() -> None:
     assert fewer.changes == PortChanges(after, (), ()) and fewer.ports is after
     back = planner.plan(snapshot, options)
     assert back.changes == PortChanges(after, after[:1], before[:1])
+    moved = structs.replace(WEB, ports=(ServicePort("", "tcp", 81),))
+    made = planner.plan(structs.replace(snapshot, services=(moved, other)), options)
+    assert [own.listeners[0].port for own in made.ports] == [81, 80]
+    assert made.ports[1] is back.ports[1]

@@ -1,6 +1,7 @@
 """Diversion rules as values, and the transactions that install and remove them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -57,6 +58,14 @@ def test_sets_hold_every_frontend_of_their_family() -> None:
     assert six.sets["kbe-nat-frontends-6"] == ("2001:db8::1,tcp:30080", "fd00::1,tcp:80")
 
 
+def test_where_node_ports_are_closed_those_that_refuse_somebody_are_diverted() -> None:
+    port = Listener("node-port", "", 30080)
+    served, unserved = policy("web", port), replace(policy("web", port), cluster=())
+    for own, expected in ((served, ()), (unserved, ("192.0.2.9,tcp:30080",))):
+        [made] = rule_sets(Plan((own,), (), (), (), closed_addresses=("192.0.2.9", "::1")), (7, 7))
+        assert made.sets["kbe-nat-frontends-4"] == expected
+
+
 def test_the_number_of_rules_does_not_grow_with_services() -> None:
     many = tuple(policy(f"s{n}", Listener("cluster-ip", f"172.30.1.{n}", 80)) for n in range(250))
     [few] = rule_sets(Plan(many[:1], (), (), ()), (7, 7))
@@ -79,6 +88,15 @@ def test_every_rule_stands_in_a_chain_that_is_jumped_to() -> None:
     for own in rule_sets(PLAN, (7, 7)):
         places = {(jump.table, jump.hook) for jump in own.jumps}
         assert {(rule.table, rule.chain) for rule in own.rules} == places
+
+
+def test_nothing_but_icmp_passes_while_nobody_listens() -> None:
+    """Frontends must not be reached untranslated; a node may be asked whether it is there."""
+    for own in rule_sets(PLAN, (7, 7)):
+        diverting = [rule.words for rule in own.rules if rule.table == "raw" and "NFQUEUE" in rule.words]
+        bypassing = [words for words in diverting if "--queue-bypass" in words]
+        assert bypassing == [words for words in diverting if "-p" in words]
+        assert 0 < len(bypassing) < len(diverting)
 
 
 def test_one_transaction_for_each_family_sets_first() -> None:

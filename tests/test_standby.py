@@ -12,6 +12,7 @@ from kbe_nat.policy import Listener, Options, Plan, PortPolicy, Target
 from kbe_nat.rules.execution import Commands
 from kbe_nat.rules.numbering import REST_SECONDS, Numbering
 from kbe_nat.rules.standby import OnDeath, Standby, StandbyChoice
+from kbe_nat.rules.translation import TranslationChange
 
 NEAR, FAR, DRAINED = (
     Target("10.0.0.1", 80, is_local=True),
@@ -112,8 +113,16 @@ def test_numbers_are_stable_and_unique() -> None:
 
 
 def test_verdicts_name_only_backends_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FirstPacket, "_translate", lambda *_: None)
+    translated: set[tuple[str, int]] = set()
+
+    def translate(_: FirstPacket, plan: Plan, changes: list[TranslationChange]) -> None:
+        for change in changes:
+            translated.update(change.added)
+            translated.difference_update(change.removed)
+
+    monkeypatch.setattr(FirstPacket, "_translate", translate)
     own = FirstPacket(Diversion((100, 100)), Commands(), NftTables())
+    own._is_installed = True
 
     def is_named(target: Target) -> bool:
         packet = opening("tcp", ("10.0.2.15", 4444), (target.address, target.port))
@@ -122,8 +131,10 @@ def test_verdicts_name_only_backends_that_are_there(monkeypatch: pytest.MonkeyPa
     for targets in ((NEAR, FAR), (FAR,), (NEAR,), ()):
         plan = plan_of(replace(WEB, cluster=targets, local=()))
         own.prepare(plan)
-        assert all(map(is_named, targets)), "before the engine may choose one"
+        places = {(target.address, target.port) for target in targets}
+        assert all(map(is_named, targets)) and places <= translated, "before the engine may choose one"
         own.update(plan)
+        assert translated == places
         assert [target for target in (NEAR, FAR) if is_named(target)] == list(targets)
 
 

@@ -122,6 +122,33 @@ def test_f60_a_datagram_goes_to_a_live_backend_when_its_own_is_gone(
         assert backend(own) == keep[0].address
 
 
+@FAMILIES
+def test_datagrams_that_nobody_answers_are_asked_about_once(cluster: Cluster, family: int) -> None:
+    """Logs and metrics go one way: the kernel carries them all the same."""
+    for pod in cluster.pods:
+        served(pod, MUTE)
+    with (
+        stage(cluster, Way.FIRST_PACKET) as own,
+        own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)) as client,
+    ):
+        client.send(b"first")
+        eventually(lambda: own.flows()[0].packets[0] == 1)
+        for _ in range(10):
+            client.send(b"more")
+        eventually(lambda: own.flows()[0].packets[0] == 11)
+        own.serving.settle()
+        assert sum(loop.loop.packets for loop in own.loops) == 1
+
+
+MUTE = """
+import socket, time
+with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as server:
+    server.bind(("::", 7))
+    print("ready", flush=True)
+    time.sleep(1000)
+"""
+
+
 def test_flows_of_others_are_left_alone(cluster: Cluster) -> None:
     echoes(cluster)
     pod = POD.address

@@ -169,6 +169,7 @@ def test_f133_nft_gets_the_same_rules(node: Namespace) -> None:
         def run(self, command: Sequence[str], text: str = "") -> str:
             return commands.run(command, text if has_queue else QUEUE.sub("accept", text))
 
+    node.call("nft", "add table ip somebodys")
     before = node.call("nft", "list", "tables")
     backend = Nftables(Unqueued())
     backend.install(rules(3))

@@ -190,6 +190,16 @@ def test_f13_f133_what_somebody_takes_away_or_changes_is_missed(
     assert same(listed(node)) == same(before)
 
 
+def test_f133_what_somebody_has_changed_is_missed_after_a_change_of_ours_too(
+    node: Namespace, own: Translations
+) -> None:
+    own.install(translations(3))
+    assert own.missing() == ()
+    node.call("nft", "add element ip kbe-nat-translation-0 addresses { 172.30.0.99 }")
+    own.update([TranslationChange(IPV4, added={(PODS[IPV4].format(99), 9): 9})])
+    assert own.missing() == ("ip kbe-nat-translation-0: elements of addresses",)
+
+
 def same(text: str) -> list[str]:
     """Without the order of elements, and whose turn a name is."""
     return sorted(text.replace("translation-1", "translation-0").replace(",", "").split())

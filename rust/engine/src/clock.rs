@@ -82,6 +82,7 @@ mod tests {
         let later = clock.advance(year + 1_000_000_000);
         assert_eq!(later, 14);
         assert_eq!(clock.advance(year), later);
+        assert_eq!(clock.at(year), later, "nor does a look at it");
         assert_eq!(clock.advance(u64::MAX), ((u64::MAX - year) >> 26).try_into().unwrap_or(Tick::MAX));
     }
 

@@ -104,6 +104,10 @@ fn f66_affinity_goes_through_a_checkpoint() {
     scene.pass(60.0);
     let checkpoint = scene.engine.checkpoint(scene.now);
     let config = Config { seed: 77, secret: 5, ..Config::default() };
+    let mut late = Scene::new(config.clone(), vec![sticky(Family::V6, &[2, 1, 0], 100)]);
+    late.engine.restore(late.now, &checkpoint, 0).expect("whole");
+    late.sweep(41.0);
+    assert_eq!(late.engine.occupancy().affinities, 0, "it lasts no longer than it would have");
     let mut scene = Scene::new(config, vec![sticky(Family::V6, &[2, 1, 0], 100)]);
     scene.engine.restore(scene.now, &checkpoint, 0).expect("whole");
     scene.sweep(39.0);
@@ -115,19 +119,22 @@ fn f66_affinity_goes_through_a_checkpoint() {
 
 #[test]
 fn f50_affinity_to_an_address_that_is_used_again() {
-    let mut scene = Scene::new(Config::default(), vec![sticky(Family::V4, &[0, 1, 2, 3], 10_800)]);
-    let first: Vec<_> = (0..60).map(|client| ask(&mut scene, Family::V4, client, 1)).collect();
-    scene.serve(vec![sticky(Family::V4, &[0, 1, 2], 10_800)]);
-    scene.sweep(31.0);
-    // Another pod gets the address: the clients of the first are not its own.
-    scene.serve(vec![sticky(Family::V4, &[0, 1, 2, 3], 10_800)]);
-    let reused = Family::V4.backend(3);
-    let orphans: Vec<u32> = (0..60).filter(|&client| first[client as usize] == reused).collect();
-    let back = orphans.iter().filter(|&&client| ask(&mut scene, Family::V4, client, 2) == reused).count();
-    assert!(orphans.len() > 5);
-    assert!(back < orphans.len() / 2 + 3, "{back} of {} drawn anew", orphans.len());
-    for client in (0..60).filter(|client| !orphans.contains(client)) {
-        assert_eq!(ask(&mut scene, Family::V4, client, 2), first[client as usize]);
+    // Its former flows may still be remembered.
+    for seconds in [31.0, 0.0] {
+        let mut scene = Scene::new(Config::default(), vec![sticky(Family::V4, &[0, 1, 2, 3], 10_800)]);
+        let first: Vec<_> = (0..60).map(|client| ask(&mut scene, Family::V4, client, 1)).collect();
+        scene.serve(vec![sticky(Family::V4, &[0, 1, 2], 10_800)]);
+        scene.sweep(seconds);
+        // Another pod gets the address: the clients of the first are not its own.
+        scene.serve(vec![sticky(Family::V4, &[0, 1, 2, 3], 10_800)]);
+        let reused = Family::V4.backend(3);
+        let orphans: Vec<u32> = (0..60).filter(|&client| first[client as usize] == reused).collect();
+        let back = orphans.iter().filter(|&&client| ask(&mut scene, Family::V4, client, 2) == reused).count();
+        assert!(orphans.len() > 5);
+        assert!(back < orphans.len() / 2 + 3, "{back} of {} drawn anew", orphans.len());
+        for client in (0..60).filter(|client| !orphans.contains(client)) {
+            assert_eq!(ask(&mut scene, Family::V4, client, 2), first[client as usize]);
+        }
     }
 }
 

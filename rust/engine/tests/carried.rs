@@ -48,6 +48,54 @@ fn a_carried_flow_ends_when_the_kernel_says_so() {
 }
 
 #[test]
+fn the_end_of_a_former_flow_is_not_that_of_the_one_which_was_decided_since() {
+    for family in FAMILIES {
+        let mut scene = Scene::plain(Config::default());
+        let client = family.client(1, 1000);
+        let (_, backend) = scene.translate(tcp(client, family.vip(), &Tcp::new(SYN, 1, 0)));
+        scene.engine.ended(scene.now, &carried(Protocol::TCP, client, family, backend));
+        assert_eq!(active(&scene), 1, "the kernel does not have it yet");
+    }
+}
+
+#[test]
+fn f40_the_kernels_states_are_known_by_their_names() {
+    const TCP: &[&str] = &[
+        "SYN_SENT",
+        "SYN_RECV",
+        "ESTABLISHED",
+        "FIN_WAIT",
+        "CLOSE_WAIT",
+        "LAST_ACK",
+        "TIME_WAIT",
+        "CLOSE",
+        "SYN_SENT2",
+    ];
+    const SCTP: &[&str] = &[
+        "CLOSED",
+        "COOKIE_WAIT",
+        "COOKIE_ECHOED",
+        "ESTABLISHED",
+        "SHUTDOWN_SENT",
+        "SHUTDOWN_RECD",
+        "SHUTDOWN_ACK_SENT",
+    ];
+    for (protocol, names) in [(Protocol::TCP, TCP), (Protocol::SCTP, SCTP)] {
+        for (number, &name) in (1..).zip(names) {
+            let family = Family::V6;
+            let mut scene = Scene::plain(Config::default());
+            let flow = Carried {
+                state: Some(number),
+                is_replied: true,
+                ..carried(protocol, family.client(1, 1000), family, family.backend(1))
+            };
+            assert_eq!(scene.engine.observe(scene.now, &flow, None), Outcome::Keep);
+            assert_eq!(scene.flows()[0].state, Some(name), "{number}");
+        }
+    }
+}
+
+#[test]
 fn a_packet_of_a_carried_connection_begins_a_new_one() {
     let family = Family::V4;
     let mut scene = Scene::plain(Config::default());

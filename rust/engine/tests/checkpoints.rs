@@ -74,6 +74,17 @@ fn f10_cut_longer_empty_foreign_and_later_ones_are_refused() {
 }
 
 #[test]
+fn f10_what_stands_behind_the_last_value_is_refused() {
+    let mut bytes = written();
+    bytes.push(0);
+    let length = (bytes.len() - BODY) as u64;
+    bytes[LENGTH..CHECKSUM].copy_from_slice(&length.to_le_bytes());
+    let checksum = crc32c::crc32c(&bytes[BODY..]);
+    bytes[CHECKSUM..BODY].copy_from_slice(&checksum.to_le_bytes());
+    assert_eq!(refusal(&bytes), CheckpointError::Value(length as usize - 1));
+}
+
+#[test]
 fn f10_a_full_engine_keeps_within_the_limit_that_it_names() {
     for max_flows in [1, 7, 1000] {
         let config = Config { max_flows, max_affinities: 0, ..Config::default() };

@@ -23,6 +23,7 @@ fn a_connection_is_seen_from_its_beginning_to_its_end() {
             names(&mut scene.engine),
             [("NEW", Some("SYN_SENT")), ("UPDATE", Some("SYN_RECV")), ("UPDATE", Some("ESTABLISHED"))]
         );
+        assert_eq!(scene.flows()[0].packets, [2, 1], "SYN and ACK, and the answer between them");
         scene.sweep(1_000_000.0);
         assert_eq!(names(&mut scene.engine), [("DESTROY", Some("ESTABLISHED"))]);
     }

@@ -72,6 +72,24 @@ fn f78_fragments_in_order() {
 }
 
 #[test]
+fn f78_equal_identifications_of_two_senders_are_two_datagrams() {
+    for family in FAMILIES {
+        let mut scene = scene_of(family);
+        let datagram = |to, client: u8| udp(family.client(client.into(), 5555), to, &[client; 3000]);
+        let parts = [1, 2].map(|client| fragments(&datagram(family.vip(), client), 1480));
+        let mut out = [Vec::new(), Vec::new()];
+        for number in 0..parts[0].len() {
+            for (side, parts) in parts.iter().enumerate() {
+                out[side].push(scene.send(parts[number].clone()).1);
+            }
+        }
+        for (client, out) in (1..).zip(&out) {
+            assert_eq!(reassemble(out), datagram(family.backend(0), client));
+        }
+    }
+}
+
+#[test]
 fn f78_answers_in_fragments() {
     for family in FAMILIES {
         let mut scene = scene_of(family);
@@ -224,6 +242,21 @@ fn f79_never_completed_datagrams_are_bounded() {
         scene.sweep(31.0);
         released += scene.engine.released(|_| true).len();
         assert_eq!((held, scene.engine.occupancy().held_fragments), (released, 0));
+    }
+}
+
+#[test]
+fn f79_a_datagram_of_many_pieces_is_bounded_by_their_number() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(Config { max_fragments: 64, ..Config::default() }, specs(family, 1));
+        let (asked, _) = asked(family);
+        for (number, part) in fragments(&asked, 8).into_iter().skip(1).enumerate() {
+            let (verdict, _) = scene.send(part);
+            let is_held = number < 64;
+            let expected = if is_held { Cause::FragmentHeld } else { Cause::FragmentLimit };
+            assert_eq!((verdict.action == Action::Hold, verdict.cause), (is_held, expected), "{number}");
+        }
+        assert_eq!(scene.engine.occupancy().held_fragments, 64);
     }
 }
 

@@ -122,6 +122,20 @@ fn f27_one_source_fills_its_share_only() {
 }
 
 #[test]
+fn f27_the_share_of_a_source_outlives_a_restart() {
+    let config = Config { max_flows_per_source: Some(10), ..Config::default() };
+    let mut scene = Scene::new(config.clone(), specs(V4, 3));
+    for port in 1..=10 {
+        scene.expect(syn_of(1, port), Action::Translate, Cause::New);
+    }
+    let checkpoint = scene.engine.checkpoint(scene.now);
+    let mut scene = Scene::new(config, specs(V4, 3));
+    assert_eq!(scene.engine.restore(scene.now, &checkpoint, 0), Ok(10));
+    scene.expect(syn_of(1, 11), Action::Drop, Cause::SourceLimit);
+    scene.expect(syn_of(2, 11), Action::Translate, Cause::New);
+}
+
+#[test]
 fn f28_tuples_that_differ_only_in_ports() {
     for secret in [1, u64::MAX] {
         let mut scene = Scene::new(Config { secret, max_flows: 12_000, ..Config::default() }, specs(V4, 3));

@@ -219,6 +219,28 @@ fn f40_next_expiry_is_never_late() {
 }
 
 #[test]
+fn f40_datagrams_keep_their_flow_alive() {
+    for family in FAMILIES {
+        let mut scene = Scene::plain(Config::default());
+        let (client, vip) = (family.client(1, 53), family.vip());
+        let (_, backend) = scene.translate(udp(client, vip, b"first"));
+        for _ in 0..5 {
+            scene.sweep(29.0);
+            scene.expect(udp(client, vip, b"more"), Action::Translate, Cause::Established);
+        }
+        scene.expect(udp(backend, client, b"answer"), Action::Translate, Cause::Established);
+        for _ in 0..5 {
+            // A stream by now.
+            scene.expect(udp(client, vip, b"more"), Action::Translate, Cause::Established);
+            scene.expect(udp(backend, client, b"answer"), Action::Translate, Cause::Established);
+            scene.sweep(115.0);
+        }
+        scene.sweep(10.0);
+        assert_eq!(scene.flows(), []);
+    }
+}
+
+#[test]
 fn f41_rst_that_is_not_exact() {
     let mut scene = scene_of(1);
     let mut connection = established(&mut scene);

@@ -160,6 +160,17 @@ mod tests {
     }
 
     #[test]
+    fn a_checksum_may_be_missing_without_a_super_packet_and_the_other_way_round() {
+        for (flags, expected) in
+            [(0, (false, false)), (1, (true, false)), (2, (false, true)), (4, (false, false))]
+        {
+            let bytes = message(&[(NFQA_PACKET_HDR, &[0; 7]), (NFQA_SKB_INFO, &[0, 0, 0, flags])]);
+            let found = Message::parse(&bytes).expect("a packet");
+            assert_eq!((found.is_checksum_missing, found.is_gso), expected, "{flags}");
+        }
+    }
+
+    #[test]
     fn what_is_no_packet_is_none() {
         assert_eq!(Message::parse(&message(&[])), None, "no packet number");
         assert_eq!(Message::parse(&message(&[(NFQA_PACKET_HDR, &[0; 6])])), None, "cut");

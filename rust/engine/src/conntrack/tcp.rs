@@ -449,5 +449,10 @@ mod tests {
         assert_eq!(state, State::TcpEstablished);
         let far = segment(ACK, 4_000_000_000, 77, 5);
         assert_eq!(tracking.advance(state, Direction::Reply, &far), Progress::To(State::TcpEstablished));
+        let further = segment(ACK, 2_000_000_000, 4_000_000_005, 5);
+        assert_eq!(
+            tracking.advance(state, Direction::Original, &further),
+            Progress::To(State::TcpEstablished)
+        );
     }
 }
