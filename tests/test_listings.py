@@ -159,6 +159,17 @@ def test_a_difference_in_one_table(diff: Diff) -> None:
         ("table ip nat {\n\tchain KUBE-SERVICES {\n\t}\n}\n", "kube-proxy is in iptables mode here"),
         ('{"items": []}', "saved: JSON, but not as nft -j list ruleset writes it"),
         ('{"nftables": [', "saved: line 1: no JSON"),
+        (
+            '{"nftables": [{"table": {"family": "ip", "name": "kube-proxy", "handle": 1}}]}',
+            "saved: only names of tables are in it",
+        ),
+        (
+            "table ip kube-proxy {\n\tchain a {\n\t\ttype nat hook output priority -100; policy accept;\n\t}\n"
+            '\tchain b {\n\t\tcomment "for c"\n\t}\n}\n',
+            "saved: nft list chains leaves out their rules",
+        ),
+        (SAVED[: SAVED.rindex("COMMIT")], "saved: table nat is cut off: its COMMIT is missing"),
+        (SAVED.replace("COMMIT\n", "", 1), "table mangle is cut off: its COMMIT is missing"),
         ("\x1b[31m\n", "saved: line 1: neither iptables-save's output nor nft's: ?[31m"),
         (SAVED + SAVED, "table mangle is there once more (line 2)"),
         ("-N KUBE-PROXY-CANARY\n", "nothing tells which table this is of: say --table"),

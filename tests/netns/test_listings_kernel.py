@@ -16,7 +16,20 @@ from kbe_nat.playground.namespaces import Namespace
 from kbe_nat.rules.execution import Commands
 
 ALL_RIGHT = "The node has the rules that it should have.\n"
-NFT = ((), ("-n",), ("-nn",), ("-a",), ("-s",), ("-y",), ("-p",), ("-S",), ("-j",), ("-j", "-a"), ("-na",))
+NFT = (
+    (),
+    ("-n",),
+    ("-nn",),
+    ("-a",),
+    ("-s",),
+    ("-y",),
+    ("-p",),
+    ("-S",),
+    ("-j",),
+    ("-j", "-a"),
+    ("-j", "-n"),
+    ("-na",),
+)
 WHOLE = [case for case in CASES if str(case) in ("overall", "dual-stack", "session-affinity")]
 OTHERS = """
 *raw
@@ -73,7 +86,7 @@ class Diff:
 def test_numbers_and_json_show_what_was_dumped(node: Namespace, case: Case, tmp_path: Path) -> None:
     text = run("dump", *case.flags("nftables", tmp_path), "--format", "nft")
     Commands(node.prefix).run(("nft", "-f", "-"), text)
-    for flags in (("-n",), ("-j",)):
+    for flags in (("-n",), ("-j",), ("-j", "-n")):
         assert differences(text, node.call("nft", *flags, "list", "ruleset")) == [], flags
 
 
@@ -97,6 +110,10 @@ def test_diff_reads_every_form_of_nft(
     chain = node.call("nft", "list", "chain", "ip", "kube-proxy", "services")
     assert diff(chain)[0] == 2
     assert diff(chain, "--partial", "--family", "ipv4")[0] == 0
+    for choice in ("sets", "maps"):
+        assert diff(node.call("nft", "list", choice), "--partial")[0] == 0, choice
+    for names in (("list", "chains"), ("-j", "list", "tables"), ("-j", "list", "chains")):
+        assert diff(node.call("nft", *names)) == (2, ""), names
 
     [gone, *_] = re.findall(r"set cluster-ips \{[^}]*elements = \{ ([0-9.]+)", text)
     node.call("nft", "delete", "element", "ip", "kube-proxy", "cluster-ips", f"{{ {gone} }}")

@@ -117,6 +117,8 @@ def own_tables(listing: Listing, origin: str, family: int | None = None) -> List
     parts = [part for part in parts if family in (None, part.family)]
     if not parts:
         raise FileError(f"{origin}: {_lack(listing, family)}")
+    if listing.kind is ListingKind.NFT and any(map(_has_chains_only, parts)):
+        raise FileError(f"{origin}: {NO_RULES_LISTED}")
     if any(_IPVS.match(line) for part in parts for line in part.lines):
         raise FileError(f"{origin}: kube-proxy is in ipvs mode here, whose rules are not compared")
     chosen: dict[tuple[int | None, str], Part] = {}
@@ -146,6 +148,14 @@ def _lack(listing: Listing, family: int | None) -> str:
 def _is_used(part: Part) -> bool:
     """Whether kube-proxy has chains there."""
     return any(_OWN_CHAIN.fullmatch(_chain(line)) for line in part.lines)
+
+
+def _has_chains_only(part: Part) -> bool:
+    """Whether a table of nft is shown with several chains, but none of their rules."""
+    if part.is_whole or sum(line.startswith("\tchain ") for line in part.lines) < 2:
+        return False
+    heads = ("\t\ttype ", "\t\tcomment ")
+    return all(line.startswith(heads) for line in part.lines if line.startswith("\t\t"))
 
 
 def _chain(line: str) -> str:
@@ -323,6 +333,7 @@ def _named(line: str) -> str:
 
 
 NO_RULES: Final = "(a chain without rules)"
+NO_RULES_LISTED: Final = "nft list chains leaves out their rules; give the output of nft list ruleset"
 OLDER: Final = "{} of an older kube-proxy, whose rules differ from those of 1.36"
 NFT_TABLES: Final = {"ip kube-proxy": IPV4, "ip6 kube-proxy": IPV6}
 DROP_INVALID: Final = "-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP"

@@ -108,6 +108,8 @@ def _sections(text: str, origin: str) -> Iterator[IptablesTable]:
         # iptables -S lists policies by hook, then chains, then rules: a step back begins another table.
         is_new = section is not None and not section.name and (rank < last or rank == last < NEW_CHAIN)
         if section and (is_new or rank in (TABLE, COMMIT)):
+            if section.name and rank != COMMIT:
+                raise FileError(f"{origin}: line {number}: {NO_COMMIT.format(section.name)}")
             yield section
             section = None
         if rank == COMMIT:
@@ -117,6 +119,8 @@ def _sections(text: str, origin: str) -> Iterator[IptablesTable]:
             section.name, section.is_whole = line[1:], True
         else:
             section.add(line)
+    if section and section.name:
+        raise FileError(f"{origin}: {NO_COMMIT.format(section.name)}")
     if section:
         yield section
 
@@ -229,6 +233,7 @@ def shortened(line: str) -> str:
     return shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
 
 
+NO_COMMIT: Final = "table {} is cut off: its COMMIT is missing"
 UNORDERED_CHAINS: Final = frozenset(
     {
         ("filter", "KUBE-SERVICES"),

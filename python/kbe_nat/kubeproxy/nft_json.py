@@ -18,12 +18,14 @@ def read_nft_json(text: str, origin: str) -> list[tuple[str, Body]]:
     Raises `FileError` with `origin`, for text that is not libnftables' JSON.
     """
     try:
-        objects = json.loads(text)["nftables"]
-        return list(_tables(objects).items())
+        tables = _tables(json.loads(text)["nftables"])
     except json.JSONDecodeError as error:
         raise FileError(f"{origin}: line {error.lineno}: no JSON: {error.msg}") from None
     except (KeyError, TypeError, AttributeError, ValueError, IndexError, RecursionError):
         raise FileError(f"{origin}: JSON, but not as nft -j list ruleset writes it") from None
+    if tables and not any(tables.values()):
+        raise FileError(f"{origin}: {NAMES_ONLY}")
+    return list(tables.items())
 
 
 def _tables(objects: Iterable[dict[str, Any]]) -> dict[str, Body]:
@@ -105,10 +107,8 @@ def _dnat(about: dict[str, Any]) -> str:
 
 
 def _reject(about: dict[str, Any] | None) -> str:
-    """The default is not written."""
-    if not about or about == {"type": "icmp", "expr": "port-unreachable"}:
-        return "reject"
-    if about == {"type": "icmpv6", "expr": "port-unreachable"}:
+    """The default is not written; with -n it is a number."""
+    if not about or (about.get("type"), about.get("expr")) in PORT_UNREACHABLE:
         return "reject"
     return " ".join(["reject with", *(str(about[key]) for key in ("type", "expr") if key in about)])
 
@@ -159,6 +159,13 @@ def _several(value: str | Iterable[str]) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
+PORT_UNREACHABLE: Final = (
+    ("icmp", "port-unreachable"),
+    ("icmp", 3),
+    ("icmpv6", "port-unreachable"),
+    ("icmpv6", 4),
+)
+NAMES_ONLY: Final = "only names of tables are in it; give the output of nft -j list ruleset"
 KUBE_PROXY: Final = "kube-proxy"
 MARK: Final = {"meta": {"key": "mark"}}
 UNQUALIFIED: Final = frozenset({"iif", "oif", "iifname", "oifname"})

@@ -179,15 +179,13 @@ def _by_name(names: dict[str, str]) -> Callable[[re.Match[str]], str]:
     return lambda match: f"{match[1]} {names.get(match[2], match[2])}"
 
 
+def _by_bit(names: dict[int, str]) -> Callable[[re.Match[str]], str]:
+    return lambda match: f"{match[1]} {names.get(int(match[2], 0), match[2])}"
+
+
 PROTOCOLS: Final = {"6": "tcp", "17": "udp", "132": "sctp"}
-CT_STATES: Final = {
-    "0x1": "invalid",
-    "0x2": "established",
-    "0x4": "related",
-    "0x8": "new",
-    "0x40": "untracked",
-}
-CT_STATUSES: Final = {"0x10": "snat", "0x20": "dnat"}
+CT_STATES: Final = {0x1: "invalid", 0x2: "established", 0x4: "related", 0x8: "new", 0x40: "untracked"}
+CT_STATUSES: Final = {0x10: "snat", 0x20: "dnat"}
 ROUTE_TYPES: Final = {"1": "unicast", "2": "local", "3": "broadcast", "4": "anycast", "5": "multicast"}
 _TOKEN: Final = re.compile(r'"[^"\n]*"?|#[^\n]*|[{}\n;]|[^"#{}\n;]+')
 _ELEMENT_TOKEN: Final = re.compile(r'"[^"]*"?|[{},]|[^"{},]+')
@@ -208,8 +206,9 @@ _CANONICAL: Final = (
     (re.compile(rf"\bpriority ({'|'.join(_PRIORITIES)}|-?\d+)( ([+-]) ?(\d+))?(?= |;|$)"), _priority),
     (re.compile(r"\bdnat (ip6?) addr \. port to\b"), r"dnat \1 to"),
     (re.compile(r"(\bmeta l4proto) (\d+)\b"), _by_name(PROTOCOLS)),
-    (re.compile(r"(\bct state) (0x[0-9a-f]+)\b"), _by_name(CT_STATES)),
-    (re.compile(r"(\bct status) (0x[0-9a-f]+)\b"), _by_name(CT_STATUSES)),
+    # Hexadecimal in text, decimal in JSON.
+    (re.compile(r"(\bct state) (0x[0-9a-f]+|[1-9]\d*)\b"), _by_bit(CT_STATES)),
+    (re.compile(r"(\bct status) (0x[0-9a-f]+|[1-9]\d*)\b"), _by_bit(CT_STATUSES)),
     (re.compile(r"(\bfib [sd]addr type) (\d+)\b"), _by_name(ROUTE_TYPES)),
     (re.compile(r"\{ ?"), "{ "),
     (re.compile(r" ?\}"), " }"),

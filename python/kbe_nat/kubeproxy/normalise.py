@@ -86,16 +86,20 @@ def normalise(text: str) -> list[str]:
 def _nft_parts(tables: list[tuple[str, Body]]) -> tuple[Part, ...]:
     """The tables; what is listed of one in several pieces is put together."""
     bodies: dict[str, Body] = {}
-    blocks: dict[str, int] = {}
     for name, body in tables:
         bodies.setdefault(name, []).extend(body)
-        count = sum(block is not None for _, block in body)
-        blocks[name] = max(count, blocks.get(name, 0))
-    # Lists of one chain or set show it within its table.
     return tuple(
-        Part(name, FAMILIES.get(name.split()[0]), tuple(table_lines(body)), is_whole=blocks[name] != 1)
+        Part(name, FAMILIES.get(name.split()[0]), tuple(table_lines(body)), is_whole=_is_whole(body))
         for name, body in bodies.items()
     )
+
+
+def _is_whole(body: Body) -> bool:
+    """Lists of one chain or set, of all maps or of all sets show them within their tables. kube-proxy's tables
+    have chains and sets.
+    """
+    kinds = {head.partition(" ")[0] for head, block in body if block is not None}
+    return not kinds or ("chain" in kinds and len(kinds) > 1)
 
 
 FAMILIES: Final = {"ip": IPV4, "ip6": IPV6}
