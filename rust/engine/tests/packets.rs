@@ -9,7 +9,7 @@ use etherparse::{NetHeaders, PacketBuilder, PacketHeaders, TransportHeader};
 
 use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::wire::{Headers, Layer4, Plain, Wire};
-use kbe_nat_engine::{Action, Cause, ChecksumState, Config, Meta};
+use kbe_nat_engine::{Action, Cause, ChecksumState, Config, FrontendKind, Meta};
 use proptest::prelude::{Just, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use scene::*;
 
@@ -518,6 +518,19 @@ fn f86_sctp_has_a_right_crc() {
                     assert_eq!(packet, sctp(new_src, new_dst, chunk, &vec![chunk; size]));
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn f91_nobody_sends_to_itself_by_way_of_this_node() {
+    for family in FAMILIES {
+        let vip = family.vip();
+        for kind in [FrontendKind::ClusterIp, FrontendKind::ExternalIp, FrontendKind::LoadBalancer] {
+            let mut own = spec("default/u:", Protocol::UDP, vip, &[family.backend(1)]);
+            own.frontends[0].kind = kind;
+            let mut scene = Scene::new(Config::default(), vec![own]);
+            scene.expect(udp(vip, vip, b"x"), Action::Drop, Cause::Martian);
         }
     }
 }
