@@ -132,3 +132,23 @@ def test_f131_every_caller_has_a_limit(monkeypatch: pytest.MonkeyPatch, tmp_path
     for failure, call in (CALLS[0], CALLS[1], CALLS[3]):
         with pytest.raises(failure, match="not done"):
             call()
+
+
+def test_f131_what_got_much_to_read_has_longer_and_so_has_what_lists_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(execution, "LIMIT_SECONDS", 0.3)
+    runner = Commands()
+    with pytest.raises(RulesError, match="not done"):
+        runner.run(("sleep", "2"))
+    text = "add kbe-nat-frontends-4 172.30.0.1,tcp:80\n" * 50_000
+    assert runner.run(("sh", "-c", "cat > /dev/null; sleep 1; echo restored"), text) == "restored\n"
+    assert runner.run(("sh", "-c", "sleep 1; echo saved")) == "saved\n"
+
+
+def test_f131_there_is_something_to_do_meanwhile() -> None:
+    haste = Haste()
+    turns: list[float] = []
+    haste.meanwhile = lambda: turns.append(time.monotonic())
+    Commands(haste=haste).run(("sleep", "1"))
+    assert len(turns) >= 3

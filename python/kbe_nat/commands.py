@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -17,9 +17,13 @@ from kbe_nat.errors import KbeNatError
 
 
 class Haste:
-    """Shorter time limits for commands, once their caller has been asked to end."""
+    """Shorter time limits for commands, once their caller has been asked to end; and what it does while one
+    runs.
+    """
 
     def __init__(self) -> None:
+        self.meanwhile: Callable[[], None] = lambda: None
+        """Called several times a second, in the thread that waits for the command."""
         self._since = math.inf
 
     def begin(self) -> None:
@@ -91,6 +95,7 @@ def _communicate(
         except subprocess.TimeoutExpired:
             if left <= SLICE_SECONDS:
                 raise
+        haste.meanwhile()
         given = None
 
 

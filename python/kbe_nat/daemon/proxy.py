@@ -170,6 +170,8 @@ class Proxy:
         alive = Task(
             self._alive_seconds(), self._say_alive, "systemd cannot be told", "systemd is told again"
         )
+        # Commands have a time limit: one that takes long is no reason to be ended.
+        self._haste.meanwhile = lambda: alive.run_if_due(time.monotonic())
         wait = Task(DELIVERY_SECONDS, self._wait, "changes are not heard of", "changes are heard of again")
         while not self._is_ending:
             failed = next((own for own in self._threads if own.ended.is_set()), None)

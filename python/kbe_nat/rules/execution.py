@@ -22,15 +22,21 @@ class Commands:
         """`haste` shortens the time limit of what runs."""
         self._prefix = tuple(prefix)
         self._haste = haste
+        self._longest = 0
+        """Characters that a command got to read."""
 
     def run(self, command: Sequence[str], text: str = "") -> str:
-        """See `Runner.run`. Takes `LIMIT_SECONDS` at most."""
+        """See `Runner.run`. Takes `LIMIT_SECONDS` at most, and more by what was put in so far: a command after
+        that may list it.
+        """
+        self._longest = max(self._longest, len(text))
+        seconds = LIMIT_SECONDS + self._longest / CHARACTERS_PER_SECOND
         return printed(
-            command, RulesError, text=text, prefix=self._prefix, seconds=LIMIT_SECONDS, haste=self._haste
+            command, RulesError, text=text, prefix=self._prefix, seconds=seconds, haste=self._haste
         )
 
 
 LIMIT_SECONDS: Final = 5.0
-"""Half of the watchdog's patience (packaging/kbe-nat.service). A transaction takes tens of milliseconds; with
-100,000 elements, one second.
-"""
+"""A transaction takes tens of milliseconds."""
+CHARACTERS_PER_SECOND: Final = 100_000
+"""What a command reads at least on a busy node: some 2,000 elements of ipset."""
