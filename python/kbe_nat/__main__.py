@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: str) -> int:
-    print("kbe-nat:", " ".join(message.split()), file=sys.stderr)
+    print(f"kbe-nat: {' '.join(message.split())}", file=sys.stderr)
     return BAD_INPUT
 
 

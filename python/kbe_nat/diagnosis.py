@@ -101,7 +101,7 @@ def _privilege() -> Check:
 
 
 def _queue() -> Check:
-    for number in (65535, 65534, 65533):
+    for number in (65534, 65533, 65532):
         try:
             NativeQueue(number).close()
         except QueueError as error:

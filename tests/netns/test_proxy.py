@@ -321,7 +321,7 @@ def test_f08_a_second_daemon_is_told(daemon: Daemon, tmp_path: Path) -> None:
         (("--mark-flow", "0x3000"), "'0x3000' is not one bit of 32"),
         (("--mark-backend", "0x50000000"), "'0x50000000' is no bits side by side"),
         (("--mark-backend", "0x1fff000"), "the other marks' bits are among these"),
-        (("--queue", "65535", "--queues", "2"), "the last queue would be 65536"),
+        (("--queue", "65534", "--queues", "2"), "the last queue would be 65535; 65534 is the last"),
         (("--max-flows", "99999999999"), "--max-flows"),
         (("--queue-length", "99999999999"), "--queue-length"),
         (("--cpus", "999"), "'999' is not the number of a processor that we may use"),

@@ -28,9 +28,10 @@ from kbe_nat.commands import Haste
 from kbe_nat.control import Controller
 from kbe_nat.daemon import privileges
 from kbe_nat.daemon.addresses import LocalAddresses
-from kbe_nat.daemon.exclusion import only_proxy
+from kbe_nat.daemon.exclusion import QUEUE, only_proxy
 from kbe_nat.daemon.logs import LogFormat, log_to_stderr
 from kbe_nat.daemon.proxy import LOG, Proxy, Settings
+from kbe_nat.daemon.standard_error import unhinder_stderr
 from kbe_nat.datapath.native import NativeQueue
 from kbe_nat.datapath.netfilterqueue import NetfilterQueue
 from kbe_nat.datapath.sysctl import ACCOUNTING
@@ -57,7 +58,6 @@ class Driver(StrEnum):
 
 GONE_SECONDS: Final = 2.0
 """Editors and scripts that take a file away put another in its place within that time."""
-MAX_QUEUES: Final = 1 << 16
 MAX_WAITING: Final = 1 << 20
 MAX_FLOWS: Final = 1 << 26
 """These take 17 GB."""
@@ -94,7 +94,7 @@ def proxy(
     on_death: Annotated[
         OnDeath, typer.Option(help="What new connections meet while no daemon runs (first-packet).")
     ] = OnDeath.SERVE,
-    queue: Annotated[int, typer.Option(min=0, max=65535, help="Number of the first queue.")] = 100,
+    queue: Annotated[int, typer.Option(min=0, max=QUEUE - 1, help="Number of the first queue.")] = 100,
     queues: Annotated[int, typer.Option(min=1, max=64, help="Number of queues, each with a thread.")] = 1,
     queue_length: Annotated[
         int, typer.Option(min=1, max=MAX_WAITING, help="Packets that wait in a queue, at most.")
@@ -156,6 +156,7 @@ def proxy(
 
     See also: kbe-nat doctor.
     """
+    unhinder_stderr()
     log_to_stderr(log_format, verbose)
     if not dry_run and not privileges.effective() >> privileges.CAP_NET_ADMIN & 1:
         raise PrivilegeError("CAP_NET_ADMIN is needed: run as root, or give it this capability")
@@ -169,8 +170,9 @@ def proxy(
         raise typer.BadParameter(
             "it prints what would be put in, not what is taken out", param_hint="--dry-run"
         )
-    if queue + queues > MAX_QUEUES:
-        raise typer.BadParameter(f"the last queue would be {queue + queues - 1}", param_hint="--queues")
+    if queue + queues > QUEUE:
+        reason = f"the last queue would be {queue + queues - 1}; {QUEUE - 1} is the last that carries packets"
+        raise typer.BadParameter(reason, param_hint="--queues")
     processors = tuple(parse(_cpu, text, "--cpus") for text in split(cpus))
     haste = Haste()
     commands = Commands(haste=haste)

@@ -7,6 +7,7 @@ from typing import Any, Final, TypeAlias
 
 from kbe_nat._native import Explanation, Flow, ServiceStats
 from kbe_nat.control import Controller
+from kbe_nat.daemon.exclusion import QUEUE
 from kbe_nat.daemon.requests import parameters
 from kbe_nat.daemon.watchers import Watchers
 from kbe_nat.datapath.native import queue_counters
@@ -133,6 +134,7 @@ class Answers:
                     "socket_dropped": own.socket_dropped,
                 }
                 for own in queue_counters().values()
+                if own.number != QUEUE
             ],
         }
 

@@ -20,7 +20,7 @@ class LogFormat(StrEnum):
 
 def log_to_stderr(form: LogFormat, verbosity: int) -> None:
     """Send all log lines to standard error: warnings and events with verbosity 0, details from 1 on."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Lines()
     handler.setFormatter(_Json() if form is LogFormat.JSON else _Text())
     if not verbosity:
         handler.addFilter(Allowance())
@@ -77,10 +77,32 @@ class Allowance(logging.Filter):
             return False
         self._left -= 1
         if self._missing:
-            record.msg = f"{record.getMessage()} ({self._missing} lines before this one were left out)"
-            record.args = None
+            _append(record, f"({self._missing} lines before this one were left out)")
             self._missing = 0
         return True
+
+
+class _Lines(logging.Handler):
+    """Lines on standard error, while they are read there. Others are counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stream = sys.stderr
+        self._lost = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a record."""
+        if self._stream is None:  # closed by whoever started us
+            return
+        if self._lost:
+            _append(record, f"({self._lost} lines before this one were lost: nobody read them)")
+        is_written = self._stream.write(f"{self.format(record)}\n")
+        self._lost = 0 if is_written else self._lost + 1
+
+
+def _append(record: logging.LogRecord, words: str) -> None:
+    record.msg = f"{record.getMessage()} {words}"
+    record.args = None
 
 
 class _Text(logging.Formatter):

@@ -1,0 +1,117 @@
+"""A daemon among processes that are not ours: users without a privilege, and one that does not read."""
+
+import os
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from test_attacks import COMMANDS, broken, serves
+from test_proxy import NOBODY, Daemon, daemon, kernel_rules
+from waiting import eventually
+
+__all__ = ["daemon"]
+ANYBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+SQUAT = r"""
+import fcntl, socket, sys
+own = [socket.socket(socket.AF_UNIX, kind) for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM)]
+for one in own:
+    one.bind("\0kbe-nat-proxy")
+own.append(open("/proc/self/ns/net"))
+fcntl.flock(own[-1], fcntl.LOCK_EX)
+own.append(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12))
+own[-1].bind((65535, 0))
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_f08_a_user_without_privilege_cannot_keep_it_from_starting(daemon: Daemon) -> None:
+    squatter = subprocess.Popen(
+        [*daemon.cluster.node.prefix, *ANYBODY, "python3", "-c", SQUAT], stdin=-1, stdout=-1, text=True
+    )
+    with squatter:
+        assert squatter.stdout is not None
+        assert squatter.stdout.readline() == "ready\n"
+        daemon.start()
+        assert serves(daemon)
+        assert "another kbe-nat proxy runs in this network namespace" in daemon.run("--queue", "101").stderr
+        assert daemon.end() < 5
+        squatter.kill()
+
+
+def test_f08_one_that_is_killed_is_followed_at_once(daemon: Daemon) -> None:
+    for _ in range(3):
+        daemon.start()
+        assert daemon.process is not None
+        daemon.process.kill()
+        daemon.process.wait()
+    daemon.start()
+    assert [own["number"] for own in daemon.get("stats")["queues"]] == [100]
+    assert serves(daemon)
+
+
+def test_f08_of_two_that_start_at_once_one_serves(daemon: Daemon, tmp_path: Path) -> None:
+    commands = [
+        daemon.command("--queue", str(100 + own), "--socket", f"{tmp_path}/{own}") for own in range(3)
+    ]
+    started = [subprocess.Popen(own, stderr=-1, text=True) for own in commands]
+    eventually(lambda: sum(own.poll() is None for own in started) == 1, 30)
+    for own in started:
+        if own.poll() is None:
+            daemon.process = own
+        else:
+            assert own.stderr is not None
+            assert "another kbe-nat proxy runs" in own.stderr.read()
+            own.stderr.close()
+    eventually(lambda: serves(daemon), 30)
+    assert daemon.end() < 5
+    assert daemon.process is not None and daemon.process.stderr is not None
+    daemon.process.stderr.close()
+    assert "kbe-nat" not in kernel_rules(daemon.cluster)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_f131_nobody_reads_what_it_says(daemon: Daemon, kind: str) -> None:
+    """As systemd-journald when it is stopped, or `kbe-nat proxy 2>&1 | less`."""
+    reader, writer = os.pipe() if kind == "pipe" else tuple(own.detach() for own in socket.socketpair())
+    for number in range(3000):
+        daemon.write(
+            f"wrong-{number}.yaml", f"kind: Service\napiVersion: v1\nmetadata: {{name: W{number}}}\n"
+        )
+    daemon.process = subprocess.Popen(daemon.command(), stderr=writer, text=True)
+    try:
+        eventually(lambda: daemon.socket.exists() and daemon.get("status"), 60)
+        assert len(daemon.get("status")["refused"]) == 3000
+        daemon.write("nobody.yaml", NOBODY)
+        eventually(lambda: "172.30.0.9" in kernel_rules(daemon.cluster), 30)
+        assert serves(daemon)
+        # Its last words are lost too.
+        assert daemon.end() < 5
+        assert daemon.process.returncode == 0
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_f03_a_command_that_takes_long_is_no_reason_to_be_ended(daemon: Daemon, tmp_path: Path) -> None:
+    flag = tmp_path / "slow"
+    environment = broken(tmp_path, COMMANDS[daemon.way], f"test -e {flag} && sleep 4")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        listener.settimeout(30)
+        environment |= {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "2000000"}
+        daemon.start(environment=environment)
+        while listener.recv(1000) != b"WATCHDOG=1":
+            pass
+        flag.touch()
+        before = kernel_rules(daemon.cluster)
+        daemon.cluster.node.call("nft", "flush", "ruleset")
+        listener.settimeout(2)
+        end = time.monotonic() + 12
+        while time.monotonic() < end:
+            listener.recv(1000)
+        flag.unlink()
+    eventually(lambda: kernel_rules(daemon.cluster) == before, 60)
+    assert serves(daemon)
