@@ -692,3 +692,13 @@ def test_what_verbs_ask_is_what_the_daemon_answers(kbe: Ran, tmp_path: Path, ver
     with ControlServer(path, answer):
         assert kbe(*verb, "--socket", path)[1:] == ("", "kbe-nat: understood\n")
     assert asked
+
+
+def test_a_dry_run_says_what_the_daemon_would_say(kbe: Ran, tmp_path: Path) -> None:
+    node = "apiVersion: v1\nkind: Node\nmetadata: {name: %s}\n---\n"
+    (tmp_path / "nodes.yaml").write_text(node % "a-node" + node % "b-node")
+    flags = ("--dry-run", "--datapath", "every-packet")
+    _, _, told = kbe("proxy", "--manifests", SEED, "--manifests", tmp_path, *flags)
+    assert "nothing tells which node this is (--node)" in told
+    _, _, told = kbe("proxy", "--manifests", SEED, "--manifests", tmp_path, "--node", "a-node", *flags)
+    assert "which node" not in told

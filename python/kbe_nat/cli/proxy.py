@@ -272,6 +272,7 @@ def _print_rules(source: Manifests, controller: Controller) -> None:
     if reading is not None:
         warn(*map(str, reading.errors), *reading.notes, *reading.warnings)
         controller.apply(reading.snapshot)
+        warn(*controller.plan.notes)
     print(controller.render(), end="")
 
 
@@ -298,7 +299,7 @@ def _bits(text: str, flag: str) -> int:
 
 
 def _cpu(text: str) -> int:
-    if not text.isdigit() or int(text) not in os.sched_getaffinity(0):
+    if not (text.isascii() and text.isdigit()) or int(text) not in os.sched_getaffinity(0):
         raise ValueError(f"{text!r} is not the number of a processor that we may use")
     return int(text)
 
