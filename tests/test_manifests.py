@@ -854,3 +854,30 @@ addressType: {kind}
 ports: [{{port: 8080}}]
 endpoints: [{endpoints}]
 """
+
+
+def test_the_api_server_s_refusal_takes_nothing_away(tmp_path: Path) -> None:
+    """curl saves it, and ends with 0."""
+    written = tmp_path / "all.json"
+    written.write_text(
+        '{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {"clusterIP": '
+        '"10.96.0.20", "ports": [{"port": 80}]}}'
+    )
+    source = Manifests([tmp_path])
+    first = source.read()
+    assert first and [service.name for service in first.snapshot.services] == ["web"]
+    written.write_text(
+        '{"apiVersion": "v1", "kind": "Status", "status": "Failure", "message": "Unauthorized"}'
+    )
+    second = source.read()
+    assert second and second.snapshot.services == first.snapshot.services
+    assert [str(error) for error in second.unread] == [
+        f"{written}: the API server's answer is a failure: 'Unauthorized'"
+    ]
+
+
+def test_an_empty_name_is_not_the_current_directory() -> None:
+    with pytest.raises(FileError, match="the name of a file or directory is empty"):
+        Manifests([""]).read()
+    with pytest.raises(FileError, match="the name of a file or directory is empty"):
+        read_manifests([""])

@@ -37,6 +37,13 @@ def decode(document: object, origin: str) -> Iterator[Found | ObjectError | str]
         yield _item(inner, f"{origin}, items[{number}]")
 
 
+def is_failure(document: object) -> bool:
+    """Whether a document is what the API server says in place of objects, as curl saves it."""
+    if not isinstance(document, dict) or not isinstance(document.get("message"), str):
+        return False
+    return all(document.get(name) == value for name, value in FAILURE.items())
+
+
 def _item(item: object, origin: str) -> Found | ObjectError | str:
     head = _head(item, origin)
     if isinstance(head, ObjectError):
@@ -141,6 +148,7 @@ TEXTS: Final = frozenset(("labels", "annotations", "selector"))
 OLD_GROUPS: Final = ("extensions",)
 """Where kinds were before they got a group of their own."""
 ENDPOINTS: Final = ("v1", "Endpoints")
+FAILURE: Final = {"apiVersion": "v1", "kind": "Status", "status": "Failure"}
 KUBECONFIG: Final = ("v1", "Config")
 IS_KUBECONFIG: Final = (
     "this is a kubeconfig; kbe-nat reads files of Services and EndpointSlices, not the API server"

@@ -14,7 +14,7 @@ from kbe_nat.sources import Reading
 from kbe_nat.sources.amendment import amend, can_be_amended
 from kbe_nat.sources.assembly import assemble
 from kbe_nat.sources.completion import POD_RANGE, complete
-from kbe_nat.sources.decoding import decode
+from kbe_nat.sources.decoding import decode, is_failure
 from kbe_nat.sources.documents import documents
 from kbe_nat.sources.files import is_stream, label
 from kbe_nat.sources.objects import Found
@@ -213,9 +213,14 @@ NOTHING: Final = _Content((), (), ())
 
 
 def _content(path: str) -> _Content:
+    written = documents(path)
+    for document in written:
+        if is_failure(document):
+            # What it stands in place of has not gone.
+            raise FileError(f"{label(path)}: the API server's answer is a failure: {document['message']!r}")
     items = [
         item
-        for number, document in enumerate(documents(path), 1)
+        for number, document in enumerate(written, 1)
         if document is not None
         for item in decode(document, f"{label(path)}, document {number}")
     ]
@@ -243,6 +248,9 @@ def _files(paths: Sequence[str], held: Iterable[str] = ()) -> Iterator[str]:
     Raises `FileError` when a directory cannot be listed.
     """
     for path in paths:
+        if not path:
+            # To Python it is the current directory; here a variable was not set.
+            raise FileError("the name of a file or directory is empty")
         try:
             if is_stream(path) or not Path(path).is_dir():
                 yield path
