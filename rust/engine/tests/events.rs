@@ -18,12 +18,13 @@ fn a_connection_is_seen_from_its_beginning_to_its_end() {
     for family in FAMILIES {
         let mut scene = Scene::plain(Config::default());
         scene.engine.watch(100);
-        Connection::establish(&mut scene, family.client(1, 5555), family.vip());
+        let mut connection = Connection::establish(&mut scene, family.client(1, 5555), family.vip());
         assert_eq!(
             names(&mut scene.engine),
             [("NEW", Some("SYN_SENT")), ("UPDATE", Some("SYN_RECV")), ("UPDATE", Some("ESTABLISHED"))]
         );
-        assert_eq!(scene.flows()[0].packets, [2, 1], "SYN and ACK, and the answer between them");
+        connection.client(&mut scene, ACK, b"question");
+        assert_eq!(scene.flows()[0].packets, [3, 1], "SYN, ACK and a question; the answer to the SYN");
         scene.sweep(1_000_000.0);
         assert_eq!(names(&mut scene.engine), [("DESTROY", Some("ESTABLISHED"))]);
     }

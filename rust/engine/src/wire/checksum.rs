@@ -146,6 +146,13 @@ mod tests {
     }
 
     #[test]
+    fn nothing_taken_back_is_nothing() {
+        for checksum in (0..=u16::MAX).map(u16::to_be_bytes) {
+            assert_eq!(Delta::NONE.inverse().update(checksum), checksum);
+        }
+    }
+
+    #[test]
     fn udp_zero_rules() {
         let delta = Delta::between(&[0, 1], &[0, 2]);
         assert_eq!(delta.update_udp([0, 0]), [0, 0]);
