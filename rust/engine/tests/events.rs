@@ -4,7 +4,7 @@ mod scene;
 
 use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::view::Filter;
-use kbe_nat_engine::{Config, Engine};
+use kbe_nat_engine::{Action, Config, Engine};
 use scene::*;
 
 fn names(engine: &mut Engine) -> Vec<(&'static str, Option<&'static str>)> {
@@ -23,7 +23,7 @@ fn a_connection_is_seen_from_its_beginning_to_its_end() {
             names(&mut scene.engine),
             [("NEW", Some("SYN_SENT")), ("UPDATE", Some("SYN_RECV")), ("UPDATE", Some("ESTABLISHED"))]
         );
-        connection.client(&mut scene, ACK, b"question");
+        assert_eq!(connection.client(&mut scene, ACK, b"question").action, Action::Translate);
         assert_eq!(scene.flows()[0].packets, [3, 1], "SYN, ACK and a question; the answer to the SYN");
         scene.sweep(1_000_000.0);
         assert_eq!(names(&mut scene.engine), [("DESTROY", Some("ESTABLISHED"))]);
