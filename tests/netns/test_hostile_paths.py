@@ -3,12 +3,13 @@
 import os
 import socket
 import stat
+import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from test_proxy import Daemon, curl, daemon
+from test_proxy import NOBODY, SEED, Daemon, curl, daemon
 from waiting import eventually
 
 __all__ = ["daemon"]
@@ -83,3 +84,33 @@ def test_f127_idle_clients_of_the_control_socket_hold_up_nobody(daemon: Daemon) 
         eventually(lambda: number_of("fd") <= descriptors + 2)
     assert "172.30.228.255" in curl(daemon.cluster)
     assert "ERROR" not in daemon.log
+
+
+def test_f132_services_stay_when_their_file_system_is_unmounted(daemon: Daemon) -> None:
+    objects = daemon.folder / "objects"
+    (objects / "cluster.yaml").unlink()
+    mount = ("mount", "-t", "tmpfs", "tmpfs", str(objects))
+    subprocess.run(mount, check=True)
+    try:
+        daemon.write("cluster.yaml", SEED)
+        daemon.start()
+        assert len(daemon.get("services")) == 1
+        subprocess.run(("umount", "--lazy", str(objects)), check=True)
+        complaint = (
+            "it is empty, and on another file system than before: was that unmounted?; what was served"
+        )
+        eventually(lambda: f"{objects}: {complaint}" in daemon.log, 30)
+        # Another one, in which nothing is yet.
+        subprocess.run(mount, check=True)
+        eventually(lambda: daemon.get("status")["refused"], 30)
+        assert len(daemon.get("services")) == 1
+        assert "172.30.228.255" in curl(daemon.cluster)
+        daemon.write("cluster.yaml", SEED)
+        daemon.write("nobody.yaml", NOBODY)
+        eventually(lambda: len(daemon.get("services")) == 2, 60)
+        assert not daemon.get("status")["refused"]
+        for name in ("cluster.yaml", "nobody.yaml"):
+            (objects / name).unlink()
+        eventually(lambda: not daemon.get("services"), 30)
+    finally:
+        subprocess.run(("umount", "--lazy", str(objects)), check=True)

@@ -1,6 +1,7 @@
 """The kernel's own translation in a real kernel: one transaction, elements alone, and nothing left behind."""
 
 import os
+import subprocess
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -229,3 +230,17 @@ def test_the_choice_says_why_and_leaves_nothing(node: Namespace) -> None:
     assert (way, "cannot carry flows" in why) == ("every-packet", True)
     with pytest.raises(RulesError, match="first-packet does not work here"):
         inside(node.path, lambda: choose(DatapathName.FIRST_PACKET, without))
+
+
+def test_f09_what_a_probe_that_was_killed_has_left_goes(node: Namespace, own: Translations) -> None:
+    gone = subprocess.Popen(("true",))
+    gone.wait()
+    names = [f"kbe-nat-probe-{process}" for process in (gone.pid, os.getppid(), "else")]
+    for clean in (own.probe, own.remove):
+        for name in names:
+            node.call("nft", "add", "table", "ip", name, "{ flags dormant; }")
+        clean()
+        left = node.call("nft", "list", "tables").splitlines()
+        assert f"table ip {names[0]}" not in left
+        assert f"table ip {names[1]}" in left, "its process goes on"
+        assert "table ip kbe-nat-probe-else" not in left

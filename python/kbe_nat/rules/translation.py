@@ -10,8 +10,9 @@ at every element of every table before it lists one.
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, TypeAlias
 
 from kbe_nat._native import NftTables
@@ -169,7 +170,13 @@ class Translations:
         return tuple(gone)
 
     def probe(self) -> None:
-        """Raises `RulesError` when this kernel cannot do what the tables need. Leaves nothing."""
+        """Raises `RulesError` when this kernel cannot do what the tables need. Leaves nothing, even of one
+        that was killed.
+        """
+        # Another one that looks at this moment may be first.
+        with suppress(RulesError):
+            if forsaken := self._forsaken():
+                self._tables.commit(deleted=forsaken)
         name = f"{PROBE_PREFIX}{os.getpid()}"
         self._runner.run(("nft", "-f", "-"), _text(self._table.lines(Translation(IPV4), name, asleep=True)))
         table = (PROTOCOLS[IPV4], name)
@@ -181,7 +188,7 @@ class Translations:
     def remove(self) -> None:
         """Take the tables away, if there are any."""
         self._installed = {}
-        present = [(PROTOCOLS[number], name) for number, name, _ in self._present()]
+        present = [(PROTOCOLS[number], name) for number, name, _ in self._present()] + self._forsaken()
         if present:
             self._tables.commit(deleted=present)
 
@@ -244,6 +251,12 @@ class Translations:
             if name.startswith(PREFIX)
         ]
 
+    def _forsaken(self) -> list[_Table]:
+        """Tables of probes whose processes are no more."""
+        protocol = PROTOCOLS[IPV4]
+        names = [name for name, _ in self._tables.names(protocol) if name.startswith(PROBE_PREFIX)]
+        return [(protocol, name) for name in names if not _is_running(name.removeprefix(PROBE_PREFIX))]
+
     def _missing(self, protocol: int, own: "_Installed") -> Iterator[str]:
         if (own.name, False) not in self._tables.names(protocol):
             yield "the table"
@@ -272,6 +285,10 @@ class _Installed:
     """By map or set, the sum over what it is to hold, as of `NftTables.fingerprint`."""
     rules: dict[str, int]
     """What the kernel says of each chain."""
+
+
+def _is_running(process: str) -> bool:
+    return process.isdecimal() and Path(f"/proc/{process}").exists()
 
 
 def _differences(change: TranslationChange, before: _Installed) -> Iterator[tuple[str, Elements, Elements]]:

@@ -17,6 +17,7 @@ from kbe_nat.sources.completion import POD_RANGE, complete
 from kbe_nat.sources.decoding import decode, is_failure
 from kbe_nat.sources.documents import documents
 from kbe_nat.sources.files import is_stream, label
+from kbe_nat.sources.mounts import Mounts
 from kbe_nat.sources.objects import Found
 from kbe_nat.sources.retention import retain
 from kbe_nat.sources.selection import select
@@ -50,6 +51,7 @@ class Manifests:
         self._told: set[str] = set()
         """Those of them whose writers are done."""
         self._unsettled = Unsettled(gone_seconds)
+        self._mounts = Mounts()
         self._stamps: dict[str, Stamp] = {}
         self._contents: dict[str, _Content] = {}
         """Of all files, in the order in which they count."""
@@ -147,8 +149,16 @@ class Manifests:
         if self._doubtful is not None:
             return {**self._stamps, **{file: stamp(file) for file in self._doubtful}}
         there = {file: stamp(file) for file in _files(self._paths)}
+        self._check_mounts(there)
         missing = self._stamps.keys() - there.keys()
         return {file: there.get(file) for file in _files(self._paths, missing)} if missing else {**there}
+
+    def _check_mounts(self, there: Iterable[str]) -> None:
+        """Raises `UnreadableError`."""
+        filled = {str(Path(file).parent) for file in there}
+        for path in self._paths:
+            if not is_stream(path) and Path(path).is_dir():
+                self._mounts.check(path, has_files=str(Path(path)) in filled)
 
     def _taken(self, stamps: dict[str, Stamp], fresh: Mapping[str, "_Content"]) -> Reading:
         """The reading, with these files in place of what they were."""
