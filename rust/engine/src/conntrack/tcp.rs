@@ -137,18 +137,20 @@ impl Tracking {
     /// How long the connection lives in `state`, given what is outstanding; as nf_conntrack_proto_tcp.c.
     pub(crate) fn timeout(&self, state: State, is_replied: bool, timeouts: &Timeouts) -> Tick {
         let usual = timeouts.of(state);
-        let any = |flag| self.sides.iter().any(|side| side.has(flag));
+        let [one, other] = &self.sides;
+        let flags = one.flags | other.flags;
         // Picked up in mid-stream: a single stray segment must not hold a flow for days.
         let is_one_sided = state == State::TcpEstablished && !is_replied;
-        if self.sides.iter().any(|side| side.retransmissions >= 3) {
-            usual.min(timeouts.get(Timeout::TcpMaxRetrans))
-        } else if any(Side::UNACKNOWLEDGED) || is_one_sided {
-            usual.min(timeouts.get(Timeout::TcpUnacknowledged))
-        } else if any(Side::SHUT) {
-            usual.min(timeouts.get(Timeout::TcpMaxRetrans))
+        let shorter = if one.retransmissions.max(other.retransmissions) >= 3 {
+            Timeout::TcpMaxRetrans
+        } else if flags & Side::UNACKNOWLEDGED != 0 || is_one_sided {
+            Timeout::TcpUnacknowledged
+        } else if flags & Side::SHUT != 0 {
+            Timeout::TcpMaxRetrans
         } else {
-            usual
-        }
+            return usual;
+        };
+        usual.min(timeouts.get(shorter))
     }
 
     /// A RST closes an open connection only with exactly the sequence number that the other side expects next (RFC 5961, 3.2; the
@@ -203,7 +205,7 @@ impl Tracking {
         sender.note(segment, both_scale);
         let is_refusing_scale =
             flags.has(Flags::SYN) && direction == Direction::Reply && !sender.has(Side::SCALED);
-        let is_plain_ack = flags.has(Flags::ACK) && !flags.has(Flags::SYN) && !flags.has(Flags::FIN);
+        let is_plain_ack = flags.0 & (Flags::ACK | Flags::SYN | Flags::FIN) == Flags::ACK;
         if is_plain_ack {
             sender.set(Side::SHUT, segment.window == 0);
         }
