@@ -16,6 +16,7 @@ from kbe_nat.errors import KbeNatError, QueueError
 from kbe_nat.rules import Way
 from kbe_nat.rules.choice import BackendName, DatapathName, choose, probe
 from kbe_nat.rules.execution import Commands
+from kbe_nat.rules.kube_proxy import kube_proxy_rules
 
 
 class State(StrEnum):
@@ -43,7 +44,7 @@ def diagnose() -> Iterator[Check]:
     yield Check("kernel", State.OK, f"{platform.system()} {platform.release()}")
     privilege = _privilege()
     yield privilege
-    for check in (_queue(), _rules(), _datapath()):
+    for check in (_queue(), _rules(), _datapath(), _kube_proxy()):
         if check.state is not State.OK and privilege.state is State.FAILED:
             # What the kernel can do is not seen without it.
             yield replace(check, remedy="ask again with the privilege")
@@ -130,6 +131,14 @@ def _rules() -> Check:
     except KbeNatError as error:
         remedy = "every-packet needs iptables and ipset, or nft where the kernel has its queue statement"
         return Check("rules", State.NOTE, str(error), remedy)
+
+
+def _kube_proxy() -> Check:
+    places = kube_proxy_rules(Commands())
+    if not places:
+        return Check("kube-proxy", State.OK, "no rules of it are here")
+    remedy = "two proxies decide about the same Services: end kube-proxy, and run kube-proxy --cleanup"
+    return Check("kube-proxy", State.NOTE, f"its rules are here: {', '.join(places)}", remedy)
 
 
 def _super_packets() -> Check:

@@ -5,13 +5,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kbe_nat.playground.namespaces import Namespace
+from kbe_nat.rules.execution import Commands
 
 COMMAND = (sys.executable, "-m", "kbe_nat", "doctor")
+SEED = Path(__file__).parents[2] / "examples/seed/cluster.yaml"
 
 
 @pytest.fixture
@@ -78,3 +81,20 @@ def test_f140_devices_that_make_packets_of_more_than_64_kb_are_named(node: Names
     found = asked(node)[1]["super-packets"]
     assert (found["state"], "v0" in found["found"], "v1" in found["found"]) == ("note", True, False)
     assert "gso_max_size" in found["remedy"]
+
+
+@pytest.mark.parametrize("form", ["iptables-save", "nft"])
+def test_f93_rules_of_kube_proxy_are_named(node: Namespace, form: str) -> None:
+    dump = [sys.executable, "-m", "kbe_nat", "dump", "-f", str(SEED), "--format", form]
+    rules = subprocess.run(dump, capture_output=True, text=True, check=True).stdout
+    loader = ("nft", "-f", "-") if form == "nft" else ("iptables-restore",)
+    assert asked(node)[1]["kube-proxy"]["state"] == "ok"
+    # Counters of kube-proxy's that it makes itself.
+    lines = [line for line in rules.splitlines() if "nfacct" not in line]
+    Commands(node.prefix).run(loader, "\n".join(lines) + "\n")
+    before = node.call("nft", "list", "ruleset")
+    _, checks = asked(node)
+    assert checks["kube-proxy"]["state"] == "note"
+    place = "nft's table ip kube-proxy" if form == "nft" else "iptables' chain KUBE-SERVICES"
+    assert place in checks["kube-proxy"]["found"]
+    assert node.call("nft", "list", "ruleset") == before

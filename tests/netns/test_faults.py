@@ -7,7 +7,7 @@ import random
 import socket
 import struct
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 import pytest
@@ -272,6 +272,9 @@ def test_f78_f79_f80_fragments_in_any_order(cluster: Cluster, way: Way) -> None:
         pieces = {int.from_bytes(one[4:6]) for one in arrived}
         assert pieces >= {30_000, 30_001}
         assert 30_002 not in pieces
+        # Where a piece came twice, the datagram is whole or doomed (RFC 5722).
+        payload = b"".join(one[20:] for one in arrived if int.from_bytes(one[4:6]) == 30_003)[8:]
+        assert payload in (b"", content)
 
 
 @WAYS
@@ -347,14 +350,32 @@ def test_f88_what_stands_behind_a_packet_in_its_frame_is_no_part_of_it(cluster: 
 
 
 @WAYS
-def test_f90_a_pod_reaches_itself(cluster: Cluster, way: Way) -> None:
-    served(cluster.pods[0], SHORT)
-    with (
-        stage(cluster, way, plan=plan_of(1)) as own,
-        own.client(socket.SOCK_STREAM, IPV4, (VIP, 5002), cluster.pods[0]) as client,
-    ):
+@FAMILIES
+def test_f34_two_datagrams_of_one_socket_at_once_reach_one_backend(
+    cluster: Cluster, family: int, way: Way
+) -> None:
+    echoes(cluster, family)
+    with stage(cluster, way) as own, ExitStack() as stack:
+        for _ in range(200):
+            client = stack.enter_context(own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)))
+            # As a resolver asks for A and AAAA: the second one is sent before the first has its verdict.
+            client.send(b"A")
+            client.send(b"AAAA")
+            assert {client.recv(10), client.recv(10)} == {b"A", b"AAAA"}
+        flows = own.flows()
+        assert len(flows) == len({flow.source for flow in flows}) == 200, "one flow for each socket"
+
+
+@WAYS
+@FAMILIES
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["tcp", "udp"])
+def test_f90_a_pod_reaches_itself(cluster: Cluster, family: int, way: Way, kind: int) -> None:
+    pod = cluster.pods[0]
+    served(pod, SHORT) if kind == socket.SOCK_STREAM else served(pod, ECHO, str(family))
+    to = (VIPS[family], 5002 if kind == socket.SOCK_STREAM else 7)
+    with stage(cluster, way, plan=plan_of(1)) as own, own.client(kind, family, to, pod) as client:
         assert answer(client, b"hello myself") == b"hello myself"
-        assert client.getpeername() == (VIP, 5002)
+        assert client.getpeername()[:2] == to
 
 
 @WAYS

@@ -211,14 +211,41 @@ def test_endpoints_change_under_load(cluster: Cluster, driver: Driver, way: Way)
 
 
 @WAYS
-def test_the_path_mtu_is_told_to_the_client(cluster: Cluster, way: Way) -> None:
+@FAMILIES
+def test_f82_the_path_mtu_is_told_to_the_client(cluster: Cluster, family: int, way: Way) -> None:
     with stage(cluster, way) as own:
         # Neither end knows that the path is narrow in between: the node must tell the client, about the packet
         # that it has sent and not about the translated one.
         cluster.node.call("ip", "link", "set", "docker0", "mtu", "1300")
-        transfer(own, IPV4, 8 << 20)
+        transfer(own, family, 8 << 20)
         assert way is Way.FIRST_PACKET or own.engine.stats().causes["related"] > 0
-        assert "mtu 1300" in cluster.client.call("ip", "route", "get", VIPS[IPV4])
+        assert "mtu 1300" in cluster.client.call("ip", "route", "get", VIPS[family])
+
+
+@WAYS
+@FAMILIES
+def test_f82_datagrams_hear_of_the_path_mtu(cluster: Cluster, family: int, way: Way) -> None:
+    for pod in cluster.pods:
+        served(pod, ECHO, str(family))
+    with stage(cluster, way) as own, own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)) as client:
+        cluster.node.call("ip", "link", "set", "docker0", "mtu", "1300")
+        level, option = (socket.IPPROTO_IP, 10) if family == IPV4 else (socket.IPPROTO_IPV6, 23)
+        client.setsockopt(level, option, PMTUDISC_DO)
+        # every-packet learns of no path by a flow's first datagram, see ARCHITECTURE.md.
+        client.send(b"small")
+        assert client.recv(10) == b"small"
+
+        def is_told() -> bool:
+            with suppress(OSError):
+                client.send(bytes(1400))
+                client.settimeout(0.2)
+                client.recv(2000)
+            return "mtu 1300" in cluster.client.call("ip", "route", "get", VIPS[family])
+
+        eventually(is_told)
+        client.settimeout(10)
+        client.send(bytes(1200))
+        assert client.recv(2000) == bytes(1200)
 
 
 def test_f04_a_full_queue_drops_and_counts(cluster: Cluster) -> None:
@@ -344,3 +371,7 @@ def test_a_queue_that_cannot_be_had_says_why(cluster: Cluster) -> None:
     program = "from kbe_nat.datapath.native import NativeQueue; NativeQueue(7)"
     done = subprocess.run([*plain, program], capture_output=True, text=True, check=False)
     assert "queue 7 cannot be bound without CAP_NET_ADMIN" in done.stderr
+
+
+PMTUDISC_DO = 2
+"""IP_PMTUDISC_DO and IPV6_PMTUDISC_DO: never in fragments."""

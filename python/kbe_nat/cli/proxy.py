@@ -42,6 +42,7 @@ from kbe_nat.policy import Options
 from kbe_nat.rules import Marks, Way
 from kbe_nat.rules.choice import BackendName, DatapathName, choose, clean_up, probe, remove_rules, usable
 from kbe_nat.rules.execution import Commands
+from kbe_nat.rules.kube_proxy import kube_proxy_rules
 from kbe_nat.rules.standby import OnDeath
 from kbe_nat.rules.translation import Translations
 from kbe_nat.sources.address import parse_range
@@ -224,6 +225,10 @@ def proxy(
     LOG.info("datapath %s: %s", way, reason)
     if not carrying.counts_bytes():
         LOG.info("packets and bytes of connections are not counted: %s is 0", ACCOUNTING)
+    if places := kube_proxy_rules(commands):
+        LOG.warning(
+            "kube-proxy's rules are here too, and decide about the same Services: %s", ", ".join(places)
+        )
     LOG.info("rules by %s; queue %s by %s; seed %d", why, _span(numbers), driver, seed)
     opened: list[Callable[[], NativeQueue | NetfilterQueue]] = [
         partial(
