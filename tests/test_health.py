@@ -6,7 +6,6 @@ import logging
 import resource
 import select
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -270,11 +269,11 @@ def test_f128_what_cannot_be_listened_on_is_said_once_and_tried_again(
         "127.0.0.1", HealthCheck("shop", "web", number := free_port(socket.AF_INET, "127.0.0.1"), 1)
     )
 
-    def refused(thread: threading.Thread) -> None:
+    def refused(*arguments: object) -> None:
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", refused)
+        patch.setattr(answering, "start_new_thread", refused)
         servers.follow(plan)
         servers.follow(plan)
     assert caplog.text.count("can't start new thread") == 1

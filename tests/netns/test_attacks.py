@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -265,3 +266,26 @@ for number in range(1, 4001):
     if number % 400 == 0:
         print(number, flush=True)
 """
+
+
+@pytest.mark.parametrize("spare", [0, 1 << 20], ids=["none", "little"])
+def test_f128_who_asks_while_memory_is_short_is_answered_when_it_is_not(daemon: Daemon, spare: int) -> None:
+    """A thread that starts may find no memory to begin with; nobody may wait for it."""
+    daemon.start()
+    before = resource.prlimit(pid(daemon), resource.RLIMIT_AS)
+    for _ in range(3):
+        daemon.get("status")
+        size = int(Path(f"/proc/{pid(daemon)}/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.prlimit(pid(daemon), resource.RLIMIT_AS, (size + spare, before[1]))
+        for _ in range(3):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+                client.settimeout(3)
+                client.connect(str(daemon.socket))
+                client.sendall(b'{"verb": "status"}\n')
+                with suppress(TimeoutError, ConnectionResetError):
+                    client.recv(1)
+        resource.prlimit(pid(daemon), resource.RLIMIT_AS, before)
+    assert daemon.get("status")["pid"] == pid(daemon)
+    assert "Traceback" not in daemon.log
+    assert serves(daemon)
+    assert daemon.end() < 5

@@ -13,11 +13,13 @@ import stat
 import struct
 import threading
 import time
+from _thread import start_new_thread
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
+from weakref import WeakSet
 
 from kbe_nat.daemon.reception import Reception
 from kbe_nat.daemon.requests import parse
@@ -33,7 +35,8 @@ class ControlServer:
     def __init__(self, path: Path, answer: Answering) -> None:
         self._path = path
         self._answer = answer
-        self._places = threading.BoundedSemaphore(MAX_CONVERSATIONS)
+        self._clients: WeakSet[socket.socket] = WeakSet()
+        """Those who are being answered: whatever becomes of a thread, its client leaves with it."""
 
     def __enter__(self) -> Self:
         """Raises `ControlError` when somebody listens there already, something else than a socket of ours stands
@@ -63,7 +66,7 @@ class ControlServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._reception.stop()
-        self._thread.join()
+        self._thread.join(END_SECONDS)
         self._listener.close()
         with suppress(OSError):
             # Whatever has taken its place is not ours.
@@ -72,26 +75,24 @@ class ControlServer:
 
     def _receive(self) -> None:
         for client, line in self._reception.requests():
-            if not self._places.acquire(blocking=False):
+            if len(self._clients) >= MAX_CONVERSATIONS:
                 _refuse(client, f"{MAX_CONVERSATIONS} requests are being answered already; try again")
                 continue
             try:
-                threading.Thread(
-                    target=self._converse, args=(client, line), name="conversation", daemon=True
-                ).start()
-            except RuntimeError:
-                self._places.release()
+                self._clients.add(client)
+                # `Thread.start` would wait for ever for a thread that finds no memory to begin with.
+                start_new_thread(self._converse, (client, line))
+            except (RuntimeError, MemoryError):
                 _refuse(client, "no thread is left to answer; try again")
+            # Its thread is to have the only reference.
+            del client
 
     def _converse(self, client: socket.socket, line: bytes) -> None:
         # A client that is gone, or takes no answer for so long, ends its conversation.
-        with client, suppress(OSError):
-            try:
-                client.settimeout(PATIENCE)
-                for answer in self._answers(line):
-                    client.sendall(_line(answer))
-            finally:
-                self._places.release()
+        with client, suppress(OSError, MemoryError):
+            client.settimeout(PATIENCE)
+            for answer in self._answers(line):
+                client.sendall(_line(answer))
 
     def _answers(self, line: bytes) -> Iterator[dict[str, Any]]:
         try:
@@ -217,6 +218,7 @@ def _line(message: dict[str, Any]) -> bytes:
 LOG: Final = logging.getLogger("kbe_nat.daemon")
 BACKLOG: Final = 1024
 MAX_CONVERSATIONS: Final = 32
+END_SECONDS: Final = 2.0
 PATIENCE: Final = 30.0
 """Seconds in which a client must have taken a page."""
 ANSWER_SECONDS: Final = 10.0

@@ -12,6 +12,7 @@ import resource
 import socket
 import struct
 import threading
+from _thread import start_new_thread
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from http import HTTPStatus
@@ -34,12 +35,17 @@ class Answering:
         self._loop.set_exception_handler(self._failed)
         self._slots = _Slots()
         self._trouble = ""
-        self._thread = threading.Thread(target=self._loop.run_forever, name="health checks", daemon=True)
+        self._ended = threading.Event()
+        started = threading.Event()
+        self._loop.call_soon(started.set)
         try:
-            self._thread.start()
+            # `Thread.start` would wait for ever for a thread that finds no memory to begin with.
+            start_new_thread(self._run, ())
         except RuntimeError:
             self._loop.close()
             raise
+        if not started.wait(PATIENCE):
+            raise RuntimeError("the thread that answers does not begin")
 
     def listen(self, listener: socket.socket, answer: Callable[[], Answer]) -> asyncio.Server:
         """Answer at a bound socket, which is ours from now on. `answer` is called in this thread."""
@@ -71,9 +77,14 @@ class Answering:
 
         self._done(drop())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(PATIENCE)
-        if not self._thread.is_alive():
+        if self._ended.wait(PATIENCE):
             self._loop.close()
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_forever()
+        finally:
+            self._ended.set()
 
     def _done(self, work: Coroutine[Any, Any, _T]) -> _T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)

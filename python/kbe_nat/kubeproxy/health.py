@@ -60,7 +60,7 @@ class HealthServers:
             listener = _listener(place)
             self._servers[place] = self._answering.listen(listener, lambda: self._answer(place))
         except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else str(error)
+            reason = os.strerror(error.errno) if error.errno else str(error) or "it takes too long"
         except RuntimeError as error:
             # There is no thread for it.
             reason = str(error)
