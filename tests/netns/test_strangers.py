@@ -11,6 +11,8 @@ from test_attacks import COMMANDS, broken, serves
 from test_proxy import NOBODY, Daemon, daemon, kernel_rules
 from waiting import eventually
 
+from kbe_nat.rules import Way
+
 __all__ = ["daemon"]
 ANYBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
 SQUAT = r"""
@@ -115,3 +117,32 @@ def test_f03_a_command_that_takes_long_is_no_reason_to_be_ended(daemon: Daemon, 
         flag.unlink()
     eventually(lambda: kernel_rules(daemon.cluster) == before, 60)
     assert serves(daemon)
+
+
+def test_a_user_with_one_privilege_is_enough(daemon: Daemon, tmp_path: Path) -> None:
+    if daemon.way is Way.EVERY_PACKET:
+        pytest.skip("iptables works for root alone, whose lock it takes")
+    for folder in (tmp_path, *(own for own in tmp_path.parents if own.is_relative_to("/tmp/"))):
+        folder.chmod(0o755)
+    owned = tmp_path / "owned"
+    owned.mkdir()
+    os.chown(owned, 65534, 65534)
+    prefix = daemon.cluster.node.prefix
+    own = ("--socket", str(owned / "socket"), "--state", str(owned / "state"))
+    command = (
+        *prefix,
+        *ANYBODY,
+        "--inh-caps",
+        "+net_admin",
+        "--ambient-caps",
+        "+net_admin",
+        *daemon.command()[len(prefix) :],
+    )
+    with (tmp_path / "log").open("a") as log:
+        daemon.process = subprocess.Popen((*command, *own), stderr=log, text=True)
+    eventually(lambda: "serving" in daemon.log, 30)
+    assert serves(daemon)
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    assert f"CapEff:\t{1 << 12:016x}" in status and "NoNewPrivs:\t1" in status
+    assert daemon.end() < 5
+    assert "kbe-nat" not in kernel_rules(daemon.cluster)

@@ -27,8 +27,10 @@ def keep_net_admin(*, is_raw_lent: bool) -> None:
     """
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
     kept = (CAP_NET_ADMIN, CAP_NET_RAW) if is_raw_lent else (CAP_NET_ADMIN,)
+    # A user who may not bound what commands can get is bounded by no_new_privs alone.
+    may_bound = effective() >> CAP_SETPCAP & 1
     for capability in range(last + 1):
-        if capability not in kept and _prctl(PR_CAPBSET_READ, capability) > 0:
+        if may_bound and capability not in kept and _prctl(PR_CAPBSET_READ, capability) > 0:
             _checked(_prctl(PR_CAPBSET_DROP, capability))
     header = _Header(VERSION_3, 0)
     LIBC.capget(ctypes.byref(header), ctypes.byref(data := (_Data * 2)()))
@@ -58,6 +60,7 @@ def _checked(result: int) -> None:
 
 LIBC: Final = ctypes.CDLL(None, use_errno=True)
 VERSION_3: Final = 0x20080522
+CAP_SETPCAP: Final = 8
 CAP_NET_ADMIN: Final = 12
 CAP_NET_RAW: Final = 13
 PR_CAPBSET_READ: Final = 23
