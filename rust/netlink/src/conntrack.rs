@@ -1,7 +1,8 @@
 //! Flows of the kernel's connection tracking (`linux/netfilter/nfnetlink_conntrack.h`): those that are there, what happens to
 //! them, and how to end one.
 //!
-//! Only those of the default zone: other zones are others' views of packets that may be tracked in ours as well.
+//! Only those whose packets to the destination are tracked in the default zone: other zones are
+//! others' views of packets that may be tracked in ours as well.
 
 mod requests;
 
@@ -139,6 +140,8 @@ impl Entry {
         let mut counters = [None, None];
         for (kind, value) in attributes(message.get(HEADER..)?) {
             match kind {
+                // A zone of one direction stands with that direction.
+                CTA_TUPLE_ORIG if find(value, CTA_TUPLE_ZONE).is_some() => return None,
                 CTA_TUPLE_ORIG => original = tuple(value),
                 CTA_TUPLE_REPLY => reply = tuple(value),
                 CTA_STATUS => status = number(value)?,
@@ -215,6 +218,7 @@ const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
+const CTA_TUPLE_ZONE: u16 = 3;
 const CTA_IP_V4_SRC: u16 = 1;
 const CTA_IP_V4_DST: u16 = 2;
 const CTA_IP_V6_SRC: u16 = 3;
@@ -310,6 +314,30 @@ mod tests {
         };
         assert!(Entry::parse(&flow(false)).is_some());
         assert_eq!(Entry::parse(&flow(true)), None, "somebody else's view of the packet");
+    }
+
+    #[test]
+    fn f125_a_zone_of_the_original_direction_is_somebody_elses() {
+        let zoned = |place: u16| {
+            message(|bytes| {
+                for (kind, src, dst) in [
+                    (CTA_TUPLE_ORIG, "10.0.0.1:1", "10.0.0.2:2"),
+                    (CTA_TUPLE_REPLY, "10.0.0.2:2", "10.0.0.1:1"),
+                ] {
+                    let start = bytes.len();
+                    put_ends(bytes, 17, ends(src, dst));
+                    if kind == place {
+                        put(bytes, CTA_TUPLE_ZONE, &7u16.to_be_bytes());
+                    }
+                    let length = (bytes.len() - start) as u16;
+                    bytes[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+                    bytes[start + 2] = kind as u8;
+                }
+            })
+        };
+        assert_eq!(Entry::parse(&zoned(CTA_TUPLE_ORIG)), None);
+        // Its packets to the destination are tracked in the default zone, and it is found and ended there.
+        assert!(Entry::parse(&zoned(CTA_TUPLE_REPLY)).is_some());
     }
 
     proptest! {

@@ -183,7 +183,8 @@ fn put_filter(bytes: &mut Vec<u8>, wanted: &Selection) {
     put_tuple(bytes, wanted.protocol, None, wanted.destination);
     let to = match wanted.destination {
         Some(SocketAddr::V4(_)) => FILTER_IP_DST | FILTER_DST_PORT,
-        // Kernels up to 6.18 at least show what has another IPv6 address instead: by the port alone.
+        // From Linux 5.8, where the filter came, to 6.18 at least, the kernel leaves out the flows of
+        // the IPv6 address that is asked for. The port alone is right with that fault and without it.
         Some(SocketAddr::V6(_)) => FILTER_DST_PORT,
         None => 0,
     };
