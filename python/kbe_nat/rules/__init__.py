@@ -26,7 +26,7 @@ class Marks:
     """
 
     flow: int = 0x1000
-    """The packet was translated; in the connmark: so are the replies."""
+    """The packet was translated; in the connmark, which every-packet alone sets: so are the replies."""
     refused: int = 0x2000
     """To be refused by the kernel."""
     masquerade: int = 0x80

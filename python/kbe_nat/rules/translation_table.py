@@ -105,7 +105,6 @@ class TranslationTable:
         flow, refused, index = f"{marks.flow:#x}", f"{marks.refused:#x}", f"{marks.index:#x}"
         is_decided = f"meta mark & {flow} != 0"
         is_undecided = f"meta mark & {marks.flow | marks.refused:#x} == 0"
-        ours = f"ct mark set ct mark | {flow}"
         decision = (marks.flow | marks.index) ^ 0xFFFFFFFF
         icmp = "icmpv6" if own.family == IPV6 else "icmp"
         lines = [
@@ -122,13 +121,13 @@ class TranslationTable:
             "translated": (),
             "decided": (
                 f"meta mark & {refused} != 0 goto refused",
-                f"{is_decided} meta mark & {index} != 0 {ours} jump translated",
+                f"{is_decided} meta mark & {index} != 0 jump translated",
                 # Its backend has left since the verdict: undecided again.
                 f"{is_decided} meta mark & {index} != 0 meta mark set meta mark & {decision:#x} return",
                 # Nobody's: it goes on as it is.
                 f"{is_decided} meta mark set meta mark & {decision:#x} accept",
             ),
-            "by-itself": (ours, f"{PORTED} dnat {ip} to {_frontend(ip)} map @standby"),
+            "by-itself": (f"{PORTED} dnat {ip} to {_frontend(ip)} map @standby",),
             "masqueraded": (
                 "jump decided",
                 f"{is_undecided} meta mark set meta mark | {marks.masquerade:#x} goto by-itself",
