@@ -262,34 +262,6 @@ def test_f60_f94_f125_connmarks_of_others_pin_nothing(made: Make, family: int, r
         assert {flow["reply_source"][0] for flow in daemon.get("flows")} == {NAMES["b"][family]}
 
 
-@FAMILIES
-def test_f125_flows_of_strangers_with_our_bits_are_left_alone(made: Make, family: int) -> None:
-    daemon = made(Way.FIRST_PACKET)
-    node, pod = daemon.cluster.node, NAMES["a"][family]
-    iptables = "iptables" if family == 4 else "ip6tables"
-    ours = ("-p", "udp", "-d", pod, "--dport", "9953", "-j", "CONNMARK", "--set-mark", "0x5000")
-    node.call(iptables, "-t", "mangle", "-A", "FORWARD", *ours)
-    daemon.write("dns.yaml", service(family) + endpoints(family, "a"))
-    daemon.start()
-
-    def listed() -> list[str]:
-        rows = node.call("conntrack", "-L", "-f", f"ipv{family}", "-p", "udp", "-o", "id").splitlines()
-        return [row.rpartition("id=")[2] for row in rows if f"dst={pod} " in row and "dport=9953" in row]
-
-    with Clients(daemon.cluster, family, 1, to=(pod, 9953)) as direct:
-        assert direct.asked() == ["a"]
-        before = listed()
-        assert len(before) == 1
-        assert daemon.get("flows") == [], "a look at all flows"
-        # Its endpoint leaves every Service, and then the Service goes.
-        daemon.write("dns.yaml", service(family) + endpoints(family))
-        (daemon.folder / "objects/dns.yaml").unlink()
-        eventually(lambda: not daemon.get("services"), 30)
-        assert daemon.get("flows") == []
-        assert direct.asked() == ["a"]
-        assert listed() == before, "it was never begun again"
-
-
 @WAYS
 @FAMILIES
 def test_f61_f62_nobody_serves_and_somebody_again(made: Make, way: Way, family: int) -> None:

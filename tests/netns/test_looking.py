@@ -14,7 +14,8 @@ from test_proxy import COMMAND, Daemon
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.rules import Way
 
-FLOWS = 50
+FLOWS = 500
+"""Of each protocol and family."""
 
 
 @pytest.fixture
