@@ -20,7 +20,7 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 from rich.table import Table
-from tree_copy import ROOT, SKIPPED, UNBUILT, TreeCopy, free_copy
+from tree_copy import ROOT, SKIPPED, TEST_SECONDS, UNBUILT, TreeCopy, free_copy
 
 
 class Outcome(StrEnum):
@@ -117,7 +117,8 @@ def verified(copy: TreeCopy, findings: list[Finding]) -> list[Finding]:
     # Those of pytest all at once, which is quicker; when that does not succeed, one by one.
     named = [own for own in killed if "::" in own.detail and own.mutant.tests.startswith("pytest")]
     at_once = shlex.join(("pytest", *dict.fromkeys(own.detail for own in named)))
-    alone = killed if named and copy.complaint(at_once) else [own for own in killed if own not in named]
+    is_noisy = named and copy.complaint(at_once, TEST_SECONDS * len(named))
+    alone = killed if is_noisy else [own for own in killed if own not in named]
     commands = dict.fromkeys(own.mutant.tests for own in alone)
     complaints = {tests: complaint for tests in commands if (complaint := copy.complaint(tests))}
     return [

@@ -63,7 +63,7 @@ class TreeCopy:
             _write(self.folder / "python/kbe_nat" / own.name, library.read_bytes())
         return None
 
-    def complaint(self, command: str) -> str | None:
+    def complaint(self, command: str, seconds: int = TEST_SECONDS) -> str | None:
         """None if it ends well; otherwise the first test that failed, `SKIPPED`, or the last line."""
         words = shlex.split(command)
         is_pytest = words[0] == "pytest"
@@ -84,11 +84,11 @@ class TreeCopy:
             start_new_session=True,
         ) as process:
             try:
-                said, _ = process.communicate(timeout=TEST_SECONDS)
+                said, _ = process.communicate(timeout=seconds)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, 9)
                 process.communicate()
-                return f"it hangs for {TEST_SECONDS} s"
+                return f"it hangs for {seconds} s"
         if not process.returncode:
             return SKIPPED if is_pytest and NONE_RAN.search(said) else None
         if UNBUILT in said:
