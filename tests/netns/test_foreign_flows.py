@@ -102,6 +102,26 @@ def test_f125_flows_of_strangers_are_left_alone(daemon: Daemon, family: int) -> 
         assert daemon.get("stats")["kernel"]["flows-ended"] == 0
 
 
+@FAMILIES
+def test_f125_another_translation_of_a_frontend_is_not_ended_with_each_packet(
+    daemon: Daemon, family: int
+) -> None:
+    ip, pod = {4: ("ip", "172.17.0.3:9953"), 6: ("ip6", "[fd00:17::3]:9953")}[family]
+    daemon.write("dns.yaml", service(family) + endpoints(family, "b"))
+    daemon.start()
+    rules = (
+        f"add table {ip} theirs",
+        f"add chain {ip} theirs pre {{ type nat hook prerouting priority -101; }}",
+        f"add rule {ip} theirs pre {ip} daddr {VIPS[family]} udp dport {PORT} dnat to {pod}",
+    )
+    daemon.cluster.node.call("nft", "; ".join(rules))
+    with Clients(daemon.cluster, family, 3) as clients:
+        for _ in range(10):
+            assert clients.asked() == ["a"] * 3
+    # A look at all flows may have come meanwhile.
+    assert daemon.get("stats")["kernel"]["flows-ended"] <= 2 * 3
+
+
 def serves(daemon: Daemon, family: int, pods: set[str]) -> bool:
     """Whether new flows of the first Service may go to these pods, and no others."""
     rows = [row["backend"] for row in daemon.get("endpoints") if f"/dns{family}:" in row["service"]]

@@ -66,14 +66,13 @@ impl FlowWatch {
             let asked = self.asked.load(Ordering::Acquire);
             let touched = std::mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner));
             self.look_at(engine, requests, &touched)?;
-            let handshakes: Vec<_> = touched.into_iter().filter(is_of_connections).collect();
-            if !handshakes.is_empty() {
-                again.push((Instant::now() + PATIENT, handshakes));
+            if !touched.is_empty() {
+                again.push((Instant::now() + PATIENT, touched));
             }
             let now = Instant::now();
             let due = again.iter().take_while(|(when, _)| *when <= now).count();
-            for (_, handshakes) in again.drain(..due) {
-                self.look_at(engine, requests, &handshakes)?;
+            for (_, touched) in again.drain(..due) {
+                self.look_at(engine, requests, &touched)?;
             }
             let is_due = looked.is_none_or(|when| when.elapsed() >= EVERY);
             if is_due || asked != self.answered.load(Ordering::Relaxed) {
@@ -89,17 +88,13 @@ impl FlowWatch {
             self.changes.fetch_add(changes.len() as u64, Ordering::Relaxed);
             for some in changes.chunks(AT_ONCE) {
                 let now = monotonic();
-                let mut over = Vec::new();
                 let mut engine = engine.lock().unwrap_or_else(PoisonError::into_inner);
                 for change in some {
                     match change {
                         Change::New(entry) => {
-                            // What goes by untranslated from now on does so because the engine has said so.
-                            if engine.observe(now, &carried(entry), None) == Outcome::End
-                                && entry.is_translated()
-                            {
-                                over.push((entry.protocol, entry.original, entry.id));
-                            }
+                            // Looks end flows, as kube-proxy's syncs do. If one ended here, somebody
+                            // else's translation of a frontend would begin and end with each packet.
+                            let _ = engine.observe(now, &carried(entry), None);
                         }
                         Change::Ended(entry) => {
                             let is_forgotten = engine.ended(now, &carried(entry));
@@ -107,8 +102,6 @@ impl FlowWatch {
                         }
                     }
                 }
-                drop(engine);
-                self.end(requests, &over)?;
             }
             changes.clear();
             let orphans = engine.lock().unwrap_or_else(PoisonError::into_inner).take_orphans();
@@ -134,8 +127,9 @@ impl FlowWatch {
         number
     }
 
-    /// These frontends have come, or backends of theirs have left: looks soon for flows that do not go where the frontends lead, and
-    /// once more when an answer to a handshake would have come.
+    /// These frontends have come, or backends of theirs have left: looks soon for flows that do not
+    /// go where the frontends lead, and once more when an answer to a handshake would have come, and
+    /// what was decided just before has its flow.
     pub fn touch(&self, frontends: impl IntoIterator<Item = (Protocol, SocketAddr)>) {
         let selections = frontends.into_iter().map(|(Protocol(protocol), to)| Selection {
             protocol,
@@ -242,11 +236,6 @@ fn merged(touched: &[Selection]) -> Vec<Selection> {
     let merged: HashSet<Selection> =
         each.iter().map(|own| if is_many(own) { all_of(own) } else { *own }).collect();
     merged.into_iter().collect()
-}
-
-/// Whether a handshake may be without its answer yet.
-fn is_of_connections(own: &Selection) -> bool {
-    Protocol(own.protocol) != Protocol::UDP
 }
 
 fn carried(entry: &Entry) -> Carried {

@@ -126,12 +126,6 @@ impl Events {
 }
 
 impl Entry {
-    /// Whether packets go somewhere else than they were sent to.
-    #[must_use]
-    pub fn is_translated(&self) -> bool {
-        self.reply.src != self.original.dst
-    }
-
     /// Reads a message; `None` for one that is not about a flow with addresses.
     #[must_use]
     pub fn parse(message: &[u8]) -> Option<Self> {
