@@ -388,7 +388,12 @@ def test_a_full_queue_is_relieved_by_the_kernel(daemon: Daemon) -> None:
             for _ in range(4)
         ]
         queue = "/proc/net/netfilter/nfnetlink_queue"
-        eventually(lambda: daemon.cluster.node.call("cat", queue).split()[2] == "4")
+
+        def waiting() -> str:
+            rows = map(str.split, daemon.cluster.node.call("cat", queue).splitlines())
+            return next(row[2] for row in rows if row[0] == "100")
+
+        eventually(lambda: waiting() == "4")
         assert connect(daemon, "172.30.0.7", 7) == "echo"
     finally:
         daemon.process.send_signal(signal.SIGCONT)
