@@ -1,6 +1,7 @@
 """The verbs as a user runs them: output for people and programs, exit codes, one line for a mistake."""
 
 import json
+import logging
 import os
 import re
 import struct
@@ -58,6 +59,18 @@ class Ran:
         assert code == 0, err
         result: dict[str, Any] = json.loads(out)
         return result
+
+
+@pytest.fixture(autouse=True)
+def _kept_log() -> Iterator[None]:
+    """The daemon sends its log to the standard error of this process, which is a test's own: others get back
+    what they had.
+    """
+    log = logging.getLogger("kbe_nat")
+    handlers, level, propagates = log.handlers[:], log.level, log.propagate
+    yield
+    log.handlers[:], log.propagate = handlers, propagates
+    log.setLevel(level)
 
 
 @pytest.fixture

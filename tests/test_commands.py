@@ -152,3 +152,10 @@ def test_f131_there_is_something_to_do_meanwhile() -> None:
     haste.meanwhile = lambda: turns.append(time.monotonic())
     Commands(haste=haste).run(("sleep", "1"))
     assert len(turns) >= 3
+
+
+def test_f131_a_command_that_reads_slowly_gets_everything() -> None:
+    """More than a pipe holds, and longer than the wait for it is cut into."""
+    text = "line\n" * 100_000
+    command = ("sh", "-c", "sleep 0.5; wc -c")
+    assert printed(command, RulesError, text=text, seconds=30) == f"{len(text)}\n"

@@ -160,6 +160,7 @@ def test_yaml_as_kubectl_reads_it(text: str, meant: object) -> None:
         ("!!int 1.5", "'1.5' is no !!int"),
         ("!!bool 1", "'1' is no !!bool"),
         ("!!binary '***", "not YAML"),
+        ("!!binary é", "not YAML"),
         ("!!python/object/apply:os.abort []", "line 1, column 1: not YAML: the tag"),
         ("a: b: c", "line 1, column 5: not YAML"),
         ("a\tb: [", "not YAML"),

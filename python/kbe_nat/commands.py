@@ -55,21 +55,25 @@ def printed(
     name = " ".join(command)
     started = time.monotonic()
     try:
-        # In a process group of its own: Ctrl-C at the terminal must not cut a transaction off.
-        process = subprocess.Popen(
-            [*prefix, *command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            process_group=0,
-        )
+        # In a process group of its own: Ctrl-C at the terminal must not cut a transaction off. What it reads is a
+        # file: `communicate` forgets to go on writing to a pipe once its time limit has passed.
+        with os.fdopen(os.memfd_create("input"), "w+b") as given:
+            given.write(text.encode())
+            given.seek(0)
+            process = subprocess.Popen(
+                [*prefix, *command],
+                stdin=given,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                process_group=0,
+            )
     except FileNotFoundError as error:
         raise failure(f"{error.filename} is not installed") from None
     except OSError as error:
         # No descriptor, process or memory is left, or it is no program.
         raise failure(f"{name}: {error.strerror or error}") from None
     try:
-        output, complaint = _communicate(process, text.encode(), started, seconds, haste or Haste())
+        output, complaint = _communicate(process, started, seconds, haste or Haste())
     except subprocess.TimeoutExpired:
         spent = time.monotonic() - started
         raise failure(f"{name}: not done after {spent:.0f} s, and killed") from None
@@ -84,19 +88,17 @@ def printed(
 
 
 def _communicate(
-    process: "subprocess.Popen[bytes]", text: bytes, started: float, seconds: float, haste: Haste
+    process: "subprocess.Popen[bytes]", started: float, seconds: float, haste: Haste
 ) -> tuple[bytes, bytes]:
     """Raises `subprocess.TimeoutExpired`. The wait is in slices, because haste may begin meanwhile."""
-    given: bytes | None = text
     while True:
         left = min(started + seconds, haste.deadline(started)) - time.monotonic()
         try:
-            return process.communicate(given, timeout=max(0.0, min(left, SLICE_SECONDS)))
+            return process.communicate(timeout=max(0.0, min(left, SLICE_SECONDS)))
         except subprocess.TimeoutExpired:
             if left <= SLICE_SECONDS:
                 raise
         haste.meanwhile()
-        given = None
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
@@ -106,7 +108,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
             os.killpg(process.pid, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):
             process.wait(KILL_SECONDS)
-    for pipe in (process.stdin, process.stdout, process.stderr):
+    for pipe in (process.stdout, process.stderr):
         if pipe is not None:
             with suppress(OSError):
                 pipe.close()

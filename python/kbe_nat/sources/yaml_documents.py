@@ -6,7 +6,6 @@ comes after it counts for more. Of two equal keys the last one counts.
 """
 
 import base64
-import binascii
 import math
 import re
 from typing import Any, Final, TypeAlias
@@ -156,7 +155,8 @@ def _scalar(event: _Event) -> Any:  # noqa: ANN401
     if name == "binary":
         try:
             return base64.b64decode(text, validate=False).decode(errors="replace")
-        except binascii.Error:
+        except ValueError:
+            # binascii.Error is one, and so is what characters beyond ASCII raise.
             raise _error("!!binary is no base64", event) from None
     kinds = _TAGS.get(name)
     if kinds is None:
