@@ -3,6 +3,7 @@
 import os
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -31,7 +32,7 @@ sys.stdin.read()
 
 def test_f08_a_user_without_privilege_cannot_keep_it_from_starting(daemon: Daemon) -> None:
     squatter = subprocess.Popen(
-        [*daemon.cluster.node.prefix, *ANYBODY, "python3", "-c", SQUAT], stdin=-1, stdout=-1, text=True
+        [*daemon.cluster.node.prefix, *ANYBODY, sys.executable, "-c", SQUAT], stdin=-1, stdout=-1, text=True
     )
     with squatter:
         assert squatter.stdout is not None
