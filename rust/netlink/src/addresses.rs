@@ -1,10 +1,11 @@
 //! The addresses of this network namespace (`linux/rtnetlink.h`, `linux/if_addr.h`): those that are there, and whether they, or its
 //! devices, have changed.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::attribute::{ANSWER, DONE, ERROR, FLAG_DUMP, Head, attributes, close, error, messages, open};
+use crate::attribute::{FLAG_DUMP, Head, attributes, close, open};
+use crate::exchange::Exchange;
 use crate::socket::Socket;
 
 /// An address of the namespace's own.
@@ -23,7 +24,7 @@ pub struct Address {
 pub struct Addresses {
     /// Hears of changes.
     events: Socket,
-    requests: Socket,
+    requests: Exchange,
     buffers: Vec<Vec<u8>>,
     lengths: Vec<usize>,
 }
@@ -34,10 +35,11 @@ impl Addresses {
     /// # Errors
     /// The system's.
     pub fn open() -> io::Result<Self> {
-        let (events, requests) = (Socket::to(libc::NETLINK_ROUTE)?, Socket::to(libc::NETLINK_ROUTE)?);
+        let events = Socket::to(libc::NETLINK_ROUTE)?;
         for group in [libc::RTNLGRP_LINK, libc::RTNLGRP_IPV4_IFADDR, libc::RTNLGRP_IPV6_IFADDR] {
             events.set(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group as i32)?;
         }
+        let requests = Exchange::open(libc::NETLINK_ROUTE)?;
         Ok(Self { events, requests, buffers: vec![vec![0; BUFFER]; BUFFERS], lengths: Vec::new() })
     }
 
@@ -68,27 +70,13 @@ impl Addresses {
         let mut request = Vec::new();
         let start = open(&mut request, Head { kind: GET_ADDRESS as u8, flags: FLAG_DUMP, ..Head::default() });
         close(&mut request, start, 0);
-        self.requests.send(&[IoSlice::new(&request)])?;
         let mut found = Vec::new();
-        loop {
-            self.requests.wait(ANSWER)?;
-            let count = match self.requests.receive(&mut self.buffers, &mut self.lengths) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(io::ErrorKind::TimedOut.into());
-                }
-                other => other?,
-            };
-            for (buffer, &length) in self.buffers.iter().zip(&self.lengths).take(count) {
-                for (kind, message) in messages(buffer.get(..length).unwrap_or_default()) {
-                    match kind {
-                        DONE => return Ok(found),
-                        ERROR => error(message)?,
-                        NEW_ADDRESS => found.extend(Address::parse(message)),
-                        _ => {}
-                    }
-                }
+        self.requests.ask(&request, |kind, message| {
+            if kind == NEW_ADDRESS {
+                found.extend(Address::parse(message));
             }
-        }
+        })?;
+        Ok(found)
     }
 }
 

@@ -17,6 +17,8 @@ const FLAG_REQUEST: u16 = 1;
 pub(crate) const FLAG_DUMP: u16 = 0x300;
 /// The kernel is to answer with an error code, 0 if there is none.
 pub(crate) const FLAG_ACK: u16 = 4;
+/// More messages of the same answer follow.
+pub(crate) const FLAG_MULTI: u16 = 2;
 /// Kind of an answer that is an error code.
 pub(crate) const ERROR: u16 = 2;
 /// Kind of the last message of several.
@@ -104,6 +106,11 @@ pub(crate) fn put_header(bytes: &mut Vec<u8>, kind: u16, length: usize) -> usize
 pub(crate) fn close(bytes: &mut [u8], start: usize, more: usize) {
     let length = (bytes.len() - start + more) as u32;
     bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
+}
+
+/// The flags of a message.
+pub(crate) fn flags(message: &[u8]) -> u16 {
+    message.get(6..8).and_then(<[u8]>::first_chunk).map_or(0, |&bytes| u16::from_ne_bytes(bytes))
 }
 
 /// The value of the first attribute of this kind.

@@ -7,6 +7,7 @@
 pub mod addresses;
 pub mod attribute;
 pub mod conntrack;
+mod exchange;
 mod message;
 mod queue;
 mod rule;

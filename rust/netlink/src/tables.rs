@@ -3,14 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
-use std::io::{self, IoSlice};
+use std::io;
 
-use crate::attribute::{
-    ANSWER, DONE, ERROR, FLAG_DUMP, HEADER, Head, attributes, close, error, find, messages, number, open,
-    put, put_nested,
-};
+use crate::attribute::{FLAG_DUMP, HEADER, Head, attributes, close, find, number, open, put, put_nested};
+use crate::exchange::Exchange;
 use crate::rule::{DATA_VALUE, LIST_ELEMENT, Rule, terminated};
-use crate::socket::Socket;
 
 /// A table by family (`AF_INET`, `AF_INET6`) and name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -67,11 +64,7 @@ impl Elements {
 
 /// The tables in the network namespace of the thread that opened this.
 #[derive(Debug)]
-pub struct Tables {
-    socket: Socket,
-    buffers: Vec<Vec<u8>>,
-    lengths: Vec<usize>,
-}
+pub struct Tables(Exchange);
 
 impl Tables {
     /// No privilege is needed yet.
@@ -79,7 +72,7 @@ impl Tables {
     /// # Errors
     /// The system's.
     pub fn open() -> io::Result<Self> {
-        Ok(Self { socket: Socket::open()?, buffers: vec![vec![0; BUFFER]; BUFFERS], lengths: Vec::new() })
+        Exchange::open(libc::NETLINK_NETFILTER).map(Self)
     }
 
     /// A number that grows by one with each transaction, whoever makes it.
@@ -170,23 +163,7 @@ impl Tables {
             put_step(&mut bytes, step);
         }
         put_border(&mut bytes, BATCH_END);
-        let size = i32::try_from(bytes.len().saturating_mul(2)).unwrap_or(i32::MAX);
-        self.socket
-            .set(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, size)
-            .or_else(|_| self.socket.set(libc::SOL_SOCKET, libc::SO_SNDBUF, size))?;
-        self.socket.send(&[IoSlice::new(&bytes)])?;
-        // The transaction is over when the kernel has taken the message; what it has to say is there.
-        let mut refused = Ok(());
-        while let Some(count) = self.received()? {
-            for (buffer, &length) in self.buffers.iter().zip(&self.lengths).take(count) {
-                for (kind, message) in messages(buffer.get(..length).unwrap_or_default()) {
-                    if kind == ERROR && refused.is_ok() {
-                        refused = error(message);
-                    }
-                }
-            }
-        }
-        refused
+        self.0.commit(&bytes)
     }
 
     /// Sends a request, and shows the attributes of each message of the answer.
@@ -204,32 +181,7 @@ impl Tables {
             put(&mut request, *kind, value);
         }
         close(&mut request, start, 0);
-        self.socket.send(&[IoSlice::new(&request)])?;
-        loop {
-            self.socket.wait(ANSWER)?;
-            let Some(count) = self.received()? else { return Err(io::ErrorKind::TimedOut.into()) };
-            for (buffer, &length) in self.buffers.iter().zip(&self.lengths).take(count) {
-                for (kind, message) in messages(buffer.get(..length).unwrap_or_default()) {
-                    match kind {
-                        DONE => return Ok(()),
-                        ERROR => return error(message),
-                        _ => each(message.get(HEADER..).unwrap_or_default()),
-                    }
-                }
-            }
-            if flags & FLAG_DUMP == 0 {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Messages that are there; `None` when there are none.
-    fn received(&mut self) -> io::Result<Option<usize>> {
-        match self.socket.receive(&mut self.buffers, &mut self.lengths) {
-            Ok(count) => Ok(Some(count)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error),
-        }
+        self.0.ask(&request, |_, message| each(message.get(HEADER..).unwrap_or_default()))
     }
 }
 
@@ -346,5 +298,3 @@ const GENERATION_ID: u16 = 1;
 const LONGEST: usize = 64;
 /// These have less than 64 kB, an attribute's largest length, headers included.
 const ELEMENTS_AT_ONCE: usize = 400;
-const BUFFER: usize = 1 << 16;
-const BUFFERS: usize = 4;

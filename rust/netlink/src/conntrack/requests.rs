@@ -1,18 +1,16 @@
 //! What is asked of the kernel about its flows: to show them, to end one, what it has counted.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{
-    BUFFER, BUFFERS, CTA_ID, CTA_IP_V4_DST, CTA_IP_V4_SRC, CTA_IP_V6_DST, CTA_IP_V6_SRC, CTA_PROTO_DST_PORT,
-    CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_TUPLE_IP, CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, Ends, Entry, NEW,
-    SUBSYSTEM,
+    CTA_ID, CTA_IP_V4_DST, CTA_IP_V4_SRC, CTA_IP_V6_DST, CTA_IP_V6_SRC, CTA_PROTO_DST_PORT, CTA_PROTO_NUM,
+    CTA_PROTO_SRC_PORT, CTA_TUPLE_IP, CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, Ends, Entry, NEW, SUBSYSTEM,
 };
 use crate::attribute::{
-    ANSWER, DONE, ERROR, FLAG_ACK, FLAG_DUMP, HEADER, Head, close, error, find, messages, number, open, put,
-    put_nested,
+    FLAG_ACK, FLAG_DUMP, HEADER, Head, close, find, flags, number, open, put, put_nested,
 };
-use crate::socket::Socket;
+use crate::exchange::Exchange;
 
 /// Flows of one family and protocol, all or those that began with a packet to one destination.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -48,11 +46,7 @@ pub struct Statistics {
 
 /// Asks about flows, in the network namespace of the thread that opened it.
 #[derive(Debug)]
-pub struct Requests {
-    socket: Socket,
-    buffers: Vec<Vec<u8>>,
-    lengths: Vec<usize>,
-}
+pub struct Requests(Exchange);
 
 impl Requests {
     /// Asks nothing yet.
@@ -60,7 +54,7 @@ impl Requests {
     /// # Errors
     /// The system's.
     pub fn open() -> io::Result<Self> {
-        Ok(Self { socket: Socket::open()?, buffers: vec![vec![0; BUFFER]; BUFFERS], lengths: Vec::new() })
+        Exchange::open(libc::NETLINK_NETFILTER).map(Self)
     }
 
     /// Shows flows to `each`, some at a time: those of a selection, or all. Returns whether it has shown every one: the kernel may have rebuilt
@@ -78,7 +72,7 @@ impl Requests {
         }
         close(&mut request, start, 0);
         let (mut is_whole, mut entries) = (true, Vec::new());
-        self.ask(&request, |kind, message| {
+        self.0.ask(&request, |kind, message| {
             is_whole &= flags(message) & FLAG_INTERRUPTED == 0;
             if kind == NEW {
                 let meant = |entry: &Entry| wanted.is_none_or(|wanted| wanted.has(entry));
@@ -107,7 +101,7 @@ impl Requests {
             put(&mut request, CTA_ID, &id.to_be_bytes());
         }
         close(&mut request, start, 0);
-        match self.ask(&request, |_, _| {}) {
+        match self.0.ask(&request, |_, _| {}) {
             Err(gone) if gone.raw_os_error() == Some(libc::ENOENT) => Ok(false),
             other => other.map(|()| true),
         }
@@ -123,31 +117,13 @@ impl Requests {
         let start = open(&mut request, head);
         close(&mut request, start, 0);
         let mut sum = Statistics::default();
-        self.ask(&request, |_, message| {
+        self.0.ask(&request, |_, message| {
             let own = message.get(HEADER..).unwrap_or_default();
             let count = |kind| find(own, kind).and_then(number).map_or(0, u64::from);
             sum.insert_failed += count(CTA_STATS_INSERT_FAILED);
             sum.dropped += count(CTA_STATS_DROP);
         })?;
         Ok(sum)
-    }
-
-    /// Sends a request and hands every message of the answer to `each`, with its kind.
-    fn ask(&mut self, request: &[u8], mut each: impl FnMut(u16, &[u8])) -> io::Result<()> {
-        self.socket.send(&[IoSlice::new(request)])?;
-        loop {
-            self.socket.wait(ANSWER)?;
-            let count = self.socket.receive(&mut self.buffers, &mut self.lengths)?;
-            for (buffer, &length) in self.buffers.iter().zip(&self.lengths).take(count) {
-                for (kind, message) in messages(buffer.get(..length).unwrap_or_default()) {
-                    match kind {
-                        DONE => return Ok(()),
-                        ERROR => return error(message),
-                        _ => each(kind, message),
-                    }
-                }
-            }
-        }
     }
 }
 
@@ -195,10 +171,6 @@ fn put_filter(bytes: &mut Vec<u8>, wanted: &Selection) {
 
 fn family(is_ipv4: bool) -> u8 {
     (if is_ipv4 { libc::AF_INET } else { libc::AF_INET6 }) as u8
-}
-
-fn flags(message: &[u8]) -> u16 {
-    message.get(6..8).and_then(<[u8]>::first_chunk).map_or(0, |&bytes| u16::from_ne_bytes(bytes))
 }
 
 /// Flows that are shown at a time, about.
