@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import IO, Final
 
 from kbe_nat.errors import KbeNatError
 
@@ -49,55 +49,56 @@ def printed(
     """What the command prints, when it got `text` to read; bytes that are no UTF-8 are replaced. `prefix`
     stands before the command, to run it elsewhere.
 
-    Raises `failure` when it cannot be started, fails, or is not done after `seconds`: then it is killed, with
-    all that it has started.
+    Raises `failure` when it cannot be started, fails, is not done after `seconds` or prints without end: then it
+    is killed, with all that it has started.
     """
     name = " ".join(command)
     started = time.monotonic()
     try:
-        # In a process group of its own: Ctrl-C at the terminal must not cut a transaction off. What it reads is a
-        # file: `communicate` forgets to go on writing to a pipe once its time limit has passed.
-        with os.fdopen(os.memfd_create("input"), "w+b") as given:
-            given.write(text.encode())
-            given.seek(0)
+        with _file(text.encode()) as given, _file() as output, _file() as complaint:
+            # In a process group of its own: Ctrl-C at the terminal must not cut a transaction off. Files are
+            # bounded, and never full: a pipe would have to be filled and emptied while we wait.
             process = subprocess.Popen(
-                [*prefix, *command],
-                stdin=given,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                process_group=0,
+                [*prefix, *command], stdin=given, stdout=output, stderr=complaint, process_group=0
             )
+            try:
+                ending = _waited(process, (output, complaint), started, seconds, haste or Haste())
+            finally:
+                _end(process)
+            if ending:
+                raise failure(f"{name}: {ending}, and killed")
+            if process.returncode:
+                reason = " ".join(_content(complaint).split()) or f"exit code {process.returncode}"
+                raise failure(f"{name}: {reason}")
+            return _content(output)
     except FileNotFoundError as error:
         raise failure(f"{error.filename} is not installed") from None
     except OSError as error:
         # No descriptor, process or memory is left, or it is no program.
         raise failure(f"{name}: {error.strerror or error}") from None
-    try:
-        output, complaint = _communicate(process, started, seconds, haste or Haste())
-    except subprocess.TimeoutExpired:
-        spent = time.monotonic() - started
-        raise failure(f"{name}: not done after {spent:.0f} s, and killed") from None
-    except OSError as error:
-        raise failure(f"{name}: {error.strerror or error}") from None
-    finally:
-        _end(process)
-    if process.returncode:
-        reason = " ".join(complaint.decode(errors="replace").split()) or f"exit code {process.returncode}"
-        raise failure(f"{name}: {reason}")
-    return output.decode(errors="replace")
 
 
-def _communicate(
-    process: "subprocess.Popen[bytes]", started: float, seconds: float, haste: Haste
-) -> tuple[bytes, bytes]:
-    """Raises `subprocess.TimeoutExpired`. The wait is in slices, because haste may begin meanwhile."""
+def _waited(
+    process: "subprocess.Popen[bytes]",
+    printed_to: Sequence[IO[bytes]],
+    started: float,
+    seconds: float,
+    haste: Haste,
+) -> str:
+    """Waits for its end; why it must not go on, or "" when it has ended. The wait is in slices, because haste may
+    begin meanwhile, and nobody tells how much is printed.
+    """
     while True:
         left = min(started + seconds, haste.deadline(started)) - time.monotonic()
         try:
-            return process.communicate(timeout=max(0.0, min(left, SLICE_SECONDS)))
+            process.wait(max(0.0, min(left, SLICE_SECONDS)))
         except subprocess.TimeoutExpired:
             if left <= SLICE_SECONDS:
-                raise
+                return f"not done after {time.monotonic() - started:.0f} s"
+        else:
+            return ""
+        if sum(os.fstat(file.fileno()).st_size for file in printed_to) > MAX_BYTES:
+            return f"it prints more than {MAX_BYTES >> 20} MB"
         haste.meanwhile()
 
 
@@ -108,12 +109,23 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
             os.killpg(process.pid, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):
             process.wait(KILL_SECONDS)
-    for pipe in (process.stdout, process.stderr):
-        if pipe is not None:
-            with suppress(OSError):
-                pipe.close()
 
 
+def _file(content: bytes = b"") -> IO[bytes]:
+    """A file in memory that holds this."""
+    file = os.fdopen(os.memfd_create("command"), "w+b")
+    file.write(content)
+    file.seek(0)
+    return file
+
+
+def _content(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read(MAX_BYTES).decode(errors="replace")
+
+
+MAX_BYTES: Final = 1 << 28
+"""That a command may print: the rules of a very large cluster are a tenth of it."""
 SLICE_SECONDS: Final = 0.1
 KILL_SECONDS: Final = 1.0
 RUNNING_SECONDS: Final = 0.5
