@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import resource
 import socket
 import stat
 import subprocess
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from exhaustion import no_descriptors, open_descriptors
+from waiting import eventually
 
 import kbe_nat
 from kbe_nat.control import Controller
@@ -96,10 +97,6 @@ def is_closed(client: socket.socket) -> bool:
     return True
 
 
-def open_descriptors() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
-
-
 def test_f127_clients_that_say_nothing_cost_no_thread_and_few_descriptors(path: Path) -> None:
     threads, descriptors = threading.active_count(), open_descriptors()
     with ExitStack() as stack:
@@ -122,30 +119,24 @@ def test_f127_clients_that_say_nothing_cost_no_thread_and_few_descriptors(path: 
 
 
 def test_f128_it_is_there_again_when_descriptors_are(path: Path) -> None:
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with connected(path) as waits, ExitStack() as stack:
-        clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(20)]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (open_descriptors() + 20, most[1]))
-        taken = []
-        try:
-            for client in clients:
-                # Threads of earlier conversations may still give back some: all that there are are taken.
-                with suppress(OSError):
-                    while True:
-                        taken.append(os.dup(0))
+        clients = iter([stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(20)])
+        with no_descriptors() as take_all:
+
+            def unheard() -> socket.socket | None:
+                """A client that is not taken in."""
+                client = next(clients)
+                take_all()
                 client.connect(str(path))
                 client.sendall(b'{"verb": "status"}\n')
                 client.settimeout(0.3)
-                try:
+                with suppress(TimeoutError):
                     client.recv(1)
-                except TimeoutError:
-                    break
-            else:
-                raise AssertionError("nobody ran out of descriptors")
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, most)
-            for number in taken:
-                os.close(number)
+                    return None
+                return client
+
+            client = eventually(unheard)
+        assert client is not None
         client.settimeout(30)
         assert answer_of(client) == {"result": {"pid": 1}}
         waits.sendall(b'{"verb": "status"}\n')
@@ -190,14 +181,14 @@ def test_f127_conversations_are_bounded(tmp_path: Path, monkeypatch: pytest.Monk
         with pytest.raises(ControlError, match="3 requests are being answered already; try again"):
             list(ask(path, "short"))
         assert threading.active_count() <= threads + 3
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            try:
-                assert list(ask(path, "short")) == ["x"]
-                return
-            except ControlError:
-                time.sleep(0.05)
-        raise AssertionError("the places do not become free")
+
+        def is_answered() -> bool:
+            with suppress(ControlError):
+                return list(ask(path, "short")) == ["x"]
+            return False
+
+        # The places become free.
+        eventually(is_answered)
 
 
 def test_f127_a_slow_watcher_keeps_no_more_than_a_bounded_number_of_events() -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from exhaustion import no_descriptors, open_descriptors
+from waiting import eventually
 
 import kbe_nat
 from kbe_nat.commands import Haste
@@ -163,10 +165,6 @@ def test_f127_what_is_no_request_is_refused(port: int, request_: bytes, status: 
     assert said(port, b"GET / HTTP/1.0\r\n\r\n").endswith(WEB.encode())
 
 
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
 def threads() -> int:
     return len(list(Path("/proc/self/task").iterdir()))
 
@@ -176,7 +174,7 @@ def test_f127_connections_that_say_nothing_do_not_pile_up(port: int, greeting: b
     """Somebody opens many more than there are slots for, and another one is answered meanwhile."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
-    before, workers = descriptors(), threads()
+    before, workers = open_descriptors(), threads()
     idle: list[socket.socket] = []
     try:
         for number in range(3 * answering.MAX_CONNECTIONS):
@@ -191,7 +189,7 @@ def test_f127_connections_that_say_nothing_do_not_pile_up(port: int, greeting: b
                 asking.request("GET", "/")
                 assert asking.getresponse().status == 200
                 asking.close()
-        ours = descriptors() - before - len(idle)
+        ours = open_descriptors() - before - len(idle)
         # Besides those that it is about to accept and to close.
         assert ours <= answering.MAX_CONNECTIONS + 8 * answering.AT_ONCE
         assert threads() <= workers
@@ -204,7 +202,7 @@ def test_f127_connections_that_say_nothing_do_not_pile_up(port: int, greeting: b
 
 def test_f127_whoever_is_slow_has_a_deadline(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answering, "SECONDS", 0.5)
-    before = descriptors()
+    before = open_descriptors()
     with (
         socket.create_connection(("127.0.0.1", port), timeout=30) as idle,
         socket.create_connection(("127.0.0.1", port), timeout=30) as slow,
@@ -223,10 +221,7 @@ def test_f127_whoever_is_slow_has_a_deadline(port: int, monkeypatch: pytest.Monk
             ended += 1
         assert ended == 2
         # It has its answer in the kernel, and may read it or not.
-        deadline = time.monotonic() + 30
-        while descriptors() > before + 3 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert descriptors() == before + 3
+        eventually(lambda: open_descriptors() == before + 3)
 
 
 def test_f127_endless_input_after_a_request_is_not_read_for_ever(port: int) -> None:
@@ -242,20 +237,20 @@ def test_f128_without_descriptors_checks_wait_and_are_answered_again(
 ) -> None:
     caplog.set_level(logging.INFO)
     asking = [socket.socket() for _ in range(3)]
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(own.fileno() for own in asking) + 1, hard))
-    try:
+    with no_descriptors() as take_all:
         for own in asking:
             own.settimeout(30)
             own.connect(("127.0.0.1", port))
             own.sendall(b"GET / HTTP/1.0\r\n\r\n")
-        deadline = time.monotonic() + 30
-        while "Too many open files" not in caplog.text and time.monotonic() < deadline:
-            time.sleep(0.01)
+
+        def is_said() -> bool:
+            take_all()
+            return "Too many open files" in caplog.text
+
+        eventually(is_said)
+        # It is tried again each second, and not said again.
         time.sleep(2.5)
         assert caplog.text.count("Too many open files") == 1
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     for own in asking:
         assert own.recv(100).startswith(b"HTTP/1.1 200 OK")
         own.close()

@@ -220,7 +220,7 @@ def cluster_of_pods() -> Iterator[Cluster]:
             pod.call("ip", "address", "add", f"{address(number, 6)}/128", "dev", "eth0", "nodad")
             pod.call("ip", "route", "add", "fd00:17::1", "dev", "eth0")
             pod.call("ip", "route", "add", "default", "via", "fd00:17::1")
-            server = pod.start((sys.executable, str(HERE / "pod.py"), str(number), str(PORT)))
+            server = pod.start((sys.executable, str(HERE.parent / "named_pod.py"), str(number), str(PORT)))
             assert server.stdout is not None and server.stdout.readline() == "ready\n"
         for command, pods in (("iptables", "172.17.0.0/16"), ("ip6tables", "fd00:17::/64")):
             outside = ("POSTROUTING", "-s", pods, "!", "-o", "docker0", "-j", "MASQUERADE")

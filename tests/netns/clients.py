@@ -6,7 +6,7 @@ import time
 from contextlib import AbstractContextManager
 from types import TracebackType
 
-from stage import FAMILIES, WAYS, served
+from stage import FAMILIES, NAMED_POD, WAYS, served
 
 from kbe_nat.model import IPV6
 from kbe_nat.playground.cluster import Cluster
@@ -53,7 +53,7 @@ endpoints: [{", ".join(rows)}]
 def named(cluster: Cluster) -> None:
     """A server in each pod that answers with its name, to datagrams and connections of both families."""
     for pod, name in zip(cluster.pods, NAMES, strict=True):
-        served(pod, NAMED, name)
+        served(pod, NAMED_POD, name, "9953")
 
 
 class Clients(AbstractContextManager["Clients"]):
@@ -112,39 +112,10 @@ def answered(sockets: list[socket.socket], seconds: float) -> dict[socket.socket
                 asked = key.fileobj
                 assert isinstance(asked, socket.socket)
                 try:
-                    found[asked] = asked.recv(100).decode()
+                    found[asked] = asked.recv(100).partition(b" ")[0].decode()
                 except ConnectionRefusedError:
                     found[asked] = "refused"
     return found
 
 
 AT_ONCE = 50
-NAMED = """
-import selectors, socket, sys
-name = sys.argv[1].encode()
-datagrams = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-datagrams.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-datagrams.bind(("", 9953))
-server = socket.create_server(("::", 9953), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
-with selectors.DefaultSelector() as selector:
-    selector.register(server, selectors.EVENT_READ)
-    selector.register(datagrams, selectors.EVENT_READ)
-    print("ready", flush=True)
-    while True:
-        for key, _ in selector.select():
-            own = key.fileobj
-            if own is server:
-                selector.register(server.accept()[0], selectors.EVENT_READ)
-            elif own is datagrams:
-                datagrams.sendto(name, datagrams.recvfrom(100)[1])
-            else:
-                try:
-                    content = own.recv(100)
-                except OSError:
-                    content = b""
-                if content:
-                    own.sendall(name)
-                else:
-                    selector.unregister(own)
-                    own.close()
-"""

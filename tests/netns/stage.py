@@ -28,6 +28,7 @@ from kbe_nat.rules.execution import Commands
 from kbe_nat.rules.iptables import Iptables
 from kbe_nat.tables import Tables
 
+NAMED_POD = Path(__file__).parents[1] / "named_pod.py"
 QUEUES = Path("/proc/thread-self/net/netfilter/nfnetlink_queue")
 VIPS = {IPV4: "172.30.228.255", IPV6: "fd00:30::ff"}
 PODS = {IPV4: ("172.17.0.3", "172.17.0.4"), IPV6: ("fd00:17::3", "fd00:17::4")}
@@ -223,9 +224,10 @@ def connect(own: socket.socket, to: tuple[str, int], seconds: float) -> None:
         raise TimeoutError(f"no answer from {to} within {seconds} s") from None
 
 
-def served(pod: Namespace, program: str, *arguments: str) -> subprocess.Popen[str]:
-    """A server in a pod, ended with it."""
-    process = pod.start((sys.executable, "-c", program, *arguments))
+def served(pod: Namespace, program: str | Path, *arguments: str) -> subprocess.Popen[str]:
+    """A server in a pod, ended with it: a program, or the file of one."""
+    where = (str(program),) if isinstance(program, Path) else ("-c", program)
+    process = pod.start((sys.executable, *where, *arguments))
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process

@@ -184,6 +184,7 @@ from kbe_nat.datapath import netfilterqueue
 receive = netfilterqueue.NetfilterQueue.receive
 def hanging(self):
     while pathlib.Path("{flag}").exists():
+        pathlib.Path("{flag}-met").touch()
         time.sleep(0.01)
     return receive(self)
 netfilterqueue.NetfilterQueue.receive = hanging
@@ -213,8 +214,10 @@ def test_f03_the_watchdog_hears_nothing_while_a_loop_hangs(daemon: Daemon, tmp_p
         listener.settimeout(30)
         while listener.recv(1000) != b"WATCHDOG=1":
             pass
+        met = tmp_path / "hang-met"
+        met.unlink()
         flag.touch()
-        time.sleep(0.5)
+        eventually(met.exists)
         assert daemon.end() < 5, "and it ends all the same"
         assert "kbe-nat" not in kernel_rules(daemon.cluster)
 

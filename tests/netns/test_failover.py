@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stage import served
 from test_proxy import COMMAND, SEED, VIP, Daemon, kernel_rules
 from waiting import eventually
 
@@ -230,16 +231,12 @@ class Supervisor:
 @pytest.fixture
 def daemon(cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
     (tmp_path / "objects").mkdir()
-    made = Daemon(cluster, tmp_path, Way.FIRST_PACKET)
-    made.write("cluster.yaml", SEED)
-    made.write("services.yaml", SERVICES)
     for pod in cluster.pods:
-        server = pod.start((sys.executable, "-c", ECHO))
-        assert server.stdout is not None and server.stdout.readline() == "ready\n"
-    yield made
-    if made.process is not None and made.process.poll() is None:
-        made.process.kill()
-        made.process.wait()
+        served(pod, ECHO)
+    with Daemon(cluster, tmp_path, Way.FIRST_PACKET) as made:
+        made.write("cluster.yaml", SEED)
+        made.write("services.yaml", SERVICES)
+        yield made
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from clients import FAMILIES, NAMED, NAMES, PORT, VIPS, Clients, answered, endpoints, named, service
-from stage import ECHO, SHORT, add_ipv6, served, stage
+from clients import FAMILIES, NAMES, PORT, VIPS, Clients, answered, endpoints, named, service
+from stage import ECHO, NAMED_POD, SHORT, add_ipv6, served, stage
 from stage import VIPS as STAGED
 from test_proxy import Daemon
 from waiting import eventually
@@ -29,11 +29,8 @@ def daemon(cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
     (tmp_path / "objects").mkdir()
     add_ipv6(cluster)
     named(cluster)
-    made = Daemon(cluster, tmp_path, Way.FIRST_PACKET)
-    yield made
-    if made.process is not None and made.process.poll() is None:
-        made.process.kill()
-        made.process.wait()
+    with Daemon(cluster, tmp_path, Way.FIRST_PACKET) as made:
+        yield made
 
 
 def listed(daemon: Daemon, family: int, what: str) -> set[str]:
@@ -47,7 +44,7 @@ def test_f125_flows_of_strangers_are_left_alone(daemon: Daemon, family: int) -> 
     node, pod = daemon.cluster.node, NAMES["a"][family]
     iptables = "iptables" if family == 4 else "ip6tables"
     bare = {4: "{}", 6: "[{}]"}[family].format(pod)
-    served(node, NAMED, "node")
+    served(node, NAMED_POD, "node", "9953")
     for protocol in KINDS:
         of = ("-p", protocol)
         # Bits of ours in the connmark; a host port in front of a pod of ours.

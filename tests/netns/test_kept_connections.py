@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from stage import PODS, add_ipv6
+from stage import NAMED_POD, PODS, add_ipv6, served
 from test_proxy import SEED, Daemon, kernel_rules
 from waiting import eventually
 
@@ -45,38 +45,6 @@ OBJECTS = SERVICE + "".join(
     SLICE.format(family=family, endpoints=", ".join(f'{{addresses: ["{own}"]}}' for own in PODS[family]))
     for family in (IPV4, IPV6)
 )
-SERVER = """
-import resource, selectors, socket, sys
-name = sys.argv[1].encode()
-_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-server = socket.create_server(("::", 9999), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
-datagrams = [socket.socket(family, socket.SOCK_DGRAM) for family in (socket.AF_INET, socket.AF_INET6)]
-datagrams[1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-with selectors.DefaultSelector() as selector:
-    selector.register(server, selectors.EVENT_READ)
-    for own in datagrams:
-        own.bind(("", 9999))
-        selector.register(own, selectors.EVENT_READ)
-    print("ready", flush=True)
-    while True:
-        for key, _ in selector.select():
-            own = key.fileobj
-            if own is server:
-                selector.register(server.accept()[0], selectors.EVENT_READ)
-            elif own in datagrams:
-                content, peer = own.recvfrom(100)
-                own.sendto(name + b" " + content, peer)
-            else:
-                try:
-                    content = own.recv(100)
-                    own.sendall(name + b" " + content if content else b"")
-                except OSError:
-                    content = b""
-                if not content:
-                    selector.unregister(own)
-                    own.close()
-"""
 CLIENT = """
 import json, resource, socket, sys
 _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -196,18 +164,12 @@ def program(where: Namespace, text: str, *arguments: str) -> Iterator[subprocess
 def daemon(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
     add_ipv6(cluster)
     (tmp_path / "objects").mkdir()
-    made = Daemon(cluster, tmp_path, request.param)
-    made.write("cluster.yaml", SEED)
-    made.write("echo.yaml", OBJECTS)
-    with ExitStack() as stack:
-        for number, pod in enumerate(cluster.pods):
-            server = stack.enter_context(program(pod, SERVER, f"pod-{number}"))
-            assert server.stdout is not None
-            assert server.stdout.readline() == "ready\n"
+    for number, pod in enumerate(cluster.pods):
+        served(pod, NAMED_POD, f"pod-{number}", "9999")
+    with Daemon(cluster, tmp_path, request.param) as made:
+        made.write("cluster.yaml", SEED)
+        made.write("echo.yaml", OBJECTS)
         yield made
-        if made.process is not None and made.process.poll() is None:
-            made.process.kill()
-            made.process.wait()
 
 
 @pytest.fixture

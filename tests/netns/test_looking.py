@@ -24,13 +24,10 @@ def daemon(cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
     (tmp_path / "objects").mkdir()
     add_ipv6(cluster)
     named(cluster)
-    made = Daemon(cluster, tmp_path, Way.FIRST_PACKET)
-    for family in (4, 6):
-        made.write(f"dns{family}.yaml", service(family) + endpoints(family, "a", "b"))
-    yield made
-    if made.process is not None and made.process.poll() is None:
-        made.process.kill()
-        made.process.wait()
+    with Daemon(cluster, tmp_path, Way.FIRST_PACKET) as made:
+        for family in (4, 6):
+            made.write(f"dns{family}.yaml", service(family) + endpoints(family, "a", "b"))
+        yield made
 
 
 def listed(cluster: Cluster) -> list[str]:

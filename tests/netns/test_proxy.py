@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import pytest
 from stage import ECHO as DATAGRAMS
@@ -101,6 +102,17 @@ class Daemon:
     def write(self, name: str, text: str) -> None:
         (self.folder / "objects" / name).write_text(text)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """It does not outlive the test."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
     def end(self, number: int = signal.SIGTERM) -> float:
         assert self.process is not None
         started = time.monotonic()
@@ -112,12 +124,9 @@ class Daemon:
 @pytest.fixture(params=list(Way), ids=str)
 def daemon(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
     (tmp_path / "objects").mkdir()
-    made = Daemon(cluster, tmp_path, request.param)
-    made.write("cluster.yaml", SEED)
-    yield made
-    if made.process is not None and made.process.poll() is None:
-        made.process.kill()
-        made.process.wait()
+    with Daemon(cluster, tmp_path, request.param) as made:
+        made.write("cluster.yaml", SEED)
+        yield made
 
 
 def curl(cluster: Cluster, url: str = f"{VIP}/info") -> str:

@@ -1,8 +1,9 @@
-"""A pod's server for the chaos run: says its name before what it is told, by TCP and UDP in both families.
+"""A pod's server that says its name before what it is told, by TCP and UDP in both families.
 
-`pod.py NAME PORT`
+`named_pod.py NAME PORT`
 """
 
+import resource
 import selectors
 import socket
 import sys
@@ -11,6 +12,8 @@ import sys
 def main() -> None:
     """Serve until ended."""
     name, port = sys.argv[1].encode() + b" ", int(sys.argv[2])
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     listener = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
     # One socket for each family, and one address: the answer comes from the address that was asked.
     datagrams = [socket.socket(family, socket.SOCK_DGRAM) for family in (socket.AF_INET, socket.AF_INET6)]
