@@ -6,12 +6,13 @@ util/nodeport_addresses.go).
 
 import operator
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from itertools import chain, repeat
 from operator import attrgetter
 from typing import TypeAlias
 
+from kbe_nat.claims import Claims
 from kbe_nat.model import (
     IPV4,
     IPV6,
@@ -38,7 +39,6 @@ from kbe_nat.policy import (
     Mode,
     Options,
     Plan,
-    PortChanges,
     PortPolicy,
     Target,
 )
@@ -58,7 +58,7 @@ class Planner:
 
     def __init__(self) -> None:
         self._known: dict[ServiceKey, _Known] = {}
-        self._claims = _Claims()
+        self._claims = Claims()
         self._context: tuple[object, ...] = ()
         self._services: tuple[Service, ...] = ()
 
@@ -72,7 +72,7 @@ class Planner:
         context = (options, own.node)
         if context != self._context:
             has_same_services = False
-            self._known, self._claims, self._context = {}, _Claims(), context
+            self._known, self._claims, self._context = {}, Claims(), context
         self._known = own.looked_at_all(self._known, has_same_services=has_same_services)
         made, self._claims = own.plan(self._known, self._claims)
         return made
@@ -96,10 +96,9 @@ class _Planner:
         self.options = options
         self.node = snapshot.nodes.get(options.node, Node(options.node))
         self.addresses = options.node_addresses or self.node.addresses
-        self.owners: dict[tuple[str, str, int], str] = {}
         self.notes: list[str] = []
 
-    def plan(self, known: Mapping[ServiceKey, "_Known"], claims: "_Claims") -> tuple[Plan, "_Claims"]:
+    def plan(self, known: Mapping[ServiceKey, "_Known"], claims: Claims) -> tuple[Plan, Claims]:
         """The plan, and its claims; `claims` are those of the last."""
         options = self.options
         if options.node and options.node not in self.snapshot.nodes:
@@ -110,7 +109,7 @@ class _Planner:
         # These passes over all Services are made in C: there may be ten thousand, of which one has changed.
         drafts = list(chain.from_iterable(map(attrgetter("drafts"), known.values())))
         self.notes += chain.from_iterable(map(attrgetter("notes"), known.values()))
-        claims = self.claimed(drafts, claims)
+        claims = claims.follow(drafts)
         self.notes += claims.notes
         open_addresses = tuple(self.node_port_addresses())
         is_iptables = options.mode is Mode.IPTABLES
@@ -321,45 +320,6 @@ class _Planner:
         admits = primary is not None and any(_contains(text, primary) for text in ranges)
         return ranges, admits
 
-    def claimed(self, drafts: list[PortPolicy], before: "_Claims") -> "_Claims":
-        """Every address and port has one owner, the first to claim it. Cluster IPs are claimed before the
-        rest: the API server allocates them, while any tenant can write somebody else's into `externalIPs`
-        (CVE-2020-8554).
-        """
-        is_same = map(operator.is_, drafts, before.drafts)
-        changed = [number for number, same in enumerate(is_same) if not same]
-        if len(drafts) == len(before.drafts) and all(
-            _claims_alike(drafts[number], before.drafts[number]) for number in changed
-        ):
-            return before.followed_by(drafts, changed)
-        notes, self.notes = self.notes, []
-        kept: list[list[Listener]] = [[] for _ in drafts]
-        for wants_cluster_ip in (True, False):
-            for number, draft in enumerate(drafts):
-                for listener in draft.listeners:
-                    if (listener.kind == CLUSTER_IP) == wants_cluster_ip and self.claims(draft, listener):
-                        kept[number].append(listener)
-        narrowed = {
-            number: tuple(kept[number])
-            for number, draft in enumerate(drafts)
-            if len(kept[number]) < len(draft.listeners)
-        }
-        own, self.notes = tuple(self.notes), notes
-        return _Claims(drafts, narrowed, own, _granted(drafts, narrowed))
-
-    def claims(self, draft: PortPolicy, listener: Listener) -> bool:
-        place = listener.address or f"every IPv{draft.family} address of the node"
-        key = (draft.protocol, place, listener.port)
-        owner = self.owners.setdefault(key, draft.name)
-        if owner != draft.name:
-            where = (
-                join_address(place, listener.port) if listener.address else f"port {listener.port} of {place}"
-            )
-            self.notes.append(
-                f"Service {draft.name}: {draft.protocol} {where} is not served for it: it belongs to {owner}"
-            )
-        return owner == draft.name
-
     def pod_ranges(self) -> tuple[str, ...]:
         """The first of each family: kube-proxy's rules know no more."""
         options = self.options
@@ -440,49 +400,6 @@ class _Known:
     drafts: tuple[PortPolicy, ...]
     health: HealthCheck | None
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Claims:
-    """Which listeners the service ports of a plan have got."""
-
-    drafts: list[PortPolicy] = field(default_factory=list)
-    narrowed: Mapping[int, tuple[Listener, ...]] = field(default_factory=dict)
-    """Listeners of those that have not got all of theirs, by place."""
-    notes: tuple[str, ...] = ()
-    ports: tuple[PortPolicy, ...] = ()
-    """The drafts with what they have got, without those that have got nothing."""
-    changes: PortChanges | None = None
-
-    def followed_by(self, drafts: list[PortPolicy], changed: list[int]) -> "_Claims":
-        """The same, for other drafts in some places that claim the same."""
-        if not changed:
-            return replace(self, changes=PortChanges(self.ports, (), ()))
-        ports = _granted(drafts, self.narrowed)
-        if self.narrowed:
-            return replace(self, drafts=drafts, ports=ports, changes=None)
-        gone, come = (tuple(own[number] for number in changed) for own in (self.drafts, drafts))
-        return replace(self, drafts=drafts, ports=ports, changes=PortChanges(self.ports, gone, come))
-
-
-def _granted(
-    drafts: list[PortPolicy], narrowed: Mapping[int, tuple[Listener, ...]]
-) -> tuple[PortPolicy, ...]:
-    if not narrowed:
-        return tuple(drafts)
-    ports: list[PortPolicy | None] = list(drafts)
-    for number, listeners in narrowed.items():
-        ports[number] = replace(drafts[number], listeners=listeners) if listeners else None
-    return tuple(port for port in ports if port)
-
-
-def _claims_alike(one: PortPolicy, other: PortPolicy) -> bool:
-    return (one.name, one.protocol, one.family, one.listeners) == (
-        other.name,
-        other.protocol,
-        other.family,
-        other.listeners,
-    )
 
 
 def _terminating(endpoints: list[tuple[Target, Endpoint]]) -> list[tuple[Target, Endpoint]]:
