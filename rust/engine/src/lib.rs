@@ -6,7 +6,7 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`wire`] | packets as views over bytes, checksums |
-//! | [`tuple`] | who talks to whom |
+//! | [`tuple`], `cidr` | who talks to whom, and ranges of addresses |
 //! | [`backend`], [`balance`] | endpoints, and how one is chosen |
 //! | [`service`] | what is served where: the snapshot that policy hands in |
 //! | [`conntrack`], `affinity`, `fragment` | what is remembered of flows, clients and datagrams |
@@ -23,6 +23,7 @@ pub mod backend;
 pub mod balance;
 mod carried;
 pub mod checkpoint;
+mod cidr;
 mod clock;
 pub mod config;
 pub mod conntrack;
@@ -49,6 +50,7 @@ pub mod wire;
 pub use backend::Backend;
 pub use balance::Strategy;
 pub use carried::{Carried, Census, Outcome};
+pub use cidr::Cidr;
 pub use config::{Config, InvalidTcp};
 pub use decide::Midstream;
 pub use engine::Engine;

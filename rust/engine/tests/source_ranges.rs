@@ -2,7 +2,7 @@
 
 mod scene;
 
-use kbe_nat_engine::service::Cidr;
+use kbe_nat_engine::Cidr;
 use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::{Action, Cause, Config, Frontend, FrontendKind, ServiceSpec};
 use scene::*;

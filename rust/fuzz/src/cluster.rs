@@ -3,8 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
+use kbe_nat_engine::Cidr;
 use kbe_nat_engine::hash::HashKey;
-use kbe_nat_engine::service::{Cidr, UnknownPort};
+use kbe_nat_engine::service::UnknownPort;
 use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::{
     Backend, Config, Engine, Frontend, FrontendKind, InvalidTcp, Midstream, Mode, NodeView, ServicePort,

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
+use kbe_nat_engine::Cidr;
 use kbe_nat_engine::refusal::Answer;
-use kbe_nat_engine::service::Cidr;
 use kbe_nat_engine::tuple::Protocol;
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;

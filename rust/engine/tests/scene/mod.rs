@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use kbe_nat_engine::service::Cidr;
+use kbe_nat_engine::Cidr;
 use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::view::{Filter, Flow};
 use kbe_nat_engine::{
