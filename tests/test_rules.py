@@ -1,5 +1,6 @@
 """Diversion rules as values, and the transactions that install and remove them."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -33,15 +34,18 @@ PLAN = Plan(
 
 
 class Recorded:
-    """A `Runner` that answers from a script and keeps what it was asked."""
+    """A `Runner` that answers from a script, or with what was restored, and keeps what it was asked."""
 
     def __init__(self, answers: dict[str, str] | None = None) -> None:
         self.answers = answers or {}
         self.calls: list[tuple[str, str]] = []
 
     def run(self, command: Sequence[str], text: str = "") -> str:
-        self.calls.append((" ".join(command), text))
-        return self.answers.get(" ".join(command), "")
+        line = " ".join(command)
+        self.calls.append((line, text))
+        if command[0].endswith("-restore"):
+            self.answers[command[0].replace("restore", "save")] = re.sub(r"-I (\S+) 1", r"-A \1", text)
+        return self.answers.get(line, "")
 
 
 def test_sets_hold_every_frontend_of_their_family() -> None:

@@ -147,6 +147,56 @@ def test_f13_f133_what_somebody_removes_or_changes_is_missed_and_put_back(
     assert backend.missing() == ()
 
 
+class Meddled:
+    """Where somebody changes rules right after each installation, while `damage` is set."""
+
+    def __init__(self, node: Namespace, installing: tuple[str, ...]) -> None:
+        self.damage = ""
+        self._node = node
+        self._installing = installing
+        self._commands = Commands(node.prefix)
+
+    def run(self, command: Sequence[str], text: str = "") -> str:
+        output = self._commands.run(command, QUEUE.sub("accept", text) if command[0] == "nft" else text)
+        if self.damage and tuple(command[: len(self._installing)]) == self._installing:
+            self._node.call(*self.damage.split())
+        return output
+
+
+MEDDLING = [
+    pytest.param(
+        Iptables,
+        ("iptables-restore",),
+        "iptables -t mangle -F KBE-NAT-OUTPUT",
+        "IPv4 mangle: -A KBE-NAT-OUTPUT",
+        id="iptables",
+    ),
+    pytest.param(
+        Nftables, ("nft", "-f"), "nft flush chain ip kbe-nat mangle-output", "ip: meta mark & 0x", id="nft"
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "installing", "damage", "missed"), MEDDLING)
+def test_f13_what_somebody_removes_during_the_installation_is_missed(
+    node: Namespace, kind: type[Iptables | Nftables], installing: tuple[str, ...], damage: str, missed: str
+) -> None:
+    runner = Meddled(node, installing)
+    backend = kind(runner)
+    runner.damage = damage
+    with pytest.raises(RulesError, match="somebody has changed our rules while they were installed"):
+        backend.install(rules(2))
+    runner.damage = ""
+    backend.install(rules(2))
+    assert backend.missing() == ()
+    runner.damage = damage
+    backend.install(rules(2))
+    assert any(line.startswith(missed) for line in backend.missing())
+    runner.damage = ""
+    backend.install(rules(2))
+    assert backend.missing() == ()
+
+
 def test_ten_thousand_services_need_no_more_rules_than_one(node: Namespace) -> None:
     backend = Iptables(Commands(node.prefix))
     backend.install(rules(1, families=(IPV4,)))

@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import pytest
 from stage import FOREIGN
@@ -189,6 +190,38 @@ def test_f13_f133_what_somebody_takes_away_or_changes_is_missed(
     own.install(translations(3))
     assert own.missing() == ()
     assert same(listed(node)) == same(before)
+
+
+def test_f13_what_somebody_removes_during_the_installation_is_missed(
+    node: Namespace, runner: Watched
+) -> None:
+    class Meddled:
+        """Tables of which somebody takes a rule away right after they have been put into the kernel."""
+
+        is_meddling = False
+
+        def __init__(self) -> None:
+            self._tables = inside(node.path, NftTables)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._tables, name)
+
+        def commit(self, **steps: Any) -> None:
+            self._tables.commit(**steps)
+            if self.is_meddling and steps.get("activated"):
+                [(_, table), *_] = steps["activated"]
+                node.call("nft", "flush", "chain", "ip", table, "new")
+
+    tables = Meddled()
+    own = Translations(runner, cast(NftTables, tables), Marks(), (100, 101))
+    own.install(translations(3))
+    assert own.missing() == ()
+    tables.is_meddling = True
+    own.install(translations(3))
+    assert own.missing() == ("ip kbe-nat-translation-1: chain new",)
+    tables.is_meddling = False
+    own.install(translations(3))
+    assert own.missing() == ()
 
 
 def test_f133_what_somebody_has_changed_is_missed_after_a_change_of_ours_too(

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, pairwise, permutations
 from typing import Final
 
+from kbe_nat.errors import RulesError
 from kbe_nat.model import IPV4, IPV6
 from kbe_nat.rules import LAST, PREFIX, SET_TYPES, TAG, RuleSet, as_listed, changed
 from kbe_nat.rules.execution import Runner
@@ -23,7 +24,7 @@ class Iptables:
         self._runner = runner
         self._installed: tuple[RuleSet, ...] = ()
         self._lines: list[str] = []
-        """Our lines of iptables-save, as they were right after the installation."""
+        """How iptables-save shows the rules of `_installed`."""
         self._elements: dict[str, frozenset[str]] = {}
         """What ipset is to say of each set."""
 
@@ -37,8 +38,11 @@ class Iptables:
         for number in SAVE.keys() - {own.family for own in wanted}:
             self._restore(number, _remove_lines(self._runner.run(SAVE[number])))
         self._destroy(keep={name for own in wanted for name in own.sets})
+        # The kernel spells a rule as it likes, so its spelling is learned, but only once for the same rules:
+        # what others change between writing and reading must not count as ours.
+        if changed(self._installed, wanted) is None:
+            self._lines = self._learned(wanted)
         self._installed = wanted
-        self._lines = _own_lines(self._saved())
         self._elements = {name: as_listed(own.sets[name]) for own in wanted for name in own.sets}
 
     def update(self, rules: Iterable[RuleSet]) -> None:
@@ -91,6 +95,13 @@ class Iptables:
             parts += [f"# {shlex.join(IPSET)}", *_set_lines(own)]
             parts += [f"# {shlex.join(RESTORE[own.family])}", *_install_lines(own, "")]
         return _text(parts)
+
+    def _learned(self, wanted: Iterable[RuleSet]) -> list[str]:
+        """How iptables-save shows the rules that were just installed."""
+        lines = _own_lines(self._saved())
+        if len(lines) != sum(len(own.jumps) + len(own.rules) for own in wanted):
+            raise RulesError("iptables: somebody has changed our rules while they were installed")
+        return lines
 
     def _restore(self, number: int, lines: Iterable[str]) -> None:
         text = _text(lines)

@@ -23,7 +23,7 @@ class Nftables:
         self._runner = runner
         self._installed: tuple[RuleSet, ...] = ()
         self._listed: dict[int, str] = {}
-        """Our tables without their elements, as they were listed right after the installation."""
+        """How nft lists the tables of `_installed`, without their elements."""
         self._elements: dict[str, frozenset[str]] = {}
         """What nft is to say of each set."""
 
@@ -32,8 +32,11 @@ class Nftables:
         wanted = tuple(rules)
         present = self._families()
         self._run([*_absent(present), *(line for own in wanted for line in _table_lines(own))])
+        # nft spells a rule as it likes, so its spelling is learned, but only once for the same rules: what
+        # others change between writing and reading must not count as ours.
+        if changed(self._installed, wanted) is None:
+            self._listed = self._learned(wanted)
         self._installed = wanted
-        self._listed = {number: _without_elements(self._list(number)) for number in self._families()}
         self._elements = {name: _listed_elements(own.sets[name]) for own in wanted for name in own.sets}
 
     def update(self, rules: Iterable[RuleSet]) -> None:
@@ -72,6 +75,13 @@ class Nftables:
         """See `Backend.render`."""
         lines = [line for own in rules for line in _table_lines(own)]
         return "".join(f"{line}\n" for line in ("# nft -f -", *lines))
+
+    def _learned(self, wanted: Iterable[RuleSet]) -> dict[int, str]:
+        """How nft lists the tables that were just installed, by family."""
+        listed = {own.family: _without_elements(self._list(own.family)) for own in wanted}
+        if any(listed[own.family].count(f'comment "{TAG}"') != len(own.rules) for own in wanted):
+            raise RulesError("nft: somebody has changed our rules while they were installed")
+        return listed
 
     def _run(self, lines: Iterable[str]) -> None:
         text = "".join(f"{line}\n" for line in lines)

@@ -119,7 +119,7 @@ class Translations:
                     set_name: self._fingerprint(one.family, set_name, elements)
                     for set_name, elements in contents[one.family].items()
                 },
-                self._tables.rules(PROTOCOLS[one.family], name),
+                self._learned(one, name),
             )
             for one in own
         }
@@ -200,6 +200,15 @@ class Translations:
         """What would be put into the kernel where there is nothing of ours."""
         head = "# nft -f -, and by netlink the rules in the chains queued, queued-strictly and translated"
         return _text([head, *(line for one in wanted for line in self._table.lines(one, f"{PREFIX}0"))])
+
+    def _learned(self, own: Translation, name: str) -> dict[str, int]:
+        """What the kernel says of each chain. For a shape that was installed before it is what it said then: what
+        others change between writing and reading must not count as ours.
+        """
+        before = self._installed.get(own.family)
+        if before is not None and before.shape == own.shape:
+            return before.rules
+        return self._tables.rules(PROTOCOLS[own.family], name)
 
     def _commit_rules(
         self,
