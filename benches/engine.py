@@ -1,7 +1,8 @@
 """What the engine costs, beside the C yardstick and the reference NAT in the same run.
 
-Writes benches/results/engine.json, and the tables of benches/RESULTS.md. Each count of flows is measured in turn
-by C and by us, several times; the median of the runs counts, so that a slow minute of the machine hits both.
+Writes benches/results/engine.json, and the tables of benches/RESULTS.md. Each count of flows is
+measured in turn by C and by us, several times; the median of the runs counts, so that a slow minute
+of the machine hits both.
 """
 
 import argparse
@@ -36,8 +37,12 @@ def main() -> None:
     )
     counts = [1000, 100_000, 1_000_000, 10_000_000]
     parser.add_argument("--flows", type=int, nargs="+", default=counts, help="numbers of flows")
-    parser.add_argument("--runs", type=int, default=5, help="runs of each, of which the median counts")
-    parser.add_argument("--no-criterion", action="store_true", help="leave out the parts of a packet's cost")
+    parser.add_argument(
+        "--runs", type=int, default=5, help="runs of each, of which the median counts"
+    )
+    parser.add_argument(
+        "--no-criterion", action="store_true", help="leave out the parts of a packet's cost"
+    )
     own = parser.parse_args()
     ours, first, yardstick = build("flows"), build("first"), build_yardstick()
     python = run_python()
@@ -46,7 +51,9 @@ def main() -> None:
     for flows in own.flows:
         runs: list[Row] = []
         c_runs: list[Row] = []
-        for _ in track(range(own.runs), f"{flows} flows", console=Console(stderr=True), transient=True):
+        for _ in track(
+            range(own.runs), f"{flows} flows", console=Console(stderr=True), transient=True
+        ):
             c_runs += lines_of(yardstick, flows) if yardstick else []
             runs += lines_of(ours, flows)
         reference = references.get(flows)
@@ -102,7 +109,9 @@ def build_yardstick() -> Path | None:
 
 def lines_of(program: Path, *numbers: int) -> list[Row]:
     """What a program prints for some numbers: one JSON object in each line."""
-    done = subprocess.run([program, *map(str, numbers)], check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [program, *map(str, numbers)], check=True, stdout=subprocess.PIPE, text=True
+    )
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -128,12 +137,16 @@ def criterion() -> list[tuple[str, str]]:
     """Name and median of each benchmark of `parts`."""
     command = ["cargo", "bench", "--quiet", "-p", "kbe-nat-engine", "--bench", "parts", "--"]
     short = ["--noplot", "--warm-up-time", "0.2", "--measurement-time", "0.5"]
-    done = subprocess.run([*command, *short], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [*command, *short], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+    )
     joined = re.sub(r"\n\s+time:", " time:", done.stdout)
     return re.findall(r"^(\S.*?)\s+time:\s+\[\S+ \S+ (\S+ \S+)", joined, re.MULTILINE)
 
 
-def page(rows: list[Row], firsts: list[list[Row]], python: list[Row], parts: list[tuple[str, str]]) -> str:
+def page(
+    rows: list[Row], firsts: list[list[Row]], python: list[Row], parts: list[tuple[str, str]]
+) -> str:
     """The tables in Markdown."""
 
     def text(value: float | None) -> str:
@@ -155,8 +168,12 @@ def page(rows: list[Row], firsts: list[list[Row]], python: list[Row], parts: lis
     ]
     fewest = statistics.median(run[0]["p99_ns"] for run in firsts)
     for place, services in enumerate(SERVICES):
-        p50, p99 = (statistics.median(run[place][field] for run in firsts) for field in ("p50_ns", "p99_ns"))
-        by_services.append(f"| {services:,} | {p50:,.0f} ns | {p99:,.0f} ns | {p99 / fewest:.2f} |\n")
+        p50, p99 = (
+            statistics.median(run[place][field] for run in firsts) for field in ("p50_ns", "p99_ns")
+        )
+        by_services.append(
+            f"| {services:,} | {p50:,.0f} ns | {p99:,.0f} ns | {p99 / fewest:.2f} |\n"
+        )
     boundary = ["| from Python | median | per packet |\n|---|--:|--:|\n"]
     for bench in python:
         median = bench["stats"]["median"]
@@ -188,7 +205,16 @@ def seconds(value: float) -> str:
 def show(rows: list[Row]) -> None:
     """The first table, for people."""
     table = Table(box=None, pad_edge=False)
-    for column in ("flows", "mode", "ns", "C", "ratio", "reference.py", "new flow", "bytes per flow"):
+    for column in (
+        "flows",
+        "mode",
+        "ns",
+        "C",
+        "ratio",
+        "reference.py",
+        "new flow",
+        "bytes per flow",
+    ):
         table.add_column(column, justify="left" if column == "mode" else "right")
     for one in rows:
         values = (
@@ -200,7 +226,9 @@ def show(rows: list[Row]) -> None:
             one["bytes_per_flow"],
         )
         table.add_row(
-            f"{one['flows']:,}", one["mode"], *("-" if value is None else f"{value:,}" for value in values)
+            f"{one['flows']:,}",
+            one["mode"],
+            *("-" if value is None else f"{value:,}" for value in values),
         )
     Console().print(table)
     print(f"Written: {RESULTS.relative_to(ROOT)}, {PAGE.relative_to(ROOT)}")

@@ -1,4 +1,6 @@
-"""Capture files for tests, written byte by byte: what is read must not come from the code that reads."""
+"""Capture files for tests, written byte by byte: what is read must not come from the code that
+reads.
+"""
 
 import struct
 from collections.abc import Iterable, Sequence
@@ -22,7 +24,9 @@ def pcap(
     for time, frame in frames:
         kept = frame[: snap or None]
         seconds, rest = divmod(time, 1_000_000_000)
-        parts.append(struct.pack(order + "IIII", seconds, rest // unit, len(kept), len(frame)) + kept)
+        parts.append(
+            struct.pack(order + "IIII", seconds, rest // unit, len(kept), len(frame)) + kept
+        )
     return b"".join(parts)
 
 
@@ -36,14 +40,18 @@ def block(kind: int, body: bytes, order: str = "<") -> bytes:
 def pcapng(
     frames: Sequence[tuple[int, bytes]], link: int = 101, *, order: str = "<", resolution: int = 9
 ) -> bytes:
-    """A pcapng file with one interface, a comment with each frame, and a block of unknown kind in between."""
+    """A pcapng file with one interface, a comment with each frame, and a block of unknown kind in
+    between.
+    """
     section = block(0x0A0D0D0A, struct.pack(order + "IHHq", 0x1A2B3C4D, 1, 0, -1), order)
     options = struct.pack(order + "HHB3xHH", 9, 1, resolution, 0, 0)
     described = block(1, struct.pack(order + "HHI", link, 0, 0) + options, order)
     parts = [section, described]
     for time, frame in frames:
         units = time * 10**resolution // 1_000_000_000
-        head = struct.pack(order + "IIIII", 0, units >> 32, units & 0xFFFFFFFF, len(frame), len(frame))
+        head = struct.pack(
+            order + "IIIII", 0, units >> 32, units & 0xFFFFFFFF, len(frame), len(frame)
+        )
         comment = struct.pack(order + "HH", 1, 4) + b"seen" + struct.pack(order + "HH", 0, 0)
         parts.append(block(6, head + frame + bytes(-len(frame) % 4) + comment, order))
         parts.append(block(0x0BAD, b"\1\2\3\4", order))

@@ -1,7 +1,9 @@
-"""Random clusters: objects as the API server would give them, and the options of a node. One seed, one cluster.
+"""Random clusters: objects as the API server would give them, and the options of a node. One seed,
+one cluster.
 
-Objects ask for all that the API lets through, also for what nobody should: endpoints that are the node itself, a
-cluster IP or another Service's address, addresses named twice, a Service's own cluster IP as its external one.
+Objects ask for all that the API lets through, also for what nobody should: endpoints that are the
+node itself, a cluster IP or another Service's address, addresses named twice, a Service's own
+cluster IP as its external one.
 """
 
 import json
@@ -136,7 +138,9 @@ class Cluster:
         return path
 
     def flows(self, count: int) -> list[Flow]:
-        """So many packets from every kind of source to every kind of destination, the same for every mode."""
+        """So many packets from every kind of source to every kind of destination, the same for
+        every mode.
+        """
         random = Random(f"{self.seed} flows")
         found: list[Flow] = []
         while len(found) < count:
@@ -144,7 +148,14 @@ class Cluster:
             plane = PLANES[number]
             destination, port, protocol = random.choice(self.places[number])
             source = random.choice(
-                (*plane.node, *plane.outside, *plane.pods, plane.other, *plane.shared[:2], *plane.loopback)
+                (
+                    *plane.node,
+                    *plane.outside,
+                    *plane.pods,
+                    plane.other,
+                    *plane.shared[:2],
+                    *plane.loopback,
+                )
             )
             is_own = source in (*self.options.node_addresses, *plane.loopback)
             if not is_own and (source == destination or destination in plane.loopback):
@@ -168,7 +179,9 @@ class _Growth:
         self.count = self.random.randint(1, 6)
         self.taken: set[tuple[str, str, int]] = set()
         """Protocol, address and port of what Services have, so that no two want the same."""
-        self.places: dict[int, list[tuple[str, int, str]]] = {number: [] for number in self.families}
+        self.places: dict[int, list[tuple[str, int, str]]] = {
+            number: [] for number in self.families
+        }
 
     def maybe(self, chance: float) -> bool:
         return self.random.random() < chance
@@ -179,7 +192,9 @@ class _Growth:
     def cluster(self) -> Cluster:
         objects = [self.node(NODE, 1), self.node(OTHER, 2)]
         if self.maybe(0.7):
-            objects.append(self.object("ServiceCIDR", "kubernetes", spec={"cidrs": self.service_ranges()}))
+            objects.append(
+                self.object("ServiceCIDR", "kubernetes", spec={"cidrs": self.service_ranges()})
+            )
         for number in range(self.count):
             objects += self.service(number)
         for number in self.families:
@@ -220,9 +235,13 @@ class _Growth:
         kind = self.random.choice(("ClusterIP", "NodePort", "LoadBalancer"))
         if self.maybe(0.05):
             kind = "ExternalName"
-        own = tuple(family for family in self.families if len(self.families) == 1 or self.maybe(0.8))
+        own = tuple(
+            family for family in self.families if len(self.families) == 1 or self.maybe(0.8)
+        )
         families = own or self.families[:1]
-        virtual = ["None"] if self.maybe(0.05) else [PLANES[one].virtual[number] for one in families]
+        virtual = (
+            ["None"] if self.maybe(0.05) else [PLANES[one].virtual[number] for one in families]
+        )
         ports = self.ports(number, kind, virtual)
         spec: dict[str, Any] = {
             "type": kind,
@@ -236,7 +255,9 @@ class _Growth:
             spec["externalIPs"] = self.external(families, virtual, ports)
         if self.maybe(0.3):
             spec["sessionAffinity"] = "ClientIP"
-            spec["sessionAffinityConfig"] = {"clientIP": {"timeoutSeconds": self.random.randint(1, 86_400)}}
+            spec["sessionAffinityConfig"] = {
+                "clientIP": {"timeoutSeconds": self.random.randint(1, 86_400)}
+            }
         metadata: dict[str, Any] = {"namespace": space, "labels": {}}
         if self.maybe(0.04):
             metadata["labels"]["service.kubernetes.io/service-proxy-name"] = "other"
@@ -279,7 +300,11 @@ class _Growth:
                 port["nodePort"] = 30_000 + 10 * number + place
                 for family in self.families:
                     plane = PLANES[family]
-                    for address in (*plane.node[:2], *plane.loopback, self.random.choice(plane.shared)):
+                    for address in (
+                        *plane.node[:2],
+                        *plane.loopback,
+                        self.random.choice(plane.shared),
+                    ):
                         self.place(address, port["nodePort"], protocol)
             self.taken |= {(protocol, address, port["port"]) for address in virtual}
             ports.append(port)
@@ -288,7 +313,9 @@ class _Growth:
     def external(
         self, families: tuple[int, ...], virtual: list[str], ports: list[dict[str, Any]]
     ) -> list[str]:
-        """Addresses that no other Service has with these ports; some twice, some the Service's own cluster IP."""
+        """Addresses that no other Service has with these ports; some twice, some the Service's own
+        cluster IP.
+        """
         found = []
         for family in families:
             plane = PLANES[family]
@@ -309,12 +336,20 @@ class _Growth:
         if family in self.places:
             self.places[family].append((address, port, protocol.lower()))
             if self.maybe(0.1):
-                self.places[family].append((address, port, self.random.choice(("tcp", "udp", "sctp"))))
+                self.places[family].append(
+                    (address, port, self.random.choice(("tcp", "udp", "sctp")))
+                )
 
     def beside(self, family: int) -> list[tuple[str, int, str]]:
         """Places that no Service has."""
         plane = PLANES[family]
-        addresses = (*plane.virtual, plane.node[0], plane.pods[0], plane.shared[0], plane.outside[0])
+        addresses = (
+            *plane.virtual,
+            plane.node[0],
+            plane.pods[0],
+            plane.shared[0],
+            plane.outside[0],
+        )
         return [(address, self.random.choice((80, 8080)), "tcp") for address in addresses]
 
     def slice(
@@ -326,14 +361,20 @@ class _Growth:
         mapped = []
         endpoints = [self.endpoint(family) for _ in range(self.random.choice((0, 1, 2, 3, 5)))]
         for port in ports:
-            number = self.random.choice((8080, 8080, 9090, port["port"], port.get("nodePort", 8080)))
+            number = self.random.choice(
+                (8080, 8080, 9090, port["port"], port.get("nodePort", 8080))
+            )
             aims = [own for own in self.places[family] if own[2] == port["protocol"].lower()]
             if aims and self.maybe(0.3):
                 # Some other Service may be reached there.
                 address, number, _ = self.random.choice(aims)
-                endpoints.append({"addresses": [address], "conditions": self.random.choice(CONDITIONS[:3])})
+                endpoints.append(
+                    {"addresses": [address], "conditions": self.random.choice(CONDITIONS[:3])}
+                )
             if self.maybe(0.95):
-                mapped.append({"name": port.get("name", ""), "protocol": port["protocol"], "port": number})
+                mapped.append(
+                    {"name": port.get("name", ""), "protocol": port["protocol"], "port": number}
+                )
         if self.maybe(0.1):
             mapped.append({"name": "nobody", "protocol": "TCP", "port": 7070})
         kind = "IPv6" if family == IPV6 else "IPv4"
@@ -381,11 +422,15 @@ class _Growth:
         if self.maybe(0.15):
             # As NodeLocal DNSCache has it.
             local += [plane.virtual[0] for plane in planes]
-        listed = tuple(self.random.choice((plane.node[1] + "/32", "192.168.0.0/16")) for plane in planes)
+        listed = tuple(
+            self.random.choice((plane.node[1] + "/32", "192.168.0.0/16")) for plane in planes
+        )
         listed = tuple(text if "." in text else text.replace("/32", "/128") for text in listed)
         return Options(
             node=self.random.choice((NODE, NODE, NODE, "")),
-            node_addresses=tuple(local) if self.maybe(0.9) else tuple(plane.node[0] for plane in planes),
+            node_addresses=tuple(local)
+            if self.maybe(0.9)
+            else tuple(plane.node[0] for plane in planes),
             cluster_ranges=tuple(plane.pod_range for plane in planes) if kind == "ranges" else (),
             uses_node_ranges=kind == "node",
             pod_interface={"bridge": POD_DEVICE, "prefix": "cb+"}.get(kind, ""),

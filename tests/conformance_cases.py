@@ -1,4 +1,6 @@
-"""The conformance cases: what they ask for, and what `kbe-nat` answers when it is asked as a user would."""
+"""The conformance cases: what they ask for, and what `kbe-nat` answers when it is asked as a user
+would.
+"""
 
 import json
 from dataclasses import dataclass, field
@@ -63,7 +65,13 @@ class Case:
 
     def explained(self, mode: str, scratch: Path) -> list[dict[str, Any]]:
         """What `kbe-nat explain` says of every flow."""
-        flags = [*self.flags(mode, scratch), "--flows", str(self.folder / "case.yaml"), "-o", "json"]
+        flags = [
+            *self.flags(mode, scratch),
+            "--flows",
+            str(self.folder / "case.yaml"),
+            "-o",
+            "json",
+        ]
         told: list[dict[str, Any]] = json.loads(run("explain", *flags))
         return told
 
@@ -87,5 +95,6 @@ def _expectation(flow: dict[str, Any], mode: str) -> dict[str, Any]:
 
 
 CASES = [
-    Case(folder, yaml.safe_load((folder / "case.yaml").read_text())) for folder in sorted(FOLDER.iterdir())
+    Case(folder, yaml.safe_load((folder / "case.yaml").read_text()))
+    for folder in sorted(FOLDER.iterdir())
 ]

@@ -36,14 +36,18 @@ def rules(case: Case, scratch: Path) -> tuple[int, int]:
 
 def main() -> int:
     """Prints the table; 1 when anything differs."""
-    made = table("", "case", "feature", "flows, iptables mode", "flows, nftables mode", "rule dumps")
+    made = table(
+        "", "case", "feature", "flows, iptables mode", "flows, nftables mode", "rule dumps"
+    )
     is_right = True
     with tempfile.TemporaryDirectory() as folder:
         for case in CASES:
             cells = [flows(case, mode, Path(folder)) for mode in ("iptables", "nftables")]
             cells.append(rules(case, Path(folder)))
             is_right &= all(right == total for right, total in cells)
-            made.add_row(str(case), case.about["title"], *(f"{right} of {total}" for right, total in cells))
+            made.add_row(
+                str(case), case.about["title"], *(f"{right} of {total}" for right, total in cells)
+            )
     show(made)
     return 0 if is_right else 1
 

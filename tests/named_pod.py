@@ -14,9 +14,13 @@ def main() -> None:
     name, port = sys.argv[1].encode() + b" ", int(sys.argv[2])
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    listener = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
+    listener = socket.create_server(
+        ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024
+    )
     # One socket for each family, and one address: the answer comes from the address that was asked.
-    datagrams = [socket.socket(family, socket.SOCK_DGRAM) for family in (socket.AF_INET, socket.AF_INET6)]
+    datagrams = [
+        socket.socket(family, socket.SOCK_DGRAM) for family in (socket.AF_INET, socket.AF_INET6)
+    ]
     for own in datagrams:
         if own.family == socket.AF_INET6:
             own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

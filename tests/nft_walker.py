@@ -58,7 +58,8 @@ class Tables:
                 yield end_of(verdict, own, is_masqueraded=False)
                 continue
             for _, after in self.hooked("nat-output" if is_own else "nat-prerouting", own):
-                # What comes from elsewhere and is delivered to the node itself takes no hook behind INPUT.
+                # What comes from elsewhere and is delivered to the node itself takes no hook behind
+                # INPUT.
                 is_delivered = not is_own and self.is_local(after.destination)
                 last = [] if is_delivered else self.hooked("nat-postrouting", after)
                 is_masqueraded = any(name == "masquerade" for name, _ in last)
@@ -102,7 +103,9 @@ class Tables:
         if rest is None:
             yield "next", packet
         elif rest.startswith("meta mark set"):
-            marked = re.match(r"meta mark set meta mark ([|^]) (0x[0-9a-f]+)( masquerade.*)?$", rest)
+            marked = re.match(
+                r"meta mark set meta mark ([|^]) (0x[0-9a-f]+)( masquerade.*)?$", rest
+            )
             assert marked, rest
             bit = int(marked[2], 16)
             mark = packet.mark | bit if marked[1] == "|" else packet.mark ^ bit
@@ -110,7 +113,9 @@ class Tables:
         elif rest.startswith("update @"):
             yield "next", packet
         elif rest.startswith("dnat"):
-            for place in re.findall(r"\d+ : ([^,}]+?)(?:,| \})", rest) or [rest.removeprefix("dnat to ")]:
+            for place in re.findall(r"\d+ : ([^,}]+?)(?:,| \})", rest) or [
+                rest.removeprefix("dnat to ")
+            ]:
                 address, _, port = place.replace(" . ", ":").rpartition(":")
                 to = address.strip("[]")
                 yield "dnat", replace(packet, destination=to, port=int(port), is_translated=True)
@@ -127,7 +132,9 @@ class Tables:
                 yield verb, packet
 
     def matched(self, rule: str, packet: Walker) -> str | None:
-        """The statement of a rule that matches, with the verdict of a map in its place; None when it does not."""
+        """The statement of a rule that matches, with the verdict of a map in its place; None when
+        it does not.
+        """
         rest = rule
         place = f"{packet.protocol} . {packet.port}"
         while True:
@@ -157,7 +164,9 @@ class Tables:
                     return None
                 rest = rest[match.end() :]
             elif match := re.match(r"(ip6? daddr \. )?meta l4proto \. th dport vmap @(\S+)", rest):
-                return self.sets[match[2]].get(f"{packet.destination} . {place}" if match[1] else place)
+                return self.sets[match[2]].get(
+                    f"{packet.destination} . {place}" if match[1] else place
+                )
             elif rest.startswith("ct status dnat "):
                 pair = f"{packet.source} . {packet.destination} . {place}"
                 is_known = pair in self.sets["hairpin-connections"]

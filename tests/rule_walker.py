@@ -1,5 +1,6 @@
-"""What rules of kube-proxy's, as iptables-save shows them, do to the first packet of a connection: every way
-that it may take, since some rules match by chance. A second opinion on every decision, from text alone.
+"""What rules of kube-proxy's, as iptables-save shows them, do to the first packet of a connection:
+every way that it may take, since some rules match by chance. A second opinion on every decision,
+from text alone.
 """
 
 from collections.abc import Iterable, Iterator
@@ -34,8 +35,8 @@ class End:
     verdict: str
     """"dnat", "pass", "reject" or "drop"."""
     place: str
-    """Address and port that it goes to, or at which it is refused behind its translation; empty where it is not
-    translated.
+    """Address and port that it goes to, or at which it is refused behind its translation; empty
+    where it is not translated.
     """
     is_masqueraded: bool
 
@@ -106,7 +107,8 @@ class Rules:
         """Every way in which a packet may end."""
         for after in self.translated(packet):
             verdict = self.filtered(after).lower()
-            # What comes from elsewhere and is delivered to the node itself takes INPUT, and no POSTROUTING.
+            # What comes from elsewhere and is delivered to the node itself takes INPUT, and no
+            # POSTROUTING.
             is_delivered = packet.interface is not None and self.is_local(after.destination)
             last = [] if is_delivered else self.walk("nat", "POSTROUTING", after)
             is_masqueraded = any(name == "MASQUERADE" for name, _ in last)

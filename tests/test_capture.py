@@ -1,4 +1,6 @@
-"""Captures through the engine: every format and link type, in order and with their times, byte for byte."""
+"""Captures through the engine: every format and link type, in order and with their times, byte for
+byte.
+"""
 
 import struct
 from pathlib import Path
@@ -29,11 +31,16 @@ def engine(strategy: str = "rr") -> kbe_nat.Engine:
                 strategy=strategy,
             ),
             kbe_nat.ServicePort(
-                "default/udp", [kbe_nat.Frontend(VIP, 53)], [kbe_nat.Backend(POD, 5353)], protocol="udp"
+                "default/udp",
+                [kbe_nat.Frontend(VIP, 53)],
+                [kbe_nat.Backend(POD, 5353)],
+                protocol="udp",
             ),
             kbe_nat.ServicePort("default/none", [kbe_nat.Frontend(VIP, 81)], []),
             kbe_nat.ServicePort(
-                "default/six", [kbe_nat.Frontend("fd00::1", 80)], [kbe_nat.Backend("fd00:1::3", 9876)]
+                "default/six",
+                [kbe_nat.Frontend("fd00::1", 80)],
+                [kbe_nat.Backend("fd00:1::3", 9876)],
             ),
         ]
     )
@@ -52,7 +59,9 @@ def translated(packet: bytes) -> bytes:
     return bytes(parsed)
 
 
-def replayed(tmp_path: Path, content: bytes, own: kbe_nat.Engine | None = None, answer: str = "icmp") -> Path:
+def replayed(
+    tmp_path: Path, content: bytes, own: kbe_nat.Engine | None = None, answer: str = "icmp"
+) -> Path:
     source, target = tmp_path / "in.pcap", tmp_path / "out.pcap"
     source.write_bytes(content)
     with CaptureQueue(source, target, answer=answer) as queue:
@@ -92,10 +101,16 @@ def test_pcap_keeps_byte_order_and_resolution(tmp_path: Path, order: str, magic:
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("resolution", [3, 6, 9])
 def test_pcapng_keeps_blocks_options_and_times(tmp_path: Path, order: str, resolution: int) -> None:
-    frames = [(START, syn()), (START + 3 * SECOND, b"\x00 not IP"), (START + 3 * SECOND, syn(source=40001))]
+    frames = [
+        (START, syn()),
+        (START + 3 * SECOND, b"\x00 not IP"),
+        (START + 3 * SECOND, syn(source=40001)),
+    ]
     expected = [(time, translated(frame) if frame[0] == 0x45 else frame) for time, frame in frames]
     content = pcapng(frames, order=order, resolution=resolution)
-    assert replayed(tmp_path, content).read_bytes() == pcapng(expected, order=order, resolution=resolution)
+    assert replayed(tmp_path, content).read_bytes() == pcapng(
+        expected, order=order, resolution=resolution
+    )
 
 
 def test_pcapng_simple_packets_have_no_padding(tmp_path: Path) -> None:
@@ -111,7 +126,12 @@ def test_what_is_nobodys_stays_and_what_is_dropped_is_absent(tmp_path: Path) -> 
     arp = ETHERNET[:12] + b"\x08\x06" + bytes(28)
     other = ETHERNET + bytes(IP(src=CLIENT, dst="192.0.2.1") / TCP(flags="S")) + b"trailer"
     broken = ETHERNET + b"\x45\x00\xff"
-    frames = [(START, arp), (START + 1000, other), (START + 2000, broken), (START + 3000, ETHERNET + syn())]
+    frames = [
+        (START, arp),
+        (START + 1000, other),
+        (START + 2000, broken),
+        (START + 3000, ETHERNET + syn()),
+    ]
     own = engine()
     target = replayed(tmp_path, pcap(frames, 1), own)
     assert frames_of(target) == [frames[0], frames[1], (START + 3000, ETHERNET + translated(syn()))]
@@ -142,7 +162,9 @@ def test_frames_that_were_cut_short_are_translated_and_stay_short(tmp_path: Path
 def test_held_fragments_come_out_in_their_place(tmp_path: Path) -> None:
     whole = IP(src=CLIENT, dst=VIP, id=7) / UDP(sport=1000, dport=53) / (bytes(range(256)) * 10)
     parts = [bytes(part) for part in fragment(whole, 1000)]
-    frames = [(START + 1000 * n, packet) for n, packet in enumerate([parts[2], parts[1], syn(), parts[0]])]
+    frames = [
+        (START + 1000 * n, packet) for n, packet in enumerate([parts[2], parts[1], syn(), parts[0]])
+    ]
     target = replayed(tmp_path, pcap(frames))
     out = frames_of(target)
     assert [time for time, _ in out] == [time for time, _ in frames]
@@ -174,10 +196,22 @@ def test_flows_time_out_by_the_clock_of_the_capture(tmp_path: Path) -> None:
         (b"\x1f\x8b\x08\0" + bytes(100), "compressed by gzip"),
         (struct.pack("<I", 0xA12B3C4D) + bytes(100), "a variant of pcap"),
         (pcap([]).replace(b"\2\0\4\0", b"\2\0\2\0"), "version 2.2 is not read"),
-        (pcap([(START, syn()), (START, bytes(300_000))]), r"packet 2: 300000 bytes are more.*byte 80\)"),
-        (pcapng([])[:28] + block(6, struct.pack("<IIIII", 3, 0, 0, 0, 0)), "packet 1: it names an interface"),
-        (pcapng([]) + block(6, struct.pack("<IIIII", 0, 0, 0, 60, 60)), "packet 1: 60 bytes are more than"),
-        (pcapng([]) + struct.pack("<III", 5, 14, 14), r"block 3: a block cannot have 14 bytes \(byte 60\)"),
+        (
+            pcap([(START, syn()), (START, bytes(300_000))]),
+            r"packet 2: 300000 bytes are more.*byte 80\)",
+        ),
+        (
+            pcapng([])[:28] + block(6, struct.pack("<IIIII", 3, 0, 0, 0, 0)),
+            "packet 1: it names an interface",
+        ),
+        (
+            pcapng([]) + block(6, struct.pack("<IIIII", 0, 0, 0, 60, 60)),
+            "packet 1: 60 bytes are more than",
+        ),
+        (
+            pcapng([]) + struct.pack("<III", 5, 14, 14),
+            r"block 3: a block cannot have 14 bytes \(byte 60\)",
+        ),
         (pcapng([]) + struct.pack("<III", 5, 12, 16), "block 3: its two lengths differ"),
         (pcapng([]) + struct.pack("<III", 5, 1 << 31, 0), "block 3: 2147483648 bytes are more"),
         (pcapng([])[:8] + bytes(20), "block 1: a section header without its byte order"),
@@ -187,7 +221,10 @@ def test_flows_time_out_by_the_clock_of_the_capture(tmp_path: Path) -> None:
 def test_damage_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     source, target = tmp_path / "in.pcap", tmp_path / "out.pcap"
     source.write_bytes(content)
-    with pytest.raises(kbe_nat.CaptureError, match=message) as error, CaptureQueue(source, target) as queue:
+    with (
+        pytest.raises(kbe_nat.CaptureError, match=message) as error,
+        CaptureQueue(source, target) as queue,
+    ):
         kbe_nat.Loop(engine(), queue).run()
     assert str(source) in str(error.value)
     assert list(tmp_path.iterdir()) == [source], "no partial file stays"

@@ -60,9 +60,13 @@ ORDERS = ["<", ">"]
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_options_and_blocks_pass_as_they_are(tmp_path: Path, order: str) -> None:
-    described = option(2, NOT_UTF8, order) + option(3, NOT_UTF8, order) + option(10, b"\0\0\x0e\x10", order)
+    described = (
+        option(2, NOT_UTF8, order) + option(3, NOT_UTF8, order) + option(10, b"\0\0\x0e\x10", order)
+    )
     described += (
-        option(9, b"\x06", order) + option(2989, b"\0\0\x12\x34custom", order) + option(0, b"", order)
+        option(9, b"\x06", order)
+        + option(2989, b"\0\0\x12\x34custom", order)
+        + option(0, b"", order)
     )
     said = option(1, NOT_UTF8, order) + option(4, bytes(8), order) + option(0x8BAD, b"odd", order)
 
@@ -85,7 +89,9 @@ def test_options_and_blocks_pass_as_they_are(tmp_path: Path, order: str) -> None
 
     # What stands behind the packet in its frame is no part of it.
     content = file(syn(), ODD)
-    assert replayed(tmp_path, content).read_bytes() == file(translated(syn()), translated(syn()) + b"x")
+    assert replayed(tmp_path, content).read_bytes() == file(
+        translated(syn()), translated(syn()) + b"x"
+    )
 
 
 @pytest.mark.parametrize("orders", ["<>", "><", "<<"])
@@ -111,7 +117,13 @@ def test_every_section_has_its_own_byte_order_and_interfaces(tmp_path: Path, ord
 def test_mixed_link_types_are_counted(tmp_path: Path) -> None:
     def file(frame: bytes) -> bytes:
         blocks = [section(), interface(1), interface(105), interface(127)]
-        frames = [(0, ETHERNET + frame), (1, b"\x08"), (2, frame), (1, frame), (0, ETHERNET + frame)]
+        frames = [
+            (0, ETHERNET + frame),
+            (1, b"\x08"),
+            (2, frame),
+            (1, frame),
+            (0, ETHERNET + frame),
+        ]
         changed = [enhanced(own, number=number) for number, own in frames]
         return b"".join(blocks + changed)
 
@@ -123,7 +135,9 @@ def test_mixed_link_types_are_counted(tmp_path: Path) -> None:
     sent = ETHERNET + translated(syn())
     expected = [(0, sent), (1, b"\x08"), (2, syn()), (1, syn()), (0, sent)]
     head = section() + interface(1) + interface(105) + interface(127)
-    assert target.read_bytes() == head + b"".join(enhanced(own, number=number) for number, own in expected)
+    assert target.read_bytes() == head + b"".join(
+        enhanced(own, number=number) for number, own in expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,7 +153,9 @@ def test_mixed_link_types_are_counted(tmp_path: Path) -> None:
         (option(14, b"\1"), 5_000_000, 5 * SECOND),
     ],
 )
-def test_times_are_read_in_their_units(tmp_path: Path, options: bytes, units: int, time: int) -> None:
+def test_times_are_read_in_their_units(
+    tmp_path: Path, options: bytes, units: int, time: int
+) -> None:
     source = tmp_path / "in.pcapng"
     source.write_bytes(section() + interface(options=options) + enhanced(syn(), units=units))
     batch = CaptureQueue(source).receive()
@@ -183,7 +199,11 @@ def test_a_hash_of_a_translated_frame_goes_and_the_other_options_stay(tmp_path: 
 def test_records_of_the_modified_pcap_keep_what_they_have_more(tmp_path: Path, order: str) -> None:
     def file(frame: bytes) -> bytes:
         head = struct.pack(order + "IHHiIII", 0xA1B2CD34, 2, 4, 0, 0, 0, 101)
-        return head + struct.pack(order + "IIIIIHBB", 1, 2, len(frame), len(frame), 3, 0x800, 4, 5) + frame
+        return (
+            head
+            + struct.pack(order + "IIIIIHBB", 1, 2, len(frame), len(frame), 3, 0x800, 4, 5)
+            + frame
+        )
 
     assert replayed(tmp_path, file(syn())).read_bytes() == file(translated(syn()))
 
@@ -216,7 +236,9 @@ def test_a_file_that_was_cut_off_counts_up_to_there(tmp_path: Path, length: int)
 
 def checksum(*parts: bytes | bytearray) -> int:
     content = b"".join(parts)
-    total: int = sum(struct.unpack(f">{(len(content) + 1) // 2}H", content + bytes(len(content) % 2)))
+    total: int = sum(
+        struct.unpack(f">{(len(content) + 1) // 2}H", content + bytes(len(content) % 2))
+    )
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return total
@@ -237,7 +259,11 @@ def test_segments_that_were_not_cut_yet(
     l4: TCP | UDP = TCP(sport=40000, dport=80, flags="A", seq=2)
     if protocol == "udp":
         l4 = UDP(sport=40000, dport=53, len=0)
-    ip = IP(src=CLIENT, dst=VIP, len=0) if family == 4 else IPv6(src="fd00::9", dst="fd00::1", plen=0)
+    ip = (
+        IP(src=CLIENT, dst=VIP, len=0)
+        if family == 4
+        else IPv6(src="fd00::9", dst="fd00::1", plen=0)
+    )
     l4.chksum = 0
     segment = bytearray(bytes(ip / l4) + bytes(size - 4) + b"tail")
     start, place = (20, 16) if family == 4 else (40, 16)
@@ -282,7 +308,9 @@ def test_segments_that_were_not_cut_yet(
 
 
 def test_segments_that_the_capture_cut_short_are_translated(tmp_path: Path) -> None:
-    whole = bytes(IP(src=CLIENT, dst=VIP, len=0) / TCP(sport=40000, dport=80, flags="A") / bytes(70_000))
+    whole = bytes(
+        IP(src=CLIENT, dst=VIP, len=0) / TCP(sport=40000, dport=80, flags="A") / bytes(70_000)
+    )
     own = engine()
     [(_, frame)] = frames_of(replayed(tmp_path, pcap([(START, whole)], snap=96), own))
     assert (len(frame), IP(frame).dst) == (96, POD)
@@ -304,15 +332,23 @@ def test_on_a_wire_a_length_of_nothing_stays_malformed() -> None:
     segment = bytes(IP(src=CLIENT, dst=VIP, len=0) / TCP(sport=40000, dport=80, flags="S"))
     assert engine().process(segment, 0).cause == "malformed"
     assert engine().process(segment, 0, captured=True).cause == "new"
-    fragment = bytes(IP(src=CLIENT, dst=VIP, len=0, flags="MF") / TCP(sport=40000, dport=80, flags="S"))
+    fragment = bytes(
+        IP(src=CLIENT, dst=VIP, len=0, flags="MF") / TCP(sport=40000, dport=80, flags="S")
+    )
     assert engine().process(fragment, 0, captured=True).cause == "malformed"
 
 
 BYTES = st.binary(max_size=40)
-OPTIONS = st.lists(st.tuples(st.integers(1, 65535).filter(lambda code: code != 9), BYTES), max_size=4)
+OPTIONS = st.lists(
+    st.tuples(st.integers(1, 65535).filter(lambda code: code != 9), BYTES), max_size=4
+)
 FRAMES = BYTES.filter(lambda frame: not frame or frame[0] >> 4 not in (4, 6))
 BODIES = st.one_of(
-    st.tuples(st.just("block"), st.integers(0x80, 0x7FFFFFFF).filter(lambda kind: kind != 0x0A0D0D0A), BYTES),
+    st.tuples(
+        st.just("block"),
+        st.integers(0x80, 0x7FFFFFFF).filter(lambda kind: kind != 0x0A0D0D0A),
+        BYTES,
+    ),
     st.tuples(st.just("interface"), st.integers(0, 300), OPTIONS),
     st.tuples(st.just("enhanced"), FRAMES, OPTIONS),
     st.tuples(st.just("obsolete"), FRAMES, OPTIONS),
@@ -323,7 +359,9 @@ BODIES = st.one_of(
 @settings(max_examples=200, deadline=None)
 @given(
     sections=st.lists(
-        st.tuples(st.sampled_from(ORDERS), OPTIONS, st.lists(BODIES, max_size=6)), min_size=1, max_size=3
+        st.tuples(st.sampled_from(ORDERS), OPTIONS, st.lists(BODIES, max_size=6)),
+        min_size=1,
+        max_size=3,
     )
 )
 def test_what_nobody_translates_passes_byte_for_byte(
@@ -349,7 +387,9 @@ def test_what_nobody_translates_passes_byte_for_byte(
             else:
                 assert isinstance(what, bytes)
                 made = {"enhanced": enhanced, "obsolete": obsolete}
-                blocks += made[kind](what, order, options=said) if kind in made else simple(what, order)
+                blocks += (
+                    made[kind](what, order, options=said) if kind in made else simple(what, order)
+                )
         own = b"".join(option(code, value, order) for code, value in options)
         content += section(order, len(blocks), own) + blocks
     folder = tmp_path_factory.mktemp("blocks")

@@ -1,4 +1,6 @@
-"""The file that keeps connections: by which clock they are taken over, and what may stand at its path."""
+"""The file that keeps connections: by which clock they are taken over, and what may stand at its
+path.
+"""
 
 import os
 import socket
@@ -17,7 +19,9 @@ from kbe_nat.errors import StateError
 from kbe_nat.policy import Listener, Options, Plan, PortPolicy, Target
 from kbe_nat.tables import Tables
 
-SYN = bytes.fromhex("45000028000100004006dda20a00020fac1ee4ffc000005000000000000000005002200032650000")
+SYN = bytes.fromhex(
+    "45000028000100004006dda20a00020fac1ee4ffc000005000000000000000005002200032650000"
+)
 SECOND = 10**9
 HOUR = 3600 * SECOND
 YEAR = 8766 * HOUR
@@ -88,13 +92,23 @@ def test_f10_connections_are_kept_in_a_file(state: Path) -> None:
     [
         (lambda clocks: None, 120),
         pytest.param(lambda clocks: setattr(clocks, "set_by", 0), 120, id="set back by 50 years"),
-        pytest.param(lambda clocks: setattr(clocks, "set_by", 90 * YEAR), 120, id="set forward by 40 years"),
-        pytest.param(lambda clocks: setattr(clocks, "nanoseconds", 5 * HOUR + 45 * SECOND), 75, id="slept"),
-        pytest.param(lambda clocks: setattr(clocks, "nanoseconds", 5 * HOUR + 130 * SECOND), None, id="over"),
-        pytest.param(lambda clocks: setattr(clocks, "nanoseconds", 7 * HOUR), None, id="slept for hours"),
+        pytest.param(
+            lambda clocks: setattr(clocks, "set_by", 90 * YEAR), 120, id="set forward by 40 years"
+        ),
+        pytest.param(
+            lambda clocks: setattr(clocks, "nanoseconds", 5 * HOUR + 45 * SECOND), 75, id="slept"
+        ),
+        pytest.param(
+            lambda clocks: setattr(clocks, "nanoseconds", 5 * HOUR + 130 * SECOND), None, id="over"
+        ),
+        pytest.param(
+            lambda clocks: setattr(clocks, "nanoseconds", 7 * HOUR), None, id="slept for hours"
+        ),
         pytest.param(lambda clocks: clocks.restart(45), 75, id="another boot"),
         pytest.param(lambda clocks: clocks.restart(-20), 120, id="another boot, a little set back"),
-        pytest.param(lambda clocks: clocks.restart(-7200), None, id="another boot, set back by hours"),
+        pytest.param(
+            lambda clocks: clocks.restart(-7200), None, id="another boot, set back by hours"
+        ),
         pytest.param(lambda clocks: clocks.restart(86400), None, id="another boot, a day later"),
     ],
 )
@@ -145,9 +159,16 @@ def test_f10_every_flipped_bit_and_every_cut_is_a_cold_start(
     places = [*range(HEAD_SIZE + 30), *range(HEAD_SIZE + 30, len(content), 7)]
     wrong = [content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1 :] for at in places]
     wrong += [
-        content[:length] for length in (0, 1, 8, HEAD_SIZE - 1, HEAD_SIZE, HEAD_SIZE + 20, len(content) - 1)
+        content[:length]
+        for length in (0, 1, 8, HEAD_SIZE - 1, HEAD_SIZE, HEAD_SIZE + 20, len(content) - 1)
     ]
-    wrong += [content + b"x", b"nonsense" * 100, b"\0" * 1000, content[HEAD_SIZE:], content[HEAD_SIZE - 8 :]]
+    wrong += [
+        content + b"x",
+        b"nonsense" * 100,
+        b"\0" * 1000,
+        content[HEAD_SIZE:],
+        content[HEAD_SIZE - 8 :],
+    ]
     for number, bad in enumerate(wrong):
         state.write_bytes(bad)
         caplog.clear()
@@ -170,7 +191,10 @@ def test_f10_every_flipped_bit_and_every_cut_is_a_cold_start(
 
 @pytest.mark.parametrize(
     ("version", "reason"),
-    [(2, "it has version 2; this program reads version 1"), (2**32 - 1, "it has version 4294967295")],
+    [
+        (2, "it has version 2; this program reads version 1"),
+        (2**32 - 1, "it has version 4294967295"),
+    ],
 )
 def test_f10_f112_another_version_is_refused_with_a_word(
     state: Path, version: int, reason: str, caplog: pytest.LogCaptureFixture
@@ -240,7 +264,9 @@ def looked_at(path: Path) -> tuple[int, ...]:
         (plant_shared, "others may write to it"),
         pytest.param(plant_foreign, "it belongs to user 1234", marks=needs_root),
         pytest.param(
-            lambda path: os.mknod(path, 0o20600, os.makedev(1, 5)), "it is a device", marks=needs_root
+            lambda path: os.mknod(path, 0o20600, os.makedev(1, 5)),
+            "it is a device",
+            marks=needs_root,
         ),
         (lambda path: path.write_text("127.0.0.1 localhost\n"), "it holds something else"),
     ],
@@ -287,7 +313,8 @@ def test_f135_what_is_planted_at_temporary_names_is_left_alone(tmp_path: Path) -
     path, victim = tmp_path / "state", tmp_path / "victim"
     victim.write_text("precious")
     planted = [
-        tmp_path / f".state.{own}" for own in (os.getpid(), "0" * 16, "f" * 16, "new", "tmp", "0" * 17)
+        tmp_path / f".state.{own}"
+        for own in (os.getpid(), "0" * 16, "f" * 16, "new", "tmp", "0" * 17)
     ]
     for own in planted:
         own.symlink_to(victim)

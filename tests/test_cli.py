@@ -1,4 +1,6 @@
-"""The verbs as a user runs them: output for people and programs, exit codes, one line for a mistake."""
+"""The verbs as a user runs them: output for people and programs, exit codes, one line for a
+mistake.
+"""
 
 import json
 import logging
@@ -63,8 +65,8 @@ class Ran:
 
 @pytest.fixture(autouse=True)
 def _kept_log() -> Iterator[None]:
-    """The daemon sends its log to the standard error of this process, which is a test's own: others get back
-    what they had.
+    """The daemon sends its log to the standard error of this process, which is a test's own: others
+    get back what they had.
     """
     log = logging.getLogger("kbe_nat")
     handlers, level, propagates = log.handlers[:], log.level, log.propagate
@@ -92,13 +94,19 @@ def test_replay_counts_and_translates(kbe: Ran, capture: Path, tmp_path: Path) -
     written: dict[str, set[int]] = {}
     for (time, frame), (before, original) in zip(frames_of(out), frames_of(capture), strict=True):
         packet = IP(frame[14:])
-        assert (time, frame[:14], packet[TCP].sport) == (before, ETHERNET, IP(original[14:])[TCP].sport)
+        assert (time, frame[:14], packet[TCP].sport) == (
+            before,
+            ETHERNET,
+            IP(original[14:])[TCP].sport,
+        )
         written.setdefault(packet.dst, set()).add(packet[TCP].sport)
     assert {address: len(ports) for address, ports in written.items()} == counted | {"192.0.2.1": 1}
     assert set(counted) == {"172.17.0.3", "172.17.0.4"}
 
 
-def test_a_seed_makes_replays_equal_and_no_seed_tells_which_it_took(kbe: Ran, capture: Path) -> None:
+def test_a_seed_makes_replays_equal_and_no_seed_tells_which_it_took(
+    kbe: Ran, capture: Path
+) -> None:
     first = kbe.json("replay", "-f", SEED, capture)
     again = kbe.json("replay", "-f", SEED, capture, "--seed", first["seed"])
     assert again == first
@@ -109,7 +117,9 @@ def test_strategies_are_taken(kbe: Ran, capture: Path) -> None:
     assert shares(result) == {"172.17.0.3": 50, "172.17.0.4": 50}
 
 
-def test_compare_lists_the_flows_that_would_go_elsewhere(kbe: Ran, capture: Path, tmp_path: Path) -> None:
+def test_compare_lists_the_flows_that_would_go_elsewhere(
+    kbe: Ran, capture: Path, tmp_path: Path
+) -> None:
     fewer = tmp_path / "fewer.yaml"
     fewer.write_text(
         "---".join(Path(SEED).read_text().split("---")[:-1]).replace("replicas: 2", "replicas: 1")
@@ -141,7 +151,9 @@ def test_explain_by_flags(kbe: Ran) -> None:
     assert any(reason.startswith("strategy: random") for reason in result["reasons"])
     assert "with new addresses" in result["kernel"]["every-packet"]
     assert "carries all later packets" in result["kernel"]["first-packet"]
-    _, text, _ = kbe("explain", "-f", SEED, "--from", "10.0.2.15", "--to", f"{VIP}:443", "--proto", "udp")
+    _, text, _ = kbe(
+        "explain", "-f", SEED, "--from", "10.0.2.15", "--to", f"{VIP}:443", "--proto", "udp"
+    )
     assert "passes untouched" in text
     assert "first-packet  it lets the packet go on as it is" in text
 
@@ -157,7 +169,9 @@ def test_explain_by_flags(kbe: Ran) -> None:
         ("192.0.2.1", "127.0.0.5:80", "drop"),
     ],
 )
-def test_all_of_loopback_is_the_nodes(kbe: Ran, tmp_path: Path, source: str, to: str, verdict: str) -> None:
+def test_all_of_loopback_is_the_nodes(
+    kbe: Ran, tmp_path: Path, source: str, to: str, verdict: str
+) -> None:
     path = tmp_path / "objects.yaml"
     path.write_text(Path(SEED).read_text().replace("port: 80", "port: 80\n    nodePort: 30080"))
     node = ("--node-address", "192.0.2.1")
@@ -188,13 +202,19 @@ def test_explain_by_number_knows_the_flows_before_it(kbe: Ran, capture: Path) ->
         (("replay", "-f", SEED, "x.pcap", "--strategy", "best"), "--strategy"),
         (("replay", "-f", SEED, "x.pcap", "--seed", "-1"), "--seed"),
         (("replay", "-f", SEED, "x.pcap", "--reject-with", "silence"), "--reject-with"),
-        (("replay", "-f", SEED, "x.pcap", "--masquerade-address", "10.0.0"), "--masquerade-address"),
+        (
+            ("replay", "-f", SEED, "x.pcap", "--masquerade-address", "10.0.0"),
+            "--masquerade-address",
+        ),
         (("replay", "-f", SEED), "capture"),
         (("replay", "x.pcap"), "--filename"),
         (("explain", "-f", SEED, "--from", "10.0.2.15"), "--to"),
         (("explain", "-f", SEED, "--from", "10.0.2.15", "--to", VIP), "no port"),
         (("explain", "-f", SEED, "--from", "fd00::1", "--to", f"{VIP}:80"), "different families"),
-        (("explain", "-f", SEED, "--from", "10.0.2.15", "--to", f"{VIP}:80", "--proto", "icmp"), "--proto"),
+        (
+            ("explain", "-f", SEED, "--from", "10.0.2.15", "--to", f"{VIP}:80", "--proto", "icmp"),
+            "--proto",
+        ),
         (("nonsense",), "nonsense"),
         (("demo", "--requests", "-1"), "--requests"),
         (("proxy",), "--manifests"),
@@ -205,7 +225,9 @@ def test_explain_by_number_knows_the_flows_before_it(kbe: Ran, capture: Path) ->
         (("get", "services", "--socket", "/nowhere"), "no daemon answers here"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(kbe: Ran, arguments: tuple[str, ...], named: str) -> None:
+def test_a_mistake_is_one_line_and_exit_code_2(
+    kbe: Ran, arguments: tuple[str, ...], named: str
+) -> None:
     if arguments[0] == "demo" and os.geteuid() != 0:
         pytest.skip("without root the demo begins in a user namespace")
     code, out, err = kbe(*arguments)
@@ -215,7 +237,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(kbe: Ran, arguments: tuple[str, .
     assert named in err
 
 
-def test_a_wrong_field_is_named_with_file_object_and_path(kbe: Ran, capture: Path, tmp_path: Path) -> None:
+def test_a_wrong_field_is_named_with_file_object_and_path(
+    kbe: Ran, capture: Path, tmp_path: Path
+) -> None:
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(Path(SEED).read_text().replace("port: 80", "port: 80000"))
     code, _, err = kbe("replay", "-f", wrong, capture)
@@ -241,7 +265,9 @@ def test_without_services_rules_are_a_frame_and_packets_pass(
         assert (code, said in err) == (0, True)
         assert "KUBE-FORWARD" in out or "chain services" in out
         assert frame not in out, "nothing is served"
-    code, out, _ = kbe("explain", "-f", path, "--from", "10.0.2.15", "--to", f"{VIP}:80", "--lenient")
+    code, out, _ = kbe(
+        "explain", "-f", path, "--from", "10.0.2.15", "--to", f"{VIP}:80", "--lenient"
+    )
     assert (code, "passes untouched" in out) == (0, True)
     assert kbe("dump", "-f", path)[0] == (2 if "port: 80000" in objects else 0)
     # A capture without a Service tells nothing.
@@ -279,8 +305,14 @@ def test_f130_verbs_that_read_files_once_end_with_what_is_wrong(
             "bad.yaml, document 1: Service default/simpleservice: spec.ports[0].port: expected int",
         ),
         ("a: [", "objects/bad.yaml, line 2, column 1: not YAML"),
-        (KUBECONFIG, "objects/bad.yaml, document 1: Config: this is a kubeconfig; kbe-nat reads files of"),
-        ("&a\nkind: List\napiVersion: v1\nitems: [*a]", "items[0]: List: kind: a List in a List is not read"),
+        (
+            KUBECONFIG,
+            "objects/bad.yaml, document 1: Config: this is a kubeconfig; kbe-nat reads files of",
+        ),
+        (
+            "&a\nkind: List\napiVersion: v1\nitems: [*a]",
+            "items[0]: List: kind: a List in a List is not read",
+        ),
         (
             "apiVersion: discovery.k8s.io/v1beta1\nkind: EndpointSlice\nmetadata: {name: a}",
             "discovery.k8s.io/v1beta1 is not read",
@@ -301,14 +333,19 @@ def test_f130_verbs_that_read_files_once_end_with_what_is_wrong(
     code, _, err = kbe(*verb, "-f", folder)
     assert (code, "objects/bad.yaml: it is a FIFO, not a file" in err) == (2, True)
     code, _, err = kbe(*verb, "-f", "fifo", "--lenient")
-    assert (code, "fifo: it is a FIFO, not a file" in err) == (2, True), "what was named must be readable"
+    assert (code, "fifo: it is a FIFO, not a file" in err) == (2, True), (
+        "what was named must be readable"
+    )
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         (None, ["no Service in objects: nothing is served"]),
-        (KUBECONFIG, ["objects/a.yaml, document 1: Config: this is a kubeconfig", "no Service in objects"]),
+        (
+            KUBECONFIG,
+            ["objects/a.yaml, document 1: Config: this is a kubeconfig", "no Service in objects"],
+        ),
         (
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}",
             ["no Service in objects: nothing is served"],
@@ -377,8 +414,12 @@ def test_of_a_capture_that_was_cut_off_the_whole_packets_count(
     assert kbe.json("replay", "-f", SEED, capture)["ends_within"].startswith("packet 201 (byte ")
 
 
-@pytest.mark.parametrize("link", ["same", "hard", "symbolic", "standard-input", "objects", "directory"])
-def test_what_is_read_is_not_written_over(kbe: Ran, capture: Path, tmp_path: Path, link: str) -> None:
+@pytest.mark.parametrize(
+    "link", ["same", "hard", "symbolic", "standard-input", "objects", "directory"]
+)
+def test_what_is_read_is_not_written_over(
+    kbe: Ran, capture: Path, tmp_path: Path, link: str
+) -> None:
     target, objects = tmp_path / "other.pcap", tmp_path / "objects"
     objects.mkdir()
     (objects / "cluster.yaml").write_bytes(Path(SEED).read_bytes())
@@ -406,13 +447,18 @@ def test_what_is_read_is_not_written_over(kbe: Ran, capture: Path, tmp_path: Pat
             check=False,
         )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"kbe-nat: {target}: it would be written over what is read; name another file\n"
+    assert (
+        done.stderr
+        == f"kbe-nat: {target}: it would be written over what is read; name another file\n"
+    )
     assert {path: path.read_bytes() for path in before} == before
     assert not list(tmp_path.rglob(".*"))
 
 
 @pytest.mark.parametrize("way", ["-", "/dev/stdout", "/dev/stdout to a file", "a fifo", "a link"])
-def test_a_capture_is_written_to_wherever_it_is_wanted(capture: Path, tmp_path: Path, way: str) -> None:
+def test_a_capture_is_written_to_wherever_it_is_wanted(
+    capture: Path, tmp_path: Path, way: str
+) -> None:
     plain, got = tmp_path / "plain.pcap", tmp_path / "got.pcap"
     replay = f"{sys.executable} -m kbe_nat replay -f {SEED} --seed 1"
     commands = {
@@ -443,7 +489,9 @@ def test_frames_of_other_link_types_are_counted(kbe: Ran, tmp_path: Path) -> Non
 def test_explain_reads_segments_that_were_not_cut_yet(kbe: Ran, tmp_path: Path) -> None:
     path = tmp_path / "tso.pcap"
     ip = IP(src="10.0.2.15", dst=VIP, len=0)
-    segment = ETHERNET + bytes(ip / TCP(sport=40000, dport=80, flags="A", seq=2, ack=1) / bytes(70_000))
+    segment = ETHERNET + bytes(
+        ip / TCP(sport=40000, dport=80, flags="A", seq=2, ack=1) / bytes(70_000)
+    )
     path.write_bytes(pcap([(START, handshake(0)[0]), (START, segment)], 1))
     told = kbe.json("explain", "-f", SEED, path, "--packet", 2)
     assert told["verdict"] == "dnat"
@@ -554,7 +602,11 @@ DESCRIBED = ("--from", "10.0.2.15", "--to", f"{VIP}:80")
             "--mode",
             "nft is not of mode iptables",
         ),
-        (("diff", "-f", SEED, "x", "--reject-with", "tcp-reset"), "--reject-with", "refuse by ICMP"),
+        (
+            ("diff", "-f", SEED, "x", "--reject-with", "tcp-reset"),
+            "--reject-with",
+            "refuse by ICMP",
+        ),
         (("shadow", "-f", SEED, "--existing", "--duration", "5"), "--duration", "with --existing"),
         (("shadow", "-f", SEED, "--reject-with", "tcp-reset"), "--reject-with", "never appears"),
         (("drain", "10.0.0.1", "--undo", "--deadline", "5"), "--deadline", "--undo"),
@@ -563,7 +615,16 @@ DESCRIBED = ("--from", "10.0.2.15", "--to", f"{VIP}:80")
         (("get", "status", "--service", "a/b"), "--service", "no effect on status"),
         (("conntrack", "-F", "-p", "tcp"), "--proto", "-F ends all connections"),
         (
-            ("proxy", "--manifests", SEED, "--dry-run", "--datapath", "every-packet", "--on-death", "refuse"),
+            (
+                "proxy",
+                "--manifests",
+                SEED,
+                "--dry-run",
+                "--datapath",
+                "every-packet",
+                "--on-death",
+                "refuse",
+            ),
             "--on-death",
             "every-packet is taken here",
         ),
@@ -582,7 +643,16 @@ DESCRIBED = ("--from", "10.0.2.15", "--to", f"{VIP}:80")
             "every-packet is taken here",
         ),
         (
-            ("proxy", "--manifests", SEED, "--dry-run", "--datapath", "first-packet", "--rules", "nft"),
+            (
+                "proxy",
+                "--manifests",
+                SEED,
+                "--dry-run",
+                "--datapath",
+                "first-packet",
+                "--rules",
+                "nft",
+            ),
             "--rules",
             "first-packet is taken here",
         ),
@@ -595,7 +665,12 @@ DESCRIBED = ("--from", "10.0.2.15", "--to", f"{VIP}:80")
     ids=lambda value: " ".join(value[:1] + value[-2:]) if isinstance(value, tuple) else "",
 )
 def test_flags_without_an_effect_are_refused(
-    kbe: Ran, capture: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], flag: str, said: str
+    kbe: Ran,
+    capture: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    flag: str,
+    said: str,
 ) -> None:
     if arguments[0] == "proxy" and os.geteuid() != 0:
         pytest.skip("without root it ends before it knows which datapath it takes")
@@ -643,7 +718,15 @@ def test_explain_and_dump_know_the_same_pods(
 ) -> None:
     (tmp_path / "objects.yaml").write_text(TWO_WAYS)
     (tmp_path / "config.yaml").write_text(f"mode: {mode}\n{config}")
-    given = ("-f", tmp_path / "objects.yaml", "--node", "n1", "--config", tmp_path / "config.yaml", *flags)
+    given = (
+        "-f",
+        tmp_path / "objects.yaml",
+        "--node",
+        "n1",
+        "--config",
+        tmp_path / "config.yaml",
+        *flags,
+    )
     # Without a format it is that of the mode.
     code, rules, _ = kbe("dump", *given)
     assert code == 0 and ("table ip" in rules) == (mode == "nftables")
@@ -657,20 +740,36 @@ def test_explain_and_dump_know_the_same_pods(
 
 @pytest.mark.parametrize(
     "flags",
-    [("--cluster-cidr", "10.244.1.0/24,10.244.2.0/24"), ("--nodeport-addresses", "primary,10.0.0.0/8")],
+    [
+        ("--cluster-cidr", "10.244.1.0/24,10.244.2.0/24"),
+        ("--nodeport-addresses", "primary,10.0.0.0/8"),
+    ],
 )
 @pytest.mark.parametrize(
-    "verb", [("dump",), ("explain", *DESCRIBED), ("diff", "x"), ("replay", "in.pcap"), ("proxy", "--dry-run")]
+    "verb",
+    [
+        ("dump",),
+        ("explain", *DESCRIBED),
+        ("diff", "x"),
+        ("replay", "in.pcap"),
+        ("proxy", "--dry-run"),
+    ],
 )
 def test_what_kube_proxy_would_refuse_no_verb_takes(
-    kbe: Ran, capture: Path, monkeypatch: pytest.MonkeyPatch, verb: tuple[str, ...], flags: tuple[str, str]
+    kbe: Ran,
+    capture: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    verb: tuple[str, ...],
+    flags: tuple[str, str],
 ) -> None:
     monkeypatch.chdir(capture.parent)
     Path("x").write_text("*filter\n:INPUT ACCEPT [0:0]\n:KUBE-FORWARD - [0:0]\nCOMMIT\n")
     objects = ("--manifests" if verb[0] == "proxy" else "-f", SEED)
     code, out, err = kbe(*verb, *objects, *flags)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert flags[0] in err and ("dual-stack pair of CIDRs" in err or "both 'primary' and CIDRs" in err)
+    assert flags[0] in err and (
+        "dual-stack pair of CIDRs" in err or "both 'primary' and CIDRs" in err
+    )
 
 
 @pytest.mark.parametrize(
@@ -694,7 +793,9 @@ def test_what_kube_proxy_would_refuse_no_verb_takes(
         ("top", "--iterations", "1"),
     ],
 )
-def test_what_verbs_ask_is_what_the_daemon_answers(kbe: Ran, tmp_path: Path, verb: tuple[str, ...]) -> None:
+def test_what_verbs_ask_is_what_the_daemon_answers(
+    kbe: Ran, tmp_path: Path, verb: tuple[str, ...]
+) -> None:
     def answer(request: dict[str, Any]) -> Iterator[Any]:
         parameters(request)
         asked.append(request)
@@ -713,5 +814,7 @@ def test_a_dry_run_says_what_the_daemon_would_say(kbe: Ran, tmp_path: Path) -> N
     flags = ("--dry-run", "--datapath", "every-packet")
     _, _, told = kbe("proxy", "--manifests", SEED, "--manifests", tmp_path, *flags)
     assert "nothing tells which node this is (--node)" in told
-    _, _, told = kbe("proxy", "--manifests", SEED, "--manifests", tmp_path, "--node", "a-node", *flags)
+    _, _, told = kbe(
+        "proxy", "--manifests", SEED, "--manifests", tmp_path, "--node", "a-node", *flags
+    )
     assert "which node" not in told

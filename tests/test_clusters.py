@@ -1,7 +1,8 @@
-"""Random clusters: what `explain` says of packets, against a walk through the rules that we dump for them.
+"""Random clusters: what `explain` says of packets, against a walk through the rules that we dump
+for them.
 
-KBE_NAT_CLUSTERS says how many, KBE_NAT_CLUSTERS_SEED with which seed the first one is made. A cluster alone:
-`KBE_NAT_CLUSTERS=1 KBE_NAT_CLUSTERS_SEED=57 pytest tests/test_clusters.py`.
+KBE_NAT_CLUSTERS says how many, KBE_NAT_CLUSTERS_SEED with which seed the first one is made. A
+cluster alone: `KBE_NAT_CLUSTERS=1 KBE_NAT_CLUSTERS_SEED=57 pytest tests/test_clusters.py`.
 """
 
 import os
@@ -36,7 +37,9 @@ def read(snapshot: Snapshot, made: Plan, number: int) -> Rules | nft_walker.Tabl
     """The rules that we dump, as they are walked through."""
     local = frozenset(made.addresses)
     if made.options.mode is Mode.NFTABLES:
-        return nft_walker.Tables.read(nft.dump(made, number), local, "ip6" if number == IPV6 else "ip")
+        return nft_walker.Tables.read(
+            nft.dump(made, number), local, "ip6" if number == IPV6 else "ip"
+        )
     return Rules.read(iptables_save.dump(made, snapshot, number), local)
 
 
@@ -45,7 +48,9 @@ def decided(engine: kbe_nat.Engine, made: Plan, flow: Flow) -> set[End]:
     packet = opening(flow.protocol, (flow.source, EPHEMERAL_PORT), (flow.destination, flow.port))
     is_pod = flow.device == POD_DEVICE and made.options.pod_interface
     number = POD_INTERFACE if is_pod else OTHER_INTERFACE
-    told = engine.explain(packet, 0, interface=number if flow.device else 0, incomplete_checksum=True)
+    told = engine.explain(
+        packet, 0, interface=number if flow.device else 0, incomplete_checksum=True
+    )
     refused = {End(verdict, place, False) for place, verdict, _ in told.refused}
     served = {End("dnat", place, place in told.masqueraded) for place in told.candidates}
     if served or refused:
@@ -54,13 +59,15 @@ def decided(engine: kbe_nat.Engine, made: Plan, flow: Flow) -> set[End]:
 
 
 def is_documented(made: Plan, flow: Flow) -> bool:
-    """What we decide otherwise, and why, says ARCHITECTURE.md: cluster IPs as sources, and another Service's node
-    port at an external address of the node.
+    """What we decide otherwise, and why, says ARCHITECTURE.md: cluster IPs as sources, and another
+    Service's node port at an external address of the node.
     """
     virtual = {address for port in made.ports for address in port.addresses(CLUSTER_IP)}
     if flow.source in virtual and flow.device is not None:
         return True
-    own = [port for port in made.ports if port.protocol == flow.protocol and port.family == flow.family]
+    own = [
+        port for port in made.ports if port.protocol == flow.protocol and port.family == flow.family
+    ]
     kinds = {
         listener.kind == NODE_PORT
         for port in own
@@ -101,5 +108,7 @@ def test_a_dump_does_not_differ_from_itself(tmp_path: Path) -> None:
             made = plan(snapshot, replace(own.options, mode=mode))
             for number in own.families:
                 is_nft = mode is Mode.NFTABLES
-                text = nft.dump(made, number) if is_nft else iptables_save.dump(made, snapshot, number)
+                text = (
+                    nft.dump(made, number) if is_nft else iptables_save.dump(made, snapshot, number)
+                )
                 assert differences(text, text) == []

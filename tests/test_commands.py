@@ -39,7 +39,9 @@ def test_what_is_written_is_read_and_what_is_printed_comes_back() -> None:
 
 
 def test_f131_a_command_that_hangs_is_killed_with_all_that_it_has_started(tmp_path: Path) -> None:
-    script = f"sleep 600 & echo $! > {tmp_path}/child; echo $$ > {tmp_path}/self; trap '' TERM; wait"
+    script = (
+        f"sleep 600 & echo $! > {tmp_path}/child; echo $$ > {tmp_path}/self; trap '' TERM; wait"
+    )
     started = time.monotonic()
     with pytest.raises(RulesError, match=r"^sh -c .*: not done after \d s, and killed$"):
         printed(("sh", "-c", script), RulesError, seconds=1)
@@ -119,7 +121,10 @@ CALLS: list[tuple[type[KbeNatError], Callable[[], object]]] = [
 @pytest.mark.parametrize(("failure", "call"), CALLS)
 @pytest.mark.parametrize("number", FULL, ids=lambda number: errno.errorcode[number])
 def test_f128_whatever_the_system_lacks_is_our_error(
-    monkeypatch: pytest.MonkeyPatch, number: int, failure: type[KbeNatError], call: Callable[[], object]
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    failure: type[KbeNatError],
+    call: Callable[[], object],
 ) -> None:
     def refused(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))

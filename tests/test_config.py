@@ -1,4 +1,6 @@
-"""kube-proxy's configuration file, and lists of packets: what is read, and what is refused with which words."""
+"""kube-proxy's configuration file, and lists of packets: what is read, and what is refused with
+which words.
+"""
 
 import os
 from pathlib import Path
@@ -118,7 +120,9 @@ def test_ipvs_mode_is_known_but_not_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("liberal", ["true", "false", "null"])
-def test_a_liberal_conntrack_needs_no_rule_for_what_it_calls_invalid(tmp_path: Path, liberal: str) -> None:
+def test_a_liberal_conntrack_needs_no_rule_for_what_it_calls_invalid(
+    tmp_path: Path, liberal: str
+) -> None:
     path = written(tmp_path, f"conntrack: {{tcpBeLiberal: {liberal}, maxPerCore: null}}")
     options = NodeFlags(config=path).options(Snapshot())
     text = iptables_save.dump(plan(Snapshot(), options), Snapshot(), IPV4)
@@ -173,32 +177,72 @@ MIXED = "can't use both 'primary' and CIDRs"
     [
         ("mode: userspace", "mode: 'userspace'", "must be iptables, ipvs, nftables or blank"),
         ("mode: Iptables", "mode: 'Iptables'", "must be iptables, ipvs, nftables or blank"),
-        ("iptables: {masqueradeBit: 32}", "iptables.masqueradeBit: 32", "must be within the range [0, 31]"),
-        ("iptables: {masqueradeBit: -1}", "iptables.masqueradeBit: -1", "must be within the range [0, 31]"),
+        (
+            "iptables: {masqueradeBit: 32}",
+            "iptables.masqueradeBit: 32",
+            "must be within the range [0, 31]",
+        ),
+        (
+            "iptables: {masqueradeBit: -1}",
+            "iptables.masqueradeBit: -1",
+            "must be within the range [0, 31]",
+        ),
         (
             "{mode: nftables, nftables: {masqueradeBit: 99}}",
             "nftables.masqueradeBit: 99",
             "must be within the range [0, 31]",
         ),
         ("oomScoreAdj: -1001", "oomScoreAdj: -1001", "must be within the range [-1000, 1000]"),
-        ("clientConnection: {burst: -1}", "clientConnection.burst: -1", "must be greater than or equal to 0"),
+        (
+            "clientConnection: {burst: -1}",
+            "clientConnection.burst: -1",
+            "must be greater than or equal to 0",
+        ),
         ("configSyncPeriod: -1m", "configSyncPeriod: '-1m'", "must be greater than 0"),
         ("iptables: {syncPeriod: -1s}", "iptables.syncPeriod: '-1s'", "must be greater than 0"),
-        ("iptables: {minSyncPeriod: -1s}", "iptables.minSyncPeriod: '-1s'", "greater than or equal to 0"),
-        ("iptables: {syncPeriod: 10s, minSyncPeriod: 20s}", "iptables.syncPeriod: 10s", "minSyncPeriod, 20s"),
+        (
+            "iptables: {minSyncPeriod: -1s}",
+            "iptables.minSyncPeriod: '-1s'",
+            "greater than or equal to 0",
+        ),
+        (
+            "iptables: {syncPeriod: 10s, minSyncPeriod: 20s}",
+            "iptables.syncPeriod: 10s",
+            "minSyncPeriod, 20s",
+        ),
         # The minimum of a second is the default.
         (
             "iptables: {syncPeriod: 500ms}",
             "iptables.syncPeriod: 0.5s",
             "greater than or equal to minSyncPeriod",
         ),
-        ("{mode: nftables, nftables: {syncPeriod: 10ms}}", "nftables.syncPeriod", "equal to minSyncPeriod"),
-        ("{mode: ipvs, ipvs: {syncPeriod: -1s}}", "ipvs.syncPeriod: '-1s'", "must be greater than 0"),
-        ("{mode: ipvs, ipvs: {tcpTimeout: -1s}}", "ipvs.tcpTimeout: '-1s'", "greater than or equal to 0"),
+        (
+            "{mode: nftables, nftables: {syncPeriod: 10ms}}",
+            "nftables.syncPeriod",
+            "equal to minSyncPeriod",
+        ),
+        (
+            "{mode: ipvs, ipvs: {syncPeriod: -1s}}",
+            "ipvs.syncPeriod: '-1s'",
+            "must be greater than 0",
+        ),
+        (
+            "{mode: ipvs, ipvs: {tcpTimeout: -1s}}",
+            "ipvs.tcpTimeout: '-1s'",
+            "greater than or equal to 0",
+        ),
         ("{mode: ipvs, ipvs: {excludeCIDRs: [10.0.0.0/8, x]}}", "ipvs.excludeCIDRs[1]: 'x'", CIDR),
-        ("conntrack: {maxPerCore: -1}", "conntrack.maxPerCore: -1", "must be greater than or equal to 0"),
+        (
+            "conntrack: {maxPerCore: -1}",
+            "conntrack.maxPerCore: -1",
+            "must be greater than or equal to 0",
+        ),
         ("conntrack: {min: -1}", "conntrack.min: -1", "must be greater than or equal to 0"),
-        ("conntrack: {tcpCloseWaitTimeout: -1h}", "conntrack.tcpCloseWaitTimeout: '-1h'", "equal to 0"),
+        (
+            "conntrack: {tcpCloseWaitTimeout: -1h}",
+            "conntrack.tcpCloseWaitTimeout: '-1h'",
+            "equal to 0",
+        ),
         ("conntrack: {udpStreamTimeout: -1ns}", "conntrack.udpStreamTimeout: '-1ns'", "equal to 0"),
         ("iptables: {syncPeriod: 30}", "iptables.syncPeriod", "expected str | null, got int"),
         ("iptables: {syncPeriod: 30 s}", "iptables.syncPeriod", "'30 s' is no duration"),
@@ -208,11 +252,23 @@ MIXED = "can't use both 'primary' and CIDRs"
             "bindAddress: 'node-1'",
             "not a valid textual representation of an IP address",
         ),
-        ("bindAddress: fe80::1%eth0", "bindAddress: 'fe80::1%eth0'", "not a valid textual representation"),
+        (
+            "bindAddress: fe80::1%eth0",
+            "bindAddress: 'fe80::1%eth0'",
+            "not a valid textual representation",
+        ),
         ("healthzBindAddress: node-1", "healthzBindAddress: 'node-1'", "must be IP:port"),
-        ("healthzBindAddress: 'node-1:10256'", "healthzBindAddress: 'node-1'", "must be a valid IP"),
+        (
+            "healthzBindAddress: 'node-1:10256'",
+            "healthzBindAddress: 'node-1'",
+            "must be a valid IP",
+        ),
         ("healthzBindAddress: '0.0.0.0:0'", "healthzBindAddress: '0'", "must be a valid port"),
-        ("metricsBindAddress: '[::1]:65536'", "metricsBindAddress: '65536'", "must be a valid port"),
+        (
+            "metricsBindAddress: '[::1]:65536'",
+            "metricsBindAddress: '65536'",
+            "must be a valid port",
+        ),
         ("metricsBindAddress: ':10249'", "metricsBindAddress: ''", "must be a valid IP"),
         ("nodePortAddresses: [primary, 10.0.0.0/8]", "nodePortAddresses[0]: 'primary'", MIXED),
         ("nodePortAddresses: [10.0.0.0/8, primary]", "nodePortAddresses[1]: 'primary'", MIXED),
@@ -220,9 +276,21 @@ MIXED = "can't use both 'primary' and CIDRs"
         ("nodePortAddresses: [10.0.0.0/8, 10.0.0.1]", "nodePortAddresses[1]: '10.0.0.1'", CIDR),
         ("nodePortAddresses: [null]", "nodePortAddresses[0]: ''", CIDR),
         ("nodePortAddresses: ['']", "nodePortAddresses[0]: ''", CIDR),
-        ("showHiddenMetricsForVersion: '1.20'", "showHiddenMetricsForVersion", "have the value '1.35'"),
-        ("detectLocalMode: Bridge", "detectLocalMode: 'Bridge'", 'supported values: "BridgeInterface"'),
-        ("clusterCIDR: 10.244.0.0/16,10.245.0.0/16", "clusterCIDR: '10.244.0.0/16,10.245.0.0/16'", PAIR),
+        (
+            "showHiddenMetricsForVersion: '1.20'",
+            "showHiddenMetricsForVersion",
+            "have the value '1.35'",
+        ),
+        (
+            "detectLocalMode: Bridge",
+            "detectLocalMode: 'Bridge'",
+            'supported values: "BridgeInterface"',
+        ),
+        (
+            "clusterCIDR: 10.244.0.0/16,10.245.0.0/16",
+            "clusterCIDR: '10.244.0.0/16,10.245.0.0/16'",
+            PAIR,
+        ),
         (
             "clusterCIDR: 10.0.0.0/8,fd00::/64,fd01::/64",
             "clusterCIDR: '10.0.0.0/8,fd00::/64,fd01::/64'",
@@ -236,10 +304,18 @@ MIXED = "can't use both 'primary' and CIDRs"
         ("iptables: {syncPeriod: ''}", "iptables.syncPeriod: ''", "is no duration"),
         ("nftables: {minSyncPeriod: ''}", "nftables.minSyncPeriod: ''", "is no duration"),
         ("ipvs: {tcpTimeout: soon}", "ipvs.tcpTimeout: 'soon'", "is no duration"),
-        ("logging: {flushFrequency: 5}\nipvs: {udpTimeout: 1d}", "ipvs.udpTimeout: '1d'", "is no duration"),
+        (
+            "logging: {flushFrequency: 5}\nipvs: {udpTimeout: 1d}",
+            "ipvs.udpTimeout: '1d'",
+            "is no duration",
+        ),
         ("logging: {flushFrequency: 5 s}", "logging.flushFrequency: '5 s'", "is no duration"),
         ("configSyncPeriod: 9999999999h", "configSyncPeriod: '9999999999h'", "longer than"),
-        ("{apiVersion: v1, kind: ConfigMap, data: {config.conf: ''}}", "kind: 'ConfigMap'", "config\\.conf"),
+        (
+            "{apiVersion: v1, kind: ConfigMap, data: {config.conf: ''}}",
+            "kind: 'ConfigMap'",
+            "config\\.conf",
+        ),
     ],
 )
 def test_what_kube_proxy_refuses_is_refused_with_its_reason(
@@ -266,7 +342,8 @@ def test_what_kube_proxy_refuses_is_refused_with_its_reason(
         "conntrack: {tcpEstablishedTimeout: 24h0m0s, udpTimeout: 10us, min: 0, maxPerCore: 0}",
         "healthzBindAddress: 0.0.0.0\nmetricsBindAddress: '[::]:10249'",
         "healthzBindAddress: '::'\nmetricsBindAddress: 127.0.0.1:10249",
-        # What is said for other modes is not looked at, nor is a range that another detector does not use.
+        # What is said for other modes is not looked at, nor is a range that another detector does
+        # not use.
         "nftables: {masqueradeBit: 99}\nipvs: {tcpTimeout: -1s, excludeCIDRs: [x]}",
         "{mode: nftables, iptables: {syncPeriod: -1s}, ipvs: {minSyncPeriod: 1h}}",
         "detectLocalMode: NodeCIDR\nclusterCIDR: nonsense",
@@ -286,7 +363,9 @@ def test_what_kube_proxy_accepts_is_accepted(tmp_path: Path, text: str) -> None:
 
 def test_a_file_without_any_field_is_another_program_s(tmp_path: Path) -> None:
     path = written(tmp_path, "kube-proxy-arg: [proxy-mode=ipvs]\ncluster-cidr: 10.42.0.0/16")
-    with pytest.raises(FileError, match=r"it is no KubeProxyConfiguration: .*kube-proxy-arg, cluster-cidr"):
+    with pytest.raises(
+        FileError, match=r"it is no KubeProxyConfiguration: .*kube-proxy-arg, cluster-cidr"
+    ):
         read_configuration(path)
 
 
@@ -314,9 +393,7 @@ def test_the_node_is_the_one_of_this_host_s_name_or_addresses(
 
 
 def test_fields_that_there_are_not_are_said_and_passed_over(tmp_path: Path) -> None:
-    text = (
-        "Mode: nftables\niptables: {masqueradeall: true, syncPeriod: 30s}\nclusterCidr: 10.0.0.0/8\nipvs: {}"
-    )
+    text = "Mode: nftables\niptables: {masqueradeall: true, syncPeriod: 30s}\nclusterCidr: 10.0.0.0/8\nipvs: {}"
     path = written(tmp_path, text)
     file, notes = read_configuration(path)
     assert notes == (
@@ -333,7 +410,10 @@ def test_fields_that_there_are_not_are_said_and_passed_over(tmp_path: Path) -> N
         ({"cluster_cidr": "10.0.0.0"}, BLOCK),
         ({"nodeport_addresses": "primary,10.0.0.0/8"}, MIXED),
         ({"nodeport_addresses": "10.0.0.1"}, CIDR),
-        ({"detect_local_mode": Detector.BRIDGE_INTERFACE}, "detectLocal.bridgeInterface must not be empty"),
+        (
+            {"detect_local_mode": Detector.BRIDGE_INTERFACE},
+            "detectLocal.bridgeInterface must not be empty",
+        ),
     ],
 )
 def test_flags_are_held_to_the_same(flags: dict[str, Any], message: str) -> None:

@@ -1,4 +1,6 @@
-"""Decisions and rules of kube-proxy 1.36 for the cases in `conformance/cases`, in both of its modes."""
+"""Decisions and rules of kube-proxy 1.36 for the cases in `conformance/cases`, in both of its
+modes.
+"""
 
 from itertools import pairwise
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""The control socket under clients and peers that mean no good, and lists that are too long for memory."""
+"""The control socket under clients and peers that mean no good, and lists that are too long for
+memory.
+"""
 
 import json
 import logging
@@ -56,7 +58,12 @@ def datagram(number: int) -> bytearray:
     words = sum(int.from_bytes(header[at : at + 2], "big") for at in range(0, 20, 2))
     words = (words & 0xFFFF) + (words >> 16)
     header[10:12] = (~((words & 0xFFFF) + (words >> 16)) & 0xFFFF).to_bytes(2, "big")
-    return header + (1024 + number % 32768).to_bytes(2, "big") + bytes.fromhex("0050000d0000") + b"hello"
+    return (
+        header
+        + (1024 + number % 32768).to_bytes(2, "big")
+        + bytes.fromhex("0050000d0000")
+        + b"hello"
+    )
 
 
 def unasked(request: dict[str, Any]) -> Iterator[Any]:
@@ -109,7 +116,8 @@ def test_f127_clients_that_say_nothing_cost_no_thread_and_few_descriptors(path: 
         for _ in range(20):
             assert list(ask(path, "status")) == [{"pid": 1}]
         assert threading.active_count() <= threads + 1
-        # Both ends are ours: one descriptor for each client, and one for each that is still waited for.
+        # Both ends are ours: one descriptor for each client, and one for each that is still waited
+        # for.
         assert open_descriptors() - descriptors <= 500 + reception.MAX_WAITING + 5
         assert answer_of(clients[0]) == {"error": "too many clients wait to ask"}
         assert is_closed(clients[0])
@@ -210,10 +218,15 @@ def test_f127_a_slow_watcher_keeps_no_more_than_a_bounded_number_of_events() -> 
         (lambda path: path.write_text("precious"), "it is no socket, and is left alone"),
         (Path.mkdir, "it is no socket, and is left alone"),
         (os.mkfifo, "it is no socket, and is left alone"),
-        (lambda path: path.symlink_to(path.with_name("victim")), "it is no socket, and is left alone"),
+        (
+            lambda path: path.symlink_to(path.with_name("victim")),
+            "it is no socket, and is left alone",
+        ),
     ],
 )
-def test_f135_only_a_socket_is_taken_away(tmp_path: Path, plant: Callable[[Path], None], reason: str) -> None:
+def test_f135_only_a_socket_is_taken_away(
+    tmp_path: Path, plant: Callable[[Path], None], reason: str
+) -> None:
     path, victim = tmp_path / "control.sock", tmp_path / "victim"
     victim.write_text("precious")
     plant(path)
@@ -308,7 +321,10 @@ def test_f135_a_peer_that_is_no_daemon_hangs_nobody(
         with pytest.raises(ControlError, match=reason):
             list(ask(path, "status"))
         started = time.monotonic()
-        with pytest.raises(ControlError, match="another daemon answers here"), ControlServer(path, unasked):
+        with (
+            pytest.raises(ControlError, match="another daemon answers here"),
+            ControlServer(path, unasked),
+        ):
             pass
         assert time.monotonic() - started < 10
         assert stat.S_ISSOCK(path.lstat().st_mode)
@@ -372,12 +388,32 @@ def test_another_user_is_not_answered() -> None:
         ("flows", {"service": ["a"]}, r"flows: service: expected str .*, not \['a'\]"),
         ("flows", {"state": {"a": 1}}, "flows: state: expected str .*"),
         ("flows", {"source": "10.0.0.1\n10.0.0.2"}, r"flows: 'source': it cannot be printed"),
-        ("flows", {"backend": "a" * 2000}, "flows: backend: expected str of length <= 1000, not 'aaa"),
-        ("explain", {"packet": "", "interface": -1}, "explain: interface: expected int >= 0, not -1"),
-        ("explain", {"packet": "", "interface": 2**32}, "explain: interface: expected int <= 4294967295"),
+        (
+            "flows",
+            {"backend": "a" * 2000},
+            "flows: backend: expected str of length <= 1000, not 'aaa",
+        ),
+        (
+            "explain",
+            {"packet": "", "interface": -1},
+            "explain: interface: expected int >= 0, not -1",
+        ),
+        (
+            "explain",
+            {"packet": "", "interface": 2**32},
+            "explain: interface: expected int <= 4294967295",
+        ),
         ("explain", {"packet": 7}, "explain: packet: expected str, got int, not 7"),
-        ("drain", {"backend": "10.0.0.1", "seconds": -1}, "drain: seconds: expected float >= 0.0, not -1"),
-        ("drain", {"backend": "10.0.0.1", "is_followed": "no"}, "drain: is_followed: expected bool"),
+        (
+            "drain",
+            {"backend": "10.0.0.1", "seconds": -1},
+            "drain: seconds: expected float >= 0.0, not -1",
+        ),
+        (
+            "drain",
+            {"backend": "10.0.0.1", "is_followed": "no"},
+            "drain: is_followed: expected bool",
+        ),
         ("drain", {"backend": "\x1b[2J"}, r"drain: 'backend': it cannot be printed: '\\x1b\[2J'"),
         ("status", {"colour": "red"}, "status: .*colour"),
         ("delete", {"limit": 1}, "delete: .*limit"),
@@ -389,7 +425,11 @@ def test_another_user_is_not_answered() -> None:
     ],
 )
 def test_a_bad_request_is_told_what_is_wrong_with_it(
-    path: Path, verb: str, parameters: dict[str, Any], message: str, caplog: pytest.LogCaptureFixture
+    path: Path,
+    verb: str,
+    parameters: dict[str, Any],
+    message: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     with pytest.raises(ControlError, match=f"^{message}") as caught:
         list(ask(path, verb, **parameters))
@@ -445,7 +485,9 @@ def test_f138_flows_that_live_through_a_list_are_in_it_once(tmp_path: Path) -> N
         found += [key_of(row) for page in pages for row in page]
         assert engine.stats().flows == 22_000
     assert len(found) == len(set(found)), "none twice"
-    assert {port for address, port in found if address == "10.1.0.1"} == set(range(1024, 11_024)), "none lost"
+    assert {port for address, port in found if address == "10.1.0.1"} == set(range(1024, 11_024)), (
+        "none lost"
+    )
     assert not [address for address, _ in found if address == "10.1.0.3"], "none that began later"
 
 
@@ -481,7 +523,10 @@ def rows_counted(path: Path) -> int:
 def test_f138_four_lists_of_a_full_table_take_little_memory(tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     serving = subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", SERVE, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     with serving:
         try:
@@ -491,7 +536,9 @@ def test_f138_four_lists_of_a_full_table_take_little_memory(tmp_path: Path) -> N
             Path(f"/proc/{serving.pid}/clear_refs").write_text("5")
             before, _ = resident(serving.pid)
             counts: list[int] = []
-            threads = [threading.Thread(target=lambda: counts.append(rows_counted(path))) for _ in range(4)]
+            threads = [
+                threading.Thread(target=lambda: counts.append(rows_counted(path))) for _ in range(4)
+            ]
             for thread in threads:
                 thread.start()
             for thread in threads:

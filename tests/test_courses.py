@@ -10,8 +10,13 @@ CLUSTER_IP = ("172.30.0.53", "udp", 53)
 NODE_PORT = ("10.0.2.15", "udp", 30053)
 
 
-def port(name: str = "dns", cluster: tuple[Target, ...] = (A, B), *, number: int = 53) -> PortPolicy:
-    listeners = (Listener("cluster-ip", "172.30.0.53", number), Listener("node-port", "", number + 30_000))
+def port(
+    name: str = "dns", cluster: tuple[Target, ...] = (A, B), *, number: int = 53
+) -> PortPolicy:
+    listeners = (
+        Listener("cluster-ip", "172.30.0.53", number),
+        Listener("node-port", "", number + 30_000),
+    )
     return PortPolicy("default", name, "", "udp", 4, listeners, cluster, ())
 
 
@@ -26,7 +31,9 @@ def test_f122_what_is_new_is_looked_at() -> None:
     assert own.take_touched() == set(), "once"
     own.follow(plan(port()))
     assert own.take_touched() == set(), "nothing has changed"
-    external = replace(port(), listeners=(*port().listeners, Listener("external-ip", "198.51.100.1", 53)))
+    external = replace(
+        port(), listeners=(*port().listeners, Listener("external-ip", "198.51.100.1", 53))
+    )
     own.follow(plan(external))
     assert own.take_touched() == {("198.51.100.1", "udp", 53)}
     own.follow(plan(external, addresses=("10.0.2.15", "10.0.2.16")))

@@ -1,5 +1,5 @@
-"""The daemon's parts that need no kernel: its socket, its file of connections, what it tells systemd, and the
-control step.
+"""The daemon's parts that need no kernel: its socket, its file of connections, what it tells
+systemd, and the control step.
 """
 
 import json
@@ -24,11 +24,21 @@ from kbe_nat.daemon.requests import VERBS
 from kbe_nat.daemon.watchers import Watchers
 from kbe_nat.datapath.ways import Diversion, EveryPacket
 from kbe_nat.errors import ArgumentError, ControlError
-from kbe_nat.model import Endpoint, EndpointSlice, Service, ServicePort, SlicePort, Snapshot, Strategy
+from kbe_nat.model import (
+    Endpoint,
+    EndpointSlice,
+    Service,
+    ServicePort,
+    SlicePort,
+    Snapshot,
+    Strategy,
+)
 from kbe_nat.policy import Options
 from kbe_nat.rules.memory import Memory
 
-SYN = bytes.fromhex("45000028000100004006dda20a00020fac1ee4ffc000005000000000000000005002200032650000")
+SYN = bytes.fromhex(
+    "45000028000100004006dda20a00020fac1ee4ffc000005000000000000000005002200032650000"
+)
 
 
 def snapshot(*addresses: str) -> Snapshot:
@@ -41,7 +51,9 @@ def snapshot(*addresses: str) -> Snapshot:
 
 def controller(*addresses: str, rules: Memory | None = None) -> Controller:
     made = Controller(
-        kbe_nat.Engine(seed=1), EveryPacket(Diversion((100, 100)), rules or Memory()), lambda _: Options()
+        kbe_nat.Engine(seed=1),
+        EveryPacket(Diversion((100, 100)), rules or Memory()),
+        lambda _: Options(),
     )
     made.apply(snapshot(*addresses))
     return made
@@ -145,18 +157,24 @@ def test_every_verb_is_answered_in_plain_values(path: Path) -> None:
         ("drain", {"backend": 7}, "7"),
     ],
 )
-def test_what_is_asked_wrong_is_told(path: Path, verb: str, parameters: dict[str, Any], message: str) -> None:
+def test_what_is_asked_wrong_is_told(
+    path: Path, verb: str, parameters: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ControlError, match=message):
         list(ask(path, verb, **parameters))
     assert list(ask(path, "status")) == [{"pid": 1}], "it is still there"
 
 
-@pytest.mark.parametrize("line", [b"\n", b"[]\n", b'{"verb": 1}\n', b"\xff\n", b"[" * 100_000 + b"\n"])
+@pytest.mark.parametrize(
+    "line", [b"\n", b"[]\n", b'{"verb": 1}\n', b"\xff\n", b"[" * 100_000 + b"\n"]
+)
 def test_what_is_no_request_is_told(path: Path, line: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(str(path))
         connection.sendall(line)
-        assert "a request is a line of JSON" in json.loads(connection.makefile().readline())["error"]
+        assert (
+            "a request is a line of JSON" in json.loads(connection.makefile().readline())["error"]
+        )
 
 
 def test_events_come_as_they_happen(path: Path, answers: Answers) -> None:
@@ -188,7 +206,10 @@ def test_nobody_answers(tmp_path: Path) -> None:
 def test_a_second_server_is_refused_and_a_stale_socket_replaced(
     path: Path, answers: Answers, tmp_path: Path
 ) -> None:
-    with pytest.raises(ControlError, match="another daemon answers here"), ControlServer(path, answers):
+    with (
+        pytest.raises(ControlError, match="another daemon answers here"),
+        ControlServer(path, answers),
+    ):
         pass
     stale = tmp_path / "stale"
     with socket.socket(socket.AF_UNIX) as left:
@@ -243,10 +264,15 @@ def test_connections_of_removed_backends_are_ended_after_a_while() -> None:
     assert made.end_drains() == {}
 
 
-def test_a_backend_that_is_back_in_time_keeps_its_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_that_is_back_in_time_keeps_its_connections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     engine = kbe_nat.Engine(seed=1)
     made = Controller(
-        engine, EveryPacket(Diversion((100, 100)), Memory()), lambda _: Options(), removed_seconds=60
+        engine,
+        EveryPacket(Diversion((100, 100)), Memory()),
+        lambda _: Options(),
+        removed_seconds=60,
     )
     made.apply(snapshot("10.0.0.1"))
     engine.process(SYN, 1)

@@ -20,7 +20,9 @@ IPTABLES = (OVERALL.folder / "iptables-save.golden").read_text()
 NFT = (OVERALL.folder / "nft.golden").read_text()
 DNAT = next(line for line in IPTABLES.splitlines() if "--to-destination 10.180.0.4:80" in line)
 CHAIN = DNAT.split()[1]
-PORTAL = next(line for line in IPTABLES.splitlines() if line.startswith("-A KUBE-SERVICES -d 172.30.0.43"))
+PORTAL = next(
+    line for line in IPTABLES.splitlines() if line.startswith("-A KUBE-SERVICES -d 172.30.0.43")
+)
 
 
 @pytest.mark.parametrize("text", [IPTABLES, NFT], ids=["iptables", "nft"])
@@ -31,7 +33,9 @@ def test_nothing_differs_from_itself(text: str) -> None:
 def test_what_depends_on_the_machine_does_not_count() -> None:
     lines = IPTABLES.replace(" --random-fully", "").splitlines()
     # Without nfacct the rule is not there at all.
-    other = "\n".join(line for line in lines if "INVALID" not in line and "localhost_nps" not in line)
+    other = "\n".join(
+        line for line in lines if "INVALID" not in line and "localhost_nps" not in line
+    )
     assert "localhost_nps" in IPTABLES
     other = other.replace("*nat\n", "*nat\n:CNI-HOSTPORT - [0:0]\n:KUBE-KUBELET-CANARY - [0:0]\n")
     other += "\n-A POSTROUTING -s 10.0.0.0/8 -j MASQUERADE\n"
@@ -40,7 +44,10 @@ def test_what_depends_on_the_machine_does_not_count() -> None:
         "\t\ttimeout 10800s\n\t\ttype ipv4_addr\n",
         "\t\ttimeout 10800s\n\t\ttype ipv4_addr\n\t\telements = { 10.0.0.7 timeout 3h expires 2h }\n",
     )
-    assert differences(NFT, remembered.replace("size 65535", "size 1000").replace(" fully-random", "")) == []
+    assert (
+        differences(NFT, remembered.replace("size 65535", "size 1000").replace(" fully-random", ""))
+        == []
+    )
     joined = NFT.replace("ip saddr != 203.0.113.0/25 drop", "ip saddr != { 203.0.113.0/25 } drop")
     assert joined != NFT and differences(NFT, joined) == []
 
@@ -50,7 +57,9 @@ def rows(other: str) -> list[tuple[str, Kind, str]]:
 
 
 def test_a_rule_that_is_gone() -> None:
-    assert rows(IPTABLES.replace(f"{PORTAL}\n", "")) == [("ns3/svc3:p80", Kind.MISSING, "nat KUBE-SERVICES")]
+    assert rows(IPTABLES.replace(f"{PORTAL}\n", "")) == [
+        ("ns3/svc3:p80", Kind.MISSING, "nat KUBE-SERVICES")
+    ]
 
 
 def test_another_endpoint() -> None:
@@ -72,7 +81,9 @@ def test_a_service_that_nobody_knows() -> None:
     portal = PORTAL.replace("ns3/svc3", "ns9/svc9").replace("172.30.0.43", "172.30.0.99")
     other = portal.replace("X27LE4BHSL4DOUIK", "AAAAAAAAAAAAAAAA")
     extra = ":KUBE-SVC-AAAAAAAAAAAAAAAA - [0:0]\n"
-    assert rows(IPTABLES.replace(PORTAL, f"{PORTAL}\n{other}").replace("*nat\n", f"*nat\n{extra}")) == [
+    assert rows(
+        IPTABLES.replace(PORTAL, f"{PORTAL}\n{other}").replace("*nat\n", f"*nat\n{extra}")
+    ) == [
         ("ns9/svc9:p80", Kind.EXTRA, "nat KUBE-SERVICES"),
         ("ns9/svc9:p80", Kind.EXTRA, "nat KUBE-SVC-AAAAAAAAAAAAAAAA"),
     ]
@@ -93,18 +104,26 @@ def test_what_belongs_to_no_service() -> None:
 
 
 def test_elements_of_nft() -> None:
-    other = NFT.replace("\t\t\t172.30.0.43 . tcp . 80 : goto service-4AT6LBPK-ns3/svc3/tcp/p80,\n", "")
+    other = NFT.replace(
+        "\t\t\t172.30.0.43 . tcp . 80 : goto service-4AT6LBPK-ns3/svc3/tcp/p80,\n", ""
+    )
     other = other.replace("0 : 10.180.0.4 . 80", "0 : 10.180.0.9 . 80")
     found = [(own.service, own.kind, own.place) for own in differences(NFT, other)]
     assert found == [
         ("ns3/svc3/tcp/p80", Kind.MISSING, "ip kube-proxy map service-ips"),
-        ("ns4/svc4/tcp/p80", Kind.DIFFERENT, "ip kube-proxy chain service-LAUZTJTB-ns4/svc4/tcp/p80"),
+        (
+            "ns4/svc4/tcp/p80",
+            Kind.DIFFERENT,
+            "ip kube-proxy chain service-LAUZTJTB-ns4/svc4/tcp/p80",
+        ),
     ]
 
 
 def changed(case: Case, folder: Path) -> Path:
     own = folder / "saved"
-    own.write_text((case.folder / "iptables-save.golden").read_text().replace("10.180.0.4:80", "10.9.9.9:80"))
+    own.write_text(
+        (case.folder / "iptables-save.golden").read_text().replace("10.180.0.4:80", "10.9.9.9:80")
+    )
     return own
 
 
@@ -115,9 +134,15 @@ def test_the_command(tmp_path: Path) -> None:
     (tmp_path / "nft").mkdir()
     nft_flags = OVERALL.flags("nftables", tmp_path / "nft")
     told = run("diff", *nft_flags, str(OVERALL.folder / "nft.golden"), "-o", "json")
-    assert json.loads(told) == {"compared": ["ip kube-proxy"], "not_compared": [], "differences": []}
+    assert json.loads(told) == {
+        "compared": ["ip kube-proxy"],
+        "not_compared": [],
+        "differences": [],
+    }
     # Run as by the shell, which sees the exit code.
-    done = CliRunner().invoke(app, ["diff", *flags, str(changed(OVERALL, tmp_path))], standalone_mode=False)
+    done = CliRunner().invoke(
+        app, ["diff", *flags, str(changed(OVERALL, tmp_path))], standalone_mode=False
+    )
     assert done.return_value == 1
     assert "ns4/svc4:p80  different  nat KUBE-S" in done.stdout
     done = CliRunner().invoke(
@@ -158,7 +183,9 @@ def test_every_line_of_nft_counts() -> None:
     assert count > 80
 
 
-WORD = st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_", min_size=1, max_size=12)
+WORD = st.text(
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_", min_size=1, max_size=12
+)
 CHAINS_OF_OTHERS = st.one_of(
     st.builds(
         "{}{}".format,
@@ -191,7 +218,9 @@ CHAINS_OF_OTHERS = st.one_of(
         ),
         WORD,
     ),
-    st.sampled_from(["KUBE-MARK-DROP", "KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY", "CNI-HOSTPORT-SETMARK"]),
+    st.sampled_from(
+        ["KUBE-MARK-DROP", "KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY", "CNI-HOSTPORT-SETMARK"]
+    ),
 )
 MATCHES = st.sampled_from(
     [
@@ -220,7 +249,9 @@ def test_rules_of_others_never_count(data: st.DataObject) -> None:
                     "-A {} {}-j {}".format,
                     st.just(chain),
                     MATCHES,
-                    st.sampled_from(["KUBE-MARK-MASQ", "KUBE-SERVICES", "DROP", "KUBE-SVC-4SW47YFZTEDKD3PK"]),
+                    st.sampled_from(
+                        ["KUBE-MARK-MASQ", "KUBE-SERVICES", "DROP", "KUBE-SVC-4SW47YFZTEDKD3PK"]
+                    ),
                 ),
                 st.builds(
                     "-A {} {}-j {}".format,
@@ -287,7 +318,15 @@ JSON = json.dumps(
     {
         "nftables": [
             {"table": {"family": "ip", "name": "kube-proxy"}},
-            {"map": {**OWN, "name": "m", "type": ["inet_proto"], "map": "verdict", "elem": [["tcp", 1]]}},
+            {
+                "map": {
+                    **OWN,
+                    "name": "m",
+                    "type": ["inet_proto"],
+                    "map": "verdict",
+                    "elem": [["tcp", 1]],
+                }
+            },
             {"chain": {**OWN, "name": "services"}},
             {"rule": {**OWN, "chain": "services", "expr": RULE}},
         ]

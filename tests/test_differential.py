@@ -1,5 +1,5 @@
-"""The engine against the reference NAT on generated traffic: same verdicts, same bytes; and against scapy, which
-builds every translated packet anew.
+"""The engine against the reference NAT on generated traffic: same verdicts, same bytes; and against
+scapy, which builds every translated packet anew.
 """
 
 from dataclasses import dataclass, field
@@ -19,8 +19,14 @@ from kbe_nat import reference
 _T = TypeVar("_T")
 SECOND = 1_000_000_000
 NODE = ("192.0.2.1", "2001:db8::1")
-CLIENTS = {4: ("10.0.0.9", "10.0.0.10", "203.0.113.5", "172.17.0.3"), 6: ("fd00::9", "2001:db8:9::1")}
-FRONTENDS = {4: ("172.30.0.1", "172.30.0.2", "198.51.100.1", "192.0.2.1"), 6: ("fd00:30::1", "2001:db8::1")}
+CLIENTS = {
+    4: ("10.0.0.9", "10.0.0.10", "203.0.113.5", "172.17.0.3"),
+    6: ("fd00::9", "2001:db8:9::1"),
+}
+FRONTENDS = {
+    4: ("172.30.0.1", "172.30.0.2", "198.51.100.1", "192.0.2.1"),
+    6: ("fd00:30::1", "2001:db8::1"),
+}
 LOOPBACK = ("127.0.0.1", "127.0.0.5")
 PORTS = (80, 53, 81, 30080)
 SPORTS = (4000, 4001)
@@ -43,7 +49,11 @@ def service(name: str, version: int, generation: int) -> list[dict[str, Any]]:
         "internal_local": generation == 2,
     }
     balanced = "198.51.100.1" if version == 4 else "2001:db8:51::1"
-    frontends = [(f"{vip}1", 80, "cluster-ip"), ("", 30080, "node-port"), (balanced, 80, "load-balancer")]
+    frontends = [
+        (f"{vip}1", 80, "cluster-ip"),
+        ("", 30080, "node-port"),
+        (balanced, 80, "load-balancer"),
+    ]
     ranges: dict[str, Any] = (
         {"source_ranges": ["10.0.0.0/8"]} if version == 4 and generation in (3, 4) else {}
     )
@@ -57,7 +67,9 @@ def service(name: str, version: int, generation: int) -> list[dict[str, Any]]:
             "protocol": "udp",
             "frontends": [(f"{vip}1", 53, "cluster-ip"), (f"{vip}2", 53, "external-ip")],
             "backends": [(f"{prefix}{6 + generation % 2}", 5353, 1), (f"{prefix}8", 5353, 1)],
-            "serving_backends": [(f"{prefix}{7 - generation % 2}", 5353, 1)] if generation > 2 else [],
+            "serving_backends": [(f"{prefix}{7 - generation % 2}", 5353, 1)]
+            if generation > 2
+            else [],
         },
         {
             "name": f"{name}/sctp{version}",
@@ -65,7 +77,11 @@ def service(name: str, version: int, generation: int) -> list[dict[str, Any]]:
             "frontends": [(f"{vip}1", 80, "cluster-ip")],
             "backends": [(f"{prefix}9", 80 + generation % 2, 1)],
         },
-        {"name": f"{name}/none{version}", "frontends": [(f"{vip}1", 81, "cluster-ip")], "backends": []},
+        {
+            "name": f"{name}/none{version}",
+            "frontends": [(f"{vip}1", 81, "cluster-ip")],
+            "backends": [],
+        },
     ]
 
 
@@ -107,19 +123,41 @@ class Pair:
             "unallocated": ("172.30.0.0/24", "fd00:30::/112") if generation % 3 == 1 else (),
             "mode": "nftables" if generation % 3 == 2 else "iptables",
         }
-        self.native.replace_services([_service(kbe_nat, one) for one in wanted], kbe_nat.NodeView(**node))
-        self.plain.replace_services([_service(reference, one) for one in wanted], reference.Node(**node))
+        self.native.replace_services(
+            [_service(kbe_nat, one) for one in wanted], kbe_nat.NodeView(**node)
+        )
+        self.plain.replace_services(
+            [_service(reference, one) for one in wanted], reference.Node(**node)
+        )
 
-    def process(self, packet: bytes, interface: int = 1, *, incomplete: bool = False) -> bytes | None:
+    def process(
+        self, packet: bytes, interface: int = 1, *, incomplete: bool = False
+    ) -> bytes | None:
         """Both verdicts, which must be one; the packet that is sent on."""
-        ours = self.native.process(packet, self.now, interface=interface, incomplete_checksum=incomplete)
-        wanted = self.plain.process(packet, self.now, interface=interface, incomplete_checksum=incomplete)
+        ours = self.native.process(
+            packet, self.now, interface=interface, incomplete_checksum=incomplete
+        )
+        wanted = self.plain.process(
+            packet, self.now, interface=interface, incomplete_checksum=incomplete
+        )
         if currently_in_test_context():
             note(f"{packet.hex()} -> {wanted}")
         seen = (ours.action, ours.cause, ours.masquerade, ours.direction, ours.is_new)
-        assert seen == (wanted.action, wanted.cause, wanted.masquerade, wanted.direction, wanted.is_new)
-        if wanted.is_new and wanted.packet and ours.packet and _has_another_port(packet, wanted.packet):
-            # The answers of two flows could not be told apart: any free port will do, so they part here.
+        assert seen == (
+            wanted.action,
+            wanted.cause,
+            wanted.masquerade,
+            wanted.direction,
+            wanted.is_new,
+        )
+        if (
+            wanted.is_new
+            and wanted.packet
+            and ours.packet
+            and _has_another_port(packet, wanted.packet)
+        ):
+            # The answers of two flows could not be told apart: any free port will do, so they part
+            # here.
             assert _has_another_port(packet, ours.packet)
             raise Parted
         assert (ours.packet or b"").hex() == (wanted.packet or b"").hex()
@@ -178,12 +216,22 @@ forward = st.tuples(
 shake = st.tuples(st.just("shake"), versions, st.integers(0, 1), st.sampled_from(SPORTS))
 back = st.tuples(st.just("back"), st.integers(0, 5), st.sampled_from(FLAGS), payloads, skews)
 datagram = st.tuples(
-    st.just("datagram"), versions, st.integers(0, 3), st.sampled_from(SPORTS), st.integers(0, 1), payloads
+    st.just("datagram"),
+    versions,
+    st.integers(0, 3),
+    st.sampled_from(SPORTS),
+    st.integers(0, 1),
+    payloads,
 )
 reply = st.tuples(st.just("reply"), st.integers(0, 5))
 association = st.tuples(st.just("association"), versions, st.integers(0, 1), st.integers(0, 14))
 error = st.tuples(
-    st.just("error"), st.booleans(), st.integers(0, 5), st.booleans(), st.booleans(), st.integers(0, 120)
+    st.just("error"),
+    st.booleans(),
+    st.integers(0, 5),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 120),
 )
 mutation = st.tuples(
     st.just("mutation"),
@@ -194,7 +242,10 @@ mutation = st.tuples(
     st.integers(0, 3),
 )
 local = st.tuples(
-    st.just("local"), st.sampled_from(("192.0.2.1", *LOOPBACK)), st.sampled_from(LOOPBACK), st.integers(0, 1)
+    st.just("local"),
+    st.sampled_from(("192.0.2.1", *LOOPBACK)),
+    st.sampled_from(LOOPBACK),
+    st.integers(0, 1),
 )
 other = st.tuples(st.just("other"), versions, st.integers(0, 3), st.sampled_from([47, 50, 253]))
 wait = st.tuples(st.just("wait"), st.sampled_from([0.01, 1, 2.5, 12, 31, 61, 121, 301]))
@@ -304,14 +355,20 @@ def _association(pair: Pair, version: int, client: int, chunk: int) -> None:
     pair.process(traffic.ip(src, dst, traffic.SCTP, traffic.sctp(4000, 80, chunk)))
 
 
-def _error(pair: Pair, is_forward: bool, number: int, by_router: bool, is_broken: bool, length: int) -> None:
-    """An ICMP error about a packet that was translated, from a router or from the packet's destination."""
+def _error(
+    pair: Pair, is_forward: bool, number: int, by_router: bool, is_broken: bool, length: int
+) -> None:
+    """An ICMP error about a packet that was translated, from a router or from the packet's
+    destination.
+    """
     before, after = _recent(pair.sent if is_forward else pair.answered, number)
     if not after:
         return
     src, dst = traffic.addresses(after)
     router = "fd00:99::1" if ":" in src else "10.99.0.1"
-    kind, code = ((1, 4) if ":" in src else (3, 3)) if length % 2 else ((3, 0) if ":" in src else (11, 0))
+    kind, code = (
+        ((1, 4) if ":" in src else (3, 3)) if length % 2 else ((3, 0) if ":" in src else (11, 0))
+    )
     quoted = after[: max(length, 28)]
     packet = bytearray(traffic.error(router if by_router else dst, src, quoted, kind, code))
     packet[-1] ^= is_broken
@@ -332,7 +389,9 @@ def _mutation(pair: Pair, is_forward: bool, number: int, at: int, value: int, cu
         packet[at % len(packet)] = value
         packet = packet[: len(packet) - cut]
         is_v6 = packet[0] >> 4 == 6
-        is_fragment = 44 in (packet[6], *packet[40:41]) if is_v6 else int.from_bytes(packet[6:8]) & 0x3FFF
+        is_fragment = (
+            44 in (packet[6], *packet[40:41]) if is_v6 else int.from_bytes(packet[6:8]) & 0x3FFF
+        )
         if not is_fragment and not (is_v6 and packet[6] in (0, 43, 60, 135)):
             pair.process(bytes(packet))
 

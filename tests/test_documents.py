@@ -1,5 +1,5 @@
-"""What a text means: YAML as sigs.k8s.io/yaml (go-yaml v2) reads it, JSON as Go's decoder does; and what is no
-text that anybody could read to its end.
+"""What a text means: YAML as sigs.k8s.io/yaml (go-yaml v2) reads it, JSON as Go's decoder does; and
+what is no text that anybody could read to its end.
 """
 
 import contextlib
@@ -33,7 +33,10 @@ def value(text: str | bytes) -> Any:
     ("text", "meant"),
     [
         # Logical values and nothing: those of YAML 1.1, in three ways of writing.
-        *((text, True) for text in ("true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON", "y", "Y")),
+        *(
+            (text, True)
+            for text in ("true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON", "y", "Y")
+        ),
         *((text, False) for text in ("false", "FALSE", "no", "No", "off", "OFF", "n", "N")),
         *((text, text) for text in ("tRue", "yEs", "oN", "nope", "None", "nil", "t", "f", "o")),
         *((text, None) for text in ("", "~", "null", "Null", "NULL", "!!null ''")),
@@ -253,7 +256,10 @@ def test_characters_as_kubectl_reads_them(text: str | bytes, meant: object) -> N
 
 def test_every_json_text_means_the_same_to_both_readers() -> None:
     """JSON is YAML, but for surrogates: what one reader takes for a number the other does."""
-    written = {"a": [1, -2, 1.5, 1e-7, 0, True, None, "yes", "1:2", "=", "~", ""], "b": {"n": "y", "0x1": 2}}
+    written = {
+        "a": [1, -2, 1.5, 1e-7, 0, True, None, "yes", "1:2", "=", "~", ""],
+        "b": {"n": "y", "0x1": 2},
+    }
     text = json.dumps(written)
     assert value(text) == value(f"---\n{text}") == written
     assert not math.isnan(value(text)["a"][2])
@@ -275,7 +281,9 @@ def test_f130_aliases_cannot_grow_without_end(levels: int) -> None:
 
 
 def test_aliases_of_a_sane_document_are_read() -> None:
-    shared = "ports: &ports [{port: 80}, {port: 443}]\n" + "\n".join(f"p{n}: *ports" for n in range(200))
+    shared = "ports: &ports [{port: 80}, {port: 443}]\n" + "\n".join(
+        f"p{n}: *ports" for n in range(200)
+    )
     assert value(shared)["p199"] == [{"port": 80}, {"port": 443}]
 
 
@@ -341,13 +349,19 @@ READ = "import sys; from kbe_nat.sources.documents import documents; print(docum
 
 @pytest.mark.parametrize("path", ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"])
 def test_what_a_shell_hands_over_is_read(path: str) -> None:
-    done = subprocess.run([sys.executable, "-c", READ, path], input=b"a: 1", capture_output=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", READ, path], input=b"a: 1", capture_output=True, check=True
+    )
     assert done.stdout == b"[{'a': 1}]\n"
 
 
 def test_f130_standard_input_without_end_is_refused() -> None:
     with Path("/dev/zero").open("rb") as endless:
         done = subprocess.run(
-            [sys.executable, "-c", READ, "-"], stdin=endless, capture_output=True, timeout=60, check=False
+            [sys.executable, "-c", READ, "-"],
+            stdin=endless,
+            capture_output=True,
+            timeout=60,
+            check=False,
         )
     assert b"standard input: not read: it is larger than 256 MiB" in done.stderr

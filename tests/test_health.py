@@ -53,9 +53,13 @@ def ask(address: str, port: int, path: str = "/") -> tuple[int, dict[str, str], 
 
 
 @pytest.mark.parametrize(
-    ("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")], ids=["ipv4", "ipv6"]
+    ("family", "address"),
+    [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")],
+    ids=["ipv4", "ipv6"],
 )
-def test_it_answers_as_kube_proxy(servers: HealthServers, family: socket.AddressFamily, address: str) -> None:
+def test_it_answers_as_kube_proxy(
+    servers: HealthServers, family: socket.AddressFamily, address: str
+) -> None:
     port = free_port(family, address)
     servers.follow(plan_of(address, HealthCheck("shop", "web", port, 2)))
     status, headers, body = ask(address, port, "/whatever")
@@ -77,11 +81,16 @@ def test_it_answers_as_kube_proxy(servers: HealthServers, family: socket.Address
 def test_a_port_that_is_taken_is_tried_again(
     servers: HealthServers, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plan = plan_of("127.0.0.1", HealthCheck("shop", "web", port := free_port(socket.AF_INET, "127.0.0.1"), 1))
+    plan = plan_of(
+        "127.0.0.1", HealthCheck("shop", "web", port := free_port(socket.AF_INET, "127.0.0.1"), 1)
+    )
     with socket.create_server(("127.0.0.1", port)):
         servers.follow(plan)
         servers.follow(plan)
-    assert caplog.text.count(f"health check of shop/web: 127.0.0.1:{port}: Address already in use") == 1
+    assert (
+        caplog.text.count(f"health check of shop/web: 127.0.0.1:{port}: Address already in use")
+        == 1
+    )
     servers.follow(plan)
     assert ask("127.0.0.1", port)[0] == 200
 
@@ -193,7 +202,9 @@ def test_f127_connections_that_say_nothing_do_not_pile_up(port: int, greeting: b
         # Besides those that it is about to accept and to close.
         assert ours <= answering.MAX_CONNECTIONS + 8 * answering.AT_ONCE
         assert threads() <= workers
-        assert said(port, b"GET / HTTP/1.0\r\n\r\n").endswith(WEB.encode()), "from one that has many"
+        assert said(port, b"GET / HTTP/1.0\r\n\r\n").endswith(WEB.encode()), (
+            "from one that has many"
+        )
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for connection in idle:
@@ -280,12 +291,18 @@ def test_f128_what_cannot_be_listened_on_is_said_once_and_tried_again(
 def test_it_is_unhealthy_when_the_kernel_lacks_what_the_objects_want(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As kube-proxy: when a change waits for longer than twice its sync period; and when a thread hangs."""
+    """As kube-proxy: when a change waits for longer than twice its sync period; and when a thread
+    hangs.
+    """
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     engine = kbe_nat.Engine(seed=1)
-    controller = Controller(engine, EveryPacket(Diversion((100, 100)), Memory()), lambda _: Options())
-    own = Proxy(Manifests([tmp_path]), controller, [], Settings(tmp_path / "socket", None), {}, Haste())
+    controller = Controller(
+        engine, EveryPacket(Diversion((100, 100)), Memory()), lambda _: Options()
+    )
+    own = Proxy(
+        Manifests([tmp_path]), controller, [], Settings(tmp_path / "socket", None), {}, Haste()
+    )
 
     def healthy_after(seconds: float) -> bool:
         nonlocal now

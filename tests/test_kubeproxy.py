@@ -1,4 +1,6 @@
-"""Rules as kube-proxy of the page's time wrote them, against the page itself; names and numbers of today's."""
+"""Rules as kube-proxy of the page's time wrote them, against the page itself; names and numbers of
+today's.
+"""
 
 import base64
 import hashlib
@@ -13,7 +15,17 @@ from msgspec import structs
 
 import kbe_nat
 from kbe_nat.kubeproxy import iptables_save, legacy, names, nft, probability
-from kbe_nat.model import IPV4, IPV6, Endpoint, EndpointSlice, Node, Service, ServicePort, SlicePort, Snapshot
+from kbe_nat.model import (
+    IPV4,
+    IPV6,
+    Endpoint,
+    EndpointSlice,
+    Node,
+    Service,
+    ServicePort,
+    SlicePort,
+    Snapshot,
+)
 from kbe_nat.planning import plan
 from kbe_nat.policy import Listener, Mode, Options, Plan, PortPolicy, Target
 from kbe_nat.sources.manifests import read_manifests
@@ -44,7 +56,9 @@ TWO = """\
 
 
 @pytest.mark.parametrize(
-    ("files", "page"), [(["rc.yaml", "svc.yaml"], ONE), (["cluster.yaml"], TWO)], ids=["one pod", "two pods"]
+    ("files", "page"),
+    [(["rc.yaml", "svc.yaml"], ONE), (["cluster.yaml"], TWO)],
+    ids=["one pod", "two pods"],
 )
 def test_the_page_line_by_line(files: list[str], page: str) -> None:
     made = plan(read_manifests([SEED / name for name in files]).snapshot)
@@ -61,7 +75,9 @@ def test_the_others_of_a_plan() -> None:
     made = Plan((dns, nobody), (), (), ())
     assert legacy.rules(made, IPV4, "default/nobody") == []
     lines = legacy.rules(made, IPV6, "kube-system/dns")
-    chances = [line.split("--probability ")[1].split()[0] for line in lines if "--probability" in line]
+    chances = [
+        line.split("--probability ")[1].split()[0] for line in lines if "--probability" in line
+    ]
     # 0.33333 in units of 2^-31, as iptables-save prints it.
     assert chances == ["0.33332999982", "0.50000000000"]
     assert any(
@@ -92,7 +108,9 @@ def port_of(namespace: str, service: str, name: str, **more: Any) -> PortPolicy:
         ("default", "kubernetes", "https", "NPX46M4PTMTKRN6Y", None),
     ],
 )
-def test_names_of_chains(namespace: str, service: str, name: str, iptables: str, nft: str | None) -> None:
+def test_names_of_chains(
+    namespace: str, service: str, name: str, iptables: str, nft: str | None
+) -> None:
     port = port_of(namespace, service, name)
     assert names.iptables_chain("KUBE-SVC-", port) == f"KUBE-SVC-{iptables}"
     if nft:
@@ -100,7 +118,9 @@ def test_names_of_chains(namespace: str, service: str, name: str, iptables: str,
 
 
 @given(NAMES, NAMES, NAMES, st.integers(1, 65535))
-def test_names_of_chains_by_their_formula(namespace: str, service: str, name: str, number: int) -> None:
+def test_names_of_chains_by_their_formula(
+    namespace: str, service: str, name: str, number: int
+) -> None:
     port, target = port_of(namespace, service, name), Target("10.0.0.1", number)
     text = f"{namespace}/{service}:{name}tcp10.0.0.1:{number}"
     wanted = base64.b32encode(hashlib.sha256(text.encode()).digest())[:16].decode()
@@ -155,7 +175,9 @@ def test_numbers_of_rules(services: int, endpoints: int, is_balanced: bool) -> N
         more: dict[str, Any] = {"listeners": listeners, "targets": targets, "source_ranges": ranges}
         ports.append(port_of("ns", f"svc{service}", "p80", **more))
     # The formulas are of a cluster without a source that tells pods... which adds no rule here.
-    made = Plan(tuple(ports), ("192.168.0.2",), ("192.168.0.2",), ("10.0.0.0/8",), serves_localhost=True)
+    made = Plan(
+        tuple(ports), ("192.168.0.2",), ("192.168.0.2",), ("10.0.0.0/8",), serves_localhost=True
+    )
     text = iptables_save.dump(made, Snapshot(), IPV4)
     table, counts = "", {"nat": 0, "filter": 0}
     for line in text.splitlines():
@@ -165,7 +187,9 @@ def test_numbers_of_rules(services: int, endpoints: int, is_balanced: bool) -> N
     per_service = (10 if is_balanced else 2) + 3 * endpoints if endpoints else 0
     assert counts["nat"] == 5 + services * per_service
     refusals = 4 if is_balanced else 1
-    extra = services * (0 if endpoints else refusals) + (services if endpoints and is_balanced else 0)
+    extra = services * (0 if endpoints else refusals) + (
+        services if endpoints and is_balanced else 0
+    )
     assert counts["filter"] == 4 + extra
 
 
@@ -209,7 +233,8 @@ def test_what_a_service_names_twice_is_written_twice() -> None:
     ("service", "is_large"),
     [
         ({"ports": (ServicePort("q", "tcp", 80),)}, True),
-        # Nobody's, those of a port that it does not have, and those of another proxy's or a headless Service.
+        # Nobody's, those of a port that it does not have, and those of another proxy's or a
+        # headless Service.
         ({"name": "other", "ports": (ServicePort("q", "tcp", 80),)}, False),
         ({"ports": (ServicePort("q", "udp", 80),)}, False),
         ({"ports": (ServicePort("q", "tcp", 80),), "proxy_name": "mine"}, False),
@@ -224,7 +249,9 @@ def test_a_large_cluster_has_many_endpoints_behind_its_services(
     large = structs.replace(Service("ns", "large", ("172.30.0.2",)), **service)
     many = tuple(Endpoint(f"10.0.{n // 250}.{n % 250}") for n in range(1000))
     slices = {
-        ("ns", "small"): (EndpointSlice("s", IPV4, (SlicePort("", "tcp", 80),), (Endpoint("10.1.0.1"),)),),
+        ("ns", "small"): (
+            EndpointSlice("s", IPV4, (SlicePort("", "tcp", 80),), (Endpoint("10.1.0.1"),)),
+        ),
         ("ns", "large"): (EndpointSlice("l", IPV4, (SlicePort("q", "tcp", 80),), many),),
     }
     snapshot = Snapshot(services=(small, large), slices=slices)
@@ -260,7 +287,11 @@ def test_sets_of_ranges_as_nft_lists_them(ranges: str, listed: str) -> None:
     ("addresses", "ranges", "listed"),
     [
         ("192.168.0.200", "192.168.0.0/24", "{ 192.168.0.0/24 }"),
-        ("203.0.114.2 203.0.114.1", "192.168.0.0/24", "{ 192.168.0.0/24, 203.0.114.1-203.0.114.2 }"),
+        (
+            "203.0.114.2 203.0.114.1",
+            "192.168.0.0/24",
+            "{ 192.168.0.0/24, 203.0.114.1-203.0.114.2 }",
+        ),
     ],
 )
 def test_balanced_addresses_among_source_ranges(addresses: str, ranges: str, listed: str) -> None:

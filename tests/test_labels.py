@@ -24,7 +24,9 @@ def test_all_labels_are_wanted_in_one_namespace() -> None:
     other = PodObject(Metadata("c", "other", labels={"app": "web", "env": "prod"}))
     pods = LabelledPods([pod("a", app="web", env="prod"), pod("b", app="web", env="test"), other])
     assert [own.metadata.name for own in pods.carrying("default", {"app": "web"})] == ["a", "b"]
-    assert [own.metadata.name for own in pods.carrying("default", {"app": "web", "env": "prod"})] == ["a"]
+    assert [
+        own.metadata.name for own in pods.carrying("default", {"app": "web", "env": "prod"})
+    ] == ["a"]
     assert pods.carrying("default", {"app": "web", "env": "prod", "zone": "x"}) == []
     assert [own.metadata.name for own in pods.carrying("other", {"env": "prod"})] == ["c"]
 

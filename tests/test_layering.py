@@ -43,7 +43,16 @@ RUST = {
     "view": "clock conntrack engine events ledger pipeline tuple verdict wire",
     "checkpoint": "affinity clock conntrack engine ledger pipeline rewrite tuple wire",
 }
-BANNED = ("std::io", "std::fs", "std::net::Tcp", "std::net::Udp", "std::time", "std::thread", "libc", "pyo3")
+BANNED = (
+    "std::io",
+    "std::fs",
+    "std::net::Tcp",
+    "std::net::Udp",
+    "std::time",
+    "std::thread",
+    "libc",
+    "pyo3",
+)
 CRATES = {
     "engine": "",
     "netlink": "",
@@ -121,7 +130,9 @@ def test_python_imports_run_one_way(path: Path) -> None:
     assert imported(path.read_text()) - {unit} <= allowed(PYTHON, unit)
 
 
-@pytest.mark.parametrize("path", sorted(ENGINE.rglob("*.rs")), ids=lambda path: str(path.relative_to(ENGINE)))
+@pytest.mark.parametrize(
+    "path", sorted(ENGINE.rglob("*.rs")), ids=lambda path: str(path.relative_to(ENGINE))
+)
 def test_rust_uses_run_one_way(path: Path) -> None:
     module = path.relative_to(ENGINE).parts[0].removesuffix(".rs")
     if module != "lib":
@@ -133,13 +144,17 @@ def test_what_is_allowed_has_no_circle(table: dict[str, str]) -> None:
     done: set[str] = set()
     while len(done) < len(table):
         next_ones = {
-            name for name in table if name not in done and allowed(table, name) - {"version"} <= done
+            name
+            for name in table
+            if name not in done and allowed(table, name) - {"version"} <= done
         }
         assert next_ones, f"a circle among {sorted(set(table) - done)}"
         done |= next_ones
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("rust/*/Cargo.toml")), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("rust/*/Cargo.toml")), ids=lambda path: path.parent.name
+)
 def test_crates_depend_one_way(path: Path) -> None:
     dependencies = path.read_text().partition("[dependencies]")[2].partition("\n[")[0]
     own = set(re.findall(r"kbe-nat-(\w+)", dependencies))

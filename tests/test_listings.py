@@ -1,5 +1,5 @@
-"""What people paste of a node's rules: whatever program and flags it comes from, and whoever else has
-rules there, `diff` says the truth about kube-proxy's, or that it cannot.
+"""What people paste of a node's rules: whatever program and flags it comes from, and whoever else
+has rules there, `diff` says the truth about kube-proxy's, or that it cannot.
 """
 
 import json
@@ -41,7 +41,9 @@ class Diff:
 
 def table(name: str, text: str = SAVED) -> str:
     """One table of iptables-save's output."""
-    return text[text.index(f"*{name}\n") : text.index("COMMIT", text.index(f"*{name}\n"))] + "COMMIT\n"
+    return (
+        text[text.index(f"*{name}\n") : text.index("COMMIT", text.index(f"*{name}\n"))] + "COMMIT\n"
+    )
 
 
 def listed(name: str, text: str = SAVED) -> str:
@@ -65,12 +67,23 @@ def test_a_real_node_has_the_rules_that_it_should_have(diff: Diff, name: str) ->
 
 def test_an_ipv4_node_has_a_table_of_ipv6_too(capsys: pytest.CaptureFixture[str]) -> None:
     folder = LISTINGS / "ipv4-only"
-    flags = ("-f", str(folder / "objects.yaml"), "--node", "kbe-worker", "--cluster-cidr", "10.244.0.0/16")
+    flags = (
+        "-f",
+        str(folder / "objects.yaml"),
+        "--node",
+        "kbe-worker",
+        "--cluster-cidr",
+        "10.244.0.0/16",
+    )
     assert main(["diff", *flags, "--mode", "nftables", str(folder / "node.nft")]) == 0
     assert capsys.readouterr().out == ALL_RIGHT
     assert main(["diff", *flags, "-o", "json", str(folder / "node.nft")]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told == {"compared": ["ip kube-proxy", "ip6 kube-proxy"], "not_compared": [], "differences": []}
+    assert told == {
+        "compared": ["ip kube-proxy", "ip6 kube-proxy"],
+        "not_compared": [],
+        "differences": [],
+    }
 
 
 @pytest.mark.parametrize("name", ["filter", "nat"])
@@ -94,7 +107,8 @@ def test_several_listings_of_iptables_s(diff: Diff) -> None:
         SAVED.encode("utf-8-sig"),
         "\n  \n" + SAVED,
         "".join(
-            f"[12:3456] {line}\n" if line.startswith("-A") else f"{line}\n" for line in SAVED.splitlines()
+            f"[12:3456] {line}\n" if line.startswith("-A") else f"{line}\n"
+            for line in SAVED.splitlines()
         ),
         f"# Warning: iptables-legacy tables present, use iptables-legacy-save to see them\n{SAVED}",
         SAVED + "*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:cali-PREROUTING - [0:0]\n"
@@ -102,7 +116,17 @@ def test_several_listings_of_iptables_s(diff: Diff) -> None:
         NFT.replace("\n", "\r\n"),
         "# Warning: table ip nat is managed by iptables-nft, do not touch!\n" + NFT,
     ],
-    ids=["crlf", "powershell", "bom", "blank", "counters", "warning", "raw", "nft-crlf", "nft-warning"],
+    ids=[
+        "crlf",
+        "powershell",
+        "bom",
+        "blank",
+        "counters",
+        "warning",
+        "raw",
+        "nft-crlf",
+        "nft-warning",
+    ],
 )
 def test_how_it_was_pasted_is_no_difference(diff: Diff, text: str | bytes) -> None:
     assert diff(text) == (0, ALL_RIGHT, "")
@@ -115,13 +139,22 @@ def test_what_was_not_there_is_not_called_right(diff: Diff) -> None:
     assert diff(filtering, "--partial") == diff(filtering, "--table", "filter") == (0, told, "")
     code, out, _ = diff(filtering, "-o", "json")
     assert code == 2
-    assert json.loads(out) == {"compared": ["filter"], "not_compared": ["mangle", "nat"], "differences": []}
+    assert json.loads(out) == {
+        "compared": ["filter"],
+        "not_compared": ["mangle", "nat"],
+        "differences": [],
+    }
 
 
 def test_a_table_that_was_asked_for_must_be_there(diff: Diff) -> None:
-    assert diff(table("filter"), "--table", "nat") == (2, "", "kbe-nat: saved: table nat is not in it\n")
+    assert diff(table("filter"), "--table", "nat") == (
+        2,
+        "",
+        "kbe-nat: saved: table nat is not in it\n",
+    )
     assert (
-        diff(SAVED, "--table", "nat")[1] == "No differences. Compared: nat. Not compared: filter, mangle.\n"
+        diff(SAVED, "--table", "nat")[1]
+        == "No differences. Compared: nat. Not compared: filter, mangle.\n"
     )
     code, _, error = diff(NFT, "--table", "nat")
     assert code == 2 and "--family" in error
@@ -148,15 +181,24 @@ def test_a_difference_in_one_table(diff: Diff) -> None:
         ("hello\n", "saved: line 1: neither"),
         ("", "saved: neither iptables-save's output nor nft's: it is empty"),
         ("# only a comment\n", "saved: neither"),
-        (f"{SAVED}root@n1:~# exit\n", "saved: line 75: iptables-save writes no such line: root@n1:~# exit"),
+        (
+            f"{SAVED}root@n1:~# exit\n",
+            "saved: line 75: iptables-save writes no such line: root@n1:~# exit",
+        ),
         (f"$ sudo iptables-save\n{SAVED}", "saved: line 1: neither"),
-        ("Chain INPUT (policy ACCEPT)\ntarget     prot opt source\n", "line 1: this is iptables -L"),
+        (
+            "Chain INPUT (policy ACCEPT)\ntarget     prot opt source\n",
+            "line 1: this is iptables -L",
+        ),
         ("table ip nat {\n}\n", "saved: no table kube-proxy is in it"),
         ("table ip kube-proxy\ntable ip6 kube-proxy\n", "saved: line 1: neither"),
         (NFT[:3000], "saved: the listing ends within a table"),
         (f"{NFT}root@n1:~# exit\n", "nft lists no such thing: root@n1:~# exit"),
         (f"{NFT}}}\n", "nft lists no such thing: }"),
-        ("table ip nat {\n\tchain KUBE-SERVICES {\n\t}\n}\n", "kube-proxy is in iptables mode here"),
+        (
+            "table ip nat {\n\tchain KUBE-SERVICES {\n\t}\n}\n",
+            "kube-proxy is in iptables mode here",
+        ),
         ('{"items": []}', "saved: JSON, but not as nft -j list ruleset writes it"),
         ('{"nftables": [', "saved: line 1: no JSON"),
         (
@@ -212,7 +254,9 @@ def test_each_rule_stands_on_one_line(diff: Diff) -> None:
 
 def test_a_choice_of_lines_is_compared_as_far_as_it_goes(diff: Diff) -> None:
     chain = "".join(
-        f"{line}\n" for line in SAVED.splitlines() if line.startswith("-A KUBE-SVC-67NZLRHBNDSAWJRO")
+        f"{line}\n"
+        for line in SAVED.splitlines()
+        if line.startswith("-A KUBE-SVC-67NZLRHBNDSAWJRO")
     )
     told = "No differences. Compared: nat (in part). Not compared: filter, mangle, nat (other chains).\n"
     assert diff(chain) == (2, told, "")
@@ -226,7 +270,9 @@ def test_a_choice_of_lines_is_compared_as_far_as_it_goes(diff: Diff) -> None:
 
 def test_rules_of_both_families_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     case = next(case for case in CASES if str(case) == "dual-stack")
-    four, six = ((case.folder / f"{name}.golden").read_text() for name in ("iptables-save", "ip6tables-save"))
+    four, six = (
+        (case.folder / f"{name}.golden").read_text() for name in ("iptables-save", "ip6tables-save")
+    )
     saved = tmp_path / "saved"
     flags = ("diff", *case.flags("iptables", tmp_path), str(saved))
     saved.write_text(four + six)
@@ -235,7 +281,9 @@ def test_rules_of_both_families_at_once(tmp_path: Path, capsys: pytest.CaptureFi
         f"# Generated by ip6tables-save v1.8.9\n{six}# Generated by iptables-save v1.8.9\n{four}"
     )
     assert main(flags) == 0
-    saved.write_text(four + six.replace(":KUBE-MARK-MASQ -\n", "").replace("-A KUBE-MARK-MASQ ", "-A OTHER "))
+    saved.write_text(
+        four + six.replace(":KUBE-MARK-MASQ -\n", "").replace("-A KUBE-MARK-MASQ ", "-A OTHER ")
+    )
     capsys.readouterr()
     assert main(flags) == 1
     assert "missing  ip6 nat KUBE-MARK-MASQ" in capsys.readouterr().out
@@ -268,7 +316,9 @@ def test_what_explains_most_differences_is_said(diff: Diff) -> None:
     assert diff(terse)[2] == "kbe-nat: saved: no set in it has elements: nft -t leaves them out\n"
     older = SAVED.replace("*nat\n", "*nat\n:KUBE-XLB-67NZLRHBNDSAWJRO - [0:0]\n")
     code, out, error = diff(older)
-    assert code == 1 and "extra  nat KUBE-XLB-67NZLRHBNDSAWJRO" in out and "older kube-proxy" in error
+    assert (
+        code == 1 and "extra  nat KUBE-XLB-67NZLRHBNDSAWJRO" in out and "older kube-proxy" in error
+    )
     code, _, error = diff("*filter\n:INPUT ACCEPT [0:0]\n:KUBE-FIREWALL-X - [0:0]\nCOMMIT\n")
     assert code == 1 and "no chain of kube-proxy's is in it" in error
 
@@ -307,13 +357,19 @@ def test_kubelet_writes_to_a_chain_of_kube_proxy(diff: Diff) -> None:
 
 def test_a_chain_that_kube_proxy_will_delete(diff: Diff) -> None:
     empty = "\tchain service-ABCDEFGH-shop/gone/tcp/http {\n\t}\n"
-    assert diff(NFT.replace("\tchain services {", f"{empty}\tchain services {{")) == (0, ALL_RIGHT, "")
+    assert diff(NFT.replace("\tchain services {", f"{empty}\tchain services {{")) == (
+        0,
+        ALL_RIGHT,
+        "",
+    )
     full = empty.replace("{\n", "{\n\t\tdrop\n")
     assert diff(NFT.replace("\tchain services {", f"{full}\tchain services {{"))[0] == 1
 
 
 def test_node_ports_come_last(diff: Diff) -> None:
-    jump = next(line for line in SAVED.splitlines() if line.endswith("-j KUBE-NODEPORTS") and "NOTE" in line)
+    jump = next(
+        line for line in SAVED.splitlines() if line.endswith("-j KUBE-NODEPORTS") and "NOTE" in line
+    )
     first = next(line for line in SAVED.splitlines() if line.startswith("-A KUBE-SERVICES -d "))
     code, out, _ = diff(SAVED.replace(f"{jump}\n", "").replace(first, f"{jump}\n{first}"))
     assert code == 1 and "different  nat KUBE-SERVICES (order)" in out

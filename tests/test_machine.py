@@ -30,10 +30,12 @@ class Machine(RuleBasedStateMachine):
         self.now = SECOND
         self.served: dict[str, list[int]] = {}
         self.talks: dict[Socket, tuple[Talk, str]] = {}
-        """Established connections with their backend; a backend has another port for each frontend."""
+        """Established connections with their backend; a backend has another port for each frontend.
+        """
 
     @initialize(
-        snat=st.booleans(), strategy=st.sampled_from(["random", "rr", "wrr", "lc", "p2c", "mh", "sh"])
+        snat=st.booleans(),
+        strategy=st.sampled_from(["random", "rr", "wrr", "lc", "p2c", "mh", "sh"]),
     )
     def begin(self, snat: bool, strategy: str) -> None:
         """Serve one frontend."""
@@ -125,7 +127,9 @@ class Machine(RuleBasedStateMachine):
 
     @rule(size=st.integers(0, 50))
     def talk(self, size: int) -> None:
-        """Every established connection goes on, with the backend it had, and is answered through its frontend."""
+        """Every established connection goes on, with the backend it had, and is answered through
+        its frontend.
+        """
         for (client, sport, vip), (talk, backend) in self.talks.items():
             segment = talk.forward(sport, 80, ACK, bytes(size), 0)
             verdict = self.send(traffic.ip(client, vip, traffic.TCP, segment))
@@ -193,7 +197,14 @@ def untouched(packet: bytes) -> bytes:
 def described(engine: kbe_nat.Engine) -> list[tuple[Any, ...]]:
     """All flows, without their ages."""
     return sorted(
-        (one.source, one.destination, one.reply_source, one.reply_destination, one.state or "", one.packets)
+        (
+            one.source,
+            one.destination,
+            one.reply_source,
+            one.reply_destination,
+            one.state or "",
+            one.packets,
+        )
         for one in engine.flows()
     )
 

@@ -1,4 +1,6 @@
-"""Files of Kubernetes objects: what is read, what is refused with which words, and what is filled in."""
+"""Files of Kubernetes objects: what is read, what is refused with which words, and what is filled
+in.
+"""
 
 import errno
 import os
@@ -43,7 +45,9 @@ def read(tmp_path: Path, *documents: str) -> Reading:
 
 def endpoints(reading: Reading, namespace: str, name: str) -> list[tuple[str, int]]:
     slices = reading.snapshot.slices.get((namespace, name), ())
-    return [(e.address, port.port) for part in slices for port in part.ports for e in part.endpoints]
+    return [
+        (e.address, port.port) for part in slices for port in part.ports for e in part.endpoints
+    ]
 
 
 def test_a_service_and_its_slice(tmp_path: Path) -> None:
@@ -61,7 +65,10 @@ def test_the_objects_of_the_seed_in_a_cluster() -> None:
     assert [(s.namespace, s.name, s.cluster_ips) for s in reading.snapshot.services] == [
         ("default", "simpleservice", ("172.30.228.255",))
     ]
-    assert endpoints(reading, "default", "simpleservice") == [("172.17.0.3", 9876), ("172.17.0.4", 9876)]
+    assert endpoints(reading, "default", "simpleservice") == [
+        ("172.17.0.3", 9876),
+        ("172.17.0.4", 9876),
+    ]
     assert not reading.refused and not reading.notes
 
 
@@ -72,7 +79,8 @@ def test_the_objects_of_the_seed_as_they_are_written() -> None:
     assert endpoints(reading, "default", "simpleservice") == [("172.17.0.3", 9876)]
     assert len(reading.notes) == 2
     assert (
-        read_manifests([SEED / "rc.yaml", SEED / "svc.yaml"]).snapshot.services == reading.snapshot.services
+        read_manifests([SEED / "rc.yaml", SEED / "svc.yaml"]).snapshot.services
+        == reading.snapshot.services
     )
 
 
@@ -96,7 +104,12 @@ def test_a_controller_without_pods_gets_as_many_as_it_wants(tmp_path: Path) -> N
         ("port: 80", "port: -1", "spec.ports[0].port", "expected int >= 1"),
         ("port: 80", "port: true", "spec.ports[0].port", "expected int, got bool"),
         ("port: 80", "name: x", "spec.ports[0]", "object missing required field port"),
-        ("port: 80", "port: 80, protocol: ICMP", "spec.ports[0].protocol", "invalid enum value 'ICMP'"),
+        (
+            "port: 80",
+            "port: 80, protocol: ICMP",
+            "spec.ports[0].protocol",
+            "invalid enum value 'ICMP'",
+        ),
         (
             "name: web",
             "name: wéb",
@@ -116,7 +129,9 @@ def test_a_controller_without_pods_gets_as_many_as_it_wants(tmp_path: Path) -> N
 def test_f105_a_wrong_object_is_refused_and_the_others_apply(
     tmp_path: Path, old: str, new: str, path: str, reason: str
 ) -> None:
-    reading = read(tmp_path, SERVICE.replace(old, new), SERVICE.replace("web", "other").replace("0.1", "0.2"))
+    reading = read(
+        tmp_path, SERVICE.replace(old, new), SERVICE.replace("web", "other").replace("0.1", "0.2")
+    )
     [error] = reading.refused
     assert (error.path, error.reason) == (path, reason)
     assert str(error).startswith(f"{tmp_path}/objects.yaml, document 1: Service shop/")
@@ -133,9 +148,13 @@ def test_f105_a_wrong_object_is_refused_and_the_others_apply(
         ("''", "'' is no IP address"),
     ],
 )
-def test_f105_f106_a_wrong_endpoint_is_left_out_alone(tmp_path: Path, address: str, reason: str) -> None:
+def test_f105_f106_a_wrong_endpoint_is_left_out_alone(
+    tmp_path: Path, address: str, reason: str
+) -> None:
     reading = read(
-        tmp_path, SERVICE, SLICE.replace("[10.0.0.1]}", f"[{address}]}}, {{addresses: [10.0.00.02]}}")
+        tmp_path,
+        SERVICE,
+        SLICE.replace("[10.0.0.1]}", f"[{address}]}}, {{addresses: [10.0.00.02]}}"),
     )
     assert endpoints(reading, "shop", "web") == [("10.0.0.2", 8080)]
     [note] = reading.notes
@@ -157,7 +176,10 @@ def test_lists_nulls_and_foreign_kinds(tmp_path: Path) -> None:
         "",
         "just text",
     )
-    assert [(s.name, s.cluster_ips) for s in reading.snapshot.services] == [("a", ("172.30.0.1",)), ("b", ())]
+    assert [(s.name, s.cluster_ips) for s in reading.snapshot.services] == [
+        ("a", ("172.30.0.1",)),
+        ("b", ()),
+    ]
     assert reading.notes[0].endswith("Service c: objects of serving.knative.dev/v1 are not read")
     assert [error.reason for error in reading.refused] == ["expected an object, got a text"]
 
@@ -228,16 +250,23 @@ status: {phase: Running, podIP: 10.0.0.1}
 )
 def test_named_ports_of_sidecars(tmp_path: Path, target: str, found: int) -> None:
     selecting = SERVICE.replace("{port: 80}", f"{{port: 80, targetPort: {target}}}")
-    reading = read(tmp_path, selecting.replace("spec: {", "spec: {selector: {app: web}, "), SIDECARS)
+    reading = read(
+        tmp_path, selecting.replace("spec: {", "spec: {selector: {app: web}, "), SIDECARS
+    )
     assert endpoints(reading, "shop", "web") == [("10.0.0.1", found)]
     assert not reading.notes and not reading.refused
 
 
 def test_a_named_port_that_is_nowhere_is_said(tmp_path: Path) -> None:
     selecting = SERVICE.replace("{port: 80}", "{port: 80, targetPort: grpc}, {name: b, port: 81}")
-    pods = [SIDECARS.replace("web-1", f"web-{n}").replace("10.0.0.1", f"10.0.0.{n}") for n in range(1, 6)]
+    pods = [
+        SIDECARS.replace("web-1", f"web-{n}").replace("10.0.0.1", f"10.0.0.{n}")
+        for n in range(1, 6)
+    ]
     over = pods[4].replace("Running", "Succeeded")
-    reading = read(tmp_path, selecting.replace("spec: {", "spec: {selector: {app: web}, "), *pods[:4], over)
+    reading = read(
+        tmp_path, selecting.replace("spec: {", "spec: {selector: {app: web}, "), *pods[:4], over
+    )
     assert endpoints(reading, "shop", "web") == [(f"10.0.0.{n}", 81) for n in range(1, 5)]
     [note] = reading.notes
     assert note.endswith(
@@ -279,8 +308,12 @@ def test_hints_of_a_traffic_distribution(
     selecting = SERVICE.replace(
         "spec: {", f"spec: {{selector: {{app: web}}, trafficDistribution: {distribution}, "
     )
-    selecting = selecting.replace("namespace: shop", f"namespace: shop, annotations: {{{annotation}}}")
-    reading = read(tmp_path, selecting, node, SIDECARS.replace("spec:\n", "spec:\n  nodeName: n1\n"))
+    selecting = selecting.replace(
+        "namespace: shop", f"namespace: shop, annotations: {{{annotation}}}"
+    )
+    reading = read(
+        tmp_path, selecting, node, SIDECARS.replace("spec:\n", "spec:\n  nodeName: n1\n")
+    )
     [part] = reading.snapshot.slices["shop", "web"]
     assert (set(part.endpoints[0].zones), set(part.endpoints[0].nodes)) == (zones, nodes)
     assert len(reading.notes) == notes
@@ -290,8 +323,12 @@ def test_hints_of_a_traffic_distribution(
 
 
 def test_annotations_of_the_extension(tmp_path: Path) -> None:
-    annotated = SERVICE.replace("namespace: shop", "namespace: shop, annotations: {kbe-nat.io/strategy: wrr}")
-    weighted = SLICE.replace("namespace: shop", "namespace: shop, annotations: {kbe-nat.io/weight: '5'}")
+    annotated = SERVICE.replace(
+        "namespace: shop", "namespace: shop, annotations: {kbe-nat.io/strategy: wrr}"
+    )
+    weighted = SLICE.replace(
+        "namespace: shop", "namespace: shop, annotations: {kbe-nat.io/weight: '5'}"
+    )
     reading = read(tmp_path, annotated, weighted)
     assert reading.snapshot.services[0].strategy is Strategy.WEIGHTED_ROUND_ROBIN
     assert reading.snapshot.slices["shop", "web"][0].endpoints[0].weight == 5
@@ -319,14 +356,18 @@ def test_what_is_no_yaml_names_file_and_line(tmp_path: Path, text: str, message:
 
 
 def test_an_object_that_contains_itself_is_refused(tmp_path: Path) -> None:
-    [error] = read(tmp_path, "&a {apiVersion: v1, kind: Service, metadata: {name: a}, spec: *a}").refused
+    [error] = read(
+        tmp_path, "&a {apiVersion: v1, kind: Service, metadata: {name: a}, spec: *a}"
+    ).refused
     assert error.reason == "it contains itself, or is nested too deeply"
 
 
 def test_missing_files_and_directories(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="No such file"):
         read_manifests([tmp_path / "nothing.yaml"])
-    assert read_manifests([tmp_path]).snapshot.services == (), "a directory may be empty for a while"
+    assert read_manifests([tmp_path]).snapshot.services == (), (
+        "a directory may be empty for a while"
+    )
     (tmp_path / "b.yaml").write_text(SLICE)
     (tmp_path / "a.yml").write_text(SERVICE)
     (tmp_path / "notes.txt").write_text("not read")
@@ -426,7 +467,9 @@ def test_a_named_file_must_be_there_when_it_is_read_first(tmp_path: Path) -> Non
 def test_where_nothing_is_served_it_says_so(tmp_path: Path) -> None:
     source = Manifests([tmp_path])
     reading = source.read()
-    assert reading is not None and reading.warnings == (f"no Service in {tmp_path}: nothing is served",)
+    assert reading is not None and reading.warnings == (
+        f"no Service in {tmp_path}: nothing is served",
+    )
     assert source.read() is None
     (tmp_path / "a.yaml").write_text(SERVICE)
     reading = source.read()
@@ -441,7 +484,9 @@ def test_where_nothing_is_served_it_says_so(tmp_path: Path) -> None:
         ("", "no Service in"),
     ],
 )
-def test_a_strict_source_does_not_begin_with_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+def test_a_strict_source_does_not_begin_with_what_is_wrong(
+    tmp_path: Path, text: str, message: str
+) -> None:
     (tmp_path / "a.yaml").write_text(text)
     assert Manifests([tmp_path]).read() is not None
     source = Manifests([tmp_path], is_strict=True)
@@ -486,7 +531,10 @@ def test_kinds_whose_names_end_with_list_are_kinds(tmp_path: Path) -> None:
     allowed = "{apiVersion: example.com/v1, kind: AllowList, metadata: {name: a}, items: [1]}"
     reading = read(tmp_path, allowed, f"{{apiVersion: v1, kind: List, items: [{allowed}]}}")
     assert not reading.refused
-    assert all(note.endswith("AllowList a: objects of example.com/v1 are not read") for note in reading.notes)
+    assert all(
+        note.endswith("AllowList a: objects of example.com/v1 are not read")
+        for note in reading.notes
+    )
     assert len(reading.notes) == 2
 
 
@@ -505,7 +553,9 @@ def test_kinds_whose_names_end_with_list_are_kinds(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_f105_other_versions_are_never_half_read(tmp_path: Path, version: str, kind: str, said: str) -> None:
+def test_f105_other_versions_are_never_half_read(
+    tmp_path: Path, version: str, kind: str, said: str
+) -> None:
     text = f"apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a, namespace: b}}\naddressType: IPv4"
     reading = read(
         tmp_path,
@@ -530,8 +580,12 @@ def test_f105_other_versions_are_never_half_read(tmp_path: Path, version: str, k
         ("example.com/v1", "Service", "Service b/a: objects of example.com/v1 are not read"),
     ],
 )
-def test_kinds_that_are_not_read_are_said(tmp_path: Path, version: str, kind: str, said: str) -> None:
-    reading = read(tmp_path, f"apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a, namespace: b}}")
+def test_kinds_that_are_not_read_are_said(
+    tmp_path: Path, version: str, kind: str, said: str
+) -> None:
+    reading = read(
+        tmp_path, f"apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a, namespace: b}}"
+    )
     assert not reading.refused
     assert [note.rpartition("document 1: ")[2] for note in reading.notes] == [said]
 
@@ -546,7 +600,9 @@ def test_a_label_that_is_null_is_empty(tmp_path: Path) -> None:
     selecting = SERVICE.replace("namespace: shop", "annotations: null").replace(
         "spec: {", "spec: {selector: {app: null}, "
     )
-    reading = read(tmp_path, selecting, pod % ("a", "''", 1), pod % ("b", "null", 2), pod % ("c", "web", 3))
+    reading = read(
+        tmp_path, selecting, pod % ("a", "''", 1), pod % ("b", "null", 2), pod % ("c", "web", 3)
+    )
     assert endpoints(reading, "default", "web") == [("10.0.0.1", 80), ("10.0.0.2", 80)]
 
 
@@ -573,7 +629,9 @@ def test_what_is_refused_stays_as_it_was_and_the_others_apply(tmp_path: Path) ->
     path.write_text(other)
     gone = source.read()
     assert gone is not None
-    assert [service.name for service in gone.snapshot.services] == ["other"], "what is taken away is gone"
+    assert [service.name for service in gone.snapshot.services] == ["other"], (
+        "what is taken away is gone"
+    )
 
 
 def test_a_refused_object_without_a_namespace_is_in_the_default_one(tmp_path: Path) -> None:
@@ -601,7 +659,9 @@ def test_the_annotation_of_source_ranges(tmp_path: Path) -> None:
 def test_wrong_source_ranges_are_left_out_unless_none_would_remain(tmp_path: Path) -> None:
     def of(*ranges: str) -> Reading:
         listed = ", ".join(f'"{text}"' for text in ranges)
-        return read(tmp_path, SERVICE.replace("spec: {", f"spec: {{loadBalancerSourceRanges: [{listed}], "))
+        return read(
+            tmp_path, SERVICE.replace("spec: {", f"spec: {{loadBalancerSourceRanges: [{listed}], ")
+        )
 
     some = of(" 10.0.0.0/8 ", "nowhere")
     assert some.snapshot.services[0].source_ranges == ("10.0.0.0/8",)
@@ -619,7 +679,11 @@ def test_wrong_source_ranges_are_left_out_unless_none_would_remain(tmp_path: Pat
             ("172.30.0.1",),
             ("spec.clusterIPs[1]: left out: 'nowhere' is no IP address",),
         ),
-        ("127.0.0.1, 'fd00::1'", ("fd00::1",), ("spec.clusterIPs[0]: left out: 127.0.0.1 is loopback",)),
+        (
+            "127.0.0.1, 'fd00::1'",
+            ("fd00::1",),
+            ("spec.clusterIPs[0]: left out: 127.0.0.1 is loopback",),
+        ),
         (
             "172.30.0.1, 172.30.0.2",
             ("172.30.0.1",),
@@ -674,14 +738,20 @@ def test_external_addresses_are_any_but_loopback(tmp_path: Path, address: str, r
     text = address.strip("'")
     assert service.external_ips == (() if reason else (text, text)), "as often as they are there"
     assert service.load_balancer_ips == (() if reason else (text,))
-    assert [note.rpartition(": left out: ")[2] for note in reading.notes] == [reason] * (3 if reason else 0)
+    assert [note.rpartition(": left out: ")[2] for note in reading.notes] == [reason] * (
+        3 if reason else 0
+    )
 
 
 def test_addresses_of_a_node(tmp_path: Path) -> None:
     def of(*kinds: str) -> tuple[str, ...]:
-        addresses = (f"{'2001:db8::' if kind[-1] == '6' else '192.0.2.'}{n}" for n, kind in enumerate(kinds))
+        addresses = (
+            f"{'2001:db8::' if kind[-1] == '6' else '192.0.2.'}{n}" for n, kind in enumerate(kinds)
+        )
         pairs = zip(kinds, addresses, strict=True)
-        listed = ", ".join(f"{{type: {kind.rstrip('6')}, address: '{text}'}}" for kind, text in pairs)
+        listed = ", ".join(
+            f"{{type: {kind.rstrip('6')}, address: '{text}'}}" for kind, text in pairs
+        )
         node = f"apiVersion: v1\nkind: Node\nmetadata: {{name: here}}\nstatus: {{addresses: [{listed}]}}"
         return read(tmp_path, SERVICE, node).snapshot.nodes["here"].addresses
 
@@ -699,9 +769,12 @@ def test_reading_what_has_changed_is_as_reading_everything(tmp_path: Path) -> No
     def slice_of(name: str, service: str) -> str:
         ready = chance.choice(("true", "false"))
         addresses = [
-            f"10.0.{chance.randrange(9)}.{chance.randrange(1, 9)}" for _ in range(chance.randrange(4))
+            f"10.0.{chance.randrange(9)}.{chance.randrange(1, 9)}"
+            for _ in range(chance.randrange(4))
         ]
-        endpoints = ", ".join(f"{{addresses: [{own}], conditions: {{ready: {ready}}}}}" for own in addresses)
+        endpoints = ", ".join(
+            f"{{addresses: [{own}], conditions: {{ready: {ready}}}}}" for own in addresses
+        )
         kind = chance.choice(("IPv4", "IPv4", "IPv4", "FQDN"))
         return SLICE_OF.format(name=name, service=service, kind=kind, endpoints=endpoints)
 
@@ -719,7 +792,9 @@ def test_reading_what_has_changed_is_as_reading_everything(tmp_path: Path) -> No
             file.unlink(missing_ok=True)
         elif chance.random() < 0.3 or not file.exists():
             texts = [service_of(number), slice_of(f"web-{number}-a", f"web-{number}")]
-            texts += [slice_of(f"web-{number}-b", f"web-{chance.randrange(6)}")] * chance.randrange(2)
+            texts += [slice_of(f"web-{number}-b", f"web-{chance.randrange(6)}")] * chance.randrange(
+                2
+            )
             file.write_text("---\n".join(chance.sample(texts, len(texts))))
         else:
             parts = file.read_text().split("---\n")
@@ -740,7 +815,9 @@ def test_reading_what_has_changed_is_as_reading_everything(tmp_path: Path) -> No
     assert amended > 50
 
 
-def test_only_what_has_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_has_changed_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(5):
         (tmp_path / f"{number}.yaml").write_text(SERVICE.replace("web", f"web-{number}"))
     (tmp_path / "slice.yaml").write_text(SLICE)
@@ -784,7 +861,9 @@ def test_it_hears_of_every_kind_of_change(tmp_path: Path) -> None:
         path.write_text(path.read_text().replace("port: 80", f"port: {port}"))
 
     def replaced() -> None:
-        (tmp_path / "new").write_text((folder / "a.yaml").read_text().replace("port: 82", "port: 83"))
+        (tmp_path / "new").write_text(
+            (folder / "a.yaml").read_text().replace("port: 82", "port: 83")
+        )
         (tmp_path / "new").replace(folder / "a.yaml")
 
     def swapped() -> None:
@@ -832,7 +911,9 @@ def test_a_named_file_of_a_mounted_config_map_is_followed(tmp_path: Path) -> Non
     assert reading.snapshot.services[0].ports[0].port == 81
 
 
-def test_without_inotify_files_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_inotify_files_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused() -> None:
         raise OSError("too many users")
 

@@ -119,7 +119,9 @@ def test_f106_addresses_that_only_the_node_should_reach_are_no_endpoints(address
     assert endpoint_refusal(address)
 
 
-@pytest.mark.parametrize("address", ["10.0.0.1", "169.1.2.3", "240.0.0.1", "fd00::1", "2001:db8::1"])
+@pytest.mark.parametrize(
+    "address", ["10.0.0.1", "169.1.2.3", "240.0.0.1", "fd00::1", "2001:db8::1"]
+)
 def test_other_addresses_are(address: str) -> None:
     assert endpoint_refusal(address) is None
 

@@ -1,4 +1,5 @@
-"""Every mutant of tests/mutants/mutants.yaml still fits the code: the place that it changes is there, once.
+"""Every mutant of tests/mutants/mutants.yaml still fits the code: the place that it changes is
+there, once.
 
 Whether tests notice them is what `make mutants` shows.
 """
@@ -37,7 +38,9 @@ def test_its_tests_are_there_and_few(mutant: Mutant) -> None:
         files = [ROOT / word for word in words if word.endswith(".py")]
         wanted = words[words.index("-k") + 1].split(" or ") if "-k" in words else ["test"]
     else:
-        assert program == "cargo" and ("--lib" in words or "--test" in words), "a bare crate links every test"
+        assert program == "cargo" and ("--lib" in words or "--test" in words), (
+            "a bare crate links every test"
+        )
         crate = ROOT / "rust" / words[words.index("-p") + 1].removeprefix("kbe-nat-")
         is_lib = "--lib" in words
         last = words.index("--lib") if is_lib else words.index("--test") + 1

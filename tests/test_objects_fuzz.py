@@ -1,5 +1,5 @@
-"""Property: whatever a file of Kubernetes objects says, reading it gives a snapshot and a list of what is wrong,
-or a `FileError`; no other exception.
+"""Property: whatever a file of Kubernetes objects says, reading it gives a snapshot and a list of
+what is wrong, or a `FileError`; no other exception.
 """
 
 import copy
@@ -161,8 +161,12 @@ scalars = st.one_of(
     st.integers(),
     st.floats(),
     st.text(max_size=20),
-    st.sampled_from(("TCP", "UDP", "SCTP", "IPv6", "FQDN", "Pod", "Local", "ClientIP", "ExternalName")),
-    st.sampled_from(("List", "ServiceList", "Service", "EndpointSlice", "v1", "apps/v1", "/", "a" * 300)),
+    st.sampled_from(
+        ("TCP", "UDP", "SCTP", "IPv6", "FQDN", "Pod", "Local", "ClientIP", "ExternalName")
+    ),
+    st.sampled_from(
+        ("List", "ServiceList", "Service", "EndpointSlice", "v1", "apps/v1", "/", "a" * 300)
+    ),
 )
 values = st.recursive(
     scalars,
@@ -176,7 +180,13 @@ values = st.recursive(
 
 def places(value: Any, path: Place = ()) -> Iterator[Place]:
     """All places in a document below its root."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inner = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, part in inner:
         yield (*path, key)
         yield from places(part, (*path, key))
@@ -224,7 +234,9 @@ def check(text: bytes) -> None:
     assert all(isinstance(note, str) for note in reading.notes)
 
 
-searching = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+searching = settings(
+    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 
 
 @searching
@@ -242,7 +254,10 @@ def test_mutated_objects_in_json(documents: list[Any]) -> None:
 
 
 @searching
-@given(st.sampled_from(DOCUMENTS), st.lists(st.tuples(st.integers(0), st.binary(max_size=4)), max_size=6))
+@given(
+    st.sampled_from(DOCUMENTS),
+    st.lists(st.tuples(st.integers(0), st.binary(max_size=4)), max_size=6),
+)
 def test_mutated_bytes(document: Document, edits: list[tuple[int, bytes]]) -> None:
     text = bytearray(yaml.safe_dump(document).encode())
     for place, inserted in edits:

@@ -9,10 +9,27 @@ from msgspec import structs
 
 import kbe_nat
 from kbe_nat.kubeproxy import iptables_save
-from kbe_nat.model import Endpoint, EndpointSlice, Node, Service, ServicePort, SlicePort, Snapshot, Strategy
+from kbe_nat.model import (
+    Endpoint,
+    EndpointSlice,
+    Node,
+    Service,
+    ServicePort,
+    SlicePort,
+    Snapshot,
+    Strategy,
+)
 from kbe_nat.packet import opening
 from kbe_nat.planning import Planner, plan
-from kbe_nat.policy import Listener, Mode, Options, PortChanges, PortPolicy, unallocated, unknown_port
+from kbe_nat.policy import (
+    Listener,
+    Mode,
+    Options,
+    PortChanges,
+    PortPolicy,
+    unallocated,
+    unknown_port,
+)
 from kbe_nat.sources.manifests import read_manifests
 from kbe_nat.tables import Tables
 
@@ -22,7 +39,9 @@ WEB = Service("shop", "web", ("172.30.0.1",), (ServicePort("", "tcp", 80),))
 
 
 def end(last: int, node: str = "there", state: str = "ready", **more: object) -> Endpoint:
-    """An endpoint: "ready", "going" (serving while it terminates), "gone" (terminating only) or "unready"."""
+    """An endpoint: "ready", "going" (serving while it terminates), "gone" (terminating only) or
+    "unready".
+    """
     return structs.replace(
         Endpoint(
             f"10.0.0.{last}",
@@ -55,11 +74,16 @@ def lasts(targets: object) -> str:
         ([end(1), end(2, state="going"), end(3, "here", "going")], "2"),
         ([end(1), end(2, "here", "gone"), end(3, state="unready")], ""),
         ([end(1, nodes=("there",)), end(2, nodes=("here",))], "1"),
-        ([end(1, nodes=("there",)), end(2, "here", nodes=("there",)), end(3, nodes=("here",))], "1"),
+        (
+            [end(1, nodes=("there",)), end(2, "here", nodes=("there",)), end(3, nodes=("here",))],
+            "1",
+        ),
     ],
 )
 def test_f124_who_serves_still_beside_both_lists(endpoints: list[Endpoint], serving: str) -> None:
-    assert lasts(port_of(structs.replace(WEB, is_internal_local=True), *endpoints).serving) == serving
+    assert (
+        lasts(port_of(structs.replace(WEB, is_internal_local=True), *endpoints).serving) == serving
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,7 +148,11 @@ def test_slices_are_matched_by_name_and_protocol_and_merged() -> None:
         EndpointSlice("4", 4, (SlicePort("b", "tcp", 7070),), (end(3),)),
     )
     tcp, udp = plan(Snapshot(services=(service,), slices={service.key: slices})).ports
-    assert [str(target) for target in tcp.cluster] == ["10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.2:9090"]
+    assert [str(target) for target in tcp.cluster] == [
+        "10.0.0.1:8080",
+        "10.0.0.2:8080",
+        "10.0.0.2:9090",
+    ]
     assert [str(target) for target in udp.cluster] == ["10.0.0.1:53"]
     assert tcp.name == udp.name == "shop/web:a"
 
@@ -170,14 +198,18 @@ def test_services_of_other_proxies_are_left_alone() -> None:
     headless = structs.replace(WEB, name="headless", cluster_ips=())
     snapshot = Snapshot(services=(WEB, own, headless))
     assert [port.name for port in plan(snapshot).ports] == ["shop/web"]
-    assert [port.name for port in plan(snapshot, Options(proxy_name="kbe-nat")).ports] == ["shop/own"]
+    assert [port.name for port in plan(snapshot, Options(proxy_name="kbe-nat")).ports] == [
+        "shop/own"
+    ]
 
 
 def test_f105_f107_the_first_owner_keeps_its_address() -> None:
     thief = structs.replace(
         WEB, name="thief", cluster_ips=("172.30.0.9",), external_ips=("172.30.0.1", "192.0.2.1")
     )
-    second = structs.replace(WEB, name="second", cluster_ips=("172.30.0.2",), external_ips=("192.0.2.1",))
+    second = structs.replace(
+        WEB, name="second", cluster_ips=("172.30.0.2",), external_ips=("192.0.2.1",)
+    )
     made = plan(Snapshot(services=(thief, WEB, second)))
     listeners = {port.service: [own.address for own in port.listeners] for port in made.ports}
     assert listeners == {
@@ -246,10 +278,16 @@ def test_health_counts_an_address_that_one_slice_names_twice_as_it_serves() -> N
     service = structs.replace(
         WEB, is_load_balancer=True, is_external_local=True, health_check_node_port=32000
     )
-    for states, count in ((("ready", "unready"), 0), (("unready", "ready"), 1), (("ready", "gone"), 1)):
+    for states, count in (
+        (("ready", "unready"), 0),
+        (("unready", "ready"), 1),
+        (("ready", "gone"), 1),
+    ):
         endpoints = tuple(end(1, "here", state) for state in states)
         part = EndpointSlice("a", 4, (SlicePort("", "tcp", 80),), endpoints)
-        snapshot = Snapshot(services=(service,), slices={service.key: (part,)}, nodes={"here": NODE})
+        snapshot = Snapshot(
+            services=(service,), slices={service.key: (part,)}, nodes={"here": NODE}
+        )
         [check] = plan(snapshot, Options("here")).health
         assert check.local_endpoints == count, states
 
@@ -267,8 +305,12 @@ class Counted(tuple[SlicePort, ...]):
 
 @pytest.mark.parametrize("count", [1_000, 8_000])
 def test_a_plan_is_linear_in_the_ports_of_one_service(count: int) -> None:
-    service = structs.replace(WEB, ports=tuple(ServicePort(f"p{n}", "tcp", n) for n in range(1, count + 1)))
-    part = EndpointSlice("a", 4, Counted(SlicePort(f"p{n}", "tcp", n) for n in range(1, count + 1)), (READY,))
+    service = structs.replace(
+        WEB, ports=tuple(ServicePort(f"p{n}", "tcp", n) for n in range(1, count + 1))
+    )
+    part = EndpointSlice(
+        "a", 4, Counted(SlicePort(f"p{n}", "tcp", n) for n in range(1, count + 1)), (READY,)
+    )
     snapshot = Snapshot(services=(service,), slices={service.key: (part,)})
     planner = Planner()
     Counted.looks = 0
@@ -331,7 +373,9 @@ def test_rules_for_loopback(given: tuple[str, ...], localhost: bool, expected: b
         (("192.168.1.2", "2001:db8::2"), "2001:db8::2"),
     ],
 )
-def test_the_primary_addresses_are_those_of_the_node_object(own: tuple[str, ...], expected: str) -> None:
+def test_the_primary_addresses_are_those_of_the_node_object(
+    own: tuple[str, ...], expected: str
+) -> None:
     options = Options("here", node_addresses=own, node_port_addresses=("primary",))
     made = plan(Snapshot(nodes={"here": NODE}), options)
     assert " ".join(made.node_port_addresses) == expected
@@ -349,7 +393,9 @@ def test_the_primary_addresses_are_those_of_the_node_object(own: tuple[str, ...]
     ],
 )
 @pytest.mark.parametrize("mode", list(Mode))
-def test_node_ports_on_every_address(given: tuple[str, ...], expected: tuple[int, ...], mode: Mode) -> None:
+def test_node_ports_on_every_address(
+    given: tuple[str, ...], expected: tuple[int, ...], mode: Mode
+) -> None:
     options = Options("here", node_port_addresses=given, mode=mode)
     every = plan(Snapshot(nodes={"here": NODE}), options).every_address
     # Without a word the primary addresses serve in nftables mode.
@@ -358,7 +404,9 @@ def test_node_ports_on_every_address(given: tuple[str, ...], expected: tuple[int
 
 def test_pod_ranges() -> None:
     snapshot = Snapshot(nodes={"here": NODE})
-    assert plan(snapshot, Options("here", cluster_ranges=("10.0.0.0/8",))).pod_ranges == ("10.0.0.0/8",)
+    assert plan(snapshot, Options("here", cluster_ranges=("10.0.0.0/8",))).pod_ranges == (
+        "10.0.0.0/8",
+    )
     assert plan(snapshot, Options("here", uses_node_ranges=True)).pod_ranges == ("10.0.0.0/24",)
     several = ("fd00::/64", "10.0.0.0/8", "172.16.0.0/12", "fd01::/64")
     made = plan(snapshot, Options("here", cluster_ranges=several))
@@ -367,7 +415,9 @@ def test_pod_ranges() -> None:
 
 @pytest.mark.parametrize("given", ["0.0.0.0/0", "127.0.0.0/8"])
 def test_loopback_serves_no_node_ports_in_nftables_mode(given: str) -> None:
-    options = Options("here", mode=Mode.NFTABLES, node_port_addresses=(given,), localhost_node_ports=True)
+    options = Options(
+        "here", mode=Mode.NFTABLES, node_port_addresses=(given,), localhost_node_ports=True
+    )
     made = plan(Snapshot(nodes={"here": NODE}), options)
     assert "127.0.0.1" not in made.node_port_addresses and not made.serves_localhost
 
@@ -385,7 +435,10 @@ def test_health_checks_count_ready_endpoints_of_this_node() -> None:
         WEB, is_load_balancer=True, is_external_local=True, health_check_node_port=32000
     )
     part = EndpointSlice(
-        "a", 4, (SlicePort("", "tcp", 80),), (READY, end(2, "here", "going"), end(3), end(4, "here"))
+        "a",
+        4,
+        (SlicePort("", "tcp", 80),),
+        (READY, end(2, "here", "going"), end(3), end(4, "here")),
     )
     snapshot = Snapshot(services=(service,), slices={service.key: (part,)}, nodes={"here": NODE})
     [check] = plan(snapshot, Options("here")).health
@@ -402,12 +455,17 @@ def test_f107_external_ips_outside_the_allowed_ranges_are_not_served() -> None:
     assert made.notes == (
         "Service shop/web: external IP 8.8.8.8 is not served: it is outside the ranges that are allowed",
     )
-    assert plan(snapshot, Options("here")).ports[0].addresses("external-ip") == ("8.8.8.8", "198.51.100.7")
+    assert plan(snapshot, Options("here")).ports[0].addresses("external-ip") == (
+        "8.8.8.8",
+        "198.51.100.7",
+    )
 
 
 def test_the_modes_differ_in_defaults() -> None:
     service = structs.replace(WEB, ports=(ServicePort("", "tcp", 80, 30080),))
-    snapshot = Snapshot(services=(service,), nodes={"here": NODE}, service_ranges=("172.30.0.0/16",))
+    snapshot = Snapshot(
+        services=(service,), nodes={"here": NODE}, service_ranges=("172.30.0.0/16",)
+    )
     one, other = (plan(snapshot, Options("here", mode=mode)) for mode in Mode)
     assert one.node_port_addresses == ("192.168.0.2", "192.168.1.2", "127.0.0.1", "2001:db8::2")
     assert one.closed_addresses == ("::1",)
@@ -426,7 +484,9 @@ def test_the_modes_differ_in_defaults() -> None:
         ("172.30.0.1", True, "translate"),
     ],
 )
-def test_source_ranges_may_bind_every_external_address(to: str, is_everywhere: bool, verdict: str) -> None:
+def test_source_ranges_may_bind_every_external_address(
+    to: str, is_everywhere: bool, verdict: str
+) -> None:
     service = structs.replace(
         WEB,
         load_balancer_ips=("198.51.100.1",),
@@ -470,7 +530,9 @@ def test_external_addresses_may_be_those_of_clients(source: str, to: str, verdic
 
 
 def test_a_balanced_address_that_is_an_external_ip_too() -> None:
-    service = structs.replace(WEB, external_ips=("198.51.100.1",), load_balancer_ips=("198.51.100.1",))
+    service = structs.replace(
+        WEB, external_ips=("198.51.100.1",), load_balancer_ips=("198.51.100.1",)
+    )
     snapshot = Snapshot(services=(service,))
     kinds = {}
     for mode in Mode:
@@ -484,7 +546,8 @@ def test_a_balanced_address_that_is_an_external_ip_too() -> None:
 def test_a_planner_that_remembers_plans_as_one_that_does_not() -> None:
     planner = Planner()
     snapshots = [read_manifests([case.objects]).snapshot for case in CASES]
-    # Every case after every kind of change: others' Services, none, the same with fewer endpoints, another node.
+    # Every case after every kind of change: others' Services, none, the same with fewer endpoints,
+    # another node.
     for snapshot in snapshots:
         fewer = {key: parts[1:] for key, parts in snapshot.slices.items()}
         changed = structs.replace(snapshot, slices=fewer)
@@ -506,7 +569,8 @@ def test_a_planner_that_remembers_plans_as_one_that_does_not() -> None:
 def test_a_planner_looks_again_only_at_what_has_changed() -> None:
     other = structs.replace(WEB, name="other", cluster_ips=("172.30.0.2",))
     parts = {
-        key: (EndpointSlice("a", 4, (SlicePort("", "tcp", 8080),), (READY,)),) for key in (WEB.key, other.key)
+        key: (EndpointSlice("a", 4, (SlicePort("", "tcp", 8080),), (READY,)),)
+        for key in (WEB.key, other.key)
     }
     planner, options = Planner(), Options("here")
     snapshot = Snapshot(services=(WEB, other), slices=parts, nodes={"here": NODE})

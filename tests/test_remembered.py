@@ -8,7 +8,9 @@ from kbe_nat.remembered import Remembered
 
 def port(name: str, *targets: str) -> PortPolicy:
     listeners = (Listener("cluster-ip", "172.30.0.1", 80),)
-    return PortPolicy("default", name, "", "tcp", 4, listeners, tuple(Target(own, 80) for own in targets), ())
+    return PortPolicy(
+        "default", name, "", "tcp", 4, listeners, tuple(Target(own, 80) for own in targets), ()
+    )
 
 
 def test_only_what_changed_is_looked_at_and_only_what_is_found_otherwise_is_told() -> None:
@@ -20,7 +22,9 @@ def test_only_what_changed_is_looked_at_and_only_what_is_found_otherwise_is_told
 
     own = Remembered(look)
 
-    def follow(*ports: PortPolicy) -> tuple[list[str], list[tuple[str, int]], list[tuple[str, int]]]:
+    def follow(
+        *ports: PortPolicy,
+    ) -> tuple[list[str], list[tuple[str, int]], list[tuple[str, int]]]:
         looked.clear()
         findings = own.findings(ports)
         own.keep(findings)

@@ -1,5 +1,5 @@
-"""Property: any line at the control socket is answered with plain values, or refused in one line; it is never a
-defect, and never changes what the daemon serves otherwise than its verb says.
+"""Property: any line at the control socket is answered with plain values, or refused in one line;
+it is never a defect, and never changes what the daemon serves otherwise than its verb says.
 """
 
 import json
@@ -131,7 +131,9 @@ def check(line: bytes) -> None:
         assert len(text) < 2000
 
 
-searching = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+searching = settings(
+    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 
 
 @searching
@@ -141,8 +143,12 @@ def test_verbs_with_any_parameters(request: dict[str, Any]) -> None:
 
 
 @searching
-@given(requests(), st.lists(st.tuples(st.integers(0), st.binary(max_size=4)), min_size=1, max_size=4))
-def test_requests_with_mutated_bytes(request: dict[str, Any], edits: list[tuple[int, bytes]]) -> None:
+@given(
+    requests(), st.lists(st.tuples(st.integers(0), st.binary(max_size=4)), min_size=1, max_size=4)
+)
+def test_requests_with_mutated_bytes(
+    request: dict[str, Any], edits: list[tuple[int, bytes]]
+) -> None:
     text = bytearray(json.dumps(request).encode())
     for place, inserted in edits:
         start = place % (len(text) + 1)
@@ -158,7 +164,10 @@ def test_any_json(value: Any) -> None:
 
 @searching
 @given(
-    st.one_of(st.binary(max_size=200), st.integers(0, 3).map(lambda kind: b'[{"'[kind : kind + 1] * 100_000))
+    st.one_of(
+        st.binary(max_size=200),
+        st.integers(0, 3).map(lambda kind: b'[{"'[kind : kind + 1] * 100_000),
+    )
 )
 def test_any_bytes(line: bytes) -> None:
     check(line)

@@ -23,9 +23,13 @@ def policy(name: str, *listeners: Listener, family: int = 4, protocol: str = "tc
 
 PLAN = Plan(
     ports=(
-        policy("web", Listener("cluster-ip", "172.30.228.255", 80), Listener("node-port", "", 30080)),
+        policy(
+            "web", Listener("cluster-ip", "172.30.228.255", 80), Listener("node-port", "", 30080)
+        ),
         policy("dns", Listener("cluster-ip", "172.30.0.10", 53), protocol="udp"),
-        policy("six", Listener("cluster-ip", "fd00::1", 80), Listener("node-port", "", 30080), family=6),
+        policy(
+            "six", Listener("cluster-ip", "fd00::1", 80), Listener("node-port", "", 30080), family=6
+        ),
     ),
     addresses=("192.0.2.1", "2001:db8::1"),
     node_port_addresses=("192.0.2.1", "127.0.0.1", "2001:db8::1"),
@@ -34,7 +38,9 @@ PLAN = Plan(
 
 
 class Recorded:
-    """A `Runner` that answers from a script, or with what was restored, and keeps what it was asked."""
+    """A `Runner` that answers from a script, or with what was restored, and keeps what it was
+    asked.
+    """
 
     def __init__(self, answers: dict[str, str] | None = None) -> None:
         self.answers = answers or {}
@@ -44,7 +50,9 @@ class Recorded:
         line = " ".join(command)
         self.calls.append((line, text))
         if command[0].endswith("-restore"):
-            self.answers[command[0].replace("restore", "save")] = re.sub(r"-I (\S+) 1", r"-A \1", text)
+            self.answers[command[0].replace("restore", "save")] = re.sub(
+                r"-I (\S+) 1", r"-A \1", text
+            )
         return self.answers.get(line, "")
 
 
@@ -97,7 +105,9 @@ def test_every_rule_stands_in_a_chain_that_is_jumped_to() -> None:
 def test_nothing_but_icmp_passes_while_nobody_listens() -> None:
     """Frontends must not be reached untranslated; a node may be asked whether it is there."""
     for own in rule_sets(PLAN, (7, 7)):
-        diverting = [rule.words for rule in own.rules if rule.table == "raw" and "NFQUEUE" in rule.words]
+        diverting = [
+            rule.words for rule in own.rules if rule.table == "raw" and "NFQUEUE" in rule.words
+        ]
         bypassing = [words for words in diverting if "--queue-bypass" in words]
         assert bypassing == [words for words in diverting if "-p" in words]
         assert 0 < len(bypassing) < len(diverting)

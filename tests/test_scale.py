@@ -1,4 +1,6 @@
-"""Ten thousand Services with a hundred and fifty thousand endpoints: a change costs what has changed (F109)."""
+"""Ten thousand Services with a hundred and fifty thousand endpoints: a change costs what has
+changed (F109).
+"""
 
 from msgspec.structs import replace
 
@@ -21,7 +23,9 @@ def slice_of(number: int, endpoints: int = ENDPOINTS) -> EndpointSlice:
 
 def snapshot() -> Snapshot:
     services = tuple(
-        Service("default", f"service-{number}", (address(172, number),), (ServicePort("", "tcp", 80),))
+        Service(
+            "default", f"service-{number}", (address(172, number),), (ServicePort("", "tcp", 80),)
+        )
         for number in range(SERVICES)
     )
     return Snapshot(1, services, {own.key: (slice_of(n),) for n, own in enumerate(services)})

@@ -1,5 +1,5 @@
-"""The walkers through rules against kube-proxy: its own rules for the conformance cases say what it decides. This
-holds the walkers, by which `test_clusters.py` holds us.
+"""The walkers through rules against kube-proxy: its own rules for the conformance cases say what it
+decides. This holds the walkers, by which `test_clusters.py` holds us.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,9 @@ GOLDENS = {IPV4: "iptables-save", IPV6: "ip6tables-save"}
 @pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_kube_proxys_own_rules_say_what_the_case_expects(case: Case, mode: Mode) -> None:
-    local = frozenset(plan(read_manifests([case.objects]).snapshot, Options(case.about["node"])).addresses)
+    local = frozenset(
+        plan(read_manifests([case.objects]).snapshot, Options(case.about["node"])).addresses
+    )
     local |= frozenset(case.about.get("localAddresses", ()))
     rules = goldens(case, mode, local)
     if not rules:
@@ -31,15 +33,23 @@ def test_kube_proxys_own_rules_say_what_the_case_expects(case: Case, mode: Mode)
         address, port = split_address(flow["to"])
         is_own = flow["from"] in (*local, LOOPBACK, LOOPBACK6)
         packet = Walker(
-            flow["from"], address, port or 0, flow["proto"], None if is_own else flow.get("iif", "eth0")
+            flow["from"],
+            address,
+            port or 0,
+            flow["proto"],
+            None if is_own else flow.get("iif", "eth0"),
         )
         if family(address) in rules:
             assert rules[family(address)].outcome(packet) == wanted[flow["name"]], flow["name"]
 
 
-def goldens(case: Case, mode: Mode, local: frozenset[str]) -> Mapping[int, Rules | nft_walker.Tables]:
+def goldens(
+    case: Case, mode: Mode, local: frozenset[str]
+) -> Mapping[int, Rules | nft_walker.Tables]:
     """kube-proxy's rules, by the families for which the case has them."""
-    numbers = [number for number, name in GOLDENS.items() if (case.folder / f"{name}.golden").exists()]
+    numbers = [
+        number for number, name in GOLDENS.items() if (case.folder / f"{name}.golden").exists()
+    ]
     golden = case.folder / "nft.golden"
     if mode is Mode.IPTABLES:
         return {
@@ -49,4 +59,7 @@ def goldens(case: Case, mode: Mode, local: frozenset[str]) -> Mapping[int, Rules
     if not golden.exists():
         return {}
     names = {IPV4: "ip", IPV6: "ip6"}
-    return {number: nft_walker.Tables.read(golden.read_text(), local, names[number]) for number in numbers}
+    return {
+        number: nft_walker.Tables.read(golden.read_text(), local, names[number])
+        for number in numbers
+    }

@@ -58,13 +58,17 @@ def test_a_reader_that_stops_is_waited_for_once(ends: tuple[int, int]) -> None:
     started = time.monotonic()
     assert not any(stream.write(LINE) for _ in range(100))
     assert time.monotonic() - started < LIMIT, "not again for each line"
-    assert not fcntl.fcntl(writer, fcntl.F_GETFL) & os.O_NONBLOCK, "others who have it wait as before"
+    assert not fcntl.fcntl(writer, fcntl.F_GETFL) & os.O_NONBLOCK, (
+        "others who have it wait as before"
+    )
     read = drained(reader)
     stream.write("again\n")
     read += drained(reader)
     lines = read.replace(b"\r", b"").splitlines()
     assert lines[-1] == b"again"
-    assert [int(line[:9]) for line in lines[:-1]] == list(range(len(lines) - 1)), "whole lines, in order"
+    assert [int(line[:9]) for line in lines[:-1]] == list(range(len(lines) - 1)), (
+        "whole lines, in order"
+    )
     assert len(lines) - 1 == sum(map(bool, taken))
 
 
@@ -111,7 +115,9 @@ def test_the_log_counts_what_nobody_has_read() -> None:
         first = drained(process.stderr.fileno()).decode()
         process.stdin.write("\n")
         process.stdin.flush()
-        messages = [json.loads(line)["message"] for line in (first + process.stderr.read()).splitlines()]
+        messages = [
+            json.loads(line)["message"] for line in (first + process.stderr.read()).splitlines()
+        ]
     lost = 3000 - (len(messages) - 1)
     assert 0 < lost < 3000
     assert messages[-1] == f"again ({lost} lines before this one were lost: nobody read them)"

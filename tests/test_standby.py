@@ -24,7 +24,14 @@ BALANCED = Listener("load-balancer", "198.51.100.1", 80)
 EXTERNAL = Listener("external-ip", "198.51.100.2", 80)
 NODE_PORT = Listener("node-port", "", 30080)
 WEB = PortPolicy(
-    "default", "web", "", "tcp", 4, (CLUSTER_IP, BALANCED, EXTERNAL, NODE_PORT), (NEAR, FAR), (NEAR,)
+    "default",
+    "web",
+    "",
+    "tcp",
+    4,
+    (CLUSTER_IP, BALANCED, EXTERNAL, NODE_PORT),
+    (NEAR, FAR),
+    (NEAR,),
 )
 CLUSTER = ("172.30.0.1", "tcp", 80)
 OUTSIDE = [("198.51.100.1", "tcp", 80), ("198.51.100.2", "tcp", 80), ("192.0.2.1", "tcp", 30080)]
@@ -106,7 +113,9 @@ def test_numbers_are_stable_and_unique() -> None:
     assert sorted(first.values()) == [1, 2]
     assert own.arrive(backends(2, 3)).keys() == backends(3), "another Service has one of them too"
     assert own.leave(backends(1, 2)).keys() == backends(1)
-    assert own.numbers == {place: number for place, number in own.numbers.items() if place in backends(2, 3)}
+    assert own.numbers == {
+        place: number for place, number in own.numbers.items() if place in backends(2, 3)
+    }
     assert own.numbers["10.0.0.1", 2] == first["10.0.0.1", 2]
     assert own.leave(backends(2, 3)).keys() == backends(2, 3)
     assert own.numbers == {}
@@ -132,7 +141,9 @@ def test_verdicts_name_only_backends_that_are_there(monkeypatch: pytest.MonkeyPa
         plan = plan_of(replace(WEB, cluster=targets, local=()))
         own.prepare(plan)
         places = {(target.address, target.port) for target in targets}
-        assert all(map(is_named, targets)) and places <= translated, "before the engine may choose one"
+        assert all(map(is_named, targets)) and places <= translated, (
+            "before the engine may choose one"
+        )
         own.update(plan)
         assert translated == places
         assert [target for target in (NEAR, FAR) if is_named(target)] == list(targets)

@@ -80,7 +80,10 @@ def lines(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]
         (raising(ValueError("odd\n" * 1000)), "ValueError('odd"),
         (raising(MemoryError()), "MemoryError() (test_tasks.py:"),
         (raising(Panic("index out of range")), "Panic('index out of range')"),
-        (raising(OSError(errno.EMFILE, os.strerror(errno.EMFILE))), "Too many open files (test_tasks.py:"),
+        (
+            raising(OSError(errno.EMFILE, os.strerror(errno.EMFILE))),
+            "Too many open files (test_tasks.py:",
+        ),
         (recursion, "in recursion)"),
         # The standard library's line would say nothing.
         (lambda: print(opening("tcp", ("nowhere", 1), ("10.0.0.1", 2))), "(packet.py:"),
@@ -113,7 +116,9 @@ def test_f129_a_defect_at_the_first_reading_is_an_error_for_people(
         raise RuntimeError("broken")
 
     monkeypatch.setattr(Planner, "plan", failing)
-    with pytest.raises(KbeNatError, match=r"the objects cannot be served: RuntimeError\('broken'\)"):
+    with pytest.raises(
+        KbeNatError, match=r"the objects cannot be served: RuntimeError\('broken'\)"
+    ):
         served[0]._read_first()
 
 
@@ -170,14 +175,20 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Pr
     monkeypatch.setenv("WATCHDOG_USEC", "1000000")
     (tmp_path / "web.yaml").write_text(SERVICE)
     engine = kbe_nat.Engine(seed=1)
-    controller = Controller(engine, EveryPacket(Diversion((100, 100)), Memory()), lambda _: Options())
-    settings = Settings(tmp_path / "socket", tmp_path / "state", check_seconds=0, checkpoint_seconds=0)
+    controller = Controller(
+        engine, EveryPacket(Diversion((100, 100)), Memory()), lambda _: Options()
+    )
+    settings = Settings(
+        tmp_path / "socket", tmp_path / "state", check_seconds=0, checkpoint_seconds=0
+    )
     made = Proxy(Manifests([tmp_path]), controller, [], settings, {}, Haste())
     yield made, controller
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize("target", TARGETS, ids=lambda target: ".".join((target[0].__name__, target[1])))
+@pytest.mark.parametrize(
+    "target", TARGETS, ids=lambda target: ".".join((target[0].__name__, target[1]))
+)
 def test_f129_no_task_ends_the_loop(
     served: tuple[Proxy, Controller],
     target: tuple[type, str],
@@ -213,7 +224,9 @@ def test_f129_no_task_ends_the_loop(
     # Another task, whose turn comes as always.
     tasks = own._tasks
     monkeypatch.setattr(
-        own, "_tasks", lambda watchers: [*tasks(watchers), Task(0.0, round_trip, "the test fails", "")]
+        own,
+        "_tasks",
+        lambda watchers: [*tasks(watchers), Task(0.0, round_trip, "the test fails", "")],
     )
     own._watch(Watchers(controller.engine))
     assert time.monotonic() < end, "the loop lives, and serves what is new"
@@ -244,18 +257,28 @@ def test_f134_notes_are_said_once_while_an_endpoint_flaps(
     """2,000 objects of kinds that are not read, and 200 external IPs where none may be."""
     own, controller = served
     controller._options = lambda _: Options(external_ranges=("203.0.113.0/24",))
-    others = "---\n".join(f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c{n}}}\n" for n in range(2000))
+    others = "---\n".join(
+        f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c{n}}}\n" for n in range(2000)
+    )
     (tmp_path / "others.yaml").write_text(others)
     addresses = ", ".join(f"198.51.100.{n}" for n in range(200))
-    (tmp_path / "web.yaml").write_text(SERVICE.replace("ports:", f"externalIPs: [{addresses}], ports:"))
+    (tmp_path / "web.yaml").write_text(
+        SERVICE.replace("ports:", f"externalIPs: [{addresses}], ports:")
+    )
     own._follow()
     own._say_news()
     said = lines()
     for n in (0, 999, 1999):
-        [_] = [line for line in said if line.endswith(f"ConfigMap c{n}: objects of this kind are not read")]
+        [_] = [
+            line
+            for line in said
+            if line.endswith(f"ConfigMap c{n}: objects of this kind are not read")
+        ]
     assert len([line for line in said if "198.51.100.7 " in line]) == 1
     for turn in range(60):
-        (tmp_path / "slice.yaml").write_text(SLICE if turn % 2 else SLICE.replace("10.0.0.1", "10.0.0.2"))
+        (tmp_path / "slice.yaml").write_text(
+            SLICE if turn % 2 else SLICE.replace("10.0.0.1", "10.0.0.2")
+        )
         own._follow()
     own._say_news()
     assert len(lines()) == 1, "the newest generation"
@@ -273,7 +296,8 @@ def test_f134_whatever_happens_the_log_is_bounded() -> None:
 
     def passed(number: int) -> list[str]:
         records = [
-            logging.LogRecord("kbe_nat", logging.INFO, "", 0, "line %d", (n,), None) for n in range(number)
+            logging.LogRecord("kbe_nat", logging.INFO, "", 0, "line %d", (n,), None)
+            for n in range(number)
         ]
         return [record.getMessage() for record in records if allowance.filter(record)]
 

@@ -25,7 +25,9 @@ def settings() -> dict[str, list[str]]:
 
 
 def test_load_balancers_may_ask(settings: dict[str, list[str]]) -> None:
-    """systemd's filter holds for sockets that listen too, so it must not keep out whoever asks for health."""
+    """systemd's filter holds for sockets that listen too, so it must not keep out whoever asks for
+    health.
+    """
     for name in (
         "IPAddressDeny",
         "SocketBindDeny",
@@ -39,7 +41,9 @@ def test_load_balancers_may_ask(settings: dict[str, list[str]]) -> None:
 
 def test_f127_it_is_bounded_and_has_what_it_needs(settings: dict[str, list[str]]) -> None:
     assert settings["MemoryMax"] == ["2G"]
-    assert int(settings["TasksMax"][0]) >= 64 + 2 * 64, "a thread for each of 64 queues, and commands"
+    assert int(settings["TasksMax"][0]) >= 64 + 2 * 64, (
+        "a thread for each of 64 queues, and commands"
+    )
     assert int(settings["LimitNOFILE"][0]) >= 16 * MAX_CONNECTIONS
 
 
@@ -50,13 +54,18 @@ def test_f131_its_patience_is_longer_than_ours(settings: dict[str, list[str]]) -
     assert int(stop.removesuffix("s")) > ENDING_SECONDS + 1
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+@pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"
+)
 def test_systemd_understands_it(tmp_path: Path) -> None:
     # The command is where it would be installed.
     unit = tmp_path / UNIT.name
     unit.write_text(UNIT.read_text().replace("/usr/local/bin/kbe-nat", "/bin/true"))
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, check=False
+        ["systemd-analyze", "verify", "--man=no", str(unit)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     said = [line for line in done.stderr.splitlines() if "kbe-nat" in line]
     assert not said, said

@@ -69,7 +69,9 @@ def followed(
 ALL = {"one": 80, "two": 80, "other": 80}
 
 
-def test_f132_a_file_that_is_truncated_and_open_stays_as_it_was(folder: Path, followed: Followed) -> None:
+def test_f132_a_file_that_is_truncated_and_open_stays_as_it_was(
+    folder: Path, followed: Followed
+) -> None:
     with (folder / "a.yaml").open("w") as file:
         # Every look at all files, and events of others, fall into this minute.
         for second in range(61):
@@ -190,7 +192,9 @@ def test_f132_where_there_are_no_leases_shorter_files_wait(
     assert followed.ports() == {"one": 90, "other-with-a-longer-name": 90}
 
 
-def test_without_inotify_a_writer_is_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_inotify_a_writer_is_waited_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused() -> None:
         raise OSError("too many users")
 

@@ -1,5 +1,5 @@
-"""Property: whatever a file of YAML or JSON text says, reading it gives a snapshot and a list of what is wrong,
-or a `FileError`; no other exception.
+"""Property: whatever a file of YAML or JSON text says, reading it gives a snapshot and a list of
+what is wrong, or a `FileError`; no other exception.
 """
 
 import os
@@ -112,7 +112,9 @@ def test_a_changed_manifest_is_read_or_refused(text: bytes, suffix: str) -> None
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
-@given(st.lists(st.one_of(st.sampled_from(SNIPPETS), st.binary(max_size=6)), max_size=12).map(b"".join))
+@given(
+    st.lists(st.one_of(st.sampled_from(SNIPPETS), st.binary(max_size=6)), max_size=12).map(b"".join)
+)
 def test_any_text_is_read_or_refused(text: bytes) -> None:
     read(text, ".yaml")
 

@@ -1,4 +1,6 @@
-"""Packets for tests, built byte by byte with right checksums, and conversations that number their segments."""
+"""Packets for tests, built byte by byte with right checksums, and conversations that number their
+segments.
+"""
 
 import struct
 from dataclasses import dataclass
@@ -19,7 +21,9 @@ def checksum(content: bytes) -> int:
     return ~total & 0xFFFF
 
 
-def ip(src: str, dst: str, protocol: int, body: bytes, *, ttl: int = 64, options: bytes = b"") -> bytes:
+def ip(
+    src: str, dst: str, protocol: int, body: bytes, *, ttl: int = 64, options: bytes = b""
+) -> bytes:
     """An IP packet around a transport packet whose checksum, if it has one, is filled in."""
     from_ip, to_ip = ip_address(src).packed, ip_address(dst).packed
     body = _with_checksum(from_ip + to_ip, protocol, body)
@@ -40,7 +44,11 @@ def tcp(
     options = b"\x02\x04\x05\xb4\x01\x03\x03\x02" if flags & SYN else b""
     offset = (20 + len(options)) // 4 << 4
     numbers = (seq & 0xFFFFFFFF, ack & 0xFFFFFFFF)
-    return struct.pack(">HHIIBBHHH", sport, dport, *numbers, offset, flags, 1000, 0, 0) + options + payload
+    return (
+        struct.pack(">HHIIBBHHH", sport, dport, *numbers, offset, flags, 1000, 0, 0)
+        + options
+        + payload
+    )
 
 
 def udp(sport: int, dport: int, payload: bytes = b"") -> bytes:
@@ -67,7 +75,9 @@ def sctp(sport: int, dport: int, chunk: int) -> bytes:
 def addresses(packet: bytes) -> tuple[str, str]:
     """Source and destination."""
     at, size = (12, 4) if packet[0] >> 4 == 4 else (8, 16)
-    return str(ip_address(packet[at : at + size])), str(ip_address(packet[at + size : at + 2 * size]))
+    return str(ip_address(packet[at : at + size])), str(
+        ip_address(packet[at + size : at + 2 * size])
+    )
 
 
 def transport(packet: bytes) -> bytes:

@@ -1,4 +1,5 @@
-"""Write docs/faults.md: each fault of tests/faults.yaml with the tests that carry its number in their names.
+"""Write docs/faults.md: each fault of tests/faults.yaml with the tests that carry its number in
+their names.
 
 Ends with 1 if a row has neither a test nor a reason, or a test names a row that is not there.
 """
@@ -55,7 +56,8 @@ def page() -> tuple[str, list[str]]:
         ]
         for row, (fault, holds) in rows.items():
             cell = "<br>".join(
-                f"`{path}`: {', '.join(f'`{name}`' for name in names)}" for path, names in shown[row].items()
+                f"`{path}`: {', '.join(f'`{name}`' for name in names)}"
+                for path, names in shown[row].items()
             )
             if not cell and row not in reasons:
                 faults.append(f"{row} ({fault}) has neither a test nor a reason")

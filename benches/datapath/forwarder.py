@@ -34,7 +34,9 @@ def main() -> None:
         return
     engine.replace_services(*Tables().native(PLAN))
     queue = (
-        NativeQueue(QUEUE, max_length=65535) if path == "native" else NetfilterQueue(QUEUE, max_length=65535)
+        NativeQueue(QUEUE, max_length=65535)
+        if path == "native"
+        else NetfilterQueue(QUEUE, max_length=65535)
     )
     with queue, LoopThread(engine, queue):
         print("ready", flush=True)

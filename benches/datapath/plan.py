@@ -11,7 +11,14 @@ PORTS: Final = (("udp", 7777), ("tcp", 5001), ("tcp", 5002))
 PLAN: Final = Plan(
     tuple(
         PortPolicy(
-            "default", f"bench{n}", "", protocol, 4, (Listener("cluster-ip", VIP, n),), (Target(POD, n),), ()
+            "default",
+            f"bench{n}",
+            "",
+            protocol,
+            4,
+            (Listener("cluster-ip", VIP, n),),
+            (Target(POD, n),),
+            (),
         )
         for protocol, n in PORTS
     ),

@@ -1,11 +1,12 @@
 """Ways from a client through a node to a pod, side by side: forwarding, the kernel's NAT, queues.
 
-Every way is set up and measured in each round, in turn, so that a slow minute of the machine hits all; the
-medians of the rounds count. Writes benches/results/datapath.json and a part of benches/RESULTS.md. Needs root.
+Every way is set up and measured in each round, in turn, so that a slow minute of the machine hits
+all; the medians of the rounds count. Writes benches/results/datapath.json and a part of
+benches/RESULTS.md. Needs root.
 
-CPU per packet is thread time: the sender's, in which softirq work up to the queue or to the receiver runs, and
-the daemon's, in which the packet travels on after its verdict. What the sender costs by itself, up to a drop in
-the raw table, is taken away.
+CPU per packet is thread time: the sender's, in which softirq work up to the queue or to the
+receiver runs, and the daemon's, in which the packet travels on after its verdict. What the sender
+costs by itself, up to a drop in the raw table, is taken away.
 """
 
 import argparse
@@ -70,7 +71,9 @@ def main() -> None:
     )
     own = parser.parse_args()
     paths = [
-        path for path in own.paths if path != "c-nfq" or compiled(ROOT / "benches/yardstick/nfq.c", "nfq")
+        path
+        for path in own.paths
+        if path != "c-nfq" or compiled(ROOT / "benches/yardstick/nfq.c", "nfq")
     ]
     traffic = compiled(HERE / "traffic.c", "traffic", "-lpthread")
     if traffic is None:
@@ -92,7 +95,8 @@ def main() -> None:
     if first and kernel:
         ratios = {
             field: statistics.median(
-                one[field] / other[field] for one, other in zip(*(rounds[path] for path in PAIR), strict=True)
+                one[field] / other[field]
+                for one, other in zip(*(rounds[path] for path in PAIR), strict=True)
             )
             for field in ("cpu_ns_net", "tcp_gbit_s", "connects_per_s")
         }
@@ -115,18 +119,23 @@ def measured(cluster: Cluster, traffic: Path, path: str, dropped: float) -> Row:
         time.sleep(0.3)
         spent = cpu_ns(daemon) - before
         row["cpu_ns_net"] = cost + spent / sent - dropped
-        # Where the kernel carries flows, there is no such figure: their packets do not come to the daemon.
+        # Where the kernel carries flows, there is no such figure: their packets do not come to the
+        # daemon.
         is_carried = path == "first-packet" or not daemon
         row["core_kpps"] = None if is_carried else saturated(cluster, client, to, daemon)
         if path != "c-nfq":  # It translates in one direction only.
-            row["rtt_us_p50"], row["rtt_us_p99"] = map(float, run(*client, "ping", to, "2000").split())
+            row["rtt_us_p50"], row["rtt_us_p99"] = map(
+                float, run(*client, "ping", to, "2000").split()
+            )
             row["tcp_gbit_s"] = float(run(*client, "bulk", to, str(megabytes)))
             row |= zip(CONNECTS, map(float, run(*client, "connect", to, "1").split()), strict=True)
     return row
 
 
 def saturated(cluster: Cluster, client: tuple[str, ...], to: str, daemon: int) -> float:
-    """Thousands of packets that a daemon serves in a second of its CPU time while more come than it can serve."""
+    """Thousands of packets that a daemon serves in a second of its CPU time while more come than it
+    can serve.
+    """
     before, cpu = served(cluster), cpu_ns(daemon)
     run(*client, "flood", to, "800", "0")
     spent, packets = cpu_ns(daemon) - cpu, served(cluster) - before
@@ -135,7 +144,9 @@ def saturated(cluster: Cluster, client: tuple[str, ...], to: str, daemon: int) -
 
 
 def served(cluster: Cluster) -> int:
-    """Packets that our queue has ever handed out and that wait no more (/proc/net/netfilter/nfnetlink_queue)."""
+    """Packets that our queue has ever handed out and that wait no more
+    (/proc/net/netfilter/nfnetlink_queue).
+    """
     for line in cluster.node.call("cat", "/proc/net/netfilter/nfnetlink_queue").splitlines():
         fields = [int(word) for word in line.split()]
         if fields[0] == QUEUE:

@@ -1,9 +1,9 @@
 """What many Services cost the kernel and us: to program, to change, and for a new connection.
 
 The same objects as our tables (`first-packet`), as the rules that kube-proxy would write for them
-(`kube-proxy-nft-rules`, loaded with `nft -f`), and as one nft rule with a map (`nft-dnat`), each in a network of
-its own and measured in turn. Writes benches/results/scale.json, a part of benches/RESULTS.md, and what
-programming took into benches/results/datapath.json. Needs root.
+(`kube-proxy-nft-rules`, loaded with `nft -f`), and as one nft rule with a map (`nft-dnat`), each in
+a network of its own and measured in turn. Writes benches/results/scale.json, a part of
+benches/RESULTS.md, and what programming took into benches/results/datapath.json. Needs root.
 """
 
 import argparse
@@ -23,7 +23,15 @@ from run import CONNECTS, FIELDS, HERE, ROOT, compiled, figure, run, running
 from run import RESULTS as DATAPATHS
 
 from kbe_nat.kubeproxy.dump import Form, dump, planned
-from kbe_nat.model import Endpoint, EndpointSlice, Service, ServiceKey, ServicePort, SlicePort, Snapshot
+from kbe_nat.model import (
+    Endpoint,
+    EndpointSlice,
+    Service,
+    ServiceKey,
+    ServicePort,
+    SlicePort,
+    Snapshot,
+)
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.policy import Options, Target
 
@@ -43,7 +51,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--services", type=int, nargs="+", default=[1, 10_000], help="numbers of Services")
+    parser.add_argument(
+        "--services", type=int, nargs="+", default=[1, 10_000], help="numbers of Services"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="times that connections are measured")
     parser.add_argument("--changes", type=int, default=20, help="times that an endpoint changes")
     own = parser.parse_args()
@@ -70,7 +80,11 @@ def add_programming(rows: list[Row]) -> None:
             continue
         own = next((one for one in paths if one["path"] == row["path"]), None)
         if own is None:
-            own = {"path": row["path"]} | dict.fromkeys(FIELDS) | {field: row[field] for field in CONNECTS}
+            own = (
+                {"path": row["path"]}
+                | dict.fromkeys(FIELDS)
+                | {field: row[field] for field in CONNECTS}
+            )
             paths.append(own)
         fields = ("services", "endpoints", "seconds", "peak_mb", "change_ms")
         own["programming"] = {field: row.get(field) for field in fields}
@@ -91,7 +105,9 @@ def measured(traffic: Path, services: int, rounds: int) -> list[Row]:
             started, row = stack.enter_context(program(cluster, snapshot))
             run(*clients[path], "connect", VIP, "0.000001")
             row["seconds"] = time.monotonic() - started
-            rows.append({"path": path, "services": services, "endpoints": services * ENDPOINTS} | row)
+            rows.append(
+                {"path": path, "services": services, "endpoints": services * ENDPOINTS} | row
+            )
         for number in range(rounds):
             order = list(PATHS)[number % len(PATHS) :] + list(PATHS)[: number % len(PATHS)]
             for path in order:
@@ -108,7 +124,9 @@ def measured(traffic: Path, services: int, rounds: int) -> list[Row]:
 def objects(count: int) -> Snapshot:
     """Services as a source yields them; the last one is served by a real pod."""
     services = [
-        Service("default", f"service-{number}", (address(172, number),), (ServicePort("", "tcp", 80),))
+        Service(
+            "default", f"service-{number}", (address(172, number),), (ServicePort("", "tcp", 80),)
+        )
         for number in range(count - 1)
     ]
     slices: dict[ServiceKey, tuple[EndpointSlice, ...]] = {
@@ -123,7 +141,9 @@ def objects(count: int) -> Snapshot:
         for number, service in enumerate(services)
     }
     real = Service("default", "real", (VIP,), (ServicePort("", "tcp", PORT),))
-    slices[real.key] = (EndpointSlice("real-a", 4, (SlicePort("", "tcp", PORT),), (Endpoint(PODS[0]),)),)
+    slices[real.key] = (
+        EndpointSlice("real-a", 4, (SlicePort("", "tcp", PORT),), (Endpoint(PODS[0]),)),
+    )
     return Snapshot(1, (*services, real), slices)
 
 
@@ -162,7 +182,9 @@ def kube_proxy_rules(cluster: Cluster, snapshot: Snapshot) -> Iterator[tuple[flo
     row: Row = {"peak_mb": loaded(cluster, text)}
     lines = text.splitlines()
     place = next(
-        n for n, line in enumerate(lines) if line.lstrip().startswith("chain service-") and "/real/" in line
+        n
+        for n, line in enumerate(lines)
+        if line.lstrip().startswith("chain service-") and "/real/" in line
     )
     chain = lines[place].split()[1]
     rules = [line.strip() for line in lines[place + 1 : lines.index("\t}", place)]]
@@ -182,7 +204,10 @@ def kube_proxy_rules(cluster: Cluster, snapshot: Snapshot) -> Iterator[tuple[flo
 def loaded(cluster: Cluster, text: str) -> float:
     """Loads rules; how much memory nft takes, in MB."""
     process = subprocess.Popen(
-        [*cluster.node.prefix, "nft", "-f", "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*cluster.node.prefix, "nft", "-f", "-"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stdin is not None and process.stderr is not None
     process.stdin.write(text)
@@ -200,7 +225,10 @@ def first_packet(cluster: Cluster, snapshot: Snapshot) -> Iterator[tuple[float, 
     """Ours, in a process of its own: from the objects to serving."""
     command = (*cluster.node.prefix, sys.executable, __file__.replace("scale.py", "served.py"))
     process = subprocess.Popen(
-        [*command, str(len(snapshot.services))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [*command, str(len(snapshot.services))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdin is not None and process.stdout is not None
     try:
@@ -221,8 +249,9 @@ PATHS: Final[dict[str, Callable[[Cluster, Snapshot], Any]]] = {
 
 
 def changed_files(count: int, changes: int) -> Row:
-    """The daemon follows a directory with a file for each Service; how long an endpoint's change takes, from the
-    moment that its file is in place to the first connection that reaches the other pod.
+    """The daemon follows a directory with a file for each Service; how long an endpoint's change
+    takes, from the moment that its file is in place to the first connection that reaches the other
+    pod.
     """
     with (
         Cluster(tuple(Target(pod, 9876) for pod in PODS)) as cluster,
@@ -248,7 +277,14 @@ def changed_files(count: int, changes: int) -> Row:
             "--manifests",
             f"{folder}/objects",
         )
-        options = ("--datapath", "first-packet", "--socket", f"{folder}/socket", "--state", f"{folder}/state")
+        options = (
+            "--datapath",
+            "first-packet",
+            "--socket",
+            f"{folder}/socket",
+            "--state",
+            f"{folder}/state",
+        )
         started = time.monotonic()
         process = subprocess.Popen([*daemon, *options], stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
@@ -301,7 +337,9 @@ def view(rows: list[Row]) -> tuple[tuple[str, ...], list[list[str]]]:
     """The table."""
 
     def against(row: Row, field: str) -> str:
-        peer = next(own for own in rows if own["path"] == "nft-dnat" and own["services"] == row["services"])
+        peer = next(
+            own for own in rows if own["path"] == "nft-dnat" and own["services"] == row["services"]
+        )
         return f"{figure(row[field])}, {row[field] / peer[field]:.2f}x"
 
     columns = (

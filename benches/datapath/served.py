@@ -1,7 +1,7 @@
 """Many Services served by first packets, as a process of its own: `served.py NUMBER`.
 
-Runs in the node's namespace. Says when it began with parsed objects, in seconds of the system's monotonic clock,
-and its memory in MB once they are served; ends with its standard input.
+Runs in the node's namespace. Says when it began with parsed objects, in seconds of the system's
+monotonic clock, and its memory in MB once they are served; ends with its standard input.
 """
 
 import gc
@@ -30,7 +30,10 @@ def main() -> None:
     controller = Controller(engine, datapath, lambda _: options)
     gc.collect()
     started = time.monotonic()
-    with NativeQueue(100, numbers=datapath.numbers, fail_open=True) as queue, datapath.following(engine):
+    with (
+        NativeQueue(100, numbers=datapath.numbers, fail_open=True) as queue,
+        datapath.following(engine),
+    ):
         controller.apply(snapshot)
         controller.install()
         with LoopThread(engine, queue):

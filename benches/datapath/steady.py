@@ -1,7 +1,8 @@
-"""A minute at four fifths or more of what the native driver can carry: nothing may be lost (RFC 2544, 26.1).
+"""A minute at four fifths or more of what the native driver can carry: nothing may be lost (RFC
+2544, 26.1).
 
-First the capacity, while more comes than can be served; then a steady load below it, with the kernel's counters
-of lost packets before and after. Writes a part of benches/RESULTS.md. Needs root.
+First the capacity, while more comes than can be served; then a steady load below it, with the
+kernel's counters of lost packets before and after. Writes a part of benches/RESULTS.md. Needs root.
 """
 
 import argparse
@@ -46,7 +47,14 @@ def main() -> None:
             before = lost(cluster)
             rate = carried(cluster, client, bursts, round(pause))
             gone = lost(cluster) - before
-    columns = ("capacity, kpps", "steady load, kpps", "of the capacity", "seconds", "packets", "lost")
+    columns = (
+        "capacity, kpps",
+        "steady load, kpps",
+        "of the capacity",
+        "seconds",
+        "packets",
+        "lost",
+    )
     row = [
         f"{capacity / 1e3:.0f}",
         f"{rate / 1e3:.0f}",

@@ -1,4 +1,6 @@
-"""What Python pays: a batch, the tables of a large cluster, one changed endpoint; and the reference NAT."""
+"""What Python pays: a batch, the tables of a large cluster, one changed endpoint; and the reference
+NAT.
+"""
 
 from array import array
 from collections.abc import Callable
@@ -31,7 +33,9 @@ def frontend_engine() -> kbe_nat.Engine:
     engine = kbe_nat.Engine(seed=1)
     backends = [kbe_nat.Backend(f"172.17.0.{3 + n}", 9876) for n in range(16)]
     frontends = [kbe_nat.Frontend("172.30.228.255", 80)]
-    engine.replace_services([kbe_nat.ServicePort("default/bench", frontends, backends, protocol="udp")])
+    engine.replace_services(
+        [kbe_nat.ServicePort("default/bench", frontends, backends, protocol="udp")]
+    )
     return engine
 
 
@@ -46,7 +50,9 @@ def cluster() -> Snapshot:
         return tuple(Endpoint(address(10, n), "there") for n in range(first, first + ENDPOINTS))
 
     services = tuple(
-        Service("default", f"service-{number}", (address(172, number),), (ServicePort("", "tcp", 80),))
+        Service(
+            "default", f"service-{number}", (address(172, number),), (ServicePort("", "tcp", 80),)
+        )
         for number in range(SERVICES)
     )
     slices = {
@@ -60,7 +66,9 @@ def cluster() -> Snapshot:
 
 @pytest.mark.parametrize("size", [1, BATCH, 1024])
 def test_batch(benchmark: BenchmarkFixture, size: int) -> None:
-    """`process_batch` of known flows, all of the cache: the boundary's share is what falls with the size."""
+    """`process_batch` of known flows, all of the cache: the boundary's share is what falls with the
+    size.
+    """
     engine = frontend_engine()
     original = b"".join(datagram(number) for number in range(size))
     offsets = array("Q", range(0, 64 * size + 1, 64))
@@ -98,7 +106,9 @@ def test_replace_all_services(benchmark: BenchmarkFixture) -> None:
 
 @pytest.mark.parametrize("part", ["policy", "tables", "engine"])
 def test_change_one_endpoint(benchmark: BenchmarkFixture, part: str) -> None:
-    """One endpoint of 150,000 goes: what policy computes anew, what `Tables` compares, what the engine does."""
+    """One endpoint of 150,000 goes: what policy computes anew, what `Tables` compares, what the
+    engine does.
+    """
     engine, tables, planner = kbe_nat.Engine(seed=1), Tables(), Planner()
     snapshot, options = cluster(), Options()
     key = snapshot.services[77].key

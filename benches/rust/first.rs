@@ -1,4 +1,5 @@
-//! Cost of a flow's first packet by number of service ports: each sample is one packet of a new client to a service port at random.
+//! Cost of a flow's first packet by number of service ports: each sample is one packet of a new
+//! client to a service port at random.
 //!
 //! Prints one JSON object per line. Arguments: numbers of service ports.
 
@@ -71,7 +72,8 @@ fn run(services: u32) {
         ..Config::default()
     });
     let ports = (0..services).map(service).collect();
-    let table = ServiceTable::new(ports, NodeView::default(), engine.hash_key()).expect("no frontend twice");
+    let table = ServiceTable::new(ports, NodeView::default(), engine.hash_key())
+        .expect("no frontend twice");
     engine.replace_services(Arc::new(table));
     let mut rng = Rng::new(7);
     let mut times = Vec::with_capacity(SAMPLES);

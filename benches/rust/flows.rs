@@ -1,7 +1,9 @@
-//! Cost of a packet by number of flows: established and new, one at a time and in batches of 64, with bytes per flow.
+//! Cost of a packet by number of flows: established and new, one at a time and in batches of 64,
+//! with bytes per flow.
 //!
-//! The same work, packets and way of measuring as `benches/yardstick/engine.c`: UDP in IPv4, 64 bytes, flows met at random, the median
-//! over batches of 64. Prints one JSON object per line. Arguments: numbers of flows.
+//! The same work, packets and way of measuring as `benches/yardstick/engine.c`: UDP in IPv4, 64
+//! bytes, flows met at random, the median over batches of 64. Prints one JSON object per line.
+//! Arguments: numbers of flows.
 
 use std::hint::black_box;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -12,8 +14,8 @@ use kbe_nat_engine::rng::{Rng, mix64};
 use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::wire::checksum;
 use kbe_nat_engine::{
-    Backend, Config, Engine, Frontend, FrontendKind, Meta, NodeView, Packet, ServicePort, ServiceSpec,
-    ServiceTable, Strategy, Verdict,
+    Backend, Config, Engine, Frontend, FrontendKind, Meta, NodeView, Packet, ServicePort,
+    ServiceSpec, ServiceTable, Strategy, Verdict,
 };
 
 const BATCH: usize = 64;
@@ -42,11 +44,16 @@ fn packet(number: u64, bytes: &mut [u8; LENGTH]) {
 }
 
 fn engine(flows: usize) -> Engine {
-    let backends = (0..16).map(|n| Backend::new(SocketAddr::from(([172, 17, 0, 3 + n], 9876)))).collect();
+    let backends =
+        (0..16).map(|n| Backend::new(SocketAddr::from(([172, 17, 0, 3 + n], 9876)))).collect();
     let service = ServicePort::new(ServiceSpec {
         name: "default/bench:".into(),
         protocol: Protocol::UDP,
-        frontends: vec![Frontend { kind: FrontendKind::ClusterIp, address: Some(VIP.into()), port: 80 }],
+        frontends: vec![Frontend {
+            kind: FrontendKind::ClusterIp,
+            address: Some(VIP.into()),
+            port: 80,
+        }],
         cluster: backends,
         local: Vec::new(),
         serving: Vec::new(),
@@ -58,8 +65,12 @@ fn engine(flows: usize) -> Engine {
         strategy: Strategy::Random,
     })
     .expect("the service port is valid");
-    let mut engine =
-        Engine::new(Config { secret: 1, max_flows: flows, max_unassured: flows, ..Config::default() });
+    let mut engine = Engine::new(Config {
+        secret: 1,
+        max_flows: flows,
+        max_unassured: flows,
+        ..Config::default()
+    });
     let table = ServiceTable::new(vec![Arc::new(service)], NodeView::default(), engine.hash_key())
         .expect("one service");
     engine.replace_services(Arc::new(table));
@@ -75,7 +86,8 @@ fn median(samples: &mut [f64]) -> f64 {
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("Linux");
-    line.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).expect("a number of kB") * 1024
+    line.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).expect("a number of kB")
+        * 1024
 }
 
 struct Bench {
@@ -110,7 +122,8 @@ impl Bench {
 fn run(flows: usize) {
     let before = resident();
     let buffers = vec![[0; LENGTH]; BATCH];
-    let mut bench = Bench { engine: engine(flows), buffers, verdicts: Vec::with_capacity(BATCH), now: 0 };
+    let mut bench =
+        Bench { engine: engine(flows), buffers, verdicts: Vec::with_capacity(BATCH), now: 0 };
     let mut opening = [Vec::new(), Vec::new()];
     for first in (0..flows).step_by(BATCH) {
         for (offset, bytes) in bench.buffers.iter_mut().enumerate() {
@@ -146,7 +159,8 @@ fn run(flows: usize) {
 }
 
 fn main() {
-    let counts: Vec<usize> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
+    let counts: Vec<usize> =
+        std::env::args().filter_map(|argument| argument.parse().ok()).collect();
     for flows in if counts.is_empty() { vec![1000, 100_000] } else { counts } {
         run(flows);
     }

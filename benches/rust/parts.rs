@@ -1,4 +1,5 @@
-//! Parts of a packet's cost, by criterion: choosing a backend with each strategy, building its tables, checksums.
+//! Parts of a packet's cost, by criterion: choosing a backend with each strategy, building its
+//! tables, checksums.
 
 use std::hint::black_box;
 use std::net::SocketAddr;
@@ -19,7 +20,9 @@ impl Loads for Even {
 
 fn backends(count: u16) -> Vec<Backend> {
     let endpoint = |n: u16| SocketAddr::from(([172, 17, (n >> 8) as u8, n as u8], 9876));
-    (0..count).map(|n| Backend { weight: 1 + u32::from(n % 3), ..Backend::new(endpoint(n)) }).collect()
+    (0..count)
+        .map(|n| Backend { weight: 1 + u32::from(n % 3), ..Backend::new(endpoint(n)) })
+        .collect()
 }
 
 fn strategies() -> impl Iterator<Item = Strategy> {
@@ -37,7 +40,10 @@ fn pick(criterion: &mut Criterion) {
             bencher.iter(|| {
                 client += 1;
                 let hash = mix64(client);
-                balancer.pick(&Request { source: hash, flow: !hash, loads: &Even }, black_box(&mut state))
+                balancer.pick(
+                    &Request { source: hash, flow: !hash, loads: &Even },
+                    black_box(&mut state),
+                )
             });
         });
     }
@@ -49,7 +55,9 @@ fn build(criterion: &mut Criterion) {
         for count in [15, 250] {
             let backends = backends(count);
             let id = BenchmarkId::new(strategy.name(), count);
-            group.bench_function(id, |bencher| bencher.iter(|| strategy.build(black_box(&backends))));
+            group.bench_function(id, |bencher| {
+                bencher.iter(|| strategy.build(black_box(&backends)))
+            });
         }
     }
 }

@@ -1,7 +1,7 @@
 """Kubernetes Services on a node in userspace: a NAT engine in Rust, driven from Python.
 
-The engine takes tables and packets and gives verdicts; it does no input or output. A Service with two
-endpoints, and the packet that opens a connection to it:
+The engine takes tables and packets and gives verdicts; it does no input or output. A Service with
+two endpoints, and the packet that opens a connection to it:
 
 >>> import kbe_nat
 >>> backends = [kbe_nat.Backend("172.17.0.3", 9876), kbe_nat.Backend("172.17.0.4", 9876)]
@@ -20,8 +20,8 @@ endpoints, and the packet that opens a connection to it:
 [(('10.0.2.15', 49152), ('172.30.228.255', 80), ('172.17.0.3', 9876))]
 
 Objects of a cluster become tables in three steps: a source (`kbe_nat.sources`) yields a `Snapshot`,
-`kbe_nat.policy.plan` decides who may serve whom on one node, and `kbe_nat.tables.Tables` hands that to the
-engine. A `Loop` joins an engine with a driver (`kbe_nat.datapath`).
+`kbe_nat.policy.plan` decides who may serve whom on one node, and `kbe_nat.tables.Tables` hands that
+to the engine. A `Loop` joins an engine with a driver (`kbe_nat.datapath`).
 """
 
 from importlib.metadata import version

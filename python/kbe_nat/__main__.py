@@ -1,5 +1,5 @@
-"""The command `kbe-nat`, also `python -m kbe_nat`. Every mistake of its user ends in one line on standard
-error, never in a traceback.
+"""The command `kbe-nat`, also `python -m kbe_nat`. Every mistake of its user ends in one line on
+standard error, never in a traceback.
 """
 
 import os

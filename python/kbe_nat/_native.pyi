@@ -1,7 +1,7 @@
 """The Rust engine. Import its names from `kbe_nat`, not from here.
 
-Addresses are text (`"10.0.0.1"`, `"fd00::1"`), times are nanoseconds of any monotonic clock, packets start at
-the IP header.
+Addresses are text (`"10.0.0.1"`, `"fd00::1"`), times are nanoseconds of any monotonic clock,
+packets start at the IP header.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,8 +59,8 @@ EXPIRY_BUDGET: Final[int]
 
 @final
 class BackendNumbers:
-    """Numbers of backends, in the bits `mask` of the packet mark, by which a queue tells the kernel where a flow
-    goes. May be changed while queues use it.
+    """Numbers of backends, in the bits `mask` of the packet mark, by which a queue tells the kernel
+    where a flow goes. May be changed while queues use it.
     """
 
     def __new__(cls, mask: int) -> BackendNumbers: ...
@@ -68,8 +68,8 @@ class BackendNumbers:
         """Give backends (address, port) numbers, and take those of others away."""
 
     def mark_of(self, packet: bytes) -> int | None:
-        """The bits of the mark for the backend to which this packet was translated; None, and counted, when that
-        has no number.
+        """The bits of the mark for the backend to which this packet was translated; None, and
+        counted, when that has no number.
         """
 
     @property
@@ -94,8 +94,9 @@ class KernelQueue:
     ) -> Self: ...
     @property
     def truncated(self) -> int:
-        """Packets of which the kernel handed out only the beginning, 65,531 bytes. With `numbers` they are served
-        like any other; without they were dropped, since they could not be given new bytes.
+        """Packets of which the kernel handed out only the beginning, 65,531 bytes. With `numbers`
+        they are served like any other; without they were dropped, since they could not be given new
+        bytes.
         """
 
     def close(self) -> None:
@@ -105,16 +106,17 @@ class KernelQueue:
 class Loop:
     """The loop that passes every packet of a queue through an engine, and its verdict back.
 
-    `queue` is a `kbe_nat.datapath.PacketQueue`, native or written in Python. Several loops, each with a queue
-    and a thread, may share an engine.
+    `queue` is a `kbe_nat.datapath.PacketQueue`, native or written in Python. Several loops, each
+    with a queue and a thread, may share an engine.
     """
 
     def __new__(cls, engine: Engine, queue: object) -> Loop: ...
     def run(self) -> None:
-        """Run until the queue ends or `stop` is called. A batch that was received gets its verdicts first.
+        """Run until the queue ends or `stop` is called. A batch that was received gets its verdicts
+        first.
 
-        A defect of the engine costs the packets of one batch, not the loop: its tables are consistent between
-        packets. Raises `QueueError`, or what a queue written in Python raises.
+        A defect of the engine costs the packets of one batch, not the loop: its tables are
+        consistent between packets. Raises `QueueError`, or what a queue written in Python raises.
         """
 
     def stop(self) -> None:
@@ -134,12 +136,14 @@ class Loop:
 
     @property
     def panics(self) -> int:
-        """Batches that were dropped because the engine failed on them: a defect that should be reported."""
+        """Batches that were dropped because the engine failed on them: a defect that should be
+        reported.
+        """
 
 @final
 class FlowWatch:
-    """Tells an engine what becomes of the flows that the kernel carries in the network namespace of the thread
-    that makes this object. Flows are known by their ends, whatever their connmark.
+    """Tells an engine what becomes of the flows that the kernel carries in the network namespace of
+    the thread that makes this object. Flows are known by their ends, whatever their connmark.
     """
 
     def __new__(cls, engine: Engine, *, socket_buffer: int) -> FlowWatch: ...
@@ -150,13 +154,15 @@ class FlowWatch:
         """Look at all flows soon, and end those that do not go where their frontends lead."""
 
     def touch(self, frontends: Sequence[tuple[str, str, int]]) -> None:
-        """Look soon at the flows to these frontends: protocol, address and port of each. Cost: for a few of a
-        protocol a pass of the kernel over its flows for each, for many one in which it shows all of the protocol.
+        """Look soon at the flows to these frontends: protocol, address and port of each. Cost: for
+        a few of a protocol a pass of the kernel over its flows for each, for many one in which it
+        shows all of the protocol.
         """
 
     def statistics(self) -> tuple[int, int]:
-        """Flows that the kernel could not enter, above all for want of a port to masquerade with, and packets
-        that its connection tracking has dropped, since the network namespace was made. Raises `ConntrackError`.
+        """Flows that the kernel could not enter, above all for want of a port to masquerade with,
+        and packets that its connection tracking has dropped, since the network namespace was made.
+        Raises `ConntrackError`.
         """
 
     def stop(self) -> None:
@@ -175,8 +181,8 @@ class FlowWatch:
 
     @property
     def ended(self) -> int:
-        """Flows that were ended in the kernel because they did not go where their frontends led, or because
-        somebody asked for it.
+        """Flows that were ended in the kernel because they did not go where their frontends led, or
+        because somebody asked for it.
         """
 
     @property
@@ -189,14 +195,14 @@ class FlowWatch:
 
 @final
 class NodeAddresses:
-    """The addresses in the network namespace of the thread that makes this object. All methods raise
-    `RulesError`.
+    """The addresses in the network namespace of the thread that makes this object. All methods
+    raise `RulesError`.
     """
 
     def __new__(cls) -> NodeAddresses: ...
     def has_changed(self) -> bool:
-        """Whether addresses or devices have changed since this was asked last, or may have, because the kernel
-        had too much to say. Cost: a system call.
+        """Whether addresses or devices have changed since this was asked last, or may have, because
+        the kernel had too much to say. Cost: a system call.
         """
 
     def globals(self) -> list[str]:
@@ -204,8 +210,8 @@ class NodeAddresses:
 
 @final
 class NftTables:
-    """Tables of nf_tables in the network namespace of the thread that makes this object. Families are the
-    kernel's numbers (`AF_INET`, `AF_INET6`). All methods raise `RulesError`.
+    """Tables of nf_tables in the network namespace of the thread that makes this object. Families
+    are the kernel's numbers (`AF_INET`, `AF_INET6`). All methods raise `RulesError`.
     """
 
     def __new__(cls) -> NftTables: ...
@@ -216,8 +222,8 @@ class NftTables:
         """All tables of a family, and whether each is dormant."""
 
     def rules(self, family: int, table: str) -> dict[str, int]:
-        """The chains, each with a number that changes with its rules, its hook and its policy; nothing for a
-        table that is not there.
+        """The chains, each with a number that changes with its rules, its hook and its policy;
+        nothing for a table that is not there.
         """
 
     def fingerprint(self, family: int, table: str, set: str) -> int | None:
@@ -225,8 +231,8 @@ class NftTables:
 
     @staticmethod
     def fingerprint_of(key: int, value: int, elements: bytes) -> int:
-        """The same sum over elements: lengths of a key and of a value, and all keys with their values. Sums of
-        several may be added. Raises `ArgumentError` for lengths that do not fit.
+        """The same sum over elements: lengths of a key and of a value, and all keys with their
+        values. Sums of several may be added. Raises `ArgumentError` for lengths that do not fit.
         """
 
     def commit(
@@ -239,24 +245,27 @@ class NftTables:
         deleted: Sequence[tuple[int, str]] = ...,
         activated: Sequence[tuple[int, str]] = ...,
     ) -> None:
-        """One transaction, whole or not at all: rules that come to the end of chains, elements that leave a set
-        or map, those that come, tables that go, and dormant tables that wake up.
+        """One transaction, whole or not at all: rules that come to the end of chains, elements that
+        leave a set or map, those that come, tables that go, and dormant tables that wake up.
 
-        Rules that queue are (family, table), chain, the first queue's number, how many queues there are, whether
-        packets go on when nobody listens, and whether that is said by nf_tables' expression or by iptables'
-        target. Those that translate are (family, table), chain, the bits of the packet mark that a map is asked
-        for, those that stay, and the map's name. Elements are (family, table), set, lengths of a key and of a
-        value, and all keys with their values, as the kernel lays them out. Raises `ArgumentError` for lengths
-        that do not fit.
+        Rules that queue are (family, table), chain, the first queue's number, how many queues there
+        are, whether packets go on when nobody listens, and whether that is said by nf_tables'
+        expression or by iptables' target. Those that translate are (family, table), chain, the bits
+        of the packet mark that a map is asked for, those that stay, and the map's name. Elements
+        are (family, table), set, lengths of a key and of a value, and all keys with their values,
+        as the kernel lays them out. Raises `ArgumentError` for lengths that do not fit.
         """
 
 @final
 class Backend:
-    """One endpoint: where packets of a service port may go. Weight 0 drains. Its connections to itself are
-    masqueraded, without which they get no answer, unless `hairpin` is false. Raises `ArgumentError`.
+    """One endpoint: where packets of a service port may go. Weight 0 drains. Its connections to
+    itself are masqueraded, without which they get no answer, unless `hairpin` is false. Raises
+    `ArgumentError`.
     """
 
-    def __new__(cls, address: str, port: int, weight: int = 1, *, hairpin: bool = True) -> Backend: ...
+    def __new__(
+        cls, address: str, port: int, weight: int = 1, *, hairpin: bool = True
+    ) -> Backend: ...
     @property
     def address(self) -> str: ...
     @property
@@ -272,8 +281,9 @@ class Backend:
 class Frontend:
     """An address and port under which a service port is reached.
 
-    `kind` is "cluster-ip", "external-ip", "load-balancer" or "node-port"; a node port has the address "" and
-    stands for every address in `NodeView.node_port_addresses`. Raises `ArgumentError`.
+    `kind` is "cluster-ip", "external-ip", "load-balancer" or "node-port"; a node port has the
+    address "" and stands for every address in `NodeView.node_port_addresses`. Raises
+    `ArgumentError`.
     """
 
     def __new__(cls, address: str, port: int, kind: str = "cluster-ip") -> Frontend: ...
@@ -290,11 +300,12 @@ class Frontend:
 class ServicePort:
     """One port of a Service in one address family, ready for the engine; immutable.
 
-    `local_backends` are those of this node; they serve where `internal_local` or `external_local` ask for it
-    (internalTrafficPolicy, externalTrafficPolicy). `affinity_seconds` is the timeout of ClientIP affinity.
-    `source_ranges` bind load-balancer frontends, with `ranges_everywhere` external IPs and node ports too.
-    `strategy` is one of `kbe_nat.Strategy`; `maglev_size`, a prime, is for "mh". Cost: the building of the
-    balancer, for "mh" linear in its table. Raises `ArgumentError`.
+    `local_backends` are those of this node; they serve where `internal_local` or `external_local`
+    ask for it (internalTrafficPolicy, externalTrafficPolicy). `affinity_seconds` is the timeout of
+    ClientIP affinity. `source_ranges` bind load-balancer frontends, with `ranges_everywhere`
+    external IPs and node ports too. `strategy` is one of `kbe_nat.Strategy`; `maglev_size`, a
+    prime, is for "mh". Cost: the building of the balancer, for "mh" linear in its table. Raises
+    `ArgumentError`.
     """
 
     def __new__(
@@ -333,14 +344,15 @@ class ServicePort:
 class NodeView:
     """What the engine knows of the node it works for.
 
-    `pod_ranges` and `pod_interfaces` (indexes) tell pods from the outside; without either nobody's source is
-    masqueraded for not being a pod. `node_port_addresses` defaults to `addresses`; on `closed_addresses` node
-    ports without endpoints are refused as well. With `every_loopback` all of 127.0.0.0/8 serves what 127.0.0.1
-    does, else its other addresses are closed; with `guards_loopback` nobody else reaches there what is not
-    served. `unknown_port` is what becomes of packets to a port that a
-    cluster IP does not have: "pass", "reject" or "drop"; those to cluster IPs of the ranges `unallocated` that
-    no service port has are dropped. `mode` is "iptables" or "nftables": which of kube-proxy's modes is followed
-    where they differ. Raises `ArgumentError`.
+    `pod_ranges` and `pod_interfaces` (indexes) tell pods from the outside; without either nobody's
+    source is masqueraded for not being a pod. `node_port_addresses` defaults to `addresses`; on
+    `closed_addresses` node ports without endpoints are refused as well. With `every_loopback` all
+    of 127.0.0.0/8 serves what 127.0.0.1 does, else its other addresses are closed; with
+    `guards_loopback` nobody else reaches there what is not served. `unknown_port` is what becomes
+    of packets to a port that a cluster IP does not have: "pass", "reject" or "drop"; those to
+    cluster IPs of the ranges `unallocated` that no service port has are dropped. `mode` is
+    "iptables" or "nftables": which of kube-proxy's modes is followed where they differ. Raises
+    `ArgumentError`.
     """
 
     def __new__(
@@ -365,9 +377,9 @@ class NodeView:
 class Verdict:
     """What is to be done with one packet.
 
-    `action` is one of ACTIONS: "accept" (untouched), "translate" (`packet` holds the new bytes), "drop",
-    "reject" (answer with `refusal(packet)`), "hold" (a fragment that waits for the first one; see
-    `Engine.released`).
+    `action` is one of ACTIONS: "accept" (untouched), "translate" (`packet` holds the new bytes),
+    "drop", "reject" (answer with `refusal(packet)`), "hold" (a fragment that waits for the first
+    one; see `Engine.released`).
     """
 
     @property
@@ -411,7 +423,9 @@ class Flow:
         """The backend."""
     @property
     def reply_destination(self) -> tuple[str, int]:
-        """Where the backend answers to: the client, or the leased address and port of a masqueraded flow."""
+        """Where the backend answers to: the client, or the leased address and port of a masqueraded
+        flow.
+        """
     @property
     def service(self) -> str: ...
     @property
@@ -506,8 +520,8 @@ class Explanation:
     def service(self) -> str | None: ...
     @property
     def frontend(self) -> str | None:
-        """How its destination is meant, as the `kind` of a `Frontend`; None when it belongs to a known flow, or
-        to nobody.
+        """How its destination is meant, as the `kind` of a `Frontend`; None when it belongs to a
+        known flow, or to nobody.
         """
     @property
     def scope(self) -> str | None:
@@ -520,8 +534,8 @@ class Explanation:
         """Every backend that it may be sent to, sorted as text."""
     @property
     def refused(self) -> list[tuple[str, str, str]]:
-        """Backends that may be chosen, too, but their address is a frontend at which it is refused; each with
-        action and cause.
+        """Backends that may be chosen, too, but their address is a frontend at which it is refused;
+        each with action and cause.
         """
     @property
     def masquerade(self) -> bool: ...
@@ -534,16 +548,18 @@ class Explanation:
 
 @final
 class Engine:
-    """Service NAT without input or output: tables and packets in, verdicts out. Safe to share between threads.
+    """Service NAT without input or output: tables and packets in, verdicts out. Safe to share
+    between threads.
 
-    `seed` makes the random choices repeatable; without one they are unpredictable. Limits are numbers of
-    entries, per address family; `max_unassured` bounds flows that were not answered yet (default: all), and
-    `max_flows_per_source` those of one client. `timeouts` changes `TIMEOUTS`, in seconds. Without
-    `snat_addresses` a masqueraded flow is only marked (`Verdict.masquerade`); with them the engine rewrites the
-    source itself, with ports leased from `snat_ports` (default 1024 to 65535) less `snat_reserved` (default
-    30000 to 32767, the node ports). `midstream` is what becomes of a TCP packet without a flow: "consistent"
-    (picked up by hash of its client), "reject" or "drop"; `invalid` is that of one outside the window:
-    "translate" or "drop". Raises `ArgumentError`.
+    `seed` makes the random choices repeatable; without one they are unpredictable. Limits are
+    numbers of entries, per address family; `max_unassured` bounds flows that were not answered yet
+    (default: all), and `max_flows_per_source` those of one client. `timeouts` changes `TIMEOUTS`,
+    in seconds. Without `snat_addresses` a masqueraded flow is only marked (`Verdict.masquerade`);
+    with them the engine rewrites the source itself, with ports leased from `snat_ports` (default
+    1024 to 65535) less `snat_reserved` (default 30000 to 32767, the node ports). `midstream` is
+    what becomes of a TCP packet without a flow: "consistent" (picked up by hash of its client),
+    "reject" or "drop"; `invalid` is that of one outside the window: "translate" or "drop". Raises
+    `ArgumentError`.
     """
 
     def __new__(
@@ -562,18 +578,22 @@ class Engine:
         midstream: str = "consistent",
         invalid: str = "translate",
     ) -> Engine: ...
-    def replace_services(self, services: Sequence[ServicePort], node: NodeView | None = None) -> None:
+    def replace_services(
+        self, services: Sequence[ServicePort], node: NodeView | None = None
+    ) -> None:
         """Serve these and no others, from the next packet on; `node` stays as it was when None.
 
-        Flows and affinities stay, but those to backends that are gone: UDP flows are decided anew, unanswered TCP
-        is dropped, established TCP goes on. Cost: linear in service ports and backends, while packets go on;
-        then a pointer swap. Raises `ServiceError` when two claim one frontend; nothing is changed then.
+        Flows and affinities stay, but those to backends that are gone: UDP flows are decided anew,
+        unanswered TCP is dropped, established TCP goes on. Cost: linear in service ports and
+        backends, while packets go on; then a pointer swap. Raises `ServiceError` when two claim one
+        frontend; nothing is changed then.
         """
 
     def set_strategy(self, service: str, strategy: str) -> None:
         """Let another strategy choose the backends of new flows of the service ports of this name.
 
-        Flows and affinities stay. Raises KeyError for an unknown name, `ArgumentError` for a bad strategy.
+        Flows and affinities stay. Raises KeyError for an unknown name, `ArgumentError` for a bad
+        strategy.
         """
 
     def process(
@@ -587,11 +607,12 @@ class Engine:
     ) -> Verdict:
         """What is to be done with one packet, at `now` nanoseconds of a monotonic clock.
 
-        `interface` is the index of the device it came in by, 0 for the node's own. With `incomplete_checksum`
-        the transport checksum is computed in full (a packet from a local sender, CHECKSUM_PARTIAL).
-        With `captured`, for packets of captures, an IP length of 0 stands for the length of the bytes: the
-        sending host had not yet cut this segment. Without it such a packet is malformed.
-        Cost: one lookup; for the first packet of a flow also the decision.
+        `interface` is the index of the device it came in by, 0 for the node's own. With
+        `incomplete_checksum` the transport checksum is computed in full (a packet from a local
+        sender, CHECKSUM_PARTIAL). With `captured`, for packets of captures, an IP length of 0
+        stands for the length of the bytes: the sending host had not yet cut this segment. Without
+        it such a packet is malformed. Cost: one lookup; for the first packet of a flow also the
+        decision.
         """
 
     def process_batch(
@@ -604,22 +625,29 @@ class Engine:
         incomplete_checksum: bool = False,
         captured: bool = False,
     ) -> bytes:
-        """`process` for many packets, rewritten in place; the GIL is released, no object is made per packet.
+        """`process` for many packets, rewritten in place; the GIL is released, no object is made
+        per packet.
 
-        `packets` is one writable buffer whose packet i lies at `offsets[i]:offsets[i + 1]` (n + 1 numbers of 64
-        bits, such as `array("Q")`), or without `offsets` a sequence of writable buffers. Returns one record
-        of 8 bytes per packet, `kbe_nat.datapath.VERDICT`. Raises `ArgumentError` for bad offsets, TypeError
-        for a buffer that is read-only.
+        `packets` is one writable buffer whose packet i lies at `offsets[i]:offsets[i + 1]` (n + 1
+        numbers of 64 bits, such as `array("Q")`), or without `offsets` a sequence of writable
+        buffers. Returns one record of 8 bytes per packet, `kbe_nat.datapath.VERDICT`. Raises
+        `ArgumentError` for bad offsets, TypeError for a buffer that is read-only.
         """
 
     def released(self) -> list[tuple[int, str, bytes | None]]:
-        """Held fragments whose datagram is decided meanwhile: ticket, action and, where it is sent, packet."""
+        """Held fragments whose datagram is decided meanwhile: ticket, action and, where it is sent,
+        packet.
+        """
 
     def expire(self, now: int, budget: int = 4096) -> int:
-        """Forget what timed out, looking at no more than `budget` entries; returns how many flows ended."""
+        """Forget what timed out, looking at no more than `budget` entries; returns how many flows
+        ended.
+        """
 
     def next_expiry(self) -> int | None:
-        """When `expire` will next find something, in nanoseconds; None when there is nothing to wait for."""
+        """When `expire` will next find something, in nanoseconds; None when there is nothing to
+        wait for.
+        """
 
     def flows(
         self,
@@ -634,8 +662,8 @@ class Engine:
     ) -> Iterator[Flow]:
         """The flows to which all given filters apply, each as it is when it comes.
 
-        One that lives throughout comes exactly once; one that begins after the call is left out. Cost: one walk
-        of the table, page by page; packets are processed between two pages.
+        One that lives throughout comes exactly once; one that begins after the call is left out.
+        Cost: one walk of the table, page by page; packets are processed between two pages.
 
         Raises `ArgumentError` for a filter that can match nothing.
         """
@@ -650,20 +678,20 @@ class Engine:
         backend: str | None = None,
         state: str | None = None,
     ) -> int:
-        """End the flows to which all given filters apply, and return how many they were. A later packet of one is
-        decided anew. Cost: one walk of the table.
+        """End the flows to which all given filters apply, and return how many they were. A later
+        packet of one is decided anew. Cost: one walk of the table.
 
         Raises `ArgumentError` as `flows` does.
         """
 
     def watch(self, capacity: int) -> None:
-        """From now on note what happens to flows: at most `capacity` events of each family are kept until they
-        are taken, and the oldest are lost. 0 notes nothing.
+        """From now on note what happens to flows: at most `capacity` events of each family are kept
+        until they are taken, and the oldest are lost. 0 notes nothing.
         """
 
     def take_events(self) -> tuple[list[tuple[str, Flow]], int]:
-        """What happened since the last call, oldest first by family: "NEW", "UPDATE" (another state) or
-        "DESTROY", and the flow as it was then; and how many events were lost.
+        """What happened since the last call, oldest first by family: "NEW", "UPDATE" (another
+        state) or "DESTROY", and the flow as it was then; and how many events were lost.
         """
 
     def stats(self) -> Stats:
@@ -681,7 +709,9 @@ class Engine:
         """What `process` would do with the packet and why, from the same code, changing nothing."""
 
     def checkpoint(self, now: int) -> bytes:
-        """Flows, affinities and balancer state in one versioned, checksummed format; times are relative."""
+        """Flows, affinities and balancer state in one versioned, checksummed format; times are
+        relative.
+        """
 
     @property
     def checkpoint_limit(self) -> int:
@@ -690,17 +720,17 @@ class Engine:
     def restore(self, checkpoint: _Buffer, now: int, *, away: int = 0) -> int:
         """Take over what a checkpoint holds, in an engine without flows; returns how many flows.
 
-        `away` is how many nanoseconds ago it was written: what must have ended since then is left out.
-        Services are set before, with `replace_services`. Raises `CheckpointError` for what is damaged, or of a
-        newer version; nothing is restored then.
+        `away` is how many nanoseconds ago it was written: what must have ended since then is left
+        out. Services are set before, with `replace_services`. Raises `CheckpointError` for what is
+        damaged, or of a newer version; nothing is restored then.
         """
 
 @final
 class CaptureReader:
     """Reads a pcap or pcapng file in batches; memory does not grow with the file.
 
-    Ethernet (with VLAN tags), raw IP, NULL, LOOP and Linux "cooked" frames are understood; others hold no
-    packet. Raises OSError and `CaptureError`.
+    Ethernet (with VLAN tags), raw IP, NULL, LOOP and Linux "cooked" frames are understood; others
+    hold no packet. Raises OSError and `CaptureError`.
     """
 
     def __new__(cls, path: str) -> CaptureReader: ...
@@ -717,9 +747,9 @@ class CaptureReader:
         """The packet or block within which the file ends, once that was met; None for a whole file."""
 
     def read_batch(self, max_packets: int, max_span: int) -> CaptureBatch | None:
-        """The next frames, at most `max_packets` of them and all within `max_span` nanoseconds of the first;
-        None at the end, and where the file ends within a packet (`cut`). Raises `CaptureError` with the number
-        and place of the packet or block that is damaged.
+        """The next frames, at most `max_packets` of them and all within `max_span` nanoseconds of
+        the first; None at the end, and where the file ends within a packet (`cut`). Raises
+        `CaptureError` with the number and place of the packet or block that is damaged.
         """
 
 @final
@@ -727,7 +757,9 @@ class CaptureBatch:
     """Frames that were read together."""
 
     def take(self) -> bytearray:
-        """The IP packets of the frames, back to back. A frame that is no IP packet has none: zero bytes."""
+        """The IP packets of the frames, back to back. A frame that is no IP packet has none: zero
+        bytes.
+        """
 
     def offsets(self) -> bytes:
         """Where each packet starts in `take()`, and where the last ends: 64-bit numbers."""
@@ -737,15 +769,17 @@ class CaptureBatch:
 
 @final
 class CaptureWriter:
-    """Writes a capture of the same format and link type as the one that `reader` reads, to the file with this
-    name, or to standard output.
+    """Writes a capture of the same format and link type as the one that `reader` reads, to the file
+    with this name, or to standard output.
     """
 
-    def __new__(cls, path: str | None, reader: CaptureReader, answer: str = "icmp") -> CaptureWriter: ...
+    def __new__(
+        cls, path: str | None, reader: CaptureReader, answer: str = "icmp"
+    ) -> CaptureWriter: ...
     def write(self, frames: CaptureBatch, packets: _Buffer, verdicts: bytes) -> None:
-        """Write what is sent on: frames with the `packets` that `process_batch` left, refusals (`answer` as of
-        `refusal`) in place of refused ones, and frames without an IP packet as they are. Held fragments keep
-        their place until they are released, at most 4096 frames.
+        """Write what is sent on: frames with the `packets` that `process_batch` left, refusals
+        (`answer` as of `refusal`) in place of refused ones, and frames without an IP packet as they
+        are. Held fragments keep their place until they are released, at most 4096 frames.
         """
 
     def write_released(self, released: list[tuple[int, str, bytes | None]]) -> None:
@@ -755,13 +789,14 @@ class CaptureWriter:
         """Write what still waits and flush. Raises OSError."""
 
 def probe_flows() -> None:
-    """Ask whether the kernel shows the flows that it tracks, in the network namespace of this thread; none of
-    them is looked at. Raises `ConntrackError`.
+    """Ask whether the kernel shows the flows that it tracks, in the network namespace of this
+    thread; none of them is looked at. Raises `ConntrackError`.
     """
 
 def refusal(packet: _Buffer, answer: str = "icmp") -> bytes | None:
     """The packet that refuses `packet`: an ICMP port unreachable (RFC 792, RFC 4443), or with
     `answer="tcp-reset"` a RST for TCP (RFC 9293, 3.10.7).
 
-    None where none may be sent: to an ICMP error, a RST, a later fragment, or a group (RFC 1122, 3.2.2).
+    None where none may be sent: to an ICMP error, a RST, a later fragment, or a group (RFC 1122,
+    3.2.2).
     """

@@ -21,8 +21,8 @@ class Claims:
     changes: PortChanges | None = None
 
     def follow(self, drafts: list[PortPolicy]) -> "Claims":
-        """The claims of these service ports, which take the place of those before. Cost: a comparison for each;
-        a look at every listener when any claims otherwise.
+        """The claims of these service ports, which take the place of those before. Cost: a
+        comparison for each; a look at every listener when any claims otherwise.
         """
         is_same = map(operator.is_, drafts, self.drafts)
         changed = [number for number, same in enumerate(is_same) if not same]
@@ -40,12 +40,14 @@ class Claims:
         if self.narrowed:
             return replace(self, drafts=drafts, ports=ports, changes=None)
         gone, come = (tuple(own[number] for number in changed) for own in (self.drafts, drafts))
-        return replace(self, drafts=drafts, ports=ports, changes=PortChanges(self.ports, gone, come))
+        return replace(
+            self, drafts=drafts, ports=ports, changes=PortChanges(self.ports, gone, come)
+        )
 
 
 def _settled(drafts: list[PortPolicy]) -> Claims:
-    """Cluster IPs are claimed before the rest: the API server allocates them, while any tenant can write somebody
-    else's into `externalIPs` (CVE-2020-8554).
+    """Cluster IPs are claimed before the rest: the API server allocates them, while any tenant can
+    write somebody else's into `externalIPs` (CVE-2020-8554).
     """
     owners: dict[tuple[str, str, int], str] = {}
     notes: list[str] = []
@@ -70,7 +72,11 @@ def _settled(drafts: list[PortPolicy]) -> Claims:
 
 
 def _lost(draft: PortPolicy, listener: Listener, place: str, owner: str) -> str:
-    where = join_address(place, listener.port) if listener.address else f"port {listener.port} of {place}"
+    where = (
+        join_address(place, listener.port)
+        if listener.address
+        else f"port {listener.port} of {place}"
+    )
     return f"Service {draft.name}: {draft.protocol} {where} is not served for it: it belongs to {owner}"
 
 

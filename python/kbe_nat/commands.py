@@ -1,7 +1,7 @@
 """System commands: each ends within a time limit, or is killed; whatever goes wrong is one error.
 
-A command that hangs must not hang its caller, and one that prints bytes of any kind (a device may be named
-by any) must not end it.
+A command that hangs must not hang its caller, and one that prints bytes of any kind (a device may
+be named by any) must not end it.
 """
 
 import math
@@ -17,8 +17,8 @@ from kbe_nat.errors import KbeNatError
 
 
 class Haste:
-    """Shorter time limits for commands, once their caller has been asked to end; and what it does while one
-    runs.
+    """Shorter time limits for commands, once their caller has been asked to end; and what it does
+    while one runs.
     """
 
     def __init__(self) -> None:
@@ -27,8 +27,8 @@ class Haste:
         self._since = math.inf
 
     def begin(self) -> None:
-        """From now on, what runs is ended soon, and what is still to come has a few seconds altogether. May be
-        called by a signal handler.
+        """From now on, what runs is ended soon, and what is still to come has a few seconds
+        altogether. May be called by a signal handler.
         """
         self._since = min(self._since, time.monotonic())
 
@@ -46,18 +46,19 @@ def printed(
     seconds: float,
     haste: Haste | None = None,
 ) -> str:
-    """What the command prints, when it got `text` to read; bytes that are no UTF-8 are replaced. `prefix`
-    stands before the command, to run it elsewhere.
+    """What the command prints, when it got `text` to read; bytes that are no UTF-8 are replaced.
+    `prefix` stands before the command, to run it elsewhere.
 
-    Raises `failure` when it cannot be started, fails, is not done after `seconds` or prints without end: then it
-    is killed, with all that it has started.
+    Raises `failure` when it cannot be started, fails, is not done after `seconds` or prints without
+    end: then it is killed, with all that it has started.
     """
     name = " ".join(command)
     started = time.monotonic()
     try:
         with _file(text.encode()) as given, _file() as output, _file() as complaint:
-            # In a process group of its own: Ctrl-C at the terminal must not cut a transaction off. Files are
-            # bounded, and never full: a pipe would have to be filled and emptied while we wait.
+            # In a process group of its own: Ctrl-C at the terminal must not cut a transaction off.
+            # Files are bounded, and never full: a pipe would have to be filled and emptied while we
+            # wait.
             process = subprocess.Popen(
                 [*prefix, *command], stdin=given, stdout=output, stderr=complaint, process_group=0
             )
@@ -85,8 +86,8 @@ def _waited(
     seconds: float,
     haste: Haste,
 ) -> str:
-    """Waits for its end; why it must not go on, or "" when it has ended. The wait is in slices, because haste may
-    begin meanwhile, and nobody tells how much is printed.
+    """Waits for its end; why it must not go on, or "" when it has ended. The wait is in slices,
+    because haste may begin meanwhile, and nobody tells how much is printed.
     """
     while True:
         left = min(started + seconds, haste.deadline(started)) - time.monotonic()
@@ -130,4 +131,6 @@ SLICE_SECONDS: Final = 0.1
 KILL_SECONDS: Final = 1.0
 RUNNING_SECONDS: Final = 0.5
 ENDING_SECONDS: Final = 3.0
-"""Rules are taken away in that time, so that SIGTERM is obeyed within 5 s (TimeoutStopSec of the unit)."""
+"""Rules are taken away in that time, so that SIGTERM is obeyed within 5 s (TimeoutStopSec of the
+unit).
+"""

@@ -1,7 +1,8 @@
-"""The control loop's one step: from a snapshot to the tables of the engine and the rules of the kernel.
+"""The control loop's one step: from a snapshot to the tables of the engine and the rules of the
+kernel.
 
-Whatever changes (objects, strategies, drains), everything is computed anew and handed over whole; what did not
-change costs a comparison.
+Whatever changes (objects, strategies, drains), everything is computed anew and handed over whole;
+what did not change costs a comparison.
 """
 
 import threading
@@ -38,8 +39,8 @@ class Drain:
 
 
 class Controller:
-    """Keeps one engine and the diversion rules in step with the newest snapshot. Its methods may be called from
-    several threads.
+    """Keeps one engine and the diversion rules in step with the newest snapshot. Its methods may be
+    called from several threads.
     """
 
     def __init__(
@@ -50,9 +51,9 @@ class Controller:
         removed_seconds: float | None = None,
         look: Callable[[], bool] | None = None,
     ) -> None:
-        """`options` says what the node is, given the objects; `look` looks at the node for it, and says
-        whether it may have changed. TCP connections of a backend that leaves are ended after `removed_seconds`;
-        None: never.
+        """`options` says what the node is, given the objects; `look` looks at the node for it, and
+        says whether it may have changed. TCP connections of a backend that leaves are ended after
+        `removed_seconds`; None: never.
         """
         self.engine = engine
         self.datapath = datapath
@@ -75,16 +76,16 @@ class Controller:
         self._lock = threading.RLock()
 
     def apply(self, snapshot: Snapshot) -> None:
-        """Make this the state that is served. Raises `RulesError` when the kernel refuses it; `repair` tries
-        again.
+        """Make this the state that is served. Raises `RulesError` when the kernel refuses it;
+        `repair` tries again.
         """
         with self._lock:
             self.snapshot = snapshot
             self._carry_out()
 
     def refresh(self) -> bool:
-        """Look at the node again, whose devices and addresses come and go; whether anything has changed. Raises
-        as `apply`.
+        """Look at the node again, whose devices and addresses come and go; whether anything has
+        changed. Raises as `apply`.
         """
         with self._lock:
             # Until what was seen is in force.
@@ -113,16 +114,18 @@ class Controller:
             return self.datapath.render(self.plan)
 
     def repair(self) -> tuple[str, ...]:
-        """Try again what the kernel has refused, put back rules that somebody has removed, and say which."""
+        """Try again what the kernel has refused, put back rules that somebody has removed, and say
+        which.
+        """
         with self._lock:
             if self.is_behind:
                 self._put_in_force()
             return self.datapath.repair(self.plan) if self._is_installed else ()
 
     def set_strategy(self, service: str, strategy: Strategy) -> int:
-        """Choose backends of this service port, or of all ports of "namespace/name", in another way from now
-        on; flows and affinity stay. Returns how many ports that were. Raises `ArgumentError` for a name that
-        none has.
+        """Choose backends of this service port, or of all ports of "namespace/name", in another way
+        from now on; flows and affinity stay. Returns how many ports that were. Raises
+        `ArgumentError` for a name that none has.
         """
         with self._lock:
             names = self.ports(service)
@@ -131,12 +134,15 @@ class Controller:
             return len(names)
 
     def drain(self, backend: str, seconds: float | None) -> int:
-        """Give this backend ("address" or "address:port") no new flows; end those that are left after
-        `seconds`. Returns in how many service ports it stands. Raises `ArgumentError` when in none.
+        """Give this backend ("address" or "address:port") no new flows; end those that are left
+        after `seconds`. Returns in how many service ports it stands. Raises `ArgumentError` when in
+        none.
         """
         with self._lock:
             drain = Drain(backend, None if seconds is None else time.monotonic() + seconds)
-            count = sum(any(map(drain.covers, (*port.cluster, *port.local))) for port in self.plan.ports)
+            count = sum(
+                any(map(drain.covers, (*port.cluster, *port.local))) for port in self.plan.ports
+            )
             if not count:
                 raise ArgumentError(f"{backend}: no service port has this backend")
             self.drains[backend] = drain
@@ -151,7 +157,9 @@ class Controller:
             self._carry_out()
 
     def remaining(self, backend: str) -> int:
-        """Flows that a backend still has, without those that are over and only remembered for a while."""
+        """Flows that a backend still has, without those that are over and only remembered for a
+        while.
+        """
         self.datapath.refresh()
         drain = Drain(backend)
         addresses = {
@@ -167,7 +175,9 @@ class Controller:
         )
 
     def end_drains(self) -> dict[str, int]:
-        """End the flows of drained and removed backends whose deadline is over: their number by backend."""
+        """End the flows of drained and removed backends whose deadline is over: their number by
+        backend.
+        """
         with self._lock:
             gone = [key for key, deadline in self._removed.items() if deadline <= time.monotonic()]
             removed: dict[str, int] = {}
@@ -177,7 +187,11 @@ class Controller:
                 target = join_address(address, number)
                 count = self.engine.delete_flows(backend=address, service=name)
                 removed[target] = removed.get(target, 0) + count
-            over = [own for own in self.drains.values() if own.deadline and own.deadline <= time.monotonic()]
+            over = [
+                own
+                for own in self.drains.values()
+                if own.deadline and own.deadline <= time.monotonic()
+            ]
             ended = {backend: flows for backend, flows in removed.items() if flows}
             for drain in over:
                 ended[drain.backend] = sum(
@@ -230,7 +244,10 @@ class Controller:
         if strategy is port.strategy and not is_drained:
             return port
         return replace(
-            port, strategy=strategy, cluster=self._weighed(port.cluster), local=self._weighed(port.local)
+            port,
+            strategy=strategy,
+            cluster=self._weighed(port.cluster),
+            local=self._weighed(port.local),
         )
 
     def _is_drained(self, target: Target) -> bool:

@@ -91,14 +91,18 @@ def diagnose() -> Iterator[Check]:
         "netfilterqueue",
         State.OK if has_package else State.NOTE,
         "the package is here" if has_package else "the package is not here",
-        "" if has_package else "only --driver netfilterqueue needs it: pip install 'kbe-nat[netfilterqueue]'",
+        ""
+        if has_package
+        else "only --driver netfilterqueue needs it: pip install 'kbe-nat[netfilterqueue]'",
     )
 
 
 def _privilege() -> Check:
     if privileges.effective() >> privileges.CAP_NET_ADMIN & 1:
         return Check("privilege", State.OK, "CAP_NET_ADMIN")
-    return Check("privilege", State.FAILED, "no CAP_NET_ADMIN", "run as root, or give it this capability")
+    return Check(
+        "privilege", State.FAILED, "no CAP_NET_ADMIN", "run as root, or give it this capability"
+    )
 
 
 def _queue() -> Check:
@@ -108,7 +112,9 @@ def _queue() -> Check:
         except QueueError as error:
             if "another process" in str(error):
                 continue
-            return Check("packet queues", State.FAILED, str(error), "the module nfnetlink_queue is needed")
+            return Check(
+                "packet queues", State.FAILED, str(error), "the module nfnetlink_queue is needed"
+            )
         return Check("packet queues", State.OK, "the kernel has them")
     return Check("packet queues", State.OK, "the kernel has them, and others use them")
 
@@ -120,7 +126,9 @@ def _datapath() -> Check:
             return Check("datapath", State.OK, f"{way}: {why}")
         probe(BackendName.AUTO, Commands())
     except KbeNatError as error:
-        return Check("datapath", State.FAILED, f"none works: {error}", "install nft, or iptables and ipset")
+        return Check(
+            "datapath", State.FAILED, f"none works: {error}", "install nft, or iptables and ipset"
+        )
     remedy = "every packet costs, and connections wait while no daemon runs; install nft, if that is missing"
     return Check("datapath", State.NOTE, f"{way}: {why}", remedy)
 
@@ -129,7 +137,9 @@ def _rules() -> Check:
     try:
         return Check("rules", State.OK, probe(BackendName.AUTO, Commands())[1])
     except KbeNatError as error:
-        remedy = "every-packet needs iptables and ipset, or nft where the kernel has its queue statement"
+        remedy = (
+            "every-packet needs iptables and ipset, or nft where the kernel has its queue statement"
+        )
         return Check("rules", State.NOTE, str(error), remedy)
 
 
@@ -137,7 +147,9 @@ def _kube_proxy() -> Check:
     places = kube_proxy_rules(Commands())
     if not places:
         return Check("kube-proxy", State.OK, "no rules of it are here")
-    remedy = "two proxies decide about the same Services: end kube-proxy, and run kube-proxy --cleanup"
+    remedy = (
+        "two proxies decide about the same Services: end kube-proxy, and run kube-proxy --cleanup"
+    )
     return Check("kube-proxy", State.NOTE, f"its rules are here: {', '.join(places)}", remedy)
 
 
@@ -158,7 +170,9 @@ def _super_packets() -> Check:
         "with every-packet, packets of more than 65,531 bytes are dropped and counted as truncated: set"
         f" {', '.join(SUPER_PACKET_SETTINGS)} to {LARGEST_SUPER_PACKET}"
     )
-    return Check("super-packets", State.NOTE, f"more than 64 kB (BIG TCP): {', '.join(large)}", remedy)
+    return Check(
+        "super-packets", State.NOTE, f"more than 64 kB (BIG TCP): {', '.join(large)}", remedy
+    )
 
 
 def _setting(name: str, setting: str, wanted: str, good: str, bad: str) -> Check:
@@ -168,6 +182,11 @@ def _setting(name: str, setting: str, wanted: str, good: str, bad: str) -> Check
     return Check(name, State.NOTE, f"{setting} is {value}", bad)
 
 
-SUPER_PACKET_SETTINGS: Final = ("gso_max_size", "gro_max_size", "gso_ipv4_max_size", "gro_ipv4_max_size")
+SUPER_PACKET_SETTINGS: Final = (
+    "gso_max_size",
+    "gro_max_size",
+    "gso_ipv4_max_size",
+    "gro_ipv4_max_size",
+)
 LARGEST_SUPER_PACKET: Final = 65_536
 COMMANDS: Final = ("iptables", "iptables-restore", "ipset", "nft", "ip")

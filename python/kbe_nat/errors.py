@@ -2,7 +2,9 @@
 
 
 class KbeNatError(Exception):
-    """Something the caller, a file or an object got wrong. The message is one line, made for people."""
+    """Something the caller, a file or an object got wrong. The message is one line, made for
+    people.
+    """
 
 
 class ArgumentError(KbeNatError, ValueError):

@@ -1,5 +1,5 @@
-"""Connections as the kernel tracks them, as the command `conntrack` prints them: where each was sent, and as
-whom.
+"""Connections as the kernel tracks them, as the command `conntrack` prints them: where each was
+sent, and as whom.
 """
 
 import re
@@ -50,7 +50,9 @@ def watched(prefix: Sequence[str] = ()) -> "subprocess.Popen[bytes]":
     """A process that prints a line for every connection that begins. Raises `ConntrackError`."""
     command = [*prefix, "conntrack", "-E", "-e", "NEW", "-b", str(EVENT_BUFFER)]
     try:
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0)
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0
+        )
     except FileNotFoundError as error:
         raise ConntrackError(f"{error.filename} is not installed") from None
     except OSError as error:

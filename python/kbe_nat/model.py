@@ -1,8 +1,9 @@
-"""The state of a cluster as kbe-nat understands it: immutable values without anything of the API's format.
+"""The state of a cluster as kbe-nat understands it: immutable values without anything of the API's
+format.
 
-Addresses are canonical text, ports are 1 to 65535, protocols are "tcp", "udp" or "sctp": what is wrong has
-been refused by the source that built the value. Which endpoints may serve whom is not decided here but in
-`kbe_nat.policy`.
+Addresses are canonical text, ports are 1 to 65535, protocols are "tcp", "udp" or "sctp": what is
+wrong has been refused by the source that built the value. Which endpoints may serve whom is not
+decided here but in `kbe_nat.policy`.
 """
 
 from collections.abc import Mapping
@@ -53,24 +54,30 @@ class Service(msgspec.Struct, frozen=True):
     """Empty for a headless Service and for one of type ExternalName."""
     ports: tuple[ServicePort, ...] = ()
     external_ips: tuple[str, ...] = ()
-    """These and what follows are as often there as the object names them: kube-proxy writes their rules so."""
+    """These and what follows are as often there as the object names them: kube-proxy writes their
+    rules so.
+    """
     load_balancer_ips: tuple[str, ...] = ()
     """Ingress addresses with `ipMode: VIP`."""
     source_ranges: tuple[str, ...] = ()
     is_internal_local: bool = False
     """`internalTrafficPolicy: Local`."""
     is_external_local: bool = False
-    """`externalTrafficPolicy: Local`, of a Service that is external by its type or has external IPs."""
+    """`externalTrafficPolicy: Local`, of a Service that is external by its type or has external
+    IPs.
+    """
     affinity_seconds: int | None = None
     """None without `sessionAffinity: ClientIP`."""
     health_check_node_port: int = 0
     is_load_balancer: bool = False
     """`type: LoadBalancer`."""
     proxy_name: str | None = None
-    """The label `service.kubernetes.io/service-proxy-name`; a Service that has it belongs to that proxy only.
+    """The label `service.kubernetes.io/service-proxy-name`; a Service that has it belongs to that
+    proxy only.
     """
     ranges_everywhere: bool = False
-    """The annotation `kbe-nat.io/source-ranges: all`: the source ranges restrict external IPs and node ports too.
+    """The annotation `kbe-nat.io/source-ranges: all`: the source ranges restrict external IPs and
+    node ports too.
     """
     strategy: Strategy | None = None
     """The annotation `kbe-nat.io/strategy`."""
@@ -82,7 +89,9 @@ class Service(msgspec.Struct, frozen=True):
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """One address behind a Service. Conditions that an object leaves out have their defaults filled in."""
+    """One address behind a Service. Conditions that an object leaves out have their defaults filled
+    in.
+    """
 
     address: str
     node: str = ""
@@ -97,7 +106,9 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 class SlicePort(msgspec.Struct, frozen=True):
-    """A port of all endpoints of a slice; it belongs to the service port of the same name and protocol."""
+    """A port of all endpoints of a slice; it belongs to the service port of the same name and
+    protocol.
+    """
 
     name: str
     protocol: str
@@ -119,13 +130,15 @@ class Node(msgspec.Struct, frozen=True):
 
     name: str
     addresses: tuple[str, ...] = ()
-    """The internal ones, and in a family without such the external ones; the first of a family is its primary
-    one.
+    """The internal ones, and in a family without such the external ones; the first of a family is
+    its primary one.
     """
     zone: str = ""
     pod_ranges: tuple[str, ...] = ()
     is_eligible: bool = True
-    """False while the node is deleted or about to be taken away: load balancers should leave it out."""
+    """False while the node is deleted or about to be taken away: load balancers should leave it
+    out.
+    """
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -134,7 +147,9 @@ class Snapshot(msgspec.Struct, frozen=True):
     generation: int = 0
     """Grows with every snapshot of one source."""
     services: tuple[Service, ...] = ()
-    """In the order of their claims: of two Services with the same address and port the first one has it."""
+    """In the order of their claims: of two Services with the same address and port the first one
+    has it.
+    """
     slices: Mapping[ServiceKey, tuple[EndpointSlice, ...]] = msgspec.field(default_factory=dict)
     """EndpointSlices by their Service, sorted by name."""
     nodes: Mapping[str, Node] = msgspec.field(default_factory=dict)

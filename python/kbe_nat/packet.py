@@ -1,5 +1,5 @@
-"""The few bytes of packets that the command line reads or makes itself: addresses and ports, and the packet
-that opens a flow.
+"""The few bytes of packets that the command line reads or makes itself: addresses and ports, and
+the packet that opens a flow.
 """
 
 import struct
@@ -20,11 +20,11 @@ class Ends:
 
 
 def opening(protocol: str, source: tuple[str, int], destination: tuple[str, int]) -> bytes:
-    """The first packet of a flow: a TCP SYN, an empty UDP datagram or an SCTP INIT (RFC 9293, RFC 768, RFC
-    9260).
+    """The first packet of a flow: a TCP SYN, an empty UDP datagram or an SCTP INIT (RFC 9293, RFC
+    768, RFC 9260).
 
-    Its transport checksum is left to be filled in, as that of a packet which the node itself sends. Raises
-    ValueError when the addresses are of different families.
+    Its transport checksum is left to be filled in, as that of a packet which the node itself sends.
+    Raises ValueError when the addresses are of different families.
     """
     from_ip, to_ip = ip_address(source[0]), ip_address(destination[0])
     if from_ip.version != to_ip.version:
@@ -38,15 +38,20 @@ def opening(protocol: str, source: tuple[str, int], destination: tuple[str, int]
         body = ports + struct.pack(">IIBBHIIHHI", 0, 0, INIT, 0, 20, 1, 65536, 1, 1, 0)
     number = NUMBERS[protocol]
     if from_ip.version == 6:
-        return struct.pack(">IHBB", 6 << 28, len(body), number, 64) + from_ip.packed + to_ip.packed + body
+        return (
+            struct.pack(">IHBB", 6 << 28, len(body), number, 64)
+            + from_ip.packed
+            + to_ip.packed
+            + body
+        )
     header = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(body), 0, 0, 64, number, 0)
     header += from_ip.packed + to_ip.packed
     return header[:10] + struct.pack(">H", _checksum(header)) + header[12:] + body
 
 
 def ends(packet: bytes) -> Ends | None:
-    """Addresses and ports of an IP packet, behind any IPv6 extension headers; None when it is too short to
-    have addresses.
+    """Addresses and ports of an IP packet, behind any IPv6 extension headers; None when it is too
+    short to have addresses.
     """
     version = packet[0] >> 4 if packet else 0
     if version == 4 and len(packet) >= 20:
@@ -74,8 +79,8 @@ def show(end: tuple[str, int]) -> str:
 
 
 def _transport(packet: bytes) -> tuple[int, int, bool]:
-    """Number and start of the transport header, and whether a later fragment stands in its place (RFC 8200,
-    4).
+    """Number and start of the transport header, and whether a later fragment stands in its place
+    (RFC 8200, 4).
     """
     number, start = packet[6], 40
     while number in EXTENSIONS and len(packet) >= start + 8:

@@ -54,7 +54,9 @@ def plan(snapshot: Snapshot, options: Options | None = None) -> Plan:
 
 
 class Planner:
-    """Plans one snapshot after the other, and looks again only at Services that have changed since the last."""
+    """Plans one snapshot after the other, and looks again only at Services that have changed since
+    the last.
+    """
 
     def __init__(self) -> None:
         self._known: dict[ServiceKey, _Known] = {}
@@ -63,8 +65,8 @@ class Planner:
         self._services: tuple[Service, ...] = ()
 
     def plan(self, snapshot: Snapshot, options: Options) -> Plan:
-        """As the function `plan`. Cost: a comparison per Service, linear in the endpoints of those that changed,
-        and a look at every listener when any has.
+        """As the function `plan`. Cost: a comparison per Service, linear in the endpoints of those
+        that changed, and a look at every listener when any has.
         """
         has_same_services = snapshot.services is self._services
         self._services = snapshot.services
@@ -78,16 +80,20 @@ class Planner:
         return made
 
 
-def exclusions(snapshot: Snapshot, port: PortPolicy, options: Options, *, is_local: bool) -> dict[str, str]:
-    """Endpoints of a service port that may not serve, in one of its two scopes, each with the reason; by address
-    and port. Cost: linear in the Service's endpoints.
+def exclusions(
+    snapshot: Snapshot, port: PortPolicy, options: Options, *, is_local: bool
+) -> dict[str, str]:
+    """Endpoints of a service port that may not serve, in one of its two scopes, each with the
+    reason; by address and port. Cost: linear in the Service's endpoints.
     """
     return _Planner(snapshot, options).exclusions(port, is_local=is_local)
 
 
 def has_health_check(service: Service) -> bool:
     """Whether load balancers ask this node about a Service; otherwise the field means nothing."""
-    return bool(service.health_check_node_port and service.is_load_balancer and service.is_external_local)
+    return bool(
+        service.health_check_node_port and service.is_load_balancer and service.is_external_local
+    )
 
 
 class _Planner:
@@ -105,22 +111,28 @@ class _Planner:
             self.notes.append(f"node {options.node}: there is no such Node object")
         elif not options.node and self.misses_node():
             what = "no endpoint" if self.addresses else "no endpoint and no address"
-            self.notes.append(f"nothing tells which node this is (--node): {what} counts as its own")
-        # These passes over all Services are made in C: there may be ten thousand, of which one has changed.
+            self.notes.append(
+                f"nothing tells which node this is (--node): {what} counts as its own"
+            )
+        # These passes over all Services are made in C: there may be ten thousand, of which one has
+        # changed.
         drafts = list(chain.from_iterable(map(attrgetter("drafts"), known.values())))
         self.notes += chain.from_iterable(map(attrgetter("notes"), known.values()))
         claims = claims.follow(drafts)
         self.notes += claims.notes
         open_addresses = tuple(self.node_port_addresses())
         is_iptables = options.mode is Mode.IPTABLES
-        # kube-proxy's refusals in iptables mode match any local address, whatever nodePortAddresses say.
+        # kube-proxy's refusals in iptables mode match any local address, whatever nodePortAddresses
+        # say.
         local = (*self.addresses, LOOPBACK, LOOPBACK6) if is_iptables else ()
         made = Plan(
             ports=claims.ports,
             changes=claims.changes,
             addresses=self.addresses,
             node_port_addresses=open_addresses,
-            every_address=tuple(number for number in (IPV4, IPV6) if self.named_addresses(number) is None),
+            every_address=tuple(
+                number for number in (IPV4, IPV6) if self.named_addresses(number) is None
+            ),
             closed_addresses=tuple(text for text in local if text not in open_addresses),
             serves_localhost=self.serves_localhost(),
             pod_ranges=self.pod_ranges(),
@@ -148,7 +160,10 @@ class _Planner:
             before = map(attrgetter("slices"), known.values())
             is_same = map(operator.is_, map(self.snapshot.slices.get, known, repeat(())), before)
             changed = [key for key, same in zip(known, is_same, strict=True) if not same]
-            return {**known, **{key: self.looked_at(known[key].service, known[key]) for key in changed}}
+            return {
+                **known,
+                **{key: self.looked_at(known[key].service, known[key]) for key in changed},
+            }
         # The same objects as keys: later look-ups need not compare texts.
         keys = {key: key for key in self.snapshot.slices}
         return {
@@ -175,7 +190,8 @@ class _Planner:
             balanced = dict.fromkeys(ip for ip in service.load_balancer_ips if family(ip) == number)
             external = [ip for ip in allowed if family(ip) == number]
             if self.options.mode is Mode.NFTABLES:
-                # There source ranges are looked at ahead of everything, whatever else the address is.
+                # There source ranges are looked at ahead of everything, whatever else the address
+                # is.
                 external = [ip for ip in external if ip not in balanced]
             ranges, admits = self.source_ranges(service, number)
             is_external_too = cluster_ip in balanced or cluster_ip in external
@@ -192,7 +208,8 @@ class _Planner:
                 local = self.local_set(endpoints) if uses_local else ()
                 listeners = [internal, *others]
                 if is_external_too and self.is_external_first(
-                    has_endpoints=bool(cluster), is_served=bool(local) or not service.is_internal_local
+                    has_endpoints=bool(cluster),
+                    is_served=bool(local) or not service.is_internal_local,
                 ):
                     listeners = [*others, internal]
                 yield PortPolicy(
@@ -210,15 +227,18 @@ class _Planner:
                     affinity_seconds=service.affinity_seconds,
                     source_ranges=ranges,
                     admits_own_addresses=admits,
-                    health_check_node_port=service.health_check_node_port if has_health_check(service) else 0,
+                    health_check_node_port=service.health_check_node_port
+                    if has_health_check(service)
+                    else 0,
                     ranges_everywhere=service.ranges_everywhere,
                     strategy=service.strategy or self.options.strategy,
                 )
 
     def is_external_first(self, *, has_endpoints: bool, is_served: bool) -> bool:
-        """Whether packets to a cluster IP that is an external address of the same Service, too, find the rule for
-        that. `is_served` is the cluster IP by itself. In nftables mode a map has one element for both, the one
-        that is written last; in iptables mode the cluster IP's rule is the first, where it has any.
+        """Whether packets to a cluster IP that is an external address of the same Service, too,
+        find the rule for that. `is_served` is the cluster IP by itself. In nftables mode a map has
+        one element for both, the one that is written last; in iptables mode the cluster IP's rule
+        is the first, where it has any.
         """
         return self.options.mode is Mode.NFTABLES or (has_endpoints and not is_served)
 
@@ -235,8 +255,8 @@ class _Planner:
                 )
 
     def endpoints(self, slices: Iterable[EndpointSlice], number: int) -> "_EndpointsOf":
-        """Of one family, to be asked for each service port. Cost: linear in the ports of the slices; of an
-        answer in the port's endpoints.
+        """Of one family, to be asked for each service port. Cost: linear in the ports of the
+        slices; of an answer in the port's endpoints.
         """
         # Grouped once: a Service may have thousands of ports, and all of its slices name them all.
         by_port: dict[tuple[str, str], list[tuple[int, EndpointSlice]]] = {}
@@ -247,15 +267,18 @@ class _Planner:
         return lambda port: self.merged(by_port.get((port.name, port.protocol), ()))
 
     def merged(self, parts: Iterable[tuple[int, EndpointSlice]]) -> list[tuple[Target, Endpoint]]:
-        """The endpoints of slices on these ports, each once. Slices overlap while a pod moves between them, and
-        one may name an address twice: the last one that does not terminate counts, else the first.
+        """The endpoints of slices on these ports, each once. Slices overlap while a pod moves
+        between them, and one may name an address twice: the last one that does not terminate
+        counts, else the first.
         """
         best: dict[str, tuple[Target, Endpoint]] = {}
         for number, part in parts:
             for endpoint in part.endpoints:
                 text = join_address(endpoint.address, number)
                 if text not in best or not endpoint.is_terminating:
-                    target = Target(endpoint.address, number, endpoint.weight, self.is_local(endpoint))
+                    target = Target(
+                        endpoint.address, number, endpoint.weight, self.is_local(endpoint)
+                    )
                     best[text] = (target, endpoint)
         return [best[text] for text in sorted(best)]
 
@@ -275,7 +298,11 @@ class _Planner:
     def reason(self, endpoint: Endpoint, *, is_local: bool) -> str:
         """Why an endpoint is not in the list of its scope."""
         if is_local and not self.is_local(endpoint):
-            return f"it is on node {endpoint.node}, not on this one" if endpoint.node else "it is on no node"
+            return (
+                f"it is on node {endpoint.node}, not on this one"
+                if endpoint.node
+                else "it is on no node"
+            )
         if endpoint.is_terminating:
             return "it terminates, and others are ready" if endpoint.is_serving else "it terminates"
         if not endpoint.is_ready:
@@ -297,8 +324,8 @@ class _Planner:
         return tuple(target for target, _ in ready or _terminating(local))
 
     def hinted(self, ready: list[tuple[Target, Endpoint]]) -> list[tuple[Target, Endpoint]]:
-        """Those hinted for this node, else for its zone. Hints count only when every ready endpoint has them
-        and one of them is met.
+        """Those hinted for this node, else for its zone. Hints count only when every ready endpoint
+        has them and one of them is met.
         """
         node, zone = self.options.node, self.node.zone
         if node and all(endpoint.nodes for _, endpoint in ready):
@@ -327,20 +354,24 @@ class _Planner:
         return tuple({family(text): text for text in reversed(ranges)}.values())[::-1]
 
     def node_port_addresses(self) -> Iterator[str]:
-        """A family for which nothing is given falls back to all of its addresses, as kube-proxy does."""
+        """A family for which nothing is given falls back to all of its addresses, as kube-proxy
+        does.
+        """
         for number in (IPV4, IPV6):
             named = self.named_addresses(number)
             yield from self.local_addresses(number) if named is None else named
 
     def named_addresses(self, number: int) -> list[str] | None:
-        """The addresses of a family that serve node ports; None when all do: nothing is said of the family, or
-        one range is all of it.
+        """The addresses of a family that serve node ports; None when all do: nothing is said of the
+        family, or one range is all of it.
         """
         is_iptables = self.options.mode is Mode.IPTABLES
         given = self.options.node_port_addresses or (() if is_iptables else (PRIMARY,))
         if PRIMARY in given:
             primary = self.primary(number)
-            return [own for own in self.local_addresses(number) if own == primary] if primary else None
+            return (
+                [own for own in self.local_addresses(number) if own == primary] if primary else None
+            )
         ranges = [text for text in given if family(text) == number]
         if not ranges or any(text.endswith("/0") for text in ranges):
             return None
@@ -359,23 +390,27 @@ class _Planner:
         if self.options.mode is not Mode.IPTABLES or not self.options.localhost_node_ports:
             return False
         ranges = [
-            text for text in self.options.node_port_addresses if text != PRIMARY and family(text) == IPV4
+            text
+            for text in self.options.node_port_addresses
+            if text != PRIMARY and family(text) == IPV4
         ]
         return self.named_addresses(IPV4) is None or any(
             ip_network(text).is_loopback or _contains(text, "127.0.0.0") for text in ranges
         )
 
     def primary(self, number: int) -> str | None:
-        """The address of a family that the node goes by; none when it is loopback, as kube-proxy supposes of
-        nodes that it does not know.
+        """The address of a family that the node goes by; none when it is loopback, as kube-proxy
+        supposes of nodes that it does not know.
         """
         known = (self.options.primary_address, *(self.node.addresses or self.addresses))
-        primary = next((address for address in known if address and family(address) == number), None)
+        primary = next(
+            (address for address in known if address and family(address) == number), None
+        )
         return None if primary is None or ip_address(primary).is_loopback else primary
 
     def health(self, service: Service, slices: Iterable[EndpointSlice]) -> HealthCheck | None:
-        """What load balancers are told, where they ask: how many addresses of this node are ready, on whatever
-        port of the slices.
+        """What load balancers are told, where they ask: how many addresses of this node are ready,
+        on whatever port of the slices.
         """
         if not (service.cluster_ips and has_health_check(service)):
             return None
@@ -388,7 +423,9 @@ class _Planner:
             for target, endpoint in endpoints_of(ServicePort(name, protocol, 0))
             if endpoint.is_ready and target.is_local
         }
-        return HealthCheck(service.namespace, service.name, service.health_check_node_port, len(ready))
+        return HealthCheck(
+            service.namespace, service.name, service.health_check_node_port, len(ready)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,7 +448,9 @@ def _serving_beside(
     endpoints: list[tuple[Target, Endpoint]], listed: Collection[Target]
 ) -> tuple[Target, ...]:
     """What serves still but gets nothing new: it terminates, or hints and policies leave it out."""
-    return tuple(target for target, endpoint in endpoints if endpoint.is_serving and target not in listed)
+    return tuple(
+        target for target, endpoint in endpoints if endpoint.is_serving and target not in listed
+    )
 
 
 def _contains(text: str, address: str) -> bool:

@@ -1,5 +1,5 @@
-"""What the operator decides, and what follows for a node: values that `kbe_nat.planning` computes from a
-`Snapshot`, and that the engine's tables and the rules are made of.
+"""What the operator decides, and what follows for a node: values that `kbe_nat.planning` computes
+from a `Snapshot`, and that the engine's tables and the rules are made of.
 """
 
 from dataclasses import dataclass, field, replace
@@ -41,8 +41,8 @@ class Options:
     uses_node_ranges: bool = False
     """Take the pod ranges of the Node object instead (`--detect-local-mode=NodeCIDR`)."""
     pod_interface: str = ""
-    """Name of the device behind which pods are (`--detect-local-mode=BridgeInterface`); with a + at its end, of
-    all that begin so (InterfaceNamePrefix). Empty: the ranges tell.
+    """Name of the device behind which pods are (`--detect-local-mode=BridgeInterface`); with a + at
+    its end, of all that begin so (InterfaceNamePrefix). Empty: the ranges tell.
     """
     pod_interfaces: tuple[int, ...] = ()
     """The indexes that those devices have now."""
@@ -50,20 +50,24 @@ class Options:
     masquerade_bit: int = 14
     """Of the packet mark, in the rules that kube-proxy would write."""
     other_masquerade: tuple[bool, int] | None = None
-    """`masquerade_all` and `masquerade_bit` of the other mode, whose rules may be asked for; None: the same."""
+    """`masquerade_all` and `masquerade_bit` of the other mode, whose rules may be asked for; None:
+    the same.
+    """
     node_port_addresses: tuple[str, ...] = ()
-    """Ranges, or `PRIMARY`; empty means what the mode's default is: all addresses of the node, or `PRIMARY`."""
+    """Ranges, or `PRIMARY`; empty means what the mode's default is: all addresses of the node, or
+    `PRIMARY`.
+    """
     localhost_node_ports: bool = True
     """Serve node ports on 127.0.0.1 too, for the node itself; only in iptables mode."""
     is_conntrack_liberal: bool = False
-    """The kernel does not call packets outside TCP's windows invalid (`conntrack.tcpBeLiberal`), so kube-proxy's
-    rules do not drop those.
+    """The kernel does not call packets outside TCP's windows invalid (`conntrack.tcpBeLiberal`), so
+    kube-proxy's rules do not drop those.
     """
     mode: Mode = Mode.IPTABLES
     """Which of kube-proxy's modes is followed where they differ."""
     unknown_port: str | None = None
-    """What becomes of packets to a cluster IP's other ports: "pass", "reject" or "drop"; None: as the mode
-    does.
+    """What becomes of packets to a cluster IP's other ports: "pass", "reject" or "drop"; None: as
+    the mode does.
     """
     external_ranges: tuple[str, ...] = ()
     """External IPs outside are not served (CVE-2020-8554); empty: all are, as by kube-proxy."""
@@ -72,8 +76,8 @@ class Options:
     strategy: Strategy = Strategy.RANDOM
     """For Services without the annotation."""
     proxy_name: str | None = None
-    """Serve only Services with this label `service.kubernetes.io/service-proxy-name`; None: only those
-    without it.
+    """Serve only Services with this label `service.kubernetes.io/service-proxy-name`; None: only
+    those without it.
     """
 
     def in_mode(self, mode: Mode) -> "Options":
@@ -82,7 +86,9 @@ class Options:
             return self
         own = self.masquerade_all, self.masquerade_bit
         is_all, bit = self.other_masquerade or own
-        return replace(self, mode=mode, masquerade_all=is_all, masquerade_bit=bit, other_masquerade=own)
+        return replace(
+            self, mode=mode, masquerade_all=is_all, masquerade_bit=bit, other_masquerade=own
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +130,17 @@ class PortPolicy:
     local: tuple[Target, ...]
     """For traffic that must stay on this node; computed only where a policy asks for it."""
     serving: tuple[Target, ...] = ()
-    """Endpoints of neither list that serve still: the flows of datagrams that they have stay with them."""
+    """Endpoints of neither list that serve still: the flows of datagrams that they have stay with
+    them.
+    """
     is_internal_local: bool = False
     is_external_local: bool = False
     affinity_seconds: int | None = None
     source_ranges: tuple[str, ...] = ()
     """Of this family; empty when everybody is let in."""
     admits_own_addresses: bool = False
-    """The node itself is within the source ranges. Its packets to a load balancer's address may carry that
-    address as their source.
+    """The node itself is within the source ranges. Its packets to a load balancer's address may
+    carry that address as their source.
     """
     ranges_everywhere: bool = False
     """The ranges restrict external IPs and node ports too."""
@@ -142,7 +150,9 @@ class PortPolicy:
 
     @property
     def name(self) -> str:
-        """Kubernetes' name of the port: "namespace/service:port", without the colon for an unnamed port."""
+        """Kubernetes' name of the port: "namespace/service:port", without the colon for an unnamed
+        port.
+        """
         return port_name(self.namespace, self.service, self.port_name)
 
     @property
@@ -222,10 +232,11 @@ class Plan:
     every_address: tuple[int, ...] = (IPV4, IPV6)
     """Families in which every local address serves node ports, since nothing says which."""
     closed_addresses: tuple[str, ...] = ()
-    """Addresses that serve no node ports, where those without endpoints are refused nevertheless."""
+    """Addresses that serve no node ports, where those without endpoints are refused nevertheless.
+    """
     serves_localhost: bool = False
-    """kube-proxy has rules for loopback: node ports are served there, and what else comes from the node's other
-    addresses is kept away.
+    """kube-proxy has rules for loopback: node ports are served there, and what else comes from the
+    node's other addresses is kept away.
     """
     service_ranges: tuple[str, ...] = ()
     """Of cluster IPs; unallocated ones are dropped in nftables mode."""

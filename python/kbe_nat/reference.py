@@ -1,10 +1,12 @@
-"""Service NAT in plain Python: the page to learn from, and the oracle that the engine is tested against.
+"""Service NAT in plain Python: the page to learn from, and the oracle that the engine is tested
+against.
 
-Read it from `Reference.process` on: a packet is parsed (`reference_packet`), its flow is looked up (of TCP,
-`reference_tcp` says how it moves on), and only a packet without a flow is decided about (`reference_tables`).
-It does what the engine does, byte for byte, with three exceptions: fragments and checkpoints are not in it, `rr`
-is its only strategy (a choice that all nodes agree on is made by another hash), and a clash of ports is resolved
-with the lowest free port instead of a random one.
+Read it from `Reference.process` on: a packet is parsed (`reference_packet`), its flow is looked up
+(of TCP, `reference_tcp` says how it moves on), and only a packet without a flow is decided about
+(`reference_tables`). It does what the engine does, byte for byte, with three exceptions: fragments
+and checkpoints are not in it, `rr` is its only strategy (a choice that all nodes agree on is made
+by another hash), and a clash of ports is resolved with the lowest free port instead of a random
+one.
 
 Times are nanoseconds of a monotonic clock; packets begin at the IP header.
 """
@@ -103,7 +105,9 @@ class Reference:
         self._max_flows = max_flows
         self._max_unassured = max_flows if max_unassured is None else max_unassured
         self._max_flows_per_source = max_flows_per_source
-        self._timeouts = {name: _ticks(seconds) for name, seconds in {**TIMEOUTS, **(timeouts or {})}.items()}
+        self._timeouts = {
+            name: _ticks(seconds) for name, seconds in {**TIMEOUTS, **(timeouts or {})}.items()
+        }
         self._snat = [ip_address(text) for text in snat_addresses]
         self._ports = [
             port
@@ -126,7 +130,9 @@ class Reference:
     # Tables
 
     def replace_services(self, services: Sequence[ServicePort], node: Node | None = None) -> None:
-        """Serve these and no others. Flows stay; their backends are looked at again with their next packet."""
+        """Serve these and no others. Flows stay; their backends are looked at again with their next
+        packet.
+        """
         self._tables = Tables(services, node or self._tables.node)
         self._generation += 1
         for name in self._services.keys() - {spec.name for spec in services}:
@@ -174,7 +180,9 @@ class Reference:
             return Verdict(refused.action, refused.cause)
 
     def expire(self, now: int) -> int:
-        """Forget every flow that timed out, and unanswered TCP whose backend left; returns how many."""
+        """Forget every flow that timed out, and unanswered TCP whose backend left; returns how
+        many.
+        """
         self._advance_clock(now)
         over = [flow for flow in self.flows() if self._is_over(flow)]
         for flow in over:
@@ -215,11 +223,17 @@ class Reference:
         if cause == "invalid" and self._invalid == "drop":
             return Verdict("drop", cause, None, masquerade, direction)
         return Verdict(
-            "translate", cause, self._sent(flow, direction, packet, is_incomplete), masquerade, direction
+            "translate",
+            cause,
+            self._sent(flow, direction, packet, is_incomplete),
+            masquerade,
+            direction,
         )
 
     def _is_kept(self, flow: Flow, direction: str) -> bool:
-        """Whether a flow goes on, now that the tables may have changed. Raises when the packet is over, too."""
+        """Whether a flow goes on, now that the tables may have changed. Raises when the packet is
+        over, too.
+        """
         if self._now > flow.deadline:
             self._end(flow)
             return False
@@ -228,7 +242,8 @@ class Reference:
         self._rehome(flow)
         is_connection = flow.protocol in (TCP, SCTP)
         is_answered = flow.state not in UNANSWERED if flow.protocol == TCP else flow.is_replied
-        # A connection that was answered stays with its backend; deleting it would break graceful termination.
+        # A connection that was answered stays with its backend; deleting it would break graceful
+        # termination.
         if flow.backend.standing == Standing.LISTED or (
             is_answered if is_connection else flow.backend.standing == Standing.SERVING
         ):
@@ -242,8 +257,8 @@ class Reference:
         return False
 
     def _rehome(self, flow: Flow) -> None:
-        """Enters a flow with the service port that is reached where it began: it may have got another name, or
-        the place of another one.
+        """Enters a flow with the service port that is reached where it began: it may have got
+        another name, or the place of another one.
         """
         found = self._tables.find(flow.protocol, flow.original.dst, flow.original.dport)
         served = self._services[found[0].name] if found else flow.service
@@ -257,7 +272,9 @@ class Reference:
             flow.service, flow.backend = served, endpoint
 
     def _track(self, flow: Flow, direction: str, packet: Packet) -> str | None:
-        """State and deadline after one more packet; None when it opens a new connection in the flow's place."""
+        """State and deadline after one more packet; None when it opens a new connection in the
+        flow's place.
+        """
         if flow.protocol == TCP:
             segment = Segment.parse(packet.transport)
             outcome = flow.connection.advance(flow.state, direction == "original", segment)
@@ -288,14 +305,18 @@ class Reference:
         return rewritten(packet, ends.turned(), is_incomplete)
 
     def _icmp_error(self, packet: Packet) -> Verdict:
-        """An error about a translated packet goes to who sent that, and quotes what was sent (RFC 5508)."""
+        """An error about a translated packet goes to who sent that, and quotes what was sent (RFC
+        5508).
+        """
         if not packet.has_right_icmp_checksum():
             return Verdict("drop", "bad-icmp")
         # The node, and hosts with external addresses, have connections of their own.
         is_cluster_ip = self._tables.addresses.get(packet.ends.dst, False)
         ours = is_cluster_ip and not is_own_address(self._tables.node, packet.ends.dst)
         unmatched = (
-            Verdict("drop", "icmp-unmatched") if ours else Verdict("accept", "not-ours", packet.content)
+            Verdict("drop", "icmp-unmatched")
+            if ours
+            else Verdict("accept", "not-ours", packet.content)
         )
         quote = parse_quoted(packet)
         if quote is None:
@@ -308,7 +329,9 @@ class Reference:
         if packet.ends.dst != quote.ends.src:
             return Verdict("drop", "bad-icmp")
         sent = flow.reply if direction == "original" else flow.original
-        return Verdict("translate", "related", rewritten_error(packet, quote, sent), False, direction)
+        return Verdict(
+            "translate", "related", rewritten_error(packet, quote, sent), False, direction
+        )
 
     # First packets
 
@@ -334,16 +357,26 @@ class Reference:
         weights = {(ip_address(own.address), own.port): own.weight for own in listed}
         if spec.affinity_seconds is not None:
             endpoint, birth, deadline = self._sticky.get(client, (None, 0, 0))
-            if endpoint and self._now <= deadline and weights.get((endpoint.address, endpoint.port)):
+            if (
+                endpoint
+                and self._now <= deadline
+                and weights.get((endpoint.address, endpoint.port))
+            ):
                 is_same = served.endpoints.get((endpoint.address, endpoint.port)) is endpoint
                 if is_same and birth == endpoint.birth:
-                    self._sticky[client] = endpoint, birth, self._now + _ticks(spec.affinity_seconds)
+                    self._sticky[client] = (
+                        endpoint,
+                        birth,
+                        self._now + _ticks(spec.affinity_seconds),
+                    )
                     return endpoint
         backends = [own for own in listed if own.weight]
         if not backends:
             raise Refused("reject", "no-endpoints")
         if decision.is_midstream:
-            chosen = min(backends, key=lambda own: hashlib.sha256(f"{ends} {own}".encode()).digest())
+            chosen = min(
+                backends, key=lambda own: hashlib.sha256(f"{ends} {own}".encode()).digest()
+            )
         else:
             chosen = backends[served.cursors[scope] % len(backends)]
             served.cursors[scope] += 1
@@ -369,7 +402,9 @@ class Reference:
         state, connection = opening(packet)
         is_tcp = packet.protocol == TCP
         timeout = (
-            connection.timeout(state, self._timeouts, is_replied=False) if is_tcp else self._timeouts[state]
+            connection.timeout(state, self._timeouts, is_replied=False)
+            if is_tcp
+            else self._timeouts[state]
         )
         flow = Flow(
             packet.protocol,
@@ -393,8 +428,8 @@ class Reference:
         return flow
 
     def _room(self, src: Address) -> Flow | None:
-        """The flow that gives way to one more, if need be: the oldest that was never answered, never an
-        established one. Raises when there is no room.
+        """The flow that gives way to one more, if need be: the oldest that was never answered,
+        never an established one. Raises when there is no room.
         """
         limit = self._max_flows_per_source
         if limit is not None and self._sources.get(src, 0) >= limit:
@@ -411,12 +446,16 @@ class Reference:
         return unassured[0]
 
     def _with_free_port(self, packet: Packet, sent: Ends, *, is_leased: bool) -> Ends:
-        """The ends with a source port by which the backend's answers can be told from those to other flows."""
+        """The ends with a source port by which the backend's answers can be told from those to
+        other flows.
+        """
 
         def is_free(port: int) -> bool:
             return (packet.protocol, replace(sent, sport=port).turned()) not in self._flows
 
-        if is_free(sent.sport) and (not is_leased or packet.kind == "portless" or sent.sport in self._ports):
+        if is_free(sent.sport) and (
+            not is_leased or packet.kind == "portless" or sent.sport in self._ports
+        ):
             return sent
         if packet.kind != "portless":
             for port in self._ports:

@@ -1,7 +1,7 @@
 """Packets for the reference NAT: read into fields, written with other ends.
 
-Checksums are not computed anew but follow the change (RFC 1624, equation 3), so a wrong one stays wrong.
-Fragments are not understood.
+Checksums are not computed anew but follow the change (RFC 1624, equation 3), so a wrong one stays
+wrong. Fragments are not understood.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,9 @@ class Malformed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """Who sends to whom. An echo request has its identifier as source port, a reply as destination port."""
+    """Who sends to whom. An echo request has its identifier as source port, a reply as destination
+    port.
+    """
 
     src: Address
     sport: int
@@ -45,7 +47,8 @@ class Packet:
     content: bytes
     protocol: int
     kind: str
-    """"tcp", "udp", "sctp", "echo-request", "echo-reply", "icmp-error", "icmp-other" or "portless"."""
+    """"tcp", "udp", "sctp", "echo-request", "echo-reply", "icmp-error", "icmp-other" or "portless".
+    """
     ends: Ends
     l4: int
     """Where the transport header begins."""
@@ -59,7 +62,9 @@ class Packet:
 
     def has_right_icmp_checksum(self) -> bool:
         """Whether an ICMP message is intact; ICMPv6 alone covers a pseudo header (RFC 4443, 2.3)."""
-        pseudo = _pseudo_header(self.ends, self.protocol, len(self.transport)) if self.is_v6 else b""
+        pseudo = (
+            _pseudo_header(self.ends, self.protocol, len(self.transport)) if self.is_v6 else b""
+        )
         return _sum(pseudo + self.transport) == 0xFFFF
 
     @property
@@ -83,8 +88,8 @@ def parse(packet: bytes) -> Packet:
 
 
 def parse_quoted(error: Packet) -> Packet | None:
-    """The packet that an ICMP error quotes: cut anywhere behind the first 8 bytes of its transport header (RFC
-    792). None when it is cut earlier.
+    """The packet that an ICMP error quotes: cut anywhere behind the first 8 bytes of its transport
+    header (RFC 792). None when it is cut earlier.
     """
     quote = error.transport[8:]
     version = quote[0] >> 4 if quote else 0
@@ -116,7 +121,9 @@ def parse_quoted(error: Packet) -> Packet | None:
 
 
 def rewritten(packet: Packet, to: Ends, is_incomplete: bool) -> bytes:
-    """The packet with other ends. `is_incomplete`: its transport checksum was never there, so it is computed."""
+    """The packet with other ends. `is_incomplete`: its transport checksum was never there, so it is
+    computed.
+    """
     if packet.kind == "sctp":
         return _rewritten_sctp(packet, to, is_incomplete)
     changed = _with_ends(packet, to)
@@ -129,13 +136,15 @@ def rewritten(packet: Packet, to: Ends, is_incomplete: bool) -> bytes:
         changed[at : at + 2] = b"\0\0"
         pseudo = _pseudo_header(to, packet.protocol, length)
         computed = ~_sum(pseudo + bytes(changed[packet.l4 : packet.l4 + length])) & 0xFFFF
-        changed[at : at + 2] = (0xFFFF if packet.kind == "udp" and not computed else computed).to_bytes(2)
+        changed[at : at + 2] = (
+            0xFFFF if packet.kind == "udp" and not computed else computed
+        ).to_bytes(2)
     return bytes(changed)
 
 
 def rewritten_error(packet: Packet, quote: Packet, sent: Ends) -> bytes:
-    """An ICMP error that quotes `sent` instead, and goes to who sent that. The source changes only if it is the
-    other end of the flow: a router keeps its address, so traceroute shows it.
+    """An ICMP error that quotes `sent` instead, and goes to who sent that. The source changes only
+    if it is the other end of the flow: a router keeps its address, so traceroute shows it.
     """
     outer = packet.ends
     src = sent.dst if outer.src == quote.ends.dst else outer.src
@@ -145,7 +154,9 @@ def rewritten_error(packet: Packet, quote: Packet, sent: Ends) -> bytes:
     # SCTP's CRC lies over the whole packet: in a quote that is cut nobody can check it.
     is_whole_sctp = quote.kind == "sctp" and _is_whole(quote.content)
     changed[start : packet.end] = (
-        _rewritten_sctp(quote, sent, is_incomplete=False) if is_whole_sctp else _with_ends(quote, sent)
+        _rewritten_sctp(quote, sent, is_incomplete=False)
+        if is_whole_sctp
+        else _with_ends(quote, sent)
     )
     region = slice(start, min(start + quote.l4 + 20, packet.end))
     old, new = packet.content[region], bytes(changed[region])
@@ -199,8 +210,12 @@ def _ipv6(packet: bytes) -> tuple[int, int, int]:
     return protocol, l4, end
 
 
-def _extensions(following: int, packet: bytes, *, refuses_fragments: bool = False) -> tuple[int, int, bool]:
-    """Protocol behind the extension headers, where it begins, and whether a later fragment hides it."""
+def _extensions(
+    following: int, packet: bytes, *, refuses_fragments: bool = False
+) -> tuple[int, int, bool]:
+    """Protocol behind the extension headers, where it begins, and whether a later fragment hides
+    it.
+    """
     l4 = 40
     for _ in range(9):
         if following not in (HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION, MOBILITY):

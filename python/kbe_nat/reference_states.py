@@ -1,4 +1,6 @@
-"""In which state a flow of the reference NAT begins, how those of SCTP go on, and how long each may last."""
+"""In which state a flow of the reference NAT begins, how those of SCTP go on, and how long each may
+last.
+"""
 
 from ipaddress import IPv4Address
 from typing import Final
@@ -13,7 +15,9 @@ def opening(packet: Packet) -> tuple[str, Connection]:
     if packet.kind == "tcp":
         return connection.open(Segment.parse(packet.transport)), connection
     if packet.kind == "sctp":
-        return "sctp_cookie_wait" if packet.transport[12:13] == INIT else "sctp_established", connection
+        return "sctp_cookie_wait" if packet.transport[
+            12:13
+        ] == INIT else "sctp_established", connection
     if packet.kind == "echo-request":
         return "icmp" if isinstance(packet.ends.src, IPv4Address) else "icmpv6", connection
     return "udp" if packet.kind == "udp" else "generic", connection

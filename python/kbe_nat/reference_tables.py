@@ -102,7 +102,9 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How a first packet is served: by which list of endpoints, and whether its source is masqueraded."""
+    """How a first packet is served: by which list of endpoints, and whether its source is
+    masqueraded.
+    """
 
     spec: ServicePort
     scope: str
@@ -153,8 +155,8 @@ class Tables:
                         self._claim(spec, closed, address)
 
     def find(self, protocol: int, address: Address, port: int) -> tuple[ServicePort, str] | None:
-        """The service port that is served there, and the kind of the frontend. All of 127.0.0.0/8 is the node's:
-        its node ports are beside 127.0.0.1 as they are on it, or closed.
+        """The service port that is served there, and the kind of the frontend. All of 127.0.0.0/8
+        is the node's: its node ports are beside 127.0.0.1 as they are on it, or closed.
         """
         found = self.frontends.get((protocol, address, port))
         if found or address.version != 4 or not address.is_loopback:
@@ -230,7 +232,9 @@ def _unguarded(tables: Tables, packet: Packet, interface: int, midstream: str) -
         return None
     is_midstream = packet.protocol == TCP and _is_midstream(packet, midstream)
     is_cluster_ip = tables.addresses.get(ends.dst, False)
-    scope, masquerade = _policy(tables.node, spec, kind, ends.src, interface, is_cluster_ip=is_cluster_ip)
+    scope, masquerade = _policy(
+        tables.node, spec, kind, ends.src, interface, is_cluster_ip=is_cluster_ip
+    )
     decision = Decision(spec, scope, masquerade, is_midstream)
     if not decision.backends:
         raise Refused("drop", "no-local-endpoints")
@@ -255,10 +259,12 @@ def _refuses_somebody(spec: ServicePort) -> bool:
     return not spec.local_backends and (not spec.backends or spec.external_local)
 
 
-def _is_out_of_reach(node: Node, spec: ServicePort, kind: str, packet: Packet, interface: int) -> bool:
-    """Whether kube-proxy has no rule for a packet to this frontend: only refusals apply at addresses that
-    serve no node ports; in iptables mode the node's own packets to other hosts' external addresses are not
-    refused, nor what others send to a cluster IP that the node has.
+def _is_out_of_reach(
+    node: Node, spec: ServicePort, kind: str, packet: Packet, interface: int
+) -> bool:
+    """Whether kube-proxy has no rule for a packet to this frontend: only refusals apply at
+    addresses that serve no node ports; in iptables mode the node's own packets to other hosts'
+    external addresses are not refused, nor what others send to a cluster IP that the node has.
     """
     src, dst = packet.ends.src, packet.ends.dst
     is_own = is_own_address(node, src) or (src.is_loopback and interface == 0)
@@ -306,9 +312,13 @@ def _policy(
     """Traffic policies, source ranges and masquerade (pkg/proxy/topology.go, iptables/proxier.go)."""
     is_pod = any(_contains(text, src) for text in node.pod_ranges)
     is_node = is_own_address(node, src) or (src.is_loopback and interface == 0)
-    has_detector = any(ip_network(text, strict=False).version == src.version for text in node.pod_ranges)
+    has_detector = any(
+        ip_network(text, strict=False).version == src.version for text in node.pod_ranges
+    )
     has_endpoints = bool(spec.backends or spec.local_backends)
-    is_ranged = kind == "load-balancer" or (spec.ranges_everywhere and kind in ("external-ip", "node-port"))
+    is_ranged = kind == "load-balancer" or (
+        spec.ranges_everywhere and kind in ("external-ip", "node-port")
+    )
     is_let_in = not spec.source_ranges or any(_contains(text, src) for text in spec.source_ranges)
     if is_ranged and not is_let_in and (has_endpoints or node.mode == "nftables"):
         raise Refused("drop", "source-range")
@@ -321,7 +331,8 @@ def _policy(
         return "local", False
     if not spec.external_local:
         return "cluster", True
-    # In nftables mode the rule for all cluster IPs goes ahead, also where the address is an external one, too.
+    # In nftables mode the rule for all cluster IPs goes ahead, also where the address is an
+    # external one, too.
     is_marked = node.mode == "nftables" and is_cluster_ip and is_foreign
     # With the policy Local, pods and the node itself are short-cut to the whole cluster.
     return ("cluster", is_marked or not is_pod) if is_pod or is_node else ("local", is_marked)
@@ -330,8 +341,9 @@ def _policy(
 def is_masqueraded(
     tables: Tables, packet: Packet, interface: int, backend: tuple[Address, int], *, is_marked: bool
 ) -> bool:
-    """Whether a translated packet's source is masqueraded. kube-proxy's filter chains look at the packet a second
-    time, with the backend's address on it. Raises `Refused` when another Service refuses what comes there.
+    """Whether a translated packet's source is masqueraded. kube-proxy's filter chains look at the
+    packet a second time, with the backend's address on it. Raises `Refused` when another Service
+    refuses what comes there.
     """
     node, src, (address, port) = tables.node, packet.ends.src, backend
     is_own = is_own_address(node, src) or (src.is_loopback and interface == 0)
@@ -346,7 +358,9 @@ def is_masqueraded(
     for spec, kind in filter(None, (tables.find(*key), tables.beaten.get(key))):
         kinds = {kind}
         if kind not in NODE_PORTS:
-            own = (own for own in spec.frontends if own.address and ip_address(own.address) == address)
+            own = (
+                own for own in spec.frontends if own.address and ip_address(own.address) == address
+            )
             kinds = {frontend.kind for frontend in own if frontend.port == port}
         for one in kinds:
             _check(node, spec, one, hooks)

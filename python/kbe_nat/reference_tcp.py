@@ -1,8 +1,8 @@
-"""TCP connections for the reference NAT: nf_conntrack's states, and enough of both windows to tell an exact RST
-from a guessed one.
+"""TCP connections for the reference NAT: nf_conntrack's states, and enough of both windows to tell
+an exact RST from a guessed one.
 
-States: FIN_WAIT after the first FIN, CLOSE_WAIT when it is acknowledged, LAST_ACK after the second FIN, TIME_WAIT
-when that is acknowledged. A segment that does not fit changes and refreshes nothing.
+States: FIN_WAIT after the first FIN, CLOSE_WAIT when it is acknowledged, LAST_ACK after the second
+FIN, TIME_WAIT when that is acknowledged. A segment that does not fit changes and refreshes nothing.
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,9 @@ class Segment:
     @property
     def end(self) -> int:
         """Sequence number behind it; SYN and FIN take one each."""
-        return self.seq + self.payload + bool(self.flags & SYN) + bool(self.flags & FIN) & 0xFFFFFFFF
+        return (
+            self.seq + self.payload + bool(self.flags & SYN) + bool(self.flags & FIN) & 0xFFFFFFFF
+        )
 
 
 @dataclass(slots=True)
@@ -100,9 +102,9 @@ class Connection:
         return "tcp_established"
 
     def advance(self, state: str, is_original: bool, segment: Segment) -> str:
-        """The state after a segment; or "invalid" when it does not fit, "unmoved" for a SYN on an open
-        connection, which the other side will challenge (RFC 5961, 4), or for one that is sent again, and
-        "reopened" for one on a connection that is over.
+        """The state after a segment; or "invalid" when it does not fit, "unmoved" for a SYN on an
+        open connection, which the other side will challenge (RFC 5961, 4), or for one that is sent
+        again, and "reopened" for one on a connection that is over.
         """
         flags, client = segment.flags, self.sides[0]
         if not is_possible(flags):
@@ -143,8 +145,8 @@ class Connection:
         return timeouts[state]
 
     def _reset(self, state: str, other: Side, seq: int) -> str:
-        """A RST closes an open connection only with exactly the sequence number that the other side expects next
-        (RFC 5961, 3.2); a half-open one also with a later one.
+        """A RST closes an open connection only with exactly the sequence number that the other side
+        expects next (RFC 5961, 3.2); a half-open one also with a later one.
         """
         if other.ack is None or seq == other.ack:
             return "tcp_close"
@@ -161,7 +163,8 @@ class Connection:
         )
         reach = max(sender.window, MAX_ACK_WINDOW)
         is_plausible = not segment.flags & ACK or (
-            not is_before(receiver.end, segment.ack) and not is_before(segment.ack, receiver.end - reach)
+            not is_before(receiver.end, segment.ack)
+            and not is_before(segment.ack, receiver.end - reach)
         )
         return is_acceptable and is_plausible
 
@@ -179,7 +182,9 @@ class Connection:
 
 
 def is_possible(flags: int) -> bool:
-    """Whether a sane sender sets these flags together: something is said, and SYN stands alone or with ACK."""
+    """Whether a sane sender sets these flags together: something is said, and SYN stands alone or
+    with ACK.
+    """
     said = flags & (FIN | SYN | RST | ACK)
     return bool(said) and (not said & SYN or not said & (FIN | RST))
 
@@ -230,4 +235,5 @@ AFTER_FIN: Final = {
 }
 AFTER_ACK: Final = {"tcp_fin_wait": "tcp_close_wait", "tcp_last_ack": "tcp_time_wait"}
 MAX_ACK_WINDOW: Final = 66_000
-"""How far an acknowledgement may lie behind what was sent, at least (the kernel's MAXACKWINCONST)."""
+"""How far an acknowledgement may lie behind what was sent, at least (the kernel's MAXACKWINCONST).
+"""

@@ -50,9 +50,11 @@ class Remembered(Generic[T]):
         """By the policy's identity."""
         self._ports: Sequence[PortPolicy] = ()
 
-    def findings(self, ports: Sequence[PortPolicy], changes: PortChanges | None = None) -> Findings[T]:
-        """Against what was kept last; `changes` are those of the plan. Cost: a look at the ports that changed,
-        and unless `changes` tell which these are, a comparison of numbers for each.
+    def findings(
+        self, ports: Sequence[PortPolicy], changes: PortChanges | None = None
+    ) -> Findings[T]:
+        """Against what was kept last; `changes` are those of the plan. Cost: a look at the ports
+        that changed, and unless `changes` tell which these are, a comparison of numbers for each.
         """
         known = self._known
         if changes is not None and changes.before is self._ports:

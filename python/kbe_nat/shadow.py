@@ -1,8 +1,10 @@
-"""What kbe-nat would have decided, beside what the node's own proxy has done: flow by flow, touching none.
+"""What kbe-nat would have decided, beside what the node's own proxy has done: flow by flow,
+touching none.
 
-The kernel's connection tracking says where a flow was sent. It holds what was let through: of a flow that the
-kernel has refused there is nothing to compare. Nor does it say by which device a packet came, so where pods are
-known by their device, a masquerade is only wrong when it would be for a pod and for everybody else.
+The kernel's connection tracking says where a flow was sent. It holds what was let through: of a
+flow that the kernel has refused there is nothing to compare. Nor does it say by which device a
+packet came, so where pods are known by their device, a masquerade is only wrong when it would be
+for a pod and for everybody else.
 """
 
 from collections import Counter

@@ -8,18 +8,19 @@ from kbe_nat.remembered import Remembered
 
 
 class Tables:
-    """Native service ports of the newest plan. One whose policy did not change is handed over again, with the
-    balancer it has.
+    """Native service ports of the newest plan. One whose policy did not change is handed over
+    again, with the balancer it has.
     """
 
     def __init__(self) -> None:
         self._ports = {
-            mode: Remembered(partial(_native_port, is_nftables=mode is Mode.NFTABLES)) for mode in Mode
+            mode: Remembered(partial(_native_port, is_nftables=mode is Mode.NFTABLES))
+            for mode in Mode
         }
 
     def native(self, plan: Plan) -> tuple[list[_native.ServicePort], _native.NodeView]:
-        """The arguments of `Engine.replace_services`. Cost: a comparison per service port, and the building
-        of those that changed.
+        """The arguments of `Engine.replace_services`. Cost: a comparison per service port, and the
+        building of those that changed.
         """
         options = plan.options
         ports = self._ports[options.mode]
@@ -48,7 +49,9 @@ def _native_port(policy: PortPolicy, *, is_nftables: bool) -> _native.ServicePor
 
     def backend(own: Target) -> _native.Backend:
         # The rules of nftables mode know the endpoints of this node only.
-        return _native.Backend(own.address, own.port, own.weight, hairpin=own.is_local or not is_nftables)
+        return _native.Backend(
+            own.address, own.port, own.weight, hairpin=own.is_local or not is_nftables
+        )
 
     return _native.ServicePort(
         policy.name,
@@ -60,7 +63,9 @@ def _native_port(policy: PortPolicy, *, is_nftables: bool) -> _native.ServicePor
         internal_local=policy.is_internal_local,
         external_local=policy.is_external_local,
         affinity_seconds=policy.affinity_seconds,
-        source_ranges=[text if "/" in text else f"{text}/{128 if ':' in text else 32}" for text in ranges],
+        source_ranges=[
+            text if "/" in text else f"{text}/{128 if ':' in text else 32}" for text in ranges
+        ],
         ranges_everywhere=policy.ranges_everywhere,
         strategy=policy.strategy,
     )

@@ -1,8 +1,8 @@
 """Everything that may happen to a node, at random and by a seed, while clients watch their flows.
 
-`chaos.py [--minutes 10] [--seed N] [--datapath first-packet] [-o json]`, as root. Ends with a table, and with 1
-if a flow was lost, or moved although its endpoint served, or stayed with one that did not, or a client was
-refused.
+`chaos.py [--minutes 10] [--seed N] [--datapath first-packet] [-o json]`, as root. Ends with a
+table, and with 1 if a flow was lost, or moved although its endpoint served, or stayed with one that
+did not, or a client was refused.
 """
 
 import argparse
@@ -34,7 +34,9 @@ HERE: Final = Path(__file__).parent
 FLOWS: Final = 12
 """That stay, by frontend."""
 STUCK_SECONDS: Final = 10.0
-"""After so long no datagram goes to a pod that does not serve: a restart and a slow machine included."""
+"""After so long no datagram goes to a pod that does not serve: a restart and a slow machine
+included.
+"""
 
 
 @dataclass
@@ -67,7 +69,8 @@ class Watch:
                 gone = self.endpoints.gone_for(told["service"], pod, told["began"])
                 if gone > STUCK_SECONDS:
                     self._note(
-                        told, f"{told['service']}: pod {pod} answers, and has not served for {gone:.1f} s"
+                        told,
+                        f"{told['service']}: pod {pod} answers, and has not served for {gone:.1f} s",
                     )
             case "datagram-lost":
                 self.lost_datagrams += 1
@@ -78,24 +81,39 @@ class Watch:
     def _note(self, told: dict[str, Any], what: str) -> None:
         """Something wrong, with what happened before it."""
         at = told["at"]
-        before = [f"{name} {at - began:.1f} s before" for began, name in self.faults.history if began <= at]
+        before = [
+            f"{name} {at - began:.1f} s before"
+            for began, name in self.faults.history
+            if began <= at
+        ]
         self.wrong.append(f"{at - self.started:.1f} s ({', '.join(before[-3:])}): {what}")
 
     def _judge_move(self, told: dict[str, Any]) -> None:
         pod = int(told["before"])
         # The objects were written a little before the flow's last answer, and read after it.
         since = told["since"] - STUCK_SECONDS
-        if told["protocol"] == "udp" and self.endpoints.stopped(told["service"], pod, since, told["at"]):
+        if told["protocol"] == "udp" and self.endpoints.stopped(
+            told["service"], pod, since, told["at"]
+        ):
             self.moved += 1
         else:
-            self._note(told, f"moved: {told['flow']} from pod {pod}, which served, to {told['after']}")
+            self._note(
+                told, f"moved: {told['flow']} from pod {pod}, which served, to {told['after']}"
+            )
 
 
 class Faults:
     """What happens, by name."""
 
-    def __init__(self, cluster: Cluster, proxy: Proxy, endpoints: Endpoints, chance: random.Random) -> None:
-        self._cluster, self._proxy, self._endpoints, self._chance = cluster, proxy, endpoints, chance
+    def __init__(
+        self, cluster: Cluster, proxy: Proxy, endpoints: Endpoints, chance: random.Random
+    ) -> None:
+        self._cluster, self._proxy, self._endpoints, self._chance = (
+            cluster,
+            proxy,
+            endpoints,
+            chance,
+        )
         self.counts: dict[str, int] = {}
         self.history: list[tuple[float, str]] = []
         """When each began."""
@@ -125,7 +143,9 @@ class Faults:
 
     def strategy(self) -> None:
         """Another strategy for a Service."""
-        name = self._chance.choice(("random", "rr", "wrr", "lc", "wlc", "p2c", "mh", "rendezvous", "sh"))
+        name = self._chance.choice(
+            ("random", "rr", "wrr", "lc", "wlc", "p2c", "mh", "rendezvous", "sh")
+        )
         self._proxy.ask("strategy", "set", f"default/{self._chance.choice(SERVICES)}", name)
 
     def drain(self) -> None:
@@ -154,7 +174,9 @@ class Faults:
     def remove_rules(self) -> None:
         """Somebody flushes a chain or a map of ours."""
         for family, table in self._tables():
-            what = self._chance.choice((("chain", "new"), ("map", "backends"), ("set", "masqueraded")))
+            what = self._chance.choice(
+                (("chain", "new"), ("map", "backends"), ("set", "masqueraded"))
+            )
             with suppress(Exception):
                 self._cluster.node.call("nft", "flush", what[0], family, table, what[1])
 
@@ -162,7 +184,9 @@ class Faults:
         """Somebody gives a backend's number another address."""
         for family, table in self._tables():
             with suppress(Exception):
-                listed = self._cluster.node.call("nft", "-j", "list", "map", family, table, "backends")
+                listed = self._cluster.node.call(
+                    "nft", "-j", "list", "map", family, table, "backends"
+                )
                 [key, _] = json.loads(listed)["nftables"][-1]["map"]["elem"][0]
                 other = address(self._chance.randrange(PODS), 4 if family == "ip" else 6)
                 ends = (f"{{ {key:#x} : {other} . {PORT} }}",)
@@ -201,13 +225,19 @@ class Faults:
         target.unlink(missing_ok=True)
 
     def _tables(self) -> list[tuple[str, str]]:
-        listed = [line.split() for line in self._cluster.node.call("nft", "list", "tables").splitlines()]
-        return [(words[1], words[2]) for words in listed if words[2].startswith("kbe-nat-translation")]
+        listed = [
+            line.split() for line in self._cluster.node.call("nft", "list", "tables").splitlines()
+        ]
+        return [
+            (words[1], words[2]) for words in listed if words[2].startswith("kbe-nat-translation")
+        ]
 
 
 @contextmanager
 def cluster_of_pods() -> Iterator[Cluster]:
-    """Both families on all wires, a server in each pod, and rules of somebody else as a CNI has them."""
+    """Both families on all wires, a server in each pod, and rules of somebody else as a CNI has
+    them.
+    """
     with Cluster(tuple(Target(address(pod, 4), 9876) for pod in range(PODS))) as cluster:
         node, client = cluster.node, cluster.client
         node.write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
@@ -220,7 +250,9 @@ def cluster_of_pods() -> Iterator[Cluster]:
             pod.call("ip", "address", "add", f"{address(number, 6)}/128", "dev", "eth0", "nodad")
             pod.call("ip", "route", "add", "fd00:17::1", "dev", "eth0")
             pod.call("ip", "route", "add", "default", "via", "fd00:17::1")
-            server = pod.start((sys.executable, str(HERE.parent / "named_pod.py"), str(number), str(PORT)))
+            server = pod.start(
+                (sys.executable, str(HERE.parent / "named_pod.py"), str(number), str(PORT))
+            )
             assert server.stdout is not None and server.stdout.readline() == "ready\n"
         for command, pods in (("iptables", "172.17.0.0/16"), ("ip6tables", "fd00:17::/64")):
             outside = ("POSTROUTING", "-s", pods, "!", "-o", "docker0", "-j", "MASQUERADE")
@@ -246,7 +278,10 @@ def run(minutes: float, seed: int, datapath: str, progress: Console) -> dict[str
         command = (sys.executable, str(HERE / "load.py"), json.dumps(frontends()), str(FLOWS))
         load = stack.enter_context(
             subprocess.Popen(
-                [*cluster.client.prefix, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                [*cluster.client.prefix, *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
             )
         )
         assert load.stdin is not None and load.stdout is not None
@@ -336,8 +371,12 @@ def main() -> int:
     """The exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10, help="how long (default: 10)")
-    parser.add_argument("--seed", type=int, help="of all that is random (default: another one each time)")
-    parser.add_argument("--datapath", choices=("first-packet", "every-packet"), default="first-packet")
+    parser.add_argument(
+        "--seed", type=int, help="of all that is random (default: another one each time)"
+    )
+    parser.add_argument(
+        "--datapath", choices=("first-packet", "every-packet"), default="first-packet"
+    )
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text")
     flags = parser.parse_args()
     seed = random.SystemRandom().randrange(1 << 32) if flags.seed is None else flags.seed

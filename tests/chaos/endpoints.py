@@ -74,7 +74,12 @@ class Endpoints:
                         "ipFamilies": ["IPv4", "IPv6"],
                         "ipFamilyPolicy": "RequireDualStack",
                         "ports": [
-                            {"name": protocol, "protocol": protocol.upper(), "port": 80, "targetPort": PORT}
+                            {
+                                "name": protocol,
+                                "protocol": protocol.upper(),
+                                "port": 80,
+                                "targetPort": PORT,
+                            }
                             for protocol in ("tcp", "udp")
                         ],
                         **affinity,
@@ -87,8 +92,8 @@ class Endpoints:
     def change(self) -> None:
         """Another random set of endpoints for one Service.
 
-        Some pods serve it all the time, ready or not, so that their flows may never move. At least two of all are
-        ready, so that one of them can be drained.
+        Some pods serve it all the time, ready or not, so that their flows may never move. At least
+        two of all are ready, so that one of them can be drained.
         """
         service = self.chance.choice(SERVICES)
         states = {pod: self.chance.choices(CONDITIONS[:2], (2, 1))[0] for pod in STEADY}
@@ -123,7 +128,9 @@ class Endpoints:
         before = [entry for entry in self.history[service, pod] if entry[0] <= moment]
         return 0.0 if not before or before[-1][1] else moment - before[-1][0]
 
-    def _slice(self, service: str, family: int, states: dict[int, dict[str, bool]]) -> dict[str, Any]:
+    def _slice(
+        self, service: str, family: int, states: dict[int, dict[str, bool]]
+    ) -> dict[str, Any]:
         return {
             "apiVersion": "discovery.k8s.io/v1",
             "kind": "EndpointSlice",
@@ -133,7 +140,8 @@ class Endpoints:
             },
             "addressType": f"IPv{family}",
             "ports": [
-                {"name": protocol, "protocol": protocol.upper(), "port": PORT} for protocol in ("tcp", "udp")
+                {"name": protocol, "protocol": protocol.upper(), "port": PORT}
+                for protocol in ("tcp", "udp")
             ],
             "endpoints": [
                 {"addresses": [address(pod, family)], "conditions": conditions}

@@ -1,8 +1,9 @@
 """The clients of the chaos run: flows that stay, and flows that come and go.
 
-`load.py FRONTENDS FLOWS` with the frontends as JSON: `[[service, "tcp" or "udp", address, port], ...]`. Prints a
-line of JSON for each thing that happens, and one with counters every second, until its standard input ends.
-Times are the system's monotonic clock's, so that they compare with those of other processes.
+`load.py FRONTENDS FLOWS` with the frontends as JSON: `[[service, "tcp" or "udp", address, port],
+...]`. Prints a line of JSON for each thing that happens, and one with counters every second, until
+its standard input ends. Times are the system's monotonic clock's, so that they compare with those
+of other processes.
 """
 
 import json
@@ -106,7 +107,8 @@ class Flow:
 def stay(frontend: list[Any], count: int, tally: Tally, is_over: threading.Event) -> None:
     """Asks each of so many flows now and then, and tells when another pod answers.
 
-    A flow ends after a while, and another one takes its place: otherwise all would stay with pods that never go.
+    A flow ends after a while, and another one takes its place: otherwise all would stay with pods
+    that never go.
     """
     flows: list[Flow] = []
     while not is_over.wait(0.5):
@@ -130,7 +132,9 @@ def stay(frontend: list[Any], count: int, tally: Tally, is_over: threading.Event
             tally.count(f"{flow.protocol}-asked", now - started)
             if flow.backend not in ("", backend):
                 facts = {"service": flow.service, "before": flow.backend, "after": backend}
-                tally.tell("moved", flow=flow.name, protocol=flow.protocol, since=flow.answered, **facts)
+                tally.tell(
+                    "moved", flow=flow.name, protocol=flow.protocol, since=flow.answered, **facts
+                )
             flow.backend, flow.answered = backend, now
             if flow.protocol == "udp":
                 tally.tell("answered", service=flow.service, backend=backend, began=started)

@@ -54,7 +54,8 @@ class Proxy:
         """Start it, and wait until it serves."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.node.prefix, *COMMAND, "proxy", *self._places(), "--strategy", "random"], stderr=log
+                [*self.node.prefix, *COMMAND, "proxy", *self._places(), "--strategy", "random"],
+                stderr=log,
             )
         self.starts += 1
         eventually(lambda: self.ask("get", "status", "-o", "json")[0] == 0)

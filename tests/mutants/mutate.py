@@ -1,10 +1,11 @@
 """Damage the code one line at a time, and see whether a test notices.
 
-`mutate.py [PATTERN ...] [--list] [-o json]`, as root. The mutants are in mutants.yaml beside this file: a
-change of a file, and the tests that must fail with it. Each is applied to a copy of the working tree, which
-target/mutants keeps; a second run at the same time has a copy of its own. At last the tests that have noticed
-mutants run on sound code. Ends with 1 if a mutant survives without a reason, no longer fits the code, or does
-not build; or if its tests fail without it, too, or are all skipped.
+`mutate.py [PATTERN ...] [--list] [-o json]`, as root. The mutants are in mutants.yaml beside this
+file: a change of a file, and the tests that must fail with it. Each is applied to a copy of the
+working tree, which target/mutants keeps; a second run at the same time has a copy of its own. At
+last the tests that have noticed mutants run on sound code. Ends with 1 if a mutant survives without
+a reason, no longer fits the code, or does not build; or if its tests fail without it, too, or are
+all skipped.
 """
 
 import argparse
@@ -80,7 +81,8 @@ def mutants(patterns: list[str]) -> list[Mutant]:
         text = f"{mutant.name} {mutant.file} {mutant.tests}"
         return not patterns or any(re.search(pattern, text) for pattern in patterns)
 
-    # What is quick comes first, and those of one crate or file beside each other: less is built again.
+    # What is quick comes first, and those of one crate or file beside each other: less is built
+    # again.
     return sorted(
         (mutant for row in rows if is_chosen(mutant := Mutant(**row))),
         key=lambda own: (own.is_in_extension, "netns" in own.tests, own.file, own.tests),
@@ -135,7 +137,9 @@ def main() -> int:
     parser.add_argument(
         "patterns", nargs="*", metavar="PATTERN", help="of names, files or tests (default: all)"
     )
-    parser.add_argument("--list", action="store_true", help="what there is, and whether it fits the code")
+    parser.add_argument(
+        "--list", action="store_true", help="what there is, and whether it fits the code"
+    )
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text")
     flags = parser.parse_args()
     chosen = mutants(flags.patterns)

@@ -1,4 +1,6 @@
-"""Copies of the working tree that may be damaged: their files, what is built of them, and their tests."""
+"""Copies of the working tree that may be damaged: their files, what is built of them, and their
+tests.
+"""
 
 import fcntl
 import itertools
@@ -94,7 +96,11 @@ class TreeCopy:
         if UNBUILT in said:
             return said[said.index(UNBUILT) :].splitlines()[0]
         found = FAILED.search(said)
-        return next(filter(None, found.groups())) if found else (said.strip().splitlines() or ["?"])[-1]
+        return (
+            next(filter(None, found.groups()))
+            if found
+            else (said.strip().splitlines() or ["?"])[-1]
+        )
 
 
 @contextmanager

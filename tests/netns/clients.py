@@ -51,7 +51,9 @@ endpoints: [{", ".join(rows)}]
 
 
 def named(cluster: Cluster) -> None:
-    """A server in each pod that answers with its name, to datagrams and connections of both families."""
+    """A server in each pod that answers with its name, to datagrams and connections of both
+    families.
+    """
     for pod, name in zip(cluster.pods, NAMES, strict=True):
         served(pod, NAMED_POD, name, "9953")
 
@@ -80,18 +82,25 @@ class Clients(AbstractContextManager["Clients"]):
             own.connect(self._to)
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         for own in self.sockets:
             own.close()
 
     def asked(self, seconds: float = 30) -> list[str]:
-        """Who answers each; "" stands for nobody. Asks again after a second without answer, up to `seconds`."""
+        """Who answers each; "" stands for nobody. Asks again after a second without answer, up to
+        `seconds`.
+        """
         answers: dict[socket.socket, str] = {}
         for start in range(0, len(self.sockets), AT_ONCE):
             deadline = time.monotonic() + seconds
             some = self.sockets[start : start + AT_ONCE]
-            while (left := [own for own in some if own not in answers]) and time.monotonic() < deadline:
+            while (
+                left := [own for own in some if own not in answers]
+            ) and time.monotonic() < deadline:
                 answers |= answered(left, 1)
         return [answers.get(own, "") for own in self.sockets]
 

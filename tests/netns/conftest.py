@@ -1,4 +1,6 @@
-"""Namespaces for tests on real packets. Where they cannot be made, the tests are skipped with the reason."""
+"""Namespaces for tests on real packets. Where they cannot be made, the tests are skipped with the
+reason.
+"""
 
 import os
 import shutil

@@ -1,4 +1,6 @@
-"""A node alone, with wires instead of neighbours: packets are thrown onto them, and seen where they come out."""
+"""A node alone, with wires instead of neighbours: packets are thrown onto them, and seen where they
+come out.
+"""
 
 import json
 import os
@@ -28,7 +30,9 @@ OWN_ADDRESS, STRANGER = "169.254.7.7", "203.0.113.250"
 
 @dataclass
 class Node:
-    """A node with a wire to the outside, one to its pods, and one for every other device that a case names."""
+    """A node with a wire to the outside, one to its pods, and one for every other device that a
+    case names.
+    """
 
     name: Namespace
     far: Namespace
@@ -47,7 +51,9 @@ class Node:
     def send_itself(self, packet: bytes) -> None:
         is_six = packet[0] >> 4 == 6
         family = socket.AF_INET6 if is_six else socket.AF_INET
-        own = inside(self.name.path, lambda: socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW))
+        own = inside(
+            self.name.path, lambda: socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW)
+        )
         _, destination = traffic.addresses(packet)
         # What is refused or dropped in OUTPUT fails here; how it came out is seen elsewhere.
         with own:
@@ -58,7 +64,9 @@ class Node:
 
     def settle(self) -> list[bytes]:
         """Waits until every packet has gone as far as it goes; what the node has sent."""
-        heard = overheard(self.wires["eth0"], self.head("eth0", 4), STRANGER, OWN_ADDRESS, self.arrived)
+        heard = overheard(
+            self.wires["eth0"], self.head("eth0", 4), STRANGER, OWN_ADDRESS, self.arrived
+        )
         if self.serving:
             self.serving.settle()
         return [*heard, *self.arrived()]
@@ -78,7 +86,11 @@ class Node:
 @contextmanager
 def node_for(made: Plan, devices: set[str]) -> Iterator[Node]:
     suffix = os.getpid()
-    with Namespace(f"kbe-live-{suffix}") as name, Namespace(f"kbe-far-{suffix}") as far, ExitStack() as stack:
+    with (
+        Namespace(f"kbe-live-{suffix}") as name,
+        Namespace(f"kbe-far-{suffix}") as far,
+        ExitStack() as stack,
+    ):
         own = Node(name, far)
         for path in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
             name.write(f"/proc/sys/net/{path}", "1")
@@ -105,11 +117,26 @@ def node_for(made: Plan, devices: set[str]) -> Iterator[Node]:
         for address in made.addresses:
             bits = 128 if ":" in address else 32
             name.call(
-                "ip", "address", "add", f"{address}/{bits}", "dev", "eth0", *(["nodad"] if bits > 32 else [])
+                "ip",
+                "address",
+                "add",
+                f"{address}/{bits}",
+                "dev",
+                "eth0",
+                *(["nodad"] if bits > 32 else []),
             )
-        for address in {target.address for port in made.ports for target in (*port.cluster, *port.local)}:
+        for address in {
+            target.address for port in made.ports for target in (*port.cluster, *port.local)
+        }:
             if address not in made.addresses:
-                name.call("ip", "route", "add", f"{address}/{128 if ':' in address else 32}", "dev", "pods0")
+                name.call(
+                    "ip",
+                    "route",
+                    "add",
+                    f"{address}/{128 if ':' in address else 32}",
+                    "dev",
+                    "pods0",
+                )
         for default in (("ip", "route"), ("ip", "-6", "route")):
             name.call(*default, "add", "default", "dev", "eth0")
         # Whoever masquerades needs an address for what goes to pods.
@@ -166,7 +193,9 @@ def outcome(node: Node, made: Plan, flow: dict[str, Any], first: int) -> dict[st
                 seen.add("pass")
             else:
                 seen.add("dnat")
-                place = f"[{destination}]:{dport}" if ":" in destination else f"{destination}:{dport}"
+                place = (
+                    f"[{destination}]:{dport}" if ":" in destination else f"{destination}:{dport}"
+                )
                 destinations.add(place)
                 if source != flow["from"]:
                     masqueraded.add(place)
@@ -181,8 +210,9 @@ def outcome(node: Node, made: Plan, flow: dict[str, Any], first: int) -> dict[st
 
 
 def is_visible(flow: dict[str, Any], made: Plan) -> bool:
-    """Whether the outcome can be told from outside. Not for what stays in the node: loopback, and what it sends
-    to itself; nor, for UDP and SCTP to the node, a refusal from what nobody there listens to.
+    """Whether the outcome can be told from outside. Not for what stays in the node: loopback, and
+    what it sends to itself; nor, for UDP and SCTP to the node, a refusal from what nobody there
+    listens to.
     """
     destination = split_address(flow["to"])[0]
     stays = destination in made.addresses and flow["from"] in made.addresses

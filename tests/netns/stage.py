@@ -1,4 +1,6 @@
-"""A cluster of both families that a driver of ours serves, with programs for its pods and its client."""
+"""A cluster of both families that a driver of ours serves, with programs for its pods and its
+client.
+"""
 
 import socket
 import struct
@@ -33,7 +35,9 @@ QUEUES = Path("/proc/thread-self/net/netfilter/nfnetlink_queue")
 VIPS = {IPV4: "172.30.228.255", IPV6: "fd00:30::ff"}
 PODS = {IPV4: ("172.17.0.3", "172.17.0.4"), IPV6: ("fd00:17::3", "fd00:17::4")}
 Driver = type[NativeQueue] | type[NetfilterQueue]
-DRIVERS = pytest.mark.parametrize("driver", [NativeQueue, NetfilterQueue], ids=["native", "netfilterqueue"])
+DRIVERS = pytest.mark.parametrize(
+    "driver", [NativeQueue, NetfilterQueue], ids=["native", "netfilterqueue"]
+)
 WAYS = pytest.mark.parametrize("way", list(Way), ids=str)
 ONE_QUEUE = Diversion((7, 7))
 FAMILIES = pytest.mark.parametrize("family", [IPV4, IPV6], ids=["ipv4", "ipv6"])
@@ -79,9 +83,12 @@ class Serving:
         """Waits until all packets that were ever queued have gone where their verdicts send them."""
 
         def is_settled() -> bool:
-            # The last field counts packets that were queued; a loop counts those whose verdicts are given.
+            # The last field counts packets that were queued; a loop counts those whose verdicts are
+            # given.
             queues = inside(self.node.path, QUEUES.read_text).splitlines()
-            return sum(int(line.split()[7]) for line in queues) == sum(own.loop.packets for own in self.loops)
+            return sum(int(line.split()[7]) for line in queues) == sum(
+                own.loop.packets for own in self.loops
+            )
 
         eventually(is_settled)
 
@@ -145,7 +152,11 @@ class Stage:
         return list(self.engine.flows())
 
     def client(
-        self, kind: int, family: int, to: tuple[str, int] | None = None, where: Namespace | None = None
+        self,
+        kind: int,
+        family: int,
+        to: tuple[str, int] | None = None,
+        where: Namespace | None = None,
     ) -> socket.socket:
         def connected() -> socket.socket:
             own = socket.socket(socket.AF_INET6 if family == IPV6 else socket.AF_INET, kind)
@@ -170,7 +181,9 @@ def stage(
     plan = plan or plan_of()
     add_ipv6(cluster)
     engine = kbe_nat.Engine(seed=1)
-    with serving(cluster.node, engine, plan, way, Diversion(queues, marks or Marks()), driver) as own:
+    with serving(
+        cluster.node, engine, plan, way, Diversion(queues, marks or Marks()), driver
+    ) as own:
         made = Stage(cluster, engine, own)
         errors = checksum_errors(cluster)
         yield made
@@ -212,8 +225,8 @@ def checksum_errors(cluster: Cluster) -> int:
 def connect(own: socket.socket, to: tuple[str, int], seconds: float) -> None:
     """Connects, and lets the kernel wait, not Python.
 
-    Of 4,000 refusals by a busy node poll reported one before SO_ERROR knew of it: Python took the closed socket
-    for a connected one.
+    Of 4,000 refusals by a busy node poll reported one before SO_ERROR knew of it: Python took the
+    closed socket for a connected one.
     """
     own.settimeout(None)
     patience = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))

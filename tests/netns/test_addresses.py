@@ -40,7 +40,9 @@ def test_addresses_and_devices_are_heard_of(node: Namespace) -> None:
 
 def test_what_was_lost_counts_as_a_change(node: Namespace) -> None:
     own = inside(node.path, NodeAddresses)
-    program = "for n in range(4000): print('address', 'del' if n % 2 else 'add', '192.0.2.1/32 dev lo')"
+    program = (
+        "for n in range(4000): print('address', 'del' if n % 2 else 'add', '192.0.2.1/32 dev lo')"
+    )
     node.call("sh", "-c", f'python3 -c "{program}" | ip -batch -')
     node.call("ip", "address", "add", "192.0.2.2/32", "dev", "lo")
     assert own.has_changed(), "more than there is room for"

@@ -1,4 +1,6 @@
-"""What somebody outside, or want on the node, does to a daemon that serves: it goes on, says so, and recovers."""
+"""What somebody outside, or want on the node, does to a daemon that serves: it goes on, says so,
+and recovers.
+"""
 
 import os
 import re
@@ -51,7 +53,9 @@ def broken(folder: Path, names: tuple[str, ...], script: str) -> dict[str, str]:
     place = folder / "bin"
     place.mkdir()
     for name in names:
-        found = subprocess.run(["which", name], capture_output=True, text=True, check=True).stdout.strip()
+        found = subprocess.run(
+            ["which", name], capture_output=True, text=True, check=True
+        ).stdout.strip()
         (place / name).write_text(f'#!/bin/sh\n{script}\nexec {found} "$@"\n')
         (place / name).chmod(0o755)
     return {"PATH": f"{place}:{os.environ['PATH']}"}
@@ -62,14 +66,18 @@ def test_f127_a_stranger_opens_thousands_of_connections(daemon: Daemon, greeting
     daemon.write("balanced.yaml", BALANCED)
     daemon.start("--node", "here")
     resource.prlimit(pid(daemon), resource.RLIMIT_NOFILE, (1024, 1024))
-    eventually(lambda: daemon.cluster.client.call(*HTTP_STATUS, "http://10.0.2.15:30200/") == "503", 30)
+    eventually(
+        lambda: daemon.cluster.client.call(*HTTP_STATUS, "http://10.0.2.15:30200/") == "503", 30
+    )
     flood = daemon.cluster.client.start((sys.executable, "-c", FLOOD, greeting))
     assert flood.stdout is not None
     worst = [0, 0]
     opened = 0
     while opened < 4000:
         opened = int(flood.stdout.readline())
-        worst = [max(old, counted(daemon, name)) for old, name in zip(worst, ("fd", "task"), strict=True)]
+        worst = [
+            max(old, counted(daemon, name)) for old, name in zip(worst, ("fd", "task"), strict=True)
+        ]
         assert serves(daemon)
         # Another client's question.
         assert daemon.cluster.node.call(*HTTP_STATUS, "http://10.0.2.15:30200/") == "503"
@@ -89,7 +97,11 @@ def test_f128_descriptors_run_out_and_are_there_again(daemon: Daemon) -> None:
     for _ in range(4):
         time.sleep(3)
         assert serves(daemon)
-    said = [line.partition("ERROR")[2] for line in daemon.log.splitlines() if "Too many open files" in line]
+    said = [
+        line.partition("ERROR")[2]
+        for line in daemon.log.splitlines()
+        if "Too many open files" in line
+    ]
     assert len(said) == len(set(said)) < 10
     resource.prlimit(pid(daemon), resource.RLIMIT_NOFILE, before)
     eventually(lambda: len(daemon.get("services")) == 2, 30)
@@ -126,16 +138,22 @@ def test_f131_commands_that_hang_are_killed_and_tried_again(daemon: Daemon, tmp_
     (tmp_path / "hang").unlink()
     eventually(lambda: "172.30.0.9" in kernel_rules(daemon.cluster), 30)
     eventually(lambda: serves(daemon), 30)
-    errors = [line.partition("ERROR")[2] for line in daemon.log.splitlines() if "and killed" in line]
+    errors = [
+        line.partition("ERROR")[2] for line in daemon.log.splitlines() if "and killed" in line
+    ]
     assert len(errors) < 6
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2], ids=str)
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2], ids=str
+)
 def test_f131_whoever_is_to_end_ends_though_commands_hang(
     daemon: Daemon, tmp_path: Path, number: signal.Signals
 ) -> None:
     environment = broken(
-        tmp_path, COMMANDS[daemon.way], f"test -e {tmp_path}/hang && touch {tmp_path}/hangs && sleep 600"
+        tmp_path,
+        COMMANDS[daemon.way],
+        f"test -e {tmp_path}/hang && touch {tmp_path}/hangs && sleep 600",
     )
     daemon.start(environment=environment)
     (tmp_path / "hang").touch()
@@ -156,7 +174,9 @@ def test_a_terminal_that_closes_ends_it_as_sigterm_does(daemon: Daemon) -> None:
     assert daemon.process is not None and daemon.process.returncode == 0
     assert kernel_rules(daemon.cluster) == before
     # As nohup(1) starts it.
-    daemon.process = subprocess.Popen(("nohup", *daemon.command()), stderr=subprocess.DEVNULL, text=True)
+    daemon.process = subprocess.Popen(
+        ("nohup", *daemon.command()), stderr=subprocess.DEVNULL, text=True
+    )
     eventually(lambda: daemon.socket.exists() and daemon.get("status"), 30)
     daemon.process.send_signal(signal.SIGHUP)
     assert len(daemon.get("services")) == 1
@@ -194,7 +214,9 @@ netfilterqueue.NetfilterQueue.receive = hanging
 def test_f03_the_watchdog_hears_nothing_while_a_loop_hangs(daemon: Daemon, tmp_path: Path) -> None:
     """The control loop goes round all the time."""
     flag = tmp_path / "hang"
-    program = HANG.format(flag=flag) + "from kbe_nat.daemon import proxy\nproxy.TURN_SECONDS = 0.5\n"
+    program = (
+        HANG.format(flag=flag) + "from kbe_nat.daemon import proxy\nproxy.TURN_SECONDS = 0.5\n"
+    )
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
         listener.settimeout(30)
@@ -237,7 +259,9 @@ netfilterqueue.NetfilterQueue.receive = failing
 def test_f02_rules_stay_when_a_loop_fails(daemon: Daemon, tmp_path: Path) -> None:
     """Nothing passes untranslated until somebody has started it again."""
     flag = tmp_path / "fail"
-    daemon.start("--driver", "netfilterqueue", environment=patched(tmp_path, FAIL.format(flag=flag)))
+    daemon.start(
+        "--driver", "netfilterqueue", environment=patched(tmp_path, FAIL.format(flag=flag))
+    )
     before = kernel_rules(daemon.cluster)
     assert serves(daemon)
     flag.touch()
@@ -272,13 +296,17 @@ for number in range(1, 4001):
 
 
 @pytest.mark.parametrize("spare", [0, 1 << 20], ids=["none", "little"])
-def test_f128_who_asks_while_memory_is_short_is_answered_when_it_is_not(daemon: Daemon, spare: int) -> None:
+def test_f128_who_asks_while_memory_is_short_is_answered_when_it_is_not(
+    daemon: Daemon, spare: int
+) -> None:
     """A thread that starts may find no memory to begin with; nobody may wait for it."""
     daemon.start()
     before = resource.prlimit(pid(daemon), resource.RLIMIT_AS)
     for _ in range(3):
         daemon.get("status")
-        size = int(Path(f"/proc/{pid(daemon)}/statm").read_text().split()[0]) * resource.getpagesize()
+        size = (
+            int(Path(f"/proc/{pid(daemon)}/statm").read_text().split()[0]) * resource.getpagesize()
+        )
         resource.prlimit(pid(daemon), resource.RLIMIT_AS, (size + spare, before[1]))
         for _ in range(3):
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:

@@ -59,13 +59,17 @@ def test_f110_churn_is_followed_to_its_end(daemon: Daemon) -> None:  # noqa: F81
     def churn(last: str) -> None:
         for write in range(WRITES):
             number = write % SLICES
-            daemon.write(f"slice-{number}.json", json.dumps(endpoints(number, PODS[write // SLICES % 2 :])))
+            daemon.write(
+                f"slice-{number}.json", json.dumps(endpoints(number, PODS[write // SLICES % 2 :]))
+            )
         for number in range(SLICES):
             daemon.write(f"slice-{number}.json", json.dumps(endpoints(number, (last,))))
 
     def is_followed(last: str) -> bool:
         listed = daemon.get("endpoints")
-        chosen = {row["backend"] for row in listed if "churn" in row["service"] and row["state"] != "gone"}
+        chosen = {
+            row["backend"] for row in listed if "churn" in row["service"] and row["state"] != "gone"
+        }
         return chosen == {f"{last}:9876"}
 
     asking = Thread(target=ask)

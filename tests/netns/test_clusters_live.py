@@ -1,4 +1,6 @@
-"""Random clusters on real packets: they come out where a walk through kube-proxy's rules for them ends."""
+"""Random clusters on real packets: they come out where a walk through kube-proxy's rules for them
+ends.
+"""
 
 import os
 import socket
@@ -36,14 +38,20 @@ def clientless(snapshot: Snapshot) -> Snapshot:
 
 
 def is_hidden(end: End, to: str, made: Plan) -> bool:
-    """It reaches a program of the node, whose answers are no part of this; or it is translated to what it was."""
-    return end.verdict == "dnat" and (end.place == to or split_address(end.place)[0] in made.addresses)
+    """It reaches a program of the node, whose answers are no part of this; or it is translated to
+    what it was.
+    """
+    return end.verdict == "dnat" and (
+        end.place == to or split_address(end.place)[0] in made.addresses
+    )
 
 
 @WAYS
 @pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize("seed", SEEDS)
-def test_packets_come_out_where_the_rules_lead(seed: int, mode: Mode, way: Way, tmp_path: Path) -> None:
+def test_packets_come_out_where_the_rules_lead(
+    seed: int, mode: Mode, way: Way, tmp_path: Path
+) -> None:
     own = cluster(seed)
     snapshot = clientless(read_manifests([own.write(tmp_path)]).snapshot)
     options = replace(own.options, mode=mode, strategy=Strategy.ROUND_ROBIN)
@@ -62,7 +70,9 @@ def test_packets_come_out_where_the_rules_lead(seed: int, mode: Mode, way: Way, 
                     "proto": flow.protocol,
                     "iif": flow.device or "eth0",
                 }
-                walker = Walker(flow.source, flow.destination, flow.port, flow.protocol, flow.device)
+                walker = Walker(
+                    flow.source, flow.destination, flow.port, flow.protocol, flow.device
+                )
                 ends = set(rules[flow.family].ends(walker))
                 is_seen = is_visible(packet, made) and not any(
                     is_hidden(end, packet["to"], made) for end in ends

@@ -1,5 +1,5 @@
-"""Conformance cases on real packets: the objects of a case are served in a node of namespaces, every flow's
-packet is sent, and it must come out where kube-proxy would have sent it.
+"""Conformance cases on real packets: the objects of a case are served in a node of namespaces,
+every flow's packet is sent, and it must come out where kube-proxy would have sent it.
 """
 
 import socket
@@ -82,7 +82,9 @@ def test_the_same_outcome(case: Case, mode: str, way: Way, tmp_path: Path) -> No
         assert flows
         wanted = case.expected(mode)
         ports = count(20_000, 20)
-        told = {flow["name"]: outcome(node, made, flow, next(ports)) | {"refused": []} for flow in flows}
+        told = {
+            flow["name"]: outcome(node, made, flow, next(ports)) | {"refused": []} for flow in flows
+        }
         # Where endpoints refuse, it is the verdict that is seen.
         assert told == {name: {**wanted[name], "refused": []} for name in told}
 
@@ -94,7 +96,9 @@ def test_refusals_are_heard_at_once_and_drops_never(mode: str, way: Way, tmp_pat
     with served_case(case, mode, way, tmp_path) as (node, _):
 
         def tried(address: str, port: int) -> float:
-            with inside(node.name.path, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as own:
+            with inside(
+                node.name.path, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            ) as own:
                 started = time.monotonic()
                 with pytest.raises((ConnectionRefusedError, TimeoutError)):
                     connect(own, (address, port), 0.5)

@@ -1,5 +1,5 @@
-"""Datagrams go where their frontend leads, in both datapaths: whoever began their flow and whenever, as long as
-their endpoint serves, and over whatever becomes of the daemon.
+"""Datagrams go where their frontend leads, in both datapaths: whoever began their flow and
+whenever, as long as their endpoint serves, and over whatever becomes of the daemon.
 """
 
 import signal
@@ -28,8 +28,8 @@ HINTED = ("a hints: {forNodes: [{name: there}]}", "b hints: {forNodes: [{name: h
 
 @pytest.fixture
 def node(cluster: Cluster) -> Cluster:
-    """A cluster of both families whose node, as nodes do, tracks connections before any proxy comes, and whose
-    pods say who they are.
+    """A cluster of both families whose node, as nodes do, tracks connections before any proxy
+    comes, and whose pods say who they are.
     """
     add_ipv6(cluster)
     named(cluster)
@@ -66,7 +66,9 @@ def becomes(clients: Clients, wanted: set[str], seconds: float = 30) -> None:
 
 @WAYS
 @FAMILIES
-def test_f64_f121_udp_flows_survive_whatever_becomes_of_the_daemon(made: Make, way: Way, family: int) -> None:
+def test_f64_f121_udp_flows_survive_whatever_becomes_of_the_daemon(
+    made: Make, way: Way, family: int
+) -> None:
     daemon = made(way)
     # Nothing is to end by itself meanwhile.
     daemon.cluster.node.write("/proc/sys/net/netfilter/nf_conntrack_udp_timeout", "600")
@@ -96,7 +98,10 @@ def test_f121_no_datagram_is_lost_over_a_restart(made: Make, family: int) -> Non
     daemon.write("dns.yaml", service(family) + endpoints(family, "a", "b"))
     daemon.start()
     over, lost = threading.Event(), 0
-    with Clients(daemon.cluster, family, 20) as clients, Clients(daemon.cluster, family, 400) as fresh:
+    with (
+        Clients(daemon.cluster, family, 20) as clients,
+        Clients(daemon.cluster, family, 400) as fresh,
+    ):
         before = clients.asked()
 
         def ask() -> None:
@@ -140,7 +145,9 @@ def test_f48_f62_f122_who_was_sending_before_is_served(made: Make, way: Way, fam
         becomes(to_cluster, {"a"})
         daemon.write("dns.yaml", service(family, more=more) + endpoints(family, "a"))
         becomes(to_external, {"a"})
-        ported = service(family, more=more + "\n  type: NodePort").replace("UDP}", "UDP, nodePort: 30053}")
+        ported = service(family, more=more + "\n  type: NodePort").replace(
+            "UDP}", "UDP, nodePort: 30053}"
+        )
         daemon.write("dns.yaml", ported + endpoints(family, "a"))
         becomes(to_node, {"a"})
         # And who begins while no daemon and none of its rules are there.
@@ -198,7 +205,9 @@ def test_f123_who_leaves_one_of_two_services_loses_the_flows_of_that(
         Clients(daemon.cluster, family, 5, to=(other, PORT)) as kept,
     ):
         assert set(left.asked()) == set(kept.asked()) == {"a"}
-        daemon.write("stays.yaml", stays.replace('"]}', '"]}, {addresses: ["' + NAMES["b"][family] + '"]}'))
+        daemon.write(
+            "stays.yaml", stays.replace('"]}', '"]}, {addresses: ["' + NAMES["b"][family] + '"]}')
+        )
         daemon.write("dns.yaml", service(family) + endpoints(family, "b"))
         # Sooner than the next look at all flows.
         becomes(left, {"b"}, 15)
@@ -214,7 +223,10 @@ def test_f124_flows_stay_with_an_endpoint_while_it_serves(
     daemon = made(way)
     daemon.write("dns.yaml", service(family) + endpoints(family, "a"))
     daemon.start("--node", "here")
-    with Clients(daemon.cluster, family, 5) as clients, Clients(daemon.cluster, family, 30) as fresh:
+    with (
+        Clients(daemon.cluster, family, 5) as clients,
+        Clients(daemon.cluster, family, 30) as fresh,
+    ):
         assert set(clients.asked()) == {"a"}
         daemon.write("dns.yaml", service(family) + endpoints(family, *then))
         eventually(lambda: new_flow_goes_to(daemon.cluster, family) == "b", 30)
@@ -238,7 +250,9 @@ RULES = {
 
 @FAMILIES
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-def test_f60_f94_f125_connmarks_of_others_pin_nothing(made: Make, family: int, rule: tuple[str, ...]) -> None:
+def test_f60_f94_f125_connmarks_of_others_pin_nothing(
+    made: Make, family: int, rule: tuple[str, ...]
+) -> None:
     daemon = made(Way.FIRST_PACKET)
     iptables = "iptables" if family == 4 else "ip6tables"
     if rule:

@@ -1,4 +1,6 @@
-"""Endpoints with the node's own address (host network): what is delivered to the node keeps its source."""
+"""Endpoints with the node's own address (host network): what is delivered to the node keeps its
+source.
+"""
 
 import socket
 from collections.abc import Iterator
@@ -24,7 +26,9 @@ PROTOCOLS = pytest.mark.parametrize("protocol", list(KINDS))
 
 
 def plan() -> Plan:
-    """A Service of both families whose endpoint is the node, by which everybody is to be masqueraded."""
+    """A Service of both families whose endpoint is the node, by which everybody is to be
+    masqueraded.
+    """
     ports = tuple(
         PortPolicy(
             "default",

@@ -19,7 +19,9 @@ DEMO = (sys.executable, "-m", "kbe_nat", "demo")
 
 
 def namespaces(folder: Path) -> set[str]:
-    """Those of the playground whose state is in a folder of this one; others may be there at the same time."""
+    """Those of the playground whose state is in a folder of this one; others may be there at the
+    same time.
+    """
     suffixes = {World(own).node.name.rpartition("-")[2] for own in folder.iterdir()}
     return {path.name for path in FOLDER.glob("kbe-*") if path.name.rpartition("-")[2] in suffixes}
 
@@ -66,7 +68,9 @@ def test_people_see_each_command_and_its_output() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("moment", [0.0, 0.3, 1.0])
-def test_an_interrupted_demo_leaves_nothing(number: signal.Signals, moment: float, tmp_path: Path) -> None:
+def test_an_interrupted_demo_leaves_nothing(
+    number: signal.Signals, moment: float, tmp_path: Path
+) -> None:
     process = subprocess.Popen(
         [*DEMO, "--requests", "100000"],
         stdout=subprocess.PIPE,

@@ -1,5 +1,5 @@
-"""The same packets through kbe-nat and through the kernel's own DNAT, in clusters of their own: both must send
-on the same bytes.
+"""The same packets through kbe-nat and through the kernel's own DNAT, in clusters of their own:
+both must send on the same bytes.
 """
 
 import os
@@ -30,19 +30,24 @@ def test_kernel_dnat_and_kbe_nat_send_on_the_same_packets(way: Way) -> None:
     packets = list(sent())
     theirs, ours = through(packets, None), through(packets, way)
     assert len(theirs[0]) == len(packets) - NOBODYS
-    for place, (kernel, own) in {"pod": (theirs[0], ours[0]), "client": (theirs[1], ours[1])}.items():
+    for place, (kernel, own) in {
+        "pod": (theirs[0], ours[0]),
+        "client": (theirs[1], ours[1]),
+    }.items():
         assert len(own) == len(kernel), place
         for one, other in zip(own, kernel, strict=True):
             assert one.hex() == other.hex(), place
 
 
 def sent() -> Iterator[bytes]:
-    """Packets of the client to the virtual IP; every one of a port of its own, so that both begin without
-    flows.
+    """Packets of the client to the virtual IP; every one of a port of its own, so that both begin
+    without flows.
     """
     own = iter(range(20_000, 60_000))
     for size in (0, 1, 2, 3, 17, 512, 999, 1400, 1472):
-        yield traffic.ip(CLIENT_ADDRESS, VIP, traffic.UDP, traffic.udp(next(own), 53, os.urandom(size)))
+        yield traffic.ip(
+            CLIENT_ADDRESS, VIP, traffic.UDP, traffic.udp(next(own), 53, os.urandom(size))
+        )
     for flags in (traffic.SYN, traffic.SYN | 0xC0):
         for window in (0, 1, 0xFFFF):
             segment = traffic.tcp(next(own), 80, flags, 0xFFFF_FFF0, 0, b"", window)
@@ -67,12 +72,14 @@ def sent() -> Iterator[bytes]:
         yield traffic.ip(CLIENT_ADDRESS, VIP, traffic.UDP, body)
     for port in range(NOBODYS):
         # To a port where nobody serves, and to another address: nobody's.
-        yield traffic.ip(CLIENT_ADDRESS, VIP, traffic.UDP, traffic.udp(next(own), 1000 + port, b"nobody"))
+        yield traffic.ip(
+            CLIENT_ADDRESS, VIP, traffic.UDP, traffic.udp(next(own), 1000 + port, b"nobody")
+        )
 
 
 def through(packets: list[bytes], way: Way | None) -> tuple[list[bytes], list[bytes]]:
-    """What arrives at the pod, and what comes back to the client (refusals, which quote what was sent); by the
-    kernel's DNAT without a way of ours.
+    """What arrives at the pod, and what comes back to the client (refusals, which quote what was
+    sent); by the kernel's DNAT without a way of ours.
     """
     with Cluster((POD,)) as cluster, ExitStack() as stack:
         served = None
@@ -103,19 +110,25 @@ def through(packets: list[bytes], way: Way | None) -> tuple[list[bytes], list[by
                 heard.extend(taken(at_client))
                 return any(MARKER in one for one in heard)
 
-            # The pod refuses what it gets, in the order in which it gets it: when a refusal of the last one is
-            # back, so is everything.
+            # The pod refuses what it gets, in the order in which it gets it: when a refusal of the
+            # last one is back, so is everything.
             eventually(is_answered)
             if served:
                 served.settle()
-            arrived = [one for one in taken(at_pod) if one[12:16] == socket.inet_aton(CLIENT_ADDRESS)]
-            back = [unnumbered(one) for one in heard if one[16:20] == socket.inet_aton(CLIENT_ADDRESS)]
+            arrived = [
+                one for one in taken(at_pod) if one[12:16] == socket.inet_aton(CLIENT_ADDRESS)
+            ]
+            back = [
+                unnumbered(one) for one in heard if one[16:20] == socket.inet_aton(CLIENT_ADDRESS)
+            ]
     arrived, back = ([one for one in some if MARKER not in one] for some in (arrived, back))
     return [one for one in arrived if one[9] != traffic.ICMP], sorted(back)
 
 
 def unnumbered(packet: bytes) -> bytes:
-    """A packet that a kernel has made, without the identification that it chose, and the checksum over it."""
+    """A packet that a kernel has made, without the identification that it chose, and the checksum
+    over it.
+    """
     return packet[:4] + bytes(2) + packet[6:10] + bytes(2) + packet[12:]
 
 
@@ -126,5 +139,9 @@ def _port(protocol: str, number: int) -> PortPolicy:
 
 
 PLAN = Plan(
-    (_port("udp", 53), _port("tcp", 80), _port("sctp", 90)), ("10.0.2.15",), (), (), options=Options()
+    (_port("udp", 53), _port("tcp", 80), _port("sctp", 90)),
+    ("10.0.2.15",),
+    (),
+    (),
+    options=Options(),
 )

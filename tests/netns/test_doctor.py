@@ -25,7 +25,11 @@ def node() -> Iterator[Namespace]:
 
 def asked(node: Namespace, *prefix: str, **more: Any) -> tuple[int, dict[str, dict[str, str]]]:
     done = subprocess.run(
-        [*node.prefix, *prefix, *COMMAND, "-o", "json"], capture_output=True, text=True, check=False, **more
+        [*node.prefix, *prefix, *COMMAND, "-o", "json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        **more,
     )
     assert not done.stderr
     return done.returncode, {row["name"]: row for row in json.loads(done.stdout)}

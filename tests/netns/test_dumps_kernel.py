@@ -44,14 +44,18 @@ def listed(node: Namespace, text: str) -> str:
     return found
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if (case.folder / "nft.golden").exists()], ids=str)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if (case.folder / "nft.golden").exists()], ids=str
+)
 def test_nft_lists_what_was_dumped(node: Namespace, case: Case, tmp_path: Path) -> None:
     text = run("dump", *case.flags("nftables", tmp_path), "--format", "nft")
     assert differences(text, listed(node, text)) == []
 
 
 @pytest.mark.parametrize("ranges", RANGES, ids=" ".join)
-def test_nft_lists_source_ranges_as_they_were_dumped(node: Namespace, ranges: tuple[str, ...]) -> None:
+def test_nft_lists_source_ranges_as_they_were_dumped(
+    node: Namespace, ranges: tuple[str, ...]
+) -> None:
     listeners = tuple(Listener("load-balancer", f"203.0.114.{number}", 80) for number in (1, 2, 4))
     port = PortPolicy(
         "ns", "svc", "", "tcp", IPV4, listeners, (Target("10.0.0.1", 80),), (), source_ranges=ranges

@@ -1,5 +1,6 @@
-"""What connections notice of a daemon that dies, hangs, restarts or is replaced, with the kernel carrying flows:
-established ones nothing, new ones that the kernel chooses their backend meanwhile. Each under load.
+"""What connections notice of a daemon that dies, hangs, restarts or is replaced, with the kernel
+carrying flows: established ones nothing, new ones that the kernel chooses their backend meanwhile.
+Each under load.
 """
 
 import json
@@ -142,7 +143,10 @@ class Load:
     def __init__(self, cluster: Cluster) -> None:
         command = (sys.executable, "-c", LOAD, "172.30.0.7", "7", str(ESTABLISHED))
         self._process = subprocess.Popen(
-            [*cluster.client.prefix, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*cluster.client.prefix, *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n"
@@ -171,8 +175,8 @@ class Load:
 
 
 class Supervisor:
-    """Does with a daemon what systemd does with packaging/kbe-nat.service: hears its signs of life, kills it when
-    it hangs, and starts it again.
+    """Does with a daemon what systemd does with packaging/kbe-nat.service: hears its signs of life,
+    kills it when it hangs, and starts it again.
     """
 
     def __init__(self, daemon: Daemon, *arguments: str) -> None:
@@ -185,7 +189,10 @@ class Supervisor:
         path = daemon.folder / "notify"
         self._socket.bind(str(path))
         self._socket.settimeout(0.05)
-        self._environment = {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": str(int(WATCHDOG_SECONDS * 1e6))}
+        self._environment = {
+            "NOTIFY_SOCKET": str(path),
+            "WATCHDOG_USEC": str(int(WATCHDOG_SECONDS * 1e6)),
+        }
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
         eventually(lambda: self.starts and daemon.socket.exists() and daemon.get("services"))
@@ -194,7 +201,9 @@ class Supervisor:
         while not self._is_over.is_set():
             with (self.daemon.folder / "log").open("a") as log:
                 process = subprocess.Popen(
-                    self.daemon.command(*self.arguments), stderr=log, env={**os.environ, **self._environment}
+                    self.daemon.command(*self.arguments),
+                    stderr=log,
+                    env={**os.environ, **self._environment},
                 )
             self.starts += 1
             self.daemon.process = process  # type: ignore[assignment]
@@ -275,8 +284,8 @@ def crash_loop(own: Supervisor) -> None:
         assert own.daemon.process is not None
         own.daemon.process.kill()
         eventually(lambda: own.starts > starts)  # noqa: B023
-        # Not a wait for a state: it dies at other moments of its life each time, and needs about half a second
-        # to serve.
+        # Not a wait for a state: it dies at other moments of its life each time, and needs about
+        # half a second to serve.
         time.sleep(0.13 * own.starts)
     eventually(lambda: own.daemon.get("services"))
 
@@ -293,7 +302,9 @@ def test_connections_go_on(daemon: Daemon, fault: Callable[[Supervisor], None]) 
         # Nobody waits for a daemon; on a busy machine some wait for the processor.
         assert told["slowest_round"] < WATCHDOG_SECONDS / 2, told
         if fault in (restart, upgrade):
-            assert told["slowest_new"] < 1, "no packet is lost, which would come again after a second"
+            assert told["slowest_new"] < 1, (
+                "no packet is lost, which would come again after a second"
+            )
         # The daemon knows the connections that it did not decide about.
         own.daemon.get("services")
         chosen = {flow["reply_source"][0] for flow in own.daemon.get("flows")}
@@ -310,7 +321,9 @@ def connect(daemon: Daemon, address: str, port: int, timeout: float = 5) -> str:
         "except OSError as error:\n"
         "    print(type(error).__name__)\n"
     )
-    return daemon.cluster.client.call(sys.executable, "-c", program, address, str(port), str(timeout)).strip()
+    return daemon.cluster.client.call(
+        sys.executable, "-c", program, address, str(port), str(timeout)
+    ).strip()
 
 
 def test_who_is_served_while_no_daemon_runs(daemon: Daemon) -> None:
@@ -342,7 +355,9 @@ def test_a_start_that_fails_leaves_what_serves(daemon: Daemon) -> None:
 
 def test_who_waits_for_a_drain_hears_of_the_daemons_end(daemon: Daemon) -> None:
     daemon.start()
-    own = inside(daemon.cluster.client.path, lambda: socket.create_connection(("172.30.0.7", 7), timeout=10))
+    own = inside(
+        daemon.cluster.client.path, lambda: socket.create_connection(("172.30.0.7", 7), timeout=10)
+    )
     with own:
         [flow] = daemon.get("flows")
         draining = subprocess.Popen(
@@ -361,7 +376,9 @@ def test_who_waits_for_a_drain_hears_of_the_daemons_end(daemon: Daemon) -> None:
 
 def test_on_death_refuse(daemon: Daemon) -> None:
     daemon.start("--on-death", "refuse")
-    own = inside(daemon.cluster.client.path, lambda: socket.create_connection(("172.30.0.7", 7), timeout=10))
+    own = inside(
+        daemon.cluster.client.path, lambda: socket.create_connection(("172.30.0.7", 7), timeout=10)
+    )
     with own as connection:
         daemon.end(signal.SIGKILL)
         assert connect(daemon, "172.30.0.7", 7) == "ConnectionRefusedError"
@@ -402,7 +419,9 @@ def test_f63_an_overrun_of_events_is_counted_and_repaired(daemon: Daemon) -> Non
     daemon.start()
     assert daemon.process is not None
     cluster = daemon.cluster
-    own = inside(cluster.client.path, lambda: socket.create_connection(("172.30.0.7", 7), timeout=10))
+    own = inside(
+        cluster.client.path, lambda: socket.create_connection(("172.30.0.7", 7), timeout=10)
+    )
     with own as connection:
         eventually(lambda: len(daemon.get("flows")) == 1)
         daemon.process.send_signal(signal.SIGSTOP)

@@ -1,5 +1,5 @@
-"""Faults on real packets that are neither the queue's nor the daemon's: endpoints that come and go, packets
-that no sane sender makes, and neighbours in the same kernel.
+"""Faults on real packets that are neither the queue's nor the daemon's: endpoints that come and go,
+packets that no sane sender makes, and neighbours in the same kernel.
 """
 
 import os
@@ -77,7 +77,9 @@ def test_f136_numbers_that_run_out_never_block_a_change(
     for pod in cluster.pods:
         served(pod, SHORT)
     echoes(cluster, family)
-    name, number, protocol = ("short", 5002, "tcp") if kind == socket.SOCK_STREAM else ("echo", 7, "udp")
+    name, number, protocol = (
+        ("short", 5002, "tcp") if kind == socket.SOCK_STREAM else ("echo", 7, "udp")
+    )
     both = port(name, number, protocol, family)
     plans = [replace(plan_of(), ports=(replace(both, cluster=(one,)),)) for one in both.cluster]
     few = replace(Marks(), index=0x4000)
@@ -95,7 +97,9 @@ def test_f136_numbers_that_run_out_never_block_a_change(
         assert ask() == both.cluster[1].address, "by the standby"
         assert datapath.counters()["backend-unknown"] == 1
         assert datapath.counters()["backends-waiting"] == 1
-        eventually(lambda: datapath.repair(plans[1]) == () and not datapath.counters()["backends-waiting"])
+        eventually(
+            lambda: datapath.repair(plans[1]) == () and not datapath.counters()["backends-waiting"]
+        )
         assert ask() == both.cluster[1].address
         assert datapath.counters()["backend-unknown"] == 1, "decided here again"
         own.serve(replace(plans[1], ports=(both,)))
@@ -110,13 +114,21 @@ def test_f60_a_datagram_goes_to_a_live_backend_when_its_own_is_gone(
     cluster: Cluster, family: int, way: Way
 ) -> None:
     echoes(cluster, family)
-    with stage(cluster, way) as own, own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)) as client:
+    with (
+        stage(cluster, way) as own,
+        own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)) as client,
+    ):
         assert answer(client, b"before") == b"before"
         first = backend(own)
         left = 1 if first.endswith("4") else 2
-        keep = [target for target in port("echo", 7, "udp", family).cluster if target.address != first]
+        keep = [
+            target for target in port("echo", 7, "udp", family).cluster if target.address != first
+        ]
         own.serve(
-            replace(plan_of(), ports=(replace(port("echo", 7, "udp", family, left), cluster=tuple(keep)),))
+            replace(
+                plan_of(),
+                ports=(replace(port("echo", 7, "udp", family, left), cluster=tuple(keep)),),
+            )
         )
         assert answer(client, b"after") == b"after", "the same source port, at once"
         assert backend(own) == keep[0].address
@@ -173,7 +185,10 @@ def test_flows_of_others_are_left_alone(cluster: Cluster) -> None:
 @FAMILIES
 def test_f61_f62_no_endpoints_and_then_some_again(cluster: Cluster, family: int, way: Way) -> None:
     echoes(cluster, family)
-    with stage(cluster, way) as own, own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)) as client:
+    with (
+        stage(cluster, way) as own,
+        own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)) as client,
+    ):
         for _ in range(2):
             assert answer(client, b"served") == b"served"
             own.serve(plan_of(0))
@@ -227,7 +242,10 @@ def from_client(body: bytes, protocol: int = traffic.UDP) -> bytes:
 
 def test_f72_f74_checksums_are_never_repaired(cluster: Cluster) -> None:
     # The pod counts the wrong one as such.
-    with pytest.raises(AssertionError, match="wrong checksum"), stage(cluster, plan=plan_of(1)) as own:
+    with (
+        pytest.raises(AssertionError, match="wrong checksum"),
+        stage(cluster, plan=plan_of(1)) as own,
+    ):
         none = from_client(traffic.udp(20_000, 7, b"no checksum"))
         none = none[:26] + b"\0\0" + none[28:]
         bad = from_client(traffic.udp(20_001, 7, b"a wrong one"))
@@ -264,7 +282,9 @@ def fragments(number: int, content: bytes, size: int = 1400) -> list[bytes]:
 def test_f78_f79_f80_fragments_in_any_order(cluster: Cluster, way: Way) -> None:
     content = os.urandom(5000)
     with stage(cluster, way, plan=plan_of(1)) as own:
-        in_order, reverse, orphans, overlapping = (fragments(30_000 + number, content) for number in range(4))
+        in_order, reverse, orphans, overlapping = (
+            fragments(30_000 + number, content) for number in range(4)
+        )
         sent = [*in_order, *reverse[::-1], *orphans[1:], overlapping[0], *overlapping]
         arrived = thrown(own, *sent)
         assert {flow.source[1] for flow in own.flows()} >= {30_000, 30_001}
@@ -285,13 +305,15 @@ def test_f83_the_way_to_a_virtual_ip_can_be_traced(cluster: Cluster, way: Way) -
         client.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
         client.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 1)
         client.send(b"how far?")
-        # The kernel finds this socket by the packet that the error quotes: it must be the one that was sent.
+        # The kernel finds this socket by the packet that the error quotes: it must be the one that
+        # was sent.
         with pytest.raises(OSError, match="No route to host"):
             client.recv(100)
         _, ancillary, _, origin = client.recvmsg(100, 1000, socket.MSG_ERRQUEUE)
         [(_, kind, error)] = ancillary
         assert (kind, origin) == (IP_RECVERR, (VIP, 7))
-        # The kernel makes errors about what it translates look as if the virtual IP sent them, as for kube-proxy.
+        # The kernel makes errors about what it translates look as if the virtual IP sent them, as
+        # for kube-proxy.
         sender = NODE_ADDRESS if way is Way.EVERY_PACKET else VIP
         assert socket.inet_ntoa(error[20:24]) == sender
 
@@ -300,9 +322,13 @@ def test_f83_the_way_to_a_virtual_ip_can_be_traced(cluster: Cluster, way: Way) -
 def test_f84_icmp_errors_that_nobody_can_mean(cluster: Cluster, way: Way) -> None:
     with stage(cluster, way) as own:
         ours = from_client(traffic.udp(4000, 7, b"never sent"))
-        cut = [traffic.error(CLIENT_ADDRESS, VIP, ours[:length], 3, 3) for length in (0, 8, 20, 24, 28)]
+        cut = [
+            traffic.error(CLIENT_ADDRESS, VIP, ours[:length], 3, 3) for length in (0, 8, 20, 24, 28)
+        ]
         nested = traffic.error(CLIENT_ADDRESS, VIP, cut[-1], 3, 3)
-        unmatched = traffic.error(CLIENT_ADDRESS, VIP, traffic.ip(VIP, CLIENT_ADDRESS, 17, ours[20:]), 3, 3)
+        unmatched = traffic.error(
+            CLIENT_ADDRESS, VIP, traffic.ip(VIP, CLIENT_ADDRESS, 17, ours[20:]), 3, 3
+        )
         wrong = bytearray(unmatched)
         wrong[22] ^= 0xFF
         assert thrown(own, *cut, nested, unmatched, bytes(wrong)) == []
@@ -319,7 +345,9 @@ def test_f87_garbage(cluster: Cluster, way: Way) -> None:
     chance = random.Random(87)
     with stage(cluster, way) as own:
         garbage = [
-            from_client(chance.randbytes(chance.randrange(1400)), chance.choice((6, 17, 132, 1, 50, 253)))
+            from_client(
+                chance.randbytes(chance.randrange(1400)), chance.choice((6, 17, 132, 1, 50, 253))
+            )
             for _ in range(1000)
         ]
         # Nobody waits for an answer to these; whatever fits no flow ends here.
@@ -329,7 +357,9 @@ def test_f87_garbage(cluster: Cluster, way: Way) -> None:
 
 
 @WAYS
-def test_f46_only_a_plain_acknowledgement_is_picked_up_in_mid_stream(cluster: Cluster, way: Way) -> None:
+def test_f46_only_a_plain_acknowledgement_is_picked_up_in_mid_stream(
+    cluster: Cluster, way: Way
+) -> None:
     """What the kernel calls INVALID ends here: no scan by FIN passes."""
     with stage(cluster, way, plan=plan_of(1)) as own:
         stray = [
@@ -341,7 +371,9 @@ def test_f46_only_a_plain_acknowledgement_is_picked_up_in_mid_stream(cluster: Cl
 
 
 @WAYS
-def test_f88_what_stands_behind_a_packet_in_its_frame_is_no_part_of_it(cluster: Cluster, way: Way) -> None:
+def test_f88_what_stands_behind_a_packet_in_its_frame_is_no_part_of_it(
+    cluster: Cluster, way: Way
+) -> None:
     with stage(cluster, way, plan=plan_of(1)) as own:
         short = from_client(traffic.udp(5000, 7, b"x"))
         [arrived] = thrown(own, short + b"trailing bytes of the frame")
@@ -358,7 +390,8 @@ def test_f34_two_datagrams_of_one_socket_at_once_reach_one_backend(
     with stage(cluster, way) as own, ExitStack() as stack:
         for _ in range(200):
             client = stack.enter_context(own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)))
-            # As a resolver asks for A and AAAA: the second one is sent before the first has its verdict.
+            # As a resolver asks for A and AAAA: the second one is sent before the first has its
+            # verdict.
             client.send(b"A")
             client.send(b"AAAA")
             assert {client.recv(10), client.recv(10)} == {b"A", b"AAAA"}
@@ -383,7 +416,9 @@ def test_f91_martians_open_nothing(cluster: Cluster, way: Way) -> None:
     with stage(cluster, way) as own:
         body = traffic.udp(6000, 7, b"from where?")
         sources = ("127.0.0.1", "0.0.0.0", "0.1.2.3", "224.0.0.1", "255.255.255.255", VIP)
-        assert thrown(own, *(traffic.ip(source, VIP, traffic.UDP, body) for source in sources)) == []
+        assert (
+            thrown(own, *(traffic.ip(source, VIP, traffic.UDP, body) for source in sources)) == []
+        )
         assert own.engine.stats().causes["martian"] == len(sources)
         assert own.engine.stats().flows == 0
 
@@ -419,7 +454,10 @@ def test_tcp_may_be_refused_with_a_reset(cluster: Cluster, way: Way) -> None:
             with pytest.raises(ConnectionRefusedError):
                 own.client(socket.SOCK_STREAM, IPV4, (VIP, 81), where)
             assert unreachable() == before
-        with own.client(socket.SOCK_DGRAM, IPV4, (VIP, 82)) as client, pytest.raises(ConnectionRefusedError):
+        with (
+            own.client(socket.SOCK_DGRAM, IPV4, (VIP, 82)) as client,
+            pytest.raises(ConnectionRefusedError),
+        ):
             answer(client, b"UDP knows no reset")
 
 
@@ -436,7 +474,9 @@ def test_f93_other_rules_of_the_node_see_sound_flows(cluster: Cluster, way: Way)
         for _ in range(100):
             with own.client(socket.SOCK_STREAM, IPV4, (VIP, 5002)) as client:
                 assert answer(client, b"hello") == b"hello"
-    assert "[0:0] -A FORWARD -m conntrack --ctstate INVALID -j DROP" in node.call("iptables-save", "-c")
+    assert "[0:0] -A FORWARD -m conntrack --ctstate INVALID -j DROP" in node.call(
+        "iptables-save", "-c"
+    )
 
 
 @WAYS
@@ -448,8 +488,8 @@ def test_f94_marks_of_others_stay(cluster: Cluster, way: Way) -> None:
     seen = ("POSTROUTING", "-p", "udp", "-m", "mark", "--mark", others)
     node.call("iptables", "-t", "nat", "-A", *seen)
     with stage(cluster, way) as own, own.client(socket.SOCK_DGRAM, IPV4, None, node) as client:
-        # Those of kube-proxy, somebody's, and the one by which we know what was translated: it is no reason to
-        # believe it.
+        # Those of kube-proxy, somebody's, and the one by which we know what was translated: it is
+        # no reason to believe it.
         client.setsockopt(socket.SOL_SOCKET, SO_MARK, 0xC001 | 0x1000)
         client.connect((VIP, 7))
         with suppress(TimeoutError):

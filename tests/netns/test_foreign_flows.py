@@ -1,4 +1,6 @@
-"""Flows of others stay as they are, whatever they share with ours; and what the kernel's table lacks is known."""
+"""Flows of others stay as they are, whatever they share with ours; and what the kernel's table
+lacks is known.
+"""
 
 import socket
 from collections.abc import Iterator
@@ -35,7 +37,9 @@ def daemon(cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
 
 def listed(daemon: Daemon, family: int, what: str) -> set[str]:
     """The kernel's numbers of flows whose row has this."""
-    rows = daemon.cluster.node.call("conntrack", "-L", "-f", f"ipv{family}", "-o", "id").splitlines()
+    rows = daemon.cluster.node.call(
+        "conntrack", "-L", "-f", f"ipv{family}", "-o", "id"
+    ).splitlines()
     return {row.rpartition("id=")[2] for row in rows if what in row}
 
 
@@ -50,14 +54,34 @@ def test_f125_flows_of_strangers_are_left_alone(daemon: Daemon, family: int) -> 
         # Bits of ours in the connmark; a host port in front of a pod of ours.
         marked = ("-d", pod, "--dport", "9953", "-j", "CONNMARK", "--set-mark", "0x5000")
         node.call(iptables, "-t", "mangle", "-A", "FORWARD", *of, *marked)
-        host_port = ("-d", NODE[family], "--dport", "8053", "-j", "DNAT", "--to-destination", f"{bare}:9953")
+        host_port = (
+            "-d",
+            NODE[family],
+            "--dport",
+            "8053",
+            "-j",
+            "DNAT",
+            "--to-destination",
+            f"{bare}:9953",
+        )
         node.call(iptables, "-t", "nat", "-A", "PREROUTING", *of, *host_port)
     # Our node port is UDP's; somebody else has the same one of TCP.
     theirs = ("-p", "tcp", "-d", NODE[family], "--dport", str(NODE_PORT))
     node.call(
-        iptables, "-t", "nat", "-A", "PREROUTING", *theirs, "-j", "DNAT", "--to-destination", f"{bare}:9953"
+        iptables,
+        "-t",
+        "nat",
+        "-A",
+        "PREROUTING",
+        *theirs,
+        "-j",
+        "DNAT",
+        "--to-destination",
+        f"{bare}:9953",
     )
-    ported = service(family, more="  type: NodePort").replace("UDP}", f"UDP, nodePort: {NODE_PORT}}}")
+    ported = service(family, more="  type: NodePort").replace(
+        "UDP}", f"UDP, nodePort: {NODE_PORT}}}"
+    )
     host = service(family, "host", {4: "172.30.0.55", 6: "fd00:30::55"}[family])
     on_node = endpoints(family, "a", name="host").replace(pod, NODE[family])
     daemon.write("dns.yaml", ported + endpoints(family, "a"))
@@ -66,7 +90,11 @@ def test_f125_flows_of_strangers_are_left_alone(daemon: Daemon, family: int) -> 
     with ExitStack() as stack:
         strangers: list[tuple[Clients, str]] = []
         for name, kind in KINDS.items():
-            places = [((pod, 9953), "a"), ((NODE[family], 8053), "a"), ((NODE[family], 9953), "node")]
+            places = [
+                ((pod, 9953), "a"),
+                ((NODE[family], 8053), "a"),
+                ((NODE[family], 9953), "node"),
+            ]
             if name == "tcp":
                 places.append(((NODE[family], NODE_PORT), "a"))
             for to, who in places:
@@ -122,12 +150,16 @@ def test_f125_another_translation_of_a_frontend_is_not_ended_with_each_packet(
 def serves(daemon: Daemon, family: int, pods: set[str]) -> bool:
     """Whether new flows of the first Service may go to these pods, and no others."""
     rows = [row["backend"] for row in daemon.get("endpoints") if f"/dns{family}:" in row["service"]]
-    return pods == {name for name, own in NAMES.items() if any(own[family] in backend for backend in rows)}
+    return pods == {
+        name for name, own in NAMES.items() if any(own[family] in backend for backend in rows)
+    }
 
 
 @FAMILIES
 def test_f31_flows_that_find_no_port_are_counted(daemon: Daemon, family: int) -> None:
-    ported = service(family, more="  type: NodePort").replace("UDP}", f"UDP, nodePort: {NODE_PORT}}}")
+    ported = service(family, more="  type: NodePort").replace(
+        "UDP}", f"UDP, nodePort: {NODE_PORT}}}"
+    )
     daemon.write("dns.yaml", ported + endpoints(family, "a"))
     daemon.start()
     assert daemon.get("stats")["kernel"]["flows-not-entered"] == 0

@@ -1,4 +1,6 @@
-"""A daemon whose paths lie where others may write, and clients of its control socket that say nothing."""
+"""A daemon whose paths lie where others may write, and clients of its control socket that say
+nothing.
+"""
 
 import os
 import socket
@@ -41,12 +43,18 @@ def test_f135_a_trap_in_the_place_of_its_state_is_said_and_left_alone(
     assert "172.30.228.255" in curl(daemon.cluster)
     assert daemon.end() < 5
     found = state.lstat()
-    assert (found.st_ino, found.st_mode, found.st_size) == (before.st_ino, before.st_mode, before.st_size)
+    assert (found.st_ino, found.st_mode, found.st_size) == (
+        before.st_ino,
+        before.st_mode,
+        before.st_size,
+    )
     assert Path("/etc/hostname").read_bytes() == hostname
     assert {own.name for own in daemon.folder.iterdir() if "state" in own.name} == {"state"}
 
 
-def test_f135_what_is_in_the_place_of_its_socket_is_left_alone(daemon: Daemon, tmp_path: Path) -> None:
+def test_f135_what_is_in_the_place_of_its_socket_is_left_alone(
+    daemon: Daemon, tmp_path: Path
+) -> None:
     other = tmp_path / "other.sock"
     other.write_text("precious")
     done = daemon.run("--socket", str(other))
@@ -96,9 +104,7 @@ def test_f132_services_stay_when_their_file_system_is_unmounted(daemon: Daemon) 
         daemon.start()
         assert len(daemon.get("services")) == 1
         subprocess.run(("umount", "--lazy", str(objects)), check=True)
-        complaint = (
-            "it is empty, and on another file system than before: was that unmounted?; what was served"
-        )
+        complaint = "it is empty, and on another file system than before: was that unmounted?; what was served"
         eventually(lambda: f"{objects}: {complaint}" in daemon.log, 30)
         # Another one, in which nothing is yet.
         subprocess.run(mount, check=True)

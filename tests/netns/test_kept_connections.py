@@ -1,5 +1,5 @@
-"""Connections of both families that stay: over a daemon that is killed, one that ends under load, and one that is
-refused.
+"""Connections of both families that stay: over a daemon that is killed, one that ends under load,
+and one that is refused.
 """
 
 import json
@@ -42,7 +42,9 @@ ports: [{{name: t, port: 9999}}, {{name: u, protocol: UDP, port: 9999}}]
 endpoints: [{endpoints}]
 """
 OBJECTS = SERVICE + "".join(
-    SLICE.format(family=family, endpoints=", ".join(f'{{addresses: ["{own}"]}}' for own in PODS[family]))
+    SLICE.format(
+        family=family, endpoints=", ".join(f'{{addresses: ["{own}"]}}' for own in PODS[family])
+    )
     for family in (IPV4, IPV6)
 )
 CLIENT = """
@@ -193,7 +195,9 @@ def backends(daemon: Daemon) -> dict[tuple[Any, ...], Any]:
     }
 
 
-def test_f09_a_thousand_connections_outlive_a_daemon_that_is_killed(daemon: Daemon, clients: Clients) -> None:
+def test_f09_a_thousand_connections_outlive_a_daemon_that_is_killed(
+    daemon: Daemon, clients: Clients
+) -> None:
     daemon.start("--strategy", "random")
     names = clients.open(tcp=500, udp=0)
     assert len(names) == 1000
@@ -209,7 +213,9 @@ def test_f09_a_thousand_connections_outlive_a_daemon_that_is_killed(daemon: Daem
     assert backends(daemon) == before
 
 
-def test_f11_a_daemon_that_ends_under_load_writes_what_it_carries(daemon: Daemon, clients: Clients) -> None:
+def test_f11_a_daemon_that_ends_under_load_writes_what_it_carries(
+    daemon: Daemon, clients: Clients
+) -> None:
     rules = kernel_rules(daemon.cluster)
     daemon.start("--strategy", "random")
     clients.open(tcp=20, udp=20)
@@ -232,7 +238,9 @@ def test_f11_a_daemon_that_ends_under_load_writes_what_it_carries(daemon: Daemon
     daemon.start("--strategy", "random")
     after = backends(daemon)
     assert len(clients.ends) == 160
-    assert {own: after.get(own) for own in clients.ends} == {own: before[own] for own in clients.ends}
+    assert {own: after.get(own) for own in clients.ends} == {
+        own: before[own] for own in clients.ends
+    }
     assert clients.ask() == names
 
 

@@ -1,5 +1,5 @@
-"""The rules of a real kernel in every form that its programs list them in: `diff` reads them all, and sees what
-somebody has changed in each.
+"""The rules of a real kernel in every form that its programs list them in: `diff` reads them all,
+and sees what somebody has changed in each.
 """
 
 import os
@@ -82,7 +82,9 @@ class Diff:
         return [line for line in told.splitlines() if line.startswith(("- ", "+ "))]
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if (case.folder / "nft.golden").exists()], ids=str)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if (case.folder / "nft.golden").exists()], ids=str
+)
 def test_numbers_and_json_show_what_was_dumped(node: Namespace, case: Case, tmp_path: Path) -> None:
     text = run("dump", *case.flags("nftables", tmp_path), "--format", "nft")
     Commands(node.prefix).run(("nft", "-f", "-"), text)
@@ -118,7 +120,9 @@ def test_diff_reads_every_form_of_nft(
     [gone, *_] = re.findall(r"set cluster-ips \{[^}]*elements = \{ ([0-9.]+)", text)
     node.call("nft", "delete", "element", "ip", "kube-proxy", "cluster-ips", f"{{ {gone} }}")
     node.call("nft", "flush", "chain", "ip", "kube-proxy", "nat-output")
-    node.call("nft", "add", "rule", "ip", "kube-proxy", "services", "ip", "daddr", "192.0.2.9", "drop")
+    node.call(
+        "nft", "add", "rule", "ip", "kube-proxy", "services", "ip", "daddr", "192.0.2.9", "drop"
+    )
     for shape in NFT:
         rules = diff.rules(node.call("nft", *shape, "list", "ruleset"))
         assert sorted(rules) == ["+ ip daddr 192.0.2.9 drop", f"- {gone}", "- jump services"], shape

@@ -56,18 +56,32 @@ def test_f120_who_looks_leaves_every_flow_where_it_is(daemon: Daemon) -> None:
         flows = listed(cluster)
         assert len(flows) == 4 * FLOWS
         own = ("--socket", str(daemon.socket))
-        objects, files = ((option, str(folder / "objects")) for option in ("--manifests", "--filename"))
+        objects, files = (
+            (option, str(folder / "objects")) for option in ("--manifests", "--filename")
+        )
         saved = folder / "saved"
         saved.write_text(cluster.node.call("nft", "list", "ruleset"))
         # Each as an operator types it, in the node's network namespace; whatever it finds.
         for command in (
             ("doctor",),
-            *(("get", kind, *own) for kind in ("services", "endpoints", "flows", "rules", "stats", "status")),
+            *(
+                ("get", kind, *own)
+                for kind in ("services", "endpoints", "flows", "rules", "stats", "status")
+            ),
             ("describe", "service", "default/dns4", *own),
             ("conntrack", "-L", *own),
             ("conntrack", "-C", *own),
             ("top", "--iterations", "1", *own),
-            ("explain", *files, "--from", "10.0.2.100:4000", "--to", "172.30.0.53:53", "--proto", "udp"),
+            (
+                "explain",
+                *files,
+                "--from",
+                "10.0.2.100:4000",
+                "--to",
+                "172.30.0.53:53",
+                "--proto",
+                "udp",
+            ),
             ("dump", *files),
             ("diff", *files, str(saved)),
             ("shadow", *objects, "--duration", "1"),

@@ -81,7 +81,18 @@ def test_the_other_driver_is_slower_and_as_exact(cluster: Cluster, family: int) 
 def test_nothing_is_lost_over_a_path_that_loses(cluster: Cluster, way: Way) -> None:
     with stage(cluster, way) as own:
         for chain in ("INPUT", "OUTPUT"):
-            loss = ("-p", "tcp", "-m", "statistic", "--mode", "random", "--probability", "0.01", "-j", "DROP")
+            loss = (
+                "-p",
+                "tcp",
+                "-m",
+                "statistic",
+                "--mode",
+                "random",
+                "--probability",
+                "0.01",
+                "-j",
+                "DROP",
+            )
             cluster.pods[0].call("iptables", "-A", chain, *loss)
             cluster.pods[1].call("iptables", "-A", chain, *loss)
         transfer(own, IPV4, 50 << 20)
@@ -91,7 +102,10 @@ def test_nothing_is_lost_over_a_path_that_loses(cluster: Cluster, way: Way) -> N
 @FAMILIES
 @pytest.mark.parametrize("size", [0, 1, 1400, 9000, 60_000])
 def test_datagrams_of_any_size(cluster: Cluster, family: int, size: int, way: Way) -> None:
-    with stage(cluster, way) as own, own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)) as connection:
+    with (
+        stage(cluster, way) as own,
+        own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)) as connection,
+    ):
         for pod in cluster.pods:
             served(pod, ECHO, str(family))
         content = os.urandom(size)
@@ -144,13 +158,16 @@ def test_f20_f81_f140_the_largest_datagrams(cluster: Cluster, family: int, way: 
 @WAYS
 @DRIVERS
 @FAMILIES
-def test_f65_no_endpoints_refuse_at_once(cluster: Cluster, family: int, driver: Driver, way: Way) -> None:
+def test_f65_no_endpoints_refuse_at_once(
+    cluster: Cluster, family: int, driver: Driver, way: Way
+) -> None:
     with stage(cluster, way, driver=driver) as own:
         for where in (cluster.client, cluster.node):
             started = time.monotonic()
             with pytest.raises(ConnectionRefusedError):
                 own.client(socket.SOCK_STREAM, family, (VIPS[family], 81), where)
-            # Not by running out of time; a busy machine may lose a packet of the neighbours' protocol.
+            # Not by running out of time; a busy machine may lose a packet of the neighbours'
+            # protocol.
             assert time.monotonic() - started < 3
             datagrams = own.client(socket.SOCK_DGRAM, family, (VIPS[family], 82), where)
             with datagrams, pytest.raises(ConnectionRefusedError):
@@ -159,16 +176,21 @@ def test_f65_no_endpoints_refuse_at_once(cluster: Cluster, family: int, driver: 
 
 
 @WAYS
-def test_f92_ten_thousand_short_connections_are_answered_and_shared(cluster: Cluster, way: Way) -> None:
+def test_f92_ten_thousand_short_connections_are_answered_and_shared(
+    cluster: Cluster, way: Way
+) -> None:
     with stage(cluster, way, (7, 8)) as own:
         for pod in cluster.pods:
             served(pod, SHORT)
         count = 10_000
-        # Queues are chosen by addresses, by a hash that is another one after each start of the machine.
+        # Queues are chosen by addresses, by a hash that is another one after each start of the
+        # machine.
         sources = [f"10.0.2.{number}" for number in range(101, 121)]
         for source in sources:
             cluster.client.call("ip", "address", "add", f"{source}/24", "dev", "eth0")
-        said = cluster.client.call(sys.executable, "-c", ASK_SHORT, VIPS[IPV4], str(count), *sources)
+        said = cluster.client.call(
+            sys.executable, "-c", ASK_SHORT, VIPS[IPV4], str(count), *sources
+        )
         assert said == f"{count} answered\n"
         [service] = [one for one in own.engine.stats().services if one.name == "default/short4"]
         shares = [backend.flows for backend in service.backends]
@@ -180,7 +202,9 @@ def test_f92_ten_thousand_short_connections_are_answered_and_shared(cluster: Clu
         if way is Way.FIRST_PACKET:
             assert sum(packets) == count, "one of each connection"
         counters = counters_of(cluster)
-        assert [counters[number].queue_dropped + counters[number].socket_dropped for number in (7, 8)] == [
+        assert [
+            counters[number].queue_dropped + counters[number].socket_dropped for number in (7, 8)
+        ] == [
             0,
             0,
         ]
@@ -203,7 +227,8 @@ def test_endpoints_change_under_load(cluster: Cluster, driver: Driver, way: Way)
         changer.start()
         try:
             assert (
-                cluster.client.call(sys.executable, "-c", ASK_SHORT, VIPS[IPV4], "2000") == "2000 answered\n"
+                cluster.client.call(sys.executable, "-c", ASK_SHORT, VIPS[IPV4], "2000")
+                == "2000 answered\n"
             )
         finally:
             is_over.set()
@@ -214,8 +239,8 @@ def test_endpoints_change_under_load(cluster: Cluster, driver: Driver, way: Way)
 @FAMILIES
 def test_f82_the_path_mtu_is_told_to_the_client(cluster: Cluster, family: int, way: Way) -> None:
     with stage(cluster, way) as own:
-        # Neither end knows that the path is narrow in between: the node must tell the client, about the packet
-        # that it has sent and not about the translated one.
+        # Neither end knows that the path is narrow in between: the node must tell the client, about
+        # the packet that it has sent and not about the translated one.
         cluster.node.call("ip", "link", "set", "docker0", "mtu", "1300")
         transfer(own, family, 8 << 20)
         assert way is Way.FIRST_PACKET or own.engine.stats().causes["related"] > 0
@@ -227,7 +252,10 @@ def test_f82_the_path_mtu_is_told_to_the_client(cluster: Cluster, family: int, w
 def test_f82_datagrams_hear_of_the_path_mtu(cluster: Cluster, family: int, way: Way) -> None:
     for pod in cluster.pods:
         served(pod, ECHO, str(family))
-    with stage(cluster, way) as own, own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)) as client:
+    with (
+        stage(cluster, way) as own,
+        own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)) as client,
+    ):
         cluster.node.call("ip", "link", "set", "docker0", "mtu", "1300")
         level, option = (socket.IPPROTO_IP, 10) if family == IPV4 else (socket.IPPROTO_IPV6, 23)
         client.setsockopt(level, option, PMTUDISC_DO)
@@ -257,7 +285,9 @@ def test_f04_a_full_queue_drops_and_counts(cluster: Cluster) -> None:
     with (
         inside(cluster.node.path, lambda: NativeQueue(7, max_length=10)) as queue,
         installed(Iptables(Commands(cluster.node.prefix)), rule_sets(plan_of(), (7, 7))),
-        inside(cluster.client.path, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as client,
+        inside(
+            cluster.client.path, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        ) as client,
     ):
         client.settimeout(0.5)
         for number in range(50):
@@ -304,7 +334,9 @@ def diverted(cluster: Cluster) -> Iterator[None]:
 def test_f01_rules_without_a_reader_drop(cluster: Cluster) -> None:
     with diverted(cluster), flood(cluster, 20) as client:
         assert answers(client) == []
-        diverted_to = [line for line in cluster.node.call("iptables-save").splitlines() if "NFQUEUE" in line]
+        diverted_to = [
+            line for line in cluster.node.call("iptables-save").splitlines() if "NFQUEUE" in line
+        ]
         bypassing = [line for line in diverted_to if "--queue-bypass" in line]
         assert len(bypassing) == 2 and all("-p icmp" in line for line in bypassing), (
             "F02: packets to virtual IPs would go on untranslated"
@@ -314,11 +346,16 @@ def test_f01_rules_without_a_reader_drop(cluster: Cluster) -> None:
 def test_f05_fail_open_passes_on_what_does_not_fit(cluster: Cluster) -> None:
     seen = ("-A", "FORWARD", "-d", VIPS[IPV4])
     cluster.node.call("iptables", *seen)
-    with inside(cluster.node.path, lambda: NativeQueue(7, max_length=8, fail_open=True)), diverted(cluster):
+    with (
+        inside(cluster.node.path, lambda: NativeQueue(7, max_length=8, fail_open=True)),
+        diverted(cluster),
+    ):
         with flood(cluster, 20):
             counters = counters_of(cluster)[7]
             assert (counters.waiting, counters.queue_dropped) == (8, 0)
-        assert "[12:" in cluster.node.call("iptables-save", "-c", "-t", "filter"), "12 passed on untranslated"
+        assert "[12:" in cluster.node.call("iptables-save", "-c", "-t", "filter"), (
+            "12 passed on untranslated"
+        )
 
 
 def test_f06_a_full_socket_is_counted_and_no_error(cluster: Cluster) -> None:

@@ -1,4 +1,6 @@
-"""Real packets through the queue: what is translated, refused, never cut, and whose rules stay as they were."""
+"""Real packets through the queue: what is translated, refused, never cut, and whose rules stay as
+they were.
+"""
 
 import json
 import socket
@@ -105,7 +107,9 @@ def test_both_ways_and_from_the_node(cluster: Cluster) -> None:
         assert {flow.destination for flow in flows} == {(VIP, 80)}
         # The kernel's connection tracking holds one consistent connection with the pod's address.
         assert (
-            VIP not in cluster.node.call("conntrack", "-L", "-p", "tcp") if _has_conntrack(cluster) else True
+            VIP not in cluster.node.call("conntrack", "-L", "-p", "tcp")
+            if _has_conntrack(cluster)
+            else True
         )
 
 
@@ -120,7 +124,10 @@ def _has_conntrack(cluster: Cluster) -> bool:
 def test_a_service_without_endpoints_is_refused_at_once(cluster: Cluster) -> None:
     with proxied(cluster) as (engine, _):
         for namespace in (cluster.client, cluster.node):
-            with client_socket(namespace, socket.SOCK_STREAM) as own, pytest.raises(ConnectionRefusedError):
+            with (
+                client_socket(namespace, socket.SOCK_STREAM) as own,
+                pytest.raises(ConnectionRefusedError),
+            ):
                 connect(own, (VIP, 81), 5)
         assert engine.stats().causes["no-endpoints"] >= 2
 
@@ -135,7 +142,8 @@ def test_udp_and_an_icmp_error_of_the_pod(cluster: Cluster) -> None:
         with client_socket(cluster.client, socket.SOCK_DGRAM) as own:
             own.connect((VIP, 54))
             own.send(b"nobody listens")
-            # The pod's port unreachable reaches the socket: its quoted packet is the client's own again.
+            # The pod's port unreachable reaches the socket: its quoted packet is the client's own
+            # again.
             with pytest.raises(ConnectionRefusedError):
                 own.recv(100)
         assert engine.stats().causes["related"] == 1
@@ -169,13 +177,25 @@ def test_f08_a_second_daemon_is_told_and_the_first_goes_on(cluster: Cluster) -> 
 
 def test_foreign_rules_stay_byte_identical(cluster: Cluster) -> None:
     node = cluster.node
-    node.call("iptables", "-t", "nat", "-A", "POSTROUTING", "-s", "192.0.2.0/24", "-j", "MASQUERADE")
+    node.call(
+        "iptables", "-t", "nat", "-A", "POSTROUTING", "-s", "192.0.2.0/24", "-j", "MASQUERADE"
+    )
     node.call("iptables", "-t", "raw", "-N", "FOREIGN")
     comment = ("-m", "comment", "--comment", "kbe-nat -j KBE-NAT-OUTPUT")
     node.call("iptables", "-t", "raw", "-A", "PREROUTING", *comment, "-j", "FOREIGN")
     for table in ("mangle", "filter"):
         node.call(
-            "iptables", "-t", table, "-A", "INPUT", "-m", "mark", "--mark", "0x4000/0x4000", "-j", "ACCEPT"
+            "iptables",
+            "-t",
+            table,
+            "-A",
+            "INPUT",
+            "-m",
+            "mark",
+            "--mark",
+            "0x4000/0x4000",
+            "-j",
+            "ACCEPT",
         )
     node.call("ipset", "create", "foreign", "hash:ip")
     node.call("ipset", "add", "foreign", "192.0.2.1")

@@ -1,4 +1,6 @@
-"""Somebody serves a cluster IP beside us, and keeps its packets from connection tracking: NodeLocal DNSCache."""
+"""Somebody serves a cluster IP beside us, and keeps its packets from connection tracking: NodeLocal
+DNSCache.
+"""
 
 import socket
 import subprocess
@@ -32,7 +34,9 @@ def cache(node: Namespace, family: int) -> subprocess.Popen[str]:
 @WAYS
 @FAMILIES
 @pytest.mark.parametrize("order", ["before", "after", "after-ours"])
-def test_f126_what_came_untracked_is_not_ours(cluster: Cluster, family: int, way: Way, order: str) -> None:
+def test_f126_what_came_untracked_is_not_ours(
+    cluster: Cluster, family: int, way: Way, order: str
+) -> None:
     for pod in cluster.pods:
         served(pod, ECHO, str(family))
         served(pod, SHORT)
@@ -59,7 +63,9 @@ def test_f126_what_came_untracked_is_not_ours(cluster: Cluster, family: int, way
                 assert client.recv(100) == b"cache"
         assert [loop.loop.packets for loop in own.loops] == before, "none was queued"
         assert own.flows() == []
-        counted = [line for line in node.call(f"{iptables}-save", "-c").splitlines() if "marked" in line]
+        counted = [
+            line for line in node.call(f"{iptables}-save", "-c").splitlines() if "marked" in line
+        ]
         assert all(line.startswith("[0:0]") for line in counted) and len(counted) == 2, counted
         with own.client(socket.SOCK_STREAM, family, (vip, 5002)) as client:
             client.send(b"hello")

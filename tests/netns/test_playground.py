@@ -51,20 +51,29 @@ def test_the_page_by_hand(playground: Playground) -> None:
     assert pod["name"] in playground("get", "pods", "-l", "app=sise")
     assert playground("get", "pods", "-l", "app=other") == "No resources found.\n"
     assert "IP:                     172.17.0.3" in playground("describe", "pod", pod["name"])
-    assert "Endpoints:              172.17.0.3:9876" in playground("describe", "svc", "simpleservice")
+    assert "Endpoints:              172.17.0.3:9876" in playground(
+        "describe", "svc", "simpleservice"
+    )
     assert playground("curl", "172.17.0.3:9876/info").endswith('"from": "172.17.0.1"}\n')
     assert playground("curl", "172.30.228.255:80/info").endswith('"from": "10.0.2.15"}\n')
     assert len(playground("rules").splitlines()) == 4
-    assert playground("scale", "--replicas=3", "rc/rcsise") == 'replicationcontroller "rcsise" scaled\n'
+    assert (
+        playground("scale", "--replicas=3", "rc/rcsise")
+        == 'replicationcontroller "rcsise" scaled\n'
+    )
     assert "172.17.0.3:9876,172.17.0.4:9876,172.17.0.5:9876" in playground("get", "endpoints")
     # A pod reaches its own Service, also when it is chosen itself (hairpin).
-    hairpin = [playground("curl", "--from", pod["name"], "172.30.228.255:80/info") for _ in range(6)]
+    hairpin = [
+        playground("curl", "--from", pod["name"], "172.30.228.255:80/info") for _ in range(6)
+    ]
     assert all('"version": "0.5.0"' in answer for answer in hairpin)
     playground("scale", "--replicas=1", "rc/rcsise")
     assert "172.17.0.4" not in playground("get", "endpoints")
     assert "1         1         1" in playground("get", "rc")
     playground("delete", "rc", "rcsise")
-    assert "Couldn't connect" in playground.fails("curl", "172.30.228.255:80/info"), "no endpoints: refused"
+    assert "Couldn't connect" in playground.fails("curl", "172.30.228.255:80/info"), (
+        "no endpoints: refused"
+    )
     playground("delete", "svc", "simpleservice")
     assert playground("get", "svc") == "No resources found.\n"
 
@@ -97,7 +106,10 @@ def test_wrong_objects_change_nothing(playground: Playground, tmp_path: Path) ->
             "spec.ports[0].port",
         ),
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: p}", "the playground has no such objects"),
-        ("apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: other}", "metadata.namespace"),
+        (
+            "apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: other}",
+            "metadata.namespace",
+        ),
     ):
         (tmp_path / "wrong.yaml").write_text((SEED / "svc.yaml").read_text() + "---\n" + text)
         assert complaint in playground.fails("apply", "-f", str(tmp_path / "wrong.yaml"))

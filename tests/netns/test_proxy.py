@@ -33,7 +33,10 @@ SEED = (Path(__file__).parents[2] / "examples/seed/cluster.yaml").read_text()
 QUEUE_FILE = "/proc/net/netfilter/nfnetlink_queue"
 QUEUED = re.compile(r"(?m)^ *100 +\d+ +(\d+)")
 IPTABLES_TABLE = re.compile(r"table ip6? (raw|mangle|nat|filter) |\s")
-QUEUEING = {Way.EVERY_PACKET: "-j NFQUEUE --queue-num 100", Way.FIRST_PACKET: "queue flags bypass to 100"}
+QUEUEING = {
+    Way.EVERY_PACKET: "-j NFQUEUE --queue-num 100",
+    Way.FIRST_PACKET: "queue flags bypass to 100",
+}
 NOBODY = """apiVersion: v1
 kind: Service
 metadata: {name: nobody}
@@ -75,7 +78,10 @@ class Daemon:
     def start(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
         with (self.folder / "log").open("a") as log:
             self.process = subprocess.Popen(
-                self.command(*arguments), stderr=log, text=True, env={**os.environ, **(environment or {})}
+                self.command(*arguments),
+                stderr=log,
+                text=True,
+                env={**os.environ, **(environment or {})},
             )
         eventually(lambda: self.socket.exists() and self.ask("get", "status", "-o", "json"))
 
@@ -106,7 +112,10 @@ class Daemon:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """It does not outlive the test."""
         if self.process is not None and self.process.poll() is None:
@@ -134,8 +143,8 @@ def curl(cluster: Cluster, url: str = f"{VIP}/info") -> str:
 
 
 def kernel_rules(cluster: Cluster) -> str:
-    """Every rule, chain and set of the node, without counters. Tables without rules are as good as none, and one
-    of ours that takes another's place has another number.
+    """Every rule, chain and set of the node, without counters. Tables without rules are as good as
+    none, and one of ours that takes another's place has another number.
     """
     rules = [cluster.node.call(save) for save in ("iptables-save", "ip6tables-save")]
     lines = [line for text in rules for line in text.splitlines()]
@@ -145,9 +154,13 @@ def kernel_rules(cluster: Cluster) -> str:
         if line.startswith("-A") or (line.startswith(":") and " - " in line)
     ]
     ruleset = cluster.node.call("nft", "--stateless", "list", "ruleset")
-    tables = [text for text in re.split("(?m)^(?=table )", ruleset) if not IPTABLES_TABLE.match(text)]
+    tables = [
+        text for text in re.split("(?m)^(?=table )", ruleset) if not IPTABLES_TABLE.match(text)
+    ]
     # How a set is laid out in memory is no matter.
-    sets = sorted(re.sub(r" (initval|hashsize) \S+", "", cluster.node.call("ipset", "save")).splitlines())
+    sets = sorted(
+        re.sub(r" (initval|hashsize) \S+", "", cluster.node.call("ipset", "save")).splitlines()
+    )
     text = "\n".join([*own, *sets, *tables])
     return re.sub(r"kbe-nat-translation-\d", "kbe-nat-translation-N", text)
 
@@ -220,13 +233,17 @@ def test_f09_connections_outlive_a_daemon_that_was_killed(daemon: Daemon) -> Non
     pod = cluster.pods[0]
     echo = pod.start((sys.executable, "-c", ECHO))
     daemon.start("--strategy", "rr")
-    own = inside(cluster.client.path, lambda: socket.create_connection(("172.30.0.7", 7), timeout=10))
+    own = inside(
+        cluster.client.path, lambda: socket.create_connection(("172.30.0.7", 7), timeout=10)
+    )
     with own as connection:
         connection.sendall(b"before")
         assert connection.recv(100) == b"before"
         state = daemon.folder / "state"
         if daemon.way is Way.EVERY_PACKET:
-            eventually(lambda: state.exists() and len(daemon.get("flows")) and state.stat().st_size > 150)
+            eventually(
+                lambda: state.exists() and len(daemon.get("flows")) and state.stat().st_size > 150
+            )
         daemon.end(signal.SIGKILL)
         connection.sendall(b"after")
         if daemon.way is Way.FIRST_PACKET:
@@ -250,7 +267,8 @@ def test_f07_packets_that_a_killed_daemon_held_come_again(daemon: Daemon) -> Non
     asking = cluster.client.start(("curl", "-sS", "--max-time", "20", f"{VIP}/info"))
     eventually(lambda: int(QUEUED.search(cluster.node.call("cat", QUEUE_FILE))[1]))  # type: ignore[index]
     daemon.end(signal.SIGKILL)
-    # What was held is dropped with the queue, and nothing passes untranslated until somebody listens again.
+    # What was held is dropped with the queue, and nothing passes untranslated until somebody
+    # listens again.
     daemon.start()
     answer, _ = asking.communicate(timeout=30)
     assert '"host": "172.30.228.255"' in answer
@@ -285,8 +303,12 @@ def test_node_ports_health_checks_and_the_other_mode(daemon: Daemon) -> None:
         curl(cluster, "10.0.2.15:30080/info")
     with pytest.raises(PlaygroundError, match="Couldn't connect"):
         curl(cluster, f"{VIP}:81")
-    assert "172.17.0.1" in cluster.node.call("curl", "-sS", "--max-time", "2", "10.0.2.15:30080/info")
-    daemon.write("cluster.yaml", SEED.replace("spec:\n  containers", "spec:\n  nodeName: here\n  containers"))
+    assert "172.17.0.1" in cluster.node.call(
+        "curl", "-sS", "--max-time", "2", "10.0.2.15:30080/info"
+    )
+    daemon.write(
+        "cluster.yaml", SEED.replace("spec:\n  containers", "spec:\n  nodeName: here\n  containers")
+    )
     eventually(lambda: cluster.client.call(*status) == "200")
     assert "10.0.2.100" in curl(cluster, "10.0.2.15:30080/info"), "the client's address is kept"
     # Its own rules would have been these.
@@ -297,7 +319,9 @@ def test_node_ports_health_checks_and_the_other_mode(daemon: Daemon) -> None:
 def test_one_capability_is_enough(daemon: Daemon) -> None:
     daemon.start()
     pid = daemon.get("status")["pid"]
-    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    status = dict(
+        line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+    )
     assert int(status["CapEff"], 16) == 1 << 12
     # CAP_NET_RAW is for iptables' set match alone, so for the commands of one datapath.
     lent = 1 << 13 if daemon.way is Way.EVERY_PACKET else 0
@@ -348,7 +372,9 @@ def test_flags_that_cannot_be_meant_change_nothing(
     assert kernel_rules(daemon.cluster) == before
 
 
-def test_f12_a_dry_run_changes_nothing_and_cleanup_removes_what_a_killed_one_left(daemon: Daemon) -> None:
+def test_f12_a_dry_run_changes_nothing_and_cleanup_removes_what_a_killed_one_left(
+    daemon: Daemon,
+) -> None:
     before = kernel_rules(daemon.cluster)
     done = daemon.run("--dry-run")
     assert done.returncode == 0, done.stderr
@@ -375,7 +401,11 @@ def test_f13_rules_that_somebody_removes_come_back(daemon: Daemon) -> None:
             node.call(*damage)
             eventually(lambda: kernel_rules(daemon.cluster) == whole)
     else:
-        for broken in (("flush", "chain", "queued"), ("flush", "map", "backends"), ("delete", "table")):
+        for broken in (
+            ("flush", "chain", "queued"),
+            ("flush", "map", "backends"),
+            ("delete", "table"),
+        ):
             listed = node.call("nft", "list", "tables")
             [name] = re.findall(r"kbe-nat-translation-\d", listed)
             node.call("nft", *broken[:2], "ip", name, *broken[2:])
@@ -417,16 +447,22 @@ def test_f133_what_somebody_changes_is_put_right(daemon: Daemon) -> None:
         assert VIP in curl(daemon.cluster)
 
 
-def test_f14_rules_that_the_kernel_refuses_are_said_and_tried_again(daemon: Daemon, tmp_path: Path) -> None:
+def test_f14_rules_that_the_kernel_refuses_are_said_and_tried_again(
+    daemon: Daemon, tmp_path: Path
+) -> None:
     broken = tmp_path / "bin/ipset"
     broken.parent.mkdir()
-    broken.write_text(f'#!/bin/sh\ntest -e {tmp_path}/broken && exit 3\nexec /usr/sbin/ipset "$@"\n')
+    broken.write_text(
+        f'#!/bin/sh\ntest -e {tmp_path}/broken && exit 3\nexec /usr/sbin/ipset "$@"\n'
+    )
     broken.chmod(0o755)
     daemon.start(environment={"PATH": f"{broken.parent}:{os.environ['PATH']}"})
     if daemon.way is Way.FIRST_PACKET:
         daemon.cluster.node.call("nft", "delete", "table", "ip", "kbe-nat-translation-0")
         daemon.write("nobody.yaml", NOBODY)
-        eventually(lambda: "rules are not up to date: nf_tables: No such file or directory" in daemon.log)
+        eventually(
+            lambda: "rules are not up to date: nf_tables: No such file or directory" in daemon.log
+        )
     else:
         (tmp_path / "broken").touch()
         daemon.write("nobody.yaml", NOBODY)
@@ -506,7 +542,9 @@ def test_what_it_tells(daemon: Daemon) -> None:
     assert "packets=" in daemon.ask("conntrack", "-L", "-p", "tcp", "--dport", "80")
     assert daemon.ask("conntrack", "-L", "--dport", "81") == ""
     assert daemon.ask("conntrack", "-C") == "2\n"
-    assert daemon.ask("conntrack", "-D", "-s", "10.0.2.100") == "2 flow entries have been deleted.\n"
+    assert (
+        daemon.ask("conntrack", "-D", "-s", "10.0.2.100") == "2 flow entries have been deleted.\n"
+    )
     assert "Endpoints:" in daemon.ask("describe", "service", "simpleservice")
     assert "connections" in daemon.ask("top", "--delay", "0.1")
     assert QUEUEING[daemon.way] in daemon.ask("get", "rules")
@@ -517,11 +555,15 @@ def test_what_it_tells(daemon: Daemon) -> None:
     assert told["service"] == "default/simpleservice"
 
 
-def test_f03_the_watchdog_hears_nothing_of_a_daemon_that_hangs(daemon: Daemon, tmp_path: Path) -> None:
+def test_f03_the_watchdog_hears_nothing_of_a_daemon_that_hangs(
+    daemon: Daemon, tmp_path: Path
+) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
         listener.settimeout(5)
-        daemon.start(environment={"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "600000"})
+        daemon.start(
+            environment={"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "600000"}
+        )
         said = b""
         while b"WATCHDOG=1" not in said or b"READY=1" not in said:
             said += listener.recv(1000) + b"\n"
@@ -562,7 +604,9 @@ while content := connection.recv(1000):
 
 
 @FAMILIES
-def test_node_ports_on_an_address_that_comes_are_served_at_once(daemon: Daemon, family: int) -> None:
+def test_node_ports_on_an_address_that_comes_are_served_at_once(
+    daemon: Daemon, family: int
+) -> None:
     """As keepalived moves one: told by the kernel, on a device whose name is no UTF-8."""
     cluster, node = daemon.cluster, daemon.cluster.node
     add_ipv6(cluster)
@@ -581,7 +625,9 @@ def test_node_ports_on_an_address_that_comes_are_served_at_once(daemon: Daemon, 
 
     def asked(kind: socket.SocketKind, port: int) -> bool:
         def ask() -> bytes:
-            with socket.socket(socket.AF_INET6 if family == IPV6 else socket.AF_INET, kind) as client:
+            with socket.socket(
+                socket.AF_INET6 if family == IPV6 else socket.AF_INET, kind
+            ) as client:
                 client.settimeout(0.5)
                 client.connect((own["moved"], port))
                 client.send(b"hello")

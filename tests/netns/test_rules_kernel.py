@@ -1,5 +1,5 @@
-"""The rules in a real kernel: replaced where they stand, changed by elements, missed when somebody removes
-them.
+"""The rules in a real kernel: replaced where they stand, changed by elements, missed when somebody
+removes them.
 """
 
 import os
@@ -28,10 +28,14 @@ def rules(
 ) -> tuple[RuleSet, ...]:
     addresses = {IPV4: "172.30.{}.{}", IPV6: "fd00::{}:{}"}
     ports = tuple(
-        PortPolicy("default", f"s{n}", "", "tcp", number, (listener,), (Target("10.0.0.1", 80),), ())
+        PortPolicy(
+            "default", f"s{n}", "", "tcp", number, (listener,), (Target("10.0.0.1", 80),), ()
+        )
         for number in families
         for n in range(services)
-        for listener in [Listener("cluster-ip", addresses[number].format(n // 250, n % 250 + 1), 80)]
+        for listener in [
+            Listener("cluster-ip", addresses[number].format(n // 250, n % 250 + 1), 80)
+        ]
     )
     return rule_sets(Plan(ports, (), (), ()), queues)
 
@@ -60,7 +64,11 @@ def node() -> Iterator[Namespace]:
 
 def saved(node: Namespace) -> list[str]:
     """Rules, chains of somebody's own, and sets, without counters."""
-    lines = [line for save in ("iptables-save", "ip6tables-save") for line in node.call(save).splitlines()]
+    lines = [
+        line
+        for save in ("iptables-save", "ip6tables-save")
+        for line in node.call(save).splitlines()
+    ]
     own = [re.sub(r" \[.*", "", line) for line in lines if line.startswith("-A") or " - [" in line]
     return [*own, *node.call("ipset", "list", "-name").split()]
 
@@ -107,7 +115,9 @@ def test_elements_change_alone(node: Namespace) -> None:
     assert node.call("ipset", "list", "kbe-nat-addresses-4").count("172.30.0.") == 2
     assert backend.missing() == ()
     backend.update(rules(2, queues=(8, 9)))
-    assert any("--queue-balance 8:9" in line for line in saved(node)), "other rules are installed anew"
+    assert any("--queue-balance 8:9" in line for line in saved(node)), (
+        "other rules are installed anew"
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,7 +125,10 @@ def test_elements_change_alone(node: Namespace) -> None:
     [
         ("iptables -t raw -F KBE-NAT-PREROUTING", "IPv4 raw: -A KBE-NAT-PREROUTING"),
         ("iptables -t raw -R KBE-NAT-PREROUTING 2 -j ACCEPT", "IPv4 raw: -A KBE-NAT-PREROUTING"),
-        ("iptables -t raw -I KBE-NAT-OUTPUT -j ACCEPT", "IPv4 raw: -A KBE-NAT-OUTPUT -j ACCEPT: not ours"),
+        (
+            "iptables -t raw -I KBE-NAT-OUTPUT -j ACCEPT",
+            "IPv4 raw: -A KBE-NAT-OUTPUT -j ACCEPT: not ours",
+        ),
         ("iptables -t raw -A PREROUTING -j ACCEPT", "raw: -A PREROUTING -j ACCEPT: behind ours"),
         ("iptables -t mangle -F POSTROUTING", "IPv4 mangle: -A POSTROUTING"),
         ("ip6tables -t filter -F", "IPv6 filter: -A FORWARD"),
@@ -157,7 +170,9 @@ class Meddled:
         self._commands = Commands(node.prefix)
 
     def run(self, command: Sequence[str], text: str = "") -> str:
-        output = self._commands.run(command, QUEUE.sub("accept", text) if command[0] == "nft" else text)
+        output = self._commands.run(
+            command, QUEUE.sub("accept", text) if command[0] == "nft" else text
+        )
         if self.damage and tuple(command[: len(self._installing)]) == self._installing:
             self._node.call(*self.damage.split())
         return output
@@ -172,19 +187,29 @@ MEDDLING = [
         id="iptables",
     ),
     pytest.param(
-        Nftables, ("nft", "-f"), "nft flush chain ip kbe-nat mangle-output", "ip: meta mark & 0x", id="nft"
+        Nftables,
+        ("nft", "-f"),
+        "nft flush chain ip kbe-nat mangle-output",
+        "ip: meta mark & 0x",
+        id="nft",
     ),
 ]
 
 
 @pytest.mark.parametrize(("kind", "installing", "damage", "missed"), MEDDLING)
 def test_f13_what_somebody_removes_during_the_installation_is_missed(
-    node: Namespace, kind: type[Iptables | Nftables], installing: tuple[str, ...], damage: str, missed: str
+    node: Namespace,
+    kind: type[Iptables | Nftables],
+    installing: tuple[str, ...],
+    damage: str,
+    missed: str,
 ) -> None:
     runner = Meddled(node, installing)
     backend = kind(runner)
     runner.damage = damage
-    with pytest.raises(RulesError, match="somebody has changed our rules while they were installed"):
+    with pytest.raises(
+        RulesError, match="somebody has changed our rules while they were installed"
+    ):
         backend.install(rules(2))
     runner.damage = ""
     backend.install(rules(2))
@@ -234,7 +259,10 @@ def test_f133_nft_gets_the_same_rules(node: Namespace) -> None:
     assert any(line.startswith("ip6: ip6 daddr") for line in backend.missing())
     backend.install(rules(2))
     for damage, missed in (
-        ("delete element ip kbe-nat frontends { 172.30.0.1 . tcp . 80 }", "ip: elements of frontends"),
+        (
+            "delete element ip kbe-nat frontends { 172.30.0.1 . tcp . 80 }",
+            "ip: elements of frontends",
+        ),
         ("add element ip6 kbe-nat addresses { fd00::99 }", "ip6: elements of addresses"),
         ("insert rule ip kbe-nat mangle-output accept", "ip: accept: not ours"),
         ("chain ip kbe-nat filter-input { policy drop; }", "ip: type filter hook input"),
@@ -279,4 +307,8 @@ def test_marks_can_be_others(node: Namespace) -> None:
 
 
 def rules_ports() -> tuple[PortPolicy, ...]:
-    return (PortPolicy("default", "s", "", "tcp", IPV4, (Listener("cluster-ip", "172.30.0.1", 80),), (), ()),)
+    return (
+        PortPolicy(
+            "default", "s", "", "tcp", IPV4, (Listener("cluster-ip", "172.30.0.1", 80),), (), ()
+        ),
+    )

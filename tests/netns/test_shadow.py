@@ -1,4 +1,6 @@
-"""Beside a node's own proxy: the kernel gets the rules that kube-proxy would write; connections are compared."""
+"""Beside a node's own proxy: the kernel gets the rules that kube-proxy would write; connections are
+compared.
+"""
 
 import json
 import subprocess
@@ -39,14 +41,25 @@ def told(done: "subprocess.CompletedProcess[str] | str") -> list[dict[str, Any]]
 
 
 def is_followed(node: Namespace) -> bool:
-    """Whether a socket hears of the kernel's connection tracking: NETLINK_NETFILTER (12), with a group."""
+    """Whether a socket hears of the kernel's connection tracking: NETLINK_NETFILTER (12), with a
+    group.
+    """
     sockets = [line.split() for line in node.call("cat", "/proc/net/netlink").splitlines()[1:]]
     return any(words[1] == "12" and int(words[3], 16) for words in sockets)
 
 
 def shadowed(cluster: Cluster, objects: Path, count: int = 5) -> tuple[int, list[dict[str, Any]]]:
     """Exit code and lines of a shadow that has seen so many connections begin."""
-    flags = ("--manifests", str(objects), "--node-address", "10.0.2.15", "--count", str(count), "-o", "json")
+    flags = (
+        "--manifests",
+        str(objects),
+        "--node-address",
+        "10.0.2.15",
+        "--count",
+        str(count),
+        "-o",
+        "json",
+    )
     process = cluster.node.start((*COMMAND, "shadow", *flags))
     eventually(lambda: is_followed(cluster.node))
     for _ in range(count):

@@ -1,4 +1,6 @@
-"""A daemon among processes that are not ours: users without a privilege, and one that does not read."""
+"""A daemon among processes that are not ours: users without a privilege, and one that does not
+read.
+"""
 
 import os
 import socket
@@ -32,14 +34,20 @@ sys.stdin.read()
 
 def test_f08_a_user_without_privilege_cannot_keep_it_from_starting(daemon: Daemon) -> None:
     squatter = subprocess.Popen(
-        [*daemon.cluster.node.prefix, *ANYBODY, sys.executable, "-c", SQUAT], stdin=-1, stdout=-1, text=True
+        [*daemon.cluster.node.prefix, *ANYBODY, sys.executable, "-c", SQUAT],
+        stdin=-1,
+        stdout=-1,
+        text=True,
     )
     with squatter:
         assert squatter.stdout is not None
         assert squatter.stdout.readline() == "ready\n"
         daemon.start()
         assert serves(daemon)
-        assert "another kbe-nat proxy runs in this network namespace" in daemon.run("--queue", "101").stderr
+        assert (
+            "another kbe-nat proxy runs in this network namespace"
+            in daemon.run("--queue", "101").stderr
+        )
         assert daemon.end() < 5
         squatter.kill()
 
@@ -57,7 +65,8 @@ def test_f08_one_that_is_killed_is_followed_at_once(daemon: Daemon) -> None:
 
 def test_f08_of_two_that_start_at_once_one_serves(daemon: Daemon, tmp_path: Path) -> None:
     commands = [
-        daemon.command("--queue", str(100 + own), "--socket", f"{tmp_path}/{own}") for own in range(3)
+        daemon.command("--queue", str(100 + own), "--socket", f"{tmp_path}/{own}")
+        for own in range(3)
     ]
     started = [subprocess.Popen(own, stderr=-1, text=True) for own in commands]
     eventually(lambda: sum(own.poll() is None for own in started) == 1, 30)
@@ -78,10 +87,13 @@ def test_f08_of_two_that_start_at_once_one_serves(daemon: Daemon, tmp_path: Path
 @pytest.mark.parametrize("kind", ["pipe", "socket"])
 def test_f131_nobody_reads_what_it_says(daemon: Daemon, kind: str) -> None:
     """As systemd-journald when it is stopped, or `kbe-nat proxy 2>&1 | less`."""
-    reader, writer = os.pipe() if kind == "pipe" else tuple(own.detach() for own in socket.socketpair())
+    reader, writer = (
+        os.pipe() if kind == "pipe" else tuple(own.detach() for own in socket.socketpair())
+    )
     for number in range(3000):
         daemon.write(
-            f"wrong-{number}.yaml", f"kind: Service\napiVersion: v1\nmetadata: {{name: W{number}}}\n"
+            f"wrong-{number}.yaml",
+            f"kind: Service\napiVersion: v1\nmetadata: {{name: W{number}}}\n",
         )
     daemon.process = subprocess.Popen(daemon.command(), stderr=writer, text=True)
     try:
@@ -98,7 +110,9 @@ def test_f131_nobody_reads_what_it_says(daemon: Daemon, kind: str) -> None:
         os.close(writer)
 
 
-def test_f03_a_command_that_takes_long_is_no_reason_to_be_ended(daemon: Daemon, tmp_path: Path) -> None:
+def test_f03_a_command_that_takes_long_is_no_reason_to_be_ended(
+    daemon: Daemon, tmp_path: Path
+) -> None:
     flag = tmp_path / "slow"
     environment = broken(tmp_path, COMMANDS[daemon.way], f"test -e {flag} && sleep 4")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:

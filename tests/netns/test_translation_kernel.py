@@ -1,4 +1,6 @@
-"""The kernel's own translation in a real kernel: one transaction, elements alone, and nothing left behind."""
+"""The kernel's own translation in a real kernel: one transaction, elements alone, and nothing left
+behind.
+"""
 
 import os
 import subprocess
@@ -65,19 +67,25 @@ def standby(number: int, count: int, pod: int = 1) -> Standby:
 
 
 def translations(count: int, families: Sequence[int] = BOTH) -> list[Translation]:
-    return [Translation(number, backends(number, count), standby(number, count)) for number in families]
+    return [
+        Translation(number, backends(number, count), standby(number, count)) for number in families
+    ]
 
 
 def listed(node: Namespace) -> str:
     return node.call("nft", "--stateless", "list", "ruleset")
 
 
-def test_it_comes_and_goes_and_leaves_others_as_they_are(node: Namespace, own: Translations) -> None:
+def test_it_comes_and_goes_and_leaves_others_as_they_are(
+    node: Namespace, own: Translations
+) -> None:
     before = listed(node)
     assert "192.0.2.7" in before
     own.install(translations(4))
     text = listed(node)
-    assert all(address in text for address in ("172.30.0.4", "fd00:30::4", "10.0.0.5", "fd00:10::5"))
+    assert all(
+        address in text for address in ("172.30.0.4", "fd00:30::4", "10.0.0.5", "fd00:10::5")
+    )
     assert own.missing() == ()
     own.install(translations(3))
     assert listed(node).count("table ip kbe-nat-translation") == 1, "one takes the other's place"
@@ -196,7 +204,9 @@ def test_f13_what_somebody_removes_during_the_installation_is_missed(
     node: Namespace, runner: Watched
 ) -> None:
     class Meddled:
-        """Tables of which somebody takes a rule away right after they have been put into the kernel."""
+        """Tables of which somebody takes a rule away right after they have been put into the
+        kernel.
+        """
 
         is_meddling = False
 
@@ -239,7 +249,9 @@ def same(text: str) -> list[str]:
     return sorted(text.replace("translation-1", "translation-0").replace(",", "").split())
 
 
-def test_ten_thousand_services_need_no_more_rules_than_one(node: Namespace, own: Translations) -> None:
+def test_ten_thousand_services_need_no_more_rules_than_one(
+    node: Namespace, own: Translations
+) -> None:
     def rules() -> str:
         text = node.call("nft", "--stateless", "--terse", "list", "ruleset")
         return text.replace("kbe-nat-translation-1", "kbe-nat-translation-0")

@@ -43,7 +43,8 @@ def mac(own: Namespace) -> bytes:
 def sent_in_order(link: socket.socket, frames: Iterable[bytes]) -> None:
     """Sends frames so that the far end's stack has them in this order.
 
-    A veth device queues a frame on the CPU that sends it: frames of two CPUs may overtake each other.
+    A veth device queues a frame on the CPU that sends it: frames of two CPUs may overtake each
+    other.
     """
     cpus = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cpus)})
@@ -55,11 +56,16 @@ def sent_in_order(link: socket.socket, frames: Iterable[bytes]) -> None:
 
 
 def overheard(
-    link: socket.socket, head: bytes, source: str, node: str, arrivals: Callable[[], Iterable[bytes]]
+    link: socket.socket,
+    head: bytes,
+    source: str,
+    node: str,
+    arrivals: Callable[[], Iterable[bytes]],
 ) -> list[bytes]:
     """Asks the node for an ICMP echo until it answers, and returns the other packets of `arrivals`.
 
-    By then the node's stack has taken in everything that was sent on this wire before. `head` is the frame's.
+    By then the node's stack has taken in everything that was sent on this wire before. `head` is
+    the frame's.
     """
     arrived: list[bytes] = []
     numbers = count(1)
@@ -69,7 +75,9 @@ def overheard(
         asking = traffic.ip(source, node, traffic.ICMP, traffic.echo(8, number, MARKER))
         sent_in_order(link, [head + asking])
         arrived.extend(arrivals())
-        return any(packet[9] == traffic.ICMP and packet[28:].startswith(MARKER) for packet in arrived)
+        return any(
+            packet[9] == traffic.ICMP and packet[28:].startswith(MARKER) for packet in arrived
+        )
 
     eventually(is_answered)
     return [packet for packet in arrived if not packet[28:].startswith(MARKER)]

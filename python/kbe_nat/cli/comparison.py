@@ -16,8 +16,8 @@ class Difference:
     """A flow that fares differently."""
 
     change: str
-    """"moved" to another backend, "refused", "served", or "passed" on untouched; always seen from before to
-    after.
+    """"moved" to another backend, "refused", "served", or "passed" on untouched; always seen from
+    before to after.
     """
     service: str
     protocol: str
@@ -37,8 +37,8 @@ class _Fate:
 
 @dataclass(slots=True)
 class Comparison:
-    """A `PacketQueue` around another one: a second engine gets a copy of every batch, and the verdicts are
-    compared.
+    """A `PacketQueue` around another one: a second engine gets a copy of every batch, and the
+    verdicts are compared.
 
     Only packets that open a flow or are refused, under either engine, are looked at one by one.
     """
@@ -57,7 +57,9 @@ class Comparison:
         self._original = bytes(batch.packets) if batch else b""
         return batch
 
-    def verdict(self, batch: Batch, verdicts: bytes, released: list[tuple[int, str, bytes | None]]) -> None:
+    def verdict(
+        self, batch: Batch, verdicts: bytes, released: list[tuple[int, str, bytes | None]]
+    ) -> None:
         """See `PacketQueue`."""
         packets = bytearray(self._original)
         others = self.other.process_batch(
@@ -71,7 +73,9 @@ class Comparison:
         self.other.expire(batch.now, EXPIRY_BUDGET)
         size = VERDICT.size
         columns = (verdicts[0::size], verdicts[2::size], others[0::size], others[2::size])
-        for number, (action, flags, other_action, other_flags) in enumerate(zip(*columns, strict=True)):
+        for number, (action, flags, other_action, other_flags) in enumerate(
+            zip(*columns, strict=True)
+        ):
             if (flags | other_flags) & NEW or action in REFUSING or other_action in REFUSING:
                 self._compare(number, batch, packets, verdicts, others)
         self.queue.verdict(batch, verdicts, released)
@@ -92,11 +96,15 @@ class Comparison:
             return [f"None of {flows} flows would fare differently."]
         counts = table("Flows that would fare differently", "service", *CHANGES, right=len(CHANGES))
         for service, numbers in self._counts().items():
-            counts.add_row(service or "(no service)", *(str(numbers.get(change, 0)) for change in CHANGES))
+            counts.add_row(
+                service or "(no service)", *(str(numbers.get(change, 0)) for change in CHANGES)
+            )
         title = f"The first {LISTED} of them" if changed > LISTED else "Which ones"
         listed = table(title, "service", "client", "frontend", "before", "after")
         for one in list(self.differences.values())[:LISTED]:
-            listed.add_row(one.service, one.client, f"{one.protocol} {one.frontend}", one.before, one.after)
+            listed.add_row(
+                one.service, one.client, f"{one.protocol} {one.frontend}", one.before, one.after
+            )
         return [f"{changed} of {flows} flows would fare differently.", "", counts, "", listed]
 
     def _counts(self) -> dict[str, dict[str, int]]:
@@ -106,7 +114,9 @@ class Comparison:
             services.setdefault(service, {})[change] = number
         return services
 
-    def _compare(self, number: int, batch: Batch, packets: bytearray, verdicts: bytes, others: bytes) -> None:
+    def _compare(
+        self, number: int, batch: Batch, packets: bytearray, verdicts: bytes, others: bytes
+    ) -> None:
         start, end = batch.offsets[number : number + 2]
         ends = wire.ends(self._original[start:end])
         before = _fate(verdicts, number, batch.packets[start:end])
@@ -121,7 +131,8 @@ class Comparison:
         service = next(filter(None, (_owner(plan, ends) for plan in self.plans)), "")
         # A client that was refused tries again: its first attempt stands for all.
         self.differences.setdefault(
-            ends, Difference(change, service, ends.protocol, client, frontend, before.text, after.text)
+            ends,
+            Difference(change, service, ends.protocol, client, frontend, before.text, after.text),
         )
 
 
@@ -150,6 +161,8 @@ def _owner(plan: Plan, ends: wire.Ends) -> str | None:
     return None
 
 
-REFUSING: Final = frozenset(number for number, name in enumerate(ACTIONS) if name in ("drop", "reject"))
+REFUSING: Final = frozenset(
+    number for number, name in enumerate(ACTIONS) if name in ("drop", "reject")
+)
 CHANGES: Final = ("moved", "refused", "served", "passed")
 LISTED: Final = 20

@@ -14,10 +14,16 @@ Row = dict[str, Any]
 
 def conntrack(
     command: typer.Context,
-    list_them: Annotated[bool, typer.Option("--list", "-L", help="List connections; the default.")] = False,
-    events: Annotated[bool, typer.Option("--event", "-E", help="Show what happens, until Ctrl-C.")] = False,
+    list_them: Annotated[
+        bool, typer.Option("--list", "-L", help="List connections; the default.")
+    ] = False,
+    events: Annotated[
+        bool, typer.Option("--event", "-E", help="Show what happens, until Ctrl-C.")
+    ] = False,
     count: Annotated[bool, typer.Option("--count", "-C", help="Count connections.")] = False,
-    delete: Annotated[bool, typer.Option("--delete", "-D", help="End the connections that match.")] = False,
+    delete: Annotated[
+        bool, typer.Option("--delete", "-D", help="End the connections that match.")
+    ] = False,
     flush: Annotated[bool, typer.Option("--flush", "-F", help="End all connections.")] = False,
     protocol: Annotated[str, typer.Option("--proto", "-p", help="Protocol.")] = "",
     source: Annotated[str, typer.Option("--src", "-s", help="Client's address.")] = "",
@@ -32,9 +38,13 @@ def conntrack(
 ) -> None:
     """List, watch, count or end connections, in the format of conntrack-tools."""
     if sum((list_them, events, count, delete, flush)) > 1:
-        raise typer.BadParameter("only one of -L, -E, -C, -D and -F can be done", param_hint="conntrack")
+        raise typer.BadParameter(
+            "only one of -L, -E, -C, -D and -F can be done", param_hint="conntrack"
+        )
     if flush:
-        refuse_given(command, FILTERS, "it has no effect: -F ends all connections; -D ends those that match")
+        refuse_given(
+            command, FILTERS, "it has no effect: -F ends all connections; -D ends those that match"
+        )
     filters = {
         "protocol": protocol,
         "source": source,
@@ -53,7 +63,9 @@ def conntrack(
         _watch(socket, lambda row: matches(row) and _fits(row, given), output)
     elif delete or flush:
         if sport is not None or dport is not None:
-            raise typer.BadParameter("connections are ended by address, not by port", param_hint="-D")
+            raise typer.BadParameter(
+                "connections are ended by address, not by port", param_hint="-D"
+            )
         if delete and not given:
             raise typer.BadParameter("say which; -F ends all of them", param_hint="-D")
         (ended,) = ask(socket, "delete", **({} if flush else given))

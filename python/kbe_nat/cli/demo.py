@@ -47,9 +47,9 @@ def demo(
 ) -> None:
     """Walk through the page that explains Services, with real packets in network namespaces.
 
-    Makes a cluster, applies the page's objects, asks the pod and the Service, scales, shares requests, and
-    takes everything away at the end, also after Ctrl-C. Needs root, or a system that lets users make
-    namespaces.
+    Makes a cluster, applies the page's objects, asks the pod and the Service, scales, shares
+    requests, and takes everything away at the end, also after Ctrl-C. Needs root, or a system that
+    lets users make namespaces.
     """
     if os.geteuid() != 0:
         _enter_user_namespace()
@@ -60,7 +60,9 @@ def demo(
     with Interruptions() as interruptions:
         try:
             # Every answer comes by packets that went through the engine.
-            walk.world.up("--seed", str(seed), "--strategy", strategy, "--datapath", Way.EVERY_PACKET)
+            walk.world.up(
+                "--seed", str(seed), "--strategy", strategy, "--datapath", Way.EVERY_PACKET
+            )
             with interruptions.heeded():
                 result = walk.page(requests, strategy)
         finally:
@@ -71,7 +73,9 @@ def demo(
     else:
         print(f"Everything is taken away again, after {result['seconds']} s. Seed: {seed}.")
     if result["answered"] != requests:
-        raise PlaygroundError(f"{requests - result['answered']} of {requests} requests were not answered")
+        raise PlaygroundError(
+            f"{requests - result['answered']} of {requests} requests were not answered"
+        )
 
 
 @dataclass(slots=True)
@@ -97,7 +101,9 @@ class _Walk:
         answers = {"pod": self.curl("node", direct)}
         self.say("The Service has an address that stays:")
         self.step("playground get svc", lambda: verbs.listing(world, verbs.Kind.SERVICES))
-        self.step(f"playground describe svc {SERVICE}", lambda: verbs.description(world, "svc", SERVICE))
+        self.step(
+            f"playground describe svc {SERVICE}", lambda: verbs.description(world, "svc", SERVICE)
+        )
         answers |= {"node": self.curl("node", URL), "client": self.curl("client", URL)}
         self.say("This state stands for these rules of kube-proxy:")
         self.rules()
@@ -118,21 +124,33 @@ class _Walk:
 
     def list_pods(self) -> None:
         self.step(
-            "playground get pods -l app=sise", lambda: verbs.listing(self.world, verbs.Kind.PODS, "app=sise")
+            "playground get pods -l app=sise",
+            lambda: verbs.listing(self.world, verbs.Kind.PODS, "app=sise"),
         )
 
     def curl(self, where: str, url: str) -> str:
-        return self.step(f"playground curl --from {where} {url}", lambda: verbs.ask(self.world, where, url))
+        return self.step(
+            f"playground curl --from {where} {url}", lambda: verbs.ask(self.world, where, url)
+        )
 
     def rules(self) -> list[str]:
-        found = self.step("playground rules", lambda: "\n".join(verbs.kube_proxy_rules(self.world, SERVICE)))
+        found = self.step(
+            "playground rules", lambda: "\n".join(verbs.kube_proxy_rules(self.world, SERVICE))
+        )
         return found.splitlines()
 
     def share(self, requests: int, strategy: Strategy) -> dict[str, Any]:
         """Many requests, each a connection of its own: how the pods shared them."""
         before = self.flows()
         started = time.monotonic()
-        codes = ("--write-out", "%{http_code}\n", "--output", "/dev/null", "--max-time", verbs.CURL_SECONDS)
+        codes = (
+            "--write-out",
+            "%{http_code}\n",
+            "--output",
+            "/dev/null",
+            "--max-time",
+            verbs.CURL_SECONDS,
+        )
         said = ""
         if requests:
             said = self.world.client.call("curl", "-sS", *codes, f"{URL}?[1-{requests}]")
@@ -162,7 +180,11 @@ class _Walk:
 
     def flows(self) -> dict[str, int]:
         """Connections so far, by backend."""
-        return {row["backend"]: row["flows"] for row in self.world.ask("endpoints") if row["service"] == PORT}
+        return {
+            row["backend"]: row["flows"]
+            for row in self.world.ask("endpoints")
+            if row["service"] == PORT
+        }
 
     def step(self, command: str, action: Callable[[], str]) -> str:
         """A command and what it prints."""

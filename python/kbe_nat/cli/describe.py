@@ -52,6 +52,8 @@ def _lines(row: dict[str, Any]) -> list[tuple[str, object]]:
     ]
     for own in row["endpoints"]:
         state = f", {own['state']}" if own["state"] else ""
-        numbers = f"weight {own['weight']}{state}: {own['active']} connections now, {own['flows']} so far"
+        numbers = (
+            f"weight {own['weight']}{state}: {own['active']} connections now, {own['flows']} so far"
+        )
         lines.append((f"  {own['backend']}", numbers))
     return lines

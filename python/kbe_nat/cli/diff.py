@@ -1,4 +1,6 @@
-"""`kbe-nat diff`: rules that were taken from a node, against those that kube-proxy should have written there."""
+"""`kbe-nat diff`: rules that were taken from a node, against those that kube-proxy should have
+written there.
+"""
 
 from enum import StrEnum
 from typing import Annotated, Final
@@ -48,7 +50,8 @@ def diff(
         ),
     ],
     family: Annotated[
-        Family | None, typer.Option(help="Compare one address family. Default: those that are listed.")
+        Family | None,
+        typer.Option(help="Compare one address family. Default: those that are listed."),
     ] = None,
     tables: Annotated[
         list[Table],
@@ -58,7 +61,8 @@ def diff(
         ),
     ] = [],  # noqa: B006
     partial: Annotated[
-        bool, typer.Option("--partial", help="Be content with the tables and chains that are listed.")
+        bool,
+        typer.Option("--partial", help="Be content with the tables and chains that are listed."),
     ] = False,
     *,
     flags: NodeFlags,
@@ -68,11 +72,14 @@ def diff(
 ) -> int:
     """Compare rules of a real node with those that kube-proxy writes for these objects.
 
-    Says by Service what is missing, extra or different. Ends with 1 when anything is, and with 2 when nothing is
-    but the listing lacks tables of kube-proxy's: unless --table or --partial says that it may.
+    Says by Service what is missing, extra or different. Ends with 1 when anything is, and with 2
+    when nothing is but the listing lacks tables of kube-proxy's: unless --table or --partial says
+    that it may.
     """
     if saved == "-" and "-" in objects:
-        raise typer.BadParameter("only one of objects and rules can come from standard input", param_hint="-")
+        raise typer.BadParameter(
+            "only one of objects and rules can come from standard input", param_hint="-"
+        )
     refuse_given(command, ["reject_with"], "it has no effect: kube-proxy's rules refuse by ICMP")
     found = _read(saved, family, tables)
     snapshot = read_objects(objects, pod_range, is_strict=strict)
@@ -127,7 +134,9 @@ def _check_mode(saved: str, found: Listing, stated: Mode | None) -> None:
         )
 
 
-def _expected(found: Listing, snapshot: Snapshot, options: Options, family: Family | None) -> Listing:
+def _expected(
+    found: Listing, snapshot: Snapshot, options: Options, family: Family | None
+) -> Listing:
     """What kube-proxy writes for the families that are listed; in nft's mode also for those that it
     serves, since one listing shows them all.
     """
@@ -141,7 +150,9 @@ def _expected(found: Listing, snapshot: Snapshot, options: Options, family: Fami
         numbers |= served
     elif served - numbers:
         other = "ip6tables-save" if IPV6 in served - numbers else "iptables-save"
-        warn(f"the node serves the other family too: {other} shows its rules, which are not compared")
+        warn(
+            f"the node serves the other family too: {other} shows its rules, which are not compared"
+        )
     parts: list[Part] = []
     for number in sorted(number for number in numbers if number is not None):
         wanted = Family.IPV6 if number == IPV6 else Family.IPV4
@@ -167,7 +178,11 @@ def _lines(comparison: Comparison) -> list[str]:
     if lacking:
         extent = f"{extent} Not compared: {', '.join(lacking)}."
     if not rows:
-        return [f"No differences. {extent}" if lacking else "The node has the rules that it should have."]
+        return [
+            f"No differences. {extent}"
+            if lacking
+            else "The node has the rules that it should have."
+        ]
     services = len({row.service for row in rows if row.service})
     count = "1 difference" if len(rows) == 1 else f"{len(rows)} differences"
     ports = "1 service port" if services == 1 else f"{services} service ports"

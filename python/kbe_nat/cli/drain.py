@@ -16,16 +16,21 @@ def drain(
     deadline: Annotated[
         float | None,
         typer.Option(
-            min=0, help="Seconds after which the connections that are left are ended. Default: never."
+            min=0,
+            help="Seconds after which the connections that are left are ended. Default: never.",
         ),
     ] = None,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until none is left.")] = False,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Do not wait until none is left.")
+    ] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Give it new connections again.")] = False,
     socket: Socket = SOCKET,
 ) -> None:
     """Give a backend no new connections, and count those that are left until there are none."""
     if undo:
-        refuse_given(command, ["deadline", "no_wait"], "it has no effect: nothing is drained with --undo")
+        refuse_given(
+            command, ["deadline", "no_wait"], "it has no effect: nothing is drained with --undo"
+        )
         list(ask(socket, "undrain", backend=backend))
         print(f"{backend} gets new connections again")
         return

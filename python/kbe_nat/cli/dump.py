@@ -26,21 +26,31 @@ def dump(
     objects: Annotated[list[str], FILES] = [],  # noqa: B006
     form: Annotated[
         Form | None,
-        typer.Option("--format", help="As whose output the rules are written. Default: that of the mode."),
+        typer.Option(
+            "--format", help="As whose output the rules are written. Default: that of the mode."
+        ),
     ] = None,
     names: Annotated[
-        Names, typer.Option(help="modern: as kube-proxy 1.36. legacy: nat rules of cluster IPs as long ago.")
+        Names,
+        typer.Option(
+            help="modern: as kube-proxy 1.36. legacy: nat rules of cluster IPs as long ago."
+        ),
     ] = Names.MODERN,
     family: Annotated[
         Family | None,
-        typer.Option(help="Default: ipv4, and for nft also ipv6 where the node or a Service has it."),
+        typer.Option(
+            help="Default: ipv4, and for nft also ipv6 where the node or a Service has it."
+        ),
     ] = None,
     *,
     flags: NodeFlags,
     pod_range: PodRange = POD_RANGE,
     strict: Strict = True,
     live: Annotated[
-        bool, typer.Option("--live", help="Of what the running daemon serves, instead of reading objects.")
+        bool,
+        typer.Option(
+            "--live", help="Of what the running daemon serves, instead of reading objects."
+        ),
     ] = False,
     socket: Socket = SOCKET,
 ) -> None:
@@ -53,7 +63,9 @@ def dump(
         (text,) = ask(socket, "dump", form=form, names=names, family=family)
     elif objects:
         refuse_given(command, ["socket"], "it has no effect without --live")
-        refuse_given(command, ["reject_with"], "it has no effect: kube-proxy's rules refuse by ICMP")
+        refuse_given(
+            command, ["reject_with"], "it has no effect: kube-proxy's rules refuse by ICMP"
+        )
         snapshot = read_objects(objects, pod_range, is_strict=strict)
         form = form or form_of(flags.stated_mode() or Mode.IPTABLES)
         written = Mode.NFTABLES if form is Form.NFT else Mode.IPTABLES

@@ -49,22 +49,31 @@ OFFLINE = ("objects", *NODE_FLAGS, "pod_range", "strict")
 def explain(
     command: typer.Context,
     objects: ObjectFiles = [],  # noqa: B006
-    capture: Annotated[Path | None, typer.Argument(help="Capture that the packet is taken from.")] = None,
+    capture: Annotated[
+        Path | None, typer.Argument(help="Capture that the packet is taken from.")
+    ] = None,
     number: Annotated[
         int | None, typer.Option("--packet", min=1, help="Number of the packet in the capture.")
     ] = None,
-    source: Annotated[str | None, typer.Option("--from", help="Source, as ADDRESS or ADDRESS:PORT.")] = None,
-    destination: Annotated[str | None, typer.Option("--to", help="Destination, as ADDRESS:PORT.")] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", help="Source, as ADDRESS or ADDRESS:PORT.")
+    ] = None,
+    destination: Annotated[
+        str | None, typer.Option("--to", help="Destination, as ADDRESS:PORT.")
+    ] = None,
     protocol: Annotated[str, typer.Option("--proto", help="tcp, udp or sctp.")] = "tcp",
     interface: Annotated[
         str,
         typer.Option(
-            "--iif", help="Device that the packet comes in by. Default: eth0, and none for the node's own."
+            "--iif",
+            help="Device that the packet comes in by. Default: eth0, and none for the node's own.",
         ),
     ] = "",
     flows: Annotated[
         Path | None,
-        typer.Option(help="YAML file with a list of packets (from, to, proto, iif); answered in its order."),
+        typer.Option(
+            help="YAML file with a list of packets (from, to, proto, iif); answered in its order."
+        ),
     ] = None,
     *,
     flags: NodeFlags,
@@ -73,7 +82,8 @@ def explain(
     live: Annotated[
         bool,
         typer.Option(
-            "--live", help="Ask the running daemon, with its connections, instead of reading objects."
+            "--live",
+            help="Ask the running daemon, with its connections, instead of reading objects.",
         ),
     ] = False,
     socket: Socket = SOCKET,
@@ -81,22 +91,32 @@ def explain(
 ) -> None:
     """Say what happens to a packet, and why.
 
-    The packet is described by --from, --to and --proto, or taken from a capture with --packet; the packets
-    before it are then processed first, so that connections are known as they were.
+    The packet is described by --from, --to and --proto, or taken from a capture with --packet; the
+    packets before it are then processed first, so that connections are known as they were.
     """
     ways = (capture is not None, source is not None or destination is not None, flows is not None)
-    if sum(ways) != 1 or (capture is None) != (number is None) or (source is None) != (destination is None):
+    if (
+        sum(ways) != 1
+        or (capture is None) != (number is None)
+        or (source is None) != (destination is None)
+    ):
         raise typer.BadParameter(
             "give --from and --to, or --flows, or a capture and --packet", param_hint="packet"
         )
     if source is None:
-        refuse_given(command, ["protocol", "interface"], "it has no effect: it belongs to --from and --to")
+        refuse_given(
+            command, ["protocol", "interface"], "it has no effect: it belongs to --from and --to"
+        )
     if live:
         refuse_given(command, OFFLINE, "it has no effect: with --live the daemon knows it")
         if source is None or destination is None:
-            raise typer.BadParameter("the daemon explains packets that are described", param_hint="--live")
+            raise typer.BadParameter(
+                "the daemon explains packets that are described", param_hint="--live"
+            )
         data = _described(source, destination, protocol)
-        (told,) = ask(socket, "explain", packet=data.hex(), interface=OTHER_INTERFACE if interface else 0)
+        (told,) = ask(
+            socket, "explain", packet=data.hex(), interface=OTHER_INTERFACE if interface else 0
+        )
         _tell(data, told, output)
         return
     refuse_given(command, ["socket"], "it has no effect without --live")
@@ -105,7 +125,8 @@ def explain(
     snapshot = read_objects(objects, pod_range, is_strict=strict)
     options = flags.options(snapshot)
     if options.pod_interface:
-        # Packets are described by names of devices: numbers stand for "one of the pods'" and "another".
+        # Packets are described by names of devices: numbers stand for "one of the pods'" and
+        # "another".
         options = replace(options, pod_interfaces=(POD_INTERFACE,))
     made = plan(snapshot, options)
     warn(*made.notes)
@@ -113,7 +134,9 @@ def explain(
     engine.replace_services(*Tables().native(made))
     ports = {(port.name, port.family): port for port in made.ports}
 
-    def answered(source: str, destination: str, protocol: str, interface: str | None) -> tuple[bytes, Row]:
+    def answered(
+        source: str, destination: str, protocol: str, interface: str | None
+    ) -> tuple[bytes, Row]:
         data = _described(source, destination, protocol)
         device = _device(made, data, interface)
         told = engine.explain(data, 0, interface=device, incomplete_checksum=True)
@@ -124,7 +147,10 @@ def explain(
 
     if flows is not None:
         wanted = read_flows(flows)
-        told_all = [answered(flow.source, flow.destination, flow.protocol, flow.interface) for flow in wanted]
+        told_all = [
+            answered(flow.source, flow.destination, flow.protocol, flow.interface)
+            for flow in wanted
+        ]
         _tell_all(wanted, told_all, output)
     elif capture is not None and number is not None:
         _tell(*_captured(engine, capture, number), output)
@@ -156,7 +182,9 @@ def _tell(data: bytes, explanation: Row, output: Format) -> None:
 
 def _described(source: str, destination: str, protocol: str) -> bytes:
     if protocol.lower() not in wire.NUMBERS:
-        raise typer.BadParameter(f"{protocol!r} is none of {', '.join(wire.NUMBERS)}", param_hint="--proto")
+        raise typer.BadParameter(
+            f"{protocol!r} is none of {', '.join(wire.NUMBERS)}", param_hint="--proto"
+        )
     from_address, from_port = parse(split_address, source, "--from")
     to_address, to_port = parse(split_address, destination, "--to")
     if to_port is None:
@@ -200,12 +228,18 @@ def _captured(engine: Engine, capture: Path, number: int) -> tuple[bytes, Row]:
 
 
 def _device(made: Plan, data: bytes, interface: str | None) -> int:
-    """The number of the device that a described packet comes in by: none for a packet of the node itself."""
+    """The number of the device that a described packet comes in by: none for a packet of the node
+    itself.
+    """
     described = wire.ends(data)
     source = described.source[0] if described else ""
     if source in made.addresses or (source and ip_address(source).is_loopback):
         return 0
-    return POD_INTERFACE if matches(made.options.pod_interface, interface or "eth0") else OTHER_INTERFACE
+    return (
+        POD_INTERFACE
+        if matches(made.options.pod_interface, interface or "eth0")
+        else OTHER_INTERFACE
+    )
 
 
 def _answer(explanation: Row) -> dict[str, Any]:
@@ -230,10 +264,12 @@ def _answer(explanation: Row) -> dict[str, Any]:
     if masquerade == "mixed":
         answer["masqueraded"] = masqueraded
     answer["refused"] = [
-        {"endpoint": endpoint, "verdict": action, "reason": cause} for endpoint, action, cause in refused
+        {"endpoint": endpoint, "verdict": action, "reason": cause}
+        for endpoint, action, cause in refused
     ]
     answer["excluded"] = [
-        {"endpoint": endpoint, "reason": reason} for endpoint, reason in explanation.get("excluded", ())
+        {"endpoint": endpoint, "reason": reason}
+        for endpoint, reason in explanation.get("excluded", ())
     ]
     answer["chains"] = explanation.get("chains", [])
     answer["kernel"] = explanation["kernel"]

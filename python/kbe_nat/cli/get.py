@@ -26,7 +26,9 @@ class Kind(StrEnum):
 def get(
     command: typer.Context,
     kind: Annotated[Kind, typer.Argument(help="What to list.")],
-    service: Annotated[str, typer.Option(help="Only this service port, as namespace/name:port.")] = "",
+    service: Annotated[
+        str, typer.Option(help="Only this service port, as namespace/name:port.")
+    ] = "",
     limit: Annotated[int, typer.Option(min=1, help="Flows, at most.")] = 1000,
     wide: Annotated[bool, typer.Option("--wide", help="More columns.")] = False,
     socket: Socket = SOCKET,
@@ -42,7 +44,9 @@ def get(
         if kind is Kind.FLOWS:
             parameters = {"limit": limit} | ({"service": service} if service else {})
         wanted = (
-            row for row in rows(socket, kind, **parameters) if not service or row[LISTS[kind]] == service
+            row
+            for row in rows(socket, kind, **parameters)
+            if not service or row[LISTS[kind]] == service
         )
         if output is Format.JSON:
             show_json_rows(wanted)
@@ -60,7 +64,9 @@ def get(
 
 def _services(rows: list[dict[str, Any]], wide: bool) -> list[Any]:
     more = ("affinity", "packets", "packets back", "bytes", "bytes back", "refused") if wide else ()
-    made = table("", "service", "protocol", "frontends", "strategy", "endpoints", "active", "flows", *more)
+    made = table(
+        "", "service", "protocol", "frontends", "strategy", "endpoints", "active", "flows", *more
+    )
     for row in rows:
         cells = [row["name"], row["protocol"], ", ".join(row["frontends"]), row["strategy"]]
         cells += map(str, (row["backends"], row["active"], row["flows"]))
@@ -84,7 +90,9 @@ def _endpoints(rows: list[dict[str, Any]], wide: bool) -> list[Any]:
 
 def _flows(rows: list[dict[str, Any]], wide: bool) -> list[Any]:
     more = ("age", "packets", "packets back", "bytes", "bytes back") if wide else ()
-    made = table("", "protocol", "state", "client", "frontend", "backend", "service", "timeout", *more)
+    made = table(
+        "", "protocol", "state", "client", "frontend", "backend", "service", "timeout", *more
+    )
     for row in rows:
         cells = [row["protocol"], row["state"] or ("" if row["replied"] else "unreplied")]
         cells += [join_address(*row[end]) for end in ("source", "destination", "reply_source")]
@@ -103,7 +111,13 @@ def _stats(stats: dict[str, Any], wide: bool) -> list[Any]:
     for cause, number in stats["causes"].items():
         causes.add_row(cause, str(number))
     queues = table(
-        "Queues", "queue", "waiting", "packets", "dropped: queue full", "dropped: socket full", right=4
+        "Queues",
+        "queue",
+        "waiting",
+        "packets",
+        "dropped: queue full",
+        "dropped: socket full",
+        right=4,
     )
     for own in stats["queues"]:
         numbers = ("number", "waiting", "packets", "queue_dropped", "socket_dropped")

@@ -1,4 +1,6 @@
-"""Ctrl-C and SIGTERM, heeded only where they do no harm: not while something is being set up or taken away."""
+"""Ctrl-C and SIGTERM, heeded only where they do no harm: not while something is being set up or
+taken away.
+"""
 
 import signal
 from collections.abc import Iterator
@@ -8,7 +10,9 @@ from typing import Final, Self
 
 
 class Interruptions:
-    """Holds back requests to end for as long as the block runs, but in `heeded` blocks inside of it."""
+    """Holds back requests to end for as long as the block runs, but in `heeded` blocks inside of
+    it.
+    """
 
     def __init__(self) -> None:
         self._is_heeded = False
@@ -20,7 +24,10 @@ class Interruptions:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         for number, handler in zip(SIGNALS, self._before, strict=True):
             signal.signal(number, handler)  # type: ignore[arg-type]

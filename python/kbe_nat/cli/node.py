@@ -1,4 +1,6 @@
-"""The flags that say for which node packets are decided, and how kube-proxy would be configured on it."""
+"""The flags that say for which node packets are decided, and how kube-proxy would be configured on
+it.
+"""
 
 import inspect
 import socket
@@ -40,7 +42,9 @@ class Refusal(StrEnum):
 
 @dataclass(frozen=True)
 class NodeFlags:
-    """Values of the flags; None where one was not given, so that the configuration file or a default counts."""
+    """Values of the flags; None where one was not given, so that the configuration file or a
+    default counts.
+    """
 
     config: Annotated[
         Path | None,
@@ -55,7 +59,9 @@ class NodeFlags:
     ] = ""
     node_address: Annotated[
         list[str],
-        typer.Option(help="Addresses of the node besides loopback. Default: those of the Node object."),
+        typer.Option(
+            help="Addresses of the node besides loopback. Default: those of the Node object."
+        ),
     ] = ()  # type: ignore[assignment]
     mode: Annotated[
         Mode | None, typer.Option(help="kube-proxy's mode that is followed where the two differ.")
@@ -64,12 +70,15 @@ class NodeFlags:
         str | None,
         typer.Option(help="Range of pod addresses; two, one per family, with a comma between."),
     ] = None
-    detect_local_mode: Annotated[Detector | None, typer.Option(help="By what pods are known.")] = None
+    detect_local_mode: Annotated[Detector | None, typer.Option(help="By what pods are known.")] = (
+        None
+    )
     pod_bridge_interface: Annotated[
         str | None, typer.Option(help="Device behind which pods are, for BridgeInterface.")
     ] = None
     pod_interface_name_prefix: Annotated[
-        str | None, typer.Option(help="Beginning of the names of pods' devices, for InterfaceNamePrefix.")
+        str | None,
+        typer.Option(help="Beginning of the names of pods' devices, for InterfaceNamePrefix."),
     ] = None
     masquerade_all: Annotated[
         bool | None,
@@ -93,7 +102,9 @@ class NodeFlags:
 
     external_ip_ranges: Annotated[
         str,
-        typer.Option(help="Ranges of external IPs that are served, with commas between. Default: all are."),
+        typer.Option(
+            help="Ranges of external IPs that are served, with commas between. Default: all are."
+        ),
     ] = ""
     reject_with: Annotated[
         Refusal, typer.Option(help="How TCP is refused; kube-proxy sends an ICMP error.")
@@ -102,13 +113,15 @@ class NodeFlags:
     def options(
         self, snapshot: Snapshot, strategy: Strategy = Strategy.RANDOM, written: Mode | None = None
     ) -> Options:
-        """What flags and file say, checked against the objects; `written` is the mode whose rules are
-        asked for, where that is not the mode that is followed. Raises `typer.BadParameter`, also for a
-        flag that would have no effect, and `FileError`.
+        """What flags and file say, checked against the objects; `written` is the mode whose rules
+        are asked for, where that is not the mode that is followed. Raises `typer.BadParameter`,
+        also for a flag that would have no effect, and `FileError`.
         """
         file = _configuration(self.config)
         mode = self.mode or Mode(file.mode or Mode.IPTABLES)
-        detector = self.detect_local_mode or Detector(file.detect_local_mode or Detector.CLUSTER_CIDR)
+        detector = self.detect_local_mode or Detector(
+            file.detect_local_mode or Detector.CLUSTER_CIDR
+        )
         self._check_effect(detector, written or mode)
         device = self._device(detector, file)
         ranges, given = self._ranges(detector, file), self._node_port_addresses(file)
@@ -119,12 +132,16 @@ class NodeFlags:
         localhost = file.of_mode(Mode.IPTABLES).localhost_node_ports
         return Options(
             node=self._node(snapshot, file),
-            node_addresses=tuple(parse(parse_address, text, "--node-address") for text in self.node_address),
+            node_addresses=tuple(
+                parse(parse_address, text, "--node-address") for text in self.node_address
+            ),
             primary_address=_primary(file.bind_address),
             cluster_ranges=ranges,
             uses_node_ranges=detector is Detector.NODE_CIDR,
             pod_interface=device,
-            pod_interfaces=tuple(number for number, name in socket.if_nameindex() if matches(device, name)),
+            pod_interfaces=tuple(
+                number for number, name in socket.if_nameindex() if matches(device, name)
+            ),
             masquerade_all=is_all,
             masquerade_bit=bit,
             other_masquerade=other,
@@ -133,7 +150,8 @@ class NodeFlags:
             is_conntrack_liberal=bool(file.conntrack.tcp_be_liberal),
             mode=mode,
             external_ranges=tuple(
-                parse(parse_range, text, "--external-ip-ranges") for text in split(self.external_ip_ranges)
+                parse(parse_range, text, "--external-ip-ranges")
+                for text in split(self.external_ip_ranges)
             ),
             resets_tcp=self.reject_with is Refusal.TCP_RESET,
             strategy=strategy,
@@ -143,7 +161,11 @@ class NodeFlags:
         for flag, value, wanted in (
             ("--cluster-cidr", self.cluster_cidr, Detector.CLUSTER_CIDR),
             ("--pod-bridge-interface", self.pod_bridge_interface, Detector.BRIDGE_INTERFACE),
-            ("--pod-interface-name-prefix", self.pod_interface_name_prefix, Detector.INTERFACE_NAME_PREFIX),
+            (
+                "--pod-interface-name-prefix",
+                self.pod_interface_name_prefix,
+                Detector.INTERFACE_NAME_PREFIX,
+            ),
         ):
             if value is not None and detector is not wanted:
                 raise typer.BadParameter(
@@ -192,7 +214,9 @@ class NodeFlags:
         node = node or self._likely_node(snapshot)
         if node and snapshot.nodes and node not in snapshot.nodes:
             known = ", ".join(sorted(snapshot.nodes)[:5])
-            raise typer.BadParameter(f"{node} is none of the objects' nodes ({known})", param_hint="--node")
+            raise typer.BadParameter(
+                f"{node} is none of the objects' nodes ({known})", param_hint="--node"
+            )
         return node
 
     def _likely_node(self, snapshot: Snapshot) -> str:
@@ -214,7 +238,9 @@ class NodeFlags:
             name = _first(self.pod_bridge_interface, file.detect_local.bridge_interface, default="")
             flag, ending, field = "--pod-bridge-interface", "", "bridgeInterface"
         elif detector is Detector.INTERFACE_NAME_PREFIX:
-            name = _first(self.pod_interface_name_prefix, file.detect_local.interface_name_prefix, default="")
+            name = _first(
+                self.pod_interface_name_prefix, file.detect_local.interface_name_prefix, default=""
+            )
             flag, ending, field = "--pod-interface-name-prefix", "+", "interfaceNamePrefix"
         else:
             return ""
@@ -240,7 +266,9 @@ class NodeCommand(TyperCommand):
     """A verb with `NodeFlags`: several addresses may follow one --node-address."""
 
     def parse_args(self, context: Any, arguments: list[str]) -> list[str]:  # noqa: ANN401
-        """See the class. Raises `typer.BadParameter` for kube-proxy's flags that have another name here."""
+        """See the class. Raises `typer.BadParameter` for kube-proxy's flags that have another name
+        here.
+        """
         for argument in arguments:
             flag = argument.partition("=")[0]
             if flag in KUBE_PROXY_FLAGS:
@@ -276,7 +304,10 @@ def takes_node_flags(verb: Callable[..., _T]) -> Callable[..., _T]:
             assert default is not MISSING
             parameters.append(
                 inspect.Parameter(
-                    field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=field.type
+                    field.name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=default,
+                    annotation=field.type,
                 )
             )
     with_flags.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]

@@ -41,7 +41,9 @@ Seed: TypeAlias = Annotated[
 ]
 PodRange: TypeAlias = Annotated[
     str,
-    typer.Option("--pod-range", help="Where Pods get addresses that a controller has but no object shows."),
+    typer.Option(
+        "--pod-range", help="Where Pods get addresses that a controller has but no object shows."
+    ),
 ]
 Strict: TypeAlias = Annotated[
     bool,
@@ -53,14 +55,22 @@ Strict: TypeAlias = Annotated[
 Socket: TypeAlias = Annotated[
     Path,
     # Not readable: the daemon's own words come when it must not be asked.
-    typer.Option("--socket", envvar="KBE_NAT_SOCKET", help="Control socket of the daemon.", readable=False),
+    typer.Option(
+        "--socket", envvar="KBE_NAT_SOCKET", help="Control socket of the daemon.", readable=False
+    ),
 ]
 SOCKET: Final = Path("/run/kbe-nat/control.sock")
-OutputFormat: TypeAlias = Annotated[Format, typer.Option("--output", "-o", help="How the result is written.")]
+OutputFormat: TypeAlias = Annotated[
+    Format, typer.Option("--output", "-o", help="How the result is written.")
+]
 
 
 def read_objects(
-    files: list[str], pod_range: str = POD_RANGE, *, is_strict: bool = True, needs_service: bool = False
+    files: list[str],
+    pod_range: str = POD_RANGE,
+    *,
+    is_strict: bool = True,
+    needs_service: bool = False,
 ) -> Snapshot:
     """The snapshot of these files. Notes go to standard error, one line each, and so does what is
     left out. A cluster may be without Services, but for who `needs_service`.
@@ -83,8 +93,8 @@ def read_objects(
 
 
 def refuse_given(context: typer.Context, names: Iterable[str], reason: str) -> None:
-    """Raises `typer.BadParameter` when one of these parameters stands on the command line: a flag that
-    has no effect is a mistake of somebody who expects one.
+    """Raises `typer.BadParameter` when one of these parameters stands on the command line: a flag
+    that has no effect is a mistake of somebody who expects one.
     """
     flags = {parameter.name: parameter.opts[0] for parameter in context.command.params}
     for name in names:

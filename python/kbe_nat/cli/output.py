@@ -40,7 +40,12 @@ def show_json_rows(rows: Iterable[object]) -> None:
 def table(title: str, *columns: str, right: int = 0) -> Table:
     """An empty table; its last `right` columns hold numbers."""
     made = Table(
-        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
     )
     for place, column in enumerate(columns):
         is_number = place >= len(columns) - right

@@ -26,10 +26,15 @@ playground = typer.Typer(
 )
 
 StateFolder = Annotated[
-    Path, typer.Option("--state", envvar="KBE_NAT_PLAYGROUND", help="Where the playground's state is kept.")
+    Path,
+    typer.Option(
+        "--state", envvar="KBE_NAT_PLAYGROUND", help="Where the playground's state is kept."
+    ),
 ]
 STATE: Final = Path("/run/kbe-nat-playground")
-Selector = Annotated[str, typer.Option("--selector", "-l", help="Labels, as key=value with commas between.")]
+Selector = Annotated[
+    str, typer.Option("--selector", "-l", help="Labels, as key=value with commas between.")
+]
 
 
 class Kind(StrEnum):
@@ -45,7 +50,8 @@ class Kind(StrEnum):
 def up(
     state: StateFolder = STATE,
     datapath: Annotated[
-        DatapathName, typer.Option(help="As of `kbe-nat proxy`; here every packet goes through the engine.")
+        DatapathName,
+        typer.Option(help="As of `kbe-nat proxy`; here every packet goes through the engine."),
     ] = DatapathName.EVERY_PACKET,
 ) -> None:
     """Make a node and a client, and start the daemon in the node's namespace."""
@@ -59,7 +65,9 @@ def up(
         try:
             world.up("--datapath", datapath)
             with interruptions.heeded():
-                print(f"The node is {world.node.name}, the client {world.client.name}; the daemon serves.")
+                print(
+                    f"The node is {world.node.name}, the client {world.client.name}; the daemon serves."
+                )
         except BaseException as error:
             if not (isinstance(error, PlaygroundError) and "is up" in str(error)):
                 world.down()
@@ -117,7 +125,9 @@ def scale(
     """Change how many pods a controller has."""
     kind, slash, name = target.partition("/")
     if not slash:
-        raise typer.BadParameter(f"{target!r} is not kind/name, such as rc/rcsise", param_hint="target")
+        raise typer.BadParameter(
+            f"{target!r} is not kind/name, such as rc/rcsise", param_hint="target"
+        )
     print(World(state).scale(kind, name, replicas))
 
 
@@ -176,7 +186,11 @@ def listing(world: World, kind: Kind, selector: str = "", output: Format = Forma
     pods = [pod for pod in world.pods() if labels.items() <= pod.labels.items()]
     if kind is Kind.PODS:
         rows = [
-            {"name": pod.name, "ready": "1/1" if pod.server.is_alive else "0/1", "status": _status(pod)}
+            {
+                "name": pod.name,
+                "ready": "1/1" if pod.server.is_alive else "0/1",
+                "status": _status(pod),
+            }
             | {"restarts": "0", "age": _age(pod.since)}
             for pod in pods
         ]
@@ -212,7 +226,9 @@ def description(world: World, kind: str, name: str) -> str:
                 "Name": found.name,
                 "Namespace": found.space,
                 "Node": "node/10.0.2.15",
-                "Start Time": time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime(found.since)),
+                "Start Time": time.strftime(
+                    "%a, %d %b %Y %H:%M:%S +0000", time.gmtime(found.since)
+                ),
                 "Labels": _labels(found.labels),
                 "Status": _status(found),
                 "IP": found.address,
@@ -273,7 +289,9 @@ def _table(rows: list[dict[str, str]]) -> str:
     columns = list(rows[0])
     width = {name: max(len(name), *(len(row[name]) for row in rows)) + 3 for name in columns}
     lines = [{name: name.upper() for name in columns}, *rows]
-    return "".join("".join(row[name].ljust(width[name]) for name in columns).rstrip() + "\n" for row in lines)
+    return "".join(
+        "".join(row[name].ljust(width[name]) for name in columns).rstrip() + "\n" for row in lines
+    )
 
 
 def _lines(fields: dict[str, str]) -> str:
@@ -291,7 +309,11 @@ def _status(pod: Pod) -> str:
 def _age(since: float) -> str:
     seconds = max(0, int(time.time() - since))
     return (
-        f"{seconds}s" if seconds < 120 else f"{seconds // 60}m" if seconds < 7200 else f"{seconds // 3600}h"
+        f"{seconds}s"
+        if seconds < 120
+        else f"{seconds // 60}m"
+        if seconds < 7200
+        else f"{seconds // 3600}h"
     )
 
 

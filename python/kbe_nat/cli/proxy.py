@@ -40,7 +40,15 @@ from kbe_nat.errors import ArgumentError, PrivilegeError
 from kbe_nat.model import Snapshot, Strategy
 from kbe_nat.policy import Options
 from kbe_nat.rules import Marks, Way
-from kbe_nat.rules.choice import BackendName, DatapathName, choose, clean_up, probe, remove_rules, usable
+from kbe_nat.rules.choice import (
+    BackendName,
+    DatapathName,
+    choose,
+    clean_up,
+    probe,
+    remove_rules,
+    usable,
+)
 from kbe_nat.rules.execution import Commands
 from kbe_nat.rules.kube_proxy import kube_proxy_rules
 from kbe_nat.rules.standby import OnDeath
@@ -69,7 +77,9 @@ def proxy(
     command: typer.Context,
     manifests: Annotated[
         list[str],
-        typer.Option(help="Directory or file of Kubernetes objects, which is followed; repeatable."),
+        typer.Option(
+            help="Directory or file of Kubernetes objects, which is followed; repeatable."
+        ),
     ] = [],  # noqa: B006
     *,
     flags: NodeFlags,
@@ -84,7 +94,9 @@ def proxy(
     ] = False,
     strategy: DefaultStrategy = Strategy.RANDOM,
     seed: Seed = None,
-    driver: Annotated[Driver, typer.Option(help="Who takes packets out of the queue.")] = Driver.NATIVE,
+    driver: Annotated[
+        Driver, typer.Option(help="Who takes packets out of the queue.")
+    ] = Driver.NATIVE,
     datapath: Annotated[
         DatapathName,
         typer.Option(
@@ -95,14 +107,21 @@ def proxy(
     on_death: Annotated[
         OnDeath, typer.Option(help="What new connections meet while no daemon runs (first-packet).")
     ] = OnDeath.SERVE,
-    queue: Annotated[int, typer.Option(min=0, max=QUEUE - 1, help="Number of the first queue.")] = 100,
-    queues: Annotated[int, typer.Option(min=1, max=64, help="Number of queues, each with a thread.")] = 1,
+    queue: Annotated[
+        int, typer.Option(min=0, max=QUEUE - 1, help="Number of the first queue.")
+    ] = 100,
+    queues: Annotated[
+        int, typer.Option(min=1, max=64, help="Number of queues, each with a thread.")
+    ] = 1,
     queue_length: Annotated[
         int, typer.Option(min=1, max=MAX_WAITING, help="Packets that wait in a queue, at most.")
     ] = 16_384,
-    cpus: Annotated[str, typer.Option(help="Processors for these threads, with commas between.")] = "",
+    cpus: Annotated[
+        str, typer.Option(help="Processors for these threads, with commas between.")
+    ] = "",
     gso: Annotated[
-        bool, typer.Option("--gso/--no-gso", help="Whether TCP arrives as super-packets of up to 64 kB.")
+        bool,
+        typer.Option("--gso/--no-gso", help="Whether TCP arrives as super-packets of up to 64 kB."),
     ] = True,
     fail_open: Annotated[
         bool | None,
@@ -117,43 +136,61 @@ def proxy(
     ] = 262_144,
     max_flows_per_source: Annotated[
         int | None,
-        typer.Option(min=1, max=MAX_FLOWS, help="Connections of one client, at most. Default: no limit."),
+        typer.Option(
+            min=1, max=MAX_FLOWS, help="Connections of one client, at most. Default: no limit."
+        ),
     ] = None,
     rules: Annotated[
         BackendName,
-        typer.Option(help="How rules of every-packet are put into the kernel; auto takes what it supports."),
+        typer.Option(
+            help="How rules of every-packet are put into the kernel; auto takes what it supports."
+        ),
     ] = BackendName.AUTO,
     mark_flow: Annotated[str, typer.Option(help="Bit of the packet mark: translated.")] = "0x1000",
-    mark_refused: Annotated[str, typer.Option(help="Bit of the packet mark: to be refused.")] = "0x2000",
-    mark_masquerade: Annotated[str, typer.Option(help="Bit of the packet mark: to be masqueraded.")] = "0x80",
+    mark_refused: Annotated[
+        str, typer.Option(help="Bit of the packet mark: to be refused.")
+    ] = "0x2000",
+    mark_masquerade: Annotated[
+        str, typer.Option(help="Bit of the packet mark: to be masqueraded.")
+    ] = "0x80",
     mark_backend: Annotated[
-        str, typer.Option(help="Bits of the packet mark, side by side: number of the backend (first-packet).")
+        str,
+        typer.Option(
+            help="Bits of the packet mark, side by side: number of the backend (first-packet)."
+        ),
     ] = "0xffffc000",
     drain_removed: Annotated[
         float | None,
         typer.Option(
-            min=0, help="Seconds after which TCP connections of removed backends are ended. Default: never."
+            min=0,
+            help="Seconds after which TCP connections of removed backends are ended. Default: never.",
         ),
     ] = None,
     socket: Socket = SOCKET,
     state: Annotated[
         Path | None, typer.Option(help="File that keeps connections for the next start.")
     ] = Path("/run/kbe-nat/connections"),
-    log_format: Annotated[LogFormat, typer.Option(help="How log lines are written.")] = LogFormat.TEXT,
-    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Log details too.")] = 0,
+    log_format: Annotated[
+        LogFormat, typer.Option(help="How log lines are written.")
+    ] = LogFormat.TEXT,
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Log details too.")
+    ] = 0,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print exactly what would be put into the kernel, and end.")
+        bool,
+        typer.Option("--dry-run", help="Print exactly what would be put into the kernel, and end."),
     ] = False,
     cleanup: Annotated[
         bool, typer.Option("--cleanup", help="Take all rules of ours out of the kernel, and end.")
     ] = False,
 ) -> None:
-    """Serve the Services of a directory on this node: divert their packets, translate them, follow changes.
+    """Serve the Services of a directory on this node: divert their packets, translate them, follow
+    changes.
 
-    Needs CAP_NET_ADMIN and gives up every other privilege, but for CAP_NET_RAW that iptables' commands want with
-    every-packet. SIGTERM, SIGINT and SIGHUP end it and take the rules away; SIGUSR2 ends it for a restart, and
-    leaves them. Connections are kept for the next start; drains, and strategies that were set while it ran, are
-    not.
+    Needs CAP_NET_ADMIN and gives up every other privilege, but for CAP_NET_RAW that iptables'
+    commands want with every-packet. SIGTERM, SIGINT and SIGHUP end it and take the rules away;
+    SIGUSR2 ends it for a restart, and leaves them. Connections are kept for the next start; drains,
+    and strategies that were set while it ran, are not.
 
     See also: kbe-nat doctor.
     """
@@ -166,7 +203,9 @@ def proxy(
     if len({flow, refused, masquerade}) < len(MARK_FLAGS):
         raise typer.BadParameter("two of these are the same bit", param_hint=", ".join(MARK_FLAGS))
     if marks.index & (marks.flow | marks.refused | marks.masquerade):
-        raise typer.BadParameter("the other marks' bits are among these", param_hint="--mark-backend")
+        raise typer.BadParameter(
+            "the other marks' bits are among these", param_hint="--mark-backend"
+        )
     if dry_run and cleanup:
         raise typer.BadParameter(
             "it prints what would be put in, not what is taken out", param_hint="--dry-run"
@@ -215,7 +254,9 @@ def proxy(
         carrying = FirstPacket(diversion, commands, NftTables(), on_death, leftovers)
     else:
         backend, why = probe(rules, commands)
-        carrying = EveryPacket(diversion, backend, Translations(commands, NftTables(), marks).remove)
+        carrying = EveryPacket(
+            diversion, backend, Translations(commands, NftTables(), marks).remove
+        )
     controller = Controller(engine, carrying, options, drain_removed, addresses.look)
     if dry_run:
         _print_rules(source, controller)
@@ -227,7 +268,8 @@ def proxy(
         LOG.info("packets and bytes of connections are not counted: %s is 0", ACCOUNTING)
     if places := kube_proxy_rules(commands):
         LOG.warning(
-            "kube-proxy's rules are here too, and decide about the same Services: %s", ", ".join(places)
+            "kube-proxy's rules are here too, and decide about the same Services: %s",
+            ", ".join(places),
         )
     LOG.info("rules by %s; queue %s by %s; seed %d", why, _span(numbers), driver, seed)
     opened: list[Callable[[], NativeQueue | NetfilterQueue]] = [
@@ -241,7 +283,9 @@ def proxy(
             fail_open=fail_open,
         )
         if driver is Driver.NATIVE
-        else partial(NetfilterQueue, number, marks=marks, numbers=carrying.numbers, max_length=queue_length)
+        else partial(
+            NetfilterQueue, number, marks=marks, numbers=carrying.numbers, max_length=queue_length
+        )
         for number in numbers
     ]
     about = {
@@ -262,13 +306,13 @@ def _check_effect(command: typer.Context, way: Way, driver: Driver) -> None:
         reason = "it has no effect: first-packet is taken here, whose rules are always nft's (--datapath)"
         refuse_given(command, ["rules"], reason)
     else:
-        reason = (
-            "it has no effect: every-packet is taken here, where the kernel chooses no backend (--datapath)"
-        )
+        reason = "it has no effect: every-packet is taken here, where the kernel chooses no backend (--datapath)"
         refuse_given(command, ["on_death", "mark_backend"], reason)
     if driver is Driver.NETFILTERQUEUE:
         refuse_given(
-            command, ["gso", "fail_open"], "it has no effect: the driver netfilterqueue has no such thing"
+            command,
+            ["gso", "fail_open"],
+            "it has no effect: the driver netfilterqueue has no such thing",
         )
 
 
@@ -298,8 +342,12 @@ def _bits(text: str, flag: str) -> int:
         number = int(text, 0)
     except ValueError:
         number = 0
-    if not 0 < number < 1 << 32 or (number // (number & -number)) & (number // (number & -number) + 1):
-        raise typer.BadParameter(f"{text!r} is no bits side by side, such as 0xffffc000", param_hint=flag)
+    if not 0 < number < 1 << 32 or (number // (number & -number)) & (
+        number // (number & -number) + 1
+    ):
+        raise typer.BadParameter(
+            f"{text!r} is no bits side by side, such as 0xffffc000", param_hint=flag
+        )
     return number
 
 

@@ -50,13 +50,16 @@ def replay(
         ),
     ] = None,
     compare: Annotated[
-        list[str], typer.Option(help="Other objects, as with -f: say which flows would fare differently.")
+        list[str],
+        typer.Option(help="Other objects, as with -f: say which flows would fare differently."),
     ] = [],  # noqa: B006
     strategy: DefaultStrategy = Strategy.RANDOM,
     seed: Seed = None,
     masquerade_address: Annotated[
         list[str],
-        typer.Option(help="Address of the node that masqueraded flows get as their source; repeatable."),
+        typer.Option(
+            help="Address of the node that masqueraded flows get as their source; repeatable."
+        ),
     ] = [],  # noqa: B006
     *,
     flags: NodeFlags,
@@ -87,7 +90,9 @@ def replay(
     comparison: Comparison | None = None
     with ExitStack() as stack:
         bar = stack.enter_context(_progress())
-        task = bar.add_task(capture.name, total=capture.stat().st_size if capture.is_file() else None)
+        task = bar.add_task(
+            capture.name, total=capture.stat().st_size if capture.is_file() else None
+        )
         source = CaptureQueue(
             capture,
             target,

@@ -41,7 +41,8 @@ def shadow(
         float | None, typer.Option(min=0.1, help="Seconds to watch. Default: until Ctrl-C.")
     ] = None,
     count: Annotated[
-        int | None, typer.Option(min=1, help="Connections to Services to compare. Default: until Ctrl-C.")
+        int | None,
+        typer.Option(min=1, help="Connections to Services to compare. Default: until Ctrl-C."),
     ] = None,
     existing: Annotated[
         bool, typer.Option("--existing", help="Compare the connections that there are, and end.")
@@ -52,18 +53,23 @@ def shadow(
     strict: Strict = True,
     output: OutputFormat = Format.TEXT,
 ) -> int:
-    """Watch a node's real traffic without touching it, and report where kbe-nat would decide otherwise.
+    """Watch a node's real traffic without touching it, and report where kbe-nat would decide
+    otherwise.
 
-    Reads the kernel's connection tracking (CAP_NET_ADMIN): every connection that begins is decided again, and
-    compared with where the kernel has sent it. Ends with 1 when there was a disagreement. Connections that the
-    kernel refuses never appear there, so they are not compared.
+    Reads the kernel's connection tracking (CAP_NET_ADMIN): every connection that begins is decided
+    again, and compared with where the kernel has sent it. Ends with 1 when there was a
+    disagreement. Connections that the kernel refuses never appear there, so they are not compared.
     """
     if existing:
         refuse_given(
-            command, ["duration", "count"], "it has no effect: nothing is waited for with --existing"
+            command,
+            ["duration", "count"],
+            "it has no effect: nothing is waited for with --existing",
         )
     refuse_given(command, ["reject_with"], "it has no effect: what is refused never appears there")
-    source = Manifests(manifests, pod_range=parse(parse_range, pod_range, "--pod-range"), is_strict=strict)
+    source = Manifests(
+        manifests, pod_range=parse(parse_range, pod_range, "--pod-range"), is_strict=strict
+    )
     own = Shadow()
     said: set[str] = set()
     _follow(source, own, flags, said, is_first=True)
@@ -102,7 +108,9 @@ def _new_flows(
                         reason = process.stderr.read().decode(errors="replace")
                         raise ConntrackError(f"conntrack -E: {' '.join(reason.split())}")
                     *lines, rest = (rest + content).split(b"\n")
-                    yield from filter(None, (parse_line(line.decode(errors="replace")) for line in lines))
+                    yield from filter(
+                        None, (parse_line(line.decode(errors="replace")) for line in lines)
+                    )
                 if time.monotonic() - looked > POLL_SECONDS:
                     looked = time.monotonic()
                     _follow(source, own, flags, said)
@@ -114,8 +122,8 @@ def _new_flows(
 def _follow(
     source: Manifests, own: Shadow, flags: NodeFlags, said: set[str], *, is_first: bool = False
 ) -> None:
-    """Takes over what has changed in the objects; what cannot be read leaves everything as it is. `said` are the
-    warnings that still hold.
+    """Takes over what has changed in the objects; what cannot be read leaves everything as it is.
+    `said` are the warnings that still hold.
     """
     try:
         reading = source.read()

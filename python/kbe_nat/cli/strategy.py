@@ -13,7 +13,9 @@ strategy = typer.Typer(help="How backends are chosen.", rich_markup_mode=None, n
 
 @strategy.command("set")
 def set_strategy(
-    service: Annotated[str, typer.Argument(help="namespace/name for all its ports, or namespace/name:port.")],
+    service: Annotated[
+        str, typer.Argument(help="namespace/name for all its ports, or namespace/name:port.")
+    ],
     name: Annotated[Strategy, typer.Argument(help="The strategy.")],
     socket: Socket = SOCKET,
 ) -> None:

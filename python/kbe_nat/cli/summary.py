@@ -11,8 +11,8 @@ from kbe_nat.model import join_address
 def summary(
     capture: str, seed: int, stats: Stats, unread: Mapping[int, int], cut: str | None
 ) -> dict[str, Any]:
-    """The counters as JSON shows them. Pairs are "forward", towards the backend, and "back". `unread` and
-    `cut` are those of the `CaptureQueue`.
+    """The counters as JSON shows them. Pairs are "forward", towards the backend, and "back".
+    `unread` and `cut` are those of the `CaptureQueue`.
     """
     attributed: dict[str, int] = {}
     for service in stats.services:
@@ -40,19 +40,29 @@ def summary(
 def tables(result: dict[str, Any]) -> list[Any]:
     """The same for people."""
     actions = ", ".join(
-        f"{number} {ACTION_WORDS.get(name, name)}" for name, number in result["actions"].items() if number
+        f"{number} {ACTION_WORDS.get(name, name)}"
+        for name, number in result["actions"].items()
+        if number
     )
-    title = (
-        f"{result['packets']} packets of {result['capture']}, seed {result['seed']}: {actions or 'no packet'}"
-    )
+    title = f"{result['packets']} packets of {result['capture']}, seed {result['seed']}: {actions or 'no packet'}"
     carried = table(
-        "Services", "service", "backend", "flows", "packets", "packets back", "bytes", "bytes back", right=5
+        "Services",
+        "service",
+        "backend",
+        "flows",
+        "packets",
+        "packets back",
+        "bytes",
+        "bytes back",
+        right=5,
     )
     refused = table("Refused", "service", "cause", "packets", right=1)
     for service in result["services"]:
         carried.add_row(service["name"], "", *_numbers(service))
         for backend in service["backends"]:
-            carried.add_row("", join_address(backend["address"], backend["port"]), *_numbers(backend))
+            carried.add_row(
+                "", join_address(backend["address"], backend["port"]), *_numbers(backend)
+            )
         for cause, packets in service["refused"].items():
             refused.add_row(service["name"], cause, str(packets))
     for cause, packets in result["refused_without_service"].items():
@@ -117,14 +127,22 @@ def _numbers(counted: dict[str, Any]) -> list[str]:
     packets, octets = counted["packets"], counted["bytes"]
     return [
         str(n)
-        for n in (counted["flows"], packets["forward"], packets["back"], octets["forward"], octets["back"])
+        for n in (
+            counted["flows"],
+            packets["forward"],
+            packets["back"],
+            octets["forward"],
+            octets["back"],
+        )
     ]
 
 
 CARRIED: Final = frozenset(
     ("established", "new", "related", "fragment", "fragment-held", "not-ours", "invalid")
 )
-"""Causes of packets that went on, or wait; an invalid one that was dropped is counted at its service."""
+"""Causes of packets that went on, or wait; an invalid one that was dropped is counted at its
+service.
+"""
 ACTION_WORDS: Final = {
     "accept": "left alone",
     "translate": "translated",

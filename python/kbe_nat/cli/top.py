@@ -18,8 +18,12 @@ def top(
     seconds: Annotated[
         float, typer.Option("--delay", "-d", min=0.1, help="Seconds between two looks.")
     ] = 1.0,
-    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Endpoints that are shown, at most.")] = 30,
-    looks: Annotated[int, typer.Option("--iterations", min=0, help="Looks, then end; 0: until Ctrl-C.")] = 0,
+    rows: Annotated[
+        int, typer.Option("--rows", "-n", min=1, help="Endpoints that are shown, at most.")
+    ] = 30,
+    looks: Annotated[
+        int, typer.Option("--iterations", min=0, help="Looks, then end; 0: until Ctrl-C.")
+    ] = 0,
     socket: Socket = SOCKET,
 ) -> None:
     """Show the busiest endpoints, again and again."""
@@ -63,7 +67,11 @@ def _view(
     total = sum(rate(key, "packets") for key in now)
     megabits = sum(rate(key, "bytes") for key in now) * 8 / 1e6
     active = sum(row["active"] for row in now.values())
-    carried = f"{total:,.0f} packets/s, {megabits:,.1f} Mbit/s" if is_counted else "packets are not counted"
+    carried = (
+        f"{total:,.0f} packets/s, {megabits:,.1f} Mbit/s"
+        if is_counted
+        else "packets are not counted"
+    )
     load = f"{carried}, {active:,} connections"
     made = table(
         f"{load}, {time.strftime('%H:%M:%S')}",
@@ -76,7 +84,9 @@ def _view(
         "connections",
         right=4,
     )
-    for key in sorted(now, key=lambda key: (-rate(key, "packets"), -now[key]["active"], key))[:rows]:
+    for key in sorted(now, key=lambda key: (-rate(key, "packets"), -now[key]["active"], key))[
+        :rows
+    ]:
         row = now[key]
         made.add_row(
             *key,

@@ -29,8 +29,8 @@ class LocalAddresses:
         """When they are read again although nothing was heard."""
 
     def look(self) -> bool:
-        """Whether addresses or devices may have changed since the last look: the kernel says so, or it has been
-        silent for long. Raises `RulesError`. Cost: a system call while nothing changes.
+        """Whether addresses or devices may have changed since the last look: the kernel says so, or
+        it has been silent for long. Raises `RulesError`. Cost: a system call while nothing changes.
         """
         if self._addresses.has_changed():
             self._due = 0.0

@@ -87,8 +87,8 @@ class Answers:
         yield self._controller.engine.delete_flows(**filters)
 
     def events(self) -> Iterator[Row]:
-        """What happens to connections, from now on; an empty row now and then, so that a reader who is gone is
-        noticed.
+        """What happens to connections, from now on; an empty row now and then, so that a reader who
+        is gone is noticed.
         """
         with self._watchers.watching() as inbox:
             while True:
@@ -104,7 +104,9 @@ class Answers:
         yield self._controller.render()
 
     def dump(self, form: str | None, names: str, family: str | None = None) -> Iterator[str]:
-        """The rules that kube-proxy would have written for what is served; without a form, as in its mode."""
+        """The rules that kube-proxy would have written for what is served; without a form, as in
+        its mode.
+        """
         controller = self._controller
         options = controller.plan.options
         own = Form(form) if form else form_of(options.mode)
@@ -148,7 +150,9 @@ class Answers:
             content, time.monotonic_ns(), interface=interface, incomplete_checksum=True
         )
         plan, number = self._controller.plan, IPV6 if content[:1] and content[0] >> 4 == 6 else IPV4
-        port = next((own for own in plan.ports if (own.name, own.family) == (found.service, number)), None)
+        port = next(
+            (own for own in plan.ports if (own.name, own.family) == (found.service, number)), None
+        )
         row = explanation_row(found) | context(self._controller.snapshot, plan, port, found)
         yield row | {"kernel": consequences(row, [self._controller.datapath.way])}
 
@@ -158,13 +162,20 @@ class Answers:
             raise ControlError(f"{strategy!r} is no strategy; there are {', '.join(Strategy)}")
         yield self._controller.set_strategy(service, Strategy(strategy))
 
-    def drain(self, backend: str, seconds: float | None = None, is_followed: bool = True) -> Iterator[Row]:
+    def drain(
+        self, backend: str, seconds: float | None = None, is_followed: bool = True
+    ) -> Iterator[Row]:
         """Give a backend no new flows, and count those that are left until there are none."""
         ports = self._controller.drain(backend, seconds)
         started = time.monotonic()
         while True:
             left = self._controller.remaining(backend)
-            yield {"backend": backend, "ports": ports, "left": left, "seconds": time.monotonic() - started}
+            yield {
+                "backend": backend,
+                "ports": ports,
+                "left": left,
+                "seconds": time.monotonic() - started,
+            }
             if not left or not is_followed:
                 return
             time.sleep(1)
@@ -191,7 +202,8 @@ class Answers:
     def _counted(self) -> Counted:
         self._controller.datapath.refresh()
         return {
-            (service.name, service.family): service for service in self._controller.engine.stats().services
+            (service.name, service.family): service
+            for service in self._controller.engine.stats().services
         }
 
 
@@ -215,7 +227,9 @@ def _service(port: PortPolicy, counted: Counted) -> Row:
 
 def _endpoints(port: PortPolicy, counted: Counted) -> Iterator[Row]:
     service = counted.get((port.name, port.family))
-    backends = {join_address(own.address, own.port): own for own in service.backends} if service else {}
+    backends = (
+        {join_address(own.address, own.port): own for own in service.backends} if service else {}
+    )
     weights = {str(own): own.weight for own in (*port.local, *port.cluster)}
     gone = [target for target, own in backends.items() if own.is_gone and own.active]
     for target in sorted({*weights, *gone}):
@@ -249,9 +263,11 @@ def explanation_row(explanation: Explanation) -> Row:
     }
 
 
-def context(snapshot: Snapshot, plan: Plan, port: PortPolicy | None, explanation: Explanation) -> Row:
-    """What policy adds to the engine's reasons: endpoints of the service port that may not serve, and
-    kube-proxy's chains.
+def context(
+    snapshot: Snapshot, plan: Plan, port: PortPolicy | None, explanation: Explanation
+) -> Row:
+    """What policy adds to the engine's reasons: endpoints of the service port that may not serve,
+    and kube-proxy's chains.
     """
     if port is None or explanation.frontend is None:
         return {"excluded": [], "chains": []}
@@ -291,9 +307,13 @@ def consequences(explanation: Row, ways: Iterable[Way] = Way) -> dict[str, str]:
     """What the kernel does with the verdict of an explanation, by datapath."""
     action = explanation["action"]
     masquerade = (
-        "; the source is masqueraded, by another bit of the mark" if explanation["masquerade"] else ""
+        "; the source is masqueraded, by another bit of the mark"
+        if explanation["masquerade"]
+        else ""
     )
-    return {str(way): (KERNEL.get((action, way)) or KERNEL_EITHER[action]) + masquerade for way in ways}
+    return {
+        str(way): (KERNEL.get((action, way)) or KERNEL_EITHER[action]) + masquerade for way in ways
+    }
 
 
 def _frontend(kind: str, address: str, port: int) -> str:
@@ -310,7 +330,10 @@ KERNEL: Final = {
         Way.FIRST_PACKET,
     ): "it translates the connection by the backend's number in the packet's mark, "
     "and carries all later packets by itself",
-    ("accept", Way.FIRST_PACKET): "it lets the packet go on as it is, and does not choose by itself",
+    (
+        "accept",
+        Way.FIRST_PACKET,
+    ): "it lets the packet go on as it is, and does not choose by itself",
 }
 KERNEL_EITHER: Final = {
     "accept": "it lets the packet go on as it is",

@@ -1,8 +1,8 @@
 """Connections that outlive the daemon: written to a file now and then, and read when it starts.
 
-The file is a stamp and what the engine wrote. The engine's times are relative; the stamp says when they were
-true, by the clock that nobody can set and that goes on while the machine sleeps (CLOCK_BOOTTIME). The wall clock
-counts only for a file of another boot.
+The file is a stamp and what the engine wrote. The engine's times are relative; the stamp says when
+they were true, by the clock that nobody can set and that goes on while the machine sleeps
+(CLOCK_BOOTTIME). The wall clock counts only for a file of another boot.
 """
 
 import logging
@@ -90,8 +90,8 @@ class CheckpointFile:
         self._clocks = clocks or Clocks()
 
     def write(self, engine: Engine) -> None:
-        """Replace the file by the present state. Raises `StateError`; then the file is as it was. Cost: a pass
-        over the flow tables, and the disk's.
+        """Replace the file by the present state. Raises `StateError`; then the file is as it was.
+        Cost: a pass over the flow tables, and the disk's.
         """
         if self._file is None:
             return
@@ -102,8 +102,8 @@ class CheckpointFile:
             raise self._about(error) from None
 
     def read(self, engine: Engine) -> int:
-        """Take over the connections in the file; their number. A file that is not there, too old, damaged or not
-        ours is left alone, and the log says why.
+        """Take over the connections in the file; their number. A file that is not there, too old,
+        damaged or not ours is left alone, and the log says why.
         """
         if self._file is None:
             return 0

@@ -1,8 +1,9 @@
-"""How the daemon is asked and told: a Unix socket, one request as a line of JSON, answers as lines of JSON.
+"""How the daemon is asked and told: a Unix socket, one request as a line of JSON, answers as lines
+of JSON.
 
-A request is `{"verb": NAME, ...}`. An answer is a number of `{"result": ...}`, and then `{"end": true}` or
-`{"error": TEXT}`; some verbs give results until who asked closes the connection. The result of a list is a page
-of it: there is at least one, and a long list has many.
+A request is `{"verb": NAME, ...}`. An answer is a number of `{"result": ...}`, and then `{"end":
+true}` or `{"error": TEXT}`; some verbs give results until who asked closes the connection. The
+result of a list is a page of it: there is at least one, and a long list has many.
 """
 
 import json
@@ -39,14 +40,15 @@ class ControlServer:
         """Those who are being answered: whatever becomes of a thread, its client leaves with it."""
 
     def __enter__(self) -> Self:
-        """Raises `ControlError` when somebody listens there already, something else than a socket of ours stands
-        there, or the socket cannot be made.
+        """Raises `ControlError` when somebody listens there already, something else than a socket
+        of ours stands there, or the socket cannot be made.
         """
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             _take_away_stale(self._path)
-            # The file gets the mode of the socket (unix(7)), so nobody can connect even for a moment.
+            # The file gets the mode of the socket (unix(7)), so nobody can connect even for a
+            # moment.
             os.fchmod(self._listener.fileno(), 0o600)
             self._listener.bind(str(self._path))
             self._bound = _identity(self._path)
@@ -63,7 +65,10 @@ class ControlServer:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._reception.stop()
         self._thread.join(END_SECONDS)
@@ -76,11 +81,14 @@ class ControlServer:
     def _receive(self) -> None:
         for client, line in self._reception.requests():
             if len(self._clients) >= MAX_CONVERSATIONS:
-                _refuse(client, f"{MAX_CONVERSATIONS} requests are being answered already; try again")
+                _refuse(
+                    client, f"{MAX_CONVERSATIONS} requests are being answered already; try again"
+                )
                 continue
             try:
                 self._clients.add(client)
-                # `Thread.start` would wait for ever for a thread that finds no memory to begin with.
+                # `Thread.start` would wait for ever for a thread that finds no memory to begin
+                # with.
                 start_new_thread(self._converse, (client, line))
             except (RuntimeError, MemoryError):
                 _refuse(client, "no thread is left to answer; try again")
@@ -107,8 +115,9 @@ class ControlServer:
 
 
 def ask(path: Path, verb: str, **parameters: object) -> Iterator[Any]:
-    """The results of a request, as they come. Raises `ControlError` when nobody answers, a result takes too long
-    (`ANSWER_SECONDS`, for work on everything that is served `WORK_SECONDS`), or with the daemon's error.
+    """The results of a request, as they come. Raises `ControlError` when nobody answers, a result
+    takes too long (`ANSWER_SECONDS`, for work on everything that is served `WORK_SECONDS`), or with
+    the daemon's error.
     """
     patience = WORK_SECONDS if verb in WORK else ANSWER_SECONDS
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -129,10 +138,14 @@ def ask(path: Path, verb: str, **parameters: object) -> Iterator[Any]:
         except ConnectionResetError:
             raise ControlError(f"{path}: the daemon ended before it had answered") from None
         except (FileNotFoundError, ConnectionRefusedError):
-            raise ControlError(f"{path}: no daemon answers here (kbe-nat proxy, --socket)") from None
+            raise ControlError(
+                f"{path}: no daemon answers here (kbe-nat proxy, --socket)"
+            ) from None
         except (TimeoutError, BlockingIOError):
             seconds = f"{patience:.0f} s"
-            raise ControlError(f"{path}: somebody listens here, but has not answered for {seconds}") from None
+            raise ControlError(
+                f"{path}: somebody listens here, but has not answered for {seconds}"
+            ) from None
         except PermissionError:
             raise ControlError(f"{path}: only root and the daemon's own user may ask") from None
         except OSError as error:
@@ -148,8 +161,8 @@ def rows(path: Path, verb: str, **parameters: object) -> Iterator[Any]:
 
 
 def _take_away_stale(path: Path) -> None:
-    """Removes a socket of ours at which nobody listens any more. Raises `ControlError` for anything else that
-    stands there, which is left alone; OSError.
+    """Removes a socket of ours at which nobody listens any more. Raises `ControlError` for anything
+    else that stands there, which is left alone; OSError.
     """
     try:
         found = path.lstat()
@@ -171,8 +184,9 @@ def _take_away_stale(path: Path) -> None:
 
 
 def _connect(connection: socket.socket, path: Path, seconds: float) -> None:
-    """Connects. The kernel waits for a place among those who are not taken in yet: a socket with a time limit of
-    Python's would fail at once when there is none. Raises BlockingIOError after so long, OSError.
+    """Connects. The kernel waits for a place among those who are not taken in yet: a socket with a
+    time limit of Python's would fail at once when there is none. Raises BlockingIOError after so
+    long, OSError.
     """
     patience = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
@@ -181,8 +195,8 @@ def _connect(connection: socket.socket, path: Path, seconds: float) -> None:
 
 
 def _lines(connection: socket.socket, patience: float) -> Iterator[bytes]:
-    """What is said, line by line. Raises TimeoutError when a line takes longer than `patience` seconds, though a
-    byte comes now and then; ValueError when it is too long.
+    """What is said, line by line. Raises TimeoutError when a line takes longer than `patience`
+    seconds, though a byte comes now and then; ValueError when it is too long.
     """
     buffered = bytearray()
     deadline = time.monotonic() + patience

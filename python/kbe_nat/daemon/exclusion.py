@@ -14,13 +14,16 @@ from kbe_nat.errors import ControlError
 
 @contextmanager
 def only_proxy() -> Iterator[None]:
-    """Nobody else is the proxy of this network namespace for as long as the block runs. Raises `ControlError`
-    when somebody is, or it cannot be told.
+    """Nobody else is the proxy of this network namespace for as long as the block runs. Raises
+    `ControlError` when somebody is, or it cannot be told.
     """
     try:
-        # A queue belongs to a network namespace and to the process that has bound it, and binding takes the
-        # privilege that a proxy needs. A name or a lock could be taken by any user, to keep us from starting.
-        holder = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+        # A queue belongs to a network namespace and to the process that has bound it, and binding
+        # takes the privilege that a proxy needs. A name or a lock could be taken by any user, to
+        # keep us from starting.
+        holder = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER
+        )
     except OSError as error:
         raise ControlError(f"the kernel has no netfilter queues: {error.strerror}") from None
     with holder:
@@ -38,7 +41,17 @@ def _bound(holder: socket.socket) -> int:
     try:
         holder.send(
             HEAD.pack(
-                HEAD.size, CONFIG, REQUEST | ACKNOWLEDGE, 0, 0, 0, 0, QUEUE.to_bytes(2), 8, COMMAND, BIND
+                HEAD.size,
+                CONFIG,
+                REQUEST | ACKNOWLEDGE,
+                0,
+                0,
+                0,
+                0,
+                QUEUE.to_bytes(2),
+                8,
+                COMMAND,
+                BIND,
             )
         )
         return -int(ERROR.unpack_from(holder.recv(4096))[0])
@@ -50,7 +63,9 @@ QUEUE: Final = 65_535
 """Whoever has bound this queue is the proxy; packets go to others."""
 NETLINK_NETFILTER: Final = 12
 HEAD: Final = struct.Struct("=IHHIIBB2sHHB3x")
-"""struct nlmsghdr, struct nfgenmsg, and one attribute with struct nfqnl_msg_config_cmd (nfnetlink_queue.h)."""
+"""struct nlmsghdr, struct nfgenmsg, and one attribute with struct nfqnl_msg_config_cmd
+(nfnetlink_queue.h).
+"""
 ERROR: Final = struct.Struct("=16xi")
 """struct nlmsghdr, and the begin of struct nlmsgerr."""
 CONFIG: Final = 3 << 8 | 2

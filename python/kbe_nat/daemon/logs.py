@@ -19,7 +19,9 @@ class LogFormat(StrEnum):
 
 
 def log_to_stderr(form: LogFormat, verbosity: int) -> None:
-    """Send all log lines to standard error: warnings and events with verbosity 0, details from 1 on."""
+    """Send all log lines to standard error: warnings and events with verbosity 0, details from 1
+    on.
+    """
     handler = _Lines()
     handler.setFormatter(_Json() if form is LogFormat.JSON else _Text())
     if not verbosity:
@@ -31,7 +33,9 @@ def log_to_stderr(form: LogFormat, verbosity: int) -> None:
 
 
 class Standing:
-    """Lines that hold for a while: each is said when it begins to hold, and not again until it has ceased to."""
+    """Lines that hold for a while: each is said when it begins to hold, and not again until it has
+    ceased to.
+    """
 
     def __init__(self, level: int, over: str = "") -> None:
         """`over` is said when the last one has ceased to hold."""
@@ -51,8 +55,8 @@ class Standing:
 
 
 class Allowance(logging.Filter):
-    """Bounds the log, whoever makes us say something: many lines at once, few for ever. Those that are left out
-    are counted, and the next one that is not says how many they were.
+    """Bounds the log, whoever makes us say something: many lines at once, few for ever. Those that
+    are left out are counted, and the next one that is not says how many they were.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -114,7 +118,9 @@ class _Text(logging.Formatter):
 class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        return json.dumps({"time": time, "level": record.levelname.lower(), "message": _one_line(record)})
+        return json.dumps(
+            {"time": time, "level": record.levelname.lower(), "message": _one_line(record)}
+        )
 
 
 def _one_line(record: logging.LogRecord) -> str:

@@ -6,8 +6,8 @@ from contextlib import suppress
 
 
 class Notifier:
-    """Speaks to who started us, if it wants to know. Its socket is opened once: to say that we are alive must
-    not need a descriptor, which may be what is missing.
+    """Speaks to who started us, if it wants to know. Its socket is opened once: to say that we are
+    alive must not need a descriptor, which may be what is missing.
     """
 
     def __init__(self) -> None:
@@ -18,7 +18,8 @@ class Notifier:
     def say(self, *lines: str) -> None:
         """Send lines such as "READY=1"."""
         if self._socket is not None:
-            # Who started us is gone, or does not listen; that is no reason to stop serving, or to wait.
+            # Who started us is gone, or does not listen; that is no reason to stop serving, or to
+            # wait.
             with suppress(OSError):
                 self._socket.sendto("\n".join(lines).encode(), socket.MSG_DONTWAIT, self._address)
 
@@ -32,4 +33,8 @@ def watchdog_seconds() -> float | None:
     """Within what time we are to say WATCHDOG=1; None when nobody watches."""
     microseconds = os.environ.get("WATCHDOG_USEC", "")
     is_ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-    return int(microseconds) / 1e6 if is_ours and microseconds.isdigit() and int(microseconds) else None
+    return (
+        int(microseconds) / 1e6
+        if is_ours and microseconds.isdigit() and int(microseconds)
+        else None
+    )

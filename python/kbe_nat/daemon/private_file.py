@@ -1,8 +1,9 @@
 """A file of ours in a directory where others may write.
 
-What stands at the path may be a trap: a link to somebody's file, a FIFO that is never written to, a file that
-another user can change. So it is opened without following a link or waiting, and looked at once it is open. It
-is replaced by a file that nobody had a name for before. What is not ours is neither read nor replaced.
+What stands at the path may be a trap: a link to somebody's file, a FIFO that is never written to, a
+file that another user can change. So it is opened without following a link or waiting, and looked
+at once it is open. It is replaced by a file that nobody had a name for before. What is not ours is
+neither read nor replaced.
 """
 
 import os
@@ -18,8 +19,8 @@ from kbe_nat.errors import StateError
 
 
 class PrivateFile:
-    """A regular file that belongs to us or root, that nobody else may write, and whose contents begin with a
-    signature of ours. The directories above it are followed wherever they lead.
+    """A regular file that belongs to us or root, that nobody else may write, and whose contents
+    begin with a signature of ours. The directories above it are followed wherever they lead.
     """
 
     def __init__(self, path: Path, signatures: tuple[bytes, ...]) -> None:
@@ -28,20 +29,22 @@ class PrivateFile:
         self._signatures = signatures
 
     def read(self, limit: int) -> bytes:
-        """All of it. Raises `StateError` when it is not ours or longer than `limit` bytes; FileNotFoundError,
-        OSError.
+        """All of it. Raises `StateError` when it is not ours or longer than `limit` bytes;
+        FileNotFoundError, OSError.
         """
         with self._directory() as directory, self._opened(directory) as (descriptor, length):
             self._check_signature(descriptor)
             if length > limit:
-                raise StateError(f"it has {length} bytes, more than the {limit} that we could have written")
+                raise StateError(
+                    f"it has {length} bytes, more than the {limit} that we could have written"
+                )
             # The file may be growing: no more is read than was looked at.
             with os.fdopen(os.dup(descriptor), "rb") as file:
                 return file.read(length)
 
     def replace(self, content: bytes) -> None:
-        """Put another file in its place, at once and as a whole, on disk before it gets the name. Raises
-        `StateError` when what stands there is not ours; OSError.
+        """Put another file in its place, at once and as a whole, on disk before it gets the name.
+        Raises `StateError` when what stands there is not ours; OSError.
         """
         with self._fresh() as (directory, descriptor, partial):
             with os.fdopen(os.dup(descriptor), "wb") as file:
@@ -69,8 +72,8 @@ class PrivateFile:
 
     @contextmanager
     def _opened(self, directory: int) -> Iterator[tuple[int, int]]:
-        """A descriptor of the file, and its length. To open a device may move something, so the kind is looked
-        at before as well.
+        """A descriptor of the file, and its length. To open a device may move something, so the
+        kind is looked at before as well.
         """
         name = self._path.name
         _check_ours(os.stat(name, dir_fd=directory, follow_symlinks=False))
@@ -84,7 +87,9 @@ class PrivateFile:
 
     @contextmanager
     def _fresh(self) -> Iterator[tuple[int, int, str]]:
-        """Directory, descriptor and name of a new file, which is gone at the end unless it was renamed."""
+        """Directory, descriptor and name of a new file, which is gone at the end unless it was
+        renamed.
+        """
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._directory() as directory:
             with suppress(FileNotFoundError), self._opened(directory) as (descriptor, _):

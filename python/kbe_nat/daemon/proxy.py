@@ -52,8 +52,8 @@ class Settings:
 
 
 class Proxy:
-    """Serves what a source says, until SIGTERM, SIGINT or SIGHUP. SIGUSR2 ends it too, but leaves its rules to a
-    daemon that takes its place.
+    """Serves what a source says, until SIGTERM, SIGINT or SIGHUP. SIGUSR2 ends it too, but leaves
+    its rules to a daemon that takes its place.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class Proxy:
         about: dict[str, Any],
         haste: Haste,
     ) -> None:
-        """`queues` open one queue each; `about` is said to who asks for the status; `haste` is that of the
-        commands which the controller runs.
+        """`queues` open one queue each; `about` is said to who asks for the status; `haste` is that
+        of the commands which the controller runs.
         """
         self._source = source
         self._controller = controller
@@ -112,7 +112,9 @@ class Proxy:
         return self._controller.engine
 
     def run(self) -> None:
-        """Serve. Raises `KbeNatError` when it cannot start, or a loop fails; what served before then stays."""
+        """Serve. Raises `KbeNatError` when it cannot start, or a loop fails; what served before
+        then stays.
+        """
         with self._signals(), ExitStack() as stack:
             stack.enter_context(only_proxy())
             privileges.keep_net_admin(is_raw_lent=self._settings.is_raw_lent)
@@ -123,23 +125,28 @@ class Proxy:
             queues = [_opened(stack, open_queue()) for open_queue in self._queues]
             restored = self._checkpoints.read(self.engine)
             answers = Answers(
-                self._controller, watchers, self._status, lambda: sum(own.truncated for own in queues)
+                self._controller,
+                watchers,
+                self._status,
+                lambda: sum(own.truncated for own in queues),
             )
             stack.enter_context(ControlServer(self._settings.socket, answers))
-            # Now, since it is better said at the start when they cannot be kept. Not before: the file may be that
-            # of a daemon which answers at our socket.
+            # Now, since it is better said at the start when they cannot be kept. Not before: the
+            # file may be that of a daemon which answers at our socket.
             self._keeping.run()
             stack.callback(self._keeping.run)
             follower = stack.enter_context(self._controller.datapath.following(self.engine))
             with ExitStack() as failing:
                 if not self._controller.datapath.is_present():
                     failing.callback(self._controller.remove)
-                # The loops come later: what a daemon before us has left would misunderstand their verdicts. And
-                # when the kernel takes a table away, it drops what waits in queues.
+                # The loops come later: what a daemon before us has left would misunderstand their
+                # verdicts. And when the kernel takes a table away, it drops what waits in queues.
                 self._controller.install()
                 for number, queue in enumerate(queues):
                     cpus = self._settings.cpus
-                    loop = LoopThread(self.engine, queue, cpus[number % len(cpus)] if cpus else None)
+                    loop = LoopThread(
+                        self.engine, queue, cpus[number % len(cpus)] if cpus else None
+                    )
                     self._loops.append(stack.enter_context(loop))
                 failing.pop_all()
             # Taken away first of all, while the loops still give verdicts on what is in the queues.
@@ -155,24 +162,36 @@ class Proxy:
             self._notifier.say("STOPPING=1")
 
     def _give_up(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
-        """Who fails is started again: until then its rules serve, or at least let nothing pass untranslated."""
+        """Who fails is started again: until then its rules serve, or at least let nothing pass
+        untranslated.
+        """
         if self._leaves_rules or error is not None:
             return
         try:
             self._controller.remove()
         except RulesError as refused:
-            raise RulesError(f"the rules stay, kbe-nat proxy --cleanup takes them away: {refused}") from None
+            raise RulesError(
+                f"the rules stay, kbe-nat proxy --cleanup takes them away: {refused}"
+            ) from None
 
     def _watch(self, watchers: Watchers) -> None:
         follow, *others = self._tasks(watchers)
         alive = Task(
-            self._alive_seconds(), self._say_alive, "systemd cannot be told", "systemd is told again"
+            self._alive_seconds(),
+            self._say_alive,
+            "systemd cannot be told",
+            "systemd is told again",
         )
         # Commands have a time limit: one that takes long is no reason to be ended.
         self._haste.meanwhile = lambda: alive.run_if_due(time.monotonic())
-        wait = Task(DELIVERY_SECONDS, self._wait, "changes are not heard of", "changes are heard of again")
+        wait = Task(
+            DELIVERY_SECONDS, self._wait, "changes are not heard of", "changes are heard of again"
+        )
         while not self._is_ending:
             failed = next((own for own in self._threads if own.ended.is_set()), None)
             if failed is not None:
@@ -193,7 +212,10 @@ class Proxy:
         check = self._settings.check_seconds
         return [
             Task(
-                POLL_SECONDS, self._follow, "the objects cannot be followed", "the objects are followed again"
+                POLL_SECONDS,
+                self._follow,
+                "the objects cannot be followed",
+                "the objects are followed again",
             ),
             Task(
                 check,
@@ -214,9 +236,18 @@ class Proxy:
                 "health checks are answered again",
             ),
             self._keeping,
-            Task(POLL_SECONDS, self._end_drains, "drains cannot be ended", "drains are ended again"),
-            Task(DELIVERY_SECONDS, watchers.deliver, "events cannot be told", "events are told again"),
-            Task(LOOK_SECONDS, self._look_inside, "our health is not known", "our health is known again"),
+            Task(
+                POLL_SECONDS, self._end_drains, "drains cannot be ended", "drains are ended again"
+            ),
+            Task(
+                DELIVERY_SECONDS, watchers.deliver, "events cannot be told", "events are told again"
+            ),
+            Task(
+                LOOK_SECONDS,
+                self._look_inside,
+                "our health is not known",
+                "our health is known again",
+            ),
             Task(SAY_SECONDS, self._say_news, "what is new cannot be said", ""),
         ]
 
@@ -283,7 +314,9 @@ class Proxy:
         missing = self._controller.repair()
         self._behind.follow([])
         if missing:
-            LOG.warning("somebody has removed rules or changed them; they are back: %s", ", ".join(missing))
+            LOG.warning(
+                "somebody has removed rules or changed them; they are back: %s", ", ".join(missing)
+            )
 
     def _look_around(self) -> None:
         if self._controller.refresh():
@@ -314,7 +347,9 @@ class Proxy:
         self._behind_since = (self._behind_since or self._looked) if is_behind else None
 
     def _is_healthy(self) -> bool:
-        """As kube-proxy means it: no change waits longer than twice its sync period, and we are there at all."""
+        """As kube-proxy means it: no change waits longer than twice its sync period, and we are
+        there at all.
+        """
         now = time.monotonic()
         waiting = max(now - (self._behind_since or now), now - self._looked)
         return self._is_turning and waiting < BEHIND_SECONDS
@@ -334,7 +369,11 @@ class Proxy:
             "rules_up_to_date": not self._controller.is_behind,
             "drains": sorted(self._controller.drains),
             "loops": [
-                {"packets": own.loop.packets, "batches": own.loop.batches, "panics": own.loop.panics}
+                {
+                    "packets": own.loop.packets,
+                    "batches": own.loop.batches,
+                    "panics": own.loop.panics,
+                }
                 for own in self._loops
             ],
         }
@@ -371,6 +410,8 @@ SAY_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 1.0
 BEHIND_SECONDS: Final = 60.0
 ALIVE_PARTS: Final = 10
-"""So many times within its patience the watchdog is told that we are alive, if nothing takes longer."""
+"""So many times within its patience the watchdog is told that we are alive, if nothing takes
+longer.
+"""
 TURN_SECONDS: Final = 5.0
 """A loop that has not turned for so long hangs."""

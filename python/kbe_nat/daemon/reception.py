@@ -1,7 +1,8 @@
 """Where clients of the control socket wait until their request is whole.
 
-One thread listens to all of them, so a client that says nothing costs a descriptor for a few seconds, and no
-thread. When more clients wait than there are places, the one that came first gives way.
+One thread listens to all of them, so a client that says nothing costs a descriptor for a few
+seconds, and no thread. When more clients wait than there are places, the one that came first gives
+way.
 """
 
 import os
@@ -19,7 +20,9 @@ Request: TypeAlias = tuple[socket.socket, bytes]
 class Reception:
     """Takes clients in at a listening socket, and hands out those whose request is there."""
 
-    def __init__(self, listener: socket.socket, refuse: Callable[[socket.socket, str], None]) -> None:
+    def __init__(
+        self, listener: socket.socket, refuse: Callable[[socket.socket, str], None]
+    ) -> None:
         """`refuse` says to a client why it is not answered, and closes it."""
         self._listener = listener
         self._refuse = refuse
@@ -33,13 +36,16 @@ class Reception:
         self._selector.register(self._bell, selectors.EVENT_READ)
 
     def requests(self) -> Iterator[Request]:
-        """Clients with their requests, as they come, until `stop`. Every client is closed or handed out."""
+        """Clients with their requests, as they come, until `stop`. Every client is closed or handed
+        out.
+        """
         try:
             while not self._is_over:
                 try:
                     yield from self._turn()
                 except (OSError, MemoryError):
-                    # Descriptors or memory have run out. Those of clients that wait come back in a while.
+                    # Descriptors or memory have run out. Those of clients that wait come back in a
+                    # while.
                     time.sleep(OUT_OF_BREATH)
         finally:
             for client in list(self._waiting):

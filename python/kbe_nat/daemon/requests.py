@@ -88,8 +88,13 @@ def parse(line: bytes) -> dict[str, Any]:
 
 
 def parameters(request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Verb and parameters of a request. Raises `ControlError`, which names the parameter that is wrong."""
-    verb, given = request["verb"], {name: value for name, value in request.items() if name != "verb"}
+    """Verb and parameters of a request. Raises `ControlError`, which names the parameter that is
+    wrong.
+    """
+    verb, given = (
+        request["verb"],
+        {name: value for name, value in request.items() if name != "verb"},
+    )
     wanted = VERBS.get(verb)
     if wanted is None:
         raise ControlError(f"{_shown(verb)} is no verb; there are {', '.join(VERBS)}")

@@ -1,7 +1,8 @@
 """Standard error for a process that must not wait for its reader.
 
-A pipe or terminal that nobody reads stops whoever writes to it: here that would be the control loop. So a writer
-waits for a stuck reader once, for a moment; what does not fit after that is lost, and writers hear of it.
+A pipe or terminal that nobody reads stops whoever writes to it: here that would be the control
+loop. So a writer waits for a stuck reader once, for a moment; what does not fit after that is lost,
+and writers hear of it.
 """
 
 import io
@@ -15,7 +16,9 @@ from typing import Final
 
 
 class Unhindered(io.TextIOBase):
-    """Text for a descriptor that may be stuck. Lines that have begun are finished before others follow."""
+    """Text for a descriptor that may be stuck. Lines that have begun are finished before others
+    follow.
+    """
 
     def __init__(self, descriptor: int) -> None:
         """Raises OSError when the descriptor is closed."""
@@ -28,8 +31,8 @@ class Unhindered(io.TextIOBase):
         self._is_stuck = False
 
     def write(self, text: str) -> int:
-        """Write it; 0 when it is lost. Cost: up to `PATIENCE` seconds when the reader has just got stuck. Raises
-        nothing: there is nowhere to say it.
+        """Write it; 0 when it is lost. Cost: up to `PATIENCE` seconds when the reader has just got
+        stuck. Raises nothing: there is nowhere to say it.
         """
         self._send(self._rest)
         if self._rest:
@@ -63,8 +66,8 @@ class Unhindered(io.TextIOBase):
 
 
 def unhinder_stderr() -> None:
-    """From now on nobody in this process waits for who reads its standard error, unless something else than the
-    process's own has been put in its place.
+    """From now on nobody in this process waits for who reads its standard error, unless something
+    else than the process's own has been put in its place.
     """
     own = sys.__stderr__
     if own is not None and sys.stderr is own:
@@ -73,14 +76,15 @@ def unhinder_stderr() -> None:
 
 
 def _without_waiting(descriptor: int) -> int:
-    """The same pipe or terminal, opened once more: whether writers wait is then up to us, and stays as it was for
-    those who share the descriptor.
+    """The same pipe or terminal, opened once more: whether writers wait is then up to us, and stays
+    as it was for those who share the descriptor.
     """
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISFIFO(mode) or os.isatty(descriptor):
         try:
             return os.open(
-                f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+                f"/proc/self/fd/{descriptor}",
+                os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC,
             )
         except OSError:
             # Somebody else's. It is looked at before each write all the same.

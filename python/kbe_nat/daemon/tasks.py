@@ -1,7 +1,7 @@
 """Work that the daemon does again and again, whatever becomes of it.
 
-A defect in one task must not take the others down, and forwarding with them: what a task raises is said once,
-and the task has its next turn as always.
+A defect in one task must not take the others down, and forwarding with them: what a task raises is
+said once, and the task has its next turn as always.
 """
 
 import logging
@@ -18,9 +18,11 @@ from kbe_nat.errors import KbeNatError
 class Task:
     """An action with its period."""
 
-    def __init__(self, seconds: float | None, action: Callable[[], None], complaint: str, over: str) -> None:
-        """`complaint` is said of a failure, with its reason; `over` when the action has gone through again.
-        With `seconds` None it is never due.
+    def __init__(
+        self, seconds: float | None, action: Callable[[], None], complaint: str, over: str
+    ) -> None:
+        """`complaint` is said of a failure, with its reason; `over` when the action has gone
+        through again. With `seconds` None it is never due.
         """
         self._seconds = seconds
         self._action = action
@@ -29,8 +31,8 @@ class Task:
         self._due = 0.0
 
     def run_if_due(self, now: float) -> None:
-        """Do it if its time has come; `now` is as of `time.monotonic`. What has failed is not tried again at
-        once, since it may have cost much.
+        """Do it if its time has come; `now` is as of `time.monotonic`. What has failed is not tried
+        again at once, since it may have cost much.
         """
         if self._seconds is not None and now >= self._due:
             self._due = now + self._seconds
@@ -44,7 +46,8 @@ class Task:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
-            # A panic of the engine is no `Exception`. Without memory it may be that nothing can be said.
+            # A panic of the engine is no `Exception`. Without memory it may be that nothing can be
+            # said.
             with suppress(Exception):
                 self._trouble.follow([f"{self._complaint}: {described(error)}"])
             return False
@@ -57,7 +60,9 @@ def described(error: BaseException) -> str:
     if isinstance(error, KbeNatError):
         return str(error)
     is_plain = isinstance(error, OSError) and error.strerror
-    reason = f"{error.strerror}" if is_plain and isinstance(error, OSError) else repr(error)[:MAX_REASON]
+    reason = (
+        f"{error.strerror}" if is_plain and isinstance(error, OSError) else repr(error)[:MAX_REASON]
+    )
     return f"{reason} ({_place(error.__traceback__)})"
 
 

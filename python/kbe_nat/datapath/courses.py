@@ -18,8 +18,8 @@ class Courses:
         self._touched: set[Frontend] = set()
 
     def follow(self, plan: Plan) -> None:
-        """Note what this plan changes. Cost: linear in the listeners and endpoints of ports that have changed; in
-        those of all when addresses of the node have.
+        """Note what this plan changes. Cost: linear in the listeners and endpoints of ports that
+        have changed; in those of all when addresses of the node have.
         """
         before, self._plan = self._plan, plan
         known = self._ports
@@ -34,8 +34,8 @@ class Courses:
         self._touched |= _touched(left, findings.arrived)
 
     def take_touched(self) -> set[Frontend]:
-        """Frontends, since this was asked last, that have come or gone, or from which somebody has been taken who
-        served them: there may be flows that are older, or go to those.
+        """Frontends, since this was asked last, that have come or gone, or from which somebody has
+        been taken who served them: there may be flows that are older, or go to those.
         """
         touched, self._touched = self._touched, set()
         return touched
@@ -57,7 +57,9 @@ class _Course(NamedTuple):
 def _touched(left: Iterable[_Course], arrived: Iterable[_Course]) -> set[Frontend]:
     before = {frontend: own.endpoints for own in left for frontend in own.frontends}
     after = {frontend: own.endpoints for own in arrived for frontend in own.frontends}
-    lost = {frontend for frontend in before.keys() & after.keys() if before[frontend] - after[frontend]}
+    lost = {
+        frontend for frontend in before.keys() & after.keys() if before[frontend] - after[frontend]
+    }
     return lost | (before.keys() ^ after.keys())
 
 

@@ -1,5 +1,5 @@
-"""A kernel queue by way of our own netlink code: batches of packets and verdicts, super-packets, no Python per
-packet.
+"""A kernel queue by way of our own netlink code: batches of packets and verdicts, super-packets, no
+Python per packet.
 """
 
 import os
@@ -30,13 +30,15 @@ class NativeQueue(KernelQueue):
         socket_buffer: int = 64 << 20,
         spin: float = 100e-6,
     ) -> Self:
-        """Bind queue `number`, in which the kernel keeps at most `max_length` packets for us. With `numbers`
-        packets are not translated here: their marks tell the kernel how to translate their flows.
+        """Bind queue `number`, in which the kernel keeps at most `max_length` packets for us. With
+        `numbers` packets are not translated here: their marks tell the kernel how to translate
+        their flows.
 
-        With `gso` super-packets of up to 64 kB arrive whole. With `fail_open` a full queue lets packets go on
-        untranslated, which for a virtual IP means into the void. At most `socket_buffer` bytes wait at our
-        socket. A wait looks again for up to `spin` seconds before it sleeps. Raises `QueueError` without
-        CAP_NET_ADMIN, when another process has the queue, or when the kernel has no queues.
+        With `gso` super-packets of up to 64 kB arrive whole. With `fail_open` a full queue lets
+        packets go on untranslated, which for a virtual IP means into the void. At most
+        `socket_buffer` bytes wait at our socket. A wait looks again for up to `spin` seconds before
+        it sleeps. Raises `QueueError` without CAP_NET_ADMIN, when another process has the queue, or
+        when the kernel has no queues.
         """
         own = marks or Marks()
         return super().__new__(
@@ -55,7 +57,10 @@ class NativeQueue(KernelQueue):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 

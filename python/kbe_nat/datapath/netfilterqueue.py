@@ -1,7 +1,8 @@
-"""A kernel queue by way of the `netfilterqueue` package: a callback and a verdict per packet, simple and slow.
+"""A kernel queue by way of the `netfilterqueue` package: a callback and a verdict per packet,
+simple and slow.
 
-The package reads at most 4,016 bytes of a packet. A longer one would be cut by its verdict, so it is dropped and
-counted in `NetfilterQueue.truncated`.
+The package reads at most 4,016 bytes of a packet. A longer one would be cut by its verdict, so it
+is dropped and counted in `NetfilterQueue.truncated`.
 """
 
 import select
@@ -26,8 +27,8 @@ ACCEPT, TRANSLATE, DROP, REJECT, HOLD = (
 
 
 class NetfilterQueue:
-    """A `PacketQueue` over one queue of the network namespace in which it was opened. Its clock is the system's
-    monotonic one.
+    """A `PacketQueue` over one queue of the network namespace in which it was opened. Its clock is
+    the system's monotonic one.
     """
 
     def __init__(
@@ -39,12 +40,12 @@ class NetfilterQueue:
         max_length: int = 1024,
         timeout: float = 0.2,
     ) -> None:
-        """Bind queue `number`, in which the kernel keeps at most `max_length` packets; `receive` waits at most
-        `timeout` seconds. With `numbers` packets are not translated here: their marks tell the kernel how to
-        translate their flows.
+        """Bind queue `number`, in which the kernel keeps at most `max_length` packets; `receive`
+        waits at most `timeout` seconds. With `numbers` packets are not translated here: their marks
+        tell the kernel how to translate their flows.
 
-        Needs CAP_NET_ADMIN. Raises `QueueError` when somebody else has the queue, the package is missing, or
-        the privilege is.
+        Needs CAP_NET_ADMIN. Raises `QueueError` when somebody else has the queue, the package is
+        missing, or the privilege is.
         """
         try:
             import netfilterqueue
@@ -61,7 +62,8 @@ class NetfilterQueue:
         try:
             self._queue = netfilterqueue.NetfilterQueue()
             with warnings.catch_warnings():
-                # An unprivileged user namespace may not have a larger receive buffer; it works with a small one.
+                # An unprivileged user namespace may not have a larger receive buffer; it works with
+                # a small one.
                 warnings.simplefilter("ignore", RuntimeWarning)
                 self._queue.bind(number, self._arrived, max_length)
         except OSError as error:
@@ -95,7 +97,9 @@ class NetfilterQueue:
             self._current.append(packet)
         return batch
 
-    def verdict(self, batch: Batch, verdicts: bytes, released: list[tuple[int, str, bytes | None]]) -> None:
+    def verdict(
+        self, batch: Batch, verdicts: bytes, released: list[tuple[int, str, bytes | None]]
+    ) -> None:
         """See `PacketQueue`."""
         ends = zip(batch.offsets, batch.offsets[1:], strict=False)
         for packet, (start, end), record in zip(
@@ -130,7 +134,9 @@ class NetfilterQueue:
             packet.set_mark(packet.get_mark() & ~marks.index | number | marks.flow | masquerade)
         elif action == TRANSLATE:
             packet.set_payload(bytes(content))
-            packet.set_mark(packet.get_mark() | marks.flow | (marks.masquerade if flags & MASQUERADE else 0))
+            packet.set_mark(
+                packet.get_mark() | marks.flow | (marks.masquerade if flags & MASQUERADE else 0)
+            )
         packet.accept()
 
     def _arrived(self, packet: "Packet") -> None:

@@ -1,5 +1,5 @@
-"""A capture file in place of a kernel queue: every packet of it gets its verdict, and what would have been
-sent on is written to another.
+"""A capture file in place of a kernel queue: every packet of it gets its verdict, and what would
+have been sent on is written to another.
 
 Reading and writing are native and go batch by batch; nothing here looks at a single packet.
 """
@@ -22,8 +22,9 @@ from kbe_nat.errors import CaptureError
 class CaptureQueue:
     """A `PacketQueue` over a pcap or pcapng file; its clock is that of the capture.
 
-    Used as a context manager: the target appears under its name when the block ends, or not at all when it
-    ends with an exception. Packets that are no IP packets get no verdict and are written as they are.
+    Used as a context manager: the target appears under its name when the block ends, or not at all
+    when it ends with an exception. Packets that are no IP packets get no verdict and are written as
+    they are.
 
     A device, a pipe or standard output ("-" too) is written to as it is, while packets come.
     """
@@ -40,12 +41,12 @@ class CaptureQueue:
         inputs: Iterable[str | Path] = (),
         progress: Callable[[int], None] = lambda position: None,
     ) -> None:
-        """Open `source` ("-" is standard input), and `target` if there is one. Refused packets are answered as
-        `refusal(packet, answer)` says.
+        """Open `source` ("-" is standard input), and `target` if there is one. Refused packets are
+        answered as `refusal(packet, answer)` says.
 
-        `target` takes the place of a file of its name, but not that of `source` or `inputs`: other files that
-        are read, or directories of such. `progress` is told after each batch how many bytes of
-        the source were read. Raises `CaptureError`.
+        `target` takes the place of a file of its name, but not that of `source` or `inputs`: other
+        files that are read, or directories of such. `progress` is told after each batch how many
+        bytes of the source were read. Raises `CaptureError`.
         """
         source = "/dev/stdin" if str(source) == "-" else source
         self._progress = progress
@@ -64,7 +65,9 @@ class CaptureQueue:
         if not self.is_standard_output:
             for read in _files((source, *inputs)):
                 if _is_same_file(read, self._target):
-                    raise CaptureError(f"{target}: it would be written over what is read; name another file")
+                    raise CaptureError(
+                        f"{target}: it would be written over what is read; name another file"
+                    )
         try:
             self._writer = CaptureWriter(self._written(), self._reader, answer)
         except OSError as error:
@@ -72,8 +75,8 @@ class CaptureQueue:
             raise CaptureError(f"{self._target}: {error.strerror or error}") from None
 
     def _written(self) -> str | None:
-        """Name of the file that is written: one beside the target, which takes its place in the end. A device
-        or a pipe is written to as it is, since a file in its place would replace it.
+        """Name of the file that is written: one beside the target, which takes its place in the
+        end. A device or a pipe is written to as it is, since a file in its place would replace it.
         """
         if self.is_standard_output:
             return None
@@ -81,7 +84,9 @@ class CaptureQueue:
             return os.fspath(self._target)
         # A link stays, and what it names is replaced.
         self._target = Path(os.path.realpath(self._target))
-        descriptor, name = tempfile.mkstemp(prefix=f".{self._target.name}.", dir=self._target.parent)
+        descriptor, name = tempfile.mkstemp(
+            prefix=f".{self._target.name}.", dir=self._target.parent
+        )
         self._partial = Path(name)
         with os.fdopen(descriptor):
             os.fchmod(descriptor, _mode(self._target))
@@ -96,7 +101,10 @@ class CaptureQueue:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._writer is None:
             return
@@ -117,12 +125,14 @@ class CaptureQueue:
 
     @property
     def cut(self) -> str | None:
-        """The packet or block within which the source ends, once that was met. What is whole counts."""
+        """The packet or block within which the source ends, once that was met. What is whole
+        counts.
+        """
         return self._reader.cut
 
     def receive(self) -> Batch | None:
-        """See `PacketQueue`. A batch spans at most `MAX_SPAN`, and its time is that of its first packet.
-        Raises `CaptureError`.
+        """See `PacketQueue`. A batch spans at most `MAX_SPAN`, and its time is that of its first
+        packet. Raises `CaptureError`.
         """
         frames = self._reader.read_batch(MAX_PACKETS, MAX_SPAN)
         self._progress(self._reader.position)
@@ -136,7 +146,9 @@ class CaptureQueue:
         self._now = max(self._now, times[0]) if times else self._now
         return Batch(self._now, frames.take(), offsets, is_captured=True)
 
-    def verdict(self, batch: Batch, verdicts: bytes, released: list[tuple[int, str, bytes | None]]) -> None:
+    def verdict(
+        self, batch: Batch, verdicts: bytes, released: list[tuple[int, str, bytes | None]]
+    ) -> None:
         """See `PacketQueue`. `batch` is the one that was received last."""
         if self._writer is None or self._current is None:
             return
@@ -179,5 +191,6 @@ def _mode(target: Path) -> int:
 STANDARD_OUTPUT: Final = 1
 MAX_PACKETS: Final = 1024
 MAX_SPAN: Final = 50_000_000
-"""Nanoseconds. All packets of a batch count as received together, so no timeout is missed by more than this.
+"""Nanoseconds. All packets of a batch count as received together, so no timeout is missed by more
+than this.
 """

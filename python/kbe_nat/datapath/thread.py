@@ -1,4 +1,6 @@
-"""Native work that goes on in a thread of its own: packet loops, and the watch over the kernel's flows."""
+"""Native work that goes on in a thread of its own: packet loops, and the watch over the kernel's
+flows.
+"""
 
 import logging
 import os
@@ -47,10 +49,13 @@ class NativeThread:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
-        """Raises what the work has failed with, unless something else is being raised. Work that hangs is left
-        behind; it ends with the process.
+        """Raises what the work has failed with, unless something else is being raised. Work that
+        hangs is left behind; it ends with the process.
         """
         self._work.stop()
         self._thread.join(STOP_SECONDS)
@@ -58,7 +63,9 @@ class NativeThread:
             raise self.failure
 
     def is_turning(self, seconds: float) -> bool:
-        """Whether the work has gone round within so many seconds, as far as earlier calls have seen."""
+        """Whether the work has gone round within so many seconds, as far as earlier calls have
+        seen.
+        """
         before, since = self._turns
         now = time.monotonic()
         if self._work.turns != before:
@@ -78,8 +85,8 @@ class NativeThread:
 
 
 class Persistent:
-    """Work that is begun anew when the kernel lacks something for it, such as memory. Each reason is said
-    once.
+    """Work that is begun anew when the kernel lacks something for it, such as memory. Each reason
+    is said once.
     """
 
     def __init__(self, work: Turning) -> None:
@@ -113,7 +120,9 @@ class Persistent:
 class LoopThread(NativeThread):
     """Packets of `queue` go through `engine` for as long as the block runs."""
 
-    def __init__(self, engine: Engine, queue: PacketQueue | KernelQueue, cpu: int | None = None) -> None:
+    def __init__(
+        self, engine: Engine, queue: PacketQueue | KernelQueue, cpu: int | None = None
+    ) -> None:
         """With `cpu` the thread runs on that processor only."""
         self.loop = Loop(engine, queue)
         super().__init__(self.loop, "packet loop", cpu)

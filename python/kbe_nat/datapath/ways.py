@@ -1,7 +1,8 @@
-"""The two datapaths: what the kernel must know, how verdicts look, and where the ends of flows come from.
+"""The two datapaths: what the kernel must know, how verdicts look, and where the ends of flows come
+from.
 
-Both are in front of the same engine. `EveryPacket`: the engine translates every packet. `FirstPacket`: it decides
-about the first packet of a flow, and the kernel translates all of them.
+Both are in front of the same engine. `EveryPacket`: the engine translates every packet.
+`FirstPacket`: it decides about the first packet of a flow, and the kernel translates all of them.
 """
 
 import time
@@ -29,7 +30,9 @@ from kbe_nat.rules.translation_table import Translation
 
 
 class Datapath(Protocol):
-    """What a `Controller` keeps in step with its engine. Methods about the kernel raise `RulesError`."""
+    """What a `Controller` keeps in step with its engine. Methods about the kernel raise
+    `RulesError`.
+    """
 
     @property
     def way(self) -> Way:
@@ -38,7 +41,9 @@ class Datapath(Protocol):
 
     @property
     def numbers(self) -> BackendNumbers | None:
-        """By which queues tell the kernel where a flow goes; None when they translate packets themselves."""
+        """By which queues tell the kernel where a flow goes; None when they translate packets
+        themselves.
+        """
         ...
 
     def prepare(self, plan: Plan) -> None:
@@ -82,8 +87,8 @@ class Datapath(Protocol):
         ...
 
     def following(self, engine: Engine) -> AbstractContextManager[NativeThread | None]:
-        """For as long as the block runs, the engine hears what becomes of flows; yields the thread that tells it,
-        if there is one.
+        """For as long as the block runs, the engine hears what becomes of flows; yields the thread
+        that tells it, if there is one.
         """
         ...
 
@@ -172,8 +177,9 @@ class FirstPacket:
         on_death: OnDeath = OnDeath.SERVE,
         leftovers: Callable[[], None] | None = None,
     ) -> None:
-        """`runner` runs nft in the network namespace of `tables`; `on_death` says what new connections meet when
-        we are gone; `leftovers` takes away what a run of the other datapath has left.
+        """`runner` runs nft in the network namespace of `tables`; `on_death` says what new
+        connections meet when we are gone; `leftovers` takes away what a run of the other datapath
+        has left.
         """
         self.numbers = BackendNumbers(diversion.marks.index)
         self._diversion = diversion
@@ -194,8 +200,9 @@ class FirstPacket:
         """The kernel has taken every change."""
 
     def prepare(self, plan: Plan) -> None:
-        """See `Datapath`. New backends are known to the kernel before the engine chooses one of them; those for
-        which no number is free yet get the standby's connections until `repair` finds one.
+        """See `Datapath`. New backends are known to the kernel before the engine chooses one of
+        them; those for which no number is free yet get the standby's connections until `repair`
+        finds one.
         """
         findings = self._backends.findings(plan.ports, plan.changes)
         given = {number: self._numbering[number].supply() for number in plan.families}
@@ -297,7 +304,8 @@ class FirstPacket:
             "flows-ended": watch.ended if watch else 0,
             # Taken out of the kernel's table by others, while both ends were talking.
             "flows-forgotten": watch.forgotten if watch else 0,
-            # By the kernel, of all flows: above all, no port was left to masquerade with. Their packets are lost.
+            # By the kernel, of all flows: above all, no port was left to masquerade with. Their
+            # packets are lost.
             "flows-not-entered": insert_failed,
             # By the kernel's connection tracking, of all flows: its table was full.
             "tracking-dropped": dropped,
@@ -324,8 +332,12 @@ class FirstPacket:
     def _introduce(self, plan: Plan, given: dict[int, dict[Address, int]]) -> None:
         """Numbers of new backends, by family: the kernel knows them before a verdict can name one."""
         if self._is_installed:
-            self._translate(plan, [TranslationChange(number, added=some) for number, some in given.items()])
-        self.numbers.change([(*own, number) for some in given.values() for own, number in some.items()], [])
+            self._translate(
+                plan, [TranslationChange(number, added=some) for number, some in given.items()]
+            )
+        self.numbers.change(
+            [(*own, number) for some in given.values() for own, number in some.items()], []
+        )
 
     def _look(self) -> None:
         """Flows have begun while nothing of ours was in the kernel, or somebody else's."""

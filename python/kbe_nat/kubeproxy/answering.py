@@ -1,8 +1,8 @@
 """Short answers over HTTP from one thread, whatever clients do.
 
-The network may open any number of connections here, and leave them idle, send a byte now and then, or endless
-headers, or never read. So connections are bounded in number, time and bytes, each has one answer, and the
-standard library parses what they say.
+The network may open any number of connections here, and leave them idle, send a byte now and then,
+or endless headers, or never read. So connections are bounded in number, time and bytes, each has
+one answer, and the standard library parses what they say.
 """
 
 import asyncio
@@ -90,7 +90,9 @@ class Answering:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
 
     def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Says once what goes wrong. No descriptor for a connection: asyncio tries again after a second."""
+        """Says once what goes wrong. No descriptor for a connection: asyncio tries again after a
+        second.
+        """
         error = context.get("exception")
         if isinstance(error, OSError) and "accept" in str(context.get("message")):
             self._slots.drop_one()
@@ -101,8 +103,8 @@ class Answering:
 
 
 class _Slots:
-    """All connections. When there are too many, one of the client that has most makes room: a client with few is
-    answered, however many somebody else opens.
+    """All connections. When there are too many, one of the client that has most makes room: a
+    client with few is answered, however many somebody else opens.
     """
 
     def __init__(self) -> None:
@@ -156,7 +158,8 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, content: bytes) -> None:
         if self._is_answered:
-            # Closing would reset the connection, and the answer with it, before the client has read that.
+            # Closing would reset the connection, and the answer with it, before the client has read
+            # that.
             self._ignored += len(content)
             if self._ignored > MAX_IGNORED:
                 self.drop()

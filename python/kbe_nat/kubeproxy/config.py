@@ -1,5 +1,6 @@
-"""kube-proxy's own configuration file (KubeProxyConfiguration, kubeproxy.config.k8s.io/v1alpha1): its
-fields with their types, what of it decides how packets are served, and what kube-proxy would refuse.
+"""kube-proxy's own configuration file (KubeProxyConfiguration, kubeproxy.config.k8s.io/v1alpha1):
+its fields with their types, what of it decides how packets are served, and what kube-proxy would
+refuse.
 """
 
 from collections.abc import Iterator, Mapping
@@ -134,16 +135,19 @@ class Configuration(msgspec.Struct, frozen=True, rename="camel"):
         return Backend(
             self.masquerade_bit if own.masquerade_bit is None else own.masquerade_bit,
             self.masquerade_all if own.masquerade_all is None else own.masquerade_all,
-            self.localhost_node_ports if own.localhost_node_ports is None else own.localhost_node_ports,
+            self.localhost_node_ports
+            if own.localhost_node_ports is None
+            else own.localhost_node_ports,
         )
 
 
 def read_configuration(path: Path) -> tuple[Configuration, tuple[str, ...]]:
-    """What the file says, and notes on what means nothing here. Mode ipvs is read as iptables, which it follows
-    where packets are decided and not balanced. A file without version and kind is taken for one.
+    """What the file says, and notes on what means nothing here. Mode ipvs is read as iptables,
+    which it follows where packets are decided and not balanced. A file without version and kind is
+    taken for one.
 
-    Raises `FileError`, with the field, when the file is missing, no YAML, or says what kube-proxy would
-    refuse, for kube-proxy's reason.
+    Raises `FileError`, with the field, when the file is missing, no YAML, or says what kube-proxy
+    would refuse, for kube-proxy's reason.
     """
     given = document(path, dict[str, Any], {})
     kind, version = given.get("kind") or KIND, given.get("apiVersion") or API_VERSION
@@ -166,13 +170,17 @@ def read_configuration(path: Path) -> tuple[Configuration, tuple[str, ...]]:
     # Go's lenient decoder passes them over: kube-proxy falls back to it.
     if unknown := tuple(_unknown(given, Configuration)):
         if given.keys() <= {*unknown}:
-            raise FileError(f"{path}: it is no {KIND}: there is no such field as {', '.join(unknown)}")
+            raise FileError(
+                f"{path}: it is no {KIND}: there is no such field as {', '.join(unknown)}"
+            )
         notes.append(f"{path}: no such field: {', '.join(unknown)}")
     if unread := ", ".join(name for name in given if name in UNREAD):
         notes.append(f"{path}: not read: {unread}")
     if configuration.mode == "ipvs":
         configuration = msgspec.structs.replace(configuration, mode="iptables")
-        notes.append(f"{path}: mode: ipvs is not followed, decisions and rules are those of iptables mode")
+        notes.append(
+            f"{path}: mode: ipvs is not followed, decisions and rules are those of iptables mode"
+        )
     return configuration, tuple(notes)
 
 
@@ -202,6 +210,8 @@ CONFIG_MAP: Final = (
 """Where kubeadm keeps it."""
 UNREAD: Final = frozenset(
     field.encode_name
-    for field in msgspec.structs.fields(Configuration)[Configuration.__struct_fields__.index("ipvs") :]
+    for field in msgspec.structs.fields(Configuration)[
+        Configuration.__struct_fields__.index("ipvs") :
+    ]
 )
 """Fields that decide nothing here."""

@@ -1,4 +1,5 @@
-"""What differs between the rules that kube-proxy should have written and those of a real node, by Service.
+"""What differs between the rules that kube-proxy should have written and those of a real node, by
+Service.
 
 Only kube-proxy's own rules are looked at: its chains and the jumps to them from built-in chains,
 or its tables. `_OWN_CHAIN` lists the chains, because kubelet, kube-router and container runtimes
@@ -37,7 +38,9 @@ class Difference:
     """One place where a node differs in what belongs to one Service."""
 
     service: str
-    """As "namespace/name:port", or "namespace/name/protocol/port" in nft; empty for what belongs to none."""
+    """As "namespace/name:port", or "namespace/name/protocol/port" in nft; empty for what belongs to
+    none.
+    """
     kind: Kind
     place: str
     expected: tuple[str, ...]
@@ -56,9 +59,13 @@ class Comparison:
 
 
 def compare(expected: Listing, found: Listing) -> Comparison:
-    """What kube-proxy should have written, against `own_tables` of a node's. Cost: linear, but for sorting."""
+    """What kube-proxy should have written, against `own_tables` of a node's. Cost: linear, but for
+    sorting.
+    """
     is_mixed = len({part.family for part in found.parts}) > 1
-    should, does = ({_label(part, is_mixed): part for part in own.parts} for own in (expected, found))
+    should, does = (
+        {_label(part, is_mixed): part for part in own.parts} for own in (expected, found)
+    )
     rows: list[Difference] = []
     for label in sorted(does):
         wanted = _places(label, should[label]) if label in should else {}
@@ -89,20 +96,25 @@ def notes(found: Listing) -> list[str]:
         has_services = any(_NFT_CHAIN.search(line) for line in lines)
         has_elements = any(line.strip() == "elements = {" for line in lines)
         return (
-            ["no set in it has elements: nft -t leaves them out"] if has_services and not has_elements else []
+            ["no set in it has elements: nft -t leaves them out"]
+            if has_services and not has_elements
+            else []
         )
     if not any(map(_is_used, found.parts)):
-        return ["no chain of kube-proxy's is in it: in mode nftables, nft list ruleset shows its rules"]
+        return [
+            "no chain of kube-proxy's is in it: in mode nftables, nft list ruleset shows its rules"
+        ]
     if any(line.startswith(":KUBE-XLB-") for line in lines):
         return [OLDER.format("chains KUBE-XLB- are")]
     return []
 
 
 def own_tables(listing: Listing, origin: str, family: int | None = None) -> Listing:
-    """Only the tables that kube-proxy writes to, of one family or of all. Each has its family then; IPv4 where
-    nothing tells.
+    """Only the tables that kube-proxy writes to, of one family or of all. Each has its family then;
+    IPv4 where nothing tells.
 
-    Raises `FileError` with `origin` when none is left, and when two listings of one table are there.
+    Raises `FileError` with `origin` when none is left, and when two listings of one table are
+    there.
     """
     if listing.kind is ListingKind.NFT:
         parts = [part for part in listing.parts if part.name in NFT_TABLES]
@@ -186,7 +198,10 @@ def _differences(should: Places, does: Places) -> list[Difference]:
         elif place not in should:
             rows += _grouped(place, owners, [], does[place] or [NO_RULES])
         elif should[place] != does[place]:
-            lacking, more = _unmatched(should[place], does[place]), _unmatched(does[place], should[place])
+            lacking, more = (
+                _unmatched(should[place], does[place]),
+                _unmatched(does[place], should[place]),
+            )
             more = [line for line in more if not _is_of_kubelet(line, should[place])]
             is_order = not lacking and len(should[place]) == len(does[place])
             if is_order and not more and _has_order(place, should[place], does[place]):
@@ -218,7 +233,8 @@ def _is_of_kubelet(rule: str, should: list[str]) -> bool:
 
 def _has_order(place: str, should: list[str], does: list[str]) -> bool:
     """Whether the same rules stand in an order that decides otherwise."""
-    # kubelet and kube-proxy prepend their jumps one by one: whose come first depends on who started first.
+    # kubelet and kube-proxy prepend their jumps one by one: whose come first depends on who started
+    # first.
     is_shared = place.rsplit(" ", 1)[1] in (*iptables_save.BUILTIN, "KUBE-FIREWALL")
     return not is_shared and list(map(_meaning, should)) != list(map(_meaning, does))
 
@@ -254,12 +270,15 @@ def _is_jump(chain: str, rule: str) -> bool:
 
 
 def _without_counters(rules: list[str]) -> list[str]:
-    """Without the rules that kube-proxy leaves out where the kernel has no nfacct, or does not need them."""
+    """Without the rules that kube-proxy leaves out where the kernel has no nfacct, or does not need
+    them.
+    """
     there = set(rules)
     return [
         rule
         for rule in rules
-        if rule != DROP_INVALID and (LOCALHOST not in rule or rule.replace(LOCALHOST, "", 1) not in there)
+        if rule != DROP_INVALID
+        and (LOCALHOST not in rule or rule.replace(LOCALHOST, "", 1) not in there)
     ]
 
 
@@ -333,7 +352,9 @@ def _named(line: str) -> str:
 
 
 NO_RULES: Final = "(a chain without rules)"
-NO_RULES_LISTED: Final = "nft list chains leaves out their rules; give the output of nft list ruleset"
+NO_RULES_LISTED: Final = (
+    "nft list chains leaves out their rules; give the output of nft list ruleset"
+)
 OLDER: Final = "{} of an older kube-proxy, whose rules differ from those of 1.36"
 NFT_TABLES: Final = {"ip kube-proxy": IPV4, "ip6 kube-proxy": IPV6}
 DROP_INVALID: Final = "-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP"
@@ -352,7 +373,9 @@ _IPVS: Final = re.compile(
     "-A KUBE-[A-Z-]+ .*--match-set KUBE-(?:CLUSTER-IP|LOOP-BACK|LOAD-BALANCER|EXTERNAL-IP|NODE-PORT)"
 )
 _MACHINE: Final = re.compile(r" --random-fully| -m nfacct --nfacct-name +[\w-]+")
-_NFT_MACHINE: Final = re.compile(r" fully-random|^size \d+$|^comment \".*\"$|(?<=^flags )dynamic, ?")
+_NFT_MACHINE: Final = re.compile(
+    r" fully-random|^size \d+$|^comment \".*\"$|(?<=^flags )dynamic, ?"
+)
 # Ranges that nft has joined to one keep their braces, until they are loaded again.
 _SET_OF_ONE: Final = re.compile(r"(\b[sd]addr (?:!= )?)\{ ([^ ,]+) \}")
 _MATCH: Final = re.compile(r" (?=-m )")

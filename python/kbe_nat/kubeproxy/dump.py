@@ -52,8 +52,8 @@ def dump(
     names: Names = Names.MODERN,
     wanted: Family | None = None,
 ) -> str:
-    """The rules of a plan that `planned` has made: of one family as iptables-save shows them (IPv4 unless
-    `wanted`), or the tables of both as nft does (only those that the node has addresses of).
+    """The rules of a plan that `planned` has made: of one family as iptables-save shows them (IPv4
+    unless `wanted`), or the tables of both as nft does (only those that the node has addresses of).
 
     Raises `ArgumentError` for old names in nft's form, which old releases did not write.
     """

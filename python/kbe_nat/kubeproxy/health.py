@@ -1,7 +1,8 @@
-"""Answers to load balancers that ask at a Service's `healthCheckNodePort` whether this node has endpoints.
+"""Answers to load balancers that ask at a Service's `healthCheckNodePort` whether this node has
+endpoints.
 
-As pkg/proxy/healthcheck/service_health.go: 200 when it has and the proxy is healthy, else 503; any path and any
-method will do.
+As pkg/proxy/healthcheck/service_health.go: 200 when it has and the proxy is healthy, else 503; any
+path and any method will do.
 """
 
 import asyncio
@@ -22,12 +23,14 @@ Place: TypeAlias = tuple[str, int]
 
 
 class HealthServers:
-    """One socket per port and address, in the network namespace of this process, while they are wanted; one
-    thread answers at all of them.
+    """One socket per port and address, in the network namespace of this process, while they are
+    wanted; one thread answers at all of them.
     """
 
     def __init__(self, is_healthy: Callable[[], bool] = lambda: True) -> None:
-        """`is_healthy` says whether the kernel has what the objects want; it is called in another thread."""
+        """`is_healthy` says whether the kernel has what the objects want; it is called in another
+        thread.
+        """
         self._is_healthy = is_healthy
         self._answering: Answering | None = None
         self._checks: dict[Place, HealthCheck] = {}
@@ -35,14 +38,19 @@ class HealthServers:
         self._failures: dict[Place, str] = {}
 
     def follow(self, plan: Plan) -> None:
-        """Answer for the Services of this plan, and no others, on the addresses that serve node ports. What
-        cannot be listened on is logged once; to be called now and then, which tries it again.
+        """Answer for the Services of this plan, and no others, on the addresses that serve node
+        ports. What cannot be listened on is logged once; to be called now and then, which tries it
+        again.
         """
         addresses = tuple(_addresses(plan))
-        self._checks = {(address, check.port): check for check in plan.health for address in addresses}
+        self._checks = {
+            (address, check.port): check for check in plan.health for address in addresses
+        }
         for place in self._servers.keys() - self._checks.keys():
             self._stop(place)
-        self._failures = {place: said for place, said in self._failures.items() if place in self._checks}
+        self._failures = {
+            place: said for place, said in self._failures.items() if place in self._checks
+        }
         for place in self._checks.keys() - self._servers.keys():
             self._start(place)
 
@@ -65,9 +73,18 @@ class HealthServers:
             # There is no thread for it.
             reason = str(error)
         if reason and reason != self._failures.get(place):
-            LOG.error("health check of %s: %s: %s", _name(self._checks[place]), join_address(*place), reason)
+            LOG.error(
+                "health check of %s: %s: %s",
+                _name(self._checks[place]),
+                join_address(*place),
+                reason,
+            )
         elif not reason and place in self._failures:
-            LOG.info("health check of %s: %s is answered", _name(self._checks[place]), join_address(*place))
+            LOG.info(
+                "health check of %s: %s is answered",
+                _name(self._checks[place]),
+                join_address(*place),
+            )
         self._failures.pop(place, None)
         if reason:
             self._failures[place] = reason

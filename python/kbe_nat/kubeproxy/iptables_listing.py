@@ -1,7 +1,7 @@
 """iptables-save, ip6tables-save and `iptables -S` text as tables of rules in one form.
 
-Every line must be one that these programs write. Chains and addresses tell which table an `iptables -S` listing
-shows, and the family of a listing that has no head line.
+Every line must be one that these programs write. Chains and addresses tell which table an `iptables
+-S` listing shows, and the family of a listing that has no head line.
 """
 
 import ipaddress
@@ -28,7 +28,9 @@ class IptablesTable:
     is_whole: bool = False
     """Whether the listing shows all chains of the table, not a choice of lines."""
     policies: dict[str, str] = field(default_factory=dict)
-    """By chain; "-" for chains that are not built in, empty for chains that only their rules tell of."""
+    """By chain; "-" for chains that are not built in, empty for chains that only their rules tell
+    of.
+    """
     rules: dict[str, list[str]] = field(default_factory=dict)
     """By chain, in order, in canonical form."""
 
@@ -55,11 +57,11 @@ class IptablesTable:
 
 
 def read_iptables(text: str, origin: str, table: str = "") -> list[IptablesTable]:
-    """The tables of a listing, in its order. `table` is the name of the one that a listing shows without name.
-    Cost: linear.
+    """The tables of a listing, in its order. `table` is the name of the one that a listing shows
+    without name. Cost: linear.
 
-    Raises `FileError` with `origin` and line, for a line that iptables does not write, and for a table that
-    nothing tells.
+    Raises `FileError` with `origin` and line, for a line that iptables does not write, and for a
+    table that nothing tells.
     """
     tables = list(_sections(text, origin))
     unnamed = [section for section in tables if not section.name]
@@ -105,8 +107,11 @@ def _sections(text: str, origin: str) -> Iterator[IptablesTable]:
         if not is_iptables(line):
             raise FileError(f"{origin}: line {number}: {_complaint(line)}: {shortened(line)}")
         last, rank = rank, _rank(line)
-        # iptables -S lists policies by hook, then chains, then rules: a step back begins another table.
-        is_new = section is not None and not section.name and (rank < last or rank == last < NEW_CHAIN)
+        # iptables -S lists policies by hook, then chains, then rules: a step back begins another
+        # table.
+        is_new = (
+            section is not None and not section.name and (rank < last or rank == last < NEW_CHAIN)
+        )
         if section and (is_new or rank in (TABLE, COMMIT)):
             if section.name and rank != COMMIT:
                 raise FileError(f"{origin}: line {number}: {NO_COMMIT.format(section.name)}")
@@ -213,7 +218,9 @@ def _ordered(table: str, chain: str, rules: list[str]) -> list[str]:
         return [rule for _, run in runs for rule in sorted(run)]
     if (table, chain) == ("nat", "KUBE-NODEPORTS"):
         # The rules of one port keep their order: that for 127.0.0.0/8 goes before the general one.
-        return sorted(rules, key=lambda rule: (option(rule, "-p"), _number(option(rule, "--dport"))))
+        return sorted(
+            rules, key=lambda rule: (option(rule, "-p"), _number(option(rule, "--dport")))
+        )
     return sorted(rules)
 
 
@@ -244,7 +251,9 @@ UNORDERED_CHAINS: Final = frozenset(
         ("nat", "KUBE-NODEPORTS"),
     }
 )
-"""Chains that kube-proxy fills while it goes through a Go map: their order differs from sync to sync."""
+"""Chains that kube-proxy fills while it goes through a Go map: their order differs from sync to
+sync.
+"""
 HOOKS: Final = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 FIRST, TABLE, NEW_CHAIN, RULE, COMMIT = (-1, 0), (0, 0), (2, 0), (3, 0), (4, 0)
 SHOWN: Final = 100

@@ -1,7 +1,8 @@
 """The rules that kube-proxy 1.36 writes for a plan in iptables mode, as iptables-save shows them.
 
-Follows syncProxyRules in pkg/proxy/iptables/proxier.go, in its order. What depends on the machine is written as
-on a current kernel: with nfacct, MASQUERADE --random-fully, and the rule against INVALID packets.
+Follows syncProxyRules in pkg/proxy/iptables/proxier.go, in its order. What depends on the machine
+is written as on a current kernel: with nfacct, MASQUERADE --random-fully, and the rule against
+INVALID packets.
 """
 
 from collections import Counter
@@ -22,7 +23,9 @@ from kbe_nat.policy import (
 
 
 def dump(plan: Plan, snapshot: Snapshot, number: int) -> str:
-    """The whole text for one family, chains sorted, services in the order of their names. Cost: linear."""
+    """The whole text for one family, chains sorted, services in the order of their names. Cost:
+    linear.
+    """
     return _Dump(plan, snapshot, number).text()
 
 
@@ -54,7 +57,10 @@ class _Dump:
             builtin = [chain for chain in chains if chain in BUILTIN]
             own = sorted(chain for chain in chains if chain not in BUILTIN)
             lines.append(f"*{table}")
-            lines += [f":{chain} {'ACCEPT' if chain in BUILTIN else '-'} [0:0]" for chain in (*builtin, *own)]
+            lines += [
+                f":{chain} {'ACCEPT' if chain in BUILTIN else '-'} [0:0]"
+                for chain in (*builtin, *own)
+            ]
             lines += [f"-A {chain} {rule}" for chain in (*builtin, *own) for rule in chains[chain]]
             lines.append("COMMIT")
         return "".join(f"{line}\n" for line in lines)
@@ -85,7 +91,10 @@ class _Dump:
             self.balance(port, SERVICE, port.cluster)
         if port.uses_local:
             self.balance(port, LOCAL, port.local)
-        used = (*(port.cluster if port.uses_cluster else ()), *(port.local if port.uses_local else ()))
+        used = (
+            *(port.cluster if port.uses_cluster else ()),
+            *(port.local if port.uses_local else ()),
+        )
         for target in sorted(set(used), key=str):
             self.endpoint(port, target)
 
@@ -113,7 +122,9 @@ class _Dump:
             self.add("filter", "KUBE-NODEPORTS", "-p tcp", where, match, "-j ACCEPT")
 
     def named(self, port: PortPolicy, kind: str) -> list[str]:
-        """External or balanced addresses as often as the Service names them, as kube-proxy writes their rules."""
+        """External or balanced addresses as often as the Service names them, as kube-proxy writes
+        their rules.
+        """
         served = dict.fromkeys(port.addresses(kind))
         service = self.services.get((port.namespace, port.service), NOBODY)
         given = service.external_ips if kind == EXTERNAL_IP else service.load_balancer_ips
@@ -157,7 +168,9 @@ class _Dump:
             match = f"-m addrtype --dst-type LOCAL {match}"
             self.refuse("KUBE-EXTERNAL-SERVICES", port, protocol, match=match, is_external=True)
 
-    def refuse(self, chain: str, port: PortPolicy, *to: str, match: str, is_external: bool = False) -> None:
+    def refuse(
+        self, chain: str, port: PortPolicy, *to: str, match: str, is_external: bool = False
+    ) -> None:
         """Without endpoints anywhere refused, without those that the policy wants dropped."""
         reply = "icmp6-port-unreachable" if self.number == IPV6 else "icmp-port-unreachable"
         why, verdict = "has no endpoints", f"-j REJECT --reject-with {reply}"
@@ -215,7 +228,13 @@ class _Dump:
         if port.admits_own_addresses:
             sources += [f"{address}/{self.bits}" for address in self.named(port, LOAD_BALANCER)]
         for source in sources:
-            self.add("nat", chain, f"-s {source}", comment(f"{port.name} loadbalancer IP"), f"-j {external}")
+            self.add(
+                "nat",
+                chain,
+                f"-s {source}",
+                comment(f"{port.name} loadbalancer IP"),
+                f"-j {external}",
+            )
         why = f"other traffic to {port.name} will be dropped by KUBE-PROXY-FIREWALL"
         self.add("nat", chain, comment(why))
 
@@ -225,8 +244,12 @@ class _Dump:
         if port.affinity_seconds is not None:
             for target in targets:
                 own = iptables_chain(ENDPOINT, port, target)
-                remembered = f"-m recent --rcheck --seconds {port.affinity_seconds} --reap --name {own}"
-                self.add("nat", chain, self.towards(port, target), remembered, self.recent, f"-j {own}")
+                remembered = (
+                    f"-m recent --rcheck --seconds {port.affinity_seconds} --reap --name {own}"
+                )
+                self.add(
+                    "nat", chain, self.towards(port, target), remembered, self.recent, f"-j {own}"
+                )
         for index, target in enumerate(targets):
             left = len(targets) - index
             own = iptables_chain(ENDPOINT, port, target)
@@ -254,7 +277,9 @@ class _Dump:
 
     def node_ports(self) -> None:
         """The hand-over to node ports, behind all other rules."""
-        where = comment("kubernetes service nodeports; NOTE: this must be the last rule in this chain")
+        where = comment(
+            "kubernetes service nodeports; NOTE: this must be the last rule in this chain"
+        )
         if self.number in self.plan.every_address:
             aside = ""
             if self.number == IPV6:
@@ -270,7 +295,9 @@ class _Dump:
                 self.add("nat", "KUBE-SERVICES", to, where, "-j KUBE-NODEPORTS")
 
     def detector(self, negation: str) -> tuple[str, str]:
-        """The matches by which pods are known: by source, and by device. Both empty when nothing tells."""
+        """The matches by which pods are known: by source, and by device. Both empty when nothing
+        tells.
+        """
         device = self.plan.options.pod_interface
         if device:
             return "", f"{negation}-i {device}"
@@ -282,13 +309,15 @@ class _Dump:
 
     @property
     def recent(self) -> str:
-        mask = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff" if self.number == IPV6 else "255.255.255.255"
+        mask = (
+            "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff" if self.number == IPV6 else "255.255.255.255"
+        )
         return f"--mask {mask} --rsource"
 
 
 def endpoint_count(snapshot: Snapshot, number: int, proxy_name: str | None = None) -> int:
-    """Endpoints of all service ports of a family, also those that are not ready: what makes a cluster large.
-    Endpoints of nobody's do not count, nor those of another proxy's Services.
+    """Endpoints of all service ports of a family, also those that are not ready: what makes a
+    cluster large. Endpoints of nobody's do not count, nor those of another proxy's Services.
     """
     count = 0
     for service in snapshot.services:
@@ -337,7 +366,9 @@ CHAINS: Final = {
     ),
 }
 NEW: Final = "-m conntrack --ctstate NEW"
-BALANCER_JUMP: Final = f"{NEW} {comment('kubernetes load balancer firewall')} -j KUBE-PROXY-FIREWALL"
+BALANCER_JUMP: Final = (
+    f"{NEW} {comment('kubernetes load balancer firewall')} -j KUBE-PROXY-FIREWALL"
+)
 EXTERNAL_JUMP: Final = (
     f"{NEW} {comment('kubernetes externally-visible service portals')} -j KUBE-EXTERNAL-SERVICES"
 )

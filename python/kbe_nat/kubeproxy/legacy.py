@@ -1,8 +1,8 @@
-"""The rules that a kube-proxy of the page's time writes for cluster IPs, as `iptables-save | grep NAME` shows
-them.
+"""The rules that a kube-proxy of the page's time writes for cluster IPs, as `iptables-save | grep
+NAME` shows them.
 
-A port without name keeps its colon, in comments and in the text that is hashed, and chances have five decimals
-before the kernel rounds them.
+A port without name keeps its colon, in comments and in the text that is hashed, and chances have
+five decimals before the kernel rounds them.
 """
 
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ from kbe_nat.policy import CLUSTER_IP, Plan, PortPolicy, Target
 
 
 def rules(plan: Plan, number: int, service: str | None = None) -> list[str]:
-    """The lines of one family, of one Service ("namespace/name") or of all, in iptables-save's order: chains
-    sorted, rules as they stand in them.
+    """The lines of one family, of one Service ("namespace/name") or of all, in iptables-save's
+    order: chains sorted, rules as they stand in them.
 
     Node ports, external addresses and affinity are left out: the page has none.
     """

@@ -1,7 +1,7 @@
 """Names of chains as kube-proxy gives them: hashes that keep them short, and unique.
 
-From pkg/proxy/iptables/proxier.go (portProtoHash, servicePortEndpointChainName) and pkg/proxy/nftables/proxier.go
-(servicePortChainNameBase, servicePortEndpointChainNameBase).
+From pkg/proxy/iptables/proxier.go (portProtoHash, servicePortEndpointChainName) and
+pkg/proxy/nftables/proxier.go (servicePortChainNameBase, servicePortEndpointChainNameBase).
 """
 
 import base64
@@ -22,7 +22,9 @@ def hashed_chain(prefix: str, text: str) -> str:
 
 
 def nft_base(port: PortPolicy) -> str:
-    """What the names of all chains of a service port have in common: "HASH-namespace/name/protocol/port"."""
+    """What the names of all chains of a service port have in common:
+    "HASH-namespace/name/protocol/port".
+    """
     return _shortened(_nft_name(port))
 
 
@@ -46,4 +48,10 @@ def _hash(text: str) -> str:
 
 MAX_LENGTH: Final = 240
 """chainNameBaseLengthMax."""
-SERVICE, LOCAL, EXTERNAL, FIREWALL, ENDPOINT = "KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-"
+SERVICE, LOCAL, EXTERNAL, FIREWALL, ENDPOINT = (
+    "KUBE-SVC-",
+    "KUBE-SVL-",
+    "KUBE-EXT-",
+    "KUBE-FW-",
+    "KUBE-SEP-",
+)

@@ -1,4 +1,5 @@
-"""The rules that kube-proxy 1.36 writes for a plan in nftables mode, as `nft list table` shows them.
+"""The rules that kube-proxy 1.36 writes for a plan in nftables mode, as `nft list table` shows
+them.
 
 Follows syncProxyRules in pkg/proxy/nftables/proxier.go. The text can be loaded with `nft -f`.
 """
@@ -128,10 +129,17 @@ class _Dump:
             self.balance(port, f"service-{base}", port.cluster)
         if port.uses_local and port.local:
             self.balance(port, f"local-{base}", port.local)
-        used = (*(port.cluster if port.uses_cluster else ()), *(port.local if port.uses_local else ()))
+        used = (
+            *(port.cluster if port.uses_cluster else ()),
+            *(port.local if port.uses_local else ()),
+        )
         self.fill(
             "set hairpin-connections",
-            (f"{own.address} . {own.address} . {port.protocol} . {own.port}" for own in used if own.is_local),
+            (
+                f"{own.address} . {own.address} . {port.protocol} . {own.port}"
+                for own in used
+                if own.is_local
+            ),
         )
 
     def internal_chain(self, port: PortPolicy, base: str) -> str:
@@ -192,7 +200,10 @@ class _Dump:
                 f"update @affinity-{base} {{ {self.ip} saddr }}",
                 f"meta l4proto {port.protocol} dnat to {target}",
             ]
-        self.chains[chain] = [*rules, f"{numbered} vmap {_numbered(f'goto endpoint-{own}' for own in bases)}"]
+        self.chains[chain] = [
+            *rules,
+            f"{numbered} vmap {_numbered(f'goto endpoint-{own}' for own in bases)}",
+        ]
 
 
 def _numbered(values: Iterable[str]) -> str:
@@ -200,8 +211,8 @@ def _numbered(values: Iterable[str]) -> str:
 
 
 def _anonymous(values: Iterable[str]) -> str:
-    """A set in a rule, as nft lists it: a value that was written alone without braces, and where a range is
-    among several, as one set of intervals, those that overlap or touch as one.
+    """A set in a rule, as nft lists it: a value that was written alone without braces, and where a
+    range is among several, as one set of intervals, those that overlap or touch as one.
     """
     written = list(values)
     spans = sorted((int(own[0]), int(own[-1])) for own in map(ip_network, written))
@@ -264,9 +275,15 @@ FRAME: Final[dict[str, tuple[str, ...]]] = {
         "masquerade fully-random",
     ),
     "nat-output": ("type nat hook output priority -100; policy accept;", "jump services"),
-    "nat-postrouting": ("type nat hook postrouting priority srcnat; policy accept;", "jump masquerading"),
+    "nat-postrouting": (
+        "type nat hook postrouting priority srcnat; policy accept;",
+        "jump masquerading",
+    ),
     "nat-prerouting": ("type nat hook prerouting priority -100; policy accept;", "jump services"),
-    "reject-chain": ('comment "helper for @no-endpoint-services / @no-endpoint-nodeports"', "reject"),
+    "reject-chain": (
+        'comment "helper for @no-endpoint-services / @no-endpoint-nodeports"',
+        "reject",
+    ),
     "service-endpoints-check": (f"{DESTINATION} vmap @no-endpoint-services",),
     "services": (f"{DESTINATION} vmap @service-ips",),
 }

@@ -1,7 +1,7 @@
 """`nft -j list ruleset` (libnftables-json) as the blocks that `nft list ruleset` would be read as.
 
-Only what kube-proxy's rules are made of is turned into nft's words; other expressions stay as JSON, so that they
-show as what they are: not kube-proxy's.
+Only what kube-proxy's rules are made of is turned into nft's words; other expressions stay as JSON,
+so that they show as what they are: not kube-proxy's.
 """
 
 import json
@@ -88,7 +88,11 @@ def _match(about: dict[str, Any]) -> str:
     is_mark = MARK in (left, *(left.get("&", ()) if isinstance(left, dict) else ()))
     is_name = isinstance(right, str) and str(_key(left)).endswith("ifname")
     shown = (
-        hex(right) if is_mark and isinstance(right, int) else f'"{right}"' if is_name else _expression(right)
+        hex(right)
+        if is_mark and isinstance(right, int)
+        else f'"{right}"'
+        if is_name
+        else _expression(right)
     )
     return f"{_expression(left)} {between}{shown}"
 

@@ -1,5 +1,6 @@
-"""`nft list ruleset` text as blocks in one form: tables, and in them chains, maps and sets with their
-statements. Numbers and names that versions and flags of nft print differently become the same text.
+"""`nft list ruleset` text as blocks in one form: tables, and in them chains, maps and sets with
+their statements. Numbers and names that versions and flags of nft print differently become the same
+text.
 """
 
 import re
@@ -17,13 +18,16 @@ Body: TypeAlias = "list[tuple[str, Body | None]]"
 def read_nft(text: str, origin: str) -> list[tuple[str, Body]]:
     """The tables, by "FAMILY NAME", in the listing's order. Cost: linear.
 
-    Raises `FileError` with `origin` and line, for text that is no table, and for a table without end.
+    Raises `FileError` with `origin` and line, for text that is no table, and for a table without
+    end.
     """
     return _Reader(text, origin).tables()
 
 
 def table_lines(body: Body) -> list[str]:
-    """The lines of one table: chains, maps and sets sorted, one element per line; rules in their order."""
+    """The lines of one table: chains, maps and sets sorted, one element per line; rules in their
+    order.
+    """
     lines = [f"\t{canonical(statement)}" for statement, block in body if block is None]
     for head, block in sorted(_blocks(body), key=lambda pair: pair[0]):
         inner = _chain_lines(block) if head.startswith("chain ") else _set_lines(block)
@@ -98,7 +102,9 @@ class _Reader:
         start += skipped
         number = self.text.count("\n", 0, start) + 1
         line = self.text[start:].partition("\n")[0].strip()
-        return FileError(f"{self.origin}: line {number}: nft lists no such thing: {shortened(line)}")
+        return FileError(
+            f"{self.origin}: line {number}: nft lists no such thing: {shortened(line)}"
+        )
 
 
 def _statement(buffer: str) -> Body:
@@ -124,7 +130,9 @@ def _set_lines(statements: Body) -> list[str]:
             elements += split(statement[statement.index("{") + 1 : statement.rindex("}")])
         else:
             properties.append(canonical(statement))
-    kinds = next((line[5:].partition(" : ")[0] for line in properties if line.startswith("type ")), "")
+    kinds = next(
+        (line[5:].partition(" : ")[0] for line in properties if line.startswith("type ")), ""
+    )
     named = sorted(_named(element, kinds.split(" . ")) for element in elements)
     listed = ["elements = {", *(f"\t{element}," for element in named), "}"] if named else []
     return [*sorted(properties), *listed]
@@ -184,16 +192,35 @@ def _by_bit(names: dict[int, str]) -> Callable[[re.Match[str]], str]:
 
 
 PROTOCOLS: Final = {"6": "tcp", "17": "udp", "132": "sctp"}
-CT_STATES: Final = {0x1: "invalid", 0x2: "established", 0x4: "related", 0x8: "new", 0x40: "untracked"}
+CT_STATES: Final = {
+    0x1: "invalid",
+    0x2: "established",
+    0x4: "related",
+    0x8: "new",
+    0x40: "untracked",
+}
 CT_STATUSES: Final = {0x10: "snat", 0x20: "dnat"}
-ROUTE_TYPES: Final = {"1": "unicast", "2": "local", "3": "broadcast", "4": "anycast", "5": "multicast"}
+ROUTE_TYPES: Final = {
+    "1": "unicast",
+    "2": "local",
+    "3": "broadcast",
+    "4": "anycast",
+    "5": "multicast",
+}
 _TOKEN: Final = re.compile(r'"[^"\n]*"?|#[^\n]*|[{}\n;]|[^"#{}\n;]+')
 _ELEMENT_TOKEN: Final = re.compile(r'"[^"]*"?|[{},]|[^"{},]+')
 _QUOTED: Final = re.compile(r'("(?:[^"\\]|\\.)*")')
 _BEFORE_PORT: Final = re.compile(r" \. $|(?<=[0-9\]]):$")
 _BLOCK: Final = re.compile(r"^(table|chain|set|map)\s+(\S.*?)\s*$")
 _ELEMENTS: Final = re.compile(r"elements\s*=\s*\{")
-_PRIORITIES: Final = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100}
+_PRIORITIES: Final = {
+    "raw": -300,
+    "mangle": -150,
+    "dstnat": -100,
+    "filter": 0,
+    "security": 50,
+    "srcnat": 100,
+}
 _UNITS: Final = {"d": 86400, "h": 3600, "m": 60, "s": 1, "ms": 0}
 _CANONICAL: Final = (
     (re.compile(r"\s+"), " "),
@@ -203,7 +230,10 @@ _CANONICAL: Final = (
     (re.compile(r"\bmeta mark != 0x0/1\b"), "meta mark & 0x80000000 != 0x0"),
     (re.compile(r"\bexpires [0-9dhms]+"), ""),
     (re.compile(r"\btimeout ((?:\d+(?:ms|[dhms]))+)"), _seconds),
-    (re.compile(rf"\bpriority ({'|'.join(_PRIORITIES)}|-?\d+)( ([+-]) ?(\d+))?(?= |;|$)"), _priority),
+    (
+        re.compile(rf"\bpriority ({'|'.join(_PRIORITIES)}|-?\d+)( ([+-]) ?(\d+))?(?= |;|$)"),
+        _priority,
+    ),
     (re.compile(r"\bdnat (ip6?) addr \. port to\b"), r"dnat \1 to"),
     (re.compile(r"(\bmeta l4proto) (\d+)\b"), _by_name(PROTOCOLS)),
     # Hexadecimal in text, decimal in JSON.

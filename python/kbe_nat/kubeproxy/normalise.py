@@ -1,6 +1,6 @@
-"""Output of iptables-save, `iptables -S`, `nft list` and `nft -j` in one comparable form: listings give the same
-lines if they differ only in what has no meaning for kube-proxy. tests/conformance/README.md says what is changed,
-and why.
+"""Output of iptables-save, `iptables -S`, `nft list` and `nft -j` in one comparable form: listings
+give the same lines if they differ only in what has no meaning for kube-proxy.
+tests/conformance/README.md says what is changed, and why.
 
 The result is text of the same kind again, and normalising it once more changes nothing.
 """
@@ -50,8 +50,8 @@ class Listing:
 
 
 def read_listing(text: str, origin: str, table: str = "") -> Listing:
-    """The tables of a listing of any kind, which is recognised by its first line. `table` is the name of the one
-    that `iptables -S` shows. Cost: linear.
+    """The tables of a listing of any kind, which is recognised by its first line. `table` is the
+    name of the one that `iptables -S` shows. Cost: linear.
 
     Raises `FileError` with `origin` and line, for an empty listing and for text that is none.
     """
@@ -77,7 +77,9 @@ def normalise(text: str) -> list[str]:
     lines = []
     for part in sorted(listing.parts, key=lambda part: part.name):
         head, end = (
-            (f"table {part.name} {{", "}") if listing.kind is Kind.NFT else (f"*{part.name}", "COMMIT")
+            (f"table {part.name} {{", "}")
+            if listing.kind is Kind.NFT
+            else (f"*{part.name}", "COMMIT")
         )
         lines += [head, *part.lines, end]
     return lines
@@ -89,14 +91,16 @@ def _nft_parts(tables: list[tuple[str, Body]]) -> tuple[Part, ...]:
     for name, body in tables:
         bodies.setdefault(name, []).extend(body)
     return tuple(
-        Part(name, FAMILIES.get(name.split()[0]), tuple(table_lines(body)), is_whole=_is_whole(body))
+        Part(
+            name, FAMILIES.get(name.split()[0]), tuple(table_lines(body)), is_whole=_is_whole(body)
+        )
         for name, body in bodies.items()
     )
 
 
 def _is_whole(body: Body) -> bool:
-    """Lists of one chain or set, of all maps or of all sets show them within their tables. kube-proxy's tables
-    have chains and sets.
+    """Lists of one chain or set, of all maps or of all sets show them within their tables.
+    kube-proxy's tables have chains and sets.
     """
     kinds = {head.partition(" ")[0] for head, block in body if block is not None}
     return not kinds or ("chain" in kinds and len(kinds) > 1)

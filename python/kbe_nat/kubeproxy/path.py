@@ -13,14 +13,18 @@ from kbe_nat.kubeproxy.names import (
 from kbe_nat.policy import CLUSTER_IP, LOAD_BALANCER, NODE_PORT, Mode, PortPolicy, Target
 
 
-def chains(port: PortPolicy, kind: str, scope: str | None, backend: str | None, mode: Mode) -> list[str]:
-    """The chains that a packet to a frontend of this kind goes through, in order: to the endpoint's where it is
-    served, or to the one that refuses it.
+def chains(
+    port: PortPolicy, kind: str, scope: str | None, backend: str | None, mode: Mode
+) -> list[str]:
+    """The chains that a packet to a frontend of this kind goes through, in order: to the endpoint's
+    where it is served, or to the one that refuses it.
     """
     if scope is None:
         return _refusing(port, kind, mode)
     return (
-        _nft(port, kind, scope, backend) if mode is Mode.NFTABLES else _iptables(port, kind, scope, backend)
+        _nft(port, kind, scope, backend)
+        if mode is Mode.NFTABLES
+        else _iptables(port, kind, scope, backend)
     )
 
 

@@ -1,4 +1,5 @@
-"""What kube-proxy 1.36 refuses of its configuration (pkg/proxy/apis/config/validation), with its reasons.
+"""What kube-proxy 1.36 refuses of its configuration (pkg/proxy/apis/config/validation), with its
+reasons.
 
 Features are not looked at: which there are is a matter of kube-proxy's release.
 """
@@ -47,7 +48,9 @@ def wrong(file: "Configuration") -> Iterator[tuple[str, str]]:
 
 
 def check_cluster_ranges(texts: Sequence[str]) -> tuple[str, ...]:
-    """The ranges, at most one of each family, in canonical text. Raises ValueError with kube-proxy's reason."""
+    """The ranges, at most one of each family, in canonical text. Raises ValueError with
+    kube-proxy's reason.
+    """
     if len(texts) > 2:
         raise ValueError(f"{','.join(texts)!r}: {BAD_PAIR}")
     for text in texts:
@@ -119,13 +122,21 @@ def _conntrack(own: "Conntrack") -> Iterator[tuple[str, str]]:
 
 
 def _periods(file: "Configuration", mode: str) -> Iterator[tuple[str, str]]:
-    """A period of 0 stands for its default. Those of modes that are not followed need only be durations."""
+    """A period of 0 stands for its default. Those of modes that are not followed need only be
+    durations.
+    """
     yield from _positive("configSyncPeriod", file.config_sync_period)
-    for name, own in (("iptables", file.iptables), ("nftables", file.nftables), ("ipvs", file.ipvs)):
+    for name, own in (
+        ("iptables", file.iptables),
+        ("nftables", file.nftables),
+        ("ipvs", file.ipvs),
+    ):
         yield from _mode_periods(name, own, is_followed=name == mode)
 
 
-def _mode_periods(name: str, own: "Backend | IPVS", *, is_followed: bool) -> Iterator[tuple[str, str]]:
+def _mode_periods(
+    name: str, own: "Backend | IPVS", *, is_followed: bool
+) -> Iterator[tuple[str, str]]:
     seconds = []
     # To IPVS no minimum is given.
     for field, text, default in (
@@ -145,7 +156,10 @@ def _mode_periods(name: str, own: "Backend | IPVS", *, is_followed: bool) -> Ite
     if least < 0:
         yield f"{name}.minSyncPeriod", f"{own.min_sync_period!r}: {NOT_NEGATIVE}"
     if least > period:
-        yield f"{name}.syncPeriod", f"{period:g}s: must be greater than or equal to minSyncPeriod, {least:g}s"
+        yield (
+            f"{name}.syncPeriod",
+            f"{period:g}s: must be greater than or equal to minSyncPeriod, {least:g}s",
+        )
 
 
 def _positive(field: str, text: str | None) -> Iterator[tuple[str, str]]:
@@ -217,19 +231,31 @@ SHOWN_VERSION: Final = "1.35"
 POSITIVE: Final = "must be greater than 0"
 NOT_NEGATIVE: Final = "must be greater than or equal to 0"
 BAD_MODE: Final = (
-    f"must be {', '.join(MODES)} or blank (blank means the best-available proxy [currently iptables])"
+    f"must be {', '.join(MODES)} or blank"
+    " (blank means the best-available proxy [currently iptables])"
 )
 BAD_RANGE: Final = "must be a valid CIDR"
 BAD_CLUSTER_RANGE: Final = "must be a valid CIDR block (e.g. 10.100.0.0/16 or fde4:8dba:82e1::/48)"
 BAD_PAIR: Final = (
-    "must be either a single CIDR or dual-stack pair of CIDRs (e.g. 10.100.0.0/16,fde4:8dba:82e1::/48)"
+    "must be either a single CIDR or dual-stack pair of CIDRs"
+    " (e.g. 10.100.0.0/16,fde4:8dba:82e1::/48)"
 )
 BAD_SHOWN_VERSION: Final = (
-    f"must be omitted or have the value '{SHOWN_VERSION}'. Only the previous minor version is allowed"
+    f"must be omitted or have the value '{SHOWN_VERSION}'."
+    " Only the previous minor version is allowed"
 )
 LONGEST: Final = (1 << 63) // 10**9
 """Go counts nanoseconds in 64 bits."""
-UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
+UNITS: Final = {
+    "ns": 1e-9,
+    "us": 1e-6,
+    "µs": 1e-6,
+    "μs": 1e-6,
+    "ms": 1e-3,
+    "s": 1,
+    "m": 60,
+    "h": 3600,
+}
 _PART: Final = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
 _DURATION: Final = re.compile(f"(?:{_PART.pattern})+", re.ASCII)
 _HOST_PORT: Final = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*)):([^:\[\]]*)")

@@ -2,9 +2,11 @@
 
 ::
 
-    client 10.0.2.100 ---- 10.0.2.15 node 172.17.0.1 ---- bridge ---- pods 172.17.0.3, 172.17.0.4, ...
+    client 10.0.2.100 ---- 10.0.2.15 node 172.17.0.1 ---- bridge ---- pods 172.17.0.3, 172.17.0.4,
+    ...
 
-The node is the client's way to everything, as in the seed: a Service's address is nowhere but in the rules.
+The node is the client's way to everything, as in the seed: a Service's address is nowhere but in
+the rules.
 """
 
 import os
@@ -33,7 +35,9 @@ class Cluster:
         network = ip_interface(BRIDGE).network
         outside = [str(own) for own in endpoints if ip_interface(own.address).ip not in network]
         if outside:
-            raise PlaygroundError(f"{', '.join(outside)}: endpoints of the playground lie in {network}")
+            raise PlaygroundError(
+                f"{', '.join(outside)}: endpoints of the playground lie in {network}"
+            )
         self._endpoints = endpoints
         self._stack = ExitStack()
         # Several can run beside each other, in one process too.
@@ -48,14 +52,19 @@ class Cluster:
             for namespace in (self.node, self.client):
                 stack.enter_context(namespace)
             wire_node(self.node, self.client)
-            servers = [(target, self._pod(stack, number)) for number, target in enumerate(self._endpoints)]
+            servers = [
+                (target, self._pod(stack, number)) for number, target in enumerate(self._endpoints)
+            ]
             for target, server in servers:
                 _wait_for(server, target)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._stack.close()
 
@@ -77,12 +86,12 @@ def wire_node(node: Namespace, client: Namespace) -> None:
     node.call("ip", "address", "add", BRIDGE, "dev", "docker0")
     for device in ("eth0", "docker0"):
         node.call("ip", "link", "set", device, "up")
-    # Packets to refused ports leave by the device they came from; a redirect would use up the ICMP errors'
-    # budget (net/ipv4/route.c and icmp.c share one per peer), and the client would wait.
+    # Packets to refused ports leave by the device they came from; a redirect would use up the ICMP
+    # errors' budget (net/ipv4/route.c and icmp.c share one per peer), and the client would wait.
     for device in ("all", "eth0", "docker0"):
         node.write(f"/proc/sys/net/ipv4/conf/{device}/send_redirects", "0")
-    # Packets between pods are routed, not bridged: a bridge that runs the IP rules itself would send translated
-    # ones on without the later hooks.
+    # Packets between pods are routed, not bridged: a bridge that runs the IP rules itself would
+    # send translated ones on without the later hooks.
     for name in ("iptables", "ip6tables"):
         with suppress(FileNotFoundError):
             node.write(f"/proc/sys/net/bridge/bridge-nf-call-{name}", "0")

@@ -50,7 +50,10 @@ class Namespace:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         for process in self._processes:
             process.terminate()
@@ -71,8 +74,8 @@ class Namespace:
         inside(self.path, lambda: Path(path).write_text(text))
 
     def start(self, command: Sequence[str]) -> subprocess.Popen[str]:
-        """Start a process inside; it is ended with the namespace. The caller may read its standard output.
-        Raises `PlaygroundError` when it cannot be started.
+        """Start a process inside; it is ended with the namespace. The caller may read its standard
+        output. Raises `PlaygroundError` when it cannot be started.
         """
         try:
             process = subprocess.Popen(
@@ -92,15 +95,17 @@ class Namespace:
 
 
 def call(*command: str) -> str:
-    """What a command prints. Raises `PlaygroundError` when it fails, or is not done after `LIMIT_SECONDS`."""
+    """What a command prints. Raises `PlaygroundError` when it fails, or is not done after
+    `LIMIT_SECONDS`.
+    """
     return printed(command, PlaygroundError, seconds=LIMIT_SECONDS)
 
 
 def inside(path: Path, action: Callable[[], _T]) -> _T:
     """The result of `action`, called by a thread that has entered the network namespace of `path`.
 
-    Sockets that it opens belong to that namespace ever after, whoever uses them. Raises what `action` raises, or
-    OSError when the namespace cannot be entered.
+    Sockets that it opens belong to that namespace ever after, whoever uses them. Raises what
+    `action` raises, or OSError when the namespace cannot be entered.
     """
     result: list[_T] = []
     raised: list[BaseException] = []

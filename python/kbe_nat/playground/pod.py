@@ -1,4 +1,6 @@
-"""The seed's container in a few lines: an HTTP server that answers `/info` as `simpleservice` 0.5.0 does."""
+"""The seed's container in a few lines: an HTTP server that answers `/info` as `simpleservice` 0.5.0
+does.
+"""
 
 import json
 import sys
@@ -13,7 +15,11 @@ class _Answers(BaseHTTPRequestHandler):
         if self.path.partition("?")[0] != "/info":
             self.send_error(404)
             return
-        info = {"host": self.headers.get("Host", ""), "version": VERSION, "from": self.client_address[0]}
+        info = {
+            "host": self.headers.get("Host", ""),
+            "version": VERSION,
+            "from": self.client_address[0],
+        }
         body = json.dumps(info).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")

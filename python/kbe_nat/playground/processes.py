@@ -1,4 +1,6 @@
-"""Processes that outlive the command that started them: known by their number and the moment they started."""
+"""Processes that outlive the command that started them: known by their number and the moment they
+started.
+"""
 
 import os
 import signal
@@ -16,7 +18,9 @@ class Process(msgspec.Struct, frozen=True):
 
     pid: int
     started: int
-    """Clock ticks after the system's start, so that another process with the same number is not taken for it."""
+    """Clock ticks after the system's start, so that another process with the same number is not
+    taken for it.
+    """
 
     @property
     def is_alive(self) -> bool:
@@ -41,7 +45,11 @@ def start(command: Sequence[str], log: Path) -> Process:
     """Start a process in a session of its own; what it says goes to the end of a file."""
     with log.open("a") as output:
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     return Process(child.pid, _started(child.pid) or 0)
 

@@ -1,8 +1,8 @@
 """The playground: a cluster of network namespaces that stays until it is taken down.
 
-Its objects are files in a directory that the daemon in the node's namespace follows. The pods of controllers
-are those that the daemon sees too (`kbe_nat.sources.completion`): here they are made, each a namespace with a
-server.
+Its objects are files in a directory that the daemon in the node's namespace follows. The pods of
+controllers are those that the daemon sees too (`kbe_nat.sources.completion`): here they are made,
+each a namespace with a server.
 """
 
 import hashlib
@@ -112,8 +112,8 @@ class World:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def apply(self, text: str, origin: str) -> list[str]:
-        """Make or change the objects of a text; what became of each, in kubectl's words. Raises `ObjectError`
-        before anything is changed when one of them is wrong.
+        """Make or change the objects of a text; what became of each, in kubectl's words. Raises
+        `ObjectError` before anything is changed when one of them is wrong.
         """
         state = self._state()
         lines = []
@@ -121,7 +121,9 @@ class World:
             path = self._objects / _file(found)
             content = _written(document)
             before = path.read_text() if path.exists() else None
-            outcome = "created" if before is None else "unchanged" if before == content else "configured"
+            outcome = (
+                "created" if before is None else "unchanged" if before == content else "configured"
+            )
             if outcome == "created":
                 state.since[path.name] = time.time()
             lines.append(f'{found.kind.lower()} "{found.value.metadata.name}" {outcome}')
@@ -165,22 +167,32 @@ class World:
         return plan(read_manifests([self._objects]).snapshot)
 
     def network(self, name: str) -> Namespace:
-        """The namespace of the node, the client or a pod. Raises `PlaygroundError` for another name."""
+        """The namespace of the node, the client or a pod. Raises `PlaygroundError` for another
+        name.
+        """
         if name in ("node", "client"):
             self._state()
             return self.node if name == "node" else self.client
         found = self._state().pods.get(name)
         if found is None:
-            raise PlaygroundError(f"{name}: there is no such pod; there are node, client and the pods")
+            raise PlaygroundError(
+                f"{name}: there is no such pod; there are node, client and the pods"
+            )
         return Namespace(found.network)
 
     def ask(self, verb: str, **parameters: object) -> Any:  # noqa: ANN401
         """What the daemon answers. Raises `ControlError`."""
         results = list(ask(self.socket, verb, **parameters))
-        return [row for page in results for row in page] if isinstance(results[0], list) else results[0]
+        return (
+            [row for page in results for row in page]
+            if isinstance(results[0], list)
+            else results[0]
+        )
 
     def _change(self, state: State, path: Path, content: str | None) -> None:
-        """Write or take away an object. Pods are there before the daemon knows of them, and go after."""
+        """Write or take away an object. Pods are there before the daemon knows of them, and go
+        after.
+        """
         others = [
             found
             for own in self._objects.glob("*.json")
@@ -203,7 +215,8 @@ class World:
         else:
             return
         self._wait(
-            lambda: self.ask("status")["generation"] > generation, "the daemon does not take the objects over"
+            lambda: self.ask("status")["generation"] > generation,
+            "the daemon does not take the objects over",
         )
         for name in [name for name in state.pods if name not in wanted]:
             self._end(state.pods.pop(name))
@@ -215,7 +228,9 @@ class World:
             self._end(known)
         ports = [port.number for container in pod.spec.containers for port in container.ports]
         if not ports:
-            raise PlaygroundError(f"Pod {pod.metadata.name}: spec.containers[0].ports: a server needs a port")
+            raise PlaygroundError(
+                f"Pod {pod.metadata.name}: spec.containers[0].ports: a server needs a port"
+            )
         state.made += 1
         own = Namespace(f"kbe-pod{state.made}-{self._suffix}")
         own.make()
@@ -235,7 +250,9 @@ class World:
             time.time(),
         )
         self._write(state)
-        self._wait(lambda: "ready" in log.read_text(), f"the server of {pod.metadata.name} does not start")
+        self._wait(
+            lambda: "ready" in log.read_text(), f"the server of {pod.metadata.name} does not start"
+        )
 
     def _end(self, pod: Pod) -> None:
         pod.server.end()
@@ -246,7 +263,9 @@ class World:
     def _path(self, kind: str, name: str) -> Path:
         full = KINDS.get(kind.lower())
         if full is None:
-            raise PlaygroundError(f"{kind!r} is no kind of object; there are {', '.join(sorted(set(KINDS)))}")
+            raise PlaygroundError(
+                f"{kind!r} is no kind of object; there are {', '.join(sorted(set(KINDS)))}"
+            )
         path = self._objects / f"{full.lower()}.default.{name}.json"
         self._state()
         if not path.exists():
@@ -257,7 +276,9 @@ class World:
         try:
             return msgspec.json.decode(self._file.read_bytes(), type=State)
         except FileNotFoundError:
-            raise PlaygroundError("no playground is up; `kbe-nat playground up` makes one") from None
+            raise PlaygroundError(
+                "no playground is up; `kbe-nat playground up` makes one"
+            ) from None
         except msgspec.DecodeError as error:
             raise PlaygroundError(f"{self._file}: {error}") from None
 
@@ -281,11 +302,13 @@ class World:
 
 
 def _parsed(text: str, origin: str) -> list[tuple[Any, Found]]:
-    """Every object of a text, as it is written and as it is read. Raises `FileError`, `PlaygroundError` or
-    `ObjectError`.
+    """Every object of a text, as it is written and as it is read. Raises `FileError`,
+    `PlaygroundError` or `ObjectError`.
     """
     parsed = []
-    written = (document for document in parse_documents(text.encode(), origin) if document is not None)
+    written = (
+        document for document in parse_documents(text.encode(), origin) if document is not None
+    )
     for number, document in enumerate(written, 1):
         for item in decode(document, f"{origin}, document {number}"):
             if isinstance(item, ObjectError):

@@ -1,8 +1,9 @@
-"""The diversion rules as values: which packets go to the queue, and what the kernel does by our marks.
+"""The diversion rules as values: which packets go to the queue, and what the kernel does by our
+marks.
 
-A handful of rules in chains of our own, whatever the number of Services: what grows are two sets per family.
-Nothing here runs a command: `kbe_nat.rules.diversion` says what a plan needs, and a back end
-(`kbe_nat.rules.iptables`, `kbe_nat.rules.memory`) installs it.
+A handful of rules in chains of our own, whatever the number of Services: what grows are two sets
+per family. Nothing here runs a command: `kbe_nat.rules.diversion` says what a plan needs, and a
+back end (`kbe_nat.rules.iptables`, `kbe_nat.rules.memory`) installs it.
 """
 
 import operator
@@ -21,19 +22,21 @@ TAG: Final = "kbe-nat"
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """Bits of the packet mark. The single ones leave those of kube-proxy (0x4000, 0x8000), Cilium (0xf00),
-    Tailscale (0xff0000), Calico (0xffff0000) and Istio (0x539) alone.
+    """Bits of the packet mark. The single ones leave those of kube-proxy (0x4000, 0x8000), Cilium
+    (0xf00), Tailscale (0xff0000), Calico (0xffff0000) and Istio (0x539) alone.
     """
 
     flow: int = 0x1000
-    """The packet was translated; in the connmark, which every-packet alone sets: so are the replies."""
+    """The packet was translated; in the connmark, which every-packet alone sets: so are the
+    replies.
+    """
     refused: int = 0x2000
     """To be refused by the kernel."""
     masquerade: int = 0x80
     """To get an address of the node as its source."""
     index: int = 0xFFFFC000
-    """The bits that hold a backend's number, for a moment only: between the verdict on a first packet and the
-    kernel's translation right behind it.
+    """The bits that hold a backend's number, for a moment only: between the verdict on a first
+    packet and the kernel's translation right behind it.
     """
 
 
@@ -55,7 +58,9 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Jump:
-    """The rule of a built-in chain that leads to one of ours: at its head, in the table `LAST` at its end."""
+    """The rule of a built-in chain that leads to one of ours: at its head, in the table `LAST` at
+    its end.
+    """
 
     table: str
     hook: str
@@ -82,18 +87,20 @@ class Backend(Protocol):
     """Who puts rules into the kernel. All methods raise `RulesError`."""
 
     def install(self, rules: Iterable[RuleSet]) -> None:
-        """Make these our rules, in place of any that an earlier run has left. Foreign rules stay as they are."""
+        """Make these our rules, in place of any that an earlier run has left. Foreign rules stay as
+        they are.
+        """
         ...
 
     def update(self, rules: Iterable[RuleSet]) -> None:
-        """As `install`, but when only elements of sets differ from what this object has installed last, only
-        those change.
+        """As `install`, but when only elements of sets differ from what this object has installed
+        last, only those change.
         """
         ...
 
     def missing(self) -> tuple[str, ...]:
-        """What of the rules that were installed last is not in the kernel as it should be, whether somebody has
-        taken it away, changed it, or put something beside it: rules, or names of sets.
+        """What of the rules that were installed last is not in the kernel as it should be, whether
+        somebody has taken it away, changed it, or put something beside it: rules, or names of sets.
         """
         ...
 
@@ -106,7 +113,9 @@ class Backend(Protocol):
         ...
 
     def render(self, rules: Iterable[RuleSet]) -> str:
-        """The input of every command that would install these rules where there are none, each under its name."""
+        """The input of every command that would install these rules where there are none, each
+        under its name.
+        """
         ...
 
 

@@ -29,8 +29,9 @@ class DatapathName(StrEnum):
 
 
 def choose(name: DatapathName, runner: Runner) -> tuple[Way, str]:
-    """A datapath that works here, and why this one was taken; `runner` runs nft in the network namespace of the
-    calling thread. Raises `RulesError` when the kernel cannot do the one that is asked for.
+    """A datapath that works here, and why this one was taken; `runner` runs nft in the network
+    namespace of the calling thread. Raises `RulesError` when the kernel cannot do the one that is
+    asked for.
     """
     if name is DatapathName.EVERY_PACKET:
         return Way.EVERY_PACKET, "as asked for: the engine translates every packet"
@@ -51,7 +52,9 @@ def clean_up(runner: Runner, marks: Marks) -> None:
 
 
 def remove_rules(runner: Runner) -> None:
-    """Take away what a run of the every-packet datapath has left, by whichever back end. Raises `RulesError`."""
+    """Take away what a run of the every-packet datapath has left, by whichever back end. Raises
+    `RulesError`.
+    """
     for backend in usable(runner):
         backend.remove()
 
@@ -71,8 +74,8 @@ def usable(runner: Runner) -> Iterator[Backend]:
 
 
 def probe(name: BackendName, runner: Runner) -> tuple[Backend, str]:
-    """A back end that works here, and why this one was taken. Raises `RulesError` when none does, with the
-    reasons.
+    """A back end that works here, and why this one was taken. Raises `RulesError` when none does,
+    with the reasons.
     """
     failures = []
     if name in (BackendName.AUTO, BackendName.NFT):
@@ -86,7 +89,9 @@ def probe(name: BackendName, runner: Runner) -> tuple[Backend, str]:
         try:
             version = runner.run(("iptables", "--version")).strip()
             runner.run(("ipset", "list", "-name"))
-            why = "" if name is BackendName.IPTABLES else ": nft cannot queue packets in this kernel"
+            why = (
+                "" if name is BackendName.IPTABLES else ": nft cannot queue packets in this kernel"
+            )
             return Iptables(runner), f"{version}{why}"
         except RulesError as error:
             failures.append(f"iptables: {error}")

@@ -1,4 +1,6 @@
-"""The rules that divert every packet about which a plan has to decide: a few sets, and a handful of rules."""
+"""The rules that divert every packet about which a plan has to decide: a few sets, and a handful of
+rules.
+"""
 
 from collections.abc import Iterator
 from typing import Final
@@ -12,8 +14,8 @@ from kbe_nat.rules.frontends import Frontends, Reached
 class DiversionRules:
     """The rules for one plan after the other, to the queues from a first to a last number.
 
-    Over several queues packets are spread by their addresses. Replies have others than what they answer, so
-    they may be in another queue: the loops must share an engine.
+    Over several queues packets are spread by their addresses. Replies have others than what they
+    answer, so they may be in another queue: the loops must share an engine.
     """
 
     def __init__(self, queues: tuple[int, int], marks: Marks) -> None:
@@ -24,8 +26,8 @@ class DiversionRules:
         """By family, with what they were made of."""
 
     def rule_sets(self, plan: Plan) -> tuple[RuleSet, ...]:
-        """One set per family in use; the same objects as for the last plan when nothing has changed for them.
-        Cost: as of `Frontends.reached`.
+        """One set per family in use; the same objects as for the last plan when nothing has changed
+        for them. Cost: as of `Frontends.reached`.
         """
         made = {}
         for number, reached in self._frontends.reached(plan).items():
@@ -34,7 +36,11 @@ class DiversionRules:
             if known and known[0] is reached and known[1] == resets_tcp:
                 made[number] = known
             else:
-                made[number] = (reached, resets_tcp, self._rule_set(number, reached, resets_tcp=resets_tcp))
+                made[number] = (
+                    reached,
+                    resets_tcp,
+                    self._rule_set(number, reached, resets_tcp=resets_tcp),
+                )
         self._made = made
         return tuple(own for _, _, own in made.values())
 
@@ -55,11 +61,15 @@ class DiversionRules:
         ]
         rules = tuple(Rule(table, chain, tuple(text.split())) for table, chain, text in words)
         used = {(rule.table, rule.chain) for rule in rules}
-        jumps = tuple(Jump(table, hook, PREFIX + hook) for table, hook in HOOKS if (table, hook) in used)
+        jumps = tuple(
+            Jump(table, hook, PREFIX + hook) for table, hook in HOOKS if (table, hook) in used
+        )
         return RuleSet(number, jumps, rules, sets)
 
 
-def rule_sets(plan: Plan, queues: tuple[int, int], marks: Marks | None = None) -> tuple[RuleSet, ...]:
+def rule_sets(
+    plan: Plan, queues: tuple[int, int], marks: Marks | None = None
+) -> tuple[RuleSet, ...]:
     """The rules for one plan; see `DiversionRules`."""
     return DiversionRules(queues, marks or Marks()).rule_sets(plan)
 
@@ -69,22 +79,30 @@ def _queue(queues: tuple[int, int]) -> str:
     return f"-j NFQUEUE --queue-{f'num {first}' if first == last else f'balance {first}:{last}'}"
 
 
-def _diverted(number: int, divert: str, marks: Marks, *, has_refused: bool) -> Iterator[tuple[str, str, str]]:
+def _diverted(
+    number: int, divert: str, marks: Marks, *, has_refused: bool
+) -> Iterator[tuple[str, str, str]]:
     icmp = "ipv6-icmp" if number == IPV6 else "icmp"
     flow = _bit(marks.flow)
     for hook in ("PREROUTING", "OUTPUT"):
         # Somebody serves it beside us (NodeLocal DNSCache).
         yield "raw", hook, "-m conntrack --ctstate UNTRACKED -j RETURN"
-        # Ahead of the kernel's connection tracking: it then sees one consistent flow between client and pod.
+        # Ahead of the kernel's connection tracking: it then sees one consistent flow between client
+        # and pod.
         yield "raw", hook, f"-m set --match-set {TAG}-frontends-{number} dst,dst {divert}"
         if has_refused:
             yield "raw", hook, f"-m set --match-set {TAG}-refused-{number} dst {divert}"
-        # ICMP errors about translated replies, and echo requests; ICMP has no ports, so it has a set of its own.
-        # Much of it is the node's own affair, and passes when nobody listens. What the node says about a refused
-        # connection, to itself or to a host that has a Service's external address, shares that connection's
-        # unconfirmed entry: the kernel drops such packets instead of queueing them.
+        # ICMP errors about translated replies, and echo requests; ICMP has no ports, so it has a
+        # set of its own. Much of it is the node's own affair, and passes when nobody listens. What
+        # the node says about a refused connection, to itself or to a host that has a Service's
+        # external address, shares that connection's unconfirmed entry: the kernel drops such
+        # packets instead of queueing them.
         if hook == "OUTPUT":
-            yield "raw", hook, f"-p {icmp} -m conntrack --ctstate RELATED ! --ctstatus CONFIRMED -j RETURN"
+            yield (
+                "raw",
+                hook,
+                f"-p {icmp} -m conntrack --ctstate RELATED ! --ctstatus CONFIRMED -j RETURN",
+            )
         other = "! -i lo" if hook == "PREROUTING" else "-m addrtype ! --dst-type LOCAL"
         addressed = f"-m set --match-set {TAG}-addresses-{number} dst"
         yield "raw", hook, f"-p {icmp} {other} {addressed} {divert} --queue-bypass"
@@ -101,11 +119,16 @@ def _carried_out(number: int, marks: Marks, *, resets_tcp: bool) -> Iterator[tup
     refused, masquerade = _bit(marks.refused), _bit(marks.masquerade)
     for hook in ("INPUT", "FORWARD", "OUTPUT"):
         if resets_tcp:
-            yield "filter", hook, f"-p tcp -m mark --mark {refused} -j REJECT --reject-with tcp-reset"
+            yield (
+                "filter",
+                hook,
+                f"-p tcp -m mark --mark {refused} -j REJECT --reject-with tcp-reset",
+            )
         yield "filter", hook, f"-m mark --mark {refused} -j REJECT --reject-with {unreachable}"
     if number == IPV6:
-        # A pod that the node tells of a nearer way to a backend would send there what is meant for a virtual IP.
-        # IPv6 has no setting against it, and the kernel does not say which flow a redirect is about.
+        # A pod that the node tells of a nearer way to a backend would send there what is meant for
+        # a virtual IP. IPv6 has no setting against it, and the kernel does not say which flow a
+        # redirect is about.
         yield "filter", "OUTPUT", "-p ipv6-icmp -m icmp6 --icmpv6-type redirect -j DROP"
     yield "nat", "POSTROUTING", f"-m mark --mark {masquerade} -j MASQUERADE --random-fully"
 

@@ -26,8 +26,8 @@ class Commands:
         """Characters that a command got to read."""
 
     def run(self, command: Sequence[str], text: str = "") -> str:
-        """See `Runner.run`. Takes `LIMIT_SECONDS` at most, and more by what was put in so far: a command after
-        that may list it.
+        """See `Runner.run`. Takes `LIMIT_SECONDS` at most, and more by what was put in so far: a
+        command after that may list it.
         """
         self._longest = max(self._longest, len(text))
         seconds = LIMIT_SECONDS + self._longest / CHARACTERS_PER_SECOND

@@ -33,8 +33,9 @@ class Frontends:
         self._reached: dict[int, Reached] = {}
 
     def reached(self, plan: Plan) -> dict[int, Reached]:
-        """By family in use; the same object as for the last plan when nothing has changed. Cost: linear in the
-        listeners of ports that have changed, and in those of all when any listener has.
+        """By family in use; the same object as for the last plan when nothing has changed. Cost:
+        linear in the listeners of ports that have changed, and in those of all when any listener
+        has.
         """
         before, self._plan = self._plan, plan
         is_same = _context(before) == _context(plan) and bool(self._reached)
@@ -59,12 +60,14 @@ class Frontends:
             for address in {address for one in own for address in one.cluster_ips}:
                 if not any(ip_address(address) in network for network in networks):
                     addresses.add(address)
-        return Reached(frozenset().union(*(one.frontends for one in own)), ranges, frozenset(addresses))
+        return Reached(
+            frozenset().union(*(one.frontends for one in own)), ranges, frozenset(addresses)
+        )
 
 
 def frontends(plan: Plan, policy: PortPolicy) -> Iterator[tuple[Frontend, Listener, bool]]:
-    """Address, protocol and port of everything under which a service port is reached, with its listener; and
-    whether it is there only to be refused.
+    """Address, protocol and port of everything under which a service port is reached, with its
+    listener; and whether it is there only to be refused.
     """
     for own in policy.places:
         addresses = (own.address,) if own.address else plan.node_port_addresses
@@ -88,4 +91,10 @@ class _Places:
 
 def _context(plan: Plan) -> tuple[object, ...]:
     """All that this depends on but the ports."""
-    return plan.families, plan.node_port_addresses, plan.closed_addresses, plan.service_ranges, plan.options
+    return (
+        plan.families,
+        plan.node_port_addresses,
+        plan.closed_addresses,
+        plan.service_ranges,
+        plan.options,
+    )

@@ -1,8 +1,9 @@
-"""Rules in the kernel by way of `iptables-restore` and `ipset restore`: one transaction per table and family.
+"""Rules in the kernel by way of `iptables-restore` and `ipset restore`: one transaction per table
+and family.
 
-What an earlier run may have left is found by our chains' and sets' names, so installing after a crash works,
-and removing twice. Nothing that is not ours is named in any transaction. Rules that are there already are
-replaced where they stand: no packet finds them half done.
+What an earlier run may have left is found by our chains' and sets' names, so installing after a
+crash works, and removing twice. Nothing that is not ours is named in any transaction. Rules that
+are there already are replaced where they stand: no packet finds them half done.
 """
 
 import shlex
@@ -38,8 +39,8 @@ class Iptables:
         for number in SAVE.keys() - {own.family for own in wanted}:
             self._restore(number, _remove_lines(self._runner.run(SAVE[number])))
         self._destroy(keep={name for own in wanted for name in own.sets})
-        # The kernel spells a rule as it likes, so its spelling is learned, but only once for the same rules:
-        # what others change between writing and reading must not count as ours.
+        # The kernel spells a rule as it likes, so its spelling is learned, but only once for the
+        # same rules: what others change between writing and reading must not count as ours.
         if changed(self._installed, wanted) is None:
             self._lines = self._learned(wanted)
         self._installed = wanted
@@ -56,13 +57,17 @@ class Iptables:
             self._runner.run(IPSET, _text(_delta_lines(elements)))
         self._installed = wanted
         for own in wanted:
-            self._elements |= {name: as_listed(own.sets[name]) for name in own.sets.keys() & elements.keys()}
+            self._elements |= {
+                name: as_listed(own.sets[name]) for name in own.sets.keys() & elements.keys()
+            }
 
     def missing(self) -> tuple[str, ...]:
         """See `Backend.missing`. Cost: linear in the elements of our sets."""
         saved = self._saved()
         lines = _own_lines(saved)
-        gone, come = (Counter(one) - Counter(other) for one, other in permutations((self._lines, lines)))
+        gone, come = (
+            Counter(one) - Counter(other) for one, other in permutations((self._lines, lines))
+        )
         moved = () if gone or come or lines == self._lines else ("the order of our rules",)
         names = set(self._runner.run(("ipset", "list", "-name")).split())
         return (
@@ -73,7 +78,8 @@ class Iptables:
             *sorted(
                 name
                 for name, elements in self._elements.items()
-                if name not in names or _elements(self._runner.run(("ipset", "save", name))) != elements
+                if name not in names
+                or _elements(self._runner.run(("ipset", "save", name))) != elements
             ),
         )
 
@@ -138,7 +144,9 @@ def _delta_lines(elements: Mapping[str, tuple[set[str], set[str]]]) -> Iterator[
 
 
 def _install_lines(rules: RuleSet, saved: str) -> Iterator[str]:
-    """Chains first, then their rules, and the jumps to them last; `saved` is what iptables-save says now."""
+    """Chains first, then their rules, and the jumps to them last; `saved` is what iptables-save
+    says now.
+    """
     present = dict(_jumps(saved))
     for table in sorted({jump.table for jump in rules.jumps}):
         yield f"*{table}"
@@ -208,7 +216,9 @@ def _chains(lines: Iterable[str]) -> list[str]:
 
 
 def _is_jump(rule: str, chains: Sequence[str]) -> bool:
-    """Whether a rule of a chain that is not ours leads to one of ours; what a comment says does not count."""
+    """Whether a rule of a chain that is not ours leads to one of ours; what a comment says does not
+    count.
+    """
     words = shlex.split(rule)
     leads = any(word in ("-j", "-g") and target in chains for word, target in pairwise(words))
     return leads and words[1] not in chains

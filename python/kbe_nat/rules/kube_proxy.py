@@ -9,15 +9,16 @@ from kbe_nat.rules.execution import Runner
 def kube_proxy_rules(runner: Runner) -> tuple[str, ...]:
     """Where kube-proxy's rules stand, for people; empty where there are none, or nobody can tell.
 
-    Changes nothing: without `-t`, iptables-save lists the tables that are there, and makes none. Cost: four
-    commands.
+    Changes nothing: without `-t`, iptables-save lists the tables that are there, and makes none.
+    Cost: four commands.
     """
     found = []
     for command, line, place in PLACES:
         try:
             listed = runner.run(command)
         except RulesError:
-            # Another back end's command is missing, or the privilege: it is said where it is needed.
+            # Another back end's command is missing, or the privilege: it is said where it is
+            # needed.
             continue
         if any(own.startswith(line) for own in listed.splitlines()):
             found.append(place)

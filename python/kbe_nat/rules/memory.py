@@ -39,7 +39,10 @@ class Memory:
             lines.append(f"# IPv{own.family}")
             lines += [f"{name}: {' '.join(elements)}" for name, elements in own.sets.items()]
             lines += [f"{jump.table}: -I {jump.hook} 1 -j {jump.chain}" for jump in own.jumps]
-            lines += [f"{rule.table}: -A {PREFIX}{rule.chain} {' '.join(rule.words)}" for rule in own.rules]
+            lines += [
+                f"{rule.table}: -A {PREFIX}{rule.chain} {' '.join(rule.words)}"
+                for rule in own.rules
+            ]
         return "\n".join(lines)
 
     def __str__(self) -> str:

@@ -1,7 +1,8 @@
-"""Rules in the kernel by way of `nft`: one table of our own per family, replaced in one transaction.
+"""Rules in the kernel by way of `nft`: one table of our own per family, replaced in one
+transaction.
 
-The same rules as iptables gets, in nft's words; every base chain stands at the same priority as iptables' table
-of that name, those of `raw` right behind it.
+The same rules as iptables gets, in nft's words; every base chain stands at the same priority as
+iptables' table of that name, those of `raw` right behind it.
 """
 
 import re
@@ -32,12 +33,14 @@ class Nftables:
         wanted = tuple(rules)
         present = self._families()
         self._run([*_absent(present), *(line for own in wanted for line in _table_lines(own))])
-        # nft spells a rule as it likes, so its spelling is learned, but only once for the same rules: what
-        # others change between writing and reading must not count as ours.
+        # nft spells a rule as it likes, so its spelling is learned, but only once for the same
+        # rules: what others change between writing and reading must not count as ours.
         if changed(self._installed, wanted) is None:
             self._listed = self._learned(wanted)
         self._installed = wanted
-        self._elements = {name: _listed_elements(own.sets[name]) for own in wanted for name in own.sets}
+        self._elements = {
+            name: _listed_elements(own.sets[name]) for own in wanted for name in own.sets
+        }
 
     def update(self, rules: Iterable[RuleSet]) -> None:
         """See `Backend.update`. Cost: linear in the elements that differ, once they are found."""
@@ -54,7 +57,9 @@ class Nftables:
                 self._elements[name] = _listed_elements(own.sets[name])
 
     def missing(self) -> tuple[str, ...]:
-        """See `Backend.missing`. Cost: linear in the elements of all tables: nft reads them to list any."""
+        """See `Backend.missing`. Cost: linear in the elements of all tables: nft reads them to list
+        any.
+        """
         present = self._families()
         return tuple(
             f"{FAMILIES[number]}: {what}"
@@ -104,7 +109,10 @@ class Nftables:
         yield from (f"{line.strip()}: not ours" for line in come)
         if before != now and not gone and not come:
             yield "the order of our rules"
-        held = {name: frozenset(text.split(", ")) for name, text in HELD.findall(" ".join(listed.split()))}
+        held = {
+            name: frozenset(text.split(", "))
+            for name, text in HELD.findall(" ".join(listed.split()))
+        }
         for name, elements in self._elements.items():
             _, _, kind, family = name.split("-")
             if int(family) == number and held.get(kind, frozenset()) != elements:
@@ -180,7 +188,11 @@ def _statement(rule: Rule, name: str) -> str:
             parts.append(NEGATIONS[name_of].format(value if name_of == "-i" else value.lower()))
         elif word == "--match-set":
             kind = words.pop(0).split("-")[2]
-            where = f"{name} daddr . meta l4proto . th dport" if kind == "frontends" else f"{name} daddr"
+            where = (
+                f"{name} daddr . meta l4proto . th dport"
+                if kind == "frontends"
+                else f"{name} daddr"
+            )
             parts.append(f"{where} @{kind}")
             words.pop(0)
         elif word == "--mark":
@@ -211,7 +223,9 @@ def _target(words: list[str]) -> str:
         case ["REJECT", "--reject-with", kind]:
             if kind == "tcp-reset":
                 return "reject with tcp reset"
-            return f"reject with {'icmpv6' if kind.startswith('icmp6') else 'icmp'} port-unreachable"
+            return (
+                f"reject with {'icmpv6' if kind.startswith('icmp6') else 'icmp'} port-unreachable"
+            )
         case ["MASQUERADE", "--random-fully"]:
             return "masquerade fully-random"
         case ["RETURN" | "DROP" as verdict]:

@@ -21,8 +21,9 @@ class Numbering:
         self._largest = largest
         self._clock = clock
         self._taken = bytearray(1)
-        """By number, whether it is in use or rests; as long as there were numbers at once or in a row. A byte
-        each, so that they need no memory worth naming however many backends come and go.
+        """By number, whether it is in use or rests; as long as there were numbers at once or in a
+        row. A byte each, so that they need no memory worth naming however many backends come and
+        go.
         """
         self._next = 1
         """Where the search for one that was given up begins."""
@@ -45,8 +46,8 @@ class Numbering:
         )
 
     def arrive(self, backends: Iterable[Address]) -> dict[Address, int]:
-        """A service port uses these. Returns the numbers of those that had none, as far as there are any; the
-        others wait. Cost: linear in these and in the numbers that have rested since.
+        """A service port uses these. Returns the numbers of those that had none, as far as there
+        are any; the others wait. Cost: linear in these and in the numbers that have rested since.
         """
         for own in backends:
             self._uses[own] += 1
@@ -68,7 +69,9 @@ class Numbering:
         return given
 
     def leave(self, backends: Iterable[Address]) -> dict[Address, int]:
-        """A service port uses these no more. Returns the numbers of those that nobody uses any more."""
+        """A service port uses these no more. Returns the numbers of those that nobody uses any
+        more.
+        """
         gone = {}
         for own in backends:
             self._uses[own] -= 1

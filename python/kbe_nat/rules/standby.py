@@ -1,4 +1,6 @@
-"""Whom the kernel serves by itself while no daemon listens: one backend per frontend, and who is refused."""
+"""Whom the kernel serves by itself while no daemon listens: one backend per frontend, and who is
+refused.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,8 +28,8 @@ class Standby:
     backends: Mapping[Frontend, Target] = field(default_factory=dict)
     """Who serves the frontends that need no other decision."""
     preserved: frozenset[Frontend] = frozenset()
-    """Of these, those whose clients keep their source; the others' are masqueraded, so that answers come back
-    here wherever the backend is.
+    """Of these, those whose clients keep their source; the others' are masqueraded, so that answers
+    come back here wherever the backend is.
     """
     unserved: frozenset[Frontend] = frozenset()
     """Refused: nobody may serve them, or not everybody may be let in."""
@@ -57,20 +59,27 @@ class StandbyChoice:
         """What the last choice has changed, where that is known."""
 
     def follow(self, new: Plan) -> None:
-        """Choose for this plan. Cost: linear in the listeners of ports that have changed, and a copy of all
-        frontends when any decision has; a look at all where two ports claim one frontend.
+        """Choose for this plan. Cost: linear in the listeners of ports that have changed, and a
+        copy of all frontends when any decision has; a look at all where two ports claim one
+        frontend.
         """
-        is_same = _addresses(new) == _addresses(self._plan) and self.standby.keys() == set(new.families)
+        is_same = _addresses(new) == _addresses(self._plan) and self.standby.keys() == set(
+            new.families
+        )
         if not is_same:
             self._decisions.forget()
         self._plan = new
         findings = self._decisions.findings(new.ports, new.changes)
         self.changes = {}
         if findings.is_changed or not is_same:
-            self.standby = {number: self._followed(number, findings, is_same) for number in new.families}
+            self.standby = {
+                number: self._followed(number, findings, is_same) for number in new.families
+            }
         self._decisions.keep(findings)
 
-    def _followed(self, number: int, findings: Findings[list["_Decision"]], is_same: bool) -> Standby:
+    def _followed(
+        self, number: int, findings: Findings[list["_Decision"]], is_same: bool
+    ) -> Standby:
         before = self.standby.get(number, Standby())
         left, arrived = (_of(number, own) for own in (findings.left, findings.arrived))
         touched = frozenset(own.frontend for own in (*left, *arrived))
@@ -101,14 +110,21 @@ class StandbyChoice:
         ]
 
     def _decision(
-        self, policy: PortPolicy, frontend: Frontend, own: Listener, is_closed: bool, known: Target | None
+        self,
+        policy: PortPolicy,
+        frontend: Frontend,
+        own: Listener,
+        is_closed: bool,
+        known: Target | None,
     ) -> "_Decision":
         able = [] if is_closed or self._on_death is OnDeath.REFUSE else _able(policy, own)
         target = None
         if able:
             # Spread over the backends by what does not change from one plan to the next.
             target = known if known in able else able[crc32(repr(frontend).encode()) % len(able)]
-        return _Decision(policy.family, frontend, target, own.kind != CLUSTER_IP and policy.is_external_local)
+        return _Decision(
+            policy.family, frontend, target, own.kind != CLUSTER_IP and policy.is_external_local
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,11 @@
 """The kernel's own translation: a table per family with a few rules, and maps that grow.
 
-New connections to frontends go to a queue; the verdict on their first packet is a mark that names the backend,
-and the kernel translates them and their later packets, which meet one rule of ours. What nobody has decided
-about is served by the standby.
+New connections to frontends go to a queue; the verdict on their first packet is a mark that names
+the backend, and the kernel translates them and their later packets, which meet one rule of ours.
+What nobody has decided about is served by the standby.
 
-`nft` makes a table once, asleep. What it cannot write, and what changes, goes to the kernel by netlink: nft looks
-at every element of every table before it lists one.
+`nft` makes a table once, asleep. What it cannot write, and what changes, goes to the kernel by
+netlink: nft looks at every element of every table before it lists one.
 """
 
 import os
@@ -40,7 +40,8 @@ _Table: TypeAlias = tuple[int, str]
 _Records: TypeAlias = tuple[_Table, str, int, int, bytes]
 """A table, a set's name, lengths of keys and values, and elements."""
 PREFIX: Final = f"{TAG}-translation-"
-"""Every table of ours here begins so; there are two for a moment while one takes the other's place."""
+"""Every table of ours here begins so; there are two for a moment while one takes the other's place.
+"""
 PROBE_PREFIX: Final = f"{TAG}-probe-"
 FINGERPRINTS: Final = 1 << 64
 
@@ -68,7 +69,9 @@ class Translations:
     def __init__(
         self, runner: Runner, tables: NftTables, marks: Marks, queues: tuple[int, int] = (0, 0)
     ) -> None:
-        """`runner` runs nft in the network namespace of `tables`; `queues` are the first and the last number."""
+        """`runner` runs nft in the network namespace of `tables`; `queues` are the first and the
+        last number.
+        """
         self._runner = runner
         self._tables = tables
         self._marks = marks
@@ -77,7 +80,9 @@ class Translations:
         self._installed: dict[int, _Installed] = {}
         """By family."""
         self._generation: int | None = None
-        """Of the kernel's tables when ours were last as they should be; None: that is to be looked at."""
+        """Of the kernel's tables when ours were last as they should be; None: that is to be looked
+        at.
+        """
 
     @property
     def shapes(self) -> dict[int, object]:
@@ -85,7 +90,9 @@ class Translations:
         return {number: own.shape for number, own in self._installed.items()}
 
     def install(self, wanted: Iterable[Translation]) -> None:
-        """Make these our tables, in place of any that an earlier run has left, from one packet to the next."""
+        """Make these our tables, in place of any that an earlier run has left, from one packet to
+        the next.
+        """
         own = list(wanted)
         earlier = set(self._present())
         awake = {name for _, name, is_dormant in earlier if not is_dormant}
@@ -104,7 +111,11 @@ class Translations:
                 for set_name, elements in some.items()
                 if elements
             ],
-            deleted=[(PROTOCOLS[number], table) for number, table, is_dormant in earlier if not is_dormant],
+            deleted=[
+                (PROTOCOLS[number], table)
+                for number, table, is_dormant in earlier
+                if not is_dormant
+            ],
             activated=[(PROTOCOLS[one.family], name) for one in own],
         )
         # The kernel has it; whatever else has changed meanwhile is seen at the next look.
@@ -125,8 +136,8 @@ class Translations:
         }
 
     def update(self, changes: Iterable[TranslationChange]) -> None:
-        """Change elements, all in one transaction. Cost: linear in these, and in the frontends that a new
-        standby has.
+        """Change elements, all in one transaction. Cost: linear in these, and in the frontends that
+        a new standby has.
         """
         removed: list[_Records] = []
         added: list[_Records] = []
@@ -139,8 +150,12 @@ class Translations:
             for set_name, gone, new in _differences(change, installed):
                 for elements, into, sign in ((gone, removed, -1), (new, added, 1)):
                     if elements:
-                        into.append((table, *records(change.family, set_name, elements, self._marks)))
-                        contents[change.family][set_name] += sign * NftTables.fingerprint_of(*into[-1][2:])
+                        into.append(
+                            (table, *records(change.family, set_name, elements, self._marks))
+                        )
+                        contents[change.family][set_name] += sign * NftTables.fingerprint_of(
+                            *into[-1][2:]
+                        )
         if removed or added:
             with self._one_transaction():
                 self._tables.commit(removed=removed, added=added)
@@ -153,8 +168,8 @@ class Translations:
                 installed.addresses = change.addresses
 
     def missing(self) -> tuple[str, ...]:
-        """What of the tables is not in the kernel as it should be. Costs nothing unless somebody has changed a
-        table since it was looked at last.
+        """What of the tables is not in the kernel as it should be. Costs nothing unless somebody
+        has changed a table since it was looked at last.
         """
         if not self._installed:
             return ()
@@ -170,15 +185,17 @@ class Translations:
         return tuple(gone)
 
     def probe(self) -> None:
-        """Raises `RulesError` when this kernel cannot do what the tables need. Leaves nothing, even of one
-        that was killed.
+        """Raises `RulesError` when this kernel cannot do what the tables need. Leaves nothing, even
+        of one that was killed.
         """
         # Another one that looks at this moment may be first.
         with suppress(RulesError):
             if forsaken := self._forsaken():
                 self._tables.commit(deleted=forsaken)
         name = f"{PROBE_PREFIX}{os.getpid()}"
-        self._runner.run(("nft", "-f", "-"), _text(self._table.lines(Translation(IPV4), name, asleep=True)))
+        self._runner.run(
+            ("nft", "-f", "-"), _text(self._table.lines(Translation(IPV4), name, asleep=True))
+        )
         table = (PROTOCOLS[IPV4], name)
         try:
             self._commit_rules([table])
@@ -188,7 +205,9 @@ class Translations:
     def remove(self) -> None:
         """Take the tables away, if there are any."""
         self._installed = {}
-        present = [(PROTOCOLS[number], name) for number, name, _ in self._present()] + self._forsaken()
+        present = [
+            (PROTOCOLS[number], name) for number, name, _ in self._present()
+        ] + self._forsaken()
         if present:
             self._tables.commit(deleted=present)
 
@@ -199,11 +218,13 @@ class Translations:
     def render(self, wanted: Iterable[Translation]) -> str:
         """What would be put into the kernel where there is nothing of ours."""
         head = "# nft -f -, and by netlink the rules in the chains queued, queued-strictly and translated"
-        return _text([head, *(line for one in wanted for line in self._table.lines(one, f"{PREFIX}0"))])
+        return _text(
+            [head, *(line for one in wanted for line in self._table.lines(one, f"{PREFIX}0"))]
+        )
 
     def _learned(self, own: Translation, name: str) -> dict[str, int]:
-        """What the kernel says of each chain. For a shape that was installed before it is what it said then: what
-        others change between writing and reading must not count as ours.
+        """What the kernel says of each chain. For a shape that was installed before it is what it
+        said then: what others change between writing and reading must not count as ours.
         """
         before = self._installed.get(own.family)
         if before is not None and before.shape == own.shape:
@@ -245,7 +266,9 @@ class Translations:
 
     @contextmanager
     def _one_transaction(self) -> Iterator[None]:
-        """The block's only one. If it was the kernel's only one too, our tables are still as they should be."""
+        """The block's only one. If it was the kernel's only one too, our tables are still as they
+        should be.
+        """
         before = self._tables.generation()
         yield
         is_alone = before == self._generation and self._tables.generation() == before + 1
@@ -264,7 +287,9 @@ class Translations:
         """Tables of probes whose processes are no more."""
         protocol = PROTOCOLS[IPV4]
         names = [name for name, _ in self._tables.names(protocol) if name.startswith(PROBE_PREFIX)]
-        return [(protocol, name) for name in names if not _is_running(name.removeprefix(PROBE_PREFIX))]
+        return [
+            (protocol, name) for name in names if not _is_running(name.removeprefix(PROBE_PREFIX))
+        ]
 
     def _missing(self, protocol: int, own: "_Installed") -> Iterator[str]:
         if (own.name, False) not in self._tables.names(protocol):
@@ -300,7 +325,9 @@ def _is_running(process: str) -> bool:
     return process.isdecimal() and Path(f"/proc/{process}").exists()
 
 
-def _differences(change: TranslationChange, before: _Installed) -> Iterator[tuple[str, Elements, Elements]]:
+def _differences(
+    change: TranslationChange, before: _Installed
+) -> Iterator[tuple[str, Elements, Elements]]:
     """By map or set, the elements that go and those that come."""
     yield "backends", numbered(change.removed), numbered(change.added)
     if change.standby is not None and change.standby is not before.standby:

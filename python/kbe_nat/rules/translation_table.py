@@ -1,4 +1,6 @@
-"""One family's table of the kernel's own translation: its maps and sets, its chains, and how nft writes them."""
+"""One family's table of the kernel's own translation: its maps and sets, its chains, and how nft
+writes them.
+"""
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping
@@ -49,8 +51,8 @@ class TranslationTable:
         self._queues = queues
 
     def lines(self, own: Translation, name: str, *, asleep: bool = False) -> Iterator[str]:
-        """The table in nft's words: asleep, empty, and without the rules that nft cannot write; or with
-        everything, as nft would write it if it could.
+        """The table in nft's words: asleep, empty, and without the rules that nft cannot write; or
+        with everything, as nft would write it if it could.
         """
         ip, address = FAMILIES[own.family], ADDRESSES[own.family]
         frontend = f"{address} . inet_proto . inet_service"
@@ -82,7 +84,9 @@ class TranslationTable:
         yield "}"
 
     def _diverting(self, own: Translation, ip: str) -> dict[str, tuple[str, ...]]:
-        """Chains that lead to the queue, between the kernel's connection tracking and its translation."""
+        """Chains that lead to the queue, between the kernel's connection tracking and its
+        translation.
+        """
         lines = (
             # What is confirmed has its translation: one way, nobody has answered yet.
             "ct status & confirmed != 0 accept",
@@ -100,7 +104,9 @@ class TranslationTable:
         return {"queued": ("ct state invalid drop",), "queued-strictly": (), "new": lines, **hooks}
 
     def _translating(self, own: Translation, ip: str) -> dict[str, tuple[str, ...]]:
-        """Chains that carry verdicts out, and decide where there is none. Only first packets come to them."""
+        """Chains that carry verdicts out, and decide where there is none. Only first packets come
+        to them.
+        """
         marks = self._marks
         flow, refused, index = f"{marks.flow:#x}", f"{marks.refused:#x}", f"{marks.index:#x}"
         is_decided = f"meta mark & {flow} != 0"
@@ -181,8 +187,12 @@ def served(standby: Standby, frontends: Iterable[Frontend]) -> dict[str, Element
     return dict(found)
 
 
-def records(family: int, name: str, elements: Elements, marks: Marks) -> tuple[str, int, int, bytes]:
-    """Name, lengths of keys and values, and elements as the kernel lays them out: registers of four bytes."""
+def records(
+    family: int, name: str, elements: Elements, marks: Marks
+) -> tuple[str, int, int, bytes]:
+    """Name, lengths of keys and values, and elements as the kernel lays them out: registers of four
+    bytes.
+    """
     protocol, step = PROTOCOLS[family], marks.index & -marks.index
     length = 16 if family == IPV6 else 4
     frontend, target, mark = (

@@ -33,8 +33,8 @@ class Source(Protocol):
     def read(self) -> Reading | None:
         """The state now; None when it is the one that was read last. Does not wait.
 
-        Raises `KbeNatError` when there is nothing to read; the state that was read last then stays good.
-        What is wrong with a part of it is in the reading.
+        Raises `KbeNatError` when there is nothing to read; the state that was read last then stays
+        good. What is wrong with a part of it is in the reading.
         """
         ...
 

@@ -1,7 +1,8 @@
 """Addresses and ranges as Kubernetes accepts them, in canonical text.
 
-Go's old parser took leading zeros as decimal, and objects from that time still hold them (CVE-2021-29923 was
-about readers that took them for octal). So they are read here, decimally, and written without.
+Go's old parser took leading zeros as decimal, and objects from that time still hold them
+(CVE-2021-29923 was about readers that took them for octal). So they are read here, decimally, and
+written without.
 """
 
 import re
@@ -69,8 +70,8 @@ def endpoint_refusal(address: str) -> str | None:
 
 
 def frontend_refusal(address: str) -> str | None:
-    """Why nothing may be served at this (canonical) external or balanced address; None when it may. kube-proxy
-    takes any, but loopback is every host's own.
+    """Why nothing may be served at this (canonical) external or balanced address; None when it may.
+    kube-proxy takes any, but loopback is every host's own.
     """
     ip = ip_address(address)
     for trait in ("is_unspecified", "is_loopback"):
@@ -80,8 +81,8 @@ def frontend_refusal(address: str) -> str | None:
 
 
 def split_address(text: str) -> tuple[str, int | None]:
-    """Address and port of "10.0.0.1", "10.0.0.1:80", "fd00::1" or "[fd00::1]:80"; the port is None when it is
-    left out.
+    """Address and port of "10.0.0.1", "10.0.0.1:80", "fd00::1" or "[fd00::1]:80"; the port is None
+    when it is left out.
 
     Raises ValueError when the text is none of these.
     """
@@ -102,8 +103,8 @@ def split_address(text: str) -> tuple[str, int | None]:
 
 
 _SUSPICIOUS: Final = frozenset((0, 127, 169, *range(224, 240), 255))
-"""First octets of all IPv4 addresses that may be refused: most are told apart without the work of parsing
-them.
+"""First octets of all IPv4 addresses that may be refused: most are told apart without the work of
+parsing them.
 """
 _DOTTED: Final = re.compile(r"(?<![0-9A-Fa-f.])[0-9]{1,9}(?:\.[0-9]{1,9}){3}\Z", re.ASCII)
 _DIGITS: Final = re.compile(r"[0-9]{1,9}", re.ASCII)

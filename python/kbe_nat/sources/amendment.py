@@ -1,5 +1,5 @@
-"""New EndpointSlices in a snapshot that is otherwise as it was: what changes most, and need not cost a look at
-all objects.
+"""New EndpointSlices in a snapshot that is otherwise as it was: what changes most, and need not
+cost a look at all objects.
 """
 
 from collections import Counter
@@ -10,12 +10,18 @@ from msgspec import structs
 from kbe_nat.model import EndpointSlice, ServiceKey
 from kbe_nat.sources import Reading
 from kbe_nat.sources.assembly import SERVICE_NAME_LABEL, assemble_slice
-from kbe_nat.sources.objects import ControllerObject, EndpointSliceObject, Found, PodObject, namespace
+from kbe_nat.sources.objects import (
+    ControllerObject,
+    EndpointSliceObject,
+    Found,
+    PodObject,
+    namespace,
+)
 
 
 def can_be_amended(found: Iterable[Found]) -> bool:
-    """Whether no slice of these objects counts for more than itself: none is written twice, and there are no
-    Pods, whose weights slices take over.
+    """Whether no slice of these objects counts for more than itself: none is written twice, and
+    there are no Pods, whose weights slices take over.
     """
     names = set()
     count = 0
@@ -30,9 +36,9 @@ def can_be_amended(found: Iterable[Found]) -> bool:
 def amend(
     before: Reading, changes: Iterable[tuple[Sequence[Found], Sequence[Found]]], generation: int
 ) -> Reading | None:
-    """The reading with other slices: `changes` are the objects of some files as they were and as they are, and
-    the objects of all files can be amended. None when more has changed than what is in slices. Cost: linear in
-    these objects, and a copy of `Snapshot.slices`.
+    """The reading with other slices: `changes` are the objects of some files as they were and as
+    they are, and the objects of all files can be amended. None when more has changed than what is
+    in slices. Cost: linear in these objects, and a copy of `Snapshot.slices`.
     """
     replaced: dict[ServiceKey, dict[str, EndpointSlice | None]] = {}
     gone, come = list[str](), list[str]()

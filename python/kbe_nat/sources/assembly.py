@@ -1,5 +1,5 @@
-"""From Kubernetes objects to a `Snapshot`: addresses parsed, defaults settled, what cannot be served left out
-and reported.
+"""From Kubernetes objects to a `Snapshot`: addresses parsed, defaults settled, what cannot be
+served left out and reported.
 """
 
 from collections.abc import Callable, Iterable
@@ -35,8 +35,8 @@ _T = TypeVar("_T")
 
 
 def assemble(found: Iterable[Found], generation: int = 0) -> Reading:
-    """The snapshot of these objects. An object that comes twice counts as it came last. Cost: linear in the
-    objects.
+    """The snapshot of these objects. An object that comes twice counts as it came last. Cost:
+    linear in the objects.
     """
     return _Assembly(found).reading(generation)
 
@@ -65,8 +65,8 @@ class _Assembly:
 
     def reading(self, generation: int) -> Reading:
         services = self.converted(ServiceObject, self.service)
-        # Of two Services that claim one address the older one keeps it; without dates the one that was
-        # written first.
+        # Of two Services that claim one address the older one keeps it; without dates the one that
+        # was written first.
         services.sort(key=lambda pair: pair[0].value.metadata.created)
         slices: dict[ServiceKey, list[EndpointSlice]] = {}
         weights = self.pod_weights()
@@ -105,7 +105,9 @@ class _Assembly:
         spec, labels = value.spec, value.metadata.labels
         ingress = enumerate(value.status.load_balancer.ingress)
         served = {
-            f"status.loadBalancer.ingress[{i}].ip": point.ip for i, point in ingress if point.mode != "Proxy"
+            f"status.loadBalancer.ingress[{i}].ip": point.ip
+            for i, point in ingress
+            if point.mode != "Proxy"
         }
         external = {f"spec.externalIPs[{i}]": ip for i, ip in enumerate(spec.external_ips)}
         return Service(
@@ -119,12 +121,16 @@ class _Assembly:
             is_internal_local=spec.internal_policy == "Local",
             is_external_local=spec.external_policy == "Local" and _is_external(value),
             affinity_seconds=(
-                spec.affinity_config.client_ip.timeout_seconds if spec.affinity == "ClientIP" else None
+                spec.affinity_config.client_ip.timeout_seconds
+                if spec.affinity == "ClientIP"
+                else None
             ),
             health_check_node_port=spec.health_check_node_port,
             is_load_balancer=spec.type == "LoadBalancer",
             proxy_name=labels.get(PROXY_NAME_LABEL),
-            ranges_everywhere=self.ranges_everywhere(one, value.metadata.annotations.get(RANGES_ANNOTATION)),
+            ranges_everywhere=self.ranges_everywhere(
+                one, value.metadata.annotations.get(RANGES_ANNOTATION)
+            ),
             strategy=self.strategy(one, value.metadata.annotations.get(STRATEGY_ANNOTATION)),
         )
 
@@ -162,7 +168,9 @@ class _Assembly:
             key = (port.name, protocol)
             if key in ports:
                 name = f"named {port.name!r}" if port.name else "without a name"
-                self.note(one, f"spec.ports[{i}]", f"left out: a {port.protocol} port {name} came before")
+                self.note(
+                    one, f"spec.ports[{i}]", f"left out: a {port.protocol} port {name} came before"
+                )
                 continue
             ports[key] = ServicePort(port.name, protocol, port.port, port.node_port)
         return tuple(ports.values())
@@ -215,7 +223,9 @@ class _Assembly:
         except ValueError:
             known = ", ".join(Strategy)
             self.note(
-                one, f"metadata.annotations[{STRATEGY_ANNOTATION}]", f"{text[:40]!r} is none of {known}"
+                one,
+                f"metadata.annotations[{STRATEGY_ANNOTATION}]",
+                f"{text[:40]!r} is none of {known}",
             )
             return None
 
@@ -224,7 +234,8 @@ class _Assembly:
         assert isinstance(value, EndpointSliceObject)
         labels = value.metadata.labels
         if value.address_type == "FQDN":
-            # Resolving names that tenants wrote would let them choose what the node looks up and reaches.
+            # Resolving names that tenants wrote would let them choose what the node looks up and
+            # reaches.
             self.note(one, "addressType", "left out: host names are not followed")
             return None
         if HEADLESS_LABEL in labels:
@@ -254,7 +265,9 @@ class _Assembly:
                 weight = weights.get(f"{namespace(value)}/{endpoint.target.name}", own)
             endpoints.append(_endpoint(endpoint, address, weight))
         ports = tuple(
-            SlicePort(port.name, port.protocol.lower(), port.port) for port in value.ports if port.port
+            SlicePort(port.name, port.protocol.lower(), port.port)
+            for port in value.ports
+            if port.port
         )
         key = (namespace(value), service)
         return key, EndpointSlice(value.metadata.name, wanted, ports, tuple(endpoints))
@@ -273,7 +286,9 @@ class _Assembly:
         if text.isascii() and text.isdecimal() and len(text) <= 5 and int(text) <= MAX_WEIGHT:
             return int(text)
         self.note(
-            one, f"metadata.annotations[{WEIGHT_ANNOTATION}]", f"{text[:40]!r} is not in 0..{MAX_WEIGHT}"
+            one,
+            f"metadata.annotations[{WEIGHT_ANNOTATION}]",
+            f"{text[:40]!r} is not in 0..{MAX_WEIGHT}",
         )
         return 1
 
@@ -287,8 +302,8 @@ class _Assembly:
                     by_kind[entry.type][parse_address(entry.address)] = None
             except ValueError as error:
                 self.note(one, f"status.addresses[{i}].address", f"left out: {error}")
-        # External ones are often translated before they come to the node, which then does not have them: they
-        # count in a family that has no other.
+        # External ones are often translated before they come to the node, which then does not have
+        # them: they count in a family that has no other.
         internal, external = by_kind["InternalIP"], by_kind["ExternalIP"]
         known = set(map(family, internal))
         addresses = (*internal, *(address for address in external if family(address) not in known))
@@ -321,7 +336,9 @@ class _Assembly:
 
 
 def _is_external(value: ServiceObject) -> bool:
-    """Whether externalTrafficPolicy counts: kube-proxy goes by the type, whatever addresses the status has."""
+    """Whether externalTrafficPolicy counts: kube-proxy goes by the type, whatever addresses the
+    status has.
+    """
     return value.spec.type in ("NodePort", "LoadBalancer") or bool(value.spec.external_ips)
 
 

@@ -1,9 +1,9 @@
-"""What a control plane would have filled in before any packet could flow: cluster IPs, and the Pods of
-controllers.
+"""What a control plane would have filled in before any packet could flow: cluster IPs, and the Pods
+of controllers.
 
-The objects that people write (`kubectl apply`) leave both out, and without them a replay has neither a
-frontend nor a backend. So files of such objects are completed, always in the same way: the same files give
-the same addresses on every run and machine.
+The objects that people write (`kubectl apply`) leave both out, and without them a replay has
+neither a frontend nor a backend. So files of such objects are completed, always in the same way:
+the same files give the same addresses on every run and machine.
 """
 
 import hashlib
@@ -32,7 +32,8 @@ from kbe_nat.sources.objects import (
 SERVICE_RANGE: Final = "172.30.0.0/16"
 POD_RANGE: Final = "172.17.0.0/16"
 FIRST_POD: Final = 3
-"""Place of the first Pod's address in its range; those before it belong to the bridge and the cluster's own.
+"""Place of the first Pod's address in its range; those before it belong to the bridge and the
+cluster's own.
 """
 
 
@@ -44,8 +45,8 @@ def complete(found: list[Found], pod_range: str = POD_RANGE) -> tuple[list[Found
 
 
 def _pods(found: list[Found], pod_range: str, notes: list[str]) -> Iterator[Found]:
-    """Pods of every controller none of whose Pods is given. Deployments last: the Pods of their ReplicaSets
-    are theirs too.
+    """Pods of every controller none of whose Pods is given. Deployments last: the Pods of their
+    ReplicaSets are theirs too.
     """
     values = [one.value for one in found]
     pods = [value for value in values if isinstance(value, PodObject)]
@@ -65,7 +66,9 @@ def _pods(found: list[Found], pod_range: str, notes: list[str]) -> Iterator[Foun
         for number in range(controller.spec.replicas):
             address = next(free, None)
             if address is None:
-                notes.append(f"{one.origin}: {one.subject}: no address is left in {pod_range} for more Pods")
+                notes.append(
+                    f"{one.origin}: {one.subject}: no address is left in {pod_range} for more Pods"
+                )
                 break
             name = f"{controller.metadata.name}-{_suffix(f'{one.name} {number}')}"
             pod = PodObject(
@@ -104,7 +107,9 @@ def _with_cluster_ips(found: list[Found], notes: list[str]) -> list[Found]:
         if isinstance(value, ServiceObject) and _needs_address(value):
             default = [next(iter(ranges))]
             wanted = [IPV6 if name == "IPv6" else IPV4 for name in value.spec.families] or default
-            addresses = [_allocate(one.name, ranges[number], taken) for number in wanted if number in ranges]
+            addresses = [
+                _allocate(one.name, ranges[number], taken) for number in wanted if number in ranges
+            ]
             given = [address for address in addresses if address]
             what = f"uses {' and '.join(given)}" if given else "there is no range to take one from"
             notes.append(f"{one.origin}: {one.subject}: spec.clusterIP is not given; {what}")
@@ -120,8 +125,8 @@ def _needs_address(service: ServiceObject) -> bool:
 
 
 def _allocate(name: str, text: str, taken: set[str]) -> str | None:
-    """An address that depends on the Service's name and not on what else is there, unless two names meet in
-    one place.
+    """An address that depends on the Service's name and not on what else is there, unless two names
+    meet in one place.
     """
     network = ip_network(text)
     count = network.num_addresses - (2 if isinstance(network, IPv4Network) else 1)

@@ -1,5 +1,5 @@
-"""From decoded YAML or JSON to the objects in it, each with its place; what is no object, or a wrong one, is
-reported.
+"""From decoded YAML or JSON to the objects in it, each with its place; what is no object, or a
+wrong one, is reported.
 """
 
 from collections.abc import Iterator
@@ -68,7 +68,9 @@ def _head(document: object, origin: str) -> tuple[dict[str, Any], str, str] | Ob
     return document, version, kind
 
 
-def _object(document: dict[str, Any], version: str, kind: str, origin: str) -> Found | ObjectError | str:
+def _object(
+    document: dict[str, Any], version: str, kind: str, origin: str
+) -> Found | ObjectError | str:
     subject = _subject(kind, document)
     known = KINDS.get((version, kind))
     if known is None:
@@ -83,8 +85,8 @@ def _object(document: dict[str, Any], version: str, kind: str, origin: str) -> F
 
 
 def _unknown(subject: str, version: str, kind: str, origin: str) -> ObjectError | str:
-    """What is not read. Another version of a kind that is means the same in other words: to leave it out without
-    an error would serve something else than what is meant.
+    """What is not read. Another version of a kind that is means the same in other words: to leave
+    it out without an error would serve something else than what is meant.
     """
     if (version, kind) == KUBECONFIG:
         return ObjectError(origin, "Config", IS_KUBECONFIG)
@@ -101,8 +103,8 @@ def _unknown(subject: str, version: str, kind: str, origin: str) -> ObjectError 
 
 
 def _without_nulls(value: object, seen: dict[int, object]) -> object:
-    """A field that is null is a field that is left out; a label that is null is empty. What a YAML alias shares
-    stays shared, so that nothing grows.
+    """A field that is null is a field that is left out; a label that is null is empty. What a YAML
+    alias shares stays shared, so that nothing grows.
     """
     if not isinstance(value, dict | list):
         return value

@@ -1,4 +1,6 @@
-"""YAML and JSON files as plain values, and from there to types, with errors that name file, line and field."""
+"""YAML and JSON files as plain values, and from there to types, with errors that name file, line
+and field.
+"""
 
 import json
 import re
@@ -19,7 +21,8 @@ _T = TypeVar("_T")
 def documents(path: str) -> list[Any]:
     """All documents of one file, or none: what stands before a mistake must not pass for the whole.
 
-    Raises `FileError` when the file is missing, unreadable, no file, too large, or neither YAML nor JSON.
+    Raises `FileError` when the file is missing, unreadable, no file, too large, or neither YAML nor
+    JSON.
     """
     return parse_documents(content(path), label(path))
 
@@ -38,7 +41,9 @@ def parse_documents(text: bytes, name: str) -> list[Any]:
 
 
 def document(path: Path, kind: type[_T], empty: object = None) -> _T:
-    """The one document of a file, as this type; of an empty file, `empty`. Raises `FileError`, with the field."""
+    """The one document of a file, as this type; of an empty file, `empty`. Raises `FileError`, with
+    the field.
+    """
     found = [own for own in documents(str(path)) if own is not None]
     if len(found) > 1:
         raise FileError(f"{path}: one document is expected, not {len(found)}")
@@ -78,8 +83,9 @@ def _json_or_flow(text: bytes, name: str) -> list[Any]:
 
 
 def _utf8(text: bytes) -> bytes:
-    """The text as kubectl takes it: UTF-8 or, with its mark, UTF-16; what is neither becomes U+FFFD, such as an
-    umlaut in an old Windows editor's comment. Other marks may stand where files were put together.
+    """The text as kubectl takes it: UTF-8 or, with its mark, UTF-16; what is neither becomes
+    U+FFFD, such as an umlaut in an old Windows editor's comment. Other marks may stand where files
+    were put together.
     """
     if text.startswith((b"\xff\xfe", b"\xfe\xff")):
         return text.decode("utf-16", "replace").encode(errors="replace")

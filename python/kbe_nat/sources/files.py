@@ -1,5 +1,5 @@
-"""The bytes of a file that somebody names: regular files, or standard input. Whatever else a path may lead to
-(a FIFO, a device, an endless file) is refused before it can hold us up.
+"""The bytes of a file that somebody names: regular files, or standard input. Whatever else a path
+may lead to (a FIFO, a device, an endless file) is refused before it can hold us up.
 """
 
 import os
@@ -14,8 +14,8 @@ from kbe_nat.errors import FileError, UnreadableError
 
 
 def content(path: str) -> bytes:
-    """The whole file, in a time and memory that `MAX_SIZE` bounds. Raises `FileError`, with the file's name;
-    `UnreadableError` where it may be otherwise when it is tried again.
+    """The whole file, in a time and memory that `MAX_SIZE` bounds. Raises `FileError`, with the
+    file's name; `UnreadableError` where it may be otherwise when it is tried again.
     """
     try:
         return _stream(path) if is_stream(path) else _file(path)
@@ -24,7 +24,9 @@ def content(path: str) -> bytes:
 
 
 def is_stream(path: str) -> bool:
-    """Whether the path is that of something that can be read once: "-", or what a shell makes of <(command)."""
+    """Whether the path is that of something that can be read once: "-", or what a shell makes of
+    <(command).
+    """
     return path == STANDARD_INPUT or _DESCRIPTOR.fullmatch(path) is not None
 
 

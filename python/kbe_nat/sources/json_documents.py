@@ -7,8 +7,8 @@ from typing import Any, Final
 
 
 def json_documents(text: str) -> list[Any]:
-    """All values of the text: side by side, one a line, or with lines of `---` between. Of two equal keys the
-    last one counts; half of a surrogate pair becomes U+FFFD, as in Go.
+    """All values of the text: side by side, one a line, or with lines of `---` between. Of two
+    equal keys the last one counts; half of a surrogate pair becomes U+FFFD, as in Go.
 
     Raises `json.JSONDecodeError`, or ValueError for a number that JSON does not have.
     """
@@ -22,13 +22,15 @@ def json_documents(text: str) -> list[Any]:
 
 
 def is_json(text: bytes) -> bool:
-    """Whether the first character that is no space opens an object or an array: JSON, or YAML in flow style."""
+    """Whether the first character that is no space opens an object or an array: JSON, or YAML in
+    flow style.
+    """
     return _OPENING.match(text) is not None
 
 
 def begins_as_json(text: str, place: int) -> bool:
-    """Whether the document at a place has in its first bracket what JSON has there: a text in quotes.
-    Comments of JavaScript do not count.
+    """Whether the document at a place has in its first bracket what JSON has there: a text in
+    quotes. Comments of JavaScript do not count.
     """
     start = text.rfind("\n---", 0, place)
     return _QUOTED.match(text, text.find("\n", start + 1) if start >= 0 else 0) is not None
@@ -58,5 +60,7 @@ def _refused(text: str) -> None:
 _DECODER: Final = json.JSONDecoder(parse_constant=_refused, parse_float=_float)
 _BETWEEN: Final = re.compile(r"(?:[ \t\r\n]|(?<![^\n])---[ \t]*(?=[\r\n]|\Z))*")
 _OPENING: Final = re.compile(rb"[ \t\r\n]*[{\[]")
-_QUOTED: Final = re.compile(r'[ \t\r\n]*[{\[](?:[{\[ \t\r\n]|//[^\n]*\n|/\*(?:[^*]|\*(?!/))*\*/)*(?:"|\Z)')
+_QUOTED: Final = re.compile(
+    r'[ \t\r\n]*[{\[](?:[{\[ \t\r\n]|//[^\n]*\n|/\*(?:[^*]|\*(?!/))*\*/)*(?:"|\Z)'
+)
 _SURROGATE: Final = re.compile(r"\\u[dD][89abAB]|\\u[dD][c-fC-F]")

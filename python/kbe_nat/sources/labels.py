@@ -6,7 +6,9 @@ from kbe_nat.sources.objects import PodObject, namespace
 
 
 class LabelledPods:
-    """Pods, found by their labels. Thousands of selectors may ask, each for a few of thousands of Pods."""
+    """Pods, found by their labels. Thousands of selectors may ask, each for a few of thousands of
+    Pods.
+    """
 
     def __init__(self, pods: Iterable[PodObject] = ()) -> None:
         self._by_label: dict[tuple[str, str, str], list[PodObject]] = {}
@@ -20,8 +22,8 @@ class LabelledPods:
             self._by_label.setdefault((namespace(pod), name, value), []).append(pod)
 
     def carrying(self, space: str, labels: Mapping[str, str]) -> list[PodObject]:
-        """Those of a namespace that have all of these labels, of which there is one at least. Cost: linear in the
-        Pods that have the rarest.
+        """Those of a namespace that have all of these labels, of which there is one at least. Cost:
+        linear in the Pods that have the rarest.
         """
         by_label = (self._by_label.get((space, name, value), []) for name, value in labels.items())
         wanted = labels.items()

@@ -1,5 +1,5 @@
-"""Kubernetes objects from YAML (or JSON) files: several documents in a file, several files in a directory,
-"-" for standard input.
+"""Kubernetes objects from YAML (or JSON) files: several documents in a file, several files in a
+directory, "-" for standard input.
 """
 
 import time
@@ -26,8 +26,9 @@ from kbe_nat.sources.writing import GONE, Stamp, Unsettled, stamp
 
 
 class Manifests:
-    """A `Source` of files. One that has changed is read again, and all when a directory has another set of them.
-    An object that is refused stays as it was, and so do all those of a file that cannot be read.
+    """A `Source` of files. One that has changed is read again, and all when a directory has another
+    set of them. An object that is refused stays as it was, and so do all those of a file that
+    cannot be read.
     """
 
     def __init__(
@@ -39,8 +40,8 @@ class Manifests:
         gone_seconds: float = 0.0,
     ) -> None:
         """With `is_strict` the first reading is refused when anything is wrong in it, or nothing
-        would be served. A file that is deleted, or left empty, may come back for `gone_seconds`: its
-        objects stay meanwhile.
+        would be served. A file that is deleted, or left empty, may come back for `gone_seconds`:
+        its objects stay meanwhile.
         """
         self._paths = [str(path) for path in paths]
         self._pod_range = pod_range
@@ -75,7 +76,11 @@ class Manifests:
             return None
         stamps, changed = self._settled(self._looked_at(), now)
         fresh, unread = self._tried(changed)
-        kept = {file: error for file, error in self._unread.items() if file in stamps and file not in changed}
+        kept = {
+            file: error
+            for file, error in self._unread.items()
+            if file in stamps and file not in changed
+        }
         if not fresh and _texts({**kept, **unread}) == _texts(self._unread) and self._has(stamps):
             self._stamps = stamps
             self._doubt_no_more()
@@ -90,16 +95,20 @@ class Manifests:
         self._last = reading
         return reading
 
-    def _settled(self, found: dict[str, Stamp | None], now: float) -> tuple[dict[str, Stamp], list[str]]:
-        """The files that count, as they count, and those that are to be read. One that is being written counts
-        as it was.
+    def _settled(
+        self, found: dict[str, Stamp | None], now: float
+    ) -> tuple[dict[str, Stamp], list[str]]:
+        """The files that count, as they count, and those that are to be read. One that is being
+        written counts as it was.
         """
         stamps, changed = {}, []
         for file, new in found.items():
             before = self._stamps.get(file)
             is_told = file in self._told
             # At the start there is nothing that could stay as it was.
-            if self._last and not self._unsettled.counts(file, before, new or GONE, now, is_told=is_told):
+            if self._last and not self._unsettled.counts(
+                file, before, new or GONE, now, is_told=is_told
+            ):
                 if before is not None:
                     stamps[file] = before
             elif new is not None:
@@ -151,7 +160,11 @@ class Manifests:
         there = {file: stamp(file) for file in _files(self._paths)}
         self._check_mounts(there)
         missing = self._stamps.keys() - there.keys()
-        return {file: there.get(file) for file in _files(self._paths, missing)} if missing else {**there}
+        return (
+            {file: there.get(file) for file in _files(self._paths, missing)}
+            if missing
+            else {**there}
+        )
 
     def _check_mounts(self, there: Iterable[str]) -> None:
         """Raises `UnreadableError`."""
@@ -192,8 +205,8 @@ class Manifests:
 def read_manifests(
     paths: Sequence[str | Path], *, pod_range: str = POD_RANGE, generation: int = 0
 ) -> Reading:
-    """The snapshot of all objects in these files and directories, completed as `kbe_nat.sources.completion`
-    says.
+    """The snapshot of all objects in these files and directories, completed as
+    `kbe_nat.sources.completion` says.
 
     Raises `FileError` when a file that is named cannot be read; a file of a directory is listed in
     `Reading.unread` and a wrong object in `Reading.refused`.
@@ -227,7 +240,9 @@ def _content(path: str) -> _Content:
     for document in written:
         if is_failure(document):
             # What it stands in place of has not gone.
-            raise FileError(f"{label(path)}: the API server's answer is a failure: {document['message']!r}")
+            raise FileError(
+                f"{label(path)}: the API server's answer is a failure: {document['message']!r}"
+            )
     items = [
         item
         for number, document in enumerate(written, 1)
@@ -248,12 +263,14 @@ def _assembled(contents: Iterable[_Content], pod_range: str, generation: int) ->
     completed, filled_in = complete([one for part in parts for one in part.found], pod_range)
     slices = list(select(completed, filled_in))
     reading = assemble([*completed, *slices], generation)
-    return Reading(reading.snapshot, (*refused, *reading.refused), (*notes, *filled_in, *reading.notes))
+    return Reading(
+        reading.snapshot, (*refused, *reading.refused), (*notes, *filled_in, *reading.notes)
+    )
 
 
 def _files(paths: Sequence[str], held: Iterable[str] = ()) -> Iterator[str]:
-    """All files in their order, with these that were in a directory before. As for kubelet, a name there that
-    begins with a dot is somebody's own: an editor's lock, a copy that is not done.
+    """All files in their order, with these that were in a directory before. As for kubelet, a name
+    there that begins with a dot is somebody's own: an editor's lock, a copy that is not done.
 
     Raises `FileError` when a directory cannot be listed.
     """

@@ -1,5 +1,5 @@
-"""Directories whose file system is gone: what is left of one that was unmounted is an empty directory, in which
-nobody has deleted anything.
+"""Directories whose file system is gone: what is left of one that was unmounted is an empty
+directory, in which nobody has deleted anything.
 """
 
 from pathlib import Path
@@ -15,8 +15,8 @@ class Mounts:
         """None: it is gone, until there are files again. Its number may be that of the next one."""
 
     def check(self, directory: str, *, has_files: bool) -> None:
-        """Raises `UnreadableError` when it is empty, and on another file system than when it had files; OSError.
-        Cost: a system call.
+        """Raises `UnreadableError` when it is empty, and on another file system than when it had
+        files; OSError. Cost: a system call.
         """
         device = Path(directory).stat().st_dev
         if has_files:

@@ -1,7 +1,7 @@
 """Kubernetes objects as they are written, and no more of them than kbe-nat reads.
 
-Types are strict: a field of the wrong type or out of its range refuses the object, with the path of the
-field. Addresses stay text here, since a wrong one among many must not refuse its whole object;
+Types are strict: a field of the wrong type or out of its range refuses the object, with the path of
+the field. Addresses stay text here, since a wrong one among many must not refuse its whole object;
 `kbe_nat.sources.assembly` parses them one by one.
 """
 
@@ -15,10 +15,14 @@ from kbe_nat.errors import ObjectError
 Name: TypeAlias = Annotated[
     str, Meta(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z")
 ]
-PortName: TypeAlias = Annotated[str, Meta(max_length=63, pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?\Z")]
+PortName: TypeAlias = Annotated[
+    str, Meta(max_length=63, pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?\Z")
+]
 PortNumber: TypeAlias = Annotated[int, Meta(ge=1, le=65535)]
 OptionalPort: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
-TargetName: TypeAlias = Annotated[str, Meta(pattern=r"^(|[-a-z0-9]*[a-z][-a-z0-9]*)\Z", max_length=63)]
+TargetName: TypeAlias = Annotated[
+    str, Meta(pattern=r"^(|[-a-z0-9]*[a-z][-a-z0-9]*)\Z", max_length=63)
+]
 """A text of digits is no name: the API server refuses it, lest it be taken for a number."""
 Protocol: TypeAlias = Literal["TCP", "UDP", "SCTP"]
 Policy: TypeAlias = Literal["Cluster", "Local", ""]
@@ -28,7 +32,9 @@ class Metadata(Struct, frozen=True):
     """What every object has."""
 
     name: Name
-    namespace: Annotated[str, Meta(max_length=63, pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?\Z")] = ""
+    namespace: Annotated[
+        str, Meta(max_length=63, pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?\Z")
+    ] = ""
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
     created: str = field(name="creationTimestamp", default="")
@@ -49,7 +55,9 @@ class ServicePortObject(Struct, frozen=True):
 class ClientIP(Struct, frozen=True):
     """`spec.sessionAffinityConfig.clientIP`."""
 
-    timeout_seconds: Annotated[int, Meta(ge=1, le=86400)] = field(name="timeoutSeconds", default=10800)
+    timeout_seconds: Annotated[int, Meta(ge=1, le=86400)] = field(
+        name="timeoutSeconds", default=10800
+    )
 
 
 class AffinityConfig(Struct, frozen=True):
@@ -120,7 +128,9 @@ class Hints(Struct, frozen=True):
 
 
 class Conditions(Struct, frozen=True):
-    """`endpoints[].conditions` of an EndpointSlice; missing means ready, serving and not terminating."""
+    """`endpoints[].conditions` of an EndpointSlice; missing means ready, serving and not
+    terminating.
+    """
 
     ready: bool = True
     serving: bool = True
@@ -138,7 +148,9 @@ class EndpointObject(Struct, frozen=True):
 
 
 class SlicePortObject(Struct, frozen=True):
-    """`ports[]` of an EndpointSlice. No port, or 0, stands for "all ports": no service port can mean that."""
+    """`ports[]` of an EndpointSlice. No port, or 0, stands for "all ports": no service port can
+    mean that.
+    """
 
     name: PortName = ""
     protocol: Protocol = "TCP"
@@ -213,8 +225,8 @@ class PodSpec(Struct, frozen=True):
 
     @property
     def serving_containers(self) -> list[Container]:
-        """Those that run as long as the Pod does: sidecars are init containers that are always restarted, and
-        come last.
+        """Those that run as long as the Pod does: sidecars are init containers that are always
+        restarted, and come last.
         """
         sidecars = (own for own in self.init_containers if own.restart_policy == "Always")
         return [*self.containers, *sidecars]
@@ -292,7 +304,12 @@ class ServiceCIDRObject(Struct, frozen=True):
 
 
 Known: TypeAlias = (
-    ServiceObject | EndpointSliceObject | NodeObject | PodObject | ControllerObject | ServiceCIDRObject
+    ServiceObject
+    | EndpointSliceObject
+    | NodeObject
+    | PodObject
+    | ControllerObject
+    | ServiceCIDRObject
 )
 
 KINDS: Final[dict[tuple[str, str], type[Known]]] = {

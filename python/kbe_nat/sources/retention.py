@@ -10,14 +10,17 @@ from kbe_nat.sources import Reading
 
 
 def retain(reading: Reading, before: Snapshot) -> Reading:
-    """The reading, with the objects that it refuses as they were in an earlier snapshot; those that were not
-    there stay away. Cost: linear in what is refused, and a copy of the lists that it is in.
+    """The reading, with the objects that it refuses as they were in an earlier snapshot; those that
+    were not there stay away. Cost: linear in what is refused, and a copy of the lists that it is
+    in.
     """
     refused = {_key(error) for error in reading.refused}
     now = reading.snapshot
     present = {service.key for service in now.services}
     services = [
-        own for own in before.services if ("Service", "/".join(own.key)) in refused and own.key not in present
+        own
+        for own in before.services
+        if ("Service", "/".join(own.key)) in refused and own.key not in present
     ]
     nodes = {
         name: node

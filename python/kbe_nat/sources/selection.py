@@ -1,7 +1,8 @@
-"""EndpointSlices for Services that have a selector and no slice: built from the Pods that match, as the
-cluster's own controller does.
+"""EndpointSlices for Services that have a selector and no slice: built from the Pods that match, as
+the cluster's own controller does.
 
-A cluster always has slices. Files that people write often have not: a Service and its Pods say enough.
+A cluster always has slices. Files that people write often have not: a Service and its Pods say
+enough.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,8 +33,8 @@ _NamedPorts: TypeAlias = Mapping[tuple[str, str], int]
 
 
 def select(found: Iterable[Found], notes: list[str]) -> Iterator[Found]:
-    """The slices that are missing; `notes` get what was looked for in vain. Cost: linear in the objects, and
-    per such Service in its ports for each of its Pods.
+    """The slices that are missing; `notes` get what was looked for in vain. Cost: linear in the
+    objects, and per such Service in its ports for each of its Pods.
     """
     pods = LabelledPods()
     zones: dict[str, str] = {}
@@ -65,7 +66,9 @@ def select(found: Iterable[Found], notes: list[str]) -> Iterator[Found]:
 
 
 def ready(pod: PodObject) -> bool:
-    """Whether the Pod's condition Ready is true; a Pod that lists no condition at all counts as ready."""
+    """Whether the Pod's condition Ready is true; a Pod that lists no condition at all counts as
+    ready.
+    """
     conditions = pod.status.conditions
     if not conditions:
         return pod.status.phase in ("", "Running")
@@ -75,14 +78,18 @@ def ready(pod: PodObject) -> bool:
 def _slices(
     service: ServiceObject, pods: list[tuple[PodObject, _NamedPorts]], zones: Mapping[str, str]
 ) -> Iterator[EndpointSliceObject]:
-    """One per family and mapping of ports: a named target port may have another number in every Pod."""
+    """One per family and mapping of ports: a named target port may have another number in every
+    Pod.
+    """
     groups: dict[tuple[int, tuple[SlicePortObject, ...]], list[EndpointObject]] = {}
     for pod, named in pods:
         ports = tuple(_slice_ports(service, named))
         for number, address in _addresses(pod).items():
             groups.setdefault((number, ports), []).append(_endpoint(service, pod, address, zones))
     for (number, ports), endpoints in groups.items():
-        yield EndpointSliceObject(Metadata(""), "IPv6" if number == 6 else "IPv4", endpoints, list(ports))
+        yield EndpointSliceObject(
+            Metadata(""), "IPv6" if number == 6 else "IPv4", endpoints, list(ports)
+        )
 
 
 def _addresses(pod: PodObject) -> dict[int, str]:
@@ -148,7 +155,9 @@ def _endpoint(
 
 
 def _hints(service: ServiceObject, node: str, zones: Mapping[str, str]) -> Hints:
-    """Where a ready endpoint is wanted, by the Service's `trafficDistribution`; its annotation goes before it."""
+    """Where a ready endpoint is wanted, by the Service's `trafficDistribution`; its annotation goes
+    before it.
+    """
     wanted = service.spec.traffic_distribution
     if wanted not in DISTRIBUTIONS or _has_topology_mode(service):
         return Hints()

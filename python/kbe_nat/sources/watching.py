@@ -1,7 +1,7 @@
 """Which files have changed, as the kernel tells (inotify(7)).
 
-It does not tell everything (other machines write to a network's file system, a link's target changes
-elsewhere), so now and then all files are in doubt; always where there is no inotify.
+It does not tell everything (other machines write to a network's file system, a link's target
+changes elsewhere), so now and then all files are in doubt; always where there is no inotify.
 """
 
 import time
@@ -18,7 +18,9 @@ class FileWatch:
     def __init__(self, paths: Iterable[str]) -> None:
         self._paths = {path: Path(path) for path in paths}
         self._places: dict[int, list[tuple[Path, str]]] = {}
-        """By number of a watch, what is watched there: a directory, and a file in it that was named or ""."""
+        """By number of a watch, what is watched there: a directory, and a file in it that was named
+        or "".
+        """
         self._events: list[Event] = []
         """Heard of while waiting."""
         self._looked = -LOOK_SECONDS
@@ -34,8 +36,8 @@ class FileWatch:
         return bool(events)
 
     def changed(self) -> tuple[set[str], bool]:
-        """Since it was asked last: files that writers have closed, or that were put in place whole; and whether
-        any other may have changed, come or gone.
+        """Since it was asked last: files that writers have closed, or that were put in place whole;
+        and whether any other may have changed, come or gone.
         """
         now = time.monotonic()
         is_look_due = now - self._looked >= LOOK_SECONDS
@@ -61,7 +63,8 @@ class FileWatch:
             place = own if is_directory else own.parent
             number = self._inotify.add_watch(place, EVENTS)
         except OSError:
-            # It is not there, not ours, or the user watches as much as may be: all files stay in doubt.
+            # It is not there, not ours, or the user watches as much as may be: all files stay in
+            # doubt.
             self._looked = -LOOK_SECONDS
         else:
             self._places.setdefault(number, []).append((own, "" if is_directory else path))
@@ -89,7 +92,9 @@ def _inotify() -> INotify | None:
 
 
 def _is_vague(event: Event) -> bool:
-    """Something other than one file; names with two dots are how Kubernetes swaps whole directories."""
+    """Something other than one file; names with two dots are how Kubernetes swaps whole
+    directories.
+    """
     return bool(event.mask & VAGUE) or event.name.startswith("..")
 
 
@@ -112,7 +117,12 @@ EVENTS: Final = (
 )
 LEAVING: Final = flags.DELETE | flags.MOVED_FROM
 VAGUE: Final = (
-    flags.Q_OVERFLOW | flags.IGNORED | flags.UNMOUNT | flags.DELETE_SELF | flags.MOVE_SELF | flags.ISDIR
+    flags.Q_OVERFLOW
+    | flags.IGNORED
+    | flags.UNMOUNT
+    | flags.DELETE_SELF
+    | flags.MOVE_SELF
+    | flags.ISDIR
 )
 LOOK_SECONDS: Final = 30.0
 """So often all files are in doubt."""

@@ -1,7 +1,8 @@
 """Files that somebody is writing: what stands in them is not yet meant.
 
-Where the kernel tells of a file (inotify), its writer has closed it. For a file that is only found to be
-different the kernel is asked: a read lease is refused while anybody has the file open for writing (fcntl(2)).
+Where the kernel tells of a file (inotify), its writer has closed it. For a file that is only found
+to be different the kernel is asked: a read lease is refused while anybody has the file open for
+writing (fcntl(2)).
 """
 
 import errno
@@ -16,7 +17,9 @@ from typing import Final, TypeAlias
 from kbe_nat.sources.files import is_stream
 
 Stamp: TypeAlias = tuple[int, int, int]
-"""Inode, time of the last change in ns, and size in bytes: others whenever a file is written or replaced."""
+"""Inode, time of the last change in ns, and size in bytes: others whenever a file is written or
+replaced.
+"""
 
 
 class Unsettled:
@@ -31,9 +34,11 @@ class Unsettled:
         """Whether one of them is to be looked at again."""
         return any(own.until <= now for own in self._held.values())
 
-    def counts(self, file: str, before: Stamp | None, found: Stamp, now: float, *, is_told: bool) -> bool:
-        """Whether a file that was `before` (None: it was not there) is to be taken as it is found now;
-        `is_told` when its writer has closed it, or it was put in place whole.
+    def counts(
+        self, file: str, before: Stamp | None, found: Stamp, now: float, *, is_told: bool
+    ) -> bool:
+        """Whether a file that was `before` (None: it was not there) is to be taken as it is found
+        now; `is_told` when its writer has closed it, or it was put in place whole.
         """
         seconds = 0.0 if found == before else self._seconds(file, before, found, is_told=is_told)
         held = self._held.pop(file, None)
@@ -81,7 +86,8 @@ def _has_writer(file: str) -> bool | None:
     except OSError:
         return None
     try:
-        # Who opens it in this moment waits until we let go, and we get a signal; this one is ignored.
+        # Who opens it in this moment waits until we let go, and we get a signal; this one is
+        # ignored.
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
@@ -96,6 +102,6 @@ def _has_writer(file: str) -> bool | None:
 GONE: Final = (0, 0, -1)
 """The stamp of what is not there, or cannot be looked at."""
 WRITING_SECONDS: Final = 120.0
-"""A file that its writer never closes counts when it has been the same for so long. So does one on NFS, which
-refuses leases without a writer too.
+"""A file that its writer never closes counts when it has been the same for so long. So does one on
+NFS, which refuses leases without a writer too.
 """

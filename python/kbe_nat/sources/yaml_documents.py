@@ -1,8 +1,9 @@
-"""YAML texts as kubectl reads them: sigs.k8s.io/yaml, which turns what go-yaml v2 has read into JSON.
+"""YAML texts as kubectl reads them: sigs.k8s.io/yaml, which turns what go-yaml v2 has read into
+JSON.
 
-So `yes`, `on` and `y` are true, `0o17`, `017` and `0xf` are 15, `1_000` is 1000 and `1e3` too; but `22:30` and
-dates are texts, and so is `=`. Keys are texts, whatever they look like. `<<` merges where it stands: what
-comes after it counts for more. Of two equal keys the last one counts.
+So `yes`, `on` and `y` are true, `0o17`, `017` and `0xf` are 15, `1_000` is 1000 and `1e3` too; but
+`22:30` and dates are texts, and so is `=`. Keys are texts, whatever they look like. `<<` merges
+where it stands: what comes after it counts for more. Of two equal keys the last one counts.
 """
 
 import base64
@@ -19,8 +20,8 @@ _Event: TypeAlias = Any
 def yaml_documents(text: bytes) -> list[Any]:
     """The values of all documents. What aliases share is shared, and a value may contain itself.
 
-    Raises `yaml.YAMLError`, or `RecursionError` for what is nested too deeply. Cost: linear in the text; no
-    step is recursive, so that no text can exhaust the stack.
+    Raises `yaml.YAMLError`, or `RecursionError` for what is nested too deeply. Cost: linear in the
+    text; no step is recursive, so that no text can exhaust the stack.
     """
     builder = _Builder()
     for event in yaml.parse(text, Loader=yaml.CSafeLoader):
@@ -96,7 +97,11 @@ class _Builder:
         self._nodes += 1 + nodes
         self._aliased += nodes
         # go-yaml's own limits.
-        if self._aliased > 100 and self._nodes > 1000 and self._aliased > self._nodes * self._allowed():
+        if (
+            self._aliased > 100
+            and self._nodes > 1000
+            and self._aliased > self._nodes * self._allowed()
+        ):
             raise _error("aliases make it many times as large as it is written", event)
         return value
 
@@ -232,8 +237,12 @@ _MERGE: Final = object()
 _LETTERS: Final = frozenset("yYnNtTfFoO~")
 _HINTS: Final = _LETTERS | frozenset("+-0123456789.")
 _CONSTANTS: Final[dict[str, bool | None]] = {
-    **dict.fromkeys(("y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"), True),
-    **dict.fromkeys(("n", "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF"), False),
+    **dict.fromkeys(
+        ("y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"), True
+    ),
+    **dict.fromkeys(
+        ("n", "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF"), False
+    ),
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
 }
 _NOT_FINITE: Final = frozenset(

@@ -1,4 +1,5 @@
-//! Capture files as a driver of the engine: pcap and pcapng in, batches of IP packets; verdicts in, a capture of the same format out.
+//! Capture files as a driver of the engine: pcap and pcapng in, batches of IP packets; verdicts in,
+//! a capture of the same format out.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -28,8 +29,8 @@ pub use error::CaptureError;
 pub use reader::{Batch, Reader};
 pub use writer::Writer;
 
-/// Frames of link types that are read and longer than this are a sign of damage (`MAXIMUM_SNAPLEN` of
-/// libpcap).
+/// Frames of link types that are read and longer than this are a sign of damage (`MAXIMUM_SNAPLEN`
+/// of libpcap).
 const MAX_FRAME: usize = 262_144;
 
 /// No host makes longer segments (`GSO_MAX_SIZE` of Linux, with headers).

@@ -7,7 +7,8 @@ pub enum Link {
     Ethernet,
     /// The IP packet itself.
     Raw,
-    /// Four bytes of address family in the byte order of the machine (NULL) or of the network (LOOP).
+    /// Four bytes of address family in the byte order of the machine (NULL) or of the network
+    /// (LOOP).
     Family,
     /// Linux "cooked" capture, version 1.
     Cooked,
@@ -29,7 +30,8 @@ impl Link {
         }
     }
 
-    /// Length of the header in front of the IP packet; `None` for a frame that holds no IP packet, such as ARP.
+    /// Length of the header in front of the IP packet; `None` for a frame that holds no IP packet,
+    /// such as ARP.
     #[must_use]
     pub fn header(self, frame: &[u8]) -> Option<usize> {
         let (ether_type, length) = match self {

@@ -18,9 +18,12 @@ pub(crate) struct Format {
 }
 
 impl Format {
-    /// Reads the rest of a file's header, of which the first four bytes are in `head`. `None`: the magic
-    /// number is not pcap's.
-    pub(crate) fn read(source: &mut Source, head: &mut Vec<u8>) -> Result<Option<Self>, CaptureError> {
+    /// Reads the rest of a file's header, of which the first four bytes are in `head`. `None`: the
+    /// magic number is not pcap's.
+    pub(crate) fn read(
+        source: &mut Source,
+        head: &mut Vec<u8>,
+    ) -> Result<Option<Self>, CaptureError> {
         let Some((order, unit, header)) = shape(head) else { return Ok(None) };
         source.append(head, HEADER - head.len())?;
         if head.len() < HEADER {
@@ -56,7 +59,12 @@ impl Format {
         Ok(Some(Read::Frame(Found {
             link: self.link,
             time: u64::from(seconds) * 1_000_000_000 + u64::from(fraction) * self.unit,
-            record: Record { frame: self.header..bytes.len(), bytes, kind: Kind::Pcap, order: self.order },
+            record: Record {
+                frame: self.header..bytes.len(),
+                bytes,
+                kind: Kind::Pcap,
+                order: self.order,
+            },
         })))
     }
 }
@@ -66,7 +74,8 @@ fn shape(magic: &[u8]) -> Option<(Order, u64, usize)> {
     [Order::Little, Order::Big].into_iter().find_map(|order| match order.u32(magic, 0) {
         0xa1b2_c3d4 => Some((order, 1000, 16)),
         0xa1b2_3c4d => Some((order, 1, 16)),
-        // A. Kuznetsov's, of old Linux distributions: each record also has its device, protocol and kind.
+        // A. Kuznetsov's, of old Linux distributions: each record also has its device, protocol and
+        // kind.
         0xa1b2_cd34 => Some((order, 1000, 24)),
         _ => None,
     })

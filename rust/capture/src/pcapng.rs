@@ -1,5 +1,5 @@
-//! pcapng files (draft-ietf-opsawg-pcapng): sections of blocks. Each block is read whole, and of its
-//! content only what is needed to find packets, their link type and their time.
+//! pcapng files (draft-ietf-opsawg-pcapng): sections of blocks. Each block is read whole, and of
+//! its content only what is needed to find packets, their link type and their time.
 
 use crate::error::Item;
 use crate::link::Link;
@@ -57,8 +57,8 @@ impl Section {
         Self { order: Order::Little, interfaces: Vec::new(), blocks: 0, length: 0 }
     }
 
-    /// The next block, of which `bytes` are read already; `None` at the end. `time` is that of the last
-    /// packet: simple packets have none of their own.
+    /// The next block, of which `bytes` are read already; `None` at the end. `time` is that of the
+    /// last packet: simple packets have none of their own.
     pub(crate) fn next(
         &mut self,
         source: &mut Source,
@@ -108,7 +108,12 @@ impl Section {
         Ok(Some(SectionStart { order: self.order, former: self.length }))
     }
 
-    fn read(&mut self, bytes: Vec<u8>, start: Option<SectionStart>, time: u64) -> Result<Read, Wrong> {
+    fn read(
+        &mut self,
+        bytes: Vec<u8>,
+        start: Option<SectionStart>,
+        time: u64,
+    ) -> Result<Read, Wrong> {
         let order = self.order;
         if start.is_some() {
             if bytes.len() < 28 {
@@ -116,7 +121,9 @@ impl Section {
             }
             let (major, minor) = (order.u16(&bytes, 12), order.u16(&bytes, 14));
             if major != 1 {
-                return Err(Wrong::block(format!("a section of pcapng {major}.{minor} is not read")));
+                return Err(Wrong::block(format!(
+                    "a section of pcapng {major}.{minor} is not read"
+                )));
             }
             return Ok(Read::Block(Block { bytes, section: start }));
         }
@@ -140,7 +147,8 @@ impl Section {
     }
 
     fn interface(&self, number: u32) -> Result<Interface, Wrong> {
-        let missing = || Wrong::packet("it names an interface that the file does not describe".to_owned());
+        let missing =
+            || Wrong::packet("it names an interface that the file does not describe".to_owned());
         self.interfaces.get(number as usize).copied().ok_or_else(missing)
     }
 
@@ -149,7 +157,8 @@ impl Section {
             return Err(Wrong::packet("its block is too short for a packet".to_owned()));
         }
         let interface = self.interface(interface)?;
-        let stamp = u64::from(self.order.u32(&bytes, 12)) << 32 | u64::from(self.order.u32(&bytes, 16));
+        let stamp =
+            u64::from(self.order.u32(&bytes, 12)) << 32 | u64::from(self.order.u32(&bytes, 16));
         let length = self.order.u32(&bytes, 20) as usize;
         let time = interface.nanoseconds(stamp);
         self.found(bytes, 28, length, (interface, time), Kind::Enhanced)
@@ -195,7 +204,8 @@ impl Interface {
             0 => u32::MAX,
             limit => limit,
         };
-        let mut interface = Self { link: Link::of(number).ok_or(number), limit, resolution: 6, offset: 0 };
+        let mut interface =
+            Self { link: Link::of(number).ok_or(number), limit, resolution: 6, offset: 0 };
         for option in options(order, &bytes[16..bytes.len() - 4]) {
             match (option.code, option.value) {
                 (TSRESOL, [resolution]) => interface.resolution = *resolution,

@@ -17,9 +17,11 @@ use crate::{CaptureError, MAX_BATCH, MAX_SEGMENT};
 /// Frames that were read together, and the IP packets in them.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// The IP packets, back to back. One that the capture cut short is filled up with zeros, so that it can be translated.
+    /// The IP packets, back to back. One that the capture cut short is filled up with zeros, so
+    /// that it can be translated.
     pub packets: Vec<u8>,
-    /// Where each frame's packet starts in `packets`, and where the last ends. A frame without an IP packet has an empty one.
+    /// Where each frame's packet starts in `packets`, and where the last ends. A frame without an
+    /// IP packet has an empty one.
     pub offsets: Vec<u64>,
     pub(crate) frames: Vec<Frame>,
     /// Blocks of a pcapng file that are no packets, each with the number of frames in front of it.
@@ -61,8 +63,8 @@ impl Batch {
             let missing = total_length(packet, original - header).saturating_sub(packet.len());
             self.packets.resize(self.packets.len() + missing, 0);
         }
-        self.held +=
-            record.bytes.len() + self.packets.len() - self.offsets.last().map_or(0, |&end| end as usize);
+        self.held += record.bytes.len() + self.packets.len()
+            - self.offsets.last().map_or(0, |&end| end as usize);
         self.offsets.push(self.packets.len() as u64);
         let captured = packet.len();
         self.frames.push(Frame { time, link, header, captured, record });
@@ -86,7 +88,8 @@ pub(crate) struct Frame {
 pub struct Reader {
     source: Source,
     layout: Layout,
-    /// What was read to know the format: the header of a pcap file, or the start of the first block.
+    /// What was read to know the format: the header of a pcap file, or the start of the first
+    /// block.
     head: Vec<u8>,
     /// Packets that were read.
     packets: u64,
@@ -196,12 +199,17 @@ impl Reader {
         }
     }
 
-    /// The next frames: at most `max_packets`, captured at most `max_span` nanoseconds after the first. `None` at the end; what is
-    /// read is held in memory once. A file that was cut off ends with its last whole frame: see [`Reader::cut`].
+    /// The next frames: at most `max_packets`, captured at most `max_span` nanoseconds after the
+    /// first. `None` at the end; what is read is held in memory once. A file that was cut off ends
+    /// with its last whole frame: see [`Reader::cut`].
     ///
     /// # Errors
     /// [`CaptureError::Damaged`] with the place of the damage.
-    pub fn read_batch(&mut self, max_packets: usize, max_span: u64) -> Result<Option<Batch>, CaptureError> {
+    pub fn read_batch(
+        &mut self,
+        max_packets: usize,
+        max_span: u64,
+    ) -> Result<Option<Batch>, CaptureError> {
         let mut batch = Batch { offsets: vec![0], ..Batch::default() };
         let mut start = None;
         if let Some(first) = self.ahead.take() {
@@ -268,13 +276,15 @@ impl Reader {
                 Ok(Some(Read::Frame(found)))
             }
             Err(Wrong::Io(error)) => Err(CaptureError::Io(error)),
-            Err(Wrong::Record(what, reason)) => Err(CaptureError::Damaged { place: place(what), reason }),
+            Err(Wrong::Record(what, reason)) => {
+                Err(CaptureError::Damaged { place: place(what), reason })
+            }
         }
     }
 }
 
-/// Length that an IP packet of a frame that was cut had; `whole` is what the frame had behind its link
-/// header. 0 when there is no header.
+/// Length that an IP packet of a frame that was cut had; `whole` is what the frame had behind its
+/// link header. 0 when there is no header.
 fn total_length(packet: &[u8], whole: usize) -> usize {
     let number = |at: usize| usize::from(u16::from_be_bytes([packet[at], packet[at + 1]]));
     // A host whose device cuts segments may leave their length out.
@@ -286,7 +296,9 @@ fn total_length(packet: &[u8], whole: usize) -> usize {
         },
         Some(6) if packet.len() >= 40 => match (number(4), jumbo_length(packet[6], packet)) {
             (0, None) => uncut,
-            (0, Some(length)) if length as usize <= uncut.saturating_sub(40) => 40 + length as usize,
+            (0, Some(length)) if length as usize <= uncut.saturating_sub(40) => {
+                40 + length as usize
+            }
             (length, _) => 40 + length,
         },
         _ => 0,
@@ -303,7 +315,9 @@ fn seems(head: &[u8]) -> &'static str {
         [0x04, 0x22, 0x4d, 0x18] => ": it is compressed by lz4, unpack it first",
         [b'P', b'K', 3, 4] => ": it is a zip archive, unpack it first",
         b"snoo" => ": it is a snoop file; `editcap -F pcapng` converts it",
-        b"GMBU" | b"RTSS" => ": it is of Microsoft's Network Monitor; `editcap -F pcapng` converts it",
+        b"GMBU" | b"RTSS" => {
+            ": it is of Microsoft's Network Monitor; `editcap -F pcapng` converts it"
+        }
         [0xa1, 0xb2, 0x34, 0xcd]
         | [0xcd, 0x34, 0xb2, 0xa1]
         | [0xa1, 0x2b, 0x3c, 0x4d]

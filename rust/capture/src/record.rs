@@ -46,7 +46,8 @@ impl Record {
         }
     }
 
-    /// The frame is another one of the same length. A hash of the frame is no longer its own, and goes.
+    /// The frame is another one of the same length. A hash of the frame is no longer its own, and
+    /// goes.
     pub(crate) fn change(&mut self, frame: &[u8]) {
         self.bytes[self.frame.clone()].copy_from_slice(frame);
         if self.kind == Kind::Enhanced && self.has_hash() {

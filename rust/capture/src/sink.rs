@@ -9,10 +9,12 @@ use crate::CaptureError;
 use crate::pcapng::{Block, SectionStart};
 use crate::record::Record;
 
-/// A capture file that grows, and the length of its pcapng section, which stands at the section's head.
+/// A capture file that grows, and the length of its pcapng section, which stands at the section's
+/// head.
 pub(crate) struct Sink {
     file: BufWriter<File>,
-    /// Whether what was written can be changed: a pipe cannot, and standard output may be appended to.
+    /// Whether what was written can be changed: a pipe cannot, and standard output may be appended
+    /// to.
     can_seek: bool,
     written: u64,
     section: Option<OpenSection>,
@@ -70,7 +72,8 @@ impl Sink {
         Ok(self.file.flush()?)
     }
 
-    /// Corrects the length of the section that is open, if it is another than the one that was read.
+    /// Corrects the length of the section that is open, if it is another than the one that was
+    /// read.
     fn end_section(&mut self, read: u64) -> Result<(), CaptureError> {
         let Some(section) = self.section.take() else { return Ok(()) };
         let length = self.written - section.body;

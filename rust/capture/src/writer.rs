@@ -16,7 +16,8 @@ use crate::sink::Sink;
 /// Frames that wait for a held one in front of them, at most.
 const MAX_WAITING: usize = 4096;
 
-/// Writes frames in the order in which they were read: those behind a held fragment wait until it is decided.
+/// Writes frames in the order in which they were read: those behind a held fragment wait until it
+/// is decided.
 pub struct Writer {
     sink: Sink,
     answer: Answer,
@@ -34,17 +35,22 @@ enum Slot {
 }
 
 impl Writer {
-    /// Create the file with this name, or take standard output, for what comes from `reader`; refused packets are answered with
-    /// `answer`.
+    /// Create the file with this name, or take standard output, for what comes from `reader`;
+    /// refused packets are answered with `answer`.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn create(path: Option<&Path>, reader: &Reader, answer: Answer) -> Result<Self, CaptureError> {
+    pub fn create(
+        path: Option<&Path>,
+        reader: &Reader,
+        answer: Answer,
+    ) -> Result<Self, CaptureError> {
         let sink = Sink::create(path, reader.header())?;
         Ok(Self { sink, answer, waiting: VecDeque::new(), late: HashMap::new(), section: 0 })
     }
 
-    /// Write the frames of a batch: `packets` are its packets as the engine left them, with one verdict for each frame.
+    /// Write the frames of a batch: `packets` are its packets as the engine left them, with one
+    /// verdict for each frame.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -97,7 +103,10 @@ impl Writer {
         if let Some(frame) = self.late.remove(&ticket) {
             return decided(&frame).map_or(Ok(()), |record| self.sink.record(&record));
         }
-        let place = self.waiting.iter().position(|slot| matches!(slot, Slot::Held(own, _) if *own == ticket));
+        let place = self
+            .waiting
+            .iter()
+            .position(|slot| matches!(slot, Slot::Held(own, _) if *own == ticket));
         if let Some(place) = place
             && let Some(Slot::Held(_, frame)) = self.waiting.remove(place)
             && let Some(record) = decided(&frame)
@@ -160,7 +169,8 @@ impl Writer {
     }
 }
 
-/// The record of a frame whose packet is now `packet`, of which only as much as was captured counts.
+/// The record of a frame whose packet is now `packet`, of which only as much as was captured
+/// counts.
 fn changed(frame: &Frame, packet: &[u8]) -> Record {
     let mut record = frame.record.clone();
     let mut bytes = record.frame().to_vec();

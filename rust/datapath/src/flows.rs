@@ -1,6 +1,8 @@
-//! What becomes of flows that the kernel carries: its events, and looks at those that are there, go to the engine.
+//! What becomes of flows that the kernel carries: its events, and looks at those that are there, go
+//! to the engine.
 //!
-//! Flows are known by their ends, whoever has made them and whatever connmark they have: others write connmarks too.
+//! Flows are known by their ends, whoever has made them and whatever connmark they have: others
+//! write connmarks too.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -64,7 +66,8 @@ impl FlowWatch {
         while !self.is_stopped.load(Ordering::Relaxed) {
             self.turns.fetch_add(1, Ordering::Relaxed);
             let asked = self.asked.load(Ordering::Acquire);
-            let touched = std::mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner));
+            let touched =
+                std::mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner));
             self.look_at(engine, requests, &touched)?;
             if !touched.is_empty() {
                 again.push((Instant::now() + PATIENT, touched));
@@ -92,8 +95,9 @@ impl FlowWatch {
                 for change in some {
                     match change {
                         Change::New(entry) => {
-                            // Looks end flows, as kube-proxy's syncs do. If one ended here, somebody
-                            // else's translation of a frontend would begin and end with each packet.
+                            // Looks end flows, as kube-proxy's syncs do. If one ended here,
+                            // somebody else's translation of a frontend would begin and end with
+                            // each packet.
                             let _ = engine.observe(now, &carried(entry), None);
                         }
                         Change::Ended(entry) => {
@@ -120,7 +124,8 @@ impl FlowWatch {
         self.waker.wake();
     }
 
-    /// Asks for a look at all flows, and returns a number that [`FlowWatch::answered`] reaches when it is done.
+    /// Asks for a look at all flows, and returns a number that [`FlowWatch::answered`] reaches when
+    /// it is done.
     pub fn ask(&self) -> u64 {
         let number = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
         self.waker.wake();
@@ -128,8 +133,8 @@ impl FlowWatch {
     }
 
     /// These frontends have come, or backends of theirs have left: looks soon for flows that do not
-    /// go where the frontends lead, and once more when an answer to a handshake would have come, and
-    /// what was decided just before has its flow.
+    /// go where the frontends lead, and once more when an answer to a handshake would have come,
+    /// and what was decided just before has its flow.
     pub fn touch(&self, frontends: impl IntoIterator<Item = (Protocol, SocketAddr)>) {
         let selections = frontends.into_iter().map(|(Protocol(protocol), to)| Selection {
             protocol,
@@ -192,7 +197,8 @@ impl FlowWatch {
         Ok(())
     }
 
-    /// Shows flows to the engine and ends those that it wants to be ended; whether it has seen all that are meant.
+    /// Shows flows to the engine and ends those that it wants to be ended; whether it has seen all
+    /// that are meant.
     fn look_for(
         &self,
         engine: &Mutex<Engine>,
@@ -224,7 +230,8 @@ impl FlowWatch {
     }
 }
 
-/// Each once; and where many are of one family and protocol, all of those at once, since the kernel passes over all flows for each.
+/// Each once; and where many are of one family and protocol, all of those at once, since the kernel
+/// passes over all flows for each.
 fn merged(touched: &[Selection]) -> Vec<Selection> {
     let all_of = |own: &Selection| Selection { destination: None, ..*own };
     let each: HashSet<Selection> = touched.iter().copied().collect();
@@ -251,8 +258,8 @@ fn carried(entry: &Entry) -> Carried {
     }
 }
 
-/// How long a wait for events lasts, at most. Waking up more often costs others: with 20 ms, bulk TCP that needed all processors lost a
-/// twentieth.
+/// How long a wait for events lasts, at most. Waking up more often costs others: with 20 ms, bulk
+/// TCP that needed all processors lost a twentieth.
 const PATIENCE: Duration = Duration::from_millis(200);
 /// Flows that are told to the engine at a time, for which packets wait.
 const AT_ONCE: usize = 64;
@@ -260,8 +267,8 @@ const AT_ONCE: usize = 64;
 const PATIENT: Duration = Duration::from_millis(1500);
 /// So many passes of the kernel over its flows cost less than to be shown all flows of a protocol.
 const FEW: usize = 8;
-/// All flows are looked at so often. The kernel says nothing of those that began while nobody listened
-/// (`nf_conntrack_events=2`).
+/// All flows are looked at so often. The kernel says nothing of those that began while nobody
+/// listened (`nf_conntrack_events=2`).
 const EVERY: Duration = Duration::from_secs(30);
 
 #[cfg(test)]

@@ -37,7 +37,8 @@ pub struct KernelQueue {
     queue: Queue,
     marks: Marks,
     rewrite: Rewrite,
-    /// Packets that may wait, where the kernel serves what we do not take: then it does so until a loop begins, and once it ends.
+    /// Packets that may wait, where the kernel serves what we do not take: then it does so until a
+    /// loop begins, and once it ends.
     relieved: Option<u32>,
     /// Numbers of fragments that wait, by ticket.
     held: HashMap<u32, u32>,
@@ -49,16 +50,29 @@ impl KernelQueue {
     ///
     /// # Errors
     /// [`QueueError`].
-    pub fn bind(number: u16, marks: Marks, rewrite: Rewrite, options: &Options) -> Result<Self, QueueError> {
+    pub fn bind(
+        number: u16,
+        marks: Marks,
+        rewrite: Rewrite,
+        options: &Options,
+    ) -> Result<Self, QueueError> {
         let is_relieved = options.fail_open && matches!(rewrite, Rewrite::Mark(_));
         let relieved = is_relieved.then_some(options.max_length);
         let max_length = if is_relieved { 0 } else { options.max_length };
         let queue = Queue::bind(number, &Options { max_length, ..options.clone() })?;
-        Ok(Self { queue, marks, rewrite, relieved, held: HashMap::new(), truncated: Arc::default() })
+        Ok(Self {
+            queue,
+            marks,
+            rewrite,
+            relieved,
+            held: HashMap::new(),
+            truncated: Arc::default(),
+        })
     }
 
-    /// Counts packets of which the kernel handed out only the beginning: a netlink attribute has 65,531 bytes at most.
-    /// They cannot be given new bytes, so they are dropped, unless a mark is enough.
+    /// Counts packets of which the kernel handed out only the beginning: a netlink attribute has
+    /// 65,531 bytes at most. They cannot be given new bytes, so they are dropped, unless a mark is
+    /// enough.
     #[must_use]
     pub fn truncated(&self) -> Arc<AtomicU64> {
         self.truncated.clone()
@@ -121,7 +135,8 @@ impl PacketQueue for KernelQueue {
             .iter()
             .filter_map(|own| {
                 // The kernel masquerades by flow: fragments that follow need no mark but ours.
-                held.remove(&own.ticket).map(|id| sent(&own.verdict, marks, rewrite, id, 0, &own.packet))
+                held.remove(&own.ticket)
+                    .map(|id| sent(&own.verdict, marks, rewrite, id, 0, &own.packet))
             })
             .collect();
         let mut verdicts = verdicts.iter();
@@ -143,12 +158,14 @@ impl PacketQueue for KernelQueue {
     }
 }
 
-/// Whether nothing can be done with a packet: it is to be given new bytes, and not all of it is here.
+/// Whether nothing can be done with a packet: it is to be given new bytes, and not all of it is
+/// here.
 fn is_lost(message: &Message, rewrite: &Rewrite) -> bool {
     message.whole_length.is_some() && matches!(rewrite, Rewrite::Payload)
 }
 
-/// Makes the headers of a packet of which only the beginning is here say so: our copy is read like any other, and never goes back.
+/// Makes the headers of a packet of which only the beginning is here say so: our copy is read like
+/// any other, and never goes back.
 fn shorten(bytes: &mut [u8]) {
     let length = bytes.len();
     let (field, whole, l4, is_udp) = match *bytes {
@@ -198,7 +215,10 @@ fn sent<'a>(
                 Sent { mark: Some(mark), ..accepted }
             }
             // Undecided: the standby serves it, and the engine hears by whom.
-            None => Sent { mark: Some(numbers.cleared(mark) & !(marks.flow | marks.refused)), ..accepted },
+            None => Sent {
+                mark: Some(numbers.cleared(mark) & !(marks.flow | marks.refused)),
+                ..accepted
+            },
         },
         (Action::Reject, _) => Sent { mark: Some(mark | marks.refused), ..accepted },
         (Action::Drop | Action::Hold, _) => Sent { judgement: Judgement::Drop, ..accepted },

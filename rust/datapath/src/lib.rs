@@ -1,7 +1,8 @@
-//! The one loop: packets from a queue go to the engine, verdicts back to the queue, with upkeep in between.
+//! The one loop: packets from a queue go to the engine, verdicts back to the queue, with upkeep in
+//! between.
 //!
-//! A driver implements [`PacketQueue`]: [`KernelQueue`] here, captures and the `netfilterqueue` package in Python. Several loops, one to a
-//! thread and a queue, may share an engine.
+//! A driver implements [`PacketQueue`]: [`KernelQueue`] here, captures and the `netfilterqueue`
+//! package in Python. Several loops, one to a thread and a queue, may share an engine.
 
 mod flows;
 mod kernel;
@@ -22,8 +23,9 @@ pub trait PacketQueue {
     /// Why it fails.
     type Error;
 
-    /// Takes packets that came in together, waiting for them a moment; there may be none. Returns the time in nanoseconds of the driver's
-    /// monotonic clock, or `None` when there will be no more.
+    /// Takes packets that came in together, waiting for them a moment; there may be none. Returns
+    /// the time in nanoseconds of the driver's monotonic clock, or `None` when there will be no
+    /// more.
     ///
     /// # Errors
     /// The driver's own.
@@ -37,7 +39,8 @@ pub trait PacketQueue {
         Ok(())
     }
 
-    /// Lets what comes from now on go by, to be served without us; whether it can. Packets that are in the queue are still to be received.
+    /// Lets what comes from now on go by, to be served without us; whether it can. Packets that are
+    /// in the queue are still to be received.
     ///
     /// # Errors
     /// The driver's own.
@@ -51,7 +54,8 @@ pub trait PacketQueue {
     /// Whether a fragment waits here under this ticket.
     fn holds(&self, ticket: u32) -> bool;
 
-    /// Sends on, refuses or drops the packets that were received last, and the fragments in `released`, which wait here.
+    /// Sends on, refuses or drops the packets that were received last, and the fragments in
+    /// `released`, which wait here.
     ///
     /// # Errors
     /// The driver's own.
@@ -69,14 +73,20 @@ pub struct Loop {
 }
 
 impl Loop {
-    /// Passes every packet of `queue` through `engine` until the queue ends or [`Loop::stop`] is called. What was received gets its
-    /// verdicts first, and so does what is in a queue that can turn others away.
+    /// Passes every packet of `queue` through `engine` until the queue ends or [`Loop::stop`] is
+    /// called. What was received gets its verdicts first, and so does what is in a queue that can
+    /// turn others away.
     ///
-    /// A defect of the engine costs the packets of one batch, not the loop: its tables are consistent between packets (F15).
+    /// A defect of the engine costs the packets of one batch, not the loop: its tables are
+    /// consistent between packets (F15).
     ///
     /// # Errors
     /// The driver's own.
-    pub fn run<Q: PacketQueue>(&self, engine: &Mutex<Engine>, queue: &mut Q) -> Result<(), Q::Error> {
+    pub fn run<Q: PacketQueue>(
+        &self,
+        engine: &Mutex<Engine>,
+        queue: &mut Q,
+    ) -> Result<(), Q::Error> {
         let mut verdicts = Vec::new();
         queue.begin()?;
         while !self.is_stopped.load(Ordering::Relaxed) {
@@ -136,7 +146,8 @@ impl Loop {
         self.turns.load(Ordering::Relaxed)
     }
 
-    /// Batches that were dropped because the engine failed on them: a defect that should be reported.
+    /// Batches that were dropped because the engine failed on them: a defect that should be
+    /// reported.
     pub fn panics(&self) -> u64 {
         self.panics.load(Ordering::Relaxed)
     }
@@ -200,9 +211,11 @@ mod tests {
 
     #[test]
     fn every_packet_gets_its_verdict_until_the_queue_ends() {
-        let mut queue = Script { batches: vec![vec![vec![0xff]], vec![vec![], vec![]]], ..Script::default() };
+        let mut queue =
+            Script { batches: vec![vec![vec![0xff]], vec![vec![], vec![]]], ..Script::default() };
         let own = Loop::default();
-        own.run(&Mutex::new(Engine::new(Config::default())), &mut queue).expect("the script does not fail");
+        own.run(&Mutex::new(Engine::new(Config::default())), &mut queue)
+            .expect("the script does not fail");
         assert_eq!(queue.actions, [Action::Accept, Action::Accept, Action::Drop]);
         assert_eq!((own.packets(), own.batches(), own.panics()), (3, 2, 0));
     }
@@ -212,17 +225,22 @@ mod tests {
         let mut queue = Script { batches: vec![vec![vec![]]], ..Script::default() };
         let own = Loop::default();
         own.stop();
-        own.run(&Mutex::new(Engine::new(Config::default())), &mut queue).expect("the script does not fail");
+        own.run(&Mutex::new(Engine::new(Config::default())), &mut queue)
+            .expect("the script does not fail");
         assert_eq!((own.batches(), queue.batches.len()), (0, 1));
     }
 
     #[test]
     fn a_queue_that_turns_others_away_is_emptied_first() {
-        let mut queue =
-            Script { turns_away: true, batches: vec![vec![vec![]], vec![vec![]]], ..Script::default() };
+        let mut queue = Script {
+            turns_away: true,
+            batches: vec![vec![vec![]], vec![vec![]]],
+            ..Script::default()
+        };
         let own = Loop::default();
         own.stop();
-        own.run(&Mutex::new(Engine::new(Config::default())), &mut queue).expect("the script does not fail");
+        own.run(&Mutex::new(Engine::new(Config::default())), &mut queue)
+            .expect("the script does not fail");
         assert_eq!((own.batches(), queue.actions.len()), (2, 2));
     }
 
@@ -231,7 +249,8 @@ mod tests {
     fn f15_a_panic_costs_one_batch() {
         let mut bytes = [[0u8], [1u8]];
         let [one, two] = &mut bytes;
-        let mut packets = [one, two].map(|bytes| Packet { bytes: &mut bytes[..], meta: Meta::default() });
+        let mut packets =
+            [one, two].map(|bytes| Packet { bytes: &mut bytes[..], meta: Meta::default() });
         let mut verdicts = Vec::new();
         let is_sound = guarded(&mut packets, &mut verdicts, |_, verdicts| {
             verdicts.push(Verdict::new(Action::Accept, Cause::NotOurs));

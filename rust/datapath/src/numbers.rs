@@ -32,7 +32,8 @@ impl Numbers {
         marks.extend(added.into_iter().map(|(backend, number)| (backend, self.shifted(number))));
     }
 
-    /// The mark for the backend to which this packet was translated; `None`, and counted, when that has no number.
+    /// The mark for the backend to which this packet was translated; `None`, and counted, when that
+    /// has no number.
     #[must_use]
     pub fn mark_of(&self, packet: &[u8]) -> Option<u32> {
         let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,5 @@
-//! ClientIP affinity: which backend a client had last, per service port. Bounded; no client is forgotten early while there is room.
+//! ClientIP affinity: which backend a client had last, per service port. Bounded; no client is
+//! forgotten early while there is room.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -43,7 +44,8 @@ impl Affinity {
         (now <= sticky.deadline).then_some(sticky.backend)
     }
 
-    /// Remembers a choice. A full table makes room by forgetting one of the next clients of the sweep, those first that are over.
+    /// Remembers a choice. A full table makes room by forgetting one of the next clients of the
+    /// sweep, those first that are over.
     pub(crate) fn put(&mut self, sticky: Sticky, now: Tick) {
         if let Some(&place) = self.places.get(&sticky.client) {
             self.stickies[place as usize] = sticky;
@@ -64,8 +66,14 @@ impl Affinity {
         debug_assert!(now <= sticky.deadline);
     }
 
-    /// Looks at the next `budget` clients and forgets those that are over or that `is_gone`; returns how many.
-    pub(crate) fn expire(&mut self, now: Tick, budget: usize, is_gone: impl Fn(&Sticky) -> bool) -> usize {
+    /// Looks at the next `budget` clients and forgets those that are over or that `is_gone`;
+    /// returns how many.
+    pub(crate) fn expire(
+        &mut self,
+        now: Tick,
+        budget: usize,
+        is_gone: impl Fn(&Sticky) -> bool,
+    ) -> usize {
         let mut forgotten = 0;
         for _ in 0..budget.min(self.stickies.len()) {
             if self.cursor >= self.stickies.len() {
@@ -124,7 +132,10 @@ mod tests {
         }
         assert_eq!(forgotten, 500_000);
         assert_eq!(affinity.len(), 500_000);
-        assert!((0..1_000_000).all(|n| affinity.get(&sticky(n, 0).client, 101).is_some() == (n % 2 == 1)));
+        assert!(
+            (0..1_000_000)
+                .all(|n| affinity.get(&sticky(n, 0).client, 101).is_some() == (n % 2 == 1))
+        );
     }
 
     #[test]

@@ -9,7 +9,8 @@ pub struct Backend {
     pub address: SocketAddr,
     /// Relative share of new flows; 0 drains.
     pub weight: u32,
-    /// Whether a flow that it opens to itself is masqueraded, without which it would never see an answer.
+    /// Whether a flow that it opens to itself is masqueraded, without which it would never see an
+    /// answer.
     pub hairpin: bool,
 }
 

@@ -1,15 +1,17 @@
 //! Choosing a backend for a new flow.
 //!
-//! A [`Balancer`] is built once from a list of backends and is immutable; what changes from choice to choice (cursor,
-//! random sequence) is a [`State`] that the caller owns. `explain` clones the state, so looking changes nothing.
+//! A [`Balancer`] is built once from a list of backends and is immutable; what changes from choice
+//! to choice (cursor, random sequence) is a [`State`] that the caller owns. `explain` clones the
+//! state, so looking changes nothing.
 //!
-//! [`Strategy`] names the balancers and builds them; each has a file of its own. They share four rules:
+//! [`Strategy`] names the balancers and builds them; each has a file of its own. They share four
+//! rules:
 //!
 //! - Weight 0 gets nothing; a list without weight gives `None`.
-//! - Choices follow from backends, request and state alone, in integer (or exactly specified) arithmetic: the same on
-//!   every run and platform.
-//! - The consistent strategies know a backend by address and port, not by its place in the list, and so agree between
-//!   nodes that list the same backends in another order.
+//! - Choices follow from backends, request and state alone, in integer (or exactly specified)
+//!   arithmetic: the same on every run and platform.
+//! - The consistent strategies know a backend by address and port, not by its place in the list,
+//!   and so agree between nodes that list the same backends in another order.
 //! - A state that served another list is welcome: at worst a turn is lost.
 
 mod cascade;
@@ -93,10 +95,12 @@ struct Candidate {
 }
 
 impl Candidate {
-    /// Whether `active` flows here are a lighter load, relative to weight, than `other_active` flows on `other`.
+    /// Whether `active` flows here are a lighter load, relative to weight, than `other_active`
+    /// flows on `other`.
     fn is_lighter(&self, active: u32, other: &Self, other_active: u32) -> bool {
         // active / weight < other_active / other.weight, without the division.
-        u64::from(active) * u64::from(other.weight) < u64::from(other_active) * u64::from(self.weight)
+        u64::from(active) * u64::from(other.weight)
+            < u64::from(other_active) * u64::from(self.weight)
     }
 }
 
@@ -108,8 +112,9 @@ fn candidates(backends: &[Backend]) -> Vec<Candidate> {
         .collect()
 }
 
-/// The backends with weight, in the order of their addresses: the same for every order of the list. Backends with one
-/// address are one candidate with the weight of all, since whoever goes by address cannot tell them apart.
+/// The backends with weight, in the order of their addresses: the same for every order of the list.
+/// Backends with one address are one candidate with the weight of all, since whoever goes by
+/// address cannot tell them apart.
 fn candidates_by_address(backends: &[Backend]) -> Vec<Candidate> {
     let address = |candidate: &Candidate| backends[candidate.index].address;
     let mut candidates = candidates(backends);

@@ -1,7 +1,9 @@
-//! Flows that the kernel carries: we decide about their first packet, it translates the rest and tells us what becomes of them.
+//! Flows that the kernel carries: we decide about their first packet, it translates the rest and
+//! tells us what becomes of them.
 //!
-//! A carried flow stands in the table like any other, so loads, counters and lists count it. It ends when the kernel says so, not by a
-//! deadline of ours; a packet of it that reaches us proves that the kernel has forgotten it.
+//! A carried flow stands in the table like any other, so loads, counters and lists count it. It
+//! ends when the kernel says so, not by a deadline of ours; a packet of it that reaches us proves
+//! that the kernel has forgotten it.
 
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -32,7 +34,8 @@ pub struct Carried {
     pub is_replied: bool,
     /// Both sides have confirmed it.
     pub is_assured: bool,
-    /// TCP's or SCTP's state, in the kernel's numbers (`nf_conntrack_tcp.h`, `nf_conntrack_sctp.h`).
+    /// TCP's or SCTP's state, in the kernel's numbers (`nf_conntrack_tcp.h`,
+    /// `nf_conntrack_sctp.h`).
     pub state: Option<u8>,
     /// Seconds until the kernel ends it without further packets.
     pub timeout: Option<u32>,
@@ -46,7 +49,8 @@ pub struct Carried {
 pub enum Outcome {
     /// It goes on.
     Keep,
-    /// The kernel is to end it, so that what follows is decided anew: it does not go where its frontend leads, and nobody is connected.
+    /// The kernel is to end it, so that what follows is decided anew: it does not go where its
+    /// frontend leads, and nobody is connected.
     End,
 }
 
@@ -58,19 +62,25 @@ pub struct Census {
 }
 
 impl Engine {
-    /// Takes note of a flow that the kernel carries, whoever has decided about it; `census` is the look at all flows that has found it, if
-    /// that is why. As kube-proxy's `CleanStaleEntries`: datagrams go to an endpoint that serves, or are decided anew. A flow to no frontend is
+    /// Takes note of a flow that the kernel carries, whoever has decided about it; `census` is the
+    /// look at all flows that has found it, if that is why. As kube-proxy's `CleanStaleEntries`:
+    /// datagrams go to an endpoint that serves, or are decided anew. A flow to no frontend is
     /// nobody's business here. Cost: look-ups.
     pub fn observe(&mut self, now: u64, flow: &Carried, census: Option<&mut Census>) -> Outcome {
         let tick = self.core.clock.advance(now);
         match flow.original.0 {
-            SocketAddr::V4(_) => self.observe_one::<Ipv4Addr>(tick, flow, census.map(|own| &mut own.v4)),
-            SocketAddr::V6(_) => self.observe_one::<Ipv6Addr>(tick, flow, census.map(|own| &mut own.v6)),
+            SocketAddr::V4(_) => {
+                self.observe_one::<Ipv4Addr>(tick, flow, census.map(|own| &mut own.v4))
+            }
+            SocketAddr::V6(_) => {
+                self.observe_one::<Ipv6Addr>(tick, flow, census.map(|own| &mut own.v6))
+            }
         }
     }
 
-    /// Takes note that the kernel has ended a flow. Returns whether somebody has made it do so (`conntrack -F`) while both ends were
-    /// talking: what follows within a minute goes where the flow went.
+    /// Takes note that the kernel has ended a flow. Returns whether somebody has made it do so
+    /// (`conntrack -F`) while both ends were talking: what follows within a minute goes where the
+    /// flow went.
     pub fn ended(&mut self, now: u64, flow: &Carried) -> bool {
         let tick = self.core.clock.advance(now);
         match flow.original.0 {
@@ -79,13 +89,15 @@ impl Engine {
         }
     }
 
-    /// Ends the flows that were carried and that a complete look at the kernel's flows did not find; returns how many those were.
+    /// Ends the flows that were carried and that a complete look at the kernel's flows did not
+    /// find; returns how many those were.
     #[allow(clippy::needless_pass_by_value)]
     pub fn end_unseen(&mut self, census: Census) -> usize {
         self.end_unseen_of::<Ipv4Addr>(&census.v4) + self.end_unseen_of::<Ipv6Addr>(&census.v6)
     }
 
-    /// Carried flows that were ended here and that the kernel is to end: protocol, client and frontend of each.
+    /// Carried flows that were ended here and that the kernel is to end: protocol, client and
+    /// frontend of each.
     pub fn take_orphans(&mut self) -> Vec<(Protocol, SocketAddr, SocketAddr)> {
         std::mem::take(&mut self.core.orphans)
     }
@@ -97,7 +109,8 @@ impl Engine {
         census: Option<&mut HashSet<FlowId>>,
     ) -> Outcome {
         let (core, lane) = A::lane(self);
-        let (Some(original), Some(reply)) = (ends::<A>(flow.original), ends::<A>(flow.reply)) else {
+        let (Some(original), Some(reply)) = (ends::<A>(flow.original), ends::<A>(flow.reply))
+        else {
             return Outcome::Keep;
         };
         let known = match lane.flows.find(&Tuple { ends: original, protocol: flow.protocol }) {
@@ -112,8 +125,10 @@ impl Engine {
             Some((_, Direction::Reply)) => return Outcome::Keep,
             None => None,
         };
-        let served =
-            core.table.find(flow.protocol, flow.original.1).map(|(place, _)| core.ledger.number(place));
+        let served = core
+            .table
+            .find(flow.protocol, flow.original.1)
+            .map(|(place, _)| core.ledger.number(place));
         let former = known.map(|id| core.ledger.backend(lane.flows.cold(id).backend).service);
         // Neither is it served here, nor was it.
         let Some(number) = served.or(former) else { return Outcome::Keep };
@@ -128,7 +143,8 @@ impl Engine {
             }
             return Outcome::End;
         }
-        let Some(id) = known.or_else(|| core.adopt(lane, now, number, flow, original, reply)) else {
+        let Some(id) = known.or_else(|| core.adopt(lane, now, number, flow, original, reply))
+        else {
             return Outcome::Keep;
         };
         core.rehome(lane, id);
@@ -148,7 +164,8 @@ impl Engine {
     fn ended_one<A: Family>(&mut self, now: Tick, flow: &Carried) -> bool {
         let (core, lane) = A::lane(self);
         let Some(ends) = ends::<A>(flow.original) else { return false };
-        let Some((id, Direction::Original)) = lane.flows.find(&Tuple { ends, protocol: flow.protocol })
+        let Some((id, Direction::Original)) =
+            lane.flows.find(&Tuple { ends, protocol: flow.protocol })
         else {
             return false;
         };
@@ -162,7 +179,8 @@ impl Engine {
             core.end_flow(lane, id);
             return false;
         }
-        let (generation, deadline) = (core.generation.wrapping_sub(1), now.saturating_add(ticks(REMEMBERED)));
+        let (generation, deadline) =
+            (core.generation.wrapping_sub(1), now.saturating_add(ticks(REMEMBERED)));
         let hot = lane.flows.hot_mut(id);
         hot.flags = hot.flags & !Hot::<A>::CARRIED | Hot::<A>::FORGOTTEN;
         (hot.generation, hot.deadline) = (generation, deadline);
@@ -186,8 +204,8 @@ impl Engine {
 }
 
 impl Core {
-    /// Whether an entry that the kernel does not translate, and that keeps it from ever asking us, is to go: it is older than its
-    /// frontend, and nobody who is connected would miss it.
+    /// Whether an entry that the kernel does not translate, and that keeps it from ever asking us,
+    /// is to go: it is older than its frontend, and nobody who is connected would miss it.
     fn is_older(&self, flow: &Carried) -> bool {
         let (protocol, (src, dst)) = (flow.protocol, flow.original);
         let question = Question { protocol, src, dst, interface: 0, flags: None };
@@ -210,7 +228,8 @@ impl Core {
             return None;
         }
         let backend = self.ledger.backend_for(number, flow.reply.0);
-        // It counts with its backend before it is entered, so that a refusal is taken back in the same way as an end.
+        // It counts with its backend before it is entered, so that a refusal is taken back in the
+        // same way as an end.
         self.ledger.open_flow(backend);
         let (l3, l4) = rewrite::deltas(protocol, &original, &reply.reply());
         let hot = Hot {
@@ -242,8 +261,9 @@ impl Core {
             lane.flows.assure(id);
         }
         count(lane, id, flow);
-        let left =
-            flow.timeout.map_or(self.config.timeouts.of(state::<A>(flow)), |seconds| ticks(seconds.into()));
+        let left = flow
+            .timeout
+            .map_or(self.config.timeouts.of(state::<A>(flow)), |seconds| ticks(seconds.into()));
         let hot = lane.flows.hot_mut(id);
         let is_changed = hot.state != state::<A>(flow);
         hot.state = state::<A>(flow);
@@ -257,7 +277,8 @@ impl Core {
         }
     }
 
-    /// Whether a packet of this carried flow that came to us means that the kernel has forgotten the flow.
+    /// Whether a packet of this carried flow that came to us means that the kernel has forgotten
+    /// the flow.
     pub(crate) fn is_forgotten<A: Wire>(&self, lane: &Lane<A>, id: FlowId) -> bool {
         let (hot, cold) = (lane.flows.hot(id), lane.flows.cold(id));
         let age = self.clock.tick().saturating_sub(cold.created);
@@ -265,7 +286,8 @@ impl Core {
         hot.has(Hot::<A>::CARRIED) && (hot.state.is_tcp() || age > ticks(QUEUED_TOGETHER))
     }
 
-    /// Notes that a flow which is ended here is to be ended by the kernel as well, if it carries it.
+    /// Notes that a flow which is ended here is to be ended by the kernel as well, if it carries
+    /// it.
     pub(crate) fn orphan<A: Wire>(&mut self, lane: &Lane<A>, id: FlowId) {
         let hot = lane.flows.hot(id);
         if hot.has(Hot::<A>::CARRIED) {
@@ -290,13 +312,16 @@ fn count<A: Wire>(lane: &mut Lane<A>, id: FlowId, flow: &Carried) {
 /// Whether a connection has only been asked for.
 fn is_half_open(flow: &Carried) -> bool {
     match flow.protocol {
-        Protocol::TCP => flow.state.is_some_and(|state| matches!(state, TCP_SYN_SENT | TCP_SYN_SENT2)),
+        Protocol::TCP => {
+            flow.state.is_some_and(|state| matches!(state, TCP_SYN_SENT | TCP_SYN_SENT2))
+        }
         Protocol::SCTP => !flow.is_replied,
         _ => false,
     }
 }
 
-/// Whether a flow has ended before its time, while both ends were talking. The kernel says how much time was left (Linux 5.8).
+/// Whether a flow has ended before its time, while both ends were talking. The kernel says how much
+/// time was left (Linux 5.8).
 fn was_taken_out(flow: &Carried) -> bool {
     let is_talking = match flow.protocol {
         Protocol::TCP => flow.state == Some(TCP_ESTABLISHED),

@@ -1,8 +1,9 @@
 //! What outlives a restart: flows and affinity as bytes, with remaining times instead of moments.
 //!
-//! Layout, all numbers little endian: `KBENATCK`, version (u32), length of the body (u64), its CRC32c (u32), body. The body lists the
-//! names of service ports, then flows, then clients; see [`Writer`]. Nothing of a checkpoint is used before all of it was
-//! read and checked; what refers to a service port that is not served any more is left out.
+//! Layout, all numbers little endian: `KBENATCK`, version (u32), length of the body (u64), its
+//! CRC32c (u32), body. The body lists the names of service ports, then flows, then clients; see
+//! [`Writer`]. Nothing of a checkpoint is used before all of it was read and checked; what refers
+//! to a service port that is not served any more is left out.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -44,21 +45,36 @@ impl Engine {
     #[must_use]
     pub fn checkpoint(&mut self, now: u64) -> Vec<u8> {
         let tick = self.core.clock.advance(now);
-        let mut names: Vec<(u32, &str)> =
-            self.core.ledger.services().map(|(number, record)| (number, record.service.name())).collect();
+        let mut names: Vec<(u32, &str)> = self
+            .core
+            .ledger
+            .services()
+            .map(|(number, record)| (number, record.service.name()))
+            .collect();
         names.sort_by_key(|&(number, _)| number);
-        let place =
-            |number: u32| names.binary_search_by_key(&number, |&(known, _)| known).unwrap_or(0) as u32;
+        let place = |number: u32| {
+            names.binary_search_by_key(&number, |&(known, _)| known).unwrap_or(0) as u32
+        };
         let mut writer = Writer(Vec::new());
         writer.u32(names.len() as u32);
         for (_, name) in &names {
             writer.u32(name.len() as u32);
             writer.0.extend_from_slice(name.as_bytes());
         }
-        let v4: Vec<_> =
-            self.v4.flows.iter().filter(|(_, hot, _)| is_kept(hot, tick)).map(|(id, ..)| id).collect();
-        let v6: Vec<_> =
-            self.v6.flows.iter().filter(|(_, hot, _)| is_kept(hot, tick)).map(|(id, ..)| id).collect();
+        let v4: Vec<_> = self
+            .v4
+            .flows
+            .iter()
+            .filter(|(_, hot, _)| is_kept(hot, tick))
+            .map(|(id, ..)| id)
+            .collect();
+        let v6: Vec<_> = self
+            .v6
+            .flows
+            .iter()
+            .filter(|(_, hot, _)| is_kept(hot, tick))
+            .map(|(id, ..)| id)
+            .collect();
         writer.u32((v4.len() + v6.len()) as u32);
         for id in v4 {
             let backend = self.core.ledger.backend(self.v4.flows.cold(id).backend);
@@ -102,15 +118,22 @@ impl Engine {
         HEADER + NAMES + flows + config.max_affinities * CLIENT_SIZE
     }
 
-    /// Enters the flows and clients of a checkpoint that was written `away` nanoseconds ago, as far as their service ports are
-    /// served and there is room; returns how many flows. Flows that are there already stay as they are.
+    /// Enters the flows and clients of a checkpoint that was written `away` nanoseconds ago, as far
+    /// as their service ports are served and there is room; returns how many flows. Flows that are
+    /// there already stay as they are.
     ///
-    /// A flow ends when it would have ended at the latest: packets may have renewed it after the checkpoint was written, so it is
-    /// taken over with what was left of its life, unless more than its state's whole timeout less `away`.
+    /// A flow ends when it would have ended at the latest: packets may have renewed it after the
+    /// checkpoint was written, so it is taken over with what was left of its life, unless more than
+    /// its state's whole timeout less `away`.
     ///
     /// # Errors
     /// [`CheckpointError`]; then nothing was changed.
-    pub fn restore(&mut self, now: u64, checkpoint: &[u8], away: u64) -> Result<usize, CheckpointError> {
+    pub fn restore(
+        &mut self,
+        now: u64,
+        checkpoint: &[u8],
+        away: u64,
+    ) -> Result<usize, CheckpointError> {
         let content = Content::read(body(checkpoint)?)?;
         let tick = self.core.clock.advance(now);
         let away = clock::whole_ticks(away);
@@ -130,11 +153,16 @@ impl Engine {
             let Some(record) = self.core.ledger.service(number) else { continue };
             let Some(seconds) = record.service.spec().affinity else { continue };
             let listed = record.backends.iter().flatten().copied();
-            let mut listed = listed.filter(|&id| self.core.ledger.backend(id).address == client.backend);
-            if let (Some(id), Some(longest)) = (listed.next(), ticks(seconds.into()).checked_sub(away)) {
+            let mut listed =
+                listed.filter(|&id| self.core.ledger.backend(id).address == client.backend);
+            if let (Some(id), Some(longest)) =
+                (listed.next(), ticks(seconds.into()).checked_sub(away))
+            {
                 let backend = (id, self.core.ledger.backend(id).birth);
                 let deadline = tick.saturating_add(client.left.min(longest));
-                self.core.affinity.put(Sticky { client: (number, client.address), backend, deadline }, tick);
+                self.core
+                    .affinity
+                    .put(Sticky { client: (number, client.address), backend, deadline }, tick);
             }
         }
         Ok(restored)
@@ -149,21 +177,25 @@ impl Engine {
     ) -> bool {
         let (core, lane) = A::lane(self);
         let hot = &saved.hot;
-        // Not longer than a packet would keep it, whatever the checkpoint claims: no packet need ever come again.
-        let Some(longest) = core.config.timeouts.of(hot.state).checked_sub(away) else { return false };
+        // Not longer than a packet would keep it, whatever the checkpoint claims: no packet need
+        // ever come again.
+        let Some(longest) = core.config.timeouts.of(hot.state).checked_sub(away) else {
+            return false;
+        };
         let deadline = now.saturating_add(hot.deadline.min(longest));
         let is_ipv4 = hot.ends(Direction::Reply).source().is_ipv4();
         let Some(number) = core.ledger.find(&names[saved.service], is_ipv4) else { return false };
-        let is_known = hot
-            .ends
-            .iter()
-            .any(|ends| lane.flows.find(&Tuple { ends: ends.ends(), protocol: hot.protocol }).is_some());
+        let is_known = hot.ends.iter().any(|ends| {
+            lane.flows.find(&Tuple { ends: ends.ends(), protocol: hot.protocol }).is_some()
+        });
         let reply = hot.ends(Direction::Reply);
         let backend = SocketAddr::new(reply.src.into(), saved.backend_port);
         let id = if is_known { return false } else { core.ledger.backend_for(number, backend) };
-        // The flow counts with its backend before it is entered, so that a refusal is taken back in the same way as an end.
+        // The flow counts with its backend before it is entered, so that a refusal is taken back in
+        // the same way as an end.
         core.ledger.open_flow(id);
-        // No table has this generation, so the first packet looks whether the backend is still there.
+        // No table has this generation, so the first packet looks whether the backend is still
+        // there.
         let generation = core.generation.wrapping_sub(1);
         let hot = Hot { deadline, generation, ..hot.clone() };
         let (is_leased, source) = (hot.has(Hot::<A>::LEASED), hot.ends(Direction::Original).src);
@@ -177,8 +209,10 @@ impl Engine {
             return false;
         }
         if is_leased {
-            core.leases
-                .take(Remote { protocol, source: reply.dst.into(), backend: reply.source() }, reply.dport);
+            core.leases.take(
+                Remote { protocol, source: reply.dst.into(), backend: reply.source() },
+                reply.dport,
+            );
         }
         if core.config.max_flows_per_source.is_some() {
             *lane.sources.entry(source).or_default() += 1;
@@ -239,7 +273,8 @@ struct Content {
 impl Content {
     fn read(body: &[u8]) -> Result<Self, CheckpointError> {
         let mut reader = Reader { body, at: 0 };
-        let mut content = Self { names: Vec::new(), v4: Vec::new(), v6: Vec::new(), clients: Vec::new() };
+        let mut content =
+            Self { names: Vec::new(), v4: Vec::new(), v6: Vec::new(), clients: Vec::new() };
         for _ in 0..reader.u32()? {
             let length = reader.u32()? as usize;
             let name = std::str::from_utf8(reader.take(length)?).map_err(|_| reader.wrong())?;
@@ -262,7 +297,8 @@ impl Content {
     }
 }
 
-/// Whether both directions have the ports that packets of this protocol have; a rewrite relies on it.
+/// Whether both directions have the ports that packets of this protocol have; a rewrite relies on
+/// it.
 fn has_possible_ports<A: Wire>(protocol: Protocol, [original, reply]: &[Ends<A>; 2]) -> bool {
     match protocol {
         Protocol::TCP | Protocol::UDP | Protocol::SCTP => true,
@@ -274,7 +310,14 @@ fn has_possible_ports<A: Wire>(protocol: Protocol, [original, reply]: &[Ends<A>;
 struct Writer(Vec<u8>);
 
 impl Writer {
-    fn flow<A: Wire>(&mut self, lane: &Lane<A>, id: u32, now: Tick, service: u32, backend_port: u16) {
+    fn flow<A: Wire>(
+        &mut self,
+        lane: &Lane<A>,
+        id: u32,
+        now: Tick,
+        service: u32,
+        backend_port: u16,
+    ) {
         let (hot, cold) = (lane.flows.hot(id), lane.flows.cold(id));
         self.0.extend_from_slice(&[A::VERSION, hot.protocol.0, hot.state as u8, hot.flags]);
         for ends in hot.ends.map(Wired::ends) {
@@ -294,7 +337,12 @@ impl Writer {
             self.u32(side.end);
             self.u32(side.ack);
             self.u32(side.window);
-            self.0.extend_from_slice(&[side.scale, side.flags, side.retransmissions, side.packets_high]);
+            self.0.extend_from_slice(&[
+                side.scale,
+                side.flags,
+                side.retransmissions,
+                side.packets_high,
+            ]);
         }
     }
 
@@ -381,7 +429,8 @@ impl<'a> Reader<'a> {
     fn flow<A: Wire>(&mut self, names: usize) -> Result<SavedFlow<A>, CheckpointError> {
         let protocol = Protocol(self.u8()?);
         let state = self.u8()?;
-        let state = State::from_number(state).filter(|state| state.is_tcp() == (protocol == Protocol::TCP));
+        let state =
+            State::from_number(state).filter(|state| state.is_tcp() == (protocol == Protocol::TCP));
         let state = state.ok_or(self.wrong())?;
         let flags = self.u8()?;
         if flags & (Hot::<A>::CARRIED | Hot::<A>::FORGOTTEN) != 0 {
@@ -411,7 +460,8 @@ impl<'a> Reader<'a> {
             *side = Side { end, ack, window, scale, flags, retransmissions, packets_high };
         }
         let ends = ends.map(Wired::from);
-        let hot = Hot { ends, deadline, generation: 0, l3, l4, protocol, state, flags, packets, bytes };
+        let hot =
+            Hot { ends, deadline, generation: 0, l3, l4, protocol, state, flags, packets, bytes };
         Ok(SavedFlow { hot, age, service, backend_port, tracking })
     }
 }

@@ -1,13 +1,15 @@
 //! The engine's time: nanoseconds of the caller's monotonic clock, kept in ticks.
 
-/// Nanoseconds of a tick, as a shift: 2^26 ns, 67 ms. A deadline is rounded up to a tick and over when a later one begins, so it is late by up
-/// to two ticks and never early; 32 bits last for nine years.
+/// Nanoseconds of a tick, as a shift: 2^26 ns, 67 ms. A deadline is rounded up to a tick and over
+/// when a later one begins, so it is late by up to two ticks and never early; 32 bits last for nine
+/// years.
 const TICK_SHIFT: u32 = 26;
 
 /// A moment, in ticks since the engine's first packet.
 pub(crate) type Tick = u32;
 
-/// Follows the time that callers hand in. A clock that jumps back stands still until it has caught up (F52).
+/// Follows the time that callers hand in. A clock that jumps back stands still until it has caught
+/// up (F52).
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Clock {
     origin: Option<u64>,
@@ -83,7 +85,10 @@ mod tests {
         assert_eq!(later, 14);
         assert_eq!(clock.advance(year), later);
         assert_eq!(clock.at(year), later, "nor does a look at it");
-        assert_eq!(clock.advance(u64::MAX), ((u64::MAX - year) >> 26).try_into().unwrap_or(Tick::MAX));
+        assert_eq!(
+            clock.advance(u64::MAX),
+            ((u64::MAX - year) >> 26).try_into().unwrap_or(Tick::MAX)
+        );
     }
 
     #[test]

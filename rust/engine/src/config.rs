@@ -35,7 +35,8 @@ pub struct Config {
     pub max_fragments: usize,
     /// How long flows live without packets.
     pub timeouts: Timeouts,
-    /// Addresses that replace a masqueraded source, at most one of each family; without one, the verdict's flag asks the sender to.
+    /// Addresses that replace a masqueraded source, at most one of each family; without one, the
+    /// verdict's flag asks the sender to.
     pub snat: Vec<IpAddr>,
     /// Ports for replaced sources.
     pub ports: PortRange,

@@ -1,8 +1,9 @@
 //! Flows: both directions of each in one record, found by the tuple of either.
 //!
-//! A flow's record is split by use: [`Hot`] is one cache line (two for IPv6) and all that a packet of an established flow touches;
-//! [`Cold`] is the rest. Memory is bounded by the table's capacity. There are no timers: a deadline is checked when a
-//! flow is looked up, and a sweep in bounded steps frees those that nobody looks up (as in Linux and gVisor).
+//! A flow's record is split by use: [`Hot`] is one cache line (two for IPv6) and all that a packet
+//! of an established flow touches; [`Cold`] is the rest. Memory is bounded by the table's capacity.
+//! There are no timers: a deadline is checked when a flow is looked up, and a sweep in bounded
+//! steps frees those that nobody looks up (as in Linux and gVisor).
 
 pub mod index;
 pub mod ports;
@@ -34,7 +35,8 @@ pub(crate) struct Hot<A> {
     pub(crate) deadline: Tick,
     /// The service table under which its backend was last found to be there.
     pub(crate) generation: u32,
-    /// What the original direction's rewrite does to an IP header checksum; the reply's is the inverse.
+    /// What the original direction's rewrite does to an IP header checksum; the reply's is the
+    /// inverse.
     pub(crate) l3: Delta,
     /// The same for a transport checksum.
     pub(crate) l4: Delta,
@@ -223,19 +225,20 @@ impl<A: Address> FlowTable<A> {
         ends: &Wired<A>,
         protocol: Protocol,
     ) -> Option<&mut Hot<A>> {
-        self.hot
-            .get_mut(entry.flow() as usize)
-            .filter(|hot| (hot.ends[entry.direction() as usize] == *ends) & (hot.protocol == protocol))
+        self.hot.get_mut(entry.flow() as usize).filter(|hot| {
+            (hot.ends[entry.direction() as usize] == *ends) & (hot.protocol == protocol)
+        })
     }
 
     #[inline(always)]
     fn is_meant(&self, entry: Entry, ends: &Wired<A>, protocol: Protocol) -> bool {
-        self.hot
-            .get(entry.flow() as usize)
-            .is_some_and(|hot| (hot.ends[entry.direction() as usize] == *ends) & (hot.protocol == protocol))
+        self.hot.get(entry.flow() as usize).is_some_and(|hot| {
+            (hot.ends[entry.direction() as usize] == *ends) & (hot.protocol == protocol)
+        })
     }
 
-    /// The entry under which the flow of these ends is found; also of an expired one. Cost: one line of the index and one record.
+    /// The entry under which the flow of these ends is found; also of an expired one. Cost: one
+    /// line of the index and one record.
     #[inline(always)]
     pub(crate) fn entry(&self, ends: &Wired<A>, protocol: Protocol) -> Option<Entry> {
         let hash = self.hash(ends, protocol);
@@ -293,8 +296,12 @@ impl<A: Address> FlowTable<A> {
         self.iter_in(0..self.hot.len())
     }
 
-    /// The flows in these records, expired ones included. A flow keeps its record for as long as it lives.
-    pub(crate) fn iter_in(&self, records: Range<usize>) -> impl Iterator<Item = (FlowId, &Hot<A>, &Cold)> {
+    /// The flows in these records, expired ones included. A flow keeps its record for as long as it
+    /// lives.
+    pub(crate) fn iter_in(
+        &self,
+        records: Range<usize>,
+    ) -> impl Iterator<Item = (FlowId, &Hot<A>, &Cold)> {
         let start = records.start;
         let (hot, cold) = (self.hot.get(records.clone()), self.cold.get(records));
         hot.unwrap_or_default()
@@ -310,7 +317,8 @@ impl<A: Address> FlowTable<A> {
         self.hot.len()
     }
 
-    /// Enters a flow whose two tuples are known to be new. Cost: two lines of the index and one record.
+    /// Enters a flow whose two tuples are known to be new. Cost: two lines of the index and one
+    /// record.
     #[inline(always)]
     pub(crate) fn insert(
         &mut self,
@@ -387,8 +395,9 @@ impl<A: Address> FlowTable<A> {
         self.sweep.earliest = self.sweep.earliest.min(deadline);
     }
 
-    /// Looks at the next records of the sweep, at most `budget`, and returns the first one for which `is_over` holds, with the number
-    /// of records looked at; to be called again with the rest of the budget.
+    /// Looks at the next records of the sweep, at most `budget`, and returns the first one for
+    /// which `is_over` holds, with the number of records looked at; to be called again with the
+    /// rest of the budget.
     pub(crate) fn sweep(
         &mut self,
         budget: usize,

@@ -1,7 +1,9 @@
-//! The first packet of a flow: may it be served, by which list of backends, and is its source masqueraded?
+//! The first packet of a flow: may it be served, by which list of backends, and is its source
+//! masqueraded?
 //!
-//! Pure: tables and a question in, a decision out. Both the path of real packets and `explain` come through here; the second brings a
-//! [`Trace`] that is told what was checked. Behaviour is kube-proxy's (pkg/proxy/iptables/proxier.go, pkg/proxy/topology.go).
+//! Pure: tables and a question in, a decision out. Both the path of real packets and `explain` come
+//! through here; the second brings a [`Trace`] that is told what was checked. Behaviour is
+//! kube-proxy's (pkg/proxy/iptables/proxier.go, pkg/proxy/topology.go).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -45,7 +47,8 @@ pub(crate) struct Question {
     pub(crate) flags: Option<Flags>,
 }
 
-/// What to do with TCP in mid-stream of a connection that is not known (after a restart, or when it had expired).
+/// What to do with TCP in mid-stream of a connection that is not known (after a restart, or when it
+/// had expired).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Midstream {
     /// Pick it up with a consistent choice: after a restart, and on every node, the same backend.
@@ -116,7 +119,8 @@ fn unguarded(
     let port = &table.services()[service as usize];
     trace.step("frontend", || format!("{protocol} {dst} is a {} of {}", kind.name(), port.name()));
 
-    // Packets to a balanced address may carry it as their source, if it is listed (see `admits_own_addresses` in the policy).
+    // Packets to a balanced address may carry it as their source, if it is listed (see
+    // `admits_own_addresses` in the policy).
     let is_admitted = kind == FrontendKind::LoadBalancer
         && port.spec().source_ranges.iter().any(|own| own.is_just(question.src.ip()));
     if let Some(why) = martian(table, question).filter(|_| !is_admitted) {
@@ -135,8 +139,9 @@ fn unguarded(
         is_midstream = !flags.is_opening();
         if is_midstream {
             let policy = if flags.is_midstream() { midstream } else { Midstream::Drop };
-            trace
-                .step("mid-stream", || format!("not a SYN, and no flow is known: {policy:?}").to_lowercase());
+            trace.step("mid-stream", || {
+                format!("not a SYN, and no flow is known: {policy:?}").to_lowercase()
+            });
             match policy {
                 Midstream::Consistent => {}
                 Midstream::Reject => return refuse(Action::Reject, Cause::Midstream),
@@ -145,12 +150,15 @@ fn unguarded(
         }
     }
     match policy(table, port, kind, question, trace) {
-        Ok((scope, masquerade)) => Decision::Serve(Serve { service, scope, masquerade, is_midstream }),
+        Ok((scope, masquerade)) => {
+            Decision::Serve(Serve { service, scope, masquerade, is_midstream })
+        }
         Err((action, cause)) => refuse(action, cause),
     }
 }
 
-/// Traffic policies, source ranges and masquerade: which list serves, and whether the source is masqueraded.
+/// Traffic policies, source ranges and masquerade: which list serves, and whether the source is
+/// masqueraded.
 fn policy(
     table: &ServiceTable,
     port: &ServicePort,
@@ -174,9 +182,13 @@ fn policy(
         format!("{src} is {class}{how}")
     });
     let is_ranged = kind == FrontendKind::LoadBalancer
-        || (spec.ranges_everywhere && matches!(kind, FrontendKind::ExternalIp | FrontendKind::NodePort));
+        || (spec.ranges_everywhere
+            && matches!(kind, FrontendKind::ExternalIp | FrontendKind::NodePort));
     let has_endpoints = port.has_endpoints();
-    if is_ranged && (has_endpoints || node.mode == Mode::Nftables) && !is_in_ranges(port, src, trace) {
+    if is_ranged
+        && (has_endpoints || node.mode == Mode::Nftables)
+        && !is_in_ranges(port, src, trace)
+    {
         return Err((Action::Drop, Cause::SourceRange));
     }
     if !has_endpoints {
@@ -201,11 +213,14 @@ fn policy(
             }
             (false, ..) => (Scope::Cluster, true, "external traffic to the whole cluster"),
             (true, true, _) => (Scope::Cluster, false, "a pod is short-cut to the whole cluster"),
-            (true, false, true) => (Scope::Cluster, true, "the node is short-cut to the whole cluster"),
+            (true, false, true) => {
+                (Scope::Cluster, true, "the node is short-cut to the whole cluster")
+            }
             (true, false, false) => (Scope::Local, false, "externalTrafficPolicy is Local"),
         }
     };
-    // In nftables mode one rule for all cluster IPs goes ahead of the choice: an external address may be one, too.
+    // In nftables mode one rule for all cluster IPs goes ahead of the choice: an external address
+    // may be one, too.
     let is_virtual = !masquerade
         && (node.masquerade_all || is_foreign)
         && node.mode == Mode::Nftables
@@ -221,14 +236,19 @@ fn policy(
         return Err((Action::Drop, Cause::NoLocalEndpoints));
     }
     trace.step("endpoints", || {
-        backends.iter().map(|b| format!("{} weight {}", b.address, b.weight)).collect::<Vec<_>>().join(", ")
+        backends
+            .iter()
+            .map(|b| format!("{} weight {}", b.address, b.weight))
+            .collect::<Vec<_>>()
+            .join(", ")
     });
     trace.step("masquerade", || format!("{}: {why}", if masquerade { "yes" } else { "no" }));
     Ok((scope, masquerade))
 }
 
-/// Chooses the backend by its position in the list. Affinity goes before the strategy; a connection in mid-stream gets a consistent choice
-/// whatever the strategy is. `None` when all backends are drained. Cost: that of the strategy.
+/// Chooses the backend by its position in the list. Affinity goes before the strategy; a connection
+/// in mid-stream gets a consistent choice whatever the strategy is. `None` when all backends are
+/// drained. Cost: that of the strategy.
 pub(crate) fn choose(
     port: &ServicePort,
     serve: &Serve,
@@ -272,10 +292,11 @@ pub(crate) fn is_reached(table: &ServiceTable, question: &Question) -> bool {
     })
 }
 
-/// Whether kube-proxy has no rule for this packet, although the frontend is known: what goes to a node port's number on an address that
-/// serves none is only refused. In iptables mode the node's own packets to other hosts' addresses are not even that, since
-/// KUBE-EXTERNAL-SERVICES hangs in INPUT and FORWARD alone; nor is what others send to a cluster IP that the node has (NodeLocal DNSCache),
-/// since KUBE-SERVICES hangs in FORWARD and OUTPUT.
+/// Whether kube-proxy has no rule for this packet, although the frontend is known: what goes to a
+/// node port's number on an address that serves none is only refused. In iptables mode the node's
+/// own packets to other hosts' addresses are not even that, since KUBE-EXTERNAL-SERVICES hangs in
+/// INPUT and FORWARD alone; nor is what others send to a cluster IP that the node has (NodeLocal
+/// DNSCache), since KUBE-SERVICES hangs in FORWARD and OUTPUT.
 fn is_out_of_reach(
     table: &ServiceTable,
     port: &ServicePort,
@@ -293,10 +314,16 @@ fn is_out_of_reach(
         FrontendKind::ClusterIp => {
             let scope = if port.spec().internal_local { Scope::Local } else { Scope::Cluster };
             // It may be an external address of the Service, too, and refused as that.
-            let at =
-                |own: &&Frontend| own.address == Some(question.dst.ip()) && own.port == question.dst.port();
-            let is_internal_only =
-                || port.spec().frontends.iter().filter(at).all(|own| own.kind == FrontendKind::ClusterIp);
+            let at = |own: &&Frontend| {
+                own.address == Some(question.dst.ip()) && own.port == question.dst.port()
+            };
+            let is_internal_only = || {
+                port.spec()
+                    .frontends
+                    .iter()
+                    .filter(at)
+                    .all(|own| own.kind == FrontendKind::ClusterIp)
+            };
             let is_unserved = port.set(scope).backends().is_empty();
             is_iptables && is_unserved && !is_own && is_local && is_internal_only()
         }
@@ -304,7 +331,11 @@ fn is_out_of_reach(
     };
     if passes_by {
         trace.step("endpoints", || {
-            let whose = if is_own { "the node's own packets" } else { "packets to the node's own addresses" };
+            let whose = if is_own {
+                "the node's own packets"
+            } else {
+                "packets to the node's own addresses"
+            };
             format!("none that may serve, but in iptables mode {whose} are not refused")
         });
     }
@@ -317,7 +348,8 @@ pub(crate) fn is_own(table: &ServiceTable, question: &Question) -> bool {
     table.is_node(src) || (src.is_loopback() && question.interface == 0)
 }
 
-/// Whether a flow from `source` to this backend needs its source masqueraded so that the answer comes back through the node.
+/// Whether a flow from `source` to this backend needs its source masqueraded so that the answer
+/// comes back through the node.
 pub(crate) fn is_hairpin(source: IpAddr, backend: &Backend) -> bool {
     backend.hairpin && backend.address.ip() == source
 }
@@ -327,7 +359,9 @@ fn without_frontend(table: &ServiceTable, question: &Question, trace: &mut impl 
     let has_ports = matches!(protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP);
     if table.is_node(dst.ip()) && !is_own(table, question) {
         // The rules about all cluster IPs hang in FORWARD and OUTPUT.
-        trace.step("frontend", || format!("{protocol} {dst} is no frontend, and the node has the address"));
+        trace.step("frontend", || {
+            format!("{protocol} {dst} is no frontend, and the node has the address")
+        });
         return Decision::Pass;
     }
     let is_unallocated = table.node().unallocated.iter().any(|range| range.contains(dst.ip()));
@@ -350,8 +384,8 @@ fn without_frontend(table: &ServiceTable, question: &Question, trace: &mut impl 
     }
 }
 
-/// Why these addresses cannot be (F91, F108); loopback is the node's own affair. External addresses may be those of hosts, other nodes among
-/// them, and so may send; cluster IPs are nobody's.
+/// Why these addresses cannot be (F91, F108); loopback is the node's own affair. External addresses
+/// may be those of hosts, other nodes among them, and so may send; cluster IPs are nobody's.
 fn martian(table: &ServiceTable, question: &Question) -> Option<&'static str> {
     let (src, dst) = (question.src.ip(), question.dst.ip());
     let is_unusable = match src {
@@ -372,7 +406,8 @@ fn martian(table: &ServiceTable, question: &Question) -> Option<&'static str> {
     }
 }
 
-/// Ranges restrict a load balancer's frontends only; none of the family, or one that covers everything, restricts nothing.
+/// Ranges restrict a load balancer's frontends only; none of the family, or one that covers
+/// everything, restricts nothing.
 fn is_in_ranges(port: &ServicePort, src: IpAddr, trace: &mut impl Trace) -> bool {
     let ranges = &port.spec().source_ranges;
     let mut own = ranges.iter().filter(|range| range.is_ipv4() == src.is_ipv4()).peekable();

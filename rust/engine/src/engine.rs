@@ -1,7 +1,7 @@
 //! The engine: tables and packets in, verdicts out.
 //!
-//! Time, randomness and bytes are arguments. `process` touches one packet; upkeep ([`Engine::expire`]) has a budget; nothing blocks,
-//! logs or reads a clock.
+//! Time, randomness and bytes are arguments. `process` touches one packet; upkeep
+//! ([`Engine::expire`]) has a budget; nothing blocks, logs or reads a clock.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -72,9 +72,10 @@ impl Engine {
         &self.core.table
     }
 
-    /// Puts a new table in force and returns the old one, so that the caller can drop it where time does not matter. Flows keep their
-    /// backend; one that has lost it is decided anew (UDP, unanswered TCP) or goes on (answered TCP). Cost: a name look-up per
-    /// service port, and more for those that changed.
+    /// Puts a new table in force and returns the old one, so that the caller can drop it where time
+    /// does not matter. Flows keep their backend; one that has lost it is decided anew (UDP,
+    /// unanswered TCP) or goes on (answered TCP). Cost: a name look-up per service port, and more
+    /// for those that changed.
     pub fn replace_services(&mut self, table: Arc<ServiceTable>) -> Arc<ServiceTable> {
         self.core.ledger.adopt(&table);
         self.core.generation = self.core.generation.wrapping_add(1);
@@ -84,11 +85,16 @@ impl Engine {
         std::mem::replace(&mut self.core.table, table)
     }
 
-    /// Exchanges the strategy of one service port; its flows and affinity stay. `None`: no service port has this name.
+    /// Exchanges the strategy of one service port; its flows and affinity stay. `None`: no service
+    /// port has this name.
     ///
     /// # Errors
     /// [`ServiceError::MaglevSize`].
-    pub fn set_strategy(&mut self, name: &str, strategy: Strategy) -> Option<Result<(), ServiceError>> {
+    pub fn set_strategy(
+        &mut self,
+        name: &str,
+        strategy: Strategy,
+    ) -> Option<Result<(), ServiceError>> {
         let table = self.core.table.clone();
         let mut services: Vec<Arc<ServicePort>> = table.services().to_vec();
         // One of each family, at most.
@@ -105,8 +111,9 @@ impl Engine {
         }))
     }
 
-    /// Processes one packet that came in at `now`, in nanoseconds of a monotonic clock: rewrites it in place, and says what is to be
-    /// done with it. Cost: for a known flow three cache lines, one more for TCP; nothing is allocated.
+    /// Processes one packet that came in at `now`, in nanoseconds of a monotonic clock: rewrites it
+    /// in place, and says what is to be done with it. Cost: for a known flow three cache lines, one
+    /// more for TCP; nothing is allocated.
     #[inline]
     pub fn process(&mut self, now: u64, packet: &mut Packet<'_>) -> Verdict {
         self.core.clock.advance(now);
@@ -125,9 +132,14 @@ impl Engine {
         core.process(lane, &candidate, packet)
     }
 
-    /// Processes packets that came in together, exactly as one after the other; memory that they need is fetched for all before the first
-    /// is touched. `verdicts` gets one for each.
-    pub fn process_batch(&mut self, now: u64, packets: &mut [Packet<'_>], verdicts: &mut Vec<Verdict>) {
+    /// Processes packets that came in together, exactly as one after the other; memory that they
+    /// need is fetched for all before the first is touched. `verdicts` gets one for each.
+    pub fn process_batch(
+        &mut self,
+        now: u64,
+        packets: &mut [Packet<'_>],
+        verdicts: &mut Vec<Verdict>,
+    ) {
         self.core.clock.advance(now);
         verdicts.reserve(packets.len());
         let mut left = packets;
@@ -145,7 +157,11 @@ impl Engine {
     }
 
     /// Processes the packets of one family at the front, and returns how many they were.
-    fn process_run<A: Family>(&mut self, packets: &mut [Packet<'_>], verdicts: &mut Vec<Verdict>) -> usize {
+    fn process_run<A: Family>(
+        &mut self,
+        packets: &mut [Packet<'_>],
+        verdicts: &mut Vec<Verdict>,
+    ) -> usize {
         let (core, lane) = A::lane(self);
         let mut candidates = [Candidate::OTHER; CHUNK];
         let mut run = 0;
@@ -169,22 +185,24 @@ impl Engine {
         run
     }
 
-    /// Fragments that were held and are decided now, those of the caller: of several drivers each has its own tickets.
+    /// Fragments that were held and are decided now, those of the caller: of several drivers each
+    /// has its own tickets.
     pub fn released(&mut self, is_own: impl Fn(u32) -> bool) -> Vec<Released> {
         self.core.released.extract_if(.., |released| is_own(released.ticket)).collect()
     }
 
-    /// Ends flows and forgets clients and fragments whose time is over, looking at no more than `budget` of each kind; returns how many flows
-    /// ended. A flow that is over is never used, whether this was called or not.
+    /// Ends flows and forgets clients and fragments whose time is over, looking at no more than
+    /// `budget` of each kind; returns how many flows ended. A flow that is over is never used,
+    /// whether this was called or not.
     pub fn expire(&mut self, now: u64, budget: usize) -> usize {
         let tick = self.core.clock.advance(now);
         let before = self.core.counters.expired;
         self.expire_lane::<Ipv4Addr>(tick, budget);
         self.expire_lane::<Ipv6Addr>(tick, budget);
         let ledger = &self.core.ledger;
-        self.core
-            .affinity
-            .expire(tick, budget, |sticky| ledger.backend(sticky.backend.0).birth != sticky.backend.1);
+        self.core.affinity.expire(tick, budget, |sticky| {
+            ledger.backend(sticky.backend.0).birth != sticky.backend.1
+        });
         (self.core.counters.expired - before) as usize
     }
 
@@ -215,24 +233,27 @@ impl Engine {
         }
     }
 
-    /// When [`Engine::expire`] has something to do next, in the caller's nanoseconds; `None` when nothing is pending. Never later than the
-    /// first end of a flow.
+    /// When [`Engine::expire`] has something to do next, in the caller's nanoseconds; `None` when
+    /// nothing is pending. Never later than the first end of a flow.
     #[must_use]
     pub fn next_expiry(&self) -> Option<u64> {
         let flows = [self.v4.flows.earliest_deadline(), self.v6.flows.earliest_deadline()];
-        let fragments = [self.v4.fragments.earliest_deadline(), self.v6.fragments.earliest_deadline()];
+        let fragments =
+            [self.v4.fragments.earliest_deadline(), self.v6.fragments.earliest_deadline()];
         flows.into_iter().chain(fragments).flatten().min().map(|tick| self.core.clock.after(tick))
     }
 
     /// Packets by action since the start.
     pub fn actions(&self) -> impl Iterator<Item = (Action, u64)> {
-        let count = |action| Cause::ALL.iter().map(|&cause| self.core.counters.of(action, cause)).sum();
+        let count =
+            |action| Cause::ALL.iter().map(|&cause| self.core.counters.of(action, cause)).sum();
         Action::ALL.into_iter().map(move |action| (action, count(action)))
     }
 
     /// Packets by cause since the start; those that did not occur are left out.
     pub fn causes(&self) -> impl Iterator<Item = (Cause, u64)> {
-        let count = |cause| Action::ALL.iter().map(|&action| self.core.counters.of(action, cause)).sum();
+        let count =
+            |cause| Action::ALL.iter().map(|&action| self.core.counters.of(action, cause)).sum();
         Cause::ALL.iter().map(move |&cause| (cause, count(cause))).filter(|&(_, count)| count > 0)
     }
 

@@ -1,4 +1,5 @@
-//! What happens to flows, for somebody who watches: a bounded ring, so that a slow watcher loses the oldest events and not our memory.
+//! What happens to flows, for somebody who watches: a bounded ring, so that a slow watcher loses
+//! the oldest events and not our memory.
 
 use std::collections::VecDeque;
 

@@ -1,6 +1,7 @@
 //! Why a packet gets its verdict: the path of [`crate::pipeline`], walked by looking only.
 //!
-//! Decisions come from the functions that real packets use, told to a trace and made on copies of what they would change.
+//! Decisions come from the functions that real packets use, told to a trace and made on copies of
+//! what they would change.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -61,7 +62,8 @@ impl Explanation {
 }
 
 impl Engine {
-    /// What [`Engine::process`] would do with `packet` now, and why. Tables, counters and random sequences stay as they are.
+    /// What [`Engine::process`] would do with `packet` now, and why. Tables, counters and random
+    /// sequences stay as they are.
     pub fn explain(&mut self, now: u64, packet: &[u8], meta: Meta) -> Explanation {
         // Looking must not move time either: it is put back.
         let clock = self.core.clock.clone();
@@ -77,8 +79,12 @@ impl Engine {
         };
         self.core.clock = clock;
         let verdict = explanation.verdict;
-        let why =
-            format!("{} ({}: {})", verdict.action.name(), verdict.cause.name(), verdict.cause.meaning());
+        let why = format!(
+            "{} ({}: {})",
+            verdict.action.name(),
+            verdict.cause.name(),
+            verdict.cause.meaning()
+        );
         explanation.steps.push(("verdict", why));
         explanation
     }
@@ -96,7 +102,9 @@ impl Engine {
             return explanation;
         }
         match headers.layer4 {
-            Layer4::IcmpOther => Explanation::of(Verdict::new(Action::Accept, Cause::NotOurs), steps),
+            Layer4::IcmpOther => {
+                Explanation::of(Verdict::new(Action::Accept, Cause::NotOurs), steps)
+            }
             Layer4::IcmpError => self.explain_error(&headers, packet, steps),
             _ => self.explain_datagram(&headers, packet, meta, steps),
         }
@@ -140,9 +148,12 @@ impl Engine {
             }
             Related::To { quote, flow, .. } => {
                 let ends = quote.tuple.ends;
-                steps.step("icmp error", || format!("it quotes {} to {}", ends.source(), ends.destination()));
+                steps.step("icmp error", || {
+                    format!("it quotes {} to {}", ends.source(), ends.destination())
+                });
                 let backend = lane.flows.hot(flow).ends(Direction::Reply).source();
-                let mut explanation = Explanation::of(Verdict::new(Action::Translate, Cause::Related), steps);
+                let mut explanation =
+                    Explanation::of(Verdict::new(Action::Translate, Cause::Related), steps);
                 explanation.backend = Some(backend);
                 explanation
             }
@@ -163,10 +174,13 @@ impl Engine {
         let question = question(headers, packet, meta);
         let table = core.table.clone();
         let serve = match decide::decide(&table, &question, core.config.midstream, &mut steps) {
-            Decision::Pass => return Explanation::of(Verdict::new(Action::Accept, Cause::NotOurs), steps),
+            Decision::Pass => {
+                return Explanation::of(Verdict::new(Action::Accept, Cause::NotOurs), steps);
+            }
             Decision::Refuse { action, cause, service } => {
                 let mut explanation = Explanation::of(Verdict::new(action, cause), steps);
-                explanation.frontend = table.find(question.protocol, question.dst).map(|(_, kind)| kind);
+                explanation.frontend =
+                    table.find(question.protocol, question.dst).map(|(_, kind)| kind);
                 explanation.service =
                     service.map(|service| table.services()[service as usize].name().to_owned());
                 return explanation;
@@ -174,9 +188,11 @@ impl Engine {
             Decision::Serve(serve) => serve,
         };
         let number = core.ledger.number(serve.service);
-        let state = core.ledger.service(number).map(|record| record.states[serve.scope as usize].clone());
-        let chosen =
-            state.and_then(|mut state| core.pick(number, &serve, &question, Some(&mut state), &mut steps));
+        let state =
+            core.ledger.service(number).map(|record| record.states[serve.scope as usize].clone());
+        let chosen = state.and_then(|mut state| {
+            core.pick(number, &serve, &question, Some(&mut state), &mut steps)
+        });
         let port = &table.services()[serve.service as usize];
         let eligible = port.set(serve.scope).backends().iter().filter(|backend| backend.weight > 0);
         let (mut candidates, mut masqueraded, mut refused) = (Vec::new(), Vec::new(), Vec::new());
@@ -200,14 +216,16 @@ impl Engine {
             ..Explanation::of(Verdict::new(Action::Reject, Cause::NoEndpoints), steps)
         };
         if let Some(backend) = chosen.map(|index| port.set(serve.scope).backends()[index]) {
-            let masquerade = match passage(&table, &question, &serve, &backend, &mut explanation.steps) {
-                Passage::Open { masquerade } => masquerade,
-                Passage::Closed(action, cause) => {
-                    explanation.verdict = Verdict::new(action, cause);
-                    return explanation;
-                }
-            };
-            let flags = Verdict::NEW | Verdict::FLOW | if masquerade { Verdict::MASQUERADE } else { 0 };
+            let masquerade =
+                match passage(&table, &question, &serve, &backend, &mut explanation.steps) {
+                    Passage::Open { masquerade } => masquerade,
+                    Passage::Closed(action, cause) => {
+                        explanation.verdict = Verdict::new(action, cause);
+                        return explanation;
+                    }
+                };
+            let flags =
+                Verdict::NEW | Verdict::FLOW | if masquerade { Verdict::MASQUERADE } else { 0 };
             explanation.verdict = Verdict { flags, ..Verdict::new(Action::Translate, Cause::New) };
             if masquerade && !serve.masquerade {
                 explanation.steps.step("hairpin", || {
@@ -216,7 +234,8 @@ impl Engine {
             }
             if !masquerade && serve.masquerade {
                 explanation.steps.step("delivery", || {
-                    "the backend is this node itself, so its source stays: nothing is sent on".to_owned()
+                    "the backend is this node itself, so its source stays: nothing is sent on"
+                        .to_owned()
                 });
             }
             let sent = addressed(headers, &backend);
@@ -276,7 +295,8 @@ impl Engine {
                 "it carries the flow and translates its packets, which do not come here".to_owned()
             });
         } else if standing != Standing::Listed {
-            // A flow that was kept under these tables is not asked again, also if its connection has begun anew since.
+            // A flow that was kept under these tables is not asked again, also if its connection
+            // has begun anew since.
             let is_kept = hot.generation == core.generation || stays(hot, standing);
             steps.step("backend", || {
                 let then = match (is_kept, standing) {
@@ -302,14 +322,17 @@ impl Engine {
             match cold.tracking.clone().advance(hot.state, direction, &segment) {
                 Progress::Invalid => cause = Cause::Invalid,
                 Progress::Reopened => {
-                    steps.step("tcp", || "a SYN on a connection that is over begins a new one".to_owned());
+                    steps.step("tcp", || {
+                        "a SYN on a connection that is over begins a new one".to_owned()
+                    });
                     return None;
                 }
-                Progress::To(state) => {
-                    steps.step("tcp", || format!("the connection is then {}", state.name().unwrap_or("")))
-                }
-                Progress::Unmoved => steps
-                    .step("tcp", || "a SYN on an open connection: the backend will challenge it".to_owned()),
+                Progress::To(state) => steps.step("tcp", || {
+                    format!("the connection is then {}", state.name().unwrap_or(""))
+                }),
+                Progress::Unmoved => steps.step("tcp", || {
+                    "a SYN on an open connection: the backend will challenge it".to_owned()
+                }),
             }
         }
         let is_dropped = cause == Cause::BackendGone
@@ -328,7 +351,10 @@ impl Engine {
             backend: Some(reply.source()),
             candidates: vec![reply.source()],
             masqueraded: if masquerade { vec![reply.source()] } else { Vec::new() },
-            ..Explanation::of(Verdict { flags, ..Verdict::new(action, cause) }, std::mem::take(steps))
+            ..Explanation::of(
+                Verdict { flags, ..Verdict::new(action, cause) },
+                std::mem::take(steps),
+            )
         })
     }
 }
@@ -342,7 +368,9 @@ fn place_steps<A: Family>(
 ) {
     if let Some(victim) = place.victim {
         let ends = lane.flows.hot(victim).ends(Direction::Original);
-        steps.step("room", || format!("the flow from {} to {} gives way", ends.source(), ends.destination()));
+        steps.step("room", || {
+            format!("the flow from {} to {} gives way", ends.source(), ends.destination())
+        });
     }
     let before = headers.tuple.ends;
     if (place.sent.src, place.sent.sport) != (before.src, before.sport) {

@@ -1,7 +1,9 @@
-//! The second look: kube-proxy's filter chains see a packet behind its NAT chains, with the backend's address.
+//! The second look: kube-proxy's filter chains see a packet behind its NAT chains, with the
+//! backend's address.
 //!
-//! A backend may be an address at which another Service has a frontend: a host's external IP, a node port, a cluster IP. Nobody translates
-//! twice, but what that Service refuses is refused (pkg/proxy/iptables/proxier.go, pkg/proxy/nftables/proxier.go).
+//! A backend may be an address at which another Service has a frontend: a host's external IP, a
+//! node port, a cluster IP. Nobody translates twice, but what that Service refuses is refused
+//! (pkg/proxy/iptables/proxier.go, pkg/proxy/nftables/proxier.go).
 
 use std::net::SocketAddr;
 
@@ -43,7 +45,8 @@ pub(crate) fn passage(
             });
             Passage::Closed(action, cause)
         }
-        // What comes to this node from elsewhere is delivered behind INPUT and never sees POSTROUTING. The node's own packets do.
+        // What comes to this node from elsewhere is delivered behind INPUT and never sees
+        // POSTROUTING. The node's own packets do.
         None => Passage::Open { masquerade: way.is_marked && (way.is_own || !way.is_local) },
     }
 }
@@ -58,12 +61,19 @@ struct Way {
     is_marked: bool,
 }
 
-fn refused(table: &ServiceTable, question: &Question, to: SocketAddr, way: &Way) -> Option<(Action, Cause)> {
+fn refused(
+    table: &ServiceTable,
+    question: &Question,
+    to: SocketAddr,
+    way: &Way,
+) -> Option<(Action, Cause)> {
     let claimed = table.claims(question.protocol, to);
     let by_service = claimed.into_iter().flatten().find_map(|(service, kind)| {
         let port = &table.services()[service as usize];
         match kind {
-            FrontendKind::NodePort | FrontendKind::ClosedNodePort => by_frontend(table, port, kind, way),
+            FrontendKind::NodePort | FrontendKind::ClosedNodePort => {
+                by_frontend(table, port, kind, way)
+            }
             // An external address may be the Service's own cluster IP.
             _ => port
                 .spec()
@@ -99,15 +109,19 @@ fn by_frontend(
         FrontendKind::ClusterIp => way.is_own || is_forwarded,
         FrontendKind::ExternalIp | FrontendKind::LoadBalancer => way.is_local || is_forwarded,
     };
-    let is_confined = if kind == FrontendKind::ClusterIp { spec.internal_local } else { spec.external_local };
+    let is_confined =
+        if kind == FrontendKind::ClusterIp { spec.internal_local } else { spec.external_local };
     match (is_met, has_endpoints) {
         (true, false) => Some((Action::Reject, Cause::NoEndpoints)),
-        (true, true) if is_confined && spec.local.is_empty() => Some((Action::Drop, Cause::NoLocalEndpoints)),
+        (true, true) if is_confined && spec.local.is_empty() => {
+            Some((Action::Drop, Cause::NoLocalEndpoints))
+        }
         _ => None,
     }
 }
 
-/// By the rules about all cluster IPs: behind the translation nobody serves there, on whatever port.
+/// By the rules about all cluster IPs: behind the translation nobody serves there, on whatever
+/// port.
 fn by_range(table: &ServiceTable, to: SocketAddr, way: &Way) -> Option<(Action, Cause)> {
     if way.is_local && !way.is_own {
         return None;

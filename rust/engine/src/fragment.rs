@@ -1,7 +1,9 @@
-//! Fragments of datagrams that nobody has put together: all follow what was decided for the first one, in whatever order they come.
+//! Fragments of datagrams that nobody has put together: all follow what was decided for the first
+//! one, in whatever order they come.
 //!
-//! Nothing is reassembled. A later fragment that comes early waits, in bounded number, size and time; overlapping fragments doom their
-//! datagram (RFC 5722, and Linux for IPv4 since 2018). Kernel queues behind connection tracking never see fragments; captures do.
+//! Nothing is reassembled. A later fragment that comes early waits, in bounded number, size and
+//! time; overlapping fragments doom their datagram (RFC 5722, and Linux for IPv4 since 2018).
+//! Kernel queues behind connection tracking never see fragments; captures do.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -79,7 +81,8 @@ pub(crate) struct Fragments<A> {
     held: usize,
     held_bytes: usize,
     serial: u64,
-    /// The last one given out. Both families' tickets go to one driver, so those of IPv4 are even and those of IPv6 odd.
+    /// The last one given out. Both families' tickets go to one driver, so those of IPv4 are even
+    /// and those of IPv6 odd.
     tickets: u32,
     /// Held fragments whose datagram was given up, with the cause.
     given_up: Vec<(Held, Cause)>,
@@ -104,7 +107,12 @@ impl<A: Address> Fragments<A> {
     }
 
     /// Enters a fragment. A new datagram in a full table pushes the oldest out.
-    pub(crate) fn admit(&mut self, id: DatagramId<A>, fragment: &Fragment, now: Tick) -> Admission<A> {
+    pub(crate) fn admit(
+        &mut self,
+        id: DatagramId<A>,
+        fragment: &Fragment,
+        now: Tick,
+    ) -> Admission<A> {
         self.expire(now, 2);
         if self.capacity == 0 {
             return Admission::Follow(Fate::Refused(Cause::FragmentLimit));
@@ -115,8 +123,13 @@ impl<A: Address> Fragments<A> {
             }
             self.serial += 1;
             self.deadlines.push_back((now.saturating_add(ticks(TIMEOUT)), self.serial, id));
-            let datagram =
-                Datagram { fate: None, seen: Vec::new(), end: None, held: Vec::new(), serial: self.serial };
+            let datagram = Datagram {
+                fate: None,
+                seen: Vec::new(),
+                end: None,
+                held: Vec::new(),
+                serial: self.serial,
+            };
             self.datagrams.insert(id, datagram);
         }
         let Some(datagram) = self.datagrams.get_mut(&id) else { return Admission::Wait };
@@ -146,7 +159,8 @@ impl<A: Address> Fragments<A> {
 
     /// Keeps a fragment until its datagram is decided; `None` when there is no room.
     pub(crate) fn hold(&mut self, id: &DatagramId<A>, packet: &[u8]) -> Option<u32> {
-        if self.held >= self.capacity || self.held_bytes + packet.len() > self.capacity * HELD_BYTES {
+        if self.held >= self.capacity || self.held_bytes + packet.len() > self.capacity * HELD_BYTES
+        {
             return None;
         }
         let datagram = self.datagrams.get_mut(id)?;
@@ -157,7 +171,8 @@ impl<A: Address> Fragments<A> {
         Some(self.tickets)
     }
 
-    /// Takes note of what was decided for the first fragment, and hands out those that waited for it.
+    /// Takes note of what was decided for the first fragment, and hands out those that waited for
+    /// it.
     pub(crate) fn settle(&mut self, id: DatagramId<A>, fate: Fate<A>) -> Vec<Held> {
         let Some(datagram) = self.datagrams.get_mut(&id) else { return Vec::new() };
         datagram.fate = Some(fate);
@@ -210,11 +225,13 @@ impl<A: Address> Fragments<A> {
     fn forget_complete(&mut self, id: DatagramId<A>) {
         if self.datagrams.get(&id).is_some_and(Datagram::is_complete) {
             self.datagrams.remove(&id);
-            // Its place in `deadlines` is skipped when its turn comes, by the serial; keep that list bounded too.
+            // Its place in `deadlines` is skipped when its turn comes, by the serial; keep that
+            // list bounded too.
             if self.deadlines.len() > 2 * self.capacity {
                 let datagrams = &self.datagrams;
-                self.deadlines
-                    .retain(|(_, serial, id)| datagrams.get(id).is_some_and(|known| known.serial == *serial));
+                self.deadlines.retain(|(_, serial, id)| {
+                    datagrams.get(id).is_some_and(|known| known.serial == *serial)
+                });
             }
         }
     }
@@ -230,8 +247,10 @@ impl<A> Datagram<A> {
         }
         let place = self.seen.partition_point(|&(_, seen_end)| seen_end <= start);
         let overlaps = self.seen.get(place).is_some_and(|&(seen_start, _)| seen_start < end);
-        let is_behind_end = self.end.is_some_and(|last| end > last || (!fragment.more && end != last));
-        let has_more_behind = !fragment.more && self.seen.last().is_some_and(|&(_, seen_end)| seen_end > end);
+        let is_behind_end =
+            self.end.is_some_and(|last| end > last || (!fragment.more && end != last));
+        let has_more_behind =
+            !fragment.more && self.seen.last().is_some_and(|&(_, seen_end)| seen_end > end);
         if overlaps || is_behind_end || has_more_behind {
             return Err(Cause::FragmentOverlap);
         }
@@ -252,7 +271,8 @@ impl<A> Datagram<A> {
         Ok(())
     }
 
-    /// Whether the fragment lies wholly within what was seen: a repetition, which the kernel drops alone.
+    /// Whether the fragment lies wholly within what was seen: a repetition, which the kernel drops
+    /// alone.
     fn is_repeated(&self, fragment: &Fragment) -> bool {
         let (start, end) = (fragment.offset, fragment.offset + fragment.length);
         self.seen.iter().any(|&(seen_start, seen_end)| seen_start <= start && end <= seen_end)

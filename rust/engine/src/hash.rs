@@ -1,4 +1,5 @@
-//! Keyed hashes of the engine's own tables: who does not know the key cannot choose tuples that collide (F28).
+//! Keyed hashes of the engine's own tables: who does not know the key cannot choose tuples that
+//! collide (F28).
 
 use std::hash::{BuildHasher, Hasher};
 
@@ -17,7 +18,8 @@ impl HashKey {
         Self([rng.next_u64(), rng.next_u64(), rng.next_u64(), rng.next_u64()])
     }
 
-    /// The hash of a tuple: folded 64 x 64 -> 128 bit multiplications, one for IPv4 and three for IPv6.
+    /// The hash of a tuple: folded 64 x 64 -> 128 bit multiplications, one for IPv4 and three for
+    /// IPv6.
     #[inline(always)]
     #[must_use]
     pub(crate) fn tuple<A: Address>(&self, ends: &Wired<A>, protocol: Protocol) -> u64 {

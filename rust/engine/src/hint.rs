@@ -1,7 +1,9 @@
-//! Hints to the processor and the kernel about memory. They change speed, never results; the engine's only `unsafe`.
+//! Hints to the processor and the kernel about memory. They change speed, never results; the
+//! engine's only `unsafe`.
 #![allow(unsafe_code)]
 
-/// Asks the processor to fetch the cache line of an item; a miss then overlaps with other work. Nothing happens for one that is not there.
+/// Asks the processor to fetch the cache line of an item; a miss then overlaps with other work.
+/// Nothing happens for one that is not there.
 #[inline(always)]
 pub(crate) fn prefetch<T>(items: &[T], index: usize) {
     #[cfg(target_arch = "x86_64")]
@@ -14,8 +16,9 @@ pub(crate) fn prefetch<T>(items: &[T], index: usize) {
     let _ = (items, index);
 }
 
-/// A vector with room for `capacity` items, for which the kernel is asked to use 2 MB pages: a random look-up in a large table
-/// then costs one miss and not two. Pages are touched only as items are written.
+/// A vector with room for `capacity` items, for which the kernel is asked to use 2 MB pages: a
+/// random look-up in a large table then costs one miss and not two. Pages are touched only as items
+/// are written.
 #[must_use]
 pub(crate) fn reserve<T>(capacity: usize) -> Vec<T> {
     let vector: Vec<T> = Vec::with_capacity(capacity);
@@ -29,9 +32,12 @@ pub(crate) fn reserve<T>(capacity: usize) -> Vec<T> {
         let start = vector.as_ptr().addr().next_multiple_of(HUGE_PAGE);
         let end = (vector.as_ptr().addr() + capacity * size_of::<T>()) / HUGE_PAGE * HUGE_PAGE;
         if start < end {
-            // SAFETY: the range lies inside the vector's own allocation, and MADV_HUGEPAGE does not change what is stored there.
-            // A refusal (no such feature) is no error: the pages are small then.
-            unsafe { madvise(std::ptr::with_exposed_provenance_mut(start), end - start, MADV_HUGEPAGE) };
+            // SAFETY: the range lies inside the vector's own allocation, and MADV_HUGEPAGE does not
+            // change what is stored there. A refusal (no such feature) is no error: the pages are
+            // small then.
+            unsafe {
+                madvise(std::ptr::with_exposed_provenance_mut(start), end - start, MADV_HUGEPAGE)
+            };
         }
     }
     vector

@@ -1,7 +1,7 @@
 //! The engine's books: what is live of each service port and backend, and what they have carried.
 //!
-//! A service port and its backends keep their number while they are in the tables or a flow uses them, so flows, affinity and
-//! counters stay when a table is replaced or a strategy changed.
+//! A service port and its backends keep their number while they are in the tables or a flow uses
+//! them, so flows, affinity and counters stay when a table is replaced or a strategy changed.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -125,7 +125,8 @@ impl Ledger {
         }
     }
 
-    /// Takes a new table over. Cost: a name look-up per service port; more only for those that changed.
+    /// Takes a new table over. Cost: a name look-up per service port; more only for those that
+    /// changed.
     pub(crate) fn adopt(&mut self, table: &ServiceTable) {
         self.generation = self.generation.wrapping_add(1);
         self.positions.clear();
@@ -170,7 +171,10 @@ impl Ledger {
     }
 
     /// A service port's memory to write to, beside the backends' records.
-    pub(crate) fn choosing(&mut self, number: u32) -> Option<(&mut ServiceRecord, &[BackendRecord])> {
+    pub(crate) fn choosing(
+        &mut self,
+        number: u32,
+    ) -> Option<(&mut ServiceRecord, &[BackendRecord])> {
         Some((self.services.get_mut(number as usize)?.as_mut()?, &self.backends))
     }
 
@@ -222,7 +226,9 @@ impl Ledger {
         match self.service(number) {
             Some(record) => match record.known.get(&address) {
                 Some(&id) => self.backends[id as usize].standing,
-                None if record.is_served && record.service.serves_still(address) => Standing::Serving,
+                None if record.is_served && record.service.serves_still(address) => {
+                    Standing::Serving
+                }
                 None => Standing::Gone,
             },
             None => Standing::Gone,
@@ -244,9 +250,12 @@ impl Ledger {
 
     fn open_service(&mut self, service: &Arc<ServicePort>) -> u32 {
         let number = self.free_services.pop().unwrap_or(self.services.len() as u32);
-        // A service port's random sequence depends on its name and the seed alone, not on what others do.
-        let name = service.name().bytes().fold(self.seed, |hash, byte| mix64(hash ^ u64::from(byte)));
-        let state = |scope: Scope| State { rng: Rng::new(mix64(name ^ scope as u64)), ..State::new(name) };
+        // A service port's random sequence depends on its name and the seed alone, not on what
+        // others do.
+        let name =
+            service.name().bytes().fold(self.seed, |hash, byte| mix64(hash ^ u64::from(byte)));
+        let state =
+            |scope: Scope| State { rng: Rng::new(mix64(name ^ scope as u64)), ..State::new(name) };
         let record = ServiceRecord {
             service: service.clone(),
             states: [state(Scope::Cluster), state(Scope::Local)],
@@ -266,7 +275,8 @@ impl Ledger {
         number
     }
 
-    /// Gives every backend of the service port's newest form its record, and says of the others what they may still have.
+    /// Gives every backend of the service port's newest form its record, and says of the others
+    /// what they may still have.
     fn list_backends(&mut self, number: u32, service: &ServicePort) {
         let none = HashMap::with_hasher(self.key);
         let Some(record) = self.service_mut(number) else { return };
@@ -285,15 +295,13 @@ impl Ledger {
             record.backends = lists;
             record.known = known;
         }
-        self.retire(
-            number,
-            |address| {
-                if service.serves_still(address) { Standing::Serving } else { Standing::Gone }
-            },
-        );
+        self.retire(number, |address| {
+            if service.serves_still(address) { Standing::Serving } else { Standing::Gone }
+        });
     }
 
-    /// Notes that a backend is in a list of the table that is being taken over. Clients do not stick to one that was away.
+    /// Notes that a backend is in a list of the table that is being taken over. Clients do not
+    /// stick to one that was away.
     fn list(&mut self, id: u32) {
         let birth = self.births.wrapping_add(1);
         let record = &mut self.backends[id as usize];
@@ -305,7 +313,8 @@ impl Ledger {
         }
     }
 
-    /// Says of the backends that are in no list any more what they may still have; those without flows are forgotten.
+    /// Says of the backends that are in no list any more what they may still have; those without
+    /// flows are forgotten.
     fn retire(&mut self, number: u32, standing: impl Fn(SocketAddr) -> Standing) {
         let Some(record) = self.service(number) else { return };
         let generation = self.generation;

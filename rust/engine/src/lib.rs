@@ -1,7 +1,8 @@
 //! kbe-nat-engine: Service NAT without input or output.
 //!
-//! Packets, tables and time come in as arguments, verdicts go out as values. A driver (a netfilter queue, a capture file, a test) hands
-//! packets to [`Engine::process`] or [`Engine::process_batch`] and does what the verdict says.
+//! Packets, tables and time come in as arguments, verdicts go out as values. A driver (a netfilter
+//! queue, a capture file, a test) hands packets to [`Engine::process`] or [`Engine::process_batch`]
+//! and does what the verdict says.
 //!
 //! | module | what it knows |
 //! |---|---|

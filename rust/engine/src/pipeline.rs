@@ -1,6 +1,7 @@
 //! The path of one packet: fragments, ICMP errors, packets of known flows, first packets.
 //!
-//! A packet of a known flow costs a look-up and a rewrite in place; there is no decision on that path.
+//! A packet of a known flow costs a look-up and a rewrite in place; there is no decision on that
+//! path.
 
 mod fragments;
 mod opening;
@@ -42,8 +43,8 @@ pub struct Meta {
     pub interface: u32,
     /// Whether its transport checksum is there.
     pub checksum: ChecksumState,
-    /// Whether it was read from a capture, where a length field of 0 stands for the length of the bytes:
-    /// see [`Wire::parse_captured`]. On a wire such a packet is malformed.
+    /// Whether it was read from a capture, where a length field of 0 stands for the length of the
+    /// bytes: see [`Wire::parse_captured`]. On a wire such a packet is malformed.
     pub is_captured: bool,
 }
 
@@ -116,8 +117,8 @@ pub(crate) fn malformed(why: Malformed) -> Verdict {
     })
 }
 
-/// The verdict on bytes that begin with the version of no IP. Empty ones stand for a frame without an IP packet, such as ARP in a capture:
-/// it is nobody's.
+/// The verdict on bytes that begin with the version of no IP. Empty ones stand for a frame without
+/// an IP packet, such as ARP in a capture: it is nobody's.
 #[cold]
 pub(crate) fn versionless(packet: &[u8]) -> Verdict {
     if packet.is_empty() {
@@ -167,7 +168,8 @@ impl Core {
         self.first(lane, headers, packet, meta)
     }
 
-    /// A packet of a flow in the table. `None`: the flow is over, and the packet opens another, or none.
+    /// A packet of a flow in the table. `None`: the flow is over, and the packet opens another, or
+    /// none.
     fn known<A: Wire>(
         &mut self,
         lane: &mut Lane<A>,
@@ -209,8 +211,8 @@ impl Core {
         Some(verdict)
     }
 
-    /// A packet of a flow that somebody has taken out of the kernel's table: until the kernel carries it again, nothing is known of its end.
-    /// `None`: it begins another connection.
+    /// A packet of a flow that somebody has taken out of the kernel's table: until the kernel
+    /// carries it again, nothing is known of its end. `None`: it begins another connection.
     #[cold]
     fn resume<A: Wire>(
         &mut self,
@@ -232,7 +234,12 @@ impl Core {
 
     /// A flow whose time is over, or that was not looked at since the tables changed.
     #[cold]
-    fn revise<A: Wire>(&mut self, lane: &mut Lane<A>, id: FlowId, direction: Direction) -> Revision {
+    fn revise<A: Wire>(
+        &mut self,
+        lane: &mut Lane<A>,
+        id: FlowId,
+        direction: Direction,
+    ) -> Revision {
         if self.is_forgotten(lane, id) {
             self.end_flow(lane, id);
             return Revision::Anew;
@@ -261,11 +268,12 @@ impl Core {
         Revision::Refuse(Verdict::drop(Cause::BackendGone))
     }
 
-    /// The service port that is reached where a flow began, if that is another one than the flow's: it has got another name, or another
-    /// one's place.
+    /// The service port that is reached where a flow began, if that is another one than the flow's:
+    /// it has got another name, or another one's place.
     pub(crate) fn home<A: Wire>(&self, lane: &Lane<A>, id: FlowId) -> Option<u32> {
         let hot = lane.flows.hot(id);
-        let (place, _) = self.table.find(hot.protocol, hot.ends(Direction::Original).destination())?;
+        let (place, _) =
+            self.table.find(hot.protocol, hot.ends(Direction::Original).destination())?;
         let number = self.ledger.number(place);
         (self.ledger.backend(lane.flows.cold(id).backend).service != number).then_some(number)
     }
@@ -281,7 +289,8 @@ impl Core {
         }
     }
 
-    /// State and deadline after one more packet; `None` when it begins a new connection in the flow's place.
+    /// State and deadline after one more packet; `None` when it begins a new connection in the
+    /// flow's place.
     fn advance<A: Wire>(
         &mut self,
         lane: &mut Lane<A>,
@@ -300,7 +309,10 @@ impl Core {
         }
         let (before, is_replied) = (hot.state, hot.has(Hot::<A>::REPLIED));
         let state = match before {
-            State::Udp if is_replied && now.saturating_sub(lane.flows.cold(id).created) >= stream_age() => {
+            State::Udp
+                if is_replied
+                    && now.saturating_sub(lane.flows.cold(id).created) >= stream_age() =>
+            {
                 State::UdpStream
             }
             state if headers.layer4 == Layer4::Sctp => {
@@ -313,7 +325,13 @@ impl Core {
             State::SctpEstablished | State::Generic => is_replied,
             _ => state == State::UdpStream,
         };
-        self.move_to(lane, id, state, now.saturating_add(self.config.timeouts.of(state)), is_assured);
+        self.move_to(
+            lane,
+            id,
+            state,
+            now.saturating_add(self.config.timeouts.of(state)),
+            is_assured,
+        );
         Some(Cause::Established)
     }
 
@@ -325,7 +343,9 @@ impl Core {
         direction: Direction,
         packet: &[u8],
     ) -> Option<Cause> {
-        let Some(segment) = Segment::parse(headers.transport(packet)) else { return Some(Cause::Invalid) };
+        let Some(segment) = Segment::parse(headers.transport(packet)) else {
+            return Some(Cause::Invalid);
+        };
         let (hot, cold) = lane.flows.both_mut(id);
         match cold.tracking.advance(hot.state, direction, &segment) {
             Progress::To(state) => {
@@ -378,7 +398,11 @@ impl Core {
         self.ledger.close_flow(cold.backend, lane.flows.packets(id), hot.bytes);
         if hot.has(Hot::<A>::LEASED) {
             let reply = hot.ends(Direction::Reply);
-            let remote = Remote { protocol: hot.protocol, source: reply.dst.into(), backend: reply.source() };
+            let remote = Remote {
+                protocol: hot.protocol,
+                source: reply.dst.into(),
+                backend: reply.source(),
+            };
             self.leases.give_back(&remote, reply.dport);
         }
         if self.config.max_flows_per_source.is_some()
@@ -393,8 +417,8 @@ impl Core {
     }
 }
 
-/// Whether a flow goes on with a backend of this standing. A connection that was answered does in any case; deleting it would break
-/// graceful termination.
+/// Whether a flow goes on with a backend of this standing. A connection that was answered does in
+/// any case; deleting it would break graceful termination.
 pub(crate) fn stays<A: Wire>(hot: &Hot<A>, standing: Standing) -> bool {
     let is_answered =
         if hot.state.is_tcp() { !hot.state.is_unanswered() } else { hot.has(Hot::<A>::REPLIED) };
@@ -445,8 +469,11 @@ fn translate<A: Wire>(
     Verdict { flags: flow_flags(hot, direction), ..Verdict::new(Action::Translate, cause) }
 }
 
-/// Whether this is a part of an SCTP packet that cannot be rewritten to `to`: the CRC lies over the whole packet, which is not here.
+/// Whether this is a part of an SCTP packet that cannot be rewritten to `to`: the CRC lies over the
+/// whole packet, which is not here.
 fn is_torn<A: Wire>(headers: &Headers<A>, to: &Ends<A>) -> bool {
     let ends = headers.tuple.ends;
-    headers.is_fragment && headers.layer4 == Layer4::Sctp && (to.sport, to.dport) != (ends.sport, ends.dport)
+    headers.is_fragment
+        && headers.layer4 == Layer4::Sctp
+        && (to.sport, to.dport) != (ends.sport, ends.dport)
 }

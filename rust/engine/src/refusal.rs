@@ -1,6 +1,7 @@
 //! The packet that refuses another: ICMP port unreachable, or a RST.
 //!
-//! kube-proxy refuses with ICMP for every protocol (`REJECT --reject-with icmp-port-unreachable`); a RST is for those who want one.
+//! kube-proxy refuses with ICMP for every protocol (`REJECT --reject-with icmp-port-unreachable`);
+//! a RST is for those who want one.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -19,8 +20,9 @@ pub enum Answer {
     TcpReset,
 }
 
-/// The answer that refuses `packet`, from the address that it was sent to. `None` where none may be sent: to an ICMP error or another
-/// ICMP message that is no echo request, a RST, a later fragment, a group or an address that is no host's (RFC 1122 3.2.2, RFC 4443
+/// The answer that refuses `packet`, from the address that it was sent to. `None` where none may be
+/// sent: to an ICMP error or another ICMP message that is no echo request, a RST, a later fragment,
+/// a group or an address that is no host's (RFC 1122 3.2.2, RFC 4443
 /// 2.4), or to what is no packet at all.
 #[must_use]
 pub fn refusal(packet: &[u8], answer: Answer) -> Option<Vec<u8>> {
@@ -32,10 +34,13 @@ pub fn refusal(packet: &[u8], answer: Answer) -> Option<Vec<u8>> {
 }
 
 fn refuse<A: Compose>(packet: &[u8], answer: Answer) -> Option<Vec<u8>> {
-    // Of packets of a wire only sound ones are refused; a capture has segments without a length too.
+    // Of packets of a wire only sound ones are refused; a capture has segments without a length
+    // too.
     let headers = A::parse(packet).ok().or_else(|| A::parse_captured(packet))?;
     let segment = match headers.layer4 {
-        Layer4::IcmpError | Layer4::IcmpOther | Layer4::LaterFragment | Layer4::EchoReply => return None,
+        Layer4::IcmpError | Layer4::IcmpOther | Layer4::LaterFragment | Layer4::EchoReply => {
+            return None;
+        }
         Layer4::Tcp => Segment::parse(headers.transport(packet)),
         _ => None,
     };

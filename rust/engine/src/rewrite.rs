@@ -1,7 +1,8 @@
-//! Applying a translation to a packet, in place: new addresses and ports, and checksums that follow by precomputed differences.
+//! Applying a translation to a packet, in place: new addresses and ports, and checksums that follow
+//! by precomputed differences.
 //!
-//! Everything that is not translated stays byte for byte as it was (F89), padding behind the packet included (F88), and a checksum
-//! that was wrong stays wrong (F74).
+//! Everything that is not translated stays byte for byte as it was (F89), padding behind the packet
+//! included (F88), and a checksum that was wrong stays wrong (F74).
 
 pub(crate) mod icmp_error;
 
@@ -15,19 +16,25 @@ pub enum ChecksumState {
     /// The packet is as it would be on a wire.
     #[default]
     Complete,
-    /// The sender left it to the device (CSUMNOTREADY): the field holds no checksum, so it is computed in full (F71).
+    /// The sender left it to the device (CSUMNOTREADY): the field holds no checksum, so it is
+    /// computed in full (F71).
     Incomplete,
 }
 
-/// What turning `from` into `to` does to the IP header checksum and to the transport checksum of this protocol.
+/// What turning `from` into `to` does to the IP header checksum and to the transport checksum of
+/// this protocol.
 pub(crate) fn deltas<A: Wire>(protocol: Protocol, from: &Ends<A>, to: &Ends<A>) -> (Delta, Delta) {
     // A sum of words taken away: each word's complement is 0xffff less the word.
     let away = |sum: u32, words: u32| words * 0xffff - sum;
     let words = size_of::<A>() as u32 / 2;
     let addresses = Delta::from_sum(
-        away(from.src.words(), words) + to.src.words() + away(from.dst.words(), words) + to.dst.words(),
+        away(from.src.words(), words)
+            + to.src.words()
+            + away(from.dst.words(), words)
+            + to.dst.words(),
     );
-    let port = |old: u16, new: u16| Delta::from_sum(u32::from(!old.to_be()) + u32::from(new.to_be()));
+    let port =
+        |old: u16, new: u16| Delta::from_sum(u32::from(!old.to_be()) + u32::from(new.to_be()));
     let ports = if (from.sport, from.dport) == (to.sport, to.dport) {
         Delta::NONE
     } else {
@@ -42,8 +49,8 @@ pub(crate) fn deltas<A: Wire>(protocol: Protocol, from: &Ends<A>, to: &Ends<A>) 
     (addresses, transport)
 }
 
-/// Rewrites a packet to the ends `to`. `l3` and `l4` are the [`deltas`] of that. Cost: constant, but with an incomplete checksum, and for
-/// SCTP whose ports change, a pass over the packet.
+/// Rewrites a packet to the ends `to`. `l3` and `l4` are the [`deltas`] of that. Cost: constant,
+/// but with an incomplete checksum, and for SCTP whose ports change, a pass over the packet.
 #[inline(always)]
 pub(crate) fn apply<A: Wire>(
     packet: &mut [u8],
@@ -89,12 +96,15 @@ fn write_ports<A>(header: &mut [u8], to: &Ends<A>) {
     header[2..4].copy_from_slice(&to.dport.to_be_bytes());
 }
 
-/// The CRC covers no addresses, so it changes only with the ports; then by as much as a right one would, so a wrong one stays wrong.
+/// The CRC covers no addresses, so it changes only with the ports; then by as much as a right one
+/// would, so a wrong one stays wrong.
 #[inline(never)]
 fn rewrite_sctp<A>(bytes: &mut [u8], to: &Ends<A>, checksum: ChecksumState) {
     let Some(header) = bytes.first_chunk::<{ sctp::HEADER }>() else { return };
     let [sport, dport] = [to.sport.to_be_bytes(), to.dport.to_be_bytes()];
-    if checksum == ChecksumState::Complete && header[..4] == [sport[0], sport[1], dport[0], dport[1]] {
+    if checksum == ChecksumState::Complete
+        && header[..4] == [sport[0], sport[1], dport[0], dport[1]]
+    {
         return;
     }
     let field = sctp::CHECKSUM..sctp::CHECKSUM + 4;
@@ -121,7 +131,8 @@ fn complete_checksum<A: Wire>(packet: &mut [u8], headers: &Headers<A>, to: &Ends
     if headers.layer4 == Layer4::Udp
         && let Some(header) = bytes.first_chunk()
     {
-        // What lies behind the datagram's own length is not part of it; a captured one may say none.
+        // What lies behind the datagram's own length is not part of it; a captured one may say
+        // none.
         let length = match udp::length(header) {
             0 => bytes.len(),
             length => length.min(bytes.len()),

@@ -1,4 +1,5 @@
-//! A small seeded generator: the same seed gives the same choices on every run, platform and version.
+//! A small seeded generator: the same seed gives the same choices on every run, platform and
+//! version.
 //!
 //! Not for secrets: the keys of hash tables come from the caller.
 
@@ -19,7 +20,8 @@ impl Rng {
         mix64(self.0)
     }
 
-    /// A number below `bound`, without modulo bias beyond 2^-32 (Lemire's multiply-shift). `bound` 0 gives 0.
+    /// A number below `bound`, without modulo bias beyond 2^-32 (Lemire's multiply-shift). `bound`
+    /// 0 gives 0.
     pub fn below(&mut self, bound: u32) -> u32 {
         (((self.next_u64() >> 32) * u64::from(bound)) >> 32) as u32
     }
@@ -30,7 +32,8 @@ impl Rng {
     }
 }
 
-/// A bijective mixer of 64 bits (the finaliser of SplitMix64); also the stable hash step of consistent strategies.
+/// A bijective mixer of 64 bits (the finaliser of SplitMix64); also the stable hash step of
+/// consistent strategies.
 #[inline]
 #[must_use]
 pub fn mix64(mut x: u64) -> u64 {
@@ -39,8 +42,9 @@ pub fn mix64(mut x: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-/// Maps evenly spread 64 bits to a number below `bound` by multiply and shift: a modulo without its division. It looks at
-/// the high bits first, so `x` must be a random number or a finished hash. `bound` 0 gives 0.
+/// Maps evenly spread 64 bits to a number below `bound` by multiply and shift: a modulo without its
+/// division. It looks at the high bits first, so `x` must be a random number or a finished hash.
+/// `bound` 0 gives 0.
 #[inline]
 #[must_use]
 pub fn scale(x: u64, bound: u64) -> u64 {

@@ -1,7 +1,9 @@
-//! What the engine serves: an immutable snapshot of all service ports, and the one look-up that finds them.
+//! What the engine serves: an immutable snapshot of all service ports, and the one look-up that
+//! finds them.
 //!
-//! Which endpoints may serve whom is decided before (by policy, when something changes); here they are two lists. A table shares the
-//! service ports that did not change with the table before it, so replacing 10,000 costs as much as copying 10,000 pointers.
+//! Which endpoints may serve whom is decided before (by policy, when something changes); here they
+//! are two lists. A table shares the service ports that did not change with the table before it, so
+//! replacing 10,000 costs as much as copying 10,000 pointers.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -24,7 +26,8 @@ pub enum FrontendKind {
     LoadBalancer,
     /// A port on every node-port address of the node.
     NodePort,
-    /// A node port's number on one of the node's other addresses: nothing is served there, but refusals apply.
+    /// A node port's number on one of the node's other addresses: nothing is served there, but
+    /// refusals apply.
     ClosedNodePort,
 }
 
@@ -137,7 +140,8 @@ pub struct ServiceSpec {
     pub cluster: Vec<Backend>,
     /// Backends of this node.
     pub local: Vec<Backend>,
-    /// Endpoints of neither list that serve still: the flows of datagrams that they have stay with them.
+    /// Endpoints of neither list that serve still: the flows of datagrams that they have stay with
+    /// them.
     pub serving: Vec<SocketAddr>,
     /// `internalTrafficPolicy: Local`.
     pub internal_local: bool,
@@ -162,7 +166,8 @@ pub struct ServicePort {
 }
 
 impl ServicePort {
-    /// Checks the parts and builds the balancers. Cost: linear in the backends, for Maglev in its table.
+    /// Checks the parts and builds the balancers. Cost: linear in the backends, for Maglev in its
+    /// table.
     ///
     /// # Errors
     /// [`ServiceError`] names the service port and what does not fit.
@@ -172,13 +177,15 @@ impl ServicePort {
         let addresses = spec.frontends.iter().filter_map(|frontend| frontend.address);
         let backends = spec.cluster.iter().chain(&spec.local).map(|backend| backend.address.ip());
         let serving = spec.serving.iter().map(SocketAddr::ip);
-        let mut families = addresses.chain(backends).chain(serving).map(|address| address.is_ipv4());
+        let mut families =
+            addresses.chain(backends).chain(serving).map(|address| address.is_ipv4());
         if let Some(first) = families.next()
             && families.any(|family| family != first)
         {
             return Err(ServiceError::MixedFamilies(name()));
         }
-        if spec.frontends.iter().any(|f| (f.kind == FrontendKind::NodePort) == f.address.is_some()) {
+        if spec.frontends.iter().any(|f| (f.kind == FrontendKind::NodePort) == f.address.is_some())
+        {
             return Err(ServiceError::FrontendAddress(name()));
         }
         let set = |backends: &Vec<Backend>| {
@@ -237,7 +244,8 @@ impl ServicePort {
     /// Whether it serves IPv4; by its first address, IPv4 if it has none at all.
     #[must_use]
     pub fn is_ipv4(&self) -> bool {
-        let backends = self.spec.cluster.iter().chain(&self.spec.local).map(|backend| backend.address.ip());
+        let backends =
+            self.spec.cluster.iter().chain(&self.spec.local).map(|backend| backend.address.ip());
         self.spec
             .frontends
             .iter()
@@ -248,10 +256,12 @@ impl ServicePort {
     }
 }
 
-/// Which of kube-proxy's modes is followed where they differ (pkg/proxy/iptables, pkg/proxy/nftables).
+/// Which of kube-proxy's modes is followed where they differ (pkg/proxy/iptables,
+/// pkg/proxy/nftables).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Mode {
-    /// The node's own packets to external addresses elsewhere are not refused, and without endpoints everybody is refused alike.
+    /// The node's own packets to external addresses elsewhere are not refused, and without
+    /// endpoints everybody is refused alike.
     #[default]
     Iptables,
     /// The node is refused like everybody, and source ranges go before refusals.
@@ -279,13 +289,16 @@ pub struct NodeView {
     pub node_port_addresses: Vec<IpAddr>,
     /// Other addresses of the node on which node ports without endpoints are refused nevertheless.
     pub closed_addresses: Vec<IpAddr>,
-    /// Node ports are on all of 127.0.0.0/8 what they are on 127.0.0.1; otherwise they are closed on its other addresses.
+    /// Node ports are on all of 127.0.0.0/8 what they are on 127.0.0.1; otherwise they are closed
+    /// on its other addresses.
     pub every_loopback: bool,
-    /// What comes to 127.0.0.0/8 from elsewhere, the node's other addresses among it, is dropped unless it is served.
+    /// What comes to 127.0.0.0/8 from elsewhere, the node's other addresses among it, is dropped
+    /// unless it is served.
     pub guards_loopback: bool,
     /// Ranges whose addresses are pods (kube-proxy's detectors ClusterCIDR and NodeCIDR).
     pub pod_ranges: Vec<Cidr>,
-    /// Device indexes behind which pods are; `None` without the detectors BridgeInterface and InterfaceNamePrefix.
+    /// Device indexes behind which pods are; `None` without the detectors BridgeInterface and
+    /// InterfaceNamePrefix.
     pub pod_interfaces: Option<Vec<u32>>,
     /// Masquerade all that goes to a cluster IP.
     pub masquerade_all: bool,
@@ -301,7 +314,8 @@ impl NodeView {
     /// Whether something tells pods of this family from the outside.
     #[must_use]
     pub fn has_detector(&self, is_ipv4: bool) -> bool {
-        self.pod_interfaces.is_some() || self.pod_ranges.iter().any(|range| range.is_ipv4() == is_ipv4)
+        self.pod_interfaces.is_some()
+            || self.pod_ranges.iter().any(|range| range.is_ipv4() == is_ipv4)
     }
 
     /// Whether what comes from this address by this device comes from a pod.
@@ -315,7 +329,8 @@ impl NodeView {
 /// The position of a service port in the table, and how the frontend is meant that it has there.
 type Claim = (u32, FrontendKind);
 
-/// An immutable snapshot of everything that is served. See the module documentation for what replacing one costs.
+/// An immutable snapshot of everything that is served. See the module documentation for what
+/// replacing one costs.
 #[derive(Debug)]
 pub struct ServiceTable {
     services: Vec<Arc<ServicePort>>,
@@ -329,12 +344,16 @@ pub struct ServiceTable {
 }
 
 impl ServiceTable {
-    /// Indexes `services`. Node ports are entered once per node-port address, so that every packet needs one look-up. Cost: one hash
-    /// insertion per frontend and name.
+    /// Indexes `services`. Node ports are entered once per node-port address, so that every packet
+    /// needs one look-up. Cost: one hash insertion per frontend and name.
     ///
     /// # Errors
     /// [`ServiceError::DuplicateName`], [`ServiceError::DuplicateFrontend`].
-    pub fn new(services: Vec<Arc<ServicePort>>, node: NodeView, key: HashKey) -> Result<Self, ServiceError> {
+    pub fn new(
+        services: Vec<Arc<ServicePort>>,
+        node: NodeView,
+        key: HashKey,
+    ) -> Result<Self, ServiceError> {
         let mut names = HashSet::with_capacity_and_hasher(services.len(), key);
         let mut frontends = HashMap::with_capacity_and_hasher(services.len() * 2, key);
         let mut beaten = HashMap::with_hasher(key);
@@ -414,8 +433,8 @@ impl ServiceTable {
         &self.node
     }
 
-    /// The position of the service port that is served at `destination`, and how that frontend is meant. Cost: one look-up, two for an
-    /// address of 127.0.0.0/8.
+    /// The position of the service port that is served at `destination`, and how that frontend is
+    /// meant. Cost: one look-up, two for an address of 127.0.0.0/8.
     #[inline]
     #[must_use]
     pub fn find(&self, protocol: Protocol, destination: SocketAddr) -> Option<(u32, FrontendKind)> {
@@ -426,7 +445,8 @@ impl ServiceTable {
         exact
     }
 
-    /// The node port that 127.0.0.1 has here, as an address beside it has it: all of 127.0.0.0/8 is the node's.
+    /// The node port that 127.0.0.1 has here, as an address beside it has it: all of 127.0.0.0/8 is
+    /// the node's.
     fn find_on_loopback(&self, protocol: Protocol, port: u16) -> Option<(u32, FrontendKind)> {
         let (service, kind) =
             *self.frontends.get(&(protocol, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)))?;
@@ -439,8 +459,8 @@ impl ServiceTable {
         }
     }
 
-    /// Who has rules for packets to `destination`: the service port that is served there, and one whose node port it would be. Cost: one
-    /// look-up where no frontend has the address.
+    /// Who has rules for packets to `destination`: the service port that is served there, and one
+    /// whose node port it would be. Cost: one look-up where no frontend has the address.
     #[must_use]
     pub(crate) fn claims(&self, protocol: Protocol, destination: SocketAddr) -> [Option<Claim>; 2] {
         if !self.is_frontend(destination.ip()) {

@@ -1,4 +1,5 @@
-//! Who talks to whom: protocol, addresses and ports of a packet, and the same seen from the other side.
+//! Who talks to whom: protocol, addresses and ports of a packet, and the same seen from the other
+//! side.
 
 use std::fmt;
 use std::hash::Hash;
@@ -49,7 +50,9 @@ impl fmt::Display for Protocol {
 }
 
 /// An address of one family; the engine's tables exist once for each.
-pub trait Address: Copy + Eq + Ord + Hash + fmt::Debug + Send + Sync + Into<IpAddr> + 'static {
+pub trait Address:
+    Copy + Eq + Ord + Hash + fmt::Debug + Send + Sync + Into<IpAddr> + 'static
+{
     /// The version field of this family's IP header.
     const VERSION: u8;
     /// The address's bytes as one number, for hashing.
@@ -109,8 +112,9 @@ impl Address for Ipv6Addr {
     }
 }
 
-/// Both ends of a packet. Ports are 0 where the protocol has none; an ICMP echo request has its identifier as source port, its
-/// reply the same as destination port, so that the reply of a request is its mirror image.
+/// Both ends of a packet. Ports are 0 where the protocol has none; an ICMP echo request has its
+/// identifier as source port, its reply the same as destination port, so that the reply of a
+/// request is its mirror image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ends<A> {
     /// Source address.
@@ -167,11 +171,13 @@ pub struct Wired<A> {
 impl<A: Address> Eq for Wired<A> {}
 
 impl<A: Address> PartialEq for Wired<A> {
-    /// Without branches between the parts: that some are equal and others not is rare where it matters.
+    /// Without branches between the parts: that some are equal and others not is rare where it
+    /// matters.
     #[inline(always)]
     fn eq(&self, other: &Self) -> bool {
         let addresses = (self.src.bits() ^ other.src.bits()) | (self.dst.bits() ^ other.dst.bits());
-        addresses | u128::from(u32::from_ne_bytes(self.ports) ^ u32::from_ne_bytes(other.ports)) == 0
+        addresses | u128::from(u32::from_ne_bytes(self.ports) ^ u32::from_ne_bytes(other.ports))
+            == 0
     }
 }
 

@@ -18,7 +18,8 @@ pub enum Action {
 
 impl Action {
     /// All actions in the order of their numbers.
-    pub const ALL: [Self; 5] = [Self::Accept, Self::Translate, Self::Drop, Self::Reject, Self::Hold];
+    pub const ALL: [Self; 5] =
+        [Self::Accept, Self::Translate, Self::Drop, Self::Reject, Self::Hold];
 
     /// The action's name in text and in Python.
     #[must_use]
@@ -127,11 +128,21 @@ impl Verdict {
         Self::new(Action::Drop, cause)
     }
 
-    /// The record of eight bytes that a batch returns: action, cause, flags, 0, ticket (little endian).
+    /// The record of eight bytes that a batch returns: action, cause, flags, 0, ticket (little
+    /// endian).
     #[must_use]
     pub fn record(self) -> [u8; 8] {
         let ticket = self.ticket.to_le_bytes();
-        [self.action as u8, self.cause as u8, self.flags, 0, ticket[0], ticket[1], ticket[2], ticket[3]]
+        [
+            self.action as u8,
+            self.cause as u8,
+            self.flags,
+            0,
+            ticket[0],
+            ticket[1],
+            ticket[2],
+            ticket[3],
+        ]
     }
     /// The verdict that a record holds; `None` for one that [`Verdict::record`] did not make.
     #[must_use]

@@ -66,17 +66,20 @@ pub struct Filter {
 
 /// A list of flows that is made page by page; the engine may carry packets between two pages.
 ///
-/// A flow that lives through all of it is in it exactly once. Flows that begin after the list does are left out.
+/// A flow that lives through all of it is in it exactly once. Flows that begin after the list does
+/// are left out.
 #[derive(Clone, Debug)]
 pub struct Listing {
     filter: Filter,
     since: Tick,
-    /// Records of either family that are still to be looked at. Those that the tables get later hold newer flows only.
+    /// Records of either family that are still to be looked at. Those that the tables get later
+    /// hold newer flows only.
     left: [Range<usize>; 2],
 }
 
 impl Listing {
-    /// The next records of both families, at most `budget` but one at least; `None` when all were looked at.
+    /// The next records of both families, at most `budget` but one at least; `None` when all were
+    /// looked at.
     fn next_records(&mut self, budget: usize) -> Option<[Range<usize>; 2]> {
         let mut budget = budget.max(1);
         let taken = self.left.each_mut().map(|left| {
@@ -163,14 +166,16 @@ impl Engine {
         std::iter::from_fn(|| self.end_next_flows(&mut listing, PAGE)).sum()
     }
 
-    /// A list of the flows alive that match, for [`Engine::next_flows`] or [`Engine::end_next_flows`].
+    /// A list of the flows alive that match, for [`Engine::next_flows`] or
+    /// [`Engine::end_next_flows`].
     #[must_use]
     pub fn listing(&self, filter: Filter) -> Listing {
         let left = [0..self.v4.flows.records(), 0..self.v6.flows.records()];
         Listing { filter, since: self.core.clock.tick(), left }
     }
 
-    /// The next flows of a list, perhaps none; `None` at its end. Cost: looks at `budget` records, at most.
+    /// The next flows of a list, perhaps none; `None` at its end. Cost: looks at `budget` records,
+    /// at most.
     pub fn next_flows(&self, listing: &mut Listing, budget: usize) -> Option<Vec<Flow>> {
         let [v4, v6] = listing.next_records(budget)?;
         let mut flows: Vec<Flow> =
@@ -179,20 +184,22 @@ impl Engine {
         Some(flows)
     }
 
-    /// Ends the next flows of a list, and returns how many; `None` at its end. Cost: looks at `budget` records, at most.
+    /// Ends the next flows of a list, and returns how many; `None` at its end. Cost: looks at
+    /// `budget` records, at most.
     pub fn end_next_flows(&mut self, listing: &mut Listing, budget: usize) -> Option<usize> {
         let [v4, v6] = listing.next_records(budget)?;
         Some(self.end_listed::<Ipv4Addr>(v4, listing) + self.end_listed::<Ipv6Addr>(v6, listing))
     }
 
-    /// From now on notes what happens to flows, at most so many events of each family until they are taken; 0 is none.
+    /// From now on notes what happens to flows, at most so many events of each family until they
+    /// are taken; 0 is none.
     pub fn watch(&mut self, capacity: usize) {
         self.v4.events.watch(capacity);
         self.v6.events.watch(capacity);
     }
 
-    /// What happened to flows since the last call, and how many events were lost because nobody took them. A flow is shown as it was then; its
-    /// timeout counts from now.
+    /// What happened to flows since the last call, and how many events were lost because nobody
+    /// took them. A flow is shown as it was then; its timeout counts from now.
     pub fn take_events(&mut self) -> (Vec<(EventKind, Flow)>, u64) {
         let ((v4, lost), (v6, more)) = (self.v4.events.take(), self.v6.events.take());
         let mut events = Vec::with_capacity(v4.len() + v6.len());
@@ -201,11 +208,13 @@ impl Engine {
         (events, lost + more)
     }
 
-    /// Counters of every service port, sorted by name. Cost: a pass over the flow tables, whose live flows are added up.
+    /// Counters of every service port, sorted by name. Cost: a pass over the flow tables, whose
+    /// live flows are added up.
     #[must_use]
     pub fn service_stats(&self) -> Vec<ServiceStats> {
         let ledger = &self.core.ledger;
-        let mut carried: Vec<Traffic> = ledger.backends().iter().map(|record| record.ended).collect();
+        let mut carried: Vec<Traffic> =
+            ledger.backends().iter().map(|record| record.ended).collect();
         add_live(&self.v4, &mut carried);
         add_live(&self.v6, &mut carried);
         let mut services: Vec<ServiceStats> = ledger
@@ -292,7 +301,9 @@ impl Engine {
 
     fn matches<A: Wire>(&self, lane: &Lane<A>, id: FlowId, hot: &Hot<A>, filter: &Filter) -> bool {
         let [original, reply] = hot.ends.map(Wired::ends);
-        let is = |wanted: Option<IpAddr>, address: A| wanted.is_none_or(|wanted| wanted == address.into());
+        let is = |wanted: Option<IpAddr>, address: A| {
+            wanted.is_none_or(|wanted| wanted == address.into())
+        };
         let service = || self.service_name(lane.flows.cold(id).backend);
         filter.protocol.is_none_or(|protocol| protocol == hot.protocol)
             && is(filter.source, original.src)

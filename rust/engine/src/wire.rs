@@ -1,4 +1,5 @@
-//! Packets as views over bytes: lengths are checked once, then everything that NAT needs is known by value and by offset.
+//! Packets as views over bytes: lengths are checked once, then everything that NAT needs is known
+//! by value and by offset.
 //!
 //! Nothing here allocates, copies or panics, whatever the bytes are.
 
@@ -14,7 +15,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::tuple::{Address, Ends, Protocol, Tuple, Wired};
 
-/// Why bytes are not a packet that can be processed. The sender is at fault, or the capture was cut.
+/// Why bytes are not a packet that can be processed. The sender is at fault, or the capture was
+/// cut.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Malformed {
     /// Neither version 4 nor 6, or no byte at all.
@@ -108,8 +110,9 @@ impl<A> Headers<A> {
     }
 }
 
-/// A packet of the most common shape: TCP or UDP right behind an IP header without options or extensions, no fragment. It has the ends,
-/// the protocol and the end that [`Wire::parse`] finds too; of TCP the header is not yet looked at.
+/// A packet of the most common shape: TCP or UDP right behind an IP header without options or
+/// extensions, no fragment. It has the ends, the protocol and the end that [`Wire::parse`] finds
+/// too; of TCP the header is not yet looked at.
 #[derive(Clone, Copy, Debug)]
 pub struct Plain<A> {
     /// Addresses and ports.
@@ -128,32 +131,42 @@ pub trait Wire: Address {
     /// [`Malformed`] says what is wrong with it.
     fn parse(packet: &[u8]) -> Result<Headers<Self>, Malformed>;
 
-    /// Reads the headers of a TCP segment or UDP datagram whose IP header says a length of 0, as if it
-    /// said that of the bytes. A capture on a sending host shows segments before its network device cuts
-    /// them, and some hosts (Windows, VMware, FreeBSD; Linux above 64 KiB, "BIG TCP") write the length
-    /// only then. Jumbograms (RFC 2675) say their length in an option. `None`: it is no such packet.
+    /// Reads the headers of a TCP segment or UDP datagram whose IP header says a length of 0, as if
+    /// it said that of the bytes. A capture on a sending host shows segments before its network
+    /// device cuts them, and some hosts (Windows, VMware, FreeBSD; Linux above 64 KiB, "BIG TCP")
+    /// write the length only then. Jumbograms (RFC 2675) say their length in an option. `None`: it
+    /// is no such packet.
     fn parse_captured(packet: &[u8]) -> Option<Headers<Self>>;
 
     /// The packet if it is a plain one. Cost: a few comparisons; offsets are known to the compiler.
     fn plain(packet: &[u8]) -> Option<Plain<Self>>;
 
-    /// Where a plain packet has its ends; of another one it is a part that means something else, or `None`.
+    /// Where a plain packet has its ends; of another one it is a part that means something else, or
+    /// `None`.
     fn plain_ends(packet: &[u8]) -> Option<Wired<Self>>;
 
     /// Gives a plain UDP packet new ends and the checksums that follow from them.
-    fn rewrite_plain_udp(packet: &mut [u8], to: &Wired<Self>, l3: checksum::Delta, l4: checksum::Delta);
+    fn rewrite_plain_udp(
+        packet: &mut [u8],
+        to: &Wired<Self>,
+        l3: checksum::Delta,
+        l4: checksum::Delta,
+    );
 
-    /// Reads a packet that is quoted in an ICMP error and so may be cut behind 8 bytes of transport header (RFC 792): its headers, or
-    /// `None` when not even those are there. `end` is where the quote ends.
+    /// Reads a packet that is quoted in an ICMP error and so may be cut behind 8 bytes of transport
+    /// header (RFC 792): its headers, or `None` when not even those are there. `end` is where the
+    /// quote ends.
     fn parse_quoted(quote: &[u8]) -> Option<Headers<Self>>;
 
     /// The place of a parsed packet in its datagram, if it is a fragment.
     fn fragment(packet: &[u8]) -> Option<Fragment>;
 
-    /// Writes new addresses, and brings the IP header's own checksum along where the family has one.
+    /// Writes new addresses, and brings the IP header's own checksum along where the family has
+    /// one.
     fn write_addresses(packet: &mut [u8], src: Self, dst: Self, delta: checksum::Delta);
 
-    /// The unfolded sum of the pseudo header (RFC 9293 3.1, RFC 8200 8.1) for a transport length in bytes.
+    /// The unfolded sum of the pseudo header (RFC 9293 3.1, RFC 8200 8.1) for a transport length in
+    /// bytes.
     fn pseudo_header(src: Self, dst: Self, protocol: Protocol, length: usize) -> u32 {
         let length = length as u32;
         src.words()
@@ -174,7 +187,8 @@ pub fn destination(packet: &[u8]) -> Option<SocketAddr> {
     }
 }
 
-/// Reads what follows an IP header: the kind, and the ports or identifier that belong into the tuple.
+/// Reads what follows an IP header: the kind, and the ports or identifier that belong into the
+/// tuple.
 #[inline(always)]
 fn transport<A: Wire>(
     protocol: Protocol,
@@ -259,8 +273,8 @@ fn ports(bytes: [u8; 4]) -> (u16, u16) {
     (u16::from_be_bytes([bytes[0], bytes[1]]), u16::from_be_bytes([bytes[2], bytes[3]]))
 }
 
-/// Neither offset can be too large: extension headers are at most as many times 2,048 bytes long as are
-/// followed, and no driver has packets of 4 GiB.
+/// Neither offset can be too large: extension headers are at most as many times 2,048 bytes long as
+/// are followed, and no driver has packets of 4 GiB.
 #[inline(always)]
 fn headers<A: Wire>(
     (src, dst, protocol): (A, A, Protocol),

@@ -22,8 +22,11 @@ fn sticky(family: Family, backends: &[u8], seconds: u32) -> ServiceSpec {
 /// The backend that a new flow of this client gets.
 #[track_caller]
 fn ask(scene: &mut Scene, family: Family, client: u32, port: u16) -> SocketAddr {
-    let packet =
-        scene.expect(udp(family.client(client, port), family.vip(), b"x"), Action::Translate, Cause::New);
+    let packet = scene.expect(
+        udp(family.client(client, port), family.vip(), b"x"),
+        Action::Translate,
+        Cause::New,
+    );
     ends(&packet).1
 }
 
@@ -42,7 +45,8 @@ fn f66_a_client_keeps_its_backend_for_the_timeout() {
         assert_eq!(scene.engine.occupancy().affinities, 50);
         scene.sweep(10_800.3);
         assert_eq!(scene.engine.occupancy().affinities, 0);
-        let moved = (0..50).filter(|&client| ask(&mut scene, family, client, 9) != first[client as usize]);
+        let moved =
+            (0..50).filter(|&client| ask(&mut scene, family, client, 9) != first[client as usize]);
         assert!(moved.count() > 20, "over, and drawn anew");
     }
 }
@@ -51,16 +55,19 @@ fn f66_a_client_keeps_its_backend_for_the_timeout() {
 fn f66_affinity_holds_by_address_and_service_port() {
     let backends: Vec<_> = (0..4).map(|number| Family::V4.backend(number)).collect();
     let other = SocketAddr::from(([10, 96, 0, 11], 80));
-    let unstuck =
-        ServiceSpec { strategy: Strategy::RoundRobin, ..spec("other", Protocol::UDP, other, &backends) };
+    let unstuck = ServiceSpec {
+        strategy: Strategy::RoundRobin,
+        ..spec("other", Protocol::UDP, other, &backends)
+    };
     let specs = vec![sticky(Family::V4, &[0, 1, 2, 3], 100), unstuck];
     let mut scene = Scene::new(Config::default(), specs);
     let first = ask(&mut scene, Family::V4, 1, 1);
     for port in 2..50 {
         assert_eq!(ask(&mut scene, Family::V4, 1, port), first);
     }
-    let elsewhere: Vec<_> =
-        (0..4).map(|port| scene.translate(udp(Family::V4.client(1, 100 + port), other, b"x")).1).collect();
+    let elsewhere: Vec<_> = (0..4)
+        .map(|port| scene.translate(udp(Family::V4.client(1, 100 + port), other, b"x")).1)
+        .collect();
     assert_eq!(elsewhere, backends, "another service port remembers nothing");
 }
 
@@ -76,10 +83,17 @@ fn f66_affinity_survives_new_endpoints_and_moves_from_lost_ones() {
     let second: Vec<_> = (0..40).map(|client| ask(&mut scene, Family::V4, client, 3)).collect();
     for (first, second) in first.iter().zip(&second) {
         assert_ne!(*second, Family::V4.backend(0));
-        assert!(*first == Family::V4.backend(0) || first == second, "only who lost its backend moves");
+        assert!(
+            *first == Family::V4.backend(0) || first == second,
+            "only who lost its backend moves"
+        );
     }
     for client in 0..40 {
-        assert_eq!(ask(&mut scene, Family::V4, client, 4), second[client as usize], "and stays there");
+        assert_eq!(
+            ask(&mut scene, Family::V4, client, 4),
+            second[client as usize],
+            "and stays there"
+        );
     }
 }
 
@@ -121,15 +135,20 @@ fn f66_affinity_goes_through_a_checkpoint() {
 fn f50_affinity_to_an_address_that_is_used_again() {
     // Its former flows may still be remembered.
     for seconds in [31.0, 0.0] {
-        let mut scene = Scene::new(Config::default(), vec![sticky(Family::V4, &[0, 1, 2, 3], 10_800)]);
+        let mut scene =
+            Scene::new(Config::default(), vec![sticky(Family::V4, &[0, 1, 2, 3], 10_800)]);
         let first: Vec<_> = (0..60).map(|client| ask(&mut scene, Family::V4, client, 1)).collect();
         scene.serve(vec![sticky(Family::V4, &[0, 1, 2], 10_800)]);
         scene.sweep(seconds);
         // Another pod gets the address: the clients of the first are not its own.
         scene.serve(vec![sticky(Family::V4, &[0, 1, 2, 3], 10_800)]);
         let reused = Family::V4.backend(3);
-        let orphans: Vec<u32> = (0..60).filter(|&client| first[client as usize] == reused).collect();
-        let back = orphans.iter().filter(|&&client| ask(&mut scene, Family::V4, client, 2) == reused).count();
+        let orphans: Vec<u32> =
+            (0..60).filter(|&client| first[client as usize] == reused).collect();
+        let back = orphans
+            .iter()
+            .filter(|&&client| ask(&mut scene, Family::V4, client, 2) == reused)
+            .count();
         assert!(orphans.len() > 5);
         assert!(back < orphans.len() / 2 + 3, "{back} of {} drawn anew", orphans.len());
         for client in (0..60).filter(|client| !orphans.contains(client)) {
@@ -143,7 +162,10 @@ fn shares(strategy: Strategy, weights: &[u32], flows: u32, seed: u64) -> Vec<u32
     let cluster: Vec<Backend> = weights
         .iter()
         .enumerate()
-        .map(|(number, &weight)| Backend { weight, ..Backend::new(Family::V4.backend(number as u8)) })
+        .map(|(number, &weight)| Backend {
+            weight,
+            ..Backend::new(Family::V4.backend(number as u8))
+        })
         .collect();
     let spec = ServiceSpec { cluster, strategy, ..spec("w", Protocol::UDP, Family::V4.vip(), &[]) };
     let config = Config { seed, max_flows: flows as usize, ..Config::default() };
@@ -152,13 +174,17 @@ fn shares(strategy: Strategy, weights: &[u32], flows: u32, seed: u64) -> Vec<u32
     for client in 0..flows {
         *counts.entry(ask(&mut scene, Family::V4, client, 53)).or_insert(0) += 1;
     }
-    (0..weights.len()).map(|n| counts.get(&Family::V4.backend(n as u8)).copied().unwrap_or(0)).collect()
+    (0..weights.len())
+        .map(|n| counts.get(&Family::V4.backend(n as u8)).copied().unwrap_or(0))
+        .collect()
 }
 
 #[test]
 fn f67_new_flows_follow_weights() {
     const FLOWS: u32 = 10_000;
-    for strategy in [Strategy::Random, Strategy::Cascade, Strategy::Rendezvous, Strategy::SourceHash] {
+    for strategy in
+        [Strategy::Random, Strategy::Cascade, Strategy::Rendezvous, Strategy::SourceHash]
+    {
         let counts = shares(strategy, &[1, 2, 7, 0], FLOWS, 5);
         assert_eq!(counts[3], 0, "{}", strategy.name());
         let statistic: f64 = counts
@@ -174,7 +200,12 @@ fn f67_new_flows_follow_weights() {
     }
     // What goes by turns or by load is exact.
     for strategy in [Strategy::WeightedRoundRobin, Strategy::WeightedLeastConn] {
-        assert_eq!(shares(strategy, &[1, 2, 7, 0], 1000, 5), [100, 200, 700, 0], "{}", strategy.name());
+        assert_eq!(
+            shares(strategy, &[1, 2, 7, 0], 1000, 5),
+            [100, 200, 700, 0],
+            "{}",
+            strategy.name()
+        );
     }
     // Maglev's slots themselves are uneven by about 1 %.
     let counts = shares(Strategy::Maglev { size: None }, &[1, 2, 7, 0], FLOWS, 5);
@@ -208,7 +239,8 @@ fn f67_all_drained_refuses() {
 fn f67_choices_repeat_under_a_seed() {
     let choices = |seed, strategy| {
         let backends: Vec<_> = (0..5).map(|number| Family::V4.backend(number)).collect();
-        let spec = ServiceSpec { strategy, ..spec("w", Protocol::UDP, Family::V4.vip(), &backends) };
+        let spec =
+            ServiceSpec { strategy, ..spec("w", Protocol::UDP, Family::V4.vip(), &backends) };
         let mut scene = Scene::new(Config { seed, ..Config::default() }, vec![spec]);
         (0..100).map(|client| ask(&mut scene, Family::V4, client, 1)).collect::<Vec<_>>()
     };

@@ -158,7 +158,10 @@ fn what_began_while_we_were_away_is_counted_and_what_ended_is_not() {
     assert_eq!(scene.engine.observe(scene.now, &flow, Some(&mut census)), Outcome::Keep);
     assert_eq!(scene.engine.end_unseen(census), 1);
     let [left] = &scene.flows()[..] else { panic!("one flow") };
-    assert_eq!((left.source, left.state, left.assured, left.replied), (two, Some("ESTABLISHED"), true, true));
+    assert_eq!(
+        (left.source, left.state, left.assured, left.replied),
+        (two, Some("ESTABLISHED"), true, true)
+    );
     assert_eq!(
         scene.engine.checkpoint(scene.now).len(),
         Scene::plain(Config::default()).engine.checkpoint(scene.now).len(),
@@ -185,7 +188,11 @@ fn flows_to_a_backend_that_is_gone_end_unless_they_were_answered() {
     }
     scene.pass(1.2);
     assert_eq!(seen(&mut scene, Protocol::TCP, Some(1), 4), Outcome::End);
-    assert_eq!(seen(&mut scene, Protocol::TCP, Some(3), 5), Outcome::Keep, "it was answered meanwhile");
+    assert_eq!(
+        seen(&mut scene, Protocol::TCP, Some(3), 5),
+        Outcome::Keep,
+        "it was answered meanwhile"
+    );
     assert_eq!(seen(&mut scene, Protocol::TCP, Some(3), 6), Outcome::Keep);
 }
 
@@ -197,7 +204,11 @@ fn f123_flows_of_a_service_port_that_is_gone_end_as_far_as_we_have_known_them() 
         let flow = |client| carried(Protocol::UDP, client, family, family.backend(1));
         assert_eq!(scene.engine.observe(scene.now, &flow(known), None), Outcome::Keep);
         scene.serve(Vec::new());
-        assert_eq!(scene.engine.observe(scene.now, &flow(unknown), None), Outcome::Keep, "nobody's");
+        assert_eq!(
+            scene.engine.observe(scene.now, &flow(unknown), None),
+            Outcome::Keep,
+            "nobody's"
+        );
         assert_eq!(scene.engine.observe(scene.now, &flow(known), None), Outcome::End);
         assert_eq!(active(&scene), 0);
     }
@@ -205,7 +216,8 @@ fn f123_flows_of_a_service_port_that_is_gone_end_as_far_as_we_have_known_them() 
 
 /// The family's three service ports, with these endpoints and others that serve still.
 fn standing(family: Family, listed: &[u8], serving: &[u8]) -> Vec<kbe_nat_engine::ServiceSpec> {
-    let of = |numbers: &[u8]| numbers.iter().map(|&number| family.backend(number)).collect::<Vec<_>>();
+    let of =
+        |numbers: &[u8]| numbers.iter().map(|&number| family.backend(number)).collect::<Vec<_>>();
     specs(family, 0)
         .into_iter()
         .map(|own| kbe_nat_engine::ServiceSpec {
@@ -220,7 +232,8 @@ fn f124_datagrams_stay_with_an_endpoint_that_serves_still_and_connections_are_as
     for family in FAMILIES {
         let mut scene = Scene::plain(Config::default());
         let seen = |scene: &mut Scene, protocol, client, backend| {
-            let flow = carried(protocol, family.client(client, 99), family, family.backend(backend));
+            let flow =
+                carried(protocol, family.client(client, 99), family, family.backend(backend));
             scene.engine.observe(scene.now, &flow, None)
         };
         for known in [true, false] {
@@ -245,9 +258,17 @@ fn f124_datagrams_stay_with_an_endpoint_that_serves_still_and_connections_are_as
                 state: Some(3),
                 ..carried(Protocol::SCTP, family.client(3, 99), family, family.backend(1))
             };
-            assert_eq!(scene.engine.observe(scene.now, &stays, None), Outcome::Keep, "an association");
+            assert_eq!(
+                scene.engine.observe(scene.now, &stays, None),
+                Outcome::Keep,
+                "an association"
+            );
             scene.pass(1.2);
-            assert_eq!(scene.engine.observe(scene.now, &stays, None), Outcome::Keep, "an association");
+            assert_eq!(
+                scene.engine.observe(scene.now, &stays, None),
+                Outcome::Keep,
+                "an association"
+            );
         }
         // It is back: its flows never left.
         let before = active(&scene);
@@ -274,16 +295,25 @@ fn f122_entries_that_are_older_than_their_frontend_go() {
         let seen = |scene: &mut Scene, protocol, state, is_replied| {
             let client = family.client(7, 99);
             // Nobody translates it.
-            let flow = Carried { state, is_replied, ..carried(protocol, client, family, family.vip()) };
+            let flow =
+                Carried { state, is_replied, ..carried(protocol, client, family, family.vip()) };
             scene.engine.observe(scene.now, &flow, None)
         };
         assert_eq!(seen(&mut scene, Protocol::UDP, None, false), Outcome::End);
-        assert_eq!(seen(&mut scene, Protocol::UDP, None, true), Outcome::End, "somebody else has answered");
+        assert_eq!(
+            seen(&mut scene, Protocol::UDP, None, true),
+            Outcome::End,
+            "somebody else has answered"
+        );
         for state in [1, 9] {
             assert_eq!(seen(&mut scene, Protocol::TCP, Some(state), false), Outcome::End);
             assert_eq!(seen(&mut scene, Protocol::TCP, Some(state), true), Outcome::Keep);
         }
-        assert_eq!(seen(&mut scene, Protocol::TCP, Some(3), true), Outcome::Keep, "somebody is connected");
+        assert_eq!(
+            seen(&mut scene, Protocol::TCP, Some(3), true),
+            Outcome::Keep,
+            "somebody is connected"
+        );
         assert_eq!(seen(&mut scene, Protocol::SCTP, Some(2), false), Outcome::End);
         assert_eq!(seen(&mut scene, Protocol::SCTP, Some(4), true), Outcome::Keep);
         assert_eq!(seen(&mut scene, family.icmp(), None, false), Outcome::Keep, "no frontend's");
@@ -300,7 +330,8 @@ fn f122_entries_that_are_older_than_their_frontend_go() {
 fn f122_an_endpoint_at_its_own_frontend_needs_no_translation() {
     for family in FAMILIES {
         let vip = family.vip();
-        let mut scene = Scene::new(Config::default(), vec![spec("default/u:", Protocol::UDP, vip, &[vip])]);
+        let mut scene =
+            Scene::new(Config::default(), vec![spec("default/u:", Protocol::UDP, vip, &[vip])]);
         let flow = carried(Protocol::UDP, family.client(1, 99), family, vip);
         assert_eq!(scene.engine.observe(scene.now, &flow, None), Outcome::Keep);
         assert_eq!(active(&scene), 1);
@@ -337,7 +368,10 @@ fn f123_a_frontend_that_another_service_port_has_now_leads_where_that_goes() {
             carried(Protocol::UDP, family.client(client, 99), family, family.backend(backend))
         };
         for client in [1, 2] {
-            assert_eq!(scene.engine.observe(scene.now, &flow(client, client as u8), None), Outcome::Keep);
+            assert_eq!(
+                scene.engine.observe(scene.now, &flow(client, client as u8), None),
+                Outcome::Keep
+            );
         }
         // The one that had it goes on serving elsewhere, with all its backends.
         let mut former = specs(family, 3).remove(1);
@@ -374,7 +408,8 @@ fn f139_a_flow_that_the_kernel_was_made_to_forget_goes_where_it_went_for_a_minut
                 assert_eq!(scene.engine.observe(scene.now, flow, None), Outcome::Keep);
                 scene.engine.ended(scene.now, flow)
             };
-            for over in [Carried { timeout: None, ..*flow }, Carried { timeout: Some(0), ..*flow }] {
+            for over in [Carried { timeout: None, ..*flow }, Carried { timeout: Some(0), ..*flow }]
+            {
                 assert!(!taken(&mut scene, &over), "its time was over");
                 assert_eq!(active(&scene), 0);
             }
@@ -389,7 +424,11 @@ fn f139_a_flow_that_the_kernel_was_made_to_forget_goes_where_it_went_for_a_minut
                 scene.pass(10.0);
                 assert_eq!(scene.translate(packet.clone()).1, backend);
             }
-            assert_eq!(scene.engine.checkpoint(scene.now).len(), empty, "the kernel's, or nobody's");
+            assert_eq!(
+                scene.engine.checkpoint(scene.now).len(),
+                empty,
+                "the kernel's, or nobody's"
+            );
             // The kernel has it again, and says when it is over.
             assert_eq!(scene.engine.observe(scene.now, flow, None), Outcome::Keep);
             scene.sweep(1000.0);

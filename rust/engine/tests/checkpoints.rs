@@ -1,4 +1,5 @@
-//! What a checkpoint may not do, whoever has written it (F10), and how time goes on while nobody runs (F52, F137).
+//! What a checkpoint may not do, whoever has written it (F10), and how time goes on while nobody
+//! runs (F52, F137).
 
 mod scene;
 
@@ -61,7 +62,10 @@ fn f10_cut_longer_empty_foreign_and_later_ones_are_refused() {
     let whole = written();
     for length in 0..whole.len() {
         let error = refusal(&whole[..length]);
-        assert!(matches!(error, CheckpointError::Foreign | CheckpointError::Length), "{length}: {error:?}");
+        assert!(
+            matches!(error, CheckpointError::Foreign | CheckpointError::Length),
+            "{length}: {error:?}"
+        );
     }
     assert_eq!(refusal(&[&whole[..], b"x"].concat()), CheckpointError::Length);
     assert_eq!(refusal(&vec![0; 1 << 20]), CheckpointError::Foreign);
@@ -96,8 +100,9 @@ fn f10_a_full_engine_keeps_within_the_limit_that_it_names() {
             }
         }
         let flows = scene.engine.checkpoint(scene.now).len() - before;
-        let limit =
-            |max_flows| Scene::plain(Config { max_flows, ..config.clone() }).engine.checkpoint_limit();
+        let limit = |max_flows| {
+            Scene::plain(Config { max_flows, ..config.clone() }).engine.checkpoint_limit()
+        };
         assert_eq!(limit(max_flows + max_flows) - limit(max_flows), flows, "{max_flows} flows");
         assert!(before + flows <= limit(max_flows));
     }
@@ -137,10 +142,14 @@ fn f137_flows_that_must_have_ended_meanwhile_are_left_out() {
         scene.translate(tcp(client, vip, &Tcp::new(SYN, 1, 0)));
     }
     let checkpoint = scene.engine.checkpoint(scene.now);
-    // UDP lives for 30 s and has 10 left; packets may have renewed it after the checkpoint. SYN_SENT lives for 120.
-    for (away, udp_left, syn_left) in
-        [(0, Some(10.0), Some(120.0)), (25, Some(5.0), Some(95.0)), (31, None, Some(89.0)), (121, None, None)]
-    {
+    // UDP lives for 30 s and has 10 left; packets may have renewed it after the checkpoint.
+    // SYN_SENT lives for 120.
+    for (away, udp_left, syn_left) in [
+        (0, Some(10.0), Some(120.0)),
+        (25, Some(5.0), Some(95.0)),
+        (31, None, Some(89.0)),
+        (121, None, None),
+    ] {
         let mut scene = scene_of_both();
         let restored = scene.engine.restore(scene.now, &checkpoint, away * SECOND).expect("whole");
         let left = |protocol| {

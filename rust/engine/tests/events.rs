@@ -18,13 +18,22 @@ fn a_connection_is_seen_from_its_beginning_to_its_end() {
     for family in FAMILIES {
         let mut scene = Scene::plain(Config::default());
         scene.engine.watch(100);
-        let mut connection = Connection::establish(&mut scene, family.client(1, 5555), family.vip());
+        let mut connection =
+            Connection::establish(&mut scene, family.client(1, 5555), family.vip());
         assert_eq!(
             names(&mut scene.engine),
-            [("NEW", Some("SYN_SENT")), ("UPDATE", Some("SYN_RECV")), ("UPDATE", Some("ESTABLISHED"))]
+            [
+                ("NEW", Some("SYN_SENT")),
+                ("UPDATE", Some("SYN_RECV")),
+                ("UPDATE", Some("ESTABLISHED"))
+            ]
         );
         assert_eq!(connection.client(&mut scene, ACK, b"question").action, Action::Translate);
-        assert_eq!(scene.flows()[0].packets, [3, 1], "SYN, ACK and a question; the answer to the SYN");
+        assert_eq!(
+            scene.flows()[0].packets,
+            [3, 1],
+            "SYN, ACK and a question; the answer to the SYN"
+        );
         scene.sweep(1_000_000.0);
         assert_eq!(names(&mut scene.engine), [("DESTROY", Some("ESTABLISHED"))]);
     }
@@ -56,7 +65,10 @@ fn flows_that_match_are_ended() {
     let backend = Some(Family::V6.backend(0).ip());
     assert_eq!(scene.engine.delete_flows(&Filter { backend, ..Filter::default() }), 1);
     assert_eq!(scene.engine.delete_flows(&Filter { backend, ..Filter::default() }), 0);
-    assert_eq!(scene.engine.delete_flows(&Filter { protocol: Some(Protocol::UDP), ..Filter::default() }), 0);
+    assert_eq!(
+        scene.engine.delete_flows(&Filter { protocol: Some(Protocol::UDP), ..Filter::default() }),
+        0
+    );
     assert_eq!(scene.engine.delete_flows(&Filter::default()), 5);
     assert_eq!(scene.engine.occupancy().flows, 0);
     assert!(scene.engine.service_stats().iter().all(|service| service.active() == 0));

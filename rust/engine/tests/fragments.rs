@@ -26,7 +26,8 @@ fn reassemble(fragments: &[Vec<u8>]) -> Vec<u8> {
     let mut parts: Vec<(usize, &[u8])> = fragments
         .iter()
         .map(|fragment| {
-            let field = |at: usize| usize::from(u16::from_be_bytes([fragment[at], fragment[at + 1]]));
+            let field =
+                |at: usize| usize::from(u16::from_be_bytes([fragment[at], fragment[at + 1]]));
             let offset = if is_v4 { (field(6) & 0x1fff) * 8 } else { field(42) & 0xfff8 };
             (offset, &fragment[header..total(fragment)])
         })
@@ -75,7 +76,8 @@ fn f78_fragments_in_order() {
 fn f78_equal_identifications_of_two_senders_are_two_datagrams() {
     for family in FAMILIES {
         let mut scene = scene_of(family);
-        let datagram = |to, client: u8| udp(family.client(client.into(), 5555), to, &[client; 3000]);
+        let datagram =
+            |to, client: u8| udp(family.client(client.into(), 5555), to, &[client; 3000]);
         let parts = [1, 2].map(|client| fragments(&datagram(family.vip(), client), 1480));
         let mut out = [Vec::new(), Vec::new()];
         for number in 0..parts[0].len() {
@@ -100,7 +102,11 @@ fn f78_answers_in_fragments() {
             .into_iter()
             .map(|fragment| scene.send(fragment).1)
             .collect();
-        assert_eq!(reassemble(&out), udp(vip, client, &payload), "no fragment leaks with the pod's address");
+        assert_eq!(
+            reassemble(&out),
+            udp(vip, client, &payload),
+            "no fragment leaks with the pod's address"
+        );
     }
 }
 
@@ -129,7 +135,8 @@ fn f78_fragments_of_a_refused_datagram() {
 }
 
 proptest! {
-    /// In any order (RFC 4787, REQ-14): every fragment comes out once, and together they are the datagram.
+    /// In any order (RFC 4787, REQ-14): every fragment comes out once, and together they are the
+    /// datagram.
     #[test]
     fn f79_fragments_in_any_order(
         is_v4 in any::<bool>(),
@@ -179,7 +186,8 @@ fn f79_held_fragments_are_released_in_the_order_in_which_they_came() {
         let parts = fragments(&asked, 480);
         let mut scene = scene_of(family);
         let order = [3, 1, 8, 2, 5];
-        let held: Vec<_> = order.iter().map(|&place| scene.send(parts[place].clone()).0.ticket).collect();
+        let held: Vec<_> =
+            order.iter().map(|&place| scene.send(parts[place].clone()).0.ticket).collect();
         scene.expect(parts[0].clone(), Action::Translate, Cause::New);
         let released = scene.engine.released(|_| true);
         assert_eq!(released.iter().map(|own| own.ticket).collect::<Vec<_>>(), held);
@@ -189,7 +197,8 @@ fn f79_held_fragments_are_released_in_the_order_in_which_they_came() {
         }
         // Those that are given up come in that order as well.
         let mut scene = scene_of(family);
-        let held: Vec<_> = order.iter().map(|&place| scene.send(parts[place].clone()).0.ticket).collect();
+        let held: Vec<_> =
+            order.iter().map(|&place| scene.send(parts[place].clone()).0.ticket).collect();
         scene.sweep(31.0);
         let released = scene.engine.released(|_| true);
         assert_eq!(released.iter().map(|own| own.ticket).collect::<Vec<_>>(), held);
@@ -248,13 +257,18 @@ fn f79_never_completed_datagrams_are_bounded() {
 #[test]
 fn f79_a_datagram_of_many_pieces_is_bounded_by_their_number() {
     for family in FAMILIES {
-        let mut scene = Scene::new(Config { max_fragments: 64, ..Config::default() }, specs(family, 1));
+        let mut scene =
+            Scene::new(Config { max_fragments: 64, ..Config::default() }, specs(family, 1));
         let (asked, _) = asked(family);
         for (number, part) in fragments(&asked, 8).into_iter().skip(1).enumerate() {
             let (verdict, _) = scene.send(part);
             let is_held = number < 64;
             let expected = if is_held { Cause::FragmentHeld } else { Cause::FragmentLimit };
-            assert_eq!((verdict.action == Action::Hold, verdict.cause), (is_held, expected), "{number}");
+            assert_eq!(
+                (verdict.action == Action::Hold, verdict.cause),
+                (is_held, expected),
+                "{number}"
+            );
         }
         assert_eq!(scene.engine.occupancy().held_fragments, 64);
     }
@@ -282,7 +296,8 @@ fn f79_big_fragments_are_bounded_by_bytes() {
 
 #[test]
 fn f79_without_a_cache_fragments_are_refused() {
-    let mut scene = Scene::new(Config { max_fragments: 0, ..Config::default() }, specs(Family::V4, 1));
+    let mut scene =
+        Scene::new(Config { max_fragments: 0, ..Config::default() }, specs(Family::V4, 1));
     for part in fragments(&asked(Family::V4).0, 1480) {
         scene.expect(part, Action::Drop, Cause::FragmentLimit);
     }
@@ -313,7 +328,8 @@ fn f80_tiny_first_fragment() {
             let (verdict, _) = scene.send(first);
             assert_eq!((verdict.action, verdict.cause), (Action::Drop, Cause::FragmentTiny));
         }
-        // The flags of TCP would be in the second (RFC 1858): whatever comes at offset 8 is not sent on by itself.
+        // The flags of TCP would be in the second (RFC 1858): whatever comes at offset 8 is not
+        // sent on by itself.
         let mut scene = scene_of(family);
         let packet = tcp(client, vip, &Tcp { payload: vec![1; 100], ..Tcp::new(SYN, 1, 0) });
         for part in fragments(&packet, 8) {
@@ -329,9 +345,11 @@ fn f80_overlaps_doom_their_datagram() {
     for family in FAMILIES {
         let (asked, _) = asked(family);
         let start = l4(&asked);
-        let piece =
-            |from: usize, to: usize| fragment(&asked, from, &asked[start + from..start + to], to < 4008);
-        // Old, new, inside, around, teardrop: where the second begins and ends; the first is 0 to 1480.
+        let piece = |from: usize, to: usize| {
+            fragment(&asked, from, &asked[start + from..start + to], to < 4008)
+        };
+        // Old, new, inside, around, teardrop: where the second begins and ends; the first is 0 to
+        // 1480.
         for (from, to) in [(1472, 2000), (800, 2960), (8, 1488), (0, 1488)] {
             let mut scene = scene_of(family);
             scene.expect(piece(0, 1480), Action::Translate, Cause::New);
@@ -372,8 +390,9 @@ fn f80_two_ends_and_what_lies_behind() {
     for family in FAMILIES {
         let (asked, _) = asked(family);
         let start = l4(&asked);
-        let piece =
-            |from: usize, to: usize, more| fragment(&asked, from, &asked[start + from..start + to], more);
+        let piece = |from: usize, to: usize, more| {
+            fragment(&asked, from, &asked[start + from..start + to], more)
+        };
         for last in [piece(1480, 1600, false), piece(2960, 4000, false)] {
             let mut scene = scene_of(family);
             scene.expect(piece(0, 1480, true), Action::Translate, Cause::New);
@@ -387,7 +406,11 @@ fn f80_two_ends_and_what_lies_behind() {
         }
         // A length that is no multiple of eight, in the middle; and beyond 65,535 (ping of death).
         let mut scene = scene_of(family);
-        scene.expect(fragment(&asked, 0, &asked[start..start + 1001], true), Action::Drop, Cause::Malformed);
+        scene.expect(
+            fragment(&asked, 0, &asked[start..start + 1001], true),
+            Action::Drop,
+            Cause::Malformed,
+        );
         let mut scene = scene_of(family);
         scene.expect(fragment(&asked, 65_528, &[0; 100], false), Action::Drop, Cause::Malformed);
     }
@@ -419,8 +442,10 @@ fn f80_an_identification_may_come_again_at_once() {
         let (asked, sent) = asked(family);
         let mut scene = scene_of(family);
         for _ in 0..100 {
-            let out: Vec<_> =
-                fragments(&asked, 1480).into_iter().map(|fragment| scene.send(fragment).1).collect();
+            let out: Vec<_> = fragments(&asked, 1480)
+                .into_iter()
+                .map(|fragment| scene.send(fragment).1)
+                .collect();
             assert_eq!(reassemble(&out), sent);
         }
     }
@@ -431,7 +456,8 @@ fn f78_tcp_in_fragments() {
     for family in FAMILIES {
         let mut scene =
             Scene::new(Config { invalid: InvalidTcp::Drop, ..Config::default() }, specs(family, 1));
-        let mut connection = Connection::establish(&mut scene, family.client(1, 5555), family.vip());
+        let mut connection =
+            Connection::establish(&mut scene, family.client(1, 5555), family.vip());
         let [client, server] = connection.seq;
         let segment = Tcp { payload: vec![5; 3000], ..Tcp::new(ACK | PSH, client, server) };
         let out: Vec<_> = fragments(&tcp(connection.client, connection.vip, &segment), 1480)
@@ -447,7 +473,8 @@ fn f78_tcp_in_fragments() {
     }
 }
 
-/// The CRC lies over the whole packet: a fragment of which the ports change cannot be given a right one, so it must not be sent on.
+/// The CRC lies over the whole packet: a fragment of which the ports change cannot be given a right
+/// one, so it must not be sent on.
 #[test]
 fn f78_sctp_in_fragments() {
     for family in FAMILIES {
@@ -477,7 +504,8 @@ fn f78_sctp_in_fragments() {
         }
         // With the same port on both sides nothing under the CRC changes.
         let backend = std::net::SocketAddr::new(backend.ip(), vip.port());
-        let mut scene = Scene::new(Config::default(), vec![spec("s", Protocol::SCTP, vip, &[backend])]);
+        let mut scene =
+            Scene::new(Config::default(), vec![spec("s", Protocol::SCTP, vip, &[backend])]);
         let out: Vec<_> = fragments(&sctp(client, vip, 0, &[7; 3000]), 1480)
             .into_iter()
             .map(|fragment| scene.send(fragment).1)

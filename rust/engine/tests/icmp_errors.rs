@@ -20,7 +20,8 @@ fn time_exceeded(family: Family) -> (u8, u8) {
 
 const MTU: [u8; 4] = [0, 0, 5, 0];
 
-/// A flow whose packets were translated, and what a later big packet of each side looks like on both sides.
+/// A flow whose packets were translated, and what a later big packet of each side looks like on
+/// both sides.
 struct Flow {
     family: Family,
     scene: Scene,
@@ -38,7 +39,9 @@ impl Flow {
             false => Scene::new(Config::default(), specs),
         };
         let packet = |src, dst, flags| match protocol {
-            Protocol::TCP => tcp(src, dst, &Tcp { payload: vec![0x5a; 1300], ..Tcp::new(flags, 1, 1) }),
+            Protocol::TCP => {
+                tcp(src, dst, &Tcp { payload: vec![0x5a; 1300], ..Tcp::new(flags, 1, 1) })
+            }
             Protocol::SCTP => sctp(src, dst, 0, &[0x5a; 1300]),
             _ => udp(src, dst, &[0x5a; 1300]),
         };
@@ -71,8 +74,8 @@ impl Flow {
     }
 }
 
-/// A quote must be what was sent, as far as it reaches; but not a checksum that it does not hold in full, or that lies over more
-/// than the quote, as SCTP's does: nobody can check those.
+/// A quote must be what was sent, as far as it reaches; but not a checksum that it does not hold in
+/// full, or that lies over more than the quote, as SCTP's does: nobody can check those.
 #[track_caller]
 fn assert_quotes(quote: &[u8], sent: &[u8]) {
     let protocol = if sent[0] >> 4 == 4 { sent[9] } else { sent[6] };
@@ -114,7 +117,8 @@ fn f82_too_big_for_the_backends_link() {
         for (before, after) in before.iter().zip(&after) {
             assert_eq!(before.packets, after.packets);
         }
-        let left = |flows: &[kbe_nat_engine::view::Flow]| flows.iter().map(|f| f.timeout).sum::<f64>();
+        let left =
+            |flows: &[kbe_nat_engine::view::Flow]| flows.iter().map(|f| f.timeout).sum::<f64>();
         assert!(left(&flow.scene.flows()) < left(&before) - 19.0);
     });
 }
@@ -122,8 +126,13 @@ fn f82_too_big_for_the_backends_link() {
 #[test]
 fn f82_too_big_for_the_clients_link() {
     Flow::all(|mut flow| {
-        let error =
-            icmp(flow.family.router(), flow.family.vip().ip(), too_big(flow.family), MTU, &flow.answered[1]);
+        let error = icmp(
+            flow.family.router(),
+            flow.family.vip().ip(),
+            too_big(flow.family),
+            MTU,
+            &flow.answered[1],
+        );
         let (verdict, translated) = flow.scene.send(error);
         assert_eq!((verdict.action, verdict.cause), (Action::Translate, Cause::Related));
         assert_eq!(verdict.flags & Verdict::REPLY, 0);
@@ -159,11 +168,16 @@ fn f83_traceroute_through_a_frontend() {
     Flow::all(|mut flow| {
         for hop in 0..3u8 {
             let router = match flow.family.router() {
-                IpAddr::V4(router) => IpAddr::from((u32::from(router) + u32::from(hop)).to_be_bytes()),
-                IpAddr::V6(router) => IpAddr::from((u128::from(router) + u128::from(hop)).to_be_bytes()),
+                IpAddr::V4(router) => {
+                    IpAddr::from((u32::from(router) + u32::from(hop)).to_be_bytes())
+                }
+                IpAddr::V6(router) => {
+                    IpAddr::from((u128::from(router) + u128::from(hop)).to_be_bytes())
+                }
             };
             let mut error = flow.about_asked(router, time_exceeded(flow.family), 576);
-            // Where it died its time to live was 1, and the router has brought the header checksum along.
+            // Where it died its time to live was 1, and the router has brought the header checksum
+            // along.
             let quote = l4(&error) + 8;
             let message = l4(&error);
             if flow.family == Family::V4 {
@@ -190,7 +204,8 @@ fn f83_traceroute_by_echoes() {
     for family in FAMILIES {
         let vip = SocketAddr::new(family.vip().ip(), 0);
         let backend = SocketAddr::new(family.backend(0).ip(), 0);
-        let mut scene = Scene::new(Config::default(), vec![spec("ping", family.icmp(), vip, &[backend])]);
+        let mut scene =
+            Scene::new(Config::default(), vec![spec("ping", family.icmp(), vip, &[backend])]);
         let client = family.client(1, 0).ip();
         let asked = echo(client, vip.ip(), true, 4242, b"traceroute");
         let (_, sent) = scene.send(asked.clone());
@@ -232,14 +247,21 @@ fn f84_errors_about_nothing_known() {
         // To a cluster IP: dropped in silence (RFC 5508, REQ-4). To anybody else: not ours.
         let error = icmp(client.ip(), family.vip().ip(), unreachable, [0; 4], &stranger);
         scene.expect(error, Action::Drop, Cause::IcmpUnmatched);
-        let error = icmp(family.router(), client.ip(), unreachable, [0; 4], &udp(client, family.vip(), b"x"));
+        let error = icmp(
+            family.router(),
+            client.ip(),
+            unreachable,
+            [0; 4],
+            &udp(client, family.vip(), b"x"),
+        );
         scene.expect(error, Action::Accept, Cause::NotOurs);
         // An external address may be that of a host, which hears what others refuse it.
         let host = family.client(8, 80);
         let mut own = spec("default/external", Protocol::UDP, host, &[family.backend(1)]);
         own.frontends[0].kind = FrontendKind::ExternalIp;
         let mut other = Scene::new(Config::default(), vec![own]);
-        let error = icmp(family.router(), host.ip(), unreachable, [0; 4], &udp(host, client, b"its own"));
+        let error =
+            icmp(family.router(), host.ip(), unreachable, [0; 4], &udp(host, client, b"its own"));
         other.expect(error, Action::Accept, Cause::NotOurs);
         // A flow that is over is not known either.
         let (_, sent) = scene.send(udp(client, family.vip(), b"x"));
@@ -254,7 +276,9 @@ fn f84_errors_about_nothing_known() {
 fn f84_error_to_somebody_else() {
     Flow::all(|mut flow| {
         // It quotes a packet of the flow but goes to who did not send that packet.
-        for dst in [flow.family.client(77, 0).ip(), flow.family.backend(1).ip(), flow.family.vip().ip()] {
+        for dst in
+            [flow.family.client(77, 0).ip(), flow.family.backend(1).ip(), flow.family.vip().ip()]
+        {
             let error = icmp(flow.family.router(), dst, too_big(flow.family), MTU, &flow.asked[1]);
             flow.scene.expect(error, Action::Drop, Cause::BadIcmp);
         }
@@ -290,7 +314,11 @@ fn f85_echo_to_a_frontend_is_not_taken_for_anything_else() {
     for family in FAMILIES {
         let mut scene = Scene::plain(Config::default());
         let client = family.client(1, 0).ip();
-        scene.expect(echo(client, family.vip().ip(), true, 80, b"ping"), Action::Accept, Cause::NotOurs);
+        scene.expect(
+            echo(client, family.vip().ip(), true, 80, b"ping"),
+            Action::Accept,
+            Cause::NotOurs,
+        );
         scene.expect(
             echo(family.backend(0).ip(), client, false, 80, b"ping"),
             Action::Accept,

@@ -25,7 +25,8 @@ fn count(calls: usize, bytes: isize) {
     let _ = LIVE.try_with(|cell| cell.set(cell.get() + bytes));
 }
 
-// SAFETY: every call is handed on as it is to the system's allocator; the counters are plain cells that do not allocate.
+// SAFETY: every call is handed on as it is to the system's allocator; the counters are plain cells
+// that do not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(1, layout.size() as isize);
@@ -54,7 +55,8 @@ fn process(engine: &mut Engine, now: u64, packet: &mut [u8]) -> Verdict {
     engine.process(now, &mut Packet { bytes: packet, meta: Meta::default() })
 }
 
-/// Bytes that a flow may take, as `conntrack.rs` counts them: hot and cold record, two entries of the index.
+/// Bytes that a flow may take, as `conntrack.rs` counts them: hot and cold record, two entries of
+/// the index.
 fn bytes_per_flow(family: Family) -> f64 {
     if family == Family::V4 { 127.5 } else { 191.5 }
 }
@@ -130,9 +132,11 @@ fn f30_nothing_is_allocated_on_the_path_of_known_flows() {
 
 #[test]
 fn f30_new_flows_in_a_table_that_was_full_once_allocate_nothing() {
-    let mut scene = Scene::new(Config { max_flows: 500, ..Config::default() }, specs(Family::V4, 3));
+    let mut scene =
+        Scene::new(Config { max_flows: 500, ..Config::default() }, specs(Family::V4, 3));
     let vip = Family::V4.vip();
-    let mut packets: Vec<Vec<u8>> = (0..2000).map(|n| udp(Family::V4.client(n, 5), vip, b"x")).collect();
+    let mut packets: Vec<Vec<u8>> =
+        (0..2000).map(|n| udp(Family::V4.client(n, 5), vip, b"x")).collect();
     let now = scene.now;
     for packet in &mut packets[..600] {
         let _ = process(&mut scene.engine, now, packet);
@@ -147,7 +151,8 @@ fn f30_new_flows_in_a_table_that_was_full_once_allocate_nothing() {
 
 #[test]
 fn f30_other_tables_stay_within_their_limits() {
-    let config = Config { max_flows: 100, max_affinities: 200, max_fragments: 50, ..Config::default() };
+    let config =
+        Config { max_flows: 100, max_affinities: 200, max_fragments: 50, ..Config::default() };
     let mut sticky = specs(Family::V4, 3);
     for spec in &mut sticky {
         spec.affinity = Some(10_800);

@@ -1,5 +1,5 @@
-//! Packets of every shape: checksums, options, extension headers, lengths, garbage, padding, and what must stay as it is:
-//! F70 to F77, F81, F86 to F89.
+//! Packets of every shape: checksums, options, extension headers, lengths, garbage, padding, and
+//! what must stay as it is: F70 to F77, F81, F86 to F89.
 
 mod scene;
 
@@ -40,8 +40,10 @@ fn f70_complete_checksums_are_followed() {
         let mut scene = scene_of(family);
         let (client, vip, backend) = (client_of(family), family.vip(), family.backend(0));
         for round in 0..500u32 {
-            let payload = round.wrapping_mul(2_654_435_761).to_be_bytes().repeat(round as usize % 365);
-            let asked = Tcp { payload, ..Tcp::new(if round == 0 { SYN } else { ACK }, round, round) };
+            let payload =
+                round.wrapping_mul(2_654_435_761).to_be_bytes().repeat(round as usize % 365);
+            let asked =
+                Tcp { payload, ..Tcp::new(if round == 0 { SYN } else { ACK }, round, round) };
             let (verdict, packet) = scene.send(tcp(client, vip, &asked));
             assert_eq!(verdict.action, Action::Translate);
             assert_eq!(packet, tcp(client, backend, &asked));
@@ -64,7 +66,11 @@ fn f71_super_packets_without_checksum() {
             assert!(!is_transport_intact(&packet));
             let verdict = scene.process(&mut packet, meta);
             assert_eq!(verdict.action, Action::Translate);
-            assert_eq!(packet, tcp(client, backend, &segment), "the full checksum over all {size} bytes");
+            assert_eq!(
+                packet,
+                tcp(client, backend, &segment),
+                "the full checksum over all {size} bytes"
+            );
             let answer = Tcp { payload: vec![0x3c; size], ..Tcp::new(SYN | ACK, 7, 8) };
             let mut packet = tcp(backend, client, &answer);
             leave_checksum(&mut packet);
@@ -98,7 +104,9 @@ fn f71_what_is_not_ours_keeps_its_unfinished_checksum() {
 fn f72_ipv4_udp_without_checksum() {
     let mut scene = scene_of(Family::V4);
     let (client, vip, backend) = (client_of(Family::V4), Family::V4.vip(), Family::V4.backend(0));
-    for (src, dst, new_src, new_dst) in [(client, vip, client, backend), (backend, client, vip, client)] {
+    for (src, dst, new_src, new_dst) in
+        [(client, vip, client, backend), (backend, client, vip, client)]
+    {
         let clear = |mut packet: Vec<u8>| {
             packet[26..28].fill(0);
             packet
@@ -115,7 +123,9 @@ fn f72_udp_checksum_that_computes_to_zero() {
         let mut scene = scene_of(family);
         let (client, vip, backend) = (client_of(family), family.vip(), family.backend(0));
         let _ = scene.send(udp(client, vip, b"open"));
-        for (src, dst, new_src, new_dst) in [(client, vip, client, backend), (backend, client, vip, client)] {
+        for (src, dst, new_src, new_dst) in
+            [(client, vip, client, backend), (backend, client, vip, client)]
+        {
             let mut found = 0;
             for word in 0..=u16::MAX {
                 let bytes = udp_bytes(new_src, new_dst, &word.to_be_bytes());
@@ -206,10 +216,12 @@ fn f75_ip_options_are_left_alone() {
     ];
     for options in options {
         let mut scene = scene_of(Family::V4);
-        let packet = ipv4(V4_PAIR.0, V4_PAIR.1, Protocol::UDP, options, &udp_bytes(client, vip, b"x"));
+        let packet =
+            ipv4(V4_PAIR.0, V4_PAIR.1, Protocol::UDP, options, &udp_bytes(client, vip, b"x"));
         let (verdict, packet) = scene.send(packet);
         assert_eq!(verdict.action, Action::Translate, "{options:?}");
-        let expected = ipv4(V4_PAIR.0, address, Protocol::UDP, options, &udp_bytes(client, backend, b"x"));
+        let expected =
+            ipv4(V4_PAIR.0, address, Protocol::UDP, options, &udp_bytes(client, backend, b"x"));
         assert_eq!(packet, expected);
     }
 }
@@ -221,7 +233,8 @@ fn f75_ip_options_that_contradict_themselves_are_malformed() {
         [&[7, 0][..], &[7, 1, 4], &[68, 40, 5], &[255, 255, 255, 255], &[1, 1, 1, 7], &[1, 7, 4, 0]]
     {
         let mut scene = scene_of(Family::V4);
-        let packet = ipv4(V4_PAIR.0, V4_PAIR.1, Protocol::UDP, options, &udp_bytes(client, vip, b"x"));
+        let packet =
+            ipv4(V4_PAIR.0, V4_PAIR.1, Protocol::UDP, options, &udp_bytes(client, vip, b"x"));
         scene.expect(packet, Action::Drop, Cause::Malformed);
     }
 }
@@ -307,7 +320,8 @@ fn f76_transport_lengths_that_cannot_be() {
             scene.expect(packet, Action::Drop, Cause::Malformed);
         }
         for length in 0..8 {
-            let packet = ip(client.ip(), vip.ip(), family.icmp(), &[8, 0, 0, 0, 0, 0, 0, 0][..length]);
+            let packet =
+                ip(client.ip(), vip.ip(), family.icmp(), &[8, 0, 0, 0, 0, 0, 0, 0][..length]);
             scene.expect(packet, Action::Drop, Cause::Malformed);
         }
         assert_eq!(scene.engine.occupancy().flows, 0);
@@ -355,7 +369,12 @@ fn behind(extensions: &[(u8, &[u8])], last: u8, dst: SocketAddr, payload: &[u8])
         bytes.extend(*content);
     }
     bytes.extend(payload);
-    ipv6(v6(client_of(Family::V6)), v6(dst), extensions.first().map_or(last, |(kind, _)| *kind), &bytes)
+    ipv6(
+        v6(client_of(Family::V6)),
+        v6(dst),
+        extensions.first().map_or(last, |(kind, _)| *kind),
+        &bytes,
+    )
 }
 
 const HOP_BY_HOP: u8 = 0;
@@ -385,7 +404,10 @@ fn f77_extension_headers_are_walked() {
             }
             let (verdict, packet) = scene.send(packet);
             assert_eq!(verdict.action, Action::Translate, "{depth} deep");
-            assert_eq!(packet, behind(&extensions, 17, backend, &udp_bytes(client, backend, b"deep")));
+            assert_eq!(
+                packet,
+                behind(&extensions, 17, backend, &udp_bytes(client, backend, b"deep"))
+            );
         }
     }
 }
@@ -402,7 +424,8 @@ fn f77_extension_headers_that_are_not_followed() {
     ] {
         scene.expect(behind(extensions, 17, vip, &transport), Action::Drop, Cause::SourceRoute);
     }
-    // ESP, AH, nothing more, and what is unknown: passed untranslated, whatever their bytes look like.
+    // ESP, AH, nothing more, and what is unknown: passed untranslated, whatever their bytes look
+    // like.
     for last in [50, 51, 59, 253, 254, 139] {
         scene.expect(behind(&[], last, vip, &transport), Action::Accept, Cause::NotOurs);
         let packet = behind(&[(DESTINATION, PADDING)], last, vip, &transport);
@@ -437,8 +460,21 @@ fn f81_sizes_from_least_to_most() {
         let most = if family == Family::V4 { 65_535 } else { 65_535 + 40 };
         for checksum in [COMPLETE, INCOMPLETE] {
             let meta = Meta { checksum, ..Meta::default() };
-            for size in [28, 60, 576, 1280, 1500, 9000, 9001, 32_767, 32_768, 65_531, 65_532, most - 1, most]
-            {
+            for size in [
+                28,
+                60,
+                576,
+                1280,
+                1500,
+                9000,
+                9001,
+                32_767,
+                32_768,
+                65_531,
+                65_532,
+                most - 1,
+                most,
+            ] {
                 let Some(payload) = usize::checked_sub(size, header + 8) else { continue };
                 let payload = vec![0xc3; payload];
                 let mut scene = scene_of(family);
@@ -503,7 +539,8 @@ fn f86_sctp_has_a_right_crc() {
         let (client, vip, backend) = (client_of(family), family.vip(), family.backend(0));
         for checksum in [COMPLETE, INCOMPLETE] {
             let mut scene = scene_of(family);
-            for (chunk, is_client) in [(1, true), (2, false), (10, true), (11, false), (0, true), (0, false)]
+            for (chunk, is_client) in
+                [(1, true), (2, false), (10, true), (11, false), (0, true), (0, false)]
             {
                 let (src, dst) = if is_client { (client, vip) } else { (backend, client) };
                 let (new_src, new_dst) = if is_client { (client, backend) } else { (vip, client) };
@@ -526,7 +563,8 @@ fn f86_sctp_has_a_right_crc() {
 fn f91_nobody_sends_to_itself_by_way_of_this_node() {
     for family in FAMILIES {
         let vip = family.vip();
-        for kind in [FrontendKind::ClusterIp, FrontendKind::ExternalIp, FrontendKind::LoadBalancer] {
+        for kind in [FrontendKind::ClusterIp, FrontendKind::ExternalIp, FrontendKind::LoadBalancer]
+        {
             let mut own = spec("default/u:", Protocol::UDP, vip, &[family.backend(1)]);
             own.frontends[0].kind = kind;
             let mut scene = Scene::new(Config::default(), vec![own]);
@@ -563,7 +601,8 @@ fn f88_padding_behind_the_packet() {
         // An ICMP error in a padded frame, and an echo reply, as in VPP's test.
         let vip = SocketAddr::new(vip.ip(), 0);
         let backend = SocketAddr::new(backend.ip(), 0);
-        let mut scene = Scene::new(Config::default(), vec![spec("ping", family.icmp(), vip, &[backend])]);
+        let mut scene =
+            Scene::new(Config::default(), vec![spec("ping", family.icmp(), vip, &[backend])]);
         let _ = scene.send(echo(client.ip(), vip.ip(), true, 9, b"x"));
         let mut reply = echo(backend.ip(), client.ip(), false, 9, b"x");
         reply.extend([0xaa; 17]);
@@ -619,8 +658,11 @@ fn packet_of(
     payload: &[u8],
 ) -> Vec<u8> {
     let mut transport = if is_tcp {
-        let mut tcp =
-            Tcp::new(fields[0], u32::from_be_bytes([fields[1], fields[2], fields[3], fields[4]]), 0);
+        let mut tcp = Tcp::new(
+            fields[0],
+            u32::from_be_bytes([fields[1], fields[2], fields[3], fields[4]]),
+            0,
+        );
         tcp.options = options[..options.len().min(40)].to_vec();
         tcp.payload = payload.to_vec();
         tcp_bytes(src, dst, &tcp)
@@ -656,7 +698,8 @@ fn packet_of(
 }
 
 proptest! {
-    /// What is not translated is identical to the byte, both ways, and checksums are as if computed in full.
+    /// What is not translated is identical to the byte, both ways, and checksums are as if computed
+    /// in full.
     #[test]
     fn f89_every_other_byte_is_identical(
         family in family(),
@@ -693,7 +736,8 @@ proptest! {
         }
     }
 
-    /// Packets that etherparse writes read the same, and what becomes of them reads right to etherparse.
+    /// Packets that etherparse writes read the same, and what becomes of them reads right to
+    /// etherparse.
     #[test]
     fn f89_etherparse_agrees(
         family in family(),
@@ -773,7 +817,8 @@ proptest! {
         prop_assert_eq!(SocketAddr::new(dst, dport_seen), family.backend(0));
     }
 
-    /// Garbage has a verdict, is rewritten only if that is the verdict, and explaining it comes to the same.
+    /// Garbage has a verdict, is rewritten only if that is the verdict, and explaining it comes to
+    /// the same.
     #[test]
     fn f87_garbage_has_a_verdict(
         packets in prop::collection::vec((bytes(400), 0u8..4, any::<[u8; 2]>()), 1..30),
@@ -839,7 +884,8 @@ proptest! {
     }
 }
 
-/// What looking at a packet says; nothing for fragments, of whose places in their datagram looking takes no note.
+/// What looking at a packet says; nothing for fragments, of whose places in their datagram looking
+/// takes no note.
 fn explain(scene: &mut Scene, packet: &[u8], meta: Meta) -> Option<Cause> {
     let explanation = scene.engine.explain(scene.now, packet, meta);
     let is_fragment = explanation.steps.iter().any(|(check, _)| *check == "fragment");
@@ -891,12 +937,19 @@ fn f87_garbage_of_every_length() {
             }
             let before = packet.clone();
             let verdict = scene.process(&mut packet, Meta::default());
-            assert!(matches!(verdict.action, Action::Accept | Action::Drop | Action::Hold), "{verdict:?}");
+            assert!(
+                matches!(verdict.action, Action::Accept | Action::Drop | Action::Hold),
+                "{verdict:?}"
+            );
             assert_eq!(packet, before);
             count += 1;
         }
     }
-    assert_eq!(scene.engine.actions().map(|(_, count)| count).sum::<u64>(), count, "each has a verdict");
+    assert_eq!(
+        scene.engine.actions().map(|(_, count)| count).sum::<u64>(),
+        count,
+        "each has a verdict"
+    );
 }
 
 /// Whether a plain packet is what its headers say.

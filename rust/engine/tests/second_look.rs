@@ -1,4 +1,5 @@
-//! Translated packets that kube-proxy's filter chains look at a second time, and those that this node itself gets: F106.
+//! Translated packets that kube-proxy's filter chains look at a second time, and those that this
+//! node itself gets: F106.
 
 mod scene;
 
@@ -34,7 +35,12 @@ fn scene(family: Family, mode: Mode, backend: SocketAddr, others: Vec<ServiceSpe
 }
 
 /// A service port that is reached at one more place, of this kind.
-fn at(kind: FrontendKind, place: SocketAddr, family: Family, backends: &[SocketAddr]) -> ServiceSpec {
+fn at(
+    kind: FrontendKind,
+    place: SocketAddr,
+    family: Family,
+    backends: &[SocketAddr],
+) -> ServiceSpec {
     let vip = SocketAddr::new(family.vip().ip(), 9);
     let mut spec = spec("default/other", Protocol::UDP, vip, backends);
     let mut frontend = spec.frontends[0];
@@ -71,7 +77,8 @@ fn a_frontend_that_another_service_refuses() {
             ] {
                 let mut scene = scene(family, mode, place, vec![at(kind, place, family, &[])]);
                 let packet = udp(family.client(1, 4000), family.vip(), b"x");
-                // In iptables mode what is masqueraded is accepted ahead of refusals where it is forwarded.
+                // In iptables mode what is masqueraded is accepted ahead of refusals where it is
+                // forwarded.
                 if mode == Mode::Iptables && place == remote {
                     scene.expect(packet, Action::Translate, Cause::New);
                     continue;
@@ -81,7 +88,10 @@ fn a_frontend_that_another_service_refuses() {
                 // With endpoints elsewhere only, the policy Local drops.
                 let mut confined = at(kind, place, family, &[family.backend(1)]);
                 confined.external_local = true;
-                scene.serve(vec![spec("default/asked", Protocol::UDP, family.vip(), &[place]), confined]);
+                scene.serve(vec![
+                    spec("default/asked", Protocol::UDP, family.vip(), &[place]),
+                    confined,
+                ]);
                 let packet = udp(family.client(1, 4001), family.vip(), b"x");
                 scene.expect(packet, Action::Drop, Cause::NoLocalEndpoints);
             }
@@ -96,11 +106,18 @@ fn f106_a_cluster_ip_as_endpoint_is_translated_to_once() {
         let served = spec("default/other", Protocol::UDP, alias, &[family.vip()]);
         let scene_of = |mode| scene(family, mode, alias, vec![served.clone()]);
         let mut iptables = scene_of(Mode::Iptables);
-        let sent =
-            iptables.expect(udp(family.client(1, 4000), family.vip(), b"x"), Action::Translate, Cause::New);
+        let sent = iptables.expect(
+            udp(family.client(1, 4000), family.vip(), b"x"),
+            Action::Translate,
+            Cause::New,
+        );
         assert_eq!(ends(&sent).1, alias);
         let mut nftables = scene_of(Mode::Nftables);
-        nftables.expect(udp(family.client(1, 4000), family.vip(), b"x"), Action::Reject, Cause::UnknownPort);
+        nftables.expect(
+            udp(family.client(1, 4000), family.vip(), b"x"),
+            Action::Reject,
+            Cause::UnknownPort,
+        );
     }
 }
 
@@ -119,7 +136,11 @@ fn an_explanation_lists_where_it_is_refused() {
         // By turns: the first one refuses.
         assert_eq!((told.verdict.action, told.backend), (Action::Reject, Some(refused)));
         scene.expect(packet, Action::Reject, Cause::NoEndpoints);
-        scene.expect(udp(family.client(1, 4000), family.vip(), b"x"), Action::Translate, Cause::New);
+        scene.expect(
+            udp(family.client(1, 4000), family.vip(), b"x"),
+            Action::Translate,
+            Cause::New,
+        );
     }
 }
 
@@ -135,7 +156,11 @@ fn a_cluster_ip_that_the_node_has_is_the_nodes() {
                 spec("default/asked", Protocol::UDP, family.vip(), &[family.backend(1)]),
                 nobody,
             ]);
-            scene.expect(udp(family.client(1, 4000), family.vip(), b"x"), Action::Translate, Cause::New);
+            scene.expect(
+                udp(family.client(1, 4000), family.vip(), b"x"),
+                Action::Translate,
+                Cause::New,
+            );
             // What others send to its other ports takes INPUT, where no rule about them hangs.
             let other = SocketAddr::new(family.vip().ip(), 9999);
             scene.expect(udp(family.client(1, 4000), other, b"x"), Action::Accept, Cause::NotOurs);
@@ -147,7 +172,11 @@ fn a_cluster_ip_that_the_node_has_is_the_nodes() {
             scene.expect(refused, action, cause);
             // The node's own packets take OUTPUT.
             let own = SocketAddr::new(own(family), 4000);
-            scene.expect(tcp(own, family.vip(), &Tcp::new(SYN, 1, 0)), Action::Reject, Cause::NoEndpoints);
+            scene.expect(
+                tcp(own, family.vip(), &Tcp::new(SYN, 1, 0)),
+                Action::Reject,
+                Cause::NoEndpoints,
+            );
         }
     }
 }

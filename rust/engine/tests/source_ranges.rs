@@ -1,4 +1,5 @@
-//! Source ranges of a load balancer, as programs give them to the engine: ranges of one family restrict that family alone.
+//! Source ranges of a load balancer, as programs give them to the engine: ranges of one family
+//! restrict that family alone.
 
 mod scene;
 
@@ -10,14 +11,16 @@ use scene::*;
 /// A load balancer of this family that lets in the sources of these ranges.
 fn balancer(family: Family, source_ranges: Vec<Cidr>) -> ServiceSpec {
     let vip = family.vip();
-    let frontend = Frontend { kind: FrontendKind::LoadBalancer, address: Some(vip.ip()), port: vip.port() };
+    let frontend =
+        Frontend { kind: FrontendKind::LoadBalancer, address: Some(vip.ip()), port: vip.port() };
     let plain = spec("default/balancer:", Protocol::UDP, vip, &[family.backend(0)]);
     ServiceSpec { frontends: vec![frontend], source_ranges, ..plain }
 }
 
 /// The 256 addresses around this family's client 0.
 fn around_clients(family: Family) -> Cidr {
-    Cidr::new(family.client(0, 1).ip(), if family == Family::V4 { 24 } else { 120 }).expect("a range")
+    Cidr::new(family.client(0, 1).ip(), if family == Family::V4 { 24 } else { 120 })
+        .expect("a range")
 }
 
 #[test]

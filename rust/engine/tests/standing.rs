@@ -1,4 +1,5 @@
-//! What endpoints may still have when they get no new flows, where the engine translates every packet.
+//! What endpoints may still have when they get no new flows, where the engine translates every
+//! packet.
 
 mod scene;
 
@@ -10,7 +11,8 @@ use scene::*;
 
 /// The family's three service ports, with these endpoints and others that serve still.
 fn served(family: Family, listed: &[u8], serving: &[u8]) -> Vec<ServiceSpec> {
-    let of = |numbers: &[u8]| numbers.iter().map(|&number| family.backend(number)).collect::<Vec<_>>();
+    let of =
+        |numbers: &[u8]| numbers.iter().map(|&number| family.backend(number)).collect::<Vec<_>>();
     specs(family, 0)
         .into_iter()
         .map(|own| ServiceSpec {
@@ -41,7 +43,11 @@ fn f124_datagrams_stay_with_an_endpoint_while_it_serves() {
             assert_eq!(asked(&mut scene, family, client), family.backend(0), "it serves still");
         }
         for client in 20..30 {
-            assert_eq!(asked(&mut scene, family, client), family.backend(1), "no new flow goes there");
+            assert_eq!(
+                asked(&mut scene, family, client),
+                family.backend(1),
+                "no new flow goes there"
+            );
         }
         scene.serve(served(family, &[0, 1], &[]));
         for &client in &clients {
@@ -71,7 +77,10 @@ fn f124_connections_need_an_endpoint_in_a_list_until_they_are_answered() {
         scene.serve(served(family, &[1], serving));
         assert_eq!(scene.translate(syn(one)).1, family.backend(1));
         assert_eq!(scene.translate(init(one)).1, family.backend(1));
-        assert_eq!(scene.translate(tcp(other, family.vip(), &Tcp::new(ACK, 2, 2))).1, family.backend(0));
+        assert_eq!(
+            scene.translate(tcp(other, family.vip(), &Tcp::new(ACK, 2, 2))).1,
+            family.backend(0)
+        );
         assert_eq!(scene.translate(sctp(other, family.vip(), 10, b"cookie")).1, family.backend(0));
     }
 }

@@ -32,8 +32,14 @@ fn f25_syn_flood_leaves_bystanders_alone() {
         if flood % 50 == 0 {
             let number = flood as usize / 50;
             let before = bystanders[number].backend;
-            assert_eq!(bystanders[number].client(&mut scene, ACK | PSH, b"still").cause, Cause::Established);
-            assert_eq!(bystanders[number].server(&mut scene, ACK | PSH, b"here").cause, Cause::Established);
+            assert_eq!(
+                bystanders[number].client(&mut scene, ACK | PSH, b"still").cause,
+                Cause::Established
+            );
+            assert_eq!(
+                bystanders[number].server(&mut scene, ACK | PSH, b"here").cause,
+                Cause::Established
+            );
             assert_eq!(bystanders[number].backend, before);
             // A handshake that is completed before 200 further SYNs came in.
             Connection::establish(&mut scene, V4.client(number as u32, 2000), V4.vip());
@@ -107,8 +113,11 @@ fn f27_one_source_fills_its_share_only() {
     let config = Config { max_flows: 1000, max_flows_per_source: Some(100), ..Config::default() };
     let mut scene = Scene::new(config, specs(V4, 3));
     for port in 1..=500 {
-        let expected =
-            if port <= 100 { (Action::Translate, Cause::New) } else { (Action::Drop, Cause::SourceLimit) };
+        let expected = if port <= 100 {
+            (Action::Translate, Cause::New)
+        } else {
+            (Action::Drop, Cause::SourceLimit)
+        };
         scene.expect(syn_of(1, port), expected.0, expected.1);
     }
     assert_eq!(scene.count(Cause::SourceLimit), 400);
@@ -138,7 +147,8 @@ fn f27_the_share_of_a_source_outlives_a_restart() {
 #[test]
 fn f28_tuples_that_differ_only_in_ports() {
     for secret in [1, u64::MAX] {
-        let mut scene = Scene::new(Config { secret, max_flows: 12_000, ..Config::default() }, specs(V4, 3));
+        let mut scene =
+            Scene::new(Config { secret, max_flows: 12_000, ..Config::default() }, specs(V4, 3));
         for port in 1..=12_000 {
             scene.expect(udp_of(1, port), Action::Translate, Cause::New);
         }
@@ -237,7 +247,8 @@ fn f31_refused_flows_push_nobody_out() {
 fn f32_leases_outlive_a_restart() {
     let specs = vec![spec("one", Protocol::UDP, V4.vip(), &[V4.backend(0)])];
     let mut scene = Scene::masqueraded(Config::default(), specs.clone());
-    let mut sources: Vec<SocketAddr> = (0..50).map(|n| scene.translate(udp_of(n, 5555)).0).collect();
+    let mut sources: Vec<SocketAddr> =
+        (0..50).map(|n| scene.translate(udp_of(n, 5555)).0).collect();
     let checkpoint = scene.engine.checkpoint(scene.now);
     let mut scene = Scene::masqueraded(Config { seed: 3, secret: 3, ..Config::default() }, specs);
     assert_eq!(scene.engine.restore(scene.now, &checkpoint, 0), Ok(50));
@@ -259,8 +270,9 @@ fn f32_port_collision_behind_one_address() {
     for protocol in [Protocol::TCP, Protocol::UDP] {
         let specs = vec![spec("one", protocol, V4.vip(), &[V4.backend(0)])];
         let mut scene = Scene::masqueraded(Config::default(), specs);
-        let packet =
-            |client| if protocol == Protocol::TCP { syn_of(client, 5555) } else { udp_of(client, 5555) };
+        let packet = |client| {
+            if protocol == Protocol::TCP { syn_of(client, 5555) } else { udp_of(client, 5555) }
+        };
         let (first, _) = scene.translate(packet(1));
         let (second, _) = scene.translate(packet(2));
         assert_eq!(first, SocketAddr::new(SNAT, 5555), "kept while it is free");
@@ -310,8 +322,12 @@ fn f34_two_packets_of_one_socket_at_once() {
             buffers.iter_mut().map(|bytes| Packet { bytes, meta: Meta::default() }).collect();
         let mut verdicts = Vec::new();
         scene.engine.process_batch(scene.now, &mut packets, &mut verdicts);
-        let causes: Vec<_> = verdicts.iter().map(|verdict| (verdict.action, verdict.cause)).collect();
-        assert_eq!(causes, [(Action::Translate, Cause::New), (Action::Translate, Cause::Established)]);
+        let causes: Vec<_> =
+            verdicts.iter().map(|verdict| (verdict.action, verdict.cause)).collect();
+        assert_eq!(
+            causes,
+            [(Action::Translate, Cause::New), (Action::Translate, Cause::Established)]
+        );
         assert_eq!(ends(&buffers[0]), ends(&buffers[1]), "one backend");
     }
     assert_eq!(scene.engine.occupancy().flows, 500);
@@ -329,7 +345,8 @@ fn f34_a_batch_is_as_one_after_the_other() {
             _ => vec![n as u8; n as usize],
         })
         .collect();
-    let singly: Vec<(Verdict, Vec<u8>)> = packets.iter().map(|packet| one.send(packet.clone())).collect();
+    let singly: Vec<(Verdict, Vec<u8>)> =
+        packets.iter().map(|packet| one.send(packet.clone())).collect();
     let mut buffers = packets;
     let mut batch: Vec<Packet<'_>> =
         buffers.iter_mut().map(|bytes| Packet { bytes, meta: Meta::default() }).collect();
@@ -366,7 +383,8 @@ fn f35_two_frontends_reach_one_backend_from_one_socket() {
 fn f36_no_snat_without_a_rule() {
     // Two pods that are each other's client and backend, from the same ports, at the same time.
     let (a, b) = (SocketAddr::from(([172, 17, 0, 3], 7)), SocketAddr::from(([172, 17, 0, 4], 7)));
-    let (vip_a, vip_b) = (SocketAddr::from(([10, 96, 0, 1], 7)), SocketAddr::from(([10, 96, 0, 2], 7)));
+    let (vip_a, vip_b) =
+        (SocketAddr::from(([10, 96, 0, 1], 7)), SocketAddr::from(([10, 96, 0, 2], 7)));
     let specs = vec![spec("a", Protocol::UDP, vip_a, &[a]), spec("b", Protocol::UDP, vip_b, &[b])];
     let mut scene = Scene::new(Config::default(), specs.clone());
     for round in 0..50 {
@@ -381,5 +399,7 @@ fn f36_no_snat_without_a_rule() {
             _ => {}
         }
     }
-    assert!(scene.flows().iter().all(|flow| flow.reply_destination == flow.source && !flow.masquerade));
+    assert!(
+        scene.flows().iter().all(|flow| flow.reply_destination == flow.source && !flow.masquerade)
+    );
 }

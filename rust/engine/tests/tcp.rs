@@ -104,7 +104,8 @@ fn pinged(scene: &mut Scene, family: Family) {
 }
 
 fn tunnelled(scene: &mut Scene) {
-    let (vip, backend) = (SocketAddr::new(V4.vip().ip(), 0), SocketAddr::new(V4.backend(0).ip(), 0));
+    let (vip, backend) =
+        (SocketAddr::new(V4.vip().ip(), 0), SocketAddr::new(V4.backend(0).ip(), 0));
     scene.serve(vec![spec("gre", Protocol(47), vip, &[backend])]);
     scene.translate(ip(V4.client(1, 0).ip(), vip.ip(), Protocol(47), b"\0\0\x08\0inner"));
 }
@@ -127,7 +128,8 @@ const INIT_ACK: (bool, u8) = (false, 2);
 const COOKIE_ECHO: (bool, u8) = (true, 10);
 const COOKIE_ACK: (bool, u8) = (false, 11);
 
-/// Every timeout: its name, the kernel's default in seconds, the state's name, and how a flow comes there.
+/// Every timeout: its name, the kernel's default in seconds, the state's name, and how a flow comes
+/// there.
 const PATHS: [(&str, f64, Option<&str>, Path); 25] = [
     ("tcp_syn_sent", 120.0, Some("SYN_SENT"), syn_sent),
     ("tcp_syn_recv", 60.0, Some("SYN_RECV"), syn_recv),
@@ -256,7 +258,11 @@ fn f41_rst_that_is_not_exact() {
             0 => connection.client_segment(&mut scene, &segment),
             _ => connection.server_segment(&mut scene, &segment),
         };
-        assert_eq!((verdict.action, verdict.cause), (Action::Translate, Cause::Invalid), "{offset}");
+        assert_eq!(
+            (verdict.action, verdict.cause),
+            (Action::Translate, Cause::Invalid),
+            "{offset}"
+        );
         assert_eq!(scene.state(), Some("ESTABLISHED"));
     }
     assert_eq!(scene.count(Cause::Invalid), 7);
@@ -292,12 +298,17 @@ fn f42_blind_rst_flood() {
 
 #[test]
 fn f43_syn_on_an_established_tuple() {
-    // The client has forgotten the connection and begins another; the backend challenges (RFC 5961, 4).
+    // The client has forgotten the connection and begins another; the backend challenges (RFC 5961,
+    // 4).
     let mut scene = scene_of(1);
     let connection = established(&mut scene);
     let syn = Tcp::new(SYN, 77_000, 0);
     assert_eq!(connection.client_segment(&mut scene, &syn).cause, Cause::Established);
-    assert_eq!(scene.state(), Some("ESTABLISHED"), "a SYN alone changes nothing: anyone could send it");
+    assert_eq!(
+        scene.state(),
+        Some("ESTABLISHED"),
+        "a SYN alone changes nothing: anyone could send it"
+    );
     let challenge = Tcp::new(ACK, connection.seq[1], connection.seq[0]);
     assert_eq!(connection.server_segment(&mut scene, &challenge).cause, Cause::Established);
     let rst = Tcp::new(RST, challenge.ack, 0);
@@ -364,14 +375,21 @@ fn f44_a_refused_connection_may_be_tried_at_once() {
 #[test]
 fn f45_simultaneous_open() {
     let mut scene = scene_of(1);
-    let mut connection = Connection::begin(&mut scene, V4.client(1, 5555), V4.vip()).expect("sent on");
+    let mut connection =
+        Connection::begin(&mut scene, V4.client(1, 5555), V4.vip()).expect("sent on");
     assert_eq!(connection.server(&mut scene, SYN, b"").cause, Cause::Established);
     assert_eq!(scene.state(), Some("SYN_SENT2"));
     // Both answer the other's SYN with their own, and an ACK.
     let again = |seq: u32, ack: u32| Tcp::new(SYN | ACK, seq.wrapping_sub(1), ack);
     let [client, server] = connection.seq;
-    assert_eq!(connection.client_segment(&mut scene, &again(client, server)).cause, Cause::Established);
-    assert_eq!(connection.server_segment(&mut scene, &again(server, client)).cause, Cause::Established);
+    assert_eq!(
+        connection.client_segment(&mut scene, &again(client, server)).cause,
+        Cause::Established
+    );
+    assert_eq!(
+        connection.server_segment(&mut scene, &again(server, client)).cause,
+        Cause::Established
+    );
     let _ = connection.client(&mut scene, ACK | PSH, b"a");
     let _ = connection.server(&mut scene, ACK | PSH, b"b");
     assert_eq!(scene.state(), Some("ESTABLISHED"));
@@ -406,7 +424,8 @@ fn f45_a_backend_that_opens_is_nobodys() {
 #[test]
 fn f46_midstream_is_picked_up_alike_everywhere() {
     let choose = |seed: u64, strategy: Strategy, client: u32| {
-        let specs = specs(V4, 3).into_iter().map(|spec| kbe_nat_engine::ServiceSpec { strategy, ..spec });
+        let specs =
+            specs(V4, 3).into_iter().map(|spec| kbe_nat_engine::ServiceSpec { strategy, ..spec });
         let config = Config { seed, secret: seed, ..Config::default() };
         let mut scene = Scene::new(config, specs.collect());
         scene.translate(tcp(V4.client(client, 5555), V4.vip(), &Tcp::new(ACK, 100, 200))).1
@@ -425,13 +444,17 @@ fn f46_midstream_is_picked_up_alike_everywhere() {
 #[test]
 fn f46_midstream_under_a_consistent_strategy_stays_with_its_backend() {
     for strategy in [Strategy::Maglev { size: None }, Strategy::Rendezvous, Strategy::SourceHash] {
-        let specs: Vec<_> =
-            specs(V4, 3).into_iter().map(|spec| kbe_nat_engine::ServiceSpec { strategy, ..spec }).collect();
+        let specs: Vec<_> = specs(V4, 3)
+            .into_iter()
+            .map(|spec| kbe_nat_engine::ServiceSpec { strategy, ..spec })
+            .collect();
         for client in 0..20 {
             let mut scene = Scene::new(Config::default(), specs.clone());
-            let mut connection = Connection::establish(&mut scene, V4.client(client, 5555), V4.vip());
+            let mut connection =
+                Connection::establish(&mut scene, V4.client(client, 5555), V4.vip());
             // The engine is started again, and nothing is left of its tables.
-            let mut scene = Scene::new(Config { seed: 9, secret: 8, ..Config::default() }, specs.clone());
+            let mut scene =
+                Scene::new(Config { seed: 9, secret: 8, ..Config::default() }, specs.clone());
             assert_eq!(connection.client(&mut scene, ACK | PSH, b"on").cause, Cause::New);
             assert_eq!(connection.server(&mut scene, ACK | PSH, b"on").cause, Cause::Established);
         }
@@ -441,7 +464,9 @@ fn f46_midstream_under_a_consistent_strategy_stays_with_its_backend() {
 #[test]
 fn f46_midstream_by_policy() {
     let data = || tcp(V4.client(1, 5555), V4.vip(), &Tcp::new(ACK | PSH, 100, 200));
-    for (midstream, action) in [(Midstream::Reject, Action::Reject), (Midstream::Drop, Action::Drop)] {
+    for (midstream, action) in
+        [(Midstream::Reject, Action::Reject), (Midstream::Drop, Action::Drop)]
+    {
         let mut scene = Scene::new(Config { midstream, ..Config::default() }, specs(V4, 3));
         scene.expect(data(), action, Cause::Midstream);
         assert_eq!(scene.engine.occupancy().flows, 0);
@@ -450,7 +475,8 @@ fn f46_midstream_by_policy() {
     assert_intact(&rst);
     assert_eq!(ends(&rst), (V4.vip(), V4.client(1, 5555)));
     assert_eq!((rst[20 + 13], &rst[24..28]), (RST, &200u32.to_be_bytes()[..]));
-    // What the kernel calls INVALID picks nothing up: a RST, a FIN, a SYN-ACK, or what no TCP sends.
+    // What the kernel calls INVALID picks nothing up: a RST, a FIN, a SYN-ACK, or what no TCP
+    // sends.
     let mut scene = scene_of(3);
     let stray = |flags| tcp(V4.client(1, 5555), V4.vip(), &Tcp::new(flags, 100, 200));
     scene.expect(stray(RST), Action::Drop, Cause::Midstream);
@@ -482,7 +508,8 @@ fn f47_loss_reordering_and_repetition() {
                 .collect();
             for _ in 0..8 {
                 random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                let verdict = connection.server_segment(&mut scene, &segments[(random >> 16) as usize % 5]);
+                let verdict =
+                    connection.server_segment(&mut scene, &segments[(random >> 16) as usize % 5]);
                 assert_eq!(verdict.cause, Cause::Established, "round {round}");
                 // A duplicate acknowledgement that names what came behind the gap.
                 let mut sack = Tcp::new(ACK, base[0], base[1]);
@@ -492,7 +519,10 @@ fn f47_loss_reordering_and_repetition() {
                 assert_eq!(connection.client_segment(&mut scene, &sack).cause, Cause::Established);
             }
             for segment in &segments {
-                assert_eq!(connection.server_segment(&mut scene, segment).cause, Cause::Established);
+                assert_eq!(
+                    connection.server_segment(&mut scene, segment).cause,
+                    Cause::Established
+                );
             }
             connection.seq[1] = base[1].wrapping_add(5 * 1400);
             assert_eq!(connection.client(&mut scene, ACK, b"").cause, Cause::Established);
@@ -508,8 +538,13 @@ fn f47_window_scale_zero_window_and_urgent_data() {
     let mut syn = Tcp::new(SYN, 100, 0);
     syn.options = vec![2, 4, 5, 0xb4, 1, 3, 3, 7];
     scene.translate(tcp(client, V4.vip(), &syn));
-    let connection =
-        Connection { client, vip: V4.vip(), source: client, backend: V4.backend(0), seq: [101, 501] };
+    let connection = Connection {
+        client,
+        vip: V4.vip(),
+        source: client,
+        backend: V4.backend(0),
+        seq: [101, 501],
+    };
     let mut answer = Tcp::new(SYN | ACK, 500, 101);
     answer.options = syn.options.clone();
     let send = |scene: &mut Scene, is_client: bool, segment: &Tcp| {
@@ -549,8 +584,14 @@ fn f47_what_does_not_fit_changes_nothing() {
         let [client, server] = connection.seq;
         let far = 1u32 << 30;
         let strays = [
-            (false, Tcp { payload: vec![1; 100], ..Tcp::new(ACK, server.wrapping_add(far), client) }),
-            (false, Tcp { payload: vec![1; 100], ..Tcp::new(ACK, server.wrapping_sub(far), client) }),
+            (
+                false,
+                Tcp { payload: vec![1; 100], ..Tcp::new(ACK, server.wrapping_add(far), client) },
+            ),
+            (
+                false,
+                Tcp { payload: vec![1; 100], ..Tcp::new(ACK, server.wrapping_sub(far), client) },
+            ),
             (false, Tcp::new(ACK, server, client.wrapping_add(far))),
             (false, Tcp::new(FIN | ACK, server.wrapping_add(far), client)),
             (true, Tcp::new(FIN | ACK, client.wrapping_add(far), server)),
@@ -562,7 +603,8 @@ fn f47_what_does_not_fit_changes_nothing() {
                 true => connection.client_segment(&mut scene, &stray),
                 false => connection.server_segment(&mut scene, &stray),
             };
-            let expected = if invalid == InvalidTcp::Drop { Action::Drop } else { Action::Translate };
+            let expected =
+                if invalid == InvalidTcp::Drop { Action::Drop } else { Action::Translate };
             assert_eq!((verdict.action, verdict.cause), (expected, Cause::Invalid), "{stray:?}");
             assert_eq!(scene.state(), Some("ESTABLISHED"));
         }
@@ -593,7 +635,8 @@ proptest! {
                 if verdict.cause == Cause::New {
                     connection.seq[0] = segment.seq.wrapping_add(1);
                 }
-                // What begins a connection anew may be refused; then there is no flow that could answer.
+                // What begins a connection anew may be refused; then there is no flow that could
+                // answer.
                 if scene.flows().is_empty() {
                     break;
                 }
@@ -621,8 +664,9 @@ fn f49_endpoint_leaves_under_established_connections() {
     let mut scene = scene_of(2);
     let mut established: Vec<_> =
         (0..10).map(|n| Connection::establish(&mut scene, V4.client(n, 1), V4.vip())).collect();
-    let half_open: Vec<_> =
-        (0..10).map(|n| Connection::begin(&mut scene, V4.client(n, 2), V4.vip()).expect("sent on")).collect();
+    let half_open: Vec<_> = (0..10)
+        .map(|n| Connection::begin(&mut scene, V4.client(n, 2), V4.vip()).expect("sent on"))
+        .collect();
     let (stays, leaves) = (V4.backend(0), V4.backend(1));
     scene.serve(specs(V4, 1));
     for connection in &mut established {
@@ -634,7 +678,8 @@ fn f49_endpoint_leaves_under_established_connections() {
             let verdict = connection.clone().server(&mut scene, SYN | ACK, b"");
             assert_eq!((verdict.action, verdict.cause), (Action::Drop, Cause::BackendGone));
             // The client's next try goes to one that is there.
-            let again = Connection::begin(&mut scene, connection.client, connection.vip).expect("sent on");
+            let again =
+                Connection::begin(&mut scene, connection.client, connection.vip).expect("sent on");
             assert_eq!(again.backend, stays);
         } else {
             assert_eq!(connection.server(&mut scene, SYN | ACK, b"").cause, Cause::Established);
@@ -650,7 +695,8 @@ fn f49_a_connection_that_was_answered_stays_also_before_its_handshake_is_over() 
     let mut scene = scene_of(2);
     let answered: Vec<_> = (0..10)
         .map(|n| {
-            let mut connection = Connection::begin(&mut scene, V4.client(n, 2), V4.vip()).expect("sent on");
+            let mut connection =
+                Connection::begin(&mut scene, V4.client(n, 2), V4.vip()).expect("sent on");
             assert_eq!(connection.server(&mut scene, SYN | ACK, b"").cause, Cause::Established);
             connection
         })
@@ -723,7 +769,8 @@ fn f50_endpoint_address_is_used_again_by_another_service() {
     let mut reused = specs(V4, 1);
     reused.push(spec("other", Protocol::TCP, other, &[V4.backend(1)]));
     scene.serve(reused);
-    // Flows of the first pod go on to its address until they close: the answer, a RST, is for the new pod to give.
+    // Flows of the first pod go on to its address until they close: the answer, a RST, is for the
+    // new pod to give.
     for connection in old.iter_mut().filter(|connection| connection.backend == V4.backend(1)) {
         assert_eq!(connection.client(&mut scene, ACK | PSH, b"on").cause, Cause::Established);
         let _ = connection.server(&mut scene, RST | ACK, b"");
@@ -755,7 +802,8 @@ fn f51_idle_established() {
     let mut scene = Scene::new(config, specs(V4, 3));
     let connection = established(&mut scene);
     scene.sweep(432_001.0);
-    let late = tcp(connection.client, V4.vip(), &Tcp::new(ACK, connection.seq[0], connection.seq[1]));
+    let late =
+        tcp(connection.client, V4.vip(), &Tcp::new(ACK, connection.seq[0], connection.seq[1]));
     let late = scene.expect(late, Action::Reject, Cause::Midstream);
     assert!(refusal(&late, Answer::TcpReset).is_some_and(|answer| answer[33] == RST));
 }

@@ -1,5 +1,6 @@
-//! Property: bytes given to `restore` are refused and change nothing, or leave an engine whose books agree and that goes on working; and a
-//! checkpoint that was restored is the same checkpoint again.
+//! Property: bytes given to `restore` are refused and change nothing, or leave an engine whose
+//! books agree and that goes on working; and a checkpoint that was restored is the same checkpoint
+//! again.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -44,7 +45,8 @@ pub fn run(input: &[u8]) {
     restore(&bytes, choices, table, &mut script);
 }
 
-/// The checkpoint of an engine that had some packets, after its way into another engine and out again was looked at.
+/// The checkpoint of an engine that had some packets, after its way into another engine and out
+/// again was looked at.
 #[must_use]
 pub fn written(script: &mut Script<'_>, choices: u8) -> Vec<u8> {
     let mut engine = Watch::new(choices);
@@ -105,7 +107,8 @@ fn fields(checkpoint: &[u8]) -> Vec<Range<usize>> {
         walk.field(length);
     }
     for _ in 0..walk.number() {
-        // Family, protocol, state, flags; both ends; times, service port and backend; counters; both sides.
+        // Family, protocol, state, flags; both ends; times, service port and backend; counters;
+        // both sides.
         (0..4).for_each(|_| walk.field(1));
         for _ in 0..2 {
             (0..2).for_each(|_| walk.address());
@@ -144,10 +147,9 @@ impl Walk<'_> {
     fn number(&mut self) -> usize {
         let at = self.at;
         self.field(4);
-        let number = self
-            .checkpoint
-            .get(at..at + 4)
-            .map_or(0, |bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize);
+        let number = self.checkpoint.get(at..at + 4).map_or(0, |bytes| {
+            u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize
+        });
         number.min(self.checkpoint.len())
     }
 
@@ -171,14 +173,19 @@ fn restore(bytes: &[u8], choices: u8, table: usize, script: &mut Script<'_>) {
     match restored {
         Ok(restored) => assert_eq!(watch.single.occupancy().flows, before.1.flows + restored),
         Err(_) => {
-            assert!((watch.single.checkpoint(0), watch.single.occupancy()) == before, "nothing changes")
+            assert!(
+                (watch.single.checkpoint(0), watch.single.occupancy()) == before,
+                "nothing changes"
+            )
         }
     }
     watch::check_books(&watch.single);
     let own = watch.single.checkpoint(now);
     assert!(cluster::engine(choices).restore(now, &own, 0).is_ok(), "what is written can be read");
     for flow in watch::flows(&watch.single) {
-        for (src, dst) in [(flow.source, flow.destination), (flow.reply_source, flow.reply_destination)] {
+        for (src, dst) in
+            [(flow.source, flow.destination), (flow.reply_source, flow.reply_destination)]
+        {
             if let Some(packet) = of(&flow, src, dst, script) {
                 let _ = watch.process(&packet, Meta::default());
             }
@@ -197,11 +204,17 @@ fn restore(bytes: &[u8], choices: u8, table: usize, script: &mut Script<'_>) {
 fn of(flow: &Flow, src: SocketAddr, dst: SocketAddr, script: &mut Script<'_>) -> Option<Vec<u8>> {
     let ports = (src.port(), dst.port());
     let payload = match flow.protocol {
-        Protocol::TCP => packets::tcp(ports, script.byte() & 0x17, (script.u32(), script.u32()), &[], b"x"),
+        Protocol::TCP => {
+            packets::tcp(ports, script.byte() & 0x17, (script.u32(), script.u32()), &[], b"x")
+        }
         Protocol::UDP => packets::udp(ports, b"x"),
         Protocol::SCTP => packets::sctp(ports, script.byte() % 16, b"x"),
-        Protocol::ICMP => packets::icmp(if dst.port() == 0 { 8 } else { 0 }, 0, echo_id(ports), b"x"),
-        Protocol::ICMPV6 => packets::icmp(if dst.port() == 0 { 128 } else { 129 }, 0, echo_id(ports), b"x"),
+        Protocol::ICMP => {
+            packets::icmp(if dst.port() == 0 { 8 } else { 0 }, 0, echo_id(ports), b"x")
+        }
+        Protocol::ICMPV6 => {
+            packets::icmp(if dst.port() == 0 { 128 } else { 129 }, 0, echo_id(ports), b"x")
+        }
         _ => vec![0; 8],
     };
     let (src, dst): (IpAddr, IpAddr) = (src.ip(), dst.ip());

@@ -1,4 +1,5 @@
-//! The cluster that all targets work in: service ports of every protocol, kind and policy, and engines with tight limits.
+//! The cluster that all targets work in: service ports of every protocol, kind and policy, and
+//! engines with tight limits.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
@@ -8,8 +9,8 @@ use kbe_nat_engine::hash::HashKey;
 use kbe_nat_engine::service::UnknownPort;
 use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::{
-    Backend, Config, Engine, Frontend, FrontendKind, InvalidTcp, Midstream, Mode, NodeView, ServicePort,
-    ServiceSpec, ServiceTable, Strategy,
+    Backend, Config, Engine, Frontend, FrontendKind, InvalidTcp, Midstream, Mode, NodeView,
+    ServicePort, ServiceSpec, ServiceTable, Strategy,
 };
 
 /// The client of most packets.
@@ -38,7 +39,8 @@ pub const TABLES: usize = 4;
 
 const SECRET: u64 = 7;
 
-/// An engine with this set-up: every bit of `choices` chooses something. It serves [`table`] 0, and its clock stands at 0.
+/// An engine with this set-up: every bit of `choices` chooses something. It serves [`table`] 0, and
+/// its clock stands at 0.
 #[must_use]
 pub fn engine(choices: u8) -> Engine {
     let has = |bit: u8| choices >> bit & 1 == 1;
@@ -64,11 +66,13 @@ pub fn engine(choices: u8) -> Engine {
     engine
 }
 
-/// One of the tables that an engine may be given; they differ in backends, service ports, strategies and the node's view.
+/// One of the tables that an engine may be given; they differ in backends, service ports,
+/// strategies and the node's view.
 #[must_use]
 pub fn table(number: usize) -> Arc<ServiceTable> {
     static TABLES_BUILT: OnceLock<Vec<Arc<ServiceTable>>> = OnceLock::new();
-    let tables = TABLES_BUILT.get_or_init(|| (0..TABLES).map(|number| Arc::new(build(number))).collect());
+    let tables =
+        TABLES_BUILT.get_or_init(|| (0..TABLES).map(|number| Arc::new(build(number))).collect());
     tables[number % TABLES].clone()
 }
 
@@ -94,9 +98,14 @@ fn build(number: usize) -> ServiceTable {
                 .map(|n| SocketAddr::new(backend_address(vip, n as u8 + 3), target))
                 .map(Backend::new)
                 .collect();
-            let mut frontends = vec![Frontend { kind: FrontendKind::ClusterIp, address: Some(vip), port }];
+            let mut frontends =
+                vec![Frontend { kind: FrontendKind::ClusterIp, address: Some(vip), port }];
             if name == "web" {
-                frontends.push(Frontend { kind: FrontendKind::NodePort, address: None, port: 30_080 });
+                frontends.push(Frontend {
+                    kind: FrontendKind::NodePort,
+                    address: None,
+                    port: 30_080,
+                });
             }
             let spec = ServiceSpec {
                 name: format!("default/{name}{suffix}:"),

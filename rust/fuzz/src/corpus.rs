@@ -1,5 +1,5 @@
-//! The inputs that every target begins with. They are written as code, and kept as files where bolero looks for them:
-//! `cargo run -p kbe-nat-fuzz --example corpus` writes the files anew.
+//! The inputs that every target begins with. They are written as code, and kept as files where
+//! bolero looks for them: `cargo run -p kbe-nat-fuzz --example corpus` writes the files anew.
 
 use crate::packets;
 use crate::process::{ANSWER, EXPIRE, REPLACE, SEED, WAIT};
@@ -16,9 +16,21 @@ pub fn files() -> Vec<File> {
         files.push(("parse", format!("packet-{number:02}"), packet.clone()));
     }
     for choices in [0u8, 2, 0x1f, 0x12] {
-        files.push(("process", format!("each-answered-{choices:02x}"), each_answered(choices, seeds.len())));
-        files.push(("process", format!("tables-change-{choices:02x}"), tables_change(choices, seeds.len())));
-        files.push(("fields", format!("each-answered-{choices:02x}"), each_sealed(choices, seeds.len())));
+        files.push((
+            "process",
+            format!("each-answered-{choices:02x}"),
+            each_answered(choices, seeds.len()),
+        ));
+        files.push((
+            "process",
+            format!("tables-change-{choices:02x}"),
+            tables_change(choices, seeds.len()),
+        ));
+        files.push((
+            "fields",
+            format!("each-answered-{choices:02x}"),
+            each_sealed(choices, seeds.len()),
+        ));
     }
     for first in (0..seeds.len()).step_by(4) {
         files.push(("icmp_error", format!("about-{first:02}"), errors(first as u8)));
@@ -35,7 +47,8 @@ pub fn files() -> Vec<File> {
             for step in 0..steps {
                 script.extend([step * 3, 1, 2]);
             }
-            let written = crate::checkpoint::written(&mut crate::script::Script::new(&script[1..]), choices);
+            let written =
+                crate::checkpoint::written(&mut crate::script::Script::new(&script[1..]), choices);
             files.push(("checkpoint", format!("{name}-{choices:02x}.checkpoint"), written));
             // One edit of the body, framed anew.
             script.extend([1, 1, 1, 60, 0xff, 0, 0, 1]);
@@ -82,7 +95,8 @@ fn errors(first: u8) -> Vec<u8> {
     let mut script = vec![0, 3, first, first + 1, first + 2, first + 3];
     for seen in 0..8 {
         for from in 0..3 {
-            // A moment later, about this packet, as it is, from there, of the first kind, all of it, as it is.
+            // A moment later, about this packet, as it is, from there, of the first kind, all of
+            // it, as it is.
             script.extend([1, seen, 1, 0, from]);
             script.extend(if from == 2 { &[9, 0, 0, 1, 1, 0, 1][..] } else { &[0, 0, 1, 1, 0, 1] });
         }

@@ -1,5 +1,6 @@
-//! Property: packets that are valid but for single fields, with right checksums or wrong ones, keep right checksums right and wrong ones
-//! wrong, and all else that holds for any packet holds for them.
+//! Property: packets that are valid but for single fields, with right checksums or wrong ones, keep
+//! right checksums right and wrong ones wrong, and all else that holds for any packet holds for
+//! them.
 
 use std::net::IpAddr;
 
@@ -53,7 +54,8 @@ fn change(script: &mut Script<'_>, packet: &mut Vec<u8>) {
         1 => put(1, &[script.byte()]),
         // Total length, or length of the payload.
         2 => put(if is_v4 { 2 } else { 4 }, &script.telling_u16().to_be_bytes()),
-        // Identification and fragment field; of IPv6 the first words of an extension header, if it has one.
+        // Identification and fragment field; of IPv6 the first words of an extension header, if it
+        // has one.
         3 => put(if is_v4 { 4 } else { 44 }, &script.u16().to_be_bytes()),
         4 => put(if is_v4 { 6 } else { 42 }, &script.telling_u16().to_be_bytes()),
         5 => {
@@ -73,7 +75,8 @@ fn change(script: &mut Script<'_>, packet: &mut Vec<u8>) {
             put(header + 2 * script.below(2), &u16::to_be_bytes(port));
         }
         10 => put(header + 2 * script.below(2), &script.u16().to_be_bytes()),
-        // TCP: sequence numbers, data offset, flags, window. UDP: length. SCTP: tag, chunk. ICMP: type, code, identifier.
+        // TCP: sequence numbers, data offset, flags, window. UDP: length. SCTP: tag, chunk. ICMP:
+        // type, code, identifier.
         11 => put(header + 4 * (1 + script.below(2)), &script.u32().to_be_bytes()),
         12 => put(header + 12 + script.below(2), &[script.byte()]),
         13 => put(header + 4, &script.telling_u16().to_be_bytes()),

@@ -1,5 +1,5 @@
-//! Property: an ICMP error, however wrong it is, opens, refreshes and ends no flow; one that is translated has right checksums where they
-//! were right, and goes to who sent what it quotes.
+//! Property: an ICMP error, however wrong it is, opens, refreshes and ends no flow; one that is
+//! translated has right checksums where they were right, and goes to who sent what it quotes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -99,7 +99,10 @@ fn is_error<A: Wire>(packet: &[u8]) -> bool {
 fn check_translated(before: &[u8], after: &[u8]) {
     let (old, new) = (packets::sums(before), packets::sums(after));
     assert_eq!(old, new, "checksums stay as they were");
-    assert!(matches!(new, Sums { transport: Some(true) | None, .. }), "a wrong error is not believed");
+    assert!(
+        matches!(new, Sums { transport: Some(true) | None, .. }),
+        "a wrong error is not believed"
+    );
     if before[0] >> 4 == 4 {
         check_quote::<Ipv4Addr>(before, after)
     } else {
@@ -112,9 +115,13 @@ fn check_quote<A: Wire>(before: &[u8], after: &[u8]) {
     let was = A::parse(before).expect("it was a packet");
     let (old, new) = (&was.transport(before)[8..], &headers.transport(after)[8..]);
     let (was_quoted, quoted) = (A::parse_quoted(old), A::parse_quoted(new));
-    let (was_quoted, quoted) = (was_quoted.expect("it quotes a packet"), quoted.expect("it still does"));
+    let (was_quoted, quoted) =
+        (was_quoted.expect("it quotes a packet"), quoted.expect("it still does"));
     assert_eq!(headers.tuple.ends.dst, quoted.tuple.ends.src, "it goes to who sent what it quotes");
-    assert_eq!((was_quoted.l4, was_quoted.end, was_quoted.layer4), (quoted.l4, quoted.end, quoted.layer4));
+    assert_eq!(
+        (was_quoted.l4, was_quoted.end, was_quoted.layer4),
+        (quoted.l4, quoted.end, quoted.layer4)
+    );
     assert_eq!(packets::sums(old).ip, packets::sums(new).ip, "the quoted header's checksum");
     // Behind the first words of the quoted transport header nothing changes.
     let behind = (usize::from(quoted.l4) + 20).min(new.len());

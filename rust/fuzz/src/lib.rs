@@ -10,12 +10,13 @@
 //! | [`netlink`] | messages of the kernel are read, whatever they say |
 //! | [`capture`] | capture files are read or refused at a place inside them |
 //!
-//! `cargo test -p kbe-nat-fuzz` runs each 100,000 times, beginning with the files in `tests/__fuzz__`;
-//! `BOLERO_RANDOM_ITERATIONS` is another number. A failure names the `BOLERO_RANDOM_SEED` that repeats it. An
-//! input that failed is kept in `tests/__fuzz__/TARGET/crashes`, where every run looks first.
+//! `cargo test -p kbe-nat-fuzz` runs each 100,000 times, beginning with the files in
+//! `tests/__fuzz__`; `BOLERO_RANDOM_ITERATIONS` is another number. A failure names the
+//! `BOLERO_RANDOM_SEED` that repeats it. An input that failed is kept in
+//! `tests/__fuzz__/TARGET/crashes`, where every run looks first.
 //!
-//! `make fuzz` runs each ten million times with libFuzzer, which lets coverage guide its choices: see
-//! `tools/fuzz.sh`. What it has learned stays in `target/fuzz`.
+//! `make fuzz` runs each ten million times with libFuzzer, which lets coverage guide its choices:
+//! see `tools/fuzz.sh`. What it has learned stays in `target/fuzz`.
 //!
 //! Kubernetes objects and YAML texts are fuzzed in Python: `tests/test_objects_fuzz.py` and
 //! `tests/test_yaml_fuzz.py`, longer with `KBE_NAT_FUZZ_EXAMPLES=3000`.

@@ -1,5 +1,5 @@
-//! Property: whatever a netlink message says, reading it as a packet of a queue or as a flow never panics, and a packet lies inside its
-//! message.
+//! Property: whatever a netlink message says, reading it as a packet of a queue or as a flow never
+//! panics, and a packet lies inside its message.
 
 use kbe_nat_netlink::Message;
 use kbe_nat_netlink::attribute::{attributes, messages};
@@ -57,8 +57,10 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let mut seeds = vec![message(3 << 8, &packet.concat())];
     for (source, target, size) in [(1, 2, 4), (3, 4, 16)] {
         let tuple = |kind, from: u8, to: u8| {
-            let ends = [attribute(source, &vec![from; size]), attribute(target, &vec![to; size])].concat();
-            let ports = [attribute(1, &[6]), attribute(2, &[0x9c, 0x40]), attribute(3, &[0, 80])].concat();
+            let ends =
+                [attribute(source, &vec![from; size]), attribute(target, &vec![to; size])].concat();
+            let ports =
+                [attribute(1, &[6]), attribute(2, &[0x9c, 0x40]), attribute(3, &[0, 80])].concat();
             let parts = [attribute(1 | NESTED, &ends), attribute(2 | NESTED, &ports)].concat();
             attribute(kind | NESTED, &parts)
         };

@@ -1,4 +1,5 @@
-//! Valid packets to begin with, and checksums as the RFCs define them, computed word by word and without the engine's code.
+//! Valid packets to begin with, and checksums as the RFCs define them, computed word by word and
+//! without the engine's code.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -38,7 +39,13 @@ pub fn packet(src: IpAddr, dst: IpAddr, protocol: Protocol, payload: &[u8]) -> V
 
 /// A TCP segment; `options` are a multiple of four bytes.
 #[must_use]
-pub fn tcp(ports: (u16, u16), flags: u8, (seq, ack): (u32, u32), options: &[u8], payload: &[u8]) -> Vec<u8> {
+pub fn tcp(
+    ports: (u16, u16),
+    flags: u8,
+    (seq, ack): (u32, u32),
+    options: &[u8],
+    payload: &[u8],
+) -> Vec<u8> {
     let mut segment = with_ports(ports);
     segment.extend(seq.to_be_bytes());
     segment.extend(ack.to_be_bytes());
@@ -87,7 +94,8 @@ const RST: u8 = 4;
 const ACK: u8 = 16;
 const FIN: u8 = 1;
 
-/// Valid packets of every kind that the engine tells apart, to frontends of [`crate::cluster`] and past them.
+/// Valid packets of every kind that the engine tells apart, to frontends of [`crate::cluster`] and
+/// past them.
 #[must_use]
 pub fn seeds() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
@@ -96,8 +104,10 @@ pub fn seeds() -> Vec<Vec<u8>> {
         (CLIENT6.into(), VIP6.into(), NODE6.into()),
     ];
     for (client, vip, node) in sides {
-        let (echo, request) = if client.is_ipv4() { (Protocol::ICMP, 8) } else { (Protocol::ICMPV6, 128) };
-        let mut add = |dst, protocol, payload: &[u8]| seeds.push(packet(client, dst, protocol, payload));
+        let (echo, request) =
+            if client.is_ipv4() { (Protocol::ICMP, 8) } else { (Protocol::ICMPV6, 128) };
+        let mut add =
+            |dst, protocol, payload: &[u8]| seeds.push(packet(client, dst, protocol, payload));
         let to = (40_000, 80);
         add(vip, Protocol::TCP, &tcp(to, SYN, (100, 0), &[2, 4, 5, 0xb4, 1, 3, 3, 7], &[]));
         add(vip, Protocol::TCP, &tcp(to, ACK, (101, 501), &[], &[]));
@@ -170,8 +180,8 @@ fn special() -> Vec<Vec<u8>> {
     ]
 }
 
-/// The answer to a packet that a backend (or a client) got: addresses and ports exchanged, TCP flags and ICMP type as an answer has
-/// them. `None` for what has no answer.
+/// The answer to a packet that a backend (or a client) got: addresses and ports exchanged, TCP
+/// flags and ICMP type as an answer has them. `None` for what has no answer.
 #[must_use]
 pub fn answer(packet: &[u8]) -> Option<Vec<u8>> {
     match packet.first()? >> 4 {
@@ -195,8 +205,13 @@ fn answer_of<A: Wire>(received: &[u8], echoes: &[(u8, u8)]) -> Option<Vec<u8>> {
                 0 => (ack, seq.wrapping_add(length as u32 + u32::from(flags & FIN))),
                 _ => (500, seq.wrapping_add(1)),
             };
-            payload =
-                tcp((headers.tuple.ends.dport, headers.tuple.ends.sport), flags | ACK, (seq, ack), &[], &[]);
+            payload = tcp(
+                (headers.tuple.ends.dport, headers.tuple.ends.sport),
+                flags | ACK,
+                (seq, ack),
+                &[],
+                &[],
+            );
         }
         Layer4::Udp | Layer4::Sctp => payload[..4].rotate_left(2),
         Layer4::EchoRequest | Layer4::EchoReply => {
@@ -210,14 +225,21 @@ fn answer_of<A: Wire>(received: &[u8], echoes: &[(u8, u8)]) -> Option<Vec<u8>> {
 
 /// The ICMP error by which `from` complains about `quoted`, of which `length` bytes are quoted.
 #[must_use]
-pub fn complaint(from: IpAddr, quoted: &[u8], kind: u8, code: u8, length: usize) -> Option<Vec<u8>> {
+pub fn complaint(
+    from: IpAddr,
+    quoted: &[u8],
+    kind: u8,
+    code: u8,
+    length: usize,
+) -> Option<Vec<u8>> {
     let quote = &quoted[..length.min(quoted.len())];
     let (to, protocol) = match quoted.first()? >> 4 {
         4 => (IpAddr::from(<[u8; 4]>::try_from(quoted.get(12..16)?).ok()?), Protocol::ICMP),
         6 => (IpAddr::from(<[u8; 16]>::try_from(quoted.get(8..24)?).ok()?), Protocol::ICMPV6),
         _ => return None,
     };
-    (from.is_ipv4() == to.is_ipv4()).then(|| packet(from, to, protocol, &icmp(kind, code, 0, quote)))
+    (from.is_ipv4() == to.is_ipv4())
+        .then(|| packet(from, to, protocol, &icmp(kind, code, 0, quote)))
 }
 
 /// Which checksums of a packet are right; `None` where there is none to be checked.
@@ -234,7 +256,8 @@ pub struct Sums {
 pub fn sums(packet: &[u8]) -> Sums {
     match packet.first().map(|byte| byte >> 4) {
         Some(4) => {
-            let header = packet.get(..usize::from(packet[0] & 15) * 4).filter(|header| header.len() >= 20);
+            let header =
+                packet.get(..usize::from(packet[0] & 15) * 4).filter(|header| header.len() >= 20);
             Sums {
                 ip: header.map(|header| sum(header) == 0xffff),
                 transport: transport_sum::<Ipv4Addr>(packet),
@@ -260,7 +283,8 @@ pub fn seal(packet: &mut [u8]) {
     }
 }
 
-/// Where the transport checksum stands, and what it covers; `None` where there is none, or not all of it is there.
+/// Where the transport checksum stands, and what it covers; `None` where there is none, or not all
+/// of it is there.
 fn covered<A: Wire>(packet: &[u8]) -> Option<(Headers<A>, usize, usize)> {
     let headers = A::parse(packet).ok().or_else(|| A::parse_captured(packet));
     let headers = headers.filter(|headers| !headers.is_fragment)?;
@@ -292,7 +316,8 @@ fn transport_sum<A: Wire>(packet: &[u8]) -> Option<bool> {
     let mut rest = all.clone();
     rest[all.len() - length + place..][..2].fill(0);
     if rest.iter().all(|&byte| byte == 0) {
-        // An echo reply of zeros alone has 0xffff for its checksum, which no incremental update can tell from 0.
+        // An echo reply of zeros alone has 0xffff for its checksum, which no incremental update can
+        // tell from 0.
         return None;
     }
     Some(sum(&all) == 0xffff)

@@ -1,5 +1,5 @@
-//! Property: whatever the bytes are, reading them as a packet or as a quote never panics, all offsets lie inside them, and the ways of
-//! reading agree.
+//! Property: whatever the bytes are, reading them as a packet or as a quote never panics, all
+//! offsets lie inside them, and the ways of reading agree.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -38,11 +38,18 @@ fn check_family<A: Wire>(bytes: &[u8]) {
     if let Some(plain) = A::plain(bytes) {
         match parsed {
             Ok(parsed) => {
-                assert_eq!((plain.ends.ends(), plain.protocol), (parsed.tuple.ends, parsed.tuple.protocol));
+                assert_eq!(
+                    (plain.ends.ends(), plain.protocol),
+                    (parsed.tuple.ends, parsed.tuple.protocol)
+                );
                 assert_eq!(plain.end, parsed.end);
             }
             Err(why) => {
-                assert_eq!((why, plain.protocol), (Malformed::TransportLength, Protocol::TCP), "{plain:?}");
+                assert_eq!(
+                    (why, plain.protocol),
+                    (Malformed::TransportLength, Protocol::TCP),
+                    "{plain:?}"
+                );
             }
         }
     }
@@ -64,7 +71,9 @@ fn check_family<A: Wire>(bytes: &[u8]) {
             assert_eq!((headers.l4, headers.end), (quoted.l4, quoted.end));
         }
         // A quote must hold 8 bytes of whatever follows the IP header.
-        None => assert!(headers.layer4 == Layer4::LaterFragment || headers.transport(bytes).len() < 8),
+        None => {
+            assert!(headers.layer4 == Layer4::LaterFragment || headers.transport(bytes).len() < 8)
+        }
     }
     let transport = headers.transport(bytes);
     match headers.layer4 {

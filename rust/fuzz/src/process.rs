@@ -1,5 +1,6 @@
-//! Property: whatever is sent through an engine in whatever order, it never panics, each packet gets a verdict, one that is not translated
-//! stays byte for byte as it was, a translated one keeps its length and all but ends and checksums, and no table outgrows its limit.
+//! Property: whatever is sent through an engine in whatever order, it never panics, each packet
+//! gets a verdict, one that is not translated stays byte for byte as it was, a translated one keeps
+//! its length and all but ends and checksums, and no table outgrows its limit.
 
 use kbe_nat_engine::{ChecksumState, Meta};
 
@@ -8,7 +9,8 @@ use crate::packets;
 use crate::script::Script;
 use crate::watch::Watch;
 
-/// Sends raw bytes, edited valid packets and answers to what was translated through an engine, while time passes and tables change.
+/// Sends raw bytes, edited valid packets and answers to what was translated through an engine,
+/// while time passes and tables change.
 ///
 /// # Panics
 /// When the property does not hold.
@@ -50,7 +52,8 @@ pub fn run(input: &[u8]) {
 /// What the driver may know of a packet.
 pub(crate) fn meta(script: &mut Script<'_>) -> Meta {
     let choice = script.byte();
-    let checksum = if choice & 0x70 == 0x70 { ChecksumState::Incomplete } else { ChecksumState::Complete };
+    let checksum =
+        if choice & 0x70 == 0x70 { ChecksumState::Incomplete } else { ChecksumState::Complete };
     let interface = if choice & 8 == 8 { 7 } else { 0 };
     Meta { interface, checksum, is_captured: choice & 0x84 == 0x84 }
 }

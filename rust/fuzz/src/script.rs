@@ -1,5 +1,6 @@
-//! Bytes that steer a target: every choice that a target makes is read from its input, so that a coverage-guided fuzzer can work on it,
-//! a failing input can be kept as a file, and a seed can be written down as the choices it makes.
+//! Bytes that steer a target: every choice that a target makes is read from its input, so that a
+//! coverage-guided fuzzer can work on it, a failing input can be kept as a file, and a seed can be
+//! written down as the choices it makes.
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
-//! An engine under watch: every packet goes through it with what must hold for any packet checked, and through a second engine in batches,
-//! which must come to the same.
+//! An engine under watch: every packet goes through it with what must hold for any packet checked,
+//! and through a second engine in batches, which must come to the same.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -73,7 +73,12 @@ impl Watch {
     ///
     /// # Panics
     /// When both do not say the same.
-    pub fn restore(&mut self, now: u64, checkpoint: &[u8], away: u64) -> Result<usize, CheckpointError> {
+    pub fn restore(
+        &mut self,
+        now: u64,
+        checkpoint: &[u8],
+        away: u64,
+    ) -> Result<usize, CheckpointError> {
         self.flush();
         let restored = self.single.restore(now, checkpoint, away);
         assert_eq!(self.batched.restore(now, checkpoint, away), restored);
@@ -130,7 +135,11 @@ impl Watch {
         let mut verdicts = Vec::new();
         self.batched.process_batch(self.now, &mut packets, &mut verdicts);
         let found: Vec<_> = buffers.into_iter().map(|(bytes, _)| bytes).zip(verdicts).collect();
-        assert_eq!(found, std::mem::take(&mut self.expected), "a batch is as one packet after the other");
+        assert_eq!(
+            found,
+            std::mem::take(&mut self.expected),
+            "a batch is as one packet after the other"
+        );
         self.batched.released(|_| true);
     }
 
@@ -140,7 +149,11 @@ impl Watch {
             if released.verdict.action == Action::Translate {
                 check_translation(&held, &released.packet, Meta::default());
             } else {
-                assert_eq!(held, released.packet, "{:?} leaves the fragment as it was", released.verdict);
+                assert_eq!(
+                    held, released.packet,
+                    "{:?} leaves the fragment as it was",
+                    released.verdict
+                );
             }
         }
     }
@@ -156,7 +169,8 @@ impl Watch {
         }
     }
 
-    /// What must hold in the end: both engines are in the same state, their books agree, and a checkpoint says it all.
+    /// What must hold in the end: both engines are in the same state, their books agree, and a
+    /// checkpoint says it all.
     ///
     /// # Panics
     /// When it does not.
@@ -164,7 +178,10 @@ impl Watch {
         self.flush();
         assert_eq!(self.single.occupancy(), self.batched.occupancy());
         let checkpoint = self.single.checkpoint(self.now);
-        assert!(checkpoint == self.batched.checkpoint(self.now), "both engines are in the same state");
+        assert!(
+            checkpoint == self.batched.checkpoint(self.now),
+            "both engines are in the same state"
+        );
         check_books(&self.single);
         // When all is over nothing is left, and nothing counts as active.
         self.now = self.now.saturating_add(u64::from(u32::MAX) << 26);
@@ -182,15 +199,23 @@ impl Watch {
 pub fn check_books(engine: &Engine) {
     let flows = engine.flows(&Filter::default(), usize::MAX);
     let occupancy = engine.occupancy();
-    assert!(flows.len() <= occupancy.flows && occupancy.assured <= occupancy.flows, "{occupancy:?}");
+    assert!(
+        flows.len() <= occupancy.flows && occupancy.assured <= occupancy.flows,
+        "{occupancy:?}"
+    );
     let stats = engine.service_stats();
     let active: u64 = stats.iter().map(|service| service.active()).sum();
     assert_eq!(active, occupancy.flows as u64);
     for flow in &flows {
-        let service =
-            stats.iter().find(|service| service.name == flow.service).expect("a known service port");
+        let service = stats
+            .iter()
+            .find(|service| service.name == flow.service)
+            .expect("a known service port");
         assert!(service.traffic.flows > 0);
-        assert!(service.backends.iter().any(|b| b.address.ip() == flow.reply_source.ip()), "{flow:?}");
+        assert!(
+            service.backends.iter().any(|b| b.address.ip() == flow.reply_source.ip()),
+            "{flow:?}"
+        );
     }
 }
 
@@ -205,8 +230,8 @@ pub fn flows(engine: &Engine) -> Vec<Flow> {
 /// Whether a verdict tells of a limit; explanations leave these out, since looking takes no room.
 fn is_about_room(cause: Cause) -> bool {
     use Cause::{
-        FragmentLimit, FragmentOverlap, FragmentTimeout, HashChain, Malformed, PortsExhausted, SourceLimit,
-        TableFull,
+        FragmentLimit, FragmentOverlap, FragmentTimeout, HashChain, Malformed, PortsExhausted,
+        SourceLimit, TableFull,
     };
     let of_fragments = [FragmentLimit, FragmentOverlap, FragmentTimeout, Malformed];
     let of_flows = [HashChain, PortsExhausted, SourceLimit, TableFull, Cause::FragmentRefused];
@@ -217,8 +242,8 @@ fn is_fragment(packet: &[u8]) -> bool {
     Ipv4Addr::fragment(packet).is_some() || Ipv6Addr::fragment(packet).is_some()
 }
 
-/// What a translation may do to bytes: new addresses and ports, and checksums that are right where they were and wrong where they were
-/// not (F74). Everything else stays (F88, F89).
+/// What a translation may do to bytes: new addresses and ports, and checksums that are right where
+/// they were and wrong where they were not (F74). Everything else stays (F88, F89).
 fn check_translation(before: &[u8], after: &[u8], meta: Meta) {
     match before.first().map(|byte| byte >> 4) {
         Some(4) => check_family::<Ipv4Addr>(before, after, meta),
@@ -249,7 +274,9 @@ fn check_family<A: Wire>(before: &[u8], after: &[u8], meta: Meta) {
             (!old.is_fragment).then_some(true),
             "the transport checksum was to be completed: {old:?}"
         );
-    } else if old.layer4 != Layer4::EchoReply || (transport.is_some() && old_sums.transport.is_some()) {
+    } else if old.layer4 != Layer4::EchoReply
+        || (transport.is_some() && old_sums.transport.is_some())
+    {
         // An echo reply may become one of zeros alone, or stop being one; see `packets::sums`.
         assert_eq!(transport, old_sums.transport, "the transport checksum of {old:?}");
     }
@@ -263,7 +290,8 @@ fn parse<A: Wire>(packet: &[u8], meta: Meta) -> Option<Headers<A>> {
 /// Whether a translation may change the byte at `place`.
 fn may_change<A: Wire>(headers: &Headers<A>, place: usize) -> bool {
     let addresses = if A::VERSION == 4 { 10..20 } else { 8..40 };
-    let Some(offset) = place.checked_sub(usize::from(headers.l4)).filter(|_| place < headers.end as usize)
+    let Some(offset) =
+        place.checked_sub(usize::from(headers.l4)).filter(|_| place < headers.end as usize)
     else {
         return addresses.contains(&place);
     };
@@ -278,11 +306,13 @@ fn may_change<A: Wire>(headers: &Headers<A>, place: usize) -> bool {
     }
 }
 
-/// A refusal, if there is one, is a packet with right checksums that goes to where the refused one came from.
+/// A refusal, if there is one, is a packet with right checksums that goes to where the refused one
+/// came from.
 fn check_refusal(packet: &[u8], answer: Answer) {
     fn ends<A: Wire>(packet: &[u8]) -> Option<(A, A)> {
         let captured = Meta { is_captured: true, ..Meta::default() };
-        parse(packet, captured).map(|headers: Headers<A>| (headers.tuple.ends.src, headers.tuple.ends.dst))
+        parse(packet, captured)
+            .map(|headers: Headers<A>| (headers.tuple.ends.src, headers.tuple.ends.dst))
     }
     let Some(refusal) = refusal(packet, answer) else { return };
     let Sums { ip, transport } = sums(&refusal);

@@ -1,5 +1,5 @@
-//! Property: see the module of each target. Each runs its corpus and then 100,000 random inputs unless the environment says
-//! otherwise.
+//! Property: see the module of each target. Each runs its corpus and then 100,000 random inputs
+//! unless the environment says otherwise.
 
 use std::fmt;
 
@@ -12,7 +12,10 @@ impl ValueGenerator for Input {
     type Output = Bytes;
 
     fn generate<D: Driver>(&self, driver: &mut D) -> Option<Bytes> {
-        driver.gen_from_bytes(|| (0, Some(LONGEST)), |bytes| Some((bytes.len(), Bytes(bytes.to_vec()))))
+        driver.gen_from_bytes(
+            || (0, Some(LONGEST)),
+            |bytes| Some((bytes.len(), Bytes(bytes.to_vec()))),
+        )
     }
 }
 

@@ -1,5 +1,5 @@
-//! The addresses of this network namespace (`linux/rtnetlink.h`, `linux/if_addr.h`): those that are there, and whether they, or its
-//! devices, have changed.
+//! The addresses of this network namespace (`linux/rtnetlink.h`, `linux/if_addr.h`): those that are
+//! there, and whether they, or its devices, have changed.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,7 +13,8 @@ use crate::socket::Socket;
 pub struct Address {
     /// The address.
     pub address: IpAddr,
-    /// Whether it is meant to be reached from everywhere: neither a loopback address nor a link-local one.
+    /// Whether it is meant to be reached from everywhere: neither a loopback address nor a
+    /// link-local one.
     pub is_global: bool,
     /// Index of its device.
     pub device: u32,
@@ -43,8 +44,9 @@ impl Addresses {
         Ok(Self { events, requests, buffers: vec![vec![0; BUFFER]; BUFFERS], lengths: Vec::new() })
     }
 
-    /// Whether addresses or devices have changed since this was asked last; also when the kernel had more to say of them than there was
-    /// room for. Does not wait. What has changed is not looked at: [`Addresses::all`] says how it is.
+    /// Whether addresses or devices have changed since this was asked last; also when the kernel
+    /// had more to say of them than there was room for. Does not wait. What has changed is not
+    /// looked at: [`Addresses::all`] says how it is.
     ///
     /// # Errors
     /// The system's.
@@ -62,13 +64,17 @@ impl Addresses {
         }
     }
 
-    /// All addresses. One that comes or goes meanwhile may be missing; [`Addresses::has_changed`] tells of it.
+    /// All addresses. One that comes or goes meanwhile may be missing; [`Addresses::has_changed`]
+    /// tells of it.
     ///
     /// # Errors
     /// The system's.
     pub fn all(&mut self) -> io::Result<Vec<Address>> {
         let mut request = Vec::new();
-        let start = open(&mut request, Head { kind: GET_ADDRESS as u8, flags: FLAG_DUMP, ..Head::default() });
+        let start = open(
+            &mut request,
+            Head { kind: GET_ADDRESS as u8, flags: FLAG_DUMP, ..Head::default() },
+        );
         close(&mut request, start, 0);
         let mut found = Vec::new();
         self.requests.ask(&request, |kind, message| {
@@ -105,7 +111,9 @@ impl Address {
 fn address(family: u8, value: &[u8]) -> Option<IpAddr> {
     match i32::from(family) {
         libc::AF_INET => <[u8; 4]>::try_from(value).ok().map(|bytes| Ipv4Addr::from(bytes).into()),
-        libc::AF_INET6 => <[u8; 16]>::try_from(value).ok().map(|bytes| Ipv6Addr::from(bytes).into()),
+        libc::AF_INET6 => {
+            <[u8; 16]>::try_from(value).ok().map(|bytes| Ipv6Addr::from(bytes).into())
+        }
         _ => None,
     }
 }
@@ -140,16 +148,24 @@ mod tests {
 
     #[test]
     fn ones_own_address_is_not_the_peers() {
-        let read = |bytes: &[u8]| Address::parse(bytes).map(|own| (own.address.to_string(), own.is_global));
+        let read = |bytes: &[u8]| {
+            Address::parse(bytes).map(|own| (own.address.to_string(), own.is_global))
+        };
         let four = message(2, 0, &[(IFA_ADDRESS, &[192, 0, 2, 2]), (IFA_LOCAL, &[192, 0, 2, 1])]);
         assert_eq!(read(&four), Some(("192.0.2.1".into(), true)));
         let mut link_local = [0; 16];
         (link_local[0], link_local[1], link_local[15]) = (0xfe, 0x80, 1);
-        assert_eq!(read(&message(10, 253, &[(IFA_ADDRESS, &link_local)])), Some(("fe80::1".into(), false)));
-        // A label that is no UTF-8, an address of the wrong length, another family, a message that is cut.
+        assert_eq!(
+            read(&message(10, 253, &[(IFA_ADDRESS, &link_local)])),
+            Some(("fe80::1".into(), false))
+        );
+        // A label that is no UTF-8, an address of the wrong length, another family, a message that
+        // is cut.
         let named = message(2, 0, &[(3, b"x\xff\xfe\0"), (IFA_LOCAL, &[192, 0, 2, 1])]);
         assert_eq!(read(&named), Some(("192.0.2.1".into(), true)));
-        for broken in [message(2, 0, &[(IFA_LOCAL, &[1, 2, 3])]), message(7, 0, &[(IFA_LOCAL, &[1; 4])])] {
+        for broken in
+            [message(2, 0, &[(IFA_LOCAL, &[1, 2, 3])]), message(7, 0, &[(IFA_LOCAL, &[1; 4])])]
+        {
             assert_eq!(read(&broken), None);
         }
         assert_eq!(read(&four[..HEADER + 4]), None);

@@ -1,4 +1,5 @@
-//! Netlink messages and attributes (`linux/netlink.h`, `linux/netfilter/nfnetlink.h`): type, length, bytes, padding to four.
+//! Netlink messages and attributes (`linux/netlink.h`, `linux/netfilter/nfnetlink.h`): type,
+//! length, bytes, padding to four.
 
 use std::io;
 use std::time::Duration;
@@ -42,7 +43,8 @@ pub(crate) struct Head {
     pub(crate) resource: u16,
 }
 
-/// The messages of a buffer, headers included, each with its kind. Ends at the first one that does not fit.
+/// The messages of a buffer, headers included, each with its kind. Ends at the first one that does
+/// not fit.
 pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let &[a, b, c, d, e, f] = bytes.first_chunk::<6>()?;
@@ -91,11 +93,13 @@ pub(crate) fn put_nested(bytes: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut 
 pub(crate) fn put(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
     let padding = put_header(bytes, kind, value.len());
     bytes.extend_from_slice(value);
-    // What stands elsewhere counts too, so it is not the length of `bytes` that is to be a multiple of four.
+    // What stands elsewhere counts too, so it is not the length of `bytes` that is to be a multiple
+    // of four.
     bytes.resize(bytes.len() + padding, 0);
 }
 
-/// Appends the header of an attribute whose value stands elsewhere, and returns by how many bytes that is to be padded.
+/// Appends the header of an attribute whose value stands elsewhere, and returns by how many bytes
+/// that is to be padded.
 pub(crate) fn put_header(bytes: &mut Vec<u8>, kind: u16, length: usize) -> usize {
     bytes.extend_from_slice(&((ATTRIBUTE_HEADER + length) as u16).to_ne_bytes());
     bytes.extend_from_slice(&kind.to_ne_bytes());
@@ -125,8 +129,10 @@ pub(crate) fn number(value: &[u8]) -> Option<u32> {
 
 /// The error code of an answer.
 pub(crate) fn error(message: &[u8]) -> io::Result<()> {
-    let code =
-        message.get(16..20).and_then(<[u8]>::first_chunk).map_or(0, |&bytes| i32::from_ne_bytes(bytes));
+    let code = message
+        .get(16..20)
+        .and_then(<[u8]>::first_chunk)
+        .map_or(0, |&bytes| i32::from_ne_bytes(bytes));
     if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) }
 }
 
@@ -143,10 +149,16 @@ mod tests {
         put(&mut bytes, 10, b"odd");
         put_nested(&mut bytes, 11, |bytes| put(bytes, 1, &[7]));
         close(&mut bytes, start, 0);
-        assert_eq!(bytes.len(), u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize);
+        assert_eq!(
+            bytes.len(),
+            u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize
+        );
         assert_eq!(&bytes[18..20], &[0x12, 0x34]);
         let found: Vec<_> = attributes(&bytes[HEADER..]).collect();
-        assert_eq!(found, [(3, &[1u8, 2, 3, 4][..]), (10, b"odd"), (11, &[5, 0, 1, 0, 7, 0, 0, 0])]);
+        assert_eq!(
+            found,
+            [(3, &[1u8, 2, 3, 4][..]), (10, b"odd"), (11, &[5, 0, 1, 0, 7, 0, 0, 0])]
+        );
         assert_eq!(attributes(found[2].1).collect::<Vec<_>>(), [(1, &[7u8][..])]);
         assert_eq!(
             messages(&bytes).map(|(kind, own)| (kind, own.len())).collect::<Vec<_>>(),

@@ -1,5 +1,5 @@
-//! Flows of the kernel's connection tracking (`linux/netfilter/nfnetlink_conntrack.h`): those that are there, what happens to
-//! them, and how to end one.
+//! Flows of the kernel's connection tracking (`linux/netfilter/nfnetlink_conntrack.h`): those that
+//! are there, what happens to them, and how to end one.
 //!
 //! Only those whose packets to the destination are tracked in the default zone: other zones are
 //! others' views of packets that may be tracked in ours as well.
@@ -78,8 +78,8 @@ pub struct Events {
 }
 
 impl Events {
-    /// Listens from now on for flows that begin and end; at most `socket_buffer` bytes of what happens wait for us. The other value wakes
-    /// up [`Events::receive`].
+    /// Listens from now on for flows that begin and end; at most `socket_buffer` bytes of what
+    /// happens wait for us. The other value wakes up [`Events::receive`].
     ///
     /// # Errors
     /// The system's: no privilege, or no such kernel module.
@@ -98,7 +98,8 @@ impl Events {
         Ok((Self { socket, calls, buffers, lengths: Vec::new() }, Waker(waker)))
     }
 
-    /// Adds what has happened to `changes`, after waiting for it or for a call of the [`Waker`], at most `timeout`. Returns whether nothing was lost on the way.
+    /// Adds what has happened to `changes`, after waiting for it or for a call of the [`Waker`], at
+    /// most `timeout`. Returns whether nothing was lost on the way.
     ///
     /// # Errors
     /// The system's.
@@ -175,8 +176,9 @@ fn tuple(value: &[u8]) -> Option<(u8, Ends)> {
         }
         Some(Ipv6Addr::from(*find(ip, v6)?.first_chunk::<16>()?).into())
     };
-    let port =
-        |kind| find(layer4, kind).and_then(<[u8]>::first_chunk).map_or(0, |&port| u16::from_be_bytes(port));
+    let port = |kind| {
+        find(layer4, kind).and_then(<[u8]>::first_chunk).map_or(0, |&port| u16::from_be_bytes(port))
+    };
     let src = SocketAddr::new(address(CTA_IP_V4_SRC, CTA_IP_V6_SRC)?, port(CTA_PROTO_SRC_PORT));
     let dst = SocketAddr::new(address(CTA_IP_V4_DST, CTA_IP_V6_DST)?, port(CTA_PROTO_DST_PORT));
     Some((*find(layer4, CTA_PROTO_NUM)?.first()?, Ends { src, dst }))
@@ -330,7 +332,8 @@ mod tests {
             })
         };
         assert_eq!(Entry::parse(&zoned(CTA_TUPLE_ORIG)), None);
-        // Its packets to the destination are tracked in the default zone, and it is found and ended there.
+        // Its packets to the destination are tracked in the default zone, and it is found and ended
+        // there.
         assert!(Entry::parse(&zoned(CTA_TUPLE_REPLY)).is_some());
     }
 

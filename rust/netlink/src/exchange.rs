@@ -1,7 +1,8 @@
 //! Questions to the kernel and its answers, one after the other.
 //!
-//! When reading an answer fails (the socket's buffer ran over), the kernel still has the rest of it: it would refuse the next
-//! question (`EBUSY`), and the rest must not pass for a part of the next answer. So it is taken away first.
+//! When reading an answer fails (the socket's buffer ran over), the kernel still has the rest of
+//! it: it would refuse the next question (`EBUSY`), and the rest must not pass for a part of the
+//! next answer. So it is taken away first.
 
 use std::io::{self, IoSlice};
 
@@ -22,13 +23,19 @@ impl Exchange {
     /// With a part of the kernel (`NETLINK_...`).
     pub(crate) fn open(protocol: i32) -> io::Result<Self> {
         let socket = Socket::to(protocol)?;
-        // An error need not repeat the message that it is about, which may be longer than our buffers.
+        // An error need not repeat the message that it is about, which may be longer than our
+        // buffers.
         socket.set(libc::SOL_NETLINK, libc::NETLINK_CAP_ACK, 1)?;
-        Ok(Self { socket, buffers: vec![vec![0; BUFFER]; BUFFERS], lengths: Vec::new(), is_read: true })
+        Ok(Self {
+            socket,
+            buffers: vec![vec![0; BUFFER]; BUFFERS],
+            lengths: Vec::new(),
+            is_read: true,
+        })
     }
 
-    /// Sends a request of one message, and shows each message of the answer, headers included, with its kind. Fails with
-    /// the kernel's error, or `TimedOut`.
+    /// Sends a request of one message, and shows each message of the answer, headers included, with
+    /// its kind. Fails with the kernel's error, or `TimedOut`.
     pub(crate) fn ask(&mut self, request: &[u8], each: impl FnMut(u16, &[u8])) -> io::Result<()> {
         self.drain()?;
         self.is_read = false;
@@ -56,7 +63,8 @@ impl Exchange {
         }
     }
 
-    /// Sends a transaction, whose messages the kernel has taken or refused when this returns; fails with its first refusal.
+    /// Sends a transaction, whose messages the kernel has taken or refused when this returns; fails
+    /// with its first refusal.
     pub(crate) fn commit(&mut self, transaction: &[u8]) -> io::Result<()> {
         let size = i32::try_from(transaction.len().saturating_mul(2)).unwrap_or(i32::MAX);
         self.socket

@@ -1,8 +1,10 @@
-//! Netfilter by netlink: packets from a queue and verdicts back, the flows of connection tracking, and tables of nf_tables; and the
-//! node's addresses. Knows packets, verdicts, flows and bytes, not NAT.
+//! Netfilter by netlink: packets from a queue and verdicts back, the flows of connection tracking,
+//! and tables of nf_tables; and the node's addresses. Knows packets, verdicts, flows and bytes, not
+//! NAT.
 //!
-//! The kernel sends one netlink message per packet; up to [`BATCH`] are taken by one system call, and their verdicts, each with its own
-//! mark and payload, go back by one. All system calls are in `socket`, the only place with `unsafe`.
+//! The kernel sends one netlink message per packet; up to [`BATCH`] are taken by one system call,
+//! and their verdicts, each with its own mark and payload, go back by one. All system calls are in
+//! `socket`, the only place with `unsafe`.
 
 pub mod addresses;
 pub mod attribute;

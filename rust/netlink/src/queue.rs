@@ -18,9 +18,11 @@ pub struct Options {
     pub max_length: u32,
     /// Whether super-packets arrive whole, with their checksums yet to be computed.
     pub gso: bool,
-    /// Whether packets go on untranslated when the queue is full. A virtual IP is nobody's, so they are lost then all the same.
+    /// Whether packets go on untranslated when the queue is full. A virtual IP is nobody's, so they
+    /// are lost then all the same.
     pub fail_open: bool,
-    /// Bytes of messages that wait at the socket; forced beyond the system's limit where the privilege is there.
+    /// Bytes of messages that wait at the socket; forced beyond the system's limit where the
+    /// privilege is there.
     pub socket_buffer: i32,
     /// How long a wait spins before it sleeps, at most.
     pub spin: Duration,
@@ -108,18 +110,23 @@ impl Queue {
             socket.send(&[io::IoSlice::new(&bytes)])?;
             acknowledged(&socket, &mut buffer)
         };
-        configure(NFQA_CFG_CMD, &[BIND, 0, 0, 0], &[]).map_err(|error| match error.raw_os_error() {
-            Some(libc::EPERM) if is_privileged() => QueueError::Taken(number),
-            Some(libc::EBUSY) => QueueError::Taken(number),
-            Some(libc::EPERM) => QueueError::Privilege(number),
-            Some(libc::EINVAL) => QueueError::Support,
-            _ => system(error),
+        configure(NFQA_CFG_CMD, &[BIND, 0, 0, 0], &[]).map_err(|error| {
+            match error.raw_os_error() {
+                Some(libc::EPERM) if is_privileged() => QueueError::Taken(number),
+                Some(libc::EBUSY) => QueueError::Taken(number),
+                Some(libc::EPERM) => QueueError::Privilege(number),
+                Some(libc::EINVAL) => QueueError::Support,
+                _ => system(error),
+            }
         })?;
-        let flags =
-            if options.gso { FLAG_GSO } else { 0 } | if options.fail_open { FLAG_FAIL_OPEN } else { 0 };
+        let flags = if options.gso { FLAG_GSO } else { 0 }
+            | if options.fail_open { FLAG_FAIL_OPEN } else { 0 };
         let [a, b, c, d] = COPY_RANGE.to_be_bytes();
-        let more =
-            [(NFQA_CFG_QUEUE_MAXLEN, options.max_length), (NFQA_CFG_MASK, MASK), (NFQA_CFG_FLAGS, flags)];
+        let more = [
+            (NFQA_CFG_QUEUE_MAXLEN, options.max_length),
+            (NFQA_CFG_MASK, MASK),
+            (NFQA_CFG_FLAGS, flags),
+        ];
         configure(NFQA_CFG_PARAMS, &[a, b, c, d, COPY_PACKET], &more).map_err(system)?;
         let mut buffers = vec![vec![0; MAX_MESSAGE]; BATCH - 1];
         buffers.push(buffer);
@@ -134,7 +141,8 @@ impl Queue {
         })
     }
 
-    /// Takes the packets that wait, at most [`BATCH`]; waits for the first one, at most `timeout`. None after that is no error.
+    /// Takes the packets that wait, at most [`BATCH`]; waits for the first one, at most `timeout`.
+    /// None after that is no error.
     ///
     /// # Errors
     /// [`QueueError::System`].
@@ -145,14 +153,15 @@ impl Queue {
         self.messages.clear();
         let received = match self.take() {
             Ok(received) => received,
-            Err(error) if is_temporary(&error) => {
-                self.spin_and_sleep(timeout).map_err(|error| QueueError::System(self.number, error))?
-            }
+            Err(error) if is_temporary(&error) => self
+                .spin_and_sleep(timeout)
+                .map_err(|error| QueueError::System(self.number, error))?,
             Err(error) => return Err(QueueError::System(self.number, error)),
         };
         for (position, &length) in self.lengths.iter().enumerate().take(received) {
             let place = self.messages.len();
-            // What is no packet says that a verdict came too late, such as for a packet that was flushed meanwhile.
+            // What is no packet says that a verdict came too late, such as for a packet that was
+            // flushed meanwhile.
             if let Some(message) = self.buffers[position].get(..length).and_then(Message::parse) {
                 self.messages.push(message);
                 self.buffers.swap(place, position);
@@ -169,8 +178,9 @@ impl Queue {
         })
     }
 
-    /// Gives verdicts, in few system calls. The kernel sends packets on while they run. `decide` says for each packet that was received last what
-    /// its verdict is, or none for one that has to wait; `late` are verdicts on packets that waited.
+    /// Gives verdicts, in few system calls. The kernel sends packets on while they run. `decide`
+    /// says for each packet that was received last what its verdict is, or none for one that has to
+    /// wait; `late` are verdicts on packets that waited.
     ///
     /// # Errors
     /// [`QueueError::System`].
@@ -181,7 +191,8 @@ impl Queue {
     ) -> Result<(), QueueError> {
         let mut outbox = Outbox::default();
         let flush = |outbox: &mut Outbox<'_>| {
-            let sent = if outbox.pieces() == 0 { Ok(()) } else { self.socket.send(&outbox.slices()) };
+            let sent =
+                if outbox.pieces() == 0 { Ok(()) } else { self.socket.send(&outbox.slices()) };
             outbox.clear();
             sent.map_err(|error| QueueError::System(self.number, error))
         };
@@ -200,31 +211,36 @@ impl Queue {
         flush(&mut outbox)
     }
 
-    /// From now on the kernel keeps at most so many packets for us. Those that are there stay; with 0 the queue is full, and what comes
-    /// goes by if [`Options::fail_open`] says so.
+    /// From now on the kernel keeps at most so many packets for us. Those that are there stay; with
+    /// 0 the queue is full, and what comes goes by if [`Options::fail_open`] says so.
     ///
     /// # Errors
     /// [`QueueError::System`].
     pub fn limit(&mut self, max_length: u32) -> Result<(), QueueError> {
         let mut bytes = Vec::new();
-        let head = Head { subsystem: SUBSYSTEM, kind: CONFIG, resource: self.number, ..Head::default() };
+        let head =
+            Head { subsystem: SUBSYSTEM, kind: CONFIG, resource: self.number, ..Head::default() };
         let start = open(&mut bytes, head);
         put(&mut bytes, NFQA_CFG_QUEUE_MAXLEN, &max_length.to_be_bytes());
         close(&mut bytes, start, 0);
-        self.socket.send(&[io::IoSlice::new(&bytes)]).map_err(|error| QueueError::System(self.number, error))
+        self.socket
+            .send(&[io::IoSlice::new(&bytes)])
+            .map_err(|error| QueueError::System(self.number, error))
     }
 
     fn take(&mut self) -> io::Result<usize> {
         self.socket.receive(&mut self.buffers, &mut self.lengths)
     }
 
-    /// Small packets that come a few at a time: a moment later there are more of them, and each system call is shared by more.
+    /// Small packets that come a few at a time: a moment later there are more of them, and each
+    /// system call is shared by more.
     fn is_trickle(&self) -> bool {
         let bytes: usize = self.messages.iter().map(|message| message.payload.len()).sum();
         (2..BATCH / 2).contains(&self.messages.len()) && bytes < TRICKLE_BYTES
     }
 
-    /// Most packets come soon after the last ones: looking again for a moment saves the wake-up. How long, follows what it brought.
+    /// Most packets come soon after the last ones: looking again for a moment saves the wake-up.
+    /// How long, follows what it brought.
     fn spin_and_sleep(&mut self, timeout: Duration) -> io::Result<usize> {
         let start = Instant::now();
         while start.elapsed() < self.spin {
@@ -260,7 +276,10 @@ fn acknowledged(socket: &Socket, buffer: &mut Vec<u8>) -> io::Result<()> {
     let mut lengths = Vec::new();
     socket.wait(Duration::from_secs(1))?;
     socket.receive(std::slice::from_mut(buffer), &mut lengths)?;
-    let code = buffer.get(16..HEADER).and_then(|bytes| bytes.try_into().ok()).map_or(0, i32::from_ne_bytes);
+    let code = buffer
+        .get(16..HEADER)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map_or(0, i32::from_ne_bytes);
     if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) }
 }
 

@@ -13,11 +13,12 @@ pub enum Rule {
         total: u16,
         /// Packets go on when nobody listens.
         is_bypassed: bool,
-        /// By nf_tables' own expression, or by iptables' target: kernels have one or the other, and `nft` knows only the first.
+        /// By nf_tables' own expression, or by iptables' target: kernels have one or the other, and
+        /// `nft` knows only the first.
         is_native: bool,
     },
-    /// The destination becomes what a map has for some bits of the packet mark, and others of its bits are cleared. `nft` would
-    /// clear them only ahead of the look-up or not at all.
+    /// The destination becomes what a map has for some bits of the packet mark, and others of its
+    /// bits are cleared. `nft` would clear them only ahead of the look-up or not at all.
     Translate {
         /// Bits that are looked up.
         index: u32,
@@ -35,7 +36,9 @@ impl Rule {
             &Rule::Queue { first, total, is_bypassed, is_native } => {
                 put_queue(bytes, [first, total, is_bypassed.into()], is_native);
             }
-            Rule::Translate { index, kept, map } => put_translation(bytes, family, *index, *kept, map),
+            Rule::Translate { index, kept, map } => {
+                put_translation(bytes, family, *index, *kept, map)
+            }
         }
     }
 }
@@ -43,7 +46,8 @@ impl Rule {
 fn put_queue(bytes: &mut Vec<u8>, [first, total, flags]: [u16; 3], is_native: bool) {
     if is_native {
         put_expression(bytes, "queue", |bytes| {
-            for (kind, value) in [(QUEUE_NUMBER, first), (QUEUE_TOTAL, total), (QUEUE_FLAGS, flags)] {
+            for (kind, value) in [(QUEUE_NUMBER, first), (QUEUE_TOTAL, total), (QUEUE_FLAGS, flags)]
+            {
                 put(bytes, kind, &value.to_be_bytes());
             }
         });
@@ -53,7 +57,8 @@ fn put_queue(bytes: &mut Vec<u8>, [first, total, flags]: [u16; 3], is_native: bo
         put(bytes, TARGET_NAME, &terminated("NFQUEUE"));
         put(bytes, TARGET_REVISION, &3u32.to_be_bytes());
         // struct xt_NFQ_info_v3, as long as iptables makes it.
-        let info: Vec<u8> = [first, total, flags, 0].iter().flat_map(|value| value.to_ne_bytes()).collect();
+        let info: Vec<u8> =
+            [first, total, flags, 0].iter().flat_map(|value| value.to_ne_bytes()).collect();
         put(bytes, TARGET_INFO, &info);
     });
 }
@@ -169,21 +174,29 @@ mod tests {
         let [(name, target)] = &expressions(&rule(false), 2)[..] else { panic!("one expression") };
         assert_eq!(name, "target");
         assert_eq!(find(target, TARGET_NAME), Some(&b"NFQUEUE\0"[..]));
-        let info: Vec<u8> = [100u16, 2, 1, 0].iter().flat_map(|value| value.to_ne_bytes()).collect();
+        let info: Vec<u8> =
+            [100u16, 2, 1, 0].iter().flat_map(|value| value.to_ne_bytes()).collect();
         assert_eq!(find(target, TARGET_INFO), Some(&info[..]));
     }
 
     #[test]
     fn the_mark_is_looked_up_as_it_was_before_it_is_cleared() {
         let rule = Rule::Translate { index: 0xffff_c000, kept: 0x2fff, map: "backends".into() };
-        for (family, port) in [(libc::AF_INET, SMALL_REGISTER + 1), (libc::AF_INET6, REGISTER + 1)] {
+        for (family, port) in [(libc::AF_INET, SMALL_REGISTER + 1), (libc::AF_INET6, REGISTER + 1)]
+        {
             let found = expressions(&rule, family as u8);
             let names: Vec<_> = found.iter().map(|(name, _)| &name[..]).collect();
             assert_eq!(names, ["meta", "bitwise", "meta", "bitwise", "meta", "lookup", "nat"]);
             let register = |place: usize, kind| {
-                find(&found[place].1, kind).and_then(<[u8]>::first_chunk).map(|&own| u32::from_be_bytes(own))
+                find(&found[place].1, kind)
+                    .and_then(<[u8]>::first_chunk)
+                    .map(|&own| u32::from_be_bytes(own))
             };
-            assert_eq!(register(0, META_DESTINATION), register(5, LOOKUP_SOURCE), "before it is cleared");
+            assert_eq!(
+                register(0, META_DESTINATION),
+                register(5, LOOKUP_SOURCE),
+                "before it is cleared"
+            );
             assert_eq!(register(2, META_DESTINATION), register(4, META_SOURCE), "what stays");
             assert_eq!(register(6, NAT_PORT), Some(port), "behind an address of this family");
         }

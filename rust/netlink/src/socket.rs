@@ -45,12 +45,20 @@ impl Socket {
         Ok(())
     }
 
-    /// Receives messages that are there, one into each buffer, and notes their lengths; returns how many. Does not wait: `WouldBlock`.
-    pub(crate) fn receive(&self, buffers: &mut [Vec<u8>], lengths: &mut Vec<usize>) -> io::Result<usize> {
+    /// Receives messages that are there, one into each buffer, and notes their lengths; returns how
+    /// many. Does not wait: `WouldBlock`.
+    pub(crate) fn receive(
+        &self,
+        buffers: &mut [Vec<u8>],
+        lengths: &mut Vec<usize>,
+    ) -> io::Result<usize> {
         lengths.clear();
         let mut slices: Vec<libc::iovec> = buffers
             .iter_mut()
-            .map(|buffer| libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() })
+            .map(|buffer| libc::iovec {
+                iov_base: buffer.as_mut_ptr().cast(),
+                iov_len: buffer.len(),
+            })
             .collect();
         let mut messages: Vec<libc::mmsghdr> = slices
             .iter_mut()
@@ -62,12 +70,15 @@ impl Socket {
                 message
             })
             .collect();
-        // SAFETY: each message points to one slice, which points to a buffer that is borrowed mutably until we return.
+        // SAFETY: each message points to one slice, which points to a buffer that is borrowed
+        // mutably until we return.
         let received = checked(unsafe {
             let (first, count) = (messages.as_mut_ptr(), messages.len() as u32);
             libc::recvmmsg(self.0.as_raw_fd(), first, count, libc::MSG_DONTWAIT, null_mut())
         })?;
-        lengths.extend(messages.iter().take(received as usize).map(|message| message.msg_len as usize));
+        lengths.extend(
+            messages.iter().take(received as usize).map(|message| message.msg_len as usize),
+        );
         Ok(lengths.len())
     }
 

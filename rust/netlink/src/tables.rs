@@ -1,11 +1,14 @@
-//! Tables of nf_tables (`linux/netfilter/nf_tables.h`) that somebody else has made: their elements, the rules that `nft` cannot write,
-//! and whether they are as they were. One transaction of any size is one message to the kernel.
+//! Tables of nf_tables (`linux/netfilter/nf_tables.h`) that somebody else has made: their elements,
+//! the rules that `nft` cannot write, and whether they are as they were. One transaction of any
+//! size is one message to the kernel.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
 use std::io;
 
-use crate::attribute::{FLAG_DUMP, HEADER, Head, attributes, close, find, number, open, put, put_nested};
+use crate::attribute::{
+    FLAG_DUMP, HEADER, Head, attributes, close, find, number, open, put, put_nested,
+};
 use crate::exchange::Exchange;
 use crate::rule::{DATA_VALUE, LIST_ELEMENT, Rule, terminated};
 
@@ -44,17 +47,18 @@ pub struct Elements {
 }
 
 impl Elements {
-    /// Keys with their values; a set has values of no length. `None` when that is no number of whole elements, or a key or value is
-    /// longer than any (64 bytes).
+    /// Keys with their values; a set has values of no length. `None` when that is no number of
+    /// whole elements, or a key or value is longer than any (64 bytes).
     #[must_use]
     pub fn new(key: usize, value: usize, bytes: Vec<u8>) -> Option<Self> {
-        let is_sound =
-            (1..=LONGEST).contains(&key) && value <= LONGEST && bytes.len().is_multiple_of(key + value);
+        let is_sound = (1..=LONGEST).contains(&key)
+            && value <= LONGEST
+            && bytes.len().is_multiple_of(key + value);
         is_sound.then_some(Self { key, whole: key + value, bytes })
     }
 
-    /// A sum over all elements, in whatever order; that of what comes or goes can be added or taken away. Two sets
-    /// with the same sum hold the same, but for one chance in 2^64.
+    /// A sum over all elements, in whatever order; that of what comes or goes can be added or taken
+    /// away. Two sets with the same sum hold the same, but for one chance in 2^64.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
         let elements = self.bytes.chunks(self.whole).map(|one| one.split_at(self.key));
@@ -82,8 +86,9 @@ impl Tables {
     pub fn generation(&mut self) -> io::Result<u32> {
         let mut generation = None;
         self.ask(GET_GENERATION, 0, 0, &[], |message| {
-            generation =
-                attributes(message).find(|&(kind, _)| kind == GENERATION_ID).and_then(|(_, id)| number(id));
+            generation = attributes(message)
+                .find(|&(kind, _)| kind == GENERATION_ID)
+                .and_then(|(_, id)| number(id));
         })?;
         generation.ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
@@ -101,8 +106,8 @@ impl Tables {
         Ok(found)
     }
 
-    /// The chains of a table, each with a number that changes with its rules, its hook and its policy; nothing for a table
-    /// that is not there.
+    /// The chains of a table, each with a number that changes with its rules, its hook and its
+    /// policy; nothing for a table that is not there.
     ///
     /// # Errors
     /// As [`Tables::generation`].
@@ -119,7 +124,8 @@ impl Tables {
         })?;
         let wanted = [(RULE_TABLE, terminated(&table.name))];
         self.ask(GET_RULE, FLAG_DUMP, table.family, &wanted, |message| {
-            let named = |kind, wanted: &str| find(message, kind).is_some_and(|name| text(name) == wanted);
+            let named =
+                |kind, wanted: &str| find(message, kind).is_some_and(|name| text(name) == wanted);
             if !named(RULE_TABLE, &table.name) {
                 return;
             }
@@ -140,8 +146,9 @@ impl Tables {
         let mut sum = 0u64;
         let asked = self.ask(GET_ELEMENTS, FLAG_DUMP, table.family, &wanted, |message| {
             for (_, element) in attributes(find(message, ELEMENTS).unwrap_or_default()) {
-                let datum =
-                    |kind| find(element, kind).and_then(|own| find(own, DATA_VALUE)).unwrap_or_default();
+                let datum = |kind| {
+                    find(element, kind).and_then(|own| find(own, DATA_VALUE)).unwrap_or_default()
+                };
                 sum = sum.wrapping_add(fingerprint(datum(ELEMENT_KEY), datum(ELEMENT_VALUE)));
             }
         });
@@ -176,7 +183,8 @@ impl Tables {
         mut each: impl FnMut(&[u8]),
     ) -> io::Result<()> {
         let mut request = Vec::new();
-        let start = open(&mut request, Head { subsystem: SUBSYSTEM, kind, flags, family, resource: 0 });
+        let start =
+            open(&mut request, Head { subsystem: SUBSYSTEM, kind, flags, family, resource: 0 });
         for (kind, value) in wanted {
             put(&mut request, *kind, value);
         }
@@ -210,7 +218,9 @@ fn put_step(bytes: &mut Vec<u8>, step: &Step) {
         }),
         Step::Append(table, chain, rule) => put_rule(bytes, table, chain, rule),
         Step::Add(table, set, elements) => put_elements(bytes, NEW_ELEMENTS, table, set, elements),
-        Step::Remove(table, set, elements) => put_elements(bytes, DELETE_ELEMENTS, table, set, elements),
+        Step::Remove(table, set, elements) => {
+            put_elements(bytes, DELETE_ELEMENTS, table, set, elements)
+        }
     }
 }
 
@@ -221,7 +231,9 @@ fn put_elements(bytes: &mut Vec<u8>, kind: u8, table: &Table, set: &str, element
             put(bytes, ELEMENTS_TABLE, &terminated(&table.name));
             put(bytes, ELEMENTS_SET, &terminated(set));
             put_nested(bytes, ELEMENTS, |bytes| {
-                for (key, value) in some.chunks(elements.whole).map(|one| one.split_at(elements.key)) {
+                for (key, value) in
+                    some.chunks(elements.whole).map(|one| one.split_at(elements.key))
+                {
                     put_nested(bytes, LIST_ELEMENT, |bytes| {
                         put_nested(bytes, ELEMENT_KEY, |bytes| put(bytes, DATA_VALUE, key));
                         if kind == NEW_ELEMENTS && !value.is_empty() {
@@ -252,8 +264,10 @@ fn put_rule(bytes: &mut Vec<u8>, table: &Table, chain: &str, rule: &Rule) {
 }
 
 fn put_message(bytes: &mut Vec<u8>, kind: u8, family: u8, fill: impl FnOnce(&mut Vec<u8>)) {
-    let start =
-        open(bytes, Head { subsystem: SUBSYSTEM, kind, flags: FLAG_CREATE, family, ..Head::default() });
+    let start = open(
+        bytes,
+        Head { subsystem: SUBSYSTEM, kind, flags: FLAG_CREATE, family, ..Head::default() },
+    );
     fill(bytes);
     close(bytes, start, 0);
 }

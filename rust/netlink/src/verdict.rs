@@ -144,7 +144,9 @@ mod tests {
             let length = u32::from_ne_bytes([left[0], left[1], left[2], left[3]]) as usize;
             assert_eq!(&left[18..20], &[0, 9]);
             found.push(
-                attributes(&left[HEADER..length]).map(|(kind, value)| (kind, value.to_vec())).collect(),
+                attributes(&left[HEADER..length])
+                    .map(|(kind, value)| (kind, value.to_vec()))
+                    .collect(),
             );
             left = &left[length.next_multiple_of(4)..];
         }

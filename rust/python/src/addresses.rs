@@ -16,7 +16,9 @@ pub(crate) struct NodeAddresses(Mutex<Addresses>);
 impl NodeAddresses {
     #[new]
     fn new() -> PyResult<Self> {
-        Addresses::open().map(|own| Self(Mutex::new(own))).map_err(|error| errors::addresses(&error))
+        Addresses::open()
+            .map(|own| Self(Mutex::new(own)))
+            .map_err(|error| errors::addresses(&error))
     }
 
     fn has_changed(&self, py: Python<'_>) -> PyResult<bool> {

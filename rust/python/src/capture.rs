@@ -51,8 +51,12 @@ impl CaptureReader {
         max_packets: usize,
         max_span: u64,
     ) -> PyResult<Option<CaptureBatch>> {
-        let read =
-            || self.reader.lock().unwrap_or_else(PoisonError::into_inner).read_batch(max_packets, max_span);
+        let read = || {
+            self.reader
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .read_batch(max_packets, max_span)
+        };
         match py.detach(read) {
             Ok(batch) => Ok(batch.map(CaptureBatch)),
             Err(error) => Err(errors::capture(&self.path, error)),
@@ -104,7 +108,11 @@ impl CaptureWriter {
 impl CaptureWriter {
     #[new]
     #[pyo3(signature = (path, reader, answer = "icmp"))]
-    fn new(path: Option<PathBuf>, reader: PyRef<'_, CaptureReader>, answer: &str) -> PyResult<Self> {
+    fn new(
+        path: Option<PathBuf>,
+        reader: PyRef<'_, CaptureReader>,
+        answer: &str,
+    ) -> PyResult<Self> {
         let answer = convert::answer(answer)?;
         let reader = reader.reader.lock().unwrap_or_else(PoisonError::into_inner);
         let writer = Writer::create(path.as_deref(), &reader, answer);
@@ -142,7 +150,8 @@ impl CaptureWriter {
     fn write_released(&self, released: Vec<(u32, String, Option<Vec<u8>>)>) -> PyResult<()> {
         self.with(|writer| {
             released.iter().try_for_each(|(ticket, action, packet)| {
-                let is_sent = [Action::Accept, Action::Translate].iter().any(|sent| sent.name() == action);
+                let is_sent =
+                    [Action::Accept, Action::Translate].iter().any(|sent| sent.name() == action);
                 writer.release(*ticket, packet.as_deref().filter(|_| is_sent))
             })
         })

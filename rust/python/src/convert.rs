@@ -38,9 +38,12 @@ pub(crate) fn cidr(text: &String) -> PyResult<Cidr> {
                 128
             }
         }
-        prefix => prefix.parse().map_err(|_| argument(format!("{text:?} is not a range of addresses")))?,
+        prefix => {
+            prefix.parse().map_err(|_| argument(format!("{text:?} is not a range of addresses")))?
+        }
     };
-    Cidr::new(network, prefix).ok_or_else(|| argument(format!("{text:?} is not a range of addresses")))
+    Cidr::new(network, prefix)
+        .ok_or_else(|| argument(format!("{text:?} is not a range of addresses")))
 }
 
 /// A protocol's name or number.

@@ -32,7 +32,8 @@ impl Engine {
         &self.0
     }
 
-    /// The engine. A panic in an earlier call does not lock everybody out: the engine's tables are consistent between packets.
+    /// The engine. A panic in an earlier call does not lock everybody out: the engine's tables are
+    /// consistent between packets.
     fn lock(&self) -> MutexGuard<'_, core::Engine> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -94,7 +95,9 @@ impl Engine {
                 "translate" => InvalidTcp::Translate,
                 "drop" => InvalidTcp::Drop,
                 other => {
-                    return Err(argument(format!("invalid is \"translate\" or \"drop\", not {other:?}")));
+                    return Err(argument(format!(
+                        "invalid is \"translate\" or \"drop\", not {other:?}"
+                    )));
                 }
             },
         }))))
@@ -116,7 +119,8 @@ impl Engine {
                 let engine = self.lock();
                 (engine.hash_key(), engine.services().clone())
             };
-            let table = ServiceTable::new(services, node.unwrap_or_else(|| known.node().clone()), key)?;
+            let table =
+                ServiceTable::new(services, node.unwrap_or_else(|| known.node().clone()), key)?;
             drop(known);
             // The old table is dropped when nobody waits for the engine any more.
             let _old = self.lock().replace_services(Arc::new(table));
@@ -143,8 +147,9 @@ impl Engine {
     ) -> PyResult<Verdict> {
         let mut bytes = convert::bytes(packet)?;
         let meta = meta(interface, incomplete_checksum, captured);
-        let verdict =
-            packet.py().detach(|| self.lock().process(now, &mut Packet { bytes: &mut bytes, meta }));
+        let verdict = packet
+            .py()
+            .detach(|| self.lock().process(now, &mut Packet { bytes: &mut bytes, meta }));
         Ok(Verdict::new(verdict, bytes))
     }
 
@@ -194,7 +199,12 @@ impl Engine {
         let filter = filter(protocol, service, source, destination, backend, state)?;
         let engine = own.clone().unbind();
         let listing = own.py().detach(|| engine.get().lock().listing(filter));
-        Ok(Flows { engine, listing, page: Vec::new().into_iter(), left: limit.unwrap_or(usize::MAX) })
+        Ok(Flows {
+            engine,
+            listing,
+            page: Vec::new().into_iter(),
+            left: limit.unwrap_or(usize::MAX),
+        })
     }
 
     #[pyo3(signature = (*, protocol = None, service = None, source = None, destination = None, backend = None, state = None))]
@@ -262,12 +272,16 @@ impl Engine {
     #[pyo3(signature = (checkpoint, now, *, away = 0))]
     fn restore(&self, checkpoint: &Bound<'_, PyAny>, now: u64, away: u64) -> PyResult<usize> {
         let bytes = convert::bytes(checkpoint)?;
-        checkpoint.py().detach(|| self.lock().restore(now, &bytes, away)).map_err(errors::checkpoint)
+        checkpoint
+            .py()
+            .detach(|| self.lock().restore(now, &bytes, away))
+            .map_err(errors::checkpoint)
     }
 }
 
 impl Engine {
-    /// Packets back to back in one writable buffer. It is copied out and back, so nobody can change bytes under the engine.
+    /// Packets back to back in one writable buffer. It is copied out and back, so nobody can change
+    /// bytes under the engine.
     fn process_buffer<'py>(
         &self,
         packets: &Bound<'py, PyAny>,
@@ -295,8 +309,10 @@ impl Engine {
         meta: Meta,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let py = packets.py();
-        let buffers =
-            packets.try_iter()?.map(|packet| PyBuffer::<u8>::get(&packet?)).collect::<PyResult<Vec<_>>>()?;
+        let buffers = packets
+            .try_iter()?
+            .map(|packet| PyBuffer::<u8>::get(&packet?))
+            .collect::<PyResult<Vec<_>>>()?;
         let mut bytes = Vec::new();
         let mut ends = vec![0];
         for buffer in &buffers {
@@ -315,16 +331,28 @@ impl Engine {
         Ok(PyBytes::new(py, &records))
     }
 
-    fn process_bytes(&self, now: u64, mut bytes: &mut [u8], ends: &[u64], meta: Meta) -> PyResult<Vec<u8>> {
+    fn process_bytes(
+        &self,
+        now: u64,
+        mut bytes: &mut [u8],
+        ends: &[u64],
+        meta: Meta,
+    ) -> PyResult<Vec<u8>> {
         let mut packets = Vec::with_capacity(ends.len());
         let mut start = match ends.first() {
             Some(&first) => first,
-            None => return Err(argument("offsets are one more than packets: [0, end of the first, ...]")),
+            None => {
+                return Err(argument(
+                    "offsets are one more than packets: [0, end of the first, ...]",
+                ));
+            }
         };
-        bytes =
-            bytes.get_mut(start as usize..).ok_or_else(|| argument("an offset lies behind the buffer"))?;
+        bytes = bytes
+            .get_mut(start as usize..)
+            .ok_or_else(|| argument("an offset lies behind the buffer"))?;
         for &end in &ends[1..] {
-            let length = end.checked_sub(start).ok_or_else(|| argument("offsets must not decrease"))?;
+            let length =
+                end.checked_sub(start).ok_or_else(|| argument("offsets must not decrease"))?;
             let (packet, rest) = bytes
                 .split_at_mut_checked(length as usize)
                 .ok_or_else(|| argument("an offset lies behind the buffer"))?;
@@ -393,11 +421,13 @@ fn filter(
 }
 
 fn meta(interface: u32, incomplete_checksum: bool, is_captured: bool) -> Meta {
-    let checksum = if incomplete_checksum { ChecksumState::Incomplete } else { ChecksumState::Complete };
+    let checksum =
+        if incomplete_checksum { ChecksumState::Incomplete } else { ChecksumState::Complete };
     Meta { interface, checksum, is_captured }
 }
 
-/// Offsets as a buffer of 64-bit numbers (`array("Q")`), as bytes that hold such, or as any sequence of numbers.
+/// Offsets as a buffer of 64-bit numbers (`array("Q")`), as bytes that hold such, or as any
+/// sequence of numbers.
 fn ends(offsets: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
     if let Ok(buffer) = PyBuffer::<u64>::get(offsets) {
         return buffer.to_vec(offsets.py());

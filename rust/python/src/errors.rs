@@ -26,9 +26,11 @@ pub(crate) fn checkpoint(error: kbe_nat_engine::checkpoint::CheckpointError) -> 
 pub(crate) fn capture(path: &Path, error: CaptureError) -> PyErr {
     match error {
         CaptureError::Io(error) => match error.raw_os_error() {
-            Some(number) => {
-                PyOSError::new_err((number, errno_text(&error), path.to_string_lossy().into_owned()))
-            }
+            Some(number) => PyOSError::new_err((
+                number,
+                errno_text(&error),
+                path.to_string_lossy().into_owned(),
+            )),
             None => defined("CaptureError", &format!("{}: {error}", path.display())),
         },
         error => defined("CaptureError", &format!("{}: {error}", path.display())),
@@ -64,8 +66,9 @@ fn errno_text(error: &std::io::Error) -> String {
 /// An exception of `kbe_nat.errors`.
 fn defined(name: &str, message: &str) -> PyErr {
     Python::attach(|py| {
-        let class =
-            py.import("kbe_nat.errors").and_then(|errors| Ok(errors.getattr(name)?.cast_into::<PyType>()?));
+        let class = py
+            .import("kbe_nat.errors")
+            .and_then(|errors| Ok(errors.getattr(name)?.cast_into::<PyType>()?));
         match class {
             Ok(class) => PyErr::from_type(class, message.to_owned()),
             Err(error) => error,

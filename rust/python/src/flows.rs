@@ -27,8 +27,10 @@ impl FlowWatch {
     #[new]
     #[pyo3(signature = (engine, *, socket_buffer))]
     fn new(py: Python<'_>, engine: Py<Engine>, socket_buffer: i32) -> PyResult<Self> {
-        let opened = py.detach(|| Ok((Events::open(socket_buffer)?, Requests::open()?, Requests::open()?)));
-        let ((events, waker), requests, asking) = opened.map_err(|error| errors::conntrack(&error))?;
+        let opened =
+            py.detach(|| Ok((Events::open(socket_buffer)?, Requests::open()?, Requests::open()?)));
+        let ((events, waker), requests, asking) =
+            opened.map_err(|error| errors::conntrack(&error))?;
         let own = Arc::new(datapath::FlowWatch::new(waker));
         Ok(Self { engine, kernel: Mutex::new((events, requests)), asking: Mutex::new(asking), own })
     }
@@ -43,10 +45,13 @@ impl FlowWatch {
         .map_err(|error| errors::conntrack(&error))
     }
 
-    /// Flows that could not be entered, and packets that were dropped, by the kernel's connection tracking.
+    /// Flows that could not be entered, and packets that were dropped, by the kernel's connection
+    /// tracking.
     fn statistics(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
-        let counted = py.detach(|| self.asking.lock().unwrap_or_else(PoisonError::into_inner).statistics());
-        let Statistics { insert_failed, dropped } = counted.map_err(|error| errors::conntrack(&error))?;
+        let counted =
+            py.detach(|| self.asking.lock().unwrap_or_else(PoisonError::into_inner).statistics());
+        let Statistics { insert_failed, dropped } =
+            counted.map_err(|error| errors::conntrack(&error))?;
         Ok((insert_failed, dropped))
     }
 
@@ -113,5 +118,7 @@ impl FlowWatch {
 /// Whether the kernel shows its flows to us; looks at none of them.
 #[pyfunction]
 pub(crate) fn probe_flows(py: Python<'_>) -> PyResult<()> {
-    py.detach(|| Requests::open()?.statistics()).map(|_| ()).map_err(|error| errors::conntrack(&error))
+    py.detach(|| Requests::open()?.statistics())
+        .map(|_| ())
+        .map_err(|error| errors::conntrack(&error))
 }

@@ -1,4 +1,5 @@
-//! `kbe_nat._native`: the engine as a Python module. Convert, release the GIL, call the engine, convert; no meaning lives here.
+//! `kbe_nat._native`: the engine as a Python module. Convert, release the GIL, call the engine,
+//! convert; no meaning lives here.
 
 mod addresses;
 mod capture;

@@ -41,8 +41,10 @@ impl BackendNumbers {
             .iter()
             .map(|(address, port, number)| Ok((backend(address, *port)?, *number)))
             .collect::<PyResult<_>>()?;
-        let removed: Vec<SocketAddr> =
-            removed.iter().map(|(address, port)| backend(address, *port)).collect::<PyResult<_>>()?;
+        let removed: Vec<SocketAddr> = removed
+            .iter()
+            .map(|(address, port)| backend(address, *port))
+            .collect::<PyResult<_>>()?;
         py.detach(|| self.0.change(added, &removed));
         Ok(())
     }
@@ -167,7 +169,8 @@ impl Loop {
     }
 }
 
-/// A queue that is written in Python. Packets are copied out of its batch and back, so nobody can change bytes under the engine.
+/// A queue that is written in Python. Packets are copied out of its batch and back, so nobody can
+/// change bytes under the engine.
 struct PythonQueue {
     queue: Py<PyAny>,
     batch: Option<Py<PyAny>>,
@@ -190,8 +193,8 @@ impl PythonQueue {
             is_captured: batch.getattr("is_captured")?.extract()?,
             ..Meta::default()
         };
-        let is_sound =
-            self.ends.is_sorted() && self.ends.last().is_some_and(|&end| end <= self.bytes.len() as u64);
+        let is_sound = self.ends.is_sorted()
+            && self.ends.last().is_some_and(|&end| end <= self.bytes.len() as u64);
         if !is_sound {
             return Err(errors::argument("a batch's offsets do not fit its packets"));
         }
@@ -238,7 +241,9 @@ impl PacketQueue for PythonQueue {
                 .copy_from_slice(py, &self.bytes)?;
             let records: Vec<u8> = verdicts.iter().flat_map(|verdict| verdict.record()).collect();
             let released = PyList::new(py, released.into_iter().map(sent))?;
-            self.queue.bind(py).call_method1("verdict", (batch, PyBytes::new(py, &records), released))?;
+            self.queue
+                .bind(py)
+                .call_method1("verdict", (batch, PyBytes::new(py, &records), released))?;
             Ok(())
         })
     }

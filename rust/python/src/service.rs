@@ -61,7 +61,9 @@ impl Frontend {
             .ok_or_else(|| argument(format!("{kind:?} is not a kind of frontend")))?;
         let address = match (kind, address) {
             (FrontendKind::NodePort, "") => None,
-            (FrontendKind::NodePort, _) => return Err(argument("a node port has no address of its own")),
+            (FrontendKind::NodePort, _) => {
+                return Err(argument("a node port has no address of its own"));
+            }
             (_, address) => Some(convert::address(address)?),
         };
         Ok(Self(core::Frontend { kind, address, port }))
@@ -119,7 +121,9 @@ impl ServicePort {
         let strategy = match (strategy.parse().map_err(argument)?, maglev_size) {
             (core::Strategy::Maglev { .. }, size) => core::Strategy::Maglev { size },
             (_, Some(_)) => {
-                return Err(argument(format!("maglev_size is for strategy \"mh\", not {strategy:?}")));
+                return Err(argument(format!(
+                    "maglev_size is for strategy \"mh\", not {strategy:?}"
+                )));
             }
             (strategy, None) => strategy,
         };
@@ -179,7 +183,12 @@ impl ServicePort {
 
     fn __repr__(&self) -> String {
         let spec = self.0.spec();
-        format!("<ServicePort {} {} with {} backends>", spec.name, spec.protocol, spec.cluster.len())
+        format!(
+            "<ServicePort {} {} with {} backends>",
+            spec.name,
+            spec.protocol,
+            spec.cluster.len()
+        )
     }
 }
 
@@ -236,7 +245,9 @@ impl NodeView {
                 "iptables" => Mode::Iptables,
                 "nftables" => Mode::Nftables,
                 other => {
-                    return Err(argument(format!("mode is \"iptables\" or \"nftables\", not {other:?}")));
+                    return Err(argument(format!(
+                        "mode is \"iptables\" or \"nftables\", not {other:?}"
+                    )));
                 }
             },
         }))

@@ -17,8 +17,8 @@ pub(crate) struct NftTables(Mutex<Tables>);
 /// Table, set, length of a key, length of a value, and elements.
 type Change = ((u8, String), String, usize, usize, Vec<u8>);
 
-/// Table, chain, the first queue's number, how many there are, whether packets go on when nobody listens, and whether it is nf_tables'
-/// own expression.
+/// Table, chain, the first queue's number, how many there are, whether packets go on when nobody
+/// listens, and whether it is nf_tables' own expression.
 type Queueing = ((u8, String), String, u16, u16, bool, bool);
 
 /// Table, chain, bits of the mark that are looked up, bits that stay, and a map.
@@ -44,18 +44,30 @@ impl NftTables {
         self.asked(py, |own| own.rules(&Table { family, name: table }))
     }
 
-    fn fingerprint(&self, py: Python<'_>, family: u8, table: String, set: String) -> PyResult<Option<u64>> {
+    fn fingerprint(
+        &self,
+        py: Python<'_>,
+        family: u8,
+        table: String,
+        set: String,
+    ) -> PyResult<Option<u64>> {
         self.asked(py, |own| own.fingerprint(&Table { family, name: table }, &set))
     }
 
     #[staticmethod]
-    fn fingerprint_of(py: Python<'_>, key: usize, value: usize, elements: Vec<u8>) -> PyResult<u64> {
+    fn fingerprint_of(
+        py: Python<'_>,
+        key: usize,
+        value: usize,
+        elements: Vec<u8>,
+    ) -> PyResult<u64> {
         let elements = Elements::new(key, value, elements)
             .ok_or_else(|| errors::argument("these are no whole elements"))?;
         Ok(py.detach(|| elements.fingerprint()))
     }
 
-    /// One transaction: rules that come, elements that leave, those that come, tables that go, and tables that wake up.
+    /// One transaction: rules that come, elements that leave, those that come, tables that go, and
+    /// tables that wake up.
     #[pyo3(signature = (
         *, queueing = Vec::new(), translating = Vec::new(), removed = Vec::new(), added = Vec::new(), deleted = Vec::new(),
         activated = Vec::new()
@@ -72,14 +84,20 @@ impl NftTables {
         activated: Vec<(u8, String)>,
     ) -> PyResult<()> {
         let table = |(family, name)| Table { family, name };
-        let changed = |(own, set, key, value, bytes): Change| -> PyResult<(Table, String, Elements)> {
-            let elements = Elements::new(key, value, bytes)
-                .ok_or_else(|| errors::argument(format!("{set}: these are no whole elements")))?;
-            Ok((table(own), set, elements))
-        };
+        let changed =
+            |(own, set, key, value, bytes): Change| -> PyResult<(Table, String, Elements)> {
+                let elements = Elements::new(key, value, bytes).ok_or_else(|| {
+                    errors::argument(format!("{set}: these are no whole elements"))
+                })?;
+                Ok((table(own), set, elements))
+            };
         let mut steps = Vec::new();
         for (own, chain, first, total, is_bypassed, is_native) in queueing {
-            steps.push(Step::Append(table(own), chain, Rule::Queue { first, total, is_bypassed, is_native }));
+            steps.push(Step::Append(
+                table(own),
+                chain,
+                Rule::Queue { first, total, is_bypassed, is_native },
+            ));
         }
         for (own, chain, index, kept, map) in translating {
             steps.push(Step::Append(table(own), chain, Rule::Translate { index, kept, map }));

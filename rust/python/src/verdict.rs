@@ -72,7 +72,10 @@ impl Verdict {
 
 #[pyfunction]
 #[pyo3(signature = (packet, answer = "icmp"))]
-pub(crate) fn refusal<'py>(packet: &Bound<'py, PyAny>, answer: &str) -> PyResult<Option<Cow<'py, [u8]>>> {
+pub(crate) fn refusal<'py>(
+    packet: &Bound<'py, PyAny>,
+    answer: &str,
+) -> PyResult<Option<Cow<'py, [u8]>>> {
     let answer = convert::answer(answer)?;
     let packet = convert::bytes(packet)?;
     Ok(core::refusal::refusal(&packet, answer).map(Cow::Owned))

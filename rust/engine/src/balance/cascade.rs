@@ -1,8 +1,9 @@
-//! `cascade`: the chain of `statistic --mode random --probability p` rules that kube-proxy writes for iptables.
+//! `cascade`: the chain of `statistic --mode random --probability p` rules that kube-proxy writes
+//! for iptables.
 //!
-//! Rule after rule is tried until one matches; the last one has no condition. The chain is played rule by rule, a draw for
-//! each, as the kernel does: O(N) to pick, N / 2 draws on average. What it is for is comparison: [`super::Random`] has the
-//! same shares in one draw.
+//! Rule after rule is tried until one matches; the last one has no condition. The chain is played
+//! rule by rule, a draw for each, as the kernel does: O(N) to pick, N / 2 draws on average. What it
+//! is for is comparison: [`super::Random`] has the same shares in one draw.
 
 use super::{Balancer, Request, State, candidates};
 use crate::backend::Backend;
@@ -31,8 +32,8 @@ impl Cascade {
         Self { thresholds, targets }
     }
 
-    /// The thresholds of the rules in order, without the last rule, which is unconditional. Divided by 2^31 they are the
-    /// probabilities that `iptables-save` prints.
+    /// The thresholds of the rules in order, without the last rule, which is unconditional. Divided
+    /// by 2^31 they are the probabilities that `iptables-save` prints.
     #[must_use]
     pub fn thresholds(&self) -> &[u32] {
         &self.thresholds
@@ -42,14 +43,16 @@ impl Cascade {
 impl Balancer for Cascade {
     fn pick(&self, _: &Request<'_>, state: &mut State) -> Option<usize> {
         let conditional = self.thresholds.iter();
-        let matching = conditional.take_while(|&&threshold| (state.rng.next_u64() >> 33) as u32 >= threshold);
+        let matching =
+            conditional.take_while(|&&threshold| (state.rng.next_u64() >> 33) as u32 >= threshold);
         self.targets.get(matching.count()).copied()
     }
 }
 
-/// The number that the kernel holds for probability `weight / rest`: kube-proxy writes it with `%0.10f` and iptables
-/// reads that text into `lround(p * 2^31)`. Going through the text is the point: every rounding happens where theirs does.
-/// (Division and conversion are exact to the last bit by IEEE 754, so this is as portable as integers.)
+/// The number that the kernel holds for probability `weight / rest`: kube-proxy writes it with
+/// `%0.10f` and iptables reads that text into `lround(p * 2^31)`. Going through the text is the
+/// point: every rounding happens where theirs does. (Division and conversion are exact to the last
+/// bit by IEEE 754, so this is as portable as integers.)
 fn threshold(weight: u32, rest: u64) -> u32 {
     let text = format!("{:.10}", f64::from(weight) / rest as f64);
     // Invariant: text was printed from a number. 0 would only mean a rule that never matches.
@@ -111,7 +114,10 @@ mod tests {
     #[test]
     fn f67_shares_follow_weights() {
         for weights in [&[1, 2, 7][..], &[5], &[0, 3, 0, 1]] {
-            assert_shares(&tally(&Cascade::new(&backends(weights)), weights.len(), 1_000_000), weights);
+            assert_shares(
+                &tally(&Cascade::new(&backends(weights)), weights.len(), 1_000_000),
+                weights,
+            );
         }
     }
 

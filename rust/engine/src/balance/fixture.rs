@@ -24,7 +24,8 @@ pub(super) fn request<'a>(hash: u64, loads: &'a dyn Loads) -> Request<'a> {
 
 /// Backends 10.0.0.1:80, 10.0.0.2:80, ... with these weights.
 pub(super) fn backends(weights: &[u32]) -> Vec<Backend> {
-    let address = |index: usize| SocketAddr::from((Ipv4Addr::from_bits(0x0a00_0001 + index as u32), 80));
+    let address =
+        |index: usize| SocketAddr::from((Ipv4Addr::from_bits(0x0a00_0001 + index as u32), 80));
     (weights.iter().enumerate())
         .map(|(index, &weight)| Backend { weight, ..Backend::new(address(index)) })
         .collect()
@@ -33,7 +34,9 @@ pub(super) fn backends(weights: &[u32]) -> Vec<Backend> {
 /// The first choices under seed 42, with nothing alive and a new client for each.
 pub(super) fn picks(balancer: &dyn Balancer, count: u64) -> Vec<usize> {
     let mut state = State::new(42);
-    (0..count).filter_map(|flow| balancer.pick(&request(mix64(flow + 1), IDLE.loads), &mut state)).collect()
+    (0..count)
+        .filter_map(|flow| balancer.pick(&request(mix64(flow + 1), IDLE.loads), &mut state))
+        .collect()
 }
 
 /// How often each of `backends` was chosen in `count` picks.
@@ -46,8 +49,8 @@ pub(super) fn tally(balancer: &dyn Balancer, backends: usize, count: u64) -> Vec
     counts
 }
 
-/// Asserts that counts may be draws with chances in proportion to `weights` (p > 0.001), and 0 exactly where the weight
-/// is.
+/// Asserts that counts may be draws with chances in proportion to `weights` (p > 0.001), and 0
+/// exactly where the weight is.
 pub(super) fn assert_shares(counts: &[u32], weights: &[u32]) {
     let total: f64 = weights.iter().map(|&weight| f64::from(weight)).sum();
     let expected: Vec<f64> = weights.iter().map(|&weight| f64::from(weight) / total).collect();

@@ -1,7 +1,8 @@
-//! Hashes that are equal on every node, platform and version: the ground of the consistent strategies.
+//! Hashes that are equal on every node, platform and version: the ground of the consistent
+//! strategies.
 //!
-//! They spread well and are cheap, and they are no secret: who knows the seed can aim flows at a backend. Tables that an
-//! attacker could flood need a keyed hash instead.
+//! They spread well and are cheap, and they are no secret: who knows the seed can aim flows at a
+//! backend. Tables that an attacker could flood need a keyed hash instead.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -27,7 +28,8 @@ pub fn stable_hash_tuple(protocol: u8, src: SocketAddr, dst: SocketAddr, seed: u
     absorb(addresses, u64::from(protocol) << 32 | ports)
 }
 
-/// Mixes the seed by itself first: `seed ^ address` alone would make two seeds two orders of the same hashes.
+/// Mixes the seed by itself first: `seed ^ address` alone would make two seeds two orders of the
+/// same hashes.
 fn start(seed: u64) -> u64 {
     absorb(0, seed)
 }
@@ -56,7 +58,8 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// These numbers are shared by all nodes of a cluster, whatever version they run. They never change.
+    /// These numbers are shared by all nodes of a cluster, whatever version they run. They never
+    /// change.
     #[test]
     fn golden() {
         let v4 = endpoint("192.0.2.1:40000");

@@ -1,7 +1,8 @@
 //! `lc` and `wlc`: the backend with the fewest live flows.
 //!
-//! As in IPVS, but only flows that are alive count: IPVS adds 1/256 for each that is closing. Equals take turns, so that
-//! idle backends share the flows that come; IPVS gives them all to the first.
+//! As in IPVS, but only flows that are alive count: IPVS adds 1/256 for each that is closing.
+//! Equals take turns, so that idle backends share the flows that come; IPVS gives them all to the
+//! first.
 
 use super::{Balancer, Candidate, Request, State, candidates};
 use crate::backend::Backend;
@@ -43,8 +44,8 @@ impl Balancer for LeastConn {
             }
         }
         let (least, _) = best?;
-        // The next turn starts behind the chosen one. A cursor that merely counted would favour those who follow a busy
-        // backend: they would win its turns as well as their own.
+        // The next turn starts behind the chosen one. A cursor that merely counted would favour
+        // those who follow a busy backend: they would win its turns as well as their own.
         let turn = self.candidates.partition_point(|candidate| candidate.index <= least.index);
         state.cursor = turn as u64;
         Some(least.index)
@@ -77,15 +78,22 @@ mod tests {
         let balancer = LeastConn::new(&backends(&[1; 4]));
         let busy = Counts(&[0, 0, 0, 5]);
         let mut state = State::new(0);
-        let picks: Vec<_> = (0..6).filter_map(|_| balancer.pick(&request(0, &busy), &mut state)).collect();
+        let picks: Vec<_> =
+            (0..6).filter_map(|_| balancer.pick(&request(0, &busy), &mut state)).collect();
         assert_eq!(picks, [0, 1, 2, 0, 1, 2]);
     }
 
     #[test]
     fn f67_long_flows_settle_by_weight() {
         assert_eq!(fill(&LeastConn::new(&backends(&[1, 2, 7])), vec![0; 3], 300), [100, 100, 100]);
-        assert_eq!(fill(&LeastConn::weighted(&backends(&[1, 2, 7])), vec![0; 3], 1000), [100, 200, 700]);
-        assert_eq!(fill(&LeastConn::weighted(&backends(&[1, 0, 1])), vec![9, 0, 0], 11), [10, 0, 10]);
+        assert_eq!(
+            fill(&LeastConn::weighted(&backends(&[1, 2, 7])), vec![0; 3], 1000),
+            [100, 200, 700]
+        );
+        assert_eq!(
+            fill(&LeastConn::weighted(&backends(&[1, 0, 1])), vec![9, 0, 0], 11),
+            [10, 0, 10]
+        );
     }
 
     proptest! {

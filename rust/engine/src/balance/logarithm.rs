@@ -1,14 +1,17 @@
-//! A logarithm in integers, because `f64::ln` may differ in the last bit between platforms and nodes must agree.
+//! A logarithm in integers, because `f64::ln` may differ in the last bit between platforms and
+//! nodes must agree.
 
 /// Binary digits after the point of a result.
 pub(super) const FRACTION_BITS: u32 = 48;
 
-/// `-log2(x / 2^64)` for `x > 0` (0 counts as 1), as fixed point with [`FRACTION_BITS`]; between 1 ulp and 64.
+/// `-log2(x / 2^64)` for `x > 0` (0 counts as 1), as fixed point with [`FRACTION_BITS`]; between 1
+/// ulp and 64.
 ///
-/// `x` is `m * 2^e` with `m` in [1, 2). With `c` the next of 256 grid points above `m`, `log2(c)` comes from a table and
-/// `log2(c / m) = 2 / ln 2 * artanh(s)`, where `s = (c - m) / (c + m)` is at most 2^-9, so that `artanh(s)` is `s` but for
-/// 1 part in 780,000. `m` is cut to 32 digits. Because the grid point lies above, the first error vanishes as `x` nears
-/// 2^64, where the small results (those which win) are: the whole error is below 2^-19 of the result plus 2^-30.
+/// `x` is `m * 2^e` with `m` in [1, 2). With `c` the next of 256 grid points above `m`, `log2(c)`
+/// comes from a table and `log2(c / m) = 2 / ln 2 * artanh(s)`, where `s = (c - m) / (c + m)` is at
+/// most 2^-9, so that `artanh(s)` is `s` but for 1 part in 780,000. `m` is cut to 32 digits.
+/// Because the grid point lies above, the first error vanishes as `x` nears 2^64, where the small
+/// results (those which win) are: the whole error is below 2^-19 of the result plus 2^-30.
 pub(super) fn neg_log2(x: u64) -> u64 {
     let x = x.max(1);
     let exponent = x.leading_zeros();
@@ -33,8 +36,8 @@ const ONE_MINUS_LOG2: [u64; 257] = {
     table
 };
 
-/// `log2(m / 256)` for `m` in [256, 512), digit by digit: squaring doubles the logarithm, so what carries over 2 is the
-/// next binary digit.
+/// `log2(m / 256)` for `m` in [256, 512), digit by digit: squaring doubles the logarithm, so what
+/// carries over 2 is the next binary digit.
 const fn log2_by_digits(m: u128) -> u64 {
     let mut y = m << 54;
     let mut digits = 0;
@@ -60,7 +63,8 @@ mod tests {
 
     #[test]
     fn golden() {
-        let found = [1, 3, 1 << 32, 0x8000_0000_0000_0000, 0xdead_beef_0000_0000, u64::MAX].map(neg_log2);
+        let found =
+            [1, 3, 1 << 32, 0x8000_0000_0000_0000, 0xdead_beef_0000_0000, u64::MAX].map(neg_log2);
         assert_eq!(
             found,
             [

@@ -1,12 +1,14 @@
 //! `mh`: consistent hashing by lookup table (Eisenbud et al., "Maglev", NSDI 2016, section 3.4).
 //!
-//! Nodes with the same backends build the same table, so a flow that moves to another node, or a node that lost its
-//! flow table, meets the same backend. It picks in O(1), where [`super::Rendezvous`] takes O(N).
+//! Nodes with the same backends build the same table, so a flow that moves to another node, or a
+//! node that lost its flow table, meets the same backend. It picks in O(1), where
+//! [`super::Rendezvous`] takes O(N).
 //!
-//! The price is that when a backend leaves, slots of others move as well. With the default size, all that move are 1.1
-//! to 1.2 times its own slots for 10 backends, 2.5 times for 100 and 6 times (0.6 % of the table) for 1000: whoever claims
-//! a slot early leaves its last one to others, who in the last rounds all step aside for each other. The surplus
-//! shrinks with the root of the table's size.
+//! The price is that when a backend leaves, slots of others move as well. With the default size,
+//! all that move are 1.1 to 1.2 times its own slots for 10 backends, 2.5 times for 100 and 6 times
+//! (0.6 % of the table) for 1000: whoever claims a slot early leaves its last one to others, who in
+//! the last rounds all step aside for each other. The surplus shrinks with the root of the table's
+//! size.
 
 use super::{Balancer, Candidate, Request, State, candidates_by_address, stable_hash_endpoint};
 use crate::backend::Backend;
@@ -14,7 +16,8 @@ use crate::rng::{mix64, scale};
 
 /// A table of slots, each owned by a backend; a flow's hash picks the slot.
 ///
-/// Building is O(M log M) for M slots, however large the weights. Memory is 2 bytes per slot, 4 from 65,536 backends on.
+/// Building is O(M log M) for M slots, however large the weights. Memory is 2 bytes per slot, 4
+/// from 65,536 backends on.
 #[derive(Debug)]
 pub struct Maglev {
     slots: Slots,
@@ -45,7 +48,8 @@ pub enum SizeError {
     },
 }
 
-/// Positions of backends, as narrow as they fit: the table is read once per flow, at random, and should stay in cache.
+/// Positions of backends, as narrow as they fit: the table is read once per flow, at random, and
+/// should stay in cache.
 #[derive(Debug)]
 enum Slots {
     Narrow(Box<[u16]>),
@@ -56,12 +60,13 @@ impl Maglev {
     /// The largest table: the last prime below 2^22, 16 MiB and about half a second to build.
     pub const MAX_SIZE: u32 = 4_194_301;
 
-    /// Builds the table. `size` must be a prime not above [`Maglev::MAX_SIZE`]; without one it is chosen to keep
-    /// imbalance within 1 %.
+    /// Builds the table. `size` must be a prime not above [`Maglev::MAX_SIZE`]; without one it is
+    /// chosen to keep imbalance within 1 %.
     ///
     /// # Errors
     ///
-    /// [`SizeError`] if `size` is not such a prime, or smaller than the number of backends with weight.
+    /// [`SizeError`] if `size` is not such a prime, or smaller than the number of backends with
+    /// weight.
     pub fn new(backends: &[Backend], size: Option<u32>) -> Result<Self, SizeError> {
         let candidates = candidates_by_address(backends);
         let size = match size {
@@ -111,9 +116,9 @@ impl Balancer for Maglev {
 
 /// The smallest prime above 100 N', where N' is `backends` rounded up to a power of two.
 ///
-/// The paper's rule is a prime above 100 N. Following N itself would give each number of backends its own size, and
-/// another size is another table altogether: every flow would move when one backend comes or goes. So the size stays
-/// until N passes a power of two.
+/// The paper's rule is a prime above 100 N. Following N itself would give each number of backends
+/// its own size, and another size is another table altogether: every flow would move when one
+/// backend comes or goes. So the size stays until N passes a power of two.
 fn default_size(backends: usize) -> u32 {
     let rounded = backends.checked_next_power_of_two().unwrap_or(usize::MAX);
     let wanted = rounded.saturating_mul(100).min(Maglev::MAX_SIZE as usize - 1) as u32;
@@ -135,12 +140,14 @@ struct Walk {
     skip: u32,
 }
 
-/// Lets the backends claim slots in turn, each the next free one of its permutation, until none is free.
+/// Lets the backends claim slots in turn, each the next free one of its permutation, until none is
+/// free.
 ///
-/// A round has N turns on average, and gives each backend its share of them by weight, with the fraction carried over to
-/// the next round. Equal weights thus have one turn each, as in the paper. (`weight` turns per round, the usual
-/// extension, would let one backend of weight 1000 fill the table before the next has a turn.) Half a turn of credit at
-/// the start makes shares round to the nearest slot; less than half a slot may be none.
+/// A round has N turns on average, and gives each backend its share of them by weight, with the
+/// fraction carried over to the next round. Equal weights thus have one turn each, as in the paper.
+/// (`weight` turns per round, the usual extension, would let one backend of weight 1000 fill the
+/// table before the next has a turn.) Half a turn of credit at the start makes shares round to the
+/// nearest slot; less than half a slot may be none.
 fn fill(candidates: &[Candidate], key: impl Fn(usize) -> u64, size: u32) -> Vec<u32> {
     let count = candidates.len() as u64;
     let total: u64 = candidates.iter().map(|candidate| u64::from(candidate.weight)).sum();
@@ -178,7 +185,8 @@ fn fill(candidates: &[Candidate], key: impl Fn(usize) -> u64, size: u32) -> Vec<
 }
 
 impl Walk {
-    /// Takes the next free slot. There is one ahead while any is free: those behind were taken when this walk met them.
+    /// Takes the next free slot. There is one ahead while any is free: those behind were taken when
+    /// this walk met them.
     fn claim(&mut self, taken: &mut Taken) -> usize {
         loop {
             let slot = self.slot;
@@ -193,8 +201,8 @@ impl Walk {
     }
 }
 
-/// Which slots have an owner, as one bit each. The last slots are found by millions of looks at random places: these
-/// stay in the processor's cache, where a table of owners would not.
+/// Which slots have an owner, as one bit each. The last slots are found by millions of looks at
+/// random places: these stay in the processor's cache, where a table of owners would not.
 struct Taken {
     bits: Vec<u64>,
     size: u32,
@@ -239,7 +247,8 @@ mod tests {
 
     #[test]
     fn default_sizes_are_primes_that_stay() {
-        for (backends, expected) in [(1, 101), (2, 211), (3, 401), (4, 401), (5, 809), (15, 1601), (16, 1601)]
+        for (backends, expected) in
+            [(1, 101), (2, 211), (3, 401), (4, 401), (5, 809), (15, 1601), (16, 1601)]
         {
             assert_eq!(default_size(backends), expected);
         }
@@ -247,7 +256,10 @@ mod tests {
         assert_eq!(default_size(40_000), Maglev::MAX_SIZE);
         assert_eq!(default_size(usize::MAX), Maglev::MAX_SIZE);
         assert!(is_prime(Maglev::MAX_SIZE));
-        assert_eq!((0..20).filter(|&n| is_prime(n)).collect::<Vec<_>>(), [2, 3, 5, 7, 11, 13, 17, 19]);
+        assert_eq!(
+            (0..20).filter(|&n| is_prime(n)).collect::<Vec<_>>(),
+            [2, 3, 5, 7, 11, 13, 17, 19]
+        );
     }
 
     #[test]
@@ -279,15 +291,21 @@ mod tests {
 
     #[test]
     fn slots_follow_weights() {
-        for weights in
-            [&[1, 2, 7][..], &[1000, 1001, 1003], &[u32::MAX, 0, u32::MAX / 2, 1], &[50, 1, 1, 1, 1, 1]]
-        {
+        for weights in [
+            &[1, 2, 7][..],
+            &[1000, 1001, 1003],
+            &[u32::MAX, 0, u32::MAX / 2, 1],
+            &[50, 1, 1, 1, 1, 1],
+        ] {
             let counts = slot_counts(weights, None);
             let total: f64 = weights.iter().map(|&weight| f64::from(weight)).sum();
             let size = f64::from(counts.iter().sum::<u32>());
             for (&count, &weight) in counts.iter().zip(weights) {
                 let exact = size * f64::from(weight) / total;
-                assert!((f64::from(count) - exact).abs() <= 1.0 + exact * 0.01, "{weights:?}: {counts:?}");
+                assert!(
+                    (f64::from(count) - exact).abs() <= 1.0 + exact * 0.01,
+                    "{weights:?}: {counts:?}"
+                );
                 assert!(weight > 0 || count == 0);
             }
         }
@@ -311,7 +329,8 @@ mod tests {
             (10, 1601, 2.0),
             (30, default_size(30), 2.0),
             (100, 65_537, 2.0),
-            // No table of this kind comes within twice the minimum here, short of millions of slots.
+            // No table of this kind comes within twice the minimum here, short of millions of
+            // slots.
             (1000, default_size(1000), 8.0),
         ] {
             let all = backends(&vec![1; count]);

@@ -27,10 +27,11 @@ impl Random {
         if total == 0 {
             return Self { columns: Vec::new() };
         }
-        // In units of 1 / N of a weight, a column holds `total`, and what is left to place is always a whole number of
-        // columns: the integers come out even.
+        // In units of 1 / N of a weight, a column holds `total`, and what is left to place is
+        // always a whole number of columns: the integers come out even.
         let count = backends.len() as u64;
-        let mut left: Vec<u64> = backends.iter().map(|backend| u64::from(backend.weight) * count).collect();
+        let mut left: Vec<u64> =
+            backends.iter().map(|backend| u64::from(backend.weight) * count).collect();
         let mut columns: Vec<Column> =
             (0..backends.len() as u32).map(|own| Column { keep: u32::MAX, alias: own }).collect();
         let (mut small, mut large): (Vec<usize>, Vec<usize>) =
@@ -72,7 +73,8 @@ mod tests {
         }
     }
 
-    /// The columns add up to the weights: what `keep` and `alias` hand out is what was asked for, to 2^-32 per column.
+    /// The columns add up to the weights: what `keep` and `alias` hand out is what was asked for,
+    /// to 2^-32 per column.
     #[test]
     fn columns_hold_the_exact_shares() {
         for weights in [&[1, 2, 7][..], &[u32::MAX, 1, 0, u32::MAX], &[3, 1, 4, 1, 5, 9, 2, 6]] {
@@ -86,7 +88,10 @@ mod tests {
             for (share, &weight) in shares.iter().zip(weights) {
                 let exact = (u128::from(weight) * weights.len() as u128) << 32;
                 let error = exact.abs_diff(u128::from(*share) * u128::from(total));
-                assert!(error <= u128::from(total) * weights.len() as u128, "{weights:?}: {shares:?}");
+                assert!(
+                    error <= u128::from(total) * weights.len() as u128,
+                    "{weights:?}: {shares:?}"
+                );
             }
         }
     }

@@ -7,8 +7,8 @@ use crate::rng::mix64;
 
 /// Each backend draws a lot from its address and the flow's hash; the best one wins.
 ///
-/// Disruption is the least there can be: when a backend leaves only its flows move, and when its weight changes flows
-/// move only to or from it. O(N) to pick, some nanoseconds per backend.
+/// Disruption is the least there can be: when a backend leaves only its flows move, and when its
+/// weight changes flows move only to or from it. O(N) to pick, some nanoseconds per backend.
 #[derive(Debug)]
 pub struct Rendezvous {
     /// In the order of addresses, so that the winner among equal lots is the same on every node.
@@ -38,9 +38,9 @@ impl Rendezvous {
 
     /// The winner for a stable hash.
     ///
-    /// With `u` even in (0, 1), `-ln(u) / weight` is the time to the first event at rate `weight`, and the first among
-    /// several such clocks is each with probability in proportion to its rate. The base of the logarithm does not matter,
-    /// and comparing crosswise saves the division.
+    /// With `u` even in (0, 1), `-ln(u) / weight` is the time to the first event at rate `weight`,
+    /// and the first among several such clocks is each with probability in proportion to its rate.
+    /// The base of the logarithm does not matter, and comparing crosswise saves the division.
     pub(super) fn winner(&self, hash: u64) -> Option<usize> {
         let mut best: Option<(&Contender, u64)> = None;
         for contender in &self.contenders {
@@ -62,8 +62,8 @@ impl Balancer for Rendezvous {
     }
 }
 
-/// Part of the agreement between nodes, as the hash functions are. Not the seed of the Maglev tables, for no reason
-/// but that two strategies side by side should not resemble each other.
+/// Part of the agreement between nodes, as the hash functions are. Not the seed of the Maglev
+/// tables, for no reason but that two strategies side by side should not resemble each other.
 const SEED: u64 = 1;
 
 #[cfg(test)]
@@ -78,7 +78,10 @@ mod tests {
     #[test]
     fn f67_shares_follow_weights() {
         for weights in [&[1, 2, 7][..], &[1, 1, 1], &[5], &[0, 3, 0, 1], &[1000, 1, 0, 999]] {
-            assert_shares(&tally(&Rendezvous::new(&backends(weights)), weights.len(), 1_000_000), weights);
+            assert_shares(
+                &tally(&Rendezvous::new(&backends(weights)), weights.len(), 1_000_000),
+                weights,
+            );
         }
     }
 
@@ -113,7 +116,9 @@ mod tests {
         let reversed: Vec<Backend> = list.iter().rev().copied().collect();
         let (one, other) = (Rendezvous::new(&list), Rendezvous::new(&reversed));
         assert!(
-            hashes().all(|hash| one.winner(hash) == other.winner(hash).map(|index| list.len() - 1 - index))
+            hashes()
+                .all(|hash| one.winner(hash)
+                    == other.winner(hash).map(|index| list.len() - 1 - index))
         );
     }
 }

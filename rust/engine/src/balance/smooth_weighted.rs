@@ -3,8 +3,9 @@
 use super::{Balancer, Request, State};
 use crate::backend::Backend;
 
-/// Smooth weighted round robin. Each choice raises every backend's current weight by its weight, takes the largest (the
-/// first of equals) and lowers that by the total: weights 5, 1, 1 give a a b a c a a, and never five in a row.
+/// Smooth weighted round robin. Each choice raises every backend's current weight by its weight,
+/// takes the largest (the first of equals) and lowers that by the total: weights 5, 1, 1 give a a b
+/// a c a a, and never five in a row.
 ///
 /// Shares are exact over a cycle of total / gcd choices. O(N) to pick.
 #[derive(Debug)]
@@ -21,16 +22,18 @@ impl SmoothWeighted {
     pub fn new(backends: &[Backend]) -> Self {
         let weights: Vec<i64> = backends.iter().map(|backend| i64::from(backend.weight)).collect();
         let total: i64 = weights.iter().sum();
-        // Current weights add up to 0 and none falls to -total, so none reaches total * N. The other bound leaves room
-        // for adding a weight.
+        // Current weights add up to 0 and none falls to -total, so none reaches total * N. The
+        // other bound leaves room for adding a weight.
         let limit = total.unsigned_abs().saturating_mul(weights.len() as u64).min(1 << 62);
         Self { weights, total, limit }
     }
 
-    /// Whether `current` may have come from this list. What an earlier list left behind would otherwise distort the turns
-    /// for as long as it took to work off, which has no bound when weights had been large.
+    /// Whether `current` may have come from this list. What an earlier list left behind would
+    /// otherwise distort the turns for as long as it took to work off, which has no bound when
+    /// weights had been large.
     fn is_own(&self, current: &[i64]) -> bool {
-        current.len() == self.weights.len() && current.iter().all(|value| value.unsigned_abs() <= self.limit)
+        current.len() == self.weights.len()
+            && current.iter().all(|value| value.unsigned_abs() <= self.limit)
     }
 }
 
@@ -69,9 +72,14 @@ mod tests {
 
     #[test]
     fn f67_shares_are_exact_in_each_cycle() {
-        for weights in
-            [&[1, 2, 7][..], &[1, 1, 1], &[5], &[0, 3, 0, 1], &[10, 20, 70], &[13, 8, 21, 1, 34, 55]]
-        {
+        for weights in [
+            &[1, 2, 7][..],
+            &[1, 1, 1],
+            &[5],
+            &[0, 3, 0, 1],
+            &[10, 20, 70],
+            &[13, 8, 21, 1, 34, 55],
+        ] {
             let balancer = SmoothWeighted::new(&backends(weights));
             let cycle: u32 = weights.iter().sum();
             let mut state = State::new(0);
@@ -89,7 +97,8 @@ mod tests {
     #[test]
     fn a_stale_state_does_not_starve_anyone() {
         let balancer = SmoothWeighted::new(&backends(&[1, 1]));
-        for current in [vec![-500_000, 500_000], vec![i64::MAX, i64::MIN], vec![9; 5], vec![-4, 4]] {
+        for current in [vec![-500_000, 500_000], vec![i64::MAX, i64::MIN], vec![9; 5], vec![-4, 4]]
+        {
             let mut state = State::new(0);
             state.current = current;
             let firsts = (0..20).filter(|_| balancer.pick(&IDLE, &mut state) == Some(0)).count();

@@ -5,9 +5,10 @@ use crate::backend::Backend;
 
 /// Rendezvous hashing by the client's address alone, the same on every node. O(N) to pick.
 ///
-/// IPVS fills 256 buckets with the backends in turn. There a change of the list moves most clients, and keeping clients
-/// where they are is all that this strategy is for; order counts, and weights above 256 in sum are cut off. Rendezvous
-/// has none of these, at a price that is paid once per flow.
+/// IPVS fills 256 buckets with the backends in turn. There a change of the list moves most clients,
+/// and keeping clients where they are is all that this strategy is for; order counts, and weights
+/// above 256 in sum are cut off. Rendezvous has none of these, at a price that is paid once per
+/// flow.
 #[derive(Debug)]
 pub struct SourceHash(Rendezvous);
 
@@ -46,7 +47,10 @@ mod tests {
     #[test]
     fn f67_shares_follow_weights() {
         for weights in [&[1, 2, 7][..], &[5], &[0, 3, 0, 1]] {
-            assert_shares(&tally(&SourceHash::new(&backends(weights)), weights.len(), 1_000_000), weights);
+            assert_shares(
+                &tally(&SourceHash::new(&backends(weights)), weights.len(), 1_000_000),
+                weights,
+            );
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::str::FromStr;
 
 use super::{
-    Balancer, Cascade, LeastConn, Maglev, Random, Rendezvous, RoundRobin, SizeError, SmoothWeighted,
-    SourceHash, TwoChoices,
+    Balancer, Cascade, LeastConn, Maglev, Random, Rendezvous, RoundRobin, SizeError,
+    SmoothWeighted, SourceHash, TwoChoices,
 };
 use crate::backend::Backend;
 
@@ -27,7 +27,8 @@ pub enum Strategy {
     TwoChoices,
     /// `mh`: Maglev's table of flow hashes.
     Maglev {
-        /// Slots of the table, a prime up to [`Maglev::MAX_SIZE`]; by default chosen for 1 % imbalance.
+        /// Slots of the table, a prime up to [`Maglev::MAX_SIZE`]; by default chosen for 1 %
+        /// imbalance.
         size: Option<u32>,
     },
     /// `rendezvous`: highest random weight by flow hash.
@@ -76,18 +77,20 @@ impl Strategy {
         }
     }
 
-    /// Whether the choice follows from the request alone, so that all nodes with the same backends agree.
+    /// Whether the choice follows from the request alone, so that all nodes with the same backends
+    /// agree.
     #[must_use]
     pub fn is_consistent(&self) -> bool {
         matches!(self, Self::Maglev { .. } | Self::Rendezvous | Self::SourceHash)
     }
 
-    /// Builds the balancer for a list of backends. O(N), for `mh` O(M log M) in the size M of its table, and O(N log N)
-    /// for the other consistent ones.
+    /// Builds the balancer for a list of backends. O(N), for `mh` O(M log M) in the size M of its
+    /// table, and O(N log N) for the other consistent ones.
     ///
     /// # Errors
     ///
-    /// [`SizeError`] for a Maglev table whose size is not prime, too large, or too small for the backends.
+    /// [`SizeError`] for a Maglev table whose size is not prime, too large, or too small for the
+    /// backends.
     pub fn build(&self, backends: &[Backend]) -> Result<Box<dyn Balancer>, SizeError> {
         Ok(match *self {
             Self::Random => Box::new(Random::new(backends)),
@@ -144,8 +147,9 @@ mod tests {
         }
     }
 
-    /// The first choices of every strategy for weights 1, 2, 0, 7 under seed 42. A change here changes the choices of all
-    /// users: results of the lab are no longer comparable, and consistent strategies disagree between versions.
+    /// The first choices of every strategy for weights 1, 2, 0, 7 under seed 42. A change here
+    /// changes the choices of all users: results of the lab are no longer comparable, and
+    /// consistent strategies disagree between versions.
     #[test]
     fn golden() {
         for (name, expected) in [
@@ -160,7 +164,8 @@ mod tests {
             ("rendezvous", "33311311300333333313333333300313"),
             ("sh", "33311311300333333313333333300313"),
         ] {
-            let balancer = name.parse::<Strategy>().unwrap().build(&backends(&[1, 2, 0, 7])).unwrap();
+            let balancer =
+                name.parse::<Strategy>().unwrap().build(&backends(&[1, 2, 0, 7])).unwrap();
             let found: String = picks(&*balancer, 32).iter().map(usize::to_string).collect();
             assert_eq!(found, expected, "{name}");
         }
@@ -171,7 +176,8 @@ mod tests {
     }
 
     proptest! {
-        /// Any weights, any duplicates, any loads, and any state that another list may have left behind.
+        /// Any weights, any duplicates, any loads, and any state that another list may have left
+        /// behind.
         #[test]
         fn picks_have_weight_and_nothing_panics(
             list in prop::collection::vec((0..8usize, weight(), any::<u32>()), 0..40),

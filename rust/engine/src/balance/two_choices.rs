@@ -3,10 +3,11 @@
 use super::{Balancer, Candidate, Request, State, candidates};
 use crate::backend::Backend;
 
-/// Two different weighted draws, of which the one with fewer live flows per weight wins, or else the first.
+/// Two different weighted draws, of which the one with fewer live flows per weight wins, or else
+/// the first.
 ///
-/// Nearly as even as least connections, at O(log N) to pick, and without the herd that all nodes together send to the
-/// one backend that has least.
+/// Nearly as even as least connections, at O(log N) to pick, and without the herd that all nodes
+/// together send to the one backend that has least.
 #[derive(Debug)]
 pub struct TwoChoices {
     candidates: Vec<Candidate>,
@@ -40,8 +41,8 @@ impl Balancer for TwoChoices {
         let total = *self.ends.last()?;
         let turn = self.at(state.rng.below_u64(total));
         let first = self.candidates.get(turn)?;
-        // The second draw is from what remains once the first one's stretch is cut out. Drawing again until it differs
-        // would have no bound when one backend has nearly all the weight.
+        // The second draw is from what remains once the first one's stretch is cut out. Drawing
+        // again until it differs would have no bound when one backend has nearly all the weight.
         let stretch = u64::from(first.weight);
         let mut point = state.rng.below_u64(total - stretch);
         if point >= self.ends[turn] - stretch {
@@ -66,7 +67,10 @@ mod tests {
     #[test]
     fn f67_idle_shares_follow_weights() {
         for weights in [&[1, 2, 7][..], &[5], &[0, 3, 0, 1]] {
-            assert_shares(&tally(&TwoChoices::new(&backends(weights)), weights.len(), 1_000_000), weights);
+            assert_shares(
+                &tally(&TwoChoices::new(&backends(weights)), weights.len(), 1_000_000),
+                weights,
+            );
         }
     }
 
@@ -81,7 +85,8 @@ mod tests {
         }
     }
 
-    /// Long flows over 100 backends: the fullest is at most 3 above the mean, where plain random has about 30.
+    /// Long flows over 100 backends: the fullest is at most 3 above the mean, where plain random
+    /// has about 30.
     #[test]
     fn loads_stay_level() {
         let balancer = TwoChoices::new(&backends(&[1; 100]));

@@ -1,8 +1,9 @@
 //! The index of a flow table: from a hash to the flows that may be meant.
 //!
-//! Buckets of one cache line hold twelve entries: an 8-bit tag of the hash, and flow number and direction. A full bucket spills into
-//! those behind it and notes how far, so a look-up reads on only as far as it must. The number of buckets is fixed, so
-//! there is no rehash and no stall; probes are bounded, so crafted tuples cost their sender and not the table (F28).
+//! Buckets of one cache line hold twelve entries: an 8-bit tag of the hash, and flow number and
+//! direction. A full bucket spills into those behind it and notes how far, so a look-up reads on
+//! only as far as it must. The number of buckets is fixed, so there is no rehash and no stall;
+//! probes are bounded, so crafted tuples cost their sender and not the table (F28).
 
 use super::FlowId;
 use crate::hint;
@@ -12,7 +13,8 @@ use crate::tuple::Direction;
 const WAYS: usize = 12;
 /// Buckets that an entry may be away from its own.
 const REACH: usize = 32;
-/// Entries for which there are so many buckets in a table that is full: 8.25 each. More, and too many entries spill.
+/// Entries for which there are so many buckets in a table that is full: 8.25 each. More, and too
+/// many entries spill.
 const LOAD: (usize, usize) = (33, 4);
 
 /// One entry: flow number and direction.
@@ -57,7 +59,8 @@ impl Bucket {
         while marks != 0 {
             let way = first_way(marks);
             let entry = *self.entries.get(way)?;
-            // A way that was freed, and seems taken behind a real match, holds a number that is another flow's by now.
+            // A way that was freed, and seems taken behind a real match, holds a number that is
+            // another flow's by now.
             if is_meant(entry) && self.tags.get(way) == Some(&tag) {
                 return Some(entry);
             }
@@ -66,7 +69,8 @@ impl Bucket {
         None
     }
 
-    /// The entry of the first way whose tag is `tag`, or any. Without branches: which way that is, is random.
+    /// The entry of the first way whose tag is `tag`, or any. Without branches: which way that is,
+    /// is random.
     #[inline(always)]
     fn first(&self, tag: u8) -> Entry {
         self.entries.get(first_way(self.matches(tag))).copied().unwrap_or(Entry::NONE)
@@ -78,8 +82,8 @@ impl Bucket {
         Some(self.matches(0)).filter(|&marks| marks != 0).map(first_way)
     }
 
-    /// Marks the ways whose tag is `tag`: way `n` by bit `8 n`, and from the eighth on by bit `8 (n - 8) + 4`. The first mark is right,
-    /// one behind it may be wrong.
+    /// Marks the ways whose tag is `tag`: way `n` by bit `8 n`, and from the eighth on by bit `8 (n
+    /// - 8) + 4`. The first mark is right, one behind it may be wrong.
     #[inline(always)]
     fn matches(&self, tag: u8) -> u64 {
         const ONES: u64 = 0x0101_0101_0101_0101;
@@ -108,7 +112,8 @@ pub(crate) struct IndexFull;
 /// See the module documentation.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    /// A table without buckets holds nothing; [`REACH`] more stand behind the last, so nothing wraps.
+    /// A table without buckets holds nothing; [`REACH`] more stand behind the last, so nothing
+    /// wraps.
     buckets: Vec<Bucket>,
     homes: u64,
 }
@@ -133,30 +138,47 @@ impl Index {
         hint::prefetch(&self.buckets, self.home(hash));
     }
 
-    /// The first entry with the tag of `hash` for which `is_meant` holds. Cost: one cache line, rarely more, never more than [`REACH`].
+    /// The first entry with the tag of `hash` for which `is_meant` holds. Cost: one cache line,
+    /// rarely more, never more than [`REACH`].
     #[inline(always)]
     pub(crate) fn find(&self, hash: u64, mut is_meant: impl FnMut(Entry) -> bool) -> Option<Entry> {
         let home = self.home(hash);
         let bucket = self.buckets.get(home)?;
         let tag = tag(hash);
         let found = bucket.find(tag, &mut is_meant);
-        if found.is_none() && bucket.reach > 0 { self.find_behind(home, tag, is_meant) } else { found }
+        if found.is_none() && bucket.reach > 0 {
+            self.find_behind(home, tag, is_meant)
+        } else {
+            found
+        }
     }
 
     #[inline(never)]
-    fn find_behind(&self, home: usize, tag: u8, mut is_meant: impl FnMut(Entry) -> bool) -> Option<Entry> {
+    fn find_behind(
+        &self,
+        home: usize,
+        tag: u8,
+        mut is_meant: impl FnMut(Entry) -> bool,
+    ) -> Option<Entry> {
         let reach = usize::from(self.buckets[home].reach);
-        self.buckets[home + 1..=home + reach].iter().find_map(|bucket| bucket.find(tag, &mut is_meant))
+        self.buckets[home + 1..=home + reach]
+            .iter()
+            .find_map(|bucket| bucket.find(tag, &mut is_meant))
     }
 
-    /// The first entry with the tag of `hash` in the bucket where it belongs: nearly always the one that is meant, if any is. Cost:
-    /// one cache line, no branches.
+    /// The first entry with the tag of `hash` in the bucket where it belongs: nearly always the one
+    /// that is meant, if any is. Cost: one cache line, no branches.
     #[inline(always)]
     pub(crate) fn guess(&self, hash: u64) -> Entry {
         self.buckets.get(self.home(hash)).map_or(Entry::NONE, |bucket| bucket.first(tag(hash)))
     }
 
-    pub(crate) fn insert(&mut self, hash: u64, flow: FlowId, direction: Direction) -> Result<(), IndexFull> {
+    pub(crate) fn insert(
+        &mut self,
+        hash: u64,
+        flow: FlowId,
+        direction: Direction,
+    ) -> Result<(), IndexFull> {
         let home = self.home(hash);
         let near = self.buckets.get_mut(home..home + REACH).ok_or(IndexFull)?;
         let (distance, way) = near
@@ -209,10 +231,14 @@ mod tests {
         let mut rng = Rng::new(7);
         let hashes: Vec<u64> = (0..20_000).map(|_| rng.next_u64()).collect();
         for (flow, &hash) in hashes.iter().enumerate() {
-            index.insert(hash, flow as u32, Direction::Reply).expect("a table at its load has room");
+            index
+                .insert(hash, flow as u32, Direction::Reply)
+                .expect("a table at its load has room");
         }
         let found = |index: &Index, flow: usize| {
-            index.find(hashes[flow], |entry| entry == Entry::new(flow as u32, Direction::Reply)).is_some()
+            index
+                .find(hashes[flow], |entry| entry == Entry::new(flow as u32, Direction::Reply))
+                .is_some()
         };
         assert!((0..20_000).all(|flow| found(&index, flow)));
         for flow in (0..20_000).step_by(2) {
@@ -229,10 +255,12 @@ mod tests {
     fn no_matching_tag_is_missed() {
         let mut rng = Rng::new(3);
         for _ in 0..10_000 {
-            let bucket = Bucket { tags: std::array::from_fn(|_| rng.below(4) as u8), ..Bucket::default() };
+            let bucket =
+                Bucket { tags: std::array::from_fn(|_| rng.below(4) as u8), ..Bucket::default() };
             let bucket = Bucket { entries: std::array::from_fn(|way| Entry(way as u32)), ..bucket };
             for tag in 1..5 {
-                let by_hand: Vec<usize> = (0..WAYS).filter(|&way| bucket.tags[way] == tag).collect();
+                let by_hand: Vec<usize> =
+                    (0..WAYS).filter(|&way| bucket.tags[way] == tag).collect();
                 let mut found = Vec::new();
                 bucket.find(tag, &mut |entry| {
                     found.push(entry.0 as usize);
@@ -240,7 +268,8 @@ mod tests {
                 });
                 assert!(
                     (0..WAYS).all(|way| {
-                        let is_found = bucket.find(tag, &mut |entry| entry.0 as usize == way).is_some();
+                        let is_found =
+                            bucket.find(tag, &mut |entry| entry.0 as usize == way).is_some();
                         is_found == by_hand.contains(&way)
                     }),
                     "{by_hand:?}"
@@ -258,7 +287,8 @@ mod tests {
     #[test]
     fn f28_equal_hashes_are_refused_after_a_bounded_chain() {
         let mut index = Index::new(100_000);
-        let taken = (0..1000).filter(|&flow| index.insert(42, flow, Direction::Original).is_ok()).count();
+        let taken =
+            (0..1000).filter(|&flow| index.insert(42, flow, Direction::Original).is_ok()).count();
         assert_eq!(taken, WAYS * REACH);
         let mut looked_at = 0;
         index.find(42, |_| {

@@ -1,4 +1,5 @@
-//! Leased source ports: no two flows that answer to one address use the same port towards the same backend (F31, F32).
+//! Leased source ports: no two flows that answer to one address use the same port towards the same
+//! backend (F31, F32).
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -12,7 +13,8 @@ use crate::tuple::Protocol;
 pub struct PortRange {
     /// Lowest and highest port.
     pub ports: (u16, u16),
-    /// Lowest and highest port that is never leased: the cluster's node ports, which would shadow it (F33).
+    /// Lowest and highest port that is never leased: the cluster's node ports, which would shadow
+    /// it (F33).
     pub reserved: (u16, u16),
 }
 
@@ -29,7 +31,8 @@ impl PortRange {
     }
 }
 
-/// Whose answers must be told apart: protocol, the address that is answered to, and the backend that answers.
+/// Whose answers must be told apart: protocol, the address that is answered to, and the backend
+/// that answers.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Remote {
     pub(crate) protocol: Protocol,
@@ -41,7 +44,8 @@ pub(crate) struct Remote {
 #[derive(Debug)]
 pub(crate) struct Leases {
     range: PortRange,
-    /// A bit per port; an entry goes when its last lease does. 8 kB each, and only for remotes with more than a few leases.
+    /// A bit per port; an entry goes when its last lease does. 8 kB each, and only for remotes with
+    /// more than a few leases.
     taken: HashMap<Remote, Taken, HashKey>,
     leased: usize,
 }
@@ -62,9 +66,10 @@ impl Leases {
         self.leased
     }
 
-    /// A port for a flow that has `wanted`: that one if it may be leased and is free, else the first free one behind a random place.
-    /// A port is free if no lease and, by `is_free`, no flow without lease has it. Nothing is taken yet. Cost: at most one pass
-    /// over 1,024 words, and `is_free` for ports that are not leased.
+    /// A port for a flow that has `wanted`: that one if it may be leased and is free, else the
+    /// first free one behind a random place. A port is free if no lease and, by `is_free`, no flow
+    /// without lease has it. Nothing is taken yet. Cost: at most one pass over 1,024 words, and
+    /// `is_free` for ports that are not leased.
     pub(crate) fn find(
         &self,
         remote: &Remote,
@@ -74,7 +79,9 @@ impl Leases {
     ) -> Option<u16> {
         let taken = self.taken.get(remote);
         let is_leasable = |port: &u16| {
-            self.range.contains(*port) && taken.is_none_or(|taken| !taken.has(*port)) && is_free(*port)
+            self.range.contains(*port)
+                && taken.is_none_or(|taken| !taken.has(*port))
+                && is_free(*port)
         };
         if is_leasable(&wanted) {
             return Some(wanted);
@@ -107,7 +114,8 @@ impl Leases {
         }
     }
 
-    /// The ports of one word of 64 that are not taken; whole words that are taken cost one comparison.
+    /// The ports of one word of 64 that are not taken; whole words that are taken cost one
+    /// comparison.
     fn free_in(&self, taken: Option<&Taken>, word: usize) -> impl Iterator<Item = u16> {
         let used = match taken {
             Some(Taken::Many { bits, .. }) => bits[word],
@@ -217,7 +225,11 @@ mod tests {
         let elsewhere = Remote { protocol: Protocol::UDP, ..remote };
         assert_eq!(leases.find(&elsewhere, 5555, &mut rng, |_| true), Some(5555));
         assert_ne!(leases.find(&elsewhere, 5555, &mut rng, |port| port != 5555), Some(5555));
-        assert_ne!(leases.find(&remote, 31_000, &mut rng, |_| true), Some(31_000), "F33: a node port");
+        assert_ne!(
+            leases.find(&remote, 31_000, &mut rng, |_| true),
+            Some(31_000),
+            "F33: a node port"
+        );
         assert_ne!(leases.find(&remote, 80, &mut rng, |_| true), Some(80), "below the range");
     }
 }

@@ -1,4 +1,5 @@
-//! The states of a flow, of all protocols, and how packets of those without windows move between them.
+//! The states of a flow, of all protocols, and how packets of those without windows move between
+//! them.
 
 use super::timeouts::Timeout;
 use crate::clock::{Tick, ticks};
@@ -103,7 +104,8 @@ impl State {
         (Self::TcpSynSent as u8..=Self::TcpSynSent2 as u8).contains(&(self as u8))
     }
 
-    /// The state of a flow whose first packet is of this kind; TCP has its own ([`super::tcp::opening`]).
+    /// The state of a flow whose first packet is of this kind; TCP has its own
+    /// ([`super::tcp::opening`]).
     pub(crate) fn opening<A: Address>(layer4: Layer4, chunk: Chunk) -> Self {
         match layer4 {
             Layer4::Udp => Self::Udp,
@@ -122,10 +124,18 @@ impl State {
             (Chunk::CookieEcho, Direction::Original) if self == Self::SctpCookieWait => {
                 Self::SctpCookieEchoed
             }
-            (Chunk::CookieAck, Direction::Reply) if self == Self::SctpCookieEchoed => Self::SctpEstablished,
-            (Chunk::Shutdown, Direction::Original) if self == Self::SctpEstablished => Self::SctpShutdownSent,
-            (Chunk::Shutdown, Direction::Reply) if self == Self::SctpEstablished => Self::SctpShutdownRecd,
-            (Chunk::ShutdownAck, _) if matches!(self, Self::SctpShutdownSent | Self::SctpShutdownRecd) => {
+            (Chunk::CookieAck, Direction::Reply) if self == Self::SctpCookieEchoed => {
+                Self::SctpEstablished
+            }
+            (Chunk::Shutdown, Direction::Original) if self == Self::SctpEstablished => {
+                Self::SctpShutdownSent
+            }
+            (Chunk::Shutdown, Direction::Reply) if self == Self::SctpEstablished => {
+                Self::SctpShutdownRecd
+            }
+            (Chunk::ShutdownAck, _)
+                if matches!(self, Self::SctpShutdownSent | Self::SctpShutdownRecd) =>
+            {
                 Self::SctpShutdownAckSent
             }
             (Chunk::ShutdownComplete | Chunk::Abort, _) => Self::SctpClosed,

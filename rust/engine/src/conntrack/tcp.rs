@@ -1,10 +1,13 @@
-//! TCP connection tracking: the states of nf_conntrack, and enough of both windows to tell an exact RST from a guessed one.
+//! TCP connection tracking: the states of nf_conntrack, and enough of both windows to tell an exact
+//! RST from a guessed one.
 //!
-//! The engine forwards; it does not police. A segment that does not fit changes no state and refreshes nothing (F41, F42), and is
-//! translated or dropped as configured, but never leaves with untranslated addresses (F47).
+//! The engine forwards; it does not police. A segment that does not fit changes no state and
+//! refreshes nothing (F41, F42), and is translated or dropped as configured, but never leaves with
+//! untranslated addresses (F47).
 //!
-//! States are those of `Documentation/networking/nf_conntrack-sysctl.rst`: FIN_WAIT after the first FIN, CLOSE_WAIT when it is
-//! acknowledged, LAST_ACK after the second FIN, TIME_WAIT when that is acknowledged.
+//! States are those of `Documentation/networking/nf_conntrack-sysctl.rst`: FIN_WAIT after the first
+//! FIN, CLOSE_WAIT when it is acknowledged, LAST_ACK after the second FIN, TIME_WAIT when that is
+//! acknowledged.
 
 use super::state::State;
 use super::timeouts::{Timeout, Timeouts};
@@ -36,7 +39,8 @@ impl Side {
     const ACKED: u8 = 2;
     /// Flag: its SYN had a window scale option.
     const SCALED: u8 = 4;
-    /// Flag: windows are not checked, because the handshake was not seen, or a segment only in part.
+    /// Flag: windows are not checked, because the handshake was not seen, or a segment only in
+    /// part.
     const LIBERAL: u8 = 8;
     /// Flag: it sent a SYN on a connection that was open.
     const SYN_PENDING: u8 = 16;
@@ -65,8 +69,8 @@ pub(crate) struct Tracking {
 pub(crate) enum Progress {
     /// It fits; the connection is now in this state.
     To(State),
-    /// It fits but refreshes nothing: a SYN on an open connection, which the other side will challenge
-    /// (RFC 5961, 4), or a SYN that is sent again.
+    /// It fits but refreshes nothing: a SYN on an open connection, which the other side will
+    /// challenge (RFC 5961, 4), or a SYN that is sent again.
     Unmoved,
     /// It does not fit.
     Invalid,
@@ -75,8 +79,8 @@ pub(crate) enum Progress {
 }
 
 impl Tracking {
-    /// A connection whose first segment is `segment`, travelling from the client: a SYN, or an acknowledgement
-    /// in mid-stream.
+    /// A connection whose first segment is `segment`, travelling from the client: a SYN, or an
+    /// acknowledgement in mid-stream.
     pub(crate) fn opening(segment: &Segment) -> (State, Self) {
         let mut tracking = Self::default();
         let side = &mut tracking.sides[Direction::Original as usize];
@@ -89,8 +93,8 @@ impl Tracking {
         (State::TcpEstablished, tracking)
     }
 
-    /// Windows are not checked any more: what one side has sent is not known in full. A fragment's segment is longer than what was seen
-    /// of it, so the other side acknowledges more.
+    /// Windows are not checked any more: what one side has sent is not known in full. A fragment's
+    /// segment is longer than what was seen of it, so the other side acknowledges more.
     pub(crate) fn ignore_windows(&mut self) {
         for side in &mut self.sides {
             side.set(Side::LIBERAL, true);
@@ -98,7 +102,12 @@ impl Tracking {
     }
 
     /// Takes a segment of a known connection into account. Cost: constant.
-    pub(crate) fn advance(&mut self, state: State, direction: Direction, segment: &Segment) -> Progress {
+    pub(crate) fn advance(
+        &mut self,
+        state: State,
+        direction: Direction,
+        segment: &Segment,
+    ) -> Progress {
         let flags = segment.flags;
         if !flags.is_possible() {
             return Progress::Invalid;
@@ -110,7 +119,10 @@ impl Tracking {
         if flags.has(Flags::SYN) && !flags.has(Flags::ACK) && is_original {
             match state {
                 State::TcpTimeWait | State::TcpClose => return Progress::Reopened,
-                State::TcpEstablished | State::TcpFinWait | State::TcpCloseWait | State::TcpLastAck => {
+                State::TcpEstablished
+                | State::TcpFinWait
+                | State::TcpCloseWait
+                | State::TcpLastAck => {
                     self.sides[0].set(Side::SYN_PENDING, true);
                     return Progress::Unmoved;
                 }
@@ -134,7 +146,8 @@ impl Tracking {
         Progress::To(next(state, is_original, flags))
     }
 
-    /// How long the connection lives in `state`, given what is outstanding; as nf_conntrack_proto_tcp.c.
+    /// How long the connection lives in `state`, given what is outstanding; as
+    /// nf_conntrack_proto_tcp.c.
     pub(crate) fn timeout(&self, state: State, is_replied: bool, timeouts: &Timeouts) -> Tick {
         let usual = timeouts.of(state);
         let [one, other] = &self.sides;
@@ -153,8 +166,8 @@ impl Tracking {
         usual.min(timeouts.get(shorter))
     }
 
-    /// A RST closes an open connection only with exactly the sequence number that the other side expects next (RFC 5961, 3.2; the
-    /// kernel's rule).
+    /// A RST closes an open connection only with exactly the sequence number that the other side
+    /// expects next (RFC 5961, 3.2; the kernel's rule).
     fn reset(&mut self, state: State, direction: Direction, seq: u32) -> Progress {
         let other = &self.sides[direction.opposite() as usize];
         if !other.has(Side::ACKED) || seq == other.ack {
@@ -167,7 +180,8 @@ impl Tracking {
         }
     }
 
-    /// The answer to a SYN on an open connection: the backend has begun a new one. Its windows are not known.
+    /// The answer to a SYN on an open connection: the backend has begun a new one. Its windows are
+    /// not known.
     fn restart(&mut self, segment: &Segment) -> Progress {
         for side in &mut self.sides {
             *side = Side { packets_high: side.packets_high, ..Side::default() };
@@ -234,7 +248,8 @@ impl Side {
         }
         let end = segment.seq.wrapping_add(segment.length);
         if !self.has(Self::SEEN) || is_before(self.end, end) {
-            // A SYN in flight has its own timeout; unacknowledged data is what the shorter one is for.
+            // A SYN in flight has its own timeout; unacknowledged data is what the shorter one is
+            // for.
             self.set(Self::UNACKNOWLEDGED, segment.payload > 0);
             self.end = end;
             self.retransmissions = 0;
@@ -297,14 +312,18 @@ mod tests {
         Segment { flags, seq, ack, window: 1000, length, payload, scale: None }
     }
 
-    /// Runs `steps` (original?, flags, seq, ack, payload, expected) over one connection that begins with a SYN at 100.
+    /// Runs `steps` (original?, flags, seq, ack, payload, expected) over one connection that begins
+    /// with a SYN at 100.
     fn run(steps: &[(bool, u8, u32, u32, u32, Progress)]) -> (State, Tracking) {
         let (mut state, mut tracking) = Tracking::opening(&segment(SYN, 100, 0, 0));
         assert_eq!(state, State::TcpSynSent);
         for &(original, flags, seq, ack, payload, expected) in steps {
             let direction = if original { Direction::Original } else { Direction::Reply };
             let progress = tracking.advance(state, direction, &segment(flags, seq, ack, payload));
-            assert_eq!(progress, expected, "{state:?} {direction:?} {flags:#x} seq {seq} ack {ack}");
+            assert_eq!(
+                progress, expected,
+                "{state:?} {direction:?} {flags:#x} seq {seq} ack {ack}"
+            );
             if let Progress::To(next) = progress {
                 state = next;
             }
@@ -399,10 +418,14 @@ mod tests {
             let (state, mut tracking) =
                 Tracking::opening(&Segment { scale: Some(7), ..segment(SYN, 100, 0, 0) });
             let answer = Segment { scale: answer, ..segment(SYN | ACK, 500, 101, 0) };
-            assert_eq!(tracking.advance(state, Direction::Reply, &answer), Progress::To(State::TcpSynRecv));
+            assert_eq!(
+                tracking.advance(state, Direction::Reply, &answer),
+                Progress::To(State::TcpSynRecv)
+            );
             tracking.advance(State::TcpSynRecv, Direction::Original, &segment(ACK, 101, 501, 0));
             let far = segment(ACK, 501 + 100_000, 101, 1);
-            let fits = tracking.advance(State::TcpEstablished, Direction::Reply, &far) != Progress::Invalid;
+            let fits = tracking.advance(State::TcpEstablished, Direction::Reply, &far)
+                != Progress::Invalid;
             assert_eq!(fits, is_wide);
         }
     }
@@ -414,7 +437,10 @@ mod tests {
         let (state, mut tracking) = run(&HANDSHAKE);
         assert_eq!(tracking.timeout(state, true, &timeouts), timeouts.of(established));
         tracking.advance(state, Direction::Original, &segment(ACK, 101, 501, 10));
-        assert_eq!(tracking.timeout(state, true, &timeouts), timeouts.get(Timeout::TcpUnacknowledged));
+        assert_eq!(
+            tracking.timeout(state, true, &timeouts),
+            timeouts.get(Timeout::TcpUnacknowledged)
+        );
         for _ in 0..3 {
             tracking.advance(state, Direction::Original, &segment(ACK, 101, 501, 10));
         }
@@ -434,7 +460,10 @@ mod tests {
         tracking.advance(state, Direction::Reply, &segment(ACK, 501, 101, 0));
         assert_eq!(tracking.timeout(state, true, &timeouts), established);
         let (state, tracking) = Tracking::opening(&segment(ACK, 1, 1, 0));
-        assert_eq!(tracking.timeout(state, false, &timeouts), timeouts.get(Timeout::TcpUnacknowledged));
+        assert_eq!(
+            tracking.timeout(state, false, &timeouts),
+            timeouts.get(Timeout::TcpUnacknowledged)
+        );
     }
 
     #[test]
@@ -450,7 +479,10 @@ mod tests {
         let (state, mut tracking) = Tracking::opening(&segment(ACK, 1, 1, 5));
         assert_eq!(state, State::TcpEstablished);
         let far = segment(ACK, 4_000_000_000, 77, 5);
-        assert_eq!(tracking.advance(state, Direction::Reply, &far), Progress::To(State::TcpEstablished));
+        assert_eq!(
+            tracking.advance(state, Direction::Reply, &far),
+            Progress::To(State::TcpEstablished)
+        );
         let further = segment(ACK, 2_000_000_000, 4_000_000_005, 5);
         assert_eq!(
             tracking.advance(state, Direction::Original, &further),

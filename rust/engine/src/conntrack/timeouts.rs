@@ -1,12 +1,14 @@
 //! How long a flow lives without packets, by its state: nf_conntrack's names and default values.
 //!
-//! The defaults follow the kernel, not the RFCs: RFC 4787 wants 2 minutes for UDP and RFC 5382 4 minutes for TCP in transition, the
-//! kernel gives 30 s and 30 to 120 s. An operator who needs the RFC floors sets them.
+//! The defaults follow the kernel, not the RFCs: RFC 4787 wants 2 minutes for UDP and RFC 5382 4
+//! minutes for TCP in transition, the kernel gives 30 s and 30 to 120 s. An operator who needs the
+//! RFC floors sets them.
 
 use super::state::State;
 use crate::clock::{Tick, ticks};
 
-/// Which timeout applies; the names are those of `net.netfilter.nf_conntrack_*_timeout*`, without prefix and suffix.
+/// Which timeout applies; the names are those of `net.netfilter.nf_conntrack_*_timeout*`, without
+/// prefix and suffix.
 macro_rules! timeouts {
     ($($variant:ident $name:literal $seconds:literal,)*) => {
         /// A kind of timeout.

@@ -1,4 +1,5 @@
-//! Fragments: the first one of a datagram is decided like a whole packet, the others follow it (F78 to F80).
+//! Fragments: the first one of a datagram is decided like a whole packet, the others follow it (F78
+//! to F80).
 
 use super::{Core, Lane, Meta};
 use crate::fragment::{Admission, DatagramId, Fate, Released};
@@ -21,7 +22,9 @@ impl Core {
         let verdict = match lane.fragments.admit(id, &fragment, self.clock.tick()) {
             Admission::Follow(fate) => follow(fate, packet),
             Admission::Wait => match lane.fragments.hold(&id, packet) {
-                Some(ticket) => Verdict { ticket, ..Verdict::new(Action::Hold, Cause::FragmentHeld) },
+                Some(ticket) => {
+                    Verdict { ticket, ..Verdict::new(Action::Hold, Cause::FragmentHeld) }
+                }
                 None => Verdict::drop(Cause::FragmentLimit),
             },
             Admission::Decide => {
@@ -51,7 +54,8 @@ impl Core {
     }
 }
 
-/// What the later fragments of a datagram get after its first one got `verdict`; `packet` is the first one, rewritten.
+/// What the later fragments of a datagram get after its first one got `verdict`; `packet` is the
+/// first one, rewritten.
 fn fate<A: Wire>(headers: &Headers<A>, verdict: Verdict, packet: &[u8]) -> Fate<A> {
     match (verdict.action, A::parse(packet)) {
         (Action::Translate, Ok(sent)) => {

@@ -87,14 +87,16 @@ impl Core {
         let affinity = service.service.spec().affinity;
         let ends = headers.tuple.ends;
         let sent = addressed(headers, &backend).ok_or(Verdict::drop(Cause::NoEndpoints))?;
-        // Most flows keep their source; where the answer's tuple belongs is fetched while there is other work.
+        // Most flows keep their source; where the answer's tuple belongs is fetched while there is
+        // other work.
         lane.flows.prefetch_index(lane.flows.hash(&sent.reply().into(), headers.tuple.protocol));
         if let Some(seconds) = affinity {
             let birth = self.ledger.backend(id).birth;
             let deadline = now.saturating_add(ticks(seconds.into()));
             self.affinity.put(Sticky { client, backend: (id, birth), deadline }, now);
         }
-        // Whoever is refused behind the translation has been remembered before, as by kube-proxy's rules.
+        // Whoever is refused behind the translation has been remembered before, as by kube-proxy's
+        // rules.
         let masquerade = match passage(&self.table, question, serve, &backend, &mut Silent) {
             Passage::Open { masquerade } => masquerade,
             Passage::Closed(action, cause) => return Err(Verdict::new(action, cause)),
@@ -140,7 +142,8 @@ impl Core {
         Ok(flow)
     }
 
-    /// The chosen backend's position in its list. With `state` the choice is made on that copy and nothing is remembered.
+    /// The chosen backend's position in its list. With `state` the choice is made on that copy and
+    /// nothing is remembered.
     pub(crate) fn pick(
         &mut self,
         number: u32,
@@ -171,21 +174,24 @@ impl Core {
         decide::choose(&record.service, serve, remembered, &request, state, trace)
     }
 
-    /// Whether there is room for one more flow of this source, under its limit; and which flow is to be evicted for it, if need be:
-    /// the oldest unassured one.
+    /// Whether there is room for one more flow of this source, under its limit; and which flow is
+    /// to be evicted for it, if need be: the oldest unassured one.
     fn room<A: Wire>(&self, lane: &Lane<A>, source: A) -> Result<Option<FlowId>, Verdict> {
         if let Some(limit) = self.config.max_flows_per_source
             && lane.sources.get(&source).is_some_and(|&flows| flows >= limit)
         {
             return Err(Verdict::drop(Cause::SourceLimit));
         }
-        if lane.flows.len() < self.config.max_flows && lane.flows.unassured() < self.config.max_unassured {
+        if lane.flows.len() < self.config.max_flows
+            && lane.flows.unassured() < self.config.max_unassured
+        {
             return Ok(None);
         }
         lane.flows.oldest_unassured().map(Some).ok_or(Verdict::drop(Cause::TableFull))
     }
 
-    /// Room and ends for one more flow, which changes nothing yet: `explain` asks the same. `sent` is what the backend gets if the source stays.
+    /// Room and ends for one more flow, which changes nothing yet: `explain` asks the same. `sent`
+    /// is what the backend gets if the source stays.
     pub(crate) fn place<A: Wire>(
         &self,
         lane: &Lane<A>,
@@ -202,8 +208,9 @@ impl Core {
         Ok(Place { victim, sent, leased, by_mark })
     }
 
-    /// The ends of the packet that the backend gets: the source as it is, or masqueraded, or with another port where the
-    /// backend's answers could not be told from those of another flow (F32, F35). Also the lease, and whether the sender masquerades.
+    /// The ends of the packet that the backend gets: the source as it is, or masqueraded, or with
+    /// another port where the backend's answers could not be told from those of another flow (F32,
+    /// F35). Also the lease, and whether the sender masquerades.
     #[allow(clippy::type_complexity)]
     fn source<A: Wire>(
         &self,
@@ -213,8 +220,11 @@ impl Core {
         masquerade: bool,
         rng: &mut Rng,
     ) -> Result<(Ends<A>, Option<(Remote, u16)>, bool), Verdict> {
-        let snat =
-            if masquerade { self.config.snat.iter().find_map(|&address| A::from_ip(address)) } else { None };
+        let snat = if masquerade {
+            self.config.snat.iter().find_map(|&address| A::from_ip(address))
+        } else {
+            None
+        };
         let by_mark = masquerade && snat.is_none();
         let protocol = headers.tuple.protocol;
         let sent = Ends { src: snat.unwrap_or(sent.src), ..sent };
@@ -252,7 +262,8 @@ pub(crate) struct Place<A> {
     by_mark: bool,
 }
 
-/// The ends of a packet on its way to a backend, its source as it is; `None` for a backend of the other family.
+/// The ends of a packet on its way to a backend, its source as it is; `None` for a backend of the
+/// other family.
 pub(crate) fn addressed<A: Wire>(headers: &Headers<A>, backend: &Backend) -> Option<Ends<A>> {
     let ends = headers.tuple.ends;
     let has_port = !matches!(headers.layer4, Layer4::Portless | Layer4::EchoRequest);

@@ -1,4 +1,5 @@
-//! ICMP errors: they belong to the flow of the packet that they quote, and neither open nor refresh one.
+//! ICMP errors: they belong to the flow of the packet that they quote, and neither open nor refresh
+//! one.
 
 use super::{Core, Lane};
 use crate::conntrack::FlowId;
@@ -21,26 +22,35 @@ impl Core {
                 let sent = hot.ends(direction.opposite());
                 icmp_error::apply(packet, headers, &quote, &sent);
                 let reply = if direction == Direction::Reply { Verdict::REPLY } else { 0 };
-                Verdict { flags: Verdict::FLOW | reply, ..Verdict::new(Action::Translate, Cause::Related) }
+                Verdict {
+                    flags: Verdict::FLOW | reply,
+                    ..Verdict::new(Action::Translate, Cause::Related)
+                }
             }
             Related::Verdict(verdict) => verdict,
         }
     }
 
     /// Which flow an ICMP error is about, and the way the error travels. Changes nothing.
-    pub(crate) fn related<A: Wire>(&self, lane: &Lane<A>, headers: &Headers<A>, packet: &[u8]) -> Related<A> {
+    pub(crate) fn related<A: Wire>(
+        &self,
+        lane: &Lane<A>,
+        headers: &Headers<A>,
+        packet: &[u8],
+    ) -> Related<A> {
         if !icmp_error::is_intact(packet, headers) {
             return Related::Verdict(Verdict::drop(Cause::BadIcmp));
         }
         let to = headers.tuple.ends.dst.into();
-        // At a cluster IP nobody else can be meant. External addresses may be those of hosts, which have connections of their own: what this
-        // node refuses them is told by such an error.
+        // At a cluster IP nobody else can be meant. External addresses may be those of hosts, which
+        // have connections of their own: what this node refuses them is told by such an error.
         let unmatched = if self.table.is_cluster_ip(to) && !self.table.is_node(to) {
             Verdict::drop(Cause::IcmpUnmatched)
         } else {
             Verdict::new(Action::Accept, Cause::NotOurs)
         };
-        let Some(quote) = icmp_error::quoted(packet, headers).filter(icmp_error::is_translatable) else {
+        let Some(quote) = icmp_error::quoted(packet, headers).filter(icmp_error::is_translatable)
+        else {
             return Related::Verdict(unmatched);
         };
         if quote.layer4 == Layer4::IcmpError {

@@ -1,4 +1,5 @@
-//! The short cut for what most packets of UDP are: plain, of a flow that is known, and nothing moves but its deadline.
+//! The short cut for what most packets of UDP are: plain, of a flow that is known, and nothing
+//! moves but its deadline.
 
 use super::{Core, Lane, Packet, flow_flags, malformed};
 use crate::conntrack::index::Entry;
@@ -20,7 +21,8 @@ pub(crate) struct Candidate {
 
 impl Candidate {
     /// No plain packet.
-    pub(crate) const OTHER: Self = Self { hash: 0, guess: Entry::NONE, end: 0, protocol: Protocol(0) };
+    pub(crate) const OTHER: Self =
+        Self { hash: 0, guess: Entry::NONE, end: 0, protocol: Protocol(0) };
 
     /// `None`: the packet is no plain one.
     #[inline(always)]
@@ -69,7 +71,8 @@ impl Core {
         }
     }
 
-    /// A plain UDP packet of a steady flow. `None`: it is not, or not of this one, and nothing was done.
+    /// A plain UDP packet of a steady flow. `None`: it is not, or not of this one, and nothing was
+    /// done.
     #[inline(always)]
     fn steady<A: Wire>(
         &mut self,

@@ -1,7 +1,8 @@
 //! ICMP errors about translated packets (RFC 5508, section 4; RFC 7915 for what a quote must hold).
 //!
-//! The quoted packet is turned back into what its sender sent, so that the sender recognises it. The outer source is
-//! changed only if the other end of the flow sent the error; a router keeps its address, so traceroute shows it (F83).
+//! The quoted packet is turned back into what its sender sent, so that the sender recognises it.
+//! The outer source is changed only if the other end of the flow sent the error; a router keeps its
+//! address, so traceroute shows it (F83).
 
 use super::ChecksumState;
 use crate::tuple::Ends;
@@ -13,7 +14,8 @@ pub(crate) fn quoted<A: Wire>(packet: &[u8], headers: &Headers<A>) -> Option<Hea
     A::parse_quoted(headers.transport(packet).get(icmp::HEADER..)?)
 }
 
-/// Whether the error's own checksum is right; one that is not must not be believed (RFC 5508, REQ-3).
+/// Whether the error's own checksum is right; one that is not must not be believed (RFC 5508,
+/// REQ-3).
 pub(crate) fn is_intact<A: Wire>(packet: &[u8], headers: &Headers<A>) -> bool {
     let bytes = headers.transport(packet);
     let Ends { src, dst, .. } = headers.tuple.ends;
@@ -24,16 +26,22 @@ pub(crate) fn is_intact<A: Wire>(packet: &[u8], headers: &Headers<A>) -> bool {
     checksum::complete(pseudo, bytes) == [0, 0]
 }
 
-/// Rewrites an error that quotes `quote` so that the quote reads `sent` and the error goes to its sender. All checksums follow; a quoted
-/// transport checksum only if the quote reaches that far.
-pub(crate) fn apply<A: Wire>(packet: &mut [u8], headers: &Headers<A>, quote: &Headers<A>, sent: &Ends<A>) {
+/// Rewrites an error that quotes `quote` so that the quote reads `sent` and the error goes to its
+/// sender. All checksums follow; a quoted transport checksum only if the quote reaches that far.
+pub(crate) fn apply<A: Wire>(
+    packet: &mut [u8],
+    headers: &Headers<A>,
+    quote: &Headers<A>,
+    sent: &Ends<A>,
+) {
     let outer = headers.tuple.ends;
     let src = if outer.src == quote.tuple.ends.dst { sent.dst } else { outer.src };
     let to = Ends { src, dst: sent.src, ..outer };
     let (l3, _) = super::deltas(headers.tuple.protocol, &outer, &to);
     A::write_addresses(packet, to.src, to.dst, l3);
 
-    let Some((header, quoted)) = headers.transport_mut(packet).split_at_mut_checked(icmp::HEADER) else {
+    let Some((header, quoted)) = headers.transport_mut(packet).split_at_mut_checked(icmp::HEADER)
+    else {
         return;
     };
     let translated = quoted.len().min(usize::from(quote.l4) + tcp::MIN_HEADER);
@@ -53,7 +61,8 @@ pub(crate) fn apply<A: Wire>(packet: &mut [u8], headers: &Headers<A>, quote: &He
 fn rewrite_quote<A: Wire>(quoted: &mut [u8], quote: &Headers<A>, sent: &Ends<A>) {
     let (l3, l4) = super::deltas(quote.tuple.protocol, &quote.tuple.ends, sent);
     A::write_addresses(quoted, sent.src, sent.dst, l3);
-    // The CRC lies over the whole packet; a quote that is cut keeps what its sender never sent, and nobody can check it.
+    // The CRC lies over the whole packet; a quote that is cut keeps what its sender never sent, and
+    // nobody can check it.
     let is_whole = A::parse(quoted).is_ok_and(|whole| !whole.is_fragment);
     let bytes = quote.transport_mut(quoted);
     let place = match quote.layer4 {
@@ -78,8 +87,8 @@ fn rewrite_quote<A: Wire>(quoted: &mut [u8], quote: &Headers<A>, sent: &Ends<A>)
     }
 }
 
-/// An IPv4 header with options or IPv6 with extension headers as long as they come in practice, and a TCP header; a quote whose
-/// transport header lies behind that is not translated.
+/// An IPv4 header with options or IPv6 with extension headers as long as they come in practice, and
+/// a TCP header; a quote whose transport header lies behind that is not translated.
 const MAX_TRANSLATED: usize = 256;
 
 /// Whether a quote can be translated: its transport header lies within what [`apply`] looks at.

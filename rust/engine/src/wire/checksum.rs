@@ -1,6 +1,8 @@
-//! Internet checksums (RFC 1071), their incremental update (RFC 1624, equation 3), and SCTP's CRC32c (RFC 9260, appendix A).
+//! Internet checksums (RFC 1071), their incremental update (RFC 1624, equation 3), and SCTP's
+//! CRC32c (RFC 9260, appendix A).
 //!
-//! All 16-bit words are taken in native byte order: the sum is the same in either order (RFC 1071, 2), so no bytes are swapped.
+//! All 16-bit words are taken in native byte order: the sum is the same in either order (RFC 1071,
+//! 2), so no bytes are swapped.
 
 /// What became of a checksum's covered words: the folded sum of `!old + new` over all that changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -38,7 +40,8 @@ impl Delta {
         if self == Self::NONE { self } else { Self(!self.0) }
     }
 
-    /// The checksum after this change (RFC 1624 eqn 3: `HC' = ~(~HC + ~m + m')`). A wrong checksum stays wrong by as much.
+    /// The checksum after this change (RFC 1624 eqn 3: `HC' = ~(~HC + ~m + m')`). A wrong checksum
+    /// stays wrong by as much.
     #[inline]
     #[must_use]
     pub fn update(self, checksum: [u8; 2]) -> [u8; 2] {
@@ -47,7 +50,8 @@ impl Delta {
         (!(sum.wrapping_add(carry.into()))).to_ne_bytes()
     }
 
-    /// As [`Delta::update`], for UDP: 0 means "no checksum" and stays, and a result of 0 is sent as 0xffff (RFC 768).
+    /// As [`Delta::update`], for UDP: 0 means "no checksum" and stays, and a result of 0 is sent as
+    /// 0xffff (RFC 768).
     #[inline]
     #[must_use]
     pub fn update_udp(self, checksum: [u8; 2]) -> [u8; 2] {
@@ -60,7 +64,8 @@ impl Delta {
     }
 }
 
-/// The ones' complement sum of `bytes`, an odd last one padded with zero (RFC 1071). Cost: one pass.
+/// The ones' complement sum of `bytes`, an odd last one padded with zero (RFC 1071). Cost: one
+/// pass.
 #[must_use]
 pub fn sum(bytes: &[u8]) -> u16 {
     let mut total = 0u64;
@@ -79,14 +84,15 @@ pub fn sum(bytes: &[u8]) -> u16 {
     fold(total as u32)
 }
 
-/// The checksum field that makes the sum over `pseudo` (an unfolded sum of the pseudo header) and `bytes` come out right. The
-/// field inside `bytes` must be zero.
+/// The checksum field that makes the sum over `pseudo` (an unfolded sum of the pseudo header) and
+/// `bytes` come out right. The field inside `bytes` must be zero.
 #[must_use]
 pub fn complete(pseudo: u32, bytes: &[u8]) -> [u8; 2] {
     (!fold(u32::from(fold(pseudo)) + u32::from(sum(bytes)))).to_ne_bytes()
 }
 
-/// The CRC32c that belongs into an SCTP packet (common header onwards, the field taken as zero), in wire order.
+/// The CRC32c that belongs into an SCTP packet (common header onwards, the field taken as zero), in
+/// wire order.
 #[must_use]
 pub fn sctp(packet: &[u8]) -> [u8; 4] {
     let (head, rest) = packet.split_at(packet.len().min(8));
@@ -116,8 +122,8 @@ mod tests {
         !(sum as u16)
     }
 
-    /// Every old value of a 16-bit field against every new value of a coarse grid that includes the corners, and the other way
-    /// round: incremental and full checksum are the same bits.
+    /// Every old value of a 16-bit field against every new value of a coarse grid that includes the
+    /// corners, and the other way round: incremental and full checksum are the same bits.
     #[test]
     fn incremental_equals_full_over_16_bit_fields() {
         let rest = [0x4500u16, 0x1234, 0xfffe];

@@ -18,7 +18,8 @@ pub const ADDRESSES: usize = 12;
 
 /// Header and UDP header of a plain packet.
 const PLAIN: usize = MIN_HEADER + udp::HEADER;
-/// What of the first eight bytes tells a plain packet: version and header length, and the fragment field without DF.
+/// What of the first eight bytes tells a plain packet: version and header length, and the fragment
+/// field without DF.
 const SHAPE: u64 = 0xff00_0000_0000_0000 | (MORE_FRAGMENTS | OFFSET) as u64;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
@@ -141,7 +142,8 @@ fn ends(header: &[u8; PLAIN]) -> Wired<Ipv4Addr> {
     }
 }
 
-/// Whether each option says a length that lies within the header (RFC 791, 3.1), as the kernel wants it (ip_options_compile).
+/// Whether each option says a length that lies within the header (RFC 791, 3.1), as the kernel
+/// wants it (ip_options_compile).
 fn are_sound(mut options: &[u8]) -> bool {
     loop {
         options = match options {

@@ -130,7 +130,8 @@ struct Walk {
     fragment: Option<Fragment>,
 }
 
-/// Follows the extension headers of `packet` up to what NAT can use, or cannot look behind (ESP, AH, a later fragment).
+/// Follows the extension headers of `packet` up to what NAT can use, or cannot look behind (ESP,
+/// AH, a later fragment).
 fn extensions(mut next: u8, packet: &[u8]) -> Result<Walk, Malformed> {
     let mut l4 = HEADER;
     let mut fragment = None;
@@ -152,7 +153,8 @@ fn extensions(mut next: u8, packet: &[u8]) -> Result<Walk, Malformed> {
                 l4 += 8;
                 let (id, more) = ([header[4], header[5], header[6], header[7]], field & 1 != 0);
                 if more || offset > 0 {
-                    fragment = Some(Fragment { id: u32::from_be_bytes(id), offset, length: 0, more });
+                    fragment =
+                        Some(Fragment { id: u32::from_be_bytes(id), offset, length: 0, more });
                 }
                 if offset > 0 {
                     return Ok(Walk { protocol: Protocol(next), l4, fragment });

@@ -28,7 +28,8 @@ pub enum Chunk {
     Other,
 }
 
-/// The first chunk's type; an association is opened and closed by packets that begin with that chunk.
+/// The first chunk's type; an association is opened and closed by packets that begin with that
+/// chunk.
 #[must_use]
 pub fn first_chunk(packet: &[u8]) -> Chunk {
     match packet.get(HEADER) {

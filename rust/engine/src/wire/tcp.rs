@@ -26,7 +26,8 @@ impl Flags {
         self.0 & bits == bits
     }
 
-    /// Whether a sane sender could have sent this: something is said, and SYN stands alone or with ACK.
+    /// Whether a sane sender could have sent this: something is said, and SYN stands alone or with
+    /// ACK.
     #[inline]
     #[must_use]
     pub fn is_possible(self) -> bool {
@@ -34,8 +35,8 @@ impl Flags {
         said != 0 && (said & Self::SYN == 0 || said & (Self::FIN | Self::RST) == 0)
     }
 
-    /// Whether this may belong to a connection whose beginning nobody has seen: a plain acknowledgement.
-    /// The kernel calls FIN, RST and SYN-ACK of an unknown connection INVALID.
+    /// Whether this may belong to a connection whose beginning nobody has seen: a plain
+    /// acknowledgement. The kernel calls FIN, RST and SYN-ACK of an unknown connection INVALID.
     #[inline]
     #[must_use]
     pub fn is_midstream(self) -> bool {
@@ -70,7 +71,8 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Reads the segment `bytes` (header and payload); `None` when the header is cut or contradicts itself.
+    /// Reads the segment `bytes` (header and payload); `None` when the header is cut or contradicts
+    /// itself.
     #[inline]
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {

@@ -1,5 +1,6 @@
-//! A stage for the fault tests: an engine with a clock that is moved by hand, packets made from nothing, and checksums
-//! computed in full, word by word, so that nothing is checked against the engine's own arithmetic.
+//! A stage for the fault tests: an engine with a clock that is moved by hand, packets made from
+//! nothing, and checksums computed in full, word by word, so that nothing is checked against the
+//! engine's own arithmetic.
 
 // Every test file compiles this module for itself and uses another part of it.
 #![allow(dead_code)]
@@ -11,8 +12,8 @@ use kbe_nat_engine::Cidr;
 use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::view::{Filter, Flow};
 use kbe_nat_engine::{
-    Action, Backend, Cause, Config, Engine, Frontend, FrontendKind, Meta, NodeView, Packet, ServicePort,
-    ServiceSpec, ServiceTable, Strategy, Verdict,
+    Action, Backend, Cause, Config, Engine, Frontend, FrontendKind, Meta, NodeView, Packet,
+    ServicePort, ServiceSpec, ServiceTable, Strategy, Verdict,
 };
 
 pub(crate) const FIN: u8 = 0x01;
@@ -50,7 +51,8 @@ impl Family {
             Self::V4 => SocketAddr::from(([11, b, c, d], port)),
             Self::V6 => {
                 let low = number.to_be_bytes();
-                let words = [u16::from_be_bytes([low[0], low[1]]), u16::from_be_bytes([low[2], low[3]])];
+                let words =
+                    [u16::from_be_bytes([low[0], low[1]]), u16::from_be_bytes([low[2], low[3]])];
                 SocketAddr::from(([0xfd00, 0x11, 0, 0, 0, 0, words[0], words[1]], port))
             }
         }
@@ -59,7 +61,9 @@ impl Family {
     pub(crate) fn backend(self, number: u8) -> SocketAddr {
         match self {
             Self::V4 => SocketAddr::from(([172, 17, 0, 3 + number], 9876)),
-            Self::V6 => SocketAddr::from(([0xfd00, 0x172, 0, 0, 0, 0, 0, 3 + u16::from(number)], 9876)),
+            Self::V6 => {
+                SocketAddr::from(([0xfd00, 0x172, 0, 0, 0, 0, 0, 3 + u16::from(number)], 9876))
+            }
         }
     }
 
@@ -78,8 +82,14 @@ impl Family {
     }
 }
 
-/// A service port at `vip` with these backends, in order and by turns unless the test wants another strategy.
-pub(crate) fn spec(name: &str, protocol: Protocol, vip: SocketAddr, backends: &[SocketAddr]) -> ServiceSpec {
+/// A service port at `vip` with these backends, in order and by turns unless the test wants another
+/// strategy.
+pub(crate) fn spec(
+    name: &str,
+    protocol: Protocol,
+    vip: SocketAddr,
+    backends: &[SocketAddr],
+) -> ServiceSpec {
     ServiceSpec {
         name: name.into(),
         protocol,
@@ -100,12 +110,15 @@ pub(crate) fn spec(name: &str, protocol: Protocol, vip: SocketAddr, backends: &[
     }
 }
 
-/// TCP, UDP and SCTP service ports at the family's frontend, each with the first `backends` backends.
+/// TCP, UDP and SCTP service ports at the family's frontend, each with the first `backends`
+/// backends.
 pub(crate) fn specs(family: Family, backends: u8) -> Vec<ServiceSpec> {
     let backends: Vec<_> = (0..backends).map(|number| family.backend(number)).collect();
     [("default/t:", Protocol::TCP), ("default/u:", Protocol::UDP), ("default/s:", Protocol::SCTP)]
         .into_iter()
-        .map(|(name, protocol)| spec(&format!("{name}{family:?}"), protocol, family.vip(), &backends))
+        .map(|(name, protocol)| {
+            spec(&format!("{name}{family:?}"), protocol, family.vip(), &backends)
+        })
         .collect()
 }
 
@@ -118,7 +131,8 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) fn new(config: Config, specs: Vec<ServiceSpec>) -> Self {
-        let mut scene = Self { engine: Engine::new(config), now: 1_000 * SECOND, node: NodeView::default() };
+        let mut scene =
+            Self { engine: Engine::new(config), now: 1_000 * SECOND, node: NodeView::default() };
         scene.serve(specs);
         scene
     }
@@ -128,7 +142,8 @@ impl Scene {
         Self::new(config, FAMILIES.into_iter().flat_map(|family| specs(family, 3)).collect())
     }
 
-    /// As [`Scene::plain`], with every source replaced: by an address in IPv4, by whoever sends in IPv6.
+    /// As [`Scene::plain`], with every source replaced: by an address in IPv4, by whoever sends in
+    /// IPv6.
     pub(crate) fn masqueraded(config: Config, specs: Vec<ServiceSpec>) -> Self {
         let mut scene = Self::new(Config { snat: vec![SNAT], ..config }, Vec::new());
         scene.node = NodeView { masquerade_all: true, ..NodeView::default() };
@@ -137,9 +152,12 @@ impl Scene {
     }
 
     pub(crate) fn serve(&mut self, specs: Vec<ServiceSpec>) {
-        let services =
-            specs.into_iter().map(|spec| Arc::new(ServicePort::new(spec).expect("valid"))).collect();
-        let table = ServiceTable::new(services, self.node.clone(), self.engine.hash_key()).expect("valid");
+        let services = specs
+            .into_iter()
+            .map(|spec| Arc::new(ServicePort::new(spec).expect("valid")))
+            .collect();
+        let table =
+            ServiceTable::new(services, self.node.clone(), self.engine.hash_key()).expect("valid");
         self.engine.replace_services(Arc::new(table));
     }
 
@@ -175,7 +193,8 @@ impl Scene {
         packet
     }
 
-    /// Hands in a packet that must be translated, with right checksums afterwards; where it goes from and to.
+    /// Hands in a packet that must be translated, with right checksums afterwards; where it goes
+    /// from and to.
     #[track_caller]
     pub(crate) fn translate(&mut self, packet: Vec<u8>) -> (SocketAddr, SocketAddr) {
         let (verdict, packet) = self.send(packet);
@@ -322,7 +341,13 @@ pub(crate) fn sctp(src: SocketAddr, dst: SocketAddr, chunk: u8, payload: &[u8]) 
 }
 
 /// An ICMP or ICMPv6 message: type, code, the rest of its header, and what follows.
-pub(crate) fn icmp(src: IpAddr, dst: IpAddr, kind: (u8, u8), rest: [u8; 4], body: &[u8]) -> Vec<u8> {
+pub(crate) fn icmp(
+    src: IpAddr,
+    dst: IpAddr,
+    kind: (u8, u8),
+    rest: [u8; 4],
+    body: &[u8],
+) -> Vec<u8> {
     let protocol = if src.is_ipv4() { Protocol::ICMP } else { Protocol::ICMPV6 };
     let mut bytes = vec![kind.0, kind.1, 0, 0];
     bytes.extend(rest);
@@ -345,7 +370,8 @@ pub(crate) fn echo(src: IpAddr, dst: IpAddr, is_request: bool, id: u16, payload:
     icmp(src, dst, (kind, 0), [id[0], id[1], 0, 1], payload)
 }
 
-/// Cuts an IP packet without extension headers into fragments of `size` bytes of payload (a multiple of 8).
+/// Cuts an IP packet without extension headers into fragments of `size` bytes of payload (a
+/// multiple of 8).
 pub(crate) fn fragments(packet: &[u8], size: usize) -> Vec<Vec<u8>> {
     let payload = &packet[l4(packet)..];
     (0..payload.len())
@@ -385,15 +411,18 @@ pub(crate) fn l4(packet: &[u8]) -> usize {
 
 fn addresses(packet: &[u8]) -> (IpAddr, IpAddr, Protocol) {
     if packet[0] >> 4 == 4 {
-        let address = |at: usize| <[u8; 4]>::try_from(&packet[at..at + 4]).expect("four bytes").into();
+        let address =
+            |at: usize| <[u8; 4]>::try_from(&packet[at..at + 4]).expect("four bytes").into();
         (address(12), address(16), Protocol(packet[9]))
     } else {
-        let address = |at: usize| <[u8; 16]>::try_from(&packet[at..at + 16]).expect("16 bytes").into();
+        let address =
+            |at: usize| <[u8; 16]>::try_from(&packet[at..at + 16]).expect("16 bytes").into();
         (address(8), address(24), Protocol(packet[6]))
     }
 }
 
-/// Source and destination of a packet without extension headers; ports only where the protocol has some.
+/// Source and destination of a packet without extension headers; ports only where the protocol has
+/// some.
 pub(crate) fn ends(packet: &[u8]) -> (SocketAddr, SocketAddr) {
     let (src, dst, protocol) = addresses(packet);
     let at = l4(packet);
@@ -406,8 +435,8 @@ pub(crate) fn ends(packet: &[u8]) -> (SocketAddr, SocketAddr) {
     (SocketAddr::new(src, sport), SocketAddr::new(dst, dport))
 }
 
-/// Whether all checksums of a packet without extension headers are right, recomputed in full; of an ICMP error, the
-/// quoted IP header's too, and that of the quoted packet if it is quoted in full.
+/// Whether all checksums of a packet without extension headers are right, recomputed in full; of an
+/// ICMP error, the quoted IP header's too, and that of the quoted packet if it is quoted in full.
 #[track_caller]
 pub(crate) fn assert_intact(packet: &[u8]) {
     assert!(is_header_intact(packet), "IPv4 header checksum");
@@ -513,7 +542,11 @@ const FIRST_SEQ: [u32; 2] = [u32::MAX - 5, u32::MAX - 9];
 
 impl Connection {
     /// The SYN; the verdict if it is not sent on.
-    pub(crate) fn begin(scene: &mut Scene, client: SocketAddr, vip: SocketAddr) -> Result<Self, Verdict> {
+    pub(crate) fn begin(
+        scene: &mut Scene,
+        client: SocketAddr,
+        vip: SocketAddr,
+    ) -> Result<Self, Verdict> {
         let (verdict, packet) = scene.send(tcp(client, vip, &Tcp::new(SYN, FIRST_SEQ[0], 0)));
         if verdict.action != Action::Translate {
             return Err(verdict);
@@ -578,7 +611,8 @@ impl Connection {
     fn next(&mut self, side: usize, flags: u8, payload: &[u8]) -> Tcp {
         let ack = if flags & ACK == 0 { 0 } else { self.seq[1 - side] };
         let segment = Tcp { payload: payload.to_vec(), ..Tcp::new(flags, self.seq[side], ack) };
-        let length = payload.len() as u32 + u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
+        let length =
+            payload.len() as u32 + u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
         self.seq[side] = self.seq[side].wrapping_add(length);
         segment
     }

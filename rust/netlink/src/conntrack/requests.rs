@@ -4,8 +4,9 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{
-    CTA_ID, CTA_IP_V4_DST, CTA_IP_V4_SRC, CTA_IP_V6_DST, CTA_IP_V6_SRC, CTA_PROTO_DST_PORT, CTA_PROTO_NUM,
-    CTA_PROTO_SRC_PORT, CTA_TUPLE_IP, CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, Ends, Entry, NEW, SUBSYSTEM,
+    CTA_ID, CTA_IP_V4_DST, CTA_IP_V4_SRC, CTA_IP_V6_DST, CTA_IP_V6_SRC, CTA_PROTO_DST_PORT,
+    CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_TUPLE_IP, CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, Ends, Entry,
+    NEW, SUBSYSTEM,
 };
 use crate::attribute::{
     FLAG_ACK, FLAG_DUMP, HEADER, Head, close, find, flags, number, open, put, put_nested,
@@ -37,8 +38,8 @@ impl Selection {
 /// What the connection tracking of a network namespace has counted since that was made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Statistics {
-    /// Flows that could not be entered because another one has the same ends: above all, no port was left to masquerade with. Their
-    /// packets were dropped.
+    /// Flows that could not be entered because another one has the same ends: above all, no port
+    /// was left to masquerade with. Their packets were dropped.
     pub insert_failed: u64,
     /// Packets that were dropped because the table was full, or a flow could not be made.
     pub dropped: u64,
@@ -57,12 +58,18 @@ impl Requests {
         Exchange::open(libc::NETLINK_NETFILTER).map(Self)
     }
 
-    /// Shows flows to `each`, some at a time: those of a selection, or all. Returns whether it has shown every one: the kernel may have rebuilt
-    /// its table meanwhile. Cost: the kernel passes over all flows in any case, and tells us of those that are meant (Linux 5.8; before, of all).
+    /// Shows flows to `each`, some at a time: those of a selection, or all. Returns whether it has
+    /// shown every one: the kernel may have rebuilt its table meanwhile. Cost: the kernel passes
+    /// over all flows in any case, and tells us of those that are meant (Linux 5.8; before, of
+    /// all).
     ///
     /// # Errors
     /// The system's.
-    pub fn dump(&mut self, wanted: Option<&Selection>, mut each: impl FnMut(&[Entry])) -> io::Result<bool> {
+    pub fn dump(
+        &mut self,
+        wanted: Option<&Selection>,
+        mut each: impl FnMut(&[Entry]),
+    ) -> io::Result<bool> {
         let family = wanted.map_or(0, |wanted| family(wanted.is_ipv4));
         let mut request = Vec::new();
         let head = Head { subsystem: SUBSYSTEM, kind: GET, flags: FLAG_DUMP, family, resource: 0 };
@@ -87,14 +94,16 @@ impl Requests {
         Ok(is_whole)
     }
 
-    /// Ends the flow with these original ends, if it is still the one with this number; whether there was one.
+    /// Ends the flow with these original ends, if it is still the one with this number; whether
+    /// there was one.
     ///
     /// # Errors
     /// The system's.
     pub fn end(&mut self, protocol: u8, original: Ends, id: Option<u32>) -> io::Result<bool> {
         let family = family(original.src.is_ipv4());
         let mut request = Vec::new();
-        let head = Head { subsystem: SUBSYSTEM, kind: DELETE, flags: FLAG_ACK, family, resource: 0 };
+        let head =
+            Head { subsystem: SUBSYSTEM, kind: DELETE, flags: FLAG_ACK, family, resource: 0 };
         let start = open(&mut request, head);
         put_tuple(&mut request, protocol, Some(original.src), Some(original.dst));
         if let Some(id) = id {
@@ -113,7 +122,12 @@ impl Requests {
     /// The system's: this kernel does not show its flows, or not to us.
     pub fn statistics(&mut self) -> io::Result<Statistics> {
         let mut request = Vec::new();
-        let head = Head { subsystem: SUBSYSTEM, kind: GET_STATISTICS, flags: FLAG_DUMP, ..Head::default() };
+        let head = Head {
+            subsystem: SUBSYSTEM,
+            kind: GET_STATISTICS,
+            flags: FLAG_DUMP,
+            ..Head::default()
+        };
         let start = open(&mut request, head);
         close(&mut request, start, 0);
         let mut sum = Statistics::default();
@@ -128,7 +142,12 @@ impl Requests {
 }
 
 /// A tuple, or what is known of one.
-pub(super) fn put_tuple(bytes: &mut Vec<u8>, protocol: u8, src: Option<SocketAddr>, dst: Option<SocketAddr>) {
+pub(super) fn put_tuple(
+    bytes: &mut Vec<u8>,
+    protocol: u8,
+    src: Option<SocketAddr>,
+    dst: Option<SocketAddr>,
+) {
     let known = [
         (src, CTA_IP_V4_SRC, CTA_IP_V6_SRC, CTA_PROTO_SRC_PORT),
         (dst, CTA_IP_V4_DST, CTA_IP_V6_DST, CTA_PROTO_DST_PORT),
@@ -159,8 +178,9 @@ fn put_filter(bytes: &mut Vec<u8>, wanted: &Selection) {
     put_tuple(bytes, wanted.protocol, None, wanted.destination);
     let to = match wanted.destination {
         Some(SocketAddr::V4(_)) => FILTER_IP_DST | FILTER_DST_PORT,
-        // From Linux 5.8, where the filter came, to 6.18 at least, the kernel leaves out the flows of
-        // the IPv6 address that is asked for. The port alone is right with that fault and without it.
+        // From Linux 5.8, where the filter came, to 6.18 at least, the kernel leaves out the flows
+        // of the IPv6 address that is asked for. The port alone is right with that fault and
+        // without it.
         Some(SocketAddr::V6(_)) => FILTER_DST_PORT,
         None => 0,
     };
