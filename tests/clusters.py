@@ -14,7 +14,7 @@ from random import Random
 from typing import Any, Final
 
 from kbe_nat.model import IPV4, IPV6
-from kbe_nat.policy import Mode, Options
+from kbe_nat.policy.options import Mode, Options
 
 NODE, OTHER = "kbe-worker", "kbe-worker2"
 

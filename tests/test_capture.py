@@ -13,7 +13,7 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
 from scapy.layers.inet6 import IPv6
 
 import kbe_nat
-from kbe_nat.datapath.pcap import CaptureQueue
+from kbe_nat.drivers.capture import CaptureQueue
 
 VIP, POD, CLIENT = "172.30.228.255", "172.17.0.3", "10.0.2.15"
 SECOND = 1_000_000_000

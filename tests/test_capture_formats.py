@@ -12,7 +12,7 @@ from scapy.layers.inet6 import IPv6, IPv6ExtHdrHopByHop, Jumbo
 from test_capture import CLIENT, POD, SECOND, START, VIP, engine, replayed, syn, translated
 
 import kbe_nat
-from kbe_nat.datapath.pcap import CaptureQueue
+from kbe_nat.drivers.capture import CaptureQueue
 
 MAGIC = 0x1A2B3C4D
 

@@ -13,11 +13,12 @@ import pytest
 import traffic
 
 import kbe_nat
-from kbe_nat.daemon.answers import flow_row
 from kbe_nat.daemon.checkpoints import HEAD_SIZE, MAGIC, MAX_AGE, CheckpointFile, Clocks
+from kbe_nat.daemon.verbs import flow_row
+from kbe_nat.engine_tables import Tables
 from kbe_nat.errors import StateError
-from kbe_nat.policy import Listener, Options, Plan, PortPolicy, Target
-from kbe_nat.tables import Tables
+from kbe_nat.policy.options import Options
+from kbe_nat.policy.plan import Listener, Plan, PortPolicy, Target
 
 SYN = bytes.fromhex(
     "45000028000100004006dda20a00020fac1ee4ffc000005000000000000000005002200032650000"

@@ -19,7 +19,7 @@ from captures import ETHERNET, frames_of, pcap
 from scapy.layers.inet import IP, TCP
 
 from kbe_nat.__main__ import main
-from kbe_nat.daemon.conversation import ControlServer
+from kbe_nat.daemon.control_socket import ControlServer
 from kbe_nat.daemon.requests import parameters
 from kbe_nat.errors import ControlError
 

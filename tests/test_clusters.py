@@ -17,14 +17,15 @@ from rule_walker import End, Rules, Walker
 
 import kbe_nat
 from kbe_nat.cli.explain import EPHEMERAL_PORT, OTHER_INTERFACE, POD_INTERFACE, VERDICTS
+from kbe_nat.engine_tables import Tables
 from kbe_nat.kubeproxy import iptables_save, nft
-from kbe_nat.kubeproxy.difference import differences
+from kbe_nat.kubeproxy.diff import differences
 from kbe_nat.model import IPV6, Snapshot
 from kbe_nat.packet import opening
-from kbe_nat.planning import plan
-from kbe_nat.policy import CLUSTER_IP, NODE_PORT, Mode, Plan
-from kbe_nat.sources.manifests import read_manifests
-from kbe_nat.tables import Tables
+from kbe_nat.policy.options import Mode
+from kbe_nat.policy.plan import CLUSTER_IP, NODE_PORT, Plan
+from kbe_nat.policy.planner import plan
+from kbe_nat.sources.manifests.manifests import read_manifests
 
 COUNT = int(os.environ.get("KBE_NAT_CLUSTERS", "240"))
 FIRST = int(os.environ.get("KBE_NAT_CLUSTERS_SEED", "0"))

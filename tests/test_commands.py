@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from kbe_nat import commands, kernel_flows
+from kbe_nat import commands
+from kbe_nat import conntrack as kernel_flows
 from kbe_nat.commands import Haste, printed
 from kbe_nat.errors import ConntrackError, KbeNatError, PlaygroundError, RulesError
 from kbe_nat.playground import namespaces
-from kbe_nat.rules import execution
-from kbe_nat.rules.execution import Commands
+from kbe_nat.rules import commands as execution
+from kbe_nat.rules.commands import Commands
 
 FULL = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EACCES, errno.ENOEXEC)
 

@@ -10,15 +10,15 @@ import pytest
 import typer
 from msgspec import structs
 
+from kbe_nat.cli.flags.node import Detector, NodeFlags
 from kbe_nat.cli.flows import FlowQuestion, read_flows
-from kbe_nat.cli.node import Detector, NodeFlags
 from kbe_nat.errors import FileError
 from kbe_nat.kubeproxy import iptables_save
 from kbe_nat.kubeproxy.config import read_configuration
 from kbe_nat.kubeproxy.dump import Form, planned
 from kbe_nat.model import IPV4, Node, Service, ServicePort, Snapshot
-from kbe_nat.planning import plan
-from kbe_nat.policy import Mode
+from kbe_nat.policy.options import Mode
+from kbe_nat.policy.planner import plan
 
 FULL = """
 apiVersion: kubeproxy.config.k8s.io/v1alpha1

@@ -9,9 +9,9 @@ import pytest
 from conformance_cases import CASES, Case, run
 
 from kbe_nat.kubeproxy.normalise import normalise, option
-from kbe_nat.planning import plan
-from kbe_nat.policy import Options
-from kbe_nat.sources.manifests import read_manifests
+from kbe_nat.policy.options import Options
+from kbe_nat.policy.planner import plan
+from kbe_nat.sources.manifests.manifests import read_manifests
 
 GOLDENS = [
     (case, form, family, name)

@@ -22,15 +22,17 @@ from exhaustion import no_descriptors, open_descriptors
 from waiting import eventually
 
 import kbe_nat
-from kbe_nat.control import Controller
-from kbe_nat.daemon import conversation, reception
-from kbe_nat.daemon.answers import PAGE, Answers
-from kbe_nat.daemon.conversation import ControlServer, ask, rows
-from kbe_nat.daemon.watchers import CAPACITY, Inbox, Watchers
-from kbe_nat.datapath.ways import Diversion, EveryPacket
+from kbe_nat.control.controller import Controller
+from kbe_nat.daemon import control_socket as conversation
+from kbe_nat.daemon import reception
+from kbe_nat.daemon.control_socket import ControlServer, ask, rows
+from kbe_nat.daemon.subscribers import CAPACITY, Inbox, Watchers
+from kbe_nat.daemon.verbs import PAGE, Answers
+from kbe_nat.datapath.datapath import Diversion
+from kbe_nat.datapath.every_packet import EveryPacket
 from kbe_nat.errors import ControlError
 from kbe_nat.model import Endpoint, EndpointSlice, Service, ServicePort, SlicePort, Snapshot
-from kbe_nat.policy import Options
+from kbe_nat.policy.options import Options
 from kbe_nat.rules.memory import Memory
 
 VIP = "172.30.228.255"
@@ -496,7 +498,7 @@ import sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from test_control_socket import answering, full_of
-from kbe_nat.daemon.conversation import ControlServer
+from kbe_nat.daemon.control_socket import ControlServer
 with ControlServer(Path(sys.argv[1]), answering(full_of(262_144))):
     print("ready", flush=True)
     sys.stdin.read()

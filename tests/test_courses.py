@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from kbe_nat.datapath.courses import Courses
-from kbe_nat.policy import Listener, Plan, PortPolicy, Target
+from kbe_nat.policy.plan import Listener, Plan, PortPolicy, Target
 
 A, B, C = (Target(f"172.17.0.{number}", 9953) for number in (3, 4, 5))
 CLUSTER_IP = ("172.30.0.53", "udp", 53)

@@ -15,14 +15,15 @@ from waiting import eventually
 
 import kbe_nat
 from kbe_nat.cli.conntrack import line
-from kbe_nat.control import Controller
-from kbe_nat.daemon.addresses import REREAD_SECONDS, LocalAddresses
-from kbe_nat.daemon.answers import Answers
-from kbe_nat.daemon.conversation import ControlServer, ask
-from kbe_nat.daemon.notify import Notifier, watchdog_seconds
+from kbe_nat.control.controller import Controller
+from kbe_nat.daemon.control_socket import ControlServer, ask
+from kbe_nat.daemon.node_addresses import REREAD_SECONDS, LocalAddresses
 from kbe_nat.daemon.requests import VERBS
-from kbe_nat.daemon.watchers import Watchers
-from kbe_nat.datapath.ways import Diversion, EveryPacket
+from kbe_nat.daemon.subscribers import Watchers
+from kbe_nat.daemon.systemd import Notifier, watchdog_seconds
+from kbe_nat.daemon.verbs import Answers
+from kbe_nat.datapath.datapath import Diversion
+from kbe_nat.datapath.every_packet import EveryPacket
 from kbe_nat.errors import ArgumentError, ControlError
 from kbe_nat.model import (
     Endpoint,
@@ -33,7 +34,7 @@ from kbe_nat.model import (
     Snapshot,
     Strategy,
 )
-from kbe_nat.policy import Options
+from kbe_nat.policy.options import Options
 from kbe_nat.rules.memory import Memory
 
 SYN = bytes.fromhex(

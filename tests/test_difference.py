@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from kbe_nat.cli import app
 from kbe_nat.errors import FileError
-from kbe_nat.kubeproxy.difference import Kind, compare, differences, own_tables
+from kbe_nat.kubeproxy.diff import Kind, compare, differences, own_tables
 from kbe_nat.kubeproxy.normalise import read_listing
 
 OVERALL = next(case for case in CASES if str(case) == "overall")

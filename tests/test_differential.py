@@ -14,7 +14,7 @@ from scapy.layers.inet6 import IPv6
 from traffic import ACK, FIN, RST, SYN, Talk
 
 import kbe_nat
-from kbe_nat import reference
+from kbe_nat.reference import nat as reference
 
 _T = TypeVar("_T")
 SECOND = 1_000_000_000

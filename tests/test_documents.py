@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from kbe_nat.errors import FileError
-from kbe_nat.sources import files
-from kbe_nat.sources.documents import documents, parse_documents
+from kbe_nat.sources.manifests import files
+from kbe_nat.sources.manifests.documents import documents, parse_documents
 
 
 def values(text: str | bytes) -> list[Any]:
@@ -344,7 +344,7 @@ def test_f130_only_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         documents(str(growing))
 
 
-READ = "import sys; from kbe_nat.sources.documents import documents; print(documents(sys.argv[1]))"
+READ = "import sys; from kbe_nat.sources.manifests.documents import documents; print(documents(sys.argv[1]))"
 
 
 @pytest.mark.parametrize("path", ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"])

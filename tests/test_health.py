@@ -16,15 +16,17 @@ from waiting import eventually
 
 import kbe_nat
 from kbe_nat.commands import Haste
-from kbe_nat.control import Controller
+from kbe_nat.control.controller import Controller
 from kbe_nat.daemon import proxy
 from kbe_nat.daemon.proxy import Proxy, Settings
-from kbe_nat.datapath.ways import Diversion, EveryPacket
+from kbe_nat.datapath.datapath import Diversion
+from kbe_nat.datapath.every_packet import EveryPacket
 from kbe_nat.kubeproxy import answering
 from kbe_nat.kubeproxy.health import HealthServers
-from kbe_nat.policy import HealthCheck, Options, Plan
+from kbe_nat.policy.options import Options
+from kbe_nat.policy.plan import HealthCheck, Plan
 from kbe_nat.rules.memory import Memory
-from kbe_nat.sources.manifests import Manifests
+from kbe_nat.sources.manifests.manifests import Manifests
 
 
 def free_port(family: socket.AddressFamily, address: str) -> int:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 import kbe_nat
+from kbe_nat.engine_tables import Tables
 from kbe_nat.kubeproxy import iptables_save, legacy, names, nft, probability
 from kbe_nat.model import (
     IPV4,
@@ -26,10 +27,10 @@ from kbe_nat.model import (
     SlicePort,
     Snapshot,
 )
-from kbe_nat.planning import plan
-from kbe_nat.policy import Listener, Mode, Options, Plan, PortPolicy, Target
-from kbe_nat.sources.manifests import read_manifests
-from kbe_nat.tables import Tables
+from kbe_nat.policy.options import Mode, Options
+from kbe_nat.policy.plan import Listener, Plan, PortPolicy, Target
+from kbe_nat.policy.planner import plan
+from kbe_nat.sources.manifests.manifests import read_manifests
 
 SEED = Path(__file__).parents[1] / "examples/seed"
 ONE = """\

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kbe_nat.sources.labels import LabelledPods
+from kbe_nat.sources.manifests.labels import LabelledPods
 from kbe_nat.sources.objects import Metadata, PodObject
 
 

@@ -7,8 +7,9 @@ import pytest
 
 import kbe_nat
 from kbe_nat._native import ACTIONS
-from kbe_nat.datapath import VERDICT, Batch, thread
-from kbe_nat.datapath.thread import LoopThread, NativeThread, Persistent
+from kbe_nat.drivers import thread
+from kbe_nat.drivers.queue import VERDICT, Batch
+from kbe_nat.drivers.thread import LoopThread, NativeThread, Persistent
 from kbe_nat.errors import ConntrackError
 
 
@@ -49,7 +50,7 @@ class Work:
 
 def test_f03_work_that_goes_round_no_more_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr("kbe_nat.datapath.thread.time.monotonic", lambda: now)
+    monkeypatch.setattr("kbe_nat.drivers.thread.time.monotonic", lambda: now)
     work = Work()
     with NativeThread(work, "work") as own:
         for turns, seconds, expected in (

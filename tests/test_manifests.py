@@ -15,9 +15,11 @@ from msgspec import structs
 
 from kbe_nat.errors import FileError, KbeNatError
 from kbe_nat.model import Endpoint, Service, ServicePort, SlicePort, Strategy
-from kbe_nat.sources import Reading, manifests, watching
-from kbe_nat.sources.documents import documents
-from kbe_nat.sources.manifests import Manifests, read_manifests
+from kbe_nat.sources.manifests import file_watch as watching
+from kbe_nat.sources.manifests import manifests
+from kbe_nat.sources.manifests.documents import documents
+from kbe_nat.sources.manifests.manifests import Manifests, read_manifests
+from kbe_nat.sources.source import Reading
 
 SEED = Path(__file__).parent / "seed"
 

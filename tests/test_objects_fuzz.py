@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from kbe_nat.errors import FileError, ObjectError
 from kbe_nat.model import Node, Service, Snapshot
-from kbe_nat.sources.manifests import read_manifests
+from kbe_nat.sources.manifests.manifests import read_manifests
 
 ROOT: Final = Path(__file__).parent.parent
 SEED: Final = (ROOT / "examples/seed/cluster.yaml", *sorted((ROOT / "tests/seed").iterdir()))

@@ -8,6 +8,7 @@ from conformance_cases import CASES
 from msgspec import structs
 
 import kbe_nat
+from kbe_nat.engine_tables import Tables
 from kbe_nat.kubeproxy import iptables_save
 from kbe_nat.model import (
     Endpoint,
@@ -20,18 +21,10 @@ from kbe_nat.model import (
     Strategy,
 )
 from kbe_nat.packet import opening
-from kbe_nat.planning import Planner, plan
-from kbe_nat.policy import (
-    Listener,
-    Mode,
-    Options,
-    PortChanges,
-    PortPolicy,
-    unallocated,
-    unknown_port,
-)
-from kbe_nat.sources.manifests import read_manifests
-from kbe_nat.tables import Tables
+from kbe_nat.policy.options import Mode, Options, unknown_port
+from kbe_nat.policy.plan import Listener, PortChanges, PortPolicy, unallocated
+from kbe_nat.policy.planner import Planner, plan
+from kbe_nat.sources.manifests.manifests import read_manifests
 
 READY = Endpoint("10.0.0.1", "here")
 NODE = Node("here", ("192.168.0.2", "192.168.1.2", "2001:db8::2"), "zone-a", ("10.0.0.0/24",))

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from kbe_nat.policy import Listener, PortChanges, PortPolicy, Target
+from kbe_nat.policy.plan import Listener, PortChanges, PortPolicy, Target
 from kbe_nat.remembered import Remembered
 
 

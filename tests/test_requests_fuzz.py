@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_control_socket import answering, full_of
 
-from kbe_nat.daemon import answers as answers_module
+from kbe_nat.daemon import verbs as answers_module
 from kbe_nat.daemon.requests import VERBS, parse
 from kbe_nat.errors import KbeNatError
 

@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 
 import kbe_nat
-from kbe_nat.policy import Listener, Plan, PortPolicy, Target
-from kbe_nat.rules import Marks, installed
+from kbe_nat.policy.plan import Listener, Plan, PortPolicy, Target
+from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.diversion import rule_sets
-from kbe_nat.rules.execution import Commands
+from kbe_nat.rules.installer import installed
 from kbe_nat.rules.iptables import Iptables
 from kbe_nat.rules.memory import Memory
+from kbe_nat.rules.rule import Marks
 
 POD = Target("172.17.0.3", 9876)
 

@@ -4,10 +4,10 @@ changed (F109).
 
 from msgspec.structs import replace
 
+from kbe_nat.engine_tables import Tables
 from kbe_nat.model import Endpoint, EndpointSlice, Service, ServicePort, SlicePort, Snapshot
-from kbe_nat.planning import Planner
-from kbe_nat.policy import Options
-from kbe_nat.tables import Tables
+from kbe_nat.policy.options import Options
+from kbe_nat.policy.planner import Planner
 
 SERVICES, ENDPOINTS = 10_000, 15
 

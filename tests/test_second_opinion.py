@@ -10,10 +10,10 @@ from conformance_cases import CASES, Case
 from rule_walker import Rules, Walker
 
 from kbe_nat.model import IPV4, IPV6, family
-from kbe_nat.planning import plan
-from kbe_nat.policy import LOOPBACK, LOOPBACK6, Mode, Options
+from kbe_nat.policy.options import LOOPBACK, LOOPBACK6, Mode, Options
+from kbe_nat.policy.planner import plan
 from kbe_nat.sources.address import split_address
-from kbe_nat.sources.manifests import read_manifests
+from kbe_nat.sources.manifests.manifests import read_manifests
 
 GOLDENS = {IPV4: "iptables-save", IPV6: "ip6tables-save"}
 

@@ -6,13 +6,15 @@ from dataclasses import replace
 import pytest
 
 from kbe_nat._native import NftTables
-from kbe_nat.datapath.ways import Diversion, FirstPacket
+from kbe_nat.datapath.datapath import Diversion
+from kbe_nat.datapath.first_packet import FirstPacket
 from kbe_nat.packet import opening
-from kbe_nat.policy import Listener, Options, Plan, PortPolicy, Target
-from kbe_nat.rules.execution import Commands
-from kbe_nat.rules.numbering import REST_SECONDS, Numbering
+from kbe_nat.policy.options import Options
+from kbe_nat.policy.plan import Listener, Plan, PortPolicy, Target
+from kbe_nat.rules.backend_ids import REST_SECONDS, Numbering
+from kbe_nat.rules.commands import Commands
+from kbe_nat.rules.nat_program import TranslationChange
 from kbe_nat.rules.standby import OnDeath, Standby, StandbyChoice
-from kbe_nat.rules.translation import TranslationChange
 
 NEAR, FAR, DRAINED = (
     Target("10.0.0.1", 80, is_local=True),

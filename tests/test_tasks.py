@@ -12,22 +12,23 @@ import pytest
 
 import kbe_nat
 from kbe_nat.commands import Haste
-from kbe_nat.control import Controller
+from kbe_nat.control.controller import Controller
 from kbe_nat.daemon import proxy
 from kbe_nat.daemon.checkpoints import CheckpointFile
 from kbe_nat.daemon.logs import BURST, LINES_PER_SECOND, Allowance, Standing
 from kbe_nat.daemon.proxy import Proxy, Settings
+from kbe_nat.daemon.subscribers import CAPACITY, Inbox, Watchers
 from kbe_nat.daemon.tasks import Task
-from kbe_nat.daemon.watchers import CAPACITY, Inbox, Watchers
-from kbe_nat.datapath.ways import Diversion, EveryPacket
+from kbe_nat.datapath.datapath import Diversion
+from kbe_nat.datapath.every_packet import EveryPacket
+from kbe_nat.engine_tables import Tables
 from kbe_nat.errors import KbeNatError, RulesError
 from kbe_nat.kubeproxy.health import HealthServers
 from kbe_nat.packet import opening
-from kbe_nat.planning import Planner
-from kbe_nat.policy import Options
+from kbe_nat.policy.options import Options
+from kbe_nat.policy.planner import Planner
 from kbe_nat.rules.memory import Memory
-from kbe_nat.sources.manifests import Manifests
-from kbe_nat.tables import Tables
+from kbe_nat.sources.manifests.manifests import Manifests
 
 SERVICE = """apiVersion: v1
 kind: Service

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from waiting import eventually
 
-from kbe_nat.sources import manifests, watching, writing
-from kbe_nat.sources.manifests import Manifests
+from kbe_nat.sources.manifests import file_watch as watching
+from kbe_nat.sources.manifests import manifests, writing
+from kbe_nat.sources.manifests.manifests import Manifests
 
 SERVICE = """apiVersion: v1
 kind: Service
@@ -137,7 +138,7 @@ def test_f132_a_file_may_go_and_come_back(
 ) -> None:
     """As vim writes with a backup, and scripts that delete before they write."""
     followed = Followed(folder, gone_seconds=2.0)
-    monkeypatch.setattr("kbe_nat.sources.manifests.time.monotonic", lambda: followed.now)
+    monkeypatch.setattr("kbe_nat.sources.manifests.manifests.time.monotonic", lambda: followed.now)
     assert followed.ports() == ALL
 
     def leave() -> None:

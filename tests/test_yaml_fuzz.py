@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from kbe_nat.errors import FileError
 from kbe_nat.model import Snapshot
-from kbe_nat.sources.manifests import read_manifests
+from kbe_nat.sources.manifests.manifests import read_manifests
 
 ROOT: Final = Path(__file__).parent.parent
 TEXTS: Final = [

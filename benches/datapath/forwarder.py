@@ -12,14 +12,15 @@ from plan import PLAN, QUEUE
 
 import kbe_nat
 from kbe_nat._native import NftTables
-from kbe_nat.datapath.native import NativeQueue
-from kbe_nat.datapath.netfilterqueue import NetfilterQueue
-from kbe_nat.datapath.thread import LoopThread
-from kbe_nat.datapath.ways import Diversion, FirstPacket
-from kbe_nat.reference import Backend, Frontend, Reference, ServicePort
-from kbe_nat.rules import Marks
-from kbe_nat.rules.execution import Commands
-from kbe_nat.tables import Tables
+from kbe_nat.datapath.datapath import Diversion
+from kbe_nat.datapath.first_packet import FirstPacket
+from kbe_nat.drivers.native import NativeQueue
+from kbe_nat.drivers.netfilterqueue import NetfilterQueue
+from kbe_nat.drivers.thread import LoopThread
+from kbe_nat.engine_tables import Tables
+from kbe_nat.reference.nat import Backend, Frontend, Reference, ServicePort
+from kbe_nat.rules.commands import Commands
+from kbe_nat.rules.rule import Marks
 
 
 def main() -> None:

@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from kbe_nat.policy import Listener, Options, Plan, PortPolicy, Target
+from kbe_nat.policy.options import Options
+from kbe_nat.policy.plan import Listener, Plan, PortPolicy, Target
 
 QUEUE: Final = 7
 VIP: Final = "172.30.228.255"

@@ -28,11 +28,12 @@ from plan import PLAN, POD, QUEUE, VIP  # noqa: E402
 from report import machine, part, table  # noqa: E402
 
 from kbe_nat.playground.cluster import Cluster  # noqa: E402
-from kbe_nat.policy import Target  # noqa: E402
-from kbe_nat.rules import Marks, installed  # noqa: E402
+from kbe_nat.policy.plan import Target  # noqa: E402
+from kbe_nat.rules.commands import Commands  # noqa: E402
 from kbe_nat.rules.diversion import rule_sets  # noqa: E402
-from kbe_nat.rules.execution import Commands  # noqa: E402
+from kbe_nat.rules.installer import installed  # noqa: E402
 from kbe_nat.rules.iptables import Iptables  # noqa: E402
+from kbe_nat.rules.rule import Marks  # noqa: E402
 
 HERE: Final = Path(__file__).parent
 RESULTS: Final = ROOT / "benches/results/datapath.json"

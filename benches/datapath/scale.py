@@ -33,7 +33,8 @@ from kbe_nat.model import (
     Snapshot,
 )
 from kbe_nat.playground.cluster import Cluster
-from kbe_nat.policy import Options, Target
+from kbe_nat.policy.options import Options
+from kbe_nat.policy.plan import Target
 
 # Found where `run` has said that it is.
 from report import machine, part, table  # isort: skip

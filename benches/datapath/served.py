@@ -13,12 +13,13 @@ from scale import objects
 
 import kbe_nat
 from kbe_nat._native import NftTables
-from kbe_nat.control import Controller
-from kbe_nat.datapath.native import NativeQueue
-from kbe_nat.datapath.thread import LoopThread
-from kbe_nat.datapath.ways import Diversion, FirstPacket
-from kbe_nat.policy import Options
-from kbe_nat.rules.execution import Commands
+from kbe_nat.control.controller import Controller
+from kbe_nat.datapath.datapath import Diversion
+from kbe_nat.datapath.first_packet import FirstPacket
+from kbe_nat.drivers.native import NativeQueue
+from kbe_nat.drivers.thread import LoopThread
+from kbe_nat.policy.options import Options
+from kbe_nat.rules.commands import Commands
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from plan import POD, QUEUE, VIP
 from run import BURST, HERE, PATHS, compiled, run, running
 
 from kbe_nat.playground.cluster import Cluster
-from kbe_nat.policy import Target
+from kbe_nat.policy.plan import Target
 
 # Found where `run` has said that it is.
 from report import machine, part, table  # isort: skip

@@ -10,11 +10,11 @@ from msgspec import structs
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import kbe_nat
-import kbe_nat.reference as reference
+import kbe_nat.reference.nat as reference
+from kbe_nat.engine_tables import Tables
 from kbe_nat.model import Endpoint, EndpointSlice, Service, ServicePort, SlicePort, Snapshot
-from kbe_nat.planning import Planner, plan
-from kbe_nat.policy import Options
-from kbe_nat.tables import Tables
+from kbe_nat.policy.options import Options
+from kbe_nat.policy.planner import Planner, plan
 
 SERVICES, ENDPOINTS = 10_000, 15
 BATCH = 64

@@ -78,7 +78,7 @@ class BackendNumbers:
 
 @disjoint_base
 class KernelQueue:
-    """A netfilter queue of the kernel; see `kbe_nat.datapath.native.NativeQueue`."""
+    """A netfilter queue of the kernel; see `kbe_nat.drivers.native.NativeQueue`."""
 
     def __new__(
         cls,
@@ -106,7 +106,7 @@ class KernelQueue:
 class Loop:
     """The loop that passes every packet of a queue through an engine, and its verdict back.
 
-    `queue` is a `kbe_nat.datapath.PacketQueue`, native or written in Python. Several loops, each
+    `queue` is a `kbe_nat.drivers.queue.PacketQueue`, native or written in Python. Several loops, each
     with a queue and a thread, may share an engine.
     """
 
@@ -630,7 +630,7 @@ class Engine:
 
         `packets` is one writable buffer whose packet i lies at `offsets[i]:offsets[i + 1]` (n + 1
         numbers of 64 bits, such as `array("Q")`), or without `offsets` a sequence of writable
-        buffers. Returns one record of 8 bytes per packet, `kbe_nat.datapath.VERDICT`. Raises
+        buffers. Returns one record of 8 bytes per packet, `kbe_nat.drivers.queue.VERDICT`. Raises
         `ArgumentError` for bad offsets, TypeError for a buffer that is read-only.
         """
 

@@ -3,7 +3,7 @@ format.
 
 Addresses are canonical text, ports are 1 to 65535, protocols are "tcp", "udp" or "sctp": what is
 wrong has been refused by the source that built the value. Which endpoints may serve whom is not
-decided here but in `kbe_nat.policy`.
+decided here but in `kbe_nat.policy.plan`.
 """
 
 from collections.abc import Mapping

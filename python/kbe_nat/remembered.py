@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Generic, TypeAlias, TypeVar
 
-from kbe_nat.policy import PortChanges, PortPolicy
+from kbe_nat.policy.plan import PortChanges, PortPolicy
 
 T = TypeVar("T")
 PortKey: TypeAlias = tuple[str, str, str, str, int]

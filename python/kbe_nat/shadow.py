@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from kbe_nat._native import Engine
-from kbe_nat.kernel_flows import KernelFlow
+from kbe_nat.conntrack import KernelFlow
+from kbe_nat.engine_tables import Tables
 from kbe_nat.model import join_address
 from kbe_nat.packet import opening
-from kbe_nat.policy import LOOPBACK, LOOPBACK6, Plan
-from kbe_nat.tables import Tables
+from kbe_nat.policy.options import LOOPBACK, LOOPBACK6
+from kbe_nat.policy.plan import Plan
 
 POD_INTERFACE, OTHER_INTERFACE = 2, 1
 

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kbe_nat.playground.cluster import Cluster
-from kbe_nat.policy import Target
+from kbe_nat.policy.plan import Target
 
 HERE: Final = Path(__file__).parent
 FLOWS: Final = 12

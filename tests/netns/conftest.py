@@ -11,7 +11,7 @@ import pytest
 from kbe_nat.errors import PlaygroundError
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace
-from kbe_nat.policy import Target
+from kbe_nat.policy.plan import Target
 
 POD, OTHER = Target("172.17.0.3", 9876), Target("172.17.0.4", 9876)
 

@@ -17,7 +17,7 @@ from stage import Serving
 from wires import overheard, sent_in_order
 
 from kbe_nat.playground.namespaces import Namespace, inside
-from kbe_nat.policy import Plan
+from kbe_nat.policy.plan import Plan
 from kbe_nat.sources.address import split_address
 
 ETHERNET = {4: 0x0800, 6: 0x86DD}

@@ -17,18 +17,21 @@ from waiting import eventually
 
 import kbe_nat
 from kbe_nat._native import NftTables
-from kbe_nat.datapath.native import NativeQueue, QueueCounters
-from kbe_nat.datapath.netfilterqueue import NetfilterQueue
-from kbe_nat.datapath.thread import LoopThread
-from kbe_nat.datapath.ways import Diversion, EveryPacket, FirstPacket
+from kbe_nat.datapath.datapath import Diversion
+from kbe_nat.datapath.every_packet import EveryPacket
+from kbe_nat.datapath.first_packet import FirstPacket
+from kbe_nat.drivers.native import NativeQueue, QueueCounters
+from kbe_nat.drivers.netfilterqueue import NetfilterQueue
+from kbe_nat.drivers.thread import LoopThread
+from kbe_nat.engine_tables import Tables
 from kbe_nat.model import IPV4, IPV6
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace, inside
-from kbe_nat.policy import Listener, Options, Plan, PortPolicy, Target
-from kbe_nat.rules import Marks, Way
-from kbe_nat.rules.execution import Commands
+from kbe_nat.policy.options import Options
+from kbe_nat.policy.plan import Listener, Plan, PortPolicy, Target
+from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.iptables import Iptables
-from kbe_nat.tables import Tables
+from kbe_nat.rules.rule import Marks, Way
 
 NAMED_POD = Path(__file__).parents[1] / "named_pod.py"
 QUEUES = Path("/proc/thread-self/net/netfilter/nfnetlink_queue")
@@ -253,7 +256,7 @@ def counters_of(cluster: Cluster) -> dict[int, QueueCounters]:
 
 COUNTERS = """
 from dataclasses import astuple
-from kbe_nat.datapath.native import queue_counters
+from kbe_nat.drivers.native import queue_counters
 for own in queue_counters().values():
     print(*astuple(own))
 """

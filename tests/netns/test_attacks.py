@@ -17,7 +17,7 @@ import pytest
 from test_proxy import BALANCED, NOBODY, VIP, Daemon, curl, daemon, kernel_rules
 from waiting import eventually
 
-from kbe_nat.rules import Way
+from kbe_nat.rules.rule import Way
 
 __all__ = ["daemon"]
 HTTP_STATUS = ("curl", "-sS", "--max-time", "20", "-o", "/dev/null", "-w", "%{http_code}")

@@ -17,14 +17,15 @@ from stage import WAYS, serving
 from test_clusters import is_documented, read
 
 import kbe_nat
-from kbe_nat.cli.node import matches
+from kbe_nat.cli.flags.node import matches
 from kbe_nat.model import Snapshot, Strategy, join_address
-from kbe_nat.planning import plan
 from kbe_nat.playground.namespaces import inside
-from kbe_nat.policy import Mode, Plan
-from kbe_nat.rules import Way
+from kbe_nat.policy.options import Mode
+from kbe_nat.policy.plan import Plan
+from kbe_nat.policy.planner import plan
+from kbe_nat.rules.rule import Way
 from kbe_nat.sources.address import split_address
-from kbe_nat.sources.manifests import read_manifests
+from kbe_nat.sources.manifests.manifests import read_manifests
 
 FIRST = int(os.environ.get("KBE_NAT_CLUSTERS_SEED", "0"))
 SEEDS = range(FIRST, FIRST + int(os.environ.get("KBE_NAT_CLUSTERS", "240")) // 80)

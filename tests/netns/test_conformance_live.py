@@ -15,13 +15,13 @@ from lone_node import Node, is_visible, node_for, outcome
 from stage import WAYS, connect, serving
 
 import kbe_nat
-from kbe_nat.cli.node import NodeFlags
+from kbe_nat.cli.flags.node import NodeFlags
 from kbe_nat.model import Strategy
-from kbe_nat.planning import plan
 from kbe_nat.playground.namespaces import inside
-from kbe_nat.policy import Plan
-from kbe_nat.rules import Way
-from kbe_nat.sources.manifests import read_manifests
+from kbe_nat.policy.plan import Plan
+from kbe_nat.policy.planner import plan
+from kbe_nat.rules.rule import Way
+from kbe_nat.sources.manifests.manifests import read_manifests
 
 CHOSEN = (
     "cluster-ip-general",

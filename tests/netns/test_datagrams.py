@@ -17,7 +17,7 @@ from test_proxy import Daemon
 from waiting import eventually
 
 from kbe_nat.playground.cluster import Cluster
-from kbe_nat.rules import Way
+from kbe_nat.rules.rule import Way
 
 FLOWS = 1000
 NODE = {4: "10.0.2.15", 6: "fd00:2::15"}

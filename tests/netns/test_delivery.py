@@ -11,13 +11,15 @@ import pytest
 from stage import FAMILIES, PODS, VIPS, WAYS, Stage, add_ipv6, connect, served, stage
 
 from kbe_nat._native import NftTables
-from kbe_nat.datapath.ways import Diversion, FirstPacket
+from kbe_nat.datapath.datapath import Diversion
+from kbe_nat.datapath.first_packet import FirstPacket
 from kbe_nat.model import IPV4, IPV6
 from kbe_nat.playground.cluster import CLIENT_ADDRESS, Cluster
 from kbe_nat.playground.namespaces import Namespace, inside
-from kbe_nat.policy import Listener, Options, Plan, PortPolicy, Target
-from kbe_nat.rules import Way
-from kbe_nat.rules.execution import Commands
+from kbe_nat.policy.options import Options
+from kbe_nat.policy.plan import Listener, Plan, PortPolicy, Target
+from kbe_nat.rules.commands import Commands
+from kbe_nat.rules.rule import Way
 
 NODE: Final = {IPV4: "10.0.2.15", IPV6: "fd00:2::15"}
 CLIENTS: Final = {IPV4: CLIENT_ADDRESS, IPV6: "fd00:2::100"}

@@ -18,8 +18,9 @@ from wires import ETH_P_IP, MARKER, mac, sent_in_order, taken, wire
 
 import kbe_nat
 from kbe_nat.playground.cluster import CLIENT_ADDRESS, Cluster
-from kbe_nat.policy import Listener, Options, Plan, PortPolicy
-from kbe_nat.rules import Way
+from kbe_nat.policy.options import Options
+from kbe_nat.policy.plan import Listener, Plan, PortPolicy
+from kbe_nat.rules.rule import Way
 
 VIP = "172.30.228.255"
 NOBODYS = 20

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kbe_nat.playground.namespaces import Namespace
-from kbe_nat.rules.execution import Commands
+from kbe_nat.rules.commands import Commands
 
 COMMAND = (sys.executable, "-m", "kbe_nat", "doctor")
 SEED = Path(__file__).parents[2] / "examples/seed/cluster.yaml"

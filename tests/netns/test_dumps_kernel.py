@@ -11,13 +11,14 @@ from clusters import cluster
 from conformance_cases import CASES, Case, run
 
 from kbe_nat.kubeproxy import iptables_save, nft
-from kbe_nat.kubeproxy.difference import differences
+from kbe_nat.kubeproxy.diff import differences
 from kbe_nat.model import IPV4, IPV6
-from kbe_nat.planning import plan
 from kbe_nat.playground.namespaces import Namespace
-from kbe_nat.policy import Listener, Mode, Plan, PortPolicy, Target
-from kbe_nat.rules.execution import Commands
-from kbe_nat.sources.manifests import read_manifests
+from kbe_nat.policy.options import Mode
+from kbe_nat.policy.plan import Listener, Plan, PortPolicy, Target
+from kbe_nat.policy.planner import plan
+from kbe_nat.rules.commands import Commands
+from kbe_nat.sources.manifests.manifests import read_manifests
 
 RANGES = (
     ("203.0.113.7/32",),

@@ -23,7 +23,7 @@ from waiting import eventually
 
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import inside
-from kbe_nat.rules import Way
+from kbe_nat.rules.rule import Way
 
 SERVICES = """apiVersion: v1
 kind: Service

@@ -21,8 +21,9 @@ from wires import ETH_P_IP, mac, overheard, sent_in_order, taken, wire
 from kbe_nat.errors import RulesError
 from kbe_nat.model import IPV4
 from kbe_nat.playground.cluster import CLIENT_ADDRESS, NODE_ADDRESS, Cluster
-from kbe_nat.policy import Listener, Options
-from kbe_nat.rules import Marks, Way
+from kbe_nat.policy.options import Options
+from kbe_nat.policy.plan import Listener
+from kbe_nat.rules.rule import Marks, Way
 
 VIP = VIPS[IPV4]
 

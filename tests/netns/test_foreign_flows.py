@@ -18,7 +18,7 @@ from waiting import eventually
 from kbe_nat.model import IPV4, IPV6
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import inside
-from kbe_nat.rules import Way
+from kbe_nat.rules.rule import Way
 
 NODE = {4: "10.0.2.15", 6: "fd00:2::15"}
 KINDS = {"udp": socket.SOCK_DGRAM, "tcp": socket.SOCK_STREAM}

@@ -19,7 +19,7 @@ from waiting import eventually
 from kbe_nat.model import IPV4, IPV6
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace
-from kbe_nat.rules import Way
+from kbe_nat.rules.rule import Way
 
 VIPS = ("172.30.0.7", "fd00:30::7")
 FLOW_BYTES = 110

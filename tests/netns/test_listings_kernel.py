@@ -11,9 +11,9 @@ import pytest
 from conformance_cases import CASES, Case, run
 
 from kbe_nat.__main__ import main
-from kbe_nat.kubeproxy.difference import differences
+from kbe_nat.kubeproxy.diff import differences
 from kbe_nat.playground.namespaces import Namespace
-from kbe_nat.rules.execution import Commands
+from kbe_nat.rules.commands import Commands
 
 ALL_RIGHT = "The node has the rules that it should have.\n"
 NFT = (

@@ -12,7 +12,7 @@ from stage import add_ipv6
 from test_proxy import COMMAND, Daemon
 
 from kbe_nat.playground.cluster import Cluster
-from kbe_nat.rules import Way
+from kbe_nat.rules.rule import Way
 
 FLOWS = 500
 """Of each protocol and family."""

@@ -31,18 +31,19 @@ from stage import (
 from waiting import eventually
 
 import kbe_nat
-from kbe_nat.datapath.native import NativeQueue
-from kbe_nat.datapath.netfilterqueue import NetfilterQueue
-from kbe_nat.datapath.thread import LoopThread
+from kbe_nat.drivers.native import NativeQueue
+from kbe_nat.drivers.netfilterqueue import NetfilterQueue
+from kbe_nat.drivers.thread import LoopThread
+from kbe_nat.engine_tables import Tables
 from kbe_nat.errors import QueueError
 from kbe_nat.model import IPV4, IPV6
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import inside
-from kbe_nat.rules import Way, installed
+from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.diversion import rule_sets
-from kbe_nat.rules.execution import Commands
+from kbe_nat.rules.installer import installed
 from kbe_nat.rules.iptables import Iptables
-from kbe_nat.tables import Tables
+from kbe_nat.rules.rule import Way
 
 
 def transfer(own: Stage, family: int, size: int) -> None:
@@ -405,7 +406,7 @@ def test_a_queue_that_cannot_be_had_says_why(cluster: Cluster) -> None:
         sys.executable,
         "-c",
     )
-    program = "from kbe_nat.datapath.native import NativeQueue; NativeQueue(7)"
+    program = "from kbe_nat.drivers.native import NativeQueue; NativeQueue(7)"
     done = subprocess.run([*plain, program], capture_output=True, text=True, check=False)
     assert "queue 7 cannot be bound without CAP_NET_ADMIN" in done.stderr
 

@@ -14,16 +14,17 @@ from stage import connect
 from waiting import eventually
 
 import kbe_nat
-from kbe_nat.datapath.netfilterqueue import NetfilterQueue
-from kbe_nat.datapath.thread import LoopThread
+from kbe_nat.drivers.netfilterqueue import NetfilterQueue
+from kbe_nat.drivers.thread import LoopThread
+from kbe_nat.engine_tables import Tables
 from kbe_nat.playground.cluster import NODE_ADDRESS, Cluster
 from kbe_nat.playground.namespaces import Namespace, inside
-from kbe_nat.policy import Listener, Options, Plan, PortPolicy, Target
-from kbe_nat.rules import installed
+from kbe_nat.policy.options import Options
+from kbe_nat.policy.plan import Listener, Plan, PortPolicy, Target
+from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.diversion import rule_sets
-from kbe_nat.rules.execution import Commands
+from kbe_nat.rules.installer import installed
 from kbe_nat.rules.iptables import Iptables
-from kbe_nat.tables import Tables
 
 VIP = "172.30.228.255"
 QUEUE = 3

@@ -11,7 +11,7 @@ from stage import ECHO, FAMILIES, SHORT, VIPS, WAYS, plan_of, served, stage
 from kbe_nat.model import IPV6
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace
-from kbe_nat.rules import Way
+from kbe_nat.rules.rule import Way
 
 
 def exempt(node: Namespace, family: int, verb: str) -> None:

@@ -24,8 +24,8 @@ from kbe_nat.errors import PlaygroundError
 from kbe_nat.model import IPV4, IPV6
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import inside
-from kbe_nat.rules import Way
-from kbe_nat.rules.execution import Commands
+from kbe_nat.rules.commands import Commands
+from kbe_nat.rules.rule import Way
 
 VIP = "172.30.228.255"
 COMMAND = (sys.executable, "-m", "kbe_nat")

@@ -12,13 +12,14 @@ import pytest
 from kbe_nat.errors import RulesError
 from kbe_nat.model import IPV4, IPV6
 from kbe_nat.playground.namespaces import Namespace
-from kbe_nat.policy import Listener, Mode, Options, Plan, PortPolicy, Target
-from kbe_nat.rules import Marks, RuleSet
-from kbe_nat.rules.choice import BackendName, probe
+from kbe_nat.policy.options import Mode, Options
+from kbe_nat.policy.plan import Listener, Plan, PortPolicy, Target
+from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.diversion import rule_sets
-from kbe_nat.rules.execution import Commands
+from kbe_nat.rules.installer import BackendName, probe
 from kbe_nat.rules.iptables import Iptables
 from kbe_nat.rules.nftables import PROBE, Nftables
+from kbe_nat.rules.rule import Marks, RuleSet
 
 QUEUE = re.compile(r"queue (flags bypass to|to|num) \S+")
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from waiting import eventually
 
-from kbe_nat.kernel_flows import KernelFlow, parse
+from kbe_nat.conntrack import KernelFlow, parse
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace
-from kbe_nat.rules.execution import Commands
+from kbe_nat.rules.commands import Commands
 
 SEED = (Path(__file__).parents[2] / "examples/seed/cluster.yaml").read_text()
 COMMAND = (sys.executable, "-m", "kbe_nat")

@@ -14,7 +14,7 @@ from test_attacks import COMMANDS, broken, serves
 from test_proxy import NOBODY, Daemon, daemon, kernel_rules
 from waiting import eventually
 
-from kbe_nat.rules import Way
+from kbe_nat.rules.rule import Way
 
 __all__ = ["daemon"]
 ANYBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")

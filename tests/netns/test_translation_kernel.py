@@ -11,16 +11,16 @@ import pytest
 from stage import FOREIGN
 
 from kbe_nat._native import NftTables
+from kbe_nat.datapath.detect import DatapathName, choose
 from kbe_nat.errors import RulesError
 from kbe_nat.model import IPV4, IPV6
 from kbe_nat.playground.namespaces import Namespace, inside
-from kbe_nat.policy import Target
-from kbe_nat.rules import Marks
-from kbe_nat.rules.choice import DatapathName, choose
-from kbe_nat.rules.execution import Commands
+from kbe_nat.policy.plan import Target
+from kbe_nat.rules.commands import Commands
+from kbe_nat.rules.nat_program import TranslationChange, Translations
+from kbe_nat.rules.nat_table import Translation
+from kbe_nat.rules.rule import Marks
 from kbe_nat.rules.standby import Standby
-from kbe_nat.rules.translation import TranslationChange, Translations
-from kbe_nat.rules.translation_table import Translation
 
 PODS = {IPV4: "10.0.0.{}", IPV6: "fd00:10::{:x}"}
 VIPS = {IPV4: "172.30.{}.{}", IPV6: "fd00:30::{:x}:{:x}"}

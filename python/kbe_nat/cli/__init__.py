@@ -13,8 +13,8 @@ from kbe_nat.cli.doctor import doctor
 from kbe_nat.cli.drain import drain
 from kbe_nat.cli.dump import dump
 from kbe_nat.cli.explain import explain
+from kbe_nat.cli.flags.node import NodeCommand
 from kbe_nat.cli.get import get
-from kbe_nat.cli.node import NodeCommand
 from kbe_nat.cli.playground import playground
 from kbe_nat.cli.proxy import proxy
 from kbe_nat.cli.replay import replay

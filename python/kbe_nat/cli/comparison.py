@@ -7,8 +7,8 @@ from typing import Any, Final
 from kbe_nat import packet as wire
 from kbe_nat._native import ACTIONS, CAUSES, EXPIRY_BUDGET, Engine
 from kbe_nat.cli.output import table
-from kbe_nat.datapath import NEW, VERDICT, Batch, PacketQueue
-from kbe_nat.policy import Plan
+from kbe_nat.drivers.queue import NEW, VERDICT, Batch, PacketQueue
+from kbe_nat.policy.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)

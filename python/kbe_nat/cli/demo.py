@@ -17,15 +17,15 @@ import typer
 
 from kbe_nat import packet as wire
 from kbe_nat.cli import playground as verbs
-from kbe_nat.cli.interruption import Interruptions
-from kbe_nat.cli.options import Format, OutputFormat
+from kbe_nat.cli.flags.options import Format, OutputFormat
 from kbe_nat.cli.output import show_json
+from kbe_nat.cli.signals import Interruptions
 from kbe_nat.errors import PlaygroundError
 from kbe_nat.model import Strategy
 from kbe_nat.playground import world as place
 from kbe_nat.playground.cluster import CLIENT_ADDRESS
 from kbe_nat.playground.world import World
-from kbe_nat.rules import Way
+from kbe_nat.rules.rule import Way
 
 FOLDER: Final = Path(place.__file__).parent
 INSIDE: Final = "KBE_NAT_DEMO_INSIDE"

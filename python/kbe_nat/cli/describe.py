@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from kbe_nat.cli.options import SOCKET, Format, OutputFormat, Socket
+from kbe_nat.cli.flags.options import SOCKET, Format, OutputFormat, Socket
 from kbe_nat.cli.output import show_json_rows, traffic
-from kbe_nat.daemon.conversation import rows
+from kbe_nat.daemon.control_socket import rows
 
 
 class Described(StrEnum):

@@ -7,8 +7,8 @@ from typing import Annotated, Final
 
 import typer
 
-from kbe_nat.cli.node import NodeFlags, takes_node_flags
-from kbe_nat.cli.options import (
+from kbe_nat.cli.flags.node import NodeFlags, takes_node_flags
+from kbe_nat.cli.flags.options import (
     Format,
     ObjectFiles,
     OutputFormat,
@@ -20,14 +20,14 @@ from kbe_nat.cli.options import (
 )
 from kbe_nat.cli.output import show_json
 from kbe_nat.errors import FileError
-from kbe_nat.kubeproxy.difference import Comparison, Difference, compare, notes, own_tables
+from kbe_nat.kubeproxy.diff import Comparison, Difference, compare, notes, own_tables
 from kbe_nat.kubeproxy.dump import Family, Form, families, planned
 from kbe_nat.kubeproxy.dump import dump as written
 from kbe_nat.kubeproxy.normalise import Kind, Listing, Part, read_listing
 from kbe_nat.model import IPV6, Snapshot
-from kbe_nat.policy import Mode, Options
-from kbe_nat.sources.completion import POD_RANGE
-from kbe_nat.sources.files import content
+from kbe_nat.policy.options import Mode, Options
+from kbe_nat.sources.manifests.defaults import POD_RANGE
+from kbe_nat.sources.manifests.files import content
 
 
 class Table(StrEnum):

@@ -4,9 +4,9 @@ from dataclasses import asdict
 
 import typer
 
-from kbe_nat.cli.options import Format, OutputFormat
+from kbe_nat.cli.flags.options import Format, OutputFormat
 from kbe_nat.cli.output import show, show_json, table
-from kbe_nat.diagnosis import State, diagnose
+from kbe_nat.doctor import State, diagnose
 
 
 def doctor(output: OutputFormat = Format.TEXT) -> None:

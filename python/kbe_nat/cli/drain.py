@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from kbe_nat.cli.options import SOCKET, Socket, refuse_given
-from kbe_nat.daemon.conversation import ask
+from kbe_nat.cli.flags.options import SOCKET, Socket, refuse_given
+from kbe_nat.daemon.control_socket import ask
 
 
 def drain(

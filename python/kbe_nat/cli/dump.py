@@ -4,13 +4,21 @@ from typing import Annotated, Final
 
 import typer
 
-from kbe_nat.cli.node import NODE_FLAGS, NodeFlags, takes_node_flags
-from kbe_nat.cli.options import SOCKET, PodRange, Socket, Strict, read_objects, refuse_given, warn
-from kbe_nat.daemon.conversation import ask
+from kbe_nat.cli.flags.node import NODE_FLAGS, NodeFlags, takes_node_flags
+from kbe_nat.cli.flags.options import (
+    SOCKET,
+    PodRange,
+    Socket,
+    Strict,
+    read_objects,
+    refuse_given,
+    warn,
+)
+from kbe_nat.daemon.control_socket import ask
 from kbe_nat.kubeproxy.dump import Family, Form, Names, form_of, planned
 from kbe_nat.kubeproxy.dump import dump as dumped
-from kbe_nat.policy import Mode
-from kbe_nat.sources.completion import POD_RANGE
+from kbe_nat.policy.options import Mode
+from kbe_nat.sources.manifests.defaults import POD_RANGE
 
 FILES: Final = typer.Option(
     "--filename",

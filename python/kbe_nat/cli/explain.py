@@ -10,9 +10,8 @@ from rich.text import Text
 
 from kbe_nat import packet as wire
 from kbe_nat._native import EXPIRY_BUDGET, Engine
-from kbe_nat.cli.flows import FlowQuestion, read_flows
-from kbe_nat.cli.node import NODE_FLAGS, NodeFlags, matches, takes_node_flags
-from kbe_nat.cli.options import (
+from kbe_nat.cli.flags.node import NODE_FLAGS, NodeFlags, matches, takes_node_flags
+from kbe_nat.cli.flags.options import (
     SOCKET,
     Format,
     ObjectFiles,
@@ -25,16 +24,17 @@ from kbe_nat.cli.options import (
     refuse_given,
     warn,
 )
+from kbe_nat.cli.flows import FlowQuestion, read_flows
 from kbe_nat.cli.output import show, show_json, table
-from kbe_nat.daemon.answers import Row, consequences, context, explanation_row
-from kbe_nat.daemon.conversation import ask
-from kbe_nat.datapath.pcap import CaptureQueue
+from kbe_nat.daemon.control_socket import ask
+from kbe_nat.daemon.verbs import Row, consequences, context, explanation_row
+from kbe_nat.drivers.capture import CaptureQueue
+from kbe_nat.engine_tables import Tables
 from kbe_nat.model import IPV4, IPV6
-from kbe_nat.planning import plan
-from kbe_nat.policy import Plan
+from kbe_nat.policy.plan import Plan
+from kbe_nat.policy.planner import plan
 from kbe_nat.sources.address import split_address
-from kbe_nat.sources.completion import POD_RANGE
-from kbe_nat.tables import Tables
+from kbe_nat.sources.manifests.defaults import POD_RANGE
 
 VERDICTS = {"translate": "dnat", "accept": "pass"}
 """Actions of the engine in words of this verb; the others have the same name in both."""

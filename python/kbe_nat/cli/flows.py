@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from kbe_nat.sources.documents import document
+from kbe_nat.sources.manifests.documents import document
 
 
 class FlowQuestion(msgspec.Struct, frozen=True):

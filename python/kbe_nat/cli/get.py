@@ -6,9 +6,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from kbe_nat.cli.options import SOCKET, Format, OutputFormat, Socket, refuse_given
+from kbe_nat.cli.flags.options import SOCKET, Format, OutputFormat, Socket, refuse_given
 from kbe_nat.cli.output import show, show_json, show_json_rows, table, traffic
-from kbe_nat.daemon.conversation import ask, rows
+from kbe_nat.daemon.control_socket import ask, rows
 from kbe_nat.model import join_address
 
 

@@ -9,14 +9,14 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from kbe_nat.cli.interruption import Interruptions
-from kbe_nat.cli.options import Format, OutputFormat
+from kbe_nat.cli.flags.options import Format, OutputFormat
 from kbe_nat.cli.output import show_json
+from kbe_nat.cli.signals import Interruptions
+from kbe_nat.datapath.detect import DatapathName
 from kbe_nat.errors import FileError, PlaygroundError
 from kbe_nat.kubeproxy import legacy
 from kbe_nat.model import IPV4
 from kbe_nat.playground.world import KINDS, Pod, World
-from kbe_nat.rules.choice import DatapathName
 from kbe_nat.sources.objects import Found
 
 playground = typer.Typer(

@@ -12,8 +12,8 @@ from typing import Annotated, Final
 import typer
 
 from kbe_nat._native import Engine, NftTables, NodeAddresses
-from kbe_nat.cli.node import NodeFlags, takes_node_flags
-from kbe_nat.cli.options import (
+from kbe_nat.cli.flags.node import NodeFlags, takes_node_flags
+from kbe_nat.cli.flags.options import (
     SOCKET,
     DefaultStrategy,
     PodRange,
@@ -25,37 +25,32 @@ from kbe_nat.cli.options import (
     warn,
 )
 from kbe_nat.commands import Haste
-from kbe_nat.control import Controller
+from kbe_nat.control.controller import Controller
 from kbe_nat.daemon import privileges
-from kbe_nat.daemon.addresses import LocalAddresses
-from kbe_nat.daemon.exclusion import QUEUE, only_proxy
 from kbe_nat.daemon.logs import LogFormat, log_to_stderr
+from kbe_nat.daemon.node_addresses import LocalAddresses
 from kbe_nat.daemon.proxy import LOG, Proxy, Settings
+from kbe_nat.daemon.singleton import QUEUE, only_proxy
 from kbe_nat.daemon.standard_error import unhinder_stderr
-from kbe_nat.datapath.native import NativeQueue
-from kbe_nat.datapath.netfilterqueue import NetfilterQueue
+from kbe_nat.datapath.datapath import Diversion
+from kbe_nat.datapath.detect import DatapathName, choose, clean_up
+from kbe_nat.datapath.every_packet import EveryPacket
+from kbe_nat.datapath.first_packet import FirstPacket
 from kbe_nat.datapath.sysctl import ACCOUNTING
-from kbe_nat.datapath.ways import Diversion, EveryPacket, FirstPacket
+from kbe_nat.drivers.native import NativeQueue
+from kbe_nat.drivers.netfilterqueue import NetfilterQueue
 from kbe_nat.errors import ArgumentError, PrivilegeError
 from kbe_nat.model import Snapshot, Strategy
-from kbe_nat.policy import Options
-from kbe_nat.rules import Marks, Way
-from kbe_nat.rules.choice import (
-    BackendName,
-    DatapathName,
-    choose,
-    clean_up,
-    probe,
-    remove_rules,
-    usable,
-)
-from kbe_nat.rules.execution import Commands
+from kbe_nat.policy.options import Options
+from kbe_nat.rules.commands import Commands
+from kbe_nat.rules.installer import BackendName, probe, remove_rules, usable
 from kbe_nat.rules.kube_proxy import kube_proxy_rules
+from kbe_nat.rules.nat_program import Translations
+from kbe_nat.rules.rule import Marks, Way
 from kbe_nat.rules.standby import OnDeath
-from kbe_nat.rules.translation import Translations
 from kbe_nat.sources.address import parse_range
-from kbe_nat.sources.completion import POD_RANGE
-from kbe_nat.sources.manifests import Manifests
+from kbe_nat.sources.manifests.defaults import POD_RANGE
+from kbe_nat.sources.manifests.manifests import Manifests
 
 
 class Driver(StrEnum):

@@ -12,8 +12,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from kbe_nat._native import Engine, Loop
 from kbe_nat.cli.comparison import Comparison
-from kbe_nat.cli.node import NodeFlags, takes_node_flags
-from kbe_nat.cli.options import (
+from kbe_nat.cli.flags.node import NodeFlags, takes_node_flags
+from kbe_nat.cli.flags.options import (
     DefaultStrategy,
     Format,
     ObjectFiles,
@@ -27,14 +27,14 @@ from kbe_nat.cli.options import (
 )
 from kbe_nat.cli.output import show, show_json
 from kbe_nat.cli.summary import doubts, summary, tables
-from kbe_nat.datapath import PacketQueue
-from kbe_nat.datapath.pcap import CaptureQueue
+from kbe_nat.drivers.capture import CaptureQueue
+from kbe_nat.drivers.queue import PacketQueue
+from kbe_nat.engine_tables import Tables
 from kbe_nat.model import Strategy
-from kbe_nat.planning import plan
-from kbe_nat.policy import Plan
+from kbe_nat.policy.plan import Plan
+from kbe_nat.policy.planner import plan
 from kbe_nat.sources.address import parse_address
-from kbe_nat.sources.completion import POD_RANGE
-from kbe_nat.tables import Tables
+from kbe_nat.sources.manifests.defaults import POD_RANGE
 
 
 @takes_node_flags

@@ -10,18 +10,26 @@ from typing import Annotated, Any
 
 import typer
 
-from kbe_nat.cli.node import NodeFlags, takes_node_flags
-from kbe_nat.cli.options import Format, OutputFormat, PodRange, Strict, parse, refuse_given, warn
+from kbe_nat.cli.flags.node import NodeFlags, takes_node_flags
+from kbe_nat.cli.flags.options import (
+    Format,
+    OutputFormat,
+    PodRange,
+    Strict,
+    parse,
+    refuse_given,
+    warn,
+)
 from kbe_nat.cli.output import show, show_json, table
+from kbe_nat.conntrack import KernelFlow, listed, watched
+from kbe_nat.conntrack import parse as parse_line
 from kbe_nat.errors import ConntrackError, KbeNatError
-from kbe_nat.kernel_flows import KernelFlow, listed, watched
-from kbe_nat.kernel_flows import parse as parse_line
 from kbe_nat.model import join_address
-from kbe_nat.planning import plan
+from kbe_nat.policy.planner import plan
 from kbe_nat.shadow import DISAGREEMENTS, Finding, Outcome, Shadow
 from kbe_nat.sources.address import parse_range
-from kbe_nat.sources.completion import POD_RANGE
-from kbe_nat.sources.manifests import Manifests
+from kbe_nat.sources.manifests.defaults import POD_RANGE
+from kbe_nat.sources.manifests.manifests import Manifests
 
 POLL_SECONDS = 1.0
 

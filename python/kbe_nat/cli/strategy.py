@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from kbe_nat.cli.options import SOCKET, Socket
-from kbe_nat.daemon.conversation import ask
+from kbe_nat.cli.flags.options import SOCKET, Socket
+from kbe_nat.daemon.control_socket import ask
 from kbe_nat.model import Strategy
 
 strategy = typer.Typer(help="How backends are chosen.", rich_markup_mode=None, no_args_is_help=True)

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from kbe_nat.cli.options import SOCKET, Socket
+from kbe_nat.cli.flags.options import SOCKET, Socket
 from kbe_nat.cli.output import show, table
-from kbe_nat.daemon.conversation import rows as ask_rows
+from kbe_nat.daemon.control_socket import rows as ask_rows
 
 
 def top(

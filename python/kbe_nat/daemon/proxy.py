@@ -14,22 +14,22 @@ from typing import Any, Final
 
 from kbe_nat._native import Engine
 from kbe_nat.commands import Haste
-from kbe_nat.control import Controller
+from kbe_nat.control.controller import Controller
 from kbe_nat.daemon import privileges
-from kbe_nat.daemon.answers import Answers
 from kbe_nat.daemon.checkpoints import CheckpointFile
-from kbe_nat.daemon.conversation import ControlServer
-from kbe_nat.daemon.exclusion import only_proxy
+from kbe_nat.daemon.control_socket import ControlServer
 from kbe_nat.daemon.logs import Standing
-from kbe_nat.daemon.notify import Notifier, watchdog_seconds
+from kbe_nat.daemon.singleton import only_proxy
+from kbe_nat.daemon.subscribers import Watchers
+from kbe_nat.daemon.systemd import Notifier, watchdog_seconds
 from kbe_nat.daemon.tasks import Task, described
-from kbe_nat.daemon.watchers import Watchers
-from kbe_nat.datapath.native import NativeQueue
-from kbe_nat.datapath.netfilterqueue import NetfilterQueue
-from kbe_nat.datapath.thread import LoopThread, NativeThread
+from kbe_nat.daemon.verbs import Answers
+from kbe_nat.drivers.native import NativeQueue
+from kbe_nat.drivers.netfilterqueue import NetfilterQueue
+from kbe_nat.drivers.thread import LoopThread, NativeThread
 from kbe_nat.errors import KbeNatError, RulesError
 from kbe_nat.kubeproxy.health import HealthServers
-from kbe_nat.sources import Reading, Source
+from kbe_nat.sources.source import Reading, Source
 
 LOG: Final = logging.getLogger("kbe_nat.daemon")
 

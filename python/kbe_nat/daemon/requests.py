@@ -6,7 +6,7 @@ import msgspec
 
 from kbe_nat.errors import ControlError
 from kbe_nat.kubeproxy.dump import Family, Form, Names
-from kbe_nat.sources.documents import reason_and_path
+from kbe_nat.sources.manifests.documents import reason_and_path
 
 Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=1000)]
 Hexadecimal: TypeAlias = Annotated[str, msgspec.Meta(max_length=1 << 18)]

@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from kbe_nat.policy import Plan, PortPolicy
+from kbe_nat.policy.plan import Plan, PortPolicy
 from kbe_nat.remembered import Remembered
+from kbe_nat.rules.backend_ids import Address
 from kbe_nat.rules.frontends import Frontend, frontends
-from kbe_nat.rules.numbering import Address
 
 
 class Courses:

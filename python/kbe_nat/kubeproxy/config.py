@@ -11,7 +11,7 @@ import msgspec
 
 from kbe_nat.errors import FileError
 from kbe_nat.kubeproxy.validation import wrong
-from kbe_nat.sources.documents import TOO_DEEP, document, reason_and_path
+from kbe_nat.sources.manifests.documents import TOO_DEEP, document, reason_and_path
 
 KIND: Final = "KubeProxyConfiguration"
 API_VERSION: Final = "kubeproxy.config.k8s.io/v1alpha1"

@@ -5,8 +5,9 @@ from enum import StrEnum
 from kbe_nat.errors import ArgumentError
 from kbe_nat.kubeproxy import iptables_save, legacy, nft
 from kbe_nat.model import IPV4, IPV6, Snapshot, family
-from kbe_nat.planning import plan
-from kbe_nat.policy import Mode, Options, Plan
+from kbe_nat.policy.options import Mode, Options
+from kbe_nat.policy.plan import Plan
+from kbe_nat.policy.planner import plan
 
 
 class Form(StrEnum):

@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 
 from kbe_nat.kubeproxy.answering import Answer, Answering
 from kbe_nat.model import IPV4, IPV6, family, join_address
-from kbe_nat.policy import HealthCheck, Plan
+from kbe_nat.policy.plan import HealthCheck, Plan
 
 LOG: Final = logging.getLogger("kbe_nat.daemon")
 Place: TypeAlias = tuple[str, int]

@@ -11,7 +11,7 @@ from typing import Final
 from kbe_nat.kubeproxy import probability
 from kbe_nat.kubeproxy.names import ENDPOINT, EXTERNAL, FIREWALL, LOCAL, SERVICE, iptables_chain
 from kbe_nat.model import IPV4, IPV6, Service, Snapshot, family
-from kbe_nat.policy import (
+from kbe_nat.policy.plan import (
     CLUSTER_IP,
     EXTERNAL_IP,
     LOAD_BALANCER,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from kbe_nat.kubeproxy import probability
 from kbe_nat.kubeproxy.names import ENDPOINT, SERVICE, hashed_chain
 from kbe_nat.model import IPV6
-from kbe_nat.policy import CLUSTER_IP, Plan, PortPolicy, Target
+from kbe_nat.policy.plan import CLUSTER_IP, Plan, PortPolicy, Target
 
 
 def rules(plan: Plan, number: int, service: str | None = None) -> list[str]:

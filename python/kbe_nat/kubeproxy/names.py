@@ -8,7 +8,7 @@ import base64
 import hashlib
 from typing import Final
 
-from kbe_nat.policy import PortPolicy, Target
+from kbe_nat.policy.plan import PortPolicy, Target
 
 
 def iptables_chain(prefix: str, port: PortPolicy, target: Target | None = None) -> str:

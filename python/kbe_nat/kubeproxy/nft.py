@@ -10,7 +10,7 @@ from typing import Final
 
 from kbe_nat.kubeproxy.names import nft_base, nft_endpoint_base
 from kbe_nat.model import IPV6, family
-from kbe_nat.policy import CLUSTER_IP, LOAD_BALANCER, NODE_PORT, Plan, PortPolicy, Target
+from kbe_nat.policy.plan import CLUSTER_IP, LOAD_BALANCER, NODE_PORT, Plan, PortPolicy, Target
 
 
 def dump(plan: Plan, number: int) -> str:

@@ -204,7 +204,7 @@ def _node_port_addresses(texts: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _detector(file: "Configuration", detector: str) -> Iterator[tuple[str, str]]:
-    """Whether there is a device's name is for `kbe_nat.cli.node` to say: a flag may give it."""
+    """Whether there is a device's name is for `kbe_nat.cli.flags.node` to say: a flag may give it."""
     if detector not in DETECTORS:
         supported = ", ".join(f'"{name}"' for name in (*DETECTORS, ""))
         yield "detectLocalMode", f"{detector!r}: supported values: {supported}"

@@ -20,7 +20,7 @@ from typing import Final, Self
 
 from kbe_nat.errors import PlaygroundError
 from kbe_nat.playground.namespaces import Namespace
-from kbe_nat.policy import Target
+from kbe_nat.policy.plan import Target
 
 NODE_ADDRESS: Final = "10.0.2.15"
 CLIENT_ADDRESS: Final = "10.0.2.100"

@@ -1,7 +1,7 @@
 """The playground: a cluster of network namespaces that stays until it is taken down.
 
 Its objects are files in a directory that the daemon in the node's namespace follows. The pods of
-controllers are those that the daemon sees too (`kbe_nat.sources.completion`): here they are made,
+controllers are those that the daemon sees too (`kbe_nat.sources.manifests.defaults`): here they are made,
 each a namespace with a server.
 """
 
@@ -17,17 +17,17 @@ from typing import Any, Final
 
 import msgspec
 
-from kbe_nat.daemon.conversation import ask
+from kbe_nat.daemon.control_socket import ask
 from kbe_nat.errors import ControlError, ObjectError, PlaygroundError
-from kbe_nat.planning import plan
 from kbe_nat.playground.cluster import BRIDGE, NODE_ADDRESS, POD_SERVER, wire_node, wire_pod
 from kbe_nat.playground.namespaces import FOLDER, Namespace
 from kbe_nat.playground.processes import Process, start
-from kbe_nat.policy import Plan
-from kbe_nat.sources.completion import complete
+from kbe_nat.policy.plan import Plan
+from kbe_nat.policy.planner import plan
 from kbe_nat.sources.decoding import decode
-from kbe_nat.sources.documents import documents, parse_documents
-from kbe_nat.sources.manifests import read_manifests
+from kbe_nat.sources.manifests.defaults import complete
+from kbe_nat.sources.manifests.documents import documents, parse_documents
+from kbe_nat.sources.manifests.manifests import read_manifests
 from kbe_nat.sources.objects import Found, PodObject, namespace
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from kbe_nat.model import IPV6
-from kbe_nat.policy import Plan
-from kbe_nat.rules import PREFIX, TAG, Jump, Marks, Rule, RuleSet
+from kbe_nat.policy.plan import Plan
 from kbe_nat.rules.frontends import Frontends, Reached
+from kbe_nat.rules.rule import PREFIX, TAG, Jump, Marks, Rule, RuleSet
 
 
 class DiversionRules:

@@ -6,7 +6,8 @@ from ipaddress import ip_address, ip_network
 from typing import TypeAlias
 
 from kbe_nat.model import family
-from kbe_nat.policy import CLUSTER_IP, Listener, Plan, PortPolicy, unallocated, unknown_port
+from kbe_nat.policy.options import unknown_port
+from kbe_nat.policy.plan import CLUSTER_IP, Listener, Plan, PortPolicy, unallocated
 from kbe_nat.remembered import Remembered
 
 Frontend: TypeAlias = tuple[str, str, int]

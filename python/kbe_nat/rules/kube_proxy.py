@@ -3,7 +3,7 @@
 from typing import Final
 
 from kbe_nat.errors import RulesError
-from kbe_nat.rules.execution import Runner
+from kbe_nat.rules.commands import Runner
 
 
 def kube_proxy_rules(runner: Runner) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from kbe_nat.rules import PREFIX, RuleSet
+from kbe_nat.rules.rule import PREFIX, RuleSet
 
 
 class Memory:

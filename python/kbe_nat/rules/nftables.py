@@ -13,8 +13,8 @@ from typing import Final
 
 from kbe_nat.errors import RulesError
 from kbe_nat.model import IPV4, IPV6
-from kbe_nat.rules import LAST, TAG, Rule, RuleSet, as_listed, changed
-from kbe_nat.rules.execution import Runner
+from kbe_nat.rules.commands import Runner
+from kbe_nat.rules.rule import LAST, TAG, Rule, RuleSet, as_listed, changed
 
 
 class Nftables:

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import NamedTuple
 from zlib import crc32
 
-from kbe_nat.policy import CLUSTER_IP, LOAD_BALANCER, Listener, Plan, PortPolicy, Target
+from kbe_nat.policy.plan import CLUSTER_IP, LOAD_BALANCER, Listener, Plan, PortPolicy, Target
 from kbe_nat.remembered import Findings, Remembered
 from kbe_nat.rules.frontends import Frontend, frontends
 

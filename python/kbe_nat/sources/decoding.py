@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from kbe_nat.errors import ObjectError
-from kbe_nat.sources.documents import reason_and_path
+from kbe_nat.sources.manifests.documents import reason_and_path
 from kbe_nat.sources.objects import KINDS, NAMES, Found
 
 

@@ -2,7 +2,7 @@
 
 Types are strict: a field of the wrong type or out of its range refuses the object, with the path of
 the field. Addresses stay text here, since a wrong one among many must not refuse its whole object;
-`kbe_nat.sources.assembly` parses them one by one.
+`kbe_nat.sources.snapshot` parses them one by one.
 """
 
 from dataclasses import dataclass

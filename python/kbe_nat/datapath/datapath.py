@@ -1,0 +1,83 @@
+"""What both datapaths are to the control loop: the kernel's side of one engine."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from kbe_nat._native import BackendNumbers, Engine
+from kbe_nat.drivers.thread import NativeThread
+from kbe_nat.policy.plan import Plan
+from kbe_nat.rules.rule import Marks, Way
+
+
+class Datapath(Protocol):
+    """What a `Controller` keeps in step with its engine. Methods about the kernel raise
+    `RulesError`.
+    """
+
+    @property
+    def way(self) -> Way:
+        """Which packets come to the queues."""
+        ...
+
+    @property
+    def numbers(self) -> BackendNumbers | None:
+        """By which queues tell the kernel where a flow goes; None when they translate packets
+        themselves.
+        """
+        ...
+
+    def prepare(self, plan: Plan) -> None:
+        """Make ready for decisions by this plan, before the engine takes any."""
+        ...
+
+    def install(self, plan: Plan) -> None:
+        """Put everything into the kernel, in place of what an earlier run has left."""
+        ...
+
+    def update(self, plan: Plan) -> None:
+        """As `install`, at the price of what has changed; the engine decides by this plan now."""
+        ...
+
+    def repair(self, plan: Plan) -> tuple[str, ...]:
+        """Put back what somebody has taken out of the kernel, and say what that was."""
+        ...
+
+    def remove(self) -> None:
+        """Take everything of ours out of the kernel."""
+        ...
+
+    def is_present(self) -> bool:
+        """Whether rules of this kind are in the kernel, whoever has put them there."""
+        ...
+
+    def render(self, plan: Plan) -> str:
+        """What `install` would put into the kernel, as the input of each command."""
+        ...
+
+    def refresh(self) -> None:
+        """Bring the engine's flows up to date."""
+        ...
+
+    def counters(self) -> dict[str, int]:
+        """What is counted here and nowhere else, by name."""
+        ...
+
+    def counts_bytes(self) -> bool:
+        """Whether the packets and bytes of flows are counted."""
+        ...
+
+    def following(self, engine: Engine) -> AbstractContextManager[NativeThread | None]:
+        """For as long as the block runs, the engine hears what becomes of flows; yields the thread
+        that tells it, if there is one.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Diversion:
+    """What both datapaths begin with: packets come to queues."""
+
+    queues: tuple[int, int]
+    """The first and the last number."""
+    marks: Marks = field(default_factory=Marks)

@@ -1,0 +1,74 @@
+"""The datapath whose engine translates every packet and has the only connection tracking."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+from kbe_nat._native import Engine
+from kbe_nat.datapath.datapath import Diversion
+from kbe_nat.drivers.thread import NativeThread
+from kbe_nat.policy.plan import Plan
+from kbe_nat.rules.diversion import DiversionRules
+from kbe_nat.rules.installer import Backend
+from kbe_nat.rules.rule import Way
+
+
+class EveryPacket:
+    """A `Datapath` whose engine has the only connection tracking."""
+
+    way = Way.EVERY_PACKET
+    numbers = None
+
+    def __init__(
+        self, diversion: Diversion, rules: Backend, leftovers: Callable[[], None] | None = None
+    ) -> None:
+        """`rules` puts rules into the kernel; `leftovers` takes away those of the other datapath."""
+        self._rules = rules
+        self._leftovers = leftovers
+        self._diverting = DiversionRules(diversion.queues, diversion.marks)
+
+    def prepare(self, plan: Plan) -> None:
+        """See `Datapath`: nothing."""
+
+    def install(self, plan: Plan) -> None:
+        """See `Datapath`."""
+        self._rules.install(self._diverting.rule_sets(plan))
+        if self._leftovers:
+            self._leftovers()
+
+    def update(self, plan: Plan) -> None:
+        """See `Datapath`."""
+        self._rules.update(self._diverting.rule_sets(plan))
+
+    def repair(self, plan: Plan) -> tuple[str, ...]:
+        """See `Datapath`."""
+        missing = self._rules.missing()
+        if missing:
+            self._rules.install(self._diverting.rule_sets(plan))
+        return missing
+
+    def remove(self) -> None:
+        """See `Datapath`."""
+        self._rules.remove()
+
+    def is_present(self) -> bool:
+        """See `Datapath`."""
+        return self._rules.is_present()
+
+    def render(self, plan: Plan) -> str:
+        """See `Datapath`."""
+        return self._rules.render(self._diverting.rule_sets(plan))
+
+    def refresh(self) -> None:
+        """See `Datapath`: they always are."""
+
+    def counters(self) -> dict[str, int]:
+        """See `Datapath`: nothing."""
+        return {}
+
+    def counts_bytes(self) -> bool:
+        """See `Datapath`: the engine sees every packet."""
+        return True
+
+    def following(self, engine: Engine) -> AbstractContextManager[NativeThread | None]:
+        """See `Datapath`: it sees them itself."""
+        return nullcontext()

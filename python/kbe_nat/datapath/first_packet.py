@@ -1,0 +1,240 @@
+"""The datapath whose engine decides about the first packet of a flow; the kernel translates all of
+its packets.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from kbe_nat._native import BackendNumbers, Engine, FlowWatch, NftTables
+from kbe_nat.datapath.courses import Courses
+from kbe_nat.datapath.datapath import Diversion
+from kbe_nat.datapath.sysctl import ACCOUNTING, sysctl
+from kbe_nat.drivers.thread import NativeThread, Persistent
+from kbe_nat.errors import RulesError
+from kbe_nat.model import IPV4, IPV6
+from kbe_nat.policy.plan import Plan, PortPolicy
+from kbe_nat.remembered import Remembered
+from kbe_nat.rules.backend_ids import Address, Numbering
+from kbe_nat.rules.commands import Runner
+from kbe_nat.rules.frontends import Frontends
+from kbe_nat.rules.nat_program import TranslationChange, Translations
+from kbe_nat.rules.nat_table import Translation
+from kbe_nat.rules.rule import Way
+from kbe_nat.rules.standby import OnDeath, Standby, StandbyChoice
+
+
+class FirstPacket:
+    """A `Datapath` whose flows the kernel carries."""
+
+    way = Way.FIRST_PACKET
+
+    def __init__(
+        self,
+        diversion: Diversion,
+        runner: Runner,
+        tables: NftTables,
+        on_death: OnDeath = OnDeath.SERVE,
+        leftovers: Callable[[], None] | None = None,
+    ) -> None:
+        """`runner` runs nft in the network namespace of `tables`; `on_death` says what new
+        connections meet when we are gone; `leftovers` takes away what a run of the other datapath
+        has left.
+        """
+        self.numbers = BackendNumbers(diversion.marks.index)
+        self._diversion = diversion
+        self._leftovers = leftovers
+        self._translations = Translations(runner, tables, diversion.marks, diversion.queues)
+        self._frontends = Frontends()
+        self._backends = Remembered(_backends)
+        self._leaving: list[tuple[int, set[Address]]] = []
+        """Backends of ports that the newest plan has changed or taken away, by family."""
+        self._courses = Courses()
+        mask = diversion.marks.index
+        largest = mask // (mask & -mask)
+        self._numbering = {number: Numbering(largest, time.monotonic) for number in (IPV4, IPV6)}
+        self._standby = StandbyChoice(on_death)
+        self._watch: FlowWatch | None = None
+        self._is_installed = False
+        self._is_whole = False
+        """The kernel has taken every change."""
+
+    def prepare(self, plan: Plan) -> None:
+        """See `Datapath`. New backends are known to the kernel before the engine chooses one of
+        them; those for which no number is free yet get the standby's connections until `repair`
+        finds one.
+        """
+        findings = self._backends.findings(plan.ports, plan.changes)
+        given = {number: self._numbering[number].supply() for number in plan.families}
+        for number, some in findings.arrived:
+            given[number] |= self._numbering[number].arrive(some)
+        self._backends.keep(findings)
+        self._leaving += findings.left
+        self._courses.follow(plan)
+        self._introduce(plan, given)
+
+    def install(self, plan: Plan) -> None:
+        """See `Datapath`."""
+        self._is_installed = False
+        self.prepare(plan)
+        for numbering in self._numbering.values():
+            if numbering.shortage:
+                raise RulesError(numbering.shortage)
+        self._standby.follow(plan)
+        self._is_whole = False
+        self._translate(plan, [])
+        self._is_installed = True
+        self._look()
+        if self._leftovers:
+            self._leftovers()
+
+    def update(self, plan: Plan) -> None:
+        """See `Datapath`."""
+        self._standby.follow(plan)
+        reached = self._frontends.reached(plan)
+        gone: dict[int, dict[Address, int]] = {number: {} for number in plan.families}
+        for number, some in self._leaving:
+            gone.setdefault(number, {}).update(self._numbering[number].leave(some))
+        self._leaving = []
+        self.numbers.change([], [own for some in gone.values() for own in some])
+        self._translate(
+            plan,
+            [
+                TranslationChange(
+                    number,
+                    removed=gone[number],
+                    standby=self._standby.standby[number],
+                    standby_change=self._standby.changes.get(number),
+                    addresses=reached[number].addresses,
+                )
+                for number in plan.families
+            ],
+        )
+        touched = self._courses.take_touched()
+        if touched and self._watch:
+            self._watch.touch([(protocol, address, port) for address, protocol, port in touched])
+
+    def repair(self, plan: Plan) -> tuple[str, ...]:
+        """See `Datapath`."""
+        missing = self._translations.missing()
+        if missing:
+            self._is_whole = False
+            self._translate(plan, [])
+            self._look()
+            return missing
+        given = {number: self._numbering[number].supply() for number in plan.families}
+        if any(given.values()):
+            self._introduce(plan, given)
+        for numbering in self._numbering.values():
+            if numbering.shortage:
+                raise RulesError(f"{numbering.shortage}; new connections to them get the standby")
+        return ()
+
+    def remove(self) -> None:
+        """See `Datapath`. Flows that the kernel carries go on."""
+        self._is_installed = False
+        self._translations.remove()
+
+    def is_present(self) -> bool:
+        """See `Datapath`."""
+        return self._translations.is_present()
+
+    def render(self, plan: Plan) -> str:
+        """See `Datapath`."""
+        if not self._is_installed:
+            self.prepare(plan)
+            self._standby.follow(plan)
+        return self._translations.render(self._whole(plan))
+
+    def refresh(self) -> None:
+        """See `Datapath`: asks the kernel."""
+        if self._watch:
+            self._watch.refresh(REFRESH_SECONDS)
+
+    def counters(self) -> dict[str, int]:
+        """See `Datapath`."""
+        watch = self._watch
+        insert_failed, dropped = watch.statistics() if watch else (0, 0)
+        return {
+            # Of all flows of the kernel, those of others too.
+            "events": watch.changes if watch else 0,
+            # Each was followed by a look at all flows.
+            "events-lost": watch.overruns if watch else 0,
+            # They did not go where their frontends led, or somebody asked for it.
+            "flows-ended": watch.ended if watch else 0,
+            # Taken out of the kernel's table by others, while both ends were talking.
+            "flows-forgotten": watch.forgotten if watch else 0,
+            # By the kernel, of all flows: above all, no port was left to masquerade with. Their
+            # packets are lost.
+            "flows-not-entered": insert_failed,
+            # By the kernel's connection tracking, of all flows: its table was full.
+            "tracking-dropped": dropped,
+            # First packets, which the standby has served.
+            "backend-unknown": self.numbers.unknown,
+            # Backends that have no number yet.
+            "backends-waiting": sum(numbering.waiting for numbering in self._numbering.values()),
+        }
+
+    def counts_bytes(self) -> bool:
+        """See `Datapath`: the kernel does if it is told to."""
+        return sysctl(ACCOUNTING) != "0"
+
+    @contextmanager
+    def following(self, engine: Engine) -> Iterator[NativeThread | None]:
+        """See `Datapath`: by the kernel's events, and looks at all its flows."""
+        self._watch = FlowWatch(engine, socket_buffer=EVENT_BYTES)
+        try:
+            with NativeThread(Persistent(self._watch), "flow watch") as thread:
+                yield thread
+        finally:
+            self._watch = None
+
+    def _introduce(self, plan: Plan, given: dict[int, dict[Address, int]]) -> None:
+        """Numbers of new backends, by family: the kernel knows them before a verdict can name one."""
+        if self._is_installed:
+            self._translate(
+                plan, [TranslationChange(number, added=some) for number, some in given.items()]
+            )
+        self.numbers.change(
+            [(*own, number) for some in given.values() for own, number in some.items()], []
+        )
+
+    def _look(self) -> None:
+        """Flows have begun while nothing of ours was in the kernel, or somebody else's."""
+        self._courses.take_touched()
+        if self._watch:
+            self._watch.look()
+
+    def _translate(self, plan: Plan, changes: list[TranslationChange]) -> None:
+        """These changes, or everything if the kernel does not have all that was before."""
+        is_whole, self._is_whole = self._is_whole, False
+        whole = self._whole(plan)
+        if is_whole and self._translations.shapes == {own.family: own.shape for own in whole}:
+            self._translations.update(changes)
+        else:
+            self._translations.install(whole)
+        self._is_whole = True
+
+    def _whole(self, plan: Plan) -> list[Translation]:
+        return [
+            Translation(
+                number,
+                self._numbering[number].numbers,
+                self._standby.standby.get(number, Standby()),
+                reached.ranges,
+                reached.addresses,
+                plan.options.resets_tcp,
+            )
+            for number, reached in self._frontends.reached(plan).items()
+        ]
+
+
+def _backends(policy: PortPolicy) -> tuple[int, set[Address]]:
+    """Family and endpoints."""
+    return policy.family, {(own.address, own.port) for own in (*policy.cluster, *policy.local)}
+
+
+REFRESH_SECONDS: Final = 2.0
+EVENT_BYTES: Final = 16 << 20
+"""Of events that wait for us: some 60,000."""

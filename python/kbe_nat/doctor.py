@@ -1,0 +1,193 @@
+"""What this machine can do for the node proxy, and what stands in its way. Leaves nothing behind."""
+
+import importlib.util
+import json
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final
+
+from kbe_nat.daemon import privileges
+from kbe_nat.datapath.detect import DatapathName, choose
+from kbe_nat.datapath.sysctl import ACCOUNTING, sysctl
+from kbe_nat.drivers.native import NativeQueue
+from kbe_nat.errors import KbeNatError, QueueError
+from kbe_nat.rules.commands import Commands
+from kbe_nat.rules.installer import BackendName, probe
+from kbe_nat.rules.kube_proxy import kube_proxy_rules
+from kbe_nat.rules.rule import Way
+
+
+class State(StrEnum):
+    """How a check came out."""
+
+    OK = "ok"
+    NOTE = "note"
+    """It works, with less than could be."""
+    FAILED = "failed"
+    """The proxy does not run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    state: State
+    found: str
+    remedy: str = ""
+
+
+def diagnose() -> Iterator[Check]:
+    """Every check, in this process' network namespace. Cost: a dozen commands."""
+    yield Check("kernel", State.OK, f"{platform.system()} {platform.release()}")
+    privilege = _privilege()
+    yield privilege
+    for check in (_queue(), _rules(), _datapath(), _kube_proxy()):
+        if check.state is not State.OK and privilege.state is State.FAILED:
+            # What the kernel can do is not seen without it.
+            yield replace(check, remedy="ask again with the privilege")
+        else:
+            yield check
+    yield _setting(
+        "forwarding",
+        "net.ipv4.ip_forward",
+        "1",
+        "packets of others are routed",
+        "clients on the wire are not served: set it to 1",
+    )
+    yield _setting(
+        "byte counters",
+        ACCOUNTING,
+        "1",
+        "the kernel counts what it carries",
+        "with first-packet, bytes of connections are not known: set it to 1",
+    )
+    yield _setting(
+        "redirects",
+        "net.ipv4.conf.all.send_redirects",
+        "0",
+        "none are sent",
+        "where refusals leave by the device that the packet came by, redirects may take their place: set it to 0",
+    )
+    yield _setting(
+        "bridges",
+        "net.bridge.bridge-nf-call-iptables",
+        "0",
+        "bridged packets do not meet the rules",
+        "masquerading is skipped for a pod that reaches itself: route between pods, or set it to 0",
+    )
+    yield _super_packets()
+    missing = [name for name in COMMANDS if shutil.which(name) is None]
+    yield Check(
+        "commands",
+        State.NOTE if missing else State.OK,
+        f"{', '.join(missing)} missing" if missing else f"{', '.join(COMMANDS)} are here",
+        "install them" if missing else "",
+    )
+    has_package = importlib.util.find_spec("netfilterqueue") is not None
+    yield Check(
+        "netfilterqueue",
+        State.OK if has_package else State.NOTE,
+        "the package is here" if has_package else "the package is not here",
+        ""
+        if has_package
+        else "only --driver netfilterqueue needs it: pip install 'kbe-nat[netfilterqueue]'",
+    )
+
+
+def _privilege() -> Check:
+    if privileges.effective() >> privileges.CAP_NET_ADMIN & 1:
+        return Check("privilege", State.OK, "CAP_NET_ADMIN")
+    return Check(
+        "privilege", State.FAILED, "no CAP_NET_ADMIN", "run as root, or give it this capability"
+    )
+
+
+def _queue() -> Check:
+    for number in (65534, 65533, 65532):
+        try:
+            NativeQueue(number).close()
+        except QueueError as error:
+            if "another process" in str(error):
+                continue
+            return Check(
+                "packet queues", State.FAILED, str(error), "the module nfnetlink_queue is needed"
+            )
+        return Check("packet queues", State.OK, "the kernel has them")
+    return Check("packet queues", State.OK, "the kernel has them, and others use them")
+
+
+def _datapath() -> Check:
+    try:
+        way, why = choose(DatapathName.AUTO, Commands())
+        if way is Way.FIRST_PACKET:
+            return Check("datapath", State.OK, f"{way}: {why}")
+        probe(BackendName.AUTO, Commands())
+    except KbeNatError as error:
+        return Check(
+            "datapath", State.FAILED, f"none works: {error}", "install nft, or iptables and ipset"
+        )
+    remedy = "every packet costs, and connections wait while no daemon runs; install nft, if that is missing"
+    return Check("datapath", State.NOTE, f"{way}: {why}", remedy)
+
+
+def _rules() -> Check:
+    try:
+        return Check("rules", State.OK, probe(BackendName.AUTO, Commands())[1])
+    except KbeNatError as error:
+        remedy = (
+            "every-packet needs iptables and ipset, or nft where the kernel has its queue statement"
+        )
+        return Check("rules", State.NOTE, str(error), remedy)
+
+
+def _kube_proxy() -> Check:
+    places = kube_proxy_rules(Commands())
+    if not places:
+        return Check("kube-proxy", State.OK, "no rules of it are here")
+    remedy = (
+        "two proxies decide about the same Services: end kube-proxy, and run kube-proxy --cleanup"
+    )
+    return Check("kube-proxy", State.NOTE, f"its rules are here: {', '.join(places)}", remedy)
+
+
+def _super_packets() -> Check:
+    """Whether devices make packets of more than 64 kB ("BIG TCP")."""
+    try:
+        devices = json.loads(Commands().run(("ip", "-details", "-json", "link", "show")))
+    except (KbeNatError, ValueError) as error:
+        return Check("super-packets", State.NOTE, f"devices cannot be listed: {error}")
+    large = [
+        str(own.get("ifname"))
+        for own in devices
+        if any(own.get(setting, 0) > LARGEST_SUPER_PACKET for setting in SUPER_PACKET_SETTINGS)
+    ]
+    if not large:
+        return Check("super-packets", State.OK, "none of more than 64 kB")
+    remedy = (
+        "with every-packet, packets of more than 65,531 bytes are dropped and counted as truncated: set"
+        f" {', '.join(SUPER_PACKET_SETTINGS)} to {LARGEST_SUPER_PACKET}"
+    )
+    return Check(
+        "super-packets", State.NOTE, f"more than 64 kB (BIG TCP): {', '.join(large)}", remedy
+    )
+
+
+def _setting(name: str, setting: str, wanted: str, good: str, bad: str) -> Check:
+    value = sysctl(setting)
+    if value in (None, wanted):
+        return Check(name, State.OK, good)
+    return Check(name, State.NOTE, f"{setting} is {value}", bad)
+
+
+SUPER_PACKET_SETTINGS: Final = (
+    "gso_max_size",
+    "gro_max_size",
+    "gso_ipv4_max_size",
+    "gro_ipv4_max_size",
+)
+LARGEST_SUPER_PACKET: Final = 65_536
+COMMANDS: Final = ("iptables", "iptables-restore", "ipset", "nft", "ip")

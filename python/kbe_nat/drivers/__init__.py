@@ -1,0 +1,1 @@
+"""Drivers: where packets come from and where verdicts go."""

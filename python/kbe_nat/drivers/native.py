@@ -1,0 +1,94 @@
+"""A kernel queue by way of our own netlink code: batches of packets and verdicts, super-packets, no
+Python per packet.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from kbe_nat._native import BackendNumbers, KernelQueue
+from kbe_nat.rules.rule import Marks
+
+
+class NativeQueue(KernelQueue):
+    """One queue of the network namespace in which the calling thread is.
+
+    A `Loop` that runs has the queue for itself, and the GIL is not needed for as long as it runs.
+    """
+
+    def __new__(
+        cls,
+        number: int,
+        *,
+        marks: Marks | None = None,
+        numbers: BackendNumbers | None = None,
+        max_length: int = 16_384,
+        gso: bool = True,
+        fail_open: bool = False,
+        socket_buffer: int = 64 << 20,
+        spin: float = 100e-6,
+    ) -> Self:
+        """Bind queue `number`, in which the kernel keeps at most `max_length` packets for us. With
+        `numbers` packets are not translated here: their marks tell the kernel how to translate
+        their flows.
+
+        With `gso` super-packets of up to 64 kB arrive whole. With `fail_open` a full queue lets
+        packets go on untranslated, which for a virtual IP means into the void. At most
+        `socket_buffer` bytes wait at our socket. A wait looks again for up to `spin` seconds before
+        it sleeps. Raises `QueueError` without CAP_NET_ADMIN, when another process has the queue, or
+        when the kernel has no queues.
+        """
+        own = marks or Marks()
+        return super().__new__(
+            cls,
+            number,
+            marks=(own.flow, own.refused, own.masquerade),
+            numbers=numbers,
+            max_length=max_length,
+            gso=gso,
+            fail_open=fail_open,
+            socket_buffer=socket_buffer,
+            spin=spin,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class QueueCounters:
+    """What the kernel counts of one of its queues (/proc/net/netfilter/nfnetlink_queue)."""
+
+    number: int
+    waiting: int
+    """Packets in the queue now."""
+    queue_dropped: int
+    """Dropped because the queue was full."""
+    socket_dropped: int
+    """Dropped because our socket was."""
+    packets: int
+    """Ever queued."""
+
+
+def queue_counters() -> dict[int, QueueCounters]:
+    """The kernel's counters by queue number, in the network namespace of this process."""
+    try:
+        lines = Path(f"/proc/{os.getpid()}/net/netfilter/nfnetlink_queue").read_text().splitlines()
+    except FileNotFoundError:
+        return {}
+    rows = ([int(word) for word in line.split()] for line in lines)
+    return {row[0]: QueueCounters(row[0], *(row[field] for field in FIELDS)) for row in rows}
+
+
+FIELDS: Final = (2, 5, 6, 7)
+"""Columns behind the number: waiting, queue dropped, user dropped, sequence of the last packet."""

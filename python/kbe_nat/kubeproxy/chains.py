@@ -1,0 +1,74 @@
+"""The way of a packet through kube-proxy's chains, for what was decided about it."""
+
+from kbe_nat.kubeproxy.names import (
+    ENDPOINT,
+    EXTERNAL,
+    FIREWALL,
+    LOCAL,
+    SERVICE,
+    iptables_chain,
+    nft_base,
+    nft_endpoint_base,
+)
+from kbe_nat.policy.options import Mode
+from kbe_nat.policy.plan import CLUSTER_IP, LOAD_BALANCER, NODE_PORT, PortPolicy, Target
+
+
+def chains(
+    port: PortPolicy, kind: str, scope: str | None, backend: str | None, mode: Mode
+) -> list[str]:
+    """The chains that a packet to a frontend of this kind goes through, in order: to the endpoint's
+    where it is served, or to the one that refuses it.
+    """
+    if scope is None:
+        return _refusing(port, kind, mode)
+    return (
+        _nft(port, kind, scope, backend)
+        if mode is Mode.NFTABLES
+        else _iptables(port, kind, scope, backend)
+    )
+
+
+def _iptables(port: PortPolicy, kind: str, scope: str, backend: str | None) -> list[str]:
+    path = ["KUBE-SERVICES"]
+    if kind == NODE_PORT:
+        path.append("KUBE-NODEPORTS")
+    if kind == LOAD_BALANCER and port.source_ranges:
+        path.append(iptables_chain(FIREWALL, port))
+    if kind != CLUSTER_IP:
+        path.append(iptables_chain(EXTERNAL, port))
+    path.append(iptables_chain(LOCAL if scope == "local" else SERVICE, port))
+    target = _target(port, backend)
+    return [*path, iptables_chain(ENDPOINT, port, target)] if target else path
+
+
+def _nft(port: PortPolicy, kind: str, scope: str, backend: str | None) -> list[str]:
+    base = nft_base(port)
+    path = []
+    if kind == LOAD_BALANCER and port.source_ranges:
+        path += ["firewall-check", f"firewall-{base}"]
+    path.append("services")
+    if kind != CLUSTER_IP:
+        path.append(f"external-{base}")
+    path.append(f"{'local' if scope == 'local' else 'service'}-{base}")
+    target = _target(port, backend)
+    # Only with affinity endpoints have chains of their own.
+    has_chain = target and port.affinity_seconds is not None
+    return [*path, f"endpoint-{nft_endpoint_base(port, target)}"] if target and has_chain else path
+
+
+def _refusing(port: PortPolicy, kind: str, mode: Mode) -> list[str]:
+    is_ranged = kind == LOAD_BALANCER and port.source_ranges and port.cluster
+    if mode is Mode.NFTABLES:
+        if is_ranged and port.has_external_endpoints:
+            return ["firewall-check", f"firewall-{nft_base(port)}"]
+        return ["nodeport-endpoints-check" if kind == NODE_PORT else "service-endpoints-check"]
+    if kind == CLUSTER_IP:
+        return ["KUBE-SERVICES (filter)"]
+    if is_ranged and port.has_external_endpoints:
+        return ["KUBE-SERVICES", iptables_chain(FIREWALL, port), "KUBE-PROXY-FIREWALL (filter)"]
+    return ["KUBE-EXTERNAL-SERVICES (filter)"]
+
+
+def _target(port: PortPolicy, backend: str | None) -> Target | None:
+    return next((own for own in (*port.cluster, *port.local) if str(own) == backend), None)

@@ -1,0 +1,1 @@
+"""Which endpoints may serve whom on a node: from a snapshot to a plan."""

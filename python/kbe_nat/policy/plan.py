@@ -1,0 +1,193 @@
+"""What follows from a snapshot for one node: values that `kbe_nat.policy.planner` computes, and that
+the engine's tables and the rules are made of.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from kbe_nat.model import IPV4, IPV6, Strategy, join_address
+from kbe_nat.policy.options import Mode, Options
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """An address and port under which a service port is reached; a node port's address is empty."""
+
+    kind: str
+    address: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An endpoint with the port that it serves."""
+
+    address: str
+    port: int
+    weight: int = 1
+    is_local: bool = False
+    """It is on this node."""
+
+    def __str__(self) -> str:
+        return join_address(self.address, self.port)
+
+
+@dataclass(frozen=True, slots=True)
+class PortPolicy:
+    """One service port in one family: where it is reached and who may serve it."""
+
+    namespace: str
+    service: str
+    port_name: str
+    protocol: str
+    family: int
+    listeners: tuple[Listener, ...]
+    """Of several with one address and port, which an object may ask for, packets find the first."""
+    cluster: tuple[Target, ...]
+    """For traffic that any node's endpoints may serve, sorted by the text of address and port."""
+    local: tuple[Target, ...]
+    """For traffic that must stay on this node; computed only where a policy asks for it."""
+    serving: tuple[Target, ...] = ()
+    """Endpoints of neither list that serve still: the flows of datagrams that they have stay with
+    them.
+    """
+    is_internal_local: bool = False
+    is_external_local: bool = False
+    affinity_seconds: int | None = None
+    source_ranges: tuple[str, ...] = ()
+    """Of this family; empty when everybody is let in."""
+    admits_own_addresses: bool = False
+    """The node itself is within the source ranges. Its packets to a load balancer's address may
+    carry that address as their source.
+    """
+    ranges_everywhere: bool = False
+    """The ranges restrict external IPs and node ports too."""
+    health_check_node_port: int = 0
+    """Where load balancers ask whether this node has endpoints; 0 when they do not."""
+    strategy: Strategy = Strategy.RANDOM
+
+    @property
+    def name(self) -> str:
+        """Kubernetes' name of the port: "namespace/service:port", without the colon for an unnamed
+        port.
+        """
+        return port_name(self.namespace, self.service, self.port_name)
+
+    @property
+    def is_external(self) -> bool:
+        """It is reached by more than its cluster IP."""
+        return any(listener.kind != CLUSTER_IP for listener in self.listeners)
+
+    @property
+    def uses_cluster(self) -> bool:
+        """Some traffic may be served by endpoints anywhere."""
+        return not self.is_internal_local or self.is_external
+
+    @property
+    def uses_local(self) -> bool:
+        """Some traffic must be served by endpoints of this node."""
+        return self.is_internal_local or self.is_external_local
+
+    @property
+    def has_internal_endpoints(self) -> bool:
+        """Somebody may serve what goes to the cluster IP."""
+        return bool(self.local if self.is_internal_local else self.cluster)
+
+    @property
+    def has_external_endpoints(self) -> bool:
+        """Somebody may serve what comes from outside for another address."""
+        return bool(self.local if self.is_external_local else self.cluster)
+
+    @property
+    def refuses_somebody(self) -> bool:
+        """It has no endpoints, or none on this node for traffic that asks for those."""
+        return not self.local and (not self.cluster or self.is_external_local)
+
+    @property
+    def places(self) -> tuple[Listener, ...]:
+        """The listeners that packets find, each with another address and port."""
+        found: dict[tuple[str, int], Listener] = {}
+        for listener in self.listeners:
+            found.setdefault((listener.address, listener.port), listener)
+        return tuple(found.values())
+
+    def addresses(self, kind: str) -> tuple[str, ...]:
+        """The addresses of all listeners of one kind."""
+        return tuple(listener.address for listener in self.listeners if listener.kind == kind)
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """A `healthCheckNodePort`, and how many endpoints of this node could answer behind it."""
+
+    namespace: str
+    service: str
+    port: int
+    local_endpoints: int
+
+
+@dataclass(frozen=True, slots=True)
+class PortChanges:
+    """How the service ports of a plan differ from those of an earlier one."""
+
+    before: tuple[PortPolicy, ...]
+    """The earlier plan's."""
+    gone: tuple[PortPolicy, ...]
+    come: tuple[PortPolicy, ...]
+    """All others are the same objects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that follows from a snapshot for one node."""
+
+    ports: tuple[PortPolicy, ...]
+    addresses: tuple[str, ...]
+    """The node's own."""
+    node_port_addresses: tuple[str, ...]
+    """Those that serve node ports."""
+    pod_ranges: tuple[str, ...]
+    every_address: tuple[int, ...] = (IPV4, IPV6)
+    """Families in which every local address serves node ports, since nothing says which."""
+    closed_addresses: tuple[str, ...] = ()
+    """Addresses that serve no node ports, where those without endpoints are refused nevertheless.
+    """
+    serves_localhost: bool = False
+    """kube-proxy has rules for loopback: node ports are served there, and what else comes from the
+    node's other addresses is kept away.
+    """
+    service_ranges: tuple[str, ...] = ()
+    """Of cluster IPs; unallocated ones are dropped in nftables mode."""
+    health: tuple[HealthCheck, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What cannot be served, one line each."""
+    options: Options = field(default_factory=Options)
+    changes: PortChanges | None = field(default=None, compare=False)
+    """Against the plan that was made before this one; None where that is not known."""
+    families: tuple[int, ...] = field(init=False, compare=False)
+    """Those of the ports, in order; IPv4 when nothing is served."""
+
+    def __post_init__(self) -> None:
+        found = tuple(sorted({policy.family for policy in self.ports})) or (IPV4,)
+        object.__setattr__(self, "families", found)
+
+    @property
+    def every_loopback(self) -> bool:
+        """All of 127.0.0.0/8 serves the node ports that 127.0.0.1 does."""
+        return IPV4 in self.every_address
+
+
+def unallocated(plan: Plan) -> tuple[str, ...]:
+    """Ranges in which cluster IPs that no Service has are dropped: all in nftables mode, else none."""
+    return plan.service_ranges if plan.options.mode is Mode.NFTABLES else ()
+
+
+def port_name(namespace: str, service: str, port: str) -> str:
+    """The name of a service port as kube-proxy writes it."""
+    return f"{namespace}/{service}:{port}" if port else f"{namespace}/{service}"
+
+
+CLUSTER_IP: Final = "cluster-ip"
+EXTERNAL_IP: Final = "external-ip"
+LOAD_BALANCER: Final = "load-balancer"
+NODE_PORT: Final = "node-port"

@@ -1,0 +1,115 @@
+"""YAML and JSON files as plain values, and from there to types, with errors that name file, line
+and field.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+import yaml
+
+from kbe_nat.errors import FileError
+from kbe_nat.sources.json_documents import begins_as_json, is_json, json_documents
+from kbe_nat.sources.manifests.files import content, label
+from kbe_nat.sources.manifests.yaml_documents import yaml_documents
+
+_T = TypeVar("_T")
+
+
+def documents(path: str) -> list[Any]:
+    """All documents of one file, or none: what stands before a mistake must not pass for the whole.
+
+    Raises `FileError` when the file is missing, unreadable, no file, too large, or neither YAML nor
+    JSON.
+    """
+    return parse_documents(content(path), label(path))
+
+
+def parse_documents(text: bytes, name: str) -> list[Any]:
+    """All documents of one text. Raises `FileError`, which names the text so, and the line."""
+    text = _utf8(text)
+    try:
+        if is_json(text):
+            return _json_or_flow(text, name)
+        return yaml_documents(text)
+    except yaml.YAMLError as error:
+        raise _not_yaml(error, name) from None
+    except RecursionError:
+        raise FileError(f"{name}: {TOO_DEEP}") from None
+
+
+def document(path: Path, kind: type[_T], empty: object = None) -> _T:
+    """The one document of a file, as this type; of an empty file, `empty`. Raises `FileError`, with
+    the field.
+    """
+    found = [own for own in documents(str(path)) if own is not None]
+    if len(found) > 1:
+        raise FileError(f"{path}: one document is expected, not {len(found)}")
+    try:
+        return msgspec.convert(found[0] if found else empty, kind)
+    except msgspec.ValidationError as error:
+        reason, field = reason_and_path(str(error))
+        raise FileError(f"{path}: {field}: {reason}" if field else f"{path}: {reason}") from None
+    except RecursionError:
+        raise FileError(f"{path}: {TOO_DEEP}") from None
+
+
+def reason_and_path(message: str) -> tuple[str, str]:
+    """What msgspec says is wrong, and the path of the field; patterns of names are put into words."""
+    reason, _, path = message.rpartition(" - at ")
+    if not reason:
+        reason, path = path, ""
+    if "matching regex" in reason:
+        reason = "is no valid name: lower case letters, digits and '-' only"
+    return reason[:1].lower() + reason[1:].replace("`", ""), _PATH_ROOT.sub("", path.strip("`"))
+
+
+def _json_or_flow(text: bytes, name: str) -> list[Any]:
+    """A bracket opens JSON, or YAML in flow style."""
+    try:
+        return json_documents(text.decode())
+    except json.JSONDecodeError as error:
+        # To YAML a comment of JavaScript is part of the key behind it, which would get lost.
+        if begins_as_json(error.doc, error.pos):
+            what = f"{error.msg[:1].lower()}{error.msg[1:]}"
+            where = f"line {error.lineno}, column {error.colno}"
+            raise FileError(f"{name}, {where}: not JSON: {what}") from None
+    except ValueError as error:
+        # To YAML its numbers would be texts.
+        raise FileError(f"{name}: not JSON: {error}") from None
+    return yaml_documents(text)
+
+
+def _utf8(text: bytes) -> bytes:
+    """The text as kubectl takes it: UTF-8 or, with its mark, UTF-16; what is neither becomes
+    U+FFFD, such as an umlaut in an old Windows editor's comment. Other marks may stand where files
+    were put together.
+    """
+    if text.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return text.decode("utf-16", "replace").encode(errors="replace")
+    if not text.isascii():
+        text = text.removeprefix(BOM).decode(errors="replace").encode()
+        text = _LATER_BOM.sub(b"", text)
+    return text
+
+
+def _not_yaml(error: yaml.YAMLError, name: str) -> FileError:
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return FileError(f"{name}: not YAML: {' '.join(str(error).split())}")
+    if "nesting depth" in str(error):
+        # The C library's own limit, in its newer versions.
+        return FileError(f"{name}: {TOO_DEEP}")
+    mark = error.problem_mark or error.context_mark
+    where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    what = " ".join(str(part) for part in (error.context, error.problem) if part)
+    return FileError(f"{name}{where}: not YAML: {what}")
+
+
+TOO_DEEP: Final = "not read: it is nested too deeply, or contains itself"
+BOM: Final = b"\xef\xbb\xbf"
+_LATER_BOM: Final = re.compile(
+    rb"(?m)(?<=^---\n)\xef\xbb\xbf|(?<=^---\r\n)\xef\xbb\xbf|^\xef\xbb\xbf(?=---\s)"
+)
+_PATH_ROOT: Final = re.compile(r"^\$\.?")
