@@ -15,7 +15,7 @@ from kbe_nat.datapath.sysctl import ACCOUNTING, sysctl
 from kbe_nat.drivers.native import NativeQueue
 from kbe_nat.errors import KbeNatError, QueueError
 from kbe_nat.rules.commands import Commands
-from kbe_nat.rules.installer import BackendName, probe
+from kbe_nat.rules.installer import InstallerName, probe
 from kbe_nat.rules.kube_proxy import kube_proxy_rules
 from kbe_nat.rules.rule import Way
 
@@ -125,7 +125,7 @@ def _datapath() -> Check:
         way, why = choose(DatapathName.AUTO, Commands())
         if way is Way.FIRST_PACKET:
             return Check("datapath", State.OK, f"{way}: {why}")
-        probe(BackendName.AUTO, Commands())
+        probe(InstallerName.AUTO, Commands())
     except KbeNatError as error:
         return Check(
             "datapath", State.FAILED, f"none works: {error}", "install nft, or iptables and ipset"
@@ -136,7 +136,7 @@ def _datapath() -> Check:
 
 def _rules() -> Check:
     try:
-        return Check("rules", State.OK, probe(BackendName.AUTO, Commands())[1])
+        return Check("rules", State.OK, probe(InstallerName.AUTO, Commands())[1])
     except KbeNatError as error:
         remedy = (
             "every-packet needs iptables and ipset, or nft where the kernel has its queue statement"

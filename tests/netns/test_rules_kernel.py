@@ -16,7 +16,7 @@ from kbe_nat.policy.options import Mode, Options
 from kbe_nat.policy.plan import Listener, Plan, PortPolicy, Target
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.diversion import rule_sets
-from kbe_nat.rules.installer import BackendName, probe
+from kbe_nat.rules.installer import InstallerName, probe
 from kbe_nat.rules.iptables import Iptables
 from kbe_nat.rules.nftables import PROBE, Nftables
 from kbe_nat.rules.rule import Marks, RuleSet
@@ -280,12 +280,12 @@ def test_f133_nft_gets_the_same_rules(node: Namespace) -> None:
 
 def test_the_choice_says_why(node: Namespace) -> None:
     before = saved(node), node.call("nft", "list", "tables")
-    backend, why = probe(BackendName.AUTO, Commands(node.prefix))
+    backend, why = probe(InstallerName.AUTO, Commands(node.prefix))
     assert why
     assert isinstance(backend, Iptables | Nftables)
     assert (saved(node), node.call("nft", "list", "tables")) == before, "a probe leaves nothing"
     with pytest.raises(RulesError, match=r"nft: .*; iptables: "):
-        probe(BackendName.AUTO, Commands(("no-such-command",)))
+        probe(InstallerName.AUTO, Commands(("no-such-command",)))
 
 
 def test_f133_ranges_are_compared_as_the_kernel_spells_them(node: Namespace) -> None:

@@ -43,7 +43,7 @@ from kbe_nat.errors import ArgumentError, PrivilegeError
 from kbe_nat.model import Snapshot, Strategy
 from kbe_nat.policy.options import Options
 from kbe_nat.rules.commands import Commands
-from kbe_nat.rules.installer import BackendName, probe, remove_rules, usable
+from kbe_nat.rules.installer import InstallerName, probe, remove_rules, usable
 from kbe_nat.rules.kube_proxy import kube_proxy_rules
 from kbe_nat.rules.nat_program import Translations
 from kbe_nat.rules.rule import Marks, Way
@@ -136,11 +136,11 @@ def proxy(
         ),
     ] = None,
     rules: Annotated[
-        BackendName,
+        InstallerName,
         typer.Option(
             help="How rules of every-packet are put into the kernel; auto takes what it supports."
         ),
-    ] = BackendName.AUTO,
+    ] = InstallerName.AUTO,
     mark_flow: Annotated[str, typer.Option(help="Bit of the packet mark: translated.")] = "0x1000",
     mark_refused: Annotated[
         str, typer.Option(help="Bit of the packet mark: to be refused.")

@@ -8,7 +8,7 @@ from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.drivers.thread import NativeThread
 from kbe_nat.policy.plan import Plan
 from kbe_nat.rules.diversion import DiversionRules
-from kbe_nat.rules.installer import Backend
+from kbe_nat.rules.installer import RuleInstaller
 from kbe_nat.rules.rule import Way
 
 
@@ -19,7 +19,10 @@ class EveryPacket:
     numbers = None
 
     def __init__(
-        self, diversion: Diversion, rules: Backend, leftovers: Callable[[], None] | None = None
+        self,
+        diversion: Diversion,
+        rules: RuleInstaller,
+        leftovers: Callable[[], None] | None = None,
     ) -> None:
         """`rules` puts rules into the kernel; `leftovers` takes away those of the other datapath."""
         self._rules = rules

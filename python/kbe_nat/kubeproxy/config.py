@@ -27,7 +27,7 @@ class DetectLocal(msgspec.Struct, frozen=True, rename="camel"):
     interface_name_prefix: str = ""
 
 
-class Backend(msgspec.Struct, frozen=True, rename="camel"):
+class ModeConfig(msgspec.Struct, frozen=True, rename="camel"):
     """`iptables` or `nftables`: what one mode is told."""
 
     masquerade_bit: Int32 | None = None
@@ -107,8 +107,8 @@ class Configuration(msgspec.Struct, frozen=True, rename="camel"):
     hostname_override: str = ""
     bind_address: str = ""
     conntrack: Conntrack = Conntrack()
-    iptables: Backend = Backend()
-    nftables: Backend = Backend()
+    iptables: ModeConfig = ModeConfig()
+    nftables: ModeConfig = ModeConfig()
     masquerade_bit: Int32 | None = None
     masquerade_all: bool | None = None
     localhost_node_ports: bool | None = None
@@ -129,10 +129,10 @@ class Configuration(msgspec.Struct, frozen=True, rename="camel"):
     port_range: str = ""
     windows_run_as_service: bool = False
 
-    def of_mode(self, mode: str) -> Backend:
+    def of_mode(self, mode: str) -> ModeConfig:
         """What holds for a mode."""
         own = self.nftables if mode == "nftables" else self.iptables
-        return Backend(
+        return ModeConfig(
             self.masquerade_bit if own.masquerade_bit is None else own.masquerade_bit,
             self.masquerade_all if own.masquerade_all is None else own.masquerade_all,
             self.localhost_node_ports

@@ -12,7 +12,7 @@ from kbe_nat.model import family
 from kbe_nat.sources.address import parse_address, parse_range
 
 if TYPE_CHECKING:
-    from kbe_nat.kubeproxy.config import IPVS, Backend, Configuration, Conntrack
+    from kbe_nat.kubeproxy.config import IPVS, Configuration, Conntrack, ModeConfig
 
 
 def wrong(file: "Configuration") -> Iterator[tuple[str, str]]:
@@ -135,7 +135,7 @@ def _periods(file: "Configuration", mode: str) -> Iterator[tuple[str, str]]:
 
 
 def _mode_periods(
-    name: str, own: "Backend | IPVS", *, is_followed: bool
+    name: str, own: "ModeConfig | IPVS", *, is_followed: bool
 ) -> Iterator[tuple[str, str]]:
     seconds = []
     # To IPVS no minimum is given.

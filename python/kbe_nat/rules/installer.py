@@ -12,7 +12,7 @@ from kbe_nat.rules.nftables import PROBE, Nftables
 from kbe_nat.rules.rule import RuleSet
 
 
-class Backend(Protocol):
+class RuleInstaller(Protocol):
     """Who puts rules into the kernel. All methods raise `RulesError`."""
 
     def install(self, rules: Iterable[RuleSet]) -> None:
@@ -49,7 +49,7 @@ class Backend(Protocol):
 
 
 @contextmanager
-def installed(backend: Backend, rules: Iterable[RuleSet]) -> Iterator[None]:
+def installed(backend: RuleInstaller, rules: Iterable[RuleSet]) -> Iterator[None]:
     """The rules, for as long as the block runs."""
     try:
         backend.install(rules)
@@ -58,7 +58,7 @@ def installed(backend: Backend, rules: Iterable[RuleSet]) -> Iterator[None]:
         backend.remove()
 
 
-class BackendName(StrEnum):
+class InstallerName(StrEnum):
     """Names of the back ends."""
 
     AUTO = "auto"
@@ -74,7 +74,7 @@ def remove_rules(runner: Runner) -> None:
         backend.remove()
 
 
-def usable(runner: Runner) -> Iterator[Backend]:
+def usable(runner: Runner) -> Iterator[RuleInstaller]:
     """Every back end whose commands are here, whatever the kernel makes of its rules."""
     for backend, commands in (
         (Nftables(runner), (("nft", "list", "tables"),)),
@@ -88,24 +88,26 @@ def usable(runner: Runner) -> Iterator[Backend]:
         yield backend
 
 
-def probe(name: BackendName, runner: Runner) -> tuple[Backend, str]:
+def probe(name: InstallerName, runner: Runner) -> tuple[RuleInstaller, str]:
     """A back end that works here, and why this one was taken. Raises `RulesError` when none does,
     with the reasons.
     """
     failures = []
-    if name in (BackendName.AUTO, BackendName.NFT):
+    if name in (InstallerName.AUTO, InstallerName.NFT):
         try:
             # In one transaction, which leaves nothing.
             runner.run(("nft", "-f", "-"), PROBE)
             return Nftables(runner), "nft (the kernel has its queue statement)"
         except RulesError as error:
             failures.append(f"nft: {error}")
-    if name in (BackendName.AUTO, BackendName.IPTABLES):
+    if name in (InstallerName.AUTO, InstallerName.IPTABLES):
         try:
             version = runner.run(("iptables", "--version")).strip()
             runner.run(("ipset", "list", "-name"))
             why = (
-                "" if name is BackendName.IPTABLES else ": nft cannot queue packets in this kernel"
+                ""
+                if name is InstallerName.IPTABLES
+                else ": nft cannot queue packets in this kernel"
             )
             return Iptables(runner), f"{version}{why}"
         except RulesError as error:

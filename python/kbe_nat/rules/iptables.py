@@ -19,7 +19,7 @@ from kbe_nat.rules.rule import LAST, PREFIX, SET_TYPES, TAG, RuleSet, as_listed,
 
 
 class Iptables:
-    """A `Backend`. The commands act on the network namespace in which `runner` runs them."""
+    """A `RuleInstaller`. The commands act on the network namespace in which `runner` runs them."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
@@ -30,7 +30,7 @@ class Iptables:
         """What ipset is to say of each set."""
 
     def install(self, rules: Iterable[RuleSet]) -> None:
-        """See `Backend.install`."""
+        """See `RuleInstaller.install`."""
         wanted = tuple(rules)
         for own in wanted:
             self._runner.run(IPSET, _text(_set_lines(own)))
@@ -47,7 +47,7 @@ class Iptables:
         self._elements = {name: as_listed(own.sets[name]) for own in wanted for name in own.sets}
 
     def update(self, rules: Iterable[RuleSet]) -> None:
-        """See `Backend.update`. Cost: linear in the elements that differ, once they are found."""
+        """See `RuleInstaller.update`. Cost: linear in the elements that differ, once they are found."""
         wanted = tuple(rules)
         elements = changed(self._installed, wanted)
         if elements is None:
@@ -62,7 +62,7 @@ class Iptables:
             }
 
     def missing(self) -> tuple[str, ...]:
-        """See `Backend.missing`. Cost: linear in the elements of our sets."""
+        """See `RuleInstaller.missing`. Cost: linear in the elements of our sets."""
         saved = self._saved()
         lines = _own_lines(saved)
         gone, come = (
@@ -84,18 +84,18 @@ class Iptables:
         )
 
     def remove(self) -> None:
-        """See `Backend.remove`."""
+        """See `RuleInstaller.remove`."""
         for number, save in SAVE.items():
             self._restore(number, _remove_lines(self._runner.run(save)))
         self._destroy(keep=set())
         self._installed, self._lines, self._elements = (), [], {}
 
     def is_present(self) -> bool:
-        """See `Backend.is_present`."""
+        """See `RuleInstaller.is_present`."""
         return bool(_own_lines(self._saved()))
 
     def render(self, rules: Iterable[RuleSet]) -> str:
-        """See `Backend.render`."""
+        """See `RuleInstaller.render`."""
         parts = []
         for own in rules:
             parts += [f"# {shlex.join(IPSET)}", *_set_lines(own)]

@@ -6,34 +6,34 @@ from kbe_nat.rules.rule import PREFIX, RuleSet
 
 
 class Memory:
-    """A `Backend` without a kernel."""
+    """A `RuleInstaller` without a kernel."""
 
     def __init__(self) -> None:
         self.rules: tuple[RuleSet, ...] = ()
         """What is installed."""
 
     def install(self, rules: Iterable[RuleSet]) -> None:
-        """See `Backend.install`."""
+        """See `RuleInstaller.install`."""
         self.rules = tuple(rules)
 
     def update(self, rules: Iterable[RuleSet]) -> None:
-        """See `Backend.update`."""
+        """See `RuleInstaller.update`."""
         self.install(rules)
 
     def missing(self) -> tuple[str, ...]:
-        """See `Backend.missing`: never any."""
+        """See `RuleInstaller.missing`: never any."""
         return ()
 
     def remove(self) -> None:
-        """See `Backend.remove`."""
+        """See `RuleInstaller.remove`."""
         self.rules = ()
 
     def is_present(self) -> bool:
-        """See `Backend.is_present`."""
+        """See `RuleInstaller.is_present`."""
         return bool(self.rules)
 
     def render(self, rules: Iterable[RuleSet]) -> str:
-        """See `Backend.render`: sets and rules as text, for people."""
+        """See `RuleInstaller.render`: sets and rules as text, for people."""
         lines = []
         for own in rules:
             lines.append(f"# IPv{own.family}")

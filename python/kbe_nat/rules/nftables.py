@@ -18,7 +18,7 @@ from kbe_nat.rules.rule import LAST, TAG, Rule, RuleSet, as_listed, changed
 
 
 class Nftables:
-    """A `Backend`. The commands act on the network namespace in which `runner` runs them."""
+    """A `RuleInstaller`. The commands act on the network namespace in which `runner` runs them."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
@@ -29,7 +29,7 @@ class Nftables:
         """What nft is to say of each set."""
 
     def install(self, rules: Iterable[RuleSet]) -> None:
-        """See `Backend.install`."""
+        """See `RuleInstaller.install`."""
         wanted = tuple(rules)
         present = self._families()
         self._run([*_absent(present), *(line for own in wanted for line in _table_lines(own))])
@@ -43,7 +43,7 @@ class Nftables:
         }
 
     def update(self, rules: Iterable[RuleSet]) -> None:
-        """See `Backend.update`. Cost: linear in the elements that differ, once they are found."""
+        """See `RuleInstaller.update`. Cost: linear in the elements that differ, once they are found."""
         wanted = tuple(rules)
         elements = changed(self._installed, wanted)
         if elements is None:
@@ -57,7 +57,7 @@ class Nftables:
                 self._elements[name] = _listed_elements(own.sets[name])
 
     def missing(self) -> tuple[str, ...]:
-        """See `Backend.missing`. Cost: linear in the elements of all tables: nft reads them to list
+        """See `RuleInstaller.missing`. Cost: linear in the elements of all tables: nft reads them to list
         any.
         """
         present = self._families()
@@ -68,16 +68,16 @@ class Nftables:
         )
 
     def remove(self) -> None:
-        """See `Backend.remove`."""
+        """See `RuleInstaller.remove`."""
         self._run(_absent(self._families()))
         self._installed, self._listed, self._elements = (), {}, {}
 
     def is_present(self) -> bool:
-        """See `Backend.is_present`."""
+        """See `RuleInstaller.is_present`."""
         return bool(self._families())
 
     def render(self, rules: Iterable[RuleSet]) -> str:
-        """See `Backend.render`."""
+        """See `RuleInstaller.render`."""
         lines = [line for own in rules for line in _table_lines(own)]
         return "".join(f"{line}\n" for line in ("# nft -f -", *lines))
 
