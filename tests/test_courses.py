@@ -3,15 +3,15 @@
 from dataclasses import replace
 
 from kbe_nat.datapath.courses import Courses
-from kbe_nat.policy.plan import Listener, Plan, PortPolicy, Target
+from kbe_nat.policy.plan import Backend, Listener, Plan, PortPolicy
 
-A, B, C = (Target(f"172.17.0.{number}", 9953) for number in (3, 4, 5))
+A, B, C = (Backend(f"172.17.0.{number}", 9953) for number in (3, 4, 5))
 CLUSTER_IP = ("172.30.0.53", "udp", 53)
 NODE_PORT = ("10.0.2.15", "udp", 30053)
 
 
 def port(
-    name: str = "dns", cluster: tuple[Target, ...] = (A, B), *, number: int = 53
+    name: str = "dns", cluster: tuple[Backend, ...] = (A, B), *, number: int = 53
 ) -> PortPolicy:
     listeners = (
         Listener("cluster-ip", "172.30.0.53", number),

@@ -28,7 +28,7 @@ from kbe_nat.model import (
     Snapshot,
 )
 from kbe_nat.policy.options import Mode, Options
-from kbe_nat.policy.plan import Listener, Plan, PortPolicy, Target
+from kbe_nat.policy.plan import Backend, Listener, Plan, PortPolicy
 from kbe_nat.policy.planner import plan
 from kbe_nat.sources.manifests.manifests import read_manifests
 
@@ -67,7 +67,7 @@ def test_the_page_line_by_line(files: list[str], page: str) -> None:
 
 
 def test_the_others_of_a_plan() -> None:
-    targets = tuple(Target(f"fd00::{n}", 53) for n in range(3))
+    targets = tuple(Backend(f"fd00::{n}", 53) for n in range(3))
     listeners = (Listener("cluster-ip", "fd00::a", 53), Listener("node-port", "", 30053))
     dns = PortPolicy("kube-system", "dns", "udp", "udp", IPV6, listeners, targets, ())
     nobody = PortPolicy(
@@ -93,7 +93,7 @@ NAMES = st.from_regex(r"[a-z]([-a-z0-9]{0,20}[a-z0-9])?", fullmatch=True)
 
 def port_of(namespace: str, service: str, name: str, **more: Any) -> PortPolicy:
     listeners = more.pop("listeners", (Listener("cluster-ip", "172.30.0.1", 80),))
-    targets = more.pop("targets", (Target("10.180.0.1", 80),))
+    targets = more.pop("targets", (Backend("10.180.0.1", 80),))
     return PortPolicy(namespace, service, name, "tcp", IPV4, listeners, targets, (), **more)
 
 
@@ -122,12 +122,12 @@ def test_names_of_chains(
 def test_names_of_chains_by_their_formula(
     namespace: str, service: str, name: str, number: int
 ) -> None:
-    port, target = port_of(namespace, service, name), Target("10.0.0.1", number)
+    port, target = port_of(namespace, service, name), Backend("10.0.0.1", number)
     text = f"{namespace}/{service}:{name}tcp10.0.0.1:{number}"
     wanted = base64.b32encode(hashlib.sha256(text.encode()).digest())[:16].decode()
     assert names.iptables_chain("KUBE-SEP-", port, target) == f"KUBE-SEP-{wanted}"
     assert len(names.iptables_chain("KUBE-SEP-", port, target)) <= 28, "the kernel's limit"
-    base = names.nft_endpoint_base(port, Target("fd00::1", number))
+    base = names.nft_endpoint_base(port, Backend("fd00::1", number))
     assert base.endswith(f"__fd00..1/{number}")
     long = f"{namespace}/{service * 12}/tcp/{name * 12}"
     whole = base64.b32encode(hashlib.sha256(long.encode()).digest())[:8].decode() + f"-{long}"
@@ -170,7 +170,7 @@ def test_numbers_of_rules(services: int, endpoints: int, is_balanced: bool) -> N
             Listener("load-balancer", f"1.2.3.{service}", 80),
             Listener("node-port", "", 30000 + service),
         )
-        targets = tuple(Target(f"10.{service}.0.{n}", 80) for n in range(endpoints))
+        targets = tuple(Backend(f"10.{service}.0.{n}", 80) for n in range(endpoints))
         listeners = (cluster_ip, *(outside if is_balanced else ()))
         ranges = ("203.0.113.0/25",) if is_balanced else ()
         more: dict[str, Any] = {"listeners": listeners, "targets": targets, "source_ranges": ranges}

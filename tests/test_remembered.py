@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 
-from kbe_nat.policy.plan import Listener, PortChanges, PortPolicy, Target
+from kbe_nat.policy.plan import Backend, Listener, PortChanges, PortPolicy
 from kbe_nat.remembered import Remembered
 
 
 def port(name: str, *targets: str) -> PortPolicy:
     listeners = (Listener("cluster-ip", "172.30.0.1", 80),)
     return PortPolicy(
-        "default", name, "", "tcp", 4, listeners, tuple(Target(own, 80) for own in targets), ()
+        "default", name, "", "tcp", 4, listeners, tuple(Backend(own, 80) for own in targets), ()
     )
 
 

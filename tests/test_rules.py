@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 import kbe_nat
-from kbe_nat.policy.plan import Listener, Plan, PortPolicy, Target
+from kbe_nat.policy.plan import Backend, Listener, Plan, PortPolicy
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.diversion import rule_sets
 from kbe_nat.rules.installer import installed
@@ -15,7 +15,7 @@ from kbe_nat.rules.iptables import Iptables
 from kbe_nat.rules.memory import Memory
 from kbe_nat.rules.rule import Marks
 
-POD = Target("172.17.0.3", 9876)
+POD = Backend("172.17.0.3", 9876)
 
 
 def policy(name: str, *listeners: Listener, family: int = 4, protocol: str = "tcp") -> PortPolicy:

@@ -10,16 +10,16 @@ from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.first_packet import FirstPacket
 from kbe_nat.packet import opening
 from kbe_nat.policy.options import Options
-from kbe_nat.policy.plan import Listener, Plan, PortPolicy, Target
+from kbe_nat.policy.plan import Backend, Listener, Plan, PortPolicy
 from kbe_nat.rules.backend_ids import REST_SECONDS, Numbering
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.nat_program import TranslationChange
 from kbe_nat.rules.standby import OnDeath, Standby, StandbyChoice
 
 NEAR, FAR, DRAINED = (
-    Target("10.0.0.1", 80, is_local=True),
-    Target("10.0.0.2", 80),
-    Target("10.0.0.3", 80, weight=0),
+    Backend("10.0.0.1", 80, is_local=True),
+    Backend("10.0.0.2", 80),
+    Backend("10.0.0.3", 80, weight=0),
 )
 CLUSTER_IP = Listener("cluster-ip", "172.30.0.1", 80)
 BALANCED = Listener("load-balancer", "198.51.100.1", 80)
@@ -83,7 +83,7 @@ def test_all_are_refused_if_that_is_asked_for() -> None:
 
 def test_who_stands_by_stays_while_they_may() -> None:
     choice = StandbyChoice(OnDeath.SERVE)
-    targets = [Target(f"10.0.1.{n}", 80) for n in range(1, 9)]
+    targets = [Backend(f"10.0.1.{n}", 80) for n in range(1, 9)]
     choice.follow(plan_of(replace(WEB, cluster=tuple(targets[:4]))))
     first = choice.standby[4]
     choice.follow(plan_of(replace(WEB, cluster=tuple(targets))))
@@ -135,7 +135,7 @@ def test_verdicts_name_only_backends_that_are_there(monkeypatch: pytest.MonkeyPa
     own = FirstPacket(Diversion((100, 100)), Commands(), NftTables())
     own._is_installed = True
 
-    def is_named(target: Target) -> bool:
+    def is_named(target: Backend) -> bool:
         packet = opening("tcp", ("10.0.2.15", 4444), (target.address, target.port))
         return own.numbers.mark_of(packet) is not None
 

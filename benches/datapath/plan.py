@@ -3,7 +3,7 @@
 from typing import Final
 
 from kbe_nat.policy.options import Options
-from kbe_nat.policy.plan import Listener, Plan, PortPolicy, Target
+from kbe_nat.policy.plan import Backend, Listener, Plan, PortPolicy
 
 QUEUE: Final = 7
 VIP: Final = "172.30.228.255"
@@ -18,7 +18,7 @@ PLAN: Final = Plan(
             protocol,
             4,
             (Listener("cluster-ip", VIP, n),),
-            (Target(POD, n),),
+            (Backend(POD, n),),
             (),
         )
         for protocol, n in PORTS

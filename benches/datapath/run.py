@@ -28,7 +28,7 @@ from plan import PLAN, POD, QUEUE, VIP  # noqa: E402
 from report import machine, part, table  # noqa: E402
 
 from kbe_nat.playground.cluster import Cluster  # noqa: E402
-from kbe_nat.policy.plan import Target  # noqa: E402
+from kbe_nat.policy.plan import Backend  # noqa: E402
 from kbe_nat.rules.commands import Commands  # noqa: E402
 from kbe_nat.rules.diversion import rule_sets  # noqa: E402
 from kbe_nat.rules.installer import installed  # noqa: E402
@@ -80,7 +80,7 @@ def main() -> None:
     if traffic is None:
         sys.exit("a C compiler (cc) is needed for the traffic")
     rounds: dict[str, list[Row]] = {path: [] for path in paths}
-    with Cluster((Target(POD, 9876),)) as cluster, ExitStack() as stack:
+    with Cluster((Backend(POD, 9876),)) as cluster, ExitStack() as stack:
         for server in ("echo", "sink", "accept"):
             stack.enter_context(running((*cluster.pods[0].prefix, str(traffic), server)))
         for number in range(own.rounds):

@@ -34,7 +34,7 @@ from kbe_nat.model import (
 )
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.policy.options import Options
-from kbe_nat.policy.plan import Target
+from kbe_nat.policy.plan import Backend
 
 # Found where `run` has said that it is.
 from report import machine, part, table  # isort: skip
@@ -100,7 +100,7 @@ def measured(traffic: Path, services: int, rounds: int) -> list[Row]:
         clients = {}
         for path, program in PATHS.items():
             say(f"{services} Services: {path}")
-            cluster = stack.enter_context(Cluster(tuple(Target(pod, 9876) for pod in PODS)))
+            cluster = stack.enter_context(Cluster(tuple(Backend(pod, 9876) for pod in PODS)))
             stack.enter_context(running((*cluster.pods[0].prefix, str(traffic), "accept")))
             clients[path] = (*cluster.client.prefix, str(traffic))
             started, row = stack.enter_context(program(cluster, snapshot))
@@ -255,7 +255,7 @@ def changed_files(count: int, changes: int) -> Row:
     pod.
     """
     with (
-        Cluster(tuple(Target(pod, 9876) for pod in PODS)) as cluster,
+        Cluster(tuple(Backend(pod, 9876) for pod in PODS)) as cluster,
         tempfile.TemporaryDirectory() as scratch,
         ExitStack() as stack,
     ):

@@ -13,7 +13,7 @@ from plan import POD, QUEUE, VIP
 from run import BURST, HERE, PATHS, compiled, run, running
 
 from kbe_nat.playground.cluster import Cluster
-from kbe_nat.policy.plan import Target
+from kbe_nat.policy.plan import Backend
 
 # Found where `run` has said that it is.
 from report import machine, part, table  # isort: skip
@@ -31,7 +31,7 @@ def main() -> None:
     traffic = compiled(HERE / "traffic.c", "traffic", "-lpthread")
     if traffic is None:
         sys.exit("a C compiler (cc) is needed for the traffic")
-    with Cluster((Target(POD, 9876),)) as cluster:
+    with Cluster((Backend(POD, 9876),)) as cluster:
         client = (*cluster.client.prefix, str(traffic))
         with running((*cluster.pods[0].prefix, str(traffic), "echo")), PATHS["native"](cluster):
             run(*client, "flood", VIP, "20", "1000")

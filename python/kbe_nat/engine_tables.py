@@ -4,7 +4,7 @@ from functools import partial
 
 from kbe_nat import _native
 from kbe_nat.policy.options import Mode, unknown_port
-from kbe_nat.policy.plan import LOAD_BALANCER, Plan, PortPolicy, Target, unallocated
+from kbe_nat.policy.plan import LOAD_BALANCER, Backend, Plan, PortPolicy, unallocated
 from kbe_nat.remembered import Remembered
 
 
@@ -48,7 +48,7 @@ def _native_port(policy: PortPolicy, *, is_nftables: bool) -> _native.ServicePor
     if policy.admits_own_addresses:
         ranges += policy.addresses(LOAD_BALANCER)
 
-    def backend(own: Target) -> _native.Backend:
+    def backend(own: Backend) -> _native.Backend:
         # The rules of nftables mode know the endpoints of this node only.
         return _native.Backend(
             own.address, own.port, own.weight, hairpin=own.is_local or not is_nftables

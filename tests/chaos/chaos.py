@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kbe_nat.playground.cluster import Cluster
-from kbe_nat.policy.plan import Target
+from kbe_nat.policy.plan import Backend
 
 HERE: Final = Path(__file__).parent
 FLOWS: Final = 12
@@ -238,7 +238,7 @@ def cluster_of_pods() -> Iterator[Cluster]:
     """Both families on all wires, a server in each pod, and rules of somebody else as a CNI has
     them.
     """
-    with Cluster(tuple(Target(address(pod, 4), 9876) for pod in range(PODS))) as cluster:
+    with Cluster(tuple(Backend(address(pod, 4), 9876) for pod in range(PODS))) as cluster:
         node, client = cluster.node, cluster.client
         node.write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
         node.call("ip", "address", "add", "fd00:2::15/64", "dev", "eth0", "nodad")

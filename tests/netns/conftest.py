@@ -11,9 +11,9 @@ import pytest
 from kbe_nat.errors import PlaygroundError
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace
-from kbe_nat.policy.plan import Target
+from kbe_nat.policy.plan import Backend
 
-POD, OTHER = Target("172.17.0.3", 9876), Target("172.17.0.4", 9876)
+POD, OTHER = Backend("172.17.0.3", 9876), Backend("172.17.0.4", 9876)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

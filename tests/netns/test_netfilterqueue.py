@@ -20,7 +20,7 @@ from kbe_nat.engine_tables import Tables
 from kbe_nat.playground.cluster import NODE_ADDRESS, Cluster
 from kbe_nat.playground.namespaces import Namespace, inside
 from kbe_nat.policy.options import Options
-from kbe_nat.policy.plan import Listener, Plan, PortPolicy, Target
+from kbe_nat.policy.plan import Backend, Listener, Plan, PortPolicy
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.diversion import rule_sets
 from kbe_nat.rules.installer import installed
@@ -30,7 +30,7 @@ VIP = "172.30.228.255"
 QUEUE = 3
 
 
-def port(name: str, number: int, protocol: str, *targets: Target) -> PortPolicy:
+def port(name: str, number: int, protocol: str, *targets: Backend) -> PortPolicy:
     listener = Listener("cluster-ip", VIP, number)
     return PortPolicy("default", name, "", protocol, 4, (listener,), targets, ())
 
@@ -39,8 +39,8 @@ PLAN = Plan(
     ports=(
         port("web", 80, "tcp", POD, OTHER),
         port("nobody", 81, "tcp"),
-        port("echo", 53, "udp", Target(POD.address, 5353)),
-        port("closed", 54, "udp", Target(POD.address, 5354)),
+        port("echo", 53, "udp", Backend(POD.address, 5353)),
+        port("closed", 54, "udp", Backend(POD.address, 5354)),
     ),
     addresses=(NODE_ADDRESS,),
     node_port_addresses=(NODE_ADDRESS,),

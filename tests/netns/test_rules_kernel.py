@@ -13,7 +13,7 @@ from kbe_nat.errors import RulesError
 from kbe_nat.model import IPV4, IPV6
 from kbe_nat.playground.namespaces import Namespace
 from kbe_nat.policy.options import Mode, Options
-from kbe_nat.policy.plan import Listener, Plan, PortPolicy, Target
+from kbe_nat.policy.plan import Backend, Listener, Plan, PortPolicy
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.diversion import rule_sets
 from kbe_nat.rules.installer import InstallerName, probe
@@ -30,7 +30,7 @@ def rules(
     addresses = {IPV4: "172.30.{}.{}", IPV6: "fd00::{}:{}"}
     ports = tuple(
         PortPolicy(
-            "default", f"s{n}", "", "tcp", number, (listener,), (Target("10.0.0.1", 80),), ()
+            "default", f"s{n}", "", "tcp", number, (listener,), (Backend("10.0.0.1", 80),), ()
         )
         for number in families
         for n in range(services)

@@ -15,7 +15,7 @@ from kbe_nat.datapath.detect import DatapathName, choose
 from kbe_nat.errors import RulesError
 from kbe_nat.model import IPV4, IPV6
 from kbe_nat.playground.namespaces import Namespace, inside
-from kbe_nat.policy.plan import Target
+from kbe_nat.policy.plan import Backend
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.nat_program import TranslationChange, Translations
 from kbe_nat.rules.nat_table import Translation
@@ -62,7 +62,7 @@ def backends(number: int, count: int) -> dict[tuple[str, int], int]:
 
 def standby(number: int, count: int, pod: int = 1) -> Standby:
     places = [(VIPS[number].format(n // 250, n % 250), "tcp", 80) for n in range(1, count + 1)]
-    served = {place: Target(PODS[number].format(pod), 80) for place in places[1:]}
+    served = {place: Backend(PODS[number].format(pod), 80) for place in places[1:]}
     return Standby(served, frozenset(places[1:2]), frozenset(places[:1]))
 
 

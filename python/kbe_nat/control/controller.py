@@ -17,7 +17,7 @@ from kbe_nat.engine_tables import Tables
 from kbe_nat.errors import ArgumentError
 from kbe_nat.model import Snapshot, Strategy, join_address
 from kbe_nat.policy.options import Options
-from kbe_nat.policy.plan import PortPolicy, Target
+from kbe_nat.policy.plan import Backend, PortPolicy
 from kbe_nat.policy.planner import Planner, plan
 from kbe_nat.remembered import Remembered
 
@@ -34,7 +34,7 @@ class Drain:
     deadline: float | None = None
     """When its last flows are ended, as `time.monotonic` counts; None: never."""
 
-    def covers(self, target: Target) -> bool:
+    def covers(self, target: Backend) -> bool:
         """Whether this endpoint is meant."""
         return self.backend in (target.address, str(target))
 
@@ -167,10 +167,10 @@ class Controller:
             own.address
             for service in self.engine.stats().services
             for own in service.backends
-            if own.active and drain.covers(Target(own.address, own.port))
+            if own.active and drain.covers(Backend(own.address, own.port))
         }
         return sum(
-            flow.state not in OVER and drain.covers(Target(*flow.reply_source))
+            flow.state not in OVER and drain.covers(Backend(*flow.reply_source))
             for address in addresses
             for flow in self.engine.flows(backend=address)
         )
@@ -251,10 +251,10 @@ class Controller:
             local=self._weighed(port.local),
         )
 
-    def _is_drained(self, target: Target) -> bool:
+    def _is_drained(self, target: Backend) -> bool:
         return any(drain.covers(target) for drain in self.drains.values())
 
-    def _weighed(self, targets: tuple[Target, ...]) -> tuple[Target, ...]:
+    def _weighed(self, targets: tuple[Backend, ...]) -> tuple[Backend, ...]:
         return tuple(replace(own, weight=0) if self._is_drained(own) else own for own in targets)
 
 

@@ -11,7 +11,7 @@ from kbe_nat.kubeproxy.names import (
     nft_endpoint_base,
 )
 from kbe_nat.policy.options import Mode
-from kbe_nat.policy.plan import CLUSTER_IP, LOAD_BALANCER, NODE_PORT, PortPolicy, Target
+from kbe_nat.policy.plan import CLUSTER_IP, LOAD_BALANCER, NODE_PORT, Backend, PortPolicy
 
 
 def chains(
@@ -70,5 +70,5 @@ def _refusing(port: PortPolicy, kind: str, mode: Mode) -> list[str]:
     return ["KUBE-EXTERNAL-SERVICES (filter)"]
 
 
-def _target(port: PortPolicy, backend: str | None) -> Target | None:
+def _target(port: PortPolicy, backend: str | None) -> Backend | None:
     return next((own for own in (*port.cluster, *port.local) if str(own) == backend), None)

@@ -16,9 +16,9 @@ from kbe_nat.policy.plan import (
     EXTERNAL_IP,
     LOAD_BALANCER,
     NODE_PORT,
+    Backend,
     Plan,
     PortPolicy,
-    Target,
 )
 
 
@@ -238,7 +238,7 @@ class _Dump:
         why = f"other traffic to {port.name} will be dropped by KUBE-PROXY-FIREWALL"
         self.add("nat", chain, comment(why))
 
-    def balance(self, port: PortPolicy, prefix: str, targets: tuple[Target, ...]) -> None:
+    def balance(self, port: PortPolicy, prefix: str, targets: tuple[Backend, ...]) -> None:
         """The chain that chooses: whoever is remembered first, then by chance."""
         chain = iptables_chain(prefix, port)
         if port.affinity_seconds is not None:
@@ -257,7 +257,7 @@ class _Dump:
             chance = f"-m statistic --mode random --probability {share}" if left > 1 else ""
             self.add("nat", chain, self.towards(port, target), chance, f"-j {own}")
 
-    def endpoint(self, port: PortPolicy, target: Target) -> None:
+    def endpoint(self, port: PortPolicy, target: Backend) -> None:
         """The chain of one endpoint."""
         chain = iptables_chain(ENDPOINT, port, target)
         about = "" if self.is_large else comment(port.name)
@@ -304,7 +304,7 @@ class _Dump:
         ranges = [text for text in self.plan.pod_ranges if family(text) == self.number]
         return (f"{negation}-s {ranges[0]}", "") if ranges else ("", "")
 
-    def towards(self, port: PortPolicy, target: Target) -> str:
+    def towards(self, port: PortPolicy, target: Backend) -> str:
         return "" if self.is_large else comment(f"{port.name} -> {target}")
 
     @property

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from kbe_nat.kubeproxy import probability
 from kbe_nat.kubeproxy.names import ENDPOINT, SERVICE, hashed_chain
 from kbe_nat.model import IPV6
-from kbe_nat.policy.plan import CLUSTER_IP, Plan, PortPolicy, Target
+from kbe_nat.policy.plan import CLUSTER_IP, Backend, Plan, PortPolicy
 
 
 def rules(plan: Plan, number: int, service: str | None = None) -> list[str]:
@@ -51,5 +51,5 @@ def _port(port: PortPolicy) -> Iterator[str]:
         yield f"-A {chain} {match} -j DNAT --to-destination {target}"
 
 
-def _endpoint(name: str, port: PortPolicy, target: Target) -> str:
+def _endpoint(name: str, port: PortPolicy, target: Backend) -> str:
     return hashed_chain(ENDPOINT, f"{name}{port.protocol}{target}")

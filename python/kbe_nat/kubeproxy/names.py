@@ -8,10 +8,10 @@ import base64
 import hashlib
 from typing import Final
 
-from kbe_nat.policy.plan import PortPolicy, Target
+from kbe_nat.policy.plan import Backend, PortPolicy
 
 
-def iptables_chain(prefix: str, port: PortPolicy, target: Target | None = None) -> str:
+def iptables_chain(prefix: str, port: PortPolicy, target: Backend | None = None) -> str:
     """Such as KUBE-SVC-EXBNZ76JOZU7PBN2, or with a target the chain of that endpoint."""
     return hashed_chain(prefix, f"{port.name}{port.protocol}{target or ''}")
 
@@ -28,7 +28,7 @@ def nft_base(port: PortPolicy) -> str:
     return _shortened(_nft_name(port))
 
 
-def nft_endpoint_base(port: PortPolicy, target: Target) -> str:
+def nft_endpoint_base(port: PortPolicy, target: Backend) -> str:
     """The same of an endpoint; nft knows no colons in names."""
     return _shortened(f"{_nft_name(port)}__{target.address.replace(':', '.')}/{target.port}")
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from kbe_nat.kubeproxy.names import nft_base, nft_endpoint_base
 from kbe_nat.model import IPV6, family
-from kbe_nat.policy.plan import CLUSTER_IP, LOAD_BALANCER, NODE_PORT, Plan, PortPolicy, Target
+from kbe_nat.policy.plan import CLUSTER_IP, LOAD_BALANCER, NODE_PORT, Backend, Plan, PortPolicy
 
 
 def dump(plan: Plan, number: int) -> str:
@@ -174,7 +174,7 @@ class _Dump:
             rules.append(f"goto local-{base}")
         self.chains[f"external-{base}"] = rules
 
-    def balance(self, port: PortPolicy, chain: str, targets: tuple[Target, ...]) -> None:
+    def balance(self, port: PortPolicy, chain: str, targets: tuple[Backend, ...]) -> None:
         """The chain that chooses; only with affinity every endpoint has a chain of its own."""
         numbered = f"numgen random mod {len(targets)}"
         if port.affinity_seconds is None:

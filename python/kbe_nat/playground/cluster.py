@@ -20,7 +20,7 @@ from typing import Final, Self
 
 from kbe_nat.errors import PlaygroundError
 from kbe_nat.playground.namespaces import Namespace
-from kbe_nat.policy.plan import Target
+from kbe_nat.policy.plan import Backend
 
 NODE_ADDRESS: Final = "10.0.2.15"
 CLIENT_ADDRESS: Final = "10.0.2.100"
@@ -30,7 +30,7 @@ BRIDGE: Final = "172.17.0.1/16"
 class Cluster:
     """A node, a client, and a pod with a server for each endpoint, for as long as the block runs."""
 
-    def __init__(self, endpoints: tuple[Target, ...]) -> None:
+    def __init__(self, endpoints: tuple[Backend, ...]) -> None:
         """Raises `PlaygroundError` for an endpoint outside the pods' network."""
         network = ip_interface(BRIDGE).network
         outside = [str(own) for own in endpoints if ip_interface(own.address).ip not in network]
@@ -114,7 +114,7 @@ def wire_pod(node: Namespace, pod: Namespace, address: str, device: str) -> None
     pod.call("ip", "route", "add", "default", "via", str(bridge.ip))
 
 
-def _wait_for(server: subprocess.Popen[str], target: Target) -> None:
+def _wait_for(server: subprocess.Popen[str], target: Backend) -> None:
     assert server.stdout is not None
     said = server.stdout.readline()
     if said.strip() != "ready":

@@ -19,7 +19,7 @@ class Listener:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class Backend:
     """An endpoint with the port that it serves."""
 
     address: str
@@ -43,11 +43,11 @@ class PortPolicy:
     family: int
     listeners: tuple[Listener, ...]
     """Of several with one address and port, which an object may ask for, packets find the first."""
-    cluster: tuple[Target, ...]
+    cluster: tuple[Backend, ...]
     """For traffic that any node's endpoints may serve, sorted by the text of address and port."""
-    local: tuple[Target, ...]
+    local: tuple[Backend, ...]
     """For traffic that must stay on this node; computed only where a policy asks for it."""
-    serving: tuple[Target, ...] = ()
+    serving: tuple[Backend, ...] = ()
     """Endpoints of neither list that serve still: the flows of datagrams that they have stay with
     them.
     """

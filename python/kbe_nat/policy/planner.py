@@ -32,14 +32,14 @@ from kbe_nat.policy.plan import (
     EXTERNAL_IP,
     LOAD_BALANCER,
     NODE_PORT,
+    Backend,
     HealthCheck,
     Listener,
     Plan,
     PortPolicy,
-    Target,
 )
 
-_EndpointsOf: TypeAlias = Callable[[ServicePort], list[tuple[Target, Endpoint]]]
+_EndpointsOf: TypeAlias = Callable[[ServicePort], list[tuple[Backend, Endpoint]]]
 """The endpoints of a service port, sorted by the text of address and port."""
 
 
@@ -262,17 +262,17 @@ class _Planner:
                     by_port.setdefault((own.name, own.protocol), []).append((own.port, part))
         return lambda port: self.merged(by_port.get((port.name, port.protocol), ()))
 
-    def merged(self, parts: Iterable[tuple[int, EndpointSlice]]) -> list[tuple[Target, Endpoint]]:
+    def merged(self, parts: Iterable[tuple[int, EndpointSlice]]) -> list[tuple[Backend, Endpoint]]:
         """The endpoints of slices on these ports, each once. Slices overlap while a pod moves
         between them, and one may name an address twice: the last one that does not terminate
         counts, else the first.
         """
-        best: dict[str, tuple[Target, Endpoint]] = {}
+        best: dict[str, tuple[Backend, Endpoint]] = {}
         for number, part in parts:
             for endpoint in part.endpoints:
                 text = join_address(endpoint.address, number)
                 if text not in best or not endpoint.is_terminating:
-                    target = Target(
+                    target = Backend(
                         endpoint.address, number, endpoint.weight, self.is_local(endpoint)
                     )
                     best[text] = (target, endpoint)
@@ -310,16 +310,16 @@ class _Planner:
     def is_local(self, endpoint: Endpoint) -> bool:
         return bool(endpoint.node) and endpoint.node == self.options.node
 
-    def cluster_set(self, endpoints: list[tuple[Target, Endpoint]]) -> tuple[Target, ...]:
+    def cluster_set(self, endpoints: list[tuple[Backend, Endpoint]]) -> tuple[Backend, ...]:
         ready = [pair for pair in endpoints if pair[1].is_ready]
         return tuple(target for target, _ in self.hinted(ready) or _terminating(endpoints))
 
-    def local_set(self, endpoints: list[tuple[Target, Endpoint]]) -> tuple[Target, ...]:
+    def local_set(self, endpoints: list[tuple[Backend, Endpoint]]) -> tuple[Backend, ...]:
         local = [pair for pair in endpoints if self.is_local(pair[1])]
         ready = [pair for pair in local if pair[1].is_ready]
         return tuple(target for target, _ in ready or _terminating(local))
 
-    def hinted(self, ready: list[tuple[Target, Endpoint]]) -> list[tuple[Target, Endpoint]]:
+    def hinted(self, ready: list[tuple[Backend, Endpoint]]) -> list[tuple[Backend, Endpoint]]:
         """Those hinted for this node, else for its zone. Hints count only when every ready endpoint
         has them and one of them is met.
         """
@@ -435,14 +435,14 @@ class _Known:
     notes: tuple[str, ...]
 
 
-def _terminating(endpoints: list[tuple[Target, Endpoint]]) -> list[tuple[Target, Endpoint]]:
+def _terminating(endpoints: list[tuple[Backend, Endpoint]]) -> list[tuple[Backend, Endpoint]]:
     """Those that still serve while they go: better than nothing."""
     return [pair for pair in endpoints if pair[1].is_serving and pair[1].is_terminating]
 
 
 def _serving_beside(
-    endpoints: list[tuple[Target, Endpoint]], listed: Collection[Target]
-) -> tuple[Target, ...]:
+    endpoints: list[tuple[Backend, Endpoint]], listed: Collection[Backend]
+) -> tuple[Backend, ...]:
     """What serves still but gets nothing new: it terminates, or hints and policies leave it out."""
     return tuple(
         target for target, endpoint in endpoints if endpoint.is_serving and target not in listed

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import NamedTuple
 from zlib import crc32
 
-from kbe_nat.policy.plan import CLUSTER_IP, LOAD_BALANCER, Listener, Plan, PortPolicy, Target
+from kbe_nat.policy.plan import CLUSTER_IP, LOAD_BALANCER, Backend, Listener, Plan, PortPolicy
 from kbe_nat.remembered import Findings, Remembered
 from kbe_nat.rules.frontends import Frontend, frontends
 
@@ -25,7 +25,7 @@ class OnDeath(StrEnum):
 class Standby:
     """What the kernel does by itself, for one family."""
 
-    backends: Mapping[Frontend, Target] = field(default_factory=dict)
+    backends: Mapping[Frontend, Backend] = field(default_factory=dict)
     """Who serves the frontends that need no other decision."""
     preserved: frozenset[Frontend] = frozenset()
     """Of these, those whose clients keep their source; the others' are masqueraded, so that answers
@@ -115,7 +115,7 @@ class StandbyChoice:
         frontend: Frontend,
         own: Listener,
         is_closed: bool,
-        known: Target | None,
+        known: Backend | None,
     ) -> "_Decision":
         able = [] if is_closed or self._on_death is OnDeath.REFUSE else _able(policy, own)
         target = None
@@ -141,7 +141,7 @@ class _Decision(NamedTuple):
 
     family: int
     frontend: Frontend
-    target: Target | None
+    target: Backend | None
     is_preserved: bool
     """Its clients keep their source."""
 
@@ -167,7 +167,7 @@ def _addresses(own: Plan) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return own.node_port_addresses, own.closed_addresses
 
 
-def _able(policy: PortPolicy, listener: Listener) -> list[Target]:
+def _able(policy: PortPolicy, listener: Listener) -> list[Backend]:
     """Backends that may serve everybody who comes this way."""
     is_internal = listener.kind == CLUSTER_IP
     is_restricted = listener.kind == LOAD_BALANCER or (policy.ranges_everywhere and not is_internal)
