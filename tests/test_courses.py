@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from kbe_nat.datapath.courses import Courses
-from kbe_nat.policy.plan import Backend, Listener, Plan, PortPolicy
+from kbe_nat.policy.plan import Backend, Listener, Plan, PlannedPort
 
 A, B, C = (Backend(f"172.17.0.{number}", 9953) for number in (3, 4, 5))
 CLUSTER_IP = ("172.30.0.53", "udp", 53)
@@ -12,15 +12,15 @@ NODE_PORT = ("10.0.2.15", "udp", 30053)
 
 def port(
     name: str = "dns", cluster: tuple[Backend, ...] = (A, B), *, number: int = 53
-) -> PortPolicy:
+) -> PlannedPort:
     listeners = (
         Listener("cluster-ip", "172.30.0.53", number),
         Listener("node-port", "", number + 30_000),
     )
-    return PortPolicy("default", name, "", "udp", 4, listeners, cluster, ())
+    return PlannedPort("default", name, "", "udp", 4, listeners, cluster, ())
 
 
-def plan(*ports: PortPolicy, addresses: tuple[str, ...] = ("10.0.2.15",)) -> Plan:
+def plan(*ports: PlannedPort, addresses: tuple[str, ...] = ("10.0.2.15",)) -> Plan:
     return Plan(ports, addresses, addresses, ())
 
 

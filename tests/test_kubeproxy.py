@@ -28,7 +28,7 @@ from kbe_nat.model import (
     Snapshot,
 )
 from kbe_nat.policy.options import Mode, Options
-from kbe_nat.policy.plan import Backend, Listener, Plan, PortPolicy
+from kbe_nat.policy.plan import Backend, Listener, Plan, PlannedPort
 from kbe_nat.policy.planner import plan
 from kbe_nat.sources.manifests.manifests import read_manifests
 
@@ -69,8 +69,8 @@ def test_the_page_line_by_line(files: list[str], page: str) -> None:
 def test_the_others_of_a_plan() -> None:
     targets = tuple(Backend(f"fd00::{n}", 53) for n in range(3))
     listeners = (Listener("cluster-ip", "fd00::a", 53), Listener("node-port", "", 30053))
-    dns = PortPolicy("kube-system", "dns", "udp", "udp", IPV6, listeners, targets, ())
-    nobody = PortPolicy(
+    dns = PlannedPort("kube-system", "dns", "udp", "udp", IPV6, listeners, targets, ())
+    nobody = PlannedPort(
         "default", "nobody", "", "tcp", IPV4, (Listener("cluster-ip", "10.0.0.1", 80),), (), ()
     )
     made = Plan((dns, nobody), (), (), ())
@@ -91,10 +91,10 @@ def test_the_others_of_a_plan() -> None:
 NAMES = st.from_regex(r"[a-z]([-a-z0-9]{0,20}[a-z0-9])?", fullmatch=True)
 
 
-def port_of(namespace: str, service: str, name: str, **more: Any) -> PortPolicy:
+def port_of(namespace: str, service: str, name: str, **more: Any) -> PlannedPort:
     listeners = more.pop("listeners", (Listener("cluster-ip", "172.30.0.1", 80),))
     targets = more.pop("targets", (Backend("10.180.0.1", 80),))
-    return PortPolicy(namespace, service, name, "tcp", IPV4, listeners, targets, (), **more)
+    return PlannedPort(namespace, service, name, "tcp", IPV4, listeners, targets, (), **more)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from kbe_nat.model import (
 )
 from kbe_nat.packet import opening
 from kbe_nat.policy.options import Mode, Options, unknown_port
-from kbe_nat.policy.plan import Listener, PortChanges, PortPolicy, unallocated
+from kbe_nat.policy.plan import Listener, PlannedPort, PortChanges, unallocated
 from kbe_nat.policy.planner import Planner, plan
 from kbe_nat.sources.manifests.manifests import read_manifests
 
@@ -47,7 +47,7 @@ def end(last: int, node: str = "there", state: str = "ready", **more: object) ->
     )
 
 
-def port_of(service: Service, *endpoints: Endpoint, node: Node = NODE) -> PortPolicy:
+def port_of(service: Service, *endpoints: Endpoint, node: Node = NODE) -> PlannedPort:
     part = EndpointSlice("web-a", 4, (SlicePort("", "tcp", 8080),), endpoints)
     snapshot = Snapshot(services=(service,), slices={service.key: (part,)}, nodes={node.name: node})
     [port] = plan(snapshot, Options("here")).ports

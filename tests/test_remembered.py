@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
-from kbe_nat.policy.plan import Backend, Listener, PortChanges, PortPolicy
+from kbe_nat.policy.plan import Backend, Listener, PlannedPort, PortChanges
 from kbe_nat.remembered import Remembered
 
 
-def port(name: str, *targets: str) -> PortPolicy:
+def port(name: str, *targets: str) -> PlannedPort:
     listeners = (Listener("cluster-ip", "172.30.0.1", 80),)
-    return PortPolicy(
+    return PlannedPort(
         "default", name, "", "tcp", 4, listeners, tuple(Backend(own, 80) for own in targets), ()
     )
 
@@ -16,14 +16,14 @@ def port(name: str, *targets: str) -> PortPolicy:
 def test_only_what_changed_is_looked_at_and_only_what_is_found_otherwise_is_told() -> None:
     looked: list[str] = []
 
-    def look(policy: PortPolicy) -> tuple[str, int]:
+    def look(policy: PlannedPort) -> tuple[str, int]:
         looked.append(policy.service)
         return policy.service, len(policy.cluster)
 
     own = Remembered(look)
 
     def follow(
-        *ports: PortPolicy,
+        *ports: PlannedPort,
     ) -> tuple[list[str], list[tuple[str, int]], list[tuple[str, int]]]:
         looked.clear()
         findings = own.findings(ports)
@@ -47,7 +47,7 @@ def test_only_what_changed_is_looked_at_and_only_what_is_found_otherwise_is_told
 def test_changes_that_are_told_need_no_search() -> None:
     looked: list[str] = []
 
-    def look(policy: PortPolicy) -> int:
+    def look(policy: PlannedPort) -> int:
         looked.append(policy.service)
         return len(policy.cluster)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 import kbe_nat
-from kbe_nat.policy.plan import Backend, Listener, Plan, PortPolicy
+from kbe_nat.policy.plan import Backend, Listener, Plan, PlannedPort
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.diversion import rule_sets
 from kbe_nat.rules.installer import installed
@@ -18,8 +18,8 @@ from kbe_nat.rules.rule import Marks
 POD = Backend("172.17.0.3", 9876)
 
 
-def policy(name: str, *listeners: Listener, family: int = 4, protocol: str = "tcp") -> PortPolicy:
-    return PortPolicy("default", name, "", protocol, family, listeners, (POD,), ())
+def policy(name: str, *listeners: Listener, family: int = 4, protocol: str = "tcp") -> PlannedPort:
+    return PlannedPort("default", name, "", protocol, family, listeners, (POD,), ())
 
 
 PLAN = Plan(

@@ -10,7 +10,7 @@ from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.first_packet import FirstPacket
 from kbe_nat.packet import opening
 from kbe_nat.policy.options import Options
-from kbe_nat.policy.plan import Backend, Listener, Plan, PortPolicy
+from kbe_nat.policy.plan import Backend, Listener, Plan, PlannedPort
 from kbe_nat.rules.backend_ids import REST_SECONDS, Numbering
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.nat_program import TranslationChange
@@ -25,7 +25,7 @@ CLUSTER_IP = Listener("cluster-ip", "172.30.0.1", 80)
 BALANCED = Listener("load-balancer", "198.51.100.1", 80)
 EXTERNAL = Listener("external-ip", "198.51.100.2", 80)
 NODE_PORT = Listener("node-port", "", 30080)
-WEB = PortPolicy(
+WEB = PlannedPort(
     "default",
     "web",
     "",
@@ -39,11 +39,11 @@ CLUSTER = ("172.30.0.1", "tcp", 80)
 OUTSIDE = [("198.51.100.1", "tcp", 80), ("198.51.100.2", "tcp", 80), ("192.0.2.1", "tcp", 30080)]
 
 
-def plan_of(*ports: PortPolicy) -> Plan:
+def plan_of(*ports: PlannedPort) -> Plan:
     return Plan(ports, ("192.0.2.1",), ("192.0.2.1",), (), options=Options())
 
 
-def chosen(*ports: PortPolicy, on_death: OnDeath = OnDeath.SERVE) -> Standby:
+def chosen(*ports: PlannedPort, on_death: OnDeath = OnDeath.SERVE) -> Standby:
     choice = StandbyChoice(on_death)
     choice.follow(plan_of(*ports))
     return choice.standby[4]

@@ -3,7 +3,7 @@
 from typing import Final
 
 from kbe_nat.policy.options import Options
-from kbe_nat.policy.plan import Backend, Listener, Plan, PortPolicy
+from kbe_nat.policy.plan import Backend, Listener, Plan, PlannedPort
 
 QUEUE: Final = 7
 VIP: Final = "172.30.228.255"
@@ -11,7 +11,7 @@ POD: Final = "172.17.0.3"
 PORTS: Final = (("udp", 7777), ("tcp", 5001), ("tcp", 5002))
 PLAN: Final = Plan(
     tuple(
-        PortPolicy(
+        PlannedPort(
             "default",
             f"bench{n}",
             "",

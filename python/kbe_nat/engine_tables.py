@@ -4,7 +4,7 @@ from functools import partial
 
 from kbe_nat import _native
 from kbe_nat.policy.options import Mode, unknown_port
-from kbe_nat.policy.plan import LOAD_BALANCER, Backend, Plan, PortPolicy, unallocated
+from kbe_nat.policy.plan import LOAD_BALANCER, Backend, Plan, PlannedPort, unallocated
 from kbe_nat.remembered import Remembered
 
 
@@ -43,7 +43,7 @@ class Tables:
         return findings.all, view
 
 
-def _native_port(policy: PortPolicy, *, is_nftables: bool) -> _native.ServicePort:
+def _native_port(policy: PlannedPort, *, is_nftables: bool) -> _native.ServicePort:
     ranges = policy.source_ranges
     if policy.admits_own_addresses:
         ranges += policy.addresses(LOAD_BALANCER)

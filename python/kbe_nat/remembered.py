@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Generic, TypeAlias, TypeVar
 
-from kbe_nat.policy.plan import PortChanges, PortPolicy
+from kbe_nat.policy.plan import PlannedPort, PortChanges
 
 T = TypeVar("T")
 PortKey: TypeAlias = tuple[str, str, str, str, int]
@@ -20,11 +20,11 @@ class Findings(Generic[T]):
     """Found for ports that the plan brings, or otherwise than before."""
     left: list[T]
     """What had been found for these, and for ports that it takes away."""
-    ports: Sequence[PortPolicy]
+    ports: Sequence[PlannedPort]
     """All, in the plan's order."""
-    known: Mapping[int, tuple[PortPolicy, T]]
+    known: Mapping[int, tuple[PlannedPort, T]]
     """What had been found before, by the policy's identity; an entry keeps its policy alive."""
-    looked_at: Mapping[int, tuple[PortPolicy, T]]
+    looked_at: Mapping[int, tuple[PlannedPort, T]]
     """What was found for policies that were not there before."""
     gone: Collection[int]
     """Policies that are there no more."""
@@ -44,21 +44,21 @@ class Findings(Generic[T]):
 class Remembered(Generic[T]):
     """Looks at a service port only when it has changed since the last plan."""
 
-    def __init__(self, look: Callable[[PortPolicy], T]) -> None:
+    def __init__(self, look: Callable[[PlannedPort], T]) -> None:
         self._look = look
-        self._known: dict[int, tuple[PortPolicy, T]] = {}
+        self._known: dict[int, tuple[PlannedPort, T]] = {}
         """By the policy's identity."""
-        self._ports: Sequence[PortPolicy] = ()
+        self._ports: Sequence[PlannedPort] = ()
 
     def findings(
-        self, ports: Sequence[PortPolicy], changes: PortChanges | None = None
+        self, ports: Sequence[PlannedPort], changes: PortChanges | None = None
     ) -> Findings[T]:
         """Against what was kept last; `changes` are those of the plan. Cost: a look at the ports
         that changed, and unless `changes` tell which these are, a comparison of numbers for each.
         """
         known = self._known
         if changes is not None and changes.before is self._ports:
-            fresh: Iterable[PortPolicy] = changes.come
+            fresh: Iterable[PlannedPort] = changes.come
             gone = {id(own) for own in changes.gone}
         elif ports is self._ports:
             fresh, gone = (), set()
@@ -67,7 +67,7 @@ class Remembered(Generic[T]):
             fresh = [by_number[number] for number in by_number.keys() - known.keys()]
             gone = known.keys() - by_number.keys()
         before = {_key(known[number][0]): known[number] for number in gone}
-        looked_at: dict[int, tuple[PortPolicy, T]] = {}
+        looked_at: dict[int, tuple[PlannedPort, T]] = {}
         arrived, left = [], []
         for policy in fresh:
             entry = before.pop(_key(policy), None)
@@ -96,5 +96,5 @@ class Remembered(Generic[T]):
         self._ports = ()
 
 
-def _key(policy: PortPolicy) -> PortKey:
+def _key(policy: PlannedPort) -> PortKey:
     return policy.namespace, policy.service, policy.port_name, policy.protocol, policy.family

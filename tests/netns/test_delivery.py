@@ -17,7 +17,7 @@ from kbe_nat.model import IPV4, IPV6
 from kbe_nat.playground.cluster import CLIENT_ADDRESS, Cluster
 from kbe_nat.playground.namespaces import Namespace, inside
 from kbe_nat.policy.options import Options
-from kbe_nat.policy.plan import Backend, Listener, Plan, PortPolicy
+from kbe_nat.policy.plan import Backend, Listener, Plan, PlannedPort
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.rule import Way
 
@@ -32,7 +32,7 @@ def plan() -> Plan:
     masqueraded.
     """
     ports = tuple(
-        PortPolicy(
+        PlannedPort(
             "default",
             f"{protocol}{family}",
             "",

@@ -19,7 +19,7 @@ from wires import ETH_P_IP, MARKER, mac, sent_in_order, taken, wire
 import kbe_nat
 from kbe_nat.playground.cluster import CLIENT_ADDRESS, Cluster
 from kbe_nat.policy.options import Options
-from kbe_nat.policy.plan import Listener, Plan, PortPolicy
+from kbe_nat.policy.plan import Listener, Plan, PlannedPort
 from kbe_nat.rules.rule import Way
 
 VIP = "172.30.228.255"
@@ -133,10 +133,10 @@ def unnumbered(packet: bytes) -> bytes:
     return packet[:4] + bytes(2) + packet[6:10] + bytes(2) + packet[12:]
 
 
-def _port(protocol: str, number: int) -> PortPolicy:
+def _port(protocol: str, number: int) -> PlannedPort:
     listener = Listener("cluster-ip", VIP, number)
     target = type(POD)(POD.address, number)
-    return PortPolicy("default", protocol, "", protocol, 4, (listener,), (target,), ())
+    return PlannedPort("default", protocol, "", protocol, 4, (listener,), (target,), ())
 
 
 PLAN = Plan(

@@ -15,7 +15,7 @@ from kbe_nat.kubeproxy.diff import differences
 from kbe_nat.model import IPV4, IPV6
 from kbe_nat.playground.namespaces import Namespace
 from kbe_nat.policy.options import Mode
-from kbe_nat.policy.plan import Backend, Listener, Plan, PortPolicy
+from kbe_nat.policy.plan import Backend, Listener, Plan, PlannedPort
 from kbe_nat.policy.planner import plan
 from kbe_nat.rules.commands import Commands
 from kbe_nat.sources.manifests.manifests import read_manifests
@@ -58,7 +58,7 @@ def test_nft_lists_source_ranges_as_they_were_dumped(
     node: Namespace, ranges: tuple[str, ...]
 ) -> None:
     listeners = tuple(Listener("load-balancer", f"203.0.114.{number}", 80) for number in (1, 2, 4))
-    port = PortPolicy(
+    port = PlannedPort(
         "ns",
         "svc",
         "",
@@ -69,7 +69,7 @@ def test_nft_lists_source_ranges_as_they_were_dumped(
         (),
         source_ranges=ranges,
     )
-    admitting = PortPolicy(
+    admitting = PlannedPort(
         "ns",
         "own",
         "",

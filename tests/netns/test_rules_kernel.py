@@ -13,7 +13,7 @@ from kbe_nat.errors import RulesError
 from kbe_nat.model import IPV4, IPV6
 from kbe_nat.playground.namespaces import Namespace
 from kbe_nat.policy.options import Mode, Options
-from kbe_nat.policy.plan import Backend, Listener, Plan, PortPolicy
+from kbe_nat.policy.plan import Backend, Listener, Plan, PlannedPort
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.diversion import rule_sets
 from kbe_nat.rules.installer import InstallerName, probe
@@ -29,7 +29,7 @@ def rules(
 ) -> tuple[RuleSet, ...]:
     addresses = {IPV4: "172.30.{}.{}", IPV6: "fd00::{}:{}"}
     ports = tuple(
-        PortPolicy(
+        PlannedPort(
             "default", f"s{n}", "", "tcp", number, (listener,), (Backend("10.0.0.1", 80),), ()
         )
         for number in families
@@ -307,9 +307,9 @@ def test_marks_can_be_others(node: Namespace) -> None:
     assert any("--mark 0x10/0x10 -j CONNMARK" in line for line in saved(node))
 
 
-def rules_ports() -> tuple[PortPolicy, ...]:
+def rules_ports() -> tuple[PlannedPort, ...]:
     return (
-        PortPolicy(
+        PlannedPort(
             "default", "s", "", "tcp", IPV4, (Listener("cluster-ip", "172.30.0.1", 80),), (), ()
         ),
     )

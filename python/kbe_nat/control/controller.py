@@ -17,7 +17,7 @@ from kbe_nat.engine_tables import Tables
 from kbe_nat.errors import ArgumentError
 from kbe_nat.model import Snapshot, Strategy, join_address
 from kbe_nat.policy.options import Options
-from kbe_nat.policy.plan import Backend, PortPolicy
+from kbe_nat.policy.plan import Backend, PlannedPort
 from kbe_nat.policy.planner import Planner, plan
 from kbe_nat.remembered import Remembered
 
@@ -221,7 +221,7 @@ class Controller:
         self.plan = made
         self._put_in_force()
 
-    def _note_removed(self, ports: tuple[PortPolicy, ...], deadline: float) -> None:
+    def _note_removed(self, ports: tuple[PlannedPort, ...], deadline: float) -> None:
         """Remembers which TCP backends leave with this plan, and forgets those that are back."""
         findings = self._backends.findings(ports)
         self._backends.keep(findings)
@@ -238,7 +238,7 @@ class Controller:
             self.datapath.update(self.plan)
         self.is_behind = False
 
-    def _adjusted(self, port: PortPolicy) -> PortPolicy:
+    def _adjusted(self, port: PlannedPort) -> PlannedPort:
         """What operators have said at run time."""
         strategy = self._strategies.get(port.name, port.strategy)
         is_drained = self.drains and any(map(self._is_drained, (*port.cluster, *port.local)))
@@ -258,7 +258,7 @@ class Controller:
         return tuple(replace(own, weight=0) if self._is_drained(own) else own for own in targets)
 
 
-def _tcp_backends(port: PortPolicy) -> frozenset[Key]:
+def _tcp_backends(port: PlannedPort) -> frozenset[Key]:
     """Every backend of a TCP service port, whatever its weight."""
     if port.protocol != "tcp":
         return frozenset()

@@ -15,7 +15,7 @@ from kbe_nat.errors import ControlError
 from kbe_nat.kubeproxy.chains import chains
 from kbe_nat.kubeproxy.dump import Family, Form, Names, dump, form_of, planned
 from kbe_nat.model import IPV4, IPV6, Snapshot, Strategy, join_address
-from kbe_nat.policy.plan import CLUSTER_IP, Plan, PortPolicy
+from kbe_nat.policy.plan import CLUSTER_IP, Plan, PlannedPort
 from kbe_nat.policy.planner import exclusions
 from kbe_nat.rules.rule import Way
 
@@ -207,7 +207,7 @@ class Answers:
         }
 
 
-def _service(port: PortPolicy, counted: Counted) -> Row:
+def _service(port: PlannedPort, counted: Counted) -> Row:
     own = counted.get((port.name, port.family))
     return {
         "name": port.name,
@@ -225,7 +225,7 @@ def _service(port: PortPolicy, counted: Counted) -> Row:
     }
 
 
-def _endpoints(port: PortPolicy, counted: Counted) -> Iterator[Row]:
+def _endpoints(port: PlannedPort, counted: Counted) -> Iterator[Row]:
     service = counted.get((port.name, port.family))
     backends = (
         {join_address(own.address, own.port): own for own in service.backends} if service else {}
@@ -264,7 +264,7 @@ def explanation_row(explanation: Explanation) -> Row:
 
 
 def context(
-    snapshot: Snapshot, plan: Plan, port: PortPolicy | None, explanation: Explanation
+    snapshot: Snapshot, plan: Plan, port: PlannedPort | None, explanation: Explanation
 ) -> Row:
     """What policy adds to the engine's reasons: endpoints of the service port that may not serve,
     and kube-proxy's chains.

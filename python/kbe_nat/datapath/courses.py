@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from kbe_nat.policy.plan import Plan, PortPolicy
+from kbe_nat.policy.plan import Plan, PlannedPort
 from kbe_nat.remembered import Remembered
 from kbe_nat.rules.backend_ids import Address
 from kbe_nat.rules.frontends import Frontend, frontends
@@ -40,7 +40,7 @@ class Courses:
         touched, self._touched = self._touched, set()
         return touched
 
-    def _looked_at(self, policy: PortPolicy) -> "_Course":
+    def _looked_at(self, policy: PlannedPort) -> "_Course":
         places = frozenset(place for place, *_ in frontends(self._plan, policy))
         targets = (*policy.cluster, *policy.local, *policy.serving)
         return _Course(places, frozenset((own.address, own.port) for own in targets))

@@ -14,7 +14,7 @@ from kbe_nat.datapath.sysctl import ACCOUNTING, sysctl
 from kbe_nat.drivers.thread import NativeThread, Persistent
 from kbe_nat.errors import RulesError
 from kbe_nat.model import IPV4, IPV6
-from kbe_nat.policy.plan import Plan, PortPolicy
+from kbe_nat.policy.plan import Plan, PlannedPort
 from kbe_nat.remembered import Remembered
 from kbe_nat.rules.backend_ids import Address, Numbering
 from kbe_nat.rules.commands import Runner
@@ -230,7 +230,7 @@ class FirstPacket:
         ]
 
 
-def _backends(policy: PortPolicy) -> tuple[int, set[Address]]:
+def _backends(policy: PlannedPort) -> tuple[int, set[Address]]:
     """Family and endpoints."""
     return policy.family, {(own.address, own.port) for own in (*policy.cluster, *policy.local)}
 

@@ -11,11 +11,11 @@ from kbe_nat.kubeproxy.names import (
     nft_endpoint_base,
 )
 from kbe_nat.policy.options import Mode
-from kbe_nat.policy.plan import CLUSTER_IP, LOAD_BALANCER, NODE_PORT, Backend, PortPolicy
+from kbe_nat.policy.plan import CLUSTER_IP, LOAD_BALANCER, NODE_PORT, Backend, PlannedPort
 
 
 def chains(
-    port: PortPolicy, kind: str, scope: str | None, backend: str | None, mode: Mode
+    port: PlannedPort, kind: str, scope: str | None, backend: str | None, mode: Mode
 ) -> list[str]:
     """The chains that a packet to a frontend of this kind goes through, in order: to the endpoint's
     where it is served, or to the one that refuses it.
@@ -29,7 +29,7 @@ def chains(
     )
 
 
-def _iptables(port: PortPolicy, kind: str, scope: str, backend: str | None) -> list[str]:
+def _iptables(port: PlannedPort, kind: str, scope: str, backend: str | None) -> list[str]:
     path = ["KUBE-SERVICES"]
     if kind == NODE_PORT:
         path.append("KUBE-NODEPORTS")
@@ -42,7 +42,7 @@ def _iptables(port: PortPolicy, kind: str, scope: str, backend: str | None) -> l
     return [*path, iptables_chain(ENDPOINT, port, target)] if target else path
 
 
-def _nft(port: PortPolicy, kind: str, scope: str, backend: str | None) -> list[str]:
+def _nft(port: PlannedPort, kind: str, scope: str, backend: str | None) -> list[str]:
     base = nft_base(port)
     path = []
     if kind == LOAD_BALANCER and port.source_ranges:
@@ -57,7 +57,7 @@ def _nft(port: PortPolicy, kind: str, scope: str, backend: str | None) -> list[s
     return [*path, f"endpoint-{nft_endpoint_base(port, target)}"] if target and has_chain else path
 
 
-def _refusing(port: PortPolicy, kind: str, mode: Mode) -> list[str]:
+def _refusing(port: PlannedPort, kind: str, mode: Mode) -> list[str]:
     is_ranged = kind == LOAD_BALANCER and port.source_ranges and port.cluster
     if mode is Mode.NFTABLES:
         if is_ranged and port.has_external_endpoints:
@@ -70,5 +70,5 @@ def _refusing(port: PortPolicy, kind: str, mode: Mode) -> list[str]:
     return ["KUBE-EXTERNAL-SERVICES (filter)"]
 
 
-def _target(port: PortPolicy, backend: str | None) -> Backend | None:
+def _target(port: PlannedPort, backend: str | None) -> Backend | None:
     return next((own for own in (*port.cluster, *port.local) if str(own) == backend), None)

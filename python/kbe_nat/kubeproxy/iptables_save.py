@@ -18,7 +18,7 @@ from kbe_nat.policy.plan import (
     NODE_PORT,
     Backend,
     Plan,
-    PortPolicy,
+    PlannedPort,
 )
 
 
@@ -77,7 +77,7 @@ class _Dump:
         if self.serves_localhost:
             self.add("filter", "KUBE-FIREWALL", BLOCK_LOCALNET)
 
-    def port(self, port: PortPolicy) -> None:
+    def port(self, port: PlannedPort) -> None:
         self.dispatch(port)
         if not port.cluster:
             return
@@ -98,7 +98,7 @@ class _Dump:
         for target in sorted(set(used), key=str):
             self.endpoint(port, target)
 
-    def dispatch(self, port: PortPolicy) -> None:
+    def dispatch(self, port: PlannedPort) -> None:
         """Where packets enter: to the service port's chains, or to its refusal."""
         named = {kind: Counter(self.named(port, kind)) for kind in (EXTERNAL_IP, LOAD_BALANCER)}
         for listener in port.listeners:
@@ -121,7 +121,7 @@ class _Dump:
             where = comment(f"{port.name} health check node port")
             self.add("filter", "KUBE-NODEPORTS", "-p tcp", where, match, "-j ACCEPT")
 
-    def named(self, port: PortPolicy, kind: str) -> list[str]:
+    def named(self, port: PlannedPort, kind: str) -> list[str]:
         """External or balanced addresses as often as the Service names them, as kube-proxy writes
         their rules.
         """
@@ -130,7 +130,7 @@ class _Dump:
         given = service.external_ips if kind == EXTERNAL_IP else service.load_balancer_ips
         return [address for address in given if address in served] or list(served)
 
-    def dispatch_external(self, port: PortPolicy, kind: str, address: str, number: int) -> None:
+    def dispatch_external(self, port: PlannedPort, kind: str, address: str, number: int) -> None:
         to = (f"-d {address}/{self.bits}", f"-p {port.protocol}")
         match = f"-m {port.protocol} --dport {number}"
         is_balancer = kind == LOAD_BALANCER
@@ -146,7 +146,7 @@ class _Dump:
         if not port.has_external_endpoints:
             self.refuse("KUBE-EXTERNAL-SERVICES", port, *to, match=match, is_external=True)
 
-    def dispatch_node_port(self, port: PortPolicy, number: int) -> None:
+    def dispatch_node_port(self, port: PlannedPort, number: int) -> None:
         match = f"-m {port.protocol} --dport {number}"
         protocol = f"-p {port.protocol}"
         if port.cluster:
@@ -169,7 +169,7 @@ class _Dump:
             self.refuse("KUBE-EXTERNAL-SERVICES", port, protocol, match=match, is_external=True)
 
     def refuse(
-        self, chain: str, port: PortPolicy, *to: str, match: str, is_external: bool = False
+        self, chain: str, port: PlannedPort, *to: str, match: str, is_external: bool = False
     ) -> None:
         """Without endpoints anywhere refused, without those that the policy wants dropped."""
         reply = "icmp6-port-unreachable" if self.number == IPV6 else "icmp-port-unreachable"
@@ -178,7 +178,7 @@ class _Dump:
             why, verdict = "has no local endpoints", "-j DROP"
         self.add("filter", chain, *to, comment(f"{port.name} {why}"), match, verdict)
 
-    def internal_masquerade(self, port: PortPolicy) -> None:
+    def internal_masquerade(self, port: PlannedPort) -> None:
         """Who is masqueraded on the way to the cluster IP."""
         options = self.plan.options
         sources, device = self.detector("! ")
@@ -201,7 +201,7 @@ class _Dump:
                     "-j KUBE-MARK-MASQ",
                 )
 
-    def external(self, port: PortPolicy) -> None:
+    def external(self, port: PlannedPort) -> None:
         """The chain of everything that comes for an external address."""
         chain, whole = iptables_chain(EXTERNAL, port), iptables_chain(SERVICE, port)
         if not port.is_external_local:
@@ -221,7 +221,7 @@ class _Dump:
         if port.local:
             self.add("nat", chain, f"-j {iptables_chain(LOCAL, port)}")
 
-    def firewall(self, port: PortPolicy) -> None:
+    def firewall(self, port: PlannedPort) -> None:
         """The chain that lets the source ranges in."""
         chain, external = iptables_chain(FIREWALL, port), iptables_chain(EXTERNAL, port)
         sources = list(port.source_ranges)
@@ -238,7 +238,7 @@ class _Dump:
         why = f"other traffic to {port.name} will be dropped by KUBE-PROXY-FIREWALL"
         self.add("nat", chain, comment(why))
 
-    def balance(self, port: PortPolicy, prefix: str, targets: tuple[Backend, ...]) -> None:
+    def balance(self, port: PlannedPort, prefix: str, targets: tuple[Backend, ...]) -> None:
         """The chain that chooses: whoever is remembered first, then by chance."""
         chain = iptables_chain(prefix, port)
         if port.affinity_seconds is not None:
@@ -257,7 +257,7 @@ class _Dump:
             chance = f"-m statistic --mode random --probability {share}" if left > 1 else ""
             self.add("nat", chain, self.towards(port, target), chance, f"-j {own}")
 
-    def endpoint(self, port: PortPolicy, target: Backend) -> None:
+    def endpoint(self, port: PlannedPort, target: Backend) -> None:
         """The chain of one endpoint."""
         chain = iptables_chain(ENDPOINT, port, target)
         about = "" if self.is_large else comment(port.name)
@@ -304,7 +304,7 @@ class _Dump:
         ranges = [text for text in self.plan.pod_ranges if family(text) == self.number]
         return (f"{negation}-s {ranges[0]}", "") if ranges else ("", "")
 
-    def towards(self, port: PortPolicy, target: Backend) -> str:
+    def towards(self, port: PlannedPort, target: Backend) -> str:
         return "" if self.is_large else comment(f"{port.name} -> {target}")
 
     @property

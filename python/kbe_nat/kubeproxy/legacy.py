@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from kbe_nat.kubeproxy import probability
 from kbe_nat.kubeproxy.names import ENDPOINT, SERVICE, hashed_chain
 from kbe_nat.model import IPV6
-from kbe_nat.policy.plan import CLUSTER_IP, Backend, Plan, PortPolicy
+from kbe_nat.policy.plan import CLUSTER_IP, Backend, Plan, PlannedPort
 
 
 def rules(plan: Plan, number: int, service: str | None = None) -> list[str]:
@@ -29,7 +29,7 @@ def rules(plan: Plan, number: int, service: str | None = None) -> list[str]:
     return sorted(lines, key=lambda line: line.split()[1])
 
 
-def _port(port: PortPolicy) -> Iterator[str]:
+def _port(port: PlannedPort) -> Iterator[str]:
     name = f"{port.namespace}/{port.service}:{port.port_name}"
     bits = 128 if port.family == IPV6 else 32
     service = hashed_chain(SERVICE, name + port.protocol)
@@ -51,5 +51,5 @@ def _port(port: PortPolicy) -> Iterator[str]:
         yield f"-A {chain} {match} -j DNAT --to-destination {target}"
 
 
-def _endpoint(name: str, port: PortPolicy, target: Backend) -> str:
+def _endpoint(name: str, port: PlannedPort, target: Backend) -> str:
     return hashed_chain(ENDPOINT, f"{name}{port.protocol}{target}")

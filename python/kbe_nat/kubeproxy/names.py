@@ -8,10 +8,10 @@ import base64
 import hashlib
 from typing import Final
 
-from kbe_nat.policy.plan import Backend, PortPolicy
+from kbe_nat.policy.plan import Backend, PlannedPort
 
 
-def iptables_chain(prefix: str, port: PortPolicy, target: Backend | None = None) -> str:
+def iptables_chain(prefix: str, port: PlannedPort, target: Backend | None = None) -> str:
     """Such as KUBE-SVC-EXBNZ76JOZU7PBN2, or with a target the chain of that endpoint."""
     return hashed_chain(prefix, f"{port.name}{port.protocol}{target or ''}")
 
@@ -21,19 +21,19 @@ def hashed_chain(prefix: str, text: str) -> str:
     return prefix + _hash(text)[:16]
 
 
-def nft_base(port: PortPolicy) -> str:
+def nft_base(port: PlannedPort) -> str:
     """What the names of all chains of a service port have in common:
     "HASH-namespace/name/protocol/port".
     """
     return _shortened(_nft_name(port))
 
 
-def nft_endpoint_base(port: PortPolicy, target: Backend) -> str:
+def nft_endpoint_base(port: PlannedPort, target: Backend) -> str:
     """The same of an endpoint; nft knows no colons in names."""
     return _shortened(f"{_nft_name(port)}__{target.address.replace(':', '.')}/{target.port}")
 
 
-def _nft_name(port: PortPolicy) -> str:
+def _nft_name(port: PlannedPort) -> str:
     return f"{port.namespace}/{port.service}/{port.protocol}/{port.port_name}"
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from kbe_nat.kubeproxy.names import nft_base, nft_endpoint_base
 from kbe_nat.model import IPV6, family
-from kbe_nat.policy.plan import CLUSTER_IP, LOAD_BALANCER, NODE_PORT, Backend, Plan, PortPolicy
+from kbe_nat.policy.plan import CLUSTER_IP, LOAD_BALANCER, NODE_PORT, Backend, Plan, PlannedPort
 
 
 def dump(plan: Plan, number: int) -> str:
@@ -101,7 +101,7 @@ class _Dump:
         """One element of a map, in place of any that has its key."""
         self.sets[head][1][key] = f"{key}{about} : {verdict}"
 
-    def port(self, port: PortPolicy) -> None:
+    def port(self, port: PlannedPort) -> None:
         base = nft_base(port)
         self.fill("set cluster-ips", port.addresses(CLUSTER_IP))
         # A map has one element for a key, the one that is written last: of those that packets find.
@@ -142,10 +142,10 @@ class _Dump:
             ),
         )
 
-    def internal_chain(self, port: PortPolicy, base: str) -> str:
+    def internal_chain(self, port: PlannedPort, base: str) -> str:
         return f"local-{base}" if port.is_internal_local else f"service-{base}"
 
-    def firewall(self, port: PortPolicy, base: str) -> None:
+    def firewall(self, port: PlannedPort, base: str) -> None:
         """Who may come to load balancers' addresses is checked before anything else."""
         addresses = port.addresses(LOAD_BALANCER)
         if not (port.source_ranges and addresses):
@@ -157,7 +157,7 @@ class _Dump:
                 place = f"{listener.address} . {port.protocol} . {listener.port}"
                 self.lead("map firewall-ips", place, f"goto firewall-{base}")
 
-    def external(self, port: PortPolicy, base: str) -> None:
+    def external(self, port: PlannedPort, base: str) -> None:
         """The chain of everything that comes for an external address."""
         mark = f"meta mark set meta mark | {self.mark}"
         whole = f"goto service-{base}"
@@ -174,7 +174,7 @@ class _Dump:
             rules.append(f"goto local-{base}")
         self.chains[f"external-{base}"] = rules
 
-    def balance(self, port: PortPolicy, chain: str, targets: tuple[Backend, ...]) -> None:
+    def balance(self, port: PlannedPort, chain: str, targets: tuple[Backend, ...]) -> None:
         """The chain that chooses; only with affinity every endpoint has a chain of its own."""
         numbered = f"numgen random mod {len(targets)}"
         if port.affinity_seconds is None:

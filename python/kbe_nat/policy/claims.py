@@ -5,22 +5,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from kbe_nat.model import join_address
-from kbe_nat.policy.plan import CLUSTER_IP, Listener, PortChanges, PortPolicy
+from kbe_nat.policy.plan import CLUSTER_IP, Listener, PlannedPort, PortChanges
 
 
 @dataclass(frozen=True, slots=True)
 class Claims:
     """Which listeners the service ports of a plan have got."""
 
-    drafts: list[PortPolicy] = field(default_factory=list)
+    drafts: list[PlannedPort] = field(default_factory=list)
     narrowed: Mapping[int, tuple[Listener, ...]] = field(default_factory=dict)
     """Listeners of those that have not got all of theirs, by place."""
     notes: tuple[str, ...] = ()
-    ports: tuple[PortPolicy, ...] = ()
+    ports: tuple[PlannedPort, ...] = ()
     """The drafts with what they have got, without those that have got nothing."""
     changes: PortChanges | None = None
 
-    def follow(self, drafts: list[PortPolicy]) -> "Claims":
+    def follow(self, drafts: list[PlannedPort]) -> "Claims":
         """The claims of these service ports, which take the place of those before. Cost: a
         comparison for each; a look at every listener when any claims otherwise.
         """
@@ -32,7 +32,7 @@ class Claims:
             return self._with(drafts, changed)
         return _settled(drafts)
 
-    def _with(self, drafts: list[PortPolicy], changed: list[int]) -> "Claims":
+    def _with(self, drafts: list[PlannedPort], changed: list[int]) -> "Claims":
         """The same, for other drafts in some places that claim the same."""
         if not changed:
             return replace(self, changes=PortChanges(self.ports, (), ()))
@@ -45,7 +45,7 @@ class Claims:
         )
 
 
-def _settled(drafts: list[PortPolicy]) -> Claims:
+def _settled(drafts: list[PlannedPort]) -> Claims:
     """Cluster IPs are claimed before the rest: the API server allocates them, while any tenant can
     write somebody else's into `externalIPs` (CVE-2020-8554).
     """
@@ -71,7 +71,7 @@ def _settled(drafts: list[PortPolicy]) -> Claims:
     return Claims(drafts, narrowed, tuple(notes), _granted(drafts, narrowed))
 
 
-def _lost(draft: PortPolicy, listener: Listener, place: str, owner: str) -> str:
+def _lost(draft: PlannedPort, listener: Listener, place: str, owner: str) -> str:
     where = (
         join_address(place, listener.port)
         if listener.address
@@ -81,17 +81,17 @@ def _lost(draft: PortPolicy, listener: Listener, place: str, owner: str) -> str:
 
 
 def _granted(
-    drafts: list[PortPolicy], narrowed: Mapping[int, tuple[Listener, ...]]
-) -> tuple[PortPolicy, ...]:
+    drafts: list[PlannedPort], narrowed: Mapping[int, tuple[Listener, ...]]
+) -> tuple[PlannedPort, ...]:
     if not narrowed:
         return tuple(drafts)
-    ports: list[PortPolicy | None] = list(drafts)
+    ports: list[PlannedPort | None] = list(drafts)
     for number, listeners in narrowed.items():
         ports[number] = replace(drafts[number], listeners=listeners) if listeners else None
     return tuple(port for port in ports if port)
 
 
-def _claims_alike(one: PortPolicy, other: PortPolicy) -> bool:
+def _claims_alike(one: PlannedPort, other: PlannedPort) -> bool:
     return (one.name, one.protocol, one.family, one.listeners) == (
         other.name,
         other.protocol,

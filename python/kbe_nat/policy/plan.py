@@ -33,7 +33,7 @@ class Backend:
 
 
 @dataclass(frozen=True, slots=True)
-class PortPolicy:
+class PlannedPort:
     """One service port in one family: where it is reached and who may serve it."""
 
     namespace: str
@@ -130,10 +130,10 @@ class HealthCheck:
 class PortChanges:
     """How the service ports of a plan differ from those of an earlier one."""
 
-    before: tuple[PortPolicy, ...]
+    before: tuple[PlannedPort, ...]
     """The earlier plan's."""
-    gone: tuple[PortPolicy, ...]
-    come: tuple[PortPolicy, ...]
+    gone: tuple[PlannedPort, ...]
+    come: tuple[PlannedPort, ...]
     """All others are the same objects."""
 
 
@@ -141,7 +141,7 @@ class PortChanges:
 class Plan:
     """Everything that follows from a snapshot for one node."""
 
-    ports: tuple[PortPolicy, ...]
+    ports: tuple[PlannedPort, ...]
     addresses: tuple[str, ...]
     """The node's own."""
     node_port_addresses: tuple[str, ...]

@@ -36,7 +36,7 @@ from kbe_nat.policy.plan import (
     HealthCheck,
     Listener,
     Plan,
-    PortPolicy,
+    PlannedPort,
 )
 
 _EndpointsOf: TypeAlias = Callable[[ServicePort], list[tuple[Backend, Endpoint]]]
@@ -77,7 +77,7 @@ class Planner:
 
 
 def exclusions(
-    snapshot: Snapshot, port: PortPolicy, options: Options, *, is_local: bool
+    snapshot: Snapshot, port: PlannedPort, options: Options, *, is_local: bool
 ) -> dict[str, str]:
     """Endpoints of a service port that may not serve, in one of its two scopes, each with the
     reason; by address and port. Cost: linear in the Service's endpoints.
@@ -177,7 +177,7 @@ class _Planner:
         own, self.notes = tuple(self.notes), notes
         return _Known(service, slices, drafts, self.health(service, slices), own)
 
-    def service(self, service: Service) -> Iterator[PortPolicy]:
+    def service(self, service: Service) -> Iterator[PlannedPort]:
         slices = self.snapshot.slices.get(service.key, ())
         allowed = list(self.external_ips(service))
         for cluster_ip in service.cluster_ips:
@@ -208,7 +208,7 @@ class _Planner:
                     is_served=bool(local) or not service.is_internal_local,
                 ):
                     listeners = [*others, internal]
-                yield PortPolicy(
+                yield PlannedPort(
                     namespace=service.namespace,
                     service=service.name,
                     port_name=port.name,
@@ -278,7 +278,7 @@ class _Planner:
                     best[text] = (target, endpoint)
         return [best[text] for text in sorted(best)]
 
-    def exclusions(self, port: PortPolicy, *, is_local: bool) -> dict[str, str]:
+    def exclusions(self, port: PlannedPort, *, is_local: bool) -> dict[str, str]:
         slices = self.snapshot.slices.get((port.namespace, port.service), ())
         wanted = ServicePort(port.port_name, port.protocol, 0)
         chosen = {str(target): target for target in (port.local if is_local else port.cluster)}
@@ -430,7 +430,7 @@ class _Known:
 
     service: Service
     slices: tuple[EndpointSlice, ...]
-    drafts: tuple[PortPolicy, ...]
+    drafts: tuple[PlannedPort, ...]
     health: HealthCheck | None
     notes: tuple[str, ...]
 

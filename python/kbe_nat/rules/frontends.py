@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from kbe_nat.model import family
 from kbe_nat.policy.options import unknown_port
-from kbe_nat.policy.plan import CLUSTER_IP, Listener, Plan, PortPolicy, unallocated
+from kbe_nat.policy.plan import CLUSTER_IP, Listener, Plan, PlannedPort, unallocated
 from kbe_nat.remembered import Remembered
 
 Frontend: TypeAlias = tuple[str, str, int]
@@ -48,7 +48,7 @@ class Frontends:
         self._places.keep(findings)
         return self._reached
 
-    def _looked_at(self, policy: PortPolicy) -> "_Places":
+    def _looked_at(self, policy: PlannedPort) -> "_Places":
         places = frozenset(place for place, *_ in frontends(self._plan, policy))
         return _Places(policy.family, places, policy.addresses(CLUSTER_IP))
 
@@ -66,7 +66,7 @@ class Frontends:
         )
 
 
-def frontends(plan: Plan, policy: PortPolicy) -> Iterator[tuple[Frontend, Listener, bool]]:
+def frontends(plan: Plan, policy: PlannedPort) -> Iterator[tuple[Frontend, Listener, bool]]:
     """Address, protocol and port of everything under which a service port is reached, with its
     listener; and whether it is there only to be refused.
     """

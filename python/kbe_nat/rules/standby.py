@@ -9,7 +9,7 @@ from itertools import chain
 from typing import NamedTuple
 from zlib import crc32
 
-from kbe_nat.policy.plan import CLUSTER_IP, LOAD_BALANCER, Backend, Listener, Plan, PortPolicy
+from kbe_nat.policy.plan import CLUSTER_IP, LOAD_BALANCER, Backend, Listener, Plan, PlannedPort
 from kbe_nat.remembered import Findings, Remembered
 from kbe_nat.rules.frontends import Frontend, frontends
 
@@ -102,7 +102,7 @@ class StandbyChoice:
         self.changes[number] = StandbyChange(before, touched)
         return made
 
-    def _decided(self, policy: PortPolicy) -> list["_Decision"]:
+    def _decided(self, policy: PlannedPort) -> list["_Decision"]:
         own = self.standby.get(policy.family, Standby())
         return [
             self._decision(policy, *place, own.backends.get(place[0]))
@@ -111,7 +111,7 @@ class StandbyChoice:
 
     def _decision(
         self,
-        policy: PortPolicy,
+        policy: PlannedPort,
         frontend: Frontend,
         own: Listener,
         is_closed: bool,
@@ -167,7 +167,7 @@ def _addresses(own: Plan) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return own.node_port_addresses, own.closed_addresses
 
 
-def _able(policy: PortPolicy, listener: Listener) -> list[Backend]:
+def _able(policy: PlannedPort, listener: Listener) -> list[Backend]:
     """Backends that may serve everybody who comes this way."""
     is_internal = listener.kind == CLUSTER_IP
     is_restricted = listener.kind == LOAD_BALANCER or (policy.ranges_everywhere and not is_internal)
