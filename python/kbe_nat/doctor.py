@@ -17,7 +17,7 @@ from kbe_nat.errors import KbeNatError, QueueError
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.installer import InstallerName, probe
 from kbe_nat.rules.kube_proxy import kube_proxy_rules
-from kbe_nat.rules.rule import Way
+from kbe_nat.rules.rule import DatapathKind
 
 
 class State(StrEnum):
@@ -123,7 +123,7 @@ def _queue() -> Check:
 def _datapath() -> Check:
     try:
         way, why = choose(DatapathName.AUTO, Commands())
-        if way is Way.FIRST_PACKET:
+        if way is DatapathKind.FIRST_PACKET:
             return Check("datapath", State.OK, f"{way}: {why}")
         probe(InstallerName.AUTO, Commands())
     except KbeNatError as error:

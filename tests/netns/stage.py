@@ -31,7 +31,7 @@ from kbe_nat.policy.options import Options
 from kbe_nat.policy.plan import Backend, Listener, Plan, PlannedPort
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.iptables import Iptables
-from kbe_nat.rules.rule import Marks, Way
+from kbe_nat.rules.rule import DatapathKind, Marks
 
 NAMED_POD = Path(__file__).parents[1] / "named_pod.py"
 QUEUES = Path("/proc/thread-self/net/netfilter/nfnetlink_queue")
@@ -41,7 +41,7 @@ Driver = type[NativeQueue] | type[NetfilterQueue]
 DRIVERS = pytest.mark.parametrize(
     "driver", [NativeQueue, NetfilterQueue], ids=["native", "netfilterqueue"]
 )
-WAYS = pytest.mark.parametrize("way", list(Way), ids=str)
+WAYS = pytest.mark.parametrize("way", list(DatapathKind), ids=str)
 ONE_QUEUE = Diversion((7, 7))
 FAMILIES = pytest.mark.parametrize("family", [IPV4, IPV6], ids=["ipv4", "ipv6"])
 
@@ -101,7 +101,7 @@ def serving(
     node: Namespace,
     engine: kbe_nat.Engine,
     plan: Plan,
-    way: Way,
+    way: DatapathKind,
     diversion: Diversion = ONE_QUEUE,
     driver: Driver = NativeQueue,
 ) -> Iterator[Serving]:
@@ -109,7 +109,7 @@ def serving(
     runner, queues = Commands(node.prefix), diversion.queues
     datapath = (
         EveryPacket(diversion, Iptables(runner))
-        if way is Way.EVERY_PACKET
+        if way is DatapathKind.EVERY_PACKET
         else FirstPacket(diversion, runner, inside(node.path, NftTables))
     )
     made = Serving(engine, datapath, node)
@@ -174,7 +174,7 @@ class Stage:
 @contextmanager
 def stage(
     cluster: Cluster,
-    way: Way = Way.EVERY_PACKET,
+    way: DatapathKind = DatapathKind.EVERY_PACKET,
     queues: tuple[int, int] = (7, 7),
     plan: Plan | None = None,
     driver: Driver = NativeQueue,

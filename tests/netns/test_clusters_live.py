@@ -23,7 +23,7 @@ from kbe_nat.playground.namespaces import inside
 from kbe_nat.policy.options import Mode
 from kbe_nat.policy.plan import Plan
 from kbe_nat.policy.planner import plan
-from kbe_nat.rules.rule import Way
+from kbe_nat.rules.rule import DatapathKind
 from kbe_nat.sources.address import split_address
 from kbe_nat.sources.manifests.manifests import read_manifests
 
@@ -51,7 +51,7 @@ def is_hidden(end: End, to: str, made: Plan) -> bool:
 @pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize("seed", SEEDS)
 def test_packets_come_out_where_the_rules_lead(
-    seed: int, mode: Mode, way: Way, tmp_path: Path
+    seed: int, mode: Mode, way: DatapathKind, tmp_path: Path
 ) -> None:
     own = cluster(seed)
     snapshot = clientless(read_manifests([own.write(tmp_path)]).snapshot)

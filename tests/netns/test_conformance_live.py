@@ -20,7 +20,7 @@ from kbe_nat.model import Strategy
 from kbe_nat.playground.namespaces import inside
 from kbe_nat.policy.plan import Plan
 from kbe_nat.policy.planner import plan
-from kbe_nat.rules.rule import Way
+from kbe_nat.rules.rule import DatapathKind
 from kbe_nat.sources.manifests.manifests import read_manifests
 
 CHOSEN = (
@@ -54,7 +54,9 @@ CHOSEN = (
 
 
 @contextmanager
-def served_case(case: Case, mode: str, way: Way, scratch: Path) -> Iterator[tuple[Node, Plan]]:
+def served_case(
+    case: Case, mode: str, way: DatapathKind, scratch: Path
+) -> Iterator[tuple[Node, Plan]]:
     """The case's objects, served by a node of its own."""
     case.flags(mode, scratch)
     snapshot = read_manifests([case.objects]).snapshot
@@ -76,7 +78,7 @@ def served_case(case: Case, mode: str, way: Way, scratch: Path) -> Iterator[tupl
 @WAYS
 @pytest.mark.parametrize("mode", ["iptables", "nftables"])
 @pytest.mark.parametrize("case", [case for case in CASES if str(case) in CHOSEN], ids=str)
-def test_the_same_outcome(case: Case, mode: str, way: Way, tmp_path: Path) -> None:
+def test_the_same_outcome(case: Case, mode: str, way: DatapathKind, tmp_path: Path) -> None:
     with served_case(case, mode, way, tmp_path) as (node, made):
         flows = [flow for flow in case.about["flows"] if is_visible(flow, made)]
         assert flows
@@ -91,7 +93,9 @@ def test_the_same_outcome(case: Case, mode: str, way: Way, tmp_path: Path) -> No
 
 @WAYS
 @pytest.mark.parametrize("mode", ["iptables", "nftables"])
-def test_refusals_are_heard_at_once_and_drops_never(mode: str, way: Way, tmp_path: Path) -> None:
+def test_refusals_are_heard_at_once_and_drops_never(
+    mode: str, way: DatapathKind, tmp_path: Path
+) -> None:
     case = next(case for case in CASES if str(case) == "overall")
     with served_case(case, mode, way, tmp_path) as (node, _):
 

@@ -17,7 +17,7 @@ from test_proxy import Daemon
 from waiting import eventually
 
 from kbe_nat.playground.cluster import Cluster
-from kbe_nat.rules.rule import Way
+from kbe_nat.rules.rule import DatapathKind
 
 FLOWS = 1000
 NODE = {4: "10.0.2.15", 6: "fd00:2::15"}
@@ -49,14 +49,14 @@ def node(cluster: Cluster) -> Cluster:
 
 
 @pytest.fixture
-def made(node: Cluster, tmp_path: Path) -> Iterator[Callable[[Way], Daemon]]:
+def made(node: Cluster, tmp_path: Path) -> Iterator[Callable[[DatapathKind], Daemon]]:
     """Makes a daemon, which ends with the test."""
     (tmp_path / "objects").mkdir()
     with ExitStack() as stack:
         yield lambda way: stack.enter_context(Daemon(node, tmp_path, way))
 
 
-Make = Callable[[Way], Daemon]
+Make = Callable[[DatapathKind], Daemon]
 
 
 def becomes(clients: Clients, wanted: set[str], seconds: float = 30) -> None:
@@ -67,7 +67,7 @@ def becomes(clients: Clients, wanted: set[str], seconds: float = 30) -> None:
 @WAYS
 @FAMILIES
 def test_f64_f121_udp_flows_survive_whatever_becomes_of_the_daemon(
-    made: Make, way: Way, family: int
+    made: Make, way: DatapathKind, family: int
 ) -> None:
     daemon = made(way)
     # Nothing is to end by itself meanwhile.
@@ -77,7 +77,7 @@ def test_f64_f121_udp_flows_survive_whatever_becomes_of_the_daemon(
     with Clients(daemon.cluster, family, FLOWS) as clients:
         before = clients.asked()
         assert set(before) == {"a", "b"}
-        if way is Way.EVERY_PACKET:
+        if way is DatapathKind.EVERY_PACKET:
             state = daemon.folder / "state"
             size = len(daemon.get("flows")) * 50
             eventually(lambda: state.exists() and state.stat().st_size > size, 30)
@@ -94,7 +94,7 @@ def test_f64_f121_udp_flows_survive_whatever_becomes_of_the_daemon(
 
 @FAMILIES
 def test_f121_no_datagram_is_lost_over_a_restart(made: Make, family: int) -> None:
-    daemon = made(Way.FIRST_PACKET)
+    daemon = made(DatapathKind.FIRST_PACKET)
     daemon.write("dns.yaml", service(family) + endpoints(family, "a", "b"))
     daemon.start()
     over, lost = threading.Event(), 0
@@ -127,7 +127,9 @@ def test_f121_no_datagram_is_lost_over_a_restart(made: Make, family: int) -> Non
 
 @WAYS
 @FAMILIES
-def test_f48_f62_f122_who_was_sending_before_is_served(made: Make, way: Way, family: int) -> None:
+def test_f48_f62_f122_who_was_sending_before_is_served(
+    made: Make, way: DatapathKind, family: int
+) -> None:
     cluster = (daemon := made(way)).cluster
     external = {4: "198.51.100.53", 6: "2001:db8:51::53"}[family]
     more = f'  externalIPs: ["{external}"]'
@@ -172,7 +174,9 @@ def test_f48_f62_f122_who_was_sending_before_is_served(made: Make, way: Way, fam
 
 @WAYS
 @FAMILIES
-def test_f48_a_syn_that_was_sent_before_is_served(made: Make, way: Way, family: int) -> None:
+def test_f48_a_syn_that_was_sent_before_is_served(
+    made: Make, way: DatapathKind, family: int
+) -> None:
     daemon = made(way)
     daemon.start()
     # The node sends it back to the client's network, where nobody answers and nobody refuses.
@@ -192,7 +196,7 @@ def test_f48_a_syn_that_was_sent_before_is_served(made: Make, way: Way, family: 
 @WAYS
 @FAMILIES
 def test_f123_who_leaves_one_of_two_services_loses_the_flows_of_that(
-    made: Make, way: Way, family: int
+    made: Make, way: DatapathKind, family: int
 ) -> None:
     daemon = made(way)
     other = {4: "172.30.0.54", 6: "fd00:30::54"}[family]
@@ -218,7 +222,7 @@ def test_f123_who_leaves_one_of_two_services_loses_the_flows_of_that(
 @FAMILIES
 @pytest.mark.parametrize("then", [(GOING, "b"), HINTED], ids=["terminating", "hinted"])
 def test_f124_flows_stay_with_an_endpoint_while_it_serves(
-    made: Make, way: Way, family: int, then: tuple[str, str]
+    made: Make, way: DatapathKind, family: int, then: tuple[str, str]
 ) -> None:
     daemon = made(way)
     daemon.write("dns.yaml", service(family) + endpoints(family, "a"))
@@ -253,7 +257,7 @@ RULES = {
 def test_f60_f94_f125_connmarks_of_others_pin_nothing(
     made: Make, family: int, rule: tuple[str, ...]
 ) -> None:
-    daemon = made(Way.FIRST_PACKET)
+    daemon = made(DatapathKind.FIRST_PACKET)
     iptables = "iptables" if family == 4 else "ip6tables"
     if rule:
         daemon.cluster.node.call(iptables, "-t", "mangle", "-A", "POSTROUTING", *rule)
@@ -269,7 +273,9 @@ def test_f60_f94_f125_connmarks_of_others_pin_nothing(
 
 @WAYS
 @FAMILIES
-def test_f61_f62_nobody_serves_and_somebody_again(made: Make, way: Way, family: int) -> None:
+def test_f61_f62_nobody_serves_and_somebody_again(
+    made: Make, way: DatapathKind, family: int
+) -> None:
     daemon = made(way)
     daemon.write("dns.yaml", service(family) + endpoints(family, "a"))
     daemon.start()
@@ -282,7 +288,7 @@ def test_f61_f62_nobody_serves_and_somebody_again(made: Make, way: Way, family: 
 
 @WAYS
 @FAMILIES
-def test_a_port_that_is_renamed_keeps_its_flows(made: Make, way: Way, family: int) -> None:
+def test_a_port_that_is_renamed_keeps_its_flows(made: Make, way: DatapathKind, family: int) -> None:
     daemon = made(way)
     objects = service(family) + endpoints(family, "a", "b")
     daemon.write("dns.yaml", objects)
@@ -300,7 +306,7 @@ def test_a_port_that_is_renamed_keeps_its_flows(made: Make, way: Way, family: in
 @FAMILIES
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["udp", "tcp"])
 def test_f139_flows_that_the_kernel_was_made_to_forget_go_where_they_went(
-    made: Make, way: Way, family: int, kind: socket.SocketKind
+    made: Make, way: DatapathKind, family: int, kind: socket.SocketKind
 ) -> None:
     daemon = made(way)
     daemon.write("dns.yaml", service(family) + endpoints(family, "a", "b"))
@@ -310,6 +316,6 @@ def test_f139_flows_that_the_kernel_was_made_to_forget_go_where_they_went(
         assert set(before) == {"a", "b"}
         eventually(lambda: len(daemon.get("flows")) == 40)
         daemon.cluster.node.call("conntrack", "-F")
-        if way is Way.FIRST_PACKET:
+        if way is DatapathKind.FIRST_PACKET:
             eventually(lambda: daemon.get("stats")["kernel"]["flows-forgotten"] == 40)
         assert clients.asked() == before

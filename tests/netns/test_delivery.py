@@ -19,7 +19,7 @@ from kbe_nat.playground.namespaces import Namespace, inside
 from kbe_nat.policy.options import Options
 from kbe_nat.policy.plan import Backend, Listener, Plan, PlannedPort
 from kbe_nat.rules.commands import Commands
-from kbe_nat.rules.rule import Way
+from kbe_nat.rules.rule import DatapathKind
 
 NODE: Final = {IPV4: "10.0.2.15", IPV6: "fd00:2::15"}
 CLIENTS: Final = {IPV4: CLIENT_ADDRESS, IPV6: "fd00:2::100"}
@@ -76,7 +76,7 @@ def seen(where: Namespace, family: int, protocol: str) -> str:
 @FAMILIES
 @PROTOCOLS
 def test_what_is_delivered_to_the_node_keeps_its_source(
-    cluster: Cluster, way: Way, family: int, protocol: str
+    cluster: Cluster, way: DatapathKind, family: int, protocol: str
 ) -> None:
     with stage(cluster, way, plan=plan()) as own, asked(cluster):
         assert seen(cluster.client, family, protocol) == CLIENTS[family]

@@ -20,14 +20,14 @@ import kbe_nat
 from kbe_nat.playground.cluster import CLIENT_ADDRESS, Cluster
 from kbe_nat.policy.options import Options
 from kbe_nat.policy.plan import Listener, Plan, PlannedPort
-from kbe_nat.rules.rule import Way
+from kbe_nat.rules.rule import DatapathKind
 
 VIP = "172.30.228.255"
 NOBODYS = 20
 
 
 @WAYS
-def test_kernel_dnat_and_kbe_nat_send_on_the_same_packets(way: Way) -> None:
+def test_kernel_dnat_and_kbe_nat_send_on_the_same_packets(way: DatapathKind) -> None:
     packets = list(sent())
     theirs, ours = through(packets, None), through(packets, way)
     assert len(theirs[0]) == len(packets) - NOBODYS
@@ -78,7 +78,7 @@ def sent() -> Iterator[bytes]:
         )
 
 
-def through(packets: list[bytes], way: Way | None) -> tuple[list[bytes], list[bytes]]:
+def through(packets: list[bytes], way: DatapathKind | None) -> tuple[list[bytes], list[bytes]]:
     """What arrives at the pod, and what comes back to the client (refusals, which quote what was
     sent); by the kernel's DNAT without a way of ours.
     """

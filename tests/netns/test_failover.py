@@ -23,7 +23,7 @@ from waiting import eventually
 
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import inside
-from kbe_nat.rules.rule import Way
+from kbe_nat.rules.rule import DatapathKind
 
 SERVICES = """apiVersion: v1
 kind: Service
@@ -242,7 +242,7 @@ def daemon(cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
     (tmp_path / "objects").mkdir()
     for pod in cluster.pods:
         served(pod, ECHO)
-    with Daemon(cluster, tmp_path, Way.FIRST_PACKET) as made:
+    with Daemon(cluster, tmp_path, DatapathKind.FIRST_PACKET) as made:
         made.write("cluster.yaml", SEED)
         made.write("services.yaml", SERVICES)
         yield made

@@ -23,7 +23,7 @@ from kbe_nat.model import IPV4
 from kbe_nat.playground.cluster import CLIENT_ADDRESS, NODE_ADDRESS, Cluster
 from kbe_nat.policy.options import Options
 from kbe_nat.policy.plan import Listener
-from kbe_nat.rules.rule import Marks, Way
+from kbe_nat.rules.rule import DatapathKind, Marks
 
 VIP = VIPS[IPV4]
 
@@ -46,7 +46,7 @@ def backend(own: Stage) -> str:
 @WAYS
 @FAMILIES
 def test_f49_a_handshake_that_a_removed_backend_does_not_answer_goes_to_another(
-    cluster: Cluster, family: int, way: Way
+    cluster: Cluster, family: int, way: DatapathKind
 ) -> None:
     iptables = "iptables" if family == IPV4 else "ip6tables"
     cluster.pods[0].call(iptables, "-A", "INPUT", "-p", "tcp", "--dport", "5002", "-j", "DROP")
@@ -84,7 +84,7 @@ def test_f136_numbers_that_run_out_never_block_a_change(
     both = port(name, number, protocol, family)
     plans = [replace(plan_of(), ports=(replace(both, cluster=(one,)),)) for one in both.cluster]
     few = replace(Marks(), index=0x4000)
-    with stage(cluster, Way.FIRST_PACKET, plan=plans[0], marks=few) as own:
+    with stage(cluster, DatapathKind.FIRST_PACKET, plan=plans[0], marks=few) as own:
 
         def ask() -> str:
             with own.client(kind, family, (VIPS[family], number)) as client:
@@ -112,7 +112,7 @@ def test_f136_numbers_that_run_out_never_block_a_change(
 @WAYS
 @FAMILIES
 def test_f60_a_datagram_goes_to_a_live_backend_when_its_own_is_gone(
-    cluster: Cluster, family: int, way: Way
+    cluster: Cluster, family: int, way: DatapathKind
 ) -> None:
     echoes(cluster, family)
     with (
@@ -141,7 +141,7 @@ def test_datagrams_that_nobody_answers_are_asked_about_once(cluster: Cluster, fa
     for pod in cluster.pods:
         served(pod, MUTE)
     with (
-        stage(cluster, Way.FIRST_PACKET) as own,
+        stage(cluster, DatapathKind.FIRST_PACKET) as own,
         own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)) as client,
     ):
         client.send(b"first")
@@ -166,7 +166,7 @@ def test_flows_of_others_are_left_alone(cluster: Cluster) -> None:
     echoes(cluster)
     pod = POD.address
     with (
-        stage(cluster, Way.FIRST_PACKET) as own,
+        stage(cluster, DatapathKind.FIRST_PACKET) as own,
         own.client(socket.SOCK_DGRAM, IPV4, (pod, 7)) as direct,
         own.client(socket.SOCK_DGRAM, IPV4, (VIP, 7)) as client,
     ):
@@ -184,7 +184,9 @@ def test_flows_of_others_are_left_alone(cluster: Cluster) -> None:
 
 @WAYS
 @FAMILIES
-def test_f61_f62_no_endpoints_and_then_some_again(cluster: Cluster, family: int, way: Way) -> None:
+def test_f61_f62_no_endpoints_and_then_some_again(
+    cluster: Cluster, family: int, way: DatapathKind
+) -> None:
     echoes(cluster, family)
     with (
         stage(cluster, way) as own,
@@ -199,7 +201,9 @@ def test_f61_f62_no_endpoints_and_then_some_again(cluster: Cluster, family: int,
 
 
 @WAYS
-def test_f66_a_client_keeps_its_backend_until_that_is_gone(cluster: Cluster, way: Way) -> None:
+def test_f66_a_client_keeps_its_backend_until_that_is_gone(
+    cluster: Cluster, way: DatapathKind
+) -> None:
     sticky = replace(port("short", 5002, "tcp", IPV4), affinity_seconds=60)
     plan = replace(plan_of(), ports=(sticky,))
     for pod in cluster.pods:
@@ -280,7 +284,7 @@ def fragments(number: int, content: bytes, size: int = 1400) -> list[bytes]:
 
 
 @WAYS
-def test_f78_f79_f80_fragments_in_any_order(cluster: Cluster, way: Way) -> None:
+def test_f78_f79_f80_fragments_in_any_order(cluster: Cluster, way: DatapathKind) -> None:
     content = os.urandom(5000)
     with stage(cluster, way, plan=plan_of(1)) as own:
         in_order, reverse, orphans, overlapping = (
@@ -299,7 +303,7 @@ def test_f78_f79_f80_fragments_in_any_order(cluster: Cluster, way: Way) -> None:
 
 
 @WAYS
-def test_f83_the_way_to_a_virtual_ip_can_be_traced(cluster: Cluster, way: Way) -> None:
+def test_f83_the_way_to_a_virtual_ip_can_be_traced(cluster: Cluster, way: DatapathKind) -> None:
     echoes(cluster)
     with stage(cluster, way) as own, own.client(socket.SOCK_DGRAM, IPV4, (VIP, 7)) as client:
         assert answer(client, b"a flow that is known") == b"a flow that is known"
@@ -315,12 +319,12 @@ def test_f83_the_way_to_a_virtual_ip_can_be_traced(cluster: Cluster, way: Way) -
         assert (kind, origin) == (IP_RECVERR, (VIP, 7))
         # The kernel makes errors about what it translates look as if the virtual IP sent them, as
         # for kube-proxy.
-        sender = NODE_ADDRESS if way is Way.EVERY_PACKET else VIP
+        sender = NODE_ADDRESS if way is DatapathKind.EVERY_PACKET else VIP
         assert socket.inet_ntoa(error[20:24]) == sender
 
 
 @WAYS
-def test_f84_icmp_errors_that_nobody_can_mean(cluster: Cluster, way: Way) -> None:
+def test_f84_icmp_errors_that_nobody_can_mean(cluster: Cluster, way: DatapathKind) -> None:
     with stage(cluster, way) as own:
         ours = from_client(traffic.udp(4000, 7, b"never sent"))
         cut = [
@@ -333,7 +337,7 @@ def test_f84_icmp_errors_that_nobody_can_mean(cluster: Cluster, way: Way) -> Non
         wrong = bytearray(unmatched)
         wrong[22] ^= 0xFF
         assert thrown(own, *cut, nested, unmatched, bytes(wrong)) == []
-        if way is Way.EVERY_PACKET:
+        if way is DatapathKind.EVERY_PACKET:
             causes = own.engine.stats().causes
             assert causes["icmp-unmatched"] >= 1
             assert causes["bad-icmp"] >= 1
@@ -341,7 +345,7 @@ def test_f84_icmp_errors_that_nobody_can_mean(cluster: Cluster, way: Way) -> Non
 
 
 @WAYS
-def test_f87_garbage(cluster: Cluster, way: Way) -> None:
+def test_f87_garbage(cluster: Cluster, way: DatapathKind) -> None:
     echoes(cluster)
     chance = random.Random(87)
     with stage(cluster, way) as own:
@@ -359,7 +363,7 @@ def test_f87_garbage(cluster: Cluster, way: Way) -> None:
 
 @WAYS
 def test_f46_only_a_plain_acknowledgement_is_picked_up_in_mid_stream(
-    cluster: Cluster, way: Way
+    cluster: Cluster, way: DatapathKind
 ) -> None:
     """What the kernel calls INVALID ends here: no scan by FIN passes."""
     with stage(cluster, way, plan=plan_of(1)) as own:
@@ -373,7 +377,7 @@ def test_f46_only_a_plain_acknowledgement_is_picked_up_in_mid_stream(
 
 @WAYS
 def test_f88_what_stands_behind_a_packet_in_its_frame_is_no_part_of_it(
-    cluster: Cluster, way: Way
+    cluster: Cluster, way: DatapathKind
 ) -> None:
     with stage(cluster, way, plan=plan_of(1)) as own:
         short = from_client(traffic.udp(5000, 7, b"x"))
@@ -385,7 +389,7 @@ def test_f88_what_stands_behind_a_packet_in_its_frame_is_no_part_of_it(
 @WAYS
 @FAMILIES
 def test_f34_two_datagrams_of_one_socket_at_once_reach_one_backend(
-    cluster: Cluster, family: int, way: Way
+    cluster: Cluster, family: int, way: DatapathKind
 ) -> None:
     echoes(cluster, family)
     with stage(cluster, way) as own, ExitStack() as stack:
@@ -403,7 +407,9 @@ def test_f34_two_datagrams_of_one_socket_at_once_reach_one_backend(
 @WAYS
 @FAMILIES
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["tcp", "udp"])
-def test_f90_a_pod_reaches_itself(cluster: Cluster, family: int, way: Way, kind: int) -> None:
+def test_f90_a_pod_reaches_itself(
+    cluster: Cluster, family: int, way: DatapathKind, kind: int
+) -> None:
     pod = cluster.pods[0]
     served(pod, SHORT) if kind == socket.SOCK_STREAM else served(pod, ECHO, str(family))
     to = (VIPS[family], 5002 if kind == socket.SOCK_STREAM else 7)
@@ -413,7 +419,7 @@ def test_f90_a_pod_reaches_itself(cluster: Cluster, family: int, way: Way, kind:
 
 
 @WAYS
-def test_f91_martians_open_nothing(cluster: Cluster, way: Way) -> None:
+def test_f91_martians_open_nothing(cluster: Cluster, way: DatapathKind) -> None:
     with stage(cluster, way) as own:
         body = traffic.udp(6000, 7, b"from where?")
         sources = ("127.0.0.1", "0.0.0.0", "0.1.2.3", "224.0.0.1", "255.255.255.255", VIP)
@@ -425,7 +431,7 @@ def test_f91_martians_open_nothing(cluster: Cluster, way: Way) -> None:
 
 
 @WAYS
-def test_f108_loopback_is_not_reached_from_outside(cluster: Cluster, way: Way) -> None:
+def test_f108_loopback_is_not_reached_from_outside(cluster: Cluster, way: DatapathKind) -> None:
     port_80 = replace(port("echo", 7, "udp", IPV4), listeners=(Listener("node-port", "", 30007),))
     plan = replace(plan_of(), ports=(port_80,), node_port_addresses=(NODE_ADDRESS, "127.0.0.1"))
     with stage(cluster, way, plan=plan) as own:
@@ -441,7 +447,7 @@ def test_f108_loopback_is_not_reached_from_outside(cluster: Cluster, way: Way) -
 
 
 @WAYS
-def test_tcp_may_be_refused_with_a_reset(cluster: Cluster, way: Way) -> None:
+def test_tcp_may_be_refused_with_a_reset(cluster: Cluster, way: DatapathKind) -> None:
     plan = replace(plan_of(), options=Options(resets_tcp=True))
 
     def unreachable() -> int:
@@ -463,7 +469,7 @@ def test_tcp_may_be_refused_with_a_reset(cluster: Cluster, way: Way) -> None:
 
 
 @WAYS
-def test_f93_other_rules_of_the_node_see_sound_flows(cluster: Cluster, way: Way) -> None:
+def test_f93_other_rules_of_the_node_see_sound_flows(cluster: Cluster, way: DatapathKind) -> None:
     node = cluster.node
     invalid = ("FORWARD", "-m", "conntrack", "--ctstate", "INVALID", "-j", "DROP")
     node.call("iptables", "-A", *invalid)
@@ -481,11 +487,11 @@ def test_f93_other_rules_of_the_node_see_sound_flows(cluster: Cluster, way: Way)
 
 
 @WAYS
-def test_f94_marks_of_others_stay(cluster: Cluster, way: Way) -> None:
+def test_f94_marks_of_others_stay(cluster: Cluster, way: DatapathKind) -> None:
     echoes(cluster)
     node = cluster.node
     # Where the kernel translates, it needs the bits of kube-proxy for a moment.
-    others = "0xc001/0xc001" if way is Way.EVERY_PACKET else "0x1/0x1"
+    others = "0xc001/0xc001" if way is DatapathKind.EVERY_PACKET else "0x1/0x1"
     seen = ("POSTROUTING", "-p", "udp", "-m", "mark", "--mark", others)
     node.call("iptables", "-t", "nat", "-A", *seen)
     with stage(cluster, way) as own, own.client(socket.SOCK_DGRAM, IPV4, None, node) as client:

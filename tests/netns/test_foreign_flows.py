@@ -18,7 +18,7 @@ from waiting import eventually
 from kbe_nat.model import IPV4, IPV6
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import inside
-from kbe_nat.rules.rule import Way
+from kbe_nat.rules.rule import DatapathKind
 
 NODE = {4: "10.0.2.15", 6: "fd00:2::15"}
 KINDS = {"udp": socket.SOCK_DGRAM, "tcp": socket.SOCK_STREAM}
@@ -31,7 +31,7 @@ def daemon(cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
     (tmp_path / "objects").mkdir()
     add_ipv6(cluster)
     named(cluster)
-    with Daemon(cluster, tmp_path, Way.FIRST_PACKET) as made:
+    with Daemon(cluster, tmp_path, DatapathKind.FIRST_PACKET) as made:
         yield made
 
 
@@ -201,7 +201,7 @@ def test_f63_flows_whose_ends_were_not_said_are_found_out(cluster: Cluster) -> N
             served(pod, *program)
     settings = "/proc/sys/net/netfilter/nf_conntrack_"
     cluster.node.write(f"{settings}udp_timeout", "600")
-    with stage(cluster, Way.FIRST_PACKET) as own, ExitStack() as stack:
+    with stage(cluster, DatapathKind.FIRST_PACKET) as own, ExitStack() as stack:
         # The kernel says nothing of flows that begin from now on.
         cluster.node.write(f"{settings}events", "0")
         for family in (IPV4, IPV6):

@@ -19,7 +19,7 @@ from waiting import eventually
 from kbe_nat.model import IPV4, IPV6
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace
-from kbe_nat.rules.rule import Way
+from kbe_nat.rules.rule import DatapathKind
 
 VIPS = ("172.30.0.7", "fd00:30::7")
 FLOW_BYTES = 110
@@ -162,7 +162,7 @@ def program(where: Namespace, text: str, *arguments: str) -> Iterator[subprocess
             process.kill()
 
 
-@pytest.fixture(params=list(Way), ids=str)
+@pytest.fixture(params=list(DatapathKind), ids=str)
 def daemon(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
     add_ipv6(cluster)
     (tmp_path / "objects").mkdir()
@@ -204,7 +204,7 @@ def test_f09_a_thousand_connections_outlive_a_daemon_that_is_killed(
     assert set(names) == {"pod-0", "pod-1"}
     before = backends(daemon)
     assert len(before) == 1000
-    if daemon.way is Way.EVERY_PACKET:
+    if daemon.way is DatapathKind.EVERY_PACKET:
         eventually(lambda: state_bytes(daemon) >= 1000 * FLOW_BYTES)
     daemon.end(signal.SIGKILL)
     daemon.start("--strategy", "random")
@@ -219,7 +219,7 @@ def test_f11_a_daemon_that_ends_under_load_writes_what_it_carries(
     rules = kernel_rules(daemon.cluster)
     daemon.start("--strategy", "random")
     clients.open(tcp=20, udp=20)
-    if daemon.way is Way.EVERY_PACKET:
+    if daemon.way is DatapathKind.EVERY_PACKET:
         # It is written now and then, and the next time is far.
         eventually(lambda: state_bytes(daemon) >= 80 * FLOW_BYTES)
     with program(daemon.cluster.client, LOAD, *VIPS) as load:
@@ -233,7 +233,7 @@ def test_f11_a_daemon_that_ends_under_load_writes_what_it_carries(
     assert kernel_rules(daemon.cluster) == rules
     assert not daemon.socket.exists()
     assert (daemon.folder / "state").exists()
-    if daemon.way is Way.EVERY_PACKET:
+    if daemon.way is DatapathKind.EVERY_PACKET:
         assert state_bytes(daemon) >= 160 * FLOW_BYTES, "the last ones too"
     daemon.start("--strategy", "random")
     after = backends(daemon)

@@ -12,7 +12,7 @@ from stage import add_ipv6
 from test_proxy import COMMAND, Daemon
 
 from kbe_nat.playground.cluster import Cluster
-from kbe_nat.rules.rule import Way
+from kbe_nat.rules.rule import DatapathKind
 
 FLOWS = 500
 """Of each protocol and family."""
@@ -24,7 +24,7 @@ def daemon(cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
     (tmp_path / "objects").mkdir()
     add_ipv6(cluster)
     named(cluster)
-    with Daemon(cluster, tmp_path, Way.FIRST_PACKET) as made:
+    with Daemon(cluster, tmp_path, DatapathKind.FIRST_PACKET) as made:
         for family in (4, 6):
             made.write(f"dns{family}.yaml", service(family) + endpoints(family, "a", "b"))
         yield made

@@ -43,7 +43,7 @@ from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.diversion import rule_sets
 from kbe_nat.rules.installer import installed
 from kbe_nat.rules.iptables import Iptables
-from kbe_nat.rules.rule import Way
+from kbe_nat.rules.rule import DatapathKind
 
 
 def transfer(own: Stage, family: int, size: int) -> None:
@@ -65,7 +65,7 @@ def transfer(own: Stage, family: int, size: int) -> None:
 
 @WAYS
 @FAMILIES
-def test_a_gigabyte_arrives_byte_for_byte(cluster: Cluster, family: int, way: Way) -> None:
+def test_a_gigabyte_arrives_byte_for_byte(cluster: Cluster, family: int, way: DatapathKind) -> None:
     with stage(cluster, way) as own:
         transfer(own, family, int(os.environ.get("KBE_NAT_BULK", 1 << 30)))
         [flow] = own.flows()
@@ -79,7 +79,7 @@ def test_the_other_driver_is_slower_and_as_exact(cluster: Cluster, family: int) 
 
 
 @WAYS
-def test_nothing_is_lost_over_a_path_that_loses(cluster: Cluster, way: Way) -> None:
+def test_nothing_is_lost_over_a_path_that_loses(cluster: Cluster, way: DatapathKind) -> None:
     with stage(cluster, way) as own:
         for chain in ("INPUT", "OUTPUT"):
             loss = (
@@ -102,7 +102,7 @@ def test_nothing_is_lost_over_a_path_that_loses(cluster: Cluster, way: Way) -> N
 @WAYS
 @FAMILIES
 @pytest.mark.parametrize("size", [0, 1, 1400, 9000, 60_000])
-def test_datagrams_of_any_size(cluster: Cluster, family: int, size: int, way: Way) -> None:
+def test_datagrams_of_any_size(cluster: Cluster, family: int, size: int, way: DatapathKind) -> None:
     with (
         stage(cluster, way) as own,
         own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)) as connection,
@@ -118,7 +118,7 @@ def test_datagrams_of_any_size(cluster: Cluster, family: int, size: int, way: Wa
 
 
 @WAYS
-def test_no_redirect_leads_a_pod_around_the_node(cluster: Cluster, way: Way) -> None:
+def test_no_redirect_leads_a_pod_around_the_node(cluster: Cluster, way: DatapathKind) -> None:
     """Pods on one bridge; IPv6 has no send_redirects."""
     for pod in cluster.pods:
         served(pod, SHORT)
@@ -135,7 +135,9 @@ def test_no_redirect_leads_a_pod_around_the_node(cluster: Cluster, way: Way) -> 
 
 @WAYS
 @FAMILIES
-def test_f20_f81_f140_the_largest_datagrams(cluster: Cluster, family: int, way: Way) -> None:
+def test_f20_f81_f140_the_largest_datagrams(
+    cluster: Cluster, family: int, way: DatapathKind
+) -> None:
     """The kernel hands out 65,531 bytes of a packet at most: enough for a mark, not for new bytes."""
     for pod in cluster.pods:
         served(pod, ECHO, str(family))
@@ -148,7 +150,7 @@ def test_f20_f81_f140_the_largest_datagrams(cluster: Cluster, family: int, way: 
             with own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)) as connection:
                 before = queue.truncated
                 connection.send(content)
-                if way is Way.FIRST_PACKET or size == whole:
+                if way is DatapathKind.FIRST_PACKET or size == whole:
                     assert connection.recv(1 << 16) == content
                 eventually(lambda: queue.truncated == before + (size > whole))  # noqa: B023
                 connection.send(b"small")
@@ -160,7 +162,7 @@ def test_f20_f81_f140_the_largest_datagrams(cluster: Cluster, family: int, way: 
 @DRIVERS
 @FAMILIES
 def test_f65_no_endpoints_refuse_at_once(
-    cluster: Cluster, family: int, driver: Driver, way: Way
+    cluster: Cluster, family: int, driver: Driver, way: DatapathKind
 ) -> None:
     with stage(cluster, way, driver=driver) as own:
         for where in (cluster.client, cluster.node):
@@ -178,7 +180,7 @@ def test_f65_no_endpoints_refuse_at_once(
 
 @WAYS
 def test_f92_ten_thousand_short_connections_are_answered_and_shared(
-    cluster: Cluster, way: Way
+    cluster: Cluster, way: DatapathKind
 ) -> None:
     with stage(cluster, way, (7, 8)) as own:
         for pod in cluster.pods:
@@ -200,7 +202,7 @@ def test_f92_ten_thousand_short_connections_are_answered_and_shared(
         assert all(4750 < share < 5250 for share in shares), shares
         packets = [loop.loop.packets for loop in own.loops]
         assert all(packets), "both queues carry their part"
-        if way is Way.FIRST_PACKET:
+        if way is DatapathKind.FIRST_PACKET:
             assert sum(packets) == count, "one of each connection"
         counters = counters_of(cluster)
         assert [
@@ -213,7 +215,7 @@ def test_f92_ten_thousand_short_connections_are_answered_and_shared(
 
 @WAYS
 @DRIVERS
-def test_endpoints_change_under_load(cluster: Cluster, driver: Driver, way: Way) -> None:
+def test_endpoints_change_under_load(cluster: Cluster, driver: Driver, way: DatapathKind) -> None:
     with stage(cluster, way, driver=driver) as own:
         for pod in cluster.pods:
             served(pod, SHORT)
@@ -238,19 +240,23 @@ def test_endpoints_change_under_load(cluster: Cluster, driver: Driver, way: Way)
 
 @WAYS
 @FAMILIES
-def test_f82_the_path_mtu_is_told_to_the_client(cluster: Cluster, family: int, way: Way) -> None:
+def test_f82_the_path_mtu_is_told_to_the_client(
+    cluster: Cluster, family: int, way: DatapathKind
+) -> None:
     with stage(cluster, way) as own:
         # Neither end knows that the path is narrow in between: the node must tell the client, about
         # the packet that it has sent and not about the translated one.
         cluster.node.call("ip", "link", "set", "docker0", "mtu", "1300")
         transfer(own, family, 8 << 20)
-        assert way is Way.FIRST_PACKET or own.engine.stats().causes["related"] > 0
+        assert way is DatapathKind.FIRST_PACKET or own.engine.stats().causes["related"] > 0
         assert "mtu 1300" in cluster.client.call("ip", "route", "get", VIPS[family])
 
 
 @WAYS
 @FAMILIES
-def test_f82_datagrams_hear_of_the_path_mtu(cluster: Cluster, family: int, way: Way) -> None:
+def test_f82_datagrams_hear_of_the_path_mtu(
+    cluster: Cluster, family: int, way: DatapathKind
+) -> None:
     for pod in cluster.pods:
         served(pod, ECHO, str(family))
     with (

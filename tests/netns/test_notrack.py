@@ -11,7 +11,7 @@ from stage import ECHO, FAMILIES, SHORT, VIPS, WAYS, plan_of, served, stage
 from kbe_nat.model import IPV6
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace
-from kbe_nat.rules.rule import Way
+from kbe_nat.rules.rule import DatapathKind
 
 
 def exempt(node: Namespace, family: int, verb: str) -> None:
@@ -35,7 +35,7 @@ def cache(node: Namespace, family: int) -> subprocess.Popen[str]:
 @FAMILIES
 @pytest.mark.parametrize("order", ["before", "after", "after-ours"])
 def test_f126_what_came_untracked_is_not_ours(
-    cluster: Cluster, family: int, way: Way, order: str
+    cluster: Cluster, family: int, way: DatapathKind, order: str
 ) -> None:
     for pod in cluster.pods:
         served(pod, ECHO, str(family))

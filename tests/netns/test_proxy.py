@@ -25,7 +25,7 @@ from kbe_nat.model import IPV4, IPV6
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import inside
 from kbe_nat.rules.commands import Commands
-from kbe_nat.rules.rule import Way
+from kbe_nat.rules.rule import DatapathKind
 
 VIP = "172.30.228.255"
 COMMAND = (sys.executable, "-m", "kbe_nat")
@@ -34,8 +34,8 @@ QUEUE_FILE = "/proc/net/netfilter/nfnetlink_queue"
 QUEUED = re.compile(r"(?m)^ *100 +\d+ +(\d+)")
 IPTABLES_TABLE = re.compile(r"table ip6? (raw|mangle|nat|filter) |\s")
 QUEUEING = {
-    Way.EVERY_PACKET: "-j NFQUEUE --queue-num 100",
-    Way.FIRST_PACKET: "queue flags bypass to 100",
+    DatapathKind.EVERY_PACKET: "-j NFQUEUE --queue-num 100",
+    DatapathKind.FIRST_PACKET: "queue flags bypass to 100",
 }
 NOBODY = """apiVersion: v1
 kind: Service
@@ -50,7 +50,7 @@ class Daemon:
 
     cluster: Cluster
     folder: Path
-    way: Way
+    way: DatapathKind
     process: subprocess.Popen[str] | None = None
 
     @property
@@ -130,7 +130,7 @@ class Daemon:
         return time.monotonic() - started
 
 
-@pytest.fixture(params=list(Way), ids=str)
+@pytest.fixture(params=list(DatapathKind), ids=str)
 def daemon(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
     (tmp_path / "objects").mkdir()
     with Daemon(cluster, tmp_path, request.param) as made:
@@ -240,16 +240,16 @@ def test_f09_connections_outlive_a_daemon_that_was_killed(daemon: Daemon) -> Non
         connection.sendall(b"before")
         assert connection.recv(100) == b"before"
         state = daemon.folder / "state"
-        if daemon.way is Way.EVERY_PACKET:
+        if daemon.way is DatapathKind.EVERY_PACKET:
             eventually(
                 lambda: state.exists() and len(daemon.get("flows")) and state.stat().st_size > 150
             )
         daemon.end(signal.SIGKILL)
         connection.sendall(b"after")
-        if daemon.way is Way.FIRST_PACKET:
+        if daemon.way is DatapathKind.FIRST_PACKET:
             assert connection.recv(100) == b"after", "the kernel carries it"
         daemon.start("--strategy", "rr")
-        if daemon.way is Way.EVERY_PACKET:
+        if daemon.way is DatapathKind.EVERY_PACKET:
             # The packet has waited for the daemon, it did not go anywhere else.
             assert connection.recv(100) == b"after"
         connection.sendall(b"again")
@@ -324,7 +324,7 @@ def test_one_capability_is_enough(daemon: Daemon) -> None:
     )
     assert int(status["CapEff"], 16) == 1 << 12
     # CAP_NET_RAW is for iptables' set match alone, so for the commands of one datapath.
-    lent = 1 << 13 if daemon.way is Way.EVERY_PACKET else 0
+    lent = 1 << 13 if daemon.way is DatapathKind.EVERY_PACKET else 0
     for name in ("CapPrm", "CapInh", "CapBnd"):
         assert int(status[name], 16) == 1 << 12 | lent, name
     assert int(status["CapAmb"], 16) == 1 << 12
@@ -392,7 +392,7 @@ def test_f13_rules_that_somebody_removes_come_back(daemon: Daemon) -> None:
     daemon.start()
     node = daemon.cluster.node
     whole = kernel_rules(daemon.cluster)
-    if daemon.way is Way.EVERY_PACKET:
+    if daemon.way is DatapathKind.EVERY_PACKET:
         for damage in (
             ("iptables", "-t", "filter", "-F", "KBE-NAT-FORWARD"),
             ("iptables", "-t", "mangle", "-F"),
@@ -420,7 +420,7 @@ def test_f133_what_somebody_changes_is_put_right(daemon: Daemon) -> None:
     daemon.start()
     node = daemon.cluster.node
     whole = kernel_rules(daemon.cluster)
-    if daemon.way is Way.EVERY_PACKET:
+    if daemon.way is DatapathKind.EVERY_PACKET:
         damages: list[str] = [
             f"ipset del kbe-nat-addresses-4 {VIP} && ipset add kbe-nat-addresses-4 172.30.228.254",
             "iptables -t raw -R KBE-NAT-PREROUTING 2 -j ACCEPT",
@@ -457,7 +457,7 @@ def test_f14_rules_that_the_kernel_refuses_are_said_and_tried_again(
     )
     broken.chmod(0o755)
     daemon.start(environment={"PATH": f"{broken.parent}:{os.environ['PATH']}"})
-    if daemon.way is Way.FIRST_PACKET:
+    if daemon.way is DatapathKind.FIRST_PACKET:
         daemon.cluster.node.call("nft", "delete", "table", "ip", "kbe-nat-translation-0")
         daemon.write("nobody.yaml", NOBODY)
         eventually(
@@ -531,7 +531,7 @@ def test_what_it_tells(daemon: Daemon) -> None:
     listed = daemon.ask("conntrack", "-L", "-p", "tcp", "--dport", "80")
     assert listed.startswith("tcp      6 ") and "src=172.17.0." in listed and "[ASSURED]" in listed
     # Where the kernel carries flows it must be told to count.
-    is_counted = daemon.way is Way.EVERY_PACKET
+    is_counted = daemon.way is DatapathKind.EVERY_PACKET
     assert ("packets=" in listed) == is_counted
     assert (daemon.get("endpoints")[0]["bytes"] is not None) == is_counted
     assert ("Bytes:" in daemon.ask("describe", "service", "simpleservice")) and daemon.ask(

@@ -14,7 +14,7 @@ from test_attacks import COMMANDS, broken, serves
 from test_proxy import NOBODY, Daemon, daemon, kernel_rules
 from waiting import eventually
 
-from kbe_nat.rules.rule import Way
+from kbe_nat.rules.rule import DatapathKind
 
 __all__ = ["daemon"]
 ANYBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
@@ -135,7 +135,7 @@ def test_f03_a_command_that_takes_long_is_no_reason_to_be_ended(
 
 
 def test_a_user_with_one_privilege_is_enough(daemon: Daemon, tmp_path: Path) -> None:
-    if daemon.way is Way.EVERY_PACKET:
+    if daemon.way is DatapathKind.EVERY_PACKET:
         pytest.skip("iptables works for root alone, whose lock it takes")
     for folder in (tmp_path, *(own for own in tmp_path.parents if own.is_relative_to("/tmp/"))):
         folder.chmod(0o755)

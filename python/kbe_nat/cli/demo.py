@@ -25,7 +25,7 @@ from kbe_nat.model import Strategy
 from kbe_nat.playground import world as place
 from kbe_nat.playground.cluster import CLIENT_ADDRESS
 from kbe_nat.playground.world import World
-from kbe_nat.rules.rule import Way
+from kbe_nat.rules.rule import DatapathKind
 
 FOLDER: Final = Path(place.__file__).parent
 INSIDE: Final = "KBE_NAT_DEMO_INSIDE"
@@ -61,7 +61,7 @@ def demo(
         try:
             # Every answer comes by packets that went through the engine.
             walk.world.up(
-                "--seed", str(seed), "--strategy", strategy, "--datapath", Way.EVERY_PACKET
+                "--seed", str(seed), "--strategy", strategy, "--datapath", DatapathKind.EVERY_PACKET
             )
             with interruptions.heeded():
                 result = walk.page(requests, strategy)

@@ -46,7 +46,7 @@ from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.installer import InstallerName, probe, remove_rules, usable
 from kbe_nat.rules.kube_proxy import kube_proxy_rules
 from kbe_nat.rules.nat_program import Translations
-from kbe_nat.rules.rule import Marks, Way
+from kbe_nat.rules.rule import DatapathKind, Marks
 from kbe_nat.rules.standby import OnDeath
 from kbe_nat.sources.address import parse_range
 from kbe_nat.sources.manifests.defaults import POD_RANGE
@@ -243,7 +243,7 @@ def proxy(
     way, reason = choose(datapath, commands)
     carrying: EveryPacket | FirstPacket
     _check_effect(command, way, driver)
-    if way is Way.FIRST_PACKET:
+    if way is DatapathKind.FIRST_PACKET:
         why = "nft and netlink, in a table for each family"
         leftovers = partial(remove_rules, commands)
         carrying = FirstPacket(diversion, commands, NftTables(), on_death, leftovers)
@@ -257,7 +257,7 @@ def proxy(
         _print_rules(source, controller)
         return
     if fail_open is None:
-        fail_open = way is Way.FIRST_PACKET and on_death is OnDeath.SERVE
+        fail_open = way is DatapathKind.FIRST_PACKET and on_death is OnDeath.SERVE
     LOG.info("datapath %s: %s", way, reason)
     if not carrying.counts_bytes():
         LOG.info("packets and bytes of connections are not counted: %s is 0", ACCOUNTING)
@@ -291,13 +291,15 @@ def proxy(
         "seed": seed,
     }
     # iptables' set match wants it, also to take away what a run of the other datapath has left.
-    is_raw_lent = way is Way.EVERY_PACKET or any(own.is_present() for own in usable(commands))
+    is_raw_lent = way is DatapathKind.EVERY_PACKET or any(
+        own.is_present() for own in usable(commands)
+    )
     settings = Settings(socket, state, processors, is_raw_lent=is_raw_lent)
     Proxy(source, controller, opened, settings, about, haste).run()
 
 
-def _check_effect(command: typer.Context, way: Way, driver: Driver) -> None:
-    if way is Way.FIRST_PACKET:
+def _check_effect(command: typer.Context, way: DatapathKind, driver: Driver) -> None:
+    if way is DatapathKind.FIRST_PACKET:
         reason = "it has no effect: first-packet is taken here, whose rules are always nft's (--datapath)"
         refuse_given(command, ["rules"], reason)
     else:

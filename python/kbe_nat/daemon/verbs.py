@@ -17,7 +17,7 @@ from kbe_nat.kubeproxy.dump import Family, Form, Names, dump, form_of, planned
 from kbe_nat.model import IPV4, IPV6, Snapshot, Strategy, join_address
 from kbe_nat.policy.plan import CLUSTER_IP, Plan, PlannedPort
 from kbe_nat.policy.planner import exclusions
-from kbe_nat.rules.rule import Way
+from kbe_nat.rules.rule import DatapathKind
 
 Row = dict[str, Any]
 Counted: TypeAlias = dict[tuple[str, int], ServiceStats]
@@ -303,7 +303,7 @@ def flow_row(flow: Flow) -> Row:
     }
 
 
-def consequences(explanation: Row, ways: Iterable[Way] = Way) -> dict[str, str]:
+def consequences(explanation: Row, ways: Iterable[DatapathKind] = DatapathKind) -> dict[str, str]:
     """What the kernel does with the verdict of an explanation, by datapath."""
     action = explanation["action"]
     masquerade = (
@@ -323,16 +323,16 @@ def _frontend(kind: str, address: str, port: int) -> str:
 KERNEL: Final = {
     (
         "translate",
-        Way.EVERY_PACKET,
+        DatapathKind.EVERY_PACKET,
     ): "it gets this packet back with new addresses, and every later one likewise",
     (
         "translate",
-        Way.FIRST_PACKET,
+        DatapathKind.FIRST_PACKET,
     ): "it translates the connection by the backend's number in the packet's mark, "
     "and carries all later packets by itself",
     (
         "accept",
-        Way.FIRST_PACKET,
+        DatapathKind.FIRST_PACKET,
     ): "it lets the packet go on as it is, and does not choose by itself",
 }
 KERNEL_EITHER: Final = {

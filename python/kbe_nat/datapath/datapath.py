@@ -7,7 +7,7 @@ from typing import Protocol
 from kbe_nat._native import BackendNumbers, Engine
 from kbe_nat.drivers.thread import NativeThread
 from kbe_nat.policy.plan import Plan
-from kbe_nat.rules.rule import Marks, Way
+from kbe_nat.rules.rule import DatapathKind, Marks
 
 
 class Datapath(Protocol):
@@ -16,7 +16,7 @@ class Datapath(Protocol):
     """
 
     @property
-    def way(self) -> Way:
+    def way(self) -> DatapathKind:
         """Which packets come to the queues."""
         ...
 

@@ -7,7 +7,7 @@ from kbe_nat.errors import ConntrackError, RulesError
 from kbe_nat.rules.commands import Runner
 from kbe_nat.rules.installer import remove_rules
 from kbe_nat.rules.nat_program import Translations
-from kbe_nat.rules.rule import Marks, Way
+from kbe_nat.rules.rule import DatapathKind, Marks
 
 
 class DatapathName(StrEnum):
@@ -18,21 +18,24 @@ class DatapathName(StrEnum):
     FIRST_PACKET = "first-packet"
 
 
-def choose(name: DatapathName, runner: Runner) -> tuple[Way, str]:
+def choose(name: DatapathName, runner: Runner) -> tuple[DatapathKind, str]:
     """A datapath that works here, and why this one was taken; `runner` runs nft in the network
     namespace of the calling thread. Raises `RulesError` when the kernel cannot do the one that is
     asked for.
     """
     if name is DatapathName.EVERY_PACKET:
-        return Way.EVERY_PACKET, "as asked for: the engine translates every packet"
+        return DatapathKind.EVERY_PACKET, "as asked for: the engine translates every packet"
     try:
         Translations(runner, NftTables(), Marks()).probe()
         probe_flows()
     except (RulesError, ConntrackError) as error:
         if name is DatapathName.FIRST_PACKET:
             raise RulesError(f"the datapath first-packet does not work here: {error}") from None
-        return Way.EVERY_PACKET, f"the kernel cannot carry flows: {error}"
-    return Way.FIRST_PACKET, "the kernel has nft NAT maps and tells of its flows: it carries them"
+        return DatapathKind.EVERY_PACKET, f"the kernel cannot carry flows: {error}"
+    return (
+        DatapathKind.FIRST_PACKET,
+        "the kernel has nft NAT maps and tells of its flows: it carries them",
+    )
 
 
 def clean_up(runner: Runner, marks: Marks) -> None:

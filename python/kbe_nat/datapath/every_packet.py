@@ -9,13 +9,13 @@ from kbe_nat.drivers.thread import NativeThread
 from kbe_nat.policy.plan import Plan
 from kbe_nat.rules.diversion import DiversionRules
 from kbe_nat.rules.installer import RuleInstaller
-from kbe_nat.rules.rule import Way
+from kbe_nat.rules.rule import DatapathKind
 
 
 class EveryPacket:
     """A `Datapath` whose engine has the only connection tracking."""
 
-    way = Way.EVERY_PACKET
+    way = DatapathKind.EVERY_PACKET
     numbers = None
 
     def __init__(

@@ -21,14 +21,14 @@ from kbe_nat.rules.commands import Runner
 from kbe_nat.rules.frontends import Frontends
 from kbe_nat.rules.nat_program import TranslationChange, Translations
 from kbe_nat.rules.nat_table import Translation
-from kbe_nat.rules.rule import Way
+from kbe_nat.rules.rule import DatapathKind
 from kbe_nat.rules.standby import OnDeath, Standby, StandbyChoice
 
 
 class FirstPacket:
     """A `Datapath` whose flows the kernel carries."""
 
-    way = Way.FIRST_PACKET
+    way = DatapathKind.FIRST_PACKET
 
     def __init__(
         self,

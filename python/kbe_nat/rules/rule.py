@@ -39,7 +39,7 @@ class Marks:
     """
 
 
-class Way(StrEnum):
+class DatapathKind(StrEnum):
     """Which packets of a flow are diverted."""
 
     EVERY_PACKET = "every-packet"
