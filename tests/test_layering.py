@@ -35,13 +35,8 @@ RUST = {
     "config": "conntrack decide",
     "pipeline": "affinity backend balance clock config conntrack counters decide events filtering fragment "
     "hash ledger rewrite rng service tuple verdict wire",
-    "engine": "affinity balance clock config conntrack counters decide fragment hash ledger pipeline rng service "
-    "verdict wire",
-    "carried": "clock conntrack decide engine events ledger pipeline rewrite tuple wire",
-    "explain": "backend config conntrack decide engine filtering fragment ledger pipeline service tuple verdict "
-    "wire",
-    "view": "clock conntrack engine events ledger pipeline tuple verdict wire",
-    "checkpoint": "affinity clock conntrack engine ledger pipeline rewrite tuple wire",
+    "engine": "affinity backend balance clock config conntrack counters decide events filtering fragment hash "
+    "ledger pipeline rewrite rng service tuple verdict wire",
 }
 BANNED = (
     "std::io",

@@ -13,7 +13,7 @@ pub mod timeouts;
 
 use std::ops::Range;
 
-use crate::clock::Tick;
+use crate::clock::{Tick, ticks};
 use crate::hash::HashKey;
 use crate::hint;
 use crate::tuple::{Address, Direction, Ends, Protocol, Tuple, Wired};
@@ -376,6 +376,15 @@ impl<A: Address> FlowTable<A> {
         self.live -= 1;
     }
 
+    /// Whether a packet of this flow that came to us means that the kernel, which carried the flow,
+    /// has forgotten it.
+    pub(crate) fn is_forgotten(&self, id: FlowId, now: Tick) -> bool {
+        let (hot, cold) = (self.hot(id), self.cold(id));
+        let age = now.saturating_sub(cold.created);
+        // Datagrams that were queued together with the first one may come a little behind it.
+        hot.has(Hot::<A>::CARRIED) && (hot.state.is_tcp() || age > ticks(QUEUED_TOGETHER))
+    }
+
     /// From now on the flow is never evicted.
     pub(crate) fn assure(&mut self, id: FlowId) {
         if !self.hot(id).has(Hot::<A>::ASSURED) {
@@ -464,6 +473,8 @@ impl<A: Address> FlowTable<A> {
 }
 
 const NIL: FlowId = FlowId::MAX;
+/// Seconds.
+const QUEUED_TOGETHER: f64 = 1.0;
 
 const _: () = assert!(size_of::<Hot<std::net::Ipv4Addr>>() == 64, "one cache line");
 const _: () = assert!(size_of::<Hot<std::net::Ipv6Addr>>() == 128, "two cache lines");

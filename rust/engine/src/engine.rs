@@ -3,6 +3,11 @@
 //! Time, randomness and bytes are arguments. `process` touches one packet; upkeep
 //! ([`Engine::expire`]) has a budget; nothing blocks, logs or reads a clock.
 
+pub mod checkpoint;
+pub(crate) mod explain;
+pub(crate) mod offload;
+pub mod view;
+
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 

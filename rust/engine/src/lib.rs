@@ -16,23 +16,21 @@
 //! | `rewrite`, [`refusal`] | what a translation and a refusal look like in bytes |
 //! | `ledger`, `counters` | what is live of service ports and backends, and what was counted |
 //! | [`config`] | limits and policies of an engine |
-//! | `pipeline`, [`engine`] | the path of a packet; the public face |
-//! | `explain`, [`view`], [`checkpoint`] | why, what is there, and what outlives a restart |
+//! | `pipeline`, `engine` | the path of a packet; the public face |
+//! | `engine::explain`, [`view`], [`checkpoint`] | why, what is there, and what outlives a restart |
+//! | `engine::offload` | flows that the kernel translates |
 
 mod affinity;
 pub mod backend;
 pub mod balance;
-mod carried;
-pub mod checkpoint;
 mod cidr;
 mod clock;
 pub mod config;
 pub mod conntrack;
 mod counters;
 mod decide;
-pub mod engine;
+mod engine;
 mod events;
-mod explain;
 mod filtering;
 mod fragment;
 pub mod hash;
@@ -45,18 +43,17 @@ pub mod rng;
 pub mod service;
 pub mod tuple;
 pub mod verdict;
-pub mod view;
 pub mod wire;
 
 pub use backend::Backend;
 pub use balance::Strategy;
-pub use carried::{Carried, Census, Outcome};
 pub use cidr::Cidr;
 pub use config::{Config, InvalidTcp};
 pub use decide::Midstream;
-pub use engine::Engine;
+pub use engine::explain::Explanation;
+pub use engine::offload::{Carried, Census, Outcome};
+pub use engine::{Engine, checkpoint, view};
 pub use events::EventKind;
-pub use explain::Explanation;
 pub use fragment::Released;
 pub use ledger::Traffic;
 pub use pipeline::{Meta, Packet};

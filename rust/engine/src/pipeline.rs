@@ -240,7 +240,7 @@ impl Core {
         id: FlowId,
         direction: Direction,
     ) -> Revision {
-        if self.is_forgotten(lane, id) {
+        if lane.flows.is_forgotten(id, self.clock.tick()) {
             self.end_flow(lane, id);
             return Revision::Anew;
         }

@@ -7,13 +7,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::{Engine, Family};
 use crate::affinity::Sticky;
 use crate::clock::{self, Tick, ticks};
 use crate::conntrack::Hot;
 use crate::conntrack::ports::Remote;
 use crate::conntrack::state::State;
 use crate::conntrack::tcp::{Side, Tracking};
-use crate::engine::{Engine, Family};
 use crate::ledger::Standing;
 use crate::pipeline::Lane;
 use crate::rewrite;

@@ -5,11 +5,11 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::{Engine, Family};
 use crate::config::InvalidTcp;
 use crate::conntrack::Hot;
 use crate::conntrack::tcp::Progress;
 use crate::decide::{self, Decision, Silent, Trace};
-use crate::engine::{Engine, Family};
 use crate::filtering::{Passage, passage};
 use crate::fragment::{DatagramId, Fate};
 use crate::ledger::Standing;

@@ -3,10 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 
+use super::{Engine, Family};
 use crate::clock::{self, Tick};
 use crate::conntrack::state::State;
 use crate::conntrack::{FlowId, Hot};
-use crate::engine::{Engine, Family};
 use crate::events::{EventKind, Seen};
 use crate::ledger::{Standing, Traffic};
 use crate::pipeline::Lane;

@@ -8,12 +8,12 @@
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::{Engine, Family};
 use crate::clock::{Tick, ticks};
 use crate::conntrack::state::State;
 use crate::conntrack::tcp::Tracking;
 use crate::conntrack::{FlowId, Hot};
 use crate::decide::{self, Question};
-use crate::engine::{Engine, Family};
 use crate::events::EventKind;
 use crate::ledger::Standing;
 use crate::pipeline::{Core, Lane};
@@ -277,15 +277,6 @@ impl Core {
         }
     }
 
-    /// Whether a packet of this carried flow that came to us means that the kernel has forgotten
-    /// the flow.
-    pub(crate) fn is_forgotten<A: Wire>(&self, lane: &Lane<A>, id: FlowId) -> bool {
-        let (hot, cold) = (lane.flows.hot(id), lane.flows.cold(id));
-        let age = self.clock.tick().saturating_sub(cold.created);
-        // Datagrams that were queued together with the first one may come a little behind it.
-        hot.has(Hot::<A>::CARRIED) && (hot.state.is_tcp() || age > ticks(QUEUED_TOGETHER))
-    }
-
     /// Notes that a flow which is ended here is to be ended by the kernel as well, if it carries
     /// it.
     pub(crate) fn orphan<A: Wire>(&mut self, lane: &Lane<A>, id: FlowId) {
@@ -380,5 +371,3 @@ const TCP_SYN_SENT2: u8 = 9;
 const SCTP_ESTABLISHED: u8 = 4;
 /// Seconds.
 const REMEMBERED: f64 = 60.0;
-/// Seconds.
-const QUEUED_TOGETHER: f64 = 1.0;
