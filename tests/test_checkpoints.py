@@ -18,7 +18,7 @@ from kbe_nat.daemon.verbs import flow_row
 from kbe_nat.engine_tables import Tables
 from kbe_nat.errors import StateError
 from kbe_nat.policy.options import Options
-from kbe_nat.policy.plan import Backend, Listener, Plan, PlannedPort
+from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 
 SYN = bytes.fromhex(
     "45000028000100004006dda20a00020fac1ee4ffc000005000000000000000005002200032650000"
@@ -54,9 +54,9 @@ class Hands(Clocks):
 def engine(*, has_flow: bool = False) -> kbe_nat.Engine:
     """An engine that serves one TCP service port."""
     made = kbe_nat.Engine(seed=1, max_flows=1000, max_affinities=1000)
-    listener = Listener("cluster-ip", "172.30.228.255", 80)
+    frontend = Frontend("cluster-ip", "172.30.228.255", 80)
     port = PlannedPort(
-        "default", "web", "", "tcp", 4, (listener,), (Backend("10.0.0.1", 9876),), ()
+        "default", "web", "", "tcp", 4, (frontend,), (Backend("10.0.0.1", 9876),), ()
     )
     made.replace_services(*Tables().native(Plan((port,), (), (), (), options=Options())))
     if has_flow:

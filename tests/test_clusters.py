@@ -70,10 +70,10 @@ def is_documented(made: Plan, flow: Flow) -> bool:
         port for port in made.ports if port.protocol == flow.protocol and port.family == flow.family
     ]
     kinds = {
-        listener.kind == NODE_PORT
+        frontend.kind == NODE_PORT
         for port in own
-        for listener in port.listeners
-        if listener.port == flow.port and listener.address in ("", flow.destination)
+        for frontend in port.frontends
+        if frontend.port == flow.port and frontend.address in ("", flow.destination)
     }
     return len(kinds) == 2 and flow.destination in made.addresses
 

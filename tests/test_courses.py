@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from kbe_nat.datapath.courses import Courses
-from kbe_nat.policy.plan import Backend, Listener, Plan, PlannedPort
+from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 
 A, B, C = (Backend(f"172.17.0.{number}", 9953) for number in (3, 4, 5))
 CLUSTER_IP = ("172.30.0.53", "udp", 53)
@@ -13,11 +13,11 @@ NODE_PORT = ("10.0.2.15", "udp", 30053)
 def port(
     name: str = "dns", cluster: tuple[Backend, ...] = (A, B), *, number: int = 53
 ) -> PlannedPort:
-    listeners = (
-        Listener("cluster-ip", "172.30.0.53", number),
-        Listener("node-port", "", number + 30_000),
+    frontends = (
+        Frontend("cluster-ip", "172.30.0.53", number),
+        Frontend("node-port", "", number + 30_000),
     )
-    return PlannedPort("default", name, "", "udp", 4, listeners, cluster, ())
+    return PlannedPort("default", name, "", "udp", 4, frontends, cluster, ())
 
 
 def plan(*ports: PlannedPort, addresses: tuple[str, ...] = ("10.0.2.15",)) -> Plan:
@@ -32,7 +32,7 @@ def test_f122_what_is_new_is_looked_at() -> None:
     own.follow(plan(port()))
     assert own.take_touched() == set(), "nothing has changed"
     external = replace(
-        port(), listeners=(*port().listeners, Listener("external-ip", "198.51.100.1", 53))
+        port(), frontends=(*port().frontends, Frontend("external-ip", "198.51.100.1", 53))
     )
     own.follow(plan(external))
     assert own.take_touched() == {("198.51.100.1", "udp", 53)}

@@ -28,7 +28,7 @@ from kbe_nat.model import (
     Snapshot,
 )
 from kbe_nat.policy.options import Mode, Options
-from kbe_nat.policy.plan import Backend, Listener, Plan, PlannedPort
+from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 from kbe_nat.policy.planner import plan
 from kbe_nat.sources.manifests.manifests import read_manifests
 
@@ -68,10 +68,10 @@ def test_the_page_line_by_line(files: list[str], page: str) -> None:
 
 def test_the_others_of_a_plan() -> None:
     targets = tuple(Backend(f"fd00::{n}", 53) for n in range(3))
-    listeners = (Listener("cluster-ip", "fd00::a", 53), Listener("node-port", "", 30053))
-    dns = PlannedPort("kube-system", "dns", "udp", "udp", IPV6, listeners, targets, ())
+    frontends = (Frontend("cluster-ip", "fd00::a", 53), Frontend("node-port", "", 30053))
+    dns = PlannedPort("kube-system", "dns", "udp", "udp", IPV6, frontends, targets, ())
     nobody = PlannedPort(
-        "default", "nobody", "", "tcp", IPV4, (Listener("cluster-ip", "10.0.0.1", 80),), (), ()
+        "default", "nobody", "", "tcp", IPV4, (Frontend("cluster-ip", "10.0.0.1", 80),), (), ()
     )
     made = Plan((dns, nobody), (), (), ())
     assert legacy.rules(made, IPV4, "default/nobody") == []
@@ -92,9 +92,9 @@ NAMES = st.from_regex(r"[a-z]([-a-z0-9]{0,20}[a-z0-9])?", fullmatch=True)
 
 
 def port_of(namespace: str, service: str, name: str, **more: Any) -> PlannedPort:
-    listeners = more.pop("listeners", (Listener("cluster-ip", "172.30.0.1", 80),))
+    frontends = more.pop("frontends", (Frontend("cluster-ip", "172.30.0.1", 80),))
     targets = more.pop("targets", (Backend("10.180.0.1", 80),))
-    return PlannedPort(namespace, service, name, "tcp", IPV4, listeners, targets, (), **more)
+    return PlannedPort(namespace, service, name, "tcp", IPV4, frontends, targets, (), **more)
 
 
 @pytest.mark.parametrize(
@@ -164,16 +164,16 @@ def test_numbers_of_rules(services: int, endpoints: int, is_balanced: bool) -> N
     """TestNumberIptablesRules of kube-proxy, as formulas."""
     ports = []
     for service in range(services):
-        cluster_ip = Listener("cluster-ip", f"172.30.0.{service}", 80)
+        cluster_ip = Frontend("cluster-ip", f"172.30.0.{service}", 80)
         outside = (
-            Listener("external-ip", f"192.168.99.{service}", 80),
-            Listener("load-balancer", f"1.2.3.{service}", 80),
-            Listener("node-port", "", 30000 + service),
+            Frontend("external-ip", f"192.168.99.{service}", 80),
+            Frontend("load-balancer", f"1.2.3.{service}", 80),
+            Frontend("node-port", "", 30000 + service),
         )
         targets = tuple(Backend(f"10.{service}.0.{n}", 80) for n in range(endpoints))
-        listeners = (cluster_ip, *(outside if is_balanced else ()))
+        frontends = (cluster_ip, *(outside if is_balanced else ()))
         ranges = ("203.0.113.0/25",) if is_balanced else ()
-        more: dict[str, Any] = {"listeners": listeners, "targets": targets, "source_ranges": ranges}
+        more: dict[str, Any] = {"frontends": frontends, "targets": targets, "source_ranges": ranges}
         ports.append(port_of("ns", f"svc{service}", "p80", **more))
     # The formulas are of a cluster without a source that tells pods... which adds no rule here.
     made = Plan(
@@ -209,7 +209,7 @@ def test_what_a_service_names_twice_is_written_twice() -> None:
     snapshot = Snapshot(services=(service,), slices={service.key: (part,)}, nodes=nodes)
     options = Options("here")
     made = plan(snapshot, options)
-    assert (made.notes, len(made.ports[0].listeners)) == ((), 4)
+    assert (made.notes, len(made.ports[0].frontends)) == ((), 4)
     lines = iptables_save.dump(made, snapshot, IPV4).splitlines()
     counts = {
         text: sum(1 for line in lines if text in line)
@@ -296,7 +296,7 @@ def test_sets_of_ranges_as_nft_lists_them(ranges: str, listed: str) -> None:
     ],
 )
 def test_balanced_addresses_among_source_ranges(addresses: str, ranges: str, listed: str) -> None:
-    listeners = tuple(Listener("load-balancer", address, 80) for address in addresses.split())
+    frontends = tuple(Frontend("load-balancer", address, 80) for address in addresses.split())
     more: dict[str, Any] = {"source_ranges": tuple(ranges.split()), "admits_own_addresses": True}
-    port = port_of("ns1", "svc1", "p80", listeners=listeners, **more)
+    port = port_of("ns1", "svc1", "p80", frontends=frontends, **more)
     assert f"\t\tip saddr != {listed} drop\n" in nft.dump(Plan((port,), (), (), ()), IPV4)

@@ -22,7 +22,7 @@ from kbe_nat.model import (
 )
 from kbe_nat.packet import opening
 from kbe_nat.policy.options import Mode, Options, unknown_port
-from kbe_nat.policy.plan import Listener, PlannedPort, PortChanges, unallocated
+from kbe_nat.policy.plan import Frontend, PlannedPort, PortChanges, unallocated
 from kbe_nat.policy.planner import Planner, plan
 from kbe_nat.sources.manifests.manifests import read_manifests
 
@@ -165,9 +165,9 @@ def test_f111_families_never_mix() -> None:
     assert [str(t) for t in v4.cluster] == ["10.0.0.1:80"] and [str(t) for t in v6.cluster] == [
         "[fd00::1]:80"
     ]
-    assert v6.listeners == (
-        Listener("cluster-ip", "fd00:30::1", 80),
-        Listener("external-ip", "2001:db8::99", 80),
+    assert v6.frontends == (
+        Frontend("cluster-ip", "fd00:30::1", 80),
+        Frontend("external-ip", "2001:db8::99", 80),
     )
     assert (v4.source_ranges, v6.source_ranges) == (("203.0.113.0/24",), ())
 
@@ -204,8 +204,8 @@ def test_f105_f107_the_first_owner_keeps_its_address() -> None:
         WEB, name="second", cluster_ips=("172.30.0.2",), external_ips=("192.0.2.1",)
     )
     made = plan(Snapshot(services=(thief, WEB, second)))
-    listeners = {port.service: [own.address for own in port.listeners] for port in made.ports}
-    assert listeners == {
+    frontends = {port.service: [own.address for own in port.frontends] for port in made.ports}
+    assert frontends == {
         "thief": ["172.30.0.9", "192.0.2.1"],
         "web": ["172.30.0.1"],
         "second": ["172.30.0.2"],
@@ -226,7 +226,7 @@ def test_node_ports_are_told_apart_by_protocol() -> None:
         with_node_port("c", "172.30.0.3", "tcp"),
     )
     made = plan(Snapshot(services=services))
-    assert [len(port.listeners) for port in made.ports] == [2, 2, 1]
+    assert [len(port.frontends) for port in made.ports] == [2, 2, 1]
     assert made.notes[0].endswith("it belongs to shop/a")
 
 
@@ -530,7 +530,7 @@ def test_a_balanced_address_that_is_an_external_ip_too() -> None:
     kinds = {}
     for mode in Mode:
         [port] = plan(snapshot, Options(mode=mode)).ports
-        kinds[mode] = [own.kind for own in port.listeners if own.address == "198.51.100.1"]
+        kinds[mode] = [own.kind for own in port.frontends if own.address == "198.51.100.1"]
     # In iptables mode the external IP's rule comes first, and passes by the source ranges.
     assert kinds[Mode.IPTABLES][0] == "external-ip"
     assert kinds[Mode.NFTABLES] == ["load-balancer"]
@@ -577,5 +577,5 @@ def test_a_planner_looks_again_only_at_what_has_changed() -> None:
     assert back.changes == PortChanges(after, after[:1], before[:1])
     moved = structs.replace(WEB, ports=(ServicePort("", "tcp", 81),))
     made = planner.plan(structs.replace(snapshot, services=(moved, other)), options)
-    assert [own.listeners[0].port for own in made.ports] == [81, 80]
+    assert [own.frontends[0].port for own in made.ports] == [81, 80]
     assert made.ports[1] is back.ports[1]

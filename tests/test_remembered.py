@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 
-from kbe_nat.policy.plan import Backend, Listener, PlannedPort, PortChanges
+from kbe_nat.policy.plan import Backend, Frontend, PlannedPort, PortChanges
 from kbe_nat.remembered import Remembered
 
 
 def port(name: str, *targets: str) -> PlannedPort:
-    listeners = (Listener("cluster-ip", "172.30.0.1", 80),)
+    frontends = (Frontend("cluster-ip", "172.30.0.1", 80),)
     return PlannedPort(
-        "default", name, "", "tcp", 4, listeners, tuple(Backend(own, 80) for own in targets), ()
+        "default", name, "", "tcp", 4, frontends, tuple(Backend(own, 80) for own in targets), ()
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 import kbe_nat
-from kbe_nat.policy.plan import Backend, Listener, Plan, PlannedPort
+from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.diversion import rule_sets
 from kbe_nat.rules.installer import installed
@@ -18,18 +18,18 @@ from kbe_nat.rules.rule import Marks
 POD = Backend("172.17.0.3", 9876)
 
 
-def policy(name: str, *listeners: Listener, family: int = 4, protocol: str = "tcp") -> PlannedPort:
-    return PlannedPort("default", name, "", protocol, family, listeners, (POD,), ())
+def policy(name: str, *frontends: Frontend, family: int = 4, protocol: str = "tcp") -> PlannedPort:
+    return PlannedPort("default", name, "", protocol, family, frontends, (POD,), ())
 
 
 PLAN = Plan(
     ports=(
         policy(
-            "web", Listener("cluster-ip", "172.30.228.255", 80), Listener("node-port", "", 30080)
+            "web", Frontend("cluster-ip", "172.30.228.255", 80), Frontend("node-port", "", 30080)
         ),
-        policy("dns", Listener("cluster-ip", "172.30.0.10", 53), protocol="udp"),
+        policy("dns", Frontend("cluster-ip", "172.30.0.10", 53), protocol="udp"),
         policy(
-            "six", Listener("cluster-ip", "fd00::1", 80), Listener("node-port", "", 30080), family=6
+            "six", Frontend("cluster-ip", "fd00::1", 80), Frontend("node-port", "", 30080), family=6
         ),
     ),
     addresses=("192.0.2.1", "2001:db8::1"),
@@ -72,7 +72,7 @@ def test_sets_hold_every_frontend_of_their_family() -> None:
 
 
 def test_where_node_ports_are_closed_those_that_refuse_somebody_are_diverted() -> None:
-    port = Listener("node-port", "", 30080)
+    port = Frontend("node-port", "", 30080)
     served, unserved = policy("web", port), replace(policy("web", port), cluster=())
     for own, expected in ((served, ()), (unserved, ("192.0.2.9,tcp:30080",))):
         [made] = rule_sets(Plan((own,), (), (), (), closed_addresses=("192.0.2.9", "::1")), (7, 7))
@@ -80,7 +80,7 @@ def test_where_node_ports_are_closed_those_that_refuse_somebody_are_diverted() -
 
 
 def test_the_number_of_rules_does_not_grow_with_services() -> None:
-    many = tuple(policy(f"s{n}", Listener("cluster-ip", f"172.30.1.{n}", 80)) for n in range(250))
+    many = tuple(policy(f"s{n}", Frontend("cluster-ip", f"172.30.1.{n}", 80)) for n in range(250))
     [few] = rule_sets(Plan(many[:1], (), (), ()), (7, 7))
     [lots] = rule_sets(Plan(many, (), (), ()), (7, 7))
     assert few.rules == lots.rules

@@ -10,7 +10,7 @@ from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.first_packet import FirstPacket
 from kbe_nat.packet import opening
 from kbe_nat.policy.options import Options
-from kbe_nat.policy.plan import Backend, Listener, Plan, PlannedPort
+from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 from kbe_nat.rules.backend_ids import REST_SECONDS, Numbering
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.nat_program import TranslationChange
@@ -21,10 +21,10 @@ NEAR, FAR, DRAINED = (
     Backend("10.0.0.2", 80),
     Backend("10.0.0.3", 80, weight=0),
 )
-CLUSTER_IP = Listener("cluster-ip", "172.30.0.1", 80)
-BALANCED = Listener("load-balancer", "198.51.100.1", 80)
-EXTERNAL = Listener("external-ip", "198.51.100.2", 80)
-NODE_PORT = Listener("node-port", "", 30080)
+CLUSTER_IP = Frontend("cluster-ip", "172.30.0.1", 80)
+BALANCED = Frontend("load-balancer", "198.51.100.1", 80)
+EXTERNAL = Frontend("external-ip", "198.51.100.2", 80)
+NODE_PORT = Frontend("node-port", "", 30080)
 WEB = PlannedPort(
     "default",
     "web",
@@ -97,7 +97,7 @@ def test_who_stands_by_stays_while_they_may() -> None:
 
 def test_standbys_are_spread() -> None:
     ports = [
-        replace(WEB, service=f"s{n}", listeners=(Listener("cluster-ip", f"172.30.1.{n}", 80),))
+        replace(WEB, service=f"s{n}", frontends=(Frontend("cluster-ip", f"172.30.1.{n}", 80),))
         for n in range(100)
     ]
     own = chosen(*ports)

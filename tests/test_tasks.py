@@ -219,7 +219,7 @@ def test_f129_no_task_ends_the_loop(
         rounds += failures >= 20
         if rounds == 1:
             (tmp_path / "web.yaml").write_text(SERVICE.replace("80", "81"))
-        is_there = [port.listeners[0].port for port in controller.plan.ports] == [81]
+        is_there = [port.frontends[0].port for port in controller.plan.ports] == [81]
         own._is_ending = (rounds > 20 and is_there and not own._unsaid) or time.monotonic() > end
 
     # Another task, whose turn comes as always.

@@ -67,7 +67,7 @@ def reference() -> None:
         [
             ServicePort(
                 port.name,
-                [Frontend(own.address, own.port, own.kind) for own in port.listeners],
+                [Frontend(own.address, own.port, own.kind) for own in port.frontends],
                 [Backend(own.address, own.port) for own in port.cluster],
                 port.protocol,
             )

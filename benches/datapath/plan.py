@@ -3,7 +3,7 @@
 from typing import Final
 
 from kbe_nat.policy.options import Options
-from kbe_nat.policy.plan import Backend, Listener, Plan, PlannedPort
+from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 
 QUEUE: Final = 7
 VIP: Final = "172.30.228.255"
@@ -17,7 +17,7 @@ PLAN: Final = Plan(
             "",
             protocol,
             4,
-            (Listener("cluster-ip", VIP, n),),
+            (Frontend("cluster-ip", VIP, n),),
             (Backend(POD, n),),
             (),
         )

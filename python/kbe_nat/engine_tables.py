@@ -56,7 +56,7 @@ def _native_port(policy: PlannedPort, *, is_nftables: bool) -> _native.ServicePo
 
     return _native.ServicePort(
         policy.name,
-        [_native.Frontend(own.address, own.port, own.kind) for own in policy.listeners],
+        [_native.Frontend(own.address, own.port, own.kind) for own in policy.frontends],
         [backend(own) for own in policy.cluster],
         protocol=policy.protocol,
         local_backends=[backend(own) for own in policy.local],

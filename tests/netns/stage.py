@@ -28,7 +28,7 @@ from kbe_nat.model import IPV4, IPV6
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace, inside
 from kbe_nat.policy.options import Options
-from kbe_nat.policy.plan import Backend, Listener, Plan, PlannedPort
+from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.iptables import Iptables
 from kbe_nat.rules.rule import DatapathKind, Marks
@@ -48,8 +48,8 @@ FAMILIES = pytest.mark.parametrize("family", [IPV4, IPV6], ids=["ipv4", "ipv6"])
 
 def port(name: str, number: int, protocol: str, family: int, pods: int = 2) -> PlannedPort:
     targets = tuple(Backend(address, number) for address in PODS[family][:pods])
-    listener = Listener("cluster-ip", VIPS[family], number)
-    return PlannedPort("default", f"{name}{family}", "", protocol, family, (listener,), targets, ())
+    frontend = Frontend("cluster-ip", VIPS[family], number)
+    return PlannedPort("default", f"{name}{family}", "", protocol, family, (frontend,), targets, ())
 
 
 def plan_of(pods: int = 2) -> Plan:

@@ -17,7 +17,7 @@ from kbe_nat.model import IPV4, IPV6
 from kbe_nat.playground.cluster import CLIENT_ADDRESS, Cluster
 from kbe_nat.playground.namespaces import Namespace, inside
 from kbe_nat.policy.options import Options
-from kbe_nat.policy.plan import Backend, Listener, Plan, PlannedPort
+from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.rule import DatapathKind
 
@@ -38,7 +38,7 @@ def plan() -> Plan:
             "",
             protocol,
             family,
-            (Listener("external-ip", VIPS[family], 5009),),
+            (Frontend("external-ip", VIPS[family], 5009),),
             (Backend(NODE[family], 5009),),
             (),
         )

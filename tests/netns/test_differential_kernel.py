@@ -19,7 +19,7 @@ from wires import ETH_P_IP, MARKER, mac, sent_in_order, taken, wire
 import kbe_nat
 from kbe_nat.playground.cluster import CLIENT_ADDRESS, Cluster
 from kbe_nat.policy.options import Options
-from kbe_nat.policy.plan import Listener, Plan, PlannedPort
+from kbe_nat.policy.plan import Frontend, Plan, PlannedPort
 from kbe_nat.rules.rule import DatapathKind
 
 VIP = "172.30.228.255"
@@ -134,9 +134,9 @@ def unnumbered(packet: bytes) -> bytes:
 
 
 def _port(protocol: str, number: int) -> PlannedPort:
-    listener = Listener("cluster-ip", VIP, number)
+    frontend = Frontend("cluster-ip", VIP, number)
     target = type(POD)(POD.address, number)
-    return PlannedPort("default", protocol, "", protocol, 4, (listener,), (target,), ())
+    return PlannedPort("default", protocol, "", protocol, 4, (frontend,), (target,), ())
 
 
 PLAN = Plan(

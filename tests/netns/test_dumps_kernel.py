@@ -15,7 +15,7 @@ from kbe_nat.kubeproxy.diff import differences
 from kbe_nat.model import IPV4, IPV6
 from kbe_nat.playground.namespaces import Namespace
 from kbe_nat.policy.options import Mode
-from kbe_nat.policy.plan import Backend, Listener, Plan, PlannedPort
+from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 from kbe_nat.policy.planner import plan
 from kbe_nat.rules.commands import Commands
 from kbe_nat.sources.manifests.manifests import read_manifests
@@ -57,14 +57,14 @@ def test_nft_lists_what_was_dumped(node: Namespace, case: Case, tmp_path: Path) 
 def test_nft_lists_source_ranges_as_they_were_dumped(
     node: Namespace, ranges: tuple[str, ...]
 ) -> None:
-    listeners = tuple(Listener("load-balancer", f"203.0.114.{number}", 80) for number in (1, 2, 4))
+    frontends = tuple(Frontend("load-balancer", f"203.0.114.{number}", 80) for number in (1, 2, 4))
     port = PlannedPort(
         "ns",
         "svc",
         "",
         "tcp",
         IPV4,
-        listeners,
+        frontends,
         (Backend("10.0.0.1", 80),),
         (),
         source_ranges=ranges,
@@ -75,7 +75,7 @@ def test_nft_lists_source_ranges_as_they_were_dumped(
         "",
         "tcp",
         IPV4,
-        listeners,
+        frontends,
         (),
         (),
         source_ranges=ranges,

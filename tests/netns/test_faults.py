@@ -22,7 +22,7 @@ from kbe_nat.errors import RulesError
 from kbe_nat.model import IPV4
 from kbe_nat.playground.cluster import CLIENT_ADDRESS, NODE_ADDRESS, Cluster
 from kbe_nat.policy.options import Options
-from kbe_nat.policy.plan import Listener
+from kbe_nat.policy.plan import Frontend
 from kbe_nat.rules.rule import DatapathKind, Marks
 
 VIP = VIPS[IPV4]
@@ -432,7 +432,7 @@ def test_f91_martians_open_nothing(cluster: Cluster, way: DatapathKind) -> None:
 
 @WAYS
 def test_f108_loopback_is_not_reached_from_outside(cluster: Cluster, way: DatapathKind) -> None:
-    port_80 = replace(port("echo", 7, "udp", IPV4), listeners=(Listener("node-port", "", 30007),))
+    port_80 = replace(port("echo", 7, "udp", IPV4), frontends=(Frontend("node-port", "", 30007),))
     plan = replace(plan_of(), ports=(port_80,), node_port_addresses=(NODE_ADDRESS, "127.0.0.1"))
     with stage(cluster, way, plan=plan) as own:
         body = traffic.udp(6000, 30007, b"to loopback")

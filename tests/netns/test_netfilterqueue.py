@@ -20,7 +20,7 @@ from kbe_nat.engine_tables import Tables
 from kbe_nat.playground.cluster import NODE_ADDRESS, Cluster
 from kbe_nat.playground.namespaces import Namespace, inside
 from kbe_nat.policy.options import Options
-from kbe_nat.policy.plan import Backend, Listener, Plan, PlannedPort
+from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.diversion import rule_sets
 from kbe_nat.rules.installer import installed
@@ -31,8 +31,8 @@ QUEUE = 3
 
 
 def port(name: str, number: int, protocol: str, *targets: Backend) -> PlannedPort:
-    listener = Listener("cluster-ip", VIP, number)
-    return PlannedPort("default", name, "", protocol, 4, (listener,), targets, ())
+    frontend = Frontend("cluster-ip", VIP, number)
+    return PlannedPort("default", name, "", protocol, 4, (frontend,), targets, ())
 
 
 PLAN = Plan(

@@ -13,7 +13,7 @@ from kbe_nat.errors import RulesError
 from kbe_nat.model import IPV4, IPV6
 from kbe_nat.playground.namespaces import Namespace
 from kbe_nat.policy.options import Mode, Options
-from kbe_nat.policy.plan import Backend, Listener, Plan, PlannedPort
+from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.diversion import rule_sets
 from kbe_nat.rules.installer import InstallerName, probe
@@ -30,12 +30,12 @@ def rules(
     addresses = {IPV4: "172.30.{}.{}", IPV6: "fd00::{}:{}"}
     ports = tuple(
         PlannedPort(
-            "default", f"s{n}", "", "tcp", number, (listener,), (Backend("10.0.0.1", 80),), ()
+            "default", f"s{n}", "", "tcp", number, (frontend,), (Backend("10.0.0.1", 80),), ()
         )
         for number in families
         for n in range(services)
-        for listener in [
-            Listener("cluster-ip", addresses[number].format(n // 250, n % 250 + 1), 80)
+        for frontend in [
+            Frontend("cluster-ip", addresses[number].format(n // 250, n % 250 + 1), 80)
         ]
     )
     return rule_sets(Plan(ports, (), (), ()), queues)
@@ -310,6 +310,6 @@ def test_marks_can_be_others(node: Namespace) -> None:
 def rules_ports() -> tuple[PlannedPort, ...]:
     return (
         PlannedPort(
-            "default", "s", "", "tcp", IPV4, (Listener("cluster-ip", "172.30.0.1", 80),), (), ()
+            "default", "s", "", "tcp", IPV4, (Frontend("cluster-ip", "172.30.0.1", 80),), (), ()
         ),
     )

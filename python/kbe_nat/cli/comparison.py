@@ -153,7 +153,7 @@ def _owner(plan: Plan, ends: wire.Ends) -> str | None:
     for policy in plan.ports:
         if policy.protocol != ends.protocol:
             continue
-        for own in policy.listeners:
+        for own in policy.frontends:
             if own.port == port and (
                 own.address == address or (not own.address and address in plan.node_port_addresses)
             ):

@@ -252,13 +252,13 @@ def _service_lines(world: World, service: Found) -> str:
         "Labels": _labels(service.value.metadata.labels),
         "Selector": _labels(spec.selector),
         "Type": spec.type,
-        "IP": spec.cluster_ip or ", ".join(sorted({own.listeners[0].address for own in ports})),
+        "IP": spec.cluster_ip or ", ".join(sorted({own.frontends[0].address for own in ports})),
     }
     text = _lines(lines)
     for own in ports:
         text += _lines(
             {
-                "Port": f"{own.port_name or '<unset>'} {own.listeners[0].port}/{own.protocol.upper()}",
+                "Port": f"{own.port_name or '<unset>'} {own.frontends[0].port}/{own.protocol.upper()}",
                 "Endpoints": ",".join(map(str, own.cluster)) or "<none>",
             }
         )

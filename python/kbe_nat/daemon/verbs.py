@@ -213,7 +213,7 @@ def _service(port: PlannedPort, counted: Counted) -> Row:
         "name": port.name,
         "protocol": port.protocol,
         "family": port.family,
-        "frontends": [_frontend(kind.kind, kind.address, kind.port) for kind in port.listeners],
+        "frontends": [_frontend(kind.kind, kind.address, kind.port) for kind in port.frontends],
         "strategy": str(port.strategy),
         "backends": len(port.cluster),
         "affinity_seconds": port.affinity_seconds,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from kbe_nat.policy.plan import Plan, PlannedPort
 from kbe_nat.remembered import Remembered
 from kbe_nat.rules.backend_ids import Address
-from kbe_nat.rules.frontends import Frontend, frontends
+from kbe_nat.rules.frontends import FrontendKey, frontend_keys
 
 
 class Courses:
@@ -15,10 +15,10 @@ class Courses:
     def __init__(self) -> None:
         self._plan = Plan((), (), (), ())
         self._ports = Remembered(self._looked_at)
-        self._touched: set[Frontend] = set()
+        self._touched: set[FrontendKey] = set()
 
     def follow(self, plan: Plan) -> None:
-        """Note what this plan changes. Cost: linear in the listeners and endpoints of ports that
+        """Note what this plan changes. Cost: linear in the frontends and endpoints of ports that
         have changed; in those of all when addresses of the node have.
         """
         before, self._plan = self._plan, plan
@@ -33,7 +33,7 @@ class Courses:
         self._ports.keep(findings)
         self._touched |= _touched(left, findings.arrived)
 
-    def take_touched(self) -> set[Frontend]:
+    def take_touched(self) -> set[FrontendKey]:
         """Frontends, since this was asked last, that have come or gone, or from which somebody has
         been taken who served them: there may be flows that are older, or go to those.
         """
@@ -41,7 +41,7 @@ class Courses:
         return touched
 
     def _looked_at(self, policy: PlannedPort) -> "_Course":
-        places = frozenset(place for place, *_ in frontends(self._plan, policy))
+        places = frozenset(place for place, *_ in frontend_keys(self._plan, policy))
         targets = (*policy.cluster, *policy.local, *policy.serving)
         return _Course(places, frozenset((own.address, own.port) for own in targets))
 
@@ -49,12 +49,12 @@ class Courses:
 class _Course(NamedTuple):
     """Of one service port."""
 
-    frontends: frozenset[Frontend]
+    frontends: frozenset[FrontendKey]
     endpoints: frozenset[Address]
     """All that may have flows."""
 
 
-def _touched(left: Iterable[_Course], arrived: Iterable[_Course]) -> set[Frontend]:
+def _touched(left: Iterable[_Course], arrived: Iterable[_Course]) -> set[FrontendKey]:
     before = {frontend: own.endpoints for own in left for frontend in own.frontends}
     after = {frontend: own.endpoints for own in arrived for frontend in own.frontends}
     lost = {

@@ -101,21 +101,21 @@ class _Dump:
     def dispatch(self, port: PlannedPort) -> None:
         """Where packets enter: to the service port's chains, or to its refusal."""
         named = {kind: Counter(self.named(port, kind)) for kind in (EXTERNAL_IP, LOAD_BALANCER)}
-        for listener in port.listeners:
-            if listener.kind == CLUSTER_IP:
-                to = (f"-d {listener.address}/{self.bits}", f"-p {port.protocol}")
-                match = f"-m {port.protocol} --dport {listener.port}"
+        for frontend in port.frontends:
+            if frontend.kind == CLUSTER_IP:
+                to = (f"-d {frontend.address}/{self.bits}", f"-p {port.protocol}")
+                match = f"-m {port.protocol} --dport {frontend.port}"
                 if port.has_internal_endpoints:
                     chain = iptables_chain(LOCAL if port.is_internal_local else SERVICE, port)
                     where = comment(f"{port.name} cluster IP")
                     self.add("nat", "KUBE-SERVICES", *to, where, match, f"-j {chain}")
                 else:
                     self.refuse("KUBE-SERVICES", port, *to, match=match)
-            elif listener.kind == NODE_PORT:
-                self.dispatch_node_port(port, listener.port)
+            elif frontend.kind == NODE_PORT:
+                self.dispatch_node_port(port, frontend.port)
             else:
-                for _ in range(named[listener.kind][listener.address]):
-                    self.dispatch_external(port, listener.kind, listener.address, listener.port)
+                for _ in range(named[frontend.kind][frontend.address]):
+                    self.dispatch_external(port, frontend.kind, frontend.address, frontend.port)
         if port.health_check_node_port:
             match = f"-m tcp --dport {port.health_check_node_port}"
             where = comment(f"{port.name} health check node port")
@@ -187,17 +187,17 @@ class _Dump:
         if options.masquerade_all:
             sources = device = ""
         chain = iptables_chain(LOCAL if port.is_internal_local else SERVICE, port)
-        for listener in port.listeners:
-            if listener.kind == CLUSTER_IP:
+        for frontend in port.frontends:
+            if frontend.kind == CLUSTER_IP:
                 self.add(
                     "nat",
                     chain,
                     sources,
-                    f"-d {listener.address}/{self.bits}",
+                    f"-d {frontend.address}/{self.bits}",
                     device,
                     f"-p {port.protocol}",
                     comment(f"{port.name} cluster IP"),
-                    f"-m {port.protocol} --dport {listener.port}",
+                    f"-m {port.protocol} --dport {frontend.port}",
                     "-j KUBE-MARK-MASQ",
                 )
 

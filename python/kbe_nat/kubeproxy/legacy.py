@@ -33,11 +33,11 @@ def _port(port: PlannedPort) -> Iterator[str]:
     name = f"{port.namespace}/{port.service}:{port.port_name}"
     bits = 128 if port.family == IPV6 else 32
     service = hashed_chain(SERVICE, name + port.protocol)
-    for listener in port.listeners:
-        if listener.kind == CLUSTER_IP:
-            match = f"-d {listener.address}/{bits} -p {port.protocol}"
+    for frontend in port.frontends:
+        if frontend.kind == CLUSTER_IP:
+            match = f"-d {frontend.address}/{bits} -p {port.protocol}"
             comment = f'-m comment --comment "{name} cluster IP"'
-            yield f"-A KUBE-SERVICES {match} {comment} -m {port.protocol} --dport {listener.port} -j {service}"
+            yield f"-A KUBE-SERVICES {match} {comment} -m {port.protocol} --dport {frontend.port} -j {service}"
     comment = f'-m comment --comment "{name}"'
     for index, target in enumerate(port.cluster):
         left = len(port.cluster) - index

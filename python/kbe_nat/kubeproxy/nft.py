@@ -105,15 +105,15 @@ class _Dump:
         base = nft_base(port)
         self.fill("set cluster-ips", port.addresses(CLUSTER_IP))
         # A map has one element for a key, the one that is written last: of those that packets find.
-        for listener in reversed(port.listeners):
-            is_external = listener.kind != CLUSTER_IP
+        for frontend in reversed(port.frontends):
+            is_external = frontend.kind != CLUSTER_IP
             chain = f"external-{base}" if is_external else self.internal_chain(port, base)
             has_endpoints = bool(port.cluster) if is_external else port.has_internal_endpoints
             serves = port.has_external_endpoints if is_external else has_endpoints
-            place = f"{port.protocol} . {listener.port}"
+            place = f"{port.protocol} . {frontend.port}"
             served, refused = "map service-nodeports", "map no-endpoint-nodeports"
-            if listener.kind != NODE_PORT:
-                place = f"{listener.address} . {place}"
+            if frontend.kind != NODE_PORT:
+                place = f"{frontend.address} . {place}"
                 served, refused = "map service-ips", "map no-endpoint-services"
             if has_endpoints:
                 self.lead(served, place, f"goto {chain}")
@@ -152,9 +152,9 @@ class _Dump:
             return
         allowed = [*port.source_ranges, *(addresses if port.admits_own_addresses else ())]
         self.chains[f"firewall-{base}"] = [f"{self.ip} saddr != {_anonymous(allowed)} drop"]
-        for listener in port.listeners:
-            if listener.kind == LOAD_BALANCER:
-                place = f"{listener.address} . {port.protocol} . {listener.port}"
+        for frontend in port.frontends:
+            if frontend.kind == LOAD_BALANCER:
+                place = f"{frontend.address} . {port.protocol} . {frontend.port}"
                 self.lead("map firewall-ips", place, f"goto firewall-{base}")
 
     def external(self, port: PlannedPort, base: str) -> None:

@@ -5,15 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from kbe_nat.model import join_address
-from kbe_nat.policy.plan import CLUSTER_IP, Listener, PlannedPort, PortChanges
+from kbe_nat.policy.plan import CLUSTER_IP, Frontend, PlannedPort, PortChanges
 
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """Which listeners the service ports of a plan have got."""
+    """Which frontends the service ports of a plan have got."""
 
     drafts: list[PlannedPort] = field(default_factory=list)
-    narrowed: Mapping[int, tuple[Listener, ...]] = field(default_factory=dict)
+    narrowed: Mapping[int, tuple[Frontend, ...]] = field(default_factory=dict)
     """Listeners of those that have not got all of theirs, by place."""
     notes: tuple[str, ...] = ()
     ports: tuple[PlannedPort, ...] = ()
@@ -22,7 +22,7 @@ class Claims:
 
     def follow(self, drafts: list[PlannedPort]) -> "Claims":
         """The claims of these service ports, which take the place of those before. Cost: a
-        comparison for each; a look at every listener when any claims otherwise.
+        comparison for each; a look at every frontend when any claims otherwise.
         """
         is_same = map(operator.is_, drafts, self.drafts)
         changed = [number for number, same in enumerate(is_same) if not same]
@@ -51,50 +51,50 @@ def _settled(drafts: list[PlannedPort]) -> Claims:
     """
     owners: dict[tuple[str, str, int], str] = {}
     notes: list[str] = []
-    kept: list[list[Listener]] = [[] for _ in drafts]
+    kept: list[list[Frontend]] = [[] for _ in drafts]
     for wants_cluster_ip in (True, False):
         for number, draft in enumerate(drafts):
-            for listener in draft.listeners:
-                if (listener.kind == CLUSTER_IP) != wants_cluster_ip:
+            for frontend in draft.frontends:
+                if (frontend.kind == CLUSTER_IP) != wants_cluster_ip:
                     continue
-                place = listener.address or f"every IPv{draft.family} address of the node"
-                owner = owners.setdefault((draft.protocol, place, listener.port), draft.name)
+                place = frontend.address or f"every IPv{draft.family} address of the node"
+                owner = owners.setdefault((draft.protocol, place, frontend.port), draft.name)
                 if owner == draft.name:
-                    kept[number].append(listener)
+                    kept[number].append(frontend)
                 else:
-                    notes.append(_lost(draft, listener, place, owner))
+                    notes.append(_lost(draft, frontend, place, owner))
     narrowed = {
         number: tuple(kept[number])
         for number, draft in enumerate(drafts)
-        if len(kept[number]) < len(draft.listeners)
+        if len(kept[number]) < len(draft.frontends)
     }
     return Claims(drafts, narrowed, tuple(notes), _granted(drafts, narrowed))
 
 
-def _lost(draft: PlannedPort, listener: Listener, place: str, owner: str) -> str:
+def _lost(draft: PlannedPort, frontend: Frontend, place: str, owner: str) -> str:
     where = (
-        join_address(place, listener.port)
-        if listener.address
-        else f"port {listener.port} of {place}"
+        join_address(place, frontend.port)
+        if frontend.address
+        else f"port {frontend.port} of {place}"
     )
     return f"Service {draft.name}: {draft.protocol} {where} is not served for it: it belongs to {owner}"
 
 
 def _granted(
-    drafts: list[PlannedPort], narrowed: Mapping[int, tuple[Listener, ...]]
+    drafts: list[PlannedPort], narrowed: Mapping[int, tuple[Frontend, ...]]
 ) -> tuple[PlannedPort, ...]:
     if not narrowed:
         return tuple(drafts)
     ports: list[PlannedPort | None] = list(drafts)
-    for number, listeners in narrowed.items():
-        ports[number] = replace(drafts[number], listeners=listeners) if listeners else None
+    for number, frontends in narrowed.items():
+        ports[number] = replace(drafts[number], frontends=frontends) if frontends else None
     return tuple(port for port in ports if port)
 
 
 def _claims_alike(one: PlannedPort, other: PlannedPort) -> bool:
-    return (one.name, one.protocol, one.family, one.listeners) == (
+    return (one.name, one.protocol, one.family, one.frontends) == (
         other.name,
         other.protocol,
         other.family,
-        other.listeners,
+        other.frontends,
     )

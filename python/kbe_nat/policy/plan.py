@@ -10,7 +10,7 @@ from kbe_nat.policy.options import Mode, Options
 
 
 @dataclass(frozen=True, slots=True)
-class Listener:
+class Frontend:
     """An address and port under which a service port is reached; a node port's address is empty."""
 
     kind: str
@@ -41,7 +41,7 @@ class PlannedPort:
     port_name: str
     protocol: str
     family: int
-    listeners: tuple[Listener, ...]
+    frontends: tuple[Frontend, ...]
     """Of several with one address and port, which an object may ask for, packets find the first."""
     cluster: tuple[Backend, ...]
     """For traffic that any node's endpoints may serve, sorted by the text of address and port."""
@@ -76,7 +76,7 @@ class PlannedPort:
     @property
     def is_external(self) -> bool:
         """It is reached by more than its cluster IP."""
-        return any(listener.kind != CLUSTER_IP for listener in self.listeners)
+        return any(frontend.kind != CLUSTER_IP for frontend in self.frontends)
 
     @property
     def uses_cluster(self) -> bool:
@@ -104,16 +104,16 @@ class PlannedPort:
         return not self.local and (not self.cluster or self.is_external_local)
 
     @property
-    def places(self) -> tuple[Listener, ...]:
-        """The listeners that packets find, each with another address and port."""
-        found: dict[tuple[str, int], Listener] = {}
-        for listener in self.listeners:
-            found.setdefault((listener.address, listener.port), listener)
+    def places(self) -> tuple[Frontend, ...]:
+        """The frontends that packets find, each with another address and port."""
+        found: dict[tuple[str, int], Frontend] = {}
+        for frontend in self.frontends:
+            found.setdefault((frontend.address, frontend.port), frontend)
         return tuple(found.values())
 
     def addresses(self, kind: str) -> tuple[str, ...]:
-        """The addresses of all listeners of one kind."""
-        return tuple(listener.address for listener in self.listeners if listener.kind == kind)
+        """The addresses of all frontends of one kind."""
+        return tuple(frontend.address for frontend in self.frontends if frontend.kind == kind)
 
 
 @dataclass(frozen=True, slots=True)

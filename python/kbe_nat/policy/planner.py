@@ -33,8 +33,8 @@ from kbe_nat.policy.plan import (
     LOAD_BALANCER,
     NODE_PORT,
     Backend,
+    Frontend,
     HealthCheck,
-    Listener,
     Plan,
     PlannedPort,
 )
@@ -62,7 +62,7 @@ class Planner:
 
     def plan(self, snapshot: Snapshot, options: Options) -> Plan:
         """As the function `plan`. Cost: a comparison per Service, linear in the endpoints of those
-        that changed, and a look at every listener when any has.
+        that changed, and a look at every frontend when any has.
         """
         has_same_services = snapshot.services is self._services
         self._services = snapshot.services
@@ -192,29 +192,29 @@ class _Planner:
             ranges, admits = self.source_ranges(service, number)
             is_external_too = cluster_ip in balanced or cluster_ip in external
             for port in service.ports:
-                internal = Listener(CLUSTER_IP, cluster_ip, port.port)
-                others = [Listener(EXTERNAL_IP, ip, port.port) for ip in external]
-                others += [Listener(LOAD_BALANCER, ip, port.port) for ip in balanced]
+                internal = Frontend(CLUSTER_IP, cluster_ip, port.port)
+                others = [Frontend(EXTERNAL_IP, ip, port.port) for ip in external]
+                others += [Frontend(LOAD_BALANCER, ip, port.port) for ip in balanced]
                 if port.node_port:
-                    others.append(Listener(NODE_PORT, "", port.node_port))
+                    others.append(Frontend(NODE_PORT, "", port.node_port))
                 is_external_local = service.is_external_local and bool(others)
                 endpoints = endpoints_of(port)
                 uses_local = service.is_internal_local or is_external_local
                 cluster = self.cluster_set(endpoints)
                 local = self.local_set(endpoints) if uses_local else ()
-                listeners = [internal, *others]
+                frontends = [internal, *others]
                 if is_external_too and self.is_external_first(
                     has_endpoints=bool(cluster),
                     is_served=bool(local) or not service.is_internal_local,
                 ):
-                    listeners = [*others, internal]
+                    frontends = [*others, internal]
                 yield PlannedPort(
                     namespace=service.namespace,
                     service=service.name,
                     port_name=port.name,
                     protocol=port.protocol,
                     family=number,
-                    listeners=tuple(dict.fromkeys(listeners)),
+                    frontends=tuple(dict.fromkeys(frontends)),
                     cluster=cluster,
                     local=local,
                     serving=_serving_beside(endpoints, {*cluster, *local}),

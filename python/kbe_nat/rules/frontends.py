@@ -7,10 +7,10 @@ from typing import TypeAlias
 
 from kbe_nat.model import family
 from kbe_nat.policy.options import unknown_port
-from kbe_nat.policy.plan import CLUSTER_IP, Listener, Plan, PlannedPort, unallocated
+from kbe_nat.policy.plan import CLUSTER_IP, Frontend, Plan, PlannedPort, unallocated
 from kbe_nat.remembered import Remembered
 
-Frontend: TypeAlias = tuple[str, str, int]
+FrontendKey: TypeAlias = tuple[str, str, int]
 """Address, protocol and port."""
 
 
@@ -18,7 +18,7 @@ Frontend: TypeAlias = tuple[str, str, int]
 class Reached:
     """What of one family goes to this node's service ports."""
 
-    frontends: frozenset[Frontend]
+    frontends: frozenset[FrontendKey]
     ranges: tuple[str, ...]
     """Of cluster IPs, where everything is ours to decide, served or not."""
     addresses: frozenset[str]
@@ -35,7 +35,7 @@ class Frontends:
 
     def reached(self, plan: Plan) -> dict[int, Reached]:
         """By family in use; the same object as for the last plan when nothing has changed. Cost:
-        linear in the listeners of ports that have changed, and in those of all when any listener
+        linear in the frontends of ports that have changed, and in those of all when any frontend
         has.
         """
         before, self._plan = self._plan, plan
@@ -49,7 +49,7 @@ class Frontends:
         return self._reached
 
     def _looked_at(self, policy: PlannedPort) -> "_Places":
-        places = frozenset(place for place, *_ in frontends(self._plan, policy))
+        places = frozenset(place for place, *_ in frontend_keys(self._plan, policy))
         return _Places(policy.family, places, policy.addresses(CLUSTER_IP))
 
     def _whole(self, number: int, places: list["_Places"]) -> Reached:
@@ -66,9 +66,9 @@ class Frontends:
         )
 
 
-def frontends(plan: Plan, policy: PlannedPort) -> Iterator[tuple[Frontend, Listener, bool]]:
+def frontend_keys(plan: Plan, policy: PlannedPort) -> Iterator[tuple[FrontendKey, Frontend, bool]]:
     """Address, protocol and port of everything under which a service port is reached, with its
-    listener; and whether it is there only to be refused.
+    frontend; and whether it is there only to be refused.
     """
     for own in policy.places:
         addresses = (own.address,) if own.address else plan.node_port_addresses
@@ -86,7 +86,7 @@ class _Places:
     """Where a service port is reached."""
 
     family: int
-    frontends: frozenset[Frontend]
+    frontends: frozenset[FrontendKey]
     cluster_ips: tuple[str, ...]
 
 

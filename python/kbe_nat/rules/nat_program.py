@@ -20,7 +20,7 @@ from kbe_nat.errors import RulesError
 from kbe_nat.model import IPV4
 from kbe_nat.rules.backend_ids import Address
 from kbe_nat.rules.commands import Runner
-from kbe_nat.rules.frontends import Frontend
+from kbe_nat.rules.frontends import FrontendKey
 from kbe_nat.rules.nat_table import (
     FAMILIES,
     PROTOCOLS,
@@ -331,7 +331,10 @@ def _differences(
     """By map or set, the elements that go and those that come."""
     yield "backends", numbered(change.removed), numbered(change.added)
     if change.standby is not None and change.standby is not before.standby:
-        frontends: Iterable[Frontend] = {*change.standby.frontends, *before.standby.frontends}
+        frontends: Iterable[FrontendKey] = {
+            *change.standby.frontend_keys,
+            *before.standby.frontend_keys,
+        }
         if change.standby_change is not None and change.standby_change.before is before.standby:
             frontends = change.standby_change.frontends
         old, new = (served(own, frontends) for own in (before.standby, change.standby))

@@ -11,11 +11,11 @@ from typing import Final, TypeAlias
 from kbe_nat.model import IPV4, IPV6
 from kbe_nat.packet import NUMBERS
 from kbe_nat.rules.backend_ids import Address
-from kbe_nat.rules.frontends import Frontend
+from kbe_nat.rules.frontends import FrontendKey
 from kbe_nat.rules.rule import Marks
 from kbe_nat.rules.standby import Standby
 
-Key: TypeAlias = int | Frontend | str
+Key: TypeAlias = int | FrontendKey | str
 """A backend's number, a frontend, or an address."""
 Elements: TypeAlias = Mapping[Key, Address | None]
 """With their values; those of sets have none."""
@@ -165,7 +165,7 @@ class TranslationTable:
 def sets(own: Translation) -> dict[str, Elements]:
     """Elements by the name of their map or set."""
     addresses: Elements = dict.fromkeys(own.addresses)
-    of_standby = served(own.standby, own.standby.frontends)
+    of_standby = served(own.standby, own.standby.frontend_keys)
     return {"backends": numbered(own.backends), **of_standby, "addresses": addresses}
 
 
@@ -174,7 +174,7 @@ def numbered(backends: Mapping[Address, int]) -> Elements:
     return {number: address for address, number in backends.items()}
 
 
-def served(standby: Standby, frontends: Iterable[Frontend]) -> dict[str, Elements]:
+def served(standby: Standby, frontends: Iterable[FrontendKey]) -> dict[str, Elements]:
     """What the standby says of these frontends, by map or set."""
     found: dict[str, dict[Key, Address | None]] = {name: {} for name in ("standby", *SERVED)}
     for key in frontends:
@@ -218,7 +218,7 @@ def _shown(key: Key, value: Address | None, marks: Marks) -> str:
     return f"{text} : {value[0]} . {value[1]}" if value else text
 
 
-def _text_of(key: Frontend | str) -> str:
+def _text_of(key: FrontendKey | str) -> str:
     return key if isinstance(key, str) else " . ".join(map(str, key))
 
 

@@ -9,9 +9,9 @@ from itertools import chain
 from typing import NamedTuple
 from zlib import crc32
 
-from kbe_nat.policy.plan import CLUSTER_IP, LOAD_BALANCER, Backend, Listener, Plan, PlannedPort
+from kbe_nat.policy.plan import CLUSTER_IP, LOAD_BALANCER, Backend, Frontend, Plan, PlannedPort
 from kbe_nat.remembered import Findings, Remembered
-from kbe_nat.rules.frontends import Frontend, frontends
+from kbe_nat.rules.frontends import FrontendKey, frontend_keys
 
 
 class OnDeath(StrEnum):
@@ -25,23 +25,23 @@ class OnDeath(StrEnum):
 class Standby:
     """What the kernel does by itself, for one family."""
 
-    backends: Mapping[Frontend, Backend] = field(default_factory=dict)
+    backends: Mapping[FrontendKey, Backend] = field(default_factory=dict)
     """Who serves the frontends that need no other decision."""
-    preserved: frozenset[Frontend] = frozenset()
+    preserved: frozenset[FrontendKey] = frozenset()
     """Of these, those whose clients keep their source; the others' are masqueraded, so that answers
     come back here wherever the backend is.
     """
-    unserved: frozenset[Frontend] = frozenset()
+    unserved: frozenset[FrontendKey] = frozenset()
     """Refused: nobody may serve them, or not everybody may be let in."""
     is_contested: bool = False
     """Two ports claim one frontend, and the first one has it."""
 
     @property
-    def frontends(self) -> Iterator[Frontend]:
+    def frontend_keys(self) -> Iterator[FrontendKey]:
         """All of which anything is said."""
         return chain(self.backends, self.unserved)
 
-    def has(self, frontend: Frontend) -> bool:
+    def has(self, frontend: FrontendKey) -> bool:
         """Whether anything is said about it."""
         return frontend in self.backends or frontend in self.unserved
 
@@ -59,7 +59,7 @@ class StandbyChoice:
         """What the last choice has changed, where that is known."""
 
     def follow(self, new: Plan) -> None:
-        """Choose for this plan. Cost: linear in the listeners of ports that have changed, and a
+        """Choose for this plan. Cost: linear in the frontends of ports that have changed, and a
         copy of all frontends when any decision has; a look at all where two ports claim one
         frontend.
         """
@@ -106,14 +106,14 @@ class StandbyChoice:
         own = self.standby.get(policy.family, Standby())
         return [
             self._decision(policy, *place, own.backends.get(place[0]))
-            for place in frontends(self._plan, policy)
+            for place in frontend_keys(self._plan, policy)
         ]
 
     def _decision(
         self,
         policy: PlannedPort,
-        frontend: Frontend,
-        own: Listener,
+        frontend: FrontendKey,
+        own: Frontend,
         is_closed: bool,
         known: Backend | None,
     ) -> "_Decision":
@@ -132,7 +132,7 @@ class StandbyChange:
     """What one choice has changed."""
 
     before: Standby
-    frontends: frozenset[Frontend]
+    frontends: frozenset[FrontendKey]
     """All others are as they were."""
 
 
@@ -140,7 +140,7 @@ class _Decision(NamedTuple):
     """About a frontend of a service port."""
 
     family: int
-    frontend: Frontend
+    frontend: FrontendKey
     target: Backend | None
     is_preserved: bool
     """Its clients keep their source."""
@@ -152,7 +152,7 @@ def _of(number: int, decisions: Iterable[list[_Decision]]) -> list[_Decision]:
 
 def _whole(decisions: list[_Decision]) -> Standby:
     """Of two decisions about one frontend the first one counts."""
-    found: dict[Frontend, _Decision] = {}
+    found: dict[FrontendKey, _Decision] = {}
     for own in decisions:
         found.setdefault(own.frontend, own)
     return Standby(
@@ -167,10 +167,10 @@ def _addresses(own: Plan) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return own.node_port_addresses, own.closed_addresses
 
 
-def _able(policy: PlannedPort, listener: Listener) -> list[Backend]:
+def _able(policy: PlannedPort, frontend: Frontend) -> list[Backend]:
     """Backends that may serve everybody who comes this way."""
-    is_internal = listener.kind == CLUSTER_IP
-    is_restricted = listener.kind == LOAD_BALANCER or (policy.ranges_everywhere and not is_internal)
+    is_internal = frontend.kind == CLUSTER_IP
+    is_restricted = frontend.kind == LOAD_BALANCER or (policy.ranges_everywhere and not is_internal)
     if policy.source_ranges and is_restricted:
         return []
     is_local = policy.is_internal_local if is_internal else policy.is_external_local
