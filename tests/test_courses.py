@@ -46,9 +46,9 @@ def test_f123_f124_what_has_lost_an_endpoint_is_looked_at() -> None:
     own.take_touched()
     own.follow(plan(port(cluster=(A, B, C))))
     assert own.take_touched() == set(), "whoever comes takes nothing away"
-    own.follow(plan(replace(port(cluster=(A, B)), serving=(C,))))
+    own.follow(plan(replace(port(cluster=(A, B)), serving_backends=(C,))))
     assert own.take_touched() == set(), "it serves still"
-    own.follow(plan(replace(port(cluster=(A,)), local=(B,))))
+    own.follow(plan(replace(port(cluster=(A,)), local_backends=(B,))))
     assert own.take_touched() == {CLUSTER_IP, NODE_PORT}
     own.follow(plan(port(cluster=(A,))))
     own.follow(plan(port(cluster=(A, C))))

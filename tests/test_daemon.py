@@ -61,7 +61,7 @@ def controller(*addresses: str, rules: Memory | None = None) -> Controller:
 
 
 def weights(made: Controller) -> dict[str, int]:
-    return {own.address: own.weight for own in made.plan.ports[0].cluster}
+    return {own.address: own.weight for own in made.plan.ports[0].cluster_backends}
 
 
 def test_rules_follow_once_they_are_installed() -> None:

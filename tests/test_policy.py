@@ -75,7 +75,8 @@ def lasts(targets: object) -> str:
 )
 def test_f124_who_serves_still_beside_both_lists(endpoints: list[Endpoint], serving: str) -> None:
     assert (
-        lasts(port_of(structs.replace(WEB, is_internal_local=True), *endpoints).serving) == serving
+        lasts(port_of(structs.replace(WEB, is_internal_local=True), *endpoints).serving_backends)
+        == serving
     )
 
 
@@ -95,7 +96,7 @@ def test_f124_who_serves_still_beside_both_lists(endpoints: list[Endpoint], serv
 )
 def test_cluster_and_local_sets(endpoints: list[Endpoint], cluster: str, local: str) -> None:
     port = port_of(structs.replace(WEB, is_internal_local=True), *endpoints)
-    assert (lasts(port.cluster), lasts(port.local)) == (cluster, local)
+    assert (lasts(port.cluster_backends), lasts(port.local_backends)) == (cluster, local)
 
 
 def test_the_external_policy_counts_only_with_an_external_address() -> None:
@@ -103,7 +104,7 @@ def test_the_external_policy_counts_only_with_an_external_address() -> None:
     assert not port_of(service, READY).is_external_local
     for more in ({"external_ips": ("192.0.2.1",)}, {"load_balancer_ips": ("192.0.2.1",)}):
         port = port_of(structs.replace(service, **more), READY)
-        assert port.is_external_local and lasts(port.local) == "1"
+        assert port.is_external_local and lasts(port.local_backends) == "1"
 
 
 A, B, MINE, OTHER = (frozenset({text}) for text in ("zone-a", "zone-b", "here", "there"))
@@ -124,12 +125,14 @@ A, B, MINE, OTHER = (frozenset({text}) for text in ("zone-a", "zone-b", "here", 
     ],
 )
 def test_topology_hints(endpoints: list[Endpoint], cluster: str) -> None:
-    assert lasts(port_of(WEB, *endpoints).cluster) == cluster
+    assert lasts(port_of(WEB, *endpoints).cluster_backends) == cluster
 
 
 def test_hints_for_zones_need_a_zone() -> None:
     node = structs.replace(NODE, zone="")
-    assert lasts(port_of(WEB, end(1, zones=A), end(2, zones=B), node=node).cluster) == "1 2"
+    assert (
+        lasts(port_of(WEB, end(1, zones=A), end(2, zones=B), node=node).cluster_backends) == "1 2"
+    )
 
 
 def test_slices_are_matched_by_name_and_protocol_and_merged() -> None:
@@ -141,12 +144,12 @@ def test_slices_are_matched_by_name_and_protocol_and_merged() -> None:
         EndpointSlice("4", 4, (SlicePort("b", "tcp", 7070),), (end(3),)),
     )
     tcp, udp = plan(Snapshot(services=(service,), slices={service.key: slices})).ports
-    assert [str(target) for target in tcp.cluster] == [
+    assert [str(target) for target in tcp.cluster_backends] == [
         "10.0.0.1:8080",
         "10.0.0.2:8080",
         "10.0.0.2:9090",
     ]
-    assert [str(target) for target in udp.cluster] == ["10.0.0.1:53"]
+    assert [str(target) for target in udp.cluster_backends] == ["10.0.0.1:53"]
     assert tcp.name == udp.name == "shop/web:a"
 
 
@@ -162,9 +165,9 @@ def test_f111_families_never_mix() -> None:
         EndpointSlice("6", 6, (SlicePort("", "tcp", 80),), (Endpoint("fd00::1", "here"),)),
     )
     v4, v6 = plan(Snapshot(services=(service,), slices={service.key: slices})).ports
-    assert [str(t) for t in v4.cluster] == ["10.0.0.1:80"] and [str(t) for t in v6.cluster] == [
-        "[fd00::1]:80"
-    ]
+    assert [str(t) for t in v4.cluster_backends] == ["10.0.0.1:80"] and [
+        str(t) for t in v6.cluster_backends
+    ] == ["[fd00::1]:80"]
     assert v6.frontends == (
         Frontend("cluster-ip", "fd00:30::1", 80),
         Frontend("external-ip", "2001:db8::99", 80),
@@ -239,7 +242,7 @@ def test_f106_an_endpoint_that_is_a_cluster_ip_is_translated_to_once(mode: Mode)
         other.key: (EndpointSlice("b", 4, (SlicePort("", "tcp", 80),), (Endpoint("172.30.0.1"),)),),
     }
     made = plan(Snapshot(services=(WEB, other), slices=slices), Options(mode=mode))
-    assert [lasts(port.cluster) for port in made.ports] == ["2", "1"]
+    assert [lasts(port.cluster_backends) for port in made.ports] == ["2", "1"]
     assert made.notes == ()
     engine = kbe_nat.Engine(seed=1)
     engine.replace_services(*Tables().native(made))
@@ -263,8 +266,13 @@ def test_of_an_address_that_one_slice_names_twice_the_last_that_does_not_termina
     for pair in itertools.product(kinds, kinds):
         one, other = (end(1, node, state) for state, node in pair)
         counts = one if pair[1][0] in ("going", "gone") else other
-        assert port_of(service, one, other).local == port_of(service, counts).local, pair
-        assert port_of(service, one, other).cluster == port_of(service, counts).cluster, pair
+        assert (
+            port_of(service, one, other).local_backends == port_of(service, counts).local_backends
+        ), pair
+        assert (
+            port_of(service, one, other).cluster_backends
+            == port_of(service, counts).cluster_backends
+        ), pair
 
 
 def test_health_counts_an_address_that_one_slice_names_twice_as_it_serves() -> None:
@@ -307,7 +315,7 @@ def test_a_plan_is_linear_in_the_ports_of_one_service(count: int) -> None:
     snapshot = Snapshot(services=(service,), slices={service.key: (part,)})
     planner = Planner()
     Counted.looks = 0
-    assert all(port.cluster for port in planner.plan(snapshot, Options()).ports)
+    assert all(port.cluster_backends for port in planner.plan(snapshot, Options()).ports)
     assert Counted.looks <= 2 * count
     # What is not there any more, a daemon plans again.
     planner.plan(structs.replace(snapshot, slices={service.key: (part, part)}), Options())
@@ -569,7 +577,7 @@ def test_a_planner_looks_again_only_at_what_has_changed() -> None:
     snapshot = Snapshot(services=(WEB, other), slices=parts, nodes={"here": NODE})
     before = planner.plan(snapshot, options).ports
     after = planner.plan(structs.replace(snapshot, slices={**parts, WEB.key: ()}), options).ports
-    assert [own.cluster for own in after] == [(), before[1].cluster]
+    assert [own.cluster_backends for own in after] == [(), before[1].cluster_backends]
     assert after[1] is before[1]
     fewer = planner.plan(structs.replace(snapshot, slices={**parts, WEB.key: ()}), options)
     assert fewer.changes == PortChanges(after, (), ()) and fewer.ports is after

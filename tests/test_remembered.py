@@ -18,7 +18,7 @@ def test_only_what_changed_is_looked_at_and_only_what_is_found_otherwise_is_told
 
     def look(policy: PlannedPort) -> tuple[str, int]:
         looked.append(policy.service)
-        return policy.service, len(policy.cluster)
+        return policy.service, len(policy.cluster_backends)
 
     own = Remembered(look)
 
@@ -28,7 +28,7 @@ def test_only_what_changed_is_looked_at_and_only_what_is_found_otherwise_is_told
         looked.clear()
         findings = own.findings(ports)
         own.keep(findings)
-        assert findings.all == [(policy.service, len(policy.cluster)) for policy in ports]
+        assert findings.all == [(policy.service, len(policy.cluster_backends)) for policy in ports]
         assert findings.is_changed == bool(findings.arrived or findings.left)
         return list(looked), sorted(findings.arrived), sorted(findings.left)
 
@@ -49,7 +49,7 @@ def test_changes_that_are_told_need_no_search() -> None:
 
     def look(policy: PlannedPort) -> int:
         looked.append(policy.service)
-        return len(policy.cluster)
+        return len(policy.cluster_backends)
 
     own = Remembered(look)
     first = (port("one", "a"), port("two", "a", "b"), port("three"))

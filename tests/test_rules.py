@@ -73,7 +73,7 @@ def test_sets_hold_every_frontend_of_their_family() -> None:
 
 def test_where_node_ports_are_closed_those_that_refuse_somebody_are_diverted() -> None:
     port = Frontend("node-port", "", 30080)
-    served, unserved = policy("web", port), replace(policy("web", port), cluster=())
+    served, unserved = policy("web", port), replace(policy("web", port), cluster_backends=())
     for own, expected in ((served, ()), (unserved, ("192.0.2.9,tcp:30080",))):
         [made] = rule_sets(Plan((own,), (), (), (), closed_addresses=("192.0.2.9", "::1")), (7, 7))
         assert made.sets["kbe-nat-frontends-4"] == expected

@@ -35,7 +35,7 @@ def test_f109_one_of_150_000_endpoints_changes_one_port_alone() -> None:
     planner, tables = Planner(), Tables()
     before = snapshot()
     first = planner.plan(before, Options())
-    assert sum(len(port.cluster) for port in first.ports) == SERVICES * ENDPOINTS
+    assert sum(len(port.cluster_backends) for port in first.ports) == SERVICES * ENDPOINTS
     native, _ = tables.native(first)
     key = ("default", "service-4711")
     slices = {**before.slices, key: (slice_of(4711, ENDPOINTS - 1),)}

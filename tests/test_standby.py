@@ -57,15 +57,15 @@ def test_every_frontend_has_somebody_who_may_serve_it() -> None:
 
 
 def test_policies_are_kept() -> None:
-    own = chosen(replace(WEB, is_internal_local=True, cluster=(FAR,)))
+    own = chosen(replace(WEB, is_internal_local=True, cluster_backends=(FAR,)))
     assert own.backends[CLUSTER] == NEAR, "internalTrafficPolicy: Local"
-    own = chosen(replace(WEB, is_external_local=True, cluster=(FAR,)))
+    own = chosen(replace(WEB, is_external_local=True, cluster_backends=(FAR,)))
     assert own.backends[CLUSTER] == FAR
     assert {own.backends[place] for place in OUTSIDE} == {NEAR}, "externalTrafficPolicy: Local"
     assert own.preserved == set(OUTSIDE), "which keeps the client's address"
-    own = chosen(replace(WEB, is_external_local=True, local=()))
+    own = chosen(replace(WEB, is_external_local=True, local_backends=()))
     assert own.unserved == set(OUTSIDE)
-    own = chosen(replace(WEB, cluster=(DRAINED,)))
+    own = chosen(replace(WEB, cluster_backends=(DRAINED,)))
     assert own.unserved == {CLUSTER, *OUTSIDE}
 
 
@@ -84,12 +84,12 @@ def test_all_are_refused_if_that_is_asked_for() -> None:
 def test_who_stands_by_stays_while_they_may() -> None:
     choice = StandbyChoice(OnDeath.SERVE)
     targets = [Backend(f"10.0.1.{n}", 80) for n in range(1, 9)]
-    choice.follow(plan_of(replace(WEB, cluster=tuple(targets[:4]))))
+    choice.follow(plan_of(replace(WEB, cluster_backends=tuple(targets[:4]))))
     first = choice.standby[4]
-    choice.follow(plan_of(replace(WEB, cluster=tuple(targets))))
+    choice.follow(plan_of(replace(WEB, cluster_backends=tuple(targets))))
     assert choice.standby[4] == first, "others come"
     left = tuple(own for own in targets if own != first.backends[CLUSTER])
-    choice.follow(plan_of(replace(WEB, cluster=left)))
+    choice.follow(plan_of(replace(WEB, cluster_backends=left)))
     assert choice.standby[4].backends[CLUSTER] in left
     choice.follow(plan_of())
     assert choice.standby[4] == Standby()
@@ -140,7 +140,7 @@ def test_verdicts_name_only_backends_that_are_there(monkeypatch: pytest.MonkeyPa
         return own.numbers.mark_of(packet) is not None
 
     for targets in ((NEAR, FAR), (FAR,), (NEAR,), ()):
-        plan = plan_of(replace(WEB, cluster=targets, local=()))
+        plan = plan_of(replace(WEB, cluster_backends=targets, local_backends=()))
         own.prepare(plan)
         places = {(target.address, target.port) for target in targets}
         assert all(map(is_named, targets)) and places <= translated, (

@@ -68,7 +68,7 @@ def reference() -> None:
             ServicePort(
                 port.name,
                 [Frontend(own.address, own.port, own.kind) for own in port.frontends],
-                [Backend(own.address, own.port) for own in port.cluster],
+                [Backend(own.address, own.port) for own in port.cluster_backends],
                 port.protocol,
             )
             for port in PLAN.ports

@@ -57,10 +57,10 @@ def _native_port(policy: PlannedPort, *, is_nftables: bool) -> _native.ServicePo
     return _native.ServicePort(
         policy.name,
         [_native.Frontend(own.address, own.port, own.kind) for own in policy.frontends],
-        [backend(own) for own in policy.cluster],
+        [backend(own) for own in policy.cluster_backends],
         protocol=policy.protocol,
-        local_backends=[backend(own) for own in policy.local],
-        serving_backends=[backend(own) for own in policy.serving],
+        local_backends=[backend(own) for own in policy.local_backends],
+        serving_backends=[backend(own) for own in policy.serving_backends],
         internal_local=policy.is_internal_local,
         external_local=policy.is_external_local,
         affinity_seconds=policy.affinity_seconds,

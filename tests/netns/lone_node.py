@@ -126,7 +126,9 @@ def node_for(made: Plan, devices: set[str]) -> Iterator[Node]:
                 *(["nodad"] if bits > 32 else []),
             )
         for address in {
-            target.address for port in made.ports for target in (*port.cluster, *port.local)
+            target.address
+            for port in made.ports
+            for target in (*port.cluster_backends, *port.local_backends)
         }:
             if address not in made.addresses:
                 name.call(

@@ -52,7 +52,9 @@ def test_f49_a_handshake_that_a_removed_backend_does_not_answer_goes_to_another(
     cluster.pods[0].call(iptables, "-A", "INPUT", "-p", "tcp", "--dport", "5002", "-j", "DROP")
     served(cluster.pods[1], SHORT)
     one = port("short", 5002, "tcp", family, 1)
-    other = replace(one, cluster=port("short", 5002, "tcp", family, 2).cluster[1:])
+    other = replace(
+        one, cluster_backends=port("short", 5002, "tcp", family, 2).cluster_backends[1:]
+    )
     with stage(cluster, way, plan=replace(plan_of(), ports=(one,))) as own:
         connected: list[socket.socket] = []
 
@@ -82,7 +84,10 @@ def test_f136_numbers_that_run_out_never_block_a_change(
         ("short", 5002, "tcp") if kind == socket.SOCK_STREAM else ("echo", 7, "udp")
     )
     both = port(name, number, protocol, family)
-    plans = [replace(plan_of(), ports=(replace(both, cluster=(one,)),)) for one in both.cluster]
+    plans = [
+        replace(plan_of(), ports=(replace(both, cluster_backends=(one,)),))
+        for one in both.cluster_backends
+    ]
     few = replace(Marks(), index=0x4000)
     with stage(cluster, DatapathKind.FIRST_PACKET, plan=plans[0], marks=few) as own:
 
@@ -93,20 +98,20 @@ def test_f136_numbers_that_run_out_never_block_a_change(
             return next(flow.reply_source[0] for flow in own.flows() if flow.source[1] == port_of)
 
         datapath = own.serving.datapath
-        assert ask() == both.cluster[0].address
+        assert ask() == both.cluster_backends[0].address
         own.serve(plans[1])
-        assert ask() == both.cluster[1].address, "by the standby"
+        assert ask() == both.cluster_backends[1].address, "by the standby"
         assert datapath.counters()["backend-unknown"] == 1
         assert datapath.counters()["backends-waiting"] == 1
         eventually(
             lambda: datapath.repair(plans[1]) == () and not datapath.counters()["backends-waiting"]
         )
-        assert ask() == both.cluster[1].address
+        assert ask() == both.cluster_backends[1].address
         assert datapath.counters()["backend-unknown"] == 1, "decided here again"
         own.serve(replace(plans[1], ports=(both,)))
         with pytest.raises(RulesError, match="count up to 1: 1 are in use, 1 more are wanted"):
             datapath.repair(replace(plans[1], ports=(both,)))
-        assert {ask() for _ in range(6)} <= {one.address for one in both.cluster}
+        assert {ask() for _ in range(6)} <= {one.address for one in both.cluster_backends}
 
 
 @WAYS
@@ -123,12 +128,16 @@ def test_f60_a_datagram_goes_to_a_live_backend_when_its_own_is_gone(
         first = backend(own)
         left = 1 if first.endswith("4") else 2
         keep = [
-            target for target in port("echo", 7, "udp", family).cluster if target.address != first
+            target
+            for target in port("echo", 7, "udp", family).cluster_backends
+            if target.address != first
         ]
         own.serve(
             replace(
                 plan_of(),
-                ports=(replace(port("echo", 7, "udp", family, left), cluster=tuple(keep)),),
+                ports=(
+                    replace(port("echo", 7, "udp", family, left), cluster_backends=tuple(keep)),
+                ),
             )
         )
         assert answer(client, b"after") == b"after", "the same source port, at once"
@@ -217,8 +226,8 @@ def test_f66_a_client_keeps_its_backend_until_that_is_gone(
         for _ in range(20):
             connect(own)
         [first] = {flow.reply_source for flow in own.flows()}
-        keep = tuple(target for target in sticky.cluster if target.address != first[0])
-        own.serve(replace(plan, ports=(replace(sticky, cluster=keep),)))
+        keep = tuple(target for target in sticky.cluster_backends if target.address != first[0])
+        own.serve(replace(plan, ports=(replace(sticky, cluster_backends=keep),)))
         for _ in range(5):
             connect(own)
         own.serve(plan)

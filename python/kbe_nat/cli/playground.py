@@ -204,7 +204,10 @@ def listing(world: World, kind: Kind, selector: str = "", output: Format = Forma
         ]
     else:
         rows = [
-            {"name": port.service, "endpoints": ",".join(map(str, port.cluster)) or "<none>"}
+            {
+                "name": port.service,
+                "endpoints": ",".join(map(str, port.cluster_backends)) or "<none>",
+            }
             for port in world.plan().ports
         ]
     if output is Format.JSON:
@@ -259,7 +262,7 @@ def _service_lines(world: World, service: Found) -> str:
         text += _lines(
             {
                 "Port": f"{own.port_name or '<unset>'} {own.frontends[0].port}/{own.protocol.upper()}",
-                "Endpoints": ",".join(map(str, own.cluster)) or "<none>",
+                "Endpoints": ",".join(map(str, own.cluster_backends)) or "<none>",
             }
         )
     return text + _lines({"Session Affinity": spec.affinity}) + "No events.\n"

@@ -142,7 +142,8 @@ class Controller:
         with self._lock:
             drain = Drain(backend, None if seconds is None else time.monotonic() + seconds)
             count = sum(
-                any(map(drain.covers, (*port.cluster, *port.local))) for port in self.plan.ports
+                any(map(drain.covers, (*port.cluster_backends, *port.local_backends)))
+                for port in self.plan.ports
             )
             if not count:
                 raise ArgumentError(f"{backend}: no service port has this backend")
@@ -198,7 +199,7 @@ class Controller:
                 ended[drain.backend] = sum(
                     self.engine.delete_flows(backend=own.address, service=port.name)
                     for port in self.plan.ports
-                    for own in {*port.cluster, *port.local}
+                    for own in {*port.cluster_backends, *port.local_backends}
                     if drain.covers(own)
                 )
                 self.drains[drain.backend] = replace(drain, deadline=None)
@@ -241,14 +242,16 @@ class Controller:
     def _adjusted(self, port: PlannedPort) -> PlannedPort:
         """What operators have said at run time."""
         strategy = self._strategies.get(port.name, port.strategy)
-        is_drained = self.drains and any(map(self._is_drained, (*port.cluster, *port.local)))
+        is_drained = self.drains and any(
+            map(self._is_drained, (*port.cluster_backends, *port.local_backends))
+        )
         if strategy is port.strategy and not is_drained:
             return port
         return replace(
             port,
             strategy=strategy,
-            cluster=self._weighed(port.cluster),
-            local=self._weighed(port.local),
+            cluster_backends=self._weighed(port.cluster_backends),
+            local_backends=self._weighed(port.local_backends),
         )
 
     def _is_drained(self, target: Backend) -> bool:
@@ -262,7 +265,9 @@ def _tcp_backends(port: PlannedPort) -> frozenset[Key]:
     """Every backend of a TCP service port, whatever its weight."""
     if port.protocol != "tcp":
         return frozenset()
-    return frozenset((port.name, own.address, own.port) for own in (*port.cluster, *port.local))
+    return frozenset(
+        (port.name, own.address, own.port) for own in (*port.cluster_backends, *port.local_backends)
+    )
 
 
 OVER: Final = ("TIME_WAIT", "CLOSE")

@@ -356,7 +356,7 @@ class Proxy:
 
     def _served(self) -> str:
         ports = self._controller.plan.ports
-        backends = sum(len(port.cluster) for port in ports)
+        backends = sum(len(port.cluster_backends) for port in ports)
         return f"{len(ports)} service ports with {backends} endpoints"
 
     def _status(self) -> dict[str, Any]:

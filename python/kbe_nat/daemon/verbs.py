@@ -215,7 +215,7 @@ def _service(port: PlannedPort, counted: Counted) -> Row:
         "family": port.family,
         "frontends": [_frontend(kind.kind, kind.address, kind.port) for kind in port.frontends],
         "strategy": str(port.strategy),
-        "backends": len(port.cluster),
+        "backends": len(port.cluster_backends),
         "affinity_seconds": port.affinity_seconds,
         "active": own.active if own else 0,
         "flows": own.flows if own else 0,
@@ -230,7 +230,7 @@ def _endpoints(port: PlannedPort, counted: Counted) -> Iterator[Row]:
     backends = (
         {join_address(own.address, own.port): own for own in service.backends} if service else {}
     )
-    weights = {str(own): own.weight for own in (*port.local, *port.cluster)}
+    weights = {str(own): own.weight for own in (*port.local_backends, *port.cluster_backends)}
     gone = [target for target, own in backends.items() if own.is_gone and own.active]
     for target in sorted({*weights, *gone}):
         own = backends.get(target)

@@ -42,7 +42,7 @@ class Courses:
 
     def _looked_at(self, policy: PlannedPort) -> "_Course":
         places = frozenset(place for place, *_ in frontend_keys(self._plan, policy))
-        targets = (*policy.cluster, *policy.local, *policy.serving)
+        targets = (*policy.cluster_backends, *policy.local_backends, *policy.serving_backends)
         return _Course(places, frozenset((own.address, own.port) for own in targets))
 
 

@@ -232,7 +232,9 @@ class FirstPacket:
 
 def _backends(policy: PlannedPort) -> tuple[int, set[Address]]:
     """Family and endpoints."""
-    return policy.family, {(own.address, own.port) for own in (*policy.cluster, *policy.local)}
+    return policy.family, {
+        (own.address, own.port) for own in (*policy.cluster_backends, *policy.local_backends)
+    }
 
 
 REFRESH_SECONDS: Final = 2.0

@@ -58,7 +58,7 @@ def _nft(port: PlannedPort, kind: str, scope: str, backend: str | None) -> list[
 
 
 def _refusing(port: PlannedPort, kind: str, mode: Mode) -> list[str]:
-    is_ranged = kind == LOAD_BALANCER and port.source_ranges and port.cluster
+    is_ranged = kind == LOAD_BALANCER and port.source_ranges and port.cluster_backends
     if mode is Mode.NFTABLES:
         if is_ranged and port.has_external_endpoints:
             return ["firewall-check", f"firewall-{nft_base(port)}"]
@@ -71,4 +71,6 @@ def _refusing(port: PlannedPort, kind: str, mode: Mode) -> list[str]:
 
 
 def _target(port: PlannedPort, backend: str | None) -> Backend | None:
-    return next((own for own in (*port.cluster, *port.local) if str(own) == backend), None)
+    return next(
+        (own for own in (*port.cluster_backends, *port.local_backends) if str(own) == backend), None
+    )

@@ -79,7 +79,7 @@ class _Dump:
 
     def port(self, port: PlannedPort) -> None:
         self.dispatch(port)
-        if not port.cluster:
+        if not port.cluster_backends:
             return
         if port.has_internal_endpoints:
             self.internal_masquerade(port)
@@ -88,12 +88,12 @@ class _Dump:
         if port.is_external and port.source_ranges and port.addresses(LOAD_BALANCER):
             self.firewall(port)
         if port.uses_cluster:
-            self.balance(port, SERVICE, port.cluster)
+            self.balance(port, SERVICE, port.cluster_backends)
         if port.uses_local:
-            self.balance(port, LOCAL, port.local)
+            self.balance(port, LOCAL, port.local_backends)
         used = (
-            *(port.cluster if port.uses_cluster else ()),
-            *(port.local if port.uses_local else ()),
+            *(port.cluster_backends if port.uses_cluster else ()),
+            *(port.local_backends if port.uses_local else ()),
         )
         for target in sorted(set(used), key=str):
             self.endpoint(port, target)
@@ -134,9 +134,9 @@ class _Dump:
         to = (f"-d {address}/{self.bits}", f"-p {port.protocol}")
         match = f"-m {port.protocol} --dport {number}"
         is_balancer = kind == LOAD_BALANCER
-        has_firewall = is_balancer and bool(port.source_ranges) and bool(port.cluster)
+        has_firewall = is_balancer and bool(port.source_ranges) and bool(port.cluster_backends)
         firewall = iptables_chain(FIREWALL, port)
-        if port.cluster:
+        if port.cluster_backends:
             where = comment(f"{port.name} {'loadbalancer' if is_balancer else 'external'} IP")
             target = firewall if has_firewall else iptables_chain(EXTERNAL, port)
             self.add("nat", "KUBE-SERVICES", *to, where, match, f"-j {target}")
@@ -149,7 +149,7 @@ class _Dump:
     def dispatch_node_port(self, port: PlannedPort, number: int) -> None:
         match = f"-m {port.protocol} --dport {number}"
         protocol = f"-p {port.protocol}"
-        if port.cluster:
+        if port.cluster_backends:
             chain = f"-j {iptables_chain(EXTERNAL, port)}"
             if self.serves_localhost:
                 counter = "-m nfacct --nfacct-name  localhost_nps_accepted_pkts"
@@ -174,7 +174,7 @@ class _Dump:
         """Without endpoints anywhere refused, without those that the policy wants dropped."""
         reply = "icmp6-port-unreachable" if self.number == IPV6 else "icmp-port-unreachable"
         why, verdict = "has no endpoints", f"-j REJECT --reject-with {reply}"
-        if port.cluster:
+        if port.cluster_backends:
             why, verdict = "has no local endpoints", "-j DROP"
         self.add("filter", chain, *to, comment(f"{port.name} {why}"), match, verdict)
 
@@ -218,7 +218,7 @@ class _Dump:
         self.add("nat", chain, where, local, "-j KUBE-MARK-MASQ")
         where = comment(f"route LOCAL traffic for {port.name} external destinations")
         self.add("nat", chain, where, local, f"-j {whole}")
-        if port.local:
+        if port.local_backends:
             self.add("nat", chain, f"-j {iptables_chain(LOCAL, port)}")
 
     def firewall(self, port: PlannedPort) -> None:

@@ -22,7 +22,7 @@ def rules(plan: Plan, number: int, service: str | None = None) -> list[str]:
     lines = [
         line
         for port in plan.ports
-        if port.family == number and port.cluster
+        if port.family == number and port.cluster_backends
         if service in (None, f"{port.namespace}/{port.service}")
         for line in _port(port)
     ]
@@ -39,12 +39,12 @@ def _port(port: PlannedPort) -> Iterator[str]:
             comment = f'-m comment --comment "{name} cluster IP"'
             yield f"-A KUBE-SERVICES {match} {comment} -m {port.protocol} --dport {frontend.port} -j {service}"
     comment = f'-m comment --comment "{name}"'
-    for index, target in enumerate(port.cluster):
-        left = len(port.cluster) - index
+    for index, target in enumerate(port.cluster_backends):
+        left = len(port.cluster_backends) - index
         share = probability.shown(left, probability.LEGACY)
         chance = f" -m statistic --mode random --probability {share}" if left > 1 else ""
         yield f"-A {service} {comment}{chance} -j {_endpoint(name, port, target)}"
-    for target in port.cluster:
+    for target in port.cluster_backends:
         chain = _endpoint(name, port, target)
         yield f"-A {chain} -s {target.address}/{bits} {comment} -j KUBE-MARK-MASQ"
         match = f"-p {port.protocol} {comment} -m {port.protocol}"

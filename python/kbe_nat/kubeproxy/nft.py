@@ -108,7 +108,9 @@ class _Dump:
         for frontend in reversed(port.frontends):
             is_external = frontend.kind != CLUSTER_IP
             chain = f"external-{base}" if is_external else self.internal_chain(port, base)
-            has_endpoints = bool(port.cluster) if is_external else port.has_internal_endpoints
+            has_endpoints = (
+                bool(port.cluster_backends) if is_external else port.has_internal_endpoints
+            )
             serves = port.has_external_endpoints if is_external else has_endpoints
             place = f"{port.protocol} . {frontend.port}"
             served, refused = "map service-nodeports", "map no-endpoint-nodeports"
@@ -118,20 +120,20 @@ class _Dump:
             if has_endpoints:
                 self.lead(served, place, f"goto {chain}")
             if not serves:
-                verdict = "drop" if port.cluster else "goto reject-chain"
+                verdict = "drop" if port.cluster_backends else "goto reject-chain"
                 self.lead(refused, place, verdict, f' comment "{port.name[:MAX_COMMENT]}"')
         self.firewall(port, base)
-        if not port.cluster:
+        if not port.cluster_backends:
             return
         if port.is_external:
             self.external(port, base)
         if port.uses_cluster:
-            self.balance(port, f"service-{base}", port.cluster)
-        if port.uses_local and port.local:
-            self.balance(port, f"local-{base}", port.local)
+            self.balance(port, f"service-{base}", port.cluster_backends)
+        if port.uses_local and port.local_backends:
+            self.balance(port, f"local-{base}", port.local_backends)
         used = (
-            *(port.cluster if port.uses_cluster else ()),
-            *(port.local if port.uses_local else ()),
+            *(port.cluster_backends if port.uses_cluster else ()),
+            *(port.local_backends if port.uses_local else ()),
         )
         self.fill(
             "set hairpin-connections",
@@ -170,7 +172,7 @@ class _Dump:
             rules.append(f'{pods} {whole} comment "short-circuit pod traffic"')
         rules.append(f'fib saddr type local {mark} comment "masquerade local traffic"')
         rules.append(f'fib saddr type local {whole} comment "short-circuit local traffic"')
-        if port.local:
+        if port.local_backends:
             rules.append(f"goto local-{base}")
         self.chains[f"external-{base}"] = rules
 

@@ -43,11 +43,11 @@ class PlannedPort:
     family: int
     frontends: tuple[Frontend, ...]
     """Of several with one address and port, which an object may ask for, packets find the first."""
-    cluster: tuple[Backend, ...]
+    cluster_backends: tuple[Backend, ...]
     """For traffic that any node's endpoints may serve, sorted by the text of address and port."""
-    local: tuple[Backend, ...]
+    local_backends: tuple[Backend, ...]
     """For traffic that must stay on this node; computed only where a policy asks for it."""
-    serving: tuple[Backend, ...] = ()
+    serving_backends: tuple[Backend, ...] = ()
     """Endpoints of neither list that serve still: the flows of datagrams that they have stay with
     them.
     """
@@ -91,17 +91,17 @@ class PlannedPort:
     @property
     def has_internal_endpoints(self) -> bool:
         """Somebody may serve what goes to the cluster IP."""
-        return bool(self.local if self.is_internal_local else self.cluster)
+        return bool(self.local_backends if self.is_internal_local else self.cluster_backends)
 
     @property
     def has_external_endpoints(self) -> bool:
         """Somebody may serve what comes from outside for another address."""
-        return bool(self.local if self.is_external_local else self.cluster)
+        return bool(self.local_backends if self.is_external_local else self.cluster_backends)
 
     @property
     def refuses_somebody(self) -> bool:
         """It has no endpoints, or none on this node for traffic that asks for those."""
-        return not self.local and (not self.cluster or self.is_external_local)
+        return not self.local_backends and (not self.cluster_backends or self.is_external_local)
 
     @property
     def places(self) -> tuple[Frontend, ...]:

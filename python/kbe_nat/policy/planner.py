@@ -215,9 +215,9 @@ class _Planner:
                     protocol=port.protocol,
                     family=number,
                     frontends=tuple(dict.fromkeys(frontends)),
-                    cluster=cluster,
-                    local=local,
-                    serving=_serving_beside(endpoints, {*cluster, *local}),
+                    cluster_backends=cluster,
+                    local_backends=local,
+                    serving_backends=_serving_beside(endpoints, {*cluster, *local}),
                     is_internal_local=service.is_internal_local,
                     is_external_local=is_external_local,
                     affinity_seconds=service.affinity_seconds,
@@ -281,7 +281,10 @@ class _Planner:
     def exclusions(self, port: PlannedPort, *, is_local: bool) -> dict[str, str]:
         slices = self.snapshot.slices.get((port.namespace, port.service), ())
         wanted = ServicePort(port.port_name, port.protocol, 0)
-        chosen = {str(target): target for target in (port.local if is_local else port.cluster)}
+        chosen = {
+            str(target): target
+            for target in (port.local_backends if is_local else port.cluster_backends)
+        }
         reasons = {}
         for target, endpoint in self.endpoints(slices, port.family)(wanted):
             kept = chosen.get(str(target))

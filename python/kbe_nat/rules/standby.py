@@ -174,4 +174,8 @@ def _able(policy: PlannedPort, frontend: Frontend) -> list[Backend]:
     if policy.source_ranges and is_restricted:
         return []
     is_local = policy.is_internal_local if is_internal else policy.is_external_local
-    return [own for own in (policy.local if is_local else policy.cluster) if own.weight > 0]
+    return [
+        own
+        for own in (policy.local_backends if is_local else policy.cluster_backends)
+        if own.weight > 0
+    ]
