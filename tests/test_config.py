@@ -108,7 +108,7 @@ def test_the_address_that_kube_proxy_is_bound_to(
     assert options.primary_address == primary
     made = plan(snapshot, options)
     assert " ".join(made.node_port_addresses) == serving
-    assert made.ports[0].admits_own_addresses == (primary == "192.168.1.2")
+    assert made.ports[0].allows_load_balancer_source == (primary == "192.168.1.2")
 
 
 def test_ipvs_mode_is_known_but_not_followed(tmp_path: Path) -> None:

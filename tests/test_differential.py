@@ -58,7 +58,7 @@ def service(name: str, version: int, generation: int) -> list[dict[str, Any]]:
         {"source_ranges": ["10.0.0.0/8"]} if version == 4 and generation in (3, 4) else {}
     )
     if generation == 4:
-        ranges["ranges_everywhere"] = True
+        ranges["source_ranges_apply_to_all"] = True
     sticky = {"affinity_seconds": 60} if generation % 2 == 0 else {}
     return [
         common | {"name": f"{name}/web{version}", "frontends": frontends, **ranges, **sticky},

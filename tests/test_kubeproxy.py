@@ -297,6 +297,9 @@ def test_sets_of_ranges_as_nft_lists_them(ranges: str, listed: str) -> None:
 )
 def test_balanced_addresses_among_source_ranges(addresses: str, ranges: str, listed: str) -> None:
     frontends = tuple(Frontend("load-balancer", address, 80) for address in addresses.split())
-    more: dict[str, Any] = {"source_ranges": tuple(ranges.split()), "admits_own_addresses": True}
+    more: dict[str, Any] = {
+        "source_ranges": tuple(ranges.split()),
+        "allows_load_balancer_source": True,
+    }
     port = port_of("ns1", "svc1", "p80", frontends=frontends, **more)
     assert f"\t\tip saddr != {listed} drop\n" in nft.dump(Plan((port,), (), (), ()), IPV4)

@@ -652,8 +652,8 @@ def test_the_annotation_of_source_ranges(tmp_path: Path) -> None:
         annotation = f"namespace: shop, annotations: {{kbe-nat.io/source-ranges: {text}}}"
         return read(tmp_path, SERVICE.replace("namespace: shop", annotation))
 
-    assert of("all").snapshot.services[0].ranges_everywhere
-    assert not of("load-balancer").snapshot.services[0].ranges_everywhere
+    assert of("all").snapshot.services[0].source_ranges_apply_to_all
+    assert not of("load-balancer").snapshot.services[0].source_ranges_apply_to_all
     [error] = of("everything").refused
     assert error.path == "metadata.annotations[kbe-nat.io/source-ranges]"
 

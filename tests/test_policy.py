@@ -186,7 +186,7 @@ def test_f111_families_never_mix() -> None:
 )
 def test_source_ranges(ranges: tuple[str, ...], restricting: tuple[str, ...], admits: bool) -> None:
     port = port_of(structs.replace(WEB, source_ranges=ranges), READY)
-    assert (port.source_ranges, port.admits_own_addresses) == (restricting, admits)
+    assert (port.source_ranges, port.allows_load_balancer_source) == (restricting, admits)
 
 
 def test_services_of_other_proxies_are_left_alone() -> None:
@@ -493,7 +493,7 @@ def test_source_ranges_may_bind_every_external_address(
         load_balancer_ips=("198.51.100.1",),
         external_ips=("198.51.100.2",),
         source_ranges=("203.0.113.0/25",),
-        ranges_everywhere=is_everywhere,
+        source_ranges_apply_to_all=is_everywhere,
     )
     part = EndpointSlice("web-a", 4, (SlicePort("", "tcp", 8080),), (READY,))
     made = plan(Snapshot(services=(service,), slices={service.key: (part,)}), Options())

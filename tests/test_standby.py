@@ -72,7 +72,7 @@ def test_policies_are_kept() -> None:
 def test_where_somebody_must_not_be_let_in_nobody_is() -> None:
     fenced = replace(WEB, source_ranges=("203.0.113.0/24",))
     assert chosen(fenced).unserved == {OUTSIDE[0]}
-    assert chosen(replace(fenced, ranges_everywhere=True)).unserved == set(OUTSIDE)
+    assert chosen(replace(fenced, source_ranges_apply_to_all=True)).unserved == set(OUTSIDE)
 
 
 def test_all_are_refused_if_that_is_asked_for() -> None:

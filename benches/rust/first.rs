@@ -43,7 +43,7 @@ fn service(number: u32) -> Arc<ServicePort> {
         external_local: false,
         affinity: None,
         source_ranges: Vec::new(),
-        ranges_everywhere: false,
+        source_ranges_apply_to_all: false,
         strategy: Strategy::Random,
     });
     Arc::new(made.expect("the service port is valid"))

@@ -61,7 +61,7 @@ fn engine(flows: usize) -> Engine {
         external_local: false,
         affinity: None,
         source_ranges: Vec::new(),
-        ranges_everywhere: false,
+        source_ranges_apply_to_all: false,
         strategy: Strategy::Random,
     })
     .expect("the service port is valid");

@@ -302,7 +302,7 @@ class ServicePort:
 
     `local_backends` are those of this node; they serve where `internal_local` or `external_local`
     ask for it (internalTrafficPolicy, externalTrafficPolicy). `affinity_seconds` is the timeout of
-    ClientIP affinity. `source_ranges` bind load-balancer frontends, with `ranges_everywhere`
+    ClientIP affinity. `source_ranges` bind load-balancer frontends, with `source_ranges_apply_to_all`
     external IPs and node ports too. `strategy` is one of `kbe_nat.Strategy`; `maglev_size`, a
     prime, is for "mh". Cost: the building of the balancer, for "mh" linear in its table. Raises
     `ArgumentError`.
@@ -321,7 +321,7 @@ class ServicePort:
         external_local: bool = False,
         affinity_seconds: int | None = None,
         source_ranges: Sequence[str] = ...,
-        ranges_everywhere: bool = False,
+        source_ranges_apply_to_all: bool = False,
         strategy: str = "random",
         maglev_size: int | None = None,
     ) -> ServicePort: ...

@@ -45,7 +45,7 @@ class Tables:
 
 def _native_port(policy: PlannedPort, *, is_nftables: bool) -> _native.ServicePort:
     ranges = policy.source_ranges
-    if policy.admits_own_addresses:
+    if policy.allows_load_balancer_source:
         ranges += policy.addresses(LOAD_BALANCER)
 
     def backend(own: Backend) -> _native.Backend:
@@ -67,6 +67,6 @@ def _native_port(policy: PlannedPort, *, is_nftables: bool) -> _native.ServicePo
         source_ranges=[
             text if "/" in text else f"{text}/{128 if ':' in text else 32}" for text in ranges
         ],
-        ranges_everywhere=policy.ranges_everywhere,
+        source_ranges_apply_to_all=policy.source_ranges_apply_to_all,
         strategy=policy.strategy,
     )

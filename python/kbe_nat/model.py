@@ -75,7 +75,7 @@ class Service(msgspec.Struct, frozen=True):
     """The label `service.kubernetes.io/service-proxy-name`; a Service that has it belongs to that
     proxy only.
     """
-    ranges_everywhere: bool = False
+    source_ranges_apply_to_all: bool = False
     """The annotation `kbe-nat.io/source-ranges: all`: the source ranges restrict external IPs and
     node ports too.
     """

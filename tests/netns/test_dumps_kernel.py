@@ -79,7 +79,7 @@ def test_nft_lists_source_ranges_as_they_were_dumped(
         (),
         (),
         source_ranges=ranges,
-        admits_own_addresses=True,
+        allows_load_balancer_source=True,
     )
     for own in (port, admitting):
         text = nft.dump(Plan((own,), (), (), (), service_ranges=ranges), IPV4)

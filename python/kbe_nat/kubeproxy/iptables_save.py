@@ -225,7 +225,7 @@ class _Dump:
         """The chain that lets the source ranges in."""
         chain, external = iptables_chain(FIREWALL, port), iptables_chain(EXTERNAL, port)
         sources = list(port.source_ranges)
-        if port.admits_own_addresses:
+        if port.allows_load_balancer_source:
             sources += [f"{address}/{self.bits}" for address in self.named(port, LOAD_BALANCER)]
         for source in sources:
             self.add(

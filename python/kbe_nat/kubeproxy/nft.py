@@ -152,7 +152,7 @@ class _Dump:
         addresses = port.addresses(LOAD_BALANCER)
         if not (port.source_ranges and addresses):
             return
-        allowed = [*port.source_ranges, *(addresses if port.admits_own_addresses else ())]
+        allowed = [*port.source_ranges, *(addresses if port.allows_load_balancer_source else ())]
         self.chains[f"firewall-{base}"] = [f"{self.ip} saddr != {_anonymous(allowed)} drop"]
         for frontend in port.frontends:
             if frontend.kind == LOAD_BALANCER:

@@ -56,11 +56,11 @@ class PlannedPort:
     affinity_seconds: int | None = None
     source_ranges: tuple[str, ...] = ()
     """Of this family; empty when everybody is let in."""
-    admits_own_addresses: bool = False
+    allows_load_balancer_source: bool = False
     """The node itself is within the source ranges. Its packets to a load balancer's address may
     carry that address as their source.
     """
-    ranges_everywhere: bool = False
+    source_ranges_apply_to_all: bool = False
     """The ranges restrict external IPs and node ports too."""
     health_check_node_port: int = 0
     """Where load balancers ask whether this node has endpoints; 0 when they do not."""

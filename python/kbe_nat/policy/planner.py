@@ -222,11 +222,11 @@ class _Planner:
                     is_external_local=is_external_local,
                     affinity_seconds=service.affinity_seconds,
                     source_ranges=ranges,
-                    admits_own_addresses=admits,
+                    allows_load_balancer_source=admits,
                     health_check_node_port=service.health_check_node_port
                     if has_health_check(service)
                     else 0,
-                    ranges_everywhere=service.ranges_everywhere,
+                    source_ranges_apply_to_all=service.source_ranges_apply_to_all,
                     strategy=service.strategy or self.options.strategy,
                 )
 

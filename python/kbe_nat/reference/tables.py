@@ -43,7 +43,7 @@ class ServicePort:
     external_local: bool = False
     affinity_seconds: int | None = None
     source_ranges: Sequence[str] = ()
-    ranges_everywhere: bool = False
+    source_ranges_apply_to_all: bool = False
     strategy: str = "rr"
 
 
@@ -317,7 +317,7 @@ def _policy(
     )
     has_endpoints = bool(spec.backends or spec.local_backends)
     is_ranged = kind == "load-balancer" or (
-        spec.ranges_everywhere and kind in ("external-ip", "node-port")
+        spec.source_ranges_apply_to_all and kind in ("external-ip", "node-port")
     )
     is_let_in = not spec.source_ranges or any(_contains(text, src) for text in spec.source_ranges)
     if is_ranged and not is_let_in and (has_endpoints or node.mode == "nftables"):

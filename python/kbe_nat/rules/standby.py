@@ -170,7 +170,9 @@ def _addresses(own: Plan) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def _able(policy: PlannedPort, frontend: Frontend) -> list[Backend]:
     """Backends that may serve everybody who comes this way."""
     is_internal = frontend.kind == CLUSTER_IP
-    is_restricted = frontend.kind == LOAD_BALANCER or (policy.ranges_everywhere and not is_internal)
+    is_restricted = frontend.kind == LOAD_BALANCER or (
+        policy.source_ranges_apply_to_all and not is_internal
+    )
     if policy.source_ranges and is_restricted:
         return []
     is_local = policy.is_internal_local if is_internal else policy.is_external_local

@@ -128,7 +128,7 @@ class _Assembly:
             health_check_node_port=spec.health_check_node_port,
             is_load_balancer=spec.type == "LoadBalancer",
             proxy_name=labels.get(PROXY_NAME_LABEL),
-            ranges_everywhere=self.ranges_everywhere(
+            source_ranges_apply_to_all=self.source_ranges_apply_to_all(
                 one, value.metadata.annotations.get(RANGES_ANNOTATION)
             ),
             strategy=self.strategy(one, value.metadata.annotations.get(STRATEGY_ANNOTATION)),
@@ -206,7 +206,7 @@ class _Assembly:
             self.note(one, path, f"left out: {reason}")
         return tuple(ranges)
 
-    def ranges_everywhere(self, one: Found, text: str | None) -> bool:
+    def source_ranges_apply_to_all(self, one: Found, text: str | None) -> bool:
         if text not in (None, "all", "load-balancer"):
             # Meant to restrict: nobody should be let in by a slip of the pen.
             raise one.refuse(

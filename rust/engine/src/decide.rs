@@ -182,7 +182,7 @@ fn policy(
         format!("{src} is {class}{how}")
     });
     let is_ranged = kind == FrontendKind::LoadBalancer
-        || (spec.ranges_everywhere
+        || (spec.source_ranges_apply_to_all
             && matches!(kind, FrontendKind::ExternalIp | FrontendKind::NodePort));
     let has_endpoints = port.has_endpoints();
     if is_ranged

@@ -152,7 +152,7 @@ pub struct ServiceSpec {
     /// `loadBalancerSourceRanges` of the frontends' family; empty restricts nothing.
     pub source_ranges: Vec<Cidr>,
     /// The ranges restrict external IPs and node ports too.
-    pub ranges_everywhere: bool,
+    pub source_ranges_apply_to_all: bool,
     /// How a backend is chosen.
     pub strategy: Strategy,
 }

@@ -118,7 +118,7 @@ fn build(number: usize) -> ServiceTable {
                 external_local: name == "local",
                 affinity: (name == "dns").then_some(60),
                 source_ranges: Vec::new(),
-                ranges_everywhere: false,
+                source_ranges_apply_to_all: false,
                 strategy: match number {
                     3 => Strategy::Maglev { size: Some(13) },
                     _ => Strategy::ALL[(place + number) % 7],

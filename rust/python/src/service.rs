@@ -98,7 +98,7 @@ impl ServicePort {
     #[pyo3(signature = (
         name, frontends, backends, *, protocol = "tcp", local_backends = Vec::new(),
         serving_backends = Vec::new(), internal_local = false,
-        external_local = false, affinity_seconds = None, source_ranges = Vec::new(), ranges_everywhere = false,
+        external_local = false, affinity_seconds = None, source_ranges = Vec::new(), source_ranges_apply_to_all = false,
         strategy = "random", maglev_size = None,
     ))]
     #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
@@ -114,7 +114,7 @@ impl ServicePort {
         external_local: bool,
         affinity_seconds: Option<u32>,
         source_ranges: Vec<String>,
-        ranges_everywhere: bool,
+        source_ranges_apply_to_all: bool,
         strategy: &str,
         maglev_size: Option<u32>,
     ) -> PyResult<Self> {
@@ -138,7 +138,7 @@ impl ServicePort {
             external_local,
             affinity: affinity_seconds,
             source_ranges: source_ranges.iter().map(convert::cidr).collect::<PyResult<_>>()?,
-            ranges_everywhere,
+            source_ranges_apply_to_all,
             strategy,
         };
         // A Maglev table can take a while.

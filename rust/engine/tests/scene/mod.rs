@@ -105,7 +105,7 @@ pub(crate) fn spec(
         external_local: false,
         affinity: None,
         source_ranges: Vec::new(),
-        ranges_everywhere: false,
+        source_ranges_apply_to_all: false,
         strategy: Strategy::RoundRobin,
     }
 }
