@@ -20,7 +20,7 @@ use crate::counters::Counters;
 use crate::fragment::Released;
 use crate::hash::HashKey;
 use crate::ledger::{Ledger, Standing};
-use crate::pipeline::{Candidate, Core, Lane, Packet};
+use crate::pipeline::{Candidate, FamilyState, Packet, Shared};
 use crate::rng::{Rng, mix64};
 use crate::service::{NodeView, ServiceError, ServicePort, ServiceTable};
 use crate::verdict::{Action, Cause, Verdict};
@@ -29,9 +29,9 @@ use crate::wire::Wire;
 /// Service NAT without input or output.
 #[derive(Debug)]
 pub struct Engine {
-    pub(crate) core: Core,
-    pub(crate) v4: Lane<Ipv4Addr>,
-    pub(crate) v6: Lane<Ipv6Addr>,
+    pub(crate) shared: Shared,
+    pub(crate) v4: FamilyState<Ipv4Addr>,
+    pub(crate) v6: FamilyState<Ipv6Addr>,
     key: HashKey,
 }
 
@@ -46,9 +46,9 @@ impl Engine {
         let key = HashKey::new(config.secret);
         let table = ServiceTable::empty(key);
         Self {
-            v4: Lane::new(&config, key),
-            v6: Lane::new(&config, key),
-            core: Core {
+            v4: FamilyState::new(&config, key),
+            v6: FamilyState::new(&config, key),
+            shared: Shared {
                 clock: Clock::default(),
                 table: Arc::new(table),
                 generation: 0,
@@ -74,7 +74,7 @@ impl Engine {
     /// The table in force.
     #[must_use]
     pub fn services(&self) -> &Arc<ServiceTable> {
-        &self.core.table
+        &self.shared.table
     }
 
     /// Puts a new table in force and returns the old one, so that the caller can drop it where time
@@ -82,12 +82,12 @@ impl Engine {
     /// unanswered TCP) or goes on (answered TCP). Cost: a name look-up per service port, and more
     /// for those that changed.
     pub fn replace_services(&mut self, table: Arc<ServiceTable>) -> Arc<ServiceTable> {
-        self.core.ledger.adopt(&table);
-        self.core.generation = self.core.generation.wrapping_add(1);
+        self.shared.ledger.adopt(&table);
+        self.shared.generation = self.shared.generation.wrapping_add(1);
         // Unanswered SYNs to backends that are gone are swept out soon.
         self.v4.flows.shortened(0);
         self.v6.flows.shortened(0);
-        std::mem::replace(&mut self.core.table, table)
+        std::mem::replace(&mut self.shared.table, table)
     }
 
     /// Exchanges the strategy of one service port; its flows and affinity stay. `None`: no service
@@ -100,7 +100,7 @@ impl Engine {
         name: &str,
         strategy: Strategy,
     ) -> Option<Result<(), ServiceError>> {
-        let table = self.core.table.clone();
+        let table = self.shared.table.clone();
         let mut services: Vec<Arc<ServicePort>> = table.services().to_vec();
         // One of each family, at most.
         let mut named = services.iter_mut().filter(|service| service.name() == name).peekable();
@@ -121,20 +121,20 @@ impl Engine {
     /// more for TCP; nothing is allocated.
     #[inline]
     pub fn process(&mut self, now: u64, packet: &mut Packet<'_>) -> Verdict {
-        self.core.clock.advance(now);
+        self.shared.clock.advance(now);
         match version(packet.bytes) {
             4 => self.process_one::<Ipv4Addr>(packet),
             6 => self.process_one::<Ipv6Addr>(packet),
-            _ => self.core.versionless(packet.bytes),
+            _ => self.shared.versionless(packet.bytes),
         }
     }
 
     #[inline(always)]
     fn process_one<A: Family>(&mut self, packet: &mut Packet<'_>) -> Verdict {
-        let (core, lane) = A::lane(self);
-        let mut candidate = Candidate::of(lane, packet.bytes).unwrap_or(Candidate::OTHER);
-        candidate.guess_flow(lane);
-        core.process(lane, &candidate, packet)
+        let (shared, family) = A::split(self);
+        let mut candidate = Candidate::of(family, packet.bytes).unwrap_or(Candidate::OTHER);
+        candidate.guess_flow(family);
+        shared.process(family, &candidate, packet)
     }
 
     /// Processes packets that came in together, exactly as one after the other; memory that they
@@ -145,7 +145,7 @@ impl Engine {
         packets: &mut [Packet<'_>],
         verdicts: &mut Vec<Verdict>,
     ) {
-        self.core.clock.advance(now);
+        self.shared.clock.advance(now);
         verdicts.reserve(packets.len());
         let mut left = packets;
         while let Some(first) = left.first() {
@@ -153,7 +153,7 @@ impl Engine {
                 4 => self.process_run::<Ipv4Addr>(left, verdicts),
                 6 => self.process_run::<Ipv6Addr>(left, verdicts),
                 _ => {
-                    verdicts.push(self.core.versionless(first.bytes));
+                    verdicts.push(self.shared.versionless(first.bytes));
                     1
                 }
             };
@@ -167,13 +167,13 @@ impl Engine {
         packets: &mut [Packet<'_>],
         verdicts: &mut Vec<Verdict>,
     ) -> usize {
-        let (core, lane) = A::lane(self);
+        let (shared, family) = A::split(self);
         let mut candidates = [Candidate::OTHER; CHUNK];
         let mut run = 0;
         for (packet, candidate) in packets.iter().zip(&mut candidates) {
-            match Candidate::of(lane, packet.bytes) {
+            match Candidate::of(family, packet.bytes) {
                 Some(plain) => {
-                    plain.fetch_index(lane);
+                    plain.fetch_index(family);
                     *candidate = plain;
                 }
                 None if version(packet.bytes) != A::VERSION => break,
@@ -182,49 +182,49 @@ impl Engine {
             run += 1;
         }
         for candidate in &mut candidates[..run] {
-            candidate.guess_flow(lane);
-            candidate.fetch_flow(lane);
+            candidate.guess_flow(family);
+            candidate.fetch_flow(family);
         }
         let known = packets.iter_mut().zip(&candidates[..run]);
-        verdicts.extend(known.map(|(packet, candidate)| core.process(lane, candidate, packet)));
+        verdicts.extend(known.map(|(packet, candidate)| shared.process(family, candidate, packet)));
         run
     }
 
     /// Fragments that were held and are decided now, those of the caller: of several drivers each
     /// has its own tickets.
     pub fn released(&mut self, is_own: impl Fn(u32) -> bool) -> Vec<Released> {
-        self.core.released.extract_if(.., |released| is_own(released.ticket)).collect()
+        self.shared.released.extract_if(.., |released| is_own(released.ticket)).collect()
     }
 
     /// Ends flows and forgets clients and fragments whose time is over, looking at no more than
     /// `budget` of each kind; returns how many flows ended. A flow that is over is never used,
     /// whether this was called or not.
     pub fn expire(&mut self, now: u64, budget: usize) -> usize {
-        let tick = self.core.clock.advance(now);
-        let before = self.core.counters.expired;
-        self.expire_lane::<Ipv4Addr>(tick, budget);
-        self.expire_lane::<Ipv6Addr>(tick, budget);
-        let ledger = &self.core.ledger;
-        self.core.affinity.expire(tick, budget, |sticky| {
+        let tick = self.shared.clock.advance(now);
+        let before = self.shared.counters.expired;
+        self.expire_family::<Ipv4Addr>(tick, budget);
+        self.expire_family::<Ipv6Addr>(tick, budget);
+        let ledger = &self.shared.ledger;
+        self.shared.affinity.expire(tick, budget, |sticky| {
             ledger.backend(sticky.backend.0).birth != sticky.backend.1
         });
-        (self.core.counters.expired - before) as usize
+        (self.shared.counters.expired - before) as usize
     }
 
-    fn expire_lane<A: Family>(&mut self, now: Tick, budget: usize) {
-        let (core, lane) = A::lane(self);
-        lane.fragments.expire(now, budget);
-        core.release_given_up(lane);
+    fn expire_family<A: Family>(&mut self, now: Tick, budget: usize) {
+        let (shared, family) = A::split(self);
+        family.fragments.expire(now, budget);
+        shared.release_given_up(family);
         let mut left = budget;
         while left > 0 {
-            if lane.flows.is_swept() {
-                if lane.flows.earliest_deadline().is_none_or(|deadline| now <= deadline) {
+            if family.flows.is_swept() {
+                if family.flows.earliest_deadline().is_none_or(|deadline| now <= deadline) {
                     return;
                 }
-                lane.flows.restart_sweep();
+                family.flows.restart_sweep();
             }
-            let (generation, ledger) = (core.generation, &core.ledger);
-            let (over, seen) = lane.flows.sweep(left, |hot, cold| {
+            let (generation, ledger) = (shared.generation, &shared.ledger);
+            let (over, seen) = family.flows.sweep(left, |hot, cold| {
                 hot.is_expired(now)
                     || (hot.generation != generation
                         && hot.state.is_unanswered()
@@ -232,8 +232,8 @@ impl Engine {
             });
             left = left.saturating_sub(seen.max(1));
             if let Some(id) = over {
-                core.end_flow(lane, id);
-                core.counters.expired += 1;
+                shared.end_flow(family, id);
+                shared.counters.expired += 1;
             }
         }
     }
@@ -245,54 +245,54 @@ impl Engine {
         let flows = [self.v4.flows.earliest_deadline(), self.v6.flows.earliest_deadline()];
         let fragments =
             [self.v4.fragments.earliest_deadline(), self.v6.fragments.earliest_deadline()];
-        flows.into_iter().chain(fragments).flatten().min().map(|tick| self.core.clock.after(tick))
+        flows.into_iter().chain(fragments).flatten().min().map(|tick| self.shared.clock.after(tick))
     }
 
     /// Packets by action since the start.
     pub fn actions(&self) -> impl Iterator<Item = (Action, u64)> {
         let count =
-            |action| Cause::ALL.iter().map(|&cause| self.core.counters.of(action, cause)).sum();
+            |action| Cause::ALL.iter().map(|&cause| self.shared.counters.of(action, cause)).sum();
         Action::ALL.into_iter().map(move |action| (action, count(action)))
     }
 
     /// Packets by cause since the start; those that did not occur are left out.
     pub fn causes(&self) -> impl Iterator<Item = (Cause, u64)> {
         let count =
-            |cause| Action::ALL.iter().map(|&action| self.core.counters.of(action, cause)).sum();
+            |cause| Action::ALL.iter().map(|&action| self.shared.counters.of(action, cause)).sum();
         Cause::ALL.iter().map(move |&cause| (cause, count(cause))).filter(|&(_, count)| count > 0)
     }
 
     /// The node's view in force.
     #[must_use]
     pub fn node(&self) -> &NodeView {
-        self.core.table.node()
+        self.shared.table.node()
     }
 }
 
 /// The engine's part for one family.
 pub(crate) trait Family: Wire {
-    fn lane(engine: &mut Engine) -> (&mut Core, &mut Lane<Self>);
-    fn lane_of(engine: &Engine) -> &Lane<Self>;
+    fn split(engine: &mut Engine) -> (&mut Shared, &mut FamilyState<Self>);
+    fn state_of(engine: &Engine) -> &FamilyState<Self>;
 }
 
 impl Family for Ipv4Addr {
     #[inline]
-    fn lane(engine: &mut Engine) -> (&mut Core, &mut Lane<Self>) {
-        (&mut engine.core, &mut engine.v4)
+    fn split(engine: &mut Engine) -> (&mut Shared, &mut FamilyState<Self>) {
+        (&mut engine.shared, &mut engine.v4)
     }
 
-    fn lane_of(engine: &Engine) -> &Lane<Self> {
+    fn state_of(engine: &Engine) -> &FamilyState<Self> {
         &engine.v4
     }
 }
 
 impl Family for Ipv6Addr {
     #[inline]
-    fn lane(engine: &mut Engine) -> (&mut Core, &mut Lane<Self>) {
-        (&mut engine.core, &mut engine.v6)
+    fn split(engine: &mut Engine) -> (&mut Shared, &mut FamilyState<Self>) {
+        (&mut engine.shared, &mut engine.v6)
     }
 
-    fn lane_of(engine: &Engine) -> &Lane<Self> {
+    fn state_of(engine: &Engine) -> &FamilyState<Self> {
         &engine.v6
     }
 }

@@ -70,7 +70,7 @@ pub struct Packet<'a> {
 
 /// Flows and fragments of one family.
 #[derive(Debug)]
-pub(crate) struct Lane<A> {
+pub(crate) struct FamilyState<A> {
     pub(crate) flows: FlowTable<A>,
     pub(crate) fragments: Fragments<A>,
     pub(crate) events: Events<A>,
@@ -78,7 +78,7 @@ pub(crate) struct Lane<A> {
     pub(crate) sources: HashMap<A, u32, HashKey>,
 }
 
-impl<A: Wire> Lane<A> {
+impl<A: Wire> FamilyState<A> {
     pub(crate) fn new(config: &Config, key: HashKey) -> Self {
         Self {
             flows: FlowTable::new(config.max_flows, key),
@@ -91,7 +91,7 @@ impl<A: Wire> Lane<A> {
 
 /// All that both families share.
 #[derive(Debug)]
-pub(crate) struct Core {
+pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) clock: Clock,
     pub(crate) table: Arc<ServiceTable>,
@@ -128,7 +128,7 @@ pub(crate) fn versionless(packet: &[u8]) -> Verdict {
     }
 }
 
-impl Core {
+impl Shared {
     /// The verdict of [`versionless`], counted.
     pub(crate) fn versionless(&mut self, packet: &[u8]) -> Verdict {
         let verdict = versionless(packet);
@@ -138,10 +138,15 @@ impl Core {
 
     /// Any packet at all: decides about it, counts it and rewrites it.
     #[inline(never)]
-    fn any<A: Wire>(&mut self, lane: &mut Lane<A>, packet: &mut [u8], meta: Meta) -> Verdict {
+    fn any<A: Wire>(
+        &mut self,
+        family: &mut FamilyState<A>,
+        packet: &mut [u8],
+        meta: Meta,
+    ) -> Verdict {
         let verdict = match meta.parse::<A>(packet) {
-            Ok(headers) if headers.is_fragment => self.fragment(lane, &headers, packet, meta),
-            Ok(headers) => self.datagram(lane, &headers, packet, meta),
+            Ok(headers) if headers.is_fragment => self.fragment(family, &headers, packet, meta),
+            Ok(headers) => self.datagram(family, &headers, packet, meta),
             Err(why) => malformed(why),
         };
         self.counters.count(verdict);
@@ -150,55 +155,55 @@ impl Core {
 
     fn datagram<A: Wire>(
         &mut self,
-        lane: &mut Lane<A>,
+        family: &mut FamilyState<A>,
         headers: &Headers<A>,
         packet: &mut [u8],
         meta: Meta,
     ) -> Verdict {
         match headers.layer4 {
             Layer4::IcmpOther => return Verdict::new(Action::Accept, Cause::NotOurs),
-            Layer4::IcmpError => return self.icmp_error(lane, headers, packet),
+            Layer4::IcmpError => return self.icmp_error(family, headers, packet),
             _ => {}
         }
-        if let Some((id, direction)) = lane.flows.find(&headers.tuple)
-            && let Some(verdict) = self.known(lane, headers, id, direction, packet, meta)
+        if let Some((id, direction)) = family.flows.find(&headers.tuple)
+            && let Some(verdict) = self.known(family, headers, id, direction, packet, meta)
         {
             return verdict;
         }
-        self.first(lane, headers, packet, meta)
+        self.first(family, headers, packet, meta)
     }
 
     /// A packet of a flow in the table. `None`: the flow is over, and the packet opens another, or
     /// none.
     fn known<A: Wire>(
         &mut self,
-        lane: &mut Lane<A>,
+        family: &mut FamilyState<A>,
         headers: &Headers<A>,
         id: FlowId,
         direction: Direction,
         packet: &mut [u8],
         meta: Meta,
     ) -> Option<Verdict> {
-        let hot = lane.flows.hot(id);
+        let hot = family.flows.hot(id);
         if hot.is_expired(self.clock.tick()) || hot.generation != self.generation {
-            match self.revise(lane, id, direction) {
+            match self.revise(family, id, direction) {
                 Revision::Keep => {}
                 Revision::Anew => return None,
                 Revision::Refuse(verdict) => return Some(verdict),
             }
-            if lane.flows.hot(id).has(Hot::<A>::FORGOTTEN) {
-                return self.resume(lane, headers, id, direction, packet, meta);
+            if family.flows.hot(id).has(Hot::<A>::FORGOTTEN) {
+                return self.resume(family, headers, id, direction, packet, meta);
             }
         }
-        if is_torn(headers, &lane.flows.hot(id).rewritten(direction).ends()) {
-            let flags = flow_flags(lane.flows.hot(id), direction);
+        if is_torn(headers, &family.flows.hot(id).rewritten(direction).ends()) {
+            let flags = flow_flags(family.flows.hot(id), direction);
             return Some(Verdict { flags, ..Verdict::drop(Cause::FragmentRefused) });
         }
-        let Some(cause) = self.advance(lane, headers, id, direction, packet) else {
-            self.end_flow(lane, id);
+        let Some(cause) = self.advance(family, headers, id, direction, packet) else {
+            self.end_flow(family, id);
             return None;
         };
-        let hot = lane.flows.hot_mut(id);
+        let hot = family.flows.hot_mut(id);
         let is_counted = hot.count(direction, headers.end);
         let verdict = if cause == Cause::Invalid && self.config.invalid == InvalidTcp::Drop {
             Verdict { flags: flow_flags(hot, direction), ..Verdict::drop(cause) }
@@ -206,7 +211,7 @@ impl Core {
             translate(hot, headers, direction, cause, packet, meta)
         };
         if !is_counted {
-            lane.flows.carry_packets(id, direction);
+            family.flows.carry_packets(id, direction);
         }
         Some(verdict)
     }
@@ -216,7 +221,7 @@ impl Core {
     #[cold]
     fn resume<A: Wire>(
         &mut self,
-        lane: &mut Lane<A>,
+        family: &mut FamilyState<A>,
         headers: &Headers<A>,
         id: FlowId,
         direction: Direction,
@@ -224,10 +229,10 @@ impl Core {
         meta: Meta,
     ) -> Option<Verdict> {
         if question(headers, packet, meta).flags.is_some_and(Flags::is_opening) {
-            self.end_flow(lane, id);
+            self.end_flow(family, id);
             return None;
         }
-        let hot = lane.flows.hot_mut(id);
+        let hot = family.flows.hot_mut(id);
         hot.generation = self.generation.wrapping_sub(1);
         Some(translate(hot, headers, direction, Cause::Established, packet, meta))
     }
@@ -236,22 +241,22 @@ impl Core {
     #[cold]
     fn revise<A: Wire>(
         &mut self,
-        lane: &mut Lane<A>,
+        family: &mut FamilyState<A>,
         id: FlowId,
         direction: Direction,
     ) -> Revision {
-        if lane.flows.is_forgotten(id, self.clock.tick()) {
-            self.end_flow(lane, id);
+        if family.flows.is_forgotten(id, self.clock.tick()) {
+            self.end_flow(family, id);
             return Revision::Anew;
         }
-        if lane.flows.hot(id).is_expired(self.clock.tick()) {
-            self.end_flow(lane, id);
+        if family.flows.hot(id).is_expired(self.clock.tick()) {
+            self.end_flow(family, id);
             self.counters.expired += 1;
             return Revision::Anew;
         }
-        self.rehome(lane, id);
-        let standing = self.ledger.backend(lane.flows.cold(id).backend).standing;
-        let hot = lane.flows.hot_mut(id);
+        self.rehome(family, id);
+        let standing = self.ledger.backend(family.flows.cold(id).backend).standing;
+        let hot = family.flows.hot_mut(id);
         if stays(hot, standing) {
             hot.generation = self.generation;
             return Revision::Keep;
@@ -259,9 +264,9 @@ impl Core {
         match (direction, is_connection(hot)) {
             // Answers that are still under way are translated until the client's next packet.
             (Direction::Reply, false) => return Revision::Keep,
-            (Direction::Reply, true) => self.end_flow(lane, id),
+            (Direction::Reply, true) => self.end_flow(family, id),
             (Direction::Original, _) => {
-                self.end_flow(lane, id);
+                self.end_flow(family, id);
                 return Revision::Anew;
             }
         }
@@ -270,22 +275,22 @@ impl Core {
 
     /// The service port that is reached where a flow began, if that is another one than the flow's:
     /// it has got another name, or another one's place.
-    pub(crate) fn home<A: Wire>(&self, lane: &Lane<A>, id: FlowId) -> Option<u32> {
-        let hot = lane.flows.hot(id);
+    pub(crate) fn home<A: Wire>(&self, family: &FamilyState<A>, id: FlowId) -> Option<u32> {
+        let hot = family.flows.hot(id);
         let (place, _) =
             self.table.find(hot.protocol, hot.ends(Direction::Original).destination())?;
         let number = self.ledger.number(place);
-        (self.ledger.backend(lane.flows.cold(id).backend).service != number).then_some(number)
+        (self.ledger.backend(family.flows.cold(id).backend).service != number).then_some(number)
     }
 
     /// Enters a flow in the books of the service port that is reached where it began.
-    pub(crate) fn rehome<A: Wire>(&mut self, lane: &mut Lane<A>, id: FlowId) {
-        if let Some(number) = self.home(lane, id) {
-            let former = lane.flows.cold(id).backend;
+    pub(crate) fn rehome<A: Wire>(&mut self, family: &mut FamilyState<A>, id: FlowId) {
+        if let Some(number) = self.home(family, id) {
+            let former = family.flows.cold(id).backend;
             let backend = self.ledger.backend_for(number, self.ledger.backend(former).address);
             self.ledger.open_flow(backend);
             self.ledger.close_flow(former, [0; 2], [0; 2]);
-            lane.flows.cold_mut(id).backend = backend;
+            family.flows.cold_mut(id).backend = backend;
         }
     }
 
@@ -293,25 +298,25 @@ impl Core {
     /// flow's place.
     fn advance<A: Wire>(
         &mut self,
-        lane: &mut Lane<A>,
+        family: &mut FamilyState<A>,
         headers: &Headers<A>,
         id: FlowId,
         direction: Direction,
         packet: &[u8],
     ) -> Option<Cause> {
         let now = self.clock.tick();
-        let hot = lane.flows.hot_mut(id);
+        let hot = family.flows.hot_mut(id);
         if direction == Direction::Reply {
             hot.flags |= Hot::<A>::REPLIED;
         }
         if hot.state.is_tcp() {
-            return self.advance_tcp(lane, headers, id, direction, packet);
+            return self.advance_tcp(family, headers, id, direction, packet);
         }
         let (before, is_replied) = (hot.state, hot.has(Hot::<A>::REPLIED));
         let state = match before {
             State::Udp
                 if is_replied
-                    && now.saturating_sub(lane.flows.cold(id).created) >= stream_age() =>
+                    && now.saturating_sub(family.flows.cold(id).created) >= stream_age() =>
             {
                 State::UdpStream
             }
@@ -326,7 +331,7 @@ impl Core {
             _ => state == State::UdpStream,
         };
         self.move_to(
-            lane,
+            family,
             id,
             state,
             now.saturating_add(self.config.timeouts.of(state)),
@@ -337,7 +342,7 @@ impl Core {
 
     fn advance_tcp<A: Wire>(
         &mut self,
-        lane: &mut Lane<A>,
+        family: &mut FamilyState<A>,
         headers: &Headers<A>,
         id: FlowId,
         direction: Direction,
@@ -346,7 +351,7 @@ impl Core {
         let Some(segment) = Segment::parse(headers.transport(packet)) else {
             return Some(Cause::Invalid);
         };
-        let (hot, cold) = lane.flows.both_mut(id);
+        let (hot, cold) = family.flows.both_mut(id);
         match cold.tracking.advance(hot.state, direction, &segment) {
             Progress::To(state) => {
                 if headers.is_fragment {
@@ -356,7 +361,7 @@ impl Core {
                 let timeout = cold.tracking.timeout(state, is_replied, &self.config.timeouts);
                 let deadline = self.clock.tick().saturating_add(timeout);
                 let is_assured = state == State::TcpEstablished && is_replied;
-                self.move_to(lane, id, state, deadline, is_assured);
+                self.move_to(family, id, state, deadline, is_assured);
                 Some(Cause::Established)
             }
             Progress::Unmoved => Some(Cause::Established),
@@ -368,34 +373,34 @@ impl Core {
     #[inline]
     fn move_to<A: Wire>(
         &self,
-        lane: &mut Lane<A>,
+        family: &mut FamilyState<A>,
         id: FlowId,
         state: State,
         deadline: Tick,
         is_assured: bool,
     ) {
         if is_assured {
-            lane.flows.assure(id);
+            family.flows.assure(id);
         }
-        let hot = lane.flows.hot_mut(id);
+        let hot = family.flows.hot_mut(id);
         let is_shorter = deadline < hot.deadline;
         let is_changed = hot.state != state;
         hot.state = state;
         hot.deadline = deadline;
         if is_shorter {
-            lane.flows.shortened(deadline);
+            family.flows.shortened(deadline);
         }
         if is_changed {
-            lane.events.note(EventKind::Update, &lane.flows, id);
+            family.events.note(EventKind::Update, &family.flows, id);
         }
     }
 
     /// Takes a flow out of all books.
-    pub(crate) fn end_flow<A: Wire>(&mut self, lane: &mut Lane<A>, id: FlowId) {
-        lane.events.note(EventKind::Destroy, &lane.flows, id);
-        let (hot, cold) = (lane.flows.hot(id), lane.flows.cold(id));
+    pub(crate) fn end_flow<A: Wire>(&mut self, family: &mut FamilyState<A>, id: FlowId) {
+        family.events.note(EventKind::Destroy, &family.flows, id);
+        let (hot, cold) = (family.flows.hot(id), family.flows.cold(id));
         let client = hot.ends(Direction::Original).src;
-        self.ledger.close_flow(cold.backend, lane.flows.packets(id), hot.bytes);
+        self.ledger.close_flow(cold.backend, family.flows.packets(id), hot.bytes);
         if hot.has(Hot::<A>::LEASED) {
             let reply = hot.ends(Direction::Reply);
             let remote = Remote {
@@ -406,14 +411,14 @@ impl Core {
             self.leases.give_back(&remote, reply.dport);
         }
         if self.config.max_flows_per_source.is_some()
-            && let Some(flows) = lane.sources.get_mut(&client)
+            && let Some(flows) = family.sources.get_mut(&client)
         {
             *flows -= 1;
             if *flows == 0 {
-                lane.sources.remove(&client);
+                family.sources.remove(&client);
             }
         }
-        lane.flows.remove(id);
+        family.flows.remove(id);
     }
 }
 

@@ -15,7 +15,7 @@ use crate::conntrack::ports::Remote;
 use crate::conntrack::state::State;
 use crate::conntrack::tcp::{Side, Tracking};
 use crate::ledger::Standing;
-use crate::pipeline::Lane;
+use crate::pipeline::FamilyState;
 use crate::rewrite;
 use crate::tuple::{Direction, Ends, Protocol, Tuple, Wired};
 use crate::wire::Wire;
@@ -44,9 +44,9 @@ impl Engine {
     /// All flows and clients that are alive at `now`. Cost: a pass over the tables.
     #[must_use]
     pub fn checkpoint(&mut self, now: u64) -> Vec<u8> {
-        let tick = self.core.clock.advance(now);
+        let tick = self.shared.clock.advance(now);
         let mut names: Vec<(u32, &str)> = self
-            .core
+            .shared
             .ledger
             .services()
             .map(|(number, record)| (number, record.service.name()))
@@ -77,20 +77,20 @@ impl Engine {
             .collect();
         writer.u32((v4.len() + v6.len()) as u32);
         for id in v4 {
-            let backend = self.core.ledger.backend(self.v4.flows.cold(id).backend);
+            let backend = self.shared.ledger.backend(self.v4.flows.cold(id).backend);
             writer.flow(&self.v4, id, tick, place(backend.service), backend.address.port());
         }
         for id in v6 {
-            let backend = self.core.ledger.backend(self.v6.flows.cold(id).backend);
+            let backend = self.shared.ledger.backend(self.v6.flows.cold(id).backend);
             writer.flow(&self.v6, id, tick, place(backend.service), backend.address.port());
         }
-        let ledger = &self.core.ledger;
+        let ledger = &self.shared.ledger;
         let is_alive = |sticky: &&Sticky| {
             let backend = ledger.backend(sticky.backend.0);
             let is_listed = backend.standing == Standing::Listed;
             sticky.deadline >= tick && backend.birth == sticky.backend.1 && is_listed
         };
-        let stickies: Vec<_> = self.core.affinity.iter().filter(is_alive).collect();
+        let stickies: Vec<_> = self.shared.affinity.iter().filter(is_alive).collect();
         writer.u32(stickies.len() as u32);
         for sticky in stickies {
             writer.u32(place(sticky.client.0));
@@ -113,7 +113,7 @@ impl Engine {
     /// The most bytes that a checkpoint of an engine with these limits can have.
     #[must_use]
     pub fn checkpoint_limit(&self) -> usize {
-        let config = &self.core.config;
+        let config = &self.shared.config;
         let flows = config.max_flows * (flow_size(Ipv4Addr::BITS) + flow_size(Ipv6Addr::BITS));
         HEADER + NAMES + flows + config.max_affinities * CLIENT_SIZE
     }
@@ -135,7 +135,7 @@ impl Engine {
         away: u64,
     ) -> Result<usize, CheckpointError> {
         let content = Content::read(body(checkpoint)?)?;
-        let tick = self.core.clock.advance(now);
+        let tick = self.shared.clock.advance(now);
         let away = clock::whole_ticks(away);
         let mut restored = 0;
         for flow in &content.v4 {
@@ -146,21 +146,21 @@ impl Engine {
         }
         for client in &content.clients {
             let Some(number) =
-                self.core.ledger.find(&content.names[client.service], client.address.is_ipv4())
+                self.shared.ledger.find(&content.names[client.service], client.address.is_ipv4())
             else {
                 continue;
             };
-            let Some(record) = self.core.ledger.service(number) else { continue };
+            let Some(record) = self.shared.ledger.service(number) else { continue };
             let Some(seconds) = record.service.spec().affinity else { continue };
             let listed = record.backends.iter().flatten().copied();
             let mut listed =
-                listed.filter(|&id| self.core.ledger.backend(id).address == client.backend);
+                listed.filter(|&id| self.shared.ledger.backend(id).address == client.backend);
             if let (Some(id), Some(longest)) =
                 (listed.next(), ticks(seconds.into()).checked_sub(away))
             {
-                let backend = (id, self.core.ledger.backend(id).birth);
+                let backend = (id, self.shared.ledger.backend(id).birth);
                 let deadline = tick.saturating_add(client.left.min(longest));
-                self.core
+                self.shared
                     .affinity
                     .put(Sticky { client: (number, client.address), backend, deadline }, tick);
             }
@@ -175,47 +175,47 @@ impl Engine {
         now: Tick,
         away: Tick,
     ) -> bool {
-        let (core, lane) = A::lane(self);
+        let (shared, family) = A::split(self);
         let hot = &saved.hot;
         // Not longer than a packet would keep it, whatever the checkpoint claims: no packet need
         // ever come again.
-        let Some(longest) = core.config.timeouts.of(hot.state).checked_sub(away) else {
+        let Some(longest) = shared.config.timeouts.of(hot.state).checked_sub(away) else {
             return false;
         };
         let deadline = now.saturating_add(hot.deadline.min(longest));
         let is_ipv4 = hot.ends(Direction::Reply).source().is_ipv4();
-        let Some(number) = core.ledger.find(&names[saved.service], is_ipv4) else { return false };
+        let Some(number) = shared.ledger.find(&names[saved.service], is_ipv4) else { return false };
         let is_known = hot.ends.iter().any(|ends| {
-            lane.flows.find(&Tuple { ends: ends.ends(), protocol: hot.protocol }).is_some()
+            family.flows.find(&Tuple { ends: ends.ends(), protocol: hot.protocol }).is_some()
         });
         let reply = hot.ends(Direction::Reply);
         let backend = SocketAddr::new(reply.src.into(), saved.backend_port);
-        let id = if is_known { return false } else { core.ledger.backend_for(number, backend) };
+        let id = if is_known { return false } else { shared.ledger.backend_for(number, backend) };
         // The flow counts with its backend before it is entered, so that a refusal is taken back in
         // the same way as an end.
-        core.ledger.open_flow(id);
+        shared.ledger.open_flow(id);
         // No table has this generation, so the first packet looks whether the backend is still
         // there.
-        let generation = core.generation.wrapping_sub(1);
+        let generation = shared.generation.wrapping_sub(1);
         let hot = Hot { deadline, generation, ..hot.clone() };
         let (is_leased, source) = (hot.has(Hot::<A>::LEASED), hot.ends(Direction::Original).src);
         let protocol = hot.protocol;
-        if lane
+        if family
             .flows
             .insert(hot, now.saturating_sub(saved.age.saturating_add(away)), id, saved.tracking)
             .is_err()
         {
-            core.ledger.close_flow(id, [0; 2], [0; 2]);
+            shared.ledger.close_flow(id, [0; 2], [0; 2]);
             return false;
         }
         if is_leased {
-            core.leases.take(
+            shared.leases.take(
                 Remote { protocol, source: reply.dst.into(), backend: reply.source() },
                 reply.dport,
             );
         }
-        if core.config.max_flows_per_source.is_some() {
-            *lane.sources.entry(source).or_default() += 1;
+        if shared.config.max_flows_per_source.is_some() {
+            *family.sources.entry(source).or_default() += 1;
         }
         true
     }
@@ -312,13 +312,13 @@ struct Writer(Vec<u8>);
 impl Writer {
     fn flow<A: Wire>(
         &mut self,
-        lane: &Lane<A>,
+        family: &FamilyState<A>,
         id: u32,
         now: Tick,
         service: u32,
         backend_port: u16,
     ) {
-        let (hot, cold) = (lane.flows.hot(id), lane.flows.cold(id));
+        let (hot, cold) = (family.flows.hot(id), family.flows.cold(id));
         self.0.extend_from_slice(&[A::VERSION, hot.protocol.0, hot.state as u8, hot.flags]);
         for ends in hot.ends.map(Wired::ends) {
             self.address(ends.src.into());

@@ -14,7 +14,8 @@ use crate::filtering::{Passage, passage};
 use crate::fragment::{DatagramId, Fate};
 use crate::ledger::Standing;
 use crate::pipeline::{
-    Lane, Meta, Place, Related, addressed, is_connection, malformed, question, stays, versionless,
+    FamilyState, Meta, Place, Related, addressed, is_connection, malformed, question, stays,
+    versionless,
 };
 use crate::service::{FrontendKind, Scope};
 use crate::tuple::{Direction, Wired};
@@ -66,8 +67,8 @@ impl Engine {
     /// sequences stay as they are.
     pub fn explain(&mut self, now: u64, packet: &[u8], meta: Meta) -> Explanation {
         // Looking must not move time either: it is put back.
-        let clock = self.core.clock.clone();
-        self.core.clock.advance(now);
+        let clock = self.shared.clock.clone();
+        self.shared.clock.advance(now);
         let mut explanation = match packet.first().map(|byte| byte >> 4) {
             Some(4) => self.explain_family::<Ipv4Addr>(packet, meta),
             Some(6) => self.explain_family::<Ipv6Addr>(packet, meta),
@@ -77,7 +78,7 @@ impl Engine {
             ),
             _ => unreadable(Malformed::Version),
         };
-        self.core.clock = clock;
+        self.shared.clock = clock;
         let verdict = explanation.verdict;
         let why = format!(
             "{} ({}: {})",
@@ -117,8 +118,8 @@ impl Engine {
         steps: &mut Vec<(&'static str, String)>,
     ) -> Option<Explanation> {
         let fragment = A::fragment(packet)?;
-        let (_, lane) = A::lane(self);
-        let fate = lane.fragments.look(&DatagramId::new(headers, &fragment));
+        let (_, family) = A::split(self);
+        let fate = family.fragments.look(&DatagramId::new(headers, &fragment));
         steps.step("fragment", || match fate {
             Some(_) => format!("of datagram {}, which is decided", fragment.id),
             None if fragment.offset == 0 => format!("the first of datagram {}", fragment.id),
@@ -140,8 +141,8 @@ impl Engine {
         packet: &[u8],
         mut steps: Vec<(&'static str, String)>,
     ) -> Explanation {
-        let (core, lane) = A::lane(self);
-        match core.related(lane, headers, packet) {
+        let (shared, family) = A::split(self);
+        match shared.related(family, headers, packet) {
             Related::Verdict(verdict) => {
                 steps.step("icmp error", || "it quotes no packet of a known flow".to_owned());
                 Explanation::of(verdict, steps)
@@ -151,7 +152,7 @@ impl Engine {
                 steps.step("icmp error", || {
                     format!("it quotes {} to {}", ends.source(), ends.destination())
                 });
-                let backend = lane.flows.hot(flow).ends(Direction::Reply).source();
+                let backend = family.flows.hot(flow).ends(Direction::Reply).source();
                 let mut explanation =
                     Explanation::of(Verdict::new(Action::Translate, Cause::Related), steps);
                 explanation.backend = Some(backend);
@@ -170,10 +171,10 @@ impl Engine {
         if let Some(explanation) = self.explain_known(headers, packet, &mut steps) {
             return explanation;
         }
-        let (core, lane) = A::lane(self);
+        let (shared, family) = A::split(self);
         let question = question(headers, packet, meta);
-        let table = core.table.clone();
-        let serve = match decide::decide(&table, &question, core.config.midstream, &mut steps) {
+        let table = shared.table.clone();
+        let serve = match decide::decide(&table, &question, shared.config.midstream, &mut steps) {
             Decision::Pass => {
                 return Explanation::of(Verdict::new(Action::Accept, Cause::NotOurs), steps);
             }
@@ -187,11 +188,11 @@ impl Engine {
             }
             Decision::Serve(serve) => serve,
         };
-        let number = core.ledger.number(serve.service);
+        let number = shared.ledger.number(serve.service);
         let state =
-            core.ledger.service(number).map(|record| record.states[serve.scope as usize].clone());
+            shared.ledger.service(number).map(|record| record.states[serve.scope as usize].clone());
         let chosen = state.and_then(|mut state| {
-            core.pick(number, &serve, &question, Some(&mut state), &mut steps)
+            shared.pick(number, &serve, &question, Some(&mut state), &mut steps)
         });
         let port = &table.services()[serve.service as usize];
         let eligible = port.set(serve.scope).backends().iter().filter(|backend| backend.weight > 0);
@@ -239,13 +240,13 @@ impl Engine {
                 });
             }
             let sent = addressed(headers, &backend);
-            let mut rng = core.rng.clone();
+            let mut rng = shared.rng.clone();
             // A flow that is over leaves its place to this one.
-            if lane.flows.find(&headers.tuple).is_some() {
+            if family.flows.find(&headers.tuple).is_some() {
                 return explanation;
             }
-            match sent.map(|sent| core.place(lane, headers, sent, masquerade, &mut rng)) {
-                Some(Ok(place)) => place_steps(lane, headers, &place, &mut explanation.steps),
+            match sent.map(|sent| shared.place(family, headers, sent, masquerade, &mut rng)) {
+                Some(Ok(place)) => place_steps(family, headers, &place, &mut explanation.steps),
                 Some(Err(verdict)) => explanation.verdict = verdict,
                 None => explanation.verdict = Verdict::drop(Cause::NoEndpoints),
             }
@@ -260,14 +261,14 @@ impl Engine {
         packet: &[u8],
         steps: &mut Vec<(&'static str, String)>,
     ) -> Option<Explanation> {
-        let (core, lane) = A::lane(self);
-        let Some((id, direction)) = lane.flows.find(&headers.tuple) else {
+        let (shared, family) = A::split(self);
+        let Some((id, direction)) = family.flows.find(&headers.tuple) else {
             steps.step("flow", || "none is known".to_owned());
             return None;
         };
-        let (hot, cold) = (lane.flows.hot(id), lane.flows.cold(id));
+        let (hot, cold) = (family.flows.hot(id), family.flows.cold(id));
         let [original, reply] = hot.ends.map(Wired::ends);
-        if !hot.is_alive(core.clock.tick()) {
+        if !hot.is_alive(shared.clock.tick()) {
             steps.step("flow", || "one is known, but its time is over".to_owned());
             return None;
         }
@@ -285,9 +286,9 @@ impl Engine {
                 reply.source()
             )
         });
-        let backend = core.ledger.backend(cold.backend);
-        let number = core.home(lane, id).unwrap_or(backend.service);
-        let standing = core.ledger.standing(number, backend.address);
+        let backend = shared.ledger.backend(cold.backend);
+        let number = shared.home(family, id).unwrap_or(backend.service);
+        let standing = shared.ledger.standing(number, backend.address);
         let mut cause = Cause::Established;
         let is_carried = hot.has(Hot::<A>::CARRIED);
         if is_carried {
@@ -297,7 +298,7 @@ impl Engine {
         } else if standing != Standing::Listed {
             // A flow that was kept under these tables is not asked again, also if its connection
             // has begun anew since.
-            let is_kept = hot.generation == core.generation || stays(hot, standing);
+            let is_kept = hot.generation == shared.generation || stays(hot, standing);
             steps.step("backend", || {
                 let then = match (is_kept, standing) {
                     (false, _) => "the flow is decided anew",
@@ -336,7 +337,7 @@ impl Engine {
             }
         }
         let is_dropped = cause == Cause::BackendGone
-            || (cause == Cause::Invalid && core.config.invalid == InvalidTcp::Drop);
+            || (cause == Cause::Invalid && shared.config.invalid == InvalidTcp::Drop);
         let to = hot.rewritten(direction).ends();
         if !is_dropped {
             steps.step("rewrite", || format!("to {} -> {}", to.source(), to.destination()));
@@ -345,7 +346,7 @@ impl Engine {
         let reply_flag = if direction == Direction::Reply { Verdict::REPLY } else { 0 };
         let action = if is_dropped { Action::Drop } else { Action::Translate };
         let flags = Verdict::FLOW | reply_flag | if masquerade { Verdict::MASQUERADE } else { 0 };
-        let service = core.ledger.service(number);
+        let service = shared.ledger.service(number);
         Some(Explanation {
             service: service.map(|record| record.service.name().to_owned()),
             backend: Some(reply.source()),
@@ -361,13 +362,13 @@ impl Engine {
 
 /// What a new flow costs others, and under which source the backend sees it.
 fn place_steps<A: Family>(
-    lane: &Lane<A>,
+    family: &FamilyState<A>,
     headers: &Headers<A>,
     place: &Place<A>,
     steps: &mut Vec<(&'static str, String)>,
 ) {
     if let Some(victim) = place.victim {
-        let ends = lane.flows.hot(victim).ends(Direction::Original);
+        let ends = family.flows.hot(victim).ends(Direction::Original);
         steps.step("room", || {
             format!("the flow from {} to {} gives way", ends.source(), ends.destination())
         });

@@ -16,7 +16,7 @@ use crate::conntrack::{FlowId, Hot};
 use crate::decide::{self, Question};
 use crate::events::EventKind;
 use crate::ledger::Standing;
-use crate::pipeline::{Core, Lane};
+use crate::pipeline::{FamilyState, Shared};
 use crate::rewrite;
 use crate::tuple::{Direction, Ends, Protocol, Tuple};
 use crate::wire::Wire;
@@ -67,7 +67,7 @@ impl Engine {
     /// datagrams go to an endpoint that serves, or are decided anew. A flow to no frontend is
     /// nobody's business here. Cost: look-ups.
     pub fn observe(&mut self, now: u64, flow: &Carried, census: Option<&mut Census>) -> Outcome {
-        let tick = self.core.clock.advance(now);
+        let tick = self.shared.clock.advance(now);
         match flow.original.0 {
             SocketAddr::V4(_) => {
                 self.observe_one::<Ipv4Addr>(tick, flow, census.map(|own| &mut own.v4))
@@ -82,7 +82,7 @@ impl Engine {
     /// (`conntrack -F`) while both ends were talking: what follows within a minute goes where the
     /// flow went.
     pub fn ended(&mut self, now: u64, flow: &Carried) -> bool {
-        let tick = self.core.clock.advance(now);
+        let tick = self.shared.clock.advance(now);
         match flow.original.0 {
             SocketAddr::V4(_) => self.ended_one::<Ipv4Addr>(tick, flow),
             SocketAddr::V6(_) => self.ended_one::<Ipv6Addr>(tick, flow),
@@ -99,7 +99,7 @@ impl Engine {
     /// Carried flows that were ended here and that the kernel is to end: protocol, client and
     /// frontend of each.
     pub fn take_orphans(&mut self) -> Vec<(Protocol, SocketAddr, SocketAddr)> {
-        std::mem::take(&mut self.core.orphans)
+        std::mem::take(&mut self.shared.orphans)
     }
 
     fn observe_one<A: Family>(
@@ -108,16 +108,16 @@ impl Engine {
         flow: &Carried,
         census: Option<&mut HashSet<FlowId>>,
     ) -> Outcome {
-        let (core, lane) = A::lane(self);
+        let (shared, family) = A::split(self);
         let (Some(original), Some(reply)) = (ends::<A>(flow.original), ends::<A>(flow.reply))
         else {
             return Outcome::Keep;
         };
-        let known = match lane.flows.find(&Tuple { ends: original, protocol: flow.protocol }) {
+        let known = match family.flows.find(&Tuple { ends: original, protocol: flow.protocol }) {
             Some((id, Direction::Original)) => {
-                let is_same = lane.flows.hot(id).ends(Direction::Reply).source() == flow.reply.0;
+                let is_same = family.flows.hot(id).ends(Direction::Reply).source() == flow.reply.0;
                 if !is_same {
-                    core.end_flow(lane, id);
+                    shared.end_flow(family, id);
                 }
                 is_same.then_some(id)
             }
@@ -125,36 +125,36 @@ impl Engine {
             Some((_, Direction::Reply)) => return Outcome::Keep,
             None => None,
         };
-        let served = core
+        let served = shared
             .table
             .find(flow.protocol, flow.original.1)
-            .map(|(place, _)| core.ledger.number(place));
-        let former = known.map(|id| core.ledger.backend(lane.flows.cold(id).backend).service);
+            .map(|(place, _)| shared.ledger.number(place));
+        let former = known.map(|id| shared.ledger.backend(family.flows.cold(id).backend).service);
         // Neither is it served here, nor was it.
         let Some(number) = served.or(former) else { return Outcome::Keep };
-        let standing = core.ledger.standing(number, flow.reply.0);
+        let standing = shared.ledger.standing(number, flow.reply.0);
         let is_translated = flow.reply.0 != flow.original.1;
         if known.is_none() && !is_translated && standing == Standing::Gone {
-            return if core.is_older(flow) { Outcome::End } else { Outcome::Keep };
+            return if shared.is_older(flow) { Outcome::End } else { Outcome::Keep };
         }
         if flow.protocol == Protocol::UDP && standing == Standing::Gone {
             if let Some(id) = known {
-                core.end_flow(lane, id);
+                shared.end_flow(family, id);
             }
             return Outcome::End;
         }
-        let Some(id) = known.or_else(|| core.adopt(lane, now, number, flow, original, reply))
+        let Some(id) = known.or_else(|| shared.adopt(family, now, number, flow, original, reply))
         else {
             return Outcome::Keep;
         };
-        core.rehome(lane, id);
-        let age = now.saturating_sub(lane.flows.cold(id).created);
+        shared.rehome(family, id);
+        let age = now.saturating_sub(family.flows.cold(id).created);
         // An entry that is ended between SYN and ACK makes the ACK a stranger.
         if standing != Standing::Listed && is_half_open(flow) && age >= ticks(UNANSWERED) {
-            core.end_flow(lane, id);
+            shared.end_flow(family, id);
             return Outcome::End;
         }
-        core.update(lane, now, id, flow);
+        shared.update(family, now, id, flow);
         if let Some(seen) = census {
             seen.insert(id);
         }
@@ -162,48 +162,48 @@ impl Engine {
     }
 
     fn ended_one<A: Family>(&mut self, now: Tick, flow: &Carried) -> bool {
-        let (core, lane) = A::lane(self);
+        let (shared, family) = A::split(self);
         let Some(ends) = ends::<A>(flow.original) else { return false };
         let Some((id, Direction::Original)) =
-            lane.flows.find(&Tuple { ends, protocol: flow.protocol })
+            family.flows.find(&Tuple { ends, protocol: flow.protocol })
         else {
             return false;
         };
-        let hot = lane.flows.hot(id);
+        let hot = family.flows.hot(id);
         // One that is not carried yet is the next connection between the same ends.
         if !hot.has(Hot::<A>::CARRIED) || hot.ends(Direction::Reply).source() != flow.reply.0 {
             return false;
         }
-        count(lane, id, flow);
+        count(family, id, flow);
         if !was_taken_out(flow) {
-            core.end_flow(lane, id);
+            shared.end_flow(family, id);
             return false;
         }
         let (generation, deadline) =
-            (core.generation.wrapping_sub(1), now.saturating_add(ticks(REMEMBERED)));
-        let hot = lane.flows.hot_mut(id);
+            (shared.generation.wrapping_sub(1), now.saturating_add(ticks(REMEMBERED)));
+        let hot = family.flows.hot_mut(id);
         hot.flags = hot.flags & !Hot::<A>::CARRIED | Hot::<A>::FORGOTTEN;
         (hot.generation, hot.deadline) = (generation, deadline);
-        lane.flows.shortened(deadline);
+        family.flows.shortened(deadline);
         true
     }
 
     fn end_unseen_of<A: Family>(&mut self, seen: &HashSet<FlowId>) -> usize {
-        let (core, lane) = A::lane(self);
-        let unseen: Vec<FlowId> = lane
+        let (shared, family) = A::split(self);
+        let unseen: Vec<FlowId> = family
             .flows
             .iter()
             .filter(|(id, hot, _)| hot.has(Hot::<A>::CARRIED) && !seen.contains(id))
             .map(|(id, ..)| id)
             .collect();
         for &id in &unseen {
-            core.end_flow(lane, id);
+            shared.end_flow(family, id);
         }
         unseen.len()
     }
 }
 
-impl Core {
+impl Shared {
     /// Whether an entry that the kernel does not translate, and that keeps it from ever asking us,
     /// is to go: it is older than its frontend, and nobody who is connected would miss it.
     fn is_older(&self, flow: &Carried) -> bool {
@@ -216,7 +216,7 @@ impl Core {
     /// Enters a flow that the kernel has, of this service port; `None` if there is no room.
     fn adopt<A: Wire>(
         &mut self,
-        lane: &mut Lane<A>,
+        family: &mut FamilyState<A>,
         now: Tick,
         number: u32,
         flow: &Carried,
@@ -224,7 +224,7 @@ impl Core {
         reply: Ends<A>,
     ) -> Option<FlowId> {
         let protocol = flow.protocol;
-        if lane.flows.find(&Tuple { ends: reply, protocol }).is_some() {
+        if family.flows.find(&Tuple { ends: reply, protocol }).is_some() {
             return None;
         }
         let backend = self.ledger.backend_for(number, flow.reply.0);
@@ -244,27 +244,33 @@ impl Core {
             packets: [0; 2],
             bytes: [0; 2],
         };
-        let Ok(id) = lane.flows.insert(hot, now, backend, Tracking::default()) else {
+        let Ok(id) = family.flows.insert(hot, now, backend, Tracking::default()) else {
             self.ledger.close_flow(backend, [0; 2], [0; 2]);
             return None;
         };
         if self.config.max_flows_per_source.is_some() {
-            *lane.sources.entry(original.src).or_default() += 1;
+            *family.sources.entry(original.src).or_default() += 1;
         }
-        lane.events.note(EventKind::New, &lane.flows, id);
+        family.events.note(EventKind::New, &family.flows, id);
         Some(id)
     }
 
     /// Brings a flow up to date with what the kernel says of it.
-    fn update<A: Wire>(&mut self, lane: &mut Lane<A>, now: Tick, id: FlowId, flow: &Carried) {
+    fn update<A: Wire>(
+        &mut self,
+        family: &mut FamilyState<A>,
+        now: Tick,
+        id: FlowId,
+        flow: &Carried,
+    ) {
         if flow.is_assured {
-            lane.flows.assure(id);
+            family.flows.assure(id);
         }
-        count(lane, id, flow);
+        count(family, id, flow);
         let left = flow
             .timeout
             .map_or(self.config.timeouts.of(state::<A>(flow)), |seconds| ticks(seconds.into()));
-        let hot = lane.flows.hot_mut(id);
+        let hot = family.flows.hot_mut(id);
         let is_changed = hot.state != state::<A>(flow);
         hot.state = state::<A>(flow);
         hot.flags &= !Hot::<A>::FORGOTTEN;
@@ -273,14 +279,14 @@ impl Core {
         // No table has this generation, so no packet of it takes the short way.
         hot.generation = self.generation.wrapping_sub(1);
         if is_changed {
-            lane.events.note(EventKind::Update, &lane.flows, id);
+            family.events.note(EventKind::Update, &family.flows, id);
         }
     }
 
     /// Notes that a flow which is ended here is to be ended by the kernel as well, if it carries
     /// it.
-    pub(crate) fn orphan<A: Wire>(&mut self, lane: &Lane<A>, id: FlowId) {
-        let hot = lane.flows.hot(id);
+    pub(crate) fn orphan<A: Wire>(&mut self, family: &FamilyState<A>, id: FlowId) {
+        let hot = family.flows.hot(id);
         if hot.has(Hot::<A>::CARRIED) {
             let original = hot.ends(Direction::Original);
             self.orphans.push((hot.protocol, original.source(), original.destination()));
@@ -289,9 +295,9 @@ impl Core {
 }
 
 /// Packets and bytes are the kernel's, where it counts them.
-fn count<A: Wire>(lane: &mut Lane<A>, id: FlowId, flow: &Carried) {
+fn count<A: Wire>(family: &mut FamilyState<A>, id: FlowId, flow: &Carried) {
     if let Some(counters) = flow.counters {
-        let (hot, cold) = lane.flows.both_mut(id);
+        let (hot, cold) = family.flows.both_mut(id);
         for (side, (packets, bytes)) in counters.into_iter().enumerate() {
             hot.packets[side] = packets as u32;
             cold.tracking.sides[side].packets_high = u8::try_from(packets >> 32).unwrap_or(u8::MAX);

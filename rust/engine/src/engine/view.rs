@@ -9,7 +9,7 @@ use crate::conntrack::state::State;
 use crate::conntrack::{FlowId, Hot};
 use crate::events::{EventKind, Seen};
 use crate::ledger::{Standing, Traffic};
-use crate::pipeline::Lane;
+use crate::pipeline::FamilyState;
 use crate::tuple::{Protocol, Wired};
 use crate::verdict::Cause;
 use crate::wire::Wire;
@@ -171,7 +171,7 @@ impl Engine {
     #[must_use]
     pub fn listing(&self, filter: Filter) -> Listing {
         let left = [0..self.v4.flows.records(), 0..self.v6.flows.records()];
-        Listing { filter, since: self.core.clock.tick(), left }
+        Listing { filter, since: self.shared.clock.tick(), left }
     }
 
     /// The next flows of a list, perhaps none; `None` at its end. Cost: looks at `budget` records,
@@ -212,7 +212,7 @@ impl Engine {
     /// live flows are added up.
     #[must_use]
     pub fn service_stats(&self) -> Vec<ServiceStats> {
-        let ledger = &self.core.ledger;
+        let ledger = &self.shared.ledger;
         let mut carried: Vec<Traffic> =
             ledger.backends().iter().map(|record| record.ended).collect();
         add_live(&self.v4, &mut carried);
@@ -259,38 +259,39 @@ impl Engine {
         Occupancy {
             flows,
             assured: flows - v4.unassured() - v6.unassured(),
-            affinities: self.core.affinity.len(),
-            leased_ports: self.core.leases.leased(),
+            affinities: self.shared.affinity.len(),
+            leased_ports: self.shared.leases.leased(),
             held_fragments: self.v4.fragments.held() + self.v6.fragments.held(),
-            expired: self.core.counters.expired,
-            evicted: self.core.counters.evicted,
+            expired: self.shared.counters.expired,
+            evicted: self.shared.counters.evicted,
         }
     }
 
     /// The flows in these records that belong to a list.
     fn listed<'a, A: Wire>(
         &'a self,
-        lane: &'a Lane<A>,
+        family: &'a FamilyState<A>,
         records: Range<usize>,
         listing: &'a Listing,
     ) -> impl Iterator<Item = FlowId> + 'a {
-        let now = self.core.clock.tick();
-        lane.flows
+        let now = self.shared.clock.tick();
+        family
+            .flows
             .iter_in(records)
             .filter(move |&(id, hot, cold)| {
                 hot.is_alive(now)
                     && cold.created <= listing.since
-                    && self.matches(lane, id, hot, &listing.filter)
+                    && self.matches(family, id, hot, &listing.filter)
             })
             .map(|(id, ..)| id)
     }
 
     fn end_listed<A: Family>(&mut self, records: Range<usize>, listing: &Listing) -> usize {
-        let ids: Vec<FlowId> = self.listed(A::lane_of(self), records, listing).collect();
-        let (core, lane) = A::lane(self);
+        let ids: Vec<FlowId> = self.listed(A::state_of(self), records, listing).collect();
+        let (shared, family) = A::split(self);
         for &id in &ids {
-            core.orphan(lane, id);
-            core.end_flow(lane, id);
+            shared.orphan(family, id);
+            shared.end_flow(family, id);
         }
         ids.len()
     }
@@ -299,12 +300,18 @@ impl Engine {
         (seen.kind, self.shown(&seen.hot, seen.packets, seen.created, seen.backend))
     }
 
-    fn matches<A: Wire>(&self, lane: &Lane<A>, id: FlowId, hot: &Hot<A>, filter: &Filter) -> bool {
+    fn matches<A: Wire>(
+        &self,
+        family: &FamilyState<A>,
+        id: FlowId,
+        hot: &Hot<A>,
+        filter: &Filter,
+    ) -> bool {
         let [original, reply] = hot.ends.map(Wired::ends);
         let is = |wanted: Option<IpAddr>, address: A| {
             wanted.is_none_or(|wanted| wanted == address.into())
         };
-        let service = || self.service_name(lane.flows.cold(id).backend);
+        let service = || self.service_name(family.flows.cold(id).backend);
         filter.protocol.is_none_or(|protocol| protocol == hot.protocol)
             && is(filter.source, original.src)
             && is(filter.destination, original.dst)
@@ -313,14 +320,14 @@ impl Engine {
             && filter.service.as_deref().is_none_or(|name| service() == name)
     }
 
-    pub(crate) fn flow<A: Wire>(&self, lane: &Lane<A>, id: FlowId) -> Flow {
-        let (hot, cold) = (lane.flows.hot(id), lane.flows.cold(id));
+    pub(crate) fn flow<A: Wire>(&self, family: &FamilyState<A>, id: FlowId) -> Flow {
+        let (hot, cold) = (family.flows.hot(id), family.flows.cold(id));
         debug_assert!(hot.state != State::Free);
-        self.shown(hot, lane.flows.packets(id), cold.created, cold.backend)
+        self.shown(hot, family.flows.packets(id), cold.created, cold.backend)
     }
 
     fn shown<A: Wire>(&self, hot: &Hot<A>, packets: [u64; 2], created: Tick, backend: u32) -> Flow {
-        let now = self.core.clock.tick();
+        let now = self.shared.clock.tick();
         let [original, reply] = hot.ends.map(Wired::ends);
         Flow {
             protocol: hot.protocol,
@@ -341,7 +348,7 @@ impl Engine {
     }
 
     fn service_name(&self, backend: u32) -> &str {
-        let ledger = &self.core.ledger;
+        let ledger = &self.shared.ledger;
         ledger.service(ledger.backend(backend).service).map_or("", |record| record.service.name())
     }
 }
@@ -349,10 +356,10 @@ impl Engine {
 /// Records that are looked at in one go.
 const PAGE: usize = 4096;
 
-fn add_live<A: Wire>(lane: &Lane<A>, carried: &mut [Traffic]) {
-    for (id, hot, cold) in lane.flows.iter() {
+fn add_live<A: Wire>(family: &FamilyState<A>, carried: &mut [Traffic]) {
+    for (id, hot, cold) in family.flows.iter() {
         if let Some(traffic) = carried.get_mut(cold.backend as usize) {
-            traffic.carry(lane.flows.packets(id), hot.bytes);
+            traffic.carry(family.flows.packets(id), hot.bytes);
         }
     }
 }

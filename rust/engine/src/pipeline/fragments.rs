@@ -1,49 +1,49 @@
 //! Fragments: the first one of a datagram is decided like a whole packet, the others follow it (F78
 //! to F80).
 
-use super::{Core, Lane, Meta};
+use super::{FamilyState, Meta, Shared};
 use crate::fragment::{Admission, DatagramId, Fate, Released};
 use crate::rewrite;
 use crate::tuple::Protocol;
 use crate::verdict::{Action, Cause, Verdict};
 use crate::wire::{Headers, Wire};
 
-impl Core {
+impl Shared {
     #[inline(never)]
     pub(super) fn fragment<A: Wire>(
         &mut self,
-        lane: &mut Lane<A>,
+        family: &mut FamilyState<A>,
         headers: &Headers<A>,
         packet: &mut [u8],
         meta: Meta,
     ) -> Verdict {
         let Some(fragment) = A::fragment(packet) else { return Verdict::drop(Cause::Malformed) };
         let id = DatagramId::new(headers, &fragment);
-        let verdict = match lane.fragments.admit(id, &fragment, self.clock.tick()) {
+        let verdict = match family.fragments.admit(id, &fragment, self.clock.tick()) {
             Admission::Follow(fate) => follow(fate, packet),
-            Admission::Wait => match lane.fragments.hold(&id, packet) {
+            Admission::Wait => match family.fragments.hold(&id, packet) {
                 Some(ticket) => {
                     Verdict { ticket, ..Verdict::new(Action::Hold, Cause::FragmentHeld) }
                 }
                 None => Verdict::drop(Cause::FragmentLimit),
             },
             Admission::Decide => {
-                let verdict = self.datagram(lane, headers, packet, meta);
+                let verdict = self.datagram(family, headers, packet, meta);
                 let fate = fate(headers, verdict, packet);
-                for mut held in lane.fragments.settle(id, fate) {
+                for mut held in family.fragments.settle(id, fate) {
                     let verdict = follow(fate, &mut held.packet);
                     self.release(held.ticket, verdict, held.packet);
                 }
                 verdict
             }
         };
-        self.release_given_up(lane);
+        self.release_given_up(family);
         verdict
     }
 
     /// Hands out the held fragments of datagrams that were given up.
-    pub(crate) fn release_given_up<A: Wire>(&mut self, lane: &mut Lane<A>) {
-        for (held, cause) in lane.fragments.take_given_up() {
+    pub(crate) fn release_given_up<A: Wire>(&mut self, family: &mut FamilyState<A>) {
+        for (held, cause) in family.fragments.take_given_up() {
             self.release(held.ticket, Verdict::drop(cause), held.packet);
         }
     }

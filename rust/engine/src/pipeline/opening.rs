@@ -1,6 +1,6 @@
 //! First packets: what is to be done with them, and the flows that they open.
 
-use super::{Core, Lane, Meta, is_torn, translate};
+use super::{FamilyState, Meta, Shared, is_torn, translate};
 use crate::affinity::Sticky;
 use crate::backend::Backend;
 use crate::balance::{Request, stable_hash_address, stable_hash_tuple};
@@ -21,12 +21,12 @@ use crate::verdict::{Action, Cause, Verdict};
 use crate::wire::tcp::{Flags, Segment};
 use crate::wire::{Headers, Layer4, Wire, sctp};
 
-impl Core {
+impl Shared {
     /// A packet that belongs to no flow.
     #[inline(never)]
     pub(super) fn first<A: Wire>(
         &mut self,
-        lane: &mut Lane<A>,
+        family: &mut FamilyState<A>,
         headers: &Headers<A>,
         packet: &mut [u8],
         meta: Meta,
@@ -42,10 +42,10 @@ impl Core {
             }
             Decision::Serve(serve) => {
                 let number = self.ledger.number(serve.service);
-                match self.open(lane, headers, number, &serve, &question, packet) {
+                match self.open(family, headers, number, &serve, &question, packet) {
                     Ok(id) => {
                         let verdict = translate(
-                            lane.flows.hot(id),
+                            family.flows.hot(id),
                             headers,
                             Direction::Original,
                             Cause::New,
@@ -67,7 +67,7 @@ impl Core {
     #[allow(clippy::too_many_arguments)]
     fn open<A: Wire>(
         &mut self,
-        lane: &mut Lane<A>,
+        family: &mut FamilyState<A>,
         headers: &Headers<A>,
         number: u32,
         serve: &Serve,
@@ -89,7 +89,9 @@ impl Core {
         let sent = addressed(headers, &backend).ok_or(Verdict::drop(Cause::NoEndpoints))?;
         // Most flows keep their source; where the answer's tuple belongs is fetched while there is
         // other work.
-        lane.flows.prefetch_index(lane.flows.hash(&sent.reply().into(), headers.tuple.protocol));
+        family
+            .flows
+            .prefetch_index(family.flows.hash(&sent.reply().into(), headers.tuple.protocol));
         if let Some(seconds) = affinity {
             let birth = self.ledger.backend(id).birth;
             let deadline = now.saturating_add(ticks(seconds.into()));
@@ -104,11 +106,11 @@ impl Core {
         let (state, tracking) = opening::<A>(headers, packet);
         let mut rng = self.rng.clone();
         let Place { victim, sent, leased, by_mark } =
-            self.place(lane, headers, sent, masquerade, &mut rng)?;
+            self.place(family, headers, sent, masquerade, &mut rng)?;
         self.rng = rng;
         // Only now, so that a flow that is refused costs no other its place.
         if let Some(victim) = victim {
-            self.end_flow(lane, victim);
+            self.end_flow(family, victim);
             self.counters.evicted += 1;
         }
         let (l3, l4) = rewrite::deltas(headers.tuple.protocol, &ends, &sent);
@@ -125,7 +127,7 @@ impl Core {
             packets: [1, 0],
             bytes: [headers.end.into(), 0],
         };
-        let flow = lane.flows.insert(hot, now, id, tracking).map_err(|error| {
+        let flow = family.flows.insert(hot, now, id, tracking).map_err(|error| {
             Verdict::drop(match error {
                 InsertError::Full => Cause::TableFull,
                 InsertError::Chain(IndexFull) => Cause::HashChain,
@@ -135,10 +137,10 @@ impl Core {
             self.leases.take(remote, port);
         }
         if self.config.max_flows_per_source.is_some() {
-            *lane.sources.entry(ends.src).or_default() += 1;
+            *family.sources.entry(ends.src).or_default() += 1;
         }
         self.ledger.open_flow(id);
-        lane.events.note(EventKind::New, &lane.flows, flow);
+        family.events.note(EventKind::New, &family.flows, flow);
         Ok(flow)
     }
 
@@ -176,32 +178,32 @@ impl Core {
 
     /// Whether there is room for one more flow of this source, under its limit; and which flow is
     /// to be evicted for it, if need be: the oldest unassured one.
-    fn room<A: Wire>(&self, lane: &Lane<A>, source: A) -> Result<Option<FlowId>, Verdict> {
+    fn room<A: Wire>(&self, family: &FamilyState<A>, source: A) -> Result<Option<FlowId>, Verdict> {
         if let Some(limit) = self.config.max_flows_per_source
-            && lane.sources.get(&source).is_some_and(|&flows| flows >= limit)
+            && family.sources.get(&source).is_some_and(|&flows| flows >= limit)
         {
             return Err(Verdict::drop(Cause::SourceLimit));
         }
-        if lane.flows.len() < self.config.max_flows
-            && lane.flows.unassured() < self.config.max_unassured
+        if family.flows.len() < self.config.max_flows
+            && family.flows.unassured() < self.config.max_unassured
         {
             return Ok(None);
         }
-        lane.flows.oldest_unassured().map(Some).ok_or(Verdict::drop(Cause::TableFull))
+        family.flows.oldest_unassured().map(Some).ok_or(Verdict::drop(Cause::TableFull))
     }
 
     /// Room and ends for one more flow, which changes nothing yet: `explain` asks the same. `sent`
     /// is what the backend gets if the source stays.
     pub(crate) fn place<A: Wire>(
         &self,
-        lane: &Lane<A>,
+        family: &FamilyState<A>,
         headers: &Headers<A>,
         sent: Ends<A>,
         masquerade: bool,
         rng: &mut Rng,
     ) -> Result<Place<A>, Verdict> {
-        let victim = self.room(lane, headers.tuple.ends.src)?;
-        let (sent, leased, by_mark) = self.source(lane, headers, sent, masquerade, rng)?;
+        let victim = self.room(family, headers.tuple.ends.src)?;
+        let (sent, leased, by_mark) = self.source(family, headers, sent, masquerade, rng)?;
         if is_torn(headers, &sent) {
             return Err(Verdict::drop(Cause::FragmentRefused));
         }
@@ -214,7 +216,7 @@ impl Core {
     #[allow(clippy::type_complexity)]
     fn source<A: Wire>(
         &self,
-        lane: &Lane<A>,
+        family: &FamilyState<A>,
         headers: &Headers<A>,
         sent: Ends<A>,
         masquerade: bool,
@@ -230,7 +232,7 @@ impl Core {
         let sent = Ends { src: snat.unwrap_or(sent.src), ..sent };
         let is_free = |port: u16| {
             let reply = Tuple { ends: Ends { sport: port, ..sent }.reply(), protocol };
-            lane.flows.find(&reply).is_none()
+            family.flows.find(&reply).is_none()
         };
         if snat.is_none() && is_free(sent.sport) {
             return Ok((sent, None, by_mark));

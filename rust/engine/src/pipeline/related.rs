@@ -1,24 +1,24 @@
 //! ICMP errors: they belong to the flow of the packet that they quote, and neither open nor refresh
 //! one.
 
-use super::{Core, Lane};
+use super::{FamilyState, Shared};
 use crate::conntrack::FlowId;
 use crate::rewrite::icmp_error;
 use crate::tuple::Direction;
 use crate::verdict::{Action, Cause, Verdict};
 use crate::wire::{Headers, Layer4, Wire};
 
-impl Core {
+impl Shared {
     #[inline(never)]
     pub(super) fn icmp_error<A: Wire>(
         &mut self,
-        lane: &Lane<A>,
+        family: &FamilyState<A>,
         headers: &Headers<A>,
         packet: &mut [u8],
     ) -> Verdict {
-        match self.related(lane, headers, packet) {
+        match self.related(family, headers, packet) {
             Related::To { quote, flow, direction } => {
-                let hot = lane.flows.hot(flow);
+                let hot = family.flows.hot(flow);
                 let sent = hot.ends(direction.opposite());
                 icmp_error::apply(packet, headers, &quote, &sent);
                 let reply = if direction == Direction::Reply { Verdict::REPLY } else { 0 };
@@ -34,7 +34,7 @@ impl Core {
     /// Which flow an ICMP error is about, and the way the error travels. Changes nothing.
     pub(crate) fn related<A: Wire>(
         &self,
-        lane: &Lane<A>,
+        family: &FamilyState<A>,
         headers: &Headers<A>,
         packet: &[u8],
     ) -> Related<A> {
@@ -58,8 +58,8 @@ impl Core {
         }
         let answer = quote.tuple.reply();
         let now = self.clock.tick();
-        match lane.flows.find(&answer) {
-            Some((flow, direction)) if !lane.flows.hot(flow).is_expired(now) => {
+        match family.flows.find(&answer) {
+            Some((flow, direction)) if !family.flows.hot(flow).is_expired(now) => {
                 // An error goes to who sent the quoted packet (RFC 5508, REQ-4 to 6).
                 if headers.tuple.ends.dst != quote.tuple.ends.src {
                     return Related::Verdict(Verdict::drop(Cause::BadIcmp));

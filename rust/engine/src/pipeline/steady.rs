@@ -1,7 +1,7 @@
 //! The short cut for what most packets of UDP are: plain, of a flow that is known, and nothing
 //! moves but its deadline.
 
-use super::{Core, Lane, Packet, flow_flags, malformed};
+use super::{FamilyState, Packet, Shared, flow_flags, malformed};
 use crate::conntrack::index::Entry;
 use crate::rewrite::ChecksumState;
 use crate::tuple::{Protocol, Wired};
@@ -26,9 +26,9 @@ impl Candidate {
 
     /// `None`: the packet is no plain one.
     #[inline(always)]
-    pub(crate) fn of<A: Wire>(lane: &Lane<A>, packet: &[u8]) -> Option<Self> {
+    pub(crate) fn of<A: Wire>(family: &FamilyState<A>, packet: &[u8]) -> Option<Self> {
         let plain = A::plain(packet)?;
-        let hash = lane.flows.hash(&plain.ends, plain.protocol);
+        let hash = family.flows.hash(&plain.ends, plain.protocol);
         // The longest packets of IPv6 take the long way.
         let end = u16::try_from(plain.end).ok()?;
         Some(Self { hash, guess: Entry::NONE, end, protocol: plain.protocol })
@@ -36,38 +36,38 @@ impl Candidate {
 
     /// Fetches the part of the index that leads to the flow.
     #[inline(always)]
-    pub(crate) fn fetch_index<A: Wire>(&self, lane: &Lane<A>) {
-        lane.flows.prefetch_index(self.hash);
+    pub(crate) fn fetch_index<A: Wire>(&self, family: &FamilyState<A>) {
+        family.flows.prefetch_index(self.hash);
     }
 
     /// Remembers which flow is probably meant.
     #[inline(always)]
-    pub(crate) fn guess_flow<A: Wire>(&mut self, lane: &Lane<A>) {
-        self.guess = lane.flows.guess(self.hash);
+    pub(crate) fn guess_flow<A: Wire>(&mut self, family: &FamilyState<A>) {
+        self.guess = family.flows.guess(self.hash);
     }
 
     /// Fetches that flow.
     #[inline(always)]
-    pub(crate) fn fetch_flow<A: Wire>(&self, lane: &Lane<A>) {
-        lane.flows.prefetch_flow(self.guess, self.protocol == Protocol::TCP);
+    pub(crate) fn fetch_flow<A: Wire>(&self, family: &FamilyState<A>) {
+        family.flows.prefetch_flow(self.guess, self.protocol == Protocol::TCP);
     }
 }
 
-impl Core {
+impl Shared {
     /// Decides about a packet, counts it and rewrites it.
     #[inline(always)]
     pub(crate) fn process<A: Wire>(
         &mut self,
-        lane: &mut Lane<A>,
+        family: &mut FamilyState<A>,
         candidate: &Candidate,
         packet: &mut Packet<'_>,
     ) -> Verdict {
         if candidate.protocol != Protocol::UDP || packet.meta.checksum != ChecksumState::Complete {
-            return self.any(lane, packet.bytes, packet.meta);
+            return self.any(family, packet.bytes, packet.meta);
         }
-        match self.steady(lane, candidate.guess, candidate.end, packet.bytes) {
+        match self.steady(family, candidate.guess, candidate.end, packet.bytes) {
             Some(verdict) => verdict,
-            None => self.unsteady(lane, candidate, packet),
+            None => self.unsteady(family, candidate, packet),
         }
     }
 
@@ -76,13 +76,13 @@ impl Core {
     #[inline(always)]
     fn steady<A: Wire>(
         &mut self,
-        lane: &mut Lane<A>,
+        family: &mut FamilyState<A>,
         entry: Entry,
         end: u16,
         packet: &mut [u8],
     ) -> Option<Verdict> {
         let ends = A::plain_ends(packet)?;
-        let hot = lane.flows.meant_mut(entry, &ends, Protocol::UDP)?;
+        let hot = family.flows.meant_mut(entry, &ends, Protocol::UDP)?;
         let (now, direction) = (self.clock.tick(), entry.direction());
         if hot.is_expired(now) || hot.generation != self.generation || !hot.is_steady(direction) {
             return None;
@@ -95,7 +95,7 @@ impl Core {
         let verdict = Verdict::new(Action::Translate, Cause::Established);
         self.counters.count(verdict);
         if !is_counted {
-            lane.flows.carry_packets(entry.flow(), direction);
+            family.flows.carry_packets(entry.flow(), direction);
         }
         Some(Verdict { flags, ..verdict })
     }
@@ -104,19 +104,19 @@ impl Core {
     #[inline(never)]
     fn unsteady<A: Wire>(
         &mut self,
-        lane: &mut Lane<A>,
+        family: &mut FamilyState<A>,
         candidate: &Candidate,
         packet: &mut Packet<'_>,
     ) -> Verdict {
         let ends: Option<Wired<A>> = A::plain_ends(packet.bytes);
-        match ends.and_then(|ends| lane.flows.entry(&ends, Protocol::UDP)) {
+        match ends.and_then(|ends| family.flows.entry(&ends, Protocol::UDP)) {
             Some(entry) if entry != candidate.guess => self
-                .steady(lane, entry, candidate.end, packet.bytes)
-                .unwrap_or_else(|| self.any(lane, packet.bytes, packet.meta)),
-            Some(_) => self.any(lane, packet.bytes, packet.meta),
+                .steady(family, entry, candidate.end, packet.bytes)
+                .unwrap_or_else(|| self.any(family, packet.bytes, packet.meta)),
+            Some(_) => self.any(family, packet.bytes, packet.meta),
             None => {
                 let verdict = match A::parse(packet.bytes) {
-                    Ok(headers) => self.first(lane, &headers, packet.bytes, packet.meta),
+                    Ok(headers) => self.first(family, &headers, packet.bytes, packet.meta),
                     Err(why) => malformed(why),
                 };
                 self.counters.count(verdict);
