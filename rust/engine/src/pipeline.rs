@@ -3,10 +3,10 @@
 //! A packet of a known flow costs a look-up and a rewrite in place; there is no decision on that
 //! path.
 
+mod fast_path;
 mod fragments;
 mod opening;
 mod related;
-mod steady;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -32,9 +32,9 @@ use crate::verdict::{Action, Cause, Verdict};
 use crate::wire::tcp::{Flags, Segment};
 use crate::wire::{Headers, Layer4, Malformed, Wire, sctp};
 
+pub(crate) use fast_path::Candidate;
 pub(crate) use opening::{Place, addressed, question};
 pub(crate) use related::Related;
-pub(crate) use steady::Candidate;
 
 /// What the driver knows of a packet beside its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -138,7 +138,7 @@ impl Shared {
 
     /// Any packet at all: decides about it, counts it and rewrites it.
     #[inline(never)]
-    fn any<A: Wire>(
+    fn slow_path<A: Wire>(
         &mut self,
         family: &mut FamilyState<A>,
         packet: &mut [u8],

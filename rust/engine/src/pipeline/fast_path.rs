@@ -63,18 +63,18 @@ impl Shared {
         packet: &mut Packet<'_>,
     ) -> Verdict {
         if candidate.protocol != Protocol::UDP || packet.meta.checksum != ChecksumState::Complete {
-            return self.any(family, packet.bytes, packet.meta);
+            return self.slow_path(family, packet.bytes, packet.meta);
         }
-        match self.steady(family, candidate.guess, candidate.end, packet.bytes) {
+        match self.fast_path(family, candidate.guess, candidate.end, packet.bytes) {
             Some(verdict) => verdict,
-            None => self.unsteady(family, candidate, packet),
+            None => self.fast_path_miss(family, candidate, packet),
         }
     }
 
     /// A plain UDP packet of a steady flow. `None`: it is not, or not of this one, and nothing was
     /// done.
     #[inline(always)]
-    fn steady<A: Wire>(
+    fn fast_path<A: Wire>(
         &mut self,
         family: &mut FamilyState<A>,
         entry: Entry,
@@ -102,7 +102,7 @@ impl Shared {
 
     /// A plain UDP packet for which the guess was wrong, or whose flow is not steady, or unknown.
     #[inline(never)]
-    fn unsteady<A: Wire>(
+    fn fast_path_miss<A: Wire>(
         &mut self,
         family: &mut FamilyState<A>,
         candidate: &Candidate,
@@ -111,9 +111,9 @@ impl Shared {
         let ends: Option<Wired<A>> = A::plain_ends(packet.bytes);
         match ends.and_then(|ends| family.flows.entry(&ends, Protocol::UDP)) {
             Some(entry) if entry != candidate.guess => self
-                .steady(family, entry, candidate.end, packet.bytes)
-                .unwrap_or_else(|| self.any(family, packet.bytes, packet.meta)),
-            Some(_) => self.any(family, packet.bytes, packet.meta),
+                .fast_path(family, entry, candidate.end, packet.bytes)
+                .unwrap_or_else(|| self.slow_path(family, packet.bytes, packet.meta)),
+            Some(_) => self.slow_path(family, packet.bytes, packet.meta),
             None => {
                 let verdict = match A::parse(packet.bytes) {
                     Ok(headers) => self.first(family, &headers, packet.bytes, packet.meta),
