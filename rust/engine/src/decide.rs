@@ -1,7 +1,7 @@
 //! The first packet of a flow: may it be served, by which list of backends, and is its source
 //! masqueraded?
 //!
-//! Pure: tables and a question in, a decision out. Both the path of real packets and `explain` come
+//! Pure: tables and a query in, a decision out. Both the path of real packets and `explain` come
 //! through here; the second brings a [`Trace`] that is told what was checked. Behaviour is
 //! kube-proxy's (pkg/proxy/iptables/proxier.go, pkg/proxy/topology.go).
 
@@ -37,7 +37,7 @@ impl Trace for Vec<(&'static str, String)> {
 
 /// What is known of a first packet.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Question {
+pub(crate) struct Query {
     pub(crate) protocol: Protocol,
     pub(crate) src: SocketAddr,
     pub(crate) dst: SocketAddr,
@@ -68,12 +68,12 @@ pub(crate) enum Decision {
     /// It is not served; by this service port, if one was found.
     Refuse { action: Action, cause: Cause, service: Option<u32> },
     /// One of these backends serves.
-    Serve(Serve),
+    Serve(Serving),
 }
 
 /// How a flow is served.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Serve {
+pub(crate) struct Serving {
     /// Position in the table.
     pub(crate) service: u32,
     pub(crate) scope: Scope,
@@ -86,18 +86,18 @@ pub(crate) struct Serve {
 /// Decides. Cost: one look-up, and a pass over pod ranges and source ranges.
 pub(crate) fn decide(
     table: &ServiceTable,
-    question: &Question,
+    query: &Query,
     midstream: Midstream,
     trace: &mut impl Trace,
 ) -> Decision {
-    let decision = unguarded(table, question, midstream, trace);
+    let decision = unguarded(table, query, midstream, trace);
     let service = match decision {
         Decision::Serve(_) => return decision,
         Decision::Refuse { service, .. } => service,
         Decision::Pass => None,
     };
     // As KUBE-FIREWALL, ahead of all refusals.
-    let (src, dst) = (question.src.ip(), question.dst.ip());
+    let (src, dst) = (query.src.ip(), query.dst.ip());
     if table.node().guards_loopback && dst.is_ipv4() && dst.is_loopback() && !src.is_loopback() {
         trace.step("loopback", || format!("{dst} is kept from {src}"));
         return Decision::Refuse { action: Action::Drop, cause: Cause::Martian, service };
@@ -107,13 +107,13 @@ pub(crate) fn decide(
 
 fn unguarded(
     table: &ServiceTable,
-    question: &Question,
+    query: &Query,
     midstream: Midstream,
     trace: &mut impl Trace,
 ) -> Decision {
-    let Question { protocol, dst, .. } = *question;
+    let Query { protocol, dst, .. } = *query;
     let Some((service, kind)) = table.find(protocol, dst) else {
-        return without_frontend(table, question, trace);
+        return without_frontend(table, query, trace);
     };
     let refuse = |action, cause| Decision::Refuse { action, cause, service: Some(service) };
     let port = &table.services()[service as usize];
@@ -122,16 +122,16 @@ fn unguarded(
     // Packets to a balanced address may carry it as their source, if it is listed (see
     // `admits_own_addresses` in the policy).
     let is_admitted = kind == FrontendKind::LoadBalancer
-        && port.spec().source_ranges.iter().any(|own| own.is_just(question.src.ip()));
-    if let Some(why) = martian(table, question).filter(|_| !is_admitted) {
+        && port.spec().source_ranges.iter().any(|own| own.is_just(query.src.ip()));
+    if let Some(why) = martian(table, query).filter(|_| !is_admitted) {
         trace.step("martian", || why.to_owned());
         return refuse(Action::Drop, Cause::Martian);
     }
-    if is_out_of_reach(table, port, kind, question, trace) {
+    if is_out_of_reach(table, port, kind, query, trace) {
         return Decision::Pass;
     }
     let mut is_midstream = false;
-    if let Some(flags) = question.flags {
+    if let Some(flags) = query.flags {
         if !flags.is_possible() {
             trace.step("tcp flags", || "no sane sender sets these flags together".to_owned());
             return refuse(Action::Drop, Cause::Invalid);
@@ -149,9 +149,9 @@ fn unguarded(
             }
         }
     }
-    match policy(table, port, kind, question, trace) {
+    match policy(table, port, kind, query, trace) {
         Ok((scope, masquerade)) => {
-            Decision::Serve(Serve { service, scope, masquerade, is_midstream })
+            Decision::Serve(Serving { service, scope, masquerade, is_midstream })
         }
         Err((action, cause)) => refuse(action, cause),
     }
@@ -163,13 +163,13 @@ fn policy(
     table: &ServiceTable,
     port: &ServicePort,
     kind: FrontendKind,
-    question: &Question,
+    query: &Query,
     trace: &mut impl Trace,
 ) -> Result<(Scope, bool), (Action, Cause)> {
-    let (spec, node, src) = (port.spec(), table.node(), question.src.ip());
+    let (spec, node, src) = (port.spec(), table.node(), query.src.ip());
     let has_detector = node.has_detector(src.is_ipv4());
-    let is_pod = node.is_pod(src, question.interface);
-    let is_node = is_own(table, question);
+    let is_pod = node.is_pod(src, query.interface);
+    let is_node = is_own(table, query);
     trace.step("source", || {
         let class = if is_pod {
             "a pod"
@@ -224,7 +224,7 @@ fn policy(
     let is_virtual = !masquerade
         && (node.masquerade_all || is_foreign)
         && node.mode == Mode::Nftables
-        && table.is_cluster_ip(question.dst.ip());
+        && table.is_cluster_ip(query.dst.ip());
     let (masquerade, why) =
         if is_virtual { (true, "the address is a cluster IP, too") } else { (masquerade, why) };
     trace.step("policy", || {
@@ -251,13 +251,13 @@ fn policy(
 /// drained. Cost: that of the strategy.
 pub(crate) fn choose(
     port: &ServicePort,
-    serve: &Serve,
+    serving: &Serving,
     remembered: Option<usize>,
     request: &Request<'_>,
     state: &mut State,
     trace: &mut impl Trace,
 ) -> Option<usize> {
-    let set = port.set(serve.scope);
+    let set = port.set(serving.scope);
     if port.spec().affinity.is_some() {
         let sticky = remembered.filter(|&index| set.backends()[index].weight > 0);
         trace.step("affinity", || match sticky {
@@ -269,13 +269,13 @@ pub(crate) fn choose(
         }
     }
     let strategy = port.spec().strategy;
-    let chosen = if serve.is_midstream && !strategy.is_consistent() {
+    let chosen = if serving.is_midstream && !strategy.is_consistent() {
         Rendezvous::new(set.backends()).pick(request, state)
     } else {
         set.balancer().pick(request, state)
     };
     trace.step("strategy", || match chosen {
-        Some(index) if serve.is_midstream && !strategy.is_consistent() => {
+        Some(index) if serving.is_midstream && !strategy.is_consistent() => {
             format!("mid-stream: rendezvous hashing gives {}", set.backends()[index].address)
         }
         Some(index) => format!("{} gives {}", strategy.name(), set.backends()[index].address),
@@ -285,10 +285,10 @@ pub(crate) fn choose(
 }
 
 /// Whether what goes to a frontend is ours to serve or to refuse.
-pub(crate) fn is_reached(table: &ServiceTable, question: &Question) -> bool {
-    table.find(question.protocol, question.dst).is_some_and(|(service, kind)| {
+pub(crate) fn is_reached(table: &ServiceTable, query: &Query) -> bool {
+    table.find(query.protocol, query.dst).is_some_and(|(service, kind)| {
         let port = &table.services()[service as usize];
-        !is_out_of_reach(table, port, kind, question, &mut Silent)
+        !is_out_of_reach(table, port, kind, query, &mut Silent)
     })
 }
 
@@ -301,12 +301,12 @@ fn is_out_of_reach(
     table: &ServiceTable,
     port: &ServicePort,
     kind: FrontendKind,
-    question: &Question,
+    query: &Query,
     trace: &mut impl Trace,
 ) -> bool {
     let is_closed = kind == FrontendKind::ClosedNodePort && !port.refuses_somebody();
     let is_iptables = table.node().mode == Mode::Iptables;
-    let (is_own, is_local) = (is_own(table, question), table.is_node(question.dst.ip()));
+    let (is_own, is_local) = (is_own(table, query), table.is_node(query.dst.ip()));
     let passes_by = match kind {
         FrontendKind::ExternalIp | FrontendKind::LoadBalancer => {
             is_iptables && !port.has_endpoints() && is_own && !is_local
@@ -315,7 +315,7 @@ fn is_out_of_reach(
             let scope = if port.spec().internal_local { Scope::Local } else { Scope::Cluster };
             // It may be an external address of the Service, too, and refused as that.
             let at = |own: &&Frontend| {
-                own.address == Some(question.dst.ip()) && own.port == question.dst.port()
+                own.address == Some(query.dst.ip()) && own.port == query.dst.port()
             };
             let is_internal_only = || {
                 port.spec()
@@ -336,16 +336,16 @@ fn is_out_of_reach(
             } else {
                 "packets to the node's own addresses"
             };
-            format!("none that may serve, but in iptables mode {whose} are not refused")
+            format!("none that may serving, but in iptables mode {whose} are not refused")
         });
     }
     is_closed || passes_by
 }
 
 /// Whether the packet comes from this node itself.
-pub(crate) fn is_own(table: &ServiceTable, question: &Question) -> bool {
-    let src = question.src.ip();
-    table.is_node(src) || (src.is_loopback() && question.interface == 0)
+pub(crate) fn is_own(table: &ServiceTable, query: &Query) -> bool {
+    let src = query.src.ip();
+    table.is_node(src) || (src.is_loopback() && query.interface == 0)
 }
 
 /// Whether a flow from `source` to this backend needs its source masqueraded so that the answer
@@ -354,10 +354,10 @@ pub(crate) fn is_hairpin(source: IpAddr, backend: &Backend) -> bool {
     backend.hairpin && backend.address.ip() == source
 }
 
-fn without_frontend(table: &ServiceTable, question: &Question, trace: &mut impl Trace) -> Decision {
-    let Question { protocol, dst, .. } = *question;
+fn without_frontend(table: &ServiceTable, query: &Query, trace: &mut impl Trace) -> Decision {
+    let Query { protocol, dst, .. } = *query;
     let has_ports = matches!(protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP);
-    if table.is_node(dst.ip()) && !is_own(table, question) {
+    if table.is_node(dst.ip()) && !is_own(table, query) {
         // The rules about all cluster IPs hang in FORWARD and OUTPUT.
         trace.step("frontend", || {
             format!("{protocol} {dst} is no frontend, and the node has the address")
@@ -386,8 +386,8 @@ fn without_frontend(table: &ServiceTable, question: &Question, trace: &mut impl 
 
 /// Why these addresses cannot be (F91, F108); loopback is the node's own affair. External addresses
 /// may be those of hosts, other nodes among them, and so may send; cluster IPs are nobody's.
-fn martian(table: &ServiceTable, question: &Question) -> Option<&'static str> {
-    let (src, dst) = (question.src.ip(), question.dst.ip());
+fn martian(table: &ServiceTable, query: &Query) -> Option<&'static str> {
+    let (src, dst) = (query.src.ip(), query.dst.ip());
     let is_unusable = match src {
         IpAddr::V4(src) => src.octets()[0] == 0 || src.octets()[0] >= 224,
         IpAddr::V6(src) => src.is_unspecified() || src.is_multicast(),
@@ -395,11 +395,11 @@ fn martian(table: &ServiceTable, question: &Question) -> Option<&'static str> {
     let is_loopback = src.is_loopback() || dst.is_loopback();
     if is_unusable {
         Some("the source is no address of a host")
-    } else if src == dst && !is_own(table, question) {
+    } else if src == dst && !is_own(table, query) {
         Some("source and destination are the same address")
-    } else if is_loopback && question.interface != 0 {
+    } else if is_loopback && query.interface != 0 {
         Some("a loopback address came in by a device")
-    } else if table.is_cluster_ip(src) && !is_own(table, question) {
+    } else if table.is_cluster_ip(src) && !is_own(table, query) {
         Some("the source is a cluster IP")
     } else {
         None

@@ -8,7 +8,7 @@
 use std::net::SocketAddr;
 
 use crate::backend::Backend;
-use crate::decide::{Question, Serve, Trace, is_hairpin, is_own};
+use crate::decide::{Query, Serving, Trace, is_hairpin, is_own};
 use crate::service::{FrontendKind, Mode, ServicePort, ServiceTable, UnknownPort};
 use crate::verdict::{Action, Cause};
 
@@ -27,18 +27,18 @@ pub(crate) enum Passage {
 /// Looks at a translated packet. Cost: one look-up, where the backend has no frontend's address.
 pub(crate) fn passage(
     table: &ServiceTable,
-    question: &Question,
-    serve: &Serve,
+    query: &Query,
+    serving: &Serving,
     backend: &Backend,
     trace: &mut impl Trace,
 ) -> Passage {
     let to = backend.address;
     let way = Way {
-        is_own: is_own(table, question),
+        is_own: is_own(table, query),
         is_local: table.is_node(to.ip()),
-        is_marked: serve.masquerade || is_hairpin(question.src.ip(), backend),
+        is_marked: serving.masquerade || is_hairpin(query.src.ip(), backend),
     };
-    match refused(table, question, to, &way) {
+    match refused(table, query, to, &way) {
         Some((action, cause)) => {
             trace.step("second look", || {
                 format!("behind the translation {to} is refused: {}", cause.meaning())
@@ -63,11 +63,11 @@ struct Way {
 
 fn refused(
     table: &ServiceTable,
-    question: &Question,
+    query: &Query,
     to: SocketAddr,
     way: &Way,
 ) -> Option<(Action, Cause)> {
-    let claimed = table.claims(question.protocol, to);
+    let claimed = table.claims(query.protocol, to);
     let by_service = claimed.into_iter().flatten().find_map(|(service, kind)| {
         let port = &table.services()[service as usize];
         match kind {

@@ -4,8 +4,8 @@
 //! path.
 
 mod fast_path;
+mod first_packet;
 mod fragments;
-mod opening;
 mod related;
 
 use std::collections::HashMap;
@@ -33,7 +33,7 @@ use crate::wire::tcp::{Flags, Segment};
 use crate::wire::{Headers, Layer4, Malformed, Wire, sctp};
 
 pub(crate) use fast_path::Candidate;
-pub(crate) use opening::{Place, addressed, question};
+pub(crate) use first_packet::{Binding, query, to_backend};
 pub(crate) use related::Related;
 
 /// What the driver knows of a packet beside its bytes.
@@ -170,7 +170,7 @@ impl Shared {
         {
             return verdict;
         }
-        self.first(family, headers, packet, meta)
+        self.first_packet(family, headers, packet, meta)
     }
 
     /// A packet of a flow in the table. `None`: the flow is over, and the packet opens another, or
@@ -228,7 +228,7 @@ impl Shared {
         packet: &mut [u8],
         meta: Meta,
     ) -> Option<Verdict> {
-        if question(headers, packet, meta).flags.is_some_and(Flags::is_opening) {
+        if query(headers, packet, meta).flags.is_some_and(Flags::is_opening) {
             self.end_flow(family, id);
             return None;
         }

@@ -14,7 +14,7 @@ use crate::filtering::{Passage, passage};
 use crate::fragment::{DatagramId, Fate};
 use crate::ledger::Standing;
 use crate::pipeline::{
-    FamilyState, Meta, Place, Related, addressed, is_connection, malformed, question, stays,
+    Binding, FamilyState, Meta, Related, is_connection, malformed, query, stays, to_backend,
     versionless,
 };
 use crate::service::{FrontendKind, Scope};
@@ -172,33 +172,35 @@ impl Engine {
             return explanation;
         }
         let (shared, family) = A::split(self);
-        let question = question(headers, packet, meta);
+        let query = query(headers, packet, meta);
         let table = shared.table.clone();
-        let serve = match decide::decide(&table, &question, shared.config.midstream, &mut steps) {
+        let serving = match decide::decide(&table, &query, shared.config.midstream, &mut steps) {
             Decision::Pass => {
                 return Explanation::of(Verdict::new(Action::Accept, Cause::NotOurs), steps);
             }
             Decision::Refuse { action, cause, service } => {
                 let mut explanation = Explanation::of(Verdict::new(action, cause), steps);
-                explanation.frontend =
-                    table.find(question.protocol, question.dst).map(|(_, kind)| kind);
+                explanation.frontend = table.find(query.protocol, query.dst).map(|(_, kind)| kind);
                 explanation.service =
                     service.map(|service| table.services()[service as usize].name().to_owned());
                 return explanation;
             }
-            Decision::Serve(serve) => serve,
+            Decision::Serve(serving) => serving,
         };
-        let number = shared.ledger.number(serve.service);
-        let state =
-            shared.ledger.service(number).map(|record| record.states[serve.scope as usize].clone());
+        let number = shared.ledger.number(serving.service);
+        let state = shared
+            .ledger
+            .service(number)
+            .map(|record| record.states[serving.scope as usize].clone());
         let chosen = state.and_then(|mut state| {
-            shared.pick(number, &serve, &question, Some(&mut state), &mut steps)
+            shared.pick(number, &serving, &query, Some(&mut state), &mut steps)
         });
-        let port = &table.services()[serve.service as usize];
-        let eligible = port.set(serve.scope).backends().iter().filter(|backend| backend.weight > 0);
+        let port = &table.services()[serving.service as usize];
+        let eligible =
+            port.set(serving.scope).backends().iter().filter(|backend| backend.weight > 0);
         let (mut candidates, mut masqueraded, mut refused) = (Vec::new(), Vec::new(), Vec::new());
         for backend in eligible {
-            match passage(&table, &question, &serve, backend, &mut Silent) {
+            match passage(&table, &query, &serving, backend, &mut Silent) {
                 Passage::Open { masquerade } => {
                     candidates.push(backend.address);
                     masqueraded.extend(masquerade.then_some(backend.address));
@@ -208,17 +210,17 @@ impl Engine {
         }
         let mut explanation = Explanation {
             service: Some(port.name().to_owned()),
-            frontend: table.find(question.protocol, question.dst).map(|(_, kind)| kind),
-            scope: Some(serve.scope),
-            backend: chosen.map(|index| port.set(serve.scope).backends()[index].address),
+            frontend: table.find(query.protocol, query.dst).map(|(_, kind)| kind),
+            scope: Some(serving.scope),
+            backend: chosen.map(|index| port.set(serving.scope).backends()[index].address),
             candidates,
             masqueraded,
             refused,
             ..Explanation::of(Verdict::new(Action::Reject, Cause::NoEndpoints), steps)
         };
-        if let Some(backend) = chosen.map(|index| port.set(serve.scope).backends()[index]) {
+        if let Some(backend) = chosen.map(|index| port.set(serving.scope).backends()[index]) {
             let masquerade =
-                match passage(&table, &question, &serve, &backend, &mut explanation.steps) {
+                match passage(&table, &query, &serving, &backend, &mut explanation.steps) {
                     Passage::Open { masquerade } => masquerade,
                     Passage::Closed(action, cause) => {
                         explanation.verdict = Verdict::new(action, cause);
@@ -228,25 +230,27 @@ impl Engine {
             let flags =
                 Verdict::NEW | Verdict::FLOW | if masquerade { Verdict::MASQUERADE } else { 0 };
             explanation.verdict = Verdict { flags, ..Verdict::new(Action::Translate, Cause::New) };
-            if masquerade && !serve.masquerade {
+            if masquerade && !serving.masquerade {
                 explanation.steps.step("hairpin", || {
                     "the backend is the client itself, so its source is masqueraded".to_owned()
                 });
             }
-            if !masquerade && serve.masquerade {
+            if !masquerade && serving.masquerade {
                 explanation.steps.step("delivery", || {
                     "the backend is this node itself, so its source stays: nothing is sent on"
                         .to_owned()
                 });
             }
-            let sent = addressed(headers, &backend);
+            let sent = to_backend(headers, &backend);
             let mut rng = shared.rng.clone();
             // A flow that is over leaves its place to this one.
             if family.flows.find(&headers.tuple).is_some() {
                 return explanation;
             }
-            match sent.map(|sent| shared.place(family, headers, sent, masquerade, &mut rng)) {
-                Some(Ok(place)) => place_steps(family, headers, &place, &mut explanation.steps),
+            match sent.map(|sent| shared.admit(family, headers, sent, masquerade, &mut rng)) {
+                Some(Ok(binding)) => {
+                    binding_steps(family, headers, &binding, &mut explanation.steps)
+                }
                 Some(Err(verdict)) => explanation.verdict = verdict,
                 None => explanation.verdict = Verdict::drop(Cause::NoEndpoints),
             }
@@ -361,21 +365,22 @@ impl Engine {
 }
 
 /// What a new flow costs others, and under which source the backend sees it.
-fn place_steps<A: Family>(
+fn binding_steps<A: Family>(
     family: &FamilyState<A>,
     headers: &Headers<A>,
-    place: &Place<A>,
+    binding: &Binding<A>,
     steps: &mut Vec<(&'static str, String)>,
 ) {
-    if let Some(victim) = place.victim {
+    if let Some(victim) = binding.victim {
         let ends = family.flows.hot(victim).ends(Direction::Original);
         steps.step("room", || {
             format!("the flow from {} to {} gives way", ends.source(), ends.destination())
         });
     }
     let before = headers.tuple.ends;
-    if (place.sent.src, place.sent.sport) != (before.src, before.sport) {
-        steps.step("source", || format!("{} goes on as {}", before.source(), place.sent.source()));
+    if (binding.sent.src, binding.sent.sport) != (before.src, before.sport) {
+        steps
+            .step("source", || format!("{} goes on as {}", before.source(), binding.sent.source()));
     }
 }
 

@@ -13,7 +13,7 @@ use crate::clock::{Tick, ticks};
 use crate::conntrack::state::State;
 use crate::conntrack::tcp::Tracking;
 use crate::conntrack::{FlowId, Hot};
-use crate::decide::{self, Question};
+use crate::decide::{self, Query};
 use crate::events::EventKind;
 use crate::ledger::Standing;
 use crate::pipeline::{FamilyState, Shared};
@@ -208,9 +208,9 @@ impl Shared {
     /// is to go: it is older than its frontend, and nobody who is connected would miss it.
     fn is_older(&self, flow: &Carried) -> bool {
         let (protocol, (src, dst)) = (flow.protocol, flow.original);
-        let question = Question { protocol, src, dst, interface: 0, flags: None };
+        let query = Query { protocol, src, dst, interface: 0, flags: None };
         let is_dispensable = protocol == Protocol::UDP || (is_half_open(flow) && !flow.is_replied);
-        is_dispensable && decide::is_reached(&self.table, &question)
+        is_dispensable && decide::is_reached(&self.table, &query)
     }
 
     /// Enters a flow that the kernel has, of this service port; `None` if there is no room.

@@ -116,7 +116,7 @@ impl Shared {
             Some(_) => self.slow_path(family, packet.bytes, packet.meta),
             None => {
                 let verdict = match A::parse(packet.bytes) {
-                    Ok(headers) => self.first(family, &headers, packet.bytes, packet.meta),
+                    Ok(headers) => self.first_packet(family, &headers, packet.bytes, packet.meta),
                     Err(why) => malformed(why),
                 };
                 self.counters.count(verdict);

@@ -10,7 +10,7 @@ use crate::conntrack::ports::Remote;
 use crate::conntrack::state::State;
 use crate::conntrack::tcp::Tracking;
 use crate::conntrack::{FlowId, Hot, InsertError};
-use crate::decide::{self, Decision, Question, Serve, Silent, Trace};
+use crate::decide::{self, Decision, Query, Serving, Silent, Trace};
 use crate::events::EventKind;
 use crate::filtering::{Passage, passage};
 use crate::ledger::ListLoads;
@@ -24,15 +24,15 @@ use crate::wire::{Headers, Layer4, Wire, sctp};
 impl Shared {
     /// A packet that belongs to no flow.
     #[inline(never)]
-    pub(super) fn first<A: Wire>(
+    pub(super) fn first_packet<A: Wire>(
         &mut self,
         family: &mut FamilyState<A>,
         headers: &Headers<A>,
         packet: &mut [u8],
         meta: Meta,
     ) -> Verdict {
-        let question = question(headers, packet, meta);
-        match decide::decide(&self.table, &question, self.config.midstream, &mut Silent) {
+        let query = query(headers, packet, meta);
+        match decide::decide(&self.table, &query, self.config.midstream, &mut Silent) {
             Decision::Pass => Verdict::new(Action::Accept, Cause::NotOurs),
             Decision::Refuse { action, cause, service } => {
                 if let Some(service) = service {
@@ -40,9 +40,9 @@ impl Shared {
                 }
                 Verdict::new(action, cause)
             }
-            Decision::Serve(serve) => {
-                let number = self.ledger.number(serve.service);
-                match self.open(family, headers, number, &serve, &question, packet) {
+            Decision::Serve(serving) => {
+                let number = self.ledger.number(serving.service);
+                match self.open(family, headers, number, &serving, &query, packet) {
                     Ok(id) => {
                         let verdict = translate(
                             family.flows.hot(id),
@@ -70,23 +70,23 @@ impl Shared {
         family: &mut FamilyState<A>,
         headers: &Headers<A>,
         number: u32,
-        serve: &Serve,
-        question: &Question,
+        serving: &Serving,
+        query: &Query,
         packet: &[u8],
     ) -> Result<FlowId, Verdict> {
         let now = self.clock.tick();
-        let client = (number, question.src.ip());
+        let client = (number, query.src.ip());
         let index = self
-            .pick(number, serve, question, None, &mut Silent)
+            .pick(number, serving, query, None, &mut Silent)
             .ok_or(Verdict::new(Action::Reject, Cause::NoEndpoints))?;
         let Some(service) = self.ledger.service(number) else {
             return Err(Verdict::drop(Cause::NoEndpoints));
         };
-        let id = service.backends[serve.scope as usize][index];
-        let backend = service.service.set(serve.scope).backends()[index];
+        let id = service.backends[serving.scope as usize][index];
+        let backend = service.service.set(serving.scope).backends()[index];
         let affinity = service.service.spec().affinity;
         let ends = headers.tuple.ends;
-        let sent = addressed(headers, &backend).ok_or(Verdict::drop(Cause::NoEndpoints))?;
+        let sent = to_backend(headers, &backend).ok_or(Verdict::drop(Cause::NoEndpoints))?;
         // Most flows keep their source; where the answer's tuple belongs is fetched while there is
         // other work.
         family
@@ -99,14 +99,14 @@ impl Shared {
         }
         // Whoever is refused behind the translation has been remembered before, as by kube-proxy's
         // rules.
-        let masquerade = match passage(&self.table, question, serve, &backend, &mut Silent) {
+        let masquerade = match passage(&self.table, query, serving, &backend, &mut Silent) {
             Passage::Open { masquerade } => masquerade,
             Passage::Closed(action, cause) => return Err(Verdict::new(action, cause)),
         };
         let (state, tracking) = opening::<A>(headers, packet);
         let mut rng = self.rng.clone();
-        let Place { victim, sent, leased, by_mark } =
-            self.place(family, headers, sent, masquerade, &mut rng)?;
+        let Binding { victim, sent, leased, by_mark } =
+            self.admit(family, headers, sent, masquerade, &mut rng)?;
         self.rng = rng;
         // Only now, so that a flow that is refused costs no other its place.
         if let Some(victim) = victim {
@@ -149,36 +149,40 @@ impl Shared {
     pub(crate) fn pick(
         &mut self,
         number: u32,
-        serve: &Serve,
-        question: &Question,
+        serving: &Serving,
+        query: &Query,
         state: Option<&mut crate::balance::State>,
         trace: &mut impl Trace,
     ) -> Option<usize> {
         let (record, backends) = self.ledger.choosing(number)?;
-        let ids = &record.backends[serve.scope as usize];
+        let ids = &record.backends[serving.scope as usize];
         let spec = record.service.spec();
         let remembered = spec
             .affinity
-            .and_then(|_| self.affinity.get(&(number, question.src.ip()), self.clock.tick()))
+            .and_then(|_| self.affinity.get(&(number, query.src.ip()), self.clock.tick()))
             .filter(|&(id, birth)| backends[id as usize].birth == birth)
             .and_then(|(id, _)| ids.iter().position(|&known| known == id));
         // Only choices that all nodes agree on are made by hash.
-        let (source, flow) = if serve.is_midstream || spec.strategy.is_consistent() {
+        let (source, flow) = if serving.is_midstream || spec.strategy.is_consistent() {
             (
-                stable_hash_address(question.src.ip(), CONSISTENT_SEED),
-                stable_hash_tuple(question.protocol.0, question.src, question.dst, CONSISTENT_SEED),
+                stable_hash_address(query.src.ip(), CONSISTENT_SEED),
+                stable_hash_tuple(query.protocol.0, query.src, query.dst, CONSISTENT_SEED),
             )
         } else {
             (0, 0)
         };
         let request = Request { source, flow, loads: &ListLoads { ids, records: backends } };
-        let state = state.unwrap_or(&mut record.states[serve.scope as usize]);
-        decide::choose(&record.service, serve, remembered, &request, state, trace)
+        let state = state.unwrap_or(&mut record.states[serving.scope as usize]);
+        decide::choose(&record.service, serving, remembered, &request, state, trace)
     }
 
     /// Whether there is room for one more flow of this source, under its limit; and which flow is
     /// to be evicted for it, if need be: the oldest unassured one.
-    fn room<A: Wire>(&self, family: &FamilyState<A>, source: A) -> Result<Option<FlowId>, Verdict> {
+    fn find_room<A: Wire>(
+        &self,
+        family: &FamilyState<A>,
+        source: A,
+    ) -> Result<Option<FlowId>, Verdict> {
         if let Some(limit) = self.config.max_flows_per_source
             && family.sources.get(&source).is_some_and(|&flows| flows >= limit)
         {
@@ -194,20 +198,20 @@ impl Shared {
 
     /// Room and ends for one more flow, which changes nothing yet: `explain` asks the same. `sent`
     /// is what the backend gets if the source stays.
-    pub(crate) fn place<A: Wire>(
+    pub(crate) fn admit<A: Wire>(
         &self,
         family: &FamilyState<A>,
         headers: &Headers<A>,
         sent: Ends<A>,
         masquerade: bool,
         rng: &mut Rng,
-    ) -> Result<Place<A>, Verdict> {
-        let victim = self.room(family, headers.tuple.ends.src)?;
+    ) -> Result<Binding<A>, Verdict> {
+        let victim = self.find_room(family, headers.tuple.ends.src)?;
         let (sent, leased, by_mark) = self.source(family, headers, sent, masquerade, rng)?;
         if is_torn(headers, &sent) {
             return Err(Verdict::drop(Cause::FragmentRefused));
         }
-        Ok(Place { victim, sent, leased, by_mark })
+        Ok(Binding { victim, sent, leased, by_mark })
     }
 
     /// The ends of the packet that the backend gets: the source as it is, or masqueraded, or with
@@ -255,7 +259,7 @@ impl Shared {
 }
 
 /// What a new flow gets.
-pub(crate) struct Place<A> {
+pub(crate) struct Binding<A> {
     /// The flow that gives way to it.
     pub(crate) victim: Option<FlowId>,
     /// The ends of the packet that the backend gets.
@@ -266,7 +270,7 @@ pub(crate) struct Place<A> {
 
 /// The ends of a packet on its way to a backend, its source as it is; `None` for a backend of the
 /// other family.
-pub(crate) fn addressed<A: Wire>(headers: &Headers<A>, backend: &Backend) -> Option<Ends<A>> {
+pub(crate) fn to_backend<A: Wire>(headers: &Headers<A>, backend: &Backend) -> Option<Ends<A>> {
     let ends = headers.tuple.ends;
     let has_port = !matches!(headers.layer4, Layer4::Portless | Layer4::EchoRequest);
     let dport = if has_port { backend.address.port() } else { ends.dport };
@@ -274,13 +278,13 @@ pub(crate) fn addressed<A: Wire>(headers: &Headers<A>, backend: &Backend) -> Opt
 }
 
 /// What a first packet asks.
-pub(crate) fn question<A: Wire>(headers: &Headers<A>, packet: &[u8], meta: Meta) -> Question {
+pub(crate) fn query<A: Wire>(headers: &Headers<A>, packet: &[u8], meta: Meta) -> Query {
     let ends = headers.tuple.ends;
     let flags = match headers.layer4 {
         Layer4::Tcp => headers.transport(packet).get(13).copied().map(Flags),
         _ => None,
     };
-    Question {
+    Query {
         protocol: headers.tuple.protocol,
         src: ends.source(),
         dst: ends.destination(),
