@@ -16,7 +16,7 @@ use std::ops::Range;
 use crate::clock::{Tick, ticks};
 use crate::hash::HashKey;
 use crate::hint;
-use crate::tuple::{Address, Direction, Ends, Protocol, Tuple, Wired};
+use crate::tuple::{Address, Direction, Ends, Protocol, Tuple, WireEnds};
 use crate::wire::checksum::Delta;
 use index::{Entry, Index, IndexFull};
 use state::State;
@@ -30,7 +30,7 @@ pub(crate) type FlowId = u32;
 #[repr(C, align(64))]
 pub(crate) struct Hot<A> {
     /// By direction: client to frontend, and backend to client (or to the leased source).
-    pub(crate) ends: [Wired<A>; 2],
+    pub(crate) ends: [WireEnds<A>; 2],
     /// The flow is gone after this moment.
     pub(crate) deadline: Tick,
     /// The service table under which its backend was last found to be there.
@@ -73,7 +73,7 @@ impl<A: Address> Hot<A> {
 
     /// What they are rewritten to.
     #[inline]
-    pub(crate) fn rewritten(&self, direction: Direction) -> Wired<A> {
+    pub(crate) fn rewritten(&self, direction: Direction) -> WireEnds<A> {
         self.ends[direction.opposite() as usize].reply()
     }
 
@@ -192,7 +192,7 @@ impl<A: Address> FlowTable<A> {
     }
 
     #[inline(always)]
-    pub(crate) fn hash(&self, ends: &Wired<A>, protocol: Protocol) -> u64 {
+    pub(crate) fn hash(&self, ends: &WireEnds<A>, protocol: Protocol) -> u64 {
         self.key.tuple(ends, protocol)
     }
 
@@ -222,7 +222,7 @@ impl<A: Address> FlowTable<A> {
     pub(crate) fn meant_mut(
         &mut self,
         entry: Entry,
-        ends: &Wired<A>,
+        ends: &WireEnds<A>,
         protocol: Protocol,
     ) -> Option<&mut Hot<A>> {
         self.hot.get_mut(entry.flow() as usize).filter(|hot| {
@@ -231,7 +231,7 @@ impl<A: Address> FlowTable<A> {
     }
 
     #[inline(always)]
-    fn is_meant(&self, entry: Entry, ends: &Wired<A>, protocol: Protocol) -> bool {
+    fn is_meant(&self, entry: Entry, ends: &WireEnds<A>, protocol: Protocol) -> bool {
         self.hot.get(entry.flow() as usize).is_some_and(|hot| {
             (hot.ends[entry.direction() as usize] == *ends) & (hot.protocol == protocol)
         })
@@ -240,7 +240,7 @@ impl<A: Address> FlowTable<A> {
     /// The entry under which the flow of these ends is found; also of an expired one. Cost: one
     /// line of the index and one record.
     #[inline(always)]
-    pub(crate) fn entry(&self, ends: &Wired<A>, protocol: Protocol) -> Option<Entry> {
+    pub(crate) fn entry(&self, ends: &WireEnds<A>, protocol: Protocol) -> Option<Entry> {
         let hash = self.hash(ends, protocol);
         self.index.find(hash, |entry| self.is_meant(entry, ends, protocol))
     }

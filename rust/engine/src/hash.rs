@@ -4,7 +4,7 @@
 use std::hash::{BuildHasher, Hasher};
 
 use crate::rng::Rng;
-use crate::tuple::{Address, Protocol, Wired};
+use crate::tuple::{Address, Protocol, WireEnds};
 
 /// The secret of one engine's tables.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +22,7 @@ impl HashKey {
     /// IPv6.
     #[inline(always)]
     #[must_use]
-    pub(crate) fn tuple<A: Address>(&self, ends: &Wired<A>, protocol: Protocol) -> u64 {
+    pub(crate) fn tuple<A: Address>(&self, ends: &WireEnds<A>, protocol: Protocol) -> u64 {
         let ports = u64::from(u32::from_ne_bytes(ends.ports)) << 8 | u64::from(protocol.0);
         if A::VERSION == 4 {
             let addresses = (ends.src.bits() as u64) << 32 | ends.dst.bits() as u64;

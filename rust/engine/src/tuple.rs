@@ -148,7 +148,7 @@ impl<A: Address> Ends<A> {
     }
 }
 
-impl<A: Address> From<Ends<A>> for Wired<A> {
+impl<A: Address> From<Ends<A>> for WireEnds<A> {
     #[inline]
     fn from(ends: Ends<A>) -> Self {
         let ports = u32::from(ends.sport) << 16 | u32::from(ends.dport);
@@ -159,7 +159,7 @@ impl<A: Address> From<Ends<A>> for Wired<A> {
 /// [`Ends`] as they stand in a packet, so that they are compared and written as a whole.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub struct Wired<A> {
+pub struct WireEnds<A> {
     /// Source address.
     pub src: A,
     /// Destination address.
@@ -168,9 +168,9 @@ pub struct Wired<A> {
     pub ports: [u8; 4],
 }
 
-impl<A: Address> Eq for Wired<A> {}
+impl<A: Address> Eq for WireEnds<A> {}
 
-impl<A: Address> PartialEq for Wired<A> {
+impl<A: Address> PartialEq for WireEnds<A> {
     /// Without branches between the parts: that some are equal and others not is rare where it
     /// matters.
     #[inline(always)]
@@ -181,7 +181,7 @@ impl<A: Address> PartialEq for Wired<A> {
     }
 }
 
-impl<A: Address> Wired<A> {
+impl<A: Address> WireEnds<A> {
     /// The same pair, seen from the other side.
     #[inline]
     #[must_use]

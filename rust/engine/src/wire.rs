@@ -13,7 +13,7 @@ pub mod udp;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::tuple::{Address, Ends, Protocol, Tuple, Wired};
+use crate::tuple::{Address, Ends, Protocol, Tuple, WireEnds};
 
 /// Why bytes are not a packet that can be processed. The sender is at fault, or the capture was
 /// cut.
@@ -116,7 +116,7 @@ impl<A> Headers<A> {
 #[derive(Clone, Copy, Debug)]
 pub struct Plain<A> {
     /// Addresses and ports.
-    pub ends: Wired<A>,
+    pub ends: WireEnds<A>,
     /// TCP or UDP.
     pub protocol: Protocol,
     /// Where the packet ends by its IP header.
@@ -143,12 +143,12 @@ pub trait Wire: Address {
 
     /// Where a plain packet has its ends; of another one it is a part that means something else, or
     /// `None`.
-    fn plain_ends(packet: &[u8]) -> Option<Wired<Self>>;
+    fn plain_ends(packet: &[u8]) -> Option<WireEnds<Self>>;
 
     /// Gives a plain UDP packet new ends and the checksums that follow from them.
     fn rewrite_plain_udp(
         packet: &mut [u8],
-        to: &Wired<Self>,
+        to: &WireEnds<Self>,
         l3: checksum::Delta,
         l4: checksum::Delta,
     );

@@ -17,7 +17,7 @@ use crate::conntrack::tcp::{Side, Tracking};
 use crate::ledger::Standing;
 use crate::pipeline::FamilyState;
 use crate::rewrite;
-use crate::tuple::{Direction, Ends, Protocol, Tuple, Wired};
+use crate::tuple::{Direction, Ends, Protocol, Tuple, WireEnds};
 use crate::wire::Wire;
 
 /// Why a checkpoint was refused; nothing of it was used.
@@ -320,7 +320,7 @@ impl Writer {
     ) {
         let (hot, cold) = (family.flows.hot(id), family.flows.cold(id));
         self.0.extend_from_slice(&[A::VERSION, hot.protocol.0, hot.state as u8, hot.flags]);
-        for ends in hot.ends.map(Wired::ends) {
+        for ends in hot.ends.map(WireEnds::ends) {
             self.address(ends.src.into());
             self.address(ends.dst.into());
             self.u16(ends.sport);
@@ -459,7 +459,7 @@ impl<'a> Reader<'a> {
             }
             *side = Side { end, ack, window, scale, flags, retransmissions, packets_high };
         }
-        let ends = ends.map(Wired::from);
+        let ends = ends.map(WireEnds::from);
         let hot =
             Hot { ends, deadline, generation: 0, l3, l4, protocol, state, flags, packets, bytes };
         Ok(SavedFlow { hot, age, service, backend_port, tracking })

@@ -18,7 +18,7 @@ use crate::pipeline::{
     versionless,
 };
 use crate::service::{FrontendKind, Scope};
-use crate::tuple::{Direction, Wired};
+use crate::tuple::{Direction, WireEnds};
 use crate::verdict::{Action, Cause, Verdict};
 use crate::wire::tcp::Segment;
 use crate::wire::{Headers, Layer4, Malformed};
@@ -271,7 +271,7 @@ impl Engine {
             return None;
         };
         let (hot, cold) = (family.flows.hot(id), family.flows.cold(id));
-        let [original, reply] = hot.ends.map(Wired::ends);
+        let [original, reply] = hot.ends.map(WireEnds::ends);
         if !hot.is_alive(shared.clock.tick()) {
             steps.step("flow", || "one is known, but its time is over".to_owned());
             return None;

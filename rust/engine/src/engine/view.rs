@@ -10,7 +10,7 @@ use crate::conntrack::{FlowId, Hot};
 use crate::events::{EventKind, Seen};
 use crate::ledger::{Standing, Traffic};
 use crate::pipeline::FamilyState;
-use crate::tuple::{Protocol, Wired};
+use crate::tuple::{Protocol, WireEnds};
 use crate::verdict::Cause;
 use crate::wire::Wire;
 
@@ -307,7 +307,7 @@ impl Engine {
         hot: &Hot<A>,
         filter: &Filter,
     ) -> bool {
-        let [original, reply] = hot.ends.map(Wired::ends);
+        let [original, reply] = hot.ends.map(WireEnds::ends);
         let is = |wanted: Option<IpAddr>, address: A| {
             wanted.is_none_or(|wanted| wanted == address.into())
         };
@@ -328,7 +328,7 @@ impl Engine {
 
     fn shown<A: Wire>(&self, hot: &Hot<A>, packets: [u64; 2], created: Tick, backend: u32) -> Flow {
         let now = self.shared.clock.tick();
-        let [original, reply] = hot.ends.map(Wired::ends);
+        let [original, reply] = hot.ends.map(WireEnds::ends);
         Flow {
             protocol: hot.protocol,
             state: hot.state.name(),

@@ -4,7 +4,7 @@
 use super::{FamilyState, Packet, Shared, flow_flags, malformed};
 use crate::conntrack::index::Entry;
 use crate::rewrite::ChecksumState;
-use crate::tuple::{Protocol, Wired};
+use crate::tuple::{Protocol, WireEnds};
 use crate::verdict::{Action, Cause, Verdict};
 use crate::wire::Wire;
 
@@ -108,7 +108,7 @@ impl Shared {
         candidate: &Candidate,
         packet: &mut Packet<'_>,
     ) -> Verdict {
-        let ends: Option<Wired<A>> = A::plain_ends(packet.bytes);
+        let ends: Option<WireEnds<A>> = A::plain_ends(packet.bytes);
         match ends.and_then(|ends| family.flows.entry(&ends, Protocol::UDP)) {
             Some(entry) if entry != candidate.guess => self
                 .fast_path(family, entry, candidate.end, packet.bytes)

@@ -7,7 +7,7 @@ use super::{
     Fragment, Headers, Layer4, Malformed, Plain, Wire, headers, quoted_transport, transport, udp,
     uncut_transport,
 };
-use crate::tuple::{Protocol, Wired};
+use crate::tuple::{Protocol, WireEnds};
 
 /// The header without options.
 pub const MIN_HEADER: usize = 20;
@@ -81,12 +81,12 @@ impl Wire for Ipv4Addr {
     }
 
     #[inline(always)]
-    fn plain_ends(packet: &[u8]) -> Option<Wired<Self>> {
+    fn plain_ends(packet: &[u8]) -> Option<WireEnds<Self>> {
         packet.first_chunk().map(ends)
     }
 
     #[inline(always)]
-    fn rewrite_plain_udp(packet: &mut [u8], to: &Wired<Self>, l3: Delta, l4: Delta) {
+    fn rewrite_plain_udp(packet: &mut [u8], to: &WireEnds<Self>, l3: Delta, l4: Delta) {
         let Some(header) = packet.first_chunk_mut::<PLAIN>() else { return };
         let sum = l3.update([header[CHECKSUM], header[CHECKSUM + 1]]);
         header[CHECKSUM..CHECKSUM + 2].copy_from_slice(&sum);
@@ -134,8 +134,8 @@ impl Wire for Ipv4Addr {
 }
 
 #[inline(always)]
-fn ends(header: &[u8; PLAIN]) -> Wired<Ipv4Addr> {
-    Wired {
+fn ends(header: &[u8; PLAIN]) -> WireEnds<Ipv4Addr> {
+    WireEnds {
         src: Ipv4Addr::new(header[12], header[13], header[14], header[15]),
         dst: Ipv4Addr::new(header[16], header[17], header[18], header[19]),
         ports: [header[20], header[21], header[22], header[23]],

@@ -7,7 +7,7 @@ use super::{
     Fragment, Headers, Layer4, Malformed, Plain, Wire, headers, quoted_transport, transport, udp,
     uncut_transport,
 };
-use crate::tuple::{Protocol, Wired};
+use crate::tuple::{Protocol, WireEnds};
 
 /// The fixed header.
 pub const HEADER: usize = 40;
@@ -74,12 +74,12 @@ impl Wire for Ipv6Addr {
     }
 
     #[inline(always)]
-    fn plain_ends(packet: &[u8]) -> Option<Wired<Self>> {
+    fn plain_ends(packet: &[u8]) -> Option<WireEnds<Self>> {
         packet.first_chunk().and_then(ends)
     }
 
     #[inline(always)]
-    fn rewrite_plain_udp(packet: &mut [u8], to: &Wired<Self>, _: Delta, l4: Delta) {
+    fn rewrite_plain_udp(packet: &mut [u8], to: &WireEnds<Self>, _: Delta, l4: Delta) {
         let Some(header) = packet.first_chunk_mut::<PLAIN>() else { return };
         header[ADDRESSES..ADDRESSES + 16].copy_from_slice(&to.src.octets());
         header[ADDRESSES + 16..HEADER].copy_from_slice(&to.dst.octets());
@@ -118,9 +118,9 @@ impl Wire for Ipv6Addr {
 }
 
 #[inline(always)]
-fn ends(header: &[u8; PLAIN]) -> Option<Wired<Ipv6Addr>> {
+fn ends(header: &[u8; PLAIN]) -> Option<WireEnds<Ipv6Addr>> {
     let (src, dst) = fixed(header.first_chunk()?)?;
-    Some(Wired { src, dst, ports: [header[40], header[41], header[42], header[43]] })
+    Some(WireEnds { src, dst, ports: [header[40], header[41], header[42], header[43]] })
 }
 
 struct Walk {
