@@ -330,7 +330,7 @@ impl Shared {
             State::SctpEstablished | State::Generic => is_replied,
             _ => state == State::UdpStream,
         };
-        self.move_to(
+        self.transition(
             family,
             id,
             state,
@@ -361,7 +361,7 @@ impl Shared {
                 let timeout = cold.tracking.timeout(state, is_replied, &self.config.timeouts);
                 let deadline = self.clock.tick().saturating_add(timeout);
                 let is_assured = state == State::TcpEstablished && is_replied;
-                self.move_to(family, id, state, deadline, is_assured);
+                self.transition(family, id, state, deadline, is_assured);
                 Some(Cause::Established)
             }
             Progress::Unmoved => Some(Cause::Established),
@@ -371,7 +371,7 @@ impl Shared {
     }
 
     #[inline]
-    fn move_to<A: Wire>(
+    fn transition<A: Wire>(
         &self,
         family: &mut FamilyState<A>,
         id: FlowId,
