@@ -25,6 +25,9 @@ use tcp::Tracking;
 /// Number of a flow in its table; reused after the flow has ended.
 pub(crate) type FlowId = u32;
 
+/// The generation of no service table: the next packet of a flow that has it is assessed anew.
+pub(crate) const STALE: u32 = u32::MAX;
+
 /// What a packet of an established flow touches.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
@@ -33,7 +36,7 @@ pub(crate) struct Hot<A> {
     pub(crate) ends: [WireEnds<A>; 2],
     /// The flow is gone after this moment.
     pub(crate) deadline: Tick,
-    /// The service table under which its backend was last found to be there.
+    /// The service table under which its backend was last found to be there, or [`STALE`].
     pub(crate) generation: u32,
     /// What the original direction's rewrite does to an IP header checksum; the reply's is the
     /// inverse.

@@ -15,6 +15,7 @@ use crate::affinity::Affinity;
 use crate::balance::Strategy;
 use crate::clock::{Clock, Tick};
 use crate::config::Config;
+use crate::conntrack::STALE;
 use crate::conntrack::ports::Leases;
 use crate::counters::Counters;
 use crate::fragment::Released;
@@ -83,7 +84,7 @@ impl Engine {
     /// for those that changed.
     pub fn replace_services(&mut self, table: Arc<ServiceTable>) -> Arc<ServiceTable> {
         self.shared.ledger.adopt(&table);
-        self.shared.generation = self.shared.generation.wrapping_add(1);
+        self.shared.generation = (self.shared.generation + 1) % STALE;
         // Unanswered SYNs to backends that are gone are swept out soon.
         self.v4.flows.shortened(0);
         self.v6.flows.shortened(0);

@@ -18,7 +18,7 @@ use crate::config::{Config, InvalidTcp};
 use crate::conntrack::ports::{Leases, Remote};
 use crate::conntrack::state::{State, stream_age};
 use crate::conntrack::tcp::Progress;
-use crate::conntrack::{FlowId, FlowTable, Hot};
+use crate::conntrack::{FlowId, FlowTable, Hot, STALE};
 use crate::counters::Counters;
 use crate::events::{EventKind, Events};
 use crate::fragment::{Fragments, Released};
@@ -95,7 +95,7 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) clock: Clock,
     pub(crate) table: Arc<ServiceTable>,
-    /// Counts the tables.
+    /// Counts the tables; never [`STALE`].
     pub(crate) generation: u32,
     pub(crate) ledger: Ledger,
     pub(crate) affinity: Affinity,
@@ -233,7 +233,7 @@ impl Shared {
             return None;
         }
         let hot = family.flows.hot_mut(id);
-        hot.generation = self.generation.wrapping_sub(1);
+        hot.generation = STALE;
         Some(translate(hot, headers, direction, Cause::Established, packet, meta))
     }
 

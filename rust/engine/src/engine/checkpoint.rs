@@ -10,10 +10,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::{Engine, Family};
 use crate::affinity::Sticky;
 use crate::clock::{self, Tick, ticks};
-use crate::conntrack::Hot;
 use crate::conntrack::ports::Remote;
 use crate::conntrack::state::State;
 use crate::conntrack::tcp::{Side, Tracking};
+use crate::conntrack::{Hot, STALE};
 use crate::ledger::Standing;
 use crate::pipeline::FamilyState;
 use crate::rewrite;
@@ -194,10 +194,7 @@ impl Engine {
         // The flow counts with its backend before it is entered, so that a refusal is taken back in
         // the same way as an end.
         shared.ledger.open_flow(id);
-        // No table has this generation, so the first packet looks whether the backend is still
-        // there.
-        let generation = shared.generation.wrapping_sub(1);
-        let hot = Hot { deadline, generation, ..hot.clone() };
+        let hot = Hot { deadline, ..hot.clone() };
         let (is_leased, source) = (hot.has(Hot::<A>::LEASED), hot.ends(Direction::Original).src);
         let protocol = hot.protocol;
         if family
@@ -246,7 +243,8 @@ fn body(checkpoint: &[u8]) -> Result<&[u8], CheckpointError> {
 }
 
 struct SavedFlow<A> {
-    /// Its deadline is what was left; generation as it happens.
+    /// Its deadline is the rest of its life. Its generation is [`STALE`], so the first packet looks
+    /// whether the backend is still there.
     hot: Hot<A>,
     age: Tick,
     /// Place of the service port's name.
@@ -460,8 +458,18 @@ impl<'a> Reader<'a> {
             *side = Side { end, ack, window, scale, flags, retransmissions, packets_high };
         }
         let ends = ends.map(WireEnds::from);
-        let hot =
-            Hot { ends, deadline, generation: 0, l3, l4, protocol, state, flags, packets, bytes };
+        let hot = Hot {
+            ends,
+            deadline,
+            generation: STALE,
+            l3,
+            l4,
+            protocol,
+            state,
+            flags,
+            packets,
+            bytes,
+        };
         Ok(SavedFlow { hot, age, service, backend_port, tracking })
     }
 }

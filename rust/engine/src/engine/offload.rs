@@ -12,7 +12,7 @@ use super::{Engine, Family};
 use crate::clock::{Tick, ticks};
 use crate::conntrack::state::State;
 use crate::conntrack::tcp::Tracking;
-use crate::conntrack::{FlowId, Hot};
+use crate::conntrack::{FlowId, Hot, STALE};
 use crate::decide::{self, Query};
 use crate::events::EventKind;
 use crate::ledger::Standing;
@@ -179,11 +179,10 @@ impl Engine {
             shared.end_flow(family, id);
             return false;
         }
-        let (generation, deadline) =
-            (shared.generation.wrapping_sub(1), now.saturating_add(ticks(REMEMBERED)));
+        let deadline = now.saturating_add(ticks(REMEMBERED));
         let hot = family.flows.hot_mut(id);
         hot.flags = hot.flags & !Hot::<A>::CARRIED | Hot::<A>::FORGOTTEN;
-        (hot.generation, hot.deadline) = (generation, deadline);
+        (hot.generation, hot.deadline) = (STALE, deadline);
         family.flows.shortened(deadline);
         true
     }
@@ -276,8 +275,8 @@ impl Shared {
         hot.flags &= !Hot::<A>::FORGOTTEN;
         hot.flags |= Hot::<A>::CARRIED | if flow.is_replied { Hot::<A>::REPLIED } else { 0 };
         hot.deadline = now.saturating_add(left);
-        // No table has this generation, so no packet of it takes the short way.
-        hot.generation = self.generation.wrapping_sub(1);
+        // Every packet that comes to us is assessed, since the kernel should have translated it.
+        hot.generation = STALE;
         if is_changed {
             family.events.note(EventKind::Update, &family.flows, id);
         }
