@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use kbe_nat_engine::tuple::Protocol;
-use kbe_nat_engine::{Carried, Census, Engine, Outcome};
+use kbe_nat_engine::{Engine, KernelFlow, Outcome, Resync};
 use kbe_nat_netlink::conntrack::{Change, Ends, Entry, Events, Requests, Selection, Waker};
 use kbe_nat_netlink::monotonic;
 
@@ -98,10 +98,10 @@ impl FlowWatch {
                             // Looks end flows, as kube-proxy's syncs do. If one ended here,
                             // somebody else's translation of a frontend would begin and end with
                             // each packet.
-                            let _ = engine.observe(now, &carried(entry), None);
+                            let _ = engine.observe(now, &kernel_flow(entry), None);
                         }
                         Change::Ended(entry) => {
-                            let is_forgotten = engine.ended(now, &carried(entry));
+                            let is_forgotten = engine.note_end(now, &kernel_flow(entry));
                             self.forgotten.fetch_add(u64::from(is_forgotten), Ordering::Relaxed);
                         }
                     }
@@ -177,9 +177,9 @@ impl FlowWatch {
 
     /// Looks at all flows once.
     fn look(&self, engine: &Mutex<Engine>, requests: &mut Requests) -> io::Result<()> {
-        let mut census = Census::default();
-        if self.look_for(engine, requests, None, Some(&mut census))? {
-            engine.lock().unwrap_or_else(PoisonError::into_inner).end_unseen(census);
+        let mut resync = Resync::default();
+        if self.look_for(engine, requests, None, Some(&mut resync))? {
+            engine.lock().unwrap_or_else(PoisonError::into_inner).end_missing(resync);
         }
         Ok(())
     }
@@ -204,7 +204,7 @@ impl FlowWatch {
         engine: &Mutex<Engine>,
         requests: &mut Requests,
         wanted: Option<&Selection>,
-        mut census: Option<&mut Census>,
+        mut resync: Option<&mut Resync>,
     ) -> io::Result<bool> {
         let mut over = Vec::new();
         let is_whole = requests.dump(wanted, |entries| {
@@ -212,7 +212,7 @@ impl FlowWatch {
                 let now = monotonic();
                 let mut engine = engine.lock().unwrap_or_else(PoisonError::into_inner);
                 let ended = some.iter().filter(|entry| {
-                    engine.observe(now, &carried(entry), census.as_deref_mut()) == Outcome::End
+                    engine.observe(now, &kernel_flow(entry), resync.as_deref_mut()) == Outcome::End
                 });
                 over.extend(ended.map(|entry| (entry.protocol, entry.original, entry.id)));
             }
@@ -245,8 +245,8 @@ fn merged(touched: &[Selection]) -> Vec<Selection> {
     merged.into_iter().collect()
 }
 
-fn carried(entry: &Entry) -> Carried {
-    Carried {
+fn kernel_flow(entry: &Entry) -> KernelFlow {
+    KernelFlow {
         protocol: Protocol(entry.protocol),
         original: (entry.original.src, entry.original.dst),
         reply: (entry.reply.src, entry.reply.dst),

@@ -60,9 +60,9 @@ impl<A: Address> Hot<A> {
     pub(crate) const MASQUERADE: u8 = 4;
     /// Flag: the port that the backend answers to is leased.
     pub(crate) const LEASED: u8 = 8;
-    /// Flag: the kernel carries it, and says when it is over.
-    pub(crate) const CARRIED: u8 = 16;
-    /// Flag: somebody has taken it out of the kernel's table, which carried it.
+    /// Flag: it is offloaded: the kernel translates its packets, and says when it is over.
+    pub(crate) const OFFLOADED: u8 = 16;
+    /// Flag: somebody has taken it out of the kernel's table after it was offloaded.
     pub(crate) const FORGOTTEN: u8 = 32;
 
     pub(crate) fn has(&self, flag: u8) -> bool {
@@ -116,7 +116,7 @@ impl<A: Address> Hot<A> {
 
     /// Whether nothing is known of its end.
     pub(crate) fn is_alive(&self, now: Tick) -> bool {
-        self.has(Self::CARRIED) || !self.is_expired(now)
+        self.has(Self::OFFLOADED) || !self.is_expired(now)
     }
 }
 
@@ -379,13 +379,13 @@ impl<A: Address> FlowTable<A> {
         self.live -= 1;
     }
 
-    /// Whether a packet of this flow that came to us means that the kernel, which carried the flow,
-    /// has forgotten it.
+    /// Whether a packet of this flow that came to us means that the kernel, to which it was
+    /// offloaded, has forgotten it.
     pub(crate) fn is_forgotten(&self, id: FlowId, now: Tick) -> bool {
         let (hot, cold) = (self.hot(id), self.cold(id));
         let age = now.saturating_sub(cold.created);
         // Datagrams that were queued together with the first one may come a little behind it.
-        hot.has(Hot::<A>::CARRIED) && (hot.state.is_tcp() || age > ticks(QUEUED_TOGETHER))
+        hot.has(Hot::<A>::OFFLOADED) && (hot.state.is_tcp() || age > ticks(QUEUED_TOGETHER))
     }
 
     /// From now on the flow is never evicted.
@@ -418,7 +418,7 @@ impl<A: Address> FlowTable<A> {
         let end = self.hot.len().min(self.sweep.cursor.saturating_add(budget));
         for id in self.sweep.cursor..end {
             let hot = &self.hot[id];
-            if hot.state == State::Free || hot.has(Hot::<A>::CARRIED) {
+            if hot.state == State::Free || hot.has(Hot::<A>::OFFLOADED) {
                 continue;
             }
             if is_over(hot, &self.cold[id]) {

@@ -51,7 +51,7 @@ pub use cidr::Cidr;
 pub use config::{Config, InvalidTcp};
 pub use decide::Midstream;
 pub use engine::explain::Explanation;
-pub use engine::offload::{Carried, Census, Outcome};
+pub use engine::offload::{KernelFlow, Outcome, Resync};
 pub use engine::{Engine, checkpoint, view};
 pub use events::EventKind;
 pub use fragment::Released;

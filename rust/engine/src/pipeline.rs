@@ -103,7 +103,7 @@ pub(crate) struct Shared {
     pub(crate) rng: Rng,
     pub(crate) counters: Counters,
     pub(crate) released: Vec<Released>,
-    /// Carried flows that were ended here: protocol, client and frontend.
+    /// Offloaded flows that were ended here: protocol, client and frontend.
     pub(crate) orphans: Vec<(Protocol, SocketAddr, SocketAddr)>,
 }
 

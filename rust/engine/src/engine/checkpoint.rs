@@ -218,9 +218,10 @@ impl Engine {
     }
 }
 
-/// Whether a flow is to outlive a restart by a checkpoint. The kernel keeps those that it carries.
+/// Whether a flow is to outlive a restart by a checkpoint. The kernel keeps those that are
+/// offloaded.
 fn is_kept<A: Wire>(hot: &Hot<A>, now: Tick) -> bool {
-    !hot.is_expired(now) && !hot.has(Hot::<A>::CARRIED | Hot::<A>::FORGOTTEN)
+    !hot.is_expired(now) && !hot.has(Hot::<A>::OFFLOADED | Hot::<A>::FORGOTTEN)
 }
 
 /// Checks the frame of a checkpoint.
@@ -431,7 +432,7 @@ impl<'a> Reader<'a> {
             State::from_number(state).filter(|state| state.is_tcp() == (protocol == Protocol::TCP));
         let state = state.ok_or(self.wrong())?;
         let flags = self.u8()?;
-        if flags & (Hot::<A>::CARRIED | Hot::<A>::FORGOTTEN) != 0 {
+        if flags & (Hot::<A>::OFFLOADED | Hot::<A>::FORGOTTEN) != 0 {
             return Err(self.wrong());
         }
         let ends: [Ends<A>; 2] = [self.ends()?, self.ends()?];

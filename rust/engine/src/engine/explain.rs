@@ -294,8 +294,8 @@ impl Engine {
         let number = shared.home(family, id).unwrap_or(backend.service);
         let standing = shared.ledger.standing(number, backend.address);
         let mut cause = Cause::Established;
-        let is_carried = hot.has(Hot::<A>::CARRIED);
-        if is_carried {
+        let is_offloaded = hot.has(Hot::<A>::OFFLOADED);
+        if is_offloaded {
             steps.step("kernel", || {
                 "it carries the flow and translates its packets, which do not come here".to_owned()
             });
@@ -320,7 +320,7 @@ impl Engine {
         }
         // What is dropped with its backend is not looked at any further.
         if cause != Cause::BackendGone
-            && !is_carried
+            && !is_offloaded
             && hot.state.is_tcp()
             && let Some(segment) = Segment::parse(headers.transport(packet))
         {

@@ -1,7 +1,7 @@
-//! Flows that the kernel carries: we decide about their first packet, it translates the rest and
+//! Offloaded flows: we decide about their first packet, it translates the rest and
 //! tells us what becomes of them.
 //!
-//! A carried flow stands in the table like any other, so loads, counters and lists count it. It
+//! An offloaded flow stands in the table like any other, so loads, counters and lists count it. It
 //! ends when the kernel says so, not by a deadline of ours; a packet of it that reaches us proves
 //! that the kernel has forgotten it.
 
@@ -23,7 +23,7 @@ use crate::wire::Wire;
 
 /// A flow as the kernel has it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Carried {
+pub struct KernelFlow {
     /// Its protocol.
     pub protocol: Protocol,
     /// Client and frontend.
@@ -56,24 +56,24 @@ pub enum Outcome {
 
 /// Which flows a look at all of the kernel's has found.
 #[derive(Debug, Default)]
-pub struct Census {
+pub struct Resync {
     v4: HashSet<FlowId>,
     v6: HashSet<FlowId>,
 }
 
 impl Engine {
-    /// Takes note of a flow that the kernel carries, whoever has decided about it; `census` is the
+    /// Takes note of a flow that the kernel has, whoever has decided about it; `resync` is the
     /// look at all flows that has found it, if that is why. As kube-proxy's `CleanStaleEntries`:
     /// datagrams go to an endpoint that serves, or are decided anew. A flow to no frontend is
     /// nobody's business here. Cost: look-ups.
-    pub fn observe(&mut self, now: u64, flow: &Carried, census: Option<&mut Census>) -> Outcome {
+    pub fn observe(&mut self, now: u64, flow: &KernelFlow, resync: Option<&mut Resync>) -> Outcome {
         let tick = self.shared.clock.advance(now);
         match flow.original.0 {
             SocketAddr::V4(_) => {
-                self.observe_one::<Ipv4Addr>(tick, flow, census.map(|own| &mut own.v4))
+                self.observe_in::<Ipv4Addr>(tick, flow, resync.map(|own| &mut own.v4))
             }
             SocketAddr::V6(_) => {
-                self.observe_one::<Ipv6Addr>(tick, flow, census.map(|own| &mut own.v6))
+                self.observe_in::<Ipv6Addr>(tick, flow, resync.map(|own| &mut own.v6))
             }
         }
     }
@@ -81,32 +81,32 @@ impl Engine {
     /// Takes note that the kernel has ended a flow. Returns whether somebody has made it do so
     /// (`conntrack -F`) while both ends were talking: what follows within a minute goes where the
     /// flow went.
-    pub fn ended(&mut self, now: u64, flow: &Carried) -> bool {
+    pub fn note_end(&mut self, now: u64, flow: &KernelFlow) -> bool {
         let tick = self.shared.clock.advance(now);
         match flow.original.0 {
-            SocketAddr::V4(_) => self.ended_one::<Ipv4Addr>(tick, flow),
-            SocketAddr::V6(_) => self.ended_one::<Ipv6Addr>(tick, flow),
+            SocketAddr::V4(_) => self.note_end_of::<Ipv4Addr>(tick, flow),
+            SocketAddr::V6(_) => self.note_end_of::<Ipv6Addr>(tick, flow),
         }
     }
 
-    /// Ends the flows that were carried and that a complete look at the kernel's flows did not
+    /// Ends the offloaded flows that a complete look at the kernel's flows did not
     /// find; returns how many those were.
     #[allow(clippy::needless_pass_by_value)]
-    pub fn end_unseen(&mut self, census: Census) -> usize {
-        self.end_unseen_of::<Ipv4Addr>(&census.v4) + self.end_unseen_of::<Ipv6Addr>(&census.v6)
+    pub fn end_missing(&mut self, resync: Resync) -> usize {
+        self.end_missing_of::<Ipv4Addr>(&resync.v4) + self.end_missing_of::<Ipv6Addr>(&resync.v6)
     }
 
-    /// Carried flows that were ended here and that the kernel is to end: protocol, client and
+    /// Offloaded flows that were ended here and that the kernel is to end: protocol, client and
     /// frontend of each.
     pub fn take_orphans(&mut self) -> Vec<(Protocol, SocketAddr, SocketAddr)> {
         std::mem::take(&mut self.shared.orphans)
     }
 
-    fn observe_one<A: Family>(
+    fn observe_in<A: Family>(
         &mut self,
         now: Tick,
-        flow: &Carried,
-        census: Option<&mut HashSet<FlowId>>,
+        flow: &KernelFlow,
+        resync: Option<&mut HashSet<FlowId>>,
     ) -> Outcome {
         let (shared, family) = A::split(self);
         let (Some(original), Some(reply)) = (ends::<A>(flow.original), ends::<A>(flow.reply))
@@ -155,13 +155,13 @@ impl Engine {
             return Outcome::End;
         }
         shared.update(family, now, id, flow);
-        if let Some(seen) = census {
+        if let Some(seen) = resync {
             seen.insert(id);
         }
         Outcome::Keep
     }
 
-    fn ended_one<A: Family>(&mut self, now: Tick, flow: &Carried) -> bool {
+    fn note_end_of<A: Family>(&mut self, now: Tick, flow: &KernelFlow) -> bool {
         let (shared, family) = A::split(self);
         let Some(ends) = ends::<A>(flow.original) else { return false };
         let Some((id, Direction::Original)) =
@@ -170,8 +170,8 @@ impl Engine {
             return false;
         };
         let hot = family.flows.hot(id);
-        // One that is not carried yet is the next connection between the same ends.
-        if !hot.has(Hot::<A>::CARRIED) || hot.ends(Direction::Reply).source() != flow.reply.0 {
+        // One that is not offloaded yet is the next connection between the same ends.
+        if !hot.has(Hot::<A>::OFFLOADED) || hot.ends(Direction::Reply).source() != flow.reply.0 {
             return false;
         }
         count(family, id, flow);
@@ -181,31 +181,31 @@ impl Engine {
         }
         let deadline = now.saturating_add(ticks(REMEMBERED));
         let hot = family.flows.hot_mut(id);
-        hot.flags = hot.flags & !Hot::<A>::CARRIED | Hot::<A>::FORGOTTEN;
+        hot.flags = hot.flags & !Hot::<A>::OFFLOADED | Hot::<A>::FORGOTTEN;
         (hot.generation, hot.deadline) = (STALE, deadline);
         family.flows.shortened(deadline);
         true
     }
 
-    fn end_unseen_of<A: Family>(&mut self, seen: &HashSet<FlowId>) -> usize {
+    fn end_missing_of<A: Family>(&mut self, seen: &HashSet<FlowId>) -> usize {
         let (shared, family) = A::split(self);
-        let unseen: Vec<FlowId> = family
+        let missing: Vec<FlowId> = family
             .flows
             .iter()
-            .filter(|(id, hot, _)| hot.has(Hot::<A>::CARRIED) && !seen.contains(id))
+            .filter(|(id, hot, _)| hot.has(Hot::<A>::OFFLOADED) && !seen.contains(id))
             .map(|(id, ..)| id)
             .collect();
-        for &id in &unseen {
+        for &id in &missing {
             shared.end_flow(family, id);
         }
-        unseen.len()
+        missing.len()
     }
 }
 
 impl Shared {
     /// Whether an entry that the kernel does not translate, and that keeps it from ever asking us,
     /// is to go: it is older than its frontend, and nobody who is connected would miss it.
-    fn is_older(&self, flow: &Carried) -> bool {
+    fn is_older(&self, flow: &KernelFlow) -> bool {
         let (protocol, (src, dst)) = (flow.protocol, flow.original);
         let query = Query { protocol, src, dst, interface: 0, flags: None };
         let is_dispensable = protocol == Protocol::UDP || (is_half_open(flow) && !flow.is_replied);
@@ -218,7 +218,7 @@ impl Shared {
         family: &mut FamilyState<A>,
         now: Tick,
         number: u32,
-        flow: &Carried,
+        flow: &KernelFlow,
         original: Ends<A>,
         reply: Ends<A>,
     ) -> Option<FlowId> {
@@ -260,7 +260,7 @@ impl Shared {
         family: &mut FamilyState<A>,
         now: Tick,
         id: FlowId,
-        flow: &Carried,
+        flow: &KernelFlow,
     ) {
         if flow.is_assured {
             family.flows.assure(id);
@@ -273,7 +273,7 @@ impl Shared {
         let is_changed = hot.state != state::<A>(flow);
         hot.state = state::<A>(flow);
         hot.flags &= !Hot::<A>::FORGOTTEN;
-        hot.flags |= Hot::<A>::CARRIED | if flow.is_replied { Hot::<A>::REPLIED } else { 0 };
+        hot.flags |= Hot::<A>::OFFLOADED | if flow.is_replied { Hot::<A>::REPLIED } else { 0 };
         hot.deadline = now.saturating_add(left);
         // Every packet that comes to us is assessed, since the kernel should have translated it.
         hot.generation = STALE;
@@ -286,7 +286,7 @@ impl Shared {
     /// it.
     pub(crate) fn orphan<A: Wire>(&mut self, family: &FamilyState<A>, id: FlowId) {
         let hot = family.flows.hot(id);
-        if hot.has(Hot::<A>::CARRIED) {
+        if hot.has(Hot::<A>::OFFLOADED) {
             let original = hot.ends(Direction::Original);
             self.orphans.push((hot.protocol, original.source(), original.destination()));
         }
@@ -294,7 +294,7 @@ impl Shared {
 }
 
 /// Packets and bytes are the kernel's, where it counts them.
-fn count<A: Wire>(family: &mut FamilyState<A>, id: FlowId, flow: &Carried) {
+fn count<A: Wire>(family: &mut FamilyState<A>, id: FlowId, flow: &KernelFlow) {
     if let Some(counters) = flow.counters {
         let (hot, cold) = family.flows.both_mut(id);
         for (side, (packets, bytes)) in counters.into_iter().enumerate() {
@@ -306,7 +306,7 @@ fn count<A: Wire>(family: &mut FamilyState<A>, id: FlowId, flow: &Carried) {
 }
 
 /// Whether a connection has only been asked for.
-fn is_half_open(flow: &Carried) -> bool {
+fn is_half_open(flow: &KernelFlow) -> bool {
     match flow.protocol {
         Protocol::TCP => {
             flow.state.is_some_and(|state| matches!(state, TCP_SYN_SENT | TCP_SYN_SENT2))
@@ -318,7 +318,7 @@ fn is_half_open(flow: &Carried) -> bool {
 
 /// Whether a flow has ended before its time, while both ends were talking. The kernel says how much
 /// time was left (Linux 5.8).
-fn was_taken_out(flow: &Carried) -> bool {
+fn was_taken_out(flow: &KernelFlow) -> bool {
     let is_talking = match flow.protocol {
         Protocol::TCP => flow.state == Some(TCP_ESTABLISHED),
         Protocol::SCTP => flow.state == Some(SCTP_ESTABLISHED),
@@ -327,7 +327,7 @@ fn was_taken_out(flow: &Carried) -> bool {
     is_talking && flow.timeout.is_some_and(|left| left > 0)
 }
 
-fn state<A: Wire>(flow: &Carried) -> State {
+fn state<A: Wire>(flow: &KernelFlow) -> State {
     const TCP: [State; 9] = [
         State::TcpSynSent,
         State::TcpSynRecv,

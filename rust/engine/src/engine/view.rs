@@ -213,10 +213,10 @@ impl Engine {
     #[must_use]
     pub fn service_stats(&self) -> Vec<ServiceStats> {
         let ledger = &self.shared.ledger;
-        let mut carried: Vec<Traffic> =
+        let mut totals: Vec<Traffic> =
             ledger.backends().iter().map(|record| record.ended).collect();
-        add_live(&self.v4, &mut carried);
-        add_live(&self.v6, &mut carried);
+        add_live(&self.v4, &mut totals);
+        add_live(&self.v6, &mut totals);
         let mut services: Vec<ServiceStats> = ledger
             .services()
             .map(|(_, record)| {
@@ -228,7 +228,7 @@ impl Engine {
                         BackendStats {
                             address,
                             active,
-                            traffic: carried[id as usize],
+                            traffic: totals[id as usize],
                             is_gone: backend.standing != Standing::Listed,
                         }
                     })
@@ -356,9 +356,9 @@ impl Engine {
 /// Records that are looked at in one go.
 const PAGE: usize = 4096;
 
-fn add_live<A: Wire>(family: &FamilyState<A>, carried: &mut [Traffic]) {
+fn add_live<A: Wire>(family: &FamilyState<A>, totals: &mut [Traffic]) {
     for (id, hot, cold) in family.flows.iter() {
-        if let Some(traffic) = carried.get_mut(cold.backend as usize) {
+        if let Some(traffic) = totals.get_mut(cold.backend as usize) {
             traffic.carry(family.flows.packets(id), hot.bytes);
         }
     }

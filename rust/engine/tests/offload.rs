@@ -1,4 +1,4 @@
-//! Flows that the kernel carries.
+//! Offloaded flows.
 
 mod scene;
 
@@ -6,11 +6,16 @@ use std::net::SocketAddr;
 
 use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::view::Filter;
-use kbe_nat_engine::{Action, Carried, Cause, Census, Config, Outcome};
+use kbe_nat_engine::{Action, Cause, Config, KernelFlow, Outcome, Resync};
 use scene::*;
 
-fn carried(protocol: Protocol, client: SocketAddr, family: Family, backend: SocketAddr) -> Carried {
-    Carried {
+fn kernel_flow(
+    protocol: Protocol,
+    client: SocketAddr,
+    family: Family,
+    backend: SocketAddr,
+) -> KernelFlow {
+    KernelFlow {
         protocol,
         original: (client, family.vip()),
         reply: (backend, client),
@@ -32,14 +37,16 @@ fn a_carried_flow_ends_when_the_kernel_says_so() {
         let mut scene = Scene::plain(Config::default());
         let client = family.client(1, 1000);
         let (_, backend) = scene.translate(tcp(client, family.vip(), &Tcp::new(SYN, 1, 0)));
-        let flow = carried(Protocol::TCP, client, family, backend);
+        let flow = kernel_flow(Protocol::TCP, client, family, backend);
         assert_eq!(scene.engine.observe(scene.now, &flow, None), Outcome::Keep);
         scene.sweep(1e6);
         assert_eq!(active(&scene), 1, "no deadline of ours ends it");
-        let counted = Carried { counters: Some([(7, 700), (1 << 33, 800)]), ..flow };
-        scene.engine.ended(scene.now, &Carried { reply: (family.backend(77), client), ..flow });
+        let counted = KernelFlow { counters: Some([(7, 700), (1 << 33, 800)]), ..flow };
+        scene
+            .engine
+            .note_end(scene.now, &KernelFlow { reply: (family.backend(77), client), ..flow });
         assert_eq!(active(&scene), 1, "another flow between the same ends");
-        scene.engine.ended(scene.now, &counted);
+        scene.engine.note_end(scene.now, &counted);
         assert_eq!(active(&scene), 0);
         let stats = scene.engine.service_stats();
         let traffic = stats.iter().find(|own| own.traffic.flows > 0).expect("served").traffic;
@@ -53,7 +60,7 @@ fn the_end_of_a_former_flow_is_not_that_of_the_one_which_was_decided_since() {
         let mut scene = Scene::plain(Config::default());
         let client = family.client(1, 1000);
         let (_, backend) = scene.translate(tcp(client, family.vip(), &Tcp::new(SYN, 1, 0)));
-        scene.engine.ended(scene.now, &carried(Protocol::TCP, client, family, backend));
+        scene.engine.note_end(scene.now, &kernel_flow(Protocol::TCP, client, family, backend));
         assert_eq!(active(&scene), 1, "the kernel does not have it yet");
     }
 }
@@ -84,10 +91,10 @@ fn f40_the_kernels_states_are_known_by_their_names() {
         for (number, &name) in (1..).zip(names) {
             let family = Family::V6;
             let mut scene = Scene::plain(Config::default());
-            let flow = Carried {
+            let flow = KernelFlow {
                 state: Some(number),
                 is_replied: true,
-                ..carried(protocol, family.client(1, 1000), family, family.backend(1))
+                ..kernel_flow(protocol, family.client(1, 1000), family, family.backend(1))
             };
             assert_eq!(scene.engine.observe(scene.now, &flow, None), Outcome::Keep);
             assert_eq!(scene.flows()[0].state, Some(name), "{number}");
@@ -113,7 +120,11 @@ fn a_packet_of_a_carried_connection_begins_a_new_one() {
     for _ in 0..50 {
         let (_, backend) = scene.translate(syn());
         assert_eq!(
-            scene.engine.observe(scene.now, &carried(Protocol::TCP, client, family, backend), None),
+            scene.engine.observe(
+                scene.now,
+                &kernel_flow(Protocol::TCP, client, family, backend),
+                None
+            ),
             Outcome::Keep
         );
         chosen.insert(backend);
@@ -129,7 +140,7 @@ fn datagrams_that_were_queued_together_go_to_one_backend() {
     let client = family.client(1, 1000);
     let (_, first) = scene.translate(udp(client, family.vip(), b"one"));
     assert_eq!(
-        scene.engine.observe(scene.now, &carried(Protocol::UDP, client, family, first), None),
+        scene.engine.observe(scene.now, &kernel_flow(Protocol::UDP, client, family, first), None),
         Outcome::Keep
     );
     scene.pass(0.1);
@@ -144,19 +155,19 @@ fn what_began_while_we_were_away_is_counted_and_what_ended_is_not() {
     let mut scene = Scene::plain(Config::default());
     let (one, two) = (family.client(1, 1000), family.client(2, 1000));
     for client in [one, two] {
-        let flow = carried(Protocol::TCP, client, family, family.backend(1));
+        let flow = kernel_flow(Protocol::TCP, client, family, family.backend(1));
         assert_eq!(scene.engine.observe(scene.now, &flow, None), Outcome::Keep);
     }
     assert_eq!(active(&scene), 2);
-    let mut census = Census::default();
-    let flow = Carried {
+    let mut resync = Resync::default();
+    let flow = KernelFlow {
         state: Some(3),
         is_assured: true,
         is_replied: true,
-        ..carried(Protocol::TCP, two, family, family.backend(1))
+        ..kernel_flow(Protocol::TCP, two, family, family.backend(1))
     };
-    assert_eq!(scene.engine.observe(scene.now, &flow, Some(&mut census)), Outcome::Keep);
-    assert_eq!(scene.engine.end_unseen(census), 1);
+    assert_eq!(scene.engine.observe(scene.now, &flow, Some(&mut resync)), Outcome::Keep);
+    assert_eq!(scene.engine.end_missing(resync), 1);
     let [left] = &scene.flows()[..] else { panic!("one flow") };
     assert_eq!(
         (left.source, left.state, left.assured, left.replied),
@@ -175,7 +186,8 @@ fn flows_to_a_backend_that_is_gone_end_unless_they_were_answered() {
     let mut scene = Scene::plain(Config::default());
     let gone = family.backend(200);
     let seen = |scene: &mut Scene, protocol, state, client| {
-        let flow = Carried { state, ..carried(protocol, family.client(client, 99), family, gone) };
+        let flow =
+            KernelFlow { state, ..kernel_flow(protocol, family.client(client, 99), family, gone) };
         scene.engine.observe(scene.now, &flow, None)
     };
     assert_eq!(seen(&mut scene, Protocol::UDP, None, 3), Outcome::End);
@@ -201,7 +213,7 @@ fn f123_flows_of_a_service_port_that_is_gone_end_as_far_as_we_have_known_them() 
     for family in FAMILIES {
         let mut scene = Scene::plain(Config::default());
         let (known, unknown) = (family.client(4, 99), family.client(5, 99));
-        let flow = |client| carried(Protocol::UDP, client, family, family.backend(1));
+        let flow = |client| kernel_flow(Protocol::UDP, client, family, family.backend(1));
         assert_eq!(scene.engine.observe(scene.now, &flow(known), None), Outcome::Keep);
         scene.serve(Vec::new());
         assert_eq!(
@@ -233,7 +245,7 @@ fn f124_datagrams_stay_with_an_endpoint_that_serves_still_and_connections_are_as
         let mut scene = Scene::plain(Config::default());
         let seen = |scene: &mut Scene, protocol, client, backend| {
             let flow =
-                carried(protocol, family.client(client, 99), family, family.backend(backend));
+                kernel_flow(protocol, family.client(client, 99), family, family.backend(backend));
             scene.engine.observe(scene.now, &flow, None)
         };
         for known in [true, false] {
@@ -253,10 +265,10 @@ fn f124_datagrams_stay_with_an_endpoint_that_serves_still_and_connections_are_as
             assert_eq!(seen(&mut scene, Protocol::TCP, client, 0), Outcome::End, "{known}");
             assert_eq!(seen(&mut scene, Protocol::SCTP, client, 0), Outcome::End, "{known}");
             assert_eq!(seen(&mut scene, Protocol::UDP, 2, 1), Outcome::End);
-            let stays = Carried {
+            let stays = KernelFlow {
                 is_replied: true,
                 state: Some(3),
-                ..carried(Protocol::SCTP, family.client(3, 99), family, family.backend(1))
+                ..kernel_flow(Protocol::SCTP, family.client(3, 99), family, family.backend(1))
             };
             assert_eq!(
                 scene.engine.observe(scene.now, &stays, None),
@@ -295,8 +307,11 @@ fn f122_entries_that_are_older_than_their_frontend_go() {
         let seen = |scene: &mut Scene, protocol, state, is_replied| {
             let client = family.client(7, 99);
             // Nobody translates it.
-            let flow =
-                Carried { state, is_replied, ..carried(protocol, client, family, family.vip()) };
+            let flow = KernelFlow {
+                state,
+                is_replied,
+                ..kernel_flow(protocol, client, family, family.vip())
+            };
             scene.engine.observe(scene.now, &flow, None)
         };
         assert_eq!(seen(&mut scene, Protocol::UDP, None, false), Outcome::End);
@@ -332,7 +347,7 @@ fn f122_an_endpoint_at_its_own_frontend_needs_no_translation() {
         let vip = family.vip();
         let mut scene =
             Scene::new(Config::default(), vec![spec("default/u:", Protocol::UDP, vip, &[vip])]);
-        let flow = carried(Protocol::UDP, family.client(1, 99), family, vip);
+        let flow = kernel_flow(Protocol::UDP, family.client(1, 99), family, vip);
         assert_eq!(scene.engine.observe(scene.now, &flow, None), Outcome::Keep);
         assert_eq!(active(&scene), 1);
     }
@@ -349,7 +364,7 @@ fn f122_what_passes_by_an_external_address_is_left_alone() {
     scene.node.addresses = vec![node.ip()];
     scene.serve(vec![external.clone()]);
     let seen = |scene: &mut Scene, client, backend| {
-        scene.engine.observe(scene.now, &carried(Protocol::UDP, client, family, backend), None)
+        scene.engine.observe(scene.now, &kernel_flow(Protocol::UDP, client, family, backend), None)
     };
     // In iptables mode the node's own packets to it are not refused while nobody serves it.
     assert_eq!(seen(&mut scene, node, vip), Outcome::Keep);
@@ -365,7 +380,7 @@ fn f123_a_frontend_that_another_service_port_has_now_leads_where_that_goes() {
     for family in FAMILIES {
         let mut scene = Scene::plain(Config::default());
         let flow = |client, backend| {
-            carried(Protocol::UDP, family.client(client, 99), family, family.backend(backend))
+            kernel_flow(Protocol::UDP, family.client(client, 99), family, family.backend(backend))
         };
         for client in [1, 2] {
             assert_eq!(
@@ -391,11 +406,11 @@ fn f139_a_flow_that_the_kernel_was_made_to_forget_goes_where_it_went_for_a_minut
         let mut scene = Scene::plain(Config::default());
         let client = family.client(1, 1000);
         let backend = family.backend(1);
-        let flow = |protocol, state| Carried {
+        let flow = |protocol, state| KernelFlow {
             is_replied: true,
             is_assured: true,
             state,
-            ..carried(protocol, client, family, backend)
+            ..kernel_flow(protocol, client, family, backend)
         };
         let flows = [
             (flow(Protocol::TCP, Some(3)), tcp(client, family.vip(), &Tcp::new(ACK | PSH, 7, 7))),
@@ -404,19 +419,20 @@ fn f139_a_flow_that_the_kernel_was_made_to_forget_goes_where_it_went_for_a_minut
         ];
         for (flow, packet) in &flows {
             let empty = scene.engine.checkpoint(scene.now).len();
-            let taken = |scene: &mut Scene, flow: &Carried| {
+            let taken = |scene: &mut Scene, flow: &KernelFlow| {
                 assert_eq!(scene.engine.observe(scene.now, flow, None), Outcome::Keep);
-                scene.engine.ended(scene.now, flow)
+                scene.engine.note_end(scene.now, flow)
             };
-            for over in [Carried { timeout: None, ..*flow }, Carried { timeout: Some(0), ..*flow }]
+            for over in
+                [KernelFlow { timeout: None, ..*flow }, KernelFlow { timeout: Some(0), ..*flow }]
             {
                 assert!(!taken(&mut scene, &over), "its time was over");
                 assert_eq!(active(&scene), 0);
             }
             let closing = if flow.state.is_some() {
-                Carried { state: Some(7), ..*flow }
+                KernelFlow { state: Some(7), ..*flow }
             } else {
-                Carried { is_replied: false, ..*flow }
+                KernelFlow { is_replied: false, ..*flow }
             };
             assert!(!taken(&mut scene, &closing), "nobody is talking");
             assert!(taken(&mut scene, flow));
@@ -433,7 +449,7 @@ fn f139_a_flow_that_the_kernel_was_made_to_forget_goes_where_it_went_for_a_minut
             assert_eq!(scene.engine.observe(scene.now, flow, None), Outcome::Keep);
             scene.sweep(1000.0);
             assert_eq!(active(&scene), 1);
-            assert!(scene.engine.ended(scene.now, flow));
+            assert!(scene.engine.note_end(scene.now, flow));
             scene.sweep(59.0);
             assert_eq!(active(&scene), 1);
             scene.sweep(2.0);
@@ -448,7 +464,7 @@ fn f139_a_flow_that_the_kernel_was_made_to_forget_goes_where_it_went_for_a_minut
         }
         let (flow, _) = &flows[0];
         assert_eq!(scene.engine.observe(scene.now, flow, None), Outcome::Keep);
-        assert!(scene.engine.ended(scene.now, flow));
+        assert!(scene.engine.note_end(scene.now, flow));
         scene.serve(specs(family, 1));
         let syn = tcp(client, family.vip(), &Tcp::new(SYN, 1, 0));
         assert_eq!(scene.translate(syn).1, family.backend(0), "another connection");
@@ -460,7 +476,7 @@ fn what_does_not_fit_into_the_table_is_judged_all_the_same() {
     let family = Family::V4;
     let mut scene = Scene::plain(Config { max_flows: 1, ..Config::default() });
     let seen = |scene: &mut Scene, client, backend| {
-        let flow = carried(Protocol::UDP, family.client(client, 99), family, backend);
+        let flow = kernel_flow(Protocol::UDP, family.client(client, 99), family, backend);
         scene.engine.observe(scene.now, &flow, None)
     };
     assert_eq!(seen(&mut scene, 1, family.backend(0)), Outcome::Keep);
@@ -477,7 +493,7 @@ fn a_flow_that_is_deleted_is_ended_in_the_kernel_as_well() {
     let (_, backend) = scene.translate(udp(client, family.vip(), b"one"));
     assert_eq!(scene.engine.delete_flows(&Filter::default()), 1);
     assert!(scene.engine.take_orphans().is_empty(), "it never got there");
-    let flow = carried(Protocol::UDP, client, family, backend);
+    let flow = kernel_flow(Protocol::UDP, client, family, backend);
     assert_eq!(scene.engine.observe(scene.now, &flow, None), Outcome::Keep);
     assert_eq!(scene.engine.delete_flows(&Filter::default()), 1);
     assert_eq!(scene.engine.take_orphans(), [(Protocol::UDP, client, family.vip())]);
