@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from kbe_nat.model import IPV4, IPV6
+from kbe_nat.family import Family
 from kbe_nat.policy.options import Mode, Options
 
 NODE, OTHER = "kbe-worker", "kbe-worker2"
@@ -44,7 +44,7 @@ class Plane:
 
 
 PLANES: Final = {
-    IPV4: Plane(
+    Family.IPV4: Plane(
         ("172.18.0.3", "192.168.7.3", "198.51.100.9"),
         "172.18.0.4",
         ("203.0.113.5", "203.0.113.200", "198.51.100.77"),
@@ -64,7 +64,7 @@ PLANES: Final = {
         "10.96.0.0/16",
         ("127.0.0.1", "127.8.0.1"),
     ),
-    IPV6: Plane(
+    Family.IPV6: Plane(
         ("fc00:f853:ccd:e793::3", "2001:db8:7::3", "2001:db8:51::9"),
         "fc00:f853:ccd:e793::4",
         ("2001:db8:113::5", "2001:db8:113::8000:5", "2001:db8:51::77"),
@@ -116,8 +116,8 @@ class Flow:
     """None for the node's own."""
 
     @property
-    def family(self) -> int:
-        return IPV6 if ":" in self.destination else IPV4
+    def family(self) -> Family:
+        return Family.IPV6 if ":" in self.destination else Family.IPV4
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Cluster:
     seed: int
     objects: list[dict[str, Any]]
     options: Options
-    families: tuple[int, ...]
+    families: tuple[Family, ...]
     places: dict[int, list[tuple[str, int, str]]] = field(repr=False)
     """Address, port and protocol of all that may be spoken to, by family."""
 
@@ -175,7 +175,15 @@ class _Growth:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.random = Random(seed)
-        self.families = self.random.choice(((IPV4,), (IPV4,), (IPV6,), (IPV4, IPV6), (IPV6, IPV4)))
+        self.families = self.random.choice(
+            (
+                (Family.IPV4,),
+                (Family.IPV4,),
+                (Family.IPV6,),
+                (Family.IPV4, Family.IPV6),
+                (Family.IPV6, Family.IPV4),
+            )
+        )
         self.count = self.random.randint(1, 6)
         self.taken: set[tuple[str, str, int]] = set()
         """Protocol, address and port of what Services have, so that no two want the same."""
@@ -225,7 +233,7 @@ class _Growth:
 
     def service_ranges(self) -> list[str]:
         ranges = [PLANES[number].service_range for number in self.families]
-        if self.maybe(0.2) and IPV4 in self.families:
+        if self.maybe(0.2) and Family.IPV4 in self.families:
             ranges.append("10.96.2.0/24")
         return ranges
 
@@ -311,7 +319,7 @@ class _Growth:
         return ports
 
     def external(
-        self, families: tuple[int, ...], virtual: list[str], ports: list[dict[str, Any]]
+        self, families: tuple[Family, ...], virtual: list[str], ports: list[dict[str, Any]]
     ) -> list[str]:
         """Addresses that no other Service has with these ports; some twice, some the Service's own
         cluster IP.
@@ -332,7 +340,7 @@ class _Growth:
         return found
 
     def place(self, address: str, port: int, protocol: str) -> None:
-        family = IPV6 if ":" in address else IPV4
+        family = Family.IPV6 if ":" in address else Family.IPV4
         if family in self.places:
             self.places[family].append((address, port, protocol.lower()))
             if self.maybe(0.1):
@@ -340,7 +348,7 @@ class _Growth:
                     (address, port, self.random.choice(("tcp", "udp", "sctp")))
                 )
 
-    def beside(self, family: int) -> list[tuple[str, int, str]]:
+    def beside(self, family: Family) -> list[tuple[str, int, str]]:
         """Places that no Service has."""
         plane = PLANES[family]
         addresses = (
@@ -353,7 +361,7 @@ class _Growth:
         return [(address, self.random.choice((80, 8080)), "tcp") for address in addresses]
 
     def slice(
-        self, name: str, space: str, service: str, family: int, ports: list[dict[str, Any]]
+        self, name: str, space: str, service: str, family: Family, ports: list[dict[str, Any]]
     ) -> dict[str, Any]:
         label = {"kubernetes.io/service-name": service}
         if self.maybe(0.03):
@@ -377,7 +385,7 @@ class _Growth:
                 )
         if self.maybe(0.1):
             mapped.append({"name": "nobody", "protocol": "TCP", "port": 7070})
-        kind = "IPv6" if family == IPV6 else "IPv4"
+        kind = "IPv6" if family == Family.IPV6 else "IPv4"
         if self.maybe(0.03):
             kind, endpoints = "FQDN", [{"addresses": ["example.org"], "conditions": {}}]
         return self.object(
@@ -389,7 +397,7 @@ class _Growth:
             ports=mapped,
         )
 
-    def endpoint(self, family: int) -> dict[str, Any]:
+    def endpoint(self, family: Family) -> dict[str, Any]:
         plane = PLANES[family]
         kind = self.random.random()
         node = self.random.choice((NODE, OTHER, ""))

@@ -13,6 +13,7 @@ from test_capture import CLIENT, POD, SECOND, START, VIP, engine, replayed, syn,
 
 import kbe_nat
 from kbe_nat.drivers.capture import CaptureQueue
+from kbe_nat.family import Family
 
 MAGIC = 0x1A2B3C4D
 
@@ -254,7 +255,7 @@ def pseudo(packet: bytes | bytearray, length: int) -> bytes:
 @pytest.mark.parametrize("size", [1400, 3000, 65_515, 70_000, 200_001])
 @pytest.mark.parametrize("state", ["right", "partial", "partial-without-length", "nothing"])
 def test_segments_that_were_not_cut_yet(
-    tmp_path: Path, family: int, size: int, state: str, protocol: str
+    tmp_path: Path, family: Family, size: int, state: str, protocol: str
 ) -> None:
     l4: TCP | UDP = TCP(sport=40000, dport=80, flags="A", seq=2)
     if protocol == "udp":

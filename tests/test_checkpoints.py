@@ -17,6 +17,7 @@ from kbe_nat.daemon.checkpoints import HEAD_SIZE, MAGIC, MAX_AGE, CheckpointFile
 from kbe_nat.daemon.verbs import flow_row
 from kbe_nat.engine_tables import Tables
 from kbe_nat.errors import StateError
+from kbe_nat.family import Family
 from kbe_nat.policy.options import Options
 from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 
@@ -56,7 +57,7 @@ def engine(*, has_flow: bool = False) -> kbe_nat.Engine:
     made = kbe_nat.Engine(seed=1, max_flows=1000, max_affinities=1000)
     frontend = Frontend("cluster-ip", "172.30.228.255", 80)
     port = PlannedPort(
-        "default", "web", "", "tcp", 4, (frontend,), (Backend("10.0.0.1", 9876),), ()
+        "default", "web", "", "tcp", Family.IPV4, (frontend,), (Backend("10.0.0.1", 9876),), ()
     )
     made.replace_services(*Tables().native(Plan((port,), (), (), (), options=Options())))
     if has_flow:

@@ -18,9 +18,10 @@ from rule_walker import End, Rules, Walker
 import kbe_nat
 from kbe_nat.cli.explain import EPHEMERAL_PORT, OTHER_INTERFACE, POD_INTERFACE, VERDICTS
 from kbe_nat.engine_tables import Tables
+from kbe_nat.family import Family
 from kbe_nat.kubeproxy import iptables_save, nft
 from kbe_nat.kubeproxy.diff import differences
-from kbe_nat.model import IPV6, Snapshot
+from kbe_nat.model import Snapshot
 from kbe_nat.packet import opening
 from kbe_nat.policy.options import Mode
 from kbe_nat.policy.plan import CLUSTER_IP, NODE_PORT, Plan
@@ -34,12 +35,12 @@ BLOCK = 40
 """Clusters to a test."""
 
 
-def read(snapshot: Snapshot, made: Plan, number: int) -> Rules | nft_walker.Tables:
+def read(snapshot: Snapshot, made: Plan, number: Family) -> Rules | nft_walker.Tables:
     """The rules that we dump, as they are walked through."""
     local = frozenset(made.addresses)
     if made.options.mode is Mode.NFTABLES:
         return nft_walker.Tables.read(
-            nft.dump(made, number), local, "ip6" if number == IPV6 else "ip"
+            nft.dump(made, number), local, "ip6" if number == Family.IPV6 else "ip"
         )
     return Rules.read(iptables_save.dump(made, snapshot, number), local)
 

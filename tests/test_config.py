@@ -13,10 +13,11 @@ from msgspec import structs
 from kbe_nat.cli.flags.node import Detector, NodeFlags
 from kbe_nat.cli.flows import FlowQuestion, read_flows
 from kbe_nat.errors import FileError
+from kbe_nat.family import Family
 from kbe_nat.kubeproxy import iptables_save
 from kbe_nat.kubeproxy.config import read_configuration
 from kbe_nat.kubeproxy.dump import Form, planned
-from kbe_nat.model import IPV4, Node, Service, ServicePort, Snapshot
+from kbe_nat.model import Node, Service, ServicePort, Snapshot
 from kbe_nat.policy.options import Mode
 from kbe_nat.policy.planner import plan
 
@@ -125,7 +126,7 @@ def test_a_liberal_conntrack_needs_no_rule_for_what_it_calls_invalid(
 ) -> None:
     path = written(tmp_path, f"conntrack: {{tcpBeLiberal: {liberal}, maxPerCore: null}}")
     options = NodeFlags(config=path).options(Snapshot())
-    text = iptables_save.dump(plan(Snapshot(), options), Snapshot(), IPV4)
+    text = iptables_save.dump(plan(Snapshot(), options), Snapshot(), Family.IPV4)
     assert ("--ctstate INVALID" in text) == (liberal != "true")
 
 

@@ -31,6 +31,7 @@ from kbe_nat.daemon.verbs import PAGE, Answers
 from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.every_packet import EveryPacket
 from kbe_nat.errors import ControlError
+from kbe_nat.family import Family
 from kbe_nat.model import Endpoint, EndpointSlice, Service, ServicePort, SlicePort, Snapshot
 from kbe_nat.policy.options import Options
 from kbe_nat.rules.memory import Memory
@@ -43,7 +44,9 @@ def full_of(flows: int, limit: int = 262_144) -> Controller:
     engine = kbe_nat.Engine(seed=1, max_flows=limit)
     made = Controller(engine, EveryPacket(Diversion((100, 100)), Memory()), lambda _: Options())
     key = ("default", "web")
-    part = EndpointSlice("web-1", 4, (SlicePort("", "udp", 9876),), (Endpoint("10.0.0.1"),))
+    part = EndpointSlice(
+        "web-1", Family.IPV4, (SlicePort("", "udp", 9876),), (Endpoint("10.0.0.1"),)
+    )
     made.apply(Snapshot(1, (Service(*key, (VIP,), (ServicePort("", "udp", 80),)),), {key: (part,)}))
     now = time.monotonic_ns()
     for start in range(0, flows, 8192):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from kbe_nat.datapath.courses import Courses
+from kbe_nat.family import Family
 from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 
 A, B, C = (Backend(f"172.17.0.{number}", 9953) for number in (3, 4, 5))
@@ -17,7 +18,7 @@ def port(
         Frontend("cluster-ip", "172.30.0.53", number),
         Frontend("node-port", "", number + 30_000),
     )
-    return PlannedPort("default", name, "", "udp", 4, frontends, cluster, ())
+    return PlannedPort("default", name, "", "udp", Family.IPV4, frontends, cluster, ())
 
 
 def plan(*ports: PlannedPort, addresses: tuple[str, ...] = ("10.0.2.15",)) -> Plan:

@@ -25,6 +25,7 @@ from kbe_nat.daemon.verbs import Answers
 from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.every_packet import EveryPacket
 from kbe_nat.errors import ArgumentError, ControlError
+from kbe_nat.family import Family
 from kbe_nat.model import (
     Endpoint,
     EndpointSlice,
@@ -45,7 +46,7 @@ SYN = bytes.fromhex(
 def snapshot(*addresses: str) -> Snapshot:
     key = ("default", "web")
     endpoints = tuple(map(Endpoint, addresses))
-    part = EndpointSlice("web-1", 4, (SlicePort("", "tcp", 9876),), endpoints)
+    part = EndpointSlice("web-1", Family.IPV4, (SlicePort("", "tcp", 9876),), endpoints)
     service = Service(*key, ("172.30.228.255",), (ServicePort("", "tcp", 80),))
     return Snapshot(1, (service,), {key: (part,)})
 

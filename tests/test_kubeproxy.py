@@ -15,18 +15,9 @@ from msgspec import structs
 
 import kbe_nat
 from kbe_nat.engine_tables import Tables
+from kbe_nat.family import Family
 from kbe_nat.kubeproxy import iptables_save, legacy, names, nft, probability
-from kbe_nat.model import (
-    IPV4,
-    IPV6,
-    Endpoint,
-    EndpointSlice,
-    Node,
-    Service,
-    ServicePort,
-    SlicePort,
-    Snapshot,
-)
+from kbe_nat.model import Endpoint, EndpointSlice, Node, Service, ServicePort, SlicePort, Snapshot
 from kbe_nat.policy.options import Mode, Options
 from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 from kbe_nat.policy.planner import plan
@@ -63,19 +54,26 @@ TWO = """\
 )
 def test_the_page_line_by_line(files: list[str], page: str) -> None:
     made = plan(read_manifests([SEED / name for name in files]).snapshot)
-    assert legacy.rules(made, IPV4, "default/simpleservice") == page.splitlines()
+    assert legacy.rules(made, Family.IPV4, "default/simpleservice") == page.splitlines()
 
 
 def test_the_others_of_a_plan() -> None:
     targets = tuple(Backend(f"fd00::{n}", 53) for n in range(3))
     frontends = (Frontend("cluster-ip", "fd00::a", 53), Frontend("node-port", "", 30053))
-    dns = PlannedPort("kube-system", "dns", "udp", "udp", IPV6, frontends, targets, ())
+    dns = PlannedPort("kube-system", "dns", "udp", "udp", Family.IPV6, frontends, targets, ())
     nobody = PlannedPort(
-        "default", "nobody", "", "tcp", IPV4, (Frontend("cluster-ip", "10.0.0.1", 80),), (), ()
+        "default",
+        "nobody",
+        "",
+        "tcp",
+        Family.IPV4,
+        (Frontend("cluster-ip", "10.0.0.1", 80),),
+        (),
+        (),
     )
     made = Plan((dns, nobody), (), (), ())
-    assert legacy.rules(made, IPV4, "default/nobody") == []
-    lines = legacy.rules(made, IPV6, "kube-system/dns")
+    assert legacy.rules(made, Family.IPV4, "default/nobody") == []
+    lines = legacy.rules(made, Family.IPV6, "kube-system/dns")
     chances = [
         line.split("--probability ")[1].split()[0] for line in lines if "--probability" in line
     ]
@@ -94,7 +92,7 @@ NAMES = st.from_regex(r"[a-z]([-a-z0-9]{0,20}[a-z0-9])?", fullmatch=True)
 def port_of(namespace: str, service: str, name: str, **more: Any) -> PlannedPort:
     frontends = more.pop("frontends", (Frontend("cluster-ip", "172.30.0.1", 80),))
     targets = more.pop("targets", (Backend("10.180.0.1", 80),))
-    return PlannedPort(namespace, service, name, "tcp", IPV4, frontends, targets, (), **more)
+    return PlannedPort(namespace, service, name, "tcp", Family.IPV4, frontends, targets, (), **more)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +177,7 @@ def test_numbers_of_rules(services: int, endpoints: int, is_balanced: bool) -> N
     made = Plan(
         tuple(ports), ("192.168.0.2",), ("192.168.0.2",), ("10.0.0.0/8",), serves_localhost=True
     )
-    text = iptables_save.dump(made, Snapshot(), IPV4)
+    text = iptables_save.dump(made, Snapshot(), Family.IPV4)
     table, counts = "", {"nat": 0, "filter": 0}
     for line in text.splitlines():
         table = line[1:] if line.startswith("*") else table
@@ -204,13 +202,13 @@ def test_what_a_service_names_twice_is_written_twice() -> None:
         load_balancer_ips=("198.51.100.1", "198.51.100.1"),
         source_ranges=("192.168.0.0/24", "192.168.0.0/24"),
     )
-    part = EndpointSlice("s", IPV4, (SlicePort("", "tcp", 80),), (Endpoint("10.1.0.1"),))
+    part = EndpointSlice("s", Family.IPV4, (SlicePort("", "tcp", 80),), (Endpoint("10.1.0.1"),))
     nodes = {"here": Node("here", ("192.168.0.2",))}
     snapshot = Snapshot(services=(service,), slices={service.key: (part,)}, nodes=nodes)
     options = Options("here")
     made = plan(snapshot, options)
     assert (made.notes, len(made.ports[0].frontends)) == ((), 4)
-    lines = iptables_save.dump(made, snapshot, IPV4).splitlines()
+    lines = iptables_save.dump(made, snapshot, Family.IPV4).splitlines()
     counts = {
         text: sum(1 for line in lines if text in line)
         for text in (
@@ -224,7 +222,7 @@ def test_what_a_service_names_twice_is_written_twice() -> None:
     }
     assert list(counts.values()) == [2, 1, 2, 2, 2, 2]
     # nft's maps have everything once.
-    text = nft.dump(plan(snapshot, options.in_mode(Mode.NFTABLES)), IPV4)
+    text = nft.dump(plan(snapshot, options.in_mode(Mode.NFTABLES)), Family.IPV4)
     assert text.count("192.0.2.1 . tcp . 80") == 1
     assert "ip saddr != { 192.168.0.0/24, 198.51.100.1 } drop" in text
     kbe_nat.Engine(seed=1).replace_services(*Tables().native(made))
@@ -251,12 +249,12 @@ def test_a_large_cluster_has_many_endpoints_behind_its_services(
     many = tuple(Endpoint(f"10.0.{n // 250}.{n % 250}") for n in range(1000))
     slices = {
         ("ns", "small"): (
-            EndpointSlice("s", IPV4, (SlicePort("", "tcp", 80),), (Endpoint("10.1.0.1"),)),
+            EndpointSlice("s", Family.IPV4, (SlicePort("", "tcp", 80),), (Endpoint("10.1.0.1"),)),
         ),
-        ("ns", "large"): (EndpointSlice("l", IPV4, (SlicePort("q", "tcp", 80),), many),),
+        ("ns", "large"): (EndpointSlice("l", Family.IPV4, (SlicePort("q", "tcp", 80),), many),),
     }
     snapshot = Snapshot(services=(small, large), slices=slices)
-    text = iptables_save.dump(plan(snapshot), snapshot, IPV4)
+    text = iptables_save.dump(plan(snapshot), snapshot, Family.IPV4)
     assert ('"ns/small -> 10.1.0.1:80"' not in text) == is_large
 
 
@@ -279,7 +277,7 @@ def test_a_large_cluster_has_many_endpoints_behind_its_services(
     ],
 )
 def test_sets_of_ranges_as_nft_lists_them(ranges: str, listed: str) -> None:
-    number, ip = (IPV6, "ip6") if ":" in ranges else (IPV4, "ip")
+    number, ip = (Family.IPV6, "ip6") if ":" in ranges else (Family.IPV4, "ip")
     text = nft.dump(Plan((), (), (), (), service_ranges=tuple(ranges.split())), number)
     assert f"\t\t{ip} daddr {listed} drop comment" in text
 
@@ -302,4 +300,4 @@ def test_balanced_addresses_among_source_ranges(addresses: str, ranges: str, lis
         "allows_load_balancer_source": True,
     }
     port = port_of("ns1", "svc1", "p80", frontends=frontends, **more)
-    assert f"\t\tip saddr != {listed} drop\n" in nft.dump(Plan((port,), (), (), ()), IPV4)
+    assert f"\t\tip saddr != {listed} drop\n" in nft.dump(Plan((port,), (), (), ()), Family.IPV4)

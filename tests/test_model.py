@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbe_nat.model import IPV4, IPV6, Service, Snapshot, Strategy, family, join_address
+from kbe_nat.family import Family, family_of
+from kbe_nat.model import Service, Snapshot, Strategy, join_address
 from kbe_nat.sources.address import endpoint_refusal, parse_address, parse_range, split_address
 
 
@@ -76,7 +77,7 @@ def test_f105_leading_zeros_never_change_the_value(numbers: tuple[int, ...], wid
 
 @given(st.ip_addresses(v=6))
 def test_every_ipv6_address_is_read(address: object) -> None:
-    assert family(parse_address(str(address))) in (IPV4, IPV6)
+    assert family_of(parse_address(str(address))) in (Family.IPV4, Family.IPV6)
 
 
 @pytest.mark.parametrize(

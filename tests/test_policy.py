@@ -9,6 +9,7 @@ from msgspec import structs
 
 import kbe_nat
 from kbe_nat.engine_tables import Tables
+from kbe_nat.family import Family
 from kbe_nat.kubeproxy import iptables_save
 from kbe_nat.model import (
     Endpoint,
@@ -48,7 +49,7 @@ def end(last: int, node: str = "there", state: str = "ready", **more: object) ->
 
 
 def port_of(service: Service, *endpoints: Endpoint, node: Node = NODE) -> PlannedPort:
-    part = EndpointSlice("web-a", 4, (SlicePort("", "tcp", 8080),), endpoints)
+    part = EndpointSlice("web-a", Family.IPV4, (SlicePort("", "tcp", 8080),), endpoints)
     snapshot = Snapshot(services=(service,), slices={service.key: (part,)}, nodes={node.name: node})
     [port] = plan(snapshot, Options("here")).ports
     return port
@@ -138,10 +139,14 @@ def test_hints_for_zones_need_a_zone() -> None:
 def test_slices_are_matched_by_name_and_protocol_and_merged() -> None:
     service = structs.replace(WEB, ports=(ServicePort("a", "tcp", 80), ServicePort("a", "udp", 80)))
     slices = (
-        EndpointSlice("1", 4, (SlicePort("a", "tcp", 8080),), (end(1, state="going"), end(2))),
-        EndpointSlice("2", 4, (SlicePort("a", "tcp", 8080), SlicePort("a", "udp", 53)), (end(1),)),
-        EndpointSlice("3", 4, (SlicePort("a", "tcp", 9090),), (end(2),)),
-        EndpointSlice("4", 4, (SlicePort("b", "tcp", 7070),), (end(3),)),
+        EndpointSlice(
+            "1", Family.IPV4, (SlicePort("a", "tcp", 8080),), (end(1, state="going"), end(2))
+        ),
+        EndpointSlice(
+            "2", Family.IPV4, (SlicePort("a", "tcp", 8080), SlicePort("a", "udp", 53)), (end(1),)
+        ),
+        EndpointSlice("3", Family.IPV4, (SlicePort("a", "tcp", 9090),), (end(2),)),
+        EndpointSlice("4", Family.IPV4, (SlicePort("b", "tcp", 7070),), (end(3),)),
     )
     tcp, udp = plan(Snapshot(services=(service,), slices={service.key: slices})).ports
     assert [str(target) for target in tcp.cluster_backends] == [
@@ -161,8 +166,10 @@ def test_f111_families_never_mix() -> None:
         source_ranges=("203.0.113.0/24",),
     )
     slices = (
-        EndpointSlice("4", 4, (SlicePort("", "tcp", 80),), (READY,)),
-        EndpointSlice("6", 6, (SlicePort("", "tcp", 80),), (Endpoint("fd00::1", "here"),)),
+        EndpointSlice("4", Family.IPV4, (SlicePort("", "tcp", 80),), (READY,)),
+        EndpointSlice(
+            "6", Family.IPV6, (SlicePort("", "tcp", 80),), (Endpoint("fd00::1", "here"),)
+        ),
     )
     v4, v6 = plan(Snapshot(services=(service,), slices={service.key: slices})).ports
     assert [str(t) for t in v4.cluster_backends] == ["10.0.0.1:80"] and [
@@ -238,8 +245,12 @@ def test_f106_an_endpoint_that_is_a_cluster_ip_is_translated_to_once(mode: Mode)
     """kube-proxy writes it as any other; nobody follows it to the Service that has the address."""
     other = structs.replace(WEB, name="other", cluster_ips=("172.30.0.2",))
     slices = {
-        WEB.key: (EndpointSlice("a", 4, (SlicePort("", "tcp", 80),), (Endpoint("172.30.0.2"),)),),
-        other.key: (EndpointSlice("b", 4, (SlicePort("", "tcp", 80),), (Endpoint("172.30.0.1"),)),),
+        WEB.key: (
+            EndpointSlice("a", Family.IPV4, (SlicePort("", "tcp", 80),), (Endpoint("172.30.0.2"),)),
+        ),
+        other.key: (
+            EndpointSlice("b", Family.IPV4, (SlicePort("", "tcp", 80),), (Endpoint("172.30.0.1"),)),
+        ),
     }
     made = plan(Snapshot(services=(WEB, other), slices=slices), Options(mode=mode))
     assert [lasts(port.cluster_backends) for port in made.ports] == ["2", "1"]
@@ -285,7 +296,7 @@ def test_health_counts_an_address_that_one_slice_names_twice_as_it_serves() -> N
         (("ready", "gone"), 1),
     ):
         endpoints = tuple(end(1, "here", state) for state in states)
-        part = EndpointSlice("a", 4, (SlicePort("", "tcp", 80),), endpoints)
+        part = EndpointSlice("a", Family.IPV4, (SlicePort("", "tcp", 80),), endpoints)
         snapshot = Snapshot(
             services=(service,), slices={service.key: (part,)}, nodes={"here": NODE}
         )
@@ -310,7 +321,10 @@ def test_a_plan_is_linear_in_the_ports_of_one_service(count: int) -> None:
         WEB, ports=tuple(ServicePort(f"p{n}", "tcp", n) for n in range(1, count + 1))
     )
     part = EndpointSlice(
-        "a", 4, Counted(SlicePort(f"p{n}", "tcp", n) for n in range(1, count + 1)), (READY,)
+        "a",
+        Family.IPV4,
+        Counted(SlicePort(f"p{n}", "tcp", n) for n in range(1, count + 1)),
+        (READY,),
     )
     snapshot = Snapshot(services=(service,), slices={service.key: (part,)})
     planner = Planner()
@@ -321,7 +335,7 @@ def test_a_plan_is_linear_in_the_ports_of_one_service(count: int) -> None:
     planner.plan(structs.replace(snapshot, slices={service.key: (part, part)}), Options())
     assert Counted.looks <= 6 * count
     Counted.looks = 0
-    assert iptables_save.endpoint_count(snapshot, 4) == count
+    assert iptables_save.endpoint_count(snapshot, Family.IPV4) == count
     assert Counted.looks <= 2 * count
 
 
@@ -361,7 +375,7 @@ def test_rules_for_loopback(given: tuple[str, ...], localhost: bool, expected: b
     snapshot = Snapshot(nodes={"here": NODE})
     assert plan(snapshot, options).serves_localhost == expected
     assert not plan(snapshot, options.in_mode(Mode.NFTABLES)).serves_localhost
-    text = iptables_save.dump(plan(snapshot, options), snapshot, 4)
+    text = iptables_save.dump(plan(snapshot, options), snapshot, Family.IPV4)
     assert ("block incoming localnet connections" in text) == expected
 
 
@@ -437,7 +451,7 @@ def test_health_checks_count_ready_endpoints_of_this_node() -> None:
     )
     part = EndpointSlice(
         "a",
-        4,
+        Family.IPV4,
         (SlicePort("", "tcp", 80),),
         (READY, end(2, "here", "going"), end(3), end(4, "here")),
     )
@@ -495,7 +509,7 @@ def test_source_ranges_may_bind_every_external_address(
         source_ranges=("203.0.113.0/25",),
         source_ranges_apply_to_all=is_everywhere,
     )
-    part = EndpointSlice("web-a", 4, (SlicePort("", "tcp", 8080),), (READY,))
+    part = EndpointSlice("web-a", Family.IPV4, (SlicePort("", "tcp", 8080),), (READY,))
     made = plan(Snapshot(services=(service,), slices={service.key: (part,)}), Options())
     engine = kbe_nat.Engine(seed=1)
     engine.replace_services(*Tables().native(made))
@@ -521,7 +535,7 @@ def test_external_addresses_may_be_those_of_clients(source: str, to: str, verdic
         load_balancer_ips=("198.51.100.1",),
         external_ips=("198.51.100.2",),
     )
-    part = EndpointSlice("web-a", 4, (SlicePort("", "tcp", 8080),), (READY,))
+    part = EndpointSlice("web-a", Family.IPV4, (SlicePort("", "tcp", 8080),), (READY,))
     snapshot = Snapshot(services=(service,), slices={service.key: (part,)}, nodes={"here": NODE})
     engine = kbe_nat.Engine(seed=1)
     engine.replace_services(*Tables().native(plan(snapshot, Options("here"))))
@@ -570,7 +584,7 @@ def test_a_planner_that_remembers_plans_as_one_that_does_not() -> None:
 def test_a_planner_looks_again_only_at_what_has_changed() -> None:
     other = structs.replace(WEB, name="other", cluster_ips=("172.30.0.2",))
     parts = {
-        key: (EndpointSlice("a", 4, (SlicePort("", "tcp", 8080),), (READY,)),)
+        key: (EndpointSlice("a", Family.IPV4, (SlicePort("", "tcp", 8080),), (READY,)),)
         for key in (WEB.key, other.key)
     }
     planner, options = Planner(), Options("here")

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from kbe_nat.family import Family
 from kbe_nat.policy.plan import Backend, Frontend, PlannedPort, PortChanges
 from kbe_nat.remembered import Remembered
 
@@ -9,7 +10,14 @@ from kbe_nat.remembered import Remembered
 def port(name: str, *targets: str) -> PlannedPort:
     frontends = (Frontend("cluster-ip", "172.30.0.1", 80),)
     return PlannedPort(
-        "default", name, "", "tcp", 4, frontends, tuple(Backend(own, 80) for own in targets), ()
+        "default",
+        name,
+        "",
+        "tcp",
+        Family.IPV4,
+        frontends,
+        tuple(Backend(own, 80) for own in targets),
+        (),
     )
 
 

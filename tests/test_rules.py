@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 import kbe_nat
+from kbe_nat.family import Family
 from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.diversion import rule_sets
@@ -18,7 +19,9 @@ from kbe_nat.rules.rule import Marks
 POD = Backend("172.17.0.3", 9876)
 
 
-def policy(name: str, *frontends: Frontend, family: int = 4, protocol: str = "tcp") -> PlannedPort:
+def policy(
+    name: str, *frontends: Frontend, family: Family = Family.IPV4, protocol: str = "tcp"
+) -> PlannedPort:
     return PlannedPort("default", name, "", protocol, family, frontends, (POD,), ())
 
 
@@ -29,7 +32,10 @@ PLAN = Plan(
         ),
         policy("dns", Frontend("cluster-ip", "172.30.0.10", 53), protocol="udp"),
         policy(
-            "six", Frontend("cluster-ip", "fd00::1", 80), Frontend("node-port", "", 30080), family=6
+            "six",
+            Frontend("cluster-ip", "fd00::1", 80),
+            Frontend("node-port", "", 30080),
+            family=Family.IPV6,
         ),
     ),
     addresses=("192.0.2.1", "2001:db8::1"),

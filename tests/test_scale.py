@@ -5,6 +5,7 @@ changed (F109).
 from msgspec.structs import replace
 
 from kbe_nat.engine_tables import Tables
+from kbe_nat.family import Family
 from kbe_nat.model import Endpoint, EndpointSlice, Service, ServicePort, SlicePort, Snapshot
 from kbe_nat.policy.options import Options
 from kbe_nat.policy.planner import Planner
@@ -18,7 +19,9 @@ def address(first: int, number: int) -> str:
 
 def slice_of(number: int, endpoints: int = ENDPOINTS) -> EndpointSlice:
     listed = (Endpoint(address(10, number * ENDPOINTS + n)) for n in range(endpoints))
-    return EndpointSlice(f"service-{number}-a", 4, (SlicePort("", "tcp", 8080),), tuple(listed))
+    return EndpointSlice(
+        f"service-{number}-a", Family.IPV4, (SlicePort("", "tcp", 8080),), tuple(listed)
+    )
 
 
 def snapshot() -> Snapshot:

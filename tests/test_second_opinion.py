@@ -9,13 +9,13 @@ import pytest
 from conformance_cases import CASES, Case
 from rule_walker import Rules, Walker
 
-from kbe_nat.model import IPV4, IPV6, family
+from kbe_nat.family import Family, family_of
 from kbe_nat.policy.options import LOOPBACK, LOOPBACK6, Mode, Options
 from kbe_nat.policy.planner import plan
 from kbe_nat.sources.address import split_address
 from kbe_nat.sources.manifests.manifests import read_manifests
 
-GOLDENS = {IPV4: "iptables-save", IPV6: "ip6tables-save"}
+GOLDENS = {Family.IPV4: "iptables-save", Family.IPV6: "ip6tables-save"}
 
 
 @pytest.mark.parametrize("mode", list(Mode))
@@ -39,8 +39,8 @@ def test_kube_proxys_own_rules_say_what_the_case_expects(case: Case, mode: Mode)
             flow["proto"],
             None if is_own else flow.get("iif", "eth0"),
         )
-        if family(address) in rules:
-            assert rules[family(address)].outcome(packet) == wanted[flow["name"]], flow["name"]
+        if family_of(address) in rules:
+            assert rules[family_of(address)].outcome(packet) == wanted[flow["name"]], flow["name"]
 
 
 def goldens(
@@ -58,7 +58,7 @@ def goldens(
         }
     if not golden.exists():
         return {}
-    names = {IPV4: "ip", IPV6: "ip6"}
+    names = {Family.IPV4: "ip", Family.IPV6: "ip6"}
     return {
         number: nft_walker.Tables.read(golden.read_text(), local, names[number])
         for number in numbers

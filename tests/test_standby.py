@@ -8,6 +8,7 @@ import pytest
 from kbe_nat._native import NftTables
 from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.first_packet import FirstPacket
+from kbe_nat.family import Family
 from kbe_nat.packet import opening
 from kbe_nat.policy.options import Options
 from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
@@ -30,7 +31,7 @@ WEB = PlannedPort(
     "web",
     "",
     "tcp",
-    4,
+    Family.IPV4,
     (CLUSTER_IP, BALANCED, EXTERNAL, NODE_PORT),
     (NEAR, FAR),
     (NEAR,),
@@ -46,7 +47,7 @@ def plan_of(*ports: PlannedPort) -> Plan:
 def chosen(*ports: PlannedPort, on_death: OnDeath = OnDeath.SERVE) -> Standby:
     choice = StandbyChoice(on_death)
     choice.follow(plan_of(*ports))
-    return choice.standby[4]
+    return choice.standby[Family.IPV4]
 
 
 def test_every_frontend_has_somebody_who_may_serve_it() -> None:
@@ -85,14 +86,14 @@ def test_who_stands_by_stays_while_they_may() -> None:
     choice = StandbyChoice(OnDeath.SERVE)
     targets = [Backend(f"10.0.1.{n}", 80) for n in range(1, 9)]
     choice.follow(plan_of(replace(WEB, cluster_backends=tuple(targets[:4]))))
-    first = choice.standby[4]
+    first = choice.standby[Family.IPV4]
     choice.follow(plan_of(replace(WEB, cluster_backends=tuple(targets))))
-    assert choice.standby[4] == first, "others come"
+    assert choice.standby[Family.IPV4] == first, "others come"
     left = tuple(own for own in targets if own != first.backends[CLUSTER])
     choice.follow(plan_of(replace(WEB, cluster_backends=left)))
-    assert choice.standby[4].backends[CLUSTER] in left
+    assert choice.standby[Family.IPV4].backends[CLUSTER] in left
     choice.follow(plan_of())
-    assert choice.standby[4] == Standby()
+    assert choice.standby[Family.IPV4] == Standby()
 
 
 def test_standbys_are_spread() -> None:

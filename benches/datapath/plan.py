@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from kbe_nat.family import Family
 from kbe_nat.policy.options import Options
 from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 
@@ -16,7 +17,7 @@ PLAN: Final = Plan(
             f"bench{n}",
             "",
             protocol,
-            4,
+            Family.IPV4,
             (Frontend("cluster-ip", VIP, n),),
             (Backend(POD, n),),
             (),

@@ -22,6 +22,7 @@ from typing import Any, Final
 from run import CONNECTS, FIELDS, HERE, ROOT, compiled, figure, run, running
 from run import RESULTS as DATAPATHS
 
+from kbe_nat.family import Family
 from kbe_nat.kubeproxy.dump import Form, dump, planned
 from kbe_nat.model import (
     Endpoint,
@@ -134,7 +135,7 @@ def objects(count: int) -> Snapshot:
         service.key: (
             EndpointSlice(
                 f"{service.name}-a",
-                4,
+                Family.IPV4,
                 (SlicePort("", "tcp", 8080),),
                 tuple(Endpoint(address(10, number * ENDPOINTS + n)) for n in range(ENDPOINTS)),
             ),
@@ -143,7 +144,7 @@ def objects(count: int) -> Snapshot:
     }
     real = Service("default", "real", (VIP,), (ServicePort("", "tcp", PORT),))
     slices[real.key] = (
-        EndpointSlice("real-a", 4, (SlicePort("", "tcp", PORT),), (Endpoint(PODS[0]),)),
+        EndpointSlice("real-a", Family.IPV4, (SlicePort("", "tcp", PORT),), (Endpoint(PODS[0]),)),
     )
     return Snapshot(1, (*services, real), slices)
 

@@ -12,6 +12,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 import kbe_nat
 import kbe_nat.reference.nat as reference
 from kbe_nat.engine_tables import Tables
+from kbe_nat.family import Family
 from kbe_nat.model import Endpoint, EndpointSlice, Service, ServicePort, SlicePort, Snapshot
 from kbe_nat.policy.options import Options
 from kbe_nat.policy.planner import Planner, plan
@@ -57,7 +58,9 @@ def cluster() -> Snapshot:
     )
     slices = {
         service.key: (
-            EndpointSlice(f"{service.name}-a", 4, (SlicePort("", "tcp", 8080),), endpoints(number)),
+            EndpointSlice(
+                f"{service.name}-a", Family.IPV4, (SlicePort("", "tcp", 8080),), endpoints(number)
+            ),
         )
         for number, service in enumerate(services)
     }

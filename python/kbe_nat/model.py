@@ -8,15 +8,14 @@ decided here but in `kbe_nat.policy.plan`.
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
+from kbe_nat.family import Family
+
 ServiceKey: TypeAlias = tuple[str, str]
 """Namespace and name of a Service."""
-
-IPV4: Final = 4
-IPV6: Final = 6
 
 
 class Strategy(StrEnum):
@@ -119,8 +118,8 @@ class EndpointSlice(msgspec.Struct, frozen=True):
     """Endpoints of one Service and one family that share their ports."""
 
     name: str
-    family: int
-    """`IPV4` or `IPV6`; every address is of it."""
+    family: Family
+    """Every address is of it."""
     ports: tuple[SlicePort, ...] = ()
     endpoints: tuple[Endpoint, ...] = ()
 
@@ -155,11 +154,6 @@ class Snapshot(msgspec.Struct, frozen=True):
     nodes: Mapping[str, Node] = msgspec.field(default_factory=dict)
     service_ranges: tuple[str, ...] = ()
     """Ranges from which cluster IPs are allocated."""
-
-
-def family(address: str) -> int:
-    """`IPV4` or `IPV6`, of an address or a range in canonical text."""
-    return IPV6 if ":" in address else IPV4
 
 
 def join_address(address: str, port: int) -> str:

@@ -27,6 +27,7 @@ from proxy import Proxy
 from rich.console import Console
 from rich.table import Table
 
+from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.policy.plan import Backend
 
@@ -150,7 +151,7 @@ class Faults:
 
     def drain(self) -> None:
         """A pod gets no new connections for a while."""
-        pod = address(self._chance.randrange(PODS), self._chance.choice((4, 6)))
+        pod = address(self._chance.randrange(PODS), self._chance.choice((Family.IPV4, Family.IPV6)))
         self._proxy.ask("drain", pod, "--no-wait")
         self._proxy.ask("drain", pod, "--undo")
 
@@ -188,7 +189,9 @@ class Faults:
                     "nft", "-j", "list", "map", family, table, "backends"
                 )
                 [key, _] = json.loads(listed)["nftables"][-1]["map"]["elem"][0]
-                other = address(self._chance.randrange(PODS), 4 if family == "ip" else 6)
+                other = address(
+                    self._chance.randrange(PODS), Family.IPV4 if family == "ip" else Family.IPV6
+                )
                 ends = (f"{{ {key:#x} : {other} . {PORT} }}",)
                 self._cluster.node.call(
                     "nft", "delete", "element", family, table, "backends", f"{{ {key:#x} }}"
@@ -210,7 +213,7 @@ class Faults:
         flood = threading.Thread(target=lambda: self._proxy.stall(1.0))
         flood.start()
         with suppress(Exception):
-            self._cluster.client.call(sys.executable, "-c", FLOOD, address(0, 4))
+            self._cluster.client.call(sys.executable, "-c", FLOOD, address(0, Family.IPV4))
         flood.join()
 
     def stall(self) -> None:
@@ -238,7 +241,7 @@ def cluster_of_pods() -> Iterator[Cluster]:
     """Both families on all wires, a server in each pod, and rules of somebody else as a CNI has
     them.
     """
-    with Cluster(tuple(Backend(address(pod, 4), 9876) for pod in range(PODS))) as cluster:
+    with Cluster(tuple(Backend(address(pod, Family.IPV4), 9876) for pod in range(PODS))) as cluster:
         node, client = cluster.node, cluster.client
         node.write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
         node.call("ip", "address", "add", "fd00:2::15/64", "dev", "eth0", "nodad")
@@ -247,7 +250,15 @@ def cluster_of_pods() -> Iterator[Cluster]:
         client.call("ip", "route", "add", "default", "via", "fd00:2::15")
         node.call("ip", "route", "add", "default", "via", "fd00:2::100")
         for number, pod in enumerate(cluster.pods):
-            pod.call("ip", "address", "add", f"{address(number, 6)}/128", "dev", "eth0", "nodad")
+            pod.call(
+                "ip",
+                "address",
+                "add",
+                f"{address(number, Family.IPV6)}/128",
+                "dev",
+                "eth0",
+                "nodad",
+            )
             pod.call("ip", "route", "add", "fd00:17::1", "dev", "eth0")
             pod.call("ip", "route", "add", "default", "via", "fd00:17::1")
             server = pod.start(

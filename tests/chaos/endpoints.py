@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from kbe_nat.family import Family
+
 PODS: Final = 6
 STEADY: Final = (0, 1)
 """Pods that always serve every Service."""
@@ -22,12 +24,12 @@ CONDITIONS: Final = (
 )
 
 
-def address(pod: int, family: int) -> str:
+def address(pod: int, family: Family) -> str:
     """A pod's address of one family."""
     return ADDRESSES[family].format(FIRST_POD + pod)
 
 
-def cluster_ip(service: str, family: int) -> str:
+def cluster_ip(service: str, family: Family) -> str:
     """A Service's."""
     number = 10 + SERVICES.index(service)
     return f"172.30.0.{number}" if family == 4 else f"fd00:30::{number}"
@@ -39,7 +41,7 @@ def frontends() -> list[list[Any]]:
         [service, protocol, cluster_ip(service, family), 80]
         for service in SERVICES
         for protocol in ("tcp", "udp")
-        for family in (4, 6)
+        for family in Family
     ]
 
 
@@ -62,7 +64,7 @@ class Endpoints:
         for service in SERVICES:
             affinity = {"sessionAffinity": "ClientIP"} if service == "sticky" else {}
             annotations = {"kbe-nat.io/strategy": "wlc"} if service == "weighted" else {}
-            ips = [cluster_ip(service, family) for family in (4, 6)]
+            ips = [cluster_ip(service, family) for family in (Family.IPV4, Family.IPV6)]
             services.append(
                 {
                     "apiVersion": "v1",
@@ -113,7 +115,10 @@ class Endpoints:
             if not past or past[-1][1] != is_serving:
                 past.append((now, is_serving))
         self.states[service] = states
-        self._write(f"{service}.json", [self._slice(service, family, states) for family in (4, 6)])
+        self._write(
+            f"{service}.json",
+            [self._slice(service, family, states) for family in Family],
+        )
 
     def stopped(self, service: str, pod: int, since: float, until: float) -> bool:
         """Whether the pod did not serve the Service at some moment of this time."""
@@ -129,7 +134,7 @@ class Endpoints:
         return 0.0 if not before or before[-1][1] else moment - before[-1][0]
 
     def _slice(
-        self, service: str, family: int, states: dict[int, dict[str, bool]]
+        self, service: str, family: Family, states: dict[int, dict[str, bool]]
     ) -> dict[str, Any]:
         return {
             "apiVersion": "discovery.k8s.io/v1",

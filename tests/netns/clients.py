@@ -8,7 +8,7 @@ from types import TracebackType
 
 from stage import FAMILIES, NAMED_POD, WAYS, served
 
-from kbe_nat.model import IPV6
+from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import inside
 
@@ -19,7 +19,7 @@ NAMES = {"a": {4: "172.17.0.3", 6: "fd00:17::3"}, "b": {4: "172.17.0.4", 6: "fd0
 PORT = 53
 
 
-def service(family: int, name: str = "dns", address: str = "", more: str = "") -> str:
+def service(family: Family, name: str = "dns", address: str = "", more: str = "") -> str:
     """A Service with one UDP and one TCP port; `more` goes on with its spec."""
     return f"""apiVersion: v1
 kind: Service
@@ -34,7 +34,7 @@ spec:
 """
 
 
-def endpoints(family: int, *pods: str, name: str = "dns") -> str:
+def endpoints(family: Family, *pods: str, name: str = "dns") -> str:
     """Its slice. A pod is a name, with conditions and the like behind it."""
     rows = []
     for pod in pods:
@@ -64,13 +64,13 @@ class Clients(AbstractContextManager["Clients"]):
     def __init__(
         self,
         cluster: Cluster,
-        family: int,
+        family: Family,
         count: int,
         kind: socket.SocketKind = socket.SOCK_DGRAM,
         to: tuple[str, int] | None = None,
     ) -> None:
         self._to = to or (VIPS[family], PORT)
-        number = socket.AF_INET6 if family == IPV6 else socket.AF_INET
+        number = socket.AF_INET6 if family == Family.IPV6 else socket.AF_INET
         self._kind = kind
 
         def opened() -> list[socket.socket]:

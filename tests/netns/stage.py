@@ -24,7 +24,7 @@ from kbe_nat.drivers.native import NativeQueue, QueueCounters
 from kbe_nat.drivers.netfilterqueue import NetfilterQueue
 from kbe_nat.drivers.thread import LoopThread
 from kbe_nat.engine_tables import Tables
-from kbe_nat.model import IPV4, IPV6
+from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace, inside
 from kbe_nat.policy.options import Options
@@ -35,18 +35,18 @@ from kbe_nat.rules.rule import DatapathKind, Marks
 
 NAMED_POD = Path(__file__).parents[1] / "named_pod.py"
 QUEUES = Path("/proc/thread-self/net/netfilter/nfnetlink_queue")
-VIPS = {IPV4: "172.30.228.255", IPV6: "fd00:30::ff"}
-PODS = {IPV4: ("172.17.0.3", "172.17.0.4"), IPV6: ("fd00:17::3", "fd00:17::4")}
+VIPS = {Family.IPV4: "172.30.228.255", Family.IPV6: "fd00:30::ff"}
+PODS = {Family.IPV4: ("172.17.0.3", "172.17.0.4"), Family.IPV6: ("fd00:17::3", "fd00:17::4")}
 Driver = type[NativeQueue] | type[NetfilterQueue]
 DRIVERS = pytest.mark.parametrize(
     "driver", [NativeQueue, NetfilterQueue], ids=["native", "netfilterqueue"]
 )
 WAYS = pytest.mark.parametrize("way", list(DatapathKind), ids=str)
 ONE_QUEUE = Diversion((7, 7))
-FAMILIES = pytest.mark.parametrize("family", [IPV4, IPV6], ids=["ipv4", "ipv6"])
+FAMILIES = pytest.mark.parametrize("family", [Family.IPV4, Family.IPV6], ids=["ipv4", "ipv6"])
 
 
-def port(name: str, number: int, protocol: str, family: int, pods: int = 2) -> PlannedPort:
+def port(name: str, number: int, protocol: str, family: Family, pods: int = 2) -> PlannedPort:
     targets = tuple(Backend(address, number) for address in PODS[family][:pods])
     frontend = Frontend("cluster-ip", VIPS[family], number)
     return PlannedPort("default", f"{name}{family}", "", protocol, family, (frontend,), targets, ())
@@ -55,7 +55,7 @@ def port(name: str, number: int, protocol: str, family: int, pods: int = 2) -> P
 def plan_of(pods: int = 2) -> Plan:
     ports = [
         port(name, number, protocol, family, 0 if name in ("nobody", "silent") else pods)
-        for family in (IPV4, IPV6)
+        for family in (Family.IPV4, Family.IPV6)
         for name, number, protocol in (
             ("bulk", 5001, "tcp"),
             ("echo", 7, "udp"),
@@ -157,12 +157,12 @@ class Stage:
     def client(
         self,
         kind: int,
-        family: int,
+        family: Family,
         to: tuple[str, int] | None = None,
         where: Namespace | None = None,
     ) -> socket.socket:
         def connected() -> socket.socket:
-            own = socket.socket(socket.AF_INET6 if family == IPV6 else socket.AF_INET, kind)
+            own = socket.socket(socket.AF_INET6 if family == Family.IPV6 else socket.AF_INET, kind)
             if to is not None:
                 connect(own, to, 10)
             own.settimeout(10)
@@ -207,7 +207,7 @@ def add_ipv6(cluster: Cluster) -> None:
     client.call("ip", "address", "add", "fd00:2::100/64", "dev", "eth0", "nodad")
     client.call("ip", "route", "add", "default", "via", "fd00:2::15")
     node.call("ip", "route", "add", "default", "via", "fd00:2::100")
-    for pod, address in zip(cluster.pods, PODS[IPV6], strict=True):
+    for pod, address in zip(cluster.pods, PODS[Family.IPV6], strict=True):
         pod.call("ip", "address", "add", f"{address}/128", "dev", "eth0", "nodad")
         pod.call("ip", "route", "add", "fd00:17::1", "dev", "eth0")
         pod.call("ip", "route", "add", "default", "via", "fd00:17::1")

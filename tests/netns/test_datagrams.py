@@ -16,6 +16,7 @@ from stage import add_ipv6
 from test_proxy import Daemon
 from waiting import eventually
 
+from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.rules.rule import DatapathKind
 
@@ -67,7 +68,7 @@ def becomes(clients: Clients, wanted: set[str], seconds: float = 30) -> None:
 @WAYS
 @FAMILIES
 def test_f64_f121_udp_flows_survive_whatever_becomes_of_the_daemon(
-    made: Make, way: DatapathKind, family: int
+    made: Make, way: DatapathKind, family: Family
 ) -> None:
     daemon = made(way)
     # Nothing is to end by itself meanwhile.
@@ -93,7 +94,7 @@ def test_f64_f121_udp_flows_survive_whatever_becomes_of_the_daemon(
 
 
 @FAMILIES
-def test_f121_no_datagram_is_lost_over_a_restart(made: Make, family: int) -> None:
+def test_f121_no_datagram_is_lost_over_a_restart(made: Make, family: Family) -> None:
     daemon = made(DatapathKind.FIRST_PACKET)
     daemon.write("dns.yaml", service(family) + endpoints(family, "a", "b"))
     daemon.start()
@@ -128,7 +129,7 @@ def test_f121_no_datagram_is_lost_over_a_restart(made: Make, family: int) -> Non
 @WAYS
 @FAMILIES
 def test_f48_f62_f122_who_was_sending_before_is_served(
-    made: Make, way: DatapathKind, family: int
+    made: Make, way: DatapathKind, family: Family
 ) -> None:
     cluster = (daemon := made(way)).cluster
     external = {4: "198.51.100.53", 6: "2001:db8:51::53"}[family]
@@ -175,7 +176,7 @@ def test_f48_f62_f122_who_was_sending_before_is_served(
 @WAYS
 @FAMILIES
 def test_f48_a_syn_that_was_sent_before_is_served(
-    made: Make, way: DatapathKind, family: int
+    made: Make, way: DatapathKind, family: Family
 ) -> None:
     daemon = made(way)
     daemon.start()
@@ -196,7 +197,7 @@ def test_f48_a_syn_that_was_sent_before_is_served(
 @WAYS
 @FAMILIES
 def test_f123_who_leaves_one_of_two_services_loses_the_flows_of_that(
-    made: Make, way: DatapathKind, family: int
+    made: Make, way: DatapathKind, family: Family
 ) -> None:
     daemon = made(way)
     other = {4: "172.30.0.54", 6: "fd00:30::54"}[family]
@@ -222,7 +223,7 @@ def test_f123_who_leaves_one_of_two_services_loses_the_flows_of_that(
 @FAMILIES
 @pytest.mark.parametrize("then", [(GOING, "b"), HINTED], ids=["terminating", "hinted"])
 def test_f124_flows_stay_with_an_endpoint_while_it_serves(
-    made: Make, way: DatapathKind, family: int, then: tuple[str, str]
+    made: Make, way: DatapathKind, family: Family, then: tuple[str, str]
 ) -> None:
     daemon = made(way)
     daemon.write("dns.yaml", service(family) + endpoints(family, "a"))
@@ -240,7 +241,7 @@ def test_f124_flows_stay_with_an_endpoint_while_it_serves(
         becomes(clients, {"b"}, 15)
 
 
-def new_flow_goes_to(cluster: Cluster, family: int) -> str:
+def new_flow_goes_to(cluster: Cluster, family: Family) -> str:
     with Clients(cluster, family, 1) as one:
         return one.asked()[0]
 
@@ -255,7 +256,7 @@ RULES = {
 @FAMILIES
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_f60_f94_f125_connmarks_of_others_pin_nothing(
-    made: Make, family: int, rule: tuple[str, ...]
+    made: Make, family: Family, rule: tuple[str, ...]
 ) -> None:
     daemon = made(DatapathKind.FIRST_PACKET)
     iptables = "iptables" if family == 4 else "ip6tables"
@@ -274,7 +275,7 @@ def test_f60_f94_f125_connmarks_of_others_pin_nothing(
 @WAYS
 @FAMILIES
 def test_f61_f62_nobody_serves_and_somebody_again(
-    made: Make, way: DatapathKind, family: int
+    made: Make, way: DatapathKind, family: Family
 ) -> None:
     daemon = made(way)
     daemon.write("dns.yaml", service(family) + endpoints(family, "a"))
@@ -288,7 +289,9 @@ def test_f61_f62_nobody_serves_and_somebody_again(
 
 @WAYS
 @FAMILIES
-def test_a_port_that_is_renamed_keeps_its_flows(made: Make, way: DatapathKind, family: int) -> None:
+def test_a_port_that_is_renamed_keeps_its_flows(
+    made: Make, way: DatapathKind, family: Family
+) -> None:
     daemon = made(way)
     objects = service(family) + endpoints(family, "a", "b")
     daemon.write("dns.yaml", objects)
@@ -306,7 +309,7 @@ def test_a_port_that_is_renamed_keeps_its_flows(made: Make, way: DatapathKind, f
 @FAMILIES
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["udp", "tcp"])
 def test_f139_flows_that_the_kernel_was_made_to_forget_go_where_they_went(
-    made: Make, way: DatapathKind, family: int, kind: socket.SocketKind
+    made: Make, way: DatapathKind, family: Family, kind: socket.SocketKind
 ) -> None:
     daemon = made(way)
     daemon.write("dns.yaml", service(family) + endpoints(family, "a", "b"))

@@ -13,7 +13,7 @@ from stage import FAMILIES, PODS, VIPS, WAYS, Stage, add_ipv6, connect, served, 
 from kbe_nat._native import NftTables
 from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.first_packet import FirstPacket
-from kbe_nat.model import IPV4, IPV6
+from kbe_nat.family import Family
 from kbe_nat.playground.cluster import CLIENT_ADDRESS, Cluster
 from kbe_nat.playground.namespaces import Namespace, inside
 from kbe_nat.policy.options import Options
@@ -21,8 +21,8 @@ from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.rule import DatapathKind
 
-NODE: Final = {IPV4: "10.0.2.15", IPV6: "fd00:2::15"}
-CLIENTS: Final = {IPV4: CLIENT_ADDRESS, IPV6: "fd00:2::100"}
+NODE: Final = {Family.IPV4: "10.0.2.15", Family.IPV6: "fd00:2::15"}
+CLIENTS: Final = {Family.IPV4: CLIENT_ADDRESS, Family.IPV6: "fd00:2::100"}
 KINDS: Final = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 PROTOCOLS = pytest.mark.parametrize("protocol", list(KINDS))
 
@@ -42,7 +42,7 @@ def plan() -> Plan:
             (Backend(NODE[family], 5009),),
             (),
         )
-        for family in (IPV4, IPV6)
+        for family in (Family.IPV4, Family.IPV6)
         for protocol in KINDS
     )
     return Plan(ports, tuple(NODE.values()), (), (), options=Options())
@@ -59,11 +59,13 @@ def asked(cluster: Cluster) -> Iterator[None]:
         program.wait()
 
 
-def seen(where: Namespace, family: int, protocol: str) -> str:
+def seen(where: Namespace, family: Family, protocol: str) -> str:
     """The address that the node's program sees of somebody who asks through the Service."""
 
     def opened() -> socket.socket:
-        return socket.socket(socket.AF_INET6 if family == IPV6 else socket.AF_INET, KINDS[protocol])
+        return socket.socket(
+            socket.AF_INET6 if family == Family.IPV6 else socket.AF_INET, KINDS[protocol]
+        )
 
     with inside(where.path, opened) as own:
         connect(own, (VIPS[family], 5009), 10)
@@ -76,7 +78,7 @@ def seen(where: Namespace, family: int, protocol: str) -> str:
 @FAMILIES
 @PROTOCOLS
 def test_what_is_delivered_to_the_node_keeps_its_source(
-    cluster: Cluster, way: DatapathKind, family: int, protocol: str
+    cluster: Cluster, way: DatapathKind, family: Family, protocol: str
 ) -> None:
     with stage(cluster, way, plan=plan()) as own, asked(cluster):
         assert seen(cluster.client, family, protocol) == CLIENTS[family]
@@ -94,7 +96,7 @@ def masquerades(own: Stage) -> list[bool]:
 @FAMILIES
 @PROTOCOLS
 def test_what_the_kernel_delivers_by_itself_keeps_its_source(
-    cluster: Cluster, family: int, protocol: str
+    cluster: Cluster, family: Family, protocol: str
 ) -> None:
     add_ipv6(cluster)
     runner = Commands(cluster.node.prefix)

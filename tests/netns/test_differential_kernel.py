@@ -17,6 +17,7 @@ from waiting import eventually
 from wires import ETH_P_IP, MARKER, mac, sent_in_order, taken, wire
 
 import kbe_nat
+from kbe_nat.family import Family
 from kbe_nat.playground.cluster import CLIENT_ADDRESS, Cluster
 from kbe_nat.policy.options import Options
 from kbe_nat.policy.plan import Frontend, Plan, PlannedPort
@@ -136,7 +137,7 @@ def unnumbered(packet: bytes) -> bytes:
 def _port(protocol: str, number: int) -> PlannedPort:
     frontend = Frontend("cluster-ip", VIP, number)
     target = type(POD)(POD.address, number)
-    return PlannedPort("default", protocol, "", protocol, 4, (frontend,), (target,), ())
+    return PlannedPort("default", protocol, "", protocol, Family.IPV4, (frontend,), (target,), ())
 
 
 PLAN = Plan(

@@ -10,9 +10,9 @@ import pytest
 from clusters import cluster
 from conformance_cases import CASES, Case, run
 
+from kbe_nat.family import Family
 from kbe_nat.kubeproxy import iptables_save, nft
 from kbe_nat.kubeproxy.diff import differences
-from kbe_nat.model import IPV4, IPV6
 from kbe_nat.playground.namespaces import Namespace
 from kbe_nat.policy.options import Mode
 from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
@@ -63,7 +63,7 @@ def test_nft_lists_source_ranges_as_they_were_dumped(
         "svc",
         "",
         "tcp",
-        IPV4,
+        Family.IPV4,
         frontends,
         (Backend("10.0.0.1", 80),),
         (),
@@ -74,7 +74,7 @@ def test_nft_lists_source_ranges_as_they_were_dumped(
         "own",
         "",
         "tcp",
-        IPV4,
+        Family.IPV4,
         frontends,
         (),
         (),
@@ -82,7 +82,7 @@ def test_nft_lists_source_ranges_as_they_were_dumped(
         allows_load_balancer_source=True,
     )
     for own in (port, admitting):
-        text = nft.dump(Plan((own,), (), (), (), service_ranges=ranges), IPV4)
+        text = nft.dump(Plan((own,), (), (), (), service_ranges=ranges), Family.IPV4)
         assert differences(text, listed(node, text)) == []
 
 
@@ -100,7 +100,7 @@ def test_the_kernel_lists_the_rules_of_random_clusters_as_they_were_dumped(
             found = listed(node, text)
         else:
             text = COUNTERS.sub("", iptables_save.dump(made, snapshot, family))
-            name = "ip6tables" if family == IPV6 else "iptables"
+            name = "ip6tables" if family == Family.IPV6 else "iptables"
             Commands(node.prefix).run((f"{name}-restore",), text)
             found = node.call(f"{name}-save")
             node.call("nft", "flush", "ruleset")

@@ -19,16 +19,16 @@ from waiting import eventually
 from wires import ETH_P_IP, mac, overheard, sent_in_order, taken, wire
 
 from kbe_nat.errors import RulesError
-from kbe_nat.model import IPV4
+from kbe_nat.family import Family
 from kbe_nat.playground.cluster import CLIENT_ADDRESS, NODE_ADDRESS, Cluster
 from kbe_nat.policy.options import Options
 from kbe_nat.policy.plan import Frontend
 from kbe_nat.rules.rule import DatapathKind, Marks
 
-VIP = VIPS[IPV4]
+VIP = VIPS[Family.IPV4]
 
 
-def echoes(cluster: Cluster, family: int = IPV4) -> None:
+def echoes(cluster: Cluster, family: Family = Family.IPV4) -> None:
     for pod in cluster.pods:
         served(pod, ECHO, str(family))
 
@@ -46,9 +46,9 @@ def backend(own: Stage) -> str:
 @WAYS
 @FAMILIES
 def test_f49_a_handshake_that_a_removed_backend_does_not_answer_goes_to_another(
-    cluster: Cluster, family: int, way: DatapathKind
+    cluster: Cluster, family: Family, way: DatapathKind
 ) -> None:
-    iptables = "iptables" if family == IPV4 else "ip6tables"
+    iptables = "iptables" if family == Family.IPV4 else "ip6tables"
     cluster.pods[0].call(iptables, "-A", "INPUT", "-p", "tcp", "--dport", "5002", "-j", "DROP")
     served(cluster.pods[1], SHORT)
     one = port("short", 5002, "tcp", family, 1)
@@ -74,7 +74,7 @@ def test_f49_a_handshake_that_a_removed_backend_does_not_answer_goes_to_another(
 @FAMILIES
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["tcp", "udp"])
 def test_f136_numbers_that_run_out_never_block_a_change(
-    cluster: Cluster, family: int, kind: socket.SocketKind
+    cluster: Cluster, family: Family, kind: socket.SocketKind
 ) -> None:
     """There is one number, and its backend is replaced by another."""
     for pod in cluster.pods:
@@ -117,7 +117,7 @@ def test_f136_numbers_that_run_out_never_block_a_change(
 @WAYS
 @FAMILIES
 def test_f60_a_datagram_goes_to_a_live_backend_when_its_own_is_gone(
-    cluster: Cluster, family: int, way: DatapathKind
+    cluster: Cluster, family: Family, way: DatapathKind
 ) -> None:
     echoes(cluster, family)
     with (
@@ -145,7 +145,9 @@ def test_f60_a_datagram_goes_to_a_live_backend_when_its_own_is_gone(
 
 
 @FAMILIES
-def test_datagrams_that_nobody_answers_are_asked_about_once(cluster: Cluster, family: int) -> None:
+def test_datagrams_that_nobody_answers_are_asked_about_once(
+    cluster: Cluster, family: Family
+) -> None:
     """Logs and metrics go one way: the kernel carries them all the same."""
     for pod in cluster.pods:
         served(pod, MUTE)
@@ -176,8 +178,8 @@ def test_flows_of_others_are_left_alone(cluster: Cluster) -> None:
     pod = POD.address
     with (
         stage(cluster, DatapathKind.FIRST_PACKET) as own,
-        own.client(socket.SOCK_DGRAM, IPV4, (pod, 7)) as direct,
-        own.client(socket.SOCK_DGRAM, IPV4, (VIP, 7)) as client,
+        own.client(socket.SOCK_DGRAM, Family.IPV4, (pod, 7)) as direct,
+        own.client(socket.SOCK_DGRAM, Family.IPV4, (VIP, 7)) as client,
     ):
         assert answer(direct, b"to the pod itself") == b"to the pod itself"
         assert answer(client, b"to the Service") == b"to the Service"
@@ -194,7 +196,7 @@ def test_flows_of_others_are_left_alone(cluster: Cluster) -> None:
 @WAYS
 @FAMILIES
 def test_f61_f62_no_endpoints_and_then_some_again(
-    cluster: Cluster, family: int, way: DatapathKind
+    cluster: Cluster, family: Family, way: DatapathKind
 ) -> None:
     echoes(cluster, family)
     with (
@@ -213,13 +215,13 @@ def test_f61_f62_no_endpoints_and_then_some_again(
 def test_f66_a_client_keeps_its_backend_until_that_is_gone(
     cluster: Cluster, way: DatapathKind
 ) -> None:
-    sticky = replace(port("short", 5002, "tcp", IPV4), affinity_seconds=60)
+    sticky = replace(port("short", 5002, "tcp", Family.IPV4), affinity_seconds=60)
     plan = replace(plan_of(), ports=(sticky,))
     for pod in cluster.pods:
         served(pod, SHORT)
 
     def connect(own: Stage) -> None:
-        with own.client(socket.SOCK_STREAM, IPV4, (VIP, 5002)) as client:
+        with own.client(socket.SOCK_STREAM, Family.IPV4, (VIP, 5002)) as client:
             assert answer(client, b"hello") == b"hello"
 
     with stage(cluster, way, plan=plan) as own:
@@ -314,7 +316,7 @@ def test_f78_f79_f80_fragments_in_any_order(cluster: Cluster, way: DatapathKind)
 @WAYS
 def test_f83_the_way_to_a_virtual_ip_can_be_traced(cluster: Cluster, way: DatapathKind) -> None:
     echoes(cluster)
-    with stage(cluster, way) as own, own.client(socket.SOCK_DGRAM, IPV4, (VIP, 7)) as client:
+    with stage(cluster, way) as own, own.client(socket.SOCK_DGRAM, Family.IPV4, (VIP, 7)) as client:
         assert answer(client, b"a flow that is known") == b"a flow that is known"
         client.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
         client.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 1)
@@ -366,7 +368,7 @@ def test_f87_garbage(cluster: Cluster, way: DatapathKind) -> None:
         ]
         # Nobody waits for an answer to these; whatever fits no flow ends here.
         thrown(own, *garbage)
-        with own.client(socket.SOCK_DGRAM, IPV4, (VIP, 7)) as client:
+        with own.client(socket.SOCK_DGRAM, Family.IPV4, (VIP, 7)) as client:
             assert answer(client, b"still there") == b"still there"
 
 
@@ -398,7 +400,7 @@ def test_f88_what_stands_behind_a_packet_in_its_frame_is_no_part_of_it(
 @WAYS
 @FAMILIES
 def test_f34_two_datagrams_of_one_socket_at_once_reach_one_backend(
-    cluster: Cluster, family: int, way: DatapathKind
+    cluster: Cluster, family: Family, way: DatapathKind
 ) -> None:
     echoes(cluster, family)
     with stage(cluster, way) as own, ExitStack() as stack:
@@ -417,7 +419,7 @@ def test_f34_two_datagrams_of_one_socket_at_once_reach_one_backend(
 @FAMILIES
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["tcp", "udp"])
 def test_f90_a_pod_reaches_itself(
-    cluster: Cluster, family: int, way: DatapathKind, kind: int
+    cluster: Cluster, family: Family, way: DatapathKind, kind: int
 ) -> None:
     pod = cluster.pods[0]
     served(pod, SHORT) if kind == socket.SOCK_STREAM else served(pod, ECHO, str(family))
@@ -441,7 +443,9 @@ def test_f91_martians_open_nothing(cluster: Cluster, way: DatapathKind) -> None:
 
 @WAYS
 def test_f108_loopback_is_not_reached_from_outside(cluster: Cluster, way: DatapathKind) -> None:
-    port_80 = replace(port("echo", 7, "udp", IPV4), frontends=(Frontend("node-port", "", 30007),))
+    port_80 = replace(
+        port("echo", 7, "udp", Family.IPV4), frontends=(Frontend("node-port", "", 30007),)
+    )
     plan = replace(plan_of(), ports=(port_80,), node_port_addresses=(NODE_ADDRESS, "127.0.0.1"))
     with stage(cluster, way, plan=plan) as own:
         body = traffic.udp(6000, 30007, b"to loopback")
@@ -468,10 +472,10 @@ def test_tcp_may_be_refused_with_a_reset(cluster: Cluster, way: DatapathKind) ->
         for where in (cluster.client, cluster.node):
             before = unreachable()
             with pytest.raises(ConnectionRefusedError):
-                own.client(socket.SOCK_STREAM, IPV4, (VIP, 81), where)
+                own.client(socket.SOCK_STREAM, Family.IPV4, (VIP, 81), where)
             assert unreachable() == before
         with (
-            own.client(socket.SOCK_DGRAM, IPV4, (VIP, 82)) as client,
+            own.client(socket.SOCK_DGRAM, Family.IPV4, (VIP, 82)) as client,
             pytest.raises(ConnectionRefusedError),
         ):
             answer(client, b"UDP knows no reset")
@@ -488,7 +492,7 @@ def test_f93_other_rules_of_the_node_see_sound_flows(cluster: Cluster, way: Data
         served(pod, SHORT)
     with stage(cluster, way) as own:
         for _ in range(100):
-            with own.client(socket.SOCK_STREAM, IPV4, (VIP, 5002)) as client:
+            with own.client(socket.SOCK_STREAM, Family.IPV4, (VIP, 5002)) as client:
                 assert answer(client, b"hello") == b"hello"
     assert "[0:0] -A FORWARD -m conntrack --ctstate INVALID -j DROP" in node.call(
         "iptables-save", "-c"
@@ -503,7 +507,10 @@ def test_f94_marks_of_others_stay(cluster: Cluster, way: DatapathKind) -> None:
     others = "0xc001/0xc001" if way is DatapathKind.EVERY_PACKET else "0x1/0x1"
     seen = ("POSTROUTING", "-p", "udp", "-m", "mark", "--mark", others)
     node.call("iptables", "-t", "nat", "-A", *seen)
-    with stage(cluster, way) as own, own.client(socket.SOCK_DGRAM, IPV4, None, node) as client:
+    with (
+        stage(cluster, way) as own,
+        own.client(socket.SOCK_DGRAM, Family.IPV4, None, node) as client,
+    ):
         # Those of kube-proxy, somebody's, and the one by which we know what was translated: it is
         # no reason to believe it.
         client.setsockopt(socket.SOL_SOCKET, SO_MARK, 0xC001 | 0x1000)

@@ -15,7 +15,7 @@ from stage import VIPS as STAGED
 from test_proxy import Daemon
 from waiting import eventually
 
-from kbe_nat.model import IPV4, IPV6
+from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import inside
 from kbe_nat.rules.rule import DatapathKind
@@ -35,7 +35,7 @@ def daemon(cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
         yield made
 
 
-def listed(daemon: Daemon, family: int, what: str) -> set[str]:
+def listed(daemon: Daemon, family: Family, what: str) -> set[str]:
     """The kernel's numbers of flows whose row has this."""
     rows = daemon.cluster.node.call(
         "conntrack", "-L", "-f", f"ipv{family}", "-o", "id"
@@ -44,7 +44,7 @@ def listed(daemon: Daemon, family: int, what: str) -> set[str]:
 
 
 @FAMILIES
-def test_f125_flows_of_strangers_are_left_alone(daemon: Daemon, family: int) -> None:
+def test_f125_flows_of_strangers_are_left_alone(daemon: Daemon, family: Family) -> None:
     node, pod = daemon.cluster.node, NAMES["a"][family]
     iptables = "iptables" if family == 4 else "ip6tables"
     bare = {4: "{}", 6: "[{}]"}[family].format(pod)
@@ -129,7 +129,7 @@ def test_f125_flows_of_strangers_are_left_alone(daemon: Daemon, family: int) -> 
 
 @FAMILIES
 def test_f125_another_translation_of_a_frontend_is_not_ended_with_each_packet(
-    daemon: Daemon, family: int
+    daemon: Daemon, family: Family
 ) -> None:
     ip, pod = {4: ("ip", "172.17.0.3:9953"), 6: ("ip6", "[fd00:17::3]:9953")}[family]
     daemon.write("dns.yaml", service(family) + endpoints(family, "b"))
@@ -147,7 +147,7 @@ def test_f125_another_translation_of_a_frontend_is_not_ended_with_each_packet(
     assert daemon.get("stats")["kernel"]["flows-ended"] <= 2 * 3
 
 
-def serves(daemon: Daemon, family: int, pods: set[str]) -> bool:
+def serves(daemon: Daemon, family: Family, pods: set[str]) -> bool:
     """Whether new flows of the first Service may go to these pods, and no others."""
     rows = [row["backend"] for row in daemon.get("endpoints") if f"/dns{family}:" in row["service"]]
     return pods == {
@@ -156,7 +156,7 @@ def serves(daemon: Daemon, family: int, pods: set[str]) -> bool:
 
 
 @FAMILIES
-def test_f31_flows_that_find_no_port_are_counted(daemon: Daemon, family: int) -> None:
+def test_f31_flows_that_find_no_port_are_counted(daemon: Daemon, family: Family) -> None:
     ported = service(family, more="  type: NodePort").replace(
         "UDP}", f"UDP, nodePort: {NODE_PORT}}}"
     )
@@ -204,7 +204,7 @@ def test_f63_flows_whose_ends_were_not_said_are_found_out(cluster: Cluster) -> N
     with stage(cluster, DatapathKind.FIRST_PACKET) as own, ExitStack() as stack:
         # The kernel says nothing of flows that begin from now on.
         cluster.node.write(f"{settings}events", "0")
-        for family in (IPV4, IPV6):
+        for family in (Family.IPV4, Family.IPV6):
             stack.enter_context(own.client(socket.SOCK_STREAM, family, (STAGED[family], 5002)))
             asking = stack.enter_context(own.client(socket.SOCK_DGRAM, family))
             asking.sendto(b"x", (STAGED[family], 7))

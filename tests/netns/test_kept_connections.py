@@ -16,7 +16,7 @@ from stage import NAMED_POD, PODS, add_ipv6, served
 from test_proxy import SEED, Daemon, kernel_rules
 from waiting import eventually
 
-from kbe_nat.model import IPV4, IPV6
+from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace
 from kbe_nat.rules.rule import DatapathKind
@@ -45,7 +45,7 @@ OBJECTS = SERVICE + "".join(
     SLICE.format(
         family=family, endpoints=", ".join(f'{{addresses: ["{own}"]}}' for own in PODS[family])
     )
-    for family in (IPV4, IPV6)
+    for family in (Family.IPV4, Family.IPV6)
 )
 CLIENT = """
 import json, resource, socket, sys

@@ -11,6 +11,7 @@ from clients import Clients, endpoints, named, service
 from stage import add_ipv6
 from test_proxy import COMMAND, Daemon
 
+from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.rules.rule import DatapathKind
 
@@ -25,7 +26,7 @@ def daemon(cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
     add_ipv6(cluster)
     named(cluster)
     with Daemon(cluster, tmp_path, DatapathKind.FIRST_PACKET) as made:
-        for family in (4, 6):
+        for family in Family:
             made.write(f"dns{family}.yaml", service(family) + endpoints(family, "a", "b"))
         yield made
 
@@ -45,10 +46,10 @@ def test_f120_who_looks_leaves_every_flow_where_it_is(daemon: Daemon) -> None:
     cluster.node.write("/proc/sys/net/netfilter/nf_conntrack_udp_timeout", "600")
     daemon.start()
     with (
-        Clients(cluster, 4, FLOWS) as four,
-        Clients(cluster, 6, FLOWS) as six,
-        Clients(cluster, 4, FLOWS, socket.SOCK_STREAM) as four_tcp,
-        Clients(cluster, 6, FLOWS, socket.SOCK_STREAM) as six_tcp,
+        Clients(cluster, Family.IPV4, FLOWS) as four,
+        Clients(cluster, Family.IPV6, FLOWS) as six,
+        Clients(cluster, Family.IPV4, FLOWS, socket.SOCK_STREAM) as four_tcp,
+        Clients(cluster, Family.IPV6, FLOWS, socket.SOCK_STREAM) as six_tcp,
     ):
         clients = (four, six, four_tcp, six_tcp)
         before = [own.asked() for own in clients]

@@ -36,7 +36,7 @@ from kbe_nat.drivers.netfilterqueue import NetfilterQueue
 from kbe_nat.drivers.thread import LoopThread
 from kbe_nat.engine_tables import Tables
 from kbe_nat.errors import QueueError
-from kbe_nat.model import IPV4, IPV6
+from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import inside
 from kbe_nat.rules.commands import Commands
@@ -46,7 +46,7 @@ from kbe_nat.rules.iptables import Iptables
 from kbe_nat.rules.rule import DatapathKind
 
 
-def transfer(own: Stage, family: int, size: int) -> None:
+def transfer(own: Stage, family: Family, size: int) -> None:
     """Sends so many bytes through the virtual IP, and compares what the pod has got."""
     servers = [served(pod, SINK) for pod in own.cluster.pods]
     block = os.urandom(1 << 20)
@@ -65,7 +65,9 @@ def transfer(own: Stage, family: int, size: int) -> None:
 
 @WAYS
 @FAMILIES
-def test_a_gigabyte_arrives_byte_for_byte(cluster: Cluster, family: int, way: DatapathKind) -> None:
+def test_a_gigabyte_arrives_byte_for_byte(
+    cluster: Cluster, family: Family, way: DatapathKind
+) -> None:
     with stage(cluster, way) as own:
         transfer(own, family, int(os.environ.get("KBE_NAT_BULK", 1 << 30)))
         [flow] = own.flows()
@@ -73,7 +75,7 @@ def test_a_gigabyte_arrives_byte_for_byte(cluster: Cluster, family: int, way: Da
 
 
 @FAMILIES
-def test_the_other_driver_is_slower_and_as_exact(cluster: Cluster, family: int) -> None:
+def test_the_other_driver_is_slower_and_as_exact(cluster: Cluster, family: Family) -> None:
     with stage(cluster, driver=NetfilterQueue) as own:
         transfer(own, family, 64 << 20)
 
@@ -96,13 +98,15 @@ def test_nothing_is_lost_over_a_path_that_loses(cluster: Cluster, way: DatapathK
             )
             cluster.pods[0].call("iptables", "-A", chain, *loss)
             cluster.pods[1].call("iptables", "-A", chain, *loss)
-        transfer(own, IPV4, 50 << 20)
+        transfer(own, Family.IPV4, 50 << 20)
 
 
 @WAYS
 @FAMILIES
 @pytest.mark.parametrize("size", [0, 1, 1400, 9000, 60_000])
-def test_datagrams_of_any_size(cluster: Cluster, family: int, size: int, way: DatapathKind) -> None:
+def test_datagrams_of_any_size(
+    cluster: Cluster, family: Family, size: int, way: DatapathKind
+) -> None:
     with (
         stage(cluster, way) as own,
         own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)) as connection,
@@ -125,7 +129,9 @@ def test_no_redirect_leads_a_pod_around_the_node(cluster: Cluster, way: Datapath
     with stage(cluster, way) as own:
         for pod in cluster.pods:
             for _ in range(20):
-                with own.client(socket.SOCK_STREAM, IPV6, (VIPS[IPV6], 5002), pod) as client:
+                with own.client(
+                    socket.SOCK_STREAM, Family.IPV6, (VIPS[Family.IPV6], 5002), pod
+                ) as client:
                     client.send(b"hello")
                     assert client.recv(100) == b"hello"
         for pod in cluster.pods:
@@ -136,12 +142,12 @@ def test_no_redirect_leads_a_pod_around_the_node(cluster: Cluster, way: Datapath
 @WAYS
 @FAMILIES
 def test_f20_f81_f140_the_largest_datagrams(
-    cluster: Cluster, family: int, way: DatapathKind
+    cluster: Cluster, family: Family, way: DatapathKind
 ) -> None:
     """The kernel hands out 65,531 bytes of a packet at most: enough for a mark, not for new bytes."""
     for pod in cluster.pods:
         served(pod, ECHO, str(family))
-    headers, largest = (28, 65_507) if family == IPV4 else (48, 65_527)
+    headers, largest = (28, 65_507) if family == Family.IPV4 else (48, 65_527)
     whole = 65_531 - headers
     with stage(cluster, way) as own:
         [queue] = own.serving.queues
@@ -162,7 +168,7 @@ def test_f20_f81_f140_the_largest_datagrams(
 @DRIVERS
 @FAMILIES
 def test_f65_no_endpoints_refuse_at_once(
-    cluster: Cluster, family: int, driver: Driver, way: DatapathKind
+    cluster: Cluster, family: Family, driver: Driver, way: DatapathKind
 ) -> None:
     with stage(cluster, way, driver=driver) as own:
         for where in (cluster.client, cluster.node):
@@ -192,7 +198,7 @@ def test_f92_ten_thousand_short_connections_are_answered_and_shared(
         for source in sources:
             cluster.client.call("ip", "address", "add", f"{source}/24", "dev", "eth0")
         said = cluster.client.call(
-            sys.executable, "-c", ASK_SHORT, VIPS[IPV4], str(count), *sources
+            sys.executable, "-c", ASK_SHORT, VIPS[Family.IPV4], str(count), *sources
         )
         assert said == f"{count} answered\n"
         [service] = [one for one in own.engine.stats().services if one.name == "default/short4"]
@@ -230,7 +236,7 @@ def test_endpoints_change_under_load(cluster: Cluster, driver: Driver, way: Data
         changer.start()
         try:
             assert (
-                cluster.client.call(sys.executable, "-c", ASK_SHORT, VIPS[IPV4], "2000")
+                cluster.client.call(sys.executable, "-c", ASK_SHORT, VIPS[Family.IPV4], "2000")
                 == "2000 answered\n"
             )
         finally:
@@ -241,7 +247,7 @@ def test_endpoints_change_under_load(cluster: Cluster, driver: Driver, way: Data
 @WAYS
 @FAMILIES
 def test_f82_the_path_mtu_is_told_to_the_client(
-    cluster: Cluster, family: int, way: DatapathKind
+    cluster: Cluster, family: Family, way: DatapathKind
 ) -> None:
     with stage(cluster, way) as own:
         # Neither end knows that the path is narrow in between: the node must tell the client, about
@@ -255,7 +261,7 @@ def test_f82_the_path_mtu_is_told_to_the_client(
 @WAYS
 @FAMILIES
 def test_f82_datagrams_hear_of_the_path_mtu(
-    cluster: Cluster, family: int, way: DatapathKind
+    cluster: Cluster, family: Family, way: DatapathKind
 ) -> None:
     for pod in cluster.pods:
         served(pod, ECHO, str(family))
@@ -264,7 +270,9 @@ def test_f82_datagrams_hear_of_the_path_mtu(
         own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)) as client,
     ):
         cluster.node.call("ip", "link", "set", "docker0", "mtu", "1300")
-        level, option = (socket.IPPROTO_IP, 10) if family == IPV4 else (socket.IPPROTO_IPV6, 23)
+        level, option = (
+            (socket.IPPROTO_IP, 10) if family == Family.IPV4 else (socket.IPPROTO_IPV6, 23)
+        )
         client.setsockopt(level, option, PMTUDISC_DO)
         # every-packet learns of no path by a flow's first datagram, see ARCHITECTURE.md.
         client.send(b"small")
@@ -298,7 +306,7 @@ def test_f04_a_full_queue_drops_and_counts(cluster: Cluster) -> None:
     ):
         client.settimeout(0.5)
         for number in range(50):
-            client.sendto(bytes([number]), (VIPS[IPV4], 7))
+            client.sendto(bytes([number]), (VIPS[Family.IPV4], 7))
         counters = counters_of(cluster)[7]
         assert (counters.waiting, counters.queue_dropped, counters.socket_dropped) == (10, 40, 0)
         with LoopThread(engine, queue):
@@ -316,7 +324,7 @@ def flood(cluster: Cluster, count: int) -> socket.socket:
     client = inside(cluster.client.path, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     client.settimeout(0.5)
     for number in range(count):
-        client.sendto(bytes([number]), (VIPS[IPV4], 7))
+        client.sendto(bytes([number]), (VIPS[Family.IPV4], 7))
     return client
 
 
@@ -351,7 +359,7 @@ def test_f01_rules_without_a_reader_drop(cluster: Cluster) -> None:
 
 
 def test_f05_fail_open_passes_on_what_does_not_fit(cluster: Cluster) -> None:
-    seen = ("-A", "FORWARD", "-d", VIPS[IPV4])
+    seen = ("-A", "FORWARD", "-d", VIPS[Family.IPV4])
     cluster.node.call("iptables", *seen)
     with (
         inside(cluster.node.path, lambda: NativeQueue(7, max_length=8, fail_open=True)),

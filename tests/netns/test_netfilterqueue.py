@@ -17,6 +17,7 @@ import kbe_nat
 from kbe_nat.drivers.netfilterqueue import NetfilterQueue
 from kbe_nat.drivers.thread import LoopThread
 from kbe_nat.engine_tables import Tables
+from kbe_nat.family import Family
 from kbe_nat.playground.cluster import NODE_ADDRESS, Cluster
 from kbe_nat.playground.namespaces import Namespace, inside
 from kbe_nat.policy.options import Options
@@ -32,7 +33,7 @@ QUEUE = 3
 
 def port(name: str, number: int, protocol: str, *targets: Backend) -> PlannedPort:
     frontend = Frontend("cluster-ip", VIP, number)
-    return PlannedPort("default", name, "", protocol, 4, (frontend,), targets, ())
+    return PlannedPort("default", name, "", protocol, Family.IPV4, (frontend,), targets, ())
 
 
 PLAN = Plan(

@@ -8,15 +8,15 @@ import subprocess
 import pytest
 from stage import ECHO, FAMILIES, SHORT, VIPS, WAYS, plan_of, served, stage
 
-from kbe_nat.model import IPV6
+from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace
 from kbe_nat.rules.rule import DatapathKind
 
 
-def exempt(node: Namespace, family: int, verb: str) -> None:
+def exempt(node: Namespace, family: Family, verb: str) -> None:
     """The add-on's rules, for UDP port 7 and TCP port 5001."""
-    iptables, vip = "ip6tables" if family == IPV6 else "iptables", VIPS[family]
+    iptables, vip = "ip6tables" if family == Family.IPV6 else "iptables", VIPS[family]
     for protocol, port in (("udp", "7"), ("tcp", "5001")):
         to, back = (("-d", vip, "--dport", port), ("-s", vip, "--sport", port))
         for hook, ends in (("PREROUTING", to), ("OUTPUT", to), ("OUTPUT", back)):
@@ -24,9 +24,9 @@ def exempt(node: Namespace, family: int, verb: str) -> None:
             node.call(iptables, "-t", "raw", verb, hook, *match, "-j", "NOTRACK")
 
 
-def cache(node: Namespace, family: int) -> subprocess.Popen[str]:
+def cache(node: Namespace, family: Family) -> subprocess.Popen[str]:
     """The add-on: the cluster IP is an address of the node."""
-    length, nodad = (128, ["nodad"]) if family == IPV6 else (32, [])
+    length, nodad = (128, ["nodad"]) if family == Family.IPV6 else (32, [])
     node.call("ip", "address", "add", f"{VIPS[family]}/{length}", "dev", "lo", *nodad)
     return served(node, CACHE, VIPS[family])
 
@@ -35,7 +35,7 @@ def cache(node: Namespace, family: int) -> subprocess.Popen[str]:
 @FAMILIES
 @pytest.mark.parametrize("order", ["before", "after", "after-ours"])
 def test_f126_what_came_untracked_is_not_ours(
-    cluster: Cluster, family: int, way: DatapathKind, order: str
+    cluster: Cluster, family: Family, way: DatapathKind, order: str
 ) -> None:
     for pod in cluster.pods:
         served(pod, ECHO, str(family))
@@ -48,7 +48,7 @@ def test_f126_what_came_untracked_is_not_ours(
             exempt(node, family, "-I" if order == "after" else "-A")
             own.serving.datapath.repair(plan_of())
         cache(node, family)
-        iptables = "ip6tables" if family == IPV6 else "iptables"
+        iptables = "ip6tables" if family == Family.IPV6 else "iptables"
         for hook, end in (("INPUT", "-d"), ("OUTPUT", "-s")):
             marked = ("-m", "mark", "!", "--mark", "0", "-m", "comment", "--comment", "marked")
             node.call(iptables, "-A", hook, end, vip, *marked)

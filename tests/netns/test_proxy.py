@@ -21,7 +21,7 @@ from stage import FAMILIES, FOREIGN, PODS, SHORT, add_ipv6, served
 from waiting import eventually
 
 from kbe_nat.errors import PlaygroundError
-from kbe_nat.model import IPV4, IPV6
+from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import inside
 from kbe_nat.rules.commands import Commands
@@ -605,7 +605,7 @@ while content := connection.recv(1000):
 
 @FAMILIES
 def test_node_ports_on_an_address_that_comes_are_served_at_once(
-    daemon: Daemon, family: int
+    daemon: Daemon, family: Family
 ) -> None:
     """As keepalived moves one: told by the kernel, on a device whose name is no UTF-8."""
     cluster, node = daemon.cluster, daemon.cluster.node
@@ -613,20 +613,25 @@ def test_node_ports_on_an_address_that_comes_are_served_at_once(
     for pod in cluster.pods:
         served(pod, SHORT)
         served(pod, DATAGRAMS, str(family))
-    own = {"vip": "172.30.0.21", "type": "IPv4", "pod": PODS[IPV4][0], "moved": "10.0.2.77"}
-    if family == IPV6:
-        own = {"vip": "fd00:30::21", "type": "IPv6", "pod": PODS[IPV6][0], "moved": "fd00:2::77"}
+    own = {"vip": "172.30.0.21", "type": "IPv4", "pod": PODS[Family.IPV4][0], "moved": "10.0.2.77"}
+    if family == Family.IPV6:
+        own = {
+            "vip": "fd00:30::21",
+            "type": "IPv6",
+            "pod": PODS[Family.IPV6][0],
+            "moved": "fd00:2::77",
+        }
     daemon.write("node-ports.yaml", NODE_PORTS.format(**own))
     daemon.start()
     node.call("ip", "link", "add", "x\udcff\udcfe", "type", "bridge")
     node.call("ip", "link", "set", "x\udcff\udcfe", "up")
-    length, nodad = ("128", ["nodad"]) if family == IPV6 else ("32", [])
+    length, nodad = ("128", ["nodad"]) if family == Family.IPV6 else ("32", [])
     cluster.client.call("ip", "route", "add", f"{own['moved']}/{length}", "via", NODES[family])
 
     def asked(kind: socket.SocketKind, port: int) -> bool:
         def ask() -> bytes:
             with socket.socket(
-                socket.AF_INET6 if family == IPV6 else socket.AF_INET, kind
+                socket.AF_INET6 if family == Family.IPV6 else socket.AF_INET, kind
             ) as client:
                 client.settimeout(0.5)
                 client.connect((own["moved"], port))
@@ -647,7 +652,7 @@ def test_node_ports_on_an_address_that_comes_are_served_at_once(
     eventually(lambda: f"{own['moved']}" not in kernel_rules(cluster))
 
 
-NODES = {IPV4: "10.0.2.15", IPV6: "fd00:2::15"}
+NODES = {Family.IPV4: "10.0.2.15", Family.IPV6: "fd00:2::15"}
 NODE_PORTS = """apiVersion: v1
 kind: Service
 metadata: {{name: moved}}

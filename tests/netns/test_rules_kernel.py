@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from kbe_nat.errors import RulesError
-from kbe_nat.model import IPV4, IPV6
+from kbe_nat.family import Family
 from kbe_nat.playground.namespaces import Namespace
 from kbe_nat.policy.options import Mode, Options
 from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
@@ -25,9 +25,11 @@ QUEUE = re.compile(r"queue (flags bypass to|to|num) \S+")
 
 
 def rules(
-    services: int, queues: tuple[int, int] = (7, 7), families: tuple[int, ...] = (IPV4, IPV6)
+    services: int,
+    queues: tuple[int, int] = (7, 7),
+    families: tuple[Family, ...] = (Family.IPV4, Family.IPV6),
 ) -> tuple[RuleSet, ...]:
-    addresses = {IPV4: "172.30.{}.{}", IPV6: "fd00::{}:{}"}
+    addresses = {Family.IPV4: "172.30.{}.{}", Family.IPV6: "fd00::{}:{}"}
     ports = tuple(
         PlannedPort(
             "default", f"s{n}", "", "tcp", number, (frontend,), (Backend("10.0.0.1", 80),), ()
@@ -83,7 +85,7 @@ def test_everything_of_ours_comes_and_goes_and_nothing_else(node: Namespace) -> 
     backend.install(rules(3))
     assert saved(node) == once, "installing twice is installing once"
     other = Iptables(Commands(node.prefix))
-    other.install(rules(1, families=(IPV4,)))
+    other.install(rules(1, families=(Family.IPV4,)))
     assert "kbe-nat-frontends-6" not in saved(node), "what an earlier run had beyond is gone"
     other.remove()
     assert saved(node) == before
@@ -102,7 +104,7 @@ def test_elements_change_alone(node: Namespace) -> None:
     backend = Iptables(Watched())
     backend.install(rules(3))
     calls.clear()
-    backend.update(rules(4, families=(IPV4, IPV6)))
+    backend.update(rules(4, families=(Family.IPV4, Family.IPV6)))
     assert calls == [
         (
             "ipset restore",
@@ -225,9 +227,9 @@ def test_f13_what_somebody_removes_during_the_installation_is_missed(
 
 def test_ten_thousand_services_need_no_more_rules_than_one(node: Namespace) -> None:
     backend = Iptables(Commands(node.prefix))
-    backend.install(rules(1, families=(IPV4,)))
+    backend.install(rules(1, families=(Family.IPV4,)))
     few = [line for line in saved(node) if line.startswith("-A")]
-    backend.install(rules(10_000, families=(IPV4,)))
+    backend.install(rules(10_000, families=(Family.IPV4,)))
     assert sorted(line for line in saved(node) if line.startswith("-A")) == sorted(few)
     assert backend.missing() == ()
 
@@ -310,6 +312,13 @@ def test_marks_can_be_others(node: Namespace) -> None:
 def rules_ports() -> tuple[PlannedPort, ...]:
     return (
         PlannedPort(
-            "default", "s", "", "tcp", IPV4, (Frontend("cluster-ip", "172.30.0.1", 80),), (), ()
+            "default",
+            "s",
+            "",
+            "tcp",
+            Family.IPV4,
+            (Frontend("cluster-ip", "172.30.0.1", 80),),
+            (),
+            (),
         ),
     )

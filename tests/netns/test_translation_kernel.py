@@ -13,7 +13,7 @@ from stage import FOREIGN
 from kbe_nat._native import NftTables
 from kbe_nat.datapath.detect import DatapathName, choose
 from kbe_nat.errors import RulesError
-from kbe_nat.model import IPV4, IPV6
+from kbe_nat.family import Family
 from kbe_nat.playground.namespaces import Namespace, inside
 from kbe_nat.policy.plan import Backend
 from kbe_nat.rules.commands import Commands
@@ -22,9 +22,9 @@ from kbe_nat.rules.nat_table import Translation
 from kbe_nat.rules.rule import Marks
 from kbe_nat.rules.standby import Standby
 
-PODS = {IPV4: "10.0.0.{}", IPV6: "fd00:10::{:x}"}
-VIPS = {IPV4: "172.30.{}.{}", IPV6: "fd00:30::{:x}:{:x}"}
-BOTH = (IPV4, IPV6)
+PODS = {Family.IPV4: "10.0.0.{}", Family.IPV6: "fd00:10::{:x}"}
+VIPS = {Family.IPV4: "172.30.{}.{}", Family.IPV6: "fd00:30::{:x}:{:x}"}
+BOTH = (Family.IPV4, Family.IPV6)
 
 
 class Watched:
@@ -56,17 +56,17 @@ def own(node: Namespace, runner: Watched) -> Translations:
     return Translations(runner, inside(node.path, NftTables), Marks(), (100, 101))
 
 
-def backends(number: int, count: int) -> dict[tuple[str, int], int]:
+def backends(number: Family, count: int) -> dict[tuple[str, int], int]:
     return {(PODS[number].format(1 + n % 200), n): n for n in range(1, count + 1)}
 
 
-def standby(number: int, count: int, pod: int = 1) -> Standby:
+def standby(number: Family, count: int, pod: int = 1) -> Standby:
     places = [(VIPS[number].format(n // 250, n % 250), "tcp", 80) for n in range(1, count + 1)]
     served = {place: Backend(PODS[number].format(pod), 80) for place in places[1:]}
     return Standby(served, frozenset(places[1:2]), frozenset(places[:1]))
 
 
-def translations(count: int, families: Sequence[int] = BOTH) -> list[Translation]:
+def translations(count: int, families: Sequence[Family] = BOTH) -> list[Translation]:
     return [
         Translation(number, backends(number, count), standby(number, count)) for number in families
     ]
@@ -89,7 +89,7 @@ def test_it_comes_and_goes_and_leaves_others_as_they_are(
     assert own.missing() == ()
     own.install(translations(3))
     assert listed(node).count("table ip kbe-nat-translation") == 1, "one takes the other's place"
-    own.install(translations(2, families=(IPV4,)))
+    own.install(translations(2, families=(Family.IPV4,)))
     assert "table ip6" not in listed(node)
     own.remove()
     assert listed(node) == before
@@ -146,7 +146,7 @@ def test_a_transaction_is_whole_or_nothing(node: Namespace, own: Translations) -
     own.install(translations(3))
     before = listed(node)
     wrong = TranslationChange(
-        IPV4,
+        Family.IPV4,
         added={("10.0.0.77", 80): 77},
         # Nobody has this one: the kernel refuses to take it away.
         removed={("10.0.0.66", 80): 66},
@@ -240,7 +240,7 @@ def test_f133_what_somebody_has_changed_is_missed_after_a_change_of_ours_too(
     own.install(translations(3))
     assert own.missing() == ()
     node.call("nft", "add element ip kbe-nat-translation-0 addresses { 172.30.0.99 }")
-    own.update([TranslationChange(IPV4, added={(PODS[IPV4].format(99), 9): 9})])
+    own.update([TranslationChange(Family.IPV4, added={(PODS[Family.IPV4].format(99), 9): 9})])
     assert own.missing() == ("ip kbe-nat-translation-0: elements of addresses",)
 
 
@@ -256,9 +256,9 @@ def test_ten_thousand_services_need_no_more_rules_than_one(
         text = node.call("nft", "--stateless", "--terse", "list", "ruleset")
         return text.replace("kbe-nat-translation-1", "kbe-nat-translation-0")
 
-    own.install(translations(1, families=(IPV4,)))
+    own.install(translations(1, families=(Family.IPV4,)))
     few = rules()
-    own.install(translations(10_000, families=(IPV4,)))
+    own.install(translations(10_000, families=(Family.IPV4,)))
     assert rules() == few
     assert own.missing() == ()
 

@@ -20,11 +20,12 @@ from kbe_nat.cli.flags.options import (
 )
 from kbe_nat.cli.output import show_json
 from kbe_nat.errors import FileError
+from kbe_nat.family import Family
 from kbe_nat.kubeproxy.diff import Comparison, Difference, compare, notes, own_tables
-from kbe_nat.kubeproxy.dump import Family, Form, families, planned
+from kbe_nat.kubeproxy.dump import FamilyName, Form, families, planned
 from kbe_nat.kubeproxy.dump import dump as written
 from kbe_nat.kubeproxy.normalise import Kind, Listing, Part, read_listing
-from kbe_nat.model import IPV6, Snapshot
+from kbe_nat.model import Snapshot
 from kbe_nat.policy.options import Mode, Options
 from kbe_nat.sources.manifests.defaults import POD_RANGE
 from kbe_nat.sources.manifests.files import content
@@ -50,7 +51,7 @@ def diff(
         ),
     ],
     family: Annotated[
-        Family | None,
+        FamilyName | None,
         typer.Option(help="Compare one address family. Default: those that are listed."),
     ] = None,
     tables: Annotated[
@@ -101,14 +102,14 @@ def diff(
     return NOT_COMPARED if comparison.not_compared and not (tables or partial) else 0
 
 
-def _read(saved: str, family: Family | None, tables: list[Table]) -> Listing:
+def _read(saved: str, family: FamilyName | None, tables: list[Table]) -> Listing:
     """What is to be compared of the file. Raises `FileError` when that is not there."""
     listing = read_listing(_text(saved), saved, tables[0] if len(tables) == 1 else "")
     if listing.kind is Kind.NFT and tables:
         raise typer.BadParameter(
             f"{saved} shows tables of nft; --family chooses among them", param_hint="--table"
         )
-    found = own_tables(listing, saved, family.number if family else None)
+    found = own_tables(listing, saved, family.family if family else None)
     lacking = [name for name in tables if name not in {part.name for part in found.parts}]
     if lacking:
         raise FileError(f"{saved}: table {lacking[0]} is not in it")
@@ -135,7 +136,7 @@ def _check_mode(saved: str, found: Listing, stated: Mode | None) -> None:
 
 
 def _expected(
-    found: Listing, snapshot: Snapshot, options: Options, family: Family | None
+    found: Listing, snapshot: Snapshot, options: Options, family: FamilyName | None
 ) -> Listing:
     """What kube-proxy writes for the families that are listed; in nft's mode also for those that it
     serves, since one listing shows them all.
@@ -149,13 +150,13 @@ def _expected(
     if is_nft:
         numbers |= served
     elif served - numbers:
-        other = "ip6tables-save" if IPV6 in served - numbers else "iptables-save"
+        other = "ip6tables-save" if Family.IPV6 in served - numbers else "iptables-save"
         warn(
             f"the node serves the other family too: {other} shows its rules, which are not compared"
         )
     parts: list[Part] = []
     for number in sorted(number for number in numbers if number is not None):
-        wanted = Family.IPV6 if number == IPV6 else Family.IPV4
+        wanted = FamilyName.IPV6 if number == Family.IPV6 else FamilyName.IPV4
         text = written(made, snapshot, form, wanted=wanted)
         parts += own_tables(read_listing(text, "expected"), "expected", number).parts
     return Listing(found.kind, tuple(parts))

@@ -15,7 +15,7 @@ from kbe_nat.cli.flags.options import (
     warn,
 )
 from kbe_nat.daemon.control_socket import ask
-from kbe_nat.kubeproxy.dump import Family, Form, Names, form_of, planned
+from kbe_nat.kubeproxy.dump import FamilyName, Form, Names, form_of, planned
 from kbe_nat.kubeproxy.dump import dump as dumped
 from kbe_nat.policy.options import Mode
 from kbe_nat.sources.manifests.defaults import POD_RANGE
@@ -45,7 +45,7 @@ def dump(
         ),
     ] = Names.MODERN,
     family: Annotated[
-        Family | None,
+        FamilyName | None,
         typer.Option(
             help="Default: ipv4, and for nft also ipv6 where the node or a Service has it."
         ),

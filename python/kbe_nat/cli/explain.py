@@ -30,7 +30,7 @@ from kbe_nat.daemon.control_socket import ask
 from kbe_nat.daemon.verbs import Row, consequences, context, explanation_row
 from kbe_nat.drivers.capture import CaptureQueue
 from kbe_nat.engine_tables import Tables
-from kbe_nat.model import IPV4, IPV6
+from kbe_nat.family import Family
 from kbe_nat.policy.plan import Plan
 from kbe_nat.policy.planner import plan
 from kbe_nat.sources.address import split_address
@@ -140,7 +140,7 @@ def explain(
         data = _described(source, destination, protocol)
         device = _device(made, data, interface)
         told = engine.explain(data, 0, interface=device, incomplete_checksum=True)
-        number = IPV6 if data[0] >> 4 == IPV6 else IPV4
+        number = Family.IPV6 if data[0] >> 4 == Family.IPV6 else Family.IPV4
         port = ports.get((told.service or "", number))
         row = explanation_row(told) | context(snapshot, made, port, told)
         return data, row | {"kernel": consequences(row)}

@@ -14,8 +14,8 @@ from kbe_nat.cli.output import show_json
 from kbe_nat.cli.signals import Interruptions
 from kbe_nat.datapath.detect import DatapathName
 from kbe_nat.errors import FileError, PlaygroundError
+from kbe_nat.family import Family
 from kbe_nat.kubeproxy import legacy
-from kbe_nat.model import IPV4
 from kbe_nat.playground.world import KINDS, Pod, World
 from kbe_nat.sources.objects import Found
 
@@ -177,7 +177,7 @@ def kube_proxy_rules(world: World, service: str) -> list[str]:
     """The page's lines for a Service. Raises `PlaygroundError` when there is none."""
     if not any(found.value.metadata.name == service for found, _ in world.objects("Service")):
         raise PlaygroundError(f"Service {service}: there is no such object")
-    return legacy.rules(world.plan(), IPV4, f"default/{service}")
+    return legacy.rules(world.plan(), Family.IPV4, f"default/{service}")
 
 
 def listing(world: World, kind: Kind, selector: str = "", output: Format = Format.TEXT) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, TypeAlias
 import msgspec
 
 from kbe_nat.errors import ControlError
-from kbe_nat.kubeproxy.dump import Family, Form, Names
+from kbe_nat.kubeproxy.dump import FamilyName, Form, Names
 from kbe_nat.sources.manifests.documents import reason_and_path
 
 Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=1000)]
@@ -36,7 +36,7 @@ class _Listing(_Filters, frozen=True):
 class _Dump(_Parameters, frozen=True):
     form: Form | None = None
     names: Names = Names.MODERN
-    family: Family | None = None
+    family: FamilyName | None = None
 
 
 class _Packet(_Parameters, frozen=True):

@@ -12,9 +12,10 @@ from kbe_nat.daemon.singleton import QUEUE
 from kbe_nat.daemon.subscribers import Watchers
 from kbe_nat.drivers.native import queue_counters
 from kbe_nat.errors import ControlError
+from kbe_nat.family import Family
 from kbe_nat.kubeproxy.chains import chains
-from kbe_nat.kubeproxy.dump import Family, Form, Names, dump, form_of, planned
-from kbe_nat.model import IPV4, IPV6, Snapshot, Strategy, join_address
+from kbe_nat.kubeproxy.dump import FamilyName, Form, Names, dump, form_of, planned
+from kbe_nat.model import Snapshot, Strategy, join_address
 from kbe_nat.policy.plan import CLUSTER_IP, Plan, PlannedPort
 from kbe_nat.policy.planner import exclusions
 from kbe_nat.rules.rule import DatapathKind
@@ -110,7 +111,7 @@ class Answers:
         controller = self._controller
         options = controller.plan.options
         own = Form(form) if form else form_of(options.mode)
-        wanted = None if family is None else Family(family)
+        wanted = None if family is None else FamilyName(family)
         made = planned(controller.snapshot, options, own)
         yield dump(made, controller.snapshot, own, Names(names), wanted)
 
@@ -149,7 +150,10 @@ class Answers:
         found = self._controller.engine.explain(
             content, time.monotonic_ns(), interface=interface, incomplete_checksum=True
         )
-        plan, number = self._controller.plan, IPV6 if content[:1] and content[0] >> 4 == 6 else IPV4
+        plan, number = (
+            self._controller.plan,
+            Family.IPV6 if content[:1] and content[0] >> 4 == 6 else Family.IPV4,
+        )
         port = next(
             (own for own in plan.ports if (own.name, own.family) == (found.service, number)), None
         )

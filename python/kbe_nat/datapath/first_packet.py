@@ -13,7 +13,7 @@ from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.sysctl import ACCOUNTING, sysctl
 from kbe_nat.drivers.thread import NativeThread, Persistent
 from kbe_nat.errors import RulesError
-from kbe_nat.model import IPV4, IPV6
+from kbe_nat.family import Family
 from kbe_nat.policy.plan import Plan, PlannedPort
 from kbe_nat.remembered import Remembered
 from kbe_nat.rules.backend_ids import Address, Numbering
@@ -48,12 +48,14 @@ class FirstPacket:
         self._translations = Translations(runner, tables, diversion.marks, diversion.queues)
         self._frontends = Frontends()
         self._backends = Remembered(_backends)
-        self._leaving: list[tuple[int, set[Address]]] = []
+        self._leaving: list[tuple[Family, set[Address]]] = []
         """Backends of ports that the newest plan has changed or taken away, by family."""
         self._courses = Courses()
         mask = diversion.marks.index
         largest = mask // (mask & -mask)
-        self._numbering = {number: Numbering(largest, time.monotonic) for number in (IPV4, IPV6)}
+        self._numbering = {
+            number: Numbering(largest, time.monotonic) for number in (Family.IPV4, Family.IPV6)
+        }
         self._standby = StandbyChoice(on_death)
         self._watch: FlowWatch | None = None
         self._is_installed = False
@@ -93,7 +95,7 @@ class FirstPacket:
         """See `Datapath`."""
         self._standby.follow(plan)
         reached = self._frontends.reached(plan)
-        gone: dict[int, dict[Address, int]] = {number: {} for number in plan.families}
+        gone: dict[Family, dict[Address, int]] = {number: {} for number in plan.families}
         for number, some in self._leaving:
             gone.setdefault(number, {}).update(self._numbering[number].leave(some))
         self._leaving = []
@@ -190,7 +192,7 @@ class FirstPacket:
         finally:
             self._watch = None
 
-    def _introduce(self, plan: Plan, given: dict[int, dict[Address, int]]) -> None:
+    def _introduce(self, plan: Plan, given: dict[Family, dict[Address, int]]) -> None:
         """Numbers of new backends, by family: the kernel knows them before a verdict can name one."""
         if self._is_installed:
             self._translate(
@@ -230,7 +232,7 @@ class FirstPacket:
         ]
 
 
-def _backends(policy: PlannedPort) -> tuple[int, set[Address]]:
+def _backends(policy: PlannedPort) -> tuple[Family, set[Address]]:
     """Family and endpoints."""
     return policy.family, {
         (own.address, own.port) for own in (*policy.cluster_backends, *policy.local_backends)

@@ -16,10 +16,10 @@ from enum import StrEnum
 from typing import Final, TypeAlias
 
 from kbe_nat.errors import FileError
+from kbe_nat.family import Family
 from kbe_nat.kubeproxy import iptables_save
 from kbe_nat.kubeproxy.normalise import Kind as ListingKind
 from kbe_nat.kubeproxy.normalise import Listing, Part, option, read_listing
-from kbe_nat.model import IPV4, IPV6
 
 Places: TypeAlias = dict[str, list[str]]
 """Lines by where they stand: "nat KUBE-SERVICES", or "ip kube-proxy map service-ips"."""
@@ -109,7 +109,7 @@ def notes(found: Listing) -> list[str]:
     return []
 
 
-def own_tables(listing: Listing, origin: str, family: int | None = None) -> Listing:
+def own_tables(listing: Listing, origin: str, family: Family | None = None) -> Listing:
     """Only the tables that kube-proxy writes to, of one family or of all. Each has its family then;
     IPv4 where nothing tells.
 
@@ -120,7 +120,7 @@ def own_tables(listing: Listing, origin: str, family: int | None = None) -> List
         parts = [part for part in listing.parts if part.name in NFT_TABLES]
     else:
         known = {part.family for part in listing.parts} - {None}
-        assumed = family or (known.pop() if len(known) == 1 else IPV4)
+        assumed = family or (known.pop() if len(known) == 1 else Family.IPV4)
         parts = [
             replace(part, family=part.family or assumed)
             for part in listing.parts
@@ -147,9 +147,9 @@ def own_tables(listing: Listing, origin: str, family: int | None = None) -> List
     return Listing(listing.kind, tuple(chosen.values()))
 
 
-def _lack(listing: Listing, family: int | None) -> str:
+def _lack(listing: Listing, family: Family | None) -> str:
     """Why nothing can be compared."""
-    version = "" if family is None else f" of {'IPv6' if family == IPV6 else 'IPv4'}"
+    version = "" if family is None else f" of {'IPv6' if family == Family.IPV6 else 'IPv4'}"
     if listing.kind is ListingKind.IPTABLES:
         return f"none of kube-proxy's tables{version} is in it ({', '.join(iptables_save.CHAINS)})"
     if any("chain KUBE-SERVICES {" in line for part in listing.parts for line in part.lines):
@@ -179,7 +179,7 @@ def _label(part: Part, is_mixed: bool) -> str:
     """The name of a table, with the family where an iptables listing has both."""
     if part.name in NFT_TABLES or not is_mixed:
         return part.name
-    return f"{'ip6' if part.family == IPV6 else 'ip'} {part.name}"
+    return f"{'ip6' if part.family == Family.IPV6 else 'ip'} {part.name}"
 
 
 def _differences(should: Places, does: Places) -> list[Difference]:
@@ -356,7 +356,7 @@ NO_RULES_LISTED: Final = (
     "nft list chains leaves out their rules; give the output of nft list ruleset"
 )
 OLDER: Final = "{} of an older kube-proxy, whose rules differ from those of 1.36"
-NFT_TABLES: Final = {"ip kube-proxy": IPV4, "ip6 kube-proxy": IPV6}
+NFT_TABLES: Final = {"ip kube-proxy": Family.IPV4, "ip6 kube-proxy": Family.IPV6}
 DROP_INVALID: Final = "-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP"
 LOCALHOST: Final = " -d 127.0.0.0/8"
 _OWN_CHAIN: Final = re.compile(

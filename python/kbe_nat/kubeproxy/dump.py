@@ -3,8 +3,9 @@
 from enum import StrEnum
 
 from kbe_nat.errors import ArgumentError
+from kbe_nat.family import Family, family_of
 from kbe_nat.kubeproxy import iptables_save, legacy, nft
-from kbe_nat.model import IPV4, IPV6, Snapshot, family
+from kbe_nat.model import Snapshot
 from kbe_nat.policy.options import Mode, Options
 from kbe_nat.policy.plan import Plan
 from kbe_nat.policy.planner import plan
@@ -24,16 +25,16 @@ class Names(StrEnum):
     MODERN = "modern"
 
 
-class Family(StrEnum):
+class FamilyName(StrEnum):
     """An address family."""
 
     IPV4 = "ipv4"
     IPV6 = "ipv6"
 
     @property
-    def number(self) -> int:
+    def family(self) -> Family:
         """As in the model."""
-        return IPV6 if self is Family.IPV6 else IPV4
+        return Family.IPV6 if self is FamilyName.IPV6 else Family.IPV4
 
 
 def form_of(mode: Mode) -> Form:
@@ -51,7 +52,7 @@ def dump(
     snapshot: Snapshot,
     form: Form,
     names: Names = Names.MODERN,
-    wanted: Family | None = None,
+    wanted: FamilyName | None = None,
 ) -> str:
     """The rules of a plan that `planned` has made: of one family as iptables-save shows them (IPv4
     unless `wanted`), or the tables of both as nft does (only those that the node has addresses of).
@@ -61,14 +62,20 @@ def dump(
     if names is Names.LEGACY:
         if form is Form.NFT:
             raise ArgumentError("kube-proxy had no nftables mode when names were of the old form")
-        return "".join(f"{line}\n" for line in legacy.rules(made, (wanted or Family.IPV4).number))
+        return "".join(
+            f"{line}\n" for line in legacy.rules(made, (wanted or FamilyName.IPV4).family)
+        )
     if form is Form.IPTABLES_SAVE:
-        return iptables_save.dump(made, snapshot, (wanted or Family.IPV4).number)
-    numbers = [wanted.number] if wanted else families(made)
+        return iptables_save.dump(made, snapshot, (wanted or FamilyName.IPV4).family)
+    numbers = [wanted.family] if wanted else families(made)
     return "\n".join(nft.dump(made, number) for number in numbers)
 
 
-def families(made: Plan) -> list[int]:
+def families(made: Plan) -> list[Family]:
     """IPv4, and IPv6 where the node has addresses of it, or Services do."""
-    has_six = any(family(address) == IPV6 for address in made.addresses)
-    return [IPV4, IPV6] if has_six or any(port.family == IPV6 for port in made.ports) else [IPV4]
+    has_six = any(family_of(address) == Family.IPV6 for address in made.addresses)
+    return (
+        [Family.IPV4, Family.IPV6]
+        if has_six or any(port.family == Family.IPV6 for port in made.ports)
+        else [Family.IPV4]
+    )

@@ -13,8 +13,9 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import Final, TypeAlias
 
+from kbe_nat.family import Family, family_of
 from kbe_nat.kubeproxy.answering import Answer, Answering
-from kbe_nat.model import IPV4, IPV6, family, join_address
+from kbe_nat.model import join_address
 from kbe_nat.policy.plan import HealthCheck, Plan
 
 LOG: Final = logging.getLogger("kbe_nat.daemon")
@@ -118,8 +119,8 @@ def answer(check: HealthCheck, *, is_healthy: bool = True) -> tuple[int, dict[st
 
 def _addresses(plan: Plan) -> Iterable[str]:
     """Where to listen: everywhere in a family in which every address serves node ports."""
-    for number, everywhere in ((IPV4, "0.0.0.0"), (IPV6, "::")):
-        own = [address for address in plan.node_port_addresses if family(address) == number]
+    for number, everywhere in ((Family.IPV4, "0.0.0.0"), (Family.IPV6, "::")):
+        own = [address for address in plan.node_port_addresses if family_of(address) == number]
         if own:
             yield from [everywhere] if number in plan.every_address else own
 

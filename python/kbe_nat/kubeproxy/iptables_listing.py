@@ -12,7 +12,7 @@ from itertools import groupby, pairwise
 from typing import Final
 
 from kbe_nat.errors import FileError
-from kbe_nat.model import IPV4, IPV6
+from kbe_nat.family import Family
 
 
 @dataclass
@@ -23,7 +23,7 @@ class IptablesTable:
     """Where it begins in the listing, counted from one."""
     name: str = ""
     """Empty while nothing has told it."""
-    family: int | None = None
+    family: Family | None = None
     """None while nothing has told it."""
     is_whole: bool = False
     """Whether the listing shows all chains of the table, not a choice of lines."""
@@ -97,12 +97,12 @@ def is_iptables(line: str) -> bool:
 def _sections(text: str, origin: str) -> Iterator[IptablesTable]:
     """The tables one after the other, as far as the lines name them."""
     section: IptablesTable | None = None
-    family: int | None = None
+    family: Family | None = None
     rank = FIRST
     for number, line in enumerate(map(str.strip, text.splitlines()), 1):
         if not line or line.startswith("#"):
             head = _HEAD.match(line)
-            family = (IPV6 if head[1] else IPV4) if head else family
+            family = (Family.IPV6 if head[1] else Family.IPV4) if head else family
             continue
         if not is_iptables(line):
             raise FileError(f"{origin}: line {number}: {_complaint(line)}: {shortened(line)}")
@@ -158,15 +158,15 @@ def _guessed_name(section: IptablesTable) -> str:
     return "filter" if {"INPUT", "FORWARD"} & chains else ""
 
 
-def _guessed_family(section: IptablesTable) -> int | None:
+def _guessed_family(section: IptablesTable) -> Family | None:
     """What the first address says that a rule names; None when no rule names one."""
     for rules in section.rules.values():
         for rule in rules:
             for name, word in pairwise(words(rule)):
                 if name in ("-s", "-d") and (match := _ADDRESS.match(word)):
-                    return IPV6 if ":" in match[0] else IPV4
+                    return Family.IPV6 if ":" in match[0] else Family.IPV4
                 if name == "--reject-with":
-                    return IPV6 if word.startswith("icmp6") else IPV4
+                    return Family.IPV6 if word.startswith("icmp6") else Family.IPV4
     return None
 
 

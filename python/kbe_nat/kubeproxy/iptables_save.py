@@ -8,9 +8,10 @@ INVALID packets.
 from collections import Counter
 from typing import Final
 
+from kbe_nat.family import Family, family_of
 from kbe_nat.kubeproxy import probability
 from kbe_nat.kubeproxy.names import ENDPOINT, EXTERNAL, FIREWALL, LOCAL, SERVICE, iptables_chain
-from kbe_nat.model import IPV4, IPV6, Service, Snapshot, family
+from kbe_nat.model import Service, Snapshot
 from kbe_nat.policy.plan import (
     CLUSTER_IP,
     EXTERNAL_IP,
@@ -22,7 +23,7 @@ from kbe_nat.policy.plan import (
 )
 
 
-def dump(plan: Plan, snapshot: Snapshot, number: int) -> str:
+def dump(plan: Plan, snapshot: Snapshot, number: Family) -> str:
     """The whole text for one family, chains sorted, services in the order of their names. Cost:
     linear.
     """
@@ -30,17 +31,17 @@ def dump(plan: Plan, snapshot: Snapshot, number: int) -> str:
 
 
 class _Dump:
-    def __init__(self, plan: Plan, snapshot: Snapshot, number: int) -> None:
+    def __init__(self, plan: Plan, snapshot: Snapshot, number: Family) -> None:
         self.plan = plan
         self.number = number
         self.services = {service.key: service for service in snapshot.services}
-        self.bits = 128 if number == IPV6 else 32
+        self.bits = 128 if number == Family.IPV6 else 32
         self.ports = sorted(
             (port for port in plan.ports if port.family == number),
             key=lambda port: (port.name, port.protocol),
         )
         self.is_large = endpoint_count(snapshot, number, plan.options.proxy_name) > LARGE_CLUSTER
-        self.serves_localhost = number == IPV4 and plan.serves_localhost
+        self.serves_localhost = number == Family.IPV4 and plan.serves_localhost
         mark = 1 << plan.options.masquerade_bit
         self.mark = f"{mark:#x}"
         self.tables: dict[str, dict[str, list[str]]] = {
@@ -172,7 +173,7 @@ class _Dump:
         self, chain: str, port: PlannedPort, *to: str, match: str, is_external: bool = False
     ) -> None:
         """Without endpoints anywhere refused, without those that the policy wants dropped."""
-        reply = "icmp6-port-unreachable" if self.number == IPV6 else "icmp-port-unreachable"
+        reply = "icmp6-port-unreachable" if self.number == Family.IPV6 else "icmp-port-unreachable"
         why, verdict = "has no endpoints", f"-j REJECT --reject-with {reply}"
         if port.cluster_backends:
             why, verdict = "has no local endpoints", "-j DROP"
@@ -282,7 +283,7 @@ class _Dump:
         )
         if self.number in self.plan.every_address:
             aside = ""
-            if self.number == IPV6:
+            if self.number == Family.IPV6:
                 aside = "! -d ::1/128"
             elif not self.serves_localhost:
                 aside = "! -d 127.0.0.0/8"
@@ -290,7 +291,7 @@ class _Dump:
             self.add("nat", "KUBE-SERVICES", aside, where, local, "-j KUBE-NODEPORTS")
             return
         for address in self.plan.node_port_addresses:
-            if family(address) == self.number:
+            if family_of(address) == self.number:
                 to = f"-d {address}/{self.bits}"
                 self.add("nat", "KUBE-SERVICES", to, where, "-j KUBE-NODEPORTS")
 
@@ -301,7 +302,7 @@ class _Dump:
         device = self.plan.options.pod_interface
         if device:
             return "", f"{negation}-i {device}"
-        ranges = [text for text in self.plan.pod_ranges if family(text) == self.number]
+        ranges = [text for text in self.plan.pod_ranges if family_of(text) == self.number]
         return (f"{negation}-s {ranges[0]}", "") if ranges else ("", "")
 
     def towards(self, port: PlannedPort, target: Backend) -> str:
@@ -310,22 +311,24 @@ class _Dump:
     @property
     def recent(self) -> str:
         mask = (
-            "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff" if self.number == IPV6 else "255.255.255.255"
+            "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
+            if self.number == Family.IPV6
+            else "255.255.255.255"
         )
         return f"--mask {mask} --rsource"
 
 
-def endpoint_count(snapshot: Snapshot, number: int, proxy_name: str | None = None) -> int:
+def endpoint_count(snapshot: Snapshot, family: Family, proxy_name: str | None = None) -> int:
     """Endpoints of all service ports of a family, also those that are not ready: what makes a
     cluster large. Endpoints of nobody's do not count, nor those of another proxy's Services.
     """
     count = 0
     for service in snapshot.services:
-        if service.proxy_name != proxy_name or number not in map(family, service.cluster_ips):
+        if service.proxy_name != proxy_name or family not in map(family_of, service.cluster_ips):
             continue
         addresses: dict[tuple[str, str], set[tuple[str, int]]] = {}
         for part in snapshot.slices.get(service.key, ()):
-            if part.family == number:
+            if part.family == family:
                 for own in part.ports:
                     places = {(endpoint.address, own.port) for endpoint in part.endpoints}
                     addresses.setdefault((own.name, own.protocol), set()).update(places)

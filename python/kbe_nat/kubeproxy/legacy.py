@@ -7,9 +7,9 @@ five decimals before the kernel rounds them.
 
 from collections.abc import Iterator
 
+from kbe_nat.family import Family
 from kbe_nat.kubeproxy import probability
 from kbe_nat.kubeproxy.names import ENDPOINT, SERVICE, hashed_chain
-from kbe_nat.model import IPV6
 from kbe_nat.policy.plan import CLUSTER_IP, Backend, Plan, PlannedPort
 
 
@@ -31,7 +31,7 @@ def rules(plan: Plan, number: int, service: str | None = None) -> list[str]:
 
 def _port(port: PlannedPort) -> Iterator[str]:
     name = f"{port.namespace}/{port.service}:{port.port_name}"
-    bits = 128 if port.family == IPV6 else 32
+    bits = 128 if port.family == Family.IPV6 else 32
     service = hashed_chain(SERVICE, name + port.protocol)
     for frontend in port.frontends:
         if frontend.kind == CLUSTER_IP:

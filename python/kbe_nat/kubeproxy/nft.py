@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_network, summarize_address_range
 from typing import Final
 
+from kbe_nat.family import Family, family_of
 from kbe_nat.kubeproxy.names import nft_base, nft_endpoint_base
-from kbe_nat.model import IPV6, family
 from kbe_nat.policy.plan import CLUSTER_IP, LOAD_BALANCER, NODE_PORT, Backend, Plan, PlannedPort
 
 
@@ -21,8 +21,8 @@ def dump(plan: Plan, number: int) -> str:
 class _Dump:
     def __init__(self, plan: Plan, number: int) -> None:
         self.plan = plan
-        self.ip = "ip6" if number == IPV6 else "ip"
-        self.address_type = "ipv6_addr" if number == IPV6 else "ipv4_addr"
+        self.ip = "ip6" if number == Family.IPV6 else "ip"
+        self.address_type = "ipv6_addr" if number == Family.IPV6 else "ipv4_addr"
         self.ports = sorted(
             (port for port in plan.ports if port.family == number),
             key=lambda port: (port.name, port.protocol),
@@ -52,7 +52,7 @@ class _Dump:
         """What does not depend on Services."""
         for name, rules in FRAME.items():
             self.chains[name] = [rule.format(ip=self.ip, mark=self.mark) for rule in rules]
-        ranges = [text for text in self.plan.service_ranges if family(text) == self.number]
+        ranges = [text for text in self.plan.service_ranges if family_of(text) == self.number]
         if ranges:
             unallocated = f"{self.ip} daddr {_anonymous(ranges)} drop"
             self.chains["cluster-ips-check"].append(
@@ -64,12 +64,12 @@ class _Dump:
         for head, (about, kind) in SETS.items():
             kind = kind.format(address=self.address_type)
             self.sets[head] = ([f"type {kind}", f'comment "{about}"'], {})
-        local = f"{self.ip} daddr != {'::1' if self.number == IPV6 else '127.0.0.0/8'}"
+        local = f"{self.ip} daddr != {'::1' if self.number == Family.IPV6 else '127.0.0.0/8'}"
         ports = "meta l4proto . th dport vmap"
         check, dispatch = local, f"fib daddr type local {local}"
         if self.number not in self.plan.every_address:
             check = dispatch = f"{self.ip} daddr @nodeport-ips"
-            own = [text for text in self.plan.node_port_addresses if family(text) == self.number]
+            own = [text for text in self.plan.node_port_addresses if family_of(text) == self.number]
             about = 'comment "IPs that accept NodePort traffic"'
             self.sets["set nodeport-ips"] = ([f"type {self.address_type}", about], {})
             self.fill("set nodeport-ips", own)
@@ -90,7 +90,7 @@ class _Dump:
         device = self.plan.options.pod_interface
         if device:
             return f'iifname {negation}"{device.replace("+", "*")}"'
-        ranges = [text for text in self.plan.pod_ranges if family(text) == self.number]
+        ranges = [text for text in self.plan.pod_ranges if family_of(text) == self.number]
         return f"{self.ip} saddr {negation}{ranges[0]}" if ranges else ""
 
     def fill(self, head: str, elements: Iterable[str]) -> None:

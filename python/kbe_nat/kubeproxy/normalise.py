@@ -10,10 +10,10 @@ from enum import StrEnum
 from typing import Final
 
 from kbe_nat.errors import FileError
+from kbe_nat.family import Family
 from kbe_nat.kubeproxy.iptables_listing import is_iptables, option, read_iptables, shortened, words
 from kbe_nat.kubeproxy.nft_json import read_nft_json
 from kbe_nat.kubeproxy.nft_listing import Body, read_nft, table_lines
-from kbe_nat.model import IPV4, IPV6
 
 __all__ = ["Kind", "Listing", "Part", "normalise", "option", "read_listing", "words"]
 
@@ -31,7 +31,7 @@ class Part:
 
     name: str
     """Such as "nat", or with nft's family "ip kube-proxy"."""
-    family: int | None
+    family: Family | None
     """None when nothing in the listing tells, or the table is of no IP family."""
     lines: tuple[str, ...]
     """Normalised, without the lines that begin and end the table."""
@@ -106,5 +106,5 @@ def _is_whole(body: Body) -> bool:
     return not kinds or ("chain" in kinds and len(kinds) > 1)
 
 
-FAMILIES: Final = {"ip": IPV4, "ip6": IPV6}
+FAMILIES: Final = {"ip": Family.IPV4, "ip6": Family.IPV6}
 NEITHER: Final = "neither iptables-save's output nor nft's"

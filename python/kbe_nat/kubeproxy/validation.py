@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from kbe_nat.model import family
+from kbe_nat.family import family_of
 from kbe_nat.sources.address import parse_address, parse_range
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def check_cluster_ranges(texts: Sequence[str]) -> tuple[str, ...]:
         if not _is(parse_range, text) or text != text.strip():
             raise ValueError(f"{text!r}: {BAD_CLUSTER_RANGE}")
     ranges = tuple(parse_range(text) for text in texts)
-    if len({family(text) for text in ranges}) < len(ranges):
+    if len({family_of(text) for text in ranges}) < len(ranges):
         raise ValueError(f"{','.join(texts)!r}: {BAD_PAIR}")
     return ranges
 

@@ -5,7 +5,8 @@ the engine's tables and the rules are made of.
 from dataclasses import dataclass, field
 from typing import Final
 
-from kbe_nat.model import IPV4, IPV6, Strategy, join_address
+from kbe_nat.family import Family
+from kbe_nat.model import Strategy, join_address
 from kbe_nat.policy.options import Mode, Options
 
 
@@ -40,7 +41,7 @@ class PlannedPort:
     service: str
     port_name: str
     protocol: str
-    family: int
+    family: Family
     frontends: tuple[Frontend, ...]
     """Of several with one address and port, which an object may ask for, packets find the first."""
     cluster_backends: tuple[Backend, ...]
@@ -147,7 +148,7 @@ class Plan:
     node_port_addresses: tuple[str, ...]
     """Those that serve node ports."""
     pod_ranges: tuple[str, ...]
-    every_address: tuple[int, ...] = (IPV4, IPV6)
+    every_address: tuple[Family, ...] = (Family.IPV4, Family.IPV6)
     """Families in which every local address serves node ports, since nothing says which."""
     closed_addresses: tuple[str, ...] = ()
     """Addresses that serve no node ports, where those without endpoints are refused nevertheless.
@@ -164,17 +165,17 @@ class Plan:
     options: Options = field(default_factory=Options)
     changes: PortChanges | None = field(default=None, compare=False)
     """Against the plan that was made before this one; None where that is not known."""
-    families: tuple[int, ...] = field(init=False, compare=False)
+    families: tuple[Family, ...] = field(init=False, compare=False)
     """Those of the ports, in order; IPv4 when nothing is served."""
 
     def __post_init__(self) -> None:
-        found = tuple(sorted({policy.family for policy in self.ports})) or (IPV4,)
+        found = tuple(sorted({policy.family for policy in self.ports})) or (Family.IPV4,)
         object.__setattr__(self, "families", found)
 
     @property
     def every_loopback(self) -> bool:
         """All of 127.0.0.0/8 serves the node ports that 127.0.0.1 does."""
-        return IPV4 in self.every_address
+        return Family.IPV4 in self.every_address
 
 
 def unallocated(plan: Plan) -> tuple[str, ...]:

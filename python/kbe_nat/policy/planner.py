@@ -12,9 +12,8 @@ from itertools import chain, repeat
 from operator import attrgetter
 from typing import TypeAlias
 
+from kbe_nat.family import Family, family_of
 from kbe_nat.model import (
-    IPV4,
-    IPV6,
     Endpoint,
     EndpointSlice,
     Node,
@@ -22,7 +21,6 @@ from kbe_nat.model import (
     ServiceKey,
     ServicePort,
     Snapshot,
-    family,
     join_address,
 )
 from kbe_nat.policy.claims import Claims
@@ -127,7 +125,9 @@ class _Planner:
             addresses=self.addresses,
             node_port_addresses=open_addresses,
             every_address=tuple(
-                number for number in (IPV4, IPV6) if self.named_addresses(number) is None
+                number
+                for number in (Family.IPV4, Family.IPV6)
+                if self.named_addresses(number) is None
             ),
             closed_addresses=tuple(text for text in local if text not in open_addresses),
             serves_localhost=self.serves_localhost(),
@@ -181,10 +181,12 @@ class _Planner:
         slices = self.snapshot.slices.get(service.key, ())
         allowed = list(self.external_ips(service))
         for cluster_ip in service.cluster_ips:
-            number = family(cluster_ip)
+            number = family_of(cluster_ip)
             endpoints_of = self.endpoints(slices, number)
-            balanced = dict.fromkeys(ip for ip in service.load_balancer_ips if family(ip) == number)
-            external = [ip for ip in allowed if family(ip) == number]
+            balanced = dict.fromkeys(
+                ip for ip in service.load_balancer_ips if family_of(ip) == number
+            )
+            external = [ip for ip in allowed if family_of(ip) == number]
             if self.options.mode is Mode.NFTABLES:
                 # There source ranges are looked at ahead of everything, whatever else the address
                 # is.
@@ -339,7 +341,7 @@ class _Planner:
 
     def source_ranges(self, service: Service, number: int) -> tuple[tuple[str, ...], bool]:
         """The ranges that restrict one family, and whether they let this node in."""
-        ranges = tuple(text for text in service.source_ranges if family(text) == number)
+        ranges = tuple(text for text in service.source_ranges if family_of(text) == number)
         if any(text.endswith("/0") for text in ranges):
             return (), False
         primary = self.primary(number)
@@ -350,13 +352,13 @@ class _Planner:
         """The first of each family: kube-proxy's rules know no more."""
         options = self.options
         ranges = self.node.pod_ranges if options.uses_node_ranges else options.cluster_ranges
-        return tuple({family(text): text for text in reversed(ranges)}.values())[::-1]
+        return tuple({family_of(text): text for text in reversed(ranges)}.values())[::-1]
 
     def node_port_addresses(self) -> Iterator[str]:
         """A family for which nothing is given falls back to all of its addresses, as kube-proxy
         does.
         """
-        for number in (IPV4, IPV6):
+        for number in (Family.IPV4, Family.IPV6):
             named = self.named_addresses(number)
             yield from self.local_addresses(number) if named is None else named
 
@@ -371,16 +373,16 @@ class _Planner:
             return (
                 [own for own in self.local_addresses(number) if own == primary] if primary else None
             )
-        ranges = [text for text in given if family(text) == number]
+        ranges = [text for text in given if family_of(text) == number]
         if not ranges or any(text.endswith("/0") for text in ranges):
             return None
         local = self.local_addresses(number)
         return [address for address in local if any(_contains(text, address) for text in ranges)]
 
     def local_addresses(self, number: int) -> list[str]:
-        addresses = [address for address in self.addresses if family(address) == number]
+        addresses = [address for address in self.addresses if family_of(address) == number]
         is_iptables = self.options.mode is Mode.IPTABLES
-        if number == IPV4 and is_iptables and self.options.localhost_node_ports:
+        if number == Family.IPV4 and is_iptables and self.options.localhost_node_ports:
             addresses.append(LOOPBACK)
         return addresses
 
@@ -391,9 +393,9 @@ class _Planner:
         ranges = [
             text
             for text in self.options.node_port_addresses
-            if text != PRIMARY and family(text) == IPV4
+            if text != PRIMARY and family_of(text) == Family.IPV4
         ]
-        return self.named_addresses(IPV4) is None or any(
+        return self.named_addresses(Family.IPV4) is None or any(
             ip_network(text).is_loopback or _contains(text, "127.0.0.0") for text in ranges
         )
 
@@ -403,7 +405,7 @@ class _Planner:
         """
         known = (self.options.primary_address, *(self.node.addresses or self.addresses))
         primary = next(
-            (address for address in known if address and family(address) == number), None
+            (address for address in known if address and family_of(address) == number), None
         )
         return None if primary is None or ip_address(primary).is_loopback else primary
 
@@ -413,7 +415,7 @@ class _Planner:
         """
         if not (service.cluster_ips and has_health_check(service)):
             return None
-        number = family(service.cluster_ips[0])
+        number = family_of(service.cluster_ips[0])
         endpoints_of = self.endpoints(slices, number)
         names = {(own.name, own.protocol) for part in slices for own in part.ports}
         ready = {

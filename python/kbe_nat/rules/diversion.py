@@ -5,7 +5,7 @@ rules.
 from collections.abc import Iterator
 from typing import Final
 
-from kbe_nat.model import IPV6
+from kbe_nat.family import Family
 from kbe_nat.policy.plan import Plan
 from kbe_nat.rules.frontends import Frontends, Reached
 from kbe_nat.rules.rule import PREFIX, TAG, Jump, Marks, Rule, RuleSet
@@ -22,7 +22,7 @@ class DiversionRules:
         self._queues = queues
         self._marks = marks
         self._frontends = Frontends()
-        self._made: dict[int, tuple[Reached, bool, RuleSet]] = {}
+        self._made: dict[Family, tuple[Reached, bool, RuleSet]] = {}
         """By family, with what they were made of."""
 
     def rule_sets(self, plan: Plan) -> tuple[RuleSet, ...]:
@@ -44,7 +44,7 @@ class DiversionRules:
         self._made = made
         return tuple(own for _, _, own in made.values())
 
-    def _rule_set(self, number: int, reached: Reached, *, resets_tcp: bool) -> RuleSet:
+    def _rule_set(self, number: Family, reached: Reached, *, resets_tcp: bool) -> RuleSet:
         endpoints = reached.frontends
         sets = {
             f"{TAG}-frontends-{number}": tuple(
@@ -80,9 +80,9 @@ def _queue(queues: tuple[int, int]) -> str:
 
 
 def _diverted(
-    number: int, divert: str, marks: Marks, *, has_refused: bool
+    number: Family, divert: str, marks: Marks, *, has_refused: bool
 ) -> Iterator[tuple[str, str, str]]:
-    icmp = "ipv6-icmp" if number == IPV6 else "icmp"
+    icmp = "ipv6-icmp" if number == Family.IPV6 else "icmp"
     flow = _bit(marks.flow)
     for hook in ("PREROUTING", "OUTPUT"):
         # Somebody serves it beside us (NodeLocal DNSCache).
@@ -113,9 +113,11 @@ def _diverted(
         yield "mangle", hook, f"-m connmark --mark {flow} -m conntrack --ctdir REPLY {divert}"
 
 
-def _carried_out(number: int, marks: Marks, *, resets_tcp: bool) -> Iterator[tuple[str, str, str]]:
+def _carried_out(
+    number: Family, marks: Marks, *, resets_tcp: bool
+) -> Iterator[tuple[str, str, str]]:
     """What the kernel does by marks."""
-    unreachable = "icmp6-port-unreachable" if number == IPV6 else "icmp-port-unreachable"
+    unreachable = "icmp6-port-unreachable" if number == Family.IPV6 else "icmp-port-unreachable"
     refused, masquerade = _bit(marks.refused), _bit(marks.masquerade)
     for hook in ("INPUT", "FORWARD", "OUTPUT"):
         if resets_tcp:
@@ -125,7 +127,7 @@ def _carried_out(number: int, marks: Marks, *, resets_tcp: bool) -> Iterator[tup
                 f"-p tcp -m mark --mark {refused} -j REJECT --reject-with tcp-reset",
             )
         yield "filter", hook, f"-m mark --mark {refused} -j REJECT --reject-with {unreachable}"
-    if number == IPV6:
+    if number == Family.IPV6:
         # A pod that the node tells of a nearer way to a backend would send there what is meant for
         # a virtual IP. IPv6 has no setting against it, and the kernel does not say which flow a
         # redirect is about.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import TypeAlias
 
-from kbe_nat.model import family
+from kbe_nat.family import Family, family_of
 from kbe_nat.policy.options import unknown_port
 from kbe_nat.policy.plan import CLUSTER_IP, Frontend, Plan, PlannedPort, unallocated
 from kbe_nat.remembered import Remembered
@@ -31,9 +31,9 @@ class Frontends:
     def __init__(self) -> None:
         self._plan = Plan((), (), (), ())
         self._places = Remembered(self._looked_at)
-        self._reached: dict[int, Reached] = {}
+        self._reached: dict[Family, Reached] = {}
 
-    def reached(self, plan: Plan) -> dict[int, Reached]:
+    def reached(self, plan: Plan) -> dict[Family, Reached]:
         """By family in use; the same object as for the last plan when nothing has changed. Cost:
         linear in the frontends of ports that have changed, and in those of all when any frontend
         has.
@@ -52,9 +52,9 @@ class Frontends:
         places = frozenset(place for place, *_ in frontend_keys(self._plan, policy))
         return _Places(policy.family, places, policy.addresses(CLUSTER_IP))
 
-    def _whole(self, number: int, places: list["_Places"]) -> Reached:
+    def _whole(self, number: Family, places: list["_Places"]) -> Reached:
         own = [one for one in places if one.family == number]
-        ranges = tuple(text for text in unallocated(self._plan) if family(text) == number)
+        ranges = tuple(text for text in unallocated(self._plan) if family_of(text) == number)
         addresses: set[str] = set()
         if ranges or unknown_port(self._plan.options) != "pass":
             networks = [ip_network(text) for text in ranges]
@@ -73,11 +73,11 @@ def frontend_keys(plan: Plan, policy: PlannedPort) -> Iterator[tuple[FrontendKey
     for own in policy.places:
         addresses = (own.address,) if own.address else plan.node_port_addresses
         for address in addresses:
-            if family(address) == policy.family:
+            if family_of(address) == policy.family:
                 yield (address, policy.protocol, own.port), own, False
         if not own.address and policy.refuses_somebody:
             for address in plan.closed_addresses:
-                if family(address) == policy.family:
+                if family_of(address) == policy.family:
                     yield (address, policy.protocol, own.port), own, True
 
 
@@ -85,7 +85,7 @@ def frontend_keys(plan: Plan, policy: PlannedPort) -> Iterator[tuple[FrontendKey
 class _Places:
     """Where a service port is reached."""
 
-    family: int
+    family: Family
     frontends: frozenset[FrontendKey]
     cluster_ips: tuple[str, ...]
 

@@ -13,7 +13,7 @@ from itertools import groupby, pairwise, permutations
 from typing import Final
 
 from kbe_nat.errors import RulesError
-from kbe_nat.model import IPV4, IPV6
+from kbe_nat.family import Family
 from kbe_nat.rules.commands import Runner
 from kbe_nat.rules.rule import LAST, PREFIX, SET_TYPES, TAG, RuleSet, as_listed, changed
 
@@ -109,7 +109,7 @@ class Iptables:
             raise RulesError("iptables: somebody has changed our rules while they were installed")
         return lines
 
-    def _restore(self, number: int, lines: Iterable[str]) -> None:
+    def _restore(self, number: Family, lines: Iterable[str]) -> None:
         text = _text(lines)
         if text:
             self._runner.run(RESTORE[number], text)
@@ -120,13 +120,13 @@ class Iptables:
         if own:
             self._runner.run(IPSET, _text(f"destroy {name}" for name in own))
 
-    def _saved(self) -> dict[int, str]:
+    def _saved(self) -> dict[Family, str]:
         return {number: self._runner.run(save) for number, save in SAVE.items()}
 
 
 def _set_lines(rules: RuleSet) -> Iterator[str]:
     """Each set is filled beside and swapped in, so it is never half full."""
-    inet = "inet6" if rules.family == IPV6 else "inet"
+    inet = "inet6" if rules.family == Family.IPV6 else "inet"
     for name, elements in rules.sets.items():
         kind = f"{SET_TYPES[name.split('-')[2]]} family {inet} maxelem {max(len(elements), MIN_ELEMENTS)}"
         beside = f"{name}-next"
@@ -183,7 +183,7 @@ def _jumps(saved: str) -> Iterator[tuple[str, list[str]]]:
         yield table, [line for line in own if line.startswith("-A ") and _is_jump(line, chains)]
 
 
-def _own_lines(saved: Mapping[int, str]) -> list[str]:
+def _own_lines(saved: Mapping[Family, str]) -> list[str]:
     return [
         f"IPv{number} {table}: {line}"
         for number, text in saved.items()
@@ -248,9 +248,12 @@ def _text(lines: Iterable[str]) -> str:
 
 
 IPSET: Final = ("ipset", "restore")
-RESTORE: Final[dict[int, Sequence[str]]] = {
-    IPV4: ("iptables-restore", "--noflush", "-w"),
-    IPV6: ("ip6tables-restore", "--noflush", "-w"),
+RESTORE: Final[dict[Family, Sequence[str]]] = {
+    Family.IPV4: ("iptables-restore", "--noflush", "-w"),
+    Family.IPV6: ("ip6tables-restore", "--noflush", "-w"),
 }
-SAVE: Final[dict[int, Sequence[str]]] = {IPV4: ("iptables-save",), IPV6: ("ip6tables-save",)}
+SAVE: Final[dict[Family, Sequence[str]]] = {
+    Family.IPV4: ("iptables-save",),
+    Family.IPV6: ("ip6tables-save",),
+}
 MIN_ELEMENTS: Final = 1 << 20

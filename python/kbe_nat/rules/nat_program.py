@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 
 from kbe_nat._native import NftTables
 from kbe_nat.errors import RulesError
-from kbe_nat.model import IPV4
+from kbe_nat.family import Family
 from kbe_nat.rules.backend_ids import Address
 from kbe_nat.rules.commands import Runner
 from kbe_nat.rules.frontends import FrontendKey
@@ -50,7 +50,7 @@ FINGERPRINTS: Final = 1 << 64
 class TranslationChange:
     """What is to be different, for one family."""
 
-    family: int
+    family: Family
     added: Mapping[Address, int] = field(default_factory=dict)
     """Backends that come, with their numbers."""
     removed: Mapping[Address, int] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class Translations:
         self._marks = marks
         self._queues = queues
         self._table = TranslationTable(marks, queues)
-        self._installed: dict[int, _Installed] = {}
+        self._installed: dict[Family, _Installed] = {}
         """By family."""
         self._generation: int | None = None
         """Of the kernel's tables when ours were last as they should be; None: that is to be looked
@@ -85,7 +85,7 @@ class Translations:
         """
 
     @property
-    def shapes(self) -> dict[int, object]:
+    def shapes(self) -> dict[Family, object]:
         """What is installed by family, as of `Translation.shape`."""
         return {number: own.shape for number, own in self._installed.items()}
 
@@ -141,7 +141,7 @@ class Translations:
         """
         removed: list[_Records] = []
         added: list[_Records] = []
-        contents: dict[int, dict[str, int]] = {}
+        contents: dict[Family, dict[str, int]] = {}
         own = list(changes)
         for change in own:
             installed = self._installed[change.family]
@@ -194,9 +194,10 @@ class Translations:
                 self._tables.commit(deleted=forsaken)
         name = f"{PROBE_PREFIX}{os.getpid()}"
         self._runner.run(
-            ("nft", "-f", "-"), _text(self._table.lines(Translation(IPV4), name, asleep=True))
+            ("nft", "-f", "-"),
+            _text(self._table.lines(Translation(Family.IPV4), name, asleep=True)),
         )
-        table = (PROTOCOLS[IPV4], name)
+        table = (PROTOCOLS[Family.IPV4], name)
         try:
             self._commit_rules([table])
         finally:
@@ -274,7 +275,7 @@ class Translations:
         is_alone = before == self._generation and self._tables.generation() == before + 1
         self._generation = before + 1 if is_alone else None
 
-    def _present(self) -> list[tuple[int, str, bool]]:
+    def _present(self) -> list[tuple[Family, str, bool]]:
         """Family and name of every table of ours, and whether it sleeps."""
         return [
             (number, name, is_dormant)
@@ -285,7 +286,7 @@ class Translations:
 
     def _forsaken(self) -> list[_Table]:
         """Tables of probes whose processes are no more."""
-        protocol = PROTOCOLS[IPV4]
+        protocol = PROTOCOLS[Family.IPV4]
         names = [name for name, _ in self._tables.names(protocol) if name.startswith(PROBE_PREFIX)]
         return [
             (protocol, name) for name in names if not _is_running(name.removeprefix(PROBE_PREFIX))
@@ -303,7 +304,7 @@ class Translations:
             if self._tables.fingerprint(protocol, own.name, name) != sum_of % FINGERPRINTS:
                 yield f"elements of {name}"
 
-    def _fingerprint(self, family: int, name: str, elements: Elements) -> int:
+    def _fingerprint(self, family: Family, name: str, elements: Elements) -> int:
         return NftTables.fingerprint_of(*records(family, name, elements, self._marks)[1:])
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import Final, TypeAlias
 
-from kbe_nat.model import IPV4, IPV6
+from kbe_nat.family import Family
 from kbe_nat.packet import NUMBERS
 from kbe_nat.rules.backend_ids import Address
 from kbe_nat.rules.frontends import FrontendKey
@@ -25,7 +25,7 @@ Elements: TypeAlias = Mapping[Key, Address | None]
 class Translation:
     """What the kernel translates to, for one family."""
 
-    family: int
+    family: Family
     backends: Mapping[Address, int] = field(default_factory=dict)
     """Their numbers."""
     standby: Standby = field(default_factory=Standby)
@@ -112,7 +112,7 @@ class TranslationTable:
         is_decided = f"meta mark & {flow} != 0"
         is_undecided = f"meta mark & {marks.flow | marks.refused:#x} == 0"
         decision = (marks.flow | marks.index) ^ 0xFFFFFFFF
-        icmp = "icmpv6" if own.family == IPV6 else "icmp"
+        icmp = "icmpv6" if own.family == Family.IPV6 else "icmp"
         lines = [
             *(f"{PORTED} {_frontend(ip)} @{kind} goto {kind}" for kind in SERVED),
             *(f"{ip} daddr {what} goto decided" for what in _others(own)),
@@ -141,7 +141,7 @@ class TranslationTable:
             "preserved": ("jump decided", f"{is_undecided} goto by-itself"),
             "unserved": ("jump decided", f"{is_undecided} goto refused"),
             **hooks,
-            **(NO_REDIRECTS if own.family == IPV6 else {}),
+            **(NO_REDIRECTS if own.family == Family.IPV6 else {}),
             "postrouting": (
                 "type nat hook postrouting priority srcnat; policy accept;",
                 f"meta mark & {marks.masquerade:#x} != 0 masquerade fully-random",
@@ -188,13 +188,13 @@ def served(standby: Standby, frontends: Iterable[FrontendKey]) -> dict[str, Elem
 
 
 def records(
-    family: int, name: str, elements: Elements, marks: Marks
+    family: Family, name: str, elements: Elements, marks: Marks
 ) -> tuple[str, int, int, bytes]:
     """Name, lengths of keys and values, and elements as the kernel lays them out: registers of four
     bytes.
     """
     protocol, step = PROTOCOLS[family], marks.index & -marks.index
-    length = 16 if family == IPV6 else 4
+    length = 16 if family == Family.IPV6 else 4
     frontend, target, mark = (
         struct.Struct(layout) for layout in (f"!{length}sB3xH2x", f"!{length}sH2x", "=I")
     )
@@ -233,10 +233,10 @@ def _others(own: Translation) -> Iterator[str]:
     yield "@addresses"
 
 
-PROTOCOLS: Final = {IPV4: int(AF_INET), IPV6: int(AF_INET6)}
+PROTOCOLS: Final = {Family.IPV4: int(AF_INET), Family.IPV6: int(AF_INET6)}
 """The kernel's numbers of families."""
-FAMILIES: Final = {IPV4: "ip", IPV6: "ip6"}
-ADDRESSES: Final = {IPV4: "ipv4_addr", IPV6: "ipv6_addr"}
+FAMILIES: Final = {Family.IPV4: "ip", Family.IPV6: "ip6"}
+ADDRESSES: Final = {Family.IPV4: "ipv4_addr", Family.IPV6: "ipv6_addr"}
 PORTED: Final = "meta l4proto { tcp, udp, sctp }"
 NO_REDIRECTS: Final = {
     # See `diversion`: none may lead a pod around the node.

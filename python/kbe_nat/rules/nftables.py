@@ -12,7 +12,7 @@ from itertools import permutations
 from typing import Final
 
 from kbe_nat.errors import RulesError
-from kbe_nat.model import IPV4, IPV6
+from kbe_nat.family import Family
 from kbe_nat.rules.commands import Runner
 from kbe_nat.rules.rule import LAST, TAG, Rule, RuleSet, as_listed, changed
 
@@ -23,7 +23,7 @@ class Nftables:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._installed: tuple[RuleSet, ...] = ()
-        self._listed: dict[int, str] = {}
+        self._listed: dict[Family, str] = {}
         """How nft lists the tables of `_installed`, without their elements."""
         self._elements: dict[str, frozenset[str]] = {}
         """What nft is to say of each set."""
@@ -81,7 +81,7 @@ class Nftables:
         lines = [line for own in rules for line in _table_lines(own)]
         return "".join(f"{line}\n" for line in ("# nft -f -", *lines))
 
-    def _learned(self, wanted: Iterable[RuleSet]) -> dict[int, str]:
+    def _learned(self, wanted: Iterable[RuleSet]) -> dict[Family, str]:
         """How nft lists the tables that were just installed, by family."""
         listed = {own.family: _without_elements(self._list(own.family)) for own in wanted}
         if any(listed[own.family].count(f'comment "{TAG}"') != len(own.rules) for own in wanted):
@@ -93,15 +93,15 @@ class Nftables:
         if text:
             self._runner.run(("nft", "-f", "-"), text)
 
-    def _families(self) -> list[int]:
+    def _families(self) -> list[Family]:
         """Those in which there is a table of ours."""
         tables = self._runner.run(("nft", "list", "tables")).splitlines()
         return [number for number, name in FAMILIES.items() if f"table {name} {TAG}" in tables]
 
-    def _list(self, number: int) -> str:
+    def _list(self, number: Family) -> str:
         return self._runner.run(("nft", "list", "table", FAMILIES[number], TAG))
 
-    def _differing(self, number: int, listed: str) -> Iterator[str]:
+    def _differing(self, number: Family, listed: str) -> Iterator[str]:
         """What of a table, as it is listed now, is not as it should be."""
         before, now = self._listed[number].splitlines(), _without_elements(listed).splitlines()
         gone, come = (Counter(one) - Counter(other) for one, other in permutations((before, now)))
@@ -119,7 +119,7 @@ class Nftables:
                 yield f"elements of {kind}"
 
 
-def _absent(families: Iterable[int]) -> Iterator[str]:
+def _absent(families: Iterable[Family]) -> Iterator[str]:
     return (f"delete table {FAMILIES[number]} {TAG}" for number in families)
 
 
@@ -149,7 +149,7 @@ def _table_lines(rules: RuleSet) -> Iterator[str]:
 def _delta_lines(elements: Mapping[str, tuple[set[str], set[str]]]) -> Iterator[str]:
     for set_name, (added, removed) in elements.items():
         _, _, kind, number = set_name.split("-")
-        place = f"{FAMILIES[int(number)]} {TAG} {kind}"
+        place = f"{FAMILIES[Family(int(number))]} {TAG} {kind}"
         for verb, own in (("add", added), ("delete", removed)):
             if own:
                 yield f"{verb} element {place} {{ {', '.join(map(_element, sorted(own)))} }}"
@@ -233,8 +233,8 @@ def _target(words: list[str]) -> str:
     raise RulesError(f"{' '.join(words)} of a rule of ours is not known in nft")
 
 
-FAMILIES: Final = {IPV4: "ip", IPV6: "ip6"}
-ADDRESSES: Final = {IPV4: "ipv4_addr", IPV6: "ipv6_addr"}
+FAMILIES: Final = {Family.IPV4: "ip", Family.IPV6: "ip6"}
+ADDRESSES: Final = {Family.IPV4: "ipv4_addr", Family.IPV6: "ipv6_addr"}
 NEGATIONS: Final = {
     "-i": 'iifname != "{}"',
     "--dst-type": "fib daddr type != {}",

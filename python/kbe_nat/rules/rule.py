@@ -13,6 +13,8 @@ from enum import StrEnum
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Final
 
+from kbe_nat.family import Family
+
 PREFIX: Final = "KBE-NAT-"
 """Every chain of ours begins so."""
 TAG: Final = "kbe-nat"
@@ -75,7 +77,7 @@ class Jump:
 class RuleSet:
     """Everything that is installed for one family."""
 
-    family: int
+    family: Family
     jumps: tuple[Jump, ...]
     rules: tuple[Rule, ...]
     sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -9,6 +9,7 @@ from itertools import chain
 from typing import NamedTuple
 from zlib import crc32
 
+from kbe_nat.family import Family
 from kbe_nat.policy.plan import CLUSTER_IP, LOAD_BALANCER, Backend, Frontend, Plan, PlannedPort
 from kbe_nat.remembered import Findings, Remembered
 from kbe_nat.rules.frontends import FrontendKey, frontend_keys
@@ -53,9 +54,9 @@ class StandbyChoice:
         self._on_death = on_death
         self._plan = Plan((), (), (), ())
         self._decisions = Remembered(self._decided)
-        self.standby: dict[int, Standby] = {}
+        self.standby: dict[Family, Standby] = {}
         """As chosen last."""
-        self.changes: dict[int, StandbyChange] = {}
+        self.changes: dict[Family, StandbyChange] = {}
         """What the last choice has changed, where that is known."""
 
     def follow(self, new: Plan) -> None:
@@ -78,7 +79,7 @@ class StandbyChoice:
         self._decisions.keep(findings)
 
     def _followed(
-        self, number: int, findings: Findings[list["_Decision"]], is_same: bool
+        self, number: Family, findings: Findings[list["_Decision"]], is_same: bool
     ) -> Standby:
         before = self.standby.get(number, Standby())
         left, arrived = (_of(number, own) for own in (findings.left, findings.arrived))
@@ -139,14 +140,14 @@ class StandbyChange:
 class _Decision(NamedTuple):
     """About a frontend of a service port."""
 
-    family: int
+    family: Family
     frontend: FrontendKey
     target: Backend | None
     is_preserved: bool
     """Its clients keep their source."""
 
 
-def _of(number: int, decisions: Iterable[list[_Decision]]) -> list[_Decision]:
+def _of(number: Family, decisions: Iterable[list[_Decision]]) -> list[_Decision]:
     return [one for own in decisions for one in own if one.family == number]
 
 

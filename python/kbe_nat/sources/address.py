@@ -9,7 +9,7 @@ import re
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
-from kbe_nat.model import IPV4, family
+from kbe_nat.family import Family, family_of
 
 
 def parse_address(text: str) -> str:
@@ -92,7 +92,7 @@ def split_address(text: str) -> tuple[str, int | None]:
     if match is None:
         return parse_address(text), None
     address = parse_address(match[1])
-    if text.startswith("[") and family(address) == IPV4 and ":" not in match[1]:
+    if text.startswith("[") and family_of(address) == Family.IPV4 and ":" not in match[1]:
         raise ValueError(f"{text!r}: only an IPv6 address stands in brackets")
     if match[2] is None:
         return address, None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
 from kbe_nat.errors import ObjectError
+from kbe_nat.family import Family, family_of
 from kbe_nat.model import (
     Endpoint,
     EndpointSlice,
@@ -16,7 +17,6 @@ from kbe_nat.model import (
     SlicePort,
     Snapshot,
     Strategy,
-    family,
 )
 from kbe_nat.sources.address import endpoint_refusal, frontend_refusal, parse_address, parse_range
 from kbe_nat.sources.objects import (
@@ -150,7 +150,7 @@ class _Assembly:
                 refusal = endpoint_refusal(address)
             except ValueError as error:
                 refusal = str(error)
-            if not refusal and by_family.setdefault(family(address), address) != address:
+            if not refusal and by_family.setdefault(family_of(address), address) != address:
                 refusal = f"{text} is the second address of its family"
             if refusal:
                 wrong[path] = refusal
@@ -245,7 +245,7 @@ class _Assembly:
             self.note(one, f"metadata.labels[{SERVICE_NAME_LABEL}]", "left out: it says no Service")
             return None
         own = self.weight(one, value.metadata.annotations.get(WEIGHT_ANNOTATION))
-        wanted = 6 if value.address_type == "IPv6" else 4
+        wanted = Family.IPV6 if value.address_type == "IPv6" else Family.IPV4
         endpoints = []
         for i, endpoint in enumerate(value.endpoints):
             # Only the first address counts; the API gives more no meaning.
@@ -253,7 +253,7 @@ class _Assembly:
             try:
                 address = parse_address(address)
                 refusal = endpoint_refusal(address)
-                if family(address) != wanted:
+                if family_of(address) != wanted:
                     refusal = f"{address} is no {value.address_type} address"
             except ValueError as error:
                 refusal = str(error)
@@ -305,8 +305,11 @@ class _Assembly:
         # External ones are often translated before they come to the node, which then does not have
         # them: they count in a family that has no other.
         internal, external = by_kind["InternalIP"], by_kind["ExternalIP"]
-        known = set(map(family, internal))
-        addresses = (*internal, *(address for address in external if family(address) not in known))
+        known = set(map(family_of, internal))
+        addresses = (
+            *internal,
+            *(address for address in external if family_of(address) not in known),
+        )
         ranges: dict[str, None] = {}
         for i, text in enumerate(value.spec.pod_cidrs or [value.spec.pod_cidr]):
             try:

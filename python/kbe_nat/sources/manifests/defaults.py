@@ -13,7 +13,7 @@ from typing import Final
 
 from msgspec import structs
 
-from kbe_nat.model import IPV4, IPV6, family
+from kbe_nat.family import Family, family_of
 from kbe_nat.sources.address import parse_address, parse_range
 from kbe_nat.sources.manifests.labels import LabelledPods
 from kbe_nat.sources.objects import (
@@ -96,17 +96,19 @@ def _with_cluster_ips(found: list[Found], notes: list[str]) -> list[Found]:
     for one in found:
         if isinstance(one.value, ServiceCIDRObject):
             for text in _parsed_ranges(one.value.spec.cidrs):
-                ranges.setdefault(family(text), text)
+                ranges.setdefault(family_of(text), text)
         elif isinstance(one.value, ServiceObject):
             taken |= _parsed_addresses([one.value.spec.cluster_ip, *one.value.spec.cluster_ips])
     if not ranges:
-        ranges[IPV4] = SERVICE_RANGE
+        ranges[Family.IPV4] = SERVICE_RANGE
     completed = []
     for one in found:
         value = one.value
         if isinstance(value, ServiceObject) and _needs_address(value):
             default = [next(iter(ranges))]
-            wanted = [IPV6 if name == "IPv6" else IPV4 for name in value.spec.families] or default
+            wanted = [
+                Family.IPV6 if name == "IPv6" else Family.IPV4 for name in value.spec.families
+            ] or default
             addresses = [
                 _allocate(one.name, ranges[number], taken) for number in wanted if number in ranges
             ]

@@ -8,7 +8,7 @@ enough.
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, TypeAlias
 
-from kbe_nat.model import family
+from kbe_nat.family import family_of
 from kbe_nat.sources.address import parse_address
 from kbe_nat.sources.manifests.labels import LabelledPods
 from kbe_nat.sources.objects import (
@@ -100,7 +100,7 @@ def _addresses(pod: PodObject) -> dict[int, str]:
             address = parse_address(text)
         except ValueError:
             continue
-        addresses.setdefault(family(address), address)
+        addresses.setdefault(family_of(address), address)
     return addresses
 
 
