@@ -23,7 +23,7 @@ class Script:
     def receive(self) -> Batch | None:
         return self.batches.pop(0) if self.batches else None
 
-    def verdict(self, batch: Batch, verdicts: bytes, released: object) -> None:
+    def set_verdicts(self, batch: Batch, verdicts: bytes, released: object) -> None:
         self.verdicts.append(tuple(ACTIONS[record[0]] for record in VERDICT.iter_unpack(verdicts)))
 
 

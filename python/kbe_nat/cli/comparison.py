@@ -57,7 +57,7 @@ class Comparison:
         self._original = bytes(batch.packets) if batch else b""
         return batch
 
-    def verdict(
+    def set_verdicts(
         self, batch: Batch, verdicts: bytes, released: list[tuple[int, str, bytes | None]]
     ) -> None:
         """See `PacketQueue`."""
@@ -78,7 +78,7 @@ class Comparison:
         ):
             if (flags | other_flags) & NEW or action in REFUSING or other_action in REFUSING:
                 self._compare(number, batch, packets, verdicts, others)
-        self.queue.verdict(batch, verdicts, released)
+        self.queue.set_verdicts(batch, verdicts, released)
 
     def summary(self) -> dict[str, Any]:
         """Everything that was found, for JSON."""

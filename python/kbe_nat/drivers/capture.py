@@ -146,7 +146,7 @@ class CaptureQueue:
         self._now = max(self._now, times[0]) if times else self._now
         return Batch(self._now, frames.take(), offsets, is_captured=True)
 
-    def verdict(
+    def set_verdicts(
         self, batch: Batch, verdicts: bytes, released: list[tuple[int, str, bytes | None]]
     ) -> None:
         """See `PacketQueue`. `batch` is the one that was received last."""

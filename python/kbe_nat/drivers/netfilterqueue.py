@@ -97,7 +97,7 @@ class NetfilterQueue:
             self._current.append(packet)
         return batch
 
-    def verdict(
+    def set_verdicts(
         self, batch: Batch, verdicts: bytes, released: list[tuple[int, str, bytes | None]]
     ) -> None:
         """See `PacketQueue`."""

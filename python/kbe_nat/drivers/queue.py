@@ -57,7 +57,7 @@ class PacketQueue(Protocol):
         """
         ...
 
-    def verdict(
+    def set_verdicts(
         self, batch: Batch, verdicts: bytes, released: list[tuple[int, str, bytes | None]]
     ) -> None:
         """Send on, refuse or drop the packets of `batch`, which hold their translated bytes.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::{Action, ChecksumState, Meta, Packet, Released, Verdict};
-use kbe_nat_netlink::{Judgement, Message, Options, Queue, QueueError, Verdict as Sent, monotonic};
+use kbe_nat_netlink::{Message, NfVerdict, Options, Queue, QueueError, VerdictMessage, monotonic};
 
 use crate::{Numbers, PacketQueue};
 
@@ -123,7 +123,11 @@ impl PacketQueue for KernelQueue {
         self.held.contains_key(&ticket)
     }
 
-    fn judge(&mut self, verdicts: &[Verdict], released: Vec<Released>) -> Result<(), QueueError> {
+    fn set_verdicts(
+        &mut self,
+        verdicts: &[Verdict],
+        released: Vec<Released>,
+    ) -> Result<(), QueueError> {
         let (marks, rewrite, held) = (self.marks, &self.rewrite, &mut self.held);
         let given = self.queue.packets().filter(|(message, _)| !is_lost(message, rewrite));
         for (verdict, (message, _)) in verdicts.iter().zip(given) {
@@ -131,27 +135,27 @@ impl PacketQueue for KernelQueue {
                 held.insert(verdict.ticket, message.id);
             }
         }
-        let late: Vec<Sent<'_>> = released
+        let late: Vec<VerdictMessage<'_>> = released
             .iter()
             .filter_map(|own| {
                 // The kernel masquerades by flow: fragments that follow need no mark but ours.
                 held.remove(&own.ticket)
-                    .map(|id| sent(&own.verdict, marks, rewrite, id, 0, &own.packet))
+                    .map(|id| verdict_message(&own.verdict, marks, rewrite, id, 0, &own.packet))
             })
             .collect();
         let mut verdicts = verdicts.iter();
-        self.queue.judge(
+        self.queue.set_verdicts(
             |message, payload| {
                 if is_lost(message, rewrite) {
-                    return Some(Sent {
+                    return Some(VerdictMessage {
                         id: message.id,
-                        judgement: Judgement::Drop,
+                        verdict: NfVerdict::Drop,
                         mark: None,
                         payload: None,
                     });
                 }
                 let verdict = verdicts.next().filter(|verdict| verdict.action != Action::Hold)?;
-                Some(sent(verdict, marks, rewrite, message.id, message.mark, payload))
+                Some(verdict_message(verdict, marks, rewrite, message.id, message.mark, payload))
             },
             &late,
         )
@@ -189,22 +193,22 @@ fn shorten(bytes: &mut [u8]) {
 }
 
 /// A verdict as the kernel understands it.
-fn sent<'a>(
+fn verdict_message<'a>(
     verdict: &Verdict,
     marks: Marks,
     rewrite: &Rewrite,
     id: u32,
     mark: u32,
     payload: &'a [u8],
-) -> Sent<'a> {
-    let accepted = Sent { id, judgement: Judgement::Accept, mark: None, payload: None };
+) -> VerdictMessage<'a> {
+    let accepted = VerdictMessage { id, verdict: NfVerdict::Accept, mark: None, payload: None };
     match (verdict.action, rewrite) {
         (Action::Accept, Rewrite::Payload) => accepted,
         // Decided, and to nobody: the kernel is not to choose by itself.
         (Action::Accept, Rewrite::Mark(numbers)) => {
-            Sent { mark: Some(numbers.cleared(mark) | marks.flow), ..accepted }
+            VerdictMessage { mark: Some(numbers.cleared(mark) | marks.flow), ..accepted }
         }
-        (Action::Translate, Rewrite::Payload) => Sent {
+        (Action::Translate, Rewrite::Payload) => VerdictMessage {
             mark: Some(mark | marks.flow | masquerade(verdict, marks)),
             payload: Some(payload),
             ..accepted
@@ -212,16 +216,16 @@ fn sent<'a>(
         (Action::Translate, Rewrite::Mark(numbers)) => match numbers.mark_of(payload) {
             Some(number) => {
                 let mark = numbers.cleared(mark) | number | marks.flow | masquerade(verdict, marks);
-                Sent { mark: Some(mark), ..accepted }
+                VerdictMessage { mark: Some(mark), ..accepted }
             }
             // Undecided: the standby serves it, and the engine hears by whom.
-            None => Sent {
+            None => VerdictMessage {
                 mark: Some(numbers.cleared(mark) & !(marks.flow | marks.refused)),
                 ..accepted
             },
         },
-        (Action::Reject, _) => Sent { mark: Some(mark | marks.refused), ..accepted },
-        (Action::Drop | Action::Hold, _) => Sent { judgement: Judgement::Drop, ..accepted },
+        (Action::Reject, _) => VerdictMessage { mark: Some(mark | marks.refused), ..accepted },
+        (Action::Drop | Action::Hold, _) => VerdictMessage { verdict: NfVerdict::Drop, ..accepted },
     }
 }
 

@@ -59,7 +59,11 @@ pub trait PacketQueue {
     ///
     /// # Errors
     /// The driver's own.
-    fn judge(&mut self, verdicts: &[Verdict], released: Vec<Released>) -> Result<(), Self::Error>;
+    fn set_verdicts(
+        &mut self,
+        verdicts: &[Verdict],
+        released: Vec<Released>,
+    ) -> Result<(), Self::Error>;
 }
 
 /// A loop, from outside.
@@ -119,7 +123,7 @@ impl Loop {
         engine.expire(now, EXPIRY_BUDGET);
         let released = engine.released(|ticket| queue.holds(ticket));
         drop(engine);
-        queue.judge(verdicts, released)?;
+        queue.set_verdicts(verdicts, released)?;
         self.packets.fetch_add(count, Ordering::Relaxed);
         self.batches.fetch_add(u64::from(count > 0), Ordering::Relaxed);
         self.panics.fetch_add(u64::from(!is_sound), Ordering::Relaxed);
@@ -203,7 +207,7 @@ mod tests {
             true
         }
 
-        fn judge(&mut self, verdicts: &[Verdict], _: Vec<Released>) -> Result<(), ()> {
+        fn set_verdicts(&mut self, verdicts: &[Verdict], _: Vec<Released>) -> Result<(), ()> {
             self.actions.extend(verdicts.iter().map(|verdict| verdict.action));
             Ok(())
         }

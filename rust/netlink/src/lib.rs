@@ -21,4 +21,4 @@ pub use message::{Message, Vlan};
 pub use queue::{BATCH, Options, Queue, QueueError};
 pub use rule::Rule;
 pub use socket::monotonic;
-pub use verdict::{Judgement, Verdict};
+pub use verdict::{NfVerdict, VerdictMessage};

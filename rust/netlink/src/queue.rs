@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::attribute::{FLAG_ACK, HEADER, Head, close, open, put};
 use crate::message::Message;
 use crate::socket::Socket;
-use crate::verdict::{Outbox, Verdict};
+use crate::verdict::{Outbox, VerdictMessage};
 
 /// Messages that are taken by one system call, at most.
 pub const BATCH: usize = 64;
@@ -184,10 +184,10 @@ impl Queue {
     ///
     /// # Errors
     /// [`QueueError::System`].
-    pub fn judge<'a>(
+    pub fn set_verdicts<'a>(
         &'a self,
-        mut decide: impl FnMut(&Message, &'a [u8]) -> Option<Verdict<'a>>,
-        late: &[Verdict<'a>],
+        mut decide: impl FnMut(&Message, &'a [u8]) -> Option<VerdictMessage<'a>>,
+        late: &[VerdictMessage<'a>],
     ) -> Result<(), QueueError> {
         let mut outbox = Outbox::default();
         let flush = |outbox: &mut Outbox<'_>| {

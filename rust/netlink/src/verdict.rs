@@ -8,7 +8,7 @@ use crate::queue::SUBSYSTEM;
 
 /// What the kernel does with a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Judgement {
+pub enum NfVerdict {
     /// Forget it.
     Drop,
     /// Let it go on behind this hook's chain.
@@ -17,11 +17,11 @@ pub enum Judgement {
 
 /// The verdict on one packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Verdict<'a> {
+pub struct VerdictMessage<'a> {
     /// The packet's number.
     pub id: u32,
     /// What becomes of it.
-    pub judgement: Judgement,
+    pub verdict: NfVerdict,
     /// Its new mark.
     pub mark: Option<u32>,
     /// Its new bytes, which replace the whole packet.
@@ -46,22 +46,22 @@ enum Part<'a> {
 
 impl<'a> Outbox<'a> {
     /// Adds a verdict of queue number `queue`.
-    pub(crate) fn push(&mut self, queue: u16, verdict: &Verdict<'a>) {
+    pub(crate) fn push(&mut self, queue: u16, message: &VerdictMessage<'a>) {
         let head = Head { subsystem: SUBSYSTEM, kind: VERDICT, resource: queue, ..Head::default() };
         let start = open(&mut self.headers, head);
-        let mut judgement = [0; 8];
-        judgement[3] = u8::from(verdict.judgement == Judgement::Accept);
-        judgement[4..].copy_from_slice(&verdict.id.to_be_bytes());
-        put(&mut self.headers, NFQA_VERDICT_HDR, &judgement);
-        if let Some(mark) = verdict.mark {
+        let mut header = [0; 8];
+        header[3] = u8::from(message.verdict == NfVerdict::Accept);
+        header[4..].copy_from_slice(&message.id.to_be_bytes());
+        put(&mut self.headers, NFQA_VERDICT_HDR, &header);
+        if let Some(mark) = message.mark {
             put(&mut self.headers, NFQA_MARK, &mark.to_be_bytes());
         }
-        if let Some(payload) = verdict.payload.filter(|payload| payload.len() <= COPIED) {
+        if let Some(payload) = message.payload.filter(|payload| payload.len() <= COPIED) {
             // Cheaper than a piece of its own.
             put(&mut self.headers, NFQA_PAYLOAD, payload);
             close(&mut self.headers, start, 0);
             self.add(start);
-        } else if let Some(payload) = verdict.payload {
+        } else if let Some(payload) = message.payload {
             let padding = put_header(&mut self.headers, NFQA_PAYLOAD, payload.len());
             close(&mut self.headers, start, payload.len());
             self.add(start);
@@ -130,12 +130,16 @@ mod tests {
     #[test]
     fn verdicts_stand_one_behind_the_other() {
         let mut outbox = Outbox::default();
-        let verdict = Verdict { id: 1, judgement: Judgement::Accept, mark: None, payload: None };
+        let verdict =
+            VerdictMessage { id: 1, verdict: NfVerdict::Accept, mark: None, payload: None };
         outbox.push(9, &verdict);
         let long = vec![7; COPIED + 1];
-        outbox.push(9, &Verdict { id: 2, mark: Some(0x1000), payload: Some(b"12345"), ..verdict });
-        outbox.push(9, &Verdict { id: 4, payload: Some(&long), ..verdict });
-        outbox.push(9, &Verdict { id: 3, judgement: Judgement::Drop, ..verdict });
+        outbox.push(
+            9,
+            &VerdictMessage { id: 2, mark: Some(0x1000), payload: Some(b"12345"), ..verdict },
+        );
+        outbox.push(9, &VerdictMessage { id: 4, payload: Some(&long), ..verdict });
+        outbox.push(9, &VerdictMessage { id: 3, verdict: NfVerdict::Drop, ..verdict });
         let sent: Vec<u8> = outbox.slices().iter().flat_map(|slice| slice.to_vec()).collect();
         assert_eq!((sent.len(), outbox.pieces()), (outbox.size(), 3));
         let mut left = &sent[..];

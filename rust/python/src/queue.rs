@@ -234,7 +234,11 @@ impl PacketQueue for PythonQueue {
         true
     }
 
-    fn judge(&mut self, verdicts: &[core::Verdict], released: Vec<Released>) -> PyResult<()> {
+    fn set_verdicts(
+        &mut self,
+        verdicts: &[core::Verdict],
+        released: Vec<Released>,
+    ) -> PyResult<()> {
         Python::attach(|py| {
             let Some(batch) = self.batch.take() else { return Ok(()) };
             PyBuffer::<u8>::get(batch.bind(py).getattr("packets")?.as_any())?
@@ -243,7 +247,7 @@ impl PacketQueue for PythonQueue {
             let released = PyList::new(py, released.into_iter().map(sent))?;
             self.queue
                 .bind(py)
-                .call_method1("verdict", (batch, PyBytes::new(py, &records), released))?;
+                .call_method1("set_verdicts", (batch, PyBytes::new(py, &records), released))?;
             Ok(())
         })
     }
