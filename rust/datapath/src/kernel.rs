@@ -37,9 +37,9 @@ pub struct KernelQueue {
     queue: Queue,
     marks: Marks,
     rewrite: Rewrite,
-    /// Packets that may wait, where the kernel serves what we do not take: then it does so until a
-    /// loop begins, and once it ends.
-    relieved: Option<u32>,
+    /// The queue's length while a loop runs, where the kernel serves packets that find the queue
+    /// full. Ahead of the loop and behind it the length is 0, so the kernel serves all of them.
+    fail_open_length: Option<u32>,
     /// Numbers of fragments that wait, by ticket.
     held: HashMap<u32, u32>,
     truncated: Arc<AtomicU64>,
@@ -56,15 +56,15 @@ impl KernelQueue {
         rewrite: Rewrite,
         options: &Options,
     ) -> Result<Self, QueueError> {
-        let is_relieved = options.fail_open && matches!(rewrite, Rewrite::Mark(_));
-        let relieved = is_relieved.then_some(options.max_length);
-        let max_length = if is_relieved { 0 } else { options.max_length };
+        let fails_open = options.fail_open && matches!(rewrite, Rewrite::Mark(_));
+        let fail_open_length = fails_open.then_some(options.max_length);
+        let max_length = if fails_open { 0 } else { options.max_length };
         let queue = Queue::bind(number, &Options { max_length, ..options.clone() })?;
         Ok(Self {
             queue,
             marks,
             rewrite,
-            relieved,
+            fail_open_length,
             held: HashMap::new(),
             truncated: Arc::default(),
         })
@@ -87,13 +87,13 @@ impl PacketQueue for KernelQueue {
         Ok(Some(monotonic()))
     }
 
-    fn begin(&mut self) -> Result<(), QueueError> {
-        self.relieved.map_or(Ok(()), |max_length| self.queue.limit(max_length))
+    fn start(&mut self) -> Result<(), QueueError> {
+        self.fail_open_length.map_or(Ok(()), |max_length| self.queue.limit(max_length))
     }
 
-    fn turn_away(&mut self) -> Result<bool, QueueError> {
-        self.relieved.map_or(Ok(()), |_| self.queue.limit(0))?;
-        Ok(self.relieved.is_some())
+    fn bypass(&mut self) -> Result<bool, QueueError> {
+        self.fail_open_length.map_or(Ok(()), |_| self.queue.limit(0))?;
+        Ok(self.fail_open_length.is_some())
     }
 
     fn packets(&mut self) -> Vec<Packet<'_>> {

@@ -31,20 +31,20 @@ pub trait PacketQueue {
     /// The driver's own.
     fn receive(&mut self) -> Result<Option<u64>, Self::Error>;
 
-    /// A loop begins: what comes is to be received from now on.
+    /// Opens the queue for new packets. The loop calls this once, ahead of its first `receive`.
     ///
     /// # Errors
     /// The driver's own.
-    fn begin(&mut self) -> Result<(), Self::Error> {
+    fn start(&mut self) -> Result<(), Self::Error> {
         Ok(())
     }
 
-    /// Lets what comes from now on go by, to be served without us; whether it can. Packets that are
-    /// in the queue are still to be received.
+    /// Lets new packets pass by the queue, and returns whether the driver can do so. The loop still
+    /// receives the packets that are in the queue.
     ///
     /// # Errors
     /// The driver's own.
-    fn turn_away(&mut self) -> Result<bool, Self::Error> {
+    fn bypass(&mut self) -> Result<bool, Self::Error> {
         Ok(false)
     }
 
@@ -79,7 +79,7 @@ pub struct Loop {
 impl Loop {
     /// Passes every packet of `queue` through `engine` until the queue ends or [`Loop::stop`] is
     /// called. What was received gets its verdicts first, and so does what is in a queue that can
-    /// turn others away.
+    /// be bypassed.
     ///
     /// A defect of the engine costs the packets of one batch, not the loop: its tables are
     /// consistent between packets (F15).
@@ -92,13 +92,13 @@ impl Loop {
         queue: &mut Q,
     ) -> Result<(), Q::Error> {
         let mut verdicts = Vec::new();
-        queue.begin()?;
+        queue.start()?;
         while !self.is_stopped.load(Ordering::Relaxed) {
             if self.turn(engine, queue, &mut verdicts)?.is_none() {
                 return Ok(());
             }
         }
-        if queue.turn_away()? {
+        if queue.bypass()? {
             while self.turn(engine, queue, &mut verdicts)?.is_some_and(|count| count > 0) {}
         }
         Ok(())
@@ -181,7 +181,7 @@ mod tests {
 
     #[derive(Default)]
     struct Script {
-        turns_away: bool,
+        can_bypass: bool,
         batches: Vec<Vec<Vec<u8>>>,
         current: Vec<Vec<u8>>,
         actions: Vec<Action>,
@@ -195,8 +195,8 @@ mod tests {
             Ok((!self.current.is_empty()).then_some(1))
         }
 
-        fn turn_away(&mut self) -> Result<bool, ()> {
-            Ok(self.turns_away)
+        fn bypass(&mut self) -> Result<bool, ()> {
+            Ok(self.can_bypass)
         }
 
         fn packets(&mut self) -> Vec<Packet<'_>> {
@@ -235,9 +235,9 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_turns_others_away_is_emptied_first() {
+    fn a_queue_that_can_be_bypassed_is_emptied_first() {
         let mut queue = Script {
-            turns_away: true,
+            can_bypass: true,
             batches: vec![vec![vec![]], vec![vec![]]],
             ..Script::default()
         };
