@@ -138,7 +138,7 @@ def test_verdicts_name_only_backends_that_are_there(monkeypatch: pytest.MonkeyPa
 
     def is_named(target: Backend) -> bool:
         packet = opening("tcp", ("10.0.2.15", 4444), (target.address, target.port))
-        return own.numbers.mark_of(packet) is not None
+        return own.backend_ids.mark_of(packet) is not None
 
     for targets in ((NEAR, FAR), (FAR,), (NEAR,), ()):
         plan = plan_of(replace(WEB, cluster_backends=targets, local_backends=()))

@@ -47,7 +47,7 @@ def main() -> None:
 def first_packet(engine: kbe_nat.Engine) -> None:
     """With its rules, which go with it."""
     datapath = FirstPacket(Diversion((QUEUE, QUEUE)), Commands(), NftTables())
-    queue = NativeQueue(QUEUE, numbers=datapath.numbers, max_length=65535, fail_open=True)
+    queue = NativeQueue(QUEUE, backend_ids=datapath.backend_ids, max_length=65535, fail_open=True)
     datapath.prepare(PLAN)
     engine.replace_services(*Tables().native(PLAN))
     with queue, datapath.following(engine):

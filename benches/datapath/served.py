@@ -32,7 +32,7 @@ def main() -> None:
     gc.collect()
     started = time.monotonic()
     with (
-        NativeQueue(100, numbers=datapath.numbers, fail_open=True) as queue,
+        NativeQueue(100, backend_ids=datapath.backend_ids, fail_open=True) as queue,
         datapath.following(engine),
     ):
         controller.apply(snapshot)

@@ -15,7 +15,7 @@ __all__ = [
     "EXPIRY_BUDGET",
     "TIMEOUTS",
     "Backend",
-    "BackendNumbers",
+    "BackendIdMap",
     "BackendStats",
     "CaptureBatch",
     "CaptureReader",
@@ -58,23 +58,23 @@ EXPIRY_BUDGET: Final[int]
 """Flows that a `Loop` looks at for expiry after each batch."""
 
 @final
-class BackendNumbers:
-    """Numbers of backends, in the bits `mask` of the packet mark, by which a queue tells the kernel
-    where a flow goes. May be changed while queues use it.
+class BackendIdMap:
+    """The identifiers of backends, in the bits `mask` of the packet mark. By them a queue tells the
+    kernel where to translate a flow to. Queues may use a map while it is updated.
     """
 
-    def __new__(cls, mask: int) -> BackendNumbers: ...
-    def change(self, added: list[tuple[str, int, int]], removed: list[tuple[str, int]]) -> None:
-        """Give backends (address, port) numbers, and take those of others away."""
+    def __new__(cls, mask: int) -> BackendIdMap: ...
+    def update(self, added: list[tuple[str, int, int]], removed: list[tuple[str, int]]) -> None:
+        """Remove backends (address, port), then enter others (address, port, identifier)."""
 
     def mark_of(self, packet: bytes) -> int | None:
         """The bits of the mark for the backend to which this packet was translated; None, and
-        counted, when that has no number.
+        counted, when the backend has no identifier.
         """
 
     @property
     def unknown(self) -> int:
-        """Packets whose backend had no number."""
+        """Packets whose backend had no identifier."""
 
 @disjoint_base
 class KernelQueue:
@@ -85,7 +85,7 @@ class KernelQueue:
         number: int,
         *,
         marks: tuple[int, int, int],
-        numbers: BackendNumbers | None,
+        backend_ids: BackendIdMap | None,
         max_length: int,
         gso: bool,
         fail_open: bool,
@@ -94,9 +94,9 @@ class KernelQueue:
     ) -> Self: ...
     @property
     def truncated(self) -> int:
-        """Packets of which the kernel handed out only the beginning, 65,531 bytes. With `numbers`
-        they are served like any other; without they were dropped, since they could not be given new
-        bytes.
+        """Packets of which the kernel handed out only the first 65,531 bytes. With `backend_ids`
+        they are served like any other. Without it they are dropped, because they could not be given
+        new bytes.
         """
 
     def close(self) -> None:

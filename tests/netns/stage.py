@@ -116,7 +116,7 @@ def serving(
     with ExitStack() as stack:
         for number in range(queues[0], queues[1] + 1):
             opened: Callable[[], NativeQueue | NetfilterQueue] = partial(
-                driver, number, numbers=datapath.numbers, marks=diversion.marks
+                driver, number, backend_ids=datapath.backend_ids, marks=diversion.marks
             )
             queue = inside(node.path, opened)
             stack.enter_context(queue)

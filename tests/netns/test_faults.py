@@ -88,7 +88,7 @@ def test_f136_numbers_that_run_out_never_block_a_change(
         replace(plan_of(), ports=(replace(both, cluster_backends=(one,)),))
         for one in both.cluster_backends
     ]
-    few = replace(Marks(), index=0x4000)
+    few = replace(Marks(), backend=0x4000)
     with stage(cluster, DatapathKind.FIRST_PACKET, plan=plans[0], marks=few) as own:
 
         def ask() -> str:

@@ -197,7 +197,7 @@ def proxy(
     marks = Marks(flow, refused, masquerade, _bits(mark_backend, "--mark-backend"))
     if len({flow, refused, masquerade}) < len(MARK_FLAGS):
         raise typer.BadParameter("two of these are the same bit", param_hint=", ".join(MARK_FLAGS))
-    if marks.index & (marks.flow | marks.refused | marks.masquerade):
+    if marks.backend & (marks.flow | marks.refused | marks.masquerade):
         raise typer.BadParameter(
             "the other marks' bits are among these", param_hint="--mark-backend"
         )
@@ -272,14 +272,18 @@ def proxy(
             NativeQueue,
             number,
             marks=marks,
-            numbers=carrying.numbers,
+            backend_ids=carrying.backend_ids,
             max_length=queue_length,
             gso=gso,
             fail_open=fail_open,
         )
         if driver is Driver.NATIVE
         else partial(
-            NetfilterQueue, number, marks=marks, numbers=carrying.numbers, max_length=queue_length
+            NetfilterQueue,
+            number,
+            marks=marks,
+            backend_ids=carrying.backend_ids,
+            max_length=queue_length,
         )
         for number in numbers
     ]

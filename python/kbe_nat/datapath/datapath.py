@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from kbe_nat._native import BackendNumbers, Engine
+from kbe_nat._native import BackendIdMap, Engine
 from kbe_nat.drivers.thread import NativeThread
 from kbe_nat.policy.plan import Plan
 from kbe_nat.rules.rule import DatapathKind, Marks
@@ -21,7 +21,7 @@ class Datapath(Protocol):
         ...
 
     @property
-    def numbers(self) -> BackendNumbers | None:
+    def backend_ids(self) -> BackendIdMap | None:
         """By which queues tell the kernel where a flow goes; None when they translate packets
         themselves.
         """

@@ -16,7 +16,7 @@ class EveryPacket:
     """A `Datapath` whose engine has the only connection tracking."""
 
     way = DatapathKind.EVERY_PACKET
-    numbers = None
+    backend_ids = None
 
     def __init__(
         self,

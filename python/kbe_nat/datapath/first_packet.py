@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from kbe_nat._native import BackendNumbers, Engine, FlowWatch, NftTables
+from kbe_nat._native import BackendIdMap, Engine, FlowWatch, NftTables
 from kbe_nat.datapath.courses import Courses
 from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.sysctl import ACCOUNTING, sysctl
@@ -42,7 +42,7 @@ class FirstPacket:
         connections meet when we are gone; `leftovers` takes away what a run of the other datapath
         has left.
         """
-        self.numbers = BackendNumbers(diversion.marks.index)
+        self.backend_ids = BackendIdMap(diversion.marks.backend)
         self._diversion = diversion
         self._leftovers = leftovers
         self._translations = Translations(runner, tables, diversion.marks, diversion.queues)
@@ -51,7 +51,7 @@ class FirstPacket:
         self._leaving: list[tuple[Family, set[Address]]] = []
         """Backends of ports that the newest plan has changed or taken away, by family."""
         self._courses = Courses()
-        mask = diversion.marks.index
+        mask = diversion.marks.backend
         largest = mask // (mask & -mask)
         self._numbering = {
             number: Numbering(largest, time.monotonic) for number in (Family.IPV4, Family.IPV6)
@@ -99,7 +99,7 @@ class FirstPacket:
         for number, some in self._leaving:
             gone.setdefault(number, {}).update(self._numbering[number].leave(some))
         self._leaving = []
-        self.numbers.change([], [own for some in gone.values() for own in some])
+        self.backend_ids.update([], [own for some in gone.values() for own in some])
         self._translate(
             plan,
             [
@@ -173,7 +173,7 @@ class FirstPacket:
             # By the kernel's connection tracking, of all flows: its table was full.
             "tracking-dropped": dropped,
             # First packets, which the standby has served.
-            "backend-unknown": self.numbers.unknown,
+            "backend-unknown": self.backend_ids.unknown,
             # Backends that have no number yet.
             "backends-waiting": sum(numbering.waiting for numbering in self._numbering.values()),
         }
@@ -198,7 +198,7 @@ class FirstPacket:
             self._translate(
                 plan, [TranslationChange(number, added=some) for number, some in given.items()]
             )
-        self.numbers.change(
+        self.backend_ids.update(
             [(*own, number) for some in given.values() for own, number in some.items()], []
         )
 

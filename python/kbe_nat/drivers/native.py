@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from kbe_nat._native import BackendNumbers, KernelQueue
+from kbe_nat._native import BackendIdMap, KernelQueue
 from kbe_nat.rules.rule import Marks
 
 
@@ -23,7 +23,7 @@ class NativeQueue(KernelQueue):
         number: int,
         *,
         marks: Marks | None = None,
-        numbers: BackendNumbers | None = None,
+        backend_ids: BackendIdMap | None = None,
         max_length: int = 16_384,
         gso: bool = True,
         fail_open: bool = False,
@@ -31,7 +31,7 @@ class NativeQueue(KernelQueue):
         spin: float = 100e-6,
     ) -> Self:
         """Bind queue `number`, in which the kernel keeps at most `max_length` packets for us. With
-        `numbers` packets are not translated here: their marks tell the kernel how to translate
+        `backend_ids` packets are not translated here: their marks tell the kernel how to translate
         their flows.
 
         With `gso` super-packets of up to 64 kB arrive whole. With `fail_open` a full queue lets
@@ -45,7 +45,7 @@ class NativeQueue(KernelQueue):
             cls,
             number,
             marks=(own.flow, own.refused, own.masquerade),
-            numbers=numbers,
+            backend_ids=backend_ids,
             max_length=max_length,
             gso=gso,
             fail_open=fail_open,

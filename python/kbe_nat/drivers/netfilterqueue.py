@@ -11,7 +11,7 @@ import warnings
 from collections import deque
 from typing import TYPE_CHECKING, Final, Self
 
-from kbe_nat._native import ACTIONS, BackendNumbers
+from kbe_nat._native import ACTIONS, BackendIdMap
 from kbe_nat.drivers.queue import MASQUERADE, VERDICT, Batch
 from kbe_nat.errors import QueueError
 from kbe_nat.rules.rule import Marks
@@ -36,13 +36,13 @@ class NetfilterQueue:
         number: int,
         *,
         marks: Marks | None = None,
-        numbers: BackendNumbers | None = None,
+        backend_ids: BackendIdMap | None = None,
         max_length: int = 1024,
         timeout: float = 0.2,
     ) -> None:
         """Bind queue `number`, in which the kernel keeps at most `max_length` packets; `receive`
-        waits at most `timeout` seconds. With `numbers` packets are not translated here: their marks
-        tell the kernel how to translate their flows.
+        waits at most `timeout` seconds. With `backend_ids` packets are not translated here: their
+        marks tell the kernel how to translate their flows.
 
         Needs CAP_NET_ADMIN. Raises `QueueError` when somebody else has the queue, the package is
         missing, or the privilege is.
@@ -52,7 +52,7 @@ class NetfilterQueue:
         except ImportError as error:
             raise QueueError(f"the package netfilterqueue cannot be used: {error}") from None
         self._marks = marks or Marks()
-        self._numbers = numbers
+        self._backend_ids = backend_ids
         self._timeout = timeout
         self._waiting: deque[Packet] = deque()
         self._current: list[Packet] = []
@@ -123,15 +123,15 @@ class NetfilterQueue:
         marks = self._marks
         if action == REJECT:
             packet.set_mark(packet.get_mark() | marks.refused)
-        elif self._numbers:
-            number = self._numbers.mark_of(bytes(content)) if action == TRANSLATE else 0
+        elif self._backend_ids:
+            number = self._backend_ids.mark_of(bytes(content)) if action == TRANSLATE else 0
             if number is None:
                 # Undecided: the standby serves it.
-                packet.set_mark(packet.get_mark() & ~(marks.index | marks.flow | marks.refused))
+                packet.set_mark(packet.get_mark() & ~(marks.backend | marks.flow | marks.refused))
                 packet.accept()
                 return
             masquerade = marks.masquerade if flags & MASQUERADE else 0
-            packet.set_mark(packet.get_mark() & ~marks.index | number | marks.flow | masquerade)
+            packet.set_mark(packet.get_mark() & ~marks.backend | number | marks.flow | masquerade)
         elif action == TRANSLATE:
             packet.set_payload(bytes(content))
             packet.set_mark(

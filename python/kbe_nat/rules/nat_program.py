@@ -242,8 +242,8 @@ class Translations:
         """A transaction that also gives these tables the rules which nft cannot write."""
         first, last = self._queues
         marks = self._marks
-        kept = (marks.flow | marks.index) ^ 0xFFFFFFFF
-        translating = [(own, "translated", marks.index, kept, "backends") for own in tables]
+        kept = (marks.flow | marks.backend) ^ 0xFFFFFFFF
+        translating = [(own, "translated", marks.backend, kept, "backends") for own in tables]
         for is_native in (True, False):
             queueing = [
                 (own, chain, first, last - first + 1, chain == "queued", is_native)

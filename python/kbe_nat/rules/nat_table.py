@@ -108,10 +108,10 @@ class TranslationTable:
         to them.
         """
         marks = self._marks
-        flow, refused, index = f"{marks.flow:#x}", f"{marks.refused:#x}", f"{marks.index:#x}"
+        flow, refused, index = f"{marks.flow:#x}", f"{marks.refused:#x}", f"{marks.backend:#x}"
         is_decided = f"meta mark & {flow} != 0"
         is_undecided = f"meta mark & {marks.flow | marks.refused:#x} == 0"
-        decision = (marks.flow | marks.index) ^ 0xFFFFFFFF
+        decision = (marks.flow | marks.backend) ^ 0xFFFFFFFF
         icmp = "icmpv6" if own.family == Family.IPV6 else "icmp"
         lines = [
             *(f"{PORTED} {_frontend(ip)} @{kind} goto {kind}" for kind in SERVED),
@@ -152,7 +152,7 @@ class TranslationTable:
         """Rules that come by netlink, as nft would write them if it could."""
         first, last = self._queues
         queue = f"to {first}" if first == last else f"to {first}-{last}"
-        index, decision = self._marks.index, (self._marks.flow | self._marks.index) ^ 0xFFFFFFFF
+        index, decision = self._marks.backend, (self._marks.flow | self._marks.backend) ^ 0xFFFFFFFF
         return {
             "queued": (f"queue flags bypass {queue}",),
             "queued-strictly": (f"queue {queue}",),
@@ -193,7 +193,7 @@ def records(
     """Name, lengths of keys and values, and elements as the kernel lays them out: registers of four
     bytes.
     """
-    protocol, step = PROTOCOLS[family], marks.index & -marks.index
+    protocol, step = PROTOCOLS[family], marks.backend & -marks.backend
     length = 16 if family == Family.IPV6 else 4
     frontend, target, mark = (
         struct.Struct(layout) for layout in (f"!{length}sB3xH2x", f"!{length}sH2x", "=I")
@@ -213,7 +213,7 @@ def records(
 
 
 def _shown(key: Key, value: Address | None, marks: Marks) -> str:
-    step = marks.index & -marks.index
+    step = marks.backend & -marks.backend
     text = f"{key * step:#x}" if isinstance(key, int) else _text_of(key)
     return f"{text} : {value[0]} . {value[1]}" if value else text
 

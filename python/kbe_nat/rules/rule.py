@@ -35,7 +35,7 @@ class Marks:
     """To be refused by the kernel."""
     masquerade: int = 0x80
     """To get an address of the node as its source."""
-    index: int = 0xFFFFC000
+    backend: int = 0xFFFFC000
     """The bits that hold a backend's number, for a moment only: between the verdict on a first
     packet and the kernel's translation right behind it.
     """

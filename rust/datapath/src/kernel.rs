@@ -9,7 +9,7 @@ use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::{Action, ChecksumState, Meta, Packet, Released, Verdict};
 use kbe_nat_netlink::{Message, NfVerdict, Options, Queue, QueueError, VerdictMessage, monotonic};
 
-use crate::{Numbers, PacketQueue};
+use crate::{BackendIdMap, PacketQueue};
 
 /// Bits of the packet mark that our rules look at.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +28,7 @@ pub enum Rewrite {
     /// With its new bytes: every packet comes here.
     Payload,
     /// With a mark that says which backend the kernel is to translate its flow to.
-    Mark(Arc<Numbers>),
+    Mark(Arc<BackendIdMap>),
 }
 
 /// A queue of the kernel.
@@ -40,7 +40,7 @@ pub struct KernelQueue {
     /// The queue's length while a loop runs, where the kernel serves packets that find the queue
     /// full. Ahead of the loop and behind it the length is 0, so the kernel serves all of them.
     fail_open_length: Option<u32>,
-    /// Numbers of fragments that wait, by ticket.
+    /// Packet numbers of the fragments that wait, by ticket.
     held: HashMap<u32, u32>,
     truncated: Arc<AtomicU64>,
 }
@@ -205,22 +205,22 @@ fn verdict_message<'a>(
     match (verdict.action, rewrite) {
         (Action::Accept, Rewrite::Payload) => accepted,
         // Decided, and to nobody: the kernel is not to choose by itself.
-        (Action::Accept, Rewrite::Mark(numbers)) => {
-            VerdictMessage { mark: Some(numbers.cleared(mark) | marks.flow), ..accepted }
+        (Action::Accept, Rewrite::Mark(backend_ids)) => {
+            VerdictMessage { mark: Some(backend_ids.clear(mark) | marks.flow), ..accepted }
         }
         (Action::Translate, Rewrite::Payload) => VerdictMessage {
             mark: Some(mark | marks.flow | masquerade(verdict, marks)),
             payload: Some(payload),
             ..accepted
         },
-        (Action::Translate, Rewrite::Mark(numbers)) => match numbers.mark_of(payload) {
-            Some(number) => {
-                let mark = numbers.cleared(mark) | number | marks.flow | masquerade(verdict, marks);
+        (Action::Translate, Rewrite::Mark(backend_ids)) => match backend_ids.mark_of(payload) {
+            Some(id) => {
+                let mark = backend_ids.clear(mark) | id | marks.flow | masquerade(verdict, marks);
                 VerdictMessage { mark: Some(mark), ..accepted }
             }
             // Undecided: the standby serves it, and the engine hears by whom.
             None => VerdictMessage {
-                mark: Some(numbers.cleared(mark) & !(marks.flow | marks.refused)),
+                mark: Some(backend_ids.clear(mark) & !(marks.flow | marks.refused)),
                 ..accepted
             },
         },

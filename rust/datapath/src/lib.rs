@@ -4,9 +4,9 @@
 //! A driver implements [`PacketQueue`]: [`KernelQueue`] here, captures and the `netfilterqueue`
 //! package in Python. Several loops, one to a thread and a queue, may share an engine.
 
+mod backend_ids;
 mod flows;
 mod kernel;
-mod numbers;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,9 +14,9 @@ use std::sync::{Mutex, PoisonError};
 
 use kbe_nat_engine::{Cause, Engine, Packet, Released, Verdict};
 
+pub use backend_ids::BackendIdMap;
 pub use flows::FlowWatch;
 pub use kernel::{KernelQueue, Marks, Rewrite};
-pub use numbers::Numbers;
 
 /// A source of packets that wants a verdict for each.
 pub trait PacketQueue {

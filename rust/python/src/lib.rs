@@ -31,7 +31,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<view::Stats>()?;
     module.add_class::<view::Explanation>()?;
     module.add_class::<engine::Engine>()?;
-    module.add_class::<queue::BackendNumbers>()?;
+    module.add_class::<queue::BackendIdMap>()?;
     module.add_class::<queue::KernelQueue>()?;
     module.add_class::<queue::Loop>()?;
     module.add_class::<flows::FlowWatch>()?;

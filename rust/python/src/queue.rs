@@ -18,19 +18,19 @@ use crate::convert;
 use crate::engine::Engine;
 use crate::errors;
 
-/// Numbers of backends in the packet mark.
+/// The identifiers of backends, in the packet mark.
 #[pyclass(frozen, module = "kbe_nat._native")]
-pub(crate) struct BackendNumbers(Arc<datapath::Numbers>);
+pub(crate) struct BackendIdMap(Arc<datapath::BackendIdMap>);
 
 #[pymethods]
-impl BackendNumbers {
+impl BackendIdMap {
     #[new]
     fn new(mask: u32) -> Self {
-        Self(Arc::new(datapath::Numbers::new(mask)))
+        Self(Arc::new(datapath::BackendIdMap::new(mask)))
     }
 
     #[allow(clippy::needless_pass_by_value)]
-    fn change(
+    fn update(
         &self,
         py: Python<'_>,
         added: Vec<(String, u16, u32)>,
@@ -45,7 +45,7 @@ impl BackendNumbers {
             .iter()
             .map(|(address, port)| backend(address, *port))
             .collect::<PyResult<_>>()?;
-        py.detach(|| self.0.change(added, &removed));
+        py.detach(|| self.0.update(added, &removed));
         Ok(())
     }
 
@@ -70,12 +70,14 @@ pub(crate) struct KernelQueue {
 impl KernelQueue {
     #[new]
     #[allow(clippy::too_many_arguments)]
-    #[pyo3(signature = (number, *, marks, numbers, max_length, gso, fail_open, socket_buffer, spin))]
+    #[pyo3(signature = (
+        number, *, marks, backend_ids, max_length, gso, fail_open, socket_buffer, spin
+    ))]
     fn new(
         py: Python<'_>,
         number: u16,
         marks: (u32, u32, u32),
-        numbers: Option<PyRef<'_, BackendNumbers>>,
+        backend_ids: Option<PyRef<'_, BackendIdMap>>,
         max_length: u32,
         gso: bool,
         fail_open: bool,
@@ -84,7 +86,8 @@ impl KernelQueue {
     ) -> PyResult<Self> {
         let (flow, refused, masquerade) = marks;
         let marks = Marks { flow, refused, masquerade };
-        let rewrite = numbers.map_or(Rewrite::Payload, |numbers| Rewrite::Mark(numbers.0.clone()));
+        let rewrite = backend_ids
+            .map_or(Rewrite::Payload, |backend_ids| Rewrite::Mark(backend_ids.0.clone()));
         let spin = Duration::try_from_secs_f64(spin).map_err(errors::argument)?;
         let options = Options { max_length, gso, fail_open, socket_buffer, spin };
         let queue = py
