@@ -95,7 +95,7 @@ def test_the_number_of_rules_does_not_grow_with_services() -> None:
 
 def test_marks_are_single_bits_that_others_do_not_use() -> None:
     marks = Marks()
-    bits = (marks.flow, marks.refused, marks.masquerade)
+    bits = (marks.flow, marks.reject, marks.masquerade)
     assert all(bit & (bit - 1) == 0 for bit in bits)
     assert len(set(bits)) == 3
     # kube-proxy, Cilium, Tailscale, Calico, Istio.

@@ -197,7 +197,7 @@ def proxy(
     marks = Marks(flow, refused, masquerade, _bits(mark_backend, "--mark-backend"))
     if len({flow, refused, masquerade}) < len(MARK_FLAGS):
         raise typer.BadParameter("two of these are the same bit", param_hint=", ".join(MARK_FLAGS))
-    if marks.backend & (marks.flow | marks.refused | marks.masquerade):
+    if marks.backend & (marks.flow | marks.reject | marks.masquerade):
         raise typer.BadParameter(
             "the other marks' bits are among these", param_hint="--mark-backend"
         )

@@ -44,7 +44,7 @@ class NativeQueue(KernelQueue):
         return super().__new__(
             cls,
             number,
-            marks=(own.flow, own.refused, own.masquerade),
+            marks=(own.flow, own.reject, own.masquerade),
             backend_ids=backend_ids,
             max_length=max_length,
             gso=gso,

@@ -122,12 +122,12 @@ class NetfilterQueue:
             return
         marks = self._marks
         if action == REJECT:
-            packet.set_mark(packet.get_mark() | marks.refused)
+            packet.set_mark(packet.get_mark() | marks.reject)
         elif self._backend_ids:
             number = self._backend_ids.mark_of(bytes(content)) if action == TRANSLATE else 0
             if number is None:
                 # Undecided: the standby serves it.
-                packet.set_mark(packet.get_mark() & ~(marks.backend | marks.flow | marks.refused))
+                packet.set_mark(packet.get_mark() & ~(marks.backend | marks.flow | marks.reject))
                 packet.accept()
                 return
             masquerade = marks.masquerade if flags & MASQUERADE else 0

@@ -118,7 +118,7 @@ def _carried_out(
 ) -> Iterator[tuple[str, str, str]]:
     """What the kernel does by marks."""
     unreachable = "icmp6-port-unreachable" if number == Family.IPV6 else "icmp-port-unreachable"
-    refused, masquerade = _bit(marks.refused), _bit(marks.masquerade)
+    refused, masquerade = _bit(marks.reject), _bit(marks.masquerade)
     for hook in ("INPUT", "FORWARD", "OUTPUT"):
         if resets_tcp:
             yield (

@@ -108,9 +108,9 @@ class TranslationTable:
         to them.
         """
         marks = self._marks
-        flow, refused, index = f"{marks.flow:#x}", f"{marks.refused:#x}", f"{marks.backend:#x}"
+        flow, refused, index = f"{marks.flow:#x}", f"{marks.reject:#x}", f"{marks.backend:#x}"
         is_decided = f"meta mark & {flow} != 0"
-        is_undecided = f"meta mark & {marks.flow | marks.refused:#x} == 0"
+        is_undecided = f"meta mark & {marks.flow | marks.reject:#x} == 0"
         decision = (marks.flow | marks.backend) ^ 0xFFFFFFFF
         icmp = "icmpv6" if own.family == Family.IPV6 else "icmp"
         lines = [

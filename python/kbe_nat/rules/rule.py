@@ -31,7 +31,7 @@ class Marks:
     """The packet was translated; in the connmark, which every-packet alone sets: so are the
     replies.
     """
-    refused: int = 0x2000
+    reject: int = 0x2000
     """To be refused by the kernel."""
     masquerade: int = 0x80
     """To get an address of the node as its source."""

@@ -17,7 +17,7 @@ pub struct Marks {
     /// The packet was translated; its flow's replies are ours too.
     pub flow: u32,
     /// To be refused.
-    pub refused: u32,
+    pub reject: u32,
     /// To get an address of the node as its source.
     pub masquerade: u32,
 }
@@ -220,11 +220,11 @@ fn verdict_message<'a>(
             }
             // Undecided: the standby serves it, and the engine hears by whom.
             None => VerdictMessage {
-                mark: Some(backend_ids.clear(mark) & !(marks.flow | marks.refused)),
+                mark: Some(backend_ids.clear(mark) & !(marks.flow | marks.reject)),
                 ..accepted
             },
         },
-        (Action::Reject, _) => VerdictMessage { mark: Some(mark | marks.refused), ..accepted },
+        (Action::Reject, _) => VerdictMessage { mark: Some(mark | marks.reject), ..accepted },
         (Action::Drop | Action::Hold, _) => VerdictMessage { verdict: NfVerdict::Drop, ..accepted },
     }
 }

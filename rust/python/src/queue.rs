@@ -84,8 +84,8 @@ impl KernelQueue {
         socket_buffer: i32,
         spin: f64,
     ) -> PyResult<Self> {
-        let (flow, refused, masquerade) = marks;
-        let marks = Marks { flow, refused, masquerade };
+        let (flow, reject, masquerade) = marks;
+        let marks = Marks { flow, reject, masquerade };
         let rewrite = backend_ids
             .map_or(Rewrite::Payload, |backend_ids| Rewrite::Mark(backend_ids.0.clone()));
         let spin = Duration::try_from_secs_f64(spin).map_err(errors::argument)?;
