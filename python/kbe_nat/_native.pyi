@@ -20,10 +20,10 @@ __all__ = [
     "CaptureBatch",
     "CaptureReader",
     "CaptureWriter",
+    "ConntrackSync",
     "Engine",
     "Explanation",
     "Flow",
-    "FlowWatch",
     "Frontend",
     "KernelQueue",
     "Loop",
@@ -141,22 +141,23 @@ class Loop:
         """
 
 @final
-class FlowWatch:
-    """Tells an engine what becomes of the flows that the kernel carries in the network namespace of
-    the thread that makes this object. Flows are known by their ends, whatever their connmark.
+class ConntrackSync:
+    """Keeps an engine's flows in step with the kernel's connection tracking, in the network
+    namespace of the thread that makes this object. Flows are identified by their ends, whatever
+    their connmark.
     """
 
-    def __new__(cls, engine: Engine, *, socket_buffer: int) -> FlowWatch: ...
+    def __new__(cls, engine: Engine, *, socket_buffer: int) -> ConntrackSync: ...
     def run(self) -> None:
         """Run until `stop` is called. Raises `ConntrackError`."""
 
-    def look(self) -> None:
-        """Look at all flows soon, and end those that do not go where their frontends lead."""
+    def resync(self) -> None:
+        """Compare all flows soon, and end those that do not go where their frontends lead."""
 
-    def touch(self, frontends: Sequence[tuple[str, str, int]]) -> None:
-        """Look soon at the flows to these frontends: protocol, address and port of each. Cost: for
-        a few of a protocol a pass of the kernel over its flows for each, for many one in which it
-        shows all of the protocol.
+    def resync_frontends(self, frontends: Sequence[tuple[str, str, int]]) -> None:
+        """Compare the flows to these frontends soon: protocol, address and port of each. Cost: for
+        a few frontends of a protocol a pass of the kernel over its flows for each; for many one
+        pass, in which the kernel shows all flows of the protocol.
         """
 
     def statistics(self) -> tuple[int, int]:
@@ -168,26 +169,28 @@ class FlowWatch:
     def stop(self) -> None:
         """End `run` soon."""
 
-    def refresh(self, timeout: float) -> bool:
-        """Look at all flows now; whether that was done within `timeout` seconds."""
+    def resync_within(self, timeout: float) -> bool:
+        """Compare all flows now, and return whether that was done within `timeout` seconds."""
 
     @property
     def changes(self) -> int:
-        """Flows that began or ended so far, those of others included."""
+        """Flows that began or ended so far, those of other programs included."""
 
     @property
     def overruns(self) -> int:
-        """How often the kernel has told more than we could hear; a look at all flows repairs that."""
+        """How often the kernel dropped events because we were too slow; a full resync followed."""
 
     @property
     def ended(self) -> int:
         """Flows that were ended in the kernel because they did not go where their frontends led, or
-        because somebody asked for it.
+        because an operator asked for it.
         """
 
     @property
     def forgotten(self) -> int:
-        """Flows that others have taken out of the kernel's table while both ends were talking."""
+        """Flows that other programs have deleted from the kernel's table while both ends were
+        talking.
+        """
 
     @property
     def turns(self) -> int:

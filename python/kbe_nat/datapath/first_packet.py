@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from kbe_nat._native import BackendIdMap, Engine, FlowWatch, NftTables
+from kbe_nat._native import BackendIdMap, ConntrackSync, Engine, NftTables
 from kbe_nat.datapath.courses import Courses
 from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.sysctl import ACCOUNTING, sysctl
@@ -57,7 +57,7 @@ class FirstPacket:
             number: Numbering(largest, time.monotonic) for number in (Family.IPV4, Family.IPV6)
         }
         self._standby = StandbyChoice(on_death)
-        self._watch: FlowWatch | None = None
+        self._sync: ConntrackSync | None = None
         self._is_installed = False
         self._is_whole = False
         """The kernel has taken every change."""
@@ -87,7 +87,7 @@ class FirstPacket:
         self._is_whole = False
         self._translate(plan, [])
         self._is_installed = True
-        self._look()
+        self._resync()
         if self._leftovers:
             self._leftovers()
 
@@ -114,8 +114,10 @@ class FirstPacket:
             ],
         )
         touched = self._courses.take_touched()
-        if touched and self._watch:
-            self._watch.touch([(protocol, address, port) for address, protocol, port in touched])
+        if touched and self._sync:
+            self._sync.resync_frontends(
+                [(protocol, address, port) for address, protocol, port in touched]
+            )
 
     def repair(self, plan: Plan) -> tuple[str, ...]:
         """See `Datapath`."""
@@ -123,7 +125,7 @@ class FirstPacket:
         if missing:
             self._is_whole = False
             self._translate(plan, [])
-            self._look()
+            self._resync()
             return missing
         given = {number: self._numbering[number].supply() for number in plan.families}
         if any(given.values()):
@@ -151,22 +153,22 @@ class FirstPacket:
 
     def refresh(self) -> None:
         """See `Datapath`: asks the kernel."""
-        if self._watch:
-            self._watch.refresh(REFRESH_SECONDS)
+        if self._sync:
+            self._sync.resync_within(REFRESH_SECONDS)
 
     def counters(self) -> dict[str, int]:
         """See `Datapath`."""
-        watch = self._watch
-        insert_failed, dropped = watch.statistics() if watch else (0, 0)
+        sync = self._sync
+        insert_failed, dropped = sync.statistics() if sync else (0, 0)
         return {
             # Of all flows of the kernel, those of others too.
-            "events": watch.changes if watch else 0,
-            # Each was followed by a look at all flows.
-            "events-lost": watch.overruns if watch else 0,
+            "events": sync.changes if sync else 0,
+            # A full resync followed each.
+            "events-lost": sync.overruns if sync else 0,
             # They did not go where their frontends led, or somebody asked for it.
-            "flows-ended": watch.ended if watch else 0,
+            "flows-ended": sync.ended if sync else 0,
             # Taken out of the kernel's table by others, while both ends were talking.
-            "flows-forgotten": watch.forgotten if watch else 0,
+            "flows-forgotten": sync.forgotten if sync else 0,
             # By the kernel, of all flows: above all, no port was left to masquerade with. Their
             # packets are lost.
             "flows-not-entered": insert_failed,
@@ -184,13 +186,13 @@ class FirstPacket:
 
     @contextmanager
     def following(self, engine: Engine) -> Iterator[NativeThread | None]:
-        """See `Datapath`: by the kernel's events, and looks at all its flows."""
-        self._watch = FlowWatch(engine, socket_buffer=EVENT_BYTES)
+        """See `Datapath`: by the events of the kernel's conntrack, and by resyncs."""
+        self._sync = ConntrackSync(engine, socket_buffer=EVENT_BYTES)
         try:
-            with NativeThread(Persistent(self._watch), "flow watch") as thread:
+            with NativeThread(Persistent(self._sync), "conntrack sync") as thread:
                 yield thread
         finally:
-            self._watch = None
+            self._sync = None
 
     def _introduce(self, plan: Plan, given: dict[Family, dict[Address, int]]) -> None:
         """Numbers of new backends, by family: the kernel knows them before a verdict can name one."""
@@ -202,11 +204,11 @@ class FirstPacket:
             [(*own, number) for some in given.values() for own, number in some.items()], []
         )
 
-    def _look(self) -> None:
+    def _resync(self) -> None:
         """Flows have begun while nothing of ours was in the kernel, or somebody else's."""
         self._courses.take_touched()
-        if self._watch:
-            self._watch.look()
+        if self._sync:
+            self._sync.resync()
 
     def _translate(self, plan: Plan, changes: list[TranslationChange]) -> None:
         """These changes, or everything if the kernel does not have all that was before."""

@@ -5,7 +5,7 @@
 //! package in Python. Several loops, one to a thread and a queue, may share an engine.
 
 mod backend_ids;
-mod flows;
+mod conntrack_sync;
 mod kernel;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 use kbe_nat_engine::{Cause, Engine, Packet, Released, Verdict};
 
 pub use backend_ids::BackendIdMap;
-pub use flows::FlowWatch;
+pub use conntrack_sync::ConntrackSync;
 pub use kernel::{KernelQueue, Marks, Rewrite};
 
 /// A source of packets that wants a verdict for each.

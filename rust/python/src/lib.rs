@@ -3,10 +3,10 @@
 
 mod addresses;
 mod capture;
+mod conntrack;
 mod convert;
 mod engine;
 mod errors;
-mod flows;
 mod queue;
 mod service;
 mod tables;
@@ -34,14 +34,14 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<queue::BackendIdMap>()?;
     module.add_class::<queue::KernelQueue>()?;
     module.add_class::<queue::Loop>()?;
-    module.add_class::<flows::FlowWatch>()?;
+    module.add_class::<conntrack::ConntrackSync>()?;
     module.add_class::<tables::NftTables>()?;
     module.add_class::<addresses::NodeAddresses>()?;
     module.add_class::<capture::CaptureReader>()?;
     module.add_class::<capture::CaptureBatch>()?;
     module.add_class::<capture::CaptureWriter>()?;
     module.add_function(wrap_pyfunction!(verdict::refusal, module)?)?;
-    module.add_function(wrap_pyfunction!(flows::probe_flows, module)?)?;
+    module.add_function(wrap_pyfunction!(conntrack::probe_flows, module)?)?;
     module.add("PanicException", py.get_type::<pyo3::panic::PanicException>())?;
     let actions = kbe_nat_engine::Action::ALL.map(kbe_nat_engine::Action::name);
     module.add("ACTIONS", PyTuple::new(py, actions)?)?;

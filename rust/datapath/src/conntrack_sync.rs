@@ -1,0 +1,348 @@
+//! Keeps the engine's flows in step with the kernel's connection tracking.
+//!
+//! The kernel carries flows by itself in the datapath `first-packet`, so the engine learns from
+//! here which of them began, as whom, and which ended. There are two sources:
+//!
+//! - Events come at once, but they are incomplete. The kernel drops events when the socket's
+//!   buffer is full, and tells nothing of flows that began while nobody listened
+//!   (`nf_conntrack_events=2`).
+//! - A resync dumps the kernel's flows. It is complete, but costs a pass of the kernel over its
+//!   table. A full resync runs at the start, every [`INTERVAL`], on request, and after an overrun
+//!   of events. A resync of some frontends runs when a backend of theirs is removed.
+//!
+//! Invariants:
+//!
+//! - Flows end in the kernel because an operator asked for it, or because a resync found them
+//!   where their frontend does not lead; never because of an event. Another program may translate
+//!   one of our frontends too: if an event ended its flow, each of its packets would begin one.
+//! - Only a full resync that the kernel did not interrupt says which flows are missing.
+//! - A flow is identified by its ends, whatever its connmark: other programs write connmarks too.
+//! - The engine's lock is held for [`BATCH`] flows at a time, because packets wait for it. No
+//!   system call is made under it.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use kbe_nat_engine::tuple::Protocol;
+use kbe_nat_engine::{Engine, KernelFlow, Outcome, Resync};
+use kbe_nat_netlink::conntrack::{Change, Ends, Entry, Events, Requests, Selection, Waker};
+use kbe_nat_netlink::monotonic;
+
+/// Tells an engine what becomes of the kernel's flows. One thread runs it, others use the rest.
+#[derive(Debug)]
+pub struct ConntrackSync {
+    waker: Waker,
+    is_stopped: AtomicBool,
+    /// Full resyncs that were requested.
+    requested: AtomicU64,
+    /// The newest of these requests that is done.
+    completed: Mutex<u64>,
+    completion: Condvar,
+    /// Flows to resync soon.
+    selections: Mutex<Vec<Selection>>,
+    changes: AtomicU64,
+    overruns: AtomicU64,
+    ended: AtomicU64,
+    forgotten: AtomicU64,
+    turns: AtomicU64,
+}
+
+impl ConntrackSync {
+    /// `waker` is that of the [`Events`] which [`ConntrackSync::run`] gets.
+    #[must_use]
+    pub fn new(waker: Waker) -> Self {
+        Self {
+            waker,
+            is_stopped: AtomicBool::default(),
+            requested: AtomicU64::default(),
+            completed: Mutex::default(),
+            completion: Condvar::default(),
+            selections: Mutex::default(),
+            changes: AtomicU64::default(),
+            overruns: AtomicU64::default(),
+            ended: AtomicU64::default(),
+            forgotten: AtomicU64::default(),
+            turns: AtomicU64::default(),
+        }
+    }
+
+    /// Tells the engine what becomes of the kernel's flows, until [`ConntrackSync::stop`] is
+    /// called.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn run(
+        &self,
+        engine: &Mutex<Engine>,
+        events: &mut Events,
+        requests: &mut Requests,
+    ) -> io::Result<()> {
+        let mut changes = Vec::new();
+        let mut newest_full: Option<Instant> = None;
+        let mut repeats: Vec<(Instant, Vec<Selection>)> = Vec::new();
+        while !self.is_stopped.load(Ordering::Relaxed) {
+            self.turns.fetch_add(1, Ordering::Relaxed);
+            // Read ahead of the dump, so that a request that comes during it gets another dump.
+            let requested = self.requested.load(Ordering::Acquire);
+            let selections = std::mem::take(&mut *lock(&self.selections));
+            self.resync_selections(engine, requests, &selections)?;
+            if !selections.is_empty() {
+                repeats.push((Instant::now() + REPEAT, selections));
+            }
+            let now = Instant::now();
+            let due = repeats.iter().take_while(|(when, _)| *when <= now).count();
+            for (_, selections) in repeats.drain(..due) {
+                self.resync_selections(engine, requests, &selections)?;
+            }
+            let is_due = newest_full.is_none_or(|when| when.elapsed() >= INTERVAL);
+            if is_due || requested != self.completed() {
+                self.resync_all(engine, requests)?;
+                newest_full = Some(Instant::now());
+                *lock(&self.completed) = requested;
+                self.completion.notify_all();
+            }
+            if !events.receive(PATIENCE, &mut changes)? {
+                self.overruns.fetch_add(1, Ordering::Relaxed);
+                // Only a full resync finds what the lost events said.
+                newest_full = None;
+            }
+            self.apply(engine, &changes);
+            changes.clear();
+            self.end_orphans(engine, requests)?;
+        }
+        Ok(())
+    }
+
+    /// Ends [`ConntrackSync::run`] soon.
+    pub fn stop(&self) {
+        self.is_stopped.store(true, Ordering::Relaxed);
+        self.waker.wake();
+    }
+
+    /// Requests a full resync, and returns the number that [`ConntrackSync::completed`] reaches
+    /// when it is done.
+    pub fn request(&self) -> u64 {
+        let request = self.requested.fetch_add(1, Ordering::AcqRel) + 1;
+        self.waker.wake();
+        request
+    }
+
+    /// The newest request that is done.
+    pub fn completed(&self) -> u64 {
+        *lock(&self.completed)
+    }
+
+    /// Runs a full resync now, and returns whether it was done within `timeout`.
+    pub fn resync_within(&self, timeout: Duration) -> bool {
+        let request = self.request();
+        let (_completed, waited) = self
+            .completion
+            .wait_timeout_while(lock(&self.completed), timeout, |completed| *completed < request)
+            .unwrap_or_else(PoisonError::into_inner);
+        !waited.timed_out()
+    }
+
+    /// Requests a resync of the flows to these frontends, which are new or have lost backends. It
+    /// is repeated after [`REPEAT`]: packets that were decided just before it have their flows in
+    /// the kernel by then, and answers to handshakes have come.
+    pub fn request_frontends(&self, frontends: impl IntoIterator<Item = (Protocol, SocketAddr)>) {
+        let selections = frontends.into_iter().map(|(Protocol(protocol), frontend)| Selection {
+            protocol,
+            is_ipv4: frontend.is_ipv4(),
+            destination: Some(frontend),
+        });
+        lock(&self.selections).extend(selections);
+        self.waker.wake();
+    }
+
+    /// Events so far, those of other programs' flows included.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
+    /// How often the kernel dropped events because we were too slow.
+    pub fn overruns(&self) -> u64 {
+        self.overruns.load(Ordering::Relaxed)
+    }
+
+    /// Flows that we have ended in the kernel.
+    pub fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Flows that other programs have deleted from the kernel's table while both ends were talking.
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten.load(Ordering::Relaxed)
+    }
+
+    /// Turns of the loop: the number grows unless the loop hangs.
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
+    }
+
+    /// Tells the engine what happened.
+    fn apply(&self, engine: &Mutex<Engine>, changes: &[Change]) {
+        self.changes.fetch_add(changes.len() as u64, Ordering::Relaxed);
+        for batch in changes.chunks(BATCH) {
+            let now = monotonic();
+            let mut engine = lock(engine);
+            for change in batch {
+                match change {
+                    // The outcome may be to end the flow: that is left to resyncs, see above.
+                    Change::New(entry) => {
+                        let _ = engine.observe(now, &kernel_flow(entry), None);
+                    }
+                    Change::Ended(entry) => {
+                        let is_forgotten = engine.note_end(now, &kernel_flow(entry));
+                        self.forgotten.fetch_add(u64::from(is_forgotten), Ordering::Relaxed);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends flows in the kernel that were deleted from the engine.
+    fn end_orphans(&self, engine: &Mutex<Engine>, requests: &mut Requests) -> io::Result<()> {
+        let orphans = lock(engine).take_orphans();
+        let flows: Vec<_> = orphans
+            .into_iter()
+            .map(|(protocol, src, dst)| (protocol.0, Ends { src, dst }, None))
+            .collect();
+        self.end(requests, &flows)
+    }
+
+    fn resync_all(&self, engine: &Mutex<Engine>, requests: &mut Requests) -> io::Result<()> {
+        let mut resync = Resync::default();
+        // A dump that the kernel interrupted may lack flows that are there.
+        if self.dump(engine, requests, None, Some(&mut resync))? {
+            lock(engine).end_missing(resync);
+        }
+        Ok(())
+    }
+
+    fn resync_selections(
+        &self,
+        engine: &Mutex<Engine>,
+        requests: &mut Requests,
+        selections: &[Selection],
+    ) -> io::Result<()> {
+        for selection in merge(selections) {
+            self.dump(engine, requests, Some(&selection), None)?;
+        }
+        Ok(())
+    }
+
+    /// Shows flows to the engine, and ends those that the engine wants to end. Returns whether the
+    /// dump was complete.
+    fn dump(
+        &self,
+        engine: &Mutex<Engine>,
+        requests: &mut Requests,
+        selection: Option<&Selection>,
+        mut resync: Option<&mut Resync>,
+    ) -> io::Result<bool> {
+        let mut over = Vec::new();
+        let is_complete = requests.dump(selection, |entries| {
+            for batch in entries.chunks(BATCH) {
+                let now = monotonic();
+                let mut engine = lock(engine);
+                let ended = batch.iter().filter(|entry| {
+                    engine.observe(now, &kernel_flow(entry), resync.as_deref_mut()) == Outcome::End
+                });
+                over.extend(ended.map(|entry| (entry.protocol, entry.original, entry.id)));
+            }
+        })?;
+        self.end(requests, &over)?;
+        Ok(is_complete)
+    }
+
+    fn end(&self, requests: &mut Requests, flows: &[(u8, Ends, Option<u32>)]) -> io::Result<()> {
+        for &(protocol, original, id) in flows {
+            let has_ended = requests.end(protocol, original, id)?;
+            self.ended.fetch_add(u64::from(has_ended), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// Each selection once. Where many are of one family and protocol, one selection takes their place,
+/// of all flows of that protocol: the kernel passes over all flows for each selection.
+fn merge(selections: &[Selection]) -> Vec<Selection> {
+    let all_of = |selection: &Selection| Selection { destination: None, ..*selection };
+    let each: HashSet<Selection> = selections.iter().copied().collect();
+    let mut counts: HashMap<Selection, usize> = HashMap::new();
+    for selection in &each {
+        *counts.entry(all_of(selection)).or_default() += 1;
+    }
+    let is_many =
+        |selection: &Selection| counts.get(&all_of(selection)).is_some_and(|&count| count > FEW);
+    let merged: HashSet<Selection> = each
+        .iter()
+        .map(|selection| if is_many(selection) { all_of(selection) } else { *selection })
+        .collect();
+    merged.into_iter().collect()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn kernel_flow(entry: &Entry) -> KernelFlow {
+    KernelFlow {
+        protocol: Protocol(entry.protocol),
+        original: (entry.original.src, entry.original.dst),
+        reply: (entry.reply.src, entry.reply.dst),
+        is_replied: entry.is_replied,
+        is_assured: entry.is_assured,
+        state: entry.state,
+        timeout: entry.timeout,
+        counters: entry.counters,
+    }
+}
+
+/// The longest wait for events. Shorter waits cost others: with 20 ms, bulk TCP that needed all
+/// processors lost a twentieth.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// Flows that the engine is told of under one lock.
+const BATCH: usize = 64;
+/// A resync of frontends is repeated after this time, which is longer than the engine gives a
+/// handshake.
+const REPEAT: Duration = Duration::from_millis(1500);
+/// So many passes of the kernel over its flows cost less than a dump of all flows of a protocol.
+const FEW: usize = 8;
+/// Time between full resyncs.
+const INTERVAL: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_frontends_of_a_protocol_are_resynced_in_one_pass() {
+        let to = |text: &str, protocol: u8| {
+            let destination: SocketAddr = text.parse().expect("an address");
+            Selection { protocol, is_ipv4: destination.is_ipv4(), destination: Some(destination) }
+        };
+        let few: Vec<_> = (0..FEW).map(|port| to(&format!("10.0.0.1:{}", port + 1), 17)).collect();
+        let mut twice = few.clone();
+        twice.extend(&few);
+        let sorted = |selections: &[Selection]| {
+            let mut merged = merge(selections);
+            merged.sort_unstable_by_key(|selection| {
+                (selection.protocol, selection.is_ipv4, selection.destination)
+            });
+            merged
+        };
+        assert_eq!(sorted(&twice), few, "each once");
+        twice.push(to("10.0.0.2:1", 17));
+        twice.push(to("10.0.0.2:1", 6));
+        twice.push(to("[fd00::2]:1", 17));
+        let all = Selection { protocol: 17, is_ipv4: true, destination: None };
+        assert_eq!(sorted(&twice), [to("10.0.0.2:1", 6), to("[fd00::2]:1", 17), all]);
+        assert_eq!(merge(&[]), []);
+    }
+}

@@ -1,0 +1,114 @@
+//! `ConntrackSync`: keeps an engine's flows in step with the kernel's connection tracking.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use kbe_nat_datapath as datapath;
+use kbe_nat_netlink::conntrack::{Events, Requests, Statistics};
+use pyo3::prelude::*;
+
+use crate::convert;
+use crate::engine::Engine;
+use crate::errors;
+
+/// Tells an engine what becomes of the kernel's flows.
+#[pyclass(frozen, module = "kbe_nat._native")]
+pub(crate) struct ConntrackSync {
+    engine: Py<Engine>,
+    kernel: Mutex<(Events, Requests)>,
+    /// For `statistics`: the thread that runs holds `kernel`.
+    statistics: Mutex<Requests>,
+    sync: datapath::ConntrackSync,
+}
+
+#[pymethods]
+impl ConntrackSync {
+    #[new]
+    #[pyo3(signature = (engine, *, socket_buffer))]
+    fn new(py: Python<'_>, engine: Py<Engine>, socket_buffer: i32) -> PyResult<Self> {
+        py.detach(|| {
+            let (events, waker) = Events::open(socket_buffer)?;
+            Ok(Self {
+                engine,
+                kernel: Mutex::new((events, Requests::open()?)),
+                statistics: Mutex::new(Requests::open()?),
+                sync: datapath::ConntrackSync::new(waker),
+            })
+        })
+        .map_err(|error: io::Error| errors::conntrack(&error))
+    }
+
+    fn run(&self, py: Python<'_>) -> PyResult<()> {
+        let engine = self.engine.get().shared();
+        py.detach(|| {
+            let mut kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
+            let (events, requests) = &mut *kernel;
+            self.sync.run(engine, events, requests)
+        })
+        .map_err(|error| errors::conntrack(&error))
+    }
+
+    fn statistics(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
+        let Statistics { insert_failed, dropped } = py
+            .detach(|| self.statistics.lock().unwrap_or_else(PoisonError::into_inner).statistics())
+            .map_err(|error| errors::conntrack(&error))?;
+        Ok((insert_failed, dropped))
+    }
+
+    fn stop(&self) {
+        self.sync.stop();
+    }
+
+    fn resync_within(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
+        let timeout = Duration::try_from_secs_f64(timeout).map_err(errors::argument)?;
+        Ok(py.detach(|| self.sync.resync_within(timeout)))
+    }
+
+    fn resync(&self) {
+        self.sync.request();
+    }
+
+    #[allow(clippy::needless_pass_by_value)]
+    fn resync_frontends(&self, frontends: Vec<(String, String, u16)>) -> PyResult<()> {
+        let parsed = frontends.iter().map(|(protocol, address, port)| {
+            Ok((convert::protocol(protocol)?, SocketAddr::new(convert::address(address)?, *port)))
+        });
+        self.sync.request_frontends(parsed.collect::<PyResult<Vec<_>>>()?);
+        Ok(())
+    }
+
+    #[getter]
+    fn changes(&self) -> u64 {
+        self.sync.changes()
+    }
+
+    #[getter]
+    fn overruns(&self) -> u64 {
+        self.sync.overruns()
+    }
+
+    #[getter]
+    fn ended(&self) -> u64 {
+        self.sync.ended()
+    }
+
+    #[getter]
+    fn forgotten(&self) -> u64 {
+        self.sync.forgotten()
+    }
+
+    #[getter]
+    fn turns(&self) -> u64 {
+        self.sync.turns()
+    }
+}
+
+/// Fails where the kernel does not show its flows to this process. Dumps none of them.
+#[pyfunction]
+pub(crate) fn probe_flows(py: Python<'_>) -> PyResult<()> {
+    py.detach(|| Requests::open()?.statistics())
+        .map(|_| ())
+        .map_err(|error| errors::conntrack(&error))
+}
