@@ -45,8 +45,8 @@ def service(name: str, version: int, generation: int) -> list[dict[str, Any]]:
     common: dict[str, Any] = {
         "backends": [(*place, weight) for place, weight in zip(lists, weights, strict=False)],
         "local_backends": [(*place, 1) for place in local],
-        "external_local": generation % 2 == 1,
-        "internal_local": generation == 2,
+        "is_external_local": generation % 2 == 1,
+        "is_internal_local": generation == 2,
     }
     balanced = "198.51.100.1" if version == 4 else "2001:db8:51::1"
     frontends = [

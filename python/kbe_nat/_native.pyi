@@ -303,7 +303,7 @@ class Frontend:
 class ServicePort:
     """One port of a Service in one address family, ready for the engine; immutable.
 
-    `local_backends` are those of this node; they serve where `internal_local` or `external_local`
+    `local_backends` are those of this node; they serve where `is_internal_local` or `is_external_local`
     ask for it (internalTrafficPolicy, externalTrafficPolicy). `affinity_seconds` is the timeout of
     ClientIP affinity. `source_ranges` bind load-balancer frontends, with `source_ranges_apply_to_all`
     external IPs and node ports too. `strategy` is one of `kbe_nat.Strategy`; `maglev_size`, a
@@ -320,8 +320,8 @@ class ServicePort:
         protocol: str = "tcp",
         local_backends: Sequence[Backend] = ...,
         serving_backends: Sequence[Backend] = ...,
-        internal_local: bool = False,
-        external_local: bool = False,
+        is_internal_local: bool = False,
+        is_external_local: bool = False,
         affinity_seconds: int | None = None,
         source_ranges: Sequence[str] = ...,
         source_ranges_apply_to_all: bool = False,

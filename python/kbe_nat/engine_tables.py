@@ -61,8 +61,8 @@ def _native_port(policy: PlannedPort, *, is_nftables: bool) -> _native.ServicePo
         protocol=policy.protocol,
         local_backends=[backend(own) for own in policy.local_backends],
         serving_backends=[backend(own) for own in policy.serving_backends],
-        internal_local=policy.is_internal_local,
-        external_local=policy.is_external_local,
+        is_internal_local=policy.is_internal_local,
+        is_external_local=policy.is_external_local,
         affinity_seconds=policy.affinity_seconds,
         source_ranges=[
             text if "/" in text else f"{text}/{128 if ':' in text else 32}" for text in ranges

@@ -39,8 +39,8 @@ class ServicePort:
     protocol: str = "tcp"
     local_backends: Sequence[Backend] = ()
     serving_backends: Sequence[Backend] = ()
-    internal_local: bool = False
-    external_local: bool = False
+    is_internal_local: bool = False
+    is_external_local: bool = False
     affinity_seconds: int | None = None
     source_ranges: Sequence[str] = ()
     source_ranges_apply_to_all: bool = False
@@ -256,7 +256,7 @@ def _is_martian(tables: Tables, packet: Packet, interface: int) -> bool:
 
 def _refuses_somebody(spec: ServicePort) -> bool:
     """Whether it has no endpoints, or none on this node for traffic that asks for those."""
-    return not spec.local_backends and (not spec.backends or spec.external_local)
+    return not spec.local_backends and (not spec.backends or spec.is_external_local)
 
 
 def _is_out_of_reach(
@@ -276,7 +276,7 @@ def _is_out_of_reach(
         and is_own
         and not is_own_address(node, dst)
     )
-    serving = spec.local_backends if spec.internal_local else spec.backends
+    serving = spec.local_backends if spec.is_internal_local else spec.backends
     kinds = {
         own.kind
         for own in spec.frontends
@@ -326,10 +326,10 @@ def _policy(
         raise Refused("reject", "no-endpoints")
     is_foreign = node.masquerade_all or (has_detector and not is_pod)
     if kind == "cluster-ip":
-        return "local" if spec.internal_local else "cluster", is_foreign
+        return "local" if spec.is_internal_local else "cluster", is_foreign
     if kind == "closed-node-port":
         return "local", False
-    if not spec.external_local:
+    if not spec.is_external_local:
         return "cluster", True
     # In nftables mode the rule for all cluster IPs goes ahead, also where the address is an
     # external one, too.
@@ -388,7 +388,7 @@ def _check(node: Node, spec: ServicePort, kind: str, hooks: set[str]) -> None:
         return
     if not has_endpoints:
         raise Refused("reject", "no-endpoints")
-    is_confined = spec.internal_local if kind == "cluster-ip" else spec.external_local
+    is_confined = spec.is_internal_local if kind == "cluster-ip" else spec.is_external_local
     if is_confined and not spec.local_backends:
         raise Refused("drop", "no-local-endpoints")
 

@@ -197,7 +197,7 @@ fn policy(
     }
     let is_foreign = has_detector && !is_pod;
     let (scope, masquerade, why) = if kind == FrontendKind::ClusterIp {
-        let scope = if spec.internal_local { Scope::Local } else { Scope::Cluster };
+        let scope = if spec.is_internal_local { Scope::Local } else { Scope::Cluster };
         let why = if node.masquerade_all {
             "all is masqueraded"
         } else if is_foreign {
@@ -207,7 +207,7 @@ fn policy(
         };
         (scope, node.masquerade_all || is_foreign, why)
     } else {
-        match (spec.external_local, is_pod, is_node) {
+        match (spec.is_external_local, is_pod, is_node) {
             _ if kind == FrontendKind::ClosedNodePort => {
                 (Scope::Local, false, "the address serves no node ports")
             }
@@ -312,7 +312,7 @@ fn is_out_of_reach(
             is_iptables && !port.has_endpoints() && is_own && !is_local
         }
         FrontendKind::ClusterIp => {
-            let scope = if port.spec().internal_local { Scope::Local } else { Scope::Cluster };
+            let scope = if port.spec().is_internal_local { Scope::Local } else { Scope::Cluster };
             // It may be an external address of the Service, too, and refused as that.
             let at = |own: &&Frontend| {
                 own.address == Some(query.dst.ip()) && own.port == query.dst.port()

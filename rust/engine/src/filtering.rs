@@ -109,8 +109,11 @@ fn by_frontend(
         FrontendKind::ClusterIp => way.is_own || is_forwarded,
         FrontendKind::ExternalIp | FrontendKind::LoadBalancer => way.is_local || is_forwarded,
     };
-    let is_confined =
-        if kind == FrontendKind::ClusterIp { spec.internal_local } else { spec.external_local };
+    let is_confined = if kind == FrontendKind::ClusterIp {
+        spec.is_internal_local
+    } else {
+        spec.is_external_local
+    };
     match (is_met, has_endpoints) {
         (true, false) => Some((Action::Reject, Cause::NoEndpoints)),
         (true, true) if is_confined && spec.local.is_empty() => {

@@ -144,9 +144,9 @@ pub struct ServiceSpec {
     /// them.
     pub serving: Vec<SocketAddr>,
     /// `internalTrafficPolicy: Local`.
-    pub internal_local: bool,
+    pub is_internal_local: bool,
     /// `externalTrafficPolicy: Local`.
-    pub external_local: bool,
+    pub is_external_local: bool,
     /// Seconds for which a client keeps its backend (`sessionAffinity: ClientIP`).
     pub affinity: Option<u32>,
     /// `loadBalancerSourceRanges` of the frontends' family; empty restricts nothing.
@@ -238,7 +238,7 @@ impl ServicePort {
     /// Whether it has no endpoints, or none on this node for traffic that asks for those.
     #[must_use]
     pub fn refuses_somebody(&self) -> bool {
-        self.spec.local.is_empty() && (self.spec.cluster.is_empty() || self.spec.external_local)
+        self.spec.local.is_empty() && (self.spec.cluster.is_empty() || self.spec.is_external_local)
     }
 
     /// Whether it serves IPv4; by its first address, IPv4 if it has none at all.

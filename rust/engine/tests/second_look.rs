@@ -87,7 +87,7 @@ fn a_frontend_that_another_service_refuses() {
                 assert!(scene.flows().is_empty());
                 // With endpoints elsewhere only, the policy Local drops.
                 let mut confined = at(kind, place, family, &[family.backend(1)]);
-                confined.external_local = true;
+                confined.is_external_local = true;
                 scene.serve(vec![
                     spec("default/asked", Protocol::UDP, family.vip(), &[place]),
                     confined,

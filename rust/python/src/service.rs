@@ -97,8 +97,8 @@ impl ServicePort {
     #[new]
     #[pyo3(signature = (
         name, frontends, backends, *, protocol = "tcp", local_backends = Vec::new(),
-        serving_backends = Vec::new(), internal_local = false,
-        external_local = false, affinity_seconds = None, source_ranges = Vec::new(), source_ranges_apply_to_all = false,
+        serving_backends = Vec::new(), is_internal_local = false,
+        is_external_local = false, affinity_seconds = None, source_ranges = Vec::new(), source_ranges_apply_to_all = false,
         strategy = "random", maglev_size = None,
     ))]
     #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
@@ -110,8 +110,8 @@ impl ServicePort {
         protocol: &str,
         local_backends: Vec<PyRef<'_, Backend>>,
         serving_backends: Vec<PyRef<'_, Backend>>,
-        internal_local: bool,
-        external_local: bool,
+        is_internal_local: bool,
+        is_external_local: bool,
         affinity_seconds: Option<u32>,
         source_ranges: Vec<String>,
         source_ranges_apply_to_all: bool,
@@ -134,8 +134,8 @@ impl ServicePort {
             cluster: backends.iter().map(|backend| backend.0).collect(),
             local: local_backends.iter().map(|backend| backend.0).collect(),
             serving: serving_backends.iter().map(|backend| backend.0.address).collect(),
-            internal_local,
-            external_local,
+            is_internal_local,
+            is_external_local,
             affinity: affinity_seconds,
             source_ranges: source_ranges.iter().map(convert::cidr).collect::<PyResult<_>>()?,
             source_ranges_apply_to_all,
