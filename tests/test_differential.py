@@ -43,7 +43,9 @@ def service(name: str, version: int, generation: int) -> list[dict[str, Any]]:
     local = [[second], [], [second], [third], []][generation % 5]
     weights = [1, 0 if generation == 1 else 2]
     common: dict[str, Any] = {
-        "backends": [(*place, weight) for place, weight in zip(lists, weights, strict=False)],
+        "cluster_backends": [
+            (*place, weight) for place, weight in zip(lists, weights, strict=False)
+        ],
         "local_backends": [(*place, 1) for place in local],
         "is_external_local": generation % 2 == 1,
         "is_internal_local": generation == 2,
@@ -66,7 +68,10 @@ def service(name: str, version: int, generation: int) -> list[dict[str, Any]]:
             "name": f"{name}/{'renamed' if generation == 3 else 'dns'}{version}",
             "protocol": "udp",
             "frontends": [(f"{vip}1", 53, "cluster-ip"), (f"{vip}2", 53, "external-ip")],
-            "backends": [(f"{prefix}{6 + generation % 2}", 5353, 1), (f"{prefix}8", 5353, 1)],
+            "cluster_backends": [
+                (f"{prefix}{6 + generation % 2}", 5353, 1),
+                (f"{prefix}8", 5353, 1),
+            ],
             "serving_backends": [(f"{prefix}{7 - generation % 2}", 5353, 1)]
             if generation > 2
             else [],
@@ -75,12 +80,12 @@ def service(name: str, version: int, generation: int) -> list[dict[str, Any]]:
             "name": f"{name}/sctp{version}",
             "protocol": "sctp",
             "frontends": [(f"{vip}1", 80, "cluster-ip")],
-            "backends": [(f"{prefix}9", 80 + generation % 2, 1)],
+            "cluster_backends": [(f"{prefix}9", 80 + generation % 2, 1)],
         },
         {
             "name": f"{name}/none{version}",
             "frontends": [(f"{vip}1", 81, "cluster-ip")],
-            "backends": [],
+            "cluster_backends": [],
         },
     ]
 
@@ -188,14 +193,20 @@ class Pair:
 
 
 def _service(module: Any, described: dict[str, Any]) -> Any:
-    backends = [module.Backend(*own) for own in described["backends"]]
+    backends = [module.Backend(*own) for own in described["cluster_backends"]]
     others = {
         key: [module.Backend(*own) for own in described.get(key, [])]
         for key in ("local_backends", "serving_backends")
     }
     frontends = [module.Frontend(*own) for own in described["frontends"]]
     return module.ServicePort(
-        **{**described, **others, "backends": backends, "frontends": frontends, "strategy": "rr"}
+        **{
+            **described,
+            **others,
+            "cluster_backends": backends,
+            "frontends": frontends,
+            "strategy": "rr",
+        }
     )
 
 

@@ -303,19 +303,19 @@ class Frontend:
 class ServicePort:
     """One port of a Service in one address family, ready for the engine; immutable.
 
-    `local_backends` are those of this node; they serve where `is_internal_local` or `is_external_local`
-    ask for it (internalTrafficPolicy, externalTrafficPolicy). `affinity_seconds` is the timeout of
-    ClientIP affinity. `source_ranges` bind load-balancer frontends, with `source_ranges_apply_to_all`
-    external IPs and node ports too. `strategy` is one of `kbe_nat.Strategy`; `maglev_size`, a
-    prime, is for "mh". Cost: the building of the balancer, for "mh" linear in its table. Raises
-    `ArgumentError`.
+    `local_backends` are those of this node. They serve where `is_internal_local` or
+    `is_external_local` ask for it (internalTrafficPolicy, externalTrafficPolicy).
+    `affinity_seconds` is the timeout of ClientIP affinity. `source_ranges` bind load-balancer
+    frontends, with `source_ranges_apply_to_all` external IPs and node ports too. `strategy` is one
+    of `kbe_nat.Strategy`; `maglev_size`, a prime, is for "mh". Cost: the building of the balancer,
+    for "mh" linear in its table. Raises `ArgumentError`.
     """
 
     def __new__(
         cls,
         name: str,
         frontends: Sequence[Frontend],
-        backends: Sequence[Backend],
+        cluster_backends: Sequence[Backend],
         *,
         protocol: str = "tcp",
         local_backends: Sequence[Backend] = ...,
@@ -335,7 +335,7 @@ class ServicePort:
     @property
     def frontends(self) -> list[Frontend]: ...
     @property
-    def backends(self) -> list[Backend]: ...
+    def cluster_backends(self) -> list[Backend]: ...
     @property
     def local_backends(self) -> list[Backend]: ...
     @property

@@ -140,7 +140,7 @@ class Reference:
         for spec in services:
             served = self._services.setdefault(spec.name, Served(spec))
             served.spec, served.is_served = spec, True
-            both = (*spec.backends, *spec.local_backends)
+            both = (*spec.cluster_backends, *spec.local_backends)
             listed = {(ip_address(own.address), own.port): own for own in both}
             for place in served.endpoints.keys() - listed.keys():
                 served.endpoints[place].standing = standing_beside(spec, place)

@@ -35,7 +35,7 @@ class ServicePort:
 
     name: str
     frontends: Sequence[Frontend]
-    backends: Sequence[Backend]
+    cluster_backends: Sequence[Backend]
     protocol: str = "tcp"
     local_backends: Sequence[Backend] = ()
     serving_backends: Sequence[Backend] = ()
@@ -114,7 +114,7 @@ class Decision:
     @property
     def backends(self) -> Sequence[Backend]:
         """Those that may serve, drained ones among them."""
-        return self.spec.local_backends if self.scope == "local" else self.spec.backends
+        return self.spec.local_backends if self.scope == "local" else self.spec.cluster_backends
 
 
 class Refused(Exception):
@@ -181,7 +181,7 @@ class Tables:
 
     def _of_family(self, spec: ServicePort, texts: Sequence[str]) -> Iterator[Address]:
         """Those of the service port's family."""
-        own = [backend.address for backend in (*spec.backends, *spec.local_backends)]
+        own = [backend.address for backend in (*spec.cluster_backends, *spec.local_backends)]
         own += [frontend.address for frontend in spec.frontends if frontend.address]
         for address in map(ip_address, texts):
             if not own or address.version == ip_address(own[0]).version:
@@ -256,7 +256,7 @@ def _is_martian(tables: Tables, packet: Packet, interface: int) -> bool:
 
 def _refuses_somebody(spec: ServicePort) -> bool:
     """Whether it has no endpoints, or none on this node for traffic that asks for those."""
-    return not spec.local_backends and (not spec.backends or spec.is_external_local)
+    return not spec.local_backends and (not spec.cluster_backends or spec.is_external_local)
 
 
 def _is_out_of_reach(
@@ -271,12 +271,12 @@ def _is_out_of_reach(
     passes_by = (
         node.mode == "iptables"
         and kind in ("external-ip", "load-balancer")
-        and not spec.backends
+        and not spec.cluster_backends
         and not spec.local_backends
         and is_own
         and not is_own_address(node, dst)
     )
-    serving = spec.local_backends if spec.is_internal_local else spec.backends
+    serving = spec.local_backends if spec.is_internal_local else spec.cluster_backends
     kinds = {
         own.kind
         for own in spec.frontends
@@ -315,7 +315,7 @@ def _policy(
     has_detector = any(
         ip_network(text, strict=False).version == src.version for text in node.pod_ranges
     )
-    has_endpoints = bool(spec.backends or spec.local_backends)
+    has_endpoints = bool(spec.cluster_backends or spec.local_backends)
     is_ranged = kind == "load-balancer" or (
         spec.source_ranges_apply_to_all and kind in ("external-ip", "node-port")
     )
@@ -376,7 +376,7 @@ def is_masqueraded(
 
 def _check(node: Node, spec: ServicePort, kind: str, hooks: set[str]) -> None:
     """What the rules of one frontend do to a packet in these hooks."""
-    has_endpoints = bool(spec.backends or spec.local_backends)
+    has_endpoints = bool(spec.cluster_backends or spec.local_backends)
     if node.mode == "iptables" and kind == "load-balancer" and spec.source_ranges and has_endpoints:
         raise Refused("drop", "source-range")
     met = {"input", "output", "forward"}

@@ -116,7 +116,7 @@ fn by_frontend(
     };
     match (is_met, has_endpoints) {
         (true, false) => Some((Action::Reject, Cause::NoEndpoints)),
-        (true, true) if is_confined && spec.local.is_empty() => {
+        (true, true) if is_confined && spec.local_backends.is_empty() => {
             Some((Action::Drop, Cause::NoLocalEndpoints))
         }
         _ => None,

@@ -137,12 +137,12 @@ pub struct ServiceSpec {
     /// Where it is reached.
     pub frontends: Vec<Frontend>,
     /// Backends anywhere in the cluster.
-    pub cluster: Vec<Backend>,
+    pub cluster_backends: Vec<Backend>,
     /// Backends of this node.
-    pub local: Vec<Backend>,
+    pub local_backends: Vec<Backend>,
     /// Endpoints of neither list that serve still: the flows of datagrams that they have stay with
     /// them.
-    pub serving: Vec<SocketAddr>,
+    pub serving_backends: Vec<SocketAddr>,
     /// `internalTrafficPolicy: Local`.
     pub is_internal_local: bool,
     /// `externalTrafficPolicy: Local`.
@@ -172,11 +172,15 @@ impl ServicePort {
     /// # Errors
     /// [`ServiceError`] names the service port and what does not fit.
     pub fn new(mut spec: ServiceSpec) -> Result<Self, ServiceError> {
-        spec.serving.sort_unstable();
+        spec.serving_backends.sort_unstable();
         let name = || spec.name.clone();
         let addresses = spec.frontends.iter().filter_map(|frontend| frontend.address);
-        let backends = spec.cluster.iter().chain(&spec.local).map(|backend| backend.address.ip());
-        let serving = spec.serving.iter().map(SocketAddr::ip);
+        let backends = spec
+            .cluster_backends
+            .iter()
+            .chain(&spec.local_backends)
+            .map(|backend| backend.address.ip());
+        let serving = spec.serving_backends.iter().map(SocketAddr::ip);
         let mut families =
             addresses.chain(backends).chain(serving).map(|address| address.is_ipv4());
         if let Some(first) = families.next()
@@ -192,7 +196,7 @@ impl ServicePort {
             BackendSet::new(backends.clone(), spec.strategy)
                 .map_err(|error| ServiceError::MaglevSize(name(), error))
         };
-        let sets = [set(&spec.cluster)?, set(&spec.local)?];
+        let sets = [set(&spec.cluster_backends)?, set(&spec.local_backends)?];
         Ok(Self { spec, sets })
     }
 
@@ -226,26 +230,31 @@ impl ServicePort {
     /// Whether anybody serves, whomever.
     #[must_use]
     pub fn has_endpoints(&self) -> bool {
-        !(self.spec.cluster.is_empty() && self.spec.local.is_empty())
+        !(self.spec.cluster_backends.is_empty() && self.spec.local_backends.is_empty())
     }
 
     /// Whether this endpoint, of neither list, may keep the flows of datagrams that it has.
     #[must_use]
     pub fn serves_still(&self, endpoint: SocketAddr) -> bool {
-        self.spec.serving.binary_search(&endpoint).is_ok()
+        self.spec.serving_backends.binary_search(&endpoint).is_ok()
     }
 
     /// Whether it has no endpoints, or none on this node for traffic that asks for those.
     #[must_use]
     pub fn refuses_somebody(&self) -> bool {
-        self.spec.local.is_empty() && (self.spec.cluster.is_empty() || self.spec.is_external_local)
+        self.spec.local_backends.is_empty()
+            && (self.spec.cluster_backends.is_empty() || self.spec.is_external_local)
     }
 
     /// Whether it serves IPv4; by its first address, IPv4 if it has none at all.
     #[must_use]
     pub fn is_ipv4(&self) -> bool {
-        let backends =
-            self.spec.cluster.iter().chain(&self.spec.local).map(|backend| backend.address.ip());
+        let backends = self
+            .spec
+            .cluster_backends
+            .iter()
+            .chain(&self.spec.local_backends)
+            .map(|backend| backend.address.ip());
         self.spec
             .frontends
             .iter()

@@ -104,7 +104,7 @@ fn f66_a_drained_endpoint_gets_no_new_flows_of_its_clients() {
         ask(&mut scene, Family::V4, client, 1);
     }
     let mut drained = sticky(Family::V4, &[0, 1], 10_800);
-    drained.cluster[0].weight = 0;
+    drained.cluster_backends[0].weight = 0;
     scene.serve(vec![drained]);
     for client in 0..20 {
         assert_eq!(ask(&mut scene, Family::V4, client, 2), Family::V4.backend(1));
@@ -159,7 +159,7 @@ fn f50_affinity_to_an_address_that_is_used_again() {
 
 /// How many of `flows` new flows each backend gets.
 fn shares(strategy: Strategy, weights: &[u32], flows: u32, seed: u64) -> Vec<u32> {
-    let cluster: Vec<Backend> = weights
+    let cluster_backends: Vec<Backend> = weights
         .iter()
         .enumerate()
         .map(|(number, &weight)| Backend {
@@ -167,7 +167,11 @@ fn shares(strategy: Strategy, weights: &[u32], flows: u32, seed: u64) -> Vec<u32
             ..Backend::new(Family::V4.backend(number as u8))
         })
         .collect();
-    let spec = ServiceSpec { cluster, strategy, ..spec("w", Protocol::UDP, Family::V4.vip(), &[]) };
+    let spec = ServiceSpec {
+        cluster_backends,
+        strategy,
+        ..spec("w", Protocol::UDP, Family::V4.vip(), &[])
+    };
     let config = Config { seed, max_flows: flows as usize, ..Config::default() };
     let mut scene = Scene::new(config, vec![spec]);
     let mut counts = BTreeMap::new();
@@ -227,7 +231,7 @@ fn f67_one_backend_gets_all_and_drained_ones_nothing() {
 fn f67_all_drained_refuses() {
     for strategy in Strategy::ALL {
         let mut drained = spec("w", Protocol::UDP, Family::V4.vip(), &[Family::V4.backend(0)]);
-        (drained.cluster[0].weight, drained.strategy) = (0, strategy);
+        (drained.cluster_backends[0].weight, drained.strategy) = (0, strategy);
         let mut scene = Scene::new(Config::default(), vec![drained]);
         let packet = udp(Family::V4.client(1, 1), Family::V4.vip(), b"x");
         scene.expect(packet, Action::Reject, Cause::NoEndpoints);

@@ -233,7 +233,7 @@ fn standing(family: Family, listed: &[u8], serving: &[u8]) -> Vec<kbe_nat_engine
     specs(family, 0)
         .into_iter()
         .map(|own| kbe_nat_engine::ServiceSpec {
-            serving: of(serving),
+            serving_backends: of(serving),
             ..spec(&own.name, own.protocol, family.vip(), &of(listed))
         })
         .collect()
@@ -370,7 +370,7 @@ fn f122_what_passes_by_an_external_address_is_left_alone() {
     assert_eq!(seen(&mut scene, node, vip), Outcome::Keep);
     assert_eq!(seen(&mut scene, family.client(1, 99), vip), Outcome::End, "somebody else's are");
     assert_eq!(seen(&mut scene, node, family.backend(1)), Outcome::End, "it goes to nobody");
-    external.cluster = vec![kbe_nat_engine::Backend::new(family.backend(1))];
+    external.cluster_backends = vec![kbe_nat_engine::Backend::new(family.backend(1))];
     scene.serve(vec![external]);
     assert_eq!(seen(&mut scene, node, vip), Outcome::End, "it is served now");
 }

@@ -16,7 +16,7 @@ fn served(family: Family, listed: &[u8], serving: &[u8]) -> Vec<ServiceSpec> {
     specs(family, 0)
         .into_iter()
         .map(|own| ServiceSpec {
-            serving: of(serving),
+            serving_backends: of(serving),
             ..spec(&own.name, own.protocol, family.vip(), &of(listed))
         })
         .collect()
@@ -163,7 +163,7 @@ fn f123_flows_follow_their_frontend_to_the_service_port_that_has_it_now() {
         both[3..].iter_mut().for_each(|own| {
             own.frontends[0].port += 1;
         });
-        both[..3].iter_mut().for_each(|own| own.cluster.truncate(1));
+        both[..3].iter_mut().for_each(|own| own.cluster_backends.truncate(1));
         scene.serve(both);
         let mut connection = connection;
         assert_eq!(connection.client(&mut scene, ACK | PSH, b"on").cause, Cause::Established);

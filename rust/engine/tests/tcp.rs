@@ -731,7 +731,7 @@ fn f49_a_draining_endpoint_keeps_its_connections_only() {
     let mut specs = specs(V4, 2);
     for spec in &mut specs {
         spec.strategy = Strategy::Random;
-        spec.cluster[1].weight = 0;
+        spec.cluster_backends[1].weight = 0;
     }
     scene.serve(specs);
     for connection in &mut connections {

@@ -96,7 +96,7 @@ pub(crate) struct ServicePort(pub(crate) Arc<core::ServicePort>);
 impl ServicePort {
     #[new]
     #[pyo3(signature = (
-        name, frontends, backends, *, protocol = "tcp", local_backends = Vec::new(),
+        name, frontends, cluster_backends, *, protocol = "tcp", local_backends = Vec::new(),
         serving_backends = Vec::new(), is_internal_local = false,
         is_external_local = false, affinity_seconds = None, source_ranges = Vec::new(), source_ranges_apply_to_all = false,
         strategy = "random", maglev_size = None,
@@ -106,7 +106,7 @@ impl ServicePort {
         py: Python<'_>,
         name: String,
         frontends: Vec<PyRef<'_, Frontend>>,
-        backends: Vec<PyRef<'_, Backend>>,
+        cluster_backends: Vec<PyRef<'_, Backend>>,
         protocol: &str,
         local_backends: Vec<PyRef<'_, Backend>>,
         serving_backends: Vec<PyRef<'_, Backend>>,
@@ -131,9 +131,9 @@ impl ServicePort {
             name,
             protocol: convert::protocol(protocol)?,
             frontends: frontends.iter().map(|frontend| frontend.0).collect(),
-            cluster: backends.iter().map(|backend| backend.0).collect(),
-            local: local_backends.iter().map(|backend| backend.0).collect(),
-            serving: serving_backends.iter().map(|backend| backend.0.address).collect(),
+            cluster_backends: cluster_backends.iter().map(|backend| backend.0).collect(),
+            local_backends: local_backends.iter().map(|backend| backend.0).collect(),
+            serving_backends: serving_backends.iter().map(|backend| backend.0.address).collect(),
             is_internal_local,
             is_external_local,
             affinity: affinity_seconds,
@@ -162,13 +162,13 @@ impl ServicePort {
     }
 
     #[getter]
-    fn backends(&self) -> Vec<Backend> {
-        self.0.spec().cluster.iter().copied().map(Backend).collect()
+    fn cluster_backends(&self) -> Vec<Backend> {
+        self.0.spec().cluster_backends.iter().copied().map(Backend).collect()
     }
 
     #[getter]
     fn local_backends(&self) -> Vec<Backend> {
-        self.0.spec().local.iter().copied().map(Backend).collect()
+        self.0.spec().local_backends.iter().copied().map(Backend).collect()
     }
 
     #[getter]
@@ -187,7 +187,7 @@ impl ServicePort {
             "<ServicePort {} {} with {} backends>",
             spec.name,
             spec.protocol,
-            spec.cluster.len()
+            spec.cluster_backends.len()
         )
     }
 }
