@@ -23,7 +23,7 @@ RUST = {
     "counters": "verdict",
     "events": "clock conntrack tuple",
     "rewrite": "tuple wire",
-    "refusal": "rewrite tuple wire",
+    "reject": "rewrite tuple wire",
     "balance": "backend rng",
     "service": "backend balance cidr hash tuple",
     "affinity": "clock hash",

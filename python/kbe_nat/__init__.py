@@ -40,7 +40,7 @@ from kbe_nat._native import (
     ServiceStats,
     Stats,
     Verdict,
-    refusal,
+    reject,
 )
 from kbe_nat.errors import (
     ArgumentError,
@@ -85,7 +85,7 @@ __all__ = [
     "Strategy",
     "Verdict",
     "__version__",
-    "refusal",
+    "reject",
 ]
 
 __version__ = version("kbe-nat")

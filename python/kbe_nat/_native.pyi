@@ -37,7 +37,7 @@ __all__ = [
     "Verdict",
     "__version__",
     "probe_flows",
-    "refusal",
+    "reject",
 ]
 
 _Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -381,7 +381,7 @@ class Verdict:
     """What is to be done with one packet.
 
     `action` is one of ACTIONS: "accept" (untouched), "translate" (`packet` holds the new bytes),
-    "drop", "reject" (answer with `refusal(packet)`), "hold" (a fragment that waits for the first
+    "drop", "reject" (answer with `reject(packet)`), "hold" (a fragment that waits for the first
     one; see `Engine.released`).
     """
 
@@ -781,7 +781,7 @@ class CaptureWriter:
     ) -> CaptureWriter: ...
     def write(self, frames: CaptureBatch, packets: _Buffer, verdicts: bytes) -> None:
         """Write what is sent on: frames with the `packets` that `process_batch` left, refusals
-        (`answer` as of `refusal`) in place of refused ones, and frames without an IP packet as they
+        (`answer` as of `reject`) in place of refused ones, and frames without an IP packet as they
         are. Held fragments keep their place until they are released, at most 4096 frames.
         """
 
@@ -796,8 +796,8 @@ def probe_flows() -> None:
     thread; none of them is looked at. Raises `ConntrackError`.
     """
 
-def refusal(packet: _Buffer, answer: str = "icmp") -> bytes | None:
-    """The packet that refuses `packet`: an ICMP port unreachable (RFC 792, RFC 4443), or with
+def reject(packet: _Buffer, answer: str = "icmp") -> bytes | None:
+    """The packet that rejects `packet`: an ICMP port unreachable (RFC 792, RFC 4443), or with
     `answer="tcp-reset"` a RST for TCP (RFC 9293, 3.10.7).
 
     None where none may be sent: to an ICMP error, a RST, a later fragment, or a group (RFC 1122,

@@ -42,7 +42,7 @@ class CaptureQueue:
         progress: Callable[[int], None] = lambda position: None,
     ) -> None:
         """Open `source` ("-" is standard input), and `target` if there is one. Refused packets are
-        answered as `refusal(packet, answer)` says.
+        answered as `reject(packet, answer)` says.
 
         `target` takes the place of a file of its name, but not that of `source` or `inputs`: other
         files that are read, or directories of such. `progress` is told after each batch how many

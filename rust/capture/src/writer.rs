@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 
-use kbe_nat_engine::refusal::{Answer, refusal};
+use kbe_nat_engine::reject::{RejectWith, reject};
 use kbe_nat_engine::{Action, Verdict};
 
 use crate::CaptureError;
@@ -20,7 +20,7 @@ const MAX_WAITING: usize = 4096;
 /// is decided.
 pub struct Writer {
     sink: Sink,
-    answer: Answer,
+    answer: RejectWith,
     waiting: VecDeque<Slot>,
     /// Held frames that no other waits for any more, by their ticket.
     late: HashMap<u32, Frame>,
@@ -43,7 +43,7 @@ impl Writer {
     pub fn create(
         path: Option<&Path>,
         reader: &Reader,
-        answer: Answer,
+        answer: RejectWith,
     ) -> Result<Self, CaptureError> {
         let sink = Sink::create(path, reader.header())?;
         Ok(Self { sink, answer, waiting: VecDeque::new(), late: HashMap::new(), section: 0 })
@@ -77,7 +77,7 @@ impl Writer {
                 }
                 Action::Hold => self.push(Slot::Held(verdict.ticket, frame.clone()))?,
                 Action::Reject => {
-                    if let (Some(link), Some(answer)) = (frame.link, refusal(packet, self.answer)) {
+                    if let (Some(link), Some(answer)) = (frame.link, reject(packet, self.answer)) {
                         let header = link.answer(&frame.record.frame()[..frame.header]);
                         let mut record = frame.record.clone();
                         record.replace(&[header, answer].concat());

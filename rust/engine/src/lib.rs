@@ -13,7 +13,7 @@
 //! | [`conntrack`], `affinity`, `fragment` | what is remembered of flows, clients and datagrams |
 //! | `events` | what happens to flows, for watchers |
 //! | `decide`, `filtering` | first packets, before and behind their translation: pure, also what [`Engine::explain`] shows |
-//! | `rewrite`, [`refusal`] | what a translation and a refusal look like in bytes |
+//! | `rewrite`, [`reject`] | what a translation and a rejection look like in bytes |
 //! | `ledger`, `counters` | what is live of service ports and backends, and what was counted |
 //! | [`config`] | limits and policies of an engine |
 //! | `pipeline`, `engine` | the path of a packet; the public face |
@@ -37,7 +37,7 @@ pub mod hash;
 mod hint;
 mod ledger;
 mod pipeline;
-pub mod refusal;
+pub mod reject;
 mod rewrite;
 pub mod rng;
 pub mod service;

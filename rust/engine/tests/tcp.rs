@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use kbe_nat_engine::conntrack::timeouts::Timeouts;
-use kbe_nat_engine::refusal::{Answer, refusal};
+use kbe_nat_engine::reject::{RejectWith, reject};
 use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::{Action, Cause, Config, InvalidTcp, Meta, Midstream, Strategy};
 use proptest::prelude::{any, prop, proptest};
@@ -471,7 +471,7 @@ fn f46_midstream_by_policy() {
         scene.expect(data(), action, Cause::Midstream);
         assert_eq!(scene.engine.occupancy().flows, 0);
     }
-    let rst = refusal(&data(), Answer::TcpReset).expect("it may be refused");
+    let rst = reject(&data(), RejectWith::TcpReset).expect("it may be refused");
     assert_intact(&rst);
     assert_eq!(ends(&rst), (V4.vip(), V4.client(1, 5555)));
     assert_eq!((rst[20 + 13], &rst[24..28]), (RST, &200u32.to_be_bytes()[..]));
@@ -805,7 +805,7 @@ fn f51_idle_established() {
     let late =
         tcp(connection.client, V4.vip(), &Tcp::new(ACK, connection.seq[0], connection.seq[1]));
     let late = scene.expect(late, Action::Reject, Cause::Midstream);
-    assert!(refusal(&late, Answer::TcpReset).is_some_and(|answer| answer[33] == RST));
+    assert!(reject(&late, RejectWith::TcpReset).is_some_and(|answer| answer[33] == RST));
 }
 
 #[test]

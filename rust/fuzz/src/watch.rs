@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use kbe_nat_engine::checkpoint::CheckpointError;
-use kbe_nat_engine::refusal::{Answer, refusal};
+use kbe_nat_engine::reject::{RejectWith, reject};
 use kbe_nat_engine::view::{Filter, Flow};
 use kbe_nat_engine::wire::{Headers, Layer4, Wire};
 use kbe_nat_engine::{Action, Cause, ChecksumState, Engine, Meta, Packet, Verdict};
@@ -119,8 +119,8 @@ impl Watch {
         }
         self.check_released();
         self.check_room();
-        for answer in [Answer::PortUnreachable, Answer::TcpReset] {
-            check_refusal(packet, answer);
+        for answer in [RejectWith::PortUnreachable, RejectWith::TcpReset] {
+            check_reject(packet, answer);
         }
         self.pending.push((packet.to_vec(), meta));
         self.expected.push((bytes.clone(), verdict));
@@ -306,17 +306,17 @@ fn may_change<A: Wire>(headers: &Headers<A>, place: usize) -> bool {
     }
 }
 
-/// A refusal, if there is one, is a packet with right checksums that goes to where the refused one
-/// came from.
-fn check_refusal(packet: &[u8], answer: Answer) {
+/// A rejection, if there is one, is a packet with right checksums that goes to where the rejected
+/// one came from.
+fn check_reject(packet: &[u8], answer: RejectWith) {
     fn ends<A: Wire>(packet: &[u8]) -> Option<(A, A)> {
         let captured = Meta { is_captured: true, ..Meta::default() };
         parse(packet, captured)
             .map(|headers: Headers<A>| (headers.tuple.ends.src, headers.tuple.ends.dst))
     }
-    let Some(refusal) = refusal(packet, answer) else { return };
-    let Sums { ip, transport } = sums(&refusal);
-    assert!(ip != Some(false) && transport == Some(true), "{refusal:02x?}");
-    assert_eq!(ends::<Ipv4Addr>(&refusal), ends::<Ipv4Addr>(packet).map(|(src, dst)| (dst, src)));
-    assert_eq!(ends::<Ipv6Addr>(&refusal), ends::<Ipv6Addr>(packet).map(|(src, dst)| (dst, src)));
+    let Some(rejection) = reject(packet, answer) else { return };
+    let Sums { ip, transport } = sums(&rejection);
+    assert!(ip != Some(false) && transport == Some(true), "{rejection:02x?}");
+    assert_eq!(ends::<Ipv4Addr>(&rejection), ends::<Ipv4Addr>(packet).map(|(src, dst)| (dst, src)));
+    assert_eq!(ends::<Ipv6Addr>(&rejection), ends::<Ipv6Addr>(packet).map(|(src, dst)| (dst, src)));
 }

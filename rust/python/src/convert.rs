@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use kbe_nat_engine::Cidr;
-use kbe_nat_engine::refusal::Answer;
+use kbe_nat_engine::reject::RejectWith;
 use kbe_nat_engine::tuple::Protocol;
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
@@ -56,11 +56,11 @@ pub(crate) fn bytes(object: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
     PyBuffer::<u8>::get(object)?.to_vec(object.py())
 }
 
-/// How packets are refused.
-pub(crate) fn answer(name: &str) -> PyResult<Answer> {
+/// How packets are rejected.
+pub(crate) fn answer(name: &str) -> PyResult<RejectWith> {
     match name {
-        "icmp" => Ok(Answer::PortUnreachable),
-        "tcp-reset" => Ok(Answer::TcpReset),
+        "icmp" => Ok(RejectWith::PortUnreachable),
+        "tcp-reset" => Ok(RejectWith::TcpReset),
         other => Err(argument(format!("answer is \"icmp\" or \"tcp-reset\", not {other:?}"))),
     }
 }

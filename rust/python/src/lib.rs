@@ -40,7 +40,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<capture::CaptureReader>()?;
     module.add_class::<capture::CaptureBatch>()?;
     module.add_class::<capture::CaptureWriter>()?;
-    module.add_function(wrap_pyfunction!(verdict::refusal, module)?)?;
+    module.add_function(wrap_pyfunction!(verdict::reject, module)?)?;
     module.add_function(wrap_pyfunction!(conntrack::probe_flows, module)?)?;
     module.add("PanicException", py.get_type::<pyo3::panic::PanicException>())?;
     let actions = kbe_nat_engine::Action::ALL.map(kbe_nat_engine::Action::name);

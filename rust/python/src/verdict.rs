@@ -1,4 +1,4 @@
-//! `Verdict` and `refusal`.
+//! `Verdict` and `reject`.
 
 use std::borrow::Cow;
 
@@ -72,11 +72,11 @@ impl Verdict {
 
 #[pyfunction]
 #[pyo3(signature = (packet, answer = "icmp"))]
-pub(crate) fn refusal<'py>(
+pub(crate) fn reject<'py>(
     packet: &Bound<'py, PyAny>,
     answer: &str,
 ) -> PyResult<Option<Cow<'py, [u8]>>> {
     let answer = convert::answer(answer)?;
     let packet = convert::bytes(packet)?;
-    Ok(core::refusal::refusal(&packet, answer).map(Cow::Owned))
+    Ok(core::reject::reject(&packet, answer).map(Cow::Owned))
 }

@@ -1,7 +1,7 @@
-//! The packet that refuses another: ICMP port unreachable, or a RST.
+//! The packet that rejects another: ICMP port unreachable, or a RST.
 //!
-//! kube-proxy refuses with ICMP for every protocol (`REJECT --reject-with icmp-port-unreachable`);
-//! a RST is for those who want one.
+//! kube-proxy rejects with ICMP for every protocol (`REJECT --reject-with icmp-port-unreachable`);
+//! a RST is for nodes that ask for one.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -10,9 +10,9 @@ use crate::wire::checksum::{self, Delta};
 use crate::wire::tcp::{self, Flags, Segment};
 use crate::wire::{Headers, Layer4, Wire, icmp, ipv4, ipv6};
 
-/// How a packet is refused.
+/// How a packet is rejected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Answer {
+pub enum RejectWith {
     /// ICMP type 3 code 3, or ICMPv6 type 1 code 4.
     #[default]
     PortUnreachable,
@@ -20,21 +20,21 @@ pub enum Answer {
     TcpReset,
 }
 
-/// The answer that refuses `packet`, from the address that it was sent to. `None` where none may be
+/// The answer that rejects `packet`, from the address that it was sent to. `None` where none may be
 /// sent: to an ICMP error or another ICMP message that is no echo request, a RST, a later fragment,
 /// a group or an address that is no host's (RFC 1122 3.2.2, RFC 4443
 /// 2.4), or to what is no packet at all.
 #[must_use]
-pub fn refusal(packet: &[u8], answer: Answer) -> Option<Vec<u8>> {
+pub fn reject(packet: &[u8], answer: RejectWith) -> Option<Vec<u8>> {
     match packet.first()? >> 4 {
-        4 => refuse::<Ipv4Addr>(packet, answer),
-        6 => refuse::<Ipv6Addr>(packet, answer),
+        4 => reject_in::<Ipv4Addr>(packet, answer),
+        6 => reject_in::<Ipv6Addr>(packet, answer),
         _ => None,
     }
 }
 
-fn refuse<A: Compose>(packet: &[u8], answer: Answer) -> Option<Vec<u8>> {
-    // Of packets of a wire only sound ones are refused; a capture has segments without a length
+fn reject_in<A: Compose>(packet: &[u8], answer: RejectWith) -> Option<Vec<u8>> {
+    // Of packets of a wire only sound ones are rejected; a capture has segments without a length
     // too.
     let headers = A::parse(packet).ok().or_else(|| A::parse_captured(packet))?;
     let segment = match headers.layer4 {
@@ -50,7 +50,7 @@ fn refuse<A: Compose>(packet: &[u8], answer: Answer) -> Option<Vec<u8>> {
         return None;
     }
     match (segment, answer) {
-        (Some(segment), Answer::TcpReset) => Some(reset(&headers, &segment)),
+        (Some(segment), RejectWith::TcpReset) => Some(reset(&headers, &segment)),
         _ => Some(A::unreachable(&headers, packet)),
     }
 }
