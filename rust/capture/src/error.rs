@@ -51,3 +51,25 @@ impl std::fmt::Display for Place {
         write!(f, "{what} {}", self.number)
     }
 }
+
+/// What is wrong, before it is known where.
+pub(crate) enum Wrong {
+    Io(std::io::Error),
+    Record(Item, String),
+}
+
+impl Wrong {
+    pub(crate) fn packet(reason: String) -> Self {
+        Self::Record(Item::Packet, reason)
+    }
+
+    pub(crate) fn block(reason: String) -> Self {
+        Self::Record(Item::Block, reason)
+    }
+}
+
+impl From<std::io::Error> for Wrong {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error)
+    }
+}

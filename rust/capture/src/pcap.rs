@@ -1,9 +1,8 @@
 //! pcap files (draft-ietf-opsawg-pcap): a header, and records of a header and a frame each.
 
-use crate::error::Item;
+use crate::error::{Item, Wrong};
 use crate::link::Link;
-use crate::reader::{Found, Read, Wrong};
-use crate::record::{Kind, Record};
+use crate::record::{Kind, Read, Record, TimedRecord};
 use crate::source::{Order, Source};
 use crate::{CaptureError, MAX_FRAME, MAX_RECORD};
 
@@ -56,7 +55,7 @@ impl Format {
             return Ok(Some(Read::Cut(Item::Packet)));
         }
         let (seconds, fraction) = (self.order.u32(&bytes, 0), self.order.u32(&bytes, 4));
-        Ok(Some(Read::Frame(Found {
+        Ok(Some(Read::Frame(TimedRecord {
             link: self.link,
             time: u64::from(seconds) * 1_000_000_000 + u64::from(fraction) * self.unit,
             record: Record {

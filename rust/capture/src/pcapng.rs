@@ -1,10 +1,9 @@
 //! pcapng files (draft-ietf-opsawg-pcapng): sections of blocks. Each block is read whole, and of
 //! its content only what is needed to find packets, their link type and their time.
 
-use crate::error::Item;
+use crate::error::{Item, Wrong};
 use crate::link::Link;
-use crate::reader::{Found, Read, Wrong};
-use crate::record::{Kind, Record, options};
+use crate::record::{Block, Kind, Read, Record, SectionStart, TimedRecord, options};
 use crate::source::{Order, Source};
 use crate::{MAX_FRAME, MAX_RECORD};
 
@@ -16,29 +15,6 @@ pub(crate) struct Section {
     pub(crate) blocks: u64,
     /// Bytes of the section behind its header.
     pub(crate) length: u64,
-}
-
-/// A block that holds no packet.
-#[derive(Clone, Debug)]
-pub(crate) struct Block {
-    pub(crate) bytes: Vec<u8>,
-    /// Of a section header: what it says, and how long the section before it was.
-    pub(crate) section: Option<SectionStart>,
-}
-
-/// How a section begins.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SectionStart {
-    pub(crate) order: Order,
-    /// Bytes of the section before, as they were read.
-    pub(crate) former: u64,
-}
-
-impl SectionStart {
-    /// Where the section's length stands in its header.
-    pub(crate) const LENGTH: usize = 16;
-    /// A length that the header does not say.
-    pub(crate) const UNSAID: i64 = -1;
 }
 
 /// An interface as far as its packets need it.
@@ -152,7 +128,7 @@ impl Section {
         self.interfaces.get(number as usize).copied().ok_or_else(missing)
     }
 
-    fn enhanced(&self, bytes: Vec<u8>, interface: u32) -> Result<Found, Wrong> {
+    fn enhanced(&self, bytes: Vec<u8>, interface: u32) -> Result<TimedRecord, Wrong> {
         if bytes.len() < 32 {
             return Err(Wrong::packet("its block is too short for a packet".to_owned()));
         }
@@ -164,7 +140,7 @@ impl Section {
         self.found(bytes, 28, length, (interface, time), Kind::Enhanced)
     }
 
-    fn simple(&self, bytes: Vec<u8>, time: u64) -> Result<Found, Wrong> {
+    fn simple(&self, bytes: Vec<u8>, time: u64) -> Result<TimedRecord, Wrong> {
         if bytes.len() < 16 {
             return Err(Wrong::packet("its block is too short for a packet".to_owned()));
         }
@@ -182,7 +158,7 @@ impl Section {
         length: usize,
         (interface, time): (Interface, u64),
         kind: Kind,
-    ) -> Result<Found, Wrong> {
+    ) -> Result<TimedRecord, Wrong> {
         if interface.link.is_ok() && length > MAX_FRAME {
             return Err(Wrong::packet(format!("{length} bytes are more than a frame can have")));
         }
@@ -190,7 +166,7 @@ impl Section {
             return Err(Wrong::packet(format!("{length} bytes are more than its block has")));
         }
         let record = Record { bytes, frame: start..start + length, kind, order: self.order };
-        Ok(Found { link: interface.link, time, record })
+        Ok(TimedRecord { link: interface.link, time, record })
     }
 }
 

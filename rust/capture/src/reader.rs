@@ -6,11 +6,11 @@ use std::path::Path;
 
 use kbe_nat_engine::wire::ipv6::jumbo_length;
 
-use crate::error::{Item, Place};
+use crate::error::{Item, Place, Wrong};
 use crate::link::Link;
 use crate::pcap::Format;
-use crate::pcapng::{Block, SECTION_HEADER, Section};
-use crate::record::Record;
+use crate::pcapng::{SECTION_HEADER, Section};
+use crate::record::{Block, Read, Record, TimedRecord};
 use crate::source::Source;
 use crate::{CaptureError, MAX_BATCH, MAX_SEGMENT};
 
@@ -51,8 +51,8 @@ impl Batch {
     }
 
     /// Cost: one copy of the frame.
-    fn push(&mut self, found: Found) {
-        let Found { link, time, record } = found;
+    fn push(&mut self, found: TimedRecord) {
+        let TimedRecord { link, time, record } = found;
         let link = link.ok();
         let bytes = record.frame();
         let header = link.and_then(|link| link.header(bytes)).unwrap_or(bytes.len());
@@ -96,7 +96,7 @@ pub struct Reader {
     unread: BTreeMap<u32, u64>,
     cut: Option<Place>,
     /// A frame that was read, but belongs to the next batch.
-    ahead: Option<Found>,
+    ahead: Option<TimedRecord>,
     /// Time of the last frame; simple packets have none of their own.
     time: u64,
 }
@@ -104,44 +104,6 @@ pub struct Reader {
 enum Layout {
     Pcap(Format),
     PcapNg(Section),
-}
-
-/// A frame as it is read.
-pub(crate) struct Found {
-    /// Its link type, or the number of one that is not read.
-    pub(crate) link: Result<Link, u32>,
-    pub(crate) time: u64,
-    pub(crate) record: Record,
-}
-
-/// What was read.
-pub(crate) enum Read {
-    Frame(Found),
-    Block(Block),
-    /// The file ends within this.
-    Cut(Item),
-}
-
-/// What is wrong, before it is known where.
-pub(crate) enum Wrong {
-    Io(std::io::Error),
-    Record(Item, String),
-}
-
-impl Wrong {
-    pub(crate) fn packet(reason: String) -> Self {
-        Self::Record(Item::Packet, reason)
-    }
-
-    pub(crate) fn block(reason: String) -> Self {
-        Self::Record(Item::Block, reason)
-    }
-}
-
-impl From<std::io::Error> for Wrong {
-    fn from(error: std::io::Error) -> Self {
-        Self::Io(error)
-    }
 }
 
 impl Reader {

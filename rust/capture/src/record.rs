@@ -1,8 +1,50 @@
-//! One record of a capture file, as its own bytes: what is not changed is written as it was read.
+//! The records of a capture file, as their own bytes: what is not changed is written as it was
+//! read.
 
 use std::ops::Range;
 
+use crate::error::Item;
+use crate::link::Link;
 use crate::source::Order;
+
+/// What was read.
+pub(crate) enum Read {
+    Frame(TimedRecord),
+    Block(Block),
+    /// The file ends within this.
+    Cut(Item),
+}
+
+/// A frame as it is read.
+pub(crate) struct TimedRecord {
+    /// Its link type, or the number of one that is not read.
+    pub(crate) link: Result<Link, u32>,
+    pub(crate) time: u64,
+    pub(crate) record: Record,
+}
+
+/// A block that holds no packet.
+#[derive(Clone, Debug)]
+pub(crate) struct Block {
+    pub(crate) bytes: Vec<u8>,
+    /// Of a section header: what it says, and how long the section before it was.
+    pub(crate) section: Option<SectionStart>,
+}
+
+/// How a section begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SectionStart {
+    pub(crate) order: Order,
+    /// Bytes of the section before, as they were read.
+    pub(crate) former: u64,
+}
+
+impl SectionStart {
+    /// Where the section's length stands in its header.
+    pub(crate) const LENGTH: usize = 16;
+    /// A length that the header does not say.
+    pub(crate) const UNSAID: i64 = -1;
+}
 
 /// A frame with all that the file says of it.
 #[derive(Clone, Debug)]

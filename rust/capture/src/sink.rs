@@ -6,8 +6,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use crate::CaptureError;
-use crate::pcapng::{Block, SectionStart};
-use crate::record::Record;
+use crate::record::{Block, Record, SectionStart};
 
 /// A capture file that grows, and the length of its pcapng section, which stands at the section's
 /// head.

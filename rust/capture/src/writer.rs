@@ -8,9 +8,8 @@ use kbe_nat_engine::{Action, Verdict};
 
 use crate::CaptureError;
 use crate::checksum::settle;
-use crate::pcapng::Block;
 use crate::reader::{Batch, Frame, Reader};
-use crate::record::Record;
+use crate::record::{Block, Record};
 use crate::sink::Sink;
 
 /// Frames that wait for a held one in front of them, at most.

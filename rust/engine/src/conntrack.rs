@@ -18,12 +18,10 @@ use crate::hash::HashKey;
 use crate::hint;
 use crate::tuple::{Address, Direction, Ends, Protocol, Tuple, WireEnds};
 use crate::wire::checksum::Delta;
+pub(crate) use index::FlowId;
 use index::{Entry, Index, IndexFull};
 use state::State;
 use tcp::Tracking;
-
-/// Number of a flow in its table; reused after the flow has ended.
-pub(crate) type FlowId = u32;
 
 /// The generation of no service table: the next packet of a flow that has it is assessed anew.
 pub(crate) const STALE: u32 = u32::MAX;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::attribute::{FLAG_ACK, HEADER, Head, close, open, put};
 use crate::message::Message;
 use crate::socket::Socket;
-use crate::verdict::{Outbox, VerdictMessage};
+use crate::verdict::{Outbox, SUBSYSTEM, VerdictMessage};
 
 /// Messages that are taken by one system call, at most.
 pub const BATCH: usize = 64;
@@ -310,8 +310,6 @@ const MAX_MESSAGE: usize = COPY_RANGE as usize + 1024;
 const MAX_SEND: usize = 256 << 10;
 /// Pieces of one send; the system's limit is 1,024.
 const MAX_PIECES: usize = 1000;
-/// Netfilter's queues (`linux/netfilter/nfnetlink_queue.h`).
-pub(crate) const SUBSYSTEM: u16 = 3;
 const CONFIG: u8 = 2;
 const BIND: u8 = 1;
 const COPY_PACKET: u8 = 2;

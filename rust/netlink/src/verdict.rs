@@ -4,7 +4,6 @@ use std::io::IoSlice;
 use std::ops::Range;
 
 use crate::attribute::{Head, close, open, put, put_header};
-use crate::queue::SUBSYSTEM;
 
 /// What the kernel does with a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -116,6 +115,8 @@ impl<'a> Outbox<'a> {
 }
 
 /// Payloads up to this many bytes are copied behind their headers.
+/// Netfilter's queues (`linux/netfilter/nfnetlink_queue.h`).
+pub(crate) const SUBSYSTEM: u16 = 3;
 const COPIED: usize = 1024;
 const VERDICT: u8 = 1;
 const NFQA_VERDICT_HDR: u16 = 2;

@@ -18,9 +18,8 @@ use pyo3::types::{PyBytes, PyDict};
 
 use crate::convert;
 use crate::errors::{self, argument};
-use crate::queue::sent;
 use crate::service::{NodeView, ServicePort};
-use crate::verdict::Verdict;
+use crate::verdict::{Verdict, release};
 use crate::view::{Explanation, Flow, Stats};
 
 #[pyclass(frozen, module = "kbe_nat")]
@@ -172,7 +171,7 @@ impl Engine {
 
     fn released(&self, py: Python<'_>) -> Vec<(u32, &'static str, Option<Vec<u8>>)> {
         let released = py.detach(|| self.lock().released(|_| true));
-        released.into_iter().map(sent).collect()
+        released.into_iter().map(release).collect()
     }
 
     #[pyo3(signature = (now, budget = 4096))]

@@ -17,6 +17,7 @@ use pyo3::types::{PyBytes, PyList};
 use crate::convert;
 use crate::engine::Engine;
 use crate::errors;
+use crate::verdict::release;
 
 /// The identifiers of backends, in the packet mark.
 #[pyclass(frozen, module = "kbe_nat._native")]
@@ -247,18 +248,11 @@ impl PacketQueue for PythonQueue {
             PyBuffer::<u8>::get(batch.bind(py).getattr("packets")?.as_any())?
                 .copy_from_slice(py, &self.bytes)?;
             let records: Vec<u8> = verdicts.iter().flat_map(|verdict| verdict.record()).collect();
-            let released = PyList::new(py, released.into_iter().map(sent))?;
+            let released = PyList::new(py, released.into_iter().map(release))?;
             self.queue
                 .bind(py)
                 .call_method1("set_verdicts", (batch, PyBytes::new(py, &records), released))?;
             Ok(())
         })
     }
-}
-
-/// A held fragment that is decided: ticket, action, and the packet if it is sent on.
-pub(crate) fn sent(released: Released) -> (u32, &'static str, Option<Vec<u8>>) {
-    let action = released.verdict.action;
-    let is_sent = matches!(action, core::Action::Accept | core::Action::Translate);
-    (released.ticket, action.name(), is_sent.then_some(released.packet))
 }

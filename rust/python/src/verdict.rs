@@ -80,3 +80,10 @@ pub(crate) fn reject<'py>(
     let packet = convert::bytes(packet)?;
     Ok(core::reject::reject(&packet, answer).map(Cow::Owned))
 }
+
+/// A held fragment that is decided: ticket, action, and the packet if it is sent on.
+pub(crate) fn release(released: core::Released) -> (u32, &'static str, Option<Vec<u8>>) {
+    let core::Released { ticket, verdict, packet } = released;
+    let is_sent = matches!(verdict.action, core::Action::Accept | core::Action::Translate);
+    (ticket, verdict.action.name(), is_sent.then_some(packet))
+}

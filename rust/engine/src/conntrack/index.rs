@@ -5,9 +5,11 @@
 //! only as far as it must. The number of buckets is fixed, so there is no rehash and no stall;
 //! probes are bounded, so crafted tuples cost their sender and not the table (F28).
 
-use super::FlowId;
 use crate::hint;
 use crate::tuple::Direction;
+
+/// Number of a flow in its table; reused after the flow has ended.
+pub(crate) type FlowId = u32;
 
 /// Entries of a bucket.
 const WAYS: usize = 12;

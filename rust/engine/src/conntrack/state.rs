@@ -1,7 +1,6 @@
 //! The states of a flow, of all protocols, and how packets of those without windows move between
 //! them.
 
-use super::timeouts::Timeout;
 use crate::clock::{Tick, ticks};
 use crate::tuple::{Address, Direction};
 use crate::wire::Layer4;
@@ -38,32 +37,29 @@ pub enum State {
 }
 
 impl State {
-    const ALL: [(Self, &'static str, Timeout); 21] = {
-        use Timeout as T;
-        [
-            (Self::TcpSynSent, "SYN_SENT", T::TcpSynSent),
-            (Self::TcpSynRecv, "SYN_RECV", T::TcpSynRecv),
-            (Self::TcpEstablished, "ESTABLISHED", T::TcpEstablished),
-            (Self::TcpFinWait, "FIN_WAIT", T::TcpFinWait),
-            (Self::TcpCloseWait, "CLOSE_WAIT", T::TcpCloseWait),
-            (Self::TcpLastAck, "LAST_ACK", T::TcpLastAck),
-            (Self::TcpTimeWait, "TIME_WAIT", T::TcpTimeWait),
-            (Self::TcpClose, "CLOSE", T::TcpClose),
-            (Self::TcpSynSent2, "SYN_SENT2", T::TcpSynSent2),
-            (Self::Udp, "", T::Udp),
-            (Self::UdpStream, "", T::UdpStream),
-            (Self::Icmp, "", T::Icmp),
-            (Self::Icmpv6, "", T::Icmpv6),
-            (Self::Generic, "", T::Generic),
-            (Self::SctpClosed, "CLOSED", T::SctpClosed),
-            (Self::SctpCookieWait, "COOKIE_WAIT", T::SctpCookieWait),
-            (Self::SctpCookieEchoed, "COOKIE_ECHOED", T::SctpCookieEchoed),
-            (Self::SctpEstablished, "ESTABLISHED", T::SctpEstablished),
-            (Self::SctpShutdownSent, "SHUTDOWN_SENT", T::SctpShutdownSent),
-            (Self::SctpShutdownRecd, "SHUTDOWN_RECD", T::SctpShutdownRecd),
-            (Self::SctpShutdownAckSent, "SHUTDOWN_ACK_SENT", T::SctpShutdownAckSent),
-        ]
-    };
+    const ALL: [(Self, &'static str); 21] = [
+        (Self::TcpSynSent, "SYN_SENT"),
+        (Self::TcpSynRecv, "SYN_RECV"),
+        (Self::TcpEstablished, "ESTABLISHED"),
+        (Self::TcpFinWait, "FIN_WAIT"),
+        (Self::TcpCloseWait, "CLOSE_WAIT"),
+        (Self::TcpLastAck, "LAST_ACK"),
+        (Self::TcpTimeWait, "TIME_WAIT"),
+        (Self::TcpClose, "CLOSE"),
+        (Self::TcpSynSent2, "SYN_SENT2"),
+        (Self::Udp, ""),
+        (Self::UdpStream, ""),
+        (Self::Icmp, ""),
+        (Self::Icmpv6, ""),
+        (Self::Generic, ""),
+        (Self::SctpClosed, "CLOSED"),
+        (Self::SctpCookieWait, "COOKIE_WAIT"),
+        (Self::SctpCookieEchoed, "COOKIE_ECHOED"),
+        (Self::SctpEstablished, "ESTABLISHED"),
+        (Self::SctpShutdownSent, "SHUTDOWN_SENT"),
+        (Self::SctpShutdownRecd, "SHUTDOWN_RECD"),
+        (Self::SctpShutdownAckSent, "SHUTDOWN_ACK_SENT"),
+    ];
 
     /// The name that nf_conntrack shows; `None` for protocols whose state it does not show.
     #[must_use]
@@ -79,11 +75,6 @@ impl State {
 
     /// Number of states, [`State::Free`] included.
     pub(crate) const COUNT: usize = Self::ALL.len() + 1;
-
-    /// Which timeout applies in which state.
-    pub(crate) fn timeouts() -> impl Iterator<Item = (Self, Timeout)> {
-        Self::ALL.into_iter().map(|(state, _, timeout)| (state, timeout))
-    }
 
     /// TCP before the handshake is complete.
     #[must_use]

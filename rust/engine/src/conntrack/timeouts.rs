@@ -96,7 +96,7 @@ impl Timeouts {
 
     fn put(&mut self, timeout: Timeout, seconds: f64) {
         self.table[timeout as usize] = ticks(seconds);
-        for (state, kind) in State::timeouts() {
+        for (state, kind) in BY_STATE {
             if kind == timeout {
                 self.by_state[state as usize] = ticks(seconds);
             }
@@ -114,3 +114,31 @@ impl Timeouts {
         self.by_state[state as usize]
     }
 }
+
+/// Which timeout applies in which state.
+const BY_STATE: [(State, Timeout); State::COUNT - 1] = {
+    use {State as S, Timeout as T};
+    [
+        (S::TcpSynSent, T::TcpSynSent),
+        (S::TcpSynRecv, T::TcpSynRecv),
+        (S::TcpEstablished, T::TcpEstablished),
+        (S::TcpFinWait, T::TcpFinWait),
+        (S::TcpCloseWait, T::TcpCloseWait),
+        (S::TcpLastAck, T::TcpLastAck),
+        (S::TcpTimeWait, T::TcpTimeWait),
+        (S::TcpClose, T::TcpClose),
+        (S::TcpSynSent2, T::TcpSynSent2),
+        (S::Udp, T::Udp),
+        (S::UdpStream, T::UdpStream),
+        (S::Icmp, T::Icmp),
+        (S::Icmpv6, T::Icmpv6),
+        (S::Generic, T::Generic),
+        (S::SctpClosed, T::SctpClosed),
+        (S::SctpCookieWait, T::SctpCookieWait),
+        (S::SctpCookieEchoed, T::SctpCookieEchoed),
+        (S::SctpEstablished, T::SctpEstablished),
+        (S::SctpShutdownSent, T::SctpShutdownSent),
+        (S::SctpShutdownRecd, T::SctpShutdownRecd),
+        (S::SctpShutdownAckSent, T::SctpShutdownAckSent),
+    ]
+};
