@@ -6,7 +6,7 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 export PIP_QUIET := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check build conformance bench bench-engine bench-datapath soak chaos mutants fuzz wheel docs clean
+.PHONY: help demo test check build conformance bench bench-engine bench-compare bench-datapath soak chaos mutants fuzz wheel docs clean
 
 help:          ## list the verbs
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' Makefile | expand -t 16
@@ -40,6 +40,9 @@ bench: bench-engine bench-datapath    ## run all benchmarks
 
 bench-engine: build    ## measure the engine: benches/RESULTS.md and benches/results/engine.json
 	python benches/engine.py
+
+bench-compare: .venv/ready    ## tell whether this tree is slower than another revision: BASE=REV, ROUNDS
+	python benches/compare.py $(if $(ROUNDS),--rounds $(ROUNDS)) $(or $(BASE),$(error say which: make bench-compare BASE=REV))
 
 bench-datapath: build    ## measure ways through a node on real packets, as root: benches/RESULTS.md and datapath.json
 	python benches/datapath/run.py

@@ -4,6 +4,7 @@ reason.
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -34,6 +35,12 @@ def _can_make_namespaces() -> None:
             pass
     except PlaygroundError as error:
         pytest.skip(f"network namespaces cannot be made: {error}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hangups_end_processes() -> None:
+    # Under nohup they are ignored, children inherit that, and a daemon keeps it as it should.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
