@@ -17,7 +17,7 @@ demo: build    ## build, then let the seed's Service answer in network namespace
 test: build    ## run all tests, those on real packets too where privileges allow
 	cargo test --quiet --workspace
 	pytest --quiet
-	pytest --quiet --doctest-modules --doctest-glob=README.md python README.md
+	pytest --quiet --doctest-modules --doctest-glob="*.md" python docs
 
 check: build   ## formatting, lints, types, licences, layering, the table of faults
 	cargo fmt --check
