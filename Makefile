@@ -34,7 +34,7 @@ build: .venv/ready    ## leave an optimised build in .venv/bin/kbe-nat
 	maturin develop --quiet --release
 
 conformance: build    ## show case by case what is decided and written as by kube-proxy
-	python tests/conformance_table.py
+	cd tests && python -m harness.conformance_table
 
 bench: bench-engine bench-datapath    ## run all benchmarks
 
@@ -53,10 +53,10 @@ soak: build    ## a minute at four fifths of the capacity without loss, and ten 
 	KBE_NAT_BULK=10737418240 pytest --quiet tests/netns/test_native.py -k gigabyte
 
 chaos: build   ## everything at random while clients watch their flows, as root: MINUTES=10 SEED=...
-	python tests/chaos/chaos.py --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+	cd tests && python -m chaos.run --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 mutants: build ## damage the code line by line, and see that a test notices each: ONLY=pattern
-	python tests/mutants/mutate.py $(ONLY)
+	cd tests && python -m mutants.mutate $(ONLY)
 
 fuzz: build    ## run every fuzz target ten million times, guided by coverage; FUZZ_RUNS, FUZZ_SECONDS
 	tools/fuzz.sh

@@ -6,13 +6,13 @@ import struct
 from pathlib import Path
 
 import pytest
-from captures import ETHERNET, NANOSECONDS, block, frames_of, pcap, pcapng
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
 from scapy.layers.inet6 import IPv6
 
 import kbe_nat
+from harness.captures import ETHERNET, NANOSECONDS, block, frames_of, pcap, pcapng
 from kbe_nat.drivers.capture import CaptureQueue
 
 VIP, POD, CLIENT = "172.30.228.255", "172.17.0.3", "10.0.2.15"

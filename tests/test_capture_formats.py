@@ -4,7 +4,6 @@ import struct
 from pathlib import Path
 
 import pytest
-from captures import ETHERNET, block, frames_of, pcap, pcapng
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP, UDP
@@ -12,6 +11,7 @@ from scapy.layers.inet6 import IPv6, IPv6ExtHdrHopByHop, Jumbo
 from test_capture import CLIENT, POD, SECOND, START, VIP, engine, replayed, syn, translated
 
 import kbe_nat
+from harness.captures import ETHERNET, block, frames_of, pcap, pcapng
 from kbe_nat.drivers.capture import CaptureQueue
 from kbe_nat.family import Family
 

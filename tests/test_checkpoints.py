@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import traffic
 
 import kbe_nat
+from harness import traffic
 from kbe_nat.daemon.checkpoints import HEAD_SIZE, MAGIC, MAX_AGE, CheckpointFile, Clocks
 from kbe_nat.daemon.verbs import flow_row
 from kbe_nat.engine_tables import Tables

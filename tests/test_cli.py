@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from captures import ETHERNET, frames_of, pcap
 from scapy.layers.inet import IP, TCP
 
+from harness.captures import ETHERNET, frames_of, pcap
 from kbe_nat.__main__ import main
 from kbe_nat.daemon.control_socket import ControlServer
 from kbe_nat.daemon.requests import parameters

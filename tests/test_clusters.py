@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import nft_walker
 import pytest
-from clusters import POD_DEVICE, Cluster, Flow, cluster
-from rule_walker import End, Rules, Walker
 
 import kbe_nat
+from harness import nft_walker
+from harness.clusters import POD_DEVICE, Cluster, Flow, cluster
+from harness.rule_walker import End, Rules, Walker
 from kbe_nat.cli.explain import EPHEMERAL_PORT, OTHER_INTERFACE, POD_INTERFACE, VERDICTS
 from kbe_nat.engine_tables import Tables
 from kbe_nat.family import Family

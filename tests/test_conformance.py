@@ -6,8 +6,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from conformance_cases import CASES, Case, run
 
+from harness.conformance_cases import CASES, Case, run
 from kbe_nat.kubeproxy.normalise import normalise, option
 from kbe_nat.policy.options import Options
 from kbe_nat.policy.planner import plan

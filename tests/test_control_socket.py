@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from exhaustion import no_descriptors, open_descriptors
-from waiting import eventually
 
 import kbe_nat
+from harness.exhaustion import no_descriptors, open_descriptors
+from harness.waiting import eventually
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon import control_socket as conversation
 from kbe_nat.daemon import reception

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from waiting import eventually
 
 import kbe_nat
+from harness.waiting import eventually
 from kbe_nat.cli.conntrack import line
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon.control_socket import ControlServer, ask

@@ -5,11 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
-from conformance_cases import CASES, Case, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from harness.conformance_cases import CASES, Case, run
 from kbe_nat.cli import app
 from kbe_nat.errors import FileError
 from kbe_nat.kubeproxy.diff import Kind, compare, differences, own_tables

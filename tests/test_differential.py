@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import pytest
-import traffic
 from hypothesis import HealthCheck, currently_in_test_context, given, note, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
-from traffic import ACK, FIN, RST, SYN, Talk
 
 import kbe_nat
+from harness import traffic
+from harness.traffic import ACK, FIN, RST, SYN, Talk
 from kbe_nat.reference import nat as reference
 
 _T = TypeVar("_T")

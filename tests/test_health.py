@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from exhaustion import no_descriptors, open_descriptors
-from waiting import eventually
 
 import kbe_nat
+from harness.exhaustion import no_descriptors, open_descriptors
+from harness.waiting import eventually
 from kbe_nat.commands import Haste
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon import proxy

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from conformance_cases import CASES
 
+from harness.conformance_cases import CASES
 from kbe_nat.__main__ import main
 
 LISTINGS = Path(__file__).parent / "listings"

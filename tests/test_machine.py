@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import traffic
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from traffic import ACK, SYN, Talk
 
 import kbe_nat
+from harness import traffic
+from harness.traffic import ACK, SYN, Talk
 
 VIP, OTHER_VIP = "172.30.0.1", "172.30.0.2"
 PODS = tuple(f"172.17.0.{last}" for last in (3, 4, 5, 6))

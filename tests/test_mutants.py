@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from mutate import Mutant, mutants
-from tree_copy import ROOT
+
+from mutants.mutate import Mutant, mutants
+from mutants.tree_copy import ROOT
 
 MUTANTS = mutants([])
 FUNCTION = re.compile(r"(?:def|fn) (\w+)")

@@ -4,10 +4,10 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
-from conformance_cases import CASES
 from msgspec import structs
 
 import kbe_nat
+from harness.conformance_cases import CASES
 from kbe_nat.engine_tables import Tables
 from kbe_nat.family import Family
 from kbe_nat.kubeproxy import iptables_save

@@ -4,11 +4,11 @@ decides. This holds the walkers, by which `test_clusters.py` holds us.
 
 from collections.abc import Mapping
 
-import nft_walker
 import pytest
-from conformance_cases import CASES, Case
-from rule_walker import Rules, Walker
 
+from harness import nft_walker
+from harness.conformance_cases import CASES, Case
+from harness.rule_walker import Rules, Walker
 from kbe_nat.family import Family, family_of
 from kbe_nat.policy.options import LOOPBACK, LOOPBACK6, Mode, Options
 from kbe_nat.policy.planner import plan

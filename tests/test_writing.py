@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from waiting import eventually
 
+from harness.waiting import eventually
 from kbe_nat.sources.manifests import file_watch as watching
 from kbe_nat.sources.manifests import manifests, writing
 from kbe_nat.sources.manifests.manifests import Manifests

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from waiting import eventually
-
+from harness.waiting import eventually
 from kbe_nat.playground.namespaces import Namespace
 
 COMMAND: Final = (sys.executable, "-m", "kbe_nat")

@@ -1,6 +1,6 @@
 """Damage the code one line at a time, and see whether a test notices.
 
-`mutate.py [PATTERN ...] [--list] [-o json]`, as root. The mutants are in mutants.yaml beside this
+`python -m mutants.mutate [PATTERN ...] [--list] [-o json]`, as root. The mutants are in mutants.yaml beside this
 file: a change of a file, and the tests that must fail with it. Each is applied to a copy of the
 working tree, which target/mutants keeps; a second run at the same time has a copy of its own. At
 last the tests that have noticed mutants run on sound code. Ends with 1 if a mutant survives without
@@ -21,7 +21,8 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 from rich.table import Table
-from tree_copy import ROOT, SKIPPED, TEST_SECONDS, UNBUILT, TreeCopy, free_copy
+
+from mutants.tree_copy import ROOT, SKIPPED, TEST_SECONDS, UNBUILT, TreeCopy, free_copy
 
 
 class Outcome(StrEnum):

@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from waiting import eventually
 
+from harness.waiting import eventually
 from kbe_nat._native import NodeAddresses
 from kbe_nat.playground.namespaces import Namespace, inside
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 from test_proxy import BALANCED, NOBODY, VIP, Daemon, curl, daemon, kernel_rules
-from waiting import eventually
 
+from harness.waiting import eventually
 from kbe_nat.rules.rule import DatapathKind
 
 __all__ = ["daemon"]

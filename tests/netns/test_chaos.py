@@ -5,12 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-CHAOS = Path(__file__).parents[1] / "chaos/chaos.py"
+TESTS = Path(__file__).parents[1]
 
 
 def test_f113_no_flow_is_lost_or_moved_whatever_happens() -> None:
-    command = (sys.executable, str(CHAOS), "--minutes", "0.5", "--seed", "113", "-o", "json")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    command = (sys.executable, "-m", "chaos.run", "--minutes", "0.5", "--seed", "113", "-o", "json")
+    done = subprocess.run(
+        command, cwd=TESTS, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.stdout, done.stderr
     told = json.loads(done.stdout)
     assert told["wrong"] == []

@@ -5,7 +5,8 @@ from pathlib import Path
 from threading import Event, Thread
 
 from test_proxy import Daemon, curl, daemon  # noqa: F401
-from waiting import eventually
+
+from harness.waiting import eventually
 
 PODS = ("172.17.0.3", "172.17.0.4")
 SLICES = 50

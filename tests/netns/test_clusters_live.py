@@ -9,14 +9,14 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from clusters import POD_DEVICE, cluster
-from lone_node import is_visible, node_for, outcome
 from msgspec import structs
-from rule_walker import End, Walker, told
-from stage import WAYS, serving
 from test_clusters import is_documented, read
 
 import kbe_nat
+from harness.clusters import POD_DEVICE, cluster
+from harness.lone_node import is_visible, node_for, outcome
+from harness.rule_walker import End, Walker, told
+from harness.stage import WAYS, serving
 from kbe_nat.cli.flags.node import matches
 from kbe_nat.model import Snapshot, Strategy, join_address
 from kbe_nat.playground.namespaces import inside

@@ -10,11 +10,11 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from conformance_cases import CASES, Case
-from lone_node import Node, is_visible, node_for, outcome
-from stage import WAYS, connect, serving
 
 import kbe_nat
+from harness.conformance_cases import CASES, Case
+from harness.lone_node import Node, is_visible, node_for, outcome
+from harness.stage import WAYS, connect, serving
 from kbe_nat.cli.flags.node import NodeFlags
 from kbe_nat.model import Strategy
 from kbe_nat.playground.namespaces import inside

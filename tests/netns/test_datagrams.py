@@ -11,11 +11,22 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from clients import FAMILIES, NAMES, PORT, VIPS, WAYS, Clients, answered, endpoints, named, service
-from stage import add_ipv6
 from test_proxy import Daemon
-from waiting import eventually
 
+from harness.clients import (
+    FAMILIES,
+    NAMES,
+    PORT,
+    VIPS,
+    WAYS,
+    Clients,
+    answered,
+    endpoints,
+    named,
+    service,
+)
+from harness.stage import add_ipv6
+from harness.waiting import eventually
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.rules.rule import DatapathKind

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import Final
 
 import pytest
-from stage import FAMILIES, PODS, VIPS, WAYS, Stage, add_ipv6, connect, served, stage
 
+from harness.stage import FAMILIES, PODS, VIPS, WAYS, Stage, add_ipv6, connect, served, stage
 from kbe_nat._native import NftTables
 from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.first_packet import FirstPacket

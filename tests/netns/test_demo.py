@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from waiting import eventually
 
+from harness.waiting import eventually
 from kbe_nat.playground.namespaces import FOLDER
 from kbe_nat.playground.world import World
 

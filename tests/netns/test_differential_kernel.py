@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import count
 
-import traffic
 from conftest import POD
 from scapy.layers.sctp import crc32c
-from stage import WAYS, serving
-from waiting import eventually
-from wires import ETH_P_IP, MARKER, mac, sent_in_order, taken, wire
 
 import kbe_nat
+from harness import traffic
+from harness.stage import WAYS, serving
+from harness.waiting import eventually
+from harness.wires import ETH_P_IP, MARKER, mac, sent_in_order, taken, wire
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import CLIENT_ADDRESS, Cluster
 from kbe_nat.policy.options import Options

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from clusters import cluster
-from conformance_cases import CASES, Case, run
 
+from harness.clusters import cluster
+from harness.conformance_cases import CASES, Case, run
 from kbe_nat.family import Family
 from kbe_nat.kubeproxy import iptables_save, nft
 from kbe_nat.kubeproxy.diff import differences

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stage import served
 from test_proxy import COMMAND, SEED, VIP, Daemon, kernel_rules
-from waiting import eventually
 
+from harness.stage import served
+from harness.waiting import eventually
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import inside
 from kbe_nat.rules.rule import DatapathKind

@@ -11,13 +11,13 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 import pytest
-import traffic
 from conftest import POD
-from stage import ECHO, FAMILIES, SHORT, VIPS, WAYS, Stage, plan_of, port, served, stage
-from traffic import ACK, FIN, RST, SYN
-from waiting import eventually
-from wires import ETH_P_IP, mac, overheard, sent_in_order, taken, wire
 
+from harness import traffic
+from harness.stage import ECHO, FAMILIES, SHORT, VIPS, WAYS, Stage, plan_of, port, served, stage
+from harness.traffic import ACK, FIN, RST, SYN
+from harness.waiting import eventually
+from harness.wires import ETH_P_IP, mac, overheard, sent_in_order, taken, wire
 from kbe_nat.errors import RulesError
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import CLIENT_ADDRESS, NODE_ADDRESS, Cluster

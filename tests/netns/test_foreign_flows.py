@@ -9,12 +9,22 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from clients import FAMILIES, NAMES, PORT, VIPS, Clients, answered, endpoints, named, service
-from stage import ECHO, NAMED_POD, SHORT, add_ipv6, served, stage
-from stage import VIPS as STAGED
 from test_proxy import Daemon
-from waiting import eventually
 
+from harness.clients import (
+    FAMILIES,
+    NAMES,
+    PORT,
+    VIPS,
+    Clients,
+    answered,
+    endpoints,
+    named,
+    service,
+)
+from harness.stage import ECHO, NAMED_POD, SHORT, add_ipv6, served, stage
+from harness.stage import VIPS as STAGED
+from harness.waiting import eventually
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import inside

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from test_proxy import NOBODY, SEED, Daemon, curl, daemon
-from waiting import eventually
+
+from harness.waiting import eventually
 
 __all__ = ["daemon"]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stage import NAMED_POD, PODS, add_ipv6, served
 from test_proxy import SEED, Daemon, kernel_rules
-from waiting import eventually
 
+from harness.stage import NAMED_POD, PODS, add_ipv6, served
+from harness.waiting import eventually
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace

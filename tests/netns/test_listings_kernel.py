@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conformance_cases import CASES, Case, run
 
+from harness.conformance_cases import CASES, Case, run
 from kbe_nat.__main__ import main
 from kbe_nat.kubeproxy.diff import differences
 from kbe_nat.playground.namespaces import Namespace

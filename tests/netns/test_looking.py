@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clients import Clients, endpoints, named, service
-from stage import add_ipv6
 from test_proxy import COMMAND, Daemon
 
+from harness.clients import Clients, endpoints, named, service
+from harness.stage import add_ipv6
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.rules.rule import DatapathKind

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
-from stage import (
+
+import kbe_nat
+from harness.stage import (
     ASK_SHORT,
     DRIVERS,
     ECHO,
@@ -28,9 +30,7 @@ from stage import (
     served,
     stage,
 )
-from waiting import eventually
-
-import kbe_nat
+from harness.waiting import eventually
 from kbe_nat.drivers.native import NativeQueue
 from kbe_nat.drivers.netfilterqueue import NetfilterQueue
 from kbe_nat.drivers.thread import LoopThread

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 
 import pytest
 from conftest import OTHER, POD
-from stage import connect
-from waiting import eventually
 
 import kbe_nat
+from harness.stage import connect
+from harness.waiting import eventually
 from kbe_nat.drivers.netfilterqueue import NetfilterQueue
 from kbe_nat.drivers.thread import LoopThread
 from kbe_nat.engine_tables import Tables

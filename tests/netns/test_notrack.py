@@ -6,8 +6,8 @@ import socket
 import subprocess
 
 import pytest
-from stage import ECHO, FAMILIES, SHORT, VIPS, WAYS, plan_of, served, stage
 
+from harness.stage import ECHO, FAMILIES, SHORT, VIPS, WAYS, plan_of, served, stage
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace

@@ -16,10 +16,10 @@ from types import TracebackType
 from typing import Any, Self
 
 import pytest
-from stage import ECHO as DATAGRAMS
-from stage import FAMILIES, FOREIGN, PODS, SHORT, add_ipv6, served
-from waiting import eventually
 
+from harness.stage import ECHO as DATAGRAMS
+from harness.stage import FAMILIES, FOREIGN, PODS, SHORT, add_ipv6, served
+from harness.waiting import eventually
 from kbe_nat.errors import PlaygroundError
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from waiting import eventually
 
+from harness.waiting import eventually
 from kbe_nat.conntrack import KernelFlow, parse
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from test_attacks import COMMANDS, broken, serves
 from test_proxy import NOBODY, Daemon, daemon, kernel_rules
-from waiting import eventually
 
+from harness.waiting import eventually
 from kbe_nat.rules.rule import DatapathKind
 
 __all__ = ["daemon"]

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import pytest
-from stage import FOREIGN
 
+from harness.stage import FOREIGN
 from kbe_nat._native import NftTables
 from kbe_nat.datapath.detect import DatapathName, choose
 from kbe_nat.errors import RulesError

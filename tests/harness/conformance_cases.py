@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from kbe_nat.cli import app
 
-FOLDER = Path(__file__).parent / "conformance/cases"
+FOLDER = Path(__file__).parents[1] / "conformance/cases"
 
 
 @dataclass(frozen=True)

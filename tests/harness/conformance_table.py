@@ -4,8 +4,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from conformance_cases import CASES, Case, run
-
+from harness.conformance_cases import CASES, Case, run
 from kbe_nat.cli.output import show, table
 from kbe_nat.kubeproxy.normalise import normalise
 

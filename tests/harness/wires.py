@@ -6,9 +6,8 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 
-import traffic
-from waiting import eventually
-
+from harness import traffic
+from harness.waiting import eventually
 from kbe_nat.playground.namespaces import Namespace, inside
 
 ETH_P_IP = 0x0800

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-import traffic
 from scapy.layers.sctp import crc32c
-from stage import Serving
-from wires import overheard, sent_in_order
 
+from harness import traffic
+from harness.stage import Serving
+from harness.wires import overheard, sent_in_order
 from kbe_nat.playground.namespaces import Namespace, inside
 from kbe_nat.policy.plan import Plan
 from kbe_nat.sources.address import split_address

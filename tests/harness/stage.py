@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from waiting import eventually
 
 import kbe_nat
+from harness.waiting import eventually
 from kbe_nat._native import NftTables
 from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.every_packet import EveryPacket
@@ -33,7 +33,7 @@ from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.iptables import Iptables
 from kbe_nat.rules.rule import DatapathKind, Marks
 
-NAMED_POD = Path(__file__).parents[1] / "named_pod.py"
+NAMED_POD = Path(__file__).parent / "programs/named_pod.py"
 QUEUES = Path("/proc/thread-self/net/netfilter/nfnetlink_queue")
 VIPS = {Family.IPV4: "172.30.228.255", Family.IPV6: "fd00:30::ff"}
 PODS = {Family.IPV4: ("172.17.0.3", "172.17.0.4"), Family.IPV6: ("fd00:17::3", "fd00:17::4")}

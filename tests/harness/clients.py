@@ -6,8 +6,7 @@ import time
 from contextlib import AbstractContextManager
 from types import TracebackType
 
-from stage import FAMILIES, NAMED_POD, WAYS, served
-
+from harness.stage import FAMILIES, NAMED_POD, WAYS, served
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import inside

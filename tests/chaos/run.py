@@ -1,6 +1,6 @@
 """Everything that may happen to a node, at random and by a seed, while clients watch their flows.
 
-`chaos.py [--minutes 10] [--seed N] [--datapath first-packet] [-o json]`, as root. Ends with a
+`python -m chaos.run [--minutes 10] [--seed N] [--datapath first-packet] [-o json]`, as root. Ends with a
 table, and with 1 if a flow was lost, or moved although its endpoint served, or stayed with one that
 did not, or a client was refused.
 """
@@ -20,13 +20,12 @@ from pathlib import Path
 from signal import SIGKILL, SIGUSR2
 from typing import Any, Final
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from endpoints import PODS, PORT, SERVICES, Endpoints, address, frontends
-from proxy import Proxy
 from rich.console import Console
 from rich.table import Table
 
+from chaos.endpoints import PODS, PORT, SERVICES, Endpoints, address, frontends
+from chaos.proxy import Proxy
+from harness.stage import NAMED_POD
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.policy.plan import Backend
@@ -261,9 +260,7 @@ def cluster_of_pods() -> Iterator[Cluster]:
             )
             pod.call("ip", "route", "add", "fd00:17::1", "dev", "eth0")
             pod.call("ip", "route", "add", "default", "via", "fd00:17::1")
-            server = pod.start(
-                (sys.executable, str(HERE.parent / "named_pod.py"), str(number), str(PORT))
-            )
+            server = pod.start((sys.executable, str(NAMED_POD), str(number), str(PORT)))
             assert server.stdout is not None and server.stdout.readline() == "ready\n"
         for command, pods in (("iptables", "172.17.0.0/16"), ("ip6tables", "fd00:17::/64")):
             outside = ("POSTROUTING", "-s", pods, "!", "-o", "docker0", "-j", "MASQUERADE")

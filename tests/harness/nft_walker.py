@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rule_walker import End, Walker, address_of, end_of, network_of, told
-
+from harness.rule_walker import End, Walker, address_of, end_of, network_of, told
 from kbe_nat.kubeproxy.normalise import normalise
 
 BLOCK = re.compile(r"\t(chain|set|map) (\S+) \{")

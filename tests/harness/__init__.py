@@ -1,0 +1,1 @@
+"""What the tests share: stages, packets, clients, programs for pods, and second opinions."""

@@ -1,0 +1,1 @@
+"""Damage to the code that tests must notice: `python -m mutants.mutate` in `tests`."""
