@@ -1,7 +1,9 @@
 //! The short cut for what most packets of UDP are: plain, of a flow that is known, and nothing
 //! moves but its deadline.
 
-use super::{FamilyState, Packet, Shared, flow_flags, malformed};
+use super::packet::{Packet, malformed};
+use super::state::{FamilyState, Shared};
+use super::translate::flow_flags;
 use crate::conntrack::index::Entry;
 use crate::rewrite::ChecksumState;
 use crate::tuple::{Protocol, WireEnds};

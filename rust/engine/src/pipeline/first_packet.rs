@@ -1,6 +1,8 @@
 //! First packets: what is to be done with them, and the flows that they open.
 
-use super::{FamilyState, Meta, Shared, is_torn, translate};
+use super::packet::Meta;
+use super::state::{FamilyState, Shared};
+use super::translate::{is_torn, translate};
 use crate::affinity::Sticky;
 use crate::backend::Backend;
 use crate::balance::{Request, stable_hash_address, stable_hash_tuple};

@@ -1,46 +1,14 @@
 //! Fragments: the first one of a datagram is decided like a whole packet, the others follow it (F78
 //! to F80).
 
-use super::{FamilyState, Meta, Shared};
-use crate::fragment::{Admission, DatagramId, Fate, Released};
+use super::state::{FamilyState, Shared};
+use crate::fragment::{Fate, Released};
 use crate::rewrite;
 use crate::tuple::Protocol;
 use crate::verdict::{Action, Cause, Verdict};
 use crate::wire::{Headers, Wire};
 
 impl Shared {
-    #[inline(never)]
-    pub(super) fn fragment<A: Wire>(
-        &mut self,
-        family: &mut FamilyState<A>,
-        headers: &Headers<A>,
-        packet: &mut [u8],
-        meta: Meta,
-    ) -> Verdict {
-        let Some(fragment) = A::fragment(packet) else { return Verdict::drop(Cause::Malformed) };
-        let id = DatagramId::new(headers, &fragment);
-        let verdict = match family.fragments.admit(id, &fragment, self.clock.tick()) {
-            Admission::Follow(fate) => follow(fate, packet),
-            Admission::Wait => match family.fragments.hold(&id, packet) {
-                Some(ticket) => {
-                    Verdict { ticket, ..Verdict::new(Action::Hold, Cause::FragmentHeld) }
-                }
-                None => Verdict::drop(Cause::FragmentLimit),
-            },
-            Admission::Decide => {
-                let verdict = self.datagram(family, headers, packet, meta);
-                let fate = fate(headers, verdict, packet);
-                for mut held in family.fragments.settle(id, fate) {
-                    let verdict = follow(fate, &mut held.packet);
-                    self.release(held.ticket, verdict, held.packet);
-                }
-                verdict
-            }
-        };
-        self.release_given_up(family);
-        verdict
-    }
-
     /// Hands out the held fragments of datagrams that were given up.
     pub(crate) fn release_given_up<A: Wire>(&mut self, family: &mut FamilyState<A>) {
         for (held, cause) in family.fragments.take_given_up() {
@@ -48,7 +16,7 @@ impl Shared {
         }
     }
 
-    fn release(&mut self, ticket: u32, verdict: Verdict, packet: Vec<u8>) {
+    pub(super) fn release(&mut self, ticket: u32, verdict: Verdict, packet: Vec<u8>) {
         self.counters.count(verdict);
         self.released.push(Released { ticket, verdict, packet });
     }
@@ -56,7 +24,7 @@ impl Shared {
 
 /// What the later fragments of a datagram get after its first one got `verdict`; `packet` is the
 /// first one, rewritten.
-fn fate<A: Wire>(headers: &Headers<A>, verdict: Verdict, packet: &[u8]) -> Fate<A> {
+pub(super) fn fate<A: Wire>(headers: &Headers<A>, verdict: Verdict, packet: &[u8]) -> Fate<A> {
     match (verdict.action, A::parse(packet)) {
         (Action::Translate, Ok(sent)) => {
             let (from, to) = (headers.tuple.ends, sent.tuple.ends);
@@ -69,7 +37,7 @@ fn fate<A: Wire>(headers: &Headers<A>, verdict: Verdict, packet: &[u8]) -> Fate<
 }
 
 /// Gives a later fragment its datagram's fate.
-fn follow<A: Wire>(fate: Fate<A>, packet: &mut [u8]) -> Verdict {
+pub(super) fn follow<A: Wire>(fate: Fate<A>, packet: &mut [u8]) -> Verdict {
     match fate {
         Fate::Pass => Verdict::new(Action::Accept, Cause::NotOurs),
         Fate::Refused(cause) => Verdict::drop(cause),

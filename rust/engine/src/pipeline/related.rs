@@ -1,7 +1,7 @@
 //! ICMP errors: they belong to the flow of the packet that they quote, and neither open nor refresh
 //! one.
 
-use super::{FamilyState, Shared};
+use super::state::{FamilyState, Shared};
 use crate::conntrack::FlowId;
 use crate::rewrite::icmp_error;
 use crate::tuple::Direction;

@@ -1,0 +1,86 @@
+//! The way of any packet: what it is, and which file decides about it.
+
+use super::fragments::{fate, follow};
+use super::packet::{Meta, malformed, versionless};
+use super::state::{FamilyState, Shared};
+use crate::fragment::{Admission, DatagramId};
+use crate::verdict::{Action, Cause, Verdict};
+use crate::wire::{Headers, Layer4, Wire};
+
+impl Shared {
+    /// The verdict of [`versionless`], counted.
+    pub(crate) fn versionless(&mut self, packet: &[u8]) -> Verdict {
+        let verdict = versionless(packet);
+        self.counters.count(verdict);
+        verdict
+    }
+
+    /// Any packet at all: decides about it, counts it and rewrites it.
+    #[inline(never)]
+    pub(super) fn slow_path<A: Wire>(
+        &mut self,
+        family: &mut FamilyState<A>,
+        packet: &mut [u8],
+        meta: Meta,
+    ) -> Verdict {
+        let verdict = match meta.parse::<A>(packet) {
+            Ok(headers) if headers.is_fragment => self.fragment(family, &headers, packet, meta),
+            Ok(headers) => self.datagram(family, &headers, packet, meta),
+            Err(why) => malformed(why),
+        };
+        self.counters.count(verdict);
+        verdict
+    }
+
+    fn datagram<A: Wire>(
+        &mut self,
+        family: &mut FamilyState<A>,
+        headers: &Headers<A>,
+        packet: &mut [u8],
+        meta: Meta,
+    ) -> Verdict {
+        match headers.layer4 {
+            Layer4::IcmpOther => return Verdict::new(Action::Accept, Cause::NotOurs),
+            Layer4::IcmpError => return self.icmp_error(family, headers, packet),
+            _ => {}
+        }
+        if let Some((id, direction)) = family.flows.find(&headers.tuple)
+            && let Some(verdict) = self.known(family, headers, id, direction, packet, meta)
+        {
+            return verdict;
+        }
+        self.first_packet(family, headers, packet, meta)
+    }
+
+    #[inline(never)]
+    fn fragment<A: Wire>(
+        &mut self,
+        family: &mut FamilyState<A>,
+        headers: &Headers<A>,
+        packet: &mut [u8],
+        meta: Meta,
+    ) -> Verdict {
+        let Some(fragment) = A::fragment(packet) else { return Verdict::drop(Cause::Malformed) };
+        let id = DatagramId::new(headers, &fragment);
+        let verdict = match family.fragments.admit(id, &fragment, self.clock.tick()) {
+            Admission::Follow(fate) => follow(fate, packet),
+            Admission::Wait => match family.fragments.hold(&id, packet) {
+                Some(ticket) => {
+                    Verdict { ticket, ..Verdict::new(Action::Hold, Cause::FragmentHeld) }
+                }
+                None => Verdict::drop(Cause::FragmentLimit),
+            },
+            Admission::Decide => {
+                let verdict = self.datagram(family, headers, packet, meta);
+                let fate = fate(headers, verdict, packet);
+                for mut held in family.fragments.settle(id, fate) {
+                    let verdict = follow(fate, &mut held.packet);
+                    self.release(held.ticket, verdict, held.packet);
+                }
+                verdict
+            }
+        };
+        self.release_given_up(family);
+        verdict
+    }
+}

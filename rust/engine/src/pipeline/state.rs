@@ -1,0 +1,134 @@
+//! What the engine remembers, by family and for both, and the books in which each flow stands.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::affinity::Affinity;
+use crate::clock::{Clock, Tick};
+use crate::config::Config;
+use crate::conntrack::ports::{Leases, Remote};
+use crate::conntrack::state::State;
+use crate::conntrack::{FlowId, FlowTable, Hot};
+use crate::counters::Counters;
+use crate::events::{EventKind, Events};
+use crate::fragment::{Fragments, Released};
+use crate::hash::HashKey;
+use crate::ledger::Ledger;
+use crate::rng::Rng;
+use crate::service::ServiceTable;
+use crate::tuple::{Direction, Protocol};
+use crate::wire::Wire;
+
+/// Flows and fragments of one family.
+#[derive(Debug)]
+pub(crate) struct FamilyState<A> {
+    pub(crate) flows: FlowTable<A>,
+    pub(crate) fragments: Fragments<A>,
+    pub(crate) events: Events<A>,
+    /// Flows by source address; kept only under a limit per source.
+    pub(crate) sources: HashMap<A, u32, HashKey>,
+}
+
+impl<A: Wire> FamilyState<A> {
+    pub(crate) fn new(config: &Config, key: HashKey) -> Self {
+        Self {
+            flows: FlowTable::new(config.max_flows, key),
+            fragments: Fragments::new(config.max_fragments, key),
+            events: Events::default(),
+            sources: HashMap::with_hasher(key),
+        }
+    }
+}
+
+/// All that both families share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) clock: Clock,
+    pub(crate) table: Arc<ServiceTable>,
+    /// Counts the tables; never [`crate::conntrack::STALE`].
+    pub(crate) generation: u32,
+    pub(crate) ledger: Ledger,
+    pub(crate) affinity: Affinity,
+    pub(crate) leases: Leases,
+    pub(crate) rng: Rng,
+    pub(crate) counters: Counters,
+    pub(crate) released: Vec<Released>,
+    /// Offloaded flows that were ended here: protocol, client and frontend.
+    pub(crate) orphans: Vec<(Protocol, SocketAddr, SocketAddr)>,
+}
+
+impl Shared {
+    /// The service port that is reached where a flow began, if that is another one than the flow's:
+    /// it has got another name, or another one's place.
+    pub(crate) fn home<A: Wire>(&self, family: &FamilyState<A>, id: FlowId) -> Option<u32> {
+        let hot = family.flows.hot(id);
+        let (place, _) =
+            self.table.find(hot.protocol, hot.ends(Direction::Original).destination())?;
+        let number = self.ledger.number(place);
+        (self.ledger.backend(family.flows.cold(id).backend).service != number).then_some(number)
+    }
+
+    /// Enters a flow in the books of the service port that is reached where it began.
+    pub(crate) fn rehome<A: Wire>(&mut self, family: &mut FamilyState<A>, id: FlowId) {
+        if let Some(number) = self.home(family, id) {
+            let former = family.flows.cold(id).backend;
+            let backend = self.ledger.backend_for(number, self.ledger.backend(former).address);
+            self.ledger.open_flow(backend);
+            self.ledger.close_flow(former, [0; 2], [0; 2]);
+            family.flows.cold_mut(id).backend = backend;
+        }
+    }
+
+    #[inline]
+    pub(super) fn transition<A: Wire>(
+        &self,
+        family: &mut FamilyState<A>,
+        id: FlowId,
+        state: State,
+        deadline: Tick,
+        is_assured: bool,
+    ) {
+        if is_assured {
+            family.flows.assure(id);
+        }
+        let hot = family.flows.hot_mut(id);
+        let is_shorter = deadline < hot.deadline;
+        let is_changed = hot.state != state;
+        hot.state = state;
+        hot.deadline = deadline;
+        if is_shorter {
+            family.flows.shortened(deadline);
+        }
+        if is_changed {
+            family.events.note(EventKind::Update, &family.flows, id);
+        }
+    }
+
+    /// Takes a flow out of all books.
+    pub(crate) fn end_flow<A: Wire>(&mut self, family: &mut FamilyState<A>, id: FlowId) {
+        family.events.note(EventKind::Destroy, &family.flows, id);
+        let (hot, cold) = (family.flows.hot(id), family.flows.cold(id));
+        let client = hot.ends(Direction::Original).src;
+        self.ledger.close_flow(cold.backend, family.flows.packets(id), hot.bytes);
+        if hot.has(Hot::<A>::LEASED) {
+            let reply = hot.ends(Direction::Reply);
+            let remote = Remote {
+                protocol: hot.protocol,
+                source: reply.dst.into(),
+                backend: reply.source(),
+            };
+            self.leases.give_back(&remote, reply.dport);
+        }
+        if self.config.max_flows_per_source.is_some()
+            && let Some(flows) = family.sources.get_mut(&client)
+        {
+            *flows -= 1;
+            if *flows == 0 {
+                family.sources.remove(&client);
+            }
+        }
+        family.flows.remove(id);
+    }
+}

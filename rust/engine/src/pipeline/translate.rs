@@ -1,0 +1,42 @@
+//! Packets of flows get their new ends, and their verdicts say whose they are.
+
+use super::packet::Meta;
+use crate::conntrack::Hot;
+use crate::rewrite;
+use crate::tuple::{Direction, Ends};
+use crate::verdict::{Action, Cause, Verdict};
+use crate::wire::{Headers, Layer4, Wire};
+
+/// The flags of a verdict on a packet of a flow.
+#[inline(always)]
+pub(super) fn flow_flags<A: Wire>(hot: &Hot<A>, direction: Direction) -> u8 {
+    match direction {
+        Direction::Original if hot.has(Hot::<A>::MASQUERADE) => Verdict::FLOW | Verdict::MASQUERADE,
+        Direction::Original => Verdict::FLOW,
+        Direction::Reply => Verdict::FLOW | Verdict::REPLY,
+    }
+}
+
+/// Gives a packet of a flow its new ends.
+#[inline(always)]
+pub(super) fn translate<A: Wire>(
+    hot: &Hot<A>,
+    headers: &Headers<A>,
+    direction: Direction,
+    cause: Cause,
+    packet: &mut [u8],
+    meta: Meta,
+) -> Verdict {
+    let to = hot.rewritten(direction).ends();
+    rewrite::apply(packet, headers, &to, hot.deltas(direction), meta.checksum);
+    Verdict { flags: flow_flags(hot, direction), ..Verdict::new(Action::Translate, cause) }
+}
+
+/// Whether this is a part of an SCTP packet that cannot be rewritten to `to`: the CRC lies over the
+/// whole packet, which is not here.
+pub(super) fn is_torn<A: Wire>(headers: &Headers<A>, to: &Ends<A>) -> bool {
+    let ends = headers.tuple.ends;
+    headers.is_fragment
+        && headers.layer4 == Layer4::Sctp
+        && (to.sport, to.dport) != (ends.sport, ends.dport)
+}
