@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from kbe_nat.errors import FileError, KbeNatError
+from kbe_nat.errors import FileError, KbeNatError, ObjectError
 from kbe_nat.model import Endpoint, Service, ServicePort, SlicePort, Strategy
 from kbe_nat.sources.manifests import file_watch as watching
 from kbe_nat.sources.manifests import manifests
 from kbe_nat.sources.manifests.documents import documents
 from kbe_nat.sources.manifests.manifests import Manifests, read_manifests
-from kbe_nat.sources.source import Reading
+from kbe_nat.sources.source import SourceUpdate
 
 SEED = Path(__file__).parent / "seed"
 
@@ -39,57 +39,61 @@ endpoints: [{addresses: [10.0.0.1]}]
 """
 
 
-def read(tmp_path: Path, *documents: str) -> Reading:
+def read(tmp_path: Path, *documents: str) -> SourceUpdate:
     path = tmp_path / "objects.yaml"
     path.write_text("\n---\n".join(documents))
     return read_manifests([path])
 
 
-def endpoints(reading: Reading, namespace: str, name: str) -> list[tuple[str, int]]:
-    slices = reading.snapshot.slices.get((namespace, name), ())
+def refusals(update: SourceUpdate) -> list[ObjectError]:
+    return [error for error in update.errors if isinstance(error, ObjectError)]
+
+
+def endpoints(update: SourceUpdate, namespace: str, name: str) -> list[tuple[str, int]]:
+    slices = update.snapshot.slices.get((namespace, name), ())
     return [
         (e.address, port.port) for part in slices for port in part.ports for e in part.endpoints
     ]
 
 
 def test_a_service_and_its_slice(tmp_path: Path) -> None:
-    reading = read(tmp_path, SERVICE, SLICE)
-    assert reading.snapshot.services == (
+    update = read(tmp_path, SERVICE, SLICE)
+    assert update.snapshot.services == (
         Service("shop", "web", ("172.30.0.1",), (ServicePort("", "tcp", 80),)),
     )
-    [part] = reading.snapshot.slices["shop", "web"]
+    [part] = update.snapshot.slices["shop", "web"]
     assert (part.ports, part.endpoints) == ((SlicePort("", "tcp", 8080),), (Endpoint("10.0.0.1"),))
-    assert not reading.refused and not reading.notes
+    assert not update.errors and not update.notes
 
 
 def test_the_objects_of_the_seed_in_a_cluster() -> None:
-    reading = read_manifests([SEED.parents[1] / "examples/seed/cluster.yaml"])
-    assert [(s.namespace, s.name, s.cluster_ips) for s in reading.snapshot.services] == [
+    update = read_manifests([SEED.parents[1] / "examples/seed/cluster.yaml"])
+    assert [(s.namespace, s.name, s.cluster_ips) for s in update.snapshot.services] == [
         ("default", "simpleservice", ("172.30.228.255",))
     ]
-    assert endpoints(reading, "default", "simpleservice") == [
+    assert endpoints(update, "default", "simpleservice") == [
         ("172.17.0.3", 9876),
         ("172.17.0.4", 9876),
     ]
-    assert not reading.refused and not reading.notes
+    assert not update.errors and not update.notes
 
 
 def test_the_objects_of_the_seed_as_they_are_written() -> None:
-    reading = read_manifests([SEED / "svc.yaml", SEED / "rc.yaml"])
-    [service] = reading.snapshot.services
+    update = read_manifests([SEED / "svc.yaml", SEED / "rc.yaml"])
+    [service] = update.snapshot.services
     assert service.cluster_ips[0].startswith("172.30.")
-    assert endpoints(reading, "default", "simpleservice") == [("172.17.0.3", 9876)]
-    assert len(reading.notes) == 2
+    assert endpoints(update, "default", "simpleservice") == [("172.17.0.3", 9876)]
+    assert len(update.notes) == 2
     assert (
         read_manifests([SEED / "rc.yaml", SEED / "svc.yaml"]).snapshot.services
-        == reading.snapshot.services
+        == update.snapshot.services
     )
 
 
 def test_a_controller_without_pods_gets_as_many_as_it_wants(tmp_path: Path) -> None:
     text = (SEED / "rc.yaml").read_text().replace("replicas: 1", "replicas: 3")
-    reading = read(tmp_path, (SEED / "svc.yaml").read_text(), text)
-    found = endpoints(reading, "default", "simpleservice")
+    update = read(tmp_path, (SEED / "svc.yaml").read_text(), text)
+    found = endpoints(update, "default", "simpleservice")
     assert found == [("172.17.0.3", 9876), ("172.17.0.4", 9876), ("172.17.0.5", 9876)]
     path = tmp_path / "objects.yaml"
     assert (
@@ -131,13 +135,13 @@ def test_a_controller_without_pods_gets_as_many_as_it_wants(tmp_path: Path) -> N
 def test_f105_a_wrong_object_is_refused_and_the_others_apply(
     tmp_path: Path, old: str, new: str, path: str, reason: str
 ) -> None:
-    reading = read(
+    update = read(
         tmp_path, SERVICE.replace(old, new), SERVICE.replace("web", "other").replace("0.1", "0.2")
     )
-    [error] = reading.refused
+    [error] = refusals(update)
     assert (error.path, error.reason) == (path, reason)
     assert str(error).startswith(f"{tmp_path}/objects.yaml, document 1: Service shop/")
-    assert [service.name for service in reading.snapshot.services] == ["other"]
+    assert [service.name for service in update.snapshot.services] == ["other"]
 
 
 @pytest.mark.parametrize(
@@ -153,23 +157,23 @@ def test_f105_a_wrong_object_is_refused_and_the_others_apply(
 def test_f105_f106_a_wrong_endpoint_is_left_out_alone(
     tmp_path: Path, address: str, reason: str
 ) -> None:
-    reading = read(
+    update = read(
         tmp_path,
         SERVICE,
         SLICE.replace("[10.0.0.1]}", f"[{address}]}}, {{addresses: [10.0.00.02]}}"),
     )
-    assert endpoints(reading, "shop", "web") == [("10.0.0.2", 8080)]
-    [note] = reading.notes
+    assert endpoints(update, "shop", "web") == [("10.0.0.2", 8080)]
+    [note] = update.notes
     assert note.endswith(f"EndpointSlice shop/web-a: endpoints[0].addresses[0]: left out: {reason}")
 
 
 def test_f105_host_names_are_not_followed(tmp_path: Path) -> None:
-    reading = read(tmp_path, SERVICE, SLICE.replace("IPv4", "FQDN"))
-    assert not reading.snapshot.slices and "host names are not followed" in reading.notes[0]
+    update = read(tmp_path, SERVICE, SLICE.replace("IPv4", "FQDN"))
+    assert not update.snapshot.slices and "host names are not followed" in update.notes[0]
 
 
 def test_lists_nulls_and_foreign_kinds(tmp_path: Path) -> None:
-    reading = read(
+    update = read(
         tmp_path,
         "apiVersion: v1\nkind: List\nitems:\n"
         "- {apiVersion: v1, kind: Service, metadata: {name: a}, spec: {clusterIP: 172.30.0.1, ports: null}}\n",
@@ -178,12 +182,12 @@ def test_lists_nulls_and_foreign_kinds(tmp_path: Path) -> None:
         "",
         "just text",
     )
-    assert [(s.name, s.cluster_ips) for s in reading.snapshot.services] == [
+    assert [(s.name, s.cluster_ips) for s in update.snapshot.services] == [
         ("a", ("172.30.0.1",)),
         ("b", ()),
     ]
-    assert reading.notes[0].endswith("Service c: objects of serving.knative.dev/v1 are not read")
-    assert [error.reason for error in reading.refused] == ["expected an object, got a text"]
+    assert update.notes[0].endswith("Service c: objects of serving.knative.dev/v1 are not read")
+    assert [error.reason for error in refusals(update)] == ["expected an object, got a text"]
 
 
 def test_named_target_ports_are_looked_up_in_every_pod(tmp_path: Path) -> None:
@@ -195,7 +199,7 @@ spec: {{containers: [{{ports: [{{name: http, containerPort: {port}}}]}}]}}
 status: {{podIP: {ip}, conditions: [{{type: Ready, status: "{ready}"}}]}}
 """
     service = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {clusterIP: 172.30.0.1, "
-    reading = read(
+    update = read(
         tmp_path,
         service + "selector: {app: web}, ports: [{port: 80, targetPort: http}]}",
         pod.format(name="a", port=8080, ip="10.0.0.1", ready="True", deleted=""),
@@ -208,12 +212,12 @@ status: {{podIP: {ip}, conditions: [{{type: Ready, status: "{ready}"}}]}}
             deleted=", deletionTimestamp: 2026-01-01T00:00:00Z",
         ),
     )
-    assert endpoints(reading, "default", "web") == [
+    assert endpoints(update, "default", "web") == [
         ("10.0.0.1", 8080),
         ("10.0.0.2", 9090),
         ("10.0.0.3", 9090),
     ]
-    found = [e for part in reading.snapshot.slices["default", "web"] for e in part.endpoints]
+    found = [e for part in update.snapshot.slices["default", "web"] for e in part.endpoints]
     assert [(e.is_ready, e.is_serving, e.is_terminating) for e in found] == [
         (True, True, False),
         (False, False, False),
@@ -252,11 +256,9 @@ status: {phase: Running, podIP: 10.0.0.1}
 )
 def test_named_ports_of_sidecars(tmp_path: Path, target: str, found: int) -> None:
     selecting = SERVICE.replace("{port: 80}", f"{{port: 80, targetPort: {target}}}")
-    reading = read(
-        tmp_path, selecting.replace("spec: {", "spec: {selector: {app: web}, "), SIDECARS
-    )
-    assert endpoints(reading, "shop", "web") == [("10.0.0.1", found)]
-    assert not reading.notes and not reading.refused
+    update = read(tmp_path, selecting.replace("spec: {", "spec: {selector: {app: web}, "), SIDECARS)
+    assert endpoints(update, "shop", "web") == [("10.0.0.1", found)]
+    assert not update.notes and not update.errors
 
 
 def test_a_named_port_that_is_nowhere_is_said(tmp_path: Path) -> None:
@@ -266,16 +268,16 @@ def test_a_named_port_that_is_nowhere_is_said(tmp_path: Path) -> None:
         for n in range(1, 6)
     ]
     over = pods[4].replace("Running", "Succeeded")
-    reading = read(
+    update = read(
         tmp_path, selecting.replace("spec: {", "spec: {selector: {app: web}, "), *pods[:4], over
     )
-    assert endpoints(reading, "shop", "web") == [(f"10.0.0.{n}", 81) for n in range(1, 5)]
-    [note] = reading.notes
+    assert endpoints(update, "shop", "web") == [(f"10.0.0.{n}", 81) for n in range(1, 5)]
+    [note] = update.notes
     assert note.endswith(
         "Service shop/web: spec.ports[0].targetPort: no TCP port is named 'grpc' in Pod "
         "web-1, web-2, web-3 and 1 more"
     )
-    [error] = read(tmp_path, selecting.replace("grpc", "'8080'")).refused
+    [error] = refusals(read(tmp_path, selecting.replace("grpc", "'8080'")))
     assert error.path == "spec.ports[0].targetPort", "a text of digits is no name"
 
 
@@ -284,8 +286,8 @@ def test_the_first_address_of_a_family_is_the_endpoint(tmp_path: Path) -> None:
     dual = SERVICE.replace(
         "clusterIP: 172.30.0.1", "clusterIPs: [172.30.0.1, 'fd01::1'], selector: {app: web}"
     )
-    reading = read(tmp_path, dual, SIDECARS.replace("podIP: 10.0.0.1", addresses))
-    assert endpoints(reading, "shop", "web") == [("10.0.0.1", 80), ("fd00::1", 80)]
+    update = read(tmp_path, dual, SIDECARS.replace("podIP: 10.0.0.1", addresses))
+    assert endpoints(update, "shop", "web") == [("10.0.0.1", 80), ("fd00::1", 80)]
 
 
 @pytest.mark.parametrize(
@@ -313,12 +315,10 @@ def test_hints_of_a_traffic_distribution(
     selecting = selecting.replace(
         "namespace: shop", f"namespace: shop, annotations: {{{annotation}}}"
     )
-    reading = read(
-        tmp_path, selecting, node, SIDECARS.replace("spec:\n", "spec:\n  nodeName: n1\n")
-    )
-    [part] = reading.snapshot.slices["shop", "web"]
+    update = read(tmp_path, selecting, node, SIDECARS.replace("spec:\n", "spec:\n  nodeName: n1\n"))
+    [part] = update.snapshot.slices["shop", "web"]
     assert (set(part.endpoints[0].zones), set(part.endpoints[0].nodes)) == (zones, nodes)
-    assert len(reading.notes) == notes
+    assert len(update.notes) == notes
     pending = SIDECARS.replace("phase: Running", "conditions: [{type: Ready, status: 'False'}]")
     [part] = read(tmp_path, selecting, node, pending).snapshot.slices["shop", "web"]
     assert not part.endpoints[0].zones, "only who is ready"
@@ -331,13 +331,13 @@ def test_annotations_of_the_extension(tmp_path: Path) -> None:
     weighted = SLICE.replace(
         "namespace: shop", "namespace: shop, annotations: {kbe-nat.io/weight: '5'}"
     )
-    reading = read(tmp_path, annotated, weighted)
-    assert reading.snapshot.services[0].strategy is Strategy.WEIGHTED_ROUND_ROBIN
-    assert reading.snapshot.slices["shop", "web"][0].endpoints[0].weight == 5
-    reading = read(tmp_path, annotated.replace("wrr", "best"), weighted.replace("'5'", "'-5'"))
-    assert reading.snapshot.services[0].strategy is None
-    assert reading.snapshot.slices["shop", "web"][0].endpoints[0].weight == 1
-    assert len(reading.notes) == 2
+    update = read(tmp_path, annotated, weighted)
+    assert update.snapshot.services[0].strategy is Strategy.WEIGHTED_ROUND_ROBIN
+    assert update.snapshot.slices["shop", "web"][0].endpoints[0].weight == 5
+    update = read(tmp_path, annotated.replace("wrr", "best"), weighted.replace("'5'", "'-5'"))
+    assert update.snapshot.services[0].strategy is None
+    assert update.snapshot.slices["shop", "web"][0].endpoints[0].weight == 1
+    assert len(update.notes) == 2
 
 
 @pytest.mark.parametrize(
@@ -358,9 +358,9 @@ def test_what_is_no_yaml_names_file_and_line(tmp_path: Path, text: str, message:
 
 
 def test_an_object_that_contains_itself_is_refused(tmp_path: Path) -> None:
-    [error] = read(
-        tmp_path, "&a {apiVersion: v1, kind: Service, metadata: {name: a}, spec: *a}"
-    ).refused
+    [error] = refusals(
+        read(tmp_path, "&a {apiVersion: v1, kind: Service, metadata: {name: a}, spec: *a}")
+    )
     assert error.reason == "it contains itself, or is nested too deeply"
 
 
@@ -408,10 +408,10 @@ def test_f130_a_file_that_cannot_be_read_takes_no_other_with_it(tmp_path: Path) 
     (folder / "e.yaml").symlink_to(".")
     source = Manifests([folder])
 
-    def named(reading: Reading | None) -> tuple[list[str], list[str]]:
-        assert reading is not None
-        broken = [str(error).removeprefix(f"{folder}/")[:6] for error in reading.unread]
-        return [service.name for service in reading.snapshot.services], broken
+    def named(update: SourceUpdate | None) -> tuple[list[str], list[str]]:
+        assert update is not None
+        broken = [str(error).removeprefix(f"{folder}/")[:6] for error in update.errors]
+        return [service.name for service in update.snapshot.services], broken
 
     assert (
         named(source.read())
@@ -441,11 +441,11 @@ def test_f128_a_file_that_cannot_be_opened_for_a_while_is_tried_again(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "open", refused)
-        reading = source.read()
-        assert reading is not None and "Too many open files" in str(reading.errors[0])
+        update = source.read()
+        assert update is not None and "Too many open files" in str(update.errors[0])
         assert source.read() is None
-    reading = source.read()
-    assert reading is not None and not reading.errors and reading.snapshot.services
+    update = source.read()
+    assert update is not None and not update.errors and update.snapshot.services
 
 
 def test_a_named_file_must_be_there_when_it_is_read_first(tmp_path: Path) -> None:
@@ -468,14 +468,14 @@ def test_a_named_file_must_be_there_when_it_is_read_first(tmp_path: Path) -> Non
 
 def test_where_nothing_is_served_it_says_so(tmp_path: Path) -> None:
     source = Manifests([tmp_path])
-    reading = source.read()
-    assert reading is not None and reading.warnings == (
+    update = source.read()
+    assert update is not None and update.warnings == (
         f"no Service in {tmp_path}: nothing is served",
     )
     assert source.read() is None
     (tmp_path / "a.yaml").write_text(SERVICE)
-    reading = source.read()
-    assert reading is not None and not reading.warnings
+    update = source.read()
+    assert update is not None and not update.warnings
 
 
 @pytest.mark.parametrize(
@@ -511,7 +511,7 @@ def test_a_strict_source_does_not_begin_with_what_is_wrong(
     ],
 )
 def test_f105_f130_a_list_in_a_list_is_refused(tmp_path: Path, text: str) -> None:
-    [error] = read(tmp_path, text).refused
+    [error] = refusals(read(tmp_path, text))
     assert (error.reason, error.path) == ("a List in a List is not read", "kind")
     assert str(error).startswith(f"{tmp_path}/objects.yaml, document 1, items[0]: ")
 
@@ -531,13 +531,13 @@ def test_f130_lists_of_lists_by_aliases_cost_nothing(tmp_path: Path, levels: int
 
 def test_kinds_whose_names_end_with_list_are_kinds(tmp_path: Path) -> None:
     allowed = "{apiVersion: example.com/v1, kind: AllowList, metadata: {name: a}, items: [1]}"
-    reading = read(tmp_path, allowed, f"{{apiVersion: v1, kind: List, items: [{allowed}]}}")
-    assert not reading.refused
+    update = read(tmp_path, allowed, f"{{apiVersion: v1, kind: List, items: [{allowed}]}}")
+    assert not update.errors
     assert all(
         note.endswith("AllowList a: objects of example.com/v1 are not read")
-        for note in reading.notes
+        for note in update.notes
     )
-    assert len(reading.notes) == 2
+    assert len(update.notes) == 2
 
 
 @pytest.mark.parametrize(
@@ -559,17 +559,17 @@ def test_f105_other_versions_are_never_half_read(
     tmp_path: Path, version: str, kind: str, said: str
 ) -> None:
     text = f"apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a, namespace: b}}\naddressType: IPv4"
-    reading = read(
+    update = read(
         tmp_path,
         SERVICE,
         text,
         f"apiVersion: {version}\nkind: {kind}List\nitems: [{{metadata: {{name: a, namespace: b}}}}]",
     )
-    assert len(reading.refused) == 2
-    for error in reading.refused:
+    assert len(update.errors) == 2
+    for error in refusals(update):
         assert (error.subject, error.path) == (f"{kind} b/a", "apiVersion")
         assert error.reason == f"{version} is not read, {said}"
-    assert [service.name for service in reading.snapshot.services] == ["web"]
+    assert [service.name for service in update.snapshot.services] == ["web"]
 
 
 @pytest.mark.parametrize(
@@ -585,15 +585,15 @@ def test_f105_other_versions_are_never_half_read(
 def test_kinds_that_are_not_read_are_said(
     tmp_path: Path, version: str, kind: str, said: str
 ) -> None:
-    reading = read(
+    update = read(
         tmp_path, f"apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a, namespace: b}}"
     )
-    assert not reading.refused
-    assert [note.rpartition("document 1: ")[2] for note in reading.notes] == [said]
+    assert not update.errors
+    assert [note.rpartition("document 1: ")[2] for note in update.notes] == [said]
 
 
 def test_a_kubeconfig_is_no_manifest(tmp_path: Path) -> None:
-    [error] = read(tmp_path, "apiVersion: v1\nkind: Config\nclusters: []\nusers: []").refused
+    [error] = refusals(read(tmp_path, "apiVersion: v1\nkind: Config\nclusters: []\nusers: []"))
     assert "this is a kubeconfig; kbe-nat reads files of Services and EndpointSlices" in str(error)
 
 
@@ -602,10 +602,10 @@ def test_a_label_that_is_null_is_empty(tmp_path: Path) -> None:
     selecting = SERVICE.replace("namespace: shop", "annotations: null").replace(
         "spec: {", "spec: {selector: {app: null}, "
     )
-    reading = read(
+    update = read(
         tmp_path, selecting, pod % ("a", "''", 1), pod % ("b", "null", 2), pod % ("c", "web", 3)
     )
-    assert endpoints(reading, "default", "web") == [("10.0.0.1", 80), ("10.0.0.2", 80)]
+    assert endpoints(update, "default", "web") == [("10.0.0.1", 80), ("10.0.0.2", 80)]
 
 
 def test_what_is_refused_stays_as_it_was_and_the_others_apply(tmp_path: Path) -> None:
@@ -624,7 +624,7 @@ def test_what_is_refused_stays_as_it_was_and_the_others_apply(tmp_path: Path) ->
     path.write_text("\n---\n".join(wrong))
     after = source.read()
     assert after is not None
-    assert len(after.refused) == 3
+    assert len(after.errors) == 3
     ports = {service.name: service.ports[0].port for service in after.snapshot.services}
     assert ports == {"web": 80, "other": 81}
     assert endpoints(after, "shop", "web") == [("10.0.0.1", 8080)]
@@ -643,23 +643,23 @@ def test_a_refused_object_without_a_namespace_is_in_the_default_one(tmp_path: Pa
     assert source.read() is not None
     path.write_text(path.read_text().replace("port: 80", "port: 99999"))
     after = source.read()
-    assert after is not None and len(after.refused) == 1
+    assert after is not None and len(after.errors) == 1
     assert [service.key for service in after.snapshot.services] == [("default", "web")]
 
 
 def test_the_annotation_of_source_ranges(tmp_path: Path) -> None:
-    def of(text: str) -> Reading:
+    def of(text: str) -> SourceUpdate:
         annotation = f"namespace: shop, annotations: {{kbe-nat.io/source-ranges: {text}}}"
         return read(tmp_path, SERVICE.replace("namespace: shop", annotation))
 
     assert of("all").snapshot.services[0].source_ranges_apply_to_all
     assert not of("load-balancer").snapshot.services[0].source_ranges_apply_to_all
-    [error] = of("everything").refused
+    [error] = refusals(of("everything"))
     assert error.path == "metadata.annotations[kbe-nat.io/source-ranges]"
 
 
 def test_wrong_source_ranges_are_left_out_unless_none_would_remain(tmp_path: Path) -> None:
-    def of(*ranges: str) -> Reading:
+    def of(*ranges: str) -> SourceUpdate:
         listed = ", ".join(f'"{text}"' for text in ranges)
         return read(
             tmp_path, SERVICE.replace("spec: {", f"spec: {{loadBalancerSourceRanges: [{listed}], ")
@@ -668,7 +668,7 @@ def test_wrong_source_ranges_are_left_out_unless_none_would_remain(tmp_path: Pat
     some = of(" 10.0.0.0/8 ", "nowhere")
     assert some.snapshot.services[0].source_ranges == ("10.0.0.0/8",)
     assert "spec.loadBalancerSourceRanges[1]: left out" in some.notes[0]
-    [error] = of("nowhere").refused
+    [error] = refusals(of("nowhere"))
     assert error.path == "spec.loadBalancerSourceRanges[0]"
 
 
@@ -696,11 +696,13 @@ def test_wrong_source_ranges_are_left_out_unless_none_would_remain(tmp_path: Pat
 def test_a_wrong_cluster_ip_leaves_the_other_family(
     tmp_path: Path, given: str, kept: tuple[str, ...], notes: tuple[str, ...]
 ) -> None:
-    reading = read(tmp_path, SERVICE.replace("clusterIP: 172.30.0.1", f"clusterIPs: [{given}]"))
-    [service] = reading.snapshot.services
+    update = read(tmp_path, SERVICE.replace("clusterIP: 172.30.0.1", f"clusterIPs: [{given}]"))
+    [service] = update.snapshot.services
     assert service.cluster_ips == kept
-    assert tuple(note.partition("shop/web: ")[2] for note in reading.notes) == notes
-    [error] = read(tmp_path, SERVICE.replace("clusterIP: 172.30.0.1", "clusterIPs: [x, z]")).refused
+    assert tuple(note.partition("shop/web: ")[2] for note in update.notes) == notes
+    [error] = refusals(
+        read(tmp_path, SERVICE.replace("clusterIP: 172.30.0.1", "clusterIPs: [x, z]"))
+    )
     assert error.path == "spec.clusterIPs[0]"
 
 
@@ -735,12 +737,12 @@ def test_the_external_policy_goes_by_the_type(tmp_path: Path, spec: str, counts:
 )
 def test_external_addresses_are_any_but_loopback(tmp_path: Path, address: str, reason: str) -> None:
     given = SERVICE.replace("spec: {", f"spec: {{externalIPs: [{address}, {address}], ")
-    reading = read(tmp_path, f"{given}status: {{loadBalancer: {{ingress: [{{ip: {address}}}]}}}}")
-    [service] = reading.snapshot.services
+    update = read(tmp_path, f"{given}status: {{loadBalancer: {{ingress: [{{ip: {address}}}]}}}}")
+    [service] = update.snapshot.services
     text = address.strip("'")
     assert service.external_ips == (() if reason else (text, text)), "as often as they are there"
     assert service.load_balancer_ips == (() if reason else (text,))
-    assert [note.rpartition(": left out: ")[2] for note in reading.notes] == [reason] * (
+    assert [note.rpartition(": left out: ")[2] for note in update.notes] == [reason] * (
         3 if reason else 0
     )
 
@@ -805,11 +807,11 @@ def test_reading_what_has_changed_is_as_reading_everything(tmp_path: Path) -> No
             parts[place] = slice_of(name, service)
             file.write_text("---\n".join(parts))
             amended += 1
-        reading = source.read()
+        update = source.read()
         everything = read_manifests([tmp_path]).snapshot
-        if reading is not None:
-            assert not reading.refused
-            last = reading.snapshot
+        if update is not None:
+            assert not update.errors
+            last = update.snapshot
             assert last.generation > 0
         elif turn == 0:
             continue
@@ -828,11 +830,11 @@ def test_only_what_has_changed_is_read_again(
     assert before is not None
     read_again: list[str] = []
 
-    def reading(path: str) -> list[object]:
+    def documents_again(path: str) -> list[object]:
         read_again.append(path)
         return documents(path)
 
-    monkeypatch.setattr(manifests, "documents", reading)
+    monkeypatch.setattr(manifests, "documents", documents_again)
     (tmp_path / "slice.yaml").write_text(SLICE.replace("10.0.0.1", "10.0.0.9"))
     after = source.read()
     assert after is not None
@@ -853,9 +855,9 @@ def test_it_hears_of_every_kind_of_change(tmp_path: Path) -> None:
     source = Manifests([named, folder])
 
     def ports() -> dict[str, int]:
-        reading = source.read()
-        assert reading is not None
-        return {service.name: service.ports[0].port for service in reading.snapshot.services}
+        update = source.read()
+        assert update is not None
+        return {service.name: service.ports[0].port for service in update.snapshot.services}
 
     assert ports() == {"web-1": 80, "web-2": 80, "web-3": 80}
 
@@ -908,9 +910,9 @@ def test_a_named_file_of_a_mounted_config_map_is_followed(tmp_path: Path) -> Non
     (tmp_path / "next").symlink_to("..second")
     (tmp_path / "next").replace(folder / "..data")
     assert source.wait(5), "it wakes up"
-    reading = source.read()
-    assert reading is not None
-    assert reading.snapshot.services[0].ports[0].port == 81
+    update = source.read()
+    assert update is not None
+    assert update.snapshot.services[0].ports[0].port == 81
 
 
 def test_without_inotify_files_are_looked_at(
@@ -954,7 +956,7 @@ def test_the_api_server_s_refusal_takes_nothing_away(tmp_path: Path) -> None:
     )
     second = source.read()
     assert second and second.snapshot.services == first.snapshot.services
-    assert [str(error) for error in second.unread] == [
+    assert [str(error) for error in second.errors] == [
         f"{written}: the API server's answer is a failure: 'Unauthorized'"
     ]
 

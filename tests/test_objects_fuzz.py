@@ -221,17 +221,17 @@ def check(text: bytes) -> None:
         path = Path(directory) / "objects.yaml"
         path.write_bytes(text)
         try:
-            reading = read_manifests([path])
+            update = read_manifests([path])
         except FileError as error:
             assert "\n" not in str(error)
             return
-    assert isinstance(reading.snapshot, Snapshot)
-    assert all(isinstance(service, Service) for service in reading.snapshot.services)
-    assert all(isinstance(node, Node) for node in reading.snapshot.nodes.values())
-    for refused in reading.refused:
+    assert isinstance(update.snapshot, Snapshot)
+    assert all(isinstance(service, Service) for service in update.snapshot.services)
+    assert all(isinstance(node, Node) for node in update.snapshot.nodes.values())
+    for refused in update.errors:
         assert isinstance(refused, ObjectError)
         assert str(refused)
-    assert all(isinstance(note, str) for note in reading.notes)
+    assert all(isinstance(note, str) for note in update.notes)
 
 
 searching = settings(

@@ -34,10 +34,10 @@ class Followed:
         self.served: dict[str, int] = {}
 
     def ports(self) -> dict[str, int]:
-        reading = self.source.read()
-        if reading is not None:
-            assert not reading.errors
-            self.served = {own.name: own.ports[0].port for own in reading.snapshot.services}
+        update = self.source.read()
+        if update is not None:
+            assert not update.errors
+            self.served = {own.name: own.ports[0].port for own in update.snapshot.services}
         return self.served
 
 

@@ -96,13 +96,13 @@ def read(text: bytes, suffix: str) -> None:
         path = Path(folder, f"objects{suffix}")
         path.write_bytes(text)
         try:
-            reading = read_manifests([path])
+            update = read_manifests([path])
         except FileError as error:
             assert str(path) in str(error)
             assert "\n" not in str(error)
             return
-    assert isinstance(reading.snapshot, Snapshot)
-    assert all("\n" not in str(said) for said in (*reading.refused, *reading.notes))
+    assert isinstance(update.snapshot, Snapshot)
+    assert all("\n" not in str(said) for said in (*update.errors, *update.notes))
 
 
 @settings(max_examples=EXAMPLES, deadline=None)

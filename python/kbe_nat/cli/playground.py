@@ -17,7 +17,7 @@ from kbe_nat.errors import FileError, PlaygroundError
 from kbe_nat.family import Family
 from kbe_nat.kubeproxy import legacy
 from kbe_nat.playground.world import KINDS, Pod, World
-from kbe_nat.sources.objects import Found
+from kbe_nat.sources.objects import ParsedObject
 
 playground = typer.Typer(
     help="The seed's cluster in network namespaces: node, client, pods, and the daemon that serves it.",
@@ -246,7 +246,7 @@ def description(world: World, kind: str, name: str) -> str:
     raise PlaygroundError(f"Service {name}: there is no such object")
 
 
-def _service_lines(world: World, service: Found) -> str:
+def _service_lines(world: World, service: ParsedObject) -> str:
     spec: Any = service.value.spec  # type: ignore[union-attr]
     ports = [own for own in world.plan().ports if own.service == service.value.metadata.name]
     lines = {
@@ -268,7 +268,7 @@ def _service_lines(world: World, service: Found) -> str:
     return text + _lines({"Session Affinity": spec.affinity}) + "No events.\n"
 
 
-def _service_row(found: Found, since: float) -> dict[str, str]:
+def _service_row(found: ParsedObject, since: float) -> dict[str, str]:
     spec: Any = found.value.spec  # type: ignore[union-attr]
     ports = ",".join(f"{own.port}/{own.protocol}" for own in spec.ports)
     row = {"name": found.value.metadata.name, "cluster-ip": spec.cluster_ip or "<given>"}
@@ -279,7 +279,7 @@ def _service_row(found: Found, since: float) -> dict[str, str]:
     }
 
 
-def _controller_row(found: Found, since: float, pods: list[Pod]) -> dict[str, str]:
+def _controller_row(found: ParsedObject, since: float, pods: list[Pod]) -> dict[str, str]:
     spec: Any = found.value.spec  # type: ignore[union-attr]
     name = found.value.metadata.name
     own = [pod for pod in pods if pod.owner == name]

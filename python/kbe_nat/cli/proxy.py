@@ -318,10 +318,10 @@ def _check_effect(command: typer.Context, way: DatapathKind, driver: Driver) -> 
 
 
 def _print_rules(source: Manifests, controller: Controller) -> None:
-    reading = source.read()
-    if reading is not None:
-        warn(*map(str, reading.errors), *reading.notes, *reading.warnings)
-        controller.apply(reading.snapshot)
+    update = source.read()
+    if update is not None:
+        warn(*map(str, update.errors), *update.notes, *update.warnings)
+        controller.apply(update.snapshot)
         warn(*controller.plan.notes)
     print(controller.render(), end="")
 

@@ -134,14 +134,14 @@ def _follow(
     `said` are the warnings that still hold.
     """
     try:
-        reading = source.read()
-        if reading is None:
+        update = source.read()
+        if update is None:
             return
-        lines = dict.fromkeys((*map(str, reading.errors), *reading.notes, *reading.warnings))
+        lines = dict.fromkeys((*map(str, update.errors), *update.notes, *update.warnings))
         warn(*(line for line in lines if line not in said))
         said.clear()
         said.update(lines)
-        own.follow(plan(reading.snapshot, flags.options(reading.snapshot)))
+        own.follow(plan(update.snapshot, flags.options(update.snapshot)))
     except KbeNatError as error:
         if is_first:
             raise

@@ -29,7 +29,7 @@ from kbe_nat.drivers.netfilterqueue import NetfilterQueue
 from kbe_nat.drivers.thread import LoopThread, NativeThread
 from kbe_nat.errors import KbeNatError, RulesError
 from kbe_nat.kubeproxy.health import HealthServers
-from kbe_nat.sources.source import Reading, Source
+from kbe_nat.sources.source import Source, SourceUpdate
 
 LOG: Final = logging.getLogger("kbe_nat.daemon")
 
@@ -92,7 +92,7 @@ class Proxy:
         self._warnings = Standing(logging.WARNING)
         self._plan_notes = Standing(logging.WARNING)
         self._behind = Standing(logging.ERROR, "the rules are up to date")
-        self._pending: Reading | None = None
+        self._pending: SourceUpdate | None = None
         """Read, and not yet planned."""
         self._generation = 0
         self._unsaid = ""
@@ -261,9 +261,9 @@ class Proxy:
     def _read_first(self) -> None:
         """Raises `KbeNatError`: with nothing to serve it is better not to start."""
         try:
-            reading = self._source.read()
-            if reading is not None:
-                self._take(reading)
+            update = self._source.read()
+            if update is not None:
+                self._take(update)
         except KbeNatError:
             raise
         except Exception as error:
@@ -272,31 +272,31 @@ class Proxy:
     def _follow(self) -> None:
         """Takes over what has changed; what cannot be read leaves everything as it is."""
         try:
-            reading = self._source.read()
+            update = self._source.read()
         except KbeNatError as error:
             self._complain((str(error),), KEPT)
         else:
-            self._pending = reading or self._pending
+            self._pending = update.covering(self._pending) if update else self._pending
         if self._pending is not None:
             self._take(self._pending)
             self._pending = None
 
-    def _take(self, reading: Reading) -> None:
-        self._complain(tuple(map(str, reading.errors)), LEFT_OUT)
-        self._notes.follow(reading.notes)
-        self._warnings.follow(reading.warnings)
+    def _take(self, update: SourceUpdate) -> None:
+        self._complain(tuple(map(str, update.errors)), LEFT_OUT)
+        self._notes.follow(update.notes)
+        self._warnings.follow(update.warnings)
         started = time.monotonic()
         try:
-            self._controller.apply(reading.snapshot)
+            self._controller.apply(update.snapshot)
         except RulesError as error:
             self._behind.follow([f"rules are not up to date: {error}; {KEPT}"])
         else:
             self._behind.follow([])
             span = (time.monotonic() - started) * 1000
-            number = reading.snapshot.generation
+            number = update.snapshot.generation
             self._unsaid = f"generation {number}: {self._served()}, taken over in {span:.0f} ms"
         self._plan_notes.follow(self._controller.plan.notes)
-        self._generation = reading.snapshot.generation
+        self._generation = update.snapshot.generation
         self._health.follow(self._controller.plan)
 
     def _say_news(self) -> None:

@@ -28,7 +28,7 @@ from kbe_nat.sources.decoding import decode
 from kbe_nat.sources.manifests.defaults import complete
 from kbe_nat.sources.manifests.documents import documents, parse_documents
 from kbe_nat.sources.manifests.manifests import read_manifests
-from kbe_nat.sources.objects import Found, PodObject, namespace
+from kbe_nat.sources.objects import ParsedObject, PodObject, namespace
 
 
 class Pod(msgspec.Struct, frozen=True):
@@ -154,7 +154,7 @@ class World:
         """The pods that run, sorted by name."""
         return sorted(self._state().pods.values(), key=lambda pod: pod.name)
 
-    def objects(self, kind: str) -> Iterator[tuple[Found, float]]:
+    def objects(self, kind: str) -> Iterator[tuple[ParsedObject, float]]:
         """The objects of a kind, and when each was made."""
         since = self._state().since
         for path in sorted(self._objects.glob("*.json")):
@@ -301,7 +301,7 @@ class World:
         raise PlaygroundError(": ".join([complaint, *last]))
 
 
-def _parsed(text: str, origin: str) -> list[tuple[Any, Found]]:
+def _parsed(text: str, origin: str) -> list[tuple[Any, ParsedObject]]:
     """Every object of a text, as it is written and as it is read. Raises `FileError`,
     `PlaygroundError` or `ObjectError`.
     """
@@ -313,7 +313,7 @@ def _parsed(text: str, origin: str) -> list[tuple[Any, Found]]:
         for item in decode(document, f"{origin}, document {number}"):
             if isinstance(item, ObjectError):
                 raise item
-            if not isinstance(item, Found) or item.kind not in KINDS.values():
+            if not isinstance(item, ParsedObject) or item.kind not in KINDS.values():
                 raise PlaygroundError(
                     f"{origin}, document {number}: {document.get('kind')}: the playground has no such objects"
                 )
@@ -330,12 +330,12 @@ def _written(document: object) -> str:
     return json.dumps(document, indent=2) + "\n"
 
 
-def _pods(found: list[Found]) -> list[PodObject]:
+def _pods(found: list[ParsedObject]) -> list[PodObject]:
     made, _ = complete(found)
     return [own.value for own in made if isinstance(own.value, PodObject)]
 
 
-def _file(found: Found) -> str:
+def _file(found: ParsedObject) -> str:
     return f"{found.kind.lower()}.{namespace(found.value)}.{found.value.metadata.name}.json"
 
 

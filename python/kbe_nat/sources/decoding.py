@@ -9,10 +9,10 @@ import msgspec
 
 from kbe_nat.errors import ObjectError
 from kbe_nat.sources.manifests.documents import reason_and_path
-from kbe_nat.sources.objects import KINDS, NAMES, Found
+from kbe_nat.sources.objects import KINDS, NAMES, ParsedObject
 
 
-def decode(document: object, origin: str) -> Iterator[Found | ObjectError | str]:
+def decode(document: object, origin: str) -> Iterator[ParsedObject | ObjectError | str]:
     """The objects of one decoded YAML or JSON document: one, or those of a List.
 
     Yields an error for an object that is refused, and a note for one of a kind that is not read.
@@ -44,7 +44,7 @@ def is_failure(document: object) -> bool:
     return all(document.get(name) == value for name, value in FAILURE.items())
 
 
-def _item(item: object, origin: str) -> Found | ObjectError | str:
+def _item(item: object, origin: str) -> ParsedObject | ObjectError | str:
     head = _head(item, origin)
     if isinstance(head, ObjectError):
         return head
@@ -70,13 +70,13 @@ def _head(document: object, origin: str) -> tuple[dict[str, Any], str, str] | Ob
 
 def _object(
     document: dict[str, Any], version: str, kind: str, origin: str
-) -> Found | ObjectError | str:
+) -> ParsedObject | ObjectError | str:
     subject = _subject(kind, document)
     known = KINDS.get((version, kind))
     if known is None:
         return _unknown(subject, version, kind, origin)
     try:
-        return Found(origin, kind, msgspec.convert(_without_nulls(document, {}), known))
+        return ParsedObject(origin, kind, msgspec.convert(_without_nulls(document, {}), known))
     except msgspec.ValidationError as error:
         reason, path = reason_and_path(str(error))
         return ObjectError(origin, subject, reason, path)

@@ -11,15 +11,15 @@ from kbe_nat.model import EndpointSlice, ServiceKey
 from kbe_nat.sources.objects import (
     ControllerObject,
     EndpointSliceObject,
-    Found,
+    ParsedObject,
     PodObject,
     namespace,
 )
 from kbe_nat.sources.snapshot import SERVICE_NAME_LABEL, assemble_slice
-from kbe_nat.sources.source import Reading
+from kbe_nat.sources.source import SourceUpdate
 
 
-def can_be_amended(found: Iterable[Found]) -> bool:
+def can_be_amended(found: Iterable[ParsedObject]) -> bool:
     """Whether no slice of these objects counts for more than itself: none is written twice, and
     there are no Pods, whose weights slices take over.
     """
@@ -34,9 +34,11 @@ def can_be_amended(found: Iterable[Found]) -> bool:
 
 
 def amend(
-    before: Reading, changes: Iterable[tuple[Sequence[Found], Sequence[Found]]], generation: int
-) -> Reading | None:
-    """The reading with other slices: `changes` are the objects of some files as they were and as
+    before: SourceUpdate,
+    changes: Iterable[tuple[Sequence[ParsedObject], Sequence[ParsedObject]]],
+    generation: int,
+) -> SourceUpdate | None:
+    """The update with other slices: `changes` are the objects of some files as they were and as
     they are, and the objects of all files can be amended. None when more has changed than what is
     in slices. Cost: linear in these objects, and a copy of `Snapshot.slices`.
     """
@@ -65,7 +67,7 @@ def amend(
         kept = Counter(notes) - Counter(gone)
         notes = (*kept.elements(), *come)
     snapshot = structs.replace(before.snapshot, generation=generation, slices=slices)
-    return Reading(snapshot, notes=notes)
+    return SourceUpdate(snapshot, notes=notes)
 
 
 def _with(
@@ -77,7 +79,7 @@ def _with(
     return tuple(sorted(parts, key=lambda part: part.name))
 
 
-def _identity(one: Found) -> tuple[str, str | None]:
+def _identity(one: ParsedObject) -> tuple[str, str | None]:
     """What must be the same for an object to be the same one."""
     is_slice = isinstance(one.value, EndpointSliceObject)
     return one.subject, one.value.metadata.labels.get(SERVICE_NAME_LABEL) if is_slice else None

@@ -6,16 +6,16 @@ import msgspec
 
 from kbe_nat.errors import ObjectError
 from kbe_nat.model import EndpointSlice, ServiceKey, Snapshot
-from kbe_nat.sources.source import Reading
+from kbe_nat.sources.source import SourceUpdate
 
 
-def retain(reading: Reading, before: Snapshot) -> Reading:
-    """The reading, with the objects that it refuses as they were in an earlier snapshot; those that
+def retain(update: SourceUpdate, before: Snapshot) -> SourceUpdate:
+    """The update, with the objects that it refuses as they were in an earlier snapshot; those that
     were not there stay away. Cost: linear in what is refused, and a copy of the lists that it is
     in.
     """
-    refused = {_key(error) for error in reading.refused}
-    now = reading.snapshot
+    refused = {_key(error) for error in update.errors if isinstance(error, ObjectError)}
+    now = update.snapshot
     present = {service.key for service in now.services}
     services = [
         own
@@ -40,14 +40,14 @@ def retain(reading: Reading, before: Snapshot) -> Reading:
                 both = (*now.slices.get(key, ()), *kept)
                 slices[key] = tuple(sorted(both, key=lambda part: part.name))
     if not (services or nodes or slices):
-        return reading
+        return update
     snapshot = msgspec.structs.replace(
         now,
         services=(*now.services, *services),
         nodes={**now.nodes, **nodes},
         slices={**now.slices, **slices},
     )
-    return replace(reading, snapshot=snapshot)
+    return replace(update, snapshot=snapshot)
 
 
 def _key(error: ObjectError) -> tuple[str, str]:

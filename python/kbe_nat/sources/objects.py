@@ -330,7 +330,7 @@ CLUSTER_SCOPED: Final = (NodeObject, ServiceCIDRObject)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ParsedObject:
     """An object and where it was found."""
 
     origin: str

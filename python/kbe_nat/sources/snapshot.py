@@ -22,26 +22,26 @@ from kbe_nat.sources.address import endpoint_refusal, frontend_refusal, parse_ad
 from kbe_nat.sources.objects import (
     EndpointObject,
     EndpointSliceObject,
-    Found,
     NodeObject,
+    ParsedObject,
     PodObject,
     ServiceCIDRObject,
     ServiceObject,
     namespace,
 )
-from kbe_nat.sources.source import Reading
+from kbe_nat.sources.source import SourceUpdate
 
 _T = TypeVar("_T")
 
 
-def assemble(found: Iterable[Found], generation: int = 0) -> Reading:
+def assemble(found: Iterable[ParsedObject], generation: int = 0) -> SourceUpdate:
     """The snapshot of these objects. An object that comes twice counts as it came last. Cost:
     linear in the objects.
     """
-    return _Assembly(found).reading(generation)
+    return _Assembly(found).update(generation)
 
 
-def assemble_slice(one: Found) -> tuple[EndpointSlice | None, list[str]]:
+def assemble_slice(one: ParsedObject) -> tuple[EndpointSlice | None, list[str]]:
     """As the snapshot has it where there are no Pods, and notes; None when it is left out."""
     own = _Assembly(())
     converted = own.slice(one, {})
@@ -51,10 +51,10 @@ def assemble_slice(one: Found) -> tuple[EndpointSlice | None, list[str]]:
 class _Assembly:
     """What was refused and noted while one snapshot is built."""
 
-    def __init__(self, found: Iterable[Found]) -> None:
+    def __init__(self, found: Iterable[ParsedObject]) -> None:
         self.refused: list[ObjectError] = []
         self.notes: list[str] = []
-        self.objects: dict[tuple[type, str], Found] = {}
+        self.objects: dict[tuple[type, str], ParsedObject] = {}
         for one in found:
             key = (type(one.value), f"{one.kind} {one.name}")
             if key in self.objects:
@@ -63,7 +63,7 @@ class _Assembly:
                 )
             self.objects[key] = one
 
-    def reading(self, generation: int) -> Reading:
+    def update(self, generation: int) -> SourceUpdate:
         services = self.converted(ServiceObject, self.service)
         # Of two Services that claim one address the older one keeps it; without dates the one that
         # was written first.
@@ -82,12 +82,14 @@ class _Assembly:
             nodes={node.name: node for _, node in self.converted(NodeObject, self.node)},
             service_ranges=tuple(dict.fromkeys(text for _, texts in ranges for text in texts)),
         )
-        return Reading(snapshot, tuple(self.refused), tuple(self.notes))
+        return SourceUpdate(snapshot, errors=tuple(self.refused), notes=tuple(self.notes))
 
-    def of(self, kind: type) -> list[Found]:
+    def of(self, kind: type) -> list[ParsedObject]:
         return [one for one in self.objects.values() if isinstance(one.value, kind)]
 
-    def converted(self, kind: type, convert: Callable[[Found], _T]) -> list[tuple[Found, _T]]:
+    def converted(
+        self, kind: type, convert: Callable[[ParsedObject], _T]
+    ) -> list[tuple[ParsedObject, _T]]:
         pairs = []
         for one in self.of(kind):
             try:
@@ -96,10 +98,10 @@ class _Assembly:
                 self.refused.append(error)
         return pairs
 
-    def note(self, one: Found, path: str, reason: str) -> None:
+    def note(self, one: ParsedObject, path: str, reason: str) -> None:
         self.notes.append(f"{one.origin}: {one.subject}: {path}: {reason}")
 
-    def service(self, one: Found) -> Service:
+    def service(self, one: ParsedObject) -> Service:
         value = one.value
         assert isinstance(value, ServiceObject)
         spec, labels = value.spec, value.metadata.labels
@@ -134,7 +136,7 @@ class _Assembly:
             strategy=self.strategy(one, value.metadata.annotations.get(STRATEGY_ANNOTATION)),
         )
 
-    def cluster_ips(self, one: Found, value: ServiceObject) -> tuple[str, ...]:
+    def cluster_ips(self, one: ParsedObject, value: ServiceObject) -> tuple[str, ...]:
         spec = value.spec
         # kube-proxy goes by the type, even where such a Service has a cluster IP.
         if spec.type == "ExternalName":
@@ -161,7 +163,7 @@ class _Assembly:
             self.note(one, path, f"left out: {reason}")
         return tuple(by_family.values())
 
-    def service_ports(self, one: Found, value: ServiceObject) -> tuple[ServicePort, ...]:
+    def service_ports(self, one: ParsedObject, value: ServiceObject) -> tuple[ServicePort, ...]:
         ports: dict[tuple[str, str], ServicePort] = {}
         for i, port in enumerate(value.spec.ports):
             protocol = port.protocol.lower()
@@ -175,7 +177,7 @@ class _Assembly:
             ports[key] = ServicePort(port.name, protocol, port.port, port.node_port)
         return tuple(ports.values())
 
-    def frontend_addresses(self, one: Found, texts: dict[str, str]) -> tuple[str, ...]:
+    def frontend_addresses(self, one: ParsedObject, texts: dict[str, str]) -> tuple[str, ...]:
         addresses: list[str] = []
         for path, text in texts.items():
             if not text:
@@ -191,7 +193,7 @@ class _Assembly:
                 addresses.append(address)
         return tuple(addresses)
 
-    def source_ranges(self, one: Found, value: ServiceObject) -> tuple[str, ...]:
+    def source_ranges(self, one: ParsedObject, value: ServiceObject) -> tuple[str, ...]:
         ranges: list[str] = []
         wrong: dict[str, str] = {}
         for i, text in enumerate(value.spec.source_ranges):
@@ -206,7 +208,7 @@ class _Assembly:
             self.note(one, path, f"left out: {reason}")
         return tuple(ranges)
 
-    def source_ranges_apply_to_all(self, one: Found, text: str | None) -> bool:
+    def source_ranges_apply_to_all(self, one: ParsedObject, text: str | None) -> bool:
         if text not in (None, "all", "load-balancer"):
             # Meant to restrict: nobody should be let in by a slip of the pen.
             raise one.refuse(
@@ -215,7 +217,7 @@ class _Assembly:
             )
         return text == "all"
 
-    def strategy(self, one: Found, text: str | None) -> Strategy | None:
+    def strategy(self, one: ParsedObject, text: str | None) -> Strategy | None:
         if text is None:
             return None
         try:
@@ -229,7 +231,9 @@ class _Assembly:
             )
             return None
 
-    def slice(self, one: Found, weights: dict[str, int]) -> tuple[ServiceKey, EndpointSlice] | None:
+    def slice(
+        self, one: ParsedObject, weights: dict[str, int]
+    ) -> tuple[ServiceKey, EndpointSlice] | None:
         value = one.value
         assert isinstance(value, EndpointSliceObject)
         labels = value.metadata.labels
@@ -280,7 +284,7 @@ class _Assembly:
                 weights[one.name] = self.weight(one, text)
         return weights
 
-    def weight(self, one: Found, text: str | None) -> int:
+    def weight(self, one: ParsedObject, text: str | None) -> int:
         if text is None:
             return 1
         if text.isascii() and text.isdecimal() and len(text) <= 5 and int(text) <= MAX_WEIGHT:
@@ -292,7 +296,7 @@ class _Assembly:
         )
         return 1
 
-    def node(self, one: Found) -> Node:
+    def node(self, one: ParsedObject) -> Node:
         value = one.value
         assert isinstance(value, NodeObject)
         by_kind: dict[str, dict[str, None]] = {"InternalIP": {}, "ExternalIP": {}}
@@ -326,7 +330,7 @@ class _Assembly:
             is_eligible=not tainted and not value.metadata.deleted,
         )
 
-    def service_ranges(self, one: Found) -> list[str]:
+    def service_ranges(self, one: ParsedObject) -> list[str]:
         value = one.value
         assert isinstance(value, ServiceCIDRObject)
         ranges = []

@@ -1,43 +1,67 @@
-"""Where the state of the cluster comes from. Each source is one file that implements `Source`."""
+"""Where the state of the cluster comes from: files today, an API server later.
 
-from dataclasses import dataclass
+A source keeps the newest objects in a `kbe_nat.sources.store.Store` and yields a `SourceUpdate`
+each time they change. It has no opinion on what is served: `kbe_nat.policy` decides that.
+"""
+
+from collections.abc import Set
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from kbe_nat.errors import FileError, ObjectError
-from kbe_nat.model import Snapshot
+from kbe_nat.model import ServiceKey, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """A snapshot, and what was found on the way to it."""
+class SourceUpdate:
+    """The whole state, and which part of it differs from the update before."""
 
     snapshot: Snapshot
-    refused: tuple[ObjectError, ...] = ()
-    """Objects that are not in the snapshot because they are wrong."""
+    touched: Set[ServiceKey] | None = None
+    """Services whose Service or EndpointSlices may differ from the last update of this source,
+    those that it brings or takes away among them. All else of the snapshot is equal then, the order
+    of the other Services too. None: anything may differ.
+    """
+    errors: tuple[FileError | ObjectError, ...] = ()
+    """What is wrong now: files that could not be read, then objects that are refused. The snapshot
+    has the last good form of each, or leaves it out.
+    """
     notes: tuple[str, ...] = ()
-    """Parts of objects that are left out or filled in, one line each, whenever they were read."""
-    unread: tuple[FileError, ...] = ()
-    """Files that could not be read. What they said last is in the snapshot."""
+    """Parts of objects that are left out or filled in now, one line each."""
     warnings: tuple[str, ...] = ()
-    """Why nothing is served, one line each."""
+    """Why nothing is served now, one line each."""
 
-    @property
-    def errors(self) -> tuple[FileError | ObjectError, ...]:
-        """Everything that is wrong."""
-        return *self.unread, *self.refused
+    def covering(self, earlier: "SourceUpdate | None") -> "SourceUpdate":
+        """This update, for a consumer that has not taken over the `earlier` one. Cost: linear in
+        the Services that both touch.
+        """
+        if earlier is None or self.touched is None:
+            return self
+        if earlier.touched is None:
+            return replace(self, touched=None)
+        return replace(self, touched=self.touched | earlier.touched)
 
 
 class Source(Protocol):
-    """Yields whole snapshots."""
+    """Yields whole snapshots, each with what differs from the one before.
 
-    def read(self) -> Reading | None:
-        """The state now; None when it is the one that was read last. Does not wait.
+    All methods are called from one thread, the daemon's main thread. A source that listens to a
+    network does so in a thread of its own, queues the changes there and applies them to its store
+    in `read`: neither a slow peer nor a flood of changes may hold up `read`, and a snapshot is
+    never half new.
+    """
 
-        Raises `KbeNatError` when there is nothing to read; the state that was read last then stays
-        good. What is wrong with a part of it is in the reading.
+    def read(self) -> SourceUpdate | None:
+        """The state now; None when it equals the last update. Does not wait for anything.
+
+        Raises `KbeNatError` when the state as a whole cannot be read; the last update then stays in
+        force, and the next one says what it touches since then. A part that cannot be read (a file,
+        an object) is no exception: `SourceUpdate.errors` names it. At the first call an error means
+        that there is nothing to serve, so the daemon does not start. A source that has yet to hear
+        from its peer returns None then.
         """
         ...
 
     def wait(self, seconds: float) -> bool:
-        """Wait until there may be another state, at most so long; whether there may."""
+        """Wait for at most `seconds` until the state may have changed. Returns whether it may."""
         ...

@@ -78,17 +78,17 @@ def read_objects(
     Raises the last of the errors when anything is wrong and `is_strict`, or a Service is needed and
     only refused objects are there; `FileError` when nothing is, and as `read_manifests` does.
     """
-    reading = read_manifests(files, pod_range=parse(parse_range, pod_range, "--pod-range"))
-    snapshot = reading.snapshot
+    update = read_manifests(files, pod_range=parse(parse_range, pod_range, "--pod-range"))
+    snapshot = update.snapshot
     lacks_service = not snapshot.services
-    errors = reading.errors
+    errors = update.errors
     if errors and (is_strict or (lacks_service and needs_service)):
         warn(*map(str, errors[:-1]))
         raise errors[-1]
     nothing = f"{', '.join(files)}: there is no Service in it"
     if lacks_service and needs_service:
         raise FileError(nothing)
-    warn(*map(str, errors), *reading.notes, *([nothing] if lacks_service else ()))
+    warn(*map(str, errors), *update.notes, *([nothing] if lacks_service else ()))
     return snapshot
 
 

@@ -18,9 +18,9 @@ from kbe_nat.sources.address import parse_address, parse_range
 from kbe_nat.sources.manifests.labels import LabelledPods
 from kbe_nat.sources.objects import (
     ControllerObject,
-    Found,
     Metadata,
     NodeObject,
+    ParsedObject,
     PodCondition,
     PodObject,
     PodStatus,
@@ -37,14 +37,16 @@ cluster's own.
 """
 
 
-def complete(found: list[Found], pod_range: str = POD_RANGE) -> tuple[list[Found], list[str]]:
+def complete(
+    found: list[ParsedObject], pod_range: str = POD_RANGE
+) -> tuple[list[ParsedObject], list[str]]:
     """The objects with what is missing filled in, and a note for each thing that was."""
     notes: list[str] = []
     pods = list(_pods(found, pod_range, notes))
     return _with_cluster_ips(found, notes) + pods, notes
 
 
-def _pods(found: list[Found], pod_range: str, notes: list[str]) -> Iterator[Found]:
+def _pods(found: list[ParsedObject], pod_range: str, notes: list[str]) -> Iterator[ParsedObject]:
     """Pods of every controller none of whose Pods is given. Deployments last: the Pods of their
     ReplicaSets are theirs too.
     """
@@ -78,7 +80,7 @@ def _pods(found: list[Found], pod_range: str, notes: list[str]) -> Iterator[Foun
             )
             made.append(pod)
             known.add(pod)
-            yield Found(one.origin, "Pod", pod)
+            yield ParsedObject(one.origin, "Pod", pod)
         if made:
             listed = ", ".join(f"{pod.metadata.name} at {pod.status.ip}" for pod in made[:3])
             more = f" and {len(made) - 3} more" if len(made) > 3 else ""
@@ -90,7 +92,7 @@ def _from_third(pod_range: str) -> Iterator[object]:
     return (network[place] for place in range(FIRST_POD, network.num_addresses - 1))
 
 
-def _with_cluster_ips(found: list[Found], notes: list[str]) -> list[Found]:
+def _with_cluster_ips(found: list[ParsedObject], notes: list[str]) -> list[ParsedObject]:
     ranges: dict[int, str] = {}
     taken: set[str] = set()
     for one in found:
@@ -116,7 +118,7 @@ def _with_cluster_ips(found: list[Found], notes: list[str]) -> list[Found]:
             what = f"uses {' and '.join(given)}" if given else "there is no range to take one from"
             notes.append(f"{one.origin}: {one.subject}: spec.clusterIP is not given; {what}")
             spec = structs.replace(value.spec, cluster_ips=given)
-            one = Found(one.origin, one.kind, structs.replace(value, spec=spec))
+            one = ParsedObject(one.origin, one.kind, structs.replace(value, spec=spec))
         completed.append(one)
     return completed
 

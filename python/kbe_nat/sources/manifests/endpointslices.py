@@ -15,11 +15,11 @@ from kbe_nat.sources.objects import (
     Conditions,
     EndpointObject,
     EndpointSliceObject,
-    Found,
     Hints,
     Metadata,
     Named,
     NodeObject,
+    ParsedObject,
     PodObject,
     ServiceObject,
     ServicePortObject,
@@ -32,13 +32,13 @@ _NamedPorts: TypeAlias = Mapping[tuple[str, str], int]
 """Numbers by name and protocol."""
 
 
-def select(found: Iterable[Found], notes: list[str]) -> Iterator[Found]:
+def select(found: Iterable[ParsedObject], notes: list[str]) -> Iterator[ParsedObject]:
     """The slices that are missing; `notes` get what was looked for in vain. Cost: linear in the
     objects, and per such Service in its ports for each of its Pods.
     """
     pods = LabelledPods()
     zones: dict[str, str] = {}
-    services: list[tuple[Found, ServiceObject]] = []
+    services: list[tuple[ParsedObject, ServiceObject]] = []
     sliced: set[tuple[str, str]] = set()
     for one in found:
         value = one.value
@@ -62,7 +62,7 @@ def select(found: Iterable[Found], notes: list[str]) -> Iterator[Found]:
         notes += (f"{one.origin}: {one.subject}: {note}" for note in _in_vain(service, matching))
         for number, value in enumerate(_slices(service, matching, zones)):
             metadata = Metadata(f"{key[1]}-{number}", key[0], labels={SERVICE_NAME_LABEL: key[1]})
-            yield Found(one.origin, "EndpointSlice", _named(value, metadata))
+            yield ParsedObject(one.origin, "EndpointSlice", _named(value, metadata))
 
 
 def ready(pod: PodObject) -> bool:

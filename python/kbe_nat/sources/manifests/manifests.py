@@ -20,9 +20,9 @@ from kbe_nat.sources.manifests.file_watch import FileWatch
 from kbe_nat.sources.manifests.files import is_stream, label
 from kbe_nat.sources.manifests.mounts import Mounts
 from kbe_nat.sources.manifests.writing import GONE, Stamp, Unsettled, stamp
-from kbe_nat.sources.objects import Found
+from kbe_nat.sources.objects import ParsedObject
 from kbe_nat.sources.snapshot import assemble
-from kbe_nat.sources.source import Reading
+from kbe_nat.sources.source import SourceUpdate
 
 
 class Manifests:
@@ -39,7 +39,7 @@ class Manifests:
         is_strict: bool = False,
         gone_seconds: float = 0.0,
     ) -> None:
-        """With `is_strict` the first reading is refused when anything is wrong in it, or nothing
+        """With `is_strict` the first update is refused when anything is wrong in it, or nothing
         would be served. A file that is deleted, or left empty, may come back for `gone_seconds`:
         its objects stay meanwhile.
         """
@@ -59,13 +59,13 @@ class Manifests:
         self._unread: dict[str, FileError] = {}
         """Why files could not be read when they were tried last."""
         self._can_be_amended = False
-        self._last: Reading | None = None
+        self._last: SourceUpdate | None = None
 
     def wait(self, seconds: float) -> bool:
         """See `Source.wait`."""
         return self._watch.wait(seconds)
 
-    def read(self) -> Reading | None:
+    def read(self) -> SourceUpdate | None:
         """See `Source.read`. Raises `FileError` when a file that was named, and not found in a
         directory, cannot be read the first time. Cost: linear in the objects of files that have
         changed where only EndpointSlices have; else a pass over all objects.
@@ -87,13 +87,13 @@ class Manifests:
             return None
         before, self._unread = self._unread, {**kept, **unread}
         try:
-            reading = self._taken(stamps, fresh)
+            update = self._taken(stamps, fresh)
         except FileError:
             self._unread = before
             raise
         self._doubt_no_more()
-        self._last = reading
-        return reading
+        self._last = update
+        return update
 
     def _settled(
         self, found: dict[str, Stamp | None], now: float
@@ -173,8 +173,8 @@ class Manifests:
             if not is_stream(path) and Path(path).is_dir():
                 self._mounts.check(path, has_files=str(Path(path)) in filled)
 
-    def _taken(self, stamps: dict[str, Stamp], fresh: Mapping[str, "_Content"]) -> Reading:
-        """The reading, with these files in place of what they were."""
+    def _taken(self, stamps: dict[str, Stamp], fresh: Mapping[str, "_Content"]) -> SourceUpdate:
+        """The update, with these files in place of what they were."""
         last = self._last.snapshot if self._last else Snapshot()
         generation = last.generation + 1
         contents = {**self._contents, **fresh}
@@ -189,27 +189,28 @@ class Manifests:
         if amended is None:
             amended = retain(_assembled(contents.values(), self._pod_range, generation), last)
             everything = (one for content in contents.values() for one in content.found)
-            self._can_be_amended = not amended.refused and can_be_amended(everything)
+            self._can_be_amended = not amended.errors and can_be_amended(everything)
         nothing = f"no Service in {', '.join(self._paths)}: nothing is served"
         warnings = () if amended.snapshot.services else (nothing,)
-        reading = replace(amended, unread=tuple(self._unread.values()), warnings=warnings)
+        errors = (*self._unread.values(), *amended.errors)
+        update = replace(amended, errors=errors, warnings=warnings)
         if self._is_strict and self._last is None:
-            for error in reading.errors:
+            for error in update.errors:
                 raise error
             for warning in warnings:
                 raise FileError(warning)
         self._stamps, self._contents = stamps, contents
-        return reading
+        return update
 
 
 def read_manifests(
     paths: Sequence[str | Path], *, pod_range: str = POD_RANGE, generation: int = 0
-) -> Reading:
+) -> SourceUpdate:
     """The snapshot of all objects in these files and directories, completed as
     `kbe_nat.sources.manifests.defaults` says.
 
     Raises `FileError` when a file that is named cannot be read; a file of a directory is listed in
-    `Reading.unread` and a wrong object in `Reading.refused`.
+    `SourceUpdate.errors`, and so is a wrong object.
     """
     contents, unread = [], []
     named = [str(path) for path in paths]
@@ -220,14 +221,15 @@ def read_manifests(
             if file in named:
                 raise
             unread.append(error)
-    return replace(_assembled(contents, pod_range, generation), unread=tuple(unread))
+    update = _assembled(contents, pod_range, generation)
+    return replace(update, errors=(*unread, *update.errors))
 
 
 @dataclass(frozen=True, slots=True)
 class _Content:
     """What stands in a file."""
 
-    found: tuple[Found, ...]
+    found: tuple[ParsedObject, ...]
     refused: tuple[ObjectError, ...]
     notes: tuple[str, ...]
 
@@ -250,21 +252,23 @@ def _content(path: str) -> _Content:
         for item in decode(document, f"{label(path)}, document {number}")
     ]
     return _Content(
-        tuple(item for item in items if isinstance(item, Found)),
+        tuple(item for item in items if isinstance(item, ParsedObject)),
         tuple(item for item in items if isinstance(item, ObjectError)),
         tuple(item for item in items if isinstance(item, str)),
     )
 
 
-def _assembled(contents: Iterable[_Content], pod_range: str, generation: int) -> Reading:
+def _assembled(contents: Iterable[_Content], pod_range: str, generation: int) -> SourceUpdate:
     parts = list(contents)
     refused = [error for part in parts for error in part.refused]
     notes = [note for part in parts for note in part.notes]
     completed, filled_in = complete([one for part in parts for one in part.found], pod_range)
     slices = list(select(completed, filled_in))
-    reading = assemble([*completed, *slices], generation)
-    return Reading(
-        reading.snapshot, (*refused, *reading.refused), (*notes, *filled_in, *reading.notes)
+    update = assemble([*completed, *slices], generation)
+    return replace(
+        update,
+        errors=(*refused, *update.errors),
+        notes=(*notes, *filled_in, *update.notes),
     )
 
 
