@@ -71,8 +71,8 @@ fn run(services: u32) {
         max_unassured: 2 * SAMPLES,
         ..Config::default()
     });
-    let ports = (0..services).map(service).collect();
-    let table = ServiceTable::new(ports, NodeView::default(), engine.hash_key())
+    let ports: Vec<_> = (0..services).map(service).collect();
+    let table = ServiceTable::new(&ports, NodeView::default(), engine.hash_key())
         .expect("no frontend twice");
     engine.replace_services(Arc::new(table));
     let mut rng = Rng::new(7);

@@ -71,7 +71,7 @@ fn engine(flows: usize) -> Engine {
         max_unassured: flows,
         ..Config::default()
     });
-    let table = ServiceTable::new(vec![Arc::new(service)], NodeView::default(), engine.hash_key())
+    let table = ServiceTable::new(&[Arc::new(service)], NodeView::default(), engine.hash_key())
         .expect("one service");
     engine.replace_services(Arc::new(table));
     engine

@@ -587,16 +587,26 @@ class Engine:
         """Serve these and no others, from the next packet on; `node` stays as it was when None.
 
         Flows and affinities stay, but those to backends that are gone: UDP flows are decided anew,
-        unanswered TCP is dropped, established TCP goes on. Cost: linear in service ports and
-        backends, while packets go on; then a pointer swap. Raises `ServiceError` when two claim one
-        frontend; nothing is changed then.
+        unanswered TCP is dropped, established TCP goes on. Cost: a look-up per service port while
+        packets go on, and more for those that differ from the ones in force; packets wait for the
+        books of the latter alone. Raises `ServiceError` when two have one name, or claim one
+        frontend or node port; nothing is changed then.
         """
 
-    def set_strategy(self, service: str, strategy: str) -> None:
-        """Let another strategy choose the backends of new flows of the service ports of this name.
+    def update_services(
+        self,
+        changed: Sequence[ServicePort],
+        removed: Sequence[tuple[str, int]] = ...,
+        node: NodeView | None = None,
+    ) -> None:
+        """Serve `changed` in the place of the service ports of their names, or beside the others,
+        and no longer those in `removed`, by name and address family (4 or 6).
 
-        Flows and affinities stay. Raises KeyError for an unknown name, `ArgumentError` for a bad
-        strategy.
+        Afterwards all is as if the whole had been given to `replace_services`. A service port may
+        be in both: it is changed. Cost: what is touched, whatever the number of the others; packets
+        wait no longer than for a look-up per backend of what changed. Raises `ServiceError` as
+        `replace_services` does, and when none has the name of one to be removed, and
+        `ArgumentError` for another family; nothing is changed then.
         """
 
     def process(

@@ -116,7 +116,7 @@ fn unguarded(
         return without_frontend(table, query, trace);
     };
     let refuse = |action, cause| Decision::Refuse { action, cause, service: Some(service) };
-    let port = &table.services()[service as usize];
+    let port = table.service(service);
     trace.step("frontend", || format!("{protocol} {dst} is a {} of {}", kind.name(), port.name()));
 
     // Packets to a balanced address may carry it as their source, if it is listed (see
@@ -287,7 +287,7 @@ pub(crate) fn choose(
 /// Whether what goes to a frontend is ours to serve or to refuse.
 pub(crate) fn is_reached(table: &ServiceTable, query: &Query) -> bool {
     table.find(query.protocol, query.dst).is_some_and(|(service, kind)| {
-        let port = &table.services()[service as usize];
+        let port = table.service(service);
         !is_out_of_reach(table, port, kind, query, &mut Silent)
     })
 }

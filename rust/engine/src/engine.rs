@@ -12,7 +12,6 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use crate::affinity::Affinity;
-use crate::balance::Strategy;
 use crate::clock::{Clock, Tick};
 use crate::config::Config;
 use crate::conntrack::STALE;
@@ -23,7 +22,7 @@ use crate::hash::HashKey;
 use crate::ledger::{Ledger, Standing};
 use crate::pipeline::{Candidate, FamilyState, Packet, Shared};
 use crate::rng::{Rng, mix64};
-use crate::service::{NodeView, ServiceError, ServicePort, ServiceTable};
+use crate::service::{NodeView, ServiceTable};
 use crate::verdict::{Action, Cause, Verdict};
 use crate::wire::Wire;
 
@@ -78,43 +77,20 @@ impl Engine {
         &self.shared.table
     }
 
-    /// Puts a new table in force and returns the old one, so that the caller can drop it where time
+    /// Puts a table in force and returns the one before, so that the caller can drop it where time
     /// does not matter. Flows keep their backend; one that has lost it is decided anew (UDP,
-    /// unanswered TCP) or goes on (answered TCP). Cost: a name look-up per service port, and more
-    /// for those that changed.
+    /// unanswered TCP) or goes on (answered TCP).
+    ///
+    /// Cost: what the two tables do not share. One that was made from the table in force
+    /// ([`ServiceTable::with_changes`]) costs a look-up per backend of the service ports that
+    /// differ; packets that come meanwhile wait for no more than that.
     pub fn replace_services(&mut self, table: Arc<ServiceTable>) -> Arc<ServiceTable> {
-        self.shared.ledger.adopt(&table);
+        self.shared.ledger.adopt(&self.shared.table, &table);
         self.shared.generation = (self.shared.generation + 1) % STALE;
         // Unanswered SYNs to backends that are gone are swept out soon.
         self.v4.flows.shortened(0);
         self.v6.flows.shortened(0);
         std::mem::replace(&mut self.shared.table, table)
-    }
-
-    /// Exchanges the strategy of one service port; its flows and affinity stay. `None`: no service
-    /// port has this name.
-    ///
-    /// # Errors
-    /// [`ServiceError::MaglevSize`].
-    pub fn set_strategy(
-        &mut self,
-        name: &str,
-        strategy: Strategy,
-    ) -> Option<Result<(), ServiceError>> {
-        let table = self.shared.table.clone();
-        let mut services: Vec<Arc<ServicePort>> = table.services().to_vec();
-        // One of each family, at most.
-        let mut named = services.iter_mut().filter(|service| service.name() == name).peekable();
-        named.peek()?;
-        let exchanged: Result<(), ServiceError> = named.try_for_each(|service| {
-            *service = Arc::new(service.with_strategy(strategy)?);
-            Ok(())
-        });
-        Some(exchanged.map(|()| {
-            if let Ok(table) = ServiceTable::new(services, table.node().clone(), self.key) {
-                self.replace_services(Arc::new(table));
-            }
-        }))
     }
 
     /// Processes one packet that came in at `now`, in nanoseconds of a monotonic clock: rewrites it

@@ -69,7 +69,7 @@ fn refused(
 ) -> Option<(Action, Cause)> {
     let claimed = table.claims(query.protocol, to);
     let by_service = claimed.into_iter().flatten().find_map(|(service, kind)| {
-        let port = &table.services()[service as usize];
+        let port = table.service(service);
         match kind {
             FrontendKind::NodePort | FrontendKind::ClosedNodePort => {
                 by_frontend(table, port, kind, way)

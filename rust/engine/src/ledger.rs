@@ -104,8 +104,8 @@ pub(crate) struct Ledger {
     free_services: Vec<u32>,
     free_backends: Vec<u32>,
     births: u32,
-    /// Service number by position in the table.
-    positions: Vec<u32>,
+    /// Service number by slot of the table.
+    numbers_by_slot: Vec<u32>,
     generation: u32,
 }
 
@@ -120,46 +120,68 @@ impl Ledger {
             free_services: Vec::new(),
             free_backends: Vec::new(),
             births: 0,
-            positions: Vec::new(),
+            numbers_by_slot: Vec::new(),
             generation: 0,
         }
     }
 
-    /// Takes a new table over. Cost: a name look-up per service port; more only for those that
-    /// changed.
-    pub(crate) fn adopt(&mut self, table: &ServiceTable) {
+    /// Takes over a table, in the place of `former`. Cost: what the two do not share; for each
+    /// service port that differs a name look-up, and one look-up per backend.
+    pub(crate) fn adopt(&mut self, former: &ServiceTable, table: &ServiceTable) {
         self.generation = self.generation.wrapping_add(1);
-        self.positions.clear();
-        for service in table.services() {
-            let number = match self.find(service.name(), service.is_ipv4()) {
-                Some(number) => number,
-                None => self.open_service(service),
-            };
-            self.positions.push(number);
-            let Some(record) = &mut self.services[number as usize] else { continue };
-            record.generation = self.generation;
-            if !record.is_served || !Arc::ptr_eq(&record.service, service) {
-                record.service = service.clone();
-                record.is_served = true;
-                self.list_backends(number, service);
+        let changed = table.slots_changed_since(former);
+        for &slot in &changed {
+            if let Some(service) = table.in_slot(slot) {
+                self.serve(slot, service);
             }
         }
-        for number in 0..self.services.len() as u32 {
-            if let Some(record) = &mut self.services[number as usize]
-                && record.is_served
-                && record.generation != self.generation
-            {
-                record.is_served = false;
-                record.backends = Default::default();
-                self.retire(number, |_| Standing::Gone);
-                self.close_if_unused(number);
+        // Only now: a service port may have moved to another slot.
+        for service in changed.iter().filter_map(|&slot| former.in_slot(slot)) {
+            if let Some(number) = self.find(service.name(), service.is_ipv4()) {
+                self.withdraw(number);
             }
         }
     }
 
-    /// The number of the service port at this position of the table.
-    pub(crate) fn number(&self, position: u32) -> u32 {
-        self.positions[position as usize]
+    /// Brings the record of a service port up to date, and opens one where there is none.
+    fn serve(&mut self, slot: u32, service: &Arc<ServicePort>) {
+        let number = match self.find(service.name(), service.is_ipv4()) {
+            Some(number) => number,
+            None => self.open_service(service),
+        };
+        let slot = slot as usize;
+        if slot >= self.numbers_by_slot.len() {
+            self.numbers_by_slot.resize(slot + 1, 0);
+        }
+        self.numbers_by_slot[slot] = number;
+        let Some(record) = &mut self.services[number as usize] else { return };
+        record.generation = self.generation;
+        if !record.is_served || !Arc::ptr_eq(&record.service, service) {
+            record.service = service.clone();
+            record.is_served = true;
+            self.list_backends(number, service);
+        }
+    }
+
+    /// Notes that a service port which was served is in the table no more, unless it was found
+    /// there.
+    fn withdraw(&mut self, number: u32) {
+        let Some(record) = &mut self.services[number as usize] else { return };
+        if !record.is_served || record.generation == self.generation {
+            return;
+        }
+        record.is_served = false;
+        record.backends = Default::default();
+        // The former table has the rest, which can be large, and is dropped where time does not
+        // matter; the last flow of this record ends in a packet's path.
+        record.service = Arc::new(record.service.without_backends());
+        self.retire(number, |_| Standing::Gone);
+        self.close_if_unused(number);
+    }
+
+    /// The number of the service port in this slot of the table.
+    pub(crate) fn number(&self, slot: u32) -> u32 {
+        self.numbers_by_slot[slot as usize]
     }
 
     pub(crate) fn service(&self, number: u32) -> Option<&ServiceRecord> {

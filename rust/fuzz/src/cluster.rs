@@ -143,7 +143,7 @@ fn build(number: usize) -> ServiceTable {
         masquerade_all: number == 3,
         unknown_port: [UnknownPort::Pass, UnknownPort::Reject, UnknownPort::Drop][number % 3],
     };
-    ServiceTable::new(services, node, HashKey::new(SECRET)).expect("a valid table")
+    ServiceTable::new(&services, node, HashKey::new(SECRET)).expect("a valid table")
 }
 
 /// The address of a backend, of the same family as its cluster IP.

@@ -46,6 +46,15 @@ pub(crate) fn cidr(text: &String) -> PyResult<Cidr> {
         .ok_or_else(|| argument(format!("{text:?} is not a range of addresses")))
 }
 
+/// An address family as Python has it, 4 or 6: whether it is IPv4.
+pub(crate) fn is_ipv4(family: u32) -> PyResult<bool> {
+    match family {
+        4 => Ok(true),
+        6 => Ok(false),
+        other => Err(argument(format!("an address family is 4 or 6, not {other}"))),
+    }
+}
+
 /// A protocol's name or number.
 pub(crate) fn protocol(name: &str) -> PyResult<Protocol> {
     Protocol::from_name(name).ok_or_else(|| argument(format!("{name:?} is not a protocol")))

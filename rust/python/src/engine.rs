@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use kbe_nat_engine as core;
 use kbe_nat_engine::conntrack::ports::PortRange;
 use kbe_nat_engine::conntrack::timeouts::Timeouts;
-use kbe_nat_engine::service::ServiceTable;
+use kbe_nat_engine::service::{ServiceError, ServiceTable};
 use kbe_nat_engine::view::{Filter, Listing};
 use kbe_nat_engine::{ChecksumState, InvalidTcp, Meta, Midstream, Packet};
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::{PyKeyError, PyTypeError};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
@@ -23,18 +23,22 @@ use crate::verdict::{Verdict, release};
 use crate::view::{Explanation, Flow, Stats};
 
 #[pyclass(frozen, module = "kbe_nat")]
-pub(crate) struct Engine(Mutex<core::Engine>);
+pub(crate) struct Engine {
+    engine: Mutex<core::Engine>,
+    /// Held by a thread that makes a table, from its look at the table in force until its own is.
+    writing: Mutex<()>,
+}
 
 impl Engine {
     /// For a loop, which holds the lock for a batch at a time.
     pub(crate) fn shared(&self) -> &Mutex<core::Engine> {
-        &self.0
+        &self.engine
     }
 
     /// The engine. A panic in an earlier call does not lock everybody out: the engine's tables are
     /// consistent between packets.
     fn lock(&self) -> MutexGuard<'_, core::Engine> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -69,7 +73,7 @@ impl Engine {
         if max_flows == 0 || snat_ports.0 > snat_ports.1 {
             return Err(argument("max_flows must be positive, and snat_ports a range (low, high)"));
         }
-        Ok(Self(Mutex::new(core::Engine::new(core::Config {
+        let engine = core::Engine::new(core::Config {
             seed: seed.unwrap_or_else(random),
             secret: random(),
             max_flows: max_flows as usize,
@@ -99,7 +103,8 @@ impl Engine {
                     )));
                 }
             },
-        }))))
+        });
+        Ok(Self { engine: Mutex::new(engine), writing: Mutex::default() })
     }
 
     #[pyo3(signature = (services, node = None))]
@@ -110,29 +115,27 @@ impl Engine {
         services: Vec<PyRef<'_, ServicePort>>,
         node: Option<PyRef<'_, NodeView>>,
     ) -> PyResult<()> {
-        let services: Vec<Arc<core::ServicePort>> =
-            services.iter().map(|service| service.0.clone()).collect();
-        let node = node.map(|node| node.0.clone());
-        py.detach(|| {
-            let (key, known) = {
-                let engine = self.lock();
-                (engine.hash_key(), engine.services().clone())
-            };
-            let table =
-                ServiceTable::new(services, node.unwrap_or_else(|| known.node().clone()), key)?;
-            drop(known);
-            // The old table is dropped when nobody waits for the engine any more.
-            let _old = self.lock().replace_services(Arc::new(table));
-            Ok(())
-        })
-        .map_err(errors::service)
+        let (services, node) = (shared(&services), node.map(|node| node.0.clone()));
+        py.detach(|| self.exchange(|table| table.with_services(&services, node)))
+            .map_err(errors::service)
     }
 
-    fn set_strategy(&self, py: Python<'_>, service: &str, strategy: &str) -> PyResult<()> {
-        let strategy = strategy.parse().map_err(argument)?;
-        py.detach(|| self.lock().set_strategy(service, strategy))
-            .ok_or_else(|| PyKeyError::new_err(format!("no service port is named {service:?}")))?
-            .map_err(argument)
+    #[pyo3(signature = (changed, removed = Vec::new(), node = None))]
+    #[allow(clippy::needless_pass_by_value)]
+    fn update_services(
+        &self,
+        py: Python<'_>,
+        changed: Vec<PyRef<'_, ServicePort>>,
+        removed: Vec<(String, u32)>,
+        node: Option<PyRef<'_, NodeView>>,
+    ) -> PyResult<()> {
+        let (changed, node) = (shared(&changed), node.map(|node| node.0.clone()));
+        let removed: Vec<(&str, bool)> = removed
+            .iter()
+            .map(|(name, family)| Ok((name.as_str(), convert::is_ipv4(*family)?)))
+            .collect::<PyResult<_>>()?;
+        py.detach(|| self.exchange(|table| table.with_changes(&changed, &removed, node)))
+            .map_err(errors::service)
     }
 
     #[pyo3(signature = (packet, now, *, interface = 0, incomplete_checksum = false, captured = false))]
@@ -279,6 +282,21 @@ impl Engine {
 }
 
 impl Engine {
+    /// Puts another table in force, which is made of the one that is. It is made, and the one
+    /// before is freed, while packets go on; they wait for the exchange alone. Writers wait for
+    /// each other.
+    fn exchange(
+        &self,
+        make: impl FnOnce(&ServiceTable) -> Result<ServiceTable, ServiceError>,
+    ) -> Result<(), ServiceError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let former = self.lock().services().clone();
+        let table = Arc::new(make(&former)?);
+        // The engine's reference to the former table is not the last one, here or later.
+        drop(self.lock().replace_services(table));
+        Ok(())
+    }
+
     /// Packets back to back in one writable buffer. It is copied out and back, so nobody can change
     /// bytes under the engine.
     fn process_buffer<'py>(
@@ -399,6 +417,11 @@ impl Flows {
 
 /// Records of flows that are looked at while the loops wait for the engine.
 const PAGE: usize = 4096;
+
+/// The engine's service ports behind Python's.
+fn shared(services: &[PyRef<'_, ServicePort>]) -> Vec<Arc<core::ServicePort>> {
+    services.iter().map(|service| service.0.clone()).collect()
+}
 
 /// Which flows are wanted.
 fn filter(

@@ -182,7 +182,7 @@ impl Engine {
                 let mut explanation = Explanation::of(Verdict::new(action, cause), steps);
                 explanation.frontend = table.find(query.protocol, query.dst).map(|(_, kind)| kind);
                 explanation.service =
-                    service.map(|service| table.services()[service as usize].name().to_owned());
+                    service.map(|service| table.service(service).name().to_owned());
                 return explanation;
             }
             Decision::Serve(serving) => serving,
@@ -195,7 +195,7 @@ impl Engine {
         let chosen = state.and_then(|mut state| {
             shared.pick(number, &serving, &query, Some(&mut state), &mut steps)
         });
-        let port = &table.services()[serving.service as usize];
+        let port = table.service(serving.service);
         let eligible =
             port.set(serving.scope).backends().iter().filter(|backend| backend.weight > 0);
         let (mut candidates, mut masqueraded, mut refused) = (Vec::new(), Vec::new(), Vec::new());

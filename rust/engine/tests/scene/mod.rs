@@ -152,12 +152,12 @@ impl Scene {
     }
 
     pub(crate) fn serve(&mut self, specs: Vec<ServiceSpec>) {
-        let services = specs
+        let services: Vec<_> = specs
             .into_iter()
             .map(|spec| Arc::new(ServicePort::new(spec).expect("valid")))
             .collect();
         let table =
-            ServiceTable::new(services, self.node.clone(), self.engine.hash_key()).expect("valid");
+            ServiceTable::new(&services, self.node.clone(), self.engine.hash_key()).expect("valid");
         self.engine.replace_services(Arc::new(table));
     }
 

@@ -1,0 +1,124 @@
+//! The node that the engine works for.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use super::frontend::{Address, FrontendKind};
+use crate::cidr::Cidr;
+use crate::hash::HashKey;
+
+/// Which of kube-proxy's modes is followed where they differ (pkg/proxy/iptables,
+/// pkg/proxy/nftables).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mode {
+    /// The node's own packets to external addresses elsewhere are not refused, and without
+    /// endpoints everybody is refused alike.
+    #[default]
+    Iptables,
+    /// The node is refused like everybody, and source ranges go before refusals.
+    Nftables,
+}
+
+/// What happens to a packet for a port of a cluster IP on which nothing is served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum UnknownPort {
+    /// It goes on untouched, as in kube-proxy's iptables mode.
+    #[default]
+    Pass,
+    /// It is refused, as in kube-proxy's nftables mode.
+    Reject,
+    /// It is dropped.
+    Drop,
+}
+
+/// What the engine knows of the node it works for.
+#[derive(Clone, Debug, Default)]
+pub struct NodeView {
+    /// The node's own addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Those on which node ports are served.
+    pub node_port_addresses: Vec<IpAddr>,
+    /// Other addresses of the node on which node ports without endpoints are refused nevertheless.
+    pub closed_addresses: Vec<IpAddr>,
+    /// Node ports are on all of 127.0.0.0/8 what they are on 127.0.0.1; otherwise they are closed
+    /// on its other addresses.
+    pub every_loopback: bool,
+    /// What comes to 127.0.0.0/8 from elsewhere, the node's other addresses among it, is dropped
+    /// unless it is served.
+    pub guards_loopback: bool,
+    /// Ranges whose addresses are pods (kube-proxy's detectors ClusterCIDR and NodeCIDR).
+    pub pod_ranges: Vec<Cidr>,
+    /// Device indexes behind which pods are; `None` without the detectors BridgeInterface and
+    /// InterfaceNamePrefix.
+    pub pod_interfaces: Option<Vec<u32>>,
+    /// Masquerade all that goes to a cluster IP.
+    pub masquerade_all: bool,
+    /// Policy for unknown ports of cluster IPs.
+    pub unknown_port: UnknownPort,
+    /// Ranges of cluster IPs; what goes to one that no Service has is dropped.
+    pub unallocated: Vec<Cidr>,
+    /// Which of kube-proxy's modes is followed.
+    pub mode: Mode,
+}
+
+impl NodeView {
+    /// Whether something tells pods of this family from the outside.
+    #[must_use]
+    pub fn has_detector(&self, is_ipv4: bool) -> bool {
+        self.pod_interfaces.is_some()
+            || self.pod_ranges.iter().any(|range| range.is_ipv4() == is_ipv4)
+    }
+
+    /// Whether what comes from this address by this device comes from a pod.
+    #[must_use]
+    pub fn is_pod(&self, source: IpAddr, interface: u32) -> bool {
+        self.pod_interfaces.as_ref().is_some_and(|own| own.contains(&interface))
+            || self.pod_ranges.iter().any(|range| range.contains(source))
+    }
+}
+
+/// A node's view, with what is looked up in it for packets.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) view: NodeView,
+    addresses: HashMap<Address, NodeAddress, HashKey>,
+}
+
+/// What an address is to the node.
+#[derive(Clone, Copy, Default, Debug)]
+struct NodeAddress {
+    /// It is one of the node's own.
+    is_own: bool,
+    /// What node ports are there, if they are there at all.
+    node_ports: Option<FrontendKind>,
+}
+
+impl Node {
+    /// Cost: a hash insertion per address.
+    pub(super) fn new(view: NodeView, key: HashKey) -> Self {
+        let mut addresses: HashMap<Address, NodeAddress, HashKey> = HashMap::with_hasher(key);
+        for &address in &view.addresses {
+            addresses.entry(Address(address)).or_default().is_own = true;
+        }
+        // An address that serves node ports does not refuse them, even where it is said to.
+        let closed = view.closed_addresses.iter().map(|address| (address, CLOSED));
+        let serving = view.node_port_addresses.iter().map(|address| (address, SERVING));
+        for (&address, kind) in closed.chain(serving) {
+            addresses.entry(Address(address)).or_default().node_ports = Some(kind);
+        }
+        Self { view, addresses }
+    }
+
+    /// Whether `address` is one of the node's own.
+    pub(super) fn has(&self, address: IpAddr) -> bool {
+        self.addresses.get(&Address(address)).is_some_and(|address| address.is_own)
+    }
+
+    /// How node ports are meant at `address`.
+    pub(super) fn node_ports_at(&self, address: IpAddr) -> Option<FrontendKind> {
+        self.addresses.get(&Address(address))?.node_ports
+    }
+}
+
+const SERVING: FrontendKind = FrontendKind::NodePort;
+const CLOSED: FrontendKind = FrontendKind::ClosedNodePort;

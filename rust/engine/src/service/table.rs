@@ -1,0 +1,423 @@
+//! The table of all service ports.
+//!
+//! Theory of operation. A table is four indexes over numbered service ports:
+//!
+//! | index | from | to |
+//! |---|---|---|
+//! | `services` | slot | service port |
+//! | `names` | name and family | slot |
+//! | `frontends` | protocol, address, port | slot, and how the frontend is meant |
+//! | `node_ports` | family, protocol, port | slot |
+//! | `cluster_ips` | address | how many frontends are cluster IPs of it |
+//!
+//! - A frontend key belongs to one service port, and so does a node port of a family: a second
+//!   claim is an error. So the order in which service ports come in does not matter, and a table
+//!   that was changed step by step finds what a table built at once finds. Policy sees to it that
+//!   the first claim in its order is the only one that is handed in (`kbe_nat.claims`).
+//! - Within one service port the first of two frontends with one key decides how both are meant.
+//! - Node ports are not entered for each address of the node. A look-up asks for a frontend first,
+//!   then, where the address has node ports, for the node port: exact addresses go before node
+//!   ports, as in kube-proxy's chains. A new [`NodeView`] therefore leaves all indexes as they are.
+//! - A service port keeps its slot while its name is served. The engine's books (`ledger`) compare
+//!   two tables slot by slot and pass over what both share, so taking a table over costs what has
+//!   changed.
+//! - A table never changes. [`ServiceTable::with_changes`] makes another one, which shares all
+//!   chunks but those that the changes touch (`chunks`). Readers keep the one that they have, and
+//!   an error leaves nothing half done.
+
+use std::hash::BuildHasher;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use super::chunks::{ChunkTable, Slots};
+use super::frontend::{Address, Frontend, FrontendKey, FrontendKind, NodePortKey};
+use super::node::{Node, NodeView};
+use super::{ServiceError, ServicePort};
+use crate::hash::HashKey;
+use crate::tuple::Protocol;
+
+/// The slot of a service port, and how the frontend is meant that it has there.
+type Claim = (u32, FrontendKind);
+
+/// A name in the index: the slot, and the upper half of the name's hash, so that a chunk can be
+/// laid out anew without the names.
+#[derive(Clone, Copy, Debug)]
+struct Name {
+    tag: u32,
+    slot: u32,
+}
+
+/// Service ports that were put into a table, and have not made their claims yet.
+struct Placed {
+    /// The slots of all, in order.
+    slots: Vec<u32>,
+    /// Of those whose claims are to be made.
+    claiming: Vec<u32>,
+}
+
+/// An immutable snapshot of everything that is served.
+#[derive(Clone, Debug)]
+pub struct ServiceTable {
+    key: HashKey,
+    services: Slots<ServicePort>,
+    names: ChunkTable<Name>,
+    frontends: ChunkTable<(FrontendKey, Claim)>,
+    node_ports: ChunkTable<(NodePortKey, u32)>,
+    cluster_ips: ChunkTable<(Address, u32)>,
+    node: Arc<Node>,
+}
+
+impl ServiceTable {
+    /// A table that serves nothing.
+    #[must_use]
+    pub fn empty(key: HashKey) -> Self {
+        Self {
+            key,
+            services: Slots::default(),
+            names: ChunkTable::default(),
+            frontends: ChunkTable::default(),
+            node_ports: ChunkTable::default(),
+            cluster_ips: ChunkTable::default(),
+            node: Arc::new(Node::new(NodeView::default(), key)),
+        }
+    }
+
+    /// A table of these service ports. Cost: one hash insertion per name and frontend.
+    ///
+    /// # Errors
+    /// [`ServiceError::DuplicateName`], [`ServiceError::DuplicateFrontend`].
+    pub fn new(
+        services: &[Arc<ServicePort>],
+        node: NodeView,
+        key: HashKey,
+    ) -> Result<Self, ServiceError> {
+        Self::empty(key).with_changes(services, &[], Some(node))
+    }
+
+    /// The table in which these service ports are served and no others. It shares with this one
+    /// what stays. Cost: a name look-up per service port, and more for those that differ.
+    ///
+    /// # Errors
+    /// [`ServiceError::DuplicateName`], [`ServiceError::DuplicateFrontend`].
+    pub fn with_services(
+        &self,
+        services: &[Arc<ServicePort>],
+        node: Option<NodeView>,
+    ) -> Result<Self, ServiceError> {
+        let mut table = self.with_node(node);
+        let placed = table.place(services)?;
+        let mut stay = placed.slots.iter().peekable();
+        for slot in (0..self.services.end()).filter(|&slot| self.services.get(slot).is_some()) {
+            // Both are in order.
+            while stay.next_if(|&&other| other < slot).is_some() {}
+            if stay.peek() != Some(&&slot) {
+                table.remove(slot);
+            }
+        }
+        table.claim_for(&placed.claiming)?;
+        Ok(table)
+    }
+
+    /// The table in which the service ports of these names and families (whether it is IPv4) are
+    /// served no more, and these others are, in the place of those that have their names. One that
+    /// is handed in again as it is changes nothing. Cost: what is touched, whatever the size of the
+    /// table; see the module documentation.
+    ///
+    /// # Errors
+    /// [`ServiceError::UnknownName`] of one to be removed, [`ServiceError::DuplicateName`] among
+    /// `changed`, [`ServiceError::DuplicateFrontend`].
+    pub fn with_changes(
+        &self,
+        changed: &[Arc<ServicePort>],
+        removed: &[(&str, bool)],
+        node: Option<NodeView>,
+    ) -> Result<Self, ServiceError> {
+        let mut table = self.with_node(node);
+        for &(name, is_ipv4) in removed {
+            let slot = table.slot(name, is_ipv4);
+            table.remove(slot.ok_or_else(|| ServiceError::UnknownName(name.to_owned()))?);
+        }
+        let placed = table.place(changed)?;
+        table.claim_for(&placed.claiming)?;
+        Ok(table)
+    }
+
+    /// All service ports.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<ServicePort>> {
+        (0..self.services.end()).filter_map(|slot| self.services.get(slot))
+    }
+
+    /// The service port in a slot of this table, which [`ServiceTable::find`] has returned.
+    ///
+    /// # Panics
+    /// When the slot is of another table.
+    #[inline]
+    #[must_use]
+    pub fn service(&self, slot: u32) -> &Arc<ServicePort> {
+        self.services.get(slot).expect("a claim leads to a service port of its table")
+    }
+
+    /// The service port in a slot, if there is one.
+    pub(crate) fn in_slot(&self, slot: u32) -> Option<&Arc<ServicePort>> {
+        self.services.get(slot)
+    }
+
+    /// Slots that hold something else than in `former`, in order. Cost: what the tables do not
+    /// share.
+    pub(crate) fn slots_changed_since(&self, former: &Self) -> Vec<u32> {
+        self.services.changed_since(&former.services)
+    }
+
+    /// The node's view.
+    #[must_use]
+    pub fn node(&self) -> &NodeView {
+        &self.node.view
+    }
+
+    /// The slot of the service port that is served at `destination`, and how that frontend is
+    /// meant. Cost: one look-up where a frontend has this address, two or three for a node port.
+    #[inline]
+    #[must_use]
+    pub fn find(&self, protocol: Protocol, destination: SocketAddr) -> Option<(u32, FrontendKind)> {
+        self.frontend(protocol, destination).or_else(|| {
+            self.node_port(protocol, destination)
+                .or_else(|| self.loopback_node_port(protocol, destination))
+        })
+    }
+
+    /// Who has rules for packets to `destination`: the service port that is served there, and one
+    /// whose node port it would be. Cost: two look-ups where no frontend has the address.
+    #[must_use]
+    pub(crate) fn claims(&self, protocol: Protocol, destination: SocketAddr) -> [Option<Claim>; 2] {
+        let node_port = self.node_port(protocol, destination);
+        match self.frontend(protocol, destination) {
+            Some(exact) => [Some(exact), node_port],
+            None => [node_port, None],
+        }
+    }
+
+    /// Whether `address` is a cluster IP.
+    #[must_use]
+    pub fn is_cluster_ip(&self, address: IpAddr) -> bool {
+        let address = Address(address);
+        self.cluster_ips.find(self.key.hash_one(address), |entry| entry.0 == address).is_some()
+    }
+
+    /// Whether `address` is one of the node's own.
+    #[must_use]
+    pub fn is_node(&self, address: IpAddr) -> bool {
+        self.node.has(address)
+    }
+
+    #[inline]
+    fn frontend(&self, protocol: Protocol, destination: SocketAddr) -> Option<Claim> {
+        let key = FrontendKey::new(protocol, destination);
+        self.frontends.find(self.key.hash_one(key), |entry| entry.0 == key).map(|entry| entry.1)
+    }
+
+    /// The node port at an address of the node.
+    fn node_port(&self, protocol: Protocol, destination: SocketAddr) -> Option<Claim> {
+        let kind = self.node.node_ports_at(destination.ip())?;
+        let key =
+            NodePortKey { is_ipv4: destination.is_ipv4(), protocol, port: destination.port() };
+        let slot = self.node_ports.find(self.key.hash_one(key), |entry| entry.0 == key)?.1;
+        let is_refusal = kind == FrontendKind::ClosedNodePort;
+        (!is_refusal || self.service(slot).refuses_somebody()).then_some((slot, kind))
+    }
+
+    /// The node port that 127.0.0.1 has, as an address beside it has it: all of 127.0.0.0/8 is the
+    /// node's.
+    fn loopback_node_port(&self, protocol: Protocol, destination: SocketAddr) -> Option<Claim> {
+        if !(destination.is_ipv4() && destination.ip().is_loopback()) {
+            return None;
+        }
+        let first = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), destination.port());
+        if self.frontend(protocol, first).is_some() {
+            return None;
+        }
+        let (slot, kind) = self.node_port(protocol, first)?;
+        let is_served = kind == FrontendKind::NodePort && self.node.view.every_loopback;
+        Some((slot, if is_served { kind } else { FrontendKind::ClosedNodePort }))
+    }
+
+    fn slot(&self, name: &str, is_ipv4: bool) -> Option<u32> {
+        self.slot_of_hash(self.key.hash_one((name, is_ipv4)), name, is_ipv4)
+    }
+
+    fn slot_of_hash(&self, hash: u64, name: &str, is_ipv4: bool) -> Option<u32> {
+        let is_it = |entry: &Name| {
+            entry.tag == tag(hash)
+                && self
+                    .in_slot(entry.slot)
+                    .is_some_and(|service| service.name() == name && service.is_ipv4() == is_ipv4)
+        };
+        self.names.find(hash, is_it).map(|entry| entry.slot)
+    }
+
+    /// The same table, with another view of the node if there is one.
+    fn with_node(&self, view: Option<NodeView>) -> Self {
+        let node = view.map(|view| Arc::new(Node::new(view, self.key)));
+        Self { node: node.unwrap_or_else(|| self.node.clone()), ..self.clone() }
+    }
+
+    /// Gives up a slot, with all that leads to it.
+    fn remove(&mut self, slot: u32) {
+        let service = self.service(slot);
+        let hash = self.key.hash_one((service.name(), service.is_ipv4()));
+        self.give_up_claims(slot);
+        self.names.remove(hash, |entry| entry.slot == slot, name_hash(hash));
+        self.services.remove(slot);
+    }
+
+    /// Puts service ports into the slots of their names, or new ones. Claims are given up here and
+    /// made by the caller, once all are given up: two service ports may change places.
+    fn place(&mut self, services: &[Arc<ServicePort>]) -> Result<Placed, ServiceError> {
+        let mut placed = Placed { slots: Vec::with_capacity(services.len()), claiming: Vec::new() };
+        for service in services {
+            let (slot, is_claiming) = self.place_one(service);
+            placed.slots.push(slot);
+            placed.claiming.extend(is_claiming.then_some(slot));
+        }
+        placed.slots.sort_unstable();
+        match placed.slots.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(ServiceError::DuplicateName(self.service(pair[0]).name().to_owned())),
+            None => Ok(placed),
+        }
+    }
+
+    /// The slot of one, and whether its claims are to be made: not where they are those of the
+    /// service port before.
+    fn place_one(&mut self, service: &Arc<ServicePort>) -> (u32, bool) {
+        let hash = self.key.hash_one((service.name(), service.is_ipv4()));
+        let Some(slot) = self.slot_of_hash(hash, service.name(), service.is_ipv4()) else {
+            let slot = self.services.insert(service.clone());
+            self.names.insert(Name { tag: tag(hash), slot }, name_hash(hash));
+            return (slot, true);
+        };
+        let former = self.service(slot);
+        if Arc::ptr_eq(former, service) {
+            return (slot, false);
+        }
+        let (spec, former) = (service.spec(), former.spec());
+        let is_claiming = spec.protocol != former.protocol || spec.frontends != former.frontends;
+        if is_claiming {
+            self.give_up_claims(slot);
+        }
+        self.services.replace(slot, service.clone());
+        (slot, is_claiming)
+    }
+
+    fn claim_for(&mut self, slots: &[u32]) -> Result<(), ServiceError> {
+        slots.iter().try_for_each(|&slot| self.claim_all(slot))
+    }
+
+    fn claim_all(&mut self, slot: u32) -> Result<(), ServiceError> {
+        let service = self.service(slot).clone();
+        for frontend in &service.spec.frontends {
+            let owner = match frontend.address {
+                Some(address) => self.claim(slot, &service, frontend, address),
+                None => self.claim_node_port(slot, node_port_key(&service, frontend)),
+            };
+            if owner != slot {
+                let place = match frontend.address {
+                    Some(address) => SocketAddr::new(address, frontend.port).to_string(),
+                    None => format!("node port {}", frontend.port),
+                };
+                let (owner, name) = (self.service(owner).name(), service.name());
+                return Err(ServiceError::DuplicateFrontend(
+                    place,
+                    owner.to_owned(),
+                    name.to_owned(),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Claims a frontend, and returns the slot that has it now.
+    fn claim(
+        &mut self,
+        slot: u32,
+        service: &ServicePort,
+        frontend: &Frontend,
+        address: IpAddr,
+    ) -> u32 {
+        let destination = SocketAddr::new(address, frontend.port);
+        let hasher = self.key;
+        if let Some((owner, _)) = self.frontend(service.spec.protocol, destination) {
+            if owner != slot {
+                return owner;
+            }
+        } else {
+            let key = FrontendKey::new(service.spec.protocol, destination);
+            let hash_of = |entry: &(FrontendKey, Claim)| hasher.hash_one(entry.0);
+            self.frontends.insert((key, (slot, frontend.kind)), hash_of);
+        }
+        if frontend.kind == FrontendKind::ClusterIp {
+            let address = Address(address);
+            let hash = hasher.hash_one(address);
+            match self.cluster_ips.find_mut(hash, |entry| entry.0 == address) {
+                Some((_, frontends)) => *frontends += 1,
+                None => self.cluster_ips.insert((address, 1), |entry| hasher.hash_one(entry.0)),
+            }
+        }
+        slot
+    }
+
+    /// Claims a node port, and returns the slot that has it now.
+    fn claim_node_port(&mut self, slot: u32, key: NodePortKey) -> u32 {
+        let hasher = self.key;
+        let hash = hasher.hash_one(key);
+        if let Some(&(_, owner)) = self.node_ports.find(hash, |entry| entry.0 == key) {
+            return owner;
+        }
+        self.node_ports.insert((key, slot), |entry| hasher.hash_one(entry.0));
+        slot
+    }
+
+    /// Gives up all claims of the service port in a slot.
+    fn give_up_claims(&mut self, slot: u32) {
+        let (service, hasher) = (self.service(slot).clone(), self.key);
+        for frontend in &service.spec.frontends {
+            let Some(address) = frontend.address else {
+                let key = node_port_key(&service, frontend);
+                let hash_of = |entry: &(NodePortKey, u32)| hasher.hash_one(entry.0);
+                self.node_ports.remove(hasher.hash_one(key), |entry| entry.0 == key, hash_of);
+                continue;
+            };
+            let destination = SocketAddr::new(address, frontend.port);
+            let key = FrontendKey::new(service.spec.protocol, destination);
+            let hash_of = |entry: &(FrontendKey, Claim)| hasher.hash_one(entry.0);
+            self.frontends.remove(hasher.hash_one(key), |entry| entry.0 == key, hash_of);
+            if frontend.kind == FrontendKind::ClusterIp {
+                self.give_up_cluster_ip(Address(address));
+            }
+        }
+    }
+
+    fn give_up_cluster_ip(&mut self, address: Address) {
+        let hasher = self.key;
+        let hash = hasher.hash_one(address);
+        if let Some((_, frontends)) = self.cluster_ips.find_mut(hash, |entry| entry.0 == address) {
+            *frontends -= 1;
+            if *frontends == 0 {
+                let hash_of = |entry: &(Address, u32)| hasher.hash_one(entry.0);
+                self.cluster_ips.remove(hash, |entry| entry.0 == address, hash_of);
+            }
+        }
+    }
+}
+
+fn node_port_key(service: &ServicePort, frontend: &Frontend) -> NodePortKey {
+    NodePortKey { is_ipv4: service.is_ipv4(), protocol: service.spec.protocol, port: frontend.port }
+}
+
+/// The half of a name's hash that says its place in a chunk.
+fn tag(hash: u64) -> u32 {
+    (hash >> 32) as u32
+}
+
+/// The hash of any name in the same chunk as one with this hash, as far as a chunk needs it.
+fn name_hash(hash: u64) -> impl Fn(&Name) -> u64 {
+    move |entry| u64::from(entry.tag) << 32 | hash & u64::from(u32::MAX)
+}
