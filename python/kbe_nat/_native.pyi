@@ -27,6 +27,9 @@ __all__ = [
     "Frontend",
     "KernelQueue",
     "Loop",
+    "NftElements",
+    "NftRule",
+    "NftTable",
     "NftTables",
     "NodeAddresses",
     "NodeView",
@@ -34,6 +37,7 @@ __all__ = [
     "ServicePort",
     "ServiceStats",
     "Stats",
+    "Transaction",
     "Verdict",
     "__version__",
     "probe_flows",
@@ -212,51 +216,100 @@ class NodeAddresses:
         """All addresses but loopback's and link-local ones."""
 
 @final
+class NftTable:
+    """A table of nf_tables: its family, 4 or 6, and its name. Raises `ArgumentError`."""
+
+    def __new__(cls, family: int, name: str) -> NftTable: ...
+    @property
+    def name(self) -> str: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class NftElements:
+    """Elements of a set or map: lengths of a key and of a value, and all keys with their values, as
+    the kernel lays them out. Those of sets have values of length 0. Raises `ArgumentError` for
+    lengths that do not fit.
+    """
+
+    def __new__(cls, key_length: int, value_length: int, elements: bytes) -> NftElements: ...
+    @property
+    def fingerprint(self) -> int:
+        """A sum over the elements, whatever their order. Sums of several may be added, modulo
+        2**64. Cost: linear in the elements.
+        """
+
+    def __len__(self) -> int: ...
+
+@final
+class NftRule:
+    """A rule that `nft` cannot write."""
+
+    @staticmethod
+    def queue(first: int, total: int, *, bypass: bool, native: bool) -> NftRule:
+        """Packets go to `total` queues from number `first` on. With `bypass` they go on while no
+        process listens. `native` says whether nf_tables' own expression is used, or iptables'
+        target: many kernels have only one of them.
+        """
+
+    @staticmethod
+    def dnat_by_mark(map: str, *, key: int, keep: int) -> NftRule:
+        """The destination becomes the value that a map has for the bits `key` of the packet mark.
+        Of the mark the bits `keep` stay.
+        """
+
+@final
+class Transaction:
+    """Steps that the kernel takes all together or not at all, in the order in which they were
+    added.
+    """
+
+    def __new__(cls) -> Transaction: ...
+    def append(self, table: NftTable, chain: str, rule: NftRule) -> None:
+        """Add a rule at the end of a chain."""
+
+    def add(self, table: NftTable, set: str, elements: NftElements) -> None:
+        """Add elements to a set or map."""
+
+    def remove(self, table: NftTable, set: str, elements: NftElements) -> None:
+        """Remove the elements with these keys. The kernel refuses keys that are not there."""
+
+    def delete_table(self, table: NftTable) -> None:
+        """Delete a table with everything in it."""
+
+    def activate(self, table: NftTable) -> None:
+        """Put the chains of a dormant table in force."""
+
+    @property
+    def steps(self) -> list[str]:
+        """What each step does, in words."""
+
+@final
 class NftTables:
-    """Tables of nf_tables in the network namespace of the thread that makes this object. Families
-    are the kernel's numbers (`AF_INET`, `AF_INET6`). All methods raise `RulesError`.
+    """Tables of nf_tables in the network namespace of the thread that makes this object. All
+    methods raise `RulesError`.
     """
 
     def __new__(cls) -> NftTables: ...
     def generation(self) -> int:
-        """Grows by one with each transaction, whoever makes it."""
+        """Grows by one with each transaction of any program."""
 
     def names(self, family: int) -> list[tuple[str, bool]]:
         """All tables of a family, and whether each is dormant."""
 
-    def rules(self, family: int, table: str) -> dict[str, int]:
+    def rules(self, table: NftTable) -> dict[str, int]:
         """The chains, each with a number that changes with its rules, its hook and its policy;
         nothing for a table that is not there.
         """
 
-    def fingerprint(self, family: int, table: str, set: str) -> int | None:
-        """A sum over what a set or map holds, modulo 2**64; None when it is not there."""
-
-    @staticmethod
-    def fingerprint_of(key: int, value: int, elements: bytes) -> int:
-        """The same sum over elements: lengths of a key and of a value, and all keys with their
-        values. Sums of several may be added. Raises `ArgumentError` for lengths that do not fit.
+    def fingerprint(self, table: NftTable, set: str) -> int | None:
+        """The fingerprint of what a set or map holds, as of `NftElements`; None when the kernel
+        does not have it.
         """
 
-    def commit(
-        self,
-        *,
-        queueing: Sequence[tuple[tuple[int, str], str, int, int, bool, bool]] = ...,
-        translating: Sequence[tuple[tuple[int, str], str, int, int, str]] = ...,
-        removed: Sequence[tuple[tuple[int, str], str, int, int, bytes]] = ...,
-        added: Sequence[tuple[tuple[int, str], str, int, int, bytes]] = ...,
-        deleted: Sequence[tuple[int, str]] = ...,
-        activated: Sequence[tuple[int, str]] = ...,
-    ) -> None:
-        """One transaction, whole or not at all: rules that come to the end of chains, elements that
-        leave a set or map, those that come, tables that go, and dormant tables that wake up.
-
-        Rules that queue are (family, table), chain, the first queue's number, how many queues there
-        are, whether packets go on when nobody listens, and whether that is said by nf_tables'
-        expression or by iptables' target. Those that translate are (family, table), chain, the bits
-        of the packet mark that a map is asked for, those that stay, and the map's name. Elements
-        are (family, table), set, lengths of a key and of a value, and all keys with their values,
-        as the kernel lays them out. Raises `ArgumentError` for lengths that do not fit.
+    def commit(self, transaction: Transaction) -> None:
+        """Take all steps, or none. The error names the step that the kernel refused. Nothing is
+        sent for a transaction without steps.
         """
 
 @final

@@ -9,13 +9,13 @@ netlink: nft looks at every element of every table before it lists one.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
-from kbe_nat._native import NftTables
+from kbe_nat._native import NftRule, NftTable, NftTables, Transaction
 from kbe_nat.errors import RulesError
 from kbe_nat.family import Family
 from kbe_nat.rules.backend_ids import Address
@@ -23,27 +23,25 @@ from kbe_nat.rules.commands import Runner
 from kbe_nat.rules.frontends import FrontendKey
 from kbe_nat.rules.nat_table import (
     FAMILIES,
-    PROTOCOLS,
     Elements,
     Translation,
     TranslationTable,
+    encode,
     numbered,
-    records,
     served,
     sets,
 )
 from kbe_nat.rules.rule import TAG, Marks
 from kbe_nat.rules.standby import Standby, StandbyChange
 
-_Table: TypeAlias = tuple[int, str]
-"""The kernel's number of a family, and a name."""
-_Records: TypeAlias = tuple[_Table, str, int, int, bytes]
-"""A table, a set's name, lengths of keys and values, and elements."""
 PREFIX: Final = f"{TAG}-translation-"
 """Every table of ours here begins so; there are two for a moment while one takes the other's place.
 """
 PROBE_PREFIX: Final = f"{TAG}-probe-"
 FINGERPRINTS: Final = 1 << 64
+"""Every fingerprint is less than this."""
+QUEUE_CHAINS: Final = {"queued": True, "queued-strictly": False}
+"""Chains whose packets go to the queue, and whether they go on while no process listens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,73 +91,77 @@ class Translations:
         """Make these our tables, in place of any that an earlier run has left, from one packet to
         the next.
         """
-        own = list(wanted)
-        earlier = set(self._present())
-        awake = {name for _, name, is_dormant in earlier if not is_dormant}
+        translations = list(wanted)
+        earlier = self._present()
+        awake = {table.name for _, table, is_dormant in earlier if not is_dormant}
         name = next(f"{PREFIX}{n}" for n in range(len(awake) + 1) if f"{PREFIX}{n}" not in awake)
-        # Left by a run that ended before they woke up.
-        asleep = [(number, table) for number, table, is_dormant in earlier if is_dormant]
-        self._tables.commit(deleted=[(PROTOCOLS[number], table) for number, table in asleep])
-        for one in own:
-            self._runner.run(("nft", "-f", "-"), _text(self._table.lines(one, name, asleep=True)))
-        contents = {one.family: sets(one) for one in own}
-        self._commit_rules(
-            [(PROTOCOLS[one.family], name) for one in own],
-            added=[
-                ((PROTOCOLS[number], name), *records(number, set_name, elements, self._marks))
-                for number, some in contents.items()
-                for set_name, elements in some.items()
-                if elements
-            ],
-            deleted=[
-                (PROTOCOLS[number], table)
-                for number, table, is_dormant in earlier
-                if not is_dormant
-            ],
-            activated=[(PROTOCOLS[one.family], name) for one in own],
-        )
+        # A run that ended ahead of its transaction leaves tables asleep, perhaps of this name.
+        self._delete(table for _, table, is_dormant in earlier if is_dormant)
+        for own in translations:
+            self._runner.run(("nft", "-f", "-"), _text(self._table.lines(own, name, asleep=True)))
+        contents = {
+            own.family: {
+                set_name: encode(own.family, set_name, elements, self._marks)
+                for set_name, elements in sets(own).items()
+            }
+            for own in translations
+        }
+        tables = [NftTable(own.family, name) for own in translations]
+
+        def fill(transaction: Transaction) -> None:
+            """The new tables take the place of the earlier ones, with all that they hold."""
+            for table, of_family in zip(tables, contents.values(), strict=True):
+                for set_name, elements in of_family.items():
+                    if elements:
+                        transaction.add(table, set_name, elements)
+            for _, table, is_dormant in earlier:
+                if not is_dormant:
+                    transaction.delete_table(table)
+            for table in tables:
+                transaction.activate(table)
+
+        self._commit_rules(tables, fill)
         # The kernel has it; whatever else has changed meanwhile is seen at the next look.
         self._generation = None
         self._installed = {
-            one.family: _Installed(
-                name,
-                one.shape,
-                one.standby,
-                one.addresses,
+            own.family: _Installed(
+                table,
+                own.shape,
+                own.standby,
+                own.addresses,
                 {
-                    set_name: self._fingerprint(one.family, set_name, elements)
-                    for set_name, elements in contents[one.family].items()
+                    set_name: elements.fingerprint
+                    for set_name, elements in contents[own.family].items()
                 },
-                self._learned(one, name),
+                self._learned(own, table),
             )
-            for one in own
+            for own, table in zip(translations, tables, strict=True)
         }
 
     def update(self, changes: Iterable[TranslationChange]) -> None:
         """Change elements, all in one transaction. Cost: linear in these, and in the frontends that
         a new standby has.
         """
-        removed: list[_Records] = []
-        added: list[_Records] = []
+        transaction = Transaction()
         contents: dict[Family, dict[str, int]] = {}
-        own = list(changes)
-        for change in own:
+        differences = list(changes)
+        for change in differences:
             installed = self._installed[change.family]
-            table = (PROTOCOLS[change.family], installed.name)
-            contents[change.family] = dict(installed.contents)
-            for set_name, gone, new in _differences(change, installed):
-                for elements, into, sign in ((gone, removed, -1), (new, added, 1)):
-                    if elements:
-                        into.append(
-                            (table, *records(change.family, set_name, elements, self._marks))
-                        )
-                        contents[change.family][set_name] += sign * NftTables.fingerprint_of(
-                            *into[-1][2:]
-                        )
-        if removed or added:
+            contents[change.family] = sums = dict(installed.contents)
+            for set_name, *elements in _differences(change, installed):
+                removed, added = (
+                    encode(change.family, set_name, some, self._marks) for some in elements
+                )
+                # Elements leave first: another one may come under the same key.
+                if removed:
+                    transaction.remove(installed.table, set_name, removed)
+                if added:
+                    transaction.add(installed.table, set_name, added)
+                sums[set_name] += added.fingerprint - removed.fingerprint
+        if transaction.steps:
             with self._one_transaction():
-                self._tables.commit(removed=removed, added=added)
-        for change in own:
+                self._tables.commit(transaction)
+        for change in differences:
             installed = self._installed[change.family]
             installed.contents = contents[change.family]
             if change.standby is not None:
@@ -176,41 +178,36 @@ class Translations:
         generation = self._tables.generation()
         if generation == self._generation:
             return ()
-        gone = [
-            f"{FAMILIES[number]} {own.name}: {what}"
-            for number, own in self._installed.items()
-            for what in self._missing(PROTOCOLS[number], own)
+        missing = [
+            f"{FAMILIES[family]} {installed.table.name}: {what}"
+            for family, installed in self._installed.items()
+            for what in self._missing(family, installed)
         ]
-        self._generation = None if gone else generation
-        return tuple(gone)
+        self._generation = None if missing else generation
+        return tuple(missing)
 
     def probe(self) -> None:
         """Raises `RulesError` when this kernel cannot do what the tables need. Leaves nothing, even
         of one that was killed.
         """
-        # Another one that looks at this moment may be first.
+        # Another process that probes at this moment may delete them first.
         with suppress(RulesError):
-            if forsaken := self._forsaken():
-                self._tables.commit(deleted=forsaken)
+            self._delete(self._forsaken())
         name = f"{PROBE_PREFIX}{os.getpid()}"
         self._runner.run(
             ("nft", "-f", "-"),
             _text(self._table.lines(Translation(Family.IPV4), name, asleep=True)),
         )
-        table = (PROTOCOLS[Family.IPV4], name)
+        table = NftTable(Family.IPV4, name)
         try:
             self._commit_rules([table])
         finally:
-            self._tables.commit(deleted=[table])
+            self._delete([table])
 
     def remove(self) -> None:
         """Take the tables away, if there are any."""
         self._installed = {}
-        present = [
-            (PROTOCOLS[number], name) for number, name, _ in self._present()
-        ] + self._forsaken()
-        if present:
-            self._tables.commit(deleted=present)
+        self._delete([*(table for _, table, _ in self._present()), *self._forsaken()])
 
     def is_present(self) -> bool:
         """Whether there is a table of ours, whoever has made it."""
@@ -223,47 +220,49 @@ class Translations:
             [head, *(line for one in wanted for line in self._table.lines(one, f"{PREFIX}0"))]
         )
 
-    def _learned(self, own: Translation, name: str) -> dict[str, int]:
+    def _learned(self, own: Translation, table: NftTable) -> dict[str, int]:
         """What the kernel says of each chain. For a shape that was installed before it is what it
         said then: what others change between writing and reading must not count as ours.
         """
         before = self._installed.get(own.family)
         if before is not None and before.shape == own.shape:
             return before.rules
-        return self._tables.rules(PROTOCOLS[own.family], name)
+        return self._tables.rules(table)
 
     def _commit_rules(
-        self,
-        tables: list[_Table],
-        added: Sequence[_Records] = (),
-        deleted: Sequence[_Table] = (),
-        activated: Sequence[_Table] = (),
+        self, tables: list[NftTable], fill: Callable[[Transaction], None] = lambda _: None
     ) -> None:
-        """A transaction that also gives these tables the rules which nft cannot write."""
-        first, last = self._queues
-        marks = self._marks
-        kept = (marks.flow | marks.backend) ^ 0xFFFFFFFF
-        translating = [(own, "translated", marks.backend, kept, "backends") for own in tables]
+        """Commit the rules of these tables which nft cannot write, and what `fill` adds to them."""
         for is_native in (True, False):
-            queueing = [
-                (own, chain, first, last - first + 1, chain == "queued", is_native)
-                for own in tables
-                for chain in ("queued", "queued-strictly")
-            ]
+            transaction = Transaction()
+            for table in tables:
+                self._append_rules(transaction, table, is_native)
+            fill(transaction)
             try:
-                self._tables.commit(
-                    queueing=queueing,
-                    translating=translating,
-                    added=added,
-                    deleted=deleted,
-                    activated=activated,
-                )
+                self._tables.commit(transaction)
             except RulesError:
                 # Many kernels have only one of the two ways to queue.
                 if not is_native:
                     raise
             else:
                 return
+
+    def _append_rules(self, transaction: Transaction, table: NftTable, is_native: bool) -> None:
+        first, last = self._queues
+        for chain, may_bypass in QUEUE_CHAINS.items():
+            queue = NftRule.queue(first, last - first + 1, bypass=may_bypass, native=is_native)
+            transaction.append(table, chain, queue)
+        marks = self._marks
+        keep = (marks.flow | marks.backend) ^ 0xFFFFFFFF
+        transaction.append(
+            table, "translated", NftRule.dnat_by_mark("backends", key=marks.backend, keep=keep)
+        )
+
+    def _delete(self, tables: Iterable[NftTable]) -> None:
+        transaction = Transaction()
+        for table in tables:
+            transaction.delete_table(table)
+        self._tables.commit(transaction)
 
     @contextmanager
     def _one_transaction(self) -> Iterator[None]:
@@ -275,49 +274,48 @@ class Translations:
         is_alone = before == self._generation and self._tables.generation() == before + 1
         self._generation = before + 1 if is_alone else None
 
-    def _present(self) -> list[tuple[Family, str, bool]]:
-        """Family and name of every table of ours, and whether it sleeps."""
+    def _present(self) -> list[tuple[Family, NftTable, bool]]:
+        """Every table of ours with its family, and whether it sleeps."""
         return [
-            (number, name, is_dormant)
-            for number, protocol in PROTOCOLS.items()
-            for name, is_dormant in self._tables.names(protocol)
+            (family, NftTable(family, name), is_dormant)
+            for family in Family
+            for name, is_dormant in self._tables.names(family)
             if name.startswith(PREFIX)
         ]
 
-    def _forsaken(self) -> list[_Table]:
+    def _forsaken(self) -> list[NftTable]:
         """Tables of probes whose processes are no more."""
-        protocol = PROTOCOLS[Family.IPV4]
-        names = [name for name, _ in self._tables.names(protocol) if name.startswith(PROBE_PREFIX)]
+        names = [name for name, _ in self._tables.names(Family.IPV4)]
         return [
-            (protocol, name) for name in names if not _is_running(name.removeprefix(PROBE_PREFIX))
+            NftTable(Family.IPV4, name)
+            for name in names
+            if name.startswith(PROBE_PREFIX) and not _is_running(name.removeprefix(PROBE_PREFIX))
         ]
 
-    def _missing(self, protocol: int, own: "_Installed") -> Iterator[str]:
-        if (own.name, False) not in self._tables.names(protocol):
+    def _missing(self, family: Family, installed: "_Installed") -> Iterator[str]:
+        table = installed.table
+        if (table.name, False) not in self._tables.names(family):
             yield "the table"
             return
-        rules = self._tables.rules(protocol, own.name)
-        for name in sorted(own.rules.keys() | rules.keys()):
-            if rules.get(name) != own.rules.get(name):
+        rules = self._tables.rules(table)
+        for name in sorted(installed.rules.keys() | rules.keys()):
+            if rules.get(name) != installed.rules.get(name):
                 yield f"chain {name}"
-        for name, sum_of in own.contents.items():
-            if self._tables.fingerprint(protocol, own.name, name) != sum_of % FINGERPRINTS:
+        for name, fingerprint in installed.contents.items():
+            if self._tables.fingerprint(table, name) != fingerprint % FINGERPRINTS:
                 yield f"elements of {name}"
-
-    def _fingerprint(self, family: Family, name: str, elements: Elements) -> int:
-        return NftTables.fingerprint_of(*records(family, name, elements, self._marks)[1:])
 
 
 @dataclass(slots=True)
 class _Installed:
     """A table in the kernel."""
 
-    name: str
+    table: NftTable
     shape: object
     standby: Standby
     addresses: frozenset[str]
     contents: dict[str, int]
-    """By map or set, the sum over what it is to hold, as of `NftTables.fingerprint`."""
+    """By map or set, the fingerprint of what it is to hold."""
     rules: dict[str, int]
     """What the kernel says of each chain."""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import Final, TypeAlias
 
+from kbe_nat._native import NftElements
 from kbe_nat.family import Family
 from kbe_nat.packet import NUMBERS
 from kbe_nat.rules.backend_ids import Address
@@ -187,29 +188,26 @@ def served(standby: Standby, frontends: Iterable[FrontendKey]) -> dict[str, Elem
     return dict(found)
 
 
-def records(
-    family: Family, name: str, elements: Elements, marks: Marks
-) -> tuple[str, int, int, bytes]:
-    """Name, lengths of keys and values, and elements as the kernel lays them out: registers of four
-    bytes.
-    """
+def encode(family: Family, name: str, elements: Elements, marks: Marks) -> NftElements:
+    """Elements of this map or set as the kernel lays them out: registers of four bytes."""
     protocol, step = PROTOCOLS[family], marks.backend & -marks.backend
     length = 16 if family == Family.IPV6 else 4
-    frontend, target, mark = (
+    frontend, backend, mark = (
         struct.Struct(layout) for layout in (f"!{length}sB3xH2x", f"!{length}sH2x", "=I")
     )
-    laid_out = bytearray()
+    records = bytearray()
     for key, value in elements.items():
         if isinstance(key, int):
-            laid_out += mark.pack(key * step)
+            records += mark.pack(key * step)
         elif isinstance(key, str):
-            laid_out += inet_pton(protocol, key)
+            records += inet_pton(protocol, key)
         else:
-            laid_out += frontend.pack(inet_pton(protocol, key[0]), NUMBERS[key[1]], key[2])
+            records += frontend.pack(inet_pton(protocol, key[0]), NUMBERS[key[1]], key[2])
         if value is not None:
-            laid_out += target.pack(inet_pton(protocol, value[0]), value[1])
-    key_size = {"backends": mark.size, "addresses": length}.get(name, frontend.size)
-    return name, key_size, target.size if name in ("backends", "standby") else 0, bytes(laid_out)
+            records += backend.pack(inet_pton(protocol, value[0]), value[1])
+    key_length = {"backends": mark.size, "addresses": length}.get(name, frontend.size)
+    value_length = backend.size if name in ("backends", "standby") else 0
+    return NftElements(key_length, value_length, bytes(records))
 
 
 def _shown(key: Key, value: Address | None, marks: Marks) -> str:

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::{Engine, KernelFlow, Outcome, Resync};
 use kbe_nat_netlink::conntrack::{Change, Ends, Entry, Events, Requests, Selection, Waker};
-use kbe_nat_netlink::monotonic;
+use kbe_nat_netlink::{Family, monotonic};
 
 /// Tells an engine what becomes of the kernel's flows. One thread runs it, others use the rest.
 #[derive(Debug)]
@@ -152,7 +152,7 @@ impl ConntrackSync {
     pub fn request_frontends(&self, frontends: impl IntoIterator<Item = (Protocol, SocketAddr)>) {
         let selections = frontends.into_iter().map(|(Protocol(protocol), frontend)| Selection {
             protocol,
-            is_ipv4: frontend.is_ipv4(),
+            family: Family::of(&frontend),
             destination: Some(frontend),
         });
         lock(&self.selections).extend(selections);
@@ -325,7 +325,7 @@ mod tests {
     fn many_frontends_of_a_protocol_are_resynced_in_one_pass() {
         let to = |text: &str, protocol: u8| {
             let destination: SocketAddr = text.parse().expect("an address");
-            Selection { protocol, is_ipv4: destination.is_ipv4(), destination: Some(destination) }
+            Selection { protocol, family: Family::of(&destination), destination: Some(destination) }
         };
         let few: Vec<_> = (0..FEW).map(|port| to(&format!("10.0.0.1:{}", port + 1), 17)).collect();
         let mut twice = few.clone();
@@ -333,7 +333,7 @@ mod tests {
         let sorted = |selections: &[Selection]| {
             let mut merged = merge(selections);
             merged.sort_unstable_by_key(|selection| {
-                (selection.protocol, selection.is_ipv4, selection.destination)
+                (selection.protocol, selection.family, selection.destination)
             });
             merged
         };
@@ -341,7 +341,7 @@ mod tests {
         twice.push(to("10.0.0.2:1", 17));
         twice.push(to("10.0.0.2:1", 6));
         twice.push(to("[fd00::2]:1", 17));
-        let all = Selection { protocol: 17, is_ipv4: true, destination: None };
+        let all = Selection { protocol: 17, family: Family::V4, destination: None };
         assert_eq!(sorted(&twice), [to("10.0.0.2:1", 6), to("[fd00::2]:1", 17), all]);
         assert_eq!(merge(&[]), []);
     }

@@ -4,6 +4,8 @@
 use std::io;
 use std::time::Duration;
 
+use crate::family::Family;
+
 /// Netlink header and netfilter's own behind it.
 pub(crate) const HEADER: usize = 20;
 
@@ -37,8 +39,10 @@ pub(crate) struct Head {
     pub(crate) kind: u8,
     /// Beside the one that says that it is a request.
     pub(crate) flags: u16,
-    /// `AF_INET`, `AF_INET6`, or 0 for any.
-    pub(crate) family: u8,
+    /// The kernel repeats it in errors.
+    pub(crate) sequence: u32,
+    /// `None` for any.
+    pub(crate) family: Option<Family>,
     /// What the subsystem numbers, such as queues.
     pub(crate) resource: u16,
 }
@@ -72,10 +76,11 @@ pub(crate) fn open(bytes: &mut Vec<u8>, head: Head) -> usize {
     bytes.extend_from_slice(&0u32.to_ne_bytes());
     bytes.extend_from_slice(&(head.subsystem << 8 | u16::from(head.kind)).to_ne_bytes());
     bytes.extend_from_slice(&(FLAG_REQUEST | head.flags).to_ne_bytes());
-    // No sequence number, and the kernel knows who we are.
-    bytes.extend_from_slice(&[0; 8]);
+    bytes.extend_from_slice(&head.sequence.to_ne_bytes());
+    // The kernel knows whose socket it is, so the port may be 0.
+    bytes.extend_from_slice(&0u32.to_ne_bytes());
     // Version 0.
-    bytes.extend_from_slice(&[head.family, 0]);
+    bytes.extend_from_slice(&[head.family.map_or(0, Family::number), 0]);
     bytes.extend_from_slice(&head.resource.to_be_bytes());
     start
 }
@@ -115,6 +120,11 @@ pub(crate) fn close(bytes: &mut [u8], start: usize, more: usize) {
 /// The flags of a message.
 pub(crate) fn flags(message: &[u8]) -> u16 {
     message.get(6..8).and_then(<[u8]>::first_chunk).map_or(0, |&bytes| u16::from_ne_bytes(bytes))
+}
+
+/// The sequence number of a message; in an error it is that of the message which was refused.
+pub(crate) fn sequence(message: &[u8]) -> u32 {
+    message.get(8..12).and_then(<[u8]>::first_chunk).map_or(0, |&bytes| u32::from_ne_bytes(bytes))
 }
 
 /// The value of the first attribute of this kind.

@@ -6,8 +6,16 @@
 
 use std::io::{self, IoSlice};
 
-use crate::attribute::{ANSWER, DONE, ERROR, FLAG_MULTI, error, flags, messages};
+use crate::attribute::{ANSWER, DONE, ERROR, FLAG_MULTI, error, flags, messages, sequence};
 use crate::socket::Socket;
+
+/// The kernel's error about one message of a transaction.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    /// The message's sequence number.
+    pub(crate) sequence: u32,
+    pub(crate) error: io::Error,
+}
 
 /// A netlink socket that asks, in the network namespace of the thread that opened it.
 #[derive(Debug)]
@@ -63,24 +71,25 @@ impl Exchange {
         }
     }
 
-    /// Sends a transaction, whose messages the kernel has taken or refused when this returns; fails
-    /// with its first refusal.
-    pub(crate) fn commit(&mut self, transaction: &[u8]) -> io::Result<()> {
-        let size = i32::try_from(transaction.len().saturating_mul(2)).unwrap_or(i32::MAX);
+    /// Sends a transaction, which the kernel has applied or refused when this returns. The inner
+    /// error is its first refusal.
+    pub(crate) fn commit(&mut self, datagram: &[u8]) -> io::Result<Result<(), Refusal>> {
+        let size = i32::try_from(datagram.len().saturating_mul(2)).unwrap_or(i32::MAX);
         self.socket
             .set(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, size)
             .or_else(|_| self.socket.set(libc::SOL_SOCKET, libc::SO_SNDBUF, size))?;
         self.drain()?;
         self.is_read = false;
-        self.socket.send(&[IoSlice::new(transaction)])?;
-        let mut refused = Ok(());
+        self.socket.send(&[IoSlice::new(datagram)])?;
+        let mut outcome = Ok(());
         while let Some(count) = self.received()? {
             for (_, message) in self.messages(count).filter(|&(kind, _)| kind == ERROR) {
-                refused = refused.and_then(|()| error(message));
+                let refusal = |error| Refusal { sequence: sequence(message), error };
+                outcome = outcome.and_then(|()| error(message).map_err(refusal));
             }
         }
         self.is_read = true;
-        refused
+        Ok(outcome)
     }
 
     /// Takes away what is left of an answer that was not read to its end.

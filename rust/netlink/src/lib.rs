@@ -10,15 +10,15 @@ pub mod addresses;
 pub mod attribute;
 pub mod conntrack;
 mod exchange;
+mod family;
 mod message;
+pub mod nft;
 mod queue;
-mod rule;
 mod socket;
-pub mod tables;
 mod verdict;
 
+pub use family::Family;
 pub use message::{Message, Vlan};
 pub use queue::{BATCH, Options, Queue, QueueError};
-pub use rule::Rule;
 pub use socket::monotonic;
 pub use verdict::{NfVerdict, VerdictMessage};

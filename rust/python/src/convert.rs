@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use kbe_nat_engine::Cidr;
 use kbe_nat_engine::reject::RejectWith;
 use kbe_nat_engine::tuple::Protocol;
+use kbe_nat_netlink::Family;
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 
@@ -46,11 +47,11 @@ pub(crate) fn cidr(text: &String) -> PyResult<Cidr> {
         .ok_or_else(|| argument(format!("{text:?} is not a range of addresses")))
 }
 
-/// An address family as Python has it, 4 or 6: whether it is IPv4.
-pub(crate) fn is_ipv4(family: u32) -> PyResult<bool> {
-    match family {
-        4 => Ok(true),
-        6 => Ok(false),
+/// A family of addresses by its IP version.
+pub(crate) fn family(version: u32) -> PyResult<Family> {
+    match version {
+        4 => Ok(Family::V4),
+        6 => Ok(Family::V6),
         other => Err(argument(format!("an address family is 4 or 6, not {other}"))),
     }
 }

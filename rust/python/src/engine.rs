@@ -11,6 +11,7 @@ use kbe_nat_engine::conntrack::timeouts::Timeouts;
 use kbe_nat_engine::service::{ServiceError, ServiceTable};
 use kbe_nat_engine::view::{Filter, Listing};
 use kbe_nat_engine::{ChecksumState, InvalidTcp, Meta, Midstream, Packet};
+use kbe_nat_netlink::Family;
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -132,7 +133,7 @@ impl Engine {
         let (changed, node) = (shared(&changed), node.map(|node| node.0.clone()));
         let removed: Vec<(&str, bool)> = removed
             .iter()
-            .map(|(name, family)| Ok((name.as_str(), convert::is_ipv4(*family)?)))
+            .map(|(name, family)| Ok((name.as_str(), convert::family(*family)? == Family::V4)))
             .collect::<PyResult<_>>()?;
         py.detach(|| self.exchange(|table| table.with_changes(&changed, &removed, node)))
             .map_err(errors::service)

@@ -52,13 +52,18 @@ pub(crate) fn tables(error: &std::io::Error) -> PyErr {
     defined("RulesError", &format!("nf_tables: {}", errno_text(error)))
 }
 
+/// `kbe_nat.RulesError`, about a transaction.
+pub(crate) fn commit(error: &kbe_nat_netlink::nft::CommitError) -> PyErr {
+    defined("RulesError", &format!("nf_tables: {}", errno_text(error)))
+}
+
 /// `kbe_nat.RulesError`, about the node's addresses.
 pub(crate) fn addresses(error: &std::io::Error) -> PyErr {
     defined("RulesError", &format!("the node's addresses: {}", errno_text(error)))
 }
 
 /// The system's words without the number that Rust puts behind them.
-fn errno_text(error: &std::io::Error) -> String {
+fn errno_text(error: &impl std::fmt::Display) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_owned()
 }

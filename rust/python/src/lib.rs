@@ -35,7 +35,11 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<queue::KernelQueue>()?;
     module.add_class::<queue::Loop>()?;
     module.add_class::<conntrack::ConntrackSync>()?;
+    module.add_class::<tables::NftElements>()?;
+    module.add_class::<tables::NftRule>()?;
+    module.add_class::<tables::NftTable>()?;
     module.add_class::<tables::NftTables>()?;
+    module.add_class::<tables::Transaction>()?;
     module.add_class::<addresses::NodeAddresses>()?;
     module.add_class::<capture::CaptureReader>()?;
     module.add_class::<capture::CaptureBatch>()?;

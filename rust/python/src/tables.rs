@@ -1,128 +1,169 @@
-//! `NftTables`: transactions about the kernel's tables.
+//! `NftTables` and the transactions that change them.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
-use kbe_nat_netlink::Rule;
-use kbe_nat_netlink::tables::{Elements, Step, Table, Tables};
+use kbe_nat_netlink::nft;
 use pyo3::prelude::*;
 
+use crate::convert;
 use crate::errors;
 
-/// Tables of nf_tables.
+/// A table of nf_tables.
+#[pyclass(frozen, eq, hash, module = "kbe_nat._native")]
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(crate) struct NftTable(nft::Table);
+
+#[pymethods]
+impl NftTable {
+    #[new]
+    fn new(family: u32, name: String) -> PyResult<Self> {
+        Ok(Self(nft::Table { family: convert::family(family)?, name }))
+    }
+
+    #[getter]
+    fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<NftTable {}>", self.0)
+    }
+}
+
+/// Elements of a set or map.
 #[pyclass(frozen, module = "kbe_nat._native")]
-pub(crate) struct NftTables(Mutex<Tables>);
+pub(crate) struct NftElements(nft::Elements);
 
-/// Table, set, length of a key, length of a value, and elements.
-type Change = ((u8, String), String, usize, usize, Vec<u8>);
+#[pymethods]
+impl NftElements {
+    #[new]
+    fn new(key_length: usize, value_length: usize, elements: &[u8]) -> PyResult<Self> {
+        nft::Elements::new(key_length, value_length, elements)
+            .map(Self)
+            .ok_or_else(|| errors::argument("these are no whole elements"))
+    }
 
-/// Table, chain, the first queue's number, how many there are, whether packets go on when nobody
-/// listens, and whether it is nf_tables' own expression.
-type Queueing = ((u8, String), String, u16, u16, bool, bool);
+    #[getter]
+    fn fingerprint(&self, py: Python<'_>) -> u64 {
+        py.detach(|| self.0.fingerprint())
+    }
 
-/// Table, chain, bits of the mark that are looked up, bits that stay, and a map.
-type Translating = ((u8, String), String, u32, u32, String);
+    fn __len__(&self) -> usize {
+        self.0.count()
+    }
+}
+
+/// A rule that `nft` cannot write.
+#[pyclass(frozen, module = "kbe_nat._native")]
+pub(crate) struct NftRule(nft::Rule);
+
+#[pymethods]
+impl NftRule {
+    #[staticmethod]
+    #[pyo3(signature = (first, total, *, bypass, native))]
+    fn queue(first: u16, total: u16, bypass: bool, native: bool) -> Self {
+        Self(nft::Rule::Queue { first, total, bypass, native })
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (map, *, key, keep))]
+    fn dnat_by_mark(map: String, key: u32, keep: u32) -> Self {
+        Self(nft::Rule::DnatByMark { key, keep, map })
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<NftRule {}>", self.0)
+    }
+}
+
+/// Steps that the kernel takes all together or not at all.
+#[pyclass(module = "kbe_nat._native")]
+#[derive(Default)]
+pub(crate) struct Transaction(nft::Transaction);
+
+#[pymethods]
+impl Transaction {
+    #[new]
+    fn new() -> Self {
+        Self::default()
+    }
+
+    fn append(&mut self, table: &NftTable, chain: String, rule: &NftRule) {
+        self.0.append(table.0.clone(), chain, rule.0.clone());
+    }
+
+    fn add(&mut self, table: &NftTable, set: String, elements: &NftElements) {
+        self.0.add(table.0.clone(), set, elements.0.clone());
+    }
+
+    fn remove(&mut self, table: &NftTable, set: String, elements: &NftElements) {
+        self.0.remove(table.0.clone(), set, elements.0.clone());
+    }
+
+    fn delete_table(&mut self, table: &NftTable) {
+        self.0.delete_table(table.0.clone());
+    }
+
+    fn activate(&mut self, table: &NftTable) {
+        self.0.activate(table.0.clone());
+    }
+
+    #[getter]
+    fn steps(&self) -> Vec<String> {
+        self.0.steps().collect()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<Transaction: {}>", self.steps().join("; "))
+    }
+}
+
+/// Tables of nf_tables in the kernel.
+#[pyclass(frozen, module = "kbe_nat._native")]
+pub(crate) struct NftTables(Mutex<nft::Tables>);
 
 #[pymethods]
 impl NftTables {
     #[new]
     fn new() -> PyResult<Self> {
-        Tables::open().map(|own| Self(Mutex::new(own))).map_err(|error| errors::tables(&error))
+        nft::Tables::open()
+            .map(|tables| Self(Mutex::new(tables)))
+            .map_err(|error| errors::tables(&error))
     }
 
     fn generation(&self, py: Python<'_>) -> PyResult<u32> {
-        self.asked(py, Tables::generation)
+        self.ask(py, nft::Tables::generation)
     }
 
-    /// All tables of one family; whether each is dormant.
-    fn names(&self, py: Python<'_>, family: u8) -> PyResult<Vec<(String, bool)>> {
-        self.asked(py, |own| own.names(family))
+    fn names(&self, py: Python<'_>, family: u32) -> PyResult<Vec<(String, bool)>> {
+        let family = convert::family(family)?;
+        self.ask(py, |tables| tables.names(family))
     }
 
-    fn rules(&self, py: Python<'_>, family: u8, table: String) -> PyResult<BTreeMap<String, u64>> {
-        self.asked(py, |own| own.rules(&Table { family, name: table }))
+    fn rules(&self, py: Python<'_>, table: &NftTable) -> PyResult<BTreeMap<String, u64>> {
+        self.ask(py, |tables| tables.rules(&table.0))
     }
 
-    fn fingerprint(
-        &self,
-        py: Python<'_>,
-        family: u8,
-        table: String,
-        set: String,
-    ) -> PyResult<Option<u64>> {
-        self.asked(py, |own| own.fingerprint(&Table { family, name: table }, &set))
+    fn fingerprint(&self, py: Python<'_>, table: &NftTable, set: &str) -> PyResult<Option<u64>> {
+        self.ask(py, |tables| tables.fingerprint(&table.0, set))
     }
 
-    #[staticmethod]
-    fn fingerprint_of(
-        py: Python<'_>,
-        key: usize,
-        value: usize,
-        elements: Vec<u8>,
-    ) -> PyResult<u64> {
-        let elements = Elements::new(key, value, elements)
-            .ok_or_else(|| errors::argument("these are no whole elements"))?;
-        Ok(py.detach(|| elements.fingerprint()))
-    }
-
-    /// One transaction: rules that come, elements that leave, those that come, tables that go, and
-    /// tables that wake up.
-    #[pyo3(signature = (
-        *, queueing = Vec::new(), translating = Vec::new(), removed = Vec::new(), added = Vec::new(), deleted = Vec::new(),
-        activated = Vec::new()
-    ))]
-    #[allow(clippy::too_many_arguments)]
-    fn commit(
-        &self,
-        py: Python<'_>,
-        queueing: Vec<Queueing>,
-        translating: Vec<Translating>,
-        removed: Vec<Change>,
-        added: Vec<Change>,
-        deleted: Vec<(u8, String)>,
-        activated: Vec<(u8, String)>,
-    ) -> PyResult<()> {
-        let table = |(family, name)| Table { family, name };
-        let changed =
-            |(own, set, key, value, bytes): Change| -> PyResult<(Table, String, Elements)> {
-                let elements = Elements::new(key, value, bytes).ok_or_else(|| {
-                    errors::argument(format!("{set}: these are no whole elements"))
-                })?;
-                Ok((table(own), set, elements))
-            };
-        let mut steps = Vec::new();
-        for (own, chain, first, total, is_bypassed, is_native) in queueing {
-            steps.push(Step::Append(
-                table(own),
-                chain,
-                Rule::Queue { first, total, is_bypassed, is_native },
-            ));
-        }
-        for (own, chain, index, kept, map) in translating {
-            steps.push(Step::Append(table(own), chain, Rule::Translate { index, kept, map }));
-        }
-        for change in removed {
-            let (table, set, elements) = changed(change)?;
-            steps.push(Step::Remove(table, set, elements));
-        }
-        for change in added {
-            let (table, set, elements) = changed(change)?;
-            steps.push(Step::Add(table, set, elements));
-        }
-        steps.extend(deleted.into_iter().map(|own| Step::Delete(table(own))));
-        steps.extend(activated.into_iter().map(|own| Step::Activate(table(own))));
-        self.asked(py, |own| own.commit(&steps))
+    fn commit(&self, py: Python<'_>, transaction: &Transaction) -> PyResult<()> {
+        let transaction = &transaction.0;
+        py.detach(|| self.0.lock().unwrap_or_else(PoisonError::into_inner).commit(transaction))
+            .map_err(|error| errors::commit(&error))
     }
 }
 
 impl NftTables {
-    fn asked<T: Send>(
+    fn ask<T: Send>(
         &self,
         py: Python<'_>,
-        ask: impl FnOnce(&mut Tables) -> io::Result<T> + Send,
+        question: impl FnOnce(&mut nft::Tables) -> io::Result<T> + Send,
     ) -> PyResult<T> {
-        py.detach(|| ask(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner)))
+        py.detach(|| question(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner)))
             .map_err(|error| errors::tables(&error))
     }
 }

@@ -12,6 +12,7 @@ use crate::attribute::{
     FLAG_ACK, FLAG_DUMP, HEADER, Head, close, find, flags, number, open, put, put_nested,
 };
 use crate::exchange::Exchange;
+use crate::family::Family;
 
 /// Flows of one family and protocol, all or those that began with a packet to one destination.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -19,7 +20,7 @@ pub struct Selection {
     /// Of which protocol.
     pub protocol: u8,
     /// Of which family.
-    pub is_ipv4: bool,
+    pub family: Family,
     /// To whom.
     pub destination: Option<SocketAddr>,
 }
@@ -30,7 +31,7 @@ impl Selection {
     pub fn has(&self, entry: &Entry) -> bool {
         let to = entry.original.dst;
         entry.protocol == self.protocol
-            && to.is_ipv4() == self.is_ipv4
+            && Family::of(&to) == self.family
             && self.destination.is_none_or(|destination| destination == to)
     }
 }
@@ -70,9 +71,10 @@ impl Requests {
         wanted: Option<&Selection>,
         mut each: impl FnMut(&[Entry]),
     ) -> io::Result<bool> {
-        let family = wanted.map_or(0, |wanted| family(wanted.is_ipv4));
+        let family = wanted.map(|wanted| wanted.family);
         let mut request = Vec::new();
-        let head = Head { subsystem: SUBSYSTEM, kind: GET, flags: FLAG_DUMP, family, resource: 0 };
+        let head =
+            Head { subsystem: SUBSYSTEM, kind: GET, flags: FLAG_DUMP, family, ..Head::default() };
         let start = open(&mut request, head);
         if let Some(wanted) = wanted {
             put_filter(&mut request, wanted);
@@ -100,10 +102,10 @@ impl Requests {
     /// # Errors
     /// The system's.
     pub fn end(&mut self, protocol: u8, original: Ends, id: Option<u32>) -> io::Result<bool> {
-        let family = family(original.src.is_ipv4());
+        let family = Some(Family::of(&original.src));
         let mut request = Vec::new();
         let head =
-            Head { subsystem: SUBSYSTEM, kind: DELETE, flags: FLAG_ACK, family, resource: 0 };
+            Head { subsystem: SUBSYSTEM, kind: DELETE, flags: FLAG_ACK, family, ..Head::default() };
         let start = open(&mut request, head);
         put_tuple(&mut request, protocol, Some(original.src), Some(original.dst));
         if let Some(id) = id {
@@ -189,10 +191,6 @@ fn put_filter(bytes: &mut Vec<u8>, wanted: &Selection) {
     });
 }
 
-fn family(is_ipv4: bool) -> u8 {
-    (if is_ipv4 { libc::AF_INET } else { libc::AF_INET6 }) as u8
-}
-
 /// Flows that are shown at a time, about.
 const CHUNK: usize = 256;
 const GET: u8 = 1;
@@ -227,12 +225,12 @@ mod tests {
             counters: None,
         };
         let to = |text: &str| Some(text.parse().expect("an address"));
-        let every = Selection { protocol: 17, is_ipv4: true, destination: None };
+        let every = Selection { protocol: 17, family: Family::V4, destination: None };
         assert!(every.has(&entry));
         assert!(Selection { destination: to("10.0.0.2:2"), ..every }.has(&entry));
         for other in [
             Selection { protocol: 6, ..every },
-            Selection { is_ipv4: false, ..every },
+            Selection { family: Family::V6, ..every },
             Selection { destination: to("10.0.0.2:3"), ..every },
             Selection { destination: to("10.0.0.3:2"), ..every },
             Selection { destination: to("10.0.0.1:1"), ..every },

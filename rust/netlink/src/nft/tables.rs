@@ -1,0 +1,150 @@
+//! The tables in the kernel: their names, rules and elements, as far as a change of them shows, and
+//! transactions that change them.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hasher};
+use std::io;
+
+use super::elements::fingerprint;
+use super::table::{Table, terminated, text};
+use super::transaction::{CommitError, Transaction};
+use super::uapi::{
+    GET_CHAIN, GET_ELEMENTS, GET_GENERATION, GET_RULE, GET_TABLE, NFT_TABLE_F_DORMANT,
+    NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE, NFTA_CHAIN_TYPE,
+    NFTA_DATA_VALUE, NFTA_GEN_ID, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_TABLE,
+    NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET,
+    NFTA_SET_ELEM_LIST_TABLE, NFTA_TABLE_FLAGS, NFTA_TABLE_NAME, SUBSYSTEM,
+};
+use crate::attribute::{FLAG_DUMP, HEADER, Head, attributes, close, find, number, open, put};
+use crate::exchange::{Exchange, Refusal};
+use crate::family::Family;
+
+/// The tables in the network namespace of the thread that opened this.
+#[derive(Debug)]
+pub struct Tables(Exchange);
+
+impl Tables {
+    /// No privilege is needed yet.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn open() -> io::Result<Self> {
+        Exchange::open(libc::NETLINK_NETFILTER).map(Self)
+    }
+
+    /// A number that grows by one with each transaction of any program.
+    ///
+    /// # Errors
+    /// The system's: no such kernel module.
+    pub fn generation(&mut self) -> io::Result<u32> {
+        let mut generation = None;
+        self.ask(GET_GENERATION, 0, None, &[], |message| {
+            generation = find(message, NFTA_GEN_ID).and_then(number);
+        })?;
+        generation.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// The names of all tables of one family, and whether each is dormant.
+    ///
+    /// # Errors
+    /// As [`Tables::generation`].
+    pub fn names(&mut self, family: Family) -> io::Result<Vec<(String, bool)>> {
+        let mut names = Vec::new();
+        self.ask(GET_TABLE, FLAG_DUMP, Some(family), &[], |message| {
+            let flags = find(message, NFTA_TABLE_FLAGS).and_then(number).unwrap_or_default();
+            let is_dormant = flags & NFT_TABLE_F_DORMANT != 0;
+            names.extend(find(message, NFTA_TABLE_NAME).map(|name| (text(name), is_dormant)));
+        })?;
+        Ok(names)
+    }
+
+    /// The chains of a table, each with a number that changes with its rules, its hook and its
+    /// policy; nothing for a table that is not there.
+    ///
+    /// # Errors
+    /// As [`Tables::generation`].
+    pub fn rules(&mut self, table: &Table) -> io::Result<BTreeMap<String, u64>> {
+        let mut chains: BTreeMap<String, DefaultHasher> = BTreeMap::new();
+        let has_name =
+            |message: &[u8], kind| find(message, kind).is_some_and(|name| text(name) == table.name);
+        self.ask(GET_CHAIN, FLAG_DUMP, Some(table.family), &[], |message| {
+            let name = find(message, NFTA_CHAIN_NAME);
+            if let Some(name) = name.filter(|_| has_name(message, NFTA_CHAIN_TABLE)) {
+                let hasher = chains.entry(text(name)).or_default();
+                for kind in [NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY, NFTA_CHAIN_TYPE] {
+                    hasher.write(find(message, kind).unwrap_or_default());
+                }
+            }
+        })?;
+        // Old kernels dump the rules of all tables, whatever is asked for.
+        let filter = [(NFTA_RULE_TABLE, terminated(&table.name))];
+        self.ask(GET_RULE, FLAG_DUMP, Some(table.family), &filter, |message| {
+            let chain = find(message, NFTA_RULE_CHAIN);
+            if let Some(chain) = chain.filter(|_| has_name(message, NFTA_RULE_TABLE)) {
+                let hasher = chains.entry(text(chain)).or_default();
+                hasher.write(find(message, NFTA_RULE_EXPRESSIONS).unwrap_or_default());
+            }
+        })?;
+        Ok(chains.into_iter().map(|(chain, hasher)| (chain, hasher.finish())).collect())
+    }
+
+    /// What a set or map holds, as of [`super::Elements::fingerprint`]; `None` when it is not there.
+    ///
+    /// # Errors
+    /// As [`Tables::generation`].
+    pub fn fingerprint(&mut self, table: &Table, set: &str) -> io::Result<Option<u64>> {
+        let filter = [
+            (NFTA_SET_ELEM_LIST_TABLE, terminated(&table.name)),
+            (NFTA_SET_ELEM_LIST_SET, terminated(set)),
+        ];
+        let mut sum = 0u64;
+        let dump = self.ask(GET_ELEMENTS, FLAG_DUMP, Some(table.family), &filter, |message| {
+            let list = find(message, NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or_default();
+            for (_, element) in attributes(list) {
+                let datum = |kind| {
+                    let data = find(element, kind).and_then(|data| find(data, NFTA_DATA_VALUE));
+                    data.unwrap_or_default()
+                };
+                let (key, value) = (datum(NFTA_SET_ELEM_KEY), datum(NFTA_SET_ELEM_DATA));
+                sum = sum.wrapping_add(fingerprint(key, value));
+            }
+        });
+        match dump {
+            Ok(()) => Ok(Some(sum)),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes all steps of a transaction, in their order, or none. An empty one is not sent.
+    ///
+    /// # Errors
+    /// [`CommitError`].
+    pub fn commit(&mut self, transaction: &Transaction) -> Result<(), CommitError> {
+        if transaction.is_empty() {
+            return Ok(());
+        }
+        self.0
+            .commit(&transaction.datagram())?
+            .map_err(|Refusal { sequence, error }| transaction.refusal(sequence, error))
+    }
+
+    /// Sends a request, and shows the attributes of each message of the answer.
+    fn ask(
+        &mut self,
+        kind: u8,
+        flags: u16,
+        family: Option<Family>,
+        filter: &[(u16, Vec<u8>)],
+        mut on_message: impl FnMut(&[u8]),
+    ) -> io::Result<()> {
+        let mut request = Vec::new();
+        let head = Head { subsystem: SUBSYSTEM, kind, flags, family, ..Head::default() };
+        let start = open(&mut request, head);
+        for (kind, value) in filter {
+            put(&mut request, *kind, value);
+        }
+        close(&mut request, start, 0);
+        self.0.ask(&request, |_, message| on_message(message.get(HEADER..).unwrap_or_default()))
+    }
+}

@@ -1,0 +1,63 @@
+//! The kernel's numbers (`linux/netfilter/nf_tables.h`, `linux/netfilter/nf_tables_compat.h`) that
+//! the `libc` crate does not have, and those that it has in the width of their field.
+
+pub(super) const SUBSYSTEM: u16 = libc::NFNL_SUBSYS_NFTABLES as u16;
+pub(super) const BATCH_BEGIN: u8 = libc::NFNL_MSG_BATCH_BEGIN as u8;
+pub(super) const BATCH_END: u8 = libc::NFNL_MSG_BATCH_END as u8;
+pub(super) const NEW_TABLE: u8 = libc::NFT_MSG_NEWTABLE as u8;
+pub(super) const GET_TABLE: u8 = libc::NFT_MSG_GETTABLE as u8;
+pub(super) const DELETE_TABLE: u8 = libc::NFT_MSG_DELTABLE as u8;
+pub(super) const GET_CHAIN: u8 = libc::NFT_MSG_GETCHAIN as u8;
+pub(super) const NEW_RULE: u8 = libc::NFT_MSG_NEWRULE as u8;
+pub(super) const GET_RULE: u8 = libc::NFT_MSG_GETRULE as u8;
+pub(super) const NEW_ELEMENTS: u8 = libc::NFT_MSG_NEWSETELEM as u8;
+pub(super) const GET_ELEMENTS: u8 = libc::NFT_MSG_GETSETELEM as u8;
+pub(super) const DELETE_ELEMENTS: u8 = libc::NFT_MSG_DELSETELEM as u8;
+pub(super) const GET_GENERATION: u8 = libc::NFT_MSG_GETGEN as u8;
+pub(super) const FLAG_CREATE: u16 = libc::NLM_F_CREATE as u16;
+pub(super) const FLAG_APPEND: u16 = libc::NLM_F_APPEND as u16;
+/// Bytes of the longest key or value.
+pub(super) const VALUE_MAXLEN: usize = libc::NFT_DATA_VALUE_MAXLEN as usize;
+
+pub(super) const NFTA_TABLE_NAME: u16 = 1;
+pub(super) const NFTA_TABLE_FLAGS: u16 = 2;
+pub(super) const NFT_TABLE_F_DORMANT: u32 = 1;
+pub(super) const NFTA_CHAIN_TABLE: u16 = 1;
+pub(super) const NFTA_CHAIN_NAME: u16 = 3;
+pub(super) const NFTA_CHAIN_HOOK: u16 = 4;
+pub(super) const NFTA_CHAIN_POLICY: u16 = 5;
+pub(super) const NFTA_CHAIN_TYPE: u16 = 7;
+pub(super) const NFTA_RULE_TABLE: u16 = 1;
+pub(super) const NFTA_RULE_CHAIN: u16 = 2;
+pub(super) const NFTA_RULE_EXPRESSIONS: u16 = 4;
+pub(super) const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
+pub(super) const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+pub(super) const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+pub(super) const NFTA_SET_ELEM_KEY: u16 = 1;
+pub(super) const NFTA_SET_ELEM_DATA: u16 = 2;
+pub(super) const NFTA_GEN_ID: u16 = 1;
+pub(super) const NFTA_LIST_ELEM: u16 = 1;
+pub(super) const NFTA_DATA_VALUE: u16 = 1;
+pub(super) const NFTA_EXPR_NAME: u16 = 1;
+pub(super) const NFTA_EXPR_DATA: u16 = 2;
+pub(super) const NFTA_QUEUE_NUM: u16 = 1;
+pub(super) const NFTA_QUEUE_TOTAL: u16 = 2;
+pub(super) const NFTA_QUEUE_FLAGS: u16 = 3;
+pub(super) const NFTA_TARGET_NAME: u16 = 1;
+pub(super) const NFTA_TARGET_REV: u16 = 2;
+pub(super) const NFTA_TARGET_INFO: u16 = 3;
+pub(super) const NFTA_META_DREG: u16 = 1;
+pub(super) const NFTA_META_KEY: u16 = 2;
+pub(super) const NFTA_META_SREG: u16 = 3;
+pub(super) const NFTA_BITWISE_SREG: u16 = 1;
+pub(super) const NFTA_BITWISE_DREG: u16 = 2;
+pub(super) const NFTA_BITWISE_LEN: u16 = 3;
+pub(super) const NFTA_BITWISE_MASK: u16 = 4;
+pub(super) const NFTA_BITWISE_XOR: u16 = 5;
+pub(super) const NFTA_LOOKUP_SET: u16 = 1;
+pub(super) const NFTA_LOOKUP_SREG: u16 = 2;
+pub(super) const NFTA_LOOKUP_DREG: u16 = 3;
+pub(super) const NFTA_NAT_TYPE: u16 = 1;
+pub(super) const NFTA_NAT_FAMILY: u16 = 2;
+pub(super) const NFTA_NAT_REG_ADDR_MIN: u16 = 3;
+pub(super) const NFTA_NAT_REG_PROTO_MIN: u16 = 5;
