@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from kbe_nat import commands
-from kbe_nat import conntrack as kernel_flows
 from kbe_nat.commands import Haste, printed
-from kbe_nat.errors import ConntrackError, KbeNatError, PlaygroundError, RulesError
+from kbe_nat.errors import KbeNatError, PlaygroundError, RulesError
 from kbe_nat.playground import namespaces
 from kbe_nat.rules import commands as execution
 from kbe_nat.rules.commands import Commands
@@ -112,8 +111,6 @@ def test_f131_what_is_no_utf8_is_read_all_the_same() -> None:
 
 CALLS: list[tuple[type[KbeNatError], Callable[[], object]]] = [
     (RulesError, lambda: Commands().run(("nft", "list", "tables"))),
-    (ConntrackError, lambda: list(kernel_flows.listed())),
-    (ConntrackError, lambda: kernel_flows.watched()),
     (PlaygroundError, lambda: namespaces.call("ip", "link")),
     (PlaygroundError, lambda: namespaces.Namespace("kbe-none").start(("true",))),
 ]
@@ -136,14 +133,13 @@ def test_f128_whatever_the_system_lacks_is_our_error(
 
 
 def test_f131_every_caller_has_a_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("nft", "conntrack", "ip"):
+    for name in ("nft", "ip"):
         (tmp_path / name).write_text("#!/bin/sh\nexec sleep 600\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(execution, "LIMIT_SECONDS", 0.3)
-    monkeypatch.setattr(kernel_flows, "LIST_SECONDS", 0.3)
     monkeypatch.setattr(namespaces, "LIMIT_SECONDS", 0.3)
-    for failure, call in (CALLS[0], CALLS[1], CALLS[3]):
+    for failure, call in CALLS[:2]:
         with pytest.raises(failure, match="not done"):
             call()
 

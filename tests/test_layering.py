@@ -76,9 +76,8 @@ PYTHON = {
     "daemon": "family _native commands control datapath drivers errors kubeproxy model policy rules sources",
     "doctor": "daemon datapath drivers errors rules",
     "playground": "commands daemon errors policy sources",
-    "conntrack": "commands errors",
-    "shadow": "family _native conntrack engine_tables model packet policy",
-    "cli": "_native commands conntrack control daemon datapath doctor drivers engine_tables errors family "
+    "shadow": "family _native engine_tables model packet policy",
+    "cli": "_native commands control daemon datapath doctor drivers engine_tables errors family "
     "kubeproxy model packet playground policy rules shadow sources version",
     "__init__": "family _native errors model",
     "__main__": "cli errors",

@@ -20,6 +20,8 @@ __all__ = [
     "CaptureBatch",
     "CaptureReader",
     "CaptureWriter",
+    "ConntrackEntry",
+    "ConntrackEvents",
     "ConntrackSync",
     "Engine",
     "Explanation",
@@ -40,6 +42,7 @@ __all__ = [
     "Transaction",
     "Verdict",
     "__version__",
+    "conntrack_entries",
     "probe_flows",
     "reject",
 ]
@@ -142,6 +145,44 @@ class Loop:
     def panics(self) -> int:
         """Batches that were dropped because the engine failed on them: a defect that should be
         reported.
+        """
+
+@final
+class ConntrackEntry:
+    """A flow that the kernel tracks, in its default zone. Ends are addresses and ports; ports are 0
+    where the protocol has none.
+    """
+
+    @property
+    def protocol(self) -> str:
+        """Its name, or its number where it has no name here."""
+
+    @property
+    def source(self) -> tuple[str, int]:
+        """The client."""
+
+    @property
+    def destination(self) -> tuple[str, int]:
+        """Where the client sends to."""
+
+    @property
+    def reply_source(self) -> tuple[str, int]:
+        """The server."""
+
+    @property
+    def reply_destination(self) -> tuple[str, int]:
+        """As whom the server sees the client."""
+
+@final
+class ConntrackEvents:
+    """Hears of flows that begin, in the network namespace of the thread that makes this object. At
+    most `socket_buffer` bytes of events wait in the kernel. Raises `ConntrackError`.
+    """
+
+    def __new__(cls, *, socket_buffer: int) -> ConntrackEvents: ...
+    def receive(self, timeout: float) -> tuple[list[ConntrackEntry], bool]:
+        """Wait for flows that begin, at most `timeout` seconds. Also returns whether the kernel
+        dropped events because too many waited. Raises `ConntrackError`.
         """
 
 @final
@@ -853,6 +894,12 @@ class CaptureWriter:
 
     def close(self) -> None:
         """Write what still waits and flush. Raises OSError."""
+
+def conntrack_entries() -> list[ConntrackEntry]:
+    """The flows that the kernel tracks, in the network namespace of this thread. Flows that begin
+    or end meanwhile may be missing. Cost: a million flows take some seconds, and 300 MB. Raises
+    `ConntrackError`.
+    """
 
 def probe_flows() -> None:
     """Ask whether the kernel shows the flows that it tracks, in the network namespace of this

@@ -11,8 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from kbe_nat._native import Engine
-from kbe_nat.conntrack import KernelFlow
+from kbe_nat._native import ConntrackEntry, Engine
 from kbe_nat.engine_tables import Tables
 from kbe_nat.model import join_address
 from kbe_nat.packet import opening
@@ -42,7 +41,7 @@ DISAGREEMENTS = frozenset(Outcome) - {Outcome.AGREED, Outcome.NOT_OURS}
 class Finding:
     """One flow, and how it compares."""
 
-    flow: KernelFlow
+    flow: ConntrackEntry
     outcome: Outcome
     service: str
     """Empty where we know none."""
@@ -73,7 +72,7 @@ class Shadow:
         others = max(plan.options.pod_interfaces, default=0) + 1
         self._interfaces = (others, pod) if knows_pods_by_device else (OTHER_INTERFACE,)
 
-    def compare(self, flow: KernelFlow) -> Finding:
+    def compare(self, flow: ConntrackEntry) -> Finding:
         """One flow. Cost: a decision of the engine, or two."""
         interfaces = (0,) if flow.source[0] in self._own else self._interfaces
         findings = [self._compared(flow, interface) for interface in interfaces]
@@ -81,7 +80,7 @@ class Shadow:
         self.counts[best.service, best.outcome] += 1
         return best
 
-    def _compared(self, flow: KernelFlow, interface: int) -> Finding:
+    def _compared(self, flow: ConntrackEntry, interface: int) -> Finding:
         packet = opening(flow.protocol, flow.source, flow.destination)
         told = self._engine.explain(packet, 0, interface=interface, incomplete_checksum=True)
         served = join_address(*flow.reply_source)
@@ -89,15 +88,25 @@ class Shadow:
         is_served = told.action == "translate" or bool(told.refused and told.candidates)
         expected = tuple(told.candidates) if is_served else ()
         if told.action == "accept":
-            outcome = Outcome.UNKNOWN if flow.is_translated else Outcome.NOT_OURS
+            outcome = Outcome.UNKNOWN if is_translated(flow) else Outcome.NOT_OURS
         elif not is_served:
             outcome = Outcome.REFUSED
-        elif not flow.is_translated and served not in expected:
+        elif not is_translated(flow) and served not in expected:
             outcome = Outcome.UNTRANSLATED
         elif served not in expected:
             outcome = Outcome.ELSEWHERE
-        elif (served in told.masqueraded) != flow.is_masqueraded:
+        elif (served in told.masqueraded) != is_masqueraded(flow):
             outcome = Outcome.MASQUERADE
         else:
             outcome = Outcome.AGREED
         return Finding(flow, outcome, told.service or "", expected, told.action)
+
+
+def is_translated(flow: ConntrackEntry) -> bool:
+    """Whether the flow goes elsewhere than its client sends to."""
+    return flow.reply_source != flow.destination
+
+
+def is_masqueraded(flow: ConntrackEntry) -> bool:
+    """Whether the backend sees another address than the client's."""
+    return flow.reply_destination[0] != flow.source[0]

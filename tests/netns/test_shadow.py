@@ -3,6 +3,7 @@ compared.
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +12,22 @@ from typing import Any
 import pytest
 
 from harness.waiting import eventually
-from kbe_nat.conntrack import KernelFlow, parse
+from kbe_nat._native import ConntrackEntry, ConntrackEvents, conntrack_entries
+from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
-from kbe_nat.playground.namespaces import Namespace
+from kbe_nat.playground.namespaces import Namespace, inside
 from kbe_nat.rules.commands import Commands
+from kbe_nat.shadow import is_masqueraded, is_translated
 
 SEED = (Path(__file__).parents[2] / "examples/seed/cluster.yaml").read_text()
 COMMAND = (sys.executable, "-m", "kbe_nat")
 VIP = "172.30.228.255"
+CLIENTS = {
+    Family.IPV4: ("10.0.2.100", "172.30.0.10", "172.17.0.3", "10.0.2.15"),
+    Family.IPV6: ("fd00:2::100", "fd00:30::10", "fd00:17::3", "fd00:2::15"),
+}
+"""A client, a virtual IP, a backend, and the node's address."""
+FAMILIES = tuple(CLIENTS)
 
 
 @pytest.fixture(params=["iptables-save", "nft"])
@@ -92,30 +101,43 @@ def test_a_disagreement_is_reported(cluster: Cluster, objects: Path) -> None:
     assert found[0]["destinations"] == ["172.17.0.8:9876", "172.17.0.9:9876"]
 
 
-@pytest.mark.parametrize(
-    ("line", "flow"),
-    [
-        (
-            " [NEW] tcp      6 120 SYN_SENT src=10.0.2.100 dst=172.30.228.255 sport=40000 dport=80 [UNREPLIED] "
-            "src=172.17.0.3 dst=10.0.2.100 sport=9876 dport=40000",
-            KernelFlow(
-                "tcp",
-                ("10.0.2.100", 40000),
-                ("172.30.228.255", 80),
-                ("172.17.0.3", 9876),
-                ("10.0.2.100", 40000),
-            ),
-        ),
-        (
-            "udp 17 29 src=fd00::1 dst=fd00::2 sport=1 dport=53 src=fd00::3 dst=fd00::4 sport=53 dport=7 mark=0",
-            KernelFlow("udp", ("fd00::1", 1), ("fd00::2", 53), ("fd00::3", 53), ("fd00::4", 7)),
-        ),
-        (
-            "icmp 1 29 src=10.0.0.1 dst=10.0.0.2 type=8 code=0 id=7 src=10.0.0.2 dst=10.0.0.1 type=0 code=0",
-            None,
-        ),
-        ("conntrack v1.4.7 (conntrack-tools): 3 flow entries have been shown.", None),
-    ],
-)
-def test_lines_of_conntrack(line: str, flow: KernelFlow | None) -> None:
-    assert parse(line) == flow
+@pytest.mark.parametrize("flags", [(), ("--existing",)])
+def test_without_the_privilege_one_line_says_so(
+    cluster: Cluster, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    own = tmp_path / "cluster.yaml"
+    own.write_text(SEED)
+    plain = ("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin")
+    command = (*cluster.node.prefix, *plain, *COMMAND, "shadow", "--manifests", str(own), *flags)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    [line] = done.stderr.splitlines()
+    assert "the kernel's connection tracking: it cannot be read without CAP_NET_ADMIN" in line
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_kernels_flows_are_read(family: Family) -> None:
+    """Both ends of both directions, of flows that are translated and masqueraded, or neither."""
+    with Namespace(f"kbe-shadow-{os.getpid()}") as node:
+        events = inside(node.path, lambda: ConntrackEvents(socket_buffer=1 << 20))
+        client, vip, backend, masked = CLIENTS[family]
+        udp = ("-I", "-p", "udp", "--timeout", "600")
+        ends = ("--orig-src", client, "--orig-dst", vip, "--sport", "7", "--dport", "53")
+        reply = ("--reply-src", backend, "--reply-dst", masked)
+        ports = ("--reply-port-src", "9953", "--reply-port-dst", "1007")
+        node.call("conntrack", *udp, *ends, *reply, *ports)
+        heard: list[ConntrackEntry] = []
+
+        def hear() -> bool:
+            flows, is_overrun = events.receive(0.1)
+            assert not is_overrun
+            heard.extend(flows)
+            return bool(heard)
+
+        eventually(hear)
+        for [flow] in (heard, inside(node.path, conntrack_entries)):
+            assert flow.protocol == "udp"
+            assert (flow.source, flow.destination) == ((client, 7), (vip, 53))
+            assert flow.reply_source == (backend, 9953)
+            assert flow.reply_destination == (masked, 1007)
+            assert is_translated(flow) and is_masqueraded(flow)

@@ -1,15 +1,14 @@
 """`kbe-nat shadow`: decide beside the node's own proxy, and report where the two disagree."""
 
 import json
-import os
-import selectors
 import sys
 import time
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
+from kbe_nat._native import ConntrackEntry, ConntrackEvents, conntrack_entries
 from kbe_nat.cli.flags.node import NodeFlags, takes_node_flags
 from kbe_nat.cli.flags.options import (
     Format,
@@ -21,17 +20,27 @@ from kbe_nat.cli.flags.options import (
     warn,
 )
 from kbe_nat.cli.output import show, show_json, table
-from kbe_nat.conntrack import KernelFlow, listed, watched
-from kbe_nat.conntrack import parse as parse_line
-from kbe_nat.errors import ConntrackError, KbeNatError
+from kbe_nat.errors import KbeNatError
 from kbe_nat.model import join_address
 from kbe_nat.policy.planner import plan
-from kbe_nat.shadow import DISAGREEMENTS, Finding, Outcome, Shadow
+from kbe_nat.shadow import (
+    DISAGREEMENTS,
+    Finding,
+    Outcome,
+    Shadow,
+    is_masqueraded,
+    is_translated,
+)
 from kbe_nat.sources.address import parse_range
 from kbe_nat.sources.manifests.defaults import POD_RANGE
 from kbe_nat.sources.manifests.manifests import Manifests
 
-POLL_SECONDS = 1.0
+POLL_SECONDS: Final = 1.0
+WAIT_SECONDS: Final = 0.2
+"""A wait for events lasts so long at most, and so does an interruption of it."""
+EVENT_BYTES: Final = 4 << 20
+"""Events that wait in the kernel."""
+PROTOCOLS: Final = ("tcp", "udp", "sctp")
 
 
 @takes_node_flags
@@ -81,10 +90,12 @@ def shadow(
     own = Shadow()
     said: set[str] = set()
     _follow(source, own, flags, said, is_first=True)
-    flows = listed() if existing else _new_flows(source, own, flags, said, duration)
+    flows = conntrack_entries() if existing else _new_flows(source, own, flags, said, duration)
     compared = 0
     try:
         for flow in flows:
+            if flow.protocol not in PROTOCOLS:
+                continue
             found = own.compare(flow)
             if found.outcome in DISAGREEMENTS:
                 _report(found, output)
@@ -99,32 +110,19 @@ def shadow(
 
 def _new_flows(
     source: Manifests, own: Shadow, flags: NodeFlags, said: set[str], duration: float | None
-) -> Iterator[KernelFlow]:
-    """Connections as they begin; objects are looked after meanwhile."""
+) -> Iterator[ConntrackEntry]:
+    """Connections as they begin. Between events the objects are read again where they changed."""
     end = None if duration is None else time.monotonic() + duration
-    process = watched()
-    assert process.stdout is not None and process.stderr is not None
-    rest, looked = b"", time.monotonic()
-    try:
-        with selectors.DefaultSelector() as selector:
-            selector.register(process.stdout, selectors.EVENT_READ)
-            while end is None or time.monotonic() < end:
-                if selector.select(0.2):
-                    content = os.read(process.stdout.fileno(), 1 << 16)
-                    if not content:
-                        process.kill()
-                        reason = process.stderr.read().decode(errors="replace")
-                        raise ConntrackError(f"conntrack -E: {' '.join(reason.split())}")
-                    *lines, rest = (rest + content).split(b"\n")
-                    yield from filter(
-                        None, (parse_line(line.decode(errors="replace")) for line in lines)
-                    )
-                if time.monotonic() - looked > POLL_SECONDS:
-                    looked = time.monotonic()
-                    _follow(source, own, flags, said)
-    finally:
-        process.kill()
-        process.wait()
+    events = ConntrackEvents(socket_buffer=EVENT_BYTES)
+    newest_read = time.monotonic()
+    while end is None or time.monotonic() < end:
+        flows, is_overrun = events.receive(WAIT_SECONDS)
+        if is_overrun:
+            warn("the kernel dropped events, because there were too many: not all is compared")
+        yield from flows
+        if time.monotonic() - newest_read > POLL_SECONDS:
+            newest_read = time.monotonic()
+            _follow(source, own, flags, said)
 
 
 def _follow(
@@ -157,8 +155,8 @@ def _row(found: Finding) -> dict[str, Any]:
         "from": join_address(*flow.source),
         "to": join_address(*flow.destination),
         "kernel": {
-            "backend": join_address(*flow.reply_source) if flow.is_translated else None,
-            "masquerade": flow.is_masqueraded,
+            "backend": join_address(*flow.reply_source) if is_translated(flow) else None,
+            "masquerade": is_masqueraded(flow),
         },
         "verdict": {"translate": "dnat", "accept": "pass"}.get(found.verdict, found.verdict),
         "destinations": list(found.expected),

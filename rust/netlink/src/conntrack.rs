@@ -56,7 +56,16 @@ pub enum Change {
     Ended(Entry),
 }
 
-/// Wakes up whoever waits for what happens.
+/// What a listener hears of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Topic {
+    /// Flows whose first packet went through: [`Change::New`].
+    New,
+    /// Flows that are over: [`Change::Ended`].
+    Ended,
+}
+
+/// Ends the wait of [`Events::receive`].
 #[derive(Debug)]
 pub struct Waker(UnixStream);
 
@@ -78,17 +87,21 @@ pub struct Events {
 }
 
 impl Events {
-    /// Listens from now on for flows that begin and end; at most `socket_buffer` bytes of what
-    /// happens wait for us. The other value wakes up [`Events::receive`].
+    /// Listens to these topics from now on. At most `socket_buffer` bytes of events wait for us.
+    /// The other value ends waits.
     ///
     /// # Errors
     /// The system's: no privilege, or no such kernel module.
-    pub fn open(socket_buffer: i32) -> io::Result<(Self, Waker)> {
+    pub fn open(socket_buffer: i32, topics: &[Topic]) -> io::Result<(Self, Waker)> {
         let socket = Socket::open()?;
         socket
             .set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, socket_buffer)
             .or_else(|_| socket.set(libc::SOL_SOCKET, libc::SO_RCVBUF, socket_buffer))?;
-        for group in [GROUP_NEW, GROUP_DESTROY] {
+        for topic in topics {
+            let group = match topic {
+                Topic::New => libc::NFNLGRP_CONNTRACK_NEW,
+                Topic::Ended => libc::NFNLGRP_CONNTRACK_DESTROY,
+            };
             socket.set(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)?;
         }
         let (calls, waker) = UnixStream::pair()?;
@@ -199,8 +212,6 @@ const BUFFERS: usize = 16;
 const SUBSYSTEM: u16 = 1;
 const NEW: u16 = SUBSYSTEM << 8;
 const DELETED: u16 = SUBSYSTEM << 8 | 2;
-const GROUP_NEW: i32 = 1;
-const GROUP_DESTROY: i32 = 3;
 const SEEN_REPLY: u32 = 1 << 1;
 const ASSURED: u32 = 1 << 2;
 const CTA_TUPLE_ORIG: u16 = 1;

@@ -1,4 +1,5 @@
-//! `ConntrackSync`: keeps an engine's flows in step with the kernel's connection tracking.
+//! The kernel's connection tracking: `ConntrackSync` keeps an engine's flows in step with it,
+//! `ConntrackEvents` and `conntrack_entries` only read it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,7 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use kbe_nat_datapath as datapath;
-use kbe_nat_netlink::conntrack::{Events, Requests, Statistics};
+use kbe_nat_engine::tuple::Protocol;
+use kbe_nat_netlink::conntrack::{Change, Entry, Events, Requests, Statistics, Topic, Waker};
 use pyo3::prelude::*;
 
 use crate::convert;
@@ -29,7 +31,7 @@ impl ConntrackSync {
     #[pyo3(signature = (engine, *, socket_buffer))]
     fn new(py: Python<'_>, engine: Py<Engine>, socket_buffer: i32) -> PyResult<Self> {
         py.detach(|| {
-            let (events, waker) = Events::open(socket_buffer)?;
+            let (events, waker) = Events::open(socket_buffer, &[Topic::New, Topic::Ended])?;
             Ok(Self {
                 engine,
                 kernel: Mutex::new((events, Requests::open()?)),
@@ -103,6 +105,86 @@ impl ConntrackSync {
     fn turns(&self) -> u64 {
         self.sync.turns()
     }
+}
+
+/// A flow of the kernel's.
+#[pyclass(frozen, module = "kbe_nat._native")]
+pub(crate) struct ConntrackEntry(Entry);
+
+#[pymethods]
+impl ConntrackEntry {
+    #[getter]
+    fn protocol(&self) -> String {
+        Protocol(self.0.protocol).to_string()
+    }
+
+    #[getter]
+    fn source(&self) -> (String, u16) {
+        convert::end(&self.0.original.src)
+    }
+
+    #[getter]
+    fn destination(&self) -> (String, u16) {
+        convert::end(&self.0.original.dst)
+    }
+
+    #[getter]
+    fn reply_source(&self) -> (String, u16) {
+        convert::end(&self.0.reply.src)
+    }
+
+    #[getter]
+    fn reply_destination(&self) -> (String, u16) {
+        convert::end(&self.0.reply.dst)
+    }
+}
+
+/// Flows of the kernel's as they begin.
+#[pyclass(frozen, module = "kbe_nat._native")]
+pub(crate) struct ConntrackEvents {
+    events: Mutex<Events>,
+    /// Without it every wait would end at once.
+    _waker: Waker,
+}
+
+#[pymethods]
+impl ConntrackEvents {
+    #[new]
+    #[pyo3(signature = (*, socket_buffer))]
+    fn new(py: Python<'_>, socket_buffer: i32) -> PyResult<Self> {
+        let (events, waker) = py
+            .detach(|| Events::open(socket_buffer, &[Topic::New]))
+            .map_err(|error| errors::conntrack(&error))?;
+        Ok(Self { events: Mutex::new(events), _waker: waker })
+    }
+
+    fn receive(&self, py: Python<'_>, timeout: f64) -> PyResult<(Vec<ConntrackEntry>, bool)> {
+        let timeout = Duration::try_from_secs_f64(timeout).map_err(errors::argument)?;
+        let mut changes = Vec::new();
+        let is_complete = py
+            .detach(|| {
+                let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+                events.receive(timeout, &mut changes)
+            })
+            .map_err(|error| errors::conntrack(&error))?;
+        let entries = changes.into_iter().filter_map(|change| match change {
+            Change::New(entry) => Some(ConntrackEntry(entry)),
+            Change::Ended(_) => None,
+        });
+        Ok((entries.collect(), !is_complete))
+    }
+}
+
+/// The flows that the kernel has.
+#[pyfunction]
+pub(crate) fn conntrack_entries(py: Python<'_>) -> PyResult<Vec<ConntrackEntry>> {
+    let mut entries = Vec::new();
+    py.detach(|| {
+        Requests::open()?
+            .dump(None, |chunk| entries.extend(chunk.iter().cloned().map(ConntrackEntry)))
+    })
+    .map_err(|error| errors::conntrack(&error))?;
+    Ok(entries)
 }
 
 /// Fails where the kernel does not show its flows to this process. Dumps none of them.

@@ -1,6 +1,6 @@
 //! Text and buffers of Python as values of the engine.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use kbe_nat_engine::Cidr;
 use kbe_nat_engine::reject::RejectWith;
@@ -20,6 +20,11 @@ pub(crate) fn address(text: &str) -> PyResult<IpAddr> {
         Ok(address) => Ok(address),
         Err(_) => Err(argument(format!("{text:?} is not an IP address"))),
     }
+}
+
+/// Address and port.
+pub(crate) fn end(address: &SocketAddr) -> (String, u16) {
+    (address.ip().to_string(), address.port())
 }
 
 /// A list of addresses.

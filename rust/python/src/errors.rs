@@ -44,7 +44,13 @@ pub(crate) fn queue(error: &kbe_nat_netlink::QueueError) -> PyErr {
 
 /// `kbe_nat.ConntrackError`.
 pub(crate) fn conntrack(error: &std::io::Error) -> PyErr {
-    defined("ConntrackError", &format!("the kernel's connection tracking: {}", errno_text(error)))
+    let reason = match error.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            "it cannot be read without CAP_NET_ADMIN".to_owned()
+        }
+        _ => errno_text(error),
+    };
+    defined("ConntrackError", &format!("the kernel's connection tracking: {reason}"))
 }
 
 /// `kbe_nat.RulesError`, about the kernel's tables.

@@ -34,6 +34,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<queue::BackendIdMap>()?;
     module.add_class::<queue::KernelQueue>()?;
     module.add_class::<queue::Loop>()?;
+    module.add_class::<conntrack::ConntrackEntry>()?;
+    module.add_class::<conntrack::ConntrackEvents>()?;
     module.add_class::<conntrack::ConntrackSync>()?;
     module.add_class::<tables::NftElements>()?;
     module.add_class::<tables::NftRule>()?;
@@ -45,6 +47,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<capture::CaptureBatch>()?;
     module.add_class::<capture::CaptureWriter>()?;
     module.add_function(wrap_pyfunction!(verdict::reject, module)?)?;
+    module.add_function(wrap_pyfunction!(conntrack::conntrack_entries, module)?)?;
     module.add_function(wrap_pyfunction!(conntrack::probe_flows, module)?)?;
     module.add("PanicException", py.get_type::<pyo3::panic::PanicException>())?;
     let actions = kbe_nat_engine::Action::ALL.map(kbe_nat_engine::Action::name);
