@@ -3,23 +3,42 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 import kbe_nat
 from kbe_nat.family import Family
+from kbe_nat.policy.options import Mode, Options
 from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.diversion import rule_sets
-from kbe_nat.rules.installer import installed
+from kbe_nat.rules.installer import InstallerName, installation, probe
 from kbe_nat.rules.iptables import Iptables
+from kbe_nat.rules.iptables_words import rule_words
 from kbe_nat.rules.memory import Memory
-from kbe_nat.rules.rule import Marks
+from kbe_nat.rules.nftables import Nftables
+from kbe_nat.rules.rule import (
+    CtState,
+    Element,
+    Ending,
+    Hook,
+    Mark,
+    Marks,
+    NotConfirmed,
+    Protocol,
+    Queue,
+    Rule,
+    SetChange,
+    SetKind,
+    set_changes,
+)
 
 POD = Backend("172.17.0.3", 9876)
+GOLDENS = Path(__file__).parent / "rules"
 
 
-def policy(
+def planned(
     name: str, *frontends: Frontend, family: Family = Family.IPV4, protocol: str = "tcp"
 ) -> PlannedPort:
     return PlannedPort("default", name, "", protocol, family, frontends, (POD,), ())
@@ -27,11 +46,11 @@ def policy(
 
 PLAN = Plan(
     ports=(
-        policy(
+        planned(
             "web", Frontend("cluster-ip", "172.30.228.255", 80), Frontend("node-port", "", 30080)
         ),
-        policy("dns", Frontend("cluster-ip", "172.30.0.10", 53), protocol="udp"),
-        policy(
+        planned("dns", Frontend("cluster-ip", "172.30.0.10", 53), protocol="udp"),
+        planned(
             "six",
             Frontend("cluster-ip", "fd00::1", 80),
             Frontend("node-port", "", 30080),
@@ -66,31 +85,36 @@ class Recorded:
 def test_sets_hold_every_frontend_of_their_family() -> None:
     four, six = rule_sets(PLAN, (7, 7))
     assert four.sets == {
-        "kbe-nat-frontends-4": (
-            "127.0.0.1,tcp:30080",
-            "172.30.0.10,udp:53",
-            "172.30.228.255,tcp:80",
-            "192.0.2.1,tcp:30080",
+        SetKind.FRONTENDS: (
+            ("127.0.0.1", "tcp", 30080),
+            ("172.30.0.10", "udp", 53),
+            ("172.30.228.255", "tcp", 80),
+            ("192.0.2.1", "tcp", 30080),
         ),
-        "kbe-nat-addresses-4": ("127.0.0.1", "172.30.0.10", "172.30.228.255", "192.0.2.1"),
+        SetKind.ADDRESSES: ("127.0.0.1", "172.30.0.10", "172.30.228.255", "192.0.2.1"),
     }
-    assert six.sets["kbe-nat-frontends-6"] == ("2001:db8::1,tcp:30080", "fd00::1,tcp:80")
+    assert six.sets[SetKind.FRONTENDS] == (
+        ("2001:db8::1", "tcp", 30080),
+        ("fd00::1", "tcp", 80),
+    )
 
 
 def test_where_node_ports_are_closed_those_that_refuse_somebody_are_diverted() -> None:
-    port = Frontend("node-port", "", 30080)
-    served, unserved = policy("web", port), replace(policy("web", port), cluster_backends=())
-    for own, expected in ((served, ()), (unserved, ("192.0.2.9,tcp:30080",))):
-        [made] = rule_sets(Plan((own,), (), (), (), closed_addresses=("192.0.2.9", "::1")), (7, 7))
-        assert made.sets["kbe-nat-frontends-4"] == expected
+    frontend = Frontend("node-port", "", 30080)
+    served = planned("web", frontend)
+    unserved = replace(served, cluster_backends=())
+    for port, expected in ((served, ()), (unserved, (("192.0.2.9", "tcp", 30080),))):
+        plan = Plan((port,), (), (), (), closed_addresses=("192.0.2.9", "::1"))
+        [rules] = rule_sets(plan, (7, 7))
+        assert rules.sets[SetKind.FRONTENDS] == expected
 
 
 def test_the_number_of_rules_does_not_grow_with_services() -> None:
-    many = tuple(policy(f"s{n}", Frontend("cluster-ip", f"172.30.1.{n}", 80)) for n in range(250))
+    many = tuple(planned(f"s{n}", Frontend("cluster-ip", f"172.30.1.{n}", 80)) for n in range(250))
     [few] = rule_sets(Plan(many[:1], (), (), ()), (7, 7))
     [lots] = rule_sets(Plan(many, (), (), ()), (7, 7))
     assert few.rules == lots.rules
-    assert len(lots.sets["kbe-nat-frontends-4"]) == 250
+    assert len(lots.sets[SetKind.FRONTENDS]) == 250
 
 
 def test_marks_are_single_bits_that_others_do_not_use() -> None:
@@ -103,21 +127,86 @@ def test_marks_are_single_bits_that_others_do_not_use() -> None:
         assert not sum(bits) & foreign
 
 
-def test_every_rule_stands_in_a_chain_that_is_jumped_to() -> None:
-    for own in rule_sets(PLAN, (7, 7)):
-        places = {(jump.table, jump.hook) for jump in own.jumps}
-        assert {(rule.table, rule.chain) for rule in own.rules} == places
-
-
 def test_nothing_but_icmp_passes_while_nobody_listens() -> None:
     """Frontends must not be reached untranslated; a node may be asked whether it is there."""
-    for own in rule_sets(PLAN, (7, 7)):
-        diverting = [
-            rule.words for rule in own.rules if rule.table == "raw" and "NFQUEUE" in rule.words
-        ]
-        bypassing = [words for words in diverting if "--queue-bypass" in words]
-        assert bypassing == [words for words in diverting if "-p" in words]
-        assert 0 < len(bypassing) < len(diverting)
+    for rules in rule_sets(PLAN, (7, 7)):
+        queues = [(rule, rule.target) for rule in rules.rules if isinstance(rule.target, Queue)]
+        bypassing = [rule for rule, queue in queues if queue.bypass]
+        assert bypassing == [rule for rule, _ in queues if Protocol.ICMP in rule.matches]
+        assert 0 < len(bypassing) < len(queues)
+
+
+OPTIONS = {
+    "plain": (PLAN, (7, 7)),
+    "resets": (replace(PLAN, options=Options(resets_tcp=True)), (7, 9)),
+    "ranges": (
+        replace(
+            PLAN,
+            options=Options(mode=Mode.NFTABLES),
+            service_ranges=("172.30.0.0/16", "fd00::/112"),
+        ),
+        (7, 7),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("installer", [Iptables, Nftables])
+def test_rules_are_written_word_for_word(installer: type[Iptables | Nftables], name: str) -> None:
+    plan, queues = OPTIONS[name]
+    golden = GOLDENS / f"{installer.__name__.lower()}-{name}.txt"
+    assert installer(Recorded()).render(rule_sets(plan, queues)) == golden.read_text()
+
+
+def test_options_of_one_module_follow_each_other() -> None:
+    """iptables makes a second match of a module that is named again."""
+    rule = Rule(Hook.RAW_OUTPUT, (CtState.RELATED, NotConfirmed(), Mark(1)), Ending.DROP)
+    assert rule_words(rule, Family.IPV4) == (
+        "-m conntrack --ctstate RELATED ! --ctstatus CONFIRMED -m mark --mark 0x1/0x1 -j DROP"
+    )
+
+
+def test_only_sets_that_differ_change_and_other_rules_are_no_change() -> None:
+    [few] = rule_sets(Plan(PLAN.ports[:1], (), (), ()), (7, 7))
+    [more] = rule_sets(Plan(PLAN.ports[:2], (), (), ()), (7, 7))
+    [other] = rule_sets(Plan(PLAN.ports[:1], (), (), ()), (8, 8))
+    assert set_changes([few], [few]) == []
+    assert set_changes([few], [replace(few)]) == []
+    assert set_changes([few], [other]) is None
+    assert set_changes([few], []) is None
+    changed = (
+        (SetKind.FRONTENDS, frozenset({("172.30.0.10", "udp", 53)})),
+        (SetKind.ADDRESSES, frozenset({"172.30.0.10"})),
+    )
+    none: frozenset[Element] = frozenset()
+    assert set_changes([few], [more]) == [
+        SetChange(Family.IPV4, kind, elements, none) for kind, elements in changed
+    ]
+    assert set_changes([more], [few]) == [
+        SetChange(Family.IPV4, kind, none, elements) for kind, elements in changed
+    ]
+
+
+@pytest.mark.parametrize("name", [name for name in InstallerName if name is not InstallerName.AUTO])
+def test_every_name_creates_its_installer(name: InstallerName) -> None:
+    installer, reason = probe(name, Recorded())
+    assert isinstance(installer, name.create if isinstance(name.create, type) else ())
+    assert not reason.endswith("does not work here")
+
+
+def test_the_reason_names_installers_that_do_not_work() -> None:
+    class WithoutNft(Recorded):
+        def run(self, command: Sequence[str], text: str = "") -> str:
+            if command[0] == "nft":
+                raise kbe_nat.RulesError("nft is not installed")
+            return super().run(command, text)
+
+    runner = WithoutNft({"iptables --version": "iptables v1.8"})
+    installer, reason = probe(InstallerName.AUTO, runner)
+    assert isinstance(installer, Iptables)
+    assert reason == "iptables v1.8: nft does not work here"
+    with pytest.raises(kbe_nat.RulesError, match="nft: nft is not installed"):
+        probe(InstallerName.NFT, runner)
 
 
 def test_one_transaction_for_each_family_sets_first() -> None:
@@ -169,7 +258,7 @@ COMMIT
 
 def test_rules_are_removed_also_when_the_block_or_the_installation_fails() -> None:
     memory = Memory()
-    with pytest.raises(ZeroDivisionError), installed(memory, rule_sets(PLAN, (7, 7))):
+    with pytest.raises(ZeroDivisionError), installation(memory, rule_sets(PLAN, (7, 7))):
         assert "raw: -A KBE-NAT-PREROUTING -m set --match-set kbe-nat-frontends-4" in str(memory)
         raise ZeroDivisionError
     assert memory.rules == ()

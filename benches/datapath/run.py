@@ -31,7 +31,7 @@ from kbe_nat.playground.cluster import Cluster  # noqa: E402
 from kbe_nat.policy.plan import Backend  # noqa: E402
 from kbe_nat.rules.commands import Commands  # noqa: E402
 from kbe_nat.rules.diversion import rule_sets  # noqa: E402
-from kbe_nat.rules.installer import installed  # noqa: E402
+from kbe_nat.rules.installer import installation  # noqa: E402
 from kbe_nat.rules.iptables import Iptables  # noqa: E402
 from kbe_nat.rules.rule import Marks  # noqa: E402
 
@@ -202,7 +202,10 @@ def ours(path: str) -> Callable[[Cluster], Any]:
     def way(cluster: Cluster) -> Iterator[int]:
         command = (*cluster.node.prefix, sys.executable, str(HERE / "forwarder.py"), path)
         rules = rule_sets(PLAN, (QUEUE, QUEUE))
-        with running(command) as daemon, installed(Iptables(Commands(cluster.node.prefix)), rules):
+        with (
+            running(command) as daemon,
+            installation(Iptables(Commands(cluster.node.prefix)), rules),
+        ):
             yield daemon
 
     return way
@@ -221,7 +224,7 @@ def c_nfq(cluster: Cluster) -> Iterator[int]:
     """The C yardstick, with the rules and the mark of the product: the kernel has the same work."""
     command = (*cluster.node.prefix, str(ROOT / "target/nfq"), str(QUEUE), POD, hex(Marks().flow))
     rules = rule_sets(PLAN, (QUEUE, QUEUE))
-    with running(command) as daemon, installed(Iptables(Commands(cluster.node.prefix)), rules):
+    with running(command) as daemon, installation(Iptables(Commands(cluster.node.prefix)), rules):
         yield daemon
 
 

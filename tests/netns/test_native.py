@@ -41,7 +41,7 @@ from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import inside
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.diversion import rule_sets
-from kbe_nat.rules.installer import installed
+from kbe_nat.rules.installer import installation
 from kbe_nat.rules.iptables import Iptables
 from kbe_nat.rules.rule import DatapathKind
 
@@ -299,7 +299,7 @@ def test_f04_a_full_queue_drops_and_counts(cluster: Cluster) -> None:
         served(pod, ECHO, "4")
     with (
         inside(cluster.node.path, lambda: NativeQueue(7, max_length=10)) as queue,
-        installed(Iptables(Commands(cluster.node.prefix)), rule_sets(plan_of(), (7, 7))),
+        installation(Iptables(Commands(cluster.node.prefix)), rule_sets(plan_of(), (7, 7))),
         inside(
             cluster.client.path, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         ) as client,
@@ -342,7 +342,7 @@ def diverted(cluster: Cluster) -> Iterator[None]:
     add_ipv6(cluster)
     for pod in cluster.pods:
         served(pod, ECHO, "4")
-    with installed(Iptables(Commands(cluster.node.prefix)), rule_sets(plan_of(), (7, 7))):
+    with installation(Iptables(Commands(cluster.node.prefix)), rule_sets(plan_of(), (7, 7))):
         yield
 
 

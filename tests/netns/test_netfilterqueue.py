@@ -24,7 +24,7 @@ from kbe_nat.policy.options import Options
 from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.diversion import rule_sets
-from kbe_nat.rules.installer import installed
+from kbe_nat.rules.installer import installation
 from kbe_nat.rules.iptables import Iptables
 
 VIP = "172.30.228.255"
@@ -57,7 +57,7 @@ def proxied(cluster: Cluster) -> Iterator[tuple[kbe_nat.Engine, NetfilterQueue]]
     with (
         inside(cluster.node.path, lambda: NetfilterQueue(QUEUE, timeout=0.05)) as queue,
         LoopThread(engine, queue),
-        installed(Iptables(Commands(cluster.node.prefix)), rule_sets(PLAN, (QUEUE, QUEUE))),
+        installation(Iptables(Commands(cluster.node.prefix)), rule_sets(PLAN, (QUEUE, QUEUE))),
     ):
         yield engine, queue
 
@@ -207,7 +207,7 @@ def test_foreign_rules_stay_byte_identical(cluster: Cluster) -> None:
             node.call(command, "-t", table, "-L", "-n")
     before = rules_of(node)
     backend = Iptables(Commands(node.prefix))
-    with installed(backend, rule_sets(PLAN, (QUEUE, QUEUE))):
+    with installation(backend, rule_sets(PLAN, (QUEUE, QUEUE))):
         during = rules_of(node)
         assert "KBE-NAT-PREROUTING" in during
         own = set(before.splitlines()) ^ set(during.splitlines())
@@ -226,7 +226,7 @@ def test_a_refused_installation_leaves_nothing(cluster: Cluster) -> None:
     node = cluster.node
     before = rules_of(node)
     # There are 65536 queues.
-    wrong = installed(Iptables(Commands(node.prefix)), rule_sets(PLAN, (70_000, 70_000)))
+    wrong = installation(Iptables(Commands(node.prefix)), rule_sets(PLAN, (70_000, 70_000)))
     with pytest.raises(kbe_nat.RulesError, match="iptables-restore"), wrong:
         pass
     assert [line for line in rules_of(node).splitlines() if "KBE" in line or "kbe" in line] == []

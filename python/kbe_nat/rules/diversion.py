@@ -3,68 +3,78 @@ rules.
 """
 
 from collections.abc import Iterator
-from typing import Final
 
 from kbe_nat.family import Family
 from kbe_nat.policy.plan import Plan
 from kbe_nat.rules.frontends import Frontends, Reached
-from kbe_nat.rules.rule import PREFIX, TAG, Jump, Marks, Rule, RuleSet
+from kbe_nat.rules.rule import (
+    ConnMark,
+    CtDirection,
+    CtState,
+    Element,
+    Ending,
+    Hook,
+    Icmpv6Type,
+    InSet,
+    Mark,
+    Marks,
+    Masquerade,
+    NotConfirmed,
+    NotFrom,
+    NotToNode,
+    Protocol,
+    Queue,
+    Reject,
+    Rule,
+    RuleSet,
+    SetConnMark,
+    SetKind,
+)
 
 
 class DiversionRules:
     """The rules for one plan after the other, to the queues from a first to a last number.
 
-    Over several queues packets are spread by their addresses. Replies have others than what they
-    answer, so they may be in another queue: the loops must share an engine.
+    Over several queues packets are spread by their addresses. A reply has other addresses than the
+    packet that it answers, so it may be in another queue: the loops must share an engine.
     """
 
     def __init__(self, queues: tuple[int, int], marks: Marks) -> None:
         self._queues = queues
         self._marks = marks
         self._frontends = Frontends()
-        self._made: dict[Family, tuple[Reached, bool, RuleSet]] = {}
-        """By family, with what they were made of."""
+        self._written: dict[Family, tuple[Reached, bool, RuleSet]] = {}
+        """By family, with what the rules depend on."""
 
     def rule_sets(self, plan: Plan) -> tuple[RuleSet, ...]:
         """One set per family in use; the same objects as for the last plan when nothing has changed
         for them. Cost: as of `Frontends.reached`.
         """
-        made = {}
-        for number, reached in self._frontends.reached(plan).items():
-            known = self._made.get(number)
+        written = {}
+        for family, reached in self._frontends.reached(plan).items():
             resets_tcp = plan.options.resets_tcp
-            if known and known[0] is reached and known[1] == resets_tcp:
-                made[number] = known
+            earlier = self._written.get(family)
+            if earlier and earlier[0] is reached and earlier[1] == resets_tcp:
+                written[family] = earlier
             else:
-                made[number] = (
-                    reached,
-                    resets_tcp,
-                    self._rule_set(number, reached, resets_tcp=resets_tcp),
-                )
-        self._made = made
-        return tuple(own for _, _, own in made.values())
+                rules = self._rule_set(family, reached, resets_tcp=resets_tcp)
+                written[family] = reached, resets_tcp, rules
+        self._written = written
+        return tuple(rules for _, _, rules in written.values())
 
-    def _rule_set(self, number: Family, reached: Reached, *, resets_tcp: bool) -> RuleSet:
-        endpoints = reached.frontends
-        sets = {
-            f"{TAG}-frontends-{number}": tuple(
-                sorted(f"{address},{protocol}:{port}" for address, protocol, port in endpoints)
-            ),
-            f"{TAG}-addresses-{number}": tuple(sorted({address for address, _, _ in endpoints})),
+    def _rule_set(self, family: Family, reached: Reached, *, resets_tcp: bool) -> RuleSet:
+        sets: dict[SetKind, tuple[Element, ...]] = {
+            SetKind.FRONTENDS: tuple(sorted(reached.frontends)),
+            SetKind.ADDRESSES: tuple(sorted({address for address, _, _ in reached.frontends})),
         }
         refused = (*reached.ranges, *reached.addresses)
         if refused:
-            sets[f"{TAG}-refused-{number}"] = tuple(sorted(refused))
-        words = [
-            *_diverted(number, _queue(self._queues), self._marks, has_refused=bool(refused)),
-            *_carried_out(number, self._marks, resets_tcp=resets_tcp),
-        ]
-        rules = tuple(Rule(table, chain, tuple(text.split())) for table, chain, text in words)
-        used = {(rule.table, rule.chain) for rule in rules}
-        jumps = tuple(
-            Jump(table, hook, PREFIX + hook) for table, hook in HOOKS if (table, hook) in used
+            sets[SetKind.REFUSED] = tuple(sorted(refused))
+        rules = (
+            *_diversion(Queue(*self._queues), self._marks, has_refused=bool(refused)),
+            *_mark_effects(family, self._marks, resets_tcp=resets_tcp),
         )
-        return RuleSet(number, jumps, rules, sets)
+        return RuleSet(family, rules, sets)
 
 
 def rule_sets(
@@ -74,80 +84,44 @@ def rule_sets(
     return DiversionRules(queues, marks or Marks()).rule_sets(plan)
 
 
-def _queue(queues: tuple[int, int]) -> str:
-    first, last = queues
-    return f"-j NFQUEUE --queue-{f'num {first}' if first == last else f'balance {first}:{last}'}"
-
-
-def _diverted(
-    number: Family, divert: str, marks: Marks, *, has_refused: bool
-) -> Iterator[tuple[str, str, str]]:
-    icmp = "ipv6-icmp" if number == Family.IPV6 else "icmp"
-    flow = _bit(marks.flow)
-    for hook in ("PREROUTING", "OUTPUT"):
-        # Somebody serves it beside us (NodeLocal DNSCache).
-        yield "raw", hook, "-m conntrack --ctstate UNTRACKED -j RETURN"
-        # Ahead of the kernel's connection tracking: it then sees one consistent flow between client
-        # and pod.
-        yield "raw", hook, f"-m set --match-set {TAG}-frontends-{number} dst,dst {divert}"
+def _diversion(queue: Queue, marks: Marks, *, has_refused: bool) -> Iterator[Rule]:
+    """Rules that lead packets to the queue."""
+    for hook in (Hook.RAW_PREROUTING, Hook.RAW_OUTPUT):
+        # Another program serves an untracked packet (NodeLocal DNSCache).
+        yield Rule(hook, (CtState.UNTRACKED,), Ending.RETURN)
+        # The queue is ahead of the kernel's connection tracking, which then sees one consistent
+        # flow between client and pod.
+        yield Rule(hook, (InSet(SetKind.FRONTENDS),), queue)
         if has_refused:
-            yield "raw", hook, f"-m set --match-set {TAG}-refused-{number} dst {divert}"
-        # ICMP errors about translated replies, and echo requests; ICMP has no ports, so it has a
-        # set of its own. Much of it is the node's own affair, and passes when nobody listens. What
-        # the node says about a refused connection, to itself or to a host that has a Service's
-        # external address, shares that connection's unconfirmed entry: the kernel drops such
-        # packets instead of queueing them.
-        if hook == "OUTPUT":
-            yield (
-                "raw",
-                hook,
-                f"-p {icmp} -m conntrack --ctstate RELATED ! --ctstatus CONFIRMED -j RETURN",
-            )
-        other = "! -i lo" if hook == "PREROUTING" else "-m addrtype ! --dst-type LOCAL"
-        addressed = f"-m set --match-set {TAG}-addresses-{number} dst"
-        yield "raw", hook, f"-p {icmp} {other} {addressed} {divert} --queue-bypass"
-        # Replies are recognised by their flow, not by their address.
-        yield "mangle", hook, f"-m mark --mark {flow} -j CONNMARK --set-xmark {flow}"
-    for hook in ("INPUT", "POSTROUTING"):
-        # After routing and reverse-path checks, which know the pod's address; ahead of source NAT.
-        yield "mangle", hook, f"-m connmark --mark {flow} -m conntrack --ctdir REPLY {divert}"
+            yield Rule(hook, (InSet(SetKind.REFUSED),), queue)
+        if hook is Hook.RAW_OUTPUT:
+            # The node's ICMP error about a refused connection, to itself or to a host that has a
+            # Service's external address, shares that connection's unconfirmed entry. The kernel
+            # drops such a packet instead of queueing it.
+            yield Rule(hook, (Protocol.ICMP, CtState.RELATED, NotConfirmed()), Ending.RETURN)
+        # ICMP errors about translated replies, and echo requests. Much of ICMP is the node's own
+        # affair, so it passes while no process listens.
+        foreign = NotFrom("lo") if hook is Hook.RAW_PREROUTING else NotToNode()
+        matches = (Protocol.ICMP, foreign, InSet(SetKind.ADDRESSES))
+        yield Rule(hook, matches, Queue(queue.first, queue.last, bypass=True))
+    # Replies are recognised by their connection, not by their address.
+    for hook in (Hook.MANGLE_PREROUTING, Hook.MANGLE_OUTPUT):
+        yield Rule(hook, (Mark(marks.flow),), SetConnMark(marks.flow))
+    # They are queued after routing and reverse-path checks, which know the pod's address; ahead of
+    # source NAT.
+    for hook in (Hook.MANGLE_INPUT, Hook.MANGLE_POSTROUTING):
+        yield Rule(hook, (ConnMark(marks.flow), CtDirection.REPLY), queue)
 
 
-def _carried_out(
-    number: Family, marks: Marks, *, resets_tcp: bool
-) -> Iterator[tuple[str, str, str]]:
-    """What the kernel does by marks."""
-    unreachable = "icmp6-port-unreachable" if number == Family.IPV6 else "icmp-port-unreachable"
-    refused, masquerade = _bit(marks.reject), _bit(marks.masquerade)
-    for hook in ("INPUT", "FORWARD", "OUTPUT"):
+def _mark_effects(family: Family, marks: Marks, *, resets_tcp: bool) -> Iterator[Rule]:
+    """Rules by which the kernel does what the mark of a packet asks for."""
+    for hook in (Hook.FILTER_INPUT, Hook.FILTER_FORWARD, Hook.FILTER_OUTPUT):
         if resets_tcp:
-            yield (
-                "filter",
-                hook,
-                f"-p tcp -m mark --mark {refused} -j REJECT --reject-with tcp-reset",
-            )
-        yield "filter", hook, f"-m mark --mark {refused} -j REJECT --reject-with {unreachable}"
-    if number == Family.IPV6:
-        # A pod that the node tells of a nearer way to a backend would send there what is meant for
-        # a virtual IP. IPv6 has no setting against it, and the kernel does not say which flow a
-        # redirect is about.
-        yield "filter", "OUTPUT", "-p ipv6-icmp -m icmp6 --icmpv6-type redirect -j DROP"
-    yield "nat", "POSTROUTING", f"-m mark --mark {masquerade} -j MASQUERADE --random-fully"
-
-
-def _bit(bit: int) -> str:
-    return f"{bit:#x}/{bit:#x}"
-
-
-HOOKS: Final = (
-    ("raw", "PREROUTING"),
-    ("raw", "OUTPUT"),
-    ("mangle", "PREROUTING"),
-    ("mangle", "INPUT"),
-    ("mangle", "OUTPUT"),
-    ("mangle", "POSTROUTING"),
-    ("filter", "INPUT"),
-    ("filter", "FORWARD"),
-    ("filter", "OUTPUT"),
-    ("nat", "POSTROUTING"),
-)
+            yield Rule(hook, (Protocol.TCP, Mark(marks.reject)), Reject.TCP_RESET)
+        yield Rule(hook, (Mark(marks.reject),), Reject.PORT_UNREACHABLE)
+    if family == Family.IPV6:
+        # A redirect would lead a pod around the node, with packets for a virtual IP. IPv6 has no
+        # setting against redirects, and the kernel does not say which flow one is about.
+        matches = (Protocol.ICMP, Icmpv6Type.REDIRECT)
+        yield Rule(Hook.FILTER_OUTPUT, matches, Ending.DROP)
+    yield Rule(Hook.NAT_POSTROUTING, (Mark(marks.masquerade),), Masquerade())

@@ -1,6 +1,6 @@
-"""What puts the rules into the kernel, and which of them this kernel takes."""
+"""How rules get into the kernel, and which installer works here."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Protocol
@@ -8,12 +8,26 @@ from typing import Protocol
 from kbe_nat.errors import RulesError
 from kbe_nat.rules.commands import Runner
 from kbe_nat.rules.iptables import Iptables
-from kbe_nat.rules.nftables import PROBE, Nftables
+from kbe_nat.rules.nftables import Nftables
 from kbe_nat.rules.rule import RuleSet
 
 
 class RuleInstaller(Protocol):
-    """Who puts rules into the kernel. All methods raise `RulesError`."""
+    """Writes rules in the words of its commands, and puts them into the kernel. All methods raise
+    `RulesError`.
+    """
+
+    def require_commands(self) -> str:
+        """Raises when the commands are not here, whatever the kernel makes of its rules. Returns
+        their name, or name and version, for people.
+        """
+        ...
+
+    def probe(self) -> str:
+        """Raises when this kernel does not take the rules. Returns the name of the commands and
+        the reason why they work, for people. Leaves nothing in the kernel.
+        """
+        ...
 
     def install(self, rules: Iterable[RuleSet]) -> None:
         """Make these our rules, in place of any that an earlier run has left. Foreign rules stay as
@@ -22,23 +36,23 @@ class RuleInstaller(Protocol):
         ...
 
     def update(self, rules: Iterable[RuleSet]) -> None:
-        """As `install`, but when only elements of sets differ from what this object has installed
-        last, only those change.
+        """As `install`, but when only elements of sets differ from the rules that this object has
+        installed last, only those change.
         """
         ...
 
     def missing(self) -> tuple[str, ...]:
-        """What of the rules that were installed last is not in the kernel as it should be, whether
-        somebody has taken it away, changed it, or put something beside it: rules, or names of sets.
+        """How the kernel differs from the rules that were installed last: rules and names of sets
+        that are gone, changed, or have something beside them.
         """
         ...
 
     def remove(self) -> None:
-        """Take away every rule, chain and set of ours, if there are any."""
+        """Remove every rule, chain and set of ours, if there are any."""
         ...
 
     def is_present(self) -> bool:
-        """Whether there are rules of ours in the kernel, whoever has put them there."""
+        """Whether there are rules of ours in the kernel, of any run."""
         ...
 
     def render(self, rules: Iterable[RuleSet]) -> str:
@@ -48,68 +62,72 @@ class RuleInstaller(Protocol):
         ...
 
 
+class InstallerName(StrEnum):
+    """Names of the installers, with their classes. `auto` takes the first one that works here."""
+
+    AUTO = "auto", None
+    NFT = "nft", Nftables
+    IPTABLES = "iptables", Iptables
+
+    create: Callable[[Runner], RuleInstaller] | None
+
+    def __new__(
+        cls, name: str, create: Callable[[Runner], RuleInstaller] | None
+    ) -> "InstallerName":
+        """A member of this name."""
+        member = str.__new__(cls, name)
+        member._value_ = name
+        member.create = create
+        return member
+
+
 @contextmanager
-def installed(backend: RuleInstaller, rules: Iterable[RuleSet]) -> Iterator[None]:
-    """The rules, for as long as the block runs."""
+def installation(installer: RuleInstaller, rules: Iterable[RuleSet]) -> Iterator[None]:
+    """The rules are in the kernel for as long as the block runs."""
     try:
-        backend.install(rules)
+        installer.install(rules)
         yield
     finally:
-        backend.remove()
-
-
-class InstallerName(StrEnum):
-    """Names of the back ends."""
-
-    AUTO = "auto"
-    IPTABLES = "iptables"
-    NFT = "nft"
-
-
-def remove_rules(runner: Runner) -> None:
-    """Take away what a run of the every-packet datapath has left, by whichever back end. Raises
-    `RulesError`.
-    """
-    for backend in usable(runner):
-        backend.remove()
-
-
-def usable(runner: Runner) -> Iterator[RuleInstaller]:
-    """Every back end whose commands are here, whatever the kernel makes of its rules."""
-    for backend, commands in (
-        (Nftables(runner), (("nft", "list", "tables"),)),
-        (Iptables(runner), (("iptables", "--version"), ("ipset", "list", "-name"))),
-    ):
-        try:
-            for command in commands:
-                runner.run(command)
-        except RulesError:
-            continue
-        yield backend
+        installer.remove()
 
 
 def probe(name: InstallerName, runner: Runner) -> tuple[RuleInstaller, str]:
-    """A back end that works here, and why this one was taken. Raises `RulesError` when none does,
-    with the reasons.
+    """An installer that works here, and why it was chosen. Raises `RulesError` when none does, with
+    the reasons.
     """
-    failures = []
-    if name in (InstallerName.AUTO, InstallerName.NFT):
+    failures: dict[InstallerName, RulesError] = {}
+    for candidate, installer in _installers(runner):
+        if name in (InstallerName.AUTO, candidate):
+            try:
+                reason = installer.probe()
+            except RulesError as error:
+                failures[candidate] = error
+            else:
+                skipped = f": {' and '.join(failures)} does not work here" if failures else ""
+                return installer, f"{reason}{skipped}"
+    raise RulesError("; ".join(f"{candidate}: {error}" for candidate, error in failures.items()))
+
+
+def usable(runner: Runner) -> Iterator[RuleInstaller]:
+    """Every installer whose commands are here, whatever the kernel makes of its rules."""
+    for _, installer in _installers(runner):
         try:
-            # In one transaction, which leaves nothing.
-            runner.run(("nft", "-f", "-"), PROBE)
-            return Nftables(runner), "nft (the kernel has its queue statement)"
-        except RulesError as error:
-            failures.append(f"nft: {error}")
-    if name in (InstallerName.AUTO, InstallerName.IPTABLES):
-        try:
-            version = runner.run(("iptables", "--version")).strip()
-            runner.run(("ipset", "list", "-name"))
-            why = (
-                ""
-                if name is InstallerName.IPTABLES
-                else ": nft cannot queue packets in this kernel"
-            )
-            return Iptables(runner), f"{version}{why}"
-        except RulesError as error:
-            failures.append(f"iptables: {error}")
-    raise RulesError("; ".join(failures))
+            installer.require_commands()
+        except RulesError:
+            continue
+        yield installer
+
+
+def remove_rules(runner: Runner) -> None:
+    """Remove the rules that runs of the every-packet datapath have left, by any installer. Raises
+    `RulesError`.
+    """
+    for installer in usable(runner):
+        installer.remove()
+
+
+def _installers(runner: Runner) -> Iterator[tuple[InstallerName, RuleInstaller]]:
+    """The installer of every name, the preferred one first."""
+    for name in InstallerName:
+        if name.create:
+            yield name, name.create(runner)

@@ -1,21 +1,29 @@
 """Rules in the kernel by way of `iptables-restore` and `ipset restore`: one transaction per table
 and family.
 
-What an earlier run may have left is found by our chains' and sets' names, so installing after a
-crash works, and removing twice. Nothing that is not ours is named in any transaction. Rules that
-are there already are replaced where they stand: no packet finds them half done.
+Our chains and sets are found by their names, so an installation also replaces those of a run that
+crashed, and removing twice is harmless. No transaction names a foreign rule. Rules that are there
+already are replaced where they stand: no packet finds them half done.
 """
 
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby, pairwise, permutations
+from itertools import groupby, pairwise
 from typing import Final
 
 from kbe_nat.errors import RulesError
 from kbe_nat.family import Family
 from kbe_nat.rules.commands import Runner
-from kbe_nat.rules.rule import LAST, PREFIX, SET_TYPES, TAG, RuleSet, as_listed, changed
+from kbe_nat.rules.iptables_words import (
+    PREFIX,
+    chain_name,
+    element_text,
+    rule_words,
+    set_lines,
+    set_name,
+)
+from kbe_nat.rules.rule import TAG, Hook, RuleSet, SetChange, canonical, set_changes
 
 
 class Iptables:
@@ -27,120 +35,134 @@ class Iptables:
         self._lines: list[str] = []
         """How iptables-save shows the rules of `_installed`."""
         self._elements: dict[str, frozenset[str]] = {}
-        """What ipset is to say of each set."""
+        """By set, its elements as ipset lists them."""
+
+    def require_commands(self) -> str:
+        """See `RuleInstaller.require_commands`."""
+        version = self._runner.run(("iptables", "--version")).strip()
+        self._runner.run(LIST_SETS)
+        return version
+
+    def probe(self) -> str:
+        """See `RuleInstaller.probe`: kernels that have iptables take all of its rules."""
+        return self.require_commands()
 
     def install(self, rules: Iterable[RuleSet]) -> None:
         """See `RuleInstaller.install`."""
         wanted = tuple(rules)
-        for own in wanted:
-            self._runner.run(IPSET, _text(_set_lines(own)))
-            saved = self._runner.run(SAVE[own.family])
-            self._restore(own.family, _install_lines(own, saved))
-        for number in SAVE.keys() - {own.family for own in wanted}:
-            self._restore(number, _remove_lines(self._runner.run(SAVE[number])))
-        self._destroy(keep={name for own in wanted for name in own.sets})
-        # The kernel spells a rule as it likes, so its spelling is learned, but only once for the
-        # same rules: what others change between writing and reading must not count as ours.
-        if changed(self._installed, wanted) is None:
-            self._lines = self._learned(wanted)
+        for of_family in wanted:
+            # Rules cannot name a set that is not there.
+            self._runner.run(IPSET, _text(set_lines(of_family)))
+            saved = self._runner.run(SAVE[of_family.family])
+            self._restore(of_family.family, _install_lines(of_family, saved))
+        for family in SAVE.keys() - {of_family.family for of_family in wanted}:
+            self._restore(family, _remove_lines(self._runner.run(SAVE[family])))
+        elements = {name: text for of_family in wanted for name, text in _listed(of_family)}
+        self._destroy_sets(except_for=elements.keys())
+        # The kernel spells a rule as it likes, so its spelling is read back, but only once for the
+        # same rules: a foreign change between writing and reading must not pass for ours.
+        if set_changes(self._installed, wanted) is None:
+            self._lines = self._read_back(wanted)
         self._installed = wanted
-        self._elements = {name: as_listed(own.sets[name]) for own in wanted for name in own.sets}
+        self._elements = elements
 
     def update(self, rules: Iterable[RuleSet]) -> None:
-        """See `RuleInstaller.update`. Cost: linear in the elements that differ, once they are found."""
+        """See `RuleInstaller.update`. Cost: a comparison of all elements, and commands for those
+        that differ.
+        """
         wanted = tuple(rules)
-        elements = changed(self._installed, wanted)
-        if elements is None:
+        changes = set_changes(self._installed, wanted)
+        if changes is None:
             self.install(wanted)
             return
-        if elements:
-            self._runner.run(IPSET, _text(_delta_lines(elements)))
+        if changes:
+            self._runner.run(IPSET, _text(_change_lines(changes)))
         self._installed = wanted
-        for own in wanted:
-            self._elements |= {
-                name: as_listed(own.sets[name]) for name in own.sets.keys() & elements.keys()
-            }
+        changed_names = {set_name(change.kind, change.family) for change in changes}
+        for of_family in wanted:
+            for name, elements in _listed(of_family, changed_names):
+                self._elements[name] = elements
 
     def missing(self) -> tuple[str, ...]:
         """See `RuleInstaller.missing`. Cost: linear in the elements of our sets."""
-        saved = self._saved()
+        saved = self._saved_tables()
         lines = _own_lines(saved)
-        gone, come = (
-            Counter(one) - Counter(other) for one, other in permutations((self._lines, lines))
-        )
-        moved = () if gone or come or lines == self._lines else ("the order of our rules",)
-        names = set(self._runner.run(("ipset", "list", "-name")).split())
+        removed = Counter(self._lines) - Counter(lines)
+        added = Counter(lines) - Counter(self._lines)
+        is_reordered = not removed and not added and lines != self._lines
+        names = set(self._runner.run(LIST_SETS).split())
         return (
-            *sorted(gone),
-            *(f"{line}: not ours" for line in sorted(come)),
-            *moved,
-            *(f"{line}: behind ours" for text in saved.values() for line in _behind(text)),
+            *sorted(removed),
+            *(f"{line}: not ours" for line in sorted(added)),
+            *(("the order of our rules",) if is_reordered else ()),
+            *(f"{line}: behind ours" for text in saved.values() for line in _lines_behind(text)),
             *sorted(
                 name
                 for name, elements in self._elements.items()
                 if name not in names
-                or _elements(self._runner.run(("ipset", "save", name))) != elements
+                or _saved_elements(self._runner.run(("ipset", "save", name))) != elements
             ),
         )
 
     def remove(self) -> None:
         """See `RuleInstaller.remove`."""
-        for number, save in SAVE.items():
-            self._restore(number, _remove_lines(self._runner.run(save)))
-        self._destroy(keep=set())
+        for family, save in SAVE.items():
+            self._restore(family, _remove_lines(self._runner.run(save)))
+        self._destroy_sets()
         self._installed, self._lines, self._elements = (), [], {}
 
     def is_present(self) -> bool:
         """See `RuleInstaller.is_present`."""
-        return bool(_own_lines(self._saved()))
+        return bool(_own_lines(self._saved_tables()))
 
     def render(self, rules: Iterable[RuleSet]) -> str:
         """See `RuleInstaller.render`."""
         parts = []
-        for own in rules:
-            parts += [f"# {shlex.join(IPSET)}", *_set_lines(own)]
-            parts += [f"# {shlex.join(RESTORE[own.family])}", *_install_lines(own, "")]
+        for of_family in rules:
+            parts += [f"# {shlex.join(IPSET)}", *set_lines(of_family)]
+            parts += [f"# {shlex.join(RESTORE[of_family.family])}", *_install_lines(of_family, "")]
         return _text(parts)
 
-    def _learned(self, wanted: Iterable[RuleSet]) -> list[str]:
+    def _read_back(self, wanted: Iterable[RuleSet]) -> list[str]:
         """How iptables-save shows the rules that were just installed."""
-        lines = _own_lines(self._saved())
-        if len(lines) != sum(len(own.jumps) + len(own.rules) for own in wanted):
+        lines = _own_lines(self._saved_tables())
+        expected = sum(len(of_family.hooks) + len(of_family.rules) for of_family in wanted)
+        if len(lines) != expected:
             raise RulesError("iptables: somebody has changed our rules while they were installed")
         return lines
 
-    def _restore(self, number: Family, lines: Iterable[str]) -> None:
+    def _restore(self, family: Family, lines: Iterable[str]) -> None:
         text = _text(lines)
         if text:
-            self._runner.run(RESTORE[number], text)
+            self._runner.run(RESTORE[family], text)
 
-    def _destroy(self, keep: set[str]) -> None:
-        names = self._runner.run(("ipset", "list", "-name")).split()
-        own = [name for name in names if name.startswith(f"{TAG}-") and name not in keep]
-        if own:
-            self._runner.run(IPSET, _text(f"destroy {name}" for name in own))
+    def _destroy_sets(self, except_for: Iterable[str] = ()) -> None:
+        present = {
+            name for name in self._runner.run(LIST_SETS).split() if name.startswith(f"{TAG}-")
+        }
+        superfluous = sorted(present.difference(except_for))
+        if superfluous:
+            self._runner.run(IPSET, _text(f"destroy {name}" for name in superfluous))
 
-    def _saved(self) -> dict[Family, str]:
-        return {number: self._runner.run(save) for number, save in SAVE.items()}
-
-
-def _set_lines(rules: RuleSet) -> Iterator[str]:
-    """Each set is filled beside and swapped in, so it is never half full."""
-    inet = "inet6" if rules.family == Family.IPV6 else "inet"
-    for name, elements in rules.sets.items():
-        kind = f"{SET_TYPES[name.split('-')[2]]} family {inet} maxelem {max(len(elements), MIN_ELEMENTS)}"
-        beside = f"{name}-next"
-        yield from (f"create {one} {kind} -exist" for one in (name, beside))
-        yield f"flush {beside}"
-        yield from (f"add {beside} {element}" for element in elements)
-        yield f"swap {beside} {name}"
-        yield f"destroy {beside}"
+    def _saved_tables(self) -> dict[Family, str]:
+        return {family: self._runner.run(save) for family, save in SAVE.items()}
 
 
-def _delta_lines(elements: Mapping[str, tuple[set[str], set[str]]]) -> Iterator[str]:
-    for name, (added, removed) in elements.items():
-        yield from (f"add {name} {element} -exist" for element in sorted(added))
-        yield from (f"del {name} {element} -exist" for element in sorted(removed))
+def _listed(
+    rules: RuleSet, names: Iterable[str] | None = None
+) -> Iterator[tuple[str, frozenset[str]]]:
+    """By set, or by those of these names, the elements as ipset lists them."""
+    for kind, elements in rules.sets.items():
+        name = set_name(kind, rules.family)
+        if names is None or name in names:
+            yield name, frozenset(element_text(canonical(element)) for element in elements)
+
+
+def _change_lines(changes: Iterable[SetChange]) -> Iterator[str]:
+    for family, kind, added, removed in changes:
+        name = set_name(kind, family)
+        yield from (f"add {name} {text} -exist" for text in sorted(map(element_text, added)))
+        yield from (f"del {name} {text} -exist" for text in sorted(map(element_text, removed)))
 
 
 def _install_lines(rules: RuleSet, saved: str) -> Iterator[str]:
@@ -148,27 +170,28 @@ def _install_lines(rules: RuleSet, saved: str) -> Iterator[str]:
     says now.
     """
     present = dict(_jumps(saved))
-    for table in sorted({jump.table for jump in rules.jumps}):
+    comment = f"-m comment --comment {TAG}"
+    for table in sorted({hook.table for hook in rules.hooks}):
+        hooks = [hook for hook in rules.hooks if hook.table == table]
         yield f"*{table}"
-        jumps = [jump for jump in rules.jumps if jump.table == table]
         yield from (f"-D{line.removeprefix('-A')}" for line in present.get(table, ()))
         # Naming a chain that exists empties it.
-        yield from (f":{jump.chain} - [0:0]" for jump in jumps)
+        yield from (f":{chain_name(hook)} - [0:0]" for hook in hooks)
         for rule in rules.rules:
-            if rule.table == table:
-                yield f"-A {PREFIX}{rule.chain} -m comment --comment {TAG} {' '.join(rule.words)}"
-        for jump in jumps:
-            place = f"-A {jump.hook}" if jump.is_last else f"-I {jump.hook} 1"
-            yield f"{place} -m comment --comment {TAG} -j {jump.chain}"
+            if rule.hook in hooks:
+                yield f"-A {chain_name(rule.hook)} {comment} {rule_words(rule, rules.family)}"
+        for hook in hooks:
+            place = f"-A {hook.chain}" if hook.follows_foreign_rules else f"-I {hook.chain} 1"
+            yield f"{place} {comment} -j {chain_name(hook)}"
         yield "COMMIT"
 
 
 def _remove_lines(saved: str) -> list[str]:
-    """The transaction that takes away what is ours in the output of iptables-save."""
+    """The transaction that removes our chains and jumps from the output of iptables-save."""
     lines: list[str] = []
     jumps = dict(_jumps(saved))
-    for table, own in _tables(saved):
-        chains = _chains(own)
+    for table, listed in _tables(saved):
+        chains = _own_chains(listed)
         if chains:
             deleted = [f"-D{line.removeprefix('-A')}" for line in jumps.get(table, ())]
             flushed = [f"-{letter} {chain}" for letter in "FX" for chain in chains]
@@ -177,46 +200,46 @@ def _remove_lines(saved: str) -> list[str]:
 
 
 def _jumps(saved: str) -> Iterator[tuple[str, list[str]]]:
-    """By table, the rules of chains that are not ours which lead to one of ours."""
-    for table, own in _tables(saved):
-        chains = _chains(own)
-        yield table, [line for line in own if line.startswith("-A ") and _is_jump(line, chains)]
+    """By table, the rules of foreign chains that lead to one of ours."""
+    for table, listed in _tables(saved):
+        chains = _own_chains(listed)
+        yield table, [line for line in listed if line.startswith("-A ") and _is_jump(line, chains)]
 
 
 def _own_lines(saved: Mapping[Family, str]) -> list[str]:
     return [
-        f"IPv{number} {table}: {line}"
-        for number, text in saved.items()
-        for table, own in _own_rules(text)
-        for line in own
+        f"IPv{family} {table}: {line}"
+        for family, text in saved.items()
+        for table, lines in _own_rules(text)
+        for line in lines
     ]
 
 
-def _behind(saved: str) -> Iterator[str]:
-    """Rules of others right behind a jump of ours that must be the last rule of its chain."""
-    for table, own in _tables(saved):
-        chains = _chains(own)
-        rules = [line for line in own if line.startswith("-A ")]
+def _lines_behind(saved: str) -> Iterator[str]:
+    """Foreign rules right behind a jump of ours that must be the last rule of its chain."""
+    for table, listed in _tables(saved):
+        chains = _own_chains(listed)
+        rules = [line for line in listed if line.startswith("-A ")]
         for rule, following in pairwise(rules):
             is_same_chain = rule.split()[1] == following.split()[1]
-            if table == LAST and is_same_chain and _is_jump(rule, chains):
+            if table in LAST_TABLES and is_same_chain and _is_jump(rule, chains):
                 yield f"{table}: {following}"
 
 
 def _own_rules(saved: str) -> Iterator[tuple[str, list[str]]]:
     """By table, the rules of our chains and the jumps to them."""
-    for table, own in _tables(saved):
-        chains = _chains(own)
-        rules = [line for line in own if line.startswith("-A ")]
+    for table, listed in _tables(saved):
+        chains = _own_chains(listed)
+        rules = [line for line in listed if line.startswith("-A ")]
         yield table, [line for line in rules if line.split()[1] in chains or _is_jump(line, chains)]
 
 
-def _chains(lines: Iterable[str]) -> list[str]:
+def _own_chains(lines: Iterable[str]) -> list[str]:
     return [line[1:].split()[0] for line in lines if line.startswith(f":{PREFIX}")]
 
 
 def _is_jump(rule: str, chains: Sequence[str]) -> bool:
-    """Whether a rule of a chain that is not ours leads to one of ours; what a comment says does not
+    """Whether a rule of a foreign chain leads to one of ours; the text of a comment does not
     count.
     """
     words = shlex.split(rule)
@@ -238,8 +261,8 @@ def _by_table(saved: str) -> Iterator[tuple[str, str]]:
         yield table, line
 
 
-def _elements(saved: str) -> frozenset[str]:
-    """What a set holds, in the output of `ipset save`."""
+def _saved_elements(saved: str) -> frozenset[str]:
+    """The elements of a set in the output of `ipset save`."""
     return frozenset(line.split()[2] for line in saved.splitlines() if line.startswith("add "))
 
 
@@ -248,6 +271,7 @@ def _text(lines: Iterable[str]) -> str:
 
 
 IPSET: Final = ("ipset", "restore")
+LIST_SETS: Final = ("ipset", "list", "-name")
 RESTORE: Final[dict[Family, Sequence[str]]] = {
     Family.IPV4: ("iptables-restore", "--noflush", "-w"),
     Family.IPV6: ("ip6tables-restore", "--noflush", "-w"),
@@ -256,4 +280,4 @@ SAVE: Final[dict[Family, Sequence[str]]] = {
     Family.IPV4: ("iptables-save",),
     Family.IPV6: ("ip6tables-save",),
 }
-MIN_ELEMENTS: Final = 1 << 20
+LAST_TABLES: Final = {hook.table for hook in Hook if hook.follows_foreign_rules}

@@ -1,8 +1,9 @@
-"""Rules that are only remembered: for dry runs and tests."""
+"""Rules that are only remembered: for tests."""
 
 from collections.abc import Iterable
 
-from kbe_nat.rules.rule import PREFIX, RuleSet
+from kbe_nat.rules.iptables_words import chain_name, element_text, rule_words, set_name
+from kbe_nat.rules.rule import RuleSet
 
 
 class Memory:
@@ -10,7 +11,15 @@ class Memory:
 
     def __init__(self) -> None:
         self.rules: tuple[RuleSet, ...] = ()
-        """What is installed."""
+        """The rules that are installed."""
+
+    def require_commands(self) -> str:
+        """See `RuleInstaller.require_commands`: it needs none."""
+        return "memory"
+
+    def probe(self) -> str:
+        """See `RuleInstaller.probe`: it works everywhere."""
+        return "memory"
 
     def install(self, rules: Iterable[RuleSet]) -> None:
         """See `RuleInstaller.install`."""
@@ -35,14 +44,16 @@ class Memory:
     def render(self, rules: Iterable[RuleSet]) -> str:
         """See `RuleInstaller.render`: sets and rules as text, for people."""
         lines = []
-        for own in rules:
-            lines.append(f"# IPv{own.family}")
-            lines += [f"{name}: {' '.join(elements)}" for name, elements in own.sets.items()]
-            lines += [f"{jump.table}: -I {jump.hook} 1 -j {jump.chain}" for jump in own.jumps]
-            lines += [
-                f"{rule.table}: -A {PREFIX}{rule.chain} {' '.join(rule.words)}"
-                for rule in own.rules
-            ]
+        for of_family in rules:
+            family = of_family.family
+            lines.append(f"# IPv{family}")
+            for kind, elements in of_family.sets.items():
+                lines.append(f"{set_name(kind, family)}: {' '.join(map(element_text, elements))}")
+            for hook in of_family.hooks:
+                lines.append(f"{hook.table}: -I {hook.chain} 1 -j {chain_name(hook)}")
+            for rule in of_family.rules:
+                words = rule_words(rule, family)
+                lines.append(f"{rule.hook.table}: -A {chain_name(rule.hook)} {words}")
         return "\n".join(lines)
 
     def __str__(self) -> str:

@@ -1,24 +1,23 @@
-"""The diversion rules as values: which packets go to the queue, and what the kernel does by our
-marks.
+"""The rules of the every-packet datapath as values: which packets go to the queue, and what the
+kernel does by our marks.
 
-A handful of rules in chains of our own, whatever the number of Services: what grows are two sets
-per family. Nothing here runs a command: `kbe_nat.rules.diversion` says what a plan needs, and a
-back end (`kbe_nat.rules.iptables`, `kbe_nat.rules.memory`) installs it.
+A rule has a hook, matches and a target. `kbe_nat.rules.diversion` says which rules a plan needs; a
+`RuleInstaller` writes them in the words of its commands. Their number does not grow with the
+Services: two or three sets per family do.
 """
 
 import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from enum import Enum, StrEnum
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
-from typing import Final
+from typing import Final, NamedTuple, TypeAlias
 
-from kbe_nat.family import Family
+from kbe_nat.family import Family, family_of
+from kbe_nat.rules.frontends import FrontendKey
 
-PREFIX: Final = "KBE-NAT-"
-"""Every chain of ours begins so."""
 TAG: Final = "kbe-nat"
-"""Comment of every rule of ours, and beginning of the names of our sets."""
+"""The comment of every rule of ours, and the beginning of the names of our tables and sets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +27,16 @@ class Marks:
     """
 
     flow: int = 0x1000
-    """The packet was translated; in the connmark, which every-packet alone sets: so are the
-    replies.
+    """The packet was translated. Every-packet also sets it in the connmark, so that replies have
+    it.
     """
     reject: int = 0x2000
-    """To be refused by the kernel."""
+    """The kernel rejects the packet."""
     masquerade: int = 0x80
-    """To get an address of the node as its source."""
+    """The packet's source becomes an address of the node."""
     backend: int = 0xFFFFC000
-    """The bits that hold a backend's number, for a moment only: between the verdict on a first
-    packet and the kernel's translation right behind it.
+    """The bits that hold a backend's identifier, between the verdict on a first packet and the
+    kernel's translation right behind it.
     """
 
 
@@ -48,29 +47,177 @@ class DatapathKind(StrEnum):
     FIRST_PACKET = "first-packet"
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """A rule of one of our chains, in iptables' words."""
-
-    table: str
-    chain: str
-    words: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Jump:
-    """The rule of a built-in chain that leads to one of ours: at its head, in the table `LAST` at
-    its end.
+class Hook(Enum):
+    """Where packets come to rules of ours: a table and a built-in chain of iptables, and the type
+    and priority of nft's base chain at the same place. Rules are written in this order.
     """
 
-    table: str
-    hook: str
-    chain: str
+    RAW_PREROUTING = "raw", "PREROUTING", "filter", "raw + 10"
+    RAW_OUTPUT = "raw", "OUTPUT", "filter", "raw + 10"
+    MANGLE_PREROUTING = "mangle", "PREROUTING", "filter", "mangle"
+    MANGLE_INPUT = "mangle", "INPUT", "filter", "mangle"
+    MANGLE_OUTPUT = "mangle", "OUTPUT", "route", "mangle"
+    MANGLE_POSTROUTING = "mangle", "POSTROUTING", "filter", "mangle"
+    FILTER_INPUT = "filter", "INPUT", "filter", "filter"
+    FILTER_FORWARD = "filter", "FORWARD", "filter", "filter"
+    FILTER_OUTPUT = "filter", "OUTPUT", "filter", "filter"
+    NAT_POSTROUTING = "nat", "POSTROUTING", "nat", "srcnat"
+
+    def __init__(self, table: str, chain: str, chain_type: str, priority: str) -> None:
+        self.table = table
+        self.chain = chain
+        self.chain_type = chain_type
+        self.priority = priority
 
     @property
-    def is_last(self) -> bool:
-        """Whether it must stand behind the rules of others."""
-        return self.table == LAST
+    def follows_foreign_rules(self) -> bool:
+        """Whether our rules stand behind those of others, which may exempt a packet from tracking
+        or drop it. Elsewhere ours come first.
+        """
+        return self.table == "raw"
+
+
+class SetKind(StrEnum):
+    """The sets of a family, by their names."""
+
+    FRONTENDS = "frontends"
+    """Address, protocol and port of every frontend."""
+    ADDRESSES = "addresses"
+    """The frontends' addresses, for ICMP, which has no ports."""
+    REFUSED = "refused"
+    """Ranges and addresses of Services; packets for ports without a frontend are rejected there."""
+
+
+Element: TypeAlias = FrontendKey | str
+"""Of `SetKind.FRONTENDS` a key, of the others an address or a range."""
+
+
+@dataclass(frozen=True, slots=True)
+class InSet:
+    """The packet goes to an element of this set."""
+
+    kind: SetKind
+
+
+class Protocol(StrEnum):
+    """The packet's transport protocol."""
+
+    TCP = "tcp"
+    ICMP = "icmp"
+    """The family's own: ICMPv6 for IPv6."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The packet mark has this bit."""
+
+    bit: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConnMark:
+    """The mark of the packet's connection has this bit."""
+
+    bit: int
+
+
+class CtState(StrEnum):
+    """What conntrack says of the packet."""
+
+    UNTRACKED = "untracked"
+    RELATED = "related"
+
+
+class CtDirection(StrEnum):
+    """The packet's direction in its connection."""
+
+    REPLY = "reply"
+
+
+@dataclass(frozen=True, slots=True)
+class NotConfirmed:
+    """No packet of the connection has left the node's last hook yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotFrom:
+    """The packet did not come in by this device."""
+
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotToNode:
+    """The packet's destination is no address of the node."""
+
+
+class Icmpv6Type(StrEnum):
+    """The type of an ICMPv6 message."""
+
+    REDIRECT = "redirect"
+
+
+Match: TypeAlias = (
+    InSet
+    | Protocol
+    | Mark
+    | ConnMark
+    | CtState
+    | CtDirection
+    | NotConfirmed
+    | NotFrom
+    | NotToNode
+    | Icmpv6Type
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """Packets go to the queues from number `first` to `last`, spread by their addresses."""
+
+    first: int
+    last: int
+    bypass: bool = False
+    """They go on while no process listens; otherwise they are dropped then."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetConnMark:
+    """The connection gets this bit into its mark."""
+
+    bit: int
+
+
+class Reject(Enum):
+    """The sender gets this answer."""
+
+    TCP_RESET = "tcp-reset"
+    PORT_UNREACHABLE = "port-unreachable"
+
+
+@dataclass(frozen=True, slots=True)
+class Masquerade:
+    """The source becomes an address of the node, with a port chosen at random."""
+
+
+class Ending(StrEnum):
+    """The packet's way through a chain ends here."""
+
+    RETURN = "return"
+    """The packet goes on behind the chain."""
+    DROP = "drop"
+
+
+Target: TypeAlias = Queue | SetConnMark | Reject | Masquerade | Ending
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Packets at `hook` that meet all matches go to the target."""
+
+    hook: Hook
+    matches: tuple[Match, ...]
+    target: Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,45 +225,57 @@ class RuleSet:
     """Everything that is installed for one family."""
 
     family: Family
-    jumps: tuple[Jump, ...]
     rules: tuple[Rule, ...]
-    sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Elements by the name of their set, sorted. Type: see `SET_TYPES`."""
+    sets: Mapping[SetKind, tuple[Element, ...]] = field(default_factory=dict)
+
+    @property
+    def hooks(self) -> tuple[Hook, ...]:
+        """Hooks at which there are rules."""
+        used = {rule.hook for rule in self.rules}
+        return tuple(hook for hook in Hook if hook in used)
 
 
-def changed(
-    before: Iterable[RuleSet], after: Iterable[RuleSet]
-) -> dict[str, tuple[set[str], set[str]]] | None:
-    """Elements to be added and taken away, by set; None when more differs than elements."""
-    old, new = list(before), list(after)
-    if len(old) == len(new) and all(map(operator.is_, old, new)):
-        return {}
-    if [replace(own, sets={}) for own in old] != [replace(own, sets={}) for own in new]:
+class SetChange(NamedTuple):
+    """Elements that a set gains and loses."""
+
+    family: Family
+    kind: SetKind
+    added: frozenset[Element]
+    removed: frozenset[Element]
+
+
+def set_changes(before: Iterable[RuleSet], after: Iterable[RuleSet]) -> list[SetChange] | None:
+    """The sets whose elements differ; None when more than elements differs."""
+    earlier, later = list(before), list(after)
+    if len(earlier) == len(later) and all(map(operator.is_, earlier, later)):
+        return []
+    if list(map(_without_elements, earlier)) != list(map(_without_elements, later)):
         return None
-    found = {}
-    for one, other in zip(old, new, strict=True):
-        for name in one.sets:
-            had, has = set(one.sets[name]), set(other.sets[name])
-            if had != has:
-                found[name] = (has - had, had - has)
-    return found
+    changes = []
+    for old, new in zip(earlier, later, strict=True):
+        for kind in old.sets:
+            former, present = frozenset(old.sets[kind]), frozenset(new.sets[kind])
+            if former != present:
+                changes.append(SetChange(old.family, kind, present - former, former - present))
+    return changes
 
 
-def as_listed(elements: Iterable[str]) -> frozenset[str]:
-    """Elements of a set as ipset and nft spell them."""
-    return frozenset(map(_element_as_listed, elements))
+def _without_elements(rules: RuleSet) -> RuleSet:
+    return replace(rules, sets=dict.fromkeys(rules.sets, ()))
 
 
-def _element_as_listed(element: str) -> str:
-    address, comma, place = element.partition(",")
-    address, slash, length = address.partition("/")
-    family = AF_INET6 if ":" in address else AF_INET
-    is_whole = length == ("128" if family == AF_INET6 else "32")
-    prefix = "" if is_whole else slash + length
-    return f"{inet_ntop(family, inet_pton(family, address))}{prefix}{comma}{place}"
+def canonical(element: Element) -> Element:
+    """The same element as ipset and nft list it: the shortest form of an address, and no length
+    after a single one.
+    """
+    if not isinstance(element, str):
+        address, protocol, port = element
+        return _shortest(address), protocol, port
+    address, slash, length = element.partition("/")
+    is_single = length == ("128" if family_of(address) == Family.IPV6 else "32")
+    return _shortest(address) + ("" if is_single else slash + length)
 
 
-LAST: Final = "raw"
-"""What others say there of a packet comes first: that it is not to be tracked, or is dropped."""
-SET_TYPES: Final = {"frontends": "hash:ip,port", "addresses": "hash:ip", "refused": "hash:net"}
-"""ipset's type by the second word of a set's name."""
+def _shortest(address: str) -> str:
+    family = AF_INET6 if family_of(address) == Family.IPV6 else AF_INET
+    return inet_ntop(family, inet_pton(family, address))
