@@ -37,6 +37,7 @@ NAMED_POD = Path(__file__).parent / "programs/named_pod.py"
 QUEUES = Path("/proc/thread-self/net/netfilter/nfnetlink_queue")
 VIPS = {Family.IPV4: "172.30.228.255", Family.IPV6: "fd00:30::ff"}
 PODS = {Family.IPV4: ("172.17.0.3", "172.17.0.4"), Family.IPV6: ("fd00:17::3", "fd00:17::4")}
+POD, OTHER = Backend("172.17.0.3", 9876), Backend("172.17.0.4", 9876)
 Driver = type[NativeQueue] | type[NetfilterQueue]
 DRIVERS = pytest.mark.parametrize(
     "driver", [NativeQueue, NetfilterQueue], ids=["native", "netfilterqueue"]

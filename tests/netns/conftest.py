@@ -6,15 +6,16 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from harness.daemons import SEED, Daemon
+from harness.stage import OTHER, POD
 from kbe_nat.errors import PlaygroundError
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace
-from kbe_nat.policy.plan import Backend
-
-POD, OTHER = Backend("172.17.0.3", 9876), Backend("172.17.0.4", 9876)
+from kbe_nat.rules.rule import DatapathKind
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,4 +47,12 @@ def _hangups_end_processes() -> None:
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     with Cluster((POD, OTHER)) as made:
+        yield made
+
+
+@pytest.fixture(params=list(DatapathKind), ids=str)
+def daemon(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
+    (tmp_path / "objects").mkdir()
+    with Daemon(cluster, tmp_path, request.param) as made:
+        made.write("cluster.yaml", SEED)
         yield made

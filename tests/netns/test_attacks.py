@@ -14,12 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from test_proxy import BALANCED, NOBODY, VIP, Daemon, curl, daemon, kernel_rules
 
+from harness.daemons import BALANCED, NOBODY, VIP, Daemon, curl, kernel_rules
 from harness.waiting import eventually
 from kbe_nat.rules.rule import DatapathKind
 
-__all__ = ["daemon"]
 HTTP_STATUS = ("curl", "-sS", "--max-time", "20", "-o", "/dev/null", "-w", "%{http_code}")
 COMMANDS = {
     DatapathKind.EVERY_PACKET: ("iptables-restore", "iptables-save", "ipset"),

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 from threading import Event, Thread
 
-from test_proxy import Daemon, curl, daemon  # noqa: F401
-
+from harness.daemons import Daemon, curl
 from harness.waiting import eventually
 
 PODS = ("172.17.0.3", "172.17.0.4")
@@ -42,7 +41,7 @@ def resident(pid: int) -> int:
     return int(status.split("VmRSS:")[1].split()[0])
 
 
-def test_f110_churn_is_followed_to_its_end(daemon: Daemon) -> None:  # noqa: F811
+def test_f110_churn_is_followed_to_its_end(daemon: Daemon) -> None:
     services = [service(number) for number in range(SLICES)]
     daemon.write("churn.json", json.dumps({"apiVersion": "v1", "kind": "List", "items": services}))
     for number in range(SLICES):

@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from test_proxy import Daemon
 
 from harness.clients import (
     FAMILIES,
@@ -25,6 +24,7 @@ from harness.clients import (
     named,
     service,
 )
+from harness.daemons import Daemon
 from harness.stage import add_ipv6
 from harness.waiting import eventually
 from kbe_nat.family import Family

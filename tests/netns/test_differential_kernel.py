@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import count
 
-from conftest import POD
 from scapy.layers.sctp import crc32c
 
 import kbe_nat
 from harness import traffic
-from harness.stage import WAYS, serving
+from harness.stage import POD, WAYS, serving
 from harness.waiting import eventually
 from harness.wires import ETH_P_IP, MARKER, mac, sent_in_order, taken, wire
 from kbe_nat.family import Family

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_proxy import COMMAND, SEED, VIP, Daemon, kernel_rules
 
+from harness.daemons import COMMAND, SEED, VIP, Daemon, kernel_rules
 from harness.stage import served
 from harness.waiting import eventually
 from kbe_nat.playground.cluster import Cluster

@@ -11,10 +11,21 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 import pytest
-from conftest import POD
 
 from harness import traffic
-from harness.stage import ECHO, FAMILIES, SHORT, VIPS, WAYS, Stage, plan_of, port, served, stage
+from harness.stage import (
+    ECHO,
+    FAMILIES,
+    POD,
+    SHORT,
+    VIPS,
+    WAYS,
+    Stage,
+    plan_of,
+    port,
+    served,
+    stage,
+)
 from harness.traffic import ACK, FIN, RST, SYN
 from harness.waiting import eventually
 from harness.wires import ETH_P_IP, mac, overheard, sent_in_order, taken, wire

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from test_proxy import Daemon
 
 from harness.clients import (
     FAMILIES,
@@ -22,6 +21,7 @@ from harness.clients import (
     named,
     service,
 )
+from harness.daemons import Daemon
 from harness.stage import ECHO, NAMED_POD, SHORT, add_ipv6, served, stage
 from harness.stage import VIPS as STAGED
 from harness.waiting import eventually

@@ -11,11 +11,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from test_proxy import NOBODY, SEED, Daemon, curl, daemon
 
+from harness.daemons import NOBODY, SEED, Daemon, curl
 from harness.waiting import eventually
-
-__all__ = ["daemon"]
 
 
 def plant_sparse(path: Path) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_proxy import SEED, Daemon, kernel_rules
 
+from harness.daemons import SEED, Daemon, kernel_rules
 from harness.stage import NAMED_POD, PODS, add_ipv6, served
 from harness.waiting import eventually
 from kbe_nat.family import Family

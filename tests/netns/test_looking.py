@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_proxy import COMMAND, Daemon
 
 from harness.clients import Clients, endpoints, named, service
+from harness.daemons import COMMAND, Daemon
 from harness.stage import add_ipv6
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster

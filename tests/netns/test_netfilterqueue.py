@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from conftest import OTHER, POD
 
 import kbe_nat
-from harness.stage import connect
+from harness.stage import OTHER, POD, connect
 from harness.waiting import eventually
 from kbe_nat.drivers.netfilterqueue import NetfilterQueue
 from kbe_nat.drivers.thread import LoopThread

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 from test_attacks import COMMANDS, broken, serves
-from test_proxy import NOBODY, Daemon, daemon, kernel_rules
 
+from harness.daemons import NOBODY, Daemon, kernel_rules
 from harness.waiting import eventually
 from kbe_nat.rules.rule import DatapathKind
 
-__all__ = ["daemon"]
 ANYBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
 SQUAT = r"""
 import fcntl, socket, sys

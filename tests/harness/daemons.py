@@ -1,0 +1,156 @@
+"""The daemon as operators run it: a process in the node's namespace, asked by the command line."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from harness.waiting import eventually
+from kbe_nat.playground.cluster import Cluster
+from kbe_nat.rules.rule import DatapathKind
+
+VIP = "172.30.228.255"
+COMMAND = (sys.executable, "-m", "kbe_nat")
+SEED = (Path(__file__).parents[2] / "examples/seed/cluster.yaml").read_text()
+IPTABLES_TABLE = re.compile(r"table ip6? (raw|mangle|nat|filter) |\s")
+NOBODY = """apiVersion: v1
+kind: Service
+metadata: {name: nobody}
+spec: {clusterIP: 172.30.0.9, ports: [{port: 81}]}
+"""
+BALANCED = """apiVersion: v1
+kind: Service
+metadata: {name: balanced}
+spec:
+  type: LoadBalancer
+  clusterIP: 172.30.0.8
+  externalTrafficPolicy: Local
+  healthCheckNodePort: 30200
+  selector: {app: sise}
+  ports: [{port: 80, targetPort: 9876, nodePort: 30080}]
+---
+apiVersion: v1
+kind: Node
+metadata: {name: here}
+status: {addresses: [{type: InternalIP, address: 10.0.2.15}]}
+"""
+
+
+@dataclass
+class Daemon:
+    """A proxy that runs in the node's namespace."""
+
+    cluster: Cluster
+    folder: Path
+    way: DatapathKind
+    process: subprocess.Popen[str] | None = None
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / "control.sock"
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def command(self, *arguments: str) -> tuple[str, ...]:
+        own = ("--manifests", str(self.folder / "objects"), "--socket", str(self.socket))
+        return (
+            *self.cluster.node.prefix,
+            *COMMAND,
+            "proxy",
+            *own,
+            "--datapath",
+            str(self.way),
+            "--state",
+            str(self.folder / "state"),
+            *arguments,
+        )
+
+    def start(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+        with (self.folder / "log").open("a") as log:
+            self.process = subprocess.Popen(
+                self.command(*arguments),
+                stderr=log,
+                text=True,
+                env={**os.environ, **(environment or {})},
+            )
+        eventually(lambda: self.socket.exists() and self.ask("get", "status", "-o", "json"))
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A proxy that ends by itself."""
+        return subprocess.run(
+            self.command(*arguments), capture_output=True, text=True, timeout=30, check=False
+        )
+
+    def ask(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [*COMMAND, *arguments, "--socket", str(self.socket)],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def get(self, kind: str) -> Any:
+        return json.loads(self.ask("get", kind, "-o", "json"))
+
+    def write(self, name: str, text: str) -> None:
+        (self.folder / "objects" / name).write_text(text)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """It does not outlive the test."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def end(self, number: int = signal.SIGTERM) -> float:
+        assert self.process is not None
+        started = time.monotonic()
+        self.process.send_signal(number)
+        self.process.wait(10)
+        return time.monotonic() - started
+
+
+def curl(cluster: Cluster, url: str = f"{VIP}/info") -> str:
+    return cluster.client.call("curl", "-sS", "--max-time", "2", url)
+
+
+def kernel_rules(cluster: Cluster) -> str:
+    """Every rule, chain and set of the node, without counters. Tables without rules are as good as
+    none, and one of ours that takes another's place has another number.
+    """
+    rules = [cluster.node.call(save) for save in ("iptables-save", "ip6tables-save")]
+    lines = [line for text in rules for line in text.splitlines()]
+    own = [
+        line.split(" [")[0]
+        for line in lines
+        if line.startswith("-A") or (line.startswith(":") and " - " in line)
+    ]
+    ruleset = cluster.node.call("nft", "--stateless", "list", "ruleset")
+    tables = [
+        text for text in re.split("(?m)^(?=table )", ruleset) if not IPTABLES_TABLE.match(text)
+    ]
+    # How a set is laid out in memory is no matter.
+    sets = sorted(
+        re.sub(r" (initval|hashsize) \S+", "", cluster.node.call("ipset", "save")).splitlines()
+    )
+    text = "\n".join([*own, *sets, *tables])
+    return re.sub(r"kbe-nat-translation-\d", "kbe-nat-translation-N", text)
