@@ -13,61 +13,8 @@ from scapy.layers.inet6 import IPv6
 
 import kbe_nat
 from harness.captures import ETHERNET, NANOSECONDS, block, frames_of, pcap, pcapng
+from harness.replays import CLIENT, POD, SECOND, START, VIP, engine, replayed, syn, translated
 from kbe_nat.drivers.capture import CaptureQueue
-
-VIP, POD, CLIENT = "172.30.228.255", "172.17.0.3", "10.0.2.15"
-SECOND = 1_000_000_000
-START = 1_700_000_000 * SECOND
-
-
-def engine(strategy: str = "rr") -> kbe_nat.Engine:
-    made = kbe_nat.Engine(seed=1)
-    made.replace_services(
-        [
-            kbe_nat.ServicePort(
-                "default/simpleservice",
-                [kbe_nat.Frontend(VIP, 80)],
-                [kbe_nat.Backend(POD, 9876)],
-                strategy=strategy,
-            ),
-            kbe_nat.ServicePort(
-                "default/udp",
-                [kbe_nat.Frontend(VIP, 53)],
-                [kbe_nat.Backend(POD, 5353)],
-                protocol="udp",
-            ),
-            kbe_nat.ServicePort("default/none", [kbe_nat.Frontend(VIP, 81)], []),
-            kbe_nat.ServicePort(
-                "default/six",
-                [kbe_nat.Frontend("fd00::1", 80)],
-                [kbe_nat.Backend("fd00:1::3", 9876)],
-            ),
-        ]
-    )
-    return made
-
-
-def syn(port: int = 80, source: int = 40000) -> bytes:
-    return bytes(IP(src=CLIENT, dst=VIP) / TCP(sport=source, dport=port, flags="S"))
-
-
-def translated(packet: bytes) -> bytes:
-    """What scapy makes of it."""
-    parsed = IP(packet)
-    parsed.dst, parsed[TCP].dport = POD, 9876
-    del parsed.chksum, parsed[TCP].chksum
-    return bytes(parsed)
-
-
-def replayed(
-    tmp_path: Path, content: bytes, own: kbe_nat.Engine | None = None, answer: str = "icmp"
-) -> Path:
-    source, target = tmp_path / "in.pcap", tmp_path / "out.pcap"
-    source.write_bytes(content)
-    with CaptureQueue(source, target, answer=answer) as queue:
-        kbe_nat.Loop(own or engine(), queue).run()
-    return target
-
 
 LINKS = [
     (1, ETHERNET),

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrHopByHop, Jumbo
-from test_capture import CLIENT, POD, SECOND, START, VIP, engine, replayed, syn, translated
 
 import kbe_nat
 from harness.captures import ETHERNET, block, frames_of, pcap, pcapng
+from harness.replays import CLIENT, POD, SECOND, START, VIP, engine, replayed, syn, translated
 from kbe_nat.drivers.capture import CaptureQueue
 from kbe_nat.family import Family
 

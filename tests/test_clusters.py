@@ -13,18 +13,16 @@ from pathlib import Path
 import pytest
 
 import kbe_nat
-from harness import nft_walker
 from harness.clusters import POD_DEVICE, Cluster, Flow, cluster
-from harness.rule_walker import End, Rules, Walker
+from harness.rule_walker import End, Walker
+from harness.second_opinion import is_documented, read_dump
 from kbe_nat.cli.explain import EPHEMERAL_PORT, OTHER_INTERFACE, POD_INTERFACE, VERDICTS
 from kbe_nat.engine_tables import Tables
-from kbe_nat.family import Family
 from kbe_nat.kubeproxy import iptables_save, nft
 from kbe_nat.kubeproxy.diff import differences
-from kbe_nat.model import Snapshot
 from kbe_nat.packet import opening
 from kbe_nat.policy.options import Mode
-from kbe_nat.policy.plan import CLUSTER_IP, NODE_PORT, Plan
+from kbe_nat.policy.plan import Plan
 from kbe_nat.policy.planner import plan
 from kbe_nat.sources.manifests.manifests import read_manifests
 
@@ -33,16 +31,6 @@ FIRST = int(os.environ.get("KBE_NAT_CLUSTERS_SEED", "0"))
 FLOWS = 60
 BLOCK = 40
 """Clusters to a test."""
-
-
-def read(snapshot: Snapshot, made: Plan, number: Family) -> Rules | nft_walker.Tables:
-    """The rules that we dump, as they are walked through."""
-    local = frozenset(made.addresses)
-    if made.options.mode is Mode.NFTABLES:
-        return nft_walker.Tables.read(
-            nft.dump(made, number), local, "ip6" if number == Family.IPV6 else "ip"
-        )
-    return Rules.read(iptables_save.dump(made, snapshot, number), local)
 
 
 def decided(engine: kbe_nat.Engine, made: Plan, flow: Flow) -> set[End]:
@@ -60,25 +48,6 @@ def decided(engine: kbe_nat.Engine, made: Plan, flow: Flow) -> set[End]:
     return {End(VERDICTS.get(told.action, told.action), "", False)}
 
 
-def is_documented(made: Plan, flow: Flow) -> bool:
-    """What we decide otherwise, and why, says ARCHITECTURE.md: cluster IPs as sources, and another
-    Service's node port at an external address of the node.
-    """
-    virtual = {address for port in made.ports for address in port.addresses(CLUSTER_IP)}
-    if flow.source in virtual and flow.device is not None:
-        return True
-    own = [
-        port for port in made.ports if port.protocol == flow.protocol and port.family == flow.family
-    ]
-    kinds = {
-        frontend.kind == NODE_PORT
-        for port in own
-        for frontend in port.frontends
-        if frontend.port == flow.port and frontend.address in ("", flow.destination)
-    }
-    return len(kinds) == 2 and flow.destination in made.addresses
-
-
 @pytest.mark.parametrize("first", range(FIRST, FIRST + COUNT, BLOCK))
 def test_the_engine_decides_as_the_rules_do(first: int, tmp_path: Path) -> None:
     wrong = []
@@ -94,7 +63,7 @@ def disagreements(own: Cluster, folder: Path) -> Iterator[str]:
         made = plan(snapshot, options)
         engine = kbe_nat.Engine(seed=own.seed)
         engine.replace_services(*Tables().native(made))
-        rules = {number: read(snapshot, made, number) for number in own.families}
+        rules = {number: read_dump(snapshot, made, number) for number in own.families}
         for flow in own.flows(FLOWS):
             walker = Walker(flow.source, flow.destination, flow.port, flow.protocol, flow.device)
             wanted, found = set(rules[flow.family].ends(walker)), decided(engine, made, flow)

@@ -19,56 +19,18 @@ from typing import Any
 
 import pytest
 
-import kbe_nat
 from harness.exhaustion import no_descriptors, open_descriptors
+from harness.full_engine import answers_of, controller_with, datagram
+from harness.programs import FULL_CONTROL_SOCKET, STATUS_CLIENT
 from harness.waiting import eventually
-from kbe_nat.control.controller import Controller
 from kbe_nat.daemon import control_socket as conversation
 from kbe_nat.daemon import reception
 from kbe_nat.daemon.control_socket import ControlServer, ask, rows
-from kbe_nat.daemon.subscribers import CAPACITY, Inbox, Watchers
-from kbe_nat.daemon.verbs import PAGE, Answers
-from kbe_nat.datapath.datapath import Diversion
-from kbe_nat.datapath.every_packet import EveryPacket
+from kbe_nat.daemon.subscribers import CAPACITY, Inbox
+from kbe_nat.daemon.verbs import PAGE
 from kbe_nat.errors import ControlError
-from kbe_nat.family import Family
-from kbe_nat.model import Endpoint, EndpointSlice, Service, ServicePort, SlicePort, Snapshot
-from kbe_nat.policy.options import Options
-from kbe_nat.rules.memory import Memory
 
-VIP = "172.30.228.255"
-
-
-def full_of(flows: int, limit: int = 262_144) -> Controller:
-    """A controller whose engine has so many UDP flows."""
-    engine = kbe_nat.Engine(seed=1, max_flows=limit)
-    made = Controller(engine, EveryPacket(Diversion((100, 100)), Memory()), lambda _: Options())
-    key = ("default", "web")
-    part = EndpointSlice(
-        "web-1", Family.IPV4, (SlicePort("", "udp", 9876),), (Endpoint("10.0.0.1"),)
-    )
-    made.apply(Snapshot(1, (Service(*key, (VIP,), (ServicePort("", "udp", 80),)),), {key: (part,)}))
-    now = time.monotonic_ns()
-    for start in range(0, flows, 8192):
-        packets = [datagram(number) for number in range(start, min(flows, start + 8192))]
-        engine.process_batch(packets, now)
-    assert engine.stats().flows == flows
-    return made
-
-
-def datagram(number: int) -> bytearray:
-    """The first packet of a flow; 32,768 flows share a source address."""
-    source = bytes((10, 1, 0, 1 + number // 32768))
-    header = bytearray.fromhex("450000210000400040110000") + source + socket.inet_aton(VIP)
-    words = sum(int.from_bytes(header[at : at + 2], "big") for at in range(0, 20, 2))
-    words = (words & 0xFFFF) + (words >> 16)
-    header[10:12] = (~((words & 0xFFFF) + (words >> 16)) & 0xFFFF).to_bytes(2, "big")
-    return (
-        header
-        + (1024 + number % 32768).to_bytes(2, "big")
-        + bytes.fromhex("0050000d0000")
-        + b"hello"
-    )
+TESTS = Path(__file__).parent
 
 
 def unasked(request: dict[str, Any]) -> Iterator[Any]:
@@ -76,13 +38,9 @@ def unasked(request: dict[str, Any]) -> Iterator[Any]:
     raise AssertionError(request)
 
 
-def answering(controller: Controller) -> Answers:
-    return Answers(controller, Watchers(controller.engine), lambda: {"pid": 1})
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Iterator[Path]:
-    with ControlServer(tmp_path / "control.sock", answering(full_of(10))):
+    with ControlServer(tmp_path / "control.sock", answers_of(controller_with(10))):
         yield tmp_path / "control.sock"
 
 
@@ -344,26 +302,14 @@ def test_f135_nobody_else_can_connect_even_for_a_moment(tmp_path: Path) -> None:
         os.umask(before)
 
 
-ASK = """
-import socket, sys
-with socket.socket(socket.AF_UNIX) as client:
-    client.connect(sys.argv[1])
-    try:
-        client.sendall(b'{"verb": "status"}\\n')
-    except OSError:
-        pass
-    print(client.makefile().readline())
-"""
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
 def test_another_user_is_not_answered() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "control.sock"
         Path(folder).chmod(0o755)
-        with ControlServer(path, answering(full_of(1))):
+        with ControlServer(path, answers_of(controller_with(1))):
             path.chmod(0o666)
-            command = ["/usr/bin/env", "python3", "-c", ASK, str(path)]
+            command = ["/usr/bin/env", "python3", "-c", STATUS_CLIENT.read_text(), str(path)]
             said = subprocess.run(
                 command,
                 user=65534,
@@ -462,8 +408,8 @@ def key_of(row: dict[str, Any]) -> tuple[str, int]:
 
 
 def test_f138_a_list_comes_in_pages_without_doubles(tmp_path: Path) -> None:
-    controller = full_of(10_500)
-    with ControlServer(tmp_path / "control.sock", answering(controller)):
+    controller = controller_with(10_500)
+    with ControlServer(tmp_path / "control.sock", answers_of(controller)):
         pages = list(ask(tmp_path / "control.sock", "flows"))
         assert [len(page) for page in pages] == [PAGE] * 10 + [500]
         assert len({key_of(row) for page in pages for row in page}) == 10_500
@@ -475,12 +421,12 @@ def test_f138_a_list_comes_in_pages_without_doubles(tmp_path: Path) -> None:
 
 def test_f138_flows_that_live_through_a_list_are_in_it_once(tmp_path: Path) -> None:
     """Others end while it is made, and new ones begin in the records that these leave."""
-    controller = full_of(0)
+    controller = controller_with(0)
     engine = controller.engine
     now = time.monotonic_ns()
     for number in range(10_000):
         engine.process_batch([datagram(number), datagram(32768 + number)], now)
-    with ControlServer(tmp_path / "control.sock", answering(controller)):
+    with ControlServer(tmp_path / "control.sock", answers_of(controller)):
         pages = ask(tmp_path / "control.sock", "flows")
         found = [key_of(row) for row in next(pages)]
         assert engine.delete_flows(source="10.1.0.2") == 10_000
@@ -494,18 +440,6 @@ def test_f138_flows_that_live_through_a_list_are_in_it_once(tmp_path: Path) -> N
         "none lost"
     )
     assert not [address for address, _ in found if address == "10.1.0.3"], "none that began later"
-
-
-SERVE = f"""
-import sys, time
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from pathlib import Path
-from test_control_socket import answering, full_of
-from kbe_nat.daemon.control_socket import ControlServer
-with ControlServer(Path(sys.argv[1]), answering(full_of(262_144))):
-    print("ready", flush=True)
-    sys.stdin.read()
-"""
 
 
 def resident(pid: int) -> tuple[int, int]:
@@ -528,7 +462,8 @@ def rows_counted(path: Path) -> int:
 def test_f138_four_lists_of_a_full_table_take_little_memory(tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     serving = subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(path)],
+        [sys.executable, FULL_CONTROL_SOCKET, path],
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -10,8 +10,8 @@ from typing import Any, Final
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_control_socket import answering, full_of
 
+from harness.full_engine import answers_of, controller_with
 from kbe_nat.daemon import verbs as answers_module
 from kbe_nat.daemon.requests import VERBS, parse
 from kbe_nat.errors import KbeNatError
@@ -117,7 +117,7 @@ def _impatient() -> Any:
         yield
 
 
-ANSWERS: Final = answering(full_of(2))
+ANSWERS: Final = answers_of(controller_with(2))
 
 
 def check(line: bytes) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.programs import LOGGER
 from kbe_nat.daemon.standard_error import Unhindered
 
 LINE = "x" * 99 + "\n"
@@ -91,23 +92,9 @@ def test_files_are_written_where_others_have_stopped(tmp_path: Path) -> None:
     assert path.read_text() == "before\nours\nafter\n"
 
 
-LOGGING = """
-import logging, sys
-from kbe_nat.daemon.logs import LogFormat, log_to_stderr
-from kbe_nat.daemon.standard_error import unhinder_stderr
-unhinder_stderr()
-log_to_stderr(LogFormat.JSON, 1)
-for number in range(3000):
-    logging.getLogger("kbe_nat").error("%d %s", number, "x" * 100)
-print("done", flush=True)
-sys.stdin.readline()
-logging.getLogger("kbe_nat").error("again")
-"""
-
-
 def test_the_log_counts_what_nobody_has_read() -> None:
     with subprocess.Popen(
-        (sys.executable, "-c", LOGGING), stdin=-1, stdout=-1, stderr=-1, text=True
+        (sys.executable, LOGGER), stdin=-1, stdout=-1, stderr=-1, text=True
     ) as process:
         assert process.stdin and process.stdout and process.stderr
         assert select.select([process.stdout], [], [], 30)[0], "it waits for its reader"

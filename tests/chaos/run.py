@@ -25,7 +25,7 @@ from rich.table import Table
 
 from chaos.endpoints import PODS, PORT, SERVICES, Endpoints, address, frontends
 from chaos.proxy import Proxy
-from harness.stage import NAMED_POD
+from harness.programs import DATAGRAM_FLOOD, NAMED_POD
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.policy.plan import Backend
@@ -212,7 +212,7 @@ class Faults:
         flood = threading.Thread(target=lambda: self._proxy.stall(1.0))
         flood.start()
         with suppress(Exception):
-            self._cluster.client.call(sys.executable, "-c", FLOOD, address(0, Family.IPV4))
+            self._cluster.client.call(sys.executable, str(DATAGRAM_FLOOD), address(0, Family.IPV4))
         flood.join()
 
     def stall(self) -> None:
@@ -395,13 +395,6 @@ def main() -> int:
         show(told, Console())
     return 1 if told["wrong"] else 0
 
-
-FLOOD: Final = """
-import socket, sys
-for port in range(1024, 65536):
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
-        own.sendto(b"", (sys.argv[1], port))
-"""
 
 if __name__ == "__main__":
     sys.exit(main())

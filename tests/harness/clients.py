@@ -6,7 +6,8 @@ import time
 from contextlib import AbstractContextManager
 from types import TracebackType
 
-from harness.stage import FAMILIES, NAMED_POD, WAYS, served
+from harness.programs import NAMED_POD
+from harness.stage import FAMILIES, WAYS, served
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import inside

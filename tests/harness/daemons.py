@@ -42,6 +42,11 @@ metadata: {name: here}
 status: {addresses: [{type: InternalIP, address: 10.0.2.15}]}
 """
 
+COMMANDS = {
+    DatapathKind.EVERY_PACKET: ("iptables-restore", "iptables-save", "ipset"),
+    DatapathKind.FIRST_PACKET: ("nft",),
+}
+
 
 @dataclass
 class Daemon:
@@ -154,3 +159,37 @@ def kernel_rules(cluster: Cluster) -> str:
     )
     text = "\n".join([*own, *sets, *tables])
     return re.sub(r"kbe-nat-translation-\d", "kbe-nat-translation-N", text)
+
+
+def pid(own: Daemon) -> int:
+    """The daemon itself: nsenter becomes it."""
+    assert own.process is not None
+    return own.process.pid
+
+
+def serves(own: Daemon) -> bool:
+    return VIP in curl(own.cluster)
+
+
+def counted(own: Daemon, folder: str) -> int:
+    return len(list(Path(f"/proc/{pid(own)}/{folder}").iterdir()))
+
+
+def patched(folder: Path, program: Path) -> dict[str, str]:
+    """The environment of a daemon that runs this when Python starts."""
+    (folder / "sitecustomize.py").write_text(program.read_text())
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(folder), *inherited)))}
+
+
+def broken(folder: Path, names: tuple[str, ...], script: str) -> dict[str, str]:
+    """The environment of a daemon whose commands do this first."""
+    place = folder / "bin"
+    place.mkdir()
+    for name in names:
+        found = subprocess.run(
+            ["which", name], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        (place / name).write_text(f'#!/bin/sh\n{script}\nexec {found} "$@"\n')
+        (place / name).chmod(0o755)
+    return {"PATH": f"{place}:{os.environ['PATH']}"}

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import kbe_nat
+from harness.programs import QUEUE_COUNTERS
 from harness.waiting import eventually
 from kbe_nat._native import NftTables
 from kbe_nat.datapath.datapath import Diversion
@@ -33,7 +34,6 @@ from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.iptables import Iptables
 from kbe_nat.rules.rule import DatapathKind, Marks
 
-NAMED_POD = Path(__file__).parent / "programs/named_pod.py"
 QUEUES = Path("/proc/thread-self/net/netfilter/nfnetlink_queue")
 VIPS = {Family.IPV4: "172.30.228.255", Family.IPV6: "fd00:30::ff"}
 PODS = {Family.IPV4: ("172.17.0.3", "172.17.0.4"), Family.IPV6: ("fd00:17::3", "fd00:17::4")}
@@ -241,68 +241,19 @@ def connect(own: socket.socket, to: tuple[str, int], seconds: float) -> None:
         raise TimeoutError(f"no answer from {to} within {seconds} s") from None
 
 
-def served(pod: Namespace, program: str | Path, *arguments: str) -> subprocess.Popen[str]:
-    """A server in a pod, ended with it: a program, or the file of one."""
-    where = (str(program),) if isinstance(program, Path) else ("-c", program)
-    process = pod.start((sys.executable, *where, *arguments))
+def served(pod: Namespace, program: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A server in a pod, ended with it, that prints "ready" first."""
+    process = pod.start((sys.executable, str(program), *arguments))
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
 
 
 def counters_of(cluster: Cluster) -> dict[int, QueueCounters]:
-    text = cluster.node.call(sys.executable, "-c", COUNTERS)
+    text = cluster.node.call(sys.executable, str(QUEUE_COUNTERS))
     return {int(row.split()[0]): QueueCounters(*map(int, row.split())) for row in text.splitlines()}
 
 
-COUNTERS = """
-from dataclasses import astuple
-from kbe_nat.drivers.native import queue_counters
-for own in queue_counters().values():
-    print(*astuple(own))
-"""
-SINK = """
-import hashlib, socket
-with socket.create_server(("::", 5001), family=socket.AF_INET6, dualstack_ipv6=True) as server:
-    print("ready", flush=True)
-    while True:
-        connection, _ = server.accept()
-        digest = hashlib.sha256()
-        while content := connection.recv(1 << 20):
-            digest.update(content)
-        connection.sendall((digest.hexdigest() + "\\n").encode())
-        connection.close()
-"""
-ECHO = """
-import socket, sys
-is_six = sys.argv[1] == "6"
-with socket.socket(socket.AF_INET6 if is_six else socket.AF_INET, socket.SOCK_DGRAM) as server:
-    server.bind(("", 7))
-    print("ready", flush=True)
-    while True:
-        content, peer = server.recvfrom(1 << 16)
-        server.sendto(content, peer)
-"""
-SHORT = """
-import socket
-with socket.create_server(("::", 5002), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024) as server:
-    print("ready", flush=True)
-    while True:
-        connection, _ = server.accept()
-        connection.sendall(connection.recv(100))
-        connection.close()
-"""
-ASK_SHORT = """
-import socket, sys
-address, count, *sources = sys.argv[1:]
-answered = 0
-for number in range(int(count)):
-    source = (sources[number % len(sources)], 0) if sources else None
-    with socket.create_connection((address, 5002), timeout=5, source_address=source) as connection:
-        connection.sendall(b"hello")
-        answered += connection.recv(100) == b"hello"
-print(answered, "answered")
-"""
 FOREIGN = """table ip foreign {
   map addresses {
     type mark : ipv4_addr

@@ -2,7 +2,6 @@
 and recovers.
 """
 
-import os
 import re
 import resource
 import signal
@@ -15,49 +14,23 @@ from pathlib import Path
 
 import pytest
 
-from harness.daemons import BALANCED, NOBODY, VIP, Daemon, curl, kernel_rules
+from harness.daemons import (
+    BALANCED,
+    COMMANDS,
+    NOBODY,
+    Daemon,
+    broken,
+    counted,
+    kernel_rules,
+    patched,
+    pid,
+    serves,
+)
+from harness.programs import CONNECTION_FLOOD, FAILING_QUEUE, HANGING_QUEUE
 from harness.waiting import eventually
 from kbe_nat.rules.rule import DatapathKind
 
 HTTP_STATUS = ("curl", "-sS", "--max-time", "20", "-o", "/dev/null", "-w", "%{http_code}")
-COMMANDS = {
-    DatapathKind.EVERY_PACKET: ("iptables-restore", "iptables-save", "ipset"),
-    DatapathKind.FIRST_PACKET: ("nft",),
-}
-
-
-def pid(own: Daemon) -> int:
-    """The daemon itself: nsenter becomes it."""
-    assert own.process is not None
-    return own.process.pid
-
-
-def serves(own: Daemon) -> bool:
-    return VIP in curl(own.cluster)
-
-
-def counted(own: Daemon, folder: str) -> int:
-    return len(list(Path(f"/proc/{pid(own)}/{folder}").iterdir()))
-
-
-def patched(folder: Path, program: str) -> dict[str, str]:
-    """The environment of a daemon that runs this when Python starts."""
-    (folder / "sitecustomize.py").write_text(program)
-    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(folder), *inherited)))}
-
-
-def broken(folder: Path, names: tuple[str, ...], script: str) -> dict[str, str]:
-    """The environment of a daemon whose commands do this first."""
-    place = folder / "bin"
-    place.mkdir()
-    for name in names:
-        found = subprocess.run(
-            ["which", name], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        (place / name).write_text(f'#!/bin/sh\n{script}\nexec {found} "$@"\n')
-        (place / name).chmod(0o755)
-    return {"PATH": f"{place}:{os.environ['PATH']}"}
 
 
 @pytest.mark.parametrize("greeting", ["", "GET / HTTP/1.1\\r\\nX: "], ids=["idle", "slow"])
@@ -68,7 +41,7 @@ def test_f127_a_stranger_opens_thousands_of_connections(daemon: Daemon, greeting
     eventually(
         lambda: daemon.cluster.client.call(*HTTP_STATUS, "http://10.0.2.15:30200/") == "503", 30
     )
-    flood = daemon.cluster.client.start((sys.executable, "-c", FLOOD, greeting))
+    flood = daemon.cluster.client.start((sys.executable, str(CONNECTION_FLOOD), greeting))
     assert flood.stdout is not None
     worst = [0, 0]
     opened = 0
@@ -197,30 +170,18 @@ def test_f131_a_device_may_be_named_by_bytes(daemon: Daemon) -> None:
     assert "ERROR" not in daemon.log
 
 
-HANG = """
-import pathlib, time
-from kbe_nat.datapath import netfilterqueue
-receive = netfilterqueue.NetfilterQueue.receive
-def hanging(self):
-    while pathlib.Path("{flag}").exists():
-        pathlib.Path("{flag}-met").touch()
-        time.sleep(0.01)
-    return receive(self)
-netfilterqueue.NetfilterQueue.receive = hanging
-"""
-
-
 def test_f03_the_watchdog_hears_nothing_while_a_loop_hangs(daemon: Daemon, tmp_path: Path) -> None:
     """The control loop goes round all the time."""
     flag = tmp_path / "hang"
-    program = (
-        HANG.format(flag=flag) + "from kbe_nat.daemon import proxy\nproxy.TURN_SECONDS = 0.5\n"
-    )
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
         listener.settimeout(30)
-        environment = patched(tmp_path, program)
-        environment |= {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "600000"}
+        environment = patched(tmp_path, HANGING_QUEUE)
+        environment |= {
+            "FLAG": str(flag),
+            "NOTIFY_SOCKET": str(tmp_path / "notify"),
+            "WATCHDOG_USEC": "600000",
+        }
         daemon.start("--driver", "netfilterqueue", environment=environment)
         while listener.recv(1000) != b"WATCHDOG=1":
             pass
@@ -243,23 +204,13 @@ def test_f03_the_watchdog_hears_nothing_while_a_loop_hangs(daemon: Daemon, tmp_p
         assert "kbe-nat" not in kernel_rules(daemon.cluster)
 
 
-FAIL = """
-import pathlib
-from kbe_nat.datapath import netfilterqueue
-receive = netfilterqueue.NetfilterQueue.receive
-def failing(self):
-    if pathlib.Path("{flag}").exists():
-        raise OSError(5, "the cable is out")
-    return receive(self)
-netfilterqueue.NetfilterQueue.receive = failing
-"""
-
-
 def test_f02_rules_stay_when_a_loop_fails(daemon: Daemon, tmp_path: Path) -> None:
     """Nothing passes untranslated until somebody has started it again."""
     flag = tmp_path / "fail"
     daemon.start(
-        "--driver", "netfilterqueue", environment=patched(tmp_path, FAIL.format(flag=flag))
+        "--driver",
+        "netfilterqueue",
+        environment={**patched(tmp_path, FAILING_QUEUE), "FLAG": str(flag)},
     )
     before = kernel_rules(daemon.cluster)
     assert serves(daemon)
@@ -271,27 +222,6 @@ def test_f02_rules_stay_when_a_loop_fails(daemon: Daemon, tmp_path: Path) -> Non
     flag.unlink()
     daemon.start()
     assert serves(daemon)
-
-
-FLOOD = r"""
-import resource, socket, sys
-resource.setrlimit(resource.RLIMIT_NOFILE, (9000, 9000))
-greeting = sys.argv[1].encode().decode("unicode_escape").encode()
-own = []
-for number in range(1, 4001):
-    connection = socket.socket()
-    connection.setblocking(False)
-    connection.connect_ex(("10.0.2.15", 30200))
-    own.append(connection)
-    if greeting:
-        for one in own[-50:]:
-            try:
-                one.send(greeting)
-            except OSError:
-                pass
-    if number % 400 == 0:
-        print(number, flush=True)
-"""
 
 
 @pytest.mark.parametrize("spare", [0, 1 << 20], ids=["none", "little"])

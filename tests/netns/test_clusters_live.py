@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from msgspec import structs
-from test_clusters import is_documented, read
 
 import kbe_nat
 from harness.clusters import POD_DEVICE, cluster
 from harness.lone_node import is_visible, node_for, outcome
 from harness.rule_walker import End, Walker, told
+from harness.second_opinion import is_documented, read_dump
 from harness.stage import WAYS, serving
 from kbe_nat.cli.flags.node import matches
 from kbe_nat.model import Snapshot, Strategy, join_address
@@ -61,7 +61,7 @@ def test_packets_come_out_where_the_rules_lead(
         names = inside(node.name.path, socket.if_nameindex)
         numbers = tuple(number for number, name in names if matches(device, name))
         made = plan(snapshot, replace(options, pod_interfaces=numbers))
-        rules = {number: read(snapshot, made, number) for number in own.families}
+        rules = {number: read_dump(snapshot, made, number) for number in own.families}
         wrong, ports = [], count(20_000, 20)
         with serving(node.name, kbe_nat.Engine(seed=seed), made, way) as node.serving:
             for flow in own.flows(FLOWS):

@@ -9,6 +9,7 @@ from typing import Final
 
 import pytest
 
+from harness.programs import PEER_TELLER
 from harness.stage import FAMILIES, PODS, VIPS, WAYS, Stage, add_ipv6, connect, served, stage
 from kbe_nat._native import NftTables
 from kbe_nat.datapath.datapath import Diversion
@@ -51,7 +52,7 @@ def plan() -> Plan:
 @contextmanager
 def asked(cluster: Cluster) -> Iterator[None]:
     """Programs on the node that tell everybody which address they see."""
-    program = served(cluster.node, TELL, *NODE.values())
+    program = served(cluster.node, PEER_TELLER, *NODE.values())
     try:
         yield
     finally:
@@ -109,33 +110,3 @@ def test_what_the_kernel_delivers_by_itself_keeps_its_source(
             assert seen(cluster.pods[0], family, protocol) == PODS[family][0]
     finally:
         datapath.remove()
-
-
-TELL = """
-import socket, sys, threading
-def datagrams(family, any):
-    with socket.socket(family, socket.SOCK_DGRAM) as server:
-        server.bind((any, 5009))
-        ready.wait()
-        while True:
-            _, peer = server.recvfrom(100)
-            server.sendto(peer[0].encode(), peer)
-def streams(family, any):
-    with socket.socket(family, socket.SOCK_STREAM) as server:
-        if family == socket.AF_INET6:
-            server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        server.bind((any, 5009))
-        server.listen()
-        ready.wait()
-        while True:
-            connection, peer = server.accept()
-            connection.recv(100)
-            connection.sendall(peer[0].encode())
-            connection.close()
-ready = threading.Barrier(5)
-for serve in (datagrams, streams):
-    for family, any in ((socket.AF_INET, sys.argv[1]), (socket.AF_INET6, sys.argv[2])):
-        threading.Thread(target=serve, args=(family, any)).start()
-ready.wait()
-print("ready", flush=True)
-"""

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from harness.daemons import COMMAND, SEED, VIP, Daemon, kernel_rules
+from harness.programs import DATAGRAM_FLOOD, STEADY_LOAD, TCP_ECHO
 from harness.stage import served
 from harness.waiting import eventually
 from kbe_nat.playground.cluster import Cluster
@@ -54,86 +55,6 @@ addressType: IPv4
 ports: [{port: 9999}]
 endpoints: [{addresses: [172.17.0.3]}, {addresses: [172.17.0.4]}]
 """
-ECHO = """
-import selectors, socket
-server = socket.create_server(("", 9999), backlog=1024)
-with selectors.DefaultSelector() as selector:
-    selector.register(server, selectors.EVENT_READ)
-    print("ready", flush=True)
-    while True:
-        for key, _ in selector.select():
-            if key.fileobj is server:
-                selector.register(server.accept()[0], selectors.EVENT_READ)
-                continue
-            try:
-                content = key.fileobj.recv(4096)
-            except OSError:
-                content = b""
-            if content:
-                key.fileobj.sendall(content)
-            else:
-                selector.unregister(key.fileobj)
-                key.fileobj.close()
-"""
-LOAD = """
-import json, socket, sys, threading, time
-address, port, established = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-over = threading.Event()
-told = {"new": 0, "failed": [], "slowest_new": 0.0, "rounds": 0, "broken": [], "slowest_round": 0.0}
-
-def asked(connection, text):
-    connection.sendall(text)
-    got = b""
-    while len(got) < len(text):
-        content = connection.recv(100)
-        if not content:
-            raise EOFError("it was closed")
-        got += content
-    if got != text:
-        raise ValueError("another answer")
-
-def stay(connections):
-    number = 0
-    while not over.is_set():
-        number += 1
-        for connection in connections:
-            started = time.monotonic()
-            try:
-                asked(connection, b"%08d" % number)
-                told["rounds"] += 1
-            except (OSError, EOFError, ValueError) as error:
-                told["broken"].append(repr(error))
-                connections.remove(connection)
-                break
-            told["slowest_round"] = max(told["slowest_round"], time.monotonic() - started)
-        time.sleep(0.01)
-
-def come_and_go():
-    while not over.is_set():
-        started = time.monotonic()
-        try:
-            with socket.create_connection((address, port), timeout=20) as connection:
-                asked(connection, b"new")
-            told["new"] += 1
-        except (OSError, EOFError, ValueError) as error:
-            told["failed"].append(repr(error))
-            time.sleep(0.05)
-        told["slowest_new"] = max(told["slowest_new"], time.monotonic() - started)
-        time.sleep(0.002)
-
-staying = [socket.create_connection((address, port), timeout=20) for _ in range(established)]
-threads = [threading.Thread(target=stay, args=(staying,)), threading.Thread(target=come_and_go)]
-for thread in threads:
-    thread.start()
-print("ready", flush=True)
-# Each line that we are given is answered by how far we are.
-for _ in sys.stdin:
-    print(json.dumps(told), flush=True)
-over.set()
-for thread in threads:
-    thread.join()
-print(json.dumps(told), flush=True)
-"""
 ESTABLISHED = 20
 
 
@@ -141,7 +62,7 @@ class Load:
     """Connections that stay and connections that come and go, all the time."""
 
     def __init__(self, cluster: Cluster) -> None:
-        command = (sys.executable, "-c", LOAD, "172.30.0.7", "7", str(ESTABLISHED))
+        command = (sys.executable, str(STEADY_LOAD), "172.30.0.7", "7", str(ESTABLISHED))
         self._process = subprocess.Popen(
             [*cluster.client.prefix, *command],
             stdin=subprocess.PIPE,
@@ -241,7 +162,7 @@ class Supervisor:
 def daemon(cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
     (tmp_path / "objects").mkdir()
     for pod in cluster.pods:
-        served(pod, ECHO)
+        served(pod, TCP_ECHO)
     with Daemon(cluster, tmp_path, DatapathKind.FIRST_PACKET) as made:
         made.write("cluster.yaml", SEED)
         made.write("services.yaml", SERVICES)
@@ -426,7 +347,7 @@ def test_f63_an_overrun_of_events_is_counted_and_repaired(daemon: Daemon) -> Non
         eventually(lambda: len(daemon.get("flows")) == 1)
         daemon.process.send_signal(signal.SIGSTOP)
         # Somebody else's flows fill what the kernel keeps for us.
-        cluster.client.call(sys.executable, "-c", FLOOD, "172.17.0.3")
+        cluster.client.call(sys.executable, str(DATAGRAM_FLOOD), "172.17.0.3")
         cluster.node.call("conntrack", "-D", "-p", "tcp", "--orig-port-dst", "7")
         daemon.process.send_signal(signal.SIGCONT)
         eventually(lambda: daemon.get("stats")["kernel"]["events-lost"] > 0)
@@ -438,11 +359,5 @@ NOBODY = """apiVersion: v1
 kind: Service
 metadata: {name: nobody}
 spec: {clusterIP: 172.30.0.9, ports: [{port: 81}]}
-"""
-FLOOD = """
-import socket, sys
-for port in range(1024, 65536):
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
-        own.sendto(b"", (sys.argv[1], port))
 """
 WATCHDOG_SECONDS = 2.0

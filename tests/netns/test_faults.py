@@ -13,19 +13,8 @@ from dataclasses import replace
 import pytest
 
 from harness import traffic
-from harness.stage import (
-    ECHO,
-    FAMILIES,
-    POD,
-    SHORT,
-    VIPS,
-    WAYS,
-    Stage,
-    plan_of,
-    port,
-    served,
-    stage,
-)
+from harness.programs import MUTE_SERVER, SHORT_SERVER, UDP_ECHO
+from harness.stage import FAMILIES, POD, VIPS, WAYS, Stage, plan_of, port, served, stage
 from harness.traffic import ACK, FIN, RST, SYN
 from harness.waiting import eventually
 from harness.wires import ETH_P_IP, mac, overheard, sent_in_order, taken, wire
@@ -41,7 +30,7 @@ VIP = VIPS[Family.IPV4]
 
 def echoes(cluster: Cluster, family: Family = Family.IPV4) -> None:
     for pod in cluster.pods:
-        served(pod, ECHO, str(family))
+        served(pod, UDP_ECHO, str(family))
 
 
 def answer(client: socket.socket, question: bytes) -> bytes:
@@ -61,7 +50,7 @@ def test_f49_a_handshake_that_a_removed_backend_does_not_answer_goes_to_another(
 ) -> None:
     iptables = "iptables" if family == Family.IPV4 else "ip6tables"
     cluster.pods[0].call(iptables, "-A", "INPUT", "-p", "tcp", "--dport", "5002", "-j", "DROP")
-    served(cluster.pods[1], SHORT)
+    served(cluster.pods[1], SHORT_SERVER)
     one = port("short", 5002, "tcp", family, 1)
     other = replace(
         one, cluster_backends=port("short", 5002, "tcp", family, 2).cluster_backends[1:]
@@ -89,7 +78,7 @@ def test_f136_numbers_that_run_out_never_block_a_change(
 ) -> None:
     """There is one number, and its backend is replaced by another."""
     for pod in cluster.pods:
-        served(pod, SHORT)
+        served(pod, SHORT_SERVER)
     echoes(cluster, family)
     name, number, protocol = (
         ("short", 5002, "tcp") if kind == socket.SOCK_STREAM else ("echo", 7, "udp")
@@ -161,7 +150,7 @@ def test_datagrams_that_nobody_answers_are_asked_about_once(
 ) -> None:
     """Logs and metrics go one way: the kernel carries them all the same."""
     for pod in cluster.pods:
-        served(pod, MUTE)
+        served(pod, MUTE_SERVER)
     with (
         stage(cluster, DatapathKind.FIRST_PACKET) as own,
         own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)) as client,
@@ -173,15 +162,6 @@ def test_datagrams_that_nobody_answers_are_asked_about_once(
         eventually(lambda: own.flows()[0].packets[0] == 11)
         own.serving.settle()
         assert sum(loop.loop.packets for loop in own.loops) == 1
-
-
-MUTE = """
-import socket, time
-with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as server:
-    server.bind(("::", 7))
-    print("ready", flush=True)
-    time.sleep(1000)
-"""
 
 
 def test_flows_of_others_are_left_alone(cluster: Cluster) -> None:
@@ -229,7 +209,7 @@ def test_f66_a_client_keeps_its_backend_until_that_is_gone(
     sticky = replace(port("short", 5002, "tcp", Family.IPV4), affinity_seconds=60)
     plan = replace(plan_of(), ports=(sticky,))
     for pod in cluster.pods:
-        served(pod, SHORT)
+        served(pod, SHORT_SERVER)
 
     def connect(own: Stage) -> None:
         with own.client(socket.SOCK_STREAM, Family.IPV4, (VIP, 5002)) as client:
@@ -433,7 +413,7 @@ def test_f90_a_pod_reaches_itself(
     cluster: Cluster, family: Family, way: DatapathKind, kind: int
 ) -> None:
     pod = cluster.pods[0]
-    served(pod, SHORT) if kind == socket.SOCK_STREAM else served(pod, ECHO, str(family))
+    served(pod, SHORT_SERVER) if kind == socket.SOCK_STREAM else served(pod, UDP_ECHO, str(family))
     to = (VIPS[family], 5002 if kind == socket.SOCK_STREAM else 7)
     with stage(cluster, way, plan=plan_of(1)) as own, own.client(kind, family, to, pod) as client:
         assert answer(client, b"hello myself") == b"hello myself"
@@ -500,7 +480,7 @@ def test_f93_other_rules_of_the_node_see_sound_flows(cluster: Cluster, way: Data
     outside = ("POSTROUTING", "-s", "172.17.0.0/16", "!", "-o", "docker0", "-j", "MASQUERADE")
     node.call("iptables", "-t", "nat", "-A", *outside)
     for pod in cluster.pods:
-        served(pod, SHORT)
+        served(pod, SHORT_SERVER)
     with stage(cluster, way) as own:
         for _ in range(100):
             with own.client(socket.SOCK_STREAM, Family.IPV4, (VIP, 5002)) as client:

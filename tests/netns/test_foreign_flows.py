@@ -22,8 +22,9 @@ from harness.clients import (
     service,
 )
 from harness.daemons import Daemon
-from harness.stage import ECHO, NAMED_POD, SHORT, add_ipv6, served, stage
+from harness.programs import NAMED_POD, SHORT_SERVER, UDP_ECHO
 from harness.stage import VIPS as STAGED
+from harness.stage import add_ipv6, served, stage
 from harness.waiting import eventually
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
@@ -207,7 +208,7 @@ PRIVILEGED = 1023 - 600 + 1
 
 def test_f63_flows_whose_ends_were_not_said_are_found_out(cluster: Cluster) -> None:
     for pod in cluster.pods:
-        for program in ((ECHO, "6"), (SHORT,)):
+        for program in ((UDP_ECHO, "6"), (SHORT_SERVER,)):
             served(pod, *program)
     settings = "/proc/sys/net/netfilter/nf_conntrack_"
     cluster.node.write(f"{settings}udp_timeout", "600")

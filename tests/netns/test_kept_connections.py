@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from harness.daemons import SEED, Daemon, kernel_rules
-from harness.stage import NAMED_POD, PODS, add_ipv6, served
+from harness.programs import KEPT_FLOWS, NAMED_POD, SHORT_LOAD
+from harness.stage import PODS, add_ipv6, served
 from harness.waiting import eventually
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
@@ -47,81 +48,6 @@ OBJECTS = SERVICE + "".join(
     )
     for family in (Family.IPV4, Family.IPV6)
 )
-CLIENT = """
-import json, resource, socket, sys
-_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-def opened(kind, address):
-    own = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
-    own.settimeout(30)
-    own.connect((address, 7))
-    return own
-
-def asked(own, text):
-    if own.type == socket.SOCK_STREAM:
-        own.sendall(text + b"\\n")
-        got = b""
-        while not got.endswith(b"\\n"):
-            content = own.recv(100)
-            if not content:
-                raise EOFError("it was closed")
-            got += content
-        name, _, said = got.strip().partition(b" ")
-        if said != text:
-            raise ValueError(f"another answer: {got}")
-        return name.decode()
-    own.settimeout(1)
-    for _ in range(30):
-        try:
-            own.send(text)
-            while True:
-                name, _, said = own.recv(100).partition(b" ")
-                if said == text:
-                    return name.decode()
-        except (TimeoutError, ConnectionRefusedError):
-            pass
-    raise TimeoutError("no answer")
-
-connections, number = [], 0
-for line in sys.stdin:
-    order = json.loads(line)
-    for address in order.get("open", ()):
-        connections += [opened(socket.SOCK_STREAM, address) for _ in range(order["tcp"])]
-        connections += [opened(socket.SOCK_DGRAM, address) for _ in range(order["udp"])]
-    number += 1
-    names, broken = [], []
-    for own in connections:
-        try:
-            names.append(asked(own, b"%08d" % number))
-        except (OSError, EOFError, ValueError) as error:
-            names.append("")
-            broken.append(f"{own.type.name} {own.getsockname()}: {error!r}")
-    ends = [
-        ["tcp" if own.type == socket.SOCK_STREAM else "udp", *own.getsockname()[:2]] for own in connections
-    ]
-    print(json.dumps({"names": names, "broken": broken, "ends": ends}), flush=True)
-"""
-LOAD = """
-import socket, sys
-print("ready", flush=True)
-number = 0
-while True:
-    address = sys.argv[1 + number % 2]
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    number += 1
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as own:
-            own.connect((address, 7))
-            own.send(b"load")
-        with socket.socket(family) as own:
-            own.settimeout(0.2)
-            own.connect((address, 7))
-            own.send(b"load")
-            own.recv(100)
-    except OSError:
-        pass
-"""
 
 
 class Clients:
@@ -152,8 +78,8 @@ class Clients:
 
 
 @contextmanager
-def program(where: Namespace, text: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    command = (*where.prefix, sys.executable, "-c", text, *arguments)
+def program(where: Namespace, path: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    command = (*where.prefix, sys.executable, str(path), *arguments)
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with process:
         try:
@@ -176,7 +102,7 @@ def daemon(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> 
 
 @pytest.fixture
 def clients(daemon: Daemon) -> Iterator[Clients]:
-    with program(daemon.cluster.client, CLIENT) as process:
+    with program(daemon.cluster.client, KEPT_FLOWS) as process:
         yield Clients(process)
 
 
@@ -222,7 +148,7 @@ def test_f11_a_daemon_that_ends_under_load_writes_what_it_carries(
     if daemon.way is DatapathKind.EVERY_PACKET:
         # It is written now and then, and the next time is far.
         eventually(lambda: state_bytes(daemon) >= 80 * FLOW_BYTES)
-    with program(daemon.cluster.client, LOAD, *VIPS) as load:
+    with program(daemon.cluster.client, SHORT_LOAD, *VIPS) as load:
         assert load.stdout is not None
         assert load.stdout.readline() == "ready\n"
         names = clients.open(tcp=20, udp=20)

@@ -13,13 +13,10 @@ from contextlib import contextmanager, suppress
 import pytest
 
 import kbe_nat
+from harness.programs import SHA256_SINK, SHORT_CLIENT, SHORT_SERVER, UDP_ECHO
 from harness.stage import (
-    ASK_SHORT,
     DRIVERS,
-    ECHO,
     FAMILIES,
-    SHORT,
-    SINK,
     VIPS,
     WAYS,
     Driver,
@@ -48,7 +45,7 @@ from kbe_nat.rules.rule import DatapathKind
 
 def transfer(own: Stage, family: Family, size: int) -> None:
     """Sends so many bytes through the virtual IP, and compares what the pod has got."""
-    servers = [served(pod, SINK) for pod in own.cluster.pods]
+    servers = [served(pod, SHA256_SINK) for pod in own.cluster.pods]
     block = os.urandom(1 << 20)
     digest = hashlib.sha256()
     with own.client(socket.SOCK_STREAM, family, (VIPS[family], 5001)) as connection:
@@ -112,7 +109,7 @@ def test_datagrams_of_any_size(
         own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)) as connection,
     ):
         for pod in cluster.pods:
-            served(pod, ECHO, str(family))
+            served(pod, UDP_ECHO, str(family))
         content = os.urandom(size)
         connection.send(content)
         assert connection.recv(1 << 16) == content
@@ -125,7 +122,7 @@ def test_datagrams_of_any_size(
 def test_no_redirect_leads_a_pod_around_the_node(cluster: Cluster, way: DatapathKind) -> None:
     """Pods on one bridge; IPv6 has no send_redirects."""
     for pod in cluster.pods:
-        served(pod, SHORT)
+        served(pod, SHORT_SERVER)
     with stage(cluster, way) as own:
         for pod in cluster.pods:
             for _ in range(20):
@@ -146,7 +143,7 @@ def test_f20_f81_f140_the_largest_datagrams(
 ) -> None:
     """The kernel hands out 65,531 bytes of a packet at most: enough for a mark, not for new bytes."""
     for pod in cluster.pods:
-        served(pod, ECHO, str(family))
+        served(pod, UDP_ECHO, str(family))
     headers, largest = (28, 65_507) if family == Family.IPV4 else (48, 65_527)
     whole = 65_531 - headers
     with stage(cluster, way) as own:
@@ -190,7 +187,7 @@ def test_f92_ten_thousand_short_connections_are_answered_and_shared(
 ) -> None:
     with stage(cluster, way, (7, 8)) as own:
         for pod in cluster.pods:
-            served(pod, SHORT)
+            served(pod, SHORT_SERVER)
         count = 10_000
         # Queues are chosen by addresses, by a hash that is another one after each start of the
         # machine.
@@ -198,7 +195,7 @@ def test_f92_ten_thousand_short_connections_are_answered_and_shared(
         for source in sources:
             cluster.client.call("ip", "address", "add", f"{source}/24", "dev", "eth0")
         said = cluster.client.call(
-            sys.executable, "-c", ASK_SHORT, VIPS[Family.IPV4], str(count), *sources
+            sys.executable, str(SHORT_CLIENT), VIPS[Family.IPV4], str(count), *sources
         )
         assert said == f"{count} answered\n"
         [service] = [one for one in own.engine.stats().services if one.name == "default/short4"]
@@ -224,7 +221,7 @@ def test_f92_ten_thousand_short_connections_are_answered_and_shared(
 def test_endpoints_change_under_load(cluster: Cluster, driver: Driver, way: DatapathKind) -> None:
     with stage(cluster, way, driver=driver) as own:
         for pod in cluster.pods:
-            served(pod, SHORT)
+            served(pod, SHORT_SERVER)
         is_over = threading.Event()
 
         def change() -> None:
@@ -236,7 +233,7 @@ def test_endpoints_change_under_load(cluster: Cluster, driver: Driver, way: Data
         changer.start()
         try:
             assert (
-                cluster.client.call(sys.executable, "-c", ASK_SHORT, VIPS[Family.IPV4], "2000")
+                cluster.client.call(sys.executable, str(SHORT_CLIENT), VIPS[Family.IPV4], "2000")
                 == "2000 answered\n"
             )
         finally:
@@ -264,7 +261,7 @@ def test_f82_datagrams_hear_of_the_path_mtu(
     cluster: Cluster, family: Family, way: DatapathKind
 ) -> None:
     for pod in cluster.pods:
-        served(pod, ECHO, str(family))
+        served(pod, UDP_ECHO, str(family))
     with (
         stage(cluster, way) as own,
         own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)) as client,
@@ -296,7 +293,7 @@ def test_f04_a_full_queue_drops_and_counts(cluster: Cluster) -> None:
     engine = kbe_nat.Engine(seed=1)
     engine.replace_services(*Tables().native(plan_of()))
     for pod in cluster.pods:
-        served(pod, ECHO, "4")
+        served(pod, UDP_ECHO, "4")
     with (
         inside(cluster.node.path, lambda: NativeQueue(7, max_length=10)) as queue,
         installation(Iptables(Commands(cluster.node.prefix)), rule_sets(plan_of(), (7, 7))),
@@ -341,7 +338,7 @@ def diverted(cluster: Cluster) -> Iterator[None]:
     """The rules, and servers behind them."""
     add_ipv6(cluster)
     for pod in cluster.pods:
-        served(pod, ECHO, "4")
+        served(pod, UDP_ECHO, "4")
     with installation(Iptables(Commands(cluster.node.prefix)), rule_sets(plan_of(), (7, 7))):
         yield
 

@@ -7,7 +7,8 @@ import subprocess
 
 import pytest
 
-from harness.stage import ECHO, FAMILIES, SHORT, VIPS, WAYS, plan_of, served, stage
+from harness.programs import NODE_CACHE, SHORT_SERVER, UDP_ECHO
+from harness.stage import FAMILIES, VIPS, WAYS, plan_of, served, stage
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace
@@ -28,7 +29,7 @@ def cache(node: Namespace, family: Family) -> subprocess.Popen[str]:
     """The add-on: the cluster IP is an address of the node."""
     length, nodad = (128, ["nodad"]) if family == Family.IPV6 else (32, [])
     node.call("ip", "address", "add", f"{VIPS[family]}/{length}", "dev", "lo", *nodad)
-    return served(node, CACHE, VIPS[family])
+    return served(node, NODE_CACHE, VIPS[family])
 
 
 @WAYS
@@ -38,8 +39,8 @@ def test_f126_what_came_untracked_is_not_ours(
     cluster: Cluster, family: Family, way: DatapathKind, order: str
 ) -> None:
     for pod in cluster.pods:
-        served(pod, ECHO, str(family))
-        served(pod, SHORT)
+        served(pod, UDP_ECHO, str(family))
+        served(pod, SHORT_SERVER)
     node, vip = cluster.node, VIPS[family]
     if order == "before":
         exempt(node, family, "-A")
@@ -71,26 +72,3 @@ def test_f126_what_came_untracked_is_not_ours(
             client.send(b"hello")
             assert client.recv(100) == b"hello", "another port of it is still ours"
         assert len(own.flows()) == 1
-
-
-CACHE = """
-import selectors, socket, sys
-address = sys.argv[1]
-kind = socket.AF_INET6 if ":" in address else socket.AF_INET
-datagrams = socket.socket(kind, socket.SOCK_DGRAM)
-datagrams.bind((address, 7))
-streams = socket.create_server((address, 5001), family=kind)
-chosen = selectors.DefaultSelector()
-for own in (datagrams, streams):
-    chosen.register(own, selectors.EVENT_READ)
-print("ready", flush=True)
-while True:
-    for key, _ in chosen.select():
-        if key.fileobj is datagrams:
-            datagrams.sendto(b"cache", datagrams.recvfrom(100)[1])
-        else:
-            connection, _ = streams.accept()
-            connection.recv(100)
-            connection.sendall(b"cache")
-            connection.close()
-"""

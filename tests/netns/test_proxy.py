@@ -6,7 +6,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -14,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from harness.daemons import BALANCED, COMMAND, NOBODY, SEED, VIP, Daemon, curl, kernel_rules
-from harness.stage import ECHO as DATAGRAMS
-from harness.stage import FAMILIES, FOREIGN, PODS, SHORT, add_ipv6, served
+from harness.programs import SHORT_SERVER, TCP_ECHO, UDP_ECHO
+from harness.stage import FAMILIES, FOREIGN, PODS, add_ipv6, served
 from harness.waiting import eventually
 from kbe_nat.errors import PlaygroundError
 from kbe_nat.family import Family
@@ -97,7 +96,7 @@ def test_f09_connections_outlive_a_daemon_that_was_killed(daemon: Daemon) -> Non
     cluster = daemon.cluster
     daemon.write("echo.yaml", SERVICE_ECHO)
     pod = cluster.pods[0]
-    echo = pod.start((sys.executable, "-c", ECHO))
+    echo = served(pod, TCP_ECHO)
     daemon.start("--strategy", "rr")
     own = inside(
         cluster.client.path, lambda: socket.create_connection(("172.30.0.7", 7), timeout=10)
@@ -443,12 +442,6 @@ addressType: IPv4
 ports: [{port: 9999}]
 endpoints: [{addresses: [172.17.0.3]}]
 """
-ECHO = """
-import socket
-connection, _ = socket.create_server(("", 9999)).accept()
-while content := connection.recv(1000):
-    connection.sendall(content)
-"""
 
 
 @FAMILIES
@@ -459,8 +452,8 @@ def test_node_ports_on_an_address_that_comes_are_served_at_once(
     cluster, node = daemon.cluster, daemon.cluster.node
     add_ipv6(cluster)
     for pod in cluster.pods:
-        served(pod, SHORT)
-        served(pod, DATAGRAMS, str(family))
+        served(pod, SHORT_SERVER)
+        served(pod, UDP_ECHO, str(family))
     own = {"vip": "172.30.0.21", "type": "IPv4", "pod": PODS[Family.IPV4][0], "moved": "10.0.2.77"}
     if family == Family.IPV6:
         own = {

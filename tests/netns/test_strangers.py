@@ -10,30 +10,18 @@ import time
 from pathlib import Path
 
 import pytest
-from test_attacks import COMMANDS, broken, serves
 
-from harness.daemons import NOBODY, Daemon, kernel_rules
+from harness.daemons import COMMANDS, NOBODY, Daemon, broken, kernel_rules, serves
+from harness.programs import SQUATTER
 from harness.waiting import eventually
 from kbe_nat.rules.rule import DatapathKind
 
 ANYBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
-SQUAT = r"""
-import fcntl, socket, sys
-own = [socket.socket(socket.AF_UNIX, kind) for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM)]
-for one in own:
-    one.bind("\0kbe-nat-proxy")
-own.append(open("/proc/self/ns/net"))
-fcntl.flock(own[-1], fcntl.LOCK_EX)
-own.append(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12))
-own[-1].bind((65535, 0))
-print("ready", flush=True)
-sys.stdin.read()
-"""
 
 
 def test_f08_a_user_without_privilege_cannot_keep_it_from_starting(daemon: Daemon) -> None:
     squatter = subprocess.Popen(
-        [*daemon.cluster.node.prefix, *ANYBODY, sys.executable, "-c", SQUAT],
+        [*daemon.cluster.node.prefix, *ANYBODY, sys.executable, "-c", SQUATTER.read_text()],
         stdin=-1,
         stdout=-1,
         text=True,
