@@ -14,7 +14,7 @@ from kbe_nat.policy.options import Options
 from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 from kbe_nat.rules.backend_ids import REST_SECONDS, Numbering
 from kbe_nat.rules.commands import Commands
-from kbe_nat.rules.nat_program import TranslationChange
+from kbe_nat.rules.nat_program import NatTableChange
 from kbe_nat.rules.standby import OnDeath, Standby, StandbyChoice
 
 NEAR, FAR, DRAINED = (
@@ -127,12 +127,12 @@ def test_numbers_are_stable_and_unique() -> None:
 def test_verdicts_name_only_backends_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     translated: set[tuple[str, int]] = set()
 
-    def translate(_: FirstPacket, plan: Plan, changes: list[TranslationChange]) -> None:
+    def change_tables(_: FirstPacket, plan: Plan, changes: list[NatTableChange]) -> None:
         for change in changes:
             translated.update(change.added)
             translated.difference_update(change.removed)
 
-    monkeypatch.setattr(FirstPacket, "_translate", translate)
+    monkeypatch.setattr(FirstPacket, "_change_tables", change_tables)
     own = FirstPacket(Diversion((100, 100)), Commands(), NftTables())
     own._is_installed = True
 

@@ -45,7 +45,7 @@ from kbe_nat.policy.options import Options
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.installer import InstallerName, probe, remove_rules, usable
 from kbe_nat.rules.kube_proxy import kube_proxy_rules
-from kbe_nat.rules.nat_program import Translations
+from kbe_nat.rules.nat_program import NatProgram
 from kbe_nat.rules.rule import DatapathKind, Marks
 from kbe_nat.rules.standby import OnDeath
 from kbe_nat.sources.address import parse_range
@@ -249,9 +249,7 @@ def proxy(
         carrying = FirstPacket(diversion, commands, NftTables(), on_death, leftovers)
     else:
         backend, why = probe(rules, commands)
-        carrying = EveryPacket(
-            diversion, backend, Translations(commands, NftTables(), marks).remove
-        )
+        carrying = EveryPacket(diversion, backend, NatProgram(commands, NftTables(), marks).remove)
     controller = Controller(engine, carrying, options, drain_removed, addresses.look)
     if dry_run:
         _print_rules(source, controller)

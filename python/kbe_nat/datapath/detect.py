@@ -6,7 +6,7 @@ from kbe_nat._native import NftTables, probe_flows
 from kbe_nat.errors import ConntrackError, RulesError
 from kbe_nat.rules.commands import Runner
 from kbe_nat.rules.installer import remove_rules
-from kbe_nat.rules.nat_program import Translations
+from kbe_nat.rules.nat_program import NatProgram
 from kbe_nat.rules.rule import DatapathKind, Marks
 
 
@@ -26,7 +26,7 @@ def choose(name: DatapathName, runner: Runner) -> tuple[DatapathKind, str]:
     if name is DatapathName.EVERY_PACKET:
         return DatapathKind.EVERY_PACKET, "as asked for: the engine translates every packet"
     try:
-        Translations(runner, NftTables(), Marks()).probe()
+        NatProgram(runner, NftTables(), Marks()).probe()
         probe_flows()
     except (RulesError, ConntrackError) as error:
         if name is DatapathName.FIRST_PACKET:
@@ -40,5 +40,5 @@ def choose(name: DatapathName, runner: Runner) -> tuple[DatapathKind, str]:
 
 def clean_up(runner: Runner, marks: Marks) -> None:
     """Take away everything that a run of either datapath has left. Raises `RulesError`."""
-    Translations(runner, NftTables(), marks).remove()
+    NatProgram(runner, NftTables(), marks).remove()
     remove_rules(runner)

@@ -19,8 +19,8 @@ from kbe_nat.remembered import Remembered
 from kbe_nat.rules.backend_ids import Address, Numbering
 from kbe_nat.rules.commands import Runner
 from kbe_nat.rules.frontends import Frontends
-from kbe_nat.rules.nat_program import TranslationChange, Translations
-from kbe_nat.rules.nat_table import Translation
+from kbe_nat.rules.nat_program import NatProgram, NatTableChange
+from kbe_nat.rules.nat_table import NatTable
 from kbe_nat.rules.rule import DatapathKind
 from kbe_nat.rules.standby import OnDeath, Standby, StandbyChoice
 
@@ -45,7 +45,7 @@ class FirstPacket:
         self.backend_ids = BackendIdMap(diversion.marks.backend)
         self._diversion = diversion
         self._leftovers = leftovers
-        self._translations = Translations(runner, tables, diversion.marks, diversion.queues)
+        self._program = NatProgram(runner, tables, diversion.marks, diversion.queues)
         self._frontends = Frontends()
         self._backends = Remembered(_backends)
         self._leaving: list[tuple[Family, set[Address]]] = []
@@ -85,7 +85,7 @@ class FirstPacket:
                 raise RulesError(numbering.shortage)
         self._standby.follow(plan)
         self._is_whole = False
-        self._translate(plan, [])
+        self._change_tables(plan, [])
         self._is_installed = True
         self._resync()
         if self._leftovers:
@@ -100,10 +100,10 @@ class FirstPacket:
             gone.setdefault(number, {}).update(self._numbering[number].leave(some))
         self._leaving = []
         self.backend_ids.update([], [own for some in gone.values() for own in some])
-        self._translate(
+        self._change_tables(
             plan,
             [
-                TranslationChange(
+                NatTableChange(
                     number,
                     removed=gone[number],
                     standby=self._standby.standby[number],
@@ -121,10 +121,10 @@ class FirstPacket:
 
     def repair(self, plan: Plan) -> tuple[str, ...]:
         """See `Datapath`."""
-        missing = self._translations.missing()
+        missing = self._program.missing()
         if missing:
             self._is_whole = False
-            self._translate(plan, [])
+            self._change_tables(plan, [])
             self._resync()
             return missing
         given = {number: self._numbering[number].supply() for number in plan.families}
@@ -138,18 +138,18 @@ class FirstPacket:
     def remove(self) -> None:
         """See `Datapath`. Flows that the kernel carries go on."""
         self._is_installed = False
-        self._translations.remove()
+        self._program.remove()
 
     def is_present(self) -> bool:
         """See `Datapath`."""
-        return self._translations.is_present()
+        return self._program.is_present()
 
     def render(self, plan: Plan) -> str:
         """See `Datapath`."""
         if not self._is_installed:
             self.prepare(plan)
             self._standby.follow(plan)
-        return self._translations.render(self._whole(plan))
+        return self._program.render(self._whole(plan))
 
     def refresh(self) -> None:
         """See `Datapath`: asks the kernel."""
@@ -197,8 +197,8 @@ class FirstPacket:
     def _introduce(self, plan: Plan, given: dict[Family, dict[Address, int]]) -> None:
         """Numbers of new backends, by family: the kernel knows them before a verdict can name one."""
         if self._is_installed:
-            self._translate(
-                plan, [TranslationChange(number, added=some) for number, some in given.items()]
+            self._change_tables(
+                plan, [NatTableChange(number, added=some) for number, some in given.items()]
             )
         self.backend_ids.update(
             [(*own, number) for some in given.values() for own, number in some.items()], []
@@ -210,19 +210,19 @@ class FirstPacket:
         if self._sync:
             self._sync.resync()
 
-    def _translate(self, plan: Plan, changes: list[TranslationChange]) -> None:
+    def _change_tables(self, plan: Plan, changes: list[NatTableChange]) -> None:
         """These changes, or everything if the kernel does not have all that was before."""
         is_whole, self._is_whole = self._is_whole, False
         whole = self._whole(plan)
-        if is_whole and self._translations.shapes == {own.family: own.shape for own in whole}:
-            self._translations.update(changes)
+        if is_whole and self._program.shapes == {own.family: own.shape for own in whole}:
+            self._program.update(changes)
         else:
-            self._translations.install(whole)
+            self._program.install(whole)
         self._is_whole = True
 
-    def _whole(self, plan: Plan) -> list[Translation]:
+    def _whole(self, plan: Plan) -> list[NatTable]:
         return [
-            Translation(
+            NatTable(
                 number,
                 self._numbering[number].numbers,
                 self._standby.standby.get(number, Standby()),

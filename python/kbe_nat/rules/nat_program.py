@@ -24,8 +24,8 @@ from kbe_nat.rules.frontends import FrontendKey
 from kbe_nat.rules.nat_table import (
     FAMILIES,
     Elements,
-    Translation,
-    TranslationTable,
+    NatTable,
+    NatTableWriter,
     encode,
     numbered,
     served,
@@ -45,7 +45,7 @@ QUEUE_CHAINS: Final = {"queued": True, "queued-strictly": False}
 
 
 @dataclass(frozen=True, slots=True)
-class TranslationChange:
+class NatTableChange:
     """What is to be different, for one family."""
 
     family: Family
@@ -61,7 +61,7 @@ class TranslationChange:
     """None: as they were."""
 
 
-class Translations:
+class NatProgram:
     """The tables in the kernel. All methods raise `RulesError`."""
 
     def __init__(
@@ -74,7 +74,7 @@ class Translations:
         self._tables = tables
         self._marks = marks
         self._queues = queues
-        self._table = TranslationTable(marks, queues)
+        self._table = NatTableWriter(marks, queues)
         self._installed: dict[Family, _Installed] = {}
         """By family."""
         self._generation: int | None = None
@@ -84,10 +84,10 @@ class Translations:
 
     @property
     def shapes(self) -> dict[Family, object]:
-        """What is installed by family, as of `Translation.shape`."""
+        """What is installed by family, as of `NatTable.shape`."""
         return {number: own.shape for number, own in self._installed.items()}
 
-    def install(self, wanted: Iterable[Translation]) -> None:
+    def install(self, wanted: Iterable[NatTable]) -> None:
         """Make these our tables, in place of any that an earlier run has left, from one packet to
         the next.
         """
@@ -138,7 +138,7 @@ class Translations:
             for own, table in zip(translations, tables, strict=True)
         }
 
-    def update(self, changes: Iterable[TranslationChange]) -> None:
+    def update(self, changes: Iterable[NatTableChange]) -> None:
         """Change elements, all in one transaction. Cost: linear in these, and in the frontends that
         a new standby has.
         """
@@ -196,7 +196,7 @@ class Translations:
         name = f"{PROBE_PREFIX}{os.getpid()}"
         self._runner.run(
             ("nft", "-f", "-"),
-            _text(self._table.lines(Translation(Family.IPV4), name, asleep=True)),
+            _text(self._table.lines(NatTable(Family.IPV4), name, asleep=True)),
         )
         table = NftTable(Family.IPV4, name)
         try:
@@ -213,14 +213,14 @@ class Translations:
         """Whether there is a table of ours, whoever has made it."""
         return bool(self._present())
 
-    def render(self, wanted: Iterable[Translation]) -> str:
+    def render(self, wanted: Iterable[NatTable]) -> str:
         """What would be put into the kernel where there is nothing of ours."""
         head = "# nft -f -, and by netlink the rules in the chains queued, queued-strictly and translated"
         return _text(
             [head, *(line for one in wanted for line in self._table.lines(one, f"{PREFIX}0"))]
         )
 
-    def _learned(self, own: Translation, table: NftTable) -> dict[str, int]:
+    def _learned(self, own: NatTable, table: NftTable) -> dict[str, int]:
         """What the kernel says of each chain. For a shape that was installed before it is what it
         said then: what others change between writing and reading must not count as ours.
         """
@@ -325,7 +325,7 @@ def _is_running(process: str) -> bool:
 
 
 def _differences(
-    change: TranslationChange, before: _Installed
+    change: NatTableChange, before: _Installed
 ) -> Iterator[tuple[str, Elements, Elements]]:
     """By map or set, the elements that go and those that come."""
     yield "backends", numbered(change.removed), numbered(change.added)

@@ -23,7 +23,7 @@ Elements: TypeAlias = Mapping[Key, Address | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Translation:
+class NatTable:
     """What the kernel translates to, for one family."""
 
     family: Family
@@ -43,7 +43,7 @@ class Translation:
         return self.ranges, self.resets_tcp
 
 
-class TranslationTable:
+class NatTableWriter:
     """The same for every family and plan, but for elements and addresses."""
 
     def __init__(self, marks: Marks, queues: tuple[int, int]) -> None:
@@ -51,7 +51,7 @@ class TranslationTable:
         self._marks = marks
         self._queues = queues
 
-    def lines(self, own: Translation, name: str, *, asleep: bool = False) -> Iterator[str]:
+    def lines(self, own: NatTable, name: str, *, asleep: bool = False) -> Iterator[str]:
         """The table in nft's words: asleep, empty, and without the rules that nft cannot write; or
         with everything, as nft would write it if it could.
         """
@@ -84,7 +84,7 @@ class TranslationTable:
             yield "  }"
         yield "}"
 
-    def _diverting(self, own: Translation, ip: str) -> dict[str, tuple[str, ...]]:
+    def _diverting(self, own: NatTable, ip: str) -> dict[str, tuple[str, ...]]:
         """Chains that lead to the queue, between the kernel's connection tracking and its
         translation.
         """
@@ -104,7 +104,7 @@ class TranslationTable:
         }
         return {"queued": ("ct state invalid drop",), "queued-strictly": (), "new": lines, **hooks}
 
-    def _translating(self, own: Translation, ip: str) -> dict[str, tuple[str, ...]]:
+    def _translating(self, own: NatTable, ip: str) -> dict[str, tuple[str, ...]]:
         """Chains that carry verdicts out, and decide where there is none. Only first packets come
         to them.
         """
@@ -163,7 +163,7 @@ class TranslationTable:
         }
 
 
-def sets(own: Translation) -> dict[str, Elements]:
+def sets(own: NatTable) -> dict[str, Elements]:
     """Elements by the name of their map or set."""
     addresses: Elements = dict.fromkeys(own.addresses)
     of_standby = served(own.standby, own.standby.frontend_keys)
@@ -224,7 +224,7 @@ def _frontend(ip: str) -> str:
     return f"{ip} daddr . meta l4proto . th dport"
 
 
-def _others(own: Translation) -> Iterator[str]:
+def _others(own: NatTable) -> Iterator[str]:
     """Destinations that are ours whatever the port."""
     if own.ranges:
         yield f"{{ {', '.join(own.ranges)} }}"

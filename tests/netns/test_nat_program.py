@@ -17,8 +17,8 @@ from kbe_nat.family import Family
 from kbe_nat.playground.namespaces import Namespace, inside
 from kbe_nat.policy.plan import Backend
 from kbe_nat.rules.commands import Commands
-from kbe_nat.rules.nat_program import TranslationChange, Translations
-from kbe_nat.rules.nat_table import Translation
+from kbe_nat.rules.nat_program import NatProgram, NatTableChange
+from kbe_nat.rules.nat_table import NatTable
 from kbe_nat.rules.rule import Marks
 from kbe_nat.rules.standby import Standby
 
@@ -41,7 +41,7 @@ class Watched:
 
 @pytest.fixture
 def node() -> Iterator[Namespace]:
-    with Namespace(f"kbe-translation-{os.getpid()}") as made:
+    with Namespace(f"kbe-nat-program-{os.getpid()}") as made:
         Commands(made.prefix).run(("nft", "-f", "-"), FOREIGN)
         yield made
 
@@ -52,8 +52,8 @@ def runner(node: Namespace) -> Watched:
 
 
 @pytest.fixture
-def own(node: Namespace, runner: Watched) -> Translations:
-    return Translations(runner, inside(node.path, NftTables), Marks(), (100, 101))
+def program(node: Namespace, runner: Watched) -> NatProgram:
+    return NatProgram(runner, inside(node.path, NftTables), Marks(), (100, 101))
 
 
 def backends(number: Family, count: int) -> dict[tuple[str, int], int]:
@@ -66,9 +66,9 @@ def standby(number: Family, count: int, pod: int = 1) -> Standby:
     return Standby(served, frozenset(places[1:2]), frozenset(places[:1]))
 
 
-def translations(count: int, families: Sequence[Family] = BOTH) -> list[Translation]:
+def nat_tables(count: int, families: Sequence[Family] = BOTH) -> list[NatTable]:
     return [
-        Translation(number, backends(number, count), standby(number, count)) for number in families
+        NatTable(number, backends(number, count), standby(number, count)) for number in families
     ]
 
 
@@ -77,44 +77,46 @@ def listed(node: Namespace) -> str:
 
 
 def test_it_comes_and_goes_and_leaves_others_as_they_are(
-    node: Namespace, own: Translations
+    node: Namespace, program: NatProgram
 ) -> None:
     before = listed(node)
     assert "192.0.2.7" in before
-    own.install(translations(4))
+    program.install(nat_tables(4))
     text = listed(node)
     assert all(
         address in text for address in ("172.30.0.4", "fd00:30::4", "10.0.0.5", "fd00:10::5")
     )
-    assert own.missing() == ()
-    own.install(translations(3))
+    assert program.missing() == ()
+    program.install(nat_tables(3))
     assert listed(node).count("table ip kbe-nat-translation") == 1, "one takes the other's place"
-    own.install(translations(2, families=(Family.IPV4,)))
+    program.install(nat_tables(2, families=(Family.IPV4,)))
     assert "table ip6" not in listed(node)
-    own.remove()
+    program.remove()
     assert listed(node) == before
-    own.remove()
+    program.remove()
 
 
-def test_a_later_run_finds_what_an_earlier_one_has_left(node: Namespace, own: Translations) -> None:
+def test_a_later_run_finds_what_an_earlier_one_has_left(
+    node: Namespace, program: NatProgram
+) -> None:
     before = listed(node)
-    own.install(translations(2))
-    other = Translations(Commands(node.prefix), inside(node.path, NftTables), Marks(), (7, 7))
-    other.install(translations(5))
+    program.install(nat_tables(2))
+    other = NatProgram(Commands(node.prefix), inside(node.path, NftTables), Marks(), (7, 7))
+    other.install(nat_tables(5))
     assert listed(node).count("table ip kbe-nat-translation") == 1
-    assert any("the table" in line for line in own.missing())
+    assert any("the table" in line for line in program.missing())
     other.remove()
     assert listed(node) == before
 
 
 def test_elements_change_alone_and_without_a_command(
-    node: Namespace, own: Translations, runner: Watched
+    node: Namespace, program: NatProgram, runner: Watched
 ) -> None:
-    own.install(translations(3))
+    program.install(nat_tables(3))
     before, runner.count = listed(node), 0
-    own.update(
+    program.update(
         [
-            TranslationChange(
+            NatTableChange(
                 number,
                 added={(PODS[number].format(99), 9): 9},
                 removed={(PODS[number].format(2), 1): 1},
@@ -127,9 +129,9 @@ def test_elements_change_alone_and_without_a_command(
     assert runner.count == 0
     after = listed(node)
     assert "10.0.0.99" in after and "10.0.0.2 . 1" not in after and "172.30.7.7" in after
-    assert own.missing() == ()
+    assert program.missing() == ()
     back = [
-        TranslationChange(
+        NatTableChange(
             number,
             added={(PODS[number].format(2), 1): 1},
             removed={(PODS[number].format(99), 9): 9},
@@ -138,14 +140,14 @@ def test_elements_change_alone_and_without_a_command(
         )
         for number in BOTH
     ]
-    own.update(back)
+    program.update(back)
     assert sorted(listed(node).split()) == sorted(before.split())
 
 
-def test_a_transaction_is_whole_or_nothing(node: Namespace, own: Translations) -> None:
-    own.install(translations(3))
+def test_a_transaction_is_whole_or_nothing(node: Namespace, program: NatProgram) -> None:
+    program.install(nat_tables(3))
     before = listed(node)
-    wrong = TranslationChange(
+    wrong = NatTableChange(
         Family.IPV4,
         added={("10.0.0.77", 80): 77},
         # Nobody has this one: the kernel refuses to take it away.
@@ -155,9 +157,9 @@ def test_a_transaction_is_whole_or_nothing(node: Namespace, own: Translations) -
         "nf_tables: remove elements .1. from backends of table ip kbe-nat-translation-0: No such"
     )
     with pytest.raises(RulesError, match=refusal):
-        own.update([wrong])
+        program.update([wrong])
     assert listed(node) == before
-    assert own.missing() == ()
+    assert program.missing() == ()
 
 
 @pytest.mark.parametrize(
@@ -190,16 +192,16 @@ def test_a_transaction_is_whole_or_nothing(node: Namespace, own: Translations) -
     ],
 )
 def test_f13_f133_what_somebody_takes_away_or_changes_is_missed(
-    node: Namespace, own: Translations, damage: str, missed: str
+    node: Namespace, program: NatProgram, damage: str, missed: str
 ) -> None:
-    own.install(translations(3))
-    assert own.missing() == ()
+    program.install(nat_tables(3))
+    assert program.missing() == ()
     before = listed(node)
     node.call("nft", damage.format("kbe-nat-translation-0"))
     family = "ip6" if "ip6" in damage else "ip"
-    assert f"{family} kbe-nat-translation-0: {missed}" in own.missing()
-    own.install(translations(3))
-    assert own.missing() == ()
+    assert f"{family} kbe-nat-translation-0: {missed}" in program.missing()
+    program.install(nat_tables(3))
+    assert program.missing() == ()
     assert same(listed(node)) == same(before)
 
 
@@ -226,25 +228,25 @@ def test_f13_what_somebody_removes_during_the_installation_is_missed(
                     node.call("nft", "flush", "chain", "ip", step.split()[-1], "new")
 
     tables = Meddled()
-    own = Translations(runner, cast(NftTables, tables), Marks(), (100, 101))
-    own.install(translations(3))
-    assert own.missing() == ()
+    program = NatProgram(runner, cast(NftTables, tables), Marks(), (100, 101))
+    program.install(nat_tables(3))
+    assert program.missing() == ()
     tables.is_meddling = True
-    own.install(translations(3))
-    assert own.missing() == ("ip kbe-nat-translation-1: chain new",)
+    program.install(nat_tables(3))
+    assert program.missing() == ("ip kbe-nat-translation-1: chain new",)
     tables.is_meddling = False
-    own.install(translations(3))
-    assert own.missing() == ()
+    program.install(nat_tables(3))
+    assert program.missing() == ()
 
 
 def test_f133_what_somebody_has_changed_is_missed_after_a_change_of_ours_too(
-    node: Namespace, own: Translations
+    node: Namespace, program: NatProgram
 ) -> None:
-    own.install(translations(3))
-    assert own.missing() == ()
+    program.install(nat_tables(3))
+    assert program.missing() == ()
     node.call("nft", "add element ip kbe-nat-translation-0 addresses { 172.30.0.99 }")
-    own.update([TranslationChange(Family.IPV4, added={(PODS[Family.IPV4].format(99), 9): 9})])
-    assert own.missing() == ("ip kbe-nat-translation-0: elements of addresses",)
+    program.update([NatTableChange(Family.IPV4, added={(PODS[Family.IPV4].format(99), 9): 9})])
+    assert program.missing() == ("ip kbe-nat-translation-0: elements of addresses",)
 
 
 def same(text: str) -> list[str]:
@@ -253,17 +255,17 @@ def same(text: str) -> list[str]:
 
 
 def test_ten_thousand_services_need_no_more_rules_than_one(
-    node: Namespace, own: Translations
+    node: Namespace, program: NatProgram
 ) -> None:
     def rules() -> str:
         text = node.call("nft", "--stateless", "--terse", "list", "ruleset")
         return text.replace("kbe-nat-translation-1", "kbe-nat-translation-0")
 
-    own.install(translations(1, families=(Family.IPV4,)))
+    program.install(nat_tables(1, families=(Family.IPV4,)))
     few = rules()
-    own.install(translations(10_000, families=(Family.IPV4,)))
+    program.install(nat_tables(10_000, families=(Family.IPV4,)))
     assert rules() == few
-    assert own.missing() == ()
+    assert program.missing() == ()
 
 
 def test_the_choice_says_why_and_leaves_nothing(node: Namespace) -> None:
@@ -280,11 +282,13 @@ def test_the_choice_says_why_and_leaves_nothing(node: Namespace) -> None:
         inside(node.path, lambda: choose(DatapathName.FIRST_PACKET, without))
 
 
-def test_f09_what_a_probe_that_was_killed_has_left_goes(node: Namespace, own: Translations) -> None:
+def test_f09_what_a_probe_that_was_killed_has_left_goes(
+    node: Namespace, program: NatProgram
+) -> None:
     gone = subprocess.Popen(("true",))
     gone.wait()
     names = [f"kbe-nat-probe-{process}" for process in (gone.pid, os.getppid(), "else")]
-    for clean in (own.probe, own.remove):
+    for clean in (program.probe, program.remove):
         for name in names:
             node.call("nft", "add", "table", "ip", name, "{ flags dormant; }")
         clean()
