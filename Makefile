@@ -39,17 +39,17 @@ conformance: build    ## show case by case what is decided and written as by kub
 bench: bench-engine bench-datapath    ## run all benchmarks
 
 bench-engine: build    ## measure the engine: benches/RESULTS.md and benches/results/engine.json
-	python benches/engine.py
+	python -m benches.engine
 
 bench-compare: .venv/ready    ## tell whether this tree is slower than another revision: BASE=REV, ROUNDS
-	python benches/compare.py $(if $(ROUNDS),--rounds $(ROUNDS)) $(or $(BASE),$(error say which: make bench-compare BASE=REV))
+	python -m benches.compare $(if $(ROUNDS),--rounds $(ROUNDS)) $(or $(BASE),$(error say which: make bench-compare BASE=REV))
 
 bench-datapath: build    ## measure ways through a node on real packets, as root: benches/RESULTS.md and datapath.json
-	python benches/datapath/run.py
-	python benches/datapath/scale.py
+	python -m benches.datapath.run
+	python -m benches.datapath.scale
 
 soak: build    ## a minute at four fifths of the capacity without loss, and ten gigabytes byte for byte
-	python benches/datapath/steady.py
+	python -m benches.datapath.steady
 	KBE_NAT_BULK=10737418240 pytest --quiet tests/netns/test_native.py -k gigabyte
 
 chaos: build   ## everything at random while clients watch their flows, as root: MINUTES=10 SEED=...

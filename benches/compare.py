@@ -22,10 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from report import machine
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+
+from benches.harness.report import machine
 
 ROOT: Final = Path(__file__).parent.parent
 FOLDER: Final = ROOT / "target/compare"

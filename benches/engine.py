@@ -16,10 +16,11 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from report import PAGE, machine, part
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+
+from benches.harness.report import PAGE, machine, part
 
 ROOT: Final = Path(__file__).parent.parent
 RESULTS: Final = ROOT / "benches/results/engine.json"

@@ -1,4 +1,4 @@
-"""One of our ways to take packets out of a queue, as a process of its own: `forwarder.py
+"""One of our ways to take packets out of a queue, as a process of its own: `forwarder
 native|first-packet|netfilterqueue-engine|netfilterqueue-reference`.
 
 Runs in the node's namespace, says "ready", and ends with its standard input.
@@ -8,9 +8,8 @@ import sys
 import time
 from typing import Any
 
-from plan import PLAN, QUEUE
-
 import kbe_nat
+from benches.harness.plan import PLAN, QUEUE
 from kbe_nat._native import NftTables
 from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.first_packet import FirstPacket

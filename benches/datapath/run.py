@@ -11,9 +11,7 @@ costs by itself, up to a drop in the raw table, is taken away.
 
 import argparse
 import json
-import shutil
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,21 +19,21 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-ROOT: Final = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benches"))
-
-from plan import PLAN, POD, QUEUE, VIP  # noqa: E402
-from report import machine, part, table  # noqa: E402
-
-from kbe_nat.playground.cluster import Cluster  # noqa: E402
-from kbe_nat.policy.plan import Backend  # noqa: E402
-from kbe_nat.rules.commands import Commands  # noqa: E402
-from kbe_nat.rules.diversion import rule_sets  # noqa: E402
-from kbe_nat.rules.installer import installation  # noqa: E402
-from kbe_nat.rules.iptables import Iptables  # noqa: E402
-from kbe_nat.rules.rule import Marks  # noqa: E402
+from benches.harness.plan import PLAN, POD, QUEUE, VIP
+from benches.harness.processes import ROOT, compile_program, cpu_ns, run, running
+from benches.harness.report import figure, machine, part, table
+from kbe_nat.playground.cluster import Cluster
+from kbe_nat.policy.plan import Backend
+from kbe_nat.rules.commands import Commands
+from kbe_nat.rules.diversion import rule_sets
+from kbe_nat.rules.installer import installation
+from kbe_nat.rules.iptables import Iptables
+from kbe_nat.rules.rule import Marks
 
 HERE: Final = Path(__file__).parent
+FORWARDER: Final = ("-m", "benches.datapath.forwarder")
+PATIENCE: Final = 10.0
+"""Seconds in which our processes take their rules away."""
 RESULTS: Final = ROOT / "benches/results/datapath.json"
 FIELDS: Final = (
     "cpu_ns_net",
@@ -74,9 +72,9 @@ def main() -> None:
     paths = [
         path
         for path in own.paths
-        if path != "c-nfq" or compiled(ROOT / "benches/yardstick/nfq.c", "nfq")
+        if path != "c-nfq" or compile_program(ROOT / "benches/yardstick/nfq.c", "nfq")
     ]
-    traffic = compiled(HERE / "traffic.c", "traffic", "-lpthread")
+    traffic = compile_program(HERE / "traffic.c", "traffic", "-lpthread")
     if traffic is None:
         sys.exit("a C compiler (cc) is needed for the traffic")
     rounds: dict[str, list[Row]] = {path: [] for path in paths}
@@ -200,10 +198,10 @@ def ours(path: str) -> Callable[[Cluster], Any]:
 
     @contextmanager
     def way(cluster: Cluster) -> Iterator[int]:
-        command = (*cluster.node.prefix, sys.executable, str(HERE / "forwarder.py"), path)
+        command = (*cluster.node.prefix, sys.executable, *FORWARDER, path)
         rules = rule_sets(PLAN, (QUEUE, QUEUE))
         with (
-            running(command) as daemon,
+            running(command, PATIENCE) as daemon,
             installation(Iptables(Commands(cluster.node.prefix)), rules),
         ):
             yield daemon
@@ -214,8 +212,8 @@ def ours(path: str) -> Callable[[Cluster], Any]:
 @contextmanager
 def first_packet(cluster: Cluster) -> Iterator[int]:
     """Ours, with the kernel carrying flows."""
-    command = (*cluster.node.prefix, sys.executable, str(HERE / "forwarder.py"), "first-packet")
-    with running(command) as daemon:
+    command = (*cluster.node.prefix, sys.executable, *FORWARDER, "first-packet")
+    with running(command, PATIENCE) as daemon:
         yield daemon
 
 
@@ -240,53 +238,6 @@ PATHS: Final[dict[str, Callable[[Cluster], Any]]] = {
 }
 
 
-@contextmanager
-def running(command: tuple[str, ...]) -> Iterator[int]:
-    """A process that says "ready" when it is, and its number."""
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        if process.stdout.readline() != "ready\n":
-            sys.exit(f"{' '.join(command)} does not start")
-        yield process.pid
-    finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        try:
-            # Ours take their rules away; servers wait for nothing.
-            process.wait(0.1 if "forwarder.py" not in " ".join(command) else 10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def cpu_ns(pid: int) -> int:
-    """CPU time of all threads of a process, in ns; 0 for none."""
-    if not pid:
-        return 0
-    stats = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(path.read_text().split()[0]) for path in stats)
-
-
-def run(*command: str) -> str:
-    """What a command prints."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    if done.returncode or not done.stdout.strip():
-        sys.exit(f"{' '.join(command)}: {done.stderr.strip() or 'no answer'}")
-    return done.stdout
-
-
-def compiled(source: Path, name: str, *more: str) -> Path | None:
-    """A C program; None, with the reason, without a compiler."""
-    if shutil.which("cc") is None:
-        print(f"{source.name} is left out: there is no C compiler (cc)", file=sys.stderr)
-        return None
-    program = ROOT / "target" / name
-    program.parent.mkdir(exist_ok=True)
-    subprocess.run(["cc", "-O3", "-o", program, source, *more], check=True)
-    return program
-
-
 def summary(path: str, rounds: list[Row]) -> Row:
     """Medians, and from where to where the rounds went."""
     row: Row = {"path": path}
@@ -295,11 +246,6 @@ def summary(path: str, rounds: list[Row]) -> Row:
         row[field] = round(statistics.median(values), 2) if values else None
         row[f"{field}_spread"] = [round(min(values), 2), round(max(values), 2)] if values else None
     return row
-
-
-def figure(value: float) -> str:
-    """Three digits or more."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def view(rows: list[Row]) -> tuple[tuple[str, ...], list[list[str]]]:

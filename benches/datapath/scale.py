@@ -19,9 +19,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from run import CONNECTS, FIELDS, HERE, ROOT, compiled, figure, run, running
-from run import RESULTS as DATAPATHS
-
+from benches.datapath.run import CONNECTS, FIELDS, HERE
+from benches.datapath.run import RESULTS as DATAPATHS
+from benches.harness.processes import ROOT, compile_program, run, running
+from benches.harness.report import figure, machine, part, table
 from kbe_nat.family import Family
 from kbe_nat.kubeproxy.dump import Form, dump, planned
 from kbe_nat.model import (
@@ -36,9 +37,6 @@ from kbe_nat.model import (
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.policy.options import Options
 from kbe_nat.policy.plan import Backend
-
-# Found where `run` has said that it is.
-from report import machine, part, table  # isort: skip
 
 RESULTS: Final = ROOT / "benches/results/scale.json"
 ENDPOINTS: Final = 15
@@ -59,7 +57,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="times that connections are measured")
     parser.add_argument("--changes", type=int, default=20, help="times that an endpoint changes")
     own = parser.parse_args()
-    traffic = compiled(HERE / "traffic.c", "traffic", "-lpthread")
+    traffic = compile_program(HERE / "traffic.c", "traffic", "-lpthread")
     if traffic is None:
         sys.exit("a C compiler (cc) is needed for the traffic")
     rows = [row for services in own.services for row in measured(traffic, services, own.rounds)]
@@ -225,9 +223,10 @@ def loaded(cluster: Cluster, text: str) -> float:
 @contextmanager
 def first_packet(cluster: Cluster, snapshot: Snapshot) -> Iterator[tuple[float, Row]]:
     """Ours, in a process of its own: from the objects to serving."""
-    command = (*cluster.node.prefix, sys.executable, __file__.replace("scale.py", "served.py"))
+    command = (*cluster.node.prefix, sys.executable, "-m", "benches.datapath.served")
     process = subprocess.Popen(
         [*command, str(len(snapshot.services))],
+        cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -269,7 +268,18 @@ def changed_files(count: int, changes: int) -> Row:
         changing = folder / "objects/real.yaml"
         changing.write_text(written("real", VIP, PORT, PORT, PODS[:1]))
         for pod, own in zip(PODS, cluster.pods, strict=True):
-            stack.enter_context(running((*own.prefix, sys.executable, "-c", SAYING, pod)))
+            stack.enter_context(
+                running(
+                    (
+                        *own.prefix,
+                        sys.executable,
+                        "-m",
+                        "benches.datapath.naming_pod",
+                        pod,
+                        str(PORT),
+                    )
+                )
+            )
         daemon = (
             *cluster.node.prefix,
             sys.executable,
@@ -300,7 +310,15 @@ def changed_files(count: int, changes: int) -> Row:
         row["daemon_mb"] = round(int(status.split("VmRSS:")[1].split()[0]) / 1024, 1)
         times = []
         asking = subprocess.Popen(
-            [*cluster.client.prefix, sys.executable, "-c", ASKING, VIP, str(PORT)],
+            [
+                *cluster.client.prefix,
+                sys.executable,
+                "-m",
+                "benches.datapath.change_watch",
+                VIP,
+                str(PORT),
+            ],
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -374,28 +392,6 @@ def say(text: str) -> None:
     """What goes on, for who waits."""
     print(text, file=sys.stderr)
 
-
-SAYING: Final = f"""
-import socket, sys
-with socket.create_server(("", {PORT}), backlog=256) as server:
-    print("ready", flush=True)
-    while True:
-        connection, _ = server.accept()
-        connection.sendall(sys.argv[1].encode())
-        connection.close()
-"""
-ASKING: Final = """
-import socket, sys, time
-for wanted in sys.stdin:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5) as own:
-            said = own.recv(100).decode()
-        if said == wanted.strip():
-            break
-        time.sleep(0.0005)
-    print(time.monotonic(), flush=True)
-"""
 
 if __name__ == "__main__":
     main()

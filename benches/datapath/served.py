@@ -1,4 +1,4 @@
-"""Many Services served by first packets, as a process of its own: `served.py NUMBER`.
+"""Many Services served by first packets, as a process of its own: `served NUMBER`.
 
 Runs in the node's namespace. Says when it began with parsed objects, in seconds of the system's
 monotonic clock, and its memory in MB once they are served; ends with its standard input.
@@ -9,9 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from scale import objects
-
 import kbe_nat
+from benches.datapath.scale import objects
 from kbe_nat._native import NftTables
 from kbe_nat.control.controller import Controller
 from kbe_nat.datapath.datapath import Diversion

@@ -9,14 +9,12 @@ import argparse
 import sys
 import time
 
-from plan import POD, QUEUE, VIP
-from run import BURST, HERE, PATHS, compiled, run, running
-
+from benches.datapath.run import BURST, HERE, PATHS
+from benches.harness.plan import POD, QUEUE, VIP
+from benches.harness.processes import compile_program, run, running
+from benches.harness.report import machine, part, table
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.policy.plan import Backend
-
-# Found where `run` has said that it is.
-from report import machine, part, table  # isort: skip
 
 
 def main() -> None:
@@ -28,7 +26,7 @@ def main() -> None:
     # Bursts and sleeps of the sender set it no closer than to a tenth.
     parser.add_argument("--share", type=float, default=0.86, help="of the capacity, about")
     own = parser.parse_args()
-    traffic = compiled(HERE / "traffic.c", "traffic", "-lpthread")
+    traffic = compile_program(HERE / "traffic.c", "traffic", "-lpthread")
     if traffic is None:
         sys.exit("a C compiler (cc) is needed for the traffic")
     with Cluster((Backend(POD, 9876),)) as cluster:

@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import Final
 
-PAGE: Final = Path(__file__).with_name("RESULTS.md")
+PAGE: Final = Path(__file__).parents[1] / "RESULTS.md"
 
 
 def machine() -> str:
@@ -39,3 +39,8 @@ def part(name: str, verb: str, text: str) -> None:
         before = f"{before.rstrip()}\n\n## {name.capitalize()}\n\n{start}\n{end}\n"
     head, tail = before.partition(start)[0], before.partition(end)[2]
     PAGE.write_text(f"{head}{start}\n{text}{end}{tail}")
+
+
+def figure(value: float) -> str:
+    """Three digits or more."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

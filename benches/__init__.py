@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benches.engine`, `python -m benches.datapath.run`, ..."""

@@ -1,0 +1,1 @@
+"""Ways through a node, on real packets between network namespaces."""
