@@ -109,6 +109,40 @@ def test_a_later_run_finds_what_an_earlier_one_has_left(
     assert listed(node) == before
 
 
+EARLIER_VERSION = """
+table ip kbe-nat-translation-0 {{
+  {flags}
+  map backends {{ type mark : ipv4_addr . inet_service; elements = {{ 0x4000 : 10.0.0.1 . 80 }}; }}
+  chain translated {{ meta l4proto tcp dnat ip to meta mark & 0xffffc000 map @backends; }}
+  chain decided {{ jump translated; }}
+  chain prerouting {{
+    type nat hook prerouting priority -100; policy accept;
+    ip daddr 172.30.0.1 goto decided
+  }}
+}}
+"""
+
+
+@pytest.mark.parametrize("flags", ["", "flags dormant;"], ids=["awake", "asleep"])
+def test_the_table_of_an_earlier_version_is_replaced(
+    node: Namespace, program: NatProgram, flags: str
+) -> None:
+    """Tables are told by the beginning of their names, whatever chains and maps are in them."""
+    before = listed(node)
+    Commands(node.prefix).run(("nft", "-f", "-"), EARLIER_VERSION.format(flags=flags))
+    assert program.is_present()
+    program.install(nat_tables(3))
+    text = listed(node)
+    assert text.count("table ip kbe-nat-translation") == 1
+    assert "chain verdict" in text and "chain decided" not in text
+    assert program.missing() == ()
+    Commands(node.prefix).run(
+        ("nft", "-f", "-"), EARLIER_VERSION.format(flags=flags).replace("-0", "-7")
+    )
+    program.remove()
+    assert listed(node) == before
+
+
 def test_elements_change_alone_and_without_a_command(
     node: Namespace, program: NatProgram, runner: Watched
 ) -> None:
@@ -165,10 +199,10 @@ def test_a_transaction_is_whole_or_nothing(node: Namespace, program: NatProgram)
 @pytest.mark.parametrize(
     ("damage", "missed"),
     [
-        ("flush chain ip {} decided", "chain decided"),
-        ("flush chain ip {} queued", "chain queued"),
+        ("flush chain ip {} verdict", "chain verdict"),
+        ("flush chain ip {} queue-bypass", "chain queue-bypass"),
         ("flush map ip {} backends", "elements of backends"),
-        ("flush set ip {} unserved", "elements of unserved"),
+        ("flush set ip {} reject-unserved", "elements of reject-unserved"),
         ("delete table ip {}", "the table"),
         (
             "delete element ip {0} backends {{ 0x4000 }}; "
@@ -181,9 +215,9 @@ def test_a_transaction_is_whole_or_nothing(node: Namespace, program: NatProgram)
             "elements of standby",
         ),
         (
-            "delete element ip {0} masqueraded {{ 172.30.0.3 . tcp . 80 }}; "
-            "add element ip {0} masqueraded {{ 172.30.0.99 . tcp . 80 }}",
-            "elements of masqueraded",
+            "delete element ip {0} standby-masquerade {{ 172.30.0.3 . tcp . 80 }}; "
+            "add element ip {0} standby-masquerade {{ 172.30.0.99 . tcp . 80 }}",
+            "elements of standby-masquerade",
         ),
         ("add element ip {} addresses {{ 172.30.0.99 }}", "elements of addresses"),
         ("insert rule ip {} new accept", "chain new"),

@@ -249,7 +249,7 @@ def test_f13_rules_that_somebody_removes_come_back(daemon: Daemon) -> None:
             eventually(lambda: kernel_rules(daemon.cluster) == whole)
     else:
         for broken in (
-            ("flush", "chain", "queued"),
+            ("flush", "chain", "queue-bypass"),
             ("flush", "map", "backends"),
             ("delete", "table"),
         ):

@@ -40,7 +40,7 @@ PREFIX: Final = f"{TAG}-translation-"
 PROBE_PREFIX: Final = f"{TAG}-probe-"
 FINGERPRINTS: Final = 1 << 64
 """Every fingerprint is less than this."""
-QUEUE_CHAINS: Final = {"queued": True, "queued-strictly": False}
+QUEUE_CHAINS: Final = {"queue-bypass": True, "queue-no-bypass": False}
 """Chains whose packets go to the queue, and whether they go on while no process listens."""
 
 
@@ -215,7 +215,9 @@ class NatProgram:
 
     def render(self, wanted: Iterable[NatTable]) -> str:
         """What would be put into the kernel where there is nothing of ours."""
-        head = "# nft -f -, and by netlink the rules in the chains queued, queued-strictly and translated"
+        head = (
+            "# nft -f -, and by netlink the rules of queue-bypass, queue-no-bypass and dnat-by-mark"
+        )
         return _text(
             [head, *(line for one in wanted for line in self._table.lines(one, f"{PREFIX}0"))]
         )
@@ -255,7 +257,7 @@ class NatProgram:
         marks = self._marks
         keep = (marks.flow | marks.backend) ^ 0xFFFFFFFF
         transaction.append(
-            table, "translated", NftRule.dnat_by_mark("backends", key=marks.backend, keep=keep)
+            table, "dnat-by-mark", NftRule.dnat_by_mark("backends", key=marks.backend, keep=keep)
         )
 
     def _delete(self, tables: Iterable[NftTable]) -> None:

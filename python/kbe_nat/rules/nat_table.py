@@ -60,9 +60,9 @@ class NatTableWriter:
         types = {
             "backends": ("map", f"mark : {address} . inet_service"),
             "standby": ("map", f"{frontend} : {address} . inet_service"),
-            "masqueraded": ("set", frontend),
-            "preserved": ("set", frontend),
-            "unserved": ("set", frontend),
+            "standby-masquerade": ("set", frontend),
+            "standby-keep-source": ("set", frontend),
+            "reject-unserved": ("set", frontend),
             "addresses": ("set", address),
         }
         yield f"table {ip} {name} {{"
@@ -91,8 +91,8 @@ class NatTableWriter:
         lines = (
             # What is confirmed has its translation: one way, nobody has answered yet.
             "ct status & confirmed != 0 accept",
-            *(f"{PORTED} {_frontend(ip)} @{kind} goto queued" for kind in SERVED),
-            *(f"{ip} daddr {what} goto queued-strictly" for what in _others(own)),
+            *(f"{PORTED} {_frontend(ip)} @{kind} goto queue-bypass" for kind in SERVED),
+            *(f"{ip} daddr {what} goto queue-no-bypass" for what in _others(own)),
         )
         hooks = {
             f"{hook}-new": (
@@ -102,7 +102,12 @@ class NatTableWriter:
             )
             for hook in ("prerouting", "output")
         }
-        return {"queued": ("ct state invalid drop",), "queued-strictly": (), "new": lines, **hooks}
+        return {
+            "queue-bypass": ("ct state invalid drop",),
+            "queue-no-bypass": (),
+            "new": lines,
+            **hooks,
+        }
 
     def _translating(self, own: NatTable, ip: str) -> dict[str, tuple[str, ...]]:
         """Chains that carry verdicts out, and decide where there is none. Only first packets come
@@ -116,7 +121,7 @@ class NatTableWriter:
         icmp = "icmpv6" if own.family == Family.IPV6 else "icmp"
         lines = [
             *(f"{PORTED} {_frontend(ip)} @{kind} goto {kind}" for kind in SERVED),
-            *(f"{ip} daddr {what} goto decided" for what in _others(own)),
+            *(f"{ip} daddr {what} goto verdict" for what in _others(own)),
         ]
         hooks = {
             hook: (f"type nat hook {hook} priority -100; policy accept;", *lines)
@@ -124,23 +129,23 @@ class NatTableWriter:
         }
         reset = ("meta l4proto tcp reject with tcp reset",) if own.resets_tcp else ()
         return {
-            "refused": (*reset, f"reject with {icmp} port-unreachable"),
-            "translated": (),
-            "decided": (
-                f"meta mark & {refused} != 0 goto refused",
-                f"{is_decided} meta mark & {index} != 0 jump translated",
+            "rejection": (*reset, f"reject with {icmp} port-unreachable"),
+            "dnat-by-mark": (),
+            "verdict": (
+                f"meta mark & {refused} != 0 goto rejection",
+                f"{is_decided} meta mark & {index} != 0 jump dnat-by-mark",
                 # Its backend has left since the verdict: undecided again.
                 f"{is_decided} meta mark & {index} != 0 meta mark set meta mark & {decision:#x} return",
                 # Nobody's: it goes on as it is.
                 f"{is_decided} meta mark set meta mark & {decision:#x} accept",
             ),
-            "by-itself": (f"{PORTED} dnat {ip} to {_frontend(ip)} map @standby",),
-            "masqueraded": (
-                "jump decided",
-                f"{is_undecided} meta mark set meta mark | {marks.masquerade:#x} goto by-itself",
+            "standby-dnat": (f"{PORTED} dnat {ip} to {_frontend(ip)} map @standby",),
+            "standby-masquerade": (
+                "jump verdict",
+                f"{is_undecided} meta mark set meta mark | {marks.masquerade:#x} goto standby-dnat",
             ),
-            "preserved": ("jump decided", f"{is_undecided} goto by-itself"),
-            "unserved": ("jump decided", f"{is_undecided} goto refused"),
+            "standby-keep-source": ("jump verdict", f"{is_undecided} goto standby-dnat"),
+            "reject-unserved": ("jump verdict", f"{is_undecided} goto rejection"),
             **hooks,
             **(NO_REDIRECTS if own.family == Family.IPV6 else {}),
             "postrouting": (
@@ -155,9 +160,9 @@ class NatTableWriter:
         queue = f"to {first}" if first == last else f"to {first}-{last}"
         index, decision = self._marks.backend, (self._marks.flow | self._marks.backend) ^ 0xFFFFFFFF
         return {
-            "queued": (f"queue flags bypass {queue}",),
-            "queued-strictly": (f"queue {queue}",),
-            "translated": (
+            "queue-bypass": (f"queue flags bypass {queue}",),
+            "queue-no-bypass": (f"queue {queue}",),
+            "dnat-by-mark": (
                 f"dnat {ip} to meta mark & {index:#x} map @backends # meta mark set meta mark & {decision:#x}",
             ),
         }
@@ -182,9 +187,11 @@ def served(standby: Standby, frontends: Iterable[FrontendKey]) -> dict[str, Elem
         target = standby.backends.get(key)
         if target:
             found["standby"][key] = (target.address, target.port)
-            found["preserved" if key in standby.preserved else "masqueraded"][key] = None
+            found["standby-keep-source" if key in standby.preserved else "standby-masquerade"][
+                key
+            ] = None
         elif key in standby.unserved:
-            found["unserved"][key] = None
+            found["reject-unserved"][key] = None
     return dict(found)
 
 
@@ -243,5 +250,5 @@ NO_REDIRECTS: Final = {
         "icmpv6 type nd-redirect drop",
     )
 }
-SERVED: Final = ("masqueraded", "preserved", "unserved")
+SERVED: Final = ("standby-masquerade", "standby-keep-source", "reject-unserved")
 """Sets of frontends: each is in one."""
