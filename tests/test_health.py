@@ -21,11 +21,11 @@ from kbe_nat.daemon import proxy
 from kbe_nat.daemon.proxy import Proxy, Settings
 from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.every_packet import EveryPacket
-from kbe_nat.kubeproxy import answering
-from kbe_nat.kubeproxy.health import HealthServers
 from kbe_nat.policy.options import Options
 from kbe_nat.policy.plan import HealthCheck, Plan
 from kbe_nat.rules.memory import Memory
+from kbe_nat.server import http as server
+from kbe_nat.server.health_check_ports import HealthCheckPorts
 from kbe_nat.sources.manifests.manifests import Manifests
 
 
@@ -37,8 +37,8 @@ def free_port(family: socket.AddressFamily, address: str) -> int:
 
 
 @pytest.fixture
-def servers() -> Iterator[HealthServers]:
-    made = HealthServers()
+def servers() -> Iterator[HealthCheckPorts]:
+    made = HealthCheckPorts()
     yield made
     made.close()
 
@@ -60,7 +60,7 @@ def ask(address: str, port: int, path: str = "/") -> tuple[int, dict[str, str], 
     ids=["ipv4", "ipv6"],
 )
 def test_it_answers_as_kube_proxy(
-    servers: HealthServers, family: socket.AddressFamily, address: str
+    servers: HealthCheckPorts, family: socket.AddressFamily, address: str
 ) -> None:
     port = free_port(family, address)
     servers.follow(plan_of(address, HealthCheck("shop", "web", port, 2)))
@@ -81,7 +81,7 @@ def test_it_answers_as_kube_proxy(
 
 
 def test_a_port_that_is_taken_is_tried_again(
-    servers: HealthServers, caplog: pytest.LogCaptureFixture
+    servers: HealthCheckPorts, caplog: pytest.LogCaptureFixture
 ) -> None:
     plan = plan_of(
         "127.0.0.1", HealthCheck("shop", "web", port := free_port(socket.AF_INET, "127.0.0.1"), 1)
@@ -108,7 +108,7 @@ WEB = """{
 
 
 @pytest.fixture
-def port(servers: HealthServers) -> int:
+def port(servers: HealthCheckPorts) -> int:
     number = free_port(socket.AF_INET, "127.0.0.1")
     servers.follow(plan_of("127.0.0.1", HealthCheck("shop", "web", number, 1)))
     return number
@@ -188,11 +188,11 @@ def test_f127_connections_that_say_nothing_do_not_pile_up(port: int, greeting: b
     before, workers = open_descriptors(), threads()
     idle: list[socket.socket] = []
     try:
-        for number in range(3 * answering.MAX_CONNECTIONS):
+        for number in range(3 * server.MAX_CONNECTIONS):
             connection = socket.create_connection(("127.0.0.1", port), timeout=30)
             connection.sendall(greeting)
             idle.append(connection)
-            if number % answering.MAX_CONNECTIONS == 0:
+            if number % server.MAX_CONNECTIONS == 0:
                 # From another client.
                 asking = http.client.HTTPConnection(
                     "127.0.0.1", port, timeout=30, source_address=("127.0.0.2", 0)
@@ -202,7 +202,7 @@ def test_f127_connections_that_say_nothing_do_not_pile_up(port: int, greeting: b
                 asking.close()
         ours = open_descriptors() - before - len(idle)
         # Besides those that it is about to accept and to close.
-        assert ours <= answering.MAX_CONNECTIONS + 8 * answering.AT_ONCE
+        assert ours <= server.MAX_CONNECTIONS + 8 * server.AT_ONCE
         assert threads() <= workers
         assert said(port, b"GET / HTTP/1.0\r\n\r\n").endswith(WEB.encode()), (
             "from one that has many"
@@ -214,7 +214,7 @@ def test_f127_connections_that_say_nothing_do_not_pile_up(port: int, greeting: b
 
 
 def test_f127_whoever_is_slow_has_a_deadline(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answering, "SECONDS", 0.5)
+    monkeypatch.setattr(server, "SECONDS", 0.5)
     before = open_descriptors()
     with (
         socket.create_connection(("127.0.0.1", port), timeout=30) as idle,
@@ -270,7 +270,7 @@ def test_f128_without_descriptors_checks_wait_and_are_answered_again(
 
 
 def test_f128_what_cannot_be_listened_on_is_said_once_and_tried_again(
-    servers: HealthServers, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    servers: HealthCheckPorts, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO)
     plan = plan_of(
@@ -281,7 +281,7 @@ def test_f128_what_cannot_be_listened_on_is_said_once_and_tried_again(
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patch:
-        patch.setattr(answering, "start_new_thread", refused)
+        patch.setattr(server, "start_new_thread", refused)
         servers.follow(plan)
         servers.follow(plan)
     assert caplog.text.count("can't start new thread") == 1

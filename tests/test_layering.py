@@ -73,7 +73,9 @@ PYTHON = {
     "datapath": "family _native drivers errors model policy remembered rules",
     "control": "family _native datapath engine_tables errors model policy remembered",
     "kubeproxy": "family errors model policy sources",
-    "daemon": "family _native commands control datapath drivers errors kubeproxy model policy rules sources",
+    "server": "family model policy",
+    "daemon": "family _native commands control datapath drivers errors kubeproxy model policy rules server "
+    "sources",
     "doctor": "daemon datapath drivers errors rules",
     "playground": "commands daemon errors policy sources",
     "shadow": "family _native engine_tables model packet policy",

@@ -23,11 +23,11 @@ from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.every_packet import EveryPacket
 from kbe_nat.engine_tables import Tables
 from kbe_nat.errors import KbeNatError, RulesError
-from kbe_nat.kubeproxy.health import HealthServers
 from kbe_nat.packet import opening
 from kbe_nat.policy.options import Options
 from kbe_nat.policy.planner import Planner
 from kbe_nat.rules.memory import Memory
+from kbe_nat.server.health_check_ports import HealthCheckPorts
 from kbe_nat.sources.manifests.manifests import Manifests
 
 SERVICE = """apiVersion: v1
@@ -160,7 +160,7 @@ TARGETS: list[tuple[type, str]] = [
     (Controller, "end_drains"),
     (CheckpointFile, "write"),
     (Watchers, "deliver"),
-    (HealthServers, "follow"),
+    (HealthCheckPorts, "follow"),
     (Proxy, "_say_news"),
     (Proxy, "_say_alive"),
 ]

@@ -28,7 +28,7 @@ from kbe_nat.drivers.native import NativeQueue
 from kbe_nat.drivers.netfilterqueue import NetfilterQueue
 from kbe_nat.drivers.thread import LoopThread, NativeThread
 from kbe_nat.errors import KbeNatError, RulesError
-from kbe_nat.kubeproxy.health import HealthServers
+from kbe_nat.server.health_check_ports import HealthCheckPorts
 from kbe_nat.sources.source import Source, SourceUpdate
 
 LOG: Final = logging.getLogger("kbe_nat.daemon")
@@ -82,7 +82,7 @@ class Proxy:
             "connections are kept again",
         )
         self._checkpoints = CheckpointFile(settings.state)
-        self._health = HealthServers(self._is_healthy)
+        self._health = HealthCheckPorts(self._is_healthy)
         self._loops: list[LoopThread] = []
         self._threads: list[NativeThread] = []
         """The loops, and who else must not stop."""

@@ -1,8 +1,8 @@
 """Short answers over HTTP from one thread, whatever clients do.
 
 The network may open any number of connections here, and leave them idle, send a byte now and then,
-or endless headers, or never read. So connections are bounded in number, time and bytes, each has
-one answer, and the standard library parses what they say.
+or endless headers, or never read. So connections are bounded in number, time and bytes, each gets
+one answer, and the standard library parses the requests.
 """
 
 import asyncio
@@ -26,13 +26,13 @@ Answer: TypeAlias = tuple[int, dict[str, str], bytes]
 """Status, headers and content."""
 
 
-class Answering:
-    """A thread that answers at sockets."""
+class HttpThread:
+    """A thread that answers at any number of sockets."""
 
     def __init__(self) -> None:
         """Raises OSError or RuntimeError when there is no descriptor or no thread for it."""
         self._loop = asyncio.new_event_loop()
-        self._loop.set_exception_handler(self._failed)
+        self._loop.set_exception_handler(self._log_once)
         self._slots = _Slots()
         self._trouble = ""
         self._ended = threading.Event()
@@ -48,34 +48,34 @@ class Answering:
             raise RuntimeError("the thread that answers does not begin")
 
     def listen(self, listener: socket.socket, answer: Callable[[], Answer]) -> asyncio.Server:
-        """Answer at a bound socket, which is ours from now on. `answer` is called in this thread."""
+        """Answer at a bound socket, which the thread owns from now on. The thread calls `answer`."""
 
         async def start() -> asyncio.Server:
             server = await self._loop.create_server(
                 lambda: _Connection(self._slots, answer), sock=listener, backlog=AT_ONCE
             )
-            # So many are accepted at a time; more may wait in the kernel.
+            # asyncio accepts AT_ONCE connections at a time; more may wait in the kernel.
             listener.listen(WAITING)
             self._trouble = ""
             return server
 
-        return self._done(start())
+        return self._run_there(start())
 
     def stop(self, server: asyncio.Server) -> None:
-        """Answer there no more."""
+        """Stop answering at one socket."""
 
         async def close() -> None:
             server.close()
 
-        self._done(close())
+        self._run_there(close())
 
     def close(self) -> None:
-        """Answer nobody any more."""
+        """Drop all connections and end the thread."""
 
         async def drop() -> None:
             self._slots.drop_all()
 
-        self._done(drop())
+        self._run_there(drop())
         self._loop.call_soon_threadsafe(self._loop.stop)
         if self._ended.wait(PATIENCE):
             self._loop.close()
@@ -86,12 +86,12 @@ class Answering:
         finally:
             self._ended.set()
 
-    def _done(self, work: Coroutine[Any, Any, _T]) -> _T:
+    def _run_there(self, work: Coroutine[Any, Any, _T]) -> _T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
 
-    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Says once what goes wrong. No descriptor for a connection: asyncio tries again after a
-        second.
+    def _log_once(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Logs each trouble once. Where a descriptor for a connection is missing, asyncio accepts
+        again after a second.
         """
         error = context.get("exception")
         if isinstance(error, OSError) and "accept" in str(context.get("message")):
@@ -103,35 +103,35 @@ class Answering:
 
 
 class _Slots:
-    """All connections. When there are too many, one of the client that has most makes room: a
-    client with few is answered, however many somebody else opens.
+    """All connections. When there are too many, the client with most of them loses its oldest: a
+    client with few is answered, however many another one opens.
     """
 
     def __init__(self) -> None:
         self._clients: dict[bytes, dict[_Connection, None]] = {}
         """Connections in the order in which they came, by client."""
-        self._number = 0
+        self._count = 0
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._limit = max(1, min(MAX_CONNECTIONS, descriptors // 4))
 
     def enter(self, connection: "_Connection") -> None:
-        if self._number >= self._limit:
+        if self._count >= self._limit:
             self.drop_one()
         self._clients.setdefault(connection.client, {})[connection] = None
-        self._number += 1
+        self._count += 1
 
     def leave(self, connection: "_Connection") -> None:
-        own = self._clients.get(connection.client, {})
-        if connection in own:
-            del own[connection]
-            self._number -= 1
-        if not own:
+        connections = self._clients.get(connection.client, {})
+        if connection in connections:
+            del connections[connection]
+            self._count -= 1
+        if not connections:
             self._clients.pop(connection.client, None)
 
     def drop_one(self) -> None:
         if self._clients:
-            most = max(self._clients.values(), key=len)
-            next(iter(most)).drop()
+            largest = max(self._clients.values(), key=len)
+            next(iter(largest)).drop()
 
     def drop_all(self) -> None:
         while self._clients:
@@ -158,8 +158,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, content: bytes) -> None:
         if self._is_answered:
-            # Closing would reset the connection, and the answer with it, before the client has read
-            # that.
+            # To close now would reset the connection before the client has read its answer.
             self._ignored += len(content)
             if self._ignored > MAX_IGNORED:
                 self.drop()
@@ -179,7 +178,7 @@ class _Connection(asyncio.Protocol):
         self._slots.leave(self)
 
     def drop(self) -> None:
-        """Forget it at once, in the kernel too: it may be one that never reads."""
+        """Reset the connection: its client may never read, and must not fill the kernel's buffers."""
         self._slots.leave(self)
         with suppress(OSError):
             self._transport.get_extra_info("socket").setsockopt(
@@ -195,7 +194,7 @@ class _Exchange(BaseHTTPRequestHandler):
 
     def __init__(self, head: bytes | None, answer: Callable[[], Answer]) -> None:
         """`head` is None when it is too long."""
-        # Not the inherited one, which would read from a socket.
+        # The inherited constructor would read from a socket.
         self.rfile, self.wfile = BytesIO(head or b""), BytesIO()
         self.raw_requestline = self.rfile.readline()
         self.requestline = self.command = ""
@@ -204,16 +203,16 @@ class _Exchange(BaseHTTPRequestHandler):
         if head is None:
             self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         elif self.parse_request():
-            self._say(*answer())
+            self._write_answer(*answer())
 
     @property
     def text(self) -> bytes:
         """The whole answer."""
-        written = self.wfile
-        assert isinstance(written, BytesIO)
-        return written.getvalue()
+        output = self.wfile
+        assert isinstance(output, BytesIO)
+        return output.getvalue()
 
-    def _say(self, status: int, headers: dict[str, str], content: bytes) -> None:
+    def _write_answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -229,11 +228,11 @@ class _Exchange(BaseHTTPRequestHandler):
         self.send_header("Date", self.date_time_string())
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Says nothing: anybody may ask, as often as he likes."""
+        """Says nothing: clients may ask as often as they like."""
 
 
 def _client(peer: tuple[str, ...] | None) -> bytes:
-    """Whom we take for one client: an IPv4 address, or the /64 that one IPv6 host has."""
+    """The key of a client: an IPv4 address, or the /64 that an IPv6 host has."""
     if peer is None:
         return b""
     address = peer[0].partition("%")[0]
@@ -246,7 +245,7 @@ MAX_CONNECTIONS: Final = 256
 AT_ONCE: Final = 16
 WAITING: Final = 512
 SECONDS: Final = 5.0
-"""From a connection's begin until it has read its answer."""
+"""A connection may last, from its begin until its client has read the answer."""
 PATIENCE: Final = 5.0
 MAX_HEAD: Final = 8192
 MAX_IGNORED: Final = 256 << 10
