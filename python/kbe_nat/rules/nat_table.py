@@ -1,10 +1,30 @@
-"""One family's table of the kernel's own translation: its maps and sets, its chains, and how nft
-writes them.
+"""One family's table of the kernel's NAT: its maps and sets, its chains, and how nft writes them.
+
+Theory of operation. The first packet of a connection to a frontend passes two hooks of ours:
+
+1. At priority `mangle`, between conntrack's look-up and the kernel's NAT, the chain `new` sends it
+   to the queue. The engine's verdict comes back as a mark that holds the backend's id.
+2. At NAT's priority the packet takes the chain of the set that has its frontend. First `verdict`
+   carries the mark out: `dnat-by-mark` looks up the backend and clears the mark in the same rule,
+   or `rejection` answers. A packet without a verdict falls back to the standby: `standby-dnat` looks
+   up a backend for its frontend, or `reject-unserved` rejects it.
+
+The queue's chain must be another one than NAT's, and ahead of it. NFQUEUE ends its chain: a packet
+that bypasses the queue, or comes back from it, continues at the next hook, where both cases meet.
+
+The kernel calls NAT chains for first packets only, and conntrack translates the later ones. An
+established packet therefore meets one comparison of its connection's state.
+
+What always holds: each frontend is in exactly one of `FRONTEND_SETS`; `standby` has a backend for
+those that are served; no packet leaves the NAT hook with the mark of a verdict, so routing never
+sees it. `ranges` and `addresses` hold destinations without a frontend. They have no standby: such
+packets wait for the engine's verdict, and are dropped while no process listens.
 """
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import Final, TypeAlias
 
@@ -15,6 +35,26 @@ from kbe_nat.rules.backend_ids import Address
 from kbe_nat.rules.frontends import FrontendKey
 from kbe_nat.rules.rule import Marks
 from kbe_nat.rules.standby import Standby
+
+
+class NatSet(StrEnum):
+    """The maps and sets of a table, by their names. Those of frontends share their name with the
+    chain that a packet to such a frontend takes.
+    """
+
+    BACKENDS = "backends"
+    """A map from the mark that holds a backend's id to its address and port."""
+    STANDBY = "standby"
+    """A map from a frontend to the backend that serves it without a verdict."""
+    STANDBY_MASQUERADE = "standby-masquerade"
+    """Frontends whose standby is masqueraded, so that answers come back to this node."""
+    STANDBY_KEEP_SOURCE = "standby-keep-source"
+    """Frontends whose standby sees the client's address."""
+    REJECT_UNSERVED = "reject-unserved"
+    """Frontends without a standby."""
+    ADDRESSES = "addresses"
+    """Addresses of Services outside of the ranges, for ports without a frontend."""
+
 
 Key: TypeAlias = int | FrontendKey | str
 """A backend's number, a frontend, or an address."""
@@ -44,60 +84,52 @@ class NatTable:
 
 
 class NatTableWriter:
-    """The same for every family and plan, but for elements and addresses."""
+    """Writes tables, which are the same for every family and plan but for elements, addresses, and
+    the answers to rejected packets.
+    """
 
     def __init__(self, marks: Marks, queues: tuple[int, int]) -> None:
         """`queues` are the first and the last number."""
+        first, last = queues
         self._marks = marks
-        self._queues = queues
+        self._queues = f"{first}" if first == last else f"{first}-{last}"
+        self._keep = (marks.flow | marks.backend) ^ 0xFFFFFFFF
+        """The bits of the packet mark that are no verdict."""
 
-    def lines(self, own: NatTable, name: str, *, asleep: bool = False) -> Iterator[str]:
+    def lines(self, table: NatTable, name: str, *, asleep: bool = False) -> Iterator[str]:
         """The table in nft's words: asleep, empty, and without the rules that nft cannot write; or
         with everything, as nft would write it if it could.
         """
-        ip, address = FAMILIES[own.family], ADDRESSES[own.family]
-        frontend = f"{address} . inet_proto . inet_service"
-        types = {
-            "backends": ("map", f"mark : {address} . inet_service"),
-            "standby": ("map", f"{frontend} : {address} . inet_service"),
-            "standby-masquerade": ("set", frontend),
-            "standby-keep-source": ("set", frontend),
-            "reject-unserved": ("set", frontend),
-            "addresses": ("set", address),
-        }
+        ip, address = FAMILIES[table.family], ADDRESSES[table.family]
         yield f"table {ip} {name} {{"
         if asleep:
             yield "  flags dormant"
-        for set_name, elements in sets(own).items():
-            kind, of = types[set_name]
-            yield f"  {kind} {set_name} {{"
-            yield f"    type {of}"
+        for set_name, elements in sets(table).items():
+            yield f"  {'map' if set_name in MAPS else 'set'} {set_name} {{"
+            yield f"    type {SET_TYPES[set_name].format(address=address)}"
             if elements and not asleep:
-                shown = (_shown(key, value, self._marks) for key, value in elements.items())
-                yield f"    elements = {{ {', '.join(shown)} }}"
+                texts = (_element_text(*element, self._marks) for element in elements.items())
+                yield f"    elements = {{ {', '.join(texts)} }}"
             yield "  }"
-        for chain, lines in (self._diverting(own, ip) | self._translating(own, ip)).items():
+        netlink_rules = {} if asleep else self._netlink_rules(ip)
+        for chain, lines in (self._queue_chains(table, ip) | self._nat_chains(table, ip)).items():
             yield f"  chain {chain} {{"
-            yield from (f"    {line}" for line in lines)
-            if not asleep:
-                yield from (f"    {line}" for line in self._beyond_nft(ip).get(chain, ()))
+            yield from (f"    {line}" for line in (*lines, *netlink_rules.get(chain, ())))
             yield "  }"
         yield "}"
 
-    def _diverting(self, own: NatTable, ip: str) -> dict[str, tuple[str, ...]]:
-        """Chains that lead to the queue, between the kernel's connection tracking and its
-        translation.
-        """
+    def _queue_chains(self, table: NatTable, ip: str) -> dict[str, tuple[str, ...]]:
+        """Chains that lead to the queue, between the kernel's connection tracking and its NAT."""
         lines = (
-            # What is confirmed has its translation: one way, nobody has answered yet.
+            # A confirmed connection has its translation, also before it was answered.
             "ct status & confirmed != 0 accept",
-            *(f"{PORTED} {_frontend(ip)} @{kind} goto queue-bypass" for kind in SERVED),
-            *(f"{ip} daddr {what} goto queue-no-bypass" for what in _others(own)),
+            *(f"{PORTED} {_frontend(ip)} @{name} goto queue-bypass" for name in FRONTEND_SETS),
+            *(f"{ip} daddr {text} goto queue-no-bypass" for text in _portless(table)),
         )
         hooks = {
             f"{hook}-new": (
                 f"type filter hook {hook} priority mangle; policy accept;",
-                # What is not to be tracked is not to be translated: somebody serves it beside us.
+                # An untracked packet is not to be translated: another program serves it.
                 "ct state new,invalid goto new",
             )
             for hook in ("prerouting", "output")
@@ -109,61 +141,69 @@ class NatTableWriter:
             **hooks,
         }
 
-    def _translating(self, own: NatTable, ip: str) -> dict[str, tuple[str, ...]]:
-        """Chains that carry verdicts out, and decide where there is none. Only first packets come
-        to them.
+    def _nat_chains(self, table: NatTable, ip: str) -> dict[str, tuple[str, ...]]:
+        """Chains that carry verdicts out, and those of the standby. Only first packets come to
+        them.
         """
-        marks = self._marks
-        flow, refused, index = f"{marks.flow:#x}", f"{marks.reject:#x}", f"{marks.backend:#x}"
-        is_decided = f"meta mark & {flow} != 0"
-        is_undecided = f"meta mark & {marks.flow | marks.reject:#x} == 0"
-        decision = (marks.flow | marks.backend) ^ 0xFFFFFFFF
-        icmp = "icmpv6" if own.family == Family.IPV6 else "icmp"
-        lines = [
-            *(f"{PORTED} {_frontend(ip)} @{kind} goto {kind}" for kind in SERVED),
-            *(f"{ip} daddr {what} goto verdict" for what in _others(own)),
-        ]
-        hooks = {
-            hook: (f"type nat hook {hook} priority -100; policy accept;", *lines)
-            for hook in ("prerouting", "output")
-        }
-        reset = ("meta l4proto tcp reject with tcp reset",) if own.resets_tcp else ()
+        hook_lines = (
+            *(f"{PORTED} {_frontend(ip)} @{name} goto {name}" for name in FRONTEND_SETS),
+            *(f"{ip} daddr {text} goto verdict" for text in _portless(table)),
+        )
+        icmp = "icmpv6" if table.family == Family.IPV6 else "icmp"
+        reset = ("meta l4proto tcp reject with tcp reset",) if table.resets_tcp else ()
         return {
             "rejection": (*reset, f"reject with {icmp} port-unreachable"),
             "dnat-by-mark": (),
-            "verdict": (
-                f"meta mark & {refused} != 0 goto rejection",
-                f"{is_decided} meta mark & {index} != 0 jump dnat-by-mark",
-                # Its backend has left since the verdict: undecided again.
-                f"{is_decided} meta mark & {index} != 0 meta mark set meta mark & {decision:#x} return",
-                # Nobody's: it goes on as it is.
-                f"{is_decided} meta mark set meta mark & {decision:#x} accept",
-            ),
-            "standby-dnat": (f"{PORTED} dnat {ip} to {_frontend(ip)} map @standby",),
-            "standby-masquerade": (
-                "jump verdict",
-                f"{is_undecided} meta mark set meta mark | {marks.masquerade:#x} goto standby-dnat",
-            ),
-            "standby-keep-source": ("jump verdict", f"{is_undecided} goto standby-dnat"),
-            "reject-unserved": ("jump verdict", f"{is_undecided} goto rejection"),
-            **hooks,
-            **(NO_REDIRECTS if own.family == Family.IPV6 else {}),
+            "verdict": self._verdict_lines(),
+            **self._standby_chains(ip),
+            **{
+                hook: (f"type nat hook {hook} priority -100; policy accept;", *hook_lines)
+                for hook in ("prerouting", "output")
+            },
+            **(NO_REDIRECTS if table.family == Family.IPV6 else {}),
             "postrouting": (
                 "type nat hook postrouting priority srcnat; policy accept;",
-                f"meta mark & {marks.masquerade:#x} != 0 masquerade fully-random",
+                f"meta mark & {self._marks.masquerade:#x} != 0 masquerade fully-random",
             ),
         }
 
-    def _beyond_nft(self, ip: str) -> dict[str, tuple[str, ...]]:
-        """Rules that come by netlink, as nft would write them if it could."""
-        first, last = self._queues
-        queue = f"to {first}" if first == last else f"to {first}-{last}"
-        index, decision = self._marks.backend, (self._marks.flow | self._marks.backend) ^ 0xFFFFFFFF
+    def _verdict_lines(self) -> tuple[str, ...]:
+        marks = self._marks
+        has_verdict = f"meta mark & {marks.flow:#x} != 0"
+        has_backend = f"{has_verdict} meta mark & {marks.backend:#x} != 0"
+        clear_mark = f"meta mark set meta mark & {self._keep:#x}"
+        return (
+            f"meta mark & {marks.reject:#x} != 0 goto rejection",
+            f"{has_backend} jump dnat-by-mark",
+            # The packet is still here, so its backend has left since the verdict: no verdict.
+            f"{has_backend} {clear_mark} return",
+            # No backend: the packet goes on as it is.
+            f"{has_verdict} {clear_mark} accept",
+        )
+
+    def _standby_chains(self, ip: str) -> dict[str, tuple[str, ...]]:
+        marks = self._marks
+        no_verdict = f"meta mark & {marks.flow | marks.reject:#x} == 0"
+        masquerade = f"meta mark set meta mark | {marks.masquerade:#x}"
         return {
-            "queue-bypass": (f"queue flags bypass {queue}",),
-            "queue-no-bypass": (f"queue {queue}",),
+            "standby-dnat": (f"{PORTED} dnat {ip} to {_frontend(ip)} map @{NatSet.STANDBY}",),
+            NatSet.STANDBY_MASQUERADE: (
+                "jump verdict",
+                f"{no_verdict} {masquerade} goto standby-dnat",
+            ),
+            NatSet.STANDBY_KEEP_SOURCE: ("jump verdict", f"{no_verdict} goto standby-dnat"),
+            NatSet.REJECT_UNSERVED: ("jump verdict", f"{no_verdict} goto rejection"),
+        }
+
+    def _netlink_rules(self, ip: str) -> dict[str, tuple[str, ...]]:
+        """Rules that come by netlink, as nft would write them if it could."""
+        mark = f"meta mark & {self._marks.backend:#x}"
+        return {
+            "queue-bypass": (f"queue flags bypass to {self._queues}",),
+            "queue-no-bypass": (f"queue to {self._queues}",),
             "dnat-by-mark": (
-                f"dnat {ip} to meta mark & {index:#x} map @backends # meta mark set meta mark & {decision:#x}",
+                f"dnat {ip} to {mark} map @{NatSet.BACKENDS}"
+                f" # meta mark set meta mark & {self._keep:#x}",
             ),
         }
 
@@ -182,7 +222,7 @@ def numbered(backends: Mapping[Address, int]) -> Elements:
 
 def served(standby: Standby, frontends: Iterable[FrontendKey]) -> dict[str, Elements]:
     """What the standby says of these frontends, by map or set."""
-    found: dict[str, dict[Key, Address | None]] = {name: {} for name in ("standby", *SERVED)}
+    found: dict[str, dict[Key, Address | None]] = {name: {} for name in ("standby", *FRONTEND_SETS)}
     for key in frontends:
         target = standby.backends.get(key)
         if target:
@@ -197,33 +237,36 @@ def served(standby: Standby, frontends: Iterable[FrontendKey]) -> dict[str, Elem
 
 def encode(family: Family, name: str, elements: Elements, marks: Marks) -> NftElements:
     """Elements of this map or set as the kernel lays them out: registers of four bytes."""
-    protocol, step = PROTOCOLS[family], marks.backend & -marks.backend
+    socket_family = SOCKET_FAMILIES[family]
+    # Identifiers count in steps of the lowest bit of the mark that they may have.
+    step = marks.backend & -marks.backend
     length = 16 if family == Family.IPV6 else 4
-    frontend, backend, mark = (
-        struct.Struct(layout) for layout in (f"!{length}sB3xH2x", f"!{length}sH2x", "=I")
-    )
+    frontend = struct.Struct(f"!{length}sB3xH2x")
+    backend = struct.Struct(f"!{length}sH2x")
+    mark = struct.Struct("=I")
     records = bytearray()
     for key, value in elements.items():
         if isinstance(key, int):
             records += mark.pack(key * step)
         elif isinstance(key, str):
-            records += inet_pton(protocol, key)
+            records += inet_pton(socket_family, key)
         else:
-            records += frontend.pack(inet_pton(protocol, key[0]), NUMBERS[key[1]], key[2])
+            address, protocol, port = key
+            records += frontend.pack(inet_pton(socket_family, address), NUMBERS[protocol], port)
         if value is not None:
-            records += backend.pack(inet_pton(protocol, value[0]), value[1])
-    key_length = {"backends": mark.size, "addresses": length}.get(name, frontend.size)
-    value_length = backend.size if name in ("backends", "standby") else 0
-    return NftElements(key_length, value_length, bytes(records))
+            records += backend.pack(inet_pton(socket_family, value[0]), value[1])
+    key_lengths = {NatSet.BACKENDS: mark.size, NatSet.ADDRESSES: length}
+    value_length = backend.size if name in MAPS else 0
+    return NftElements(key_lengths.get(NatSet(name), frontend.size), value_length, bytes(records))
 
 
-def _shown(key: Key, value: Address | None, marks: Marks) -> str:
+def _element_text(key: Key, value: Address | None, marks: Marks) -> str:
     step = marks.backend & -marks.backend
-    text = f"{key * step:#x}" if isinstance(key, int) else _text_of(key)
+    text = f"{key * step:#x}" if isinstance(key, int) else _key_text(key)
     return f"{text} : {value[0]} . {value[1]}" if value else text
 
 
-def _text_of(key: FrontendKey | str) -> str:
+def _key_text(key: FrontendKey | str) -> str:
     return key if isinstance(key, str) else " . ".join(map(str, key))
 
 
@@ -231,24 +274,35 @@ def _frontend(ip: str) -> str:
     return f"{ip} daddr . meta l4proto . th dport"
 
 
-def _others(own: NatTable) -> Iterator[str]:
+def _portless(table: NatTable) -> Iterator[str]:
     """Destinations that are ours whatever the port."""
-    if own.ranges:
-        yield f"{{ {', '.join(own.ranges)} }}"
-    yield "@addresses"
+    if table.ranges:
+        yield f"{{ {', '.join(table.ranges)} }}"
+    yield f"@{NatSet.ADDRESSES}"
 
 
-PROTOCOLS: Final = {Family.IPV4: int(AF_INET), Family.IPV6: int(AF_INET6)}
-"""The kernel's numbers of families."""
+SOCKET_FAMILIES: Final = {Family.IPV4: AF_INET, Family.IPV6: AF_INET6}
 FAMILIES: Final = {Family.IPV4: "ip", Family.IPV6: "ip6"}
 ADDRESSES: Final = {Family.IPV4: "ipv4_addr", Family.IPV6: "ipv6_addr"}
 PORTED: Final = "meta l4proto { tcp, udp, sctp }"
 NO_REDIRECTS: Final = {
-    # See `diversion`: none may lead a pod around the node.
+    # A redirect would lead a pod around the node; see `diversion`.
     "output-redirects": (
         "type filter hook output priority filter; policy accept;",
         "icmpv6 type nd-redirect drop",
     )
 }
-SERVED: Final = ("standby-masquerade", "standby-keep-source", "reject-unserved")
-"""Sets of frontends: each is in one."""
+FRONTEND_SETS: Final = (
+    NatSet.STANDBY_MASQUERADE,
+    NatSet.STANDBY_KEEP_SOURCE,
+    NatSet.REJECT_UNSERVED,
+)
+FRONTEND_TYPE: Final = "{address} . inet_proto . inet_service"
+SET_TYPES: Final[Mapping[str, str]] = {
+    NatSet.BACKENDS: "mark : {address} . inet_service",
+    NatSet.STANDBY: f"{FRONTEND_TYPE} : {{address}} . inet_service",
+    **dict.fromkeys(FRONTEND_SETS, FRONTEND_TYPE),
+    NatSet.ADDRESSES: "{address}",
+}
+"""Of keys, and of a map's values; `{address}` stands for the type of the family's addresses."""
+MAPS: Final = (NatSet.BACKENDS, NatSet.STANDBY)
