@@ -342,7 +342,7 @@ mod tests {
         twice.push(to("10.0.0.2:1", 6));
         twice.push(to("[fd00::2]:1", 17));
         let all = Selection { protocol: 17, family: Family::V4, destination: None };
-        assert_eq!(sorted(&twice), [to("10.0.0.2:1", 6), to("[fd00::2]:1", 17), all]);
+        assert_eq!(sorted(&twice), [to("10.0.0.2:1", 6), all, to("[fd00::2]:1", 17)]);
         assert_eq!(merge(&[]), []);
     }
 }
