@@ -13,19 +13,19 @@ const NETLINK_HEADER: usize = 16;
 const ALIGN: usize = 4;
 const ATTRIBUTE_HEADER: usize = 4;
 /// Without the flags for nesting and byte order.
-const TYPE_MASK: u16 = 0x3fff;
-const NESTED: u16 = 0x8000;
-const FLAG_REQUEST: u16 = 1;
+const TYPE_MASK: u16 = libc::NLA_TYPE_MASK as u16;
+const NESTED: u16 = libc::NLA_F_NESTED as u16;
+const FLAG_REQUEST: u16 = libc::NLM_F_REQUEST as u16;
 /// Everything there is.
-pub(crate) const FLAG_DUMP: u16 = 0x300;
+pub(crate) const FLAG_DUMP: u16 = libc::NLM_F_DUMP as u16;
 /// The kernel is to answer with an error code, 0 if there is none.
-pub(crate) const FLAG_ACK: u16 = 4;
+pub(crate) const FLAG_ACK: u16 = libc::NLM_F_ACK as u16;
 /// More messages of the same answer follow.
-pub(crate) const FLAG_MULTI: u16 = 2;
+pub(crate) const FLAG_MULTI: u16 = libc::NLM_F_MULTI as u16;
 /// Kind of an answer that is an error code.
-pub(crate) const ERROR: u16 = 2;
+pub(crate) const ERROR: u16 = libc::NLMSG_ERROR as u16;
 /// Kind of the last message of several.
-pub(crate) const DONE: u16 = 3;
+pub(crate) const DONE: u16 = libc::NLMSG_DONE as u16;
 
 /// How long an answer of the kernel may take.
 pub(crate) const ANSWER: Duration = Duration::from_secs(5);

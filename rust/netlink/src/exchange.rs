@@ -1,12 +1,21 @@
-//! Questions to the kernel and its answers, one after the other.
+//! The one exchange of a request for its answer.
 //!
-//! When reading an answer fails (the socket's buffer ran over), the kernel still has the rest of
-//! it: it would refuse the next question (`EBUSY`), and the rest must not pass for a part of the
-//! next answer. So it is taken away first.
+//! An answer is one message, or the parts of a dump. The kernel makes the first part while we send
+//! the request, and each further part while we read the one before. Three rules follow:
+//!
+//! - The answer ends with `DONE`, with an error (`0` acknowledges), or with a message that is no
+//!   part of several.
+//! - Reading may fail half-way, because the socket's buffer ran over. The kernel still has the rest
+//!   then: it refuses the next request (`EBUSY`), and the rest must not pass for a part of the next
+//!   answer. So the next exchange drains the socket first.
+//! - A transaction has no message that ends its answer. But the kernel has applied or refused all of
+//!   it when `send` returns, so its answer is what waits at the socket then.
 
 use std::io::{self, IoSlice};
+use std::time::Instant;
 
-use crate::attribute::{ANSWER, DONE, ERROR, FLAG_MULTI, error, flags, messages, sequence};
+use crate::attribute::{ANSWER, DONE, ERROR, FLAG_MULTI, error, flags, sequence};
+use crate::inbox::{Arrival, Inbox};
 use crate::socket::Socket;
 
 /// The kernel's error about one message of a transaction.
@@ -17,73 +26,47 @@ pub(crate) struct Refusal {
     pub(crate) error: io::Error,
 }
 
-/// A netlink socket that asks, in the network namespace of the thread that opened it.
+/// A socket that asks, in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     socket: Socket,
-    buffers: Vec<Vec<u8>>,
-    lengths: Vec<usize>,
+    inbox: Inbox,
     /// The newest answer was read to its end.
     is_read: bool,
 }
 
 impl Exchange {
-    /// With a part of the kernel (`NETLINK_...`).
+    /// Opens a socket to a part of the kernel (`NETLINK_...`).
     pub(crate) fn open(protocol: i32) -> io::Result<Self> {
-        let socket = Socket::to(protocol)?;
-        // An error need not repeat the message that it is about, which may be longer than our
+        let socket = Socket::open(protocol)?;
+        // Otherwise an error repeats the message that it is about, which may be longer than our
         // buffers.
         socket.set(libc::SOL_NETLINK, libc::NETLINK_CAP_ACK, 1)?;
-        Ok(Self {
-            socket,
-            buffers: vec![vec![0; BUFFER]; BUFFERS],
-            lengths: Vec::new(),
-            is_read: true,
-        })
+        Ok(Self { socket, inbox: Inbox::new(), is_read: true })
     }
 
     /// Sends a request of one message, and shows each message of the answer, headers included, with
     /// its kind. Fails with the kernel's error, or `TimedOut`.
-    pub(crate) fn ask(&mut self, request: &[u8], each: impl FnMut(u16, &[u8])) -> io::Result<()> {
-        self.drain()?;
-        self.is_read = false;
-        self.socket.send(&[IoSlice::new(request)])?;
-        let answer = self.read(each)?;
+    pub(crate) fn ask(
+        &mut self,
+        request: &[u8],
+        on_message: impl FnMut(u16, &[u8]),
+    ) -> io::Result<()> {
+        self.send(request)?;
+        let answer = self.read(on_message)?;
         self.is_read = true;
         answer
     }
 
-    /// Reads an answer to its end. The inner error is the kernel's answer.
-    fn read(&mut self, mut each: impl FnMut(u16, &[u8])) -> io::Result<io::Result<()>> {
-        loop {
-            self.socket.wait(ANSWER)?;
-            let Some(count) = self.received()? else { return Err(io::ErrorKind::TimedOut.into()) };
-            for (kind, message) in self.messages(count) {
-                match kind {
-                    DONE => return Ok(Ok(())),
-                    ERROR => return Ok(error(message)),
-                    _ => each(kind, message),
-                }
-                if flags(message) & FLAG_MULTI == 0 {
-                    return Ok(Ok(()));
-                }
-            }
-        }
-    }
-
-    /// Sends a transaction, which the kernel has applied or refused when this returns. The inner
-    /// error is its first refusal.
+    /// Sends a transaction, and returns when the kernel has applied or refused it. The inner error
+    /// is its first refusal.
     pub(crate) fn commit(&mut self, datagram: &[u8]) -> io::Result<Result<(), Refusal>> {
         let size = i32::try_from(datagram.len().saturating_mul(2)).unwrap_or(i32::MAX);
-        self.socket
-            .set(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, size)
-            .or_else(|_| self.socket.set(libc::SOL_SOCKET, libc::SO_SNDBUF, size))?;
-        self.drain()?;
-        self.is_read = false;
-        self.socket.send(&[IoSlice::new(datagram)])?;
+        self.socket.set_buffer(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, size)?;
+        self.send(datagram)?;
         let mut outcome = Ok(());
-        while let Some(count) = self.received()? {
-            for (_, message) in self.messages(count).filter(|&(kind, _)| kind == ERROR) {
+        while self.take()? {
+            for (_, message) in self.inbox.messages().filter(|&(kind, _)| kind == ERROR) {
                 let refusal = |error| Refusal { sequence: sequence(message), error };
                 outcome = outcome.and_then(|()| error(message).map_err(refusal));
             }
@@ -92,36 +75,53 @@ impl Exchange {
         Ok(outcome)
     }
 
-    /// Takes away what is left of an answer that was not read to its end.
-    fn drain(&mut self) -> io::Result<()> {
+    /// The socket, once its part of the kernel is set up.
+    pub(crate) fn into_socket(self) -> Socket {
+        self.socket
+    }
+
+    fn send(&mut self, datagram: &[u8]) -> io::Result<()> {
         while !self.is_read {
-            match self.received() {
-                Ok(count) => self.is_read = count.is_none(),
-                Err(lost) if lost.raw_os_error() == Some(libc::ENOBUFS) => {}
-                Err(error) => return Err(error),
+            self.is_read = self.inbox.take(&self.socket)? == Arrival::Nothing;
+        }
+        self.is_read = false;
+        self.socket.send(&[IoSlice::new(datagram)])
+    }
+
+    /// Reads an answer to its end. The inner error is the kernel's answer.
+    fn read(&mut self, mut on_message: impl FnMut(u16, &[u8])) -> io::Result<io::Result<()>> {
+        let deadline = Instant::now() + ANSWER;
+        loop {
+            while !self.take()? {
+                // A signal may end the wait early.
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                self.socket.wait(left)?;
+            }
+            for (kind, message) in self.inbox.messages() {
+                match kind {
+                    DONE => return Ok(Ok(())),
+                    ERROR => return Ok(error(message)),
+                    _ => on_message(kind, message),
+                }
+                if flags(message) & FLAG_MULTI == 0 {
+                    return Ok(Ok(()));
+                }
             }
         }
-        Ok(())
     }
 
-    /// How many buffers have come; `None` when there is nothing.
-    fn received(&mut self) -> io::Result<Option<usize>> {
-        match self.socket.receive(&mut self.buffers, &mut self.lengths) {
-            Ok(count) => Ok(Some(count)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error),
+    /// Whether messages have come.
+    fn take(&mut self) -> io::Result<bool> {
+        match self.inbox.take(&self.socket)? {
+            Arrival::Messages => Ok(true),
+            Arrival::Nothing => Ok(false),
+            Arrival::Overrun => Err(io::Error::from_raw_os_error(libc::ENOBUFS)),
         }
     }
-
-    fn messages(&self, count: usize) -> impl Iterator<Item = (u16, &[u8])> {
-        let received = self.buffers.iter().zip(&self.lengths).take(count);
-        received.flat_map(|(buffer, &length)| messages(buffer.get(..length).unwrap_or_default()))
-    }
 }
-
-/// The kernel puts 32 kB at most into one part of a dump.
-const BUFFER: usize = 1 << 16;
-const BUFFERS: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -131,7 +131,10 @@ mod tests {
     /// All devices (RTM_GETLINK), which need no privilege.
     fn devices() -> Vec<u8> {
         let mut request = Vec::new();
-        let start = open(&mut request, Head { kind: 18, flags: FLAG_DUMP, ..Head::default() });
+        let start = open(
+            &mut request,
+            Head { kind: libc::RTM_GETLINK as u8, flags: FLAG_DUMP, ..Head::default() },
+        );
         close(&mut request, start, 0);
         request
     }
@@ -143,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_of_an_answer_is_no_part_of_the_next() {
+    fn the_rest_of_an_answer_is_no_part_of_the_next() {
         let mut exchange = Exchange::open(libc::NETLINK_ROUTE).expect("a socket");
         let devices_there = counted(&mut exchange);
         assert!(devices_there > 0, "loopback is everywhere");

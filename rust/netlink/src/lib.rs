@@ -11,6 +11,7 @@ pub mod attribute;
 pub mod conntrack;
 mod exchange;
 mod family;
+mod inbox;
 mod message;
 pub mod nft;
 mod queue;
@@ -18,7 +19,7 @@ mod socket;
 mod verdict;
 
 pub use family::Family;
-pub use message::{Message, Vlan};
+pub use message::Message;
 pub use queue::{BATCH, Options, Queue, QueueError};
 pub use socket::monotonic;
 pub use verdict::{NfVerdict, VerdictMessage};

@@ -1,22 +1,16 @@
-//! What the kernel says of a packet in a queue.
+//! The kernel's message about a packet in a queue.
 
 use std::ops::Range;
 
-use crate::attribute::{HEADER, attributes};
+use crate::attribute::{HEADER, attributes, number};
 
-/// A packet in a queue, as far as its message tells. Its bytes stand in the message.
+/// A packet in a queue, as far as its driver needs to know. Its bytes stand in the message.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Message {
     /// Number by which the verdict names it.
     pub id: u32,
-    /// The netfilter hook: 0 prerouting, 1 input, 2 forward, 3 output, 4 postrouting.
-    pub hook: u8,
-    /// EtherType.
-    pub protocol: u16,
     /// Index of the device it came in by; 0 without one.
     pub in_device: u32,
-    /// Index of the device it leaves by; 0 where that is not known yet.
-    pub out_device: u32,
     /// The packet mark.
     pub mark: u32,
     /// Where in the message the packet stands, from its IP header on.
@@ -25,19 +19,6 @@ pub struct Message {
     pub whole_length: Option<u32>,
     /// Whether the transport checksum is yet to be computed.
     pub is_checksum_missing: bool,
-    /// Whether it is a super-packet that will be segmented.
-    pub is_gso: bool,
-    /// The VLAN tag that was taken off, if any.
-    pub vlan: Option<Vlan>,
-}
-
-/// A VLAN tag (IEEE 802.1Q).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Vlan {
-    /// EtherType of the tag.
-    pub protocol: u16,
-    /// Priority and VLAN number.
-    pub tag: u16,
 }
 
 impl Message {
@@ -54,26 +35,20 @@ impl Message {
         for (kind, value) in attributes(&bytes[HEADER..]) {
             match kind {
                 NFQA_PACKET_HDR => {
-                    let &[a, b, c, d, e, f, hook] = value.first_chunk::<7>()?;
-                    message.id = u32::from_be_bytes([a, b, c, d]);
-                    message.protocol = u16::from_be_bytes([e, f]);
-                    message.hook = hook;
+                    // Behind the number: EtherType and hook.
+                    message.id = number(value.get(..PACKET_HEADER)?)?;
                     is_named = true;
                 }
                 NFQA_MARK => message.mark = number(value)?,
                 NFQA_IFINDEX_INDEV => message.in_device = number(value)?,
-                NFQA_IFINDEX_OUTDEV => message.out_device = number(value)?,
                 NFQA_PAYLOAD => {
                     let start = value.as_ptr().addr() - bytes.as_ptr().addr();
                     message.payload = start..start + value.len();
                 }
                 NFQA_CAP_LEN => message.whole_length = Some(number(value)?),
                 NFQA_SKB_INFO => {
-                    let flags = number(value)?;
-                    message.is_checksum_missing = flags & SKB_CSUM_NOT_READY != 0;
-                    message.is_gso = flags & SKB_GSO != 0;
+                    message.is_checksum_missing = number(value)? & SKB_CSUM_NOT_READY != 0;
                 }
-                NFQA_VLAN => message.vlan = vlan(value),
                 _ => {}
             }
         }
@@ -81,31 +56,17 @@ impl Message {
     }
 }
 
-fn vlan(nested: &[u8]) -> Option<Vlan> {
-    let find = |wanted| {
-        let value = attributes(nested).find(|&(kind, _)| kind == wanted)?.1;
-        value.first_chunk().map(|&bytes| u16::from_be_bytes(bytes))
-    };
-    Some(Vlan { protocol: find(NFQA_VLAN_PROTO)?, tag: find(NFQA_VLAN_TCI)? })
-}
-
-fn number(value: &[u8]) -> Option<u32> {
-    value.first_chunk().map(|&bytes| u32::from_be_bytes(bytes))
-}
-
-const PACKET: u16 = 3 << 8;
-const NFQA_PACKET_HDR: u16 = 1;
-const NFQA_MARK: u16 = 3;
-const NFQA_IFINDEX_INDEV: u16 = 5;
-const NFQA_IFINDEX_OUTDEV: u16 = 6;
-const NFQA_PAYLOAD: u16 = 10;
-const NFQA_CAP_LEN: u16 = 13;
-const NFQA_SKB_INFO: u16 = 14;
-const NFQA_VLAN: u16 = 19;
-const NFQA_VLAN_PROTO: u16 = 1;
-const NFQA_VLAN_TCI: u16 = 2;
-const SKB_CSUM_NOT_READY: u32 = 1;
-const SKB_GSO: u32 = 2;
+/// Subsystem and kind.
+const PACKET: u16 = (libc::NFNL_SUBSYS_QUEUE as u16) << 8 | libc::NFQNL_MSG_PACKET as u16;
+/// Length of `struct nfqnl_msg_packet_hdr`.
+const PACKET_HEADER: usize = 7;
+const NFQA_PACKET_HDR: u16 = libc::NFQA_PACKET_HDR as u16;
+const NFQA_MARK: u16 = libc::NFQA_MARK as u16;
+const NFQA_IFINDEX_INDEV: u16 = libc::NFQA_IFINDEX_INDEV as u16;
+const NFQA_PAYLOAD: u16 = libc::NFQA_PAYLOAD as u16;
+const NFQA_CAP_LEN: u16 = libc::NFQA_CAP_LEN as u16;
+const NFQA_SKB_INFO: u16 = libc::NFQA_SKB_INFO as u16;
+const SKB_CSUM_NOT_READY: u32 = libc::NFQA_SKB_CSUMNOTREADY as u32;
 
 #[cfg(test)]
 mod tests {
@@ -124,49 +85,35 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_is_said_is_known() {
-        let mut vlan = Vec::new();
-        put(&mut vlan, NFQA_VLAN_PROTO, &0x8100u16.to_be_bytes());
-        put(&mut vlan, NFQA_VLAN_TCI, &42u16.to_be_bytes());
+    fn a_packet_is_described() {
         let bytes = message(&[
             (NFQA_PACKET_HDR, &[0, 0, 1, 2, 8, 0, 3]),
             (NFQA_MARK, &[0, 0, 0x10, 0]),
             (NFQA_IFINDEX_INDEV, &[0, 0, 0, 5]),
-            (NFQA_IFINDEX_OUTDEV, &[0, 0, 0, 6]),
+            (libc::NFQA_IFINDEX_OUTDEV as u16, &[0, 0, 0, 6]),
             (NFQA_SKB_INFO, &[0, 0, 0, 3]),
             (NFQA_CAP_LEN, &[0, 1, 0, 0]),
-            (NFQA_VLAN | 0x8000, &vlan),
             (NFQA_PAYLOAD, b"E...."),
         ]);
-        let found = Message::parse(&bytes).expect("a packet");
-        assert_eq!(&bytes[found.payload.clone()], b"E....");
-        let payload = found.payload.clone();
-        assert_eq!(
-            found,
-            Message {
-                id: 0x102,
-                hook: 3,
-                protocol: 0x800,
-                in_device: 5,
-                out_device: 6,
-                mark: 0x1000,
-                payload,
-                whole_length: Some(0x1_0000),
-                is_checksum_missing: true,
-                is_gso: true,
-                vlan: Some(Vlan { protocol: 0x8100, tag: 42 }),
-            }
-        );
+        let packet = Message::parse(&bytes).expect("a packet");
+        assert_eq!(&bytes[packet.payload.clone()], b"E....");
+        let expected = Message {
+            id: 0x102,
+            in_device: 5,
+            mark: 0x1000,
+            payload: packet.payload.clone(),
+            whole_length: Some(0x1_0000),
+            is_checksum_missing: true,
+        };
+        assert_eq!(packet, expected);
     }
 
     #[test]
-    fn a_checksum_may_be_missing_without_a_super_packet_and_the_other_way_round() {
-        for (flags, expected) in
-            [(0, (false, false)), (1, (true, false)), (2, (false, true)), (4, (false, false))]
-        {
+    fn a_checksum_is_missing_with_and_without_a_super_packet() {
+        for (flags, is_missing) in [(0, false), (1, true), (2, false), (3, true), (4, false)] {
             let bytes = message(&[(NFQA_PACKET_HDR, &[0; 7]), (NFQA_SKB_INFO, &[0, 0, 0, flags])]);
-            let found = Message::parse(&bytes).expect("a packet");
-            assert_eq!((found.is_checksum_missing, found.is_gso), expected, "{flags}");
+            let packet = Message::parse(&bytes).expect("a packet");
+            assert_eq!(packet.is_checksum_missing, is_missing, "{flags}");
         }
     }
 

@@ -1,9 +1,27 @@
-//! One queue: bound, read in batches, answered in batches.
+//! One queue of netfilter's: bound, read in batches, answered in batches.
+//!
+//! The kernel keeps each packet under a number until a verdict names that number, and sends us one
+//! message with the packet's bytes. One `recvmmsg` takes up to [`BATCH`] messages, and one `sendmsg`
+//! returns their verdicts: system calls are the larger part of what a packet costs.
+//!
+//! - Buffers and messages go together by position: `messages[i]` describes the packet that lies in
+//!   `buffers[i]`. A message that is no packet (an error about a late verdict) has no place among
+//!   the messages, so buffers are swapped until the positions agree.
+//! - A payload stays in its buffer from `receive` to `set_verdicts`. The engine rewrites it there,
+//!   and `sendmsg` reads it there.
+//! - A packet without a verdict waits: the caller names it in a later call, by its number. Nothing
+//!   here remembers it.
+//! - A full queue drops packets in the kernel, or lets them pass ([`Options::fail_open`]). A full
+//!   socket does the same. The kernel counts both in `/proc/net/netfilter/nfnetlink_queue`, so the
+//!   socket option `NO_ENOBUFS` hides nothing.
+//! - Waking up costs more than a packet, so `receive` spins for a moment before it sleeps. The
+//!   moment doubles while it finds packets, and halves while it does not.
 
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::attribute::{FLAG_ACK, HEADER, Head, close, open, put};
+use crate::attribute::{FLAG_ACK, Head, close, open, put};
+use crate::exchange::Exchange;
 use crate::message::Message;
 use crate::socket::Socket;
 use crate::verdict::{Outbox, SUBSYSTEM, VerdictMessage};
@@ -18,8 +36,8 @@ pub struct Options {
     pub max_length: u32,
     /// Whether super-packets arrive whole, with their checksums yet to be computed.
     pub gso: bool,
-    /// Whether packets go on untranslated when the queue is full. A virtual IP is nobody's, so they
-    /// are lost then all the same.
+    /// Whether packets go on untranslated when the queue is full. No host has a virtual IP, so they
+    /// are lost unless the kernel translates them.
     pub fail_open: bool,
     /// Bytes of messages that wait at the socket; forced beyond the system's limit where the
     /// privilege is there.
@@ -46,7 +64,7 @@ pub enum QueueError {
     /// The caller lacks CAP_NET_ADMIN in the namespace's user namespace.
     #[error("queue {0} cannot be bound without CAP_NET_ADMIN")]
     Privilege(u16),
-    /// Somebody else has bound it.
+    /// Another process has bound it.
     #[error("queue {0} is taken by another process")]
     Taken(u16),
     /// nfnetlink_queue is not in this kernel.
@@ -77,63 +95,51 @@ impl Queue {
     /// [`QueueError`].
     pub fn bind(number: u16, options: &Options) -> Result<Self, QueueError> {
         let system = |error| QueueError::System(number, error);
-        let socket = Socket::open().map_err(|error| match error.raw_os_error() {
+        let mut exchange = Exchange::open(libc::NETLINK_NETFILTER).map_err(|error| match error
+            .raw_os_error()
+        {
             Some(libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT) => QueueError::Support,
             _ => system(error),
         })?;
-        let forced = |force: i32, plain: i32| {
-            socket.set(libc::SOL_SOCKET, force, options.socket_buffer).or_else(|_| {
-                // Without the privilege as much as the system allows.
-                socket.set(libc::SOL_SOCKET, plain, options.socket_buffer)
-            })
-        };
-        forced(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF).map_err(system)?;
-        forced(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF).map_err(system)?;
-        // An overrun is counted by the kernel; an error here would only slow us down.
-        socket.set(libc::SOL_NETLINK, libc::NETLINK_NO_ENOBUFS, 1).map_err(system)?;
-        let mut buffer = vec![0; MAX_MESSAGE];
-        let mut configure = |kind: u16, value: &[u8], more: &[(u16, u32)]| {
-            let mut bytes = Vec::new();
-            let head = Head {
-                subsystem: SUBSYSTEM,
-                kind: CONFIG,
-                flags: FLAG_ACK,
-                resource: number,
-                ..Head::default()
-            };
-            let start = open(&mut bytes, head);
-            put(&mut bytes, kind, value);
-            for (kind, value) in more {
-                put(&mut bytes, *kind, &value.to_be_bytes());
-            }
-            close(&mut bytes, start, 0);
-            socket.send(&[io::IoSlice::new(&bytes)])?;
-            acknowledged(&socket, &mut buffer)
-        };
-        configure(NFQA_CFG_CMD, &[BIND, 0, 0, 0], &[]).map_err(|error| {
-            match error.raw_os_error() {
-                Some(libc::EPERM) if is_privileged() => QueueError::Taken(number),
-                Some(libc::EBUSY) => QueueError::Taken(number),
-                Some(libc::EPERM) => QueueError::Privilege(number),
-                Some(libc::EINVAL) => QueueError::Support,
-                _ => system(error),
-            }
+        let command = [libc::NFQNL_CFG_CMD_BIND as u8, 0, 0, 0];
+        let bind = configuration(number, FLAG_ACK, &[(NFQA_CFG_CMD, &command)]);
+        exchange.ask(&bind, |_, _| {}).map_err(|error| match error.raw_os_error() {
+            Some(libc::EPERM) if is_privileged() => QueueError::Taken(number),
+            Some(libc::EBUSY) => QueueError::Taken(number),
+            Some(libc::EPERM) => QueueError::Privilege(number),
+            Some(libc::EINVAL) => QueueError::Support,
+            _ => system(error),
         })?;
-        let flags = if options.gso { FLAG_GSO } else { 0 }
-            | if options.fail_open { FLAG_FAIL_OPEN } else { 0 };
+        let mut flags = 0;
+        for (is_set, flag) in [(options.gso, FLAG_GSO), (options.fail_open, FLAG_FAIL_OPEN)] {
+            flags |= if is_set { flag } else { 0 };
+        }
+        let settings = configuration(
+            number,
+            FLAG_ACK,
+            &[
+                (NFQA_CFG_QUEUE_MAXLEN, &options.max_length.to_be_bytes()),
+                (NFQA_CFG_MASK, &(FLAG_GSO | FLAG_FAIL_OPEN).to_be_bytes()),
+                (NFQA_CFG_FLAGS, &flags.to_be_bytes()),
+            ],
+        );
+        exchange.ask(&settings, |_, _| {}).map_err(system)?;
+        let socket = exchange.into_socket();
+        let bytes = options.socket_buffer;
+        socket.set_buffer(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, bytes).map_err(system)?;
+        socket.set_buffer(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, bytes).map_err(system)?;
+        // An error would only make us slower: the kernel counts packets that the socket lost.
+        socket.set(libc::SOL_NETLINK, libc::NETLINK_NO_ENOBUFS, 1).map_err(system)?;
+        // Last, and without an acknowledgement: from now on packets come, and the kernel's answer
+        // would stand behind them.
         let [a, b, c, d] = COPY_RANGE.to_be_bytes();
-        let more = [
-            (NFQA_CFG_QUEUE_MAXLEN, options.max_length),
-            (NFQA_CFG_MASK, MASK),
-            (NFQA_CFG_FLAGS, flags),
-        ];
-        configure(NFQA_CFG_PARAMS, &[a, b, c, d, COPY_PACKET], &more).map_err(system)?;
-        let mut buffers = vec![vec![0; MAX_MESSAGE]; BATCH - 1];
-        buffers.push(buffer);
+        let parameters = [a, b, c, d, libc::NFQNL_COPY_PACKET as u8];
+        let copy = configuration(number, 0, &[(NFQA_CFG_PARAMS, &parameters)]);
+        socket.send(&[io::IoSlice::new(&copy)]).map_err(system)?;
         Ok(Self {
             socket,
             number,
-            buffers,
+            buffers: vec![vec![0; MAX_MESSAGE]; BATCH],
             lengths: Vec::with_capacity(BATCH),
             messages: Vec::with_capacity(BATCH),
             max_spin: options.spin,
@@ -141,8 +147,8 @@ impl Queue {
         })
     }
 
-    /// Takes the packets that wait, at most [`BATCH`]; waits for the first one, at most `timeout`.
-    /// None after that is no error.
+    /// Takes the packets that wait, at most [`BATCH`]. Waits for the first one, at most `timeout`;
+    /// that none has come by then is no error.
     ///
     /// # Errors
     /// [`QueueError::System`].
@@ -152,16 +158,13 @@ impl Queue {
         }
         self.messages.clear();
         let received = match self.take() {
-            Ok(received) => received,
-            Err(error) if is_temporary(&error) => self
-                .spin_and_sleep(timeout)
-                .map_err(|error| QueueError::System(self.number, error))?,
-            Err(error) => return Err(QueueError::System(self.number, error)),
+            Err(error) if is_temporary(&error) => self.spin_and_sleep(timeout),
+            taken => taken,
         };
+        let received = received.map_err(|error| QueueError::System(self.number, error))?;
         for (position, &length) in self.lengths.iter().enumerate().take(received) {
             let place = self.messages.len();
-            // What is no packet says that a verdict came too late, such as for a packet that was
-            // flushed meanwhile.
+            // Another message says that a verdict came too late, as for a packet that was flushed.
             if let Some(message) = self.buffers[position].get(..length).and_then(Message::parse) {
                 self.messages.push(message);
                 self.buffers.swap(place, position);
@@ -178,9 +181,9 @@ impl Queue {
         })
     }
 
-    /// Gives verdicts, in few system calls. The kernel sends packets on while they run. `decide`
-    /// says for each packet that was received last what its verdict is, or none for one that has to
-    /// wait; `late` are verdicts on packets that waited.
+    /// Sends verdicts, in few system calls, in which the kernel passes the packets on. `decide`
+    /// returns the verdict on a packet that was received last, or none for one that has to wait;
+    /// `late` are verdicts on packets that waited.
     ///
     /// # Errors
     /// [`QueueError::System`].
@@ -197,10 +200,10 @@ impl Queue {
             sent.map_err(|error| QueueError::System(self.number, error))
         };
         let packets = self.messages.iter().zip(&self.buffers);
-        let own = packets.filter_map(|(message, buffer)| {
+        let decided = packets.filter_map(|(message, buffer)| {
             decide(message, buffer.get(message.payload.clone()).unwrap_or_default())
         });
-        for verdict in own.chain(late.iter().copied()) {
+        for verdict in decided.chain(late.iter().copied()) {
             if outbox.size() + verdict.payload.map_or(0, <[u8]>::len) > MAX_SEND
                 || outbox.pieces() > MAX_PIECES
             {
@@ -211,20 +214,16 @@ impl Queue {
         flush(&mut outbox)
     }
 
-    /// From now on the kernel keeps at most so many packets for us. Those that are there stay; with
-    /// 0 the queue is full, and what comes goes by if [`Options::fail_open`] says so.
+    /// Sets how many packets the kernel keeps for us, at most. Packets that are in the queue stay.
+    /// A queue of length 0 is full, so new packets pass if [`Options::fail_open`] says so.
     ///
     /// # Errors
     /// [`QueueError::System`].
     pub fn limit(&mut self, max_length: u32) -> Result<(), QueueError> {
-        let mut bytes = Vec::new();
-        let head =
-            Head { subsystem: SUBSYSTEM, kind: CONFIG, resource: self.number, ..Head::default() };
-        let start = open(&mut bytes, head);
-        put(&mut bytes, NFQA_CFG_QUEUE_MAXLEN, &max_length.to_be_bytes());
-        close(&mut bytes, start, 0);
+        let value = max_length.to_be_bytes();
+        let limit = configuration(self.number, 0, &[(NFQA_CFG_QUEUE_MAXLEN, &value)]);
         self.socket
-            .send(&[io::IoSlice::new(&bytes)])
+            .send(&[io::IoSlice::new(&limit)])
             .map_err(|error| QueueError::System(self.number, error))
     }
 
@@ -232,15 +231,14 @@ impl Queue {
         self.socket.receive(&mut self.buffers, &mut self.lengths)
     }
 
-    /// Small packets that come a few at a time: a moment later there are more of them, and each
-    /// system call is shared by more.
+    /// Whether small packets come a few at a time. A moment later there are more of them, which
+    /// share a system call.
     fn is_trickle(&self) -> bool {
         let bytes: usize = self.messages.iter().map(|message| message.payload.len()).sum();
         (2..BATCH / 2).contains(&self.messages.len()) && bytes < TRICKLE_BYTES
     }
 
-    /// Most packets come soon after the last ones: looking again for a moment saves the wake-up.
-    /// How long, follows what it brought.
+    /// Most packets come soon after the last ones, so spinning for a moment saves a wake-up.
     fn spin_and_sleep(&mut self, timeout: Duration) -> io::Result<usize> {
         let start = Instant::now();
         while start.elapsed() < self.spin {
@@ -271,16 +269,22 @@ fn pause(span: Duration) {
     }
 }
 
-/// The kernel's answer to a configuration message.
-fn acknowledged(socket: &Socket, buffer: &mut Vec<u8>) -> io::Result<()> {
-    let mut lengths = Vec::new();
-    socket.wait(Duration::from_secs(1))?;
-    socket.receive(std::slice::from_mut(buffer), &mut lengths)?;
-    let code = buffer
-        .get(16..HEADER)
-        .and_then(|bytes| bytes.try_into().ok())
-        .map_or(0, i32::from_ne_bytes);
-    if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) }
+/// A message that configures queue `number`.
+fn configuration(number: u16, flags: u16, attributes: &[(u16, &[u8])]) -> Vec<u8> {
+    let head = Head {
+        subsystem: SUBSYSTEM,
+        kind: libc::NFQNL_MSG_CONFIG as u8,
+        flags,
+        resource: number,
+        ..Head::default()
+    };
+    let mut bytes = Vec::new();
+    let start = open(&mut bytes, head);
+    for (kind, value) in attributes {
+        put(&mut bytes, *kind, value);
+    }
+    close(&mut bytes, start, 0);
+    bytes
 }
 
 /// Whether this thread has CAP_NET_ADMIN.
@@ -293,12 +297,12 @@ fn is_privileged() -> bool {
         .is_some_and(|mask| mask >> NET_ADMIN & 1 == 1)
 }
 
-/// Nothing there yet, or disturbed by a signal.
+/// Whether nothing is there yet, or a signal interrupted the call.
 fn is_temporary(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
-/// Between two looks into the queue.
+/// Between two takes.
 const COALESCE: Duration = Duration::from_micros(6);
 /// Packets of fewer bytes in all are small.
 const TRICKLE_BYTES: usize = 16 << 10;
@@ -310,14 +314,10 @@ const MAX_MESSAGE: usize = COPY_RANGE as usize + 1024;
 const MAX_SEND: usize = 256 << 10;
 /// Pieces of one send; the system's limit is 1,024.
 const MAX_PIECES: usize = 1000;
-const CONFIG: u8 = 2;
-const BIND: u8 = 1;
-const COPY_PACKET: u8 = 2;
-const NFQA_CFG_CMD: u16 = 1;
-const NFQA_CFG_PARAMS: u16 = 2;
-const NFQA_CFG_QUEUE_MAXLEN: u16 = 3;
-const NFQA_CFG_MASK: u16 = 4;
-const NFQA_CFG_FLAGS: u16 = 5;
-const FLAG_FAIL_OPEN: u32 = 1;
-const FLAG_GSO: u32 = 4;
-const MASK: u32 = FLAG_FAIL_OPEN | FLAG_GSO;
+const NFQA_CFG_CMD: u16 = libc::NFQA_CFG_CMD as u16;
+const NFQA_CFG_PARAMS: u16 = libc::NFQA_CFG_PARAMS as u16;
+const NFQA_CFG_QUEUE_MAXLEN: u16 = libc::NFQA_CFG_QUEUE_MAXLEN as u16;
+const NFQA_CFG_MASK: u16 = libc::NFQA_CFG_MASK as u16;
+const NFQA_CFG_FLAGS: u16 = libc::NFQA_CFG_FLAGS as u16;
+const FLAG_FAIL_OPEN: u32 = libc::NFQA_CFG_F_FAIL_OPEN as u32;
+const FLAG_GSO: u32 = libc::NFQA_CFG_F_GSO as u32;

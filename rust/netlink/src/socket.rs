@@ -13,13 +13,8 @@ use std::time::Duration;
 pub(crate) struct Socket(OwnedFd);
 
 impl Socket {
-    /// To netfilter.
-    pub(crate) fn open() -> io::Result<Self> {
-        Self::to(libc::NETLINK_NETFILTER)
-    }
-
-    /// To a part of the kernel (`NETLINK_...`).
-    pub(crate) fn to(protocol: i32) -> io::Result<Self> {
+    /// Opens a socket to a part of the kernel (`NETLINK_...`).
+    pub(crate) fn open(protocol: i32) -> io::Result<Self> {
         // SAFETY: no pointer is passed; the descriptor is owned from here on.
         let socket = unsafe {
             let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
@@ -43,6 +38,13 @@ impl Socket {
             libc::setsockopt(self.0.as_raw_fd(), level, option, from_ref(&value).cast(), length)
         })?;
         Ok(())
+    }
+
+    /// Sets the length of a buffer: beyond the system's limit with the privilege for that, and
+    /// without it up to the limit.
+    pub(crate) fn set_buffer(&self, forced: i32, limited: i32, bytes: i32) -> io::Result<()> {
+        self.set(libc::SOL_SOCKET, forced, bytes)
+            .or_else(|_| self.set(libc::SOL_SOCKET, limited, bytes))
     }
 
     /// Receives messages that are there, one into each buffer, and notes their lengths; returns how

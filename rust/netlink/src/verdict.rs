@@ -8,10 +8,19 @@ use crate::attribute::{Head, close, open, put, put_header};
 /// What the kernel does with a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NfVerdict {
-    /// Forget it.
+    /// The packet is gone.
     Drop,
-    /// Let it go on behind this hook's chain.
+    /// The packet goes on behind this hook's chain.
     Accept,
+}
+
+impl NfVerdict {
+    fn code(self) -> u32 {
+        match self {
+            Self::Drop => libc::NF_DROP as u32,
+            Self::Accept => libc::NF_ACCEPT as u32,
+        }
+    }
 }
 
 /// The verdict on one packet.
@@ -19,7 +28,7 @@ pub enum NfVerdict {
 pub struct VerdictMessage<'a> {
     /// The packet's number.
     pub id: u32,
-    /// What becomes of it.
+    /// What the kernel does with it.
     pub verdict: NfVerdict,
     /// Its new mark.
     pub mark: Option<u32>,
@@ -49,7 +58,7 @@ impl<'a> Outbox<'a> {
         let head = Head { subsystem: SUBSYSTEM, kind: VERDICT, resource: queue, ..Head::default() };
         let start = open(&mut self.headers, head);
         let mut header = [0; 8];
-        header[3] = u8::from(message.verdict == NfVerdict::Accept);
+        header[..4].copy_from_slice(&message.verdict.code().to_be_bytes());
         header[4..].copy_from_slice(&message.id.to_be_bytes());
         put(&mut self.headers, NFQA_VERDICT_HDR, &header);
         if let Some(mark) = message.mark {
@@ -116,12 +125,12 @@ impl<'a> Outbox<'a> {
 
 /// Payloads up to this many bytes are copied behind their headers.
 /// Netfilter's queues (`linux/netfilter/nfnetlink_queue.h`).
-pub(crate) const SUBSYSTEM: u16 = 3;
+pub(crate) const SUBSYSTEM: u16 = libc::NFNL_SUBSYS_QUEUE as u16;
 const COPIED: usize = 1024;
-const VERDICT: u8 = 1;
-const NFQA_VERDICT_HDR: u16 = 2;
-const NFQA_MARK: u16 = 3;
-const NFQA_PAYLOAD: u16 = 10;
+const VERDICT: u8 = libc::NFQNL_MSG_VERDICT as u8;
+const NFQA_VERDICT_HDR: u16 = libc::NFQA_VERDICT_HDR as u16;
+const NFQA_MARK: u16 = libc::NFQA_MARK as u16;
+const NFQA_PAYLOAD: u16 = libc::NFQA_PAYLOAD as u16;
 
 #[cfg(test)]
 mod tests {

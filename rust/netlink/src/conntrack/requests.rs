@@ -1,12 +1,13 @@
 //! What is asked of the kernel about its flows: to show them, to end one, what it has counted.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
-use super::{
-    CTA_ID, CTA_IP_V4_DST, CTA_IP_V4_SRC, CTA_IP_V6_DST, CTA_IP_V6_SRC, CTA_PROTO_DST_PORT,
-    CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_TUPLE_IP, CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, Ends, Entry,
-    NEW, SUBSYSTEM,
+use super::entry::{Ends, Entry, put_tuple};
+use super::uapi::{
+    CTA_FILTER, CTA_FILTER_ORIG_FLAGS, CTA_ID, CTA_STATS_DROP, CTA_STATS_INSERT_FAILED,
+    FILTER_DST_PORT, FILTER_IP_DST, FILTER_PROTO_NUM, IPCTNL_MSG_CT_DELETE, IPCTNL_MSG_CT_GET,
+    IPCTNL_MSG_CT_GET_STATS_CPU, NEW_FLOW, NLM_F_DUMP_INTR, SUBSYSTEM,
 };
 use crate::attribute::{
     FLAG_ACK, FLAG_DUMP, HEADER, Head, close, find, flags, number, open, put, put_nested,
@@ -73,8 +74,13 @@ impl Requests {
     ) -> io::Result<bool> {
         let family = wanted.map(|wanted| wanted.family);
         let mut request = Vec::new();
-        let head =
-            Head { subsystem: SUBSYSTEM, kind: GET, flags: FLAG_DUMP, family, ..Head::default() };
+        let head = Head {
+            subsystem: SUBSYSTEM,
+            kind: IPCTNL_MSG_CT_GET,
+            flags: FLAG_DUMP,
+            family,
+            ..Head::default()
+        };
         let start = open(&mut request, head);
         if let Some(wanted) = wanted {
             put_filter(&mut request, wanted);
@@ -82,8 +88,8 @@ impl Requests {
         close(&mut request, start, 0);
         let (mut is_whole, mut entries) = (true, Vec::new());
         self.0.ask(&request, |kind, message| {
-            is_whole &= flags(message) & FLAG_INTERRUPTED == 0;
-            if kind == NEW {
+            is_whole &= flags(message) & NLM_F_DUMP_INTR == 0;
+            if kind == NEW_FLOW {
                 let meant = |entry: &Entry| wanted.is_none_or(|wanted| wanted.has(entry));
                 entries.extend(Entry::parse(message).filter(meant));
             }
@@ -104,8 +110,13 @@ impl Requests {
     pub fn end(&mut self, protocol: u8, original: Ends, id: Option<u32>) -> io::Result<bool> {
         let family = Some(Family::of(&original.src));
         let mut request = Vec::new();
-        let head =
-            Head { subsystem: SUBSYSTEM, kind: DELETE, flags: FLAG_ACK, family, ..Head::default() };
+        let head = Head {
+            subsystem: SUBSYSTEM,
+            kind: IPCTNL_MSG_CT_DELETE,
+            flags: FLAG_ACK,
+            family,
+            ..Head::default()
+        };
         let start = open(&mut request, head);
         put_tuple(&mut request, protocol, Some(original.src), Some(original.dst));
         if let Some(id) = id {
@@ -126,7 +137,7 @@ impl Requests {
         let mut request = Vec::new();
         let head = Head {
             subsystem: SUBSYSTEM,
-            kind: GET_STATISTICS,
+            kind: IPCTNL_MSG_CT_GET_STATS_CPU,
             flags: FLAG_DUMP,
             ..Head::default()
         };
@@ -141,38 +152,6 @@ impl Requests {
         })?;
         Ok(sum)
     }
-}
-
-/// A tuple, or what is known of one.
-pub(super) fn put_tuple(
-    bytes: &mut Vec<u8>,
-    protocol: u8,
-    src: Option<SocketAddr>,
-    dst: Option<SocketAddr>,
-) {
-    let known = [
-        (src, CTA_IP_V4_SRC, CTA_IP_V6_SRC, CTA_PROTO_SRC_PORT),
-        (dst, CTA_IP_V4_DST, CTA_IP_V6_DST, CTA_PROTO_DST_PORT),
-    ];
-    put_nested(bytes, CTA_TUPLE_ORIG, |bytes| {
-        put_nested(bytes, CTA_TUPLE_IP, |bytes| {
-            for (end, v4, v6, _) in known {
-                match end.map(|end| end.ip()) {
-                    Some(IpAddr::V4(address)) => put(bytes, v4, &address.octets()),
-                    Some(IpAddr::V6(address)) => put(bytes, v6, &address.octets()),
-                    None => {}
-                }
-            }
-        });
-        put_nested(bytes, CTA_TUPLE_PROTO, |bytes| {
-            put(bytes, CTA_PROTO_NUM, &[protocol]);
-            for (end, _, _, port) in known {
-                if let Some(end) = end {
-                    put(bytes, port, &end.port().to_be_bytes());
-                }
-            }
-        });
-    });
 }
 
 /// Has the kernel show these flows only.
@@ -193,18 +172,6 @@ fn put_filter(bytes: &mut Vec<u8>, wanted: &Selection) {
 
 /// Flows that are shown at a time, about.
 const CHUNK: usize = 256;
-const GET: u8 = 1;
-const DELETE: u8 = 2;
-const GET_STATISTICS: u8 = 4;
-const FLAG_INTERRUPTED: u16 = 0x10;
-const CTA_FILTER: u16 = 25;
-const CTA_FILTER_ORIG_FLAGS: u16 = 1;
-/// Which parts of the tuple count (the kernel's `nf_internals.h`).
-const FILTER_IP_DST: u32 = 1 << 1;
-const FILTER_PROTO_NUM: u32 = 1 << 3;
-const FILTER_DST_PORT: u32 = 1 << 5;
-const CTA_STATS_INSERT_FAILED: u16 = 9;
-const CTA_STATS_DROP: u16 = 10;
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,258 @@
+//! A flow as the kernel's messages describe it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::uapi::{
+    CTA_COUNTERS_BYTES, CTA_COUNTERS_ORIG, CTA_COUNTERS_PACKETS, CTA_COUNTERS_REPLY, CTA_ID,
+    CTA_IP_V4_DST, CTA_IP_V4_SRC, CTA_IP_V6_DST, CTA_IP_V6_SRC, CTA_PROTO_DST_PORT, CTA_PROTO_NUM,
+    CTA_PROTO_SRC_PORT, CTA_PROTOINFO, CTA_PROTOINFO_STATE, CTA_STATUS, CTA_TIMEOUT, CTA_TUPLE_IP,
+    CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_TUPLE_REPLY, CTA_TUPLE_ZONE, CTA_ZONE, IPS_ASSURED,
+    IPS_SEEN_REPLY,
+};
+use crate::attribute::{HEADER, attributes, find, number, put, put_nested};
+
+/// Source and destination of one direction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ends {
+    /// The sender.
+    pub src: SocketAddr,
+    /// The receiver.
+    pub dst: SocketAddr,
+}
+
+/// A flow as the kernel has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// The kernel's own number, by which it is told from a later one with the same ends.
+    pub id: Option<u32>,
+    /// Protocol number.
+    pub protocol: u8,
+    /// As the first packet came, before any translation.
+    pub original: Ends,
+    /// As answers come.
+    pub reply: Ends,
+    /// An answer was seen.
+    pub is_replied: bool,
+    /// Both sides have confirmed it.
+    pub is_assured: bool,
+    /// TCP's or SCTP's state, in the kernel's numbers.
+    pub state: Option<u8>,
+    /// Seconds until it ends without further packets.
+    pub timeout: Option<u32>,
+    /// Packets and bytes by direction, where the kernel counts them (`nf_conntrack_acct`).
+    pub counters: Option<[(u64, u64); 2]>,
+}
+
+impl Entry {
+    /// Reads a message; `None` for one that is not about a flow with addresses.
+    #[must_use]
+    pub fn parse(message: &[u8]) -> Option<Self> {
+        let (mut original, mut reply) = (None, None);
+        let (mut id, mut status, mut state, mut timeout) = (None, 0, None, None);
+        let mut counters = [None, None];
+        for (kind, value) in attributes(message.get(HEADER..)?) {
+            match kind {
+                // A zone of one direction stands with that direction.
+                CTA_TUPLE_ORIG if find(value, CTA_TUPLE_ZONE).is_some() => return None,
+                CTA_TUPLE_ORIG => original = tuple(value),
+                CTA_TUPLE_REPLY => reply = tuple(value),
+                CTA_STATUS => status = number(value)?,
+                CTA_ID => id = number(value),
+                CTA_ZONE => return None,
+                CTA_TIMEOUT => timeout = number(value),
+                CTA_PROTOINFO => {
+                    let (_, nested) = attributes(value).next()?;
+                    state =
+                        find(nested, CTA_PROTOINFO_STATE).and_then(|value| value.first().copied());
+                }
+                CTA_COUNTERS_ORIG => counters[0] = counted(value),
+                CTA_COUNTERS_REPLY => counters[1] = counted(value),
+                _ => {}
+            }
+        }
+        let ((protocol, original), (_, reply)) = (original?, reply?);
+        Some(Self {
+            id,
+            protocol,
+            original,
+            reply,
+            is_replied: status & IPS_SEEN_REPLY != 0,
+            is_assured: status & IPS_ASSURED != 0,
+            state,
+            timeout,
+            counters: counters[0].zip(counters[1]).map(|(there, back)| [there, back]),
+        })
+    }
+}
+
+/// Protocol and ends of a nested tuple; ports are 0 where the protocol has none.
+fn tuple(value: &[u8]) -> Option<(u8, Ends)> {
+    let (ip, layer4) = (find(value, CTA_TUPLE_IP)?, find(value, CTA_TUPLE_PROTO)?);
+    let address = |v4, v6| -> Option<IpAddr> {
+        if let Some(value) = find(ip, v4) {
+            return Some(Ipv4Addr::from(*value.first_chunk::<4>()?).into());
+        }
+        Some(Ipv6Addr::from(*find(ip, v6)?.first_chunk::<16>()?).into())
+    };
+    let port = |kind| {
+        find(layer4, kind).and_then(<[u8]>::first_chunk).map_or(0, |&port| u16::from_be_bytes(port))
+    };
+    let src = SocketAddr::new(address(CTA_IP_V4_SRC, CTA_IP_V6_SRC)?, port(CTA_PROTO_SRC_PORT));
+    let dst = SocketAddr::new(address(CTA_IP_V4_DST, CTA_IP_V6_DST)?, port(CTA_PROTO_DST_PORT));
+    Some((*find(layer4, CTA_PROTO_NUM)?.first()?, Ends { src, dst }))
+}
+
+fn counted(value: &[u8]) -> Option<(u64, u64)> {
+    let read = |kind| find(value, kind)?.first_chunk().map(|&bytes| u64::from_be_bytes(bytes));
+    Some((read(CTA_COUNTERS_PACKETS)?, read(CTA_COUNTERS_BYTES)?))
+}
+
+/// A tuple, or what is known of one.
+pub(super) fn put_tuple(
+    bytes: &mut Vec<u8>,
+    protocol: u8,
+    src: Option<SocketAddr>,
+    dst: Option<SocketAddr>,
+) {
+    let known = [
+        (src, CTA_IP_V4_SRC, CTA_IP_V6_SRC, CTA_PROTO_SRC_PORT),
+        (dst, CTA_IP_V4_DST, CTA_IP_V6_DST, CTA_PROTO_DST_PORT),
+    ];
+    put_nested(bytes, CTA_TUPLE_ORIG, |bytes| {
+        put_nested(bytes, CTA_TUPLE_IP, |bytes| {
+            for (end, v4, v6, _) in known {
+                match end.map(|end| end.ip()) {
+                    Some(IpAddr::V4(address)) => put(bytes, v4, &address.octets()),
+                    Some(IpAddr::V6(address)) => put(bytes, v6, &address.octets()),
+                    None => {}
+                }
+            }
+        });
+        put_nested(bytes, CTA_TUPLE_PROTO, |bytes| {
+            put(bytes, CTA_PROTO_NUM, &[protocol]);
+            for (end, _, _, port) in known {
+                if let Some(end) = end {
+                    put(bytes, port, &end.port().to_be_bytes());
+                }
+            }
+        });
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::uapi::SUBSYSTEM;
+    use super::*;
+    use crate::attribute::{Head, close, open, put, put_nested};
+    use proptest::prelude::*;
+
+    fn ends(src: &str, dst: &str) -> Ends {
+        Ends { src: src.parse().expect("an address"), dst: dst.parse().expect("an address") }
+    }
+
+    fn message(fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let start = open(&mut bytes, Head { subsystem: SUBSYSTEM, ..Head::default() });
+        fill(&mut bytes);
+        close(&mut bytes, start, 0);
+        bytes
+    }
+
+    fn put_ends(bytes: &mut Vec<u8>, protocol: u8, ends: Ends) {
+        put_tuple(bytes, protocol, Some(ends.src), Some(ends.dst));
+    }
+
+    /// A tuple in the place of the reply's.
+    fn put_reply(bytes: &mut Vec<u8>, protocol: u8, reply: Ends) {
+        let start = bytes.len();
+        put_ends(bytes, protocol, reply);
+        bytes[start + 2] = CTA_TUPLE_REPLY as u8;
+    }
+
+    #[test]
+    fn a_flow_is_described() {
+        let original = ends("[fd00::1]:1000", "[fd00:30::ff]:80");
+        let reply = ends("[fd00:17::3]:9876", "[fd00::1]:1000");
+        let bytes = message(|bytes| {
+            put_ends(bytes, 6, original);
+            put_reply(bytes, 6, reply);
+            put(bytes, CTA_STATUS, &0b1110u32.to_be_bytes());
+            put(bytes, CTA_ID, &77u32.to_be_bytes());
+            put(bytes, CTA_TIMEOUT, &300u32.to_be_bytes());
+            put_nested(bytes, CTA_PROTOINFO, |bytes| {
+                put_nested(bytes, 1, |bytes| put(bytes, CTA_PROTOINFO_STATE, &[3]));
+            });
+            for (kind, packets) in [(CTA_COUNTERS_ORIG, 7u64), (CTA_COUNTERS_REPLY, 8)] {
+                put_nested(bytes, kind, |bytes| {
+                    put(bytes, CTA_COUNTERS_PACKETS, &packets.to_be_bytes());
+                    put(bytes, CTA_COUNTERS_BYTES, &(packets * 100).to_be_bytes());
+                });
+            }
+        });
+        assert_eq!(
+            Entry::parse(&bytes),
+            Some(Entry {
+                id: Some(77),
+                protocol: 6,
+                original,
+                reply,
+                is_replied: true,
+                is_assured: true,
+                state: Some(3),
+                timeout: Some(300),
+                counters: Some([(7, 700), (8, 800)]),
+            })
+        );
+    }
+
+    #[test]
+    fn a_message_without_two_tuples_is_no_flow() {
+        assert_eq!(Entry::parse(&[]), None);
+        assert_eq!(Entry::parse(&message(|_| {})), None, "no tuple");
+        let only = message(|bytes| put_ends(bytes, 17, ends("10.0.0.1:1", "10.0.0.2:2")));
+        assert_eq!(Entry::parse(&only), None, "one tuple");
+        let flow = |zone: bool| {
+            message(|bytes| {
+                put_ends(bytes, 17, ends("10.0.0.1:1", "10.0.0.2:2"));
+                put_reply(bytes, 17, ends("10.0.0.2:2", "10.0.0.1:1"));
+                if zone {
+                    put(bytes, CTA_ZONE, &7u16.to_be_bytes());
+                }
+            })
+        };
+        assert!(Entry::parse(&flow(false)).is_some());
+        assert_eq!(Entry::parse(&flow(true)), None, "somebody else's view of the packet");
+    }
+
+    #[test]
+    fn f125_a_flow_with_a_zone_of_the_original_direction_is_left_out() {
+        let zoned = |place: u16| {
+            message(|bytes| {
+                for (kind, src, dst) in [
+                    (CTA_TUPLE_ORIG, "10.0.0.1:1", "10.0.0.2:2"),
+                    (CTA_TUPLE_REPLY, "10.0.0.2:2", "10.0.0.1:1"),
+                ] {
+                    let start = bytes.len();
+                    put_ends(bytes, 17, ends(src, dst));
+                    if kind == place {
+                        put(bytes, CTA_TUPLE_ZONE, &7u16.to_be_bytes());
+                    }
+                    let length = (bytes.len() - start) as u16;
+                    bytes[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+                    bytes[start + 2] = kind as u8;
+                }
+            })
+        };
+        assert_eq!(Entry::parse(&zoned(CTA_TUPLE_ORIG)), None);
+        // Its packets to the destination are tracked in the default zone, and it is found and ended
+        // there.
+        assert!(Entry::parse(&zoned(CTA_TUPLE_REPLY)).is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Entry::parse(&bytes);
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! What happens to flows, as the kernel tells it.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use super::entry::Entry;
+use super::uapi::{DELETED_FLOW, NEW_FLOW};
+use crate::inbox::{Arrival, Inbox};
+use crate::socket::Socket;
+
+/// What has happened to a flow.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// Its first packet went through.
+    New(Entry),
+    /// It is over.
+    Ended(Entry),
+}
+
+/// What a listener hears of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Topic {
+    /// Flows whose first packet went through: [`Change::New`].
+    New,
+    /// Flows that are over: [`Change::Ended`].
+    Ended,
+}
+
+/// Ends the wait of [`Events::receive`].
+#[derive(Debug)]
+pub struct Waker(UnixStream);
+
+impl Waker {
+    /// Ends a wait that goes on, or the next one.
+    pub fn wake(&self) {
+        // A full pipe is no failure: its unread calls end the wait.
+        let _ = (&self.0).write(&[0]);
+    }
+}
+
+/// Hears of flows, in the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub struct Events {
+    socket: Socket,
+    calls: UnixStream,
+    inbox: Inbox,
+}
+
+impl Events {
+    /// Listens to these topics from now on. At most `socket_buffer` bytes of events wait for us.
+    /// The other value ends waits.
+    ///
+    /// # Errors
+    /// The system's: no privilege, or no such kernel module.
+    pub fn open(socket_buffer: i32, topics: &[Topic]) -> io::Result<(Self, Waker)> {
+        let socket = Socket::open(libc::NETLINK_NETFILTER)?;
+        socket.set_buffer(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, socket_buffer)?;
+        for topic in topics {
+            let group = match topic {
+                Topic::New => libc::NFNLGRP_CONNTRACK_NEW,
+                Topic::Ended => libc::NFNLGRP_CONNTRACK_DESTROY,
+            };
+            socket.set(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)?;
+        }
+        let (calls, waker) = UnixStream::pair()?;
+        calls.set_nonblocking(true)?;
+        waker.set_nonblocking(true)?;
+        Ok((Self { socket, calls, inbox: Inbox::new() }, Waker(waker)))
+    }
+
+    /// Adds what has happened to `changes`, after waiting for it or for a call of the [`Waker`], at
+    /// most `timeout`. Returns whether nothing was lost on the way.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn receive(&mut self, timeout: Duration, changes: &mut Vec<Change>) -> io::Result<bool> {
+        self.socket.wait_or(&self.calls, timeout)?;
+        while (&self.calls).read(&mut [0; 64]).is_ok_and(|count| count > 0) {}
+        match self.inbox.take(&self.socket)? {
+            Arrival::Overrun => return Ok(false),
+            Arrival::Nothing => {}
+            Arrival::Messages => {
+                changes.extend(self.inbox.messages().filter_map(|(kind, message)| match kind {
+                    NEW_FLOW => Entry::parse(message).map(Change::New),
+                    DELETED_FLOW => Entry::parse(message).map(Change::Ended),
+                    _ => None,
+                }));
+            }
+        }
+        Ok(true)
+    }
+}
