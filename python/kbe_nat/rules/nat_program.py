@@ -1,11 +1,23 @@
-"""The kernel's own translation: a table per family with a few rules, and maps that grow.
+"""The kernel's NAT: a table per family with a few rules, and maps that grow with the Services.
 
-New connections to frontends go to a queue; the verdict on their first packet is a mark that names
-the backend, and the kernel translates them and their later packets, which meet one rule of ours.
-What nobody has decided about is served by the standby.
+Theory of operation. `nft` looks at every element of every table before it changes one, and cannot
+write two of our rules. So it makes a table only, and everything else goes to the kernel by netlink:
 
-`nft` makes a table once, asleep. What it cannot write, and what changes, goes to the kernel by
-netlink: nft looks at every element of every table before it lists one.
+- *Made asleep*: nft creates a dormant, empty table under a name that is not in use. Its chains see
+  no packet yet, and its rules can be completed step by step.
+- *Filled, woken, exchanged*: one transaction appends the rules that nft cannot write, adds all
+  elements, deletes the tables of earlier runs and activates the new ones. A packet meets either the
+  old tables or the new ones, whole. The kernel drops the packets that wait in queues when it
+  unregisters hooks, so a daemon has room in its queue only once its tables are installed.
+- *Changed*: later changes are elements, all in one transaction. A change of the rules themselves
+  (`NatTable.shape`) needs another table, and another exchange.
+- *Compared*: the kernel's generation grows by one with each transaction of any program. While it
+  stays, no table has changed and `missing` costs one message. After a transaction of ours that was
+  the only one, the tables are as they should be too. Otherwise the chains are compared with their
+  first listing, and every set with the sum of its elements' fingerprints, which each change adjusts.
+
+Tables are told by the beginning of their names, so those of a run that crashed, or of another
+version with other chains, are found and replaced.
 """
 
 import os
@@ -24,6 +36,7 @@ from kbe_nat.rules.frontends import FrontendKey
 from kbe_nat.rules.nat_table import (
     FAMILIES,
     Elements,
+    NatSet,
     NatTable,
     NatTableWriter,
     encode,
@@ -35,13 +48,15 @@ from kbe_nat.rules.rule import TAG, Marks
 from kbe_nat.rules.standby import Standby, StandbyChange
 
 PREFIX: Final = f"{TAG}-translation-"
-"""Every table of ours here begins so; there are two for a moment while one takes the other's place.
+"""The beginning of every table's name. For a moment a family has two, while one replaces the
+other.
 """
 PROBE_PREFIX: Final = f"{TAG}-probe-"
 FINGERPRINTS: Final = 1 << 64
 """Every fingerprint is less than this."""
 QUEUE_CHAINS: Final = {"queue-bypass": True, "queue-no-bypass": False}
 """Chains whose packets go to the queue, and whether they go on while no process listens."""
+DNAT_CHAIN: Final = "dnat-by-mark"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,42 +89,39 @@ class NatProgram:
         self._tables = tables
         self._marks = marks
         self._queues = queues
-        self._table = NatTableWriter(marks, queues)
+        self._writer = NatTableWriter(marks, queues)
         self._installed: dict[Family, _Installed] = {}
-        """By family."""
         self._generation: int | None = None
-        """Of the kernel's tables when ours were last as they should be; None: that is to be looked
-        at.
-        """
+        """The kernel's, when our tables were last as they should be; None: not known."""
 
     @property
     def shapes(self) -> dict[Family, object]:
-        """What is installed by family, as of `NatTable.shape`."""
-        return {number: own.shape for number, own in self._installed.items()}
+        """The shape of the installed tables, as of `NatTable.shape`."""
+        return {family: installed.shape for family, installed in self._installed.items()}
 
     def install(self, wanted: Iterable[NatTable]) -> None:
         """Make these our tables, in place of any that an earlier run has left, from one packet to
         the next.
         """
-        translations = list(wanted)
-        earlier = self._present()
+        wanted = list(wanted)
+        earlier = self._present_tables()
         awake = {table.name for _, table, is_dormant in earlier if not is_dormant}
         name = next(f"{PREFIX}{n}" for n in range(len(awake) + 1) if f"{PREFIX}{n}" not in awake)
         # A run that ended ahead of its transaction leaves tables asleep, perhaps of this name.
         self._delete(table for _, table, is_dormant in earlier if is_dormant)
-        for own in translations:
-            self._runner.run(("nft", "-f", "-"), _text(self._table.lines(own, name, asleep=True)))
+        for nat_table in wanted:
+            self._create(nat_table, name)
         contents = {
-            own.family: {
-                set_name: encode(own.family, set_name, elements, self._marks)
-                for set_name, elements in sets(own).items()
+            nat_table.family: {
+                set_name: encode(nat_table.family, set_name, elements, self._marks)
+                for set_name, elements in sets(nat_table).items()
             }
-            for own in translations
+            for nat_table in wanted
         }
-        tables = [NftTable(own.family, name) for own in translations]
+        tables = [NftTable(nat_table.family, name) for nat_table in wanted]
 
         def fill(transaction: Transaction) -> None:
-            """The new tables take the place of the earlier ones, with all that they hold."""
+            """The new tables, with all their elements, take the place of the earlier ones."""
             for table, of_family in zip(tables, contents.values(), strict=True):
                 for set_name, elements in of_family.items():
                     if elements:
@@ -121,21 +133,21 @@ class NatProgram:
                 transaction.activate(table)
 
         self._commit_rules(tables, fill)
-        # The kernel has it; whatever else has changed meanwhile is seen at the next look.
+        # The next comparison sees what other programs have changed meanwhile.
         self._generation = None
         self._installed = {
-            own.family: _Installed(
+            nat_table.family: _Installed(
                 table,
-                own.shape,
-                own.standby,
-                own.addresses,
+                nat_table.shape,
+                nat_table.standby,
+                nat_table.addresses,
                 {
                     set_name: elements.fingerprint
-                    for set_name, elements in contents[own.family].items()
+                    for set_name, elements in contents[nat_table.family].items()
                 },
-                self._learned(own, table),
+                self._read_back(nat_table, table),
             )
-            for own, table in zip(translations, tables, strict=True)
+            for nat_table, table in zip(wanted, tables, strict=True)
         }
 
     def update(self, changes: Iterable[NatTableChange]) -> None:
@@ -159,7 +171,7 @@ class NatProgram:
                     transaction.add(installed.table, set_name, added)
                 sums[set_name] += added.fingerprint - removed.fingerprint
         if transaction.steps:
-            with self._one_transaction():
+            with self._sole_transaction():
                 self._tables.commit(transaction)
         for change in differences:
             installed = self._installed[change.family]
@@ -170,8 +182,8 @@ class NatProgram:
                 installed.addresses = change.addresses
 
     def missing(self) -> tuple[str, ...]:
-        """What of the tables is not in the kernel as it should be. Costs nothing unless somebody
-        has changed a table since it was looked at last.
+        """The tables, chains and sets that are not in the kernel as they should be. Cost: one
+        message, unless a program has changed a table since the last comparison.
         """
         if not self._installed:
             return ()
@@ -179,25 +191,22 @@ class NatProgram:
         if generation == self._generation:
             return ()
         missing = [
-            f"{FAMILIES[family]} {installed.table.name}: {what}"
+            f"{FAMILIES[family]} {installed.table.name}: {part}"
             for family, installed in self._installed.items()
-            for what in self._missing(family, installed)
+            for part in self._missing_parts(family, installed)
         ]
         self._generation = None if missing else generation
         return tuple(missing)
 
     def probe(self) -> None:
-        """Raises `RulesError` when this kernel cannot do what the tables need. Leaves nothing, even
-        of one that was killed.
+        """Raises `RulesError` when this kernel cannot do what the tables need. Leaves nothing, and
+        removes what a probe that was killed has left.
         """
         # Another process that probes at this moment may delete them first.
         with suppress(RulesError):
-            self._delete(self._forsaken())
+            self._delete(self._orphaned_probes())
         name = f"{PROBE_PREFIX}{os.getpid()}"
-        self._runner.run(
-            ("nft", "-f", "-"),
-            _text(self._table.lines(NatTable(Family.IPV4), name, asleep=True)),
-        )
+        self._create(NatTable(Family.IPV4), name)
         table = NftTable(Family.IPV4, name)
         try:
             self._commit_rules([table])
@@ -205,36 +214,42 @@ class NatProgram:
             self._delete([table])
 
     def remove(self) -> None:
-        """Take the tables away, if there are any."""
+        """Delete the tables, if there are any."""
         self._installed = {}
-        self._delete([*(table for _, table, _ in self._present()), *self._forsaken()])
+        self._delete([*(table for _, table, _ in self._present_tables()), *self._orphaned_probes()])
 
     def is_present(self) -> bool:
-        """Whether there is a table of ours, whoever has made it."""
-        return bool(self._present())
+        """Whether there is a table of ours, of any run."""
+        return bool(self._present_tables())
 
     def render(self, wanted: Iterable[NatTable]) -> str:
-        """What would be put into the kernel where there is nothing of ours."""
-        head = (
-            "# nft -f -, and by netlink the rules of queue-bypass, queue-no-bypass and dnat-by-mark"
-        )
+        """The text of what `install` would put into a kernel without tables of ours."""
+        rules = ", ".join((*QUEUE_CHAINS, DNAT_CHAIN))
         return _text(
-            [head, *(line for one in wanted for line in self._table.lines(one, f"{PREFIX}0"))]
+            (
+                f"# nft -f -, and by netlink the rules of {rules}",
+                *(line for table in wanted for line in self._writer.lines(table, f"{PREFIX}0")),
+            )
         )
 
-    def _learned(self, own: NatTable, table: NftTable) -> dict[str, int]:
-        """What the kernel says of each chain. For a shape that was installed before it is what it
-        said then: what others change between writing and reading must not count as ours.
+    def _create(self, nat_table: NatTable, name: str) -> None:
+        """Make a table that is asleep and empty."""
+        lines = self._writer.lines(nat_table, name, asleep=True)
+        self._runner.run(("nft", "-f", "-"), _text(lines))
+
+    def _read_back(self, nat_table: NatTable, table: NftTable) -> dict[str, int]:
+        """The kernel's listing of each chain. The first listing of a shape counts for its later
+        tables too: a foreign change between writing and reading must not pass for ours.
         """
-        before = self._installed.get(own.family)
-        if before is not None and before.shape == own.shape:
-            return before.rules
+        before = self._installed.get(nat_table.family)
+        if before is not None and before.shape == nat_table.shape:
+            return before.chains
         return self._tables.rules(table)
 
     def _commit_rules(
         self, tables: list[NftTable], fill: Callable[[Transaction], None] = lambda _: None
     ) -> None:
-        """Commit the rules of these tables which nft cannot write, and what `fill` adds to them."""
+        """Commit the rules of these tables which nft cannot write, and the steps that `fill` adds."""
         for is_native in (True, False):
             transaction = Transaction()
             for table in tables:
@@ -251,14 +266,13 @@ class NatProgram:
 
     def _append_rules(self, transaction: Transaction, table: NftTable, is_native: bool) -> None:
         first, last = self._queues
-        for chain, may_bypass in QUEUE_CHAINS.items():
-            queue = NftRule.queue(first, last - first + 1, bypass=may_bypass, native=is_native)
+        for chain, has_bypass in QUEUE_CHAINS.items():
+            queue = NftRule.queue(first, last - first + 1, bypass=has_bypass, native=is_native)
             transaction.append(table, chain, queue)
         marks = self._marks
         keep = (marks.flow | marks.backend) ^ 0xFFFFFFFF
-        transaction.append(
-            table, "dnat-by-mark", NftRule.dnat_by_mark("backends", key=marks.backend, keep=keep)
-        )
+        dnat = NftRule.dnat_by_mark(NatSet.BACKENDS, key=marks.backend, keep=keep)
+        transaction.append(table, DNAT_CHAIN, dnat)
 
     def _delete(self, tables: Iterable[NftTable]) -> None:
         transaction = Transaction()
@@ -267,16 +281,16 @@ class NatProgram:
         self._tables.commit(transaction)
 
     @contextmanager
-    def _one_transaction(self) -> Iterator[None]:
-        """The block's only one. If it was the kernel's only one too, our tables are still as they
-        should be.
+    def _sole_transaction(self) -> Iterator[None]:
+        """The block commits one transaction. If the kernel took no other one meanwhile, our tables
+        are still as they should be.
         """
         before = self._tables.generation()
         yield
         is_alone = before == self._generation and self._tables.generation() == before + 1
         self._generation = before + 1 if is_alone else None
 
-    def _present(self) -> list[tuple[Family, NftTable, bool]]:
+    def _present_tables(self) -> list[tuple[Family, NftTable, bool]]:
         """Every table of ours with its family, and whether it sleeps."""
         return [
             (family, NftTable(family, name), is_dormant)
@@ -285,8 +299,8 @@ class NatProgram:
             if name.startswith(PREFIX)
         ]
 
-    def _forsaken(self) -> list[NftTable]:
-        """Tables of probes whose processes are no more."""
+    def _orphaned_probes(self) -> list[NftTable]:
+        """Tables of probes whose processes have ended."""
         names = [name for name, _ in self._tables.names(Family.IPV4)]
         return [
             NftTable(Family.IPV4, name)
@@ -294,14 +308,14 @@ class NatProgram:
             if name.startswith(PROBE_PREFIX) and not _is_running(name.removeprefix(PROBE_PREFIX))
         ]
 
-    def _missing(self, family: Family, installed: "_Installed") -> Iterator[str]:
+    def _missing_parts(self, family: Family, installed: "_Installed") -> Iterator[str]:
         table = installed.table
         if (table.name, False) not in self._tables.names(family):
             yield "the table"
             return
-        rules = self._tables.rules(table)
-        for name in sorted(installed.rules.keys() | rules.keys()):
-            if rules.get(name) != installed.rules.get(name):
+        chains = self._tables.rules(table)
+        for name in sorted(installed.chains.keys() | chains.keys()):
+            if chains.get(name) != installed.chains.get(name):
                 yield f"chain {name}"
         for name, fingerprint in installed.contents.items():
             if self._tables.fingerprint(table, name) != fingerprint % FINGERPRINTS:
@@ -317,9 +331,9 @@ class _Installed:
     standby: Standby
     addresses: frozenset[str]
     contents: dict[str, int]
-    """By map or set, the fingerprint of what it is to hold."""
-    rules: dict[str, int]
-    """What the kernel says of each chain."""
+    """By map or set, the fingerprint of its elements."""
+    chains: dict[str, int]
+    """By chain, a number that stands for the kernel's listing of it."""
 
 
 def _is_running(process: str) -> bool:
