@@ -16,7 +16,7 @@ from kbe_nat.errors import FileError
 from kbe_nat.family import Family
 from kbe_nat.kubeproxy import iptables_save
 from kbe_nat.kubeproxy.config import read_configuration
-from kbe_nat.kubeproxy.dump import Form, planned
+from kbe_nat.kubeproxy.dump import Form, plan_for
 from kbe_nat.model import Node, Service, ServicePort, Snapshot
 from kbe_nat.policy.options import Mode
 from kbe_nat.policy.planner import plan
@@ -78,7 +78,7 @@ def test_rules_of_either_mode_have_what_is_said_for_it(tmp_path: Path, mode: str
         "nftables: {masqueradeBit: 20, masqueradeAll: true}\n"
     )
     options = NodeFlags(config=written(tmp_path, f"{sections}{mode}")).options(Snapshot())
-    told = {form: planned(Snapshot(), options, form).options for form in Form}
+    told = {form: plan_for(Snapshot(), options, form).options for form in Form}
     assert {form: (own.masquerade_bit, own.masquerade_all) for form, own in told.items()} == {
         Form.IPTABLES_SAVE: (16, False),
         Form.NFT: (20, True),

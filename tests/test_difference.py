@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from harness.conformance_cases import CASES, Case, run
 from kbe_nat.cli import app
 from kbe_nat.errors import FileError
-from kbe_nat.kubeproxy.diff import Kind, compare, differences, own_tables
+from kbe_nat.kubeproxy.diff import Kind, compare, differences, kube_proxy_tables
 from kbe_nat.kubeproxy.normalise import read_listing
 
 OVERALL = next(case for case in CASES if str(case) == "overall")
@@ -67,7 +67,7 @@ def test_another_endpoint() -> None:
         IPTABLES, IPTABLES.replace("--to-destination 10.180.0.4:80", "--to-destination 10.9.9.9:80")
     )
     assert (own.service, own.kind, own.place) == ("ns4/svc4:p80", Kind.DIFFERENT, f"nat {CHAIN}")
-    assert own.expected == (DNAT,) and "10.9.9.9" in own.found[0]
+    assert own.expected == (DNAT,) and "10.9.9.9" in own.actual[0]
 
 
 def test_a_chain_that_is_gone() -> None:
@@ -344,8 +344,8 @@ def test_a_damaged_listing_is_compared_or_refused(data: st.DataObject) -> None:
         piece = data.draw(st.text('{}"#;:*-[]\\\n\t, .0123456789abcKUBE@', max_size=6))
         text = text[:start] + piece + text[end:]
     try:
-        found = own_tables(read_listing(text, "saved"), "saved")
-        compare(own_tables(read_listing(IPTABLES, "expected"), "expected"), found)
+        found = kube_proxy_tables(read_listing(text, "saved"), "saved")
+        compare(kube_proxy_tables(read_listing(IPTABLES, "expected"), "expected"), found)
     except FileError as error:
         assert str(error).startswith("saved: ")
         assert "\n" not in str(error)

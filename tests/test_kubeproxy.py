@@ -137,7 +137,7 @@ def test_names_of_chains_by_their_formula(
 def test_chances_as_iptables_save_shows_them(left: int) -> None:
     asked = f"{1 / left:.10f}"
     kept = math.floor(float(asked) * 2**31 + 0.5)
-    assert probability.shown(left, probability.MODERN) == f"{kept / 2**31:.11f}"
+    assert probability.chance_text(left, probability.MODERN) == f"{kept / 2**31:.11f}"
 
 
 @pytest.mark.parametrize(
@@ -152,8 +152,8 @@ def test_chances_as_iptables_save_shows_them(left: int) -> None:
     ],
 )
 def test_chances_that_were_seen(left: int, modern: str, legacy: str | None) -> None:
-    assert probability.shown(left, probability.MODERN) == modern
-    assert legacy in (None, probability.shown(left, probability.LEGACY))
+    assert probability.chance_text(left, probability.MODERN) == modern
+    assert legacy in (None, probability.chance_text(left, probability.LEGACY))
 
 
 @settings(max_examples=30, deadline=None)

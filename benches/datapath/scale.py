@@ -24,7 +24,7 @@ from benches.datapath.run import RESULTS as DATAPATHS
 from benches.harness.processes import ROOT, compile_program, run, running
 from benches.harness.report import figure, machine, part, table
 from kbe_nat.family import Family
-from kbe_nat.kubeproxy.dump import Form, dump, planned
+from kbe_nat.kubeproxy.dump import Form, dump, plan_for
 from kbe_nat.model import (
     Endpoint,
     EndpointSlice,
@@ -177,7 +177,7 @@ def nft_dnat(cluster: Cluster, snapshot: Snapshot) -> Iterator[tuple[float, Row]
 def kube_proxy_rules(cluster: Cluster, snapshot: Snapshot) -> Iterator[tuple[float, Row]]:
     """What kube-proxy would have written; how it changes one endpoint is told too."""
     options = Options(node_addresses=("10.0.2.15",))
-    text = dump(planned(snapshot, options, Form.NFT), snapshot, Form.NFT)
+    text = dump(plan_for(snapshot, options, Form.NFT), snapshot, Form.NFT)
     started = time.monotonic()
     row: Row = {"peak_mb": loaded(cluster, text)}
     lines = text.splitlines()

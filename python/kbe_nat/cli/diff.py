@@ -21,8 +21,8 @@ from kbe_nat.cli.flags.options import (
 from kbe_nat.cli.output import show_json
 from kbe_nat.errors import FileError
 from kbe_nat.family import Family
-from kbe_nat.kubeproxy.diff import Comparison, Difference, compare, notes, own_tables
-from kbe_nat.kubeproxy.dump import FamilyName, Form, families, planned
+from kbe_nat.kubeproxy.diff import Comparison, Difference, compare, kube_proxy_tables, notes
+from kbe_nat.kubeproxy.dump import FamilyName, Form, families, plan_for
 from kbe_nat.kubeproxy.dump import dump as written
 from kbe_nat.kubeproxy.normalise import Kind, Listing, Part, read_listing
 from kbe_nat.model import Snapshot
@@ -109,7 +109,7 @@ def _read(saved: str, family: FamilyName | None, tables: list[Table]) -> Listing
         raise typer.BadParameter(
             f"{saved} shows tables of nft; --family chooses among them", param_hint="--table"
         )
-    found = own_tables(listing, saved, family.family if family else None)
+    found = kube_proxy_tables(listing, saved, family.family if family else None)
     lacking = [name for name in tables if name not in {part.name for part in found.parts}]
     if lacking:
         raise FileError(f"{saved}: table {lacking[0]} is not in it")
@@ -143,7 +143,7 @@ def _expected(
     """
     is_nft = found.kind is Kind.NFT
     form = Form.NFT if is_nft else Form.IPTABLES_SAVE
-    made = planned(snapshot, options, form)
+    made = plan_for(snapshot, options, form)
     warn(*made.notes)
     numbers = {part.family for part in found.parts}
     served = set(families(made)) if family is None else set()
@@ -158,7 +158,7 @@ def _expected(
     for number in sorted(number for number in numbers if number is not None):
         wanted = FamilyName.IPV6 if number == Family.IPV6 else FamilyName.IPV4
         text = written(made, snapshot, form, wanted=wanted)
-        parts += own_tables(read_listing(text, "expected"), "expected", number).parts
+        parts += kube_proxy_tables(read_listing(text, "expected"), "expected", number).parts
     return Listing(found.kind, tuple(parts))
 
 
@@ -168,7 +168,7 @@ def _row(row: Difference) -> dict[str, object]:
         "kind": row.kind,
         "place": row.place,
         "expected": list(row.expected),
-        "found": list(row.found),
+        "found": list(row.actual),
     }
 
 
@@ -191,7 +191,7 @@ def _lines(comparison: Comparison) -> list[str]:
     for row in rows:
         lines += ["", f"{row.service or '(none)'}  {row.kind}  {row.place}"]
         lines += [f"- {line}" for line in row.expected]
-        lines += [f"+ {line}" for line in row.found]
+        lines += [f"+ {line}" for line in row.actual]
     return [*lines, "", extent]
 
 

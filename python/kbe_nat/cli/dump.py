@@ -15,7 +15,7 @@ from kbe_nat.cli.flags.options import (
     warn,
 )
 from kbe_nat.daemon.control_socket import ask
-from kbe_nat.kubeproxy.dump import FamilyName, Form, Names, form_of, planned
+from kbe_nat.kubeproxy.dump import FamilyName, Form, Names, form_of, plan_for
 from kbe_nat.kubeproxy.dump import dump as dumped
 from kbe_nat.policy.options import Mode
 from kbe_nat.sources.manifests.defaults import POD_RANGE
@@ -79,7 +79,7 @@ def dump(
         written = Mode.NFTABLES if form is Form.NFT else Mode.IPTABLES
         if flags.mode not in (None, written):
             raise typer.BadParameter(f"{form} is not of mode {flags.mode}", param_hint="--mode")
-        made = planned(snapshot, flags.options(snapshot, written=written), form)
+        made = plan_for(snapshot, flags.options(snapshot, written=written), form)
         warn(*made.notes)
         text = dumped(made, snapshot, form, names, family)
     else:

@@ -14,7 +14,7 @@ from kbe_nat.drivers.native import queue_counters
 from kbe_nat.errors import ControlError
 from kbe_nat.family import Family
 from kbe_nat.kubeproxy.chains import chains
-from kbe_nat.kubeproxy.dump import FamilyName, Form, Names, dump, form_of, planned
+from kbe_nat.kubeproxy.dump import FamilyName, Form, Names, dump, form_of, plan_for
 from kbe_nat.model import Snapshot, Strategy, join_address
 from kbe_nat.policy.plan import CLUSTER_IP, Plan, PlannedPort
 from kbe_nat.policy.planner import exclusions
@@ -112,7 +112,7 @@ class Answers:
         options = controller.plan.options
         own = Form(form) if form else form_of(options.mode)
         wanted = None if family is None else FamilyName(family)
-        made = planned(controller.snapshot, options, own)
+        made = plan_for(controller.snapshot, options, own)
         yield dump(made, controller.snapshot, own, Names(names), wanted)
 
     def stats(self) -> Iterator[Row]:

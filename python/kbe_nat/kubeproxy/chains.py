@@ -1,4 +1,4 @@
-"""The way of a packet through kube-proxy's chains, for what was decided about it."""
+"""The chains of kube-proxy that a packet goes through, by the decision about it."""
 
 from kbe_nat.kubeproxy.names import (
     ENDPOINT,
@@ -38,8 +38,8 @@ def _iptables(port: PlannedPort, kind: str, scope: str, backend: str | None) -> 
     if kind != CLUSTER_IP:
         path.append(iptables_chain(EXTERNAL, port))
     path.append(iptables_chain(LOCAL if scope == "local" else SERVICE, port))
-    target = _target(port, backend)
-    return [*path, iptables_chain(ENDPOINT, port, target)] if target else path
+    endpoint = _find_backend(port, backend)
+    return [*path, iptables_chain(ENDPOINT, port, endpoint)] if endpoint else path
 
 
 def _nft(port: PlannedPort, kind: str, scope: str, backend: str | None) -> list[str]:
@@ -51,10 +51,11 @@ def _nft(port: PlannedPort, kind: str, scope: str, backend: str | None) -> list[
     if kind != CLUSTER_IP:
         path.append(f"external-{base}")
     path.append(f"{'local' if scope == 'local' else 'service'}-{base}")
-    target = _target(port, backend)
+    endpoint = _find_backend(port, backend)
     # Only with affinity endpoints have chains of their own.
-    has_chain = target and port.affinity_seconds is not None
-    return [*path, f"endpoint-{nft_endpoint_base(port, target)}"] if target and has_chain else path
+    if endpoint is None or port.affinity_seconds is None:
+        return path
+    return [*path, f"endpoint-{nft_endpoint_base(port, endpoint)}"]
 
 
 def _refusing(port: PlannedPort, kind: str, mode: Mode) -> list[str]:
@@ -70,7 +71,12 @@ def _refusing(port: PlannedPort, kind: str, mode: Mode) -> list[str]:
     return ["KUBE-EXTERNAL-SERVICES (filter)"]
 
 
-def _target(port: PlannedPort, backend: str | None) -> Backend | None:
+def _find_backend(port: PlannedPort, backend: str | None) -> Backend | None:
     return next(
-        (own for own in (*port.cluster_backends, *port.local_backends) if str(own) == backend), None
+        (
+            candidate
+            for candidate in (*port.cluster_backends, *port.local_backends)
+            if str(candidate) == backend
+        ),
+        None,
     )

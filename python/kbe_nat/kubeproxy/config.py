@@ -1,6 +1,6 @@
 """kube-proxy's own configuration file (KubeProxyConfiguration, kubeproxy.config.k8s.io/v1alpha1):
-its fields with their types, what of it decides how packets are served, and what kube-proxy would
-refuse.
+its fields with their types, those that decide how packets are served, and the values that
+kube-proxy would refuse.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, TypeAlias
 import msgspec
 
 from kbe_nat.errors import FileError
-from kbe_nat.kubeproxy.validation import wrong
+from kbe_nat.kubeproxy.validation import violations
 from kbe_nat.sources.manifests.documents import TOO_DEEP, document, reason_and_path
 
 KIND: Final = "KubeProxyConfiguration"
@@ -28,7 +28,7 @@ class DetectLocal(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class ModeConfig(msgspec.Struct, frozen=True, rename="camel"):
-    """`iptables` or `nftables`: what one mode is told."""
+    """`iptables` or `nftables`: the settings of one mode."""
 
     masquerade_bit: Int32 | None = None
     masquerade_all: bool | None = None
@@ -113,7 +113,7 @@ class Configuration(msgspec.Struct, frozen=True, rename="camel"):
     masquerade_all: bool | None = None
     localhost_node_ports: bool | None = None
 
-    # What follows decides nothing here.
+    # The fields from here on decide nothing here.
     ipvs: IPVS = IPVS()
     winkernel: Winkernel = Winkernel()
     client_connection: ClientConnection = ClientConnection()
@@ -130,51 +130,51 @@ class Configuration(msgspec.Struct, frozen=True, rename="camel"):
     windows_run_as_service: bool = False
 
     def of_mode(self, mode: str) -> ModeConfig:
-        """What holds for a mode."""
-        own = self.nftables if mode == "nftables" else self.iptables
+        """The settings that hold for a mode."""
+        config = self.nftables if mode == "nftables" else self.iptables
         return ModeConfig(
-            self.masquerade_bit if own.masquerade_bit is None else own.masquerade_bit,
-            self.masquerade_all if own.masquerade_all is None else own.masquerade_all,
+            self.masquerade_bit if config.masquerade_bit is None else config.masquerade_bit,
+            self.masquerade_all if config.masquerade_all is None else config.masquerade_all,
             self.localhost_node_ports
-            if own.localhost_node_ports is None
-            else own.localhost_node_ports,
+            if config.localhost_node_ports is None
+            else config.localhost_node_ports,
         )
 
 
 def read_configuration(path: Path) -> tuple[Configuration, tuple[str, ...]]:
-    """What the file says, and notes on what means nothing here. Mode ipvs is read as iptables,
-    which it follows where packets are decided and not balanced. A file without version and kind is
-    taken for one.
+    """The configuration of a file, and notes on the fields that mean nothing here. Mode ipvs is
+    read as iptables, whose decisions it follows but for balancing. A file may leave version and
+    kind out.
 
     Raises `FileError`, with the field, when the file is missing, no YAML, or says what kube-proxy
     would refuse, for kube-proxy's reason.
     """
-    given = document(path, dict[str, Any], {})
-    kind, version = given.get("kind") or KIND, given.get("apiVersion") or API_VERSION
+    fields = document(path, dict[str, Any], {})
+    kind, version = fields.get("kind") or KIND, fields.get("apiVersion") or API_VERSION
     if kind != KIND:
         hint = CONFIG_MAP if kind == "ConfigMap" else ""
         raise FileError(f"{path}: kind: {kind!r} is not {KIND}{hint}")
     if version != API_VERSION:
         raise FileError(f"{path}: apiVersion: {version!r} is not {API_VERSION}")
     try:
-        given = _without_nulls(given)
-        configuration = msgspec.convert(given, Configuration)
+        fields = _without_nulls(fields)
+        configuration = msgspec.convert(fields, Configuration)
     except msgspec.ValidationError as error:
         reason, field = reason_and_path(str(error))
         raise FileError(f"{path}: {field}: {reason}") from None
     except RecursionError:
         raise FileError(f"{path}: {TOO_DEEP}") from None
-    for field, reason in wrong(configuration):
+    for field, reason in violations(configuration):
         raise FileError(f"{path}: {field}: {reason}")
     notes = []
-    # Go's lenient decoder passes them over: kube-proxy falls back to it.
-    if unknown := tuple(_unknown(given, Configuration)):
-        if given.keys() <= {*unknown}:
+    # kube-proxy falls back to Go's lenient decoder, which passes unknown fields over.
+    if unknown := tuple(_unknown(fields, Configuration)):
+        if fields.keys() <= {*unknown}:
             raise FileError(
                 f"{path}: it is no {KIND}: there is no such field as {', '.join(unknown)}"
             )
         notes.append(f"{path}: no such field: {', '.join(unknown)}")
-    if unread := ", ".join(name for name in given if name in UNREAD):
+    if unread := ", ".join(name for name in fields if name in UNREAD):
         notes.append(f"{path}: not read: {unread}")
     if configuration.mode == "ipvs":
         configuration = msgspec.structs.replace(configuration, mode="iptables")
@@ -193,14 +193,14 @@ def _without_nulls(value: Any) -> Any:  # noqa: ANN401
     return value
 
 
-def _unknown(given: Mapping[str, Any], kind: type, place: str = "") -> Iterator[str]:
-    """The paths of what is given and is no field."""
-    known = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
-    for name, value in given.items():
-        if name not in known:
+def _unknown(values: Mapping[str, Any], kind: type, place: str = "") -> Iterator[str]:
+    """The paths of the values that no field of a struct takes."""
+    types = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+    for name, value in values.items():
+        if name not in types:
             yield f"{place}{name}"
-        elif isinstance(known[name], type) and issubclass(known[name], msgspec.Struct):
-            yield from _unknown(value, known[name], f"{place}{name}.")
+        elif isinstance(types[name], type) and issubclass(types[name], msgspec.Struct):
+            yield from _unknown(value, types[name], f"{place}{name}.")
 
 
 CONFIG_MAP: Final = (

@@ -1,11 +1,17 @@
-"""What differs between the rules that kube-proxy should have written and those of a real node, by
-Service.
+"""The differences, by Service, between the rules that kube-proxy should have written and those of
+a real node.
 
-Only kube-proxy's own rules are looked at: its chains and the jumps to them from built-in chains,
-or its tables. `_OWN_CHAIN` lists the chains, because kubelet, kube-router and container runtimes
-have chains that begin with KUBE- too. What depends on the machine and not on Services (nfacct,
-random ports, sizes of sets, who is remembered now) does not count, nor does the order of jumps in
-built-in chains, where kubelet and kube-proxy both put theirs first.
+Both sides are listings (`normalise.py`). A place is a chain, map or set, with its lines in order.
+`compare` puts the places of each table side by side and asks three questions of each: is it on both
+sides, has each side the lines of the other, and do the same lines stand in an order that decides
+otherwise. `_owners` then tells which Service a place belongs to: chains that only a Service's
+chains lead to are the Service's too.
+
+Only kube-proxy's own rules count: its chains and the jumps to them from built-in chains, or its
+tables. `_OWN_CHAIN` lists the chains, because kubelet, kube-router and container runtimes have
+chains that begin with KUBE- too. Differences between machines (nfacct, random ports, sizes of sets,
+the clients that have affinity now) do not count, nor does the order of jumps in built-in chains,
+where kubelet and kube-proxy both put theirs first.
 """
 
 import re
@@ -38,18 +44,18 @@ class Difference:
     """One place where a node differs in what belongs to one Service."""
 
     service: str
-    """As "namespace/name:port", or "namespace/name/protocol/port" in nft; empty for what belongs to
-    none.
+    """As "namespace/name:port", or "namespace/name/protocol/port" in nft; empty for lines of no
+    Service.
     """
     kind: Kind
     place: str
     expected: tuple[str, ...]
-    found: tuple[str, ...]
+    actual: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What came of it, and how much was looked at."""
+    """The differences, and how much of a listing was compared."""
 
     compared: tuple[str, ...]
     """Tables, such as "nat" or "ip kube-proxy"."""
@@ -58,13 +64,14 @@ class Comparison:
     differences: tuple[Difference, ...]
 
 
-def compare(expected: Listing, found: Listing) -> Comparison:
-    """What kube-proxy should have written, against `own_tables` of a node's. Cost: linear, but for
-    sorting.
+def compare(expected: Listing, actual: Listing) -> Comparison:
+    """The rules that kube-proxy should have written, against `kube_proxy_tables` of a node's.
+
+    Cost: linear, but for sorting.
     """
-    is_mixed = len({part.family for part in found.parts}) > 1
+    is_mixed = len({part.family for part in actual.parts}) > 1
     should, does = (
-        {_label(part, is_mixed): part for part in own.parts} for own in (expected, found)
+        {_label(part, is_mixed): part for part in listing.parts} for listing in (expected, actual)
     )
     rows: list[Difference] = []
     for label in sorted(does):
@@ -81,16 +88,20 @@ def compare(expected: Listing, found: Listing) -> Comparison:
     )
 
 
-def differences(expected: str, found: str) -> list[Difference]:
-    """By Service and place, between two texts of one kind; empty when the node has what it should."""
-    should, does = (read_listing(text, "listing") for text in (expected, found))
-    return list(compare(own_tables(should, "listing"), own_tables(does, "listing")).differences)
+def differences(expected: str, actual: str) -> list[Difference]:
+    """By Service and place, between two texts of one kind; empty when the node is right."""
+    should, does = (read_listing(text, "listing") for text in (expected, actual))
+    return list(
+        compare(
+            kube_proxy_tables(should, "listing"), kube_proxy_tables(does, "listing")
+        ).differences
+    )
 
 
-def notes(found: Listing) -> list[str]:
-    """What about a listing explains most of its differences, one line each."""
-    lines = [line for part in found.parts for line in part.lines]
-    if found.kind is ListingKind.NFT:
+def notes(listing: Listing) -> list[str]:
+    """Traits of a listing that explain most of its differences, one line each."""
+    lines = [line for part in listing.parts for line in part.lines]
+    if listing.kind is ListingKind.NFT:
         if "\tchain mark-for-masquerade {" in lines:
             return [OLDER.format("chain mark-for-masquerade is")]
         has_services = any(_NFT_CHAIN.search(line) for line in lines)
@@ -100,7 +111,7 @@ def notes(found: Listing) -> list[str]:
             if has_services and not has_elements
             else []
         )
-    if not any(map(_is_used, found.parts)):
+    if not any(map(_is_used, listing.parts)):
         return [
             "no chain of kube-proxy's is in it: in mode nftables, nft list ruleset shows its rules"
         ]
@@ -109,18 +120,17 @@ def notes(found: Listing) -> list[str]:
     return []
 
 
-def own_tables(listing: Listing, origin: str, family: Family | None = None) -> Listing:
-    """Only the tables that kube-proxy writes to, of one family or of all. Each has its family then;
-    IPv4 where nothing tells.
+def kube_proxy_tables(listing: Listing, origin: str, family: Family | None = None) -> Listing:
+    """Only the tables that kube-proxy writes to, of one family or of all. Each has a family then:
+    IPv4 where nothing in the listing tells.
 
-    Raises `FileError` with `origin` when none is left, and when two listings of one table are
-    there.
+    Raises `FileError` with `origin` when no table remains, or two listings of one table do.
     """
     if listing.kind is ListingKind.NFT:
         parts = [part for part in listing.parts if part.name in NFT_TABLES]
     else:
-        known = {part.family for part in listing.parts} - {None}
-        assumed = family or (known.pop() if len(known) == 1 else Family.IPV4)
+        stated = {part.family for part in listing.parts} - {None}
+        assumed = family or (stated.pop() if len(stated) == 1 else Family.IPV4)
         parts = [
             replace(part, family=part.family or assumed)
             for part in listing.parts
@@ -139,8 +149,9 @@ def own_tables(listing: Listing, origin: str, family: Family | None = None) -> L
         other = chosen.get(key)
         if other and _is_used(other) and _is_used(part):
             raise FileError(
-                f"{origin}: line {part.line}: table {part.name} is there once more (line {other.line}), and "
-                "kube-proxy's chains are in both: give the output of iptables-legacy-save or iptables-nft-save"
+                f"{origin}: line {part.line}: table {part.name} is there once more "
+                f"(line {other.line}), and kube-proxy's chains are in both: "
+                "give the output of iptables-legacy-save or iptables-nft-save"
             )
         if other is None or _is_used(part):
             chosen[key] = part
@@ -190,17 +201,17 @@ def _differences(should: Places, does: Places) -> list[Difference]:
     rows: list[Difference] = []
     for place in sorted({*should, *does}):
         if place not in does:
-            rows += _grouped(place, owners, should[place] or [NO_RULES], [])
+            rows += _group(place, owners, should[place] or [NO_RULES], [])
         elif place not in should and not does[place] and _NFT_CHAIN.search(place):
             # In mode nftables kube-proxy empties a chain that it needs no more, and deletes it
             # when it next has something to change.
             continue
         elif place not in should:
-            rows += _grouped(place, owners, [], does[place] or [NO_RULES])
+            rows += _group(place, owners, [], does[place] or [NO_RULES])
         elif should[place] != does[place]:
             lacking, more = (
-                _unmatched(should[place], does[place]),
-                _unmatched(does[place], should[place]),
+                _without_matches(should[place], does[place]),
+                _without_matches(does[place], should[place]),
             )
             more = [line for line in more if not _is_of_kubelet(line, should[place])]
             is_order = not lacking and len(should[place]) == len(does[place])
@@ -208,17 +219,17 @@ def _differences(should: Places, does: Places) -> list[Difference]:
                 ordered = f"{place} (order)"
                 lines = tuple(should[place]), tuple(does[place])
                 rows.append(Difference(owners.get(place, ""), Kind.DIFFERENT, ordered, *lines))
-            rows += _grouped(place, owners, lacking, more)
+            rows += _group(place, owners, lacking, more)
     return rows
 
 
-def _unmatched(lines: list[str], others: list[str]) -> list[str]:
+def _without_matches(lines: list[str], others: list[str]) -> list[str]:
     """The lines that the others lack."""
-    left = Counter(map(_meaning, others))
+    partners = Counter(map(_meaning, others))
     unmatched = []
     for line in lines:
-        if left[_meaning(line)]:
-            left[_meaning(line)] -= 1
+        if partners[_meaning(line)]:
+            partners[_meaning(line)] -= 1
         else:
             unmatched.append(line)
     return unmatched
@@ -233,14 +244,13 @@ def _is_of_kubelet(rule: str, should: list[str]) -> bool:
 
 def _has_order(place: str, should: list[str], does: list[str]) -> bool:
     """Whether the same rules stand in an order that decides otherwise."""
-    # kubelet and kube-proxy prepend their jumps one by one: whose come first depends on who started
-    # first.
+    # kubelet and kube-proxy prepend their jumps one by one: the jumps of the later one come first.
     is_shared = place.rsplit(" ", 1)[1] in (*iptables_save.BUILTIN, "KUBE-FIREWALL")
     return not is_shared and list(map(_meaning, should)) != list(map(_meaning, does))
 
 
 def _meaning(rule: str) -> str:
-    """A rule of iptables with its matches in one order: versions of iptables list them in several."""
+    """An iptables rule with its matches sorted: versions of iptables differ in their order."""
     if not rule.startswith("-A "):
         return rule
     head, *matches = _MATCH.split(rule.partition(" -j ")[0])
@@ -265,8 +275,8 @@ def _iptables_places(label: str, part: Part) -> Places:
 
 def _is_jump(chain: str, rule: str) -> bool:
     """Whether a rule leads from a built-in chain to one of kube-proxy's."""
-    target = option(rule, "-j") or option(rule, "-g")
-    return chain in iptables_save.BUILTIN and bool(_OWN_CHAIN.fullmatch(target))
+    end = option(rule, "-j") or option(rule, "-g")
+    return chain in iptables_save.BUILTIN and bool(_OWN_CHAIN.fullmatch(end))
 
 
 def _without_counters(rules: list[str]) -> list[str]:
@@ -286,21 +296,21 @@ def _nft_places(part: Part) -> Places:
     places: Places = {}
     place = part.name
     for line in part.lines:
-        own = _SET_OF_ONE.sub(r"\1\2", _NFT_MACHINE.sub("", line.strip()))
+        statement = _SET_OF_ONE.sub(r"\1\2", _NFT_MACHINE.sub("", line.strip()))
         if line.startswith("\t\t"):
             is_remembered = "set affinity-" in place and line.startswith("\t\t\t")
-            if own and not is_remembered and own not in ("elements = {", "}"):
-                places[place].append(own.removesuffix(","))
+            if statement and not is_remembered and statement not in ("elements = {", "}"):
+                places[place].append(statement.removesuffix(","))
         elif line.endswith("{"):
-            place = f"{part.name} {own.removesuffix(' {')}"
+            place = f"{part.name} {statement.removesuffix(' {')}"
             places[place] = []
-        elif own and own != "}":
+        elif statement and statement != "}":
             # Such as "flags dormant": none of the rules is in force.
-            places.setdefault(part.name, []).append(own)
+            places.setdefault(part.name, []).append(statement)
     return places
 
 
-def _grouped(
+def _group(
     place: str, owners: dict[str, str], lacking: Iterable[str], more: Iterable[str]
 ) -> Iterator[Difference]:
     """The lines of one place by the Service that they belong to."""
@@ -309,13 +319,13 @@ def _grouped(
         for line in lines:
             service = owners.get(place) or _service_of(line, place.rsplit(" ", 1)[0], owners)
             by_service.setdefault(service, ([], []))[side].append(line)
-    for service, (expected, found) in by_service.items():
-        kind = Kind.DIFFERENT if expected and found else Kind.MISSING if expected else Kind.EXTRA
-        yield Difference(service, kind, place, tuple(expected), tuple(found))
+    for service, (expected, actual) in by_service.items():
+        kind = Kind.DIFFERENT if expected and actual else Kind.MISSING if expected else Kind.EXTRA
+        yield Difference(service, kind, place, tuple(expected), tuple(actual))
 
 
 def _owners(places: Places) -> dict[str, str]:
-    """The Service of every chain that belongs to one, also of those that only such chains lead to."""
+    """The Service of every chain that belongs to one, or that only such chains lead to."""
     owners: dict[str, str] = {}
     for _ in range(3):
         # Dispatch, then the chains of a service port, then those of its endpoints.
@@ -327,21 +337,21 @@ def _owners(places: Places) -> dict[str, str]:
                 continue
             for line in lines:
                 chain = f"{table} {option(line, '-j')}"
-                service = _named(line) or owners.get(place, "")
+                service = _service_in(line) or owners.get(place, "")
                 if service and _OF_SERVICE.search(chain):
                     owners.setdefault(chain, service)
             if _OF_SERVICE.search(place) and place not in owners:
-                service = next(filter(None, map(_named, lines)), "")
+                service = next(filter(None, map(_service_in, lines)), "")
                 if service:
                     owners[place] = service
     return owners
 
 
 def _service_of(line: str, table: str, owners: dict[str, str]) -> str:
-    return _named(line) or owners.get(f"{table} {option(line, '-j')}", "")
+    return _service_in(line) or owners.get(f"{table} {option(line, '-j')}", "")
 
 
-def _named(line: str) -> str:
+def _service_in(line: str) -> str:
     """The Service that a line names in its comment, or in the chain that it leads to."""
     named = _NFT_CHAIN.search(line)
     if named:
@@ -363,14 +373,15 @@ _OWN_CHAIN: Final = re.compile(
     "KUBE-(?:SERVICES|EXTERNAL-SERVICES|NODEPORTS|FORWARD|FIREWALL|MARK-MASQ|POSTROUTING"
     "|PROXY-CANARY|PROXY-FIREWALL|(?:SVC|SVL|EXT|FW|SEP|XLB)-[A-Z2-7]{16})"
 )
-"""What kube-proxy makes, or as KUBE-XLB- made until 1.23."""
+"""The chains of kube-proxy; KUBE-XLB- are those of releases until 1.23."""
 LOCALNET: Final = f"-A KUBE-FIREWALL {iptables_save.BLOCK_LOCALNET}"
 _MARKED: Final = re.compile(
     '-A KUBE-FIREWALL -m comment --comment "kubernetes firewall for dropping marked packets" '
     "-m mark --mark 0x[0-9a-f]+/0x[0-9a-f]+ -j DROP"
 )
 _IPVS: Final = re.compile(
-    "-A KUBE-[A-Z-]+ .*--match-set KUBE-(?:CLUSTER-IP|LOOP-BACK|LOAD-BALANCER|EXTERNAL-IP|NODE-PORT)"
+    "-A KUBE-[A-Z-]+ .*"
+    "--match-set KUBE-(?:CLUSTER-IP|LOOP-BACK|LOAD-BALANCER|EXTERNAL-IP|NODE-PORT)"
 )
 _MACHINE: Final = re.compile(r" --random-fully| -m nfacct --nfacct-name +[\w-]+")
 _NFT_MACHINE: Final = re.compile(
@@ -381,7 +392,8 @@ _SET_OF_ONE: Final = re.compile(r"(\b[sd]addr (?:!= )?)\{ ([^ ,]+) \}")
 _MATCH: Final = re.compile(r" (?=-m )")
 _OF_SERVICE: Final = re.compile(r" KUBE-(SVC|SVL|EXT|FW|SEP|XLB)-")
 _NFT_CHAIN: Final = re.compile(
-    r"\b(?:service|local|external|firewall|endpoint|affinity)-[A-Z2-7]{8}-([^/\s]+/[^/\s]+/[a-z]+/[^/\s_:]*)"
+    r"\b(?:service|local|external|firewall|endpoint|affinity)-[A-Z2-7]{8}-"
+    r"([^/\s]+/[^/\s]+/[a-z]+/[^/\s_:]*)"
 )
 _COMMENT: Final = re.compile(r'comment "([^"]*)"')
 _NAME: Final = re.compile(r"\b[a-z0-9][-a-z0-9.]*/[a-z0-9][-a-z0-9.]*(?::[-a-z0-9]*)?")

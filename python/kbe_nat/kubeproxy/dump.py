@@ -6,9 +6,9 @@ from kbe_nat.errors import ArgumentError
 from kbe_nat.family import Family, family_of
 from kbe_nat.kubeproxy import iptables_save, legacy, nft
 from kbe_nat.model import Snapshot
+from kbe_nat.policy import planner
 from kbe_nat.policy.options import Mode, Options
 from kbe_nat.policy.plan import Plan
-from kbe_nat.policy.planner import plan
 
 
 class Form(StrEnum):
@@ -38,23 +38,25 @@ class FamilyName(StrEnum):
 
 
 def form_of(mode: Mode) -> Form:
-    """What kube-proxy writes in a mode."""
+    """The form of the rules that kube-proxy writes in a mode."""
     return Form.NFT if mode is Mode.NFTABLES else Form.IPTABLES_SAVE
 
 
-def planned(snapshot: Snapshot, options: Options, form: Form) -> Plan:
-    """What the rules of a form stand for: it says the mode, whatever `options` do."""
-    return plan(snapshot, options.in_mode(Mode.NFTABLES if form is Form.NFT else Mode.IPTABLES))
+def plan_for(snapshot: Snapshot, options: Options, form: Form) -> Plan:
+    """The plan for rules of a form. The form says the mode, whatever `options` say."""
+    return planner.plan(
+        snapshot, options.in_mode(Mode.NFTABLES if form is Form.NFT else Mode.IPTABLES)
+    )
 
 
 def dump(
-    made: Plan,
+    plan: Plan,
     snapshot: Snapshot,
     form: Form,
     names: Names = Names.MODERN,
     wanted: FamilyName | None = None,
 ) -> str:
-    """The rules of a plan that `planned` has made: of one family as iptables-save shows them (IPv4
+    """The rules of a plan of `plan_for`: of one family as iptables-save shows them (IPv4
     unless `wanted`), or the tables of both as nft does (only those that the node has addresses of).
 
     Raises `ArgumentError` for old names in nft's form, which old releases did not write.
@@ -63,19 +65,19 @@ def dump(
         if form is Form.NFT:
             raise ArgumentError("kube-proxy had no nftables mode when names were of the old form")
         return "".join(
-            f"{line}\n" for line in legacy.rules(made, (wanted or FamilyName.IPV4).family)
+            f"{line}\n" for line in legacy.rules(plan, (wanted or FamilyName.IPV4).family)
         )
     if form is Form.IPTABLES_SAVE:
-        return iptables_save.dump(made, snapshot, (wanted or FamilyName.IPV4).family)
-    numbers = [wanted.family] if wanted else families(made)
-    return "\n".join(nft.dump(made, number) for number in numbers)
+        return iptables_save.dump(plan, snapshot, (wanted or FamilyName.IPV4).family)
+    chosen = [wanted.family] if wanted else families(plan)
+    return "\n".join(nft.dump(plan, family) for family in chosen)
 
 
-def families(made: Plan) -> list[Family]:
+def families(plan: Plan) -> list[Family]:
     """IPv4, and IPv6 where the node has addresses of it, or Services do."""
-    has_six = any(family_of(address) == Family.IPV6 for address in made.addresses)
+    has_ipv6 = any(family_of(address) == Family.IPV6 for address in plan.addresses)
     return (
         [Family.IPV4, Family.IPV6]
-        if has_six or any(port.family == Family.IPV6 for port in made.ports)
+        if has_ipv6 or any(port.family == Family.IPV6 for port in plan.ports)
         else [Family.IPV4]
     )

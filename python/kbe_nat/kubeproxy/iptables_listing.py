@@ -38,7 +38,7 @@ class IptablesTable:
         """Chains sorted; rules in their order, but sorted where kube-proxy writes them in none."""
         listed = [f":{chain} {policy}" for chain, policy in sorted(self.policies.items()) if policy]
         for chain in sorted(self.policies):
-            listed += _ordered(self.name, chain, self.rules.get(chain, []))
+            listed += _sort_rules(self.name, chain, self.rules.get(chain, []))
         return listed
 
     def add(self, line: str) -> None:
@@ -69,8 +69,8 @@ def read_iptables(text: str, origin: str, table: str = "") -> list[IptablesTable
         section.name = table if table and len(unnamed) == 1 else _guessed_name(section)
         if not section.name:
             raise FileError(
-                f"{origin}: line {section.line}: nothing tells which table this is of: say --table, or give "
-                "iptables-save's whole output"
+                f"{origin}: line {section.line}: nothing tells which table this is of: "
+                "say --table, or give iptables-save's whole output"
             )
     for section in tables:
         section.family = section.family or _guessed_family(section)
@@ -90,7 +90,7 @@ def option(rule: str, name: str) -> str:
 
 
 def is_iptables(line: str) -> bool:
-    """Whether iptables-save or `iptables -S` writes such a line; not for comments and empty lines."""
+    """Whether iptables-save or `iptables -S` writes such a line; False for comments."""
     return any(form.fullmatch(line) for form in (_TABLE, _CHAIN, _POLICY, _NEW, _RULE, _COMMIT))
 
 
@@ -105,7 +105,7 @@ def _sections(text: str, origin: str) -> Iterator[IptablesTable]:
             family = (Family.IPV6 if head[1] else Family.IPV4) if head else family
             continue
         if not is_iptables(line):
-            raise FileError(f"{origin}: line {number}: {_complaint(line)}: {shortened(line)}")
+            raise FileError(f"{origin}: line {number}: {_complaint(line)}: {abbreviate(line)}")
         last, rank = rank, _rank(line)
         # iptables -S lists policies by hook, then chains, then rules: a step back begins another
         # table.
@@ -143,12 +143,12 @@ def _rank(line: str) -> tuple[int, int]:
 
 
 def _guessed_name(section: IptablesTable) -> str:
-    """The table that has such chains and targets; empty when none, or more than one, has."""
+    """The table that has such chains and jumps; empty when no table, or more than one, has."""
     rules = [rule for chain in section.rules.values() for rule in chain]
     chains = {*section.policies, *(option(rule, "-j") for rule in rules)}
-    told = {name for name, form in _CHAINS_OF.items() if any(map(form.fullmatch, chains))}
-    if told:
-        return told.pop() if len(told) == 1 else ""
+    tables = {name for name, form in _CHAINS_OF.items() if any(map(form.fullmatch, chains))}
+    if tables:
+        return tables.pop() if len(tables) == 1 else ""
     if {"PREROUTING", "FORWARD"} <= chains:
         return "mangle"
     if "POSTROUTING" in chains:
@@ -159,7 +159,7 @@ def _guessed_name(section: IptablesTable) -> str:
 
 
 def _guessed_family(section: IptablesTable) -> Family | None:
-    """What the first address says that a rule names; None when no rule names one."""
+    """The family of the first address in a rule; None when no rule has an address."""
     for rules in section.rules.values():
         for rule in rules:
             for name, word in pairwise(words(rule)):
@@ -208,7 +208,7 @@ def _with_prefix_length(address: str) -> str:
         return address
 
 
-def _ordered(table: str, chain: str, rules: list[str]) -> list[str]:
+def _sort_rules(table: str, chain: str, rules: list[str]) -> list[str]:
     if (table, chain) not in UNORDERED_CHAINS:
         return rules
     if (table, chain) == ("nat", "KUBE-SERVICES"):
@@ -234,7 +234,7 @@ def _complaint(line: str) -> str:
     return "iptables-save writes no such line"
 
 
-def shortened(line: str) -> str:
+def abbreviate(line: str) -> str:
     """The beginning of a line, as it can be shown on a terminal."""
     shown = "".join(character if character.isprintable() else "?" for character in line)
     return shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."

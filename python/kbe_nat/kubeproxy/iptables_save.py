@@ -1,8 +1,22 @@
 """The rules that kube-proxy 1.36 writes for a plan in iptables mode, as iptables-save shows them.
 
-Follows syncProxyRules in pkg/proxy/iptables/proxier.go, in its order. What depends on the machine
-is written as on a current kernel: with nfacct, MASQUERADE --random-fully, and the rule against
-INVALID packets.
+The text is that of syncProxyRules in pkg/proxy/iptables/proxier.go, rule for rule and in its order,
+so that a node's own iptables-save can be compared with it line by line. A packet meets these
+chains:
+
+    KUBE-SERVICES, KUBE-NODEPORTS   one rule for each frontend (`dispatch`)
+    KUBE-FW-                        source ranges of a load balancer; the rest is dropped in filter
+    KUBE-EXT-                       external traffic: masquerade, or the short cut of policy Local
+    KUBE-SVC-, KUBE-SVL-            the choice among all endpoints, or among those of the node
+    KUBE-SEP-                       one endpoint: hairpin mark, affinity, DNAT
+
+`_Dump` first writes the rules that every node has (`frame`), then those of each service port, and
+last the jump to node ports, which must stand behind all others. A rule is appended to the list of
+its chain; `text` sorts the chains as iptables-save does, and never the rules within one.
+
+Refusals stand in table filter, because REJECT is not allowed in nat. Rules that depend on the
+machine are written as on a current kernel: with nfacct, MASQUERADE --random-fully, and the rule
+against INVALID packets.
 """
 
 from collections import Counter
@@ -23,25 +37,24 @@ from kbe_nat.policy.plan import (
 )
 
 
-def dump(plan: Plan, snapshot: Snapshot, number: Family) -> str:
-    """The whole text for one family, chains sorted, services in the order of their names. Cost:
-    linear.
-    """
-    return _Dump(plan, snapshot, number).text()
+def dump(plan: Plan, snapshot: Snapshot, family: Family) -> str:
+    """The text for one family, chains sorted, services by their names. Cost: linear."""
+    return _Dump(plan, snapshot, family).text()
 
 
 class _Dump:
-    def __init__(self, plan: Plan, snapshot: Snapshot, number: Family) -> None:
+    def __init__(self, plan: Plan, snapshot: Snapshot, family: Family) -> None:
         self.plan = plan
-        self.number = number
+        self.family = family
         self.services = {service.key: service for service in snapshot.services}
-        self.bits = 128 if number == Family.IPV6 else 32
+        self.bits = 128 if family == Family.IPV6 else 32
         self.ports = sorted(
-            (port for port in plan.ports if port.family == number),
+            (port for port in plan.ports if port.family == family),
             key=lambda port: (port.name, port.protocol),
         )
-        self.is_large = endpoint_count(snapshot, number, plan.options.proxy_name) > LARGE_CLUSTER
-        self.serves_localhost = number == Family.IPV4 and plan.serves_localhost
+        # Then the rules of endpoints have no comments (proxier.go, largeClusterEndpointsThreshold).
+        self.is_large = endpoint_count(snapshot, family, plan.options.proxy_name) > LARGE_CLUSTER
+        self.serves_localhost = family == Family.IPV4 and plan.serves_localhost
         mark = 1 << plan.options.masquerade_bit
         self.mark = f"{mark:#x}"
         self.tables: dict[str, dict[str, list[str]]] = {
@@ -56,13 +69,15 @@ class _Dump:
         lines = []
         for table, chains in self.tables.items():
             builtin = [chain for chain in chains if chain in BUILTIN]
-            own = sorted(chain for chain in chains if chain not in BUILTIN)
+            others = sorted(chain for chain in chains if chain not in BUILTIN)
             lines.append(f"*{table}")
             lines += [
                 f":{chain} {'ACCEPT' if chain in BUILTIN else '-'} [0:0]"
-                for chain in (*builtin, *own)
+                for chain in (*builtin, *others)
             ]
-            lines += [f"-A {chain} {rule}" for chain in (*builtin, *own) for rule in chains[chain]]
+            lines += [
+                f"-A {chain} {rule}" for chain in (*builtin, *others) for rule in chains[chain]
+            ]
             lines.append("COMMIT")
         return "".join(f"{line}\n" for line in lines)
 
@@ -70,7 +85,7 @@ class _Dump:
         self.tables[table].setdefault(chain, []).append(" ".join(word for word in words if word))
 
     def frame(self) -> None:
-        """What does not depend on Services."""
+        """The rules that do not depend on Services."""
         for table, chain, rule in FRAME:
             if rule == DROP_INVALID and self.plan.options.is_conntrack_liberal:
                 continue
@@ -96,12 +111,15 @@ class _Dump:
             *(port.cluster_backends if port.uses_cluster else ()),
             *(port.local_backends if port.uses_local else ()),
         )
-        for target in sorted(set(used), key=str):
-            self.endpoint(port, target)
+        for backend in sorted(set(used), key=str):
+            self.endpoint(port, backend)
 
     def dispatch(self, port: PlannedPort) -> None:
-        """Where packets enter: to the service port's chains, or to its refusal."""
-        named = {kind: Counter(self.named(port, kind)) for kind in (EXTERNAL_IP, LOAD_BALANCER)}
+        """The rules by which packets enter the service port's chains, or meet its refusal."""
+        times = {
+            kind: Counter(self.written_addresses(port, kind))
+            for kind in (EXTERNAL_IP, LOAD_BALANCER)
+        }
         for frontend in port.frontends:
             if frontend.kind == CLUSTER_IP:
                 to = (f"-d {frontend.address}/{self.bits}", f"-p {port.protocol}")
@@ -115,40 +133,40 @@ class _Dump:
             elif frontend.kind == NODE_PORT:
                 self.dispatch_node_port(port, frontend.port)
             else:
-                for _ in range(named[frontend.kind][frontend.address]):
+                for _ in range(times[frontend.kind][frontend.address]):
                     self.dispatch_external(port, frontend.kind, frontend.address, frontend.port)
         if port.health_check_node_port:
             match = f"-m tcp --dport {port.health_check_node_port}"
             where = comment(f"{port.name} health check node port")
             self.add("filter", "KUBE-NODEPORTS", "-p tcp", where, match, "-j ACCEPT")
 
-    def named(self, port: PlannedPort, kind: str) -> list[str]:
+    def written_addresses(self, port: PlannedPort, kind: str) -> list[str]:
         """External or balanced addresses as often as the Service names them, as kube-proxy writes
         their rules.
         """
         served = dict.fromkeys(port.addresses(kind))
         service = self.services.get((port.namespace, port.service), NOBODY)
-        given = service.external_ips if kind == EXTERNAL_IP else service.load_balancer_ips
-        return [address for address in given if address in served] or list(served)
+        texts = service.external_ips if kind == EXTERNAL_IP else service.load_balancer_ips
+        return [address for address in texts if address in served] or list(served)
 
-    def dispatch_external(self, port: PlannedPort, kind: str, address: str, number: int) -> None:
+    def dispatch_external(self, port: PlannedPort, kind: str, address: str, entry: int) -> None:
         to = (f"-d {address}/{self.bits}", f"-p {port.protocol}")
-        match = f"-m {port.protocol} --dport {number}"
+        match = f"-m {port.protocol} --dport {entry}"
         is_balancer = kind == LOAD_BALANCER
         has_firewall = is_balancer and bool(port.source_ranges) and bool(port.cluster_backends)
         firewall = iptables_chain(FIREWALL, port)
         if port.cluster_backends:
             where = comment(f"{port.name} {'loadbalancer' if is_balancer else 'external'} IP")
-            target = firewall if has_firewall else iptables_chain(EXTERNAL, port)
-            self.add("nat", "KUBE-SERVICES", *to, where, match, f"-j {target}")
+            chain = firewall if has_firewall else iptables_chain(EXTERNAL, port)
+            self.add("nat", "KUBE-SERVICES", *to, where, match, f"-j {chain}")
         if has_firewall:
             where = comment(f"{port.name} traffic not accepted by {firewall}")
             self.add("filter", "KUBE-PROXY-FIREWALL", *to, where, match, "-j DROP")
         if not port.has_external_endpoints:
             self.refuse("KUBE-EXTERNAL-SERVICES", port, *to, match=match, is_external=True)
 
-    def dispatch_node_port(self, port: PlannedPort, number: int) -> None:
-        match = f"-m {port.protocol} --dport {number}"
+    def dispatch_node_port(self, port: PlannedPort, node_port: int) -> None:
+        match = f"-m {port.protocol} --dport {node_port}"
         protocol = f"-p {port.protocol}"
         if port.cluster_backends:
             chain = f"-j {iptables_chain(EXTERNAL, port)}"
@@ -172,15 +190,17 @@ class _Dump:
     def refuse(
         self, chain: str, port: PlannedPort, *to: str, match: str, is_external: bool = False
     ) -> None:
-        """Without endpoints anywhere refused, without those that the policy wants dropped."""
-        reply = "icmp6-port-unreachable" if self.number == Family.IPV6 else "icmp-port-unreachable"
+        """A port without any endpoint rejects; one without the endpoints that its policy asks for
+        drops.
+        """
+        reply = "icmp6-port-unreachable" if self.family == Family.IPV6 else "icmp-port-unreachable"
         why, verdict = "has no endpoints", f"-j REJECT --reject-with {reply}"
         if port.cluster_backends:
             why, verdict = "has no local endpoints", "-j DROP"
         self.add("filter", chain, *to, comment(f"{port.name} {why}"), match, verdict)
 
     def internal_masquerade(self, port: PlannedPort) -> None:
-        """Who is masqueraded on the way to the cluster IP."""
+        """Masquerade on the way to the cluster IP: all clients, or those that are no pods."""
         options = self.plan.options
         sources, device = self.detector("! ")
         if not (options.masquerade_all or sources or device):
@@ -203,22 +223,22 @@ class _Dump:
                 )
 
     def external(self, port: PlannedPort) -> None:
-        """The chain of everything that comes for an external address."""
-        chain, whole = iptables_chain(EXTERNAL, port), iptables_chain(SERVICE, port)
+        """The chain of all packets for external addresses of the service port."""
+        chain, all_endpoints = iptables_chain(EXTERNAL, port), iptables_chain(SERVICE, port)
         if not port.is_external_local:
             where = comment(f"masquerade traffic for {port.name} external destinations")
             self.add("nat", chain, where, "-j KUBE-MARK-MASQ")
-            self.add("nat", chain, f"-j {whole}")
+            self.add("nat", chain, f"-j {all_endpoints}")
             return
         sources, device = self.detector("")
         if sources or device:
             where = comment(f"pod traffic for {port.name} external destinations")
-            self.add("nat", chain, sources, device, where, f"-j {whole}")
+            self.add("nat", chain, sources, device, where, f"-j {all_endpoints}")
         local = "-m addrtype --src-type LOCAL"
         where = comment(f"masquerade LOCAL traffic for {port.name} external destinations")
         self.add("nat", chain, where, local, "-j KUBE-MARK-MASQ")
         where = comment(f"route LOCAL traffic for {port.name} external destinations")
-        self.add("nat", chain, where, local, f"-j {whole}")
+        self.add("nat", chain, where, local, f"-j {all_endpoints}")
         if port.local_backends:
             self.add("nat", chain, f"-j {iptables_chain(LOCAL, port)}")
 
@@ -227,7 +247,9 @@ class _Dump:
         chain, external = iptables_chain(FIREWALL, port), iptables_chain(EXTERNAL, port)
         sources = list(port.source_ranges)
         if port.allows_load_balancer_source:
-            sources += [f"{address}/{self.bits}" for address in self.named(port, LOAD_BALANCER)]
+            sources += [
+                f"{address}/{self.bits}" for address in self.written_addresses(port, LOAD_BALANCER)
+            ]
         for source in sources:
             self.add(
                 "nat",
@@ -239,30 +261,30 @@ class _Dump:
         why = f"other traffic to {port.name} will be dropped by KUBE-PROXY-FIREWALL"
         self.add("nat", chain, comment(why))
 
-    def balance(self, port: PlannedPort, prefix: str, targets: tuple[Backend, ...]) -> None:
-        """The chain that chooses: whoever is remembered first, then by chance."""
+    def balance(self, port: PlannedPort, prefix: str, backends: tuple[Backend, ...]) -> None:
+        """The chain that chooses: first the endpoint that the client has affinity to, else by
+        chance.
+        """
         chain = iptables_chain(prefix, port)
         if port.affinity_seconds is not None:
-            for target in targets:
-                own = iptables_chain(ENDPOINT, port, target)
-                remembered = (
-                    f"-m recent --rcheck --seconds {port.affinity_seconds} --reap --name {own}"
-                )
-                self.add(
-                    "nat", chain, self.towards(port, target), remembered, self.recent, f"-j {own}"
-                )
-        for index, target in enumerate(targets):
-            left = len(targets) - index
-            own = iptables_chain(ENDPOINT, port, target)
-            share = probability.shown(left, probability.MODERN)
-            chance = f"-m statistic --mode random --probability {share}" if left > 1 else ""
-            self.add("nat", chain, self.towards(port, target), chance, f"-j {own}")
+            for backend in backends:
+                endpoint = iptables_chain(ENDPOINT, port, backend)
+                within = f"--rcheck --seconds {port.affinity_seconds} --reap"
+                recent = f"-m recent {within} --name {endpoint} {self.recent}"
+                self.add("nat", chain, self.towards(port, backend), recent, f"-j {endpoint}")
+        for index, backend in enumerate(backends):
+            remaining = len(backends) - index
+            # The last rule has no chance to name: all packets that come so far are its own.
+            endpoint = iptables_chain(ENDPOINT, port, backend)
+            share = probability.chance_text(remaining, probability.MODERN)
+            chance = f"-m statistic --mode random --probability {share}" if remaining > 1 else ""
+            self.add("nat", chain, self.towards(port, backend), chance, f"-j {endpoint}")
 
-    def endpoint(self, port: PlannedPort, target: Backend) -> None:
+    def endpoint(self, port: PlannedPort, backend: Backend) -> None:
         """The chain of one endpoint."""
-        chain = iptables_chain(ENDPOINT, port, target)
+        chain = iptables_chain(ENDPOINT, port, backend)
         about = "" if self.is_large else comment(port.name)
-        self.add("nat", chain, f"-s {target.address}/{self.bits}", about, "-j KUBE-MARK-MASQ")
+        self.add("nat", chain, f"-s {backend.address}/{self.bits}", about, "-j KUBE-MARK-MASQ")
         remember = ""
         if port.affinity_seconds is not None:
             remember = f"-m recent --set --name {chain} {self.recent}"
@@ -273,7 +295,7 @@ class _Dump:
             about,
             remember,
             f"-m {port.protocol}",
-            f"-j DNAT --to-destination {target}",
+            f"-j DNAT --to-destination {backend}",
         )
 
     def node_ports(self) -> None:
@@ -281,9 +303,9 @@ class _Dump:
         where = comment(
             "kubernetes service nodeports; NOTE: this must be the last rule in this chain"
         )
-        if self.number in self.plan.every_address:
+        if self.family in self.plan.every_address:
             aside = ""
-            if self.number == Family.IPV6:
+            if self.family == Family.IPV6:
                 aside = "! -d ::1/128"
             elif not self.serves_localhost:
                 aside = "! -d 127.0.0.0/8"
@@ -291,7 +313,7 @@ class _Dump:
             self.add("nat", "KUBE-SERVICES", aside, where, local, "-j KUBE-NODEPORTS")
             return
         for address in self.plan.node_port_addresses:
-            if family_of(address) == self.number:
+            if family_of(address) == self.family:
                 to = f"-d {address}/{self.bits}"
                 self.add("nat", "KUBE-SERVICES", to, where, "-j KUBE-NODEPORTS")
 
@@ -302,25 +324,25 @@ class _Dump:
         device = self.plan.options.pod_interface
         if device:
             return "", f"{negation}-i {device}"
-        ranges = [text for text in self.plan.pod_ranges if family_of(text) == self.number]
+        ranges = [text for text in self.plan.pod_ranges if family_of(text) == self.family]
         return (f"{negation}-s {ranges[0]}", "") if ranges else ("", "")
 
-    def towards(self, port: PlannedPort, target: Backend) -> str:
-        return "" if self.is_large else comment(f"{port.name} -> {target}")
+    def towards(self, port: PlannedPort, backend: Backend) -> str:
+        return "" if self.is_large else comment(f"{port.name} -> {backend}")
 
     @property
     def recent(self) -> str:
         mask = (
             "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
-            if self.number == Family.IPV6
+            if self.family == Family.IPV6
             else "255.255.255.255"
         )
         return f"--mask {mask} --rsource"
 
 
 def endpoint_count(snapshot: Snapshot, family: Family, proxy_name: str | None = None) -> int:
-    """Endpoints of all service ports of a family, also those that are not ready: what makes a
-    cluster large. Endpoints of nobody's do not count, nor those of another proxy's Services.
+    """Endpoints of all service ports of a family, ready or not: above `LARGE_CLUSTER` the cluster
+    is large. Endpoints without a Service do not count, nor do those of another proxy's Services.
     """
     count = 0
     for service in snapshot.services:
@@ -329,10 +351,12 @@ def endpoint_count(snapshot: Snapshot, family: Family, proxy_name: str | None = 
         addresses: dict[tuple[str, str], set[tuple[str, int]]] = {}
         for part in snapshot.slices.get(service.key, ()):
             if part.family == family:
-                for own in part.ports:
-                    places = {(endpoint.address, own.port) for endpoint in part.endpoints}
-                    addresses.setdefault((own.name, own.protocol), set()).update(places)
-        count += sum(len(addresses.get((port.name, port.protocol), ())) for port in service.ports)
+                for port in part.ports:
+                    places = {(endpoint.address, port.port) for endpoint in part.endpoints}
+                    addresses.setdefault((port.name, port.protocol), set()).update(places)
+        count += sum(
+            len(addresses.get((entry.name, entry.protocol), ())) for entry in service.ports
+        )
     return count
 
 

@@ -13,7 +13,7 @@ from kbe_nat.kubeproxy.names import ENDPOINT, SERVICE, hashed_chain
 from kbe_nat.policy.plan import CLUSTER_IP, Backend, Plan, PlannedPort
 
 
-def rules(plan: Plan, number: int, service: str | None = None) -> list[str]:
+def rules(plan: Plan, family: Family, service: str | None = None) -> list[str]:
     """The lines of one family, of one Service ("namespace/name") or of all, in iptables-save's
     order: chains sorted, rules as they stand in them.
 
@@ -22,7 +22,7 @@ def rules(plan: Plan, number: int, service: str | None = None) -> list[str]:
     lines = [
         line
         for port in plan.ports
-        if port.family == number and port.cluster_backends
+        if port.family == family and port.cluster_backends
         if service in (None, f"{port.namespace}/{port.service}")
         for line in _port(port)
     ]
@@ -37,19 +37,20 @@ def _port(port: PlannedPort) -> Iterator[str]:
         if frontend.kind == CLUSTER_IP:
             match = f"-d {frontend.address}/{bits} -p {port.protocol}"
             comment = f'-m comment --comment "{name} cluster IP"'
-            yield f"-A KUBE-SERVICES {match} {comment} -m {port.protocol} --dport {frontend.port} -j {service}"
+            jump = f"-m {port.protocol} --dport {frontend.port} -j {service}"
+            yield f"-A KUBE-SERVICES {match} {comment} {jump}"
     comment = f'-m comment --comment "{name}"'
-    for index, target in enumerate(port.cluster_backends):
-        left = len(port.cluster_backends) - index
-        share = probability.shown(left, probability.LEGACY)
-        chance = f" -m statistic --mode random --probability {share}" if left > 1 else ""
-        yield f"-A {service} {comment}{chance} -j {_endpoint(name, port, target)}"
-    for target in port.cluster_backends:
-        chain = _endpoint(name, port, target)
-        yield f"-A {chain} -s {target.address}/{bits} {comment} -j KUBE-MARK-MASQ"
+    for index, backend in enumerate(port.cluster_backends):
+        remaining = len(port.cluster_backends) - index
+        share = probability.chance_text(remaining, probability.LEGACY)
+        chance = f" -m statistic --mode random --probability {share}" if remaining > 1 else ""
+        yield f"-A {service} {comment}{chance} -j {_endpoint(name, port, backend)}"
+    for backend in port.cluster_backends:
+        chain = _endpoint(name, port, backend)
+        yield f"-A {chain} -s {backend.address}/{bits} {comment} -j KUBE-MARK-MASQ"
         match = f"-p {port.protocol} {comment} -m {port.protocol}"
-        yield f"-A {chain} {match} -j DNAT --to-destination {target}"
+        yield f"-A {chain} {match} -j DNAT --to-destination {backend}"
 
 
-def _endpoint(name: str, port: PlannedPort, target: Backend) -> str:
-    return hashed_chain(ENDPOINT, f"{name}{port.protocol}{target}")
+def _endpoint(name: str, port: PlannedPort, backend: Backend) -> str:
+    return hashed_chain(ENDPOINT, f"{name}{port.protocol}{backend}")

@@ -11,9 +11,9 @@ from typing import Final
 from kbe_nat.policy.plan import Backend, PlannedPort
 
 
-def iptables_chain(prefix: str, port: PlannedPort, target: Backend | None = None) -> str:
-    """Such as KUBE-SVC-EXBNZ76JOZU7PBN2, or with a target the chain of that endpoint."""
-    return hashed_chain(prefix, f"{port.name}{port.protocol}{target or ''}")
+def iptables_chain(prefix: str, port: PlannedPort, backend: Backend | None = None) -> str:
+    """Such as KUBE-SVC-EXBNZ76JOZU7PBN2, or with a backend the chain of that endpoint."""
+    return hashed_chain(prefix, f"{port.name}{port.protocol}{backend or ''}")
 
 
 def hashed_chain(prefix: str, text: str) -> str:
@@ -22,22 +22,20 @@ def hashed_chain(prefix: str, text: str) -> str:
 
 
 def nft_base(port: PlannedPort) -> str:
-    """What the names of all chains of a service port have in common:
-    "HASH-namespace/name/protocol/port".
-    """
-    return _shortened(_nft_name(port))
+    """The common part of a service port's chain names: "HASH-namespace/name/protocol/port"."""
+    return _shorten(_nft_name(port))
 
 
-def nft_endpoint_base(port: PlannedPort, target: Backend) -> str:
-    """The same of an endpoint; nft knows no colons in names."""
-    return _shortened(f"{_nft_name(port)}__{target.address.replace(':', '.')}/{target.port}")
+def nft_endpoint_base(port: PlannedPort, backend: Backend) -> str:
+    """The common part of the names of an endpoint's chain and set; nft has no colons in names."""
+    return _shorten(f"{_nft_name(port)}__{backend.address.replace(':', '.')}/{backend.port}")
 
 
 def _nft_name(port: PlannedPort) -> str:
     return f"{port.namespace}/{port.service}/{port.protocol}/{port.port_name}"
 
 
-def _shortened(name: str) -> str:
+def _shorten(name: str) -> str:
     text = f"{_hash(name)[:8]}-{name}"
     return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 3] + "..."
 

@@ -1,7 +1,20 @@
 """The rules that kube-proxy 1.36 writes for a plan in nftables mode, as `nft list table` shows
 them.
 
-Follows syncProxyRules in pkg/proxy/nftables/proxier.go. The text can be loaded with `nft -f`.
+The text is that of syncProxyRules in pkg/proxy/nftables/proxier.go; `nft -f` loads it. Packets find
+their service port by maps from address, protocol and port to a verdict, so that their way does not
+grow with the number of Services:
+
+    firewall-ips                          to firewall-...: source ranges, ahead of all NAT
+    no-endpoint-services, -nodeports      to drop or reject, in the filter hooks
+    service-ips, service-nodeports        to external-..., or at once to service-... or local-...
+
+    external-    masquerade, or the short cut of policy Local
+    service-     the choice among all endpoints; local- among those of the node
+    endpoint-    one endpoint, only with affinity, whose clients affinity- remembers
+
+A map has one element for a key: of several frontends at one address and port the first one counts,
+as in rules. Chains, sets and elements are sorted; rules stand in their order.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,21 +26,21 @@ from kbe_nat.kubeproxy.names import nft_base, nft_endpoint_base
 from kbe_nat.policy.plan import CLUSTER_IP, LOAD_BALANCER, NODE_PORT, Backend, Plan, PlannedPort
 
 
-def dump(plan: Plan, number: int) -> str:
+def dump(plan: Plan, family: Family) -> str:
     """The table of one family; services in the order of their names. Cost: linear."""
-    return _Dump(plan, number).text()
+    return _Dump(plan, family).text()
 
 
 class _Dump:
-    def __init__(self, plan: Plan, number: int) -> None:
+    def __init__(self, plan: Plan, family: Family) -> None:
         self.plan = plan
-        self.ip = "ip6" if number == Family.IPV6 else "ip"
-        self.address_type = "ipv6_addr" if number == Family.IPV6 else "ipv4_addr"
+        self.ip = "ip6" if family == Family.IPV6 else "ip"
+        self.address_type = "ipv6_addr" if family == Family.IPV6 else "ipv4_addr"
         self.ports = sorted(
-            (port for port in plan.ports if port.family == number),
+            (port for port in plan.ports if port.family == family),
             key=lambda port: (port.name, port.protocol),
         )
-        self.number = number
+        self.family = family
         self.mark = f"{1 << plan.options.masquerade_bit:#x}"
         self.chains: dict[str, list[str]] = {}
         self.sets: dict[str, tuple[list[str], dict[str, str]]] = {}
@@ -39,7 +52,7 @@ class _Dump:
             self.port(port)
         lines = [f"table {self.ip} kube-proxy {{", '\tcomment "rules for kube-proxy"']
         for head, (properties, elements) in sorted(self.sets.items()):
-            lines += ["", f"\t{head} {{", *(f"\t\t{own}" for own in properties)]
+            lines += ["", f"\t{head} {{", *(f"\t\t{line}" for line in properties)]
             if elements:
                 joined = ",\n\t\t\t     ".join(sorted(elements.values()))
                 lines.append(f"\t\telements = {{ {joined} }}")
@@ -49,34 +62,36 @@ class _Dump:
         return "".join(f"{line}\n" for line in (*lines, "}"))
 
     def frame(self) -> None:
-        """What does not depend on Services."""
+        """The rules, maps and sets that do not depend on Services."""
         for name, rules in FRAME.items():
             self.chains[name] = [rule.format(ip=self.ip, mark=self.mark) for rule in rules]
-        ranges = [text for text in self.plan.service_ranges if family_of(text) == self.number]
+        ranges = [text for text in self.plan.service_ranges if family_of(text) == self.family]
         if ranges:
             unallocated = f"{self.ip} daddr {_anonymous(ranges)} drop"
             self.chains["cluster-ips-check"].append(
                 f'{unallocated} comment "Drop traffic to unallocated ClusterIPs"'
             )
-        outsiders = self.masqueraded()
+        outsiders = self.masquerade_rule()
         if outsiders:
             self.chains["services"].insert(0, outsiders)
         for head, (about, kind) in SETS.items():
             kind = kind.format(address=self.address_type)
             self.sets[head] = ([f"type {kind}", f'comment "{about}"'], {})
-        local = f"{self.ip} daddr != {'::1' if self.number == Family.IPV6 else '127.0.0.0/8'}"
+        local = f"{self.ip} daddr != {'::1' if self.family == Family.IPV6 else '127.0.0.0/8'}"
         ports = "meta l4proto . th dport vmap"
         check, dispatch = local, f"fib daddr type local {local}"
-        if self.number not in self.plan.every_address:
+        if self.family not in self.plan.every_address:
             check = dispatch = f"{self.ip} daddr @nodeport-ips"
-            own = [text for text in self.plan.node_port_addresses if family_of(text) == self.number]
+            addresses = [
+                text for text in self.plan.node_port_addresses if family_of(text) == self.family
+            ]
             about = 'comment "IPs that accept NodePort traffic"'
             self.sets["set nodeport-ips"] = ([f"type {self.address_type}", about], {})
-            self.fill("set nodeport-ips", own)
+            self.fill("set nodeport-ips", addresses)
         self.chains["nodeport-endpoints-check"] = [f"{check} {ports} @no-endpoint-nodeports"]
         self.chains["services"].append(f"{dispatch} {ports} @service-nodeports")
 
-    def masqueraded(self) -> str:
+    def masquerade_rule(self) -> str:
         """The rule by which connections to cluster IPs are masqueraded; empty when none are."""
         to, mark = f"{self.ip} daddr @cluster-ips", f"meta mark set meta mark | {self.mark}"
         if self.plan.options.masquerade_all:
@@ -90,12 +105,12 @@ class _Dump:
         device = self.plan.options.pod_interface
         if device:
             return f'iifname {negation}"{device.replace("+", "*")}"'
-        ranges = [text for text in self.plan.pod_ranges if family_of(text) == self.number]
+        ranges = [text for text in self.plan.pod_ranges if family_of(text) == self.family]
         return f"{self.ip} saddr {negation}{ranges[0]}" if ranges else ""
 
     def fill(self, head: str, elements: Iterable[str]) -> None:
         """Elements of a set."""
-        self.sets[head][1].update((own, own) for own in elements)
+        self.sets[head][1].update((element, element) for element in elements)
 
     def lead(self, head: str, key: str, verdict: str, about: str = "") -> None:
         """One element of a map, in place of any that has its key."""
@@ -104,7 +119,7 @@ class _Dump:
     def port(self, port: PlannedPort) -> None:
         base = nft_base(port)
         self.fill("set cluster-ips", port.addresses(CLUSTER_IP))
-        # A map has one element for a key, the one that is written last: of those that packets find.
+        # The element that is written last replaces others of its key: the first frontend wins.
         for frontend in reversed(port.frontends):
             is_external = frontend.kind != CLUSTER_IP
             chain = f"external-{base}" if is_external else self.internal_chain(port, base)
@@ -138,9 +153,9 @@ class _Dump:
         self.fill(
             "set hairpin-connections",
             (
-                f"{own.address} . {own.address} . {port.protocol} . {own.port}"
-                for own in used
-                if own.is_local
+                f"{backend.address} . {backend.address} . {port.protocol} . {backend.port}"
+                for backend in used
+                if backend.is_local
             ),
         )
 
@@ -148,7 +163,7 @@ class _Dump:
         return f"local-{base}" if port.is_internal_local else f"service-{base}"
 
     def firewall(self, port: PlannedPort, base: str) -> None:
-        """Who may come to load balancers' addresses is checked before anything else."""
+        """Source ranges of load balancers' addresses, which are checked ahead of all else."""
         addresses = port.addresses(LOAD_BALANCER)
         if not (port.source_ranges and addresses):
             return
@@ -160,34 +175,34 @@ class _Dump:
                 self.lead("map firewall-ips", place, f"goto firewall-{base}")
 
     def external(self, port: PlannedPort, base: str) -> None:
-        """The chain of everything that comes for an external address."""
+        """The chain of all packets for external addresses of the service port."""
         mark = f"meta mark set meta mark | {self.mark}"
-        whole = f"goto service-{base}"
+        all_endpoints = f"goto service-{base}"
         if not port.is_external_local:
-            self.chains[f"external-{base}"] = [f'{mark} comment "masquerade"', whole]
+            self.chains[f"external-{base}"] = [f'{mark} comment "masquerade"', all_endpoints]
             return
         rules = []
         pods = self.detector("")
         if pods:
-            rules.append(f'{pods} {whole} comment "short-circuit pod traffic"')
+            rules.append(f'{pods} {all_endpoints} comment "short-circuit pod traffic"')
         rules.append(f'fib saddr type local {mark} comment "masquerade local traffic"')
-        rules.append(f'fib saddr type local {whole} comment "short-circuit local traffic"')
+        rules.append(f'fib saddr type local {all_endpoints} comment "short-circuit local traffic"')
         if port.local_backends:
             rules.append(f"goto local-{base}")
         self.chains[f"external-{base}"] = rules
 
-    def balance(self, port: PlannedPort, chain: str, targets: tuple[Backend, ...]) -> None:
-        """The chain that chooses; only with affinity every endpoint has a chain of its own."""
-        numbered = f"numgen random mod {len(targets)}"
+    def balance(self, port: PlannedPort, chain: str, backends: tuple[Backend, ...]) -> None:
+        """The chain that chooses. Endpoints have chains of their own only with affinity."""
+        choice = f"numgen random mod {len(backends)}"
         if port.affinity_seconds is None:
-            places = _numbered(f"{own.address} . {own.port}" for own in targets)
+            places = _number(f"{backend.address} . {backend.port}" for backend in backends)
             self.chains[chain] = [
-                f"meta l4proto {port.protocol} dnat {self.ip} to {numbered} map {places}",
+                f"meta l4proto {port.protocol} dnat {self.ip} to {choice} map {places}",
             ]
             return
         rules = []
-        bases = [nft_endpoint_base(port, own) for own in targets]
-        for target, base in zip(targets, bases, strict=True):
+        bases = [nft_endpoint_base(port, backend) for backend in backends]
+        for backend, base in zip(backends, bases, strict=True):
             rules.append(f"{self.ip} saddr @affinity-{base} goto endpoint-{base}")
             self.sets[f"set affinity-{base}"] = (
                 [
@@ -200,16 +215,17 @@ class _Dump:
             )
             self.chains[f"endpoint-{base}"] = [
                 f"update @affinity-{base} {{ {self.ip} saddr }}",
-                f"meta l4proto {port.protocol} dnat to {target}",
+                f"meta l4proto {port.protocol} dnat to {backend}",
             ]
         self.chains[chain] = [
             *rules,
-            f"{numbered} vmap {_numbered(f'goto endpoint-{own}' for own in bases)}",
+            f"{choice} vmap {_number(f'goto endpoint-{base}' for base in bases)}",
         ]
 
 
-def _numbered(values: Iterable[str]) -> str:
-    return f"{{ {', '.join(f'{number} : {value}' for number, value in enumerate(values))} }}"
+def _number(values: Iterable[str]) -> str:
+    """A map from 0, 1, 2 and so on to these values."""
+    return f"{{ {', '.join(f'{index} : {value}' for index, value in enumerate(values))} }}"
 
 
 def _anonymous(values: Iterable[str]) -> str:
@@ -217,8 +233,9 @@ def _anonymous(values: Iterable[str]) -> str:
     range is among several, as one set of intervals, those that overlap or touch as one.
     """
     written = list(values)
-    spans = sorted((int(own[0]), int(own[-1])) for own in map(ip_network, written))
-    reach = 1 if any("/" in own for own in written) else 0
+    spans = sorted((int(block[0]), int(block[-1])) for block in map(ip_network, written))
+    # nft joins ranges that touch, but not single addresses.
+    reach = 1 if any("/" in text for text in written) else 0
     joined: list[tuple[int, int]] = []
     for first, last in spans:
         if joined and first <= joined[-1][1] + reach:
@@ -239,12 +256,12 @@ def _interval(first: IPv4Address | IPv6Address, last: IPv4Address | IPv6Address)
     return str(prefixes[0]) if len(prefixes) == 1 else f"{first}-{last}"
 
 
-def _jumps(*targets: str) -> Iterator[str]:
-    return (f"ct state new jump {target}" for target in targets)
+def _jumps(*chains: str) -> Iterator[str]:
+    return (f"ct state new jump {chain}" for chain in chains)
 
 
 MAX_COMMENT: Final = 128
-"""nft refuses longer ones: kube-proxy, which does not cut them, then programs nothing."""
+"""nft refuses longer comments: kube-proxy, which does not cut them, then programs nothing."""
 DESTINATION: Final = "{ip} daddr . meta l4proto . th dport"
 FRAME: Final[dict[str, tuple[str, ...]]] = {
     "cluster-ips-check": (

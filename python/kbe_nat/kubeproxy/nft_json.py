@@ -1,7 +1,7 @@
 """`nft -j list ruleset` (libnftables-json) as the blocks that `nft list ruleset` would be read as.
 
-Only what kube-proxy's rules are made of is turned into nft's words; other expressions stay as JSON,
-so that they show as what they are: not kube-proxy's.
+Only the expressions of kube-proxy's rules become nft's words. Others stay as JSON, so that a reader
+sees at once that they are not kube-proxy's.
 """
 
 import json
@@ -83,18 +83,18 @@ def _statement(statement: dict[str, Any]) -> str:
 
 
 def _match(about: dict[str, Any]) -> str:
-    left, right, operator = about["left"], about["right"], about["op"]
+    field, value, operator = about["left"], about["right"], about["op"]
     between = "" if operator in ("==", "in") else f"{operator} "
-    is_mark = MARK in (left, *(left.get("&", ()) if isinstance(left, dict) else ()))
-    is_name = isinstance(right, str) and str(_key(left)).endswith("ifname")
+    is_mark = MARK in (field, *(field.get("&", ()) if isinstance(field, dict) else ()))
+    is_name = isinstance(value, str) and str(_key(field)).endswith("ifname")
     shown = (
-        hex(right)
-        if is_mark and isinstance(right, int)
-        else f'"{right}"'
+        hex(value)
+        if is_mark and isinstance(value, int)
+        else f'"{value}"'
         if is_name
-        else _expression(right)
+        else _expression(value)
     )
-    return f"{_expression(left)} {between}{shown}"
+    return f"{_expression(field)} {between}{shown}"
 
 
 def _key(expression: Any) -> object:  # noqa: ANN401

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
 from kbe_nat.errors import FileError
-from kbe_nat.kubeproxy.iptables_listing import shortened
+from kbe_nat.kubeproxy.iptables_listing import abbreviate
 
 Body: TypeAlias = "list[tuple[str, Body | None]]"
 """The statements of a block of nft; one that opens a block has its body."""
@@ -63,38 +63,38 @@ class _Reader:
 
     def body(self, *, is_top: bool = False) -> Body:
         """The statements from here to the end of the block."""
-        found: Body = []
+        statements: Body = []
         buffer, depth, start = "", 0, self.position
         while self.position < len(self.text):
             token = _TOKEN.match(self.text, self.position)
             assert token is not None, "every character is part of a token"
-            own = token[0]
+            text = token[0]
             self.position = token.end()
             if not buffer.strip():
                 start = token.start()
-            if own == "{" and depth == 0 and (head := _BLOCK.match(buffer.strip())):
+            if text == "{" and depth == 0 and (head := _BLOCK.match(buffer.strip())):
                 if is_top != (head[1] == "table"):
                     raise self.error(start)
-                found.append((f"{head[1]} {head[2]}", self.body()))
+                statements.append((f"{head[1]} {head[2]}", self.body()))
                 buffer = ""
-            elif own == "}" and depth == 0 and not is_top:
-                return [*found, *_statement(buffer)]
-            elif own in ("\n", ";") and depth == 0:
+            elif text == "}" and depth == 0 and not is_top:
+                return [*statements, *_statement(buffer)]
+            elif text in ("\n", ";") and depth == 0:
                 if is_top and buffer.strip():
                     raise self.error(start)
-                found += _statement(buffer)
+                statements += _statement(buffer)
                 buffer = ""
-            elif own.startswith("#"):
+            elif text.startswith("#"):
                 # A warning, a handle, or how many elements there are.
                 continue
             else:
-                depth += {"{": 1, "}": -1}.get(own, 0)
-                buffer += own
+                depth += {"{": 1, "}": -1}.get(text, 0)
+                buffer += text
         if not is_top:
             raise FileError(f"{self.origin}: the listing ends within a table")
         if buffer.strip():
             raise self.error(start)
-        return found
+        return statements
 
     def error(self, start: int) -> FileError:
         """About the line at a position."""
@@ -103,7 +103,7 @@ class _Reader:
         number = self.text.count("\n", 0, start) + 1
         line = self.text[start:].partition("\n")[0].strip()
         return FileError(
-            f"{self.origin}: line {number}: nft lists no such thing: {shortened(line)}"
+            f"{self.origin}: line {number}: nft lists no such thing: {abbreviate(line)}"
         )
 
 
@@ -133,27 +133,27 @@ def _set_lines(statements: Body) -> list[str]:
     kinds = next(
         (line[5:].partition(" : ")[0] for line in properties if line.startswith("type ")), ""
     )
-    named = sorted(_named(element, kinds.split(" . ")) for element in elements)
+    named = sorted(_with_protocol_names(element, kinds.split(" . ")) for element in elements)
     listed = ["elements = {", *(f"\t{element}," for element in named), "}"] if named else []
     return [*sorted(properties), *listed]
 
 
-def split(text: str) -> Iterator[str]:
+def split(elements: str) -> Iterator[str]:
     """The canonical elements, which commas separate outside quotes and braces."""
     element, depth = "", 0
-    for token in _ELEMENT_TOKEN.finditer(text):
-        own = token[0]
-        depth += {"{": 1, "}": -1}.get(own, 0)
-        if own == "," and depth == 0:
+    for token in _ELEMENT_TOKEN.finditer(elements):
+        text = token[0]
+        depth += {"{": 1, "}": -1}.get(text, 0)
+        if text == "," and depth == 0:
             yield canonical(element)
             element = ""
         else:
-            element += own
+            element += text
     if element.strip():
         yield canonical(element)
 
 
-def _named(element: str, kinds: list[str]) -> str:
+def _with_protocol_names(element: str, kinds: list[str]) -> str:
     """An element with protocols by name, as without -n."""
     keys = element.split(" . ", len(kinds) - 1)
     if len(keys) != len(kinds):

@@ -1,6 +1,12 @@
 """Output of iptables-save, `iptables -S`, `nft list` and `nft -j` in one comparable form: listings
-give the same lines if they differ only in what has no meaning for kube-proxy.
-tests/conformance/README.md says what is changed, and why.
+give the same lines if they differ only in ways that mean nothing to kube-proxy.
+
+The first line that is no comment tells the kind of a listing. `iptables_listing.py`,
+`nft_listing.py` and `nft_json.py` read one kind each, strictly: a line that those programs never
+write is an error, since a listing that is read in part would show rules as missing that are there.
+Counters, handles and sizes are taken away; numbers and names that versions print differently become
+one text; chains, sets and elements are sorted, and rules are, where kube-proxy writes them in no
+order. tests/conformance/README.md gives the reason for each change.
 
 The result is text of the same kind again, and normalising it once more changes nothing.
 """
@@ -11,7 +17,7 @@ from typing import Final
 
 from kbe_nat.errors import FileError
 from kbe_nat.family import Family
-from kbe_nat.kubeproxy.iptables_listing import is_iptables, option, read_iptables, shortened, words
+from kbe_nat.kubeproxy.iptables_listing import abbreviate, is_iptables, option, read_iptables, words
 from kbe_nat.kubeproxy.nft_json import read_nft_json
 from kbe_nat.kubeproxy.nft_listing import Body, read_nft, table_lines
 
@@ -43,7 +49,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a node's tables were listed as."""
+    """The tables of a node, as some program listed them."""
 
     kind: Kind
     parts: tuple[Part, ...]
@@ -62,17 +68,26 @@ def read_listing(text: str, origin: str, table: str = "") -> Listing:
             return Listing(Kind.NFT, _nft_parts(read_nft(text, origin)))
         if is_iptables(line) or line.startswith("Chain "):
             parts = (
-                Part(own.name, own.family, tuple(own.lines()), own.line, own.is_whole)
-                for own in read_iptables(text, origin, table)
+                Part(
+                    section.name,
+                    section.family,
+                    tuple(section.lines()),
+                    section.line,
+                    section.is_whole,
+                )
+                for section in read_iptables(text, origin, table)
             )
             return Listing(Kind.IPTABLES, tuple(parts))
         if line and not line.startswith("#"):
-            raise FileError(f"{origin}: line {number}: {NEITHER}: {shortened(line)}")
+            raise FileError(f"{origin}: line {number}: {NEITHER}: {abbreviate(line)}")
     raise FileError(f"{origin}: {NEITHER}: it is empty")
 
 
 def normalise(text: str) -> list[str]:
-    """The lines of a listing of any kind, tables sorted. Raises `FileError` as `read_listing` does."""
+    """The lines of a listing of any kind, tables sorted.
+
+    Raises `FileError` as `read_listing` does.
+    """
     listing = read_listing(text, "listing")
     lines = []
     for part in sorted(listing.parts, key=lambda part: part.name):
@@ -86,7 +101,7 @@ def normalise(text: str) -> list[str]:
 
 
 def _nft_parts(tables: list[tuple[str, Body]]) -> tuple[Part, ...]:
-    """The tables; what is listed of one in several pieces is put together."""
+    """The tables; the pieces of one that is listed in several are put together."""
     bodies: dict[str, Body] = {}
     for name, body in tables:
         bodies.setdefault(name, []).extend(body)

@@ -1,15 +1,14 @@
-"""The chances of `-m statistic --mode random`: what kube-proxy asks for, and what iptables-save
-shows of it.
-"""
+"""Chances of `-m statistic --mode random`, from kube-proxy's request to iptables-save's text."""
 
 from typing import Final
 
 
-def shown(left: int, decimals: int) -> str:
-    """One of `left` endpoints: asked for with so many decimals, kept by the kernel in units of
-    2^-31, and shown with eleven decimals (extensions/libxt_statistic.c).
+def chance_text(candidates: int, decimals: int) -> str:
+    """The chance of one of so many endpoints: kube-proxy asks for it with `decimals` decimals, the
+    kernel keeps it in units of 2^-31, and iptables-save shows eleven decimals
+    (extensions/libxt_statistic.c).
     """
-    return f"{round(float(f'{1 / left:.{decimals}f}') * UNITS) / UNITS:.11f}"
+    return f"{round(float(f'{1 / candidates:.{decimals}f}') * UNITS) / UNITS:.11f}"
 
 
 UNITS: Final = 1 << 31

@@ -1,7 +1,7 @@
-"""What kube-proxy 1.36 refuses of its configuration (pkg/proxy/apis/config/validation), with its
-reasons.
+"""kube-proxy 1.36 refuses such values of its configuration, for these reasons
+(pkg/proxy/apis/config/validation).
 
-Features are not looked at: which there are is a matter of kube-proxy's release.
+Feature gates are not checked: each release of kube-proxy has others.
 """
 
 import re
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kbe_nat.kubeproxy.config import IPVS, Configuration, Conntrack, ModeConfig
 
 
-def wrong(file: "Configuration") -> Iterator[tuple[str, str]]:
+def violations(file: "Configuration") -> Iterator[tuple[str, str]]:
     """The path of each field that kube-proxy refuses, and why."""
     mode, detector = file.mode or "iptables", file.detect_local_mode or "ClusterCIDR"
     if mode not in MODES:
@@ -63,14 +63,17 @@ def check_cluster_ranges(texts: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_node_port_addresses(texts: Sequence[str]) -> tuple[str, ...]:
-    """The ranges in canonical text, or "primary" alone. Raises ValueError with kube-proxy's reason."""
+    """The ranges in canonical text, or "primary" alone.
+
+    Raises ValueError with kube-proxy's reason.
+    """
     for _, reason in _node_port_addresses(texts):
         raise ValueError(reason)
     return tuple(text if text == "primary" else parse_range(text) for text in texts)
 
 
 def duration(text: str) -> float:
-    """The seconds of a duration as Go writes it. Raises ValueError when it is none."""
+    """The seconds of a duration in Go's form. Raises ValueError when the text is none."""
     sign, rest = (-1 if text[:1] == "-" else 1), text[1:] if text[:1] in ("-", "+") else text
     if rest == "0":
         return 0
@@ -87,22 +90,22 @@ def _bit(field: str, bit: int | None) -> Iterator[tuple[str, str]]:
         yield field, f"{bit}: must be within the range [0, {LAST_BIT}]"
 
 
-def _ipvs(own: "IPVS") -> Iterator[tuple[str, str]]:
-    yield from _not_negative("ipvs.tcpTimeout", own.tcp_timeout)
-    yield from _not_negative("ipvs.tcpFinTimeout", own.tcp_fin_timeout)
-    yield from _not_negative("ipvs.udpTimeout", own.udp_timeout)
-    for i, text in enumerate(own.exclude_cidrs):
+def _ipvs(config: "IPVS") -> Iterator[tuple[str, str]]:
+    yield from _not_negative("ipvs.tcpTimeout", config.tcp_timeout)
+    yield from _not_negative("ipvs.tcpFinTimeout", config.tcp_fin_timeout)
+    yield from _not_negative("ipvs.udpTimeout", config.udp_timeout)
+    for i, text in enumerate(config.exclude_cidrs):
         if not _is(parse_range, text):
             yield f"ipvs.excludeCIDRs[{i}]", f"{text!r}: {BAD_RANGE}"
 
 
 def _durations(file: "Configuration") -> Iterator[tuple[str, str]]:
-    """What kube-proxy reads as durations also where it makes no use of them."""
-    own = file.ipvs
+    """kube-proxy reads these as durations also where it makes no use of them."""
+    config = file.ipvs
     for field, text in (
-        ("ipvs.tcpTimeout", own.tcp_timeout),
-        ("ipvs.tcpFinTimeout", own.tcp_fin_timeout),
-        ("ipvs.udpTimeout", own.udp_timeout),
+        ("ipvs.tcpTimeout", config.tcp_timeout),
+        ("ipvs.tcpFinTimeout", config.tcp_fin_timeout),
+        ("ipvs.udpTimeout", config.udp_timeout),
         ("logging.flushFrequency", file.logging.flush_frequency),
     ):
         try:
@@ -111,37 +114,37 @@ def _durations(file: "Configuration") -> Iterator[tuple[str, str]]:
             yield field, str(error)
 
 
-def _conntrack(own: "Conntrack") -> Iterator[tuple[str, str]]:
-    for field, number in (("maxPerCore", own.max_per_core), ("min", own.min)):
-        if number is not None and number < 0:
-            yield f"conntrack.{field}", f"{number}: {NOT_NEGATIVE}"
-    yield from _not_negative("conntrack.tcpEstablishedTimeout", own.tcp_established_timeout)
-    yield from _not_negative("conntrack.tcpCloseWaitTimeout", own.tcp_close_wait_timeout)
-    yield from _not_negative("conntrack.udpTimeout", own.udp_timeout)
-    yield from _not_negative("conntrack.udpStreamTimeout", own.udp_stream_timeout)
+def _conntrack(config: "Conntrack") -> Iterator[tuple[str, str]]:
+    for field, count in (("maxPerCore", config.max_per_core), ("min", config.min)):
+        if count is not None and count < 0:
+            yield f"conntrack.{field}", f"{count}: {NOT_NEGATIVE}"
+    yield from _not_negative("conntrack.tcpEstablishedTimeout", config.tcp_established_timeout)
+    yield from _not_negative("conntrack.tcpCloseWaitTimeout", config.tcp_close_wait_timeout)
+    yield from _not_negative("conntrack.udpTimeout", config.udp_timeout)
+    yield from _not_negative("conntrack.udpStreamTimeout", config.udp_stream_timeout)
 
 
 def _periods(file: "Configuration", mode: str) -> Iterator[tuple[str, str]]:
-    """A period of 0 stands for its default. Those of modes that are not followed need only be
+    """A period of 0 stands for its default. The periods of modes that are not followed need only be
     durations.
     """
     yield from _positive("configSyncPeriod", file.config_sync_period)
-    for name, own in (
+    for name, config in (
         ("iptables", file.iptables),
         ("nftables", file.nftables),
         ("ipvs", file.ipvs),
     ):
-        yield from _mode_periods(name, own, is_followed=name == mode)
+        yield from _mode_periods(name, config, is_followed=name == mode)
 
 
 def _mode_periods(
-    name: str, own: "ModeConfig | IPVS", *, is_followed: bool
+    name: str, config: "ModeConfig | IPVS", *, is_followed: bool
 ) -> Iterator[tuple[str, str]]:
     seconds = []
-    # To IPVS no minimum is given.
+    # IPVS has no minimum of its own.
     for field, text, default in (
-        ("syncPeriod", own.sync_period, 30.0),
-        ("minSyncPeriod", own.min_sync_period, 0.0 if name == "ipvs" else 1.0),
+        ("syncPeriod", config.sync_period, 30.0),
+        ("minSyncPeriod", config.min_sync_period, 0.0 if name == "ipvs" else 1.0),
     ):
         try:
             seconds.append(duration("0" if text is None else text) or default)
@@ -152,9 +155,9 @@ def _mode_periods(
     if not is_followed:
         return
     if period <= 0:
-        yield f"{name}.syncPeriod", f"{own.sync_period!r}: {POSITIVE}"
+        yield f"{name}.syncPeriod", f"{config.sync_period!r}: {POSITIVE}"
     if least < 0:
-        yield f"{name}.minSyncPeriod", f"{own.min_sync_period!r}: {NOT_NEGATIVE}"
+        yield f"{name}.minSyncPeriod", f"{config.min_sync_period!r}: {NOT_NEGATIVE}"
     if least > period:
         yield (
             f"{name}.syncPeriod",
@@ -204,7 +207,7 @@ def _node_port_addresses(texts: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _detector(file: "Configuration", detector: str) -> Iterator[tuple[str, str]]:
-    """Whether there is a device's name is for `kbe_nat.cli.flags.node` to say: a flag may give it."""
+    """The detector alone: `kbe_nat.cli.flags.node` checks the device's name."""
     if detector not in DETECTORS:
         supported = ", ".join(f'"{name}"' for name in (*DETECTORS, ""))
         yield "detectLocalMode", f"{detector!r}: supported values: {supported}"

@@ -48,7 +48,7 @@ class HttpThread:
             raise RuntimeError("the thread that answers does not begin")
 
     def listen(self, listener: socket.socket, answer: Callable[[], Answer]) -> asyncio.Server:
-        """Answer at a bound socket, which the thread owns from now on. The thread calls `answer`."""
+        """Answer at a bound socket, which the thread owns from now on. It calls `answer`."""
 
         async def start() -> asyncio.Server:
             server = await self._loop.create_server(
@@ -178,7 +178,7 @@ class _Connection(asyncio.Protocol):
         self._slots.leave(self)
 
     def drop(self) -> None:
-        """Reset the connection: its client may never read, and must not fill the kernel's buffers."""
+        """Reset the connection: its client may never read, and would fill the kernel's buffers."""
         self._slots.leave(self)
         with suppress(OSError):
             self._transport.get_extra_info("socket").setsockopt(
