@@ -1,4 +1,8 @@
-"""What this machine can do for the node proxy, and what stands in its way. Leaves nothing behind."""
+"""Checks of this machine: whether the node proxy can run, what is in its way, what it lacks.
+
+A check changes nothing in the kernel, or takes back what it has tried. A failed check without the
+privilege is no proof, so its remedy is the privilege.
+"""
 
 import importlib.util
 import json
@@ -32,12 +36,13 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at."""
+    """One property of the machine."""
 
     name: str
     state: State
-    found: str
+    finding: str
     remedy: str = ""
+    """What to do about it; empty where nothing is to be done."""
 
 
 def diagnose() -> Iterator[Check]:
@@ -47,7 +52,7 @@ def diagnose() -> Iterator[Check]:
     yield privilege
     for check in (_queue(), _rules(), _datapath(), _kube_proxy()):
         if check.state is not State.OK and privilege.state is State.FAILED:
-            # What the kernel can do is not seen without it.
+            # Without the privilege the kernel refuses the check itself, whatever it can do.
             yield replace(check, remedy="ask again with the privilege")
         else:
             yield check
@@ -107,9 +112,10 @@ def _privilege() -> Check:
 
 
 def _queue() -> Check:
-    for number in (65534, 65533, 65532):
+    # Queues at the end of the range are the least likely to be in use.
+    for queue in (65534, 65533, 65532):
         try:
-            NativeQueue(number).close()
+            NativeQueue(queue).close()
         except QueueError as error:
             if "another process" in str(error):
                 continue
@@ -122,16 +128,17 @@ def _queue() -> Check:
 
 def _datapath() -> Check:
     try:
-        way, why = choose(DatapathName.AUTO, Commands())
-        if way is DatapathKind.FIRST_PACKET:
-            return Check("datapath", State.OK, f"{way}: {why}")
+        kind, reason = choose(DatapathName.AUTO, Commands())
+        if kind is DatapathKind.FIRST_PACKET:
+            return Check("datapath", State.OK, f"{kind}: {reason}")
+        # Every-packet needs rules that an installer can write here.
         probe(InstallerName.AUTO, Commands())
     except KbeNatError as error:
         return Check(
             "datapath", State.FAILED, f"none works: {error}", "install nft, or iptables and ipset"
         )
     remedy = "every packet costs, and connections wait while no daemon runs; install nft, if that is missing"
-    return Check("datapath", State.NOTE, f"{way}: {why}", remedy)
+    return Check("datapath", State.NOTE, f"{kind}: {reason}", remedy)
 
 
 def _rules() -> Check:
@@ -161,9 +168,9 @@ def _super_packets() -> Check:
     except (KbeNatError, ValueError) as error:
         return Check("super-packets", State.NOTE, f"devices cannot be listed: {error}")
     large = [
-        str(own.get("ifname"))
-        for own in devices
-        if any(own.get(setting, 0) > LARGEST_SUPER_PACKET for setting in SUPER_PACKET_SETTINGS)
+        str(device.get("ifname"))
+        for device in devices
+        if any(device.get(setting, 0) > LARGEST_SUPER_PACKET for setting in SUPER_PACKET_SETTINGS)
     ]
     if not large:
         return Check("super-packets", State.OK, "none of more than 64 kB")
@@ -177,6 +184,7 @@ def _super_packets() -> Check:
 
 
 def _setting(name: str, setting: str, wanted: str, good: str, bad: str) -> Check:
+    """Whether a setting of the kernel has this value; one that the kernel does not have is fine."""
     value = sysctl(setting)
     if value in (None, wanted):
         return Check(name, State.OK, good)

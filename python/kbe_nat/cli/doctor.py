@@ -1,6 +1,4 @@
-"""`kbe-nat doctor`: what this machine can do for the node proxy."""
-
-from dataclasses import asdict
+"""`kbe-nat doctor`: whether the node proxy can run on this machine, and what it lacks."""
 
 import typer
 
@@ -16,11 +14,21 @@ def doctor(output: OutputFormat = Format.TEXT) -> None:
     """
     checks = list(diagnose())
     if output is Format.JSON:
-        show_json([asdict(check) for check in checks])
+        show_json(
+            [
+                {
+                    "name": check.name,
+                    "state": check.state,
+                    "found": check.finding,
+                    "remedy": check.remedy,
+                }
+                for check in checks
+            ]
+        )
     else:
-        made = table("", "check", "", "found", "what to do")
+        rows = table("", "check", "", "found", "what to do")
         for check in checks:
-            made.add_row(check.name, check.state, check.found, check.remedy)
-        show(made)
+            rows.add_row(check.name, check.state, check.finding, check.remedy)
+        show(rows)
     if any(check.state is State.FAILED for check in checks):
         raise typer.Exit(1)

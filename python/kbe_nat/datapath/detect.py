@@ -1,4 +1,8 @@
-"""Which datapath this kernel can do."""
+"""Which datapath works in this kernel.
+
+First-packet is preferred: it needs nft's NAT maps, a way to queue packets, and events of conntrack,
+so the kernel is asked for each. Every-packet works wherever a `RuleInstaller` does.
+"""
 
 from enum import StrEnum
 
@@ -19,9 +23,9 @@ class DatapathName(StrEnum):
 
 
 def choose(name: DatapathName, runner: Runner) -> tuple[DatapathKind, str]:
-    """A datapath that works here, and why this one was taken; `runner` runs nft in the network
-    namespace of the calling thread. Raises `RulesError` when the kernel cannot do the one that is
-    asked for.
+    """A datapath that works here, and the reason for the choice. `runner` runs nft in the network
+    namespace of the calling thread. Raises `RulesError` when the kernel cannot do first-packet and
+    `name` asks for it.
     """
     if name is DatapathName.EVERY_PACKET:
         return DatapathKind.EVERY_PACKET, "as asked for: the engine translates every packet"
@@ -39,6 +43,6 @@ def choose(name: DatapathName, runner: Runner) -> tuple[DatapathKind, str]:
 
 
 def clean_up(runner: Runner, marks: Marks) -> None:
-    """Take away everything that a run of either datapath has left. Raises `RulesError`."""
+    """Remove the tables and rules that a run of either datapath has left. Raises `RulesError`."""
     NatProgram(runner, NftTables(), marks).remove()
     remove_rules(runner)

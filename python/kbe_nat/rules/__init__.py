@@ -1,1 +1,1 @@
-"""Rules, sets and maps of the kernel: what they say, and how they get there."""
+"""Rules, sets and maps of the kernel: their values, and how they get into it."""

@@ -11,23 +11,25 @@ class Runner(Protocol):
     """Runs commands."""
 
     def run(self, command: Sequence[str], text: str = "") -> str:
-        """What the command prints, when it got `text` to read. Raises `RulesError` when it fails."""
+        """Returns the output of the command, with `text` as its input. Raises `RulesError` when the
+        command fails.
+        """
         ...
 
 
 class Commands:
-    """Runs commands here, or behind a prefix such as `nsenter --net=...`. One that hangs is killed."""
+    """Runs commands here, or behind a prefix such as `nsenter --net=...`, and kills one that hangs."""
 
     def __init__(self, prefix: Sequence[str] = (), haste: Haste | None = None) -> None:
-        """`haste` shortens the time limit of what runs."""
+        """`haste` shortens the time limits."""
         self._prefix = tuple(prefix)
         self._haste = haste
         self._longest = 0
-        """Characters that a command got to read."""
+        """Characters of the longest input so far."""
 
     def run(self, command: Sequence[str], text: str = "") -> str:
-        """See `Runner.run`. Takes `LIMIT_SECONDS` at most, and more by what was put in so far: a
-        command after that may list it.
+        """See `Runner.run`. Takes `LIMIT_SECONDS` at most, and more after a long input: a later
+        command may list everything that it has put into the kernel.
         """
         self._longest = max(self._longest, len(text))
         seconds = LIMIT_SECONDS + self._longest / CHARACTERS_PER_SECOND
@@ -39,4 +41,4 @@ class Commands:
 LIMIT_SECONDS: Final = 5.0
 """A transaction takes tens of milliseconds."""
 CHARACTERS_PER_SECOND: Final = 100_000
-"""What a command reads at least on a busy node: some 2,000 elements of ipset."""
+"""The pace of commands on a busy node, at least: some 2,000 elements of ipset a second."""

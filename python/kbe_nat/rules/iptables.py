@@ -57,7 +57,9 @@ class Iptables:
             self._restore(of_family.family, _install_lines(of_family, saved))
         for family in SAVE.keys() - {of_family.family for of_family in wanted}:
             self._restore(family, _remove_lines(self._runner.run(SAVE[family])))
-        elements = {name: text for of_family in wanted for name, text in _listed(of_family)}
+        elements = {
+            name: text for of_family in wanted for name, text in _listed_elements(of_family)
+        }
         self._destroy_sets(except_for=elements.keys())
         # The kernel spells a rule as it likes, so its spelling is read back, but only once for the
         # same rules: a foreign change between writing and reading must not pass for ours.
@@ -80,7 +82,7 @@ class Iptables:
         self._installed = wanted
         changed_names = {set_name(change.kind, change.family) for change in changes}
         for of_family in wanted:
-            for name, elements in _listed(of_family, changed_names):
+            for name, elements in _listed_elements(of_family, changed_names):
                 self._elements[name] = elements
 
     def missing(self) -> tuple[str, ...]:
@@ -148,7 +150,7 @@ class Iptables:
         return {family: self._runner.run(save) for family, save in SAVE.items()}
 
 
-def _listed(
+def _listed_elements(
     rules: RuleSet, names: Iterable[str] | None = None
 ) -> Iterator[tuple[str, frozenset[str]]]:
     """By set, or by those of these names, the elements as ipset lists them."""

@@ -70,9 +70,9 @@ def _match_words(match: Match, family: Family) -> tuple[str, str]:
         case Protocol():
             return "", f"-p {match}"
         case Mark(bit):
-            return "mark", f"--mark {_masked(bit)}"
+            return "mark", f"--mark {_mark_and_mask(bit)}"
         case ConnMark(bit):
-            return "connmark", f"--mark {_masked(bit)}"
+            return "connmark", f"--mark {_mark_and_mask(bit)}"
         case CtState():
             return "conntrack", f"--ctstate {match.upper()}"
         case CtDirection():
@@ -93,7 +93,7 @@ def _target_words(target: Target, family: Family) -> str:
             numbers = f"num {first}" if first == last else f"balance {first}:{last}"
             return f"NFQUEUE --queue-{numbers}{' --queue-bypass' if bypass else ''}"
         case SetConnMark(bit):
-            return f"CONNMARK --set-xmark {_masked(bit)}"
+            return f"CONNMARK --set-xmark {_mark_and_mask(bit)}"
         case Reject.TCP_RESET:
             return "REJECT --reject-with tcp-reset"
         case Reject.PORT_UNREACHABLE:
@@ -105,12 +105,12 @@ def _target_words(target: Target, family: Family) -> str:
             return target.upper()
 
 
-def _masked(bit: int) -> str:
+def _mark_and_mask(bit: int) -> str:
     return f"{bit:#x}/{bit:#x}"
 
 
 def set_lines(rules: RuleSet) -> Iterator[str]:
-    """Each set is filled under another name and swapped in, so that no packet finds it half full."""
+    """Each set is filled under another name and swapped in: no packet finds it half full."""
     inet = "inet6" if rules.family == Family.IPV6 else "inet"
     for kind, elements in rules.sets.items():
         name = set_name(kind, rules.family)

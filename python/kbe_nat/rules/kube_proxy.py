@@ -1,4 +1,6 @@
-"""Whether kube-proxy's rules are on this node too: then two proxies decide about the same Services."""
+"""Whether kube-proxy's rules are on this node too. If so, two proxies decide about the same
+Services.
+"""
 
 from typing import Final
 
@@ -7,22 +9,22 @@ from kbe_nat.rules.commands import Runner
 
 
 def kube_proxy_rules(runner: Runner) -> tuple[str, ...]:
-    """Where kube-proxy's rules stand, for people; empty where there are none, or nobody can tell.
+    """Where kube-proxy's rules are, for people; empty where there are none, and where no command
+    can list them.
 
     Changes nothing: without `-t`, iptables-save lists the tables that are there, and makes none.
     Cost: four commands.
     """
-    found = []
+    places = []
     for command, line, place in PLACES:
         try:
             listed = runner.run(command)
         except RulesError:
-            # Another back end's command is missing, or the privilege: it is said where it is
-            # needed.
+            # Where the command or the privilege is needed, its absence is an error.
             continue
-        if any(own.startswith(line) for own in listed.splitlines()):
-            found.append(place)
-    return tuple(found)
+        if any(text.startswith(line) for text in listed.splitlines()):
+            places.append(place)
+    return tuple(places)
 
 
 PLACES: Final = (

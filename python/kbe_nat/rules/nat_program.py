@@ -14,7 +14,7 @@ write two of our rules. So it makes a table only, and everything else goes to th
 - *Compared*: the kernel's generation grows by one with each transaction of any program. While it
   stays, no table has changed and `missing` costs one message. After a transaction of ours that was
   the only one, the tables are as they should be too. Otherwise the chains are compared with their
-  first listing, and every set with the sum of its elements' fingerprints, which each change adjusts.
+  first listing, and every set with the sum of its elements' fingerprints; each change adjusts it.
 
 Tables are told by the beginning of their names, so those of a run that crashed, or of another
 version with other chains, are found and replaced.
@@ -61,7 +61,7 @@ DNAT_CHAIN: Final = "dnat-by-mark"
 
 @dataclass(frozen=True, slots=True)
 class NatTableChange:
-    """What is to be different, for one family."""
+    """A change of one family's elements."""
 
     family: Family
     added: Mapping[Address, int] = field(default_factory=dict)
@@ -249,7 +249,7 @@ class NatProgram:
     def _commit_rules(
         self, tables: list[NftTable], fill: Callable[[Transaction], None] = lambda _: None
     ) -> None:
-        """Commit the rules of these tables which nft cannot write, and the steps that `fill` adds."""
+        """Commit the rules that nft cannot write, and the steps that `fill` adds."""
         for is_native in (True, False):
             transaction = Transaction()
             for table in tables:

@@ -6,8 +6,8 @@ Theory of operation. The first packet of a connection to a frontend passes two h
    to the queue. The engine's verdict comes back as a mark that holds the backend's id.
 2. At NAT's priority the packet takes the chain of the set that has its frontend. First `verdict`
    carries the mark out: `dnat-by-mark` looks up the backend and clears the mark in the same rule,
-   or `rejection` answers. A packet without a verdict falls back to the standby: `standby-dnat` looks
-   up a backend for its frontend, or `reject-unserved` rejects it.
+   or `rejection` answers. A packet without a verdict falls back to the standby: `standby-dnat`
+   looks up a backend for its frontend, or `reject-unserved` rejects it.
 
 The queue's chain must be another one than NAT's, and ahead of it. NFQUEUE ends its chain: a packet
 that bypasses the queue, or comes back from it, continues at the next hook, where both cases meet.
@@ -38,7 +38,7 @@ from kbe_nat.rules.standby import Standby
 
 
 class NatSet(StrEnum):
-    """The maps and sets of a table, by their names. Those of frontends share their name with the
+    """The maps and sets of a table, by their names. A set of frontends shares its name with the
     chain that a packet to such a frontend takes.
     """
 
@@ -64,7 +64,7 @@ Elements: TypeAlias = Mapping[Key, Address | None]
 
 @dataclass(frozen=True, slots=True)
 class NatTable:
-    """What the kernel translates to, for one family."""
+    """The contents of one family's table."""
 
     family: Family
     backends: Mapping[Address, int] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class NatTable:
 
     @property
     def shape(self) -> object:
-        """What rules are made of: another one needs another table."""
+        """The values that are in rules: another shape needs another table."""
         return self.ranges, self.resets_tcp
 
 

@@ -52,7 +52,9 @@ class Nftables:
             self._listed = self._read_back(wanted)
         self._installed = wanted
         self._elements = {
-            rules.family: {kind: _listed(elements) for kind, elements in rules.sets.items()}
+            rules.family: {
+                kind: _listed_elements(elements) for kind, elements in rules.sets.items()
+            }
             for rules in wanted
         }
 
@@ -72,11 +74,11 @@ class Nftables:
             [elements] = [
                 rules.sets[change.kind] for rules in wanted if rules.family == change.family
             ]
-            self._elements[change.family][change.kind] = _listed(elements)
+            self._elements[change.family][change.kind] = _listed_elements(elements)
 
     def missing(self) -> tuple[str, ...]:
-        """See `RuleInstaller.missing`. Cost: linear in the elements of all tables of the kernel: nft
-        reads them to list any.
+        """See `RuleInstaller.missing`. Cost: linear in the elements of all tables of the kernel,
+        because nft reads all to list one.
         """
         present = self._families()
         return tuple(
@@ -116,7 +118,7 @@ class Nftables:
             self._runner.run(RUN, text)
 
     def _families(self) -> list[Family]:
-        """Those in which there is a table of ours."""
+        """Families with a table of ours."""
         tables = self._runner.run(LIST_TABLES).splitlines()
         return [family for family, name in FAMILIES.items() if f"table {name} {TAG}" in tables]
 
@@ -156,7 +158,7 @@ def _without_elements(listed: str) -> str:
     return ELEMENTS.sub("", listed)
 
 
-def _listed(elements: Iterable[Element]) -> frozenset[str]:
+def _listed_elements(elements: Iterable[Element]) -> frozenset[str]:
     """As nft lists them."""
     return frozenset(element_text(canonical(element)) for element in elements)
 

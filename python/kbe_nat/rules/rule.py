@@ -122,7 +122,7 @@ class ConnMark:
 
 
 class CtState(StrEnum):
-    """What conntrack says of the packet."""
+    """The packet's state in conntrack."""
 
     UNTRACKED = "untracked"
     RELATED = "related"
