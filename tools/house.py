@@ -77,7 +77,7 @@ HARD: Final = (
     "python/kbe_nat/sources/store.py",
     "rust/engine/src/conntrack.rs",
     "rust/engine/src/pipeline.rs",
-    "rust/datapath/src/flows.rs",
+    "rust/datapath/src/conntrack_sync.rs",
     "rust/netlink/src/queue.rs",
 )
 """Files whose steps need a reason beside them."""

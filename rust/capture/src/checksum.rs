@@ -4,8 +4,8 @@
 //! The engine changes a checksum by what a translation changes under it, which is right for a right
 //! one. A host that leaves the work to its device writes the sum of the pseudo header into the
 //! field instead (Linux with the length, Windows without), to which the device adds the rest. Such
-//! a sum must become that of the new pseudo header. What stands in the field of an uncut segment
-//! may also be nothing at all; it stays.
+//! a sum must become that of the new pseudo header. The field of an uncut segment may also
+//! hold neither; then it stays.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -59,7 +59,7 @@ fn settle_family<A: Wire>(captured: &[u8], translated: &mut [u8], is_whole: bool
     }
 }
 
-/// What a host leaves in the field for its device to go on with.
+/// The sum that a host leaves in the field for its device to complete.
 fn pseudo_sum<A: Wire>(headers: &Headers<A>, length: usize) -> [u8; 2] {
     checksum::complete(pseudo(headers, length), &[]).map(|byte| !byte)
 }

@@ -1,4 +1,4 @@
-//! What can be wrong with a capture file.
+//! Faults of a capture file, and their places.
 
 /// Why a capture cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -17,7 +17,7 @@ pub enum CaptureError {
     Damaged {
         /// Where the damage shows.
         place: Place,
-        /// What is wrong.
+        /// The fault.
         reason: String,
     },
 }
@@ -25,7 +25,7 @@ pub enum CaptureError {
 /// Where something is in a capture file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Place {
-    /// What stands there.
+    /// The kind of thing that stands there.
     pub what: Item,
     /// Its number among its like, from 1.
     pub number: u64,
@@ -33,7 +33,7 @@ pub struct Place {
     pub offset: u64,
 }
 
-/// What a capture file consists of.
+/// A part of a capture file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Item {
     /// A frame with its time.
@@ -52,7 +52,7 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// What is wrong, before it is known where.
+/// A fault, before its place is added.
 pub(crate) enum Wrong {
     Io(std::io::Error),
     Record(Item, String),

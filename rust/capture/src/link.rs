@@ -41,13 +41,13 @@ impl Link {
             Self::Cooked => (14, 16),
             Self::Cooked2 => (0, 20),
         };
-        let mut found = number(frame, ether_type)?;
+        let mut inner = number(frame, ether_type)?;
         let mut length = length;
-        while matches!(found, 0x8100 | 0x88a8 | 0x9100) {
-            found = number(frame, length + 2)?;
+        while matches!(inner, 0x8100 | 0x88a8 | 0x9100) {
+            inner = number(frame, length + 2)?;
             length += 4;
         }
-        (matches!(found, 0x0800 | 0x86dd) && frame.len() > length).then_some(length)
+        (matches!(inner, 0x0800 | 0x86dd) && frame.len() > length).then_some(length)
     }
 
     /// The header for an answer to a frame that had `header`: back to where it came from.

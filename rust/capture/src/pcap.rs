@@ -6,7 +6,7 @@ use crate::record::{Kind, Read, Record, TimedRecord};
 use crate::source::{Order, Source};
 use crate::{CaptureError, MAX_FRAME, MAX_RECORD};
 
-/// What the header of a file says of its records.
+/// The layout of the records, as the file's header gives it.
 pub(crate) struct Format {
     order: Order,
     /// Length of the unit of fractions of a second, in nanoseconds.

@@ -7,7 +7,7 @@ use crate::record::{Block, Kind, Read, Record, SectionStart, TimedRecord, option
 use crate::source::{Order, Source};
 use crate::{MAX_FRAME, MAX_RECORD};
 
-/// What is known of the section that is read.
+/// The section that is read, as far as its blocks describe it.
 pub(crate) struct Section {
     order: Order,
     interfaces: Vec<Interface>,
@@ -111,13 +111,13 @@ impl Section {
             }
             ENHANCED => {
                 let interface = order.u32(&bytes, 8);
-                self.enhanced(bytes, interface).map(Read::Frame)
+                self.enhanced_packet(bytes, interface).map(Read::Frame)
             }
             OBSOLETE => {
                 let interface = u32::from(order.u16(&bytes, 8));
-                self.enhanced(bytes, interface).map(Read::Frame)
+                self.enhanced_packet(bytes, interface).map(Read::Frame)
             }
-            SIMPLE => self.simple(bytes, time).map(Read::Frame),
+            SIMPLE => self.simple_packet(bytes, time).map(Read::Frame),
             _ => Ok(Read::Block(Block { bytes, section: None })),
         }
     }
@@ -128,7 +128,7 @@ impl Section {
         self.interfaces.get(number as usize).copied().ok_or_else(missing)
     }
 
-    fn enhanced(&self, bytes: Vec<u8>, interface: u32) -> Result<TimedRecord, Wrong> {
+    fn enhanced_packet(&self, bytes: Vec<u8>, interface: u32) -> Result<TimedRecord, Wrong> {
         if bytes.len() < 32 {
             return Err(Wrong::packet("its block is too short for a packet".to_owned()));
         }
@@ -137,10 +137,10 @@ impl Section {
             u64::from(self.order.u32(&bytes, 12)) << 32 | u64::from(self.order.u32(&bytes, 16));
         let length = self.order.u32(&bytes, 20) as usize;
         let time = interface.nanoseconds(stamp);
-        self.found(bytes, 28, length, (interface, time), Kind::Enhanced)
+        self.packet(bytes, 28, length, (interface, time), Kind::Enhanced)
     }
 
-    fn simple(&self, bytes: Vec<u8>, time: u64) -> Result<TimedRecord, Wrong> {
+    fn simple_packet(&self, bytes: Vec<u8>, time: u64) -> Result<TimedRecord, Wrong> {
         if bytes.len() < 16 {
             return Err(Wrong::packet("its block is too short for a packet".to_owned()));
         }
@@ -148,10 +148,10 @@ impl Section {
         // The rest of the block is padding.
         let original = self.order.u32(&bytes, 8);
         let length = (original.min(interface.limit) as usize).min(bytes.len() - 16);
-        self.found(bytes, 12, length, (interface, time), Kind::Simple { limit: interface.limit })
+        self.packet(bytes, 12, length, (interface, time), Kind::Simple { limit: interface.limit })
     }
 
-    fn found(
+    fn packet(
         &self,
         bytes: Vec<u8>,
         start: usize,
@@ -192,7 +192,8 @@ impl Interface {
         Ok(interface)
     }
 
-    /// A time stamp of this interface in nanoseconds since 1970; what cannot be said so is cut off.
+    /// A time stamp of this interface in nanoseconds since 1970, cut to the nearest time that
+    /// nanoseconds can say.
     fn nanoseconds(self, stamp: u64) -> u64 {
         let exponent = u32::from(self.resolution & 0x7f);
         let per_second = if self.resolution & 0x80 == 0 {
@@ -200,14 +201,15 @@ impl Interface {
         } else {
             1u128.checked_shl(exponent)
         };
-        let own = per_second.map_or(0, |per_second| u128::from(stamp) * 1_000_000_000 / per_second);
+        let since_offset =
+            per_second.map_or(0, |per_second| u128::from(stamp) * 1_000_000_000 / per_second);
         // At most 2^64 * 10^9 < 2^94.
-        let time = own as i128 + i128::from(self.offset) * 1_000_000_000;
+        let time = since_offset as i128 + i128::from(self.offset) * 1_000_000_000;
         u64::try_from(time.max(0)).unwrap_or(u64::MAX)
     }
 }
 
-/// Type, length, and what stands there last, the length again; a section's byte order in between.
+/// Type and length, and behind the content the length again; a section's byte order in between.
 const START: usize = 12;
 const BYTE_ORDER: u32 = 0x1a2b_3c4d;
 /// The same in either byte order.

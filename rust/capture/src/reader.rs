@@ -71,13 +71,13 @@ impl Batch {
     }
 }
 
-/// What a frame is.
+/// A frame, as its record and its link type describe it.
 #[derive(Clone, Debug)]
 pub(crate) struct Frame {
     time: u64,
     /// `None`: its link type is not read, and it holds no packet.
     pub(crate) link: Option<Link>,
-    /// Length of what stands in front of the IP packet: all of it, if there is none.
+    /// Bytes in front of the IP packet: all of them, where there is no packet.
     pub(crate) header: usize,
     /// Length of the IP packet as it was captured, with any trailer.
     pub(crate) captured: usize,
@@ -88,8 +88,7 @@ pub(crate) struct Frame {
 pub struct Reader {
     source: Source,
     layout: Layout,
-    /// What was read to know the format: the header of a pcap file, or the start of the first
-    /// block.
+    /// The bytes that tell the format: the header of a pcap file, or the start of the first block.
     head: Vec<u8>,
     /// Packets that were read.
     packets: u64,
@@ -162,8 +161,8 @@ impl Reader {
     }
 
     /// The next frames: at most `max_packets`, captured at most `max_span` nanoseconds after the
-    /// first. `None` at the end; what is read is held in memory once. A file that was cut off ends
-    /// with its last whole frame: see [`Reader::cut`].
+    /// first. `None` at the end. A batch is held in memory once. A file that was cut off ends with
+    /// its last whole frame: see [`Reader::cut`].
     ///
     /// # Errors
     /// [`CaptureError::Damaged`] with the place of the damage.
@@ -179,21 +178,21 @@ impl Reader {
             batch.push(first);
         }
         while batch.len() < max_packets && batch.held < MAX_BATCH {
-            let found = match self.next()? {
+            let frame = match self.next()? {
                 None | Some(Read::Cut(_)) => break,
                 Some(Read::Block(block)) => {
                     batch.held += block.bytes.len();
                     batch.blocks.push((batch.len(), block));
                     continue;
                 }
-                Some(Read::Frame(found)) => found,
+                Some(Read::Frame(frame)) => frame,
             };
-            let start = *start.get_or_insert(found.time);
-            if found.time.saturating_sub(start) > max_span {
-                self.ahead = Some(found);
+            let start = *start.get_or_insert(frame.time);
+            if frame.time.saturating_sub(start) > max_span {
+                self.ahead = Some(frame);
                 break;
             }
-            batch.push(found);
+            batch.push(frame);
         }
         if let Layout::PcapNg(section) = &self.layout {
             let ahead = self.ahead.as_ref().map_or(0, |ahead| ahead.record.bytes.len() as u64);
@@ -267,7 +266,7 @@ fn total_length(packet: &[u8], whole: usize) -> usize {
     }
 }
 
-/// What a file that is no capture may be, by how it begins.
+/// Formats for which a file is no capture, by how they begin.
 fn seems(head: &[u8]) -> &'static str {
     match head {
         [0x1f, 0x8b, ..] => ": it is compressed by gzip, unpack it first",

@@ -1,5 +1,5 @@
-//! The records of a capture file, as their own bytes: what is not changed is written as it was
-//! read.
+//! The records of a capture file. A record keeps its bytes, so one that is not changed is written
+//! as it was read.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use crate::error::Item;
 use crate::link::Link;
 use crate::source::Order;
 
-/// What was read.
+/// One step of reading.
 pub(crate) enum Read {
     Frame(TimedRecord),
     Block(Block),
@@ -27,7 +27,7 @@ pub(crate) struct TimedRecord {
 #[derive(Clone, Debug)]
 pub(crate) struct Block {
     pub(crate) bytes: Vec<u8>,
-    /// Of a section header: what it says, and how long the section before it was.
+    /// The section that a section header begins.
     pub(crate) section: Option<SectionStart>,
 }
 
@@ -109,14 +109,14 @@ impl Record {
         let place = self.original_place();
         let mut bytes = self.bytes[..self.frame.start].to_vec();
         bytes[place..place + 4].copy_from_slice(&self.order.bytes(original));
-        let kept = match self.kind {
+        let length = match self.kind {
             Kind::Simple { limit } => frame.len().min(limit as usize),
             Kind::Pcap | Kind::Enhanced => {
                 bytes[place - 4..place].copy_from_slice(&self.order.bytes(frame.len() as u32));
                 frame.len()
             }
         };
-        bytes.extend_from_slice(&frame[..kept]);
+        bytes.extend_from_slice(&frame[..length]);
         self.frame.end = bytes.len();
         if self.kind != Kind::Pcap {
             bytes.resize(bytes.len().next_multiple_of(4), 0);
@@ -144,16 +144,16 @@ impl Record {
             return Vec::new();
         }
         let bytes = self.option_bytes();
-        let mut kept = Vec::with_capacity(bytes.len());
+        let mut options = Vec::with_capacity(bytes.len());
         let mut read = 0;
-        for option in options(self.order, bytes) {
+        for option in self::options(self.order, bytes) {
             if option.code != HASH {
-                kept.extend_from_slice(&bytes[option.whole.clone()]);
+                options.extend_from_slice(&bytes[option.whole.clone()]);
             }
             read = option.whole.end;
         }
-        kept.extend_from_slice(&bytes[read..]);
-        kept
+        options.extend_from_slice(&bytes[read..]);
+        options
     }
 }
 

@@ -1,4 +1,4 @@
-//! What became of the frames, as a capture of the format that they came in.
+//! Writes frames with their new packets, as a capture of the format that they came in.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
@@ -15,8 +15,8 @@ use crate::sink::Sink;
 /// Frames that wait for a held one in front of them, at most.
 const MAX_WAITING: usize = 4096;
 
-/// Writes frames in the order in which they were read: those behind a held fragment wait until it
-/// is decided.
+/// Writes frames in the order in which they were read. Frames behind a held fragment wait until the
+/// fragment is decided.
 pub struct Writer {
     sink: Sink,
     answer: RejectWith,
@@ -72,7 +72,7 @@ impl Writer {
                     let mut packet = packet.to_vec();
                     let is_whole = frame.captured >= packet.len();
                     settle(&batch.packets[start..end], &mut packet, is_whole);
-                    self.push(Slot::Ready(changed(frame, &packet)))?;
+                    self.push(Slot::Ready(with_packet(frame, &packet)))?;
                 }
                 Action::Hold => self.push(Slot::Held(verdict.ticket, frame.clone()))?,
                 Action::Reject => {
@@ -98,7 +98,7 @@ impl Writer {
     /// # Errors
     /// When the file cannot be written.
     pub fn release(&mut self, ticket: u32, packet: Option<&[u8]>) -> Result<(), CaptureError> {
-        let decided = |frame: &Frame| packet.map(|packet| changed(frame, packet));
+        let decided = |frame: &Frame| packet.map(|packet| with_packet(frame, packet));
         if let Some(frame) = self.late.remove(&ticket) {
             return decided(&frame).map_or(Ok(()), |record| self.sink.record(&record));
         }
@@ -162,7 +162,7 @@ impl Writer {
                 }
                 self.sink.block(&block)
             }
-            // Nobody waits for it any more.
+            // Its datagram was never decided, and no frame waits for it any more.
             Slot::Held(..) => Ok(()),
         }
     }
@@ -170,7 +170,7 @@ impl Writer {
 
 /// The record of a frame whose packet is now `packet`, of which only as much as was captured
 /// counts.
-fn changed(frame: &Frame, packet: &[u8]) -> Record {
+fn with_packet(frame: &Frame, packet: &[u8]) -> Record {
     let mut record = frame.record.clone();
     let mut bytes = record.frame().to_vec();
     let length = frame.captured.min(packet.len());

@@ -1,4 +1,5 @@
-//! The driver of a queue of the kernel: what a verdict of the engine means for netfilter.
+//! The driver of a queue of the kernel, which gives a verdict of the engine its meaning for
+//! netfilter.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -129,18 +130,19 @@ impl PacketQueue for KernelQueue {
         released: Vec<Released>,
     ) -> Result<(), QueueError> {
         let (marks, rewrite, held) = (self.marks, &self.rewrite, &mut self.held);
-        let given = self.queue.packets().filter(|(message, _)| !is_lost(message, rewrite));
-        for (verdict, (message, _)) in verdicts.iter().zip(given) {
+        let packets = self.queue.packets().filter(|(message, _)| !is_lost(message, rewrite));
+        for (verdict, (message, _)) in verdicts.iter().zip(packets) {
             if verdict.action == Action::Hold {
                 held.insert(verdict.ticket, message.id);
             }
         }
         let late: Vec<VerdictMessage<'_>> = released
             .iter()
-            .filter_map(|own| {
+            .filter_map(|released| {
                 // The kernel masquerades by flow: fragments that follow need no mark but ours.
-                held.remove(&own.ticket)
-                    .map(|id| verdict_message(&own.verdict, marks, rewrite, id, 0, &own.packet))
+                held.remove(&released.ticket).map(|id| {
+                    verdict_message(&released.verdict, marks, rewrite, id, 0, &released.packet)
+                })
             })
             .collect();
         let mut verdicts = verdicts.iter();

@@ -78,8 +78,8 @@ pub struct Loop {
 
 impl Loop {
     /// Passes every packet of `queue` through `engine` until the queue ends or [`Loop::stop`] is
-    /// called. What was received gets its verdicts first, and so does what is in a queue that can
-    /// be bypassed.
+    /// called. Ahead of the end, packets that were received get their verdicts, and so do those that
+    /// wait in a queue which can be bypassed.
     ///
     /// A defect of the engine costs the packets of one batch, not the loop: its tables are
     /// consistent between packets (F15).
@@ -116,7 +116,7 @@ impl Loop {
         verdicts.clear();
         let mut packets = queue.packets();
         let mut engine = engine.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_sound = guarded(&mut packets, verdicts, |packets, verdicts| {
+        let is_sound = process_guarded(&mut packets, verdicts, |packets, verdicts| {
             engine.process_batch(now, packets, verdicts);
         });
         let count = packets.len() as u64;
@@ -158,7 +158,7 @@ impl Loop {
 }
 
 /// Verdicts on all packets, as `process` says, or a drop for each if it panics; whether it did not.
-fn guarded(
+fn process_guarded(
     packets: &mut [Packet<'_>],
     verdicts: &mut Vec<Verdict>,
     process: impl FnOnce(&mut [Packet<'_>], &mut Vec<Verdict>),
@@ -217,21 +217,21 @@ mod tests {
     fn every_packet_gets_its_verdict_until_the_queue_ends() {
         let mut queue =
             Script { batches: vec![vec![vec![0xff]], vec![vec![], vec![]]], ..Script::default() };
-        let own = Loop::default();
-        own.run(&Mutex::new(Engine::new(Config::default())), &mut queue)
+        let work = Loop::default();
+        work.run(&Mutex::new(Engine::new(Config::default())), &mut queue)
             .expect("the script does not fail");
         assert_eq!(queue.actions, [Action::Accept, Action::Accept, Action::Drop]);
-        assert_eq!((own.packets(), own.batches(), own.panics()), (3, 2, 0));
+        assert_eq!((work.packets(), work.batches(), work.panics()), (3, 2, 0));
     }
 
     #[test]
     fn a_stopped_loop_takes_nothing() {
         let mut queue = Script { batches: vec![vec![vec![]]], ..Script::default() };
-        let own = Loop::default();
-        own.stop();
-        own.run(&Mutex::new(Engine::new(Config::default())), &mut queue)
+        let work = Loop::default();
+        work.stop();
+        work.run(&Mutex::new(Engine::new(Config::default())), &mut queue)
             .expect("the script does not fail");
-        assert_eq!((own.batches(), queue.batches.len()), (0, 1));
+        assert_eq!((work.batches(), queue.batches.len()), (0, 1));
     }
 
     #[test]
@@ -241,11 +241,11 @@ mod tests {
             batches: vec![vec![vec![]], vec![vec![]]],
             ..Script::default()
         };
-        let own = Loop::default();
-        own.stop();
-        own.run(&Mutex::new(Engine::new(Config::default())), &mut queue)
+        let work = Loop::default();
+        work.stop();
+        work.run(&Mutex::new(Engine::new(Config::default())), &mut queue)
             .expect("the script does not fail");
-        assert_eq!((own.batches(), queue.actions.len()), (2, 2));
+        assert_eq!((work.batches(), queue.actions.len()), (2, 2));
     }
 
     #[test]
@@ -256,7 +256,7 @@ mod tests {
         let mut packets =
             [one, two].map(|bytes| Packet { bytes: &mut bytes[..], meta: Meta::default() });
         let mut verdicts = Vec::new();
-        let is_sound = guarded(&mut packets, &mut verdicts, |_, verdicts| {
+        let is_sound = process_guarded(&mut packets, &mut verdicts, |_, verdicts| {
             verdicts.push(Verdict::new(Action::Accept, Cause::NotOurs));
             panic!("a defect");
         });

@@ -1,5 +1,5 @@
-//! The addresses of this network namespace (`linux/rtnetlink.h`, `linux/if_addr.h`): those that are
-//! there, and whether they, or its devices, have changed.
+//! The addresses of this network namespace (`linux/rtnetlink.h`, `linux/if_addr.h`), and whether they
+//! or its devices have changed.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn ones_own_address_is_not_the_peers() {
         let read = |bytes: &[u8]| {
-            Address::parse(bytes).map(|own| (own.address.to_string(), own.is_global))
+            Address::parse(bytes).map(|address| (address.address.to_string(), address.is_global))
         };
         let four = message(
             2,
@@ -164,9 +164,9 @@ mod tests {
 
     #[test]
     fn this_namespaces_addresses_are_read() {
-        let mut own = Addresses::open().expect("no privilege is needed");
-        assert!(!own.has_changed().expect("nothing has happened"));
-        assert!(own.all().is_ok());
+        let mut addresses = Addresses::open().expect("no privilege is needed");
+        assert!(!addresses.has_changed().expect("nothing has happened"));
+        assert!(addresses.all().is_ok());
     }
 
     proptest! {

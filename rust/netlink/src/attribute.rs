@@ -43,7 +43,7 @@ pub(crate) struct Head {
     pub(crate) sequence: u32,
     /// `None` for any.
     pub(crate) family: Option<Family>,
-    /// What the subsystem numbers, such as queues.
+    /// A number of the subsystem's, such as that of a queue.
     pub(crate) resource: u16,
 }
 
@@ -98,8 +98,8 @@ pub(crate) fn put_nested(bytes: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut 
 pub(crate) fn put(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
     let padding = put_header(bytes, kind, value.len());
     bytes.extend_from_slice(value);
-    // What stands elsewhere counts too, so it is not the length of `bytes` that is to be a multiple
-    // of four.
+    // Bytes that stand elsewhere count too, so the length of `bytes` need not be a multiple of
+    // four.
     bytes.resize(bytes.len() + padding, 0);
 }
 
@@ -152,7 +152,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_is_put_is_found() {
+    fn attributes_are_read_as_they_were_put() {
         let mut bytes = Vec::new();
         let start = open(&mut bytes, Head { kind: 1, resource: 0x1234, ..Head::default() });
         put(&mut bytes, 3, &[1, 2, 3, 4]);
@@ -164,12 +164,9 @@ mod tests {
             u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize
         );
         assert_eq!(&bytes[18..20], &[0x12, 0x34]);
-        let found: Vec<_> = attributes(&bytes[HEADER..]).collect();
-        assert_eq!(
-            found,
-            [(3, &[1u8, 2, 3, 4][..]), (10, b"odd"), (11, &[5, 0, 1, 0, 7, 0, 0, 0])]
-        );
-        assert_eq!(attributes(found[2].1).collect::<Vec<_>>(), [(1, &[7u8][..])]);
+        let all: Vec<_> = attributes(&bytes[HEADER..]).collect();
+        assert_eq!(all, [(3, &[1u8, 2, 3, 4][..]), (10, b"odd"), (11, &[5, 0, 1, 0, 7, 0, 0, 0])]);
+        assert_eq!(attributes(all[2].1).collect::<Vec<_>>(), [(1, &[7u8][..])]);
         assert_eq!(
             messages(&bytes).map(|(kind, own)| (kind, own.len())).collect::<Vec<_>>(),
             [(1, bytes.len())]

@@ -1,5 +1,5 @@
-//! Flows of the kernel's connection tracking (`linux/netfilter/nfnetlink_conntrack.h`): those that
-//! are there, what happens to them, and how to end one.
+//! Flows of the kernel's connection tracking (`linux/netfilter/nfnetlink_conntrack.h`):
+//! dumps, events, and requests to end one.
 //!
 //! Only flows of the default zone: another zone is another program's view of packets that may be
 //! tracked in ours as well.

@@ -8,8 +8,8 @@
 //! - Reading may fail half-way, because the socket's buffer ran over. The kernel still has the rest
 //!   then: it refuses the next request (`EBUSY`), and the rest must not pass for a part of the next
 //!   answer. So the next exchange drains the socket first.
-//! - A transaction has no message that ends its answer. But the kernel has applied or refused all of
-//!   it when `send` returns, so its answer is what waits at the socket then.
+//! - A transaction has no message that ends its answer. But the kernel has applied or refused all
+//!   of it when `send` returns, so the answer waits at the socket then.
 
 use std::io::{self, IoSlice};
 use std::time::Instant;
@@ -94,11 +94,11 @@ impl Exchange {
         loop {
             while !self.take()? {
                 // A signal may end the wait early.
-                let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() {
+                let rest = deadline.saturating_duration_since(Instant::now());
+                if rest.is_zero() {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
-                self.socket.wait(left)?;
+                self.socket.wait(rest)?;
             }
             for (kind, message) in self.inbox.messages() {
                 match kind {
@@ -139,7 +139,7 @@ mod tests {
         request
     }
 
-    fn counted(exchange: &mut Exchange) -> usize {
+    fn count_devices(exchange: &mut Exchange) -> usize {
         let mut count = 0;
         exchange.ask(&devices(), |_, _| count += 1).expect("the kernel answers");
         count
@@ -148,13 +148,13 @@ mod tests {
     #[test]
     fn the_rest_of_an_answer_is_no_part_of_the_next() {
         let mut exchange = Exchange::open(libc::NETLINK_ROUTE).expect("a socket");
-        let devices_there = counted(&mut exchange);
+        let devices_there = count_devices(&mut exchange);
         assert!(devices_there > 0, "loopback is everywhere");
         // The kernel has more to say than one read takes.
         exchange.socket.send(&[IoSlice::new(&devices())]).expect("the kernel listens");
         exchange.is_read = false;
-        assert_eq!(counted(&mut exchange), devices_there);
-        assert_eq!(counted(&mut exchange), devices_there);
+        assert_eq!(count_devices(&mut exchange), devices_there);
+        assert_eq!(count_devices(&mut exchange), devices_there);
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub(crate) struct Inbox {
     lengths: Vec<usize>,
 }
 
-/// What waited at a socket.
+/// The outcome of a take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Arrival {
     /// The inbox has it.

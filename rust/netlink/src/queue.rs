@@ -1,8 +1,8 @@
 //! One queue of netfilter's: bound, read in batches, answered in batches.
 //!
 //! The kernel keeps each packet under a number until a verdict names that number, and sends us one
-//! message with the packet's bytes. One `recvmmsg` takes up to [`BATCH`] messages, and one `sendmsg`
-//! returns their verdicts: system calls are the larger part of what a packet costs.
+//! message with the packet's bytes. One `recvmmsg` takes up to [`BATCH`] messages, and one
+//! `sendmsg` returns their verdicts: system calls are the larger part of a packet's cost.
 //!
 //! - Buffers and messages go together by position: `messages[i]` describes the packet that lies in
 //!   `buffers[i]`. A message that is no packet (an error about a late verdict) has no place among

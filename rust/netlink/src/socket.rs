@@ -18,12 +18,12 @@ impl Socket {
         // SAFETY: no pointer is passed; the descriptor is owned from here on.
         let socket = unsafe {
             let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
-            let descriptor = checked(libc::socket(libc::AF_NETLINK, kind, protocol))?;
+            let descriptor = result_of(libc::socket(libc::AF_NETLINK, kind, protocol))?;
             Self(OwnedFd::from_raw_fd(descriptor))
         };
         let address = kernel();
         // SAFETY: the address is valid for the length that is given.
-        checked(unsafe {
+        result_of(unsafe {
             let length = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
             libc::bind(socket.0.as_raw_fd(), from_ref(&address).cast(), length)
         })?;
@@ -33,7 +33,7 @@ impl Socket {
     /// Sets an option that is a number.
     pub(crate) fn set(&self, level: i32, option: i32, value: i32) -> io::Result<()> {
         // SAFETY: the value is valid for the length that is given.
-        checked(unsafe {
+        result_of(unsafe {
             let length = size_of::<i32>() as libc::socklen_t;
             libc::setsockopt(self.0.as_raw_fd(), level, option, from_ref(&value).cast(), length)
         })?;
@@ -74,7 +74,7 @@ impl Socket {
             .collect();
         // SAFETY: each message points to one slice, which points to a buffer that is borrowed
         // mutably until we return.
-        let received = checked(unsafe {
+        let received = result_of(unsafe {
             let (first, count) = (messages.as_mut_ptr(), messages.len() as u32);
             libc::recvmmsg(self.0.as_raw_fd(), first, count, libc::MSG_DONTWAIT, null_mut())
         })?;
@@ -114,7 +114,7 @@ fn wait<const N: usize>(descriptors: [i32; N], timeout: Duration) -> io::Result<
     let mut poll = descriptors.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
     let milliseconds = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
     // SAFETY: as many structures as are said, which live until we return.
-    match checked(unsafe { libc::poll(poll.as_mut_ptr(), N as libc::nfds_t, milliseconds) }) {
+    match result_of(unsafe { libc::poll(poll.as_mut_ptr(), N as libc::nfds_t, milliseconds) }) {
         Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
         _ => Ok(()),
     }
@@ -132,12 +132,13 @@ pub fn monotonic() -> u64 {
 
 /// The kernel's address.
 fn kernel() -> libc::sockaddr_nl {
-    // SAFETY: all zeroes are a valid address: anybody's, and the kernel's.
+    // SAFETY: all zeroes are a valid value of this structure of numbers. As an address it is the
+    // kernel's to send to, and a free one to bind.
     let mut address: libc::sockaddr_nl = unsafe { zeroed() };
     address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
     address
 }
 
-fn checked(result: i32) -> io::Result<i32> {
+fn result_of(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::attribute::{Head, close, open, put, put_header};
 
-/// What the kernel does with a packet.
+/// Netfilter's verdict on a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NfVerdict {
     /// The packet is gone.
@@ -28,7 +28,7 @@ impl NfVerdict {
 pub struct VerdictMessage<'a> {
     /// The packet's number.
     pub id: u32,
-    /// What the kernel does with it.
+    /// The packet's fate.
     pub verdict: NfVerdict,
     /// Its new mark.
     pub mark: Option<u32>,
@@ -152,17 +152,17 @@ mod tests {
         outbox.push(9, &VerdictMessage { id: 3, verdict: NfVerdict::Drop, ..verdict });
         let sent: Vec<u8> = outbox.slices().iter().flat_map(|slice| slice.to_vec()).collect();
         assert_eq!((sent.len(), outbox.pieces()), (outbox.size(), 3));
-        let mut left = &sent[..];
-        let mut found: Vec<Vec<(u16, Vec<u8>)>> = Vec::new();
-        while !left.is_empty() {
-            let length = u32::from_ne_bytes([left[0], left[1], left[2], left[3]]) as usize;
-            assert_eq!(&left[18..20], &[0, 9]);
-            found.push(
-                attributes(&left[HEADER..length])
+        let mut rest = &sent[..];
+        let mut messages: Vec<Vec<(u16, Vec<u8>)>> = Vec::new();
+        while !rest.is_empty() {
+            let length = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
+            assert_eq!(&rest[18..20], &[0, 9]);
+            messages.push(
+                attributes(&rest[HEADER..length])
                     .map(|(kind, value)| (kind, value.to_vec()))
                     .collect(),
             );
-            left = &left[length.next_multiple_of(4)..];
+            rest = &rest[length.next_multiple_of(4)..];
         }
         let expected: [Vec<(u16, Vec<u8>)>; 4] = [
             vec![(NFQA_VERDICT_HDR, vec![0, 0, 0, 1, 0, 0, 0, 1])],
@@ -174,7 +174,7 @@ mod tests {
             vec![(NFQA_VERDICT_HDR, vec![0, 0, 0, 1, 0, 0, 0, 4]), (NFQA_PAYLOAD, long.clone())],
             vec![(NFQA_VERDICT_HDR, vec![0, 0, 0, 0, 0, 0, 0, 3])],
         ];
-        assert_eq!(found, expected);
+        assert_eq!(messages, expected);
         outbox.clear();
         assert_eq!((outbox.size(), outbox.pieces()), (0, 0));
     }

@@ -17,29 +17,33 @@ impl NodeAddresses {
     #[new]
     fn new() -> PyResult<Self> {
         Addresses::open()
-            .map(|own| Self(Mutex::new(own)))
+            .map(|addresses| Self(Mutex::new(addresses)))
             .map_err(|error| errors::addresses(&error))
     }
 
     fn has_changed(&self, py: Python<'_>) -> PyResult<bool> {
-        self.asked(py, Addresses::has_changed)
+        self.ask(py, Addresses::has_changed)
     }
 
     fn globals(&self, py: Python<'_>) -> PyResult<Vec<String>> {
-        self.asked(py, |own| {
-            let all = own.all()?;
-            Ok(all.iter().filter(|one| one.is_global).map(|one| one.address.to_string()).collect())
+        self.ask(py, |addresses| {
+            let all = addresses.all()?;
+            Ok(all
+                .iter()
+                .filter(|address| address.is_global)
+                .map(|address| address.address.to_string())
+                .collect())
         })
     }
 }
 
 impl NodeAddresses {
-    fn asked<T: Send>(
+    fn ask<T: Send>(
         &self,
         py: Python<'_>,
-        ask: impl FnOnce(&mut Addresses) -> io::Result<T> + Send,
+        question: impl FnOnce(&mut Addresses) -> io::Result<T> + Send,
     ) -> PyResult<T> {
-        py.detach(|| ask(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner)))
+        py.detach(|| question(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner)))
             .map_err(|error| errors::addresses(&error))
     }
 }

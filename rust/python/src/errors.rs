@@ -9,17 +9,17 @@ use pyo3::types::PyType;
 
 /// `kbe_nat.ArgumentError`: an argument is malformed or out of its range.
 pub(crate) fn argument(error: impl std::fmt::Display) -> PyErr {
-    defined("ArgumentError", &error.to_string())
+    exception("ArgumentError", &error.to_string())
 }
 
 /// `kbe_nat.ServiceError`: a service port contradicts itself or another.
 pub(crate) fn service(error: kbe_nat_engine::service::ServiceError) -> PyErr {
-    defined("ServiceError", &error.to_string())
+    exception("ServiceError", &error.to_string())
 }
 
 /// `kbe_nat.CheckpointError`.
 pub(crate) fn checkpoint(error: kbe_nat_engine::checkpoint::CheckpointError) -> PyErr {
-    defined("CheckpointError", &error.to_string())
+    exception("CheckpointError", &error.to_string())
 }
 
 /// `kbe_nat.CaptureError`, or the `OSError` behind it; both name the file.
@@ -31,15 +31,15 @@ pub(crate) fn capture(path: &Path, error: CaptureError) -> PyErr {
                 errno_text(&error),
                 path.to_string_lossy().into_owned(),
             )),
-            None => defined("CaptureError", &format!("{}: {error}", path.display())),
+            None => exception("CaptureError", &format!("{}: {error}", path.display())),
         },
-        error => defined("CaptureError", &format!("{}: {error}", path.display())),
+        error => exception("CaptureError", &format!("{}: {error}", path.display())),
     }
 }
 
 /// `kbe_nat.QueueError`.
 pub(crate) fn queue(error: &kbe_nat_netlink::QueueError) -> PyErr {
-    defined("QueueError", &error.to_string())
+    exception("QueueError", &error.to_string())
 }
 
 /// `kbe_nat.ConntrackError`.
@@ -50,22 +50,22 @@ pub(crate) fn conntrack(error: &std::io::Error) -> PyErr {
         }
         _ => errno_text(error),
     };
-    defined("ConntrackError", &format!("the kernel's connection tracking: {reason}"))
+    exception("ConntrackError", &format!("the kernel's connection tracking: {reason}"))
 }
 
 /// `kbe_nat.RulesError`, about the kernel's tables.
 pub(crate) fn tables(error: &std::io::Error) -> PyErr {
-    defined("RulesError", &format!("nf_tables: {}", errno_text(error)))
+    exception("RulesError", &format!("nf_tables: {}", errno_text(error)))
 }
 
 /// `kbe_nat.RulesError`, about a transaction.
 pub(crate) fn commit(error: &kbe_nat_netlink::nft::CommitError) -> PyErr {
-    defined("RulesError", &format!("nf_tables: {}", errno_text(error)))
+    exception("RulesError", &format!("nf_tables: {}", errno_text(error)))
 }
 
 /// `kbe_nat.RulesError`, about the node's addresses.
 pub(crate) fn addresses(error: &std::io::Error) -> PyErr {
-    defined("RulesError", &format!("the node's addresses: {}", errno_text(error)))
+    exception("RulesError", &format!("the node's addresses: {}", errno_text(error)))
 }
 
 /// The system's words without the number that Rust puts behind them.
@@ -75,7 +75,7 @@ fn errno_text(error: &impl std::fmt::Display) -> String {
 }
 
 /// An exception of `kbe_nat.errors`.
-fn defined(name: &str, message: &str) -> PyErr {
+fn exception(name: &str, message: &str) -> PyErr {
     Python::attach(|py| {
         let class = py
             .import("kbe_nat.errors")

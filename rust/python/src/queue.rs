@@ -222,14 +222,13 @@ impl PacketQueue for PythonQueue {
     }
 
     fn packets(&mut self) -> Vec<Packet<'_>> {
-        let mut left = &mut self.bytes[..];
         let mut packets = Vec::with_capacity(self.ends.len());
         let first = self.ends.first().copied().unwrap_or(0) as usize;
-        left = left.get_mut(first..).unwrap_or_default();
+        let mut rest = self.bytes.get_mut(first..).unwrap_or_default();
         for ends in self.ends.windows(2) {
-            let (bytes, rest) = left.split_at_mut((ends[1] - ends[0]) as usize);
+            let (bytes, behind) = rest.split_at_mut((ends[1] - ends[0]) as usize);
             packets.push(Packet { bytes, meta: self.meta });
-            left = rest;
+            rest = behind;
         }
         packets
     }

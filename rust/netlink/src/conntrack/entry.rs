@@ -65,8 +65,8 @@ impl Entry {
                     state =
                         find(nested, CTA_PROTOINFO_STATE).and_then(|value| value.first().copied());
                 }
-                CTA_COUNTERS_ORIG => counters[0] = counted(value),
-                CTA_COUNTERS_REPLY => counters[1] = counted(value),
+                CTA_COUNTERS_ORIG => counters[0] = counters_of(value),
+                CTA_COUNTERS_REPLY => counters[1] = counters_of(value),
                 _ => {}
             }
         }
@@ -102,7 +102,7 @@ fn tuple(value: &[u8]) -> Option<(u8, Ends)> {
     Some((*find(layer4, CTA_PROTO_NUM)?.first()?, Ends { src, dst }))
 }
 
-fn counted(value: &[u8]) -> Option<(u64, u64)> {
+fn counters_of(value: &[u8]) -> Option<(u64, u64)> {
     let read = |kind| find(value, kind)?.first_chunk().map(|&bytes| u64::from_be_bytes(bytes));
     Some((read(CTA_COUNTERS_PACKETS)?, read(CTA_COUNTERS_BYTES)?))
 }
@@ -114,13 +114,13 @@ pub(super) fn put_tuple(
     src: Option<SocketAddr>,
     dst: Option<SocketAddr>,
 ) {
-    let known = [
+    let ends = [
         (src, CTA_IP_V4_SRC, CTA_IP_V6_SRC, CTA_PROTO_SRC_PORT),
         (dst, CTA_IP_V4_DST, CTA_IP_V6_DST, CTA_PROTO_DST_PORT),
     ];
     put_nested(bytes, CTA_TUPLE_ORIG, |bytes| {
         put_nested(bytes, CTA_TUPLE_IP, |bytes| {
-            for (end, v4, v6, _) in known {
+            for (end, v4, v6, _) in ends {
                 match end.map(|end| end.ip()) {
                     Some(IpAddr::V4(address)) => put(bytes, v4, &address.octets()),
                     Some(IpAddr::V6(address)) => put(bytes, v6, &address.octets()),
@@ -130,7 +130,7 @@ pub(super) fn put_tuple(
         });
         put_nested(bytes, CTA_TUPLE_PROTO, |bytes| {
             put(bytes, CTA_PROTO_NUM, &[protocol]);
-            for (end, _, _, port) in known {
+            for (end, _, _, port) in ends {
                 if let Some(end) = end {
                     put(bytes, port, &end.port().to_be_bytes());
                 }

@@ -1,4 +1,4 @@
-//! What happens to flows, as the kernel tells it.
+//! The kernel's events about flows.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -9,7 +9,7 @@ use super::uapi::{DELETED_FLOW, NEW_FLOW};
 use crate::inbox::{Arrival, Inbox};
 use crate::socket::Socket;
 
-/// What has happened to a flow.
+/// An event about a flow.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Change {
     /// Its first packet went through.
@@ -18,7 +18,7 @@ pub enum Change {
     Ended(Entry),
 }
 
-/// What a listener hears of.
+/// Events that a listener wants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Topic {
     /// Flows whose first packet went through: [`Change::New`].

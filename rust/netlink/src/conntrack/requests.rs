@@ -1,4 +1,4 @@
-//! What is asked of the kernel about its flows: to show them, to end one, what it has counted.
+//! Requests about the kernel's flows: to dump them, to end one, to read its counters.
 
 use std::io;
 use std::net::SocketAddr;
@@ -37,7 +37,7 @@ impl Selection {
     }
 }
 
-/// What the connection tracking of a network namespace has counted since that was made.
+/// Counters of a network namespace's connection tracking, since the namespace was made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Statistics {
     /// Flows that could not be entered because another one has the same ends: above all, no port
@@ -129,7 +129,7 @@ impl Requests {
         }
     }
 
-    /// What was counted, by all processors together.
+    /// The counters, summed over all processors.
     ///
     /// # Errors
     /// The system's: this kernel does not show its flows, or not to us.
@@ -145,8 +145,8 @@ impl Requests {
         close(&mut request, start, 0);
         let mut sum = Statistics::default();
         self.0.ask(&request, |_, message| {
-            let own = message.get(HEADER..).unwrap_or_default();
-            let count = |kind| find(own, kind).and_then(number).map_or(0, u64::from);
+            let attributes = message.get(HEADER..).unwrap_or_default();
+            let count = |kind| find(attributes, kind).and_then(number).map_or(0, u64::from);
             sum.insert_failed += count(CTA_STATS_INSERT_FAILED);
             sum.dropped += count(CTA_STATS_DROP);
         })?;

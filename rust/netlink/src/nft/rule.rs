@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::table::terminated;
+use super::table::c_string;
 use super::uapi::{
     NFTA_BITWISE_DREG, NFTA_BITWISE_LEN, NFTA_BITWISE_MASK, NFTA_BITWISE_SREG, NFTA_BITWISE_XOR,
     NFTA_DATA_VALUE, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_LIST_ELEM, NFTA_LOOKUP_DREG,
@@ -76,7 +76,7 @@ fn put_queue(bytes: &mut Vec<u8>, [first, total, flags]: [u16; 3], native: bool)
         return;
     }
     put_expression(bytes, "target", |bytes| {
-        put(bytes, NFTA_TARGET_NAME, &terminated("NFQUEUE"));
+        put(bytes, NFTA_TARGET_NAME, &c_string("NFQUEUE"));
         put(bytes, NFTA_TARGET_REV, &3u32.to_be_bytes());
         // struct xt_NFQ_info_v3, as long as iptables makes it.
         let info: Vec<u8> =
@@ -93,7 +93,7 @@ fn put_dnat(bytes: &mut Vec<u8>, family: Family, key: u32, keep: u32, map: &str)
         put(bytes, NFTA_META_SREG, &OTHER_REGISTER.to_be_bytes());
     });
     put_expression(bytes, "lookup", |bytes| {
-        put(bytes, NFTA_LOOKUP_SET, &terminated(map));
+        put(bytes, NFTA_LOOKUP_SET, &c_string(map));
         put(bytes, NFTA_LOOKUP_SREG, &REGISTER.to_be_bytes());
         put(bytes, NFTA_LOOKUP_DREG, &REGISTER.to_be_bytes());
     });
@@ -129,7 +129,7 @@ fn put_masked_mark(bytes: &mut Vec<u8>, register: u32, mask: u32) {
 
 fn put_expression(bytes: &mut Vec<u8>, name: &str, fill: impl FnOnce(&mut Vec<u8>)) {
     put_nested(bytes, NFTA_LIST_ELEM, |bytes| {
-        put(bytes, NFTA_EXPR_NAME, &terminated(name));
+        put(bytes, NFTA_EXPR_NAME, &c_string(name));
         put_nested(bytes, NFTA_EXPR_DATA, fill);
     });
 }
@@ -184,11 +184,11 @@ mod tests {
     fn the_mark_is_looked_up_as_it_was_before_it_is_cleared() {
         let rule = Rule::DnatByMark { key: 0xffff_c000, keep: 0x2fff, map: "backends".into() };
         for (family, port) in [(Family::V4, SMALL_REGISTER + 1), (Family::V6, REGISTER + 1)] {
-            let found = expressions(&rule, family);
-            let names: Vec<_> = found.iter().map(|(name, _)| &name[..]).collect();
+            let expressions = expressions(&rule, family);
+            let names: Vec<_> = expressions.iter().map(|(name, _)| &name[..]).collect();
             assert_eq!(names, ["meta", "bitwise", "meta", "bitwise", "meta", "lookup", "nat"]);
             let register = |place: usize, kind| {
-                find(&found[place].1, kind)
+                find(&expressions[place].1, kind)
                     .and_then(<[u8]>::first_chunk)
                     .map(|&own| u32::from_be_bytes(own))
             };

@@ -25,7 +25,7 @@ impl fmt::Display for Table {
 }
 
 /// A text with the zero byte that the kernel wants behind it.
-pub(super) fn terminated(name: &str) -> Vec<u8> {
+pub(super) fn c_string(name: &str) -> Vec<u8> {
     [name.as_bytes(), b"\0"].concat()
 }
 

@@ -1,12 +1,22 @@
-//! The tables in the kernel: their names, rules and elements, as far as a change of them shows, and
-//! transactions that change them.
+//! The tables in the kernel, which transactions change, and whether they are as they were.
+//!
+//! Other programs may change our tables at any time. To notice that costs little while nothing
+//! changes, and little memory where it does:
+//!
+//! - The generation grows by one with each transaction of any program. While it stays, so do all
+//!   tables.
+//! - A chain is known by a hash over its hook and the expressions of its rules, in their order. The
+//!   kernel returns expressions as it would write them, so the hash of a rule is learned from the
+//!   kernel, and never computed from the rule that was sent.
+//! - A set or map is known by a sum of hashes over its elements. The order of a dump is the
+//!   kernel's, and a sum has none; and it follows changes without the elements that stay.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
 use std::io;
 
 use super::elements::fingerprint;
-use super::table::{Table, terminated, text};
+use super::table::{Table, c_string, text};
 use super::transaction::{CommitError, Transaction};
 use super::uapi::{
     GET_CHAIN, GET_ELEMENTS, GET_GENERATION, GET_RULE, GET_TABLE, NFT_TABLE_F_DORMANT,
@@ -77,7 +87,7 @@ impl Tables {
             }
         })?;
         // Old kernels dump the rules of all tables, whatever is asked for.
-        let filter = [(NFTA_RULE_TABLE, terminated(&table.name))];
+        let filter = [(NFTA_RULE_TABLE, c_string(&table.name))];
         self.ask(GET_RULE, FLAG_DUMP, Some(table.family), &filter, |message| {
             let chain = find(message, NFTA_RULE_CHAIN);
             if let Some(chain) = chain.filter(|_| has_name(message, NFTA_RULE_TABLE)) {
@@ -88,14 +98,15 @@ impl Tables {
         Ok(chains.into_iter().map(|(chain, hasher)| (chain, hasher.finish())).collect())
     }
 
-    /// What a set or map holds, as of [`super::Elements::fingerprint`]; `None` when it is not there.
+    /// The [`super::Elements::fingerprint`] of a set or map; `None` when the kernel does not have
+    /// it.
     ///
     /// # Errors
     /// As [`Tables::generation`].
     pub fn fingerprint(&mut self, table: &Table, set: &str) -> io::Result<Option<u64>> {
         let filter = [
-            (NFTA_SET_ELEM_LIST_TABLE, terminated(&table.name)),
-            (NFTA_SET_ELEM_LIST_SET, terminated(set)),
+            (NFTA_SET_ELEM_LIST_TABLE, c_string(&table.name)),
+            (NFTA_SET_ELEM_LIST_SET, c_string(set)),
         ];
         let mut sum = 0u64;
         let dump = self.ask(GET_ELEMENTS, FLAG_DUMP, Some(table.family), &filter, |message| {

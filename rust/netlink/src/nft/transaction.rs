@@ -10,7 +10,7 @@ use std::io;
 
 use super::elements::{Elements, put_element};
 use super::rule::Rule;
-use super::table::{Table, terminated};
+use super::table::{Table, c_string};
 use super::uapi::{
     BATCH_BEGIN, BATCH_END, DELETE_ELEMENTS, DELETE_TABLE, FLAG_APPEND, FLAG_CREATE, NEW_ELEMENTS,
     NEW_RULE, NEW_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_TABLE,
@@ -77,7 +77,7 @@ impl Transaction {
         self.0.is_empty()
     }
 
-    /// What each step does, in words.
+    /// Each step in words.
     pub fn steps(&self) -> impl Iterator<Item = String> {
         self.0.iter().map(Step::to_string)
     }
@@ -137,8 +137,8 @@ impl Step {
             Self::Append(table, chain, rule) => {
                 let head = Head { flags: FLAG_CREATE | FLAG_APPEND, ..head(NEW_RULE, table) };
                 put_message(bytes, head, |bytes| {
-                    put(bytes, NFTA_RULE_TABLE, &terminated(&table.name));
-                    put(bytes, NFTA_RULE_CHAIN, &terminated(chain));
+                    put(bytes, NFTA_RULE_TABLE, &c_string(&table.name));
+                    put(bytes, NFTA_RULE_CHAIN, &c_string(chain));
                     let family = table.family;
                     put_nested(bytes, NFTA_RULE_EXPRESSIONS, |bytes| rule.put(bytes, family));
                 });
@@ -150,10 +150,10 @@ impl Step {
                 put_elements(bytes, head(DELETE_ELEMENTS, table), table, set, elements);
             }
             Self::DeleteTable(table) => put_message(bytes, head(DELETE_TABLE, table), |bytes| {
-                put(bytes, NFTA_TABLE_NAME, &terminated(&table.name));
+                put(bytes, NFTA_TABLE_NAME, &c_string(&table.name));
             }),
             Self::Activate(table) => put_message(bytes, head(NEW_TABLE, table), |bytes| {
-                put(bytes, NFTA_TABLE_NAME, &terminated(&table.name));
+                put(bytes, NFTA_TABLE_NAME, &c_string(&table.name));
                 put(bytes, NFTA_TABLE_FLAGS, &0u32.to_be_bytes());
             }),
         }
@@ -164,8 +164,8 @@ impl Step {
 fn put_elements(bytes: &mut Vec<u8>, head: Head, table: &Table, set: &str, elements: &Elements) {
     for chunk in elements.chunks(ELEMENTS_AT_ONCE) {
         put_message(bytes, head, |bytes| {
-            put(bytes, NFTA_SET_ELEM_LIST_TABLE, &terminated(&table.name));
-            put(bytes, NFTA_SET_ELEM_LIST_SET, &terminated(set));
+            put(bytes, NFTA_SET_ELEM_LIST_TABLE, &c_string(&table.name));
+            put(bytes, NFTA_SET_ELEM_LIST_SET, &c_string(set));
             put_nested(bytes, NFTA_SET_ELEM_LIST_ELEMENTS, |bytes| {
                 for (key, value) in chunk {
                     let value = if head.kind == NEW_ELEMENTS { value } else { &[] };
