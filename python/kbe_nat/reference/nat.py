@@ -1,22 +1,35 @@
 """Service NAT in plain Python: the page to learn from, and the oracle that the engine is tested
 against.
 
-Read it from `Reference.process` on: a packet is parsed (`reference_packet`), its flow is looked up
-(of TCP, `reference_tcp` says how it moves on), and only a packet without a flow is decided about
-(`reference_tables`). It does what the engine does, byte for byte, with three exceptions: fragments
-and checkpoints are not in it, `rr` is its only strategy (a choice that all nodes agree on is made
-by another hash), and a clash of ports is resolved with the lowest free port instead of a random
-one.
+Read it from `Reference.process` on. A packet takes these steps:
+
+1. `parse` (`kbe_nat.reference.packet`) reads its headers and checks their lengths.
+2. `_verdict_of_flow` looks its two ends up. A flow stands in the table twice, by the ends of its
+   first packet (`original`) and by those of the answers (`reply`). One that is over, or whose
+   backend the tables have taken away, ends here, and the packet is a first one again.
+3. `_track` moves the flow's state on, as nf_conntrack does (`kbe_nat.reference.tcp` for TCP,
+   `kbe_nat.reference.states` for SCTP), and with it the deadline.
+4. Without a flow, `decide` (`kbe_nat.reference.tables`) says which endpoints may serve; `_choose`
+   picks one, and `_open` enters a flow with free ports on both sides.
+5. `rewritten` changes the ends and corrects the checksums by the difference.
+
+Invariants: both entries of a flow come and go together; a flow that is refused changes nothing;
+tables are replaced whole, and a flow learns of new ones at its next packet, by their generation.
+
+It does what the engine does, byte for byte, with three exceptions: fragments and checkpoints are
+not in it, `rr` is its only strategy (a choice that all nodes agree on is made by another hash), and
+a clash of ports is resolved with the lowest free port instead of a random one.
 
 Times are nanoseconds of a monotonic clock; packets begin at the IP header.
 """
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Final, TypeAlias
 
+from kbe_nat.reference.flow import Flow, Verdict
 from kbe_nat.reference.packet import (
     SCTP,
     TCP,
@@ -25,7 +38,7 @@ from kbe_nat.reference.packet import (
     Malformed,
     Packet,
     parse,
-    parse_quoted,
+    parse_quote,
     rewritten,
     rewritten_error,
 )
@@ -46,44 +59,11 @@ from kbe_nat.reference.tables import (
     is_own_address,
     standing_beside,
 )
-from kbe_nat.reference.tcp import Connection, Segment
+from kbe_nat.reference.tcp import Segment
 
 __all__ = ["Backend", "Flow", "Frontend", "Node", "Reference", "ServicePort", "Verdict"]
 
 Client: TypeAlias = tuple[str, Address]
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What is to be done with a packet, as `kbe_nat.Verdict` says it."""
-
-    action: str
-    cause: str
-    packet: bytes | None = None
-    masquerade: bool = False
-    direction: str | None = None
-    is_new: bool = False
-
-
-@dataclass(slots=True)
-class Flow:
-    """A connection: who sent the first packet to whom, and who answers to whom instead."""
-
-    protocol: int
-    original: Ends
-    reply: Ends
-    state: str
-    deadline: int
-    created: int
-    service: "Served"
-    backend: "Endpoint"
-    generation: int
-    is_marked: bool = False
-    connection: Connection = field(default_factory=Connection)
-    is_replied: bool = False
-    is_assured: bool = False
-    packets: list[int] = field(default_factory=lambda: [0, 0])
-    octets: list[int] = field(default_factory=lambda: [0, 0])
 
 
 class Reference:
@@ -141,13 +121,13 @@ class Reference:
             served = self._services.setdefault(spec.name, Served(spec))
             served.spec, served.is_served = spec, True
             both = (*spec.cluster_backends, *spec.local_backends)
-            listed = {(ip_address(own.address), own.port): own for own in both}
+            listed = {(ip_address(backend.address), backend.port): backend for backend in both}
             for place in served.endpoints.keys() - listed.keys():
                 served.endpoints[place].standing = standing_beside(spec, place)
-            for place, own in listed.items():
+            for place, backend in listed.items():
                 endpoint = served.endpoints.setdefault(place, Endpoint(*place))
                 endpoint.birth += endpoint.standing != Standing.LISTED
-                endpoint.standing, endpoint.hairpin = Standing.LISTED, own.hairpin
+                endpoint.standing, endpoint.hairpin = Standing.LISTED, backend.hairpin
 
     def _retire(self, served: Served) -> None:
         served.is_served = False
@@ -161,7 +141,7 @@ class Reference:
     def process(
         self, packet: bytes, now: int, *, interface: int = 0, incomplete_checksum: bool = False
     ) -> Verdict:
-        """What is to be done with a packet that came in at `now`."""
+        """The verdict on a packet that came in at `now`."""
         self._advance_clock(now)
         if not packet:
             return Verdict("accept", "not-ours", packet)
@@ -174,7 +154,7 @@ class Reference:
                 return self._icmp_error(parsed)
             if parsed.kind == "icmp-other":
                 return Verdict("accept", "not-ours", packet)
-            verdict = self._known(parsed, incomplete_checksum)
+            verdict = self._verdict_of_flow(parsed, incomplete_checksum)
             return verdict or self._first(parsed, interface, incomplete_checksum)
         except Refused as refused:
             return Verdict(refused.action, refused.cause)
@@ -203,9 +183,9 @@ class Reference:
         is_stale = flow.generation != self._generation and flow.state in UNANSWERED and is_unlisted
         return self._now > flow.deadline or is_stale
 
-    # Packets of known flows
+    # Packets of flows
 
-    def _known(self, packet: Packet, is_incomplete: bool) -> Verdict | None:
+    def _verdict_of_flow(self, packet: Packet, is_incomplete: bool) -> Verdict | None:
         """The verdict on a packet of a flow; None when it has none, or one that is over."""
         flow, direction = self._flows.get((packet.protocol, packet.ends), (None, ""))
         if flow is None or not self._is_kept(flow, direction):
@@ -257,11 +237,11 @@ class Reference:
         return False
 
     def _rehome(self, flow: Flow) -> None:
-        """Enters a flow with the service port that is reached where it began: it may have got
-        another name, or the place of another one.
+        """Enters a flow with the service port that is reached where it began, which may have
+        another name now, or be another one.
         """
-        found = self._tables.find(flow.protocol, flow.original.dst, flow.original.dport)
-        served = self._services[found[0].name] if found else flow.service
+        entry = self._tables.find(flow.protocol, flow.original.dst, flow.original.dport)
+        served = self._services[entry[0].name] if entry else flow.service
         if served is not flow.service:
             place = flow.backend.address, flow.backend.port
             endpoint = served.endpoints.setdefault(
@@ -302,11 +282,11 @@ class Reference:
 
     def _sent(self, flow: Flow, direction: str, packet: Packet, is_incomplete: bool) -> bytes:
         ends = flow.reply if direction == "original" else flow.original
-        return rewritten(packet, ends.turned(), is_incomplete)
+        return rewritten(packet, ends.swap(), is_incomplete)
 
     def _icmp_error(self, packet: Packet) -> Verdict:
-        """An error about a translated packet goes to who sent that, and quotes what was sent (RFC
-        5508).
+        """An error about a translated packet goes to the sender of that, and quotes the packet as
+        it was sent (RFC 5508).
         """
         if not packet.has_right_icmp_checksum():
             return Verdict("drop", "bad-icmp")
@@ -318,12 +298,12 @@ class Reference:
             if ours
             else Verdict("accept", "not-ours", packet.content)
         )
-        quote = parse_quoted(packet)
+        quote = parse_quote(packet)
         if quote is None:
             return unmatched
         if quote.kind == "icmp-error":
             return Verdict("drop", "bad-icmp")
-        flow, direction = self._flows.get((quote.protocol, quote.ends.turned()), (None, ""))
+        flow, direction = self._flows.get((quote.protocol, quote.ends.swap()), (None, ""))
         if flow is None or self._now > flow.deadline:
             return unmatched
         if packet.ends.dst != quote.ends.src:
@@ -336,7 +316,7 @@ class Reference:
     # First packets
 
     def _first(self, packet: Packet, interface: int, is_incomplete: bool) -> Verdict:
-        """A packet without a flow: it opens one, is refused, or is nobody's."""
+        """A packet without a flow opens one, is refused, or belongs to no Service."""
         decision = decide(self._tables, packet, interface, self._midstream)
         if decision is None:
             return Verdict("accept", "not-ours", packet.content)
@@ -354,7 +334,9 @@ class Reference:
         """The client's backend from before, else the strategy's."""
         spec, scope, client = served.spec, decision.scope, (served.spec.name, ends.src)
         listed = decision.backends
-        weights = {(ip_address(own.address), own.port): own.weight for own in listed}
+        weights = {
+            (ip_address(backend.address), backend.port): backend.weight for backend in listed
+        }
         if spec.affinity_seconds is not None:
             endpoint, birth, deadline = self._sticky.get(client, (None, 0, 0))
             if (
@@ -370,12 +352,13 @@ class Reference:
                         self._now + _ticks(spec.affinity_seconds),
                     )
                     return endpoint
-        backends = [own for own in listed if own.weight]
+        backends = [backend for backend in listed if backend.weight]
         if not backends:
             raise Refused("reject", "no-endpoints")
         if decision.is_midstream:
             chosen = min(
-                backends, key=lambda own: hashlib.sha256(f"{ends} {own}".encode()).digest()
+                backends,
+                key=lambda backend: hashlib.sha256(f"{ends} {backend}".encode()).digest(),
             )
         else:
             chosen = backends[served.cursors[scope] % len(backends)]
@@ -392,12 +375,12 @@ class Reference:
         ends = packet.ends
         port = ends.dport if packet.kind in ("portless", "echo-request") else backend.port
         sent = replace(ends, dst=backend.address, dport=port)
-        own = [address for address in self._snat if address.version == ends.src.version]
-        if masquerade and own:
-            sent = replace(sent, src=own[0])
-        sent = self._with_free_port(packet, sent, is_leased=masquerade and bool(own))
+        leased = [address for address in self._snat if address.version == ends.src.version]
+        if masquerade and leased:
+            sent = replace(sent, src=leased[0])
+        sent = self._with_free_port(packet, sent, is_leased=masquerade and bool(leased))
         if victim:
-            # Only now, so that a flow that is refused costs no other its place.
+            # The victim ends last, so that a flow that is refused costs no other its place.
             self._end(victim)
         state, connection = opening(packet)
         is_tcp = packet.protocol == TCP
@@ -409,14 +392,14 @@ class Reference:
         flow = Flow(
             packet.protocol,
             ends,
-            sent.turned(),
+            sent.swap(),
             state,
             self._now + timeout,
             self._now,
             served,
             backend,
             self._generation,
-            masquerade and not own,
+            masquerade and not leased,
             connection,
             packets=[1, 0],
             octets=[packet.end, 0],
@@ -451,7 +434,7 @@ class Reference:
         """
 
         def is_free(port: int) -> bool:
-            return (packet.protocol, replace(sent, sport=port).turned()) not in self._flows
+            return (packet.protocol, replace(sent, sport=port).swap()) not in self._flows
 
         if is_free(sent.sport) and (
             not is_leased or packet.kind == "portless" or sent.sport in self._ports

@@ -26,8 +26,8 @@ class Malformed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """Who sends to whom. An echo request has its identifier as source port, a reply as destination
-    port.
+    """Source and destination. An echo request has its identifier as source port, a reply as
+    destination port.
     """
 
     src: Address
@@ -35,7 +35,7 @@ class Ends:
     dst: Address
     dport: int
 
-    def turned(self) -> "Ends":
+    def swap(self) -> "Ends":
         """The ends of an answer."""
         return Ends(self.dst, self.dport, self.src, self.sport)
 
@@ -61,7 +61,7 @@ class Packet:
         return self.content[self.l4 : self.end]
 
     def has_right_icmp_checksum(self) -> bool:
-        """Whether an ICMP message is intact; ICMPv6 alone covers a pseudo header (RFC 4443, 2.3)."""
+        """Whether an ICMP message is intact. ICMPv6 covers a pseudo header too (RFC 4443, 2.3)."""
         pseudo = (
             _pseudo_header(self.ends, self.protocol, len(self.transport)) if self.is_v6 else b""
         )
@@ -87,7 +87,7 @@ def parse(packet: bytes) -> Packet:
     return Packet(packet, protocol, kind, Ends(src, sport, dst, dport), l4, end)
 
 
-def parse_quoted(error: Packet) -> Packet | None:
+def parse_quote(error: Packet) -> Packet | None:
     """The packet that an ICMP error quotes: cut anywhere behind the first 8 bytes of its transport
     header (RFC 792). None when it is cut earlier.
     """
@@ -110,7 +110,7 @@ def parse_quoted(error: Packet) -> Packet | None:
         if len(transport) < 8 or l4 + 20 > MAX_TRANSLATED:
             return None
         if protocol in NUMBERS.values():
-            kind = next(name for name, number in NUMBERS.items() if number == protocol)
+            kind = next(name for name, value in NUMBERS.items() if value == protocol)
             sport, dport = int.from_bytes(transport[:2]), int.from_bytes(transport[2:4])
         else:
             kind, sport, dport = _transport(protocol, transport, version)
@@ -143,15 +143,15 @@ def rewritten(packet: Packet, to: Ends, is_incomplete: bool) -> bytes:
 
 
 def rewritten_error(packet: Packet, quote: Packet, sent: Ends) -> bytes:
-    """An ICMP error that quotes `sent` instead, and goes to who sent that. The source changes only
-    if it is the other end of the flow: a router keeps its address, so traceroute shows it.
+    """An ICMP error that quotes `sent` instead, and goes to the sender of that. The source changes
+    only if it is the other end of the flow: a router keeps its address, so traceroute shows it.
     """
     outer = packet.ends
     src = sent.dst if outer.src == quote.ends.dst else outer.src
     to = Ends(src, outer.sport, sent.src, outer.dport)
     changed = _with_addresses(bytearray(packet.content), outer, to)
     start = packet.l4 + 8
-    # SCTP's CRC lies over the whole packet: in a quote that is cut nobody can check it.
+    # SCTP's CRC lies over the whole packet: no receiver can check it in a quote that is cut.
     is_whole_sctp = quote.kind == "sctp" and _is_whole(quote.content)
     changed[start : packet.end] = (
         _rewritten_sctp(quote, sent, is_incomplete=False)
@@ -161,9 +161,9 @@ def rewritten_error(packet: Packet, quote: Packet, sent: Ends) -> bytes:
     region = slice(start, min(start + quote.l4 + 20, packet.end))
     old, new = packet.content[region], bytes(changed[region])
     if packet.is_v6:
-        old, new = _even(old) + _packed(outer), _even(new) + _packed(to)
+        old, new = _even(old) + _pack(outer), _even(new) + _pack(to)
     at = packet.l4 + 2
-    changed[at : at + 2] = _updated(packet.content[at : at + 2], old, new)
+    changed[at : at + 2] = _update(packet.content[at : at + 2], old, new)
     return bytes(changed)
 
 
@@ -268,10 +268,10 @@ def _addresses(packet: bytes) -> tuple[Address, Address]:
 
 def _with_addresses(packet: bytearray, old: Ends, new: Ends) -> bytearray:
     at = 12 if packet[0] >> 4 == 4 else 8
-    packed = _packed(new)
+    packed = _pack(new)
     packet[at : at + len(packed)] = packed
     if packet[0] >> 4 == 4:
-        packet[10:12] = _updated(bytes(packet[10:12]), _packed(old), packed)
+        packet[10:12] = _update(bytes(packet[10:12]), _pack(old), packed)
     return packet
 
 
@@ -287,14 +287,14 @@ def _with_ends(packet: Packet, to: Ends) -> bytearray:
     if place is None or packet.l4 + place + 2 > packet.end:
         return changed
     if packet.protocol != ICMP:
-        old, new = old + _packed(packet.ends), new + _packed(to)
+        old, new = old + _pack(packet.ends), new + _pack(to)
     at = packet.l4 + place
     checksum = bytes(changed[at : at + 2])
     if packet.kind != "udp":
-        changed[at : at + 2] = _updated(checksum, old, new)
+        changed[at : at + 2] = _update(checksum, old, new)
     elif checksum != b"\0\0":
         # 0 means that there is none, and stays; a computed 0 is sent as 0xffff (RFC 768).
-        changed[at : at + 2] = _updated(checksum, old, new).replace(b"\0\0", b"\xff\xff")
+        changed[at : at + 2] = _update(checksum, old, new).replace(b"\0\0", b"\xff\xff")
     return changed
 
 
@@ -321,7 +321,7 @@ def _crc32c(packet: bytes) -> int:
     return crc ^ 0xFFFFFFFF
 
 
-def _packed(ends: Ends) -> bytes:
+def _pack(ends: Ends) -> bytes:
     return ends.src.packed + ends.dst.packed
 
 
@@ -330,28 +330,28 @@ def _ports(ends: Ends) -> bytes:
 
 
 def _pseudo_header(ends: Ends, protocol: int, length: int) -> bytes:
-    return _packed(ends) + length.to_bytes(4) + protocol.to_bytes(4)
+    return _pack(ends) + length.to_bytes(4) + protocol.to_bytes(4)
 
 
-def _updated(checksum: bytes, old: bytes, new: bytes) -> bytes:
+def _update(checksum: bytes, old: bytes, new: bytes) -> bytes:
     """A checksum after covered bytes changed: ~(~HC + ~m + m')."""
     if old == new:
         return checksum
     total = (~int.from_bytes(checksum) & 0xFFFF) + (~_sum(old) & 0xFFFF) + _sum(new)
-    return (~_folded(total) & 0xFFFF).to_bytes(2)
+    return (~_fold(total) & 0xFFFF).to_bytes(2)
 
 
 def _sum(content: bytes) -> int:
     """The ones' complement sum of 16-bit words (RFC 1071)."""
     content = _even(content)
-    return _folded(sum(int.from_bytes(content[at : at + 2]) for at in range(0, len(content), 2)))
+    return _fold(sum(int.from_bytes(content[at : at + 2]) for at in range(0, len(content), 2)))
 
 
 def _even(content: bytes) -> bytes:
     return content + bytes(len(content) % 2)
 
 
-def _folded(total: int) -> int:
+def _fold(total: int) -> int:
     while total > 0xFFFF:
         total = (total >> 16) + (total & 0xFFFF)
     return total

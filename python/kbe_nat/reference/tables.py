@@ -1,4 +1,4 @@
-"""Services for the reference NAT, and who may be served by which endpoints, by kube-proxy's rules."""
+"""Services for the reference NAT, and by kube-proxy's rules the endpoints of a packet."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -48,7 +48,7 @@ class ServicePort:
 
 
 class Standing(Enum):
-    """What an endpoint may have."""
+    """The flows that an endpoint may have."""
 
     LISTED = "new flows, and those that it has"
     SERVING = "the datagrams of flows that it has, and answered connections"
@@ -79,8 +79,10 @@ class Served:
 
 
 def standing_beside(spec: ServicePort, place: tuple[Address, int]) -> Standing:
-    """What an endpoint that is in neither list may still have."""
-    is_serving = any(place == (ip_address(own.address), own.port) for own in spec.serving_backends)
+    """The standing of an endpoint that is in neither list."""
+    is_serving = any(
+        place == (ip_address(backend.address), backend.port) for backend in spec.serving_backends
+    )
     return Standing.SERVING if is_serving else Standing.GONE
 
 
@@ -113,7 +115,7 @@ class Decision:
 
     @property
     def backends(self) -> Sequence[Backend]:
-        """Those that may serve, drained ones among them."""
+        """The endpoints that may serve, drained ones among them."""
         return self.spec.local_backends if self.scope == "local" else self.spec.cluster_backends
 
 
@@ -127,7 +129,7 @@ class Refused(Exception):
 
 
 class Tables:
-    """What is served where."""
+    """The service ports by the ends at which they are reached."""
 
     def __init__(self, services: Sequence[ServicePort], node: Node) -> None:
         self.node = node
@@ -158,9 +160,9 @@ class Tables:
         """The service port that is served there, and the kind of the frontend. All of 127.0.0.0/8
         is the node's: its node ports are beside 127.0.0.1 as they are on it, or closed.
         """
-        found = self.frontends.get((protocol, address, port))
-        if found or address.version != 4 or not address.is_loopback:
-            return found
+        entry = self.frontends.get((protocol, address, port))
+        if entry or address.version != 4 or not address.is_loopback:
+            return entry
         spec, kind = self.frontends.get((protocol, LOCALHOST, port), (None, ""))
         if spec is None or kind not in ("node-port", "closed-node-port"):
             return None
@@ -176,25 +178,28 @@ class Tables:
 
     def _node_port_addresses(self, spec: ServicePort) -> Iterator[Address]:
         node = self.node
-        given = node.node_port_addresses
-        return self._of_family(spec, node.addresses if given is None else given)
+        texts = node.node_port_addresses
+        return self._of_family(spec, node.addresses if texts is None else texts)
 
     def _of_family(self, spec: ServicePort, texts: Sequence[str]) -> Iterator[Address]:
-        """Those of the service port's family."""
-        own = [backend.address for backend in (*spec.cluster_backends, *spec.local_backends)]
-        own += [frontend.address for frontend in spec.frontends if frontend.address]
+        """The addresses of the service port's family."""
+        members = [backend.address for backend in (*spec.cluster_backends, *spec.local_backends)]
+        members += [frontend.address for frontend in spec.frontends if frontend.address]
         for address in map(ip_address, texts):
-            if not own or address.version == ip_address(own[0]).version:
+            if not members or address.version == ip_address(members[0]).version:
                 yield address
 
 
 def decide(tables: Tables, packet: Packet, interface: int, midstream: str) -> Decision | None:
-    """Who serves a packet that has no flow; None when it is nobody's. Raises `Refused`."""
+    """The endpoints for a packet that has no flow; None when no Service matches.
+
+    Raises `Refused`.
+    """
     ends = packet.ends
     is_to_loopback = isinstance(ends.dst, IPv4Address) and ends.dst.is_loopback
     is_guarded = tables.node.guards_loopback and is_to_loopback and not ends.src.is_loopback
     try:
-        decision = _unguarded(tables, packet, interface, midstream)
+        decision = _decide_beyond_guard(tables, packet, interface, midstream)
     except Refused:
         if not is_guarded:
             raise
@@ -205,11 +210,13 @@ def decide(tables: Tables, packet: Packet, interface: int, midstream: str) -> De
     return decision
 
 
-def _unguarded(tables: Tables, packet: Packet, interface: int, midstream: str) -> Decision | None:
+def _decide_beyond_guard(
+    tables: Tables, packet: Packet, interface: int, midstream: str
+) -> Decision | None:
     ends = packet.ends
-    found = tables.find(packet.protocol, ends.dst, ends.dport)
-    if found is None:
-        policy = tables.node.unknown_port
+    entry = tables.find(packet.protocol, ends.dst, ends.dport)
+    if entry is None:
+        verdict = tables.node.unknown_port
         has_ports = packet.protocol in NUMBERS.values()
         is_cluster_ip = tables.addresses.get(ends.dst, False)
         is_allocatable = any(_contains(text, ends.dst) for text in tables.node.unallocated)
@@ -219,12 +226,12 @@ def _unguarded(tables: Tables, packet: Packet, interface: int, midstream: str) -
             return None
         if has_ports and is_allocatable and not is_cluster_ip:
             raise Refused("drop", "unallocated")
-        if has_ports and is_cluster_ip and policy != "pass":
-            raise Refused(policy, "unknown-port")
+        if has_ports and is_cluster_ip and verdict != "pass":
+            raise Refused(verdict, "unknown-port")
         return None
-    spec, kind = found
+    spec, kind = entry
     is_listed = kind == "load-balancer" and any(
-        ip_network(own) == ip_network(ends.src) for own in spec.source_ranges
+        ip_network(text) == ip_network(ends.src) for text in spec.source_ranges
     )
     if not is_listed and _is_martian(tables, packet, interface):
         raise Refused("drop", "martian")
@@ -232,7 +239,7 @@ def _unguarded(tables: Tables, packet: Packet, interface: int, midstream: str) -
         return None
     is_midstream = packet.protocol == TCP and _is_midstream(packet, midstream)
     is_cluster_ip = tables.addresses.get(ends.dst, False)
-    scope, masquerade = _policy(
+    scope, masquerade = _apply_policies(
         tables.node, spec, kind, ends.src, interface, is_cluster_ip=is_cluster_ip
     )
     decision = Decision(spec, scope, masquerade, is_midstream)
@@ -278,9 +285,10 @@ def _is_out_of_reach(
     )
     serving = spec.local_backends if spec.is_internal_local else spec.cluster_backends
     kinds = {
-        own.kind
-        for own in spec.frontends
-        if own.address and (ip_address(own.address), own.port) == (dst, packet.ends.dport)
+        frontend.kind
+        for frontend in spec.frontends
+        if frontend.address
+        and (ip_address(frontend.address), frontend.port) == (dst, packet.ends.dport)
     }
     passes_by |= (
         node.mode == "iptables"
@@ -306,10 +314,10 @@ def _is_midstream(packet: Packet, midstream: str) -> bool:
     return True
 
 
-def _policy(
+def _apply_policies(
     node: Node, spec: ServicePort, kind: str, src: Address, interface: int, *, is_cluster_ip: bool
 ) -> tuple[str, bool]:
-    """Traffic policies, source ranges and masquerade (pkg/proxy/topology.go, iptables/proxier.go)."""
+    """Scope and masquerade by the policies (pkg/proxy/topology.go, iptables/proxier.go)."""
     is_pod = any(_contains(text, src) for text in node.pod_ranges)
     is_node = is_own_address(node, src) or (src.is_loopback and interface == 0)
     has_detector = any(
@@ -343,7 +351,7 @@ def is_masqueraded(
 ) -> bool:
     """Whether a translated packet's source is masqueraded. kube-proxy's filter chains look at the
     packet a second time, with the backend's address on it. Raises `Refused` when another Service
-    refuses what comes there.
+    refuses packets there.
     """
     node, src, (address, port) = tables.node, packet.ends.src, backend
     is_own = is_own_address(node, src) or (src.is_loopback and interface == 0)
@@ -352,39 +360,40 @@ def is_masqueraded(
     if is_local:
         hooks.add("input")
     elif not is_own:
-        # In iptables mode what is to be masqueraded is accepted there ahead of the refusals.
+        # In iptables mode FORWARD accepts marked packets ahead of the refusals.
         hooks.add("accepted" if is_marked and node.mode == "iptables" else "forward")
     key = packet.protocol, address, port
     for spec, kind in filter(None, (tables.find(*key), tables.beaten.get(key))):
         kinds = {kind}
         if kind not in NODE_PORTS:
-            own = (
-                own for own in spec.frontends if own.address and ip_address(own.address) == address
-            )
-            kinds = {frontend.kind for frontend in own if frontend.port == port}
-        for one in kinds:
-            _check(node, spec, one, hooks)
+            kinds = {
+                frontend.kind
+                for frontend in spec.frontends
+                if frontend.address and (ip_address(frontend.address), frontend.port) == backend
+            }
+        for frontend_kind in kinds:
+            _check(node, spec, frontend_kind, hooks)
     if hooks & {"output", "forward", "accepted"}:
         if tables.addresses.get(address, False):
             if node.unknown_port != "pass":
                 raise Refused(node.unknown_port, "unknown-port")
         elif any(_contains(text, address) for text in node.unallocated):
             raise Refused("drop", "unallocated")
-    # What is delivered to this node itself never comes to POSTROUTING.
+    # A packet to this node itself never comes to POSTROUTING.
     return is_marked and (is_own or not is_local)
 
 
 def _check(node: Node, spec: ServicePort, kind: str, hooks: set[str]) -> None:
-    """What the rules of one frontend do to a packet in these hooks."""
+    """Raises `Refused` when the rules of one frontend refuse a packet in one of these hooks."""
     has_endpoints = bool(spec.cluster_backends or spec.local_backends)
     if node.mode == "iptables" and kind == "load-balancer" and spec.source_ranges and has_endpoints:
         raise Refused("drop", "source-range")
-    met = {"input", "output", "forward"}
+    ruled = {"input", "output", "forward"}
     if kind in NODE_PORTS:
-        met = {"input"}
+        ruled = {"input"}
     elif node.mode == "iptables":
-        met = {"forward", "output" if kind == "cluster-ip" else "input"}
-    if not hooks & met:
+        ruled = {"forward", "output" if kind == "cluster-ip" else "input"}
+    if not hooks & ruled:
         return
     if not has_endpoints:
         raise Refused("reject", "no-endpoints")

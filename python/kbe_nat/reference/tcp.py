@@ -14,7 +14,7 @@ from kbe_nat.reference.packet import ACK, FIN, RST, SYN
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """What connection tracking needs of a segment."""
+    """The fields of a segment that connection tracking needs."""
 
     flags: int
     seq: int
@@ -47,7 +47,7 @@ class Segment:
 
 @dataclass(slots=True)
 class Side:
-    """What one side has sent. Sequence numbers compare modulo 2^32 (RFC 9293, 3.4)."""
+    """The segments of one side. Sequence numbers compare modulo 2^32 (RFC 9293, 3.4)."""
 
     end: int | None = None
     """Behind the highest sequence number sent; None before anything was."""
@@ -182,11 +182,9 @@ class Connection:
 
 
 def is_possible(flags: int) -> bool:
-    """Whether a sane sender sets these flags together: something is said, and SYN stands alone or
-    with ACK.
-    """
-    said = flags & (FIN | SYN | RST | ACK)
-    return bool(said) and (not said & SYN or not said & (FIN | RST))
+    """Whether a sane sender sets these flags together: any of them, and SYN alone or with ACK."""
+    control = flags & (FIN | SYN | RST | ACK)
+    return bool(control) and (not control & SYN or not control & (FIN | RST))
 
 
 def is_opening(flags: int) -> bool:
