@@ -75,7 +75,8 @@ def diagnose() -> Iterator[Check]:
         "net.ipv4.conf.all.send_redirects",
         "0",
         "none are sent",
-        "where refusals leave by the device that the packet came by, redirects may take their place: set it to 0",
+        "where refusals leave by the device that the packet came by, redirects may take their place:"
+        " set it to 0",
     )
     yield _setting(
         "bridges",
@@ -137,7 +138,10 @@ def _datapath() -> Check:
         return Check(
             "datapath", State.FAILED, f"none works: {error}", "install nft, or iptables and ipset"
         )
-    remedy = "every packet costs, and connections wait while no daemon runs; install nft, if that is missing"
+    remedy = (
+        "every packet costs, and connections wait while no daemon runs; install nft, if that is"
+        " missing"
+    )
     return Check("datapath", State.NOTE, f"{kind}: {reason}", remedy)
 
 
@@ -175,8 +179,8 @@ def _super_packets() -> Check:
     if not large:
         return Check("super-packets", State.OK, "none of more than 64 kB")
     remedy = (
-        "with every-packet, packets of more than 65,531 bytes are dropped and counted as truncated: set"
-        f" {', '.join(SUPER_PACKET_SETTINGS)} to {LARGEST_SUPER_PACKET}"
+        "with every-packet, packets of more than 65,531 bytes are dropped and counted as truncated:"
+        f" set {', '.join(SUPER_PACKET_SETTINGS)} to {LARGEST_SUPER_PACKET}"
     )
     return Check(
         "super-packets", State.NOTE, f"more than 64 kB (BIG TCP): {', '.join(large)}", remedy

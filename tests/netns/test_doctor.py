@@ -19,8 +19,8 @@ SEED = Path(__file__).parents[2] / "examples/seed/cluster.yaml"
 
 @pytest.fixture
 def node() -> Iterator[Namespace]:
-    with Namespace(f"kbe-doctor-{os.getpid()}") as made:
-        yield made
+    with Namespace(f"kbe-doctor-{os.getpid()}") as namespace:
+        yield namespace
 
 
 def asked(node: Namespace, *prefix: str, **more: Any) -> tuple[int, dict[str, dict[str, str]]]:

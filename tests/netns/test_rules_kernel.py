@@ -19,7 +19,7 @@ from kbe_nat.rules.diversion import rule_sets
 from kbe_nat.rules.installer import InstallerName, probe
 from kbe_nat.rules.iptables import Iptables
 from kbe_nat.rules.nftables import PROBE, Nftables
-from kbe_nat.rules.rule import Marks, RuleSet
+from kbe_nat.rules.rule import Marks, RuleSet, SetKind
 
 QUEUE = re.compile(r"queue (flags bypass to|to|num) \S+")
 
@@ -32,12 +32,12 @@ def rules(
     addresses = {Family.IPV4: "172.30.{}.{}", Family.IPV6: "fd00::{}:{}"}
     ports = tuple(
         PlannedPort(
-            "default", f"s{n}", "", "tcp", number, (frontend,), (Backend("10.0.0.1", 80),), ()
+            "default", f"s{n}", "", "tcp", family, (frontend,), (Backend("10.0.0.1", 80),), ()
         )
-        for number in families
+        for family in families
         for n in range(services)
         for frontend in [
-            Frontend("cluster-ip", addresses[number].format(n // 250, n % 250 + 1), 80)
+            Frontend("cluster-ip", addresses[family].format(n // 250, n % 250 + 1), 80)
         ]
     )
     return rule_sets(Plan(ports, (), (), ()), queues)
@@ -45,10 +45,10 @@ def rules(
 
 @pytest.fixture
 def node() -> Iterator[Namespace]:
-    with Namespace(f"kbe-rules-{os.getpid()}") as made:
-        made.call("iptables", "-A", "FORWARD", "-s", "192.0.2.1", "-j", "DROP")
-        made.call("ip6tables", "-t", "mangle", "-N", "FOREIGN")
-        made.call(
+    with Namespace(f"kbe-rules-{os.getpid()}") as namespace:
+        namespace.call("iptables", "-A", "FORWARD", "-s", "192.0.2.1", "-j", "DROP")
+        namespace.call("ip6tables", "-t", "mangle", "-N", "FOREIGN")
+        namespace.call(
             "iptables",
             "-t",
             "raw",
@@ -61,28 +61,31 @@ def node() -> Iterator[Namespace]:
             "-j",
             "ACCEPT",
         )
-        made.call("ipset", "create", "foreign", "hash:ip")
-        yield made
+        namespace.call("ipset", "create", "foreign", "hash:ip")
+        yield namespace
 
 
 def saved(node: Namespace) -> list[str]:
-    """Rules, chains of somebody's own, and sets, without counters."""
+    """Rules, chains that are not built in, and sets, without counters."""
     lines = [
         line
         for save in ("iptables-save", "ip6tables-save")
         for line in node.call(save).splitlines()
     ]
-    own = [re.sub(r" \[.*", "", line) for line in lines if line.startswith("-A") or " - [" in line]
-    return [*own, *node.call("ipset", "list", "-name").split()]
+    rules = [line for line in lines if line.startswith("-A") or " - [" in line]
+    return [
+        *(re.sub(r" \[.*", "", line) for line in rules),
+        *node.call("ipset", "list", "-name").split(),
+    ]
 
 
 def test_everything_of_ours_comes_and_goes_and_nothing_else(node: Namespace) -> None:
     before = saved(node)
-    backend = Iptables(Commands(node.prefix))
-    backend.install(rules(3))
+    installer = Iptables(Commands(node.prefix))
+    installer.install(rules(3))
     once = saved(node)
     assert [line for line in once if "KBE-NAT" not in line and "kbe-nat-" not in line] == before
-    backend.install(rules(3))
+    installer.install(rules(3))
     assert saved(node) == once, "installing twice is installing once"
     other = Iptables(Commands(node.prefix))
     other.install(rules(1, families=(Family.IPV4,)))
@@ -101,10 +104,10 @@ def test_elements_change_alone(node: Namespace) -> None:
             calls.append((" ".join(command), text))
             return commands.run(command, text)
 
-    backend = Iptables(Watched())
-    backend.install(rules(3))
+    installer = Iptables(Watched())
+    installer.install(rules(3))
     calls.clear()
-    backend.update(rules(4, families=(Family.IPV4, Family.IPV6)))
+    installer.update(rules(4, families=(Family.IPV4, Family.IPV6)))
     assert calls == [
         (
             "ipset restore",
@@ -114,10 +117,10 @@ def test_elements_change_alone(node: Namespace) -> None:
             "add kbe-nat-addresses-6 fd00::0:4 -exist\n",
         )
     ]
-    backend.update(rules(2))
+    installer.update(rules(2))
     assert node.call("ipset", "list", "kbe-nat-addresses-4").count("172.30.0.") == 2
-    assert backend.missing() == ()
-    backend.update(rules(2, queues=(8, 9)))
+    assert installer.missing() == ()
+    installer.update(rules(2, queues=(8, 9)))
     assert any("--queue-balance 8:9" in line for line in saved(node)), (
         "other rules are installed anew"
     )
@@ -142,7 +145,8 @@ def test_elements_change_alone(node: Namespace) -> None:
             "kbe-nat-addresses-6",
         ),
         (
-            "ipset del kbe-nat-frontends-4 172.30.0.1,tcp:80; ipset add kbe-nat-frontends-4 172.30.0.1,tcp:81",
+            "ipset del kbe-nat-frontends-4 172.30.0.1,tcp:80; "
+            "ipset add kbe-nat-frontends-4 172.30.0.1,tcp:81",
             "kbe-nat-frontends-4",
         ),
     ],
@@ -150,17 +154,17 @@ def test_elements_change_alone(node: Namespace) -> None:
 def test_f13_f133_what_somebody_removes_or_changes_is_missed_and_put_back(
     node: Namespace, command: str, missed: str
 ) -> None:
-    backend = Iptables(Commands(node.prefix))
-    backend.install(rules(2))
+    installer = Iptables(Commands(node.prefix))
+    installer.install(rules(2))
     whole = sorted(saved(node))
-    assert backend.missing() == ()
-    for own in command.split("; "):
-        node.call(*own.split())
-    assert any(line.startswith(missed) for line in backend.missing())
-    backend.install(rules(2))
+    assert installer.missing() == ()
+    for words in map(str.split, command.split("; ")):
+        node.call(*words)
+    assert any(line.startswith(missed) for line in installer.missing())
+    installer.install(rules(2))
     ours = [line for line in sorted(saved(node)) if "KBE-NAT" in line]
     assert ours == [line for line in whole if "KBE-NAT" in line and line in saved(node)]
-    assert backend.missing() == ()
+    assert installer.missing() == ()
 
 
 class Meddled:
@@ -208,30 +212,30 @@ def test_f13_what_somebody_removes_during_the_installation_is_missed(
     missed: str,
 ) -> None:
     runner = Meddled(node, installing)
-    backend = kind(runner)
+    installer = kind(runner)
     runner.damage = damage
     with pytest.raises(
         RulesError, match="somebody has changed our rules while they were installed"
     ):
-        backend.install(rules(2))
+        installer.install(rules(2))
     runner.damage = ""
-    backend.install(rules(2))
-    assert backend.missing() == ()
+    installer.install(rules(2))
+    assert installer.missing() == ()
     runner.damage = damage
-    backend.install(rules(2))
-    assert any(line.startswith(missed) for line in backend.missing())
+    installer.install(rules(2))
+    assert any(line.startswith(missed) for line in installer.missing())
     runner.damage = ""
-    backend.install(rules(2))
-    assert backend.missing() == ()
+    installer.install(rules(2))
+    assert installer.missing() == ()
 
 
 def test_ten_thousand_services_need_no_more_rules_than_one(node: Namespace) -> None:
-    backend = Iptables(Commands(node.prefix))
-    backend.install(rules(1, families=(Family.IPV4,)))
+    installer = Iptables(Commands(node.prefix))
+    installer.install(rules(1, families=(Family.IPV4,)))
     few = [line for line in saved(node) if line.startswith("-A")]
-    backend.install(rules(10_000, families=(Family.IPV4,)))
+    installer.install(rules(10_000, families=(Family.IPV4,)))
     assert sorted(line for line in saved(node) if line.startswith("-A")) == sorted(few)
-    assert backend.missing() == ()
+    assert installer.missing() == ()
 
 
 def test_f133_nft_gets_the_same_rules(node: Namespace) -> None:
@@ -249,18 +253,18 @@ def test_f133_nft_gets_the_same_rules(node: Namespace) -> None:
 
     node.call("nft", "add table ip somebodys")
     before = node.call("nft", "list", "tables")
-    backend = Nftables(Unqueued())
-    backend.install(rules(3))
+    installer = Nftables(Unqueued())
+    installer.install(rules(3))
     tables = node.call("nft", "list", "table", "ip", "kbe-nat")
     assert "172.30.0.3 . tcp . 80" in tables
     assert tables.count("ct mark set ct mark | 0x00001000") == 2
-    assert backend.missing() == ()
-    backend.update(rules(2))
+    assert installer.missing() == ()
+    installer.update(rules(2))
     assert "172.30.0.3 . tcp . 80" not in node.call("nft", "list", "table", "ip", "kbe-nat")
-    assert backend.missing() == ()
+    assert installer.missing() == ()
     node.call("nft", "flush", "chain", "ip6", "kbe-nat", "raw-output")
-    assert any(line.startswith("ip6: ip6 daddr") for line in backend.missing())
-    backend.install(rules(2))
+    assert any(line.startswith("ip6: ip6 daddr") for line in installer.missing())
+    installer.install(rules(2))
     for damage, missed in (
         (
             "delete element ip kbe-nat frontends { 172.30.0.1 . tcp . 80 }",
@@ -270,21 +274,21 @@ def test_f133_nft_gets_the_same_rules(node: Namespace) -> None:
         ("insert rule ip kbe-nat mangle-output accept", "ip: accept: not ours"),
         ("chain ip kbe-nat filter-input { policy drop; }", "ip: type filter hook input"),
     ):
-        assert backend.missing() == ()
+        assert installer.missing() == ()
         node.call("nft", damage)
-        assert any(line.startswith(missed) for line in backend.missing()), damage
-        backend.install(rules(2))
-    assert backend.missing() == ()
-    backend.remove()
+        assert any(line.startswith(missed) for line in installer.missing()), damage
+        installer.install(rules(2))
+    assert installer.missing() == ()
+    installer.remove()
     assert node.call("nft", "list", "tables") == before
-    backend.remove()
+    installer.remove()
 
 
 def test_the_choice_says_why(node: Namespace) -> None:
     before = saved(node), node.call("nft", "list", "tables")
-    backend, why = probe(InstallerName.AUTO, Commands(node.prefix))
-    assert why
-    assert isinstance(backend, Iptables | Nftables)
+    installer, reason = probe(InstallerName.AUTO, Commands(node.prefix))
+    assert reason
+    assert isinstance(installer, Iptables | Nftables)
     assert (saved(node), node.call("nft", "list", "tables")) == before, "a probe leaves nothing"
     with pytest.raises(RulesError, match=r"nft: .*; iptables: "):
         probe(InstallerName.AUTO, Commands(("no-such-command",)))
@@ -293,19 +297,20 @@ def test_the_choice_says_why(node: Namespace) -> None:
 def test_f133_ranges_are_compared_as_the_kernel_spells_them(node: Namespace) -> None:
     ranges = ("172.30.0.0/16", "192.0.2.7/32", "fd00:0:0::/112")
     options = Options(mode=Mode.NFTABLES)
-    own = rule_sets(Plan(rules_ports(), (), (), (), service_ranges=ranges, options=options), (7, 7))
-    assert any("refused" in name for one in own for name in one.sets)
-    backend = Iptables(Commands(node.prefix))
-    backend.install(own)
-    assert backend.missing() == ()
+    plan = Plan(rules_ports(), (), (), (), service_ranges=ranges, options=options)
+    wanted = rule_sets(plan, (7, 7))
+    assert any(SetKind.REFUSED in of_family.sets for of_family in wanted)
+    installer = Iptables(Commands(node.prefix))
+    installer.install(wanted)
+    assert installer.missing() == ()
     node.call("ipset", "del", "kbe-nat-refused-4", "192.0.2.7")
     node.call("ipset", "add", "kbe-nat-refused-4", "192.0.2.8")
-    assert backend.missing() == ("kbe-nat-refused-4",)
+    assert installer.missing() == ("kbe-nat-refused-4",)
 
 
 def test_marks_can_be_others(node: Namespace) -> None:
-    [own] = rule_sets(Plan(rules_ports(), (), (), ()), (7, 7), replace(Marks(), flow=0x10))
-    Iptables(Commands(node.prefix)).install([own])
+    [wanted] = rule_sets(Plan(rules_ports(), (), (), ()), (7, 7), replace(Marks(), flow=0x10))
+    Iptables(Commands(node.prefix)).install([wanted])
     assert any("--mark 0x10/0x10 -j CONNMARK" in line for line in saved(node))
 
 

@@ -18,7 +18,7 @@ class Runner(Protocol):
 
 
 class Commands:
-    """Runs commands here, or behind a prefix such as `nsenter --net=...`, and kills one that hangs."""
+    """Runs commands here, or behind a prefix such as `nsenter --net=...`; kills one that hangs."""
 
     def __init__(self, prefix: Sequence[str] = (), haste: Haste | None = None) -> None:
         """`haste` shortens the time limits."""
