@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kbe_nat import commands
-from kbe_nat.commands import Haste, printed
+from kbe_nat.commands import Haste, output_of
 from kbe_nat.errors import KbeNatError, PlaygroundError, RulesError
 from kbe_nat.playground import namespaces
 from kbe_nat.rules import commands as execution
@@ -32,10 +32,10 @@ def is_alive(pid: int) -> bool:
 
 def test_what_is_written_is_read_and_what_is_printed_comes_back() -> None:
     text = "héllo\n" * 100_000
-    assert printed(("cat",), RulesError, text=text, seconds=30) == text
-    assert printed(("me",), RulesError, prefix=("echo", "it", "is"), seconds=30) == "it is me\n"
+    assert output_of(("cat",), RulesError, text=text, seconds=30) == text
+    assert output_of(("me",), RulesError, prefix=("echo", "it", "is"), seconds=30) == "it is me\n"
     # One that does not read what it gets.
-    assert printed(("true",), RulesError, text=text, seconds=30) == ""
+    assert output_of(("true",), RulesError, text=text, seconds=30) == ""
 
 
 def test_f131_a_command_that_hangs_is_killed_with_all_that_it_has_started(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_f131_a_command_that_hangs_is_killed_with_all_that_it_has_started(tmp_pa
     )
     started = time.monotonic()
     with pytest.raises(RulesError, match=r"^sh -c .*: not done after \d s, and killed$"):
-        printed(("sh", "-c", script), RulesError, seconds=1)
+        output_of(("sh", "-c", script), RulesError, seconds=1)
     assert time.monotonic() - started < 20
     for name in ("child", "self"):
         pid = int((tmp_path / name).read_text())
@@ -56,7 +56,7 @@ def test_f131_a_command_that_hangs_is_killed_with_all_that_it_has_started(tmp_pa
 
 def test_f131_one_that_leaves_its_output_open_is_not_waited_for() -> None:
     started = time.monotonic()
-    assert printed(("setsid", "-f", "sleep", "20"), RulesError, seconds=30) == ""
+    assert output_of(("setsid", "-f", "sleep", "20"), RulesError, seconds=30) == ""
     assert time.monotonic() - started < 15
 
 
@@ -66,7 +66,7 @@ def test_f131_one_that_prints_without_end_is_killed(monkeypatch: pytest.MonkeyPa
     endless = "head -c 100000000 /dev/zero; sleep 60"
     for script in (endless, f"({endless}) >&2"):
         with pytest.raises(RulesError, match=r"it prints more than 16 MB, and killed$"):
-            printed(("sh", "-c", script), RulesError, seconds=10)
+            output_of(("sh", "-c", script), RulesError, seconds=10)
 
 
 def test_f131_haste_ends_what_runs_and_bounds_what_comes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,7 @@ def test_f131_signal_handlers_may_ask_for_haste(monkeypatch: pytest.MonkeyPatch)
         asking = subprocess.Popen(["sh", "-c", f"sleep 0.3; kill -USR1 {os.getpid()}"])
         started = time.monotonic()
         with pytest.raises(RulesError, match="not done"):
-            printed(("sleep", "600"), RulesError, seconds=60, haste=haste)
+            output_of(("sleep", "600"), RulesError, seconds=60, haste=haste)
         assert time.monotonic() - started < 10
         asking.wait()
     finally:
@@ -104,9 +104,9 @@ def test_f131_signal_handlers_may_ask_for_haste(monkeypatch: pytest.MonkeyPatch)
 
 def test_f131_what_is_no_utf8_is_read_all_the_same() -> None:
     shout = (sys.executable, "-c", r"import os; os.write(1, b'x\xff\xfe'); os.write(2, b'\xff')")
-    assert printed(shout, RulesError, seconds=30) == "x��"
+    assert output_of(shout, RulesError, seconds=30) == "x��"
     with pytest.raises(RulesError, match=r"�: no$"):
-        printed(("sh", "-c", r"printf '\377: no\n' >&2; exit 1"), RulesError, seconds=30)
+        output_of(("sh", "-c", r"printf '\377: no\n' >&2; exit 1"), RulesError, seconds=30)
 
 
 CALLS: list[tuple[type[KbeNatError], Callable[[], object]]] = [
@@ -168,4 +168,4 @@ def test_f131_a_command_that_reads_slowly_gets_everything() -> None:
     """More than a pipe holds, and longer than the wait for it is cut into."""
     text = "line\n" * 100_000
     command = ("sh", "-c", "sleep 0.5; wc -c")
-    assert printed(command, RulesError, text=text, seconds=30) == f"{len(text)}\n"
+    assert output_of(command, RulesError, text=text, seconds=30) == f"{len(text)}\n"

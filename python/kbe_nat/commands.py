@@ -1,4 +1,4 @@
-"""System commands: each ends within a time limit, or is killed; whatever goes wrong is one error.
+"""System commands: each ends within a time limit, or is killed; any failure is one error.
 
 A command that hangs must not hang its caller, and one that prints bytes of any kind (a device may
 be named by any) must not end it.
@@ -17,8 +17,8 @@ from kbe_nat.errors import KbeNatError
 
 
 class Haste:
-    """Shorter time limits for commands, once their caller has been asked to end; and what it does
-    while one runs.
+    """Shorter time limits for commands, once their caller has been asked to end; and the caller's
+    work while one runs.
     """
 
     def __init__(self) -> None:
@@ -27,17 +27,17 @@ class Haste:
         self._since = math.inf
 
     def begin(self) -> None:
-        """From now on, what runs is ended soon, and what is still to come has a few seconds
-        altogether. May be called by a signal handler.
+        """From now on, the command that runs is ended soon, and later ones have a few seconds
+        altogether. A signal handler may call this.
         """
         self._since = min(self._since, time.monotonic())
 
     def deadline(self, started: float) -> float:
-        """When a command that was started at `started` (`time.monotonic`) has to be done."""
+        """The time by which a command must be done that started at `started` (`time.monotonic`)."""
         return self._since + (RUNNING_SECONDS if started < self._since else ENDING_SECONDS)
 
 
-def printed(
+def output_of(
     command: Sequence[str],
     failure: type[KbeNatError],
     *,
@@ -46,8 +46,8 @@ def printed(
     seconds: float,
     haste: Haste | None = None,
 ) -> str:
-    """What the command prints, when it got `text` to read; bytes that are no UTF-8 are replaced.
-    `prefix` stands before the command, to run it elsewhere.
+    """The output of a command that reads `text`; bytes that are no UTF-8 are replaced. `prefix`
+    stands before the command, to run it elsewhere.
 
     Raises `failure` when it cannot be started, fails, is not done after `seconds` or prints without
     end: then it is killed, with all that it has started.
@@ -55,15 +55,15 @@ def printed(
     name = " ".join(command)
     started = time.monotonic()
     try:
-        with _file(text.encode()) as given, _file() as output, _file() as complaint:
+        with _file(text.encode()) as source, _file() as output, _file() as complaint:
             # In a process group of its own: Ctrl-C at the terminal must not cut a transaction off.
             # Files are bounded, and never full: a pipe would have to be filled and emptied while we
             # wait.
             process = subprocess.Popen(
-                [*prefix, *command], stdin=given, stdout=output, stderr=complaint, process_group=0
+                [*prefix, *command], stdin=source, stdout=output, stderr=complaint, process_group=0
             )
             try:
-                ending = _waited(process, (output, complaint), started, seconds, haste or Haste())
+                ending = _wait(process, (output, complaint), started, seconds, haste or Haste())
             finally:
                 _end(process)
             if ending:
@@ -79,22 +79,22 @@ def printed(
         raise failure(f"{name}: {error.strerror or error}") from None
 
 
-def _waited(
+def _wait(
     process: "subprocess.Popen[bytes]",
     printed_to: Sequence[IO[bytes]],
     started: float,
     seconds: float,
     haste: Haste,
 ) -> str:
-    """Waits for its end; why it must not go on, or "" when it has ended. The wait is in slices,
-    because haste may begin meanwhile, and nobody tells how much is printed.
+    """Waits for the end of a process. Returns the reason why it must not go on, or "" at its end.
+    The wait is in slices, because haste may begin meanwhile, and the output may grow without end.
     """
     while True:
-        left = min(started + seconds, haste.deadline(started)) - time.monotonic()
+        remaining = min(started + seconds, haste.deadline(started)) - time.monotonic()
         try:
-            process.wait(max(0.0, min(left, SLICE_SECONDS)))
+            process.wait(max(0.0, min(remaining, SLICE_SECONDS)))
         except subprocess.TimeoutExpired:
-            if left <= SLICE_SECONDS:
+            if remaining <= SLICE_SECONDS:
                 return f"not done after {time.monotonic() - started:.0f} s"
         else:
             return ""
@@ -104,7 +104,7 @@ def _waited(
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Kills what has not ended by itself. What the kernel does not let go is left behind."""
+    """Kills a process that has not ended by itself. One that hangs in the kernel is left behind."""
     if process.poll() is None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)

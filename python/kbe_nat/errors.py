@@ -2,9 +2,7 @@
 
 
 class KbeNatError(Exception):
-    """Something the caller, a file or an object got wrong. The message is one line, made for
-    people.
-    """
+    """A mistake of the caller, a file or an object. The message is one line, made for people."""
 
 
 class ArgumentError(KbeNatError, ValueError):

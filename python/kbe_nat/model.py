@@ -1,9 +1,9 @@
 """The state of a cluster as kbe-nat understands it: immutable values without anything of the API's
 format.
 
-Addresses are canonical text, ports are 1 to 65535, protocols are "tcp", "udp" or "sctp": what is
-wrong has been refused by the source that built the value. Which endpoints may serve whom is not
-decided here but in `kbe_nat.policy.plan`.
+Addresses are canonical text, ports are 1 to 65535, protocols are "tcp", "udp" or "sctp": the source
+that builds a value refuses wrong ones. Which endpoints may serve a client is decided by
+`kbe_nat.policy.planner`.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ ServiceKey: TypeAlias = tuple[str, str]
 
 
 class Strategy(StrEnum):
-    """How a backend is chosen for a new flow."""
+    """The way in which a backend is chosen for a new flow."""
 
     RANDOM = "random"
     CASCADE = "cascade"
@@ -53,8 +53,8 @@ class Service(msgspec.Struct, frozen=True):
     """Empty for a headless Service and for one of type ExternalName."""
     ports: tuple[ServicePort, ...] = ()
     external_ips: tuple[str, ...] = ()
-    """These and what follows are as often there as the object names them: kube-proxy writes their
-    rules so.
+    """Addresses and ranges are as often here as the object names them: kube-proxy writes a rule for
+    each.
     """
     load_balancer_ips: tuple[str, ...] = ()
     """Ingress addresses with `ipMode: VIP`."""

@@ -12,7 +12,7 @@ from kbe_nat.model import join_address
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """Where a packet comes from and goes to; ports are 0 where it has none."""
+    """Source and destination of a packet; ports are 0 where it has none."""
 
     protocol: str
     source: tuple[str, int]
@@ -36,15 +36,15 @@ def opening(protocol: str, source: tuple[str, int], destination: tuple[str, int]
         body = ports + struct.pack(">HH", 8, 0)
     else:
         body = ports + struct.pack(">IIBBHIIHHI", 0, 0, INIT, 0, 20, 1, 65536, 1, 1, 0)
-    number = NUMBERS[protocol]
+    protocol_number = NUMBERS[protocol]
     if from_ip.version == 6:
         return (
-            struct.pack(">IHBB", 6 << 28, len(body), number, 64)
+            struct.pack(">IHBB", 6 << 28, len(body), protocol_number, 64)
             + from_ip.packed
             + to_ip.packed
             + body
         )
-    header = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(body), 0, 0, 64, number, 0)
+    header = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(body), 0, 0, 64, protocol_number, 0)
     header += from_ip.packed + to_ip.packed
     return header[:10] + struct.pack(">H", _checksum(header)) + header[12:] + body
 

@@ -1,10 +1,9 @@
-"""What kbe-nat would have decided, beside what the node's own proxy has done: flow by flow,
-touching none.
+"""The decisions of kbe-nat beside those of the node's own proxy: flow by flow, touching none.
 
-The kernel's connection tracking says where a flow was sent. It holds what was let through: of a
-flow that the kernel has refused there is nothing to compare. Nor does it say by which device a
+The kernel's connection tracking says where a flow was sent. It has only flows that were let
+through: a flow that the kernel has refused is not compared. Nor does it say by which device a
 packet came, so where pods are known by their device, a masquerade is only wrong when it would be
-for a pod and for everybody else.
+for a pod and for any other client.
 """
 
 from collections import Counter
@@ -26,7 +25,7 @@ class Outcome(StrEnum):
 
     AGREED = "agreed"
     NOT_OURS = "not ours"
-    """Nobody's Service, for both."""
+    """No Service for either."""
     REFUSED = "we would refuse it"
     UNTRANSLATED = "the kernel has not translated it"
     ELSEWHERE = "the kernel has sent it elsewhere"
@@ -44,9 +43,9 @@ class Finding:
     flow: ConntrackEntry
     outcome: Outcome
     service: str
-    """Empty where we know none."""
+    """Empty where no Service matches."""
     expected: tuple[str, ...]
-    """Where we might have sent it; empty when nowhere."""
+    """The endpoints that might have got it; empty when none."""
     verdict: str
 
 
@@ -60,13 +59,13 @@ class Shadow:
     def __post_init__(self) -> None:
         self._engine = Engine(seed=0)
         self._tables = Tables()
-        self._own: frozenset[str] = frozenset()
+        self._node_addresses: frozenset[str] = frozenset()
         self._interfaces: tuple[int, ...] = (OTHER_INTERFACE,)
 
     def follow(self, plan: Plan) -> None:
         """Compare with this plan from now on."""
         self._engine.replace_services(*self._tables.native(plan))
-        self._own = frozenset((*plan.addresses, LOOPBACK, LOOPBACK6))
+        self._node_addresses = frozenset((*plan.addresses, LOOPBACK, LOOPBACK6))
         knows_pods_by_device = bool(plan.options.pod_interfaces)
         pod = plan.options.pod_interfaces[0] if knows_pods_by_device else POD_INTERFACE
         others = max(plan.options.pod_interfaces, default=0) + 1
@@ -74,20 +73,25 @@ class Shadow:
 
     def compare(self, flow: ConntrackEntry) -> Finding:
         """One flow. Cost: a decision of the engine, or two."""
-        interfaces = (0,) if flow.source[0] in self._own else self._interfaces
-        findings = [self._compared(flow, interface) for interface in interfaces]
-        best = next((own for own in findings if own.outcome not in DISAGREEMENTS), findings[0])
+        interfaces = (0,) if flow.source[0] in self._node_addresses else self._interfaces
+        findings = [self._compare_from(flow, interface) for interface in interfaces]
+        best = next(
+            (finding for finding in findings if finding.outcome not in DISAGREEMENTS), findings[0]
+        )
         self.counts[best.service, best.outcome] += 1
         return best
 
-    def _compared(self, flow: ConntrackEntry, interface: int) -> Finding:
+    def _compare_from(self, flow: ConntrackEntry, interface: int) -> Finding:
         packet = opening(flow.protocol, flow.source, flow.destination)
-        told = self._engine.explain(packet, 0, interface=interface, incomplete_checksum=True)
+        explanation = self._engine.explain(packet, 0, interface=interface, incomplete_checksum=True)
         served = join_address(*flow.reply_source)
-        # Others serve also where the endpoint that was drawn now is one at which it is refused.
-        is_served = told.action == "translate" or bool(told.refused and told.candidates)
-        expected = tuple(told.candidates) if is_served else ()
-        if told.action == "accept":
+        # Other endpoints serve even if the one that was drawn now is refused behind its
+        # translation.
+        is_served = explanation.action == "translate" or bool(
+            explanation.refused and explanation.candidates
+        )
+        expected = tuple(explanation.candidates) if is_served else ()
+        if explanation.action == "accept":
             outcome = Outcome.UNKNOWN if is_translated(flow) else Outcome.NOT_OURS
         elif not is_served:
             outcome = Outcome.REFUSED
@@ -95,11 +99,11 @@ class Shadow:
             outcome = Outcome.UNTRANSLATED
         elif served not in expected:
             outcome = Outcome.ELSEWHERE
-        elif (served in told.masqueraded) != is_masqueraded(flow):
+        elif (served in explanation.masqueraded) != is_masqueraded(flow):
             outcome = Outcome.MASQUERADE
         else:
             outcome = Outcome.AGREED
-        return Finding(flow, outcome, told.service or "", expected, told.action)
+        return Finding(flow, outcome, explanation.service or "", expected, explanation.action)
 
 
 def is_translated(flow: ConntrackEntry) -> bool:

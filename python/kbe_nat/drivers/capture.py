@@ -1,5 +1,5 @@
-"""A capture file in place of a kernel queue: every packet of it gets its verdict, and what would
-have been sent on is written to another.
+"""A capture file in place of a kernel queue: every packet of it gets its verdict, and the packets
+that would have been sent on are written to another file.
 
 Reading and writing are native and go batch by batch; nothing here looks at a single packet.
 """
@@ -30,7 +30,7 @@ class CaptureQueue:
     """
 
     is_standard_output: bool = False
-    """Whether the capture goes to standard output, which is no place for anything else then."""
+    """Whether the capture goes to standard output, which must carry nothing else then."""
 
     def __init__(
         self,
@@ -69,12 +69,12 @@ class CaptureQueue:
                         f"{target}: it would be written over what is read; name another file"
                     )
         try:
-            self._writer = CaptureWriter(self._written(), self._reader, answer)
+            self._writer = CaptureWriter(self._output_name(), self._reader, answer)
         except OSError as error:
             self._discard()
             raise CaptureError(f"{self._target}: {error.strerror or error}") from None
 
-    def _written(self) -> str | None:
+    def _output_name(self) -> str | None:
         """Name of the file that is written: one beside the target, which takes its place in the
         end. A device or a pipe is written to as it is, since a file in its place would replace it.
         """
@@ -120,12 +120,12 @@ class CaptureQueue:
 
     @property
     def unread(self) -> dict[int, int]:
-        """Frames so far whose link type is not read, by its number. They are written as they are."""
+        """Frames so far whose link type is not read, by its number. They pass as they are."""
         return self._reader.unread
 
     @property
     def cut(self) -> str | None:
-        """The packet or block within which the source ends, once that was met. What is whole
+        """The packet or block within which the source ends, once that was met. All before it
         counts.
         """
         return self._reader.cut
@@ -162,10 +162,10 @@ def _is_standard_output(path: Path) -> bool:
     return False
 
 
-def _is_same_file(one: Path, other: Path) -> bool:
-    """Whether both are names of one regular file, by whatever links."""
+def _is_same_file(path: Path, other: Path) -> bool:
+    """Whether both are names of one regular file, by any links."""
     with suppress(OSError):
-        status = one.stat()
+        status = path.stat()
         return stat.S_ISREG(status.st_mode) and os.path.samestat(status, other.stat())
     return False
 

@@ -40,11 +40,11 @@ class NativeQueue(KernelQueue):
         it sleeps. Raises `QueueError` without CAP_NET_ADMIN, when another process has the queue, or
         when the kernel has no queues.
         """
-        own = marks or Marks()
+        bits = marks or Marks()
         return super().__new__(
             cls,
             number,
-            marks=(own.flow, own.reject, own.masquerade),
+            marks=(bits.flow, bits.reject, bits.masquerade),
             backend_ids=backend_ids,
             max_length=max_length,
             gso=gso,
@@ -67,7 +67,7 @@ class NativeQueue(KernelQueue):
 
 @dataclass(frozen=True, slots=True)
 class QueueCounters:
-    """What the kernel counts of one of its queues (/proc/net/netfilter/nfnetlink_queue)."""
+    """The kernel's counters of one queue (/proc/net/netfilter/nfnetlink_queue)."""
 
     number: int
     waiting: int

@@ -44,7 +44,7 @@ class NetfilterQueue:
         waits at most `timeout` seconds. With `backend_ids` packets are not translated here: their
         marks tell the kernel how to translate their flows.
 
-        Needs CAP_NET_ADMIN. Raises `QueueError` when somebody else has the queue, the package is
+        Needs CAP_NET_ADMIN. Raises `QueueError` when another process has the queue, the package is
         missing, or the privilege is.
         """
         try:
@@ -65,10 +65,10 @@ class NetfilterQueue:
                 # An unprivileged user namespace may not have a larger receive buffer; it works with
                 # a small one.
                 warnings.simplefilter("ignore", RuntimeWarning)
-                self._queue.bind(number, self._arrived, max_length)
+                self._queue.bind(number, self._take_in, max_length)
         except OSError as error:
-            reason = f"queue {number} cannot be bound: another process has it, or CAP_NET_ADMIN is missing"
-            raise QueueError(f"{reason} ({error})") from None
+            reason = "another process has it, or CAP_NET_ADMIN is missing"
+            raise QueueError(f"queue {number} cannot be bound: {reason} ({error})") from None
 
     def __enter__(self) -> Self:
         return self
@@ -124,14 +124,14 @@ class NetfilterQueue:
         if action == REJECT:
             packet.set_mark(packet.get_mark() | marks.reject)
         elif self._backend_ids:
-            number = self._backend_ids.mark_of(bytes(content)) if action == TRANSLATE else 0
-            if number is None:
+            backend = self._backend_ids.mark_of(bytes(content)) if action == TRANSLATE else 0
+            if backend is None:
                 # Undecided: the standby serves it.
                 packet.set_mark(packet.get_mark() & ~(marks.backend | marks.flow | marks.reject))
                 packet.accept()
                 return
             masquerade = marks.masquerade if flags & MASQUERADE else 0
-            packet.set_mark(packet.get_mark() & ~marks.backend | number | marks.flow | masquerade)
+            packet.set_mark(packet.get_mark() & ~marks.backend | backend | marks.flow | masquerade)
         elif action == TRANSLATE:
             packet.set_payload(bytes(content))
             packet.set_mark(
@@ -139,13 +139,13 @@ class NetfilterQueue:
             )
         packet.accept()
 
-    def _arrived(self, packet: "Packet") -> None:
+    def _take_in(self, packet: "Packet") -> None:
         packet.retain()
         self._waiting.append(packet)
 
 
 def _length(packet: bytes) -> int:
-    """Length that an IP packet says it has (RFC 791, RFC 8200); 0 for what is none."""
+    """Length by the header of an IP packet (RFC 791, RFC 8200); 0 for other bytes."""
     if len(packet) >= 20 and packet[0] >> 4 == 4:
         return int.from_bytes(packet[2:4])
     if len(packet) >= 40 and packet[0] >> 4 == 6:

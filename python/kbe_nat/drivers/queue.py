@@ -12,7 +12,7 @@ VERDICT: Final = struct.Struct("<BBBxI")
 `ACTIONS` and `CAUSES`.
 """
 MASQUERADE: Final = 1
-"""Flag: the source is to be masqueraded by whoever sends the packet on."""
+"""Flag: the driver, or the kernel behind it, masquerades the source."""
 REPLY: Final = 2
 """Flag: the packet travels from the backend to the client."""
 NEW: Final = 4

@@ -54,8 +54,8 @@ class NativeThread:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Raises what the work has failed with, unless something else is being raised. Work that
-        hangs is left behind; it ends with the process.
+        """Raises the failure of the work, unless another exception is on its way. Work that hangs
+        is left behind; it ends with the process.
         """
         self._work.stop()
         self._thread.join(STOP_SECONDS)
@@ -85,8 +85,8 @@ class NativeThread:
 
 
 class Persistent:
-    """Work that is begun anew when the kernel lacks something for it, such as memory. Each reason
-    is said once.
+    """Work that begins anew when the kernel lacks something for it, such as memory. Each reason is
+    logged once.
     """
 
     def __init__(self, work: Turning) -> None:
@@ -95,15 +95,15 @@ class Persistent:
 
     def run(self) -> None:
         """See `Turning`."""
-        said = set()
+        reasons = set()
         while not self._is_stopped.is_set():
             try:
                 self._work.run()
                 return
             except ConntrackError as error:
-                if str(error) not in said:
+                if str(error) not in reasons:
                     LOG.error("%s; it is tried again every %.0f s", error, AGAIN_SECONDS)
-                said.add(str(error))
+                reasons.add(str(error))
             self._is_stopped.wait(AGAIN_SECONDS)
 
     def stop(self) -> None:

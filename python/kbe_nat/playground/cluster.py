@@ -2,8 +2,7 @@
 
 ::
 
-    client 10.0.2.100 ---- 10.0.2.15 node 172.17.0.1 ---- bridge ---- pods 172.17.0.3, 172.17.0.4,
-    ...
+    client 10.0.2.100 ---- 10.0.2.15 node 172.17.0.1 ---- bridge ---- pods 172.17.0.3, .4, ...
 
 The node is the client's way to everything, as in the seed: a Service's address is nowhere but in
 the rules.
@@ -28,21 +27,24 @@ BRIDGE: Final = "172.17.0.1/16"
 
 
 class Cluster:
-    """A node, a client, and a pod with a server for each endpoint, for as long as the block runs."""
+    """A node, a client, and a pod with a server for each endpoint, while the block runs."""
 
     def __init__(self, endpoints: tuple[Backend, ...]) -> None:
         """Raises `PlaygroundError` for an endpoint outside the pods' network."""
         network = ip_interface(BRIDGE).network
-        outside = [str(own) for own in endpoints if ip_interface(own.address).ip not in network]
+        outside = [
+            str(endpoint)
+            for endpoint in endpoints
+            if ip_interface(endpoint.address).ip not in network
+        ]
         if outside:
             raise PlaygroundError(
                 f"{', '.join(outside)}: endpoints of the playground lie in {network}"
             )
         self._endpoints = endpoints
         self._stack = ExitStack()
-        # Several can run beside each other, in one process too.
-        number = next(NUMBERS)
-        self._suffix = f"{os.getpid()}.{number}"
+        # Several clusters can run beside each other, in one process too.
+        self._suffix = f"{os.getpid()}.{next(NUMBERS)}"
         self.node = Namespace(f"kbe-node-{self._suffix}")
         self.client = Namespace(f"kbe-client-{self._suffix}")
         self.pods: list[Namespace] = []
@@ -53,10 +55,11 @@ class Cluster:
                 stack.enter_context(namespace)
             wire_node(self.node, self.client)
             servers = [
-                (target, self._pod(stack, number)) for number, target in enumerate(self._endpoints)
+                (endpoint, self._pod(stack, number))
+                for number, endpoint in enumerate(self._endpoints)
             ]
-            for target, server in servers:
-                _wait_for(server, target)
+            for endpoint, server in servers:
+                _wait_for(server, endpoint)
             self._stack = stack.pop_all()
         return self
 
@@ -69,12 +72,12 @@ class Cluster:
         self._stack.close()
 
     def _pod(self, stack: ExitStack, number: int) -> subprocess.Popen[str]:
-        """A pod's server, which has been started."""
-        target = self._endpoints[number]
+        """Starts a pod's server."""
+        endpoint = self._endpoints[number]
         pod = stack.enter_context(Namespace(f"kbe-pod{number}-{self._suffix}"))
         self.pods.append(pod)
-        wire_pod(self.node, pod, target.address, f"veth{number}")
-        return pod.start((*POD_SERVER, str(target.port)))
+        wire_pod(self.node, pod, endpoint.address, f"veth{number}")
+        return pod.start((*POD_SERVER, str(endpoint.port)))
 
 
 def wire_node(node: Namespace, client: Namespace) -> None:
@@ -114,11 +117,12 @@ def wire_pod(node: Namespace, pod: Namespace, address: str, device: str) -> None
     pod.call("ip", "route", "add", "default", "via", str(bridge.ip))
 
 
-def _wait_for(server: subprocess.Popen[str], target: Backend) -> None:
+def _wait_for(server: subprocess.Popen[str], endpoint: Backend) -> None:
     assert server.stdout is not None
-    said = server.stdout.readline()
-    if said.strip() != "ready":
-        raise PlaygroundError(f"the server at {target} did not start: {said}{server.stdout.read()}")
+    line = server.stdout.readline()
+    if line.strip() != "ready":
+        complaint = f"{line}{server.stdout.read()}"
+        raise PlaygroundError(f"the server at {endpoint} did not start: {complaint}")
 
 
 NUMBERS: Final = count()

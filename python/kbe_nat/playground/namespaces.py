@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-from kbe_nat.commands import printed
+from kbe_nat.commands import output_of
 from kbe_nat.errors import PlaygroundError
 
 _T = TypeVar("_T")
@@ -32,11 +32,11 @@ class Namespace:
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        """What to put in front of a command so that it runs inside."""
+        """The words in front of a command that make it run inside."""
         return ("nsenter", f"--net={self.path}")
 
     def make(self) -> None:
-        """Make it. Raises `PlaygroundError` when it is there already, or the privilege is missing."""
+        """Make it. Raises `PlaygroundError` when it exists, or the privilege is missing."""
         call("ip", "netns", "add", self.name)
         self.call("ip", "link", "set", "lo", "up")
 
@@ -66,7 +66,7 @@ class Namespace:
         self.take_away()
 
     def call(self, *command: str) -> str:
-        """What a command prints that runs inside. Raises `PlaygroundError` when it fails."""
+        """The output of a command that runs inside. Raises `PlaygroundError` when it fails."""
         return call(*self.prefix, *command)
 
     def write(self, path: str, text: str) -> None:
@@ -85,7 +85,7 @@ class Namespace:
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
-                # Ctrl-C at the terminal is for us: we end it in our own order.
+                # Ctrl-C at the terminal is for us: we end processes in our own order.
                 start_new_session=True,
             )
         except OSError as error:
@@ -95,17 +95,17 @@ class Namespace:
 
 
 def call(*command: str) -> str:
-    """What a command prints. Raises `PlaygroundError` when it fails, or is not done after
+    """The output of a command. Raises `PlaygroundError` when it fails, or is not done after
     `LIMIT_SECONDS`.
     """
-    return printed(command, PlaygroundError, seconds=LIMIT_SECONDS)
+    return output_of(command, PlaygroundError, seconds=LIMIT_SECONDS)
 
 
 def inside(path: Path, action: Callable[[], _T]) -> _T:
     """The result of `action`, called by a thread that has entered the network namespace of `path`.
 
-    Sockets that it opens belong to that namespace ever after, whoever uses them. Raises what
-    `action` raises, or OSError when the namespace cannot be entered.
+    Sockets that it opens belong to that namespace ever after, in any thread. Raises the exception
+    of `action`, or OSError when the namespace cannot be entered.
     """
     result: list[_T] = []
     raised: list[BaseException] = []
@@ -132,4 +132,4 @@ LIBC: Final = ctypes.CDLL(None, use_errno=True)
 """`os.setns` came with Python 3.12."""
 STOP_SECONDS: Final = 2.0
 LIMIT_SECONDS: Final = 60.0
-"""Longer than anything that the playground runs, on a machine that has much else to do."""
+"""Longer than any command of the playground takes on a busy machine."""

@@ -1,5 +1,5 @@
-"""Processes that outlive the command that started them: known by their number and the moment they
-started.
+"""Processes that outlive the command that started them: their number and the moment of their start
+tell them from others.
 """
 
 import os
@@ -25,24 +25,24 @@ class Process(msgspec.Struct, frozen=True):
     @property
     def is_alive(self) -> bool:
         """Whether it is still there, and still ours."""
-        return _started(self.pid) == self.started
+        return _start_time(self.pid) == self.started
 
     def end(self, seconds: float = 5.0) -> None:
         """Ask it to end, and make it when it does not."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
+        for signal_number in (signal.SIGTERM, signal.SIGKILL):
             if not self.is_alive:
                 return
-            os.kill(self.pid, number)
+            os.kill(self.pid, signal_number)
             deadline = time.monotonic() + seconds
             while self.is_alive and time.monotonic() < deadline:
-                # A child of ours stays until somebody has asked for it.
+                # A child of ours stays until its parent has waited for it.
                 with suppress(ChildProcessError):
                     os.waitpid(self.pid, os.WNOHANG)
                 time.sleep(0.01)
 
 
 def start(command: Sequence[str], log: Path) -> Process:
-    """Start a process in a session of its own; what it says goes to the end of a file."""
+    """Start a process in a session of its own; its output goes to the end of a file."""
     with log.open("a") as output:
         child = subprocess.Popen(
             command,
@@ -51,10 +51,10 @@ def start(command: Sequence[str], log: Path) -> Process:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return Process(child.pid, _started(child.pid) or 0)
+    return Process(child.pid, _start_time(child.pid) or 0)
 
 
-def _started(pid: int) -> int | None:
+def _start_time(pid: int) -> int | None:
     """When a process started; None when there is none, or only its exit code is left."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()

@@ -1,8 +1,8 @@
 """The playground: a cluster of network namespaces that stays until it is taken down.
 
-Its objects are files in a directory that the daemon in the node's namespace follows. The pods of
-controllers are those that the daemon sees too (`kbe_nat.sources.manifests.defaults`): here they are made,
-each a namespace with a server.
+Its objects are files in a directory that the daemon in the node's namespace follows. A controller
+has the pods that the daemon derives too (`kbe_nat.sources.manifests.defaults`): `World` makes a
+namespace with a server for each.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -48,14 +48,14 @@ class Pod(msgspec.Struct, frozen=True):
 
 
 class State(msgspec.Struct):
-    """What is written down of a playground."""
+    """The state of a playground, as its file keeps it."""
 
     daemon: Process
     pods: dict[str, Pod] = {}
     since: dict[str, float] = {}
-    """When each object was made, by its file's name."""
-    made: int = 0
-    """Pods so far."""
+    """The time at which each object was made, by its file's name."""
+    pod_count: int = 0
+    """Pods so far, those that ended among them."""
 
 
 class World:
@@ -93,14 +93,14 @@ class World:
             "--manifests",
             str(self._objects),
         )
-        own = ("--socket", str(self.socket), "--state", str(self._folder / "connections"))
+        files = ("--socket", str(self.socket), "--state", str(self._folder / "connections"))
         node = ("--node-address", NODE_ADDRESS, "--node-address", BRIDGE.partition("/")[0])
-        daemon = start((*command, *own, *node, *options), self._folder / "daemon.log")
+        daemon = start((*command, *files, *node, *options), self._folder / "daemon.log")
         self._write(State(daemon))
         self._wait(lambda: bool(self.ask("status")), "the daemon does not answer")
 
     def down(self) -> None:
-        """Take everything away, also what a command that was killed has left."""
+        """Remove all of it, also the remains of a command that was killed."""
         if self._file.exists():
             state = self._state()
             for process in (state.daemon, *(pod.server for pod in state.pods.values())):
@@ -112,21 +112,22 @@ class World:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def apply(self, text: str, origin: str) -> list[str]:
-        """Make or change the objects of a text; what became of each, in kubectl's words. Raises
-        `ObjectError` before anything is changed when one of them is wrong.
+        """Make or change the objects of a text. Returns a line for each, in kubectl's words.
+
+        Raises `ObjectError` before anything is changed when one of them is wrong.
         """
         state = self._state()
         lines = []
-        for document, found in _parsed(text, origin):
-            path = self._objects / _file(found)
-            content = _written(document)
+        for document, item in _parse(text, origin):
+            path = self._objects / _file(item)
+            content = _write(document)
             before = path.read_text() if path.exists() else None
             outcome = (
                 "created" if before is None else "unchanged" if before == content else "configured"
             )
             if outcome == "created":
                 state.since[path.name] = time.time()
-            lines.append(f'{found.kind.lower()} "{found.value.metadata.name}" {outcome}')
+            lines.append(f'{item.kind.lower()} "{item.value.metadata.name}" {outcome}')
             self._change(state, path, content)
         return lines
 
@@ -138,7 +139,7 @@ class World:
         if "replicas" not in document.get("spec", {}):
             raise PlaygroundError(f"{kind} {name}: it has no replicas to be scaled")
         document["spec"]["replicas"] = replicas
-        self._change(state, path, _written(document))
+        self._change(state, path, _write(document))
         return f'{document["kind"].lower()} "{name}" scaled'
 
     def delete(self, kind: str, name: str) -> str:
@@ -155,15 +156,15 @@ class World:
         return sorted(self._state().pods.values(), key=lambda pod: pod.name)
 
     def objects(self, kind: str) -> Iterator[tuple[ParsedObject, float]]:
-        """The objects of a kind, and when each was made."""
+        """The objects of a kind, and the time at which each was made."""
         since = self._state().since
         for path in sorted(self._objects.glob("*.json")):
-            for _, found in _parsed(path.read_text(), path.name):
-                if found.kind == kind:
-                    yield found, since.get(path.name, time.time())
+            for _, item in _parse(path.read_text(), path.name):
+                if item.kind == kind:
+                    yield item, since.get(path.name, time.time())
 
     def plan(self) -> Plan:
-        """What follows from the objects for the node."""
+        """The node's plan for the objects."""
         return plan(read_manifests([self._objects]).snapshot)
 
     def network(self, name: str) -> Namespace:
@@ -173,15 +174,15 @@ class World:
         if name in ("node", "client"):
             self._state()
             return self.node if name == "node" else self.client
-        found = self._state().pods.get(name)
-        if found is None:
+        pod = self._state().pods.get(name)
+        if pod is None:
             raise PlaygroundError(
                 f"{name}: there is no such pod; there are node, client and the pods"
             )
-        return Namespace(found.network)
+        return Namespace(pod.network)
 
     def ask(self, verb: str, **parameters: object) -> Any:  # noqa: ANN401
-        """What the daemon answers. Raises `ControlError`."""
+        """The daemon's answer. Raises `ControlError`."""
         results = list(ask(self.socket, verb, **parameters))
         return (
             [row for page in results for row in page]
@@ -190,20 +191,20 @@ class World:
         )
 
     def _change(self, state: State, path: Path, content: str | None) -> None:
-        """Write or take away an object. Pods are there before the daemon knows of them, and go
-        after.
+        """Write or remove an object. Pods start before the daemon knows of them, and end after it
+        has heard of that.
         """
         others = [
-            found
-            for own in self._objects.glob("*.json")
-            if own != path
-            for _, found in _parsed(own.read_text(), own.name)
+            item
+            for other in self._objects.glob("*.json")
+            if other != path
+            for _, item in _parse(other.read_text(), other.name)
         ]
-        new = [found for _, found in _parsed(content, path.name)] if content is not None else []
+        new = [item for _, item in _parse(content, path.name)] if content is not None else []
         wanted = {pod.metadata.name: pod for pod in _pods([*others, *new])}
         for name, pod in wanted.items():
-            known = state.pods.get(name)
-            if known is None or known.address != pod.status.ip:
+            current = state.pods.get(name)
+            if current is None or current.address != pod.status.ip:
                 self._make(state, pod)
         generation = self.ask("status")["generation"]
         if content is None:
@@ -223,20 +224,20 @@ class World:
         self._write(state)
 
     def _make(self, state: State, pod: PodObject) -> None:
-        known = state.pods.pop(pod.metadata.name, None)
-        if known is not None:
-            self._end(known)
+        previous = state.pods.pop(pod.metadata.name, None)
+        if previous is not None:
+            self._end(previous)
         ports = [port.number for container in pod.spec.containers for port in container.ports]
         if not ports:
             raise PlaygroundError(
                 f"Pod {pod.metadata.name}: spec.containers[0].ports: a server needs a port"
             )
-        state.made += 1
-        own = Namespace(f"kbe-pod{state.made}-{self._suffix}")
-        own.make()
-        wire_pod(self.node, own, pod.status.ip, f"veth{state.made}")
+        state.pod_count += 1
+        network = Namespace(f"kbe-pod{state.pod_count}-{self._suffix}")
+        network.make()
+        wire_pod(self.node, network, pod.status.ip, f"veth{state.pod_count}")
         log = self._folder / f"{pod.metadata.name}.log"
-        server = start((*own.prefix, *POD_SERVER, str(ports[0])), log)
+        server = start((*network.prefix, *POD_SERVER, str(ports[0])), log)
         state.pods[pod.metadata.name] = Pod(
             pod.metadata.name,
             namespace(pod),
@@ -244,8 +245,8 @@ class World:
             ports[0],
             pod.metadata.labels,
             pod.metadata.name.rpartition("-")[0],
-            own.name,
-            f"veth{state.made}",
+            network.name,
+            f"veth{state.pod_count}",
             server,
             time.time(),
         )
@@ -287,11 +288,11 @@ class World:
         partial.write_bytes(msgspec.json.encode(state))
         partial.replace(self._file)
 
-    def _wait(self, found: Any, complaint: str) -> None:  # noqa: ANN401
+    def _wait(self, condition: Callable[[], bool], complaint: str) -> None:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             with suppress(ControlError):
-                if found():
+                if condition():
                     return
             if self._file.exists() and not self._state().daemon.is_alive:
                 break
@@ -301,21 +302,22 @@ class World:
         raise PlaygroundError(": ".join([complaint, *last]))
 
 
-def _parsed(text: str, origin: str) -> list[tuple[Any, ParsedObject]]:
-    """Every object of a text, as it is written and as it is read. Raises `FileError`,
+def _parse(text: str, origin: str) -> list[tuple[Any, ParsedObject]]:
+    """Every object of a text, as the text has it and as it is read. Raises `FileError`,
     `PlaygroundError` or `ObjectError`.
     """
     parsed = []
-    written = (
+    present = (
         document for document in parse_documents(text.encode(), origin) if document is not None
     )
-    for number, document in enumerate(written, 1):
+    for number, document in enumerate(present, 1):
         for item in decode(document, f"{origin}, document {number}"):
             if isinstance(item, ObjectError):
                 raise item
             if not isinstance(item, ParsedObject) or item.kind not in KINDS.values():
                 raise PlaygroundError(
-                    f"{origin}, document {number}: {document.get('kind')}: the playground has no such objects"
+                    f"{origin}, document {number}: {document.get('kind')}: "
+                    "the playground has no such objects"
                 )
             if namespace(item.value) != "default":
                 raise PlaygroundError(
@@ -325,18 +327,18 @@ def _parsed(text: str, origin: str) -> list[tuple[Any, ParsedObject]]:
     return parsed
 
 
-def _written(document: object) -> str:
-    """The text of an object: JSON, which leaves open of no value what it is."""
+def _write(document: object) -> str:
+    """The text of an object: JSON, in which every value has one type."""
     return json.dumps(document, indent=2) + "\n"
 
 
-def _pods(found: list[ParsedObject]) -> list[PodObject]:
-    made, _ = complete(found)
-    return [own.value for own in made if isinstance(own.value, PodObject)]
+def _pods(objects: list[ParsedObject]) -> list[PodObject]:
+    everything, _ = complete(objects)
+    return [item.value for item in everything if isinstance(item.value, PodObject)]
 
 
-def _file(found: ParsedObject) -> str:
-    return f"{found.kind.lower()}.{namespace(found.value)}.{found.value.metadata.name}.json"
+def _file(item: ParsedObject) -> str:
+    return f"{item.kind.lower()}.{namespace(item.value)}.{item.value.metadata.name}.json"
 
 
 KINDS: Final = {

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from kbe_nat.commands import Haste, printed
+from kbe_nat.commands import Haste, output_of
 from kbe_nat.errors import RulesError
 
 
@@ -33,7 +33,7 @@ class Commands:
         """
         self._longest = max(self._longest, len(text))
         seconds = LIMIT_SECONDS + self._longest / CHARACTERS_PER_SECOND
-        return printed(
+        return output_of(
             command, RulesError, text=text, prefix=self._prefix, seconds=seconds, haste=self._haste
         )
 
