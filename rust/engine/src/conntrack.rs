@@ -253,6 +253,17 @@ impl<A: Address> FlowTable<A> {
         Some((entry.flow(), entry.direction()))
     }
 
+    /// As [`FlowTable::find`], but looks first where [`FlowTable::guess`] led: a right guess saves
+    /// the index. The flow that was guessed may have ended since, and its record may be free.
+    #[inline(always)]
+    pub(crate) fn find_near(&self, guess: Entry, tuple: &Tuple<A>) -> Option<(FlowId, Direction)> {
+        let (ends, protocol) = (tuple.ends.into(), tuple.protocol);
+        let is_right = self.is_meant(guess, &ends, protocol)
+            && self.hot[guess.flow() as usize].state != State::Free;
+        let entry = if is_right { guess } else { self.entry(&ends, protocol)? };
+        Some((entry.flow(), entry.direction()))
+    }
+
     #[inline]
     pub(crate) fn hot(&self, id: FlowId) -> &Hot<A> {
         &self.hot[id as usize]
@@ -273,6 +284,12 @@ impl<A: Address> FlowTable<A> {
         &mut self.cold[id as usize]
     }
 
+    #[inline]
+    pub(crate) fn both(&self, id: FlowId) -> (&Hot<A>, &Cold) {
+        (&self.hot[id as usize], &self.cold[id as usize])
+    }
+
+    #[inline]
     pub(crate) fn both_mut(&mut self, id: FlowId) -> (&mut Hot<A>, &mut Cold) {
         (&mut self.hot[id as usize], &mut self.cold[id as usize])
     }
@@ -379,7 +396,7 @@ impl<A: Address> FlowTable<A> {
 
     /// Whether a packet of this flow that came to us means that the kernel, to which it was
     /// offloaded, has forgotten it.
-    pub(crate) fn is_forgotten(&self, id: FlowId, now: Tick) -> bool {
+    pub(crate) fn has_left_kernel(&self, id: FlowId, now: Tick) -> bool {
         let (hot, cold) = (self.hot(id), self.cold(id));
         let age = now.saturating_sub(cold.created);
         // Datagrams that were queued together with the first one may come a little behind it.

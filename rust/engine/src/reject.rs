@@ -78,7 +78,7 @@ fn reset<A: Compose>(headers: &Headers<A>, segment: &Segment) -> Vec<u8> {
     tcp[4..8].copy_from_slice(&u32::to_be_bytes(seq));
     tcp[8..12].copy_from_slice(&u32::to_be_bytes(ack));
     tcp[12] = (tcp::MIN_HEADER as u8 / 4) << 4;
-    tcp[13] = flags;
+    tcp[tcp::FLAGS] = flags;
     let pseudo = A::pseudo_header(ends.src, ends.dst, Protocol::TCP, tcp.len());
     let checksum = checksum::complete(pseudo, &tcp);
     tcp[tcp::CHECKSUM..tcp::CHECKSUM + 2].copy_from_slice(&checksum);

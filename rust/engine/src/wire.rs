@@ -102,6 +102,15 @@ impl<A> Headers<A> {
         packet.get(usize::from(self.l4)..self.end as usize).unwrap_or_default()
     }
 
+    /// The flags of a TCP segment.
+    #[must_use]
+    pub fn tcp_flags(&self, packet: &[u8]) -> Option<tcp::Flags> {
+        match self.layer4 {
+            Layer4::Tcp => self.transport(packet).get(tcp::FLAGS).copied().map(tcp::Flags),
+            _ => None,
+        }
+    }
+
     /// Transport header and payload, to be written to.
     #[inline]
     #[must_use]

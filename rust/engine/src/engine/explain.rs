@@ -8,19 +8,17 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::{Engine, Family};
 use crate::config::InvalidTcp;
 use crate::conntrack::Hot;
-use crate::conntrack::tcp::Progress;
 use crate::decide::{self, Decision, Silent, Trace};
 use crate::filtering::{Passage, passage};
-use crate::fragment::{DatagramId, Fate};
+use crate::fragment::{self, DatagramId};
 use crate::ledger::Standing;
 use crate::pipeline::{
-    Binding, FamilyState, Meta, Related, is_connection, malformed, query, stays, to_backend,
+    Binding, Ending, FamilyState, Fate, Meta, Related, Review, Step, malformed, query, to_backend,
     versionless,
 };
 use crate::service::{FrontendKind, Scope};
 use crate::tuple::{Direction, WireEnds};
 use crate::verdict::{Action, Cause, Verdict};
-use crate::wire::tcp::Segment;
 use crate::wire::{Headers, Layer4, Malformed};
 
 /// An answer to "what happens to this packet, and why?".
@@ -45,6 +43,9 @@ pub struct Explanation {
     /// What was checked, in order, and what was found.
     pub steps: Vec<(&'static str, String)>,
 }
+
+/// What was checked, in order, and what was found.
+type Steps = Vec<(&'static str, String)>;
 
 impl Explanation {
     fn of(verdict: Verdict, steps: Vec<(&'static str, String)>) -> Self {
@@ -115,7 +116,7 @@ impl Engine {
         &mut self,
         headers: &Headers<A>,
         packet: &[u8],
-        steps: &mut Vec<(&'static str, String)>,
+        steps: &mut Steps,
     ) -> Option<Explanation> {
         let fragment = A::fragment(packet)?;
         let (_, family) = A::split(self);
@@ -126,9 +127,11 @@ impl Engine {
             None => format!("of datagram {}, whose first fragment has not come", fragment.id),
         });
         let verdict = match fate {
-            Some(Fate::Pass) => Verdict::new(Action::Accept, Cause::NotOurs),
-            Some(Fate::Refused(cause)) => Verdict::drop(cause),
-            Some(Fate::Translate { .. }) => Verdict::new(Action::Translate, Cause::Fragment),
+            Some(fragment::Fate::Pass) => Verdict::new(Action::Accept, Cause::NotOurs),
+            Some(fragment::Fate::Refused(cause)) => Verdict::drop(cause),
+            Some(fragment::Fate::Translate { .. }) => {
+                Verdict::new(Action::Translate, Cause::Fragment)
+            }
             None if fragment.offset == 0 => return None,
             None => Verdict::new(Action::Hold, Cause::FragmentHeld),
         };
@@ -263,94 +266,61 @@ impl Engine {
         &mut self,
         headers: &Headers<A>,
         packet: &[u8],
-        steps: &mut Vec<(&'static str, String)>,
+        steps: &mut Steps,
     ) -> Option<Explanation> {
         let (shared, family) = A::split(self);
-        let Some((id, direction)) = family.flows.find(&headers.tuple) else {
+        let Some(flow @ (id, direction)) = family.flows.find(&headers.tuple) else {
             steps.step("flow", || "none is known".to_owned());
             return None;
         };
-        let (hot, cold) = (family.flows.hot(id), family.flows.cold(id));
-        let [original, reply] = hot.ends.map(WireEnds::ends);
-        if !hot.is_alive(shared.clock.tick()) {
+        let hot = family.flows.hot(id);
+        // The kernel translates the packets of an offloaded flow. Only those that come to the
+        // engine all the same are assessed.
+        let fate = if hot.has(Hot::<A>::OFFLOADED) {
+            None
+        } else {
+            Some(shared.assess(family, headers, flow, packet))
+        };
+        if matches!(fate, Some(Fate::Over(Ending::Expired))) {
             steps.step("flow", || "one is known, but its time is over".to_owned());
             return None;
         }
-        steps.step("flow", || {
-            let way = if direction == Direction::Reply { "a reply of" } else { "it belongs to" };
-            let state = hot.state.name().unwrap_or(if hot.has(Hot::<A>::ASSURED) {
-                "assured"
-            } else {
-                "unconfirmed"
-            });
-            format!(
-                "{way} {} to {} on {} ({state})",
-                original.source(),
-                original.destination(),
-                reply.source()
-            )
-        });
-        let backend = shared.ledger.backend(cold.backend);
-        let number = shared.home(family, id).unwrap_or(backend.service);
-        let standing = shared.ledger.standing(number, backend.address);
-        let mut cause = Cause::Established;
-        let is_offloaded = hot.has(Hot::<A>::OFFLOADED);
-        if is_offloaded {
-            steps.step("kernel", || {
+        flow_step(hot, direction, steps);
+        let reply = hot.ends(Direction::Reply);
+        let home = shared.home(family, id);
+        match &fate {
+            None => steps.step("kernel", || {
                 "it carries the flow and translates its packets, which do not come here".to_owned()
-            });
-        } else if standing != Standing::Listed {
-            // A flow that was kept under these tables is not asked again, also if its connection
-            // has begun anew since.
-            let is_kept = hot.generation == shared.generation || stays(hot, standing);
-            steps.step("backend", || {
-                let then = match (is_kept, standing) {
-                    (false, _) => "the flow is decided anew",
-                    (true, Standing::Serving) => "it serves still, and the flow stays",
-                    (true, _) => "a connection that was answered stays",
-                };
-                format!("{} gets no new flows: {then}", reply.source())
-            });
-            match (is_kept, direction) {
-                (true, _) => {}
-                (false, Direction::Original) => return None,
-                (false, Direction::Reply) if is_connection(hot) => cause = Cause::BackendGone,
-                (false, Direction::Reply) => {}
+            }),
+            Some(fate) => {
+                let standing = shared.standing(family, id, home);
+                backend_step(fate, standing, reply.source(), steps);
+                fate_step(fate, steps);
             }
         }
-        // What is dropped with its backend is not looked at any further.
-        if cause != Cause::BackendGone
-            && !is_offloaded
-            && hot.state.is_tcp()
-            && let Some(segment) = Segment::parse(headers.transport(packet))
-        {
-            match cold.tracking.clone().advance(hot.state, direction, &segment) {
-                Progress::Invalid => cause = Cause::Invalid,
-                Progress::Reopened => {
-                    steps.step("tcp", || {
-                        "a SYN on a connection that is over begins a new one".to_owned()
-                    });
-                    return None;
-                }
-                Progress::To(state) => steps.step("tcp", || {
-                    format!("the connection is then {}", state.name().unwrap_or(""))
-                }),
-                Progress::Unmoved => steps.step("tcp", || {
-                    "a SYN on an open connection: the backend will challenge it".to_owned()
-                }),
-            }
-        }
-        let is_dropped = cause == Cause::BackendGone
-            || (cause == Cause::Invalid && shared.config.invalid == InvalidTcp::Drop);
+        let cause = match &fate {
+            Some(Fate::Over(Ending::Cut)) => Cause::BackendGone,
+            Some(Fate::Over(_)) => return None,
+            Some(Fate::Torn(_)) => Cause::FragmentRefused,
+            Some(Fate::Step(_, step)) => step.cause,
+            Some(Fate::Resume(_)) | None => Cause::Established,
+        };
+        let is_dropped = match cause {
+            Cause::BackendGone | Cause::FragmentRefused => true,
+            Cause::Invalid => shared.config.invalid == InvalidTcp::Drop,
+            _ => false,
+        };
         let to = hot.rewritten(direction).ends();
         if !is_dropped {
             steps.step("rewrite", || format!("to {} -> {}", to.source(), to.destination()));
         }
-        let masquerade = hot.has(Hot::<A>::MASQUERADE) || reply.dst != original.src;
+        let masquerade =
+            hot.has(Hot::<A>::MASQUERADE) || reply.dst != hot.ends(Direction::Original).src;
         let reply_flag = if direction == Direction::Reply { Verdict::REPLY } else { 0 };
         let action = if is_dropped { Action::Drop } else { Action::Translate };
         let flags = Verdict::FLOW | reply_flag | if masquerade { Verdict::MASQUERADE } else { 0 };
-        let service = shared.ledger.service(number);
+        let former = shared.ledger.backend(family.flows.cold(id).backend).service;
+        let service = shared.ledger.service(home.unwrap_or(former));
         Some(Explanation {
             service: service.map(|record| record.service.name().to_owned()),
             backend: Some(reply.source()),
@@ -364,12 +334,69 @@ impl Engine {
     }
 }
 
+/// Which flow a packet belongs to.
+fn flow_step<A: Family>(hot: &Hot<A>, direction: Direction, steps: &mut Steps) {
+    steps.step("flow", || {
+        let relation = if direction == Direction::Reply { "a reply of" } else { "it belongs to" };
+        let is_assured = hot.has(Hot::<A>::ASSURED);
+        let state = hot.state.name().unwrap_or(if is_assured { "assured" } else { "unconfirmed" });
+        let [original, reply] = hot.ends.map(WireEnds::ends);
+        let (client, frontend) = (original.source(), original.destination());
+        format!("{relation} {client} to {frontend} on {} ({state})", reply.source())
+    });
+}
+
+/// What the flow's backend may still have, if it gets no new flows.
+fn backend_step(fate: &Fate, standing: Standing, backend: SocketAddr, steps: &mut Steps) {
+    if standing == Standing::Listed {
+        return;
+    }
+    steps.step("backend", || {
+        let then = match (fate, standing) {
+            (Fate::Over(Ending::BackendGone | Ending::Cut), _) => "the flow is decided anew",
+            (Fate::Step(Some(Review { stays: false, .. }), _), _) => {
+                "answers under way pass, and the flow is decided anew"
+            }
+            (_, Standing::Serving) => "it serves still, and the flow stays",
+            _ => "a connection that was answered stays",
+        };
+        format!("{backend} gets no new flows: {then}")
+    });
+}
+
+/// What the packet does to its flow.
+fn fate_step(fate: &Fate, steps: &mut Steps) {
+    match fate {
+        Fate::Over(Ending::Reopened) => {
+            steps.step("tcp", || "a SYN on a connection that is over begins a new one".to_owned())
+        }
+        Fate::Over(Ending::LeftKernel) => {
+            steps.step("kernel", || "it has ended the flow".to_owned());
+        }
+        Fate::Resume(_) => steps.step("kernel", || {
+            "it was made to forget the flow, which goes on where it went".to_owned()
+        }),
+        Fate::Torn(_) => steps.step("sctp", || {
+            "a fragment: the checksum lies over the whole packet, which is not here".to_owned()
+        }),
+        Fate::Step(_, Step { cause: Cause::Established, change, tracking: Some(_) }) => {
+            steps.step("tcp", || match change {
+                Some(change) => {
+                    format!("the connection is then {}", change.state.name().unwrap_or(""))
+                }
+                None => "a SYN on an open connection: the backend will challenge it".to_owned(),
+            });
+        }
+        Fate::Over(Ending::Expired | Ending::BackendGone | Ending::Cut) | Fate::Step(..) => {}
+    }
+}
+
 /// What a new flow costs others, and under which source the backend sees it.
 fn binding_steps<A: Family>(
     family: &FamilyState<A>,
     headers: &Headers<A>,
     binding: &Binding<A>,
-    steps: &mut Vec<(&'static str, String)>,
+    steps: &mut Steps,
 ) {
     if let Some(victim) = binding.victim {
         let ends = family.flows.hot(victim).ends(Direction::Original);

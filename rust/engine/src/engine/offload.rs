@@ -147,7 +147,7 @@ impl Engine {
         else {
             return Outcome::Keep;
         };
-        shared.rehome(family, id);
+        shared.rehome(family, id, shared.home(family, id));
         let age = now.saturating_sub(family.flows.cold(id).created);
         // An entry that is ended between SYN and ACK makes the ACK a stranger.
         if standing != Standing::Listed && is_half_open(flow) && age >= ticks(UNANSWERED) {

@@ -65,7 +65,7 @@ impl Shared {
         packet: &mut Packet<'_>,
     ) -> Verdict {
         if candidate.protocol != Protocol::UDP || packet.meta.checksum != ChecksumState::Complete {
-            return self.slow_path(family, packet.bytes, packet.meta);
+            return self.slow_path(family, candidate.guess, packet.bytes, packet.meta);
         }
         match self.fast_path(family, candidate.guess, candidate.end, packet.bytes) {
             Some(verdict) => verdict,
@@ -114,8 +114,8 @@ impl Shared {
         match ends.and_then(|ends| family.flows.entry(&ends, Protocol::UDP)) {
             Some(entry) if entry != candidate.guess => self
                 .fast_path(family, entry, candidate.end, packet.bytes)
-                .unwrap_or_else(|| self.slow_path(family, packet.bytes, packet.meta)),
-            Some(_) => self.slow_path(family, packet.bytes, packet.meta),
+                .unwrap_or_else(|| self.slow_path(family, entry, packet.bytes, packet.meta)),
+            Some(entry) => self.slow_path(family, entry, packet.bytes, packet.meta),
             None => {
                 let verdict = match A::parse(packet.bytes) {
                     Ok(headers) => self.first_packet(family, &headers, packet.bytes, packet.meta),

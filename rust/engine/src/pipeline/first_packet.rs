@@ -20,7 +20,7 @@ use crate::rewrite;
 use crate::rng::Rng;
 use crate::tuple::{Direction, Ends, Tuple};
 use crate::verdict::{Action, Cause, Verdict};
-use crate::wire::tcp::{Flags, Segment};
+use crate::wire::tcp::Segment;
 use crate::wire::{Headers, Layer4, Wire, sctp};
 
 impl Shared {
@@ -282,16 +282,12 @@ pub(crate) fn to_backend<A: Wire>(headers: &Headers<A>, backend: &Backend) -> Op
 /// What a first packet asks.
 pub(crate) fn query<A: Wire>(headers: &Headers<A>, packet: &[u8], meta: Meta) -> Query {
     let ends = headers.tuple.ends;
-    let flags = match headers.layer4 {
-        Layer4::Tcp => headers.transport(packet).get(13).copied().map(Flags),
-        _ => None,
-    };
     Query {
         protocol: headers.tuple.protocol,
         src: ends.source(),
         dst: ends.destination(),
         interface: meta.interface,
-        flags,
+        flags: headers.tcp_flags(packet),
     }
 }
 

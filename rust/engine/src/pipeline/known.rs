@@ -1,18 +1,15 @@
-//! Packets of flows that are in the table.
+//! Packets of flows that are in the table: what their assessment says is done.
 
-use super::first_packet::query;
+use super::assess::{Change, Ending, Fate, Review};
 use super::packet::Meta;
 use super::state::{FamilyState, Shared};
-use super::translate::{flow_flags, is_torn, translate};
+use super::translate::{flow_flags, translate};
 use crate::config::InvalidTcp;
-use crate::conntrack::state::{State, stream_age};
-use crate::conntrack::tcp::Progress;
-use crate::conntrack::{FlowId, Hot, STALE};
-use crate::ledger::Standing;
-use crate::tuple::{Direction, Protocol};
+use crate::conntrack::{FlowId, Hot};
+use crate::events::EventKind;
+use crate::tuple::Direction;
 use crate::verdict::{Cause, Verdict};
-use crate::wire::tcp::{Flags, Segment};
-use crate::wire::{Headers, Layer4, Wire, sctp};
+use crate::wire::{Headers, Wire};
 
 impl Shared {
     /// A packet of a flow in the table. `None`: the flow is over, and the packet opens another, or
@@ -21,36 +18,49 @@ impl Shared {
         &mut self,
         family: &mut FamilyState<A>,
         headers: &Headers<A>,
-        id: FlowId,
-        direction: Direction,
+        (id, direction): (FlowId, Direction),
         packet: &mut [u8],
         meta: Meta,
     ) -> Option<Verdict> {
-        let hot = family.flows.hot(id);
-        if hot.is_expired(self.clock.tick()) || hot.generation != self.generation {
-            match self.revise(family, id, direction) {
-                Revision::Keep => {}
-                Revision::Anew => return None,
-                Revision::Refuse(verdict) => return Some(verdict),
+        let step = match self.assess(family, headers, (id, direction), packet) {
+            Fate::Step(None, step) => step,
+            Fate::Step(Some(review), step) => {
+                self.confirm(family, id, review);
+                step
             }
-            if family.flows.hot(id).has(Hot::<A>::FORGOTTEN) {
-                return self.resume(family, headers, id, direction, packet, meta);
+            Fate::Over(ending) => {
+                self.end_known(family, id, ending);
+                return (ending == Ending::Cut).then_some(Verdict::drop(Cause::BackendGone));
             }
-        }
-        if is_torn(headers, &family.flows.hot(id).rewritten(direction).ends()) {
-            let flags = flow_flags(family.flows.hot(id), direction);
-            return Some(Verdict { flags, ..Verdict::drop(Cause::FragmentRefused) });
-        }
-        let Some(cause) = self.advance(family, headers, id, direction, packet) else {
-            self.end_flow(family, id);
-            return None;
+            Fate::Resume(review) => {
+                self.rehome(family, id, review.home);
+                let hot = family.flows.hot(id);
+                return Some(translate(hot, headers, direction, Cause::Established, packet, meta));
+            }
+            Fate::Torn(review) => {
+                if let Some(review) = review {
+                    self.confirm(family, id, review);
+                }
+                let flags = flow_flags(family.flows.hot(id), direction);
+                return Some(Verdict { flags, ..Verdict::drop(Cause::FragmentRefused) });
+            }
         };
+        let (hot, cold) = family.flows.both_mut(id);
+        if direction == Direction::Reply {
+            hot.flags |= Hot::<A>::REPLIED;
+        }
+        if let Some(tracking) = step.tracking {
+            cold.tracking = tracking;
+        }
+        if let Some(change) = step.change {
+            transition(family, id, &change);
+        }
         let hot = family.flows.hot_mut(id);
         let is_counted = hot.count(direction, headers.end);
-        let verdict = if cause == Cause::Invalid && self.config.invalid == InvalidTcp::Drop {
-            Verdict { flags: flow_flags(hot, direction), ..Verdict::drop(cause) }
+        let verdict = if step.cause == Cause::Invalid && self.config.invalid == InvalidTcp::Drop {
+            Verdict { flags: flow_flags(hot, direction), ..Verdict::drop(step.cause) }
         } else {
-            translate(hot, headers, direction, cause, packet, meta)
+            translate(hot, headers, direction, step.cause, packet, meta)
         };
         if !is_counted {
             family.flows.carry_packets(id, direction);
@@ -58,163 +68,46 @@ impl Shared {
         Some(verdict)
     }
 
-    /// A packet of a flow that somebody has taken out of the kernel's table: until the kernel
-    /// carries it again, nothing is known of its end. `None`: it begins another connection.
+    /// Ends a flow when its next packet comes.
     #[cold]
-    fn resume<A: Wire>(
-        &mut self,
-        family: &mut FamilyState<A>,
-        headers: &Headers<A>,
-        id: FlowId,
-        direction: Direction,
-        packet: &mut [u8],
-        meta: Meta,
-    ) -> Option<Verdict> {
-        if query(headers, packet, meta).flags.is_some_and(Flags::is_opening) {
-            self.end_flow(family, id);
-            return None;
+    fn end_known<A: Wire>(&mut self, family: &mut FamilyState<A>, id: FlowId, ending: Ending) {
+        match ending {
+            Ending::Expired => self.counters.expired += 1,
+            Ending::LeftKernel => {}
+            // It ends in the books of the service port that it leads to now.
+            Ending::BackendGone | Ending::Cut | Ending::Reopened => {
+                self.rehome(family, id, self.home(family, id));
+            }
         }
-        let hot = family.flows.hot_mut(id);
-        hot.generation = STALE;
-        Some(translate(hot, headers, direction, Cause::Established, packet, meta))
+        self.end_flow(family, id);
     }
 
-    /// A flow whose time is over, or that was not looked at since the tables changed.
-    #[cold]
-    fn revise<A: Wire>(
-        &mut self,
-        family: &mut FamilyState<A>,
-        id: FlowId,
-        direction: Direction,
-    ) -> Revision {
-        if family.flows.is_forgotten(id, self.clock.tick()) {
-            self.end_flow(family, id);
-            return Revision::Anew;
+    /// Notes what a review has come to.
+    #[inline]
+    fn confirm<A: Wire>(&mut self, family: &mut FamilyState<A>, id: FlowId, review: Review) {
+        if review.home.is_some() {
+            self.rehome(family, id, review.home);
         }
-        if family.flows.hot(id).is_expired(self.clock.tick()) {
-            self.end_flow(family, id);
-            self.counters.expired += 1;
-            return Revision::Anew;
-        }
-        self.rehome(family, id);
-        let standing = self.ledger.backend(family.flows.cold(id).backend).standing;
-        let hot = family.flows.hot_mut(id);
-        if stays(hot, standing) {
-            hot.generation = self.generation;
-            return Revision::Keep;
-        }
-        match (direction, is_connection(hot)) {
-            // Answers that are still under way are translated until the client's next packet.
-            (Direction::Reply, false) => return Revision::Keep,
-            (Direction::Reply, true) => self.end_flow(family, id),
-            (Direction::Original, _) => {
-                self.end_flow(family, id);
-                return Revision::Anew;
-            }
-        }
-        Revision::Refuse(Verdict::drop(Cause::BackendGone))
-    }
-
-    /// State and deadline after one more packet; `None` when it begins a new connection in the
-    /// flow's place.
-    fn advance<A: Wire>(
-        &mut self,
-        family: &mut FamilyState<A>,
-        headers: &Headers<A>,
-        id: FlowId,
-        direction: Direction,
-        packet: &[u8],
-    ) -> Option<Cause> {
-        let now = self.clock.tick();
-        let hot = family.flows.hot_mut(id);
-        if direction == Direction::Reply {
-            hot.flags |= Hot::<A>::REPLIED;
-        }
-        if hot.state.is_tcp() {
-            return self.advance_tcp(family, headers, id, direction, packet);
-        }
-        let (before, is_replied) = (hot.state, hot.has(Hot::<A>::REPLIED));
-        let state = match before {
-            State::Udp
-                if is_replied
-                    && now.saturating_sub(family.flows.cold(id).created) >= stream_age() =>
-            {
-                State::UdpStream
-            }
-            state if headers.layer4 == Layer4::Sctp => {
-                state.after_chunk(sctp::first_chunk(headers.transport(packet)), direction)
-            }
-            state => state,
-        };
-        let is_assured = match state {
-            State::Udp | State::Icmp | State::Icmpv6 => false,
-            State::SctpEstablished | State::Generic => is_replied,
-            _ => state == State::UdpStream,
-        };
-        self.transition(
-            family,
-            id,
-            state,
-            now.saturating_add(self.config.timeouts.of(state)),
-            is_assured,
-        );
-        Some(Cause::Established)
-    }
-
-    fn advance_tcp<A: Wire>(
-        &mut self,
-        family: &mut FamilyState<A>,
-        headers: &Headers<A>,
-        id: FlowId,
-        direction: Direction,
-        packet: &[u8],
-    ) -> Option<Cause> {
-        let Some(segment) = Segment::parse(headers.transport(packet)) else {
-            return Some(Cause::Invalid);
-        };
-        let (hot, cold) = family.flows.both_mut(id);
-        match cold.tracking.advance(hot.state, direction, &segment) {
-            Progress::To(state) => {
-                if headers.is_fragment {
-                    cold.tracking.ignore_windows();
-                }
-                let is_replied = hot.has(Hot::<A>::REPLIED);
-                let timeout = cold.tracking.timeout(state, is_replied, &self.config.timeouts);
-                let deadline = self.clock.tick().saturating_add(timeout);
-                let is_assured = state == State::TcpEstablished && is_replied;
-                self.transition(family, id, state, deadline, is_assured);
-                Some(Cause::Established)
-            }
-            Progress::Unmoved => Some(Cause::Established),
-            Progress::Invalid => Some(Cause::Invalid),
-            Progress::Reopened => None,
+        if review.stays {
+            family.flows.hot_mut(id).generation = self.generation;
         }
     }
 }
 
-/// Whether a flow goes on with a backend of this standing. A connection that was answered does in
-/// any case; deleting it would break graceful termination.
-pub(crate) fn stays<A: Wire>(hot: &Hot<A>, standing: Standing) -> bool {
-    let is_answered =
-        if hot.state.is_tcp() { !hot.state.is_unanswered() } else { hot.has(Hot::<A>::REPLIED) };
-    match standing {
-        Standing::Listed => true,
-        Standing::Serving => !is_connection(hot) || is_answered,
-        Standing::Gone => is_connection(hot) && is_answered,
+#[inline]
+fn transition<A: Wire>(family: &mut FamilyState<A>, id: FlowId, change: &Change) {
+    if change.is_assured {
+        family.flows.assure(id);
     }
-}
-
-/// Whether the ends have agreed on a connection, which no other backend could go on with.
-pub(crate) fn is_connection<A: Wire>(hot: &Hot<A>) -> bool {
-    matches!(hot.protocol, Protocol::TCP | Protocol::SCTP)
-}
-
-/// What becomes of a flow that is looked at again.
-enum Revision {
-    /// It goes on.
-    Keep,
-    /// It is over, and the packet opens another, or none.
-    Anew,
-    /// It is over, and so is the packet.
-    Refuse(Verdict),
+    let hot = family.flows.hot_mut(id);
+    let is_shorter = change.deadline < hot.deadline;
+    let is_changed = hot.state != change.state;
+    hot.state = change.state;
+    hot.deadline = change.deadline;
+    if is_shorter {
+        family.flows.shortened(change.deadline);
+    }
+    if is_changed {
+        family.events.note(EventKind::Update, &family.flows, id);
+    }
 }

@@ -3,6 +3,7 @@
 use super::fragments::{fate, follow};
 use super::packet::{Meta, malformed, versionless};
 use super::state::{FamilyState, Shared};
+use crate::conntrack::index::Entry;
 use crate::fragment::{Admission, DatagramId};
 use crate::verdict::{Action, Cause, Verdict};
 use crate::wire::{Headers, Layer4, Wire};
@@ -20,12 +21,13 @@ impl Shared {
     pub(super) fn slow_path<A: Wire>(
         &mut self,
         family: &mut FamilyState<A>,
+        guess: Entry,
         packet: &mut [u8],
         meta: Meta,
     ) -> Verdict {
         let verdict = match meta.parse::<A>(packet) {
             Ok(headers) if headers.is_fragment => self.fragment(family, &headers, packet, meta),
-            Ok(headers) => self.datagram(family, &headers, packet, meta),
+            Ok(headers) => self.datagram(family, guess, &headers, packet, meta),
             Err(why) => malformed(why),
         };
         self.counters.count(verdict);
@@ -35,6 +37,7 @@ impl Shared {
     fn datagram<A: Wire>(
         &mut self,
         family: &mut FamilyState<A>,
+        guess: Entry,
         headers: &Headers<A>,
         packet: &mut [u8],
         meta: Meta,
@@ -44,8 +47,8 @@ impl Shared {
             Layer4::IcmpError => return self.icmp_error(family, headers, packet),
             _ => {}
         }
-        if let Some((id, direction)) = family.flows.find(&headers.tuple)
-            && let Some(verdict) = self.known(family, headers, id, direction, packet, meta)
+        if let Some(flow) = family.flows.find_near(guess, &headers.tuple)
+            && let Some(verdict) = self.known(family, headers, flow, packet, meta)
         {
             return verdict;
         }
@@ -71,7 +74,7 @@ impl Shared {
                 None => Verdict::drop(Cause::FragmentLimit),
             },
             Admission::Decide => {
-                let verdict = self.datagram(family, headers, packet, meta);
+                let verdict = self.datagram(family, Entry::NONE, headers, packet, meta);
                 let fate = fate(headers, verdict, packet);
                 for mut held in family.fragments.settle(id, fate) {
                     let verdict = follow(fate, &mut held.packet);

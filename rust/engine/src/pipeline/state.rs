@@ -5,16 +5,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::affinity::Affinity;
-use crate::clock::{Clock, Tick};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::conntrack::ports::{Leases, Remote};
-use crate::conntrack::state::State;
 use crate::conntrack::{FlowId, FlowTable, Hot};
 use crate::counters::Counters;
 use crate::events::{EventKind, Events};
 use crate::fragment::{Fragments, Released};
 use crate::hash::HashKey;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Standing};
 use crate::rng::Rng;
 use crate::service::ServiceTable;
 use crate::tuple::{Direction, Protocol};
@@ -62,6 +61,7 @@ pub(crate) struct Shared {
 impl Shared {
     /// The service port that is reached where a flow began, if that is another one than the flow's:
     /// it has got another name, or another one's place.
+    #[inline(always)]
     pub(crate) fn home<A: Wire>(&self, family: &FamilyState<A>, id: FlowId) -> Option<u32> {
         let hot = family.flows.hot(id);
         let (place, _) =
@@ -70,39 +70,34 @@ impl Shared {
         (self.ledger.backend(family.flows.cold(id).backend).service != number).then_some(number)
     }
 
-    /// Enters a flow in the books of the service port that is reached where it began.
-    pub(crate) fn rehome<A: Wire>(&mut self, family: &mut FamilyState<A>, id: FlowId) {
-        if let Some(number) = self.home(family, id) {
+    /// What a flow's backend may still have. `home` is as [`Shared::home`] says.
+    #[inline]
+    pub(crate) fn standing<A: Wire>(
+        &self,
+        family: &FamilyState<A>,
+        id: FlowId,
+        home: Option<u32>,
+    ) -> Standing {
+        let backend = self.ledger.backend(family.flows.cold(id).backend);
+        match home {
+            Some(number) => self.ledger.standing(number, backend.address),
+            None => backend.standing,
+        }
+    }
+
+    /// Enters a flow in the books of another service port. `home` is as [`Shared::home`] says.
+    pub(crate) fn rehome<A: Wire>(
+        &mut self,
+        family: &mut FamilyState<A>,
+        id: FlowId,
+        home: Option<u32>,
+    ) {
+        if let Some(number) = home {
             let former = family.flows.cold(id).backend;
             let backend = self.ledger.backend_for(number, self.ledger.backend(former).address);
             self.ledger.open_flow(backend);
             self.ledger.close_flow(former, [0; 2], [0; 2]);
             family.flows.cold_mut(id).backend = backend;
-        }
-    }
-
-    #[inline]
-    pub(super) fn transition<A: Wire>(
-        &self,
-        family: &mut FamilyState<A>,
-        id: FlowId,
-        state: State,
-        deadline: Tick,
-        is_assured: bool,
-    ) {
-        if is_assured {
-            family.flows.assure(id);
-        }
-        let hot = family.flows.hot_mut(id);
-        let is_shorter = deadline < hot.deadline;
-        let is_changed = hot.state != state;
-        hot.state = state;
-        hot.deadline = deadline;
-        if is_shorter {
-            family.flows.shortened(deadline);
-        }
-        if is_changed {
-            family.events.note(EventKind::Update, &family.flows, id);
         }
     }
 

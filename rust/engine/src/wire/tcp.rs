@@ -2,6 +2,8 @@
 
 /// Where the checksum stands in the header.
 pub const CHECKSUM: usize = 16;
+/// Offset of the flags.
+pub const FLAGS: usize = 13;
 /// The smallest header.
 pub const MIN_HEADER: usize = 20;
 
@@ -79,7 +81,7 @@ impl Segment {
         let header: &[u8; MIN_HEADER] = bytes.first_chunk()?;
         let offset = header_length(header);
         let payload = bytes.len().checked_sub(offset)? as u32;
-        let flags = Flags(header[13]);
+        let flags = Flags(header[FLAGS]);
         let syn = u32::from(flags.has(Flags::SYN));
         let fin = u32::from(flags.has(Flags::FIN));
         Some(Self {

@@ -122,6 +122,12 @@ pub(crate) fn specs(family: Family, backends: u8) -> Vec<ServiceSpec> {
         .collect()
 }
 
+/// Whether a verdict tells of room or time for fragments, of which looking takes no note.
+fn is_about_fragments(cause: Cause) -> bool {
+    use Cause::{FragmentLimit, FragmentOverlap, FragmentTimeout, Malformed};
+    matches!(cause, FragmentLimit | FragmentOverlap | FragmentTimeout | Malformed)
+}
+
 /// An engine, its tables, and a clock that only the test moves.
 pub(crate) struct Scene {
     pub(crate) engine: Engine,
@@ -171,8 +177,17 @@ impl Scene {
         self.engine.expire(self.now, 1 << 20);
     }
 
+    /// Hands in a packet, of which the explanation must tell the same as its verdict.
+    #[track_caller]
     pub(crate) fn process(&mut self, packet: &mut [u8], meta: Meta) -> Verdict {
-        self.engine.process(self.now, &mut Packet { bytes: packet, meta })
+        let told = self.engine.explain(self.now, packet, meta);
+        let verdict = self.engine.process(self.now, &mut Packet { bytes: packet, meta });
+        let is_offloaded = told.steps.iter().any(|(_, found)| found.starts_with("it carries"));
+        if !is_offloaded && !is_about_fragments(verdict.cause) {
+            let told_verdict = (told.verdict.action, told.verdict.cause);
+            assert_eq!(told_verdict, (verdict.action, verdict.cause), "{:?}", told.steps);
+        }
+        verdict
     }
 
     /// Hands in a packet; its verdict, and what became of it.

@@ -1,0 +1,225 @@
+//! What becomes of a packet of a flow that is in the table, and of the flow: pure, as
+//! [`crate::decide`] is for first packets.
+//!
+//! [`Shared::known`] does what [`Shared::assess`] says, and `explain` prints it; neither decides
+//! anything beside it. An assessment asks in this order:
+//!
+//! 1. Is the flow still to be used? Only flows that are expired or whose generation is not that of
+//!    the tables in force are reviewed, so this costs most packets two comparisons.
+//! 2. Was the kernel made to forget an offloaded flow? Then its packets go where they went, and
+//!    nothing is learnt from them: the windows that the kernel knew are not known here.
+//! 3. Can the packet be rewritten at all?
+//! 4. Which step of its protocol's states does the packet take?
+//!
+//! The answer holds a copy of what TCP tracks, 32 bytes, so that nothing has to be taken back.
+
+use super::state::{FamilyState, Shared};
+use super::translate::is_torn;
+use crate::clock::Tick;
+use crate::conntrack::state::{State, stream_age};
+use crate::conntrack::tcp::{Progress, Tracking};
+use crate::conntrack::{Cold, FlowId, Hot};
+use crate::ledger::Standing;
+use crate::tuple::{Direction, Protocol};
+use crate::verdict::Cause;
+use crate::wire::tcp::{Flags, Segment};
+use crate::wire::{Headers, Layer4, Wire, sctp};
+
+/// What becomes of a packet of a flow in the table. A review is there if one was due.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fate {
+    /// The flow is over.
+    Over(Ending),
+    /// The packet is translated, and the flow stays as it is until the kernel has it again.
+    Resume(Review),
+    /// The packet is dropped, and the flow goes on: a part of an SCTP packet cannot be rewritten.
+    Torn(Option<Review>),
+    /// The packet is one more of its flow.
+    Step(Option<Review>, Step),
+}
+
+/// Why a flow is over when its next packet comes. The packet opens another flow, or none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Ending {
+    /// Its time is over.
+    Expired,
+    /// The kernel has it no more.
+    LeftKernel,
+    /// Its backend may not have it any more.
+    BackendGone,
+    /// As before, but the packet is dropped: it is an answer on a connection, with which no other
+    /// backend can go on.
+    Cut,
+    /// The packet begins a new connection in its place.
+    Reopened,
+}
+
+/// What a look at a flow's backend has come to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Review {
+    /// The flow stays with its backend as long as these tables are in force. If not, its backend is
+    /// gone: answers that are still under way are translated, until the client's next packet.
+    pub(crate) stays: bool,
+    /// The service port that has the flow's frontend now, if the flow is in another one's books.
+    pub(super) home: Option<u32>,
+}
+
+/// What one more packet does to its flow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Step {
+    /// Why the packet is translated: [`Cause::Established`], or [`Cause::Invalid`].
+    pub(crate) cause: Cause,
+    /// State and deadline that it gives the flow; `None`: both stay.
+    pub(crate) change: Option<Change>,
+    /// Of TCP: what both sides have sent by now.
+    pub(crate) tracking: Option<Tracking>,
+}
+
+/// A flow's next state.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Change {
+    pub(crate) state: State,
+    pub(crate) deadline: Tick,
+    pub(crate) is_assured: bool,
+}
+
+impl Shared {
+    /// Assesses a packet of this flow. Cost: constant; if a review is due, a look-up of its
+    /// frontend.
+    #[inline(always)]
+    pub(crate) fn assess<A: Wire>(
+        &self,
+        family: &FamilyState<A>,
+        headers: &Headers<A>,
+        (id, direction): (FlowId, Direction),
+        packet: &[u8],
+    ) -> Fate {
+        let (hot, cold) = family.flows.both(id);
+        let mut review = None;
+        if hot.is_expired(self.clock.tick()) || hot.generation != self.generation {
+            let due = match self.review(family, id, direction) {
+                Ok(due) => due,
+                Err(ending) => return Fate::Over(ending),
+            };
+            // A forgotten flow's generation is stale, so no other place need ask this.
+            if hot.has(Hot::<A>::FORGOTTEN) {
+                let is_opening = headers.tcp_flags(packet).is_some_and(Flags::is_opening);
+                return if is_opening { Fate::Over(Ending::Reopened) } else { Fate::Resume(due) };
+            }
+            review = Some(due);
+        }
+        if is_torn(headers, &hot.rewritten(direction).ends()) {
+            return Fate::Torn(review);
+        }
+        let is_replied = hot.has(Hot::<A>::REPLIED) || direction == Direction::Reply;
+        if hot.state.is_tcp() {
+            self.tcp_step(headers, hot.state, cold, direction, is_replied, packet)
+                .map_or(Fate::Over(Ending::Reopened), |step| Fate::Step(review, step))
+        } else {
+            Fate::Step(
+                review,
+                self.plain_step(headers, hot.state, cold, direction, is_replied, packet),
+            )
+        }
+    }
+
+    /// Whether a flow goes on that is expired, or whose backend was last found under other tables.
+    #[inline(never)]
+    fn review<A: Wire>(
+        &self,
+        family: &FamilyState<A>,
+        id: FlowId,
+        direction: Direction,
+    ) -> Result<Review, Ending> {
+        let (hot, now) = (family.flows.hot(id), self.clock.tick());
+        if family.flows.has_left_kernel(id, now) {
+            return Err(Ending::LeftKernel);
+        }
+        if hot.is_expired(now) {
+            return Err(Ending::Expired);
+        }
+        let home = self.home(family, id);
+        let is_connection = matches!(hot.protocol, Protocol::TCP | Protocol::SCTP);
+        let stays = stays(hot, is_connection, self.standing(family, id, home));
+        match direction {
+            Direction::Reply if !stays && is_connection => Err(Ending::Cut),
+            Direction::Original if !stays => Err(Ending::BackendGone),
+            _ => Ok(Review { stays, home }),
+        }
+    }
+
+    /// The step of a TCP segment; `None` when it begins a new connection in the flow's place.
+    #[inline(always)]
+    fn tcp_step<A: Wire>(
+        &self,
+        headers: &Headers<A>,
+        state: State,
+        cold: &Cold,
+        direction: Direction,
+        is_replied: bool,
+        packet: &[u8],
+    ) -> Option<Step> {
+        let Some(segment) = Segment::parse(headers.transport(packet)) else {
+            return Some(Step { cause: Cause::Invalid, change: None, tracking: None });
+        };
+        let mut tracking = cold.tracking;
+        let (cause, next) = match tracking.advance(state, direction, &segment) {
+            Progress::To(next) => (Cause::Established, Some(next)),
+            Progress::Unmoved => (Cause::Established, None),
+            Progress::Invalid => (Cause::Invalid, None),
+            Progress::Reopened => return None,
+        };
+        let change = next.map(|state| {
+            if headers.is_fragment {
+                tracking.ignore_windows();
+            }
+            let timeout = tracking.timeout(state, is_replied, &self.config.timeouts);
+            let deadline = self.clock.tick().saturating_add(timeout);
+            Change { state, deadline, is_assured: state == State::TcpEstablished && is_replied }
+        });
+        Some(Step { cause, change, tracking: Some(tracking) })
+    }
+
+    /// The step of a packet of a protocol without windows.
+    #[inline(always)]
+    fn plain_step<A: Wire>(
+        &self,
+        headers: &Headers<A>,
+        state: State,
+        cold: &Cold,
+        direction: Direction,
+        is_replied: bool,
+        packet: &[u8],
+    ) -> Step {
+        let now = self.clock.tick();
+        let state = match state {
+            State::Udp if is_replied && now.saturating_sub(cold.created) >= stream_age() => {
+                State::UdpStream
+            }
+            state if headers.layer4 == Layer4::Sctp => {
+                state.after_chunk(sctp::first_chunk(headers.transport(packet)), direction)
+            }
+            state => state,
+        };
+        let is_assured = match state {
+            State::Udp | State::Icmp | State::Icmpv6 => false,
+            State::SctpEstablished | State::Generic => is_replied,
+            _ => state == State::UdpStream,
+        };
+        let deadline = now.saturating_add(self.config.timeouts.of(state));
+        let change = Some(Change { state, deadline, is_assured });
+        Step { cause: Cause::Established, change, tracking: None }
+    }
+}
+
+/// Whether a flow goes on with a backend of this standing. A connection that was answered does in
+/// any case; deleting it would break graceful termination.
+fn stays<A: Wire>(hot: &Hot<A>, is_connection: bool, standing: Standing) -> bool {
+    let is_answered =
+        if hot.state.is_tcp() { !hot.state.is_unanswered() } else { hot.has(Hot::<A>::REPLIED) };
+    match standing {
+        Standing::Listed => true,
+        Standing::Serving => !is_connection || is_answered,
+        Standing::Gone => is_connection && is_answered,
+    }
+}
