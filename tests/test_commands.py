@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kbe_nat import commands
-from kbe_nat.commands import Haste, output_of
+from kbe_nat.commands import GracePeriod, output_of
 from kbe_nat.errors import KbeNatError, PlaygroundError, RulesError
 from kbe_nat.playground import namespaces
 from kbe_nat.rules import commands as execution
@@ -69,11 +69,13 @@ def test_f131_one_that_prints_without_end_is_killed(monkeypatch: pytest.MonkeyPa
             output_of(("sh", "-c", script), RulesError, seconds=10)
 
 
-def test_f131_haste_ends_what_runs_and_bounds_what_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f131_a_grace_period_ends_what_runs_and_bounds_what_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(commands, "ENDING_SECONDS", 2.0)
-    haste = Haste()
-    runner = Commands(haste=haste)
-    begin = threading.Timer(0.3, haste.begin)
+    grace = GracePeriod()
+    runner = Commands(grace=grace)
+    begin = threading.Timer(0.3, grace.start)
     begin.start()
     started = time.monotonic()
     with pytest.raises(RulesError, match="sleep 600: not done"):
@@ -87,15 +89,15 @@ def test_f131_haste_ends_what_runs_and_bounds_what_comes(monkeypatch: pytest.Mon
     assert time.monotonic() - started < 5, "for all of them together"
 
 
-def test_f131_signal_handlers_may_ask_for_haste(monkeypatch: pytest.MonkeyPatch) -> None:
-    haste = Haste()
-    before = signal.signal(signal.SIGUSR1, lambda *_: haste.begin())
+def test_f131_signal_handlers_may_start_a_grace_period(monkeypatch: pytest.MonkeyPatch) -> None:
+    grace = GracePeriod()
+    before = signal.signal(signal.SIGUSR1, lambda *_: grace.start())
     try:
         # By another process: the handler runs in this thread, in the middle of its wait.
         asking = subprocess.Popen(["sh", "-c", f"sleep 0.3; kill -USR1 {os.getpid()}"])
         started = time.monotonic()
         with pytest.raises(RulesError, match="not done"):
-            output_of(("sleep", "600"), RulesError, seconds=60, haste=haste)
+            output_of(("sleep", "600"), RulesError, seconds=60, grace=grace)
         assert time.monotonic() - started < 10
         asking.wait()
     finally:
@@ -157,10 +159,10 @@ def test_f131_what_got_much_to_read_has_longer_and_so_has_what_lists_it(
 
 
 def test_f131_there_is_something_to_do_meanwhile() -> None:
-    haste = Haste()
+    grace = GracePeriod()
     turns: list[float] = []
-    haste.meanwhile = lambda: turns.append(time.monotonic())
-    Commands(haste=haste).run(("sleep", "1"))
+    grace.while_waiting = lambda: turns.append(time.monotonic())
+    Commands(grace=grace).run(("sleep", "1"))
     assert len(turns) >= 3
 
 

@@ -7,20 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from msgspec import structs
 
-from kbe_nat.cli.flags.node import Detector, NodeFlags
+from kbe_nat.__main__ import main
 from kbe_nat.cli.flows import FlowQuestion, read_flows
 from kbe_nat.errors import FileError
 from kbe_nat.family import Family
 from kbe_nat.kubeproxy import iptables_save
 from kbe_nat.kubeproxy.config import read_configuration
 from kbe_nat.kubeproxy.dump import Form, plan_for
+from kbe_nat.kubeproxy.settings import NodeSettings
 from kbe_nat.model import Node, Service, ServicePort, Snapshot
-from kbe_nat.policy.options import Mode
+from kbe_nat.policy.options import Mode, Options
 from kbe_nat.policy.planner import plan
 
+SEED = str(Path(__file__).parent.parent / "examples/seed/cluster.yaml")
 FULL = """
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
@@ -43,17 +44,22 @@ def written(tmp_path: Path, text: str) -> Path:
     return path
 
 
+def options_of(path: Path, snapshot: Snapshot | None = None, **settings: Any) -> Options:
+    """What a file and flags say."""
+    file, _ = read_configuration(path)
+    return NodeSettings(**settings).options(snapshot or Snapshot(), file)
+
+
 def test_what_is_said_for_the_mode_counts(tmp_path: Path) -> None:
     path = written(tmp_path, FULL)
     file, notes = read_configuration(path)
     assert notes == (f"{path}: not read: configSyncPeriod, portRange",)
-    options = NodeFlags(config=path).options(Snapshot())
+    options = options_of(path)
     assert (options.node, options.mode, options.masquerade_bit) == ("node-7", Mode.NFTABLES, 21)
     assert options.masquerade_all and options.cluster_ranges == ("10.0.0.0/8", "fd00::/64")
     assert file.of_mode("iptables").localhost_node_ports is False
     # Flags go before the file.
-    flags = NodeFlags(config=path, mode=Mode.IPTABLES, masquerade_all=True, nodeport_addresses="")
-    options = flags.options(Snapshot())
+    options = options_of(path, mode=Mode.IPTABLES, masquerade_all=True, node_port_addresses=())
     assert (options.masquerade_bit, options.localhost_node_ports) == (20, False)
     assert options.masquerade_all and options.node_port_addresses == ()
 
@@ -77,7 +83,7 @@ def test_rules_of_either_mode_have_what_is_said_for_it(tmp_path: Path, mode: str
         "iptables: {masqueradeBit: 16, localhostNodePorts: false}\n"
         "nftables: {masqueradeBit: 20, masqueradeAll: true}\n"
     )
-    options = NodeFlags(config=written(tmp_path, f"{sections}{mode}")).options(Snapshot())
+    options = options_of(written(tmp_path, f"{sections}{mode}"))
     told = {form: plan_for(Snapshot(), options, form).options for form in Form}
     assert {form: (own.masquerade_bit, own.masquerade_all) for form, own in told.items()} == {
         Form.IPTABLES_SAVE: (16, False),
@@ -105,7 +111,7 @@ def test_the_address_that_kube_proxy_is_bound_to(
     service = Service("a", "b", ("172.30.0.1",), (ServicePort("", "tcp", 80),))
     ranged = structs.replace(service, source_ranges=("192.168.1.0/24",))
     snapshot = Snapshot(services=(ranged,), nodes={"here": node})
-    options = NodeFlags(config=written(tmp_path, f"mode: nftables\n{text}")).options(snapshot)
+    options = options_of(written(tmp_path, f"mode: nftables\n{text}"), snapshot)
     assert options.primary_address == primary
     made = plan(snapshot, options)
     assert " ".join(made.node_port_addresses) == serving
@@ -116,7 +122,7 @@ def test_ipvs_mode_is_known_but_not_followed(tmp_path: Path) -> None:
     path = written(tmp_path, "mode: ipvs\niptables: {masqueradeAll: true}")
     _, [note] = read_configuration(path)
     assert note.startswith(f"{path}: mode: ipvs is not followed")
-    options = NodeFlags(config=path).options(Snapshot())
+    options = options_of(path)
     assert (options.mode, options.masquerade_all) == (Mode.IPTABLES, True)
 
 
@@ -125,18 +131,17 @@ def test_a_liberal_conntrack_needs_no_rule_for_what_it_calls_invalid(
     tmp_path: Path, liberal: str
 ) -> None:
     path = written(tmp_path, f"conntrack: {{tcpBeLiberal: {liberal}, maxPerCore: null}}")
-    options = NodeFlags(config=path).options(Snapshot())
+    options = options_of(path)
     text = iptables_save.dump(plan(Snapshot(), options), Snapshot(), Family.IPV4)
     assert ("--ctstate INVALID" in text) == (liberal != "true")
 
 
 def test_devices_of_pods(tmp_path: Path) -> None:
     bridge = "detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: cbr0}"
-    assert NodeFlags(config=written(tmp_path, bridge)).options(Snapshot()).pod_interface == "cbr0"
+    assert options_of(written(tmp_path, bridge)).pod_interface == "cbr0"
     (tmp_path / "other").mkdir()
     prefix = written(tmp_path / "other", "detectLocalMode: InterfaceNamePrefix")
-    flags = NodeFlags(config=prefix, pod_interface_name_prefix="veth")
-    assert flags.options(Snapshot()).pod_interface == "veth+"
+    assert options_of(prefix, pod_device_prefix="veth").pod_interface == "veth+"
 
 
 @pytest.mark.parametrize(
@@ -358,8 +363,7 @@ def test_what_kube_proxy_refuses_is_refused_with_its_reason(
     ],
 )
 def test_what_kube_proxy_accepts_is_accepted(tmp_path: Path, text: str) -> None:
-    read_configuration(written(tmp_path, text))
-    assert NodeFlags(config=written(tmp_path, text)).options(Snapshot())
+    assert options_of(written(tmp_path, text))
 
 
 def test_a_file_without_any_field_is_another_program_s(tmp_path: Path) -> None:
@@ -376,8 +380,8 @@ def test_a_file_without_any_field_is_another_program_s(tmp_path: Path) -> None:
         ({}, "B.example.com", "b.example.com"),
         ({}, "a", "a"),
         ({"node": "a"}, "b.example.com", "a"),
-        ({"node_address": ["192.0.2.7", "10.0.0.2"]}, "elsewhere", "b.example.com"),
-        ({"node_address": ["10.0.0.1", "10.0.0.2"]}, "elsewhere", ""),
+        ({"node_addresses": ("192.0.2.7", "10.0.0.2")}, "elsewhere", "b.example.com"),
+        ({"node_addresses": ("10.0.0.1", "10.0.0.2")}, "elsewhere", ""),
         ({}, "elsewhere", ""),
     ],
 )
@@ -387,7 +391,7 @@ def test_the_node_is_the_one_of_this_host_s_name_or_addresses(
     monkeypatch.setattr("socket.gethostname", lambda: host)
     nodes = {"a": Node("a", ("10.0.0.1",)), "b.example.com": Node("b.example.com", ("10.0.0.2",))}
     snapshot = Snapshot(nodes=nodes)
-    options = NodeFlags(**flags).options(snapshot)
+    options = NodeSettings(**flags).options(snapshot)
     assert options.node == node
     is_known = not any("which node this is" in note for note in plan(snapshot, options).notes)
     assert is_known is bool(node)
@@ -407,20 +411,21 @@ def test_fields_that_there_are_not_are_said_and_passed_over(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"cluster_cidr": "10.0.0.0/8,10.1.0.0/16"}, PAIR),
-        ({"cluster_cidr": "10.0.0.0"}, BLOCK),
-        ({"nodeport_addresses": "primary,10.0.0.0/8"}, MIXED),
-        ({"nodeport_addresses": "10.0.0.1"}, CIDR),
+        (("--cluster-cidr", "10.0.0.0/8,10.1.0.0/16"), PAIR),
+        (("--cluster-cidr", "10.0.0.0"), BLOCK),
+        (("--nodeport-addresses", "primary,10.0.0.0/8"), MIXED),
+        (("--nodeport-addresses", "10.0.0.1"), CIDR),
         (
-            {"detect_local_mode": Detector.BRIDGE_INTERFACE},
+            ("--detect-local-mode", "BridgeInterface"),
             "detectLocal.bridgeInterface must not be empty",
         ),
     ],
 )
-def test_flags_are_held_to_the_same(flags: dict[str, Any], message: str) -> None:
-    with pytest.raises(typer.BadParameter) as raised:
-        NodeFlags(**flags).options(Snapshot())
-    assert message in raised.value.format_message()
+def test_flags_are_held_to_the_same(
+    flags: tuple[str, str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["dump", "-f", SEED, *flags]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_lists_of_packets(tmp_path: Path) -> None:

@@ -12,21 +12,12 @@ from pathlib import Path
 
 import pytest
 
-import kbe_nat
 from harness.exhaustion import no_descriptors, open_descriptors
 from harness.waiting import eventually
-from kbe_nat.commands import Haste
-from kbe_nat.control.controller import Controller
-from kbe_nat.daemon import proxy
-from kbe_nat.daemon.proxy import Proxy, Settings
-from kbe_nat.datapath.datapath import Diversion
-from kbe_nat.datapath.every_packet import EveryPacket
-from kbe_nat.policy.options import Options
+from kbe_nat.daemon.liveness import BEHIND_SECONDS, Liveness
 from kbe_nat.policy.plan import HealthCheck, Plan
-from kbe_nat.rules.memory import Memory
 from kbe_nat.server import http as server
 from kbe_nat.server.health_check_ports import HealthCheckPorts
-from kbe_nat.sources.manifests.manifests import Manifests
 
 
 def free_port(family: socket.AddressFamily, address: str) -> int:
@@ -291,40 +282,35 @@ def test_f128_what_cannot_be_listened_on_is_said_once_and_tried_again(
 
 
 def test_it_is_unhealthy_when_the_kernel_lacks_what_the_objects_want(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As kube-proxy: when a change waits for longer than twice its sync period; and when a thread
     hangs.
     """
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    engine = kbe_nat.Engine(seed=1)
-    controller = Controller(
-        engine, EveryPacket(Diversion((100, 100)), Memory()), lambda _: Options()
-    )
-    own = Proxy(
-        Manifests([tmp_path]), controller, [], Settings(tmp_path / "socket", None), {}, Haste()
-    )
+    is_behind = False
+    liveness = Liveness(lambda: is_behind)
 
     def healthy_after(seconds: float) -> bool:
         nonlocal now
         now += seconds
-        own._look_inside()
-        return own._is_healthy()
+        liveness.observe()
+        return liveness.is_healthy()
 
     assert healthy_after(0) and healthy_after(1000), "idle is healthy"
-    controller.is_behind = True
+    is_behind = True
     assert healthy_after(1) and healthy_after(58)
     assert not healthy_after(2.5)
-    controller.is_behind = False
+    is_behind = False
     assert healthy_after(0)
-    now += proxy.BEHIND_SECONDS
-    assert not own._is_healthy(), "nobody has looked for so long: the control loop hangs"
+    now += BEHIND_SECONDS
+    assert not liveness.is_healthy(), "nobody has looked for so long: the control loop hangs"
     assert healthy_after(0)
 
     class Hung:
         def is_turning(self, seconds: float) -> bool:
             return False
 
-    own._threads = [Hung()]  # type: ignore[list-item]
+    liveness.threads = [Hung()]  # type: ignore[list-item]
     assert not healthy_after(0)

@@ -10,23 +10,29 @@ from typing import Any
 
 import pytest
 
-import kbe_nat
-from kbe_nat.commands import Haste
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon import proxy
 from kbe_nat.daemon.checkpoints import CheckpointFile
+from kbe_nat.daemon.composition import build
 from kbe_nat.daemon.logs import BURST, LINES_PER_SECOND, Allowance, Standing
-from kbe_nat.daemon.proxy import Proxy, Settings
+from kbe_nat.daemon.proxy import Proxy
+from kbe_nat.daemon.reconciler import Reconciler
+from kbe_nat.daemon.settings import (
+    DatapathSettings,
+    FileSettings,
+    PeriodSettings,
+    Settings,
+    SourceSettings,
+)
 from kbe_nat.daemon.subscribers import CAPACITY, Inbox, Watchers
 from kbe_nat.daemon.tasks import Task
-from kbe_nat.datapath.datapath import Diversion
-from kbe_nat.datapath.every_packet import EveryPacket
 from kbe_nat.engine_tables import Tables
 from kbe_nat.errors import KbeNatError, RulesError
 from kbe_nat.packet import opening
 from kbe_nat.policy.options import Options
 from kbe_nat.policy.planner import Planner
 from kbe_nat.rules.memory import Memory
+from kbe_nat.rules.rule import DatapathKind
 from kbe_nat.server.health_check_ports import HealthCheckPorts
 from kbe_nat.sources.manifests.manifests import Manifests
 
@@ -111,7 +117,7 @@ def test_f129_what_a_task_raises_is_said_once_with_its_place(
 
 
 def test_f129_a_defect_at_the_first_reading_is_an_error_for_people(
-    served: tuple[Proxy, Controller], monkeypatch: pytest.MonkeyPatch
+    served: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(*_: object) -> None:
         raise RuntimeError("broken")
@@ -120,7 +126,7 @@ def test_f129_a_defect_at_the_first_reading_is_an_error_for_people(
     with pytest.raises(
         KbeNatError, match=r"the objects cannot be served: RuntimeError\('broken'\)"
     ):
-        served[0]._read_first()
+        served.reconciler.read_first()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
@@ -161,29 +167,27 @@ TARGETS: list[tuple[type, str]] = [
     (CheckpointFile, "write"),
     (Watchers, "deliver"),
     (HealthCheckPorts, "follow"),
-    (Proxy, "_say_news"),
-    (Proxy, "_say_alive"),
+    (Reconciler, "log_news"),
+    (Proxy, "_notify_watchdog"),
 ]
 
 
 @pytest.fixture
-def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Proxy, Controller]]:
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Proxy:
     """A proxy whose tasks run every moment."""
-    for name in ("POLL_SECONDS", "DELIVERY_SECONDS", "SAY_SECONDS"):
+    for name in ("POLL_SECONDS", "DELIVERY_SECONDS", "NEWS_SECONDS"):
         monkeypatch.setattr(proxy, name, 0.0)
     monkeypatch.setattr(proxy, "ALIVE_PARTS", 1e9)
     monkeypatch.setattr("kbe_nat.daemon.tasks.RETRY_SECONDS", 0.0)
     monkeypatch.setenv("WATCHDOG_USEC", "1000000")
     (tmp_path / "web.yaml").write_text(SERVICE)
-    engine = kbe_nat.Engine(seed=1)
-    controller = Controller(
-        engine, EveryPacket(Diversion((100, 100)), Memory()), lambda _: Options()
-    )
     settings = Settings(
-        tmp_path / "socket", tmp_path / "state", check_seconds=0, checkpoint_seconds=0
+        source=SourceSettings((str(tmp_path),)),
+        datapath=DatapathSettings(DatapathKind.EVERY_PACKET),
+        files=FileSettings(tmp_path / "socket", tmp_path / "state"),
+        periods=PeriodSettings(check=0, checkpoint=0),
     )
-    made = Proxy(Manifests([tmp_path]), controller, [], settings, {}, Haste())
-    yield made, controller
+    return build(settings, Memory())
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
@@ -191,7 +195,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Pr
     "target", TARGETS, ids=lambda target: ".".join((target[0].__name__, target[1]))
 )
 def test_f129_no_task_ends_the_loop(
-    served: tuple[Proxy, Controller],
+    served: Proxy,
     target: tuple[type, str],
     error: BaseException,
     tmp_path: Path,
@@ -199,7 +203,7 @@ def test_f129_no_task_ends_the_loop(
     lines: Callable[[], list[str]],
 ) -> None:
     """Every part of every task raises for a while, in the loop as it is."""
-    own, controller = served
+    controller = served.controller
     owner, name = target
     sound = getattr(owner, name)
     failures = 0
@@ -220,16 +224,17 @@ def test_f129_no_task_ends_the_loop(
         if rounds == 1:
             (tmp_path / "web.yaml").write_text(SERVICE.replace("80", "81"))
         is_there = [port.frontends[0].port for port in controller.plan.ports] == [81]
-        own._is_ending = (rounds > 20 and is_there and not own._unsaid) or time.monotonic() > end
+        is_logged = not served.reconciler._news
+        served._is_ending = (rounds > 20 and is_there and is_logged) or time.monotonic() > end
 
     # Another task, whose turn comes as always.
-    tasks = own._tasks
+    tasks = served._tasks
     monkeypatch.setattr(
-        own,
+        served,
         "_tasks",
         lambda watchers: [*tasks(watchers), Task(0.0, round_trip, "the test fails", "")],
     )
-    own._watch(Watchers(controller.engine))
+    served._serve(Watchers(controller.engine))
     assert time.monotonic() < end, "the loop lives, and serves what is new"
     said = [line for line in lines() if (repr(error) in line or "Too many open files" in line)]
     assert 1 <= len(said) == len(set(said)) <= 2, "each task that it has failed says so once"
@@ -253,10 +258,10 @@ def test_f134_a_line_is_said_when_it_begins_to_hold(lines: Callable[[], list[str
 
 
 def test_f134_notes_are_said_once_while_an_endpoint_flaps(
-    served: tuple[Proxy, Controller], tmp_path: Path, lines: Callable[[], list[str]]
+    served: Proxy, tmp_path: Path, lines: Callable[[], list[str]]
 ) -> None:
     """2,000 objects of kinds that are not read, and 200 external IPs where none may be."""
-    own, controller = served
+    reconciler, controller = served.reconciler, served.controller
     controller._options = lambda _: Options(external_ranges=("203.0.113.0/24",))
     others = "---\n".join(
         f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c{n}}}\n" for n in range(2000)
@@ -266,8 +271,8 @@ def test_f134_notes_are_said_once_while_an_endpoint_flaps(
     (tmp_path / "web.yaml").write_text(
         SERVICE.replace("ports:", f"externalIPs: [{addresses}], ports:")
     )
-    own._follow()
-    own._say_news()
+    reconciler.follow()
+    reconciler.log_news()
     said = lines()
     for n in (0, 999, 1999):
         [_] = [
@@ -280,12 +285,12 @@ def test_f134_notes_are_said_once_while_an_endpoint_flaps(
         (tmp_path / "slice.yaml").write_text(
             SLICE if turn % 2 else SLICE.replace("10.0.0.1", "10.0.0.2")
         )
-        own._follow()
-    own._say_news()
+        reconciler.follow()
+    reconciler.log_news()
     assert len(lines()) == 1, "the newest generation"
     # What changes in a note is new, and said alone.
     (tmp_path / "others.yaml").write_text(others.replace("{name: c7}", "{name: new}"))
-    own._follow()
+    reconciler.follow()
     assert [line.partition(": ConfigMap ")[2] for line in lines()] == [
         "new: objects of this kind are not read"
     ]

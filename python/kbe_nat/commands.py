@@ -16,17 +16,17 @@ from typing import IO, Final
 from kbe_nat.errors import KbeNatError
 
 
-class Haste:
+class GracePeriod:
     """Shorter time limits for commands, once their caller has been asked to end; and the caller's
     work while one runs.
     """
 
     def __init__(self) -> None:
-        self.meanwhile: Callable[[], None] = lambda: None
+        self.while_waiting: Callable[[], None] = lambda: None
         """Called several times a second, in the thread that waits for the command."""
         self._since = math.inf
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """From now on, the command that runs is ended soon, and later ones have a few seconds
         altogether. A signal handler may call this.
         """
@@ -44,7 +44,7 @@ def output_of(
     text: str = "",
     prefix: Sequence[str] = (),
     seconds: float,
-    haste: Haste | None = None,
+    grace: GracePeriod | None = None,
 ) -> str:
     """The output of a command that reads `text`; bytes that are no UTF-8 are replaced. `prefix`
     stands before the command, to run it elsewhere.
@@ -63,7 +63,9 @@ def output_of(
                 [*prefix, *command], stdin=source, stdout=output, stderr=complaint, process_group=0
             )
             try:
-                ending = _wait(process, (output, complaint), started, seconds, haste or Haste())
+                ending = _wait(
+                    process, (output, complaint), started, seconds, grace or GracePeriod()
+                )
             finally:
                 _end(process)
             if ending:
@@ -84,13 +86,14 @@ def _wait(
     printed_to: Sequence[IO[bytes]],
     started: float,
     seconds: float,
-    haste: Haste,
+    grace: GracePeriod,
 ) -> str:
     """Waits for the end of a process. Returns the reason why it must not go on, or "" at its end.
-    The wait is in slices, because haste may begin meanwhile, and the output may grow without end.
+    The wait is in slices, because the grace period may start meanwhile, and the output may grow
+    without end.
     """
     while True:
-        remaining = min(started + seconds, haste.deadline(started)) - time.monotonic()
+        remaining = min(started + seconds, grace.deadline(started)) - time.monotonic()
         try:
             process.wait(max(0.0, min(remaining, SLICE_SECONDS)))
         except subprocess.TimeoutExpired:
@@ -100,7 +103,7 @@ def _wait(
             return ""
         if sum(os.fstat(file.fileno()).st_size for file in printed_to) > MAX_BYTES:
             return f"it prints more than {MAX_BYTES >> 20} MB"
-        haste.meanwhile()
+        grace.while_waiting()
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Final
 
 from kbe_nat.daemon import privileges
-from kbe_nat.datapath.detect import DatapathName, choose
+from kbe_nat.datapath.detect import choose
 from kbe_nat.datapath.sysctl import ACCOUNTING, sysctl
 from kbe_nat.drivers.native import NativeQueue
 from kbe_nat.errors import KbeNatError, QueueError
@@ -129,7 +129,7 @@ def _queue() -> Check:
 
 def _datapath() -> Check:
     try:
-        kind, reason = choose(DatapathName.AUTO, Commands())
+        kind, reason = choose(None, Commands())
         if kind is DatapathKind.FIRST_PACKET:
             return Check("datapath", State.OK, f"{kind}: {reason}")
         # Every-packet needs rules that an installer can write here.

@@ -9,6 +9,19 @@ class ArgumentError(KbeNatError, ValueError):
     """An argument of the Python API is out of its range or malformed."""
 
 
+class SettingError(ArgumentError):
+    """A setting of an operator is wrong, has no effect, or contradicts another one."""
+
+    def __init__(self, flag: str, reason: str) -> None:
+        super().__init__(flag, reason)
+        self.flag = flag
+        """As it is given on the command line, such as "--queues"."""
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"Invalid value for {self.flag}: {self.reason}"
+
+
 class ServiceError(ArgumentError):
     """A service port contradicts itself, or two of them claim the same frontend."""
 

@@ -17,7 +17,7 @@ from harness.lone_node import is_visible, node_for, outcome
 from harness.rule_walker import End, Walker, told
 from harness.second_opinion import is_documented, read_dump
 from harness.stage import WAYS, serving
-from kbe_nat.cli.flags.node import matches
+from kbe_nat.kubeproxy.settings import matches
 from kbe_nat.model import Snapshot, Strategy, join_address
 from kbe_nat.playground.namespaces import inside
 from kbe_nat.policy.options import Mode

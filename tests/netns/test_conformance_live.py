@@ -15,9 +15,11 @@ import kbe_nat
 from harness.conformance_cases import CASES, Case
 from harness.lone_node import Node, is_visible, node_for, outcome
 from harness.stage import WAYS, connect, serving
-from kbe_nat.cli.flags.node import NodeFlags
+from kbe_nat.kubeproxy.config import read_configuration
+from kbe_nat.kubeproxy.settings import NodeSettings
 from kbe_nat.model import Strategy
 from kbe_nat.playground.namespaces import inside
+from kbe_nat.policy.options import Options
 from kbe_nat.policy.plan import Plan
 from kbe_nat.policy.planner import plan
 from kbe_nat.rules.rule import DatapathKind
@@ -60,17 +62,19 @@ def served_case(
     """The case's objects, served by a node of its own."""
     case.flags(mode, scratch)
     snapshot = read_manifests([case.objects]).snapshot
-    flags = NodeFlags(
-        config=scratch / "kube-proxy.yaml",
-        node=case.about["node"],
-        node_address=list(case.about.get("localAddresses", ())),
+    settings = NodeSettings(
+        node=case.about["node"], node_addresses=tuple(case.about.get("localAddresses", ()))
     )
+    file, _ = read_configuration(scratch / "kube-proxy.yaml")
+
+    def options() -> Options:
+        return settings.options(snapshot, file, Strategy.ROUND_ROBIN)
+
     devices = {flow.get("iif", "eth0") for flow in case.about["flows"]}
-    first = plan(snapshot, flags.options(snapshot, Strategy.ROUND_ROBIN))
+    first = plan(snapshot, options())
     with node_for(first, devices) as node:
         # Only now do its devices have numbers.
-        options = inside(node.name.path, lambda: flags.options(snapshot, Strategy.ROUND_ROBIN))
-        made = plan(snapshot, options)
+        made = plan(snapshot, inside(node.name.path, options))
         with serving(node.name, kbe_nat.Engine(seed=1), made, way) as node.serving:
             yield node, made
 

@@ -11,7 +11,7 @@ import pytest
 
 from harness.stage import FOREIGN
 from kbe_nat._native import NftTables, Transaction
-from kbe_nat.datapath.detect import DatapathName, choose
+from kbe_nat.datapath.detect import choose
 from kbe_nat.errors import RulesError
 from kbe_nat.family import Family
 from kbe_nat.playground.namespaces import Namespace, inside
@@ -19,7 +19,7 @@ from kbe_nat.policy.plan import Backend
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.nat_program import NatProgram, NatTableChange
 from kbe_nat.rules.nat_table import NatTable
-from kbe_nat.rules.rule import Marks
+from kbe_nat.rules.rule import DatapathKind, Marks
 from kbe_nat.rules.standby import Standby
 
 PODS = {Family.IPV4: "10.0.0.{}", Family.IPV6: "fd00:10::{:x}"}
@@ -304,16 +304,16 @@ def test_ten_thousand_services_need_no_more_rules_than_one(
 
 def test_the_choice_says_why_and_leaves_nothing(node: Namespace) -> None:
     before = listed(node)
-    for name in DatapathName:
-        way, why = inside(node.path, lambda: choose(name, Commands(node.prefix)))  # noqa: B023
-        assert why
-        assert name in ("auto", way)
+    for kind in (None, *DatapathKind):
+        chosen, reason = inside(node.path, lambda: choose(kind, Commands(node.prefix)))  # noqa: B023
+        assert reason
+        assert kind in (None, chosen)
     assert listed(node) == before
     without = Commands(("env", "PATH=/nowhere", *node.prefix))
-    way, why = inside(node.path, lambda: choose(DatapathName.AUTO, without))
-    assert (way, "cannot carry flows" in why) == ("every-packet", True)
+    chosen, reason = inside(node.path, lambda: choose(None, without))
+    assert (chosen, "cannot carry flows" in reason) == ("every-packet", True)
     with pytest.raises(RulesError, match="first-packet does not work here"):
-        inside(node.path, lambda: choose(DatapathName.FIRST_PACKET, without))
+        inside(node.path, lambda: choose(DatapathKind.FIRST_PACKET, without))
 
 
 def test_f09_what_a_probe_that_was_killed_has_left_goes(

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from kbe_nat.cli.flags.node import NodeFlags, takes_node_flags
+from kbe_nat.cli.flags.node import NODE_FLAGS, configuration, node_options
 from kbe_nat.cli.flags.options import (
     Format,
     ObjectFiles,
@@ -18,6 +18,7 @@ from kbe_nat.cli.flags.options import (
     refuse_given,
     warn,
 )
+from kbe_nat.cli.flags.parameters import takes_flags
 from kbe_nat.cli.output import show_json
 from kbe_nat.errors import FileError
 from kbe_nat.family import Family
@@ -25,6 +26,7 @@ from kbe_nat.kubeproxy.diff import Comparison, Difference, compare, kube_proxy_t
 from kbe_nat.kubeproxy.dump import FamilyName, Form, families, plan_for
 from kbe_nat.kubeproxy.dump import dump as written
 from kbe_nat.kubeproxy.normalise import Kind, Listing, Part, read_listing
+from kbe_nat.kubeproxy.settings import NodeSettings
 from kbe_nat.model import Snapshot
 from kbe_nat.policy.options import Mode, Options
 from kbe_nat.sources.manifests.defaults import POD_RANGE
@@ -39,7 +41,7 @@ class Table(StrEnum):
     NAT = "nat"
 
 
-@takes_node_flags
+@takes_flags(node=NODE_FLAGS)
 def diff(
     command: typer.Context,
     objects: ObjectFiles,
@@ -66,7 +68,7 @@ def diff(
         typer.Option("--partial", help="Be content with the tables and chains that are listed."),
     ] = False,
     *,
-    flags: NodeFlags,
+    node: NodeSettings,
     pod_range: PodRange = POD_RANGE,
     strict: Strict = True,
     output: OutputFormat = Format.TEXT,
@@ -84,8 +86,8 @@ def diff(
     refuse_given(command, ["reject_with"], "it has no effect: kube-proxy's rules refuse by ICMP")
     found = _read(saved, family, tables)
     snapshot = read_objects(objects, pod_range, is_strict=strict)
-    _check_mode(saved, found, flags.stated_mode())
-    comparison = compare(_expected(found, snapshot, flags.options(snapshot), family), found)
+    _check_mode(saved, found, node.stated_mode(configuration(node.config)))
+    comparison = compare(_expected(found, snapshot, node_options(node, snapshot), family), found)
     warn(*(f"{saved}: {note}" for note in notes(found)))
     if output is Format.JSON:
         show_json(

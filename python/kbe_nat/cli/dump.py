@@ -4,7 +4,7 @@ from typing import Annotated, Final
 
 import typer
 
-from kbe_nat.cli.flags.node import NODE_FLAGS, NodeFlags, takes_node_flags
+from kbe_nat.cli.flags.node import NODE_FLAGS, NODE_PARAMETERS, configuration, node_options
 from kbe_nat.cli.flags.options import (
     SOCKET,
     PodRange,
@@ -14,9 +14,11 @@ from kbe_nat.cli.flags.options import (
     refuse_given,
     warn,
 )
+from kbe_nat.cli.flags.parameters import takes_flags
 from kbe_nat.daemon.control_socket import ask
 from kbe_nat.kubeproxy.dump import FamilyName, Form, Names, form_of, plan_for
 from kbe_nat.kubeproxy.dump import dump as dumped
+from kbe_nat.kubeproxy.settings import NodeSettings
 from kbe_nat.policy.options import Mode
 from kbe_nat.sources.manifests.defaults import POD_RANGE
 
@@ -28,7 +30,7 @@ FILES: Final = typer.Option(
 )
 
 
-@takes_node_flags
+@takes_flags(node=NODE_FLAGS)
 def dump(
     command: typer.Context,
     objects: Annotated[list[str], FILES] = [],  # noqa: B006
@@ -51,7 +53,7 @@ def dump(
         ),
     ] = None,
     *,
-    flags: NodeFlags,
+    node: NodeSettings,
     pod_range: PodRange = POD_RANGE,
     strict: Strict = True,
     live: Annotated[
@@ -75,11 +77,11 @@ def dump(
             command, ["reject_with"], "it has no effect: kube-proxy's rules refuse by ICMP"
         )
         snapshot = read_objects(objects, pod_range, is_strict=strict)
-        form = form or form_of(flags.stated_mode() or Mode.IPTABLES)
+        form = form or form_of(node.stated_mode(configuration(node.config)) or Mode.IPTABLES)
         written = Mode.NFTABLES if form is Form.NFT else Mode.IPTABLES
-        if flags.mode not in (None, written):
-            raise typer.BadParameter(f"{form} is not of mode {flags.mode}", param_hint="--mode")
-        made = plan_for(snapshot, flags.options(snapshot, written=written), form)
+        if node.mode not in (None, written):
+            raise typer.BadParameter(f"{form} is not of mode {node.mode}", param_hint="--mode")
+        made = plan_for(snapshot, node_options(node, snapshot, written=written), form)
         warn(*made.notes)
         text = dumped(made, snapshot, form, names, family)
     else:
@@ -87,5 +89,5 @@ def dump(
     print(text, end="")
 
 
-OFFLINE: Final = ("objects", *NODE_FLAGS, "pod_range", "strict")
+OFFLINE: Final = ("objects", *NODE_PARAMETERS, "pod_range", "strict")
 """What says more about objects that are read."""

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from kbe_nat import packet as wire
 from kbe_nat._native import EXPIRY_BUDGET, Engine
-from kbe_nat.cli.flags.node import NODE_FLAGS, NodeFlags, matches, takes_node_flags
+from kbe_nat.cli.flags.node import NODE_FLAGS, NODE_PARAMETERS, node_options
 from kbe_nat.cli.flags.options import (
     SOCKET,
     Format,
@@ -24,6 +24,7 @@ from kbe_nat.cli.flags.options import (
     refuse_given,
     warn,
 )
+from kbe_nat.cli.flags.parameters import takes_flags
 from kbe_nat.cli.flows import FlowQuestion, read_flows
 from kbe_nat.cli.output import show, show_json, table
 from kbe_nat.daemon.control_socket import ask
@@ -31,6 +32,7 @@ from kbe_nat.daemon.verbs import Row, consequences, context, explanation_row
 from kbe_nat.drivers.capture import CaptureQueue
 from kbe_nat.engine_tables import Tables
 from kbe_nat.family import Family
+from kbe_nat.kubeproxy.settings import NodeSettings, matches
 from kbe_nat.policy.plan import Plan
 from kbe_nat.policy.planner import plan
 from kbe_nat.sources.address import split_address
@@ -41,11 +43,11 @@ VERDICTS = {"translate": "dnat", "accept": "pass"}
 OTHER_INTERFACE, POD_INTERFACE = 1, 2
 """Numbers that stand for a device of the node, and for one behind which pods are."""
 EPHEMERAL_PORT = 49152
-OFFLINE = ("objects", *NODE_FLAGS, "pod_range", "strict")
+OFFLINE = ("objects", *NODE_PARAMETERS, "pod_range", "strict")
 """What says more about objects that are read."""
 
 
-@takes_node_flags
+@takes_flags(node=NODE_FLAGS)
 def explain(
     command: typer.Context,
     objects: ObjectFiles = [],  # noqa: B006
@@ -76,7 +78,7 @@ def explain(
         ),
     ] = None,
     *,
-    flags: NodeFlags,
+    node: NodeSettings,
     pod_range: PodRange = POD_RANGE,
     strict: Strict = True,
     live: Annotated[
@@ -123,7 +125,7 @@ def explain(
     if not objects:
         raise typer.BadParameter("say where the objects are, or --live", param_hint="--filename")
     snapshot = read_objects(objects, pod_range, is_strict=strict)
-    options = flags.options(snapshot)
+    options = node_options(node, snapshot)
     if options.pod_interface:
         # Packets are described by names of devices: numbers stand for "one of the pods'" and
         # "another".

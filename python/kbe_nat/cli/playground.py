@@ -12,11 +12,11 @@ import typer
 from kbe_nat.cli.flags.options import Format, OutputFormat
 from kbe_nat.cli.output import show_json
 from kbe_nat.cli.signals import Interruptions
-from kbe_nat.datapath.detect import DatapathName
 from kbe_nat.errors import FileError, PlaygroundError
 from kbe_nat.family import Family
 from kbe_nat.kubeproxy import legacy
 from kbe_nat.playground.world import KINDS, Pod, World
+from kbe_nat.rules.rule import DatapathKind
 from kbe_nat.sources.objects import ParsedObject
 
 playground = typer.Typer(
@@ -50,9 +50,9 @@ class Kind(StrEnum):
 def up(
     state: StateFolder = STATE,
     datapath: Annotated[
-        DatapathName,
+        DatapathKind,
         typer.Option(help="As of `kbe-nat proxy`; here every packet goes through the engine."),
-    ] = DatapathName.EVERY_PACKET,
+    ] = DatapathKind.EVERY_PACKET,
 ) -> None:
     """Make a node and a client, and start the daemon in the node's namespace."""
     if os.geteuid() != 0:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from kbe_nat._native import Engine, Loop
 from kbe_nat.cli.comparison import Comparison
-from kbe_nat.cli.flags.node import NodeFlags, takes_node_flags
+from kbe_nat.cli.flags.node import NODE_FLAGS, node_options
 from kbe_nat.cli.flags.options import (
     DefaultStrategy,
     Format,
@@ -25,11 +25,13 @@ from kbe_nat.cli.flags.options import (
     read_objects,
     warn,
 )
+from kbe_nat.cli.flags.parameters import takes_flags
 from kbe_nat.cli.output import show, show_json
 from kbe_nat.cli.summary import doubts, summary, tables
 from kbe_nat.drivers.capture import CaptureQueue
 from kbe_nat.drivers.queue import PacketQueue
 from kbe_nat.engine_tables import Tables
+from kbe_nat.kubeproxy.settings import NodeSettings
 from kbe_nat.model import Strategy
 from kbe_nat.policy.plan import Plan
 from kbe_nat.policy.planner import plan
@@ -37,7 +39,7 @@ from kbe_nat.sources.address import parse_address
 from kbe_nat.sources.manifests.defaults import POD_RANGE
 
 
-@takes_node_flags
+@takes_flags(node=NODE_FLAGS)
 def replay(
     objects: ObjectFiles,
     capture: Annotated[Path, typer.Argument(help="pcap or pcapng file, or - for standard input.")],
@@ -62,7 +64,7 @@ def replay(
         ),
     ] = [],  # noqa: B006
     *,
-    flags: NodeFlags,
+    node: NodeSettings,
     pod_range: PodRange = POD_RANGE,
     strict: Strict = True,
     output: OutputFormat = Format.TEXT,
@@ -76,7 +78,7 @@ def replay(
 
     def planned(files: list[str]) -> Plan:
         snapshot = read_objects(files, pod_range, is_strict=strict, needs_service=True)
-        made = plan(snapshot, flags.options(snapshot, strategy))
+        made = plan(snapshot, node_options(node, snapshot, strategy))
         warn(*made.notes)
         return made
 
@@ -96,8 +98,8 @@ def replay(
         source = CaptureQueue(
             capture,
             target,
-            answer=flags.reject_with,
-            inputs=[name for name in (*objects, *compare, flags.config) if name not in (None, "-")],
+            answer=node.reject_with,
+            inputs=[name for name in (*objects, *compare, node.config) if name not in (None, "-")],
             progress=lambda position: bar.update(task, completed=position),
         )
         queue: PacketQueue = stack.enter_context(source)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from kbe_nat._native import ConntrackEntry, ConntrackEvents, conntrack_entries
-from kbe_nat.cli.flags.node import NodeFlags, takes_node_flags
+from kbe_nat.cli.flags.node import NODE_FLAGS, node_options
 from kbe_nat.cli.flags.options import (
     Format,
     OutputFormat,
@@ -19,8 +19,10 @@ from kbe_nat.cli.flags.options import (
     refuse_given,
     warn,
 )
+from kbe_nat.cli.flags.parameters import takes_flags
 from kbe_nat.cli.output import show, show_json, table
 from kbe_nat.errors import KbeNatError
+from kbe_nat.kubeproxy.settings import NodeSettings
 from kbe_nat.model import join_address
 from kbe_nat.policy.planner import plan
 from kbe_nat.shadow import (
@@ -43,7 +45,7 @@ EVENT_BYTES: Final = 4 << 20
 PROTOCOLS: Final = ("tcp", "udp", "sctp")
 
 
-@takes_node_flags
+@takes_flags(node=NODE_FLAGS)
 def shadow(
     command: typer.Context,
     manifests: Annotated[
@@ -65,7 +67,7 @@ def shadow(
         bool, typer.Option("--existing", help="Compare the connections that there are, and end.")
     ] = False,
     *,
-    flags: NodeFlags,
+    node: NodeSettings,
     pod_range: PodRange = POD_RANGE,
     strict: Strict = True,
     output: OutputFormat = Format.TEXT,
@@ -89,8 +91,8 @@ def shadow(
     )
     own = Shadow()
     said: set[str] = set()
-    _follow(source, own, flags, said, is_first=True)
-    flows = conntrack_entries() if existing else _new_flows(source, own, flags, said, duration)
+    _follow(source, own, node, said, is_first=True)
+    flows = conntrack_entries() if existing else _new_flows(source, own, node, said, duration)
     compared = 0
     try:
         for flow in flows:
@@ -109,7 +111,7 @@ def shadow(
 
 
 def _new_flows(
-    source: Manifests, own: Shadow, flags: NodeFlags, said: set[str], duration: float | None
+    source: Manifests, own: Shadow, node: NodeSettings, said: set[str], duration: float | None
 ) -> Iterator[ConntrackEntry]:
     """Connections as they begin. Between events the objects are read again where they changed."""
     end = None if duration is None else time.monotonic() + duration
@@ -122,11 +124,11 @@ def _new_flows(
         yield from flows
         if time.monotonic() - newest_read > POLL_SECONDS:
             newest_read = time.monotonic()
-            _follow(source, own, flags, said)
+            _follow(source, own, node, said)
 
 
 def _follow(
-    source: Manifests, own: Shadow, flags: NodeFlags, said: set[str], *, is_first: bool = False
+    source: Manifests, own: Shadow, node: NodeSettings, said: set[str], *, is_first: bool = False
 ) -> None:
     """Takes over what has changed in the objects; what cannot be read leaves everything as it is.
     `said` are the warnings that still hold.
@@ -139,7 +141,7 @@ def _follow(
         warn(*(line for line in lines if line not in said))
         said.clear()
         said.update(lines)
-        own.follow(plan(update.snapshot, flags.options(update.snapshot)))
+        own.follow(plan(update.snapshot, node_options(node, update.snapshot)))
     except KbeNatError as error:
         if is_first:
             raise

@@ -1,4 +1,27 @@
-"""The life of the node proxy: start, watch, repair, and end."""
+"""The life of the node proxy: start, tasks, and end.
+
+**Start.** The order is one of needs. No second daemon may serve in this network namespace, so that
+is settled first. Privileges are given up before any thread exists, since threads keep what they
+had. Objects are read and planned before anything is opened: a daemon with nothing to serve ends
+with an error, and what served before stays. Queues are bound, but nothing takes packets out of them
+yet. The connections of an earlier daemon are restored before the rules can bring packets that
+belong to them. The control socket opens before the first write of the file of connections, because
+only then it is certain that the file is not another daemon's. Then the rules replace those of an
+earlier daemon in one transaction, and only after that the packet loops start: the verdicts of this
+daemon's engine mean nothing to the rules of another one.
+
+**Tasks.** The main thread carries no packets. It runs a list of `Task`s by turns: follow the
+objects, repair the rules, refresh the node, write connections to the file, publish events, and so
+on. A task that fails logs that once, and has its next turn as always. Between two rounds it waits
+for a change of the objects. While a command runs it still tells systemd that it is alive.
+
+**End.** SIGTERM, SIGINT and SIGHUP remove the rules first, while the loops still give verdicts on
+what is in the queues, and then stop threads and close the rest in reverse order; connections are
+written to the file once more. SIGUSR2 does the same but leaves the rules, for a daemon that takes
+over. A daemon that fails leaves them too: it will be started again, and until then they serve new
+connections (first-packet), or let nothing pass untranslated (every-packet). Commands that still run
+get a `GracePeriod`, so that a signal is obeyed within 5 s.
+"""
 
 import gc
 import logging
@@ -8,195 +31,218 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from kbe_nat._native import Engine
-from kbe_nat.commands import Haste
+from kbe_nat.commands import GracePeriod
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon import privileges
 from kbe_nat.daemon.checkpoints import CheckpointFile
 from kbe_nat.daemon.control_socket import ControlServer
-from kbe_nat.daemon.logs import Standing
+from kbe_nat.daemon.liveness import Liveness
+from kbe_nat.daemon.reconciler import Reconciler
+from kbe_nat.daemon.settings import Driver, Settings
 from kbe_nat.daemon.singleton import only_proxy
 from kbe_nat.daemon.subscribers import Watchers
 from kbe_nat.daemon.systemd import Notifier, watchdog_seconds
-from kbe_nat.daemon.tasks import Task, described
+from kbe_nat.daemon.tasks import Task
 from kbe_nat.daemon.verbs import Answers
+from kbe_nat.datapath.sysctl import ACCOUNTING
 from kbe_nat.drivers.native import NativeQueue
 from kbe_nat.drivers.netfilterqueue import NetfilterQueue
-from kbe_nat.drivers.thread import LoopThread, NativeThread
-from kbe_nat.errors import KbeNatError, RulesError
+from kbe_nat.drivers.thread import LoopThread
+from kbe_nat.errors import RulesError
+from kbe_nat.rules.rule import DatapathKind
 from kbe_nat.server.health_check_ports import HealthCheckPorts
-from kbe_nat.sources.source import Source, SourceUpdate
+from kbe_nat.sources.source import Source
 
-LOG: Final = logging.getLogger("kbe_nat.daemon")
+Queue: TypeAlias = NativeQueue | NetfilterQueue
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What the operator decides about the daemon itself."""
+class Facts:
+    """What was decided for a daemon when it was built."""
 
-    socket: Path
-    state: Path | None
-    """Where connections are kept for the next start; None: nowhere."""
-    cpus: tuple[int, ...] = ()
-    """Processors for the packet loops, one each in turn; empty: any."""
-    check_seconds: float = 5.0
-    """How often the rules are looked after."""
-    checkpoint_seconds: float = 10.0
-    """How often connections are written to the file."""
-    is_raw_lent: bool = True
+    datapath: DatapathKind
+    reason: str
+    """Why this datapath."""
+    driver: Driver
+    queues: str
+    """Their numbers, for people."""
+    rules: str
+    """What installs rules, for people."""
+    seed: int
+    other_proxies: tuple[str, ...]
+    """Where rules of kube-proxy stand."""
+    lends_net_raw: bool
     """Whether commands have CAP_NET_RAW, see `privileges`."""
 
 
 class Proxy:
-    """Serves what a source says, until SIGTERM, SIGINT or SIGHUP. SIGUSR2 ends it too, but leaves
-    its rules to a daemon that takes its place.
-    """
+    """A daemon, as `kbe_nat.daemon.composition.build` makes it. It runs once."""
 
     def __init__(
         self,
+        settings: Settings,
         source: Source,
         controller: Controller,
-        queues: Sequence[Callable[[], NativeQueue | NetfilterQueue]],
-        settings: Settings,
-        about: dict[str, Any],
-        haste: Haste,
+        queues: Sequence[Callable[[], Queue]],
+        facts: Facts,
+        grace: GracePeriod,
     ) -> None:
-        """`queues` open one queue each; `about` is said to who asks for the status; `haste` is that
-        of the commands which the controller runs.
+        """`queues` open one queue each; `grace` is that of the commands which the controller
+        runs.
         """
-        self._source = source
-        self._controller = controller
-        self._queues = queues
+        self.controller = controller
+        health = HealthCheckPorts(lambda: self.liveness.is_healthy())
+        self.reconciler = Reconciler(source, controller, health)
+        self.liveness = Liveness(lambda: self.reconciler.is_behind)
         self._settings = settings
-        self._about = about
-        self._haste = haste
+        self._source = source
+        self._queues = queues
+        self._facts = facts
+        self._grace = grace
+        self._health = health
         self._notifier = Notifier()
-        self._keeping = Task(
-            settings.checkpoint_seconds,
-            self._keep_connections,
+        self._checkpoints = CheckpointFile(settings.files.state)
+        self._checkpointing = Task(
+            settings.periods.checkpoint,
+            self._write_connections,
             "connections cannot be kept",
             "connections are kept again",
         )
-        self._checkpoints = CheckpointFile(settings.state)
-        self._health = HealthCheckPorts(self._is_healthy)
         self._loops: list[LoopThread] = []
-        self._threads: list[NativeThread] = []
-        """The loops, and who else must not stop."""
-        self._refused: tuple[str, ...] = ()
-        self._refusals = Standing(logging.ERROR, "the objects are sound again")
-        self._notes = Standing(logging.INFO)
-        self._warnings = Standing(logging.WARNING)
-        self._plan_notes = Standing(logging.WARNING)
-        self._behind = Standing(logging.ERROR, "the rules are up to date")
-        self._pending: SourceUpdate | None = None
-        """Read, and not yet planned."""
-        self._generation = 0
-        self._unsaid = ""
-        """What has been taken over since it was said last."""
         self._started = time.time()
         self._is_changed = False
-        self._is_turning = True
-        self._behind_since: float | None = None
-        self._looked = time.monotonic()
-        """When we looked last whether all is well."""
+        """The objects have changed while the main thread waited."""
         self._is_ending = False
         self._leaves_rules = False
 
-    @property
-    def engine(self) -> Engine:
-        """The engine of all loops."""
-        return self._controller.engine
-
     def run(self) -> None:
-        """Serve. Raises `KbeNatError` when it cannot start, or a loop fails; what served before
-        then stays.
+        """Serve until a signal comes. Raises `KbeNatError` when it cannot start, or a loop fails;
+        what served before then stays.
         """
+        controller = self.controller
         with self._signals(), ExitStack() as stack:
             stack.enter_context(only_proxy())
-            privileges.keep_net_admin(is_raw_lent=self._settings.is_raw_lent)
+            self._log_facts()
+            privileges.keep_net_admin(is_raw_lent=self._facts.lends_net_raw)
             stack.callback(self._notifier.close)
             stack.callback(self._health.close)
-            self._read_first()
-            watchers = Watchers(self.engine)
-            queues = [_opened(stack, open_queue()) for open_queue in self._queues]
-            restored = self._checkpoints.read(self.engine)
+            self.reconciler.read_first()
+            watchers = Watchers(controller.engine)
+            queues = [_enter(stack, open_queue()) for open_queue in self._queues]
+            restored = self._checkpoints.read(controller.engine)
             answers = Answers(
-                self._controller,
+                controller,
                 watchers,
                 self._status,
-                lambda: sum(own.truncated for own in queues),
+                lambda: sum(queue.truncated for queue in queues),
             )
-            stack.enter_context(ControlServer(self._settings.socket, answers))
+            stack.enter_context(ControlServer(self._settings.files.socket, answers))
             # Now, since it is better said at the start when they cannot be kept. Not before: the
             # file may be that of a daemon which answers at our socket.
-            self._keeping.run()
-            stack.callback(self._keeping.run)
-            follower = stack.enter_context(self._controller.datapath.following(self.engine))
-            with ExitStack() as failing:
-                if not self._controller.datapath.is_present():
-                    failing.callback(self._controller.remove)
-                # The loops come later: what a daemon before us has left would misunderstand their
-                # verdicts. And when the kernel takes a table away, it drops what waits in queues.
-                self._controller.install()
-                for number, queue in enumerate(queues):
-                    cpus = self._settings.cpus
-                    loop = LoopThread(
-                        self.engine, queue, cpus[number % len(cpus)] if cpus else None
-                    )
-                    self._loops.append(stack.enter_context(loop))
-                failing.pop_all()
-            # Taken away first of all, while the loops still give verdicts on what is in the queues.
-            stack.push(self._give_up)
-            self._threads = [*self._loops, *([follower] if follower else [])]
-            LOG.info("serving %s; %d connections taken over", self._served(), restored)
-            self._notifier.say("READY=1", f"STATUS=serving {self._served()}")
-            # The objects of a large cluster stay: nobody need look through them again and again.
+            self._checkpointing.run()
+            stack.callback(self._checkpointing.run)
+            follower = stack.enter_context(controller.datapath.following(controller.engine))
+            self._start_loops(stack, queues)
+            # The first that the stack undoes: rules go while the loops still give verdicts on what
+            # is in the queues.
+            stack.push(self._remove_rules)
+            self.liveness.threads = [*self._loops, *([follower] if follower else [])]
+            extent = self.reconciler.extent()
+            LOG.info("serving %s; %d connections taken over", extent, restored)
+            self._notifier.say("READY=1", f"STATUS=serving {extent}")
+            # The objects of a large cluster stay: the collector need not look through them again
+            # and again.
             gc.collect()
             gc.freeze()
-            self._watch(watchers)
+            self._serve(watchers)
             LOG.info("ending; the rules %s", "stay" if self._leaves_rules else "go")
             self._notifier.say("STOPPING=1")
 
-    def _give_up(
+    def render(self, warn: Callable[..., None]) -> str:
+        """What `run` would put into the kernel at first, as the input of each command; `warn` gets
+        the lines that it would log. Raises `KbeNatError`.
+        """
+        update = self._source.read()
+        if update is not None:
+            warn(*map(str, update.errors), *update.notes, *update.warnings)
+            self.controller.apply(update.snapshot)
+            warn(*self.controller.plan.notes)
+        return self.controller.render()
+
+    def _log_facts(self) -> None:
+        facts = self._facts
+        LOG.info("datapath %s: %s", facts.datapath, facts.reason)
+        if not self.controller.datapath.counts_bytes():
+            LOG.info("packets and bytes of connections are not counted: %s is 0", ACCOUNTING)
+        if facts.other_proxies:
+            LOG.warning(
+                "kube-proxy's rules are here too, and decide about the same Services: %s",
+                ", ".join(facts.other_proxies),
+            )
+        LOG.info(
+            "rules by %s; queue %s by %s; seed %d",
+            facts.rules,
+            facts.queues,
+            facts.driver,
+            facts.seed,
+        )
+
+    def _start_loops(self, stack: ExitStack, queues: Sequence[Queue]) -> None:
+        """Installs the rules and starts the packet loops. What fails on the way takes the rules
+        away, unless others were there before.
+        """
+        controller, cpus = self.controller, self._settings.queues.cpus
+        with ExitStack() as failing:
+            if not controller.datapath.is_present():
+                failing.callback(controller.remove)
+            # The loops come later: what an earlier daemon has left would misunderstand their
+            # verdicts. And when the kernel removes a table, it drops what waits in queues.
+            controller.install()
+            for number, queue in enumerate(queues):
+                cpu = cpus[number % len(cpus)] if cpus else None
+                loop = LoopThread(controller.engine, queue, cpu)
+                self._loops.append(stack.enter_context(loop))
+            failing.pop_all()
+
+    def _remove_rules(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Who fails is started again: until then its rules serve, or at least let nothing pass
-        untranslated.
+        """Unless they are to stay. A daemon that fails is started again: until then its rules
+        serve, or at least let nothing pass untranslated.
         """
         if self._leaves_rules or error is not None:
             return
         try:
-            self._controller.remove()
-        except RulesError as refused:
+            self.controller.remove()
+        except RulesError as refusal:
             raise RulesError(
-                f"the rules stay, kbe-nat proxy --cleanup takes them away: {refused}"
+                f"the rules stay, kbe-nat proxy --cleanup takes them away: {refusal}"
             ) from None
 
-    def _watch(self, watchers: Watchers) -> None:
+    def _serve(self, watchers: Watchers) -> None:
         follow, *others = self._tasks(watchers)
         alive = Task(
             self._alive_seconds(),
-            self._say_alive,
+            self._notify_watchdog,
             "systemd cannot be told",
             "systemd is told again",
         )
         # Commands have a time limit: one that takes long is no reason to be ended.
-        self._haste.meanwhile = lambda: alive.run_if_due(time.monotonic())
+        self._grace.while_waiting = lambda: alive.run_if_due(time.monotonic())
         wait = Task(
             DELIVERY_SECONDS, self._wait, "changes are not heard of", "changes are heard of again"
         )
         while not self._is_ending:
-            failed = next((own for own in self._threads if own.ended.is_set()), None)
-            if failed is not None:
-                if failed.failure:
-                    raise failed.failure
+            ended = self.liveness.failure()
+            if ended is not None:
+                if ended.failure:
+                    raise ended.failure
                 return
             for task in (follow, *others):
                 # Each of them may take as long as a command that hangs.
@@ -209,46 +255,49 @@ class Proxy:
 
     def _tasks(self, watchers: Watchers) -> list[Task]:
         """What is done again and again, first of all following the objects."""
-        check = self._settings.check_seconds
+        check, reconciler = self._settings.periods.check, self.reconciler
         return [
             Task(
                 POLL_SECONDS,
-                self._follow,
+                reconciler.follow,
                 "the objects cannot be followed",
                 "the objects are followed again",
             ),
             Task(
                 check,
-                self._repair,
+                reconciler.repair,
                 "rules are not as they should be, and cannot be put right",
                 "the rules are as they should be",
             ),
             Task(
                 DELIVERY_SECONDS,
-                self._look_around,
+                reconciler.refresh_node,
                 "the node cannot be looked at, or its rules are not up to date",
                 "the node can be looked at again",
             ),
             Task(
                 check,
-                self._answer_checks,
+                reconciler.retry_health_checks,
                 "health checks cannot be answered",
                 "health checks are answered again",
             ),
-            self._keeping,
+            self._checkpointing,
             Task(
-                POLL_SECONDS, self._end_drains, "drains cannot be ended", "drains are ended again"
+                POLL_SECONDS,
+                reconciler.end_drains,
+                "drains cannot be ended",
+                "drains are ended again",
             ),
             Task(
                 DELIVERY_SECONDS, watchers.deliver, "events cannot be told", "events are told again"
             ),
             Task(
-                LOOK_SECONDS,
-                self._look_inside,
+                OBSERVATION_SECONDS,
+                self.liveness.observe,
                 "our health is not known",
                 "our health is known again",
             ),
-            Task(SAY_SECONDS, self._say_news, "what is new cannot be said", ""),
+            Task(NEWS_SECONDS, reconciler.log_news, "what is new cannot be said", ""),
         ]
 
     def _alive_seconds(self) -> float | None:
@@ -258,123 +307,36 @@ class Proxy:
     def _wait(self) -> None:
         self._is_changed = self._source.wait(DELIVERY_SECONDS)
 
-    def _read_first(self) -> None:
-        """Raises `KbeNatError`: with nothing to serve it is better not to start."""
-        try:
-            update = self._source.read()
-            if update is not None:
-                self._take(update)
-        except KbeNatError:
-            raise
-        except Exception as error:
-            raise KbeNatError(f"the objects cannot be served: {described(error)}") from error
+    def _write_connections(self) -> None:
+        self._checkpoints.write(self.controller.engine)
 
-    def _follow(self) -> None:
-        """Takes over what has changed; what cannot be read leaves everything as it is."""
-        try:
-            update = self._source.read()
-        except KbeNatError as error:
-            self._complain((str(error),), KEPT)
-        else:
-            self._pending = update.covering(self._pending) if update else self._pending
-        if self._pending is not None:
-            self._take(self._pending)
-            self._pending = None
-
-    def _take(self, update: SourceUpdate) -> None:
-        self._complain(tuple(map(str, update.errors)), LEFT_OUT)
-        self._notes.follow(update.notes)
-        self._warnings.follow(update.warnings)
-        started = time.monotonic()
-        try:
-            self._controller.apply(update.snapshot)
-        except RulesError as error:
-            self._behind.follow([f"rules are not up to date: {error}; {KEPT}"])
-        else:
-            self._behind.follow([])
-            span = (time.monotonic() - started) * 1000
-            number = update.snapshot.generation
-            self._unsaid = f"generation {number}: {self._served()}, taken over in {span:.0f} ms"
-        self._plan_notes.follow(self._controller.plan.notes)
-        self._generation = update.snapshot.generation
-        self._health.follow(self._controller.plan)
-
-    def _say_news(self) -> None:
-        """The newest only: objects may change many times a second."""
-        if self._unsaid:
-            LOG.info("%s", self._unsaid)
-            self._unsaid = ""
-
-    def _complain(self, refused: tuple[str, ...], consequence: str) -> None:
-        """Says once what is wrong, and once that it is right again."""
-        self._refusals.follow(f"{line}; {consequence}" for line in refused)
-        self._refused = refused
-
-    def _repair(self) -> None:
-        missing = self._controller.repair()
-        self._behind.follow([])
-        if missing:
-            LOG.warning(
-                "somebody has removed rules or changed them; they are back: %s", ", ".join(missing)
-            )
-
-    def _look_around(self) -> None:
-        if self._controller.refresh():
-            self._health.follow(self._controller.plan)
-            LOG.info("the node has changed: %s", self._served())
-
-    def _answer_checks(self) -> None:
-        """Tries again what could not be listened on."""
-        self._health.follow(self._controller.plan)
-
-    def _end_drains(self) -> None:
-        for backend, flows in self._controller.end_drains().items():
-            LOG.info("%s is gone or drained: %d connections were ended", backend, flows)
-
-    def _keep_connections(self) -> None:
-        self._checkpoints.write(self.engine)
-
-    def _say_alive(self) -> None:
-        """Only while every thread turns: a daemon that hangs must be ended by who watches it."""
-        if all(own.is_turning(TURN_SECONDS) for own in self._threads):
+    def _notify_watchdog(self) -> None:
+        """Only while every thread turns: a daemon that hangs must be ended by its watchdog."""
+        if self.liveness.is_turning():
             self._notifier.say("WATCHDOG=1")
 
-    def _look_inside(self) -> None:
-        """Notes for how long the kernel has not had what the objects want."""
-        self._looked = time.monotonic()
-        self._is_turning = all(own.is_turning(TURN_SECONDS) for own in self._threads)
-        is_behind = self._controller.is_behind or self._pending is not None
-        self._behind_since = (self._behind_since or self._looked) if is_behind else None
-
-    def _is_healthy(self) -> bool:
-        """As kube-proxy means it: no change waits longer than twice its sync period, and we are
-        there at all.
-        """
-        now = time.monotonic()
-        waiting = max(now - (self._behind_since or now), now - self._looked)
-        return self._is_turning and waiting < BEHIND_SECONDS
-
-    def _served(self) -> str:
-        ports = self._controller.plan.ports
-        backends = sum(len(port.cluster_backends) for port in ports)
-        return f"{len(ports)} service ports with {backends} endpoints"
-
     def _status(self) -> dict[str, Any]:
-        return self._about | {
+        facts = self._facts
+        return {
+            "datapath": str(facts.datapath),
+            "driver": str(facts.driver),
+            "queues": facts.queues,
+            "rules": facts.rules,
+            "seed": facts.seed,
             "pid": os.getpid(),
             "seconds": round(time.time() - self._started),
-            "generation": self._generation,
-            "service_ports": len(self._controller.plan.ports),
-            "refused": list(self._refused),
-            "rules_up_to_date": not self._controller.is_behind,
-            "drains": sorted(self._controller.drains),
+            "generation": self.reconciler.generation,
+            "service_ports": len(self.controller.plan.ports),
+            "refused": list(self.reconciler.errors),
+            "rules_up_to_date": not self.controller.is_behind,
+            "drains": sorted(self.controller.drains),
             "loops": [
                 {
-                    "packets": own.loop.packets,
-                    "batches": own.loop.batches,
-                    "panics": own.loop.panics,
+                    "packets": thread.loop.packets,
+                    "batches": thread.loop.batches,
+                    "panics": thread.loop.panics,
                 }
-                for own in self._loops
+                for thread in self._loops
             ],
         }
 
@@ -383,7 +345,7 @@ class Proxy:
         def end(number: int, frame: FrameType | None) -> None:
             self._leaves_rules = number == signal.SIGUSR2
             self._is_ending = True
-            self._haste.begin()
+            self._grace.start()
 
         ends = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2]
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
@@ -397,21 +359,17 @@ class Proxy:
                 signal.signal(number, handler)
 
 
-def _opened(stack: ExitStack, queue: NativeQueue | NetfilterQueue) -> NativeQueue | NetfilterQueue:
+def _enter(stack: ExitStack, queue: Queue) -> Queue:
     stack.enter_context(queue)
     return queue
 
 
-KEPT: Final = "what was served before is still served"
-LEFT_OUT: Final = "it stays as it was, or is left out"
+LOG: Final = logging.getLogger("kbe_nat.daemon")
 POLL_SECONDS: Final = 0.5
 DELIVERY_SECONDS: Final = 0.1
-SAY_SECONDS: Final = 1.0
-LOOK_SECONDS: Final = 1.0
-BEHIND_SECONDS: Final = 60.0
+NEWS_SECONDS: Final = 1.0
+OBSERVATION_SECONDS: Final = 1.0
 ALIVE_PARTS: Final = 10
 """So many times within its patience the watchdog is told that we are alive, if nothing takes
 longer.
 """
-TURN_SECONDS: Final = 5.0
-"""A loop that has not turned for so long hangs."""

@@ -4,8 +4,6 @@ First-packet is preferred: it needs nft's NAT maps, a way to queue packets, and 
 so the kernel is asked for each. Every-packet works wherever a `RuleInstaller` does.
 """
 
-from enum import StrEnum
-
 from kbe_nat._native import NftTables, probe_flows
 from kbe_nat.errors import ConntrackError, RulesError
 from kbe_nat.rules.commands import Runner
@@ -14,26 +12,18 @@ from kbe_nat.rules.nat_program import NatProgram
 from kbe_nat.rules.rule import DatapathKind, Marks
 
 
-class DatapathName(StrEnum):
-    """Names of the datapaths."""
-
-    AUTO = "auto"
-    EVERY_PACKET = "every-packet"
-    FIRST_PACKET = "first-packet"
-
-
-def choose(name: DatapathName, runner: Runner) -> tuple[DatapathKind, str]:
-    """A datapath that works here, and the reason for the choice. `runner` runs nft in the network
-    namespace of the calling thread. Raises `RulesError` when the kernel cannot do first-packet and
-    `name` asks for it.
+def choose(kind: DatapathKind | None, runner: Runner) -> tuple[DatapathKind, str]:
+    """The datapath that is asked for, or with None the best one that works here, and why it was
+    taken. `runner` runs nft in the network namespace of the calling thread. Raises `RulesError`
+    when the kernel cannot do the one that is asked for.
     """
-    if name is DatapathName.EVERY_PACKET:
+    if kind is DatapathKind.EVERY_PACKET:
         return DatapathKind.EVERY_PACKET, "as asked for: the engine translates every packet"
     try:
         NatProgram(runner, NftTables(), Marks()).probe()
         probe_flows()
     except (RulesError, ConntrackError) as error:
-        if name is DatapathName.FIRST_PACKET:
+        if kind is DatapathKind.FIRST_PACKET:
             raise RulesError(f"the datapath first-packet does not work here: {error}") from None
         return DatapathKind.EVERY_PACKET, f"the kernel cannot carry flows: {error}"
     return (

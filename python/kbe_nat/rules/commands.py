@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from kbe_nat.commands import Haste, output_of
+from kbe_nat.commands import GracePeriod, output_of
 from kbe_nat.errors import RulesError
 
 
@@ -20,10 +20,10 @@ class Runner(Protocol):
 class Commands:
     """Runs commands here, or behind a prefix such as `nsenter --net=...`; kills one that hangs."""
 
-    def __init__(self, prefix: Sequence[str] = (), haste: Haste | None = None) -> None:
-        """`haste` shortens the time limits."""
+    def __init__(self, prefix: Sequence[str] = (), grace: GracePeriod | None = None) -> None:
+        """`grace` shortens the time limits."""
         self._prefix = tuple(prefix)
-        self._haste = haste
+        self._grace = grace
         self._longest = 0
         """Characters of the longest input so far."""
 
@@ -34,7 +34,7 @@ class Commands:
         self._longest = max(self._longest, len(text))
         seconds = LIMIT_SECONDS + self._longest / CHARACTERS_PER_SECOND
         return output_of(
-            command, RulesError, text=text, prefix=self._prefix, seconds=seconds, haste=self._haste
+            command, RulesError, text=text, prefix=self._prefix, seconds=seconds, grace=self._grace
         )
 
 

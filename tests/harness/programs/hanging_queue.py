@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from kbe_nat.daemon import proxy
+from kbe_nat.daemon import liveness
 from kbe_nat.drivers import netfilterqueue
 from kbe_nat.drivers.queue import Batch
 
@@ -25,4 +25,4 @@ def receive(self: netfilterqueue.NetfilterQueue) -> Batch:
 
 if "sitecustomize" in __name__:
     netfilterqueue.NetfilterQueue.receive = receive  # type: ignore[method-assign]
-    proxy.TURN_SECONDS = 0.5  # type: ignore[misc]
+    liveness.TURN_SECONDS = 0.5  # type: ignore[misc]

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Annotated, Final, TypeAlias, TypeVar
 
 import typer
+from typer.models import OptionInfo
 
-from kbe_nat.errors import FileError
+from kbe_nat.errors import FileError, SettingError
 from kbe_nat.model import Snapshot, Strategy
 from kbe_nat.sources.address import parse_range
 from kbe_nat.sources.manifests.defaults import POD_RANGE
@@ -33,18 +34,18 @@ ObjectFiles: TypeAlias = Annotated[
         help="File or directory of Kubernetes objects, or - for standard input; repeatable.",
     ),
 ]
-DefaultStrategy: TypeAlias = Annotated[
-    Strategy, typer.Option(help="How backends are chosen for Services without the annotation.")
-]
-Seed: TypeAlias = Annotated[
-    int | None, typer.Option(min=0, max=2**64 - 1, help="Makes random choices repeatable.")
-]
-PodRange: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        "--pod-range", help="Where Pods get addresses that a controller has but no object shows."
-    ),
-]
+STRATEGY_FLAG: Final[OptionInfo] = typer.Option(
+    "--strategy", help="How backends are chosen for Services without the annotation."
+)
+DefaultStrategy: TypeAlias = Annotated[Strategy, STRATEGY_FLAG]
+SEED_FLAG: Final[OptionInfo] = typer.Option(
+    "--seed", min=0, max=2**64 - 1, help="Makes random choices repeatable."
+)
+Seed: TypeAlias = Annotated[int | None, SEED_FLAG]
+POD_RANGE_FLAG: Final[OptionInfo] = typer.Option(
+    "--pod-range", help="Where Pods get addresses that a controller has but no object shows."
+)
+PodRange: TypeAlias = Annotated[str, POD_RANGE_FLAG]
 Strict: TypeAlias = Annotated[
     bool,
     typer.Option(
@@ -52,13 +53,14 @@ Strict: TypeAlias = Annotated[
         help="Whether a wrong object or an unreadable file of a directory is an error, or left out.",
     ),
 ]
-Socket: TypeAlias = Annotated[
-    Path,
+SOCKET_FLAG: Final[OptionInfo] = typer.Option(
     # Not readable: the daemon's own words come when it must not be asked.
-    typer.Option(
-        "--socket", envvar="KBE_NAT_SOCKET", help="Control socket of the daemon.", readable=False
-    ),
-]
+    "--socket",
+    envvar="KBE_NAT_SOCKET",
+    help="Control socket of the daemon.",
+    readable=False,
+)
+Socket: TypeAlias = Annotated[Path, SOCKET_FLAG]
 SOCKET: Final = Path("/run/kbe-nat/control.sock")
 OutputFormat: TypeAlias = Annotated[
     Format, typer.Option("--output", "-o", help="How the result is written.")
@@ -93,22 +95,22 @@ def read_objects(
 
 
 def refuse_given(context: typer.Context, names: Iterable[str], reason: str) -> None:
-    """Raises `typer.BadParameter` when one of these parameters stands on the command line: a flag
-    that has no effect is a mistake of somebody who expects one.
+    """Raises `SettingError` when one of these parameters stands on the command line: a flag that
+    has no effect is a mistake of somebody who expects one.
     """
     flags = {parameter.name: parameter.opts[0] for parameter in context.command.params}
     for name in names:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            raise typer.BadParameter(reason, param_hint=flags[name])
+            raise SettingError(flags[name], reason)
 
 
 def parse(parser: Callable[[_Given], _T], text: _Given, flag: str) -> _T:
-    """The parsed value of a flag. Raises `typer.BadParameter` with the flag's name."""
+    """The parsed value of a flag. Raises `SettingError`."""
     try:
         return parser(text)
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=flag) from None
+        raise SettingError(flag, str(error)) from None
 
 
 def split(text: str) -> list[str]:

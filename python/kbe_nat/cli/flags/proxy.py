@@ -1,0 +1,180 @@
+"""The flags of `kbe-nat proxy`: how each field of `kbe_nat.daemon.settings` is given."""
+
+import os
+from typing import Final
+
+import typer
+
+from kbe_nat.cli.flags.node import NODE_FLAGS
+from kbe_nat.cli.flags.options import POD_RANGE_FLAG, SEED_FLAG, SOCKET_FLAG, STRATEGY_FLAG, split
+from kbe_nat.cli.flags.parameters import Flags, TextFlag
+from kbe_nat.daemon.singleton import QUEUE
+from kbe_nat.rules.rule import DatapathKind
+from kbe_nat.sources.address import parse_range
+
+
+def parse_bit(text: str) -> int:
+    """A single bit of the packet mark. Raises ValueError."""
+    mask = _mask(text)
+    if mask.bit_count() != 1:
+        raise ValueError(f"{text!r} is not one bit of 32, such as 0x1000")
+    return mask
+
+
+def parse_bits(text: str) -> int:
+    """Bits of the packet mark that stand side by side. Raises ValueError."""
+    mask = _mask(text)
+    shifted = mask // (mask & -mask) if mask else 0
+    if not mask or shifted & (shifted + 1):
+        raise ValueError(f"{text!r} is no bits side by side, such as 0xffffc000")
+    return mask
+
+
+def parse_cpus(text: str) -> tuple[int, ...]:
+    """CPUs, comma-separated. Raises ValueError for one that this process may not use."""
+    usable = os.sched_getaffinity(0)
+    for part in split(text):
+        if not (part.isascii() and part.isdigit()) or int(part) not in usable:
+            raise ValueError(f"{part!r} is not the number of a processor that we may use")
+    return tuple(map(int, split(text)))
+
+
+def parse_datapath(text: str) -> DatapathKind | None:
+    """A datapath; None for auto. Raises ValueError."""
+    if text == AUTO:
+        return None
+    if text not in list(DatapathKind):
+        raise ValueError(f"{text!r} is none of {', '.join((AUTO, *DatapathKind))}")
+    return DatapathKind(text)
+
+
+def _mask(text: str) -> int:
+    """The number of a mask; 0 for what is none of 32 bits."""
+    try:
+        mask = int(text, 0)
+    except ValueError:
+        return 0
+    return mask if 0 < mask < 1 << 32 else 0
+
+
+def _mark(flag: str, default: str, meaning: str) -> TextFlag:
+    return TextFlag(
+        typer.Option(flag, help=f"Bit of the packet mark: {meaning}. Default: {default}."),
+        parse_bit,
+    )
+
+
+AUTO: Final = "auto"
+"""In place of a datapath: the one that works best here."""
+MAX_LENGTH: Final = 1 << 20
+MAX_FLOWS: Final = 1 << 26
+"""These take 17 GB."""
+PROXY_FLAGS: Final[Flags] = {
+    "source": {
+        "manifests": TextFlag(
+            typer.Option(
+                "--manifests",
+                help="Directory or file of Kubernetes objects, which is followed; repeatable.",
+            ),
+            tuple,
+            list[str],
+        ),
+        "pod_range": TextFlag(
+            POD_RANGE_FLAG,
+            parse_range,
+        ),
+        "is_strict": typer.Option(
+            "--strict/--lenient",
+            help="Whether it refuses to start when an object is wrong, a file of a directory cannot"
+            " be read, or there is no Service; once it serves, the last good state stays.",
+        ),
+    },
+    "node": NODE_FLAGS,
+    "balancing": {
+        "strategy": STRATEGY_FLAG,
+        "seed": SEED_FLAG,
+        "drain_removed": typer.Option(
+            "--drain-removed",
+            min=0,
+            help="Seconds after which TCP connections of removed backends are ended. Default: never.",
+        ),
+    },
+    "datapath": {
+        "kind": TextFlag(
+            typer.Option(
+                "--datapath",
+                metavar=f"<{'|'.join((AUTO, *DatapathKind))}>",
+                help="What translates: the engine every packet, or the kernel once the engine has"
+                " decided about the first; auto takes first-packet where the kernel can. Default:"
+                " auto.",
+            ),
+            parse_datapath,
+        ),
+        "driver": typer.Option("--driver", help="What takes packets out of the queue."),
+        "rules": typer.Option(
+            "--rules",
+            help="How rules of every-packet are put into the kernel; auto takes what it supports."
+            " Default: auto.",
+        ),
+        "on_death": typer.Option(
+            "--on-death",
+            help="What new connections meet while no daemon runs (first-packet). Default: serve.",
+        ),
+    },
+    "queues": {
+        "first": typer.Option("--queue", min=0, max=QUEUE - 1, help="Number of the first queue."),
+        "count": typer.Option(
+            "--queues", min=1, max=64, help="Number of queues, each with a thread."
+        ),
+        "length": typer.Option(
+            "--queue-length", min=1, max=MAX_LENGTH, help="Packets that wait in a queue, at most."
+        ),
+        "cpus": TextFlag(
+            typer.Option("--cpus", help="CPUs for the queue threads, comma-separated."),
+            parse_cpus,
+        ),
+        "gso": typer.Option(
+            "--gso/--no-gso",
+            help="Whether TCP arrives as super-packets of up to 64 kB. Default: it does.",
+        ),
+        "fail_open": typer.Option(
+            "--fail-open/--no-fail-open",
+            help="Let packets go on when a queue is full: untranslated with every-packet (default:"
+            " no), to what the kernel chooses with first-packet (default: yes, with --on-death"
+            " serve).",
+        ),
+    },
+    "limits": {
+        "max_flows": typer.Option(
+            "--max-flows", min=1, max=MAX_FLOWS, help="Connections of each family, at most."
+        ),
+        "max_flows_per_source": typer.Option(
+            "--max-flows-per-source",
+            min=1,
+            max=MAX_FLOWS,
+            help="Connections of one client, at most. Default: no limit.",
+        ),
+    },
+    "marks": {
+        "flow": _mark("--mark-flow", "0x1000", "translated"),
+        "reject": _mark("--mark-refused", "0x2000", "to be rejected"),
+        "masquerade": _mark("--mark-masquerade", "0x80", "to be masqueraded"),
+        "backend": TextFlag(
+            typer.Option(
+                "--mark-backend",
+                help="Bits of the packet mark, side by side: id of the backend (first-packet)."
+                " Default: 0xffffc000.",
+            ),
+            parse_bits,
+        ),
+    },
+    "files": {
+        "socket": SOCKET_FLAG,
+        "state": typer.Option("--state", help="File that keeps connections for the next start."),
+    },
+    "logs": {
+        "form": typer.Option("--log-format", help="How log lines are written."),
+        "verbosity": typer.Option("--verbose", "-v", count=True, help="Log details too."),
+    },
+    "periods": {"check": None, "checkpoint": None},
+}

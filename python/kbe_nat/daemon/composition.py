@@ -1,0 +1,188 @@
+"""Makes a daemon from its settings: the only place where its parts are put together.
+
+A part is made once: the engine, what the kernel does (`Datapath`), what keeps the two in step
+(`Controller`), the source of objects, and the queues, which `Proxy` opens when it runs. To make
+them changes nothing in the kernel; nor does `Proxy.render`, which is the dry run.
+"""
+
+import logging
+import secrets
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from kbe_nat._native import BackendIdMap, Engine, NftTables, NodeAddresses
+from kbe_nat.commands import GracePeriod
+from kbe_nat.control.controller import Controller
+from kbe_nat.daemon.node_addresses import LocalAddresses
+from kbe_nat.daemon.proxy import Facts, Proxy, Queue
+from kbe_nat.daemon.settings import Driver, Settings
+from kbe_nat.daemon.singleton import only_proxy
+from kbe_nat.datapath import detect
+from kbe_nat.datapath.datapath import Datapath, Diversion
+from kbe_nat.datapath.every_packet import EveryPacket
+from kbe_nat.datapath.first_packet import FirstPacket
+from kbe_nat.drivers.native import NativeQueue
+from kbe_nat.drivers.netfilterqueue import NetfilterQueue
+from kbe_nat.errors import SettingError
+from kbe_nat.kubeproxy.config import Configuration, read_configuration
+from kbe_nat.model import Snapshot
+from kbe_nat.policy.options import Options
+from kbe_nat.rules.commands import Commands
+from kbe_nat.rules.installer import InstallerName, RuleInstaller, probe, remove_rules, usable
+from kbe_nat.rules.kube_proxy import kube_proxy_rules
+from kbe_nat.rules.nat_program import NatProgram
+from kbe_nat.rules.rule import DatapathKind
+from kbe_nat.rules.standby import OnDeath
+from kbe_nat.sources.manifests.manifests import Manifests
+from kbe_nat.sources.source import Source
+
+
+def build(settings: Settings, rules: RuleInstaller | None = None) -> Proxy:
+    """The daemon, ready to run. `rules` takes the place of the installer that would be probed for,
+    for every-packet. Cost: a dozen commands that ask the kernel what it can do.
+
+    Raises `SettingError` when a setting has no effect here, `FileError`, and `RulesError` when the
+    kernel cannot do what is asked for.
+    """
+    source = _source(settings)
+    grace = GracePeriod()
+    commands = Commands(grace=grace)
+    kind, reason = detect.choose(settings.datapath.kind, commands)
+    settings.check_effect(kind)
+    if kind is DatapathKind.FIRST_PACKET:
+        datapath: Datapath = _first_packet(settings, commands)
+        installer = "nft and netlink, in a table for each family"
+    else:
+        datapath, installer = _every_packet(settings, commands, rules)
+    seed = settings.balancing.seed
+    seed = secrets.randbits(64) if seed is None else seed
+    engine = Engine(
+        seed=seed,
+        max_flows=settings.limits.max_flows,
+        max_flows_per_source=settings.limits.max_flows_per_source,
+    )
+    addresses = LocalAddresses(NodeAddresses())
+    controller = Controller(
+        engine,
+        datapath,
+        _options(settings, addresses),
+        settings.balancing.drain_removed,
+        addresses.look,
+    )
+    facts = Facts(
+        datapath=kind,
+        reason=reason,
+        driver=settings.datapath.driver,
+        queues=_span(settings.queues.numbers),
+        rules=installer,
+        seed=seed,
+        other_proxies=kube_proxy_rules(commands),
+        # iptables' set match wants it, also to remove the rules of a run of the other datapath.
+        lends_net_raw=kind is DatapathKind.EVERY_PACKET
+        or any(installer.is_present() for installer in usable(commands)),
+    )
+    queues = _queues(settings, kind, datapath.backend_ids)
+    return Proxy(settings, source, controller, queues, facts, grace)
+
+
+def clean_up(settings: Settings) -> None:
+    """Remove what a daemon with these settings has left in the kernel. Raises `ControlError` while
+    one runs, `RulesError`.
+    """
+    with only_proxy():
+        detect.clean_up(Commands(), settings.marks.marks)
+
+
+def _source(settings: Settings) -> Source:
+    if not settings.source.manifests:
+        raise SettingError("--manifests", "say where the objects are")
+    return Manifests(
+        settings.source.manifests,
+        pod_range=settings.source.pod_range,
+        is_strict=settings.source.is_strict,
+        gone_seconds=GONE_SECONDS,
+    )
+
+
+def _first_packet(settings: Settings, commands: Commands) -> FirstPacket:
+    return FirstPacket(
+        _diversion(settings),
+        commands,
+        NftTables(),
+        settings.datapath.on_death or OnDeath.SERVE,
+        leftovers=partial(remove_rules, commands),
+    )
+
+
+def _every_packet(
+    settings: Settings, commands: Commands, rules: RuleInstaller | None
+) -> tuple[EveryPacket, str]:
+    """The datapath, and what installs its rules."""
+    if rules is not None:
+        return EveryPacket(_diversion(settings), rules), "an installer that was given"
+    rules, installer = probe(settings.datapath.rules or InstallerName.AUTO, commands)
+    program = NatProgram(commands, NftTables(), settings.marks.marks)
+    datapath = EveryPacket(_diversion(settings), rules, leftovers=program.remove)
+    return datapath, installer
+
+
+def _diversion(settings: Settings) -> Diversion:
+    numbers = settings.queues.numbers
+    return Diversion((numbers[0], numbers[-1]), settings.marks.marks)
+
+
+def _options(settings: Settings, addresses: LocalAddresses) -> Callable[[Snapshot], Options]:
+    """What the node is, given the objects."""
+    file = Configuration()
+    if settings.node.config is not None:
+        file, notes = read_configuration(settings.node.config)
+        for note in notes:
+            LOG.warning("%s", note)
+
+    def options(snapshot: Snapshot) -> Options:
+        # The host's addresses are those of now: they come and go.
+        local = () if settings.node.node_addresses else tuple(addresses.found())
+        strategy = settings.balancing.strategy
+        return settings.node.options(snapshot, file, strategy, local_addresses=local)
+
+    return options
+
+
+def _queues(
+    settings: Settings, kind: DatapathKind, backend_ids: BackendIdMap | None
+) -> list[Callable[[], Queue]]:
+    """What opens each queue."""
+    queues, marks = settings.queues, settings.marks.marks
+    if settings.datapath.driver is Driver.NETFILTERQUEUE:
+        return [
+            partial(
+                NetfilterQueue,
+                number,
+                marks=marks,
+                backend_ids=backend_ids,
+                max_length=queues.length,
+            )
+            for number in queues.numbers
+        ]
+    return [
+        partial(
+            NativeQueue,
+            number,
+            marks=marks,
+            backend_ids=backend_ids,
+            max_length=queues.length,
+            gso=queues.gso is not False,
+            fail_open=settings.fails_open(kind),
+        )
+        for number in queues.numbers
+    ]
+
+
+def _span(numbers: range) -> str:
+    return f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+
+
+LOG: Final = logging.getLogger("kbe_nat.daemon")
+GONE_SECONDS: Final = 2.0
+"""Editors and scripts that take a file away put another in its place within that time."""

@@ -1,0 +1,51 @@
+"""Whether the daemon is alive, and whether it is healthy.
+
+Alive means that every thread turns: the watchdog of systemd hears of nothing else, and ends a
+daemon that hangs. Healthy is kube-proxy's word, told to load balancers: it is alive, its main
+thread turns too, and the kernel has had the newest objects within twice kube-proxy's sync period.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from kbe_nat.drivers.thread import NativeThread
+
+
+class Liveness:
+    """The threads of a daemon, and since when the kernel lacks what the objects want."""
+
+    def __init__(self, is_behind: Callable[[], bool]) -> None:
+        """`is_behind` says whether the kernel lacks it now."""
+        self.threads: Sequence[NativeThread] = ()
+        """Those that must not stop."""
+        self._is_behind = is_behind
+        self._behind_since: float | None = None
+        self._is_turning = True
+        self._observed = time.monotonic()
+
+    def is_turning(self) -> bool:
+        """Whether every thread has gone round lately. Cost: a comparison per thread."""
+        return all(thread.is_turning(TURN_SECONDS) for thread in self.threads)
+
+    def failure(self) -> NativeThread | None:
+        """A thread that has ended by itself."""
+        return next((thread for thread in self.threads if thread.ended.is_set()), None)
+
+    def observe(self) -> None:
+        """Note how things stand; a task of the main thread, whose own turns show by it."""
+        self._observed = time.monotonic()
+        self._is_turning = self.is_turning()
+        self._behind_since = (self._behind_since or self._observed) if self._is_behind() else None
+
+    def is_healthy(self) -> bool:
+        """See the module. May be called from any thread."""
+        now = time.monotonic()
+        waiting = max(now - (self._behind_since or now), now - self._observed)
+        return self._is_turning and waiting < BEHIND_SECONDS
+
+
+BEHIND_SECONDS: Final = 60.0
+"""Twice kube-proxy's sync period."""
+TURN_SECONDS: Final = 5.0
+"""A loop that has not turned for so long hangs."""

@@ -1,0 +1,132 @@
+"""Brings what a source says into force, and logs what is new about it.
+
+An update goes from the source to the controller. The update that could not be taken over, because
+something failed on the way, is pending: it is tried again, together with what came since, until it
+is in force. What is wrong is logged when it begins and when it ends, not each time that it is met.
+"""
+
+import logging
+import time
+from typing import Final
+
+from kbe_nat.control.controller import Controller
+from kbe_nat.daemon.logs import Standing
+from kbe_nat.daemon.tasks import described
+from kbe_nat.errors import KbeNatError, RulesError
+from kbe_nat.server.health_check_ports import HealthCheckPorts
+from kbe_nat.sources.source import Source, SourceUpdate
+
+
+class Reconciler:
+    """One source, one controller, and the servers of health checks that follow the plan. Its
+    methods are tasks of the daemon's main thread.
+    """
+
+    def __init__(self, source: Source, controller: Controller, health: HealthCheckPorts) -> None:
+        self.generation = 0
+        """Of the newest snapshot that was planned."""
+        self.errors: tuple[str, ...] = ()
+        """What is wrong with files and objects now."""
+        self._source = source
+        self._controller = controller
+        self._health = health
+        self._pending: SourceUpdate | None = None
+        """Read, and not yet planned."""
+        self._news = ""
+        """What was taken over since the last `log_news`."""
+        self._standing_errors = Standing(logging.ERROR, "the objects are sound again")
+        self._standing_notes = Standing(logging.INFO)
+        self._standing_warnings = Standing(logging.WARNING)
+        self._standing_plan_notes = Standing(logging.WARNING)
+        self._standing_delay = Standing(logging.ERROR, "the rules are up to date")
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the kernel lacks what the newest objects want."""
+        return self._controller.is_behind or self._pending is not None
+
+    def read_first(self) -> None:
+        """Raises `KbeNatError`: with nothing to serve it is better not to start."""
+        try:
+            update = self._source.read()
+            if update is not None:
+                self._apply(update)
+        except KbeNatError:
+            raise
+        except Exception as error:
+            raise KbeNatError(f"the objects cannot be served: {described(error)}") from error
+
+    def follow(self) -> None:
+        """Take over what has changed; what cannot be read leaves everything as it is."""
+        try:
+            update = self._source.read()
+        except KbeNatError as error:
+            self._log_errors((str(error),), KEPT)
+        else:
+            self._pending = update.covering(self._pending) if update else self._pending
+        if self._pending is not None:
+            self._apply(self._pending)
+            self._pending = None
+
+    def repair(self) -> None:
+        """Put back rules that another program has removed. Raises `RulesError`."""
+        missing = self._controller.repair()
+        self._standing_delay.follow([])
+        if missing:
+            LOG.warning(
+                "somebody has removed rules or changed them; they are back: %s", ", ".join(missing)
+            )
+
+    def refresh_node(self) -> None:
+        """Take over what has changed of the node's devices and addresses. Raises `KbeNatError`."""
+        if self._controller.refresh():
+            self._health.follow(self._controller.plan)
+            LOG.info("the node has changed: %s", self.extent())
+
+    def end_drains(self) -> None:
+        """End the connections of backends whose time is over."""
+        for backend, flows in self._controller.end_drains().items():
+            LOG.info("%s is gone or drained: %d connections were ended", backend, flows)
+
+    def retry_health_checks(self) -> None:
+        """Try again to listen where that has failed."""
+        self._health.follow(self._controller.plan)
+
+    def log_news(self) -> None:
+        """Log the newest update only: objects may change many times a second."""
+        if self._news:
+            LOG.info("%s", self._news)
+            self._news = ""
+
+    def extent(self) -> str:
+        """How much is served, for people."""
+        ports = self._controller.plan.ports
+        backends = sum(len(port.cluster_backends) for port in ports)
+        return f"{len(ports)} service ports with {backends} endpoints"
+
+    def _apply(self, update: SourceUpdate) -> None:
+        self._log_errors(tuple(map(str, update.errors)), LEFT_OUT)
+        self._standing_notes.follow(update.notes)
+        self._standing_warnings.follow(update.warnings)
+        started = time.monotonic()
+        try:
+            self._controller.apply(update.snapshot)
+        except RulesError as error:
+            self._standing_delay.follow([f"rules are not up to date: {error}; {KEPT}"])
+        else:
+            self._standing_delay.follow([])
+            span = (time.monotonic() - started) * 1000
+            generation = update.snapshot.generation
+            self._news = f"generation {generation}: {self.extent()}, taken over in {span:.0f} ms"
+        self._standing_plan_notes.follow(self._controller.plan.notes)
+        self.generation = update.snapshot.generation
+        self._health.follow(self._controller.plan)
+
+    def _log_errors(self, errors: tuple[str, ...], consequence: str) -> None:
+        self._standing_errors.follow(f"{error}; {consequence}" for error in errors)
+        self.errors = errors
+
+
+LOG: Final = logging.getLogger("kbe_nat.daemon")
+KEPT: Final = "what was served before is still served"
+LEFT_OUT: Final = "it stays as it was, or is left out"

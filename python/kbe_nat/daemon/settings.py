@@ -1,0 +1,206 @@
+"""Everything that an operator decides about a daemon, in one value.
+
+`Settings` has a part for each concern, with the defaults. The command line fills it in
+(`kbe_nat.cli.flags.proxy`), tests and programs write it directly, and
+`kbe_nat.daemon.composition.build` makes a daemon from it. Contradictions are refused here: those
+between settings when the value is made, those with the datapath that the kernel allows by
+`Settings.check_effect`. Errors name the flag. A field that is None was not set, so that a setting
+without an effect can be told from a default.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from kbe_nat.daemon.logs import LogFormat
+from kbe_nat.daemon.singleton import QUEUE
+from kbe_nat.errors import SettingError
+from kbe_nat.kubeproxy.settings import NodeSettings
+from kbe_nat.model import Strategy
+from kbe_nat.rules.installer import InstallerName
+from kbe_nat.rules.rule import DatapathKind, Marks
+from kbe_nat.rules.standby import OnDeath
+from kbe_nat.sources.manifests.defaults import POD_RANGE
+
+
+class Driver(StrEnum):
+    """What takes packets out of the queues."""
+
+    NATIVE = "native"
+    NETFILTERQUEUE = "netfilterqueue"
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """Where the objects come from."""
+
+    manifests: tuple[str, ...] = ()
+    """Directories and files."""
+    pod_range: str = POD_RANGE
+    """Where Pods get addresses that a controller has but no object shows."""
+    is_strict: bool = False
+    """It does not start when an object is wrong, a file unreadable, or there is no Service."""
+
+
+@dataclass(frozen=True)
+class BalancingSettings:
+    """How backends are chosen, and when their connections end."""
+
+    strategy: Strategy = Strategy.RANDOM
+    """For Services without the annotation."""
+    seed: int | None = None
+    """Of random choices; None: any."""
+    drain_removed: float | None = None
+    """Seconds after which TCP connections of removed backends are ended; None: never."""
+
+
+@dataclass(frozen=True)
+class DatapathSettings:
+    """What translates packets."""
+
+    kind: DatapathKind | None = None
+    """None: first-packet where the kernel can, every-packet elsewhere."""
+    driver: Driver = Driver.NATIVE
+    rules: InstallerName | None = None
+    """How rules of every-packet are installed; None: whichever the kernel supports."""
+    on_death: OnDeath | None = None
+    """What new connections meet while no daemon runs, with first-packet; None: they are served."""
+
+
+@dataclass(frozen=True)
+class QueueSettings:
+    """The kernel's queues, each with a thread of ours."""
+
+    first: int = 100
+    count: int = 1
+    length: int = 16_384
+    """Packets that wait in a queue, at most."""
+    cpus: tuple[int, ...] = ()
+    """For the threads, one each in turn; empty: any."""
+    gso: bool | None = None
+    """Whether TCP arrives as super-packets of up to 64 kB; None: it does."""
+    fail_open: bool | None = None
+    """Whether packets pass a full queue; None: with first-packet that serves on death."""
+
+    @property
+    def numbers(self) -> range:
+        """Of the queues."""
+        return range(self.first, self.first + self.count)
+
+
+@dataclass(frozen=True)
+class LimitSettings:
+    """Connections, at most."""
+
+    max_flows: int = 262_144
+    """Of each family."""
+    max_flows_per_source: int | None = None
+    """Of one client; None: any number."""
+
+
+@dataclass(frozen=True)
+class MarkSettings:
+    """Bits of the packet mark; see `Marks`."""
+
+    flow: int = 0x1000
+    reject: int = 0x2000
+    masquerade: int = 0x80
+    backend: int | None = None
+    """None: those that `Marks` has."""
+
+    @property
+    def marks(self) -> Marks:
+        """The bits that are used."""
+        singles = (self.flow, self.reject, self.masquerade)
+        return Marks(*singles) if self.backend is None else Marks(*singles, self.backend)
+
+
+@dataclass(frozen=True)
+class FileSettings:
+    """Files of the daemon."""
+
+    socket: Path = Path("/run/kbe-nat/control.sock")
+    """By which it is controlled."""
+    state: Path | None = Path("/run/kbe-nat/connections")
+    """Where connections are kept for the next start; None: nowhere."""
+
+
+@dataclass(frozen=True)
+class LogSettings:
+    """What is logged, and how."""
+
+    form: LogFormat = LogFormat.TEXT
+    verbosity: int = 0
+
+
+@dataclass(frozen=True)
+class PeriodSettings:
+    """Seconds between two runs of a task."""
+
+    check: float = 5.0
+    """That repairs the rules."""
+    checkpoint: float = 10.0
+    """That writes connections to the file."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All of it. Raises `SettingError` when two settings contradict each other."""
+
+    source: SourceSettings = SourceSettings()
+    node: NodeSettings = field(default_factory=NodeSettings)
+    balancing: BalancingSettings = BalancingSettings()
+    datapath: DatapathSettings = DatapathSettings()
+    queues: QueueSettings = QueueSettings()
+    limits: LimitSettings = LimitSettings()
+    marks: MarkSettings = MarkSettings()
+    files: FileSettings = FileSettings()
+    logs: LogSettings = LogSettings()
+    periods: PeriodSettings = PeriodSettings()
+
+    def __post_init__(self) -> None:
+        marks = self.marks.marks
+        singles = (marks.flow, marks.reject, marks.masquerade)
+        if len(set(singles)) < len(singles):
+            raise SettingError(", ".join(MARK_FLAGS), "two of these are the same bit")
+        if marks.backend & (marks.flow | marks.reject | marks.masquerade):
+            raise SettingError("--mark-backend", "the other marks' bits are among these")
+        last = self.queues.numbers[-1]
+        if last >= QUEUE:
+            raise SettingError(
+                "--queues",
+                f"the last queue would be {last}; {QUEUE - 1} is the last that carries packets",
+            )
+
+    def check_effect(self, kind: DatapathKind) -> None:
+        """Raises `SettingError` when a setting has no effect with this datapath."""
+        chosen, queues = self.datapath, self.queues
+        unused: dict[str, object] = {}
+        if kind is DatapathKind.FIRST_PACKET:
+            reason = "first-packet is taken here, whose rules are always nft's (--datapath)"
+            unused = {"--rules": chosen.rules}
+        else:
+            reason = "every-packet is taken here, where the kernel chooses no backend (--datapath)"
+            unused = {"--on-death": chosen.on_death, "--mark-backend": self.marks.backend}
+        _refuse_set(unused, reason)
+        if chosen.driver is Driver.NETFILTERQUEUE:
+            _refuse_set(
+                {"--gso": queues.gso, "--fail-open": queues.fail_open},
+                "the driver netfilterqueue has no such thing",
+            )
+
+    def fails_open(self, kind: DatapathKind) -> bool:
+        """Whether packets pass a full queue."""
+        if self.queues.fail_open is not None:
+            return self.queues.fail_open
+        return kind is DatapathKind.FIRST_PACKET and self.datapath.on_death is not OnDeath.REFUSE
+
+
+def _refuse_set(values: dict[str, object], reason: str) -> None:
+    for flag, value in values.items():
+        if value is not None:
+            raise SettingError(flag, f"it has no effect: {reason}")
+
+
+MARK_FLAGS: Final = ("--mark-flow", "--mark-refused", "--mark-masquerade")
