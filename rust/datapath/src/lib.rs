@@ -78,8 +78,8 @@ pub struct Loop {
 
 impl Loop {
     /// Passes every packet of `queue` through `engine` until the queue ends or [`Loop::stop`] is
-    /// called. Ahead of the end, packets that were received get their verdicts, and so do those that
-    /// wait in a queue which can be bypassed.
+    /// called. Before it ends, packets that were received get their verdicts, and so do packets
+    /// that wait in a queue which can be bypassed.
     ///
     /// A defect of the engine costs the packets of one batch, not the loop: its tables are
     /// consistent between packets (F15).

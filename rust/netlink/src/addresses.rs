@@ -1,5 +1,8 @@
-//! The addresses of this network namespace (`linux/rtnetlink.h`, `linux/if_addr.h`), and whether they
-//! or its devices have changed.
+//! The addresses of this network namespace (`linux/rtnetlink.h`, `linux/if_addr.h`), and whether
+//! they or its devices have changed.
+//!
+//! An event is only a reason to read all addresses again: events may be lost when too many come
+//! (`ENOBUFS`), and a dump is short.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use kbe_nat_engine::Cidr;
 use kbe_nat_engine::reject::RejectWith;
 use kbe_nat_engine::tuple::Protocol;
+use kbe_nat_engine::{Cidr, InvalidTcp, Midstream};
 use kbe_nat_netlink::Family;
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
@@ -77,5 +77,26 @@ pub(crate) fn answer(name: &str) -> PyResult<RejectWith> {
         "icmp" => Ok(RejectWith::PortUnreachable),
         "tcp-reset" => Ok(RejectWith::TcpReset),
         other => Err(argument(format!("answer is \"icmp\" or \"tcp-reset\", not {other:?}"))),
+    }
+}
+
+/// The course with connections that are met in their middle.
+pub(crate) fn midstream(name: &str) -> PyResult<Midstream> {
+    match name {
+        "consistent" => Ok(Midstream::Consistent),
+        "reject" => Ok(Midstream::Reject),
+        "drop" => Ok(Midstream::Drop),
+        other => Err(argument(format!(
+            "midstream is \"consistent\", \"reject\" or \"drop\", not {other:?}"
+        ))),
+    }
+}
+
+/// The course with TCP packets that do not fit their connection.
+pub(crate) fn invalid_tcp(name: &str) -> PyResult<InvalidTcp> {
+    match name {
+        "translate" => Ok(InvalidTcp::Translate),
+        "drop" => Ok(InvalidTcp::Drop),
+        other => Err(argument(format!("invalid is \"translate\" or \"drop\", not {other:?}"))),
     }
 }

@@ -10,7 +10,7 @@ use kbe_nat_engine::conntrack::ports::PortRange;
 use kbe_nat_engine::conntrack::timeouts::Timeouts;
 use kbe_nat_engine::service::{ServiceError, ServiceTable};
 use kbe_nat_engine::view::{Filter, Listing};
-use kbe_nat_engine::{ChecksumState, InvalidTcp, Meta, Midstream, Packet};
+use kbe_nat_engine::{ChecksumState, Meta, Packet};
 use kbe_nat_netlink::Family;
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyTypeError;
@@ -48,8 +48,9 @@ impl Engine {
     #[new]
     #[pyo3(signature = (
         *, seed = None, max_flows = 262_144, max_unassured = None, max_flows_per_source = None,
-        max_affinities = 1_048_576, max_fragments = 4096, timeouts = None, snat_addresses = Vec::new(),
-        snat_ports = (1024, 65535), snat_reserved = (30000, 32767), midstream = "consistent", invalid = "translate",
+        max_affinities = 1_048_576, max_fragments = 4096, timeouts = None,
+        snat_addresses = Vec::new(), snat_ports = (1024, 65535), snat_reserved = (30000, 32767),
+        midstream = "consistent", invalid = "translate",
     ))]
     #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
     fn new(
@@ -67,9 +68,9 @@ impl Engine {
         invalid: &str,
     ) -> PyResult<Self> {
         let random = || RandomState::new().hash_one(0u64);
-        let mut own = Timeouts::default();
+        let mut timeout_values = Timeouts::default();
         for (name, seconds) in timeouts.into_iter().flatten() {
-            own.set(name.extract()?, seconds.extract()?).map_err(argument)?;
+            timeout_values.set(name.extract()?, seconds.extract()?).map_err(argument)?;
         }
         if max_flows == 0 || snat_ports.0 > snat_ports.1 {
             return Err(argument("max_flows must be positive, and snat_ports a range (low, high)"));
@@ -82,28 +83,11 @@ impl Engine {
             max_flows_per_source,
             max_affinities: max_affinities as usize,
             max_fragments: max_fragments as usize,
-            timeouts: own,
+            timeouts: timeout_values,
             snat: convert::addresses(&snat_addresses)?,
             ports: PortRange { ports: snat_ports, reserved: snat_reserved },
-            midstream: match midstream {
-                "consistent" => Midstream::Consistent,
-                "reject" => Midstream::Reject,
-                "drop" => Midstream::Drop,
-                other => {
-                    return Err(argument(format!(
-                        "midstream is \"consistent\", \"reject\" or \"drop\", not {other:?}"
-                    )));
-                }
-            },
-            invalid: match invalid {
-                "translate" => InvalidTcp::Translate,
-                "drop" => InvalidTcp::Drop,
-                other => {
-                    return Err(argument(format!(
-                        "invalid is \"translate\" or \"drop\", not {other:?}"
-                    )));
-                }
-            },
+            midstream: convert::midstream(midstream)?,
+            invalid: convert::invalid_tcp(invalid)?,
         });
         Ok(Self { engine: Mutex::new(engine), writing: Mutex::default() })
     }
@@ -139,7 +123,9 @@ impl Engine {
             .map_err(errors::service)
     }
 
-    #[pyo3(signature = (packet, now, *, interface = 0, incomplete_checksum = false, captured = false))]
+    #[pyo3(signature = (
+        packet, now, *, interface = 0, incomplete_checksum = false, captured = false
+    ))]
     fn process(
         &self,
         packet: &Bound<'_, PyAny>,
@@ -156,7 +142,10 @@ impl Engine {
         Ok(Verdict::new(verdict, bytes))
     }
 
-    #[pyo3(signature = (packets, now, *, offsets = None, interface = 0, incomplete_checksum = false, captured = false))]
+    #[pyo3(signature = (
+        packets, now, *, offsets = None, interface = 0, incomplete_checksum = false,
+        captured = false
+    ))]
     fn process_batch<'py>(
         &self,
         packets: &Bound<'py, PyAny>,
@@ -187,7 +176,10 @@ impl Engine {
         py.detach(|| self.lock().next_expiry())
     }
 
-    #[pyo3(signature = (*, protocol = None, service = None, source = None, destination = None, backend = None, state = None, limit = None))]
+    #[pyo3(signature = (
+        *, protocol = None, service = None, source = None, destination = None, backend = None,
+        state = None, limit = None
+    ))]
     #[allow(clippy::too_many_arguments)]
     fn flows(
         own: &Bound<'_, Self>,
@@ -210,7 +202,10 @@ impl Engine {
         })
     }
 
-    #[pyo3(signature = (*, protocol = None, service = None, source = None, destination = None, backend = None, state = None))]
+    #[pyo3(signature = (
+        *, protocol = None, service = None, source = None, destination = None, backend = None,
+        state = None
+    ))]
     #[allow(clippy::too_many_arguments)]
     fn delete_flows(
         &self,
@@ -248,7 +243,9 @@ impl Engine {
         py.detach(|| Stats::of(&self.lock()))
     }
 
-    #[pyo3(signature = (packet, now, *, interface = 0, incomplete_checksum = false, captured = false))]
+    #[pyo3(signature = (
+        packet, now, *, interface = 0, incomplete_checksum = false, captured = false
+    ))]
     fn explain(
         &self,
         packet: &Bound<'_, PyAny>,
@@ -336,7 +333,8 @@ impl Engine {
         for buffer in &buffers {
             if buffer.readonly() {
                 return Err(PyTypeError::new_err(
-                    "packets are rewritten in place: writable buffers are needed, such as bytearray",
+                    "packets are rewritten in place: writable buffers are needed, \
+                     such as bytearray",
                 ));
             }
             bytes.extend_from_slice(&buffer.to_vec(py)?);

@@ -1,4 +1,4 @@
-//! `Flow`, `Stats`, `Explanation`: what the engine shows of itself, as Python objects.
+//! `Flow`, `Stats`, `Explanation`: the engine's views as Python objects.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -294,14 +294,14 @@ impl Explanation {
 
     #[getter]
     fn refused(&self) -> Vec<(String, &'static str, &'static str)> {
-        let mut own: Vec<_> = self
+        let mut refusals: Vec<_> = self
             .0
             .refused
             .iter()
             .map(|(backend, action, cause)| (backend.to_string(), action.name(), cause.name()))
             .collect();
-        own.sort_unstable();
-        own
+        refusals.sort_unstable();
+        refusals
     }
 
     #[getter]

@@ -60,10 +60,9 @@ impl Requests {
         Exchange::open(libc::NETLINK_NETFILTER).map(Self)
     }
 
-    /// Shows flows to `each`, some at a time: those of a selection, or all. Returns whether it has
-    /// shown every one: the kernel may have rebuilt its table meanwhile. Cost: the kernel passes
-    /// over all flows in any case, and tells us of those that are meant (Linux 5.8; before, of
-    /// all).
+    /// Shows flows to `each`, some at a time: the flows of a selection, or all. Returns whether the
+    /// dump was complete: the kernel may have rebuilt its table meanwhile. Cost: the kernel passes
+    /// over all flows in any case, and sends the flows of the selection (before Linux 5.8, all).
     ///
     /// # Errors
     /// The system's.
