@@ -1,4 +1,4 @@
-"""The same packets under other objects: which flows would go elsewhere, be refused, or be served."""
+"""The same packets under other objects: flows that would go elsewhere, be refused, or be served."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -29,7 +29,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class _Fate:
-    """What became of a packet: the backend it was sent to, a refusal, or neither."""
+    """The fate of a packet: the backend that it was sent to, a refusal, or neither."""
 
     kind: str
     text: str
@@ -81,7 +81,7 @@ class Comparison:
         self.queue.set_verdicts(batch, verdicts, released)
 
     def summary(self) -> dict[str, Any]:
-        """Everything that was found, for JSON."""
+        """All differences, for JSON."""
         return {
             "flows": len(self.seen),
             "changed": len(self.differences),
@@ -90,7 +90,7 @@ class Comparison:
         }
 
     def tables(self) -> list[Any]:
-        """What was found, for people."""
+        """All differences, for people."""
         changed, flows = len(self.differences), len(self.seen)
         if not changed:
             return [f"None of {flows} flows would fare differently."]
@@ -101,14 +101,14 @@ class Comparison:
             )
         title = f"The first {LISTED} of them" if changed > LISTED else "Which ones"
         listed = table(title, "service", "client", "frontend", "before", "after")
-        for one in list(self.differences.values())[:LISTED]:
+        for row in list(self.differences.values())[:LISTED]:
             listed.add_row(
-                one.service, one.client, f"{one.protocol} {one.frontend}", one.before, one.after
+                row.service, row.client, f"{row.protocol} {row.frontend}", row.before, row.after
             )
         return [f"{changed} of {flows} flows would fare differently.", "", counts, "", listed]
 
     def _counts(self) -> dict[str, dict[str, int]]:
-        counts = Counter((one.service, one.change) for one in self.differences.values())
+        counts = Counter((row.service, row.change) for row in self.differences.values())
         services: dict[str, dict[str, int]] = {}
         for (service, change), number in sorted(counts.items()):
             services.setdefault(service, {})[change] = number
@@ -150,14 +150,14 @@ def _fate(verdicts: bytes, number: int, translated: bytearray) -> _Fate | None:
 def _owner(plan: Plan, ends: wire.Ends) -> str | None:
     """The service port that is served at a packet's destination."""
     address, port = ends.destination
-    for policy in plan.ports:
-        if policy.protocol != ends.protocol:
+    for planned in plan.ports:
+        if planned.protocol != ends.protocol:
             continue
-        for own in policy.frontends:
-            if own.port == port and (
-                own.address == address or (not own.address and address in plan.node_port_addresses)
-            ):
-                return policy.name
+        for frontend in planned.frontends:
+            is_there = frontend.address == address
+            is_node_port = not frontend.address and address in plan.node_port_addresses
+            if frontend.port == port and (is_there or is_node_port):
+                return planned.name
     return None
 
 

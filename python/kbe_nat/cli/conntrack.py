@@ -53,31 +53,31 @@ def conntrack(
         "state": state,
         "service": service,
     }
-    given = {name: value for name, value in filters.items() if value}
+    stated = {name: value for name, value in filters.items() if value}
     ports = {"source": sport, "destination": dport}
 
     def matches(row: Row) -> bool:
         return all(port is None or row[end][1] == port for end, port in ports.items())
 
     if events:
-        _watch(socket, lambda row: matches(row) and _fits(row, given), output)
+        _watch(socket, lambda row: matches(row) and _fits(row, stated), output)
     elif delete or flush:
         if sport is not None or dport is not None:
             raise typer.BadParameter(
                 "connections are ended by address, not by port", param_hint="-D"
             )
-        if delete and not given:
+        if delete and not stated:
             raise typer.BadParameter("say which; -F ends all of them", param_hint="-D")
-        (ended,) = ask(socket, "delete", **({} if flush else given))
+        (ended,) = ask(socket, "delete", **({} if flush else stated))
         print(f"{ended} flow entries have been deleted.")
     else:
-        found = (row for row in rows(socket, "flows", **given) if matches(row))
+        flows = (row for row in rows(socket, "flows", **stated) if matches(row))
         if count:
-            print(sum(1 for _ in found))
+            print(sum(1 for _ in flows))
         elif output is Format.JSON:
-            show_json_rows(found)
+            show_json_rows(flows)
         else:
-            for row in found:
+            for row in flows:
                 print(line(row))
 
 
@@ -115,7 +115,7 @@ def _side(row: Row, source: str, destination: str, direction: int) -> Iterator[s
     elif sport or dport:
         yield f"sport={sport}"
         yield f"dport={dport}"
-    # As the kernel's own list, which leaves them out where nobody counts.
+    # As in the kernel's own list, which has no counters where accounting is off.
     if row["packets"] is not None:
         yield f"packets={row['packets'][direction]}"
         yield f"bytes={row['bytes'][direction]}"
@@ -123,7 +123,7 @@ def _side(row: Row, source: str, destination: str, direction: int) -> Iterator[s
 
 def _watch(socket: Socket, wanted: Callable[[Row], bool], output: Format) -> None:
     for event in ask(socket, "events"):
-        # An empty one is a sign of life.
+        # The daemon sends an empty event as a sign of life.
         if event and wanted(event["flow"]):
             if output is Format.JSON:
                 show_json(event, indent=None)
@@ -132,7 +132,7 @@ def _watch(socket: Socket, wanted: Callable[[Row], bool], output: Format) -> Non
 
 
 def _fits(row: Row, filters: dict[str, str]) -> bool:
-    known = {
+    values = {
         "protocol": row["protocol"],
         "source": row["source"][0],
         "destination": row["destination"][0],
@@ -140,7 +140,7 @@ def _fits(row: Row, filters: dict[str, str]) -> bool:
         "state": row["state"],
         "service": row["service"],
     }
-    return all(known[name] == value for name, value in filters.items())
+    return all(values[name] == text for name, text in filters.items())
 
 
 NUMBERS: Final = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}

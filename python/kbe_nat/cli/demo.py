@@ -63,7 +63,7 @@ def demo(
             walk.world.up(
                 "--seed", str(seed), "--strategy", strategy, "--datapath", DatapathKind.EVERY_PACKET
             )
-            with interruptions.heeded():
+            with interruptions.obey():
                 result = walk.page(requests, strategy)
         finally:
             walk.world.down()
@@ -86,10 +86,11 @@ class _Walk:
     is_told: bool
 
     def page(self, requests: int, strategy: Strategy) -> dict[str, Any]:
-        """All of them; what came out, for programs."""
+        """All of them. Returns their results, for programs."""
         world = self.world
         self.say(
-            "A node 10.0.2.15, a client 10.0.2.100 and a bridge for pods: network namespaces on this machine."
+            "A node 10.0.2.15, a client 10.0.2.100 and a bridge for pods: "
+            "network namespaces on this machine."
         )
         self.say("The daemon runs in the node's and diverts packets for Services to a queue.", "")
         for name in ("rc.yaml", "svc.yaml"):
@@ -134,10 +135,10 @@ class _Walk:
         )
 
     def rules(self) -> list[str]:
-        found = self.step(
+        text = self.step(
             "playground rules", lambda: "\n".join(verbs.kube_proxy_rules(self.world, SERVICE))
         )
-        return found.splitlines()
+        return text.splitlines()
 
     def share(self, requests: int, strategy: Strategy) -> dict[str, Any]:
         """Many requests, each a connection of its own: how the pods shared them."""
@@ -151,13 +152,14 @@ class _Walk:
             "--max-time",
             verbs.CURL_SECONDS,
         )
-        said = ""
+        codes_seen = ""
         if requests:
-            said = self.world.client.call("curl", "-sS", *codes, f"{URL}?[1-{requests}]")
-        answered, seconds = said.split().count("200"), time.monotonic() - started
+            codes_seen = self.world.client.call("curl", "-sS", *codes, f"{URL}?[1-{requests}]")
+        answered, seconds = codes_seen.split().count("200"), time.monotonic() - started
         shares = {name: count - before.get(name, 0) for name, count in self.flows().items()}
         self.say(
-            f"{requests} requests by the client, {answered} answered in {seconds:.2f} s, shared by {strategy}:"
+            f"{requests} requests by the client, {answered} answered in {seconds:.2f} s, "
+            f"shared by {strategy}:"
         )
         for name, count in shares.items():
             self.say(f"  {name:<24}{count:>6}")
@@ -165,7 +167,8 @@ class _Walk:
             # Each goes to either pod with the same probability: a binomial distribution.
             spread = 2 * math.sqrt(requests / 4)
             self.say(
-                f"  expected: {requests / 2:.0f} each, give or take {spread:.0f} (two standard deviations)"
+                f"  expected: {requests / 2:.0f} each, give or take {spread:.0f} "
+                "(two standard deviations)"
             )
         self.say("")
         return {"requests": requests, "answered": answered, "shares": shares}
@@ -174,9 +177,11 @@ class _Walk:
         """The daemon's reasoning for a packet that would open a connection."""
         command = f"explain --live --from {CLIENT_ADDRESS}:40000 --to 172.30.228.255:80"
         packet = wire.opening("tcp", (CLIENT_ADDRESS, 40000), ("172.30.228.255", 80))
-        found: dict[str, Any] = self.world.ask("explain", packet=packet.hex(), interface=1)
-        self.step(command, lambda: "\n".join(f"{check}: {what}" for check, what in found["steps"]))
-        return found
+        explanation: dict[str, Any] = self.world.ask("explain", packet=packet.hex(), interface=1)
+        self.step(
+            command, lambda: "\n".join(f"{check}: {what}" for check, what in explanation["steps"])
+        )
+        return explanation
 
     def flows(self) -> dict[str, int]:
         """Connections so far, by backend."""
@@ -189,9 +194,9 @@ class _Walk:
     def step(self, command: str, action: Callable[[], str]) -> str:
         """A command and what it prints."""
         self.say(f"$ kbe-nat {shlex.join(shlex.split(command))}")
-        printed = action().rstrip("\n")
-        self.say(printed, "")
-        return printed
+        output = action().rstrip("\n")
+        self.say(output, "")
+        return output
 
     def say(self, *lines: str) -> None:
         if self.is_told:
@@ -204,8 +209,8 @@ def _enter_user_namespace() -> None:
     if INSIDE in os.environ:
         raise PlaygroundError("the user namespace does not make us root")
     script = 'mount -t tmpfs tmpfs /run && exec "$0" "$@"'
-    own = (sys.executable, "-m", "kbe_nat", *sys.argv[1:])
-    command = ("unshare", "--user", "--map-root-user", "--net", "--mount", "sh", "-c", script, *own)
+    unshare = ("unshare", "--user", "--map-root-user", "--net", "--mount")
+    command = (*unshare, "sh", "-c", script, sys.executable, "-m", "kbe_nat", *sys.argv[1:])
     os.environ[INSIDE] = "1"
     try:
         os.execvp(command[0], command)

@@ -11,7 +11,7 @@ from kbe_nat.daemon.control_socket import rows
 
 
 class Described(StrEnum):
-    """What can be described."""
+    """Kinds of objects that can be described."""
 
     SERVICE = "service"
 
@@ -23,11 +23,11 @@ def describe(
     output: OutputFormat = Format.TEXT,
 ) -> None:
     """Show everything about a Service that the running daemon serves."""
-    found = rows(socket, "describe", service=name if "/" in name else f"default/{name}")
+    ports = rows(socket, "describe", service=name if "/" in name else f"default/{name}")
     if output is Format.JSON:
-        show_json_rows(found)
+        show_json_rows(ports)
         return
-    for row in found:
+    for row in ports:
         for label, value in _lines(row):
             print(f"{label + ':':<26}{value}".rstrip())
         print()
@@ -50,10 +50,8 @@ def _lines(row: dict[str, Any]) -> list[tuple[str, object]]:
         ("Refused", ", ".join(f"{n} {cause}" for cause, n in row["refused"].items()) or "<none>"),
         ("Endpoints", "" if row["endpoints"] else "<none>"),
     ]
-    for own in row["endpoints"]:
-        state = f", {own['state']}" if own["state"] else ""
-        numbers = (
-            f"weight {own['weight']}{state}: {own['active']} connections now, {own['flows']} so far"
-        )
-        lines.append((f"  {own['backend']}", numbers))
+    for endpoint in row["endpoints"]:
+        state = f", {endpoint['state']}" if endpoint["state"] else ""
+        counts = f"{endpoint['active']} connections now, {endpoint['flows']} so far"
+        lines.append((f"  {endpoint['backend']}", f"weight {endpoint['weight']}{state}: {counts}"))
     return lines

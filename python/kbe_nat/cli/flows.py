@@ -27,5 +27,5 @@ _Flows: TypeAlias = list[FlowQuestion] | _Case
 
 def read_flows(path: Path) -> list[FlowQuestion]:
     """The list, or that under the key `flows`. Raises `FileError`, with the field."""
-    found: _Flows = document(path, _Flows, [])  # type: ignore[arg-type]
-    return found.flows if isinstance(found, _Case) else found
+    content: _Flows = document(path, _Flows, [])  # type: ignore[arg-type]
+    return content.flows if isinstance(content, _Case) else content

@@ -1,4 +1,4 @@
-"""`kbe-nat get`: what the running daemon serves and carries."""
+"""`kbe-nat get`: lists of the Services that the running daemon serves, and of its flows."""
 
 from collections.abc import Callable
 from enum import StrEnum
@@ -13,7 +13,7 @@ from kbe_nat.model import join_address
 
 
 class Kind(StrEnum):
-    """What can be listed."""
+    """The lists."""
 
     SERVICES = "services"
     ENDPOINTS = "endpoints"
@@ -53,18 +53,18 @@ def get(
         else:
             show(*TABLES[kind](list(wanted), wide))
         return
-    (found,) = ask(socket, kind)
+    (answer,) = ask(socket, kind)
     if output is Format.JSON:
-        show_json(found)
+        show_json(answer)
     elif kind is Kind.RULES:
-        print(found, end="")
+        print(answer, end="")
     else:
-        show(*TABLES[kind](found, wide))
+        show(*TABLES[kind](answer, wide))
 
 
 def _services(rows: list[dict[str, Any]], wide: bool) -> list[Any]:
     more = ("affinity", "packets", "packets back", "bytes", "bytes back", "refused") if wide else ()
-    made = table(
+    rows_table = table(
         "", "service", "protocol", "frontends", "strategy", "endpoints", "active", "flows", *more
     )
     for row in rows:
@@ -74,23 +74,23 @@ def _services(rows: list[dict[str, Any]], wide: bool) -> list[Any]:
             seconds = row["affinity_seconds"]
             cells += ["" if seconds is None else f"{seconds} s", *traffic(row)]
             cells.append(str(sum(row["refused"].values())))
-        made.add_row(*cells)
-    return [made]
+        rows_table.add_row(*cells)
+    return [rows_table]
 
 
 def _endpoints(rows: list[dict[str, Any]], wide: bool) -> list[Any]:
     more = ("packets", "packets back", "bytes", "bytes back") if wide else ()
-    made = table("", "service", "backend", "weight", "state", "active", "flows", *more)
+    rows_table = table("", "service", "backend", "weight", "state", "active", "flows", *more)
     for row in rows:
         cells = [row["service"], row["backend"], str(row["weight"]), row["state"]]
         cells += map(str, (row["active"], row["flows"]))
-        made.add_row(*cells, *(traffic(row) if wide else ()))
-    return [made]
+        rows_table.add_row(*cells, *(traffic(row) if wide else ()))
+    return [rows_table]
 
 
 def _flows(rows: list[dict[str, Any]], wide: bool) -> list[Any]:
     more = ("age", "packets", "packets back", "bytes", "bytes back") if wide else ()
-    made = table(
+    rows_table = table(
         "", "protocol", "state", "client", "frontend", "backend", "service", "timeout", *more
     )
     for row in rows:
@@ -99,8 +99,8 @@ def _flows(rows: list[dict[str, Any]], wide: bool) -> list[Any]:
         cells += [row["service"], f"{row['timeout']} s"]
         if wide:
             cells += [f"{row['age']} s", *traffic(row)]
-        made.add_row(*cells)
-    return [made]
+        rows_table.add_row(*cells)
+    return [rows_table]
 
 
 def _stats(stats: dict[str, Any], wide: bool) -> list[Any]:
@@ -119,9 +119,9 @@ def _stats(stats: dict[str, Any], wide: bool) -> list[Any]:
         "dropped: socket full",
         right=4,
     )
-    for own in stats["queues"]:
-        numbers = ("number", "waiting", "packets", "queue_dropped", "socket_dropped")
-        queues.add_row(*(str(own[name]) for name in numbers))
+    for queue in stats["queues"]:
+        fields = ("number", "waiting", "packets", "queue_dropped", "socket_dropped")
+        queues.add_row(*(str(queue[name]) for name in fields))
     kernel = table("The kernel's flows", "what", "number", right=1)
     for name, number in stats["kernel"].items():
         kernel.add_row(name, str(number))
@@ -129,22 +129,22 @@ def _stats(stats: dict[str, Any], wide: bool) -> list[Any]:
 
 
 def _status(status: dict[str, Any], wide: bool) -> list[Any]:
-    made = table("", "what", "how")
+    rows_table = table("", "what", "how")
     for name, value in status.items():
-        made.add_row(name.replace("_", " "), _words(value))
-    return [made]
+        rows_table.add_row(name.replace("_", " "), _words(value))
+    return [rows_table]
 
 
 def _words(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(_words, value))
     if isinstance(value, dict):
-        return " ".join(f"{name} {own}" for name, own in value.items())
+        return " ".join(f"{name} {number}" for name, number in value.items())
     return str(value)
 
 
 LISTS: Final = {Kind.SERVICES: "name", Kind.ENDPOINTS: "service", Kind.FLOWS: "service"}
-"""What comes as rows, and the field with the service port's name."""
+"""Kinds that come as rows, and the field with the service port's name."""
 TABLES: Final[dict[Kind, Callable[[Any, bool], list[Any]]]] = {
     Kind.SERVICES: _services,
     Kind.ENDPOINTS: _endpoints,

@@ -39,7 +39,7 @@ def show_json_rows(rows: Iterable[object]) -> None:
 
 def table(title: str, *columns: str, right: int = 0) -> Table:
     """An empty table; its last `right` columns hold numbers."""
-    made = Table(
+    empty = Table(
         title=title,
         title_justify="left",
         title_style="bold",
@@ -49,12 +49,14 @@ def table(title: str, *columns: str, right: int = 0) -> Table:
     )
     for place, column in enumerate(columns):
         is_number = place >= len(columns) - right
-        made.add_column(column, justify="right" if is_number else "left", overflow="fold")
-    return made
+        empty.add_column(column, justify="right" if is_number else "left", overflow="fold")
+    return empty
 
 
 def traffic(row: Mapping[str, Any]) -> list[str]:
-    """Packets there and back, and bytes there and back; dashes where nobody counts them."""
+    """Packets there and back, and bytes there and back; dashes where the kernel does not count
+    them.
+    """
     if row["packets"] is None:
         return ["-"] * 4
     return list(map(str, (*row["packets"], *row["bytes"])))

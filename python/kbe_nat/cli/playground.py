@@ -64,7 +64,7 @@ def up(
     with Interruptions() as interruptions:
         try:
             world.up("--datapath", datapath)
-            with interruptions.heeded():
+            with interruptions.obey():
                 print(
                     f"The node is {world.node.name}, the client {world.client.name}; the daemon serves."
                 )

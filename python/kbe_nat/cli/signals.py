@@ -1,5 +1,5 @@
-"""Ctrl-C and SIGTERM, heeded only where they do no harm: not while something is being set up or
-taken away.
+"""Ctrl-C and SIGTERM, obeyed only where they do no harm: not while a verb sets something up or
+takes it away.
 """
 
 import signal
@@ -10,12 +10,12 @@ from typing import Final, Self
 
 
 class Interruptions:
-    """Holds back requests to end for as long as the block runs, but in `heeded` blocks inside of
+    """Holds back requests to end for as long as the block runs, but in `obey` blocks inside of
     it.
     """
 
     def __init__(self) -> None:
-        self._is_heeded = False
+        self._is_obeyed = False
         self._is_requested = False
         self._before: list[object] = []
 
@@ -33,19 +33,19 @@ class Interruptions:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     @contextmanager
-    def heeded(self) -> Iterator[None]:
-        """Raises KeyboardInterrupt when a request to end comes, or at once if one has come before."""
-        self._is_heeded = True
+    def obey(self) -> Iterator[None]:
+        """Raises KeyboardInterrupt at a request to end, or at once after an earlier one."""
+        self._is_obeyed = True
         try:
             if self._is_requested:
                 raise KeyboardInterrupt
             yield
         finally:
-            self._is_heeded = False
+            self._is_obeyed = False
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self._is_requested = True
-        if self._is_heeded:
+        if self._is_obeyed:
             raise KeyboardInterrupt
 
 

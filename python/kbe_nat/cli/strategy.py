@@ -19,7 +19,9 @@ def set_strategy(
     name: Annotated[Strategy, typer.Argument(help="The strategy.")],
     socket: Socket = SOCKET,
 ) -> None:
-    """Choose the backends of a Service in another way from now on; connections and affinity stay."""
+    """Choose the backends of a Service in another way from now on; connections and affinity
+    stay.
+    """
     (ports,) = ask(socket, "strategy", service=service, strategy=name)
     print(f"{service}: {name} ({ports} service port{'s' if ports != 1 else ''})")
 

@@ -1,4 +1,4 @@
-"""What became of a replay's packets: per service and backend, and by cause where they were refused."""
+"""The fates of a replay's packets: per service and backend, and by cause of refusal."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -44,7 +44,8 @@ def tables(result: dict[str, Any]) -> list[Any]:
         for name, number in result["actions"].items()
         if number
     )
-    title = f"{result['packets']} packets of {result['capture']}, seed {result['seed']}: {actions or 'no packet'}"
+    total = f"{result['packets']} packets of {result['capture']}, seed {result['seed']}"
+    title = f"{total}: {actions or 'no packet'}"
     carried = table(
         "Services",
         "service",
@@ -77,7 +78,7 @@ def tables(result: dict[str, Any]) -> list[Any]:
 
 
 def doubts(result: dict[str, Any]) -> list[str]:
-    """What somebody should hear who takes the counters for those of a whole capture."""
+    """Warnings against taking the counters for those of a whole capture."""
     lines = []
     capture, unread = result["capture"], result["unread_link_types"]
     if result["ends_within"]:
@@ -85,8 +86,8 @@ def doubts(result: dict[str, Any]) -> list[str]:
     if unread and sum(unread.values()) == result["packets"]:
         types = ", ".join(unread)
         lines.append(
-            f"{capture}: none of its frames is of a link type that is read (link type {types}): Ethernet, raw "
-            "IP, NULL, LOOP and Linux cooked are"
+            f"{capture}: none of its frames is of a link type that is read (link type {types}): "
+            "Ethernet, raw IP, NULL, LOOP and Linux cooked are"
         )
     return lines
 

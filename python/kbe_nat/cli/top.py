@@ -1,4 +1,4 @@
-"""`kbe-nat top`: a live view of what the daemon carries."""
+"""`kbe-nat top`: a live view of the endpoints and their load."""
 
 import sys
 import time
@@ -35,13 +35,13 @@ def top(
             show(_view(before, now, seconds, rows))
             before = now
         return
-    left = looks or -1
+    remaining = looks or -1
     with Live(console=Console(), screen=True, auto_refresh=False) as live:
-        while left:
+        while remaining:
             time.sleep(seconds)
             now = _look(socket)
             live.update(_view(before, now, seconds, rows), refresh=True)
-            before, left = now, left - 1
+            before, remaining = now, remaining - 1
 
 
 def _look(socket: Socket) -> dict[tuple[str, str], dict[str, Any]]:
@@ -61,7 +61,7 @@ def _view(
             return 0.0
         return float(sum(now[key][field]) - sum(before.get(key, now[key])[field])) / seconds
 
-    def opened(key: tuple[str, str]) -> float:
+    def new_flows(key: tuple[str, str]) -> float:
         return float(now[key]["flows"] - before.get(key, now[key])["flows"]) / seconds
 
     total = sum(rate(key, "packets") for key in now)
@@ -73,7 +73,7 @@ def _view(
         else "packets are not counted"
     )
     load = f"{carried}, {active:,} connections"
-    made = table(
+    view = table(
         f"{load}, {time.strftime('%H:%M:%S')}",
         "service",
         "backend",
@@ -88,12 +88,12 @@ def _view(
         :rows
     ]:
         row = now[key]
-        made.add_row(
+        view.add_row(
             *key,
             row["state"],
             f"{rate(key, 'packets'):,.0f}" if is_counted else "-",
             f"{rate(key, 'bytes') * 8 / 1e6:,.1f}" if is_counted else "-",
-            f"{opened(key):,.0f}",
+            f"{new_flows(key):,.0f}",
             f"{row['active']:,}",
         )
-    return made
+    return view
