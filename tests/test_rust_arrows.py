@@ -19,7 +19,7 @@ def test_files_use_each_other_one_way(sources: Path) -> None:
 
 @pytest.fixture
 def crate(tmp_path: Path) -> Path:
-    """A crate whose `flow.rs` has a type, and whose `close.rs` adds a method to that."""
+    """A crate with a type in one file, and in another one a method of that type."""
     (tmp_path / "lib.rs").write_text("mod flow;\nmod table;\npub use table::close::Reason;\n")
     (tmp_path / "flow.rs").write_text("pub struct Flow<A>(A);\n")
     (tmp_path / "table.rs").write_text("pub mod close;\npub struct Table;\n")

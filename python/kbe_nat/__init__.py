@@ -20,8 +20,9 @@ two endpoints, and the packet that opens a connection to it:
 [(('10.0.2.15', 49152), ('172.30.228.255', 80), ('172.17.0.3', 9876))]
 
 Objects of a cluster become tables in three steps: a source (`kbe_nat.sources`) yields a `Snapshot`,
-`kbe_nat.policy.plan.plan` decides who may serve whom on one node, and `kbe_nat.engine_tables.Tables` hands that
-to the engine. A `Loop` joins an engine with a driver (`kbe_nat.datapath`).
+`kbe_nat.policy.planner.plan` decides which endpoints serve which clients of one node, and
+`kbe_nat.engine_tables.Tables` hands that to the engine. A `Loop` joins an engine with a driver
+(`kbe_nat.drivers`).
 """
 
 from importlib.metadata import version
