@@ -1,9 +1,26 @@
 //! Flows: both directions of each in one record, found by the tuple of either.
 //!
-//! A flow's record is split by use: [`Hot`] is one cache line (two for IPv6) and all that a packet
-//! of an established flow touches; [`Cold`] is the rest. Memory is bounded by the table's capacity.
-//! There are no timers: a deadline is checked when a flow is looked up, and a sweep in bounded
-//! steps frees those that nobody looks up (as in Linux and gVisor).
+//! A flow's record is split by use: `Hot` is one cache line (two for IPv6) and all that a packet
+//! of an established flow touches; `Cold` is the rest. A flow keeps its record, and with it its
+//! number, for as long as it lives; free records are linked through `next`. Memory is bounded by
+//! the table's capacity.
+//!
+//! There are no timers. A deadline is checked when a flow is looked up, so a flow that is over is
+//! never used; a sweep in bounded steps frees the flows that no packet looks up (as in Linux and
+//! gVisor). The sweep passes over all records with a cursor, as often as needed and no more:
+//!
+//! - `earliest` is a lower bound of the deadlines that the running pass has seen, and of those that
+//!   came since. Packets mostly move deadlines to later moments, which costs nothing here; a
+//!   deadline that moves to an earlier one must be noted (`FlowTable::note_deadline`).
+//! - `before` is the same bound of the former pass, for the records that the running pass has not
+//!   seen yet. The smaller of both is never later than the first end of a flow, so a driver may
+//!   sleep until then.
+//! - A new pass begins when the former one is done and the bound has passed.
+//!
+//! Offloaded flows are left out: the kernel says when they are over.
+//!
+//! A flow that both sides have confirmed is assured. The others are in a list by age, whose oldest
+//! is evicted when room is needed: a flood of first packets thus costs only other such flows.
 
 pub mod index;
 pub mod ports;
@@ -74,7 +91,7 @@ impl<A: Address> Hot<A> {
 
     /// What they are rewritten to.
     #[inline]
-    pub(crate) fn rewritten(&self, direction: Direction) -> WireEnds<A> {
+    pub(crate) fn translation(&self, direction: Direction) -> WireEnds<A> {
         self.ends[direction.opposite() as usize].reply()
     }
 
@@ -418,7 +435,7 @@ impl<A: Address> FlowTable<A> {
 
     /// Must be told of a deadline that moved to an earlier moment.
     #[inline]
-    pub(crate) fn shortened(&mut self, deadline: Tick) {
+    pub(crate) fn note_deadline(&mut self, deadline: Tick) {
         self.sweep.earliest = self.sweep.earliest.min(deadline);
     }
 

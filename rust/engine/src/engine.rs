@@ -88,8 +88,8 @@ impl Engine {
         self.shared.ledger.adopt(&self.shared.table, &table);
         self.shared.generation = (self.shared.generation + 1) % STALE;
         // Unanswered SYNs to backends that are gone are swept out soon.
-        self.v4.flows.shortened(0);
-        self.v6.flows.shortened(0);
+        self.v4.flows.note_deadline(0);
+        self.v6.flows.note_deadline(0);
         std::mem::replace(&mut self.shared.table, table)
     }
 

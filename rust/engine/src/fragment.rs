@@ -1,8 +1,22 @@
 //! Fragments of datagrams that nobody has put together: all follow what was decided for the first
 //! one, in whatever order they come.
 //!
-//! Nothing is reassembled. A later fragment that comes early waits, in bounded number, size and
-//! time; overlapping fragments doom their datagram (RFC 5722, and Linux for IPv4 since 2018).
+//! Nothing is reassembled. A datagram is known by its addresses, protocol and identification, and
+//! goes through these states:
+//!
+//! - Undecided: no fragment with offset 0 has come. Later fragments wait, in bounded number, size
+//!   and time.
+//! - Decided: the first fragment has got a verdict, the fate of all. Those that waited are released
+//!   with it, and those that come follow it at once.
+//! - Refused: fragments overlap (RFC 5722, and Linux for IPv4 since 2018), contradict each other
+//!   about the end, or the first one was refused. No fragment is sent on.
+//!
+//! A datagram leaves when it is complete, when its time is over, or when a newer one needs its
+//! place. Deadlines lie equally far behind the first fragments, so a queue holds them in order; a
+//! serial number tells whether an entry of the queue still means the datagram of that name.
+//! Fragments that waited for a datagram that was given up are handed out as dropped: a driver that
+//! was told to hold a packet always hears what becomes of it.
+//!
 //! Kernel queues behind connection tracking never see fragments; captures do.
 
 use std::collections::{HashMap, VecDeque};

@@ -7,17 +7,22 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`wire`] | packets as views over bytes, checksums |
-//! | [`tuple`], `cidr` | who talks to whom, and ranges of addresses |
+//! | [`mod@tuple`], `cidr` | ends and directions of flows, and ranges of addresses |
+//! | `clock`, [`rng`], [`hash`] | time in ticks, seeded choices, keyed hashes |
+//! | `hint` | prefetches and huge pages |
+//! | [`verdict`] | what is done with a packet, and why |
 //! | [`backend`], [`balance`] | endpoints, and how one is chosen |
 //! | [`service`] | what is served where: the snapshot that policy hands in |
 //! | [`conntrack`], `affinity`, `fragment` | what is remembered of flows, clients and datagrams |
 //! | `events` | what happens to flows, for watchers |
-//! | `decide`, `filtering` | first packets, before and behind their translation: pure, also what [`Engine::explain`] shows |
+//! | `decide`, `filtering` | first packets, before and behind their translation: pure |
 //! | `rewrite`, [`reject`] | what a translation and a rejection look like in bytes |
-//! | `ledger`, `counters` | what is live of service ports and backends, and what was counted |
+//! | `ledger`, `counters` | live flows and traffic of service ports and backends, and verdicts |
 //! | [`config`] | limits and policies of an engine |
-//! | `pipeline`, `engine` | the path of a packet; the public face |
-//! | `engine::explain`, [`view`], [`checkpoint`] | why, what is there, and what outlives a restart |
+//! | `pipeline` | the path of a packet; `assess` decides about packets of known flows: pure |
+//! | `engine` | the public face |
+//! | `engine::explain` | why a packet gets its verdict: prints `decide` and `assess` |
+//! | [`view`], [`checkpoint`] | what is there, and what outlives a restart |
 //! | `engine::offload` | flows that the kernel translates |
 
 mod affinity;

@@ -1,7 +1,30 @@
-//! The path of one packet: fragments, ICMP errors, packets of known flows, first packets.
+//! The path of one packet.
 //!
-//! A packet of a known flow costs a look-up and a rewrite in place; there is no decision on that
-//! path.
+//! ```text
+//! process --- steady UDP flow --> fast_path                     look-up, rewrite in place
+//!    |
+//!    +------> slow_path --- ICMP error --> related              the flow that the error quotes
+//!               |   |
+//!               |   +------ fragment ----> fragments            later ones follow the first one
+//!               |                            |
+//!               +-- datagram <---------------+
+//!                     |
+//!                     +---- flow known --> known                assess, then do what that says
+//!                     +---- none, or over > first_packet        decide, choose, admit, translate
+//! ```
+//!
+//! The files use each other in one direction only: `packet`, `state`, `translate`, then `assess`,
+//! `fragments`, `first_packet`, `related`, then `known`, `slow_path`, `fast_path`.
+//!
+//! Invariants:
+//!
+//! - A packet gets exactly one verdict, and exactly one place counts it: `fast_path`, `slow_path`
+//!   or what releases held fragments.
+//! - Only a verdict to translate changes bytes.
+//! - Decisions are pure ([`crate::decide`], [`Shared::assess`], [`Shared::admit`]), so `explain`
+//!   prints what packets get. What a decision changes is changed after it, in one place.
+//! - A flow is in the table, in the ledger, in its client's count and in the leases, or in none of
+//!   them: `first_packet` enters it, and [`Shared::end_flow`] is the only way out.
 
 mod assess;
 mod fast_path;

@@ -10,7 +10,7 @@ pub enum Action {
     Translate,
     /// Drop it silently.
     Drop,
-    /// Refuse it: see [`crate::refusal`].
+    /// Reject it: see [`crate::reject`].
     Reject,
     /// Keep its place: a fragment that waits for the first one of its datagram.
     Hold,

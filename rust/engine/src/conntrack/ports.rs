@@ -1,5 +1,12 @@
 //! Leased source ports: no two flows that answer to one address use the same port towards the same
 //! backend (F31, F32).
+//!
+//! A flow needs a lease when its source is replaced by an address of ours, or when its own port
+//! would make the backend's answers those of another flow. Ports are leased per `Remote`: the
+//! same port may serve any number of backends at a time. Most remotes have a handful of flows, and
+//! a list of ports is enough for those; from `FEW` on a remote gets a bit per port, 8 kB, so that
+//! the search for a free one stays a pass over words. A port is first sought and only later taken,
+//! because the search is also what `explain` does; between both nothing else happens.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};

@@ -8,6 +8,16 @@
 //! States are those of `Documentation/networking/nf_conntrack-sysctl.rst`: FIN_WAIT after the first
 //! FIN, CLOSE_WAIT when it is acknowledged, LAST_ACK after the second FIN, TIME_WAIT when that is
 //! acknowledged.
+//!
+//! `Tracking::advance` asks in this order: are the flags possible; is it a RST, which needs the
+//! exact number; is it a SYN on an open connection, which is let through unmoved so that the other
+//! end can challenge it (RFC 5961); does it lie in both windows. Only a segment that has passed all
+//! of this is noted and moves the state. Each `Side` holds what that side has sent. Its receiver
+//! is the other side's record, so a check always compares two of them: what one may send is bounded
+//! by what the other has acknowledged and announced.
+//!
+//! Where the handshake was not seen, or a segment only in part, windows are not known and not
+//! checked (`LIBERAL`).
 
 use super::state::State;
 use super::timeouts::{Timeout, Timeouts};

@@ -2,7 +2,7 @@
 //!
 //! Layout, all numbers little endian: `KBENATCK`, version (u32), length of the body (u64), its
 //! CRC32c (u32), body. The body lists the names of service ports, then flows, then clients; see
-//! [`Writer`]. Nothing of a checkpoint is used before all of it was read and checked; what refers
+//! `Writer`. Nothing of a checkpoint is used before all of it was read and checked; what refers
 //! to a service port that is not served any more is left out.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

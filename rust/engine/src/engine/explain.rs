@@ -310,7 +310,7 @@ impl Engine {
             Cause::Invalid => shared.config.invalid == InvalidTcp::Drop,
             _ => false,
         };
-        let to = hot.rewritten(direction).ends();
+        let to = hot.translation(direction).ends();
         if !is_dropped {
             steps.step("rewrite", || format!("to {} -> {}", to.source(), to.destination()));
         }

@@ -1,9 +1,21 @@
-//! Offloaded flows: we decide about their first packet, it translates the rest and
-//! tells us what becomes of them.
+//! Offloaded flows: the engine decides about their first packet, the kernel translates the rest and
+//! tells what becomes of them.
 //!
-//! An offloaded flow stands in the table like any other, so loads, counters and lists count it. It
-//! ends when the kernel says so, not by a deadline of ours; a packet of it that reaches us proves
-//! that the kernel has forgotten it.
+//! An offloaded flow stands in the table like any other, so loads, counters and lists count it.
+//! Three things keep the table and the kernel's in step:
+//!
+//! - Events of the kernel: [`Engine::observe`] for a flow that began or changed,
+//!   [`Engine::note_end`] for one that ended.
+//! - Resyncs: every flow of the kernel is observed with a [`Resync`], which gathers those seen; then
+//!   [`Engine::end_missing`] ends the others. Events may be lost, resyncs make up for it.
+//! - Orphans: flows that end here first, because an operator or a table has ended them. The kernel
+//!   is to end them as well ([`Engine::take_orphans`]).
+//!
+//! Invariants: an offloaded flow has the generation [`STALE`], so each packet of it that comes to
+//! the engine all the same is assessed, and proves that the kernel has it no more. No deadline ends
+//! an offloaded flow, and no checkpoint holds one. A flow that the kernel was made to forget while
+//! both ends were talking (`conntrack -F`) stays here for a minute as a forgotten one, so that the
+//! next packet goes where the flow went.
 
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -183,7 +195,7 @@ impl Engine {
         let hot = family.flows.hot_mut(id);
         hot.flags = hot.flags & !Hot::<A>::OFFLOADED | Hot::<A>::FORGOTTEN;
         (hot.generation, hot.deadline) = (STALE, deadline);
-        family.flows.shortened(deadline);
+        family.flows.note_deadline(deadline);
         true
     }
 

@@ -108,7 +108,7 @@ impl Shared {
             }
             review = Some(due);
         }
-        if is_torn(headers, &hot.rewritten(direction).ends()) {
+        if is_torn(headers, &hot.translation(direction).ends()) {
             return Fate::Torn(review);
         }
         let is_replied = hot.has(Hot::<A>::REPLIED) || direction == Direction::Reply;

@@ -92,7 +92,7 @@ impl Shared {
         let is_counted = hot.count(direction, end.into());
         hot.deadline = now.saturating_add(self.config.timeouts.of(hot.state));
         let (l3, l4) = hot.deltas(direction);
-        A::rewrite_plain_udp(packet, &hot.rewritten(direction), l3, l4);
+        A::rewrite_plain_udp(packet, &hot.translation(direction), l3, l4);
         let flags = flow_flags(hot, direction);
         let verdict = Verdict::new(Action::Translate, Cause::Established);
         self.counters.count(verdict);

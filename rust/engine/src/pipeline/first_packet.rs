@@ -1,4 +1,15 @@
-//! First packets: what is to be done with them, and the flows that they open.
+//! First packets: what is done with them, and the flows that they open.
+//!
+//! A flow opens in this order, which is that of kube-proxy's chains:
+//!
+//! 1. `decide` says which list of the service port serves.
+//! 2. `pick` chooses a backend of it: the one that the client's affinity names, or the balancer's.
+//! 3. The affinity is noted, before anything can refuse the packet: kube-proxy's rules note it in
+//!    the NAT chains, and its filter chains come behind them.
+//! 4. `passage` looks at the translated packet as those filter chains do.
+//! 5. `admit` finds room and the ends towards the backend. Nothing has changed so far but affinity
+//!    and the balancer's state.
+//! 6. Only a flow that is certain to be entered evicts another, takes its port and is counted.
 
 use super::packet::Meta;
 use super::state::{FamilyState, Shared};

@@ -105,7 +105,7 @@ fn transition<A: Wire>(family: &mut FamilyState<A>, id: FlowId, change: &Change)
     hot.state = change.state;
     hot.deadline = change.deadline;
     if is_shorter {
-        family.flows.shortened(change.deadline);
+        family.flows.note_deadline(change.deadline);
     }
     if is_changed {
         family.events.note(EventKind::Update, &family.flows, id);

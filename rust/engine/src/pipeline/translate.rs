@@ -27,7 +27,7 @@ pub(super) fn translate<A: Wire>(
     packet: &mut [u8],
     meta: Meta,
 ) -> Verdict {
-    let to = hot.rewritten(direction).ends();
+    let to = hot.translation(direction).ends();
     rewrite::apply(packet, headers, &to, hot.deltas(direction), meta.checksum);
     Verdict { flags: flow_flags(hot, direction), ..Verdict::new(Action::Translate, cause) }
 }
