@@ -67,8 +67,8 @@ fn refused(
     to: SocketAddr,
     way: &Way,
 ) -> Option<(Action, Cause)> {
-    let claimed = table.claims(query.protocol, to);
-    let by_service = claimed.into_iter().flatten().find_map(|(service, kind)| {
+    let claims = table.claims(query.protocol, to);
+    let by_service = claims.frontends.into_iter().flatten().find_map(|(service, kind)| {
         let port = table.service(service);
         match kind {
             FrontendKind::NodePort | FrontendKind::ClosedNodePort => {
@@ -83,7 +83,7 @@ fn refused(
                 .find_map(|own| by_frontend(table, port, own.kind, way)),
         }
     });
-    by_service.or_else(|| by_range(table, to, way))
+    by_service.or_else(|| by_range(table, to, claims.is_cluster_ip, way))
 }
 
 /// By the rules of one frontend.
@@ -125,12 +125,17 @@ fn by_frontend(
 
 /// By the rules about all cluster IPs: behind the translation nobody serves there, on whatever
 /// port.
-fn by_range(table: &ServiceTable, to: SocketAddr, way: &Way) -> Option<(Action, Cause)> {
+fn by_range(
+    table: &ServiceTable,
+    to: SocketAddr,
+    is_cluster_ip: bool,
+    way: &Way,
+) -> Option<(Action, Cause)> {
     if way.is_local && !way.is_own {
         return None;
     }
     let node = table.node();
-    if table.is_cluster_ip(to.ip()) {
+    if is_cluster_ip {
         return match node.unknown_port {
             UnknownPort::Pass => None,
             UnknownPort::Reject => Some((Action::Reject, Cause::UnknownPort)),

@@ -8,6 +8,7 @@
 
 mod chunks;
 mod frontend;
+mod index;
 mod node;
 mod table;
 

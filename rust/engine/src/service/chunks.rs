@@ -1,18 +1,18 @@
 //! Tables that share what did not change with the tables that they were cloned from.
 //!
-//! A table is a tree of fixed depth. The root has 32 branches, each branch 32 leaves, each leaf one
+//! A table is a tree of fixed depth: a root of branches, branches of leaves, and each leaf one
 //! chunk of entries; every level is behind an [`Arc`]. A clone copies the root alone. The first
 //! change to an entry after that copies the branch and the chunk that the entry is in
-//! ([`Arc::make_mut`]); further changes to the same chunk are made in place, since nobody else has
-//! it. So one change costs 32 + 32 reference counts and one chunk, of about 100 entries where the
-//! table has 100,000, and building a table from nothing copies nothing at all.
+//! ([`Arc::make_mut`]); further changes to the same chunk are made in place, since no other table
+//! has it. So one change costs two dozen reference counts and one chunk, and building a table from
+//! nothing copies nothing at all.
 //!
 //! The tree does not grow: a chunk does. That keeps the worst change as cheap as the average one (a
 //! table that doubles its spine has a change that costs all entries), and a look-up at a constant
 //! number of loads, of which only the last one, the entry, is not in a near cache.
 //!
-//! [`ChunkTable`] finds entries by hash, [`Slots`] by number. Readers need no lock: whoever has a
-//! table has all of its chunks, whatever becomes of its clones.
+//! [`ChunkTable`] finds values by hash, [`Slots`] by number. Readers need no lock: a table keeps
+//! all of its chunks, whatever becomes of its clones.
 
 use std::sync::Arc;
 
@@ -57,158 +57,160 @@ impl<L: Clone> Spine<L> {
     }
 }
 
-/// Entries that are found by a hash, of which the caller knows how it follows from an entry: the
-/// lowest bits choose the chunk, the highest the place in it.
-///
-/// A chunk is an open-addressed table with linear probing. At most three of four places are taken,
-/// so a search always meets an empty one.
+/// Values that are found by a hash: the lowest bits choose the chunk, the highest ones are the
+/// value's tag in it.
 #[derive(Clone, Debug)]
 pub(super) struct ChunkTable<T> {
     spine: Spine<Chunk<T>>,
 }
 
-impl<T> Default for ChunkTable<T>
-where
-    T: Clone,
-{
+impl<T: Clone> Default for ChunkTable<T> {
     fn default() -> Self {
         Self { spine: Spine::default() }
     }
 }
 
 impl<T: Clone> ChunkTable<T> {
-    /// The entry with this hash that is the one. Cost: one cache miss, and two more loads.
+    /// The value with this hash for which `is_it` holds. Cost: one cache miss, and two more loads.
     #[inline]
     pub(super) fn find(&self, hash: u64, is_it: impl Fn(&T) -> bool) -> Option<&T> {
-        self.spine.leaf(hash as usize).find(hash, is_it).map(|(_, entry)| entry)
+        self.spine.leaf(hash as usize).find(tag(hash), is_it).map(|(_, value)| value)
     }
 
-    /// Enters what is not in the table yet.
-    pub(super) fn insert(&mut self, entry: T, hash_of: impl Fn(&T) -> u64) {
-        let chunk = self.spine.leaf_mut(hash_of(&entry) as usize);
-        if (chunk.taken + 1) * 4 > chunk.places.len() * 3 {
-            chunk.resize((chunk.taken + 1) * 2, &hash_of);
-        }
-        chunk.insert(entry, &hash_of);
+    /// Enters a value that is not in the table yet.
+    pub(super) fn insert(&mut self, hash: u64, value: T) {
+        self.spine.leaf_mut(hash as usize).insert(Entry { tag: tag(hash), value });
     }
 
-    /// The entry, to be changed; not in what its hash follows from.
+    /// The value, to be changed; not in what its hash follows from.
     pub(super) fn find_mut(&mut self, hash: u64, is_it: impl Fn(&T) -> bool) -> Option<&mut T> {
-        // Without an entry nothing is to be copied.
-        self.find(hash, &is_it)?;
+        // Without a value nothing is to be copied.
+        let (place, _) = self.spine.leaf(hash as usize).find(tag(hash), is_it)?;
         let chunk = self.spine.leaf_mut(hash as usize);
-        let (place, _) = chunk.find(hash, is_it)?;
-        Arc::make_mut(&mut chunk.places)[place].as_mut()
+        Arc::make_mut(&mut chunk.places)[place].as_mut().map(|entry| &mut entry.value)
     }
 
-    /// Takes an entry out.
-    pub(super) fn remove(
-        &mut self,
-        hash: u64,
-        is_it: impl Fn(&T) -> bool,
-        hash_of: impl Fn(&T) -> u64,
-    ) -> Option<T> {
-        self.find(hash, &is_it)?;
-        let chunk = self.spine.leaf_mut(hash as usize);
-        let (place, _) = chunk.find(hash, is_it)?;
-        let entry = chunk.remove(place, &hash_of);
-        // Places are given back when few are in use.
-        if chunk.taken * 4 < chunk.places.len() {
-            chunk.resize(chunk.taken * 2, &hash_of);
-        }
-        entry
+    /// Takes a value out.
+    pub(super) fn remove(&mut self, hash: u64, is_it: impl Fn(&T) -> bool) -> Option<T> {
+        let (place, _) = self.spine.leaf(hash as usize).find(tag(hash), is_it)?;
+        self.spine.leaf_mut(hash as usize).remove(place)
     }
 }
 
-/// One leaf of a [`ChunkTable`].
+/// One leaf of a [`ChunkTable`]: an open-addressed table with linear probing, in the order of tags.
+///
+/// An entry stands at its home or behind it, with no empty place and no higher tag between. So a
+/// search ends at the first empty place or higher tag, after one or two entries on average whether
+/// the value is there or not. Homes are a prefix of the places: what does not fit at the end of
+/// the homes stands behind them, and a run never wraps around.
 #[derive(Debug)]
 struct Chunk<T> {
-    places: Arc<[Option<T>]>,
-    taken: usize,
+    places: Arc<[Option<Entry<T>>]>,
+    homes: u32,
+    taken: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Entry<T> {
+    tag: u32,
+    value: T,
 }
 
 impl<T> Clone for Chunk<T> {
     fn clone(&self) -> Self {
-        Self { places: self.places.clone(), taken: self.taken }
+        Self { places: self.places.clone(), ..*self }
     }
 }
 
 impl<T> Default for Chunk<T> {
     fn default() -> Self {
-        Self { places: Arc::default(), taken: 0 }
+        Self { places: Arc::default(), homes: 0, taken: 0 }
     }
 }
 
 impl<T: Clone> Chunk<T> {
-    /// The place of an entry, and the entry.
+    /// A value and its place.
     #[inline]
-    fn find(&self, hash: u64, is_it: impl Fn(&T) -> bool) -> Option<(usize, &T)> {
-        let places = &*self.places;
-        let mut place = home(hash, places.len());
-        // A chunk without places has no first one either.
-        while let Some(entry) = places.get(place)?.as_ref() {
-            if is_it(entry) {
-                return Some((place, entry));
+    fn find(&self, tag: u32, is_it: impl Fn(&T) -> bool) -> Option<(usize, &T)> {
+        let mut place = home(tag, self.homes);
+        loop {
+            let entry = self.places.get(place)?.as_ref()?;
+            if entry.tag == tag && is_it(&entry.value) {
+                return Some((place, &entry.value));
             }
-            place = next(place, places.len());
+            if entry.tag > tag {
+                return None;
+            }
+            place += 1;
         }
-        None
     }
 
-    /// Puts an entry into the first empty place from its home on. There must be one.
-    fn insert(&mut self, entry: T, hash_of: &impl Fn(&T) -> u64) {
-        let places = Arc::make_mut(&mut self.places);
-        let mut place = home(hash_of(&entry), places.len());
-        while places[place].is_some() {
-            place = next(place, places.len());
+    fn insert(&mut self, entry: Entry<T>) {
+        if (self.taken + 1) * 2 > self.homes {
+            self.lay_out((self.taken + 1) * 3);
         }
+        let is_before =
+            |place: &&Option<Entry<T>>| place.as_ref().is_some_and(|other| other.tag <= entry.tag);
+        let home = home(entry.tag, self.homes);
+        let place = home + self.places[home..].iter().take_while(is_before).count();
+        let run = self.places[place..].iter().take_while(|place| place.is_some()).count();
+        if place + run == self.places.len() {
+            // The run has reached the end of the places, which a new layout moves.
+            self.lay_out(self.homes);
+        }
+        // The layout is the same up to there: it follows from the entries' order alone.
+        let places = Arc::make_mut(&mut self.places);
+        places[place..=place + run].rotate_right(1);
         places[place] = Some(entry);
         self.taken += 1;
     }
 
-    /// Empties a place, and moves entries behind it up, which a search from their home would
-    /// otherwise not reach any more.
-    fn remove(&mut self, place: usize, hash_of: &impl Fn(&T) -> u64) -> Option<T> {
+    fn remove(&mut self, place: usize) -> Option<T> {
+        let homes = self.homes;
         let places = Arc::make_mut(&mut self.places);
-        let length = places.len();
         let entry = places[place].take();
-        let (mut hole, mut place) = (place, next(place, length));
-        while let Some(entry) = &places[place] {
-            let distance = |from: usize| (place + length - from) % length;
-            // Its home is at the hole, or before it.
-            if distance(home(hash_of(entry), length)) >= distance(hole) {
-                places.swap(hole, place);
-                hole = place;
-            }
-            place = next(place, length);
-        }
+        // What does not stand at its home moves one up.
+        let is_moved = |(place, entry): &(usize, &Option<Entry<T>>)| {
+            entry.as_ref().is_some_and(|entry| home(entry.tag, homes) < *place)
+        };
+        let run = (place + 1..).zip(&places[place + 1..]).take_while(is_moved).count();
+        places[place..=place + run].rotate_left(1);
         self.taken -= 1;
-        entry
-    }
-
-    /// Gives the chunk another number of places, of which it needs more than it has entries.
-    fn resize(&mut self, length: usize, hash_of: &impl Fn(&T) -> u64) {
-        let former = std::mem::take(self);
-        if length > 0 {
-            self.places = std::iter::repeat_n(None, length).collect();
-            for entry in former.places.iter().flatten() {
-                self.insert(entry.clone(), hash_of);
-            }
+        // Places are given back when few are in use.
+        if self.taken * 6 < self.homes {
+            self.lay_out(self.taken * 3);
         }
+        entry.map(|entry| entry.value)
+    }
+
+    /// Moves all entries to where they belong among this many homes.
+    fn lay_out(&mut self, homes: u32) {
+        let mut places = Vec::with_capacity(homes as usize + SPARE);
+        for entry in self.places.iter().flatten() {
+            let home = home(entry.tag, homes);
+            places.resize(home.max(places.len()), None);
+            places.push(Some(entry.clone()));
+        }
+        let length = (homes as usize).max(places.len());
+        places.resize(if homes == 0 { 0 } else { length + SPARE }, None);
+        *self = Self { places: places.into(), homes, taken: self.taken };
     }
 }
 
-/// The place at which the search for a hash begins: its highest bits as a fraction of the places,
-/// so that any number of places will do.
-#[inline]
-fn home(hash: u64, places: usize) -> usize {
-    (((hash >> 32) * places as u64) >> 32) as usize
+/// The part of a hash that says where in its chunk a value stands.
+fn tag(hash: u64) -> u32 {
+    (hash >> 32) as u32
 }
 
+/// The place at which the search for a tag begins: the tag as a fraction of the homes, so that any
+/// number of them will do, and their order is that of the tags.
 #[inline]
-fn next(place: usize, places: usize) -> usize {
-    if place + 1 == places { 0 } else { place + 1 }
+fn home(tag: u32, homes: u32) -> usize {
+    ((u64::from(tag) * u64::from(homes)) >> 32) as usize
 }
+
+/// Places behind the last one that is needed.
+const SPARE: usize = 2;
 
 /// Values by number. A number that is given up is given out again.
 #[derive(Debug)]
@@ -297,8 +299,9 @@ impl<T> Slots<T> {
     }
 }
 
-/// Branches of the root, and leaves of a branch.
-const FANOUT: usize = 32;
+/// Branches of the root, and leaves of a branch: few enough for what is above the chunks to stay in
+/// a near cache, and enough for a chunk of a large table to be copied in microseconds.
+const FANOUT: usize = 16;
 const LEAVES: usize = FANOUT * FANOUT;
 
 #[cfg(test)]
@@ -312,17 +315,13 @@ mod tests {
 
     /// Keys are few, so that they meet again, and some hashes fall together.
     fn hash(key: u32) -> u64 {
-        if key.is_multiple_of(5) { u64::from(key % 7) << 61 } else { mix64(key.into()) & !0x3fc }
-    }
-
-    fn hash_of(entry: &(u32, u32)) -> u64 {
-        hash(entry.0)
+        if key.is_multiple_of(5) { u64::from(key % 7) << 61 } else { mix64(key.into()) & !0xfc }
     }
 
     fn put(table: &mut ChunkTable<(u32, u32)>, key: u32, value: u32) {
         match table.find_mut(hash(key), |entry| entry.0 == key) {
             Some(entry) => entry.1 = value,
-            None => table.insert((key, value), hash_of),
+            None => table.insert(hash(key), (key, value)),
         }
     }
 
@@ -340,14 +339,14 @@ mod tests {
         fn a_table_is_a_map_and_its_clones_stay_as_they_were(
             edits in proptest::collection::vec((0..KEYS, 0u32..4, any::<bool>()), 0..600),
         ) {
-            let (mut table, mut model) = (ChunkTable::default(), HashMap::new());
+            let (mut table, mut model) = (ChunkTable::<(u32, u32)>::default(), HashMap::new());
             let mut clones = Vec::new();
             for (turn, &(key, edit, is_cloned)) in edits.iter().enumerate() {
                 if is_cloned && clones.len() < 8 {
                     clones.push((table.clone(), model.clone()));
                 }
                 if edit == 0 {
-                    let removed = table.remove(hash(key), |entry| entry.0 == key, hash_of);
+                    let removed = table.remove(hash(key), |entry| entry.0 == key);
                     prop_assert_eq!(removed.map(|entry| entry.1), model.remove(&key));
                 } else {
                     put(&mut table, key, turn as u32);
@@ -407,7 +406,7 @@ mod tests {
     fn a_change_copies_one_branch_and_one_chunk() {
         let mut table = ChunkTable::default();
         for key in 0..100_000_u32 {
-            table.insert((key, 0), |entry| mix64(entry.0.into()));
+            table.insert(mix64(key.into()), (key, 0));
         }
         let former = table.clone();
         table.find_mut(mix64(77), |entry| entry.0 == 77).expect("it is there").1 = 1;
@@ -424,12 +423,11 @@ mod tests {
             (0..LEAVES).map(|leaf| table.spine.leaf(leaf).places.len()).sum()
         };
         for key in 0..50_000_u32 {
-            table.insert((key, 0), |entry| mix64(entry.0.into()));
+            table.insert(mix64(key.into()), (key, 0));
         }
-        assert!(places(&table) < 50_000 * 2, "{}", places(&table));
+        assert!(places(&table) < 50_000 * 3, "{}", places(&table));
         for key in 0..50_000_u32 {
-            let hash_of = |entry: &(u32, u32)| mix64(entry.0.into());
-            table.remove(mix64(key.into()), |entry| entry.0 == key, hash_of).expect("it is there");
+            table.remove(mix64(key.into()), |entry| entry.0 == key).expect("it is there");
         }
         assert_eq!(places(&table), 0);
     }

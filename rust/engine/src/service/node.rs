@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use super::frontend::{Address, FrontendKind};
+use super::frontend::FrontendKind;
+use super::index::AddressKey;
 use crate::cidr::Cidr;
 use crate::hash::HashKey;
 
@@ -81,7 +82,7 @@ impl NodeView {
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) view: NodeView,
-    addresses: HashMap<Address, NodeAddress, HashKey>,
+    addresses: HashMap<AddressKey<IpAddr>, NodeAddress, HashKey>,
 }
 
 /// What an address is to the node.
@@ -96,27 +97,28 @@ struct NodeAddress {
 impl Node {
     /// Cost: a hash insertion per address.
     pub(super) fn new(view: NodeView, key: HashKey) -> Self {
-        let mut addresses: HashMap<Address, NodeAddress, HashKey> = HashMap::with_hasher(key);
+        let mut addresses: HashMap<AddressKey<IpAddr>, NodeAddress, HashKey> =
+            HashMap::with_hasher(key);
         for &address in &view.addresses {
-            addresses.entry(Address(address)).or_default().is_own = true;
+            addresses.entry(AddressKey(address)).or_default().is_own = true;
         }
         // An address that serves node ports does not refuse them, even where it is said to.
         let closed = view.closed_addresses.iter().map(|address| (address, CLOSED));
         let serving = view.node_port_addresses.iter().map(|address| (address, SERVING));
         for (&address, kind) in closed.chain(serving) {
-            addresses.entry(Address(address)).or_default().node_ports = Some(kind);
+            addresses.entry(AddressKey(address)).or_default().node_ports = Some(kind);
         }
         Self { view, addresses }
     }
 
     /// Whether `address` is one of the node's own.
     pub(super) fn has(&self, address: IpAddr) -> bool {
-        self.addresses.get(&Address(address)).is_some_and(|address| address.is_own)
+        self.addresses.get(&AddressKey(address)).is_some_and(|address| address.is_own)
     }
 
     /// How node ports are meant at `address`.
     pub(super) fn node_ports_at(&self, address: IpAddr) -> Option<FrontendKind> {
-        self.addresses.get(&Address(address))?.node_ports
+        self.addresses.get(&AddressKey(address))?.node_ports
     }
 }
 

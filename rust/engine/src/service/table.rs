@@ -1,14 +1,15 @@
 //! The table of all service ports.
 //!
-//! Theory of operation. A table is four indexes over numbered service ports:
+//! Theory of operation. A table is numbered service ports, and indexes over them. Those in the last
+//! three rows exist once for each family (`index`):
 //!
 //! | index | from | to |
 //! |---|---|---|
 //! | `services` | slot | service port |
 //! | `names` | name and family | slot |
-//! | `frontends` | protocol, address, port | slot, and how the frontend is meant |
-//! | `node_ports` | family, protocol, port | slot |
-//! | `cluster_ips` | address | how many frontends are cluster IPs of it |
+//! | frontends | protocol, address, port | slot, and how the frontend is meant |
+//! | node ports | protocol, port | slot |
+//! | addresses | address | how many frontends have it, and how many as a cluster IP |
 //!
 //! - A frontend key belongs to one service port, and so does a node port of a family: a second
 //!   claim is an error. So the order in which service ports come in does not matter, and a table
@@ -26,25 +27,23 @@
 //!   an error leaves nothing half done.
 
 use std::hash::BuildHasher;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::chunks::{ChunkTable, Slots};
-use super::frontend::{Address, Frontend, FrontendKey, FrontendKind, NodePortKey};
+use super::frontend::{Frontend, FrontendKind};
+use super::index::{Claim, FrontendKey, Index};
 use super::node::{Node, NodeView};
 use super::{ServiceError, ServicePort};
 use crate::hash::HashKey;
 use crate::tuple::Protocol;
 
-/// The slot of a service port, and how the frontend is meant that it has there.
-type Claim = (u32, FrontendKind);
-
-/// A name in the index: the slot, and the upper half of the name's hash, so that a chunk can be
-/// laid out anew without the names.
-#[derive(Clone, Copy, Debug)]
-struct Name {
-    tag: u32,
-    slot: u32,
+/// Who has rules for packets to an endpoint that may be a frontend as well.
+pub(crate) struct Claims {
+    /// The service port that is served there, and one whose node port it would be.
+    pub(crate) frontends: [Option<Claim>; 2],
+    /// Whether the address is a cluster IP, on whatever port.
+    pub(crate) is_cluster_ip: bool,
 }
 
 /// Service ports that were put into a table, and have not made their claims yet.
@@ -60,10 +59,9 @@ struct Placed {
 pub struct ServiceTable {
     key: HashKey,
     services: Slots<ServicePort>,
-    names: ChunkTable<Name>,
-    frontends: ChunkTable<(FrontendKey, Claim)>,
-    node_ports: ChunkTable<(NodePortKey, u32)>,
-    cluster_ips: ChunkTable<(Address, u32)>,
+    names: ChunkTable<u32>,
+    v4: Index<Ipv4Addr>,
+    v6: Index<Ipv6Addr>,
     node: Arc<Node>,
 }
 
@@ -75,9 +73,8 @@ impl ServiceTable {
             key,
             services: Slots::default(),
             names: ChunkTable::default(),
-            frontends: ChunkTable::default(),
-            node_ports: ChunkTable::default(),
-            cluster_ips: ChunkTable::default(),
+            v4: Index::new(key),
+            v6: Index::new(key),
             node: Arc::new(Node::new(NodeView::default(), key)),
         }
     }
@@ -185,22 +182,25 @@ impl ServiceTable {
         })
     }
 
-    /// Who has rules for packets to `destination`: the service port that is served there, and one
-    /// whose node port it would be. Cost: two look-ups where no frontend has the address.
+    /// Who has rules for packets to `destination`. Cost: one look-up where no frontend has the
+    /// address.
     #[must_use]
-    pub(crate) fn claims(&self, protocol: Protocol, destination: SocketAddr) -> [Option<Claim>; 2] {
+    pub(crate) fn claims(&self, protocol: Protocol, destination: SocketAddr) -> Claims {
         let node_port = self.node_port(protocol, destination);
-        match self.frontend(protocol, destination) {
+        let Some(is_cluster_ip) = self.frontend_address(destination.ip()) else {
+            return Claims { frontends: [node_port, None], is_cluster_ip: false };
+        };
+        let frontends = match self.frontend(protocol, destination) {
             Some(exact) => [Some(exact), node_port],
             None => [node_port, None],
-        }
+        };
+        Claims { frontends, is_cluster_ip }
     }
 
     /// Whether `address` is a cluster IP.
     #[must_use]
     pub fn is_cluster_ip(&self, address: IpAddr) -> bool {
-        let address = Address(address);
-        self.cluster_ips.find(self.key.hash_one(address), |entry| entry.0 == address).is_some()
+        self.frontend_address(address) == Some(true)
     }
 
     /// Whether `address` is one of the node's own.
@@ -209,18 +209,31 @@ impl ServiceTable {
         self.node.has(address)
     }
 
+    /// Whether an address is a cluster IP; `None` if no frontend has it.
+    #[inline]
+    fn frontend_address(&self, address: IpAddr) -> Option<bool> {
+        match address {
+            IpAddr::V4(address) => self.v4.is_cluster_ip(address),
+            IpAddr::V6(address) => self.v6.is_cluster_ip(address),
+        }
+    }
+
     #[inline]
     fn frontend(&self, protocol: Protocol, destination: SocketAddr) -> Option<Claim> {
-        let key = FrontendKey::new(protocol, destination);
-        self.frontends.find(self.key.hash_one(key), |entry| entry.0 == key).map(|entry| entry.1)
+        let port = destination.port();
+        match destination.ip() {
+            IpAddr::V4(address) => self.v4.frontend(&FrontendKey { protocol, address, port }),
+            IpAddr::V6(address) => self.v6.frontend(&FrontendKey { protocol, address, port }),
+        }
     }
 
     /// The node port at an address of the node.
     fn node_port(&self, protocol: Protocol, destination: SocketAddr) -> Option<Claim> {
         let kind = self.node.node_ports_at(destination.ip())?;
-        let key =
-            NodePortKey { is_ipv4: destination.is_ipv4(), protocol, port: destination.port() };
-        let slot = self.node_ports.find(self.key.hash_one(key), |entry| entry.0 == key)?.1;
+        let slot = match destination {
+            SocketAddr::V4(_) => self.v4.node_port(protocol, destination.port()),
+            SocketAddr::V6(_) => self.v6.node_port(protocol, destination.port()),
+        }?;
         let is_refusal = kind == FrontendKind::ClosedNodePort;
         (!is_refusal || self.service(slot).refuses_somebody()).then_some((slot, kind))
     }
@@ -245,13 +258,11 @@ impl ServiceTable {
     }
 
     fn slot_of_hash(&self, hash: u64, name: &str, is_ipv4: bool) -> Option<u32> {
-        let is_it = |entry: &Name| {
-            entry.tag == tag(hash)
-                && self
-                    .in_slot(entry.slot)
-                    .is_some_and(|service| service.name() == name && service.is_ipv4() == is_ipv4)
+        let is_it = |&slot: &u32| {
+            let service = self.in_slot(slot);
+            service.is_some_and(|service| service.name() == name && service.is_ipv4() == is_ipv4)
         };
-        self.names.find(hash, is_it).map(|entry| entry.slot)
+        self.names.find(hash, is_it).copied()
     }
 
     /// The same table, with another view of the node if there is one.
@@ -265,38 +276,46 @@ impl ServiceTable {
         let service = self.service(slot);
         let hash = self.key.hash_one((service.name(), service.is_ipv4()));
         self.give_up_claims(slot);
-        self.names.remove(hash, |entry| entry.slot == slot, name_hash(hash));
+        self.names.remove(hash, |&other| other == slot);
         self.services.remove(slot);
     }
 
     /// Puts service ports into the slots of their names, or new ones. Claims are given up here and
     /// made by the caller, once all are given up: two service ports may change places.
     fn place(&mut self, services: &[Arc<ServicePort>]) -> Result<Placed, ServiceError> {
-        let mut placed = Placed { slots: Vec::with_capacity(services.len()), claiming: Vec::new() };
-        for service in services {
-            let (slot, is_claiming) = self.place_one(service);
-            placed.slots.push(slot);
-            placed.claiming.extend(is_claiming.then_some(slot));
+        let places: Vec<(u32, bool)> =
+            services.iter().map(|service| self.slot_for(service)).collect();
+        let mut slots: Vec<u32> = places.iter().map(|&(slot, _)| slot).collect();
+        slots.sort_unstable();
+        if let Some(pair) = slots.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(ServiceError::DuplicateName(self.service(pair[0]).name().to_owned()));
         }
-        placed.slots.sort_unstable();
-        match placed.slots.windows(2).find(|pair| pair[0] == pair[1]) {
-            Some(pair) => Err(ServiceError::DuplicateName(self.service(pair[0]).name().to_owned())),
-            None => Ok(placed),
+        let mut claiming = Vec::new();
+        for (service, (slot, is_new)) in services.iter().zip(places) {
+            if is_new || self.replace(slot, service) {
+                claiming.push(slot);
+            }
         }
+        Ok(Placed { slots, claiming })
     }
 
-    /// The slot of one, and whether its claims are to be made: not where they are those of the
-    /// service port before.
-    fn place_one(&mut self, service: &Arc<ServicePort>) -> (u32, bool) {
+    /// The slot of a service port's name, a new one if there is none, and whether it is new.
+    fn slot_for(&mut self, service: &Arc<ServicePort>) -> (u32, bool) {
         let hash = self.key.hash_one((service.name(), service.is_ipv4()));
-        let Some(slot) = self.slot_of_hash(hash, service.name(), service.is_ipv4()) else {
-            let slot = self.services.insert(service.clone());
-            self.names.insert(Name { tag: tag(hash), slot }, name_hash(hash));
-            return (slot, true);
-        };
+        if let Some(slot) = self.slot_of_hash(hash, service.name(), service.is_ipv4()) {
+            return (slot, false);
+        }
+        let slot = self.services.insert(service.clone());
+        self.names.insert(hash, slot);
+        (slot, true)
+    }
+
+    /// Puts a service port in the place of the one in a slot. Returns whether its claims are to be
+    /// made: not where they are those of the one before.
+    fn replace(&mut self, slot: u32, service: &Arc<ServicePort>) -> bool {
         let former = self.service(slot);
         if Arc::ptr_eq(former, service) {
-            return (slot, false);
+            return false;
         }
         let (spec, former) = (service.spec(), former.spec());
         let is_claiming = spec.protocol != former.protocol || spec.frontends != former.frontends;
@@ -304,7 +323,7 @@ impl ServiceTable {
             self.give_up_claims(slot);
         }
         self.services.replace(slot, service.clone());
-        (slot, is_claiming)
+        is_claiming
     }
 
     fn claim_for(&mut self, slots: &[u32]) -> Result<(), ServiceError> {
@@ -314,20 +333,16 @@ impl ServiceTable {
     fn claim_all(&mut self, slot: u32) -> Result<(), ServiceError> {
         let service = self.service(slot).clone();
         for frontend in &service.spec.frontends {
-            let owner = match frontend.address {
-                Some(address) => self.claim(slot, &service, frontend, address),
-                None => self.claim_node_port(slot, node_port_key(&service, frontend)),
-            };
+            let owner = self.claim(slot, &service, frontend);
             if owner != slot {
                 let place = match frontend.address {
                     Some(address) => SocketAddr::new(address, frontend.port).to_string(),
                     None => format!("node port {}", frontend.port),
                 };
-                let (owner, name) = (self.service(owner).name(), service.name());
                 return Err(ServiceError::DuplicateFrontend(
                     place,
-                    owner.to_owned(),
-                    name.to_owned(),
+                    self.service(owner).name().to_owned(),
+                    service.name().to_owned(),
                 ));
             }
         }
@@ -335,89 +350,35 @@ impl ServiceTable {
     }
 
     /// Claims a frontend, and returns the slot that has it now.
-    fn claim(
-        &mut self,
-        slot: u32,
-        service: &ServicePort,
-        frontend: &Frontend,
-        address: IpAddr,
-    ) -> u32 {
-        let destination = SocketAddr::new(address, frontend.port);
-        let hasher = self.key;
-        if let Some((owner, _)) = self.frontend(service.spec.protocol, destination) {
-            if owner != slot {
-                return owner;
+    fn claim(&mut self, slot: u32, service: &ServicePort, frontend: &Frontend) -> u32 {
+        let (protocol, &Frontend { kind, address, port }) = (service.spec.protocol, frontend);
+        match address {
+            Some(IpAddr::V4(address)) => {
+                self.v4.claim(&FrontendKey { protocol, address, port }, kind, slot)
             }
-        } else {
-            let key = FrontendKey::new(service.spec.protocol, destination);
-            let hash_of = |entry: &(FrontendKey, Claim)| hasher.hash_one(entry.0);
-            self.frontends.insert((key, (slot, frontend.kind)), hash_of);
-        }
-        if frontend.kind == FrontendKind::ClusterIp {
-            let address = Address(address);
-            let hash = hasher.hash_one(address);
-            match self.cluster_ips.find_mut(hash, |entry| entry.0 == address) {
-                Some((_, frontends)) => *frontends += 1,
-                None => self.cluster_ips.insert((address, 1), |entry| hasher.hash_one(entry.0)),
+            Some(IpAddr::V6(address)) => {
+                self.v6.claim(&FrontendKey { protocol, address, port }, kind, slot)
             }
+            None if service.is_ipv4() => self.v4.claim_node_port(protocol, port, slot),
+            None => self.v6.claim_node_port(protocol, port, slot),
         }
-        slot
-    }
-
-    /// Claims a node port, and returns the slot that has it now.
-    fn claim_node_port(&mut self, slot: u32, key: NodePortKey) -> u32 {
-        let hasher = self.key;
-        let hash = hasher.hash_one(key);
-        if let Some(&(_, owner)) = self.node_ports.find(hash, |entry| entry.0 == key) {
-            return owner;
-        }
-        self.node_ports.insert((key, slot), |entry| hasher.hash_one(entry.0));
-        slot
     }
 
     /// Gives up all claims of the service port in a slot.
     fn give_up_claims(&mut self, slot: u32) {
-        let (service, hasher) = (self.service(slot).clone(), self.key);
-        for frontend in &service.spec.frontends {
-            let Some(address) = frontend.address else {
-                let key = node_port_key(&service, frontend);
-                let hash_of = |entry: &(NodePortKey, u32)| hasher.hash_one(entry.0);
-                self.node_ports.remove(hasher.hash_one(key), |entry| entry.0 == key, hash_of);
-                continue;
-            };
-            let destination = SocketAddr::new(address, frontend.port);
-            let key = FrontendKey::new(service.spec.protocol, destination);
-            let hash_of = |entry: &(FrontendKey, Claim)| hasher.hash_one(entry.0);
-            self.frontends.remove(hasher.hash_one(key), |entry| entry.0 == key, hash_of);
-            if frontend.kind == FrontendKind::ClusterIp {
-                self.give_up_cluster_ip(Address(address));
+        let service = self.service(slot).clone();
+        let protocol = service.spec.protocol;
+        for &Frontend { kind, address, port } in &service.spec.frontends {
+            match address {
+                Some(IpAddr::V4(address)) => {
+                    self.v4.give_up(&FrontendKey { protocol, address, port }, kind);
+                }
+                Some(IpAddr::V6(address)) => {
+                    self.v6.give_up(&FrontendKey { protocol, address, port }, kind);
+                }
+                None if service.is_ipv4() => self.v4.give_up_node_port(protocol, port),
+                None => self.v6.give_up_node_port(protocol, port),
             }
         }
     }
-
-    fn give_up_cluster_ip(&mut self, address: Address) {
-        let hasher = self.key;
-        let hash = hasher.hash_one(address);
-        if let Some((_, frontends)) = self.cluster_ips.find_mut(hash, |entry| entry.0 == address) {
-            *frontends -= 1;
-            if *frontends == 0 {
-                let hash_of = |entry: &(Address, u32)| hasher.hash_one(entry.0);
-                self.cluster_ips.remove(hash, |entry| entry.0 == address, hash_of);
-            }
-        }
-    }
-}
-
-fn node_port_key(service: &ServicePort, frontend: &Frontend) -> NodePortKey {
-    NodePortKey { is_ipv4: service.is_ipv4(), protocol: service.spec.protocol, port: frontend.port }
-}
-
-/// The half of a name's hash that says its place in a chunk.
-fn tag(hash: u64) -> u32 {
-    (hash >> 32) as u32
-}
-
-/// The hash of any name in the same chunk as one with this hash, as far as a chunk needs it.
-fn name_hash(hash: u64) -> impl Fn(&Name) -> u64 {
-    move |entry| u64::from(entry.tag) << 32 | hash & u64::from(u32::MAX)
 }
