@@ -12,7 +12,7 @@ use kbe_nat_engine::service::ServiceError;
 use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::view::{Filter, ServiceStats};
 use kbe_nat_engine::{
-    Backend, Config, Engine, Frontend, FrontendKind, Meta, NodeView, Packet, ServicePort,
+    Backend, Cause, Config, Engine, Frontend, FrontendKind, Meta, NodeView, Packet, ServicePort,
     ServiceSpec, ServiceTable,
 };
 use proptest::collection::vec;
@@ -370,6 +370,45 @@ fn one_node_port_has_one_owner_whatever_the_addresses() {
 }
 
 #[test]
+fn node_ports_go_behind_frontends_and_are_closed_where_none_serve() {
+    let mut engine = Engine::new(Config::default());
+    let (node_port, own, closed) = (30_080, [192, 0, 2, 1], [192, 0, 2, 3]);
+    let at = |address: [u8; 4]| SocketAddr::from((address, node_port));
+    let service = |backends: &[SocketAddr]| {
+        let mut spec = spec("a", Protocol::UDP, vip(1), backends);
+        let kind = FrontendKind::NodePort;
+        spec.frontends.push(Frontend { kind, address: None, port: node_port });
+        Arc::new(ServicePort::new(spec).expect("valid"))
+    };
+    let view = NodeView {
+        addresses: vec![own.into(), closed.into()],
+        node_port_addresses: vec![own.into()],
+        closed_addresses: vec![closed.into()],
+        ..NodeView::default()
+    };
+    let found = |table: &ServiceTable, to| {
+        let (slot, kind) = table.find(Protocol::UDP, to)?;
+        Some((table.service(slot).name().to_owned(), kind))
+    };
+    let is = |name: &str, kind| Some((name.to_owned(), kind));
+    let backend = Family::V4.backend(0);
+    let serving = engine.services().with_changes(&[service(&[backend])], &[], Some(view));
+    let serving = serving.expect("valid");
+    assert_eq!(found(&serving, at(own)), is("a", FrontendKind::NodePort));
+    assert_eq!(found(&serving, at(closed)), None, "it has endpoints");
+    let empty = serving.with_changes(&[service(&[])], &[], None).expect("valid");
+    assert_eq!(found(&empty, at(own)), is("a", FrontendKind::NodePort));
+    assert_eq!(found(&empty, at(closed)), is("a", FrontendKind::ClosedNodePort));
+    // An exact address goes before a node port, and gives it back.
+    let other = udp_service("b", at(own), &[backend]);
+    let beaten = serving.with_changes(&[other], &[], None).expect("no second claim");
+    assert_eq!(found(&beaten, at(own)), is("b", FrontendKind::ClusterIp));
+    let table = beaten.with_changes(&[], &[("b", true)], None).expect("it is there");
+    assert_eq!(found(&table, at(own)), is("a", FrontendKind::NodePort));
+    drop(engine.replace_services(Arc::new(table)));
+}
+
+#[test]
 fn service_ports_change_places_in_one_step() {
     let mut engine = Engine::new(Config::default());
     let [one, other] = [0, 1].map(|number| Family::V4.backend(number));
@@ -414,7 +453,11 @@ fn what_is_served_no_more_keeps_its_counters_and_answered_flows() {
     send(&mut engine, tcp(client, vip(1), &Tcp::new(SYN, 1, 0)));
     send(&mut engine, tcp(backend, client, &Tcp::new(SYN | ACK, 9, 2)));
     send(&mut engine, tcp(client, vip(1), &Tcp::new(ACK, 2, 10)));
-    serve(&mut engine, &[], &[("a", true)]);
+    let (_, sent) = send(&mut engine, udp(client, vip(2), b"x"));
+    assert_eq!(ends(&sent).1, backend);
+    serve(&mut engine, &[], &[("a", true), ("b", true)]);
+    let (cause, _) = send(&mut engine, udp(client, vip(2), b"x"));
+    assert_eq!(cause, Cause::NotOurs, "datagrams leave what serves no more");
     let (_, packet) = send(&mut engine, tcp(client, vip(1), &Tcp::new(ACK, 2, 10)));
     assert_eq!(ends(&packet), (client, backend), "an answered connection goes on");
     assert_eq!(stats_of(&engine, "a").backends[0].active, 1);

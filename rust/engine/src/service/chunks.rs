@@ -371,6 +371,7 @@ mod tests {
                 model.insert(slots.insert(value.clone()), value);
             }
             let former = (slots.clone(), model.clone());
+            let mut most = model.len();
             for (turn, &(place, edit)) in edits.iter().enumerate() {
                 let slot = model.keys().copied().nth(place * 77 % (model.len() + 1));
                 let value = Arc::new(turn);
@@ -388,12 +389,14 @@ mod tests {
                         prop_assert_eq!(model.insert(slot, value), None);
                     }
                 }
+                most = most.max(model.len());
             }
             let pointer = |model: &BTreeMap<u32, Arc<usize>>, slot| model.get(&slot).map(Arc::as_ptr);
             let changed: Vec<u32> = (0..slots.end())
                 .filter(|slot| pointer(&model, *slot) != pointer(&former.1, *slot))
                 .collect();
             prop_assert_eq!(slots.changed_since(&former.0), changed);
+            prop_assert_eq!(slots.end() as usize, most);
             for (slots, model) in [(&slots, &model), (&former.0, &former.1)] {
                 for slot in 0..slots.end() {
                     prop_assert_eq!(slots.get(slot).map(Arc::as_ptr), pointer(model, slot));
