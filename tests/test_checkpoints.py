@@ -15,7 +15,7 @@ import kbe_nat
 from harness import traffic
 from kbe_nat.daemon.checkpoints import HEAD_SIZE, MAGIC, MAX_AGE, CheckpointFile, Clocks
 from kbe_nat.daemon.verbs import flow_row
-from kbe_nat.engine_tables import Tables
+from kbe_nat.engine_tables import native_tables
 from kbe_nat.errors import StateError
 from kbe_nat.family import Family
 from kbe_nat.policy.options import Options
@@ -59,7 +59,7 @@ def engine(*, has_flow: bool = False) -> kbe_nat.Engine:
     port = PlannedPort(
         "default", "web", "", "tcp", Family.IPV4, (frontend,), (Backend("10.0.0.1", 9876),), ()
     )
-    made.replace_services(*Tables().native(Plan((port,), (), (), (), options=Options())))
+    made.replace_services(*native_tables(Plan((port,), options=Options())))
     if has_flow:
         made.process(SYN, time.monotonic_ns())
     return made

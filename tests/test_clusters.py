@@ -17,7 +17,7 @@ from harness.clusters import POD_DEVICE, Cluster, Flow, cluster
 from harness.rule_walker import End, Walker
 from harness.second_opinion import is_documented, read_dump
 from kbe_nat.cli.explain import EPHEMERAL_PORT, OTHER_INTERFACE, POD_INTERFACE, VERDICTS
-from kbe_nat.engine_tables import Tables
+from kbe_nat.engine_tables import native_tables
 from kbe_nat.kubeproxy import iptables_save, nft
 from kbe_nat.kubeproxy.diff import differences
 from kbe_nat.packet import opening
@@ -62,7 +62,7 @@ def disagreements(own: Cluster, folder: Path) -> Iterator[str]:
         options = replace(own.options, mode=mode, pod_interfaces=(POD_INTERFACE,))
         made = plan(snapshot, options)
         engine = kbe_nat.Engine(seed=own.seed)
-        engine.replace_services(*Tables().native(made))
+        engine.replace_services(*native_tables(made))
         rules = {number: read_dump(snapshot, made, number) for number in own.families}
         for flow in own.flows(FLOWS):
             walker = Walker(flow.source, flow.destination, flow.port, flow.protocol, flow.device)

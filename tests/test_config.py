@@ -114,7 +114,7 @@ def test_the_address_that_kube_proxy_is_bound_to(
     options = options_of(written(tmp_path, f"mode: nftables\n{text}"), snapshot)
     assert options.primary_address == primary
     made = plan(snapshot, options)
-    assert " ".join(made.node_port_addresses) == serving
+    assert " ".join(made.node_ports.addresses) == serving
     assert made.ports[0].allows_load_balancer_source == (primary == "192.168.1.2")
 
 

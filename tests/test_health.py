@@ -15,6 +15,7 @@ import pytest
 from harness.exhaustion import no_descriptors, open_descriptors
 from harness.waiting import eventually
 from kbe_nat.daemon.liveness import BEHIND_SECONDS, Liveness
+from kbe_nat.policy.node_ports import NodePorts
 from kbe_nat.policy.plan import HealthCheck, Plan
 from kbe_nat.server import http as server
 from kbe_nat.server.health_check_ports import HealthCheckPorts
@@ -35,7 +36,7 @@ def servers() -> Iterator[HealthCheckPorts]:
 
 
 def plan_of(address: str, *checks: HealthCheck) -> Plan:
-    return Plan((), (), (address,), (), every_address=(), health=checks)
+    return Plan(node_ports=NodePorts((address,), wildcard_families=()), health=checks)
 
 
 def ask(address: str, port: int, path: str = "/") -> tuple[int, dict[str, str], object]:
@@ -54,7 +55,7 @@ def test_it_answers_as_kube_proxy(
     servers: HealthCheckPorts, family: socket.AddressFamily, address: str
 ) -> None:
     port = free_port(family, address)
-    servers.follow(plan_of(address, HealthCheck("shop", "web", port, 2)))
+    servers.rebuild(plan_of(address, HealthCheck("shop", "web", port, 2)))
     status, headers, body = ask(address, port, "/whatever")
     assert (status, headers["X-Load-Balancing-Endpoint-Weight"]) == (200, "2")
     assert headers["Content-Type"] == "application/json"
@@ -64,9 +65,9 @@ def test_it_answers_as_kube_proxy(
         "localEndpoints": 2,
         "serviceProxyHealthy": True,
     }
-    servers.follow(plan_of(address, HealthCheck("shop", "web", port, 0)))
+    servers.rebuild(plan_of(address, HealthCheck("shop", "web", port, 0)))
     assert ask(address, port)[0] == 503
-    servers.follow(plan_of(address))
+    servers.rebuild(plan_of(address))
     with pytest.raises(ConnectionRefusedError):
         ask(address, port)
 
@@ -78,13 +79,13 @@ def test_a_port_that_is_taken_is_tried_again(
         "127.0.0.1", HealthCheck("shop", "web", port := free_port(socket.AF_INET, "127.0.0.1"), 1)
     )
     with socket.create_server(("127.0.0.1", port)):
-        servers.follow(plan)
-        servers.follow(plan)
+        servers.rebuild(plan)
+        servers.retry()
     assert (
         caplog.text.count(f"health check of shop/web: 127.0.0.1:{port}: Address already in use")
         == 1
     )
-    servers.follow(plan)
+    servers.retry()
     assert ask("127.0.0.1", port)[0] == 200
 
 
@@ -101,7 +102,7 @@ WEB = """{
 @pytest.fixture
 def port(servers: HealthCheckPorts) -> int:
     number = free_port(socket.AF_INET, "127.0.0.1")
-    servers.follow(plan_of("127.0.0.1", HealthCheck("shop", "web", number, 1)))
+    servers.rebuild(plan_of("127.0.0.1", HealthCheck("shop", "web", number, 1)))
     return number
 
 
@@ -273,10 +274,10 @@ def test_f128_what_cannot_be_listened_on_is_said_once_and_tried_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(server, "start_new_thread", refused)
-        servers.follow(plan)
-        servers.follow(plan)
+        servers.rebuild(plan)
+        servers.retry()
     assert caplog.text.count("can't start new thread") == 1
-    servers.follow(plan)
+    servers.retry()
     assert ask("127.0.0.1", number)[0] == 200
     assert "is answered" in caplog.text
 

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 import kbe_nat
-from kbe_nat.engine_tables import Tables
+from kbe_nat.engine_tables import native_tables
 from kbe_nat.family import Family
 from kbe_nat.kubeproxy import iptables_save, legacy, names, nft, probability
 from kbe_nat.model import Endpoint, EndpointSlice, Node, Service, ServicePort, SlicePort, Snapshot
+from kbe_nat.policy.node_ports import NodePorts
 from kbe_nat.policy.options import Mode, Options
 from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 from kbe_nat.policy.planner import plan
@@ -71,7 +72,7 @@ def test_the_others_of_a_plan() -> None:
         (),
         (),
     )
-    made = Plan((dns, nobody), (), (), ())
+    made = Plan((dns, nobody))
     assert legacy.rules(made, Family.IPV4, "default/nobody") == []
     lines = legacy.rules(made, Family.IPV6, "kube-system/dns")
     chances = [
@@ -175,7 +176,10 @@ def test_numbers_of_rules(services: int, endpoints: int, is_balanced: bool) -> N
         ports.append(port_of("ns", f"svc{service}", "p80", **more))
     # The formulas are of a cluster without a source that tells pods... which adds no rule here.
     made = Plan(
-        tuple(ports), ("192.168.0.2",), ("192.168.0.2",), ("10.0.0.0/8",), serves_localhost=True
+        tuple(ports),
+        ("192.168.0.2",),
+        NodePorts(("192.168.0.2",), loopback=True),
+        ("10.0.0.0/8",),
     )
     text = iptables_save.dump(made, Snapshot(), Family.IPV4)
     table, counts = "", {"nat": 0, "filter": 0}
@@ -225,7 +229,7 @@ def test_what_a_service_names_twice_is_written_twice() -> None:
     text = nft.dump(plan(snapshot, options.in_mode(Mode.NFTABLES)), Family.IPV4)
     assert text.count("192.0.2.1 . tcp . 80") == 1
     assert "ip saddr != { 192.168.0.0/24, 198.51.100.1 } drop" in text
-    kbe_nat.Engine(seed=1).replace_services(*Tables().native(made))
+    kbe_nat.Engine(seed=1).replace_services(*native_tables(made))
 
 
 @pytest.mark.parametrize(
@@ -278,7 +282,7 @@ def test_a_large_cluster_has_many_endpoints_behind_its_services(
 )
 def test_sets_of_ranges_as_nft_lists_them(ranges: str, listed: str) -> None:
     number, ip = (Family.IPV6, "ip6") if ":" in ranges else (Family.IPV4, "ip")
-    text = nft.dump(Plan((), (), (), (), service_ranges=tuple(ranges.split())), number)
+    text = nft.dump(Plan((), service_ranges=tuple(ranges.split())), number)
     assert f"\t\t{ip} daddr {listed} drop comment" in text
 
 
@@ -300,4 +304,4 @@ def test_balanced_addresses_among_source_ranges(addresses: str, ranges: str, lis
         "allows_load_balancer_source": True,
     }
     port = port_of("ns1", "svc1", "p80", frontends=frontends, **more)
-    assert f"\t\tip saddr != {listed} drop\n" in nft.dump(Plan((port,), (), (), ()), Family.IPV4)
+    assert f"\t\tip saddr != {listed} drop\n" in nft.dump(Plan((port,)), Family.IPV4)

@@ -8,7 +8,7 @@ from msgspec import structs
 
 import kbe_nat
 from harness.conformance_cases import CASES
-from kbe_nat.engine_tables import Tables
+from kbe_nat.engine_tables import native_tables
 from kbe_nat.family import Family
 from kbe_nat.kubeproxy import iptables_save
 from kbe_nat.model import (
@@ -22,8 +22,9 @@ from kbe_nat.model import (
     Strategy,
 )
 from kbe_nat.packet import opening
+from kbe_nat.policy.delta import PlanDelta
 from kbe_nat.policy.options import Mode, Options, unknown_port
-from kbe_nat.policy.plan import Frontend, PlannedPort, PortChanges, unallocated
+from kbe_nat.policy.plan import Frontend, PlannedPort, unallocated
 from kbe_nat.policy.planner import Planner, plan
 from kbe_nat.sources.manifests.manifests import read_manifests
 
@@ -256,7 +257,7 @@ def test_f106_an_endpoint_that_is_a_cluster_ip_is_translated_to_once(mode: Mode)
     assert [lasts(port.cluster_backends) for port in made.ports] == ["2", "1"]
     assert made.notes == ()
     engine = kbe_nat.Engine(seed=1)
-    engine.replace_services(*Tables().native(made))
+    engine.replace_services(*native_tables(made))
     told = engine.explain(opening("tcp", ("10.0.0.9", 5000), ("172.30.0.1", 80)), 0)
     # In nftables mode nobody reaches a cluster IP as such.
     is_nft = mode is Mode.NFTABLES
@@ -329,10 +330,10 @@ def test_a_plan_is_linear_in_the_ports_of_one_service(count: int) -> None:
     snapshot = Snapshot(services=(service,), slices={service.key: (part,)})
     planner = Planner()
     Counted.looks = 0
-    assert all(port.cluster_backends for port in planner.plan(snapshot, Options()).ports)
+    assert all(port.cluster_backends for port in planner.update(snapshot, Options()).plan.ports)
     assert Counted.looks <= 2 * count
     # What is not there any more, a daemon plans again.
-    planner.plan(structs.replace(snapshot, slices={service.key: (part, part)}), Options())
+    planner.update(structs.replace(snapshot, slices={service.key: (part, part)}), Options())
     assert Counted.looks <= 6 * count
     Counted.looks = 0
     assert iptables_save.endpoint_count(snapshot, Family.IPV4) == count
@@ -354,7 +355,7 @@ def test_a_plan_is_linear_in_the_ports_of_one_service(count: int) -> None:
 def test_node_port_addresses(given: tuple[str, ...], localhost: bool, expected: str) -> None:
     options = Options("here", node_port_addresses=given, localhost_node_ports=localhost)
     made = plan(Snapshot(nodes={"here": NODE}), options)
-    assert " ".join(made.node_port_addresses) == expected
+    assert " ".join(made.node_ports.addresses) == expected
 
 
 @pytest.mark.parametrize(
@@ -373,8 +374,8 @@ def test_node_port_addresses(given: tuple[str, ...], localhost: bool, expected: 
 def test_rules_for_loopback(given: tuple[str, ...], localhost: bool, expected: bool) -> None:
     options = Options("here", node_port_addresses=given, localhost_node_ports=localhost)
     snapshot = Snapshot(nodes={"here": NODE})
-    assert plan(snapshot, options).serves_localhost == expected
-    assert not plan(snapshot, options.in_mode(Mode.NFTABLES)).serves_localhost
+    assert plan(snapshot, options).node_ports.loopback == expected
+    assert not plan(snapshot, options.in_mode(Mode.NFTABLES)).node_ports.loopback
     text = iptables_save.dump(plan(snapshot, options), snapshot, Family.IPV4)
     assert ("block incoming localnet connections" in text) == expected
 
@@ -393,8 +394,8 @@ def test_the_primary_addresses_are_those_of_the_node_object(
 ) -> None:
     options = Options("here", node_addresses=own, node_port_addresses=("primary",))
     made = plan(Snapshot(nodes={"here": NODE}), options)
-    assert " ".join(made.node_port_addresses) == expected
-    assert made.every_address == ()
+    assert " ".join(made.node_ports.addresses) == expected
+    assert made.node_ports.wildcard_families == ()
 
 
 @pytest.mark.parametrize(
@@ -412,7 +413,7 @@ def test_node_ports_on_every_address(
     given: tuple[str, ...], expected: tuple[int, ...], mode: Mode
 ) -> None:
     options = Options("here", node_port_addresses=given, mode=mode)
-    every = plan(Snapshot(nodes={"here": NODE}), options).every_address
+    every = plan(Snapshot(nodes={"here": NODE}), options).node_ports.wildcard_families
     # Without a word the primary addresses serve in nftables mode.
     assert every == (() if mode is Mode.NFTABLES and not given else expected)
 
@@ -434,7 +435,7 @@ def test_loopback_serves_no_node_ports_in_nftables_mode(given: str) -> None:
         "here", mode=Mode.NFTABLES, node_port_addresses=(given,), localhost_node_ports=True
     )
     made = plan(Snapshot(nodes={"here": NODE}), options)
-    assert "127.0.0.1" not in made.node_port_addresses and not made.serves_localhost
+    assert "127.0.0.1" not in made.node_ports.addresses and not made.node_ports.loopback
 
 
 def test_strategy_of_the_service_goes_before_the_default() -> None:
@@ -482,10 +483,10 @@ def test_the_modes_differ_in_defaults() -> None:
         services=(service,), nodes={"here": NODE}, service_ranges=("172.30.0.0/16",)
     )
     one, other = (plan(snapshot, Options("here", mode=mode)) for mode in Mode)
-    assert one.node_port_addresses == ("192.168.0.2", "192.168.1.2", "127.0.0.1", "2001:db8::2")
-    assert one.closed_addresses == ("::1",)
-    assert other.node_port_addresses == ("192.168.0.2", "2001:db8::2")
-    assert other.closed_addresses == ()
+    assert one.node_ports.addresses == ("192.168.0.2", "192.168.1.2", "127.0.0.1", "2001:db8::2")
+    assert one.node_ports.reject_addresses == ("::1",)
+    assert other.node_ports.addresses == ("192.168.0.2", "2001:db8::2")
+    assert other.node_ports.reject_addresses == ()
     assert [unknown_port(own.options) for own in (one, other)] == ["pass", "reject"]
     assert [unallocated(own) for own in (one, other)] == [(), ("172.30.0.0/16",)]
 
@@ -512,7 +513,7 @@ def test_source_ranges_may_bind_every_external_address(
     part = EndpointSlice("web-a", Family.IPV4, (SlicePort("", "tcp", 8080),), (READY,))
     made = plan(Snapshot(services=(service,), slices={service.key: (part,)}), Options())
     engine = kbe_nat.Engine(seed=1)
-    engine.replace_services(*Tables().native(made))
+    engine.replace_services(*native_tables(made))
     packet = opening("tcp", ("203.0.113.200", 5000), (to, 80))
     assert engine.explain(packet, 0, interface=1, incomplete_checksum=True).action == verdict
 
@@ -538,7 +539,7 @@ def test_external_addresses_may_be_those_of_clients(source: str, to: str, verdic
     part = EndpointSlice("web-a", Family.IPV4, (SlicePort("", "tcp", 8080),), (READY,))
     snapshot = Snapshot(services=(service,), slices={service.key: (part,)}, nodes={"here": NODE})
     engine = kbe_nat.Engine(seed=1)
-    engine.replace_services(*Tables().native(plan(snapshot, Options("here"))))
+    engine.replace_services(*native_tables(plan(snapshot, Options("here"))))
     address, _, number = to.partition(":")
     packet = opening("tcp", (source, 5000), (address, int(number)))
     assert engine.explain(packet, 0, interface=1, incomplete_checksum=True).action == verdict
@@ -573,12 +574,10 @@ def test_a_planner_that_remembers_plans_as_one_that_does_not() -> None:
             (changed, ""),
         ):
             options = Options(node)
-            made = planner.plan(own, options)
-            assert made == plan(own, options)
-            if made.changes is not None:
-                before, gone, come = made.changes.before, made.changes.gone, made.changes.come
-                kept = {id(port) for port in before} - {id(port) for port in gone}
-                assert kept | {id(port) for port in come} == {id(port) for port in made.ports}
+            delta = planner.update(own, options)
+            assert planner.plan == delta.plan == plan(own, options)
+            whole = PlanDelta.between(delta.former, delta.plan)
+            assert sorted(delta.pairs(), key=str) == sorted(whole.pairs(), key=str)
 
 
 def test_a_planner_looks_again_only_at_what_has_changed() -> None:
@@ -589,15 +588,16 @@ def test_a_planner_looks_again_only_at_what_has_changed() -> None:
     }
     planner, options = Planner(), Options("here")
     snapshot = Snapshot(services=(WEB, other), slices=parts, nodes={"here": NODE})
-    before = planner.plan(snapshot, options).ports
-    after = planner.plan(structs.replace(snapshot, slices={**parts, WEB.key: ()}), options).ports
-    assert [own.cluster_backends for own in after] == [(), before[1].cluster_backends]
+    before = planner.update(snapshot, options).plan.ports
+    fewer = structs.replace(snapshot, slices={**parts, WEB.key: ()})
+    after = planner.update(fewer, options).plan.ports
+    assert [port.cluster_backends for port in after] == [(), before[1].cluster_backends]
     assert after[1] is before[1]
-    fewer = planner.plan(structs.replace(snapshot, slices={**parts, WEB.key: ()}), options)
-    assert fewer.changes == PortChanges(after, (), ()) and fewer.ports is after
-    back = planner.plan(snapshot, options)
-    assert back.changes == PortChanges(after, after[:1], before[:1])
+    delta = planner.update(structs.replace(fewer, slices=dict(fewer.slices)), options)
+    assert not list(delta.pairs())
+    delta = planner.update(snapshot, options)
+    assert [(old.port, new.port) for old, new in delta.changed] == [(after[0], before[0])]
     moved = structs.replace(WEB, ports=(ServicePort("", "tcp", 81),))
-    made = planner.plan(structs.replace(snapshot, services=(moved, other)), options)
-    assert [own.frontends[0].port for own in made.ports] == [81, 80]
-    assert made.ports[1] is back.ports[1]
+    delta = planner.update(structs.replace(snapshot, services=(moved, other)), options)
+    assert [port.frontends[0].port for port in delta.plan.ports] == [81, 80]
+    assert delta.plan.ports[1] is before[1]

@@ -9,6 +9,7 @@ import pytest
 
 import kbe_nat
 from kbe_nat.family import Family
+from kbe_nat.policy.node_ports import NodePorts
 from kbe_nat.policy.options import Mode, Options
 from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 from kbe_nat.rules.commands import Commands
@@ -58,7 +59,7 @@ PLAN = Plan(
         ),
     ),
     addresses=("192.0.2.1", "2001:db8::1"),
-    node_port_addresses=("192.0.2.1", "127.0.0.1", "2001:db8::1"),
+    node_ports=NodePorts(("192.0.2.1", "127.0.0.1", "2001:db8::1")),
     pod_ranges=(),
 )
 
@@ -104,15 +105,15 @@ def test_where_node_ports_are_closed_those_that_refuse_somebody_are_diverted() -
     served = planned("web", frontend)
     unserved = replace(served, cluster_backends=())
     for port, expected in ((served, ()), (unserved, (("192.0.2.9", "tcp", 30080),))):
-        plan = Plan((port,), (), (), (), closed_addresses=("192.0.2.9", "::1"))
+        plan = Plan((port,), node_ports=NodePorts(reject_addresses=("192.0.2.9", "::1")))
         [rules] = rule_sets(plan, (7, 7))
         assert rules.sets[SetKind.FRONTENDS] == expected
 
 
 def test_the_number_of_rules_does_not_grow_with_services() -> None:
     many = tuple(planned(f"s{n}", Frontend("cluster-ip", f"172.30.1.{n}", 80)) for n in range(250))
-    [few] = rule_sets(Plan(many[:1], (), (), ()), (7, 7))
-    [lots] = rule_sets(Plan(many, (), (), ()), (7, 7))
+    [few] = rule_sets(Plan(many[:1]), (7, 7))
+    [lots] = rule_sets(Plan(many), (7, 7))
     assert few.rules == lots.rules
     assert len(lots.sets[SetKind.FRONTENDS]) == 250
 
@@ -167,9 +168,9 @@ def test_options_of_one_module_follow_each_other() -> None:
 
 
 def test_only_sets_that_differ_change_and_other_rules_are_no_change() -> None:
-    [few] = rule_sets(Plan(PLAN.ports[:1], (), (), ()), (7, 7))
-    [more] = rule_sets(Plan(PLAN.ports[:2], (), (), ()), (7, 7))
-    [other] = rule_sets(Plan(PLAN.ports[:1], (), (), ()), (8, 8))
+    [few] = rule_sets(Plan(PLAN.ports[:1]), (7, 7))
+    [more] = rule_sets(Plan(PLAN.ports[:2]), (7, 7))
+    [other] = rule_sets(Plan(PLAN.ports[:1]), (8, 8))
     assert set_changes([few], [few]) == []
     assert set_changes([few], [replace(few)]) == []
     assert set_changes([few], [other]) is None

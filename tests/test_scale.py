@@ -4,7 +4,6 @@ changed (F109).
 
 from msgspec.structs import replace
 
-from kbe_nat.engine_tables import Tables
 from kbe_nat.family import Family
 from kbe_nat.model import Endpoint, EndpointSlice, Service, ServicePort, SlicePort, Snapshot
 from kbe_nat.policy.options import Options
@@ -35,19 +34,15 @@ def snapshot() -> Snapshot:
 
 
 def test_f109_one_of_150_000_endpoints_changes_one_port_alone() -> None:
-    planner, tables = Planner(), Tables()
-    before = snapshot()
-    first = planner.plan(before, Options())
+    planner, before = Planner(), snapshot()
+    first = planner.update(before, Options()).plan
     assert sum(len(port.cluster_backends) for port in first.ports) == SERVICES * ENDPOINTS
-    native, _ = tables.native(first)
     key = ("default", "service-4711")
     slices = {**before.slices, key: (slice_of(4711, ENDPOINTS - 1),)}
-    second = planner.plan(replace(before, slices=slices), Options())
-    assert second.changes is not None
-    assert [port.service for port in second.changes.come] == ["service-4711"]
-    assert [port.service for port in second.changes.gone] == ["service-4711"]
-    kept = [old is new for old, new in zip(first.ports, second.ports, strict=True)]
-    assert kept.count(False) == 1
-    # The engine is given what it knows, but for one.
-    again, _ = tables.native(second)
-    assert [old is new for old, new in zip(native, again, strict=True)].count(False) == 1
+    for touched in (None, {key}):
+        delta = planner.update(replace(before, slices=slices), Options(), touched)
+        assert [new.port.service for _, new in delta.changed] == ["service-4711"]
+        assert not delta.added and not delta.removed
+        kept = [old is new for old, new in zip(first.ports, delta.plan.ports, strict=True)]
+        assert kept.count(False) == 1
+        planner.update(before, Options())

@@ -1,4 +1,4 @@
-"""Who serves while no daemon listens, and by which numbers backends are known to the kernel."""
+"""The standby while no daemon listens, and the ids by which the kernel knows backends."""
 
 import tracemalloc
 from dataclasses import replace
@@ -10,12 +10,14 @@ from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.first_packet import FirstPacket
 from kbe_nat.family import Family
 from kbe_nat.packet import opening
+from kbe_nat.policy.delta import PlanDelta
+from kbe_nat.policy.node_ports import NodePorts
 from kbe_nat.policy.options import Options
 from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
-from kbe_nat.rules.backend_ids import REST_SECONDS, Numbering
+from kbe_nat.rules.backend_ids import REST_SECONDS, BackendIds
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.nat_program import NatTableChange
-from kbe_nat.rules.standby import OnDeath, Standby, StandbyChoice
+from kbe_nat.rules.standby import OnDeath, Standby, StandbyChange, StandbyDecision, StandbyTable
 
 NEAR, FAR, DRAINED = (
     Backend("10.0.0.1", 80, is_local=True),
@@ -41,28 +43,37 @@ OUTSIDE = [("198.51.100.1", "tcp", 80), ("198.51.100.2", "tcp", 80), ("192.0.2.1
 
 
 def plan_of(*ports: PlannedPort) -> Plan:
-    return Plan(ports, ("192.0.2.1",), ("192.0.2.1",), (), options=Options())
+    return Plan(ports, ("192.0.2.1",), NodePorts(("192.0.2.1",)), options=Options())
 
 
-def chosen(*ports: PlannedPort, on_death: OnDeath = OnDeath.SERVE) -> Standby:
-    choice = StandbyChoice(on_death)
-    choice.follow(plan_of(*ports))
-    return choice.standby[Family.IPV4]
+class Decided:
+    """What a standby decides, kind by kind."""
+
+    def __init__(self, standby: Standby) -> None:
+        self.backends = {key: own.backend for key, own in standby.items() if own.backend}
+        self.preserved = {key for key, own in standby.items() if own.keeps_source}
+        self.unserved = {key for key, own in standby.items() if not own.backend}
+
+
+def chosen(*ports: PlannedPort, on_death: OnDeath = OnDeath.SERVE) -> Decided:
+    table = StandbyTable(on_death)
+    table.rebuild(plan_of(*ports))
+    return Decided(table.of_family(Family.IPV4))
 
 
 def test_every_frontend_has_somebody_who_may_serve_it() -> None:
     own = chosen(WEB)
     assert own.backends.keys() == {CLUSTER, *OUTSIDE}
-    assert set(own.backends.values()) <= {NEAR, FAR}
-    assert (own.preserved, own.unserved) == (frozenset(), frozenset())
+    assert set(own.backends.values()) <= {NEAR.key, FAR.key}
+    assert (own.preserved, own.unserved) == (set(), set())
 
 
 def test_policies_are_kept() -> None:
     own = chosen(replace(WEB, is_internal_local=True, cluster_backends=(FAR,)))
-    assert own.backends[CLUSTER] == NEAR, "internalTrafficPolicy: Local"
+    assert own.backends[CLUSTER] == NEAR.key, "internalTrafficPolicy: Local"
     own = chosen(replace(WEB, is_external_local=True, cluster_backends=(FAR,)))
-    assert own.backends[CLUSTER] == FAR
-    assert {own.backends[place] for place in OUTSIDE} == {NEAR}, "externalTrafficPolicy: Local"
+    assert own.backends[CLUSTER] == FAR.key
+    assert {own.backends[place] for place in OUTSIDE} == {NEAR.key}, "externalTrafficPolicy: Local"
     assert own.preserved == set(OUTSIDE), "which keeps the client's address"
     own = chosen(replace(WEB, is_external_local=True, local_backends=()))
     assert own.unserved == set(OUTSIDE)
@@ -83,17 +94,49 @@ def test_all_are_refused_if_that_is_asked_for() -> None:
 
 
 def test_who_stands_by_stays_while_they_may() -> None:
-    choice = StandbyChoice(OnDeath.SERVE)
+    table, plan = StandbyTable(OnDeath.SERVE), Plan()
+
+    def follow(*ports: PlannedPort) -> Standby:
+        nonlocal plan
+        former, plan = plan, plan_of(*ports)
+        table.apply(PlanDelta.between(former, plan))
+        return dict(table.of_family(Family.IPV4))
+
     targets = [Backend(f"10.0.1.{n}", 80) for n in range(1, 9)]
-    choice.follow(plan_of(replace(WEB, cluster_backends=tuple(targets[:4]))))
-    first = choice.standby[Family.IPV4]
-    choice.follow(plan_of(replace(WEB, cluster_backends=tuple(targets))))
-    assert choice.standby[Family.IPV4] == first, "others come"
-    left = tuple(own for own in targets if own != first.backends[CLUSTER])
-    choice.follow(plan_of(replace(WEB, cluster_backends=left)))
-    assert choice.standby[Family.IPV4].backends[CLUSTER] in left
-    choice.follow(plan_of())
-    assert choice.standby[Family.IPV4] == Standby()
+    first = follow(replace(WEB, cluster_backends=tuple(targets[:4])))
+    assert follow(replace(WEB, cluster_backends=tuple(targets))) == first, "others come"
+    heavier = (replace(target, weight=7) for target in targets)
+    assert follow(replace(WEB, cluster_backends=tuple(heavier))) == first, "or other weights"
+    table.rebuild(plan)
+    assert table.of_family(Family.IPV4) == first
+    left = tuple(target for target in targets if target.key != first[CLUSTER].backend)
+    second = follow(replace(WEB, cluster_backends=left))
+    assert second[CLUSTER].backend in {target.key for target in left}
+    assert follow() == {}
+
+
+def test_an_exact_address_goes_before_a_node_port() -> None:
+    node_port = replace(WEB, service="a", frontends=(NODE_PORT,))
+    exact = replace(
+        WEB,
+        service="b",
+        frontends=(Frontend("external-ip", "192.0.2.1", 30080),),
+        cluster_backends=(DRAINED,),
+    )
+    for ports in ((node_port, exact), (exact, node_port)):
+        assert chosen(*ports).unserved == {OUTSIDE[2]}
+    table, both = StandbyTable(OnDeath.SERVE), plan_of(node_port, exact)
+    table.rebuild(both)
+    table.take_change(Family.IPV4)
+    table.apply(PlanDelta.between(both, plan_of(node_port)))
+    [(key, decision)] = table.of_family(Family.IPV4).items()
+    assert key == OUTSIDE[2] and decision.backend
+    assert table.take_change(Family.IPV4) == StandbyChange(
+        {key: StandbyDecision(None)}, {key: decision}
+    )
+    table.apply(PlanDelta.between(plan_of(node_port), both))
+    table.apply(PlanDelta.between(both, plan_of(node_port)))
+    assert table.take_change(Family.IPV4) == StandbyChange(), "undone meanwhile"
 
 
 def test_standbys_are_spread() -> None:
@@ -102,7 +145,7 @@ def test_standbys_are_spread() -> None:
         for n in range(100)
     ]
     own = chosen(*ports)
-    shares = [list(own.backends.values()).count(target) for target in (NEAR, FAR)]
+    shares = [list(own.backends.values()).count(target.key) for target in (NEAR, FAR)]
     assert min(shares) > 30, shares
 
 
@@ -111,23 +154,23 @@ def backends(*numbers: int) -> set[tuple[str, int]]:
 
 
 def test_numbers_are_stable_and_unique() -> None:
-    own = Numbering(10, lambda: 0.0)
-    first = own.arrive(backends(1, 2))
+    own = BackendIds(10, lambda: 0.0)
+    first = own.acquire(backends(1, 2))
     assert sorted(first.values()) == [1, 2]
-    assert own.arrive(backends(2, 3)).keys() == backends(3), "another Service has one of them too"
-    assert own.leave(backends(1, 2)).keys() == backends(1)
-    assert own.numbers == {
-        place: number for place, number in own.numbers.items() if place in backends(2, 3)
+    assert own.acquire(backends(2, 3)).keys() == backends(3), "another Service has one of them too"
+    assert own.release(backends(1, 2)).keys() == backends(1)
+    assert own.ids == {
+        place: number for place, number in own.ids.items() if place in backends(2, 3)
     }
-    assert own.numbers["10.0.0.1", 2] == first["10.0.0.1", 2]
-    assert own.leave(backends(2, 3)).keys() == backends(2, 3)
-    assert own.numbers == {}
+    assert own.ids["10.0.0.1", 2] == first["10.0.0.1", 2]
+    assert own.release(backends(2, 3)).keys() == backends(2, 3)
+    assert own.ids == {}
 
 
 def test_verdicts_name_only_backends_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     translated: set[tuple[str, int]] = set()
 
-    def change_tables(_: FirstPacket, plan: Plan, changes: list[NatTableChange]) -> None:
+    def change_tables(_: FirstPacket, changes: list[NatTableChange]) -> None:
         for change in changes:
             translated.update(change.added)
             translated.difference_update(change.removed)
@@ -135,6 +178,7 @@ def test_verdicts_name_only_backends_that_are_there(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(FirstPacket, "_change_tables", change_tables)
     own = FirstPacket(Diversion((100, 100)), Commands(), NftTables())
     own._is_installed = True
+    before = Plan()
 
     def is_named(target: Backend) -> bool:
         packet = opening("tcp", ("10.0.2.15", 4444), (target.address, target.port))
@@ -142,56 +186,58 @@ def test_verdicts_name_only_backends_that_are_there(monkeypatch: pytest.MonkeyPa
 
     for targets in ((NEAR, FAR), (FAR,), (NEAR,), ()):
         plan = plan_of(replace(WEB, cluster_backends=targets, local_backends=()))
-        own.prepare(plan)
+        own.apply(PlanDelta.between(before, plan))
+        before = plan
+        own.prepare()
         places = {(target.address, target.port) for target in targets}
         assert all(map(is_named, targets)) and places <= translated, (
             "before the engine may choose one"
         )
-        own.update(plan)
+        own.update()
         assert translated == places
         assert [target for target in (NEAR, FAR) if is_named(target)] == list(targets)
 
 
 def test_a_number_rests_before_somebody_else_has_it() -> None:
     now = 0.0
-    own = Numbering(3, lambda: now)
-    own.arrive(backends(1, 2, 3))
-    freed = own.leave(backends(2))["10.0.0.1", 2]
-    assert own.arrive(backends(1, 4)) == {}
+    own = BackendIds(3, lambda: now)
+    own.acquire(backends(1, 2, 3))
+    freed = own.release(backends(2))["10.0.0.1", 2]
+    assert own.acquire(backends(1, 4)) == {}
     assert (own.waiting, own.shortage) == (1, None), "only for a moment"
-    assert own.supply() == {}
+    assert own.assign() == {}
     now = REST_SECONDS
-    assert own.supply() == {("10.0.0.1", 4): freed}
-    assert own.arrive(backends(5)) == {}
+    assert own.assign() == {("10.0.0.1", 4): freed}
+    assert own.acquire(backends(5)) == {}
     assert "count up to 3: 3 are in use, 1 more are wanted" in (own.shortage or "")
-    own.leave(backends(5))
+    own.release(backends(5))
     assert (own.waiting, own.shortage) == (0, None)
 
 
 def test_f136_ten_of_fifteen_are_replaced() -> None:
     now = 0.0
-    own = Numbering(15, lambda: now)
-    own.arrive(backends(*range(10)))
+    own = BackendIds(15, lambda: now)
+    own.acquire(backends(*range(10)))
     for round_ in range(1, 30):
         old, new = (backends(*range(10 * n, 10 * n + 10)) for n in (round_ - 1, round_))
-        own.arrive(new)
-        own.leave(old)
+        own.acquire(new)
+        own.release(old)
         now += REST_SECONDS
-        own.supply()
-        assert own.numbers.keys() == new
-        assert sorted(own.numbers.values()) == sorted(set(own.numbers.values()))
+        own.assign()
+        assert own.ids.keys() == new
+        assert sorted(own.ids.values()) == sorted(set(own.ids.values()))
 
 
 def test_numbers_given_up_are_not_used_again_while_there_are_fresh_ones() -> None:
     now = 0.0
-    own = Numbering(1000, lambda: now)
+    own = BackendIds(1000, lambda: now)
     used: list[int] = []
     for number in range(1000):
-        used += own.arrive(backends(number)).values()
-        own.leave(backends(number))
+        used += own.acquire(backends(number)).values()
+        own.release(backends(number))
         now += REST_SECONDS
     assert sorted(used) == list(range(1, 1001))
-    again = own.arrive(backends(2000, 2001, 2002))
+    again = own.acquire(backends(2000, 2001, 2002))
     assert list(again.values()) == used[:3], "then those that were given up long ago"
 
 
@@ -204,20 +250,20 @@ def test_a_change_costs_the_same_after_any_number_of_departures() -> None:
         looks += 1
         return now
 
-    own = Numbering((1 << 18) - 1, clock)
+    own = BackendIds((1 << 18) - 1, clock)
     for number in range(300_000):
         place = [("10.0.0.1", number)]
-        own.arrive(place)
-        own.leave(place)
+        own.acquire(place)
+        own.release(place)
         now += REST_SECONDS / 10
     assert looks <= 600_000
     looks = 0
-    own.arrive(backends(1))
+    own.acquire(backends(1))
     assert looks <= 1
     tracemalloc.start()
     for number in range(50_000):
-        own.arrive([("10.0.0.2", number)])
-        own.leave([("10.0.0.2", number)])
+        own.acquire([("10.0.0.2", number)])
+        own.release([("10.0.0.2", number)])
         now += REST_SECONDS / 10
     assert tracemalloc.get_traced_memory()[0] < 20_000
     tracemalloc.stop()

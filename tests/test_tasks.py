@@ -26,7 +26,6 @@ from kbe_nat.daemon.settings import (
 )
 from kbe_nat.daemon.subscribers import CAPACITY, Inbox, Watchers
 from kbe_nat.daemon.tasks import Task
-from kbe_nat.engine_tables import Tables
 from kbe_nat.errors import KbeNatError, RulesError
 from kbe_nat.packet import opening
 from kbe_nat.policy.options import Options
@@ -122,7 +121,7 @@ def test_f129_a_defect_at_the_first_reading_is_an_error_for_people(
     def failing(*_: object) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(Planner, "plan", failing)
+    monkeypatch.setattr(Planner, "update", failing)
     with pytest.raises(
         KbeNatError, match=r"the objects cannot be served: RuntimeError\('broken'\)"
     ):
@@ -159,14 +158,14 @@ ERRORS: list[BaseException] = [
 TARGETS: list[tuple[type, str]] = [
     (Manifests, "read"),
     (Manifests, "wait"),
-    (Planner, "plan"),
-    (Tables, "native"),
+    (Planner, "update"),
+    (Controller, "apply"),
     (Controller, "repair"),
     (Controller, "refresh"),
     (Controller, "end_drains"),
     (CheckpointFile, "write"),
     (Watchers, "deliver"),
-    (HealthCheckPorts, "follow"),
+    (HealthCheckPorts, "retry"),
     (Reconciler, "log_news"),
     (Proxy, "_notify_watchdog"),
 ]

@@ -16,7 +16,7 @@ from kbe_nat.datapath.first_packet import FirstPacket
 from kbe_nat.drivers.native import NativeQueue
 from kbe_nat.drivers.netfilterqueue import NetfilterQueue
 from kbe_nat.drivers.thread import LoopThread
-from kbe_nat.engine_tables import Tables
+from kbe_nat.engine_tables import native_tables
 from kbe_nat.reference.nat import Backend, Frontend, Reference, ServicePort
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.rule import Marks
@@ -32,7 +32,7 @@ def main() -> None:
     if path == "first-packet":
         first_packet(engine)
         return
-    engine.replace_services(*Tables().native(PLAN))
+    engine.replace_services(*native_tables(PLAN))
     queue = (
         NativeQueue(QUEUE, max_length=65535)
         if path == "native"
@@ -47,10 +47,10 @@ def first_packet(engine: kbe_nat.Engine) -> None:
     """With its rules, which go with it."""
     datapath = FirstPacket(Diversion((QUEUE, QUEUE)), Commands(), NftTables())
     queue = NativeQueue(QUEUE, backend_ids=datapath.backend_ids, max_length=65535, fail_open=True)
-    datapath.prepare(PLAN)
-    engine.replace_services(*Tables().native(PLAN))
+    datapath.rebuild(PLAN)
+    engine.replace_services(*native_tables(PLAN))
     with queue, datapath.following(engine):
-        datapath.install(PLAN)
+        datapath.install()
         with LoopThread(engine, queue):
             print("ready", flush=True)
             sys.stdin.read()

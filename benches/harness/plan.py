@@ -25,7 +25,5 @@ PLAN: Final = Plan(
         for protocol, n in PORTS
     ),
     ("10.0.2.15",),
-    (),
-    (),
     options=Options(),
 )

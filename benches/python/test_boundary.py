@@ -11,7 +11,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 import kbe_nat
 import kbe_nat.reference.nat as reference
-from kbe_nat.engine_tables import Tables
+from kbe_nat.engine_tables import EngineTables, native_port, native_tables
 from kbe_nat.family import Family
 from kbe_nat.model import Endpoint, EndpointSlice, Service, ServicePort, SlicePort, Snapshot
 from kbe_nat.policy.options import Options
@@ -102,34 +102,37 @@ def test_replace_all_services(benchmark: BenchmarkFixture) -> None:
     snapshot = cluster()
 
     def cold() -> None:
-        kbe_nat.Engine(seed=1).replace_services(*Tables().native(plan(snapshot)))
+        kbe_nat.Engine(seed=1).replace_services(*native_tables(plan(snapshot)))
 
     benchmark.pedantic(cold, rounds=5)
 
 
 @pytest.mark.parametrize("part", ["policy", "tables", "engine"])
 def test_change_one_endpoint(benchmark: BenchmarkFixture, part: str) -> None:
-    """One endpoint of 150,000 goes: what policy computes anew, what `Tables` compares, what the
+    """One endpoint of 150,000 goes: what policy plans anew, what native objects that takes, what the
     engine does.
     """
-    engine, tables, planner = kbe_nat.Engine(seed=1), Tables(), Planner()
+    engine, planner = kbe_nat.Engine(seed=1), Planner()
     snapshot, options = cluster(), Options()
     key = snapshot.services[77].key
-    [own] = snapshot.slices[key]
-    fewer = structs.replace(own, endpoints=own.endpoints[1:])
+    [whole] = snapshot.slices[key]
+    fewer = structs.replace(whole, endpoints=whole.endpoints[1:])
     snapshots = [snapshot, structs.replace(snapshot, slices={**snapshot.slices, key: (fewer,)})]
-    plans = [planner.plan(each, options) for each in snapshots]
-    native = [tables.native(each) for each in plans]
+    tables = EngineTables(engine)
+    tables.rebuild(planner.update(snapshot, options).plan)
+    # From the second to the first, and the other way round.
+    deltas = [planner.update(each, options, {key}) for each in (snapshots[1], snapshot)][::-1]
+    ports = [[native_port(new.port, options.mode) for _, new in delta.changed] for delta in deltas]
     turn = [0]
 
     def change() -> None:
         turn[0] ^= 1
         if part == "policy":
-            planner.plan(snapshots[turn[0]], options)
+            planner.update(snapshots[turn[0]], options, {key})
         elif part == "tables":
-            tables.native(plans[turn[0]])
+            tables.apply(deltas[turn[0]])
         else:
-            engine.replace_services(*native[turn[0]])
+            engine.update_services(ports[turn[0]])
 
     benchmark(change)
 

@@ -21,8 +21,8 @@ two endpoints, and the packet that opens a connection to it:
 
 Objects of a cluster become tables in three steps: a source (`kbe_nat.sources`) yields a `Snapshot`,
 `kbe_nat.policy.planner.plan` decides which endpoints serve which clients of one node, and
-`kbe_nat.engine_tables.Tables` hands that to the engine. A `Loop` joins an engine with a driver
-(`kbe_nat.drivers`).
+`kbe_nat.engine_tables.native_tables` hands that to the engine. A `Loop` joins an engine with a
+driver (`kbe_nat.drivers`).
 """
 
 from importlib.metadata import version

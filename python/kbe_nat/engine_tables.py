@@ -1,72 +1,89 @@
 """From a `Plan` to the native objects that the engine takes. Nothing is decided here."""
 
-from functools import partial
-
 from kbe_nat import _native
+from kbe_nat.policy.delta import PlanDelta
 from kbe_nat.policy.options import Mode, unknown_port
 from kbe_nat.policy.plan import LOAD_BALANCER, Backend, Plan, PlannedPort, unallocated
-from kbe_nat.remembered import Remembered
 
 
-class Tables:
-    """Native service ports of the newest plan. One whose policy did not change is handed over
-    again, with the balancer it has.
-    """
+class EngineTables:
+    """A `PlanConsumer`: the service ports and the node's view that an engine decides by."""
 
-    def __init__(self) -> None:
-        self._ports = {
-            mode: Remembered(partial(_native_port, is_nftables=mode is Mode.NFTABLES))
-            for mode in Mode
-        }
+    def __init__(self, engine: _native.Engine) -> None:
+        self._engine = engine
 
-    def native(self, plan: Plan) -> tuple[list[_native.ServicePort], _native.NodeView]:
-        """The arguments of `Engine.replace_services`. Cost: a comparison per service port, and the
-        building of those that changed.
+    def apply(self, delta: PlanDelta) -> None:
+        """See `PlanConsumer`. Another mode makes all service ports anew. Raises `ServiceError`;
+        nothing is changed then.
         """
-        options = plan.options
-        ports = self._ports[options.mode]
-        findings = ports.findings(plan.ports, plan.changes)
-        ports.keep(findings)
-        view = _native.NodeView(
-            addresses=plan.addresses,
-            node_port_addresses=plan.node_port_addresses,
-            pod_ranges=plan.pod_ranges,
-            closed_addresses=plan.closed_addresses,
-            every_loopback=plan.every_loopback,
-            guards_loopback=plan.serves_localhost,
-            pod_interfaces=options.pod_interfaces if options.pod_interface else None,
-            masquerade_all=options.masquerade_all,
-            unknown_port=unknown_port(options),
-            unallocated=unallocated(plan),
-            mode=options.mode,
+        plan, mode = delta.plan, delta.plan.options.mode
+        if mode is not delta.former.options.mode:
+            self.rebuild(plan)
+            return
+        changed = [facts.port for facts in delta.added]
+        changed += [after.port for _, after in delta.changed]
+        removed = [facts.port for facts in delta.removed]
+        self._engine.update_services(
+            [native_port(port, mode) for port in changed],
+            [(port.name, port.family) for port in removed],
+            native_node(plan) if delta.is_context_changed else None,
         )
-        return findings.all, view
+
+    def rebuild(self, plan: Plan) -> None:
+        """See `PlanConsumer`; raises as `apply`."""
+        self._engine.replace_services(*native_tables(plan))
 
 
-def _native_port(policy: PlannedPort, *, is_nftables: bool) -> _native.ServicePort:
-    ranges = policy.source_ranges
-    if policy.allows_load_balancer_source:
-        ranges += policy.addresses(LOAD_BALANCER)
+def native_tables(plan: Plan) -> tuple[list[_native.ServicePort], _native.NodeView]:
+    """The arguments of `Engine.replace_services`. Cost: linear in the plan."""
+    return [native_port(port, plan.options.mode) for port in plan.ports], native_node(plan)
 
-    def backend(own: Backend) -> _native.Backend:
+
+def native_node(plan: Plan) -> _native.NodeView:
+    """What the engine knows of the node."""
+    options, node_ports = plan.options, plan.node_ports
+    return _native.NodeView(
+        addresses=plan.addresses,
+        node_port_addresses=node_ports.addresses,
+        pod_ranges=plan.pod_ranges,
+        closed_addresses=node_ports.reject_addresses,
+        every_loopback=node_ports.includes_all_loopback,
+        guards_loopback=node_ports.loopback,
+        pod_interfaces=options.pod_interfaces if options.pod_interface else None,
+        masquerade_all=options.masquerade_all,
+        unknown_port=unknown_port(options),
+        unallocated=unallocated(plan),
+        mode=options.mode,
+    )
+
+
+def native_port(port: PlannedPort, mode: Mode) -> _native.ServicePort:
+    """What the engine knows of a service port, and of its backends."""
+    ranges = port.source_ranges
+    if port.allows_load_balancer_source:
+        ranges += port.addresses(LOAD_BALANCER)
+
+    def native_backend(backend: Backend) -> _native.Backend:
         # The rules of nftables mode know the endpoints of this node only.
-        return _native.Backend(
-            own.address, own.port, own.weight, hairpin=own.is_local or not is_nftables
-        )
+        hairpin = backend.is_local or mode is not Mode.NFTABLES
+        return _native.Backend(backend.address, backend.port, backend.weight, hairpin=hairpin)
 
     return _native.ServicePort(
-        policy.name,
-        [_native.Frontend(own.address, own.port, own.kind) for own in policy.frontends],
-        [backend(own) for own in policy.cluster_backends],
-        protocol=policy.protocol,
-        local_backends=[backend(own) for own in policy.local_backends],
-        serving_backends=[backend(own) for own in policy.serving_backends],
-        is_internal_local=policy.is_internal_local,
-        is_external_local=policy.is_external_local,
-        affinity_seconds=policy.affinity_seconds,
+        port.name,
+        [
+            _native.Frontend(frontend.address, frontend.port, frontend.kind)
+            for frontend in port.frontends
+        ],
+        [native_backend(backend) for backend in port.cluster_backends],
+        protocol=port.protocol,
+        local_backends=[native_backend(backend) for backend in port.local_backends],
+        serving_backends=[native_backend(backend) for backend in port.serving_backends],
+        is_internal_local=port.is_internal_local,
+        is_external_local=port.is_external_local,
+        affinity_seconds=port.affinity_seconds,
         source_ranges=[
             text if "/" in text else f"{text}/{128 if ':' in text else 32}" for text in ranges
         ],
-        source_ranges_apply_to_all=policy.source_ranges_apply_to_all,
-        strategy=policy.strategy,
+        source_ranges_apply_to_all=port.source_ranges_apply_to_all,
+        strategy=port.strategy,
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from kbe_nat._native import ConntrackEntry, Engine
-from kbe_nat.engine_tables import Tables
+from kbe_nat.engine_tables import native_tables
 from kbe_nat.model import join_address
 from kbe_nat.packet import opening
 from kbe_nat.policy.options import LOOPBACK, LOOPBACK6
@@ -58,13 +58,12 @@ class Shadow:
 
     def __post_init__(self) -> None:
         self._engine = Engine(seed=0)
-        self._tables = Tables()
         self._node_addresses: frozenset[str] = frozenset()
         self._interfaces: tuple[int, ...] = (OTHER_INTERFACE,)
 
     def follow(self, plan: Plan) -> None:
         """Compare with this plan from now on."""
-        self._engine.replace_services(*self._tables.native(plan))
+        self._engine.replace_services(*native_tables(plan))
         self._node_addresses = frozenset((*plan.addresses, LOOPBACK, LOOPBACK6))
         knows_pods_by_device = bool(plan.options.pod_interfaces)
         pod = plan.options.pod_interfaces[0] if knows_pods_by_device else POD_INTERFACE

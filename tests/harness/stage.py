@@ -24,10 +24,11 @@ from kbe_nat.datapath.first_packet import FirstPacket
 from kbe_nat.drivers.native import NativeQueue, QueueCounters
 from kbe_nat.drivers.netfilterqueue import NetfilterQueue
 from kbe_nat.drivers.thread import LoopThread
-from kbe_nat.engine_tables import Tables
+from kbe_nat.engine_tables import EngineTables
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace, inside
+from kbe_nat.policy.delta import PlanDelta
 from kbe_nat.policy.options import Options
 from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 from kbe_nat.rules.commands import Commands
@@ -65,7 +66,7 @@ def plan_of(pods: int = 2) -> Plan:
             ("short", 5002, "tcp"),
         )
     ]
-    return Plan(tuple(ports), ("10.0.2.15", "fd00:2::15"), (), (), options=Options())
+    return Plan(tuple(ports), ("10.0.2.15", "fd00:2::15"), options=Options())
 
 
 @dataclass
@@ -75,13 +76,17 @@ class Serving:
     engine: kbe_nat.Engine
     datapath: EveryPacket | FirstPacket
     node: Namespace
+    plan: Plan
     loops: list[LoopThread] = field(default_factory=list)
     queues: list[NativeQueue | NetfilterQueue] = field(default_factory=list)
 
     def serve(self, plan: Plan) -> None:
-        self.datapath.prepare(plan)
-        self.engine.replace_services(*Tables().native(plan))
-        self.datapath.update(plan)
+        delta = PlanDelta.between(self.plan, plan)
+        self.plan = plan
+        self.datapath.apply(delta)
+        self.datapath.prepare()
+        EngineTables(self.engine).apply(delta)
+        self.datapath.update()
 
     def settle(self) -> None:
         """Waits until all packets that were ever queued have gone where their verdicts send them."""
@@ -113,7 +118,7 @@ def serving(
         if way is DatapathKind.EVERY_PACKET
         else FirstPacket(diversion, runner, inside(node.path, NftTables))
     )
-    made = Serving(engine, datapath, node)
+    made = Serving(engine, datapath, node, plan)
     with ExitStack() as stack:
         for number in range(queues[0], queues[1] + 1):
             opened: Callable[[], NativeQueue | NetfilterQueue] = partial(
@@ -126,10 +131,11 @@ def serving(
         follower = datapath.following(engine)
         inside(node.path, follower.__enter__)
         stack.push(follower)
-        datapath.prepare(plan)
-        engine.replace_services(*Tables().native(plan))
+        datapath.rebuild(plan)
+        datapath.prepare()
+        EngineTables(engine).rebuild(plan)
         stack.callback(datapath.remove)
-        datapath.install(plan)
+        datapath.install()
         yield made
 
 

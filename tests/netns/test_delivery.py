@@ -46,7 +46,7 @@ def plan() -> Plan:
         for family in (Family.IPV4, Family.IPV6)
         for protocol in KINDS
     )
-    return Plan(ports, tuple(NODE.values()), (), (), options=Options())
+    return Plan(ports, tuple(NODE.values()), options=Options())
 
 
 @contextmanager
@@ -102,8 +102,8 @@ def test_what_the_kernel_delivers_by_itself_keeps_its_source(
     add_ipv6(cluster)
     runner = Commands(cluster.node.prefix)
     datapath = FirstPacket(Diversion((7, 7)), runner, inside(cluster.node.path, NftTables))
-    datapath.prepare(plan())
-    datapath.install(plan())
+    datapath.rebuild(plan())
+    datapath.install()
     try:
         with asked(cluster):
             assert seen(cluster.client, family, protocol) == CLIENTS[family]

@@ -142,7 +142,5 @@ def _port(protocol: str, number: int) -> PlannedPort:
 PLAN = Plan(
     (_port("udp", 53), _port("tcp", 80), _port("sctp", 90)),
     ("10.0.2.15",),
-    (),
-    (),
     options=Options(),
 )

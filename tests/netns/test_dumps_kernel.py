@@ -82,7 +82,7 @@ def test_nft_lists_source_ranges_as_they_were_dumped(
         allows_load_balancer_source=True,
     )
     for own in (port, admitting):
-        text = nft.dump(Plan((own,), (), (), (), service_ranges=ranges), Family.IPV4)
+        text = nft.dump(Plan((own,), service_ranges=ranges), Family.IPV4)
         assert differences(text, listed(node, text)) == []
 
 

@@ -21,6 +21,7 @@ from harness.wires import ETH_P_IP, mac, overheard, sent_in_order, taken, wire
 from kbe_nat.errors import RulesError
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import CLIENT_ADDRESS, NODE_ADDRESS, Cluster
+from kbe_nat.policy.node_ports import NodePorts
 from kbe_nat.policy.options import Options
 from kbe_nat.policy.plan import Frontend
 from kbe_nat.rules.rule import DatapathKind, Marks
@@ -103,14 +104,12 @@ def test_f136_numbers_that_run_out_never_block_a_change(
         assert ask() == both.cluster_backends[1].address, "by the standby"
         assert datapath.counters()["backend-unknown"] == 1
         assert datapath.counters()["backends-waiting"] == 1
-        eventually(
-            lambda: datapath.repair(plans[1]) == () and not datapath.counters()["backends-waiting"]
-        )
+        eventually(lambda: datapath.repair() == () and not datapath.counters()["backends-waiting"])
         assert ask() == both.cluster_backends[1].address
         assert datapath.counters()["backend-unknown"] == 1, "decided here again"
         own.serve(replace(plans[1], ports=(both,)))
         with pytest.raises(RulesError, match="count up to 1: 1 are in use, 1 more are wanted"):
-            datapath.repair(replace(plans[1], ports=(both,)))
+            datapath.repair()
         assert {ask() for _ in range(6)} <= {one.address for one in both.cluster_backends}
 
 
@@ -437,7 +436,7 @@ def test_f108_loopback_is_not_reached_from_outside(cluster: Cluster, way: Datapa
     port_80 = replace(
         port("echo", 7, "udp", Family.IPV4), frontends=(Frontend("node-port", "", 30007),)
     )
-    plan = replace(plan_of(), ports=(port_80,), node_port_addresses=(NODE_ADDRESS, "127.0.0.1"))
+    plan = replace(plan_of(), ports=(port_80,), node_ports=NodePorts((NODE_ADDRESS, "127.0.0.1")))
     with stage(cluster, way, plan=plan) as own:
         body = traffic.udp(6000, 30007, b"to loopback")
         to_loopback = traffic.ip(CLIENT_ADDRESS, "127.0.0.1", traffic.UDP, body)

@@ -15,12 +15,12 @@ from kbe_nat.datapath.detect import choose
 from kbe_nat.errors import RulesError
 from kbe_nat.family import Family
 from kbe_nat.playground.namespaces import Namespace, inside
-from kbe_nat.policy.plan import Backend
 from kbe_nat.rules.commands import Commands
+from kbe_nat.rules.frontends import AddressChange
 from kbe_nat.rules.nat_program import NatProgram, NatTableChange
 from kbe_nat.rules.nat_table import NatTable
 from kbe_nat.rules.rule import DatapathKind, Marks
-from kbe_nat.rules.standby import Standby
+from kbe_nat.rules.standby import Standby, StandbyChange, StandbyDecision
 
 PODS = {Family.IPV4: "10.0.0.{}", Family.IPV6: "fd00:10::{:x}"}
 VIPS = {Family.IPV4: "172.30.{}.{}", Family.IPV6: "fd00:30::{:x}:{:x}"}
@@ -62,8 +62,12 @@ def backends(number: Family, count: int) -> dict[tuple[str, int], int]:
 
 def standby(number: Family, count: int, pod: int = 1) -> Standby:
     places = [(VIPS[number].format(n // 250, n % 250), "tcp", 80) for n in range(1, count + 1)]
-    served = {place: Backend(PODS[number].format(pod), 80) for place in places[1:]}
-    return Standby(served, frozenset(places[1:2]), frozenset(places[:1]))
+    backend = (PODS[number].format(pod), 80)
+    return {
+        **dict.fromkeys(places[:1], StandbyDecision(None)),
+        **dict.fromkeys(places[1:2], StandbyDecision(backend, keeps_source=True)),
+        **dict.fromkeys(places[2:], StandbyDecision(backend)),
+    }
 
 
 def nat_tables(count: int, families: Sequence[Family] = BOTH) -> list[NatTable]:
@@ -154,8 +158,8 @@ def test_elements_change_alone_and_without_a_command(
                 number,
                 added={(PODS[number].format(99), 9): 9},
                 removed={(PODS[number].format(2), 1): 1},
-                standby=standby(number, 3, pod=99),
-                addresses=frozenset({VIPS[number].format(7, 7)}),
+                standby=StandbyChange(standby(number, 3), standby(number, 3, pod=99)),
+                addresses=AddressChange(added=frozenset({VIPS[number].format(7, 7)})),
             )
             for number in BOTH
         ]
@@ -169,8 +173,8 @@ def test_elements_change_alone_and_without_a_command(
             number,
             added={(PODS[number].format(2), 1): 1},
             removed={(PODS[number].format(99), 9): 9},
-            standby=standby(number, 3),
-            addresses=frozenset(),
+            standby=StandbyChange(standby(number, 3, pod=99), standby(number, 3)),
+            addresses=AddressChange(removed=frozenset({VIPS[number].format(7, 7)})),
         )
         for number in BOTH
     ]

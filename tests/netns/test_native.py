@@ -31,7 +31,7 @@ from harness.waiting import eventually
 from kbe_nat.drivers.native import NativeQueue
 from kbe_nat.drivers.netfilterqueue import NetfilterQueue
 from kbe_nat.drivers.thread import LoopThread
-from kbe_nat.engine_tables import Tables
+from kbe_nat.engine_tables import native_tables
 from kbe_nat.errors import QueueError
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
@@ -291,7 +291,7 @@ def test_f82_datagrams_hear_of_the_path_mtu(
 def test_f04_a_full_queue_drops_and_counts(cluster: Cluster) -> None:
     add_ipv6(cluster)
     engine = kbe_nat.Engine(seed=1)
-    engine.replace_services(*Tables().native(plan_of()))
+    engine.replace_services(*native_tables(plan_of()))
     for pod in cluster.pods:
         served(pod, UDP_ECHO, "4")
     with (
@@ -372,7 +372,7 @@ def test_f05_fail_open_passes_on_what_does_not_fit(cluster: Cluster) -> None:
 
 def test_f06_a_full_socket_is_counted_and_no_error(cluster: Cluster) -> None:
     engine = kbe_nat.Engine(seed=1)
-    engine.replace_services(*Tables().native(plan_of()))
+    engine.replace_services(*native_tables(plan_of()))
     with (
         inside(cluster.node.path, lambda: NativeQueue(7, socket_buffer=4096)) as queue,
         diverted(cluster),
@@ -388,7 +388,7 @@ def test_f06_a_full_socket_is_counted_and_no_error(cluster: Cluster) -> None:
 
 def test_f17_f18_verdicts_on_packets_that_are_gone_are_no_error(cluster: Cluster) -> None:
     engine = kbe_nat.Engine(seed=1)
-    engine.replace_services(*Tables().native(plan_of()))
+    engine.replace_services(*native_tables(plan_of()))
     with (
         inside(cluster.node.path, lambda: NativeQueue(7)) as queue,
         diverted(cluster),

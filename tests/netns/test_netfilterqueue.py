@@ -15,10 +15,11 @@ from harness.stage import OTHER, POD, connect
 from harness.waiting import eventually
 from kbe_nat.drivers.netfilterqueue import NetfilterQueue
 from kbe_nat.drivers.thread import LoopThread
-from kbe_nat.engine_tables import Tables
+from kbe_nat.engine_tables import native_tables
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import NODE_ADDRESS, Cluster
 from kbe_nat.playground.namespaces import Namespace, inside
+from kbe_nat.policy.node_ports import NodePorts
 from kbe_nat.policy.options import Options
 from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 from kbe_nat.rules.commands import Commands
@@ -43,7 +44,7 @@ PLAN = Plan(
         port("closed", 54, "udp", Backend(POD.address, 5354)),
     ),
     addresses=(NODE_ADDRESS,),
-    node_port_addresses=(NODE_ADDRESS,),
+    node_ports=NodePorts((NODE_ADDRESS,)),
     pod_ranges=(),
     options=Options(),
 )
@@ -52,7 +53,7 @@ PLAN = Plan(
 @contextmanager
 def proxied(cluster: Cluster) -> Iterator[tuple[kbe_nat.Engine, NetfilterQueue]]:
     engine = kbe_nat.Engine(seed=1)
-    engine.replace_services(*Tables().native(PLAN))
+    engine.replace_services(*native_tables(PLAN))
     with (
         inside(cluster.node.path, lambda: NetfilterQueue(QUEUE, timeout=0.05)) as queue,
         LoopThread(engine, queue),

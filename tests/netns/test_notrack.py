@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from harness.programs import NODE_CACHE, SHORT_SERVER, UDP_ECHO
-from harness.stage import FAMILIES, VIPS, WAYS, plan_of, served, stage
+from harness.stage import FAMILIES, VIPS, WAYS, served, stage
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace
@@ -47,7 +47,7 @@ def test_f126_what_came_untracked_is_not_ours(
     with stage(cluster, way) as own:
         if order != "before":
             exempt(node, family, "-I" if order == "after" else "-A")
-            own.serving.datapath.repair(plan_of())
+            own.serving.datapath.repair()
         cache(node, family)
         iptables = "ip6tables" if family == Family.IPV6 else "iptables"
         for hook, end in (("INPUT", "-d"), ("OUTPUT", "-s")):

@@ -40,7 +40,7 @@ def rules(
             Frontend("cluster-ip", addresses[family].format(n // 250, n % 250 + 1), 80)
         ]
     )
-    return rule_sets(Plan(ports, (), (), ()), queues)
+    return rule_sets(Plan(ports), queues)
 
 
 @pytest.fixture
@@ -297,7 +297,7 @@ def test_the_choice_says_why(node: Namespace) -> None:
 def test_f133_ranges_are_compared_as_the_kernel_spells_them(node: Namespace) -> None:
     ranges = ("172.30.0.0/16", "192.0.2.7/32", "fd00:0:0::/112")
     options = Options(mode=Mode.NFTABLES)
-    plan = Plan(rules_ports(), (), (), (), service_ranges=ranges, options=options)
+    plan = Plan(rules_ports(), service_ranges=ranges, options=options)
     wanted = rule_sets(plan, (7, 7))
     assert any(SetKind.REFUSED in of_family.sets for of_family in wanted)
     installer = Iptables(Commands(node.prefix))
@@ -309,7 +309,7 @@ def test_f133_ranges_are_compared_as_the_kernel_spells_them(node: Namespace) -> 
 
 
 def test_marks_can_be_others(node: Namespace) -> None:
-    [wanted] = rule_sets(Plan(rules_ports(), (), (), ()), (7, 7), replace(Marks(), flow=0x10))
+    [wanted] = rule_sets(Plan(rules_ports()), (7, 7), replace(Marks(), flow=0x10))
     Iptables(Commands(node.prefix)).install([wanted])
     assert any("--mark 0x10/0x10 -j CONNMARK" in line for line in saved(node))
 

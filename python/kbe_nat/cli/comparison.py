@@ -155,7 +155,7 @@ def _owner(plan: Plan, ends: wire.Ends) -> str | None:
             continue
         for frontend in planned.frontends:
             is_there = frontend.address == address
-            is_node_port = not frontend.address and address in plan.node_port_addresses
+            is_node_port = not frontend.address and address in plan.node_ports.addresses
             if frontend.port == port and (is_there or is_node_port):
                 return planned.name
     return None

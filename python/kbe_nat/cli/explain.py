@@ -30,7 +30,7 @@ from kbe_nat.cli.output import show, show_json, table
 from kbe_nat.daemon.control_socket import ask
 from kbe_nat.daemon.verbs import Row, consequences, context, explanation_row
 from kbe_nat.drivers.capture import CaptureQueue
-from kbe_nat.engine_tables import Tables
+from kbe_nat.engine_tables import native_tables
 from kbe_nat.family import Family
 from kbe_nat.kubeproxy.settings import NodeSettings, matches
 from kbe_nat.policy.plan import Plan
@@ -133,7 +133,7 @@ def explain(
     made = plan(snapshot, options)
     warn(*made.notes)
     engine = Engine(seed=0)
-    engine.replace_services(*Tables().native(made))
+    engine.replace_services(*native_tables(made))
     ports = {(port.name, port.family): port for port in made.ports}
 
     def answered(

@@ -30,7 +30,7 @@ from kbe_nat.cli.output import show, show_json
 from kbe_nat.cli.summary import doubts, summary, tables
 from kbe_nat.drivers.capture import CaptureQueue
 from kbe_nat.drivers.queue import PacketQueue
-from kbe_nat.engine_tables import Tables
+from kbe_nat.engine_tables import native_tables
 from kbe_nat.kubeproxy.settings import NodeSettings
 from kbe_nat.model import Strategy
 from kbe_nat.policy.plan import Plan
@@ -84,7 +84,7 @@ def replay(
 
     def engine_for(made: Plan) -> Engine:
         engine = Engine(seed=seed, snat_addresses=masquerade)
-        engine.replace_services(*Tables().native(made))
+        engine.replace_services(*native_tables(made))
         return engine
 
     first = planned(objects)

@@ -1,42 +1,38 @@
 """The control loop's one step: from a snapshot to the tables of the engine and the rules of the
 kernel.
 
-Whatever changes (objects, strategies, drains), everything is computed anew and handed over whole;
-what did not change costs a comparison.
+Theory of operation. Every step has the same three parts, under one lock:
+
+1. The planner plans what has been touched since the last step: Services by new objects, or by what
+   operators have overridden. It answers with one `PlanDelta`.
+2. The datapath takes the delta as a `PlanConsumer`, which touches its memory alone. One that fails
+   half-way nevertheless is rebuilt at the next step.
+3. The kernel and the engine follow, in this order: new backends into the kernel, the engine's
+   tables, then everything else into the kernel. So the engine never names a backend that the kernel
+   does not know, and the kernel forgets none that the engine may name. Others that follow plans,
+   such as the health checks, come last.
+
+The kernel may refuse. Then `is_behind` stays true, the datapath keeps what it owes the kernel, and
+the next step or `repair` tries again.
 """
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Final, TypeAlias
+from collections.abc import Callable, Collection, Set
+from dataclasses import replace
+from typing import Final
 
 from kbe_nat._native import Engine
+from kbe_nat.control.overrides import Drain, Overrides, service_keys
+from kbe_nat.control.removals import BackendRemovals
 from kbe_nat.datapath.datapath import Datapath
-from kbe_nat.engine_tables import Tables
+from kbe_nat.engine_tables import EngineTables
 from kbe_nat.errors import ArgumentError
-from kbe_nat.model import Snapshot, Strategy, join_address
+from kbe_nat.model import ServiceKey, Snapshot, Strategy, join_address
+from kbe_nat.policy.delta import PlanConsumer, PlanDelta
 from kbe_nat.policy.options import Options
-from kbe_nat.policy.plan import Backend, PlannedPort
-from kbe_nat.policy.planner import Planner, plan
-from kbe_nat.remembered import Remembered
-
-Key: TypeAlias = tuple[str, str, int]
-"""Name of a service port, and address and port of a backend."""
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    """A backend that gets no new flows."""
-
-    backend: str
-    """Address, or address and port."""
-    deadline: float | None = None
-    """When its last flows are ended, as `time.monotonic` counts; None: never."""
-
-    def covers(self, target: Backend) -> bool:
-        """Whether this endpoint is meant."""
-        return self.backend in (target.address, str(target))
+from kbe_nat.policy.plan import Backend, Plan, PlannedPort
+from kbe_nat.policy.planner import Planner
 
 
 class Controller:
@@ -58,30 +54,52 @@ class Controller:
         """
         self.engine = engine
         self.datapath = datapath
-        self.plan = plan(Snapshot())
         self.snapshot = Snapshot()
-        self.drains: dict[str, Drain] = {}
+        self.is_behind = False
+        """The kernel has refused the newest rules."""
         self._options = options
         self._look = look
         self._is_node_new = False
-        self._planner = Planner()
-        self._tables = Tables()
-        self._strategies: dict[str, Strategy] = {}
-        self._removed_seconds = removed_seconds
-        self._backends = Remembered(_tcp_backends)
-        self._removed: dict[Key, float] = {}
-        """When the connections of backends that have left are ended, by service port."""
+        self._overrides = Overrides()
+        self._planner = Planner(self._overrides.apply_to)
+        self._touched: Set[ServiceKey] | None = None
+        """Services that the snapshot has touched since it was planned last; None: any."""
+        self._removals = BackendRemovals(removed_seconds)
+        self._consumers = (_Following(self._removals), _Following(datapath))
+        self._tables = _Following(EngineTables(engine))
+        self._followers: list[_Following] = []
+        """Consumers that come after the kernel."""
         self._is_installed = False
-        self.is_behind = False
-        """The kernel has refused the newest rules."""
         self._lock = threading.RLock()
 
-    def apply(self, snapshot: Snapshot) -> None:
-        """Make this the state that is served. Raises `RulesError` when the kernel refuses it;
-        `repair` tries again.
+    @property
+    def plan(self) -> Plan:
+        """The newest plan."""
+        return self._planner.plan
+
+    @property
+    def drains(self) -> Collection[str]:
+        """Backends that are being drained."""
+        return self._overrides.drains
+
+    def follow_plans(self, consumer: PlanConsumer) -> None:
+        """Let this consumer have all later plans, each when the kernel has it or has refused it. It
+        is called by the thread that makes the change, which waits for it.
+        """
+        with self._lock:
+            self._followers.append(_Following(consumer))
+
+    def apply(self, snapshot: Snapshot, touched: Set[ServiceKey] | None = None) -> None:
+        """Make this the state that is served. `touched` are the Services that may differ from the
+        snapshot before; None: any. Raises `RulesError` when the kernel refuses the state; `repair`
+        tries again. Cost: what the touched Services cost alone.
         """
         with self._lock:
             self.snapshot = snapshot
+            if touched is None or self._touched is None:
+                self._touched = None
+            else:
+                self._touched = self._touched | touched
             self._carry_out()
 
     def refresh(self) -> bool:
@@ -100,7 +118,7 @@ class Controller:
     def install(self) -> None:
         """Put the rules into the kernel, and keep them in step from now on."""
         with self._lock:
-            self.datapath.install(self.plan)
+            self.datapath.install()
             self._is_installed = True
 
     def remove(self) -> None:
@@ -112,7 +130,7 @@ class Controller:
     def render(self) -> str:
         """What is put into the kernel, as the input of each command."""
         with self._lock:
-            return self.datapath.render(self.plan)
+            return self.datapath.render()
 
     def repair(self) -> tuple[str, ...]:
         """Try again what the kernel has refused, put back rules that somebody has removed, and say
@@ -120,8 +138,8 @@ class Controller:
         """
         with self._lock:
             if self.is_behind:
-                self._put_in_force()
-            return self.datapath.repair(self.plan) if self._is_installed else ()
+                self._put_in_force(PlanDelta(self.plan, self.plan))
+            return self.datapath.repair() if self._is_installed else ()
 
     def set_strategy(self, service: str, strategy: Strategy) -> int:
         """Choose backends of this service port, or of all ports of "namespace/name", in another way
@@ -129,34 +147,34 @@ class Controller:
         `ArgumentError` for a name that none has.
         """
         with self._lock:
-            names = self.ports(service)
-            self._strategies |= dict.fromkeys(names, strategy)
-            self._carry_out()
-            return len(names)
+            ports = self._ports_of(service)
+            self._overrides.set_strategy(ports, strategy)
+            self._carry_out(service_keys(ports))
+            return len({port.name for port in ports})
 
     def drain(self, backend: str, seconds: float | None) -> int:
         """Give this backend ("address" or "address:port") no new flows; end those that are left
         after `seconds`. Returns in how many service ports it stands. Raises `ArgumentError` when in
-        none.
+        none. Cost: a look at all backends.
         """
         with self._lock:
             drain = Drain(backend, None if seconds is None else time.monotonic() + seconds)
-            count = sum(
-                any(map(drain.covers, (*port.cluster_backends, *port.local_backends)))
-                for port in self.plan.ports
-            )
-            if not count:
+            ports = list(filter(drain.stands_in, self.plan.ports))
+            if not ports:
                 raise ArgumentError(f"{backend}: no service port has this backend")
-            self.drains[backend] = drain
-            self._carry_out()
-            return count
+            self._overrides.drains[backend] = drain
+            self._carry_out(service_keys(ports))
+            return len(ports)
 
     def undrain(self, backend: str) -> None:
-        """Give it new flows again. Raises `ArgumentError` when it is not being drained."""
+        """Give it new flows again. Raises `ArgumentError` when it is not being drained. Cost: a
+        look at all backends.
+        """
         with self._lock:
-            if self.drains.pop(backend, None) is None:
+            drain = self._overrides.drains.pop(backend, None)
+            if drain is None:
                 raise ArgumentError(f"{backend} is not being drained")
-            self._carry_out()
+            self._carry_out(service_keys(filter(drain.stands_in, self.plan.ports)))
 
     def remaining(self, backend: str) -> int:
         """Flows that a backend still has, without those that are over and only remembered for a
@@ -165,10 +183,10 @@ class Controller:
         self.datapath.refresh()
         drain = Drain(backend)
         addresses = {
-            own.address
+            counted.address
             for service in self.engine.stats().services
-            for own in service.backends
-            if own.active and drain.covers(Backend(own.address, own.port))
+            for counted in service.backends
+            if counted.active and drain.covers(Backend(counted.address, counted.port))
         }
         return sum(
             flow.state not in OVER and drain.covers(Backend(*flow.reply_source))
@@ -181,93 +199,81 @@ class Controller:
         backend.
         """
         with self._lock:
-            gone = [key for key, deadline in self._removed.items() if deadline <= time.monotonic()]
             removed: dict[str, int] = {}
-            for key in gone:
-                del self._removed[key]
-                name, address, number = key
-                target = join_address(address, number)
-                count = self.engine.delete_flows(backend=address, service=name)
-                removed[target] = removed.get(target, 0) + count
-            over = [
-                own
-                for own in self.drains.values()
-                if own.deadline and own.deadline <= time.monotonic()
-            ]
+            for service, address, port in self._removals.take_due():
+                backend = join_address(address, port)
+                count = self.engine.delete_flows(backend=address, service=service)
+                removed[backend] = removed.get(backend, 0) + count
             ended = {backend: flows for backend, flows in removed.items() if flows}
-            for drain in over:
-                ended[drain.backend] = sum(
-                    self.engine.delete_flows(backend=own.address, service=port.name)
-                    for port in self.plan.ports
-                    for own in {*port.cluster_backends, *port.local_backends}
-                    if drain.covers(own)
-                )
-                self.drains[drain.backend] = replace(drain, deadline=None)
+            for drain in [drain for drain in self._overrides.drains.values() if drain.is_over]:
+                ended[drain.backend] = self._end_flows(drain)
+                self._overrides.drains[drain.backend] = replace(drain, deadline=None)
             return ended
 
     def ports(self, service: str) -> list[str]:
         """Names of the service ports that a name means: one port's, or all of a Service's."""
-        names = [port.name for port in self.plan.ports]
-        found = [name for name in names if name == service or name.partition(":")[0] == service]
-        if not found:
+        return sorted({port.name for port in self._ports_of(service)})
+
+    def _ports_of(self, service: str) -> list[PlannedPort]:
+        ports = [
+            port
+            for port in self.plan.ports
+            if service in (port.name, f"{port.namespace}/{port.service}")
+        ]
+        if not ports:
             raise ArgumentError(f"{service}: there is no such service port")
-        return sorted(set(found))
+        return ports
 
-    def _carry_out(self) -> None:
-        made = self._planner.plan(self.snapshot, self._options(self.snapshot))
-        if self._removed_seconds is not None:
-            self._note_removed(made.ports, time.monotonic() + self._removed_seconds)
-        if self._strategies or self.drains:
-            made = replace(made, ports=tuple(map(self._adjusted, made.ports)), changes=None)
-        self.plan = made
-        self._put_in_force()
+    def _end_flows(self, drain: Drain) -> int:
+        return sum(
+            self.engine.delete_flows(backend=backend.address, service=port.name)
+            for port in filter(drain.stands_in, self.plan.ports)
+            for backend in {*port.cluster_backends, *port.local_backends}
+            if drain.covers(backend)
+        )
 
-    def _note_removed(self, ports: tuple[PlannedPort, ...], deadline: float) -> None:
-        """Remembers which TCP backends leave with this plan, and forgets those that are back."""
-        findings = self._backends.findings(ports)
-        self._backends.keep(findings)
-        before = frozenset[Key]().union(*findings.left)
-        after = frozenset[Key]().union(*findings.arrived)
-        self._removed = {key: when for key, when in self._removed.items() if key not in after}
-        self._removed |= dict.fromkeys(before - after, deadline)
+    def _carry_out(self, overridden: Collection[ServiceKey] = ()) -> None:
+        """Bring everything up to the snapshot and what operators want; `overridden` are Services of
+        which they want something else than before.
+        """
+        options = self._options(self.snapshot)
+        delta = self._planner.update(self.snapshot, options, self._touched, overridden)
+        self._touched = frozenset()
+        for consumer in self._consumers:
+            consumer.take(delta)
+        try:
+            self._put_in_force(delta)
+        finally:
+            for follower in self._followers:
+                follower.take(delta)
 
-    def _put_in_force(self) -> None:
+    def _put_in_force(self, delta: PlanDelta) -> None:
+        """Let the engine and the kernel follow the newest plan."""
         self.is_behind = True
-        self.datapath.prepare(self.plan)
-        self.engine.replace_services(*self._tables.native(self.plan))
+        is_engine_current, self._tables.is_current = self._tables.is_current, False
+        self.datapath.prepare()
+        self._tables.is_current = is_engine_current
+        self._tables.take(delta)
         if self._is_installed:
-            self.datapath.update(self.plan)
+            self.datapath.update()
         self.is_behind = False
 
-    def _adjusted(self, port: PlannedPort) -> PlannedPort:
-        """What operators have said at run time."""
-        strategy = self._strategies.get(port.name, port.strategy)
-        is_drained = self.drains and any(
-            map(self._is_drained, (*port.cluster_backends, *port.local_backends))
-        )
-        if strategy is port.strategy and not is_drained:
-            return port
-        return replace(
-            port,
-            strategy=strategy,
-            cluster_backends=self._weighed(port.cluster_backends),
-            local_backends=self._weighed(port.local_backends),
-        )
 
-    def _is_drained(self, target: Backend) -> bool:
-        return any(drain.covers(target) for drain in self.drains.values())
+class _Following:
+    """A consumer, and whether it has taken every delta."""
 
-    def _weighed(self, targets: tuple[Backend, ...]) -> tuple[Backend, ...]:
-        return tuple(replace(own, weight=0) if self._is_drained(own) else own for own in targets)
+    def __init__(self, consumer: PlanConsumer) -> None:
+        self.consumer = consumer
+        self.is_current = False
 
-
-def _tcp_backends(port: PlannedPort) -> frozenset[Key]:
-    """Every backend of a TCP service port, whatever its weight."""
-    if port.protocol != "tcp":
-        return frozenset()
-    return frozenset(
-        (port.name, own.address, own.port) for own in (*port.cluster_backends, *port.local_backends)
-    )
+    def take(self, delta: PlanDelta) -> None:
+        """Apply the delta; rebuild the consumer if it has missed or failed an earlier one."""
+        is_current, self.is_current = self.is_current, False
+        if is_current:
+            self.consumer.apply(delta)
+        else:
+            self.consumer.rebuild(delta.plan)
+        self.is_current = True
 
 
 OVER: Final = ("TIME_WAIT", "CLOSE")

@@ -30,10 +30,11 @@ class Reconciler:
         self._source = source
         self._controller = controller
         self._health = health
+        controller.follow_plans(health)
         self._pending: SourceUpdate | None = None
         """Read, and not yet planned."""
         self._news = ""
-        """What was taken over since the last `log_news`."""
+        """About what was taken over since the last `log_news`."""
         self._standing_errors = Standing(logging.ERROR, "the objects are sound again")
         self._standing_notes = Standing(logging.INFO)
         self._standing_warnings = Standing(logging.WARNING)
@@ -80,7 +81,6 @@ class Reconciler:
     def refresh_node(self) -> None:
         """Take over what has changed of the node's devices and addresses. Raises `KbeNatError`."""
         if self._controller.refresh():
-            self._health.follow(self._controller.plan)
             LOG.info("the node has changed: %s", self.extent())
 
     def end_drains(self) -> None:
@@ -90,12 +90,12 @@ class Reconciler:
 
     def retry_health_checks(self) -> None:
         """Try again to listen where that has failed."""
-        self._health.follow(self._controller.plan)
+        self._health.retry()
 
     def log_news(self) -> None:
         """Log the newest update only: objects may change many times a second."""
         if self._news:
-            LOG.info("%s", self._news)
+            LOG.info("generation %d: %s, %s", self.generation, self.extent(), self._news)
             self._news = ""
 
     def extent(self) -> str:
@@ -110,17 +110,15 @@ class Reconciler:
         self._standing_warnings.follow(update.warnings)
         started = time.monotonic()
         try:
-            self._controller.apply(update.snapshot)
+            self._controller.apply(update.snapshot, update.touched)
         except RulesError as error:
             self._standing_delay.follow([f"rules are not up to date: {error}; {KEPT}"])
         else:
             self._standing_delay.follow([])
             span = (time.monotonic() - started) * 1000
-            generation = update.snapshot.generation
-            self._news = f"generation {generation}: {self.extent()}, taken over in {span:.0f} ms"
+            self._news = f"taken over in {span:.0f} ms"
         self._standing_plan_notes.follow(self._controller.plan.notes)
         self.generation = update.snapshot.generation
-        self._health.follow(self._controller.plan)
 
     def _log_errors(self, errors: tuple[str, ...], consequence: str) -> None:
         self._standing_errors.follow(f"{error}; {consequence}" for error in errors)

@@ -16,8 +16,8 @@ from kbe_nat.family import Family
 from kbe_nat.kubeproxy.chains import chains
 from kbe_nat.kubeproxy.dump import FamilyName, Form, Names, dump, form_of, plan_for
 from kbe_nat.model import Snapshot, Strategy, join_address
+from kbe_nat.policy.endpoints import exclusions
 from kbe_nat.policy.plan import CLUSTER_IP, Plan, PlannedPort
-from kbe_nat.policy.planner import exclusions
 from kbe_nat.rules.rule import DatapathKind
 
 Row = dict[str, Any]

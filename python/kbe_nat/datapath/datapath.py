@@ -6,13 +6,15 @@ from typing import Protocol
 
 from kbe_nat._native import BackendIdMap, Engine
 from kbe_nat.drivers.thread import NativeThread
-from kbe_nat.policy.plan import Plan
+from kbe_nat.policy.delta import PlanConsumer
 from kbe_nat.rules.rule import DatapathKind, Marks
 
 
-class Datapath(Protocol):
-    """What a `Controller` keeps in step with its engine. Methods about the kernel raise
-    `RulesError`.
+class Datapath(PlanConsumer, Protocol):
+    """What a `Controller` keeps in step with its engine. It takes plans as a `PlanConsumer`, which
+    asks nothing of the kernel; the other methods bring the kernel up to the newest plan, and raise
+    `RulesError` when it refuses. What it has refused is tried again with the next change, or by
+    `repair`.
     """
 
     @property
@@ -27,19 +29,21 @@ class Datapath(Protocol):
         """
         ...
 
-    def prepare(self, plan: Plan) -> None:
-        """Make ready for decisions by this plan, before the engine takes any."""
+    def prepare(self) -> None:
+        """Make ready for decisions by the newest plan, before the engine takes any."""
         ...
 
-    def install(self, plan: Plan) -> None:
+    def install(self) -> None:
         """Put everything into the kernel, in place of what an earlier run has left."""
         ...
 
-    def update(self, plan: Plan) -> None:
-        """As `install`, at the price of what has changed; the engine decides by this plan now."""
+    def update(self) -> None:
+        """As `install`, at the price of what has changed; the engine decides by the newest plan
+        now.
+        """
         ...
 
-    def repair(self, plan: Plan) -> tuple[str, ...]:
+    def repair(self) -> tuple[str, ...]:
         """Put back what somebody has taken out of the kernel, and say what that was."""
         ...
 
@@ -51,7 +55,7 @@ class Datapath(Protocol):
         """Whether rules of this kind are in the kernel, whoever has put them there."""
         ...
 
-    def render(self, plan: Plan) -> str:
+    def render(self) -> str:
         """What `install` would put into the kernel, as the input of each command."""
         ...
 

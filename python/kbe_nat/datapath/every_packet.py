@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from kbe_nat._native import Engine
 from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.drivers.thread import NativeThread
+from kbe_nat.policy.delta import PlanDelta
 from kbe_nat.policy.plan import Plan
 from kbe_nat.rules.diversion import DiversionRules
 from kbe_nat.rules.installer import RuleInstaller
@@ -27,26 +28,34 @@ class EveryPacket:
         """`rules` puts rules into the kernel; `leftovers` takes away those of the other datapath."""
         self._rules = rules
         self._leftovers = leftovers
-        self._diverting = DiversionRules(diversion.queues, diversion.marks)
+        self._diversion_rules = DiversionRules(diversion.queues, diversion.marks)
 
-    def prepare(self, plan: Plan) -> None:
+    def apply(self, delta: PlanDelta) -> None:
+        """See `PlanConsumer`."""
+        self._diversion_rules.apply(delta)
+
+    def rebuild(self, plan: Plan) -> None:
+        """See `PlanConsumer`."""
+        self._diversion_rules.rebuild(plan)
+
+    def prepare(self) -> None:
         """See `Datapath`: nothing."""
 
-    def install(self, plan: Plan) -> None:
+    def install(self) -> None:
         """See `Datapath`."""
-        self._rules.install(self._diverting.rule_sets(plan))
+        self._rules.install(self._diversion_rules.rule_sets())
         if self._leftovers:
             self._leftovers()
 
-    def update(self, plan: Plan) -> None:
+    def update(self) -> None:
         """See `Datapath`."""
-        self._rules.update(self._diverting.rule_sets(plan))
+        self._rules.update(self._diversion_rules.rule_sets())
 
-    def repair(self, plan: Plan) -> tuple[str, ...]:
+    def repair(self) -> tuple[str, ...]:
         """See `Datapath`."""
         missing = self._rules.missing()
         if missing:
-            self._rules.install(self._diverting.rule_sets(plan))
+            self._rules.install(self._diversion_rules.rule_sets())
         return missing
 
     def remove(self) -> None:
@@ -57,9 +66,9 @@ class EveryPacket:
         """See `Datapath`."""
         return self._rules.is_present()
 
-    def render(self, plan: Plan) -> str:
+    def render(self) -> str:
         """See `Datapath`."""
-        return self._rules.render(self._diverting.rule_sets(plan))
+        return self._rules.render(self._diversion_rules.rule_sets())
 
     def refresh(self) -> None:
         """See `Datapath`: they always are."""

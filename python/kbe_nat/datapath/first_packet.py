@@ -8,21 +8,21 @@ from contextlib import contextmanager
 from typing import Final
 
 from kbe_nat._native import BackendIdMap, ConntrackSync, Engine, NftTables
-from kbe_nat.datapath.courses import Courses
 from kbe_nat.datapath.datapath import Diversion
+from kbe_nat.datapath.flow_checks import FlowChecks
 from kbe_nat.datapath.sysctl import ACCOUNTING, sysctl
 from kbe_nat.drivers.thread import NativeThread, Persistent
 from kbe_nat.errors import RulesError
 from kbe_nat.family import Family
-from kbe_nat.policy.plan import Plan, PlannedPort
-from kbe_nat.remembered import Remembered
-from kbe_nat.rules.backend_ids import Address, Numbering
+from kbe_nat.policy.delta import PlanDelta, PortFacts
+from kbe_nat.policy.plan import BackendAddress, Plan, PlannedPort
+from kbe_nat.rules.backend_ids import BackendIds
 from kbe_nat.rules.commands import Runner
-from kbe_nat.rules.frontends import Frontends
+from kbe_nat.rules.frontends import ServiceAddresses
 from kbe_nat.rules.nat_program import NatProgram, NatTableChange
 from kbe_nat.rules.nat_table import NatTable
 from kbe_nat.rules.rule import DatapathKind
-from kbe_nat.rules.standby import OnDeath, Standby, StandbyChoice
+from kbe_nat.rules.standby import OnDeath, StandbyTable
 
 
 class FirstPacket:
@@ -46,93 +46,104 @@ class FirstPacket:
         self._diversion = diversion
         self._leftovers = leftovers
         self._program = NatProgram(runner, tables, diversion.marks, diversion.queues)
-        self._frontends = Frontends()
-        self._backends = Remembered(_backends)
-        self._leaving: list[tuple[Family, set[Address]]] = []
-        """Backends of ports that the newest plan has changed or taken away, by family."""
-        self._courses = Courses()
+        self._plan = Plan()
+        self._standby = StandbyTable(on_death)
+        self._addresses = ServiceAddresses()
+        self._flow_checks = FlowChecks()
         mask = diversion.marks.backend
         largest = mask // (mask & -mask)
-        self._numbering = {
-            number: Numbering(largest, time.monotonic) for number in (Family.IPV4, Family.IPV6)
-        }
-        self._standby = StandbyChoice(on_death)
+        self._ids = {family: BackendIds(largest, time.monotonic) for family in Family}
+        self._assigned: dict[Family, dict[BackendAddress, int]] = {family: {} for family in Family}
+        """Ids that neither the kernel nor the queues know yet."""
+        self._leaving: dict[Family, list[BackendAddress]] = {family: [] for family in Family}
+        """Backends that ports of the newest plan use no more, as often as they did. They are
+        released once the engine decides by that plan.
+        """
         self._sync: ConntrackSync | None = None
         self._is_installed = False
         self._is_whole = False
         """The kernel has taken every change."""
 
-    def prepare(self, plan: Plan) -> None:
-        """See `Datapath`. New backends are known to the kernel before the engine chooses one of
-        them; those for which no number is free yet get the standby's connections until `repair`
-        finds one.
-        """
-        findings = self._backends.findings(plan.ports, plan.changes)
-        given = {number: self._numbering[number].supply() for number in plan.families}
-        for number, some in findings.arrived:
-            given[number] |= self._numbering[number].arrive(some)
-        self._backends.keep(findings)
-        self._leaving += findings.left
-        self._courses.follow(plan)
-        self._introduce(plan, given)
+    def apply(self, delta: PlanDelta) -> None:
+        """See `PlanConsumer`."""
+        self._plan = delta.plan
+        for before, after in delta.pairs():
+            if before is None or after is None or not _share_backends(before.port, after.port):
+                self._use(after, _backend_keys(after) - _backend_keys(before))
+                self._leave(before, _backend_keys(before) - _backend_keys(after))
+        self._standby.apply(delta)
+        self._addresses.apply(delta)
+        self._flow_checks.apply(delta)
 
-    def install(self, plan: Plan) -> None:
+    def rebuild(self, plan: Plan) -> None:
+        """See `PlanConsumer`. Backends keep their ids."""
+        self._plan = plan
+        for family, ids in self._ids.items():
+            self._leaving[family] = ids.uses()
+        for port in plan.ports:
+            self._assigned[port.family] |= self._ids[port.family].acquire(port.backend_keys)
+        self._standby.rebuild(plan)
+        self._addresses.rebuild(plan)
+        self._flow_checks.rebuild(plan)
+
+    def prepare(self) -> None:
+        """See `Datapath`. New backends are known to the kernel before the engine chooses one of
+        them; those for which no id is free yet get the standby's connections until `repair` finds
+        one.
+        """
+        for family, ids in self._ids.items():
+            self._assigned[family] |= ids.assign()
+        if any(self._assigned.values()):
+            self._introduce()
+
+    def install(self) -> None:
         """See `Datapath`."""
         self._is_installed = False
-        self.prepare(plan)
-        for numbering in self._numbering.values():
-            if numbering.shortage:
-                raise RulesError(numbering.shortage)
-        self._standby.follow(plan)
+        self.prepare()
+        for ids in self._ids.values():
+            if ids.shortage:
+                raise RulesError(ids.shortage)
         self._is_whole = False
-        self._change_tables(plan, [])
+        self._change_tables([])
         self._is_installed = True
         self._resync()
         if self._leftovers:
             self._leftovers()
 
-    def update(self, plan: Plan) -> None:
+    def update(self) -> None:
         """See `Datapath`."""
-        self._standby.follow(plan)
-        reached = self._frontends.reached(plan)
-        gone: dict[Family, dict[Address, int]] = {number: {} for number in plan.families}
-        for number, some in self._leaving:
-            gone.setdefault(number, {}).update(self._numbering[number].leave(some))
-        self._leaving = []
-        self.backend_ids.update([], [own for some in gone.values() for own in some])
-        self._change_tables(
-            plan,
-            [
-                NatTableChange(
-                    number,
-                    removed=gone[number],
-                    standby=self._standby.standby[number],
-                    standby_change=self._standby.changes.get(number),
-                    addresses=reached[number].addresses,
+        changes = []
+        for family in Family:
+            backends, self._leaving[family] = self._leaving[family], []
+            released = self._ids[family].release(backends)
+            self.backend_ids.update([], list(released))
+            if family in self._plan.families:
+                standby = self._standby.take_change(family)
+                addresses = self._addresses.take_change(family)
+                changes.append(
+                    NatTableChange(family, removed=released, standby=standby, addresses=addresses)
                 )
-                for number in plan.families
-            ],
-        )
-        touched = self._courses.take_touched()
-        if touched and self._sync:
+        self._change_tables(changes)
+        frontends = self._flow_checks.take()
+        if self._sync and frontends is None:
+            self._sync.resync()
+        elif self._sync and frontends:
             self._sync.resync_frontends(
-                [(protocol, address, port) for address, protocol, port in touched]
+                [(protocol, address, port) for address, protocol, port in frontends]
             )
 
-    def repair(self, plan: Plan) -> tuple[str, ...]:
+    def repair(self) -> tuple[str, ...]:
         """See `Datapath`."""
         missing = self._program.missing()
         if missing:
             self._is_whole = False
-            self._change_tables(plan, [])
+            self._change_tables([])
             self._resync()
             return missing
-        given = {number: self._numbering[number].supply() for number in plan.families}
-        if any(given.values()):
-            self._introduce(plan, given)
-        for numbering in self._numbering.values():
-            if numbering.shortage:
-                raise RulesError(f"{numbering.shortage}; new connections to them get the standby")
+        self.prepare()
+        for ids in self._ids.values():
+            if ids.shortage:
+                raise RulesError(f"{ids.shortage}; new connections to them get the standby")
         return ()
 
     def remove(self) -> None:
@@ -144,12 +155,9 @@ class FirstPacket:
         """See `Datapath`."""
         return self._program.is_present()
 
-    def render(self, plan: Plan) -> str:
+    def render(self) -> str:
         """See `Datapath`."""
-        if not self._is_installed:
-            self.prepare(plan)
-            self._standby.follow(plan)
-        return self._program.render(self._whole(plan))
+        return self._program.render(self._tables())
 
     def refresh(self) -> None:
         """See `Datapath`: asks the kernel."""
@@ -177,7 +185,7 @@ class FirstPacket:
             # First packets, which the standby has served.
             "backend-unknown": self.backend_ids.unknown,
             # Backends that have no number yet.
-            "backends-waiting": sum(numbering.waiting for numbering in self._numbering.values()),
+            "backends-waiting": sum(ids.waiting for ids in self._ids.values()),
         }
 
     def counts_bytes(self) -> bool:
@@ -194,51 +202,78 @@ class FirstPacket:
         finally:
             self._sync = None
 
-    def _introduce(self, plan: Plan, given: dict[Family, dict[Address, int]]) -> None:
-        """Numbers of new backends, by family: the kernel knows them before a verdict can name one."""
+    def _use(self, facts: PortFacts | None, backends: frozenset[BackendAddress]) -> None:
+        if facts is not None:
+            family = facts.port.family
+            self._assigned[family] |= self._ids[family].acquire(backends)
+
+    def _leave(self, facts: PortFacts | None, backends: frozenset[BackendAddress]) -> None:
+        if facts is not None:
+            self._leaving[facts.port.family] += backends
+
+    def _introduce(self) -> None:
+        """Tell of new backends: the kernel knows them before a verdict can name one."""
         if self._is_installed:
             self._change_tables(
-                plan, [NatTableChange(number, added=some) for number, some in given.items()]
+                [
+                    NatTableChange(family, added=self._assigned[family])
+                    for family in self._plan.families
+                ]
             )
         self.backend_ids.update(
-            [(*own, number) for some in given.values() for own, number in some.items()], []
+            [
+                (*backend, backend_id)
+                for ids in self._assigned.values()
+                for backend, backend_id in ids.items()
+            ],
+            [],
         )
+        self._assigned = {family: {} for family in Family}
 
     def _resync(self) -> None:
-        """Flows have begun while nothing of ours was in the kernel, or somebody else's."""
-        self._courses.take_touched()
+        """Flows have begun while nothing of ours was in the kernel, or foreign rules were."""
+        self._flow_checks.take()
         if self._sync:
             self._sync.resync()
 
-    def _change_tables(self, plan: Plan, changes: list[NatTableChange]) -> None:
+    def _change_tables(self, changes: list[NatTableChange]) -> None:
         """These changes, or everything if the kernel does not have all that was before."""
         is_whole, self._is_whole = self._is_whole, False
-        whole = self._whole(plan)
-        if is_whole and self._program.shapes == {own.family: own.shape for own in whole}:
+        shapes = {family: self._table(family).shape for family in self._plan.families}
+        if is_whole and self._program.shapes == shapes:
             self._program.update(changes)
         else:
-            self._program.install(whole)
+            self._program.install(self._tables())
+            # The tables have what is decided by now.
+            for family in Family:
+                self._standby.take_change(family)
+                self._addresses.take_change(family)
         self._is_whole = True
 
-    def _whole(self, plan: Plan) -> list[NatTable]:
-        return [
-            NatTable(
-                number,
-                self._numbering[number].numbers,
-                self._standby.standby.get(number, Standby()),
-                reached.ranges,
-                reached.addresses,
-                plan.options.resets_tcp,
-            )
-            for number, reached in self._frontends.reached(plan).items()
-        ]
+    def _tables(self) -> list[NatTable]:
+        return list(map(self._table, self._plan.families))
+
+    def _table(self, family: Family) -> NatTable:
+        return NatTable(
+            family,
+            self._ids[family].ids,
+            self._standby.of_family(family),
+            self._addresses.ranges[family],
+            self._addresses.addresses(family),
+            self._plan.options.resets_tcp,
+        )
 
 
-def _backends(policy: PlannedPort) -> tuple[Family, set[Address]]:
-    """Family and endpoints."""
-    return policy.family, {
-        (own.address, own.port) for own in (*policy.cluster_backends, *policy.local_backends)
-    }
+def _backend_keys(facts: PortFacts | None) -> frozenset[BackendAddress]:
+    return facts.port.backend_keys if facts else frozenset()
+
+
+def _share_backends(before: PlannedPort, after: PlannedPort) -> bool:
+    """Without a look at each backend."""
+    return (before.cluster_backends, before.local_backends) == (
+        after.cluster_backends,
+        after.local_backends,
+    )
 
 
 REFRESH_SECONDS: Final = 2.0

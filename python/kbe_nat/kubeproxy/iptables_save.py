@@ -54,7 +54,7 @@ class _Dump:
         )
         # Then the rules of endpoints have no comments (proxier.go, largeClusterEndpointsThreshold).
         self.is_large = endpoint_count(snapshot, family, plan.options.proxy_name) > LARGE_CLUSTER
-        self.serves_localhost = family == Family.IPV4 and plan.serves_localhost
+        self.serves_localhost = family == Family.IPV4 and plan.node_ports.loopback
         mark = 1 << plan.options.masquerade_bit
         self.mark = f"{mark:#x}"
         self.tables: dict[str, dict[str, list[str]]] = {
@@ -303,7 +303,7 @@ class _Dump:
         where = comment(
             "kubernetes service nodeports; NOTE: this must be the last rule in this chain"
         )
-        if self.family in self.plan.every_address:
+        if self.family in self.plan.node_ports.wildcard_families:
             aside = ""
             if self.family == Family.IPV6:
                 aside = "! -d ::1/128"
@@ -312,7 +312,7 @@ class _Dump:
             local = "-m addrtype --dst-type LOCAL"
             self.add("nat", "KUBE-SERVICES", aside, where, local, "-j KUBE-NODEPORTS")
             return
-        for address in self.plan.node_port_addresses:
+        for address in self.plan.node_ports.addresses:
             if family_of(address) == self.family:
                 to = f"-d {address}/{self.bits}"
                 self.add("nat", "KUBE-SERVICES", to, where, "-j KUBE-NODEPORTS")

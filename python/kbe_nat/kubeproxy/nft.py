@@ -80,10 +80,10 @@ class _Dump:
         local = f"{self.ip} daddr != {'::1' if self.family == Family.IPV6 else '127.0.0.0/8'}"
         ports = "meta l4proto . th dport vmap"
         check, dispatch = local, f"fib daddr type local {local}"
-        if self.family not in self.plan.every_address:
+        if self.family not in self.plan.node_ports.wildcard_families:
             check = dispatch = f"{self.ip} daddr @nodeport-ips"
             addresses = [
-                text for text in self.plan.node_port_addresses if family_of(text) == self.family
+                text for text in self.plan.node_ports.addresses if family_of(text) == self.family
             ]
             about = 'comment "IPs that accept NodePort traffic"'
             self.sets["set nodeport-ips"] = ([f"type {self.address_type}", about], {})

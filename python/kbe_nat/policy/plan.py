@@ -2,12 +2,23 @@
 the engine's tables and the rules are made of.
 """
 
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Iterable
+from dataclasses import InitVar, dataclass, field
+from itertools import chain
+from operator import attrgetter
+from typing import Final, TypeAlias
 
 from kbe_nat.family import Family
-from kbe_nat.model import Strategy, join_address
+from kbe_nat.model import ServiceKey, Strategy, join_address
+from kbe_nat.policy.node_ports import NodePorts
 from kbe_nat.policy.options import Mode, Options
+
+FrontendKey: TypeAlias = tuple[str, str, int]
+"""Address, protocol and port under which packets come."""
+BackendAddress: TypeAlias = tuple[str, int]
+"""Address and port to which packets go."""
+PortKey: TypeAlias = tuple[str, str, str, str, Family]
+"""Namespace, Service, port name, protocol and family: no two planned ports share one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +39,11 @@ class Backend:
     weight: int = 1
     is_local: bool = False
     """It is on this node."""
+
+    @property
+    def key(self) -> BackendAddress:
+        """Address and port."""
+        return self.address, self.port
 
     def __str__(self) -> str:
         return join_address(self.address, self.port)
@@ -68,6 +84,16 @@ class PlannedPort:
     strategy: Strategy = Strategy.RANDOM
 
     @property
+    def key(self) -> PortKey:
+        """The port's place in a plan."""
+        return self.namespace, self.service, self.port_name, self.protocol, self.family
+
+    @property
+    def service_key(self) -> ServiceKey:
+        """Namespace and name of its Service."""
+        return self.namespace, self.service
+
+    @property
     def name(self) -> str:
         """Kubernetes' name of the port: "namespace/service:port", without the colon for an unnamed
         port.
@@ -100,17 +126,17 @@ class PlannedPort:
         return bool(self.local_backends if self.is_external_local else self.cluster_backends)
 
     @property
+    def backend_keys(self) -> frozenset[BackendAddress]:
+        """The backends that may get new flows, and those that are drained."""
+        return frozenset(
+            (backend.address, backend.port)
+            for backend in chain(self.cluster_backends, self.local_backends)
+        )
+
+    @property
     def refuses_somebody(self) -> bool:
         """It has no endpoints, or none on this node for traffic that asks for those."""
         return not self.local_backends and (not self.cluster_backends or self.is_external_local)
-
-    @property
-    def places(self) -> tuple[Frontend, ...]:
-        """The frontends that packets find, each with another address and port."""
-        found: dict[tuple[str, int], Frontend] = {}
-        for frontend in self.frontends:
-            found.setdefault((frontend.address, frontend.port), frontend)
-        return tuple(found.values())
 
     def addresses(self, kind: str) -> tuple[str, ...]:
         """The addresses of all frontends of one kind."""
@@ -128,54 +154,36 @@ class HealthCheck:
 
 
 @dataclass(frozen=True, slots=True)
-class PortChanges:
-    """How the service ports of a plan differ from those of an earlier one."""
-
-    before: tuple[PlannedPort, ...]
-    """The earlier plan's."""
-    gone: tuple[PlannedPort, ...]
-    come: tuple[PlannedPort, ...]
-    """All others are the same objects."""
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """Everything that follows from a snapshot for one node."""
 
-    ports: tuple[PlannedPort, ...]
-    addresses: tuple[str, ...]
+    ports: tuple[PlannedPort, ...] = ()
+    """In the order of the Services."""
+    addresses: tuple[str, ...] = ()
     """The node's own."""
-    node_port_addresses: tuple[str, ...]
-    """Those that serve node ports."""
-    pod_ranges: tuple[str, ...]
-    every_address: tuple[Family, ...] = (Family.IPV4, Family.IPV6)
-    """Families in which every local address serves node ports, since nothing says which."""
-    closed_addresses: tuple[str, ...] = ()
-    """Addresses that serve no node ports, where those without endpoints are refused nevertheless.
-    """
-    serves_localhost: bool = False
-    """kube-proxy has rules for loopback: node ports are served there, and what else comes from the
-    node's other addresses is kept away.
-    """
+    node_ports: NodePorts = field(default_factory=NodePorts)
+    pod_ranges: tuple[str, ...] = ()
     service_ranges: tuple[str, ...] = ()
     """Of cluster IPs; unallocated ones are dropped in nftables mode."""
     health: tuple[HealthCheck, ...] = ()
     notes: tuple[str, ...] = ()
     """What cannot be served, one line each."""
     options: Options = field(default_factory=Options)
-    changes: PortChanges | None = field(default=None, compare=False)
-    """Against the plan that was made before this one; None where that is not known."""
     families: tuple[Family, ...] = field(init=False, compare=False)
-    """Those of the ports, in order; IPv4 when nothing is served."""
+    """The families of the ports, in order; IPv4 when nothing is served."""
+    served_families: InitVar[Iterable[Family] | None] = None
+    """The families of the ports where they are counted already; None: they are looked up."""
 
-    def __post_init__(self) -> None:
-        found = tuple(sorted({policy.family for policy in self.ports})) or (Family.IPV4,)
-        object.__setattr__(self, "families", found)
+    def __post_init__(self, served_families: Iterable[Family] | None) -> None:
+        if served_families is None:
+            served_families = set(map(attrgetter("family"), self.ports))
+        families = tuple(sorted(served_families)) or (Family.IPV4,)
+        object.__setattr__(self, "families", families)
 
     @property
-    def every_loopback(self) -> bool:
-        """All of 127.0.0.0/8 serves the node ports that 127.0.0.1 does."""
-        return Family.IPV4 in self.every_address
+    def context(self) -> tuple[object, ...]:
+        """Everything beside the Services that consumers' state depends on."""
+        return self.addresses, self.node_ports, self.pod_ranges, self.service_ranges, self.options
 
 
 def unallocated(plan: Plan) -> tuple[str, ...]:

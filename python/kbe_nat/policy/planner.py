@@ -1,458 +1,384 @@
-"""From a `Snapshot` and a node to a `Plan`: which endpoints may serve whom. Pure.
+"""From a `Snapshot` and a node to a `Plan`, change by change. Pure.
 
-Behaviour is kube-proxy's (pkg/proxy/topology.go, serviceport.go, endpointslicecache.go,
-util/nodeport_addresses.go).
+Theory of operation. A plan is made in three steps, Service by Service:
+
+1. `ServiceRules.plan_service` says which ports a Service wants, with their endpoints. It depends on
+   the Service, its slices, and what the rules have taken from the node and the options.
+2. `Claims` says which frontends each of these ports gets. Here alone Services meet.
+3. `adjust` says what operators have changed at run time: drains and strategies.
+
+`Planner` keeps the answers to all three. An update finds the Services that may differ: those of the
+segment in which the tuples of Services differ by identity, and those that the source has touched;
+where the source does not know, those whose slices are other objects. It plans these again, and the
+Services with which they dispute a frontend. Everything else stays, as the same objects.
+
+Invariants between updates:
+
+- `_services` has every Service of the snapshot that is ours, as it was planned.
+- `_served` has the same keys in the order of the snapshot; its values, one behind the other, are
+  `Plan.ports`.
+- `_claims` has the claims of all ports in `_services`, and no touched dispute.
+
+Work on all Services (joining the tuple of ports, a scan by identity) is left to C: a Python loop
+over ten thousand Services would cost more than all that a change needs. Rules that differ make
+everything anew. So does the first update after one that has failed, because `_rules` is None from
+the start of an update to its end.
 """
 
 import operator
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
-from itertools import chain, repeat
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import chain, count, repeat
 from operator import attrgetter
-from typing import TypeAlias
+from typing import Final, TypeVar
 
-from kbe_nat.family import Family, family_of
-from kbe_nat.model import (
-    Endpoint,
-    EndpointSlice,
-    Node,
-    Service,
-    ServiceKey,
-    ServicePort,
-    Snapshot,
-    join_address,
-)
+from kbe_nat.family import Family
+from kbe_nat.model import Node, Service, ServiceKey, Snapshot
 from kbe_nat.policy.claims import Claims
-from kbe_nat.policy.options import LOOPBACK, LOOPBACK6, PRIMARY, Mode, Options
-from kbe_nat.policy.plan import (
-    CLUSTER_IP,
-    EXTERNAL_IP,
-    LOAD_BALANCER,
-    NODE_PORT,
-    Backend,
-    Frontend,
-    HealthCheck,
-    Plan,
-    PlannedPort,
-)
+from kbe_nat.policy.delta import HealthPair, PlanDelta, PortPair, port_pairs
+from kbe_nat.policy.node_ports import node_addresses, node_ports
+from kbe_nat.policy.options import Options
+from kbe_nat.policy.plan import HealthCheck, Plan, PlannedPort, PortKey
+from kbe_nat.policy.service_rules import PlannedService, ServiceRules, pod_ranges
 
-_EndpointsOf: TypeAlias = Callable[[ServicePort], list[tuple[Backend, Endpoint]]]
-"""The endpoints of a service port, sorted by the text of address and port."""
+T = TypeVar("T")
+KEY_OF: Final = attrgetter("namespace", "name")
+"""The key of a Service, in C."""
 
 
 def plan(snapshot: Snapshot, options: Options | None = None) -> Plan:
     """What the node of `options` has to do. Cost: linear in service ports and endpoints."""
-    options = options or Options()
-    return Planner().plan(snapshot, options)
+    planner = Planner()
+    planner.advance(snapshot, options or Options())
+    return planner.plan
 
 
 class Planner:
-    """Plans one snapshot after the other, and looks again only at Services that have changed since
-    the last.
-    """
+    """Plans one snapshot after the other. The newest plan is `plan`."""
 
-    def __init__(self) -> None:
-        self._known: dict[ServiceKey, _Known] = {}
+    def __init__(self, adjust: Callable[[PlannedPort], PlannedPort] = lambda port: port) -> None:
+        """`adjust` says what becomes of a port that has its frontends; it leaves these alone."""
+        self.plan = Plan()
+        self._adjust = adjust
+        self._rules: ServiceRules | None = None
+        """What Services were planned by; None: nothing of what follows holds."""
+        self._clear()
+
+    def update(
+        self,
+        snapshot: Snapshot,
+        options: Options,
+        touched: Collection[ServiceKey] | None = None,
+        adjusted: Collection[ServiceKey] = (),
+    ) -> PlanDelta:
+        """Plan this snapshot, and say what differs from the plan before.
+
+        `touched` are the Services that may differ from the snapshot before, None when any may;
+        `adjusted` those of whose ports `adjust` may say something else. Cost: linear in the
+        frontends and endpoints of these, and of the Services that claim the same frontends.
+        """
+        former = self.plan
+        changes = self.advance(snapshot, options, touched, adjusted)
+        # Where other addresses serve node ports, ports that stay as they are lead elsewhere.
+        if changes is None or former.node_ports != self.plan.node_ports:
+            return PlanDelta.between(former, self.plan)
+        return PlanDelta.of(former, self.plan, changes.ports, changes.health)
+
+    def advance(
+        self,
+        snapshot: Snapshot,
+        options: Options,
+        touched: Collection[ServiceKey] | None = None,
+        adjusted: Collection[ServiceKey] = (),
+    ) -> "PlanChanges | None":
+        """As `update`, without what follows from the ports that differ; None when everything was
+        made anew.
+        """
+        node = snapshot.nodes.get(options.node, Node(options.node))
+        rules = ServiceRules.of(node, options)
+        is_anew = rules != self._rules
+        if is_anew:
+            self._clear()
+        self._rules = None
+        segment = self._segment(snapshot.services, rules)
+        services = self._differing(snapshot, segment, touched)
+        self._snapshot = snapshot
+        if segment.before or segment.after:
+            self._places.clear()
+        changes = PlanChanges(is_reordered=is_anew or bool(segment.reordered))
+        replanned = self._plan_services(services, rules, segment, changes)
+        self._order(segment)
+        disputed = {key[:2] for key in self._claims.resolve(self._precedence)}
+        for service_key in dict.fromkeys((*replanned, *adjusted, *disputed)):
+            self._serve(service_key, changes)
+        self.plan = self._compose(node, options, changes)
+        self._rules = rules
+        return None if is_anew else changes
+
+    def _clear(self) -> None:
+        self._snapshot = Snapshot()
+        self._services: dict[ServiceKey, PlannedService] = {}
+        """What each Service wants."""
         self._claims = Claims()
-        self._context: tuple[object, ...] = ()
-        self._services: tuple[Service, ...] = ()
+        self._served: dict[ServiceKey, tuple[PlannedPort, ...]] = {}
+        """What each Service gets."""
+        self._families: Counter[Family] = Counter()
+        """By how many ports each family is used."""
+        self._local_services = 0
+        """Services to which it matters which node this is."""
+        self._health: dict[ServiceKey, HealthCheck] = {}
+        self._notes: dict[ServiceKey, tuple[str, ...]] = {}
+        self._losses: dict[ServiceKey, tuple[str, ...]] = {}
+        """Notes about frontends that other Services have got."""
+        self._service_notes: tuple[str, ...] = ()
+        """All notes of both kinds, in order."""
+        self._places: dict[ServiceKey, int] = {}
+        """Where each Service stands in the snapshot; empty: to be looked up."""
+        self._frame: tuple[Options, Node, Plan] | None = None
+        """What of a plan follows from the node, and from which one."""
 
-    def plan(self, snapshot: Snapshot, options: Options) -> Plan:
-        """As the function `plan`. Cost: a comparison per Service, linear in the endpoints of those
-        that changed, and a look at every frontend when any has.
+    def _segment(self, after: tuple[Service, ...], rules: ServiceRules) -> "_Segment":
+        """What differs between the Services before and after, without what both begin and end
+        with. Cost: linear in the difference, and a comparison by identity for each Service, in C.
         """
-        has_same_services = snapshot.services is self._services
-        self._services = snapshot.services
-        own = _Planner(snapshot, options)
-        context = (options, own.node)
-        if context != self._context:
-            has_same_services = False
-            self._known, self._claims, self._context = {}, Claims(), context
-        self._known = own.looked_at_all(self._known, has_same_services=has_same_services)
-        made, self._claims = own.plan(self._known, self._claims)
-        return made
+        before = self._snapshot.services
+        if before is after:
+            return _Segment()
+        start = _common(before, after)
+        end = min(_common(reversed(before), reversed(after)), min(len(before), len(after)) - start)
+        old = before[start : len(before) - end]
+        new = tuple(
+            service
+            for service in after[start : len(after) - end]
+            if service.proxy_name == rules.proxy_name
+        )
+        keys = [service.key for service in new]
+        order = iter([service.key for service in old if service.key in self._services])
+        # Where Services only change or go, the others follow each other as before.
+        is_in_order = all(key in order for key in keys)
+        return _Segment(old, new, frozenset() if is_in_order else frozenset(keys), not end)
 
+    def _differing(
+        self, snapshot: Snapshot, segment: "_Segment", touched: Collection[ServiceKey] | None
+    ) -> dict[ServiceKey, Service | None]:
+        """Services that may differ from what was planned; None where one is served no more."""
+        services: dict[ServiceKey, Service | None] = dict.fromkeys(
+            service.key for service in segment.before
+        )
+        services |= {service.key: service for service in segment.after}
+        for key in self._with_other_slices(snapshot) if touched is None else touched:
+            if key not in services and key in self._services:
+                services[key] = self._services[key].service
+        return services
 
-def exclusions(
-    snapshot: Snapshot, port: PlannedPort, options: Options, *, is_local: bool
-) -> dict[str, str]:
-    """Endpoints of a service port that may not serve, in one of its two scopes, each with the
-    reason; by address and port. Cost: linear in the Service's endpoints.
-    """
-    return _Planner(snapshot, options).exclusions(port, is_local=is_local)
+    def _with_other_slices(self, snapshot: Snapshot) -> list[ServiceKey]:
+        """Services whose slices are not the same objects as before. Cost: one pass over all, in C,
+        where any are.
+        """
+        if snapshot.slices is self._snapshot.slices:
+            return []
+        before = map(attrgetter("slices"), self._services.values())
+        after = map(snapshot.slices.get, self._services, repeat(()))
+        is_other = list(map(operator.is_not, after, before))
+        if True not in is_other:
+            return []
+        return [key for key, other in zip(self._services, is_other, strict=True) if other]
 
+    def _plan_services(
+        self,
+        services: dict[ServiceKey, Service | None],
+        rules: ServiceRules,
+        segment: "_Segment",
+        changes: "PlanChanges",
+    ) -> list[ServiceKey]:
+        """Plan these Services and make their claims. Returns those that want something else than
+        before.
+        """
+        replaced: list[tuple[ServiceKey, PlannedService | None, PlannedService | None]] = []
+        for key, service in services.items():
+            before = self._services.get(key)
+            after = None
+            if service is not None:
+                slices = self._snapshot.slices.get(key, ())
+                is_same = before and before.service == service and before.slices == slices
+                after = before if is_same else rules.plan_service(service, slices)
+            if after is not before or key in segment.reordered:
+                replaced.append((key, before, after))
+        # All claims are given up before any is made, because Services may change places.
+        entering: list[PlannedPort] = []
+        for key, before, after in replaced:
+            old, new = before.ports if before else (), after.ports if after else ()
+            if key in segment.reordered or not _claim_alike(old, new):
+                for port in old:
+                    self._claims.withdraw(port)
+                entering += new
+        for port in entering:
+            self._claims.enter(port)
+        for key, before, after in replaced:
+            self._keep(key, before, after, changes)
+        return [key for key, *_ in replaced]
 
-def has_health_check(service: Service) -> bool:
-    """Whether load balancers ask this node about a Service; otherwise the field means nothing."""
-    return bool(
-        service.health_check_node_port and service.is_load_balancer and service.is_external_local
-    )
+    def _keep(
+        self,
+        key: ServiceKey,
+        before: PlannedService | None,
+        after: PlannedService | None,
+        changes: "PlanChanges",
+    ) -> None:
+        """Take note of what a Service wants, and of all that follows from it alone."""
+        _put(self._services, key, after)
+        self._local_services += bool(after and after.is_local) - bool(before and before.is_local)
+        checks = before.health if before else None, after.health if after else None
+        if checks[0] != checks[1]:
+            changes.health.append(checks)
+            changes.is_reordered |= checks[0] is None
+            _put(self._health, key, checks[1])
+        notes = after.notes if after else ()
+        if notes != self._notes.get(key, ()):
+            changes.has_other_notes = True
+            _put(self._notes, key, notes)
 
+    def _order(self, segment: "_Segment") -> None:
+        """Bring `_served` into the order of the snapshot, with places for new Services. The ports of
+        Services that are gone stay until `_serve` takes them away.
+        """
+        if not segment.reordered:
+            return
+        if segment.is_at_end:
+            for service in segment.after:
+                self._served[service.key] = self._served.pop(service.key, ())
+            return
+        for service in segment.after:
+            self._served.setdefault(service.key, ())
+        order = list(filter(self._served.__contains__, map(KEY_OF, self._snapshot.services)))
+        order += self._served.keys() - dict.fromkeys(order)
+        self._served = dict(zip(order, map(self._served.__getitem__, order), strict=True))
 
-class _Planner:
-    def __init__(self, snapshot: Snapshot, options: Options) -> None:
-        self.snapshot = snapshot
-        self.options = options
-        self.node = snapshot.nodes.get(options.node, Node(options.node))
-        self.addresses = options.node_addresses or self.node.addresses
-        self.notes: list[str] = []
+    def _serve(self, service_key: ServiceKey, changes: "PlanChanges") -> None:
+        """Settle which ports a Service gets, and with what."""
+        service = self._services.get(service_key)
+        before = self._served.get(service_key, ())
+        former = {port.key: port for port in before}
+        after: list[PlannedPort] = []
+        losses: list[str] = []
+        for wanted in service.ports if service else ():
+            granted, lost = self._claims.grant(wanted)
+            losses += lost
+            if granted.frontends:
+                port = self._adjust(granted)
+                known = former.get(port.key)
+                after.append(known if known is not None and known == port else port)
+        if service is None:
+            self._served.pop(service_key, None)
+        else:
+            self._served[service_key] = tuple(after)
+        for old, new in port_pairs(before, after):
+            if old is not new:
+                changes.ports.append((old, new))
+                self._count(old, -1)
+                self._count(new, 1)
+        if tuple(losses) != self._losses.get(service_key, ()):
+            changes.has_other_notes = True
+            _put(self._losses, service_key, tuple(losses))
 
-    def plan(self, known: Mapping[ServiceKey, "_Known"], claims: Claims) -> tuple[Plan, Claims]:
-        """The plan, and its claims; `claims` are those of the last."""
-        options = self.options
-        if options.node and options.node not in self.snapshot.nodes:
-            self.notes.append(f"node {options.node}: there is no such Node object")
-        elif not options.node and self.misses_node():
-            what = "no endpoint" if self.addresses else "no endpoint and no address"
-            self.notes.append(
-                f"nothing tells which node this is (--node): {what} counts as its own"
+    def _count(self, port: PlannedPort | None, ports: int) -> None:
+        if port is not None:
+            self._families[port.family] += ports
+
+    def _compose(self, node: Node, options: Options, changes: "PlanChanges") -> Plan:
+        """The plan of all that is kept."""
+        if self._frame is None or self._frame[:2] != (options, node):
+            frame = Plan(
+                addresses=node_addresses(node, options),
+                node_ports=node_ports(node, options),
+                pod_ranges=pod_ranges(node, options),
+                options=options,
             )
-        # These passes over all Services are made in C: there may be ten thousand, of which one has
-        # changed.
-        drafts = list(chain.from_iterable(map(attrgetter("drafts"), known.values())))
-        self.notes += chain.from_iterable(map(attrgetter("notes"), known.values()))
-        claims = claims.follow(drafts)
-        self.notes += claims.notes
-        open_addresses = tuple(self.node_port_addresses())
-        is_iptables = options.mode is Mode.IPTABLES
-        # kube-proxy's refusals in iptables mode match any local address, whatever nodePortAddresses
-        # say.
-        local = (*self.addresses, LOOPBACK, LOOPBACK6) if is_iptables else ()
-        made = Plan(
-            ports=claims.ports,
-            changes=claims.changes,
-            addresses=self.addresses,
-            node_port_addresses=open_addresses,
-            every_address=tuple(
-                number
-                for number in (Family.IPV4, Family.IPV6)
-                if self.named_addresses(number) is None
-            ),
-            closed_addresses=tuple(text for text in local if text not in open_addresses),
-            serves_localhost=self.serves_localhost(),
-            pod_ranges=self.pod_ranges(),
-            service_ranges=self.snapshot.service_ranges,
-            health=tuple(filter(None, map(attrgetter("health"), known.values()))),
-            notes=tuple(self.notes),
-            options=options,
-        )
-        return made, claims
-
-    def misses_node(self) -> bool:
-        """Whether it matters which node this is."""
-        services = self.snapshot.services
-        return (
-            len(self.snapshot.nodes) > 1
-            or any(map(attrgetter("is_external_local"), services))
-            or any(map(attrgetter("is_internal_local"), services))
+            self._frame = options, node, frame
+        frame = self._frame[2]
+        if changes.is_reordered and len(self._health) > 1:
+            self._health = {key: self._health[key] for key in sorted(self._health, key=self._place)}
+        if changes.is_reordered or changes.has_other_notes:
+            self._service_notes = (*self._in_order(self._notes), *self._in_order(self._losses))
+        health = tuple(self._health.values()) if changes.concerns_health else self.plan.health
+        return replace(
+            frame,
+            ports=tuple(chain.from_iterable(self._served.values())),
+            service_ranges=self._snapshot.service_ranges,
+            health=health,
+            notes=(*self._node_notes(frame), *self._service_notes),
+            served_families=[family for family, ports in self._families.items() if ports],
         )
 
-    def looked_at_all(
-        self, known: dict[ServiceKey, "_Known"], *, has_same_services: bool
-    ) -> dict[ServiceKey, "_Known"]:
-        """What follows from every Service; `known` is what followed from those of the last plan."""
-        if has_same_services:
-            before = map(attrgetter("slices"), known.values())
-            is_same = map(operator.is_, map(self.snapshot.slices.get, known, repeat(())), before)
-            changed = [key for key, same in zip(known, is_same, strict=True) if not same]
-            return {
-                **known,
-                **{key: self.looked_at(known[key].service, known[key]) for key in changed},
-            }
-        # The same objects as keys: later look-ups need not compare texts.
-        keys = {key: key for key in self.snapshot.slices}
-        return {
-            keys.get(service.key, service.key): self.looked_at(service, known.get(service.key))
-            for service in self.snapshot.services
-            if service.proxy_name == self.options.proxy_name
-        }
+    def _node_notes(self, frame: Plan) -> Iterator[str]:
+        node, nodes = frame.options.node, self._snapshot.nodes
+        if node and node not in nodes:
+            yield f"node {node}: there is no such Node object"
+        elif not node and (len(nodes) > 1 or self._local_services):
+            what = "no endpoint" if frame.addresses else "no endpoint and no address"
+            yield f"nothing tells which node this is (--node): {what} counts as its own"
 
-    def looked_at(self, service: Service, before: "_Known | None") -> "_Known":
-        slices = self.snapshot.slices.get(service.key, ())
-        if before and before.service == service and before.slices == slices:
-            return before
-        notes, self.notes = self.notes, []
-        drafts = tuple(self.service(service))
-        own, self.notes = tuple(self.notes), notes
-        return _Known(service, slices, drafts, self.health(service, slices), own)
+    def _in_order(self, notes: dict[ServiceKey, tuple[str, ...]]) -> Iterator[str]:
+        for key in sorted(notes, key=self._place) if len(notes) > 1 else notes:
+            yield from notes[key]
 
-    def service(self, service: Service) -> Iterator[PlannedPort]:
-        slices = self.snapshot.slices.get(service.key, ())
-        allowed = list(self.external_ips(service))
-        for cluster_ip in service.cluster_ips:
-            number = family_of(cluster_ip)
-            endpoints_of = self.endpoints(slices, number)
-            balanced = dict.fromkeys(
-                ip for ip in service.load_balancer_ips if family_of(ip) == number
-            )
-            external = [ip for ip in allowed if family_of(ip) == number]
-            if self.options.mode is Mode.NFTABLES:
-                # There source ranges are looked at ahead of everything, whatever else the address
-                # is.
-                external = [ip for ip in external if ip not in balanced]
-            ranges, admits = self.source_ranges(service, number)
-            is_external_too = cluster_ip in balanced or cluster_ip in external
-            for port in service.ports:
-                internal = Frontend(CLUSTER_IP, cluster_ip, port.port)
-                others = [Frontend(EXTERNAL_IP, ip, port.port) for ip in external]
-                others += [Frontend(LOAD_BALANCER, ip, port.port) for ip in balanced]
-                if port.node_port:
-                    others.append(Frontend(NODE_PORT, "", port.node_port))
-                is_external_local = service.is_external_local and bool(others)
-                endpoints = endpoints_of(port)
-                uses_local = service.is_internal_local or is_external_local
-                cluster = self.cluster_set(endpoints)
-                local = self.local_set(endpoints) if uses_local else ()
-                frontends = [internal, *others]
-                if is_external_too and self.is_external_first(
-                    has_endpoints=bool(cluster),
-                    is_served=bool(local) or not service.is_internal_local,
-                ):
-                    frontends = [*others, internal]
-                yield PlannedPort(
-                    namespace=service.namespace,
-                    service=service.name,
-                    port_name=port.name,
-                    protocol=port.protocol,
-                    family=number,
-                    frontends=tuple(dict.fromkeys(frontends)),
-                    cluster_backends=cluster,
-                    local_backends=local,
-                    serving_backends=_serving_beside(endpoints, {*cluster, *local}),
-                    is_internal_local=service.is_internal_local,
-                    is_external_local=is_external_local,
-                    affinity_seconds=service.affinity_seconds,
-                    source_ranges=ranges,
-                    allows_load_balancer_source=admits,
-                    health_check_node_port=service.health_check_node_port
-                    if has_health_check(service)
-                    else 0,
-                    source_ranges_apply_to_all=service.source_ranges_apply_to_all,
-                    strategy=service.strategy or self.options.strategy,
-                )
+    def _place(self, key: ServiceKey) -> int:
+        if not self._places:
+            self._places.update(zip(map(KEY_OF, self._snapshot.services), count(), strict=False))
+        return self._places[key]
 
-    def is_external_first(self, *, has_endpoints: bool, is_served: bool) -> bool:
-        """Whether packets to a cluster IP that is an external address of the same Service, too,
-        find the rule for that. `is_served` is the cluster IP by itself. In nftables mode a map has
-        one element for both, the one that is written last; in iptables mode the cluster IP's rule
-        is the first, where it has any.
-        """
-        return self.options.mode is Mode.NFTABLES or (has_endpoints and not is_served)
+    def _precedence(self, key: PortKey) -> tuple[PlannedPort, tuple[int, int]]:
+        """See `claims.Precedence`."""
+        ports = self._services[key[:2]].ports
+        number = next(number for number, port in enumerate(ports) if port.key == key)
+        return ports[number], (self._place(key[:2]), number)
 
-    def external_ips(self, service: Service) -> Iterator[str]:
-        """Those that whoever may write Services is trusted with."""
-        allowed = self.options.external_ranges
-        for address in dict.fromkeys(service.external_ips):
-            if not allowed or any(_contains(text, address) for text in allowed):
-                yield address
-            else:
-                self.notes.append(
-                    f"Service {service.namespace}/{service.name}: external IP {address} is not served: "
-                    "it is outside the ranges that are allowed"
-                )
 
-    def endpoints(self, slices: Iterable[EndpointSlice], number: int) -> "_EndpointsOf":
-        """Of one family, to be asked for each service port. Cost: linear in the ports of the
-        slices; of an answer in the port's endpoints.
-        """
-        # Grouped once: a Service may have thousands of ports, and all of its slices name them all.
-        by_port: dict[tuple[str, str], list[tuple[int, EndpointSlice]]] = {}
-        for part in slices:
-            if part.family == number:
-                for own in part.ports:
-                    by_port.setdefault((own.name, own.protocol), []).append((own.port, part))
-        return lambda port: self.merged(by_port.get((port.name, port.protocol), ()))
+@dataclass(slots=True)
+class PlanChanges:
+    """What an update has found to differ."""
 
-    def merged(self, parts: Iterable[tuple[int, EndpointSlice]]) -> list[tuple[Backend, Endpoint]]:
-        """The endpoints of slices on these ports, each once. Slices overlap while a pod moves
-        between them, and one may name an address twice: the last one that does not terminate
-        counts, else the first.
-        """
-        best: dict[str, tuple[Backend, Endpoint]] = {}
-        for number, part in parts:
-            for endpoint in part.endpoints:
-                text = join_address(endpoint.address, number)
-                if text not in best or not endpoint.is_terminating:
-                    target = Backend(
-                        endpoint.address, number, endpoint.weight, self.is_local(endpoint)
-                    )
-                    best[text] = (target, endpoint)
-        return [best[text] for text in sorted(best)]
+    is_reordered: bool = False
+    """Services stand in another order, or something new stands among them."""
+    has_other_notes: bool = False
+    ports: list[PortPair] = field(default_factory=list)
+    health: list[HealthPair] = field(default_factory=list)
 
-    def exclusions(self, port: PlannedPort, *, is_local: bool) -> dict[str, str]:
-        slices = self.snapshot.slices.get((port.namespace, port.service), ())
-        wanted = ServicePort(port.port_name, port.protocol, 0)
-        chosen = {
-            str(target): target
-            for target in (port.local_backends if is_local else port.cluster_backends)
-        }
-        reasons = {}
-        for target, endpoint in self.endpoints(slices, port.family)(wanted):
-            kept = chosen.get(str(target))
-            if kept is None:
-                reasons[str(target)] = self.reason(endpoint, is_local=is_local)
-            elif not kept.weight:
-                reasons[str(target)] = "it is being drained: its weight is 0"
-        return reasons
-
-    def reason(self, endpoint: Endpoint, *, is_local: bool) -> str:
-        """Why an endpoint is not in the list of its scope."""
-        if is_local and not self.is_local(endpoint):
-            return (
-                f"it is on node {endpoint.node}, not on this one"
-                if endpoint.node
-                else "it is on no node"
-            )
-        if endpoint.is_terminating:
-            return "it terminates, and others are ready" if endpoint.is_serving else "it terminates"
-        if not endpoint.is_ready:
-            return "it is not ready"
-        hints = sorted(endpoint.nodes or endpoint.zones)
-        kind = "nodes" if endpoint.nodes else "zones"
-        return f"it is hinted for {kind} {', '.join(hints)}" if hints else "others are nearer"
-
-    def is_local(self, endpoint: Endpoint) -> bool:
-        return bool(endpoint.node) and endpoint.node == self.options.node
-
-    def cluster_set(self, endpoints: list[tuple[Backend, Endpoint]]) -> tuple[Backend, ...]:
-        ready = [pair for pair in endpoints if pair[1].is_ready]
-        return tuple(target for target, _ in self.hinted(ready) or _terminating(endpoints))
-
-    def local_set(self, endpoints: list[tuple[Backend, Endpoint]]) -> tuple[Backend, ...]:
-        local = [pair for pair in endpoints if self.is_local(pair[1])]
-        ready = [pair for pair in local if pair[1].is_ready]
-        return tuple(target for target, _ in ready or _terminating(local))
-
-    def hinted(self, ready: list[tuple[Backend, Endpoint]]) -> list[tuple[Backend, Endpoint]]:
-        """Those hinted for this node, else for its zone. Hints count only when every ready endpoint
-        has them and one of them is met.
-        """
-        node, zone = self.options.node, self.node.zone
-        if node and all(endpoint.nodes for _, endpoint in ready):
-            near = [pair for pair in ready if node in pair[1].nodes]
-            if near:
-                return near
-        if zone and all(endpoint.zones for _, endpoint in ready):
-            near = [pair for pair in ready if zone in pair[1].zones]
-            if near:
-                return near
-        return ready
-
-    def source_ranges(self, service: Service, number: int) -> tuple[tuple[str, ...], bool]:
-        """The ranges that restrict one family, and whether they let this node in."""
-        ranges = tuple(text for text in service.source_ranges if family_of(text) == number)
-        if any(text.endswith("/0") for text in ranges):
-            return (), False
-        primary = self.primary(number)
-        admits = primary is not None and any(_contains(text, primary) for text in ranges)
-        return ranges, admits
-
-    def pod_ranges(self) -> tuple[str, ...]:
-        """The first of each family: kube-proxy's rules know no more."""
-        options = self.options
-        ranges = self.node.pod_ranges if options.uses_node_ranges else options.cluster_ranges
-        return tuple({family_of(text): text for text in reversed(ranges)}.values())[::-1]
-
-    def node_port_addresses(self) -> Iterator[str]:
-        """A family for which nothing is given falls back to all of its addresses, as kube-proxy
-        does.
-        """
-        for number in (Family.IPV4, Family.IPV6):
-            named = self.named_addresses(number)
-            yield from self.local_addresses(number) if named is None else named
-
-    def named_addresses(self, number: int) -> list[str] | None:
-        """The addresses of a family that serve node ports; None when all do: nothing is said of the
-        family, or one range is all of it.
-        """
-        is_iptables = self.options.mode is Mode.IPTABLES
-        given = self.options.node_port_addresses or (() if is_iptables else (PRIMARY,))
-        if PRIMARY in given:
-            primary = self.primary(number)
-            return (
-                [own for own in self.local_addresses(number) if own == primary] if primary else None
-            )
-        ranges = [text for text in given if family_of(text) == number]
-        if not ranges or any(text.endswith("/0") for text in ranges):
-            return None
-        local = self.local_addresses(number)
-        return [address for address in local if any(_contains(text, address) for text in ranges)]
-
-    def local_addresses(self, number: int) -> list[str]:
-        addresses = [address for address in self.addresses if family_of(address) == number]
-        is_iptables = self.options.mode is Mode.IPTABLES
-        if number == Family.IPV4 and is_iptables and self.options.localhost_node_ports:
-            addresses.append(LOOPBACK)
-        return addresses
-
-    def serves_localhost(self) -> bool:
-        """Any range of loopback is enough, even one without an address of the node."""
-        if self.options.mode is not Mode.IPTABLES or not self.options.localhost_node_ports:
-            return False
-        ranges = [
-            text
-            for text in self.options.node_port_addresses
-            if text != PRIMARY and family_of(text) == Family.IPV4
-        ]
-        return self.named_addresses(Family.IPV4) is None or any(
-            ip_network(text).is_loopback or _contains(text, "127.0.0.0") for text in ranges
-        )
-
-    def primary(self, number: int) -> str | None:
-        """The address of a family that the node goes by; none when it is loopback, as kube-proxy
-        supposes of nodes that it does not know.
-        """
-        known = (self.options.primary_address, *(self.node.addresses or self.addresses))
-        primary = next(
-            (address for address in known if address and family_of(address) == number), None
-        )
-        return None if primary is None or ip_address(primary).is_loopback else primary
-
-    def health(self, service: Service, slices: Iterable[EndpointSlice]) -> HealthCheck | None:
-        """What load balancers are told, where they ask: how many addresses of this node are ready,
-        on whatever port of the slices.
-        """
-        if not (service.cluster_ips and has_health_check(service)):
-            return None
-        number = family_of(service.cluster_ips[0])
-        endpoints_of = self.endpoints(slices, number)
-        names = {(own.name, own.protocol) for part in slices for own in part.ports}
-        ready = {
-            target.address
-            for name, protocol in names
-            for target, endpoint in endpoints_of(ServicePort(name, protocol, 0))
-            if endpoint.is_ready and target.is_local
-        }
-        return HealthCheck(
-            service.namespace, service.name, service.health_check_node_port, len(ready)
-        )
+    @property
+    def concerns_health(self) -> bool:
+        """The health checks of a plan are others, or in another order."""
+        return self.is_reordered or bool(self.health)
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """What followed from a Service and its slices."""
+class _Segment:
+    """Where two tuples of Services differ."""
 
-    service: Service
-    slices: tuple[EndpointSlice, ...]
-    drafts: tuple[PlannedPort, ...]
-    health: HealthCheck | None
-    notes: tuple[str, ...]
-
-
-def _terminating(endpoints: list[tuple[Backend, Endpoint]]) -> list[tuple[Backend, Endpoint]]:
-    """Those that still serve while they go: better than nothing."""
-    return [pair for pair in endpoints if pair[1].is_serving and pair[1].is_terminating]
+    before: tuple[Service, ...] = ()
+    after: tuple[Service, ...] = ()
+    """Without those of other proxies."""
+    reordered: frozenset[ServiceKey] = frozenset()
+    """Of those after, all, if they do not follow each other as before."""
+    is_at_end: bool = False
+    """Nothing comes behind it."""
 
 
-def _serving_beside(
-    endpoints: list[tuple[Backend, Endpoint]], listed: Collection[Backend]
-) -> tuple[Backend, ...]:
-    """What serves still but gets nothing new: it terminates, or hints and policies leave it out."""
-    return tuple(
-        target for target, endpoint in endpoints if endpoint.is_serving and target not in listed
-    )
+def _common(before: Iterable[Service], after: Iterable[Service]) -> int:
+    """With how many same objects both begin."""
+    is_other = list(map(operator.is_not, before, after))
+    return is_other.index(True) if True in is_other else len(is_other)
 
 
-def _contains(text: str, address: str) -> bool:
-    return ip_address(address) in ip_network(text)
+def _claim_alike(before: tuple[PlannedPort, ...], after: tuple[PlannedPort, ...]) -> bool:
+    return [(port.key, port.frontends) for port in before] == [
+        (port.key, port.frontends) for port in after
+    ]
+
+
+def _put(values: dict[ServiceKey, T], key: ServiceKey, value: T | None) -> None:
+    """An empty value is none."""
+    if value:
+        values[key] = value
+    else:
+        values.pop(key, None)

@@ -1,111 +1,124 @@
-"""Numbers for backends: stable while a backend is served, and not given to another one too soon."""
+"""Ids of backends: stable while a backend is served, and not given to another one too soon.
+
+Theory of operation. A verdict names a backend by its id, in the bits of a packet mark, and the
+kernel's map leads from the id to the backend. So an id must not lead elsewhere while a verdict that
+names it is on its way: one that is released rests for `REST_SECONDS` before it is free.
+
+An id is untouched, taken, resting or free. Untouched ones are used first, in order. After those the
+free ones are used in a round, so that the one which was given up longest ago comes next. Where none
+is left, backends wait; `assign` serves them in the order in which they came.
+
+`acquire` and `release` count uses, because several service ports may have one backend.
+"""
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
-Address = tuple[str, int]
-"""Address and port."""
+from kbe_nat.policy.plan import BackendAddress
 
 
-class Numbering:
-    """Numbers from 1 to `largest`. When they run out, backends wait for one."""
+class BackendIds:
+    """Ids from 1 to `largest`. When they run out, backends wait for one."""
 
     def __init__(self, largest: int, clock: Callable[[], float]) -> None:
         """`clock` tells seconds."""
-        self.numbers: dict[Address, int] = {}
-        self._waiting: dict[Address, None] = {}
+        self.ids: dict[BackendAddress, int] = {}
+        self._waiting: dict[BackendAddress, None] = {}
         """Backends that have none, in the order in which they came."""
-        self._uses: Counter[Address] = Counter()
-        """By how many service ports each backend is used."""
+        self._shared: Counter[BackendAddress] = Counter()
+        """By how many service ports beside the first each backend is used; without zeros."""
         self._largest = largest
         self._clock = clock
         self._taken = bytearray(1)
-        """By number, whether it is in use or rests; as long as there were numbers at once or in a
-        row. A byte each, so that they need no memory worth naming however many backends come and
-        go.
+        """By id, whether it is taken or rests; as long as there were ids at once or in a row. A byte
+        each, so that they need no memory worth naming however many backends come and go.
         """
         self._next = 1
-        """Where the search for one that was given up begins."""
+        """Where the search for a free one begins."""
         self._resting: deque[tuple[float, int]] = deque()
-        """Numbers that were given up and when, oldest first; without those that have rested."""
+        """Ids that were released and when, oldest first; without those that have rested."""
 
     @property
     def waiting(self) -> int:
-        """Backends without a number."""
+        """Backends without an id."""
         return len(self._waiting)
 
     @property
     def shortage(self) -> str | None:
-        """Why backends wait; None when none does, or only until numbers have rested."""
+        """Why backends wait; None when none does, or only until ids have rested."""
         if not self._waiting or self._resting:
             return None
         return (
             f"the packet mark's bits for backends (--mark-backend) count up to {self._largest}:"
-            f" {len(self.numbers)} are in use, {len(self._waiting)} more are wanted"
+            f" {len(self.ids)} are in use, {len(self._waiting)} more are wanted"
         )
 
-    def arrive(self, backends: Iterable[Address]) -> dict[Address, int]:
-        """A service port uses these. Returns the numbers of those that had none, as far as there
-        are any; the others wait. Cost: linear in these and in the numbers that have rested since.
+    def acquire(self, backends: Iterable[BackendAddress]) -> dict[BackendAddress, int]:
+        """A service port uses these. Returns the ids of backends that had none, as far as there are
+        any; the others wait. Cost: linear in these and in the ids that have rested since.
         """
-        for own in backends:
-            self._uses[own] += 1
-            if own not in self.numbers:
-                self._waiting[own] = None
-        return self.supply()
+        for backend in backends:
+            if backend in self.ids or backend in self._waiting:
+                self._shared[backend] += 1
+            else:
+                self._waiting[backend] = None
+        return self.assign()
 
-    def supply(self) -> dict[Address, int]:
-        """Numbers for those that wait, as far as there are any by now."""
-        self._release()
-        given = {}
-        for own in self._waiting:
-            number = self._take()
-            if number is None:
+    def assign(self) -> dict[BackendAddress, int]:
+        """Ids for backends that wait, as far as there are any by now."""
+        self._free_rested()
+        assigned = {}
+        for backend in self._waiting:
+            backend_id = self._take()
+            if backend_id is None:
                 break
-            given[own] = self.numbers[own] = number
-        for own in given:
-            del self._waiting[own]
-        return given
+            assigned[backend] = self.ids[backend] = backend_id
+        for backend in assigned:
+            del self._waiting[backend]
+        return assigned
 
-    def leave(self, backends: Iterable[Address]) -> dict[Address, int]:
-        """A service port uses these no more. Returns the numbers of those that nobody uses any
-        more.
-        """
-        gone = {}
-        for own in backends:
-            self._uses[own] -= 1
-            if not self._uses[own]:
-                del self._uses[own]
-                self._waiting.pop(own, None)
-                if own in self.numbers:
-                    gone[own] = self.numbers.pop(own)
-        if gone:
+    def release(self, backends: Iterable[BackendAddress]) -> dict[BackendAddress, int]:
+        """A service port uses these no more. Returns the ids of backends that no port uses now."""
+        released = {}
+        for backend in backends:
+            if backend in self._shared:
+                self._shared[backend] -= 1
+                if not self._shared[backend]:
+                    del self._shared[backend]
+                continue
+            self._waiting.pop(backend, None)
+            if backend in self.ids:
+                released[backend] = self.ids.pop(backend)
+        if released:
             now = self._clock()
-            self._resting += ((now, number) for number in gone.values())
-        return gone
+            self._resting += ((now, backend_id) for backend_id in released.values())
+        return released
 
-    def _release(self) -> None:
-        """Frees what has rested."""
+    def uses(self) -> list[BackendAddress]:
+        """Every backend, as often as it is used. Cost: linear in all."""
+        return [*self.ids, *self._waiting, *self._shared.elements()]
+
+    def _free_rested(self) -> None:
         if self._resting:
             rested = self._clock() - REST_SECONDS
             while self._resting and self._resting[0][0] <= rested:
                 self._taken[self._resting.popleft()[1]] = FREE
 
     def _take(self) -> int | None:
-        """A number that nobody has ever had; when there are no more, the next free one in a round."""
-        number = len(self._taken)
-        if number <= self._largest:
+        """An untouched id; when there are no more, the next free one in a round."""
+        backend_id = len(self._taken)
+        if backend_id <= self._largest:
             self._taken.append(TAKEN)
-            return number
-        number = self._taken.find(FREE, self._next)
-        if number < 0:
-            number = self._taken.find(FREE, 1, self._next)
-        if number < 0:
+            return backend_id
+        backend_id = self._taken.find(FREE, self._next)
+        if backend_id < 0:
+            backend_id = self._taken.find(FREE, 1, self._next)
+        if backend_id < 0:
             return None
-        self._taken[number] = TAKEN
-        self._next = number + 1
-        return number
+        self._taken[backend_id] = TAKEN
+        self._next = backend_id + 1
+        return backend_id
 
 
 REST_SECONDS: Final = 2.0

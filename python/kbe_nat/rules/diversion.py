@@ -5,8 +5,9 @@ rules.
 from collections.abc import Iterator
 
 from kbe_nat.family import Family
-from kbe_nat.policy.plan import Plan
-from kbe_nat.rules.frontends import Frontends, Reached
+from kbe_nat.policy.delta import PlanDelta, PortFacts
+from kbe_nat.policy.plan import FrontendKey, Plan
+from kbe_nat.rules.frontends import FrontendKeys, ServiceAddresses
 from kbe_nat.rules.rule import (
     ConnMark,
     CtDirection,
@@ -33,7 +34,7 @@ from kbe_nat.rules.rule import (
 
 
 class DiversionRules:
-    """The rules for one plan after the other, to the queues from a first to a last number.
+    """A `PlanConsumer`: the rules of a plan, to the queues from a first to a last number.
 
     Over several queues packets are spread by their addresses. A reply has other addresses than the
     packet that it answers, so it may be in another queue: the loops must share an engine.
@@ -42,37 +43,47 @@ class DiversionRules:
     def __init__(self, queues: tuple[int, int], marks: Marks) -> None:
         self._queues = queues
         self._marks = marks
-        self._frontends = Frontends()
-        self._written: dict[Family, tuple[Reached, bool, RuleSet]] = {}
-        """By family, with what the rules depend on."""
+        self._frontends = FrontendKeys()
+        self._addresses = ServiceAddresses()
+        self._plan = Plan()
+        self._rule_sets: tuple[RuleSet, ...] | None = None
+        """As written last; None: something has changed since."""
 
-    def rule_sets(self, plan: Plan) -> tuple[RuleSet, ...]:
-        """One set per family in use; the same objects as for the last plan when nothing has changed
-        for them. Cost: as of `Frontends.reached`.
+    def apply(self, delta: PlanDelta) -> None:
+        """See `PlanConsumer`."""
+        self._plan = delta.plan
+        self._frontends.apply(delta)
+        self._addresses.apply(delta)
+        is_touched = any(_keys(before) != _keys(after) for before, after in delta.pairs())
+        if is_touched or delta.is_context_changed or delta.former.families != delta.plan.families:
+            self._rule_sets = None
+
+    def rebuild(self, plan: Plan) -> None:
+        """See `PlanConsumer`."""
+        self._plan = plan
+        self._frontends.rebuild(plan)
+        self._addresses.rebuild(plan)
+        self._rule_sets = None
+
+    def rule_sets(self) -> tuple[RuleSet, ...]:
+        """One set of rules per family in use; the same objects as before when no frontend has
+        changed. Cost: otherwise, a sorting of all frontends.
         """
-        written = {}
-        for family, reached in self._frontends.reached(plan).items():
-            resets_tcp = plan.options.resets_tcp
-            earlier = self._written.get(family)
-            if earlier and earlier[0] is reached and earlier[1] == resets_tcp:
-                written[family] = earlier
-            else:
-                rules = self._rule_set(family, reached, resets_tcp=resets_tcp)
-                written[family] = reached, resets_tcp, rules
-        self._written = written
-        return tuple(rules for _, _, rules in written.values())
+        if self._rule_sets is None:
+            self._rule_sets = tuple(map(self._rule_set, self._plan.families))
+        return self._rule_sets
 
-    def _rule_set(self, family: Family, reached: Reached, *, resets_tcp: bool) -> RuleSet:
+    def _rule_set(self, family: Family) -> RuleSet:
         sets: dict[SetKind, tuple[Element, ...]] = {
-            SetKind.FRONTENDS: tuple(sorted(reached.frontends)),
-            SetKind.ADDRESSES: tuple(sorted({address for address, _, _ in reached.frontends})),
+            SetKind.FRONTENDS: tuple(sorted(self._frontends.keys(family))),
+            SetKind.ADDRESSES: tuple(sorted(self._frontends.addresses(family))),
         }
-        refused = (*reached.ranges, *reached.addresses)
+        refused = (*self._addresses.ranges[family], *self._addresses.addresses(family))
         if refused:
             sets[SetKind.REFUSED] = tuple(sorted(refused))
         rules = (
             *_diversion(Queue(*self._queues), self._marks, has_refused=bool(refused)),
-            *_mark_effects(family, self._marks, resets_tcp=resets_tcp),
+            *_mark_effects(family, self._marks, resets_tcp=self._plan.options.resets_tcp),
         )
         return RuleSet(family, rules, sets)
 
@@ -81,7 +92,13 @@ def rule_sets(
     plan: Plan, queues: tuple[int, int], marks: Marks | None = None
 ) -> tuple[RuleSet, ...]:
     """The rules for one plan; see `DiversionRules`."""
-    return DiversionRules(queues, marks or Marks()).rule_sets(plan)
+    rules = DiversionRules(queues, marks or Marks())
+    rules.rebuild(plan)
+    return rules.rule_sets()
+
+
+def _keys(facts: PortFacts | None) -> frozenset[FrontendKey]:
+    return facts.frontend_keys if facts else frozenset()
 
 
 def _diversion(queue: Queue, marks: Marks, *, has_refused: bool) -> Iterator[Rule]:

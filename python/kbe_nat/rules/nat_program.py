@@ -30,22 +30,22 @@ from typing import Final
 from kbe_nat._native import NftRule, NftTable, NftTables, Transaction
 from kbe_nat.errors import RulesError
 from kbe_nat.family import Family
-from kbe_nat.rules.backend_ids import Address
+from kbe_nat.policy.plan import BackendAddress
 from kbe_nat.rules.commands import Runner
-from kbe_nat.rules.frontends import FrontendKey
+from kbe_nat.rules.frontends import AddressChange
 from kbe_nat.rules.nat_table import (
     FAMILIES,
     Elements,
     NatSet,
     NatTable,
     NatTableWriter,
+    backend_elements,
     encode,
-    numbered,
-    served,
     sets,
+    standby_elements,
 )
 from kbe_nat.rules.rule import TAG, Marks
-from kbe_nat.rules.standby import Standby, StandbyChange
+from kbe_nat.rules.standby import StandbyChange
 
 PREFIX: Final = f"{TAG}-translation-"
 """The beginning of every table's name. For a moment a family has two, while one replaces the
@@ -64,16 +64,22 @@ class NatTableChange:
     """A change of one family's elements."""
 
     family: Family
-    added: Mapping[Address, int] = field(default_factory=dict)
-    """Backends that come, with their numbers."""
-    removed: Mapping[Address, int] = field(default_factory=dict)
+    added: Mapping[BackendAddress, int] = field(default_factory=dict)
+    """Backends that come, with their ids."""
+    removed: Mapping[BackendAddress, int] = field(default_factory=dict)
     """Backends that go."""
-    standby: Standby | None = None
-    """None: as it was."""
-    standby_change: StandbyChange | None = None
-    """What is different in it, where that is known."""
-    addresses: frozenset[str] | None = None
-    """None: as they were."""
+    standby: StandbyChange = field(default_factory=StandbyChange)
+    addresses: AddressChange = field(default_factory=AddressChange)
+
+    def elements(self) -> Iterator[tuple[str, Elements, Elements]]:
+        """By map or set, the elements that go and those that come."""
+        yield NatSet.BACKENDS, backend_elements(self.removed), backend_elements(self.added)
+        removed, added = map(standby_elements, (self.standby.removed, self.standby.added))
+        for name in removed:
+            # A frontend whose backend alone changes stays in its set.
+            yield name, _beyond(removed[name], added[name]), _beyond(added[name], removed[name])
+        addresses = self.addresses
+        yield NatSet.ADDRESSES, dict.fromkeys(addresses.removed), dict.fromkeys(addresses.added)
 
 
 class NatProgram:
@@ -139,8 +145,6 @@ class NatProgram:
             nat_table.family: _Installed(
                 table,
                 nat_table.shape,
-                nat_table.standby,
-                nat_table.addresses,
                 {
                     set_name: elements.fingerprint
                     for set_name, elements in contents[nat_table.family].items()
@@ -151,16 +155,14 @@ class NatProgram:
         }
 
     def update(self, changes: Iterable[NatTableChange]) -> None:
-        """Change elements, all in one transaction. Cost: linear in these, and in the frontends that
-        a new standby has.
-        """
+        """Change elements, all in one transaction. Cost: linear in these."""
         transaction = Transaction()
         contents: dict[Family, dict[str, int]] = {}
         differences = list(changes)
         for change in differences:
             installed = self._installed[change.family]
             contents[change.family] = sums = dict(installed.contents)
-            for set_name, *elements in _differences(change, installed):
+            for set_name, *elements in change.elements():
                 removed, added = (
                     encode(change.family, set_name, some, self._marks) for some in elements
                 )
@@ -174,12 +176,7 @@ class NatProgram:
             with self._sole_transaction():
                 self._tables.commit(transaction)
         for change in differences:
-            installed = self._installed[change.family]
-            installed.contents = contents[change.family]
-            if change.standby is not None:
-                installed.standby = change.standby
-            if change.addresses is not None:
-                installed.addresses = change.addresses
+            self._installed[change.family].contents = contents[change.family]
 
     def missing(self) -> tuple[str, ...]:
         """The tables, chains and sets that are not in the kernel as they should be. Cost: one
@@ -328,8 +325,6 @@ class _Installed:
 
     table: NftTable
     shape: object
-    standby: Standby
-    addresses: frozenset[str]
     contents: dict[str, int]
     """By map or set, the fingerprint of its elements."""
     chains: dict[str, int]
@@ -338,26 +333,6 @@ class _Installed:
 
 def _is_running(process: str) -> bool:
     return process.isdecimal() and Path(f"/proc/{process}").exists()
-
-
-def _differences(
-    change: NatTableChange, before: _Installed
-) -> Iterator[tuple[str, Elements, Elements]]:
-    """By map or set, the elements that go and those that come."""
-    yield "backends", numbered(change.removed), numbered(change.added)
-    if change.standby is not None and change.standby is not before.standby:
-        frontends: Iterable[FrontendKey] = {
-            *change.standby.frontend_keys,
-            *before.standby.frontend_keys,
-        }
-        if change.standby_change is not None and change.standby_change.before is before.standby:
-            frontends = change.standby_change.frontends
-        old, new = (served(own, frontends) for own in (before.standby, change.standby))
-        for name in old:
-            yield name, _beyond(old[name], new[name]), _beyond(new[name], old[name])
-    if change.addresses is not None and change.addresses is not before.addresses:
-        gone, come = before.addresses - change.addresses, change.addresses - before.addresses
-        yield "addresses", dict.fromkeys(gone), dict.fromkeys(come)
 
 
 def _beyond(one: Elements, other: Elements) -> Elements:

@@ -22,7 +22,7 @@ packets wait for the engine's verdict, and are dropped while no process listens.
 """
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from socket import AF_INET, AF_INET6, inet_pton
@@ -31,8 +31,7 @@ from typing import Final, TypeAlias
 from kbe_nat._native import NftElements
 from kbe_nat.family import Family
 from kbe_nat.packet import NUMBERS
-from kbe_nat.rules.backend_ids import Address
-from kbe_nat.rules.frontends import FrontendKey
+from kbe_nat.policy.plan import BackendAddress, FrontendKey
 from kbe_nat.rules.rule import Marks
 from kbe_nat.rules.standby import Standby
 
@@ -57,8 +56,8 @@ class NatSet(StrEnum):
 
 
 Key: TypeAlias = int | FrontendKey | str
-"""A backend's number, a frontend, or an address."""
-Elements: TypeAlias = Mapping[Key, Address | None]
+"""A backend's id, a frontend, or an address."""
+Elements: TypeAlias = Mapping[Key, BackendAddress | None]
 """With their values; those of sets have none."""
 
 
@@ -67,13 +66,13 @@ class NatTable:
     """The contents of one family's table."""
 
     family: Family
-    backends: Mapping[Address, int] = field(default_factory=dict)
-    """Their numbers."""
-    standby: Standby = field(default_factory=Standby)
+    backends: Mapping[BackendAddress, int] = field(default_factory=dict)
+    """Their ids."""
+    standby: Standby = field(default_factory=dict)
     """It says what the frontends are, too."""
     ranges: tuple[str, ...] = ()
     """Of cluster IPs, for all of which packets are queued."""
-    addresses: frozenset[str] = frozenset()
+    addresses: Collection[str] = ()
     """Cluster IPs for which that is so too."""
     resets_tcp: bool = False
 
@@ -208,31 +207,33 @@ class NatTableWriter:
         }
 
 
-def sets(own: NatTable) -> dict[str, Elements]:
+def sets(table: NatTable) -> dict[str, Elements]:
     """Elements by the name of their map or set."""
-    addresses: Elements = dict.fromkeys(own.addresses)
-    of_standby = served(own.standby, own.standby.frontend_keys)
-    return {"backends": numbered(own.backends), **of_standby, "addresses": addresses}
+    return {
+        "backends": backend_elements(table.backends),
+        **standby_elements(table.standby),
+        "addresses": dict.fromkeys(table.addresses),
+    }
 
 
-def numbered(backends: Mapping[Address, int]) -> Elements:
+def backend_elements(ids: Mapping[BackendAddress, int]) -> Elements:
     """Elements of the map of backends."""
-    return {number: address for address, number in backends.items()}
+    return {backend_id: backend for backend, backend_id in ids.items()}
 
 
-def served(standby: Standby, frontends: Iterable[FrontendKey]) -> dict[str, Elements]:
-    """What the standby says of these frontends, by map or set."""
-    found: dict[str, dict[Key, Address | None]] = {name: {} for name in ("standby", *FRONTEND_SETS)}
-    for key in frontends:
-        target = standby.backends.get(key)
-        if target:
-            found["standby"][key] = (target.address, target.port)
-            found["standby-keep-source" if key in standby.preserved else "standby-masquerade"][
-                key
-            ] = None
-        elif key in standby.unserved:
-            found["reject-unserved"][key] = None
-    return dict(found)
+def standby_elements(standby: Standby) -> dict[str, Elements]:
+    """Elements by the name of their map or set, for these decisions."""
+    elements: dict[str, dict[Key, BackendAddress | None]] = {
+        name: {} for name in (NatSet.STANDBY, *FRONTEND_SETS)
+    }
+    for key, (backend, keeps_source) in standby.items():
+        if backend is None:
+            elements[NatSet.REJECT_UNSERVED][key] = None
+            continue
+        elements[NatSet.STANDBY][key] = backend
+        name = NatSet.STANDBY_KEEP_SOURCE if keeps_source else NatSet.STANDBY_MASQUERADE
+        elements[name][key] = None
+    return dict(elements)
 
 
 def encode(family: Family, name: str, elements: Elements, marks: Marks) -> NftElements:
@@ -260,7 +261,7 @@ def encode(family: Family, name: str, elements: Elements, marks: Marks) -> NftEl
     return NftElements(key_lengths.get(NatSet(name), frontend.size), value_length, bytes(records))
 
 
-def _element_text(key: Key, value: Address | None, marks: Marks) -> str:
+def _element_text(key: Key, value: BackendAddress | None, marks: Marks) -> str:
     step = marks.backend & -marks.backend
     text = f"{key * step:#x}" if isinstance(key, int) else _key_text(key)
     return f"{text} : {value[0]} . {value[1]}" if value else text

@@ -14,7 +14,7 @@ from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Final, NamedTuple, TypeAlias
 
 from kbe_nat.family import Family, family_of
-from kbe_nat.rules.frontends import FrontendKey
+from kbe_nat.policy.plan import FrontendKey
 
 TAG: Final = "kbe-nat"
 """The comment of every rule of ours, and the beginning of the names of our tables and sets."""

@@ -1,18 +1,42 @@
-"""Whom the kernel serves by itself while no daemon listens: one backend per frontend, and who is
-refused.
+"""Which backend the kernel uses for each frontend while no daemon is listening, and which frontends
+it rejects then.
+
+Theory of operation. `StandbyTable` has one `StandbyDecision` for each frontend of this node, by
+family:
+
+- A frontend gets one of the backends that may serve every client that comes this way. It is chosen
+  by a hash of the frontend, so that frontends spread over the backends, and stays for as long as it
+  may serve: a backend that comes moves nothing.
+- Where no backend may serve every client (there is none, or source ranges restrict the frontend) the
+  kernel rejects. It knows neither weights nor source ranges; it must not let a client in that the
+  engine would not.
+- An exact address goes before a node port at the same address, as in kube-proxy's chains and in the
+  engine. `_hidden` has the decision of the node port for as long as the exact address is there.
+  `Claims` sees to it that nothing else meets.
+
+A delta takes away the decisions of the ports as they were and enters those of the ports as they are,
+all removals first: a frontend may go from one port to another. `_before` has what was decided about
+each touched frontend when the changes were taken last, so that a change which was undone meanwhile
+costs the kernel nothing.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 from zlib import crc32
 
 from kbe_nat.family import Family
-from kbe_nat.policy.plan import CLUSTER_IP, LOAD_BALANCER, Backend, Frontend, Plan, PlannedPort
-from kbe_nat.remembered import Findings, Remembered
-from kbe_nat.rules.frontends import FrontendKey, frontend_keys
+from kbe_nat.policy.delta import NodeFrontend, PlanDelta, PortFacts, port_facts
+from kbe_nat.policy.plan import (
+    CLUSTER_IP,
+    LOAD_BALANCER,
+    BackendAddress,
+    Frontend,
+    FrontendKey,
+    Plan,
+    PlannedPort,
+)
 
 
 class OnDeath(StrEnum):
@@ -22,163 +46,142 @@ class OnDeath(StrEnum):
     REFUSE = "refuse"
 
 
-@dataclass(frozen=True, slots=True)
-class Standby:
-    """What the kernel does by itself, for one family."""
+class StandbyDecision(NamedTuple):
+    """What the kernel does with new connections to a frontend."""
 
-    backends: Mapping[FrontendKey, Backend] = field(default_factory=dict)
-    """Who serves the frontends that need no other decision."""
-    preserved: frozenset[FrontendKey] = frozenset()
-    """Of these, those whose clients keep their source; the others' are masqueraded, so that answers
-    come back here wherever the backend is.
+    backend: BackendAddress | None
+    """None: it rejects them."""
+    keeps_source: bool = False
+    """Clients keep their source. Others are masqueraded, so that answers come back to this node
+    wherever the backend is.
     """
-    unserved: frozenset[FrontendKey] = frozenset()
-    """Refused: nobody may serve them, or not everybody may be let in."""
-    is_contested: bool = False
-    """Two ports claim one frontend, and the first one has it."""
-
-    @property
-    def frontend_keys(self) -> Iterator[FrontendKey]:
-        """All of which anything is said."""
-        return chain(self.backends, self.unserved)
-
-    def has(self, frontend: FrontendKey) -> bool:
-        """Whether anything is said about it."""
-        return frontend in self.backends or frontend in self.unserved
 
 
-class StandbyChoice:
-    """Who stands by, by family; who does stays for as long as they may."""
-
-    def __init__(self, on_death: OnDeath) -> None:
-        self._on_death = on_death
-        self._plan = Plan((), (), (), ())
-        self._decisions = Remembered(self._decided)
-        self.standby: dict[Family, Standby] = {}
-        """As chosen last."""
-        self.changes: dict[Family, StandbyChange] = {}
-        """What the last choice has changed, where that is known."""
-
-    def follow(self, new: Plan) -> None:
-        """Choose for this plan. Cost: linear in the frontends of ports that have changed, and a
-        copy of all frontends when any decision has; a look at all where two ports claim one
-        frontend.
-        """
-        is_same = _addresses(new) == _addresses(self._plan) and self.standby.keys() == set(
-            new.families
-        )
-        if not is_same:
-            self._decisions.forget()
-        self._plan = new
-        findings = self._decisions.findings(new.ports, new.changes)
-        self.changes = {}
-        if findings.is_changed or not is_same:
-            self.standby = {
-                number: self._followed(number, findings, is_same) for number in new.families
-            }
-        self._decisions.keep(findings)
-
-    def _followed(
-        self, number: Family, findings: Findings[list["_Decision"]], is_same: bool
-    ) -> Standby:
-        before = self.standby.get(number, Standby())
-        left, arrived = (_of(number, own) for own in (findings.left, findings.arrived))
-        touched = frozenset(own.frontend for own in (*left, *arrived))
-        is_alone = len({own.frontend for own in arrived}) == len(arrived)
-        come = {own.frontend for own in arrived} - {own.frontend for own in left}
-        if not is_same or before.is_contested or not is_alone or any(map(before.has, come)):
-            return _whole(_of(number, findings.all))
-        backends = dict(before.backends)
-        for own in left:
-            backends.pop(own.frontend, None)
-        for own in arrived:
-            if own.target:
-                backends[own.frontend] = own.target
-        made = Standby(
-            backends,
-            (before.preserved - touched)
-            | {own.frontend for own in arrived if own.target and own.is_preserved},
-            (before.unserved - touched) | {own.frontend for own in arrived if not own.target},
-        )
-        self.changes[number] = StandbyChange(before, touched)
-        return made
-
-    def _decided(self, policy: PlannedPort) -> list["_Decision"]:
-        own = self.standby.get(policy.family, Standby())
-        return [
-            self._decision(policy, *place, own.backends.get(place[0]))
-            for place in frontend_keys(self._plan, policy)
-        ]
-
-    def _decision(
-        self,
-        policy: PlannedPort,
-        frontend: FrontendKey,
-        own: Frontend,
-        is_closed: bool,
-        known: Backend | None,
-    ) -> "_Decision":
-        able = [] if is_closed or self._on_death is OnDeath.REFUSE else _able(policy, own)
-        target = None
-        if able:
-            # Spread over the backends by what does not change from one plan to the next.
-            target = known if known in able else able[crc32(repr(frontend).encode()) % len(able)]
-        return _Decision(
-            policy.family, frontend, target, own.kind != CLUSTER_IP and policy.is_external_local
-        )
+Standby: TypeAlias = Mapping[FrontendKey, StandbyDecision]
+"""What the kernel does by itself, for one family."""
 
 
 @dataclass(frozen=True, slots=True)
 class StandbyChange:
-    """What one choice has changed."""
+    """Decisions that no longer hold, and those that hold now."""
 
-    before: Standby
-    frontends: frozenset[FrontendKey]
-    """All others are as they were."""
-
-
-class _Decision(NamedTuple):
-    """About a frontend of a service port."""
-
-    family: Family
-    frontend: FrontendKey
-    target: Backend | None
-    is_preserved: bool
-    """Its clients keep their source."""
+    removed: Standby = field(default_factory=dict)
+    added: Standby = field(default_factory=dict)
 
 
-def _of(number: Family, decisions: Iterable[list[_Decision]]) -> list[_Decision]:
-    return [one for own in decisions for one in own if one.family == number]
+class StandbyTable:
+    """A `PlanConsumer`: the standby of all frontends."""
+
+    def __init__(self, on_death: OnDeath) -> None:
+        self._on_death = on_death
+        self._decisions: dict[Family, dict[FrontendKey, StandbyDecision]] = {
+            family: {} for family in Family
+        }
+        self._hidden: dict[FrontendKey, StandbyDecision] = {}
+        """Decisions about node ports at exact addresses of others."""
+        self._before: dict[Family, dict[FrontendKey, StandbyDecision | None]] = {
+            family: {} for family in Family
+        }
+        """What was decided when changes were taken last, of the frontends that were touched since."""
+
+    def of_family(self, family: Family) -> Standby:
+        """What is decided now."""
+        return self._decisions[family]
+
+    def apply(self, delta: PlanDelta) -> None:
+        """See `PlanConsumer`."""
+        former: dict[tuple[FrontendKey, bool], StandbyDecision] = {}
+        for before, _ in delta.pairs():
+            if before is not None:
+                for frontend in before.frontends:
+                    former[frontend.key, frontend.is_exact] = self._remove(before, frontend)
+        for _, after in delta.pairs():
+            if after is not None:
+                self.decide_port(after, former)
+
+    def rebuild(self, plan: Plan) -> None:
+        """See `PlanConsumer`. A backend that stands by stays, if it may."""
+        former: dict[tuple[FrontendKey, bool], StandbyDecision] = {}
+        for family, decisions in self._decisions.items():
+            for key, decision in decisions.items():
+                self._before[family].setdefault(key, decision)
+                former[key, True] = former[key, False] = decision
+            decisions.clear()
+        former |= {(key, False): decision for key, decision in self._hidden.items()}
+        self._hidden.clear()
+        for port in plan.ports:
+            self.decide_port(port_facts(port, plan.node_ports), former)
+
+    def take_change(self, family: Family) -> StandbyChange:
+        """How the decisions differ from what they were when this was asked last."""
+        before, self._before[family] = self._before[family], {}
+        present = self._decisions[family]
+        touched = {key: (old, present.get(key)) for key, old in before.items()}
+        return StandbyChange(
+            removed={key: old for key, (old, new) in touched.items() if old and old != new},
+            added={key: new for key, (old, new) in touched.items() if new and old != new},
+        )
+
+    def decide_port(
+        self, facts: PortFacts, former: Mapping[tuple[FrontendKey, bool], StandbyDecision]
+    ) -> None:
+        """Decide about the frontends of a port; `former` is what was decided before about these, by
+        whether they were exact.
+        """
+        for frontend in facts.frontends:
+            decision = self.decide_frontend(
+                facts.port, frontend, former.get((frontend.key, frontend.is_exact))
+            )
+            self._put(facts, frontend, decision)
+
+    def decide_frontend(
+        self, port: PlannedPort, frontend: NodeFrontend, former: StandbyDecision | None
+    ) -> StandbyDecision:
+        """Decide about one frontend of a port."""
+        is_rejected = frontend.is_reject or self._on_death is OnDeath.REFUSE
+        eligible = [] if is_rejected else eligible_backends(port, frontend.frontend)
+        if not eligible:
+            return StandbyDecision(None)
+        if former and former.backend in eligible:
+            backend = former.backend
+        else:
+            backend = eligible[crc32(repr(frontend.key).encode()) % len(eligible)]
+        is_external = frontend.frontend.kind != CLUSTER_IP
+        return StandbyDecision(backend, is_external and port.is_external_local)
+
+    def _remove(self, facts: PortFacts, frontend: NodeFrontend) -> StandbyDecision:
+        key, decisions = frontend.key, self._decisions[facts.port.family]
+        if not frontend.is_exact and key in self._hidden:
+            return self._hidden.pop(key)
+        decision = decisions.pop(key)
+        self._before[facts.port.family].setdefault(key, decision)
+        if frontend.is_exact and key in self._hidden:
+            decisions[key] = self._hidden.pop(key)
+        return decision
+
+    def _put(self, facts: PortFacts, frontend: NodeFrontend, decision: StandbyDecision) -> None:
+        key, decisions = frontend.key, self._decisions[facts.port.family]
+        present = decisions.get(key)
+        if present and not frontend.is_exact:
+            self._hidden[key] = decision
+            return
+        self._before[facts.port.family].setdefault(key, present)
+        if present:
+            self._hidden[key] = present
+        decisions[key] = decision
 
 
-def _whole(decisions: list[_Decision]) -> Standby:
-    """Of two decisions about one frontend the first one counts."""
-    found: dict[FrontendKey, _Decision] = {}
-    for own in decisions:
-        found.setdefault(own.frontend, own)
-    return Standby(
-        {frontend: own.target for frontend, own in found.items() if own.target},
-        frozenset(frontend for frontend, own in found.items() if own.target and own.is_preserved),
-        frozenset(frontend for frontend, own in found.items() if not own.target),
-        len(found) < len(decisions),
-    )
-
-
-def _addresses(own: Plan) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return own.node_port_addresses, own.closed_addresses
-
-
-def _able(policy: PlannedPort, frontend: Frontend) -> list[Backend]:
-    """Backends that may serve everybody who comes this way."""
+def eligible_backends(port: PlannedPort, frontend: Frontend) -> list[BackendAddress]:
+    """Backends that may serve every client that comes this way."""
     is_internal = frontend.kind == CLUSTER_IP
     is_restricted = frontend.kind == LOAD_BALANCER or (
-        policy.source_ranges_apply_to_all and not is_internal
+        port.source_ranges_apply_to_all and not is_internal
     )
-    if policy.source_ranges and is_restricted:
+    if port.source_ranges and is_restricted:
         return []
-    is_local = policy.is_internal_local if is_internal else policy.is_external_local
+    is_local = port.is_internal_local if is_internal else port.is_external_local
     return [
-        own
-        for own in (policy.local_backends if is_local else policy.cluster_backends)
-        if own.weight > 0
+        (backend.address, backend.port)
+        for backend in (port.local_backends if is_local else port.cluster_backends)
+        if backend.weight > 0
     ]

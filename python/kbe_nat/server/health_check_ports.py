@@ -9,11 +9,13 @@ import json
 import logging
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterable
 from typing import Final, TypeAlias
 
 from kbe_nat.family import Family, family_of
 from kbe_nat.model import join_address
+from kbe_nat.policy.delta import PlanDelta
 from kbe_nat.policy.plan import HealthCheck, Plan
 from kbe_nat.server.http import Answer, HttpThread
 
@@ -33,34 +35,82 @@ class HealthCheckPorts:
         """
         self._is_healthy = is_healthy
         self._thread: HttpThread | None = None
-        self._checks: dict[SocketAddress, HealthCheck] = {}
+        self._addresses: tuple[str, ...] = ()
+        """Where load balancers ask."""
+        self._checks: dict[int, tuple[HealthCheck, ...]] = {}
+        """By port, what is asked there: one check, if the API server has allocated the port."""
         self._servers: dict[SocketAddress, asyncio.Server] = {}
         self._failures: dict[SocketAddress, str] = {}
+        self._lock = threading.RLock()
+        """Of what changes sockets; answers read alone."""
 
-    def follow(self, plan: Plan) -> None:
-        """Answer for the Services of this plan, and no others, on the addresses that serve node
-        ports. A port that is taken is logged once; each further call tries it again.
+    def apply(self, delta: PlanDelta) -> None:
+        """See `PlanConsumer`: answers for the Services of this plan, and no others, on the addresses
+        that serve node ports. What cannot be listened on is logged once; `retry` tries it again.
         """
-        addresses = tuple(_addresses(plan))
-        self._checks = {
-            (address, check.port): check for check in plan.health for address in addresses
-        }
-        for end in self._servers.keys() - self._checks.keys():
-            self._stop(end)
-        self._failures = {
-            end: reason for end, reason in self._failures.items() if end in self._checks
-        }
-        for end in self._checks.keys() - self._servers.keys():
-            self._start(end)
+        with self._lock:
+            if _addresses(delta.plan) != self._addresses:
+                self.rebuild(delta.plan)
+                return
+            for before, after in delta.health:
+                if before is not None:
+                    self._remove(before)
+                if after is not None:
+                    _add(self._checks, after)
+            checks = [check for pair in delta.health for check in pair if check is not None]
+            self._settle((address, check.port) for check in checks for address in self._addresses)
+
+    def rebuild(self, plan: Plan) -> None:
+        """See `PlanConsumer`, and `apply`."""
+        with self._lock:
+            self._addresses = _addresses(plan)
+            checks: dict[int, tuple[HealthCheck, ...]] = {}
+            for check in plan.health:
+                _add(checks, check)
+            # At once, because another thread answers meanwhile.
+            self._checks = checks
+            wanted = ((address, port) for port in self._checks for address in self._addresses)
+            # Sockets close before others open: a wildcard address takes the port of every other.
+            self._settle((*self._servers, *self._failures, *wanted))
+
+    def retry(self) -> None:
+        """Try again what could not be listened on. Cost: linear in that."""
+        with self._lock:
+            self._settle(self._failures)
+
+    def _remove(self, check: HealthCheck) -> None:
+        checks = tuple(other for other in self._checks[check.port] if other != check)
+        if checks:
+            self._checks[check.port] = checks
+        else:
+            del self._checks[check.port]
+
+    def _check(self, end: SocketAddress) -> HealthCheck | None:
+        """The check at this address and port. Of several Services with one port the first by name is."""
+        address, port = end
+        checks = self._checks.get(port)
+        return checks[0] if checks and address in self._addresses else None
+
+    def _settle(self, ends: Iterable[SocketAddress]) -> None:
+        """Listen where a check is, and only there."""
+        for end in dict.fromkeys(ends):
+            check = self._check(end)
+            if check is None:
+                self._failures.pop(end, None)
+                if end in self._servers:
+                    self._stop(end)
+            elif end not in self._servers:
+                self._start(end, check)
 
     def close(self) -> None:
         """Close all sockets and connections."""
-        if self._thread is not None:
-            for end in tuple(self._servers):
-                self._stop(end)
-            self._thread.close()
+        with self._lock:
+            if self._thread is not None:
+                for end in tuple(self._servers):
+                    self._stop(end)
+                self._thread.close()
 
-    def _start(self, end: SocketAddress) -> None:
+    def _start(self, end: SocketAddress, check: HealthCheck) -> None:
         reason = ""
         try:
             self._thread = self._thread or HttpThread()
@@ -72,18 +122,9 @@ class HealthCheckPorts:
             # The system has no thread for it.
             reason = str(error)
         if reason and reason != self._failures.get(end):
-            LOG.error(
-                "health check of %s: %s: %s",
-                _name(self._checks[end]),
-                join_address(*end),
-                reason,
-            )
+            LOG.error("health check of %s: %s: %s", _name(check), join_address(*end), reason)
         elif not reason and end in self._failures:
-            LOG.info(
-                "health check of %s: %s is answered",
-                _name(self._checks[end]),
-                join_address(*end),
-            )
+            LOG.info("health check of %s: %s is answered", _name(check), join_address(*end))
         self._failures.pop(end, None)
         if reason:
             self._failures[end] = reason
@@ -93,7 +134,7 @@ class HealthCheckPorts:
             self._thread.stop(self._servers.pop(end))
 
     def _answer(self, end: SocketAddress) -> Answer:
-        check = self._checks.get(end)
+        check = self._check(end)
         if check is None:
             return 503, {}, b""
         status, body = answer(check, is_healthy=self._is_healthy())
@@ -115,12 +156,19 @@ def answer(check: HealthCheck, *, is_healthy: bool = True) -> tuple[int, dict[st
     return 200 if check.local_endpoints and is_healthy else 503, body
 
 
-def _addresses(plan: Plan) -> Iterable[str]:
+def _addresses(plan: Plan) -> tuple[str, ...]:
     """Where to listen: at the wildcard of a family in which every address serves node ports."""
+    addresses: list[str] = []
     for family, wildcard in ((Family.IPV4, "0.0.0.0"), (Family.IPV6, "::")):
-        addresses = [text for text in plan.node_port_addresses if family_of(text) == family]
-        if addresses:
-            yield from [wildcard] if family in plan.every_address else addresses
+        serving = [text for text in plan.node_ports.addresses if family_of(text) == family]
+        is_wildcard = family in plan.node_ports.wildcard_families
+        addresses += [wildcard] if serving and is_wildcard else serving
+    return tuple(addresses)
+
+
+def _add(checks: dict[int, tuple[HealthCheck, ...]], check: HealthCheck) -> None:
+    beside = checks.get(check.port, ())
+    checks[check.port] = tuple(sorted((*beside, check), key=_name))
 
 
 def _name(check: HealthCheck) -> str:
