@@ -29,6 +29,7 @@ check: build   ## formatting, lints, types, licences, layering, the table of fau
 	if command -v cargo-deny >/dev/null; then cargo deny --log-level error check; fi
 	pytest --quiet tests/test_layering.py
 	python tools/fault_table.py --check
+	python tools/json_page.py --check
 
 build: .venv/ready    ## leave an optimised build in .venv/bin/kbe-nat
 	maturin develop --quiet --release

@@ -18,15 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import to_builtins
 
 from harness.exhaustion import no_descriptors, open_descriptors
-from harness.full_engine import answers_of, controller_with, datagram
+from harness.full_engine import STATUS, controller_with, datagram, verbs_of
 from harness.programs import FULL_CONTROL_SOCKET, STATUS_CLIENT
 from harness.waiting import eventually
-from kbe_nat.daemon import control_socket as conversation
-from kbe_nat.daemon import reception
-from kbe_nat.daemon.control_socket import ControlServer, ask, rows
-from kbe_nat.daemon.subscribers import CAPACITY, Inbox
+from kbe_nat import client as control_client
+from kbe_nat.client import ask, ask_rows
+from kbe_nat.daemon import acceptor, control_socket
+from kbe_nat.daemon.control_socket import ControlServer
+from kbe_nat.daemon.rows import FlowRow, StatusRow
+from kbe_nat.daemon.subscribers import CAPACITY, Subscription
 from kbe_nat.daemon.verbs import PAGE
 from kbe_nat.errors import ControlError
 
@@ -40,7 +43,7 @@ def unasked(request: dict[str, Any]) -> Iterator[Any]:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Iterator[Path]:
-    with ControlServer(tmp_path / "control.sock", answers_of(controller_with(10))):
+    with ControlServer(tmp_path / "control.sock", verbs_of(controller_with(10))):
         yield tmp_path / "control.sock"
 
 
@@ -77,16 +80,16 @@ def test_f127_clients_that_say_nothing_cost_no_thread_and_few_descriptors(path: 
                 with suppress(BrokenPipeError):
                     client.send(b'{"verb": "sta'[: number % 12])
         for _ in range(20):
-            assert list(ask(path, "status")) == [{"pid": 1}]
+            assert list(ask(path, "status", StatusRow)) == [STATUS]
         assert threading.active_count() <= threads + 1
         # Both ends are ours: one descriptor for each client, and one for each that is still waited
         # for.
-        assert open_descriptors() - descriptors <= 500 + reception.MAX_WAITING + 5
+        assert open_descriptors() - descriptors <= 500 + acceptor.MAX_PENDING + 5
         assert answer_of(clients[0]) == {"error": "too many clients wait to ask"}
         assert is_closed(clients[0])
         assert "no request within 5 s" in answer_of(clients[-1])["error"]
         assert is_closed(clients[-1])
-        assert list(ask(path, "status")) == [{"pid": 1}]
+        assert list(ask(path, "status", StatusRow)) == [STATUS]
 
 
 def test_f128_it_is_there_again_when_descriptors_are(path: Path) -> None:
@@ -109,19 +112,19 @@ def test_f128_it_is_there_again_when_descriptors_are(path: Path) -> None:
             client = eventually(unheard)
         assert client is not None
         client.settimeout(30)
-        assert answer_of(client) == {"result": {"pid": 1}}
+        assert answer_of(client) == {"result": to_builtins(STATUS)}
         waits.sendall(b'{"verb": "status"}\n')
-        assert answer_of(waits) == {"result": {"pid": 1}}
+        assert answer_of(waits) == {"result": to_builtins(STATUS)}
 
 
 def test_f127_a_line_without_end_is_refused(path: Path) -> None:
     with connected(path) as client:
         sent = 0
         with pytest.raises(OSError, match=r"Broken pipe|reset"):
-            while sent < 100 * reception.MAX_REQUEST:
+            while sent < 100 * acceptor.MAX_REQUEST:
                 sent += client.send(b"[" * 65_536)
-        assert sent < 10 * reception.MAX_REQUEST
-    assert list(ask(path, "status")) == [{"pid": 1}]
+        assert sent < 10 * acceptor.MAX_REQUEST
+    assert list(ask(path, "status", StatusRow)) == [STATUS]
 
 
 def test_f127_a_request_may_come_in_pieces_and_without_an_end(path: Path) -> None:
@@ -130,13 +133,13 @@ def test_f127_a_request_may_come_in_pieces_and_without_an_end(path: Path) -> Non
             client.send(piece)
             time.sleep(0.02)
         client.shutdown(socket.SHUT_WR)
-        assert answer_of(client) == {"result": {"pid": 1}}
+        assert answer_of(client) == {"result": to_builtins(STATUS)}
 
 
 def test_f127_conversations_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients that take no answer hold a place each, until their patience is over."""
-    monkeypatch.setattr(conversation, "PATIENCE", 1.0)
-    monkeypatch.setattr(conversation, "MAX_CONVERSATIONS", 3)
+    monkeypatch.setattr(control_socket, "SEND_SECONDS", 1.0)
+    monkeypatch.setattr(control_socket, "MAX_CONVERSATIONS", 3)
 
     def answer(request: dict[str, Any]) -> Iterator[Any]:
         yield "x" * (1 if request["verb"] == "short" else 1 << 22)
@@ -150,12 +153,12 @@ def test_f127_conversations_are_bounded(tmp_path: Path, monkeypatch: pytest.Monk
             # The answer has begun.
             assert client.recv(1)
         with pytest.raises(ControlError, match="3 requests are being answered already; try again"):
-            list(ask(path, "short"))
+            list(ask(path, "short", str))
         assert threading.active_count() <= threads + 3
 
         def is_answered() -> bool:
             with suppress(ControlError):
-                return list(ask(path, "short")) == ["x"]
+                return list(ask(path, "short", str)) == ["x"]
             return False
 
         # The places become free.
@@ -163,16 +166,16 @@ def test_f127_conversations_are_bounded(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_f127_a_slow_watcher_keeps_no_more_than_a_bounded_number_of_events() -> None:
-    inbox = Inbox()
+    subscription = Subscription()
     event: Any = ("NEW", None)
     for _ in range(1000):
-        inbox.put([event] * 1000)
+        subscription.put([event] * 1000)
     taken = 0
-    while batch := inbox.take(0):
+    while batch := subscription.take(0):
         taken += len(batch)
     assert CAPACITY <= taken < CAPACITY + 1000
-    inbox.put([event])
-    assert inbox.take(0) == [event], "it goes on"
+    subscription.put([event])
+    assert subscription.take(0) == [event], "it goes on"
 
 
 @pytest.mark.parametrize(
@@ -199,7 +202,7 @@ def test_f135_only_a_socket_is_taken_away(
     assert path.lstat() == before
     assert victim.read_text() == "precious"
     with pytest.raises(ControlError):
-        list(ask(path, "status"))
+        list(ask(path, "status", StatusRow))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
@@ -278,11 +281,11 @@ def test_f135_a_peer_that_is_no_daemon_hangs_nobody(
     reason: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(conversation, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(control_client, "ANSWER_SECONDS", 1.0)
     path = tmp_path / "control.sock"
     with peer(path, behaves):
         with pytest.raises(ControlError, match=reason):
-            list(ask(path, "status"))
+            list(ask(path, "status", StatusRow))
         started = time.monotonic()
         with (
             pytest.raises(ControlError, match="another daemon answers here"),
@@ -307,7 +310,7 @@ def test_another_user_is_not_answered() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "control.sock"
         Path(folder).chmod(0o755)
-        with ControlServer(path, answers_of(controller_with(1))):
+        with ControlServer(path, verbs_of(controller_with(1))):
             path.chmod(0o666)
             command = ["/usr/bin/env", "python3", "-c", STATUS_CLIENT.read_text(), str(path)]
             said = subprocess.run(
@@ -323,7 +326,7 @@ def test_another_user_is_not_answered() -> None:
             ).stdout
             assert json.loads(said) == {"error": "only root and the daemon's own user may ask"}
             said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            assert json.loads(said) == {"result": {"pid": 1}}
+            assert json.loads(said) == {"result": to_builtins(STATUS)}
 
 
 @pytest.mark.parametrize(
@@ -383,7 +386,7 @@ def test_a_bad_request_is_told_what_is_wrong_with_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with pytest.raises(ControlError, match=f"^{message}") as caught:
-        list(ask(path, verb, **parameters))
+        list(ask(path, verb, Any, **parameters))
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 300
     assert not [own for own in caplog.records if own.levelno >= logging.WARNING]
@@ -395,28 +398,29 @@ def test_a_defect_is_told_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFi
         raise ZeroDivisionError
 
     with ControlServer(tmp_path / "control.sock", answer):
-        results = ask(tmp_path / "control.sock", "status")
+        results = ask(tmp_path / "control.sock", "status", int)
         assert next(results) == 1
         with pytest.raises(ControlError, match="the daemon failed: ZeroDivisionError"):
             next(results)
     assert "a request failed" in caplog.text
 
 
-def key_of(row: dict[str, Any]) -> tuple[str, int]:
-    address, port = row["source"]
-    return address, port
+def key_of(row: FlowRow) -> tuple[str, int]:
+    return row.source
 
 
 def test_f138_a_list_comes_in_pages_without_doubles(tmp_path: Path) -> None:
     controller = controller_with(10_500)
-    with ControlServer(tmp_path / "control.sock", answers_of(controller)):
-        pages = list(ask(tmp_path / "control.sock", "flows"))
+    with ControlServer(tmp_path / "control.sock", verbs_of(controller)):
+        pages = list(ask(tmp_path / "control.sock", "flows", list[FlowRow]))
         assert [len(page) for page in pages] == [PAGE] * 10 + [500]
         assert len({key_of(row) for page in pages for row in page}) == 10_500
         for limit in (1, PAGE - 1, PAGE, PAGE + 1, 10**6):
-            found = list(rows(tmp_path / "control.sock", "flows", limit=limit))
+            found = list(ask_rows(tmp_path / "control.sock", "flows", FlowRow, limit=limit))
             assert len(found) == min(limit, 10_500)
-        assert list(ask(tmp_path / "control.sock", "flows", source="192.0.2.1")) == [[]]
+        assert list(ask(tmp_path / "control.sock", "flows", list[FlowRow], source="192.0.2.1")) == [
+            []
+        ]
 
 
 def test_f138_flows_that_live_through_a_list_are_in_it_once(tmp_path: Path) -> None:
@@ -426,8 +430,8 @@ def test_f138_flows_that_live_through_a_list_are_in_it_once(tmp_path: Path) -> N
     now = time.monotonic_ns()
     for number in range(10_000):
         engine.process_batch([datagram(number), datagram(32768 + number)], now)
-    with ControlServer(tmp_path / "control.sock", answers_of(controller)):
-        pages = ask(tmp_path / "control.sock", "flows")
+    with ControlServer(tmp_path / "control.sock", verbs_of(controller)):
+        pages = ask(tmp_path / "control.sock", "flows", list[FlowRow])
         found = [key_of(row) for row in next(pages)]
         assert engine.delete_flows(source="10.1.0.2") == 10_000
         # A second later, so that they have certainly begun after the list has.
@@ -472,7 +476,7 @@ def test_f138_four_lists_of_a_full_table_take_little_memory(tmp_path: Path) -> N
         try:
             assert serving.stdout is not None
             assert serving.stdout.readline() == "ready\n"
-            assert len(list(ask(path, "status"))) == 1
+            assert len(list(ask(path, "status", StatusRow))) == 1
             Path(f"/proc/{serving.pid}/clear_refs").write_text("5")
             before, _ = resident(serving.pid)
             counts: list[int] = []

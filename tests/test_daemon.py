@@ -13,15 +13,18 @@ from typing import Any
 import pytest
 
 import kbe_nat
+from harness.full_engine import STATUS
 from harness.waiting import eventually
 from kbe_nat.cli.conntrack import line
+from kbe_nat.client import ask
 from kbe_nat.control.controller import Controller
-from kbe_nat.daemon.control_socket import ControlServer, ask
+from kbe_nat.daemon.control_socket import ControlServer
 from kbe_nat.daemon.node_addresses import REREAD_SECONDS, LocalAddresses
 from kbe_nat.daemon.requests import VERBS
-from kbe_nat.daemon.subscribers import Watchers
+from kbe_nat.daemon.rows import EventRow, FlowRow, StatusRow
+from kbe_nat.daemon.subscribers import Subscribers
 from kbe_nat.daemon.systemd import Notifier, watchdog_seconds
-from kbe_nat.daemon.verbs import Answers
+from kbe_nat.daemon.verbs import Verbs
 from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.every_packet import EveryPacket
 from kbe_nat.errors import ArgumentError, ControlError
@@ -114,15 +117,15 @@ def test_what_is_left_of_a_drain_is_ended_at_its_deadline() -> None:
 
 
 @pytest.fixture
-def answers() -> Answers:
+def verbs() -> Verbs:
     made = controller("10.0.0.1")
     made.engine.process(SYN, time.monotonic_ns())
-    return Answers(made, Watchers(made.engine), lambda: {"pid": 1})
+    return Verbs(made, Subscribers(made.engine), lambda: STATUS)
 
 
 @pytest.fixture
-def path(answers: Answers, tmp_path: Path) -> Iterator[Path]:
-    with ControlServer(tmp_path / "deep/control.sock", answers):
+def path(verbs: Verbs, tmp_path: Path) -> Iterator[Path]:
+    with ControlServer(tmp_path / "deep/control.sock", verbs):
         yield tmp_path / "deep/control.sock"
 
 
@@ -138,8 +141,8 @@ def test_every_verb_is_answered_in_plain_values(path: Path) -> None:
     }
     for verb in VERBS:
         if verb not in ("events", "rules"):
-            assert list(ask(path, verb, **asked.get(verb, {}))), verb
-    (flows,) = ask(path, "flows", backend="10.0.0.1")
+            assert list(ask(path, verb, Any, **asked.get(verb, {}))), verb
+    (flows,) = ask(path, "flows", list[FlowRow], backend="10.0.0.1")
     assert line(flows[0]) == (
         "tcp      6 120 SYN_SENT src=10.0.2.15 dst=172.30.228.255 sport=49152 dport=80 packets=1 bytes=40 "
         "[UNREPLIED] src=10.0.0.1 dst=10.0.2.15 sport=9876 dport=49152 packets=0 bytes=0 mark=0 use=1"
@@ -163,8 +166,8 @@ def test_what_is_asked_wrong_is_told(
     path: Path, verb: str, parameters: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ControlError, match=message):
-        list(ask(path, verb, **parameters))
-    assert list(ask(path, "status")) == [{"pid": 1}], "it is still there"
+        list(ask(path, verb, Any, **parameters))
+    assert list(ask(path, "status", StatusRow)) == [STATUS], "it is still there"
 
 
 @pytest.mark.parametrize(
@@ -179,45 +182,45 @@ def test_what_is_no_request_is_told(path: Path, line: bytes) -> None:
         )
 
 
-def test_events_come_as_they_happen(path: Path, answers: Answers) -> None:
-    engine, watchers = answers._controller.engine, answers._watchers
-    events = ask(path, "events")
-    seen: list[Any] = []
+def test_events_come_as_they_happen(path: Path, verbs: Verbs) -> None:
+    engine, subscribers = verbs._controller.engine, verbs._subscribers
+    events = ask(path, "events", EventRow)
+    seen: list[EventRow] = []
     reader = threading.Thread(
-        target=lambda: seen.extend(event for event in [next(events), next(events)] if event)
+        target=lambda: seen.extend(event for event in [next(events), next(events)] if event.event)
     )
     reader.start()
 
     def flow_begins() -> bool:
         engine.delete_flows()
         engine.process(SYN, time.monotonic_ns())
-        watchers.deliver()
+        subscribers.publish()
         return not reader.is_alive()
 
     # Nothing says from when on the reader listens.
     eventually(flow_begins)
-    assert {event["event"] for event in seen} <= {"NEW", "DESTROY"}
+    assert {event.event for event in seen} <= {"NEW", "DESTROY"}
     assert seen
 
 
 def test_nobody_answers(tmp_path: Path) -> None:
     with pytest.raises(ControlError, match="no daemon answers here"):
-        next(ask(tmp_path / "none", "status"))
+        next(ask(tmp_path / "none", "status", StatusRow))
 
 
 def test_a_second_server_is_refused_and_a_stale_socket_replaced(
-    path: Path, answers: Answers, tmp_path: Path
+    path: Path, verbs: Verbs, tmp_path: Path
 ) -> None:
     with (
         pytest.raises(ControlError, match="another daemon answers here"),
-        ControlServer(path, answers),
+        ControlServer(path, verbs),
     ):
         pass
     stale = tmp_path / "stale"
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(stale))
-    with ControlServer(stale, answers):
-        assert list(ask(stale, "status")) == [{"pid": 1}]
+    with ControlServer(stale, verbs):
+        assert list(ask(stale, "status", StatusRow)) == [STATUS]
         assert stale.stat().st_mode & 0o777 == 0o600
     assert not stale.exists()
 

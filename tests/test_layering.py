@@ -73,16 +73,22 @@ PYTHON = {
     "control": "family _native datapath engine_tables errors model policy",
     "kubeproxy": "family errors model policy sources",
     "server": "family model policy",
-    "daemon": "family _native commands control datapath drivers errors kubeproxy model policy rules server "
-    "sources",
+    "client": "errors",
+    "explain": "_native family kubeproxy model policy rules",
+    "daemon": "family _native client commands control datapath drivers errors explain kubeproxy model "
+    "policy rules server sources",
     "doctor": "daemon datapath drivers errors rules",
-    "playground": "commands daemon errors policy sources",
+    "playground": "client commands daemon errors policy sources",
     "shadow": "family _native engine_tables model packet policy",
-    "cli": "_native commands control daemon datapath doctor drivers engine_tables errors family "
-    "kubeproxy model packet playground policy rules shadow sources version",
+    "cli": "_native client daemon doctor drivers engine_tables errors explain family kubeproxy model "
+    "packet playground policy rules shadow sources version",
     "__init__": "family _native errors model",
     "__main__": "cli errors",
 }
+
+
+OFFLINE = ("replay", "explain", "dump", "diff")
+"""Verbs that need no daemon, though some may ask one."""
 
 
 def allowed(table: dict[str, str], name: str) -> set[str]:
@@ -104,6 +110,14 @@ def imported(source: str) -> set[str]:
     return {"version" if name == "__version__" else name for name in found}
 
 
+def imported_modules(source: str) -> set[str]:
+    """Modules that a Python file imports names from."""
+    tree = ast.parse(source)
+    return {
+        node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module
+    }
+
+
 def used(source: str) -> set[str]:
     """Modules of its crate that a Rust file uses outside its tests."""
     code = re.sub(r"//.*", "", source.split("#[cfg(test)]")[0])
@@ -119,6 +133,19 @@ def used(source: str) -> set[str]:
 def test_python_imports_run_one_way(path: Path) -> None:
     unit = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     assert imported(path.read_text()) - {unit} <= allowed(PYTHON, unit)
+
+
+@pytest.mark.parametrize("verb", OFFLINE)
+def test_offline_verbs_run_without_the_daemon(verb: str) -> None:
+    """Nor do the modules of the command line that they import."""
+    pending, seen = {f"cli.{verb}"}, set()
+    while pending:
+        module = pending.pop()
+        seen.add(module)
+        source = (PACKAGE / f"{module.replace('.', '/')}.py").read_text()
+        names = {name.removeprefix("kbe_nat.") for name in imported_modules(source)}
+        assert not [name for name in names if name.startswith("daemon")], module
+        pending |= {name for name in names if name.startswith("cli.")} - seen
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.full_engine import answers_of, controller_with
-from kbe_nat.daemon import verbs as answers_module
+from harness.full_engine import controller_with, verbs_of
+from kbe_nat.client import encode_line
+from kbe_nat.daemon import verbs
 from kbe_nat.daemon.requests import VERBS, parse
 from kbe_nat.errors import KbeNatError
 
@@ -113,18 +114,18 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
 def _impatient() -> Any:
     """Somebody who watches events is told at once that there are none."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answers_module, "HEARTBEAT", 0.0)
+        patch.setattr(verbs, "HEARTBEAT", 0.0)
         yield
 
 
-ANSWERS: Final = answers_of(controller_with(2))
+ANSWERS: Final = verbs_of(controller_with(2))
 
 
 def check(line: bytes) -> None:
     try:
         # Events, and a drain that is followed, have no end.
         for result in islice(ANSWERS(parse(line)), 1):
-            json.dumps({"result": result})
+            encode_line({"result": result})
     except KbeNatError as error:
         text = str(error)
         assert text.isprintable(), text

@@ -24,7 +24,7 @@ from kbe_nat.daemon.settings import (
     Settings,
     SourceSettings,
 )
-from kbe_nat.daemon.subscribers import CAPACITY, Inbox, Watchers
+from kbe_nat.daemon.subscribers import CAPACITY, Subscribers, Subscription
 from kbe_nat.daemon.tasks import Task
 from kbe_nat.errors import KbeNatError, RulesError
 from kbe_nat.packet import opening
@@ -164,7 +164,7 @@ TARGETS: list[tuple[type, str]] = [
     (Controller, "refresh"),
     (Controller, "end_drains"),
     (CheckpointFile, "write"),
-    (Watchers, "deliver"),
+    (Subscribers, "publish"),
     (HealthCheckPorts, "retry"),
     (Reconciler, "log_news"),
     (Proxy, "_notify_watchdog"),
@@ -231,9 +231,9 @@ def test_f129_no_task_ends_the_loop(
     monkeypatch.setattr(
         served,
         "_tasks",
-        lambda watchers: [*tasks(watchers), Task(0.0, round_trip, "the test fails", "")],
+        lambda subscribers: [*tasks(subscribers), Task(0.0, round_trip, "the test fails", "")],
     )
-    served._serve(Watchers(controller.engine))
+    served._serve(Subscribers(controller.engine))
     assert time.monotonic() < end, "the loop lives, and serves what is new"
     said = [line for line in lines() if (repr(error) in line or "Too many open files" in line)]
     assert 1 <= len(said) == len(set(said)) <= 2, "each task that it has failed says so once"
@@ -314,11 +314,11 @@ def test_f134_whatever_happens_the_log_is_bounded() -> None:
 
 
 def test_a_watcher_that_reads_nothing_costs_a_bounded_number_of_events() -> None:
-    inbox = Inbox()
+    subscription = Subscription()
     event: Any = ("NEW", None)
     for _ in range(3):
-        inbox.put([event] * CAPACITY)
-    assert len(inbox.take(0)) == CAPACITY
-    assert inbox.take(0) == []
-    inbox.put([event])
-    assert inbox.take(0) == [event]
+        subscription.put([event] * CAPACITY)
+    assert len(subscription.take(0)) == CAPACITY
+    assert subscription.take(0) == []
+    subscription.put([event])
+    assert subscription.take(0) == [event]

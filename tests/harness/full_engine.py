@@ -5,8 +5,9 @@ import time
 
 import kbe_nat
 from kbe_nat.control.controller import Controller
-from kbe_nat.daemon.subscribers import Watchers
-from kbe_nat.daemon.verbs import Answers
+from kbe_nat.daemon.rows import LoopRow, StatusRow
+from kbe_nat.daemon.subscribers import Subscribers
+from kbe_nat.daemon.verbs import Verbs
 from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.every_packet import EveryPacket
 from kbe_nat.family import Family
@@ -15,6 +16,22 @@ from kbe_nat.policy.options import Options
 from kbe_nat.rules.memory import Memory
 
 VIP = "172.30.228.255"
+STATUS = StatusRow(
+    datapath="every-packet",
+    driver="native",
+    queues="100",
+    rules="memory",
+    seed=1,
+    pid=1,
+    seconds=0,
+    generation=1,
+    service_ports=1,
+    # A file whose name is no UTF-8.
+    refused=["objects/\udcff.yaml: it is a FIFO, not a file"],
+    rules_up_to_date=True,
+    drains=[],
+    loops=[LoopRow(1, 1, 0)],
+)
 
 
 def controller_with(flows: int, limit: int = 262_144) -> Controller:
@@ -53,5 +70,5 @@ def datagram(number: int) -> bytearray:
     )
 
 
-def answers_of(controller: Controller) -> Answers:
-    return Answers(controller, Watchers(controller.engine), lambda: {"pid": 1})
+def verbs_of(controller: Controller) -> Verbs:
+    return Verbs(controller, Subscribers(controller.engine), lambda: STATUS)

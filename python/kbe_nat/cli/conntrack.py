@@ -1,17 +1,82 @@
 """`kbe-nat conntrack`: connections in the words of conntrack-tools (conntrack(8))."""
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Final
+from dataclasses import dataclass
+from typing import Annotated, Final
 
 import typer
 
-from kbe_nat.cli.flags.options import SOCKET, Format, OutputFormat, Socket, refuse_given
+from kbe_nat.cli.flags.options import Format, OutputFormat, Socket, refuse_given
+from kbe_nat.cli.flags.parameters import Flags, parameter_names, takes_flags
 from kbe_nat.cli.output import show_json, show_json_rows
-from kbe_nat.daemon.control_socket import ask, rows
+from kbe_nat.client import DEFAULT_SOCKET, ask, ask_rows
+from kbe_nat.daemon.rows import End, EventRow, FlowRow
+from kbe_nat.errors import SettingError
 
-Row = dict[str, Any]
+
+@dataclass(frozen=True)
+class FlowFilter:
+    """Connections that are meant; empty and None stand for any."""
+
+    protocol: str = ""
+    source: str = ""
+    destination: str = ""
+    backend: str = ""
+    source_port: int | None = None
+    destination_port: int | None = None
+    state: str = ""
+    service: str = ""
+
+    def parameters(self) -> dict[str, str]:
+        """What the daemon filters by: everything but ports."""
+        values = {
+            "protocol": self.protocol,
+            "source": self.source,
+            "destination": self.destination,
+            "backend": self.backend,
+            "state": self.state,
+            "service": self.service,
+        }
+        return {name: value for name, value in values.items() if value}
+
+    def has_ports(self) -> bool:
+        """Whether a port is part of it."""
+        return self.source_port is not None or self.destination_port is not None
+
+    def matches_ports(self, row: FlowRow) -> bool:
+        """Whether the ports of a connection fit."""
+        return self.source_port in (None, row.source[1]) and self.destination_port in (
+            None,
+            row.destination[1],
+        )
+
+    def matches(self, row: FlowRow) -> bool:
+        """Whether a connection fits in everything."""
+        values = {
+            "protocol": row.protocol,
+            "source": row.source[0],
+            "destination": row.destination[0],
+            "backend": row.reply_source[0],
+            "state": row.state,
+            "service": row.service,
+        }
+        is_fit = all(values[name] == text for name, text in self.parameters().items())
+        return is_fit and self.matches_ports(row)
 
 
+FILTER_FLAGS: Final[Flags] = {
+    "protocol": typer.Option("--proto", "-p", help="Protocol."),
+    "source": typer.Option("--src", "-s", help="Client's address."),
+    "destination": typer.Option("--dst", "-d", help="Frontend's address."),
+    "backend": typer.Option("--reply-src", "-r", help="Backend's address."),
+    "source_port": typer.Option("--sport", help="Client's port."),
+    "destination_port": typer.Option("--dport", help="Frontend's port."),
+    "state": typer.Option("--state", help="State, such as ESTABLISHED."),
+    "service": typer.Option("--service", help="Service port, as namespace/name:port."),
+}
+
+
+@takes_flags(flows=FILTER_FLAGS)
 def conntrack(
     command: typer.Context,
     list_them: Annotated[
@@ -25,127 +90,91 @@ def conntrack(
         bool, typer.Option("--delete", "-D", help="End the connections that match.")
     ] = False,
     flush: Annotated[bool, typer.Option("--flush", "-F", help="End all connections.")] = False,
-    protocol: Annotated[str, typer.Option("--proto", "-p", help="Protocol.")] = "",
-    source: Annotated[str, typer.Option("--src", "-s", help="Client's address.")] = "",
-    destination: Annotated[str, typer.Option("--dst", "-d", help="Frontend's address.")] = "",
-    reply_source: Annotated[str, typer.Option("--reply-src", "-r", help="Backend's address.")] = "",
-    sport: Annotated[int | None, typer.Option(help="Client's port.")] = None,
-    dport: Annotated[int | None, typer.Option(help="Frontend's port.")] = None,
-    state: Annotated[str, typer.Option(help="State, such as ESTABLISHED.")] = "",
-    service: Annotated[str, typer.Option(help="Service port, as namespace/name:port.")] = "",
-    socket: Socket = SOCKET,
+    *,
+    flows: FlowFilter,
+    socket: Socket = DEFAULT_SOCKET,
     output: OutputFormat = Format.TEXT,
 ) -> None:
     """List, watch, count or end connections, in the format of conntrack-tools."""
     if sum((list_them, events, count, delete, flush)) > 1:
-        raise typer.BadParameter(
-            "only one of -L, -E, -C, -D and -F can be done", param_hint="conntrack"
-        )
+        raise SettingError("conntrack", "only one of -L, -E, -C, -D and -F can be done")
     if flush:
         refuse_given(
-            command, FILTERS, "it has no effect: -F ends all connections; -D ends those that match"
+            command,
+            parameter_names(FILTER_FLAGS),
+            "it has no effect: -F ends all connections; -D ends those that match",
         )
-    filters = {
-        "protocol": protocol,
-        "source": source,
-        "destination": destination,
-        "backend": reply_source,
-        "state": state,
-        "service": service,
-    }
-    stated = {name: value for name, value in filters.items() if value}
-    ports = {"source": sport, "destination": dport}
-
-    def matches(row: Row) -> bool:
-        return all(port is None or row[end][1] == port for end, port in ports.items())
-
     if events:
-        _watch(socket, lambda row: matches(row) and _fits(row, stated), output)
+        _watch(socket, flows.matches, output)
     elif delete or flush:
-        if sport is not None or dport is not None:
-            raise typer.BadParameter(
-                "connections are ended by address, not by port", param_hint="-D"
-            )
-        if delete and not stated:
-            raise typer.BadParameter("say which; -F ends all of them", param_hint="-D")
-        (ended,) = ask(socket, "delete", **({} if flush else stated))
+        if flows.has_ports():
+            raise SettingError("-D", "connections are ended by address, not by port")
+        if delete and not flows.parameters():
+            raise SettingError("-D", "say which; -F ends all of them")
+        (ended,) = ask(socket, "delete", int, **flows.parameters())
         print(f"{ended} flow entries have been deleted.")
     else:
-        flows = (row for row in rows(socket, "flows", **stated) if matches(row))
+        listed = ask_rows(socket, "flows", FlowRow, **flows.parameters())
+        matching = filter(flows.matches_ports, listed)
         if count:
-            print(sum(1 for _ in flows))
+            print(sum(1 for _ in matching))
         elif output is Format.JSON:
-            show_json_rows(flows)
+            show_json_rows(matching)
         else:
-            for row in flows:
+            for row in matching:
                 print(line(row))
 
 
-def line(row: Row, event: str = "") -> str:
+def line(row: FlowRow, event: str = "") -> str:
     """A connection as `conntrack -L` prints it; one that has ended has no timeout."""
     return " ".join(_words(row, event))
 
 
-def _words(row: Row, event: str) -> Iterator[str]:
-    protocol = row["protocol"]
+def _words(row: FlowRow, event: str) -> Iterator[str]:
     if event:
         yield f"{f'[{event}]':>9}"
-    yield f"{protocol:<8}"
-    yield str(NUMBERS.get(protocol, protocol))
+    yield f"{row.protocol:<8}"
+    yield str(NUMBERS.get(row.protocol, row.protocol))
     if event != "DESTROY":
-        yield str(row["timeout"])
-    if row["state"]:
-        yield row["state"]
-    yield from _side(row, "source", "destination", 0)
-    if not row["replied"]:
+        yield str(row.timeout)
+    if row.state:
+        yield row.state
+    yield from _side(row, row.source, row.destination, 0)
+    if not row.replied:
         yield "[UNREPLIED]"
-    yield from _side(row, "reply_source", "reply_destination", 1)
-    if row["assured"]:
+    yield from _side(row, row.reply_source, row.reply_destination, 1)
+    if row.assured:
         yield "[ASSURED]"
     yield "mark=0"
     yield "use=1"
 
 
-def _side(row: Row, source: str, destination: str, direction: int) -> Iterator[str]:
-    (src, sport), (dst, dport) = row[source], row[destination]
-    yield f"src={src}"
-    yield f"dst={dst}"
-    if row["protocol"] in ECHO:
-        yield f"type={ECHO[row['protocol']][direction]} code=0 id={sport or dport}"
-    elif sport or dport:
-        yield f"sport={sport}"
-        yield f"dport={dport}"
+def _side(row: FlowRow, source: End, destination: End, direction: int) -> Iterator[str]:
+    (source_address, source_port), (destination_address, destination_port) = source, destination
+    yield f"src={source_address}"
+    yield f"dst={destination_address}"
+    if row.protocol in ECHO:
+        echo = source_port or destination_port
+        yield f"type={ECHO[row.protocol][direction]} code=0 id={echo}"
+    elif source_port or destination_port:
+        yield f"sport={source_port}"
+        yield f"dport={destination_port}"
     # As in the kernel's own list, which has no counters where accounting is off.
-    if row["packets"] is not None:
-        yield f"packets={row['packets'][direction]}"
-        yield f"bytes={row['bytes'][direction]}"
+    if row.packets is not None and row.bytes is not None:
+        yield f"packets={row.packets[direction]}"
+        yield f"bytes={row.bytes[direction]}"
 
 
-def _watch(socket: Socket, wanted: Callable[[Row], bool], output: Format) -> None:
-    for event in ask(socket, "events"):
+def _watch(socket: Socket, matches: Callable[[FlowRow], bool], output: Format) -> None:
+    for event in ask(socket, "events", EventRow):
         # The daemon sends an empty event as a sign of life.
-        if event and wanted(event["flow"]):
+        if event.flow is not None and matches(event.flow):
             if output is Format.JSON:
                 show_json(event, indent=None)
             else:
-                print(line(event["flow"], event["event"]), flush=True)
-
-
-def _fits(row: Row, filters: dict[str, str]) -> bool:
-    values = {
-        "protocol": row["protocol"],
-        "source": row["source"][0],
-        "destination": row["destination"][0],
-        "backend": row["reply_source"][0],
-        "state": row["state"],
-        "service": row["service"],
-    }
-    return all(values[name] == text for name, text in filters.items())
+                print(line(event.flow, event.event), flush=True)
 
 
 NUMBERS: Final = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
 ECHO: Final = {"icmp": (8, 0), "icmpv6": (128, 129)}
 """Types of echo request and reply."""
-FILTERS: Final = (
-    *("protocol", "source", "destination", "reply_source", "sport", "dport", "state", "service"),
-)

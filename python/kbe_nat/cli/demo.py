@@ -20,7 +20,10 @@ from kbe_nat.cli import playground as verbs
 from kbe_nat.cli.flags.options import Format, OutputFormat
 from kbe_nat.cli.output import show_json
 from kbe_nat.cli.signals import Interruptions
+from kbe_nat.client import ask, ask_rows
+from kbe_nat.daemon.rows import EndpointRow
 from kbe_nat.errors import PlaygroundError
+from kbe_nat.explain import ExplanationRow
 from kbe_nat.model import Strategy
 from kbe_nat.playground import world as place
 from kbe_nat.playground.cluster import CLIENT_ADDRESS
@@ -173,22 +176,24 @@ class _Walk:
         self.say("")
         return {"requests": requests, "answered": answered, "shares": shares}
 
-    def explain(self) -> dict[str, Any]:
+    def explain(self) -> ExplanationRow:
         """The daemon's reasoning for a packet that would open a connection."""
         command = f"explain --live --from {CLIENT_ADDRESS}:40000 --to 172.30.228.255:80"
         packet = wire.opening("tcp", (CLIENT_ADDRESS, 40000), ("172.30.228.255", 80))
-        explanation: dict[str, Any] = self.world.ask("explain", packet=packet.hex(), interface=1)
+        (explanation,) = ask(
+            self.world.socket, "explain", ExplanationRow, packet=packet.hex(), interface=1
+        )
         self.step(
-            command, lambda: "\n".join(f"{check}: {what}" for check, what in explanation["steps"])
+            command, lambda: "\n".join(f"{check}: {what}" for check, what in explanation.steps)
         )
         return explanation
 
     def flows(self) -> dict[str, int]:
         """Connections so far, by backend."""
         return {
-            row["backend"]: row["flows"]
-            for row in self.world.ask("endpoints")
-            if row["service"] == PORT
+            row.backend: row.flows
+            for row in ask_rows(self.world.socket, "endpoints", EndpointRow)
+            if row.service == PORT
         }
 
     def step(self, command: str, action: Callable[[], str]) -> str:

@@ -1,13 +1,14 @@
 """`kbe-nat describe`: everything about one Service of the running daemon."""
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from kbe_nat.cli.flags.options import SOCKET, Format, OutputFormat, Socket
+from kbe_nat.cli.flags.options import Format, OutputFormat, Socket
 from kbe_nat.cli.output import show_json_rows, traffic
-from kbe_nat.daemon.control_socket import rows
+from kbe_nat.client import DEFAULT_SOCKET, ask_rows
+from kbe_nat.daemon.rows import DescriptionRow
 
 
 class Described(StrEnum):
@@ -19,11 +20,13 @@ class Described(StrEnum):
 def describe(
     kind: Annotated[Described, typer.Argument(help="What it is.")],
     name: Annotated[str, typer.Argument(help="namespace/name, or namespace/name:port.")],
-    socket: Socket = SOCKET,
+    socket: Socket = DEFAULT_SOCKET,
     output: OutputFormat = Format.TEXT,
 ) -> None:
     """Show everything about a Service that the running daemon serves."""
-    ports = rows(socket, "describe", service=name if "/" in name else f"default/{name}")
+    ports = ask_rows(
+        socket, "describe", DescriptionRow, service=name if "/" in name else f"default/{name}"
+    )
     if output is Format.JSON:
         show_json_rows(ports)
         return
@@ -33,25 +36,25 @@ def describe(
         print()
 
 
-def _lines(row: dict[str, Any]) -> list[tuple[str, object]]:
-    seconds = row["affinity_seconds"]
+def _lines(row: DescriptionRow) -> list[tuple[str, object]]:
+    seconds = row.affinity_seconds
     lines: list[tuple[str, object]] = [
-        ("Service port", row["name"]),
-        ("Protocol", f"{row['protocol']}, IPv{row['family']}"),
-        ("Frontends", ", ".join(row["frontends"])),
-        ("Strategy", row["strategy"]),
+        ("Service port", row.name),
+        ("Protocol", f"{row.protocol}, IPv{row.family}"),
+        ("Frontends", ", ".join(row.frontends)),
+        ("Strategy", row.strategy),
         ("Session Affinity", "None" if seconds is None else f"ClientIP, {seconds} s"),
-        ("Internal Traffic Policy", row["internal_traffic_policy"]),
-        ("External Traffic Policy", row["external_traffic_policy"]),
-        ("Source Ranges", ", ".join(row["source_ranges"]) or "<any>"),
-        ("Connections", f"{row['active']} now, {row['flows']} so far"),
-        ("Packets", "{} to backends, {} back".format(*traffic(row)[:2])),
-        ("Bytes", "{} to backends, {} back".format(*traffic(row)[2:])),
-        ("Refused", ", ".join(f"{n} {cause}" for cause, n in row["refused"].items()) or "<none>"),
-        ("Endpoints", "" if row["endpoints"] else "<none>"),
+        ("Internal Traffic Policy", row.internal_traffic_policy),
+        ("External Traffic Policy", row.external_traffic_policy),
+        ("Source Ranges", ", ".join(row.source_ranges) or "<any>"),
+        ("Connections", f"{row.active} now, {row.flows} so far"),
+        ("Packets", "{} to backends, {} back".format(*traffic(row.packets, row.bytes)[:2])),
+        ("Bytes", "{} to backends, {} back".format(*traffic(row.packets, row.bytes)[2:])),
+        ("Refused", ", ".join(f"{n} {cause}" for cause, n in row.refused.items()) or "<none>"),
+        ("Endpoints", "" if row.endpoints else "<none>"),
     ]
-    for endpoint in row["endpoints"]:
-        state = f", {endpoint['state']}" if endpoint["state"] else ""
-        counts = f"{endpoint['active']} connections now, {endpoint['flows']} so far"
-        lines.append((f"  {endpoint['backend']}", f"weight {endpoint['weight']}{state}: {counts}"))
+    for endpoint in row.endpoints:
+        state = f", {endpoint.state}" if endpoint.state else ""
+        counts = f"{endpoint.active} connections now, {endpoint.flows} so far"
+        lines.append((f"  {endpoint.backend}", f"weight {endpoint.weight}{state}: {counts}"))
     return lines

@@ -8,16 +8,8 @@ from typing import Annotated, Final
 import typer
 
 from kbe_nat.cli.flags.node import NODE_FLAGS, configuration, node_options
-from kbe_nat.cli.flags.options import (
-    Format,
-    ObjectFiles,
-    OutputFormat,
-    PodRange,
-    Strict,
-    read_objects,
-    refuse_given,
-    warn,
-)
+from kbe_nat.cli.flags.objects import OBJECT_FLAGS, ObjectSettings, read_objects
+from kbe_nat.cli.flags.options import Format, OutputFormat, refuse_given, warn
 from kbe_nat.cli.flags.parameters import takes_flags
 from kbe_nat.cli.output import show_json
 from kbe_nat.errors import FileError
@@ -29,7 +21,6 @@ from kbe_nat.kubeproxy.normalise import Kind, Listing, Part, read_listing
 from kbe_nat.kubeproxy.settings import NodeSettings
 from kbe_nat.model import Snapshot
 from kbe_nat.policy.options import Mode, Options
-from kbe_nat.sources.manifests.defaults import POD_RANGE
 from kbe_nat.sources.manifests.files import content
 
 
@@ -41,10 +32,9 @@ class Table(StrEnum):
     NAT = "nat"
 
 
-@takes_flags(node=NODE_FLAGS)
+@takes_flags(objects=OBJECT_FLAGS, node=NODE_FLAGS)
 def diff(
     command: typer.Context,
-    objects: ObjectFiles,
     saved: Annotated[
         str,
         typer.Argument(
@@ -68,9 +58,8 @@ def diff(
         typer.Option("--partial", help="Be content with the tables and chains that are listed."),
     ] = False,
     *,
+    objects: ObjectSettings,
     node: NodeSettings,
-    pod_range: PodRange = POD_RANGE,
-    strict: Strict = True,
     output: OutputFormat = Format.TEXT,
 ) -> int:
     """Compare rules of a real node with those that kube-proxy writes for these objects.
@@ -79,13 +68,13 @@ def diff(
     when nothing is but the listing lacks tables of kube-proxy's: unless --table or --partial says
     that it may.
     """
-    if saved == "-" and "-" in objects:
+    if saved == "-" and "-" in objects.files:
         raise typer.BadParameter(
             "only one of objects and rules can come from standard input", param_hint="-"
         )
     refuse_given(command, ["reject_with"], "it has no effect: kube-proxy's rules refuse by ICMP")
     found = _read(saved, family, tables)
-    snapshot = read_objects(objects, pod_range, is_strict=strict)
+    snapshot = read_objects(objects)
     _check_mode(saved, found, node.stated_mode(configuration(node.config)))
     comparison = compare(_expected(found, snapshot, node_options(node, snapshot), family), found)
     warn(*(f"{saved}: {note}" for note in notes(found)))

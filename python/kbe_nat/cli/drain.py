@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from kbe_nat.cli.flags.options import SOCKET, Socket, refuse_given
-from kbe_nat.daemon.control_socket import ask
+from kbe_nat.cli.flags.options import Socket, refuse_given
+from kbe_nat.client import DEFAULT_SOCKET, ask
+from kbe_nat.daemon.rows import DrainRow
 
 
 def drain(
@@ -24,24 +25,25 @@ def drain(
         bool, typer.Option("--no-wait", help="Do not wait until none is left.")
     ] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Give it new connections again.")] = False,
-    socket: Socket = SOCKET,
+    socket: Socket = DEFAULT_SOCKET,
 ) -> None:
     """Give a backend no new connections, and count those that are left until there are none."""
     if undo:
         refuse_given(
             command, ["deadline", "no_wait"], "it has no effect: nothing is drained with --undo"
         )
-        list(ask(socket, "undrain", backend=backend))
+        list(ask(socket, "undrain", type(None), backend=backend))
         print(f"{backend} gets new connections again")
         return
     console = Console(file=sys.stdout, highlight=False, markup=False)
     last = None
-    for row in ask(socket, "drain", backend=backend, seconds=deadline, is_followed=not no_wait):
-        line = f"{backend}: {row['left']} connections left after {row['seconds']:.0f} s"
+    parameters = {"backend": backend, "seconds": deadline, "is_followed": not no_wait}
+    for row in ask(socket, "drain", DrainRow, **parameters):
+        line = f"{backend}: {row.left} connections left after {row.seconds:.0f} s"
         if console.is_terminal:
             console.print(line, end="\r")
-        elif row["left"] != last:
+        elif row.left != last:
             print(line, flush=True)
-        last = row["left"]
+        last = row.left
     if console.is_terminal:
         console.print()

@@ -7,13 +7,15 @@ import msgspec
 
 from kbe_nat.sources.manifests.documents import document
 
+Protocol: TypeAlias = Literal["tcp", "udp", "sctp"]
+
 
 class FlowQuestion(msgspec.Struct, frozen=True):
     """The first packet of a connection."""
 
     source: str = msgspec.field(name="from")
     destination: str = msgspec.field(name="to")
-    protocol: Literal["tcp", "udp", "sctp"] = msgspec.field(name="proto", default="tcp")
+    protocol: Protocol = msgspec.field(name="proto", default="tcp")
     interface: str | None = msgspec.field(name="iif", default=None)
     name: str = ""
 

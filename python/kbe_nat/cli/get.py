@@ -1,15 +1,20 @@
 """`kbe-nat get`: lists of the Services that the running daemon serves, and of its flows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
+import msgspec
 import typer
 
-from kbe_nat.cli.flags.options import SOCKET, Format, OutputFormat, Socket, refuse_given
+from kbe_nat.cli.flags.options import Format, OutputFormat, Socket, refuse_given
 from kbe_nat.cli.output import show, show_json, show_json_rows, table, traffic
-from kbe_nat.daemon.control_socket import ask, rows
+from kbe_nat.client import DEFAULT_SOCKET, ask, ask_rows
+from kbe_nat.daemon.rows import EndpointRow, FlowRow, ServiceRow, StatsRow, StatusRow
 from kbe_nat.model import join_address
+
+_T = TypeVar("_T")
 
 
 class Kind(StrEnum):
@@ -31,7 +36,7 @@ def get(
     ] = "",
     limit: Annotated[int, typer.Option(min=1, help="Flows, at most.")] = 1000,
     wide: Annotated[bool, typer.Option("--wide", help="More columns.")] = False,
-    socket: Socket = SOCKET,
+    socket: Socket = DEFAULT_SOCKET,
     output: OutputFormat = Format.TEXT,
 ) -> None:
     """List what the running daemon serves and carries."""
@@ -39,76 +44,99 @@ def get(
         refuse_given(command, ["limit"], f"it has no effect on {kind}")
     if kind in (Kind.RULES, Kind.STATS, Kind.STATUS):
         refuse_given(command, ["service", "wide"], f"it has no effect on {kind}")
-    if kind in LISTS:
-        parameters: dict[str, object] = {}
-        if kind is Kind.FLOWS:
-            parameters = {"limit": limit} | ({"service": service} if service else {})
-        wanted = (
-            row
-            for row in rows(socket, kind, **parameters)
-            if not service or row[LISTS[kind]] == service
-        )
-        if output is Format.JSON:
-            show_json_rows(wanted)
-        else:
-            show(*TABLES[kind](list(wanted), wide))
-        return
-    (answer,) = ask(socket, kind)
-    if output is Format.JSON:
-        show_json(answer)
-    elif kind is Kind.RULES:
-        print(answer, end="")
+    if kind is Kind.RULES:
+        _show_rules(socket, output)
+    elif kind is Kind.STATS:
+        (stats,) = ask(socket, kind, StatsRow)
+        _show(stats, _stats_tables, output)
+    elif kind is Kind.STATUS:
+        (status,) = ask(socket, kind, StatusRow)
+        _show(status, _status_tables, output)
+    elif kind is Kind.SERVICES:
+        services = ask_rows(socket, kind, ServiceRow)
+        wanted = (row for row in services if not service or row.name == service)
+        _show_rows(wanted, lambda rows: _service_tables(rows, wide), output)
+    elif kind is Kind.ENDPOINTS:
+        endpoints = ask_rows(socket, kind, EndpointRow)
+        chosen = (row for row in endpoints if not service or row.service == service)
+        _show_rows(chosen, lambda rows: _endpoint_tables(rows, wide), output)
     else:
-        show(*TABLES[kind](answer, wide))
+        filters = {"service": service} if service else {}
+        flows = ask_rows(socket, kind, FlowRow, limit=limit, **filters)
+        _show_rows(flows, lambda rows: _flow_tables(rows, wide), output)
 
 
-def _services(rows: list[dict[str, Any]], wide: bool) -> list[Any]:
+def _show(row: _T, tables: Callable[[_T], list[Any]], output: Format) -> None:
+    if output is Format.JSON:
+        show_json(row)
+    else:
+        show(*tables(row))
+
+
+def _show_rows(
+    rows: Iterable[_T], tables: Callable[[Iterable[_T]], list[Any]], output: Format
+) -> None:
+    if output is Format.JSON:
+        show_json_rows(rows)
+    else:
+        show(*tables(rows))
+
+
+def _show_rules(socket: Path, output: Format) -> None:
+    (rules,) = ask(socket, Kind.RULES, str)
+    if output is Format.JSON:
+        show_json(rules)
+    else:
+        print(rules, end="")
+
+
+def _service_tables(rows: Iterable[ServiceRow], wide: bool) -> list[Any]:
     more = ("affinity", "packets", "packets back", "bytes", "bytes back", "refused") if wide else ()
     rows_table = table(
         "", "service", "protocol", "frontends", "strategy", "endpoints", "active", "flows", *more
     )
     for row in rows:
-        cells = [row["name"], row["protocol"], ", ".join(row["frontends"]), row["strategy"]]
-        cells += map(str, (row["backends"], row["active"], row["flows"]))
+        cells = [row.name, row.protocol, ", ".join(row.frontends), row.strategy]
+        cells += map(str, (row.backends, row.active, row.flows))
         if wide:
-            seconds = row["affinity_seconds"]
-            cells += ["" if seconds is None else f"{seconds} s", *traffic(row)]
-            cells.append(str(sum(row["refused"].values())))
+            seconds = row.affinity_seconds
+            cells += ["" if seconds is None else f"{seconds} s", *traffic(row.packets, row.bytes)]
+            cells.append(str(sum(row.refused.values())))
         rows_table.add_row(*cells)
     return [rows_table]
 
 
-def _endpoints(rows: list[dict[str, Any]], wide: bool) -> list[Any]:
+def _endpoint_tables(rows: Iterable[EndpointRow], wide: bool) -> list[Any]:
     more = ("packets", "packets back", "bytes", "bytes back") if wide else ()
     rows_table = table("", "service", "backend", "weight", "state", "active", "flows", *more)
     for row in rows:
-        cells = [row["service"], row["backend"], str(row["weight"]), row["state"]]
-        cells += map(str, (row["active"], row["flows"]))
-        rows_table.add_row(*cells, *(traffic(row) if wide else ()))
+        cells = [row.service, row.backend, str(row.weight), row.state]
+        cells += map(str, (row.active, row.flows))
+        rows_table.add_row(*cells, *(traffic(row.packets, row.bytes) if wide else ()))
     return [rows_table]
 
 
-def _flows(rows: list[dict[str, Any]], wide: bool) -> list[Any]:
+def _flow_tables(rows: Iterable[FlowRow], wide: bool) -> list[Any]:
     more = ("age", "packets", "packets back", "bytes", "bytes back") if wide else ()
     rows_table = table(
         "", "protocol", "state", "client", "frontend", "backend", "service", "timeout", *more
     )
     for row in rows:
-        cells = [row["protocol"], row["state"] or ("" if row["replied"] else "unreplied")]
-        cells += [join_address(*row[end]) for end in ("source", "destination", "reply_source")]
-        cells += [row["service"], f"{row['timeout']} s"]
+        cells = [row.protocol, row.state or ("" if row.replied else "unreplied")]
+        cells += [join_address(*end) for end in (row.source, row.destination, row.reply_source)]
+        cells += [row.service, f"{row.timeout} s"]
         if wide:
-            cells += [f"{row['age']} s", *traffic(row)]
+            cells += [f"{row.age} s", *traffic(row.packets, row.bytes)]
         rows_table.add_row(*cells)
     return [rows_table]
 
 
-def _stats(stats: dict[str, Any], wide: bool) -> list[Any]:
+def _stats_tables(stats: StatsRow) -> list[Any]:
     sizes = table("Tables", "what", "number", right=1)
     for name in ("flows", "assured", "affinities", "expired", "evicted", "truncated"):
-        sizes.add_row(name, str(stats[name]))
+        sizes.add_row(name, str(getattr(stats, name)))
     causes = table("Packets", "cause", "number", right=1)
-    for cause, number in stats["causes"].items():
+    for cause, number in stats.causes.items():
         causes.add_row(cause, str(number))
     queues = table(
         "Queues",
@@ -119,18 +147,18 @@ def _stats(stats: dict[str, Any], wide: bool) -> list[Any]:
         "dropped: socket full",
         right=4,
     )
-    for queue in stats["queues"]:
+    for queue in stats.queues:
         fields = ("number", "waiting", "packets", "queue_dropped", "socket_dropped")
-        queues.add_row(*(str(queue[name]) for name in fields))
+        queues.add_row(*(str(getattr(queue, name)) for name in fields))
     kernel = table("The kernel's flows", "what", "number", right=1)
-    for name, number in stats["kernel"].items():
+    for name, number in stats.kernel.items():
         kernel.add_row(name, str(number))
-    return [sizes, "", causes, "", queues, *(["", kernel] if stats["kernel"] else [])]
+    return [sizes, "", causes, "", queues, *(["", kernel] if stats.kernel else [])]
 
 
-def _status(status: dict[str, Any], wide: bool) -> list[Any]:
+def _status_tables(status: StatusRow) -> list[Any]:
     rows_table = table("", "what", "how")
-    for name, value in status.items():
+    for name, value in msgspec.to_builtins(status).items():
         rows_table.add_row(name.replace("_", " "), _words(value))
     return [rows_table]
 
@@ -141,14 +169,3 @@ def _words(value: object) -> str:
     if isinstance(value, dict):
         return " ".join(f"{name} {number}" for name, number in value.items())
     return str(value)
-
-
-LISTS: Final = {Kind.SERVICES: "name", Kind.ENDPOINTS: "service", Kind.FLOWS: "service"}
-"""Kinds that come as rows, and the field with the service port's name."""
-TABLES: Final[dict[Kind, Callable[[Any, bool], list[Any]]]] = {
-    Kind.SERVICES: _services,
-    Kind.ENDPOINTS: _endpoints,
-    Kind.FLOWS: _flows,
-    Kind.STATS: _stats,
-    Kind.STATUS: _status,
-}

@@ -3,9 +3,9 @@
 import json
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
+import msgspec
 from rich.console import Console, RenderableType
 from rich.table import Table
 
@@ -22,8 +22,8 @@ def show(*parts: RenderableType) -> None:
 
 
 def show_json(value: object, indent: int | None = 2) -> None:
-    """Write a value as JSON, indented, or on one line without `indent`."""
-    sys.stdout.write(json.dumps(value, indent=indent) + "\n")
+    """Write a value or a struct as JSON, indented, or on one line without `indent`."""
+    sys.stdout.write(json.dumps(msgspec.to_builtins(value), indent=indent) + "\n")
     sys.stdout.flush()
 
 
@@ -31,7 +31,9 @@ def show_json_rows(rows: Iterable[object]) -> None:
     """Write a list as `show_json` does, each row as it comes."""
     before = "[\n"
     for row in rows:
-        sys.stdout.write(before + textwrap.indent(json.dumps(row, indent=2), "  "))
+        sys.stdout.write(
+            before + textwrap.indent(json.dumps(msgspec.to_builtins(row), indent=2), "  ")
+        )
         before = ",\n"
     sys.stdout.write("[]\n" if before == "[\n" else "\n]\n")
     sys.stdout.flush()
@@ -53,13 +55,11 @@ def table(title: str, *columns: str, right: int = 0) -> Table:
     return empty
 
 
-def traffic(row: Mapping[str, Any]) -> list[str]:
-    """Packets there and back, and bytes there and back; dashes where the kernel does not count
-    them.
-    """
-    if row["packets"] is None:
+def traffic(packets: tuple[int, int] | None, octets: tuple[int, int] | None) -> list[str]:
+    """Packets there and back, and bytes there and back; dashes where they are not counted."""
+    if packets is None or octets is None:
         return ["-"] * 4
-    return list(map(str, (*row["packets"], *row["bytes"])))
+    return list(map(str, (*packets, *octets)))
 
 
 FILE_WIDTH = 160

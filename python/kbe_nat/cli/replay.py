@@ -3,6 +3,7 @@
 import secrets
 import sys
 from contextlib import ExitStack, nullcontext, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,16 +14,13 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from kbe_nat._native import Engine, Loop
 from kbe_nat.cli.comparison import Comparison
 from kbe_nat.cli.flags.node import NODE_FLAGS, node_options
+from kbe_nat.cli.flags.objects import OBJECT_FLAGS, ObjectSettings, read_objects
 from kbe_nat.cli.flags.options import (
     DefaultStrategy,
     Format,
-    ObjectFiles,
     OutputFormat,
-    PodRange,
     Seed,
-    Strict,
     parse,
-    read_objects,
     warn,
 )
 from kbe_nat.cli.flags.parameters import takes_flags
@@ -36,12 +34,10 @@ from kbe_nat.model import Strategy
 from kbe_nat.policy.plan import Plan
 from kbe_nat.policy.planner import plan
 from kbe_nat.sources.address import parse_address
-from kbe_nat.sources.manifests.defaults import POD_RANGE
 
 
-@takes_flags(node=NODE_FLAGS)
+@takes_flags(objects=OBJECT_FLAGS, node=NODE_FLAGS)
 def replay(
-    objects: ObjectFiles,
     capture: Annotated[Path, typer.Argument(help="pcap or pcapng file, or - for standard input.")],
     target: Annotated[
         Path | None,
@@ -64,9 +60,8 @@ def replay(
         ),
     ] = [],  # noqa: B006
     *,
+    objects: ObjectSettings,
     node: NodeSettings,
-    pod_range: PodRange = POD_RANGE,
-    strict: Strict = True,
     output: OutputFormat = Format.TEXT,
 ) -> None:
     """Send a capture through the engine and say what became of it, per service and backend.
@@ -76,18 +71,18 @@ def replay(
     masquerade = [parse(parse_address, text, "--masquerade-address") for text in masquerade_address]
     seed = secrets.randbits(64) if seed is None else seed
 
-    def planned(files: list[str]) -> Plan:
-        snapshot = read_objects(files, pod_range, is_strict=strict, needs_service=True)
-        made = plan(snapshot, node_options(node, snapshot, strategy))
-        warn(*made.notes)
-        return made
+    def plan_of(objects: ObjectSettings) -> Plan:
+        snapshot = read_objects(objects, needs_service=True)
+        result = plan(snapshot, node_options(node, snapshot, strategy))
+        warn(*result.notes)
+        return result
 
-    def engine_for(made: Plan) -> Engine:
+    def engine_for(plan: Plan) -> Engine:
         engine = Engine(seed=seed, snat_addresses=masquerade)
-        engine.replace_services(*native_tables(made))
+        engine.replace_services(*native_tables(plan))
         return engine
 
-    first = planned(objects)
+    first = plan_of(objects)
     engine = engine_for(first)
     comparison: Comparison | None = None
     with ExitStack() as stack:
@@ -99,12 +94,14 @@ def replay(
             capture,
             target,
             answer=node.reject_with,
-            inputs=[name for name in (*objects, *compare, node.config) if name not in (None, "-")],
+            inputs=[
+                name for name in (*objects.files, *compare, node.config) if name not in (None, "-")
+            ],
             progress=lambda position: bar.update(task, completed=position),
         )
         queue: PacketQueue = stack.enter_context(source)
         if compare:
-            second = planned(compare)
+            second = plan_of(replace(objects, files=tuple(compare)))
             queue = comparison = Comparison(queue, engine_for(second), (first, second))
         Loop(engine, queue).run()
     result = summary(str(capture), seed, engine.stats(), source.unread, source.cut)

@@ -10,18 +10,11 @@ import typer
 
 from kbe_nat._native import ConntrackEntry, ConntrackEvents, conntrack_entries
 from kbe_nat.cli.flags.node import NODE_FLAGS, node_options
-from kbe_nat.cli.flags.options import (
-    Format,
-    OutputFormat,
-    PodRange,
-    Strict,
-    parse,
-    refuse_given,
-    warn,
-)
-from kbe_nat.cli.flags.parameters import takes_flags
+from kbe_nat.cli.flags.objects import OBJECT_FLAGS, ObjectSettings
+from kbe_nat.cli.flags.options import Format, OutputFormat, refuse_given, warn
+from kbe_nat.cli.flags.parameters import Flags, TextFlag, takes_flags
 from kbe_nat.cli.output import show, show_json, table
-from kbe_nat.errors import KbeNatError
+from kbe_nat.errors import KbeNatError, SettingError
 from kbe_nat.kubeproxy.settings import NodeSettings
 from kbe_nat.model import join_address
 from kbe_nat.policy.planner import plan
@@ -33,8 +26,6 @@ from kbe_nat.shadow import (
     is_masqueraded,
     is_translated,
 )
-from kbe_nat.sources.address import parse_range
-from kbe_nat.sources.manifests.defaults import POD_RANGE
 from kbe_nat.sources.manifests.manifests import Manifests
 
 POLL_SECONDS: Final = 1.0
@@ -43,19 +34,22 @@ WAIT_SECONDS: Final = 0.2
 EVENT_BYTES: Final = 4 << 20
 """Events that wait in the kernel."""
 PROTOCOLS: Final = ("tcp", "udp", "sctp")
-
-
-@takes_flags(node=NODE_FLAGS)
-def shadow(
-    command: typer.Context,
-    manifests: Annotated[
-        list[str],
+FOLLOWED_FLAGS: Final[Flags] = OBJECT_FLAGS | {
+    "files": TextFlag(
         typer.Option(
             "--manifests",
             "-f",
             help="Directory or file of Kubernetes objects, which is followed; repeatable.",
         ),
-    ],
+        tuple,
+        list[str],
+    )
+}
+
+
+@takes_flags(objects=FOLLOWED_FLAGS, node=NODE_FLAGS)
+def shadow(
+    command: typer.Context,
     duration: Annotated[
         float | None, typer.Option(min=0.1, help="Seconds to watch. Default: until Ctrl-C.")
     ] = None,
@@ -67,9 +61,8 @@ def shadow(
         bool, typer.Option("--existing", help="Compare the connections that there are, and end.")
     ] = False,
     *,
+    objects: ObjectSettings,
     node: NodeSettings,
-    pod_range: PodRange = POD_RANGE,
-    strict: Strict = True,
     output: OutputFormat = Format.TEXT,
 ) -> int:
     """Watch a node's real traffic without touching it, and report where kbe-nat would decide
@@ -86,9 +79,9 @@ def shadow(
             "it has no effect: nothing is waited for with --existing",
         )
     refuse_given(command, ["reject_with"], "it has no effect: what is refused never appears there")
-    source = Manifests(
-        manifests, pod_range=parse(parse_range, pod_range, "--pod-range"), is_strict=strict
-    )
+    if not objects.files:
+        raise SettingError("--manifests", "say where the objects are")
+    source = Manifests(objects.files, pod_range=objects.pod_range, is_strict=objects.is_strict)
     own = Shadow()
     said: set[str] = set()
     _follow(source, own, node, said, is_first=True)

@@ -2,16 +2,21 @@
 
 import sys
 import time
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, TypeAlias
 
 import typer
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from kbe_nat.cli.flags.options import SOCKET, Socket
+from kbe_nat.cli.flags.options import Socket
 from kbe_nat.cli.output import show, table
-from kbe_nat.daemon.control_socket import rows as ask_rows
+from kbe_nat.client import DEFAULT_SOCKET, ask_rows
+from kbe_nat.daemon.rows import EndpointRow
+
+_Key: TypeAlias = tuple[str, str]
+"""Service port and backend."""
 
 
 def top(
@@ -24,7 +29,7 @@ def top(
     looks: Annotated[
         int, typer.Option("--iterations", min=0, help="Looks, then end; 0: until Ctrl-C.")
     ] = 0,
-    socket: Socket = SOCKET,
+    socket: Socket = DEFAULT_SOCKET,
 ) -> None:
     """Show the busiest endpoints, again and again."""
     before = _look(socket)
@@ -44,29 +49,25 @@ def top(
             before, remaining = now, remaining - 1
 
 
-def _look(socket: Socket) -> dict[tuple[str, str], dict[str, Any]]:
-    return {(row["service"], row["backend"]): row for row in ask_rows(socket, "endpoints")}
+def _look(socket: Socket) -> dict[_Key, EndpointRow]:
+    rows = ask_rows(socket, "endpoints", EndpointRow)
+    return {(row.service, row.backend): row for row in rows}
 
 
 def _view(
-    before: dict[tuple[str, str], dict[str, Any]],
-    now: dict[tuple[str, str], dict[str, Any]],
+    before: dict[_Key, EndpointRow],
+    now: dict[_Key, EndpointRow],
     seconds: float,
     rows: int,
 ) -> Table:
-    is_counted = all(row["packets"] is not None for row in (*now.values(), *before.values()))
+    is_counted = all(row.packets is not None for row in (*now.values(), *before.values()))
 
-    def rate(key: tuple[str, str], field: str) -> float:
-        if not is_counted:
-            return 0.0
-        return float(sum(now[key][field]) - sum(before.get(key, now[key])[field])) / seconds
+    def growth(key: _Key, value: Callable[[EndpointRow], int]) -> float:
+        return (value(now[key]) - value(before.get(key, now[key]))) / seconds
 
-    def new_flows(key: tuple[str, str]) -> float:
-        return float(now[key]["flows"] - before.get(key, now[key])["flows"]) / seconds
-
-    total = sum(rate(key, "packets") for key in now)
-    megabits = sum(rate(key, "bytes") for key in now) * 8 / 1e6
-    active = sum(row["active"] for row in now.values())
+    total = sum(growth(key, _packets) for key in now)
+    megabits = sum(growth(key, _bytes) for key in now) * 8 / 1e6
+    active = sum(row.active for row in now.values())
     carried = (
         f"{total:,.0f} packets/s, {megabits:,.1f} Mbit/s"
         if is_counted
@@ -84,16 +85,27 @@ def _view(
         "connections",
         right=4,
     )
-    for key in sorted(now, key=lambda key: (-rate(key, "packets"), -now[key]["active"], key))[
-        :rows
-    ]:
+    busiest = sorted(now, key=lambda key: (-growth(key, _packets), -now[key].active, key))
+    for key in busiest[:rows]:
         row = now[key]
         view.add_row(
             *key,
-            row["state"],
-            f"{rate(key, 'packets'):,.0f}" if is_counted else "-",
-            f"{rate(key, 'bytes') * 8 / 1e6:,.1f}" if is_counted else "-",
-            f"{new_flows(key):,.0f}",
-            f"{row['active']:,}",
+            row.state,
+            f"{growth(key, _packets):,.0f}" if is_counted else "-",
+            f"{growth(key, _bytes) * 8 / 1e6:,.1f}" if is_counted else "-",
+            f"{growth(key, _flows):,.0f}",
+            f"{row.active:,}",
         )
     return view
+
+
+def _packets(row: EndpointRow) -> int:
+    return sum(row.packets or ())
+
+
+def _bytes(row: EndpointRow) -> int:
+    return sum(row.bytes or ())
+
+
+def _flows(row: EndpointRow) -> int:
+    return row.flows

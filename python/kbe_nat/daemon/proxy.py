@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType, TracebackType
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from kbe_nat.commands import GracePeriod
 from kbe_nat.control.controller import Controller
@@ -41,12 +41,13 @@ from kbe_nat.daemon.checkpoints import CheckpointFile
 from kbe_nat.daemon.control_socket import ControlServer
 from kbe_nat.daemon.liveness import Liveness
 from kbe_nat.daemon.reconciler import Reconciler
+from kbe_nat.daemon.rows import LoopRow, StatusRow
 from kbe_nat.daemon.settings import Driver, Settings
 from kbe_nat.daemon.singleton import only_proxy
-from kbe_nat.daemon.subscribers import Watchers
+from kbe_nat.daemon.subscribers import Subscribers
 from kbe_nat.daemon.systemd import Notifier, watchdog_seconds
 from kbe_nat.daemon.tasks import Task
-from kbe_nat.daemon.verbs import Answers
+from kbe_nat.daemon.verbs import Verbs
 from kbe_nat.datapath.sysctl import ACCOUNTING
 from kbe_nat.drivers.native import NativeQueue
 from kbe_nat.drivers.netfilterqueue import NetfilterQueue
@@ -130,16 +131,16 @@ class Proxy:
             stack.callback(self._notifier.close)
             stack.callback(self._health.close)
             self.reconciler.read_first()
-            watchers = Watchers(controller.engine)
+            subscribers = Subscribers(controller.engine)
             queues = [_enter(stack, open_queue()) for open_queue in self._queues]
             restored = self._checkpoints.read(controller.engine)
-            answers = Answers(
+            verbs = Verbs(
                 controller,
-                watchers,
+                subscribers,
                 self._status,
                 lambda: sum(queue.truncated for queue in queues),
             )
-            stack.enter_context(ControlServer(self._settings.files.socket, answers))
+            stack.enter_context(ControlServer(self._settings.files.socket, verbs))
             # Now, since it is better said at the start when they cannot be kept. Not before: the
             # file may be that of a daemon which answers at our socket.
             self._checkpointing.run()
@@ -157,7 +158,7 @@ class Proxy:
             # and again.
             gc.collect()
             gc.freeze()
-            self._serve(watchers)
+            self._serve(subscribers)
             LOG.info("ending; the rules %s", "stay" if self._leaves_rules else "go")
             self._notifier.say("STOPPING=1")
 
@@ -225,8 +226,8 @@ class Proxy:
                 f"the rules stay, kbe-nat proxy --cleanup takes them away: {refusal}"
             ) from None
 
-    def _serve(self, watchers: Watchers) -> None:
-        follow, *others = self._tasks(watchers)
+    def _serve(self, subscribers: Subscribers) -> None:
+        follow, *others = self._tasks(subscribers)
         alive = Task(
             self._alive_seconds(),
             self._notify_watchdog,
@@ -253,7 +254,7 @@ class Proxy:
             elif self._is_changed:
                 follow.run()
 
-    def _tasks(self, watchers: Watchers) -> list[Task]:
+    def _tasks(self, subscribers: Subscribers) -> list[Task]:
         """What is done again and again, first of all following the objects."""
         check, reconciler = self._settings.periods.check, self.reconciler
         return [
@@ -289,7 +290,10 @@ class Proxy:
                 "drains are ended again",
             ),
             Task(
-                DELIVERY_SECONDS, watchers.deliver, "events cannot be told", "events are told again"
+                DELIVERY_SECONDS,
+                subscribers.publish,
+                "events cannot be told",
+                "events are told again",
             ),
             Task(
                 OBSERVATION_SECONDS,
@@ -315,30 +319,26 @@ class Proxy:
         if self.liveness.is_turning():
             self._notifier.say("WATCHDOG=1")
 
-    def _status(self) -> dict[str, Any]:
+    def _status(self) -> StatusRow:
         facts = self._facts
-        return {
-            "datapath": str(facts.datapath),
-            "driver": str(facts.driver),
-            "queues": facts.queues,
-            "rules": facts.rules,
-            "seed": facts.seed,
-            "pid": os.getpid(),
-            "seconds": round(time.time() - self._started),
-            "generation": self.reconciler.generation,
-            "service_ports": len(self.controller.plan.ports),
-            "refused": list(self.reconciler.errors),
-            "rules_up_to_date": not self.controller.is_behind,
-            "drains": sorted(self.controller.drains),
-            "loops": [
-                {
-                    "packets": thread.loop.packets,
-                    "batches": thread.loop.batches,
-                    "panics": thread.loop.panics,
-                }
+        return StatusRow(
+            datapath=str(facts.datapath),
+            driver=str(facts.driver),
+            queues=facts.queues,
+            rules=facts.rules,
+            seed=facts.seed,
+            pid=os.getpid(),
+            seconds=round(time.time() - self._started),
+            generation=self.reconciler.generation,
+            service_ports=len(self.controller.plan.ports),
+            refused=list(self.reconciler.errors),
+            rules_up_to_date=not self.controller.is_behind,
+            drains=sorted(self.controller.drains),
+            loops=[
+                LoopRow(thread.loop.packets, thread.loop.batches, thread.loop.panics)
                 for thread in self._loops
             ],
-        }
+        )
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from kbe_nat.client import DEFAULT_SOCKET
 from kbe_nat.daemon.logs import LogFormat
 from kbe_nat.daemon.singleton import QUEUE
 from kbe_nat.errors import SettingError
@@ -120,7 +121,7 @@ class MarkSettings:
 class FileSettings:
     """Files of the daemon."""
 
-    socket: Path = Path("/run/kbe-nat/control.sock")
+    socket: Path = DEFAULT_SOCKET
     """By which it is controlled."""
     state: Path | None = Path("/run/kbe-nat/connections")
     """Where connections are kept for the next start; None: nowhere."""

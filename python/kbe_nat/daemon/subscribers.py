@@ -1,4 +1,4 @@
-"""One engine's events for many watchers."""
+"""One engine's events for many subscribers."""
 
 import threading
 from collections import deque
@@ -9,18 +9,18 @@ from typing import Final
 from kbe_nat._native import Engine, Flow
 
 CAPACITY: Final = 65_536
-"""Events that wait in the engine, and those that wait for a slow watcher."""
+"""Events that wait in the engine, and those that wait for a slow subscriber."""
 
 
-class Inbox:
-    """The events for one watcher."""
+class Subscription:
+    """The events for one subscriber."""
 
     def __init__(self) -> None:
         self._events: deque[tuple[str, Flow]] = deque()
         self._is_filled = threading.Condition()
 
     def put(self, events: list[tuple[str, Flow]]) -> None:
-        """Keep events; a watcher that is too slow loses the newest."""
+        """Add events; a subscriber that is too slow loses the newest."""
         with self._is_filled:
             self._events.extend(events[: CAPACITY - len(self._events)])
             self._is_filled.notify()
@@ -34,35 +34,35 @@ class Inbox:
             return events
 
 
-class Watchers:
-    """Hands the engine's events to all who watch; the engine notes none while nobody does."""
+class Subscribers:
+    """Hands the engine's events to every subscription; without any, the engine records none."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._inboxes: list[Inbox] = []
+        self._subscriptions: list[Subscription] = []
         self._lock = threading.Lock()
 
     @contextmanager
-    def watching(self) -> Iterator[Inbox]:
-        """An inbox that gets all events for as long as the block runs."""
-        inbox = Inbox()
+    def subscribe(self) -> Iterator[Subscription]:
+        """A subscription that gets all events for as long as the block runs."""
+        subscription = Subscription()
         with self._lock:
             self._engine.watch(CAPACITY)
-            self._inboxes.append(inbox)
+            self._subscriptions.append(subscription)
         try:
-            yield inbox
+            yield subscription
         finally:
             with self._lock:
-                self._inboxes.remove(inbox)
-                if not self._inboxes:
+                self._subscriptions.remove(subscription)
+                if not self._subscriptions:
                     self._engine.watch(0)
                     self._engine.take_events()
 
-    def deliver(self) -> None:
-        """Pass on what has happened; to be called now and then."""
+    def publish(self) -> None:
+        """Pass on what has happened; a task of the main thread."""
         with self._lock:
-            if self._inboxes:
+            if self._subscriptions:
                 events, _ = self._engine.take_events()
                 if events:
-                    for inbox in self._inboxes:
-                        inbox.put(events)
+                    for subscription in self._subscriptions:
+                        subscription.put(events)

@@ -17,7 +17,8 @@ from typing import Any, Final
 
 import msgspec
 
-from kbe_nat.daemon.control_socket import ask
+from kbe_nat.client import ask
+from kbe_nat.daemon.rows import StatusRow
 from kbe_nat.errors import ControlError, ObjectError, PlaygroundError
 from kbe_nat.playground.cluster import BRIDGE, NODE_ADDRESS, POD_SERVER, wire_node, wire_pod
 from kbe_nat.playground.namespaces import FOLDER, Namespace
@@ -97,7 +98,7 @@ class World:
         node = ("--node-address", NODE_ADDRESS, "--node-address", BRIDGE.partition("/")[0])
         daemon = start((*command, *files, *node, *options), self._folder / "daemon.log")
         self._write(State(daemon))
-        self._wait(lambda: bool(self.ask("status")), "the daemon does not answer")
+        self._wait(lambda: bool(self.status()), "the daemon does not answer")
 
     def down(self) -> None:
         """Remove all of it, also the remains of a command that was killed."""
@@ -181,14 +182,10 @@ class World:
             )
         return Namespace(pod.network)
 
-    def ask(self, verb: str, **parameters: object) -> Any:  # noqa: ANN401
-        """The daemon's answer. Raises `ControlError`."""
-        results = list(ask(self.socket, verb, **parameters))
-        return (
-            [row for page in results for row in page]
-            if isinstance(results[0], list)
-            else results[0]
-        )
+    def status(self) -> StatusRow:
+        """How the daemon is. Raises `ControlError`."""
+        (status,) = ask(self.socket, "status", StatusRow)
+        return status
 
     def _change(self, state: State, path: Path, content: str | None) -> None:
         """Write or remove an object. Pods start before the daemon knows of them, and end after it
@@ -206,7 +203,7 @@ class World:
             current = state.pods.get(name)
             if current is None or current.address != pod.status.ip:
                 self._make(state, pod)
-        generation = self.ask("status")["generation"]
+        generation = self.status().generation
         if content is None:
             path.unlink()
         elif not path.exists() or path.read_text() != content:
@@ -216,7 +213,7 @@ class World:
         else:
             return
         self._wait(
-            lambda: self.ask("status")["generation"] > generation,
+            lambda: self.status().generation > generation,
             "the daemon does not take the objects over",
         )
         for name in [name for name in state.pods if name not in wanted]:

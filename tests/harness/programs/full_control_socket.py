@@ -6,13 +6,13 @@
 import sys
 from pathlib import Path
 
-from harness.full_engine import answers_of, controller_with
+from harness.full_engine import controller_with, verbs_of
 from kbe_nat.daemon.control_socket import ControlServer
 
 
 def main() -> None:
     """Serve until the standard input ends."""
-    with ControlServer(Path(sys.argv[1]), answers_of(controller_with(262_144))):
+    with ControlServer(Path(sys.argv[1]), verbs_of(controller_with(262_144))):
         print("ready", flush=True)
         sys.stdin.read()
 

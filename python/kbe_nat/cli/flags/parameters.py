@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, fields, is_dataclass
 from functools import wraps
+from keyword import iskeyword
 from typing import Annotated, Any, TypeAlias, TypeVar, cast
 
 from typer.models import OptionInfo
@@ -120,7 +121,8 @@ def parameter_names(flags: Flags) -> Iterator[str]:
 
 def parameter_name(field_name: str, option: OptionInfo) -> str:
     """That of the flag, since fields of several settings may have one name."""
-    return _flag(field_name, option).removeprefix("--").replace("-", "_")
+    name = _flag(field_name, option).removeprefix("--").replace("-", "_")
+    return f"{name}_" if iskeyword(name) else name
 
 
 def _parameter(

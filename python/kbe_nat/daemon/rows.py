@@ -1,0 +1,212 @@
+"""What a daemon answers, as structs: what travels through the control socket, and what `-o json`
+prints. docs/json.md is made from this file.
+"""
+
+from typing import TypeAlias
+
+import msgspec
+
+Pair: TypeAlias = tuple[int, int]
+"""Of packets to backends, and of packets back."""
+End: TypeAlias = tuple[str, int]
+"""Address and port."""
+
+
+class LoopRow(msgspec.Struct, frozen=True):
+    """One packet loop."""
+
+    packets: int
+    """Packets with a verdict."""
+    batches: int
+    """Batches of them."""
+    panics: int
+    """Batches that met a defect of the engine."""
+
+
+class StatusRow(msgspec.Struct, frozen=True):
+    """`get status`: how the daemon is."""
+
+    datapath: str
+    """every-packet or first-packet."""
+    driver: str
+    """What takes packets out of the queues."""
+    queues: str
+    """Numbers of the queues."""
+    rules: str
+    """What installs rules."""
+    seed: int
+    """Of random choices."""
+    pid: int
+    """The process."""
+    seconds: int
+    """Since it started."""
+    generation: int
+    """Of the newest objects that were planned."""
+    service_ports: int
+    """Service ports that are served."""
+    refused: list[str]
+    """What is wrong with files and objects, one line each."""
+    rules_up_to_date: bool
+    """Whether the kernel has what the objects want."""
+    drains: list[str]
+    """Backends that are drained."""
+    loops: list[LoopRow]
+    """Packet loops, one per queue."""
+
+
+class ServiceRow(msgspec.Struct):
+    """`get services`: one service port with its counters."""
+
+    name: str
+    """As namespace/name:port."""
+    protocol: str
+    """tcp, udp or sctp."""
+    family: int
+    """4 or 6."""
+    frontends: list[str]
+    """Kind and place of each, such as cluster-ip 10.96.0.1:443."""
+    strategy: str
+    """How backends are chosen."""
+    backends: int
+    """Endpoints that may serve."""
+    affinity_seconds: int | None
+    """How long a client keeps its backend; null without affinity."""
+    active: int
+    """Connections now."""
+    flows: int
+    """Connections so far."""
+    packets: Pair | None
+    """There and back; null where they are not counted."""
+    bytes: Pair | None
+    """There and back; null where they are not counted."""
+    refused: dict[str, int]
+    """Packets that were refused, by cause."""
+
+
+class EndpointRow(msgspec.Struct):
+    """`get endpoints`: one backend of one service port with its counters."""
+
+    service: str
+    """The service port."""
+    backend: str
+    """Address and port."""
+    weight: int
+    """Its share of new connections; 0: none."""
+    state: str
+    """draining, gone (it has connections, but is no endpoint), or empty."""
+    active: int
+    """Connections now."""
+    flows: int
+    """Connections so far."""
+    packets: Pair | None
+    """There and back; null where they are not counted."""
+    bytes: Pair | None
+    """There and back; null where they are not counted."""
+
+
+class DescriptionRow(ServiceRow):
+    """`describe service`: a service port with all that `get services` has of it, and more."""
+
+    internal_traffic_policy: str
+    """Cluster or Local."""
+    external_traffic_policy: str
+    """Cluster or Local."""
+    source_ranges: list[str]
+    """Clients that load balancers let in; empty: all."""
+    endpoints: list[EndpointRow]
+    """Its backends."""
+
+
+class FlowRow(msgspec.Struct):
+    """`get flows`, `conntrack -L`: one connection."""
+
+    protocol: str
+    """tcp, udp, sctp, icmp or icmpv6."""
+    state: str | None
+    """Of the protocol, as conntrack calls it; null where it has none."""
+    timeout: int
+    """Seconds until it is forgotten."""
+    age: int
+    """Seconds since it began."""
+    source: End
+    """The client."""
+    destination: End
+    """The frontend."""
+    reply_source: End
+    """The backend."""
+    reply_destination: End
+    """Where the backend answers to."""
+    service: str
+    """The service port."""
+    assured: bool
+    """Whether it stays when the table is full."""
+    replied: bool
+    """Whether the backend has answered."""
+    masquerade: bool
+    """Whether the source is masqueraded."""
+    packets: Pair | None
+    """There and back; null where they are not counted."""
+    bytes: Pair | None
+    """There and back; null where they are not counted."""
+
+
+class EventRow(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`conntrack -E`: what happens to a connection."""
+
+    event: str = ""
+    """NEW, UPDATE or DESTROY."""
+    flow: FlowRow | None = None
+    """The connection."""
+
+
+class QueueRow(msgspec.Struct, frozen=True):
+    """The kernel's counters of one queue."""
+
+    number: int
+    """Of the queue."""
+    waiting: int
+    """Packets in it now."""
+    packets: int
+    """Packets so far."""
+    queue_dropped: int
+    """Dropped because the queue was full."""
+    socket_dropped: int
+    """Dropped because the socket's buffer was full."""
+
+
+class StatsRow(msgspec.Struct, frozen=True):
+    """`get stats`: all counters."""
+
+    actions: dict[str, int]
+    """Packets by what was done with them."""
+    causes: dict[str, int]
+    """Packets by the reason."""
+    flows: int
+    """Connections in the tables."""
+    assured: int
+    """Of these, those that stay when a table is full."""
+    affinities: int
+    """Clients that keep their backend."""
+    expired: int
+    """Connections whose time was over."""
+    evicted: int
+    """Connections that made room for others."""
+    truncated: int
+    """Packets that a queue delivered in part."""
+    kernel: dict[str, int]
+    """What only the datapath counts, by name."""
+    queues: list[QueueRow]
+    """The queues that carry packets."""
+
+
+class DrainRow(msgspec.Struct, frozen=True):
+    """`drain`: how far it is."""
+
+    backend: str
+    """Address, or address and port."""
+    ports: int
+    """Service ports that have it."""
+    left: int
+    """Connections that it still has."""
+    seconds: float
+    """Since the drain began."""

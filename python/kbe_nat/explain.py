@@ -1,0 +1,225 @@
+"""What would happen to a packet, and why: the engine's reasons, and those that policy adds.
+
+The engine says what it would do, by its tables. The plan says which endpoints it never heard of,
+and by which of kube-proxy's chains the packet would have come to its backend. The datapath says
+what the kernel makes of the verdict. All of it is one `ExplanationRow`, for a daemon and offline.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from kbe_nat._native import Explanation
+from kbe_nat.family import Family
+from kbe_nat.kubeproxy.chains import chains
+from kbe_nat.model import Snapshot
+from kbe_nat.policy.endpoints import exclusions
+from kbe_nat.policy.plan import CLUSTER_IP, Plan, PlannedPort
+from kbe_nat.rules.rule import DatapathKind
+
+
+class ExplanationRow(msgspec.Struct, frozen=True):
+    """Why a packet gets its verdict."""
+
+    action: str
+    """What the engine does: accept, translate, drop, reject or hold."""
+    cause: str
+    """Its counter."""
+    service: str | None
+    """The service port, as namespace/name:port."""
+    frontend: str | None
+    """The kind of the frontend, such as cluster-ip."""
+    scope: str | None
+    """Which endpoints serve it: cluster or local."""
+    backend: str | None
+    """The backend that the next such packet gets."""
+    candidates: list[str]
+    """Every backend that it may be sent to."""
+    refused: list[tuple[str, str, str]]
+    """Backends whose address is a frontend that refuses it, with action and cause."""
+    masquerade: bool
+    """Whether the source is masqueraded for that backend."""
+    masqueraded: list[str]
+    """Candidates for which it is."""
+    steps: list[tuple[str, str]]
+    """What was checked, and what was found."""
+    excluded: list[tuple[str, str]]
+    """Endpoints of the service port that may not serve, with the reason."""
+    chains: list[str]
+    """kube-proxy's chains on the way to the backend."""
+    kernel: dict[str, str]
+    """What the kernel does with the verdict, by datapath."""
+
+
+class RefusedEndpoint(msgspec.Struct, frozen=True):
+    """A backend whose address is a frontend that refuses the packet."""
+
+    endpoint: str
+    """Address and port."""
+    verdict: str
+    """Of that frontend: reject or drop."""
+    reason: str
+    """The cause."""
+
+
+class ExcludedEndpoint(msgspec.Struct, frozen=True):
+    """An endpoint of the service port that may not serve the packet."""
+
+    endpoint: str
+    """Address and port."""
+    reason: str
+    """Why not."""
+
+
+class VerdictRow(msgspec.Struct, frozen=True, kw_only=True):
+    """`explain`: the outcome for one packet, in kube-proxy's words."""
+
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    """Of the packet, where a list of packets names it."""
+    verdict: str
+    """dnat, pass, reject, drop or hold."""
+    service: str | None
+    """The service port, as namespace/name:port."""
+    destinations: list[str]
+    """Every endpoint that it may be sent to."""
+    backend: str | None
+    """The endpoint that this packet is sent to."""
+    masquerade: bool | str
+    """Whether the source is masqueraded; mixed: for some destinations."""
+    masqueraded: list[str] | msgspec.UnsetType = msgspec.UNSET
+    """These destinations, where it is mixed."""
+    refused: list[RefusedEndpoint]
+    """Endpoints whose address is a frontend that refuses it."""
+    excluded: list[ExcludedEndpoint]
+    """Endpoints that may not serve it."""
+    chains: list[str]
+    """kube-proxy's chains on the way to the backend."""
+    kernel: dict[str, str]
+    """What the kernel does with the verdict, by datapath."""
+    reasons: list[str]
+    """What was checked, and what was found."""
+
+
+def verdict_of(explanation: ExplanationRow, name: str = "") -> VerdictRow:
+    """The outcome that an explanation describes."""
+    verdict = VERDICTS.get(explanation.action, explanation.action)
+    refused = [RefusedEndpoint(*refusal) for refusal in explanation.refused]
+    is_refused_backend = any(each.endpoint == explanation.backend for each in refused)
+    if is_refused_backend and explanation.candidates:
+        # The next such packet is refused, but the question is what may happen.
+        verdict = "dnat"
+    destinations = sorted(explanation.candidates) if verdict == "dnat" else []
+    masqueraded = sorted(set(explanation.masqueraded) & set(destinations))
+    is_mixed = 0 < len(masqueraded) < len(destinations)
+    is_masqueraded = bool(masqueraded) if destinations else explanation.masquerade
+    return VerdictRow(
+        name=name or msgspec.UNSET,
+        verdict=verdict,
+        service=explanation.service,
+        destinations=destinations,
+        backend=explanation.backend if verdict == "dnat" and not is_refused_backend else None,
+        masquerade=MIXED if is_mixed else is_masqueraded and verdict == "dnat",
+        masqueraded=masqueraded if is_mixed else msgspec.UNSET,
+        refused=refused,
+        excluded=[ExcludedEndpoint(*exclusion) for exclusion in explanation.excluded],
+        chains=explanation.chains,
+        kernel=explanation.kernel,
+        reasons=[f"{check}: {finding}" for check, finding in explanation.steps],
+    )
+
+
+def explain_packet(
+    explanation: Explanation,
+    kinds: Iterable[DatapathKind] = DatapathKind,
+    *,
+    excluded: Iterable[tuple[str, str]] = (),
+    chains: Iterable[str] = (),
+) -> ExplanationRow:
+    """The engine's reasons as a row, and what the kernel does with `kinds` of datapaths."""
+    return ExplanationRow(
+        action=explanation.action,
+        cause=explanation.cause,
+        service=explanation.service,
+        frontend=explanation.frontend,
+        scope=explanation.scope,
+        backend=explanation.backend,
+        candidates=explanation.candidates,
+        refused=explanation.refused,
+        masquerade=explanation.masquerade,
+        masqueraded=explanation.masqueraded,
+        steps=explanation.steps,
+        excluded=list(excluded),
+        chains=list(chains),
+        kernel={str(kind): _consequence(explanation, kind) for kind in kinds},
+    )
+
+
+def explain_in_plan(
+    explanation: Explanation,
+    packet: bytes,
+    snapshot: Snapshot,
+    plan: Plan,
+    kinds: Iterable[DatapathKind] = DatapathKind,
+) -> ExplanationRow:
+    """As `explain_packet`, with what the plan of the engine's tables adds. Cost: linear in the
+    service ports.
+    """
+    family = Family.IPV6 if packet[:1] and packet[0] >> 4 == Family.IPV6 else Family.IPV4
+    port = next(
+        (port for port in plan.ports if (port.name, port.family) == (explanation.service, family)),
+        None,
+    )
+    if port is None or explanation.frontend is None:
+        return explain_packet(explanation, kinds)
+    mode = plan.options.mode
+    way = chains(port, explanation.frontend, explanation.scope, explanation.backend, mode)
+    excluded = exclusions(
+        snapshot, port, plan.options, is_local=_is_local(explanation, explanation.frontend, port)
+    )
+    return explain_packet(explanation, kinds, excluded=sorted(excluded.items()), chains=way)
+
+
+def _is_local(explanation: Explanation, frontend: str, port: PlannedPort) -> bool:
+    """Whether the node's own endpoints were asked for. A packet that is refused has no scope: its
+    traffic policy says where endpoints were looked for.
+    """
+    if explanation.scope is not None:
+        return explanation.scope == "local"
+    return port.is_internal_local if frontend == CLUSTER_IP else port.is_external_local
+
+
+def _consequence(explanation: Explanation, kind: DatapathKind) -> str:
+    action = explanation.action
+    consequence = KERNEL.get((action, kind)) or KERNEL_EITHER[action]
+    if not explanation.masquerade:
+        return consequence
+    return f"{consequence}; the source is masqueraded, by another bit of the mark"
+
+
+VERDICTS: Final = {"translate": "dnat", "accept": "pass"}
+"""Actions of the engine in kube-proxy's words; the others have the same name in both."""
+MIXED: Final = "mixed"
+KERNEL: Final = {
+    (
+        "translate",
+        DatapathKind.EVERY_PACKET,
+    ): "it gets this packet back with new addresses, and every later one likewise",
+    (
+        "translate",
+        DatapathKind.FIRST_PACKET,
+    ): "it translates the connection by the backend's number in the packet's mark, "
+    "and carries all later packets by itself",
+    (
+        "accept",
+        DatapathKind.FIRST_PACKET,
+    ): "it lets the packet go on as it is, and does not choose by itself",
+}
+"""What the kernel does where the datapaths differ."""
+KERNEL_EITHER: Final = {
+    "accept": "it lets the packet go on as it is",
+    "reject": "a rule answers for it, by the packet's mark: ICMP port unreachable, or a RST if so"
+    " asked",
+    "drop": "it forgets the packet",
+    "hold": "it keeps the packet until the verdict on its first fragment",
+}

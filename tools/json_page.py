@@ -1,0 +1,101 @@
+"""Write docs/json.md: the fields of what `-o json` prints, of the structs that are printed.
+
+`--check` writes nothing, and ends with 1 if the page is not up to date.
+"""
+
+import argparse
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parents[1]
+PAGE: Final = ROOT / "docs/json.md"
+SOURCES: Final = ("python/kbe_nat/daemon/rows.py", "python/kbe_nat/explain.py")
+HEAD: Final = """# JSON
+
+What `-o json` prints, by verb. `tools/json_page.py` writes this page of the structs in
+`kbe_nat/daemon/rows.py` and `kbe_nat/explain.py`; the control socket sends the same rows.
+
+A list is an array of rows; `conntrack -E` prints one row per line. `get rules` is one string.
+"""
+
+
+def page() -> str:
+    """The page."""
+    lines = [HEAD]
+    bases: dict[str, list[str]] = {}
+    for source in SOURCES:
+        for node in ast.parse((ROOT / source).read_text()).body:
+            if isinstance(node, ast.ClassDef) and "msgspec.Struct" in inherited(node, bases):
+                lines += section(node)
+                bases[node.name] = inherited(node, bases)
+    return "\n".join(lines)
+
+
+def inherited(node: ast.ClassDef, bases: dict[str, list[str]]) -> list[str]:
+    """Names of all classes that one is derived from."""
+    direct = [ast.unparse(base) for base in node.bases]
+    return [*direct, *(name for base in direct for name in bases.get(base, []))]
+
+
+def section(node: ast.ClassDef) -> Iterator[str]:
+    """The table of one struct."""
+    yield f"\n## {node.name}\n"
+    yield (ast.get_docstring(node) or "").replace("\n", " ")
+    if base := next((name for name in map(ast.unparse, node.bases) if name[0].isupper()), None):
+        yield f"\nFirst the fields of [{base}](#{base.lower()}), then:"
+    yield "\n| field | type | meaning |\n|---|---|---|"
+    for statement, successor in pairwise(node.body):
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            assert isinstance(successor, ast.Expr) and isinstance(successor.value, ast.Constant)
+            meaning = " ".join(str(successor.value.value).split())
+            kind = json_type(ast.unparse(statement.annotation))
+            yield f"| `{statement.target.id}` | {kind} | {meaning} |"
+
+
+def json_type(annotation: str) -> str:
+    """A type of Python as JSON has it."""
+    if annotation.endswith(" | msgspec.UnsetType"):
+        return f"{json_type(annotation.removesuffix(' | msgspec.UnsetType'))}, or absent"
+    if match := re.fullmatch(r"list\[(.*)\]", annotation):
+        return f"array of {json_type(match[1])}"
+    if match := re.fullmatch(r"tuple\[(.*)\]", annotation):
+        return f"[{', '.join(map(json_type, match[1].split(', ')))}]"
+    if match := re.fullmatch(r"dict\[str, (.*)\]", annotation):
+        return f"object of {json_type(match[1])}s"
+    if " | " in annotation:
+        return " or ".join(map(json_type, annotation.split(" | ")))
+    return TYPES.get(annotation, f"[{annotation}](#{annotation.lower()})")
+
+
+def main() -> int:
+    """Write the page; the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, compare")
+    is_checked = parser.parse_args().check
+    text = page() + "\n"
+    if is_checked:
+        is_current = PAGE.exists() and PAGE.read_text() == text
+        if not is_current:
+            print("docs/json.md is not up to date: run tools/json_page.py", file=sys.stderr)
+        return int(not is_current)
+    PAGE.write_text(text)
+    return 0
+
+
+TYPES: Final = {
+    "str": "string",
+    "int": "number",
+    "float": "number",
+    "bool": "boolean",
+    "None": "null",
+    "Pair": "[number, number]",
+    "End": "[string, number]",
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
