@@ -20,7 +20,8 @@ from kbe_nat.rules.rule import DatapathKind
 from kbe_nat.sources.objects import ParsedObject
 
 playground = typer.Typer(
-    help="The seed's cluster in network namespaces: node, client, pods, and the daemon that serves it.",
+    help="The seed's cluster in network namespaces: "
+    "node, client, pods, and the daemon that serves it.",
     rich_markup_mode=None,
     no_args_is_help=True,
 )
@@ -38,7 +39,7 @@ Selector = Annotated[
 
 
 class Kind(StrEnum):
-    """What can be listed."""
+    """The lists."""
 
     PODS = "pods"
     SERVICES = "svc"
@@ -57,7 +58,8 @@ def up(
     """Make a node and a client, and start the daemon in the node's namespace."""
     if os.geteuid() != 0:
         raise PlaygroundError(
-            "root is needed: try sudo, or a shell from `unshare --user --map-root-user --net --mount"
+            "root is needed: try sudo, or a shell from "
+            "`unshare --user --map-root-user --net --mount"
             " sh -c 'mount -t tmpfs tmpfs /run; exec sh'`"
         )
     world = World(state)
@@ -66,7 +68,8 @@ def up(
             world.up("--datapath", datapath)
             with interruptions.obey():
                 print(
-                    f"The node is {world.node.name}, the client {world.client.name}; the daemon serves."
+                    f"The node is {world.node.name}, the client {world.client.name}; "
+                    "the daemon serves."
                 )
         except BaseException as error:
             if not (isinstance(error, PlaygroundError) and "is up" in str(error)):
@@ -169,13 +172,13 @@ def read(path: Path) -> str:
 
 
 def ask(world: World, where: str, url: str) -> str:
-    """What curl prints in the namespace of the node, the client or a pod."""
+    """The output of curl in the namespace of the node, the client or a pod."""
     return world.network(where).call("curl", "-sS", "--max-time", CURL_SECONDS, url).strip()
 
 
 def kube_proxy_rules(world: World, service: str) -> list[str]:
     """The page's lines for a Service. Raises `PlaygroundError` when there is none."""
-    if not any(found.value.metadata.name == service for found, _ in world.objects("Service")):
+    if not any(item.value.metadata.name == service for item, _ in world.objects("Service")):
         raise PlaygroundError(f"Service {service}: there is no such object")
     return legacy.rules(world.plan(), Family.IPV4, f"default/{service}")
 
@@ -195,12 +198,12 @@ def listing(world: World, kind: Kind, selector: str = "", output: Format = Forma
             for pod in pods
         ]
     elif kind is Kind.SERVICES:
-        rows = [_service_row(found, since) for found, since in world.objects("Service")]
+        rows = [_service_row(item, since) for item, since in world.objects("Service")]
     elif kind is Kind.CONTROLLERS:
         rows = [
-            _controller_row(found, since, world.pods())
-            for own in sorted({*KINDS.values()} - {"Service"})
-            for found, since in world.objects(own)
+            _controller_row(item, since, world.pods())
+            for controller in sorted({*KINDS.values()} - {"Service"})
+            for item, since in world.objects(controller)
         ]
     else:
         rows = [
@@ -221,21 +224,21 @@ def listing(world: World, kind: Kind, selector: str = "", output: Format = Forma
 def description(world: World, kind: str, name: str) -> str:
     """Everything about a Service or a pod, in kubectl's lines."""
     if kind in ("pod", "pods"):
-        found = next((pod for pod in world.pods() if pod.name == name), None)
-        if found is None:
+        match = next((pod for pod in world.pods() if pod.name == name), None)
+        if match is None:
             raise PlaygroundError(f"Pod {name}: there is no such object")
         return _lines(
             {
-                "Name": found.name,
-                "Namespace": found.space,
+                "Name": match.name,
+                "Namespace": match.space,
                 "Node": "node/10.0.2.15",
                 "Start Time": time.strftime(
-                    "%a, %d %b %Y %H:%M:%S +0000", time.gmtime(found.since)
+                    "%a, %d %b %Y %H:%M:%S +0000", time.gmtime(match.since)
                 ),
-                "Labels": _labels(found.labels),
-                "Status": _status(found),
-                "IP": found.address,
-                "Controllers": found.owner,
+                "Labels": _labels(match.labels),
+                "Status": _status(match),
+                "IP": match.address,
+                "Controllers": match.owner,
             }
         )
     if KINDS.get(kind) != "Service":
@@ -248,30 +251,31 @@ def description(world: World, kind: str, name: str) -> str:
 
 def _service_lines(world: World, service: ParsedObject) -> str:
     spec: Any = service.value.spec  # type: ignore[union-attr]
-    ports = [own for own in world.plan().ports if own.service == service.value.metadata.name]
+    ports = [port for port in world.plan().ports if port.service == service.value.metadata.name]
     lines = {
         "Name": service.value.metadata.name,
         "Namespace": "default",
         "Labels": _labels(service.value.metadata.labels),
         "Selector": _labels(spec.selector),
         "Type": spec.type,
-        "IP": spec.cluster_ip or ", ".join(sorted({own.frontends[0].address for own in ports})),
+        "IP": spec.cluster_ip or ", ".join(sorted({port.frontends[0].address for port in ports})),
     }
     text = _lines(lines)
-    for own in ports:
+    for port in ports:
+        number = port.frontends[0].port
         text += _lines(
             {
-                "Port": f"{own.port_name or '<unset>'} {own.frontends[0].port}/{own.protocol.upper()}",
-                "Endpoints": ",".join(map(str, own.cluster_backends)) or "<none>",
+                "Port": f"{port.port_name or '<unset>'} {number}/{port.protocol.upper()}",
+                "Endpoints": ",".join(map(str, port.cluster_backends)) or "<none>",
             }
         )
     return text + _lines({"Session Affinity": spec.affinity}) + "No events.\n"
 
 
-def _service_row(found: ParsedObject, since: float) -> dict[str, str]:
-    spec: Any = found.value.spec  # type: ignore[union-attr]
-    ports = ",".join(f"{own.port}/{own.protocol}" for own in spec.ports)
-    row = {"name": found.value.metadata.name, "cluster-ip": spec.cluster_ip or "<given>"}
+def _service_row(item: ParsedObject, since: float) -> dict[str, str]:
+    spec: Any = item.value.spec  # type: ignore[union-attr]
+    ports = ",".join(f"{port.port}/{port.protocol}" for port in spec.ports)
+    row = {"name": item.value.metadata.name, "cluster-ip": spec.cluster_ip or "<given>"}
     return row | {
         "external-ip": ",".join(spec.external_ips) or "<none>",
         "port(s)": ports,
@@ -279,12 +283,12 @@ def _service_row(found: ParsedObject, since: float) -> dict[str, str]:
     }
 
 
-def _controller_row(found: ParsedObject, since: float, pods: list[Pod]) -> dict[str, str]:
-    spec: Any = found.value.spec  # type: ignore[union-attr]
-    name = found.value.metadata.name
-    own = [pod for pod in pods if pod.owner == name]
-    ready = sum(pod.server.is_alive for pod in own)
-    counts = {"desired": str(spec.replicas), "current": str(len(own)), "ready": str(ready)}
+def _controller_row(item: ParsedObject, since: float, pods: list[Pod]) -> dict[str, str]:
+    spec: Any = item.value.spec  # type: ignore[union-attr]
+    name = item.value.metadata.name
+    members = [pod for pod in pods if pod.owner == name]
+    ready = sum(pod.server.is_alive for pod in members)
+    counts = {"desired": str(spec.replicas), "current": str(len(members)), "ready": str(ready)}
     return {"name": name} | counts | {"age": _age(since)}
 
 

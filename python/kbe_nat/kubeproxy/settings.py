@@ -1,4 +1,4 @@
-"""What operators say of a node by flags, merged with kube-proxy's configuration file.
+"""The settings of a node: operators' flags, merged with kube-proxy's configuration file.
 
 A flag counts before the file, and the file before the default. Only the flags are values here: the
 node's name and the devices of its pods follow from the objects and the host, so `options` computes
@@ -68,8 +68,8 @@ class NodeSettings:
         written: Mode | None = None,
         local_addresses: tuple[str, ...] = (),
     ) -> Options:
-        """What flags and file say, checked against the objects. `written` is the mode whose rules
-        are asked for, where that is not the mode that is followed; `local_addresses` are the
+        """The options by flags and file, checked against the objects. `written` is the mode whose
+        rules are asked for, where that is not the mode that is followed; `local_addresses` are the
         host's, for a node whose addresses no flag gives.
 
         Raises `SettingError`, also for a flag that would have no effect.
@@ -110,7 +110,7 @@ class NodeSettings:
         )
 
     def stated_mode(self, file: Configuration) -> Mode | None:
-        """What flag or file say, None without."""
+        """The mode that a flag or the file states; None without either."""
         return self.mode or (Mode(file.mode) if file.mode else None)
 
     def _check_effect(self, local_mode: LocalMode, mode: Mode) -> None:
