@@ -26,7 +26,7 @@ from kbe_nat.playground.processes import Process, start
 from kbe_nat.policy.plan import Plan
 from kbe_nat.policy.planner import plan
 from kbe_nat.sources.decoding import decode
-from kbe_nat.sources.manifests.defaults import complete
+from kbe_nat.sources.manifests.completion import running_pods
 from kbe_nat.sources.manifests.documents import documents, parse_documents
 from kbe_nat.sources.manifests.manifests import read_manifests
 from kbe_nat.sources.objects import ParsedObject, PodObject, namespace
@@ -198,7 +198,7 @@ class World:
             for _, item in _parse(other.read_text(), other.name)
         ]
         new = [item for _, item in _parse(content, path.name)] if content is not None else []
-        wanted = {pod.metadata.name: pod for pod in _pods([*others, *new])}
+        wanted = {pod.metadata.name: pod for pod in running_pods([*others, *new])}
         for name, pod in wanted.items():
             current = state.pods.get(name)
             if current is None or current.address != pod.status.ip:
@@ -327,11 +327,6 @@ def _parse(text: str, origin: str) -> list[tuple[Any, ParsedObject]]:
 def _write(document: object) -> str:
     """The text of an object: JSON, in which every value has one type."""
     return json.dumps(document, indent=2) + "\n"
-
-
-def _pods(objects: list[ParsedObject]) -> list[PodObject]:
-    everything, _ = complete(objects)
-    return [item.value for item in everything if isinstance(item.value, PodObject)]
 
 
 def _file(item: ParsedObject) -> str:

@@ -3,10 +3,12 @@
 Types are strict: a field of the wrong type or out of its range refuses the object, with the path of
 the field. Addresses stay text here, since a wrong one among many must not refuse its whole object;
 `kbe_nat.sources.snapshot` parses them one by one.
+
+The collector of cycles does not track these values (`gc=False`): there are hundreds of thousands,
+and what `msgspec.convert` builds from a document cannot contain itself.
 """
 
-from dataclasses import dataclass
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, NamedTuple, TypeAlias
 
 from msgspec import Meta, Struct, field
 
@@ -28,8 +30,8 @@ Protocol: TypeAlias = Literal["TCP", "UDP", "SCTP"]
 Policy: TypeAlias = Literal["Cluster", "Local", ""]
 
 
-class Metadata(Struct, frozen=True):
-    """What every object has."""
+class Metadata(Struct, frozen=True, gc=False):
+    """Fields that every object has."""
 
     name: Name
     namespace: Annotated[
@@ -41,7 +43,7 @@ class Metadata(Struct, frozen=True):
     deleted: str = field(name="deletionTimestamp", default="")
 
 
-class ServicePortObject(Struct, frozen=True):
+class ServicePortObject(Struct, frozen=True, gc=False):
     """`spec.ports[]` of a Service."""
 
     port: PortNumber
@@ -52,7 +54,7 @@ class ServicePortObject(Struct, frozen=True):
     node_port: OptionalPort = field(name="nodePort", default=0)
 
 
-class ClientIP(Struct, frozen=True):
+class ClientIP(Struct, frozen=True, gc=False):
     """`spec.sessionAffinityConfig.clientIP`."""
 
     timeout_seconds: Annotated[int, Meta(ge=1, le=86400)] = field(
@@ -60,13 +62,13 @@ class ClientIP(Struct, frozen=True):
     )
 
 
-class AffinityConfig(Struct, frozen=True):
+class AffinityConfig(Struct, frozen=True, gc=False):
     """`spec.sessionAffinityConfig`."""
 
     client_ip: ClientIP = field(name="clientIP", default=ClientIP())
 
 
-class ServiceSpec(Struct, frozen=True):
+class ServiceSpec(Struct, frozen=True, gc=False):
     """`spec` of a Service."""
 
     type: Literal["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"] = "ClusterIP"
@@ -86,26 +88,26 @@ class ServiceSpec(Struct, frozen=True):
     publishes_not_ready: bool = field(name="publishNotReadyAddresses", default=False)
 
 
-class Ingress(Struct, frozen=True):
+class Ingress(Struct, frozen=True, gc=False):
     """`status.loadBalancer.ingress[]`."""
 
     ip: str = ""
     mode: str = field(name="ipMode", default="VIP")
 
 
-class LoadBalancerStatus(Struct, frozen=True):
+class LoadBalancerStatus(Struct, frozen=True, gc=False):
     """`status.loadBalancer`."""
 
     ingress: list[Ingress] = []
 
 
-class ServiceStatus(Struct, frozen=True):
+class ServiceStatus(Struct, frozen=True, gc=False):
     """`status` of a Service."""
 
     load_balancer: LoadBalancerStatus = field(name="loadBalancer", default=LoadBalancerStatus())
 
 
-class ServiceObject(Struct, frozen=True):
+class ServiceObject(Struct, frozen=True, gc=False):
     """A Service."""
 
     metadata: Metadata
@@ -113,21 +115,21 @@ class ServiceObject(Struct, frozen=True):
     status: ServiceStatus = ServiceStatus()
 
 
-class Named(Struct, frozen=True):
+class Named(Struct, frozen=True, gc=False):
     """An object with a name and nothing else of interest."""
 
     name: str = ""
     kind: str = ""
 
 
-class Hints(Struct, frozen=True):
+class Hints(Struct, frozen=True, gc=False):
     """`endpoints[].hints` of an EndpointSlice."""
 
     zones: list[Named] = field(name="forZones", default_factory=list)
     nodes: list[Named] = field(name="forNodes", default_factory=list)
 
 
-class Conditions(Struct, frozen=True):
+class Conditions(Struct, frozen=True, gc=False):
     """`endpoints[].conditions` of an EndpointSlice; missing means ready, serving and not
     terminating.
     """
@@ -137,7 +139,7 @@ class Conditions(Struct, frozen=True):
     terminating: bool = False
 
 
-class EndpointObject(Struct, frozen=True):
+class EndpointObject(Struct, frozen=True, gc=False):
     """`endpoints[]` of an EndpointSlice."""
 
     addresses: list[str] = []
@@ -147,7 +149,7 @@ class EndpointObject(Struct, frozen=True):
     target: Named = field(name="targetRef", default=Named())
 
 
-class SlicePortObject(Struct, frozen=True):
+class SlicePortObject(Struct, frozen=True, gc=False):
     """`ports[]` of an EndpointSlice. No port, or 0, stands for "all ports": no service port can
     mean that.
     """
@@ -157,7 +159,7 @@ class SlicePortObject(Struct, frozen=True):
     port: OptionalPort = 0
 
 
-class EndpointSliceObject(Struct, frozen=True):
+class EndpointSliceObject(Struct, frozen=True, gc=False):
     """An EndpointSlice."""
 
     metadata: Metadata
@@ -166,13 +168,13 @@ class EndpointSliceObject(Struct, frozen=True):
     ports: list[SlicePortObject] = []
 
 
-class Taint(Struct, frozen=True):
+class Taint(Struct, frozen=True, gc=False):
     """`spec.taints[]` of a Node."""
 
     key: str = ""
 
 
-class NodeSpec(Struct, frozen=True):
+class NodeSpec(Struct, frozen=True, gc=False):
     """`spec` of a Node."""
 
     pod_cidr: str = field(name="podCIDR", default="")
@@ -180,20 +182,20 @@ class NodeSpec(Struct, frozen=True):
     taints: list[Taint] = []
 
 
-class NodeAddress(Struct, frozen=True):
+class NodeAddress(Struct, frozen=True, gc=False):
     """`status.addresses[]` of a Node."""
 
     type: str
     address: str
 
 
-class NodeStatus(Struct, frozen=True):
+class NodeStatus(Struct, frozen=True, gc=False):
     """`status` of a Node."""
 
     addresses: list[NodeAddress] = []
 
 
-class NodeObject(Struct, frozen=True):
+class NodeObject(Struct, frozen=True, gc=False):
     """A Node."""
 
     metadata: Metadata
@@ -201,7 +203,7 @@ class NodeObject(Struct, frozen=True):
     status: NodeStatus = NodeStatus()
 
 
-class ContainerPort(Struct, frozen=True):
+class ContainerPort(Struct, frozen=True, gc=False):
     """`spec.containers[].ports[]` of a Pod."""
 
     number: PortNumber = field(name="containerPort")
@@ -209,14 +211,14 @@ class ContainerPort(Struct, frozen=True):
     protocol: Protocol = "TCP"
 
 
-class Container(Struct, frozen=True):
+class Container(Struct, frozen=True, gc=False):
     """`spec.containers[]` of a Pod, and `spec.initContainers[]`."""
 
     ports: list[ContainerPort] = []
     restart_policy: str = field(name="restartPolicy", default="")
 
 
-class PodSpec(Struct, frozen=True):
+class PodSpec(Struct, frozen=True, gc=False):
     """`spec` of a Pod."""
 
     node: str = field(name="nodeName", default="")
@@ -225,27 +227,27 @@ class PodSpec(Struct, frozen=True):
 
     @property
     def serving_containers(self) -> list[Container]:
-        """Those that run as long as the Pod does: sidecars are init containers that are always
-        restarted, and come last.
+        """The containers that run as long as the Pod does: sidecars are init containers that are
+        always restarted, and come last.
         """
-        sidecars = (own for own in self.init_containers if own.restart_policy == "Always")
+        sidecars = (part for part in self.init_containers if part.restart_policy == "Always")
         return [*self.containers, *sidecars]
 
 
-class PodAddress(Struct, frozen=True):
+class PodAddress(Struct, frozen=True, gc=False):
     """`status.podIPs[]`."""
 
     ip: str = ""
 
 
-class PodCondition(Struct, frozen=True):
+class PodCondition(Struct, frozen=True, gc=False):
     """`status.conditions[]` of a Pod."""
 
     type: str
     status: str
 
 
-class PodStatus(Struct, frozen=True):
+class PodStatus(Struct, frozen=True, gc=False):
     """`status` of a Pod."""
 
     phase: str = ""
@@ -254,7 +256,7 @@ class PodStatus(Struct, frozen=True):
     conditions: list[PodCondition] = []
 
 
-class PodObject(Struct, frozen=True):
+class PodObject(Struct, frozen=True, gc=False):
     """A Pod."""
 
     metadata: Metadata
@@ -262,47 +264,49 @@ class PodObject(Struct, frozen=True):
     status: PodStatus = PodStatus()
 
 
-class TemplateMetadata(Struct, frozen=True):
+class TemplateMetadata(Struct, frozen=True, gc=False):
     """`spec.template.metadata`: a name is not needed there."""
 
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
 
 
-class PodTemplate(Struct, frozen=True):
+class PodTemplate(Struct, frozen=True, gc=False):
     """`spec.template` of a controller."""
 
     metadata: TemplateMetadata = TemplateMetadata()
     spec: PodSpec = PodSpec()
 
 
-class ControllerSpec(Struct, frozen=True):
+class ControllerSpec(Struct, frozen=True, gc=False):
     """`spec` of a ReplicationController, ReplicaSet or Deployment."""
 
     replicas: Annotated[int, Meta(ge=0, le=100_000)] = 1
     template: PodTemplate = PodTemplate()
 
 
-class ControllerObject(Struct, frozen=True):
-    """A ReplicationController, ReplicaSet or Deployment: whoever makes Pods from a template."""
+class ControllerObject(Struct, frozen=True, gc=False):
+    """A ReplicationController, ReplicaSet or Deployment: it makes Pods from a template."""
 
     metadata: Metadata
     spec: ControllerSpec = ControllerSpec()
 
 
-class ServiceCIDRSpec(Struct, frozen=True):
+class ServiceCIDRSpec(Struct, frozen=True, gc=False):
     """`spec` of a ServiceCIDR."""
 
     cidrs: list[str] = []
 
 
-class ServiceCIDRObject(Struct, frozen=True):
+class ServiceCIDRObject(Struct, frozen=True, gc=False):
     """A ServiceCIDR."""
 
     metadata: Metadata
     spec: ServiceCIDRSpec = ServiceCIDRSpec()
 
 
+ObjectKey: TypeAlias = tuple[str, str, str]
+"""Kind, namespace ("" where the kind has none) and name."""
 Known: TypeAlias = (
     ServiceObject
     | EndpointSliceObject
@@ -324,35 +328,82 @@ KINDS: Final[dict[tuple[str, str], type[Known]]] = {
     # It has the same fields.
     ("networking.k8s.io/v1beta1", "ServiceCIDR"): ServiceCIDRObject,
 }
-"""What is read, by version and kind; everything else is not kbe-nat's affair."""
+"""The kinds that are read, by version and kind; all others are left out with a note."""
 NAMES: Final = frozenset(kind for _, kind in KINDS)
 CLUSTER_SCOPED: Final = (NodeObject, ServiceCIDRObject)
+CLUSTER_SCOPED_KINDS: Final = ("Node", "ServiceCIDR")
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedObject:
-    """An object and where it was found."""
+class Origin(NamedTuple):
+    """A file or a watch that objects come from."""
+
+    rank: int
+    """Orders origins: claims of a lower rank come first, and of one object in two origins the
+    higher one counts.
+    """
+    name: str
+    """Tells origins of one rank apart, and orders them."""
+
+
+class Place(NamedTuple):
+    """Where an object stands, by which claims are ordered."""
+
+    origin: Origin
+    position: int
+    """The origin's own order; 0 for all where it has none."""
+
+
+class ParsedObject(Struct, frozen=True, gc=False):
+    """An object and where it stands."""
 
     origin: str
+    """For messages, such as "cluster.yaml, document 3"."""
     kind: str
     value: Known
 
     @property
+    def key(self) -> ObjectKey:
+        """What identifies the object."""
+        value = self.value
+        is_cluster_scoped = isinstance(value, CLUSTER_SCOPED)
+        return self.kind, "" if is_cluster_scoped else namespace(value), value.metadata.name
+
+    @property
     def name(self) -> str:
         """Name, with the namespace where the kind has one."""
-        name = self.value.metadata.name
-        return name if isinstance(self.value, CLUSTER_SCOPED) else f"{namespace(self.value)}/{name}"
+        return name_of(self.key)
 
     @property
     def subject(self) -> str:
         """Kind and name, for messages."""
         return f"{self.kind} {self.name}"
 
+    def note(self, text: str) -> str:
+        """A line about this object, for people."""
+        return f"{self.origin}: {self.subject}: {text}"
+
     def refuse(self, reason: str, path: str) -> ObjectError:
         """The error that refuses this object."""
         return ObjectError(self.origin, self.subject, reason, path)
 
 
+def name_of(key: ObjectKey) -> str:
+    """Name, with the namespace where the kind has one."""
+    _, space, name = key
+    return f"{space}/{name}" if space else name
+
+
 def namespace(value: Known) -> str:
     """The namespace of an object; "default" when it names none."""
     return value.metadata.namespace or "default"
+
+
+def refused_key(error: ObjectError) -> ObjectKey:
+    """The key of a refused object, whose subject has as much of it as could be read; a namespace
+    that it leaves out is the default one.
+    """
+    kind, _, name = error.subject.partition(" ")
+    if kind in CLUSTER_SCOPED_KINDS:
+        return kind, "", name
+    space, slash, rest = name.partition("/")
+    return (kind, space, rest) if slash else (kind, "default", name)

@@ -1,11 +1,12 @@
-"""From Kubernetes objects to a `Snapshot`: addresses parsed, defaults settled, what cannot be
-served left out and reported.
+"""From one Kubernetes object to its part of a `Snapshot`: addresses parsed, defaults settled, wrong
+parts left out and noted. Pure; `kbe_nat.sources.store` puts the parts together.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Final, TypeVar
+import sys
+from typing import Final
 
-from kbe_nat.errors import ObjectError
+from msgspec import Struct
+
 from kbe_nat.family import Family, family_of
 from kbe_nat.model import (
     Endpoint,
@@ -15,7 +16,6 @@ from kbe_nat.model import (
     ServiceKey,
     ServicePort,
     SlicePort,
-    Snapshot,
     Strategy,
 )
 from kbe_nat.sources.address import endpoint_refusal, frontend_refusal, parse_address, parse_range
@@ -23,337 +23,306 @@ from kbe_nat.sources.objects import (
     EndpointObject,
     EndpointSliceObject,
     NodeObject,
+    ObjectKey,
     ParsedObject,
     PodObject,
     ServiceCIDRObject,
     ServiceObject,
+    name_of,
     namespace,
 )
-from kbe_nat.sources.source import SourceUpdate
-
-_T = TypeVar("_T")
 
 
-def assemble(found: Iterable[ParsedObject], generation: int = 0) -> SourceUpdate:
-    """The snapshot of these objects. An object that comes twice counts as it came last. Cost:
-    linear in the objects.
+class ConvertedSlice(Struct, frozen=True, gc=False):
+    """An EndpointSlice as a snapshot needs it, in a fraction of the memory of its object."""
+
+    origin: str
+    key: ObjectKey
+    service: ServiceKey
+    """Its name is empty when no label says it."""
+    part: EndpointSlice | None
+    """None: nothing of it is served."""
+    targets: tuple[str, ...] = ()
+    """The Pod behind each endpoint, "" for none; empty when no endpoint has any."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def subject(self) -> str:
+        """Kind and name, for messages."""
+        return f"{self.key[0]} {name_of(self.key)}"
+
+
+class Notes:
+    """Collects the parts of one object that are left out."""
+
+    def __init__(self, parsed: ParsedObject) -> None:
+        self.parsed = parsed
+        self.lines: list[str] = []
+
+    def add(self, path: str, reason: str) -> None:
+        """A field, and why it does not count."""
+        self.lines.append(self.parsed.note(f"{path}: {reason}"))
+
+
+def convert_service(parsed: ParsedObject) -> tuple[Service, tuple[str, ...]]:
+    """The Service, and notes. Raises `ObjectError` when the rest would serve something else than
+    the object means.
     """
-    return _Assembly(found).update(generation)
+    value = parsed.value
+    assert isinstance(value, ServiceObject)
+    notes = Notes(parsed)
+    spec, metadata = value.spec, value.metadata
+    balanced = {
+        f"status.loadBalancer.ingress[{i}].ip": point.ip
+        for i, point in enumerate(value.status.load_balancer.ingress)
+        if point.mode != "Proxy"
+    }
+    external = {f"spec.externalIPs[{i}]": ip for i, ip in enumerate(spec.external_ips)}
+    service = Service(
+        namespace=namespace(value),
+        name=metadata.name,
+        cluster_ips=_cluster_ips(value, notes),
+        ports=_service_ports(value, notes),
+        external_ips=_frontend_addresses(external, notes),
+        load_balancer_ips=_frontend_addresses(balanced, notes),
+        source_ranges=_source_ranges(value, notes),
+        is_internal_local=spec.internal_policy == "Local",
+        is_external_local=spec.external_policy == "Local" and _is_external(value),
+        affinity_seconds=(
+            spec.affinity_config.client_ip.timeout_seconds if spec.affinity == "ClientIP" else None
+        ),
+        health_check_node_port=spec.health_check_node_port,
+        is_load_balancer=spec.type == "LoadBalancer",
+        proxy_name=metadata.labels.get(PROXY_NAME_LABEL),
+        source_ranges_apply_to_all=_source_ranges_apply_to_all(value, notes),
+        strategy=_strategy(metadata.annotations.get(STRATEGY_ANNOTATION), notes),
+    )
+    return service, tuple(notes.lines)
 
 
-def assemble_slice(one: ParsedObject) -> tuple[EndpointSlice | None, list[str]]:
-    """As the snapshot has it where there are no Pods, and notes; None when it is left out."""
-    own = _Assembly(())
-    converted = own.slice(one, {})
-    return converted and converted[1], own.notes
-
-
-class _Assembly:
-    """What was refused and noted while one snapshot is built."""
-
-    def __init__(self, found: Iterable[ParsedObject]) -> None:
-        self.refused: list[ObjectError] = []
-        self.notes: list[str] = []
-        self.objects: dict[tuple[type, str], ParsedObject] = {}
-        for one in found:
-            key = (type(one.value), f"{one.kind} {one.name}")
-            if key in self.objects:
-                self.notes.append(
-                    f"{one.origin}: {one.subject}: replaces the one in {self.objects[key].origin}"
-                )
-            self.objects[key] = one
-
-    def update(self, generation: int) -> SourceUpdate:
-        services = self.converted(ServiceObject, self.service)
-        # Of two Services that claim one address the older one keeps it; without dates the one that
-        # was written first.
-        services.sort(key=lambda pair: pair[0].value.metadata.created)
-        slices: dict[ServiceKey, list[EndpointSlice]] = {}
-        weights = self.pod_weights()
-        for one in sorted(self.of(EndpointSliceObject), key=lambda one: one.name):
-            converted = self.slice(one, weights)
-            if converted is not None:
-                slices.setdefault(converted[0], []).append(converted[1])
-        ranges = self.converted(ServiceCIDRObject, self.service_ranges)
-        snapshot = Snapshot(
-            generation=generation,
-            services=tuple(service for _, service in services),
-            slices={key: tuple(parts) for key, parts in slices.items()},
-            nodes={node.name: node for _, node in self.converted(NodeObject, self.node)},
-            service_ranges=tuple(dict.fromkeys(text for _, texts in ranges for text in texts)),
-        )
-        return SourceUpdate(snapshot, errors=tuple(self.refused), notes=tuple(self.notes))
-
-    def of(self, kind: type) -> list[ParsedObject]:
-        return [one for one in self.objects.values() if isinstance(one.value, kind)]
-
-    def converted(
-        self, kind: type, convert: Callable[[ParsedObject], _T]
-    ) -> list[tuple[ParsedObject, _T]]:
-        pairs = []
-        for one in self.of(kind):
-            try:
-                pairs.append((one, convert(one)))
-            except ObjectError as error:
-                self.refused.append(error)
-        return pairs
-
-    def note(self, one: ParsedObject, path: str, reason: str) -> None:
-        self.notes.append(f"{one.origin}: {one.subject}: {path}: {reason}")
-
-    def service(self, one: ParsedObject) -> Service:
-        value = one.value
-        assert isinstance(value, ServiceObject)
-        spec, labels = value.spec, value.metadata.labels
-        ingress = enumerate(value.status.load_balancer.ingress)
-        served = {
-            f"status.loadBalancer.ingress[{i}].ip": point.ip
-            for i, point in ingress
-            if point.mode != "Proxy"
-        }
-        external = {f"spec.externalIPs[{i}]": ip for i, ip in enumerate(spec.external_ips)}
-        return Service(
-            namespace=namespace(value),
-            name=value.metadata.name,
-            cluster_ips=self.cluster_ips(one, value),
-            ports=self.service_ports(one, value),
-            external_ips=self.frontend_addresses(one, external),
-            load_balancer_ips=self.frontend_addresses(one, served),
-            source_ranges=self.source_ranges(one, value),
-            is_internal_local=spec.internal_policy == "Local",
-            is_external_local=spec.external_policy == "Local" and _is_external(value),
-            affinity_seconds=(
-                spec.affinity_config.client_ip.timeout_seconds
-                if spec.affinity == "ClientIP"
-                else None
+def convert_slice(parsed: ParsedObject) -> ConvertedSlice:
+    """The slice with notes; endpoints have its own weight, not yet that of their Pods. Cost: linear
+    in the endpoints.
+    """
+    value = parsed.value
+    assert isinstance(value, EndpointSliceObject)
+    labels, notes = value.metadata.labels, Notes(parsed)
+    service = (namespace(value), labels.get(SERVICE_NAME_LABEL, ""))
+    part, targets = None, list[str]()
+    if value.address_type == "FQDN":
+        # Resolving names that tenants wrote would let them choose what the node looks up and
+        # reaches.
+        notes.add("addressType", "left out: host names are not followed")
+    elif HEADLESS_LABEL in labels:
+        pass
+    elif not service[1]:
+        notes.add(f"metadata.labels[{SERVICE_NAME_LABEL}]", "left out: it says no Service")
+    else:
+        part = EndpointSlice(
+            value.metadata.name,
+            Family.IPV6 if value.address_type == "IPv6" else Family.IPV4,
+            tuple(
+                SlicePort(port.name, port.protocol.lower(), port.port)
+                for port in value.ports
+                if port.port
             ),
-            health_check_node_port=spec.health_check_node_port,
-            is_load_balancer=spec.type == "LoadBalancer",
-            proxy_name=labels.get(PROXY_NAME_LABEL),
-            source_ranges_apply_to_all=self.source_ranges_apply_to_all(
-                one, value.metadata.annotations.get(RANGES_ANNOTATION)
-            ),
-            strategy=self.strategy(one, value.metadata.annotations.get(STRATEGY_ANNOTATION)),
+            _endpoints(value, targets, notes),
         )
+    listed = tuple(targets) if any(targets) else ()
+    return ConvertedSlice(parsed.origin, parsed.key, service, part, listed, tuple(notes.lines))
 
-    def cluster_ips(self, one: ParsedObject, value: ServiceObject) -> tuple[str, ...]:
-        spec = value.spec
-        # kube-proxy goes by the type, even where such a Service has a cluster IP.
-        if spec.type == "ExternalName":
-            return ()
-        by_family: dict[int, str] = {}
-        wrong: dict[str, str] = {}
-        for i, text in enumerate(spec.cluster_ips or [spec.cluster_ip]):
-            path = f"spec.clusterIPs[{i}]" if spec.cluster_ips else "spec.clusterIP"
-            if text in ("", "None"):
-                continue
-            try:
-                address = parse_address(text)
-                refusal = endpoint_refusal(address)
-            except ValueError as error:
-                refusal = str(error)
-            if not refusal and by_family.setdefault(family_of(address), address) != address:
-                refusal = f"{text} is the second address of its family"
-            if refusal:
-                wrong[path] = refusal
-        for path, reason in wrong.items():
-            if not by_family:
-                raise one.refuse(reason, path)
-            # The other family is served.
-            self.note(one, path, f"left out: {reason}")
-        return tuple(by_family.values())
 
-    def service_ports(self, one: ParsedObject, value: ServiceObject) -> tuple[ServicePort, ...]:
-        ports: dict[tuple[str, str], ServicePort] = {}
-        for i, port in enumerate(value.spec.ports):
-            protocol = port.protocol.lower()
-            key = (port.name, protocol)
-            if key in ports:
-                name = f"named {port.name!r}" if port.name else "without a name"
-                self.note(
-                    one, f"spec.ports[{i}]", f"left out: a {port.protocol} port {name} came before"
-                )
-                continue
-            ports[key] = ServicePort(port.name, protocol, port.port, port.node_port)
-        return tuple(ports.values())
-
-    def frontend_addresses(self, one: ParsedObject, texts: dict[str, str]) -> tuple[str, ...]:
-        addresses: list[str] = []
-        for path, text in texts.items():
-            if not text:
-                continue
-            try:
-                address = parse_address(text)
-                refusal = frontend_refusal(address)
-            except ValueError as error:
-                refusal = str(error)
-            if refusal:
-                self.note(one, path, f"left out: {refusal}")
-            else:
-                addresses.append(address)
-        return tuple(addresses)
-
-    def source_ranges(self, one: ParsedObject, value: ServiceObject) -> tuple[str, ...]:
-        ranges: list[str] = []
-        wrong: dict[str, str] = {}
-        for i, text in enumerate(value.spec.source_ranges):
-            try:
-                ranges.append(parse_range(text))
-            except ValueError as error:
-                wrong[f"spec.loadBalancerSourceRanges[{i}]"] = str(error)
-        for path, reason in wrong.items():
-            if not ranges:
-                # Leaving out the last one would open the Service to everybody.
-                raise one.refuse(reason, path)
-            self.note(one, path, f"left out: {reason}")
-        return tuple(ranges)
-
-    def source_ranges_apply_to_all(self, one: ParsedObject, text: str | None) -> bool:
-        if text not in (None, "all", "load-balancer"):
-            # Meant to restrict: nobody should be let in by a slip of the pen.
-            raise one.refuse(
-                f"{text[:40]!r} is neither all nor load-balancer",
-                f"metadata.annotations[{RANGES_ANNOTATION}]",
-            )
-        return text == "all"
-
-    def strategy(self, one: ParsedObject, text: str | None) -> Strategy | None:
-        if text is None:
-            return None
+def convert_node(parsed: ParsedObject) -> tuple[Node, tuple[str, ...]]:
+    """The node, and notes."""
+    value = parsed.value
+    assert isinstance(value, NodeObject)
+    notes = Notes(parsed)
+    by_kind: dict[str, dict[str, None]] = {"InternalIP": {}, "ExternalIP": {}}
+    for i, entry in enumerate(value.status.addresses):
         try:
-            return Strategy(text)
-        except ValueError:
-            known = ", ".join(Strategy)
-            self.note(
-                one,
-                f"metadata.annotations[{STRATEGY_ANNOTATION}]",
-                f"{text[:40]!r} is none of {known}",
-            )
-            return None
+            if entry.type in by_kind:
+                by_kind[entry.type][parse_address(entry.address)] = None
+        except ValueError as error:
+            notes.add(f"status.addresses[{i}].address", f"left out: {error}")
+    # External ones are often translated before they come to the node, which then does not have
+    # them: they count in a family that has no other.
+    internal, external = by_kind["InternalIP"], by_kind["ExternalIP"]
+    internal_families = set(map(family_of, internal))
+    addresses = (
+        *internal,
+        *(address for address in external if family_of(address) not in internal_families),
+    )
+    ranges: dict[str, None] = {}
+    for i, text in enumerate(value.spec.pod_cidrs or [value.spec.pod_cidr]):
+        try:
+            if text:
+                ranges[parse_range(text)] = None
+        except ValueError as error:
+            notes.add(f"spec.podCIDRs[{i}]", f"left out: {error}")
+    is_tainted = any(taint.key == DELETION_TAINT for taint in value.spec.taints)
+    node = Node(
+        name=value.metadata.name,
+        addresses=addresses,
+        zone=value.metadata.labels.get(ZONE_LABEL, ""),
+        pod_ranges=tuple(ranges),
+        is_eligible=not is_tainted and not value.metadata.deleted,
+    )
+    return node, tuple(notes.lines)
 
-    def slice(
-        self, one: ParsedObject, weights: dict[str, int]
-    ) -> tuple[ServiceKey, EndpointSlice] | None:
-        value = one.value
-        assert isinstance(value, EndpointSliceObject)
-        labels = value.metadata.labels
-        if value.address_type == "FQDN":
-            # Resolving names that tenants wrote would let them choose what the node looks up and
-            # reaches.
-            self.note(one, "addressType", "left out: host names are not followed")
-            return None
-        if HEADLESS_LABEL in labels:
-            return None
-        service = labels.get(SERVICE_NAME_LABEL)
-        if not service:
-            self.note(one, f"metadata.labels[{SERVICE_NAME_LABEL}]", "left out: it says no Service")
-            return None
-        own = self.weight(one, value.metadata.annotations.get(WEIGHT_ANNOTATION))
-        wanted = Family.IPV6 if value.address_type == "IPv6" else Family.IPV4
-        endpoints = []
-        for i, endpoint in enumerate(value.endpoints):
-            # Only the first address counts; the API gives more no meaning.
-            address = endpoint.addresses[0] if endpoint.addresses else ""
-            try:
-                address = parse_address(address)
-                refusal = endpoint_refusal(address)
-                if family_of(address) != wanted:
-                    refusal = f"{address} is no {value.address_type} address"
-            except ValueError as error:
-                refusal = str(error)
-            if refusal:
-                self.note(one, f"endpoints[{i}].addresses[0]", f"left out: {refusal}")
-                continue
-            weight = own
-            if endpoint.target.kind == "Pod":
-                weight = weights.get(f"{namespace(value)}/{endpoint.target.name}", own)
-            endpoints.append(_endpoint(endpoint, address, weight))
-        ports = tuple(
-            SlicePort(port.name, port.protocol.lower(), port.port)
-            for port in value.ports
-            if port.port
+
+def convert_service_ranges(parsed: ParsedObject) -> tuple[str, ...]:
+    """The ranges of a ServiceCIDR. Raises `ObjectError`."""
+    value = parsed.value
+    assert isinstance(value, ServiceCIDRObject)
+    ranges = []
+    for i, text in enumerate(value.spec.cidrs):
+        try:
+            ranges.append(parse_range(text))
+        except ValueError as error:
+            raise parsed.refuse(str(error), f"spec.cidrs[{i}]") from None
+    return tuple(ranges)
+
+
+def convert_weight(parsed: ParsedObject) -> tuple[int | None, tuple[str, ...]]:
+    """The weight that a Pod gives its endpoints, and notes; None when it says nothing."""
+    value = parsed.value
+    assert isinstance(value, PodObject)
+    text = value.metadata.annotations.get(WEIGHT_ANNOTATION)
+    if text is None:
+        return None, ()
+    notes = Notes(parsed)
+    return _weight(text, notes), tuple(notes.lines)
+
+
+def _cluster_ips(value: ServiceObject, notes: Notes) -> tuple[str, ...]:
+    spec = value.spec
+    # kube-proxy goes by the type, even where such a Service has a cluster IP.
+    if spec.type == "ExternalName":
+        return ()
+    by_family: dict[Family, str] = {}
+    reasons: dict[str, str] = {}
+    for i, text in enumerate(spec.cluster_ips or [spec.cluster_ip]):
+        path = f"spec.clusterIPs[{i}]" if spec.cluster_ips else "spec.clusterIP"
+        if text in ("", "None"):
+            continue
+        try:
+            address = parse_address(text)
+            refusal = endpoint_refusal(address)
+        except ValueError as error:
+            refusal = str(error)
+        if not refusal and by_family.setdefault(family_of(address), address) != address:
+            refusal = f"{text} is the second address of its family"
+        if refusal:
+            reasons[path] = refusal
+    for path, reason in reasons.items():
+        if not by_family:
+            raise notes.parsed.refuse(reason, path)
+        # The other family is served.
+        notes.add(path, f"left out: {reason}")
+    return tuple(by_family.values())
+
+
+def _service_ports(value: ServiceObject, notes: Notes) -> tuple[ServicePort, ...]:
+    ports: dict[tuple[str, str], ServicePort] = {}
+    for i, port in enumerate(value.spec.ports):
+        protocol = port.protocol.lower()
+        key = (port.name, protocol)
+        if key in ports:
+            name = f"named {port.name!r}" if port.name else "without a name"
+            notes.add(f"spec.ports[{i}]", f"left out: a {port.protocol} port {name} came before")
+            continue
+        ports[key] = ServicePort(port.name, protocol, port.port, port.node_port)
+    return tuple(ports.values())
+
+
+def _frontend_addresses(texts: dict[str, str], notes: Notes) -> tuple[str, ...]:
+    addresses: list[str] = []
+    for path, text in texts.items():
+        if not text:
+            continue
+        try:
+            address = parse_address(text)
+            refusal = frontend_refusal(address)
+        except ValueError as error:
+            refusal = str(error)
+        if refusal:
+            notes.add(path, f"left out: {refusal}")
+        else:
+            addresses.append(address)
+    return tuple(addresses)
+
+
+def _source_ranges(value: ServiceObject, notes: Notes) -> tuple[str, ...]:
+    ranges: list[str] = []
+    reasons: dict[str, str] = {}
+    for i, text in enumerate(value.spec.source_ranges):
+        try:
+            ranges.append(parse_range(text))
+        except ValueError as error:
+            reasons[f"spec.loadBalancerSourceRanges[{i}]"] = str(error)
+    for path, reason in reasons.items():
+        if not ranges:
+            # Leaving out the last one would open the Service to all clients.
+            raise notes.parsed.refuse(reason, path)
+        notes.add(path, f"left out: {reason}")
+    return tuple(ranges)
+
+
+def _source_ranges_apply_to_all(value: ServiceObject, notes: Notes) -> bool:
+    text = value.metadata.annotations.get(RANGES_ANNOTATION)
+    if text not in (None, "all", "load-balancer"):
+        # The annotation restricts: a slip of the pen must not let clients in.
+        raise notes.parsed.refuse(
+            f"{text[:40]!r} is neither all nor load-balancer",
+            f"metadata.annotations[{RANGES_ANNOTATION}]",
         )
-        key = (namespace(value), service)
-        return key, EndpointSlice(value.metadata.name, wanted, ports, tuple(endpoints))
-
-    def pod_weights(self) -> dict[str, int]:
-        weights = {}
-        for one in self.of(PodObject):
-            text = one.value.metadata.annotations.get(WEIGHT_ANNOTATION)
-            if text is not None:
-                weights[one.name] = self.weight(one, text)
-        return weights
-
-    def weight(self, one: ParsedObject, text: str | None) -> int:
-        if text is None:
-            return 1
-        if text.isascii() and text.isdecimal() and len(text) <= 5 and int(text) <= MAX_WEIGHT:
-            return int(text)
-        self.note(
-            one,
-            f"metadata.annotations[{WEIGHT_ANNOTATION}]",
-            f"{text[:40]!r} is not in 0..{MAX_WEIGHT}",
-        )
-        return 1
-
-    def node(self, one: ParsedObject) -> Node:
-        value = one.value
-        assert isinstance(value, NodeObject)
-        by_kind: dict[str, dict[str, None]] = {"InternalIP": {}, "ExternalIP": {}}
-        for i, entry in enumerate(value.status.addresses):
-            try:
-                if entry.type in by_kind:
-                    by_kind[entry.type][parse_address(entry.address)] = None
-            except ValueError as error:
-                self.note(one, f"status.addresses[{i}].address", f"left out: {error}")
-        # External ones are often translated before they come to the node, which then does not have
-        # them: they count in a family that has no other.
-        internal, external = by_kind["InternalIP"], by_kind["ExternalIP"]
-        known = set(map(family_of, internal))
-        addresses = (
-            *internal,
-            *(address for address in external if family_of(address) not in known),
-        )
-        ranges: dict[str, None] = {}
-        for i, text in enumerate(value.spec.pod_cidrs or [value.spec.pod_cidr]):
-            try:
-                if text:
-                    ranges[parse_range(text)] = None
-            except ValueError as error:
-                self.note(one, f"spec.podCIDRs[{i}]", f"left out: {error}")
-        tainted = any(taint.key == DELETION_TAINT for taint in value.spec.taints)
-        return Node(
-            name=value.metadata.name,
-            addresses=addresses,
-            zone=value.metadata.labels.get(ZONE_LABEL, ""),
-            pod_ranges=tuple(ranges),
-            is_eligible=not tainted and not value.metadata.deleted,
-        )
-
-    def service_ranges(self, one: ParsedObject) -> list[str]:
-        value = one.value
-        assert isinstance(value, ServiceCIDRObject)
-        ranges = []
-        for i, text in enumerate(value.spec.cidrs):
-            try:
-                ranges.append(parse_range(text))
-            except ValueError as error:
-                raise one.refuse(str(error), f"spec.cidrs[{i}]") from None
-        return ranges
+    return text == "all"
 
 
-def _is_external(value: ServiceObject) -> bool:
-    """Whether externalTrafficPolicy counts: kube-proxy goes by the type, whatever addresses the
-    status has.
-    """
-    return value.spec.type in ("NodePort", "LoadBalancer") or bool(value.spec.external_ips)
+def _strategy(text: str | None, notes: Notes) -> Strategy | None:
+    if text is None:
+        return None
+    try:
+        return Strategy(text)
+    except ValueError:
+        names = ", ".join(Strategy)
+        path = f"metadata.annotations[{STRATEGY_ANNOTATION}]"
+        notes.add(path, f"{text[:40]!r} is none of {names}")
+        return None
+
+
+def _endpoints(
+    value: EndpointSliceObject, targets: list[str], notes: Notes
+) -> tuple[Endpoint, ...]:
+    """The endpoints that may be served; `targets` get the Pod of each."""
+    text = value.metadata.annotations.get(WEIGHT_ANNOTATION)
+    weight = 1 if text is None else _weight(text, notes)
+    is_ipv6 = value.address_type == "IPv6"
+    endpoints = []
+    for i, endpoint in enumerate(value.endpoints):
+        # Only the first address counts; the API gives more no meaning.
+        address = endpoint.addresses[0] if endpoint.addresses else ""
+        try:
+            address = parse_address(address)
+            refusal = endpoint_refusal(address)
+            if (":" in address) != is_ipv6:
+                refusal = f"{address} is no {value.address_type} address"
+        except ValueError as error:
+            refusal = str(error)
+        if refusal:
+            notes.add(f"endpoints[{i}].addresses[0]", f"left out: {refusal}")
+            continue
+        endpoints.append(_endpoint(endpoint, address, weight))
+        targets.append(endpoint.target.name if endpoint.target.kind == "Pod" else "")
+    return tuple(endpoints)
 
 
 def _endpoint(endpoint: EndpointObject, address: str, weight: int) -> Endpoint:
     conditions, hints = endpoint.conditions, endpoint.hints
     return Endpoint(
         address=address,
-        node=endpoint.node,
+        # Thousands of endpoints share a node: one text for all of them.
+        node=sys.intern(endpoint.node),
         is_ready=conditions.ready,
         is_serving=conditions.serving,
         is_terminating=conditions.terminating,
@@ -361,6 +330,21 @@ def _endpoint(endpoint: EndpointObject, address: str, weight: int) -> Endpoint:
         nodes=frozenset(hint.name for hint in hints.nodes) if hints.nodes else _NOTHING,
         weight=weight,
     )
+
+
+def _weight(text: str, notes: Notes) -> int:
+    if text.isascii() and text.isdecimal() and len(text) <= 5 and int(text) <= MAX_WEIGHT:
+        return int(text)
+    path = f"metadata.annotations[{WEIGHT_ANNOTATION}]"
+    notes.add(path, f"{text[:40]!r} is not in 0..{MAX_WEIGHT}")
+    return 1
+
+
+def _is_external(value: ServiceObject) -> bool:
+    """Whether externalTrafficPolicy counts: kube-proxy goes by the type, whatever addresses the
+    status has.
+    """
+    return value.spec.type in ("NodePort", "LoadBalancer") or bool(value.spec.external_ips)
 
 
 SERVICE_NAME_LABEL: Final = "kubernetes.io/service-name"

@@ -1,5 +1,5 @@
-"""What a control plane would have filled in before any packet could flow: cluster IPs, and the Pods
-of controllers.
+"""Defaults of a control plane, without which no packet flows: cluster IPs, and the Pods of
+controllers.
 
 The objects that people write (`kubectl apply`) leave both out, and without them a replay has
 neither a frontend nor a backend. So files of such objects are completed, always in the same way:
@@ -7,9 +7,9 @@ the same files give the same addresses on every run and machine.
 """
 
 import hashlib
-from collections.abc import Iterator
-from ipaddress import IPv4Network, ip_address, ip_network
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import IPv4Network, ip_network
+from typing import Final, TypeAlias
 
 from msgspec import structs
 
@@ -19,8 +19,10 @@ from kbe_nat.sources.manifests.labels import LabelledPods
 from kbe_nat.sources.objects import (
     ControllerObject,
     Metadata,
-    NodeObject,
+    ObjectKey,
+    Origin,
     ParsedObject,
+    Place,
     PodCondition,
     PodObject,
     PodStatus,
@@ -28,6 +30,9 @@ from kbe_nat.sources.objects import (
     ServiceObject,
     namespace,
 )
+
+Objects: TypeAlias = Mapping[ObjectKey, tuple[Place, ParsedObject]]
+Notes: TypeAlias = dict[ObjectKey, tuple[str, ...]]
 
 SERVICE_RANGE: Final = "172.30.0.0/16"
 POD_RANGE: Final = "172.17.0.0/16"
@@ -37,98 +42,157 @@ cluster's own.
 """
 
 
-def complete(
-    found: list[ParsedObject], pod_range: str = POD_RANGE
-) -> tuple[list[ParsedObject], list[str]]:
-    """The objects with what is missing filled in, and a note for each thing that was."""
-    notes: list[str] = []
-    pods = list(_pods(found, pod_range, notes))
-    return _with_cluster_ips(found, notes) + pods, notes
-
-
-def _pods(found: list[ParsedObject], pod_range: str, notes: list[str]) -> Iterator[ParsedObject]:
-    """Pods of every controller none of whose Pods is given. Deployments last: the Pods of their
-    ReplicaSets are theirs too.
+def workload_pods(
+    controllers: Objects, pods: Objects, nodes: Sequence[str], pod_range: str
+) -> tuple[list[ParsedObject], Notes]:
+    """Pods of every controller that has none among `pods`, and a note for each controller.
+    Deployments come last: the Pods of their ReplicaSets are theirs too. Cost: linear in all of
+    these objects, and in the replicas.
     """
-    values = [one.value for one in found]
-    pods = [value for value in values if isinstance(value, PodObject)]
-    known = LabelledPods(pods)
-    nodes = [value.metadata.name for value in values if isinstance(value, NodeObject)]
-    taken = {ip for pod in pods for ip in (pod.status.ip, *(entry.ip for entry in pod.status.ips))}
-    free = (str(address) for address in _from_third(pod_range) if str(address) not in taken)
-    controllers = [one for one in found if isinstance(one.value, ControllerObject)]
-    for one in sorted(controllers, key=lambda one: one.kind == "Deployment"):
-        controller = one.value
+    labelled = LabelledPods()
+    for place, parsed in pods.values():
+        labelled.put(place, parsed)
+    taken_addresses = {text for _, parsed in pods.values() for text in _addresses(parsed)}
+    free = (text for text in _pod_places(pod_range) if text not in taken_addresses)
+    additions: list[ParsedObject] = []
+    notes: Notes = {}
+    in_order = sorted(_in_order(controllers), key=lambda entry: entry[1][0] == "Deployment")
+    for _, key, parsed in in_order:
+        controller = parsed.value
         assert isinstance(controller, ControllerObject)
-        template, space = controller.spec.template, namespace(controller)
-        labels = template.metadata.labels
-        if not labels or known.carrying(space, labels):
+        labels = controller.spec.template.metadata.labels
+        if not labels or labelled.matching(namespace(controller), labels):
             continue
-        made = []
-        for number in range(controller.spec.replicas):
-            address = next(free, None)
-            if address is None:
-                notes.append(
-                    f"{one.origin}: {one.subject}: no address is left in {pod_range} for more Pods"
-                )
-                break
-            name = f"{controller.metadata.name}-{_suffix(f'{one.name} {number}')}"
-            pod = PodObject(
-                Metadata(name, space, labels, template.metadata.annotations),
-                template.spec if len(nodes) != 1 else structs.replace(template.spec, node=nodes[0]),
-                PodStatus("Running", address, conditions=[PodCondition("Ready", "True")]),
-            )
-            made.append(pod)
-            known.add(pod)
-            yield ParsedObject(one.origin, "Pod", pod)
-        if made:
-            listed = ", ".join(f"{pod.metadata.name} at {pod.status.ip}" for pod in made[:3])
-            more = f" and {len(made) - 3} more" if len(made) > 3 else ""
-            notes.append(f"{one.origin}: {one.subject}: no Pod of it is given; made {listed}{more}")
+        lines = []
+        replicas = list(_replicas(parsed, nodes, free))
+        if len(replicas) < controller.spec.replicas:
+            lines.append(parsed.note(f"no address is left in {pod_range} for more Pods"))
+        for pod in replicas:
+            labelled.put(Place(Origin(0, ""), len(additions)), pod)
+            additions.append(pod)
+        if replicas:
+            lines.append(parsed.note(_listing(replicas)))
+        notes[key] = tuple(lines)
+    return additions, notes
 
 
-def _from_third(pod_range: str) -> Iterator[object]:
-    network = ip_network(pod_range)
-    return (network[place] for place in range(FIRST_POD, network.num_addresses - 1))
+def cluster_ips(services: Objects, ranges: Objects) -> dict[ObjectKey, tuple[str, ...]]:
+    """Addresses of every Service that needs one and has none. Of two Services whose names meet in
+    one place of a range the first gets it. Cost: linear in the Services.
+    """
+    by_family = _service_ranges(ranges)
+    default = (next(iter(by_family)),)
+    taken_addresses: set[str] = set()
+    addressless = []
+    for key, (place, parsed) in services.items():
+        service = _service(parsed)
+        taken_addresses |= cluster_addresses(service)
+        if needs_address(service):
+            addressless.append((place, key, parsed))
+    allocated = {}
+    for _, key, parsed in sorted(addressless, key=lambda entry: entry[:2]):
+        families = [
+            Family.IPV6 if name == "IPv6" else Family.IPV4
+            for name in _service(parsed).spec.families
+        ]
+        addresses = [
+            _allocate(parsed.name, by_family[family], taken_addresses)
+            for family in families or default
+            if family in by_family
+        ]
+        allocated[key] = tuple(address for address in addresses if address)
+    return allocated
 
 
-def _with_cluster_ips(found: list[ParsedObject], notes: list[str]) -> list[ParsedObject]:
-    ranges: dict[int, str] = {}
-    taken: set[str] = set()
-    for one in found:
-        if isinstance(one.value, ServiceCIDRObject):
-            for text in _parsed_ranges(one.value.spec.cidrs):
-                ranges.setdefault(family_of(text), text)
-        elif isinstance(one.value, ServiceObject):
-            taken |= _parsed_addresses([one.value.spec.cluster_ip, *one.value.spec.cluster_ips])
-    if not ranges:
-        ranges[Family.IPV4] = SERVICE_RANGE
-    completed = []
-    for one in found:
-        value = one.value
-        if isinstance(value, ServiceObject) and _needs_address(value):
-            default = [next(iter(ranges))]
-            wanted = [
-                Family.IPV6 if name == "IPv6" else Family.IPV4 for name in value.spec.families
-            ] or default
-            addresses = [
-                _allocate(one.name, ranges[number], taken) for number in wanted if number in ranges
-            ]
-            given = [address for address in addresses if address]
-            what = f"uses {' and '.join(given)}" if given else "there is no range to take one from"
-            notes.append(f"{one.origin}: {one.subject}: spec.clusterIP is not given; {what}")
-            spec = structs.replace(value.spec, cluster_ips=given)
-            one = ParsedObject(one.origin, one.kind, structs.replace(value, spec=spec))
-        completed.append(one)
-    return completed
+def with_cluster_ips(parsed: ParsedObject, addresses: Sequence[str]) -> tuple[ParsedObject, str]:
+    """The Service with these addresses, and a note."""
+    service = _service(parsed)
+    spec = structs.replace(service.spec, cluster_ips=list(addresses))
+    what = f"uses {' and '.join(addresses)}" if addresses else "there is no range to take one from"
+    return (
+        ParsedObject(parsed.origin, parsed.kind, structs.replace(service, spec=spec)),
+        parsed.note(f"spec.clusterIP is not given; {what}"),
+    )
 
 
-def _needs_address(service: ServiceObject) -> bool:
+def needs_address(service: ServiceObject) -> bool:
+    """Whether a control plane would allocate a cluster IP."""
     spec = service.spec
     return spec.type != "ExternalName" and not spec.cluster_ip and not any(spec.cluster_ips)
 
 
-def _allocate(name: str, text: str, taken: set[str]) -> str | None:
+def cluster_addresses(service: ServiceObject) -> set[str]:
+    """The cluster IPs that the object itself has, canonical."""
+    addresses = set()
+    for text in (service.spec.cluster_ip, *service.spec.cluster_ips):
+        try:
+            addresses.add(parse_address(text))
+        except ValueError:
+            continue
+    return addresses
+
+
+def _in_order(objects: Objects) -> list[tuple[Place, ObjectKey, ParsedObject]]:
+    entries = [(place, key, parsed) for key, (place, parsed) in objects.items()]
+    return sorted(entries, key=lambda entry: entry[:2])
+
+
+def _replicas(
+    parsed: ParsedObject, nodes: Sequence[str], free: Iterator[str]
+) -> Iterator[ParsedObject]:
+    """The Pods of one controller, as many as there are addresses for."""
+    controller = parsed.value
+    assert isinstance(controller, ControllerObject)
+    template, space = controller.spec.template, namespace(controller)
+    spec = template.spec
+    if len(nodes) == 1:
+        spec = structs.replace(spec, node=nodes[0])
+    # `islice` and `zip` would take an address too many from those that are free.
+    for number in range(controller.spec.replicas):
+        address = next(free, None)
+        if address is None:
+            return
+        name = f"{controller.metadata.name}-{_suffix(f'{parsed.name} {number}')}"
+        pod = PodObject(
+            Metadata(name, space, template.metadata.labels, template.metadata.annotations),
+            spec,
+            PodStatus("Running", address, conditions=[PodCondition("Ready", "True")]),
+        )
+        yield ParsedObject(parsed.origin, "Pod", pod)
+
+
+def _listing(pods: Sequence[ParsedObject]) -> str:
+    listed = [f"{pod.value.metadata.name} at {_addresses(pod)[0]}" for pod in pods[:3]]
+    more = f" and {len(pods) - 3} more" if len(pods) > 3 else ""
+    return f"no Pod of it is given; made {', '.join(listed)}{more}"
+
+
+def _addresses(parsed: ParsedObject) -> list[str]:
+    pod = parsed.value
+    assert isinstance(pod, PodObject)
+    return [pod.status.ip, *(entry.ip for entry in pod.status.ips)]
+
+
+def _pod_places(pod_range: str) -> Iterator[str]:
+    network = ip_network(pod_range)
+    return (str(network[place]) for place in range(FIRST_POD, network.num_addresses - 1))
+
+
+def _service_ranges(ranges: Objects) -> dict[Family, str]:
+    """The first range of each family."""
+    by_family: dict[Family, str] = {}
+    for _, _, parsed in _in_order(ranges):
+        assert isinstance(parsed.value, ServiceCIDRObject)
+        for text in parsed.value.spec.cidrs:
+            try:
+                network = parse_range(text)
+            except ValueError:
+                continue
+            by_family.setdefault(family_of(network), network)
+    return by_family or {Family.IPV4: SERVICE_RANGE}
+
+
+def _allocate(name: str, text: str, taken_addresses: set[str]) -> str | None:
     """An address that depends on the Service's name and not on what else is there, unless two names
     meet in one place.
     """
@@ -137,30 +201,17 @@ def _allocate(name: str, text: str, taken: set[str]) -> str | None:
     if count < 1:
         return None
     start = int.from_bytes(hashlib.sha256(name.encode()).digest()[:16]) % count
-    for step in range(min(count, len(taken) + 1)):
+    for step in range(min(count, len(taken_addresses) + 1)):
         address = str(network[1 + (start + step) % count])
-        if address not in taken:
-            taken.add(address)
+        if address not in taken_addresses:
+            taken_addresses.add(address)
             return address
     return None
 
 
-def _parsed_ranges(texts: list[str]) -> Iterator[str]:
-    for text in texts:
-        try:
-            yield parse_range(text)
-        except ValueError:
-            continue
-
-
-def _parsed_addresses(texts: list[str]) -> set[str]:
-    addresses = set()
-    for text in texts:
-        try:
-            addresses.add(str(ip_address(parse_address(text))))
-        except ValueError:
-            continue
-    return addresses
+def _service(parsed: ParsedObject) -> ServiceObject:
+    assert isinstance(parsed.value, ServiceObject)
+    return parsed.value
 
 
 def _suffix(text: str) -> str:

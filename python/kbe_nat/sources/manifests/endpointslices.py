@@ -5,12 +5,13 @@ A cluster always has slices. Files that people write often have not: a Service a
 enough.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Final, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, Literal, TypeAlias
 
-from kbe_nat.family import family_of
+from msgspec import structs
+
+from kbe_nat.family import Family, family_of
 from kbe_nat.sources.address import parse_address
-from kbe_nat.sources.manifests.labels import LabelledPods
 from kbe_nat.sources.objects import (
     Conditions,
     EndpointObject,
@@ -18,51 +19,38 @@ from kbe_nat.sources.objects import (
     Hints,
     Metadata,
     Named,
-    NodeObject,
     ParsedObject,
     PodObject,
     ServiceObject,
     ServicePortObject,
     SlicePortObject,
-    namespace,
 )
-from kbe_nat.sources.snapshot import SERVICE_NAME_LABEL, ZONE_LABEL
+from kbe_nat.sources.snapshot import SERVICE_NAME_LABEL
 
 _NamedPorts: TypeAlias = Mapping[tuple[str, str], int]
 """Numbers by name and protocol."""
 
 
-def select(found: Iterable[ParsedObject], notes: list[str]) -> Iterator[ParsedObject]:
-    """The slices that are missing; `notes` get what was looked for in vain. Cost: linear in the
-    objects, and per such Service in its ports for each of its Pods.
+def slices_of_pods(
+    parsed: ParsedObject, pods: Sequence[PodObject], zones: Mapping[str, str]
+) -> tuple[list[ParsedObject], tuple[str, ...]]:
+    """The slices of a Service that selects these Pods, and notes on what they lack; `zones` are
+    those of nodes by name. Cost: linear in its ports for each of its Pods.
     """
-    pods = LabelledPods()
-    zones: dict[str, str] = {}
-    services: list[tuple[ParsedObject, ServiceObject]] = []
-    sliced: set[tuple[str, str]] = set()
-    for one in found:
-        value = one.value
-        if isinstance(value, PodObject):
-            pods.add(value)
-        elif isinstance(value, NodeObject):
-            zones[value.metadata.name] = value.metadata.labels.get(ZONE_LABEL, "")
-        elif isinstance(value, ServiceObject) and value.spec.selector:
-            services.append((one, value))
-        elif isinstance(value, EndpointSliceObject):
-            sliced.add((namespace(value), value.metadata.labels.get(SERVICE_NAME_LABEL, "")))
-    for one, service in services:
-        key = (namespace(service), service.metadata.name)
-        if key in sliced:
-            continue
-        matching = [
-            (pod, _named_ports(pod))
-            for pod in pods.carrying(key[0], service.spec.selector)
-            if pod.status.phase not in ("Succeeded", "Failed")
-        ]
-        notes += (f"{one.origin}: {one.subject}: {note}" for note in _in_vain(service, matching))
-        for number, value in enumerate(_slices(service, matching, zones)):
-            metadata = Metadata(f"{key[1]}-{number}", key[0], labels={SERVICE_NAME_LABEL: key[1]})
-            yield ParsedObject(one.origin, "EndpointSlice", _named(value, metadata))
+    service = parsed.value
+    assert isinstance(service, ServiceObject)
+    _, space, name = parsed.key
+    matching = [
+        (pod, _named_ports(pod)) for pod in pods if pod.status.phase not in ("Succeeded", "Failed")
+    ]
+    notes = tuple(parsed.note(line) for line in _lacks(service, matching))
+    slices = []
+    for number, value in enumerate(_slices(service, matching, zones)):
+        metadata = Metadata(f"{name}-{number}", space, labels={SERVICE_NAME_LABEL: name})
+        slices.append(
+            ParsedObject(parsed.origin, "EndpointSlice", structs.replace(value, metadata=metadata))
+        )
+    return slices, notes
 
 
 def ready(pod: PodObject) -> bool:
@@ -81,20 +69,19 @@ def _slices(
     """One per family and mapping of ports: a named target port may have another number in every
     Pod.
     """
-    groups: dict[tuple[int, tuple[SlicePortObject, ...]], list[EndpointObject]] = {}
+    groups: dict[tuple[Family, tuple[SlicePortObject, ...]], list[EndpointObject]] = {}
     for pod, named in pods:
         ports = tuple(_slice_ports(service, named))
-        for number, address in _addresses(pod).items():
-            groups.setdefault((number, ports), []).append(_endpoint(service, pod, address, zones))
-    for (number, ports), endpoints in groups.items():
-        yield EndpointSliceObject(
-            Metadata(""), "IPv6" if number == 6 else "IPv4", endpoints, list(ports)
-        )
+        for family, address in _addresses(pod).items():
+            groups.setdefault((family, ports), []).append(_endpoint(service, pod, address, zones))
+    for (family, ports), endpoints in groups.items():
+        kind: Literal["IPv4", "IPv6"] = "IPv6" if family is Family.IPV6 else "IPv4"
+        yield EndpointSliceObject(Metadata(""), kind, endpoints, list(ports))
 
 
-def _addresses(pod: PodObject) -> dict[int, str]:
+def _addresses(pod: PodObject) -> dict[Family, str]:
     """The first address of each family: an endpoint is reached by that alone."""
-    addresses: dict[int, str] = {}
+    addresses: dict[Family, str] = {}
     for text in [ip.ip for ip in pod.status.ips] or [pod.status.ip]:
         try:
             address = parse_address(text)
@@ -115,8 +102,8 @@ def _named_ports(pod: PodObject) -> _NamedPorts:
     """The first container that has a name counts."""
     named: dict[tuple[str, str], int] = {}
     for container in pod.spec.serving_containers:
-        for own in container.ports:
-            named.setdefault((own.name, own.protocol), own.number)
+        for port in container.ports:
+            named.setdefault((port.name, port.protocol), port.number)
     return named
 
 
@@ -125,8 +112,8 @@ def _target(port: ServicePortObject, named: _NamedPorts) -> int | None:
     return named.get((target, port.protocol)) if isinstance(target, str) else target
 
 
-def _in_vain(service: ServiceObject, pods: list[tuple[PodObject, _NamedPorts]]) -> Iterator[str]:
-    """What the Service says and its Pods do not have."""
+def _lacks(service: ServiceObject, pods: list[tuple[PodObject, _NamedPorts]]) -> Iterator[str]:
+    """The names that the Service says and its Pods do not have."""
     if _has_topology_mode(service):
         yield "hints of its topology mode are not computed: endpoints of all zones serve"
     for i, port in enumerate(service.spec.ports):
@@ -168,12 +155,9 @@ def _hints(service: ServiceObject, node: str, zones: Mapping[str, str]) -> Hints
 
 def _has_topology_mode(service: ServiceObject) -> bool:
     """Whether the annotation asks for hints that go by the processors of zones."""
-    given = (service.metadata.annotations.get(name) for name in TOPOLOGY_ANNOTATIONS)
-    return next((text for text in given if text is not None), "") in ("Auto", "auto")
-
-
-def _named(value: EndpointSliceObject, metadata: Metadata) -> EndpointSliceObject:
-    return EndpointSliceObject(metadata, value.address_type, value.endpoints, value.ports)
+    annotations = service.metadata.annotations
+    texts = (annotations[name] for name in TOPOLOGY_ANNOTATIONS if name in annotations)
+    return next(texts, "") in ("Auto", "auto")
 
 
 DISTRIBUTIONS: Final = ("PreferClose", "PreferSameZone", "PreferSameNode")

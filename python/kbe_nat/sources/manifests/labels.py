@@ -1,8 +1,12 @@
 """Pods by what selectors ask for."""
 
 from collections.abc import Iterable, Mapping
+from typing import TypeAlias
 
-from kbe_nat.sources.objects import PodObject, namespace
+from kbe_nat.sources.objects import ObjectKey, ParsedObject, Place, PodObject
+
+Label: TypeAlias = tuple[str, str, str]
+"""Namespace, and name and value of a label."""
 
 
 class LabelledPods:
@@ -10,21 +14,42 @@ class LabelledPods:
     Pods.
     """
 
-    def __init__(self, pods: Iterable[PodObject] = ()) -> None:
-        self._by_label: dict[tuple[str, str, str], list[PodObject]] = {}
-        """In the order in which they were added, by namespace, and name and value of a label."""
-        for pod in pods:
-            self.add(pod)
+    def __init__(self) -> None:
+        self._by_label: dict[Label, dict[ObjectKey, tuple[Place, PodObject]]] = {}
 
-    def add(self, pod: PodObject) -> None:
-        """One more."""
-        for name, value in pod.metadata.labels.items():
-            self._by_label.setdefault((namespace(pod), name, value), []).append(pod)
+    def put(self, place: Place, parsed: ParsedObject) -> None:
+        """A Pod that is not there. Cost: linear in its labels."""
+        for label in labels_of(parsed):
+            self._by_label.setdefault(label, {})[parsed.key] = (place, _pod(parsed))
 
-    def carrying(self, space: str, labels: Mapping[str, str]) -> list[PodObject]:
-        """Those of a namespace that have all of these labels, of which there is one at least. Cost:
-        linear in the Pods that have the rarest.
+    def remove(self, parsed: ParsedObject) -> None:
+        """A Pod as it was put. Cost: linear in its labels."""
+        for label in labels_of(parsed):
+            pods = self._by_label[label]
+            del pods[parsed.key]
+            if not pods:
+                del self._by_label[label]
+
+    def matching(self, space: str, labels: Mapping[str, str]) -> list[PodObject]:
+        """The Pods of a namespace that have all of these labels, of which there is one at least, in
+        the order of their places. Cost: linear in the Pods that have the rarest.
         """
-        by_label = (self._by_label.get((space, name, value), []) for name, value in labels.items())
+        by_label = (self._by_label.get((space, name, value), {}) for name, value in labels.items())
         wanted = labels.items()
-        return [pod for pod in min(by_label, key=len) if wanted <= pod.metadata.labels.items()]
+        placed = [
+            (place, key, pod)
+            for key, (place, pod) in min(by_label, key=len).items()
+            if wanted <= pod.metadata.labels.items()
+        ]
+        return [pod for _, _, pod in sorted(placed, key=lambda entry: entry[:2])]
+
+
+def labels_of(parsed: ParsedObject) -> Iterable[Label]:
+    """The labels of a Pod."""
+    _, space, _ = parsed.key
+    return [(space, name, value) for name, value in _pod(parsed).metadata.labels.items()]
+
+
+def _pod(parsed: ParsedObject) -> PodObject:
+    assert isinstance(parsed.value, PodObject)
+    return parsed.value

@@ -1,34 +1,44 @@
 """Kubernetes objects from YAML (or JSON) files: several documents in a file, several files in a
 directory, "-" for standard input.
+
+Theory of operation. Each file is an origin of a `kbe_nat.sources.store.Store`, and reading a file
+replaces what its origin has. `read` therefore only decides which files to read:
+
+1. doubt: inotify names files; now and then, and where inotify is vague, all files are in doubt.
+2. look: the stamp (inode, time, size) of each file in doubt, compared with the one it had.
+3. settle: a file that is being written, or that is gone for a moment, counts as it was.
+4. read: the files that are left. One that cannot be read keeps the objects that it had.
+
+A file that fails for a reason outside of it (no descriptor, no right) stays in doubt, so the next
+`read` tries it again.
 """
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from kbe_nat.errors import FileError, ObjectError, UnreadableError
-from kbe_nat.model import Snapshot
 from kbe_nat.sources.decoding import decode, is_failure
-from kbe_nat.sources.incremental import amend, can_be_amended
-from kbe_nat.sources.last_good import retain
-from kbe_nat.sources.manifests.defaults import POD_RANGE, complete
+from kbe_nat.sources.manifests.completion import FileCompletion
+from kbe_nat.sources.manifests.defaults import POD_RANGE
 from kbe_nat.sources.manifests.documents import documents
-from kbe_nat.sources.manifests.endpointslices import select
 from kbe_nat.sources.manifests.file_watch import FileWatch
 from kbe_nat.sources.manifests.files import is_stream, label
 from kbe_nat.sources.manifests.mounts import Mounts
 from kbe_nat.sources.manifests.writing import GONE, Stamp, Unsettled, stamp
-from kbe_nat.sources.objects import ParsedObject
-from kbe_nat.sources.snapshot import assemble
+from kbe_nat.sources.objects import Origin, ParsedObject
 from kbe_nat.sources.source import SourceUpdate
+from kbe_nat.sources.store import Store
+
+Items: TypeAlias = list[ParsedObject | ObjectError | str]
+"""Objects, refused objects and notes."""
 
 
 class Manifests:
-    """A `Source` of files. One that has changed is read again, and all when a directory has another
-    set of them. An object that is refused stays as it was, and so do all those of a file that
-    cannot be read.
+    """A `Source` of files. One that has changed is read again. An object that is refused stays as
+    it was, and so do all those of a file that cannot be read.
     """
 
     def __init__(
@@ -44,22 +54,24 @@ class Manifests:
         its objects stay meanwhile.
         """
         self._paths = [str(path) for path in paths]
-        self._pod_range = pod_range
         self._is_strict = is_strict
+        self._store = Store(FileCompletion(pod_range))
         self._watch = FileWatch(path for path in self._paths if not is_stream(path))
         self._doubtful: set[str] | None = None
-        """Files that are to be looked at; None: all."""
-        self._told: set[str] = set()
-        """Those of them whose writers are done."""
+        """Files to look at; None: all."""
+        self._closed: set[str] = set()
+        """Files among them whose writers are done."""
         self._unsettled = Unsettled(gone_seconds)
         self._mounts = Mounts()
         self._stamps: dict[str, Stamp] = {}
-        self._contents: dict[str, _Content] = {}
-        """Of all files, in the order in which they count."""
+        """Of all files that count, as they count."""
+        self._ranks: dict[str, int] = {}
+        """The number of the path that leads to a file."""
+        self._origins: dict[str, Origin] = {}
+        """Of all files whose objects are in the store."""
         self._unread: dict[str, FileError] = {}
         """Why files could not be read when they were tried last."""
-        self._can_be_amended = False
-        self._last: SourceUpdate | None = None
+        self._has_read = False
 
     def wait(self, seconds: float) -> bool:
         """See `Source.wait`."""
@@ -68,138 +80,129 @@ class Manifests:
     def read(self) -> SourceUpdate | None:
         """See `Source.read`. Raises `FileError` when a file that was named, and not found in a
         directory, cannot be read the first time. Cost: linear in the objects of files that have
-        changed where only EndpointSlices have; else a pass over all objects.
+        changed, and in the files when any of them may have come or gone.
         """
         now = time.monotonic()
         self._doubt(now)
         if self._doubtful == set():
             return None
-        stamps, changed = self._settled(self._looked_at(), now)
-        fresh, unread = self._tried(changed)
-        kept = {
-            file: error
-            for file, error in self._unread.items()
-            if file in stamps and file not in changed
-        }
-        if not fresh and _texts({**kept, **unread}) == _texts(self._unread) and self._has(stamps):
-            self._stamps = stamps
-            self._doubt_no_more()
-            return None
-        before, self._unread = self._unread, {**kept, **unread}
-        try:
-            update = self._taken(stamps, fresh)
-        except FileError:
-            self._unread = before
-            raise
-        self._doubt_no_more()
-        self._last = update
+        settled, changed = self._settle(self._look(), now)
+        fresh, failed = self._try(changed)
+        gone_files = {file for file, new in settled.items() if new is None} & self._stamps.keys()
+        others = self._unread.keys() - gone_files - set(changed)
+        unread = {file: error for file, error in self._unread.items() if file in others} | failed
+        update = None
+        has_change = fresh or gone_files or _texts(unread) != _texts(self._unread)
+        if has_change or not self._has_read:
+            update = self._take_over(fresh, gone_files, unread)
+        self._stamps |= {file: new for file, new in settled.items() if new is not None}
+        for file in gone_files:
+            del self._stamps[file]
+        self._unread, self._has_read = unread, True
+        # Only files that could not be read stay in doubt.
+        self._closed = set()
+        self._doubtful = {file for file in unread if self._is_retried(file)}
         return update
 
-    def _settled(
-        self, found: dict[str, Stamp | None], now: float
-    ) -> tuple[dict[str, Stamp], list[str]]:
-        """The files that count, as they count, and those that are to be read. One that is being
-        written counts as it was.
-        """
-        stamps, changed = {}, []
-        for file, new in found.items():
-            before = self._stamps.get(file)
-            is_told = file in self._told
-            # At the start there is nothing that could stay as it was.
-            if self._last and not self._unsettled.counts(
-                file, before, new or GONE, now, is_told=is_told
-            ):
-                if before is not None:
-                    stamps[file] = before
-            elif new is not None:
-                stamps[file] = new
-                # Of two changes within a tick of its clock a file system may show one only.
-                if is_told or new != before or self._may_be_tried(file):
-                    changed.append(file)
-        return stamps, changed
-
-    def _has(self, stamps: Mapping[str, Stamp]) -> bool:
-        """Whether these are the files that were read last."""
-        return self._last is not None and stamps.keys() == self._contents.keys()
-
-    def _may_be_tried(self, file: str) -> bool:
-        """Whether it could not be read for a reason that is not in the file."""
-        return isinstance(self._unread.get(file), UnreadableError)
-
-    def _tried(self, changed: Iterable[str]) -> tuple[dict[str, "_Content"], dict[str, FileError]]:
-        """What is in these files, or why nobody knows."""
-        fresh, unread = {}, {}
-        for file in changed:
-            try:
-                fresh[file] = _content(file)
-            except FileError as error:
-                if file in self._paths and file not in self._contents:
-                    raise
-                unread[file] = error
-        return fresh, unread
-
     def _doubt(self, now: float) -> None:
-        """What could not be read last time is still in doubt."""
-        told, is_any = self._watch.changed()
-        self._told |= told
+        """Learn which files to look at."""
+        closed, is_any = self._watch.changed()
+        self._closed |= closed
         # A file that comes or goes may change which of two objects counts.
-        is_known = all(file in self._stamps and Path(file).exists() for file in self._told)
-        if self._doubtful is None or is_any or not is_known or self._unsettled.is_due(now):
+        is_present = all(file in self._stamps and Path(file).exists() for file in self._closed)
+        if self._doubtful is None or is_any or not is_present or self._unsettled.is_due(now):
             self._doubtful = None
         else:
-            self._doubtful |= told
+            self._doubtful |= closed
 
-    def _doubt_no_more(self) -> None:
-        self._told = set()
-        self._doubtful = {file for file in self._unread if self._may_be_tried(file)}
-
-    def _looked_at(self) -> dict[str, Stamp | None]:
-        """Every file, as it is now; None: it has gone."""
+    def _look(self) -> dict[str, Stamp | None]:
+        """The files in doubt, as they are now; None: the file is gone."""
         if self._doubtful is not None:
-            return {**self._stamps, **{file: stamp(file) for file in self._doubtful}}
-        there = {file: stamp(file) for file in _files(self._paths)}
-        self._check_mounts(there)
-        missing = self._stamps.keys() - there.keys()
-        return (
-            {file: there.get(file) for file in _files(self._paths, missing)}
-            if missing
-            else {**there}
-        )
+            return {file: stamp(file) for file in self._doubtful}
+        self._ranks = {}
+        for rank, file in _files(self._paths):
+            # A file that two paths lead to counts where it comes first.
+            self._ranks.setdefault(file, rank)
+        self._check_mounts()
+        missing = self._stamps.keys() - self._ranks.keys()
+        return {**{file: stamp(file) for file in self._ranks}, **dict.fromkeys(missing)}
 
-    def _check_mounts(self, there: Iterable[str]) -> None:
+    def _check_mounts(self) -> None:
         """Raises `UnreadableError`."""
-        filled = {str(Path(file).parent) for file in there}
+        filled = {str(Path(file).parent) for file in self._ranks}
         for path in self._paths:
             if not is_stream(path) and Path(path).is_dir():
                 self._mounts.check(path, has_files=str(Path(path)) in filled)
 
-    def _taken(self, stamps: dict[str, Stamp], fresh: Mapping[str, "_Content"]) -> SourceUpdate:
+    def _settle(
+        self, looks: Mapping[str, Stamp | None], now: float
+    ) -> tuple[dict[str, Stamp | None], list[str]]:
+        """The files that count as they are now, and those among them to be read. One that is being
+        written counts as it was.
+        """
+        settled: dict[str, Stamp | None] = {}
+        changed = []
+        for file, new in looks.items():
+            before = self._stamps.get(file)
+            is_closed = file in self._closed
+            # At the start there is nothing that could stay as it was.
+            if self._has_read and not self._unsettled.counts(
+                file, before, new or GONE, now, is_closed=is_closed
+            ):
+                continue
+            settled[file] = new
+            # mtime can miss the second of two quick writes, so files that inotify names are always
+            # read again.
+            if new and (is_closed or new != before or self._is_retried(file) or self._moves(file)):
+                changed.append(file)
+        return settled, changed
+
+    def _is_retried(self, file: str) -> bool:
+        """Whether it could not be read for a reason that is not in the file."""
+        return isinstance(self._unread.get(file), UnreadableError)
+
+    def _moves(self, file: str) -> bool:
+        """Whether another path leads to it now: one that was no directory may be one."""
+        return file in self._origins and self._origins[file].rank != self._ranks[file]
+
+    def _try(self, changed: Iterable[str]) -> tuple[dict[str, Items], dict[str, FileError]]:
+        """The items of these files, or why they cannot be read."""
+        fresh, failed = {}, {}
+        for file in changed:
+            try:
+                fresh[file] = _items(file)
+            except FileError as error:
+                if file in self._paths and file not in self._origins:
+                    raise
+                failed[file] = error
+        return fresh, failed
+
+    def _take_over(
+        self,
+        fresh: Mapping[str, Items],
+        gone_files: Iterable[str],
+        unread: Mapping[str, FileError],
+    ) -> SourceUpdate:
         """The update, with these files in place of what they were."""
-        last = self._last.snapshot if self._last else Snapshot()
-        generation = last.generation + 1
-        contents = {**self._contents, **fresh}
-        if stamps.keys() != contents.keys() or self._doubtful is None:
-            contents = {file: contents.get(file, NOTHING) for file in stamps}
-        amended = None
-        if self._last and self._can_be_amended and stamps.keys() == self._stamps.keys():
-            pairs = [(self._contents[file], content) for file, content in fresh.items()]
-            if all(not new.refused and new.notes == old.notes for old, new in pairs):
-                objects = ((old.found, new.found) for old, new in pairs)
-                amended = amend(self._last, objects, generation)
-        if amended is None:
-            amended = retain(_assembled(contents.values(), self._pod_range, generation), last)
-            everything = (one for content in contents.values() for one in content.found)
-            self._can_be_amended = not amended.errors and can_be_amended(everything)
+        for file in gone_files:
+            if file in self._origins:
+                self._store.replace(self._origins.pop(file), ())
+        for file, items in fresh.items():
+            origin = Origin(self._ranks[file], file)
+            before = self._origins.get(file, origin)
+            if before != origin:
+                self._store.replace(before, ())
+            self._store.replace(origin, items)
+            self._origins[file] = origin
+        update = self._store.update()
         nothing = f"no Service in {', '.join(self._paths)}: nothing is served"
-        warnings = () if amended.snapshot.services else (nothing,)
-        errors = (*self._unread.values(), *amended.errors)
-        update = replace(amended, errors=errors, warnings=warnings)
-        if self._is_strict and self._last is None:
+        warnings = () if update.snapshot.services else (nothing,)
+        update = replace(update, errors=(*unread.values(), *update.errors), warnings=warnings)
+        if self._is_strict and not self._has_read:
             for error in update.errors:
                 raise error
             for warning in warnings:
                 raise FileError(warning)
-        self._stamps, self._contents = stamps, contents
         return update
 
 
@@ -207,89 +210,61 @@ def read_manifests(
     paths: Sequence[str | Path], *, pod_range: str = POD_RANGE, generation: int = 0
 ) -> SourceUpdate:
     """The snapshot of all objects in these files and directories, completed as
-    `kbe_nat.sources.manifests.defaults` says.
+    `kbe_nat.sources.manifests.completion` says.
 
     Raises `FileError` when a file that is named cannot be read; a file of a directory is listed in
     `SourceUpdate.errors`, and so is a wrong object.
     """
-    contents, unread = [], []
-    named = [str(path) for path in paths]
-    for file in _files(named):
+    store = Store(FileCompletion(pod_range), generation - 1)
+    unread = []
+    names = [str(path) for path in paths]
+    for rank, file in _files(names):
         try:
-            contents.append(_content(file))
+            store.replace(Origin(rank, file), _items(file))
         except FileError as error:
-            if file in named:
+            if file in names:
                 raise
             unread.append(error)
-    update = _assembled(contents, pod_range, generation)
+    update = store.update()
     return replace(update, errors=(*unread, *update.errors))
 
 
-@dataclass(frozen=True, slots=True)
-class _Content:
-    """What stands in a file."""
-
-    found: tuple[ParsedObject, ...]
-    refused: tuple[ObjectError, ...]
-    notes: tuple[str, ...]
-
-
-NOTHING: Final = _Content((), (), ())
-
-
-def _content(path: str) -> _Content:
+def _items(path: str) -> Items:
     written = documents(path)
     for document in written:
         if is_failure(document):
-            # What it stands in place of has not gone.
+            # The objects in whose place it stands are not gone.
             raise FileError(
                 f"{label(path)}: the API server's answer is a failure: {document['message']!r}"
             )
-    items = [
+    return [
         item
         for number, document in enumerate(written, 1)
         if document is not None
         for item in decode(document, f"{label(path)}, document {number}")
     ]
-    return _Content(
-        tuple(item for item in items if isinstance(item, ParsedObject)),
-        tuple(item for item in items if isinstance(item, ObjectError)),
-        tuple(item for item in items if isinstance(item, str)),
-    )
 
 
-def _assembled(contents: Iterable[_Content], pod_range: str, generation: int) -> SourceUpdate:
-    parts = list(contents)
-    refused = [error for part in parts for error in part.refused]
-    notes = [note for part in parts for note in part.notes]
-    completed, filled_in = complete([one for part in parts for one in part.found], pod_range)
-    slices = list(select(completed, filled_in))
-    update = assemble([*completed, *slices], generation)
-    return replace(
-        update,
-        errors=(*refused, *update.errors),
-        notes=(*notes, *filled_in, *update.notes),
-    )
-
-
-def _files(paths: Sequence[str], held: Iterable[str] = ()) -> Iterator[str]:
-    """All files in their order, with these that were in a directory before. As for kubelet, a name
-    there that begins with a dot is somebody's own: an editor's lock, a copy that is not done.
+def _files(paths: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """All files in their order, with the number of the path that leads to each. As for kubelet, a
+    name in a directory that begins with a dot is private: an editor's lock, a copy that is not
+    done.
 
     Raises `FileError` when a directory cannot be listed.
     """
-    for path in paths:
+    for rank, path in enumerate(paths):
         if not path:
             # To Python it is the current directory; here a variable was not set.
             raise FileError("the name of a file or directory is empty")
         try:
             if is_stream(path) or not Path(path).is_dir():
-                yield path
+                yield rank, path
                 continue
-            there = {str(file) for file in Path(path).iterdir() if _is_meant(file)}
+            files = [str(file) for file in Path(path).iterdir() if _is_meant(file)]
         except OSError as error:
             raise UnreadableError(f"{path}: {error.strerror or error}") from None
-        yield from sorted(there.union(file for file in held if Path(file).parent == Path(path)))
+        for file in sorted(files):
+            yield rank, file
 
 
 def _is_meant(file: Path) -> bool:

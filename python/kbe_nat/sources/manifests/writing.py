@@ -35,12 +35,14 @@ class Unsettled:
         return any(own.until <= now for own in self._held.values())
 
     def counts(
-        self, file: str, before: Stamp | None, found: Stamp, now: float, *, is_told: bool
+        self, file: str, before: Stamp | None, found: Stamp, now: float, *, is_closed: bool
     ) -> bool:
         """Whether a file that was `before` (None: it was not there) is to be taken as it is found
-        now; `is_told` when its writer has closed it, or it was put in place whole.
+        now; `is_closed` when its writer has closed it, or it was put in place whole.
         """
-        seconds = 0.0 if found == before else self._seconds(file, before, found, is_told=is_told)
+        seconds = (
+            0.0 if found == before else self._seconds(file, before, found, is_closed=is_closed)
+        )
         held = self._held.pop(file, None)
         until = now + seconds
         if held is not None and held.stamp == found:
@@ -50,9 +52,9 @@ class Unsettled:
         self._held[file] = _Held(found, until)
         return False
 
-    def _seconds(self, file: str, before: Stamp | None, found: Stamp, *, is_told: bool) -> float:
+    def _seconds(self, file: str, before: Stamp | None, found: Stamp, *, is_closed: bool) -> float:
         """How long it has to stay as it is."""
-        if found != GONE and not is_told:
+        if found != GONE and not is_closed:
             has_writer = _has_writer(file)
             is_shorter = before is not None and found[2] < before[2]
             if has_writer or (has_writer is None and is_shorter):
