@@ -75,8 +75,8 @@ def diagnose() -> Iterator[Check]:
         "net.ipv4.conf.all.send_redirects",
         "0",
         "none are sent",
-        "where refusals leave by the device that the packet came by, redirects may take their place:"
-        " set it to 0",
+        "where refusals leave by the device that the packet came by, redirects may take their"
+        " place: set it to 0",
     )
     yield _setting(
         "bridges",

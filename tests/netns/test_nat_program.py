@@ -1,4 +1,4 @@
-"""The kernel's own translation in a real kernel: one transaction, elements alone, and nothing left
+"""The kernel's NAT in a real kernel: one transaction, elements alone, and nothing left
 behind.
 """
 
@@ -41,9 +41,9 @@ class Watched:
 
 @pytest.fixture
 def node() -> Iterator[Namespace]:
-    with Namespace(f"kbe-nat-program-{os.getpid()}") as made:
-        Commands(made.prefix).run(("nft", "-f", "-"), FOREIGN)
-        yield made
+    with Namespace(f"kbe-nat-program-{os.getpid()}") as namespace:
+        Commands(namespace.prefix).run(("nft", "-f", "-"), FOREIGN)
+        yield namespace
 
 
 @pytest.fixture
@@ -56,23 +56,23 @@ def program(node: Namespace, runner: Watched) -> NatProgram:
     return NatProgram(runner, inside(node.path, NftTables), Marks(), (100, 101))
 
 
-def backends(number: Family, count: int) -> dict[tuple[str, int], int]:
-    return {(PODS[number].format(1 + n % 200), n): n for n in range(1, count + 1)}
+def backends(family: Family, count: int) -> dict[tuple[str, int], int]:
+    return {(PODS[family].format(1 + n % 200), n): n for n in range(1, count + 1)}
 
 
-def standby(number: Family, count: int, pod: int = 1) -> Standby:
-    places = [(VIPS[number].format(n // 250, n % 250), "tcp", 80) for n in range(1, count + 1)]
-    backend = (PODS[number].format(pod), 80)
+def standby(family: Family, count: int, pod: int = 1) -> Standby:
+    keys = [(VIPS[family].format(n // 250, n % 250), "tcp", 80) for n in range(1, count + 1)]
+    backend = (PODS[family].format(pod), 80)
     return {
-        **dict.fromkeys(places[:1], StandbyDecision(None)),
-        **dict.fromkeys(places[1:2], StandbyDecision(backend, keeps_source=True)),
-        **dict.fromkeys(places[2:], StandbyDecision(backend)),
+        **dict.fromkeys(keys[:1], StandbyDecision(None)),
+        **dict.fromkeys(keys[1:2], StandbyDecision(backend, keeps_source=True)),
+        **dict.fromkeys(keys[2:], StandbyDecision(backend)),
     }
 
 
 def nat_tables(count: int, families: Sequence[Family] = BOTH) -> list[NatTable]:
     return [
-        NatTable(number, backends(number, count), standby(number, count)) for number in families
+        NatTable(family, backends(family, count), standby(family, count)) for family in families
     ]
 
 
@@ -155,13 +155,13 @@ def test_elements_change_alone_and_without_a_command(
     program.update(
         [
             NatTableChange(
-                number,
-                added={(PODS[number].format(99), 9): 9},
-                removed={(PODS[number].format(2), 1): 1},
-                standby=StandbyChange(standby(number, 3), standby(number, 3, pod=99)),
-                addresses=AddressChange(added=frozenset({VIPS[number].format(7, 7)})),
+                family,
+                added={(PODS[family].format(99), 9): 9},
+                removed={(PODS[family].format(2), 1): 1},
+                standby=StandbyChange(standby(family, 3), standby(family, 3, pod=99)),
+                addresses=AddressChange(added=frozenset({VIPS[family].format(7, 7)})),
             )
-            for number in BOTH
+            for family in BOTH
         ]
     )
     assert runner.count == 0
@@ -170,13 +170,13 @@ def test_elements_change_alone_and_without_a_command(
     assert program.missing() == ()
     back = [
         NatTableChange(
-            number,
-            added={(PODS[number].format(2), 1): 1},
-            removed={(PODS[number].format(99), 9): 9},
-            standby=StandbyChange(standby(number, 3, pod=99), standby(number, 3)),
-            addresses=AddressChange(removed=frozenset({VIPS[number].format(7, 7)})),
+            family,
+            added={(PODS[family].format(2), 1): 1},
+            removed={(PODS[family].format(99), 9): 9},
+            standby=StandbyChange(standby(family, 3, pod=99), standby(family, 3)),
+            addresses=AddressChange(removed=frozenset({VIPS[family].format(7, 7)})),
         )
-        for number in BOTH
+        for family in BOTH
     ]
     program.update(back)
     assert sorted(listed(node).split()) == sorted(before.split())
@@ -188,7 +188,7 @@ def test_a_transaction_is_whole_or_nothing(node: Namespace, program: NatProgram)
     wrong = NatTableChange(
         Family.IPV4,
         added={("10.0.0.77", 80): 77},
-        # Nobody has this one: the kernel refuses to take it away.
+        # The map does not have it: the kernel refuses to remove it.
         removed={("10.0.0.66", 80): 66},
     )
     refusal = (
@@ -323,9 +323,9 @@ def test_the_choice_says_why_and_leaves_nothing(node: Namespace) -> None:
 def test_f09_what_a_probe_that_was_killed_has_left_goes(
     node: Namespace, program: NatProgram
 ) -> None:
-    gone = subprocess.Popen(("true",))
-    gone.wait()
-    names = [f"kbe-nat-probe-{process}" for process in (gone.pid, os.getppid(), "else")]
+    ended = subprocess.Popen(("true",))
+    ended.wait()
+    names = [f"kbe-nat-probe-{process}" for process in (ended.pid, os.getppid(), "else")]
     for clean in (program.probe, program.remove):
         for name in names:
             node.call("nft", "add", "table", "ip", name, "{ flags dormant; }")

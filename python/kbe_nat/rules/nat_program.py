@@ -65,19 +65,19 @@ class NatTableChange:
 
     family: Family
     added: Mapping[BackendAddress, int] = field(default_factory=dict)
-    """Backends that come, with their ids."""
+    """New backends, with their ids."""
     removed: Mapping[BackendAddress, int] = field(default_factory=dict)
-    """Backends that go."""
+    """Backends that no port has any more."""
     standby: StandbyChange = field(default_factory=StandbyChange)
     addresses: AddressChange = field(default_factory=AddressChange)
 
-    def elements(self) -> Iterator[tuple[str, Elements, Elements]]:
-        """By map or set, the elements that go and those that come."""
+    def elements(self) -> Iterator[tuple[NatSet, Elements, Elements]]:
+        """By map or set, the elements to be removed and those to be added."""
         yield NatSet.BACKENDS, backend_elements(self.removed), backend_elements(self.added)
         removed, added = map(standby_elements, (self.standby.removed, self.standby.added))
         for name in removed:
             # A frontend whose backend alone changes stays in its set.
-            yield name, _beyond(removed[name], added[name]), _beyond(added[name], removed[name])
+            yield name, _except(removed[name], added[name]), _except(added[name], removed[name])
         addresses = self.addresses
         yield NatSet.ADDRESSES, dict.fromkeys(addresses.removed), dict.fromkeys(addresses.added)
 
@@ -157,15 +157,14 @@ class NatProgram:
     def update(self, changes: Iterable[NatTableChange]) -> None:
         """Change elements, all in one transaction. Cost: linear in these."""
         transaction = Transaction()
-        contents: dict[Family, dict[str, int]] = {}
-        differences = list(changes)
-        for change in differences:
+        contents: dict[Family, dict[NatSet, int]] = {}
+        changes = list(changes)
+        for change in changes:
             installed = self._installed[change.family]
             contents[change.family] = sums = dict(installed.contents)
-            for set_name, *elements in change.elements():
-                removed, added = (
-                    encode(change.family, set_name, some, self._marks) for some in elements
-                )
+            for set_name, former, new in change.elements():
+                removed = encode(change.family, set_name, former, self._marks)
+                added = encode(change.family, set_name, new, self._marks)
                 # Elements leave first: another one may come under the same key.
                 if removed:
                     transaction.remove(installed.table, set_name, removed)
@@ -175,7 +174,7 @@ class NatProgram:
         if transaction.steps:
             with self._sole_transaction():
                 self._tables.commit(transaction)
-        for change in differences:
+        for change in changes:
             self._installed[change.family].contents = contents[change.family]
 
     def missing(self) -> tuple[str, ...]:
@@ -325,7 +324,7 @@ class _Installed:
 
     table: NftTable
     shape: object
-    contents: dict[str, int]
+    contents: dict[NatSet, int]
     """By map or set, the fingerprint of its elements."""
     chains: dict[str, int]
     """By chain, a number that stands for the kernel's listing of it."""
@@ -335,8 +334,13 @@ def _is_running(process: str) -> bool:
     return process.isdecimal() and Path(f"/proc/{process}").exists()
 
 
-def _beyond(one: Elements, other: Elements) -> Elements:
-    return {key: value for key, value in one.items() if key not in other or other[key] != value}
+def _except(elements: Elements, excluded: Elements) -> Elements:
+    """Elements that differ from the excluded ones in key or value."""
+    return {
+        key: value
+        for key, value in elements.items()
+        if key not in excluded or excluded[key] != value
+    }
 
 
 def _text(lines: Iterable[str]) -> str:

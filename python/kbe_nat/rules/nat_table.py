@@ -15,7 +15,7 @@ that bypasses the queue, or comes back from it, continues at the next hook, wher
 The kernel calls NAT chains for first packets only, and conntrack translates the later ones. An
 established packet therefore meets one comparison of its connection's state.
 
-What always holds: each frontend is in exactly one of `FRONTEND_SETS`; `standby` has a backend for
+Invariants: each frontend is in exactly one of `FRONTEND_SETS`; `standby` has a backend for
 those that are served; no packet leaves the NAT hook with the mark of a verdict, so routing never
 sees it. `ranges` and `addresses` hold destinations without a frontend. They have no standby: such
 packets wait for the engine's verdict, and are dropped while no process listens.
@@ -67,13 +67,13 @@ class NatTable:
 
     family: Family
     backends: Mapping[BackendAddress, int] = field(default_factory=dict)
-    """Their ids."""
+    """With their ids."""
     standby: Standby = field(default_factory=dict)
-    """It says what the frontends are, too."""
+    """Has a decision for every frontend."""
     ranges: tuple[str, ...] = ()
-    """Of cluster IPs, for all of which packets are queued."""
+    """Ranges of cluster IPs; packets for any port there are queued."""
     addresses: Collection[str] = ()
-    """Cluster IPs for which that is so too."""
+    """Cluster IPs outside of the ranges, with the same effect."""
     resets_tcp: bool = False
 
     @property
@@ -207,12 +207,12 @@ class NatTableWriter:
         }
 
 
-def sets(table: NatTable) -> dict[str, Elements]:
+def sets(table: NatTable) -> dict[NatSet, Elements]:
     """Elements by the name of their map or set."""
     return {
-        "backends": backend_elements(table.backends),
+        NatSet.BACKENDS: backend_elements(table.backends),
         **standby_elements(table.standby),
-        "addresses": dict.fromkeys(table.addresses),
+        NatSet.ADDRESSES: dict.fromkeys(table.addresses),
     }
 
 
@@ -221,9 +221,9 @@ def backend_elements(ids: Mapping[BackendAddress, int]) -> Elements:
     return {backend_id: backend for backend, backend_id in ids.items()}
 
 
-def standby_elements(standby: Standby) -> dict[str, Elements]:
+def standby_elements(standby: Standby) -> dict[NatSet, Elements]:
     """Elements by the name of their map or set, for these decisions."""
-    elements: dict[str, dict[Key, BackendAddress | None]] = {
+    elements: dict[NatSet, dict[Key, BackendAddress | None]] = {
         name: {} for name in (NatSet.STANDBY, *FRONTEND_SETS)
     }
     for key, (backend, keeps_source) in standby.items():
@@ -236,7 +236,7 @@ def standby_elements(standby: Standby) -> dict[str, Elements]:
     return dict(elements)
 
 
-def encode(family: Family, name: str, elements: Elements, marks: Marks) -> NftElements:
+def encode(family: Family, name: NatSet, elements: Elements, marks: Marks) -> NftElements:
     """Elements of this map or set as the kernel lays them out: registers of four bytes."""
     socket_family = SOCKET_FAMILIES[family]
     # Identifiers count in steps of the lowest bit of the mark that they may have.
@@ -258,7 +258,7 @@ def encode(family: Family, name: str, elements: Elements, marks: Marks) -> NftEl
             records += backend.pack(inet_pton(socket_family, value[0]), value[1])
     key_lengths = {NatSet.BACKENDS: mark.size, NatSet.ADDRESSES: length}
     value_length = backend.size if name in MAPS else 0
-    return NftElements(key_lengths.get(NatSet(name), frontend.size), value_length, bytes(records))
+    return NftElements(key_lengths.get(name, frontend.size), value_length, bytes(records))
 
 
 def _element_text(key: Key, value: BackendAddress | None, marks: Marks) -> str:
@@ -299,7 +299,7 @@ FRONTEND_SETS: Final = (
     NatSet.REJECT_UNSERVED,
 )
 FRONTEND_TYPE: Final = "{address} . inet_proto . inet_service"
-SET_TYPES: Final[Mapping[str, str]] = {
+SET_TYPES: Final[Mapping[NatSet, str]] = {
     NatSet.BACKENDS: "mark : {address} . inet_service",
     NatSet.STANDBY: f"{FRONTEND_TYPE} : {{address}} . inet_service",
     **dict.fromkeys(FRONTEND_SETS, FRONTEND_TYPE),
