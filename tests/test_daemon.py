@@ -226,24 +226,24 @@ def test_a_second_server_is_refused_and_a_stale_socket_replaced(
 
 
 def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Notifier().say("READY=1")
+    Notifier().notify("READY=1")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         # Abstract, as that of systemd in a container.
         listener.bind(f"\0{tmp_path}")
         monkeypatch.setenv("NOTIFY_SOCKET", f"@{tmp_path}")
-        Notifier().say("READY=1")
+        Notifier().notify("READY=1")
         listener.setblocking(False)
         assert listener.recv(100) == b"READY=1"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         notifier = Notifier()
-        notifier.say("READY=1", "STATUS=fine")
+        notifier.notify("READY=1", "STATUS=fine")
         assert listener.recv(100) == b"READY=1\nSTATUS=fine"
         for _ in range(10_000):
-            notifier.say("WATCHDOG=1")
+            notifier.notify("WATCHDOG=1")
         assert listener.recv(100) == b"WATCHDOG=1", "nor does it wait for one who does not read"
-    notifier.say("READY=1")
+    notifier.notify("READY=1")
     notifier.close()
     assert watchdog_seconds() is None
     for microseconds, seconds in (("10000000", 10.0), ("0", None), ("many", None)):
@@ -310,8 +310,8 @@ def test_the_node_is_looked_at_again() -> None:
     made = Controller(
         kbe_nat.Engine(seed=1),
         datapath,
-        lambda _: Options(node_addresses=tuple(addresses.found())),
-        look=addresses.look,
+        lambda _: Options(node_addresses=tuple(addresses.current())),
+        look=addresses.poll,
     )
     made.apply(snapshot("10.0.0.1"))
     assert not made.refresh()

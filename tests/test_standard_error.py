@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from harness.programs import LOGGER
-from kbe_nat.daemon.standard_error import Unhindered
+from kbe_nat.daemon.standard_error import NonBlockingText
 
 LINE = "x" * 99 + "\n"
 LIMIT = 3.0
@@ -51,7 +51,7 @@ def ends(request: pytest.FixtureRequest) -> Iterator[tuple[int, int]]:
 
 def test_a_reader_that_stops_is_waited_for_once(ends: tuple[int, int]) -> None:
     reader, writer = ends
-    stream = Unhindered(writer)
+    stream = NonBlockingText(writer)
     started = time.monotonic()
     taken = [stream.write(f"{number:09} {LINE}") for number in range(20_000)]
     assert time.monotonic() - started < LIMIT + 10
@@ -75,7 +75,7 @@ def test_a_reader_that_stops_is_waited_for_once(ends: tuple[int, int]) -> None:
 
 def test_a_reader_that_is_gone_is_no_matter() -> None:
     reader, writer = os.pipe()
-    stream = Unhindered(writer)
+    stream = NonBlockingText(writer)
     os.close(reader)
     stream.write(LINE)
     stream.write(LINE)
@@ -87,7 +87,7 @@ def test_files_are_written_where_others_have_stopped(tmp_path: Path) -> None:
     with path.open("w") as file:
         file.write("before\n")
         file.flush()
-        Unhindered(file.fileno()).write("ours\n")
+        NonBlockingText(file.fileno()).write("ours\n")
         os.write(file.fileno(), b"after\n")
     assert path.read_text() == "before\nours\nafter\n"
 

@@ -14,7 +14,7 @@ from kbe_nat.control.controller import Controller
 from kbe_nat.daemon import proxy
 from kbe_nat.daemon.checkpoints import CheckpointFile
 from kbe_nat.daemon.composition import build
-from kbe_nat.daemon.logs import BURST, LINES_PER_SECOND, Allowance, Standing
+from kbe_nat.daemon.logs import BURST, LINES_PER_SECOND, ConditionLog, RateLimit
 from kbe_nat.daemon.proxy import Proxy
 from kbe_nat.daemon.reconciler import Reconciler
 from kbe_nat.daemon.settings import (
@@ -241,7 +241,7 @@ def test_f129_no_task_ends_the_loop(
 
 
 def test_f134_a_line_is_said_when_it_begins_to_hold(lines: Callable[[], list[str]]) -> None:
-    standing = Standing(logging.WARNING, "all is well")
+    standing = ConditionLog(logging.WARNING, "all is well")
     for held, new in (
         ([], []),
         (["a", "b", "a"], ["a", "b"]),
@@ -252,7 +252,7 @@ def test_f134_a_line_is_said_when_it_begins_to_hold(lines: Callable[[], list[str
         ([], []),
         (["a"], ["a"]),
     ):
-        standing.follow(held)
+        standing.update(held)
         assert lines() == new
 
 
@@ -297,7 +297,7 @@ def test_f134_notes_are_said_once_while_an_endpoint_flaps(
 
 def test_f134_whatever_happens_the_log_is_bounded() -> None:
     now = 0.0
-    allowance = Allowance(lambda: now)
+    allowance = RateLimit(lambda: now)
 
     def passed(number: int) -> list[str]:
         records = [

@@ -11,7 +11,7 @@ from kbe_nat.daemon import privileges
 from kbe_nat.daemon.composition import build, clean_up
 from kbe_nat.daemon.logs import log_to_stderr
 from kbe_nat.daemon.settings import Settings
-from kbe_nat.daemon.standard_error import unhinder_stderr
+from kbe_nat.daemon.standard_error import make_stderr_nonblocking
 from kbe_nat.errors import PrivilegeError, SettingError
 
 
@@ -36,7 +36,7 @@ def proxy(
 
     See also: kbe-nat doctor.
     """
-    unhinder_stderr()
+    make_stderr_nonblocking()
     log_to_stderr(settings.logs.form, settings.logs.verbosity)
     if dry_run and cleanup:
         raise SettingError("--dry-run", "it prints what would be put in, not what is taken out")

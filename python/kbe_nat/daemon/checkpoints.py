@@ -1,8 +1,18 @@
 """Connections that outlive the daemon: written to a file now and then, and read when it starts.
 
-The file is a stamp and what the engine wrote. The engine's times are relative; the stamp says when
-they were true, by the clock that nobody can set and that goes on while the machine sleeps
-(CLOCK_BOOTTIME). The wall clock counts only for a file of another boot.
+**The file** is a stamp, its checksum, and the engine's checkpoint with a checksum of its own. It is
+replaced as a whole (`PrivateFile`), so a daemon that is killed while it writes leaves the old one.
+
+**Time.** The engine's times are relative to the moment of writing. The stamp tells that moment by
+two clocks. Within one boot CLOCK_BOOTTIME counts: it goes on while the machine sleeps, and no
+operator can set it. Between two boots only the wall clock is left, so a file from the future by
+more than a minute is refused. `Stamp.until` turns the moment into the time that the daemon was
+away, and the engine lets that much of each flow's timeout pass.
+
+**Trust.** A file is restored whole or not at all. One that is absent, too old, damaged, of another
+version or not ours is left alone, and the daemon starts without connections: established ones are
+then assigned as the engine assigns packets in mid-stream. A daemon that cannot write the file says
+so once and serves on.
 """
 
 import logging
@@ -20,14 +30,14 @@ from kbe_nat.errors import CheckpointError, StateError
 
 
 class Clocks:
-    """What the machine says of the time."""
+    """The clocks of the machine, and the name of its boot."""
 
     def boot(self) -> bytes:
         """Sixteen bytes that no other boot has. Raises OSError, ValueError."""
         return UUID(Path("/proc/sys/kernel/random/boot_id").read_text().strip()).bytes
 
     def since_boot(self) -> int:
-        """Nanoseconds, those in which the machine slept among them."""
+        """Nanoseconds, with the time that the machine slept."""
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
     def wall(self) -> int:
@@ -49,7 +59,7 @@ class Stamp:
         return cls(clocks.boot(), clocks.since_boot(), clocks.wall())
 
     @classmethod
-    def read(cls, content: bytes) -> Self:
+    def decode(cls, content: bytes) -> Self:
         """The stamp at the head of a file. Raises `StateError`."""
         if not content:
             raise StateError("it is empty")
@@ -64,8 +74,8 @@ class Stamp:
             raise StateError("it is damaged: its checksum is wrong")
         return cls(boot, since_boot, wall)
 
-    def written(self) -> bytes:
-        """What `read` reads."""
+    def encode(self) -> bytes:
+        """The bytes that `decode` takes."""
         stamp = STAMP.pack(MAGIC, VERSION, self.boot, self.since_boot, self.wall)
         return stamp + CHECKSUM.pack(zlib.crc32(stamp))
 
@@ -96,7 +106,7 @@ class CheckpointFile:
         if self._file is None:
             return
         try:
-            stamp = Stamp.now(self._clocks).written()
+            stamp = Stamp.now(self._clocks).encode()
             self._file.replace(stamp + engine.checkpoint(time.monotonic_ns()))
         except (OSError, StateError, ValueError) as error:
             raise self._about(error) from None
@@ -110,7 +120,7 @@ class CheckpointFile:
         try:
             self._file.tidy()
             content = self._file.read(HEAD_SIZE + engine.checkpoint_limit)
-            away = Stamp.read(content).until(Stamp.now(self._clocks))
+            away = Stamp.decode(content).until(Stamp.now(self._clocks))
             if away > MAX_AGE:
                 raise StateError(f"the connections in it are from {away / 1e9:.0f} s ago, too old")
             return engine.restore(content[HEAD_SIZE:], time.monotonic_ns(), away=away)
@@ -128,7 +138,7 @@ class CheckpointFile:
 LOG: Final = logging.getLogger("kbe_nat.daemon")
 MAGIC: Final = b"KBENATST"
 ENGINE_MAGIC: Final = b"KBENATCK"
-"""What the engine's part begins with: near the beginning of files that earlier versions wrote."""
+"""The beginning of the engine's part, and near that of files of earlier versions."""
 VERSION: Final = 1
 STAMP: Final = struct.Struct("<8sI16sQq")
 """Signature, version, boot, and nanoseconds since boot and since 1970."""
@@ -136,6 +146,6 @@ CHECKSUM: Final = struct.Struct("<I")
 """CRC-32 of the stamp; the engine's part has its own."""
 HEAD_SIZE: Final = STAMP.size + CHECKSUM.size
 MAX_AGE: Final = 600 * 10**9
-"""Nanoseconds. Most connections that nobody answered for so long are no more."""
+"""Nanoseconds. Most connections without an answer for so long have ended."""
 LITTLE: Final = 60 * 10**9
 """Nanoseconds by which a clock may have been set back between two boots."""

@@ -68,7 +68,7 @@ def build(settings: Settings, rules: RuleInstaller | None = None) -> Proxy:
         datapath,
         _options(settings, addresses),
         settings.balancing.drain_removed,
-        addresses.look,
+        addresses.poll,
     )
     facts = Facts(
         datapath=kind,
@@ -142,7 +142,7 @@ def _options(settings: Settings, addresses: LocalAddresses) -> Callable[[Snapsho
 
     def options(snapshot: Snapshot) -> Options:
         # The host's addresses are those of now: they come and go.
-        local = () if settings.node.node_addresses else tuple(addresses.found())
+        local = () if settings.node.node_addresses else tuple(addresses.current())
         strategy = settings.balancing.strategy
         return settings.node.options(snapshot, file, strategy, local_addresses=local)
 

@@ -25,25 +25,25 @@ def log_to_stderr(form: LogFormat, verbosity: int) -> None:
     handler = _Lines()
     handler.setFormatter(_Json() if form is LogFormat.JSON else _Text())
     if not verbosity:
-        handler.addFilter(Allowance())
+        handler.addFilter(RateLimit())
     root = logging.getLogger("kbe_nat")
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if verbosity else logging.INFO)
     root.propagate = False
 
 
-class Standing:
-    """Lines that hold for a while: each is said when it begins to hold, and not again until it has
-    ceased to.
+class ConditionLog:
+    """Lines that hold for a while: each is logged when it begins to hold, and not again until it
+    has ceased to.
     """
 
     def __init__(self, level: int, over: str = "") -> None:
-        """`over` is said when the last one has ceased to hold."""
+        """`over` is logged when the last one has ceased to hold."""
         self._level = level
         self._over = over
         self._lines: frozenset[str] = frozenset()
 
-    def follow(self, lines: Iterable[str]) -> None:
+    def update(self, lines: Iterable[str]) -> None:
         """These hold now, and no others. Cost: linear in them."""
         now = dict.fromkeys(lines)
         for line in now:
@@ -54,9 +54,9 @@ class Standing:
         self._lines = frozenset(now)
 
 
-class Allowance(logging.Filter):
-    """Bounds the log, whoever makes us say something: many lines at once, few for ever. Those that
-    are left out are counted, and the next one that is not says how many they were.
+class RateLimit(logging.Filter):
+    """Bounds the log, whatever happens: many lines at once, few for ever. Lines over the limit are
+    counted, and the next line tells their number.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -96,7 +96,7 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes a record."""
-        if self._stream is None:  # closed by whoever started us
+        if self._stream is None:  # closed by the parent process
             return
         if self._lost:
             _append(record, f"({self._lost} lines before this one were lost: nobody read them)")

@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 
 class Addresses(Protocol):
-    """Who tells of them: `NodeAddresses`."""
+    """The kernel's view of them: `NodeAddresses`."""
 
     def has_changed(self) -> bool:
         """Whether they may have changed since this was asked last."""
@@ -18,33 +18,33 @@ class Addresses(Protocol):
 
 
 class LocalAddresses:
-    """As the kernel tells of them."""
+    """The newest addresses, as the kernel tells of them."""
 
     def __init__(self, addresses: Addresses, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock` tells seconds."""
         self._addresses = addresses
         self._clock = clock
-        self._found: list[str] | None = None
+        self._newest: list[str] | None = None
         self._due = 0.0
-        """When they are read again although nothing was heard."""
+        """When they are read again although the kernel was silent."""
 
-    def look(self) -> bool:
-        """Whether addresses or devices may have changed since the last look: the kernel says so, or
+    def poll(self) -> bool:
+        """Whether addresses or devices may have changed since the last poll: the kernel says so, or
         it has been silent for long. Raises `RulesError`. Cost: a system call while nothing changes.
         """
         if self._addresses.has_changed():
             self._due = 0.0
         if self._clock() < self._due:
             return False
-        self._found = self._addresses.globals()
+        self._newest = self._addresses.globals()
         self._due = self._clock() + REREAD_SECONDS
         return True
 
-    def found(self) -> list[str]:
-        """Every address but loopback's and link-local ones. Raises as `look`, the first time."""
-        if self._found is None:
-            self.look()
-        return self._found or []
+    def current(self) -> list[str]:
+        """Every address but loopback's and link-local ones. Raises as `poll`, the first time."""
+        if self._newest is None:
+            self.poll()
+        return self._newest or []
 
 
 REREAD_SECONDS: Final = 60.0

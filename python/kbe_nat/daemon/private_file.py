@@ -1,8 +1,8 @@
 """A file of ours in a directory where others may write.
 
-What stands at the path may be a trap: a link to somebody's file, a FIFO that is never written to, a
-file that another user can change. So it is opened without following a link or waiting, and looked
-at once it is open. It is replaced by a file that nobody had a name for before. What is not ours is
+The path may lead into a trap: a link to another user's file, a FIFO that is never written to, a
+file that another user can change. So the file is opened without following a link or waiting, and
+examined once it is open. A file with a new, random name replaces it. Files that are not ours are
 neither read nor replaced.
 """
 
@@ -24,7 +24,7 @@ class PrivateFile:
     """
 
     def __init__(self, path: Path, signatures: tuple[bytes, ...]) -> None:
-        """`signatures`: what stands in the first bytes of a file that may be replaced."""
+        """A file may be replaced that has one of `signatures` among its first bytes."""
         self._path = path
         self._signatures = signatures
 
@@ -32,7 +32,7 @@ class PrivateFile:
         """All of it. Raises `StateError` when it is not ours or longer than `limit` bytes;
         FileNotFoundError, OSError.
         """
-        with self._directory() as directory, self._opened(directory) as (descriptor, length):
+        with self._directory() as directory, self._open(directory) as (descriptor, length):
             self._check_signature(descriptor)
             if length > limit:
                 raise StateError(
@@ -55,11 +55,11 @@ class PrivateFile:
 
     def tidy(self) -> None:
         """Take away what a `replace` that was killed has left. Raises OSError."""
-        left = re.compile(re.escape(f".{self._path.name}.") + "[0-9a-f]{16}")
+        partial = re.compile(re.escape(f".{self._path.name}.") + "[0-9a-f]{16}")
         with self._directory() as directory, os.scandir(directory) as entries:
-            for name in [own.name for own in entries if left.fullmatch(own.name)]:
-                found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-                if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
+            for name in [entry.name for entry in entries if partial.fullmatch(entry.name)]:
+                status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
                     os.unlink(name, dir_fd=directory)
 
     @contextmanager
@@ -71,7 +71,7 @@ class PrivateFile:
             os.close(descriptor)
 
     @contextmanager
-    def _opened(self, directory: int) -> Iterator[tuple[int, int]]:
+    def _open(self, directory: int) -> Iterator[tuple[int, int]]:
         """A descriptor of the file, and its length. To open a device may move something, so the
         kind is looked at before as well.
         """
@@ -79,9 +79,9 @@ class PrivateFile:
         _check_ours(os.stat(name, dir_fd=directory, follow_symlinks=False))
         descriptor = os.open(name, READING, dir_fd=directory)
         try:
-            found = os.fstat(descriptor)
-            _check_ours(found)
-            yield descriptor, found.st_size
+            status = os.fstat(descriptor)
+            _check_ours(status)
+            yield descriptor, status.st_size
         finally:
             os.close(descriptor)
 
@@ -92,7 +92,7 @@ class PrivateFile:
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._directory() as directory:
-            with suppress(FileNotFoundError), self._opened(directory) as (descriptor, _):
+            with suppress(FileNotFoundError), self._open(directory) as (descriptor, _):
                 self._check_signature(descriptor)
             partial = f".{self._path.name}.{secrets.token_hex(8)}"
             descriptor = os.open(partial, WRITING, 0o600, dir_fd=directory)
@@ -106,18 +106,18 @@ class PrivateFile:
     def _check_signature(self, descriptor: int) -> None:
         """An empty file has nothing to lose."""
         head = os.pread(descriptor, HEAD_BYTES, 0)
-        if head and not any(own in head for own in self._signatures):
+        if head and not any(signature in head for signature in self._signatures):
             raise StateError("it holds something else")
 
 
-def _check_ours(found: os.stat_result) -> None:
+def _check_ours(status: os.stat_result) -> None:
     """Raises `StateError`."""
-    kind = stat.S_IFMT(found.st_mode)
+    kind = stat.S_IFMT(status.st_mode)
     if kind != stat.S_IFREG:
         raise StateError(f"it is {KINDS.get(kind, 'no regular file')}")
-    if found.st_uid not in (0, os.geteuid()):
-        raise StateError(f"it belongs to user {found.st_uid}")
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if status.st_uid not in (0, os.geteuid()):
+        raise StateError(f"it belongs to user {status.st_uid}")
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise StateError("others may write to it")
 
 

@@ -18,28 +18,30 @@ class _Data(ctypes.Structure):
     )
 
 
-def keep_net_admin(*, is_raw_lent: bool) -> None:
-    """From now on this process has CAP_NET_ADMIN and nothing more. With `is_raw_lent` commands that
+def keep_net_admin(*, lends_net_raw: bool) -> None:
+    """From now on this process has CAP_NET_ADMIN and nothing more. With `lends_net_raw` commands that
     it runs as root have CAP_NET_RAW too: without it iptables' set match refuses to work (libxt_set
     opens a raw socket to talk of sets).
 
     Must be called before threads are started: they keep what they had. Raises OSError.
     """
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
-    kept = (CAP_NET_ADMIN, CAP_NET_RAW) if is_raw_lent else (CAP_NET_ADMIN,)
+    retained = (CAP_NET_ADMIN, CAP_NET_RAW) if lends_net_raw else (CAP_NET_ADMIN,)
     # A user who may not bound what commands can get is bounded by no_new_privs alone.
     may_bound = effective() >> CAP_SETPCAP & 1
     for capability in range(last + 1):
-        if may_bound and capability not in kept and _prctl(PR_CAPBSET_READ, capability) > 0:
-            _checked(_prctl(PR_CAPBSET_DROP, capability))
+        if may_bound and capability not in retained and _prctl(PR_CAPBSET_READ, capability) > 0:
+            _raise_on_error(_prctl(PR_CAPBSET_DROP, capability))
     header = _Header(VERSION_3, 0)
     LIBC.capget(ctypes.byref(header), ctypes.byref(data := (_Data * 2)()))
-    own, lent = 1 << CAP_NET_ADMIN, (data[0].permitted & 1 << CAP_NET_RAW) if is_raw_lent else 0
-    data = (_Data * 2)(_Data(own, own | lent, own | lent), _Data())
-    _checked(LIBC.capset(ctypes.byref(header), data))
-    _checked(_prctl(PR_SET_NO_NEW_PRIVS, 1))
+    effective_mask = 1 << CAP_NET_ADMIN
+    lent = (data[0].permitted & 1 << CAP_NET_RAW) if lends_net_raw else 0
+    permitted = effective_mask | lent
+    data = (_Data * 2)(_Data(effective_mask, permitted, permitted), _Data())
+    _raise_on_error(LIBC.capset(ctypes.byref(header), data))
+    _raise_on_error(_prctl(PR_SET_NO_NEW_PRIVS, 1))
     # A command of another user than root has it only so.
-    _checked(_prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_NET_ADMIN))
+    _raise_on_error(_prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_NET_ADMIN))
 
 
 def effective() -> int:
@@ -52,7 +54,7 @@ def _prctl(option: int, first: int = 0, second: int = 0) -> int:
     return int(LIBC.prctl(option, first, second, 0, 0))
 
 
-def _checked(result: int) -> None:
+def _raise_on_error(result: int) -> None:
     if result:
         number = ctypes.get_errno()
         raise OSError(number, f"privileges cannot be given up: {os.strerror(number)}")

@@ -127,7 +127,7 @@ class Proxy:
         with self._signals(), ExitStack() as stack:
             stack.enter_context(only_proxy())
             self._log_facts()
-            privileges.keep_net_admin(is_raw_lent=self._facts.lends_net_raw)
+            privileges.keep_net_admin(lends_net_raw=self._facts.lends_net_raw)
             stack.callback(self._notifier.close)
             stack.callback(self._health.close)
             self.reconciler.read_first()
@@ -153,14 +153,14 @@ class Proxy:
             self.liveness.threads = [*self._loops, *([follower] if follower else [])]
             extent = self.reconciler.extent()
             LOG.info("serving %s; %d connections taken over", extent, restored)
-            self._notifier.say("READY=1", f"STATUS=serving {extent}")
+            self._notifier.notify("READY=1", f"STATUS=serving {extent}")
             # The objects of a large cluster stay: the collector need not look through them again
             # and again.
             gc.collect()
             gc.freeze()
             self._serve(subscribers)
             LOG.info("ending; the rules %s", "stay" if self._leaves_rules else "go")
-            self._notifier.say("STOPPING=1")
+            self._notifier.notify("STOPPING=1")
 
     def render(self, warn: Callable[..., None]) -> str:
         """What `run` would put into the kernel at first, as the input of each command; `warn` gets
@@ -317,7 +317,7 @@ class Proxy:
     def _notify_watchdog(self) -> None:
         """Only while every thread turns: a daemon that hangs must be ended by its watchdog."""
         if self.liveness.is_turning():
-            self._notifier.say("WATCHDOG=1")
+            self._notifier.notify("WATCHDOG=1")
 
     def _status(self) -> StatusRow:
         facts = self._facts

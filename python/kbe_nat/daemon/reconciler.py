@@ -10,8 +10,8 @@ import time
 from typing import Final
 
 from kbe_nat.control.controller import Controller
-from kbe_nat.daemon.logs import Standing
-from kbe_nat.daemon.tasks import described
+from kbe_nat.daemon.logs import ConditionLog
+from kbe_nat.daemon.tasks import describe_error
 from kbe_nat.errors import KbeNatError, RulesError
 from kbe_nat.server.health_check_ports import HealthCheckPorts
 from kbe_nat.sources.source import Source, SourceUpdate
@@ -35,11 +35,11 @@ class Reconciler:
         """Read, and not yet planned."""
         self._news = ""
         """About what was taken over since the last `log_news`."""
-        self._standing_errors = Standing(logging.ERROR, "the objects are sound again")
-        self._standing_notes = Standing(logging.INFO)
-        self._standing_warnings = Standing(logging.WARNING)
-        self._standing_plan_notes = Standing(logging.WARNING)
-        self._standing_delay = Standing(logging.ERROR, "the rules are up to date")
+        self._standing_errors = ConditionLog(logging.ERROR, "the objects are sound again")
+        self._standing_notes = ConditionLog(logging.INFO)
+        self._standing_warnings = ConditionLog(logging.WARNING)
+        self._standing_plan_notes = ConditionLog(logging.WARNING)
+        self._standing_delay = ConditionLog(logging.ERROR, "the rules are up to date")
 
     @property
     def is_behind(self) -> bool:
@@ -55,7 +55,7 @@ class Reconciler:
         except KbeNatError:
             raise
         except Exception as error:
-            raise KbeNatError(f"the objects cannot be served: {described(error)}") from error
+            raise KbeNatError(f"the objects cannot be served: {describe_error(error)}") from error
 
     def follow(self) -> None:
         """Take over what has changed; what cannot be read leaves everything as it is."""
@@ -72,7 +72,7 @@ class Reconciler:
     def repair(self) -> None:
         """Put back rules that another program has removed. Raises `RulesError`."""
         missing = self._controller.repair()
-        self._standing_delay.follow([])
+        self._standing_delay.update([])
         if missing:
             LOG.warning(
                 "somebody has removed rules or changed them; they are back: %s", ", ".join(missing)
@@ -106,22 +106,22 @@ class Reconciler:
 
     def _apply(self, update: SourceUpdate) -> None:
         self._log_errors(tuple(map(str, update.errors)), LEFT_OUT)
-        self._standing_notes.follow(update.notes)
-        self._standing_warnings.follow(update.warnings)
+        self._standing_notes.update(update.notes)
+        self._standing_warnings.update(update.warnings)
         started = time.monotonic()
         try:
             self._controller.apply(update.snapshot, update.touched)
         except RulesError as error:
-            self._standing_delay.follow([f"rules are not up to date: {error}; {KEPT}"])
+            self._standing_delay.update([f"rules are not up to date: {error}; {KEPT}"])
         else:
-            self._standing_delay.follow([])
+            self._standing_delay.update([])
             span = (time.monotonic() - started) * 1000
             self._news = f"taken over in {span:.0f} ms"
-        self._standing_plan_notes.follow(self._controller.plan.notes)
+        self._standing_plan_notes.update(self._controller.plan.notes)
         self.generation = update.snapshot.generation
 
     def _log_errors(self, errors: tuple[str, ...], consequence: str) -> None:
-        self._standing_errors.follow(f"{error}; {consequence}" for error in errors)
+        self._standing_errors.update(f"{error}; {consequence}" for error in errors)
         self.errors = errors
 
 

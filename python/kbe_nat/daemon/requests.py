@@ -1,4 +1,4 @@
-"""What may be asked at the control socket: the parameters of each verb, and their types and ranges."""
+"""The verbs of the control socket: the parameters of each, with their types and ranges."""
 
 from typing import Annotated, Any, Final, TypeAlias
 
@@ -91,25 +91,25 @@ def parameters(request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Verb and parameters of a request. Raises `ControlError`, which names the parameter that is
     wrong.
     """
-    verb, given = (
-        request["verb"],
-        {name: value for name, value in request.items() if name != "verb"},
-    )
+    verb = request["verb"]
+    arguments = {name: value for name, value in request.items() if name != "verb"}
     wanted = VERBS.get(verb)
     if wanted is None:
-        raise ControlError(f"{_shown(verb)} is no verb; there are {', '.join(VERBS)}")
-    for name, value in given.items():
+        raise ControlError(f"{_excerpt(verb)} is no verb; there are {', '.join(VERBS)}")
+    for name, value in arguments.items():
         if isinstance(value, str) and not value.isprintable():
-            raise ControlError(f"{verb}: {_shown(name)}: it cannot be printed: {_shown(value)}")
+            raise ControlError(f"{verb}: {_excerpt(name)}: it cannot be printed: {_excerpt(value)}")
     try:
-        return verb, msgspec.structs.asdict(msgspec.convert(given, wanted))
+        return verb, msgspec.structs.asdict(msgspec.convert(arguments, wanted))
     except msgspec.ValidationError as error:
         reason, path = reason_and_path(str(error))
-        where = f"{path}: {reason}, not {_shown(given[path])}" if path in given else reason
+        where = (
+            f"{path}: {reason}, not {_excerpt(arguments[path])}" if path in arguments else reason
+        )
         raise ControlError(f"{verb}: {_printable(where)}") from None
 
 
-def _shown(value: object) -> str:
+def _excerpt(value: object) -> str:
     """On one line, and not all of it where it is long."""
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -14,8 +14,8 @@ from kbe_nat.errors import ControlError
 
 @contextmanager
 def only_proxy() -> Iterator[None]:
-    """Nobody else is the proxy of this network namespace for as long as the block runs. Raises
-    `ControlError` when somebody is, or it cannot be told.
+    """No other process is the proxy of this network namespace for as long as the block runs. Raises
+    `ControlError` when one is, or the kernel does not tell.
     """
     try:
         # A queue belongs to a network namespace and to the process that has bound it, and binding
@@ -27,7 +27,7 @@ def only_proxy() -> Iterator[None]:
     except OSError as error:
         raise ControlError(f"the kernel has no netfilter queues: {error.strerror}") from None
     with holder:
-        number = _bound(holder)
+        number = _bind(holder)
         if number in (errno.EBUSY, errno.EPERM) and QUEUE in queue_counters():
             raise ControlError("another kbe-nat proxy runs in this network namespace")
         if number:
@@ -35,7 +35,7 @@ def only_proxy() -> Iterator[None]:
         yield
 
 
-def _bound(holder: socket.socket) -> int:
+def _bind(holder: socket.socket) -> int:
     """Binds `QUEUE`, to which no packets are sent; the error's number, or 0."""
     holder.settimeout(SECONDS)
     try:
@@ -60,7 +60,7 @@ def _bound(holder: socket.socket) -> int:
 
 
 QUEUE: Final = 65_535
-"""Whoever has bound this queue is the proxy; packets go to others."""
+"""The process that has bound this queue is the proxy; packets go to other queues."""
 NETLINK_NETFILTER: Final = 12
 HEAD: Final = struct.Struct("=IHHIIBB2sHHB3x")
 """struct nlmsghdr, struct nfgenmsg, and one attribute with struct nfqnl_msg_config_cmd

@@ -1,8 +1,8 @@
 """Standard error for a process that must not wait for its reader.
 
-A pipe or terminal that nobody reads stops whoever writes to it: here that would be the control
-loop. So a writer waits for a stuck reader once, for a moment; what does not fit after that is lost,
-and writers hear of it.
+A pipe or terminal that nobody reads stops the process that writes to it: here that would be the
+control loop. So a writer waits for a stuck reader once, for a moment; later lines are lost until
+the reader is back, and writers hear of it.
 """
 
 import io
@@ -15,7 +15,7 @@ import time
 from typing import Final
 
 
-class Unhindered(io.TextIOBase):
+class NonBlockingText(io.TextIOBase):
     """Text for a descriptor that may be stuck. Lines that have begun are finished before others
     follow.
     """
@@ -43,13 +43,13 @@ class Unhindered(io.TextIOBase):
     def _send(self, content: bytes) -> None:
         deadline = time.monotonic() + (0.0 if self._is_stuck else PATIENCE)
         while content:
-            left = deadline - time.monotonic()
-            if not self._poll.poll(max(0.0, left) * 1000):
+            remaining = deadline - time.monotonic()
+            if not self._poll.poll(max(0.0, remaining) * 1000):
                 break
             try:
                 content = content[self._put(content[: select.PIPE_BUF]) :]
             except BlockingIOError:
-                if left <= 0:
+                if remaining <= 0:
                     break
                 time.sleep(PAUSE)
             except OSError:
@@ -61,18 +61,18 @@ class Unhindered(io.TextIOBase):
     def _put(self, content: bytes) -> int:
         if not self._is_socket:
             return os.write(self._descriptor, content)
-        with socket.socket(fileno=os.dup(self._descriptor)) as own:
-            return own.send(content, socket.MSG_DONTWAIT)
+        with socket.socket(fileno=os.dup(self._descriptor)) as stream:
+            return stream.send(content, socket.MSG_DONTWAIT)
 
 
-def unhinder_stderr() -> None:
-    """From now on nobody in this process waits for who reads its standard error, unless something
-    else than the process's own has been put in its place.
+def make_stderr_nonblocking() -> None:
+    """From now on no thread of this process waits for the reader of its standard error, unless
+    something else than the process's own stands in its place.
     """
-    own = sys.__stderr__
-    if own is not None and sys.stderr is own:
-        own.flush()
-        sys.stderr = Unhindered(own.fileno())
+    original = sys.__stderr__
+    if original is not None and sys.stderr is original:
+        original.flush()
+        sys.stderr = NonBlockingText(original.fileno())
 
 
 def _without_waiting(descriptor: int) -> int:
@@ -87,7 +87,7 @@ def _without_waiting(descriptor: int) -> int:
                 os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC,
             )
         except OSError:
-            # Somebody else's. It is looked at before each write all the same.
+            # Another user's. It is polled before each write all the same.
             pass
     return os.dup(descriptor)
 

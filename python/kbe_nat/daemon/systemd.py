@@ -6,8 +6,8 @@ from contextlib import suppress
 
 
 class Notifier:
-    """Speaks to who started us, if it wants to know. Its socket is opened once: to say that we are
-    alive must not need a descriptor, which may be what is missing.
+    """Notifies the service manager that started us, if it listens. Its socket is opened once: a
+    sign of life must not need a descriptor, since descriptors may have run out.
     """
 
     def __init__(self) -> None:
@@ -15,22 +15,22 @@ class Notifier:
         self._address = os.environ.get("NOTIFY_SOCKET", "").replace("@", "\0", 1)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if self._address else None
 
-    def say(self, *lines: str) -> None:
+    def notify(self, *lines: str) -> None:
         """Send lines such as "READY=1"."""
         if self._socket is not None:
-            # Who started us is gone, or does not listen; that is no reason to stop serving, or to
-            # wait.
+            # A service manager that is gone, or does not listen, is no reason to stop serving, or
+            # to wait.
             with suppress(OSError):
                 self._socket.sendto("\n".join(lines).encode(), socket.MSG_DONTWAIT, self._address)
 
     def close(self) -> None:
-        """Say no more."""
+        """Send nothing more."""
         if self._socket is not None:
             self._socket.close()
 
 
 def watchdog_seconds() -> float | None:
-    """Within what time we are to say WATCHDOG=1; None when nobody watches."""
+    """Within what time we are to say WATCHDOG=1; None without a watchdog."""
     microseconds = os.environ.get("WATCHDOG_USEC", "")
     is_ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
     return (

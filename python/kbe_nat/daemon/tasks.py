@@ -1,7 +1,7 @@
-"""Work that the daemon does again and again, whatever becomes of it.
+"""Work that the daemon does again and again, also after it has failed.
 
-A defect in one task must not take the others down, and forwarding with them: what a task raises is
-said once, and the task has its next turn as always.
+A defect in one task must not take the others down, and forwarding with them: an exception of a task
+is logged once, and the task has its next turn as always.
 """
 
 import logging
@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from kbe_nat.daemon.logs import Standing
+from kbe_nat.daemon.logs import ConditionLog
 from kbe_nat.errors import KbeNatError
 
 
@@ -21,17 +21,17 @@ class Task:
     def __init__(
         self, seconds: float | None, action: Callable[[], None], complaint: str, over: str
     ) -> None:
-        """`complaint` is said of a failure, with its reason; `over` when the action has gone
-        through again. With `seconds` None it is never due.
+        """`complaint` is logged for a failure, with its reason; `over` when the action succeeds
+        again. With `seconds` None it is never due.
         """
         self._seconds = seconds
         self._action = action
         self._complaint = complaint
-        self._trouble = Standing(logging.ERROR, over)
+        self._trouble = ConditionLog(logging.ERROR, over)
         self._due = 0.0
 
     def run_if_due(self, now: float) -> None:
-        """Do it if its time has come; `now` is as of `time.monotonic`. What has failed is not tried
+        """Do it if its time has come; `now` is as of `time.monotonic`. A failed action is not tried
         again at once, since it may have cost much.
         """
         if self._seconds is not None and now >= self._due:
@@ -49,14 +49,14 @@ class Task:
             # A panic of the engine is no `Exception`. Without memory it may be that nothing can be
             # said.
             with suppress(Exception):
-                self._trouble.follow([f"{self._complaint}: {described(error)}"])
+                self._trouble.update([f"{self._complaint}: {describe_error(error)}"])
             return False
-        self._trouble.follow([])
+        self._trouble.update([])
         return True
 
 
-def described(error: BaseException) -> str:
-    """What went wrong; unless it is an error made for people, also where."""
+def describe_error(error: BaseException) -> str:
+    """The reason of a failure; unless the error is made for people, also its place."""
     if isinstance(error, KbeNatError):
         return str(error)
     is_plain = isinstance(error, OSError) and error.strerror
@@ -75,11 +75,11 @@ def _place(trace: TracebackType | None) -> str:
         if PACKAGE in path.parents and path != Path(__file__):
             ours = trace
         trace = trace.tb_next
-    found = ours or inner
-    if found is None:
+    frame = ours or inner
+    if frame is None:
         return "nowhere"
-    code = found.tb_frame.f_code
-    return f"{Path(code.co_filename).name}:{found.tb_lineno}, in {code.co_name}"
+    code = frame.tb_frame.f_code
+    return f"{Path(code.co_filename).name}:{frame.tb_lineno}, in {code.co_name}"
 
 
 PACKAGE: Final = Path(__file__).parents[1]

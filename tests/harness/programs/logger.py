@@ -4,12 +4,12 @@ import logging
 import sys
 
 from kbe_nat.daemon.logs import LogFormat, log_to_stderr
-from kbe_nat.daemon.standard_error import unhinder_stderr
+from kbe_nat.daemon.standard_error import make_stderr_nonblocking
 
 
 def main() -> None:
     """Log to standard error."""
-    unhinder_stderr()
+    make_stderr_nonblocking()
     log_to_stderr(LogFormat.JSON, 1)
     for number in range(3000):
         logging.getLogger("kbe_nat").error("%d %s", number, "x" * 100)
