@@ -28,7 +28,7 @@ class FlowFilter:
     service: str = ""
 
     def parameters(self) -> dict[str, str]:
-        """What the daemon filters by: everything but ports."""
+        """The fields that the daemon filters by: all but ports."""
         values = {
             "protocol": self.protocol,
             "source": self.source,

@@ -16,7 +16,7 @@ from kbe_nat.errors import FileError
 from kbe_nat.family import Family
 from kbe_nat.kubeproxy.diff import Comparison, Difference, compare, kube_proxy_tables, notes
 from kbe_nat.kubeproxy.dump import FamilyName, Form, families, plan_for
-from kbe_nat.kubeproxy.dump import dump as written
+from kbe_nat.kubeproxy.dump import dump as dump_rules
 from kbe_nat.kubeproxy.normalise import Kind, Listing, Part, read_listing
 from kbe_nat.kubeproxy.settings import NodeSettings
 from kbe_nat.model import Snapshot
@@ -38,8 +38,8 @@ def diff(
     saved: Annotated[
         str,
         typer.Argument(
-            help="What iptables-save, ip6tables-save, iptables -S, nft list ruleset or nft -j list ruleset said "
-            "there; - for stdin."
+            help="What iptables-save, ip6tables-save, iptables -S, nft list ruleset or"
+            " nft -j list ruleset said there; - for stdin."
         ),
     ],
     family: Annotated[
@@ -50,7 +50,8 @@ def diff(
         list[Table],
         typer.Option(
             "--table",
-            help="Compare this table of iptables only; repeatable. Also names the one that iptables -S shows.",
+            help="Compare this table of iptables only; repeatable."
+            " Also names the one that iptables -S shows.",
         ),
     ] = [],  # noqa: B006
     partial: Annotated[
@@ -73,11 +74,12 @@ def diff(
             "only one of objects and rules can come from standard input", param_hint="-"
         )
     refuse_given(command, ["reject_with"], "it has no effect: kube-proxy's rules refuse by ICMP")
-    found = _read(saved, family, tables)
+    listing = _read(saved, family, tables)
     snapshot = read_objects(objects)
-    _check_mode(saved, found, node.stated_mode(configuration(node.config)))
-    comparison = compare(_expected(found, snapshot, node_options(node, snapshot), family), found)
-    warn(*(f"{saved}: {note}" for note in notes(found)))
+    _check_mode(saved, listing, node.stated_mode(configuration(node.config)))
+    expected = _expected_listing(listing, snapshot, node_options(node, snapshot), family)
+    comparison = compare(expected, listing)
+    warn(*(f"{saved}: {note}" for note in notes(listing)))
     if output is Format.JSON:
         show_json(
             {
@@ -94,18 +96,18 @@ def diff(
 
 
 def _read(saved: str, family: FamilyName | None, tables: list[Table]) -> Listing:
-    """What is to be compared of the file. Raises `FileError` when that is not there."""
+    """The tables of the file to be compared. Raises `FileError` when they are not there."""
     listing = read_listing(_text(saved), saved, tables[0] if len(tables) == 1 else "")
     if listing.kind is Kind.NFT and tables:
         raise typer.BadParameter(
             f"{saved} shows tables of nft; --family chooses among them", param_hint="--table"
         )
-    found = kube_proxy_tables(listing, saved, family.family if family else None)
-    lacking = [name for name in tables if name not in {part.name for part in found.parts}]
+    chosen = kube_proxy_tables(listing, saved, family.family if family else None)
+    lacking = [name for name in tables if name not in {part.name for part in chosen.parts}]
     if lacking:
         raise FileError(f"{saved}: table {lacking[0]} is not in it")
-    parts = tuple(part for part in found.parts if not tables or part.name in tables)
-    return Listing(found.kind, parts)
+    parts = tuple(part for part in chosen.parts if not tables or part.name in tables)
+    return Listing(chosen.kind, parts)
 
 
 def _text(saved: str) -> str:
@@ -117,40 +119,41 @@ def _text(saved: str) -> str:
         raise FileError(f"{saved}: not a text") from None
 
 
-def _check_mode(saved: str, found: Listing, stated: Mode | None) -> None:
+def _check_mode(saved: str, listing: Listing, stated: Mode | None) -> None:
     """The listing decides which mode is followed, and contradicts no flag or configuration file."""
-    shown = Mode.NFTABLES if found.kind is Kind.NFT else Mode.IPTABLES
+    shown = Mode.NFTABLES if listing.kind is Kind.NFT else Mode.IPTABLES
     if stated not in (None, shown):
         raise FileError(
-            f"{saved}: shows kube-proxy's rules of mode {shown}, but --mode or --config says {stated}"
+            f"{saved}: shows kube-proxy's rules of mode {shown}, "
+            f"but --mode or --config says {stated}"
         )
 
 
-def _expected(
-    found: Listing, snapshot: Snapshot, options: Options, family: FamilyName | None
+def _expected_listing(
+    listing: Listing, snapshot: Snapshot, options: Options, family: FamilyName | None
 ) -> Listing:
-    """What kube-proxy writes for the families that are listed; in nft's mode also for those that it
-    serves, since one listing shows them all.
+    """The rules of kube-proxy for the families that are listed; in nft's mode also for the other
+    families that it serves, since one listing shows them all.
     """
-    is_nft = found.kind is Kind.NFT
+    is_nft = listing.kind is Kind.NFT
     form = Form.NFT if is_nft else Form.IPTABLES_SAVE
-    made = plan_for(snapshot, options, form)
-    warn(*made.notes)
-    numbers = {part.family for part in found.parts}
-    served = set(families(made)) if family is None else set()
+    plan = plan_for(snapshot, options, form)
+    warn(*plan.notes)
+    listed = {part.family for part in listing.parts}
+    served = set(families(plan)) if family is None else set()
     if is_nft:
-        numbers |= served
-    elif served - numbers:
-        other = "ip6tables-save" if Family.IPV6 in served - numbers else "iptables-save"
+        listed |= served
+    elif served - listed:
+        other = "ip6tables-save" if Family.IPV6 in served - listed else "iptables-save"
         warn(
             f"the node serves the other family too: {other} shows its rules, which are not compared"
         )
     parts: list[Part] = []
-    for number in sorted(number for number in numbers if number is not None):
-        wanted = FamilyName.IPV6 if number == Family.IPV6 else FamilyName.IPV4
-        text = written(made, snapshot, form, wanted=wanted)
-        parts += kube_proxy_tables(read_listing(text, "expected"), "expected", number).parts
-    return Listing(found.kind, tuple(parts))
+    for each in sorted(each for each in listed if each is not None):
+        wanted = FamilyName.IPV6 if each == Family.IPV6 else FamilyName.IPV4
+        text = dump_rules(plan, snapshot, form, wanted=wanted)
+        parts += kube_proxy_tables(read_listing(text, "expected"), "expected", each).parts
+    return Listing(listing.kind, tuple(parts))
 
 
 def _row(row: Difference) -> dict[str, object]:

@@ -17,7 +17,7 @@ from kbe_nat.cli.flags.parameters import takes_flags
 from kbe_nat.client import ask
 from kbe_nat.errors import SettingError
 from kbe_nat.kubeproxy.dump import FamilyName, Form, Names, form_of, plan_for
-from kbe_nat.kubeproxy.dump import dump as dumped
+from kbe_nat.kubeproxy.dump import dump as dump_rules
 from kbe_nat.kubeproxy.settings import NodeSettings
 from kbe_nat.policy.options import Mode
 
@@ -65,9 +65,9 @@ def dump(
         written = Mode.NFTABLES if form is Form.NFT else Mode.IPTABLES
         if node.mode not in (None, written):
             raise SettingError("--mode", f"{form} is not of mode {node.mode}")
-        made = plan_for(snapshot, node_options(node, snapshot, written=written), form)
-        warn(*made.notes)
-        text = dumped(made, snapshot, form, names, family)
+        plan = plan_for(snapshot, node_options(node, snapshot, written=written), form)
+        warn(*plan.notes)
+        text = dump_rules(plan, snapshot, form, names, family)
     print(text, end="")
 
 

@@ -1,4 +1,4 @@
-"""`kbe-nat explain`: what would happen to a packet, and why. Nothing is sent, and no table changes.
+"""`kbe-nat explain`: the verdict on a packet, and why. Nothing is sent, and no table changes.
 
 A packet is described by flags, listed in a file, or taken from a capture. Its explanation comes
 from tables of the objects (`_Offline`), or from a running daemon.
@@ -120,7 +120,7 @@ def explain(
         questions = read_flows(flows)
         _show_all(questions, [offline.explain(each) for each in questions], output)
     elif capture is not None and number is not None:
-        _show(*_explain_captured(offline.engine, capture, number), output)
+        _show(*_explain_in_capture(offline.engine, capture, number), output)
     elif question is not None:
         _show(*offline.explain(question), output)
 
@@ -200,7 +200,7 @@ def _ask(live: LiveSettings, question: FlowQuestion) -> tuple[bytes, Explanation
     return packet, explanation
 
 
-def _explain_captured(engine: Engine, capture: Path, number: int) -> tuple[bytes, ExplanationRow]:
+def _explain_in_capture(engine: Engine, capture: Path, number: int) -> tuple[bytes, ExplanationRow]:
     """The packet of this number, and its explanation after all before it were processed."""
     before = number - 1
     with CaptureQueue(capture) as queue:

@@ -2,10 +2,11 @@
 
 import secrets
 import sys
-from contextlib import ExitStack, nullcontext, redirect_stdout
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -16,14 +17,13 @@ from kbe_nat.cli.comparison import Comparison
 from kbe_nat.cli.flags.node import NODE_FLAGS, node_options
 from kbe_nat.cli.flags.objects import OBJECT_FLAGS, ObjectSettings, read_objects
 from kbe_nat.cli.flags.options import (
-    DefaultStrategy,
+    SEED_FLAG,
+    STRATEGY_FLAG,
     Format,
     OutputFormat,
-    Seed,
-    parse,
     warn,
 )
-from kbe_nat.cli.flags.parameters import takes_flags
+from kbe_nat.cli.flags.parameters import Flags, TextFlag, takes_flags
 from kbe_nat.cli.output import show, show_json
 from kbe_nat.cli.summary import doubts, summary, tables
 from kbe_nat.drivers.capture import CaptureQueue
@@ -36,7 +36,30 @@ from kbe_nat.policy.planner import plan
 from kbe_nat.sources.address import parse_address
 
 
-@takes_flags(objects=OBJECT_FLAGS, node=NODE_FLAGS)
+@dataclass(frozen=True)
+class ChoiceSettings:
+    """How the engine chooses backends, and sources of masqueraded flows."""
+
+    strategy: Strategy = Strategy.RANDOM
+    seed: int | None = None
+    masquerade_addresses: tuple[str, ...] = ()
+
+
+CHOICE_FLAGS: Final[Flags] = {
+    "strategy": STRATEGY_FLAG,
+    "seed": SEED_FLAG,
+    "masquerade_addresses": TextFlag(
+        typer.Option(
+            "--masquerade-address",
+            help="Address of the node that masqueraded flows get as their source; repeatable.",
+        ),
+        lambda texts: tuple(map(parse_address, texts)),
+        list[str],
+    ),
+}
+
+
+@takes_flags(choice=CHOICE_FLAGS, objects=OBJECT_FLAGS, node=NODE_FLAGS)
 def replay(
     capture: Annotated[Path, typer.Argument(help="pcap or pcapng file, or - for standard input.")],
     target: Annotated[
@@ -51,15 +74,8 @@ def replay(
         list[str],
         typer.Option(help="Other objects, as with -f: say which flows would fare differently."),
     ] = [],  # noqa: B006
-    strategy: DefaultStrategy = Strategy.RANDOM,
-    seed: Seed = None,
-    masquerade_address: Annotated[
-        list[str],
-        typer.Option(
-            help="Address of the node that masqueraded flows get as their source; repeatable."
-        ),
-    ] = [],  # noqa: B006
     *,
+    choice: ChoiceSettings,
     objects: ObjectSettings,
     node: NodeSettings,
     output: OutputFormat = Format.TEXT,
@@ -68,28 +84,18 @@ def replay(
 
     Without --masquerade-address flows that need it are counted, but keep their source.
     """
-    masquerade = [parse(parse_address, text, "--masquerade-address") for text in masquerade_address]
-    seed = secrets.randbits(64) if seed is None else seed
-
-    def plan_of(objects: ObjectSettings) -> Plan:
-        snapshot = read_objects(objects, needs_service=True)
-        result = plan(snapshot, node_options(node, snapshot, strategy))
-        warn(*result.notes)
-        return result
+    seed = secrets.randbits(64) if choice.seed is None else choice.seed
 
     def engine_for(plan: Plan) -> Engine:
-        engine = Engine(seed=seed, snat_addresses=masquerade)
+        engine = Engine(seed=seed, snat_addresses=choice.masquerade_addresses)
         engine.replace_services(*native_tables(plan))
         return engine
 
-    first = plan_of(objects)
+    first = _plan(objects, node, choice)
     engine = engine_for(first)
     comparison: Comparison | None = None
     with ExitStack() as stack:
-        bar = stack.enter_context(_progress())
-        task = bar.add_task(
-            capture.name, total=capture.stat().st_size if capture.is_file() else None
-        )
+        progress = stack.enter_context(_progress(capture))
         source = CaptureQueue(
             capture,
             target,
@@ -97,32 +103,48 @@ def replay(
             inputs=[
                 name for name in (*objects.files, *compare, node.config) if name not in (None, "-")
             ],
-            progress=lambda position: bar.update(task, completed=position),
+            progress=progress,
         )
         queue: PacketQueue = stack.enter_context(source)
         if compare:
-            second = plan_of(replace(objects, files=tuple(compare)))
+            second = _plan(replace(objects, files=tuple(compare)), node, choice)
             queue = comparison = Comparison(queue, engine_for(second), (first, second))
         Loop(engine, queue).run()
     result = summary(str(capture), seed, engine.stats(), source.unread, source.cut)
     warn(*doubts(result))
     # Text in the middle of a capture would spoil it.
     with redirect_stdout(sys.stderr) if source.is_standard_output else nullcontext():
-        if output is Format.JSON:
-            show_json(result | ({"comparison": comparison.summary()} if comparison else {}))
-        else:
-            show(*tables(result), *(["", *comparison.tables()] if comparison else []))
+        _print(result, comparison, output)
 
 
-def _progress() -> Progress:
-    """Bytes read, on standard error, and only where somebody watches."""
-    console = Console(stderr=True)
-    return Progress(
+def _plan(objects: ObjectSettings, node: NodeSettings, choice: ChoiceSettings) -> Plan:
+    """The plan of objects; its notes go to standard error."""
+    snapshot = read_objects(objects, needs_service=True)
+    result = plan(snapshot, node_options(node, snapshot, choice.strategy))
+    warn(*result.notes)
+    return result
+
+
+def _print(result: dict[str, Any], comparison: Comparison | None, output: Format) -> None:
+    if output is Format.JSON:
+        show_json(result | ({"comparison": comparison.summary()} if comparison else {}))
+    else:
+        show(*tables(result), *(["", *comparison.tables()] if comparison else []))
+
+
+@contextmanager
+def _progress(capture: Path) -> Iterator[Callable[[int], None]]:
+    """Shows how many bytes were read, on standard error, and only on a terminal."""
+    bar = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TimeRemainingColumn(),
-        console=console,
+        console=Console(stderr=True),
         transient=True,
         disable=not sys.stderr.isatty(),
     )
+    total = capture.stat().st_size if capture.is_file() else None
+    with bar:
+        task = bar.add_task(capture.name, total=total)
+        yield lambda position: bar.update(task, completed=position)

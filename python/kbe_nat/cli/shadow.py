@@ -3,7 +3,8 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Annotated, Any, Final
 
 import typer
@@ -82,29 +83,42 @@ def shadow(
     if not objects.files:
         raise SettingError("--manifests", "say where the objects are")
     source = Manifests(objects.files, pod_range=objects.pod_range, is_strict=objects.is_strict)
-    own = Shadow()
-    said: set[str] = set()
-    _follow(source, own, node, said, is_first=True)
-    flows = conntrack_entries() if existing else _new_flows(source, own, node, said, duration)
+    comparison = Shadow()
+    warnings: set[str] = set()
+    _follow(source, comparison, node, warnings, is_first=True)
+    flows = (
+        conntrack_entries()
+        if existing
+        else _new_flows(source, comparison, node, warnings, duration)
+    )
+    with suppress(KeyboardInterrupt):
+        _compare(flows, comparison, count, output)
+    _summarise(comparison, output)
+    return 1 if any(outcome in DISAGREEMENTS for _, outcome in comparison.counts) else 0
+
+
+def _compare(
+    flows: Iterable[ConntrackEntry], comparison: Shadow, count: int | None, output: Format
+) -> None:
+    """Compares connections, and reports disagreements at once; ends after `count` to Services."""
     compared = 0
-    try:
-        for flow in flows:
-            if flow.protocol not in PROTOCOLS:
-                continue
-            found = own.compare(flow)
-            if found.outcome in DISAGREEMENTS:
-                _report(found, output)
-            compared += found.outcome is not Outcome.NOT_OURS
-            if compared == count:
-                break
-    except KeyboardInterrupt:
-        pass
-    _summarise(own, output)
-    return 1 if any(outcome in DISAGREEMENTS for _, outcome in own.counts) else 0
+    for flow in flows:
+        if flow.protocol not in PROTOCOLS:
+            continue
+        finding = comparison.compare(flow)
+        if finding.outcome in DISAGREEMENTS:
+            _report(finding, output)
+        compared += finding.outcome is not Outcome.NOT_OURS
+        if compared == count:
+            break
 
 
 def _new_flows(
-    source: Manifests, own: Shadow, node: NodeSettings, said: set[str], duration: float | None
+    source: Manifests,
+    comparison: Shadow,
+    node: NodeSettings,
+    warnings: set[str],
+    duration: float | None,
 ) -> Iterator[ConntrackEntry]:
     """Connections as they begin. Between events the objects are read again where they changed."""
     end = None if duration is None else time.monotonic() + duration
@@ -117,35 +131,40 @@ def _new_flows(
         yield from flows
         if time.monotonic() - newest_read > POLL_SECONDS:
             newest_read = time.monotonic()
-            _follow(source, own, node, said)
+            _follow(source, comparison, node, warnings)
 
 
 def _follow(
-    source: Manifests, own: Shadow, node: NodeSettings, said: set[str], *, is_first: bool = False
+    source: Manifests,
+    comparison: Shadow,
+    node: NodeSettings,
+    warnings: set[str],
+    *,
+    is_first: bool = False,
 ) -> None:
-    """Takes over what has changed in the objects; what cannot be read leaves everything as it is.
-    `said` are the warnings that still hold.
+    """Takes changed objects over; objects that cannot be read leave everything as it is. `warnings`
+    are those that still hold.
     """
     try:
         update = source.read()
         if update is None:
             return
         lines = dict.fromkeys((*map(str, update.errors), *update.notes, *update.warnings))
-        warn(*(line for line in lines if line not in said))
-        said.clear()
-        said.update(lines)
-        own.follow(plan(update.snapshot, node_options(node, update.snapshot)))
+        warn(*(line for line in lines if line not in warnings))
+        warnings.clear()
+        warnings.update(lines)
+        comparison.follow(plan(update.snapshot, node_options(node, update.snapshot)))
     except KbeNatError as error:
         if is_first:
             raise
         warn(f"{error}; all stays as it was")
 
 
-def _row(found: Finding) -> dict[str, Any]:
-    flow = found.flow
+def _row(finding: Finding) -> dict[str, Any]:
+    flow = finding.flow
     return {
-        "outcome": found.outcome,
-        "service": found.service or None,
+        "outcome": finding.outcome,
+        "service": finding.service or None,
         "protocol": flow.protocol,
         "from": join_address(*flow.source),
         "to": join_address(*flow.destination),
@@ -153,37 +172,41 @@ def _row(found: Finding) -> dict[str, Any]:
             "backend": join_address(*flow.reply_source) if is_translated(flow) else None,
             "masquerade": is_masqueraded(flow),
         },
-        "verdict": {"translate": "dnat", "accept": "pass"}.get(found.verdict, found.verdict),
-        "destinations": list(found.expected),
+        "verdict": {"translate": "dnat", "accept": "pass"}.get(finding.verdict, finding.verdict),
+        "destinations": list(finding.expected),
     }
 
 
-def _report(found: Finding, output: Format) -> None:
+def _report(finding: Finding, output: Format) -> None:
     """A disagreement, at once: a line for people, or of JSON."""
-    row = _row(found)
+    row = _row(finding)
     if output is Format.JSON:
         show_json(row, indent=None)
         return
     kernel = row["kernel"]["backend"] or "untranslated"
     mask = ", masqueraded" if row["kernel"]["masquerade"] else ""
     ours = ", ".join(row["destinations"]) or row["verdict"]
-    where = f" of {found.service}" if found.service else ""
-    print(f"{row['protocol']} {row['from']} to {row['to']}{where}: {found.outcome}")
+    where = f" of {finding.service}" if finding.service else ""
+    print(f"{row['protocol']} {row['from']} to {row['to']}{where}: {finding.outcome}")
     print(f"  kernel: {kernel}{mask}; kbe-nat: {ours}")
     sys.stdout.flush()
 
 
-def _summarise(own: Shadow, output: Format) -> None:
+def _summarise(comparison: Shadow, output: Format) -> None:
     if output is Format.JSON:
         rows = [
             {"service": service or None, "outcome": outcome, "flows": count}
-            for (service, outcome), count in sorted(own.counts.items())
+            for (service, outcome), count in sorted(comparison.counts.items())
         ]
         print(json.dumps({"summary": rows}))
         return
-    made = table("Flows", "service", "outcome", "flows", right=1)
-    for (service, outcome), count in sorted(own.counts.items()):
-        made.add_row(service or "(none)", str(outcome), str(count))
-    agreed = sum(count for (_, outcome), count in own.counts.items() if outcome is Outcome.AGREED)
-    wrong = sum(count for (_, outcome), count in own.counts.items() if outcome in DISAGREEMENTS)
-    show("", made, "", f"{agreed} flows agreed, {wrong} did not.")
+    rows_table = table("Flows", "service", "outcome", "flows", right=1)
+    for (service, outcome), count in sorted(comparison.counts.items()):
+        rows_table.add_row(service or "(none)", str(outcome), str(count))
+    agreed = sum(
+        count for (_, outcome), count in comparison.counts.items() if outcome is Outcome.AGREED
+    )
+    wrong = sum(
+        count for (_, outcome), count in comparison.counts.items() if outcome in DISAGREEMENTS
+    )
+    show("", rows_table, "", f"{agreed} flows agreed, {wrong} did not.")

@@ -38,15 +38,16 @@ class HealthCheckPorts:
         self._addresses: tuple[str, ...] = ()
         """Where load balancers ask."""
         self._checks: dict[int, tuple[HealthCheck, ...]] = {}
-        """By port, what is asked there: one check, if the API server has allocated the port."""
+        """Checks by port: one, if the API server has allocated the port."""
         self._servers: dict[SocketAddress, asyncio.Server] = {}
         self._failures: dict[SocketAddress, str] = {}
         self._lock = threading.RLock()
-        """Of what changes sockets; answers read alone."""
+        """Held while sockets change; answers read without it."""
 
     def apply(self, delta: PlanDelta) -> None:
-        """See `PlanConsumer`: answers for the Services of this plan, and no others, on the addresses
-        that serve node ports. What cannot be listened on is logged once; `retry` tries it again.
+        """See `PlanConsumer`: answers for the Services of this plan, and no others, on the
+        addresses that serve node ports. A port that is taken is logged once; `retry` tries it
+        again.
         """
         with self._lock:
             if _addresses(delta.plan) != self._addresses:
@@ -86,7 +87,7 @@ class HealthCheckPorts:
             del self._checks[check.port]
 
     def _check(self, end: SocketAddress) -> HealthCheck | None:
-        """The check at this address and port. Of several Services with one port the first by name is."""
+        """The check at an address and port: of Services with one port, the first by name."""
         address, port = end
         checks = self._checks.get(port)
         return checks[0] if checks and address in self._addresses else None

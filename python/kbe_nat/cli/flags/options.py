@@ -10,7 +10,6 @@ import typer
 from typer.models import OptionInfo
 
 from kbe_nat.errors import SettingError
-from kbe_nat.model import Strategy
 
 _T = TypeVar("_T")
 _Given = TypeVar("_Given")
@@ -26,11 +25,9 @@ class Format(StrEnum):
 STRATEGY_FLAG: Final[OptionInfo] = typer.Option(
     "--strategy", help="How backends are chosen for Services without the annotation."
 )
-DefaultStrategy: TypeAlias = Annotated[Strategy, STRATEGY_FLAG]
 SEED_FLAG: Final[OptionInfo] = typer.Option(
     "--seed", min=0, max=2**64 - 1, help="Makes random choices repeatable."
 )
-Seed: TypeAlias = Annotated[int | None, SEED_FLAG]
 POD_RANGE_FLAG: Final[OptionInfo] = typer.Option(
     "--pod-range", help="Where Pods get addresses that a controller has but no object shows."
 )
