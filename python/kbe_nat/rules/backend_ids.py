@@ -31,8 +31,8 @@ class BackendIds:
         self._largest = largest
         self._clock = clock
         self._taken = bytearray(1)
-        """By id, whether it is taken or rests; as long as there were ids at once or in a row. A byte
-        each, so that they need no memory worth naming however many backends come and go.
+        """By id, whether it is taken or rests; as long as there were ids at once or in a row. A
+        byte each, so that they need no memory worth naming however many backends come and go.
         """
         self._next = 1
         """Where the search for a free one begins."""
@@ -67,7 +67,7 @@ class BackendIds:
 
     def assign(self) -> dict[BackendAddress, int]:
         """Ids for backends that wait, as far as there are any by now."""
-        self._free_rested()
+        self._recycle()
         assigned = {}
         for backend in self._waiting:
             backend_id = self._take()
@@ -99,7 +99,7 @@ class BackendIds:
         """Every backend, as often as it is used. Cost: linear in all."""
         return [*self.ids, *self._waiting, *self._shared.elements()]
 
-    def _free_rested(self) -> None:
+    def _recycle(self) -> None:
         if self._resting:
             rested = self._clock() - REST_SECONDS
             while self._resting and self._resting[0][0] <= rested:

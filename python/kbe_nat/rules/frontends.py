@@ -1,4 +1,4 @@
-"""What comes to service ports on a node: the frontends, and the addresses that are Services' own."""
+"""The frontends of a node by their keys, and the addresses that belong to Services."""
 
 from collections import Counter
 from collections.abc import Collection
@@ -19,7 +19,7 @@ class FrontendKeys:
 
     def __init__(self) -> None:
         self._uses: dict[Family, Counter[FrontendKey]] = {family: Counter() for family in Family}
-        """By how many ports each is used: a node port may meet an external IP of another Service."""
+        """How many ports use each: a node port may meet an external IP of another Service."""
         self._addresses: dict[Family, Counter[str]] = {family: Counter() for family in Family}
         """By how many keys each address is used."""
 
@@ -80,7 +80,7 @@ class ServiceAddresses:
         """Whether addresses that were touched since the last `take_change` were there then."""
 
     def addresses(self, family: Family) -> Collection[str]:
-        """Those of one family outside of the ranges."""
+        """The addresses of one family outside of the ranges."""
         return self._uses[family].keys()
 
     def apply(self, delta: PlanDelta) -> None:

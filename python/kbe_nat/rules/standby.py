@@ -7,15 +7,15 @@ family:
 - A frontend gets one of the backends that may serve every client that comes this way. It is chosen
   by a hash of the frontend, so that frontends spread over the backends, and stays for as long as it
   may serve: a backend that comes moves nothing.
-- Where no backend may serve every client (there is none, or source ranges restrict the frontend) the
-  kernel rejects. It knows neither weights nor source ranges; it must not let a client in that the
-  engine would not.
+- Where no backend may serve every client (there is none, or source ranges restrict the frontend)
+  the kernel rejects. It knows neither weights nor source ranges; it must not let a client in that
+  the engine would not.
 - An exact address goes before a node port at the same address, as in kube-proxy's chains and in the
   engine. `_hidden` has the decision of the node port for as long as the exact address is there.
   `Claims` sees to it that nothing else meets.
 
-A delta takes away the decisions of the ports as they were and enters those of the ports as they are,
-all removals first: a frontend may go from one port to another. `_before` has what was decided about
+A delta takes away the decisions of the ports as they were and enters those of the ports as they
+are, all removals first: a frontend may go from one port to another. `_before` has the decision about
 each touched frontend when the changes were taken last, so that a change which was undone meanwhile
 costs the kernel nothing.
 """
@@ -40,14 +40,14 @@ from kbe_nat.policy.plan import (
 
 
 class OnDeath(StrEnum):
-    """What becomes of new connections while no daemon listens."""
+    """The fate of new connections while no daemon listens."""
 
     SERVE = "serve"
     REFUSE = "refuse"
 
 
 class StandbyDecision(NamedTuple):
-    """What the kernel does with new connections to a frontend."""
+    """The way the kernel treats new connections to a frontend."""
 
     backend: BackendAddress | None
     """None: it rejects them."""
@@ -58,7 +58,7 @@ class StandbyDecision(NamedTuple):
 
 
 Standby: TypeAlias = Mapping[FrontendKey, StandbyDecision]
-"""What the kernel does by itself, for one family."""
+"""The decisions for the frontends of one family."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +82,10 @@ class StandbyTable:
         self._before: dict[Family, dict[FrontendKey, StandbyDecision | None]] = {
             family: {} for family in Family
         }
-        """What was decided when changes were taken last, of the frontends that were touched since."""
+        """The decisions when changes were taken last, of the frontends touched since."""
 
     def of_family(self, family: Family) -> Standby:
-        """What is decided now."""
+        """The decisions that hold now."""
         return self._decisions[family]
 
     def apply(self, delta: PlanDelta) -> None:
