@@ -15,9 +15,9 @@ family:
   `Claims` sees to it that nothing else meets.
 
 A delta takes away the decisions of the ports as they were and enters those of the ports as they
-are, all removals first: a frontend may go from one port to another. `_before` has the decision about
-each touched frontend when the changes were taken last, so that a change which was undone meanwhile
-costs the kernel nothing.
+are, all removals first: a frontend may go from one port to another. `_before` has the decision
+about each touched frontend when the changes were taken last, so that a change which was undone
+meanwhile costs the kernel nothing.
 """
 
 from collections.abc import Mapping
