@@ -70,16 +70,16 @@ class Clients(AbstractContextManager["Clients"]):
         to: tuple[str, int] | None = None,
     ) -> None:
         self._to = to or (VIPS[family], PORT)
-        number = socket.AF_INET6 if family == Family.IPV6 else socket.AF_INET
+        domain = socket.AF_INET6 if family == Family.IPV6 else socket.AF_INET
         self._kind = kind
 
-        def opened() -> list[socket.socket]:
-            return [socket.socket(number, kind) for _ in range(count)]
+        def open_sockets() -> list[socket.socket]:
+            return [socket.socket(domain, kind) for _ in range(count)]
 
-        self.sockets = inside(cluster.client.path, opened)
-        for own in self.sockets:
-            own.settimeout(30)
-            own.connect(self._to)
+        self.sockets = inside(cluster.client.path, open_sockets)
+        for client in self.sockets:
+            client.settimeout(30)
+            client.connect(self._to)
 
     def __exit__(
         self,
@@ -87,8 +87,8 @@ class Clients(AbstractContextManager["Clients"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for own in self.sockets:
-            own.close()
+        for client in self.sockets:
+            client.close()
 
     def asked(self, seconds: float = 30) -> list[str]:
         """Who answers each; "" stands for nobody. Asks again after a second without answer, up to
@@ -97,34 +97,34 @@ class Clients(AbstractContextManager["Clients"]):
         answers: dict[socket.socket, str] = {}
         for start in range(0, len(self.sockets), AT_ONCE):
             deadline = time.monotonic() + seconds
-            some = self.sockets[start : start + AT_ONCE]
+            group = self.sockets[start : start + AT_ONCE]
             while (
-                left := [own for own in some if own not in answers]
+                silent := [client for client in group if client not in answers]
             ) and time.monotonic() < deadline:
-                answers |= answered(left, 1)
-        return [answers.get(own, "") for own in self.sockets]
+                answers |= answered(silent, 1)
+        return [answers.get(client, "") for client in self.sockets]
 
 
 def answered(sockets: list[socket.socket], seconds: float) -> dict[socket.socket, str]:
     """Asks each once, and returns the answers that come in time; "refused" is one."""
-    found: dict[socket.socket, str] = {}
+    answers: dict[socket.socket, str] = {}
     with selectors.DefaultSelector() as selector:
-        for own in sockets:
-            selector.register(own, selectors.EVENT_READ)
+        for client in sockets:
+            selector.register(client, selectors.EVENT_READ)
             try:
-                own.send(b"who?")
+                client.send(b"who?")
             except ConnectionRefusedError:
-                found[own] = "refused"
+                answers[client] = "refused"
         deadline = time.monotonic() + seconds
-        while len(found) < len(sockets) and (left := deadline - time.monotonic()) > 0:
-            for key, _ in selector.select(left):
-                asked = key.fileobj
-                assert isinstance(asked, socket.socket)
+        while len(answers) < len(sockets) and (remaining := deadline - time.monotonic()) > 0:
+            for key, _ in selector.select(remaining):
+                readable = key.fileobj
+                assert isinstance(readable, socket.socket)
                 try:
-                    found[asked] = asked.recv(100).partition(b" ")[0].decode()
+                    answers[readable] = readable.recv(100).partition(b" ")[0].decode()
                 except ConnectionRefusedError:
-                    found[asked] = "refused"
-    return found
+                    answers[readable] = "refused"
+    return answers
 
 
 AT_ONCE = 50

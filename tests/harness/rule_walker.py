@@ -51,13 +51,13 @@ def end_of(verdict: str, after: Walker, *, is_masqueraded: bool) -> End:
 
 def told(ends: Iterable[End]) -> dict[str, Any]:
     """In the words of a conformance case, and with the endpoints at which the packet is refused."""
-    found = set(ends)
-    refused = sorted(own for own in found if own.place and own.verdict != "dnat")
-    served = sorted(own for own in found if own.verdict == "dnat")
+    outcomes = set(ends)
+    refused = sorted(end for end in outcomes if end.place and end.verdict != "dnat")
+    served = sorted(end for end in outcomes if end.verdict == "dnat")
     # Chance decides about endpoints only.
-    [verdict] = {own.verdict for own in served or found}
-    destinations = [own.place for own in served]
-    chosen = [own.place for own in served if own.is_masqueraded]
+    [verdict] = {end.verdict for end in served or outcomes}
+    destinations = [end.place for end in served]
+    chosen = [end.place for end in served if end.is_masqueraded]
     is_mixed = bool(chosen) and chosen != destinations
     answer: dict[str, Any] = {
         "verdict": verdict,
@@ -65,7 +65,7 @@ def told(ends: Iterable[End]) -> dict[str, Any]:
         "masquerade": "mixed" if is_mixed else bool(chosen),
     }
     if refused:
-        answer["refused"] = [{"endpoint": own.place, "verdict": own.verdict} for own in refused]
+        answer["refused"] = [{"endpoint": end.place, "verdict": end.verdict} for end in refused]
     return answer | ({"masqueraded": chosen} if is_mixed else {})
 
 
@@ -138,20 +138,20 @@ class Rules:
         ends: list[tuple[str, Walker]] = []
         for rule in self.chains.get((table, chain), ()):
             going_on = []
-            for own in packets:
-                matched = self.matches(rule, own)
+            for current in packets:
+                matched = self.matches(rule, current)
                 if matched is not True:
-                    going_on.append(own)
+                    going_on.append(current)
                 if not matched:
                     continue
-                for end, after in self.jump(table, rule, own):
+                for end, after in self.jump(table, rule, current):
                     if end:
                         ends.append((end, after))
                     else:
                         going_on.append(after)
             packets = going_on
-        finished = [("" if end == "RETURN" else end, own) for end, own in ends]
-        return [*finished, *(("", own) for own in packets)]
+        finished = [("" if end == "RETURN" else end, after) for end, after in ends]
+        return [*finished, *(("", current) for current in packets)]
 
     def jump(self, table: str, rule: list[str], packet: Walker) -> list[tuple[str, Walker]]:
         if "-j" not in rule:
@@ -177,39 +177,41 @@ class Rules:
             if word == "!":
                 is_negated = True
                 continue
-            found: object = True
+            outcome: object = True
             if word in ("-s", "-d"):
                 address = packet.source if word == "-s" else packet.destination
-                found = address_of(address) in network_of(next(parts))
+                outcome = address_of(address) in network_of(next(parts))
             elif word == "-i":
                 name = next(parts)
-                own = packet.interface or ""
-                found = own.startswith(name[:-1]) if name.endswith("+") else own == name
+                device = packet.interface or ""
+                outcome = device.startswith(name[:-1]) if name.endswith("+") else device == name
             elif word == "-p":
-                found = next(parts) == packet.protocol
+                outcome = next(parts) == packet.protocol
             elif word == "--dport":
-                found = int(next(parts)) == packet.port
+                outcome = int(next(parts)) == packet.port
             elif word == "--mark":
                 value, mask = (int(part, 16) for part in next(parts).split("/"))
-                found = packet.mark & mask == value
+                outcome = packet.mark & mask == value
             elif word in ("--dst-type", "--src-type"):
                 assert next(parts) == "LOCAL"
-                found = self.is_local(packet.destination if word == "--dst-type" else packet.source)
+                outcome = self.is_local(
+                    packet.destination if word == "--dst-type" else packet.source
+                )
             elif word == "--ctstate":
                 states = next(parts).split(",")
-                found = "NEW" in states or ("DNAT" in states and packet.is_translated)
+                outcome = "NEW" in states or ("DNAT" in states and packet.is_translated)
             elif word == "--rcheck":
-                found = False
+                outcome = False
             elif word == "--probability":
                 next(parts)
-                found = CHANCE
+                outcome = CHANCE
             elif word == "-j":
                 break
             if is_negated:
-                found, is_negated = not found, False
-            if found is False:
+                outcome, is_negated = not outcome, False
+            if outcome is False:
                 return False
-            if found is CHANCE:
+            if outcome is CHANCE:
                 result = CHANCE
         return result
 
