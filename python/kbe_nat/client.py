@@ -1,7 +1,7 @@
 """Asks a running daemon at its control socket, whose protocol `kbe_nat.daemon.control_socket` has.
 
 Results are decoded into the type that the caller names, a struct of `kbe_nat.daemon.rows` or a
-plain one: what answers otherwise is no daemon of ours.
+plain one: a peer that answers otherwise is no daemon of ours.
 """
 
 import json
@@ -84,7 +84,7 @@ def encode_line(message: dict[str, Any]) -> bytes:
 
 
 def _lines(connection: socket.socket, patience: float) -> Iterator[bytes]:
-    """What is sent, line by line. Raises TimeoutError when a line takes longer than `patience`
+    """The received lines. Raises TimeoutError when a line takes longer than `patience`
     seconds, though a byte comes now and then; ValueError when it is too long.
     """
     buffer = bytearray()

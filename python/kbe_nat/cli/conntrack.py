@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
-from kbe_nat.cli.flags.options import Format, OutputFormat, Socket, refuse_given
+from kbe_nat.cli.flags.options import Format, OutputFormat, Socket, refuse_on_command_line
 from kbe_nat.cli.flags.parameters import Flags, parameter_names, takes_flags
 from kbe_nat.cli.output import show_json, show_json_rows
 from kbe_nat.client import DEFAULT_SOCKET, ask, ask_rows
@@ -99,7 +99,7 @@ def conntrack(
     if sum((list_them, events, count, delete, flush)) > 1:
         raise SettingError("conntrack", "only one of -L, -E, -C, -D and -F can be done")
     if flush:
-        refuse_given(
+        refuse_on_command_line(
             command,
             parameter_names(FILTER_FLAGS),
             "it has no effect: -F ends all connections; -D ends those that match",

@@ -9,10 +9,10 @@ import typer
 
 from kbe_nat.cli.flags.node import NODE_FLAGS, configuration, node_options
 from kbe_nat.cli.flags.objects import OBJECT_FLAGS, ObjectSettings, read_objects
-from kbe_nat.cli.flags.options import Format, OutputFormat, refuse_given, warn
+from kbe_nat.cli.flags.options import Format, OutputFormat, refuse_on_command_line, warn
 from kbe_nat.cli.flags.parameters import takes_flags
 from kbe_nat.cli.output import show_json
-from kbe_nat.errors import FileError
+from kbe_nat.errors import FileError, SettingError
 from kbe_nat.family import Family
 from kbe_nat.kubeproxy.diff import Comparison, Difference, compare, kube_proxy_tables, notes
 from kbe_nat.kubeproxy.dump import FamilyName, Form, families, plan_for
@@ -70,10 +70,10 @@ def diff(
     that it may.
     """
     if saved == "-" and "-" in objects.files:
-        raise typer.BadParameter(
-            "only one of objects and rules can come from standard input", param_hint="-"
-        )
-    refuse_given(command, ["reject_with"], "it has no effect: kube-proxy's rules refuse by ICMP")
+        raise SettingError("-", "only one of objects and rules can come from standard input")
+    refuse_on_command_line(
+        command, ["reject_with"], "it has no effect: kube-proxy's rules refuse by ICMP"
+    )
     listing = _read(saved, family, tables)
     snapshot = read_objects(objects)
     _check_mode(saved, listing, node.stated_mode(configuration(node.config)))
@@ -99,9 +99,7 @@ def _read(saved: str, family: FamilyName | None, tables: list[Table]) -> Listing
     """The tables of the file to be compared. Raises `FileError` when they are not there."""
     listing = read_listing(_text(saved), saved, tables[0] if len(tables) == 1 else "")
     if listing.kind is Kind.NFT and tables:
-        raise typer.BadParameter(
-            f"{saved} shows tables of nft; --family chooses among them", param_hint="--table"
-        )
+        raise SettingError("--table", f"{saved} shows tables of nft; --family chooses among them")
     chosen = kube_proxy_tables(listing, saved, family.family if family else None)
     lacking = [name for name in tables if name not in {part.name for part in chosen.parts}]
     if lacking:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from kbe_nat.cli.flags.options import Socket, refuse_given
+from kbe_nat.cli.flags.options import Socket, refuse_on_command_line
 from kbe_nat.client import DEFAULT_SOCKET, ask
 from kbe_nat.daemon.rows import DrainRow
 
@@ -29,7 +29,7 @@ def drain(
 ) -> None:
     """Give a backend no new connections, and count those that are left until there are none."""
     if undo:
-        refuse_given(
+        refuse_on_command_line(
             command, ["deadline", "no_wait"], "it has no effect: nothing is drained with --undo"
         )
         list(ask(socket, "undrain", type(None), backend=backend))

@@ -12,7 +12,7 @@ from kbe_nat.cli.flags.objects import (
     ObjectSettings,
     read_objects,
 )
-from kbe_nat.cli.flags.options import refuse_given, warn
+from kbe_nat.cli.flags.options import refuse_on_command_line, warn
 from kbe_nat.cli.flags.parameters import takes_flags
 from kbe_nat.client import ask
 from kbe_nat.errors import SettingError
@@ -53,11 +53,13 @@ def dump(
     The nft form can be loaded with nft -f.
     """
     if live.is_live:
-        refuse_given(command, OFFLINE, "it has no effect: with --live the daemon knows it")
+        refuse_on_command_line(
+            command, OFFLINE, "it has no effect: with --live the daemon knows it"
+        )
         (text,) = ask(live.socket, "dump", str, form=form, names=names, family=family)
     else:
-        refuse_given(command, ["socket"], "it has no effect without --live")
-        refuse_given(
+        refuse_on_command_line(command, ["socket"], "it has no effect without --live")
+        refuse_on_command_line(
             command, ["reject_with"], "it has no effect: kube-proxy's rules refuse by ICMP"
         )
         snapshot = read_objects(objects)

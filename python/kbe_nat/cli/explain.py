@@ -23,7 +23,7 @@ from kbe_nat.cli.flags.objects import (
     ObjectSettings,
     read_objects,
 )
-from kbe_nat.cli.flags.options import Format, OutputFormat, parse, refuse_given, warn
+from kbe_nat.cli.flags.options import Format, OutputFormat, parse, refuse_on_command_line, warn
 from kbe_nat.cli.flags.parameters import Flags, takes_flags
 from kbe_nat.cli.flows import FlowQuestion, Protocol, read_flows
 from kbe_nat.cli.output import show, show_json, table
@@ -105,14 +105,18 @@ def explain(
     ):
         raise SettingError("packet", "give --from and --to, or --flows, or a capture and --packet")
     if question is None:
-        refuse_given(command, ["proto", "iif"], "it has no effect: it belongs to --from and --to")
+        refuse_on_command_line(
+            command, ["proto", "iif"], "it has no effect: it belongs to --from and --to"
+        )
     if live.is_live:
-        refuse_given(command, OFFLINE, "it has no effect: with --live the daemon knows it")
+        refuse_on_command_line(
+            command, OFFLINE, "it has no effect: with --live the daemon knows it"
+        )
         if question is None:
             raise SettingError("--live", "the daemon explains packets that are described")
         _show(*_ask(live, question), output)
         return
-    refuse_given(command, ["socket"], "it has no effect without --live")
+    refuse_on_command_line(command, ["socket"], "it has no effect without --live")
     if not objects.files:
         raise SettingError("--filename", "say where the objects are, or --live")
     offline = _Offline(objects, node)

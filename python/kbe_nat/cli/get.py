@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 import typer
 
-from kbe_nat.cli.flags.options import Format, OutputFormat, Socket, refuse_given
+from kbe_nat.cli.flags.options import Format, OutputFormat, Socket, refuse_on_command_line
 from kbe_nat.cli.output import show, show_json, show_json_rows, table, traffic
 from kbe_nat.client import DEFAULT_SOCKET, ask, ask_rows
 from kbe_nat.daemon.rows import EndpointRow, FlowRow, ServiceRow, StatsRow, StatusRow
@@ -41,9 +41,9 @@ def get(
 ) -> None:
     """List what the running daemon serves and carries."""
     if kind is not Kind.FLOWS:
-        refuse_given(command, ["limit"], f"it has no effect on {kind}")
+        refuse_on_command_line(command, ["limit"], f"it has no effect on {kind}")
     if kind in (Kind.RULES, Kind.STATS, Kind.STATUS):
-        refuse_given(command, ["service", "wide"], f"it has no effect on {kind}")
+        refuse_on_command_line(command, ["service", "wide"], f"it has no effect on {kind}")
     if kind is Kind.RULES:
         _show_rules(socket, output)
     elif kind is Kind.STATS:

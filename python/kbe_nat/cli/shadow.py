@@ -12,7 +12,7 @@ import typer
 from kbe_nat._native import ConntrackEntry, ConntrackEvents, conntrack_entries
 from kbe_nat.cli.flags.node import NODE_FLAGS, node_options
 from kbe_nat.cli.flags.objects import OBJECT_FLAGS, ObjectSettings
-from kbe_nat.cli.flags.options import Format, OutputFormat, refuse_given, warn
+from kbe_nat.cli.flags.options import Format, OutputFormat, refuse_on_command_line, warn
 from kbe_nat.cli.flags.parameters import Flags, TextFlag, takes_flags
 from kbe_nat.cli.output import show, show_json, table
 from kbe_nat.errors import KbeNatError, SettingError
@@ -74,12 +74,14 @@ def shadow(
     disagreement. Connections that the kernel refuses never appear there, so they are not compared.
     """
     if existing:
-        refuse_given(
+        refuse_on_command_line(
             command,
             ["duration", "count"],
             "it has no effect: nothing is waited for with --existing",
         )
-    refuse_given(command, ["reject_with"], "it has no effect: what is refused never appears there")
+    refuse_on_command_line(
+        command, ["reject_with"], "it has no effect: what is refused never appears there"
+    )
     if not objects.files:
         raise SettingError("--manifests", "say where the objects are")
     source = Manifests(objects.files, pod_range=objects.pod_range, is_strict=objects.is_strict)

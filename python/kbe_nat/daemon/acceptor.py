@@ -44,7 +44,7 @@ class Acceptor:
                 try:
                     yield from self._turn()
                 except (OSError, MemoryError):
-                    # Descriptors or memory have run out. Those of waiting clients come back when
+                    # Descriptors or memory have run out. Waiting clients give theirs back when
                     # their time is over.
                     time.sleep(RETRY_SECONDS)
         finally:
@@ -129,7 +129,7 @@ class Acceptor:
 
 
 class _PartialRequest:
-    """What a client has sent, and the time until which the rest must come."""
+    """The bytes that a client has sent, and the time until which the rest must come."""
 
     def __init__(self, deadline: float) -> None:
         self.content = bytearray()

@@ -133,7 +133,7 @@ def _diversion(settings: Settings) -> Diversion:
 
 
 def _options(settings: Settings, addresses: LocalAddresses) -> Callable[[Snapshot], Options]:
-    """What the node is, given the objects."""
+    """A function from the objects to the options of this node."""
     file = Configuration()
     if settings.node.config is not None:
         file, notes = read_configuration(settings.node.config)
@@ -152,7 +152,7 @@ def _options(settings: Settings, addresses: LocalAddresses) -> Callable[[Snapsho
 def _queues(
     settings: Settings, kind: DatapathKind, backend_ids: BackendIdMap | None
 ) -> list[Callable[[], Queue]]:
-    """What opens each queue."""
+    """One function per queue, which opens it."""
     queues, marks = settings.queues, settings.marks.marks
     if settings.datapath.driver is Driver.NETFILTERQUEUE:
         return [

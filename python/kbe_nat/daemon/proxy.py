@@ -62,7 +62,7 @@ Queue: TypeAlias = NativeQueue | NetfilterQueue
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What was decided for a daemon when it was built."""
+    """Decisions that were made when a daemon was built."""
 
     datapath: DatapathKind
     reason: str
@@ -120,8 +120,8 @@ class Proxy:
         self._leaves_rules = False
 
     def run(self) -> None:
-        """Serve until a signal comes. Raises `KbeNatError` when it cannot start, or a loop fails;
-        what served before then stays.
+        """Serve until a signal comes. Raises `KbeNatError` when it cannot start, or a loop fails; the
+        rules of an earlier daemon then stay.
         """
         controller = self.controller
         with self._signals(), ExitStack() as stack:
@@ -163,7 +163,7 @@ class Proxy:
             self._notifier.notify("STOPPING=1")
 
     def render(self, warn: Callable[..., None]) -> str:
-        """What `run` would put into the kernel at first, as the input of each command; `warn` gets
+        """The rules that `run` would install first, as the input of each command; `warn` gets
         the lines that it would log. Raises `KbeNatError`.
         """
         update = self._source.read()
@@ -192,14 +192,14 @@ class Proxy:
         )
 
     def _start_loops(self, stack: ExitStack, queues: Sequence[Queue]) -> None:
-        """Installs the rules and starts the packet loops. What fails on the way takes the rules
-        away, unless others were there before.
+        """Installs the rules and starts the packet loops. A failure on the way takes the rules away,
+        unless others were there before.
         """
         controller, cpus = self.controller, self._settings.queues.cpus
         with ExitStack() as failing:
             if not controller.datapath.is_present():
                 failing.callback(controller.remove)
-            # The loops come later: what an earlier daemon has left would misunderstand their
+            # The loops come later: the rules of an earlier daemon would misunderstand their
             # verdicts. And when the kernel removes a table, it drops what waits in queues.
             controller.install()
             for number, queue in enumerate(queues):
@@ -255,7 +255,7 @@ class Proxy:
                 follow.run()
 
     def _tasks(self, subscribers: Subscribers) -> list[Task]:
-        """What is done again and again, first of all following the objects."""
+        """The tasks of the main thread, first of all following the objects."""
         check, reconciler = self._settings.periods.check, self.reconciler
         return [
             Task(

@@ -2,7 +2,7 @@
 
 An update goes from the source to the controller. The update that could not be taken over, because
 something failed on the way, is pending: it is tried again, together with what came since, until it
-is in force. What is wrong is logged when it begins and when it ends, not each time that it is met.
+is in force. An error is logged when it begins and when it ends, not each time that it is met.
 """
 
 import logging
@@ -58,7 +58,7 @@ class Reconciler:
             raise KbeNatError(f"the objects cannot be served: {describe_error(error)}") from error
 
     def follow(self) -> None:
-        """Take over what has changed; what cannot be read leaves everything as it is."""
+        """Take over what has changed; a source that cannot be read leaves everything as it is."""
         try:
             update = self._source.read()
         except KbeNatError as error:

@@ -1,5 +1,5 @@
-"""What a daemon answers, as structs: what travels through the control socket, and what `-o json`
-prints. docs/json.md is made from this file.
+"""The rows of a daemon's answers: they travel through the control socket, and `-o json` prints
+them. docs/json.md is made from this file.
 """
 
 from typing import TypeAlias
@@ -45,7 +45,7 @@ class StatusRow(msgspec.Struct, frozen=True):
     service_ports: int
     """Service ports that are served."""
     refused: list[str]
-    """What is wrong with files and objects, one line each."""
+    """Errors of files and objects, one line each."""
     rules_up_to_date: bool
     """Whether the kernel has what the objects want."""
     drains: list[str]

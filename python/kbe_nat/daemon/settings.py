@@ -2,8 +2,8 @@
 
 `Settings` has a part for each concern, with the defaults. The command line fills it in
 (`kbe_nat.cli.flags.proxy`), tests and programs write it directly, and
-`kbe_nat.daemon.composition.build` makes a daemon from it. Contradictions are refused here: those
-between settings when the value is made, those with the datapath that the kernel allows by
+`kbe_nat.daemon.composition.build` makes a daemon from it. Contradictions are refused here: between
+settings when the value is made, with the datapath that the kernel allows by
 `Settings.check_effect`. Errors name the flag. A field that is None was not set, so that a setting
 without an effect can be told from a default.
 """
@@ -26,7 +26,7 @@ from kbe_nat.sources.manifests.defaults import POD_RANGE
 
 
 class Driver(StrEnum):
-    """What takes packets out of the queues."""
+    """The program that takes packets out of the queues."""
 
     NATIVE = "native"
     NETFILTERQUEUE = "netfilterqueue"
@@ -58,7 +58,7 @@ class BalancingSettings:
 
 @dataclass(frozen=True)
 class DatapathSettings:
-    """What translates packets."""
+    """The datapath, and how it is set up."""
 
     kind: DatapathKind | None = None
     """None: first-packet where the kernel can, every-packet elsewhere."""
@@ -129,7 +129,7 @@ class FileSettings:
 
 @dataclass(frozen=True)
 class LogSettings:
-    """What is logged, and how."""
+    """How much is logged, and in which format."""
 
     form: LogFormat = LogFormat.TEXT
     verbosity: int = 0

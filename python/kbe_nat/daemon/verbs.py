@@ -66,7 +66,7 @@ class Verbs:
         yield from _pages(ServiceRow(**_service(port, stats, is_counted)) for port in ports)
 
     def endpoints(self) -> Iterator[list[EndpointRow]]:
-        """Every backend of every service port, also those that are gone but have flows, in pages."""
+        """Every backend of every service port, in pages; also a former one that still has flows."""
         stats, is_counted = self._stats(), self._is_counted()
         ports = self._controller.plan.ports
         yield from _pages(row for port in ports for row in _endpoints(port, stats, is_counted))
@@ -99,7 +99,7 @@ class Verbs:
         yield self._controller.engine.delete_flows(**filters)
 
     def events(self) -> Iterator[EventRow]:
-        """What happens to connections, from now on; an empty row now and then, so that the thread
+        """The events of connections, from now on; an empty row now and then, so that the thread
         notices when its client is gone.
         """
         with self._subscribers.subscribe() as subscription:
@@ -152,7 +152,7 @@ class Verbs:
         )
 
     def explain(self, packet: str, interface: int = 0) -> Iterator[ExplanationRow]:
-        """What would become of a packet, given in hexadecimal, and why."""
+        """The explanation of a packet, which comes in hexadecimal."""
         try:
             content = bytes.fromhex(packet)
         except ValueError:

@@ -44,7 +44,7 @@ OutputFormat: TypeAlias = Annotated[
 ]
 
 
-def refuse_given(context: typer.Context, names: Iterable[str], reason: str) -> None:
+def refuse_on_command_line(context: typer.Context, names: Iterable[str], reason: str) -> None:
     """Raises `SettingError` when one of these parameters stands on the command line: a flag that
     has no effect is a mistake of somebody who expects one.
     """

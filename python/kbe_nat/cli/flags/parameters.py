@@ -50,7 +50,7 @@ class _Settings:
         }
 
     def parameters(self) -> Iterator[inspect.Parameter]:
-        """What typer reads."""
+        """The parameters that typer reads."""
         for field, flag in self._rows():
             if isinstance(flag, Mapping):
                 yield from self._inner[field.name].parameters()
@@ -103,7 +103,8 @@ def takes_flags(**tables: Flags) -> Callable[[Callable[..., _T]], Callable[..., 
                 parameters += settings[name].parameters()
             else:
                 parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-        with_flags.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        expanded = signature.replace(parameters=parameters)
+        with_flags.__signature__ = expanded  # type: ignore[attr-defined]
         with_flags.__annotations__ = {each.name: each.annotation for each in parameters}
         return with_flags
 

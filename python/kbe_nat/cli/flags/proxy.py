@@ -96,7 +96,8 @@ PROXY_FLAGS: Final[Flags] = {
         "drain_removed": typer.Option(
             "--drain-removed",
             min=0,
-            help="Seconds after which TCP connections of removed backends are ended. Default: never.",
+            help="Seconds after which TCP connections of removed backends are ended. Default:"
+            " never.",
         ),
     },
     "datapath": {
