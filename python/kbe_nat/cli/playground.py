@@ -12,7 +12,7 @@ import typer
 from kbe_nat.cli.flags.options import Format, OutputFormat
 from kbe_nat.cli.output import show_json
 from kbe_nat.cli.signals import Interruptions
-from kbe_nat.errors import FileError, PlaygroundError
+from kbe_nat.errors import FileError, PlaygroundError, SettingError
 from kbe_nat.family import Family
 from kbe_nat.kubeproxy import legacy
 from kbe_nat.playground.world import KINDS, Pod, World
@@ -128,9 +128,7 @@ def scale(
     """Change how many pods a controller has."""
     kind, slash, name = target.partition("/")
     if not slash:
-        raise typer.BadParameter(
-            f"{target!r} is not kind/name, such as rc/rcsise", param_hint="target"
-        )
+        raise SettingError("target", f"{target!r} is not kind/name, such as rc/rcsise")
     print(World(state).scale(kind, name, replicas))
 
 
