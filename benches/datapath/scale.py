@@ -55,7 +55,7 @@ def main() -> None:
         "--services", type=int, nargs="+", default=[1, 10_000], help="numbers of Services"
     )
     parser.add_argument("--rounds", type=int, default=5, help="times that connections are measured")
-    parser.add_argument("--changes", type=int, default=20, help="times that an endpoint changes")
+    parser.add_argument("--changes", type=int, default=100, help="times that an endpoint changes")
     own = parser.parse_args()
     traffic = compile_program(HERE / "traffic.c", "traffic", "-lpthread")
     if traffic is None:
@@ -86,7 +86,7 @@ def add_programming(rows: list[Row]) -> None:
                 | {field: row[field] for field in CONNECTS}
             )
             paths.append(own)
-        fields = ("services", "endpoints", "seconds", "peak_mb", "change_ms")
+        fields = ("services", "endpoints", "seconds", "peak_mb", "change_ms", "change_drained_ms")
         own["programming"] = {field: row.get(field) for field in fields}
     DATAPATHS.write_text(json.dumps(paths, indent=2) + "\n")
 
@@ -308,7 +308,6 @@ def changed_files(count: int, changes: int) -> Row:
         row: Row = {"files_seconds": round(time.monotonic() - started, 1)}
         status = Path(f"/proc/{process.pid}/status").read_text()
         row["daemon_mb"] = round(int(status.split("VmRSS:")[1].split()[0]) / 1024, 1)
-        times = []
         asking = subprocess.Popen(
             [
                 *cluster.client.prefix,
@@ -326,19 +325,34 @@ def changed_files(count: int, changes: int) -> Row:
         assert asking.stdin is not None and asking.stdout is not None
         stack.callback(asking.wait)
         stack.callback(asking.kill)
-        for number in range(changes):
-            pod = PODS[(number + 1) % 2]
-            beside = folder / "real.yaml"
-            beside.write_text(written("real", VIP, PORT, PORT, [pod]))
-            asking.stdin.write(f"{pod}\n")
-            asking.stdin.flush()
-            time.sleep(0.3)
-            before = time.monotonic()
-            beside.replace(changing)
-            times.append((float(asking.stdout.readline()) - before) * 1e3)
+        times = change_times(asking, folder, changing, changes)
         row["change_ms"] = round(statistics.median(times), 1)
         row["change_ms_most"] = round(max(times), 1)
+        drain = (sys.executable, "-m", "kbe_nat", "drain", address(10, 7), "--no-wait")
+        subprocess.run((*drain, "--socket", f"{folder}/socket"), check=True, capture_output=True)
+        times = change_times(asking, folder, changing, changes)
+        row["change_drained_ms"] = round(statistics.median(times), 1)
+        row["change_drained_ms_most"] = round(max(times), 1)
         return row
+
+
+def change_times(
+    asking: subprocess.Popen[str], folder: Path, changing: Path, changes: int
+) -> list[float]:
+    """Milliseconds from each change of the file to the first connection that the other pod has."""
+    assert asking.stdin is not None and asking.stdout is not None
+    times = []
+    for number in range(changes):
+        pod = PODS[(number + 1) % 2]
+        beside = folder / "real.yaml"
+        beside.write_text(written("real", VIP, PORT, PORT, [pod]))
+        asking.stdin.write(f"{pod}\n")
+        asking.stdin.flush()
+        time.sleep(0.3)
+        before = time.monotonic()
+        beside.replace(changing)
+        times.append((float(asking.stdout.readline()) - before) * 1e3)
+    return times
 
 
 def written(name: str, address: str, port: int, target: int, endpoints: Any) -> str:
@@ -372,6 +386,7 @@ def view(rows: list[Row]) -> tuple[tuple[str, ...], list[list[str]]]:
         "objects to first answer, s",
         "memory, MB",
         "one endpoint changed, ms",
+        "with a drain in force, ms",
     )
     lines = [
         [
@@ -381,7 +396,10 @@ def view(rows: list[Row]) -> tuple[tuple[str, ...], list[list[str]]]:
             *(against(row, field) for field in CONNECTS),
             figure(row["seconds"]),
             figure(row["peak_mb"]),
-            figure(row["change_ms"]) if "change_ms" in row else "-",
+            *(
+                figure(row[field]) if field in row else "-"
+                for field in ("change_ms", "change_drained_ms")
+            ),
         ]
         for row in rows
     ]
