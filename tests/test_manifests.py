@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+import kbe_nat
 from harness.manifests import SEED, SERVICE, SLICE, endpoints, read, refusals
+from kbe_nat.engine_tables import native_tables
 from kbe_nat.errors import FileError
 from kbe_nat.model import Endpoint, Service, ServicePort, SlicePort, Strategy
+from kbe_nat.policy.planner import plan
 from kbe_nat.sources.manifests.manifests import read_manifests
 from kbe_nat.sources.source import SourceUpdate
 
@@ -357,6 +360,20 @@ def test_external_addresses_are_any_but_loopback(tmp_path: Path, address: str, r
     assert [note.rpartition(": left out: ")[2] for note in update.notes] == [reason] * (
         3 if reason else 0
     )
+
+
+@pytest.mark.parametrize("name", ["", "name: dns, "])
+def test_of_two_ports_with_one_name_the_first_is_served(tmp_path: Path, name: str) -> None:
+    ports = f"[{{{name}port: 53, protocol: UDP}}, {{{name}port: 53, protocol: TCP}}]"
+    text = SERVICE.replace("spec: {", f"spec: {{clusterIP: 172.30.0.10, ports: {ports}}}\n#")
+    update = read(tmp_path, text)
+    [service] = update.snapshot.services
+    assert [port.protocol for port in service.ports] == ["udp"]
+    [note] = update.notes
+    assert "spec.ports[1]: left out: a port" in note and note.endswith("came before")
+    # The engine tells service ports by their names, and takes these.
+    made = plan(update.snapshot)
+    kbe_nat.Engine(seed=1).replace_services(*native_tables(made))
 
 
 def test_addresses_of_a_node(tmp_path: Path) -> None:

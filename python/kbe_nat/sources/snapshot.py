@@ -223,15 +223,15 @@ def _cluster_ips(value: ServiceObject, notes: Notes) -> tuple[str, ...]:
 
 
 def _service_ports(value: ServiceObject, notes: Notes) -> tuple[ServicePort, ...]:
-    ports: dict[tuple[str, str], ServicePort] = {}
+    ports: dict[str, ServicePort] = {}
     for i, port in enumerate(value.spec.ports):
-        protocol = port.protocol.lower()
-        key = (port.name, protocol)
-        if key in ports:
+        # The API server refuses two ports of one name, whatever their protocols.
+        if port.name in ports:
             name = f"named {port.name!r}" if port.name else "without a name"
-            notes.add(f"spec.ports[{i}]", f"left out: a {port.protocol} port {name} came before")
+            notes.add(f"spec.ports[{i}]", f"left out: a port {name} came before")
             continue
-        ports[key] = ServicePort(port.name, protocol, port.port, port.node_port)
+        protocol = port.protocol.lower()
+        ports[port.name] = ServicePort(port.name, protocol, port.port, port.node_port)
     return tuple(ports.values())
 
 
