@@ -9,7 +9,7 @@ import msgspec
 
 from kbe_nat.errors import ObjectError
 from kbe_nat.sources.manifests.documents import reason_and_path
-from kbe_nat.sources.objects import KINDS, NAMES, ParsedObject
+from kbe_nat.sources.objects import KINDS, NAMES, Known, ParsedObject
 
 
 def decode(document: object, origin: str) -> Iterator[ParsedObject | ObjectError | str]:
@@ -76,12 +76,25 @@ def _object(
     if known is None:
         return _unknown(subject, version, kind, origin)
     try:
-        return ParsedObject(origin, kind, msgspec.convert(_without_nulls(document, {}), known))
+        return ParsedObject(origin, kind, _convert(document, known))
     except msgspec.ValidationError as error:
         reason, path = reason_and_path(str(error))
         return ObjectError(origin, subject, reason, path)
     except RecursionError:
         return ObjectError(origin, subject, "it contains itself, or is nested too deeply")
+
+
+def _convert(document: dict[str, Any], of: type[Known]) -> Known:
+    """The object. Raises `msgspec.ValidationError`; `RecursionError`."""
+    try:
+        # A text of it has an end: a document that contains itself raises RecursionError, also
+        # where no field is read. This takes microseconds, for it is C.
+        ENCODER.encode(document)
+        return msgspec.convert(document, of)
+    except (msgspec.MsgspecError, OverflowError, UnicodeError):
+        # A null in a field that is read is one reason. Few objects have any, and a copy without
+        # them costs more than all else here.
+        return msgspec.convert(_without_nulls(document, {}), of)
 
 
 def _unknown(subject: str, version: str, kind: str, origin: str) -> ObjectError | str:
@@ -145,6 +158,7 @@ def _kind_of(value: object) -> str:
     return names.get(type(value), f"a {type(value).__name__}")
 
 
+ENCODER: Final = msgspec.json.Encoder()
 TEXTS: Final = frozenset(("labels", "annotations", "selector"))
 """Fields whose values are texts by names."""
 OLD_GROUPS: Final = ("extensions",)
