@@ -1,6 +1,7 @@
 """Files that change, come and go while a source follows them."""
 
 import errno
+import gc
 import os
 import random
 import re
@@ -394,3 +395,10 @@ def test_an_empty_name_is_not_the_current_directory() -> None:
         Manifests([""]).read()
     with pytest.raises(FileError, match="the name of a file or directory is empty"):
         read_manifests([""])
+
+
+def test_the_collector_of_cycles_runs_after_a_file_whatever_is_in_it(tmp_path: Path) -> None:
+    for text in (SERVICE, "a: [1"):
+        (tmp_path / "objects.yaml").write_text(text)
+        assert read_manifests([tmp_path]) and Manifests([tmp_path]).read()
+        assert gc.isenabled()
