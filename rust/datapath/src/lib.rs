@@ -116,7 +116,7 @@ impl Loop {
         verdicts.clear();
         let mut packets = queue.packets();
         let mut engine = engine.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_sound = process_guarded(&mut packets, verdicts, |packets, verdicts| {
+        let is_sound = process_or_drop(&mut packets, verdicts, |packets, verdicts| {
             engine.process_batch(now, packets, verdicts);
         });
         let count = packets.len() as u64;
@@ -158,7 +158,7 @@ impl Loop {
 }
 
 /// Verdicts on all packets, as `process` says, or a drop for each if it panics; whether it did not.
-fn process_guarded(
+fn process_or_drop(
     packets: &mut [Packet<'_>],
     verdicts: &mut Vec<Verdict>,
     process: impl FnOnce(&mut [Packet<'_>], &mut Vec<Verdict>),
@@ -256,7 +256,7 @@ mod tests {
         let mut packets =
             [one, two].map(|bytes| Packet { bytes: &mut bytes[..], meta: Meta::default() });
         let mut verdicts = Vec::new();
-        let is_sound = process_guarded(&mut packets, &mut verdicts, |_, verdicts| {
+        let is_sound = process_or_drop(&mut packets, &mut verdicts, |_, verdicts| {
             verdicts.push(Verdict::new(Action::Accept, Cause::NotOurs));
             panic!("a defect");
         });
