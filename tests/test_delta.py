@@ -518,6 +518,23 @@ def test_a_planner_that_has_failed_plans_anew(monkeypatch: pytest.MonkeyPatch) -
     check(world)
 
 
+def test_the_addresses_of_node_ports_move() -> None:
+    world = World(first_packet(), tells=True)
+    port = ServicePort("web", "tcp", 80, 30080)
+    world.do_service(Service("default", "a", ("172.30.0.1",), (port,)))
+    world.do_options(replace(world.options, node_port_addresses=("203.0.113.0/24",)))
+    assert [new.port.service for _, new in world.deltas[-1].changed] == ["a"]
+    check(world)
+
+
+def test_a_port_changes_its_protocol_and_keeps_its_name() -> None:
+    world = World(first_packet(), tells=True)
+    for protocol in ("tcp", "udp", "tcp"):
+        port = ServicePort("web", protocol, 80)
+        world.do_service(Service("default", "a", ("172.30.0.1",), (port,)))
+        check(world)
+
+
 def test_backends_that_leave_have_a_deadline_until_they_are_back() -> None:
     removals, plans = BackendRemovals(0.0), [Plan()]
     planner = Planner()

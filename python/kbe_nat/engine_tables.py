@@ -40,7 +40,7 @@ def native_tables(plan: Plan) -> tuple[list[_native.ServicePort], _native.NodeVi
 
 
 def native_node(plan: Plan) -> _native.NodeView:
-    """What the engine knows of the node."""
+    """The engine's view of the node."""
     options, node_ports = plan.options, plan.node_ports
     return _native.NodeView(
         addresses=plan.addresses,
@@ -58,7 +58,7 @@ def native_node(plan: Plan) -> _native.NodeView:
 
 
 def native_port(port: PlannedPort, mode: Mode) -> _native.ServicePort:
-    """What the engine knows of a service port, and of its backends."""
+    """A service port with its backends, as the engine takes it."""
     ranges = port.source_ranges
     if port.allows_load_balancer_source:
         ranges += port.addresses(LOAD_BALANCER)

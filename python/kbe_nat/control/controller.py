@@ -48,7 +48,7 @@ class Controller:
         removed_seconds: float | None = None,
         look: Callable[[], bool] | None = None,
     ) -> None:
-        """`options` says what the node is, given the objects; `look` looks at the node for it, and
+        """`options` describes the node, given the objects; `look` looks at the node for it, and
         says whether it may have changed. TCP connections of a backend that leaves are ended after
         `removed_seconds`; None: never.
         """
@@ -133,8 +133,8 @@ class Controller:
             return self.datapath.render()
 
     def repair(self) -> tuple[str, ...]:
-        """Try again what the kernel has refused, put back rules that somebody has removed, and say
-        which.
+        """Try again to bring the kernel up to the plan, put back rules that other programs have
+        removed, and return these.
         """
         with self._lock:
             if self.is_behind:

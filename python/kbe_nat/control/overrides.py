@@ -1,4 +1,4 @@
-"""What operators change at run time, ahead of the objects: drains and strategies."""
+"""Operators' drains and strategies, which go before what the objects say."""
 
 import time
 from collections.abc import Iterable

@@ -34,8 +34,8 @@ class BackendRemovals:
         self._deadlines |= dict.fromkeys(before - after, time.monotonic() + self._seconds)
 
     def rebuild(self, plan: Plan) -> None:
-        """See `PlanConsumer`: backends that are back are no longer to be ended. What has left
-        meanwhile is not known.
+        """See `PlanConsumer`: backends that are back are no longer to be ended. Departures
+        meanwhile are not known.
         """
         for port in plan.ports if self._deadlines else ():
             for backend in _tcp_backends_of(port):

@@ -1,1 +1,1 @@
-"""The two datapaths: what the kernel does and what the engine does for a flow."""
+"""The two datapaths: they divide the work for a flow between kernel and engine."""

@@ -1,4 +1,4 @@
-"""What both datapaths are to the control loop: the kernel's side of one engine."""
+"""The two datapaths as the control loop sees them: the kernel's side of one engine."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -11,10 +11,10 @@ from kbe_nat.rules.rule import DatapathKind, Marks
 
 
 class Datapath(PlanConsumer, Protocol):
-    """What a `Controller` keeps in step with its engine. It takes plans as a `PlanConsumer`, which
-    asks nothing of the kernel; the other methods bring the kernel up to the newest plan, and raise
-    `RulesError` when it refuses. What it has refused is tried again with the next change, or by
-    `repair`.
+    """The kernel's side, which a `Controller` keeps in step with its engine. It takes plans as a
+    `PlanConsumer`, which asks nothing of the kernel; the other methods bring the kernel up to the
+    newest plan, and raise `RulesError` when it refuses. The next change, or `repair`, tries a
+    refused one again.
     """
 
     @property
@@ -44,7 +44,7 @@ class Datapath(PlanConsumer, Protocol):
         ...
 
     def repair(self) -> tuple[str, ...]:
-        """Put back what somebody has taken out of the kernel, and say what that was."""
+        """Put back rules that other programs have taken out of the kernel, and return these."""
         ...
 
     def remove(self) -> None:
@@ -52,11 +52,11 @@ class Datapath(PlanConsumer, Protocol):
         ...
 
     def is_present(self) -> bool:
-        """Whether rules of this kind are in the kernel, whoever has put them there."""
+        """Whether rules of this kind are in the kernel, of this run or an earlier one."""
         ...
 
     def render(self) -> str:
-        """What `install` would put into the kernel, as the input of each command."""
+        """The input of each command by which `install` would fill the kernel."""
         ...
 
     def refresh(self) -> None:
@@ -64,7 +64,7 @@ class Datapath(PlanConsumer, Protocol):
         ...
 
     def counters(self) -> dict[str, int]:
-        """What is counted here and nowhere else, by name."""
+        """Counters of this datapath alone, by name."""
         ...
 
     def counts_bytes(self) -> bool:
@@ -80,7 +80,7 @@ class Datapath(PlanConsumer, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Diversion:
-    """What both datapaths begin with: packets come to queues."""
+    """Where packets come to queues, which both datapaths begin with."""
 
     queues: tuple[int, int]
     """The first and the last number."""

@@ -88,8 +88,8 @@ class FirstPacket:
 
     def prepare(self) -> None:
         """See `Datapath`. New backends are known to the kernel before the engine chooses one of
-        them; those for which no id is free yet get the standby's connections until `repair` finds
-        one.
+        them. A backend for which no id is free yet gets the standby's connections until `repair`
+        finds one.
         """
         for family, ids in self._ids.items():
             self._assigned[family] |= ids.assign()

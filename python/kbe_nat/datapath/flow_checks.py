@@ -29,7 +29,9 @@ class FlowChecks:
                 self._frontends.add(frontend)
 
     def rebuild(self, plan: Plan) -> None:
-        """See `PlanConsumer`: what came and went is not known, so all flows are to be checked."""
+        """See `PlanConsumer`. The frontends that came and went are not known, so all flows are to
+        be checked.
+        """
         self._is_everything = True
 
     def take(self) -> set[FrontendKey] | None:

@@ -1,7 +1,8 @@
 """Which service port has which address and port: each has one owner, the first to claim it.
 
 Theory of operation. A *claim* is what a port asks for: an address with protocol and port, or, for a
-node port, the port on every address of the node in one family. `Claims` knows the claimants of each:
+node port, the port on every address of the node in one family. `Claims` knows the claimants of
+each:
 
 - `_owners` maps every claim to its owner.
 - `_disputes` maps a claim that several ports make to all of them. Most claims have one claimant, so

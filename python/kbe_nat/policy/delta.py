@@ -4,8 +4,8 @@ Theory of operation. The planner compares Services and nothing else compares pla
 consumer (the engine's tables, the backends' ids, the rules' sets, the standby, the flows to be
 checked, the health checks) one `PlanDelta`.
 
-- A delta speaks of planned ports by their `PortKey`. A port is added, changed or removed; ports that
-  a delta does not name are the same in both plans, and lead to the same places.
+- A delta tells planned ports by their `PortKey`. A port is added, changed or removed. A port that
+  the delta does not name is the same in both plans, and has the same facts.
 - Every port comes with its `PortFacts`: the frontends that it has on this node, where a node port
   has an address. Facts follow from the port and from `Plan.node_ports` alone, so nobody keeps them:
   the facts of a port as it was are computed again when it changes.
@@ -14,8 +14,8 @@ checked, the health checks) one `PlanDelta`.
 
 A consumer has two methods. `apply` takes a delta, whose `former` plan is the one that the consumer
 has taken last; it costs what the delta names. `rebuild` takes a whole plan, whatever the consumer
-knew: it is for consumers that come late, and after an `apply` that has failed half-way. Any sequence
-of `apply` leaves a consumer as `rebuild` of the last plan would.
+knew: it is for consumers that come late, and after an `apply` that has failed half-way. Any
+sequence of `apply` leaves a consumer as `rebuild` of the last plan would.
 """
 
 from collections.abc import Iterable, Iterator
@@ -80,7 +80,7 @@ HealthPair: TypeAlias = tuple[HealthCheck | None, HealthCheck | None]
 
 @dataclass(frozen=True, slots=True)
 class PlanDelta:
-    """What a plan changes."""
+    """The ports, and the context, that a plan changes."""
 
     former: Plan
     plan: Plan
@@ -151,14 +151,14 @@ class PlanConsumer(Protocol):
 
 def port_pairs(before: Iterable[PlannedPort], after: Iterable[PlannedPort]) -> Iterator[PortPair]:
     """These ports by key, those that came first in `after`. Cost: linear in both."""
-    known: dict[PortKey, PlannedPort] = {port.key: port for port in before}
+    former: dict[PortKey, PlannedPort] = {port.key: port for port in before}
     for port in after:
-        yield known.pop(port.key, None), port
-    yield from ((port, None) for port in known.values())
+        yield former.pop(port.key, None), port
+    yield from ((port, None) for port in former.values())
 
 
 def port_facts(port: PlannedPort, node_ports: NodePorts) -> PortFacts:
-    """What follows from a port where these addresses serve node ports. Cost: linear in its
+    """The facts of a port where these addresses serve node ports. Cost: linear in its
     frontends, and in the node's addresses where it has a node port.
     """
     by_key: dict[FrontendKey, NodeFrontend] = {}

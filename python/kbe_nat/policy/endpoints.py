@@ -22,7 +22,7 @@ EndpointsOf: TypeAlias = Callable[[ServicePort], list[Candidate]]
 
 @dataclass(frozen=True, slots=True)
 class EndpointRules:
-    """What of the node decides about endpoints."""
+    """The node's name and zone, which decide about endpoints."""
 
     node: str
     """Its name; empty when it is none of the cluster's."""
@@ -42,9 +42,9 @@ class EndpointRules:
             if part.family == family:
                 for port in part.ports:
                     by_port.setdefault((port.name, port.protocol), []).append((port.port, part))
-        return lambda port: self.merged(by_port.get((port.name, port.protocol), ()))
+        return lambda port: self.merge(by_port.get((port.name, port.protocol), ()))
 
-    def merged(self, parts: Iterable[tuple[int, EndpointSlice]]) -> list[Candidate]:
+    def merge(self, parts: Iterable[tuple[int, EndpointSlice]]) -> list[Candidate]:
         """The endpoints of slices on these ports, each once. Slices overlap while a pod moves
         between them, and one may name an address twice: the last one that does not terminate
         counts, else the first.

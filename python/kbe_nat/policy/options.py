@@ -1,4 +1,4 @@
-"""What the operator decides, in kube-proxy's words."""
+"""The operator's decisions, in kube-proxy's words."""
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -21,7 +21,7 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the operator decides, in kube-proxy's words."""
+    """The operator's decisions, in kube-proxy's words."""
 
     node: str = ""
     """Name of the node that is served; empty when it is none of the cluster's."""
@@ -59,7 +59,7 @@ class Options:
     mode: Mode = Mode.IPTABLES
     """Which of kube-proxy's modes is followed where they differ."""
     unknown_port: str | None = None
-    """What becomes of packets to a cluster IP's other ports: "pass", "reject" or "drop"; None: as
+    """The fate of packets to a cluster IP's other ports: "pass", "reject" or "drop"; None: as
     the mode does.
     """
     external_ranges: tuple[str, ...] = ()
@@ -74,16 +74,20 @@ class Options:
     """
 
     def in_mode(self, mode: Mode) -> "Options":
-        """What the operator has said for this mode."""
+        """The options as the operator has given them for this mode."""
         if mode is self.mode:
             return self
-        own = self.masquerade_all, self.masquerade_bit
-        is_all, bit = self.other_masquerade or own
+        masquerade = self.masquerade_all, self.masquerade_bit
+        is_all, bit = self.other_masquerade or masquerade
         return replace(
-            self, mode=mode, masquerade_all=is_all, masquerade_bit=bit, other_masquerade=own
+            self,
+            mode=mode,
+            masquerade_all=is_all,
+            masquerade_bit=bit,
+            other_masquerade=masquerade,
         )
 
 
 def unknown_port(options: Options) -> str:
-    """What becomes of packets to a cluster IP's other ports: "pass", "reject" or "drop"."""
+    """The fate of packets to a cluster IP's other ports: "pass", "reject" or "drop"."""
     return options.unknown_port or ("reject" if options.mode is Mode.NFTABLES else "pass")

@@ -1,5 +1,5 @@
-"""What follows from a snapshot for one node: values that `kbe_nat.policy.planner` computes, and that
-the engine's tables and the rules are made of.
+"""The plan of one node, as values. `kbe_nat.policy.planner` computes them from a snapshot; the
+engine's tables and the rules are made of them.
 """
 
 from collections.abc import Iterable
@@ -117,12 +117,12 @@ class PlannedPort:
 
     @property
     def has_internal_endpoints(self) -> bool:
-        """Somebody may serve what goes to the cluster IP."""
+        """The cluster IP has backends."""
         return bool(self.local_backends if self.is_internal_local else self.cluster_backends)
 
     @property
     def has_external_endpoints(self) -> bool:
-        """Somebody may serve what comes from outside for another address."""
+        """The other addresses have backends, for traffic from outside."""
         return bool(self.local_backends if self.is_external_local else self.cluster_backends)
 
     @property

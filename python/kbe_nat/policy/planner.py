@@ -1,15 +1,15 @@
 """From a `Snapshot` and a node to a `Plan`, change by change. Pure.
 
-Theory of operation. A plan is made in three steps, Service by Service:
+Theory of operation. The planner makes a plan in three steps, Service by Service:
 
 1. `ServiceRules.plan_service` says which ports a Service wants, with their endpoints. It depends on
    the Service, its slices, and what the rules have taken from the node and the options.
 2. `Claims` says which frontends each of these ports gets. Here alone Services meet.
 3. `adjust` says what operators have changed at run time: drains and strategies.
 
-`Planner` keeps the answers to all three. An update finds the Services that may differ: those of the
-segment in which the tuples of Services differ by identity, and those that the source has touched;
-where the source does not know, those whose slices are other objects. It plans these again, and the
+`Planner` keeps the answers to all three. An update finds the Services that may differ: in the
+segment in which the tuples of Services differ by identity, and among the touched ones; where the
+source does not know what it touched, by the identity of their slices. It plans these again, and the
 Services with which they dispute a frontend. Everything else stays, as the same objects.
 
 Invariants between updates:
@@ -48,7 +48,7 @@ KEY_OF: Final = attrgetter("namespace", "name")
 
 
 def plan(snapshot: Snapshot, options: Options | None = None) -> Plan:
-    """What the node of `options` has to do. Cost: linear in service ports and endpoints."""
+    """The plan of the node of `options`. Cost: linear in service ports and endpoints."""
     planner = Planner()
     planner.advance(snapshot, options or Options())
     return planner.plan
@@ -62,7 +62,7 @@ class Planner:
         self.plan = Plan()
         self._adjust = adjust
         self._rules: ServiceRules | None = None
-        """What Services were planned by; None: nothing of what follows holds."""
+        """The rules that Services were planned by; None: nothing that is kept holds."""
         self._clear()
 
     def update(
@@ -136,7 +136,7 @@ class Planner:
         self._places: dict[ServiceKey, int] = {}
         """Where each Service stands in the snapshot; empty: to be looked up."""
         self._frame: tuple[Options, Node, Plan] | None = None
-        """What of a plan follows from the node, and from which one."""
+        """The part of a plan that follows from the node, with these options and this node."""
 
     def _segment(self, after: tuple[Service, ...], rules: ServiceRules) -> "_Segment":
         """What differs between the Services before and after, without what both begin and end
@@ -240,8 +240,8 @@ class Planner:
             _put(self._notes, key, notes)
 
     def _order(self, segment: "_Segment") -> None:
-        """Bring `_served` into the order of the snapshot, with places for new Services. The ports of
-        Services that are gone stay until `_serve` takes them away.
+        """Bring `_served` into the order of the snapshot, with places for new Services. The ports
+        of a Service that is gone stay until `_serve` takes them away.
         """
         if not segment.reordered:
             return
@@ -267,8 +267,8 @@ class Planner:
             losses += lost
             if granted.frontends:
                 port = self._adjust(granted)
-                known = former.get(port.key)
-                after.append(known if known is not None and known == port else port)
+                old = former.get(port.key)
+                after.append(old if old is not None and old == port else port)
         if service is None:
             self._served.pop(service_key, None)
         else:
@@ -337,7 +337,7 @@ class Planner:
 
 @dataclass(slots=True)
 class PlanChanges:
-    """What an update has found to differ."""
+    """The differences that an update has found."""
 
     is_reordered: bool = False
     """Services stand in another order, or something new stands among them."""

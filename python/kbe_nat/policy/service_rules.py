@@ -1,4 +1,4 @@
-"""What one Service wants on a node: its ports, with their frontends and endpoints.
+"""The ports that one Service wants on a node, with their frontends and endpoints.
 
 As pkg/proxy/serviceport.go. Which of the frontends it gets is settled in `claims`.
 """
@@ -25,7 +25,7 @@ from kbe_nat.policy.plan import (
 
 @dataclass(frozen=True, slots=True)
 class PlannedService:
-    """What follows from a Service and its slices."""
+    """The consequences of a Service and its slices."""
 
     service: Service
     slices: tuple[EndpointSlice, ...]
@@ -42,7 +42,7 @@ class PlannedService:
 
 @dataclass(frozen=True, slots=True)
 class ServiceRules:
-    """What of the node and the options decides about Services. Two that are equal plan alike."""
+    """The node and the options, as far as they decide about Services. Equal rules plan alike."""
 
     endpoints: EndpointRules
     primary_addresses: tuple[str | None, ...]
@@ -65,7 +65,7 @@ class ServiceRules:
         )
 
     def plan_service(self, service: Service, slices: tuple[EndpointSlice, ...]) -> PlannedService:
-        """What a Service wants. Cost: linear in its frontends and endpoints."""
+        """The ports that a Service wants. Cost: linear in its frontends and endpoints."""
         external_ips, notes = self._allowed_external_ips(service)
         ports = chain.from_iterable(
             self._plan_family(service, slices, cluster_ip, external_ips)
@@ -163,7 +163,7 @@ class ServiceRules:
     def _health_check(
         self, service: Service, slices: Iterable[EndpointSlice]
     ) -> HealthCheck | None:
-        """What load balancers are told, where they ask: how many addresses of this node are ready,
+        """The answer to load balancers, where they ask: how many addresses of this node are ready,
         on whatever port of the slices.
         """
         if not (service.cluster_ips and has_health_check(service)):
