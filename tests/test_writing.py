@@ -182,7 +182,7 @@ def test_f132_where_there_are_no_leases_shorter_files_wait(
         raise OSError(number, "no leases here")
 
     monkeypatch.setattr(fcntl, "fcntl", refused)
-    monkeypatch.setattr(watching.FileWatch, "_meant", lambda *_: ())
+    monkeypatch.setattr(watching.FileWatch, "_named_files", lambda *_: ())
     (folder / "a.yaml").write_text(service("one", 1, 90))
     followed.now += 31
     assert followed.ports() == ALL

@@ -58,7 +58,7 @@ def parse_range(text: str) -> str:
 def endpoint_refusal(address: str) -> str | None:
     """Why traffic may not be sent to this (canonical) endpoint address; None when it may.
 
-    Whoever can write an EndpointSlice could otherwise reach what only the node itself should
+    An author of EndpointSlices could otherwise reach addresses that only the node itself should
     (CVE-2021-25737).
     """
     if "." in address and int(address.partition(".")[0]) not in _SUSPICIOUS:

@@ -50,7 +50,7 @@ class ClaimOrder:
             self._change(key, entry)
         if changes:
             self._snapshot = tuple(self._services)
-        return self._moved(before) if moving else set()
+        return self._differences(before) if moving else set()
 
     def _change(self, key: ServiceKey, entry: tuple[Seniority, Service] | None) -> None:
         seniority = self._seniorities.get(key)
@@ -66,7 +66,7 @@ class ClaimOrder:
             self._services.insert(place, entry[1])
             self._seniorities[key] = entry[0]
 
-    def _moved(self, before: list[ServiceKey]) -> set[ServiceKey]:
+    def _differences(self, before: list[ServiceKey]) -> set[ServiceKey]:
         """The Services that stand in another order than before. A line that is put in at the head
         of a file gives every later Service another place there, yet changes no order.
         """

@@ -1,5 +1,5 @@
-"""From decoded YAML or JSON to the objects in it, each with its place; what is no object, or a
-wrong one, is reported.
+"""From decoded YAML or JSON to the objects in it, each with its place. Values that are no objects,
+and wrong objects, are reported.
 """
 
 from collections.abc import Iterator
@@ -72,11 +72,11 @@ def _object(
     document: dict[str, Any], version: str, kind: str, origin: str
 ) -> ParsedObject | ObjectError | str:
     subject = _subject(kind, document)
-    known = KINDS.get((version, kind))
-    if known is None:
+    of = KINDS.get((version, kind))
+    if of is None:
         return _unknown(subject, version, kind, origin)
     try:
-        return ParsedObject(origin, kind, _convert(document, known))
+        return ParsedObject(origin, kind, _convert(document, of))
     except msgspec.ValidationError as error:
         reason, path = reason_and_path(str(error))
         return ObjectError(origin, subject, reason, path)
@@ -98,26 +98,30 @@ def _convert(document: dict[str, Any], of: type[Known]) -> Known:
 
 
 def _unknown(subject: str, version: str, kind: str, origin: str) -> ObjectError | str:
-    """What is not read. Another version of a kind that is means the same in other words: to leave
-    it out without an error would serve something else than what is meant.
+    """The error or note for an object that is not read. Another version of a kind that is read
+    means the same in other words: to leave it out without an error would serve something else than
+    the author means.
     """
     if (version, kind) == KUBECONFIG:
         return ObjectError(origin, "Config", IS_KUBECONFIG)
     group = version.rpartition("/")[0]
-    read = [known for known, name in KINDS if name == kind]
-    if group in (*(known.rpartition("/")[0] for known in read), *(OLD_GROUPS if read else ())):
-        reason = f"{_printable(version)} is not read, {' and '.join(read)} is"
+    versions = [other for other, name in KINDS if name == kind]
+    if group in (
+        *(other.rpartition("/")[0] for other in versions),
+        *(OLD_GROUPS if versions else ()),
+    ):
+        reason = f"{_printable(version)} is not read, {' and '.join(versions)} is"
         return ObjectError(origin, subject, reason, "apiVersion")
     if (version, kind) == ENDPOINTS:
         return f"{origin}: {subject}: Endpoints are not read; EndpointSlices say the same"
-    is_ours = any(known.rpartition("/")[0] == group for known, _ in KINDS)
+    is_ours = any(other.rpartition("/")[0] == group for other, _ in KINDS)
     what = "of this kind" if is_ours else f"of {_printable(version)}"
     return f"{origin}: {subject}: objects {what} are not read"
 
 
 def _without_nulls(value: object, seen: dict[int, object]) -> object:
-    """A field that is null is a field that is left out; a label that is null is empty. What a YAML
-    alias shares stays shared, so that nothing grows.
+    """A field that is null is a field that is left out; a label that is null is empty. Values that
+    YAML aliases share stay shared, so that nothing grows.
     """
     if not isinstance(value, dict | list):
         return value
@@ -149,7 +153,7 @@ def _subject(kind: str, document: dict[str, Any]) -> str:
 
 
 def _printable(text: str) -> str:
-    """On one line and of bounded length, whatever somebody put into it."""
+    """On one line and of bounded length, whatever the file has there."""
     return repr(text)[1:-1][:100]
 
 

@@ -18,7 +18,7 @@ def json_documents(text: str) -> list[Any]:
         value, place = _DECODER.raw_decode(text, place)
         values.append(value)
         place = _BETWEEN.match(text, place).end()  # type: ignore[union-attr]
-    return [_paired(value) for value in values] if _SURROGATE.search(text) else values
+    return [_join_surrogates(value) for value in values] if _SURROGATE.search(text) else values
 
 
 def is_json(text: bytes) -> bool:
@@ -36,13 +36,13 @@ def begins_as_json(text: str, place: int) -> bool:
     return _QUOTED.match(text, text.find("\n", start + 1) if start >= 0 else 0) is not None
 
 
-def _paired(value: object) -> object:
+def _join_surrogates(value: object) -> object:
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, list):
-        return [_paired(inner) for inner in value]
+        return [_join_surrogates(inner) for inner in value]
     if isinstance(value, dict):
-        return {_paired(key): _paired(inner) for key, inner in value.items()}
+        return {_join_surrogates(key): _join_surrogates(inner) for key, inner in value.items()}
     return value
 
 
@@ -53,11 +53,11 @@ def _float(text: str) -> float:
     return number
 
 
-def _refused(text: str) -> None:
+def _refuse_constant(text: str) -> None:
     raise ValueError(f"{text} is no number of JSON")
 
 
-_DECODER: Final = json.JSONDecoder(parse_constant=_refused, parse_float=_float)
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_float)
 _BETWEEN: Final = re.compile(r"(?:[ \t\r\n]|(?<![^\n])---[ \t]*(?=[\r\n]|\Z))*")
 _OPENING: Final = re.compile(rb"[ \t\r\n]*[{\[]")
 _QUOTED: Final = re.compile(

@@ -363,7 +363,7 @@ class ParsedObject(Struct, frozen=True, gc=False):
 
     @property
     def key(self) -> ObjectKey:
-        """What identifies the object."""
+        """Kind, namespace and name: they identify the object."""
         value = self.value
         is_cluster_scoped = isinstance(value, CLUSTER_SCOPED)
         return self.kind, "" if is_cluster_scoped else namespace(value), value.metadata.name

@@ -69,7 +69,7 @@ class Change(NamedTuple):
 
 
 class Completed(NamedTuple):
-    """What a completion makes of an object."""
+    """An object as its completion has it."""
 
     item: ParsedObject | None = None
     """It takes the place of the object; None: the object counts as it is."""
@@ -283,8 +283,8 @@ def _merge(earlier: _Candidate, later: _Candidate) -> _Candidate:
 
 
 def _share(candidate: _Candidate, before: _Candidate) -> _Candidate:
-    """The candidate, with the endpoints of before where these are equal: who compares parts later
-    need not look into them.
+    """The candidate, with the endpoints of before where these are equal: later comparisons
+    of parts need not look into them.
     """
     new, old = candidate.item, before.item
     if not isinstance(new, ConvertedSlice) or not isinstance(old, ConvertedSlice):

@@ -100,7 +100,7 @@ class FileCompletion:
         kind, space, name = change.key
         if kind == "EndpointSlice":
             return self._count_slice(change)
-        before, after = _parsed(change.before), _parsed(change.after)
+        before, after = _object(change.before), _object(change.after)
         if change.after is None or after is None:
             self._of(kind).pop(change.key, None)
         else:
@@ -270,12 +270,12 @@ def running_pods(objects: Iterable[ParsedObject]) -> list[PodObject]:
     return completion.pods()
 
 
-def _parsed(placed: Placed | None) -> ParsedObject | None:
+def _object(placed: Placed | None) -> ParsedObject | None:
     return placed.item if placed and isinstance(placed.item, ParsedObject) else None
 
 
 def _service(placed: Placed | None) -> ServiceObject | None:
-    parsed = _parsed(placed)
+    parsed = _object(placed)
     return parsed.value if parsed and isinstance(parsed.value, ServiceObject) else None
 
 

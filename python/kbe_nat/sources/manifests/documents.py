@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 
 
 def documents(path: str) -> list[Any]:
-    """All documents of one file, or none: what stands before a mistake must not pass for the whole.
+    """All documents of one file, or none: the part before a mistake must not pass for the whole.
 
     Raises `FileError` when the file is missing, unreadable, no file, too large, or neither YAML nor
     JSON.
@@ -44,11 +44,11 @@ def document(path: Path, kind: type[_T], empty: object = None) -> _T:
     """The one document of a file, as this type; of an empty file, `empty`. Raises `FileError`, with
     the field.
     """
-    found = [own for own in documents(str(path)) if own is not None]
-    if len(found) > 1:
-        raise FileError(f"{path}: one document is expected, not {len(found)}")
+    values = [value for value in documents(str(path)) if value is not None]
+    if len(values) > 1:
+        raise FileError(f"{path}: one document is expected, not {len(values)}")
     try:
-        return msgspec.convert(found[0] if found else empty, kind)
+        return msgspec.convert(values[0] if values else empty, kind)
     except msgspec.ValidationError as error:
         reason, field = reason_and_path(str(error))
         raise FileError(f"{path}: {field}: {reason}" if field else f"{path}: {reason}") from None
@@ -57,7 +57,7 @@ def document(path: Path, kind: type[_T], empty: object = None) -> _T:
 
 
 def reason_and_path(message: str) -> tuple[str, str]:
-    """What msgspec says is wrong, and the path of the field; patterns of names are put into words."""
+    """The mistake in msgspec's message, and the path of the field; a pattern of names becomes words."""
     reason, _, path = message.rpartition(" - at ")
     if not reason:
         reason, path = path, ""
@@ -83,7 +83,7 @@ def _json_or_flow(text: bytes, name: str) -> list[Any]:
 
 
 def _utf8(text: bytes) -> bytes:
-    """The text as kubectl takes it: UTF-8 or, with its mark, UTF-16; what is neither becomes
+    """The text as kubectl takes it: UTF-8 or, with its mark, UTF-16; all else becomes
     U+FFFD, such as an umlaut in an old Windows editor's comment. Other marks may stand where files
     were put together.
     """

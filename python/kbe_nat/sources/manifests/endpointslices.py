@@ -121,8 +121,8 @@ def _lacks(service: ServiceObject, pods: list[tuple[PodObject, _NamedPorts]]) ->
         if without:
             more = f" and {len(without) - 3} more" if len(without) > 3 else ""
             yield (
-                f"spec.ports[{i}].targetPort: no {port.protocol} port is named {port.target_port!r} in Pod "
-                f"{', '.join(without[:3])}{more}"
+                f"spec.ports[{i}].targetPort: no {port.protocol} port is named "
+                f"{port.target_port!r} in Pod {', '.join(without[:3])}{more}"
             )
 
 

@@ -1,7 +1,20 @@
 """Which files have changed, as the kernel tells (inotify(7)).
 
-It does not tell everything (other machines write to a network's file system, a link's target
-changes elsewhere), so now and then all files are in doubt; always where there is no inotify.
+Theory of operation. Only directories are watched: the given ones, and those that hold a given file.
+A watch on a file itself would end when the file is replaced, and editors, `kubectl` and ConfigMaps
+all replace. An event is then one of three things:
+
+1. A writer has closed a file, or a whole file has been put in place (renamed, linked): that file is
+   named, and is to be read whatever its stamp says.
+2. A file has left a directory: any file may count now, since of one object in two files the later
+   one counts.
+3. Anything vaguer: a directory is gone or new, events were lost, or Kubernetes has swapped the link
+   `..data` beneath all files of a ConfigMap. All files are in doubt.
+
+inotify does not tell everything: other machines write to a file system of the network, the target
+of a link changes elsewhere. So all files are in doubt each `LOOK_SECONDS`, and always where
+there is no inotify. Watches are added anew at each such look, since their directories may be others by now;
+for a directory that is still watched this does nothing.
 """
 
 import time
@@ -22,7 +35,7 @@ class FileWatch:
         or "".
         """
         self._events: list[Event] = []
-        """Heard of while waiting."""
+        """Events that came while waiting."""
         self._looked = -LOOK_SECONDS
         self._inotify = _inotify()
 
@@ -35,9 +48,9 @@ class FileWatch:
         self._events += events
         return bool(events)
 
-    def changed(self) -> tuple[set[str], bool]:
-        """Since it was asked last: files that writers have closed, or that were put in place whole;
-        and whether any other may have changed, come or gone.
+    def changes(self) -> tuple[set[str], bool]:
+        """Since the last call: files that writers have closed, or that were put in place whole; and
+        whether any other may have changed, come or gone.
         """
         now = time.monotonic()
         is_look_due = now - self._looked >= LOOK_SECONDS
@@ -46,37 +59,37 @@ class FileWatch:
         events, self._events = self._events, []
         if self._inotify is not None:
             events += self._inotify.read(timeout=0)
-        told = {file for event in events for file in self._meant(event)}
+        named = {file for event in events for file in self._named_files(event)}
         is_anything = self._inotify is None or is_look_due or any(map(_is_vague, events))
         if is_anything:
             self._looked = now
             self._places = {}
-            for path, own in self._paths.items():
-                self._watch(own, path)
-        return told, is_anything or any(event.mask & LEAVING for event in events)
+            for path, watched in self._paths.items():
+                self._watch(watched, path)
+        return named, is_anything or any(event.mask & LEAVING for event in events)
 
-    def _watch(self, own: Path, path: str) -> None:
+    def _watch(self, watched: Path, path: str) -> None:
         if self._inotify is None:
             return
         try:
-            is_directory = own.is_dir()
-            place = own if is_directory else own.parent
+            is_directory = watched.is_dir()
+            place = watched if is_directory else watched.parent
             number = self._inotify.add_watch(place, EVENTS)
         except OSError:
             # It is not there, not ours, or the user watches as much as may be: all files stay in
             # doubt.
             self._looked = -LOOK_SECONDS
         else:
-            self._places.setdefault(number, []).append((own, "" if is_directory else path))
+            self._places.setdefault(number, []).append((watched, "" if is_directory else path))
 
-    def _meant(self, event: Event) -> Iterator[str]:
+    def _named_files(self, event: Event) -> Iterator[str]:
         if event.mask & LEAVING:
             return
-        for own, path in self._places.get(event.wd, ()):
-            if path and own.name == event.name:
+        for watched, path in self._places.get(event.wd, ()):
+            if path and watched.name == event.name:
                 file = path
             elif not path:
-                file = str(own / event.name)
+                file = str(watched / event.name)
             else:
                 continue
             if not event.mask & flags.CREATE or _is_whole(Path(file)):
@@ -125,4 +138,4 @@ VAGUE: Final = (
     | flags.ISDIR
 )
 LOOK_SECONDS: Final = 30.0
-"""So often all files are in doubt."""
+"""How often all files are in doubt."""

@@ -38,10 +38,10 @@ def label(path: str) -> str:
 def _stream(path: str) -> bytes:
     if path != STANDARD_INPUT:
         with Path(path).open("rb") as stream:
-            return _bounded(path, stream.read)
+            return _read_bounded(path, stream.read)
     if sys.stdin is None:
         raise FileError(f"{label(path)}: it is closed")
-    return _bounded(path, sys.stdin.buffer.read)
+    return _read_bounded(path, sys.stdin.buffer.read)
 
 
 def _file(path: str) -> bytes:
@@ -51,7 +51,7 @@ def _file(path: str) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         _check(path, os.fstat(descriptor))
-        return _bounded(path, lambda size: os.read(descriptor, min(size, CHUNK)))
+        return _read_bounded(path, lambda size: os.read(descriptor, min(size, CHUNK)))
     finally:
         os.close(descriptor)
 
@@ -64,7 +64,7 @@ def _check(path: str, status: os.stat_result) -> None:
         raise FileError(_too_large(path))
 
 
-def _bounded(path: str, read: Callable[[int], bytes]) -> bytes:
+def _read_bounded(path: str, read: Callable[[int], bytes]) -> bytes:
     parts, rest = [], MAX_SIZE + 1
     while rest and (part := read(rest)):
         parts.append(part)

@@ -108,7 +108,7 @@ class Manifests:
 
     def _doubt(self, now: float) -> None:
         """Learn which files to look at."""
-        closed, is_any = self._watch.changed()
+        closed, is_any = self._watch.changes()
         self._closed |= closed
         # A file that comes or goes may change which of two objects counts.
         is_present = all(file in self._stamps and Path(file).exists() for file in self._closed)

@@ -1,5 +1,5 @@
-"""Directories whose file system is gone: what is left of one that was unmounted is an empty
-directory, in which nobody has deleted anything.
+"""Directories whose file system is gone. Unmounting leaves an empty directory, although no file was
+deleted.
 """
 
 from pathlib import Path
@@ -24,5 +24,6 @@ class Mounts:
         elif self._devices.get(directory, device) != device:
             self._devices[directory] = None
             raise UnreadableError(
-                f"{directory}: it is empty, and on another file system than before: was that unmounted?"
+                f"{directory}: it is empty, and on another file system than before: "
+                "was that unmounted?"
             )

@@ -1,4 +1,4 @@
-"""Files that somebody is writing: what stands in them is not yet meant.
+"""Files that are being written: their content does not count yet.
 
 Where the kernel tells of a file (inotify), its writer has closed it. For a file that is only found
 to be different the kernel is asked: a read lease is refused while anybody has the file open for
@@ -32,34 +32,32 @@ class Unsettled:
 
     def is_due(self, now: float) -> bool:
         """Whether one of them is to be looked at again."""
-        return any(own.until <= now for own in self._held.values())
+        return any(hold.until <= now for hold in self._held.values())
 
     def counts(
-        self, file: str, before: Stamp | None, found: Stamp, now: float, *, is_closed: bool
+        self, file: str, before: Stamp | None, new: Stamp, now: float, *, is_closed: bool
     ) -> bool:
-        """Whether a file that was `before` (None: it was not there) is to be taken as it is found
+        """Whether a file that was `before` (None: it was not there) counts as it is
         now; `is_closed` when its writer has closed it, or it was put in place whole.
         """
-        seconds = (
-            0.0 if found == before else self._seconds(file, before, found, is_closed=is_closed)
-        )
+        seconds = 0.0 if new == before else self._seconds(file, before, new, is_closed=is_closed)
         held = self._held.pop(file, None)
         until = now + seconds
-        if held is not None and held.stamp == found:
+        if held is not None and held.stamp == new:
             until = min(until, held.until)
         if until <= now:
             return True
-        self._held[file] = _Held(found, until)
+        self._held[file] = _Held(new, until)
         return False
 
-    def _seconds(self, file: str, before: Stamp | None, found: Stamp, *, is_closed: bool) -> float:
+    def _seconds(self, file: str, before: Stamp | None, new: Stamp, *, is_closed: bool) -> float:
         """How long it has to stay as it is."""
-        if found != GONE and not is_closed:
+        if new != GONE and not is_closed:
             has_writer = _has_writer(file)
-            is_shorter = before is not None and found[2] < before[2]
+            is_shorter = before is not None and new[2] < before[2]
             if has_writer or (has_writer is None and is_shorter):
                 return WRITING_SECONDS
-        return self._gone_seconds if before is not None and found[2] <= 0 else 0.0
+        return self._gone_seconds if before is not None and new[2] <= 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,7 @@ class _Held:
 
 
 def stamp(file: str) -> Stamp:
-    """What is to be read once, such as standard input, never changes."""
+    """The stamp of a file now; that of standard input, which is read once, never changes."""
     if is_stream(file):
         return 0, 0, 1
     try:
@@ -88,8 +86,8 @@ def _has_writer(file: str) -> bool | None:
     except OSError:
         return None
     try:
-        # Who opens it in this moment waits until we let go, and we get a signal; this one is
-        # ignored.
+        # A writer that opens the file in this moment waits until the lease ends, and the kernel
+        # sends us a signal: one that is ignored.
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)

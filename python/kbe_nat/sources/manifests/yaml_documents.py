@@ -106,7 +106,7 @@ class _Builder:
         return value
 
     def _allowed(self) -> float:
-        """Which part of all nodes may come from aliases: 0.99 of a small text, 0.1 of a large one."""
+        """The part of all nodes that may be aliases: 0.99 of a small text, 0.1 of a large one."""
         share = (self._nodes - FEW_NODES) / (MANY_NODES - FEW_NODES)
         return 0.99 - 0.89 * min(max(share, 0.0), 1.0)
 
@@ -155,7 +155,7 @@ def _scalar(event: _Event) -> Any:  # noqa: ANN401
     text: str = event.value
     tag: str | None = event.tag
     if tag is None:
-        return _resolved(text, event) if event.implicit[0] else text
+        return _resolve(text, event) if event.implicit[0] else text
     name = _known_tag(event)
     if name == "binary":
         try:
@@ -166,14 +166,14 @@ def _scalar(event: _Event) -> Any:  # noqa: ANN401
     kinds = _TAGS.get(name)
     if kinds is None:
         return text
-    value = _resolved(text, event)
+    value = _resolve(text, event)
     if not isinstance(value, kinds) or (isinstance(value, bool) and name != "bool"):
         raise _error(f"{text[:40]!r} is no !!{name}", event)
     return value
 
 
 def _known_tag(event: _Event) -> str:
-    """What a tag of YAML is called; empty for another's, which means nothing to JSON."""
+    """The name of a tag of YAML; empty for another's, which means nothing to JSON."""
     tag = event.tag or ""
     name = tag.removeprefix(YAML_TAG) if tag.startswith(YAML_TAG) else ""
     if name.startswith("python/"):
@@ -181,8 +181,8 @@ def _known_tag(event: _Event) -> str:
     return name
 
 
-def _resolved(text: str, event: _Event) -> Any:  # noqa: ANN401
-    """What a text means that is not quoted."""
+def _resolve(text: str, event: _Event) -> Any:  # noqa: ANN401
+    """The value of a text that is not quoted."""
     if text and text[0] not in _HINTS:
         return text
     if text in _CONSTANTS:
