@@ -46,7 +46,7 @@ impl<A: Address> DatagramId<A> {
 
 /// What was decided for a datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Fate<A> {
+pub(crate) enum DatagramFate<A> {
     /// It goes on untouched.
     Pass,
     /// It gets these addresses.
@@ -68,14 +68,14 @@ pub(crate) enum Admission<A> {
     /// It is the first one: decide, and then [`Fragments::settle`].
     Decide,
     /// Its datagram is decided.
-    Follow(Fate<A>),
+    Follow(DatagramFate<A>),
     /// It must wait: [`Fragments::hold`].
     Wait,
 }
 
 #[derive(Debug)]
 struct Datagram<A> {
-    fate: Option<Fate<A>>,
+    fate: Option<DatagramFate<A>>,
     /// What was seen: disjoint, not adjacent, in order.
     seen: Vec<(u32, u32)>,
     /// Where the datagram ends, once the last fragment was seen.
@@ -129,7 +129,7 @@ impl<A: Address> Fragments<A> {
     ) -> Admission<A> {
         self.expire(now, 2);
         if self.capacity == 0 {
-            return Admission::Follow(Fate::Refused(Cause::FragmentLimit));
+            return Admission::Follow(DatagramFate::Refused(Cause::FragmentLimit));
         }
         if !self.datagrams.contains_key(&id) {
             while self.datagrams.len() >= self.capacity {
@@ -149,12 +149,12 @@ impl<A: Address> Fragments<A> {
         let Some(datagram) = self.datagrams.get_mut(&id) else { return Admission::Wait };
         if let Err(cause) = datagram.see(fragment) {
             if cause == Cause::FragmentOverlap && datagram.is_repeated(fragment) {
-                return Admission::Follow(Fate::Refused(cause));
+                return Admission::Follow(DatagramFate::Refused(cause));
             }
-            datagram.fate = Some(Fate::Refused(cause));
+            datagram.fate = Some(DatagramFate::Refused(cause));
             let held = std::mem::take(&mut datagram.held);
             self.give_up(held, cause);
-            return Admission::Follow(Fate::Refused(cause));
+            return Admission::Follow(DatagramFate::Refused(cause));
         }
         match datagram.fate {
             Some(fate) => {
@@ -167,7 +167,7 @@ impl<A: Address> Fragments<A> {
     }
 
     /// What would become of a fragment, changing nothing.
-    pub(crate) fn look(&self, id: &DatagramId<A>) -> Option<Fate<A>> {
+    pub(crate) fn look(&self, id: &DatagramId<A>) -> Option<DatagramFate<A>> {
         self.datagrams.get(id)?.fate
     }
 
@@ -187,7 +187,7 @@ impl<A: Address> Fragments<A> {
 
     /// Takes note of what was decided for the first fragment, and hands out those that waited for
     /// it.
-    pub(crate) fn settle(&mut self, id: DatagramId<A>, fate: Fate<A>) -> Vec<Held> {
+    pub(crate) fn settle(&mut self, id: DatagramId<A>, fate: DatagramFate<A>) -> Vec<Held> {
         let Some(datagram) = self.datagrams.get_mut(&id) else { return Vec::new() };
         datagram.fate = Some(fate);
         let held = std::mem::take(&mut datagram.held);

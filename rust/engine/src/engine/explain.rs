@@ -127,9 +127,9 @@ impl Engine {
             None => format!("of datagram {}, whose first fragment has not come", fragment.id),
         });
         let verdict = match fate {
-            Some(fragment::Fate::Pass) => Verdict::new(Action::Accept, Cause::NotOurs),
-            Some(fragment::Fate::Refused(cause)) => Verdict::drop(cause),
-            Some(fragment::Fate::Translate { .. }) => {
+            Some(fragment::DatagramFate::Pass) => Verdict::new(Action::Accept, Cause::NotOurs),
+            Some(fragment::DatagramFate::Refused(cause)) => Verdict::drop(cause),
+            Some(fragment::DatagramFate::Translate { .. }) => {
                 Verdict::new(Action::Translate, Cause::Fragment)
             }
             None if fragment.offset == 0 => return None,

@@ -2,7 +2,7 @@
 //! to F80).
 
 use super::state::{FamilyState, Shared};
-use crate::fragment::{Fate, Released};
+use crate::fragment::{DatagramFate, Released};
 use crate::rewrite;
 use crate::tuple::Protocol;
 use crate::verdict::{Action, Cause, Verdict};
@@ -24,24 +24,33 @@ impl Shared {
 
 /// What the later fragments of a datagram get after its first one got `verdict`; `packet` is the
 /// first one, rewritten.
-pub(super) fn fate<A: Wire>(headers: &Headers<A>, verdict: Verdict, packet: &[u8]) -> Fate<A> {
+pub(super) fn fate<A: Wire>(
+    headers: &Headers<A>,
+    verdict: Verdict,
+    packet: &[u8],
+) -> DatagramFate<A> {
     match (verdict.action, A::parse(packet)) {
         (Action::Translate, Ok(sent)) => {
             let (from, to) = (headers.tuple.ends, sent.tuple.ends);
             let (l3, _) = rewrite::deltas(Protocol::UDP, &from, &to);
-            Fate::Translate { src: to.src, dst: to.dst, l3, flags: verdict.flags & !Verdict::NEW }
+            DatagramFate::Translate {
+                src: to.src,
+                dst: to.dst,
+                l3,
+                flags: verdict.flags & !Verdict::NEW,
+            }
         }
-        (Action::Accept, _) => Fate::Pass,
-        _ => Fate::Refused(Cause::FragmentRefused),
+        (Action::Accept, _) => DatagramFate::Pass,
+        _ => DatagramFate::Refused(Cause::FragmentRefused),
     }
 }
 
 /// Gives a later fragment its datagram's fate.
-pub(super) fn follow<A: Wire>(fate: Fate<A>, packet: &mut [u8]) -> Verdict {
+pub(super) fn follow<A: Wire>(fate: DatagramFate<A>, packet: &mut [u8]) -> Verdict {
     match fate {
-        Fate::Pass => Verdict::new(Action::Accept, Cause::NotOurs),
-        Fate::Refused(cause) => Verdict::drop(cause),
-        Fate::Translate { src, dst, l3, flags } => {
+        DatagramFate::Pass => Verdict::new(Action::Accept, Cause::NotOurs),
+        DatagramFate::Refused(cause) => Verdict::drop(cause),
+        DatagramFate::Translate { src, dst, l3, flags } => {
             A::write_addresses(packet, src, dst, l3);
             Verdict { flags, ..Verdict::new(Action::Translate, Cause::Fragment) }
         }
