@@ -52,7 +52,8 @@ causes! {
     NotOurs "not-ours" "no flow and no frontend matches",
     Invalid "invalid" "its flags, sequence numbers or state do not fit the connection",
     NoEndpoints "no-endpoints" "the service port has no endpoint that may take it",
-    NoLocalEndpoints "no-local-endpoints" "the traffic policy is Local and this node has no endpoint",
+    NoLocalEndpoints "no-local-endpoints"
+        "the traffic policy is Local and this node has no endpoint",
     SourceRange "source-range" "the source is outside loadBalancerSourceRanges",
     UnknownPort "unknown-port" "the address is a cluster IP, but nothing is served on this port",
     Unallocated "unallocated" "the address is of the Services' range, but no Service has it",
@@ -65,7 +66,8 @@ causes! {
     BackendGone "backend-gone" "its backend left before the connection was established",
     Malformed "malformed" "the packet's headers contradict themselves or its length",
     SourceRoute "source-route" "a type 0 routing header",
-    BadIcmp "bad-icmp" "an ICMP error with a wrong checksum, or that cannot be about what it quotes",
+    BadIcmp "bad-icmp"
+        "an ICMP error with a wrong checksum, or that cannot be about what it quotes",
     IcmpUnmatched "icmp-unmatched" "an ICMP error to a cluster IP about no known flow",
     FragmentHeld "fragment-held" "a later fragment waits for the first",
     FragmentTiny "fragment-tiny" "the first fragment does not hold the transport header",

@@ -98,17 +98,26 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nobody_else_has_less(pairs in prop::collection::vec((any::<u32>(), any::<u32>()), 1..20), cursor: u64) {
+        fn no_other_has_less(
+            pairs in prop::collection::vec((any::<u32>(), any::<u32>()), 1..20),
+            cursor: u64,
+        ) {
             let (weights, counts): (Vec<u32>, Vec<u32>) = pairs.into_iter().unzip();
             let loads = Counts(&counts);
             let mut state = State::new(0);
             state.cursor = cursor;
-            if let Some(chosen) = LeastConn::new(&backends(&weights)).pick(&request(0, &loads), &mut state) {
-                prop_assert!((0..weights.len()).all(|other| weights[other] == 0 || counts[chosen] <= counts[other]));
+            let plain = LeastConn::new(&backends(&weights));
+            if let Some(chosen) = plain.pick(&request(0, &loads), &mut state) {
+                let is_least =
+                    |other: usize| weights[other] == 0 || counts[chosen] <= counts[other];
+                prop_assert!((0..weights.len()).all(is_least));
             }
-            if let Some(chosen) = LeastConn::weighted(&backends(&weights)).pick(&request(0, &loads), &mut state) {
+            let weighted = LeastConn::weighted(&backends(&weights));
+            if let Some(chosen) = weighted.pick(&request(0, &loads), &mut state) {
                 let ratio = |index: usize| f64::from(counts[index]) / f64::from(weights[index]);
-                let is_least = |other: usize| weights[other] == 0 || ratio(chosen) <= ratio(other) * (1.0 + 1e-12);
+                let is_least = |other: usize| {
+                    weights[other] == 0 || ratio(chosen) <= ratio(other) * (1.0 + 1e-12)
+                };
                 prop_assert!((0..weights.len()).all(is_least));
             }
         }

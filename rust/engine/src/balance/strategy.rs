@@ -39,7 +39,10 @@ pub enum Strategy {
 
 /// No strategy has this name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown strategy {name:?}; known are {}", Strategy::ALL.map(|strategy| strategy.name()).join(", "))]
+#[error(
+    "unknown strategy {name:?}; known are {}",
+    Strategy::ALL.map(|strategy| strategy.name()).join(", ")
+)]
 pub struct UnknownStrategy {
     /// The name that was asked for.
     pub name: String,
@@ -132,7 +135,8 @@ mod tests {
         }
         assert_eq!(
             "Random".parse::<Strategy>().unwrap_err().to_string(),
-            "unknown strategy \"Random\"; known are random, cascade, rr, wrr, lc, wlc, p2c, mh, rendezvous, sh"
+            "unknown strategy \"Random\"; known are random, cascade, rr, wrr, lc, wlc, p2c, \
+             mh, rendezvous, sh"
         );
     }
 
@@ -200,7 +204,8 @@ mod tests {
                 for flow in 0..20 {
                     let chosen = balancer.pick(&request(mix64(seed ^ flow), &loads), &mut state);
                     prop_assert_eq!(chosen.is_some(), any_weight, "{}", strategy.name());
-                    prop_assert!(chosen.is_none_or(|index| list_of[index].weight > 0), "{}", strategy.name());
+                    let has_weight = chosen.is_none_or(|index| list_of[index].weight > 0);
+                    prop_assert!(has_weight, "{}", strategy.name());
                 }
             }
         }

@@ -19,7 +19,8 @@ macro_rules! timeouts {
 
         impl Timeout {
             /// Name and default seconds of every timeout.
-            pub const ALL: &[(Timeout, &'static str, f64)] = &[$((Timeout::$variant, $name, $seconds),)*];
+            pub const ALL: &[(Timeout, &'static str, f64)] =
+                &[$((Timeout::$variant, $name, $seconds),)*];
         }
     };
 }

@@ -6,8 +6,8 @@
 //!
 //! - Events of the kernel: [`Engine::observe`] for a flow that began or changed,
 //!   [`Engine::note_end`] for one that ended.
-//! - Resyncs: every flow of the kernel is observed with a [`Resync`], which gathers those seen; then
-//!   [`Engine::end_missing`] ends the others. Events may be lost, resyncs make up for it.
+//! - Resyncs: every flow of the kernel is observed with a [`Resync`], which gathers the flows seen;
+//!   then [`Engine::end_missing`] ends the others. Events may be lost, resyncs make up for it.
 //! - Orphans: flows that end here first, because an operator or a table has ended them. The kernel
 //!   is to end them as well ([`Engine::take_orphans`]).
 //!

@@ -186,7 +186,12 @@ mod tests {
         }
 
         #[test]
-        fn deltas_add_up(a in any::<[u8; 8]>(), b in any::<[u8; 8]>(), c in any::<[u8; 8]>(), rest in 1..=0xffffu16) {
+        fn deltas_add_up(
+            a in any::<[u8; 8]>(),
+            b in any::<[u8; 8]>(),
+            c in any::<[u8; 8]>(),
+            rest in 1..=0xffffu16,
+        ) {
             let sum_with = |x: &[u8; 8]| {
                 let mut all = rest.to_ne_bytes().to_vec();
                 all.extend(x);
