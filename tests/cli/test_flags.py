@@ -1,0 +1,320 @@
+"""Flags of all verbs: mistakes, flags without an effect, and requests to the daemon."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.verbs import SEED, VIP, Ran
+from kbe_nat.daemon.control_socket import ControlServer
+from kbe_nat.daemon.requests import parameters
+from kbe_nat.errors import ControlError
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("replay", "-f", "absent.yaml", "x.pcap"), "absent.yaml: No such file"),
+        (("replay", "-f", SEED, "absent.pcap"), "absent.pcap: No such file"),
+        (("replay", "-f", SEED, SEED), "neither a pcap nor a pcapng file"),
+        (("replay", "-f", SEED, "x.pcap", "--strategy", "best"), "--strategy"),
+        (("replay", "-f", SEED, "x.pcap", "--seed", "-1"), "--seed"),
+        (("replay", "-f", SEED, "x.pcap", "--reject-with", "silence"), "--reject-with"),
+        (
+            ("replay", "-f", SEED, "x.pcap", "--masquerade-address", "10.0.0"),
+            "--masquerade-address",
+        ),
+        (("replay", "-f", SEED), "capture"),
+        (("replay", "x.pcap"), "--filename"),
+        (("explain", "-f", SEED, "--from", "10.0.2.15"), "--to"),
+        (("explain", "-f", SEED, "--from", "10.0.2.15", "--to", VIP), "no port"),
+        (("explain", "-f", SEED, "--from", "fd00::1", "--to", f"{VIP}:80"), "different families"),
+        (
+            ("explain", "-f", SEED, "--from", "10.0.2.15", "--to", f"{VIP}:80", "--proto", "icmp"),
+            "--proto",
+        ),
+        (("nonsense",), "nonsense"),
+        (("demo", "--requests", "-1"), "--requests"),
+        (("proxy",), "--manifests"),
+        (("proxy", "--manifests", "absent", "--dry-run"), "absent"),
+        (("proxy", "--manifests", ".", "--mark-flow", "3"), "--mark-flow"),
+        (("proxy", "--manifests", ".", "--cpus", "first"), "--cpus"),
+        (("conntrack", "-L", "-C"), "only one of"),
+        (("get", "services", "--socket", "/nowhere"), "no daemon answers here"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    kbe: Ran, arguments: tuple[str, ...], named: str
+) -> None:
+    if arguments[0] == "demo" and os.geteuid() != 0:
+        pytest.skip("without root the demo begins in a user namespace")
+    code, out, err = kbe(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("kbe-nat: ")
+    assert err.count("\n") == 1
+    assert named in err
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        (
+            "--kubeconfig",
+            "kubectl get svc,endpointslices,nodes -A -o json > DIR/all.new && mv DIR/all.new DIR/all.json",
+        ),
+        ("--kubeconfig=/etc/kubernetes/admin.conf", "kbe-nat does not ask the API server"),
+        ("--master", "kbe-nat does not ask the API server"),
+        ("--proxy-mode", "--mode"),
+        ("--hostname-override", "--node"),
+    ],
+)
+def test_flags_that_people_know_from_kube_proxy(kbe: Ran, flag: str, said: str) -> None:
+    code, out, err = kbe("proxy", flag, "x", "--manifests", "objects")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert said in err and flag.partition("=")[0] in err
+
+
+def test_help_and_version(kbe: Ran) -> None:
+    verbs = (
+        "replay",
+        "explain",
+        "demo",
+        "proxy",
+        "get",
+        "describe",
+        "conntrack",
+        "drain",
+        "top",
+        "playground",
+    )
+    for verb in ((), *((name,) for name in verbs)):
+        code, out, _ = kbe(*verb, "--help")
+        assert code == 0
+        assert "Usage: kbe-nat" in out
+    assert kbe("--version")[1].startswith("kbe-nat 0.")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--node-address", "192.0.2.1", "2001:db8::1"),
+        ("--node-address", "192.0.2.1", "--node-address", "2001:db8::1"),
+        ("--node-address=192.0.2.1", "--node-address", "2001:db8::1"),
+    ],
+)
+def test_several_addresses_of_the_node(kbe: Ran, flags: tuple[str, ...]) -> None:
+    code, told, _ = kbe("dump", "-f", SEED, *flags, "--format", "nft")
+    assert code == 0
+    assert "192.0.2.1" in told and "2001:db8::1" in told
+
+
+DESCRIBED = ("--from", "10.0.2.15", "--to", f"{VIP}:80")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flag", "said"),
+    [
+        (
+            (
+                "explain",
+                "-f",
+                SEED,
+                *DESCRIBED,
+                "--cluster-cidr",
+                "10.0.0.0/8",
+                "--detect-local-mode",
+                "NodeCIDR",
+            ),
+            "--cluster-cidr",
+            "pods are told by NodeCIDR",
+        ),
+        (
+            ("explain", "-f", SEED, *DESCRIBED, "--pod-bridge-interface", "br0"),
+            "--pod-bridge-interface",
+            "pods are told by ClusterCIDR",
+        ),
+        (
+            ("replay", "-f", SEED, "in.pcap", "--pod-interface-name-prefix", "veth"),
+            "--pod-interface-name-prefix",
+            "ClusterCIDR",
+        ),
+        (
+            ("explain", "-f", SEED, *DESCRIBED, "--mode", "nftables", "--localhost-nodeports"),
+            "--localhost-nodeports",
+            "in nftables mode",
+        ),
+        (
+            ("dump", "-f", SEED, "--format", "nft", "--no-localhost-nodeports"),
+            "--localhost-nodeports",
+            "in nftables mode",
+        ),
+        (
+            ("explain", "-f", SEED, "in.pcap", "--packet", "1", "--proto", "udp"),
+            "--proto",
+            "belongs to --from and --to",
+        ),
+        (
+            ("explain", "-f", SEED, "in.pcap", "--packet", "1", "--iif", "eth1"),
+            "--iif",
+            "belongs to --from and --to",
+        ),
+        (("explain", "-f", SEED, *DESCRIBED, "--socket", "x"), "--socket", "without --live"),
+        (("explain", "--live", *DESCRIBED, "-f", SEED), "--filename", "with --live"),
+        (("explain", "--live", *DESCRIBED, "--node", "n1"), "--node", "with --live"),
+        (("explain", "--live", *DESCRIBED, "--lenient"), "--strict", "with --live"),
+        (("dump", "--live", "--config", "x"), "--config", "with --live"),
+        (("dump", "-f", SEED, "--socket", "x"), "--socket", "without --live"),
+        (("dump", "-f", SEED, "--reject-with", "tcp-reset"), "--reject-with", "refuse by ICMP"),
+        (
+            ("dump", "-f", SEED, "--format", "nft", "--mode", "iptables"),
+            "--mode",
+            "nft is not of mode iptables",
+        ),
+        (
+            ("diff", "-f", SEED, "x", "--reject-with", "tcp-reset"),
+            "--reject-with",
+            "refuse by ICMP",
+        ),
+        (("shadow", "-f", SEED, "--existing", "--duration", "5"), "--duration", "with --existing"),
+        (("shadow", "-f", SEED, "--reject-with", "tcp-reset"), "--reject-with", "never appears"),
+        (("drain", "10.0.0.1", "--undo", "--deadline", "5"), "--deadline", "--undo"),
+        (("get", "services", "--limit", "5"), "--limit", "no effect on services"),
+        (("get", "rules", "--wide"), "--wide", "no effect on rules"),
+        (("get", "status", "--service", "a/b"), "--service", "no effect on status"),
+        (("conntrack", "-F", "-p", "tcp"), "--proto", "-F ends all connections"),
+        (
+            (
+                "proxy",
+                "--manifests",
+                SEED,
+                "--dry-run",
+                "--datapath",
+                "every-packet",
+                "--on-death",
+                "refuse",
+            ),
+            "--on-death",
+            "every-packet is taken here",
+        ),
+        (
+            (
+                "proxy",
+                "--manifests",
+                SEED,
+                "--dry-run",
+                "--datapath",
+                "every-packet",
+                "--mark-backend",
+                "0xff0000",
+            ),
+            "--mark-backend",
+            "every-packet is taken here",
+        ),
+        (
+            (
+                "proxy",
+                "--manifests",
+                SEED,
+                "--dry-run",
+                "--datapath",
+                "first-packet",
+                "--rules",
+                "nft",
+            ),
+            "--rules",
+            "first-packet is taken here",
+        ),
+        (
+            ("proxy", "--manifests", SEED, "--dry-run", "--driver", "netfilterqueue", "--no-gso"),
+            "--gso",
+            "netfilterqueue has no such thing",
+        ),
+    ],
+    ids=lambda value: " ".join(value[:1] + value[-2:]) if isinstance(value, tuple) else "",
+)
+def test_flags_without_an_effect_are_refused(
+    kbe: Ran,
+    capture: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    flag: str,
+    said: str,
+) -> None:
+    if arguments[0] == "proxy" and os.geteuid() != 0:
+        pytest.skip("without root it ends before it knows which datapath it takes")
+    monkeypatch.chdir(capture.parent)
+    code, out, err = kbe(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert flag in err and said in err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--cluster-cidr", "10.244.1.0/24,10.244.2.0/24"),
+        ("--nodeport-addresses", "primary,10.0.0.0/8"),
+    ],
+)
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ("dump",),
+        ("explain", *DESCRIBED),
+        ("diff", "x"),
+        ("replay", "in.pcap"),
+        ("proxy", "--dry-run"),
+    ],
+)
+def test_what_kube_proxy_would_refuse_no_verb_takes(
+    kbe: Ran,
+    capture: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    verb: tuple[str, ...],
+    flags: tuple[str, str],
+) -> None:
+    monkeypatch.chdir(capture.parent)
+    Path("x").write_text("*filter\n:INPUT ACCEPT [0:0]\n:KUBE-FORWARD - [0:0]\nCOMMIT\n")
+    objects = ("--manifests" if verb[0] == "proxy" else "-f", SEED)
+    code, out, err = kbe(*verb, *objects, *flags)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert flags[0] in err and (
+        "dual-stack pair of CIDRs" in err or "both 'primary' and CIDRs" in err
+    )
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ("dump", "--live"),
+        ("dump", "--live", "--format", "nft", "--family", "ipv6", "--names", "legacy"),
+        ("explain", "--live", "--from", "10.0.0.1", "--to", "10.0.0.2:80"),
+        ("explain", "--live", "--from", "10.0.0.1", "--to", "10.0.0.2:80", "--iif", "eth0"),
+        *(("get", kind) for kind in ("services", "endpoints", "flows", "rules", "stats", "status")),
+        ("describe", "service", "default/web"),
+        ("strategy", "set", "default/web", "wlc"),
+        ("drain", "10.0.0.1"),
+        ("drain", "10.0.0.1", "--deadline", "5", "--no-wait"),
+        ("drain", "10.0.0.1", "--undo"),
+        ("conntrack", "-L"),
+        ("conntrack", "-L", "-p", "tcp", "--dport", "80"),
+        ("conntrack", "-E"),
+        ("conntrack", "-D", "-s", "10.0.0.1"),
+        ("conntrack", "-F"),
+        ("top", "--iterations", "1"),
+    ],
+)
+def test_what_verbs_ask_is_what_the_daemon_answers(
+    kbe: Ran, tmp_path: Path, verb: tuple[str, ...]
+) -> None:
+    def answer(request: dict[str, Any]) -> Iterator[Any]:
+        parameters(request)
+        asked.append(request)
+        raise ControlError("understood")
+
+    asked: list[dict[str, Any]] = []
+    path = tmp_path / "s"
+    with ControlServer(path, answer):
+        assert kbe(*verb, "--socket", path)[1:] == ("", "kbe-nat: understood\n")
+    assert asked

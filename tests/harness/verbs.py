@@ -1,0 +1,46 @@
+"""The verbs of the command line, run in this process, and a capture for them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scapy.layers.inet import IP, TCP
+
+from harness.captures import ETHERNET
+from kbe_nat.__main__ import main
+
+ROOT = Path(__file__).parents[2]
+SEED = str(ROOT / "examples/seed/cluster.yaml")
+WEIGHTED = str(ROOT / "examples/seed/weighted.yaml")
+VIP = "172.30.228.255"
+START = 1_700_000_000 * 10**9
+
+
+def handshake(client: int, frontend: int = 80) -> list[bytes]:
+    """The first and the third packet of a connection."""
+    ip = IP(src="10.0.2.15", dst=VIP)
+    syn = TCP(sport=40000 + client, dport=frontend, flags="S", seq=1)
+    ack = TCP(sport=40000 + client, dport=frontend, flags="A", seq=2, ack=1)
+    return [ETHERNET + bytes(ip / syn), ETHERNET + bytes(ip / ack)]
+
+
+class Ran:
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: object) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        out, err = self._capsys.readouterr()
+        return code, out, err
+
+    def json(self, *arguments: object) -> dict[str, Any]:
+        code, out, err = self(*arguments, "-o", "json")
+        assert code == 0, err
+        result: dict[str, Any] = json.loads(out)
+        return result
+
+
+def shares(result: dict[str, Any]) -> dict[str, int]:
+    [service] = result["services"]
+    return {own["address"]: own["flows"] for own in service["backends"]}
