@@ -408,6 +408,9 @@ class Counts:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.planned: list[str] = []
         self.facts: list[str] = []
+        self.served: list[str] = []
+        self.last_served: list[str] = []
+        serve = Planner._serve
         plan_service, facts_of = ServiceRules.plan_service, delta_module.port_facts
 
         def planned(rules: ServiceRules, service: Service, parts: Any) -> Any:
@@ -418,14 +421,22 @@ class Counts:
             self.facts.append(port.service)
             return facts_of(port, node_ports)
 
+        def served(planner: Planner, key: ServiceKey, changes: Any) -> None:
+            self.served.append(key[1])
+            serve(planner, key, changes)
+
         monkeypatch.setattr(ServiceRules, "plan_service", planned)
+        monkeypatch.setattr(Planner, "_serve", served)
         for module in ("policy.delta", "rules.standby", "rules.frontends"):
             monkeypatch.setattr(f"kbe_nat.{module}.port_facts", facts)
 
     def take(self) -> tuple[list[str], set[str]]:
+        assert set(self.facts) <= set(self.served)
         taken = self.planned[:], set(self.facts)
         self.planned.clear()
         self.facts.clear()
+        self.last_served = self.served[:]
+        self.served.clear()
         return taken
 
 
@@ -460,6 +471,7 @@ def test_f109_a_change_costs_what_it_touches_whatever_is_in_force(
     assert counts.take() == (["s7"], {"s7"})
     world.do_drain("10.1.0.4")
     assert counts.take() == ([], {"s3"}), "a drain touches the Services that have the backend"
+    assert counts.last_served == ["s3"]
     world.do_strategy("s200")
     assert counts.take() == ([], {"s200"})
     world.do_drain("10.0.0.1")
