@@ -97,8 +97,8 @@ impl Affinity {
     }
 
     fn forget(&mut self, place: usize) {
-        let gone = self.stickies.swap_remove(place);
-        self.places.remove(&gone.client);
+        let removed = self.stickies.swap_remove(place);
+        self.places.remove(&removed.client);
         if let Some(moved) = self.stickies.get(place) {
             self.places.insert(moved.client, place as u32);
         }

@@ -43,7 +43,7 @@ use tcp::Tracking;
 /// The generation of no service table: the next packet of a flow that has it is assessed anew.
 pub(crate) const STALE: u32 = u32::MAX;
 
-/// What a packet of an established flow touches.
+/// The part of a record that a packet of an established flow touches.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Hot<A> {
@@ -53,15 +53,15 @@ pub(crate) struct Hot<A> {
     pub(crate) deadline: Tick,
     /// The service table under which its backend was last found to be there, or [`STALE`].
     pub(crate) generation: u32,
-    /// What the original direction's rewrite does to an IP header checksum; the reply's is the
-    /// inverse.
+    /// The change that the original direction's rewrite makes to an IP header checksum; the
+    /// reply's is the inverse.
     pub(crate) l3: Delta,
     /// The same for a transport checksum.
     pub(crate) l4: Delta,
     pub(crate) protocol: Protocol,
     pub(crate) state: State,
     pub(crate) flags: u8,
-    /// By direction; what does not fit is carried to [`tcp::Side::packets_high`].
+    /// By direction; the overflow is carried to [`tcp::Side::packets_high`].
     pub(crate) packets: [u32; 2],
     pub(crate) bytes: [u64; 2],
 }
@@ -77,7 +77,7 @@ impl<A: Address> Hot<A> {
     pub(crate) const LEASED: u8 = 8;
     /// Flag: it is offloaded: the kernel translates its packets, and says when it is over.
     pub(crate) const OFFLOADED: u8 = 16;
-    /// Flag: somebody has taken it out of the kernel's table after it was offloaded.
+    /// Flag: an operator has taken it out of the kernel's table after it was offloaded.
     pub(crate) const FORGOTTEN: u8 = 32;
 
     pub(crate) fn has(&self, flag: u8) -> bool {
@@ -89,13 +89,13 @@ impl<A: Address> Hot<A> {
         self.ends[direction as usize].ends()
     }
 
-    /// What they are rewritten to.
+    /// The ends after the rewrite.
     #[inline]
     pub(crate) fn translation(&self, direction: Direction) -> WireEnds<A> {
         self.ends[direction.opposite() as usize].reply()
     }
 
-    /// What the rewrite does to the checksums of IP header and transport.
+    /// The change that the rewrite makes to the checksums of IP header and transport.
     #[inline]
     pub(crate) fn deltas(&self, direction: Direction) -> (Delta, Delta) {
         match direction {
@@ -135,7 +135,7 @@ impl<A: Address> Hot<A> {
     }
 }
 
-/// What only new, changing and ending flows touch, and TCP's windows.
+/// The part that only new, changing and ending flows touch, and TCP's windows.
 #[derive(Clone, Debug)]
 pub(crate) struct Cold {
     pub(crate) created: Tick,

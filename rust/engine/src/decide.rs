@@ -21,7 +21,7 @@ pub(crate) trait Trace {
     fn step(&mut self, check: &'static str, found: impl FnOnce() -> String);
 }
 
-/// Nobody reads.
+/// A trace without a reader.
 pub(crate) struct Silent;
 
 impl Trace for Silent {
@@ -35,7 +35,7 @@ impl Trace for Vec<(&'static str, String)> {
     }
 }
 
-/// What is known of a first packet.
+/// A first packet, as far as a decision needs it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Query {
     pub(crate) protocol: Protocol,
@@ -47,7 +47,7 @@ pub(crate) struct Query {
     pub(crate) flags: Option<Flags>,
 }
 
-/// What to do with TCP in mid-stream of a connection that is not known (after a restart, or when it
+/// The action for TCP in mid-stream of a connection that is not known (after a restart, or when it
 /// had expired).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Midstream {
@@ -60,10 +60,10 @@ pub enum Midstream {
     Drop,
 }
 
-/// What becomes of a first packet.
+/// The decision about a first packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Decision {
-    /// It is nobody's.
+    /// No Service matches it.
     Pass,
     /// It is not served; by this service port, if one was found.
     Refuse { action: Action, cause: Cause, service: Option<u32> },
@@ -122,7 +122,7 @@ fn unguarded(
     // Packets to a balanced address may carry it as their source, if it is listed (see
     // `admits_own_addresses` in the policy).
     let is_admitted = kind == FrontendKind::LoadBalancer
-        && port.spec().source_ranges.iter().any(|own| own.is_just(query.src.ip()));
+        && port.spec().source_ranges.iter().any(|range| range.is_just(query.src.ip()));
     if let Some(why) = martian(table, query).filter(|_| !is_admitted) {
         trace.step("martian", || why.to_owned());
         return refuse(Action::Drop, Cause::Martian);
@@ -314,15 +314,15 @@ fn is_out_of_reach(
         FrontendKind::ClusterIp => {
             let scope = if port.spec().is_internal_local { Scope::Local } else { Scope::Cluster };
             // It may be an external address of the Service, too, and refused as that.
-            let at = |own: &&Frontend| {
-                own.address == Some(query.dst.ip()) && own.port == query.dst.port()
+            let at = |frontend: &&Frontend| {
+                frontend.address == Some(query.dst.ip()) && frontend.port == query.dst.port()
             };
             let is_internal_only = || {
                 port.spec()
                     .frontends
                     .iter()
                     .filter(at)
-                    .all(|own| own.kind == FrontendKind::ClusterIp)
+                    .all(|frontend| frontend.kind == FrontendKind::ClusterIp)
             };
             let is_unserved = port.set(scope).backends().is_empty();
             is_iptables && is_unserved && !is_own && is_local && is_internal_only()

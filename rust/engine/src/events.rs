@@ -1,5 +1,5 @@
-//! What happens to flows, for somebody who watches: a bounded ring, so that a slow watcher loses
-//! the oldest events and not our memory.
+//! Events of flows for a watcher: a bounded ring, so that a slow watcher loses the oldest events
+//! instead of filling our memory.
 
 use std::collections::VecDeque;
 
@@ -7,7 +7,7 @@ use crate::clock::Tick;
 use crate::conntrack::{FlowId, FlowTable, Hot};
 use crate::tuple::Address;
 
-/// What happened to a flow; names as `conntrack -E` shows them.
+/// The kind of a change to a flow; names as `conntrack -E` shows them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EventKind {
     /// It was opened.

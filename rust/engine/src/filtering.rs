@@ -2,8 +2,8 @@
 //! backend's address.
 //!
 //! A backend may be an address at which another Service has a frontend: a host's external IP, a
-//! node port, a cluster IP. Nobody translates twice, but what that Service refuses is refused
-//! (pkg/proxy/iptables/proxier.go, pkg/proxy/nftables/proxier.go).
+//! node port, a cluster IP. The packet is not translated twice, but what that Service refuses is
+//! refused (pkg/proxy/iptables/proxier.go, pkg/proxy/nftables/proxier.go).
 
 use std::net::SocketAddr;
 
@@ -12,7 +12,7 @@ use crate::decide::{Query, Serving, Trace, is_hairpin, is_own};
 use crate::service::{FrontendKind, Mode, ServicePort, ServiceTable, UnknownPort};
 use crate::verdict::{Action, Cause};
 
-/// What becomes of a flow that got this backend.
+/// The outcome for a flow that got this backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Passage {
     /// It is sent there.
@@ -38,7 +38,7 @@ pub(crate) fn passage(
         is_local: table.is_node(to.ip()),
         is_marked: serving.masquerade || is_hairpin(query.src.ip(), backend),
     };
-    match refused(table, query, to, &way) {
+    match refusal(table, query, to, &way) {
         Some((action, cause)) => {
             trace.step("second look", || {
                 format!("behind the translation {to} is refused: {}", cause.meaning())
@@ -61,7 +61,7 @@ struct Way {
     is_marked: bool,
 }
 
-fn refused(
+fn refusal(
     table: &ServiceTable,
     query: &Query,
     to: SocketAddr,
@@ -79,8 +79,8 @@ fn refused(
                 .spec()
                 .frontends
                 .iter()
-                .filter(|own| own.address == Some(to.ip()) && own.port == to.port())
-                .find_map(|own| by_frontend(table, port, own.kind, way)),
+                .filter(|entry| entry.address == Some(to.ip()) && entry.port == to.port())
+                .find_map(|entry| by_frontend(table, port, entry.kind, way)),
         }
     });
     by_service.or_else(|| by_range(table, to, claims.is_cluster_ip, way))
@@ -97,7 +97,7 @@ fn by_frontend(
     let has_endpoints = port.has_endpoints();
     let is_iptables = table.node().mode == Mode::Iptables;
     let is_balanced = kind == FrontendKind::LoadBalancer;
-    // KUBE-PROXY-FIREWALL: who is let in has another destination by now.
+    // KUBE-PROXY-FIREWALL: an admitted packet has another destination by now.
     if is_iptables && is_balanced && has_endpoints && !spec.source_ranges.is_empty() {
         return Some((Action::Drop, Cause::SourceRange));
     }

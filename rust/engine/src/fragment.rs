@@ -28,7 +28,7 @@ use crate::verdict::Cause;
 use crate::wire::checksum::Delta;
 use crate::wire::{Fragment, Headers};
 
-/// What makes fragments belong together (RFC 791, RFC 8200 4.5).
+/// The fields that fragments of one datagram share (RFC 791, RFC 8200 4.5).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct DatagramId<A> {
     src: A,
@@ -44,7 +44,7 @@ impl<A: Address> DatagramId<A> {
     }
 }
 
-/// What was decided for a datagram.
+/// The decision for a datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum DatagramFate<A> {
     /// It goes on untouched.
@@ -62,7 +62,7 @@ pub(crate) struct Held {
     pub(crate) packet: Vec<u8>,
 }
 
-/// What is to be done with a fragment.
+/// The next step for a fragment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Admission<A> {
     /// It is the first one: decide, and then [`Fragments::settle`].
@@ -76,7 +76,7 @@ pub(crate) enum Admission<A> {
 #[derive(Debug)]
 struct Datagram<A> {
     fate: Option<DatagramFate<A>>,
-    /// What was seen: disjoint, not adjacent, in order.
+    /// The ranges seen: disjoint, not adjacent, in order.
     seen: Vec<(u32, u32)>,
     /// Where the datagram ends, once the last fragment was seen.
     end: Option<u32>,
@@ -166,7 +166,7 @@ impl<A: Address> Fragments<A> {
         }
     }
 
-    /// What would become of a fragment, changing nothing.
+    /// The fate of a fragment if it came now; nothing changes.
     pub(crate) fn look(&self, id: &DatagramId<A>) -> Option<DatagramFate<A>> {
         self.datagrams.get(id)?.fate
     }
@@ -244,7 +244,7 @@ impl<A: Address> Fragments<A> {
             if self.deadlines.len() > 2 * self.capacity {
                 let datagrams = &self.datagrams;
                 self.deadlines.retain(|(_, serial, id)| {
-                    datagrams.get(id).is_some_and(|known| known.serial == *serial)
+                    datagrams.get(id).is_some_and(|datagram| datagram.serial == *serial)
                 });
             }
         }
@@ -302,7 +302,7 @@ impl<A> Datagram<A> {
 pub struct Released {
     /// The number that its [`crate::verdict::Verdict`] named.
     pub ticket: u32,
-    /// What becomes of it.
+    /// The verdict on it.
     pub verdict: crate::verdict::Verdict,
     /// The packet, rewritten if the verdict says so.
     pub packet: Vec<u8>,

@@ -1,6 +1,6 @@
-//! Verdicts: what is to be done with a packet, and why.
+//! Verdicts: the action for a packet, and its cause.
 
-/// What the driver does with a packet.
+/// The driver's action for a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Action {
@@ -98,7 +98,7 @@ impl Cause {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
 pub struct Verdict {
-    /// What to do.
+    /// The action to take.
     pub action: Action,
     /// Why.
     pub cause: Cause,
@@ -109,7 +109,7 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Flag: whoever sends the packet on masquerades its source.
+    /// Flag: the sender of the packet masquerades its source.
     pub const MASQUERADE: u8 = 1;
     /// Flag: it travels from the backend to the client.
     pub const REPLY: u8 = 2;

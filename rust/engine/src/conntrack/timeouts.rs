@@ -86,8 +86,8 @@ impl Timeouts {
     /// # Errors
     /// [`TimeoutError`].
     pub fn set(&mut self, name: &str, seconds: f64) -> Result<(), TimeoutError> {
-        let known = Timeout::ALL.iter().find(|(_, known, _)| *known == name);
-        let &(timeout, ..) = known.ok_or_else(|| TimeoutError::Unknown(name.to_owned()))?;
+        let entry = Timeout::ALL.iter().find(|(_, label, _)| *label == name);
+        let &(timeout, ..) = entry.ok_or_else(|| TimeoutError::Unknown(name.to_owned()))?;
         if !(0.0..=31_536_000.0).contains(&seconds) {
             return Err(TimeoutError::Range(name.to_owned(), seconds));
         }

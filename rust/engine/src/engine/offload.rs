@@ -55,7 +55,7 @@ pub struct KernelFlow {
     pub counters: Option<[(u64, u64); 2]>,
 }
 
-/// What is to be done with a flow of the kernel.
+/// The action for a flow of the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
 pub enum Outcome {
@@ -76,16 +76,16 @@ pub struct Resync {
 impl Engine {
     /// Takes note of a flow that the kernel has, whoever has decided about it; `resync` is the
     /// look at all flows that has found it, if that is why. As kube-proxy's `CleanStaleEntries`:
-    /// datagrams go to an endpoint that serves, or are decided anew. A flow to no frontend is
-    /// nobody's business here. Cost: look-ups.
+    /// datagrams go to an endpoint that serves, or are decided anew. A flow to no frontend is left
+    /// alone. Cost: look-ups.
     pub fn observe(&mut self, now: u64, flow: &KernelFlow, resync: Option<&mut Resync>) -> Outcome {
         let tick = self.shared.clock.advance(now);
         match flow.original.0 {
             SocketAddr::V4(_) => {
-                self.observe_in::<Ipv4Addr>(tick, flow, resync.map(|own| &mut own.v4))
+                self.observe_in::<Ipv4Addr>(tick, flow, resync.map(|resync| &mut resync.v4))
             }
             SocketAddr::V6(_) => {
-                self.observe_in::<Ipv6Addr>(tick, flow, resync.map(|own| &mut own.v6))
+                self.observe_in::<Ipv6Addr>(tick, flow, resync.map(|resync| &mut resync.v6))
             }
         }
     }
@@ -102,7 +102,7 @@ impl Engine {
     }
 
     /// Ends the offloaded flows that a complete look at the kernel's flows did not
-    /// find; returns how many those were.
+    /// find; returns their number.
     #[allow(clippy::needless_pass_by_value)]
     pub fn end_missing(&mut self, resync: Resync) -> usize {
         self.end_missing_of::<Ipv4Addr>(&resync.v4) + self.end_missing_of::<Ipv6Addr>(&resync.v6)
@@ -125,7 +125,7 @@ impl Engine {
         else {
             return Outcome::Keep;
         };
-        let known = match family.flows.find(&Tuple { ends: original, protocol: flow.protocol }) {
+        let entry = match family.flows.find(&Tuple { ends: original, protocol: flow.protocol }) {
             Some((id, Direction::Original)) => {
                 let is_same = family.flows.hot(id).ends(Direction::Reply).source() == flow.reply.0;
                 if !is_same {
@@ -141,21 +141,21 @@ impl Engine {
             .table
             .find(flow.protocol, flow.original.1)
             .map(|(place, _)| shared.ledger.number(place));
-        let former = known.map(|id| shared.ledger.backend(family.flows.cold(id).backend).service);
+        let former = entry.map(|id| shared.ledger.backend(family.flows.cold(id).backend).service);
         // Neither is it served here, nor was it.
         let Some(number) = served.or(former) else { return Outcome::Keep };
         let standing = shared.ledger.standing(number, flow.reply.0);
         let is_translated = flow.reply.0 != flow.original.1;
-        if known.is_none() && !is_translated && standing == Standing::Gone {
+        if entry.is_none() && !is_translated && standing == Standing::Gone {
             return if shared.is_older(flow) { Outcome::End } else { Outcome::Keep };
         }
         if flow.protocol == Protocol::UDP && standing == Standing::Gone {
-            if let Some(id) = known {
+            if let Some(id) = entry {
                 shared.end_flow(family, id);
             }
             return Outcome::End;
         }
-        let Some(id) = known.or_else(|| shared.adopt(family, now, number, flow, original, reply))
+        let Some(id) = entry.or_else(|| shared.adopt(family, now, number, flow, original, reply))
         else {
             return Outcome::Keep;
         };
@@ -278,7 +278,7 @@ impl Shared {
             family.flows.assure(id);
         }
         count(family, id, flow);
-        let left = flow
+        let remaining = flow
             .timeout
             .map_or(self.config.timeouts.of(state::<A>(flow)), |seconds| ticks(seconds.into()));
         let hot = family.flows.hot_mut(id);
@@ -286,7 +286,7 @@ impl Shared {
         hot.state = state::<A>(flow);
         hot.flags &= !Hot::<A>::FORGOTTEN;
         hot.flags |= Hot::<A>::OFFLOADED | if flow.is_replied { Hot::<A>::REPLIED } else { 0 };
-        hot.deadline = now.saturating_add(left);
+        hot.deadline = now.saturating_add(remaining);
         // Every packet that comes to us is assessed, since the kernel should have translated it.
         hot.generation = STALE;
         if is_changed {
@@ -336,7 +336,7 @@ fn was_taken_out(flow: &KernelFlow) -> bool {
         Protocol::SCTP => flow.state == Some(SCTP_ESTABLISHED),
         _ => flow.is_replied,
     };
-    is_talking && flow.timeout.is_some_and(|left| left > 0)
+    is_talking && flow.timeout.is_some_and(|seconds| seconds > 0)
 }
 
 fn state<A: Wire>(flow: &KernelFlow) -> State {
@@ -363,7 +363,7 @@ fn state<A: Wire>(flow: &KernelFlow) -> State {
     // Both count from 1.
     let number = usize::from(flow.state.unwrap_or(1)).saturating_sub(1);
     match flow.protocol {
-        // What ends a connection is all that is said of it then.
+        // A TCP state beyond the list counts as closed.
         Protocol::TCP => TCP.get(number).copied().unwrap_or(State::TcpClose),
         Protocol::SCTP => SCTP.get(number).copied().unwrap_or(State::SctpCookieWait),
         Protocol::UDP if flow.is_assured => State::UdpStream,

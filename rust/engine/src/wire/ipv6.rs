@@ -65,8 +65,9 @@ impl Wire for Ipv6Addr {
         }
         let is_known = match protocol {
             Protocol::UDP => {
-                let own = usize::from(u16::from_be_bytes([header[HEADER + 4], header[HEADER + 5]]));
-                own >= udp::HEADER && own <= length
+                let datagram =
+                    usize::from(u16::from_be_bytes([header[HEADER + 4], header[HEADER + 5]]));
+                datagram >= udp::HEADER && datagram <= length
             }
             protocol => protocol == Protocol::TCP,
         };
