@@ -530,6 +530,16 @@ def test_a_planner_that_has_failed_plans_anew(monkeypatch: pytest.MonkeyPatch) -
     check(world)
 
 
+def test_a_family_that_has_lost_its_cluster_ip_keeps_nothing_from_the_other() -> None:
+    world = World(first_packet(), tells=True)
+    port, vip = ServicePort("web", "tcp", 80, 30080), "fd00:30::1"
+    world.do_service(Service("default", "a", (vip,), (ServicePort("web", "tcp", 80),)))
+    both = Service("default", "b", (vip, "172.30.0.1"), (port,))
+    for service in (both, structs.replace(both, cluster_ips=("fd00:30::2", "172.30.0.1")), both):
+        world.do_service(service)
+        check(world)
+
+
 def test_the_addresses_of_node_ports_move() -> None:
     world = World(first_packet(), tells=True)
     port = ServicePort("web", "tcp", 80, 30080)

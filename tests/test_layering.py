@@ -66,7 +66,7 @@ PYTHON = {
     "reference": "",
     "policy": "family model",
     "sources": "family errors model",
-    "engine_tables": "_native policy",
+    "engine_tables": "_native family policy",
     "rules": "family _native commands errors model packet policy",
     "drivers": "_native errors rules",
     "datapath": "family _native drivers errors model policy rules",

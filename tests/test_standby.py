@@ -4,6 +4,7 @@ import tracemalloc
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from kbe_nat._native import NftTables
 from kbe_nat.datapath.datapath import Diversion
@@ -105,7 +106,7 @@ def test_who_stands_by_stays_while_they_may() -> None:
     targets = [Backend(f"10.0.1.{n}", 80) for n in range(1, 9)]
     first = follow(replace(WEB, cluster_backends=tuple(targets[:4])))
     assert follow(replace(WEB, cluster_backends=tuple(targets))) == first, "others come"
-    heavier = (replace(target, weight=7) for target in targets)
+    heavier = (structs.replace(target, weight=7) for target in targets)
     assert follow(replace(WEB, cluster_backends=tuple(heavier))) == first, "or other weights"
     table.rebuild(plan)
     assert table.of_family(Family.IPV4) == first

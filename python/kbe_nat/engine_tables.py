@@ -1,6 +1,7 @@
 """From a `Plan` to the native objects that the engine takes. Nothing is decided here."""
 
 from kbe_nat import _native
+from kbe_nat.family import Family
 from kbe_nat.policy.delta import PlanDelta
 from kbe_nat.policy.options import Mode, unknown_port
 from kbe_nat.policy.plan import LOAD_BALANCER, Backend, Plan, PlannedPort, unallocated
@@ -20,11 +21,12 @@ class EngineTables:
         if mode is not delta.former.options.mode:
             self.rebuild(plan)
             return
-        changed = [facts.port for facts in delta.added]
-        changed += [after.port for _, after in delta.changed]
-        removed = [facts.port for facts in delta.removed]
+        before = [old.port for old, _ in delta.pairs() if old and _has_address(old.port)]
+        after = [new.port for _, new in delta.pairs() if new and _has_address(new.port)]
+        present = {port.key for port in after}
+        removed = [port for port in before if port.key not in present]
         self._engine.update_services(
-            [native_port(port, mode) for port in changed],
+            [native_port(port, mode) for port in after],
             [(port.name, port.family) for port in removed],
             native_node(plan) if delta.is_context_changed else None,
         )
@@ -36,7 +38,18 @@ class EngineTables:
 
 def native_tables(plan: Plan) -> tuple[list[_native.ServicePort], _native.NodeView]:
     """The arguments of `Engine.replace_services`. Cost: linear in the plan."""
-    return [native_port(port, plan.options.mode) for port in plan.ports], native_node(plan)
+    mode, ports = plan.options.mode, filter(_has_address, plan.ports)
+    return [native_port(port, mode) for port in ports], native_node(plan)
+
+
+def _has_address(port: PlannedPort) -> bool:
+    """The engine tells a port's family by its addresses, and takes one without any for IPv4. An IPv6
+    port is without any if another Service has its cluster IP and it has no endpoints; its node port
+    is then left to the node, which refuses connections, too.
+    """
+    if port.family == Family.IPV4 or port.cluster_backends or port.local_backends:
+        return True
+    return any(frontend.address for frontend in port.frontends)
 
 
 def native_node(plan: Plan) -> _native.NodeView:

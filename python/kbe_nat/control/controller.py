@@ -65,7 +65,8 @@ class Controller:
         self._touched: Set[ServiceKey] | None = None
         """Services that the snapshot has touched since it was planned last; None: any."""
         self._removals = BackendRemovals(removed_seconds)
-        self._consumers = (_Following(self._removals), _Following(datapath))
+        # These have taken the empty plan, from which the first delta starts.
+        self._consumers = (_Following(self._removals, True), _Following(datapath, True))
         self._tables = _Following(EngineTables(engine))
         self._followers: list[_Following] = []
         """Consumers that come after the kernel."""
@@ -262,9 +263,9 @@ class Controller:
 class _Following:
     """A consumer, and whether it has taken every delta."""
 
-    def __init__(self, consumer: PlanConsumer) -> None:
+    def __init__(self, consumer: PlanConsumer, is_current: bool = False) -> None:
         self.consumer = consumer
-        self.is_current = False
+        self.is_current = is_current
 
     def take(self, delta: PlanDelta) -> None:
         """Apply the delta; rebuild the consumer if it has missed or failed an earlier one."""

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import chain
 
+from msgspec import structs
+
 from kbe_nat.model import ServiceKey, Strategy
 from kbe_nat.policy.plan import Backend, PlannedPort
 
@@ -66,7 +68,7 @@ class Overrides:
         )
 
     def _with_drain(self, backend: Backend) -> Backend:
-        return replace(backend, weight=0) if self._is_drained(backend) else backend
+        return structs.replace(backend, weight=0) if self._is_drained(backend) else backend
 
     def _is_drained(self, backend: Backend) -> bool:
         return backend.address in self.drains or str(backend) in self.drains

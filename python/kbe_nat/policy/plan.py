@@ -8,6 +8,8 @@ from itertools import chain
 from operator import attrgetter
 from typing import Final, TypeAlias
 
+import msgspec
+
 from kbe_nat.family import Family
 from kbe_nat.model import ServiceKey, Strategy, join_address
 from kbe_nat.policy.node_ports import NodePorts
@@ -30,9 +32,10 @@ class Frontend:
     port: int
 
 
-@dataclass(frozen=True, slots=True)
-class Backend:
-    """An endpoint with the port that it serves."""
+class Backend(msgspec.Struct, frozen=True, gc=False):
+    """An endpoint with the port that it serves. There are more of these than of anything else, so
+    they are made and compared in C, and the garbage collector passes over them.
+    """
 
     address: str
     port: int
