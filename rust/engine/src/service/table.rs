@@ -382,3 +382,45 @@ impl ServiceTable {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::balance::Strategy;
+    use crate::service::ServiceSpec;
+
+    #[test]
+    fn nothing_is_left_of_what_is_removed() {
+        let service = ServicePort::new(ServiceSpec {
+            name: "a".into(),
+            protocol: Protocol::TCP,
+            frontends: vec![
+                Frontend {
+                    kind: FrontendKind::ClusterIp,
+                    address: Some(Ipv4Addr::LOCALHOST.into()),
+                    port: 80,
+                },
+                Frontend { kind: FrontendKind::NodePort, address: None, port: 30_080 },
+            ],
+            cluster_backends: Vec::new(),
+            local_backends: Vec::new(),
+            serving_backends: Vec::new(),
+            is_internal_local: false,
+            is_external_local: false,
+            affinity: None,
+            source_ranges: Vec::new(),
+            source_ranges_apply_to_all: false,
+            strategy: Strategy::Random,
+        })
+        .expect("valid");
+        let key = HashKey::new(1);
+        let table = ServiceTable::new(&[Arc::new(service)], NodeView::default(), key);
+        let table =
+            table.expect("valid").with_changes(&[], &[("a", true)], None).expect("it is there");
+        let is_named = |name| table.names.find(key.hash_one((name, true)), |_| true).is_some();
+        assert!(!is_named("a"));
+        assert_eq!(table.v4.node_port(Protocol::TCP, 30_080), None);
+        assert_eq!(table.frontend_address(Ipv4Addr::LOCALHOST.into()), None);
+        assert_eq!(table.services().count(), 0);
+    }
+}
