@@ -46,11 +46,18 @@ impl Watch {
         self.now = self.now.saturating_add(nanoseconds);
     }
 
-    /// Puts another table in force.
+    /// Puts another table in force. The first engine gets it whole, the second one changes its own.
+    ///
+    /// # Panics
+    /// When the changes are refused.
     pub fn replace(&mut self, table: usize) {
         self.flush();
-        self.single.replace_services(cluster::table(table));
-        self.batched.replace_services(cluster::table(table));
+        let table = cluster::table(table);
+        let services: Vec<_> = table.services().cloned().collect();
+        let former = self.batched.services().clone();
+        let changed = former.with_services(&services, Some(table.node().clone()));
+        self.batched.replace_services(changed.expect("the table is valid").into());
+        self.single.replace_services(table);
     }
 
     /// Ends what is over.

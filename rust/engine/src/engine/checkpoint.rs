@@ -5,6 +5,7 @@
 //! `Writer`. Nothing of a checkpoint is used before all of it was read and checked; what refers
 //! to a service port that is not served any more is left out.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{Engine, Family};
@@ -17,6 +18,7 @@ use crate::conntrack::{Hot, STALE};
 use crate::ledger::Standing;
 use crate::pipeline::FamilyState;
 use crate::rewrite;
+use crate::service::ServicePort;
 use crate::tuple::{Direction, Ends, Protocol, Tuple, WireEnds};
 use crate::wire::Wire;
 
@@ -45,19 +47,19 @@ impl Engine {
     #[must_use]
     pub fn checkpoint(&mut self, now: u64) -> Vec<u8> {
         let tick = self.shared.clock.advance(now);
-        let mut names: Vec<(u32, &str)> = self
+        let mut names: Vec<(u32, &ServicePort)> = self
             .shared
             .ledger
             .services()
-            .map(|(number, record)| (number, record.service.name()))
+            .map(|(number, record)| (number, &*record.service))
             .collect();
-        names.sort_by_key(|&(number, _)| number);
-        let place = |number: u32| {
-            names.binary_search_by_key(&number, |&(known, _)| known).unwrap_or(0) as u32
-        };
+        // The numbers tell in which order service ports came, which is no state to keep.
+        names.sort_by_key(|(_, service)| (service.name(), service.is_ipv4()));
+        let places: HashMap<u32, u32> = names.iter().map(|&(number, _)| number).zip(0..).collect();
+        let place = |number: u32| places.get(&number).copied().unwrap_or(0);
         let mut writer = Writer(Vec::new());
         writer.u32(names.len() as u32);
-        for (_, name) in &names {
+        for name in names.iter().map(|(_, service)| service.name()) {
             writer.u32(name.len() as u32);
             writer.0.extend_from_slice(name.as_bytes());
         }
