@@ -27,6 +27,15 @@ RESULTS: Final = ROOT / "benches/results/engine.json"
 MODES: Final = ("one", "batch64")
 SERVICES: Final = (10, 1000, 30_000)
 """Service ports among which first packets are spread."""
+UPDATE_FIELDS: Final = (
+    "change_ns",
+    "change_p99_ns",
+    "exchange_ns",
+    "exchange_p99_ns",
+    "rebuild_ns",
+)
+UPDATED_SERVICES: Final = (10_000, 100_000)
+"""Service ports of which one changes."""
 
 Row = dict[str, Any]
 
@@ -45,7 +54,8 @@ def main() -> None:
         "--no-criterion", action="store_true", help="leave out the parts of a packet's cost"
     )
     own = parser.parse_args()
-    ours, first, yardstick = build("flows"), build("first"), build_yardstick()
+    ours, first, update = build("flows"), build("first"), build("updates")
+    yardstick = build_yardstick()
     python = run_python()
     references = {bench["params"]["flows"]: bench for bench in named(python, "test_reference")}
     rows: list[Row] = []
@@ -60,10 +70,11 @@ def main() -> None:
         reference = references.get(flows)
         rows += [row(flows, mode, runs, c_runs, reference) for mode in MODES]
     firsts = [lines_of(first, *SERVICES) for _ in range(own.runs)]
+    updates = [lines_of(update, *UPDATED_SERVICES) for _ in range(own.runs)]
     parts = [] if own.no_criterion else criterion()
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
-    part("engine", "make bench-engine", page(rows, firsts, python, parts))
+    part("engine", "make bench-engine", page(rows, firsts, updates, python, parts))
     show(rows)
 
 
@@ -146,7 +157,11 @@ def criterion() -> list[tuple[str, str]]:
 
 
 def page(
-    rows: list[Row], firsts: list[list[Row]], python: list[Row], parts: list[tuple[str, str]]
+    rows: list[Row],
+    firsts: list[list[Row]],
+    updates: list[list[Row]],
+    python: list[Row],
+    parts: list[tuple[str, str]],
 ) -> str:
     """The tables in Markdown."""
 
@@ -175,6 +190,16 @@ def page(
         by_services.append(
             f"| {services:,} | {p50:,.0f} ns | {p99:,.0f} ns | {p99 / fewest:.2f} |\n"
         )
+    by_updates = [
+        "| service ports | one changed | p99 | packets wait | p99 | whole table, one changed |\n"
+        "|--:|--:|--:|--:|--:|--:|\n"
+    ]
+    for place, services in enumerate(UPDATED_SERVICES):
+        medians = (
+            seconds(statistics.median(run[place][field] for run in updates) * 1e-9)
+            for field in UPDATE_FIELDS
+        )
+        by_updates.append(f"| {services:,} | {' | '.join(medians)} |\n")
     boundary = ["| from Python | median | per packet |\n|---|--:|--:|\n"]
     for bench in python:
         median = bench["stats"]["median"]
@@ -186,7 +211,9 @@ def page(
         *(f"| {name} | {time} |\n" for name, time in parts),
     ]
     extra = f"\n{''.join(table)}" if parts else ""
-    tables = "\n".join((head + "".join(lines), "".join(by_services), "".join(boundary)))
+    tables = "\n".join(
+        (head + "".join(lines), "".join(by_services), "".join(by_updates), "".join(boundary))
+    )
     return f"{machine()} Nanoseconds; medians.\n\n{tables}{extra}"
 
 
