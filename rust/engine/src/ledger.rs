@@ -1,7 +1,23 @@
 //! The engine's books: what is live of each service port and backend, and what they have carried.
 //!
-//! A service port and its backends keep their number while they are in the tables or a flow uses
-//! them, so flows, affinity and counters stay when a table is replaced or a strategy changed.
+//! Theory of operation. Tables come and go; flows, affinity and counters must outlive them. So the
+//! books give each service port and each of its backends a number of their own, and flows refer to
+//! these alone:
+//!
+//! - A service port is known by name and family. It keeps its number while a table has it or a flow
+//!   uses it; when both end, its record is closed and the number is given out again.
+//! - A backend is known by its address within its service port. A service port that comes back with
+//!   another list finds the records, and so the flows and loads, of the backends that it had.
+//! - `numbers_by_slot` leads from a table's slots to numbers, so a first packet needs no look-up by
+//!   name. It is right for the table in force and none other: [`Ledger::adopt`] takes the table
+//!   over under the same lock under which packets are processed.
+//! - [`Ledger::adopt`] compares two tables and touches the service ports that differ. Service ports
+//!   are entered before those that left are withdrawn, since a service port may move to another
+//!   slot; `generation` tells both apart.
+//! - A record never holds the last reference to a large service port: the table before still has
+//!   it, and is dropped where no packet waits. What is withdrawn keeps its name alone.
+//! - `birth` distinguishes a backend from those that had its record before. It changes as well when
+//!   a backend comes back into the lists: clients do not stick to one that was away.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -76,7 +92,7 @@ pub(crate) struct ServiceRecord {
     /// Backend records in the order of the service port's two lists; empty while it is in no table.
     pub(crate) backends: [Vec<u32>; 2],
     /// All its backend records: those in the lists, and others that still have flows.
-    known: HashMap<SocketAddr, u32, HashKey>,
+    ids: HashMap<SocketAddr, u32, HashKey>,
     /// What backends that are no more have carried.
     pub(crate) past: Traffic,
     pub(crate) refused: Vec<(Cause, u64)>,
@@ -88,7 +104,7 @@ pub(crate) struct ServiceRecord {
 impl ServiceRecord {
     /// All its backends, each once, in no order.
     pub(crate) fn all_backends(&self) -> impl Iterator<Item = u32> {
-        self.known.values().copied()
+        self.ids.values().copied()
     }
 }
 
@@ -236,7 +252,7 @@ impl Ledger {
 
     pub(crate) fn refuse(&mut self, number: u32, cause: Cause) {
         if let Some(record) = self.service_mut(number) {
-            match record.refused.iter_mut().find(|(known, _)| *known == cause) {
+            match record.refused.iter_mut().find(|(counted, _)| *counted == cause) {
                 Some((_, count)) => *count += 1,
                 None => record.refused.push((cause, 1)),
             }
@@ -246,7 +262,7 @@ impl Ledger {
     /// What an endpoint of a service port may have, whether it has a record or not.
     pub(crate) fn standing(&self, number: u32, address: SocketAddr) -> Standing {
         match self.service(number) {
-            Some(record) => match record.known.get(&address) {
+            Some(record) => match record.ids.get(&address) {
                 Some(&id) => self.backends[id as usize].standing,
                 None if record.is_served && record.service.serves_still(address) => {
                     Standing::Serving
@@ -259,13 +275,13 @@ impl Ledger {
 
     /// The record of a service port's backend for a flow that was not decided here just now.
     pub(crate) fn backend_for(&mut self, number: u32, address: SocketAddr) -> u32 {
-        if let Some(&id) = self.service(number).and_then(|record| record.known.get(&address)) {
+        if let Some(&id) = self.service(number).and_then(|record| record.ids.get(&address)) {
             return id;
         }
         let standing = self.standing(number, address);
         let id = self.open_backend(number, address, standing);
         if let Some(record) = self.service_mut(number) {
-            record.known.insert(address, id);
+            record.ids.insert(address, id);
         }
         id
     }
@@ -282,7 +298,7 @@ impl Ledger {
             service: service.clone(),
             states: [state(Scope::Cluster), state(Scope::Local)],
             backends: Default::default(),
-            known: HashMap::with_hasher(self.key),
+            ids: HashMap::with_hasher(self.key),
             past: Traffic::default(),
             refused: Vec::new(),
             generation: self.generation,
@@ -302,12 +318,12 @@ impl Ledger {
     fn list_backends(&mut self, number: u32, service: &ServicePort) {
         let none = HashMap::with_hasher(self.key);
         let Some(record) = self.service_mut(number) else { return };
-        let mut known = std::mem::replace(&mut record.known, none);
+        let mut ids = std::mem::replace(&mut record.ids, none);
         let lists = [Scope::Cluster, Scope::Local].map(|scope| {
             let listed = service.set(scope).backends().iter().map(|backend| {
                 let address = backend.address;
                 let open = || self.open_backend(number, address, Standing::Listed);
-                let id = *known.entry(address).or_insert_with(open);
+                let id = *ids.entry(address).or_insert_with(open);
                 self.list(id);
                 id
             });
@@ -315,7 +331,7 @@ impl Ledger {
         });
         if let Some(record) = self.service_mut(number) {
             record.backends = lists;
-            record.known = known;
+            record.ids = ids;
         }
         self.retire(number, |address| {
             if service.serves_still(address) { Standing::Serving } else { Standing::Gone }
@@ -379,7 +395,7 @@ impl Ledger {
         let (service, address, ended) = (record.service, record.address, record.ended);
         if let Some(record) = self.service_mut(service) {
             record.past.add(&ended);
-            record.known.remove(&address);
+            record.ids.remove(&address);
         }
         self.free_backends.push(id);
     }
@@ -388,7 +404,7 @@ impl Ledger {
     fn close_if_unused(&mut self, number: u32) {
         if let Some(record) = &self.services[number as usize]
             && !record.is_served
-            && record.known.is_empty()
+            && record.ids.is_empty()
         {
             self.numbers[usize::from(record.service.is_ipv4())].remove(record.service.name());
             self.services[number as usize] = None;

@@ -220,7 +220,7 @@ impl NodeView {
         let addresses = convert::addresses(&addresses)?;
         Ok(Self(core::NodeView {
             node_port_addresses: match node_port_addresses {
-                Some(own) => convert::addresses(&own)?,
+                Some(texts) => convert::addresses(&texts)?,
                 None => addresses.clone(),
             },
             addresses,

@@ -73,7 +73,7 @@ impl NodeView {
     /// Whether what comes from this address by this device comes from a pod.
     #[must_use]
     pub fn is_pod(&self, source: IpAddr, interface: u32) -> bool {
-        self.pod_interfaces.as_ref().is_some_and(|own| own.contains(&interface))
+        self.pod_interfaces.as_ref().is_some_and(|devices| devices.contains(&interface))
             || self.pod_ranges.iter().any(|range| range.contains(source))
     }
 }
@@ -89,7 +89,7 @@ pub(super) struct Node {
 #[derive(Clone, Copy, Default, Debug)]
 struct NodeAddress {
     /// It is one of the node's own.
-    is_own: bool,
+    is_node: bool,
     /// What node ports are there, if they are there at all.
     node_ports: Option<FrontendKind>,
 }
@@ -100,7 +100,7 @@ impl Node {
         let mut addresses: HashMap<AddressKey<IpAddr>, NodeAddress, HashKey> =
             HashMap::with_hasher(key);
         for &address in &view.addresses {
-            addresses.entry(AddressKey(address)).or_default().is_own = true;
+            addresses.entry(AddressKey(address)).or_default().is_node = true;
         }
         // An address that serves node ports does not refuse them, even where it is said to.
         let closed = view.closed_addresses.iter().map(|address| (address, CLOSED));
@@ -113,7 +113,7 @@ impl Node {
 
     /// Whether `address` is one of the node's own.
     pub(super) fn has(&self, address: IpAddr) -> bool {
-        self.addresses.get(&AddressKey(address)).is_some_and(|address| address.is_own)
+        self.addresses.get(&AddressKey(address)).is_some_and(|address| address.is_node)
     }
 
     /// How node ports are meant at `address`.
