@@ -95,7 +95,9 @@ fn run(services: u32) {
     parts.iter_mut().for_each(|times| times.sort_unstable());
     let at = |part: usize, share: f64| parts[part][(parts[part].len() as f64 * share) as usize];
     println!(
-        r#"{{"services": {services}, "first_ns": {}, "make_ns": {}, "exchange_ns": {}, "free_ns": {}, "change_ns": {}, "change_p99_ns": {}, "exchange_p99_ns": {}, "rebuild_ns": {}}}"#,
+        "{{\"services\": {services}, \"first_ns\": {}, \"make_ns\": {}, \"exchange_ns\": {}, \
+         \"free_ns\": {}, \"change_ns\": {}, \"change_p99_ns\": {}, \"exchange_p99_ns\": {}, \
+         \"rebuild_ns\": {}}}",
         first.iter().sum::<u64>(),
         at(0, 0.5),
         at(1, 0.5),

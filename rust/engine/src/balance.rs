@@ -45,7 +45,7 @@ pub use two_choices::TwoChoices;
 use crate::backend::Backend;
 use crate::rng::Rng;
 
-/// What a balancer may look at when it chooses.
+/// The facts by which a balancer chooses.
 pub struct Request<'a> {
     /// Stable hash of the client's address: equal on every node.
     pub source: u64,
@@ -61,7 +61,7 @@ pub trait Loads {
     fn active(&self, index: usize) -> u32;
 }
 
-/// What a balancer remembers between choices.
+/// A balancer's memory between choices.
 #[derive(Clone, Debug)]
 pub struct State {
     /// The seeded sequence of the random strategies.

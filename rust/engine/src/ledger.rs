@@ -1,4 +1,4 @@
-//! The engine's books: what is live of each service port and backend, and what they have carried.
+//! The engine's books: flows, loads and counters of each service port and backend.
 //!
 //! Theory of operation. Tables come and go; flows, affinity and counters must outlive them. So the
 //! books give each service port and each of its backends a number of their own, and flows refer to
@@ -15,7 +15,7 @@
 //!   are entered before those that left are withdrawn, since a service port may move to another
 //!   slot; `generation` tells both apart.
 //! - A record never holds the last reference to a large service port: the table before still has
-//!   it, and is dropped where no packet waits. What is withdrawn keeps its name alone.
+//!   it, and is dropped where no packet waits. A withdrawn one keeps its name alone.
 //! - `birth` distinguishes a backend from those that had its record before. It changes as well when
 //!   a backend comes back into the lists: clients do not stick to one that was away.
 
@@ -55,7 +55,7 @@ impl Traffic {
     }
 }
 
-/// What a service port's endpoint may have.
+/// The flows that an endpoint of a service port may have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Standing {
     /// New flows, and those that it has.
@@ -91,9 +91,9 @@ pub(crate) struct ServiceRecord {
     pub(crate) states: [State; 2],
     /// Backend records in the order of the service port's two lists; empty while it is in no table.
     pub(crate) backends: [Vec<u32>; 2],
-    /// All its backend records: those in the lists, and others that still have flows.
+    /// Identifiers of all its backends: the listed ones, and others that still have flows.
     ids: HashMap<SocketAddr, u32, HashKey>,
-    /// What backends that are no more have carried.
+    /// Traffic of backends whose records are closed.
     pub(crate) past: Traffic,
     pub(crate) refused: Vec<(Cause, u64)>,
     /// The adoption that last found it in the table.
@@ -141,7 +141,7 @@ impl Ledger {
         }
     }
 
-    /// Takes over a table, in the place of `former`. Cost: what the two do not share; for each
+    /// Takes over a table, in the place of `former`. Cost: only for differences; for each
     /// service port that differs a name look-up, and one look-up per backend.
     pub(crate) fn adopt(&mut self, former: &ServiceTable, table: &ServiceTable) {
         self.generation = self.generation.wrapping_add(1);
@@ -259,7 +259,7 @@ impl Ledger {
         }
     }
 
-    /// What an endpoint of a service port may have, whether it has a record or not.
+    /// The standing of an endpoint of a service port, whether it has a record or not.
     pub(crate) fn standing(&self, number: u32, address: SocketAddr) -> Standing {
         match self.service(number) {
             Some(record) => match record.ids.get(&address) {
@@ -357,8 +357,8 @@ impl Ledger {
         let Some(record) = self.service(number) else { return };
         let generation = self.generation;
         let is_listed = |id: &u32| self.backends[*id as usize].generation == generation;
-        let left: Vec<u32> = record.all_backends().filter(|id| !is_listed(id)).collect();
-        for id in left {
+        let unlisted: Vec<u32> = record.all_backends().filter(|id| !is_listed(id)).collect();
+        for id in unlisted {
             let record = &mut self.backends[id as usize];
             record.standing = standing(record.address);
             if record.active == 0 {

@@ -1,8 +1,8 @@
-//! What the engine serves: service ports, the node that they are served on, and the table of both.
+//! Service ports, the node that serves them, and the table of both.
 //!
 //! Policy decides which endpoints may serve whom, when something changes; here they are two lists.
 //! A [`ServicePort`] is one port of a Service in one family, with the balancers over its backends.
-//! It is immutable: what changes is built anew, and all tables that contain it share it. A
+//! It is immutable: a change builds another one, and all tables that contain it share it. A
 //! [`ServiceTable`] is an immutable snapshot of all service ports, with the one look-up that finds
 //! them. [`NodeView`] is what the engine knows of its node.
 
@@ -23,7 +23,7 @@ pub use frontend::{Frontend, FrontendKind};
 pub use node::{Mode, NodeView, UnknownPort};
 pub use table::ServiceTable;
 
-/// What is wrong with a service port or a table of them; whoever built it is at fault.
+/// A mistake in a service port or a table of them, made by the caller.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ServiceError {
     /// A frontend and a backend, or two backends, are of different families.
@@ -89,7 +89,7 @@ impl Scope {
     }
 }
 
-/// What a [`ServicePort`] is made of.
+/// The parts of a [`ServicePort`].
 #[derive(Clone, Debug)]
 pub struct ServiceSpec {
     /// Name, unique in its family, as kube-proxy writes it: `namespace/name:port`.
@@ -206,8 +206,7 @@ impl ServicePort {
         self.is_ipv4
     }
 
-    /// Its name and family, and nothing that it serves: what is left to say of one that is in no
-    /// table any more.
+    /// Its name and family without its backends, for the books of one that no table has any more.
     pub(crate) fn without_backends(&self) -> Self {
         let set = || BackendSet { backends: Box::default(), balancer: Box::new(Random::new(&[])) };
         let spec = ServiceSpec {

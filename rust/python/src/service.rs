@@ -98,7 +98,8 @@ impl ServicePort {
     #[pyo3(signature = (
         name, frontends, cluster_backends, *, protocol = "tcp", local_backends = Vec::new(),
         serving_backends = Vec::new(), is_internal_local = false,
-        is_external_local = false, affinity_seconds = None, source_ranges = Vec::new(), source_ranges_apply_to_all = false,
+        is_external_local = false, affinity_seconds = None,
+        source_ranges = Vec::new(), source_ranges_apply_to_all = false,
         strategy = "random", maglev_size = None,
     ))]
     #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
@@ -201,7 +202,9 @@ impl NodeView {
     #[new]
     #[pyo3(signature = (
         *, addresses = Vec::new(), node_port_addresses = None, closed_addresses = Vec::new(),
-        every_loopback = false, guards_loopback = false, pod_ranges = Vec::new(), pod_interfaces = None, masquerade_all = false, unknown_port = "pass", unallocated = Vec::new(), mode = "iptables",
+        every_loopback = false, guards_loopback = false, pod_ranges = Vec::new(),
+        pod_interfaces = None, masquerade_all = false, unknown_port = "pass",
+        unallocated = Vec::new(), mode = "iptables",
     ))]
     #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
     fn new(

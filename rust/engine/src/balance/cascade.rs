@@ -69,7 +69,7 @@ mod tests {
         format!("{:.11}", f64::from(threshold) / f64::from(1u32 << 31))
     }
 
-    /// What `iptables-save` shows for the first of n endpoints.
+    /// The probability that `iptables-save` shows for the first of n endpoints.
     #[test]
     fn probabilities_are_those_of_kube_proxy() {
         for (count, expected) in [

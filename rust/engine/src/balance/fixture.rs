@@ -1,4 +1,4 @@
-//! What the tests of the strategies share.
+//! Backends, loads and requests for the tests of the strategies.
 
 use std::net::{Ipv4Addr, SocketAddr};
 

@@ -1,7 +1,7 @@
 //! Hashes that are equal on every node, platform and version: the ground of the consistent
 //! strategies.
 //!
-//! They spread well and are cheap, and they are no secret: who knows the seed can aim flows at a
+//! They spread well and are cheap, and they are no secret: the seed lets an attacker aim flows at a
 //! backend. Tables that an attacker could flood need a keyed hash instead.
 
 use std::net::{IpAddr, SocketAddr};
@@ -64,7 +64,7 @@ mod tests {
     fn golden() {
         let v4 = endpoint("192.0.2.1:40000");
         let v6 = endpoint("[2001:db8::1]:40000");
-        let found = [
+        let hashes = [
             stable_hash_address(v4.ip(), 0),
             stable_hash_address(v6.ip(), 0),
             stable_hash_endpoint(v4, 0),
@@ -73,7 +73,7 @@ mod tests {
             stable_hash_tuple(17, v6, endpoint("[fd00::1]:53"), 1),
         ];
         assert_eq!(
-            found,
+            hashes,
             [
                 8_155_974_245_528_717_141,
                 1_001_210_987_488_415_653,

@@ -63,10 +63,10 @@ mod tests {
 
     #[test]
     fn golden() {
-        let found =
+        let logarithms =
             [1, 3, 1 << 32, 0x8000_0000_0000_0000, 0xdead_beef_0000_0000, u64::MAX].map(neg_log2);
         assert_eq!(
-            found,
+            logarithms,
             [
                 18_014_398_507_476_512,
                 17_568_271_225_908_558,

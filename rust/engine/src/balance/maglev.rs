@@ -167,14 +167,14 @@ fn fill(candidates: &[Candidate], key: impl Fn(usize) -> u64, size: u32) -> Vec<
         return Vec::new();
     }
     let mut table = vec![0; size as usize];
-    let mut taken = Taken::of(size);
+    let mut slots = Taken::of(size);
     let mut free = size;
     loop {
         for walk in &mut walks {
             walk.credit += walk.weight * count;
             while walk.credit >= total {
                 walk.credit -= total;
-                table[walk.claim(&mut taken)] = walk.index;
+                table[walk.claim(&mut slots)] = walk.index;
                 free -= 1;
                 if free == 0 {
                     return table;
@@ -187,14 +187,14 @@ fn fill(candidates: &[Candidate], key: impl Fn(usize) -> u64, size: u32) -> Vec<
 impl Walk {
     /// Takes the next free slot. There is one ahead while any is free: those behind were taken when
     /// this walk met them.
-    fn claim(&mut self, taken: &mut Taken) -> usize {
+    fn claim(&mut self, slots: &mut Taken) -> usize {
         loop {
             let slot = self.slot;
             self.slot += self.skip;
-            if self.slot >= taken.size {
-                self.slot -= taken.size;
+            if self.slot >= slots.size {
+                self.slot -= slots.size;
             }
-            if taken.take(slot) {
+            if slots.take(slot) {
                 return slot as usize;
             }
         }
@@ -335,15 +335,15 @@ mod tests {
         ] {
             let all = backends(&vec![1; count]);
             let before = owners(&all, Some(size));
-            let (mut moved, mut own) = (0, 0);
+            let (mut moved, mut orphans) = (0, 0);
             for leaver in (0..count).step_by(count.div_ceil(5)) {
                 let mut rest = all.clone();
-                let gone = rest.remove(leaver).address;
+                let removed = rest.remove(leaver).address;
                 let after = owners(&rest, Some(size));
                 moved += before.iter().zip(&after).filter(|(old, new)| old != new).count();
-                own += before.iter().filter(|&&owner| owner == gone).count();
+                orphans += before.iter().filter(|&&owner| owner == removed).count();
             }
-            let ratio = moved as f64 / own as f64;
+            let ratio = moved as f64 / orphans as f64;
             assert!(ratio <= limit, "{count} backends, {size} slots: {ratio}");
         }
     }

@@ -30,19 +30,20 @@ impl Random {
         // In units of 1 / N of a weight, a column holds `total`, and what is left to place is
         // always a whole number of columns: the integers come out even.
         let count = backends.len() as u64;
-        let mut left: Vec<u64> =
+        let mut rest: Vec<u64> =
             backends.iter().map(|backend| u64::from(backend.weight) * count).collect();
-        let mut columns: Vec<Column> =
-            (0..backends.len() as u32).map(|own| Column { keep: u32::MAX, alias: own }).collect();
+        let mut columns: Vec<Column> = (0..backends.len() as u32)
+            .map(|index| Column { keep: u32::MAX, alias: index })
+            .collect();
         let (mut small, mut large): (Vec<usize>, Vec<usize>) =
-            (0..backends.len()).partition(|&index| left[index] < total);
+            (0..backends.len()).partition(|&index| rest[index] < total);
         while let (Some(poor), Some(&rich)) = (small.pop(), large.last()) {
             columns[poor] = Column {
-                keep: ((u128::from(left[poor]) << 32) / u128::from(total)) as u32,
+                keep: ((u128::from(rest[poor]) << 32) / u128::from(total)) as u32,
                 alias: rich as u32,
             };
-            left[rich] -= total - left[poor];
-            if left[rich] < total {
+            rest[rich] -= total - rest[poor];
+            if rest[rich] < total {
                 small.extend(large.pop());
             }
         }
@@ -54,9 +55,9 @@ impl Balancer for Random {
     fn pick(&self, _: &Request<'_>, state: &mut State) -> Option<usize> {
         let draw = state.rng.next_u64();
         let (high, low) = (draw >> 32, draw as u32);
-        let own = ((high * self.columns.len() as u64) >> 32) as usize;
-        let column = self.columns.get(own)?;
-        Some(if low < column.keep { own } else { column.alias as usize })
+        let index = ((high * self.columns.len() as u64) >> 32) as usize;
+        let column = self.columns.get(index)?;
+        Some(if low < column.keep { index } else { column.alias as usize })
     }
 }
 
@@ -80,8 +81,8 @@ mod tests {
         for weights in [&[1, 2, 7][..], &[u32::MAX, 1, 0, u32::MAX], &[3, 1, 4, 1, 5, 9, 2, 6]] {
             let columns = Random::new(&backends(weights)).columns;
             let mut shares = vec![0u64; weights.len()];
-            for (own, column) in columns.iter().enumerate() {
-                shares[own] += u64::from(column.keep);
+            for (index, column) in columns.iter().enumerate() {
+                shares[index] += u64::from(column.keep);
                 shares[column.alias as usize] += (1 << 32) - u64::from(column.keep);
             }
             let total: u64 = weights.iter().map(|&weight| u64::from(weight)).sum();

@@ -114,12 +114,12 @@ impl FromStr for Strategy {
     type Err = UnknownStrategy;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let found = Self::ALL.into_iter().find(|strategy| strategy.name() == name);
-        found.ok_or_else(|| UnknownStrategy { name: name.to_owned() })
+        let strategy = Self::ALL.into_iter().find(|strategy| strategy.name() == name);
+        strategy.ok_or_else(|| UnknownStrategy { name: name.to_owned() })
     }
 }
 
-/// What holds for all strategies alike.
+/// Properties of all strategies.
 #[cfg(test)]
 mod tests {
     use super::{Backend, Strategy};
@@ -170,8 +170,8 @@ mod tests {
         ] {
             let balancer =
                 name.parse::<Strategy>().unwrap().build(&backends(&[1, 2, 0, 7])).unwrap();
-            let found: String = picks(&*balancer, 32).iter().map(usize::to_string).collect();
-            assert_eq!(found, expected, "{name}");
+            let sequence: String = picks(&*balancer, 32).iter().map(usize::to_string).collect();
+            assert_eq!(sequence, expected, "{name}");
         }
     }
 

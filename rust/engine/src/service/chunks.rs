@@ -42,14 +42,14 @@ impl<L: Clone> Spine<L> {
         &self.branches[number / FANOUT % FANOUT][number % FANOUT]
     }
 
-    /// The same, to be written to. Cost: what is shared on the way is copied.
+    /// The same, to be written to. Cost: copies a branch that others share.
     fn leaf_mut(&mut self, number: usize) -> &mut L {
         &mut Arc::make_mut(&mut self.branches[number / FANOUT % FANOUT])[number % FANOUT]
     }
 
     /// Numbers of the leaves that may differ from those of `former`: whole branches that are shared
     /// are passed over.
-    fn unshared<'a>(&'a self, former: &'a Self) -> impl Iterator<Item = usize> + 'a {
+    fn differing_leaves<'a>(&'a self, former: &'a Self) -> impl Iterator<Item = usize> + 'a {
         let branches = self.branches.iter().zip(&former.branches).enumerate();
         branches
             .filter(|(_, (branch, former))| !Arc::ptr_eq(branch, former))
@@ -101,8 +101,8 @@ impl<T: Clone> ChunkTable<T> {
 ///
 /// An entry stands at its home or behind it, with no empty place and no higher tag between. So a
 /// search ends at the first empty place or higher tag, after one or two entries on average whether
-/// the value is there or not. Homes are a prefix of the places: what does not fit at the end of
-/// the homes stands behind them, and a run never wraps around.
+/// the value is there or not. Homes are a prefix of the places: a run may
+/// go on behind the last home, and never wraps around.
 #[derive(Debug)]
 struct Chunk<T> {
     places: Arc<[Option<Entry<T>>]>,
@@ -169,7 +169,7 @@ impl<T: Clone> Chunk<T> {
         let homes = self.homes;
         let places = Arc::make_mut(&mut self.places);
         let entry = places[place].take();
-        // What does not stand at its home moves one up.
+        // Each entry behind its home moves one up.
         let is_moved = |(place, entry): &(usize, &Option<Entry<T>>)| {
             entry.as_ref().is_some_and(|entry| home(entry.tag, homes) < *place)
         };
@@ -272,7 +272,7 @@ impl<T> Slots<T> {
     /// order. Cost: a comparison for each branch, and for each number of the branches that differ.
     pub(super) fn changed_since(&self, former: &Self) -> Vec<u32> {
         let mut changed = Vec::new();
-        for leaf in self.spine.unshared(&former.spine) {
+        for leaf in self.spine.differing_leaves(&former.spine) {
             let (values, formers) = (self.spine.leaf(leaf), former.spine.leaf(leaf));
             if Arc::ptr_eq(values, formers) {
                 continue;
@@ -391,7 +391,8 @@ mod tests {
                 }
                 most = most.max(model.len());
             }
-            let pointer = |model: &BTreeMap<u32, Arc<usize>>, slot| model.get(&slot).map(Arc::as_ptr);
+            let pointer =
+                |model: &BTreeMap<u32, Arc<usize>>, slot| model.get(&slot).map(Arc::as_ptr);
             let changed: Vec<u32> = (0..slots.end())
                 .filter(|slot| pointer(&model, *slot) != pointer(&former.1, *slot))
                 .collect();

@@ -16,7 +16,7 @@ use crate::tuple::{Address, Protocol};
 /// The slot of a service port, and how the frontend is meant that it has there.
 pub(super) type Claim = (u32, FrontendKind);
 
-/// What is served at addresses of one family.
+/// Frontends, node ports and addresses of one family.
 #[derive(Clone, Debug)]
 pub(super) struct Index<A> {
     key: HashKey,

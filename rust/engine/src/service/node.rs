@@ -20,7 +20,7 @@ pub enum Mode {
     Nftables,
 }
 
-/// What happens to a packet for a port of a cluster IP on which nothing is served.
+/// The fate of a packet for a port of a cluster IP that no Service serves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum UnknownPort {
     /// It goes on untouched, as in kube-proxy's iptables mode.
@@ -32,20 +32,20 @@ pub enum UnknownPort {
     Drop,
 }
 
-/// What the engine knows of the node it works for.
+/// The facts about the node that decisions depend on.
 #[derive(Clone, Debug, Default)]
 pub struct NodeView {
     /// The node's own addresses.
     pub addresses: Vec<IpAddr>,
-    /// Those on which node ports are served.
+    /// The addresses that serve node ports.
     pub node_port_addresses: Vec<IpAddr>,
     /// Other addresses of the node on which node ports without endpoints are refused nevertheless.
     pub closed_addresses: Vec<IpAddr>,
     /// Node ports are on all of 127.0.0.0/8 what they are on 127.0.0.1; otherwise they are closed
     /// on its other addresses.
     pub every_loopback: bool,
-    /// What comes to 127.0.0.0/8 from elsewhere, the node's other addresses among it, is dropped
-    /// unless it is served.
+    /// A packet to 127.0.0.0/8 from another address is dropped unless a Service serves it; the
+    /// node's other addresses count as others.
     pub guards_loopback: bool,
     /// Ranges whose addresses are pods (kube-proxy's detectors ClusterCIDR and NodeCIDR).
     pub pod_ranges: Vec<Cidr>,
@@ -56,7 +56,7 @@ pub struct NodeView {
     pub masquerade_all: bool,
     /// Policy for unknown ports of cluster IPs.
     pub unknown_port: UnknownPort,
-    /// Ranges of cluster IPs; what goes to one that no Service has is dropped.
+    /// Ranges of cluster IPs; a packet to one that no Service has is dropped.
     pub unallocated: Vec<Cidr>,
     /// Which of kube-proxy's modes is followed.
     pub mode: Mode,
@@ -85,12 +85,12 @@ pub(super) struct Node {
     addresses: HashMap<AddressKey<IpAddr>, NodeAddress, HashKey>,
 }
 
-/// What an address is to the node.
+/// The role of an address on the node.
 #[derive(Clone, Copy, Default, Debug)]
 struct NodeAddress {
     /// It is one of the node's own.
     is_node: bool,
-    /// What node ports are there, if they are there at all.
+    /// How node ports are meant there, if the address has them.
     node_ports: Option<FrontendKind>,
 }
 

@@ -1,7 +1,7 @@
 //! The table of all service ports.
 //!
-//! Theory of operation. A table is numbered service ports, and indexes over them. Those in the last
-//! three rows exist once for each family (`index`):
+//! Theory of operation. A table is numbered service ports, and indexes over them. The last three
+//! indexes exist once for each family (`index`):
 //!
 //! | index | from | to |
 //! |---|---|---|
@@ -38,7 +38,7 @@ use super::{ServiceError, ServicePort};
 use crate::hash::HashKey;
 use crate::tuple::Protocol;
 
-/// Who has rules for packets to an endpoint that may be a frontend as well.
+/// The service ports that have rules for packets to an endpoint, which may be a frontend as well.
 pub(crate) struct Claims {
     /// The service port that is served there, and one whose node port it would be.
     pub(crate) frontends: [Option<Claim>; 2],
@@ -92,7 +92,7 @@ impl ServiceTable {
     }
 
     /// The table in which these service ports are served and no others. It shares with this one
-    /// what stays. Cost: a name look-up per service port, and more for those that differ.
+    /// all chunks that stay. Cost: a name look-up per service port, and more for those that differ.
     ///
     /// # Errors
     /// [`ServiceError::DuplicateName`], [`ServiceError::DuplicateFrontend`].
@@ -117,8 +117,8 @@ impl ServiceTable {
 
     /// The table in which the service ports of these names and families (whether it is IPv4) are
     /// served no more, and these others are, in the place of those that have their names. One that
-    /// is handed in again as it is changes nothing. Cost: what is touched, whatever the size of the
-    /// table; see the module documentation.
+    /// is handed in again as it is changes nothing. Cost: that of the changes,
+    /// whatever the size of the table; see the module documentation.
     ///
     /// # Errors
     /// [`ServiceError::UnknownName`] of one to be removed, [`ServiceError::DuplicateName`] among
@@ -159,8 +159,8 @@ impl ServiceTable {
         self.services.get(slot)
     }
 
-    /// Slots that hold something else than in `former`, in order. Cost: what the tables do not
-    /// share.
+    /// Slots that hold something else than in `former`, in order. Cost: a pass over
+    /// the leaves that differ.
     pub(crate) fn slots_changed_since(&self, former: &Self) -> Vec<u32> {
         self.services.changed_since(&former.services)
     }
@@ -182,7 +182,7 @@ impl ServiceTable {
         })
     }
 
-    /// Who has rules for packets to `destination`. Cost: one look-up where no frontend has the
+    /// The claims on packets to `destination`. Cost: one look-up where no frontend has the
     /// address.
     #[must_use]
     pub(crate) fn claims(&self, protocol: Protocol, destination: SocketAddr) -> Claims {
