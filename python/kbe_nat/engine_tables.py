@@ -43,9 +43,9 @@ def native_tables(plan: Plan) -> tuple[list[_native.ServicePort], _native.NodeVi
 
 
 def _has_address(port: PlannedPort) -> bool:
-    """The engine tells a port's family by its addresses, and takes one without any for IPv4. An IPv6
-    port is without any if another Service has its cluster IP and it has no endpoints; its node port
-    is then left to the node, which refuses connections, too.
+    """The engine tells a port's family by its addresses, and takes one without any for IPv4. An
+    IPv6 port is without any if another Service has its cluster IP and it has no endpoints; its node
+    port is then left to the node, which refuses connections, too.
     """
     if port.family == Family.IPV4 or port.cluster_backends or port.local_backends:
         return True

@@ -19,9 +19,9 @@ class _Data(ctypes.Structure):
 
 
 def keep_net_admin(*, lends_net_raw: bool) -> None:
-    """From now on this process has CAP_NET_ADMIN and nothing more. With `lends_net_raw` commands that
-    it runs as root have CAP_NET_RAW too: without it iptables' set match refuses to work (libxt_set
-    opens a raw socket to talk of sets).
+    """From now on this process has CAP_NET_ADMIN and nothing more. With `lends_net_raw` commands
+    that it runs as root have CAP_NET_RAW too: without it iptables' set match refuses to work
+    (libxt_set opens a raw socket to talk of sets).
 
     Must be called before threads are started: they keep what they had. Raises OSError.
     """

@@ -120,8 +120,8 @@ class Proxy:
         self._leaves_rules = False
 
     def run(self) -> None:
-        """Serve until a signal comes. Raises `KbeNatError` when it cannot start, or a loop fails; the
-        rules of an earlier daemon then stay.
+        """Serve until a signal comes. Raises `KbeNatError` when it cannot start, or a loop fails;
+        the rules of an earlier daemon then stay.
         """
         controller = self.controller
         with self._signals(), ExitStack() as stack:
@@ -192,8 +192,8 @@ class Proxy:
         )
 
     def _start_loops(self, stack: ExitStack, queues: Sequence[Queue]) -> None:
-        """Installs the rules and starts the packet loops. A failure on the way takes the rules away,
-        unless others were there before.
+        """Installs the rules and starts the packet loops. A failure on the way takes the rules
+        away, unless others were there before.
         """
         controller, cpus = self.controller, self._settings.queues.cpus
         with ExitStack() as failing:

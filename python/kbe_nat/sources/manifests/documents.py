@@ -57,7 +57,9 @@ def document(path: Path, kind: type[_T], empty: object = None) -> _T:
 
 
 def reason_and_path(message: str) -> tuple[str, str]:
-    """The mistake in msgspec's message, and the path of the field; a pattern of names becomes words."""
+    """The mistake in msgspec's message, and the path of the field; a pattern of names becomes
+    words.
+    """
     reason, _, path = message.rpartition(" - at ")
     if not reason:
         reason, path = path, ""

@@ -12,9 +12,9 @@ all replace. An event is then one of three things:
    `..data` beneath all files of a ConfigMap. All files are in doubt.
 
 inotify does not tell everything: other machines write to a file system of the network, the target
-of a link changes elsewhere. So all files are in doubt each `LOOK_SECONDS`, and always where
-there is no inotify. Watches are added anew at each such look, since their directories may be others by now;
-for a directory that is still watched this does nothing.
+of a link changes elsewhere. So all files are in doubt each `LOOK_SECONDS`, and always where there
+is no inotify. Watches are added anew at each such look, since their directories may be others by
+now; for a directory that is still watched this does nothing.
 """
 
 import time
