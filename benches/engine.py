@@ -174,13 +174,14 @@ def page(
         "|--:|---|--:|--:|--:|--:|--:|--:|--:|\n"
     )
     lines = [
-        f"| {one['flows']:,} | {one['mode']} | {text(one['ns'])} | {text(one['c_ns'])} | {text(ratio(one))} "
-        f"| {text(one['reference_ns'])} | {text(one['new_ns'])} | {text(one['c_new_ns'])} "
-        f"| {text(one['bytes_per_flow'])} |\n"
+        f"| {one['flows']:,} | {one['mode']} | {text(one['ns'])} | {text(one['c_ns'])} "
+        f"| {text(ratio(one))} | {text(one['reference_ns'])} | {text(one['new_ns'])} "
+        f"| {text(one['c_new_ns'])} | {text(one['bytes_per_flow'])} |\n"
         for one in rows
     ]
     by_services = [
-        "| service ports | first packet p50 | p99 | p99 to that of the fewest |\n|--:|--:|--:|--:|\n"
+        "| service ports | first packet p50 | p99 | p99 to that of the fewest |\n"
+        "|--:|--:|--:|--:|\n"
     ]
     fewest = statistics.median(run[0]["p99_ns"] for run in firsts)
     for place, services in enumerate(SERVICES):

@@ -69,7 +69,8 @@ def disagreements(own: Cluster, folder: Path) -> Iterator[str]:
             walker = Walker(flow.source, flow.destination, flow.port, flow.protocol, flow.device)
             wanted, found = set(rules[flow.family].ends(walker)), decided(engine, made, flow)
             if wanted != found and not is_documented(made, flow):
-                yield f"seed {own.seed}, {mode}: {flow}: rules {sorted(wanted)}, engine {sorted(found)}"
+                ends = f"rules {sorted(wanted)}, engine {sorted(found)}"
+                yield f"seed {own.seed}, {mode}: {flow}: {ends}"
 
 
 def test_a_dump_does_not_differ_from_itself(tmp_path: Path) -> None:

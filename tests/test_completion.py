@@ -79,7 +79,10 @@ spec:
     restartPolicy: Always
     ports: [{name: https, containerPort: 9443}, {name: http, containerPort: 3}]
   containers:
-  - {name: app, ports: [{name: http, containerPort: 8000}, {name: https, containerPort: 4, protocol: UDP}]}
+  - name: app
+    ports:
+    - {name: http, containerPort: 8000}
+    - {name: https, containerPort: 4, protocol: UDP}
 status: {phase: Running, podIP: 10.0.0.1}
 """
 
@@ -148,7 +151,8 @@ def test_hints_of_a_traffic_distribution(
     tmp_path: Path, distribution: str, annotation: str, zones: set[str], nodes: set[str], notes: int
 ) -> None:
     node = (
-        "apiVersion: v1\nkind: Node\nmetadata: {name: n1, labels: {topology.kubernetes.io/zone: za}}\n"
+        "apiVersion: v1\nkind: Node\n"
+        "metadata: {name: n1, labels: {topology.kubernetes.io/zone: za}}\n"
         "status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}"
     )
     selecting = SERVICE.replace(
@@ -167,7 +171,10 @@ def test_hints_of_a_traffic_distribution(
 
 
 def test_a_label_that_is_null_is_empty(tmp_path: Path) -> None:
-    pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: %s, labels: {app: %s}}\nstatus: {podIP: 10.0.0.%d}"
+    pod = (
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: %s, labels: {app: %s}}\n"
+        "status: {podIP: 10.0.0.%d}"
+    )
     selecting = SERVICE.replace("namespace: shop", "annotations: null").replace(
         "spec: {", "spec: {selector: {app: null}, "
     )

@@ -340,10 +340,19 @@ def test_what_kube_proxy_refuses_is_refused_with_its_reason(
         "",
         "null",
         "{}",
-        "kind: null\nmode: null\nclusterCIDR: null\nconntrack: null\nnodePortAddresses: null\niptables: null",
+        (
+            "kind: null\nmode: null\nclusterCIDR: null\nconntrack: null\n"
+            "nodePortAddresses: null\niptables: null"
+        ),
         'mode: ""\nclusterCIDR: ""\nbindAddress: ""\nhealthzBindAddress: ""\ndetectLocalMode: ""',
-        "nodePortAddresses: []\niptables: {}\ndetectLocal: {bridgeInterface: null}\nfeatureGates: {}",
-        "iptables: {syncPeriod: 0s, minSyncPeriod: 0s}\nnftables: {syncPeriod: '0', minSyncPeriod: 0s}",
+        (
+            "nodePortAddresses: []\niptables: {}\n"
+            "detectLocal: {bridgeInterface: null}\nfeatureGates: {}"
+        ),
+        (
+            "iptables: {syncPeriod: 0s, minSyncPeriod: 0s}\n"
+            "nftables: {syncPeriod: '0', minSyncPeriod: 0s}"
+        ),
         "iptables: {syncPeriod: 1m30.5s, minSyncPeriod: 1500ms}\nconfigSyncPeriod: 15m0s",
         "conntrack: {tcpEstablishedTimeout: 24h0m0s, udpTimeout: 10us, min: 0, maxPerCore: 0}",
         "healthzBindAddress: 0.0.0.0\nmetricsBindAddress: '[::]:10249'",
@@ -356,8 +365,14 @@ def test_what_kube_proxy_refuses_is_refused_with_its_reason(
         "nodePortAddresses: [10.00.0.0/8, '::ffff:192.0.2.0/120', 'fd00::1/64']",
         "iptables: {masqueradeBit: 0x1e}\noomScoreAdj: -999",
         "{mode: ipvs, ipvs: {scheduler: best, strictARP: true}}",
-        "clientConnection: {qps: 5, burst: 10, kubeconfig: /x}\nlogging: {verbosity: 4, flushFrequency: 5s}",
-        "logging: {format: json, flushFrequency: 5000000000, options: {json: {infoBufferSize: '0'}}}",
+        (
+            "clientConnection: {qps: 5, burst: 10, kubeconfig: /x}\n"
+            "logging: {verbosity: 4, flushFrequency: 5s}"
+        ),
+        (
+            "logging: {format: json, flushFrequency: 5000000000, "
+            "options: {json: {infoBufferSize: '0'}}}"
+        ),
         "portRange: anything\nwindowsRunAsService: false\nwinkernel: {enableDSR: true}",
         "showHiddenMetricsForVersion: '1.35'",
     ],
@@ -398,7 +413,10 @@ def test_the_node_is_the_one_of_this_host_s_name_or_addresses(
 
 
 def test_fields_that_there_are_not_are_said_and_passed_over(tmp_path: Path) -> None:
-    text = "Mode: nftables\niptables: {masqueradeall: true, syncPeriod: 30s}\nclusterCidr: 10.0.0.0/8\nipvs: {}"
+    text = (
+        "Mode: nftables\niptables: {masqueradeall: true, syncPeriod: 30s}\n"
+        "clusterCidr: 10.0.0.0/8\nipvs: {}"
+    )
     path = written(tmp_path, text)
     file, notes = read_configuration(path)
     assert notes == (
@@ -430,7 +448,8 @@ def test_flags_are_held_to_the_same(
 
 def test_lists_of_packets(tmp_path: Path) -> None:
     listed = (
-        "- {from: 10.0.0.1, to: '10.0.0.2:80'}\n- {from: 10.0.0.1, to: '10.0.0.2:53', proto: udp, iif: eth1}\n"
+        "- {from: 10.0.0.1, to: '10.0.0.2:80'}\n"
+        "- {from: 10.0.0.1, to: '10.0.0.2:53', proto: udp, iif: eth1}\n"
         "- {from: 10.0.0.1, to: '10.0.0.2:80', iif: null}"
     )
     wanted = [

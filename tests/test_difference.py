@@ -1,4 +1,4 @@
-"""A node's rules that are not as they should be: every kind of change is named, with its Service."""
+"""A node's rules that are not as they should be: each kind of change is named, with its Service."""
 
 import json
 import re
@@ -42,7 +42,8 @@ def test_what_depends_on_the_machine_does_not_count() -> None:
     assert differences(IPTABLES, other) == []
     remembered = NFT.replace(
         "\t\ttimeout 10800s\n\t\ttype ipv4_addr\n",
-        "\t\ttimeout 10800s\n\t\ttype ipv4_addr\n\t\telements = { 10.0.0.7 timeout 3h expires 2h }\n",
+        "\t\ttimeout 10800s\n\t\ttype ipv4_addr\n"
+        "\t\telements = { 10.0.0.7 timeout 3h expires 2h }\n",
     )
     assert (
         differences(NFT, remembered.replace("size 65535", "size 1000").replace(" fully-random", ""))

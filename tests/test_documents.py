@@ -344,7 +344,10 @@ def test_f130_only_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         documents(str(growing))
 
 
-READ = "import sys; from kbe_nat.sources.manifests.documents import documents; print(documents(sys.argv[1]))"
+READ = (
+    "import sys; from kbe_nat.sources.manifests.documents import documents; "
+    "print(documents(sys.argv[1]))"
+)
 
 
 @pytest.mark.parametrize("path", ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"])

@@ -374,7 +374,8 @@ def test_the_api_server_s_refusal_takes_nothing_away(tmp_path: Path) -> None:
     """curl saves it, and ends with 0."""
     written = tmp_path / "all.json"
     written.write_text(
-        '{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {"clusterIP": '
+        '{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, '
+        '"spec": {"clusterIP": '
         '"10.96.0.20", "ports": [{"port": 80}]}}'
     )
     source = Manifests([tmp_path])

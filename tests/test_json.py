@@ -48,7 +48,8 @@ def socket(tmp_path: Path) -> Iterator[Path]:
         ),
         (
             "explain --live --from 10.0.0.1 --to 172.30.228.255:80 --proto udp",
-            "verdict service destinations backend masquerade refused excluded chains kernel reasons",
+            "verdict service destinations backend masquerade refused "
+            "excluded chains kernel reasons",
         ),
     ],
 )

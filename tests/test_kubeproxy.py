@@ -26,25 +26,30 @@ from kbe_nat.sources.manifests.manifests import read_manifests
 
 SEED = Path(__file__).parents[1] / "examples/seed"
 ONE = """\
--A KUBE-SEP-4SQFZS32ZVMTQEZV -s 172.17.0.3/32 -m comment --comment "default/simpleservice:" -j KUBE-MARK-MASQ
+-A KUBE-SEP-4SQFZS32ZVMTQEZV -s 172.17.0.3/32 -m comment --comment "default/simpleservice:" \
+-j KUBE-MARK-MASQ
 -A KUBE-SEP-4SQFZS32ZVMTQEZV -p tcp -m comment --comment "default/simpleservice:" -m tcp -j DNAT \
 --to-destination 172.17.0.3:9876
--A KUBE-SERVICES -d 172.30.228.255/32 -p tcp -m comment --comment "default/simpleservice: cluster IP" -m tcp \
---dport 80 -j KUBE-SVC-EZC6WLOVQADP4IAW
--A KUBE-SVC-EZC6WLOVQADP4IAW -m comment --comment "default/simpleservice:" -j KUBE-SEP-4SQFZS32ZVMTQEZV
+-A KUBE-SERVICES -d 172.30.228.255/32 -p tcp -m comment \
+--comment "default/simpleservice: cluster IP" -m tcp --dport 80 -j KUBE-SVC-EZC6WLOVQADP4IAW
+-A KUBE-SVC-EZC6WLOVQADP4IAW -m comment --comment "default/simpleservice:" \
+-j KUBE-SEP-4SQFZS32ZVMTQEZV
 """
 TWO = """\
--A KUBE-SEP-4SQFZS32ZVMTQEZV -s 172.17.0.3/32 -m comment --comment "default/simpleservice:" -j KUBE-MARK-MASQ
+-A KUBE-SEP-4SQFZS32ZVMTQEZV -s 172.17.0.3/32 -m comment --comment "default/simpleservice:" \
+-j KUBE-MARK-MASQ
 -A KUBE-SEP-4SQFZS32ZVMTQEZV -p tcp -m comment --comment "default/simpleservice:" -m tcp -j DNAT \
 --to-destination 172.17.0.3:9876
--A KUBE-SEP-PXYYII6AHMUWKLYX -s 172.17.0.4/32 -m comment --comment "default/simpleservice:" -j KUBE-MARK-MASQ
+-A KUBE-SEP-PXYYII6AHMUWKLYX -s 172.17.0.4/32 -m comment --comment "default/simpleservice:" \
+-j KUBE-MARK-MASQ
 -A KUBE-SEP-PXYYII6AHMUWKLYX -p tcp -m comment --comment "default/simpleservice:" -m tcp -j DNAT \
 --to-destination 172.17.0.4:9876
--A KUBE-SERVICES -d 172.30.228.255/32 -p tcp -m comment --comment "default/simpleservice: cluster IP" -m tcp \
---dport 80 -j KUBE-SVC-EZC6WLOVQADP4IAW
--A KUBE-SVC-EZC6WLOVQADP4IAW -m comment --comment "default/simpleservice:" -m statistic --mode random \
---probability 0.50000000000 -j KUBE-SEP-4SQFZS32ZVMTQEZV
--A KUBE-SVC-EZC6WLOVQADP4IAW -m comment --comment "default/simpleservice:" -j KUBE-SEP-PXYYII6AHMUWKLYX
+-A KUBE-SERVICES -d 172.30.228.255/32 -p tcp -m comment \
+--comment "default/simpleservice: cluster IP" -m tcp --dport 80 -j KUBE-SVC-EZC6WLOVQADP4IAW
+-A KUBE-SVC-EZC6WLOVQADP4IAW -m comment --comment "default/simpleservice:" \
+-m statistic --mode random --probability 0.50000000000 -j KUBE-SEP-4SQFZS32ZVMTQEZV
+-A KUBE-SVC-EZC6WLOVQADP4IAW -m comment --comment "default/simpleservice:" \
+-j KUBE-SEP-PXYYII6AHMUWKLYX
 """
 
 

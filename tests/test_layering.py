@@ -33,10 +33,10 @@ RUST = {
     "filtering": "backend decide service verdict",
     "ledger": "balance hash rng service verdict",
     "config": "conntrack decide",
-    "pipeline": "affinity backend balance clock config conntrack counters decide events filtering fragment "
-    "hash ledger rewrite rng service tuple verdict wire",
-    "engine": "affinity backend balance clock config conntrack counters decide events filtering fragment hash "
-    "ledger pipeline rewrite rng service tuple verdict wire",
+    "pipeline": "affinity backend balance clock config conntrack counters decide events filtering "
+    "fragment hash ledger rewrite rng service tuple verdict wire",
+    "engine": "affinity backend balance clock config conntrack counters decide events filtering "
+    "fragment hash ledger pipeline rewrite rng service tuple verdict wire",
 }
 BANNED = (
     "std::io",
@@ -75,13 +75,13 @@ PYTHON = {
     "server": "family model policy",
     "client": "errors",
     "explain": "_native family kubeproxy model policy rules",
-    "daemon": "family _native client commands control datapath drivers errors explain kubeproxy model "
-    "policy rules server sources",
+    "daemon": "family _native client commands control datapath drivers errors explain kubeproxy "
+    "model policy rules server sources",
     "doctor": "daemon datapath drivers errors rules",
     "playground": "client commands daemon errors policy sources",
     "shadow": "family _native engine_tables model packet policy",
-    "cli": "_native client daemon doctor drivers engine_tables errors explain family kubeproxy model "
-    "packet playground policy rules shadow sources version",
+    "cli": "_native client daemon doctor drivers engine_tables errors explain family kubeproxy "
+    "model packet playground policy rules shadow sources version",
     "__init__": "family _native errors model",
     "__main__": "cli errors",
 }

@@ -206,7 +206,8 @@ def test_a_difference_in_one_table(diff: Diff) -> None:
             "saved: only names of tables are in it",
         ),
         (
-            "table ip kube-proxy {\n\tchain a {\n\t\ttype nat hook output priority -100; policy accept;\n\t}\n"
+            "table ip kube-proxy {\n\tchain a {\n"
+            "\t\ttype nat hook output priority -100; policy accept;\n\t}\n"
             '\tchain b {\n\t\tcomment "for c"\n\t}\n}\n',
             "saved: nft list chains leaves out their rules",
         ),
@@ -216,7 +217,8 @@ def test_a_difference_in_one_table(diff: Diff) -> None:
         (SAVED + SAVED, "table mangle is there once more (line 2)"),
         ("-N KUBE-PROXY-CANARY\n", "nothing tells which table this is of: say --table"),
         (
-            "*nat\n:KUBE-SERVICES - [0:0]\n-A KUBE-SERVICES -m set --match-set KUBE-CLUSTER-IP dst,dst "
+            "*nat\n:KUBE-SERVICES - [0:0]\n"
+            "-A KUBE-SERVICES -m set --match-set KUBE-CLUSTER-IP dst,dst "
             "-j ACCEPT\nCOMMIT\n",
             "kube-proxy is in ipvs mode here",
         ),
@@ -232,7 +234,8 @@ def test_the_mode_that_a_listing_shows_must_be_the_one_that_was_asked_for(diff: 
     code, out, error = diff(NFT, "--mode", "iptables")
     assert (code, out) == (2, "")
     assert error == (
-        "kbe-nat: saved: shows kube-proxy's rules of mode nftables, but --mode or --config says iptables\n"
+        "kbe-nat: saved: shows kube-proxy's rules of mode nftables, "
+        "but --mode or --config says iptables\n"
     )
     assert diff(SAVED, "--mode", "nftables")[0] == 2
     assert diff(NFT, "--mode", "nftables")[0] == diff(SAVED, "--mode", "iptables")[0] == 0
@@ -258,7 +261,10 @@ def test_a_choice_of_lines_is_compared_as_far_as_it_goes(diff: Diff) -> None:
         for line in SAVED.splitlines()
         if line.startswith("-A KUBE-SVC-67NZLRHBNDSAWJRO")
     )
-    told = "No differences. Compared: nat (in part). Not compared: filter, mangle, nat (other chains).\n"
+    told = (
+        "No differences. Compared: nat (in part). "
+        "Not compared: filter, mangle, nat (other chains).\n"
+    )
     assert diff(chain) == (2, told, "")
     assert diff("-N KUBE-SVC-67NZLRHBNDSAWJRO\n" + chain, "--partial") == (0, told, "")
     code, out, _ = diff(chain.partition("\n")[2])
@@ -326,12 +332,14 @@ def test_what_explains_most_differences_is_said(diff: Diff) -> None:
 def test_pieces_of_one_table(diff: Diff) -> None:
     def piece(name: str) -> str:
         start = NFT.index(f"\tchain {name} {{")
-        return f"table ip kube-proxy {{\n{NFT[start : NFT.index(chr(10) + chr(9) + '}', start)]}\n\t}}\n}}\n"
+        end = NFT.index("\n\t}", start)
+        return f"table ip kube-proxy {{\n{NFT[start:end]}\n\t}}\n}}\n"
 
     text = piece("services") + piece("firewall-check")
     assert diff(text, "--partial")[:2] == (
         0,
-        "No differences. Compared: ip kube-proxy (in part). Not compared: ip kube-proxy (other chains).\n",
+        "No differences. Compared: ip kube-proxy (in part). "
+        "Not compared: ip kube-proxy (other chains).\n",
     )
     assert diff(text.replace("@service-ips", "@others"), "--partial")[0] == 1
     assert diff(NFT + NFT) == (0, ALL_RIGHT, "")

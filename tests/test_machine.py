@@ -1,4 +1,4 @@
-"""The engine under sequences of everything that can happen to it: what must hold after each step."""
+"""The engine under sequences of all that can happen to it, and what holds after each step."""
 
 from typing import Any
 

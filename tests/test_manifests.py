@@ -111,8 +111,10 @@ def test_lists_nulls_and_foreign_kinds(tmp_path: Path) -> None:
     update = read(
         tmp_path,
         "apiVersion: v1\nkind: List\nitems:\n"
-        "- {apiVersion: v1, kind: Service, metadata: {name: a}, spec: {clusterIP: 172.30.0.1, ports: null}}\n",
-        "apiVersion: v1\nkind: ServiceList\nitems: [{metadata: {name: b}, spec: {clusterIP: None}}]",
+        "- {apiVersion: v1, kind: Service, metadata: {name: a}, "
+        "spec: {clusterIP: 172.30.0.1, ports: null}}\n",
+        "apiVersion: v1\nkind: ServiceList\n"
+        "items: [{metadata: {name: b}, spec: {clusterIP: None}}]",
         "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: c}",
         "",
         "just text",
@@ -172,7 +174,10 @@ def test_an_object_that_contains_itself_is_refused(tmp_path: Path) -> None:
         "&a {kind: List, apiVersion: v1, items: [{kind: List, apiVersion: v1, items: [*a]}]}",
         "{kind: List, apiVersion: v1, items: [{kind: ServiceList, apiVersion: v1, items: []}]}",
         "&a {kind: ServiceList, apiVersion: v1, items: [*a]}",
-        '{"kind": "List", "apiVersion": "v1", "items": [{"kind": "List", "apiVersion": "v1", "items": []}]}',
+        (
+            '{"kind": "List", "apiVersion": "v1", "items": ['
+            '{"kind": "List", "apiVersion": "v1", "items": []}]}'
+        ),
     ],
 )
 def test_f105_f130_a_list_in_a_list_is_refused(tmp_path: Path, text: str) -> None:
@@ -223,12 +228,16 @@ def test_kinds_whose_names_end_with_list_are_kinds(tmp_path: Path) -> None:
 def test_f105_other_versions_are_never_half_read(
     tmp_path: Path, version: str, kind: str, said: str
 ) -> None:
-    text = f"apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a, namespace: b}}\naddressType: IPv4"
+    text = (
+        f"apiVersion: {version}\nkind: {kind}\n"
+        "metadata: {name: a, namespace: b}\naddressType: IPv4"
+    )
     update = read(
         tmp_path,
         SERVICE,
         text,
-        f"apiVersion: {version}\nkind: {kind}List\nitems: [{{metadata: {{name: a, namespace: b}}}}]",
+        f"apiVersion: {version}\nkind: {kind}List\n"
+        "items: [{metadata: {name: a, namespace: b}}]",
     )
     assert len(update.errors) == 2
     for error in refusals(update):
@@ -385,7 +394,10 @@ def test_addresses_of_a_node(tmp_path: Path) -> None:
         listed = ", ".join(
             f"{{type: {kind.rstrip('6')}, address: '{text}'}}" for kind, text in pairs
         )
-        node = f"apiVersion: v1\nkind: Node\nmetadata: {{name: here}}\nstatus: {{addresses: [{listed}]}}"
+        node = (
+            "apiVersion: v1\nkind: Node\nmetadata: {name: here}\n"
+            f"status: {{addresses: [{listed}]}}"
+        )
         return read(tmp_path, SERVICE, node).snapshot.nodes["here"].addresses
 
     assert of("ExternalIP", "InternalIP", "InternalIP") == ("192.0.2.1", "192.0.2.2")

@@ -469,7 +469,8 @@ def test_f107_external_ips_outside_the_allowed_ranges_are_not_served() -> None:
     made = plan(snapshot, Options("here", external_ranges=("198.51.100.0/24",)))
     assert made.ports[0].addresses("external-ip") == ("198.51.100.7",)
     assert made.notes == (
-        "Service shop/web: external IP 8.8.8.8 is not served: it is outside the ranges that are allowed",
+        "Service shop/web: external IP 8.8.8.8 is not served: "
+        "it is outside the ranges that are allowed",
     )
     assert plan(snapshot, Options("here")).ports[0].addresses("external-ip") == (
         "8.8.8.8",

@@ -40,7 +40,8 @@ def crate(tmp_path: Path) -> Path:
         ("flow.rs", "pub struct Flow<A>(A);\nfn end(f: Flow<u8>) {\n    f.close(0);\n}\n"),
         (
             "flow.rs",
-            "pub struct Flow<A>(A);\nimpl<A> Flow<A> {\n    fn end(&self) {\n        self.close(0);\n"
+            "pub struct Flow<A>(A);\nimpl<A> Flow<A> {\n"
+            "    fn end(&self) {\n        self.close(0);\n"
             "    }\n}\nstruct File;\nimpl File {\n    fn close(&self) {}\n}\n",
         ),
         ("table.rs", "pub mod close;\npub struct Table(close::Reason);\n"),

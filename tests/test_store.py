@@ -13,7 +13,7 @@ from kbe_nat.errors import ObjectError
 from kbe_nat.model import Snapshot
 from kbe_nat.sources.decoding import decode
 from kbe_nat.sources.manifests.completion import FileCompletion
-from kbe_nat.sources.objects import Named, Origin, ParsedObject
+from kbe_nat.sources.objects import EndpointSliceObject, Named, Origin, ParsedObject
 from kbe_nat.sources.source import SourceUpdate
 from kbe_nat.sources.store import Store
 
@@ -178,8 +178,10 @@ def test_a_pod_s_weight_is_that_of_its_endpoints_in_slices() -> None:
     part = slice_of("s", "web", "10.0.0.1", "10.0.0.2")
     document = {"metadata": {"name": "p", "annotations": {"kbe-nat.io/weight": "7"}}}
     heavy = parsed({"apiVersion": "v1", "kind": "Pod"} | document)
-    targeted = structs.replace(part.value.endpoints[1], target=Named("p", "Pod"))  # type: ignore[union-attr]
-    value = structs.replace(part.value, endpoints=[part.value.endpoints[0], targeted])  # type: ignore[union-attr]
+    assert isinstance(part.value, EndpointSliceObject)
+    first, second = part.value.endpoints
+    targeted = structs.replace(second, target=Named("p", "Pod"))
+    value = structs.replace(part.value, endpoints=[first, targeted])
     store.put(origin, structs.replace(part, value=value))
     assert endpoints(store.update(), "web") == [("10.0.0.1", 1), ("10.0.0.2", 1)]
     store.put(origin, heavy)

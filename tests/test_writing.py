@@ -1,4 +1,4 @@
-"""Manifests that somebody is writing: what was good in them stays until the writer is done (F132)."""
+"""Manifests while a program writes them: their last good content stays until it is done (F132)."""
 
 import errno
 import fcntl

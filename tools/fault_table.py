@@ -17,8 +17,8 @@ TEST = re.compile(r"^ *(?:async )?(?:def (test_\w+)|(?:pub )?fn (\w+))\(", re.MU
 NUMBER = re.compile(r"(?:^|_)f(\d{2,3})(?=_|$)")
 HEAD = """# Faults
 
-What goes wrong, what must hold then, and the tests that show it. `tools/fault_table.py` writes this page of
-`tests/faults.yaml` and of the tests' names: a test of row F09 has `f09` in its name.
+What goes wrong, what must hold then, and the tests that show it. `tools/fault_table.py` writes this
+page of `tests/faults.yaml` and of the tests' names: a test of row F09 has `f09` in its name.
 """
 
 

@@ -3,9 +3,9 @@
 # FUZZ_RUNS: executions of each, ten million unless said; FUZZ_SECONDS: at most so long each;
 # FUZZ_LENGTH: bytes of an input at most, 128 unless said: an execution costs by its length.
 #
-# Stable Rust has the compiler's half of it, LLVM's pass; bolero brings libFuzzer's source, which g++
-# compiles. The flags are those of cargo-fuzz without a sanitizer, which would want a nightly compiler.
-# With --target they are not used for build scripts and macros.
+# Stable Rust has the compiler's half of it, LLVM's pass; bolero brings libFuzzer's source, which
+# g++ compiles. The flags are those of cargo-fuzz without a sanitizer, which would want a nightly
+# compiler. With --target they are not used for build scripts and macros.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -22,8 +22,9 @@ for target in $targets; do
     learned=$PWD/target/fuzz/corpus/$target
     mkdir -p "$learned" "$PWD/$known/crashes"
     echo "== $target"
-    BOLERO_LIBFUZZER_ARGS="-runs=${FUZZ_RUNS:-10000000} -max_total_time=${FUZZ_SECONDS:-0} -max_len=${FUZZ_LENGTH:-128} \
--timeout=10 -print_final_stats=1 -verbosity=0 -artifact_prefix=$PWD/$known/crashes/ $learned $PWD/$known/corpus" \
+    BOLERO_LIBFUZZER_ARGS="-runs=${FUZZ_RUNS:-10000000} -max_total_time=${FUZZ_SECONDS:-0} \
+-max_len=${FUZZ_LENGTH:-128} -timeout=10 -print_final_stats=1 -verbosity=0 \
+-artifact_prefix=$PWD/$known/crashes/ $learned $PWD/$known/corpus" \
         cargo test --quiet --release --target "$host" -p kbe-nat-fuzz --test targets \
         -- --exact "$target" --nocapture --test-threads 1
 done

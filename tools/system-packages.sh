@@ -1,17 +1,24 @@
 #!/bin/sh
-# Installs the Debian packages that building, the demo and the tests need; who is not root gets their names.
+# Installs the Debian packages that building, the demo and the tests need; without root it
+# prints their names.
 set -eu
 
-wanted="conntrack curl g++ gcc ipset iproute2 iptables libc6-dev libnetfilter-queue-dev make nftables util-linux"
-# A Python of the distribution keeps its headers and venv apart; one of another origin brings them along.
+wanted="conntrack curl g++ gcc ipset iproute2 iptables libc6-dev"
+wanted="$wanted libnetfilter-queue-dev make nftables util-linux"
+# A Python of the distribution keeps its headers and venv apart; others
+# bring them along.
 case "$(python3 -c 'import sys; print(sys.base_prefix)')" in
     /usr) wanted="$wanted python3-dev python3-venv" ;;
 esac
 
-command -v dpkg-query >/dev/null || { echo "Not a Debian system; needed are the likes of: $wanted"; exit 0; }
+command -v dpkg-query >/dev/null || {
+    echo "Not a Debian system; needed are the likes of: $wanted"
+    exit 0
+}
 missing=""
 for package in $wanted; do
-    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
+        missing="$missing $package"
 done
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" != 0 ]; then

@@ -20,7 +20,8 @@ def machine() -> str:
         ["rustc", "--version"], check=True, stdout=subprocess.PIPE, text=True
     ).stdout.split()[1]
     return (
-        f"{date.today()}: {processor}, {os.cpu_count()} cores, Linux {platform.release().split('-')[0]}, "
+        f"{date.today()}: {processor}, {os.cpu_count()} cores, "
+        f"Linux {platform.release().split('-')[0]}, "
         f"Rust {rust}, Python {platform.python_version()}."
     )
 

@@ -3,7 +3,6 @@ NAT.
 """
 
 from array import array
-from collections.abc import Callable
 
 import pytest
 from msgspec import structs
@@ -98,7 +97,7 @@ def test_one(benchmark: BenchmarkFixture) -> None:
 
 
 def test_replace_all_services(benchmark: BenchmarkFixture) -> None:
-    """A large cluster, from parsed objects to serving: policy, native objects, balancers, tables."""
+    """A large cluster, from parsed objects to serving: policy, objects, balancers, tables."""
     snapshot = cluster()
 
     def cold() -> None:
@@ -109,9 +108,7 @@ def test_replace_all_services(benchmark: BenchmarkFixture) -> None:
 
 @pytest.mark.parametrize("part", ["policy", "tables", "engine"])
 def test_change_one_endpoint(benchmark: BenchmarkFixture, part: str) -> None:
-    """One endpoint of 150,000 goes: what policy plans anew, what native objects that takes, what the
-    engine does.
-    """
+    """One endpoint of 150,000 goes: policy plans, native objects are built, the engine changes."""
     engine, planner = kbe_nat.Engine(seed=1), Planner()
     snapshot, options = cluster(), Options()
     key = snapshot.services[77].key
@@ -157,7 +154,10 @@ def test_reference(benchmark: BenchmarkFixture, flows: int) -> None:
         own.process(packet, 0)
     assert len(list(own.flows())) == flows
     order = iter(range(1 << 60))
-    process: Callable[[], object] = lambda: own.process(packets[next(order) * 7919 % flows], 0)  # noqa: E731
+
+    def process() -> object:
+        return own.process(packets[next(order) * 7919 % flows], 0)
+
     benchmark.extra_info["packets"] = 1
     benchmark.pedantic(process, rounds=200, iterations=20)
 

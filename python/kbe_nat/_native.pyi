@@ -113,8 +113,8 @@ class KernelQueue:
 class Loop:
     """The loop that passes every packet of a queue through an engine, and its verdict back.
 
-    `queue` is a `kbe_nat.drivers.queue.PacketQueue`, native or written in Python. Several loops, each
-    with a queue and a thread, may share an engine.
+    `queue` is a `kbe_nat.drivers.queue.PacketQueue`, native or written in Python. Several loops,
+    each with a queue and a thread, may share an engine.
     """
 
     def __new__(cls, engine: Engine, queue: object) -> Loop: ...
@@ -851,7 +851,7 @@ class CaptureReader:
 
     @property
     def cut(self) -> str | None:
-        """The packet or block within which the file ends, once that was met; None for a whole file."""
+        """The packet or block within which the file ends, once met; None for a whole file."""
 
     def read_batch(self, max_packets: int, max_span: int) -> CaptureBatch | None:
         """The next frames, at most `max_packets` of them and all within `max_span` nanoseconds of

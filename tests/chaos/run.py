@@ -1,8 +1,8 @@
 """Everything that may happen to a node, at random and by a seed, while clients watch their flows.
 
-`python -m chaos.run [--minutes 10] [--seed N] [--datapath first-packet] [-o json]`, as root. Ends with a
-table, and with 1 if a flow was lost, or moved although its endpoint served, or stayed with one that
-did not, or a client was refused.
+`python -m chaos.run [--minutes 10] [--seed N] [--datapath first-packet] [-o json]`, as root. Ends
+with a table, and with 1 if a flow was lost, or moved although its endpoint served, or stayed with
+one that did not, or a client was refused.
 """
 
 import argparse
@@ -70,7 +70,8 @@ class Watch:
                 if gone > STUCK_SECONDS:
                     self._note(
                         told,
-                        f"{told['service']}: pod {pod} answers, and has not served for {gone:.1f} s",
+                        f"{told['service']}: pod {pod} answers, "
+                        f"and has not served for {gone:.1f} s",
                     )
             case "datagram-lost":
                 self.lost_datagrams += 1

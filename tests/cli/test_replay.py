@@ -150,7 +150,8 @@ def test_a_capture_is_written_to_wherever_it_is_wanted(
         "-": f"cat {capture} | {replay} - -w - | cat > {got}",
         "/dev/stdout": f"{replay} {capture} -w /dev/stdout | cat > {got}",
         "/dev/stdout to a file": f"{replay} {capture} -w /dev/stdout > {got}",
-        "a fifo": f"mkfifo {tmp_path}/f; cat {tmp_path}/f > {got} & {replay} {capture} -w {tmp_path}/f; wait",
+        "a fifo": f"mkfifo {tmp_path}/f; cat {tmp_path}/f > {got} & "
+        f"{replay} {capture} -w {tmp_path}/f; wait",
         "a link": f"touch {got}; ln -s {got} {tmp_path}/l; {replay} {capture} -w {tmp_path}/l",
     }
     for command in (f"{replay} {capture} -w {plain}", commands[way]):

@@ -1,4 +1,4 @@
-"""Objects, servers and clients for tests of what becomes of many flows: UDP and TCP, both families."""
+"""Objects, servers and clients for tests of many flows: UDP and TCP, both families."""
 
 import selectors
 import socket

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
@@ -110,7 +111,7 @@ def node_for(made: Plan, devices: set[str]) -> Iterator[Node]:
             far.call("ip", "link", "set", device, "arp", "off", "addrgenmode", "none", "up")
             [link] = json.loads(name.call("ip", "-json", "link", "show", device))
             own.macs[device] = bytes.fromhex(link["address"].replace(":", ""))
-            own.wires[device] = stack.enter_context(inside(far.path, lambda: wire(device)))  # noqa: B023
+            own.wires[device] = stack.enter_context(inside(far.path, partial(wire, device)))
         name.call("ip", "link", "set", "lo", "up")
         # Where refusals of the node's own packets are seen.
         own.wires["lo"] = stack.enter_context(inside(name.path, lambda: wire("lo")))

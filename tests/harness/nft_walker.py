@@ -80,7 +80,7 @@ class Tables:
         return [("" if end == "dnat" else end, after) for end, after in self.walk(chain, packet)]
 
     def walk(self, chain: str, packet: Walker) -> list[tuple[str, Walker]]:
-        """Every end of a chain: "drop", "reject", "dnat", "masquerade", or "" behind the last rule."""
+        """Every end of a chain: "drop", "reject", "dnat", "masquerade", "" after the last rule."""
         going_on = [packet]
         ends: list[tuple[str, Walker]] = []
         for rule in self.chains[chain]:

@@ -89,7 +89,7 @@ class Serving:
         self.datapath.update()
 
     def settle(self) -> None:
-        """Waits until all packets that were ever queued have gone where their verdicts send them."""
+        """Waits until all packets that were ever queued have gone where their verdicts say."""
 
         def is_settled() -> bool:
             # The last field counts packets that were queued; a loop counts those whose verdicts are

@@ -1,11 +1,11 @@
 """Damage the code one line at a time, and see whether a test notices.
 
-`python -m mutants.mutate [PATTERN ...] [--list] [-o json]`, as root. The mutants are in mutants.yaml beside this
-file: a change of a file, and the tests that must fail with it. Each is applied to a copy of the
-working tree, which target/mutants keeps; a second run at the same time has a copy of its own. At
-last the tests that have noticed mutants run on sound code. Ends with 1 if a mutant survives without
-a reason, no longer fits the code, or does not build; or if its tests fail without it, too, or are
-all skipped.
+`python -m mutants.mutate [PATTERN ...] [--list] [-o json]`, as root. The mutants are in
+mutants.yaml beside this file: a change of a file, and the tests that must fail with it. Each is
+applied to a copy of the working tree, which target/mutants keeps; a second run at the same time has
+a copy of its own. At last the tests that have noticed mutants run on sound code. Ends with 1 if a
+mutant survives without a reason, no longer fits the code, or does not build; or if its tests fail
+without it, too, or are all skipped.
 """
 
 import argparse

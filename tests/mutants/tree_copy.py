@@ -66,7 +66,7 @@ class TreeCopy:
         return None
 
     def complaint(self, command: str, seconds: int = TEST_SECONDS) -> str | None:
-        """None if it ends well; otherwise the first test that failed, `SKIPPED`, or the last line."""
+        """None if it ends well; otherwise the first failed test, `SKIPPED`, or the last line."""
         words = shlex.split(command)
         is_pytest = words[0] == "pytest"
         # In a session of its own, so that what a hanging test has started ends with it.

@@ -1,4 +1,4 @@
-"""Rules in kube-proxy's form in a real kernel: it takes them, and lists them as they were written."""
+"""Rules in kube-proxy's form in a real kernel: it takes them, and lists them as written."""
 
 import os
 import re

@@ -237,8 +237,9 @@ def connect(daemon: Daemon, address: str, port: int, timeout: float = 5) -> str:
     program = (
         "import socket, sys\n"
         "try:\n"
-        "    with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=float(sys.argv[3])) as own:\n"
-        "        own.sendall(b'echo'); print(own.recv(10).decode())\n"
+        "    server, timeout = (sys.argv[1], int(sys.argv[2])), float(sys.argv[3])\n"
+        "    with socket.create_connection(server, timeout=timeout) as connection:\n"
+        "        connection.sendall(b'echo'); print(connection.recv(10).decode())\n"
         "except OSError as error:\n"
         "    print(type(error).__name__)\n"
     )

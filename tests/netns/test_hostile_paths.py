@@ -103,7 +103,10 @@ def test_f132_services_stay_when_their_file_system_is_unmounted(daemon: Daemon) 
         daemon.start()
         assert len(daemon.get("services")) == 1
         subprocess.run(("umount", "--lazy", str(objects)), check=True)
-        complaint = "it is empty, and on another file system than before: was that unmounted?; what was served"
+        complaint = (
+            "it is empty, and on another file system than before: was that unmounted?; "
+            "what was served"
+        )
         # inotify tells nothing while another mount namespace holds the file system (a container's,
         # made meanwhile): then the look every 30 s notices.
         eventually(lambda: f"{objects}: {complaint}" in daemon.log, 60)

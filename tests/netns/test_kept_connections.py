@@ -32,7 +32,9 @@ spec:
   clusterIP: {VIPS[0]}
   clusterIPs: [{VIPS[0]}, "{VIPS[1]}"]
   ipFamilies: [IPv4, IPv6]
-  ports: [{{name: t, port: 7, targetPort: 9999}}, {{name: u, protocol: UDP, port: 7, targetPort: 9999}}]
+  ports:
+  - {{name: t, port: 7, targetPort: 9999}}
+  - {{name: u, protocol: UDP, port: 7, targetPort: 9999}}
 """
 SLICE = """---
 apiVersion: discovery.k8s.io/v1

@@ -44,7 +44,8 @@ COMMIT
 :KUBE-MARK-DROP - [0:0]
 -A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT
 -A PREROUTING -m comment --comment "kube hostport portals" -j KUBE-HOSTPORTS
--A CNI-HOSTPORT-DNAT -p tcp -m comment --comment "dnat name: \\"cbr0\\" id: \\"0123\\"" -j KUBE-MARK-MASQ
+-A CNI-HOSTPORT-DNAT -p tcp -m comment --comment "dnat name: \\"cbr0\\" id: \\"0123\\"" \
+-j KUBE-MARK-MASQ
 -A KUBE-MARK-DROP -j MARK --set-xmark 0x8000/0x8000
 COMMIT
 *filter

@@ -5,6 +5,7 @@ behind.
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import cast
 
 import pytest
@@ -309,7 +310,7 @@ def test_ten_thousand_services_need_no_more_rules_than_one(
 def test_the_choice_says_why_and_leaves_nothing(node: Namespace) -> None:
     before = listed(node)
     for kind in (None, *DatapathKind):
-        chosen, reason = inside(node.path, lambda: choose(kind, Commands(node.prefix)))  # noqa: B023
+        chosen, reason = inside(node.path, partial(choose, kind, Commands(node.prefix)))
         assert reason
         assert kind in (None, chosen)
     assert listed(node) == before

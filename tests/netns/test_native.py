@@ -141,7 +141,7 @@ def test_no_redirect_leads_a_pod_around_the_node(cluster: Cluster, way: Datapath
 def test_f20_f81_f140_the_largest_datagrams(
     cluster: Cluster, family: Family, way: DatapathKind
 ) -> None:
-    """The kernel hands out 65,531 bytes of a packet at most: enough for a mark, not for new bytes."""
+    """The kernel hands out at most 65,531 bytes of a packet: a mark is set, bytes stay."""
     for pod in cluster.pods:
         served(pod, UDP_ECHO, str(family))
     headers, largest = (28, 65_507) if family == Family.IPV4 else (48, 65_527)

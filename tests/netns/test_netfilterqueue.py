@@ -93,7 +93,7 @@ def client_socket(namespace: Namespace, kind: socket.SocketKind) -> socket.socke
 
 
 def rules_of(namespace: Namespace) -> str:
-    """All rules and sets, without counters and the random beginnings of hashes; sets have no order."""
+    """All rules and sets, without counters and hashes' random seeds; sets have no order."""
     rules = [namespace.call(command) for command in ("iptables-save", "ip6tables-save")]
     kept = [line for line in "".join(rules).splitlines() if line.startswith(("-A", ":"))]
     sets = namespace.call("ipset", "save").splitlines()

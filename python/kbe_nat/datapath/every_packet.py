@@ -25,7 +25,7 @@ class EveryPacket:
         rules: RuleInstaller,
         leftovers: Callable[[], None] | None = None,
     ) -> None:
-        """`rules` puts rules into the kernel; `leftovers` takes away those of the other datapath."""
+        """`rules` writes rules into the kernel; `leftovers` removes those of the other datapath."""
         self._rules = rules
         self._leftovers = leftovers
         self._diversion_rules = DiversionRules(diversion.queues, diversion.marks)

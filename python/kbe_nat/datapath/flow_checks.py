@@ -35,7 +35,7 @@ class FlowChecks:
         self._is_everything = True
 
     def take(self) -> set[FrontendKey] | None:
-        """The frontends since this was asked last; None: all, of this plan and of any earlier one."""
+        """The frontends since the last call; None: all, of this plan and of any earlier one."""
         frontends, self._frontends = self._frontends, set()
         is_everything, self._is_everything = self._is_everything, False
         return None if is_everything else frontends

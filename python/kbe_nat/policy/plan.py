@@ -190,7 +190,7 @@ class Plan:
 
 
 def unallocated(plan: Plan) -> tuple[str, ...]:
-    """Ranges in which cluster IPs that no Service has are dropped: all in nftables mode, else none."""
+    """Ranges in which unassigned cluster IPs are dropped: all in nftables mode, else none."""
     return plan.service_ranges if plan.options.mode is Mode.NFTABLES else ()
 
 
