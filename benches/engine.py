@@ -53,25 +53,25 @@ def main() -> None:
     parser.add_argument(
         "--no-criterion", action="store_true", help="leave out the parts of a packet's cost"
     )
-    own = parser.parse_args()
+    arguments = parser.parse_args()
     ours, first, update = build("flows"), build("first"), build("updates")
     yardstick = build_yardstick()
     python = run_python()
     references = {bench["params"]["flows"]: bench for bench in named(python, "test_reference")}
     rows: list[Row] = []
-    for flows in own.flows:
+    for flows in arguments.flows:
         runs: list[Row] = []
         c_runs: list[Row] = []
         for _ in track(
-            range(own.runs), f"{flows} flows", console=Console(stderr=True), transient=True
+            range(arguments.runs), f"{flows} flows", console=Console(stderr=True), transient=True
         ):
             c_runs += lines_of(yardstick, flows) if yardstick else []
             runs += lines_of(ours, flows)
         reference = references.get(flows)
         rows += [row(flows, mode, runs, c_runs, reference) for mode in MODES]
-    firsts = [lines_of(first, *SERVICES) for _ in range(own.runs)]
-    updates = [lines_of(update, *UPDATED_SERVICES) for _ in range(own.runs)]
-    parts = [] if own.no_criterion else criterion()
+    firsts = [lines_of(first, *SERVICES) for _ in range(arguments.runs)]
+    updates = [lines_of(update, *UPDATED_SERVICES) for _ in range(arguments.runs)]
+    parts = [] if arguments.no_criterion else criterion()
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
     part("engine", "make bench-engine", page(rows, firsts, updates, python, parts))
@@ -105,8 +105,8 @@ def build(name: str) -> Path:
     done = subprocess.run(
         [*command, "--message-format=json"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
     )
-    made = [json.loads(line) for line in done.stdout.splitlines()]
-    return Path(next(one["executable"] for one in made if one.get("executable")))
+    artifacts = [json.loads(line) for line in done.stdout.splitlines()]
+    return Path(next(each["executable"] for each in artifacts if each.get("executable")))
 
 
 def build_yardstick() -> Path | None:
@@ -174,10 +174,10 @@ def page(
         "|--:|---|--:|--:|--:|--:|--:|--:|--:|\n"
     )
     lines = [
-        f"| {one['flows']:,} | {one['mode']} | {text(one['ns'])} | {text(one['c_ns'])} "
-        f"| {text(ratio(one))} | {text(one['reference_ns'])} | {text(one['new_ns'])} "
-        f"| {text(one['c_new_ns'])} | {text(one['bytes_per_flow'])} |\n"
-        for one in rows
+        f"| {row['flows']:,} | {row['mode']} | {text(row['ns'])} | {text(row['c_ns'])} "
+        f"| {text(ratio(row))} | {text(row['reference_ns'])} | {text(row['new_ns'])} "
+        f"| {text(row['c_new_ns'])} | {text(row['bytes_per_flow'])} |\n"
+        for row in rows
     ]
     by_services = [
         "| service ports | first packet p50 | p99 | p99 to that of the fewest |\n"
@@ -218,9 +218,9 @@ def page(
     return f"{machine()} Nanoseconds; medians.\n\n{tables}{extra}"
 
 
-def ratio(one: Row) -> float | None:
+def ratio(row: Row) -> float | None:
     """Ours to C's."""
-    return round(one["ns"] / one["c_ns"], 2) if one["c_ns"] else None
+    return round(row["ns"] / row["c_ns"], 2) if row["c_ns"] else None
 
 
 def seconds(value: float) -> str:
@@ -245,18 +245,18 @@ def show(rows: list[Row]) -> None:
         "bytes per flow",
     ):
         table.add_column(column, justify="left" if column == "mode" else "right")
-    for one in rows:
+    for row in rows:
         values = (
-            one["ns"],
-            one["c_ns"],
-            ratio(one),
-            one["reference_ns"],
-            one["new_ns"],
-            one["bytes_per_flow"],
+            row["ns"],
+            row["c_ns"],
+            ratio(row),
+            row["reference_ns"],
+            row["new_ns"],
+            row["bytes_per_flow"],
         )
         table.add_row(
-            f"{one['flows']:,}",
-            one["mode"],
+            f"{row['flows']:,}",
+            row["mode"],
             *("-" if value is None else f"{value:,}" for value in values),
         )
     Console().print(table)

@@ -292,7 +292,7 @@ def first_packet() -> FirstPacket:
     return datapath
 
 
-WAYS: Final[Mapping[str, Callable[[], Datapath]]] = {
+DATAPATHS: Final[Mapping[str, Callable[[], Datapath]]] = {
     "every-packet": lambda: EveryPacket(Diversion(QUEUES), Memory()),
     "first-packet": first_packet,
 }
@@ -384,14 +384,14 @@ def check_first_packet(world: World, plan: Plan) -> None:
             assert own.backend is None or (key, own.backend) in allowed
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("datapath", DATAPATHS)
 @pytest.mark.parametrize("tells", [True, False], ids=["touched", "not-known"])
 @settings(max_examples=100, deadline=None, suppress_health_check=list(Check))
 @given(changes=st.lists(steps, min_size=1, max_size=14))
 def test_any_sequence_of_changes_ends_as_the_last_plan_alone(
-    way: str, tells: bool, changes: list[tuple[str, Any]]
+    datapath: str, tells: bool, changes: list[tuple[str, Any]]
 ) -> None:
-    world = World(WAYS[way](), tells)
+    world = World(DATAPATHS[datapath](), tells)
     for kind, value in changes:
         # A kernel that refuses, and a drain of what is not there, change nothing that follows.
         with suppress(ArgumentError, RulesError):
@@ -440,9 +440,9 @@ class Counts:
         return taken
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("datapath", DATAPATHS)
 def test_f109_a_change_costs_what_it_touches_whatever_is_in_force(
-    way: str, monkeypatch: pytest.MonkeyPatch
+    datapath: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     many = [
         Service(
@@ -458,7 +458,7 @@ def test_f109_a_change_costs_what_it_touches_whatever_is_in_force(
         service.key: slices_of([Endpoint(f"10.1.{n // 200}.{n % 200 + 1}"), Endpoint("10.0.0.1")])
         for n, service in enumerate(many)
     }
-    world = World(WAYS[way](), tells=True)
+    world = World(DATAPATHS[datapath](), tells=True)
     counts = Counts(monkeypatch)
     world.put(None, services=tuple(many), slices=parts)
     assert len(counts.take()[0]) == 300

@@ -30,7 +30,7 @@ def tests() -> Iterator[tuple[str, str, str]]:
         *ROOT.glob("rust/*/tests/**/*.rs"),
     ]
     for path in sorted(files):
-        for name in (one or other for one, other in TEST.findall(path.read_text())):
+        for name in (python or rust for python, rust in TEST.findall(path.read_text())):
             for number in NUMBER.findall(name):
                 yield f"F{number}", str(path.relative_to(ROOT)), name
 
@@ -39,11 +39,11 @@ def page() -> tuple[str, list[str]]:
     """The page, and what is wrong with its rows."""
     table = yaml.safe_load((ROOT / "tests/faults.yaml").read_text())
     reasons = table.pop("reasons")
-    known = {row for rows in table.values() for row in rows}
-    shown: dict[str, dict[str, list[str]]] = {row: {} for row in known}
+    numbers = {row for rows in table.values() for row in rows}
+    shown: dict[str, dict[str, list[str]]] = {row: {} for row in numbers}
     faults = []
     for row, path, name in tests():
-        if row in known:
+        if row in numbers:
             shown[row].setdefault(path, []).append(name)
         else:
             faults.append(f"{path}: {name} names {row}, which tests/faults.yaml does not have")

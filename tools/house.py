@@ -64,6 +64,7 @@ VAGUE_SUBJECT: Final = re.compile(
     r"(?:^|[.:;]\s+)(?:who(?:ever)?|whom|those|what(?:ever)? is|what|somebody|nobody)\b",
     re.IGNORECASE,
 )
+PYTHON: Final = ("python", "benches", "tools")
 COLUMNS: Final = 100
 FUNCTION_LINES: Final = 60
 FILE_LINES: Final = 500
@@ -184,11 +185,11 @@ def _measure_function(
 
 
 def _measure_name(measure: Measure, place: str, name: str) -> None:
-    found = PARTICIPLES.search(name)
+    participle = PARTICIPLES.search(name)
     is_predicate = name.lstrip("_").split("_")[0] in ("is", "has", "are", "was", "test", "on")
     last = name.rsplit("_", 1)[-1]
     if (
-        found
+        participle
         and not is_predicate
         and last not in NOT_PARTICIPLES
         and not re.match(r"[fF]\d+_", name)
@@ -244,7 +245,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="name every place that counts")
     parser.add_argument("--check", action="store_true", help="end with 1 when a limit is broken")
     arguments = parser.parse_args()
-    python = sorted((ROOT / "python").rglob("*.py"))
+    python = sorted(path for room in PYTHON for path in (ROOT / room).rglob("*.py"))
     rust = sorted(ROOT.glob("rust/*/src/**/*.rs"))
     broken = 0
     for language, measure in (("Python", measure_python(python)), ("Rust", measure_rust(rust))):

@@ -66,8 +66,11 @@ def reference() -> None:
         [
             ServicePort(
                 port.name,
-                [Frontend(own.address, own.port, own.kind) for own in port.frontends],
-                [Backend(own.address, own.port) for own in port.cluster_backends],
+                [
+                    Frontend(frontend.address, frontend.port, frontend.kind)
+                    for frontend in port.frontends
+                ],
+                [Backend(backend.address, backend.port) for backend in port.cluster_backends],
                 port.protocol,
             )
             for port in PLAN.ports

@@ -68,10 +68,10 @@ def main() -> None:
     parser.add_argument(
         "--paths", nargs="+", choices=list(PATHS), default=list(PATHS), help="ways to measure"
     )
-    own = parser.parse_args()
+    arguments = parser.parse_args()
     paths = [
         path
-        for path in own.paths
+        for path in arguments.paths
         if path != "c-nfq" or compile_program(ROOT / "benches/yardstick/nfq.c", "nfq")
     ]
     traffic = compile_program(HERE / "traffic.c", "traffic", "-lpthread")
@@ -81,21 +81,22 @@ def main() -> None:
     with Cluster((Backend(POD, 9876),)) as cluster, ExitStack() as stack:
         for server in ("echo", "sink", "accept"):
             stack.enter_context(running((*cluster.pods[0].prefix, str(traffic), server)))
-        for number in range(own.rounds):
+        for number in range(arguments.rounds):
             dropped = sender(cluster, traffic)
             for path in paths[number % len(paths) :] + paths[: number % len(paths)]:
-                print(f"round {number + 1} of {own.rounds}: {path}", file=sys.stderr)
+                print(f"round {number + 1} of {arguments.rounds}: {path}", file=sys.stderr)
                 rounds[path].append(measured(cluster, traffic, path, dropped))
     rows = [summary(path, rounds[path]) for path in paths]
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
     first, kernel = (next((row for row in rows if row["path"] == path), None) for path in PAIR)
-    text = f"{machine()} Rounds: {own.rounds}; medians (lowest to highest).\n\n{table(*view(rows))}"
+    head = f"{machine()} Rounds: {arguments.rounds}; medians (lowest to highest)."
+    text = f"{head}\n\n{table(*view(rows))}"
     if first and kernel:
         ratios = {
             field: statistics.median(
-                one[field] / other[field]
-                for one, other in zip(*(rounds[path] for path in PAIR), strict=True)
+                ours[field] / peer[field]
+                for ours, peer in zip(*(rounds[path] for path in PAIR), strict=True)
             )
             for field in ("cpu_ns_net", "tcp_gbit_s", "connects_per_s")
         }
@@ -240,12 +241,13 @@ PATHS: Final[dict[str, Callable[[Cluster], Any]]] = {
 
 def summary(path: str, rounds: list[Row]) -> Row:
     """Medians, and from where to where the rounds went."""
-    row: Row = {"path": path}
+    result: Row = {"path": path}
     for field in FIELDS:
-        values = [one[field] for one in rounds if one[field] is not None]
-        row[field] = round(statistics.median(values), 2) if values else None
-        row[f"{field}_spread"] = [round(min(values), 2), round(max(values), 2)] if values else None
-    return row
+        values = [row[field] for row in rounds if row[field] is not None]
+        result[field] = round(statistics.median(values), 2) if values else None
+        spread = [round(min(values), 2), round(max(values), 2)] if values else None
+        result[f"{field}_spread"] = spread
+    return result
 
 
 def view(rows: list[Row]) -> tuple[tuple[str, ...], list[list[str]]]:

@@ -56,17 +56,21 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5, help="times that connections are measured")
     parser.add_argument("--changes", type=int, default=100, help="times that an endpoint changes")
-    own = parser.parse_args()
+    arguments = parser.parse_args()
     traffic = compile_program(HERE / "traffic.c", "traffic", "-lpthread")
     if traffic is None:
         sys.exit("a C compiler (cc) is needed for the traffic")
-    rows = [row for services in own.services for row in measured(traffic, services, own.rounds)]
-    say(f"{max(own.services)} Services in files, of which one endpoint changes")
-    rows[-1] |= changed_files(max(own.services), own.changes)
+    rows = [
+        row
+        for services in arguments.services
+        for row in measured(traffic, services, arguments.rounds)
+    ]
+    say(f"{max(arguments.services)} Services in files, of which one endpoint changes")
+    rows[-1] |= changed_files(max(arguments.services), arguments.changes)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
     add_programming(rows)
-    text = f"{machine()} Rounds: {own.rounds}; medians.\n\n{table(*view(rows))}"
+    text = f"{machine()} Rounds: {arguments.rounds}; medians.\n\n{table(*view(rows))}"
     part("scale", "make bench-datapath", text)
     print(text)
 
@@ -78,16 +82,16 @@ def add_programming(rows: list[Row]) -> None:
     for row in rows:
         if row["services"] != most or row["path"] == "nft-dnat":
             continue
-        own = next((one for one in paths if one["path"] == row["path"]), None)
-        if own is None:
-            own = (
+        datapath = next((each for each in paths if each["path"] == row["path"]), None)
+        if datapath is None:
+            datapath = (
                 {"path": row["path"]}
                 | dict.fromkeys(FIELDS)
                 | {field: row[field] for field in CONNECTS}
             )
-            paths.append(own)
+            paths.append(datapath)
         fields = ("services", "endpoints", "seconds", "peak_mb", "change_ms", "change_drained_ms")
-        own["programming"] = {field: row.get(field) for field in fields}
+        datapath["programming"] = {field: row.get(field) for field in fields}
     DATAPATHS.write_text(json.dumps(paths, indent=2) + "\n")
 
 
@@ -112,7 +116,7 @@ def measured(traffic: Path, services: int, rounds: int) -> list[Row]:
             order = list(PATHS)[number % len(PATHS) :] + list(PATHS)[: number % len(PATHS)]
             for path in order:
                 said = run(*clients[path], "connect", VIP, "1").split()
-                row = next(own for own in rows if own["path"] == path)
+                row = next(row for row in rows if row["path"] == path)
                 for field, value in zip(CONNECTS, map(float, said), strict=True):
                     row.setdefault(field, []).append(value)
     for row in rows:
@@ -267,11 +271,11 @@ def changed_files(count: int, changes: int) -> Row:
             (folder / f"objects/{number:05}.yaml").write_text(text)
         changing = folder / "objects/real.yaml"
         changing.write_text(written("real", VIP, PORT, PORT, PODS[:1]))
-        for pod, own in zip(PODS, cluster.pods, strict=True):
+        for pod, namespace in zip(PODS, cluster.pods, strict=True):
             stack.enter_context(
                 running(
                     (
-                        *own.prefix,
+                        *namespace.prefix,
                         sys.executable,
                         "-m",
                         "benches.datapath.naming_pod",
@@ -357,7 +361,7 @@ def change_times(
 
 def written(name: str, address: str, port: int, target: int, endpoints: Any) -> str:
     """A Service and its slice in YAML."""
-    listed = ", ".join(f"{{addresses: [{own}]}}" for own in endpoints)
+    listed = ", ".join(f"{{addresses: [{endpoint}]}}" for endpoint in endpoints)
     return (
         f"apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\n"
         f"spec: {{clusterIP: {address}, ports: [{{port: {port}}}]}}\n---\n"
@@ -372,7 +376,9 @@ def view(rows: list[Row]) -> tuple[tuple[str, ...], list[list[str]]]:
 
     def against(row: Row, field: str) -> str:
         peer = next(
-            own for own in rows if own["path"] == "nft-dnat" and own["services"] == row["services"]
+            each
+            for each in rows
+            if each["path"] == "nft-dnat" and each["services"] == row["services"]
         )
         return f"{figure(row[field])}, {row[field] / peer[field]:.2f}x"
 

@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60, help="how long the load lasts")
     # Bursts and sleeps of the sender set it no closer than to a tenth.
     parser.add_argument("--share", type=float, default=0.86, help="of the capacity, about")
-    own = parser.parse_args()
+    arguments = parser.parse_args()
     traffic = compile_program(HERE / "traffic.c", "traffic", "-lpthread")
     if traffic is None:
         sys.exit("a C compiler (cc) is needed for the traffic")
@@ -34,17 +34,17 @@ def main() -> None:
         with running((*cluster.pods[0].prefix, str(traffic), "echo")), PATHS["native"](cluster):
             run(*client, "flood", VIP, "20", "1000")
             capacity = carried(cluster, client, bursts=2000, pause=0)
-            wanted = own.share * capacity
+            wanted = arguments.share * capacity
             pause = 1.0
             for _ in range(5):
                 # What a burst takes by itself, and how late a sleeper wakes up, is found by trying.
                 rate = carried(cluster, client, round(3 * wanted / BURST), round(pause))
                 pause = max(1.0, pause + BURST * (1 / wanted - 1 / rate) * 1e6)
-            bursts = round(own.seconds * wanted / BURST)
+            bursts = round(arguments.seconds * wanted / BURST)
             time.sleep(1)
             before = lost(cluster)
             rate = carried(cluster, client, bursts, round(pause))
-            gone = lost(cluster) - before
+            lost_packets = lost(cluster) - before
     columns = (
         "capacity, kpps",
         "steady load, kpps",
@@ -59,10 +59,10 @@ def main() -> None:
         f"{rate / capacity:.2f}",
         f"{bursts * BURST / rate:.0f}",
     ]
-    text = f"{machine()}\n\n{table(columns, [[*row, f'{bursts * BURST:,}', f'{gone:,}']])}"
+    text = f"{machine()}\n\n{table(columns, [[*row, f'{bursts * BURST:,}', f'{lost_packets:,}']])}"
     part("steady", "make soak", text)
     print(text)
-    sys.exit(1 if gone else 0)
+    sys.exit(1 if lost_packets else 0)
 
 
 def carried(cluster: Cluster, client: tuple[str, ...], bursts: int, pause: int) -> float:

@@ -137,8 +137,8 @@ def test_change_one_endpoint(benchmark: BenchmarkFixture, part: str) -> None:
 @pytest.mark.parametrize("flows", [1000, 100_000])
 def test_reference(benchmark: BenchmarkFixture, flows: int) -> None:
     """A packet of a known flow in plain Python."""
-    own = reference.Reference(max_flows=flows)
-    own.replace_services(
+    engine = reference.Reference(max_flows=flows)
+    engine.replace_services(
         [
             reference.ServicePort(
                 "default/bench",
@@ -151,12 +151,12 @@ def test_reference(benchmark: BenchmarkFixture, flows: int) -> None:
     )
     packets = [client(datagram(number % 60_000), number // 60_000) for number in range(flows)]
     for packet in packets:
-        own.process(packet, 0)
-    assert len(list(own.flows())) == flows
+        engine.process(packet, 0)
+    assert len(list(engine.flows())) == flows
     order = iter(range(1 << 60))
 
     def process() -> object:
-        return own.process(packets[next(order) * 7919 % flows], 0)
+        return engine.process(packets[next(order) * 7919 % flows], 0)
 
     benchmark.extra_info["packets"] = 1
     benchmark.pedantic(process, rounds=200, iterations=20)

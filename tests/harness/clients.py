@@ -7,12 +7,22 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 
 from harness.programs import NAMED_POD
-from harness.stage import FAMILIES, WAYS, served
+from harness.stage import DATAPATHS, FAMILIES, served
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import inside
 
-__all__ = ["FAMILIES", "NAMES", "PORT", "VIPS", "WAYS", "Clients", "endpoints", "named", "service"]
+__all__ = [
+    "DATAPATHS",
+    "FAMILIES",
+    "NAMES",
+    "PORT",
+    "VIPS",
+    "Clients",
+    "endpoints",
+    "named",
+    "service",
+]
 
 VIPS = {4: "172.30.0.53", 6: "fd00:30::53"}
 NAMES = {"a": {4: "172.17.0.3", 6: "fd00:17::3"}, "b": {4: "172.17.0.4", 6: "fd00:17::4"}}

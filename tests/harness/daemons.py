@@ -54,7 +54,7 @@ class Daemon:
 
     cluster: Cluster
     folder: Path
-    way: DatapathKind
+    datapath: DatapathKind
     process: subprocess.Popen[str] | None = None
 
     @property
@@ -73,7 +73,7 @@ class Daemon:
             "proxy",
             *own,
             "--datapath",
-            str(self.way),
+            str(self.datapath),
             "--state",
             str(self.folder / "state"),
             *arguments,

@@ -43,7 +43,7 @@ Driver = type[NativeQueue] | type[NetfilterQueue]
 DRIVERS = pytest.mark.parametrize(
     "driver", [NativeQueue, NetfilterQueue], ids=["native", "netfilterqueue"]
 )
-WAYS = pytest.mark.parametrize("way", list(DatapathKind), ids=str)
+DATAPATHS = pytest.mark.parametrize("datapath", list(DatapathKind), ids=str)
 ONE_QUEUE = Diversion((7, 7))
 FAMILIES = pytest.mark.parametrize("family", [Family.IPV4, Family.IPV6], ids=["ipv4", "ipv6"])
 
@@ -107,7 +107,7 @@ def serving(
     node: Namespace,
     engine: kbe_nat.Engine,
     plan: Plan,
-    way: DatapathKind,
+    kind: DatapathKind,
     diversion: Diversion = ONE_QUEUE,
     driver: Driver = NativeQueue,
 ) -> Iterator[Serving]:
@@ -115,7 +115,7 @@ def serving(
     runner, queues = Commands(node.prefix), diversion.queues
     datapath = (
         EveryPacket(diversion, Iptables(runner))
-        if way is DatapathKind.EVERY_PACKET
+        if kind is DatapathKind.EVERY_PACKET
         else FirstPacket(diversion, runner, inside(node.path, NftTables))
     )
     made = Serving(engine, datapath, node, plan)
@@ -141,7 +141,7 @@ def serving(
 
 @dataclass
 class Stage:
-    """A cluster of both families, served in one of the ways."""
+    """A cluster of both families, served by one of the datapaths."""
 
     cluster: Cluster
     engine: kbe_nat.Engine
@@ -181,7 +181,7 @@ class Stage:
 @contextmanager
 def stage(
     cluster: Cluster,
-    way: DatapathKind = DatapathKind.EVERY_PACKET,
+    datapath: DatapathKind = DatapathKind.EVERY_PACKET,
     queues: tuple[int, int] = (7, 7),
     plan: Plan | None = None,
     driver: Driver = NativeQueue,
@@ -192,7 +192,7 @@ def stage(
     add_ipv6(cluster)
     engine = kbe_nat.Engine(seed=1)
     with serving(
-        cluster.node, engine, plan, way, Diversion(queues, marks or Marks()), driver
+        cluster.node, engine, plan, datapath, Diversion(queues, marks or Marks()), driver
     ) as own:
         made = Stage(cluster, engine, own)
         errors = checksum_errors(cluster)

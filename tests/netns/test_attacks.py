@@ -98,11 +98,11 @@ def test_f128_memory_runs_out_and_is_there_again(daemon: Daemon) -> None:
 
 
 def test_f131_commands_that_hang_are_killed_and_tried_again(daemon: Daemon, tmp_path: Path) -> None:
-    names = COMMANDS[daemon.way]
+    names = COMMANDS[daemon.datapath]
     daemon.start(environment=broken(tmp_path, names, f"test -e {tmp_path}/hang && sleep 600"))
     before = len(daemon.get("services"))
     (tmp_path / "hang").touch()
-    if daemon.way is DatapathKind.FIRST_PACKET:
+    if daemon.datapath is DatapathKind.FIRST_PACKET:
         daemon.cluster.node.call("nft", "delete", "table", "ip", "kbe-nat-translation-0")
     daemon.write("nobody.yaml", NOBODY)
     eventually(lambda: re.search(r"ERROR .*: not done after \d+ s, and killed", daemon.log), 30)
@@ -124,18 +124,18 @@ def test_f131_whoever_is_to_end_ends_though_commands_hang(
 ) -> None:
     environment = broken(
         tmp_path,
-        COMMANDS[daemon.way],
+        COMMANDS[daemon.datapath],
         f"test -e {tmp_path}/hang && touch {tmp_path}/hangs && sleep 600",
     )
     daemon.start(environment=environment)
     (tmp_path / "hang").touch()
-    if daemon.way is DatapathKind.FIRST_PACKET:
+    if daemon.datapath is DatapathKind.FIRST_PACKET:
         daemon.cluster.node.call("nft", "delete", "table", "ip", "kbe-nat-translation-0")
     daemon.write("nobody.yaml", NOBODY)
     eventually(lambda: (tmp_path / "hangs").exists(), 30)
     assert daemon.end(number) < 5
     assert not daemon.socket.exists()
-    if daemon.way is DatapathKind.FIRST_PACKET and number != signal.SIGUSR2:
+    if daemon.datapath is DatapathKind.FIRST_PACKET and number != signal.SIGUSR2:
         assert "kbe-nat" not in kernel_rules(daemon.cluster)
 
 

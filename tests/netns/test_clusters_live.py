@@ -16,7 +16,7 @@ from harness.clusters import POD_DEVICE, cluster
 from harness.lone_node import is_visible, node_for, outcome
 from harness.rule_walker import End, Walker, told
 from harness.second_opinion import is_documented, read_dump
-from harness.stage import WAYS, serving
+from harness.stage import DATAPATHS, serving
 from kbe_nat.kubeproxy.settings import matches
 from kbe_nat.model import Snapshot, Strategy, join_address
 from kbe_nat.playground.namespaces import inside
@@ -47,11 +47,11 @@ def is_hidden(end: End, to: str, made: Plan) -> bool:
     )
 
 
-@WAYS
+@DATAPATHS
 @pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize("seed", SEEDS)
 def test_packets_come_out_where_the_rules_lead(
-    seed: int, mode: Mode, way: DatapathKind, tmp_path: Path
+    seed: int, mode: Mode, datapath: DatapathKind, tmp_path: Path
 ) -> None:
     own = cluster(seed)
     snapshot = clientless(read_manifests([own.write(tmp_path)]).snapshot)
@@ -63,7 +63,7 @@ def test_packets_come_out_where_the_rules_lead(
         made = plan(snapshot, replace(options, pod_interfaces=numbers))
         rules = {number: read_dump(snapshot, made, number) for number in own.families}
         wrong, ports = [], count(20_000, 20)
-        with serving(node.name, kbe_nat.Engine(seed=seed), made, way) as node.serving:
+        with serving(node.name, kbe_nat.Engine(seed=seed), made, datapath) as node.serving:
             for flow in own.flows(FLOWS):
                 packet = {
                     "from": flow.source,

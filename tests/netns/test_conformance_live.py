@@ -14,7 +14,7 @@ import pytest
 import kbe_nat
 from harness.conformance_cases import CASES, Case
 from harness.lone_node import Node, is_visible, node_for, outcome
-from harness.stage import WAYS, connect, serving
+from harness.stage import DATAPATHS, connect, serving
 from kbe_nat.kubeproxy.config import read_configuration
 from kbe_nat.kubeproxy.settings import NodeSettings
 from kbe_nat.model import Strategy
@@ -57,7 +57,7 @@ CHOSEN = (
 
 @contextmanager
 def served_case(
-    case: Case, mode: str, way: DatapathKind, scratch: Path
+    case: Case, mode: str, datapath: DatapathKind, scratch: Path
 ) -> Iterator[tuple[Node, Plan]]:
     """The case's objects, served by a node of its own."""
     case.flags(mode, scratch)
@@ -75,15 +75,15 @@ def served_case(
     with node_for(first, devices) as node:
         # Only now do its devices have numbers.
         made = plan(snapshot, inside(node.name.path, options))
-        with serving(node.name, kbe_nat.Engine(seed=1), made, way) as node.serving:
+        with serving(node.name, kbe_nat.Engine(seed=1), made, datapath) as node.serving:
             yield node, made
 
 
-@WAYS
+@DATAPATHS
 @pytest.mark.parametrize("mode", ["iptables", "nftables"])
 @pytest.mark.parametrize("case", [case for case in CASES if str(case) in CHOSEN], ids=str)
-def test_the_same_outcome(case: Case, mode: str, way: DatapathKind, tmp_path: Path) -> None:
-    with served_case(case, mode, way, tmp_path) as (node, made):
+def test_the_same_outcome(case: Case, mode: str, datapath: DatapathKind, tmp_path: Path) -> None:
+    with served_case(case, mode, datapath, tmp_path) as (node, made):
         flows = [flow for flow in case.about["flows"] if is_visible(flow, made)]
         assert flows
         wanted = case.expected(mode)
@@ -95,13 +95,13 @@ def test_the_same_outcome(case: Case, mode: str, way: DatapathKind, tmp_path: Pa
         assert told == {name: {**wanted[name], "refused": []} for name in told}
 
 
-@WAYS
+@DATAPATHS
 @pytest.mark.parametrize("mode", ["iptables", "nftables"])
 def test_refusals_are_heard_at_once_and_drops_never(
-    mode: str, way: DatapathKind, tmp_path: Path
+    mode: str, datapath: DatapathKind, tmp_path: Path
 ) -> None:
     case = next(case for case in CASES if str(case) == "overall")
-    with served_case(case, mode, way, tmp_path) as (node, _):
+    with served_case(case, mode, datapath, tmp_path) as (node, _):
 
         def tried(address: str, port: int) -> float:
             with inside(

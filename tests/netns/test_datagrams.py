@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from harness.clients import (
+    DATAPATHS,
     FAMILIES,
     NAMES,
     PORT,
     VIPS,
-    WAYS,
     Clients,
     answered,
     endpoints,
@@ -65,7 +65,7 @@ def made(node: Cluster, tmp_path: Path) -> Iterator[Callable[[DatapathKind], Dae
     """Makes a daemon, which ends with the test."""
     (tmp_path / "objects").mkdir()
     with ExitStack() as stack:
-        yield lambda way: stack.enter_context(Daemon(node, tmp_path, way))
+        yield lambda datapath: stack.enter_context(Daemon(node, tmp_path, datapath))
 
 
 Make = Callable[[DatapathKind], Daemon]
@@ -76,12 +76,12 @@ def becomes(clients: Clients, wanted: set[str], seconds: float = 30) -> None:
     eventually(lambda: set(clients.asked(1)) == wanted, seconds)
 
 
-@WAYS
+@DATAPATHS
 @FAMILIES
 def test_f64_f121_udp_flows_survive_whatever_becomes_of_the_daemon(
-    made: Make, way: DatapathKind, family: Family
+    made: Make, datapath: DatapathKind, family: Family
 ) -> None:
-    daemon = made(way)
+    daemon = made(datapath)
     # Nothing is to end by itself meanwhile.
     daemon.cluster.node.write("/proc/sys/net/netfilter/nf_conntrack_udp_timeout", "600")
     daemon.write("dns.yaml", service(family) + endpoints(family, "a", "b"))
@@ -89,7 +89,7 @@ def test_f64_f121_udp_flows_survive_whatever_becomes_of_the_daemon(
     with Clients(daemon.cluster, family, FLOWS) as clients:
         before = clients.asked()
         assert set(before) == {"a", "b"}
-        if way is DatapathKind.EVERY_PACKET:
+        if datapath is DatapathKind.EVERY_PACKET:
             state = daemon.folder / "state"
             size = len(daemon.get("flows")) * 50
             eventually(lambda: state.exists() and state.stat().st_size > size, 30)
@@ -137,12 +137,12 @@ def test_f121_no_datagram_is_lost_over_a_restart(made: Make, family: Family) -> 
         assert clients.asked() == before
 
 
-@WAYS
+@DATAPATHS
 @FAMILIES
 def test_f48_f62_f122_who_was_sending_before_is_served(
-    made: Make, way: DatapathKind, family: Family
+    made: Make, datapath: DatapathKind, family: Family
 ) -> None:
-    cluster = (daemon := made(way)).cluster
+    cluster = (daemon := made(datapath)).cluster
     external = {4: "198.51.100.53", 6: "2001:db8:51::53"}[family]
     more = f'  externalIPs: ["{external}"]'
     with (
@@ -184,12 +184,12 @@ def test_f48_f62_f122_who_was_sending_before_is_served(
             becomes(to_new, {"a"})
 
 
-@WAYS
+@DATAPATHS
 @FAMILIES
 def test_f48_a_syn_that_was_sent_before_is_served(
-    made: Make, way: DatapathKind, family: Family
+    made: Make, datapath: DatapathKind, family: Family
 ) -> None:
-    daemon = made(way)
+    daemon = made(datapath)
     daemon.start()
     # The node sends it back to the client's network, where nobody answers and nobody refuses.
     opened: list[Clients] = []
@@ -205,12 +205,12 @@ def test_f48_a_syn_that_was_sent_before_is_served(
         assert clients.asked() == ["a"]
 
 
-@WAYS
+@DATAPATHS
 @FAMILIES
 def test_f123_who_leaves_one_of_two_services_loses_the_flows_of_that(
-    made: Make, way: DatapathKind, family: Family
+    made: Make, datapath: DatapathKind, family: Family
 ) -> None:
-    daemon = made(way)
+    daemon = made(datapath)
     other = {4: "172.30.0.54", 6: "fd00:30::54"}[family]
     stays = service(family, "stays", other) + endpoints(family, "a", name="stays")
     daemon.write("stays.yaml", stays)
@@ -230,13 +230,13 @@ def test_f123_who_leaves_one_of_two_services_loses_the_flows_of_that(
         assert set(kept.asked()) == {"a"}
 
 
-@WAYS
+@DATAPATHS
 @FAMILIES
 @pytest.mark.parametrize("then", [(GOING, "b"), HINTED], ids=["terminating", "hinted"])
 def test_f124_flows_stay_with_an_endpoint_while_it_serves(
-    made: Make, way: DatapathKind, family: Family, then: tuple[str, str]
+    made: Make, datapath: DatapathKind, family: Family, then: tuple[str, str]
 ) -> None:
-    daemon = made(way)
+    daemon = made(datapath)
     daemon.write("dns.yaml", service(family) + endpoints(family, "a"))
     daemon.start("--node", "here")
     with (
@@ -283,12 +283,12 @@ def test_f60_f94_f125_connmarks_of_others_pin_nothing(
         assert {flow["reply_source"][0] for flow in daemon.get("flows")} == {NAMES["b"][family]}
 
 
-@WAYS
+@DATAPATHS
 @FAMILIES
 def test_f61_f62_nobody_serves_and_somebody_again(
-    made: Make, way: DatapathKind, family: Family
+    made: Make, datapath: DatapathKind, family: Family
 ) -> None:
-    daemon = made(way)
+    daemon = made(datapath)
     daemon.write("dns.yaml", service(family) + endpoints(family, "a"))
     daemon.start()
     with Clients(daemon.cluster, family, 1) as clients:
@@ -298,12 +298,12 @@ def test_f61_f62_nobody_serves_and_somebody_again(
             becomes(clients, {answer}, 15)
 
 
-@WAYS
+@DATAPATHS
 @FAMILIES
 def test_a_port_that_is_renamed_keeps_its_flows(
-    made: Make, way: DatapathKind, family: Family
+    made: Make, datapath: DatapathKind, family: Family
 ) -> None:
-    daemon = made(way)
+    daemon = made(datapath)
     objects = service(family) + endpoints(family, "a", "b")
     daemon.write("dns.yaml", objects)
     daemon.start()
@@ -316,13 +316,13 @@ def test_a_port_that_is_renamed_keeps_its_flows(
         assert {flow["service"] for flow in daemon.get("flows")} == {f"default/dns{family}:renamed"}
 
 
-@WAYS
+@DATAPATHS
 @FAMILIES
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["udp", "tcp"])
 def test_f139_flows_that_the_kernel_was_made_to_forget_go_where_they_went(
-    made: Make, way: DatapathKind, family: Family, kind: socket.SocketKind
+    made: Make, datapath: DatapathKind, family: Family, kind: socket.SocketKind
 ) -> None:
-    daemon = made(way)
+    daemon = made(datapath)
     daemon.write("dns.yaml", service(family) + endpoints(family, "a", "b"))
     daemon.start()
     with Clients(daemon.cluster, family, 40, kind) as clients:
@@ -330,6 +330,6 @@ def test_f139_flows_that_the_kernel_was_made_to_forget_go_where_they_went(
         assert set(before) == {"a", "b"}
         eventually(lambda: len(daemon.get("flows")) == 40)
         daemon.cluster.node.call("conntrack", "-F")
-        if way is DatapathKind.FIRST_PACKET:
+        if datapath is DatapathKind.FIRST_PACKET:
             eventually(lambda: daemon.get("stats")["kernel"]["flows-forgotten"] == 40)
         assert clients.asked() == before

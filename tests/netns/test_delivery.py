@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from harness.programs import PEER_TELLER
-from harness.stage import FAMILIES, PODS, VIPS, WAYS, Stage, add_ipv6, connect, served, stage
+from harness.stage import DATAPATHS, FAMILIES, PODS, VIPS, Stage, add_ipv6, connect, served, stage
 from kbe_nat._native import NftTables
 from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.first_packet import FirstPacket
@@ -75,13 +75,13 @@ def seen(where: Namespace, family: Family, protocol: str) -> str:
         return own.recv(100).decode()
 
 
-@WAYS
+@DATAPATHS
 @FAMILIES
 @PROTOCOLS
 def test_what_is_delivered_to_the_node_keeps_its_source(
-    cluster: Cluster, way: DatapathKind, family: Family, protocol: str
+    cluster: Cluster, datapath: DatapathKind, family: Family, protocol: str
 ) -> None:
-    with stage(cluster, way, plan=plan()) as own, asked(cluster):
+    with stage(cluster, datapath, plan=plan()) as own, asked(cluster):
         assert seen(cluster.client, family, protocol) == CLIENTS[family]
         assert seen(cluster.pods[0], family, protocol) == PODS[family][0]
         assert masquerades(own) == [False, False]

@@ -13,7 +13,7 @@ from scapy.layers.sctp import crc32c
 
 import kbe_nat
 from harness import traffic
-from harness.stage import POD, WAYS, serving
+from harness.stage import DATAPATHS, POD, serving
 from harness.waiting import eventually
 from harness.wires import ETH_P_IP, MARKER, mac, sent_in_order, taken, wire
 from kbe_nat.family import Family
@@ -26,10 +26,10 @@ VIP = "172.30.228.255"
 NOBODYS = 20
 
 
-@WAYS
-def test_kernel_dnat_and_kbe_nat_send_on_the_same_packets(way: DatapathKind) -> None:
+@DATAPATHS
+def test_kernel_dnat_and_kbe_nat_send_on_the_same_packets(datapath: DatapathKind) -> None:
     packets = list(sent())
-    theirs, ours = through(packets, None), through(packets, way)
+    theirs, ours = through(packets, None), through(packets, datapath)
     assert len(theirs[0]) == len(packets) - NOBODYS
     for place, (kernel, own) in {
         "pod": (theirs[0], ours[0]),
@@ -78,14 +78,16 @@ def sent() -> Iterator[bytes]:
         )
 
 
-def through(packets: list[bytes], way: DatapathKind | None) -> tuple[list[bytes], list[bytes]]:
+def through(packets: list[bytes], datapath: DatapathKind | None) -> tuple[list[bytes], list[bytes]]:
     """What arrives at the pod, and what comes back to the client (refusals, which quote what was
-    sent); by the kernel's DNAT without a way of ours.
+    sent); by the kernel's DNAT without a datapath of ours.
     """
     with Cluster((POD,)) as cluster, ExitStack() as stack:
         served = None
-        if way is not None:
-            served = stack.enter_context(serving(cluster.node, kbe_nat.Engine(seed=1), PLAN, way))
+        if datapath is not None:
+            served = stack.enter_context(
+                serving(cluster.node, kbe_nat.Engine(seed=1), PLAN, datapath)
+            )
         else:
             for protocol, number in (("udp", 53), ("tcp", 80), ("sctp", 90)):
                 rule = ("-d", VIP, "-p", protocol, "--dport", str(number), "-j", "DNAT")

@@ -14,7 +14,7 @@ import pytest
 
 from harness import traffic
 from harness.programs import MUTE_SERVER, SHORT_SERVER, UDP_ECHO
-from harness.stage import FAMILIES, POD, VIPS, WAYS, Stage, plan_of, port, served, stage
+from harness.stage import DATAPATHS, FAMILIES, POD, VIPS, Stage, plan_of, port, served, stage
 from harness.traffic import ACK, FIN, RST, SYN
 from harness.waiting import eventually
 from harness.wires import ETH_P_IP, mac, overheard, sent_in_order, taken, wire
@@ -44,10 +44,10 @@ def backend(own: Stage) -> str:
     return flow.reply_source[0]
 
 
-@WAYS
+@DATAPATHS
 @FAMILIES
 def test_f49_a_handshake_that_a_removed_backend_does_not_answer_goes_to_another(
-    cluster: Cluster, family: Family, way: DatapathKind
+    cluster: Cluster, family: Family, datapath: DatapathKind
 ) -> None:
     iptables = "iptables" if family == Family.IPV4 else "ip6tables"
     cluster.pods[0].call(iptables, "-A", "INPUT", "-p", "tcp", "--dport", "5002", "-j", "DROP")
@@ -56,7 +56,7 @@ def test_f49_a_handshake_that_a_removed_backend_does_not_answer_goes_to_another(
     other = replace(
         one, cluster_backends=port("short", 5002, "tcp", family, 2).cluster_backends[1:]
     )
-    with stage(cluster, way, plan=replace(plan_of(), ports=(one,))) as own:
+    with stage(cluster, datapath, plan=replace(plan_of(), ports=(one,))) as own:
         connected: list[socket.socket] = []
 
         def connect() -> None:
@@ -113,14 +113,14 @@ def test_f136_numbers_that_run_out_never_block_a_change(
         assert {ask() for _ in range(6)} <= {one.address for one in both.cluster_backends}
 
 
-@WAYS
+@DATAPATHS
 @FAMILIES
 def test_f60_a_datagram_goes_to_a_live_backend_when_its_own_is_gone(
-    cluster: Cluster, family: Family, way: DatapathKind
+    cluster: Cluster, family: Family, datapath: DatapathKind
 ) -> None:
     echoes(cluster, family)
     with (
-        stage(cluster, way) as own,
+        stage(cluster, datapath) as own,
         own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)) as client,
     ):
         assert answer(client, b"before") == b"before"
@@ -183,14 +183,14 @@ def test_flows_of_others_are_left_alone(cluster: Cluster) -> None:
         assert answer(direct, b"still there") == b"still there"
 
 
-@WAYS
+@DATAPATHS
 @FAMILIES
 def test_f61_f62_no_endpoints_and_then_some_again(
-    cluster: Cluster, family: Family, way: DatapathKind
+    cluster: Cluster, family: Family, datapath: DatapathKind
 ) -> None:
     echoes(cluster, family)
     with (
-        stage(cluster, way) as own,
+        stage(cluster, datapath) as own,
         own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)) as client,
     ):
         for _ in range(2):
@@ -201,9 +201,9 @@ def test_f61_f62_no_endpoints_and_then_some_again(
             own.serve(plan_of(2))
 
 
-@WAYS
+@DATAPATHS
 def test_f66_a_client_keeps_its_backend_until_that_is_gone(
-    cluster: Cluster, way: DatapathKind
+    cluster: Cluster, datapath: DatapathKind
 ) -> None:
     sticky = replace(port("short", 5002, "tcp", Family.IPV4), affinity_seconds=60)
     plan = replace(plan_of(), ports=(sticky,))
@@ -214,7 +214,7 @@ def test_f66_a_client_keeps_its_backend_until_that_is_gone(
         with own.client(socket.SOCK_STREAM, Family.IPV4, (VIP, 5002)) as client:
             assert answer(client, b"hello") == b"hello"
 
-    with stage(cluster, way, plan=plan) as own:
+    with stage(cluster, datapath, plan=plan) as own:
         for _ in range(20):
             connect(own)
         [first] = {flow.reply_source for flow in own.flows()}
@@ -284,10 +284,10 @@ def fragments(number: int, content: bytes, size: int = 1400) -> list[bytes]:
     return pieces
 
 
-@WAYS
-def test_f78_f79_f80_fragments_in_any_order(cluster: Cluster, way: DatapathKind) -> None:
+@DATAPATHS
+def test_f78_f79_f80_fragments_in_any_order(cluster: Cluster, datapath: DatapathKind) -> None:
     content = os.urandom(5000)
-    with stage(cluster, way, plan=plan_of(1)) as own:
+    with stage(cluster, datapath, plan=plan_of(1)) as own:
         in_order, reverse, orphans, overlapping = (
             fragments(30_000 + number, content) for number in range(4)
         )
@@ -303,10 +303,15 @@ def test_f78_f79_f80_fragments_in_any_order(cluster: Cluster, way: DatapathKind)
         assert payload in (b"", content)
 
 
-@WAYS
-def test_f83_the_way_to_a_virtual_ip_can_be_traced(cluster: Cluster, way: DatapathKind) -> None:
+@DATAPATHS
+def test_f83_the_way_to_a_virtual_ip_can_be_traced(
+    cluster: Cluster, datapath: DatapathKind
+) -> None:
     echoes(cluster)
-    with stage(cluster, way) as own, own.client(socket.SOCK_DGRAM, Family.IPV4, (VIP, 7)) as client:
+    with (
+        stage(cluster, datapath) as own,
+        own.client(socket.SOCK_DGRAM, Family.IPV4, (VIP, 7)) as client,
+    ):
         assert answer(client, b"a flow that is known") == b"a flow that is known"
         client.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
         client.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 1)
@@ -320,13 +325,13 @@ def test_f83_the_way_to_a_virtual_ip_can_be_traced(cluster: Cluster, way: Datapa
         assert (kind, origin) == (IP_RECVERR, (VIP, 7))
         # The kernel makes errors about what it translates look as if the virtual IP sent them, as
         # for kube-proxy.
-        sender = NODE_ADDRESS if way is DatapathKind.EVERY_PACKET else VIP
+        sender = NODE_ADDRESS if datapath is DatapathKind.EVERY_PACKET else VIP
         assert socket.inet_ntoa(error[20:24]) == sender
 
 
-@WAYS
-def test_f84_icmp_errors_that_nobody_can_mean(cluster: Cluster, way: DatapathKind) -> None:
-    with stage(cluster, way) as own:
+@DATAPATHS
+def test_f84_icmp_errors_that_nobody_can_mean(cluster: Cluster, datapath: DatapathKind) -> None:
+    with stage(cluster, datapath) as own:
         ours = from_client(traffic.udp(4000, 7, b"never sent"))
         cut = [
             traffic.error(CLIENT_ADDRESS, VIP, ours[:length], 3, 3) for length in (0, 8, 20, 24, 28)
@@ -338,18 +343,18 @@ def test_f84_icmp_errors_that_nobody_can_mean(cluster: Cluster, way: DatapathKin
         wrong = bytearray(unmatched)
         wrong[22] ^= 0xFF
         assert thrown(own, *cut, nested, unmatched, bytes(wrong)) == []
-        if way is DatapathKind.EVERY_PACKET:
+        if datapath is DatapathKind.EVERY_PACKET:
             causes = own.engine.stats().causes
             assert causes["icmp-unmatched"] >= 1
             assert causes["bad-icmp"] >= 1
         assert own.engine.stats().flows == 0
 
 
-@WAYS
-def test_f87_garbage(cluster: Cluster, way: DatapathKind) -> None:
+@DATAPATHS
+def test_f87_garbage(cluster: Cluster, datapath: DatapathKind) -> None:
     echoes(cluster)
     chance = random.Random(87)
-    with stage(cluster, way) as own:
+    with stage(cluster, datapath) as own:
         garbage = [
             from_client(
                 chance.randbytes(chance.randrange(1400)), chance.choice((6, 17, 132, 1, 50, 253))
@@ -362,12 +367,12 @@ def test_f87_garbage(cluster: Cluster, way: DatapathKind) -> None:
             assert answer(client, b"still there") == b"still there"
 
 
-@WAYS
+@DATAPATHS
 def test_f46_only_a_plain_acknowledgement_is_picked_up_in_mid_stream(
-    cluster: Cluster, way: DatapathKind
+    cluster: Cluster, datapath: DatapathKind
 ) -> None:
     """What the kernel calls INVALID ends here: no scan by FIN passes."""
-    with stage(cluster, way, plan=plan_of(1)) as own:
+    with stage(cluster, datapath, plan=plan_of(1)) as own:
         stray = [
             from_client(traffic.tcp(20_000 + number, 5002, flags, 100, 200), traffic.TCP)
             for number, flags in enumerate((FIN, FIN | ACK, RST, RST | ACK, SYN | ACK, ACK))
@@ -376,24 +381,24 @@ def test_f46_only_a_plain_acknowledgement_is_picked_up_in_mid_stream(
         assert traffic.ports(arrived)[0] == 20_005
 
 
-@WAYS
+@DATAPATHS
 def test_f88_what_stands_behind_a_packet_in_its_frame_is_no_part_of_it(
-    cluster: Cluster, way: DatapathKind
+    cluster: Cluster, datapath: DatapathKind
 ) -> None:
-    with stage(cluster, way, plan=plan_of(1)) as own:
+    with stage(cluster, datapath, plan=plan_of(1)) as own:
         short = from_client(traffic.udp(5000, 7, b"x"))
         [arrived] = thrown(own, short + b"trailing bytes of the frame")
         assert arrived[28:] == b"x"
         assert summed(arrived) == 0
 
 
-@WAYS
+@DATAPATHS
 @FAMILIES
 def test_f34_two_datagrams_of_one_socket_at_once_reach_one_backend(
-    cluster: Cluster, family: Family, way: DatapathKind
+    cluster: Cluster, family: Family, datapath: DatapathKind
 ) -> None:
     echoes(cluster, family)
-    with stage(cluster, way) as own, ExitStack() as stack:
+    with stage(cluster, datapath) as own, ExitStack() as stack:
         for _ in range(200):
             client = stack.enter_context(own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)))
             # As a resolver asks for A and AAAA: the second one is sent before the first has its
@@ -405,23 +410,26 @@ def test_f34_two_datagrams_of_one_socket_at_once_reach_one_backend(
         assert len(flows) == len({flow.source for flow in flows}) == 200, "one flow for each socket"
 
 
-@WAYS
+@DATAPATHS
 @FAMILIES
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["tcp", "udp"])
 def test_f90_a_pod_reaches_itself(
-    cluster: Cluster, family: Family, way: DatapathKind, kind: int
+    cluster: Cluster, family: Family, datapath: DatapathKind, kind: int
 ) -> None:
     pod = cluster.pods[0]
     served(pod, SHORT_SERVER) if kind == socket.SOCK_STREAM else served(pod, UDP_ECHO, str(family))
     to = (VIPS[family], 5002 if kind == socket.SOCK_STREAM else 7)
-    with stage(cluster, way, plan=plan_of(1)) as own, own.client(kind, family, to, pod) as client:
+    with (
+        stage(cluster, datapath, plan=plan_of(1)) as own,
+        own.client(kind, family, to, pod) as client,
+    ):
         assert answer(client, b"hello myself") == b"hello myself"
         assert client.getpeername()[:2] == to
 
 
-@WAYS
-def test_f91_martians_open_nothing(cluster: Cluster, way: DatapathKind) -> None:
-    with stage(cluster, way) as own:
+@DATAPATHS
+def test_f91_martians_open_nothing(cluster: Cluster, datapath: DatapathKind) -> None:
+    with stage(cluster, datapath) as own:
         body = traffic.udp(6000, 7, b"from where?")
         sources = ("127.0.0.1", "0.0.0.0", "0.1.2.3", "224.0.0.1", "255.255.255.255", VIP)
         assert (
@@ -431,13 +439,15 @@ def test_f91_martians_open_nothing(cluster: Cluster, way: DatapathKind) -> None:
         assert own.engine.stats().flows == 0
 
 
-@WAYS
-def test_f108_loopback_is_not_reached_from_outside(cluster: Cluster, way: DatapathKind) -> None:
+@DATAPATHS
+def test_f108_loopback_is_not_reached_from_outside(
+    cluster: Cluster, datapath: DatapathKind
+) -> None:
     port_80 = replace(
         port("echo", 7, "udp", Family.IPV4), frontends=(Frontend("node-port", "", 30007),)
     )
     plan = replace(plan_of(), ports=(port_80,), node_ports=NodePorts((NODE_ADDRESS, "127.0.0.1")))
-    with stage(cluster, way, plan=plan) as own:
+    with stage(cluster, datapath, plan=plan) as own:
         body = traffic.udp(6000, 30007, b"to loopback")
         to_loopback = traffic.ip(CLIENT_ADDRESS, "127.0.0.1", traffic.UDP, body)
         to_node = traffic.ip(CLIENT_ADDRESS, NODE_ADDRESS, traffic.UDP, body)
@@ -449,8 +459,8 @@ def test_f108_loopback_is_not_reached_from_outside(cluster: Cluster, way: Datapa
             assert cluster.node.call("cat", setting) == "0\n", "it is never set"
 
 
-@WAYS
-def test_tcp_may_be_refused_with_a_reset(cluster: Cluster, way: DatapathKind) -> None:
+@DATAPATHS
+def test_tcp_may_be_refused_with_a_reset(cluster: Cluster, datapath: DatapathKind) -> None:
     plan = replace(plan_of(), options=Options(resets_tcp=True))
 
     def unreachable() -> int:
@@ -458,7 +468,7 @@ def test_tcp_may_be_refused_with_a_reset(cluster: Cluster, way: DatapathKind) ->
         names, values = (line for line in lines if line[0] == "Icmp:")
         return int(values[names.index("OutDestUnreachs")])
 
-    with stage(cluster, way, plan=plan) as own:
+    with stage(cluster, datapath, plan=plan) as own:
         for where in (cluster.client, cluster.node):
             before = unreachable()
             with pytest.raises(ConnectionRefusedError):
@@ -471,8 +481,10 @@ def test_tcp_may_be_refused_with_a_reset(cluster: Cluster, way: DatapathKind) ->
             answer(client, b"UDP knows no reset")
 
 
-@WAYS
-def test_f93_other_rules_of_the_node_see_sound_flows(cluster: Cluster, way: DatapathKind) -> None:
+@DATAPATHS
+def test_f93_other_rules_of_the_node_see_sound_flows(
+    cluster: Cluster, datapath: DatapathKind
+) -> None:
     node = cluster.node
     invalid = ("FORWARD", "-m", "conntrack", "--ctstate", "INVALID", "-j", "DROP")
     node.call("iptables", "-A", *invalid)
@@ -480,7 +492,7 @@ def test_f93_other_rules_of_the_node_see_sound_flows(cluster: Cluster, way: Data
     node.call("iptables", "-t", "nat", "-A", *outside)
     for pod in cluster.pods:
         served(pod, SHORT_SERVER)
-    with stage(cluster, way) as own:
+    with stage(cluster, datapath) as own:
         for _ in range(100):
             with own.client(socket.SOCK_STREAM, Family.IPV4, (VIP, 5002)) as client:
                 assert answer(client, b"hello") == b"hello"
@@ -489,16 +501,16 @@ def test_f93_other_rules_of_the_node_see_sound_flows(cluster: Cluster, way: Data
     )
 
 
-@WAYS
-def test_f94_marks_of_others_stay(cluster: Cluster, way: DatapathKind) -> None:
+@DATAPATHS
+def test_f94_marks_of_others_stay(cluster: Cluster, datapath: DatapathKind) -> None:
     echoes(cluster)
     node = cluster.node
     # Where the kernel translates, it needs the bits of kube-proxy for a moment.
-    others = "0xc001/0xc001" if way is DatapathKind.EVERY_PACKET else "0x1/0x1"
+    others = "0xc001/0xc001" if datapath is DatapathKind.EVERY_PACKET else "0x1/0x1"
     seen = ("POSTROUTING", "-p", "udp", "-m", "mark", "--mark", others)
     node.call("iptables", "-t", "nat", "-A", *seen)
     with (
-        stage(cluster, way) as own,
+        stage(cluster, datapath) as own,
         own.client(socket.SOCK_DGRAM, Family.IPV4, None, node) as client,
     ):
         # Those of kube-proxy, somebody's, and the one by which we know what was translated: it is

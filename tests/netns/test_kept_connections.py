@@ -132,7 +132,7 @@ def test_f09_a_thousand_connections_outlive_a_daemon_that_is_killed(
     assert set(names) == {"pod-0", "pod-1"}
     before = backends(daemon)
     assert len(before) == 1000
-    if daemon.way is DatapathKind.EVERY_PACKET:
+    if daemon.datapath is DatapathKind.EVERY_PACKET:
         eventually(lambda: state_bytes(daemon) >= 1000 * FLOW_BYTES)
     daemon.end(signal.SIGKILL)
     daemon.start("--strategy", "random")
@@ -147,7 +147,7 @@ def test_f11_a_daemon_that_ends_under_load_writes_what_it_carries(
     rules = kernel_rules(daemon.cluster)
     daemon.start("--strategy", "random")
     clients.open(tcp=20, udp=20)
-    if daemon.way is DatapathKind.EVERY_PACKET:
+    if daemon.datapath is DatapathKind.EVERY_PACKET:
         # It is written now and then, and the next time is far.
         eventually(lambda: state_bytes(daemon) >= 80 * FLOW_BYTES)
     with program(daemon.cluster.client, SHORT_LOAD, *VIPS) as load:
@@ -161,7 +161,7 @@ def test_f11_a_daemon_that_ends_under_load_writes_what_it_carries(
     assert kernel_rules(daemon.cluster) == rules
     assert not daemon.socket.exists()
     assert (daemon.folder / "state").exists()
-    if daemon.way is DatapathKind.EVERY_PACKET:
+    if daemon.datapath is DatapathKind.EVERY_PACKET:
         assert state_bytes(daemon) >= 160 * FLOW_BYTES, "the last ones too"
     daemon.start("--strategy", "random")
     after = backends(daemon)

@@ -15,10 +15,10 @@ import pytest
 import kbe_nat
 from harness.programs import SHA256_SINK, SHORT_CLIENT, SHORT_SERVER, UDP_ECHO
 from harness.stage import (
+    DATAPATHS,
     DRIVERS,
     FAMILIES,
     VIPS,
-    WAYS,
     Driver,
     Stage,
     add_ipv6,
@@ -60,12 +60,12 @@ def transfer(own: Stage, family: Family, size: int) -> None:
         server.terminate()
 
 
-@WAYS
+@DATAPATHS
 @FAMILIES
 def test_a_gigabyte_arrives_byte_for_byte(
-    cluster: Cluster, family: Family, way: DatapathKind
+    cluster: Cluster, family: Family, datapath: DatapathKind
 ) -> None:
-    with stage(cluster, way) as own:
+    with stage(cluster, datapath) as own:
         transfer(own, family, int(os.environ.get("KBE_NAT_BULK", 1 << 30)))
         [flow] = own.flows()
         assert flow.bytes[0] > 1 << 29
@@ -77,9 +77,9 @@ def test_the_other_driver_is_slower_and_as_exact(cluster: Cluster, family: Famil
         transfer(own, family, 64 << 20)
 
 
-@WAYS
-def test_nothing_is_lost_over_a_path_that_loses(cluster: Cluster, way: DatapathKind) -> None:
-    with stage(cluster, way) as own:
+@DATAPATHS
+def test_nothing_is_lost_over_a_path_that_loses(cluster: Cluster, datapath: DatapathKind) -> None:
+    with stage(cluster, datapath) as own:
         for chain in ("INPUT", "OUTPUT"):
             loss = (
                 "-p",
@@ -98,14 +98,14 @@ def test_nothing_is_lost_over_a_path_that_loses(cluster: Cluster, way: DatapathK
         transfer(own, Family.IPV4, 50 << 20)
 
 
-@WAYS
+@DATAPATHS
 @FAMILIES
 @pytest.mark.parametrize("size", [0, 1, 1400, 9000, 60_000])
 def test_datagrams_of_any_size(
-    cluster: Cluster, family: Family, size: int, way: DatapathKind
+    cluster: Cluster, family: Family, size: int, datapath: DatapathKind
 ) -> None:
     with (
-        stage(cluster, way) as own,
+        stage(cluster, datapath) as own,
         own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)) as connection,
     ):
         for pod in cluster.pods:
@@ -118,12 +118,12 @@ def test_datagrams_of_any_size(
             assert local.recv(1 << 16) == content, "from the node itself"
 
 
-@WAYS
-def test_no_redirect_leads_a_pod_around_the_node(cluster: Cluster, way: DatapathKind) -> None:
+@DATAPATHS
+def test_no_redirect_leads_a_pod_around_the_node(cluster: Cluster, datapath: DatapathKind) -> None:
     """Pods on one bridge; IPv6 has no send_redirects."""
     for pod in cluster.pods:
         served(pod, SHORT_SERVER)
-    with stage(cluster, way) as own:
+    with stage(cluster, datapath) as own:
         for pod in cluster.pods:
             for _ in range(20):
                 with own.client(
@@ -136,24 +136,24 @@ def test_no_redirect_leads_a_pod_around_the_node(cluster: Cluster, way: Datapath
             assert ["Icmp6InRedirects", "0"] in map(str.split, lines)
 
 
-@WAYS
+@DATAPATHS
 @FAMILIES
 def test_f20_f81_f140_the_largest_datagrams(
-    cluster: Cluster, family: Family, way: DatapathKind
+    cluster: Cluster, family: Family, datapath: DatapathKind
 ) -> None:
     """The kernel hands out at most 65,531 bytes of a packet: a mark is set, bytes stay."""
     for pod in cluster.pods:
         served(pod, UDP_ECHO, str(family))
     headers, largest = (28, 65_507) if family == Family.IPV4 else (48, 65_527)
     whole = 65_531 - headers
-    with stage(cluster, way) as own:
+    with stage(cluster, datapath) as own:
         [queue] = own.serving.queues
         for size in (whole, whole + 1, largest):
             content = os.urandom(size)
             with own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)) as connection:
                 before = queue.truncated
                 connection.send(content)
-                if way is DatapathKind.FIRST_PACKET or size == whole:
+                if datapath is DatapathKind.FIRST_PACKET or size == whole:
                     assert connection.recv(1 << 16) == content
                 eventually(lambda: queue.truncated == before + (size > whole))  # noqa: B023
                 connection.send(b"small")
@@ -161,13 +161,13 @@ def test_f20_f81_f140_the_largest_datagrams(
         assert "malformed" not in own.engine.stats().causes
 
 
-@WAYS
+@DATAPATHS
 @DRIVERS
 @FAMILIES
 def test_f65_no_endpoints_refuse_at_once(
-    cluster: Cluster, family: Family, driver: Driver, way: DatapathKind
+    cluster: Cluster, family: Family, driver: Driver, datapath: DatapathKind
 ) -> None:
-    with stage(cluster, way, driver=driver) as own:
+    with stage(cluster, datapath, driver=driver) as own:
         for where in (cluster.client, cluster.node):
             started = time.monotonic()
             with pytest.raises(ConnectionRefusedError):
@@ -181,11 +181,11 @@ def test_f65_no_endpoints_refuse_at_once(
                 datagrams.recv(100)
 
 
-@WAYS
+@DATAPATHS
 def test_f92_ten_thousand_short_connections_are_answered_and_shared(
-    cluster: Cluster, way: DatapathKind
+    cluster: Cluster, datapath: DatapathKind
 ) -> None:
-    with stage(cluster, way, (7, 8)) as own:
+    with stage(cluster, datapath, (7, 8)) as own:
         for pod in cluster.pods:
             served(pod, SHORT_SERVER)
         count = 10_000
@@ -205,7 +205,7 @@ def test_f92_ten_thousand_short_connections_are_answered_and_shared(
         assert all(4750 < share < 5250 for share in shares), shares
         packets = [loop.loop.packets for loop in own.loops]
         assert all(packets), "both queues carry their part"
-        if way is DatapathKind.FIRST_PACKET:
+        if datapath is DatapathKind.FIRST_PACKET:
             assert sum(packets) == count, "one of each connection"
         counters = counters_of(cluster)
         assert [
@@ -216,10 +216,12 @@ def test_f92_ten_thousand_short_connections_are_answered_and_shared(
         ]
 
 
-@WAYS
+@DATAPATHS
 @DRIVERS
-def test_endpoints_change_under_load(cluster: Cluster, driver: Driver, way: DatapathKind) -> None:
-    with stage(cluster, way, driver=driver) as own:
+def test_endpoints_change_under_load(
+    cluster: Cluster, driver: Driver, datapath: DatapathKind
+) -> None:
+    with stage(cluster, datapath, driver=driver) as own:
         for pod in cluster.pods:
             served(pod, SHORT_SERVER)
         is_over = threading.Event()
@@ -241,29 +243,29 @@ def test_endpoints_change_under_load(cluster: Cluster, driver: Driver, way: Data
             changer.join()
 
 
-@WAYS
+@DATAPATHS
 @FAMILIES
 def test_f82_the_path_mtu_is_told_to_the_client(
-    cluster: Cluster, family: Family, way: DatapathKind
+    cluster: Cluster, family: Family, datapath: DatapathKind
 ) -> None:
-    with stage(cluster, way) as own:
+    with stage(cluster, datapath) as own:
         # Neither end knows that the path is narrow in between: the node must tell the client, about
         # the packet that it has sent and not about the translated one.
         cluster.node.call("ip", "link", "set", "docker0", "mtu", "1300")
         transfer(own, family, 8 << 20)
-        assert way is DatapathKind.FIRST_PACKET or own.engine.stats().causes["related"] > 0
+        assert datapath is DatapathKind.FIRST_PACKET or own.engine.stats().causes["related"] > 0
         assert "mtu 1300" in cluster.client.call("ip", "route", "get", VIPS[family])
 
 
-@WAYS
+@DATAPATHS
 @FAMILIES
 def test_f82_datagrams_hear_of_the_path_mtu(
-    cluster: Cluster, family: Family, way: DatapathKind
+    cluster: Cluster, family: Family, datapath: DatapathKind
 ) -> None:
     for pod in cluster.pods:
         served(pod, UDP_ECHO, str(family))
     with (
-        stage(cluster, way) as own,
+        stage(cluster, datapath) as own,
         own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)) as client,
     ):
         cluster.node.call("ip", "link", "set", "docker0", "mtu", "1300")

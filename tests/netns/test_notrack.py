@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from harness.programs import NODE_CACHE, SHORT_SERVER, UDP_ECHO
-from harness.stage import FAMILIES, VIPS, WAYS, served, stage
+from harness.stage import DATAPATHS, FAMILIES, VIPS, served, stage
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace
@@ -32,11 +32,11 @@ def cache(node: Namespace, family: Family) -> subprocess.Popen[str]:
     return served(node, NODE_CACHE, VIPS[family])
 
 
-@WAYS
+@DATAPATHS
 @FAMILIES
 @pytest.mark.parametrize("order", ["before", "after", "after-ours"])
 def test_f126_what_came_untracked_is_not_ours(
-    cluster: Cluster, family: Family, way: DatapathKind, order: str
+    cluster: Cluster, family: Family, datapath: DatapathKind, order: str
 ) -> None:
     for pod in cluster.pods:
         served(pod, UDP_ECHO, str(family))
@@ -44,7 +44,7 @@ def test_f126_what_came_untracked_is_not_ours(
     node, vip = cluster.node, VIPS[family]
     if order == "before":
         exempt(node, family, "-A")
-    with stage(cluster, way) as own:
+    with stage(cluster, datapath) as own:
         if order != "before":
             exempt(node, family, "-I" if order == "after" else "-A")
             own.serving.datapath.repair()

@@ -106,16 +106,16 @@ def test_f09_connections_outlive_a_daemon_that_was_killed(daemon: Daemon) -> Non
         connection.sendall(b"before")
         assert connection.recv(100) == b"before"
         state = daemon.folder / "state"
-        if daemon.way is DatapathKind.EVERY_PACKET:
+        if daemon.datapath is DatapathKind.EVERY_PACKET:
             eventually(
                 lambda: state.exists() and len(daemon.get("flows")) and state.stat().st_size > 150
             )
         daemon.end(signal.SIGKILL)
         connection.sendall(b"after")
-        if daemon.way is DatapathKind.FIRST_PACKET:
+        if daemon.datapath is DatapathKind.FIRST_PACKET:
             assert connection.recv(100) == b"after", "the kernel carries it"
         daemon.start("--strategy", "rr")
-        if daemon.way is DatapathKind.EVERY_PACKET:
+        if daemon.datapath is DatapathKind.EVERY_PACKET:
             # The packet has waited for the daemon, it did not go anywhere else.
             assert connection.recv(100) == b"after"
         connection.sendall(b"again")
@@ -172,7 +172,7 @@ def test_one_capability_is_enough(daemon: Daemon) -> None:
     )
     assert int(status["CapEff"], 16) == 1 << 12
     # CAP_NET_RAW is for iptables' set match alone, so for the commands of one datapath.
-    lent = 1 << 13 if daemon.way is DatapathKind.EVERY_PACKET else 0
+    lent = 1 << 13 if daemon.datapath is DatapathKind.EVERY_PACKET else 0
     for name in ("CapPrm", "CapInh", "CapBnd"):
         assert int(status[name], 16) == 1 << 12 | lent, name
     assert int(status["CapAmb"], 16) == 1 << 12
@@ -227,7 +227,7 @@ def test_f12_a_dry_run_changes_nothing_and_cleanup_removes_what_a_killed_one_lef
     done = daemon.run("--dry-run")
     assert done.returncode == 0, done.stderr
     assert VIP in done.stdout
-    assert QUEUEING[daemon.way] in done.stdout
+    assert QUEUEING[daemon.datapath] in done.stdout
     assert kernel_rules(daemon.cluster) == before
     daemon.start()
     daemon.end(signal.SIGKILL)
@@ -252,7 +252,7 @@ def test_f13_rules_that_somebody_removes_come_back(daemon: Daemon) -> None:
     daemon.start()
     node = daemon.cluster.node
     whole = kernel_rules(daemon.cluster)
-    if daemon.way is DatapathKind.EVERY_PACKET:
+    if daemon.datapath is DatapathKind.EVERY_PACKET:
         for damage in (
             ("iptables", "-t", "filter", "-F", "KBE-NAT-FORWARD"),
             ("iptables", "-t", "mangle", "-F"),
@@ -280,7 +280,7 @@ def test_f133_what_somebody_changes_is_put_right(daemon: Daemon) -> None:
     daemon.start()
     node = daemon.cluster.node
     whole = kernel_rules(daemon.cluster)
-    if daemon.way is DatapathKind.EVERY_PACKET:
+    if daemon.datapath is DatapathKind.EVERY_PACKET:
         damages: list[str] = [
             f"ipset del kbe-nat-addresses-4 {VIP} && ipset add kbe-nat-addresses-4 172.30.228.254",
             "iptables -t raw -R KBE-NAT-PREROUTING 2 -j ACCEPT",
@@ -317,7 +317,7 @@ def test_f14_rules_that_the_kernel_refuses_are_said_and_tried_again(
     )
     broken.chmod(0o755)
     daemon.start(environment={"PATH": f"{broken.parent}:{os.environ['PATH']}"})
-    if daemon.way is DatapathKind.FIRST_PACKET:
+    if daemon.datapath is DatapathKind.FIRST_PACKET:
         daemon.cluster.node.call("nft", "delete", "table", "ip", "kbe-nat-translation-0")
         daemon.write("nobody.yaml", NOBODY)
         refusal = re.compile("rules are not up to date: nf_tables: .*No such file or directory")
@@ -390,7 +390,7 @@ def test_what_it_tells(daemon: Daemon) -> None:
     listed = daemon.ask("conntrack", "-L", "-p", "tcp", "--dport", "80")
     assert listed.startswith("tcp      6 ") and "src=172.17.0." in listed and "[ASSURED]" in listed
     # Where the kernel carries flows it must be told to count.
-    is_counted = daemon.way is DatapathKind.EVERY_PACKET
+    is_counted = daemon.datapath is DatapathKind.EVERY_PACKET
     assert ("packets=" in listed) == is_counted
     assert (daemon.get("endpoints")[0]["bytes"] is not None) == is_counted
     assert ("Bytes:" in daemon.ask("describe", "service", "simpleservice")) and daemon.ask(
@@ -406,7 +406,7 @@ def test_what_it_tells(daemon: Daemon) -> None:
     )
     assert "Endpoints:" in daemon.ask("describe", "service", "simpleservice")
     assert "connections" in daemon.ask("top", "--delay", "0.1")
-    assert QUEUEING[daemon.way] in daemon.ask("get", "rules")
+    assert QUEUEING[daemon.datapath] in daemon.ask("get", "rules")
     assert [own["number"] for own in daemon.get("stats")["queues"]] == [100]
     told = json.loads(
         daemon.ask("explain", "--live", "--from", "10.0.2.100", "--to", f"{VIP}:80", "-o", "json")

@@ -101,7 +101,7 @@ def test_f03_a_command_that_takes_long_is_no_reason_to_be_ended(
     daemon: Daemon, tmp_path: Path
 ) -> None:
     flag = tmp_path / "slow"
-    environment = broken(tmp_path, COMMANDS[daemon.way], f"test -e {flag} && sleep 4")
+    environment = broken(tmp_path, COMMANDS[daemon.datapath], f"test -e {flag} && sleep 4")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
         listener.settimeout(30)
@@ -122,7 +122,7 @@ def test_f03_a_command_that_takes_long_is_no_reason_to_be_ended(
 
 
 def test_a_user_with_one_privilege_is_enough(daemon: Daemon, tmp_path: Path) -> None:
-    if daemon.way is DatapathKind.EVERY_PACKET:
+    if daemon.datapath is DatapathKind.EVERY_PACKET:
         pytest.skip("iptables works for root alone, whose lock it takes")
     for folder in (tmp_path, *(own for own in tmp_path.parents if own.is_relative_to("/tmp/"))):
         folder.chmod(0o755)

@@ -161,7 +161,7 @@ class Verbs:
         explanation = controller.engine.explain(
             content, time.monotonic_ns(), interface=interface, incomplete_checksum=True
         )
-        kinds = [controller.datapath.way]
+        kinds = [controller.datapath.kind]
         yield explain_in_plan(explanation, content, controller.snapshot, controller.plan, kinds)
 
     def strategy(self, service: str, strategy: str) -> Iterator[int]:

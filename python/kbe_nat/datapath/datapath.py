@@ -18,7 +18,7 @@ class Datapath(PlanConsumer, Protocol):
     """
 
     @property
-    def way(self) -> DatapathKind:
+    def kind(self) -> DatapathKind:
         """Which packets come to the queues."""
         ...
 

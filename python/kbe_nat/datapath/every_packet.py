@@ -16,7 +16,7 @@ from kbe_nat.rules.rule import DatapathKind
 class EveryPacket:
     """A `Datapath` whose engine has the only connection tracking."""
 
-    way = DatapathKind.EVERY_PACKET
+    kind = DatapathKind.EVERY_PACKET
     backend_ids = None
 
     def __init__(

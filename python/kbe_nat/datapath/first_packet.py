@@ -28,7 +28,7 @@ from kbe_nat.rules.standby import OnDeath, StandbyTable
 class FirstPacket:
     """A `Datapath` whose flows the kernel carries."""
 
-    way = DatapathKind.FIRST_PACKET
+    kind = DatapathKind.FIRST_PACKET
 
     def __init__(
         self,
