@@ -32,7 +32,7 @@ ROOT: Final = Path(__file__).parent.parent
 FOLDER: Final = ROOT / "target/compare"
 RESULTS: Final = FOLDER / "result.json"
 TOLERANCE: Final = 0.03
-"""What alignment of code alone may cost or bring."""
+"""The share that alignment of code alone may cost or bring."""
 FLOWS: Final = (1000, 100_000, 1_000_000)
 SERVICES: Final = (10, 1000, 30_000)
 Times: TypeAlias = dict[str, float]
@@ -184,7 +184,7 @@ def measure_parts(revision: Revision) -> Times:
 
 
 def measure_python(revision: Revision) -> Times:
-    """What Python pays, by pytest-benchmark."""
+    """Python's costs, by pytest-benchmark."""
     path = FOLDER / "python.json"
     quiet = ("--quiet", "--no-header", "--benchmark-quiet", "--override-ini=addopts=")
     command = [sys.executable, "-m", "pytest", *quiet, f"--benchmark-json={path}"]
@@ -251,7 +251,7 @@ def show(rows: list[Row], first: tuple[Times, Times], base: str) -> None:
 
 
 def _lines(program: Path, *numbers: int) -> list[dict[str, Any]]:
-    """What a program prints for some numbers: one JSON object in each line."""
+    """A program's output for these numbers: one JSON object in each line."""
     command = [str(program), *map(str, numbers)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return [json.loads(line) for line in done.stdout.splitlines()]

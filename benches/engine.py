@@ -1,4 +1,4 @@
-"""What the engine costs, beside the C yardstick and the reference NAT in the same run.
+"""The engine's costs, beside the C yardstick and the reference NAT in the same run.
 
 Writes benches/results/engine.json, and the tables of benches/RESULTS.md. Each count of flows is
 measured in turn by C and by us, several times; the median of the runs counts, so that a slow minute
@@ -120,7 +120,7 @@ def build_yardstick() -> Path | None:
 
 
 def lines_of(program: Path, *numbers: int) -> list[Row]:
-    """What a program prints for some numbers: one JSON object in each line."""
+    """A program's output for these numbers: one JSON object in each line."""
     done = subprocess.run(
         [program, *map(str, numbers)], check=True, stdout=subprocess.PIPE, text=True
     )
@@ -141,7 +141,7 @@ def run_python() -> list[Row]:
 
 
 def named(benchmarks: list[Row], name: str) -> list[Row]:
-    """Those of one test function."""
+    """The benchmarks of one test function."""
     return [bench for bench in benchmarks if bench["name"].partition("[")[0] == name]
 
 

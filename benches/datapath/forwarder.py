@@ -58,7 +58,7 @@ def first_packet(engine: kbe_nat.Engine) -> None:
 
 
 def reference() -> None:
-    """A callback per packet, and the NAT in plain Python: what such scripts usually are."""
+    """A callback per packet, and the NAT in plain Python, as such scripts usually are."""
     from netfilterqueue import NetfilterQueue as Package
 
     nat, marks = Reference(), Marks()

@@ -5,8 +5,8 @@ all; the medians of the rounds count. Writes benches/results/datapath.json and a
 benches/RESULTS.md. Needs root.
 
 CPU per packet is thread time: the sender's, in which softirq work up to the queue or to the
-receiver runs, and the daemon's, in which the packet travels on after its verdict. What the sender
-costs by itself, up to a drop in the raw table, is taken away.
+receiver runs, and the daemon's, in which the packet travels on after its verdict. The
+sender's own cost, up to a drop in the raw table, is subtracted.
 """
 
 import argparse
@@ -47,7 +47,7 @@ FIELDS: Final = (
 )
 CONNECTS: Final = ("connects_per_s", "connect_us_p50", "connect_us_p99")
 PAIR: Final = ("first-packet", "nft-dnat")
-"""What should cost the same."""
+"""Paths that should cost the same."""
 BURST: Final = 512
 Row = dict[str, Any]
 
@@ -155,7 +155,7 @@ def served(cluster: Cluster) -> int:
 
 
 def sender(cluster: Cluster, traffic: Path) -> float:
-    """What a packet costs its sender, in ns, when it is dropped as early as can be."""
+    """The cost of a packet to its sender, in ns, when it is dropped as early as can be."""
     rule = ("iptables", "-t", "raw", "{}", "PREROUTING", "-d", "192.0.2.1", "-j", "DROP")
     cluster.node.call(*(word.format("-A") for word in rule))
     said = run(*cluster.client.prefix, str(traffic), "flood", "192.0.2.1", "200", "500")

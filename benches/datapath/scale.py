@@ -1,4 +1,4 @@
-"""What many Services cost the kernel and us: to program, to change, and for a new connection.
+"""The cost of many Services to the kernel and us: to program, to change, and for a new connection.
 
 The same objects as our tables (`first-packet`), as the rules that kube-proxy would write for them
 (`kube-proxy-nft-rules`, loaded with `nft -f`), and as one nft rule with a map (`nft-dnat`), each in
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def add_programming(rows: list[Row]) -> None:
-    """What it took to program the most Services goes to the datapaths' rows too."""
+    """The cost of programming the most Services goes to the datapaths' rows too."""
     paths = json.loads(DATAPATHS.read_text()) if DATAPATHS.exists() else []
     most = max(row["services"] for row in rows)
     for row in rows:
@@ -179,7 +179,7 @@ def nft_dnat(cluster: Cluster, snapshot: Snapshot) -> Iterator[tuple[float, Row]
 
 @contextmanager
 def kube_proxy_rules(cluster: Cluster, snapshot: Snapshot) -> Iterator[tuple[float, Row]]:
-    """What kube-proxy would have written; how it changes one endpoint is told too."""
+    """kube-proxy's rules for the same; changing one endpoint as it does is measured too."""
     options = Options(node_addresses=("10.0.2.15",))
     text = dump(plan_for(snapshot, options, Form.NFT), snapshot, Form.NFT)
     started = time.monotonic()
@@ -272,43 +272,10 @@ def changed_files(count: int, changes: int) -> Row:
         changing = folder / "objects/real.yaml"
         changing.write_text(written("real", VIP, PORT, PORT, PODS[:1]))
         for pod, namespace in zip(PODS, cluster.pods, strict=True):
-            stack.enter_context(
-                running(
-                    (
-                        *namespace.prefix,
-                        sys.executable,
-                        "-m",
-                        "benches.datapath.naming_pod",
-                        pod,
-                        str(PORT),
-                    )
-                )
-            )
-        daemon = (
-            *cluster.node.prefix,
-            sys.executable,
-            "-m",
-            "kbe_nat",
-            "proxy",
-            "--manifests",
-            f"{folder}/objects",
-        )
-        options = (
-            "--datapath",
-            "first-packet",
-            "--socket",
-            f"{folder}/socket",
-            "--state",
-            f"{folder}/state",
-        )
+            program = (sys.executable, "-m", "benches.datapath.naming_pod", pod, str(PORT))
+            stack.enter_context(running((*namespace.prefix, *program)))
         started = time.monotonic()
-        process = subprocess.Popen([*daemon, *options], stderr=subprocess.PIPE, text=True)
-        assert process.stderr is not None
-        stack.callback(process.wait, 20)
-        stack.callback(process.terminate)
-        for line in process.stderr:
-            if " serving " in line:
-                break
+        process = stack.enter_context(serving_daemon(cluster, folder))
         row: Row = {"files_seconds": round(time.monotonic() - started, 1)}
         status = Path(f"/proc/{process.pid}/status").read_text()
         row["daemon_mb"] = round(int(status.split("VmRSS:")[1].split()[0]) / 1024, 1)
@@ -338,6 +305,29 @@ def changed_files(count: int, changes: int) -> Row:
         row["change_drained_ms"] = round(statistics.median(times), 1)
         row["change_drained_ms_most"] = round(max(times), 1)
         return row
+
+
+@contextmanager
+def serving_daemon(cluster: Cluster, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A daemon that follows the folder's `objects`, once it serves; its socket is there too."""
+    options = {
+        "manifests": f"{folder}/objects",
+        "datapath": "first-packet",
+        "socket": f"{folder}/socket",
+        "state": f"{folder}/state",
+    }
+    flags = [word for name, value in options.items() for word in (f"--{name}", value)]
+    command = (*cluster.node.prefix, sys.executable, "-m", "kbe_nat", "proxy", *flags)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if " serving " in line:
+                break
+        yield process
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 def change_times(
@@ -413,7 +403,7 @@ def view(rows: list[Row]) -> tuple[tuple[str, ...], list[list[str]]]:
 
 
 def say(text: str) -> None:
-    """What goes on, for who waits."""
+    """Progress, for the person who waits."""
     print(text, file=sys.stderr)
 
 

@@ -37,7 +37,7 @@ def main() -> None:
             wanted = arguments.share * capacity
             pause = 1.0
             for _ in range(5):
-                # What a burst takes by itself, and how late a sleeper wakes up, is found by trying.
+                # The length of a burst and the delay of a sleeper's wakeup show only by trying.
                 rate = carried(cluster, client, round(3 * wanted / BURST), round(pause))
                 pause = max(1.0, pause + BURST * (1 / wanted - 1 / rate) * 1e6)
             bursts = round(arguments.seconds * wanted / BURST)

@@ -1,1 +1,1 @@
-"""What the benchmarks share: the plan, processes, figures and reports."""
+"""Parts that the benchmarks share: the plan, processes, figures and reports."""

@@ -43,7 +43,7 @@ def cpu_ns(pid: int) -> int:
 
 
 def run(*command: str) -> str:
-    """What a command prints."""
+    """A command's output."""
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     if done.returncode or not done.stdout.strip():
         sys.exit(f"{' '.join(command)}: {done.stderr.strip() or 'no answer'}")

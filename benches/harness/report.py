@@ -1,4 +1,4 @@
-"""What both benchmarks write: the machine, tables, and their part of benches/RESULTS.md."""
+"""Parts of the benchmarks' reports: the machine, tables, and their part of benches/RESULTS.md."""
 
 import os
 import platform

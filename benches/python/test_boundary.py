@@ -1,4 +1,4 @@
-"""What Python pays: a batch, the tables of a large cluster, one changed endpoint; and the reference
+"""Python's costs: a batch, the tables of a large cluster, one changed endpoint; and the reference
 NAT.
 """
 

@@ -42,7 +42,7 @@ class Check:
     state: State
     finding: str
     remedy: str = ""
-    """What to do about it; empty where nothing is to be done."""
+    """The remedy; empty where nothing is to be done."""
 
 
 def diagnose() -> Iterator[Check]:

@@ -1,4 +1,4 @@
-"""What would happen to a packet, and why: the engine's reasons, and those that policy adds.
+"""The fate of a packet, and why: the engine's reasons, and the reasons that policy adds.
 
 The engine says what it would do, by its tables. The plan says which endpoints it never heard of,
 and by which of kube-proxy's chains the packet would have come to its backend. The datapath says
@@ -23,7 +23,7 @@ class ExplanationRow(msgspec.Struct, frozen=True):
     """Why a packet gets its verdict."""
 
     action: str
-    """What the engine does: accept, translate, drop, reject or hold."""
+    """The engine's action: accept, translate, drop, reject or hold."""
     cause: str
     """Its counter."""
     service: str | None
@@ -43,13 +43,13 @@ class ExplanationRow(msgspec.Struct, frozen=True):
     masqueraded: list[str]
     """Candidates for which it is."""
     steps: list[tuple[str, str]]
-    """What was checked, and what was found."""
+    """Each check, with its result."""
     excluded: list[tuple[str, str]]
     """Endpoints of the service port that may not serve, with the reason."""
     chains: list[str]
     """kube-proxy's chains on the way to the backend."""
     kernel: dict[str, str]
-    """What the kernel does with the verdict, by datapath."""
+    """The kernel's part in it, by datapath."""
 
 
 class RefusedEndpoint(msgspec.Struct, frozen=True):
@@ -96,9 +96,9 @@ class VerdictRow(msgspec.Struct, frozen=True, kw_only=True):
     chains: list[str]
     """kube-proxy's chains on the way to the backend."""
     kernel: dict[str, str]
-    """What the kernel does with the verdict, by datapath."""
+    """The kernel's part in it, by datapath."""
     reasons: list[str]
-    """What was checked, and what was found."""
+    """Each check, with its result."""
 
 
 def verdict_of(explanation: ExplanationRow, name: str = "") -> VerdictRow:
@@ -215,7 +215,7 @@ KERNEL: Final = {
         DatapathKind.FIRST_PACKET,
     ): "it lets the packet go on as it is, and does not choose by itself",
 }
-"""What the kernel does where the datapaths differ."""
+"""The kernel's part where the datapaths differ."""
 KERNEL_EITHER: Final = {
     "accept": "it lets the packet go on as it is",
     "reject": "a rule answers for it, by the packet's mark: ICMP port unreachable, or a RST if so"

@@ -74,4 +74,4 @@ def dump(
 
 
 OFFLINE: Final = (*OBJECT_PARAMETERS, *NODE_PARAMETERS)
-"""What says more about objects that are read."""
+"""Flags that say more about objects that are read."""

@@ -93,7 +93,7 @@ class Controller:
     def apply(self, snapshot: Snapshot, touched: Set[ServiceKey] | None = None) -> None:
         """Make this the state that is served. `touched` are the Services that may differ from the
         snapshot before; None: any. Raises `RulesError` when the kernel refuses the state; `repair`
-        tries again. Cost: what the touched Services cost alone.
+        tries again. Cost: that of the touched Services alone.
         """
         with self._lock:
             self.snapshot = snapshot
@@ -129,7 +129,7 @@ class Controller:
             self.datapath.remove()
 
     def render(self) -> str:
-        """What is put into the kernel, as the input of each command."""
+        """The rules that the kernel gets, as the input of each command."""
         with self._lock:
             return self.datapath.render()
 

@@ -53,6 +53,7 @@ class Overrides:
         """The port as operators want it. Cost: linear in its backends, however many drains there
         are; nothing without any.
         """
+        # The planner asks about every port that it plans, and most nodes have no overrides.
         strategy = self._strategies.get(port.name, port.strategy) if self._strategies else None
         if strategy is not None and strategy is not port.strategy:
             port = replace(port, strategy=strategy)

@@ -18,7 +18,7 @@ class Liveness:
     def __init__(self, is_behind: Callable[[], bool]) -> None:
         """`is_behind` says whether the kernel lacks it now."""
         self.threads: Sequence[NativeThread] = ()
-        """Those that must not stop."""
+        """The threads that must not stop."""
         self._is_behind = is_behind
         self._behind_since: float | None = None
         self._is_turning = True

@@ -71,7 +71,7 @@ class Facts:
     queues: str
     """Their numbers, for people."""
     rules: str
-    """What installs rules, for people."""
+    """The name of the rule installer, for people."""
     seed: int
     other_proxies: tuple[str, ...]
     """Where rules of kube-proxy stand."""

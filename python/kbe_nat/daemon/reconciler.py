@@ -26,7 +26,7 @@ class Reconciler:
         self.generation = 0
         """Of the newest snapshot that was planned."""
         self.errors: tuple[str, ...] = ()
-        """What is wrong with files and objects now."""
+        """Errors in files and objects now."""
         self._source = source
         self._controller = controller
         self._health = health
@@ -64,6 +64,8 @@ class Reconciler:
         except KbeNatError as error:
             self._log_errors((str(error),), KEPT)
         else:
+            # A source says once what it touched, so the touched Services of an update that failed
+            # are added to those of the next one.
             self._pending = update.covering(self._pending) if update else self._pending
         if self._pending is not None:
             self._apply(self._pending)
@@ -73,6 +75,8 @@ class Reconciler:
         """Put back rules that another program has removed. Raises `RulesError`."""
         missing = self._controller.repair()
         self._standing_delay.update([])
+        # Most often a firewall's reload: iptables-restore without --noflush, or `nft flush
+        # ruleset`.
         if missing:
             LOG.warning(
                 "somebody has removed rules or changed them; they are back: %s", ", ".join(missing)
@@ -108,6 +112,8 @@ class Reconciler:
         self._log_errors(tuple(map(str, update.errors)), LEFT_OUT)
         self._standing_notes.update(update.notes)
         self._standing_warnings.update(update.warnings)
+        # Errors are logged first: they hold for the objects whether or not the kernel takes the
+        # rest.
         started = time.monotonic()
         try:
             self._controller.apply(update.snapshot, update.touched)
@@ -118,6 +124,8 @@ class Reconciler:
             span = (time.monotonic() - started) * 1000
             self._news = f"taken over in {span:.0f} ms"
         self._standing_plan_notes.update(self._controller.plan.notes)
+        # A RulesError is no failure of this update: the plan is made, and `repair` brings the
+        # kernel up to it. Any other error leaves the update pending.
         self.generation = update.snapshot.generation
 
     def _log_errors(self, errors: tuple[str, ...], consequence: str) -> None:

@@ -29,11 +29,11 @@ class StatusRow(msgspec.Struct, frozen=True):
     datapath: str
     """every-packet or first-packet."""
     driver: str
-    """What takes packets out of the queues."""
+    """The driver that takes packets out of the queues."""
     queues: str
     """Numbers of the queues."""
     rules: str
-    """What installs rules."""
+    """The rule installer."""
     seed: int
     """Of random choices."""
     pid: int
@@ -151,7 +151,7 @@ class FlowRow(msgspec.Struct):
 
 
 class EventRow(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`conntrack -E`: what happens to a connection."""
+    """`conntrack -E`: a change of a connection."""
 
     event: str = ""
     """NEW, UPDATE or DESTROY."""
@@ -194,7 +194,7 @@ class StatsRow(msgspec.Struct, frozen=True):
     truncated: int
     """Packets that a queue delivered in part."""
     kernel: dict[str, int]
-    """What only the datapath counts, by name."""
+    """Counters of the datapath alone, by name."""
     queues: list[QueueRow]
     """The queues that carry packets."""
 

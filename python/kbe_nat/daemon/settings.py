@@ -66,7 +66,7 @@ class DatapathSettings:
     rules: InstallerName | None = None
     """How rules of every-packet are installed; None: whichever the kernel supports."""
     on_death: OnDeath | None = None
-    """What new connections meet while no daemon runs, with first-packet; None: they are served."""
+    """The fate of new connections while no daemon runs, with first-packet; None: served."""
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,8 @@ class EveryPacket:
     def install(self) -> None:
         """See `Datapath`."""
         self._rules.install(self._diversion_rules.rule_sets())
+        # The other datapath's rules go only when ours divert, so one of them serves at every
+        # moment.
         if self._leftovers:
             self._leftovers()
 
@@ -54,6 +56,7 @@ class EveryPacket:
     def repair(self) -> tuple[str, ...]:
         """See `Datapath`."""
         missing = self._rules.missing()
+        # The rules of a hook depend on their order, so a missing one is not put back alone.
         if missing:
             self._rules.install(self._diversion_rules.rule_sets())
         return missing

@@ -53,6 +53,8 @@ class Claims:
             claimants.discard(port.key)
             if len(claimants) == 1:
                 del self._disputes[claim]
+                # The last claimant owns it undisputed. It stays touched, because it may not have
+                # had it before.
                 [self._owners[claim]] = claimants
 
     def enter(self, port: PlannedPort) -> None:
@@ -60,6 +62,7 @@ class Claims:
         key = port.key
         for claim in _claims(port):
             owner = self._owners.setdefault(claim, key)
+            # The first in the snapshot owns it. `resolve` decides once all claims are entered.
             if owner != key or claim in self._disputes:
                 self._disputes.setdefault(claim, {owner}).add(key)
                 self._touched[claim] = None
@@ -81,6 +84,7 @@ class Claims:
 
     def grant(self, port: PlannedPort) -> tuple[PlannedPort, tuple[str, ...]]:
         """The port with the frontends that it has got, and a note for each that it has not."""
+        # Most clusters have no disputes, and then no frontend has to be looked up.
         if not self._disputes:
             return port, ()
         key, losses = port.key, []

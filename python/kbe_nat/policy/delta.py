@@ -116,6 +116,8 @@ class PlanDelta:
         for before, after in pairs:
             old = None if before is None else port_facts(before, former.node_ports)
             new = None if after is None else port_facts(after, plan.node_ports)
+            # Ports that are other objects with equal facts are left out: each name in a delta costs
+            # every consumer work, in the end messages to the kernel.
             if old is None and new is not None:
                 added.append(new)
             elif new is None and old is not None:
@@ -127,6 +129,8 @@ class PlanDelta:
     @classmethod
     def between(cls, former: Plan, plan: Plan) -> "PlanDelta":
         """The delta of two plans about which nothing is known. Cost: linear in both."""
+        # The API server gives a Service one healthCheckNodePort, so its key tells the check in both
+        # plans.
         checks_before = {(check.namespace, check.service): check for check in former.health}
         checks_after = {(check.namespace, check.service): check for check in plan.health}
         health = [
@@ -141,7 +145,8 @@ class PlanConsumer(Protocol):
     """State that follows plans; see the head of this file."""
 
     def apply(self, delta: PlanDelta) -> None:
-        """Follow a change of the plan that was taken last. Cost: what the delta names."""
+        """Follow a change of the plan that was taken last. Cost: linear in the ports that the delta
+        names."""
         ...
 
     def rebuild(self, plan: Plan) -> None:
@@ -161,6 +166,8 @@ def port_facts(port: PlannedPort, node_ports: NodePorts) -> PortFacts:
     """The facts of a port where these addresses serve node ports. Cost: linear in its
     frontends, and in the node's addresses where it has a node port.
     """
+    # An object may list an address twice, and the node's address may be an external IP too. The
+    # engine's table finds the first, as kube-proxy's chains do.
     by_key: dict[FrontendKey, NodeFrontend] = {}
     for node_frontend in _node_frontends(port, node_ports):
         by_key.setdefault(node_frontend.key, node_frontend)
@@ -177,6 +184,8 @@ def _node_frontends(port: PlannedPort, node_ports: NodePorts) -> Iterator[NodeFr
             for address in node_ports.addresses:
                 if family_of(address) == port.family:
                     yield NodeFrontend((address, port.protocol, frontend.port), frontend, False)
+            # kube-proxy's iptables rule that rejects asks for `--dst-type LOCAL` alone, so it also
+            # holds for addresses that --nodeport-addresses leaves out.
             if port.refuses_somebody:
                 for address in node_ports.reject_addresses:
                     if family_of(address) == port.family:

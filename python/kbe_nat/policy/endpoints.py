@@ -53,16 +53,21 @@ class EndpointRules:
         for port, part in parts:
             for endpoint in part.endpoints:
                 text = join_address(endpoint.address, port)
+                # kube-proxy's rule: an entry that terminates never hides one that may serve.
                 if text not in best or not endpoint.is_terminating:
                     backend = Backend(
                         endpoint.address, port, endpoint.weight, self.is_local(endpoint)
                     )
                     best[text] = (backend, endpoint)
+        # Sorted as text, as kube-proxy lists them in chains: equal sets in another order are no
+        # change.
         return [best[text] for text in sorted(best)]
 
     def cluster_backends(self, candidates: list[Candidate]) -> tuple[Backend, ...]:
         """The backends of traffic that any node's endpoints may serve."""
         ready = [pair for pair in candidates if pair[1].is_ready]
+        # KEP-1669: while no endpoint is ready, a rolling update on its last pod need not refuse
+        # clients.
         chosen = self.prefer_hinted(ready) or _terminating(candidates)
         return tuple(backend for backend, _ in chosen)
 

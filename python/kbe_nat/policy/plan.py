@@ -170,7 +170,7 @@ class Plan:
     """Of cluster IPs; unallocated ones are dropped in nftables mode."""
     health: tuple[HealthCheck, ...] = ()
     notes: tuple[str, ...] = ()
-    """What cannot be served, one line each."""
+    """Objects that cannot be served, one line each."""
     options: Options = field(default_factory=Options)
     families: tuple[Family, ...] = field(init=False, compare=False)
     """The families of the ports, in order; IPv4 when nothing is served."""

@@ -96,6 +96,8 @@ class Planner:
         made anew.
         """
         node = snapshot.nodes.get(options.node, Node(options.node))
+        # The kubelet writes its Node's status every few minutes, and little of it matters here. So
+        # the rules are compared, and not the Node.
         rules = ServiceRules.of(node, options)
         is_anew = rules != self._rules
         if is_anew:
@@ -109,6 +111,8 @@ class Planner:
         changes = PlanChanges(is_reordered=is_anew or bool(segment.reordered))
         replanned = self._plan_services(services, rules, segment, changes)
         self._order(segment)
+        # Disputes are settled after all claims of this update are in, and before any port is
+        # served: a frontend may pass between two Services that both changed.
         disputed = {key[:2] for key in self._claims.resolve(self._precedence)}
         for service_key in dict.fromkeys((*replanned, *adjusted, *disputed)):
             self._serve(service_key, changes)
@@ -119,10 +123,10 @@ class Planner:
     def _clear(self) -> None:
         self._snapshot = Snapshot()
         self._services: dict[ServiceKey, PlannedService] = {}
-        """What each Service wants."""
+        """Each Service as its objects want it."""
         self._claims = Claims()
         self._served: dict[ServiceKey, tuple[PlannedPort, ...]] = {}
-        """What each Service gets."""
+        """The ports that each Service gets."""
         self._families: Counter[Family] = Counter()
         """By how many ports each family is used."""
         self._local_services = 0
@@ -139,8 +143,8 @@ class Planner:
         """The part of a plan that follows from the node, with these options and this node."""
 
     def _segment(self, after: tuple[Service, ...], rules: ServiceRules) -> "_Segment":
-        """What differs between the Services before and after, without what both begin and end
-        with. Cost: linear in the difference, and a comparison by identity for each Service, in C.
+        """The Services before and after, without those with which both begin and end. Cost:
+        linear in the difference, and a comparison by identity for each Service, in C.
         """
         before = self._snapshot.services
         if before is after:
@@ -156,6 +160,8 @@ class Planner:
         keys = [service.key for service in new]
         order = iter([service.key for service in old if service.key in self._services])
         # Where Services only change or go, the others follow each other as before.
+        # `in` consumes the iterator up to what it found, so this asks for a subsequence in one
+        # pass.
         is_in_order = all(key in order for key in keys)
         return _Segment(old, new, frozenset() if is_in_order else frozenset(keys), not end)
 
@@ -167,6 +173,7 @@ class Planner:
             service.key for service in segment.before
         )
         services |= {service.key: service for service in segment.after}
+        # A slice may arrive before its Service, and stay after it: then nothing was planned of it.
         for key in self._with_other_slices(snapshot) if touched is None else touched:
             if key not in services and key in self._services:
                 services[key] = self._services[key].service
@@ -201,6 +208,8 @@ class Planner:
             after = None
             if service is not None:
                 slices = self._snapshot.slices.get(key, ())
+                # A source may bring equal Services as new objects. These keep their plan, and so
+                # cause no delta.
                 is_same = before and before.service == service and before.slices == slices
                 after = before if is_same else rules.plan_service(service, slices)
             if after is not before or key in segment.reordered:
@@ -247,6 +256,8 @@ class Planner:
             return
         if segment.is_at_end:
             for service in segment.after:
+                # A dict keeps the place of a key that is set again; one that is taken out first
+                # comes last.
                 self._served[service.key] = self._served.pop(service.key, ())
             return
         for service in segment.after:
@@ -268,6 +279,7 @@ class Planner:
             if granted.frontends:
                 port = self._adjust(granted)
                 old = former.get(port.key)
+                # The former object stays where it is equal, so that it makes no pair below.
                 after.append(old if old is not None and old == port else port)
         if service is None:
             self._served.pop(service_key, None)
@@ -288,6 +300,8 @@ class Planner:
 
     def _compose(self, node: Node, options: Options, changes: "PlanChanges") -> Plan:
         """The plan of all that is kept."""
+        # The addresses follow from these two alone, and a change of a Service need not look at
+        # them.
         if self._frame is None or self._frame[:2] != (options, node):
             frame = Plan(
                 addresses=node_addresses(node, options),

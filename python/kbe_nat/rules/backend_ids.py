@@ -70,6 +70,8 @@ class BackendIds:
         self._recycle()
         assigned = {}
         for backend in self._waiting:
+            # Ids are given out in the order of waiting, so that no backend starves while ids come
+            # and go.
             backend_id = self._take()
             if backend_id is None:
                 break
@@ -87,6 +89,7 @@ class BackendIds:
                 if not self._shared[backend]:
                     del self._shared[backend]
                 continue
+            # It may leave before it has got an id: it must not get one later.
             self._waiting.pop(backend, None)
             if backend in self.ids:
                 released[backend] = self.ids.pop(backend)
@@ -111,6 +114,8 @@ class BackendIds:
         if backend_id <= self._largest:
             self._taken.append(TAKEN)
             return backend_id
+        # `find` searches in C, a byte per id. It goes on where it ended, so each id rests as long
+        # as it can.
         backend_id = self._taken.find(FREE, self._next)
         if backend_id < 0:
             backend_id = self._taken.find(FREE, 1, self._next)

@@ -112,6 +112,7 @@ class NatProgram:
         wanted = list(wanted)
         earlier = self._present_tables()
         awake = {table.name for _, table, is_dormant in earlier if not is_dormant}
+        # The tables in force keep their name until the exchange, so the new ones need another.
         name = next(f"{PREFIX}{n}" for n in range(len(awake) + 1) if f"{PREFIX}{n}" not in awake)
         # A run that ended ahead of its transaction leaves tables asleep, perhaps of this name.
         self._delete(table for _, table, is_dormant in earlier if is_dormant)
@@ -141,6 +142,7 @@ class NatProgram:
         self._commit_rules(tables, fill)
         # The next comparison sees what other programs have changed meanwhile.
         self._generation = None
+        # Only now: when the kernel refuses the transaction, the earlier tables are still in force.
         self._installed = {
             nat_table.family: _Installed(
                 table,
@@ -161,6 +163,8 @@ class NatProgram:
         changes = list(changes)
         for change in changes:
             installed = self._installed[change.family]
+            # The sums are adjusted in a copy. The kernel takes a transaction whole or not at all,
+            # so after a refusal the old ones are still true.
             contents[change.family] = sums = dict(installed.contents)
             for set_name, former, new in change.elements():
                 removed = encode(change.family, set_name, former, self._marks)
@@ -246,6 +250,8 @@ class NatProgram:
         self, tables: list[NftTable], fill: Callable[[Transaction], None] = lambda _: None
     ) -> None:
         """Commit the rules that nft cannot write, and the steps that `fill` adds."""
+        # The kernel has `queue` as an expression of nf_tables and as the NFQUEUE target of
+        # x_tables.
         for is_native in (True, False):
             transaction = Transaction()
             for table in tables:
@@ -266,6 +272,8 @@ class NatProgram:
             queue = NftRule.queue(first, last - first + 1, bypass=has_bypass, native=is_native)
             transaction.append(table, chain, queue)
         marks = self._marks
+        # The mark's other bits belong to other programs (a CNI, kube-proxy), and stay on the
+        # packet.
         keep = (marks.flow | marks.backend) ^ 0xFFFFFFFF
         dnat = NftRule.dnat_by_mark(NatSet.BACKENDS, key=marks.backend, keep=keep)
         transaction.append(table, DNAT_CHAIN, dnat)
@@ -283,6 +291,8 @@ class NatProgram:
         """
         before = self._tables.generation()
         yield
+        # Another program's transaction would raise the generation once more, and may have changed
+        # our tables.
         is_alone = before == self._generation and self._tables.generation() == before + 1
         self._generation = before + 1 if is_alone else None
 
@@ -306,6 +316,8 @@ class NatProgram:
 
     def _missing_parts(self, family: Family, installed: "_Installed") -> Iterator[str]:
         table = installed.table
+        # A dormant table counts as missing: `nft` can put a table to sleep, and its chains see
+        # nothing then.
         if (table.name, False) not in self._tables.names(family):
             yield "the table"
             return

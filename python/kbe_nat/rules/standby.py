@@ -91,6 +91,7 @@ class StandbyTable:
     def apply(self, delta: PlanDelta) -> None:
         """See `PlanConsumer`."""
         former: dict[tuple[FrontendKey, bool], StandbyDecision] = {}
+        # All removals come first: in one delta a frontend may leave one port and enter another.
         for before, _ in delta.pairs():
             if before is not None:
                 for frontend in before.frontends:
@@ -105,6 +106,8 @@ class StandbyTable:
         for family, decisions in self._decisions.items():
             for key, decision in decisions.items():
                 self._before[family].setdefault(key, decision)
+                # Whether the frontend was exact is not known any more. `decide_frontend` checks
+                # whether the backend may still serve.
                 former[key, True] = former[key, False] = decision
             decisions.clear()
         former |= {(key, False): decision for key, decision in self._hidden.items()}
@@ -116,6 +119,7 @@ class StandbyTable:
         """How the decisions differ from what they were when this was asked last."""
         before, self._before[family] = self._before[family], {}
         present = self._decisions[family]
+        # A change that was undone meanwhile has equal ends here, and sends the kernel nothing.
         touched = {key: (old, present.get(key)) for key, old in before.items()}
         return StandbyChange(
             removed={key: old for key, (old, new) in touched.items() if old and old != new},
@@ -145,12 +149,17 @@ class StandbyTable:
         if former and former.backend in eligible:
             backend = former.backend
         else:
+            # Python salts hash() in each process. By crc32 a restarted daemon chooses the same
+            # backends, and clients without a conntrack entry stay where they were.
             backend = eligible[crc32(repr(frontend.key).encode()) % len(eligible)]
+        # As kube-proxy: externalTrafficPolicy Local keeps the client's address, because the backend
+        # is on this node and its answers pass here in any case.
         is_external = frontend.frontend.kind != CLUSTER_IP
         return StandbyDecision(backend, is_external and port.is_external_local)
 
     def _remove(self, facts: PortFacts, frontend: NodeFrontend) -> StandbyDecision:
         key, decisions = frontend.key, self._decisions[facts.port.family]
+        # A hidden decision is not in the kernel, so the kernel need not hear that it is gone.
         if not frontend.is_exact and key in self._hidden:
             return self._hidden.pop(key)
         decision = decisions.pop(key)

@@ -59,6 +59,7 @@ class ClaimOrder:
             if entry and entry[0] == seniority:
                 self._services[place] = entry[1]
                 return
+            # One that is created again is younger: it loses its place, and with it its claims.
             del self._sorted[place], self._services[place], self._seniorities[key]
         if entry:
             place = bisect_left(self._sorted, entry[0])

@@ -23,7 +23,7 @@ class SourceUpdate:
     of the other Services too. None: anything may differ.
     """
     errors: tuple[FileError | ObjectError, ...] = ()
-    """What is wrong now: files that could not be read, then objects that are refused. The snapshot
+    """The errors now: files that could not be read, then objects that are refused. The snapshot
     has the last good form of each, or leaves it out.
     """
     notes: tuple[str, ...] = ()

@@ -112,6 +112,7 @@ class Store:
                 continue
             candidate = _candidate(Place(origin, index), item)
             key = refused_key(item) if isinstance(item, ObjectError) else item.key
+            # The later one counts, as it would if both had been applied in order.
             earlier = candidates.get(key)
             candidates[key] = _merge(earlier, candidate) if earlier else candidate
         # A deletion is what is missing now.
@@ -119,6 +120,7 @@ class Store:
             self._set(key, origin, None)
         for key, candidate in candidates.items():
             self._set(key, origin, candidate)
+        # Notes on no object go with their origin, and leave with its next content.
         self._messages.set(origin, notes=notes)
 
     def put(self, origin: Origin, item: ParsedObject | ObjectError) -> None:
@@ -147,6 +149,8 @@ class Store:
             for key, completed in completions.items():
                 self._records.setdefault(key, _Record()).completed = completed
             stale |= dict.fromkeys(completions)
+        # Conversion comes last, because a completion may take any winner's place, and one that no
+        # origin has.
         for key in stale:
             self._convert(key, self._records[key])
         for key in {**self._unresolved, **stale}:
@@ -175,6 +179,8 @@ class Store:
             keys.pop(key, None)
             if not keys:
                 del self._contents[origin]
+        # Sorted here, where few stand: the winner must not depend on the order in which origins
+        # spoke.
         record.candidates = tuple(sorted(others, key=lambda option: option.place))
         self._unresolved[key] = None
 
@@ -183,6 +189,8 @@ class Store:
         record = self._records[key]
         before = record.winner
         sound = [option for option in record.candidates if option.item is not None]
+        # The first place with the last content: a later copy of a Service changes it, yet gives it
+        # no older or younger claim.
         if sound and sound[-1].item is not None:
             record.winner = Placed(sound[0].place, sound[-1].item)
         elif not record.candidates:
@@ -199,6 +207,7 @@ class Store:
             return
         place = record.winner.place if record.winner else UNWRITTEN
         if isinstance(item, ParsedObject) and isinstance(item.value, EndpointSliceObject):
+            # Only a completion still has the object; candidates were converted as they came.
             item = convert_slice(item)
         if isinstance(item, ConvertedSlice):
             record.part_notes = item.notes

@@ -96,7 +96,7 @@ def node_options(
 
 @cache
 def configuration(path: Path | None) -> Configuration:
-    """The file's content, read once; what means nothing in it is said once. Raises `FileError`."""
+    """The file's content, read once; unknown fields are named once. Raises `FileError`."""
     if path is None:
         return Configuration()
     file, notes = read_configuration(path)

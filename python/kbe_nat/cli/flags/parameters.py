@@ -27,7 +27,7 @@ class TextFlag:
     parse: Callable[[Any], object]
     """Raises ValueError."""
     type: Any = str | None
-    """What typer hands to `parse`: a text, or list[str] of a flag that may be repeated."""
+    """typer's argument to `parse`: a text, or list[str] of a flag that may be repeated."""
 
 
 Flags: TypeAlias = Mapping[str, "OptionInfo | TextFlag | Flags | None"]

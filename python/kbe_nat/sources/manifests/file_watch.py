@@ -92,6 +92,8 @@ class FileWatch:
                 file = str(watched / event.name)
             else:
                 continue
+            # A writer's CLOSE_WRITE follows the CREATE of a new file; a link has no writer that
+            # could close it.
             if not event.mask & flags.CREATE or _is_whole(Path(file)):
                 yield file
 

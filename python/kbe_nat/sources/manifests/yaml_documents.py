@@ -3,7 +3,7 @@ JSON.
 
 So `yes`, `on` and `y` are true, `0o17`, `017` and `0xf` are 15, `1_000` is 1000 and `1e3` too; but
 `22:30` and dates are texts, and so is `=`. Keys are texts, whatever they look like. `<<` merges
-where it stands: what comes after it counts for more. Of two equal keys the last one counts.
+where it stands: later keys count for more. Of two equal keys the last one counts.
 """
 
 import base64
@@ -18,7 +18,7 @@ _Event: TypeAlias = Any
 
 
 def yaml_documents(text: bytes) -> list[Any]:
-    """The values of all documents. What aliases share is shared, and a value may contain itself.
+    """The values of all documents. Aliases share their value, and a value may contain itself.
 
     Raises `yaml.YAMLError`, or `RecursionError` for what is nested too deeply. Cost: linear in the
     text; no step is recursive, so that no text can exhaust the stack.
@@ -53,7 +53,7 @@ class _Builder:
         self._nodes = 0
         """So far, with all aliases written out."""
         self._aliased = 0
-        """Those of them that come from aliases."""
+        """The values that come from aliases."""
 
     def take(self, event: _Event) -> None:
         """One event after the other. Raises `yaml.YAMLError`, and `RecursionError`."""
