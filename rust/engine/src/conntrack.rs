@@ -36,7 +36,7 @@ use crate::hint;
 use crate::tuple::{Address, Direction, Ends, Protocol, Tuple, WireEnds};
 use crate::wire::checksum::Delta;
 pub(crate) use index::FlowId;
-use index::{Entry, Index, IndexFull};
+use index::{Entry, Index, IndexFull, Probe};
 use state::State;
 use tcp::Tracking;
 
@@ -210,20 +210,26 @@ impl<A: Address> FlowTable<A> {
     }
 
     #[inline(always)]
-    pub(crate) fn hash(&self, ends: &WireEnds<A>, protocol: Protocol) -> u64 {
+    fn hash(&self, ends: &WireEnds<A>, protocol: Protocol) -> u64 {
         self.key.tuple(ends, protocol)
     }
 
-    /// Fetches the part of the index where this hash belongs. Cost: none.
-    #[inline]
-    pub(crate) fn prefetch_index(&self, hash: u64) {
-        self.index.prefetch(hash);
+    /// Where in the index the look-up of these ends begins.
+    #[inline(always)]
+    pub(crate) fn probe(&self, ends: &WireEnds<A>, protocol: Protocol) -> Probe {
+        self.index.probe(self.hash(ends, protocol))
     }
 
-    /// The flow that this hash most probably means.
+    /// Fetches that part of the index. Cost: none.
     #[inline(always)]
-    pub(crate) fn guess(&self, hash: u64) -> Entry {
-        self.index.guess(hash)
+    pub(crate) fn prefetch_index(&self, probe: Probe) {
+        self.index.prefetch(probe);
+    }
+
+    /// The flow that this probe most probably means.
+    #[inline(always)]
+    pub(crate) fn guess(&self, probe: Probe) -> Entry {
+        self.index.guess(probe)
     }
 
     /// Fetches a flow's record.

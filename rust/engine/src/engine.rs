@@ -109,8 +109,10 @@ impl Engine {
     #[inline(always)]
     fn process_one<A: Family>(&mut self, packet: &mut Packet<'_>) -> Verdict {
         let (shared, family) = A::split(self);
-        let mut candidate = Candidate::of(family, packet.bytes).unwrap_or(Candidate::OTHER);
-        candidate.guess_flow(family);
+        let mut candidate = Candidate::OTHER;
+        if candidate.note(family, packet.bytes) {
+            candidate.guess_flow(family);
+        }
         shared.process(family, &candidate, packet)
     }
 
@@ -148,13 +150,10 @@ impl Engine {
         let mut candidates = [Candidate::OTHER; CHUNK];
         let mut run = 0;
         for (packet, candidate) in packets.iter().zip(&mut candidates) {
-            match Candidate::of(family, packet.bytes) {
-                Some(plain) => {
-                    plain.fetch_index(family);
-                    *candidate = plain;
-                }
-                None if version(packet.bytes) != A::VERSION => break,
-                None => {}
+            if candidate.note(family, packet.bytes) {
+                candidate.fetch_index(family);
+            } else if version(packet.bytes) != A::VERSION {
+                break;
             }
             run += 1;
         }

@@ -1,5 +1,5 @@
-//! Hints to the processor and the kernel about memory. They change speed, never results; the
-//! engine's only `unsafe`.
+//! Hints to the processor and the kernel about memory, and a comparison of sixteen bytes at once.
+//! They change speed, never results; the engine's only `unsafe`.
 #![allow(unsafe_code)]
 
 /// Asks the processor to fetch the cache line of an item; a miss then overlaps with other work.
@@ -41,4 +41,48 @@ pub(crate) fn reserve<T>(capacity: usize) -> Vec<T> {
         }
     }
     vector
+}
+
+/// Marks the bytes that equal `wanted` by a bit each, the first by the lowest.
+#[inline(always)]
+pub(crate) fn mark_bytes(bytes: &[u8; 16], wanted: u8) -> u32 {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 processor has SSE2, and the load, for which any alignment will do, is of
+    // the sixteen bytes that are borrowed.
+    unsafe {
+        use core::arch::x86_64 as x86;
+        let bytes = x86::_mm_loadu_si128(bytes.as_ptr().cast());
+        let marks = x86::_mm_cmpeq_epi8(bytes, x86::_mm_set1_epi8(wanted.cast_signed()));
+        x86::_mm_movemask_epi8(marks).cast_unsigned()
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    mark_each_byte(bytes, wanted)
+}
+
+/// [`mark_bytes`] for any processor.
+#[cfg(any(test, not(target_arch = "x86_64")))]
+fn mark_each_byte(bytes: &[u8; 16], wanted: u8) -> u32 {
+    bytes.iter().rev().fold(0, |marks, &byte| marks << 1 | u32::from(byte == wanted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Few values, so that bytes are often equal; and all, so that none is special.
+        #[test]
+        fn bytes_are_marked_as_portable_code_marks_them(
+            bytes in prop_oneof![prop::array::uniform16(0..4u8), any::<[u8; 16]>()],
+            wanted in prop_oneof![0..4u8, any::<u8>()],
+            place in 0..16usize,
+        ) {
+            let mut bytes = bytes;
+            prop_assert_eq!(mark_bytes(&bytes, wanted), mark_each_byte(&bytes, wanted));
+            bytes[place] = wanted;
+            prop_assert_eq!(mark_bytes(&bytes, wanted), mark_each_byte(&bytes, wanted));
+            prop_assert_ne!(mark_bytes(&bytes, wanted) & 1 << place, 0);
+        }
+    }
 }

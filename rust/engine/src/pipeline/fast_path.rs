@@ -4,7 +4,7 @@
 use super::packet::{Packet, malformed};
 use super::state::{FamilyState, Shared};
 use super::translate::flow_flags;
-use crate::conntrack::index::Entry;
+use crate::conntrack::index::{Entry, Probe};
 use crate::rewrite::ChecksumState;
 use crate::tuple::{Protocol, WireEnds};
 use crate::verdict::{Action, Cause, Verdict};
@@ -13,7 +13,7 @@ use crate::wire::Wire;
 /// A packet on its way to its flow: what is remembered of it while memory is fetched.
 #[derive(Clone, Copy)]
 pub(crate) struct Candidate {
-    hash: u64,
+    probe: Probe,
     guess: Entry,
     /// Where a plain packet ends.
     end: u16,
@@ -24,28 +24,31 @@ pub(crate) struct Candidate {
 impl Candidate {
     /// No plain packet.
     pub(crate) const OTHER: Self =
-        Self { hash: 0, guess: Entry::NONE, end: 0, protocol: Protocol(0) };
+        Self { probe: Probe::NONE, guess: Entry::NONE, end: 0, protocol: Protocol(0) };
 
-    /// `None`: the packet is no plain one.
+    /// Takes note of a plain packet; false: it is none, and nothing was noted. The fields are
+    /// written one by one, since one value of all of them would be packed into integers first.
     #[inline(always)]
-    pub(crate) fn of<A: Wire>(family: &FamilyState<A>, packet: &[u8]) -> Option<Self> {
-        let plain = A::plain(packet)?;
-        let hash = family.flows.hash(&plain.ends, plain.protocol);
+    pub(crate) fn note<A: Wire>(&mut self, family: &FamilyState<A>, packet: &[u8]) -> bool {
+        let Some(plain) = A::plain(packet) else { return false };
         // The longest packets of IPv6 take the long way.
-        let end = u16::try_from(plain.end).ok()?;
-        Some(Self { hash, guess: Entry::NONE, end, protocol: plain.protocol })
+        let Ok(end) = u16::try_from(plain.end) else { return false };
+        self.probe = family.flows.probe(&plain.ends, plain.protocol);
+        self.end = end;
+        self.protocol = plain.protocol;
+        true
     }
 
     /// Fetches the part of the index that leads to the flow.
     #[inline(always)]
     pub(crate) fn fetch_index<A: Wire>(&self, family: &FamilyState<A>) {
-        family.flows.prefetch_index(self.hash);
+        family.flows.prefetch_index(self.probe);
     }
 
     /// Remembers which flow is probably meant.
     #[inline(always)]
     pub(crate) fn guess_flow<A: Wire>(&mut self, family: &FamilyState<A>) {
-        self.guess = family.flows.guess(self.hash);
+        self.guess = family.flows.guess(self.probe);
     }
 
     /// Fetches that flow.

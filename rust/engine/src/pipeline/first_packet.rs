@@ -104,7 +104,7 @@ impl Shared {
         // other work.
         family
             .flows
-            .prefetch_index(family.flows.hash(&sent.reply().into(), headers.tuple.protocol));
+            .prefetch_index(family.flows.probe(&sent.reply().into(), headers.tuple.protocol));
         if let Some(seconds) = affinity {
             let birth = self.ledger.backend(id).birth;
             let deadline = now.saturating_add(ticks(seconds.into()));

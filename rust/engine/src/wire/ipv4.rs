@@ -18,9 +18,6 @@ pub const ADDRESSES: usize = 12;
 
 /// Header and UDP header of a plain packet.
 const PLAIN: usize = MIN_HEADER + udp::HEADER;
-/// What of the first eight bytes tells a plain packet: version and header length, and the fragment
-/// field without DF.
-const SHAPE: u64 = 0xff00_0000_0000_0000 | (MORE_FRAGMENTS | OFFSET) as u64;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
 
@@ -61,23 +58,23 @@ impl Wire for Ipv4Addr {
     #[inline(always)]
     fn plain(packet: &[u8]) -> Option<Plain<Self>> {
         let header: &[u8; PLAIN] = packet.first_chunk()?;
-        // Version and header length, total length, and the fragment field, at once.
-        let [a, b, c, d, e, f, g, h, ..] = *header;
-        let word = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
-        let is_shaped = word & SHAPE == 0x4500_0000_0000_0000;
-        let end = (word >> 32) as usize & 0xffff;
-        if !is_shaped || end > packet.len() || end < PLAIN {
+        let fragment = u16::from_ne_bytes([header[6], header[7]]);
+        let end = u32::from(u16::from_be_bytes([header[2], header[3]]));
+        if header[0] != 0x45
+            || fragment & (MORE_FRAGMENTS | OFFSET).to_be() != 0
+            || end as usize > packet.len()
+        {
             return None;
         }
         let protocol = Protocol(header[9]);
-        let is_known = match protocol {
-            Protocol::UDP => {
-                let length = usize::from(u16::from_be_bytes([header[24], header[25]]));
-                length >= udp::HEADER && length <= end - MIN_HEADER
-            }
-            protocol => protocol == Protocol::TCP,
+        // What the packet must hold behind the IP header; so the constant offsets lie within it.
+        let length = match protocol {
+            Protocol::UDP => u32::from(u16::from_be_bytes([header[24], header[25]])),
+            Protocol::TCP => udp::HEADER as u32,
+            _ => return None,
         };
-        is_known.then_some(Plain { ends: ends(header), protocol, end: end as u32 })
+        let is_sound = length >= udp::HEADER as u32 && MIN_HEADER as u32 + length <= end;
+        is_sound.then_some(Plain { ends: ends(header), protocol, end })
     }
 
     #[inline(always)]
