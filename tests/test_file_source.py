@@ -15,7 +15,7 @@ from harness.manifests import SERVICE, SLICE, endpoints
 from kbe_nat.errors import FileError, KbeNatError
 from kbe_nat.sources.manifests import file_watch as watching
 from kbe_nat.sources.manifests import manifests
-from kbe_nat.sources.manifests.documents import documents
+from kbe_nat.sources.manifests.files import content
 from kbe_nat.sources.manifests.manifests import Manifests, read_manifests
 from kbe_nat.sources.source import SourceUpdate
 
@@ -259,11 +259,11 @@ def test_only_what_has_changed_is_read_again(
     assert before is not None
     read_again: list[str] = []
 
-    def documents_again(path: str) -> list[object]:
+    def content_again(path: str) -> bytes:
         read_again.append(path)
-        return documents(path)
+        return content(path)
 
-    monkeypatch.setattr(manifests, "documents", documents_again)
+    monkeypatch.setattr(manifests, "content", content_again)
     (tmp_path / "slice.yaml").write_text(SLICE.replace("10.0.0.1", "10.0.0.9"))
     after = source.read()
     assert after is not None

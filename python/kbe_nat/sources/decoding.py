@@ -2,7 +2,7 @@
 and wrong objects, are reported.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -22,19 +22,38 @@ def decode(document: object, origin: str) -> Iterator[ParsedObject | ObjectError
         yield head
         return
     value, version, kind = head
-    of = kind.removesuffix("List")
-    # Other kinds may be called something-List, too.
-    if kind != "List" and (kind == of or of not in NAMES):
+    of = listed_kind(kind)
+    if of is None:
         yield _object(value, version, kind, origin)
         return
     items = value.get("items") or []
     if not isinstance(items, list):
         yield ObjectError(origin, kind, f"expected an array, got {_kind_of(items)}", "items")
         return
-    defaults = {} if kind == "List" else {"apiVersion": version, "kind": of}
+    defaults = {"apiVersion": version, "kind": of} if of else {}
     for number, item in enumerate(items):
-        inner = {**defaults, **item} if isinstance(item, dict) else item
-        yield _item(inner, f"{origin}, items[{number}]")
+        yield decode_item(item, defaults, f"{origin}, items[{number}]")
+
+
+def decode_item(
+    item: object, defaults: Mapping[str, str], origin: str
+) -> ParsedObject | ObjectError | str:
+    """The object of one item of a List; `defaults` are the fields that its list says for it."""
+    head = _head({**defaults, **item} if isinstance(item, dict) else item, origin)
+    if isinstance(head, ObjectError):
+        return head
+    value, version, kind = head
+    # It may contain itself, or others again and again. The API server knows none.
+    if listed_kind(kind) is not None:
+        return ObjectError(origin, _printable(kind), "a List in a List is not read", "kind")
+    return _object(value, version, kind, origin)
+
+
+def listed_kind(kind: str) -> str | None:
+    """The kind that a list of this kind has items of, "" for any; None where it is no list."""
+    of = kind.removesuffix("List")
+    # Other kinds may be called something-List, too.
+    return of if kind == "List" or (kind != of and of in NAMES) else None
 
 
 def is_failure(document: object) -> bool:
@@ -42,17 +61,6 @@ def is_failure(document: object) -> bool:
     if not isinstance(document, dict) or not isinstance(document.get("message"), str):
         return False
     return all(document.get(name) == value for name, value in FAILURE.items())
-
-
-def _item(item: object, origin: str) -> ParsedObject | ObjectError | str:
-    head = _head(item, origin)
-    if isinstance(head, ObjectError):
-        return head
-    value, version, kind = head
-    # It may contain itself, or others again and again. The API server knows none.
-    if kind == "List" or (kind not in NAMES and kind.removesuffix("List") in NAMES):
-        return ObjectError(origin, _printable(kind), "a List in a List is not read", "kind")
-    return _object(value, version, kind, origin)
 
 
 def _head(document: object, origin: str) -> tuple[dict[str, Any], str, str] | ObjectError:

@@ -3,7 +3,8 @@ parts left out and noted. Pure; `kbe_nat.sources.store` puts the parts together.
 """
 
 import sys
-from typing import Final
+from functools import lru_cache
+from typing import Final, TypeAlias
 
 from msgspec import Struct
 
@@ -22,6 +23,7 @@ from kbe_nat.sources.address import endpoint_refusal, frontend_refusal, parse_ad
 from kbe_nat.sources.objects import (
     EndpointObject,
     EndpointSliceObject,
+    Named,
     NodeObject,
     ObjectKey,
     ParsedObject,
@@ -50,6 +52,10 @@ class ConvertedSlice(Struct, frozen=True, gc=False):
     def subject(self) -> str:
         """Kind and name, for messages."""
         return f"{self.key[0]} {name_of(self.key)}"
+
+
+Item: TypeAlias = ParsedObject | ConvertedSlice
+"""An object as it is kept until the next snapshot."""
 
 
 class Notes:
@@ -98,6 +104,13 @@ def convert_service(parsed: ParsedObject) -> tuple[Service, tuple[str, ...]]:
         strategy=_strategy(metadata.annotations.get(STRATEGY_ANNOTATION), notes),
     )
     return service, tuple(notes.lines)
+
+
+def convert_early(parsed: ParsedObject) -> Item:
+    """EndpointSlices are converted before they are kept: their objects would be most of the
+    memory.
+    """
+    return convert_slice(parsed) if isinstance(parsed.value, EndpointSliceObject) else parsed
 
 
 def convert_slice(parsed: ParsedObject) -> ConvertedSlice:
@@ -326,10 +339,22 @@ def _endpoint(endpoint: EndpointObject, address: str, weight: int) -> Endpoint:
         is_ready=conditions.ready,
         is_serving=conditions.serving,
         is_terminating=conditions.terminating,
-        zones=frozenset(hint.name for hint in hints.zones) if hints.zones else _NOTHING,
-        nodes=frozenset(hint.name for hint in hints.nodes) if hints.nodes else _NOTHING,
+        zones=_names(hints.zones),
+        nodes=_names(hints.nodes),
         weight=weight,
     )
+
+
+def _names(hints: list[Named]) -> frozenset[str]:
+    return _shared_set(tuple(hint.name for hint in hints)) if hints else _NOTHING
+
+
+@lru_cache(maxsize=1024)
+def _shared_set(names: tuple[str, ...]) -> frozenset[str]:
+    """One set for the thousands of endpoints of a zone: a set of its own would take each of them
+    three times the memory of all its other fields.
+    """
+    return frozenset(names)
 
 
 def _weight(text: str, notes: Notes) -> int:

@@ -24,14 +24,13 @@ origin has earlier, then the lesser key. Services without a timestamp come first
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Final, NamedTuple, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol
 
 from msgspec import Struct, structs
 
 from kbe_nat.errors import ObjectError
 from kbe_nat.sources.messages import Messages
 from kbe_nat.sources.objects import (
-    EndpointSliceObject,
     ObjectKey,
     Origin,
     ParsedObject,
@@ -41,16 +40,14 @@ from kbe_nat.sources.objects import (
 from kbe_nat.sources.parts import SnapshotParts
 from kbe_nat.sources.snapshot import (
     ConvertedSlice,
+    Item,
+    convert_early,
     convert_node,
     convert_service,
     convert_service_ranges,
-    convert_slice,
     convert_weight,
 )
 from kbe_nat.sources.source import SourceUpdate
-
-Item: TypeAlias = ParsedObject | ConvertedSlice
-"""EndpointSlices are converted at once: their objects would be most of the memory."""
 
 
 class Placed(NamedTuple):
@@ -100,7 +97,7 @@ class Store:
         self._parts = SnapshotParts()
         self._messages = Messages()
 
-    def replace(self, origin: Origin, items: Iterable[ParsedObject | ObjectError | str]) -> None:
+    def replace(self, origin: Origin, items: Iterable[Item | ObjectError | str]) -> None:
         """All that an origin has now, in its order: objects, refused objects and notes. Of an
         object that it has twice the last one counts. Cost: linear in what it has and had.
         """
@@ -206,9 +203,9 @@ class Store:
             self._parts.remove(key)
             return
         place = record.winner.place if record.winner else UNWRITTEN
-        if isinstance(item, ParsedObject) and isinstance(item.value, EndpointSliceObject):
-            # Only a completion still has the object; candidates were converted as they came.
-            item = convert_slice(item)
+        if isinstance(item, ParsedObject):
+            # Only a completion still has a slice's object; candidates were converted as they came.
+            item = convert_early(item)
         if isinstance(item, ConvertedSlice):
             record.part_notes = item.notes
             self._parts.set_slice(key, item)
@@ -271,12 +268,10 @@ class _Record(Struct):
     part_notes: tuple[str, ...] = ()
 
 
-def _candidate(place: Place, item: ParsedObject | ObjectError) -> _Candidate:
+def _candidate(place: Place, item: Item | ObjectError) -> _Candidate:
     if isinstance(item, ObjectError):
         return _Candidate(place, None, ((place, item),))
-    if isinstance(item.value, EndpointSliceObject):
-        return _Candidate(place, convert_slice(item))
-    return _Candidate(place, item)
+    return _Candidate(place, convert_early(item) if isinstance(item, ParsedObject) else item)
 
 
 def _merge(earlier: _Candidate, later: _Candidate) -> _Candidate:

@@ -29,7 +29,7 @@ def documents(path: str) -> list[Any]:
 
 def parse_documents(text: bytes, name: str) -> list[Any]:
     """All documents of one text. Raises `FileError`, which names the text so, and the line."""
-    text = _utf8(text)
+    text = utf8(text)
     try:
         if is_json(text):
             return _json_or_flow(text, name)
@@ -84,7 +84,7 @@ def _json_or_flow(text: bytes, name: str) -> list[Any]:
     return yaml_documents(text)
 
 
-def _utf8(text: bytes) -> bytes:
+def utf8(text: bytes) -> bytes:
     """The text as kubectl takes it: UTF-8 or, with its mark, UTF-16; all else becomes
     U+FFFD, such as an umlaut in an old Windows editor's comment. Other marks may stand where files
     were put together.

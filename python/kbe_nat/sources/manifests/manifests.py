@@ -19,23 +19,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final
 
-from kbe_nat.errors import FileError, ObjectError, UnreadableError
+from kbe_nat.errors import FileError, UnreadableError
 from kbe_nat.sources.decoding import decode, is_failure
+from kbe_nat.sources.json_objects import Items, json_objects
 from kbe_nat.sources.manifests.completion import FileCompletion
 from kbe_nat.sources.manifests.defaults import POD_RANGE
-from kbe_nat.sources.manifests.documents import documents
+from kbe_nat.sources.manifests.documents import parse_documents, utf8
 from kbe_nat.sources.manifests.file_watch import FileWatch
-from kbe_nat.sources.manifests.files import is_stream, label
+from kbe_nat.sources.manifests.files import content, is_stream, label
 from kbe_nat.sources.manifests.mounts import Mounts
 from kbe_nat.sources.manifests.writing import GONE, Stamp, Unsettled, stamp
 from kbe_nat.sources.objects import Origin, ParsedObject
+from kbe_nat.sources.snapshot import convert_early
 from kbe_nat.sources.source import SourceUpdate
 from kbe_nat.sources.store import Store
-
-Items: TypeAlias = list[ParsedObject | ObjectError | str]
-"""Objects, refused objects and notes."""
 
 
 class Manifests:
@@ -249,18 +248,23 @@ def _uncollected() -> Iterator[None]:
 
 
 def _items(path: str) -> Items:
-    written = documents(path)
+    text, name = utf8(content(path)), label(path)
+    items = json_objects(text, f"{name}, document 1")
+    return _items_of_values(parse_documents(text, name), name) if items is None else items
+
+
+def _items_of_values(written: Sequence[Any], name: str) -> Items:
     for document in written:
         if is_failure(document):
             # The objects in whose place it stands are not gone.
             raise FileError(
-                f"{label(path)}: the API server's answer is a failure: {document['message']!r}"
+                f"{name}: the API server's answer is a failure: {document['message']!r}"
             )
     return [
-        item
+        convert_early(item) if isinstance(item, ParsedObject) else item
         for number, document in enumerate(written, 1)
         if document is not None
-        for item in decode(document, f"{label(path)}, document {number}")
+        for item in decode(document, f"{name}, document {number}")
     ]
 
 
