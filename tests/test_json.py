@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from harness.captures import pcap
 from harness.full_engine import controller_with, verbs_of
+from harness.json_page import mismatches
+from harness.verbs import SEED, START, VIP, WEIGHTED, handshake
 from kbe_nat.__main__ import main
 from kbe_nat.daemon.control_socket import ControlServer
 
@@ -62,7 +65,69 @@ def test_fields_of_json(
     assert " ".join(row) == fields
 
 
-def test_the_page_says_what_is_printed() -> None:
+LIVE = {
+    "get services": "array of [ServiceRow](#servicerow)",
+    "get endpoints": "array of [EndpointRow](#endpointrow)",
+    "describe service default/web": "array of [DescriptionRow](#descriptionrow)",
+    "get flows": "array of [FlowRow](#flowrow)",
+    "get stats": "[StatsRow](#statsrow)",
+    "get status": "[StatusRow](#statusrow)",
+    "explain --live --from 10.0.0.1 --to 172.30.228.255:80": "[VerdictRow](#verdictrow)",
+}
+OFFLINE = {
+    f"explain -f {SEED} --from 10.0.0.1 --to {VIP}:80": "[VerdictRow](#verdictrow)",
+    f"replay -f {SEED} CAPTURE": "[ReplayRow](#replayrow)",
+    f"replay -f {SEED} CAPTURE --compare {WEIGHTED}": "[ReplayRow](#replayrow)",
+    f"diff -f {SEED} RULES": "[DiffRow](#diffrow)",
+    "doctor": "array of [Check](#check)",
+}
+
+
+@pytest.mark.parametrize("verb", LIVE)
+def test_a_daemon_s_answers_are_as_the_page_says(
+    socket: Path, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*verb.split(), "--socket", str(socket), "-o", "json"]) == 0
+    assert list(mismatches(json.loads(capsys.readouterr().out), LIVE[verb])) == []
+
+
+@pytest.mark.parametrize("verb", OFFLINE)
+def test_answers_without_a_daemon_are_as_the_page_says(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capture, rules = tmp_path / "in.pcap", tmp_path / "rules"
+    frames = [*handshake(1), *handshake(2, 81)]
+    capture.write_bytes(pcap([(START, frame) for frame in frames], 1))
+    main(["dump", "-f", SEED, "--format", "iptables-save"])
+    rules.write_text(capsys.readouterr().out.replace("--mode random ", "", 1))
+    paths = {"CAPTURE": str(capture), "RULES": str(rules)}
+    assert main([*(paths.get(word, word) for word in verb.split()), "-o", "json"]) in (0, 1)
+    result = json.loads(capsys.readouterr().out)
+    assert list(mismatches(result, OFFLINE[verb])) == []
+    if verb.startswith("diff"):
+        assert result["differences"]
+    if "--compare" in verb:
+        assert result["comparison"]["differences"]
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("1", "number"),
+        (True, "number"),
+        (None, "string or number"),
+        ([1], "[number, number]"),
+        ({"a": {"b": "1"}}, "object of objects of numbers"),
+        ([{"forward": 1}], "array of [DirectionRow](#directionrow)"),
+        ({"back": 1, "forward": 1}, "[DirectionRow](#directionrow)"),
+        ({"forward": 1, "back": None}, "[DirectionRow](#directionrow)"),
+    ],
+)
+def test_a_mismatch_with_the_page_is_noticed(value: Any, kind: str) -> None:
+    assert list(mismatches(value, kind))
+
+
+def test_the_page_is_up_to_date() -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "tools/json_page.py"), "--check"],
         capture_output=True,

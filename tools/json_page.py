@@ -14,13 +14,25 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[1]
 PAGE: Final = ROOT / "docs/json.md"
-SOURCES: Final = ("python/kbe_nat/daemon/rows.py", "python/kbe_nat/explain.py")
+PACKAGE: Final = ROOT / "python/kbe_nat"
+SOURCES: Final = (
+    "daemon/rows.py",
+    "explain.py",
+    "cli/summary.py",
+    "cli/comparison.py",
+    "cli/diff.py",
+    "cli/shadow.py",
+    "doctor.py",
+    "cli/demo.py",
+)
+"""Files of the package with printed structs."""
 HEAD: Final = """# JSON
 
-What `-o json` prints, by verb. `tools/json_page.py` writes this page of the structs in
-`kbe_nat/daemon/rows.py` and `kbe_nat/explain.py`; the control socket sends the same rows.
+What `-o json` prints, by verb. `tools/json_page.py` writes this page of the structs that are
+printed; the control socket sends the same rows.
 
-A list is an array of rows; `conntrack -E` prints one row per line. `get rules` is one string.
+A list is an array of rows; `conntrack -E` and `shadow` print one row per line. `get rules` is one
+string.
 """
 
 
@@ -29,7 +41,7 @@ def page() -> str:
     lines = [HEAD]
     bases: dict[str, list[str]] = {}
     for source in SOURCES:
-        for node in ast.parse((ROOT / source).read_text()).body:
+        for node in ast.parse((PACKAGE / source).read_text()).body:
             if isinstance(node, ast.ClassDef) and "msgspec.Struct" in inherited(node, bases):
                 lines += section(node)
                 bases[node.name] = inherited(node, bases)
@@ -49,12 +61,20 @@ def section(node: ast.ClassDef) -> Iterator[str]:
     if base := next((name for name in map(ast.unparse, node.bases) if name[0].isupper()), None):
         yield f"\nFirst the fields of [{base}](#{base.lower()}), then:"
     yield "\n| field | type | meaning |\n|---|---|---|"
+    names = renames(node)
     for statement, successor in pairwise(node.body):
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             assert isinstance(successor, ast.Expr) and isinstance(successor.value, ast.Constant)
             meaning = " ".join(str(successor.value.value).split())
             kind = json_type(ast.unparse(statement.annotation))
-            yield f"| `{statement.target.id}` | {kind} | {meaning} |"
+            name = names.get(statement.target.id, statement.target.id)
+            yield f"| `{name}` | {kind} | {meaning} |"
+
+
+def renames(node: ast.ClassDef) -> dict[str, str]:
+    """Fields that JSON calls by another name than Python."""
+    values = [keyword.value for keyword in node.keywords if keyword.arg == "rename"]
+    return ast.literal_eval(values[0]) if values else {}
 
 
 def json_type(annotation: str) -> str:
@@ -66,7 +86,8 @@ def json_type(annotation: str) -> str:
     if match := re.fullmatch(r"tuple\[(.*)\]", annotation):
         return f"[{', '.join(map(json_type, match[1].split(', ')))}]"
     if match := re.fullmatch(r"dict\[str, (.*)\]", annotation):
-        return f"object of {json_type(match[1])}s"
+        head, mark, content = json_type(match[1]).partition(" of ")
+        return f"object of {head}s{mark}{content}"
     if " | " in annotation:
         return " or ".join(map(json_type, annotation.split(" | ")))
     return TYPES.get(annotation, f"[{annotation}](#{annotation.lower()})")
@@ -95,6 +116,7 @@ TYPES: Final = {
     "None": "null",
     "Pair": "[number, number]",
     "End": "[string, number]",
+    "State": "string",
 }
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ import json
 import platform
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
+
+import msgspec
 
 from kbe_nat.daemon import privileges
 from kbe_nat.datapath.detect import choose
@@ -34,13 +35,15 @@ class State(StrEnum):
     """The proxy does not run."""
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One property of the machine."""
+class Check(msgspec.Struct, frozen=True, rename={"finding": "found"}):
+    """`doctor`: one property of the machine."""
 
     name: str
+    """Of the property."""
     state: State
+    """ok, note (it works, with less than could be) or failed (the proxy does not run)."""
     finding: str
+    """The property as it is."""
     remedy: str = ""
     """The remedy; empty where nothing is to be done."""
 
@@ -53,7 +56,7 @@ def diagnose() -> Iterator[Check]:
     for check in (_queue(), _rules(), _datapath(), _kube_proxy()):
         if check.state is not State.OK and privilege.state is State.FAILED:
             # Without the privilege the kernel refuses the check itself, whatever it can do.
-            yield replace(check, remedy="ask again with the privilege")
+            yield msgspec.structs.replace(check, remedy="ask again with the privilege")
         else:
             yield check
     yield _setting(

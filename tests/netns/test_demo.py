@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.json_page import mismatches
 from harness.waiting import eventually
 from kbe_nat.playground.namespaces import FOLDER
 from kbe_nat.playground.world import World
@@ -36,6 +37,7 @@ def test_the_page_comes_alive() -> None:
     done = demo("-o", "json", "--seed", "7")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
+    assert list(mismatches(result, "[DemoRow](#demorow)")) == []
     answers = {who: json.loads(text) for who, text in result["answers"].items()}
     assert answers == {
         "pod": {"host": "172.17.0.3:9876", "version": "0.5.0", "from": "172.17.0.1"},

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from harness.json_page import mismatches
 from harness.waiting import eventually
 from kbe_nat._native import ConntrackEntry, ConntrackEvents, conntrack_entries
 from kbe_nat.family import Family
@@ -94,6 +95,8 @@ def test_a_disagreement_is_reported(cluster: Cluster, objects: Path) -> None:
     code, lines = shadowed(cluster, objects, 2)
     assert code == 1
     *found, summary = lines
+    assert list(mismatches(found, "array of [DisagreementRow](#disagreementrow)")) == []
+    assert list(mismatches(summary, "[ShadowRow](#shadowrow)")) == []
     assert summary["summary"][0]["flows"] == 2
     assert {line["outcome"] for line in found} == {"the kernel has sent it elsewhere"}
     assert found[0]["to"] == f"{VIP}:80"

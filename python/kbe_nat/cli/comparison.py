@@ -1,8 +1,10 @@
 """The same packets under other objects: flows that would go elsewhere, be refused, or be served."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Final
+
+import msgspec
 
 from kbe_nat import packet as wire
 from kbe_nat._native import ACTIONS, CAUSES, EXPIRY_BUDGET, Engine
@@ -11,20 +13,38 @@ from kbe_nat.drivers.queue import NEW, VERDICT, Batch, PacketQueue
 from kbe_nat.policy.plan import Plan
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A flow that fares differently."""
+class FlowDifferenceRow(msgspec.Struct, frozen=True):
+    """A connection that fares differently under other objects."""
 
     change: str
-    """"moved" to another backend, "refused", "served", or "passed" on untouched; always seen from
-    before to after.
+    """moved to another backend, refused, served, or passed on untouched; always seen from before to
+    after.
     """
     service: str
+    """The service port; empty where none has the frontend."""
     protocol: str
+    """tcp, udp or sctp."""
     client: str
+    """Address and port."""
     frontend: str
+    """Address and port."""
     before: str
+    """The backend, or the refusal, under the objects of -f."""
     after: str
+    """The same under the objects of --compare."""
+
+
+class ComparisonRow(msgspec.Struct, frozen=True):
+    """`replay --compare`: the connections that fare differently under other objects."""
+
+    flows: int
+    """Connections that were compared."""
+    changed: int
+    """Connections that fare differently."""
+    services: dict[str, dict[str, int]]
+    """By service port, the number of each change."""
+    differences: list[FlowDifferenceRow]
+    """Each of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +68,7 @@ class Comparison:
     plans: tuple[Plan, Plan]
     seen: set[wire.Ends] = field(default_factory=set)
     """Flows that were opened, or refused, under either engine."""
-    differences: dict[wire.Ends, Difference] = field(default_factory=dict)
+    differences: dict[wire.Ends, FlowDifferenceRow] = field(default_factory=dict)
     _original: bytes = b""
 
     def receive(self) -> Batch | None:
@@ -80,14 +100,14 @@ class Comparison:
                 self._compare(number, batch, packets, verdicts, others)
         self.queue.set_verdicts(batch, verdicts, released)
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> ComparisonRow:
         """All differences, for JSON."""
-        return {
-            "flows": len(self.seen),
-            "changed": len(self.differences),
-            "services": self._counts(),
-            "differences": [asdict(difference) for difference in self.differences.values()],
-        }
+        return ComparisonRow(
+            flows=len(self.seen),
+            changed=len(self.differences),
+            services=self._counts(),
+            differences=list(self.differences.values()),
+        )
 
     def tables(self) -> list[Any]:
         """All differences, for people."""
@@ -132,7 +152,9 @@ class Comparison:
         # A client that was refused tries again: its first attempt stands for all.
         self.differences.setdefault(
             ends,
-            Difference(change, service, ends.protocol, client, frontend, before.text, after.text),
+            FlowDifferenceRow(
+                change, service, ends.protocol, client, frontend, before.text, after.text
+            ),
         )
 
 

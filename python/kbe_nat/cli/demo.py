@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
+import msgspec
 import typer
 
 from kbe_nat import packet as wire
@@ -36,6 +37,27 @@ INSIDE: Final = "KBE_NAT_DEMO_INSIDE"
 SERVICE: Final = "simpleservice"
 PORT: Final = "default/simpleservice"
 URL: Final = "172.30.228.255:80/info"
+
+
+class DemoRow(msgspec.Struct):
+    """`demo`: the results of its steps."""
+
+    answers: dict[str, str]
+    """The answer to a request from the node to the pod (pod), and to the Service from each."""
+    rules: list[str]
+    """kube-proxy's rules for two pods."""
+    explained: ExplanationRow
+    """The reasons for the fate of a packet to the Service."""
+    requests: int
+    """Requests that were shared among the pods."""
+    answered: int
+    """Requests that were answered."""
+    shares: dict[str, int]
+    """Requests that each backend got."""
+    seed: int
+    """Of random choices."""
+    seconds: float = 0.0
+    """From the start to the end, when everything is taken away."""
 
 
 def demo(
@@ -67,17 +89,17 @@ def demo(
                 "--seed", str(seed), "--strategy", strategy, "--datapath", DatapathKind.EVERY_PACKET
             )
             with interruptions.obey():
-                result = walk.page(requests, strategy)
+                result = walk.page(requests, strategy, seed)
         finally:
             walk.world.down()
-    result |= {"seed": seed, "seconds": round(time.monotonic() - started, 1)}
+    result.seconds = round(time.monotonic() - started, 1)
     if output is Format.JSON:
         show_json(result)
     else:
-        print(f"Everything is taken away again, after {result['seconds']} s. Seed: {seed}.")
-    if result["answered"] != requests:
+        print(f"Everything is taken away again, after {result.seconds} s. Seed: {seed}.")
+    if result.answered != requests:
         raise PlaygroundError(
-            f"{requests - result['answered']} of {requests} requests were not answered"
+            f"{requests - result.answered} of {requests} requests were not answered"
         )
 
 
@@ -88,7 +110,7 @@ class _Walk:
     world: World
     is_told: bool
 
-    def page(self, requests: int, strategy: Strategy) -> dict[str, Any]:
+    def page(self, requests: int, strategy: Strategy, seed: int) -> DemoRow:
         """All of them. Returns their results, for programs."""
         world = self.world
         self.say(
@@ -115,13 +137,13 @@ class _Walk:
         self.step("playground scale --replicas=2 rc/rcsise", lambda: world.scale("rc", "rcsise", 2))
         self.list_pods()
         rules = self.rules()
-        shared = self.share(requests, strategy)
+        answered, shares = self.share(requests, strategy)
         self.say("Why does a packet go where it goes?")
         explained = self.explain()
         self.say("All resources are deleted:")
         for kind, name in (("svc", SERVICE), ("rc", "rcsise")):
             self.step(f"playground delete {kind} {name}", partial(world.delete, kind, name))
-        return {"answers": answers, "rules": rules, "explained": explained, **shared}
+        return DemoRow(answers, rules, explained, requests, answered, shares, seed)
 
     def apply(self, name: str) -> str:
         return "\n".join(self.world.apply((FOLDER / name).read_text(), name))
@@ -143,8 +165,10 @@ class _Walk:
         )
         return text.splitlines()
 
-    def share(self, requests: int, strategy: Strategy) -> dict[str, Any]:
-        """Many requests, each a connection of its own: how the pods shared them."""
+    def share(self, requests: int, strategy: Strategy) -> tuple[int, dict[str, int]]:
+        """Many requests, each a connection of its own: how many were answered, and how many each
+        pod got.
+        """
         before = self.flows()
         started = time.monotonic()
         codes = (
@@ -174,7 +198,7 @@ class _Walk:
                 "(two standard deviations)"
             )
         self.say("")
-        return {"requests": requests, "answered": answered, "shares": shares}
+        return answered, shares
 
     def explain(self) -> ExplanationRow:
         """The daemon's reasoning for a packet that would open a connection."""

@@ -5,6 +5,7 @@ written there.
 from enum import StrEnum
 from typing import Annotated, Final
 
+import msgspec
 import typer
 
 from kbe_nat.cli.flags.node import NODE_FLAGS, configuration, node_options
@@ -30,6 +31,32 @@ class Table(StrEnum):
     FILTER = "filter"
     MANGLE = "mangle"
     NAT = "nat"
+
+
+class RuleDifferenceRow(msgspec.Struct, frozen=True, rename={"actual": "found"}):
+    """A difference between the rules of a node and those that it should have."""
+
+    service: str | None
+    """The service port; null for rules that are no Service's."""
+    kind: str
+    """missing, extra or different."""
+    place: str
+    """Table and chain, set or map."""
+    expected: list[str]
+    """The rules that should be there."""
+    actual: list[str]
+    """The rules that are there."""
+
+
+class DiffRow(msgspec.Struct, frozen=True):
+    """`diff`: the rules of a node against those that it should have."""
+
+    compared: list[str]
+    """Tables of which the listing has all, or a part."""
+    not_compared: list[str]
+    """Tables of kube-proxy that the listing lacks."""
+    differences: list[RuleDifferenceRow]
+    """Each difference; empty where the node is as it should be."""
 
 
 @takes_flags(objects=OBJECT_FLAGS, node=NODE_FLAGS)
@@ -81,13 +108,8 @@ def diff(
     comparison = compare(expected, listing)
     warn(*(f"{saved}: {note}" for note in notes(listing)))
     if output is Format.JSON:
-        show_json(
-            {
-                "compared": comparison.compared,
-                "not_compared": comparison.not_compared,
-                "differences": [_row(row) for row in comparison.differences],
-            }
-        )
+        differences = [_row(difference) for difference in comparison.differences]
+        show_json(DiffRow(list(comparison.compared), list(comparison.not_compared), differences))
     else:
         print("\n".join(_lines(comparison)))
     if comparison.differences:
@@ -154,14 +176,14 @@ def _expected_listing(
     return Listing(listing.kind, tuple(parts))
 
 
-def _row(row: Difference) -> dict[str, object]:
-    return {
-        "service": row.service or None,
-        "kind": row.kind,
-        "place": row.place,
-        "expected": list(row.expected),
-        "found": list(row.actual),
-    }
+def _row(difference: Difference) -> RuleDifferenceRow:
+    return RuleDifferenceRow(
+        service=difference.service or None,
+        kind=difference.kind,
+        place=difference.place,
+        expected=list(difference.expected),
+        actual=list(difference.actual),
+    )
 
 
 def _lines(comparison: Comparison) -> list[str]:

@@ -14,17 +14,7 @@ def doctor(output: OutputFormat = Format.TEXT) -> None:
     """
     checks = list(diagnose())
     if output is Format.JSON:
-        show_json(
-            [
-                {
-                    "name": check.name,
-                    "state": check.state,
-                    "found": check.finding,
-                    "remedy": check.remedy,
-                }
-                for check in checks
-            ]
-        )
+        show_json(checks)
     else:
         rows = table("", "check", "", "found", "what to do")
         for check in checks:

@@ -39,11 +39,11 @@ def drain(
     last = None
     parameters = {"backend": backend, "seconds": deadline, "is_followed": not no_wait}
     for row in ask(socket, "drain", DrainRow, **parameters):
-        line = f"{backend}: {row.left} connections left after {row.seconds:.0f} s"
+        line = f"{backend}: {row.remaining} connections left after {row.seconds:.0f} s"
         if console.is_terminal:
             console.print(line, end="\r")
-        elif row.left != last:
+        elif row.remaining != last:
             print(line, flush=True)
-        last = row.left
+        last = row.remaining
     if console.is_terminal:
         console.print()

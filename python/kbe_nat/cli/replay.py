@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
+from msgspec import structs
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -25,7 +26,7 @@ from kbe_nat.cli.flags.options import (
 )
 from kbe_nat.cli.flags.parameters import Flags, TextFlag, takes_flags
 from kbe_nat.cli.output import show, show_json
-from kbe_nat.cli.summary import doubts, summary, tables
+from kbe_nat.cli.summary import ReplayRow, doubts, summary, tables
 from kbe_nat.drivers.capture import CaptureQueue
 from kbe_nat.drivers.queue import PacketQueue
 from kbe_nat.engine_tables import native_tables
@@ -125,9 +126,11 @@ def _plan(objects: ObjectSettings, node: NodeSettings, choice: ChoiceSettings) -
     return result
 
 
-def _print(result: dict[str, Any], comparison: Comparison | None, output: Format) -> None:
+def _print(result: ReplayRow, comparison: Comparison | None, output: Format) -> None:
     if output is Format.JSON:
-        show_json(result | ({"comparison": comparison.summary()} if comparison else {}))
+        show_json(
+            structs.replace(result, comparison=comparison.summary()) if comparison else result
+        )
     else:
         show(*tables(result), *(["", *comparison.tables()] if comparison else []))
 

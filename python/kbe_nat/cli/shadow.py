@@ -1,12 +1,12 @@
 """`kbe-nat shadow`: decide beside the node's own proxy, and report where the two disagree."""
 
-import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
+import msgspec
 import typer
 
 from kbe_nat._native import ConntrackEntry, ConntrackEvents, conntrack_entries
@@ -46,6 +46,54 @@ FOLLOWED_FLAGS: Final[Flags] = OBJECT_FLAGS | {
         list[str],
     )
 }
+
+
+class KernelFlowRow(msgspec.Struct, frozen=True):
+    """The kernel's part in a connection."""
+
+    backend: str | None
+    """Address and port that it was sent to; null where it was not translated."""
+    masquerade: bool
+    """Whether its source was masqueraded."""
+
+
+class DisagreementRow(msgspec.Struct, frozen=True, rename={"source": "from", "destination": "to"}):
+    """`shadow`: a connection for which kbe-nat would decide otherwise, on one line."""
+
+    outcome: str
+    """The disagreement."""
+    service: str | None
+    """The service port, as namespace/name:port; null where none matches."""
+    protocol: str
+    """tcp, udp or sctp."""
+    source: str
+    """The client's address and port."""
+    destination: str
+    """The frontend's address and port."""
+    kernel: KernelFlowRow
+    """The kernel's decision."""
+    verdict: str
+    """kbe-nat's decision: dnat, pass, reject, drop or hold."""
+    destinations: list[str]
+    """Every endpoint that kbe-nat may choose."""
+
+
+class OutcomeRow(msgspec.Struct, frozen=True):
+    """The connections to one service port with one outcome."""
+
+    service: str | None
+    """The service port, as namespace/name:port; null where none matches."""
+    outcome: str
+    """agreed, not ours, or a disagreement."""
+    flows: int
+    """Connections."""
+
+
+class ShadowRow(msgspec.Struct, frozen=True):
+    """`shadow`: the last line."""
+
+    summary: list[OutcomeRow]
+    """Connections by service port and outcome."""
 
 
 @takes_flags(objects=FOLLOWED_FLAGS, node=NODE_FLAGS)
@@ -162,21 +210,21 @@ def _follow(
         warn(f"{error}; all stays as it was")
 
 
-def _row(finding: Finding) -> dict[str, Any]:
+def _row(finding: Finding) -> DisagreementRow:
     flow = finding.flow
-    return {
-        "outcome": finding.outcome,
-        "service": finding.service or None,
-        "protocol": flow.protocol,
-        "from": join_address(*flow.source),
-        "to": join_address(*flow.destination),
-        "kernel": {
-            "backend": join_address(*flow.reply_source) if is_translated(flow) else None,
-            "masquerade": is_masqueraded(flow),
-        },
-        "verdict": {"translate": "dnat", "accept": "pass"}.get(finding.verdict, finding.verdict),
-        "destinations": list(finding.expected),
-    }
+    return DisagreementRow(
+        outcome=finding.outcome,
+        service=finding.service or None,
+        protocol=flow.protocol,
+        source=join_address(*flow.source),
+        destination=join_address(*flow.destination),
+        kernel=KernelFlowRow(
+            backend=join_address(*flow.reply_source) if is_translated(flow) else None,
+            masquerade=is_masqueraded(flow),
+        ),
+        verdict={"translate": "dnat", "accept": "pass"}.get(finding.verdict, finding.verdict),
+        destinations=list(finding.expected),
+    )
 
 
 def _report(finding: Finding, output: Format) -> None:
@@ -185,11 +233,11 @@ def _report(finding: Finding, output: Format) -> None:
     if output is Format.JSON:
         show_json(row, indent=None)
         return
-    kernel = row["kernel"]["backend"] or "untranslated"
-    mask = ", masqueraded" if row["kernel"]["masquerade"] else ""
-    ours = ", ".join(row["destinations"]) or row["verdict"]
+    kernel = row.kernel.backend or "untranslated"
+    mask = ", masqueraded" if row.kernel.masquerade else ""
+    ours = ", ".join(row.destinations) or row.verdict
     where = f" of {finding.service}" if finding.service else ""
-    print(f"{row['protocol']} {row['from']} to {row['to']}{where}: {finding.outcome}")
+    print(f"{row.protocol} {row.source} to {row.destination}{where}: {row.outcome}")
     print(f"  kernel: {kernel}{mask}; kbe-nat: {ours}")
     sys.stdout.flush()
 
@@ -197,10 +245,10 @@ def _report(finding: Finding, output: Format) -> None:
 def _summarise(comparison: Shadow, output: Format) -> None:
     if output is Format.JSON:
         rows = [
-            {"service": service or None, "outcome": outcome, "flows": count}
+            OutcomeRow(service or None, outcome, count)
             for (service, outcome), count in sorted(comparison.counts.items())
         ]
-        print(json.dumps({"summary": rows}))
+        show_json(ShadowRow(rows), indent=None)
         return
     rows_table = table("Flows", "service", "outcome", "flows", right=1)
     for (service, outcome), count in sorted(comparison.counts.items()):

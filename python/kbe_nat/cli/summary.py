@@ -3,17 +3,90 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+import msgspec
+
 from kbe_nat._native import ServiceStats, Stats
+from kbe_nat.cli.comparison import ComparisonRow
 from kbe_nat.cli.output import table
 from kbe_nat.model import join_address
 
 
+class DirectionRow(msgspec.Struct, frozen=True):
+    """A count by direction."""
+
+    forward: int
+    """Towards the backend."""
+    back: int
+    """Towards the client."""
+
+
+class CarriedBackendRow(msgspec.Struct, frozen=True):
+    """The part of one backend in a replay."""
+
+    address: str
+    """Of the backend."""
+    port: int
+    """Of the backend."""
+    flows: int
+    """Connections that it got."""
+    active: int
+    """Connections that the capture has not ended."""
+    packets: DirectionRow
+    """Packets of these connections."""
+    bytes: DirectionRow
+    """Their bytes, of the IP packets."""
+
+
+class CarriedServiceRow(msgspec.Struct, frozen=True):
+    """The part of one service port in a replay."""
+
+    name: str
+    """As namespace/name:port."""
+    flows: int
+    """Connections to it."""
+    active: int
+    """Connections that the capture has not ended."""
+    packets: DirectionRow
+    """Packets of these connections."""
+    bytes: DirectionRow
+    """Their bytes, of the IP packets."""
+    refused: dict[str, int]
+    """Packets that were refused, by cause."""
+    backends: list[CarriedBackendRow]
+    """Its backends."""
+
+
+class ReplayRow(msgspec.Struct, frozen=True):
+    """`replay`: the fates of a capture's packets."""
+
+    capture: str
+    """The file."""
+    seed: int
+    """Of random choices."""
+    packets: int
+    """Packets that were read."""
+    actions: dict[str, int]
+    """Packets by the engine's action."""
+    causes: dict[str, int]
+    """Packets by the action's cause."""
+    flows: int
+    """Connections to Services."""
+    services: list[CarriedServiceRow]
+    """Every service port."""
+    refused_without_service: dict[str, int]
+    """Packets that were refused and belong to no service port, by cause."""
+    unread_link_types: dict[str, int]
+    """Frames that were left alone, by the number of their link type."""
+    ends_within: str | None
+    """The packet or block within which the file ends; null for a whole file."""
+    comparison: ComparisonRow | msgspec.UnsetType = msgspec.UNSET
+    """The differences under the objects of --compare, where these are given."""
+
+
 def summary(
     capture: str, seed: int, stats: Stats, unread: Mapping[int, int], cut: str | None
-) -> dict[str, Any]:
-    """The counters as JSON shows them. Pairs are "forward", towards the backend, and "back".
-    `unread` and `cut` are those of the `CaptureQueue`.
-    """
+) -> ReplayRow:
+    """The counters of a replay. `unread` and `cut` are those of the `CaptureQueue`."""
     attributed: dict[str, int] = {}
     for service in stats.services:
         for cause, packets in service.refused.items():
@@ -23,28 +96,28 @@ def summary(
         for cause, packets in stats.causes.items()
         if cause not in CARRIED and packets > attributed.get(cause, 0)
     }
-    return {
-        "capture": capture,
-        "seed": seed,
-        "packets": sum(stats.actions.values()),
-        "actions": dict(stats.actions),
-        "causes": dict(stats.causes),
-        "flows": sum(service.flows for service in stats.services),
-        "services": [_service(service) for service in stats.services],
-        "refused_without_service": elsewhere,
-        "unread_link_types": {str(number): frames for number, frames in unread.items()},
-        "ends_within": cut,
-    }
+    return ReplayRow(
+        capture=capture,
+        seed=seed,
+        packets=sum(stats.actions.values()),
+        actions=dict(stats.actions),
+        causes=dict(stats.causes),
+        flows=sum(service.flows for service in stats.services),
+        services=[_service(service) for service in stats.services],
+        refused_without_service=elsewhere,
+        unread_link_types={str(number): frames for number, frames in unread.items()},
+        ends_within=cut,
+    )
 
 
-def tables(result: dict[str, Any]) -> list[Any]:
+def tables(result: ReplayRow) -> list[Any]:
     """The same for people."""
     actions = ", ".join(
         f"{number} {ACTION_WORDS.get(name, name)}"
-        for name, number in result["actions"].items()
+        for name, number in result.actions.items()
         if number
     )
-    total = f"{result['packets']} packets of {result['capture']}, seed {result['seed']}"
+    total = f"{result.packets} packets of {result.capture}, seed {result.seed}"
     title = f"{total}: {actions or 'no packet'}"
     carried = table(
         "Services",
@@ -58,18 +131,16 @@ def tables(result: dict[str, Any]) -> list[Any]:
         right=5,
     )
     refused = table("Refused", "service", "cause", "packets", right=1)
-    for service in result["services"]:
-        carried.add_row(service["name"], "", *_numbers(service))
-        for backend in service["backends"]:
-            carried.add_row(
-                "", join_address(backend["address"], backend["port"]), *_numbers(backend)
-            )
-        for cause, packets in service["refused"].items():
-            refused.add_row(service["name"], cause, str(packets))
-    for cause, packets in result["refused_without_service"].items():
+    for service in result.services:
+        carried.add_row(service.name, "", *_numbers(service))
+        for backend in service.backends:
+            carried.add_row("", join_address(backend.address, backend.port), *_numbers(backend))
+        for cause, packets in service.refused.items():
+            refused.add_row(service.name, cause, str(packets))
+    for cause, packets in result.refused_without_service.items():
         refused.add_row("(no service)", cause, str(packets))
     unread = table("Not read, left alone", "frames of link type", "frames", right=1)
-    for number, frames in result["unread_link_types"].items():
+    for number, frames in result.unread_link_types.items():
         unread.add_row(number, str(frames))
     parts = [title, "", carried]
     for rows in (refused, unread):
@@ -77,13 +148,13 @@ def tables(result: dict[str, Any]) -> list[Any]:
     return parts
 
 
-def doubts(result: dict[str, Any]) -> list[str]:
+def doubts(result: ReplayRow) -> list[str]:
     """Warnings against taking the counters for those of a whole capture."""
     lines = []
-    capture, unread = result["capture"], result["unread_link_types"]
-    if result["ends_within"]:
-        lines.append(f"{capture}: {_cut(result['ends_within'])}; what is before it counts")
-    if unread and sum(unread.values()) == result["packets"]:
+    capture, unread = result.capture, result.unread_link_types
+    if result.ends_within:
+        lines.append(f"{capture}: {_cut(result.ends_within)}; what is before it counts")
+    if unread and sum(unread.values()) == result.packets:
         types = ", ".join(unread)
         lines.append(
             f"{capture}: none of its frames is of a link type that is read (link type {types}): "
@@ -98,44 +169,32 @@ def _cut(place: str) -> str:
     return f"{record}: the file ends within it ({offset}"
 
 
-def _service(service: ServiceStats) -> dict[str, Any]:
-    return {
-        "name": service.name,
-        "flows": service.flows,
-        "active": service.active,
-        "packets": _pair(service.packets),
-        "bytes": _pair(service.bytes),
-        "refused": dict(service.refused),
-        "backends": [
-            {
-                "address": backend.address,
-                "port": backend.port,
-                "flows": backend.flows,
-                "active": backend.active,
-                "packets": _pair(backend.packets),
-                "bytes": _pair(backend.bytes),
-            }
+def _service(service: ServiceStats) -> CarriedServiceRow:
+    return CarriedServiceRow(
+        name=service.name,
+        flows=service.flows,
+        active=service.active,
+        packets=DirectionRow(*service.packets),
+        bytes=DirectionRow(*service.bytes),
+        refused=dict(service.refused),
+        backends=[
+            CarriedBackendRow(
+                address=backend.address,
+                port=backend.port,
+                flows=backend.flows,
+                active=backend.active,
+                packets=DirectionRow(*backend.packets),
+                bytes=DirectionRow(*backend.bytes),
+            )
             for backend in service.backends
         ],
-    }
+    )
 
 
-def _pair(counts: tuple[int, int]) -> dict[str, int]:
-    return {"forward": counts[0], "back": counts[1]}
-
-
-def _numbers(counted: dict[str, Any]) -> list[str]:
-    packets, octets = counted["packets"], counted["bytes"]
-    return [
-        str(n)
-        for n in (
-            counted["flows"],
-            packets["forward"],
-            packets["back"],
-            octets["forward"],
-            octets["back"],
-        )
-    ]
+def _numbers(row: CarriedServiceRow | CarriedBackendRow) -> list[str]:
+    packets, octets = row.packets, row.bytes
+    counts = (row.flows, packets.forward, packets.back, octets.forward, octets.back)
+    return list(map(str, counts))
 
 
 CARRIED: Final = frozenset(

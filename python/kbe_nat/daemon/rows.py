@@ -199,14 +199,14 @@ class StatsRow(msgspec.Struct, frozen=True):
     """The queues that carry packets."""
 
 
-class DrainRow(msgspec.Struct, frozen=True):
+class DrainRow(msgspec.Struct, frozen=True, rename={"remaining": "left"}):
     """`drain`: how far it is."""
 
     backend: str
     """Address, or address and port."""
     ports: int
     """Service ports that have it."""
-    left: int
+    remaining: int
     """Connections that it still has."""
     seconds: float
     """Since the drain began."""

@@ -181,7 +181,7 @@ class Verbs:
             yield DrainRow(
                 backend=backend,
                 ports=ports,
-                left=remaining,
+                remaining=remaining,
                 seconds=time.monotonic() - started,
             )
             if not remaining or not is_followed:
