@@ -1,30 +1,29 @@
 //! Flows: both directions of each in one record, found by the tuple of either.
 //!
-//! A flow's record is split by use: `Hot` is one cache line (two for IPv6) and all that a packet
-//! of an established flow touches; `Cold` is the rest. A flow keeps its record, and with it its
-//! number, for as long as it lives; free records are linked through `next`. Memory is bounded by
-//! the table's capacity.
+//! - [`index`] leads from the hash of a tuple to the flow and the direction. A flow has two entries
+//!   there, one for each direction.
+//! - [`record`] is the flow itself, in a hot and a cold part. A flow keeps its record, and with it
+//!   its number, for as long as it lives; free records are linked through `next`.
+//! - [`sweep`] finds the flows that expired and that no packet looks up.
+//! - [`state`], [`timeouts`] and [`tcp`] say how a packet moves a flow, and how long it lives then.
+//! - [`ports`] leases the source ports of masqueraded flows.
 //!
-//! There are no timers. A deadline is checked when a flow is looked up, so a flow that is over is
-//! never used; a sweep in bounded steps frees the flows that no packet looks up (as in Linux and
-//! gVisor). The sweep passes over all records with a cursor, as often as needed and no more:
+//! There are no timers. A deadline is checked when a flow is looked up, so an expired flow is never
+//! used, whether the sweep has seen it or not (as in Linux and gVisor).
 //!
-//! - `earliest` is a lower bound of the deadlines that the running pass has seen, and of those that
-//!   came since. Packets mostly move deadlines to later moments, which costs nothing here; a
-//!   deadline that moves to an earlier one must be noted (`FlowTable::note_deadline`).
-//! - `before` is the same bound of the former pass, for the records that the running pass has not
-//!   seen yet. The smaller of both is never later than the first end of a flow, so a driver may
-//!   sleep until then.
-//! - A new pass begins when the former one is done and the bound has passed.
+//! Memory is bounded by the table's capacity. A flow that both sides have confirmed is assured and
+//! stays. The others are in a list by age, whose oldest is evicted when room is needed: a flood of
+//! first packets thus costs only other such flows.
 //!
-//! Offloaded flows are left out: the kernel says when they are over.
-//!
-//! A flow that both sides have confirmed is assured. The others are in a list by age, whose oldest
-//! is evicted when room is needed: a flood of first packets thus costs only other such flows.
+//! Invariants: a record that is not free has both entries in the index; a record is in the list of
+//! unassured flows exactly if it is neither free nor assured; the sweep's bound is never later than
+//! the first deadline of a flow that the kernel does not hold.
 
 pub mod index;
 pub mod ports;
+mod record;
 pub mod state;
+mod sweep;
 pub mod tcp;
 pub mod timeouts;
 
@@ -33,119 +32,13 @@ use std::ops::Range;
 use crate::clock::{Tick, ticks};
 use crate::hash::HashKey;
 use crate::hint;
-use crate::tuple::{Address, Direction, Ends, Protocol, Tuple, WireEnds};
-use crate::wire::checksum::Delta;
+use crate::tuple::{Address, Direction, Protocol, Tuple, WireEnds};
 pub(crate) use index::FlowId;
 use index::{Entry, Index, IndexFull, Probe};
+pub(crate) use record::{Cold, Hot, STALE};
 use state::State;
+use sweep::{Look, Sweep};
 use tcp::Tracking;
-
-/// The generation of no service table: the next packet of a flow that has it is assessed anew.
-pub(crate) const STALE: u32 = u32::MAX;
-
-/// The part of a record that a packet of an established flow touches.
-#[derive(Clone, Debug)]
-#[repr(C, align(64))]
-pub(crate) struct Hot<A> {
-    /// By direction: client to frontend, and backend to client (or to the leased source).
-    pub(crate) ends: [WireEnds<A>; 2],
-    /// The flow is gone after this moment.
-    pub(crate) deadline: Tick,
-    /// The service table under which its backend was last found to be there, or [`STALE`].
-    pub(crate) generation: u32,
-    /// The change that the original direction's rewrite makes to an IP header checksum; the
-    /// reply's is the inverse.
-    pub(crate) l3: Delta,
-    /// The same for a transport checksum.
-    pub(crate) l4: Delta,
-    pub(crate) protocol: Protocol,
-    pub(crate) state: State,
-    pub(crate) flags: u8,
-    /// By direction; the overflow is carried to [`tcp::Side::packets_high`].
-    pub(crate) packets: [u32; 2],
-    pub(crate) bytes: [u64; 2],
-}
-
-impl<A: Address> Hot<A> {
-    /// Flag: a reply was seen.
-    pub(crate) const REPLIED: u8 = 1;
-    /// Flag: both sides have answered; never evicted.
-    pub(crate) const ASSURED: u8 = 2;
-    /// Flag: the sender of original packets masquerades them.
-    pub(crate) const MASQUERADE: u8 = 4;
-    /// Flag: the port that the backend answers to is leased.
-    pub(crate) const LEASED: u8 = 8;
-    /// Flag: it is offloaded: the kernel translates its packets, and says when it is over.
-    pub(crate) const OFFLOADED: u8 = 16;
-    /// Flag: an operator has taken it out of the kernel's table after it was offloaded.
-    pub(crate) const FORGOTTEN: u8 = 32;
-
-    pub(crate) fn has(&self, flag: u8) -> bool {
-        self.flags & flag != 0
-    }
-
-    /// The ends of a packet of this direction, before the rewrite.
-    pub(crate) fn ends(&self, direction: Direction) -> Ends<A> {
-        self.ends[direction as usize].ends()
-    }
-
-    /// The ends after the rewrite.
-    #[inline]
-    pub(crate) fn translation(&self, direction: Direction) -> WireEnds<A> {
-        self.ends[direction.opposite() as usize].reply()
-    }
-
-    /// The change that the rewrite makes to the checksums of IP header and transport.
-    #[inline]
-    pub(crate) fn deltas(&self, direction: Direction) -> (Delta, Delta) {
-        match direction {
-            Direction::Original => (self.l3, self.l4),
-            Direction::Reply => (self.l3.inverse(), self.l4.inverse()),
-        }
-    }
-
-    /// Whether a packet of this direction moves nothing but the deadline: most packets of UDP.
-    #[inline(always)]
-    pub(crate) fn is_steady(&self, direction: Direction) -> bool {
-        match self.state {
-            State::UdpStream => true,
-            State::Udp => (self.flags & Self::REPLIED) | direction as u8 == 0,
-            _ => false,
-        }
-    }
-
-    /// Counts a packet; whether that fitted, see [`FlowTable::carry_packets`].
-    #[inline(always)]
-    pub(crate) fn count(&mut self, direction: Direction, bytes: u32) -> bool {
-        let side = direction as usize;
-        self.bytes[side] = self.bytes[side].wrapping_add(bytes.into());
-        let (packets, has_run_over) = self.packets[side].overflowing_add(1);
-        self.packets[side] = packets;
-        !has_run_over
-    }
-
-    #[inline]
-    pub(crate) fn is_expired(&self, now: Tick) -> bool {
-        now > self.deadline
-    }
-
-    /// Whether nothing is known of its end.
-    pub(crate) fn is_alive(&self, now: Tick) -> bool {
-        self.has(Self::OFFLOADED) || !self.is_expired(now)
-    }
-}
-
-/// The part that only new, changing and ending flows touch, and TCP's windows.
-#[derive(Clone, Debug)]
-pub(crate) struct Cold {
-    pub(crate) created: Tick,
-    /// The backend's record in the ledger.
-    pub(crate) backend: u32,
-    /// Neighbours in the list of unassured flows, oldest first; `next` also links free records.
-    prev: FlowId,
-    next: FlowId,
-    pub(crate) tracking: Tracking,
-}
 
 /// All flows of one family.
 #[derive(Debug)]
@@ -162,16 +55,6 @@ pub(crate) struct FlowTable<A> {
     youngest: FlowId,
     unassured: usize,
     sweep: Sweep,
-}
-
-/// Where the sweep for expired flows stands.
-#[derive(Debug)]
-struct Sweep {
-    cursor: usize,
-    /// No flow that the running pass has seen, or that came since, ends before this.
-    earliest: Tick,
-    /// The same for the flows that the running pass has not yet seen.
-    before: Tick,
 }
 
 /// Why a flow was not inserted.
@@ -197,7 +80,7 @@ impl<A: Address> FlowTable<A> {
             oldest: NIL,
             youngest: NIL,
             unassured: 0,
-            sweep: Sweep { cursor: 0, earliest: Tick::MAX, before: Tick::MAX },
+            sweep: Sweep::default(),
         }
     }
 
@@ -384,7 +267,7 @@ impl<A: Address> FlowTable<A> {
             return Err(InsertError::Chain(error));
         }
         self.live += 1;
-        self.sweep.earliest = self.sweep.earliest.min(hot.deadline);
+        self.sweep.note(hot.deadline);
         let is_assured = hot.has(Hot::<A>::ASSURED);
         let cold = Cold { created, backend, prev: NIL, next: NIL, tracking };
         if self.free == NIL {
@@ -439,52 +322,36 @@ impl<A: Address> FlowTable<A> {
         (self.oldest != NIL).then_some(self.oldest)
     }
 
-    /// Must be told of a deadline that moved to an earlier moment.
+    /// Must be called with a deadline that moved to an earlier moment.
     #[inline]
     pub(crate) fn note_deadline(&mut self, deadline: Tick) {
-        self.sweep.earliest = self.sweep.earliest.min(deadline);
+        self.sweep.note(deadline);
     }
 
-    /// Looks at the next records of the sweep, at most `budget`, and returns the first one for
-    /// which `is_over` holds, with the number of records looked at; to be called again with the
-    /// rest of the budget.
+    /// The next flow of the sweep that has expired or for which `is_over` holds; offloaded ones
+    /// are left out. Takes the records looked at from the budget. Cost: one record each.
     pub(crate) fn sweep(
         &mut self,
-        budget: usize,
+        now: Tick,
+        budget: &mut usize,
         mut is_over: impl FnMut(&Hot<A>, &Cold) -> bool,
-    ) -> (Option<FlowId>, usize) {
-        let end = self.hot.len().min(self.sweep.cursor.saturating_add(budget));
-        for id in self.sweep.cursor..end {
-            let hot = &self.hot[id];
+    ) -> Option<FlowId> {
+        let Self { hot, cold, sweep, live, .. } = self;
+        sweep.next(now, *live > 0, hot.len(), budget, |record| {
+            let (hot, cold) = (&hot[record], &cold[record]);
             if hot.state == State::Free || hot.has(Hot::<A>::OFFLOADED) {
-                continue;
+                Look::Exempt
+            } else if hot.is_expired(now) || is_over(hot, cold) {
+                Look::Over
+            } else {
+                Look::Until(hot.deadline)
             }
-            if is_over(hot, &self.cold[id]) {
-                let seen = id + 1 - self.sweep.cursor;
-                self.sweep.cursor = id + 1;
-                return (Some(id as FlowId), seen);
-            }
-            self.sweep.earliest = self.sweep.earliest.min(hot.deadline);
-        }
-        let seen = end - self.sweep.cursor;
-        self.sweep.cursor = end;
-        (None, seen)
-    }
-
-    /// Whether the running pass has seen every record.
-    pub(crate) fn is_swept(&self) -> bool {
-        self.sweep.cursor >= self.hot.len()
-    }
-
-    /// Begins a new pass.
-    pub(crate) fn restart_sweep(&mut self) {
-        self.sweep = Sweep { cursor: 0, earliest: Tick::MAX, before: self.sweep.earliest };
+        })
     }
 
     /// A moment before which no flow ends, unless traffic shortens it; `None` without flows.
     pub(crate) fn earliest_deadline(&self) -> Option<Tick> {
-        let unseen = if self.is_swept() { Tick::MAX } else { self.sweep.before };
-        (self.live > 0).then(|| self.sweep.earliest.min(unseen))
+        (self.live > 0).then(|| self.sweep.earliest_deadline(self.hot.len()))
     }
 
     fn link_youngest(&mut self, id: FlowId) {
@@ -516,7 +383,3 @@ impl<A: Address> FlowTable<A> {
 const NIL: FlowId = FlowId::MAX;
 /// Seconds.
 const QUEUED_TOGETHER: f64 = 1.0;
-
-const _: () = assert!(size_of::<Hot<std::net::Ipv4Addr>>() == 64, "one cache line");
-const _: () = assert!(size_of::<Hot<std::net::Ipv6Addr>>() == 128, "two cache lines");
-const _: () = assert!(size_of::<Cold>() == 48, "with hot record and index 127.5 bytes a flow");

@@ -191,26 +191,18 @@ impl Engine {
         let (shared, family) = A::split(self);
         family.fragments.expire(now, budget);
         shared.release_given_up(family);
-        let mut left = budget;
-        while left > 0 {
-            if family.flows.is_swept() {
-                if family.flows.earliest_deadline().is_none_or(|deadline| now <= deadline) {
-                    return;
-                }
-                family.flows.restart_sweep();
-            }
+        let mut budget = budget;
+        loop {
             let (generation, ledger) = (shared.generation, &shared.ledger);
-            let (over, seen) = family.flows.sweep(left, |hot, cold| {
-                hot.is_expired(now)
-                    || (hot.generation != generation
-                        && hot.state.is_unanswered()
-                        && ledger.backend(cold.backend).standing != Standing::Listed)
+            // For the client no connection has begun: its next SYN may choose another backend.
+            let expired = family.flows.sweep(now, &mut budget, |hot, cold| {
+                hot.generation != generation
+                    && hot.state.is_unanswered()
+                    && ledger.backend(cold.backend).standing != Standing::Listed
             });
-            left = left.saturating_sub(seen.max(1));
-            if let Some(id) = over {
-                shared.end_flow(family, id);
-                shared.counters.expired += 1;
-            }
+            let Some(id) = expired else { return };
+            shared.end_flow(family, id);
+            shared.counters.expired += 1;
         }
     }
 

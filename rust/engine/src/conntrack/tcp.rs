@@ -19,54 +19,15 @@
 //! Where the handshake was not seen, or a segment only in part, windows are not known and not
 //! checked (`LIBERAL`).
 
+mod side;
+
 use super::state::State;
 use super::timeouts::{Timeout, Timeouts};
 use crate::clock::Tick;
 use crate::tuple::Direction;
 use crate::wire::tcp::{Flags, Segment};
-
-/// What one side has sent. Sequence numbers compare modulo 2^32 (RFC 9293, 3.4).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Side {
-    /// Behind the highest sequence number sent.
-    pub(crate) end: u32,
-    /// Highest acknowledgement sent.
-    pub(crate) ack: u32,
-    /// Largest window announced, scaled.
-    pub(crate) window: u32,
-    pub(crate) scale: u8,
-    pub(crate) flags: u8,
-    /// Segments in a row that sent nothing new.
-    pub(crate) retransmissions: u8,
-    /// Times that the 32 bits of this side's packet counter have run over; of every protocol.
-    pub(crate) packets_high: u8,
-}
-
-impl Side {
-    /// Flag: this side has sent something.
-    const SEEN: u8 = 1;
-    /// Flag: it has acknowledged something, so `ack` counts.
-    const ACKED: u8 = 2;
-    /// Flag: its SYN had a window scale option.
-    const SCALED: u8 = 4;
-    /// Flag: windows are not checked, because the handshake was not seen, or a segment only in
-    /// part.
-    const LIBERAL: u8 = 8;
-    /// Flag: it sent a SYN on a connection that was open.
-    const SYN_PENDING: u8 = 16;
-    /// Flag: what it sent last is not acknowledged.
-    const UNACKNOWLEDGED: u8 = 32;
-    /// Flag: the connection's last acknowledgement came from this side and announced no window.
-    const SHUT: u8 = 64;
-
-    fn has(&self, flag: u8) -> bool {
-        self.flags & flag != 0
-    }
-
-    fn set(&mut self, flag: u8, on: bool) {
-        self.flags = if on { self.flags | flag } else { self.flags & !flag };
-    }
-}
+pub(crate) use side::Side;
+use side::is_before;
 
 /// Both sides of a connection, by direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -146,7 +107,9 @@ impl Tracking {
         if flags.has(Flags::ACK) && !flags.has(Flags::SYN) && state == State::TcpSynSent {
             return Progress::Invalid;
         }
-        if !flags.has(Flags::SYN) && !self.is_in_window(direction, segment) {
+        let sender = &self.sides[direction as usize];
+        let receiver = &self.sides[direction.opposite() as usize];
+        if !flags.has(Flags::SYN) && !sender.is_in_window(receiver, segment) {
             return Progress::Invalid;
         }
         self.note(direction, segment);
@@ -203,22 +166,6 @@ impl Tracking {
         Progress::To(State::TcpSynRecv)
     }
 
-    fn is_in_window(&self, direction: Direction, segment: &Segment) -> bool {
-        let sender = &self.sides[direction as usize];
-        let receiver = &self.sides[direction.opposite() as usize];
-        if sender.has(Side::LIBERAL) || !sender.has(Side::SEEN) || !receiver.has(Side::SEEN) {
-            return true;
-        }
-        let end = segment.seq.wrapping_add(segment.length);
-        let is_acceptable = !is_before(receiver.ack.wrapping_add(receiver.window), segment.seq)
-            && !is_before(end, sender.end.wrapping_sub(receiver.window));
-        let reach = sender.window.max(MAX_ACK_WINDOW);
-        let is_plausible = !segment.flags.has(Flags::ACK)
-            || (!is_before(receiver.end, segment.ack)
-                && !is_before(segment.ack, receiver.end.wrapping_sub(reach)));
-        is_acceptable && is_plausible
-    }
-
     fn note(&mut self, direction: Direction, segment: &Segment) {
         let both_scale = match direction {
             Direction::Original => true,
@@ -249,34 +196,6 @@ impl Tracking {
     }
 }
 
-impl Side {
-    fn note(&mut self, segment: &Segment, may_scale: bool) {
-        let flags = segment.flags;
-        if flags.has(Flags::SYN) {
-            self.scale = segment.scale.filter(|_| may_scale || !flags.has(Flags::ACK)).unwrap_or(0);
-            self.set(Self::SCALED, segment.scale.is_some());
-        }
-        let end = segment.seq.wrapping_add(segment.length);
-        if !self.has(Self::SEEN) || is_before(self.end, end) {
-            // A SYN in flight has its own timeout; unacknowledged data is what the shorter one is
-            // for.
-            self.set(Self::UNACKNOWLEDGED, segment.payload > 0);
-            self.end = end;
-            self.retransmissions = 0;
-        } else if segment.payload > 0 {
-            self.retransmissions = self.retransmissions.saturating_add(1);
-        }
-        // The window of a SYN is never scaled (RFC 7323, 2.2).
-        let scale = if flags.has(Flags::SYN) { 0 } else { self.scale };
-        self.window = self.window.max(u32::from(segment.window) << scale).max(1);
-        if flags.has(Flags::ACK) && (!self.has(Self::ACKED) || is_before(self.ack, segment.ack)) {
-            self.ack = segment.ack;
-            self.set(Self::ACKED, true);
-        }
-        self.set(Self::SEEN, true);
-    }
-}
-
 /// The state after a fitting segment without RST.
 fn next(state: State, is_original: bool, flags: Flags) -> State {
     use State::{
@@ -298,14 +217,6 @@ fn next(state: State, is_original: bool, flags: Flags) -> State {
         _ => state,
     }
 }
-
-/// Whether `a` comes before `b` modulo 2^32.
-fn is_before(a: u32, b: u32) -> bool {
-    (a.wrapping_sub(b) as i32) < 0
-}
-
-/// How far an acknowledgement may lie behind what was sent, at least (the kernel's MAXACKWINCONST).
-const MAX_ACK_WINDOW: u32 = 66_000;
 
 #[cfg(test)]
 mod tests {
