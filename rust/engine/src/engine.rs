@@ -107,7 +107,7 @@ impl Engine {
     }
 
     #[inline(always)]
-    fn process_one<A: Family>(&mut self, packet: &mut Packet<'_>) -> Verdict {
+    fn process_one<A: EngineAddress>(&mut self, packet: &mut Packet<'_>) -> Verdict {
         let (shared, family) = A::split(self);
         let mut candidate = Candidate::OTHER;
         if candidate.note(family, packet.bytes) {
@@ -141,7 +141,7 @@ impl Engine {
     }
 
     /// Processes the packets of one family at the front, and returns how many they were.
-    fn process_run<A: Family>(
+    fn process_run<A: EngineAddress>(
         &mut self,
         packets: &mut [Packet<'_>],
         verdicts: &mut Vec<Verdict>,
@@ -187,7 +187,7 @@ impl Engine {
         (self.shared.counters.expired - before) as usize
     }
 
-    fn expire_family<A: Family>(&mut self, now: Tick, budget: usize) {
+    fn expire_family<A: EngineAddress>(&mut self, now: Tick, budget: usize) {
         let (shared, family) = A::split(self);
         family.fragments.expire(now, budget);
         shared.release_given_up(family);
@@ -238,12 +238,12 @@ impl Engine {
 }
 
 /// The engine's part for one family.
-pub(crate) trait Family: Wire {
+pub(crate) trait EngineAddress: Wire {
     fn split(engine: &mut Engine) -> (&mut Shared, &mut FamilyState<Self>);
     fn state_of(engine: &Engine) -> &FamilyState<Self>;
 }
 
-impl Family for Ipv4Addr {
+impl EngineAddress for Ipv4Addr {
     #[inline]
     fn split(engine: &mut Engine) -> (&mut Shared, &mut FamilyState<Self>) {
         (&mut engine.shared, &mut engine.v4)
@@ -254,7 +254,7 @@ impl Family for Ipv4Addr {
     }
 }
 
-impl Family for Ipv6Addr {
+impl EngineAddress for Ipv6Addr {
     #[inline]
     fn split(engine: &mut Engine) -> (&mut Shared, &mut FamilyState<Self>) {
         (&mut engine.shared, &mut engine.v6)

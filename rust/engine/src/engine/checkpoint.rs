@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::{Engine, Family};
+use super::{Engine, EngineAddress};
 use crate::affinity::Sticky;
 use crate::clock::{self, Tick, ticks};
 use crate::conntrack::ports::Remote;
@@ -170,7 +170,7 @@ impl Engine {
         Ok(restored)
     }
 
-    fn restore_flow<A: Family>(
+    fn restore_flow<A: EngineAddress>(
         &mut self,
         saved: &SavedFlow<A>,
         names: &[String],

@@ -5,7 +5,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::{Engine, Family};
+use super::{Engine, EngineAddress};
 use crate::config::InvalidTcp;
 use crate::conntrack::Hot;
 use crate::decide::{self, Decision, Silent, Trace};
@@ -91,7 +91,7 @@ impl Engine {
         explanation
     }
 
-    fn explain_family<A: Family>(&mut self, packet: &[u8], meta: Meta) -> Explanation {
+    fn explain_family<A: EngineAddress>(&mut self, packet: &[u8], meta: Meta) -> Explanation {
         let headers = match meta.parse::<A>(packet) {
             Ok(headers) => headers,
             Err(why) => return unreadable(why),
@@ -112,7 +112,7 @@ impl Engine {
         }
     }
 
-    fn explain_fragment<A: Family>(
+    fn explain_fragment<A: EngineAddress>(
         &mut self,
         headers: &Headers<A>,
         packet: &[u8],
@@ -138,7 +138,7 @@ impl Engine {
         Some(Explanation::of(verdict, std::mem::take(steps)))
     }
 
-    fn explain_error<A: Family>(
+    fn explain_error<A: EngineAddress>(
         &mut self,
         headers: &Headers<A>,
         packet: &[u8],
@@ -164,7 +164,7 @@ impl Engine {
         }
     }
 
-    fn explain_datagram<A: Family>(
+    fn explain_datagram<A: EngineAddress>(
         &mut self,
         headers: &Headers<A>,
         packet: &[u8],
@@ -262,7 +262,7 @@ impl Engine {
     }
 
     /// A packet of a flow that goes on; `None` when there is none, or it would be decided anew.
-    fn explain_known<A: Family>(
+    fn explain_known<A: EngineAddress>(
         &mut self,
         headers: &Headers<A>,
         packet: &[u8],
@@ -335,7 +335,7 @@ impl Engine {
 }
 
 /// Which flow a packet belongs to.
-fn flow_step<A: Family>(hot: &Hot<A>, direction: Direction, steps: &mut Steps) {
+fn flow_step<A: EngineAddress>(hot: &Hot<A>, direction: Direction, steps: &mut Steps) {
     steps.step("flow", || {
         let relation = if direction == Direction::Reply { "a reply of" } else { "it belongs to" };
         let is_assured = hot.has(Hot::<A>::ASSURED);
@@ -392,7 +392,7 @@ fn fate_step(fate: &Fate, steps: &mut Steps) {
 }
 
 /// What a new flow costs others, and under which source the backend sees it.
-fn binding_steps<A: Family>(
+fn binding_steps<A: EngineAddress>(
     family: &FamilyState<A>,
     headers: &Headers<A>,
     binding: &Binding<A>,

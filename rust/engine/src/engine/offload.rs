@@ -20,7 +20,7 @@
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::{Engine, Family};
+use super::{Engine, EngineAddress};
 use crate::clock::{Tick, ticks};
 use crate::conntrack::state::State;
 use crate::conntrack::tcp::Tracking;
@@ -114,7 +114,7 @@ impl Engine {
         std::mem::take(&mut self.shared.orphans)
     }
 
-    fn observe_in<A: Family>(
+    fn observe_in<A: EngineAddress>(
         &mut self,
         now: Tick,
         flow: &KernelFlow,
@@ -173,7 +173,7 @@ impl Engine {
         Outcome::Keep
     }
 
-    fn note_end_of<A: Family>(&mut self, now: Tick, flow: &KernelFlow) -> bool {
+    fn note_end_of<A: EngineAddress>(&mut self, now: Tick, flow: &KernelFlow) -> bool {
         let (shared, family) = A::split(self);
         let Some(ends) = ends::<A>(flow.original) else { return false };
         let Some((id, Direction::Original)) =
@@ -199,7 +199,7 @@ impl Engine {
         true
     }
 
-    fn end_missing_of<A: Family>(&mut self, seen: &HashSet<FlowId>) -> usize {
+    fn end_missing_of<A: EngineAddress>(&mut self, seen: &HashSet<FlowId>) -> usize {
         let (shared, family) = A::split(self);
         let missing: Vec<FlowId> = family
             .flows

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 
-use super::{Engine, Family};
+use super::{Engine, EngineAddress};
 use crate::clock::{self, Tick};
 use crate::conntrack::state::State;
 use crate::conntrack::{FlowId, Hot};
@@ -286,7 +286,7 @@ impl Engine {
             .map(|(id, ..)| id)
     }
 
-    fn end_listed<A: Family>(&mut self, records: Range<usize>, listing: &Listing) -> usize {
+    fn end_listed<A: EngineAddress>(&mut self, records: Range<usize>, listing: &Listing) -> usize {
         let ids: Vec<FlowId> = self.listed(A::state_of(self), records, listing).collect();
         let (shared, family) = A::split(self);
         for &id in &ids {
