@@ -28,7 +28,7 @@ FRONTENDS = {
     6: ("fd00:30::1", "2001:db8::1"),
 }
 LOOPBACK = ("127.0.0.1", "127.0.0.5")
-PORTS = (80, 53, 81, 30080)
+PORTS = (80, 53, 81, 30080, 30081)
 SPORTS = (4000, 4001)
 FLAGS = (SYN, ACK, SYN | ACK, FIN | ACK, RST, RST | ACK, SYN | FIN, 0)
 
@@ -85,6 +85,12 @@ def service(name: str, version: int, generation: int) -> list[dict[str, Any]]:
         {
             "name": f"{name}/none{version}",
             "frontends": [(f"{vip}1", 81, "cluster-ip")],
+            "cluster_backends": [],
+        },
+        {
+            "name": f"{name}/bare",
+            "family": version,
+            "frontends": [("", 30081, "node-port")],
             "cluster_backends": [],
         },
     ]

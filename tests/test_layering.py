@@ -31,7 +31,7 @@ RUST = {
     "conntrack": "clock hash hint rng tuple wire",
     "decide": "backend balance service tuple verdict wire",
     "filtering": "backend decide service verdict",
-    "ledger": "balance hash rng service verdict",
+    "ledger": "balance hash rng service tuple verdict",
     "config": "conntrack decide",
     "pipeline": "affinity backend balance clock config conntrack counters decide events filtering "
     "fragment hash ledger rewrite rng service tuple verdict wire",

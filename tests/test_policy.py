@@ -602,3 +602,18 @@ def test_a_planner_looks_again_only_at_what_has_changed() -> None:
     delta = planner.update(structs.replace(snapshot, services=(moved, other)), options)
     assert [port.frontends[0].port for port in delta.plan.ports] == [81, 80]
     assert delta.plan.ports[1] is before[1]
+
+
+@pytest.mark.parametrize("to", ["192.168.0.2", "2001:db8::2"])
+def test_a_node_port_without_any_address_is_refused_in_its_family(to: str) -> None:
+    """Another Service has the only cluster IP, and there are no endpoints."""
+    is_ipv6 = ":" in to
+    vip = "fd00:30::1" if is_ipv6 else "172.30.0.1"
+    first = structs.replace(WEB, name="a", cluster_ips=(vip,))
+    second = structs.replace(first, name="b", ports=(ServicePort("", "tcp", 80, 30080),))
+    snapshot = Snapshot(services=(first, second), nodes={"here": NODE})
+    engine = kbe_nat.Engine(seed=1)
+    engine.replace_services(*native_tables(plan(snapshot, Options("here"))))
+    source = "2001:db8::99" if is_ipv6 else "203.0.113.9"
+    explanation = engine.explain(opening("tcp", (source, 5000), (to, 30080)), 0, interface=1)
+    assert (explanation.cause, explanation.service) == ("no-endpoints", "shop/b")

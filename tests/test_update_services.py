@@ -41,9 +41,9 @@ def service_port(key: Key, form: Form) -> kbe_nat.ServicePort:
 
     return kbe_nat.ServicePort(
         name,
-        # The first tells the family, where nothing else does.
-        [kbe_nat.Frontend(f"{VIPS[family][0]}{name[-1]}", 9, "external-ip"), *frontends],
+        frontends,
         backends(form["backends"]),
+        family=family,
         protocol="udp",
         local_backends=backends(form["local"]),
         is_external_local=form["is_local"],

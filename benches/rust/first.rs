@@ -29,6 +29,7 @@ fn service(number: u32) -> Arc<ServicePort> {
         })
         .collect();
     let made = ServicePort::new(ServiceSpec {
+        family: None,
         name: format!("default/s{number}"),
         protocol: Protocol::UDP,
         frontends: vec![Frontend {

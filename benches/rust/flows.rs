@@ -47,6 +47,7 @@ fn engine(flows: usize) -> Engine {
     let backends =
         (0..16).map(|n| Backend::new(SocketAddr::from(([172, 17, 0, 3 + n], 9876)))).collect();
     let service = ServicePort::new(ServiceSpec {
+        family: None,
         name: "default/bench:".into(),
         protocol: Protocol::UDP,
         frontends: vec![Frontend {

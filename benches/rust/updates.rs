@@ -30,6 +30,7 @@ fn service(number: u32, is_whole: bool) -> Arc<ServicePort> {
         Backend::new(SocketAddr::new(address.into(), 9876))
     };
     let service = ServicePort::new(ServiceSpec {
+        family: None,
         name: format!("default/s{number}:http"),
         protocol: Protocol::TCP,
         frontends: vec![Frontend {

@@ -397,6 +397,8 @@ class Frontend:
 class ServicePort:
     """One port of a Service in one address family, ready for the engine; immutable.
 
+    `family`, 4 or 6, is that of its addresses. Without it the first address tells the family, and a
+    service port without addresses is of IPv4.
     `local_backends` are those of this node. They serve where `is_internal_local` or
     `is_external_local` ask for it (internalTrafficPolicy, externalTrafficPolicy).
     `affinity_seconds` is the timeout of ClientIP affinity. `source_ranges` bind load-balancer
@@ -411,6 +413,7 @@ class ServicePort:
         frontends: Sequence[Frontend],
         cluster_backends: Sequence[Backend],
         *,
+        family: int | None = None,
         protocol: str = "tcp",
         local_backends: Sequence[Backend] = ...,
         serving_backends: Sequence[Backend] = ...,
@@ -424,6 +427,8 @@ class ServicePort:
     ) -> ServicePort: ...
     @property
     def name(self) -> str: ...
+    @property
+    def family(self) -> int: ...
     @property
     def protocol(self) -> str: ...
     @property

@@ -1,7 +1,6 @@
 """From a `Plan` to the native objects that the engine takes. Nothing is decided here."""
 
 from kbe_nat import _native
-from kbe_nat.family import Family
 from kbe_nat.policy.delta import PlanDelta
 from kbe_nat.policy.options import Mode, unknown_port
 from kbe_nat.policy.plan import LOAD_BALANCER, Backend, Plan, PlannedPort, unallocated
@@ -21,8 +20,8 @@ class EngineTables:
         if mode is not delta.former.options.mode:
             self.rebuild(plan)
             return
-        before = [old.port for old, _ in delta.pairs() if old and _has_address(old.port)]
-        after = [new.port for _, new in delta.pairs() if new and _has_address(new.port)]
+        before = [old.port for old, _ in delta.pairs() if old]
+        after = [new.port for _, new in delta.pairs() if new]
         present = {port.key for port in after}
         removed = [port for port in before if port.key not in present]
         self._engine.update_services(
@@ -38,18 +37,8 @@ class EngineTables:
 
 def native_tables(plan: Plan) -> tuple[list[_native.ServicePort], _native.NodeView]:
     """The arguments of `Engine.replace_services`. Cost: linear in the plan."""
-    mode, ports = plan.options.mode, filter(_has_address, plan.ports)
-    return [native_port(port, mode) for port in ports], native_node(plan)
-
-
-def _has_address(port: PlannedPort) -> bool:
-    """The engine tells a port's family by its addresses, and takes one without any for IPv4. An
-    IPv6 port is without any if another Service has its cluster IP and it has no endpoints; its node
-    port is then left to the node, which refuses connections, too.
-    """
-    if port.family == Family.IPV4 or port.cluster_backends or port.local_backends:
-        return True
-    return any(frontend.address for frontend in port.frontends)
+    mode = plan.options.mode
+    return [native_port(port, mode) for port in plan.ports], native_node(plan)
 
 
 def native_node(plan: Plan) -> _native.NodeView:
@@ -88,6 +77,7 @@ def native_port(port: PlannedPort, mode: Mode) -> _native.ServicePort:
             for frontend in port.frontends
         ],
         [native_backend(backend) for backend in port.cluster_backends],
+        family=port.family,
         protocol=port.protocol,
         local_backends=[native_backend(backend) for backend in port.local_backends],
         serving_backends=[native_backend(backend) for backend in port.serving_backends],

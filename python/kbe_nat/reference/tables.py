@@ -45,6 +45,7 @@ class ServicePort:
     source_ranges: Sequence[str] = ()
     source_ranges_apply_to_all: bool = False
     strategy: str = "rr"
+    family: int | None = None
 
 
 class Standing(Enum):
@@ -183,11 +184,10 @@ class Tables:
 
     def _of_family(self, spec: ServicePort, texts: Sequence[str]) -> Iterator[Address]:
         """The addresses of the service port's family."""
-        members = [backend.address for backend in (*spec.cluster_backends, *spec.local_backends)]
-        members += [frontend.address for frontend in spec.frontends if frontend.address]
-        for address in map(ip_address, texts):
-            if not members or address.version == ip_address(members[0]).version:
-                yield address
+        members = [frontend.address for frontend in spec.frontends if frontend.address]
+        members += [backend.address for backend in (*spec.cluster_backends, *spec.local_backends)]
+        family = spec.family or (ip_address(members[0]).version if members else 4)
+        yield from (address for address in map(ip_address, texts) if address.version == family)
 
 
 def decide(tables: Tables, packet: Packet, interface: int, midstream: str) -> Decision | None:

@@ -27,6 +27,7 @@ use crate::balance::{Loads, State};
 use crate::hash::HashKey;
 use crate::rng::{Rng, mix64};
 use crate::service::{Scope, ServicePort, ServiceTable};
+use crate::tuple::Family;
 use crate::verdict::Cause;
 
 /// Flows, packets and bytes; the latter by direction.
@@ -153,7 +154,7 @@ impl Ledger {
         }
         // Only now: a service port may have moved to another slot.
         for service in changed.iter().filter_map(|&slot| former.in_slot(slot)) {
-            if let Some(number) = self.find(service.name(), service.is_ipv4()) {
+            if let Some(number) = self.find(service.name(), service.family()) {
                 self.withdraw(number);
             }
         }
@@ -161,7 +162,7 @@ impl Ledger {
 
     /// Brings the record of a service port up to date, and opens one where there is none.
     fn serve(&mut self, slot: u32, service: &Arc<ServicePort>) {
-        let number = match self.find(service.name(), service.is_ipv4()) {
+        let number = match self.find(service.name(), service.family()) {
             Some(number) => number,
             None => self.open_service(service),
         };
@@ -229,8 +230,8 @@ impl Ledger {
     }
 
     /// The number of a service port by its name and family.
-    pub(crate) fn find(&self, name: &str, is_ipv4: bool) -> Option<u32> {
-        self.numbers[usize::from(is_ipv4)].get(name).copied()
+    pub(crate) fn find(&self, name: &str, family: Family) -> Option<u32> {
+        self.numbers[family as usize].get(name).copied()
     }
 
     pub(crate) fn open_flow(&mut self, backend: u32) {
@@ -309,7 +310,7 @@ impl Ledger {
         } else {
             self.services[number as usize] = Some(record);
         }
-        self.numbers[usize::from(service.is_ipv4())].insert(service.name().into(), number);
+        self.numbers[service.family() as usize].insert(service.name().into(), number);
         number
     }
 
@@ -406,7 +407,7 @@ impl Ledger {
             && !record.is_served
             && record.ids.is_empty()
         {
-            self.numbers[usize::from(record.service.is_ipv4())].remove(record.service.name());
+            self.numbers[record.service.family() as usize].remove(record.service.name());
             self.services[number as usize] = None;
             self.free_services.push(number);
         }

@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use crate::backend::Backend;
 use crate::balance::{Balancer, Random, SizeError, Strategy};
 use crate::cidr::Cidr;
-use crate::tuple::Protocol;
+use crate::tuple::{Family, Protocol};
 
 pub use frontend::{Frontend, FrontendKind};
 pub use node::{Mode, NodeView, UnknownPort};
@@ -26,7 +26,7 @@ pub use table::ServiceTable;
 /// A mistake in a service port or a table of them, made by the caller.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ServiceError {
-    /// A frontend and a backend, or two backends, are of different families.
+    /// Two addresses are of different families, or one is not of the family that was asked for.
     #[error("service port {0}: addresses of both families; a service port has one")]
     MixedFamilies(String),
     /// A frontend needs an address, or must not have one.
@@ -94,6 +94,9 @@ impl Scope {
 pub struct ServiceSpec {
     /// Name, unique in its family, as kube-proxy writes it: `namespace/name:port`.
     pub name: String,
+    /// The family of its addresses. `None` stands for that of the first address, and for IPv4 where
+    /// there is none.
+    pub family: Option<Family>,
     /// Transport protocol.
     pub protocol: Protocol,
     /// Where it is reached.
@@ -125,7 +128,7 @@ pub struct ServicePort {
     /// Its `serving` is sorted.
     spec: ServiceSpec,
     sets: [BackendSet; 2],
-    is_ipv4: bool,
+    family: Family,
 }
 
 impl ServicePort {
@@ -144,10 +147,9 @@ impl ServicePort {
             .chain(&spec.local_backends)
             .map(|backend| backend.address.ip());
         let serving = spec.serving_backends.iter().map(SocketAddr::ip);
-        let mut families =
-            addresses.chain(backends).chain(serving).map(|address| address.is_ipv4());
-        let is_ipv4 = families.next().unwrap_or(true);
-        if families.any(|family| family != is_ipv4) {
+        let mut families = addresses.chain(backends).chain(serving).map(Family::of);
+        let family = spec.family.or_else(|| families.next()).unwrap_or(Family::V4);
+        if families.any(|other| other != family) {
             return Err(ServiceError::MixedFamilies(name()));
         }
         if spec.frontends.iter().any(|f| (f.kind == FrontendKind::NodePort) == f.address.is_some())
@@ -159,7 +161,7 @@ impl ServicePort {
                 .map_err(|error| ServiceError::MaglevSize(name(), error))
         };
         let sets = [set(&spec.cluster_backends)?, set(&spec.local_backends)?];
-        Ok(Self { spec, sets, is_ipv4 })
+        Ok(Self { spec, sets, family })
     }
 
     /// Its unique name.
@@ -200,10 +202,10 @@ impl ServicePort {
             && (self.spec.cluster_backends.is_empty() || self.spec.is_external_local)
     }
 
-    /// Whether it serves IPv4; by its first address, IPv4 if it has none at all.
+    /// The family that it serves.
     #[must_use]
-    pub fn is_ipv4(&self) -> bool {
-        self.is_ipv4
+    pub fn family(&self) -> Family {
+        self.family
     }
 
     /// Its name and family without its backends, for the books of one that no table has any more.
@@ -211,6 +213,7 @@ impl ServicePort {
         let set = || BackendSet { backends: Box::default(), balancer: Box::new(Random::new(&[])) };
         let spec = ServiceSpec {
             name: self.spec.name.clone(),
+            family: Some(self.family),
             protocol: self.spec.protocol,
             frontends: Vec::new(),
             cluster_backends: Vec::new(),
@@ -223,6 +226,6 @@ impl ServicePort {
             source_ranges_apply_to_all: self.spec.source_ranges_apply_to_all,
             strategy: Strategy::Random,
         };
-        Self { spec, sets: [set(), set()], is_ipv4: self.is_ipv4 }
+        Self { spec, sets: [set(), set()], family: self.family }
     }
 }

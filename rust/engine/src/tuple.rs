@@ -5,6 +5,32 @@ use std::fmt;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+/// IPv4 or IPv6.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// The version in the family's IP header.
+    #[must_use]
+    pub const fn version(self) -> u8 {
+        match self {
+            Self::V4 => 4,
+            Self::V6 => 6,
+        }
+    }
+}
+
 /// An IP protocol number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Protocol(pub u8);
@@ -53,8 +79,10 @@ impl fmt::Display for Protocol {
 pub trait Address:
     Copy + Eq + Ord + Hash + fmt::Debug + Send + Sync + Into<IpAddr> + 'static
 {
+    /// The family of these addresses.
+    const FAMILY: Family;
     /// The version field of this family's IP header.
-    const VERSION: u8;
+    const VERSION: u8 = Self::FAMILY.version();
     /// The address's bytes as one number, for hashing.
     fn bits(self) -> u128;
     /// The address if it is of this family.
@@ -64,7 +92,7 @@ pub trait Address:
 }
 
 impl Address for Ipv4Addr {
-    const VERSION: u8 = 4;
+    const FAMILY: Family = Family::V4;
 
     #[inline]
     fn bits(self) -> u128 {
@@ -86,7 +114,7 @@ impl Address for Ipv4Addr {
 }
 
 impl Address for Ipv6Addr {
-    const VERSION: u8 = 6;
+    const FAMILY: Family = Family::V6;
 
     #[inline]
     fn bits(self) -> u128 {

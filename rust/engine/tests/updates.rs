@@ -3,7 +3,7 @@
 
 mod scene;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -80,6 +80,7 @@ fn service(name: usize, form: u32) -> Arc<ServicePort> {
     let (cluster_backends, local_backends) = (backends(4), backends(2));
     let spec = ServiceSpec {
         frontends,
+        family: Some(family),
         cluster_backends,
         local_backends,
         serving_backends: (0..form as u8 % 3).map(|number| family.backend(4 + number)).collect(),
@@ -161,13 +162,9 @@ impl Twins {
                 None => wanted.remove(&name),
             };
         }
-        let key = |service: &Arc<ServicePort>| (service.name().to_owned(), service.is_ipv4());
+        let key = |service: &Arc<ServicePort>| (service.name().to_owned(), service.family());
         let former: Vec<_> = self.served.values().map(key).collect();
         let names: Vec<_> = wanted.values().map(key).collect();
-        // One that has no address at all counts as IPv4, and would take the place of its namesake.
-        if names.iter().collect::<HashSet<_>>().len() < names.len() {
-            return;
-        }
         let changed: Vec<_> = wanted
             .iter()
             .filter(|(name, service)| {
@@ -176,7 +173,7 @@ impl Twins {
             .map(|(_, service)| service.clone())
             .collect();
         let gone = former.iter().filter(|name| !names.contains(name));
-        let removed: Vec<_> = gone.map(|(name, is_ipv4)| (name.as_str(), *is_ipv4)).collect();
+        let removed: Vec<_> = gone.map(|(name, family)| (name.as_str(), *family)).collect();
         let updated = self.stepwise.services().with_changes(&changed, &removed, view.clone());
         // The order in which a whole table comes does not matter.
         let mut all: Vec<_> = wanted.values().cloned().collect();
@@ -337,10 +334,10 @@ fn an_error_leaves_the_table_as_it_was() {
     let duplicate = ServiceError::DuplicateFrontend("10.96.0.1:80".into(), "a".into(), "c".into());
     for (changed, removed, error) in [
         (vec![twice.clone(), twice.clone()], vec![], ServiceError::DuplicateName("c".into())),
-        (vec![claimed.clone()], vec![("b", true)], duplicate),
-        (vec![twice], vec![("nobody", true)], ServiceError::UnknownName("nobody".into())),
-        (vec![], vec![("a", false)], ServiceError::UnknownName("a".into())),
-        (vec![], vec![("a", true), ("a", true)], ServiceError::UnknownName("a".into())),
+        (vec![claimed.clone()], vec![("b", Family::V4)], duplicate),
+        (vec![twice], vec![("nobody", Family::V4)], ServiceError::UnknownName("nobody".into())),
+        (vec![], vec![("a", Family::V6)], ServiceError::UnknownName("a".into())),
+        (vec![], vec![("a", Family::V4), ("a", Family::V4)], ServiceError::UnknownName("a".into())),
     ] {
         assert_eq!(table.with_changes(&changed, &removed, None).err(), Some(error));
         assert_eq!(table.services().count(), 2);
@@ -349,7 +346,7 @@ fn an_error_leaves_the_table_as_it_was() {
         assert_eq!(table.find(Protocol::UDP, vip(3)), None);
     }
     // What the owner gives up in the same step is free.
-    let table = table.with_changes(&[claimed], &[("a", true)], None).expect("it is free");
+    let table = table.with_changes(&[claimed], &[("a", Family::V4)], None).expect("it is free");
     let (slot, _) = table.find(Protocol::UDP, vip(1)).expect("it is served");
     assert_eq!(table.service(slot).name(), "c");
 }
@@ -403,7 +400,7 @@ fn node_ports_go_behind_frontends_and_are_closed_where_none_serve() {
     let other = udp_service("b", at(own), &[backend]);
     let beaten = serving.with_changes(&[other], &[], None).expect("no second claim");
     assert_eq!(found(&beaten, at(own)), is("b", FrontendKind::ClusterIp));
-    let table = beaten.with_changes(&[], &[("b", true)], None).expect("it is there");
+    let table = beaten.with_changes(&[], &[("b", Family::V4)], None).expect("it is there");
     assert_eq!(found(&table, at(own)), is("a", FrontendKind::NodePort));
     drop(engine.replace_services(Arc::new(table)));
 }
@@ -434,7 +431,7 @@ fn service_ports_change_places_in_one_step() {
 #[test]
 fn what_is_served_no_more_keeps_its_counters_and_answered_flows() {
     let mut engine = Engine::new(Config::default());
-    let serve = |engine: &mut Engine, changed: &[Arc<ServicePort>], removed: &[(&str, bool)]| {
+    let serve = |engine: &mut Engine, changed: &[Arc<ServicePort>], removed: &[(&str, Family)]| {
         let table = engine.services().with_changes(changed, removed, None).expect("valid");
         drop(engine.replace_services(Arc::new(table)));
     };
@@ -455,7 +452,7 @@ fn what_is_served_no_more_keeps_its_counters_and_answered_flows() {
     send(&mut engine, tcp(client, vip(1), &Tcp::new(ACK, 2, 10)));
     let (_, sent) = send(&mut engine, udp(client, vip(2), b"x"));
     assert_eq!(ends(&sent).1, backend);
-    serve(&mut engine, &[], &[("a", true), ("b", true)]);
+    serve(&mut engine, &[], &[("a", Family::V4), ("b", Family::V4)]);
     let (cause, _) = send(&mut engine, udp(client, vip(2), b"x"));
     assert_eq!(cause, Cause::NotOurs, "datagrams leave what serves no more");
     let (_, packet) = send(&mut engine, tcp(client, vip(1), &Tcp::new(ACK, 2, 10)));

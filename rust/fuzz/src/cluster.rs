@@ -108,6 +108,7 @@ fn build(number: usize) -> ServiceTable {
                 });
             }
             let spec = ServiceSpec {
+                family: None,
                 name: format!("default/{name}{suffix}:"),
                 protocol,
                 frontends,

@@ -3,9 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use kbe_nat_engine::reject::RejectWith;
-use kbe_nat_engine::tuple::Protocol;
+use kbe_nat_engine::tuple::{Family, Protocol};
 use kbe_nat_engine::{Cidr, InvalidTcp, Midstream};
-use kbe_nat_netlink::Family;
+use kbe_nat_netlink as netlink;
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 
@@ -59,6 +59,14 @@ pub(crate) fn family(version: u32) -> PyResult<Family> {
         6 => Ok(Family::V6),
         other => Err(argument(format!("an address family is 4 or 6, not {other}"))),
     }
+}
+
+/// The same, as the kernel's tables have it.
+pub(crate) fn table_family(version: u32) -> PyResult<netlink::Family> {
+    Ok(match family(version)? {
+        Family::V4 => netlink::Family::V4,
+        Family::V6 => netlink::Family::V6,
+    })
 }
 
 /// A protocol's name or number.

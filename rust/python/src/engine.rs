@@ -9,9 +9,9 @@ use kbe_nat_engine as core;
 use kbe_nat_engine::conntrack::ports::PortRange;
 use kbe_nat_engine::conntrack::timeouts::Timeouts;
 use kbe_nat_engine::service::{ServiceError, ServiceTable};
+use kbe_nat_engine::tuple::Family;
 use kbe_nat_engine::view::{Filter, Listing};
 use kbe_nat_engine::{ChecksumState, Meta, Packet};
-use kbe_nat_netlink::Family;
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -115,9 +115,9 @@ impl Engine {
         node: Option<PyRef<'_, NodeView>>,
     ) -> PyResult<()> {
         let (changed, node) = (shared(&changed), node.map(|node| node.0.clone()));
-        let removed: Vec<(&str, bool)> = removed
+        let removed: Vec<(&str, Family)> = removed
             .iter()
-            .map(|(name, family)| Ok((name.as_str(), convert::family(*family)? == Family::V4)))
+            .map(|(name, family)| Ok((name.as_str(), convert::family(*family)?)))
             .collect::<PyResult<_>>()?;
         py.detach(|| self.exchange(|table| table.with_changes(&changed, &removed, node)))
             .map_err(errors::service)

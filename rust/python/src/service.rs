@@ -96,11 +96,10 @@ pub(crate) struct ServicePort(pub(crate) Arc<core::ServicePort>);
 impl ServicePort {
     #[new]
     #[pyo3(signature = (
-        name, frontends, cluster_backends, *, protocol = "tcp", local_backends = Vec::new(),
-        serving_backends = Vec::new(), is_internal_local = false,
-        is_external_local = false, affinity_seconds = None,
-        source_ranges = Vec::new(), source_ranges_apply_to_all = false,
-        strategy = "random", maglev_size = None,
+        name, frontends, cluster_backends, *, family = None, protocol = "tcp",
+        local_backends = Vec::new(), serving_backends = Vec::new(), is_internal_local = false,
+        is_external_local = false, affinity_seconds = None, source_ranges = Vec::new(),
+        source_ranges_apply_to_all = false, strategy = "random", maglev_size = None,
     ))]
     #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
     fn new(
@@ -108,6 +107,7 @@ impl ServicePort {
         name: String,
         frontends: Vec<PyRef<'_, Frontend>>,
         cluster_backends: Vec<PyRef<'_, Backend>>,
+        family: Option<u32>,
         protocol: &str,
         local_backends: Vec<PyRef<'_, Backend>>,
         serving_backends: Vec<PyRef<'_, Backend>>,
@@ -130,6 +130,7 @@ impl ServicePort {
         };
         let spec = core::ServiceSpec {
             name,
+            family: family.map(convert::family).transpose()?,
             protocol: convert::protocol(protocol)?,
             frontends: frontends.iter().map(|frontend| frontend.0).collect(),
             cluster_backends: cluster_backends.iter().map(|backend| backend.0).collect(),
@@ -150,6 +151,11 @@ impl ServicePort {
     #[getter]
     fn name(&self) -> &str {
         self.0.name()
+    }
+
+    #[getter]
+    fn family(&self) -> u8 {
+        self.0.family().version()
     }
 
     #[getter]

@@ -19,7 +19,7 @@ pub(crate) struct NftTable(nft::Table);
 impl NftTable {
     #[new]
     fn new(family: u32, name: String) -> PyResult<Self> {
-        Ok(Self(nft::Table { family: convert::family(family)?, name }))
+        Ok(Self(nft::Table { family: convert::table_family(family)?, name }))
     }
 
     #[getter]
@@ -138,7 +138,7 @@ impl NftTables {
     }
 
     fn names(&self, py: Python<'_>, family: u32) -> PyResult<Vec<(String, bool)>> {
-        let family = convert::family(family)?;
+        let family = convert::table_family(family)?;
         self.ask(py, |tables| tables.names(family))
     }
 

@@ -151,7 +151,7 @@ impl ServiceStats {
 
     #[getter]
     fn family(&self) -> u8 {
-        if self.0.is_ipv4 { 4 } else { 6 }
+        self.0.family.version()
     }
 
     #[getter]

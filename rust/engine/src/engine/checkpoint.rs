@@ -19,7 +19,7 @@ use crate::ledger::Standing;
 use crate::pipeline::FamilyState;
 use crate::rewrite;
 use crate::service::ServicePort;
-use crate::tuple::{Direction, Ends, Protocol, Tuple, WireEnds};
+use crate::tuple::{Direction, Ends, Family, Protocol, Tuple, WireEnds};
 use crate::wire::Wire;
 
 /// Why a checkpoint was refused; nothing of it was used.
@@ -54,7 +54,7 @@ impl Engine {
             .map(|(number, record)| (number, &*record.service))
             .collect();
         // The numbers tell in which order service ports came, which is no state to keep.
-        names.sort_by_key(|(_, service)| (service.name(), service.is_ipv4()));
+        names.sort_by_key(|(_, service)| (service.name(), service.family()));
         let places: HashMap<u32, u32> = names.iter().map(|&(number, _)| number).zip(0..).collect();
         let place = |number: u32| places.get(&number).copied().unwrap_or(0);
         let mut writer = Writer(Vec::new());
@@ -147,11 +147,9 @@ impl Engine {
             restored += usize::from(self.restore_flow(flow, &content.names, tick, away));
         }
         for client in &content.clients {
-            let Some(number) =
-                self.shared.ledger.find(&content.names[client.service], client.address.is_ipv4())
-            else {
-                continue;
-            };
+            let family = Family::of(client.address);
+            let name = &content.names[client.service];
+            let Some(number) = self.shared.ledger.find(name, family) else { continue };
             let Some(record) = self.shared.ledger.service(number) else { continue };
             let Some(seconds) = record.service.spec().affinity else { continue };
             let listed = record.backends.iter().flatten().copied();
@@ -185,8 +183,8 @@ impl Engine {
             return false;
         };
         let deadline = now.saturating_add(hot.deadline.min(longest));
-        let is_ipv4 = hot.ends(Direction::Reply).source().is_ipv4();
-        let Some(number) = shared.ledger.find(&names[saved.service], is_ipv4) else { return false };
+        let name = &names[saved.service];
+        let Some(number) = shared.ledger.find(name, A::FAMILY) else { return false };
         let is_known = hot.ends.iter().any(|ends| {
             family.flows.find(&Tuple { ends: ends.ends(), protocol: hot.protocol }).is_some()
         });

@@ -10,7 +10,7 @@ use crate::conntrack::{FlowId, Hot};
 use crate::events::{EventKind, Seen};
 use crate::ledger::{Standing, Traffic};
 use crate::pipeline::FamilyState;
-use crate::tuple::{Protocol, WireEnds};
+use crate::tuple::{Family, Protocol, WireEnds};
 use crate::verdict::Cause;
 use crate::wire::Wire;
 
@@ -109,8 +109,8 @@ pub struct BackendStats {
 pub struct ServiceStats {
     /// Its name.
     pub name: String,
-    /// Whether it serves IPv4.
-    pub is_ipv4: bool,
+    /// The family that it serves.
+    pub family: Family,
     /// All that it has carried, by backends that are no more as well.
     pub traffic: Traffic,
     /// Packets that were not served, by cause.
@@ -240,14 +240,14 @@ impl Engine {
                 }
                 ServiceStats {
                     name: record.service.name().to_owned(),
-                    is_ipv4: record.service.is_ipv4(),
+                    family: record.service.family(),
                     traffic,
                     refused: record.refused.clone(),
                     backends,
                 }
             })
             .collect();
-        services.sort_by(|a, b| (&a.name, !a.is_ipv4).cmp(&(&b.name, !b.is_ipv4)));
+        services.sort_by(|a, b| (&a.name, a.family).cmp(&(&b.name, b.family)));
         services
     }
 

@@ -36,7 +36,7 @@ use super::index::{Claim, FrontendKey, Index};
 use super::node::{Node, NodeView};
 use super::{ServiceError, ServicePort};
 use crate::hash::HashKey;
-use crate::tuple::Protocol;
+use crate::tuple::{Family, Protocol};
 
 /// The service ports that have rules for packets to an endpoint, which may be a frontend as well.
 pub(crate) struct Claims {
@@ -115,10 +115,10 @@ impl ServiceTable {
         Ok(table)
     }
 
-    /// The table in which the service ports of these names and families (whether it is IPv4) are
-    /// served no more, and these others are, in the place of those that have their names. One that
-    /// is handed in again as it is changes nothing. Cost: that of the changes,
-    /// whatever the size of the table; see the module documentation.
+    /// The table in which the service ports of these names and families are served no more, and
+    /// these others are, in the place of those that have their names. One that is handed in again
+    /// as it is changes nothing. Cost: that of the changes, whatever the size of the table; see the
+    /// module documentation.
     ///
     /// # Errors
     /// [`ServiceError::UnknownName`] of one to be removed, [`ServiceError::DuplicateName`] among
@@ -126,12 +126,12 @@ impl ServiceTable {
     pub fn with_changes(
         &self,
         changed: &[Arc<ServicePort>],
-        removed: &[(&str, bool)],
+        removed: &[(&str, Family)],
         node: Option<NodeView>,
     ) -> Result<Self, ServiceError> {
         let mut table = self.with_node(node);
-        for &(name, is_ipv4) in removed {
-            let slot = table.slot(name, is_ipv4);
+        for &(name, family) in removed {
+            let slot = table.slot(name, family);
             table.remove(slot.ok_or_else(|| ServiceError::UnknownName(name.to_owned()))?);
         }
         let placed = table.place(changed)?;
@@ -253,14 +253,14 @@ impl ServiceTable {
         Some((slot, if is_served { kind } else { FrontendKind::ClosedNodePort }))
     }
 
-    fn slot(&self, name: &str, is_ipv4: bool) -> Option<u32> {
-        self.slot_of_hash(self.key.hash_one((name, is_ipv4)), name, is_ipv4)
+    fn slot(&self, name: &str, family: Family) -> Option<u32> {
+        self.slot_of_hash(self.key.hash_one((name, family)), name, family)
     }
 
-    fn slot_of_hash(&self, hash: u64, name: &str, is_ipv4: bool) -> Option<u32> {
+    fn slot_of_hash(&self, hash: u64, name: &str, family: Family) -> Option<u32> {
         let is_it = |&slot: &u32| {
             let service = self.in_slot(slot);
-            service.is_some_and(|service| service.name() == name && service.is_ipv4() == is_ipv4)
+            service.is_some_and(|service| service.name() == name && service.family() == family)
         };
         self.names.find(hash, is_it).copied()
     }
@@ -274,7 +274,7 @@ impl ServiceTable {
     /// Gives up a slot, with all that leads to it.
     fn remove(&mut self, slot: u32) {
         let service = self.service(slot);
-        let hash = self.key.hash_one((service.name(), service.is_ipv4()));
+        let hash = self.key.hash_one((service.name(), service.family()));
         self.give_up_claims(slot);
         self.names.remove(hash, |&other| other == slot);
         self.services.remove(slot);
@@ -301,8 +301,8 @@ impl ServiceTable {
 
     /// The slot of a service port's name, a new one if there is none, and whether it is new.
     fn slot_for(&mut self, service: &Arc<ServicePort>) -> (u32, bool) {
-        let hash = self.key.hash_one((service.name(), service.is_ipv4()));
-        if let Some(slot) = self.slot_of_hash(hash, service.name(), service.is_ipv4()) {
+        let hash = self.key.hash_one((service.name(), service.family()));
+        if let Some(slot) = self.slot_of_hash(hash, service.name(), service.family()) {
             return (slot, false);
         }
         let slot = self.services.insert(service.clone());
@@ -359,8 +359,10 @@ impl ServiceTable {
             Some(IpAddr::V6(address)) => {
                 self.v6.claim(&FrontendKey { protocol, address, port }, kind, slot)
             }
-            None if service.is_ipv4() => self.v4.claim_node_port(protocol, port, slot),
-            None => self.v6.claim_node_port(protocol, port, slot),
+            None => match service.family() {
+                Family::V4 => self.v4.claim_node_port(protocol, port, slot),
+                Family::V6 => self.v6.claim_node_port(protocol, port, slot),
+            },
         }
     }
 
@@ -376,8 +378,10 @@ impl ServiceTable {
                 Some(IpAddr::V6(address)) => {
                     self.v6.give_up(&FrontendKey { protocol, address, port }, kind);
                 }
-                None if service.is_ipv4() => self.v4.give_up_node_port(protocol, port),
-                None => self.v6.give_up_node_port(protocol, port),
+                None => match service.family() {
+                    Family::V4 => self.v4.give_up_node_port(protocol, port),
+                    Family::V6 => self.v6.give_up_node_port(protocol, port),
+                },
             }
         }
     }
@@ -393,6 +397,7 @@ mod tests {
     fn nothing_is_left_of_what_is_removed() {
         let service = ServicePort::new(ServiceSpec {
             name: "a".into(),
+            family: None,
             protocol: Protocol::TCP,
             frontends: vec![
                 Frontend {
@@ -415,9 +420,12 @@ mod tests {
         .expect("valid");
         let key = HashKey::new(1);
         let table = ServiceTable::new(&[Arc::new(service)], NodeView::default(), key);
-        let table =
-            table.expect("valid").with_changes(&[], &[("a", true)], None).expect("it is there");
-        let is_named = |name| table.names.find(key.hash_one((name, true)), |_| true).is_some();
+        let table = table
+            .expect("valid")
+            .with_changes(&[], &[("a", Family::V4)], None)
+            .expect("it is there");
+        let is_named =
+            |name| table.names.find(key.hash_one((name, Family::V4)), |_| true).is_some();
         assert!(!is_named("a"));
         assert_eq!(table.v4.node_port(Protocol::TCP, 30_080), None);
         assert_eq!(table.frontend_address(Ipv4Addr::LOCALHOST.into()), None);

@@ -13,6 +13,7 @@ use std::sync::Arc;
 pub(crate) use bytes::*;
 pub(crate) use connection::Connection;
 use kbe_nat_engine::Cidr;
+pub(crate) use kbe_nat_engine::tuple::Family;
 use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::view::{Filter, Flow};
 use kbe_nat_engine::{
@@ -25,24 +26,26 @@ pub(crate) const SECOND: u64 = 1_000_000_000;
 /// The address of a node whose source replaces that of masqueraded flows.
 pub(crate) const SNAT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 1, 1));
 
-/// One family's cast: a frontend, clients and backends by number.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Family {
-    V4,
-    V6,
-}
-
 pub(crate) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
-impl Family {
-    pub(crate) fn vip(self) -> SocketAddr {
+/// One family's cast: a frontend, clients and backends by number.
+pub(crate) trait Cast {
+    fn vip(self) -> SocketAddr;
+    fn client(self, number: u32, port: u16) -> SocketAddr;
+    fn backend(self, number: u8) -> SocketAddr;
+    fn router(self) -> IpAddr;
+    fn icmp(self) -> Protocol;
+}
+
+impl Cast for Family {
+    fn vip(self) -> SocketAddr {
         match self {
             Self::V4 => SocketAddr::from(([10, 96, 0, 10], 80)),
             Self::V6 => SocketAddr::from(([0xfd00, 0x96, 0, 0, 0, 0, 0, 0x10], 80)),
         }
     }
 
-    pub(crate) fn client(self, number: u32, port: u16) -> SocketAddr {
+    fn client(self, number: u32, port: u16) -> SocketAddr {
         let [_, b, c, d] = number.to_be_bytes();
         match self {
             Self::V4 => SocketAddr::from(([11, b, c, d], port)),
@@ -55,7 +58,7 @@ impl Family {
         }
     }
 
-    pub(crate) fn backend(self, number: u8) -> SocketAddr {
+    fn backend(self, number: u8) -> SocketAddr {
         match self {
             Self::V4 => SocketAddr::from(([172, 17, 0, 3 + number], 9876)),
             Self::V6 => {
@@ -64,14 +67,14 @@ impl Family {
         }
     }
 
-    pub(crate) fn router(self) -> IpAddr {
+    fn router(self) -> IpAddr {
         match self {
             Self::V4 => IpAddr::from([203, 0, 113, 9]),
             Self::V6 => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 9]),
         }
     }
 
-    pub(crate) fn icmp(self) -> Protocol {
+    fn icmp(self) -> Protocol {
         match self {
             Self::V4 => Protocol::ICMP,
             Self::V6 => Protocol::ICMPV6,
@@ -89,6 +92,7 @@ pub(crate) fn spec(
 ) -> ServiceSpec {
     ServiceSpec {
         name: name.into(),
+        family: None,
         protocol,
         frontends: vec![Frontend {
             kind: FrontendKind::ClusterIp,
