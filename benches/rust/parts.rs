@@ -25,14 +25,9 @@ fn backends(count: u16) -> Vec<Backend> {
         .collect()
 }
 
-fn strategies() -> impl Iterator<Item = Strategy> {
-    let names = ["random", "cascade", "rr", "wrr", "lc", "wlc", "p2c", "mh", "rendezvous", "sh"];
-    names.into_iter().map(|name| name.parse().expect("a strategy"))
-}
-
 fn pick(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("pick of 16");
-    for strategy in strategies() {
+    for strategy in Strategy::ALL {
         let balancer = strategy.build(&backends(16)).expect("it can be built");
         let mut state = State::new(1);
         let mut client = 0;
@@ -51,7 +46,7 @@ fn pick(criterion: &mut Criterion) {
 
 fn build(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("build");
-    for strategy in strategies() {
+    for strategy in Strategy::ALL {
         for count in [15, 250] {
             let backends = backends(count);
             let id = BenchmarkId::new(strategy.name(), count);

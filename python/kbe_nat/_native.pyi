@@ -13,6 +13,7 @@ __all__ = [
     "ACTIONS",
     "CAUSES",
     "EXPIRY_BUDGET",
+    "STRATEGIES",
     "TIMEOUTS",
     "Backend",
     "BackendIdMap",
@@ -58,6 +59,8 @@ ACTIONS: Final[tuple[str, ...]]
 """Names of the actions by number, as in the first byte of a verdict record."""
 CAUSES: Final[tuple[str, ...]]
 """Names of the causes by number, as in the second byte of a verdict record."""
+STRATEGIES: Final[tuple[str, ...]]
+"""Names of all strategies; `kbe_nat.Strategy` has the same."""
 TIMEOUTS: Final[Mapping[str, float]]
 """Names and default values, in seconds, of all flow timeouts (nf_conntrack's names and values)."""
 

@@ -27,6 +27,7 @@ from chaos.endpoints import PODS, PORT, SERVICES, Endpoints, address, frontends
 from chaos.proxy import Proxy
 from harness.programs import DATAGRAM_FLOOD, NAMED_POD
 from kbe_nat.family import Family
+from kbe_nat.model import Strategy
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.policy.plan import Backend
 
@@ -144,9 +145,7 @@ class Faults:
 
     def strategy(self) -> None:
         """Another strategy for a Service."""
-        name = self._chance.choice(
-            ("random", "rr", "wrr", "lc", "wlc", "p2c", "mh", "rendezvous", "sh")
-        )
+        name = self._chance.choice(tuple(Strategy))
         self._proxy.ask("strategy", "set", f"default/{self._chance.choice(SERVICES)}", name)
 
     def drain(self) -> None:

@@ -54,6 +54,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("ACTIONS", PyTuple::new(py, actions)?)?;
     let causes = kbe_nat_engine::Cause::ALL.iter().map(|cause| cause.name()).collect::<Vec<_>>();
     module.add("CAUSES", PyTuple::new(py, causes)?)?;
+    let strategies = kbe_nat_engine::Strategy::ALL.map(|strategy| strategy.name());
+    module.add("STRATEGIES", PyTuple::new(py, strategies)?)?;
     let timeouts = PyDict::new(py);
     for (_, name, seconds) in kbe_nat_engine::conntrack::timeouts::Timeout::ALL {
         timeouts.set_item(name, seconds)?;
