@@ -87,10 +87,6 @@ PYTHON = {
 }
 
 
-OFFLINE = ("replay", "explain", "dump", "diff")
-"""Verbs that need no daemon, though some may ask one."""
-
-
 def allowed(table: dict[str, str], name: str) -> set[str]:
     assert name in table, f"{name} is new: say here what it may know"
     return set(table[name].split())
@@ -116,6 +112,14 @@ def imported_modules(source: str) -> set[str]:
     return {
         node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module
     }
+
+
+OFFLINE = sorted(
+    path.stem
+    for path in (PACKAGE / "cli").glob("*.py")
+    if "kbe_nat.cli.flags.objects" in imported_modules(path.read_text())
+)
+"""Verbs that read objects themselves need no daemon, though some may ask one."""
 
 
 def used(source: str) -> set[str]:

@@ -79,6 +79,50 @@ def saved(node: Namespace) -> list[str]:
     ]
 
 
+class Unqueued:
+    """Commands in a namespace, everywhere: nft without its queue statement, where the kernel has
+    none.
+    """
+
+    def __init__(self, node: Namespace) -> None:
+        self._commands = Commands(node.prefix)
+        try:
+            self._commands.run(("nft", "-f", "-"), PROBE)
+            self._has_queue = True
+        except RulesError:
+            self._has_queue = False
+
+    def run(self, command: Sequence[str], text: str = "") -> str:
+        return self._commands.run(command, text if self._has_queue else QUEUE.sub("accept", text))
+
+
+def traces(node: Namespace) -> list[str]:
+    """Everything in the namespace by which an installation may be seen."""
+    tables = node.call("nft", "list", "tables").splitlines()
+    return [*saved(node), *(table for table in tables if "kbe-nat" in table)]
+
+
+@pytest.mark.parametrize("name", [name for name in InstallerName if name.create])
+def test_each_installer_keeps_its_promises(node: Namespace, name: InstallerName) -> None:
+    assert name.create
+    before, runner = traces(node), Unqueued(node)
+    name.create(runner).install(rules(5))
+    installer = name.create(runner)
+    assert installer.is_present(), "an earlier run has left its rules"
+    installer.install(rules(3))
+    once = traces(node)
+    assert installer.missing() == ()
+    installer.install(rules(3))
+    assert traces(node) == once, "installing twice is installing once"
+    for wanted in (rules(2), rules(2, queues=(8, 9)), rules(1, families=(Family.IPV4,))):
+        installer.update(wanted)
+        assert installer.missing() == ()
+    installer.remove()
+    assert not installer.is_present()
+    assert traces(node) == before, "foreign rules stay"
+    installer.remove()
+
+
 def test_everything_of_ours_comes_and_goes_and_nothing_else(node: Namespace) -> None:
     before = saved(node)
     installer = Iptables(Commands(node.prefix))
@@ -239,21 +283,9 @@ def test_ten_thousand_services_need_no_more_rules_than_one(node: Namespace) -> N
 
 
 def test_f133_nft_gets_the_same_rules(node: Namespace) -> None:
-    """This runs everywhere: without the queue statement, where the kernel has none."""
-    commands = Commands(node.prefix)
-    try:
-        commands.run(("nft", "-f", "-"), PROBE)
-        has_queue = True
-    except RulesError:
-        has_queue = False
-
-    class Unqueued:
-        def run(self, command: Sequence[str], text: str = "") -> str:
-            return commands.run(command, text if has_queue else QUEUE.sub("accept", text))
-
     node.call("nft", "add table ip somebodys")
     before = node.call("nft", "list", "tables")
-    installer = Nftables(Unqueued())
+    installer = Nftables(Unqueued(node))
     installer.install(rules(3))
     tables = node.call("nft", "list", "table", "ip", "kbe-nat")
     assert "172.30.0.3 . tcp . 80" in tables
