@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from harness.verbs import SEED, VIP, Ran
+from kbe_nat.cli import app
+from kbe_nat.cli.flags.node import ADDRESS_FLAG, NodeCommand
 from kbe_nat.daemon.control_socket import ControlServer
 from kbe_nat.daemon.requests import parameters
 from kbe_nat.errors import ControlError
@@ -319,3 +322,12 @@ def test_what_verbs_ask_is_what_the_daemon_answers(
     with ControlServer(path, answer):
         assert kbe(*verb, "--socket", path)[1:] == ("", "kbe-nat: understood\n")
     assert asked
+
+
+def test_each_verb_with_node_flags_takes_several_addresses_at_once() -> None:
+    verbs = get_command(app).commands.values()  # type: ignore[attr-defined]
+    takes_addresses = [
+        verb for verb in verbs if any(ADDRESS_FLAG in flag.opts for flag in verb.params)
+    ]
+    assert takes_addresses
+    assert [verb.name for verb in takes_addresses if not isinstance(verb, NodeCommand)] == []

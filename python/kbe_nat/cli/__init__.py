@@ -1,4 +1,6 @@
-"""The verbs of the command `kbe-nat`: each is one file that exports one function."""
+"""The verbs of the command `kbe-nat`: each is one file that exports one function, or one group of
+them. A verb with `NODE_FLAGS` is a `NodeCommand`.
+"""
 
 from typing import Annotated
 
