@@ -4,7 +4,6 @@ import selectors
 import socket
 import time
 from contextlib import AbstractContextManager
-from types import TracebackType
 
 from harness.programs import NAMED_POD
 from harness.stage import DATAPATHS, FAMILIES, served
@@ -91,12 +90,7 @@ class Clients(AbstractContextManager["Clients"]):
             client.settimeout(30)
             client.connect(self._to)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         for client in self.sockets:
             client.close()
 

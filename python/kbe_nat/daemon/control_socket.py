@@ -25,7 +25,6 @@ from _thread import start_new_thread
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 from weakref import WeakSet
 
@@ -74,12 +73,7 @@ class ControlServer:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._acceptor.stop()
         self._thread.join(JOIN_SECONDS)
         self._listener.close()

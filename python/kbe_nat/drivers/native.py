@@ -5,7 +5,6 @@ Python per packet.
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from kbe_nat._native import BackendIdMap, KernelQueue
@@ -56,12 +55,7 @@ class NativeQueue(KernelQueue):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
 

@@ -6,7 +6,6 @@ import logging
 import os
 import threading
 import time
-from types import TracebackType
 from typing import Final, Protocol, Self
 
 from kbe_nat._native import Engine, KernelQueue, Loop
@@ -48,12 +47,7 @@ class NativeThread:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Raises the failure of the work, unless another exception is on its way. Work that hangs
         is left behind; it ends with the process.
         """

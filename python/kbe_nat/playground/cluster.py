@@ -14,7 +14,6 @@ import sys
 from contextlib import ExitStack, suppress
 from ipaddress import ip_interface
 from itertools import count
-from types import TracebackType
 from typing import Final, Self
 
 from kbe_nat.errors import PlaygroundError
@@ -63,12 +62,7 @@ class Cluster:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._stack.close()
 
     def _pod(self, stack: ExitStack, number: int) -> subprocess.Popen[str]:
