@@ -44,9 +44,11 @@ from kbe_nat.policy.planner import Planner
 from kbe_nat.policy.service_rules import ServiceRules
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.diversion import rule_sets
+from kbe_nat.rules.frontends import Uses
 from kbe_nat.rules.memory import Memory
 from kbe_nat.rules.nat_program import NatTableChange
 from kbe_nat.rules.nat_table import Key, NatTable, sets
+from kbe_nat.rules.rule import Element, RuleSet, SetChange, SetKind, shapes
 from kbe_nat.rules.standby import StandbyTable, eligible_backends
 from kbe_nat.server.health_check_ports import HealthCheckPorts, SocketAddress
 
@@ -318,9 +320,17 @@ def check(world: World) -> None:
             check_first_packet(world, anew)
         else:
             assert isinstance(world.datapath, EveryPacket)
-            rules = world.datapath._diversion_rules.rule_sets()
-            assert rules == rule_sets(anew, QUEUES)
-            assert world.datapath._rules.rules == rules  # type: ignore[attr-defined]
+            rules = rule_sets(anew, QUEUES)
+            assert world.datapath._diversion_rules.rule_sets() == rules
+            installer = world.datapath._rules
+            assert isinstance(installer, Memory)
+            assert list(map(unordered, installer.rules)) == list(map(unordered, rules))
+
+
+def unordered(rules: RuleSet) -> tuple[RuleSet, dict[SetKind, set[Element]]]:
+    """The rules of a family, with elements in no order."""
+    [shape] = shapes([rules])
+    return shape, {kind: set(elements) for kind, elements in rules.sets.items()}
 
 
 def check_health(world: World, plan: Plan) -> None:
@@ -399,6 +409,49 @@ def test_any_sequence_of_changes_ends_as_the_last_plan_alone(
     if isinstance(world.datapath, FirstPacket):
         world.program.is_refusing = False
     world.controller.repair()
+    check(world)
+
+
+def test_f109_every_packet_writes_the_elements_that_a_change_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many others there are."""
+    installed: list[tuple[RuleSet, ...]] = []
+    counted: list[object] = []
+    elements: list[int] = []
+    install, change, count = Memory.install, Memory.change, Uses.count
+
+    def record_install(memory: Memory, rules: Iterable[RuleSet]) -> None:
+        installed.append(tuple(rules))
+        install(memory, installed[-1])
+
+    def record_change(memory: Memory, changes: Iterable[SetChange]) -> None:
+        changes = list(changes)
+        elements.append(sum(len(each.added) + len(each.removed) for each in changes))
+        change(memory, changes)
+
+    def record_count(uses: "Uses[Any]", element: object, step: int) -> int:
+        counted.append(element)
+        return count(uses, element, step)
+
+    monkeypatch.setattr(Memory, "install", record_install)
+    monkeypatch.setattr(Memory, "change", record_change)
+    monkeypatch.setattr(Uses, "count", record_count)
+    many = [
+        Service("default", f"s{n}", (f"172.30.0.{n + 1}",), (ServicePort("", "tcp", 80),))
+        for n in range(200)
+    ]
+    world = World(DATAPATHS["every-packet"](), tells=True)
+    world.put(None, services=tuple(many))
+    assert elements[-1] == 400
+    for record in (installed, counted, elements):
+        record.clear()
+    moved = structs.replace(many[7], cluster_ips=("172.30.1.1",))
+    world.put({moved.key}, services=(*many[:7], moved, *many[8:]))
+    # A frontend and its address go, and come.
+    assert (elements, len(counted)) == ([4], 4)
+    world.do_slices((moved.key, slices_of([Endpoint("10.0.0.1")])))
+    assert (elements, installed) == ([4, 0], [])
     check(world)
 
 

@@ -9,11 +9,12 @@ import pytest
 
 import kbe_nat
 from kbe_nat.family import Family
+from kbe_nat.policy.delta import PlanDelta
 from kbe_nat.policy.node_ports import NodePorts
 from kbe_nat.policy.options import Mode, Options
 from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 from kbe_nat.rules.commands import Commands
-from kbe_nat.rules.diversion import rule_sets
+from kbe_nat.rules.diversion import DiversionRules, rule_sets
 from kbe_nat.rules.installer import InstallerName, installation, probe
 from kbe_nat.rules.iptables import Iptables
 from kbe_nat.rules.iptables_words import rule_words
@@ -29,9 +30,9 @@ from kbe_nat.rules.rule import (
     Protocol,
     Queue,
     Rule,
+    RuleSet,
     SetChange,
     SetKind,
-    set_changes,
 )
 
 POD = Backend("172.17.0.3", 9876)
@@ -170,25 +171,49 @@ def test_options_of_one_module_follow_each_other() -> None:
     )
 
 
-def test_only_sets_that_differ_change_and_other_rules_are_no_change() -> None:
-    [few] = rule_sets(Plan(PLAN.ports[:1]), (7, 7))
-    [more] = rule_sets(Plan(PLAN.ports[:2]), (7, 7))
-    [other] = rule_sets(Plan(PLAN.ports[:1]), (8, 8))
-    assert set_changes([few], [few]) == []
-    assert set_changes([few], [replace(few)]) == []
-    assert set_changes([few], [other]) is None
-    assert set_changes([few], []) is None
-    changed = (
+def test_only_elements_that_come_and_go_change() -> None:
+    ranges = ("172.30.0.0/16", "172.29.0.0/16")
+    few, more = (
+        Plan(PLAN.ports[:ports], service_ranges=ranges[:ports], options=Options(mode=Mode.NFTABLES))
+        for ports in (1, 2)
+    )
+    diversion = DiversionRules((7, 7), Marks())
+    diversion.rebuild(few)
+    diversion.take_changes()
+    shape = diversion.shape()
+    changed: tuple[tuple[SetKind, frozenset[Element]], ...] = (
         (SetKind.FRONTENDS, frozenset({("172.30.0.10", "udp", 53)})),
         (SetKind.ADDRESSES, frozenset({"172.30.0.10"})),
+        (SetKind.REFUSED, frozenset({"172.29.0.0/16"})),
     )
     none: frozenset[Element] = frozenset()
-    assert set_changes([few], [more]) == [
-        SetChange(Family.IPV4, kind, elements, none) for kind, elements in changed
+    steps = [
+        (few, more, [SetChange(Family.IPV4, *pair, none) for pair in changed]),
+        (more, more, []),
+        (more, few, [SetChange(Family.IPV4, kind, none, gone) for kind, gone in changed]),
     ]
-    assert set_changes([more], [few]) == [
-        SetChange(Family.IPV4, kind, none, elements) for kind, elements in changed
-    ]
+    for before, after, changes in steps:
+        diversion.apply(PlanDelta.between(before, after))
+        assert diversion.take_changes() == changes
+        assert diversion.shape() == shape
+    resetting = replace(few, options=replace(few.options, resets_tcp=True))
+    diversion.apply(PlanDelta.between(few, resetting))
+    assert diversion.take_changes() == []
+    assert diversion.shape() != shape
+
+
+def test_an_address_may_come_for_the_range_of_its_own_that_goes() -> None:
+    runner = Recorded()
+    installer = Iptables(runner)
+    rules = RuleSet(Family.IPV4, (), {SetKind.REFUSED: ("192.0.2.7/32",)})
+    installer.install([rules])
+    runner.calls.clear()
+    change = SetChange(
+        Family.IPV4, SetKind.REFUSED, frozenset({"192.0.2.7"}), frozenset({"192.0.2.7/32"})
+    )
+    installer.change([change])
+    [(_, text)] = runner.calls
+    assert [line.split()[0] for line in text.splitlines()] == ["del", "add"]
 
 
 @pytest.mark.parametrize("name", INSTALLERS)

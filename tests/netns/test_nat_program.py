@@ -17,7 +17,7 @@ from kbe_nat.errors import RulesError
 from kbe_nat.family import Family
 from kbe_nat.playground.namespaces import Namespace, inside
 from kbe_nat.rules.commands import Commands
-from kbe_nat.rules.frontends import AddressChange
+from kbe_nat.rules.frontends import ElementChange
 from kbe_nat.rules.nat_program import NatProgram, NatTableChange
 from kbe_nat.rules.nat_table import NatTable
 from kbe_nat.rules.rule import DatapathKind, Marks
@@ -160,7 +160,7 @@ def test_elements_change_alone_and_without_a_command(
                 added={(PODS[family].format(99), 9): 9},
                 removed={(PODS[family].format(2), 1): 1},
                 standby=StandbyChange(standby(family, 3), standby(family, 3, pod=99)),
-                addresses=AddressChange(added=frozenset({VIPS[family].format(7, 7)})),
+                addresses=ElementChange(added=frozenset({VIPS[family].format(7, 7)})),
             )
             for family in BOTH
         ]
@@ -175,7 +175,7 @@ def test_elements_change_alone_and_without_a_command(
             added={(PODS[family].format(2), 1): 1},
             removed={(PODS[family].format(99), 9): 9},
             standby=StandbyChange(standby(family, 3, pod=99), standby(family, 3)),
-            addresses=AddressChange(removed=frozenset({VIPS[family].format(7, 7)})),
+            addresses=ElementChange(removed=frozenset({VIPS[family].format(7, 7)})),
         )
         for family in BOTH
     ]

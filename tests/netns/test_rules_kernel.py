@@ -15,20 +15,32 @@ from kbe_nat.playground.namespaces import Namespace
 from kbe_nat.policy.options import Mode, Options
 from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 from kbe_nat.rules.commands import Commands
-from kbe_nat.rules.diversion import rule_sets
+from kbe_nat.rules.diversion import DiversionRules, rule_sets
 from kbe_nat.rules.installer import InstallerName, probe
 from kbe_nat.rules.iptables import Iptables
 from kbe_nat.rules.nftables import PROBE, Nftables
-from kbe_nat.rules.rule import Marks, RuleSet, SetKind
+from kbe_nat.rules.rule import Marks, RuleSet, SetChange, SetKind
 
+QUEUES = (7, 7)
 QUEUE = re.compile(r"queue (flags bypass to|to|num) \S+")
 
 
 def rules(
-    services: int,
-    queues: tuple[int, int] = (7, 7),
-    families: tuple[Family, ...] = (Family.IPV4, Family.IPV6),
+    services: int, families: tuple[Family, ...] = (Family.IPV4, Family.IPV6)
 ) -> tuple[RuleSet, ...]:
+    return rule_sets(plan(services, families), QUEUES)
+
+
+def changes(before: int, after: int) -> list[SetChange]:
+    """The changes from the rules of so many Services to those of others."""
+    diversion = DiversionRules(QUEUES, Marks())
+    diversion.rebuild(plan(before))
+    diversion.take_changes()
+    diversion.rebuild(plan(after))
+    return diversion.take_changes()
+
+
+def plan(services: int, families: tuple[Family, ...] = (Family.IPV4, Family.IPV6)) -> Plan:
     addresses = {Family.IPV4: "172.30.{}.{}", Family.IPV6: "fd00::{}:{}"}
     ports = tuple(
         PlannedPort(
@@ -40,7 +52,7 @@ def rules(
             Frontend("cluster-ip", addresses[family].format(n // 250, n % 250 + 1), 80)
         ]
     )
-    return rule_sets(Plan(ports), queues)
+    return Plan(ports)
 
 
 @pytest.fixture
@@ -114,8 +126,11 @@ def test_each_installer_keeps_its_promises(node: Namespace, name: InstallerName)
     assert installer.missing() == ()
     installer.install(rules(3))
     assert traces(node) == once, "installing twice is installing once"
-    for wanted in (rules(2), rules(2, queues=(8, 9)), rules(1, families=(Family.IPV4,))):
-        installer.update(wanted)
+    for before_and_after in ((3, 4), (4, 2)):
+        installer.change(changes(*before_and_after))
+        assert installer.missing() == ()
+    for wanted in (rules(2), rule_sets(plan(2), (8, 9)), rules(1, families=(Family.IPV4,))):
+        installer.install(wanted)
         assert installer.missing() == ()
     installer.remove()
     assert not installer.is_present()
@@ -151,7 +166,7 @@ def test_elements_change_alone(node: Namespace) -> None:
     installer = Iptables(Watched())
     installer.install(rules(3))
     calls.clear()
-    installer.update(rules(4, families=(Family.IPV4, Family.IPV6)))
+    installer.change(changes(3, 4))
     assert calls == [
         (
             "ipset restore",
@@ -161,13 +176,9 @@ def test_elements_change_alone(node: Namespace) -> None:
             "add kbe-nat-addresses-6 fd00::0:4 -exist\n",
         )
     ]
-    installer.update(rules(2))
+    installer.change(changes(4, 2))
     assert node.call("ipset", "list", "kbe-nat-addresses-4").count("172.30.0.") == 2
     assert installer.missing() == ()
-    installer.update(rules(2, queues=(8, 9)))
-    assert any("--queue-balance 8:9" in line for line in saved(node)), (
-        "other rules are installed anew"
-    )
 
 
 @pytest.mark.parametrize(
@@ -291,7 +302,7 @@ def test_f133_nft_gets_the_same_rules(node: Namespace) -> None:
     assert "172.30.0.3 . tcp . 80" in tables
     assert tables.count("ct mark set ct mark | 0x00001000") == 2
     assert installer.missing() == ()
-    installer.update(rules(2))
+    installer.change(changes(3, 2))
     assert "172.30.0.3 . tcp . 80" not in node.call("nft", "list", "table", "ip", "kbe-nat")
     assert installer.missing() == ()
     node.call("nft", "flush", "chain", "ip6", "kbe-nat", "raw-output")
@@ -329,8 +340,7 @@ def test_the_choice_says_why(node: Namespace) -> None:
 def test_f133_ranges_are_compared_as_the_kernel_spells_them(node: Namespace) -> None:
     ranges = ("172.30.0.0/16", "192.0.2.7/32", "fd00:0:0::/112")
     options = Options(mode=Mode.NFTABLES)
-    plan = Plan(rules_ports(), service_ranges=ranges, options=options)
-    wanted = rule_sets(plan, (7, 7))
+    wanted = rule_sets(Plan(rules_ports(), service_ranges=ranges, options=options), QUEUES)
     assert any(SetKind.REFUSED in of_family.sets for of_family in wanted)
     installer = Iptables(Commands(node.prefix))
     installer.install(wanted)

@@ -10,7 +10,7 @@ from kbe_nat.policy.delta import PlanDelta
 from kbe_nat.policy.plan import Plan
 from kbe_nat.rules.diversion import DiversionRules
 from kbe_nat.rules.installer import RuleInstaller
-from kbe_nat.rules.rule import DatapathKind
+from kbe_nat.rules.rule import DatapathKind, RuleSet
 
 
 class EveryPacket:
@@ -29,6 +29,8 @@ class EveryPacket:
         self._rules = rules
         self._leftovers = leftovers
         self._diversion_rules = DiversionRules(diversion.queues, diversion.marks)
+        self._installed: tuple[RuleSet, ...] | None = None
+        """The shape of the rules in the kernel; None: it has not taken every change."""
 
     def apply(self, delta: PlanDelta) -> None:
         """See `PlanConsumer`."""
@@ -43,7 +45,7 @@ class EveryPacket:
 
     def install(self) -> None:
         """See `Datapath`."""
-        self._rules.install(self._diversion_rules.rule_sets())
+        self._install()
         # The other datapath's rules go only when ours divert, so one of them serves at every
         # moment.
         if self._leftovers:
@@ -51,18 +53,25 @@ class EveryPacket:
 
     def update(self) -> None:
         """See `Datapath`."""
-        self._rules.update(self._diversion_rules.rule_sets())
+        shape = self._diversion_rules.shape()
+        if shape != self._installed:
+            self._install()
+            return
+        self._installed = None
+        self._rules.change(self._diversion_rules.take_changes())
+        self._installed = shape
 
     def repair(self) -> tuple[str, ...]:
         """See `Datapath`."""
         missing = self._rules.missing()
         # The rules of a hook depend on their order, so a missing one is not put back alone.
         if missing:
-            self._rules.install(self._diversion_rules.rule_sets())
+            self._install()
         return missing
 
     def remove(self) -> None:
         """See `Datapath`."""
+        self._installed = None
         self._rules.remove()
 
     def is_present(self) -> bool:
@@ -87,3 +96,10 @@ class EveryPacket:
     def following(self, engine: Engine) -> AbstractContextManager[NativeThread | None]:
         """See `Datapath`: it sees them itself."""
         return nullcontext()
+
+    def _install(self) -> None:
+        self._installed = None
+        # The rules have all elements; later changes count from here.
+        self._diversion_rules.take_changes()
+        self._rules.install(self._diversion_rules.rule_sets())
+        self._installed = self._diversion_rules.shape()

@@ -3,11 +3,13 @@ rules.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 from kbe_nat.family import Family
-from kbe_nat.policy.delta import PlanDelta, PortFacts
-from kbe_nat.policy.plan import FrontendKey, Plan
-from kbe_nat.rules.frontends import FrontendKeys, ServiceAddresses
+from kbe_nat.policy.delta import PlanDelta
+from kbe_nat.policy.plan import Plan
+from kbe_nat.rules.frontends import ElementChange, FrontendKeys, ServiceAddresses
 from kbe_nat.rules.rule import (
     ConnMark,
     CtDirection,
@@ -28,6 +30,7 @@ from kbe_nat.rules.rule import (
     Reject,
     Rule,
     RuleSet,
+    SetChange,
     SetConnMark,
     SetKind,
 )
@@ -46,46 +49,73 @@ class DiversionRules:
         self._frontends = FrontendKeys()
         self._addresses = ServiceAddresses()
         self._plan = Plan()
-        self._rule_sets: tuple[RuleSet, ...] | None = None
-        """As written last; None: something has changed since."""
+        self._taken_ranges: dict[Family, frozenset[str]] = dict.fromkeys(Family, frozenset())
+        """The ranges when changes were taken last."""
 
     def apply(self, delta: PlanDelta) -> None:
         """See `PlanConsumer`."""
         self._plan = delta.plan
         self._frontends.apply(delta)
         self._addresses.apply(delta)
-        is_touched = any(_keys(before) != _keys(after) for before, after in delta.pairs())
-        if is_touched or delta.is_context_changed or delta.former.families != delta.plan.families:
-            self._rule_sets = None
 
     def rebuild(self, plan: Plan) -> None:
         """See `PlanConsumer`."""
         self._plan = plan
         self._frontends.rebuild(plan)
         self._addresses.rebuild(plan)
-        self._rule_sets = None
+
+    def shape(self) -> tuple[RuleSet, ...]:
+        """The rules of each family in use, with empty sets. Cost: constant."""
+        return tuple(map(self._shape, self._plan.families))
 
     def rule_sets(self) -> tuple[RuleSet, ...]:
-        """One set of rules per family in use; the same objects as before when no frontend has
-        changed. Cost: otherwise, a sorting of all frontends.
-        """
-        if self._rule_sets is None:
-            self._rule_sets = tuple(map(self._rule_set, self._plan.families))
-        return self._rule_sets
+        """The rules of each family in use. Cost: a sorting of all frontends."""
+        return tuple(replace(rules, sets=self._sets(rules)) for rules in self.shape())
 
-    def _rule_set(self, family: Family) -> RuleSet:
-        sets: dict[SetKind, tuple[Element, ...]] = {
-            SetKind.FRONTENDS: tuple(sorted(self._frontends.keys(family))),
-            SetKind.ADDRESSES: tuple(sorted(self._frontends.addresses(family))),
-        }
+    def take_changes(self) -> list[SetChange]:
+        """The elements that came and went since the last call, in the sets of `shape`. Cost:
+        linear in these, and in the ranges.
+        """
+        return [
+            SetChange(family, kind, change.added, change.removed)
+            for family in Family
+            for kind, change in self._take_family(family)
+            if change.added or change.removed
+        ]
+
+    def _take_family(self, family: Family) -> Iterator[tuple[SetKind, ElementChange[Any]]]:
+        yield SetKind.FRONTENDS, self._frontends.keys[family].take_change()
+        yield SetKind.ADDRESSES, self._frontends.addresses[family].take_change()
+        # Ranges have no uses to be counted: there are a few, and they hardly ever change.
+        ranges, addresses = self._addresses.ranges[family], self._addresses.take_change(family)
+        before, self._taken_ranges[family] = self._taken_ranges[family], frozenset(ranges)
+        after = self._taken_ranges[family]
+        yield (
+            SetKind.REFUSED,
+            ElementChange(addresses.added | after - before, addresses.removed | before - after),
+        )
+
+    def _sets(self, rules: RuleSet) -> dict[SetKind, tuple[Element, ...]]:
+        family = rules.family
         refused = (*self._addresses.ranges[family], *self._addresses.addresses(family))
-        if refused:
-            sets[SetKind.REFUSED] = tuple(sorted(refused))
+        elements: dict[SetKind, tuple[Element, ...]] = {
+            SetKind.FRONTENDS: tuple(sorted(self._frontends.keys[family].elements())),
+            SetKind.ADDRESSES: tuple(sorted(self._frontends.addresses[family].elements())),
+            SetKind.REFUSED: tuple(sorted(refused)),
+        }
+        return {kind: elements[kind] for kind in rules.sets}
+
+    def _shape(self, family: Family) -> RuleSet:
+        kinds = [SetKind.FRONTENDS, SetKind.ADDRESSES]
+        # Where all ports of cluster IPs pass there is no set, so packets cost no look into one.
+        has_refused = bool(self._addresses.ranges[family] or self._addresses.addresses(family))
+        if has_refused:
+            kinds.append(SetKind.REFUSED)
         rules = (
-            *_diversion(Queue(*self._queues), self._marks, has_refused=bool(refused)),
+            *_diversion(Queue(*self._queues), self._marks, has_refused=has_refused),
             *_mark_effects(family, self._marks, resets_tcp=self._plan.options.resets_tcp),
         )
-        return RuleSet(family, rules, sets)
+        return RuleSet(family, rules, dict.fromkeys(kinds, ()))
 
 
 def rule_sets(
@@ -95,10 +125,6 @@ def rule_sets(
     rules = DiversionRules(queues, marks or Marks())
     rules.rebuild(plan)
     return rules.rule_sets()
-
-
-def _keys(facts: PortFacts | None) -> frozenset[FrontendKey]:
-    return facts.frontend_keys if facts else frozenset()
 
 
 def _diversion(queue: Queue, marks: Marks, *, has_refused: bool) -> Iterator[Rule]:

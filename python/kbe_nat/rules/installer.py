@@ -9,7 +9,7 @@ from kbe_nat.errors import RulesError
 from kbe_nat.rules.commands import Runner
 from kbe_nat.rules.iptables import Iptables
 from kbe_nat.rules.nftables import Nftables
-from kbe_nat.rules.rule import RuleSet
+from kbe_nat.rules.rule import RuleSet, SetChange
 
 
 class RuleInstaller(Protocol):
@@ -35,9 +35,9 @@ class RuleInstaller(Protocol):
         """
         ...
 
-    def update(self, rules: Iterable[RuleSet]) -> None:
-        """As `install`, but when only elements of sets differ from the rules that this object has
-        installed last, only those change.
+    def change(self, changes: Iterable[SetChange]) -> None:
+        """Change elements of the sets that this object has installed last. When it fails, some may
+        be changed: only `install` brings them up to date then. Cost: linear in the elements.
         """
         ...
 

@@ -23,7 +23,7 @@ from kbe_nat.rules.iptables_words import (
     set_lines,
     set_name,
 )
-from kbe_nat.rules.rule import TAG, Hook, RuleSet, SetChange, canonical, set_changes
+from kbe_nat.rules.rule import TAG, Element, Hook, RuleSet, SetChange, canonical, shapes
 
 
 class Iptables:
@@ -31,10 +31,11 @@ class Iptables:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._installed: tuple[RuleSet, ...] = ()
+        self._shapes: tuple[RuleSet, ...] = ()
+        """The rules that were installed last, with empty sets."""
         self._lines: list[str] = []
-        """How iptables-save shows the rules of `_installed`."""
-        self._elements: dict[str, frozenset[str]] = {}
+        """How iptables-save shows them."""
+        self._elements: dict[str, set[str]] = {}
         """By set, its elements as ipset lists them."""
 
     def require_commands(self) -> str:
@@ -58,32 +59,27 @@ class Iptables:
         for family in SAVE.keys() - {of_family.family for of_family in wanted}:
             self._restore(family, _remove_lines(self._runner.run(SAVE[family])))
         elements = {
-            name: text for of_family in wanted for name, text in _listed_elements(of_family)
+            set_name(kind, of_family.family): _listed(members)
+            for of_family in wanted
+            for kind, members in of_family.sets.items()
         }
         self._destroy_sets(except_for=elements.keys())
         # The kernel spells a rule as it likes, so its spelling is read back, but only once for the
         # same rules: a foreign change between writing and reading must not pass for ours.
-        if set_changes(self._installed, wanted) is None:
+        if self._shapes != shapes(wanted):
             self._lines = self._read_back(wanted)
-        self._installed = wanted
+        self._shapes = shapes(wanted)
         self._elements = elements
 
-    def update(self, rules: Iterable[RuleSet]) -> None:
-        """See `RuleInstaller.update`. Cost: a comparison of all elements, and commands for those
-        that differ.
-        """
-        wanted = tuple(rules)
-        changes = set_changes(self._installed, wanted)
-        if changes is None:
-            self.install(wanted)
-            return
+    def change(self, changes: Iterable[SetChange]) -> None:
+        """See `RuleInstaller.change`."""
+        changes = list(changes)
         if changes:
             self._runner.run(IPSET, _text(_change_lines(changes)))
-        self._installed = wanted
-        changed_names = {set_name(change.kind, change.family) for change in changes}
-        for of_family in wanted:
-            for name, elements in _listed_elements(of_family, changed_names):
-                self._elements[name] = elements
+        for family, kind, added, removed in changes:
+            elements = self._elements[set_name(kind, family)]
+            elements -= _listed(removed)
+            elements |= _listed(added)
 
     def missing(self) -> tuple[str, ...]:
         """See `RuleInstaller.missing`. Cost: linear in the elements of our sets."""
@@ -111,7 +107,7 @@ class Iptables:
         for family, save in SAVE.items():
             self._restore(family, _remove_lines(self._runner.run(save)))
         self._destroy_sets()
-        self._installed, self._lines, self._elements = (), [], {}
+        self._shapes, self._lines, self._elements = (), [], {}
 
     def is_present(self) -> bool:
         """See `RuleInstaller.is_present`."""
@@ -150,21 +146,17 @@ class Iptables:
         return {family: self._runner.run(save) for family, save in SAVE.items()}
 
 
-def _listed_elements(
-    rules: RuleSet, names: Iterable[str] | None = None
-) -> Iterator[tuple[str, frozenset[str]]]:
-    """By set, or by those of these names, the elements as ipset lists them."""
-    for kind, elements in rules.sets.items():
-        name = set_name(kind, rules.family)
-        if names is None or name in names:
-            yield name, frozenset(element_text(canonical(element)) for element in elements)
+def _listed(elements: Iterable[Element]) -> set[str]:
+    """As ipset lists them."""
+    return {element_text(canonical(element)) for element in elements}
 
 
 def _change_lines(changes: Iterable[SetChange]) -> Iterator[str]:
     for family, kind, added, removed in changes:
         name = set_name(kind, family)
-        yield from (f"add {name} {text} -exist" for text in sorted(map(element_text, added)))
+        # An address may come for the range of its own that goes: both are the same to ipset.
         yield from (f"del {name} {text} -exist" for text in sorted(map(element_text, removed)))
+        yield from (f"add {name} {text} -exist" for text in sorted(map(element_text, added)))
 
 
 def _install_lines(rules: RuleSet, saved: str) -> Iterator[str]:

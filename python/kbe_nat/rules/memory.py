@@ -1,9 +1,10 @@
 """Rules that are only remembered: for tests."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from kbe_nat.rules.iptables_words import chain_name, element_text, rule_words, set_name
-from kbe_nat.rules.rule import RuleSet
+from kbe_nat.rules.rule import RuleSet, SetChange
 
 
 class Memory:
@@ -25,9 +26,21 @@ class Memory:
         """See `RuleInstaller.install`."""
         self.rules = tuple(rules)
 
-    def update(self, rules: Iterable[RuleSet]) -> None:
-        """See `RuleInstaller.update`."""
-        self.install(rules)
+    def change(self, changes: Iterable[SetChange]) -> None:
+        """See `RuleInstaller.change`. Cost: linear in the sets that change."""
+        for family, kind, added, removed in changes:
+            self.rules = tuple(
+                replace(
+                    rules,
+                    sets={
+                        **rules.sets,
+                        kind: tuple(sorted(added.union(rules.sets[kind]) - removed, key=str)),
+                    },
+                )
+                if rules.family == family
+                else rules
+                for rules in self.rules
+            )
 
     def missing(self) -> tuple[str, ...]:
         """See `RuleInstaller.missing`: never any."""

@@ -32,7 +32,7 @@ from kbe_nat.errors import RulesError
 from kbe_nat.family import Family
 from kbe_nat.policy.plan import BackendAddress
 from kbe_nat.rules.commands import Runner
-from kbe_nat.rules.frontends import AddressChange
+from kbe_nat.rules.frontends import ElementChange
 from kbe_nat.rules.nat_table import (
     FAMILIES,
     Elements,
@@ -69,7 +69,7 @@ class NatTableChange:
     removed: Mapping[BackendAddress, int] = field(default_factory=dict)
     """Backends that no port has any more."""
     standby: StandbyChange = field(default_factory=StandbyChange)
-    addresses: AddressChange = field(default_factory=AddressChange)
+    addresses: ElementChange[str] = field(default_factory=ElementChange)
 
     def elements(self) -> Iterator[tuple[NatSet, Elements, Elements]]:
         """By map or set, the elements to be removed and those to be added."""

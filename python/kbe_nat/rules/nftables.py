@@ -14,7 +14,7 @@ from kbe_nat.errors import RulesError
 from kbe_nat.family import Family
 from kbe_nat.rules.commands import Runner
 from kbe_nat.rules.nft_statements import FAMILIES, element_text, table_lines
-from kbe_nat.rules.rule import TAG, Element, RuleSet, SetChange, SetKind, canonical, set_changes
+from kbe_nat.rules.rule import TAG, Element, RuleSet, SetChange, SetKind, canonical, shapes
 
 
 class Nftables:
@@ -22,10 +22,11 @@ class Nftables:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._installed: tuple[RuleSet, ...] = ()
-        self._listed: dict[Family, str] = {}
-        """How nft lists the tables of `_installed`, without their elements."""
-        self._elements: dict[Family, dict[SetKind, frozenset[str]]] = {}
+        self._shapes: tuple[RuleSet, ...] = ()
+        """The rules that were installed last, with empty sets."""
+        self._tables: dict[Family, str] = {}
+        """How nft lists their tables, without elements."""
+        self._elements: dict[Family, dict[SetKind, set[str]]] = {}
         """By family and set, its elements as nft lists them."""
 
     def require_commands(self) -> str:
@@ -48,33 +49,23 @@ class Nftables:
         )
         # nft spells a rule as it likes, so its spelling is read back, but only once for the same
         # rules: a foreign change between writing and reading must not pass for ours.
-        if set_changes(self._installed, wanted) is None:
-            self._listed = self._read_back(wanted)
-        self._installed = wanted
+        if self._shapes != shapes(wanted):
+            self._tables = self._read_back(wanted)
+        self._shapes = shapes(wanted)
         self._elements = {
-            rules.family: {
-                kind: _listed_elements(elements) for kind, elements in rules.sets.items()
-            }
+            rules.family: {kind: _listed(elements) for kind, elements in rules.sets.items()}
             for rules in wanted
         }
 
-    def update(self, rules: Iterable[RuleSet]) -> None:
-        """See `RuleInstaller.update`. Cost: a comparison of all elements, and a command for those
-        that differ.
-        """
-        wanted = tuple(rules)
-        changes = set_changes(self._installed, wanted)
-        if changes is None:
-            self.install(wanted)
-            return
+    def change(self, changes: Iterable[SetChange]) -> None:
+        """See `RuleInstaller.change`."""
+        changes = list(changes)
         if changes:
             self._run(_change_lines(changes))
-        self._installed = wanted
-        for change in changes:
-            [elements] = [
-                rules.sets[change.kind] for rules in wanted if rules.family == change.family
-            ]
-            self._elements[change.family][change.kind] = _listed_elements(elements)
+        for family, kind, added, removed in changes:
+            elements = self._elements[family][kind]
+            elements -= _listed(removed)
+            elements |= _listed(added)
 
     def missing(self) -> tuple[str, ...]:
         """See `RuleInstaller.missing`. Cost: linear in the elements of all tables of the kernel,
@@ -83,7 +74,7 @@ class Nftables:
         present = self._families()
         return tuple(
             f"{FAMILIES[family]}: {difference}"
-            for family in self._listed
+            for family in self._tables
             for difference in self._differences(
                 family, self._list(family) if family in present else ""
             )
@@ -92,7 +83,7 @@ class Nftables:
     def remove(self) -> None:
         """See `RuleInstaller.remove`."""
         self._run(_delete_lines(self._families()))
-        self._installed, self._listed, self._elements = (), {}, {}
+        self._shapes, self._tables, self._elements = (), {}, {}
 
     def is_present(self) -> bool:
         """See `RuleInstaller.is_present`."""
@@ -127,7 +118,7 @@ class Nftables:
 
     def _differences(self, family: Family, listed: str) -> Iterator[str]:
         """Between a table as it should be and as nft lists it now."""
-        before, now = self._listed[family].splitlines(), _without_elements(listed).splitlines()
+        before, now = self._tables[family].splitlines(), _without_elements(listed).splitlines()
         removed, added = Counter(before) - Counter(now), Counter(now) - Counter(before)
         yield from (line.strip() for line in removed)
         yield from (f"{line.strip()}: not ours" for line in added)
@@ -148,7 +139,8 @@ def _delete_lines(families: Iterable[Family]) -> Iterator[str]:
 
 def _change_lines(changes: Iterable[SetChange]) -> Iterator[str]:
     for family, kind, added, removed in changes:
-        for verb, elements in (("add", added), ("delete", removed)):
+        # An address may come for the range of its own that goes: both are the same to nft.
+        for verb, elements in (("delete", removed), ("add", added)):
             if elements:
                 text = ", ".join(sorted(map(element_text, elements)))
                 yield f"{verb} element {FAMILIES[family]} {TAG} {kind} {{ {text} }}"
@@ -158,9 +150,9 @@ def _without_elements(listed: str) -> str:
     return ELEMENTS.sub("", listed)
 
 
-def _listed_elements(elements: Iterable[Element]) -> frozenset[str]:
+def _listed(elements: Iterable[Element]) -> set[str]:
     """As nft lists them."""
-    return frozenset(element_text(canonical(element)) for element in elements)
+    return {element_text(canonical(element)) for element in elements}
 
 
 RUN: Final = ("nft", "-f", "-")

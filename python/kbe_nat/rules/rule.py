@@ -6,7 +6,6 @@ A rule has a hook, matches and a target. `kbe_nat.rules.diversion` says which ru
 Services: two or three sets per family do.
 """
 
-import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, StrEnum
@@ -244,24 +243,9 @@ class SetChange(NamedTuple):
     removed: frozenset[Element]
 
 
-def set_changes(before: Iterable[RuleSet], after: Iterable[RuleSet]) -> list[SetChange] | None:
-    """The sets whose elements differ; None when more than elements differs."""
-    earlier, later = list(before), list(after)
-    if len(earlier) == len(later) and all(map(operator.is_, earlier, later)):
-        return []
-    if list(map(_without_elements, earlier)) != list(map(_without_elements, later)):
-        return None
-    changes = []
-    for old, new in zip(earlier, later, strict=True):
-        for kind in old.sets:
-            former, present = frozenset(old.sets[kind]), frozenset(new.sets[kind])
-            if former != present:
-                changes.append(SetChange(old.family, kind, present - former, former - present))
-    return changes
-
-
-def _without_elements(rules: RuleSet) -> RuleSet:
-    return replace(rules, sets=dict.fromkeys(rules.sets, ()))
+def shapes(rules: Iterable[RuleSet]) -> tuple[RuleSet, ...]:
+    """The same rules with empty sets."""
+    return tuple(replace(each, sets=dict.fromkeys(each.sets, ())) for each in rules)
 
 
 def canonical(element: Element) -> Element:
