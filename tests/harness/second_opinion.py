@@ -21,8 +21,8 @@ def read_dump(snapshot: Snapshot, plan: Plan, family: Family) -> Rules | nft_wal
 
 
 def is_documented(plan: Plan, flow: Flow) -> bool:
-    """What we decide otherwise, and why, says ARCHITECTURE.md: cluster IPs as sources, and another
-    Service's node port at an external address of the node.
+    """docs/differences.md says what we decide otherwise, and why: cluster IPs as sources, and
+    another Service's node port at an external address of the node.
     """
     virtual = {address for port in plan.ports for address in port.addresses(CLUSTER_IP)}
     if flow.source in virtual and flow.device is not None:

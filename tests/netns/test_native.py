@@ -273,7 +273,7 @@ def test_f82_datagrams_hear_of_the_path_mtu(
             (socket.IPPROTO_IP, 10) if family == Family.IPV4 else (socket.IPPROTO_IPV6, 23)
         )
         client.setsockopt(level, option, PMTUDISC_DO)
-        # every-packet learns of no path by a flow's first datagram, see ARCHITECTURE.md.
+        # every-packet learns of no path by a flow's first datagram, see docs/differences.md.
         client.send(b"small")
         assert client.recv(10) == b"small"
 
