@@ -74,8 +74,8 @@ class BackendIdMap:
     """
 
     def __new__(cls, mask: int) -> BackendIdMap: ...
-    def update(self, added: list[tuple[str, int, int]], removed: list[tuple[str, int]]) -> None:
-        """Remove backends (address, port), then enter others (address, port, identifier)."""
+    def update(self, added: dict[tuple[str, int], int], removed: list[tuple[str, int]]) -> None:
+        """Remove backends (address, port), then enter others with their identifiers."""
 
     def mark_of(self, packet: bytes) -> int | None:
         """The bits of the mark for the backend to which this packet was translated; None, and

@@ -69,8 +69,9 @@ class FirstPacket:
         self._plan = delta.plan
         for before, after in delta.pairs():
             if before is None or after is None or not _share_backends(before.port, after.port):
-                self._use(after, _backend_keys(after) - _backend_keys(before))
-                self._leave(before, _backend_keys(before) - _backend_keys(after))
+                former, present = _backend_keys(before), _backend_keys(after)
+                self._use(after, present - former)
+                self._leave(before, former - present)
         self._standby.apply(delta)
         self._addresses.apply(delta)
         self._flow_checks.apply(delta)
@@ -116,7 +117,7 @@ class FirstPacket:
         for family in Family:
             backends, self._leaving[family] = self._leaving[family], []
             released = self._ids[family].release(backends)
-            self.backend_ids.update([], list(released))
+            self.backend_ids.update({}, list(released))
             if family in self._plan.families:
                 standby = self._standby.take_change(family)
                 addresses = self._addresses.take_change(family)
@@ -220,14 +221,8 @@ class FirstPacket:
                     for family in self._plan.families
                 ]
             )
-        self.backend_ids.update(
-            [
-                (*backend, backend_id)
-                for ids in self._assigned.values()
-                for backend, backend_id in ids.items()
-            ],
-            [],
-        )
+        for assigned in self._assigned.values():
+            self.backend_ids.update(assigned, [])
         self._assigned = {family: {} for family in Family}
 
     def _resync(self) -> None:

@@ -154,6 +154,8 @@ class ServiceRules:
 
     def _source_ranges(self, service: Service, family: Family) -> tuple[tuple[str, ...], bool]:
         """The ranges that restrict one family, and whether they let this node in."""
+        if not service.source_ranges:
+            return (), False
         ranges = tuple(text for text in service.source_ranges if family_of(text) == family)
         if any(text.endswith("/0") for text in ranges):
             return (), False

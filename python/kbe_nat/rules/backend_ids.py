@@ -12,7 +12,7 @@ is left, backends wait; `assign` serves them in the order in which they came.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from kbe_nat.policy.plan import BackendAddress
@@ -68,14 +68,10 @@ class BackendIds:
     def assign(self) -> dict[BackendAddress, int]:
         """Ids for backends that wait, as far as there are any by now."""
         self._recycle()
-        assigned = {}
-        for backend in self._waiting:
-            # Ids are given out in the order of waiting, so that no backend starves while ids come
-            # and go.
-            backend_id = self._take()
-            if backend_id is None:
-                break
-            assigned[backend] = self.ids[backend] = backend_id
+        # Ids are given out in the order of waiting, so that no backend starves while ids come and
+        # go. `zip` asks for a backend first: no id is taken for none.
+        assigned = dict(zip(self._waiting, self._take(), strict=False))
+        self.ids.update(assigned)
         for backend in assigned:
             del self._waiting[backend]
         return assigned
@@ -108,22 +104,22 @@ class BackendIds:
             while self._resting and self._resting[0][0] <= rested:
                 self._taken[self._resting.popleft()[1]] = FREE
 
-    def _take(self) -> int | None:
-        """An untouched id; when there are no more, the next free one in a round."""
-        backend_id = len(self._taken)
-        if backend_id <= self._largest:
+    def _take(self) -> Iterator[int]:
+        """Untouched ids; when there are no more, the free ones in a round."""
+        for backend_id in range(len(self._taken), self._largest + 1):
             self._taken.append(TAKEN)
-            return backend_id
-        # `find` searches in C, a byte per id. It goes on where it ended, so each id rests as long
-        # as it can.
-        backend_id = self._taken.find(FREE, self._next)
-        if backend_id < 0:
-            backend_id = self._taken.find(FREE, 1, self._next)
-        if backend_id < 0:
-            return None
-        self._taken[backend_id] = TAKEN
-        self._next = backend_id + 1
-        return backend_id
+            yield backend_id
+        while True:
+            # `find` searches in C, a byte per id. It goes on where it ended, so each id rests as
+            # long as it can.
+            backend_id = self._taken.find(FREE, self._next)
+            if backend_id < 0:
+                backend_id = self._taken.find(FREE, 1, self._next)
+            if backend_id < 0:
+                return
+            self._taken[backend_id] = TAKEN
+            self._next = backend_id + 1
+            yield backend_id
 
 
 REST_SECONDS: Final = 2.0

@@ -5,10 +5,12 @@ write two of our rules. So it makes a table only, and everything else goes to th
 
 - *Made asleep*: nft creates a dormant, empty table under a name that is not in use. Its chains see
   no packet yet, and its rules can be completed step by step.
-- *Filled, woken, exchanged*: one transaction appends the rules that nft cannot write, adds all
-  elements, deletes the tables of earlier runs and activates the new ones. A packet meets either the
-  old tables or the new ones, whole. The kernel drops the packets that wait in queues when it
-  unregisters hooks, so a daemon has room in its queue only once its tables are installed.
+- *Completed*: a small transaction appends the rules that nft cannot write. The kernel may refuse
+  one of the two ways in which that is tried, which would cost much in one with all elements.
+- *Filled, woken, exchanged*: one transaction adds all elements, deletes the tables of earlier runs
+  and activates the new ones. A packet meets either the old tables or the new ones, whole. The
+  kernel drops the packets that wait in queues when it unregisters hooks, so a daemon has room in
+  its queue only once its tables are installed.
 - *Changed*: later changes are elements, all in one transaction. A change of the rules themselves
   (`NatTable.shape`) needs another table, and another exchange.
 - *Compared*: the kernel's generation grows by one with each transaction of any program. While it
@@ -21,7 +23,7 @@ version with other chains, are found and replaced.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,20 +128,19 @@ class NatProgram:
             for nat_table in wanted
         }
         tables = [NftTable(nat_table.family, name) for nat_table in wanted]
-
-        def fill(transaction: Transaction) -> None:
-            """The new tables, with all their elements, take the place of the earlier ones."""
-            for table, of_family in zip(tables, contents.values(), strict=True):
-                for set_name, elements in of_family.items():
-                    if elements:
-                        transaction.add(table, set_name, elements)
-            for _, table, is_dormant in earlier:
-                if not is_dormant:
-                    transaction.delete_table(table)
-            for table in tables:
-                transaction.activate(table)
-
-        self._commit_rules(tables, fill)
+        self._commit_rules(tables)
+        # The new tables, with all their elements, take the place of the earlier ones.
+        transaction = Transaction()
+        for table, of_family in zip(tables, contents.values(), strict=True):
+            for set_name, elements in of_family.items():
+                if elements:
+                    transaction.add(table, set_name, elements)
+        for _, table, is_dormant in earlier:
+            if not is_dormant:
+                transaction.delete_table(table)
+        for table in tables:
+            transaction.activate(table)
+        self._tables.commit(transaction)
         # The next comparison sees what other programs have changed meanwhile.
         self._generation = None
         # Only now: when the kernel refuses the transaction, the earlier tables are still in force.
@@ -246,17 +247,14 @@ class NatProgram:
             return before.chains
         return self._tables.rules(table)
 
-    def _commit_rules(
-        self, tables: list[NftTable], fill: Callable[[Transaction], None] = lambda _: None
-    ) -> None:
-        """Commit the rules that nft cannot write, and the steps that `fill` adds."""
+    def _commit_rules(self, tables: list[NftTable]) -> None:
+        """Append the rules that nft cannot write."""
         # The kernel has `queue` as an expression of nf_tables and as the NFQUEUE target of
         # x_tables.
         for is_native in (True, False):
             transaction = Transaction()
             for table in tables:
                 self._append_rules(transaction, table, is_native)
-            fill(transaction)
             try:
                 self._tables.commit(transaction)
             except RulesError:

@@ -12,7 +12,8 @@ use kbe_nat_netlink::{Options, QueueError};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList};
+use pyo3::pybacked::PyBackedStr;
+use pyo3::types::{PyBytes, PyDict, PyList};
 
 use crate::convert;
 use crate::engine::Engine;
@@ -34,13 +35,17 @@ impl BackendIdMap {
     fn update(
         &self,
         py: Python<'_>,
-        added: Vec<(String, u16, u32)>,
+        added: &Bound<'_, PyDict>,
         removed: Vec<(String, u16)>,
     ) -> PyResult<()> {
         let backend = |address: &str, port| Ok(SocketAddr::new(convert::address(address)?, port));
+        // In one pass: a list of tuples beside the dictionary would be tens of megabytes.
         let added = added
             .iter()
-            .map(|(address, port, number)| Ok((backend(address, *port)?, *number)))
+            .map(|(key, id)| {
+                let (address, port): (PyBackedStr, u16) = key.extract()?;
+                Ok((backend(&address, port)?, id.extract()?))
+            })
             .collect::<PyResult<_>>()?;
         let removed: Vec<SocketAddr> = removed
             .iter()
