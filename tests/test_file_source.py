@@ -78,9 +78,9 @@ def test_f130_a_file_that_cannot_be_read_takes_no_other_with_it(tmp_path: Path) 
     assert named(source.read()) == (["web", "other"], ["c.yaml", "d.yaml", "e.yaml"])
     # What was good stays, and what is written beside it applies.
     (folder / "b.yaml").write_text("{")
-    assert named(source.read()) == (["web", "other"], ["c.yaml", "d.yaml", "e.yaml", "b.yaml"])
+    assert named(source.read()) == (["web", "other"], ["b.yaml", "c.yaml", "d.yaml", "e.yaml"])
     (folder / "a.yaml").write_text(SERVICE.replace("web", "new"))
-    assert named(source.read()) == (["new", "other"], ["c.yaml", "d.yaml", "e.yaml", "b.yaml"])
+    assert named(source.read()) == (["new", "other"], ["b.yaml", "c.yaml", "d.yaml", "e.yaml"])
     for name in "bcde":
         (folder / f"{name}.yaml").unlink()
     assert named(source.read()) == (["new"], [])

@@ -4,6 +4,7 @@ counts.
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from msgspec import structs
@@ -11,8 +12,10 @@ from msgspec import structs
 from harness.objects import parsed, pod, service, slice_of
 from kbe_nat.errors import ObjectError
 from kbe_nat.model import Snapshot
+from kbe_nat.policy.planner import plan
 from kbe_nat.sources.decoding import decode
 from kbe_nat.sources.manifests.completion import FileCompletion
+from kbe_nat.sources.manifests.manifests import Manifests
 from kbe_nat.sources.objects import EndpointSliceObject, Named, Origin, ParsedObject
 from kbe_nat.sources.source import SourceUpdate
 from kbe_nat.sources.store import Store
@@ -288,3 +291,74 @@ def test_an_update_covers_those_that_were_not_taken_over() -> None:
     assert second.covering(SourceUpdate(Snapshot(1))).touched is None
     assert SourceUpdate(Snapshot(2)).covering(first).touched is None
     assert second.covering(first).snapshot.generation == 2
+
+
+def manifest(name: str, external_ip: str = "192.0.2.1") -> str:
+    return (
+        f"{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, "
+        f"spec: {{externalIPs: [{external_ip}], ports: [{{port: 80}}]}}}}\n---\n"
+    )
+
+
+def owners(update: SourceUpdate) -> dict[str, list[str]]:
+    """By external IP, the Services that have it."""
+    result: dict[str, list[str]] = {}
+    for port in plan(update.snapshot).ports:
+        for address in port.addresses("external-ip"):
+            result.setdefault(address, []).append(port.service)
+    return result
+
+
+def test_sources_that_share_a_store_claim_by_their_ranks(tmp_path: Path) -> None:
+    """Whichever comes first: the lower rank has a frontend, the higher one an object of both."""
+    store, watch = Store(FileCompletion()), Origin(5, "watch")
+    early, late = tmp_path / "early", tmp_path / "late.yaml"
+    early.mkdir()
+    last = Manifests([late], store, base_rank=10)
+    first = Manifests([early], store)
+    late.write_text(manifest("of-last") + manifest("of-both", "192.0.2.3"))
+    update = last.read()
+    assert update is not None and owners(update)["192.0.2.1"] == ["of-last"]
+    store.put(watch, service("of-watch", externalIPs=["192.0.2.1"], ports=[{"port": 80}]))
+    assert owners(store.update())["192.0.2.1"] == ["of-watch"]
+    (early / "a.yaml").write_text(manifest("of-first") + manifest("of-both", "192.0.2.2"))
+    update = first.read()
+    assert update is not None
+    assert owners(update) == {"192.0.2.1": ["of-first"], "192.0.2.3": ["of-both"]}
+    order = [each.name for each in update.snapshot.services]
+    assert order == ["of-first", "of-both", "of-watch", "of-last"]
+    (early / "a.yaml").unlink()
+    update = first.read()
+    assert update is not None and owners(update)["192.0.2.1"] == ["of-watch"]
+
+
+def test_a_source_s_errors_stay_while_another_one_updates_the_store(tmp_path: Path) -> None:
+    store = Store(FileCompletion())
+    broken, sound = tmp_path / "broken", tmp_path / "sound.yaml"
+    broken.mkdir()
+    (broken / "a.yaml").write_text("{")
+    first, last = Manifests([broken], store), Manifests([sound], store, base_rank=1)
+    sound.write_text(manifest("web"))
+    assert first.read() is not None
+    update = last.read()
+    assert update is not None
+    [error] = update.errors
+    assert f"{broken}/a.yaml" in str(error)
+    assert [each.name for each in update.snapshot.services] == ["web"]
+    (broken / "a.yaml").write_text("")
+    update = first.read()
+    assert update is not None and not update.errors
+
+
+def test_a_file_that_fails_and_is_gone_for_a_moment_fails_as_it_did(tmp_path: Path) -> None:
+    broken, sound = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    broken.write_text("{")
+    sound.write_text(manifest("web"))
+    source = Manifests([tmp_path], gone_seconds=3600)
+    first = source.read()
+    assert first is not None
+    broken.unlink()
+    sound.write_text(manifest("other"))
+    second = source.read()
+    assert second is not None and [each.name for each in second.snapshot.services] == ["other"]
+    assert list(map(str, second.errors)) == list(map(str, first.errors))

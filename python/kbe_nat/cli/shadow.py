@@ -27,7 +27,9 @@ from kbe_nat.shadow import (
     is_masqueraded,
     is_translated,
 )
+from kbe_nat.sources.manifests.completion import FileCompletion
 from kbe_nat.sources.manifests.manifests import Manifests
+from kbe_nat.sources.store import Store
 
 POLL_SECONDS: Final = 1.0
 WAIT_SECONDS: Final = 0.2
@@ -132,7 +134,8 @@ def shadow(
     )
     if not objects.files:
         raise SettingError("--manifests", "say where the objects are")
-    source = Manifests(objects.files, pod_range=objects.pod_range, is_strict=objects.is_strict)
+    store = Store(FileCompletion(objects.pod_range))
+    source = Manifests(objects.files, store, is_strict=objects.is_strict)
     comparison = Shadow()
     warnings: set[str] = set()
     _follow(source, comparison, node, warnings, is_first=True)

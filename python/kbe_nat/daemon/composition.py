@@ -34,8 +34,10 @@ from kbe_nat.rules.kube_proxy import kube_proxy_rules
 from kbe_nat.rules.nat_program import NatProgram
 from kbe_nat.rules.rule import DatapathKind
 from kbe_nat.rules.standby import OnDeath
+from kbe_nat.sources.manifests.completion import FileCompletion
 from kbe_nat.sources.manifests.manifests import Manifests
 from kbe_nat.sources.source import Source
+from kbe_nat.sources.store import Store
 
 
 def build(settings: Settings, rules: RuleInstaller | None = None) -> Proxy:
@@ -99,7 +101,7 @@ def _source(settings: Settings) -> Source:
         raise SettingError("--manifests", "say where the objects are")
     return Manifests(
         settings.source.manifests,
-        pod_range=settings.source.pod_range,
+        Store(FileCompletion(settings.source.pod_range)),
         is_strict=settings.source.is_strict,
         gone_seconds=GONE_SECONDS,
     )

@@ -1,14 +1,15 @@
 """Where the state of the cluster comes from: files today, an API server later.
 
-A source keeps the newest objects in a `kbe_nat.sources.store.Store` and yields a `SourceUpdate`
-each time they change. It has no opinion on what is served: `kbe_nat.policy` decides that.
+A source keeps the newest objects in a `kbe_nat.sources.store.Store`, which several sources may
+share, and yields a `SourceUpdate` each time they change. It has no opinion on what is served:
+`kbe_nat.policy` decides that.
 """
 
 from collections.abc import Set
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from kbe_nat.errors import FileError, ObjectError
+from kbe_nat.errors import KbeNatError
 from kbe_nat.model import ServiceKey, Snapshot
 
 
@@ -22,9 +23,9 @@ class SourceUpdate:
     those that it brings or takes away among them. All else of the snapshot is equal then, the order
     of the other Services too. None: anything may differ.
     """
-    errors: tuple[FileError | ObjectError, ...] = ()
-    """The errors now: files that could not be read, then objects that are refused. The snapshot
-    has the last good form of each, or leaves it out.
+    errors: tuple[KbeNatError, ...] = ()
+    """The errors now: origins that cannot be read, then objects that are refused. The snapshot has
+    the last good form of each, or leaves it out.
     """
     notes: tuple[str, ...] = ()
     """Parts of objects that are left out or filled in now, one line each."""

@@ -3,7 +3,9 @@
 Theory of operation. An *origin* (a file, a watch) says which objects it has: all at once
 (`replace`, what a file or a relist says) or one by one (`put`, `refuse`, `delete`, what a watch
 says). Several origins may have the same object, so the store keeps one *record* per object, by
-kind, namespace and name, with a *candidate* for each origin that has it. `update` then works in
+kind, namespace and name, with a *candidate* for each origin that has it. Sources may share a store:
+each writes to origins of its own, whose ranks order them. `update` says what all of them have
+changed since the last call, so the reader takes the updates of each source. It works in
 four steps, each only on records that changed since the last update:
 
 1. resolve: the last sound candidate, in the order of origins, wins. Where all candidates are
@@ -28,7 +30,7 @@ from typing import Final, NamedTuple, Protocol
 
 from msgspec import Struct, structs
 
-from kbe_nat.errors import ObjectError
+from kbe_nat.errors import KbeNatError, ObjectError
 from kbe_nat.sources.messages import Messages
 from kbe_nat.sources.objects import (
     ObjectKey,
@@ -94,6 +96,8 @@ class Store:
         self._contents: dict[Origin, dict[ObjectKey, None]] = {}
         self._unresolved: dict[ObjectKey, None] = {}
         """Records whose candidates have changed."""
+        self._failures: dict[Origin, KbeNatError] = {}
+        """Why origins cannot be read now."""
         self._parts = SnapshotParts()
         self._messages = Messages()
 
@@ -131,6 +135,13 @@ class Store:
         """An object that is deleted from an origin."""
         self._set(key, origin, None)
 
+    def fail(self, origin: Origin, error: KbeNatError | None) -> None:
+        """Why an origin cannot be read now, or None when it can. Its objects stay as they are."""
+        if error is None:
+            self._failures.pop(origin, None)
+        else:
+            self._failures[origin] = error
+
     def update(self) -> SourceUpdate:
         """The state now, and what it touches since the last call. Cost: that of converting the
         objects that have changed, and a copy of the lists of references that their parts are in.
@@ -155,7 +166,9 @@ class Store:
         self._unresolved = {}
         self._generation += 1
         snapshot, touched = self._parts.snapshot(self._generation)
-        return SourceUpdate(snapshot, touched, self._messages.errors, self._messages.notes)
+        failures = [error for _, error in sorted(self._failures.items())]
+        errors = (*failures, *self._messages.errors)
+        return SourceUpdate(snapshot, touched, errors, self._messages.notes)
 
     def _set(self, key: ObjectKey, origin: Origin, candidate: "_Candidate | None") -> None:
         """Let an origin have this candidate for an object, or none."""

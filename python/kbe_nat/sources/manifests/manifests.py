@@ -45,18 +45,21 @@ class Manifests:
     def __init__(
         self,
         paths: Sequence[str | Path],
+        store: Store | None = None,
         *,
-        pod_range: str = POD_RANGE,
+        base_rank: int = 0,
         is_strict: bool = False,
         gone_seconds: float = 0.0,
     ) -> None:
-        """With `is_strict` the first update is refused when anything is wrong in it, or nothing
-        would be served. A file that is deleted, or left empty, may come back for `gone_seconds`:
-        its objects stay meanwhile.
+        """The objects go into `store`, or into one of our own that completes them; origins have the
+        ranks from `base_rank` on, a path each. With `is_strict` the first update is refused when
+        anything is wrong in it, or nothing would be served. A file that is deleted, or left empty,
+        may come back for `gone_seconds`: its objects stay meanwhile.
         """
         self._paths = [str(path) for path in paths]
         self._is_strict = is_strict
-        self._store = Store(FileCompletion(pod_range))
+        self._store = Store(FileCompletion()) if store is None else store
+        self._base_rank = base_rank
         self._watch = FileWatch(path for path in self._paths if not is_stream(path))
         self._doubtful: set[str] | None = None
         """Files to look at; None: all."""
@@ -67,11 +70,13 @@ class Manifests:
         self._stamps: dict[str, Stamp] = {}
         """Of all files that count, as they count."""
         self._ranks: dict[str, int] = {}
-        """The number of the path that leads to a file."""
+        """The rank of the path that leads to a file."""
         self._origins: dict[str, Origin] = {}
         """Of all files whose objects are in the store."""
         self._unread: dict[str, FileError] = {}
         """Why files could not be read when they were tried last."""
+        self._failures: dict[str, Origin] = {}
+        """The origins of these, as the store knows them."""
         self._has_read = False
 
     def wait(self, seconds: float) -> bool:
@@ -123,7 +128,7 @@ class Manifests:
         self._ranks = {}
         for rank, file in _files(self._paths):
             # A file that two paths lead to counts where it comes first.
-            self._ranks.setdefault(file, rank)
+            self._ranks.setdefault(file, self._base_rank + rank)
         self._check_mounts()
         missing = self._stamps.keys() - self._ranks.keys()
         return {**{file: stamp(file) for file in self._ranks}, **dict.fromkeys(missing)}
@@ -196,16 +201,29 @@ class Manifests:
                 self._store.replace(before, ())
             self._store.replace(origin, items)
             self._origins[file] = origin
+        self._report(unread)
         update = self._store.update()
         nothing = f"no Service in {', '.join(self._paths)}: nothing is served"
         warnings = () if update.snapshot.services else (nothing,)
-        update = replace(update, errors=(*unread.values(), *update.errors), warnings=warnings)
+        update = replace(update, warnings=warnings)
         if self._is_strict and not self._has_read:
             for error in update.errors:
                 raise error
             for warning in warnings:
                 raise FileError(warning)
         return update
+
+    def _report(self, unread: Mapping[str, FileError]) -> None:
+        """Tell the store which files cannot be read now."""
+        for origin in self._failures.values():
+            self._store.fail(origin, None)
+        # A file that is gone for a moment has no rank, and fails as it did.
+        self._failures = {
+            file: Origin(self._ranks[file], file) if file in self._ranks else self._failures[file]
+            for file in unread
+        }
+        for file, origin in self._failures.items():
+            self._store.fail(origin, unread[file])
 
 
 def read_manifests(
@@ -218,7 +236,6 @@ def read_manifests(
     `SourceUpdate.errors`, and so is a wrong object.
     """
     store = Store(FileCompletion(pod_range), generation - 1)
-    unread = []
     names = [str(path) for path in paths]
     for rank, file in _files(names):
         try:
@@ -228,9 +245,8 @@ def read_manifests(
         except FileError as error:
             if file in names:
                 raise
-            unread.append(error)
-    update = store.update()
-    return replace(update, errors=(*unread, *update.errors))
+            store.fail(Origin(rank, file), error)
+    return store.update()
 
 
 @contextmanager
