@@ -6,7 +6,7 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 export PIP_QUIET := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check build conformance bench bench-engine bench-compare bench-datapath soak chaos mutants fuzz wheel docs clean
+.PHONY: help demo test check build conformance bench bench-engine bench-compare bench-replay bench-datapath soak chaos mutants fuzz wheel docs clean
 
 help:          ## list the verbs
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' Makefile | expand -t 16
@@ -37,13 +37,18 @@ build: .venv/ready    ## leave an optimised build in .venv/bin/kbe-nat
 conformance: build    ## show case by case what is decided and written as by kube-proxy
 	cd tests && python -m harness.conformance_table
 
-bench: bench-engine bench-datapath    ## run all benchmarks
+bench: bench-engine bench-replay bench-datapath    ## run all benchmarks
 
-bench-engine: build    ## measure the engine: benches/RESULTS.md and benches/results/engine.json
-	python -m benches.engine
+bench-engine: build    ## measure the engine: benches/RESULTS.md and benches/results/engine.json; QUICK=1
+	@tools/system-packages.sh valgrind || true
+	python -m benches.engine $(if $(QUICK),--quick)
 
-bench-compare: .venv/ready    ## tell whether this tree is slower than another revision: BASE=REV, ROUNDS
-	python -m benches.compare $(if $(ROUNDS),--rounds $(ROUNDS)) $(or $(BASE),$(error say which: make bench-compare BASE=REV))
+bench-compare: .venv/ready    ## tell whether this tree is slower than another revision: BASE=REV, ROUNDS, INSTRUCTIONS=1
+	@tools/system-packages.sh $(if $(INSTRUCTIONS),valgrind)
+	python -m benches.compare $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(INSTRUCTIONS),--instructions) $(or $(BASE),$(error say which: make bench-compare BASE=REV))
+
+bench-replay: build    ## measure replay of a gigabyte of TCP: benches/RESULTS.md and benches/results/replay.json; QUICK=1
+	python -m benches.replay $(if $(QUICK),--quick)
 
 bench-datapath: build    ## measure ways through a node on real packets, as root: benches/RESULTS.md and datapath.json
 	python -m benches.datapath.run

@@ -5,6 +5,7 @@ So every round measures each benchmark of both revisions, one right after the ot
 is the median of the rounds' ratios. A row is slower when that median is above 1 by more than the
 rounds differ among themselves (a quarter of them is above the third quartile) and by more than
 `TOLERANCE`. Each revision runs its own benchmarks; rows that only one of them has are named.
+With --instructions callgrind counts instead: exact, also on a busy machine, so one round suffices.
 
 Writes target/compare/result.json. Ends with 1 when a row is slower.
 """
@@ -26,17 +27,23 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benches import replay
+from benches.harness import callgrind, programs
+from benches.harness.processes import ROOT
 from benches.harness.report import machine
 
-ROOT: Final = Path(__file__).parent.parent
 FOLDER: Final = ROOT / "target/compare"
 RESULTS: Final = FOLDER / "result.json"
 TOLERANCE: Final = 0.03
 """The share that alignment of code alone may cost or bring."""
 FLOWS: Final = (1000, 100_000, 1_000_000)
+COUNTED_FLOWS: Final = 1000
+"""Flows while callgrind counts: more make more misses, hardly more instructions."""
+SHAPES: Final = (("udp", "ipv4"), ("tcp", "ipv4"), ("udp", "ipv6"), ("tcp", "ipv6"))
+CAPTURE_BYTES: Final = 128 << 20
 SERVICES: Final = (10, 1000, 30_000)
-Times: TypeAlias = dict[str, float]
-"""Nanoseconds by the row's name."""
+Figures: TypeAlias = dict[str, float]
+"""Nanoseconds, or instructions, by the row's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +64,8 @@ class Row:
     """One benchmark in both revisions."""
 
     name: str
-    base_ns: float
-    head_ns: float
+    base: float
+    head: float
     ratio: float
     """Median of the rounds."""
     quartiles: tuple[float, float]
@@ -78,25 +85,37 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--only", default="", help="rows whose names contain this pattern")
     parser.add_argument("--no-python", action="store_true", help="leave out the rows from Python")
+    parser.add_argument(
+        "--instructions",
+        action="store_true",
+        help="count instructions of the engine by callgrind, instead of any time",
+    )
     arguments = parser.parse_args()
+    if arguments.instructions and not callgrind.is_installed():
+        return 2
     console = Console(stderr=True)
     FOLDER.mkdir(parents=True, exist_ok=True)
     with console.status(f"building {arguments.base} and this tree (minutes)"):
-        base = build(arguments.base, checkout(arguments.base))
-        head = build("this tree", ROOT)
+        has_python = not (arguments.no_python or arguments.instructions)
+        base = build(arguments.base, checkout(arguments.base), has_python=has_python)
+        head = build("this tree", ROOT, has_python=has_python)
     suites = [measure_flows, measure_first, measure_parts]
-    if not arguments.no_python:
-        suites.append(measure_python)
-    rounds: list[tuple[Times, Times]] = []
-    for number in track(range(arguments.rounds), "rounds", console=console, transient=True):
-        times: dict[Revision, Times] = {base: {}, head: {}}
+    if has_python:
+        suites += [measure_python, measure_replay]
+    count = arguments.rounds
+    if arguments.instructions:
+        suites, count = [count_flows, count_strategies], 1
+    rounds: list[tuple[Figures, Figures]] = []
+    for number in track(range(count), "rounds", console=console, transient=True):
+        figures: dict[Revision, Figures] = {base: {}, head: {}}
         for suite in suites:
-            # Neither is always the one that finds the processor warm.
+            # Neither is always the one that meets the processor warm.
             for revision in (base, head) if number % 2 else (head, base):
-                times[revision] |= suite(revision)
-        rounds.append((times[base], times[head]))
+                figures[revision] |= suite(revision)
+        rounds.append((figures[base], figures[head]))
     rows = [row for row in compare(rounds) if re.search(arguments.only, row.name)]
-    show(rows, rounds[0], arguments.base)
+    unit = "instructions" if arguments.instructions else "ns"
+    show(rows, rounds[0], arguments.base, unit)
     return int(any(row.is_slower for row in rows))
 
 
@@ -119,25 +138,19 @@ def checkout(revision: str) -> Path:
     return tree
 
 
-def build(name: str, tree: Path) -> Revision:
-    """Its programs and its Python package, each in a folder of its own."""
+def build(name: str, tree: Path, *, has_python: bool) -> Revision:
+    """Its programs, and its Python package if that is measured, each in a folder of its own."""
     place = FOLDER / ("head" if tree == ROOT else "base-build")
     target = place / "target"
     environment = {**os.environ, "CARGO_TARGET_DIR": str(target)}
-    programs = {}
-    for bench in ("flows", "first", "parts"):
-        command = ["cargo", "bench", "--quiet", "-p", "kbe-nat-engine", "--bench", bench]
-        done = subprocess.run(
-            [*command, "--no-run", "--message-format=json"],
-            cwd=tree,
-            env=environment,
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        messages = map(json.loads, done.stdout.splitlines())
-        programs[bench] = Path(next(m["executable"] for m in messages if m.get("executable")))
+    benches = {
+        bench: programs.build(bench, tree=tree, environment=environment)
+        for bench in ("flows", "first", "parts")
+    }
     wheels, site = place / "wheels", place / "site"
+    revision = Revision(name, tree, benches["flows"], benches["first"], benches["parts"], site)
+    if not has_python:
+        return revision
     for folder in (wheels, site):
         shutil.rmtree(folder, ignore_errors=True)
     maturin = ["maturin", "build", "--quiet", "--release", "--out", str(wheels)]
@@ -145,29 +158,65 @@ def build(name: str, tree: Path) -> Revision:
     [wheel] = wheels.iterdir()
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site)]
     subprocess.run([*pip, str(wheel)], check=True)
-    return Revision(name, tree, programs["flows"], programs["first"], programs["parts"], site)
+    return revision
 
 
-def measure_flows(revision: Revision) -> Times:
+def measure_flows(revision: Revision) -> Figures:
     """Packets of known flows and of new ones."""
     return {
-        f"{row['flows']:,} flows, {row['mode']}, {what}": row[field]
-        for row in _lines(revision.flows, *FLOWS)
+        f"{_shape(row)}{row['flows']:,} flows, {row['mode']}, {what}": row[field]
+        for row in programs.lines_of(revision.flows, *FLOWS)
         for what, field in (("known", "ns"), ("new", "new_ns"))
         if row.get(field) is not None
     }
 
 
-def measure_first(revision: Revision) -> Times:
+def _shape(row: dict[str, Any]) -> str:
+    """Protocol and family, unless they are what all rows once were about: UDP in IPv4."""
+    protocol, family = row.get("protocol", "udp"), row.get("family", "ipv4")
+    return "" if (protocol, family) == ("udp", "ipv4") else f"{protocol} {family}, "
+
+
+def count_flows(revision: Revision) -> Figures:
+    """Instructions of packets of known flows and of new ones."""
+    return {
+        f"{protocol} {family}, {COUNTED_FLOWS:,} flows, {row['mode']}, {row['phase']}": row[
+            "instructions"
+        ]
+        for protocol, family in SHAPES
+        for row in _count(revision, "count", protocol, family, str(COUNTED_FLOWS))
+        if row["phase"] in ("known", "new")
+    }
+
+
+def count_strategies(revision: Revision) -> Figures:
+    """Instructions of new flows by strategy, with and without masquerade."""
+    return {
+        f"new flow, {row['mode']}, {row['phase']}": row["instructions"]
+        for row in _count(revision, "count-strategies", str(COUNTED_FLOWS))
+        if row["phase"] != "warm"
+    }
+
+
+def _count(revision: Revision, *arguments: str) -> list[dict[str, Any]]:
+    """The phases of the program's run; none in a revision whose program knows no such verb."""
+    if not (revision.tree / "benches/rust/strategies.rs").exists():
+        return []
+    return callgrind.count(revision.flows, *arguments)
+
+
+def measure_first(revision: Revision) -> Figures:
     """First packets among many service ports."""
     return {
         f"first packet, {services:,} service ports, {field.removesuffix('_ns')}": row[field]
-        for services, row in zip(SERVICES, _lines(revision.first, *SERVICES), strict=True)
+        for services, row in zip(
+            SERVICES, programs.lines_of(revision.first, *SERVICES), strict=True
+        )
         for field in ("p50_ns", "p99_ns")
     }
 
 
-def measure_parts(revision: Revision) -> Times:
+def measure_parts(revision: Revision) -> Figures:
     """Parts of a packet's cost, by criterion."""
     command = [str(revision.parts), "--bench", "--noplot"]
     short = ["--warm-up-time", "0.1", "--measurement-time", "0.2"]
@@ -183,7 +232,7 @@ def measure_parts(revision: Revision) -> Times:
     }
 
 
-def measure_python(revision: Revision) -> Times:
+def measure_python(revision: Revision) -> Figures:
     """Python's costs, by pytest-benchmark."""
     path = FOLDER / "python.json"
     quiet = ("--quiet", "--no-header", "--benchmark-quiet", "--override-ini=addopts=")
@@ -206,7 +255,13 @@ def measure_python(revision: Revision) -> Times:
     }
 
 
-def compare(rounds: list[tuple[Times, Times]]) -> Iterator[Row]:
+def measure_replay(revision: Revision) -> Figures:
+    """A capture of TCP through `kbe-nat replay`."""
+    with replay.capture(CAPTURE_BYTES) as capture:
+        return {"Python: replay of a packet": replay.measure(capture, revision.site)}
+
+
+def compare(rounds: list[tuple[Figures, Figures]]) -> Iterator[Row]:
     """The rows that both revisions have."""
     first_base, first_head = rounds[0]
     for name in first_base.keys() & first_head.keys():
@@ -222,18 +277,18 @@ def compare(rounds: list[tuple[Times, Times]]) -> Iterator[Row]:
         )
 
 
-def show(rows: list[Row], first: tuple[Times, Times], base: str) -> None:
+def show(rows: list[Row], first: tuple[Figures, Figures], base: str, unit: str) -> None:
     """The table, slowest first, and the file."""
     table = Table(box=None, pad_edge=False)
     for column in ("row", base, "this tree", "ratio", "quartiles", ""):
         table.add_column(column, justify="left" if column in ("row", "") else "right")
     for row in sorted(rows, key=lambda row: -row.ratio):
         low, high = row.quartiles
-        values = (f"{row.base_ns:,.1f}", f"{row.head_ns:,.1f}", f"{row.ratio:.3f}")
+        values = (f"{row.base:,.1f}", f"{row.head:,.1f}", f"{row.ratio:.3f}")
         word = "slower" if row.is_slower else ""
         table.add_row(row.name, *values, f"{low:.3f} to {high:.3f}", word)
     console = Console(width=160)
-    console.print(table, "Nanoseconds, medians.")
+    console.print(table, "Instructions." if unit == "instructions" else "Nanoseconds, medians.")
     alone = sorted(first[0].keys() ^ first[1].keys())
     if alone:
         console.print("In one of the two only:", ", ".join(alone))
@@ -242,19 +297,12 @@ def show(rows: list[Row], first: tuple[Times, Times], base: str) -> None:
         "machine": machine(),
         "base": base,
         "rows": [
-            {"name": row.name, "base_ns": row.base_ns, "ns": row.head_ns, "ratio": row.ratio}
+            {"name": row.name, f"base_{unit}": row.base, unit: row.head, "ratio": row.ratio}
             for row in sorted(rows, key=lambda row: row.name)
         ],
     }
     RESULTS.write_text(json.dumps(content, indent=2) + "\n")
     print(f"Written: {RESULTS.relative_to(ROOT)}")
-
-
-def _lines(program: Path, *numbers: int) -> list[dict[str, Any]]:
-    """A program's output for these numbers: one JSON object in each line."""
-    command = [str(program), *map(str, numbers)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 UNITS: Final = {"ps": 1e-3, "ns": 1.0, "µs": 1e3, "us": 1e3, "ms": 1e6, "s": 1e9}

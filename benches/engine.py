@@ -1,130 +1,291 @@
 """The engine's costs, beside the C yardstick and the reference NAT in the same run.
 
-Writes benches/results/engine.json, and the tables of benches/RESULTS.md. Each count of flows is
-measured in turn by C and by us, several times; the median of the runs counts, so that a slow minute
-of the machine hits both.
+Writes benches/results/engine.json and strategies.json, and the tables of benches/RESULTS.md. Each
+number of flows is measured by C and by us in the same rounds, one right after the other and in
+rotating order; what counts is the median of the rounds' ratios, so that a slow minute of the
+machine hits both. Instructions are counted by callgrind where valgrind is installed.
 """
 
 import argparse
 import json
-import platform
 import re
-import shutil
 import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from benches.harness.report import PAGE, machine, part
+from benches.harness import callgrind
+from benches.harness.engine_page import Measures, Row, page, ratio
+from benches.harness.processes import ROOT
+from benches.harness.programs import COUNTED_PROCESSOR, Server, build, build_yardstick, lines_of
+from benches.harness.report import PAGE, part
 
-ROOT: Final = Path(__file__).parent.parent
 RESULTS: Final = ROOT / "benches/results/engine.json"
+STRATEGIES: Final = ROOT / "benches/results/strategies.json"
+QUICK_RESULTS: Final = ROOT / "target/bench-engine-quick.json"
 MODES: Final = ("one", "batch64")
+SHAPES: Final = (("udp", "ipv4"), ("tcp", "ipv4"), ("udp", "ipv6"), ("tcp", "ipv6"))
 SERVICES: Final = (10, 1000, 30_000)
 """Service ports among which first packets are spread."""
-UPDATE_FIELDS: Final = (
-    "change_ns",
-    "change_p99_ns",
-    "exchange_ns",
-    "exchange_p99_ns",
-    "rebuild_ns",
-)
 UPDATED_SERVICES: Final = (10_000, 100_000)
 """Service ports of which one changes."""
+COUNTED: Final = 1_000_000
+"""Flows up to which callgrind counts: filling a larger table takes it many minutes."""
+WEIGHED: Final = 10_000
+"""Flows from which memory is a matter of flows, and not of what stands beside them."""
+PACKET_COLUMNS: Final = (
+    "protocol",
+    "family",
+    "flows",
+    "mode",
+    "ns",
+    "c_ns",
+    "ratio",
+    "instructions",
+    "c_instructions",
+    "new_ns",
+    "new_instructions",
+    "bytes_per_flow",
+)
+STRATEGY_COLUMNS: Final = ("strategy", "is_masqueraded", "flows", "new_ns", "new_instructions")
+START: Final = time.monotonic()
 
-Row = dict[str, Any]
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much is measured."""
+
+    flows: Sequence[int]
+    runs: int
+    """Pairs of programs for each number of flows."""
+    rounds: int
+    """Blocks of each mode in each run."""
+    counted: int
+    """Flows up to which callgrind counts."""
+    table: int
+    """Flows in the table in which strategies open new ones."""
+
+
+QUICK: Final = Extent((1000, 100_000), runs=1, rounds=10, counted=1000, table=10_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """What is measured; None is not there."""
+
+    ours: Path
+    yardstick: Path | None
+    counted_yardstick: Path | None
+    """For valgrind."""
+    is_counting: bool
 
 
 def main() -> None:
     """Measure, store, show."""
+    arguments = parse()
+    full = Extent(arguments.flows, arguments.runs, arguments.rounds, COUNTED, 1_000_000)
+    extent = QUICK if arguments.quick else full
+    tell("building")
+    is_counting = callgrind.is_installed()
+    programs = Programs(
+        build("flows"),
+        build_yardstick(),
+        build_yardstick(COUNTED_PROCESSOR) if is_counting else None,
+        is_counting,
+    )
+    measures = Measures()
+    for protocol, family in SHAPES:
+        for flows in extent.flows:
+            measures.packets += measure(programs, protocol, family, flows, extent)
+    measures.strategies = measure_strategies(programs, extent)
+    if arguments.quick:
+        QUICK_RESULTS.write_text(json.dumps(measures.packets, indent=2) + "\n")
+        show(measures, QUICK_RESULTS)
+        return
+    measure_others(measures, arguments.runs, has_parts=not arguments.no_criterion)
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(measures.packets, indent=2) + "\n")
+    STRATEGIES.write_text(json.dumps(measures.strategies, indent=2) + "\n")
+    part("engine", "make bench-engine", page(measures))
+    show(measures, RESULTS, STRATEGIES, PAGE)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     counts = [1000, 100_000, 1_000_000, 10_000_000]
     parser.add_argument("--flows", type=int, nargs="+", default=counts, help="numbers of flows")
     parser.add_argument(
-        "--runs", type=int, default=5, help="runs of each, of which the median counts"
+        "--runs",
+        type=int,
+        default=3,
+        help="pairs of programs for each number of flows (%(default)s)",
     )
+    parser.add_argument("--rounds", type=int, default=30, help="rounds in each run (%(default)s)")
     parser.add_argument(
         "--no-criterion", action="store_true", help="leave out the parts of a packet's cost"
     )
-    arguments = parser.parse_args()
-    ours, first, update = build("flows"), build("first"), build("updates")
-    yardstick = build_yardstick()
-    python = run_python()
-    references = {bench["params"]["flows"]: bench for bench in named(python, "test_reference")}
-    rows: list[Row] = []
-    for flows in arguments.flows:
-        runs: list[Row] = []
-        c_runs: list[Row] = []
-        for _ in track(
-            range(arguments.runs), f"{flows} flows", console=Console(stderr=True), transient=True
-        ):
-            c_runs += lines_of(yardstick, flows) if yardstick else []
-            runs += lines_of(ours, flows)
-        reference = references.get(flows)
-        rows += [row(flows, mode, runs, c_runs, reference) for mode in MODES]
-    firsts = [lines_of(first, *SERVICES) for _ in range(arguments.runs)]
-    updates = [lines_of(update, *UPDATED_SERVICES) for _ in range(arguments.runs)]
-    parts = [] if arguments.no_criterion else criterion()
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
-    part("engine", "make bench-engine", page(rows, firsts, updates, python, parts))
-    show(rows)
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="packets of few flows alone, in less than a minute: shown, and written into target"
+        " instead of benches",
+    )
+    return parser.parse_args()
 
 
-def row(flows: int, mode: str, runs: list[Row], c_runs: list[Row], reference: Row | None) -> Row:
-    """One line of the result: medians of all runs, in ns per packet."""
+def tell(text: str) -> None:
+    """Progress, on standard error."""
+    print(f"[{time.monotonic() - START:5.0f} s] {text}", file=sys.stderr, flush=True)
 
-    def median(of: list[Row], field: str) -> float | None:
-        values = [run[field] for run in of if run["mode"] == mode]
-        return round(statistics.median(values), 1) if values else None
 
-    insert = median(c_runs, "insert_ns")
-    return {
-        "flows": flows,
-        "mode": mode,
-        "ns": median(runs, "ns"),
-        "c_ns": median(c_runs, "ns"),
-        "reference_ns": None if reference is None else round(reference["stats"]["median"] * 1e9),
-        "new_ns": median(runs, "new_ns"),
-        # The yardstick inserts one entry; a flow needs two.
-        "c_new_ns": None if insert is None else round(2 * insert, 1),
-        "bytes_per_flow": median(runs, "bytes_per_flow"),
+def measure(
+    programs: Programs, protocol: str, family: str, flows: int, extent: Extent
+) -> list[Row]:
+    """The rows of one number of flows, one for each mode."""
+    name = f"{protocol} {family}, {flows:,} flows"
+    rounds: dict[str, list[tuple[float, float | None]]] = {mode: [] for mode in MODES}
+    fills: list[dict[str, Row]] = []
+    c_fills: list[dict[str, Row]] = []
+    for run in range(extent.runs):
+        tell(f"{name}: run {run + 1} of {extent.runs}")
+        with Server(programs.ours, protocol, family, flows) as ours:
+            fills.append(ours.fill)
+            if programs.yardstick is None:
+                for mode in MODES:
+                    rounds[mode] += [(ours.block(mode), None) for _ in range(extent.rounds)]
+                continue
+            with Server(programs.yardstick, protocol, family, flows) as yardstick:
+                c_fills.append(yardstick.fill)
+                for number in range(extent.rounds):
+                    for mode in MODES:
+                        rounds[mode].append(pair(ours, yardstick, mode, is_first=number % 2 == 0))
+    counts, c_counts = {}, {}
+    if programs.is_counting and flows <= extent.counted:
+        tell(f"{name}: instructions")
+        counts = count(programs.ours, protocol, family, flows)
+        if programs.counted_yardstick is not None:
+            c_counts = count(programs.counted_yardstick, protocol, family, flows)
+    return [
+        {
+            "flows": flows,
+            "mode": mode,
+            "protocol": protocol,
+            "family": family,
+            **summarise(rounds[mode]),
+            "instructions": counts.get(("known", mode)),
+            "c_instructions": c_counts.get(("known", mode)),
+            "reference_ns": None,
+            "new_ns": median_of(fills, mode, "new_ns"),
+            # The yardstick inserts one entry; a flow needs two.
+            "c_new_ns": twice(median_of(c_fills, mode, "new_ns")),
+            "new_instructions": counts.get(("new", mode)),
+            "c_new_instructions": twice(c_counts.get(("new", mode))),
+            "bytes_per_flow": median_of(fills, mode, "bytes_per_flow")
+            if flows >= WEIGHED
+            else None,
+        }
+        for mode in MODES
+    ]
+
+
+def pair(ours: Server, yardstick: Server, mode: str, *, is_first: bool) -> tuple[float, float]:
+    """Nanoseconds of a packet, ours and C's, in one round."""
+    if is_first:
+        ns = ours.block(mode)
+        return ns, yardstick.block(mode)
+    c_ns = yardstick.block(mode)
+    return ours.block(mode), c_ns
+
+
+def summarise(rounds: list[tuple[float, float | None]]) -> Row:
+    """Medians of the rounds, and of their ratios, with the 10th and 90th percentile of these."""
+    row: Row = {
+        "ns": round(statistics.median(ns for ns, _ in rounds), 2),
+        "c_ns": None,
+        "ratio": None,
+        "ratio_p10": None,
+        "ratio_p90": None,
     }
+    pairs = [(ns, c_ns) for ns, c_ns in rounds if c_ns is not None]
+    if pairs:
+        row["c_ns"] = round(statistics.median(c_ns for _, c_ns in pairs), 2)
+        ratios = sorted(ns / c_ns for ns, c_ns in pairs)
+        row["ratio"] = round(statistics.median(ratios), 3)
+        for name, share in (("ratio_p10", 0.1), ("ratio_p90", 0.9)):
+            row[name] = round(ratios[round(share * (len(ratios) - 1))], 3)
+    return row
 
 
-def build(name: str) -> Path:
-    """The program of a benchmark in Rust."""
-    command = ["cargo", "bench", "--quiet", "-p", "kbe-nat-engine", "--bench", name, "--no-run"]
-    done = subprocess.run(
-        [*command, "--message-format=json"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
-    )
-    artifacts = [json.loads(line) for line in done.stdout.splitlines()]
-    return Path(next(each["executable"] for each in artifacts if each.get("executable")))
+def median_of(fills: list[dict[str, Row]], mode: str, name: str) -> float | None:
+    """The median of all runs; None for none."""
+    return round(statistics.median(fill[mode][name] for fill in fills), 1) if fills else None
 
 
-def build_yardstick() -> Path | None:
-    """The C program; None where there is no compiler, or another processor than it is made for."""
-    if platform.machine() != "x86_64" or shutil.which("cc") is None:
-        return None
-    program = ROOT / "target/yardstick"
-    source = ROOT / "benches/yardstick/engine.c"
-    subprocess.run(["cc", "-O3", "-march=native", "-o", program, source], check=True)
-    return program
+def twice(value: float | None) -> float | None:
+    """Of two entries instead of one."""
+    return None if value is None else round(2 * value, 1)
 
 
-def lines_of(program: Path, *numbers: int) -> list[Row]:
-    """A program's output for these numbers: one JSON object in each line."""
-    done = subprocess.run(
-        [program, *map(str, numbers)], check=True, stdout=subprocess.PIPE, text=True
-    )
-    return [json.loads(line) for line in done.stdout.splitlines()]
+def count(program: Path, protocol: str, family: str, flows: int) -> dict[tuple[str, str], float]:
+    """Instructions a packet by phase and mode."""
+    phases = callgrind.count(program, "count", protocol, family, str(flows))
+    return {(row["phase"], row["mode"]): row["instructions"] for row in phases}
+
+
+def measure_strategies(programs: Programs, extent: Extent) -> list[Row]:
+    """New flows by strategy, with and without masquerade: UDP in IPv4, in batches."""
+    tell(f"new flows by strategy among {extent.table:,}")
+    runs = [lines_of(programs.ours, "time-strategies", extent.table) for _ in range(extent.runs)]
+    counts: dict[tuple[str, bool], float] = {}
+    if programs.is_counting:
+        tell("new flows by strategy: instructions")
+        phases = callgrind.count(programs.ours, "count-strategies", str(extent.table))
+        counts = {
+            (row["mode"], row["phase"] == "masqueraded"): row["instructions"]
+            for row in phases
+            if row["phase"] != "warm"
+        }
+    return [
+        {
+            "flows": extent.table,
+            "strategy": rows[0]["strategy"],
+            "is_masqueraded": rows[0]["is_masqueraded"],
+            "new_ns": round(statistics.median(row["new_ns"] for row in rows), 1),
+            "new_instructions": counts.get((rows[0]["strategy"], rows[0]["is_masqueraded"])),
+        }
+        for rows in zip(*runs, strict=True)
+    ]
+
+
+def measure_others(measures: Measures, runs: int, *, has_parts: bool) -> None:
+    """First packets, changed Services, Python and criterion; the reference joins our packets."""
+    tell("first packets by number of service ports")
+    first, update = build("first"), build("updates")
+    measures.firsts = [lines_of(first, *SERVICES) for _ in range(runs)]
+    tell("changed Services")
+    measures.updates = [lines_of(update, *UPDATED_SERVICES) for _ in range(runs)]
+    tell("from Python")
+    measures.python = run_python()
+    for bench in measures.python:
+        if bench["name"].partition("[")[0] != "test_reference":
+            continue
+        for row in measures.packets:
+            shape = (row["protocol"], row["family"], row["flows"])
+            if shape == ("udp", "ipv4", bench["params"]["flows"]):
+                row["reference_ns"] = round(bench["stats"]["median"] * 1e9)
+    if has_parts:
+        tell("parts of a packet's cost")
+        measures.parts = criterion()
 
 
 def run_python() -> list[Row]:
@@ -140,11 +301,6 @@ def run_python() -> list[Row]:
     return benchmarks
 
 
-def named(benchmarks: list[Row], name: str) -> list[Row]:
-    """The benchmarks of one test function."""
-    return [bench for bench in benchmarks if bench["name"].partition("[")[0] == name]
-
-
 def criterion() -> list[tuple[str, str]]:
     """Name and median of each benchmark of `parts`."""
     command = ["cargo", "bench", "--quiet", "-p", "kbe-nat-engine", "--bench", "parts", "--"]
@@ -156,111 +312,26 @@ def criterion() -> list[tuple[str, str]]:
     return re.findall(r"^(\S.*?)\s+time:\s+\[\S+ \S+ (\S+ \S+)", joined, re.MULTILINE)
 
 
-def page(
-    rows: list[Row],
-    firsts: list[list[Row]],
-    updates: list[list[Row]],
-    python: list[Row],
-    parts: list[tuple[str, str]],
-) -> str:
-    """The tables in Markdown."""
-
-    def text(value: float | None) -> str:
-        return "-" if value is None else f"{value:,.1f}".rstrip("0").rstrip(".")
-
-    head = (
-        "| flows | mode | ns per packet | C | ratio | reference.py | new flow | C, two inserts "
-        "| bytes per flow |\n"
-        "|--:|---|--:|--:|--:|--:|--:|--:|--:|\n"
-    )
-    lines = [
-        f"| {row['flows']:,} | {row['mode']} | {text(row['ns'])} | {text(row['c_ns'])} "
-        f"| {text(ratio(row))} | {text(row['reference_ns'])} | {text(row['new_ns'])} "
-        f"| {text(row['c_new_ns'])} | {text(row['bytes_per_flow'])} |\n"
-        for row in rows
-    ]
-    by_services = [
-        "| service ports | first packet p50 | p99 | p99 to that of the fewest |\n"
-        "|--:|--:|--:|--:|\n"
-    ]
-    fewest = statistics.median(run[0]["p99_ns"] for run in firsts)
-    for place, services in enumerate(SERVICES):
-        p50, p99 = (
-            statistics.median(run[place][field] for run in firsts) for field in ("p50_ns", "p99_ns")
-        )
-        by_services.append(
-            f"| {services:,} | {p50:,.0f} ns | {p99:,.0f} ns | {p99 / fewest:.2f} |\n"
-        )
-    by_updates = [
-        "| service ports | one changed | p99 | packets wait | p99 | whole table, one changed |\n"
-        "|--:|--:|--:|--:|--:|--:|\n"
-    ]
-    for place, services in enumerate(UPDATED_SERVICES):
-        medians = (
-            seconds(statistics.median(run[place][field] for run in updates) * 1e-9)
-            for field in UPDATE_FIELDS
-        )
-        by_updates.append(f"| {services:,} | {' | '.join(medians)} |\n")
-    boundary = ["| from Python | median | per packet |\n|---|--:|--:|\n"]
-    for bench in python:
-        median = bench["stats"]["median"]
-        packets = bench["extra_info"].get("packets")
-        each = "-" if packets is None else f"{median * 1e9 / packets:,.1f} ns"
-        boundary.append(f"| {bench['name'].removeprefix('test_')} | {seconds(median)} | {each} |\n")
-    table = [
-        "| part (criterion) | median |\n|---|--:|\n",
-        *(f"| {name} | {time} |\n" for name, time in parts),
-    ]
-    extra = f"\n{''.join(table)}" if parts else ""
-    tables = "\n".join(
-        (head + "".join(lines), "".join(by_services), "".join(by_updates), "".join(boundary))
-    )
-    return f"{machine()} Nanoseconds; medians.\n\n{tables}{extra}"
+def show(measures: Measures, *files: Path) -> None:
+    """The tables of packets and strategies, for people."""
+    _show(PACKET_COLUMNS, [{**row, "ratio": ratio(row)} for row in measures.packets])
+    _show(STRATEGY_COLUMNS, measures.strategies)
+    print(f"Written: {', '.join(str(path.relative_to(ROOT)) for path in files)}")
 
 
-def ratio(row: Row) -> float | None:
-    """Ours to C's."""
-    return round(row["ns"] / row["c_ns"], 2) if row["c_ns"] else None
+def _show(names: Sequence[str], rows: list[Row]) -> None:
+    def text(value: Any) -> str:
+        if value is None:
+            return "-"
+        return f"{value:,}" if type(value) in (int, float) else str(value)
 
-
-def seconds(value: float) -> str:
-    """A time with its unit."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if value >= size:
-            return f"{value / size:,.2f} {unit}"
-    return f"{value * 1e9:,.1f} ns"
-
-
-def show(rows: list[Row]) -> None:
-    """The first table, for people."""
     table = Table(box=None, pad_edge=False)
-    for column in (
-        "flows",
-        "mode",
-        "ns",
-        "C",
-        "ratio",
-        "reference.py",
-        "new flow",
-        "bytes per flow",
-    ):
-        table.add_column(column, justify="left" if column == "mode" else "right")
+    for name in names:
+        is_text = rows and isinstance(rows[0][name], str)
+        table.add_column(name.replace("_", " "), justify="left" if is_text else "right")
     for row in rows:
-        values = (
-            row["ns"],
-            row["c_ns"],
-            ratio(row),
-            row["reference_ns"],
-            row["new_ns"],
-            row["bytes_per_flow"],
-        )
-        table.add_row(
-            f"{row['flows']:,}",
-            row["mode"],
-            *("-" if value is None else f"{value:,}" for value in values),
-        )
-    Console().print(table)
-    print(f"Written: {RESULTS.relative_to(ROOT)}, {PAGE.relative_to(ROOT)}")
+        table.add_row(*(text(row[name]) for name in names))
+    Console(width=160).print(table)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Installs the Debian packages that building, the demo and the tests need; without root it
-# prints their names.
+# Installs the Debian packages that building, the demo and the tests need, and those that the
+# arguments name; without root it prints their names.
 set -eu
 
 wanted="conntrack curl g++ gcc ipset iproute2 iptables libc6-dev"
-wanted="$wanted libnetfilter-queue-dev make nftables util-linux"
+wanted="$wanted libnetfilter-queue-dev make nftables util-linux $*"
 # A Python of the distribution keeps its headers and venv apart; others
 # bring them along.
 case "$(python3 -c 'import sys; print(sys.base_prefix)')" in

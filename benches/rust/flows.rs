@@ -1,86 +1,85 @@
-//! Cost of a packet by number of flows: established and new, one at a time and in batches of 64,
-//! with bytes per flow.
+//! Cost of a packet by number of flows: known and new ones, one at a time and in batches of 64, UDP
+//! and TCP, IPv4 and IPv6, with bytes per flow.
 //!
-//! The same work, packets and way of measuring as `benches/yardstick/engine.c`: UDP in IPv4, 64
-//! bytes, flows met at random, the median over batches of 64. Prints one JSON object per line.
-//! Arguments: numbers of flows.
+//! UDP has 64 bytes, TCP is a pure acknowledgement of an established connection. Flows are met at
+//! random. `benches/yardstick/engine.c` does the same work in C. Prints one JSON object per line.
+//!
+//! | arguments | |
+//! |---|---|
+//! | `[FLOWS...]` | nanoseconds of every shape, one after the other |
+//! | `serve PROTOCOL FAMILY FLOWS` | nanoseconds of a block for each line (a mode) of input |
+//! | `count PROTOCOL FAMILY FLOWS` | known numbers of packets, for callgrind: see `phase_ends` |
+//! | `time-strategies FLOWS` | nanoseconds of new flows in a table of so many, by strategy |
+//! | `count-strategies FLOWS` | the same for callgrind |
 
-use std::hint::black_box;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::time::Instant;
+mod strategies;
+mod traffic;
 
-use kbe_nat_engine::rng::{Rng, mix64};
-use kbe_nat_engine::tuple::Protocol;
-use kbe_nat_engine::wire::checksum;
-use kbe_nat_engine::{
-    Backend, Config, Engine, Frontend, FrontendKind, Meta, NodeView, Packet, ServicePort,
-    ServiceSpec, ServiceTable, Strategy, Verdict,
-};
+use kbe_nat_engine::rng::Rng;
+use kbe_nat_engine::{FrontendKind, Strategy};
 
-const BATCH: usize = 64;
-const LENGTH: usize = 64;
-const ROUNDS: usize = 20_000;
-const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+use traffic::{BATCH, MODES, Shape, Traffic, median, phase_ends, print};
 
-/// The first packet of flow `number`: its own client address and port, one frontend.
-fn packet(number: u64, bytes: &mut [u8; LENGTH]) {
-    let mixed = mix64(number);
-    *bytes = [0; LENGTH];
-    bytes[0] = 0x45;
-    bytes[2..4].copy_from_slice(&(LENGTH as u16).to_be_bytes());
-    bytes[8] = 64;
-    bytes[9] = Protocol::UDP.0;
-    // 10.0.0.0/8 to 73.255.255.255: no martians, and as good as unique with the port.
-    let client = 0x0a00_0000 + (mixed as u32 & 0x3fff_ffff);
-    bytes[12..16].copy_from_slice(&client.to_be_bytes());
-    bytes[16..20].copy_from_slice(&VIP.octets());
-    bytes[20..22].copy_from_slice(&((mixed >> 32) as u16).to_be_bytes());
-    bytes[22..24].copy_from_slice(&80u16.to_be_bytes());
-    bytes[24..26].copy_from_slice(&(LENGTH as u16 - 20).to_be_bytes());
-    bytes[26..28].copy_from_slice(&((mixed >> 48) as u16 | 1).to_be_bytes());
-    let sum = checksum::complete(0, &bytes[..20]);
-    bytes[10..12].copy_from_slice(&sum);
+/// Batches of a block.
+const BLOCK: usize = 400;
+/// Batches at its start that only fetch what another program has pushed out of the caches.
+const WARM: usize = BLOCK / 4;
+/// Blocks of each mode where nothing else is measured between them.
+const ROUNDS: usize = 40;
+/// New flows that callgrind counts, at most.
+const COUNTED_FLOWS: usize = 2048;
+/// Batches that callgrind counts, and those before them.
+const COUNTED_BATCHES: usize = 500;
+const UNCOUNTED_BATCHES: usize = 100;
+
+struct Bench {
+    traffic: Traffic,
+    is_tcp: bool,
+    flows: usize,
+    rng: Rng,
 }
 
-fn engine(flows: usize) -> Engine {
-    let backends =
-        (0..16).map(|n| Backend::new(SocketAddr::from(([172, 17, 0, 3 + n], 9876)))).collect();
-    let service = ServicePort::new(ServiceSpec {
-        family: None,
-        name: "default/bench:".into(),
-        protocol: Protocol::UDP,
-        frontends: vec![Frontend {
-            kind: FrontendKind::ClusterIp,
-            address: Some(VIP.into()),
-            port: 80,
-        }],
-        cluster_backends: backends,
-        local_backends: Vec::new(),
-        serving_backends: Vec::new(),
-        is_internal_local: false,
-        is_external_local: false,
-        affinity: None,
-        source_ranges: Vec::new(),
-        source_ranges_apply_to_all: false,
-        strategy: Strategy::Random,
-    })
-    .expect("the service port is valid");
-    let mut engine = Engine::new(Config {
-        secret: 1,
-        max_flows: flows,
-        max_unassured: flows,
-        ..Config::default()
-    });
-    let table = ServiceTable::new(&[Arc::new(service)], NodeView::default(), engine.hash_key())
-        .expect("one service");
-    engine.replace_services(Arc::new(table));
-    engine
-}
+impl Bench {
+    fn new(shape: Shape, flows: usize) -> Self {
+        let service = shape.service(0, FrontendKind::ClusterIp, Strategy::Random);
+        let traffic = Traffic::new(shape, shape.engine(flows, &[service]));
+        Self { traffic, is_tcp: shape.is_tcp(), flows, rng: Rng::new(1_234_567) }
+    }
 
-fn median(samples: &mut [f64]) -> f64 {
-    samples.sort_by(f64::total_cmp);
-    samples[samples.len() / 2]
+    /// Opens all flows. Nanoseconds of a new one by mode, and bytes of each.
+    fn fill(&mut self) -> ([f64; 2], f64) {
+        let before = resident();
+        let mut samples = [Vec::new(), Vec::new()];
+        for first in (0..self.flows).step_by(BATCH) {
+            let mode = first / BATCH % 2;
+            let time = self.traffic.open(0, first, self.flows, mode == 1);
+            // New flows are timed in a table that is half full or more.
+            if first * 2 >= self.flows {
+                samples[mode].push(time);
+            }
+        }
+        let occupancy = self.traffic.engine.occupancy();
+        assert!(!self.is_tcp || occupancy.assured == self.flows, "every connection is established");
+        let bytes = resident().saturating_sub(before) as f64 / occupancy.flows as f64;
+        (samples.map(|mut samples| median(&mut samples)), bytes)
+    }
+
+    fn occupancy(&self) -> usize {
+        self.traffic.engine.occupancy().flows
+    }
+
+    /// Nanoseconds per packet of one batch of known flows at random.
+    fn send(&mut self, mode: usize) -> f64 {
+        let (rng, flows) = (&mut self.rng, self.flows as u128);
+        let numbers =
+            std::iter::repeat_with(|| ((u128::from(rng.next_u64()) * flows) >> 64) as u64);
+        self.traffic.send(numbers, mode == 1)
+    }
+
+    fn block(&mut self, mode: usize) -> f64 {
+        let mut times: Vec<f64> = (0..BLOCK).map(|_| self.send(mode)).collect();
+        median(&mut times[WARM..])
+    }
 }
 
 /// Resident memory of this process in bytes.
@@ -91,78 +90,96 @@ fn resident() -> u64 {
         * 1024
 }
 
-struct Bench {
-    engine: Engine,
-    buffers: Vec<[u8; LENGTH]>,
-    verdicts: Vec<Verdict>,
-    now: u64,
-}
-
-impl Bench {
-    /// Nanoseconds per packet of one batch.
-    fn time(&mut self, is_batch: bool) -> f64 {
-        self.now += 1000;
-        self.verdicts.clear();
-        let mut buffers = self.buffers.iter_mut();
-        let mut packets: [Packet<'_>; BATCH] = std::array::from_fn(|_| Packet {
-            bytes: buffers.next().expect("64 buffers"),
-            meta: Meta::default(),
-        });
-        let start = Instant::now();
-        if is_batch {
-            self.engine.process_batch(self.now, &mut packets, &mut self.verdicts);
-        } else {
-            for packet in &mut packets {
-                let _ = black_box(self.engine.process(self.now, packet));
-            }
-        }
-        start.elapsed().as_nanos() as f64 / BATCH as f64
-    }
-}
-
-fn run(flows: usize) {
-    let before = resident();
-    let buffers = vec![[0; LENGTH]; BATCH];
-    let mut bench =
-        Bench { engine: engine(flows), buffers, verdicts: Vec::with_capacity(BATCH), now: 0 };
-    let mut opening = [Vec::new(), Vec::new()];
-    for first in (0..flows).step_by(BATCH) {
-        for (offset, bytes) in bench.buffers.iter_mut().enumerate() {
-            packet((first + offset).min(flows - 1) as u64, bytes);
-        }
-        let is_batch = first / BATCH % 2 == 1;
-        let time = bench.time(is_batch);
-        // New flows are timed in a table that is half full or more.
-        if first * 2 >= flows {
-            opening[usize::from(is_batch)].push(time);
-        }
-    }
-    let known = bench.engine.occupancy().flows;
-    let bytes = (resident() - before) as f64 / known as f64;
-    let mut rng = Rng::new(1_234_567);
+fn time(shape: Shape, flows: usize) {
+    let mut bench = Bench::new(shape, flows);
+    let (new_ns, bytes) = bench.fill();
+    let known = bench.occupancy();
     let mut samples = [Vec::new(), Vec::new()];
     for round in 0..2 * ROUNDS {
-        for bytes in &mut bench.buffers {
-            packet(((u128::from(rng.next_u64()) * flows as u128) >> 64) as u64, bytes);
-        }
-        let is_batch = round % 2 == 1;
-        samples[usize::from(is_batch)].push(bench.time(is_batch));
+        samples[round % 2].push(bench.block(round % 2));
     }
-    let opened = bench.engine.occupancy().flows;
-    assert_eq!(opened, known, "every packet met its flow");
-    for (mode, side) in [("one", 0), ("batch64", 1)] {
-        println!(
-            r#"{{"flows": {flows}, "mode": "{mode}", "ns": {:.1}, "new_ns": {:.1}, "bytes_per_flow": {bytes:.1}}}"#,
-            median(&mut samples[side]),
-            median(&mut opening[side]),
-        );
+    assert_eq!(bench.occupancy(), known, "every packet met its flow");
+    let (protocol, family) = shape.names();
+    for (mode, name) in MODES.into_iter().enumerate() {
+        print(&format!(
+            "{{\"flows\": {flows}, \"protocol\": \"{protocol}\", \"family\": \"{family}\", \
+             \"mode\": \"{name}\", \"ns\": {:.2}, \"new_ns\": {:.1}, \
+             \"bytes_per_flow\": {bytes:.1}}}",
+            median(&mut samples[mode]),
+            new_ns[mode],
+        ));
+    }
+}
+
+fn serve(shape: Shape, flows: usize) {
+    let mut bench = Bench::new(shape, flows);
+    let (new_ns, bytes) = bench.fill();
+    for (mode, name) in MODES.into_iter().enumerate() {
+        print(&format!(
+            r#"{{"mode": "{name}", "new_ns": {:.1}, "bytes_per_flow": {bytes:.1}}}"#,
+            new_ns[mode]
+        ));
+    }
+    let known = bench.occupancy();
+    for line in std::io::stdin().lines().map_while(Result::ok) {
+        let mode = usize::from(line != MODES[0]);
+        print(&format!(r#"{{"mode": "{line}", "ns": {:.3}}}"#, bench.block(mode)));
+    }
+    assert_eq!(bench.occupancy(), known, "every packet met its flow");
+}
+
+fn count(shape: Shape, flows: usize) {
+    let mut bench = Bench::new(shape, flows);
+    let few = COUNTED_FLOWS.min(flows / 4) / BATCH * BATCH;
+    let mut end = flows - 2 * few;
+    for first in (0..end).step_by(BATCH) {
+        bench.traffic.open(0, first, end, true);
+    }
+    phase_ends("fill", MODES[1], end);
+    bench.traffic.is_counted = true;
+    for (mode, name) in MODES.into_iter().enumerate() {
+        for first in (end..end + few).step_by(BATCH) {
+            bench.traffic.open(0, first, end + few, mode == 1);
+        }
+        end += few;
+        phase_ends("new", name, few);
+    }
+    for (mode, name) in MODES.into_iter().enumerate() {
+        for (phase, batches) in [("warm", UNCOUNTED_BATCHES), ("known", COUNTED_BATCHES)] {
+            for _ in 0..batches {
+                bench.send(mode);
+            }
+            phase_ends(phase, name, batches * BATCH);
+        }
     }
 }
 
 fn main() {
-    let counts: Vec<usize> =
-        std::env::args().filter_map(|argument| argument.parse().ok()).collect();
-    for flows in if counts.is_empty() { vec![1000, 100_000] } else { counts } {
-        run(flows);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words[..] {
+        ["serve", protocol, family, flows] => serve(shape(protocol, family), number(flows)),
+        ["count", protocol, family, flows] => count(shape(protocol, family), number(flows)),
+        ["time-strategies", flows] => strategies::run(number(flows), false),
+        ["count-strategies", flows] => strategies::run(number(flows), true),
+        _ => {
+            // Cargo adds arguments of its own.
+            let mut counts: Vec<usize> =
+                words.iter().filter_map(|word| word.parse().ok()).collect();
+            if counts.is_empty() {
+                counts = vec![1000, 100_000];
+            }
+            for flows in counts {
+                Shape::all().into_iter().for_each(|shape| time(shape, flows));
+            }
+        }
     }
+}
+
+fn shape(protocol: &str, family: &str) -> Shape {
+    Shape::parse(protocol, family).expect("udp or tcp, ipv4 or ipv6")
+}
+
+fn number(text: &str) -> usize {
+    text.parse().expect("a number of flows")
 }
