@@ -1,0 +1,45 @@
+"""How the code reads, as `tools/house.py` measures it."""
+
+from pathlib import Path
+
+import pytest
+
+import house
+
+RUST = """fn f() {
+    let own = 1;
+    for one in [own] {}
+    for frontend in [1] {}
+    [1].map(|some| some);
+}
+fn is_wired() {}
+#[getter]
+fn evicted() {}
+fn looked() {}
+
+#[cfg(test)]
+mod tests {
+    fn what_was_written() {}
+}
+"""
+
+
+def test_no_binding_is_a_filler() -> None:
+    """In the package, the benchmarks and the tools."""
+    python = dict(house.measures())["Python"]
+    assert python.fillers == []
+    assert {place.partition("/")[0] for place in python.places} == {"python", "benches", "tools"}
+
+
+def test_fillers_and_participles_of_both_languages_are_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(house, "ROOT", tmp_path)
+    (tmp_path / "a.py").write_text("def looked(own):\n    one = [left for left in own]\n")
+    (tmp_path / "a.rs").write_text(RUST)
+    python = house.measure_python([tmp_path / "a.py"])
+    assert sorted(python.fillers) == ["a.py:1: own", "a.py:2: left", "a.py:2: one"]
+    assert python.participles == ["a.py:1: looked"]
+    rust = house.measure_rust([tmp_path / "a.rs"])
+    assert rust.fillers == ["a.rs:2: own", "a.rs:3: one", "a.rs:5: some"]
+    assert rust.participles == ["a.rs:10: looked"]
