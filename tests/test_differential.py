@@ -124,21 +124,25 @@ class Pair:
             wanted = wanted[1:]
         node: dict[str, Any] = {
             "addresses": NODE,
-            "node_port_addresses": (*NODE, *(LOOPBACK[:1] if generation % 2 else ())),
             "pod_ranges": ("172.17.0.0/16", "10.0.0.9/32") if generation % 2 else (),
             "masquerade_all": masquerade_all,
             "unknown_port": unknown_port,
-            "closed_addresses": ("10.0.0.9", *(() if generation % 2 else LOOPBACK[:1])),
-            "every_loopback": generation < 3,
-            "guards_loopback": generation in (2, 3),
             "unallocated": ("172.30.0.0/24", "fd00:30::/112") if generation % 3 == 1 else (),
             "mode": "nftables" if generation % 3 == 2 else "iptables",
         }
+        served = (*NODE, *(LOOPBACK[:1] if generation % 2 else ()))
+        node_ports: dict[str, Any] = {
+            "wildcard_families": (4, 6) if generation < 3 else (6,),
+            "reject_addresses": ("10.0.0.9", *(() if generation % 2 else LOOPBACK[:1])),
+            "loopback": generation in (2, 3),
+        }
         self.native.replace_services(
-            [_service(kbe_nat, one) for one in wanted], kbe_nat.NodeView(**node)
+            [_service(kbe_nat, one) for one in wanted],
+            kbe_nat.NodeView(**node, node_ports=kbe_nat.NodePorts(served, **node_ports)),
         )
         self.plain.replace_services(
-            [_service(reference, one) for one in wanted], reference.Node(**node)
+            [_service(reference, one) for one in wanted],
+            reference.Node(**node, node_ports=reference.NodePorts(served, **node_ports)),
         )
 
     def process(

@@ -87,7 +87,7 @@ VIEWS = st.one_of(st.none(), st.none(), st.booleans())
 def node_view(*, has_node_ports: bool) -> kbe_nat.NodeView:
     addresses = [*NODE.values(), "127.0.0.1"]
     return kbe_nat.NodeView(
-        addresses=addresses, node_port_addresses=addresses if has_node_ports else []
+        addresses=addresses, node_ports=kbe_nat.NodePorts(addresses if has_node_ports else [])
     )
 
 

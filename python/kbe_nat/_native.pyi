@@ -35,6 +35,7 @@ __all__ = [
     "NftTable",
     "NftTables",
     "NodeAddresses",
+    "NodePorts",
     "NodeView",
     "PanicException",
     "ServicePort",
@@ -382,7 +383,7 @@ class Frontend:
     """An address and port under which a service port is reached.
 
     `kind` is "cluster-ip", "external-ip", "load-balancer" or "node-port"; a node port has the
-    address "" and stands for every address in `NodeView.node_port_addresses`. Raises
+    address "" and stands for every address of `NodeView`'s `node_ports`. Raises
     `ArgumentError`.
     """
 
@@ -446,28 +447,51 @@ class ServicePort:
     def affinity_seconds(self) -> int | None: ...
 
 @final
+class NodePorts:
+    """Where node ports are reached on a node.
+
+    `addresses` serve them. With 4 among `wildcard_families`, families in which every local address
+    serves them, all of 127.0.0.0/8 serves what 127.0.0.1 does; else its other addresses are closed.
+    On `reject_addresses` node ports without endpoints are refused. With `loopback` packets from
+    other addresses to 127.0.0.0/8 are dropped where no service port serves them. Raises
+    `ArgumentError`.
+    """
+
+    def __new__(
+        cls,
+        addresses: Sequence[str] = ...,
+        *,
+        wildcard_families: Sequence[int] = ...,
+        reject_addresses: Sequence[str] = ...,
+        loopback: bool = False,
+    ) -> NodePorts: ...
+    @property
+    def addresses(self) -> list[str]: ...
+    @property
+    def wildcard_families(self) -> list[int]: ...
+    @property
+    def reject_addresses(self) -> list[str]: ...
+    @property
+    def loopback(self) -> bool: ...
+    def __eq__(self, other: object, /) -> bool: ...
+
+@final
 class NodeView:
     """What the engine knows of the node it works for.
 
     `pod_ranges` and `pod_interfaces` (indexes) tell pods from the outside; without either nobody's
-    source is masqueraded for not being a pod. `node_port_addresses` defaults to `addresses`; on
-    `closed_addresses` node ports without endpoints are refused as well. With `every_loopback` all
-    of 127.0.0.0/8 serves what 127.0.0.1 does, else its other addresses are closed; with
-    `guards_loopback` nobody else reaches there what is not served. `unknown_port` is what becomes
-    of packets to a port that a cluster IP does not have: "pass", "reject" or "drop"; those to
-    cluster IPs of the ranges `unallocated` that no service port has are dropped. `mode` is
-    "iptables" or "nftables": which of kube-proxy's modes is followed where they differ. Raises
-    `ArgumentError`.
+    source is masqueraded for not being a pod. `node_ports` says where node ports are reached: at
+    `addresses`, when it is None. `unknown_port` is what becomes of packets to a port that a cluster
+    IP does not have: "pass", "reject" or "drop"; those to cluster IPs of the ranges `unallocated`
+    that no service port has are dropped. `mode` is "iptables" or "nftables": which of kube-proxy's
+    modes is followed where they differ. Raises `ArgumentError`.
     """
 
     def __new__(
         cls,
         *,
         addresses: Sequence[str] = ...,
-        node_port_addresses: Sequence[str] | None = None,
-        closed_addresses: Sequence[str] = ...,
-        every_loopback: bool = False,
-        guards_loopback: bool = False,
+        node_ports: NodePorts | None = None,
         pod_ranges: Sequence[str] = ...,
         pod_interfaces: Sequence[int] | None = None,
         masquerade_all: bool = False,

@@ -46,11 +46,13 @@ def native_node(plan: Plan) -> _native.NodeView:
     options, node_ports = plan.options, plan.node_ports
     return _native.NodeView(
         addresses=plan.addresses,
-        node_port_addresses=node_ports.addresses,
+        node_ports=_native.NodePorts(
+            node_ports.addresses,
+            wildcard_families=node_ports.wildcard_families,
+            reject_addresses=node_ports.reject_addresses,
+            loopback=node_ports.loopback,
+        ),
         pod_ranges=plan.pod_ranges,
-        closed_addresses=node_ports.reject_addresses,
-        every_loopback=node_ports.includes_all_loopback,
-        guards_loopback=node_ports.loopback,
         pod_interfaces=options.pod_interfaces if options.pod_interface else None,
         masquerade_all=options.masquerade_all,
         unknown_port=unknown_port(options),

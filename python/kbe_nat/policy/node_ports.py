@@ -29,11 +29,6 @@ class NodePorts:
     node's other addresses is kept away.
     """
 
-    @property
-    def includes_all_loopback(self) -> bool:
-        """All of 127.0.0.0/8 serves the node ports that 127.0.0.1 does."""
-        return Family.IPV4 in self.wildcard_families
-
 
 def node_ports(node: Node, options: Options) -> NodePorts:
     """The node ports' addresses of this node. Cost: linear in its addresses."""

@@ -49,6 +49,7 @@ from kbe_nat.reference.tables import (
     Endpoint,
     Frontend,
     Node,
+    NodePorts,
     Refused,
     Served,
     ServicePort,
@@ -61,7 +62,16 @@ from kbe_nat.reference.tables import (
 )
 from kbe_nat.reference.tcp import Segment
 
-__all__ = ["Backend", "Flow", "Frontend", "Node", "Reference", "ServicePort", "Verdict"]
+__all__ = [
+    "Backend",
+    "Flow",
+    "Frontend",
+    "Node",
+    "NodePorts",
+    "Reference",
+    "ServicePort",
+    "Verdict",
+]
 
 Client: TypeAlias = tuple[str, Address]
 

@@ -88,14 +88,22 @@ def standing_beside(spec: ServicePort, place: tuple[Address, int]) -> Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class NodePorts:
+    """Where node ports are reached on a node."""
+
+    addresses: Sequence[str] = ()
+    wildcard_families: Sequence[int] = ()
+    reject_addresses: Sequence[str] = ()
+    loopback: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """The node that packets pass."""
 
     addresses: Sequence[str] = ()
-    node_port_addresses: Sequence[str] | None = None
-    closed_addresses: Sequence[str] = ()
-    every_loopback: bool = False
-    guards_loopback: bool = False
+    node_ports: NodePorts | None = None
+    """Without it all of the addresses serve node ports."""
     pod_ranges: Sequence[str] = ()
     masquerade_all: bool = False
     unknown_port: str = "pass"
@@ -134,6 +142,7 @@ class Tables:
 
     def __init__(self, services: Sequence[ServicePort], node: Node) -> None:
         self.node = node
+        self.node_ports = node.node_ports or NodePorts(node.addresses)
         self.frontends: dict[tuple[int, Address, int], tuple[ServicePort, str]] = {}
         """Service port and kind of frontend, by protocol, address and port."""
         self.beaten: dict[tuple[int, Address, int], tuple[ServicePort, str]] = {}
@@ -148,13 +157,13 @@ class Tables:
         for spec in services:
             for frontend in spec.frontends:
                 if not frontend.address:
-                    for address in self._node_port_addresses(spec):
+                    for address in self._of_family(spec, self.node_ports.addresses):
                         self._claim(spec, frontend, address)
         for spec in services:
             for frontend in spec.frontends:
                 if not frontend.address and _refuses_somebody(spec):
                     closed = replace(frontend, kind="closed-node-port")
-                    for address in self._of_family(spec, node.closed_addresses):
+                    for address in self._of_family(spec, self.node_ports.reject_addresses):
                         self._claim(spec, closed, address)
 
     def find(self, protocol: int, address: Address, port: int) -> tuple[ServicePort, str] | None:
@@ -167,7 +176,7 @@ class Tables:
         spec, kind = self.frontends.get((protocol, LOCALHOST, port), (None, ""))
         if spec is None or kind not in ("node-port", "closed-node-port"):
             return None
-        return spec, kind if self.node.every_loopback else "closed-node-port"
+        return spec, kind if 4 in self.node_ports.wildcard_families else "closed-node-port"
 
     def _claim(self, spec: ServicePort, frontend: Frontend, address: Address) -> None:
         key = (NUMBERS[spec.protocol], address, frontend.port)
@@ -176,11 +185,6 @@ class Tables:
             self.beaten[key] = (spec, frontend.kind)
         is_cluster_ip = frontend.kind == "cluster-ip"
         self.addresses[address] = self.addresses.get(address, False) or is_cluster_ip
-
-    def _node_port_addresses(self, spec: ServicePort) -> Iterator[Address]:
-        node = self.node
-        texts = node.node_port_addresses
-        return self._of_family(spec, node.addresses if texts is None else texts)
 
     def _of_family(self, spec: ServicePort, texts: Sequence[str]) -> Iterator[Address]:
         """The addresses of the service port's family."""
@@ -197,7 +201,7 @@ def decide(tables: Tables, packet: Packet, interface: int, midstream: str) -> De
     """
     ends = packet.ends
     is_to_loopback = isinstance(ends.dst, IPv4Address) and ends.dst.is_loopback
-    is_guarded = tables.node.guards_loopback and is_to_loopback and not ends.src.is_loopback
+    is_guarded = tables.node_ports.loopback and is_to_loopback and not ends.src.is_loopback
     try:
         decision = _decide_beyond_guard(tables, packet, interface, midstream)
     except Refused:

@@ -98,7 +98,8 @@ pub(crate) fn decide(
     };
     // As KUBE-FIREWALL, ahead of all refusals.
     let (src, dst) = (query.src.ip(), query.dst.ip());
-    if table.node().guards_loopback && dst.is_ipv4() && dst.is_loopback() && !src.is_loopback() {
+    if table.node().node_ports.loopback && dst.is_ipv4() && dst.is_loopback() && !src.is_loopback()
+    {
         trace.step("loopback", || format!("{dst} is kept from {src}"));
         return Decision::Refuse { action: Action::Drop, cause: Cause::Martian, service };
     }

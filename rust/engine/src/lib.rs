@@ -63,5 +63,7 @@ pub use fragment::Released;
 pub use ledger::Traffic;
 pub use pipeline::{Meta, Packet};
 pub use rewrite::ChecksumState;
-pub use service::{Frontend, FrontendKind, Mode, NodeView, ServicePort, ServiceSpec, ServiceTable};
+pub use service::{
+    Frontend, FrontendKind, Mode, NodePorts, NodeView, ServicePort, ServiceSpec, ServiceTable,
+};
 pub use verdict::{Action, Cause, Verdict};

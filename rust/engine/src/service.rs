@@ -20,7 +20,7 @@ use crate::cidr::Cidr;
 use crate::tuple::{Family, Protocol};
 
 pub use frontend::{Frontend, FrontendKind};
-pub use node::{Mode, NodeView, UnknownPort};
+pub use node::{Mode, NodePorts, NodeView, UnknownPort};
 pub use table::ServiceTable;
 
 /// A mistake in a service port or a table of them, made by the caller.

@@ -7,7 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use kbe_nat_engine::service::UnknownPort;
 use kbe_nat_engine::tuple::Protocol;
-use kbe_nat_engine::{Action, Cause, Config, FrontendKind, Mode, NodeView, ServiceSpec, Verdict};
+use kbe_nat_engine::{
+    Action, Cause, Config, FrontendKind, Mode, NodePorts, NodeView, ServiceSpec, Verdict,
+};
 use scene::*;
 
 /// This node's address.
@@ -21,7 +23,7 @@ fn scene(family: Family, mode: Mode, backend: SocketAddr, others: Vec<ServiceSpe
     let unknown_port = if mode == Mode::Nftables { UnknownPort::Reject } else { UnknownPort::Pass };
     let addresses = vec![own(family)];
     scene.node = NodeView {
-        node_port_addresses: addresses.clone(),
+        node_ports: NodePorts { addresses: addresses.clone(), ..NodePorts::default() },
         addresses,
         mode,
         unknown_port,

@@ -12,8 +12,8 @@ use kbe_nat_engine::service::ServiceError;
 use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::view::{Filter, ServiceStats};
 use kbe_nat_engine::{
-    Backend, Cause, Config, Engine, Frontend, FrontendKind, Meta, NodeView, Packet, ServicePort,
-    ServiceSpec, ServiceTable,
+    Backend, Cause, Config, Engine, Frontend, FrontendKind, Meta, NodePorts, NodeView, Packet,
+    ServicePort, ServiceSpec, ServiceTable,
 };
 use proptest::collection::vec;
 use proptest::prelude::{Just, any, prop_oneof, proptest};
@@ -102,13 +102,15 @@ fn node(form: u8) -> NodeView {
     if has(0) {
         view.addresses.extend(every(2));
     }
-    view.node_port_addresses = view.addresses.clone();
+    view.node_ports.addresses = view.addresses.clone();
     if has(1) {
-        view.node_port_addresses.push(loopback);
-        view.every_loopback = has(2);
+        view.node_ports.addresses.push(loopback);
+        if has(2) {
+            view.node_ports.wildcard_families = vec![Family::V4];
+        }
     }
     if has(3) {
-        view.closed_addresses = every(3).into();
+        view.node_ports.reject_addresses = every(3).into();
     }
     view
 }
@@ -379,8 +381,11 @@ fn node_ports_go_behind_frontends_and_are_closed_where_none_serve() {
     };
     let view = NodeView {
         addresses: vec![own.into(), closed.into()],
-        node_port_addresses: vec![own.into()],
-        closed_addresses: vec![closed.into()],
+        node_ports: NodePorts {
+            addresses: vec![own.into()],
+            reject_addresses: vec![closed.into()],
+            ..NodePorts::default()
+        },
         ..NodeView::default()
     };
     let found = |table: &ServiceTable, to| {

@@ -7,10 +7,10 @@ use std::sync::{Arc, OnceLock};
 use kbe_nat_engine::Cidr;
 use kbe_nat_engine::hash::HashKey;
 use kbe_nat_engine::service::UnknownPort;
-use kbe_nat_engine::tuple::Protocol;
+use kbe_nat_engine::tuple::{Family, Protocol};
 use kbe_nat_engine::{
-    Backend, Config, Engine, Frontend, FrontendKind, InvalidTcp, Midstream, Mode, NodeView,
-    ServicePort, ServiceSpec, ServiceTable, Strategy,
+    Backend, Config, Engine, Frontend, FrontendKind, InvalidTcp, Midstream, Mode, NodePorts,
+    NodeView, ServicePort, ServiceSpec, ServiceTable, Strategy,
 };
 
 /// The client of most packets.
@@ -130,12 +130,14 @@ fn build(number: usize) -> ServiceTable {
     }
     let node = NodeView {
         addresses: vec![NODE.into(), NODE6.into()],
-        node_port_addresses: vec![NODE.into(), NODE6.into()],
+        node_ports: NodePorts {
+            addresses: vec![NODE.into(), NODE6.into()],
+            wildcard_families: if number == 2 { vec![Family::V4] } else { Vec::new() },
+            reject_addresses: vec![Ipv4Addr::LOCALHOST.into()],
+            loopback: number >= 2,
+        },
         pod_ranges: Cidr::new(Ipv4Addr::new(10, 244, 0, 0).into(), 16).into_iter().collect(),
         pod_interfaces: Some(vec![7]),
-        closed_addresses: vec![Ipv4Addr::LOCALHOST.into()],
-        every_loopback: number == 2,
-        guards_loopback: number >= 2,
         unallocated: Cidr::new(Ipv4Addr::new(10, 96, 0, 0).into(), 24)
             .into_iter()
             .filter(|_| number % 2 == 1)

@@ -23,6 +23,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<service::Backend>()?;
     module.add_class::<service::Frontend>()?;
     module.add_class::<service::ServicePort>()?;
+    module.add_class::<service::NodePorts>()?;
     module.add_class::<service::NodeView>()?;
     module.add_class::<verdict::Verdict>()?;
     module.add_class::<view::Flow>()?;

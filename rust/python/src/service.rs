@@ -1,10 +1,10 @@
-//! `Backend`, `Frontend`, `ServicePort`, `NodeView`.
+//! `Backend`, `Frontend`, `ServicePort`, `NodePorts`, `NodeView`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use kbe_nat_engine as core;
-use kbe_nat_engine::service::{FrontendKind, Mode, UnknownPort};
+use kbe_nat_engine::service::{self, FrontendKind, Mode, UnknownPort};
 use pyo3::prelude::*;
 
 use crate::convert;
@@ -199,6 +199,56 @@ impl ServicePort {
     }
 }
 
+#[pyclass(frozen, eq, module = "kbe_nat")]
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct NodePorts(service::NodePorts);
+
+#[pymethods]
+impl NodePorts {
+    #[new]
+    #[pyo3(signature = (
+        addresses = Vec::new(), *, wildcard_families = Vec::new(), reject_addresses = Vec::new(),
+        loopback = false,
+    ))]
+    #[allow(clippy::needless_pass_by_value)]
+    fn new(
+        addresses: Vec<String>,
+        wildcard_families: Vec<u32>,
+        reject_addresses: Vec<String>,
+        loopback: bool,
+    ) -> PyResult<Self> {
+        Ok(Self(service::NodePorts {
+            addresses: convert::addresses(&addresses)?,
+            wildcard_families: wildcard_families
+                .into_iter()
+                .map(convert::family)
+                .collect::<PyResult<_>>()?,
+            reject_addresses: convert::addresses(&reject_addresses)?,
+            loopback,
+        }))
+    }
+
+    #[getter]
+    fn addresses(&self) -> Vec<String> {
+        self.0.addresses.iter().map(IpAddr::to_string).collect()
+    }
+
+    #[getter]
+    fn wildcard_families(&self) -> Vec<u8> {
+        self.0.wildcard_families.iter().map(|family| family.version()).collect()
+    }
+
+    #[getter]
+    fn reject_addresses(&self) -> Vec<String> {
+        self.0.reject_addresses.iter().map(IpAddr::to_string).collect()
+    }
+
+    #[getter]
+    fn loopback(&self) -> bool {
+        self.0.loopback
+    }
+}
+
 #[pyclass(frozen, module = "kbe_nat")]
 #[derive(Clone, Default)]
 pub(crate) struct NodeView(pub(crate) core::NodeView);
@@ -207,18 +257,14 @@ pub(crate) struct NodeView(pub(crate) core::NodeView);
 impl NodeView {
     #[new]
     #[pyo3(signature = (
-        *, addresses = Vec::new(), node_port_addresses = None, closed_addresses = Vec::new(),
-        every_loopback = false, guards_loopback = false, pod_ranges = Vec::new(),
+        *, addresses = Vec::new(), node_ports = None, pod_ranges = Vec::new(),
         pod_interfaces = None, masquerade_all = false, unknown_port = "pass",
         unallocated = Vec::new(), mode = "iptables",
     ))]
     #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
     fn new(
         addresses: Vec<String>,
-        node_port_addresses: Option<Vec<String>>,
-        closed_addresses: Vec<String>,
-        every_loopback: bool,
-        guards_loopback: bool,
+        node_ports: Option<PyRef<'_, NodePorts>>,
         pod_ranges: Vec<String>,
         pod_interfaces: Option<Vec<u32>>,
         masquerade_all: bool,
@@ -228,14 +274,11 @@ impl NodeView {
     ) -> PyResult<Self> {
         let addresses = convert::addresses(&addresses)?;
         Ok(Self(core::NodeView {
-            node_port_addresses: match node_port_addresses {
-                Some(texts) => convert::addresses(&texts)?,
-                None => addresses.clone(),
+            node_ports: match node_ports {
+                Some(ports) => ports.0.clone(),
+                None => service::NodePorts { addresses: addresses.clone(), ..Default::default() },
             },
             addresses,
-            closed_addresses: convert::addresses(&closed_addresses)?,
-            every_loopback,
-            guards_loopback,
             pod_ranges: pod_ranges.iter().map(convert::cidr).collect::<PyResult<_>>()?,
             pod_interfaces,
             masquerade_all,

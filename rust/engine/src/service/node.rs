@@ -7,6 +7,7 @@ use super::frontend::FrontendKind;
 use super::index::AddressKey;
 use crate::cidr::Cidr;
 use crate::hash::HashKey;
+use crate::tuple::Family;
 
 /// Which of kube-proxy's modes is followed where they differ (pkg/proxy/iptables,
 /// pkg/proxy/nftables).
@@ -32,21 +33,37 @@ pub enum UnknownPort {
     Drop,
 }
 
+/// Where node ports are reached on the node.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NodePorts {
+    /// Addresses that serve node ports.
+    pub addresses: Vec<IpAddr>,
+    /// Families in which every local address serves node ports. With IPv4 among them node ports are
+    /// on all of 127.0.0.0/8 what they are on 127.0.0.1; otherwise they are closed on its other
+    /// addresses.
+    pub wildcard_families: Vec<Family>,
+    /// Addresses that serve no node ports, where those without endpoints are refused nevertheless.
+    pub reject_addresses: Vec<IpAddr>,
+    /// A packet to 127.0.0.0/8 from another address is dropped unless a Service serves it; the
+    /// node's other addresses count as others.
+    pub loopback: bool,
+}
+
+impl NodePorts {
+    /// Whether all of 127.0.0.0/8 serves the node ports that 127.0.0.1 does.
+    #[must_use]
+    pub fn includes_all_loopback(&self) -> bool {
+        self.wildcard_families.contains(&Family::V4)
+    }
+}
+
 /// The facts about the node that decisions depend on.
 #[derive(Clone, Debug, Default)]
 pub struct NodeView {
     /// The node's own addresses.
     pub addresses: Vec<IpAddr>,
-    /// The addresses that serve node ports.
-    pub node_port_addresses: Vec<IpAddr>,
-    /// Other addresses of the node on which node ports without endpoints are refused nevertheless.
-    pub closed_addresses: Vec<IpAddr>,
-    /// Node ports are on all of 127.0.0.0/8 what they are on 127.0.0.1; otherwise they are closed
-    /// on its other addresses.
-    pub every_loopback: bool,
-    /// A packet to 127.0.0.0/8 from another address is dropped unless a Service serves it; the
-    /// node's other addresses count as others.
-    pub guards_loopback: bool,
+    /// Where node ports are reached.
+    pub node_ports: NodePorts,
     /// Ranges whose addresses are pods (kube-proxy's detectors ClusterCIDR and NodeCIDR).
     pub pod_ranges: Vec<Cidr>,
     /// Device indexes behind which pods are; `None` without the detectors BridgeInterface and
@@ -103,9 +120,10 @@ impl Node {
             addresses.entry(AddressKey(address)).or_default().is_node = true;
         }
         // An address that serves node ports does not refuse them, even where it is said to.
-        let closed = view.closed_addresses.iter().map(|address| (address, CLOSED));
-        let serving = view.node_port_addresses.iter().map(|address| (address, SERVING));
-        for (&address, kind) in closed.chain(serving) {
+        let ports = &view.node_ports;
+        let rejecting = ports.reject_addresses.iter().map(|address| (address, CLOSED));
+        let serving = ports.addresses.iter().map(|address| (address, SERVING));
+        for (&address, kind) in rejecting.chain(serving) {
             addresses.entry(AddressKey(address)).or_default().node_ports = Some(kind);
         }
         Self { view, addresses }

@@ -249,7 +249,7 @@ impl ServiceTable {
             return None;
         }
         let (slot, kind) = self.node_port(protocol, first)?;
-        let is_served = kind == FrontendKind::NodePort && self.node.view.every_loopback;
+        let is_served = self.node.view.node_ports.includes_all_loopback();
         Some((slot, if is_served { kind } else { FrontendKind::ClosedNodePort }))
     }
 
