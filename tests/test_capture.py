@@ -199,7 +199,7 @@ def test_ipv6(tmp_path: Path) -> None:
     assert frame == header + bytes(expected)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     data=st.data(),
     kind=st.sampled_from(

@@ -357,7 +357,7 @@ BODIES = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     sections=st.lists(
         st.tuples(st.sampled_from(ORDERS), OPTIONS, st.lists(BODIES, max_size=6)),

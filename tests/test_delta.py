@@ -396,7 +396,7 @@ def check_first_packet(world: World, plan: Plan) -> None:
 
 @pytest.mark.parametrize("datapath", DATAPATHS)
 @pytest.mark.parametrize("tells", [True, False], ids=["touched", "not-known"])
-@settings(max_examples=100, deadline=None, suppress_health_check=list(Check))
+@settings(max_examples=100, suppress_health_check=list(Check))
 @given(changes=st.lists(steps, min_size=1, max_size=14))
 def test_any_sequence_of_changes_ends_as_the_last_plan_alone(
     datapath: str, tells: bool, changes: list[tuple[str, Any]]

@@ -238,7 +238,7 @@ MATCHES = st.sampled_from(
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rules_of_others_never_count(data: st.DataObject) -> None:
     lines = IPTABLES.splitlines()
     for _ in range(data.draw(st.integers(1, 8))):
@@ -336,7 +336,7 @@ JSON = json.dumps(
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_damaged_listing_is_compared_or_refused(data: st.DataObject) -> None:
     text = data.draw(st.sampled_from([IPTABLES, NFT, JSON]))
     for _ in range(data.draw(st.integers(1, 4))):

@@ -286,7 +286,7 @@ limits = st.sampled_from(
 )
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=250, suppress_health_check=list(HealthCheck))
 @given(limits=limits, steps=steps)
 def test_the_engine_does_what_the_reference_does(
     limits: dict[str, Any], steps: list[tuple[Any, ...]]

@@ -162,7 +162,7 @@ def test_chances_that_were_seen(left: int, modern: str, legacy: str | None) -> N
     assert legacy in (None, probability.chance_text(left, probability.LEGACY))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 30), st.integers(0, 6), st.booleans())
 def test_numbers_of_rules(services: int, endpoints: int, is_balanced: bool) -> None:
     """TestNumberIptablesRules of kube-proxy, as formulas."""

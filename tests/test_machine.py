@@ -210,4 +210,4 @@ def described(engine: kbe_nat.Engine) -> list[tuple[Any, ...]]:
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestMachine.settings = settings(max_examples=150, stateful_step_count=50)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kbe_nat.errors import FileError, ObjectError
@@ -234,9 +234,7 @@ def check(text: bytes) -> None:
     assert all(isinstance(note, str) for note in update.notes)
 
 
-searching = settings(
-    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+searching = settings(max_examples=EXAMPLES)
 
 
 @searching

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any, Final
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.full_engine import controller_with, verbs_of
@@ -132,9 +132,7 @@ def check(line: bytes) -> None:
         assert len(text) < 2000
 
 
-searching = settings(
-    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+searching = settings(max_examples=EXAMPLES)
 
 
 @searching

@@ -172,7 +172,7 @@ def order_without(snapshot: Snapshot, keys: Any) -> list[ServiceKey]:
     return [own.key for own in snapshot.services if own.key not in keys]
 
 
-@settings(deadline=None, max_examples=EXAMPLES)
+@settings(max_examples=EXAMPLES)
 @given(steps())
 def test_any_sequence_of_changes_ends_where_a_fresh_store_begins(sequence: list[Step]) -> None:
     store, origins = Store(FileCompletion()), Origins()

@@ -180,7 +180,7 @@ def counters(engine: kbe_nat.Engine) -> list[tuple[object, ...]]:
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(CHANGES, VIEWS, PACKETS, st.integers(0, 90)), max_size=8))
 def test_updates_lead_where_whole_tables_do(
     steps: list[tuple[dict[Key, Form | None], bool | None, list[tuple[Any, ...]], int]],

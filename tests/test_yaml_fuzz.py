@@ -105,13 +105,13 @@ def read(text: bytes, suffix: str) -> None:
     assert all("\n" not in str(said) for said in (*update.errors, *update.notes))
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(texts(), st.sampled_from([".yaml", ".json"]))
 def test_a_changed_manifest_is_read_or_refused(text: bytes, suffix: str) -> None:
     read(text, suffix)
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(
     st.lists(st.one_of(st.sampled_from(SNIPPETS), st.binary(max_size=6)), max_size=12).map(b"".join)
 )
