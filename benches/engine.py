@@ -2,8 +2,8 @@
 
 Writes benches/results/engine.json and strategies.json, and the tables of benches/RESULTS.md. Each
 number of flows is measured by C and by us in the same rounds, one right after the other and in
-rotating order; what counts is the median of the rounds' ratios, so that a slow minute of the
-machine hits both. Instructions are counted by callgrind where valgrind is installed.
+rotating order. The median of the rounds' ratios counts, so that a slow minute of the machine
+hits both. Instructions are counted by callgrind where valgrind is installed.
 """
 
 import argparse
@@ -78,7 +78,7 @@ QUICK: Final = Extent((1000, 100_000), runs=1, rounds=10, counted=1000, table=10
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """What is measured; None is not there."""
+    """The programs that are measured; None: it is not there."""
 
     ours: Path
     yardstick: Path | None

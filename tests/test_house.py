@@ -35,10 +35,10 @@ def test_fillers_and_participles_of_both_languages_are_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(house, "ROOT", tmp_path)
-    (tmp_path / "a.py").write_text("def looked(own):\n    one = [left for left in own]\n")
+    (tmp_path / "a.py").write_text("def looked(own):\n    own._one = [left for left in own]\n")
     (tmp_path / "a.rs").write_text(RUST)
     python = house.measure_python([tmp_path / "a.py"])
-    assert sorted(python.fillers) == ["a.py:1: own", "a.py:2: left", "a.py:2: one"]
+    assert sorted(python.fillers) == ["a.py:1: own", "a.py:2: _one", "a.py:2: left"]
     assert python.participles == ["a.py:1: looked"]
     rust = house.measure_rust([tmp_path / "a.rs"])
     assert rust.fillers == ["a.rs:2: own", "a.rs:3: one", "a.rs:5: some"]

@@ -94,7 +94,7 @@ HARD: Final = (
 
 @dataclass(slots=True)
 class Measure:
-    """Counts of the files of one language. Places are "file:line: what"."""
+    """Counts of the files of one language. Places are "file:line: name"."""
 
     places: list[str] = field(default_factory=list)
     """Every file."""
@@ -134,6 +134,8 @@ def measure_python(paths: list[Path]) -> Measure:
                 _measure_function(measure, f"{place}:{line}", node)
             elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 _measure_binding(measure, f"{place}:{line}", node.id)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                _measure_binding(measure, f"{place}:{line}", node.attr)
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
                 _measure_prose(measure, f"{place}:{line}", ast.get_docstring(node) or "")
         for number, row in enumerate(text.splitlines(), 1):

@@ -18,7 +18,7 @@ UPDATE_FIELDS: Final = (
 
 @dataclass(slots=True)
 class Measures:
-    """What was measured; empty lists have no table."""
+    """The results; empty lists have no table."""
 
     packets: list[Row] = field(default_factory=list)
     """As in engine.json."""

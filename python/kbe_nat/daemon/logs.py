@@ -62,8 +62,10 @@ class RateLimit(logging.Filter):
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
-        self._left = float(BURST)
-        self._looked = clock()
+        self._tokens = float(BURST)
+        """Lines that may be written now."""
+        self._newest = clock()
+        """When these were counted last."""
         self._missing = 0
         self._lock = threading.Lock()
 
@@ -74,12 +76,12 @@ class RateLimit(logging.Filter):
 
     def _passes(self, record: logging.LogRecord) -> bool:
         now = self._clock()
-        self._left = min(BURST, self._left + (now - self._looked) * LINES_PER_SECOND)
-        self._looked = now
-        if self._left < 1:
+        self._tokens = min(BURST, self._tokens + (now - self._newest) * LINES_PER_SECOND)
+        self._newest = now
+        if self._tokens < 1:
             self._missing += 1
             return False
-        self._left -= 1
+        self._tokens -= 1
         if self._missing:
             _append(record, f"({self._missing} lines before this one were left out)")
             self._missing = 0

@@ -30,7 +30,7 @@ class BackendIds:
         """By how many service ports beside the first each backend is used; without zeros."""
         self._largest = largest
         self._clock = clock
-        self._taken = bytearray(1)
+        self._states = bytearray(1)
         """By id, whether it is taken or rests; as long as there were ids at once or in a row. A
         byte each, so that they need no memory worth naming however many backends come and go.
         """
@@ -102,22 +102,22 @@ class BackendIds:
         if self._resting:
             rested = self._clock() - REST_SECONDS
             while self._resting and self._resting[0][0] <= rested:
-                self._taken[self._resting.popleft()[1]] = FREE
+                self._states[self._resting.popleft()[1]] = FREE
 
     def _take(self) -> Iterator[int]:
         """Untouched ids; when there are no more, the free ones in a round."""
-        for backend_id in range(len(self._taken), self._largest + 1):
-            self._taken.append(TAKEN)
+        for backend_id in range(len(self._states), self._largest + 1):
+            self._states.append(TAKEN)
             yield backend_id
         while True:
             # `find` searches in C, a byte per id. It goes on where it ended, so each id rests as
             # long as it can.
-            backend_id = self._taken.find(FREE, self._next)
+            backend_id = self._states.find(FREE, self._next)
             if backend_id < 0:
-                backend_id = self._taken.find(FREE, 1, self._next)
+                backend_id = self._states.find(FREE, 1, self._next)
             if backend_id < 0:
                 return
-            self._taken[backend_id] = TAKEN
+            self._states[backend_id] = TAKEN
             self._next = backend_id + 1
             yield backend_id
 

@@ -49,7 +49,7 @@ class DiversionRules:
         self._frontends = FrontendKeys()
         self._addresses = ServiceAddresses()
         self._plan = Plan()
-        self._taken_ranges: dict[Family, frozenset[str]] = dict.fromkeys(Family, frozenset())
+        self._former_ranges: dict[Family, frozenset[str]] = dict.fromkeys(Family, frozenset())
         """The ranges when changes were taken last."""
 
     def apply(self, delta: PlanDelta) -> None:
@@ -88,8 +88,8 @@ class DiversionRules:
         yield SetKind.ADDRESSES, self._frontends.addresses[family].take_change()
         # Ranges have no uses to be counted: there are a few, and they hardly ever change.
         ranges, addresses = self._addresses.ranges[family], self._addresses.take_change(family)
-        before, self._taken_ranges[family] = self._taken_ranges[family], frozenset(ranges)
-        after = self._taken_ranges[family]
+        before, self._former_ranges[family] = self._former_ranges[family], frozenset(ranges)
+        after = self._former_ranges[family]
         yield (
             SetKind.REFUSED,
             ElementChange(addresses.added | after - before, addresses.removed | before - after),

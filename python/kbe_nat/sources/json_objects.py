@@ -1,6 +1,6 @@
 """Objects straight from a JSON text, without plain values in between.
 
-Theory of operation. What `kubectl get -o json` writes is one document: a List of as many objects as
+Theory of operation. `kubectl get -o json` writes one document: a List of as many objects as
 a cluster has, most of whose text nobody reads. As dictionaries it would take ten times the memory
 of the objects. So the document is split into the texts of its items, and each text is decoded into
 the type of its kind, which skips all other fields.
@@ -70,7 +70,7 @@ def _item(text: Raw, defaults: Mapping[str, str], origin: str) -> Item | ObjectE
 
 
 class _Head(Struct, gc=False):
-    """What an item is. A List says it of items that do not."""
+    """The kind of an item. A List says it of items that do not."""
 
     version: str | UnsetType = field(name="apiVersion", default=UNSET)
     kind: str | UnsetType = UNSET

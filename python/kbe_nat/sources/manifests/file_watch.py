@@ -36,7 +36,7 @@ class FileWatch:
         """
         self._events: list[Event] = []
         """Events that came while waiting."""
-        self._looked = -LOOK_SECONDS
+        self._last_look = -LOOK_SECONDS
         self._inotify = _inotify()
 
     def wait(self, seconds: float) -> bool:
@@ -53,7 +53,7 @@ class FileWatch:
         whether any other may have changed, come or gone.
         """
         now = time.monotonic()
-        is_look_due = now - self._looked >= LOOK_SECONDS
+        is_look_due = now - self._last_look >= LOOK_SECONDS
         if self._inotify is None and is_look_due:
             self._inotify = _inotify()
         events, self._events = self._events, []
@@ -62,7 +62,7 @@ class FileWatch:
         named = {file for event in events for file in self._named_files(event)}
         is_anything = self._inotify is None or is_look_due or any(map(_is_vague, events))
         if is_anything:
-            self._looked = now
+            self._last_look = now
             self._places = {}
             for path, watched in self._paths.items():
                 self._watch(watched, path)
@@ -78,7 +78,7 @@ class FileWatch:
         except OSError:
             # It is not there, not ours, or the user watches as much as may be: all files stay in
             # doubt.
-            self._looked = -LOOK_SECONDS
+            self._last_look = -LOOK_SECONDS
         else:
             self._places.setdefault(number, []).append((watched, "" if is_directory else path))
 
