@@ -54,7 +54,7 @@ class Hands(Clocks):
 
 def engine(*, has_flow: bool = False) -> kbe_nat.Engine:
     """An engine that serves one TCP service port."""
-    made = kbe_nat.Engine(seed=1, max_flows=1000, max_affinities=1000)
+    made = kbe_nat.Engine(seed=1, limits=kbe_nat.Limits(max_flows=1000, max_affinities=1000))
     frontend = Frontend("cluster-ip", "172.30.228.255", 80)
     port = PlannedPort(
         "default", "web", "", "tcp", Family.IPV4, (frontend,), (Backend("10.0.0.1", 9876),), ()

@@ -113,7 +113,9 @@ class Pair:
     talks: dict[tuple[str, int, str, int], Talk] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.native = kbe_nat.Engine(seed=1, **self.settings)
+        limits = {key: size for key, size in self.settings.items() if key.startswith("max_")}
+        others = {key: choice for key, choice in self.settings.items() if key not in limits}
+        self.native = kbe_nat.Engine(seed=1, limits=kbe_nat.Limits(**limits), **others)
         self.plain = reference.Reference(**self.settings)
         self.serve(0, "pass", masquerade_all=False)
 

@@ -39,9 +39,12 @@ class Machine(RuleBasedStateMachine):
     )
     def begin(self, snat: bool, strategy: str) -> None:
         """Serve one frontend."""
-        self.settings: dict[str, Any] = LIMITS | {"midstream": "drop"}
+        self.settings: dict[str, Any] = {
+            "limits": kbe_nat.Limits(**LIMITS),
+            "midstream": "drop",
+        }
         if snat:
-            self.settings["snat_addresses"] = ["192.0.2.1"]
+            self.settings["snat"] = kbe_nat.Snat(["192.0.2.1"])
         self.masquerades = snat
         self.strategy = strategy
         self.engine = kbe_nat.Engine(seed=5, **self.settings)

@@ -103,7 +103,8 @@ class Engines:
 
     def __post_init__(self) -> None:
         self.updated, self.replaced = (
-            kbe_nat.Engine(seed=1, max_flows=16, max_affinities=4) for _ in range(2)
+            kbe_nat.Engine(seed=1, limits=kbe_nat.Limits(max_flows=16, max_affinities=4))
+            for _ in range(2)
         )
         for engine in (self.updated, self.replaced):
             engine.replace_services([], self.view)
@@ -225,7 +226,7 @@ def test_what_is_refused_changes_nothing() -> None:
 
 def test_threads_meet_whole_tables() -> None:
     """Of each generation two service ports have the same backend; packets of one batch agree."""
-    engine = kbe_nat.Engine(seed=1, max_flows=2000)
+    engine = kbe_nat.Engine(seed=1, limits=kbe_nat.Limits(max_flows=2000))
 
     def pair(number: int) -> list[kbe_nat.ServicePort]:
         backend = f"172.17.{number >> 8}.{number & 255}"

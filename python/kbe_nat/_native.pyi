@@ -29,6 +29,7 @@ __all__ = [
     "Flow",
     "Frontend",
     "KernelQueue",
+    "Limits",
     "Loop",
     "NftElements",
     "NftRule",
@@ -40,6 +41,7 @@ __all__ = [
     "PanicException",
     "ServicePort",
     "ServiceStats",
+    "Snat",
     "Stats",
     "Transaction",
     "Verdict",
@@ -676,18 +678,66 @@ class Explanation:
         """What was checked, in order, and what was found."""
 
 @final
+class Limits:
+    """How many entries an engine's tables have at most, per address family.
+
+    `max_unassured` bounds flows that were not answered yet (default: `max_flows`),
+    `max_flows_per_source` those of one client, `max_affinities` clients whose backend is
+    remembered, `max_fragments` datagrams in fragments. Raises `ArgumentError`.
+    """
+
+    def __new__(
+        cls,
+        *,
+        max_flows: int = 262_144,
+        max_unassured: int | None = None,
+        max_flows_per_source: int | None = None,
+        max_affinities: int = 1_048_576,
+        max_fragments: int = 4096,
+    ) -> Limits: ...
+    @property
+    def max_flows(self) -> int: ...
+    @property
+    def max_unassured(self) -> int: ...
+    @property
+    def max_flows_per_source(self) -> int | None: ...
+    @property
+    def max_affinities(self) -> int: ...
+    @property
+    def max_fragments(self) -> int: ...
+    def __eq__(self, other: object, /) -> bool: ...
+
+@final
+class Snat:
+    """The sources of masqueraded flows: addresses, at most one of each family, and ports that are
+    leased from the range `ports` less those in `reserved` (the node ports). Raises `ArgumentError`.
+    """
+
+    def __new__(
+        cls,
+        addresses: Sequence[str],
+        *,
+        ports: tuple[int, int] = (1024, 65535),
+        reserved: tuple[int, int] = (30000, 32767),
+    ) -> Snat: ...
+    @property
+    def addresses(self) -> list[str]: ...
+    @property
+    def ports(self) -> tuple[int, int]: ...
+    @property
+    def reserved(self) -> tuple[int, int]: ...
+    def __eq__(self, other: object, /) -> bool: ...
+
+@final
 class Engine:
     """Service NAT without input or output: tables and packets in, verdicts out. Safe to share
     between threads.
 
-    `seed` makes the random choices repeatable; without one they are unpredictable. Limits are
-    numbers of entries, per address family; `max_unassured` bounds flows that were not answered yet
-    (default: all), and `max_flows_per_source` those of one client. `timeouts` changes `TIMEOUTS`,
-    in seconds. Without `snat_addresses` a masqueraded flow is only marked (`Verdict.masquerade`);
-    with them the engine rewrites the source itself, with ports leased from `snat_ports` (default
-    1024 to 65535) less `snat_reserved` (default 30000 to 32767, the node ports). `midstream` is
-    what becomes of a TCP packet without a flow: "consistent" (picked up by hash of its client),
-    "reject" or "drop"; `invalid` is that of one outside the window: "translate" or "drop". Raises
+    `seed` makes the random choices repeatable; without one they are unpredictable. `timeouts`
+    changes `TIMEOUTS`, in seconds. Without `snat` a masqueraded flow is only marked
+    (`Verdict.masquerade`); with it the engine rewrites the source itself. `midstream` is what
+    becomes of a TCP packet without a flow: "consistent" (picked up by hash of its client), "reject"
+    or "drop"; `invalid` is that of one outside the window: "translate" or "drop". Raises
     `ArgumentError`.
     """
 
@@ -695,15 +745,9 @@ class Engine:
         cls,
         *,
         seed: int | None = None,
-        max_flows: int = 262_144,
-        max_unassured: int | None = None,
-        max_flows_per_source: int | None = None,
-        max_affinities: int = 1_048_576,
-        max_fragments: int = 4096,
+        limits: Limits | None = None,
         timeouts: Mapping[str, float] | None = None,
-        snat_addresses: Sequence[str] = ...,
-        snat_ports: tuple[int, int] = ...,
-        snat_reserved: tuple[int, int] = ...,
+        snat: Snat | None = None,
         midstream: str = "consistent",
         invalid: str = "translate",
     ) -> Engine: ...

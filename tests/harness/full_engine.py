@@ -36,7 +36,7 @@ STATUS = StatusRow(
 
 def controller_with(flows: int, limit: int = 262_144) -> Controller:
     """A controller whose engine has so many UDP flows."""
-    engine = kbe_nat.Engine(seed=1, max_flows=limit)
+    engine = kbe_nat.Engine(seed=1, limits=kbe_nat.Limits(max_flows=limit))
     controller = Controller(
         engine, EveryPacket(Diversion((100, 100)), Memory()), lambda _: Options()
     )

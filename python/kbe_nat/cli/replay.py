@@ -13,7 +13,7 @@ from msgspec import structs
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from kbe_nat._native import Engine, Loop
+from kbe_nat._native import Engine, Loop, Snat
 from kbe_nat.cli.comparison import Comparison
 from kbe_nat.cli.flags.node import NODE_FLAGS, node_options
 from kbe_nat.cli.flags.objects import OBJECT_FLAGS, ObjectSettings, read_objects
@@ -88,7 +88,7 @@ def replay(
     seed = secrets.randbits(64) if choice.seed is None else choice.seed
 
     def engine_for(plan: Plan) -> Engine:
-        engine = Engine(seed=seed, snat_addresses=choice.masquerade_addresses)
+        engine = Engine(seed=seed, snat=Snat(choice.masquerade_addresses))
         engine.replace_services(*native_tables(plan))
         return engine
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from kbe_nat._native import BackendIdMap, Engine, NftTables, NodeAddresses
+from kbe_nat._native import BackendIdMap, Engine, Limits, NftTables, NodeAddresses
 from kbe_nat.commands import GracePeriod
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon.node_addresses import LocalAddresses
@@ -61,8 +61,10 @@ def build(settings: Settings, rules: RuleInstaller | None = None) -> Proxy:
     seed = secrets.randbits(64) if seed is None else seed
     engine = Engine(
         seed=seed,
-        max_flows=settings.limits.max_flows,
-        max_flows_per_source=settings.limits.max_flows_per_source,
+        limits=Limits(
+            max_flows=settings.limits.max_flows,
+            max_flows_per_source=settings.limits.max_flows_per_source,
+        ),
     )
     addresses = LocalAddresses(NodeAddresses())
     controller = Controller(

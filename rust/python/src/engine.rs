@@ -6,7 +6,6 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kbe_nat_engine as core;
-use kbe_nat_engine::conntrack::ports::PortRange;
 use kbe_nat_engine::conntrack::timeouts::Timeouts;
 use kbe_nat_engine::service::{ServiceError, ServiceTable};
 use kbe_nat_engine::tuple::Family;
@@ -19,6 +18,7 @@ use pyo3::types::{PyBytes, PyDict};
 
 use crate::convert;
 use crate::errors::{self, argument};
+use crate::limits::{Limits, Snat};
 use crate::service::{NodeView, ServicePort};
 use crate::verdict::{Verdict, release};
 use crate::view::{Explanation, Flow, Stats};
@@ -47,23 +47,15 @@ impl Engine {
 impl Engine {
     #[new]
     #[pyo3(signature = (
-        *, seed = None, max_flows = 262_144, max_unassured = None, max_flows_per_source = None,
-        max_affinities = 1_048_576, max_fragments = 4096, timeouts = None,
-        snat_addresses = Vec::new(), snat_ports = (1024, 65535), snat_reserved = (30000, 32767),
-        midstream = "consistent", invalid = "translate",
+        *, seed = None, limits = None, timeouts = None, snat = None, midstream = "consistent",
+        invalid = "translate",
     ))]
-    #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
+    #[allow(clippy::needless_pass_by_value)]
     fn new(
         seed: Option<u64>,
-        max_flows: u32,
-        max_unassured: Option<u32>,
-        max_flows_per_source: Option<u32>,
-        max_affinities: u32,
-        max_fragments: u32,
+        limits: Option<PyRef<'_, Limits>>,
         timeouts: Option<&Bound<'_, PyDict>>,
-        snat_addresses: Vec<String>,
-        snat_ports: (u16, u16),
-        snat_reserved: (u16, u16),
+        snat: Option<PyRef<'_, Snat>>,
         midstream: &str,
         invalid: &str,
     ) -> PyResult<Self> {
@@ -72,23 +64,25 @@ impl Engine {
         for (name, seconds) in timeouts.into_iter().flatten() {
             timeout_values.set(name.extract()?, seconds.extract()?).map_err(argument)?;
         }
-        if max_flows == 0 || snat_ports.0 > snat_ports.1 {
-            return Err(argument("max_flows must be positive, and snat_ports a range (low, high)"));
-        }
-        let engine = core::Engine::new(core::Config {
+        let mut config = core::Config {
             seed: seed.unwrap_or_else(random),
             secret: random(),
-            max_flows: max_flows as usize,
-            max_unassured: max_unassured.unwrap_or(max_flows) as usize,
-            max_flows_per_source,
-            max_affinities: max_affinities as usize,
-            max_fragments: max_fragments as usize,
             timeouts: timeout_values,
-            snat: convert::addresses(&snat_addresses)?,
-            ports: PortRange { ports: snat_ports, reserved: snat_reserved },
             midstream: convert::midstream(midstream)?,
             invalid: convert::invalid_tcp(invalid)?,
-        });
+            ..core::Config::default()
+        };
+        if let Some(limits) = limits {
+            config.max_flows = limits.max_flows as usize;
+            config.max_unassured = limits.max_unassured as usize;
+            config.max_flows_per_source = limits.max_flows_per_source;
+            config.max_affinities = limits.max_affinities as usize;
+            config.max_fragments = limits.max_fragments as usize;
+        }
+        if let Some(snat) = snat {
+            (config.snat, config.ports) = (snat.addresses.clone(), snat.ports);
+        }
+        let engine = core::Engine::new(config);
         Ok(Self { engine: Mutex::new(engine), writing: Mutex::default() })
     }
 

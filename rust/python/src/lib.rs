@@ -7,6 +7,7 @@ mod conntrack;
 mod convert;
 mod engine;
 mod errors;
+mod limits;
 mod queue;
 mod service;
 mod tables;
@@ -23,6 +24,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<service::Backend>()?;
     module.add_class::<service::Frontend>()?;
     module.add_class::<service::ServicePort>()?;
+    module.add_class::<limits::Limits>()?;
+    module.add_class::<limits::Snat>()?;
     module.add_class::<service::NodePorts>()?;
     module.add_class::<service::NodeView>()?;
     module.add_class::<verdict::Verdict>()?;

@@ -1,0 +1,77 @@
+//! `Limits`, `Snat`: how large an engine's tables are, and what replaces masqueraded sources.
+
+use std::net::IpAddr;
+
+use kbe_nat_engine::conntrack::ports::PortRange;
+use pyo3::prelude::*;
+
+use crate::convert;
+use crate::errors::argument;
+
+#[pyclass(frozen, eq, get_all, module = "kbe_nat")]
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub(crate) max_flows: u32,
+    pub(crate) max_unassured: u32,
+    pub(crate) max_flows_per_source: Option<u32>,
+    pub(crate) max_affinities: u32,
+    pub(crate) max_fragments: u32,
+}
+
+#[pymethods]
+impl Limits {
+    #[new]
+    #[pyo3(signature = (
+        *, max_flows = 262_144, max_unassured = None, max_flows_per_source = None,
+        max_affinities = 1_048_576, max_fragments = 4096,
+    ))]
+    fn new(
+        max_flows: u32,
+        max_unassured: Option<u32>,
+        max_flows_per_source: Option<u32>,
+        max_affinities: u32,
+        max_fragments: u32,
+    ) -> PyResult<Self> {
+        if max_flows == 0 {
+            return Err(argument("max_flows must be positive"));
+        }
+        let max_unassured = max_unassured.unwrap_or(max_flows);
+        Ok(Self { max_flows, max_unassured, max_flows_per_source, max_affinities, max_fragments })
+    }
+}
+
+#[pyclass(frozen, eq, module = "kbe_nat")]
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Snat {
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) ports: PortRange,
+}
+
+#[pymethods]
+impl Snat {
+    #[new]
+    #[pyo3(signature = (addresses, *, ports = (1024, 65535), reserved = (30000, 32767)))]
+    #[allow(clippy::needless_pass_by_value)]
+    fn new(addresses: Vec<String>, ports: (u16, u16), reserved: (u16, u16)) -> PyResult<Self> {
+        if ports.0 > ports.1 {
+            return Err(argument("ports are a range (low, high)"));
+        }
+        let addresses = convert::addresses(&addresses)?;
+        Ok(Self { addresses, ports: PortRange { ports, reserved } })
+    }
+
+    #[getter]
+    fn addresses(&self) -> Vec<String> {
+        self.addresses.iter().map(IpAddr::to_string).collect()
+    }
+
+    #[getter]
+    fn ports(&self) -> (u16, u16) {
+        self.ports.ports
+    }
+
+    #[getter]
+    fn reserved(&self) -> (u16, u16) {
+        self.ports.reserved
+    }
+}
