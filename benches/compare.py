@@ -164,14 +164,14 @@ def build(name: str, tree: Path, *, has_python: bool) -> Revision:
 def measure_flows(revision: Revision) -> Figures:
     """Packets of known flows and of new ones."""
     return {
-        f"{_shape(row)}{row['flows']:,} flows, {row['mode']}, {what}": row[field]
+        f"{shape(row)}{row['flows']:,} flows, {row['mode']}, {what}": row[field]
         for row in programs.lines_of(revision.flows, *FLOWS)
         for what, field in (("known", "ns"), ("new", "new_ns"))
         if row.get(field) is not None
     }
 
 
-def _shape(row: dict[str, Any]) -> str:
+def shape(row: dict[str, Any]) -> str:
     """Protocol and family, unless they are what all rows once were about: UDP in IPv4."""
     protocol, family = row.get("protocol", "udp"), row.get("family", "ipv4")
     return "" if (protocol, family) == ("udp", "ipv4") else f"{protocol} {family}, "

@@ -218,29 +218,29 @@ def connection(number: int) -> Iterator[bytes]:
     vip, endpoint = (bytes([10, 96, 1, service]), 80), (bytes([10, 244, 1, service]), 8080)
     seq, ack = number * 7919 & 0x7FFFFFFF, number * 104_729 & 0x7FFFFFFF
 
-    def sent(flags: int, payload: bytes = b"") -> bytes:
+    def from_client(flags: int, payload: bytes = b"") -> bytes:
         return segment(client, vip, seq, ack, flags, payload)
 
-    def answered(flags: int, payload: bytes = b"") -> bytes:
+    def from_endpoint(flags: int, payload: bytes = b"") -> bytes:
         return segment(endpoint, client, ack, seq, flags, payload)
 
     yield segment(client, vip, seq, 0, SYN)
     seq += 1
-    yield answered(SYN | ACK)
+    yield from_endpoint(SYN | ACK)
     ack += 1
-    yield sent(ACK)
-    yield sent(ACK | PSH, REQUEST)
+    yield from_client(ACK)
+    yield from_client(ACK | PSH, REQUEST)
     seq += len(REQUEST)
-    yield answered(ACK)
+    yield from_endpoint(ACK)
     for _ in range(8):
-        yield answered(ACK | PSH, DATA)
+        yield from_endpoint(ACK | PSH, DATA)
         ack += len(DATA)
-        yield sent(ACK)
-    yield answered(ACK | FIN)
+        yield from_client(ACK)
+    yield from_endpoint(ACK | FIN)
     ack += 1
-    yield sent(ACK | FIN)
+    yield from_client(ACK | FIN)
     seq += 1
-    yield answered(ACK)
+    yield from_endpoint(ACK)
 
 
 def segment(

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from scapy.layers.inet import IP, TCP
 
-from benches import replay
+from benches import compare, replay
 from benches.engine import MODES, SHAPES, Extent, Programs, measure, measure_strategies, summarise
 from benches.harness import callgrind
-from benches.harness.engine_page import Measures, page
+from benches.harness.engine_page import UPDATE_FIELDS, Measures, page
 from benches.harness.programs import COUNTED_PROCESSOR, build, build_yardstick, lines_of
 from kbe_nat.model import Strategy
 
@@ -90,6 +90,34 @@ def test_by_numbers_alone_every_shape_has_its_rows(ours: Path) -> None:
     assert [(row["protocol"], row["family"], row["mode"]) for row in rows] == [
         (*shape, mode) for shape in SHAPES for mode in MODES
     ]
+
+
+def test_every_table_of_the_page_has_as_many_cells_as_columns(ours: Path) -> None:
+    programs = Programs(ours, None, None, False)
+    measures = Measures(
+        packets=measure(programs, "udp", "ipv4", FLOWS, TINY),
+        strategies=measure_strategies(programs, TINY),
+        firsts=[[{"services": 10, "p50_ns": 500, "p99_ns": 900}]] * 3,
+        updates=[[{"services": 10_000, **dict.fromkeys(UPDATE_FIELDS, 8000)}]] * 3,
+        python=[{"name": "test_one", "stats": {"median": 1e-6}, "extra_info": {"packets": 1}}],
+        parts=[("pick of 16/random", "10.6 ns")],
+    )
+    tables = [part for part in page(measures).split("\n\n") if part.startswith("|")]
+    assert len(tables) == 7
+    for table in tables:
+        head, *lines = table.strip().splitlines()
+        assert len(lines) >= 2
+        assert {line.count("|") for line in lines} == {head.count("|")}
+
+
+def test_revisions_are_compared_by_the_names_of_rows() -> None:
+    # A base revision may print neither protocol nor family: its rows are UDP in IPv4.
+    base = {"1,000 flows, one, known": 20.0, "gone, known": 1.0}
+    head = {"1,000 flows, one, known": 30.0, "tcp ipv6, 1,000 flows, one, known": 70.0}
+    [row] = compare.compare([(base, head)] * 3)
+    assert (row.name, row.ratio, row.is_slower) == ("1,000 flows, one, known", 1.5, True)
+    assert compare.shape({"flows": 1000}) == compare.shape({"protocol": "udp", "family": "ipv4"})
+    assert compare.shape({"protocol": "tcp", "family": "ipv6"}) == "tcp ipv6, "
 
 
 DUMP = """# callgrind format
