@@ -10,14 +10,6 @@ use kbe_nat_engine::rng::mix64;
 use kbe_nat_engine::wire::checksum;
 use kbe_nat_engine::{Backend, Strategy};
 
-struct Even;
-
-impl Loads for Even {
-    fn active(&self, index: usize) -> u32 {
-        index as u32 % 3
-    }
-}
-
 fn backends(count: u16) -> Vec<Backend> {
     let endpoint = |n: u16| SocketAddr::from(([172, 17, (n >> 8) as u8, n as u8], 9876));
     (0..count)
@@ -30,15 +22,15 @@ fn pick(criterion: &mut Criterion) {
     for strategy in Strategy::ALL {
         let balancer = strategy.build(&backends(16)).expect("it can be built");
         let mut state = State::new(1);
+        let records: Vec<u32> = (0..16).collect();
+        let active: Vec<u32> = (0..16).map(|record| record % 3).collect();
+        let loads = Loads { records: &records, active: &active };
         let mut client = 0;
         group.bench_function(strategy.name(), |bencher| {
             bencher.iter(|| {
                 client += 1;
                 let hash = mix64(client);
-                balancer.pick(
-                    &Request { source: hash, flow: !hash, loads: &Even },
-                    black_box(&mut state),
-                )
+                balancer.pick(&Request { source: hash, flow: !hash, loads }, black_box(&mut state))
             });
         });
     }

@@ -52,13 +52,26 @@ pub struct Request<'a> {
     /// Stable hash of protocol, both addresses and both ports: equal on every node.
     pub flow: u64,
     /// Live flows of each backend.
-    pub loads: &'a dyn Loads,
+    pub loads: Loads<'a>,
 }
 
-/// Live flows per backend, by position in the list that the balancer was built from.
-pub trait Loads {
-    /// Flows that are alive on backend `index`.
-    fn active(&self, index: usize) -> u32;
+/// Live flows per backend, where the engine's books count them: a look at one is two loads.
+#[derive(Clone, Copy, Debug)]
+pub struct Loads<'a> {
+    /// The record of each backend, by position in the list that the balancer was built from.
+    pub records: &'a [u32],
+    /// Live flows by record.
+    pub active: &'a [u32],
+}
+
+impl Loads<'_> {
+    /// Flows that are alive on backend `index`; a backend without a record has none.
+    #[inline]
+    #[must_use]
+    pub fn active(&self, index: usize) -> u32 {
+        let record = self.records.get(index);
+        record.and_then(|&record| self.active.get(record as usize)).copied().unwrap_or(0)
+    }
 }
 
 /// A balancer's memory between choices.

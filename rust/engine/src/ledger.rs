@@ -23,7 +23,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::balance::{Loads, State};
+use crate::balance::State;
 use crate::hash::HashKey;
 use crate::rng::{Rng, mix64};
 use crate::service::{Scope, ServicePort, ServiceTable};
@@ -75,7 +75,6 @@ pub(crate) struct BackendRecord {
     pub(crate) service: u32,
     /// Distinguishes it from those that had this record before.
     pub(crate) birth: u32,
-    pub(crate) active: u32,
     pub(crate) standing: Standing,
     /// The adoption that last found it in a list.
     generation: u32,
@@ -118,6 +117,8 @@ pub(crate) struct Ledger {
     /// By family: a Service of both has its name twice.
     numbers: [HashMap<Box<str>, u32, HashKey>; 2],
     backends: Vec<BackendRecord>,
+    /// Live flows by backend record: apart, so that a balancer that compares them reads no more.
+    active: Vec<u32>,
     free_services: Vec<u32>,
     free_backends: Vec<u32>,
     births: u32,
@@ -134,6 +135,7 @@ impl Ledger {
             services: Vec::new(),
             numbers: [HashMap::with_hasher(key), HashMap::with_hasher(key)],
             backends: Vec::new(),
+            active: Vec::new(),
             free_services: Vec::new(),
             free_backends: Vec::new(),
             births: 0,
@@ -209,12 +211,19 @@ impl Ledger {
         self.services.get_mut(number as usize)?.as_mut()
     }
 
-    /// A service port's memory to write to, beside the backends' records.
+    /// A service port's memory to write to, beside the backends' records and their live flows.
+    #[inline]
     pub(crate) fn choosing(
         &mut self,
         number: u32,
-    ) -> Option<(&mut ServiceRecord, &[BackendRecord])> {
-        Some((self.services.get_mut(number as usize)?.as_mut()?, &self.backends))
+    ) -> Option<(&mut ServiceRecord, &[BackendRecord], &[u32])> {
+        let record = self.services.get_mut(number as usize)?.as_mut()?;
+        Some((record, &self.backends, &self.active))
+    }
+
+    /// Live flows of a backend.
+    pub(crate) fn active(&self, id: u32) -> u32 {
+        self.active[id as usize]
     }
 
     pub(crate) fn backend(&self, id: u32) -> &BackendRecord {
@@ -235,17 +244,17 @@ impl Ledger {
     }
 
     pub(crate) fn open_flow(&mut self, backend: u32) {
-        let record = &mut self.backends[backend as usize];
-        record.active += 1;
-        record.ended.flows += 1;
+        self.active[backend as usize] += 1;
+        self.backends[backend as usize].ended.flows += 1;
     }
 
     pub(crate) fn close_flow(&mut self, backend: u32, packets: [u64; 2], bytes: [u64; 2]) {
-        let record = &mut self.backends[backend as usize];
-        record.active -= 1;
+        let (record, active) =
+            (&mut self.backends[backend as usize], &mut self.active[backend as usize]);
+        *active -= 1;
         record.ended.carry(packets, bytes);
         let service = record.service;
-        if record.standing != Standing::Listed && record.active == 0 {
+        if record.standing != Standing::Listed && *active == 0 {
             self.forget_backend(backend);
             self.close_if_unused(service);
         }
@@ -362,7 +371,7 @@ impl Ledger {
         for id in unlisted {
             let record = &mut self.backends[id as usize];
             record.standing = standing(record.address);
-            if record.active == 0 {
+            if self.active[id as usize] == 0 {
                 self.forget_backend(id);
             }
         }
@@ -374,17 +383,18 @@ impl Ledger {
             address,
             service,
             birth: self.births,
-            active: 0,
             standing,
             generation: self.generation,
             ended: Traffic::default(),
         };
         match self.free_backends.pop() {
+            // Its last flow has ended.
             Some(id) => {
                 self.backends[id as usize] = record;
                 id
             }
             None => {
+                self.active.push(0);
                 self.backends.push(record);
                 self.backends.len() as u32 - 1
             }
@@ -411,17 +421,5 @@ impl Ledger {
             self.services[number as usize] = None;
             self.free_services.push(number);
         }
-    }
-}
-
-/// The live flows of the backends of one list.
-pub(crate) struct ListLoads<'a> {
-    pub(crate) ids: &'a [u32],
-    pub(crate) records: &'a [BackendRecord],
-}
-
-impl Loads for ListLoads<'_> {
-    fn active(&self, index: usize) -> u32 {
-        self.records[self.ids[index] as usize].active
     }
 }

@@ -6,19 +6,27 @@ use super::{Balancer, Loads, Request, State};
 use crate::backend::Backend;
 use crate::rng::mix64;
 
-/// Live flows as a list.
-pub(super) struct Counts<'a>(pub(super) &'a [u32]);
-
-impl Loads for Counts<'_> {
-    fn active(&self, index: usize) -> u32 {
-        self.0.get(index).copied().unwrap_or(0)
+/// A record for each position.
+static RECORDS: [u32; 128] = {
+    let mut records = [0; 128];
+    let mut record = 0;
+    while record < records.len() {
+        records[record] = record as u32;
+        record += 1;
     }
+    records
+};
+
+/// Live flows by position in the list.
+pub(super) fn loads(active: &[u32]) -> Loads<'_> {
+    Loads { records: &RECORDS, active }
 }
 
 /// A request while no backend has a flow.
-pub(super) const IDLE: Request<'static> = Request { source: 0, flow: 0, loads: &Counts(&[]) };
+pub(super) const IDLE: Request<'static> =
+    Request { source: 0, flow: 0, loads: Loads { records: &[], active: &[] } };
 
-pub(super) fn request<'a>(hash: u64, loads: &'a dyn Loads) -> Request<'a> {
+pub(super) fn request(hash: u64, loads: Loads<'_>) -> Request<'_> {
     Request { source: hash, flow: hash, loads }
 }
 

@@ -4,13 +4,15 @@
 //! Equals take turns, so that idle backends share the flows that come; IPVS gives them all to the
 //! first.
 
-use super::{Balancer, Candidate, Request, State, candidates};
+use super::{Balancer, Candidate, Loads, Request, State, candidates};
 use crate::backend::Backend;
 
 /// Least connections, plain or relative to weight. O(N) to pick.
 #[derive(Debug)]
 pub struct LeastConn {
     candidates: Vec<Candidate>,
+    /// Whether all have one weight, so that flows compare without it.
+    is_even: bool,
 }
 
 impl LeastConn {
@@ -21,48 +23,72 @@ impl LeastConn {
         for candidate in &mut balancer.candidates {
             candidate.weight = 1;
         }
-        balancer
+        Self { is_even: true, ..balancer }
     }
 
     /// `wlc`: the fewest flows per weight win.
     #[must_use]
     pub fn weighted(backends: &[Backend]) -> Self {
         let candidates = candidates(backends);
-        Self { candidates }
+        let is_even = candidates.windows(2).all(|pair| pair[0].weight == pair[1].weight);
+        Self { candidates, is_even }
+    }
+
+    /// The turn of the least loaded candidate, the first of equals from `start` on.
+    #[inline(always)]
+    fn least(
+        &self,
+        start: usize,
+        loads: &Loads<'_>,
+        is_lighter: impl Fn(&Candidate, u32, &Candidate, u32) -> bool,
+    ) -> Option<usize> {
+        let mut least = self.candidates.get(start)?;
+        let (mut turn, mut flows) = (start, loads.active(least.index));
+        for turns in [start + 1..self.candidates.len(), 0..start] {
+            let others = turns.clone().zip(&self.candidates[turns]);
+            for (other, candidate) in others {
+                let active = loads.active(candidate.index);
+                if is_lighter(candidate, active, least, flows) {
+                    (turn, least, flows) = (other, candidate, active);
+                }
+            }
+        }
+        Some(turn)
     }
 }
 
 impl Balancer for LeastConn {
     fn pick(&self, request: &Request<'_>, state: &mut State) -> Option<usize> {
-        let start = state.cursor.checked_rem(self.candidates.len() as u64)? as usize;
-        let (before, after) = self.candidates.split_at(start);
-        let mut best: Option<(&Candidate, u32)> = None;
-        for candidate in after.iter().chain(before) {
-            let active = request.loads.active(candidate.index);
-            if best.is_none_or(|(least, flows)| candidate.is_lighter(active, least, flows)) {
-                best = Some((candidate, active));
-            }
-        }
-        let (least, _) = best?;
+        let count = self.candidates.len() as u64;
+        // A cursor that this list has left is no higher than its length, and only the highest one
+        // wraps: a division for each pick would be wasted.
+        let start =
+            if state.cursor < count { state.cursor } else { state.cursor.checked_rem(count)? };
+        let turn = if self.is_even {
+            self.least(start as usize, &request.loads, |_, active, _, flows| active < flows)
+        } else {
+            self.least(start as usize, &request.loads, |candidate, active, least, flows| {
+                candidate.is_lighter(active, least, flows)
+            })
+        }?;
         // The next turn starts behind the chosen one. A cursor that merely counted would favour
         // those who follow a busy backend: they would win its turns as well as their own.
-        let turn = self.candidates.partition_point(|candidate| candidate.index <= least.index);
-        state.cursor = turn as u64;
-        Some(least.index)
+        state.cursor = turn as u64 + 1;
+        Some(self.candidates[turn].index)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::balance::fixture::{Counts, backends, picks, request};
+    use crate::balance::fixture::{backends, loads, picks, request};
     use proptest::prelude::*;
 
     /// Every flow stays: the counts after `total` picks.
     fn fill(balancer: &LeastConn, mut counts: Vec<u32>, total: usize) -> Vec<u32> {
         let mut state = State::new(0);
         for _ in 0..total {
-            let index = balancer.pick(&request(0, &Counts(&counts)), &mut state).unwrap();
+            let index = balancer.pick(&request(0, loads(&counts)), &mut state).unwrap();
             counts[index] += 1;
         }
         counts
@@ -76,10 +102,10 @@ mod tests {
     #[test]
     fn equals_behind_a_busy_one_are_not_favoured() {
         let balancer = LeastConn::new(&backends(&[1; 4]));
-        let busy = Counts(&[0, 0, 0, 5]);
+        let busy = loads(&[0, 0, 0, 5]);
         let mut state = State::new(0);
         let picks: Vec<_> =
-            (0..6).filter_map(|_| balancer.pick(&request(0, &busy), &mut state)).collect();
+            (0..6).filter_map(|_| balancer.pick(&request(0, busy), &mut state)).collect();
         assert_eq!(picks, [0, 1, 2, 0, 1, 2]);
     }
 
@@ -103,17 +129,17 @@ mod tests {
             cursor: u64,
         ) {
             let (weights, counts): (Vec<u32>, Vec<u32>) = pairs.into_iter().unzip();
-            let loads = Counts(&counts);
+            let loads = loads(&counts);
             let mut state = State::new(0);
             state.cursor = cursor;
             let plain = LeastConn::new(&backends(&weights));
-            if let Some(chosen) = plain.pick(&request(0, &loads), &mut state) {
+            if let Some(chosen) = plain.pick(&request(0, loads), &mut state) {
                 let is_least =
                     |other: usize| weights[other] == 0 || counts[chosen] <= counts[other];
                 prop_assert!((0..weights.len()).all(is_least));
             }
             let weighted = LeastConn::weighted(&backends(&weights));
-            if let Some(chosen) = weighted.pick(&request(0, &loads), &mut state) {
+            if let Some(chosen) = weighted.pick(&request(0, loads), &mut state) {
                 let ratio = |index: usize| f64::from(counts[index]) / f64::from(weights[index]);
                 let is_least = |other: usize| {
                     weights[other] == 0 || ratio(chosen) <= ratio(other) * (1.0 + 1e-12)

@@ -22,6 +22,21 @@ pub(super) fn neg_log2(x: u64) -> u64 {
     (u64::from(exponent) << FRACTION_BITS) + ONE_MINUS_LOG2[cell] + ((s * TWO_OVER_LN_2) >> 22)
 }
 
+/// The highest number with the same [`neg_log2`]: it looks at the highest 32 digits, and any other
+/// digits of these give another result.
+#[inline]
+pub(super) fn last_equal(x: u64) -> u64 {
+    let x = x.max(1);
+    x | (u64::from(u32::MAX) >> x.leading_zeros().min(32))
+}
+
+/// A number that is never above [`neg_log2`] of the same `x`: of `y` between 0 and 1, `-log2(y)` is
+/// at least `(1 - y) / ln 2`. The 44 % that are left out are more than all errors together.
+#[inline]
+pub(super) fn at_least(x: u64) -> u64 {
+    !x >> (64 - FRACTION_BITS)
+}
+
 /// `2 / ln 2` with 30 binary digits after the point.
 const TWO_OVER_LN_2: u64 = 3_098_164_009;
 
@@ -92,6 +107,47 @@ mod tests {
                     "{x:#x}: {} for {exact}",
                     as_float(x)
                 );
+            }
+        }
+    }
+
+    /// Of every magnitude, as near to 2^64 as can be, and around each point of the grid.
+    #[test]
+    fn the_bound_is_never_above() {
+        let mut rng = Rng::new(3);
+        let random = (0..200_000).flat_map(|_| {
+            let low = rng.next_u64() >> rng.below(64);
+            [low, !low]
+        });
+        let grid = (0..64).flat_map(|exponent| {
+            (256..=512u128).flat_map(move |point| {
+                let x = ((point << 55) >> exponent).min(u128::from(u64::MAX)) as u64;
+                [x.saturating_sub(1), x, x.saturating_add(1), x.saturating_add(1 << 31)]
+            })
+        });
+        for x in random.chain(grid).chain([0, 1, u64::MAX]) {
+            assert!(at_least(x) <= neg_log2(x), "{x:#x}");
+        }
+        // It is of use: near 2^64, where the winners are, it says most of what there is to say.
+        assert!(at_least(!(1 << 56)) * 3 > neg_log2(!(1 << 56)) * 2);
+    }
+
+    /// At random, and where one point of the grid gives way to the next.
+    #[test]
+    fn numbers_up_to_the_last_equal_one_are_equal_and_the_next_is_less() {
+        let mut rng = Rng::new(4);
+        let random = (0..200_000).map(|_| rng.next_u64() >> rng.below(64));
+        let grid = (0..64).flat_map(|exponent| {
+            (256..512u64).flat_map(move |point| {
+                let x = (point << 55) >> exponent;
+                [x.saturating_sub(1 << 32 >> exponent), x.saturating_sub(1), x, x + 1]
+            })
+        });
+        for x in random.chain(grid).chain([0, 1, 2, u64::MAX - (1 << 32)]) {
+            let last = last_equal(x);
+            assert!(last >= x && neg_log2(last) == neg_log2(x), "{x:#x}");
+            if let Some(next) = last.checked_add(1) {
+                assert!(neg_log2(next) < neg_log2(x), "{x:#x}");
             }
         }
     }

@@ -1,6 +1,6 @@
 //! `rendezvous`: consistent hashing by highest random weight (Thaler and Ravishankar 1998).
 
-use super::logarithm::neg_log2;
+use super::logarithm::{at_least, last_equal, neg_log2};
 use super::{Balancer, Request, State, candidates_by_address, stable_hash_endpoint};
 use crate::backend::Backend;
 use crate::rng::mix64;
@@ -13,6 +13,8 @@ use crate::rng::mix64;
 pub struct Rendezvous {
     /// In the order of addresses, so that the winner among equal lots is the same on every node.
     contenders: Vec<Contender>,
+    /// Whether all have one weight, so that lots compare without their logarithms.
+    is_even: bool,
 }
 
 #[derive(Debug)]
@@ -22,37 +24,65 @@ struct Contender {
     key: u64,
 }
 
+impl Contender {
+    /// Whether `time` here, relative to weight, is before `other_time` of `other`.
+    #[inline]
+    fn is_earlier(&self, time: u64, other: &Self, other_time: u64) -> bool {
+        u128::from(time) * u128::from(other.weight)
+            < u128::from(other_time) * u128::from(self.weight)
+    }
+}
+
 impl Rendezvous {
     /// Gives each backend with weight its key.
     #[must_use]
     pub fn new(backends: &[Backend]) -> Self {
-        let contenders = (candidates_by_address(backends).iter())
+        let contenders: Vec<Contender> = (candidates_by_address(backends).iter())
             .map(|candidate| Contender {
                 index: candidate.index,
                 weight: candidate.weight,
                 key: stable_hash_endpoint(backends[candidate.index].address, SEED),
             })
             .collect();
-        Self { contenders }
+        let is_even = contenders.windows(2).all(|pair| pair[0].weight == pair[1].weight);
+        Self { contenders, is_even }
     }
 
     /// The winner for a stable hash.
     ///
     /// With `u` even in (0, 1), `-ln(u) / weight` is the time to the first event at rate `weight`,
     /// and the first among several such clocks is each with probability in proportion to its rate.
-    /// The base of the logarithm does not matter, and comparing crosswise saves the division.
+    /// The base of the logarithm does not matter, and comparing crosswise saves the division. Most
+    /// contenders are late by [`at_least`] already, and need no logarithm.
     pub(super) fn winner(&self, hash: u64) -> Option<usize> {
-        let mut best: Option<(&Contender, u64)> = None;
-        for contender in &self.contenders {
-            let time = neg_log2(mix64(hash ^ contender.key));
-            if best.is_none_or(|(first, earliest)| {
-                u128::from(time) * u128::from(first.weight)
-                    < u128::from(earliest) * u128::from(contender.weight)
-            }) {
-                best = Some((contender, time));
+        if self.is_even {
+            return self.highest(hash);
+        }
+        let (mut first, others) = self.contenders.split_first()?;
+        let mut earliest = neg_log2(mix64(hash ^ first.key));
+        for contender in others {
+            let lot = mix64(hash ^ contender.key);
+            if contender.is_earlier(at_least(lot), first, earliest) {
+                let time = neg_log2(lot);
+                if contender.is_earlier(time, first, earliest) {
+                    (first, earliest) = (contender, time);
+                }
             }
         }
-        best.map(|(first, _)| first.index)
+        Some(first.index)
+    }
+
+    /// The winner among equal weights: the first of those whose lots have the least logarithm.
+    fn highest(&self, hash: u64) -> Option<usize> {
+        let (mut first, others) = self.contenders.split_first()?;
+        let mut equal = last_equal(mix64(hash ^ first.key));
+        for contender in others {
+            let lot = mix64(hash ^ contender.key);
+            if lot > equal {
+                (first, equal) = (contender, last_equal(lot));
+            }
+        }
+        Some(first.index)
     }
 }
 
@@ -82,6 +112,26 @@ mod tests {
                 &tally(&Rendezvous::new(&backends(weights)), weights.len(), 1_000_000),
                 weights,
             );
+        }
+    }
+
+    /// The bound that saves logarithms changes no winner.
+    #[test]
+    fn the_earliest_of_all_times_wins() {
+        for weights in [&[1; 16][..], &[1, 2, 7], &[u32::MAX, 1, u32::MAX / 3, 9], &[5]] {
+            let balancer = Rendezvous::new(&backends(weights));
+            for hash in hashes() {
+                let time = |contender: &Contender| {
+                    (neg_log2(mix64(hash ^ contender.key)), contender.weight)
+                };
+                let earliest = balancer.contenders.iter().reduce(|first, next| {
+                    let ((earliest, weight), (other, other_weight)) = (time(first), time(next));
+                    let is_before = u128::from(other) * u128::from(weight)
+                        < u128::from(earliest) * u128::from(other_weight);
+                    if is_before { next } else { first }
+                });
+                assert_eq!(balancer.winner(hash), earliest.map(|first| first.index));
+            }
         }
     }
 

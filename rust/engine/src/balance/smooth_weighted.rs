@@ -28,12 +28,28 @@ impl SmoothWeighted {
         Self { weights, total, limit }
     }
 
-    /// Whether `current` may have come from this list. What an earlier list left behind would
-    /// otherwise distort the turns for as long as it took to work off, which has no bound when
-    /// weights had been large.
-    fn is_own(&self, current: &[i64]) -> bool {
-        current.len() == self.weights.len()
-            && current.iter().all(|value| value.unsigned_abs() <= self.limit)
+    /// Raises the current weights, and returns the position of the largest. `None`: they cannot
+    /// have come from this list, and mean nothing any more. What an earlier list left behind would
+    /// distort the turns for as long as it took to work off, which has no bound when weights had
+    /// been large.
+    #[inline]
+    fn raise(&self, current: &mut [i64]) -> Option<usize> {
+        let weights = &self.weights[..];
+        if current.len() != weights.len() {
+            return None;
+        }
+        let (mut best, mut largest, mut is_ours) = (0, i64::MIN, true);
+        // By index: the compiler keeps this loop in registers, and iterators of both not.
+        for index in 0..weights.len() {
+            let (value, weight) = (current[index], weights[index]);
+            is_ours &= value.unsigned_abs() <= self.limit;
+            let raised = value.wrapping_add(weight);
+            current[index] = raised;
+            if weight > 0 && raised > largest {
+                (best, largest) = (index, raised);
+            }
+        }
+        is_ours.then_some(best)
     }
 }
 
@@ -42,19 +58,12 @@ impl Balancer for SmoothWeighted {
         if self.total == 0 {
             return None;
         }
-        if !self.is_own(&state.current) {
+        let index = self.raise(&mut state.current).or_else(|| {
             state.current.clear();
             state.current.resize(self.weights.len(), 0);
-        }
-        let mut best: Option<(usize, i64)> = None;
-        for (index, (current, &weight)) in state.current.iter_mut().zip(&self.weights).enumerate() {
-            *current += weight;
-            if weight > 0 && best.is_none_or(|(_, largest)| *current > largest) {
-                best = Some((index, *current));
-            }
-        }
-        let (index, largest) = best?;
-        state.current[index] = largest - self.total;
+            self.raise(&mut state.current)
+        })?;
+        state.current[index] -= self.total;
         Some(index)
     }
 }

@@ -134,7 +134,7 @@ impl FromStr for Strategy {
 mod tests {
     use super::{Backend, Strategy};
     use crate::balance::State;
-    use crate::balance::fixture::{Counts, IDLE, backends, picks, request};
+    use crate::balance::fixture::{IDLE, backends, loads, picks, request};
     use crate::rng::mix64;
     use proptest::prelude::{Just, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
@@ -211,7 +211,7 @@ mod tests {
                 .map(|&(place, weight, _)| Backend { weight, ..places[place] })
                 .collect();
             let active: Vec<u32> = list.iter().map(|&(_, _, active)| active).collect();
-            let loads = Counts(&active);
+            let loads = loads(&active);
             let any_weight = list_of.iter().any(|backend| backend.weight > 0);
             for strategy in Strategy::ALL {
                 let balancer = strategy.build(&list_of).unwrap();
@@ -219,7 +219,7 @@ mod tests {
                 state.cursor = cursor;
                 state.current.clone_from(&current);
                 for flow in 0..20 {
-                    let chosen = balancer.pick(&request(mix64(seed ^ flow), &loads), &mut state);
+                    let chosen = balancer.pick(&request(mix64(seed ^ flow), loads), &mut state);
                     prop_assert_eq!(chosen.is_some(), any_weight, "{}", strategy.name());
                     let has_weight = chosen.is_none_or(|index| list_of[index].weight > 0);
                     prop_assert!(has_weight, "{}", strategy.name());

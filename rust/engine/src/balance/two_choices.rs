@@ -13,6 +13,11 @@ pub struct TwoChoices {
     candidates: Vec<Candidate>,
     /// Where each candidate's stretch ends when all weights are laid end to end.
     ends: Vec<u64>,
+    /// By the high bits of a point, the first stretch that may hold it: two or more cells for each
+    /// stretch on average, so that a search begins next to where it ends.
+    cells: Vec<u32>,
+    /// Low bits of a point, which do not choose the cell.
+    shift: u32,
 }
 
 impl TwoChoices {
@@ -20,19 +25,30 @@ impl TwoChoices {
     #[must_use]
     pub fn new(backends: &[Backend]) -> Self {
         let candidates = candidates(backends);
-        let ends = candidates
+        let ends: Vec<u64> = candidates
             .iter()
             .scan(0, |end, candidate| {
                 *end += u64::from(candidate.weight);
                 Some(*end)
             })
             .collect();
-        Self { candidates, ends }
+        let total = ends.last().copied().unwrap_or(0);
+        let wanted = 2 * (ends.len() as u64).next_power_of_two();
+        let shift = (total / wanted).checked_ilog2().map_or(0, |bits| bits + 1);
+        let cell = |number: u64| ends.partition_point(|&end| end <= number << shift) as u32;
+        let cells = (0..=total >> shift).map(cell).collect();
+        Self { candidates, ends, cells, shift }
     }
 
-    /// Whose stretch a point lies in.
+    /// Whose stretch a point lies in; one behind the last for a point behind its end.
+    #[inline]
     fn at(&self, point: u64) -> usize {
-        self.ends.partition_point(|&end| end <= point)
+        let cell = (point >> self.shift) as usize;
+        let Some(&first) = self.cells.get(cell) else { return self.ends.len() };
+        let first = first as usize;
+        // A cell may hold many short stretches, beside a long one.
+        let last = self.cells.get(cell + 1).map_or(self.ends.len(), |&next| next as usize);
+        first + self.ends[first..last].partition_point(|&end| end <= point)
     }
 }
 
@@ -62,7 +78,7 @@ impl Balancer for TwoChoices {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::balance::fixture::{Counts, assert_shares, backends, request, tally};
+    use crate::balance::fixture::{assert_shares, backends, loads, request, tally};
 
     #[test]
     fn f67_idle_shares_follow_weights() {
@@ -79,9 +95,9 @@ mod tests {
     fn the_most_loaded_is_never_taken() {
         let balancer = TwoChoices::new(&backends(&[1, u32::MAX, 1]));
         let mut state = State::new(1);
-        let loads = Counts(&[0, 1, 0]);
+        let busy = loads(&[0, 1, 0]);
         for _ in 0..1000 {
-            assert_ne!(balancer.pick(&request(0, &loads), &mut state), Some(1));
+            assert_ne!(balancer.pick(&request(0, busy), &mut state), Some(1));
         }
     }
 
@@ -93,7 +109,7 @@ mod tests {
         let mut state = State::new(1);
         let mut counts = [0; 100];
         for _ in 0..10_000 {
-            let chosen = balancer.pick(&request(0, &Counts(&counts)), &mut state).unwrap();
+            let chosen = balancer.pick(&request(0, loads(&counts)), &mut state).unwrap();
             counts[chosen] += 1;
         }
         assert!(counts.iter().all(|&count| count <= 103), "{counts:?}");

@@ -224,7 +224,7 @@ impl Engine {
                     .all_backends()
                     .map(|id| {
                         let backend = ledger.backend(id);
-                        let (address, active) = (backend.address, backend.active);
+                        let (address, active) = (backend.address, ledger.active(id));
                         BackendStats {
                             address,
                             active,

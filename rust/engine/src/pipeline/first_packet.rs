@@ -16,7 +16,7 @@ use super::state::{FamilyState, Shared};
 use super::translate::{is_torn, translate};
 use crate::affinity::Sticky;
 use crate::backend::Backend;
-use crate::balance::{Request, stable_hash_address, stable_hash_tuple};
+use crate::balance::{Loads, Request, stable_hash_address, stable_hash_tuple};
 use crate::clock::ticks;
 use crate::conntrack::index::IndexFull;
 use crate::conntrack::ports::Remote;
@@ -26,7 +26,6 @@ use crate::conntrack::{FlowId, Hot, InsertError};
 use crate::decide::{self, Decision, Query, Serving, Silent, Trace};
 use crate::events::EventKind;
 use crate::filtering::{Passage, passage};
-use crate::ledger::ListLoads;
 use crate::rewrite;
 use crate::rng::Rng;
 use crate::tuple::{Direction, Ends, Tuple};
@@ -167,7 +166,7 @@ impl Shared {
         state: Option<&mut crate::balance::State>,
         trace: &mut impl Trace,
     ) -> Option<usize> {
-        let (record, backends) = self.ledger.choosing(number)?;
+        let (record, backends, active) = self.ledger.choosing(number)?;
         let ids = &record.backends[serving.scope as usize];
         let spec = record.service.spec();
         let remembered = spec
@@ -184,7 +183,7 @@ impl Shared {
         } else {
             (0, 0)
         };
-        let request = Request { source, flow, loads: &ListLoads { ids, records: backends } };
+        let request = Request { source, flow, loads: Loads { records: ids, active } };
         let state = state.unwrap_or(&mut record.states[serving.scope as usize]);
         decide::choose(&record.service, serving, remembered, &request, state, trace)
     }
