@@ -43,3 +43,13 @@ def test_fillers_and_participles_of_both_languages_are_noticed(
     rust = house.measure_rust([tmp_path / "a.rs"])
     assert rust.fillers == ["a.rs:2: own", "a.rs:3: one", "a.rs:5: some"]
     assert rust.participles == ["a.rs:10: looked"]
+
+
+@pytest.mark.parametrize(("attribute", "expected"), [("#[new]\n", []), ("", ["a.rs:2: new"])])
+def test_constructors_that_python_calls_may_have_many_parameters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attribute: str, expected: list[str]
+) -> None:
+    monkeypatch.setattr(house, "ROOT", tmp_path)
+    parameters = ", ".join(f"p{number}: u8" for number in range(house.PARAMETERS + 1))
+    (tmp_path / "a.rs").write_text(f"\n{attribute}fn new({parameters}) {{\n}}\n")
+    assert house.measure_rust([tmp_path / "a.rs"]).crowded == expected

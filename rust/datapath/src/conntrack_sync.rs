@@ -89,22 +89,26 @@ impl ConntrackSync {
             // Read ahead of the dump, so that a request that comes during it gets another dump.
             let requested = self.requested.load(Ordering::Acquire);
             let selections = std::mem::take(&mut *lock(&self.selections));
+            // Flows of removed backends go ahead of the full resync, which takes longer.
             self.resync_selections(engine, requests, &selections)?;
             if !selections.is_empty() {
                 repeats.push((Instant::now() + REPEAT, selections));
             }
             let now = Instant::now();
+            // All wait equally long, so the oldest stand first.
             let due = repeats.iter().take_while(|(when, _)| *when <= now).count();
             for (_, selections) in repeats.drain(..due) {
                 self.resync_selections(engine, requests, &selections)?;
             }
             let is_due = newest_full.is_none_or(|when| when.elapsed() >= INTERVAL);
-            if is_due || requested != self.completed() {
+            if is_due || requested != self.completed_request() {
                 self.resync_all(engine, requests)?;
                 newest_full = Some(Instant::now());
                 *lock(&self.completed) = requested;
                 self.completion.notify_all();
             }
+            // The wait comes last: a request that arrives during it wakes the loop, and is served
+            // at once.
             if !events.receive(PATIENCE, &mut changes)? {
                 self.overruns.fetch_add(1, Ordering::Relaxed);
                 // Only a full resync finds what the lost events said.
@@ -112,6 +116,8 @@ impl ConntrackSync {
             }
             self.apply(engine, &changes);
             changes.clear();
+            // Other threads delete flows from the engine at any time, and leave the kernel to this
+            // one.
             self.end_orphans(engine, requests)?;
         }
         Ok(())
@@ -123,16 +129,17 @@ impl ConntrackSync {
         self.waker.wake();
     }
 
-    /// Requests a full resync, and returns the number that [`ConntrackSync::completed`] reaches
-    /// when it is done.
+    /// Requests a full resync, and returns the number that [`ConntrackSync::completed_request`]
+    /// reaches when it is done.
     pub fn request(&self) -> u64 {
+        // Counted ahead of the wake-up, so that the turn which it begins sees the request.
         let request = self.requested.fetch_add(1, Ordering::AcqRel) + 1;
         self.waker.wake();
         request
     }
 
     /// The newest request that is done.
-    pub fn completed(&self) -> u64 {
+    pub fn completed_request(&self) -> u64 {
         *lock(&self.completed)
     }
 
@@ -170,7 +177,7 @@ impl ConntrackSync {
     }
 
     /// Flows that we have ended in the kernel.
-    pub fn ended(&self) -> u64 {
+    pub fn ended_flows(&self) -> u64 {
         self.ended.load(Ordering::Relaxed)
     }
 
@@ -245,6 +252,7 @@ impl ConntrackSync {
         selection: Option<&Selection>,
         mut resync: Option<&mut Resync>,
     ) -> io::Result<bool> {
+        // Flows are ended after the dump: both use one socket, and the answers would mix.
         let mut over = Vec::new();
         let is_complete = requests.dump(selection, |entries| {
             for batch in entries.chunks(BATCH) {

@@ -59,6 +59,7 @@ impl KernelQueue {
     ) -> Result<Self, QueueError> {
         let fails_open = options.fail_open && matches!(rewrite, Rewrite::Mark(_));
         let fail_open_length = fails_open.then_some(options.max_length);
+        // A queue of length 0 is full, so the kernel serves packets until the loop runs.
         let max_length = if fails_open { 0 } else { options.max_length };
         let queue = Queue::bind(number, &Options { max_length, ..options.clone() })?;
         Ok(Self {
@@ -75,7 +76,7 @@ impl KernelQueue {
     /// 65,531 bytes at most. They cannot be given new bytes, so they are dropped, unless a mark is
     /// enough.
     #[must_use]
-    pub fn truncated(&self) -> Arc<AtomicU64> {
+    pub fn truncated_packets(&self) -> Arc<AtomicU64> {
         self.truncated.clone()
     }
 }
@@ -107,6 +108,7 @@ impl PacketQueue for KernelQueue {
                     if is_lost(message, rewrite) {
                         return None;
                     }
+                    // Headers that name the whole length would make the cut packet look damaged.
                     shorten(bytes);
                 }
                 let checksum = if message.is_checksum_missing {
@@ -130,6 +132,7 @@ impl PacketQueue for KernelQueue {
         released: Vec<Released>,
     ) -> Result<(), QueueError> {
         let (marks, rewrite, held) = (self.marks, &self.rewrite, &mut self.held);
+        // The engine has not seen lost packets, so verdicts pair with the others.
         let packets = self.queue.packets().filter(|(message, _)| !is_lost(message, rewrite));
         for (verdict, (message, _)) in verdicts.iter().zip(packets) {
             if verdict.action == Action::Hold {
@@ -156,6 +159,7 @@ impl PacketQueue for KernelQueue {
                         payload: None,
                     });
                 }
+                // A held fragment stays in the kernel: its number is named when it is released.
                 let verdict = verdicts.next().filter(|verdict| verdict.action != Action::Hold)?;
                 Some(verdict_message(verdict, marks, rewrite, message.id, message.mark, payload))
             },

@@ -92,12 +92,14 @@ impl Loop {
         queue: &mut Q,
     ) -> Result<(), Q::Error> {
         let mut verdicts = Vec::new();
+        // Only now: packets that came earlier would wait for a loop that does not run yet.
         queue.start()?;
         while !self.is_stopped.load(Ordering::Relaxed) {
             if self.turn(engine, queue, &mut verdicts)?.is_none() {
                 return Ok(());
             }
         }
+        // The kernel drops what is in a queue that is unbound, so the queue is emptied first.
         if queue.bypass()? {
             while self.turn(engine, queue, &mut verdicts)?.is_some_and(|count| count > 0) {}
         }
@@ -115,13 +117,17 @@ impl Loop {
         let Some(now) = queue.receive()? else { return Ok(None) };
         verdicts.clear();
         let mut packets = queue.packets();
+        // The lock is taken after the wait for packets, because other loops share the engine.
         let mut engine = engine.lock().unwrap_or_else(PoisonError::into_inner);
         let is_sound = process_or_drop(&mut packets, verdicts, |packets, verdicts| {
             engine.process_batch(now, packets, verdicts);
         });
         let count = packets.len() as u64;
+        // Upkeep shares the batch's lock, and its budget bounds how long other loops wait.
         engine.expire(now, EXPIRY_BUDGET);
+        // A fragment goes back by the queue that holds it: packet numbers are the queue's own.
         let released = engine.released(|ticket| queue.holds(ticket));
+        // Verdicts are system calls: the other loops need not wait for them.
         drop(engine);
         queue.set_verdicts(verdicts, released)?;
         self.packets.fetch_add(count, Ordering::Relaxed);
@@ -165,6 +171,7 @@ fn process_or_drop(
 ) -> bool {
     let is_sound = catch_unwind(AssertUnwindSafe(|| process(packets, verdicts))).is_ok();
     if !is_sound {
+        // Of a batch that failed no verdict counts: any of its packets may be half rewritten.
         verdicts.clear();
         verdicts.resize(packets.len(), Verdict::drop(Cause::Malformed));
     }

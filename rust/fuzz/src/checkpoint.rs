@@ -14,7 +14,7 @@ use crate::packets;
 use crate::script::Script;
 use crate::watch::{self, Watch};
 
-/// What a checkpoint begins with.
+/// The first bytes of a checkpoint.
 pub const MAGIC: &[u8] = b"KBENATCK";
 const HEADER: usize = MAGIC.len() + 4 + 8 + 4;
 
@@ -29,7 +29,7 @@ pub fn run(input: &[u8]) {
     }
     let mut script = Script::new(input);
     let choices = script.byte();
-    let mut bytes = written(&mut script, choices);
+    let mut bytes = after_packets(&mut script, choices);
     if script.chance() {
         for _ in 0..script.below(6) {
             change(&mut script, &mut bytes);
@@ -48,7 +48,7 @@ pub fn run(input: &[u8]) {
 /// The checkpoint of an engine that had some packets, after its way into another engine and out
 /// again was looked at.
 #[must_use]
-pub fn written(script: &mut Script<'_>, choices: u8) -> Vec<u8> {
+pub fn after_packets(script: &mut Script<'_>, choices: u8) -> Vec<u8> {
     let mut engine = Watch::new(choices);
     let seeds = packets::seeds();
     for _ in 0..script.below(12) {
@@ -180,8 +180,11 @@ fn restore(bytes: &[u8], choices: u8, table: usize, script: &mut Script<'_>) {
         }
     }
     watch::check_books(&watch.single);
-    let own = watch.single.checkpoint(now);
-    assert!(cluster::engine(choices).restore(now, &own, 0).is_ok(), "what is written can be read");
+    let second = watch.single.checkpoint(now);
+    assert!(
+        cluster::engine(choices).restore(now, &second, 0).is_ok(),
+        "what is written can be read"
+    );
     for flow in watch::flows(&watch.single) {
         for (src, dst) in
             [(flow.source, flow.destination), (flow.reply_source, flow.reply_destination)]

@@ -77,6 +77,10 @@ pub fn table(number: usize) -> Arc<ServiceTable> {
 }
 
 fn build(number: usize) -> ServiceTable {
+    ServiceTable::new(&services(number), node(number), HashKey::new(SECRET)).expect("a valid table")
+}
+
+fn services(number: usize) -> Vec<Arc<ServicePort>> {
     let mut services = Vec::new();
     for (suffix, vip) in [("", IpAddr::from(VIP)), ("6", VIP6.into())] {
         let ports = [
@@ -128,7 +132,11 @@ fn build(number: usize) -> ServiceTable {
             services.push(Arc::new(ServicePort::new(spec).expect("a valid service port")));
         }
     }
-    let node = NodeView {
+    services
+}
+
+fn node(number: usize) -> NodeView {
+    NodeView {
         addresses: vec![NODE.into(), NODE6.into()],
         node_ports: NodePorts {
             addresses: vec![NODE.into(), NODE6.into()],
@@ -145,8 +153,7 @@ fn build(number: usize) -> ServiceTable {
         mode: if number % 2 == 1 { Mode::Nftables } else { Mode::Iptables },
         masquerade_all: number == 3,
         unknown_port: [UnknownPort::Pass, UnknownPort::Reject, UnknownPort::Drop][number % 3],
-    };
-    ServiceTable::new(&services, node, HashKey::new(SECRET)).expect("a valid table")
+    }
 }
 
 /// The address of a backend, of the same family as its cluster IP.

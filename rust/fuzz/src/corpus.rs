@@ -19,7 +19,7 @@ pub fn files() -> Vec<File> {
         files.push((
             "process",
             format!("each-answered-{choices:02x}"),
-            each_answered(choices, seeds.len()),
+            each_answer(choices, seeds.len()),
         ));
         files.push((
             "process",
@@ -29,7 +29,7 @@ pub fn files() -> Vec<File> {
         files.push((
             "fields",
             format!("each-answered-{choices:02x}"),
-            each_sealed(choices, seeds.len()),
+            each_seal(choices, seeds.len()),
         ));
     }
     for first in (0..seeds.len()).step_by(4) {
@@ -47,8 +47,10 @@ pub fn files() -> Vec<File> {
             for step in 0..steps {
                 script.extend([step * 3, 1, 2]);
             }
-            let written =
-                crate::checkpoint::written(&mut crate::script::Script::new(&script[1..]), choices);
+            let written = crate::checkpoint::after_packets(
+                &mut crate::script::Script::new(&script[1..]),
+                choices,
+            );
             files.push(("checkpoint", format!("{name}-{choices:02x}.checkpoint"), written));
             // One edit of the body, framed anew.
             script.extend([1, 1, 1, 60, 0xff, 0, 0, 1]);
@@ -61,7 +63,7 @@ pub fn files() -> Vec<File> {
 /// A packet without edits, and what the driver knows of it.
 const AS_IT_IS: [u8; 3] = [1, 0, 0];
 
-fn each_answered(choices: u8, seeds: usize) -> Vec<u8> {
+fn each_answer(choices: u8, seeds: usize) -> Vec<u8> {
     let mut script = vec![choices];
     for seed in 0..seeds as u8 {
         script.extend([SEED as u8, seed]);
@@ -82,7 +84,7 @@ fn tables_change(choices: u8, seeds: usize) -> Vec<u8> {
     script
 }
 
-fn each_sealed(choices: u8, seeds: usize) -> Vec<u8> {
+fn each_seal(choices: u8, seeds: usize) -> Vec<u8> {
     let mut script = vec![choices];
     for seed in 0..seeds as u8 {
         // No answer, this packet, no change, sealed, nothing known, no wait; then an answer.

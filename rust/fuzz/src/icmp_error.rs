@@ -39,7 +39,7 @@ pub fn run(input: &[u8]) {
         assert_eq!(engine.occupancy().flows, flows, "also none that is over has gone");
         if verdict.action == Action::Translate {
             assert_eq!(verdict.cause, Cause::Related);
-            check_translated(&error, &bytes);
+            check_translation(&error, &bytes);
         } else {
             assert_eq!(bytes, error, "{verdict:?} leaves the packet as it was");
         }
@@ -96,7 +96,7 @@ fn is_error<A: Wire>(packet: &[u8]) -> bool {
     A::parse(packet).is_ok_and(|headers| headers.layer4 == Layer4::IcmpError)
 }
 
-fn check_translated(before: &[u8], after: &[u8]) {
+fn check_translation(before: &[u8], after: &[u8]) {
     let (old, new) = (packets::sums(before), packets::sums(after));
     assert_eq!(old, new, "checksums stay as they were");
     assert!(

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`parse`] | reading never panics, offsets lie inside the packet |
 //! | [`process`] | any sequence gets verdicts, within all limits |
-//! | [`fields`] | valid packets with single fields changed keep right checksums right and wrong ones wrong |
+//! | [`fields`] | valid packets with one field changed: checksums stay right or wrong |
 //! | [`icmp_error`] | errors open and refresh nothing |
 //! | [`checkpoint`] | an error or an engine that works; a round trip is the identity |
 //! | [`netlink`] | messages of the kernel are read, whatever they say |
@@ -16,7 +16,7 @@
 //! `tests/__fuzz__/TARGET/crashes`, where every run looks first.
 //!
 //! `make fuzz` runs each ten million times with libFuzzer, which lets coverage guide its choices:
-//! see `tools/fuzz.sh`. What it has learned stays in `target/fuzz`.
+//! see `tools/fuzz.sh`. Its corpus stays in `target/fuzz`.
 //!
 //! Kubernetes objects and YAML texts are fuzzed in Python: `tests/test_objects_fuzz.py` and
 //! `tests/test_yaml_fuzz.py`, longer with `KBE_NAT_FUZZ_EXAMPLES=3000`.

@@ -285,13 +285,13 @@ pub fn seal(packet: &mut [u8]) {
 
 /// Where the transport checksum stands, and what it covers; `None` where there is none, or not all
 /// of it is there.
-fn covered<A: Wire>(packet: &[u8]) -> Option<(Headers<A>, usize, usize)> {
+fn coverage<A: Wire>(packet: &[u8]) -> Option<(Headers<A>, usize, usize)> {
     let headers = A::parse(packet).ok().or_else(|| A::parse_captured(packet));
     let headers = headers.filter(|headers| !headers.is_fragment)?;
     let bytes = headers.transport(packet);
     let (place, length) = match headers.layer4 {
         Layer4::Tcp => (16, bytes.len()),
-        // What lies behind the datagram's own length is not part of it (RFC 768).
+        // Bytes behind the datagram's own length are not part of it (RFC 768).
         Layer4::Udp => match u16::from_be_bytes([bytes[4], bytes[5]]) {
             0 => (6, bytes.len()),
             length => (6, usize::from(length)),
@@ -304,7 +304,7 @@ fn covered<A: Wire>(packet: &[u8]) -> Option<(Headers<A>, usize, usize)> {
 }
 
 fn transport_sum<A: Wire>(packet: &[u8]) -> Option<bool> {
-    let (headers, place, length) = covered::<A>(packet)?;
+    let (headers, place, length) = coverage::<A>(packet)?;
     let bytes = &headers.transport(packet)[..length];
     if headers.layer4 == Layer4::Sctp {
         return Some(bytes[8..12] == crc(bytes));
@@ -324,7 +324,7 @@ fn transport_sum<A: Wire>(packet: &[u8]) -> Option<bool> {
 }
 
 fn seal_transport<A: Wire>(packet: &mut [u8]) {
-    let Some((headers, place, length)) = covered::<A>(packet) else { return };
+    let Some((headers, place, length)) = coverage::<A>(packet) else { return };
     let pseudo = pseudo(&headers, length);
     let bytes = &mut headers.transport_mut(packet)[..length];
     if headers.layer4 == Layer4::Sctp {

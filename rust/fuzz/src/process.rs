@@ -1,6 +1,6 @@
-//! Property: whatever is sent through an engine in whatever order, it never panics, each packet
-//! gets a verdict, one that is not translated stays byte for byte as it was, a translated one keeps
-//! its length and all but ends and checksums, and no table outgrows its limit.
+//! Property: an engine never panics, with any packets in any order. Each packet gets a verdict, one
+//! that is not translated stays byte for byte as it was, a translated one keeps its length and all
+//! but ends and checksums, and no table outgrows its limit.
 
 use kbe_nat_engine::{ChecksumState, Meta};
 
@@ -49,7 +49,7 @@ pub fn run(input: &[u8]) {
     watch.finish();
 }
 
-/// What the driver may know of a packet.
+/// A packet's facts, as a driver may know them.
 pub(crate) fn meta(script: &mut Script<'_>) -> Meta {
     let choice = script.byte();
     let checksum =

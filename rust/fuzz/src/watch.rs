@@ -70,13 +70,13 @@ impl Watch {
         let ended = self.single.expire(self.now, budget);
         assert_eq!(self.batched.expire(self.now, budget), ended);
         assert_eq!(self.single.occupancy().flows + ended, before, "ended flows are gone");
-        self.check_released();
+        self.check_releases();
     }
 
     /// Enters a checkpoint into both engines, and returns what the first one says.
     ///
     /// # Errors
-    /// Those of [`Engine::restore`].
+    /// As [`Engine::restore`].
     ///
     /// # Panics
     /// When both do not say the same.
@@ -124,7 +124,7 @@ impl Watch {
             let former = self.held.insert(verdict.ticket, packet.to_vec());
             assert_eq!(former, None, "ticket {} is given twice", verdict.ticket);
         }
-        self.check_released();
+        self.check_releases();
         self.check_room();
         for answer in [RejectWith::PortUnreachable, RejectWith::TcpReset] {
             check_reject(packet, answer);
@@ -141,16 +141,16 @@ impl Watch {
             buffers.iter_mut().map(|(bytes, meta)| Packet { bytes, meta: *meta }).collect();
         let mut verdicts = Vec::new();
         self.batched.process_batch(self.now, &mut packets, &mut verdicts);
-        let found: Vec<_> = buffers.into_iter().map(|(bytes, _)| bytes).zip(verdicts).collect();
+        let pairs: Vec<_> = buffers.into_iter().map(|(bytes, _)| bytes).zip(verdicts).collect();
         assert_eq!(
-            found,
+            pairs,
             std::mem::take(&mut self.expected),
             "a batch is as one packet after the other"
         );
         self.batched.released(|_| true);
     }
 
-    fn check_released(&mut self) {
+    fn check_releases(&mut self) {
         for released in self.single.released(|_| true) {
             let held = self.held.remove(&released.ticket).expect("what is released was held");
             if released.verdict.action == Action::Translate {
@@ -176,8 +176,8 @@ impl Watch {
         }
     }
 
-    /// What must hold in the end: both engines are in the same state, their books agree, and a
-    /// checkpoint says it all.
+    /// Checks what must hold in the end: both engines are in the same state, their books agree, and
+    /// a checkpoint says it all.
     ///
     /// # Panics
     /// When it does not.
@@ -249,8 +249,9 @@ fn is_fragment(packet: &[u8]) -> bool {
     Ipv4Addr::fragment(packet).is_some() || Ipv6Addr::fragment(packet).is_some()
 }
 
-/// What a translation may do to bytes: new addresses and ports, and checksums that are right where
-/// they were and wrong where they were not (F74). Everything else stays (F88, F89).
+/// Checks that a translation does to bytes only what it may: new addresses and ports, and checksums
+/// that are right where they were and wrong where they were not (F74). Everything else stays (F88,
+/// F89).
 fn check_translation(before: &[u8], after: &[u8], meta: Meta) {
     match before.first().map(|byte| byte >> 4) {
         Some(4) => check_family::<Ipv4Addr>(before, after, meta),
@@ -307,7 +308,7 @@ fn may_change<A: Wire>(headers: &Headers<A>, place: usize) -> bool {
         Layer4::Udp => offset < 4 || (6..8).contains(&offset),
         Layer4::Sctp => offset < 4 || (8..12).contains(&offset),
         Layer4::EchoRequest | Layer4::EchoReply => (2..6).contains(&offset),
-        // What may change in a quote is the business of the target icmp_error.
+        // Changes in a quote are the business of the target icmp_error.
         Layer4::IcmpError => (2..4).contains(&offset) || (8..8 + 256).contains(&offset),
         Layer4::IcmpOther | Layer4::Portless | Layer4::LaterFragment => false,
     }

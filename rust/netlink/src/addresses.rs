@@ -7,7 +7,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::attribute::{FLAG_DUMP, Head, attributes, close, open};
+use crate::attribute::{FLAG_DUMP, Head, NETLINK_HEADER, attributes, close, open};
 use crate::exchange::Exchange;
 use crate::inbox::{Arrival, Inbox};
 use crate::socket::Socket;
@@ -88,9 +88,9 @@ impl Address {
     /// Reads a message about an address; `None` for one of another family or without an address.
     #[must_use]
     pub fn parse(message: &[u8]) -> Option<Self> {
-        let &[family, _, _, scope] = message.get(HEADER..)?.first_chunk()?;
+        let &[family, _, _, scope] = message.get(NETLINK_HEADER..)?.first_chunk()?;
         let (mut local, mut peer) = (None, None);
-        for (kind, value) in attributes(message.get(HEADER + INTERFACE_ADDRESS..)?) {
+        for (kind, value) in attributes(message.get(NETLINK_HEADER + INTERFACE_ADDRESS..)?) {
             match kind {
                 libc::IFA_LOCAL => local = address(family, value),
                 // The peer's on a point-to-point device, and the same as the local one elsewhere.
@@ -114,8 +114,6 @@ fn address(family: u8, value: &[u8]) -> Option<IpAddr> {
 
 /// Takes of events by one call, at most.
 const TAKES: usize = 64;
-/// Of netlink alone: netfilter's is not there.
-const HEADER: usize = 16;
 /// Length of `struct ifaddrmsg`.
 const INTERFACE_ADDRESS: usize = 8;
 
@@ -126,7 +124,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn message(family: u8, scope: u8, attributes: &[(u16, &[u8])]) -> Vec<u8> {
-        let mut bytes = vec![0; HEADER];
+        let mut bytes = vec![0; NETLINK_HEADER];
         bytes.extend_from_slice(&[family, 24, 0, scope]);
         bytes.extend_from_slice(&7u32.to_ne_bytes());
         for (kind, value) in attributes {
@@ -162,7 +160,7 @@ mod tests {
         ] {
             assert_eq!(read(&broken), None);
         }
-        assert_eq!(read(&four[..HEADER + 4]), None);
+        assert_eq!(read(&four[..NETLINK_HEADER + 4]), None);
     }
 
     #[test]

@@ -9,7 +9,8 @@ use crate::family::Family;
 /// Netlink header and netfilter's own behind it.
 pub(crate) const HEADER: usize = 20;
 
-const NETLINK_HEADER: usize = 16;
+/// Netlink's header alone.
+pub(crate) const NETLINK_HEADER: usize = 16;
 const ALIGN: usize = 4;
 const ATTRIBUTE_HEADER: usize = 4;
 /// Without the flags for nesting and byte order.
@@ -47,15 +48,38 @@ pub(crate) struct Head {
     pub(crate) resource: u16,
 }
 
+/// The header of a message (`struct nlmsghdr`), without the port that sent it.
+pub(crate) struct NetlinkHeader {
+    length: usize,
+    /// Subsystem and kind.
+    pub(crate) kind: u16,
+    flags: u16,
+    sequence: u32,
+}
+
+impl NetlinkHeader {
+    /// Reads a header; `None` where the bytes end within it.
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+        let header: &[u8; NETLINK_HEADER] = bytes.first_chunk()?;
+        let [l0, l1, l2, l3, k0, k1, f0, f1, s0, s1, s2, s3, ..] = *header;
+        Some(Self {
+            length: u32::from_ne_bytes([l0, l1, l2, l3]) as usize,
+            kind: u16::from_ne_bytes([k0, k1]),
+            flags: u16::from_ne_bytes([f0, f1]),
+            sequence: u32::from_ne_bytes([s0, s1, s2, s3]),
+        })
+    }
+}
+
 /// The messages of a buffer, headers included, each with its kind. Ends at the first one that does
 /// not fit.
 pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
-        let &[a, b, c, d, e, f] = bytes.first_chunk::<6>()?;
-        let length = u32::from_ne_bytes([a, b, c, d]) as usize;
-        let message = bytes.get(..length).filter(|message| message.len() >= NETLINK_HEADER)?;
-        bytes = bytes.get(length.next_multiple_of(ALIGN)..).unwrap_or_default();
-        Some((u16::from_ne_bytes([e, f]), message))
+        let header = NetlinkHeader::parse(bytes)?;
+        let message =
+            bytes.get(..header.length).filter(|message| message.len() >= NETLINK_HEADER)?;
+        bytes = bytes.get(header.length.next_multiple_of(ALIGN)..).unwrap_or_default();
+        Some((header.kind, message))
     })
 }
 
@@ -86,7 +110,7 @@ pub(crate) fn open(bytes: &mut Vec<u8>, head: Head) -> usize {
 }
 
 /// Appends an attribute that holds others, which `fill` appends.
-pub(crate) fn put_nested(bytes: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut Vec<u8>)) {
+pub(crate) fn put_nest(bytes: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut Vec<u8>)) {
     let start = bytes.len();
     put_header(bytes, kind | NESTED, 0);
     fill(bytes);
@@ -119,12 +143,12 @@ pub(crate) fn close(bytes: &mut [u8], start: usize, more: usize) {
 
 /// The flags of a message.
 pub(crate) fn flags(message: &[u8]) -> u16 {
-    message.get(6..8).and_then(<[u8]>::first_chunk).map_or(0, |&bytes| u16::from_ne_bytes(bytes))
+    NetlinkHeader::parse(message).map_or(0, |header| header.flags)
 }
 
 /// The sequence number of a message; in an error it is that of the message which was refused.
 pub(crate) fn sequence(message: &[u8]) -> u32 {
-    message.get(8..12).and_then(<[u8]>::first_chunk).map_or(0, |&bytes| u32::from_ne_bytes(bytes))
+    NetlinkHeader::parse(message).map_or(0, |header| header.sequence)
 }
 
 /// The value of the first attribute of this kind.
@@ -157,7 +181,7 @@ mod tests {
         let start = open(&mut bytes, Head { kind: 1, resource: 0x1234, ..Head::default() });
         put(&mut bytes, 3, &[1, 2, 3, 4]);
         put(&mut bytes, 10, b"odd");
-        put_nested(&mut bytes, 11, |bytes| put(bytes, 1, &[7]));
+        put_nest(&mut bytes, 11, |bytes| put(bytes, 1, &[7]));
         close(&mut bytes, start, 0);
         assert_eq!(
             bytes.len(),

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::attribute::{HEADER, attributes, number};
+use crate::attribute::{HEADER, NetlinkHeader, attributes, number};
 
 /// A packet in a queue, as far as its driver needs to know. Its bytes stand in the message.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -25,14 +25,12 @@ impl Message {
     /// Reads a message; `None` for one that is not about a packet.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
-        let header: &[u8; HEADER] = bytes.first_chunk()?;
-        // Kind and subsystem: a packet of a queue.
-        if u16::from_ne_bytes([header[4], header[5]]) != PACKET {
+        if NetlinkHeader::parse(bytes)?.kind != PACKET {
             return None;
         }
         let mut message = Self::default();
         let mut is_named = false;
-        for (kind, value) in attributes(&bytes[HEADER..]) {
+        for (kind, value) in attributes(bytes.get(HEADER..)?) {
             match kind {
                 NFQA_PACKET_HDR => {
                     // Behind the number: EtherType and hook.

@@ -104,9 +104,11 @@ impl Queue {
         let command = [libc::NFQNL_CFG_CMD_BIND as u8, 0, 0, 0];
         let bind = configuration(number, FLAG_ACK, &[(NFQA_CFG_CMD, &command)]);
         exchange.ask(&bind, |_, _| {}).map_err(|error| match error.raw_os_error() {
+            // The kernel says EPERM for a queue of another socket, too, once that has bound it.
             Some(libc::EPERM) if is_privileged() => QueueError::Taken(number),
             Some(libc::EBUSY) => QueueError::Taken(number),
             Some(libc::EPERM) => QueueError::Privilege(number),
+            // nfnetlink says EINVAL for a subsystem that is not loaded.
             Some(libc::EINVAL) => QueueError::Support,
             _ => system(error),
         })?;
@@ -119,6 +121,7 @@ impl Queue {
             FLAG_ACK,
             &[
                 (NFQA_CFG_QUEUE_MAXLEN, &options.max_length.to_be_bytes()),
+                // Only flags under the mask are set or cleared.
                 (NFQA_CFG_MASK, &(FLAG_GSO | FLAG_FAIL_OPEN).to_be_bytes()),
                 (NFQA_CFG_FLAGS, &flags.to_be_bytes()),
             ],
@@ -221,6 +224,7 @@ impl Queue {
     /// [`QueueError::System`].
     pub fn limit(&mut self, max_length: u32) -> Result<(), QueueError> {
         let value = max_length.to_be_bytes();
+        // Not acknowledged: the answer would stand among the packets.
         let limit = configuration(self.number, 0, &[(NFQA_CFG_QUEUE_MAXLEN, &value)]);
         self.socket
             .send(&[io::IoSlice::new(&limit)])
@@ -251,7 +255,9 @@ impl Queue {
                 }
             }
         }
+        // Nothing came while spinning: the processor is better given to the senders.
         self.socket.wait(timeout)?;
+        // A short sleep means that packets come often, so the next wait spins for longer.
         let is_soon = start.elapsed() < self.max_spin;
         self.spin = if is_soon { self.max_spin } else { self.spin / 2 };
         match self.take() {
@@ -290,6 +296,7 @@ fn configuration(number: u16, flags: u16, attributes: &[(u16, &[u8])]) -> Vec<u8
 /// Whether this thread has CAP_NET_ADMIN.
 fn is_privileged() -> bool {
     const NET_ADMIN: u32 = 12;
+    // Capabilities belong to threads: another one of this process may have kept them.
     let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     effective

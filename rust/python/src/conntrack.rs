@@ -93,7 +93,7 @@ impl ConntrackSync {
 
     #[getter]
     fn ended(&self) -> u64 {
-        self.sync.ended()
+        self.sync.ended_flows()
     }
 
     #[getter]

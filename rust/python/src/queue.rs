@@ -99,7 +99,7 @@ impl KernelQueue {
         let queue = py
             .detach(|| datapath::KernelQueue::bind(number, marks, rewrite, &options))
             .map_err(|error| errors::queue(&error))?;
-        let truncated = queue.truncated();
+        let truncated = queue.truncated_packets();
         Ok(Self { queue: Mutex::new(Some(queue)), truncated })
     }
 

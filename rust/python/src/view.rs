@@ -289,7 +289,7 @@ impl Explanation {
 
     #[getter]
     fn candidates(&self) -> Vec<String> {
-        sorted(&self.0.candidates)
+        in_order(&self.0.candidates)
     }
 
     #[getter]
@@ -311,7 +311,7 @@ impl Explanation {
 
     #[getter]
     fn masqueraded(&self) -> Vec<String> {
-        sorted(&self.0.masqueraded)
+        in_order(&self.0.masqueraded)
     }
 
     #[getter]
@@ -324,7 +324,7 @@ impl Explanation {
     }
 }
 
-fn sorted(addresses: &[SocketAddr]) -> Vec<String> {
+fn in_order(addresses: &[SocketAddr]) -> Vec<String> {
     let mut texts: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
     texts.sort_unstable();
     texts.dedup();

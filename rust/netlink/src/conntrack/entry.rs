@@ -9,7 +9,7 @@ use super::uapi::{
     CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_TUPLE_REPLY, CTA_TUPLE_ZONE, CTA_ZONE, IPS_ASSURED,
     IPS_SEEN_REPLY,
 };
-use crate::attribute::{HEADER, attributes, find, number, put, put_nested};
+use crate::attribute::{HEADER, attributes, find, number, put, put_nest};
 
 /// Source and destination of one direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,9 +58,11 @@ impl Entry {
                 CTA_TUPLE_REPLY => reply = tuple(value),
                 CTA_STATUS => status = number(value)?,
                 CTA_ID => id = number(value),
+                // Another zone may track the same ends as another flow.
                 CTA_ZONE => return None,
                 CTA_TIMEOUT => timeout = number(value),
                 CTA_PROTOINFO => {
+                    // TCP and SCTP have nests of their own, and the state has one number in both.
                     let (_, nested) = attributes(value).next()?;
                     state =
                         find(nested, CTA_PROTOINFO_STATE).and_then(|value| value.first().copied());
@@ -80,6 +82,7 @@ impl Entry {
             is_assured: status & IPS_ASSURED != 0,
             state,
             timeout,
+            // The kernel sends the counters of both directions or none.
             counters: counters[0].zip(counters[1]).map(|(there, back)| [there, back]),
         })
     }
@@ -94,6 +97,7 @@ fn tuple(value: &[u8]) -> Option<(u8, Ends)> {
         }
         Some(Ipv6Addr::from(*find(ip, v6)?.first_chunk::<16>()?).into())
     };
+    // ICMP has type, code and identifier in the place of ports.
     let port = |kind| {
         find(layer4, kind).and_then(<[u8]>::first_chunk).map_or(0, |&port| u16::from_be_bytes(port))
     };
@@ -118,8 +122,9 @@ pub(super) fn put_tuple(
         (src, CTA_IP_V4_SRC, CTA_IP_V6_SRC, CTA_PROTO_SRC_PORT),
         (dst, CTA_IP_V4_DST, CTA_IP_V6_DST, CTA_PROTO_DST_PORT),
     ];
-    put_nested(bytes, CTA_TUPLE_ORIG, |bytes| {
-        put_nested(bytes, CTA_TUPLE_IP, |bytes| {
+    put_nest(bytes, CTA_TUPLE_ORIG, |bytes| {
+        put_nest(bytes, CTA_TUPLE_IP, |bytes| {
+            // In a filter an end may be open: the kernel compares the fields that are put.
             for (end, v4, v6, _) in ends {
                 match end.map(|end| end.ip()) {
                     Some(IpAddr::V4(address)) => put(bytes, v4, &address.octets()),
@@ -128,7 +133,7 @@ pub(super) fn put_tuple(
                 }
             }
         });
-        put_nested(bytes, CTA_TUPLE_PROTO, |bytes| {
+        put_nest(bytes, CTA_TUPLE_PROTO, |bytes| {
             put(bytes, CTA_PROTO_NUM, &[protocol]);
             for (end, _, _, port) in ends {
                 if let Some(end) = end {
@@ -143,7 +148,7 @@ pub(super) fn put_tuple(
 mod tests {
     use super::super::uapi::SUBSYSTEM;
     use super::*;
-    use crate::attribute::{Head, close, open, put, put_nested};
+    use crate::attribute::{Head, close, open, put, put_nest};
     use proptest::prelude::*;
 
     fn ends(src: &str, dst: &str) -> Ends {
@@ -179,11 +184,11 @@ mod tests {
             put(bytes, CTA_STATUS, &0b1110u32.to_be_bytes());
             put(bytes, CTA_ID, &77u32.to_be_bytes());
             put(bytes, CTA_TIMEOUT, &300u32.to_be_bytes());
-            put_nested(bytes, CTA_PROTOINFO, |bytes| {
-                put_nested(bytes, 1, |bytes| put(bytes, CTA_PROTOINFO_STATE, &[3]));
+            put_nest(bytes, CTA_PROTOINFO, |bytes| {
+                put_nest(bytes, 1, |bytes| put(bytes, CTA_PROTOINFO_STATE, &[3]));
             });
             for (kind, packets) in [(CTA_COUNTERS_ORIG, 7u64), (CTA_COUNTERS_REPLY, 8)] {
-                put_nested(bytes, kind, |bytes| {
+                put_nest(bytes, kind, |bytes| {
                     put(bytes, CTA_COUNTERS_PACKETS, &packets.to_be_bytes());
                     put(bytes, CTA_COUNTERS_BYTES, &(packets * 100).to_be_bytes());
                 });

@@ -64,6 +64,7 @@ impl Events {
             socket.set(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)?;
         }
         let (calls, waker) = UnixStream::pair()?;
+        // Non-blocking: a caller never waits for the listener, which reads until nothing is left.
         calls.set_nonblocking(true)?;
         waker.set_nonblocking(true)?;
         Ok((Self { socket, calls, inbox: Inbox::new() }, Waker(waker)))
@@ -76,8 +77,10 @@ impl Events {
     /// The system's.
     pub fn receive(&mut self, timeout: Duration, changes: &mut Vec<Change>) -> io::Result<bool> {
         self.socket.wait_or(&self.calls, timeout)?;
+        // Several calls end one wait: they carry no more than that.
         while (&self.calls).read(&mut [0; 64]).is_ok_and(|count| count > 0) {}
         match self.inbox.take(&self.socket)? {
+            // ENOBUFS: the kernel does not say which events it dropped.
             Arrival::Overrun => return Ok(false),
             Arrival::Nothing => {}
             Arrival::Messages => {

@@ -10,7 +10,7 @@ use super::uapi::{
     IPCTNL_MSG_CT_GET_STATS_CPU, NEW_FLOW, NLM_F_DUMP_INTR, SUBSYSTEM,
 };
 use crate::attribute::{
-    FLAG_ACK, FLAG_DUMP, HEADER, Head, close, find, flags, number, open, put, put_nested,
+    FLAG_ACK, FLAG_DUMP, HEADER, Head, close, find, flags, number, open, put, put_nest,
 };
 use crate::exchange::Exchange;
 use crate::family::Family;
@@ -87,8 +87,10 @@ impl Requests {
         close(&mut request, start, 0);
         let (mut is_whole, mut entries) = (true, Vec::new());
         self.0.ask(&request, |kind, message| {
+            // The kernel marks the messages that follow a resize of its table; one mark is enough.
             is_whole &= flags(message) & NLM_F_DUMP_INTR == 0;
             if kind == NEW_FLOW {
+                // Kernels before 5.8 ignore the filter and show all flows.
                 let meant = |entry: &Entry| wanted.is_none_or(|wanted| wanted.has(entry));
                 entries.extend(Entry::parse(message).filter(meant));
             }
@@ -118,11 +120,13 @@ impl Requests {
         };
         let start = open(&mut request, head);
         put_tuple(&mut request, protocol, Some(original.src), Some(original.dst));
+        // With a number the kernel leaves a later flow with the same ends alone.
         if let Some(id) = id {
             put(&mut request, CTA_ID, &id.to_be_bytes());
         }
         close(&mut request, start, 0);
         match self.0.ask(&request, |_, _| {}) {
+            // ENOENT: it has ended by itself, or a later flow has its ends.
             Err(gone) if gone.raw_os_error() == Some(libc::ENOENT) => Ok(false),
             other => other.map(|()| true),
         }
@@ -164,7 +168,7 @@ fn put_filter(bytes: &mut Vec<u8>, wanted: &Selection) {
         Some(SocketAddr::V6(_)) => FILTER_DST_PORT,
         None => 0,
     };
-    put_nested(bytes, CTA_FILTER, |bytes| {
+    put_nest(bytes, CTA_FILTER, |bytes| {
         put(bytes, CTA_FILTER_ORIG_FLAGS, &(FILTER_PROTO_NUM | to).to_ne_bytes());
     });
 }

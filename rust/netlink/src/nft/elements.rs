@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::uapi::{
     NFTA_DATA_VALUE, NFTA_LIST_ELEM, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_KEY, VALUE_MAXLEN,
 };
-use crate::attribute::{put, put_nested};
+use crate::attribute::{put, put_nest};
 
 /// Elements of a set or map, one behind the other. A clone does not copy them.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,6 +23,7 @@ impl Elements {
     #[must_use]
     pub fn new(key_length: usize, value_length: usize, bytes: &[u8]) -> Option<Self> {
         let element_length = key_length.checked_add(value_length)?;
+        // One byte too many would shift every element behind it.
         let is_sound = (1..=VALUE_MAXLEN).contains(&key_length)
             && value_length <= VALUE_MAXLEN
             && bytes.len().is_multiple_of(element_length);
@@ -39,6 +40,7 @@ impl Elements {
     /// subtracted. Two sets with the same sum hold the same, but for one chance in 2^64.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
+        // The kernel dumps elements in the order of its hash table, so order must not count.
         let elements = self.bytes.chunks(self.element_length);
         elements
             .map(|element| element.split_at(self.key_length))
@@ -58,6 +60,7 @@ impl Elements {
 
 /// One element's part of a sum.
 pub(super) fn fingerprint(key: &[u8], value: &[u8]) -> u64 {
+    // Its keys are fixed, so that fingerprints of two runs can be compared.
     let mut hasher = DefaultHasher::new();
     hasher.write(key);
     hasher.write(value);
@@ -67,10 +70,10 @@ pub(super) fn fingerprint(key: &[u8], value: &[u8]) -> u64 {
 /// Appends an element to a list of elements; `value` is empty for one of a set, and for one that is
 /// to be removed.
 pub(super) fn put_element(bytes: &mut Vec<u8>, key: &[u8], value: &[u8]) {
-    put_nested(bytes, NFTA_LIST_ELEM, |bytes| {
-        put_nested(bytes, NFTA_SET_ELEM_KEY, |bytes| put(bytes, NFTA_DATA_VALUE, key));
+    put_nest(bytes, NFTA_LIST_ELEM, |bytes| {
+        put_nest(bytes, NFTA_SET_ELEM_KEY, |bytes| put(bytes, NFTA_DATA_VALUE, key));
         if !value.is_empty() {
-            put_nested(bytes, NFTA_SET_ELEM_DATA, |bytes| put(bytes, NFTA_DATA_VALUE, value));
+            put_nest(bytes, NFTA_SET_ELEM_DATA, |bytes| put(bytes, NFTA_DATA_VALUE, value));
         }
     });
 }

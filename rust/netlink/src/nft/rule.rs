@@ -11,7 +11,7 @@ use super::uapi::{
     NFTA_QUEUE_FLAGS, NFTA_QUEUE_NUM, NFTA_QUEUE_TOTAL, NFTA_TARGET_INFO, NFTA_TARGET_NAME,
     NFTA_TARGET_REV,
 };
-use crate::attribute::{put, put_nested};
+use crate::attribute::{put, put_nest};
 use crate::family::Family;
 
 /// A rule that `nft` cannot write.
@@ -86,6 +86,7 @@ fn put_queue(bytes: &mut Vec<u8>, [first, total, flags]: [u16; 3], native: bool)
 }
 
 fn put_dnat(bytes: &mut Vec<u8>, family: Family, key: u32, keep: u32, map: &str) {
+    // Both are read ahead of the change: the look-up needs bits that the change clears.
     put_masked_mark(bytes, REGISTER, key);
     put_masked_mark(bytes, OTHER_REGISTER, keep);
     put_expression(bytes, "meta", |bytes| {
@@ -95,6 +96,7 @@ fn put_dnat(bytes: &mut Vec<u8>, family: Family, key: u32, keep: u32, map: &str)
     put_expression(bytes, "lookup", |bytes| {
         put(bytes, NFTA_LOOKUP_SET, &c_string(map));
         put(bytes, NFTA_LOOKUP_SREG, &REGISTER.to_be_bytes());
+        // The value takes the place of its key, which has served.
         put(bytes, NFTA_LOOKUP_DREG, &REGISTER.to_be_bytes());
     });
     put_expression(bytes, "nat", |bytes| {
@@ -119,18 +121,20 @@ fn put_masked_mark(bytes: &mut Vec<u8>, register: u32, mask: u32) {
     put_expression(bytes, "bitwise", |bytes| {
         put(bytes, NFTA_BITWISE_SREG, &register.to_be_bytes());
         put(bytes, NFTA_BITWISE_DREG, &register.to_be_bytes());
+        // The kernel computes (register & mask) ^ xor, and wants both operands.
         put(bytes, NFTA_BITWISE_LEN, &4u32.to_be_bytes());
-        put_nested(bytes, NFTA_BITWISE_MASK, |bytes| {
+        put_nest(bytes, NFTA_BITWISE_MASK, |bytes| {
+            // A mark stands in a register in the host's byte order.
             put(bytes, NFTA_DATA_VALUE, &mask.to_ne_bytes())
         });
-        put_nested(bytes, NFTA_BITWISE_XOR, |bytes| put(bytes, NFTA_DATA_VALUE, &[0; 4]));
+        put_nest(bytes, NFTA_BITWISE_XOR, |bytes| put(bytes, NFTA_DATA_VALUE, &[0; 4]));
     });
 }
 
 fn put_expression(bytes: &mut Vec<u8>, name: &str, fill: impl FnOnce(&mut Vec<u8>)) {
-    put_nested(bytes, NFTA_LIST_ELEM, |bytes| {
+    put_nest(bytes, NFTA_LIST_ELEM, |bytes| {
         put(bytes, NFTA_EXPR_NAME, &c_string(name));
-        put_nested(bytes, NFTA_EXPR_DATA, fill);
+        put_nest(bytes, NFTA_EXPR_DATA, fill);
     });
 }
 

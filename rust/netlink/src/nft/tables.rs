@@ -81,6 +81,7 @@ impl Tables {
             let name = find(message, NFTA_CHAIN_NAME);
             if let Some(name) = name.filter(|_| has_name(message, NFTA_CHAIN_TABLE)) {
                 let hasher = chains.entry(text(name)).or_default();
+                // A chain that has lost its hook still has its rules, so the hook counts as well.
                 for kind in [NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY, NFTA_CHAIN_TYPE] {
                     hasher.write(find(message, kind).unwrap_or_default());
                 }
@@ -91,6 +92,8 @@ impl Tables {
         self.ask(GET_RULE, FLAG_DUMP, Some(table.family), &filter, |message| {
             let chain = find(message, NFTA_RULE_CHAIN);
             if let Some(chain) = chain.filter(|_| has_name(message, NFTA_RULE_TABLE)) {
+                // Rules come in their order. Their handles are left out, because handles differ
+                // after a repair.
                 let hasher = chains.entry(text(chain)).or_default();
                 hasher.write(find(message, NFTA_RULE_EXPRESSIONS).unwrap_or_default());
             }
@@ -117,11 +120,13 @@ impl Tables {
                     data.unwrap_or_default()
                 };
                 let (key, value) = (datum(NFTA_SET_ELEM_KEY), datum(NFTA_SET_ELEM_DATA));
+                // A dump comes in several messages: sums of parts add up.
                 sum = sum.wrapping_add(fingerprint(key, value));
             }
         });
         match dump {
             Ok(()) => Ok(Some(sum)),
+            // ENOENT: there is no such table or no such set in it.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(error) => Err(error),
         }

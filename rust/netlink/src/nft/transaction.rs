@@ -17,7 +17,7 @@ use super::uapi::{
     NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE,
     NFTA_TABLE_FLAGS, NFTA_TABLE_NAME, SUBSYSTEM,
 };
-use crate::attribute::{Head, close, open, put, put_nested};
+use crate::attribute::{Head, close, open, put, put_nest};
 
 /// Steps that the kernel takes all together or not at all, in the order in which they were added.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -85,6 +85,7 @@ impl Transaction {
     /// The datagram.
     pub(super) fn datagram(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
+        // The kernel looks for both borders in one datagram, and takes nothing without the second.
         put_border(&mut bytes, BATCH_BEGIN);
         for (step, sequence) in self.0.iter().zip(1..) {
             step.put(&mut bytes, sequence);
@@ -128,6 +129,7 @@ impl Step {
         let head = |kind, table: &Table| Head {
             subsystem: SUBSYSTEM,
             kind,
+            // A new rule without this flag is EINVAL.
             flags: FLAG_CREATE,
             sequence,
             family: Some(table.family),
@@ -135,12 +137,13 @@ impl Step {
         };
         match self {
             Self::Append(table, chain, rule) => {
+                // Without FLAG_APPEND the rule would stand first in its chain.
                 let head = Head { flags: FLAG_CREATE | FLAG_APPEND, ..head(NEW_RULE, table) };
                 put_message(bytes, head, |bytes| {
                     put(bytes, NFTA_RULE_TABLE, &c_string(&table.name));
                     put(bytes, NFTA_RULE_CHAIN, &c_string(chain));
                     let family = table.family;
-                    put_nested(bytes, NFTA_RULE_EXPRESSIONS, |bytes| rule.put(bytes, family));
+                    put_nest(bytes, NFTA_RULE_EXPRESSIONS, |bytes| rule.put(bytes, family));
                 });
             }
             Self::Add(table, set, elements) => {
@@ -154,6 +157,7 @@ impl Step {
             }),
             Self::Activate(table) => put_message(bytes, head(NEW_TABLE, table), |bytes| {
                 put(bytes, NFTA_TABLE_NAME, &c_string(&table.name));
+                // No flag at all: the table is dormant no more.
                 put(bytes, NFTA_TABLE_FLAGS, &0u32.to_be_bytes());
             }),
         }
@@ -166,8 +170,9 @@ fn put_elements(bytes: &mut Vec<u8>, head: Head, table: &Table, set: &str, eleme
         put_message(bytes, head, |bytes| {
             put(bytes, NFTA_SET_ELEM_LIST_TABLE, &c_string(&table.name));
             put(bytes, NFTA_SET_ELEM_LIST_SET, &c_string(set));
-            put_nested(bytes, NFTA_SET_ELEM_LIST_ELEMENTS, |bytes| {
+            put_nest(bytes, NFTA_SET_ELEM_LIST_ELEMENTS, |bytes| {
                 for (key, value) in chunk {
+                    // The kernel finds an element to remove by its key alone.
                     let value = if head.kind == NEW_ELEMENTS { value } else { &[] };
                     put_element(bytes, key, value);
                 }
@@ -177,6 +182,7 @@ fn put_elements(bytes: &mut Vec<u8>, head: Head, table: &Table, set: &str, eleme
 }
 
 fn put_border(bytes: &mut Vec<u8>, kind: u8) {
+    // Border messages name their subsystem as a resource.
     put_message(bytes, Head { kind, resource: SUBSYSTEM, ..Head::default() }, |_| {});
 }
 
