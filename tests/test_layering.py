@@ -57,6 +57,7 @@ CRATES = {
     "fuzz": "capture engine netlink",
 }
 PYTHON = {
+    "collector": "",
     "_native": "",
     "errors": "",
     "commands": "errors",
@@ -65,18 +66,18 @@ PYTHON = {
     "packet": "family model",
     "reference": "",
     "policy": "family model",
-    "sources": "family errors model",
+    "sources": "family collector errors model",
     "engine_tables": "_native family policy",
     "rules": "family _native commands errors model packet policy",
     "drivers": "_native errors rules",
     "datapath": "family _native drivers errors model policy rules",
-    "control": "family _native datapath engine_tables errors model policy",
+    "control": "family collector _native datapath engine_tables errors model policy",
     "kubeproxy": "family errors model policy sources",
     "server": "family model policy",
     "client": "errors",
     "explain": "_native family kubeproxy model policy rules",
-    "daemon": "family _native client commands control datapath drivers errors explain kubeproxy "
-    "model policy rules server sources",
+    "daemon": "family collector _native client commands control datapath drivers errors explain "
+    "kubeproxy model policy rules server sources",
     "doctor": "daemon datapath drivers errors rules",
     "playground": "client commands daemon errors policy sources",
     "shadow": "family _native engine_tables model packet policy",

@@ -4,6 +4,9 @@ format.
 Addresses are canonical text, ports are 1 to 65535, protocols are "tcp", "udp" or "sctp": the source
 that builds a value refuses wrong ones. Which endpoints may serve a client is decided by
 `kbe_nat.policy.planner`.
+
+The collector of cycles passes over these values (`gc=False`): there are hundreds of thousands, and
+none can contain itself.
 """
 
 from collections.abc import Mapping
@@ -33,7 +36,7 @@ class Strategy(StrEnum):
     SOURCE_HASH = "sh"
 
 
-class ServicePort(msgspec.Struct, frozen=True):
+class ServicePort(msgspec.Struct, frozen=True, gc=False):
     """One entry of `spec.ports` of a Service."""
 
     name: str
@@ -44,7 +47,7 @@ class ServicePort(msgspec.Struct, frozen=True):
     """0 when the Service has none."""
 
 
-class Service(msgspec.Struct, frozen=True):
+class Service(msgspec.Struct, frozen=True, gc=False):
     """A Service, of both families at once."""
 
     namespace: str
@@ -87,7 +90,7 @@ class Service(msgspec.Struct, frozen=True):
         return self.namespace, self.name
 
 
-class Endpoint(msgspec.Struct, frozen=True):
+class Endpoint(msgspec.Struct, frozen=True, gc=False):
     """One address behind a Service. Conditions that an object leaves out have their defaults filled
     in.
     """
@@ -104,7 +107,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     weight: int = 1
 
 
-class SlicePort(msgspec.Struct, frozen=True):
+class SlicePort(msgspec.Struct, frozen=True, gc=False):
     """A port of all endpoints of a slice; it belongs to the service port of the same name and
     protocol.
     """
@@ -114,7 +117,7 @@ class SlicePort(msgspec.Struct, frozen=True):
     port: int
 
 
-class EndpointSlice(msgspec.Struct, frozen=True):
+class EndpointSlice(msgspec.Struct, frozen=True, gc=False):
     """Endpoints of one Service and one family that share their ports."""
 
     name: str
@@ -124,7 +127,7 @@ class EndpointSlice(msgspec.Struct, frozen=True):
     endpoints: tuple[Endpoint, ...] = ()
 
 
-class Node(msgspec.Struct, frozen=True):
+class Node(msgspec.Struct, frozen=True, gc=False):
     """A node of the cluster."""
 
     name: str

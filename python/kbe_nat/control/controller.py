@@ -23,6 +23,7 @@ from dataclasses import replace
 from typing import Final
 
 from kbe_nat._native import Engine
+from kbe_nat.collector import uncollected
 from kbe_nat.control.overrides import Drain, Overrides, service_keys
 from kbe_nat.control.removals import BackendRemovals
 from kbe_nat.datapath.datapath import Datapath
@@ -237,6 +238,13 @@ class Controller:
         """Bring everything up to the snapshot and what operators want; `overridden` are Services of
         which they want something else than before.
         """
+        if self._touched is None:
+            with uncollected():
+                self._plan_and_put(overridden)
+        else:
+            self._plan_and_put(overridden)
+
+    def _plan_and_put(self, overridden: Collection[ServiceKey]) -> None:
         options = self._options(self.snapshot)
         delta = self._planner.update(self.snapshot, options, self._touched, overridden)
         self._touched = frozenset()

@@ -23,7 +23,6 @@ connections (first-packet), or let nothing pass untranslated (every-packet). Com
 get a `GracePeriod`, so that a signal is obeyed within 5 s.
 """
 
-import gc
 import logging
 import os
 import signal
@@ -34,6 +33,7 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Final, TypeAlias
 
+from kbe_nat.collector import settle
 from kbe_nat.commands import GracePeriod
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon import privileges
@@ -154,10 +154,7 @@ class Proxy:
             extent = self.reconciler.extent()
             LOG.info("serving %s; %d connections taken over", extent, restored)
             self._notifier.notify("READY=1", f"STATUS=serving {extent}")
-            # The objects of a large cluster stay: the collector need not look through them again
-            # and again.
-            gc.collect()
-            gc.freeze()
+            settle()
             self._serve(subscribers)
             LOG.info("ending; the rules %s", "stay" if self._leaves_rules else "go")
             self._notifier.notify("STOPPING=1")
