@@ -5,7 +5,8 @@ the field. Addresses stay text here, since a wrong one among many must not refus
 `kbe_nat.sources.snapshot` parses them one by one.
 
 The collector of cycles does not track these values (`gc=False`): there are hundreds of thousands,
-and what `msgspec.convert` builds from a document cannot contain itself.
+and what `msgspec.convert` builds from a document cannot contain itself. Arrays are tuples: empty
+ones, of which every Service has several, take no memory.
 """
 
 from typing import Annotated, Final, Literal, NamedTuple, TypeAlias
@@ -73,12 +74,12 @@ class ServiceSpec(Struct, frozen=True, gc=False):
 
     type: Literal["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"] = "ClusterIP"
     cluster_ip: str = field(name="clusterIP", default="")
-    cluster_ips: list[str] = field(name="clusterIPs", default_factory=list)
-    families: list[Literal["IPv4", "IPv6"]] = field(name="ipFamilies", default_factory=list)
-    ports: list[ServicePortObject] = []
+    cluster_ips: tuple[str, ...] = field(name="clusterIPs", default=())
+    families: tuple[Literal["IPv4", "IPv6"], ...] = field(name="ipFamilies", default=())
+    ports: tuple[ServicePortObject, ...] = ()
     selector: dict[str, str] = {}
-    external_ips: list[str] = field(name="externalIPs", default_factory=list)
-    source_ranges: list[str] = field(name="loadBalancerSourceRanges", default_factory=list)
+    external_ips: tuple[str, ...] = field(name="externalIPs", default=())
+    source_ranges: tuple[str, ...] = field(name="loadBalancerSourceRanges", default=())
     internal_policy: Policy = field(name="internalTrafficPolicy", default="Cluster")
     external_policy: Policy = field(name="externalTrafficPolicy", default="Cluster")
     affinity: Literal["None", "ClientIP", ""] = field(name="sessionAffinity", default="None")
@@ -98,7 +99,7 @@ class Ingress(Struct, frozen=True, gc=False):
 class LoadBalancerStatus(Struct, frozen=True, gc=False):
     """`status.loadBalancer`."""
 
-    ingress: list[Ingress] = []
+    ingress: tuple[Ingress, ...] = ()
 
 
 class ServiceStatus(Struct, frozen=True, gc=False):
@@ -125,8 +126,8 @@ class Named(Struct, frozen=True, gc=False):
 class Hints(Struct, frozen=True, gc=False):
     """`endpoints[].hints` of an EndpointSlice."""
 
-    zones: list[Named] = field(name="forZones", default_factory=list)
-    nodes: list[Named] = field(name="forNodes", default_factory=list)
+    zones: tuple[Named, ...] = field(name="forZones", default=())
+    nodes: tuple[Named, ...] = field(name="forNodes", default=())
 
 
 class Conditions(Struct, frozen=True, gc=False):
@@ -142,7 +143,7 @@ class Conditions(Struct, frozen=True, gc=False):
 class EndpointObject(Struct, frozen=True, gc=False):
     """`endpoints[]` of an EndpointSlice."""
 
-    addresses: list[str] = []
+    addresses: tuple[str, ...] = ()
     conditions: Conditions = Conditions()
     node: str = field(name="nodeName", default="")
     hints: Hints = Hints()
@@ -164,8 +165,8 @@ class EndpointSliceObject(Struct, frozen=True, gc=False):
 
     metadata: Metadata
     address_type: Literal["IPv4", "IPv6", "FQDN"] = field(name="addressType")
-    endpoints: list[EndpointObject] = []
-    ports: list[SlicePortObject] = []
+    endpoints: tuple[EndpointObject, ...] = ()
+    ports: tuple[SlicePortObject, ...] = ()
 
 
 class Taint(Struct, frozen=True, gc=False):
@@ -178,8 +179,8 @@ class NodeSpec(Struct, frozen=True, gc=False):
     """`spec` of a Node."""
 
     pod_cidr: str = field(name="podCIDR", default="")
-    pod_cidrs: list[str] = field(name="podCIDRs", default_factory=list)
-    taints: list[Taint] = []
+    pod_cidrs: tuple[str, ...] = field(name="podCIDRs", default=())
+    taints: tuple[Taint, ...] = ()
 
 
 class NodeAddress(Struct, frozen=True, gc=False):
@@ -192,7 +193,7 @@ class NodeAddress(Struct, frozen=True, gc=False):
 class NodeStatus(Struct, frozen=True, gc=False):
     """`status` of a Node."""
 
-    addresses: list[NodeAddress] = []
+    addresses: tuple[NodeAddress, ...] = ()
 
 
 class NodeObject(Struct, frozen=True, gc=False):
@@ -214,7 +215,7 @@ class ContainerPort(Struct, frozen=True, gc=False):
 class Container(Struct, frozen=True, gc=False):
     """`spec.containers[]` of a Pod, and `spec.initContainers[]`."""
 
-    ports: list[ContainerPort] = []
+    ports: tuple[ContainerPort, ...] = ()
     restart_policy: str = field(name="restartPolicy", default="")
 
 
@@ -222,8 +223,8 @@ class PodSpec(Struct, frozen=True, gc=False):
     """`spec` of a Pod."""
 
     node: str = field(name="nodeName", default="")
-    containers: list[Container] = []
-    init_containers: list[Container] = field(name="initContainers", default_factory=list)
+    containers: tuple[Container, ...] = ()
+    init_containers: tuple[Container, ...] = field(name="initContainers", default=())
 
     @property
     def serving_containers(self) -> list[Container]:
@@ -252,8 +253,8 @@ class PodStatus(Struct, frozen=True, gc=False):
 
     phase: str = ""
     ip: str = field(name="podIP", default="")
-    ips: list[PodAddress] = field(name="podIPs", default_factory=list)
-    conditions: list[PodCondition] = []
+    ips: tuple[PodAddress, ...] = field(name="podIPs", default=())
+    conditions: tuple[PodCondition, ...] = ()
 
 
 class PodObject(Struct, frozen=True, gc=False):
@@ -295,7 +296,7 @@ class ControllerObject(Struct, frozen=True, gc=False):
 class ServiceCIDRSpec(Struct, frozen=True, gc=False):
     """`spec` of a ServiceCIDR."""
 
-    cidrs: list[str] = []
+    cidrs: tuple[str, ...] = ()
 
 
 class ServiceCIDRObject(Struct, frozen=True, gc=False):

@@ -345,7 +345,7 @@ def _endpoint(endpoint: EndpointObject, address: str, weight: int) -> Endpoint:
     )
 
 
-def _names(hints: list[Named]) -> frozenset[str]:
+def _names(hints: tuple[Named, ...]) -> frozenset[str]:
     return _shared_set(tuple(hint.name for hint in hints)) if hints else _NOTHING
 
 

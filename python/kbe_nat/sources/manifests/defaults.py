@@ -107,7 +107,7 @@ def cluster_ips(services: Objects, ranges: Objects) -> dict[ObjectKey, tuple[str
 def with_cluster_ips(parsed: ParsedObject, addresses: Sequence[str]) -> tuple[ParsedObject, str]:
     """The Service with these addresses, and a note."""
     service = _service(parsed)
-    spec = structs.replace(service.spec, cluster_ips=list(addresses))
+    spec = structs.replace(service.spec, cluster_ips=tuple(addresses))
     what = f"uses {' and '.join(addresses)}" if addresses else "there is no range to take one from"
     return (
         ParsedObject(parsed.origin, parsed.kind, structs.replace(service, spec=spec)),
@@ -156,7 +156,7 @@ def _replicas(
         pod = PodObject(
             Metadata(name, space, template.metadata.labels, template.metadata.annotations),
             spec,
-            PodStatus("Running", address, conditions=[PodCondition("Ready", "True")]),
+            PodStatus("Running", address, conditions=(PodCondition("Ready", "True"),)),
         )
         yield ParsedObject(parsed.origin, "Pod", pod)
 

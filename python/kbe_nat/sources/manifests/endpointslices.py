@@ -76,7 +76,7 @@ def _slices(
             groups.setdefault((family, ports), []).append(_endpoint(service, pod, address, zones))
     for (family, ports), endpoints in groups.items():
         kind: Literal["IPv4", "IPv6"] = "IPv6" if family is Family.IPV6 else "IPv4"
-        yield EndpointSliceObject(Metadata(""), kind, endpoints, list(ports))
+        yield EndpointSliceObject(Metadata(""), kind, tuple(endpoints), ports)
 
 
 def _addresses(pod: PodObject) -> dict[Family, str]:
@@ -133,7 +133,7 @@ def _endpoint(
     is_terminating = bool(pod.metadata.deleted)
     is_ready = service.spec.publishes_not_ready or (is_serving and not is_terminating)
     return EndpointObject(
-        addresses=[address],
+        addresses=(address,),
         conditions=Conditions(is_ready, is_serving, is_terminating),
         node=pod.spec.node,
         target=Named(pod.metadata.name, "Pod"),
@@ -150,7 +150,7 @@ def _hints(service: ServiceObject, node: str, zones: Mapping[str, str]) -> Hints
         return Hints()
     zone = zones.get(node, "")
     by_node = wanted == "PreferSameNode" and node
-    return Hints([Named(zone)] if zone else [], [Named(node)] if by_node else [])
+    return Hints((Named(zone),) if zone else (), (Named(node),) if by_node else ())
 
 
 def _has_topology_mode(service: ServiceObject) -> bool:
