@@ -53,13 +53,16 @@ class FileWatch:
         whether any other may have changed, come or gone.
         """
         now = time.monotonic()
-        is_look_due = now - self._last_look >= LOOK_SECONDS
-        if self._inotify is None and is_look_due:
+        since = now - self._last_look
+        if self._inotify is None and since >= LOOK_SECONDS:
             self._inotify = _inotify()
         events, self._events = self._events, []
         if self._inotify is not None:
             events += self._inotify.read(timeout=0)
         named = {file for event in events for file in self._named_files(event)}
+        # Ten thousand files take longer to look at than a change may wait: the look gives way to
+        # files that are named, for once.
+        is_look_due = since >= (2 * LOOK_SECONDS if named else LOOK_SECONDS)
         is_anything = self._inotify is None or is_look_due or any(map(_is_vague, events))
         if is_anything:
             self._last_look = now

@@ -71,7 +71,8 @@ def stamp(file: str) -> Stamp:
     if is_stream(file):
         return 0, 0, 1
     try:
-        status = Path(file).stat()
+        # Not by a `Path`: all files of a directory are looked at, while changes wait.
+        status = os.stat(file)  # noqa: PTH116
     except OSError:
         return GONE
     return status.st_ino, status.st_mtime_ns, status.st_size
