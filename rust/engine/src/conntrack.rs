@@ -124,17 +124,10 @@ impl<A: Address> FlowTable<A> {
         }
     }
 
-    /// The record of an entry's flow, if packets with these ends are meant by it.
+    /// All records, those of flows that have ended too, by flow number.
     #[inline(always)]
-    pub(crate) fn meant_mut(
-        &mut self,
-        entry: Entry,
-        ends: &WireEnds<A>,
-        protocol: Protocol,
-    ) -> Option<&mut Hot<A>> {
-        self.hot.get_mut(entry.flow() as usize).filter(|hot| {
-            (hot.ends[entry.direction() as usize] == *ends) & (hot.protocol == protocol)
-        })
+    pub(crate) fn slices_mut(&mut self) -> (&mut [Hot<A>], &mut [Cold]) {
+        (&mut self.hot, &mut self.cold)
     }
 
     #[inline(always)]
@@ -246,7 +239,7 @@ impl<A: Address> FlowTable<A> {
     #[inline(always)]
     pub(crate) fn insert(
         &mut self,
-        hot: Hot<A>,
+        mut hot: Hot<A>,
         created: Tick,
         backend: u32,
         tracking: Tracking,
@@ -266,6 +259,7 @@ impl<A: Address> FlowTable<A> {
             self.index.remove(hashes[0], id, Direction::Original);
             return Err(InsertError::Chain(error));
         }
+        hot.settle();
         self.live += 1;
         self.sweep.note(hot.deadline);
         let is_assured = hot.has(Hot::<A>::ASSURED);
@@ -294,7 +288,7 @@ impl<A: Address> FlowTable<A> {
         if !self.hot(id).has(Hot::<A>::ASSURED) {
             self.unlink(id);
         }
-        self.hot[id as usize].state = State::Free;
+        self.hot[id as usize].set_state(State::Free);
         self.cold[id as usize].next = self.free;
         self.free = id;
         self.live -= 1;
@@ -313,7 +307,7 @@ impl<A: Address> FlowTable<A> {
     pub(crate) fn assure(&mut self, id: FlowId) {
         if !self.hot(id).has(Hot::<A>::ASSURED) {
             self.unlink(id);
-            self.hot[id as usize].flags |= Hot::<A>::ASSURED;
+            self.hot[id as usize].set_flags(0, Hot::<A>::ASSURED);
         }
     }
 

@@ -20,8 +20,14 @@ impl Default for Counters {
 impl Counters {
     #[inline]
     pub(crate) fn count(&mut self, verdict: Verdict) {
+        self.add(verdict, 1);
+    }
+
+    /// Counts packets that have got verdicts with the action and cause of this one.
+    #[inline]
+    pub(crate) fn add(&mut self, verdict: Verdict, packets: usize) {
         let count = &mut self.verdicts[Self::place(verdict.action, verdict.cause)];
-        *count = count.wrapping_add(1);
+        *count = count.wrapping_add(packets as u64);
     }
 
     /// Packets with this action and cause.

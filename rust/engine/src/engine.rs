@@ -113,7 +113,7 @@ impl Engine {
         if candidate.note(family, packet.bytes) {
             candidate.guess_flow(family);
         }
-        shared.process(family, &candidate, packet)
+        shared.process(family, candidate, packet)
     }
 
     /// Processes packets that came in together, exactly as one after the other; memory that they
@@ -161,8 +161,10 @@ impl Engine {
             candidate.guess_flow(family);
             candidate.fetch_flow(family);
         }
-        let known = packets.iter_mut().zip(&candidates[..run]);
-        verdicts.extend(known.map(|(packet, candidate)| shared.process(family, candidate, packet)));
+        let first = verdicts.len();
+        verdicts.resize(first + run, Verdict::new(Action::Accept, Cause::NotOurs));
+        let verdicts = &mut verdicts[first..];
+        shared.process_all(family, &candidates[..run], &mut packets[..run], verdicts);
         run
     }
 

@@ -1,7 +1,7 @@
 //! The path of one packet.
 //!
 //! ```text
-//! process --- steady UDP flow --> fast_path                     look-up, rewrite in place
+//! process --- moves no state ----> fast_path                    look-up, rewrite in place
 //!    |
 //!    +------> slow_path --- ICMP error --> related              the flow that the error quotes
 //!               |   |

@@ -154,8 +154,20 @@ pub trait Wire: Address {
     /// `None`.
     fn plain_ends(packet: &[u8]) -> Option<WireEnds<Self>>;
 
+    /// The segment of a plain TCP packet that ends at `end`, if it is nothing but an
+    /// acknowledgement: see [`tcp::Segment::plain_ack`].
+    fn plain_ack(packet: &[u8], end: u16) -> Option<tcp::Segment>;
+
     /// Gives a plain UDP packet new ends and the checksums that follow from them.
     fn rewrite_plain_udp(
+        packet: &mut [u8],
+        to: &WireEnds<Self>,
+        l3: checksum::Delta,
+        l4: checksum::Delta,
+    );
+
+    /// The same for a plain TCP packet with a whole header.
+    fn rewrite_plain_tcp(
         packet: &mut [u8],
         to: &WireEnds<Self>,
         l3: checksum::Delta,

@@ -5,9 +5,9 @@
 //! only as far as it must. The number of buckets is fixed, so there is no rehash and no stall;
 //! probes are bounded, so crafted tuples cost their sender and not the table (F28).
 //!
-//! A packet's look-up has two steps that a batch takes apart: [`Index::probe`] says where it begins,
-//! so that the bucket can be fetched, and [`Index::guess`] reads that bucket. One comparison of
-//! sixteen bytes finds the ways with the tag ([`hint::mark_bytes`]).
+//! A packet's look-up has two steps that a batch takes apart: [`Index::probe`] says where it
+//! begins, so that the bucket can be fetched, and [`Index::guess`] reads that bucket. One comparison
+//! of sixteen bytes finds the ways with the tag ([`hint::mark_bytes`]).
 
 use crate::hint;
 use crate::tuple::Direction;

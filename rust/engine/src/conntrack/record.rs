@@ -12,6 +12,7 @@ use super::state::State;
 use super::tcp::Tracking;
 use crate::clock::Tick;
 use crate::tuple::{Address, Direction, Ends, Protocol, WireEnds};
+use crate::verdict::Verdict;
 use crate::wire::checksum::Delta;
 
 /// The generation of no service table: the next packet of a flow that has it is assessed anew.
@@ -33,8 +34,12 @@ pub(crate) struct Hot<A> {
     /// The same for a transport checksum.
     pub(crate) l4: Delta,
     pub(crate) protocol: Protocol,
+    /// Changed by [`Hot::set_state`].
     pub(crate) state: State,
+    /// Changed by [`Hot::set_flags`].
     pub(crate) flags: u8,
+    /// Half a byte for each direction, see [`Hot::fast_flags`]. Follows from state and flags.
+    pub(crate) fast: u8,
     /// By direction; the overflow is carried to [`super::tcp::Side::packets_high`].
     pub(crate) packets: [u32; 2],
     pub(crate) bytes: [u64; 2],
@@ -78,14 +83,40 @@ impl<A: Address> Hot<A> {
         }
     }
 
-    /// Whether a packet of this direction moves nothing but the deadline: most packets of UDP.
+    pub(crate) fn set_state(&mut self, state: State) {
+        self.state = state;
+        self.settle();
+    }
+
+    /// Clears the flags `off`, and sets the flags `on`.
+    pub(crate) fn set_flags(&mut self, off: u8, on: u8) {
+        self.flags = self.flags & !off | on;
+        self.settle();
+    }
+
+    /// Works out [`Hot::fast_flags`].
+    ///
+    /// A datagram may turn [`State::Udp`] into a stream once there were replies, and the first
+    /// reply sets a flag, so neither is fast. A connection is fast when both sides have confirmed
+    /// it: an acknowledgement then moves windows and the deadline, but neither state nor flags.
+    pub(super) fn settle(&mut self) {
+        let masquerade = if self.has(Self::MASQUERADE) { Verdict::MASQUERADE } else { 0 };
+        let original = Verdict::FLOW | masquerade;
+        let both = original | (Verdict::FLOW | Verdict::REPLY) << 4;
+        let confirmed = Self::REPLIED | Self::ASSURED;
+        self.fast = match self.state {
+            State::Udp if !self.has(Self::REPLIED) => original,
+            State::UdpStream => both,
+            State::TcpEstablished if self.flags & confirmed == confirmed => both,
+            _ => 0,
+        };
+    }
+
+    /// The flags of the verdict on a packet of this direction that may take the fast path: it
+    /// changes neither state nor flags. Else 0.
     #[inline(always)]
-    pub(crate) fn is_steady(&self, direction: Direction) -> bool {
-        match self.state {
-            State::UdpStream => true,
-            State::Udp => (self.flags & Self::REPLIED) | direction as u8 == 0,
-            _ => false,
-        }
+    pub(crate) fn fast_flags(&self, direction: Direction) -> u8 {
+        self.fast >> (4 * direction as u8) & 15
     }
 
     /// Counts a packet; whether that fitted, see [`super::FlowTable::carry_packets`].

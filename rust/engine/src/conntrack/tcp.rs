@@ -119,8 +119,22 @@ impl Tracking {
         Progress::To(next(state, is_original, flags))
     }
 
+    /// As [`Tracking::advance`] for nothing but an acknowledgement on an established connection:
+    /// takes it into account; false if it does not fit, and nothing was done.
+    #[inline(always)]
+    pub(crate) fn acknowledge(&mut self, direction: Direction, segment: &Segment) -> bool {
+        let sender = &self.sides[direction as usize];
+        let receiver = &self.sides[direction.opposite() as usize];
+        let fits = sender.is_in_window(receiver, segment);
+        if fits {
+            self.note(direction, segment);
+        }
+        fits
+    }
+
     /// How long the connection lives in `state`, given what is outstanding; as
     /// nf_conntrack_proto_tcp.c.
+    #[inline(always)]
     pub(crate) fn timeout(&self, state: State, is_replied: bool, timeouts: &Timeouts) -> Tick {
         let usual = timeouts.of(state);
         let [one, other] = &self.sides;
@@ -166,6 +180,7 @@ impl Tracking {
         Progress::To(State::TcpSynRecv)
     }
 
+    #[inline(always)]
     fn note(&mut self, direction: Direction, segment: &Segment) {
         let both_scale = match direction {
             Direction::Original => true,

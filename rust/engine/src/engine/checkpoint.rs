@@ -468,6 +468,7 @@ impl<'a> Reader<'a> {
             protocol,
             state,
             flags,
+            fast: 0,
             packets,
             bytes,
         };

@@ -193,7 +193,7 @@ impl Engine {
         }
         let deadline = now.saturating_add(ticks(REMEMBERED));
         let hot = family.flows.hot_mut(id);
-        hot.flags = hot.flags & !Hot::<A>::OFFLOADED | Hot::<A>::FORGOTTEN;
+        hot.set_flags(Hot::<A>::OFFLOADED, Hot::<A>::FORGOTTEN);
         (hot.generation, hot.deadline) = (STALE, deadline);
         family.flows.note_deadline(deadline);
         true
@@ -252,6 +252,7 @@ impl Shared {
             protocol,
             state: state::<A>(flow),
             flags: if reply.dst == original.src { 0 } else { Hot::<A>::MASQUERADE },
+            fast: 0,
             packets: [0; 2],
             bytes: [0; 2],
         };
@@ -283,9 +284,9 @@ impl Shared {
             .map_or(self.config.timeouts.of(state::<A>(flow)), |seconds| ticks(seconds.into()));
         let hot = family.flows.hot_mut(id);
         let is_changed = hot.state != state::<A>(flow);
-        hot.state = state::<A>(flow);
-        hot.flags &= !Hot::<A>::FORGOTTEN;
-        hot.flags |= Hot::<A>::OFFLOADED | if flow.is_replied { Hot::<A>::REPLIED } else { 0 };
+        hot.set_state(state::<A>(flow));
+        let replied = if flow.is_replied { Hot::<A>::REPLIED } else { 0 };
+        hot.set_flags(Hot::<A>::FORGOTTEN, Hot::<A>::OFFLOADED | replied);
         hot.deadline = now.saturating_add(remaining);
         // Every packet that comes to us is assessed, since the kernel should have translated it.
         hot.generation = STALE;

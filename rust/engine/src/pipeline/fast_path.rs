@@ -1,16 +1,37 @@
-//! The short cut for what most packets of UDP are: plain, of a flow that is known, and nothing
-//! moves but its deadline.
+//! The short cut for what most packets are: plain, of a flow that is known, and moving neither its
+//! state nor its flags. That is a datagram of UDP, or an acknowledgement, with payload or without,
+//! on an established connection of TCP.
+//!
+//! A packet takes the fast path under these conditions; any other takes the slow path, which does
+//! the same with such packets, only in more steps (`equivalence` holds them against each other):
+//!
+//! - It is plain ([`Wire::plain`]), and its transport checksum is complete.
+//! - The record that its hash led to has its ends and its protocol. The guess may be wrong: then
+//!   the index is asked ([`Shared::fast_path_miss`]), and the packet tries again.
+//! - The flow's record says that it may ([`Hot::fast_flags`]). Records of ended flows never do.
+//! - The flow is not over, and its backend was found under the tables in force. An offloaded or
+//!   forgotten flow has another generation.
+//! - Its count of packets does not run over.
+//! - Of TCP: it lies in both windows.
+//!
+//! Each run works out once what all its packets share ([`Moment`]). The loops call
+//! nothing, and each protocol has its own, so all that a packet needs stays in registers. A
+//! candidate is handed on by value, since the processor would wait for its fields if they were
+//! written one by one and then read back as a whole.
 
 use super::packet::{Packet, malformed};
 use super::state::{FamilyState, Shared};
-use super::translate::flow_flags;
+use crate::clock::Tick;
 use crate::conntrack::index::{Entry, Probe};
+use crate::conntrack::state::State;
+use crate::conntrack::timeouts::Timeouts;
+use crate::conntrack::{Cold, Hot};
 use crate::rewrite::ChecksumState;
 use crate::tuple::{Protocol, WireEnds};
 use crate::verdict::{Action, Cause, Verdict};
 use crate::wire::Wire;
 
-/// A packet on its way to its flow: what is remembered of it while memory is fetched.
+/// Notes on a packet while the memory that its flow needs is fetched.
 #[derive(Clone, Copy)]
 pub(crate) struct Candidate {
     probe: Probe,
@@ -39,6 +60,12 @@ impl Candidate {
         true
     }
 
+    /// Whether this packet may take the fast path of a protocol.
+    #[inline(always)]
+    fn is_fast(&self, protocol: Protocol, packet: &Packet<'_>) -> bool {
+        self.protocol == protocol && packet.meta.checksum == ChecksumState::Complete
+    }
+
     /// Fetches the part of the index that leads to the flow.
     #[inline(always)]
     pub(crate) fn fetch_index<A: Wire>(&self, family: &FamilyState<A>) {
@@ -58,65 +85,253 @@ impl Candidate {
     }
 }
 
+/// The moment at which packets came in together: flows are compared with it, and get deadlines of
+/// it.
+struct Moment {
+    now: Tick,
+    generation: u32,
+    /// The deadline of a flow in [`State::Udp`] that has a packet now.
+    udp: Tick,
+    /// The same in [`State::UdpStream`].
+    udp_stream: Tick,
+}
+
+impl Moment {
+    #[inline(always)]
+    fn of(shared: &Shared) -> Self {
+        let now = shared.clock.tick();
+        let deadline = |state| now.saturating_add(shared.config.timeouts.of(state));
+        Self {
+            now,
+            generation: shared.generation,
+            udp: deadline(State::Udp),
+            udp_stream: deadline(State::UdpStream),
+        }
+    }
+
+    /// Whether packets of this flow need no review, and one more can be counted.
+    #[inline(always)]
+    fn admits<A: Wire>(&self, hot: &Hot<A>, side: usize) -> bool {
+        !hot.is_expired(self.now)
+            && hot.generation == self.generation
+            && hot.packets[side] != u32::MAX
+    }
+}
+
+/// The verdict on a packet of the fast path, but for its flags.
+const FAST: Verdict =
+    Verdict { action: Action::Translate, cause: Cause::Established, flags: 0, ticket: 0 };
+
+/// Forwards a datagram. `None`: the fast path is not for it, and nothing was done.
+#[inline(always)]
+fn forward_datagram<A: Wire>(
+    flows: &mut [Hot<A>],
+    moment: &Moment,
+    (entry, end): (Entry, u16),
+    packet: &mut [u8],
+) -> Option<Verdict> {
+    let ends = A::plain_ends(packet)?;
+    let hot = flows.get_mut(entry.flow() as usize)?;
+    let (direction, side) = (entry.direction(), entry.direction() as usize);
+    let flags = hot.fast_flags(direction);
+    if hot.ends[side] != ends
+        || hot.protocol != Protocol::UDP
+        || flags == 0
+        || !moment.admits(hot, side)
+    {
+        return None;
+    }
+    hot.bytes[side] = hot.bytes[side].wrapping_add(end.into());
+    hot.packets[side] = hot.packets[side].wrapping_add(1);
+    // Never an earlier one than before: the state is the same as for the packet before.
+    hot.deadline = if hot.state == State::UdpStream { moment.udp_stream } else { moment.udp };
+    let (l3, l4) = hot.deltas(direction);
+    A::rewrite_plain_udp(packet, &hot.translation(direction), l3, l4);
+    Some(Verdict { flags, ..FAST })
+}
+
+/// Forwards an acknowledgement. `None`: the fast path is not for it, and nothing was done.
+/// `shortest` is lowered to a deadline that moves to an earlier moment.
+#[inline(always)]
+fn forward_acknowledgement<A: Wire>(
+    (flows, colds): (&mut [Hot<A>], &mut [Cold]),
+    (moment, timeouts): (&Moment, &Timeouts),
+    (entry, end): (Entry, u16),
+    packet: &mut [u8],
+    shortest: &mut Tick,
+) -> Option<Verdict> {
+    let ends = A::plain_ends(packet)?;
+    let segment = A::plain_ack(packet, end)?;
+    let hot = flows.get_mut(entry.flow() as usize)?;
+    let cold = colds.get_mut(entry.flow() as usize)?;
+    let (direction, side) = (entry.direction(), entry.direction() as usize);
+    let flags = hot.fast_flags(direction);
+    // The windows come last: a segment that fits is noted.
+    if hot.ends[side] != ends
+        || hot.protocol != Protocol::TCP
+        || flags == 0
+        || !moment.admits(hot, side)
+        || !cold.tracking.acknowledge(direction, &segment)
+    {
+        return None;
+    }
+    hot.bytes[side] = hot.bytes[side].wrapping_add(end.into());
+    hot.packets[side] = hot.packets[side].wrapping_add(1);
+    let timeout = cold.tracking.timeout(State::TcpEstablished, true, timeouts);
+    let deadline = moment.now.saturating_add(timeout);
+    // Unacknowledged data may shorten the life.
+    if deadline < hot.deadline {
+        *shortest = deadline.min(*shortest);
+    }
+    hot.deadline = deadline;
+    let (l3, l4) = hot.deltas(direction);
+    A::rewrite_plain_tcp(packet, &hot.translation(direction), l3, l4);
+    Some(Verdict { flags, ..FAST })
+}
+
 impl Shared {
     /// Decides about a packet, counts it and rewrites it.
     #[inline(always)]
     pub(crate) fn process<A: Wire>(
         &mut self,
         family: &mut FamilyState<A>,
-        candidate: &Candidate,
+        candidate: Candidate,
         packet: &mut Packet<'_>,
     ) -> Verdict {
-        if candidate.protocol != Protocol::UDP || packet.meta.checksum != ChecksumState::Complete {
-            return self.slow_path(family, candidate.guess, packet.bytes, packet.meta);
-        }
-        match self.fast_path(family, candidate.guess, candidate.end, packet.bytes) {
-            Some(verdict) => verdict,
-            None => self.fast_path_miss(family, candidate, packet),
+        let guess = candidate.guess;
+        self.fast_path(family, candidate, guess, packet)
+            .unwrap_or_else(|| self.fast_path_miss(family, candidate, packet))
+    }
+
+    /// Decides about packets of one family in their order, of which `candidates` tells.
+    #[inline(always)]
+    pub(crate) fn process_all<A: Wire>(
+        &mut self,
+        family: &mut FamilyState<A>,
+        candidates: &[Candidate],
+        packets: &mut [Packet<'_>],
+        verdicts: &mut [Verdict],
+    ) {
+        let mut done = 0;
+        while let Some(first) = candidates.get(done) {
+            let rest = (&candidates[done..], &mut packets[done..], &mut verdicts[done..]);
+            done += match first.protocol {
+                Protocol::UDP => self.forward_datagrams(family, rest),
+                Protocol::TCP => self.forward_acknowledgements(family, rest),
+                _ => 0,
+            };
+            // The run has ended at a packet of another protocol, or at one that is not fast.
+            if let Some(&candidate) = candidates.get(done)
+                && candidate.protocol == first.protocol
+            {
+                verdicts[done] = self.fast_path_miss(family, candidate, &mut packets[done]);
+                done += 1;
+            }
         }
     }
 
-    /// A plain UDP packet of a steady flow. `None`: it is not, or not of this one, and nothing was
-    /// done.
+    /// Forwards datagrams up to a packet that is none or is not fast; returns how many they were.
+    #[inline(always)]
+    fn forward_datagrams<A: Wire>(
+        &mut self,
+        family: &mut FamilyState<A>,
+        (candidates, packets, verdicts): (&[Candidate], &mut [Packet<'_>], &mut [Verdict]),
+    ) -> usize {
+        let moment = Moment::of(self);
+        let (flows, _) = family.flows.slices_mut();
+        let mut count = 0;
+        for ((candidate, packet), place) in candidates.iter().zip(packets).zip(verdicts) {
+            if !candidate.is_fast(Protocol::UDP, packet) {
+                break;
+            }
+            let target = (candidate.guess, candidate.end);
+            let Some(verdict) = forward_datagram(flows, &moment, target, packet.bytes) else {
+                break;
+            };
+            *place = verdict;
+            count += 1;
+        }
+        self.counters.add(FAST, count);
+        count
+    }
+
+    /// The same for acknowledgements.
+    #[inline(always)]
+    fn forward_acknowledgements<A: Wire>(
+        &mut self,
+        family: &mut FamilyState<A>,
+        (candidates, packets, verdicts): (&[Candidate], &mut [Packet<'_>], &mut [Verdict]),
+    ) -> usize {
+        let (moment, timeouts) = (Moment::of(self), &self.config.timeouts);
+        let (flows, colds) = family.flows.slices_mut();
+        let mut shortest = Tick::MAX;
+        let mut count = 0;
+        for ((candidate, packet), place) in candidates.iter().zip(packets).zip(verdicts) {
+            if !candidate.is_fast(Protocol::TCP, packet) {
+                break;
+            }
+            let Some(verdict) = forward_acknowledgement(
+                (flows, colds),
+                (&moment, timeouts),
+                (candidate.guess, candidate.end),
+                packet.bytes,
+                &mut shortest,
+            ) else {
+                break;
+            };
+            *place = verdict;
+            count += 1;
+        }
+        family.flows.note_deadline(shortest);
+        self.counters.add(FAST, count);
+        count
+    }
+
+    /// Forwards a packet whose flow is `entry`'s and counts it. `None`: the fast path is not for
+    /// it, and nothing was done.
     #[inline(always)]
     fn fast_path<A: Wire>(
         &mut self,
         family: &mut FamilyState<A>,
+        candidate: Candidate,
         entry: Entry,
-        end: u16,
-        packet: &mut [u8],
+        packet: &mut Packet<'_>,
     ) -> Option<Verdict> {
-        let ends = A::plain_ends(packet)?;
-        let hot = family.flows.meant_mut(entry, &ends, Protocol::UDP)?;
-        let (now, direction) = (self.clock.tick(), entry.direction());
-        if hot.is_expired(now) || hot.generation != self.generation || !hot.is_steady(direction) {
+        let moment = Moment::of(self);
+        let target = (entry, candidate.end);
+        let verdict = if candidate.is_fast(Protocol::UDP, packet) {
+            forward_datagram(family.flows.slices_mut().0, &moment, target, packet.bytes)?
+        } else if candidate.is_fast(Protocol::TCP, packet) {
+            let mut shortest = Tick::MAX;
+            let flows = family.flows.slices_mut();
+            let constants = (&moment, &self.config.timeouts);
+            let verdict =
+                forward_acknowledgement(flows, constants, target, packet.bytes, &mut shortest)?;
+            family.flows.note_deadline(shortest);
+            verdict
+        } else {
             return None;
-        }
-        let is_counted = hot.count(direction, end.into());
-        hot.deadline = now.saturating_add(self.config.timeouts.of(hot.state));
-        let (l3, l4) = hot.deltas(direction);
-        A::rewrite_plain_udp(packet, &hot.translation(direction), l3, l4);
-        let flags = flow_flags(hot, direction);
-        let verdict = Verdict::new(Action::Translate, Cause::Established);
+        };
         self.counters.count(verdict);
-        if !is_counted {
-            family.flows.carry_packets(entry.flow(), direction);
-        }
-        Some(Verdict { flags, ..verdict })
+        Some(verdict)
     }
 
-    /// A plain UDP packet for which the guess was wrong, or whose flow is not steady, or unknown.
+    /// A packet that the fast path is not for, or whose guess was wrong.
     #[inline(never)]
     fn fast_path_miss<A: Wire>(
         &mut self,
         family: &mut FamilyState<A>,
-        candidate: &Candidate,
+        candidate: Candidate,
         packet: &mut Packet<'_>,
     ) -> Verdict {
+        let Candidate { guess, protocol, .. } = candidate;
+        if !candidate.is_fast(protocol, packet) || protocol == Candidate::OTHER.protocol {
+            return self.slow_path(family, guess, packet.bytes, packet.meta);
+        }
         let ends: Option<WireEnds<A>> = A::plain_ends(packet.bytes);
-        match ends.and_then(|ends| family.flows.entry(&ends, Protocol::UDP)) {
-            Some(entry) if entry != candidate.guess => self
-                .fast_path(family, entry, candidate.end, packet.bytes)
+        match ends.and_then(|ends| family.flows.entry(&ends, protocol)) {
+            Some(entry) if entry != guess => self
+                .fast_path(family, candidate, entry, packet)
                 .unwrap_or_else(|| self.slow_path(family, entry, packet.bytes, packet.meta)),
             Some(entry) => self.slow_path(family, entry, packet.bytes, packet.meta),
             None => {
@@ -130,3 +345,6 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod equivalence;

@@ -136,6 +136,7 @@ impl Shared {
             state,
             flags: if by_mark { Hot::<A>::MASQUERADE } else { 0 }
                 | if leased.is_some() { Hot::<A>::LEASED } else { 0 },
+            fast: 0,
             packets: [1, 0],
             bytes: [headers.end.into(), 0],
         };

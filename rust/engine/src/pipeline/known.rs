@@ -47,7 +47,7 @@ impl Shared {
         };
         let (hot, cold) = family.flows.both_mut(id);
         if direction == Direction::Reply {
-            hot.flags |= Hot::<A>::REPLIED;
+            hot.set_flags(0, Hot::<A>::REPLIED);
         }
         if let Some(tracking) = step.tracking {
             cold.tracking = tracking;
@@ -102,7 +102,7 @@ fn transition<A: Wire>(family: &mut FamilyState<A>, id: FlowId, change: &Change)
     let hot = family.flows.hot_mut(id);
     let is_shorter = change.deadline < hot.deadline;
     let is_changed = hot.state != change.state;
-    hot.state = change.state;
+    hot.set_state(change.state);
     hot.deadline = change.deadline;
     if is_shorter {
         family.flows.note_deadline(change.deadline);

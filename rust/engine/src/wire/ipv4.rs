@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 
 use super::checksum::Delta;
 use super::{
-    Fragment, Headers, Layer4, Malformed, Plain, Wire, headers, quoted_transport, transport, udp,
-    uncut_transport,
+    Fragment, Headers, Layer4, Malformed, Plain, Wire, headers, quoted_transport, tcp, transport,
+    udp, uncut_transport,
 };
 use crate::tuple::{Protocol, WireEnds};
 
@@ -18,6 +18,8 @@ pub const ADDRESSES: usize = 12;
 
 /// Header and UDP header of a plain packet.
 const PLAIN: usize = MIN_HEADER + udp::HEADER;
+/// Header and TCP header of one.
+const PLAIN_TCP: usize = MIN_HEADER + tcp::MIN_HEADER;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
 
@@ -83,15 +85,27 @@ impl Wire for Ipv4Addr {
     }
 
     #[inline(always)]
+    fn plain_ack(packet: &[u8], end: u16) -> Option<tcp::Segment> {
+        let header: &[u8; PLAIN_TCP] = packet.first_chunk()?;
+        let length = u32::from(end).checked_sub(MIN_HEADER as u32)?;
+        tcp::Segment::plain_ack(header.last_chunk()?, length)
+    }
+
+    #[inline(always)]
     fn rewrite_plain_udp(packet: &mut [u8], to: &WireEnds<Self>, l3: Delta, l4: Delta) {
         let Some(header) = packet.first_chunk_mut::<PLAIN>() else { return };
-        let sum = l3.update([header[CHECKSUM], header[CHECKSUM + 1]]);
-        header[CHECKSUM..CHECKSUM + 2].copy_from_slice(&sum);
-        header[ADDRESSES..ADDRESSES + 4].copy_from_slice(&to.src.octets());
-        header[ADDRESSES + 4..ADDRESSES + 8].copy_from_slice(&to.dst.octets());
-        header[MIN_HEADER..MIN_HEADER + 4].copy_from_slice(&to.ports);
+        write_plain_ends(header, to, l3);
         let place = MIN_HEADER + udp::CHECKSUM;
         let sum = l4.update_udp([header[place], header[place + 1]]);
+        header[place..place + 2].copy_from_slice(&sum);
+    }
+
+    #[inline(always)]
+    fn rewrite_plain_tcp(packet: &mut [u8], to: &WireEnds<Self>, l3: Delta, l4: Delta) {
+        let Some(header) = packet.first_chunk_mut::<PLAIN_TCP>() else { return };
+        write_plain_ends(header, to, l3);
+        let place = MIN_HEADER + tcp::CHECKSUM;
+        let sum = l4.update([header[place], header[place + 1]]);
         header[place..place + 2].copy_from_slice(&sum);
     }
 
@@ -128,6 +142,16 @@ impl Wire for Ipv4Addr {
         let updated = delta.update([header[CHECKSUM], header[CHECKSUM + 1]]);
         header[CHECKSUM..CHECKSUM + 2].copy_from_slice(&updated);
     }
+}
+
+/// Writes addresses, ports and the IP header's checksum of a plain packet.
+#[inline(always)]
+fn write_plain_ends<const N: usize>(header: &mut [u8; N], to: &WireEnds<Ipv4Addr>, l3: Delta) {
+    let sum = l3.update([header[CHECKSUM], header[CHECKSUM + 1]]);
+    header[CHECKSUM..CHECKSUM + 2].copy_from_slice(&sum);
+    header[ADDRESSES..ADDRESSES + 4].copy_from_slice(&to.src.octets());
+    header[ADDRESSES + 4..ADDRESSES + 8].copy_from_slice(&to.dst.octets());
+    header[MIN_HEADER..MIN_HEADER + 4].copy_from_slice(&to.ports);
 }
 
 #[inline(always)]

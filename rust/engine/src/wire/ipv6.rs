@@ -4,8 +4,8 @@ use std::net::Ipv6Addr;
 
 use super::checksum::Delta;
 use super::{
-    Fragment, Headers, Layer4, Malformed, Plain, Wire, headers, quoted_transport, transport, udp,
-    uncut_transport,
+    Fragment, Headers, Layer4, Malformed, Plain, Wire, headers, quoted_transport, tcp, transport,
+    udp, uncut_transport,
 };
 use crate::tuple::{Protocol, WireEnds};
 
@@ -18,6 +18,8 @@ pub const MAX_EXTENSIONS: usize = 8;
 
 /// Header and UDP header of a plain packet.
 const PLAIN: usize = HEADER + udp::HEADER;
+/// Header and TCP header of one.
+const PLAIN_TCP: usize = HEADER + tcp::MIN_HEADER;
 
 impl Wire for Ipv6Addr {
     fn parse(packet: &[u8]) -> Result<Headers<Self>, Malformed> {
@@ -80,13 +82,27 @@ impl Wire for Ipv6Addr {
     }
 
     #[inline(always)]
+    fn plain_ack(packet: &[u8], end: u16) -> Option<tcp::Segment> {
+        let header: &[u8; PLAIN_TCP] = packet.first_chunk()?;
+        let length = u32::from(end).checked_sub(HEADER as u32)?;
+        tcp::Segment::plain_ack(header.last_chunk()?, length)
+    }
+
+    #[inline(always)]
     fn rewrite_plain_udp(packet: &mut [u8], to: &WireEnds<Self>, _: Delta, l4: Delta) {
         let Some(header) = packet.first_chunk_mut::<PLAIN>() else { return };
-        header[ADDRESSES..ADDRESSES + 16].copy_from_slice(&to.src.octets());
-        header[ADDRESSES + 16..HEADER].copy_from_slice(&to.dst.octets());
-        header[HEADER..HEADER + 4].copy_from_slice(&to.ports);
+        write_plain_ends(header, to);
         let place = HEADER + udp::CHECKSUM;
         let sum = l4.update_udp([header[place], header[place + 1]]);
+        header[place..place + 2].copy_from_slice(&sum);
+    }
+
+    #[inline(always)]
+    fn rewrite_plain_tcp(packet: &mut [u8], to: &WireEnds<Self>, _: Delta, l4: Delta) {
+        let Some(header) = packet.first_chunk_mut::<PLAIN_TCP>() else { return };
+        write_plain_ends(header, to);
+        let place = HEADER + tcp::CHECKSUM;
+        let sum = l4.update([header[place], header[place + 1]]);
         header[place..place + 2].copy_from_slice(&sum);
     }
 
@@ -165,6 +181,14 @@ fn extensions(mut next: u8, packet: &[u8]) -> Result<Walk, Malformed> {
         }
     }
     Err(Malformed::Extensions)
+}
+
+/// Writes addresses and ports of a plain packet.
+#[inline(always)]
+fn write_plain_ends<const N: usize>(header: &mut [u8; N], to: &WireEnds<Ipv6Addr>) {
+    header[ADDRESSES..ADDRESSES + 16].copy_from_slice(&to.src.octets());
+    header[ADDRESSES + 16..HEADER].copy_from_slice(&to.dst.octets());
+    header[HEADER..HEADER + 4].copy_from_slice(&to.ports);
 }
 
 /// The length that a jumbo payload option says (RFC 2675): all that follows the fixed header.

@@ -94,6 +94,29 @@ impl Segment {
             scale: if syn == 1 { window_scale(bytes.get(MIN_HEADER..offset)?) } else { None },
         })
     }
+
+    /// Reads a segment that is nothing but an acknowledgement, with payload or without
+    /// ([`Flags::is_midstream`]), as [`Segment::parse`] does but without the flags that connection
+    /// tracking does not look at. `length` is that of header and payload. `None`: it is another
+    /// one, or the header contradicts the length.
+    #[inline(always)]
+    #[must_use]
+    pub fn plain_ack(header: &[u8; MIN_HEADER], length: u32) -> Option<Self> {
+        let offset = header_length(header) as u32;
+        if !Flags(header[FLAGS]).is_midstream() || offset < MIN_HEADER as u32 {
+            return None;
+        }
+        let payload = length.checked_sub(offset)?;
+        Some(Self {
+            flags: Flags(Flags::ACK),
+            seq: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
+            ack: u32::from_be_bytes([header[8], header[9], header[10], header[11]]),
+            window: u16::from_be_bytes([header[14], header[15]]),
+            length: payload,
+            payload,
+            scale: None,
+        })
+    }
 }
 
 /// The header's own length in bytes.

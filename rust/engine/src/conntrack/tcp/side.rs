@@ -46,15 +46,18 @@ impl Side {
     /// Flag: the connection's last acknowledgement came from this side and announced no window.
     pub(super) const SHUT: u8 = 64;
 
+    #[inline(always)]
     pub(super) fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
     }
 
+    #[inline(always)]
     pub(super) fn set(&mut self, flag: u8, on: bool) {
         self.flags = if on { self.flags | flag } else { self.flags & !flag };
     }
 
     /// Takes a segment that this side has sent into its record.
+    #[inline(always)]
     pub(super) fn note(&mut self, segment: &Segment, may_scale: bool) {
         let flags = segment.flags;
         if flags.has(Flags::SYN) {
@@ -83,6 +86,7 @@ impl Side {
 
     /// Whether a segment of this side lies in both windows: its data in the receiver's, and its
     /// acknowledgement among what the receiver has sent.
+    #[inline(always)]
     pub(super) fn is_in_window(&self, receiver: &Self, segment: &Segment) -> bool {
         // A side that has sent nothing yet has announced no window to compare with.
         if self.has(Self::LIBERAL) || !self.has(Self::SEEN) || !receiver.has(Self::SEEN) {
@@ -103,6 +107,7 @@ impl Side {
 }
 
 /// Whether `a` comes before `b` modulo 2^32.
+#[inline(always)]
 pub(super) fn is_before(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) < 0
 }
