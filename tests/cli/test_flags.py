@@ -1,6 +1,8 @@
 """Flags of all verbs: mistakes, flags without an effect, and requests to the daemon."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 from typer.main import get_command
 
 from harness.verbs import SEED, VIP, Ran
-from kbe_nat.cli import app
+from kbe_nat.cli import VERBS, app
 from kbe_nat.cli.flags.node import ADDRESS_FLAG, NodeCommand
 from kbe_nat.daemon.control_socket import ControlServer
 from kbe_nat.daemon.requests import parameters
@@ -81,23 +83,31 @@ def test_flags_that_people_know_from_kube_proxy(kbe: Ran, flag: str, said: str) 
 
 
 def test_help_and_version(kbe: Ran) -> None:
-    verbs = (
-        "replay",
-        "explain",
-        "demo",
-        "proxy",
-        "get",
-        "describe",
-        "conntrack",
-        "drain",
-        "top",
-        "playground",
-    )
-    for verb in ((), *((name,) for name in verbs)):
+    for verb in ((), *((name,) for name in VERBS)):
         code, out, _ = kbe(*verb, "--help")
         assert code == 0
-        assert "Usage: kbe-nat" in out
+        assert " ".join(("Usage: kbe-nat", *verb)) in out
+    overview = kbe("--help")[1].partition("Commands:\n")[2]
+    assert tuple(line.split()[0] for line in overview.splitlines()) == VERBS
     assert kbe("--version")[1].startswith("kbe-nat 0.")
+
+
+def test_a_verb_that_does_not_exist_is_answered_by_one_that_does(kbe: Ran) -> None:
+    assert "Did you mean 'proxy'?" in kbe("prxy")[2]
+
+
+def test_the_daemon_holds_no_module_that_it_does_not_use() -> None:
+    program = (
+        "import sys\n"
+        "from kbe_nat.__main__ import main\n"
+        "assert main(['proxy', '--manifests', 'absent', '--dry-run']) == 2\n"
+        "print(*sys.modules)\n"
+    )
+    modules = subprocess.check_output([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+    held = set(modules.decode().split())
+    verbs = {f"kbe_nat.cli.{verb}" for verb in VERBS}
+    assert held & verbs == {"kbe_nat.cli.proxy"}
+    assert not held & {"rich", "asyncio", "http.server", "kbe_nat.playground", "kbe_nat.doctor"}
 
 
 @pytest.mark.parametrize(

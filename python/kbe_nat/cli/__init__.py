@@ -1,51 +1,93 @@
 """The verbs of the command `kbe-nat`: each is one file that exports one function, or one group of
-them. A verb with `NODE_FLAGS` is a `NodeCommand`.
+them, of the file's name. A verb is imported when it is called, or when help shows them all: the
+daemon stays for months, and holds no module of another verb in memory.
 """
 
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import import_module
+from inspect import signature
+from typing import Annotated, Any, Final, cast
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_group
 
 from kbe_nat import __version__
-from kbe_nat.cli.conntrack import conntrack
-from kbe_nat.cli.demo import demo
-from kbe_nat.cli.describe import describe
-from kbe_nat.cli.diff import diff
-from kbe_nat.cli.doctor import doctor
-from kbe_nat.cli.drain import drain
-from kbe_nat.cli.dump import dump
-from kbe_nat.cli.explain import explain
-from kbe_nat.cli.flags.node import NodeCommand
-from kbe_nat.cli.get import get
-from kbe_nat.cli.playground import playground
-from kbe_nat.cli.proxy import proxy
-from kbe_nat.cli.replay import replay
-from kbe_nat.cli.shadow import shadow
-from kbe_nat.cli.strategy import strategy
-from kbe_nat.cli.top import top
+
+VERBS: Final = (
+    "demo",
+    "proxy",
+    "doctor",
+    "get",
+    "describe",
+    "conntrack",
+    "drain",
+    "top",
+    "replay",
+    "explain",
+    "dump",
+    "diff",
+    "shadow",
+    "strategy",
+    "playground",
+)
+"""In the order of the help."""
+
+
+class Verbs(Mapping[str, Any]):
+    """The commands of the verbs by their names."""
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401
+        if name not in VERBS:
+            raise KeyError(name)
+        return _command(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(VERBS)
+
+    def __len__(self) -> int:
+        return len(VERBS)
+
+
+class RootCommand(TyperGroup):
+    """`kbe-nat` itself."""
+
+    def __init__(self, **attributes: Any) -> None:  # noqa: ANN401
+        super().__init__(**attributes)
+        # typer asks for one name, for all names, or for all commands: never does it add any.
+        self.commands = cast("dict[str, Any]", Verbs())
+
+
+@cache
+def _command(name: str) -> Any:  # noqa: ANN401
+    verb = getattr(import_module(f"kbe_nat.cli.{name}"), name)
+    commands = typer.Typer(rich_markup_mode=None)
+    if isinstance(verb, typer.Typer):
+        commands.add_typer(verb, name=name)
+    else:
+        commands.command(name, cls=_command_class(verb))(verb)
+    # `get_command` would take a group of one command for the command itself.
+    return get_group(commands).commands[name]
+
+
+def _command_class(verb: Any) -> type[TyperCommand]:  # noqa: ANN401
+    """`NodeCommand` for a verb with `NODE_FLAGS`, which has imported it already."""
+    if "node_address" not in signature(verb).parameters:
+        return TyperCommand
+    from kbe_nat.cli.flags.node import NodeCommand
+
+    return NodeCommand
+
 
 app = typer.Typer(
+    cls=RootCommand,
     help="Kubernetes Services in userspace.",
     pretty_exceptions_enable=False,
     # Plain help: flags are never cut to fit a column.
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(demo)
-app.command(cls=NodeCommand)(proxy)
-app.command()(doctor)
-app.command()(get)
-app.command()(describe)
-app.command()(conntrack)
-app.command()(drain)
-app.add_typer(strategy, name="strategy")
-app.add_typer(playground, name="playground")
-app.command()(top)
-app.command(cls=NodeCommand)(replay)
-app.command(cls=NodeCommand)(explain)
-app.command(cls=NodeCommand)(dump)
-app.command(cls=NodeCommand)(diff)
-app.command(cls=NodeCommand)(shadow)
 
 
 @app.callback(invoke_without_command=True)

@@ -4,20 +4,24 @@ The answers are those of pkg/proxy/healthcheck/service_health.go: 200 when the n
 and the proxy is healthy, else 503; any path and any method will do.
 """
 
-import asyncio
 import json
 import logging
 import os
 import socket
 import threading
 from collections.abc import Callable, Iterable
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from kbe_nat.family import Family, family_of
 from kbe_nat.model import join_address
 from kbe_nat.policy.delta import PlanDelta
 from kbe_nat.policy.plan import HealthCheck, Plan
-from kbe_nat.server.http import Answer, HttpThread
+
+if TYPE_CHECKING:
+    # asyncio and http.server take three megabytes, and few nodes have such a Service.
+    from asyncio import Server
+
+    from kbe_nat.server.http import Answer, HttpThread
 
 LOG: Final = logging.getLogger("kbe_nat.daemon")
 SocketAddress: TypeAlias = tuple[str, int]
@@ -39,7 +43,7 @@ class HealthCheckPorts:
         """Where load balancers ask."""
         self._checks: dict[int, tuple[HealthCheck, ...]] = {}
         """Checks by port: one, if the API server has allocated the port."""
-        self._servers: dict[SocketAddress, asyncio.Server] = {}
+        self._servers: dict[SocketAddress, Server] = {}
         self._failures: dict[SocketAddress, str] = {}
         self._lock = threading.RLock()
         """Held while sockets change; answers read without it."""
@@ -112,6 +116,8 @@ class HealthCheckPorts:
                 self._thread.close()
 
     def _start(self, end: SocketAddress, check: HealthCheck) -> None:
+        from kbe_nat.server.http import HttpThread
+
         reason = ""
         try:
             self._thread = self._thread or HttpThread()
@@ -134,7 +140,7 @@ class HealthCheckPorts:
         if self._thread is not None:
             self._thread.stop(self._servers.pop(end))
 
-    def _answer(self, end: SocketAddress) -> Answer:
+    def _answer(self, end: SocketAddress) -> "Answer":
         check = self._check(end)
         if check is None:
             return 503, {}, b""
