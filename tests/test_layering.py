@@ -34,7 +34,7 @@ RUST = {
     "ledger": "balance hash rng service tuple verdict",
     "config": "conntrack decide",
     "pipeline": "affinity backend balance clock config conntrack counters decide events filtering "
-    "fragment hash ledger rewrite rng service tuple verdict wire",
+    "fragment hash hint ledger rewrite rng service tuple verdict wire",
     "engine": "affinity backend balance clock config conntrack counters decide events filtering "
     "fragment hash ledger pipeline rewrite rng service tuple verdict wire",
 }

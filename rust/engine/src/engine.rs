@@ -20,7 +20,7 @@ use crate::counters::Counters;
 use crate::fragment::Released;
 use crate::hash::HashKey;
 use crate::ledger::{Ledger, Standing};
-use crate::pipeline::{Candidate, FamilyState, Packet, Shared};
+use crate::pipeline::{Candidate, FamilyState, Packet, Shared, version};
 use crate::rng::{Rng, mix64};
 use crate::service::{NodeView, ServiceTable};
 use crate::verdict::{Action, Cause, Verdict};
@@ -148,19 +148,7 @@ impl Engine {
     ) -> usize {
         let (shared, family) = A::split(self);
         let mut candidates = [Candidate::OTHER; CHUNK];
-        let mut run = 0;
-        for (packet, candidate) in packets.iter().zip(&mut candidates) {
-            if candidate.note(family, packet.bytes) {
-                candidate.fetch_index(family);
-            } else if version(packet.bytes) != A::VERSION {
-                break;
-            }
-            run += 1;
-        }
-        for candidate in &mut candidates[..run] {
-            candidate.guess_flow(family);
-            candidate.fetch_flow(family);
-        }
+        let run = Candidate::of_all(family, packets, &mut candidates);
         let first = verdicts.len();
         verdicts.resize(first + run, Verdict::new(Action::Accept, Cause::NotOurs));
         let verdicts = &mut verdicts[first..];
@@ -265,12 +253,6 @@ impl EngineAddress for Ipv6Addr {
     fn state_of(engine: &Engine) -> &FamilyState<Self> {
         &engine.v6
     }
-}
-
-/// The version of an IP packet; 0 for no byte at all.
-#[inline(always)]
-fn version(packet: &[u8]) -> u8 {
-    packet.first().map_or(0, |byte| byte >> 4)
 }
 
 /// Packets whose memory is fetched together; more would push each other out of the nearest cache.

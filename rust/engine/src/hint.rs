@@ -1,5 +1,6 @@
-//! Hints to the processor and the kernel about memory, and a comparison of sixteen bytes at once.
-//! They change speed, never results; the engine's only `unsafe`.
+//! Hints to the processor and the kernel about memory, a comparison of sixteen bytes at once, and
+//! code compiled for newer processors. They change speed, never results; the engine's only
+//! `unsafe`.
 #![allow(unsafe_code)]
 
 /// Asks the processor to fetch the cache line of an item; a miss then overlaps with other work.
@@ -59,6 +60,49 @@ pub(crate) fn mark_bytes(bytes: &[u8; 16], wanted: u8) -> u32 {
     mark_each_byte(bytes, wanted)
 }
 
+/// Work of which there are two compilations: for any processor, and for those of x86-64-v3.
+pub(crate) trait Work {
+    type Output;
+
+    /// Does the work. To be inlined always, else there is only one compilation of it.
+    fn run(self) -> Self::Output;
+}
+
+/// Does work as fast as this processor can. Cost: a load and a test; a call, so it pays for
+/// batches.
+#[inline(always)]
+pub(crate) fn dispatch<W: Work>(work: W) -> W::Output {
+    #[cfg(target_arch = "x86_64")]
+    if has_v3() {
+        // SAFETY: the processor has what the compilation uses.
+        return unsafe { run_v3(work) };
+    }
+    work.run()
+}
+
+/// Whether the processor has the instructions that [`run_v3`] uses. The standard library asks it
+/// once.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn has_v3() -> bool {
+    #[cfg(test)]
+    if tests::IS_PORTABLE.get() {
+        return false;
+    }
+    is_x86_feature_detected!("bmi1")
+        && is_x86_feature_detected!("bmi2")
+        && is_x86_feature_detected!("lzcnt")
+        && is_x86_feature_detected!("movbe")
+}
+
+/// The part of x86-64-v3 without vectors: loads in network byte order, multiplications and shifts
+/// that leave the flags alone.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "bmi1,bmi2,lzcnt,movbe")]
+fn run_v3<W: Work>(work: W) -> W::Output {
+    work.run()
+}
+
 /// [`mark_bytes`] for any processor.
 #[cfg(any(test, not(target_arch = "x86_64")))]
 fn mark_each_byte(bytes: &[u8; 16], wanted: u8) -> u32 {
@@ -66,9 +110,16 @@ fn mark_each_byte(bytes: &[u8; 16], wanted: u8) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use proptest::prelude::*;
+
+    thread_local! {
+        /// Whether this thread takes the compilation for any processor.
+        pub(crate) static IS_PORTABLE: Cell<bool> = const { Cell::new(false) };
+    }
 
     proptest! {
         /// Few values, so that bytes are often equal; and all, so that none is special.

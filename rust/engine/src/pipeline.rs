@@ -41,6 +41,6 @@ pub(crate) use assess::{Ending, Fate, Review, Step};
 pub(crate) use fast_path::Candidate;
 pub(crate) use first_packet::{Binding, query, to_backend};
 pub use packet::{Meta, Packet};
-pub(crate) use packet::{malformed, versionless};
+pub(crate) use packet::{malformed, version, versionless};
 pub(crate) use related::Related;
 pub(crate) use state::{FamilyState, Shared};

@@ -15,17 +15,19 @@
 //! - Of TCP: it lies in both windows.
 //!
 //! Each run works out once what all its packets share ([`Moment`]). The loops call
-//! nothing, and each protocol has its own, so all that a packet needs stays in registers. A
+//! nothing, and each is a function of its own ([`hint::dispatch`]), so all that a packet needs stays
+//! in registers. A
 //! candidate is handed on by value, since the processor would wait for its fields if they were
 //! written one by one and then read back as a whole.
 
-use super::packet::{Packet, malformed};
+use super::packet::{Packet, malformed, version};
 use super::state::{FamilyState, Shared};
 use crate::clock::Tick;
 use crate::conntrack::index::{Entry, Probe};
 use crate::conntrack::state::State;
 use crate::conntrack::timeouts::Timeouts;
 use crate::conntrack::{Cold, Hot};
+use crate::hint::{self, Work};
 use crate::rewrite::ChecksumState;
 use crate::tuple::{Protocol, WireEnds};
 use crate::verdict::{Action, Cause, Verdict};
@@ -60,6 +62,16 @@ impl Candidate {
         true
     }
 
+    /// Takes notes on the packets of one family at the front, and fetches what they need; returns
+    /// how many they are, at most as many as there are candidates.
+    pub(crate) fn of_all<A: Wire>(
+        family: &FamilyState<A>,
+        packets: &[Packet<'_>],
+        candidates: &mut [Self],
+    ) -> usize {
+        hint::dispatch(Notes { family, packets, candidates })
+    }
+
     /// Whether this packet may take the fast path of a protocol.
     #[inline(always)]
     fn is_fast(&self, protocol: Protocol, packet: &Packet<'_>) -> bool {
@@ -68,7 +80,7 @@ impl Candidate {
 
     /// Fetches the part of the index that leads to the flow.
     #[inline(always)]
-    pub(crate) fn fetch_index<A: Wire>(&self, family: &FamilyState<A>) {
+    fn fetch_index<A: Wire>(&self, family: &FamilyState<A>) {
         family.flows.prefetch_index(self.probe);
     }
 
@@ -80,8 +92,39 @@ impl Candidate {
 
     /// Fetches that flow.
     #[inline(always)]
-    pub(crate) fn fetch_flow<A: Wire>(&self, family: &FamilyState<A>) {
+    fn fetch_flow<A: Wire>(&self, family: &FamilyState<A>) {
         family.flows.prefetch_flow(self.guess, self.protocol == Protocol::TCP);
+    }
+}
+
+/// Packets on which notes are to be taken.
+struct Notes<'a, 'b, A> {
+    family: &'a FamilyState<A>,
+    packets: &'a [Packet<'b>],
+    candidates: &'a mut [Candidate],
+}
+
+impl<A: Wire> Work for Notes<'_, '_, A> {
+    type Output = usize;
+
+    /// Two passes: the part of the index that one fetches is there in the other.
+    #[inline(always)]
+    fn run(self) -> usize {
+        let Self { family, packets, candidates } = self;
+        let mut run = 0;
+        for (packet, candidate) in packets.iter().zip(&mut *candidates) {
+            if candidate.note(family, packet.bytes) {
+                candidate.fetch_index(family);
+            } else if version(packet.bytes) != A::VERSION {
+                break;
+            }
+            run += 1;
+        }
+        for candidate in &mut candidates[..run] {
+            candidate.guess_flow(family);
+            candidate.fetch_flow(family);
+        }
+        run
     }
 }
 
@@ -189,55 +232,25 @@ fn forward_acknowledgement<A: Wire>(
     Some(Verdict { flags, ..FAST })
 }
 
-impl Shared {
-    /// Decides about a packet, counts it and rewrites it.
-    #[inline(always)]
-    pub(crate) fn process<A: Wire>(
-        &mut self,
-        family: &mut FamilyState<A>,
-        candidate: Candidate,
-        packet: &mut Packet<'_>,
-    ) -> Verdict {
-        let guess = candidate.guess;
-        self.fast_path(family, candidate, guess, packet)
-            .unwrap_or_else(|| self.fast_path_miss(family, candidate, packet))
-    }
+/// Packets to be forwarded in their order.
+struct Run<'a, 'b, A> {
+    shared: &'a mut Shared,
+    family: &'a mut FamilyState<A>,
+    candidates: &'a [Candidate],
+    packets: &'a mut [Packet<'b>],
+    verdicts: &'a mut [Verdict],
+}
 
-    /// Decides about packets of one family in their order, of which `candidates` tells.
-    #[inline(always)]
-    pub(crate) fn process_all<A: Wire>(
-        &mut self,
-        family: &mut FamilyState<A>,
-        candidates: &[Candidate],
-        packets: &mut [Packet<'_>],
-        verdicts: &mut [Verdict],
-    ) {
-        let mut done = 0;
-        while let Some(first) = candidates.get(done) {
-            let rest = (&candidates[done..], &mut packets[done..], &mut verdicts[done..]);
-            done += match first.protocol {
-                Protocol::UDP => self.forward_datagrams(family, rest),
-                Protocol::TCP => self.forward_acknowledgements(family, rest),
-                _ => 0,
-            };
-            // The run has ended at a packet of another protocol, or at one that is not fast.
-            if let Some(&candidate) = candidates.get(done)
-                && candidate.protocol == first.protocol
-            {
-                verdicts[done] = self.fast_path_miss(family, candidate, &mut packets[done]);
-                done += 1;
-            }
-        }
-    }
+/// Forwards datagrams up to a packet that is none or is not fast; returns how many they were.
+struct Datagrams<'a, 'b, A>(Run<'a, 'b, A>);
 
-    /// Forwards datagrams up to a packet that is none or is not fast; returns how many they were.
+impl<A: Wire> Work for Datagrams<'_, '_, A> {
+    type Output = usize;
+
     #[inline(always)]
-    fn forward_datagrams<A: Wire>(
-        &mut self,
-        family: &mut FamilyState<A>,
-        (candidates, packets, verdicts): (&[Candidate], &mut [Packet<'_>], &mut [Verdict]),
-    ) -> usize {
-        let moment = Moment::of(self);
+    fn run(self) -> usize {
+        let Run { shared, family, candidates, packets, verdicts } = self.0;
+        let moment = Moment::of(shared);
         let (flows, _) = family.flows.slices_mut();
         let mut count = 0;
         for ((candidate, packet), place) in candidates.iter().zip(packets).zip(verdicts) {
@@ -251,18 +264,21 @@ impl Shared {
             *place = verdict;
             count += 1;
         }
-        self.counters.add(FAST, count);
+        shared.counters.add(FAST, count);
         count
     }
+}
 
-    /// The same for acknowledgements.
+/// As [`Datagrams`], for acknowledgements.
+struct Acknowledgements<'a, 'b, A>(Run<'a, 'b, A>);
+
+impl<A: Wire> Work for Acknowledgements<'_, '_, A> {
+    type Output = usize;
+
     #[inline(always)]
-    fn forward_acknowledgements<A: Wire>(
-        &mut self,
-        family: &mut FamilyState<A>,
-        (candidates, packets, verdicts): (&[Candidate], &mut [Packet<'_>], &mut [Verdict]),
-    ) -> usize {
-        let (moment, timeouts) = (Moment::of(self), &self.config.timeouts);
+    fn run(self) -> usize {
+        let Run { shared, family, candidates, packets, verdicts } = self.0;
+        let (moment, timeouts) = (Moment::of(shared), &shared.config.timeouts);
         let (flows, colds) = family.flows.slices_mut();
         let mut shortest = Tick::MAX;
         let mut count = 0;
@@ -283,8 +299,55 @@ impl Shared {
             count += 1;
         }
         family.flows.note_deadline(shortest);
-        self.counters.add(FAST, count);
+        shared.counters.add(FAST, count);
         count
+    }
+}
+
+impl Shared {
+    /// Decides about a packet, counts it and rewrites it.
+    #[inline(always)]
+    pub(crate) fn process<A: Wire>(
+        &mut self,
+        family: &mut FamilyState<A>,
+        candidate: Candidate,
+        packet: &mut Packet<'_>,
+    ) -> Verdict {
+        let guess = candidate.guess;
+        self.fast_path(family, candidate, guess, packet)
+            .unwrap_or_else(|| self.fast_path_miss(family, candidate, packet))
+    }
+
+    /// Decides about packets of one family in their order, of which `candidates` tells.
+    pub(crate) fn process_all<A: Wire>(
+        &mut self,
+        family: &mut FamilyState<A>,
+        candidates: &[Candidate],
+        packets: &mut [Packet<'_>],
+        verdicts: &mut [Verdict],
+    ) {
+        let mut done = 0;
+        while let Some(first) = candidates.get(done) {
+            let run = Run {
+                shared: self,
+                family,
+                candidates: &candidates[done..],
+                packets: &mut packets[done..],
+                verdicts: &mut verdicts[done..],
+            };
+            done += match first.protocol {
+                Protocol::UDP => hint::dispatch(Datagrams(run)),
+                Protocol::TCP => hint::dispatch(Acknowledgements(run)),
+                _ => 0,
+            };
+            // The run has ended at a packet of another protocol, or at one that is not fast.
+            if let Some(&candidate) = candidates.get(done)
+                && candidate.protocol == first.protocol
+            {
+                verdicts[done] = self.fast_path_miss(family, candidate, &mut packets[done]);
+                done += 1;
+            }
+        }
     }
 
     /// Forwards a packet whose flow is `entry`'s and counts it. `None`: the fast path is not for

@@ -56,3 +56,9 @@ pub(crate) fn versionless(packet: &[u8]) -> Verdict {
         malformed(Malformed::Version)
     }
 }
+
+/// The version of an IP packet; 0 for no byte at all.
+#[inline(always)]
+pub(crate) fn version(packet: &[u8]) -> u8 {
+    packet.first().map_or(0, |byte| byte >> 4)
+}

@@ -9,6 +9,7 @@ use crate::conntrack::index::Entry;
 use crate::conntrack::state::State;
 use crate::conntrack::{FlowId, Hot, STALE};
 use crate::engine::{Engine, EngineAddress};
+use crate::hint::tests::IS_PORTABLE;
 use crate::pipeline::fast_path::Candidate;
 use crate::pipeline::{Meta, Packet};
 use crate::tuple::{Address, Ends, Protocol, Tuple};
@@ -132,7 +133,8 @@ impl Stage {
             .map(|(bytes, &(_, meta))| Packet { bytes, meta })
             .collect();
         let verdicts: Vec<Verdict> = match way {
-            Way::Batch => {
+            Way::Batch | Way::PortableBatch => {
+                IS_PORTABLE.set(matches!(way, Way::PortableBatch));
                 let mut verdicts = Vec::new();
                 self.fast.process_batch(self.now, &mut packets, &mut verdicts);
                 verdicts

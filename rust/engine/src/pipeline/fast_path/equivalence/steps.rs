@@ -89,6 +89,8 @@ pub(super) enum Shape {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Way {
     Batch,
+    /// As the engine does it on a processor about which it knows nothing.
+    PortableBatch,
     OneByOne,
     /// With an entry of the index that was right for some packet before.
     Guess(usize),
@@ -232,5 +234,6 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
 
 pub(super) fn way() -> impl Strategy<Value = Way> {
     let guess = any::<usize>().prop_map(Way::Guess);
-    prop_oneof![3 => Just(Way::Batch), 2 => Just(Way::OneByOne), 2 => guess]
+    let batch = prop::sample::select(vec![Way::Batch, Way::PortableBatch]);
+    prop_oneof![4 => batch, 2 => Just(Way::OneByOne), 2 => guess]
 }
