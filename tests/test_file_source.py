@@ -6,6 +6,7 @@ import os
 import random
 import re
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from msgspec import structs
 from harness.manifests import SERVICE, SLICE, endpoints
 from kbe_nat.errors import FileError, KbeNatError
 from kbe_nat.sources.manifests import file_watch as watching
-from kbe_nat.sources.manifests import manifests
+from kbe_nat.sources.manifests import listing, manifests, writing
+from kbe_nat.sources.manifests.file_watch import Changes, FileWatch
 from kbe_nat.sources.manifests.files import content
 from kbe_nat.sources.manifests.manifests import Manifests, read_manifests
 from kbe_nat.sources.source import SourceUpdate
@@ -359,6 +361,119 @@ def test_without_inotify_files_are_looked_at(
     assert not source.wait(0.01)
     path.write_text(SERVICE.replace("web", "shop"))
     assert source.read() is not None
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """A directory with files for six turns of a rescan, links to others: inotify tells nothing of
+    their targets.
+    """
+    folder, elsewhere = tmp_path / "objects", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    for number in range(110):
+        target = elsewhere / f"{number}.yaml"
+        text = SERVICE.replace("web", f"web-{number}")
+        target.write_text(text.replace("10.0.0.1", f"10.0.0.{number}"))
+        (folder / target.name).symlink_to(target)
+    return folder
+
+
+def count_looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Files that were looked at."""
+    looks: list[str] = []
+
+    def stamp(file: str) -> writing.Stamp:
+        looks.append(file)
+        return writing.stamp(file)
+
+    monkeypatch.setattr(listing, "stamp", stamp)
+    monkeypatch.setattr(manifests, "stamp", stamp)
+    return looks
+
+
+def test_a_rescan_looks_at_some_files_in_each_turn_and_goes_on_where_it_was(
+    many: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = count_looks(monkeypatch)
+    monkeypatch.setattr(listing, "FILES_A_TURN", 20)
+    source = Manifests([many])
+    assert source.read() is not None
+    looks.clear()
+    assert source.read() is None
+    assert not looks, "it is too early"
+    now = time.monotonic() + listing.LOOK_SECONDS
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    changed = many.parent / "elsewhere/77.yaml"
+    changed.write_text(changed.read_text().replace("port: 80", "port: 81"))
+    updates, turns = [], []
+    for turn in range(8):
+        if turn == 2:
+            # What inotify names is looked at in its turn, between two parts of the rescan.
+            (many.parent / "new").write_text(SERVICE)
+            (many.parent / "new").rename(many / "0.yaml")
+        looks.clear()
+        update = source.read()
+        updates += [] if update is None else [{s.ports[0].port for s in update.snapshot.services}]
+        turns.append(len(looks))
+    assert updates[-1] == {80, 81}
+    assert max(turns) <= 20 + 2
+    assert 110 <= sum(turns) <= 110 + 2 and turns[-2:] == [0, 0]
+
+
+def test_a_rescan_finds_files_that_came_and_went(
+    many: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "FILES_A_TURN", 20)
+    source = Manifests([many])
+    assert source.read() is not None
+    nothing = Changes(frozenset(), is_any=False, is_beside=False)
+    monkeypatch.setattr(FileWatch, "changes", lambda _: nothing)
+    (many / "5.yaml").unlink()
+    (many / "new.yaml").write_text(SERVICE)
+    now = time.monotonic() + listing.LOOK_SECONDS
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    updates = [source.read() for _ in range(6)]
+    assert updates[:5] == [None] * 5
+    assert updates[5] is not None
+    names = {service.name for service in updates[5].snapshot.services}
+    assert "web-5" not in names and "web" in names and len(names) == 110
+
+
+def test_what_a_link_among_the_files_leads_to_is_followed(tmp_path: Path) -> None:
+    for release, port in (("first", 80), ("second", 81)):
+        (tmp_path / release).mkdir()
+        text = SERVICE.replace("port: 80", f"port: {port}")
+        (tmp_path / release / "web.yaml").write_text(text)
+    folder = tmp_path / "objects"
+    folder.mkdir()
+    (folder / "current").symlink_to(tmp_path / "first")
+    (folder / "web.yaml").symlink_to("current/web.yaml")
+    source = Manifests([folder])
+    assert source.read() is not None
+    assert source.read() is None
+    (folder / "next").symlink_to(tmp_path / "second")
+    (folder / "next").rename(folder / "current")
+    update = source.read()
+    assert update is not None
+    assert update.snapshot.services[0].ports[0].port == 81
+
+
+def test_the_copy_that_a_writer_renames_leaves_other_files_alone(
+    many: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "FILES_A_TURN", 20)
+    source = Manifests([many])
+    assert source.read() is not None
+    looks = count_looks(monkeypatch)
+    looks.clear()
+    (many / "all.new").write_text(SERVICE.replace("port: 80", "port: 81"))
+    (many / "all.new").rename(many / "7.yaml")
+    update = source.read()
+    assert update is not None
+    assert 81 in {service.ports[0].port for service in update.snapshot.services}
+    # The rest is a part of a rescan.
+    assert looks[-1] == str(many / "7.yaml") and len(looks) == 1 + 20
 
 
 SLICE_OF = """apiVersion: discovery.k8s.io/v1

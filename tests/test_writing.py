@@ -182,7 +182,7 @@ def test_f132_where_there_are_no_leases_shorter_files_wait(
         raise OSError(number, "no leases here")
 
     monkeypatch.setattr(fcntl, "fcntl", refused)
-    monkeypatch.setattr(watching.FileWatch, "_named_files", lambda *_: ())
+    monkeypatch.setattr(watching.FileWatch, "_files", lambda *_: ())
     (folder / "a.yaml").write_text(service("one", 1, 90))
     followed.now += 31
     assert followed.ports() == ALL
@@ -207,7 +207,6 @@ def test_without_inotify_a_writer_is_waited_for(
             assert followed.ports() == ALL
             file.write(service("one", 1, 90))
         assert followed.ports() == {"one": 90, "other": 80}
-    patch.setattr(watching, "LOOK_SECONDS", 0.0)
     followed.ports()
     (folder / "a.yaml").write_text(service("one", 1, 91))
     assert followed.source.wait(30), "it is tried again"

@@ -30,6 +30,13 @@ def is_stream(path: str) -> bool:
     return path == STANDARD_INPUT or _DESCRIPTOR.fullmatch(path) is not None
 
 
+def is_meant(name: str) -> bool:
+    """Whether a file of this name in a directory counts. As for kubelet, a name that begins with a
+    dot is private: an editor's lock, a copy that is not done.
+    """
+    return name.endswith(SUFFIXES) and not name.startswith(".")
+
+
 def label(path: str) -> str:
     """How a file is called in messages."""
     return "standard input" if path == STANDARD_INPUT else path
@@ -79,6 +86,7 @@ def _too_large(path: str) -> str:
 
 
 STANDARD_INPUT: Final = "-"
+SUFFIXES: Final = (".yaml", ".yml", ".json")
 MAX_SIZE: Final = 256 << 20
 """Bytes. The slices of 150,000 endpoints are half of it, as `kubectl get -o json` indents them."""
 CHUNK: Final = 1 << 20

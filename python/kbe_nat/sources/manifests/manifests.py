@@ -4,7 +4,8 @@ directory, "-" for standard input.
 Theory of operation. Each file is an origin of a `kbe_nat.sources.store.Store`, and reading a file
 replaces what its origin has. `read` therefore only decides which files to read:
 
-1. doubt: inotify names files; now and then, and where inotify is vague, all files are in doubt.
+1. doubt: inotify names files, and where it is vague, all files are in doubt. Now and then a
+   `Rescan` looks at all files, some in each `read`, and those that differ are in doubt.
 2. look: the stamp (inode, time, size) of each file in doubt, compared with the one it had.
 3. settle: a file that is being written, or that is gone for a moment, counts as it was.
 4. read: the files that are left. One that cannot be read keeps the objects that it had.
@@ -13,12 +14,11 @@ A file that fails for a reason outside of it (no descriptor, no right) stays in 
 `read` tries it again.
 """
 
-import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from kbe_nat.collector import uncollected
 from kbe_nat.errors import FileError, UnreadableError
@@ -29,6 +29,7 @@ from kbe_nat.sources.manifests.defaults import POD_RANGE
 from kbe_nat.sources.manifests.documents import parse_documents, utf8
 from kbe_nat.sources.manifests.file_watch import FileWatch
 from kbe_nat.sources.manifests.files import content, is_stream, label
+from kbe_nat.sources.manifests.listing import LOOK_SECONDS, Rescan, list_files
 from kbe_nat.sources.manifests.mounts import Mounts
 from kbe_nat.sources.manifests.writing import GONE, Stamp, Unsettled, stamp
 from kbe_nat.sources.objects import Origin, ParsedObject
@@ -65,6 +66,9 @@ class Manifests:
         """Files to look at; None: all."""
         self._closed: set[str] = set()
         """Files among them whose writers are done."""
+        self._rescan: Rescan | None = None
+        self._next_rescan = 0.0
+        """As of `time.monotonic`."""
         self._unsettled = Unsettled(gone_seconds)
         self._mounts = Mounts()
         self._stamps: dict[str, Stamp] = {}
@@ -114,21 +118,56 @@ class Manifests:
 
     def _doubt(self, now: float) -> None:
         """Learn which files to look at."""
-        closed, is_any = self._watch.changes()
-        self._closed |= closed
+        changes = self._watch.changes()
+        self._closed |= changes.closed
         # A file that comes or goes may change which of two objects counts.
         is_present = all(file in self._stamps and Path(file).exists() for file in self._closed)
-        if self._doubtful is None or is_any or not is_present or self._unsettled.is_due(now):
+        if (
+            self._doubtful is None
+            or changes.is_any
+            or not is_present
+            or self._unsettled.is_due(now)
+        ):
             self._doubtful = None
         else:
-            self._doubtful |= closed
+            self._doubtful |= changes.closed
+            if changes.is_beside:
+                self._next_rescan = now
+            self._go_on_with_rescan(now)
+        if self._doubtful is None:
+            # All files are looked at now.
+            self._rescan, self._next_rescan = None, now + LOOK_SECONDS
+
+    def _go_on_with_rescan(self, now: float) -> None:
+        """Put files that differ in doubt: all files, when others are there than before."""
+        if self._rescan is None:
+            if now < self._next_rescan:
+                return
+            self._next_rescan = now + LOOK_SECONDS
+            # First, so that no change is missed between the two.
+            self._watch.renew()
+            self._rescan = Rescan(self._paths, self._base_rank)
+        rescan, doubtful = self._rescan, self._doubtful or set()
+        try:
+            # A file that is new has no rank yet.
+            self._doubtful = doubtful | rescan.turn(self._stamps) & self._ranks.keys()
+            if not rescan.is_over:
+                return
+            self._rescan = None
+            if rescan.ranks == self._ranks:
+                self._check_mounts()
+            else:
+                self._doubtful = None
+        except (FileError, OSError):
+            # It is raised again, to the caller, where all files are looked at.
+            self._doubtful = None
 
     def _look(self) -> dict[str, Stamp | None]:
         """The files in doubt, as they are now; None: the file is gone."""
         if self._doubtful is not None:
             return {file: stamp(file) for file in self._doubtful}
         self._ranks = {}
-        for rank, file in _files(self._paths):
+        for rank, file in list_files(self._paths):
             # A file that two paths lead to counts where it comes first.
             self._ranks.setdefault(file, self._base_rank + rank)
         self._check_mounts()
@@ -238,7 +277,7 @@ def read_manifests(
     """
     store = Store(FileCompletion(pod_range), generation - 1)
     names = [str(path) for path in paths]
-    for rank, file in _files(names):
+    for rank, file in list_files(names):
         try:
             with uncollected():
                 items = _items(file)
@@ -271,38 +310,5 @@ def _items_of_values(written: Sequence[Any], name: str) -> Items:
     ]
 
 
-def _files(paths: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """All files in their order, with the number of the path that leads to each. As for kubelet, a
-    name in a directory that begins with a dot is private: an editor's lock, a copy that is not
-    done.
-
-    Raises `FileError` when a directory cannot be listed.
-    """
-    for rank, path in enumerate(paths):
-        if not path:
-            # To Python it is the current directory; here a variable was not set.
-            raise FileError("the name of a file or directory is empty")
-        try:
-            if is_stream(path) or not Path(path).is_dir():
-                yield rank, path
-                continue
-            # Texts alone: a `Path` for each of ten thousand files would cost more than all else.
-            # It ends in a slash, and is empty for the current directory.
-            directory = str(Path(path) / "x").removesuffix("x")
-            with os.scandir(path) as entries:
-                files = [f"{directory}{entry.name}" for entry in entries if _is_meant(entry.name)]
-        except OSError as error:
-            raise UnreadableError(f"{path}: {error.strerror or error}") from None
-        for file in sorted(files):
-            yield rank, file
-
-
-def _is_meant(name: str) -> bool:
-    return name.endswith(SUFFIXES) and not name.startswith(".")
-
-
 def _texts(errors: Mapping[str, FileError]) -> dict[str, str]:
     return {file: str(error) for file, error in errors.items()}
-
-
-SUFFIXES: Final = (".yaml", ".yml", ".json")
