@@ -24,7 +24,7 @@ use std::collections::{HashMap, VecDeque};
 use crate::clock::{Tick, ticks};
 use crate::hash::HashKey;
 use crate::tuple::{Address, Protocol};
-use crate::verdict::Cause;
+use crate::verdict::{Action, Cause, Verdict};
 use crate::wire::checksum::Delta;
 use crate::wire::{Fragment, Headers};
 
@@ -53,6 +53,19 @@ pub(crate) enum DatagramFate<A> {
     Translate { src: A, dst: A, l3: Delta, flags: u8 },
     /// No fragment of it is sent on.
     Refused(Cause),
+}
+
+impl<A> DatagramFate<A> {
+    /// The verdict on a later fragment.
+    pub(crate) fn verdict(&self) -> Verdict {
+        match *self {
+            Self::Pass => Verdict::new(Action::Accept, Cause::NotOurs),
+            Self::Refused(cause) => Verdict::drop(cause),
+            Self::Translate { flags, .. } => {
+                Verdict { flags, ..Verdict::new(Action::Translate, Cause::Fragment) }
+            }
+        }
+    }
 }
 
 /// A fragment that waits.
@@ -300,10 +313,10 @@ impl<A> Datagram<A> {
 /// A held fragment's way out of the engine.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Released {
-    /// The number that its [`crate::verdict::Verdict`] named.
+    /// The number that its [`Verdict`] named.
     pub ticket: u32,
     /// The verdict on it.
-    pub verdict: crate::verdict::Verdict,
+    pub verdict: Verdict,
     /// The packet, rewritten if the verdict says so.
     pub packet: Vec<u8>,
 }

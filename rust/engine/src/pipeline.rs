@@ -44,3 +44,4 @@ pub use packet::{Meta, Packet};
 pub(crate) use packet::{malformed, version, versionless};
 pub(crate) use related::Related;
 pub(crate) use state::{FamilyState, Shared};
+pub(crate) use translate::{flow_flags, opening_verdict};

@@ -109,11 +109,7 @@ impl Watch {
         }
         // Whether the rest of a datagram is still remembered is only found out by asking for room.
         if !is_about_room(verdict.cause) && !is_fragment(packet) {
-            assert_eq!(
-                (explained.action, explained.cause),
-                (verdict.action, verdict.cause),
-                "explain said {explained:?}, process {verdict:?}"
-            );
+            assert_eq!(explained, verdict, "explain and process say the same");
         }
         if verdict.flags & Verdict::NEW != 0 {
             assert_eq!(verdict.action, Action::Translate, "{verdict:?}");

@@ -6,17 +6,17 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{Engine, EngineAddress};
-use crate::config::InvalidTcp;
+use crate::backend::Backend;
 use crate::conntrack::Hot;
-use crate::decide::{self, Decision, Silent, Trace};
+use crate::decide::{self, Decision, Query, Serving, Silent, Trace};
 use crate::filtering::{Passage, passage};
-use crate::fragment::{self, DatagramId};
+use crate::fragment::DatagramId;
 use crate::ledger::Standing;
 use crate::pipeline::{
-    Binding, Ending, FamilyState, Fate, Meta, Related, Review, Step, malformed, query, to_backend,
-    versionless,
+    Binding, Ending, FamilyState, Fate, Meta, Related, Review, Shared, Step, flow_flags, malformed,
+    opening_verdict, query, to_backend, versionless,
 };
-use crate::service::{FrontendKind, Scope};
+use crate::service::{FrontendKind, Scope, ServiceTable};
 use crate::tuple::{Direction, WireEnds};
 use crate::verdict::{Action, Cause, Verdict};
 use crate::wire::{Headers, Layer4, Malformed};
@@ -48,7 +48,7 @@ pub struct Explanation {
 type Steps = Vec<(&'static str, String)>;
 
 impl Explanation {
-    fn of(verdict: Verdict, steps: Vec<(&'static str, String)>) -> Self {
+    fn of(verdict: Verdict, steps: Steps) -> Self {
         Self {
             verdict,
             service: None,
@@ -59,6 +59,30 @@ impl Explanation {
             refused: Vec::new(),
             masqueraded: Vec::new(),
             steps,
+        }
+    }
+}
+
+impl Explanation {
+    /// Takes the service port's eligible backends into the lists, by what the filter chains would
+    /// do with a packet to each.
+    fn list_candidates(
+        &mut self,
+        table: &ServiceTable,
+        query: &Query,
+        serving: &Serving,
+        backends: &[Backend],
+    ) {
+        for backend in backends.iter().filter(|backend| backend.weight > 0) {
+            match passage(table, query, serving, backend, &mut Silent) {
+                Passage::Open { masquerade } => {
+                    self.candidates.push(backend.address);
+                    self.masqueraded.extend(masquerade.then_some(backend.address));
+                }
+                Passage::Closed(action, cause) => {
+                    self.refused.push((backend.address, action, cause));
+                }
+            }
         }
     }
 }
@@ -127,11 +151,7 @@ impl Engine {
             None => format!("of datagram {}, whose first fragment has not come", fragment.id),
         });
         let verdict = match fate {
-            Some(fragment::DatagramFate::Pass) => Verdict::new(Action::Accept, Cause::NotOurs),
-            Some(fragment::DatagramFate::Refused(cause)) => Verdict::drop(cause),
-            Some(fragment::DatagramFate::Translate { .. }) => {
-                Verdict::new(Action::Translate, Cause::Fragment)
-            }
+            Some(fate) => fate.verdict(),
             None if fragment.offset == 0 => return None,
             None => Verdict::new(Action::Hold, Cause::FragmentHeld),
         };
@@ -142,11 +162,13 @@ impl Engine {
         &mut self,
         headers: &Headers<A>,
         packet: &[u8],
-        mut steps: Vec<(&'static str, String)>,
+        mut steps: Steps,
     ) -> Explanation {
         let (shared, family) = A::split(self);
-        match shared.related(family, headers, packet) {
-            Related::Verdict(verdict) => {
+        let related = shared.relate(family, headers, packet);
+        let verdict = related.verdict();
+        match related {
+            Related::Verdict(_) => {
                 steps.step("icmp error", || "it quotes no packet of a known flow".to_owned());
                 Explanation::of(verdict, steps)
             }
@@ -156,10 +178,7 @@ impl Engine {
                     format!("it quotes {} to {}", ends.source(), ends.destination())
                 });
                 let backend = family.flows.hot(flow).ends(Direction::Reply).source();
-                let mut explanation =
-                    Explanation::of(Verdict::new(Action::Translate, Cause::Related), steps);
-                explanation.backend = Some(backend);
-                explanation
+                Explanation { backend: Some(backend), ..Explanation::of(verdict, steps) }
             }
         }
     }
@@ -169,100 +188,62 @@ impl Engine {
         headers: &Headers<A>,
         packet: &[u8],
         meta: Meta,
-        mut steps: Vec<(&'static str, String)>,
+        mut steps: Steps,
     ) -> Explanation {
-        if let Some(explanation) = self.explain_known(headers, packet, &mut steps) {
+        if let Some(explanation) = self.explain_flow(headers, packet, &mut steps) {
             return explanation;
         }
-        let (shared, family) = A::split(self);
         let query = query(headers, packet, meta);
+        let table = self.shared.table.clone();
+        match decide::decide(&table, &query, self.shared.config.midstream, &mut steps) {
+            Decision::Pass => Explanation::of(Verdict::new(Action::Accept, Cause::NotOurs), steps),
+            Decision::Refuse { action, cause, service } => Explanation {
+                frontend: table.find(query.protocol, query.dst).map(|(_, kind)| kind),
+                service: service.map(|service| table.service(service).name().to_owned()),
+                ..Explanation::of(Verdict::new(action, cause), steps)
+            },
+            Decision::Serve(serving) => self.explain_service(headers, &query, &serving, steps),
+        }
+    }
+
+    /// A first packet that a service port serves.
+    fn explain_service<A: EngineAddress>(
+        &mut self,
+        headers: &Headers<A>,
+        query: &Query,
+        serving: &Serving,
+        mut steps: Steps,
+    ) -> Explanation {
+        let (shared, family) = A::split(self);
         let table = shared.table.clone();
-        let serving = match decide::decide(&table, &query, shared.config.midstream, &mut steps) {
-            Decision::Pass => {
-                return Explanation::of(Verdict::new(Action::Accept, Cause::NotOurs), steps);
-            }
-            Decision::Refuse { action, cause, service } => {
-                let mut explanation = Explanation::of(Verdict::new(action, cause), steps);
-                explanation.frontend = table.find(query.protocol, query.dst).map(|(_, kind)| kind);
-                explanation.service =
-                    service.map(|service| table.service(service).name().to_owned());
-                return explanation;
-            }
-            Decision::Serve(serving) => serving,
-        };
         let number = shared.ledger.number(serving.service);
+        // The choice moves the balancer's state, so it is made on a copy.
         let state = shared
             .ledger
             .service(number)
             .map(|record| record.states[serving.scope as usize].clone());
-        let chosen = state.and_then(|mut state| {
-            shared.pick(number, &serving, &query, Some(&mut state), &mut steps)
+        let index = state.and_then(|mut state| {
+            shared.pick(number, serving, query, Some(&mut state), &mut steps)
         });
         let port = table.service(serving.service);
-        let eligible =
-            port.set(serving.scope).backends().iter().filter(|backend| backend.weight > 0);
-        let (mut candidates, mut masqueraded, mut refused) = (Vec::new(), Vec::new(), Vec::new());
-        for backend in eligible {
-            match passage(&table, &query, &serving, backend, &mut Silent) {
-                Passage::Open { masquerade } => {
-                    candidates.push(backend.address);
-                    masqueraded.extend(masquerade.then_some(backend.address));
-                }
-                Passage::Closed(action, cause) => refused.push((backend.address, action, cause)),
-            }
-        }
+        let backends = port.set(serving.scope).backends();
         let mut explanation = Explanation {
             service: Some(port.name().to_owned()),
             frontend: table.find(query.protocol, query.dst).map(|(_, kind)| kind),
             scope: Some(serving.scope),
-            backend: chosen.map(|index| port.set(serving.scope).backends()[index].address),
-            candidates,
-            masqueraded,
-            refused,
+            backend: index.map(|index| backends[index].address),
             ..Explanation::of(Verdict::new(Action::Reject, Cause::NoEndpoints), steps)
         };
-        if let Some(backend) = chosen.map(|index| port.set(serving.scope).backends()[index]) {
-            let masquerade =
-                match passage(&table, &query, &serving, &backend, &mut explanation.steps) {
-                    Passage::Open { masquerade } => masquerade,
-                    Passage::Closed(action, cause) => {
-                        explanation.verdict = Verdict::new(action, cause);
-                        return explanation;
-                    }
-                };
-            let flags =
-                Verdict::NEW | Verdict::FLOW | if masquerade { Verdict::MASQUERADE } else { 0 };
-            explanation.verdict = Verdict { flags, ..Verdict::new(Action::Translate, Cause::New) };
-            if masquerade && !serving.masquerade {
-                explanation.steps.step("hairpin", || {
-                    "the backend is the client itself, so its source is masqueraded".to_owned()
-                });
-            }
-            if !masquerade && serving.masquerade {
-                explanation.steps.step("delivery", || {
-                    "the backend is this node itself, so its source stays: nothing is sent on"
-                        .to_owned()
-                });
-            }
-            let sent = to_backend(headers, &backend);
-            let mut rng = shared.rng.clone();
-            // A flow that is over leaves its place to this one.
-            if family.flows.find(&headers.tuple).is_some() {
-                return explanation;
-            }
-            match sent.map(|sent| shared.admit(family, headers, sent, masquerade, &mut rng)) {
-                Some(Ok(binding)) => {
-                    binding_steps(family, headers, &binding, &mut explanation.steps)
-                }
-                Some(Err(verdict)) => explanation.verdict = verdict,
-                None => explanation.verdict = Verdict::drop(Cause::NoEndpoints),
-            }
+        explanation.list_candidates(&table, query, serving, backends);
+        if let Some(index) = index {
+            let flow = (headers, query, serving, &backends[index]);
+            explanation.verdict = explain_opening(shared, family, flow, &mut explanation.steps);
         }
         explanation
     }
 
     /// A packet of a flow that goes on; `None` when there is none, or it would be decided anew.
-    fn explain_known<A: EngineAddress>(
+    fn explain_flow<A: EngineAddress>(
         &mut self,
         headers: &Headers<A>,
         packet: &[u8],
@@ -286,51 +267,76 @@ impl Engine {
             return None;
         }
         flow_step(hot, direction, steps);
-        let reply = hot.ends(Direction::Reply);
         let home = shared.home(family, id);
-        match &fate {
-            None => steps.step("kernel", || {
+        let backend = hot.ends(Direction::Reply).source();
+        let flags = flow_flags(hot, direction);
+        let verdict = if let Some(fate) = &fate {
+            backend_step(fate, shared.standing(family, id, home), backend, steps);
+            fate_step(fate, steps);
+            fate.verdict(flags, shared.config.invalid)?
+        } else {
+            steps.step("kernel", || {
                 "it carries the flow and translates its packets, which do not come here".to_owned()
-            }),
-            Some(fate) => {
-                let standing = shared.standing(family, id, home);
-                backend_step(fate, standing, reply.source(), steps);
-                fate_step(fate, steps);
-            }
-        }
-        let cause = match &fate {
-            Some(Fate::Over(Ending::Cut)) => Cause::BackendGone,
-            Some(Fate::Over(_)) => return None,
-            Some(Fate::Torn(_)) => Cause::FragmentRefused,
-            Some(Fate::Step(_, step)) => step.cause,
-            Some(Fate::Resume(_)) | None => Cause::Established,
+            });
+            Verdict { flags, ..Verdict::new(Action::Translate, Cause::Established) }
         };
-        let is_dropped = match cause {
-            Cause::BackendGone | Cause::FragmentRefused => true,
-            Cause::Invalid => shared.config.invalid == InvalidTcp::Drop,
-            _ => false,
-        };
-        let to = hot.translation(direction).ends();
-        if !is_dropped {
+        if verdict.action == Action::Translate {
+            let to = hot.translation(direction).ends();
             steps.step("rewrite", || format!("to {} -> {}", to.source(), to.destination()));
         }
-        let masquerade =
-            hot.has(Hot::<A>::MASQUERADE) || reply.dst != hot.ends(Direction::Original).src;
-        let reply_flag = if direction == Direction::Reply { Verdict::REPLY } else { 0 };
-        let action = if is_dropped { Action::Drop } else { Action::Translate };
-        let flags = Verdict::FLOW | reply_flag | if masquerade { Verdict::MASQUERADE } else { 0 };
         let former = shared.ledger.backend(family.flows.cold(id).backend).service;
         let service = shared.ledger.service(home.unwrap_or(former));
         Some(Explanation {
             service: service.map(|record| record.service.name().to_owned()),
-            backend: Some(reply.source()),
-            candidates: vec![reply.source()],
-            masqueraded: if masquerade { vec![reply.source()] } else { Vec::new() },
-            ..Explanation::of(
-                Verdict { flags, ..Verdict::new(action, cause) },
-                std::mem::take(steps),
-            )
+            backend: Some(backend),
+            candidates: vec![backend],
+            masqueraded: if has_other_source(hot) { vec![backend] } else { Vec::new() },
+            ..Explanation::of(verdict, std::mem::take(steps))
         })
+    }
+}
+
+/// Whether the backend sees another source than the client: one that the sender sets by the mark,
+/// or one that the rewrite sets.
+fn has_other_source<A: EngineAddress>(hot: &Hot<A>) -> bool {
+    hot.has(Hot::<A>::MASQUERADE)
+        || hot.ends(Direction::Reply).dst != hot.ends(Direction::Original).src
+}
+
+/// The verdict on a packet that would open a flow to this backend, in the order of
+/// [`crate::pipeline`]: ends, filter chains, room.
+fn explain_opening<A: EngineAddress>(
+    shared: &Shared,
+    family: &FamilyState<A>,
+    (headers, query, serving, backend): (&Headers<A>, &Query, &Serving, &Backend),
+    steps: &mut Steps,
+) -> Verdict {
+    let Some(sent) = to_backend(headers, backend) else {
+        return Verdict::drop(Cause::NoEndpoints);
+    };
+    let masquerade = match passage(&shared.table, query, serving, backend, steps) {
+        Passage::Open { masquerade } => masquerade,
+        Passage::Closed(action, cause) => return Verdict::new(action, cause),
+    };
+    if masquerade && !serving.masquerade {
+        steps.step("hairpin", || {
+            "the backend is the client itself, so its source is masqueraded".to_owned()
+        });
+    }
+    if !masquerade && serving.masquerade {
+        steps.step("delivery", || {
+            "the backend is this node itself, so its source stays: nothing is sent on".to_owned()
+        });
+    }
+    // A flow that is over leaves its place to this one.
+    let leaving = family.flows.find(&headers.tuple).map(|(id, _)| id);
+    let mut rng = shared.rng.clone();
+    match shared.admit(family, headers, sent, masquerade, leaving, &mut rng) {
+        Ok(binding) => {
+            binding_steps(family, headers, &binding, steps);
+            opening_verdict(binding.by_mark)
+        }
+        Err(verdict) => verdict,
     }
 }
 

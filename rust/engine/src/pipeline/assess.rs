@@ -1,7 +1,7 @@
 //! What becomes of a packet of a flow that is in the table, and of the flow: pure, as
 //! [`crate::decide`] is for first packets.
 //!
-//! [`Shared::known`] does what [`Shared::assess`] says, and `explain` prints it; neither decides
+//! [`Shared::next_packet`] does what [`Shared::assess`] says, and `explain` prints it; neither decides
 //! anything beside it. An assessment asks in this order:
 //!
 //! 1. Is the flow still to be used? Only flows that are expired or whose generation is not that of
@@ -16,12 +16,13 @@
 use super::state::{FamilyState, Shared};
 use super::translate::is_torn;
 use crate::clock::Tick;
+use crate::config::InvalidTcp;
 use crate::conntrack::state::{State, stream_age};
 use crate::conntrack::tcp::{Progress, Tracking};
 use crate::conntrack::{Cold, FlowId, Hot};
 use crate::ledger::Standing;
 use crate::tuple::{Direction, Protocol};
-use crate::verdict::Cause;
+use crate::verdict::{Action, Cause, Verdict};
 use crate::wire::tcp::{Flags, Segment};
 use crate::wire::{Headers, Layer4, Wire, sctp};
 
@@ -81,6 +82,26 @@ pub(crate) struct Change {
     pub(crate) state: State,
     pub(crate) deadline: Tick,
     pub(crate) is_assured: bool,
+}
+
+impl Fate {
+    /// The verdict on the packet, `flags` being those of its flow. `None`: the flow is over, and
+    /// the packet opens another, or none.
+    #[inline(always)]
+    pub(crate) fn verdict(&self, flags: u8, invalid: InvalidTcp) -> Option<Verdict> {
+        let verdict = match self {
+            Self::Step(_, step) if step.cause == Cause::Invalid && invalid == InvalidTcp::Drop => {
+                Verdict::drop(Cause::Invalid)
+            }
+            Self::Step(_, step) => Verdict::new(Action::Translate, step.cause),
+            Self::Resume(_) => Verdict::new(Action::Translate, Cause::Established),
+            Self::Torn(_) => Verdict::drop(Cause::FragmentRefused),
+            // The packet belongs to no flow by now.
+            Self::Over(Ending::Cut) => return Some(Verdict::drop(Cause::BackendGone)),
+            Self::Over(_) => return None,
+        };
+        Some(Verdict { flags, ..verdict })
+    }
 }
 
 impl Shared {

@@ -13,7 +13,7 @@
 
 use super::packet::Meta;
 use super::state::{FamilyState, Shared};
-use super::translate::{is_torn, translate};
+use super::translate::{is_torn, opening_verdict, translate};
 use crate::affinity::Sticky;
 use crate::backend::Backend;
 use crate::balance::{Loads, Request, stable_hash_address, stable_hash_tuple};
@@ -56,15 +56,9 @@ impl Shared {
                 let number = self.ledger.number(serving.service);
                 match self.open(family, headers, number, &serving, &query, packet) {
                     Ok(id) => {
-                        let verdict = translate(
-                            family.flows.hot(id),
-                            headers,
-                            Direction::Original,
-                            Cause::New,
-                            packet,
-                            meta,
-                        );
-                        Verdict { flags: verdict.flags | Verdict::NEW, ..verdict }
+                        let hot = family.flows.hot(id);
+                        translate(hot, headers, Direction::Original, packet, meta);
+                        opening_verdict(hot.has(Hot::<A>::MASQUERADE))
                     }
                     Err(verdict) => {
                         self.ledger.refuse(number, verdict.cause);
@@ -118,7 +112,7 @@ impl Shared {
         let (state, tracking) = opening::<A>(headers, packet);
         let mut rng = self.rng.clone();
         let Binding { victim, sent, leased, by_mark } =
-            self.admit(family, headers, sent, masquerade, &mut rng)?;
+            self.admit(family, headers, sent, masquerade, None, &mut rng)?;
         self.rng = rng;
         // Only now, so that a flow that is refused costs no other its place.
         if let Some(victim) = victim {
@@ -195,32 +189,43 @@ impl Shared {
         &self,
         family: &FamilyState<A>,
         source: A,
+        leaving: Option<FlowId>,
     ) -> Result<Option<FlowId>, Verdict> {
+        let leaving = leaving.map(|id| family.flows.hot(id));
+        let counts = |is_counted: fn(&Hot<A>) -> bool| usize::from(leaving.is_some_and(is_counted));
         if let Some(limit) = self.config.max_flows_per_source
-            && family.sources.get(&source).is_some_and(|&flows| flows >= limit)
+            && let Some(&flows) = family.sources.get(&source)
         {
-            return Err(Verdict::drop(Cause::SourceLimit));
+            // A leaving flow of another source holds no place under this one's limit.
+            let is_same = leaving.is_some_and(|hot| hot.ends(Direction::Original).src == source);
+            if flows - u32::from(is_same) >= limit {
+                return Err(Verdict::drop(Cause::SourceLimit));
+            }
         }
-        if family.flows.len() < self.config.max_flows
-            && family.flows.unassured() < self.config.max_unassured
-        {
+        let flows = family.flows.len() - counts(|_| true);
+        let unassured = family.flows.unassured() - counts(|hot| !hot.has(Hot::<A>::ASSURED));
+        if flows < self.config.max_flows && unassured < self.config.max_unassured {
             return Ok(None);
         }
         family.flows.oldest_unassured().map(Some).ok_or(Verdict::drop(Cause::TableFull))
     }
 
     /// Room and ends for one more flow, which changes nothing yet: `explain` asks the same. `sent`
-    /// is what the backend gets if the source stays.
+    /// is what the backend gets if the source stays. `leaving` is a flow that ends before: real
+    /// packets have ended it by now, `explain` cannot.
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn admit<A: Wire>(
         &self,
         family: &FamilyState<A>,
         headers: &Headers<A>,
         sent: Ends<A>,
         masquerade: bool,
+        leaving: Option<FlowId>,
         rng: &mut Rng,
     ) -> Result<Binding<A>, Verdict> {
-        let victim = self.find_room(family, headers.tuple.ends.src)?;
-        let (sent, leased, by_mark) = self.source(family, headers, sent, masquerade, rng)?;
+        let victim = self.find_room(family, headers.tuple.ends.src, leaving)?;
+        let (sent, leased, by_mark) =
+            self.source(family, headers, sent, masquerade, leaving, rng)?;
         if is_torn(headers, &sent) {
             return Err(Verdict::drop(Cause::FragmentRefused));
         }
@@ -230,13 +235,14 @@ impl Shared {
     /// The ends of the packet that the backend gets: the source as it is, or masqueraded, or with
     /// another port where the backend's answers could not be told from those of another flow (F32,
     /// F35). Also the lease, and whether the sender masquerades.
-    #[allow(clippy::type_complexity)]
+    #[allow(clippy::too_many_arguments, clippy::type_complexity)]
     fn source<A: Wire>(
         &self,
         family: &FamilyState<A>,
         headers: &Headers<A>,
         sent: Ends<A>,
         masquerade: bool,
+        leaving: Option<FlowId>,
         rng: &mut Rng,
     ) -> Result<(Ends<A>, Option<(Remote, u16)>, bool), Verdict> {
         let snat = if masquerade {
@@ -249,7 +255,7 @@ impl Shared {
         let sent = Ends { src: snat.unwrap_or(sent.src), ..sent };
         let is_free = |port: u16| {
             let reply = Tuple { ends: Ends { sport: port, ..sent }.reply(), protocol };
-            family.flows.find(&reply).is_none()
+            family.flows.find(&reply).is_none_or(|(id, _)| leaving == Some(id))
         };
         if snat.is_none() && is_free(sent.sport) {
             return Ok((sent, None, by_mark));
@@ -278,7 +284,8 @@ pub(crate) struct Binding<A> {
     /// The ends of the packet that the backend gets.
     pub(crate) sent: Ends<A>,
     leased: Option<(Remote, u16)>,
-    by_mark: bool,
+    /// The sender masquerades the flow's packets, by their mark.
+    pub(crate) by_mark: bool,
 }
 
 /// The ends of a packet on its way to a backend, its source as it is; `None` for a backend of the

@@ -47,12 +47,8 @@ pub(super) fn fate<A: Wire>(
 
 /// Gives a later fragment its datagram's fate.
 pub(super) fn follow<A: Wire>(fate: DatagramFate<A>, packet: &mut [u8]) -> Verdict {
-    match fate {
-        DatagramFate::Pass => Verdict::new(Action::Accept, Cause::NotOurs),
-        DatagramFate::Refused(cause) => Verdict::drop(cause),
-        DatagramFate::Translate { src, dst, l3, flags } => {
-            A::write_addresses(packet, src, dst, l3);
-            Verdict { flags, ..Verdict::new(Action::Translate, Cause::Fragment) }
-        }
+    if let DatagramFate::Translate { src, dst, l3, .. } = fate {
+        A::write_addresses(packet, src, dst, l3);
     }
+    fate.verdict()
 }

@@ -1,20 +1,19 @@
 //! Packets of flows that are in the table: what their assessment says is done.
 
-use super::assess::{Change, Ending, Fate, Review};
+use super::assess::{Change, Ending, Fate, Review, Step};
 use super::packet::Meta;
 use super::state::{FamilyState, Shared};
 use super::translate::{flow_flags, translate};
-use crate::config::InvalidTcp;
 use crate::conntrack::{FlowId, Hot};
 use crate::events::EventKind;
 use crate::tuple::Direction;
-use crate::verdict::{Cause, Verdict};
+use crate::verdict::{Action, Verdict};
 use crate::wire::{Headers, Wire};
 
 impl Shared {
     /// A packet of a flow in the table. `None`: the flow is over, and the packet opens another, or
     /// none.
-    pub(super) fn known<A: Wire>(
+    pub(super) fn next_packet<A: Wire>(
         &mut self,
         family: &mut FamilyState<A>,
         headers: &Headers<A>,
@@ -22,55 +21,30 @@ impl Shared {
         packet: &mut [u8],
         meta: Meta,
     ) -> Option<Verdict> {
-        let step = match self.assess(family, headers, (id, direction), packet) {
-            Fate::Step(None, step) => step,
-            Fate::Step(Some(review), step) => {
-                self.confirm(family, id, review);
-                step
-            }
-            Fate::Over(ending) => {
-                self.end_known(family, id, ending);
-                return (ending == Ending::Cut).then_some(Verdict::drop(Cause::BackendGone));
-            }
-            Fate::Resume(review) => {
-                self.rehome(family, id, review.home);
-                let hot = family.flows.hot(id);
-                return Some(translate(hot, headers, direction, Cause::Established, packet, meta));
-            }
-            Fate::Torn(review) => {
+        let fate = self.assess(family, headers, (id, direction), packet);
+        let flags = flow_flags(family.flows.hot(id), direction);
+        let verdict = fate.verdict(flags, self.config.invalid);
+        match fate {
+            Fate::Step(review, step) => {
                 if let Some(review) = review {
                     self.confirm(family, id, review);
                 }
-                let flags = flow_flags(family.flows.hot(id), direction);
-                return Some(Verdict { flags, ..Verdict::drop(Cause::FragmentRefused) });
+                advance(family, id, direction, &step, headers.end);
             }
-        };
-        let (hot, cold) = family.flows.both_mut(id);
-        if direction == Direction::Reply {
-            hot.set_flags(0, Hot::<A>::REPLIED);
+            Fate::Resume(review) => self.rehome(family, id, review.home),
+            Fate::Torn(Some(review)) => self.confirm(family, id, review),
+            Fate::Torn(None) => {}
+            Fate::Over(ending) => self.finish(family, id, ending),
         }
-        if let Some(tracking) = step.tracking {
-            cold.tracking = tracking;
+        if let Some(Verdict { action: Action::Translate, .. }) = verdict {
+            translate(family.flows.hot(id), headers, direction, packet, meta);
         }
-        if let Some(change) = step.change {
-            transition(family, id, &change);
-        }
-        let hot = family.flows.hot_mut(id);
-        let is_counted = hot.count(direction, headers.end);
-        let verdict = if step.cause == Cause::Invalid && self.config.invalid == InvalidTcp::Drop {
-            Verdict { flags: flow_flags(hot, direction), ..Verdict::drop(step.cause) }
-        } else {
-            translate(hot, headers, direction, step.cause, packet, meta)
-        };
-        if !is_counted {
-            family.flows.carry_packets(id, direction);
-        }
-        Some(verdict)
+        verdict
     }
 
     /// Ends a flow when its next packet comes.
     #[cold]
-    fn end_known<A: Wire>(&mut self, family: &mut FamilyState<A>, id: FlowId, ending: Ending) {
+    fn finish<A: Wire>(&mut self, family: &mut FamilyState<A>, id: FlowId, ending: Ending) {
         match ending {
             Ending::Expired => self.counters.expired += 1,
             Ending::LeftKernel => {}
@@ -91,6 +65,30 @@ impl Shared {
         if review.stays {
             family.flows.hot_mut(id).generation = self.generation;
         }
+    }
+}
+
+/// Takes a step into its flow: what was seen of it, state and deadline, and the counters.
+#[inline(always)]
+fn advance<A: Wire>(
+    family: &mut FamilyState<A>,
+    id: FlowId,
+    direction: Direction,
+    step: &Step,
+    bytes: u32,
+) {
+    let (hot, cold) = family.flows.both_mut(id);
+    if direction == Direction::Reply {
+        hot.set_flags(0, Hot::<A>::REPLIED);
+    }
+    if let Some(tracking) = step.tracking {
+        cold.tracking = tracking;
+    }
+    if let Some(change) = step.change {
+        transition(family, id, &change);
+    }
+    if !family.flows.hot_mut(id).count(direction, bytes) {
+        family.flows.carry_packets(id, direction);
     }
 }
 

@@ -16,23 +16,16 @@ impl Shared {
         headers: &Headers<A>,
         packet: &mut [u8],
     ) -> Verdict {
-        match self.related(family, headers, packet) {
-            Related::To { quote, flow, direction } => {
-                let hot = family.flows.hot(flow);
-                let sent = hot.ends(direction.opposite());
-                icmp_error::apply(packet, headers, &quote, &sent);
-                let reply = if direction == Direction::Reply { Verdict::REPLY } else { 0 };
-                Verdict {
-                    flags: Verdict::FLOW | reply,
-                    ..Verdict::new(Action::Translate, Cause::Related)
-                }
-            }
-            Related::Verdict(verdict) => verdict,
+        let related = self.relate(family, headers, packet);
+        if let Related::To { quote, flow, direction } = &related {
+            let sent = family.flows.hot(*flow).ends(direction.opposite());
+            icmp_error::apply(packet, headers, quote, &sent);
         }
+        related.verdict()
     }
 
     /// Which flow an ICMP error is about, and the way the error travels. Changes nothing.
-    pub(crate) fn related<A: Wire>(
+    pub(crate) fn relate<A: Wire>(
         &self,
         family: &FamilyState<A>,
         headers: &Headers<A>,
@@ -77,4 +70,19 @@ pub(crate) enum Related<A> {
     To { quote: Headers<A>, flow: FlowId, direction: Direction },
     /// No flow.
     Verdict(Verdict),
+}
+
+impl<A> Related<A> {
+    /// The verdict on the error. The kernel masquerades errors with the flow that they quote, so
+    /// the flag for that is never set.
+    pub(crate) fn verdict(&self) -> Verdict {
+        match self {
+            Self::Verdict(verdict) => *verdict,
+            Self::To { direction, .. } => {
+                let reply = if *direction == Direction::Reply { Verdict::REPLY } else { 0 };
+                let flags = Verdict::FLOW | reply;
+                Verdict { flags, ..Verdict::new(Action::Translate, Cause::Related) }
+            }
+        }
+    }
 }

@@ -48,7 +48,7 @@ impl Shared {
             _ => {}
         }
         if let Some(flow) = family.flows.find_near(guess, &headers.tuple)
-            && let Some(verdict) = self.known(family, headers, flow, packet, meta)
+            && let Some(verdict) = self.next_packet(family, headers, flow, packet, meta)
         {
             return verdict;
         }

@@ -1,4 +1,4 @@
-//! Packets of flows get their new ends, and their verdicts say whose they are.
+//! Packets of flows get their new ends, and their verdicts the flags of the flow.
 
 use super::packet::Meta;
 use crate::conntrack::Hot;
@@ -7,14 +7,23 @@ use crate::tuple::{Direction, Ends};
 use crate::verdict::{Action, Cause, Verdict};
 use crate::wire::{Headers, Layer4, Wire};
 
-/// The flags of a verdict on a packet of a flow.
+/// The flags of a verdict on a packet of a flow. The sender masquerades originals only: a reply
+/// reaches the client by the reverse of that.
 #[inline(always)]
-pub(super) fn flow_flags<A: Wire>(hot: &Hot<A>, direction: Direction) -> u8 {
+pub(crate) fn flow_flags<A: Wire>(hot: &Hot<A>, direction: Direction) -> u8 {
     match direction {
         Direction::Original if hot.has(Hot::<A>::MASQUERADE) => Verdict::FLOW | Verdict::MASQUERADE,
         Direction::Original => Verdict::FLOW,
         Direction::Reply => Verdict::FLOW | Verdict::REPLY,
     }
+}
+
+/// The verdict on the packet that opens a flow.
+#[inline]
+pub(crate) fn opening_verdict(is_masqueraded: bool) -> Verdict {
+    let masquerade = if is_masqueraded { Verdict::MASQUERADE } else { 0 };
+    let flags = Verdict::FLOW | Verdict::NEW | masquerade;
+    Verdict { flags, ..Verdict::new(Action::Translate, Cause::New) }
 }
 
 /// Gives a packet of a flow its new ends.
@@ -23,13 +32,11 @@ pub(super) fn translate<A: Wire>(
     hot: &Hot<A>,
     headers: &Headers<A>,
     direction: Direction,
-    cause: Cause,
     packet: &mut [u8],
     meta: Meta,
-) -> Verdict {
+) {
     let to = hot.translation(direction).ends();
     rewrite::apply(packet, headers, &to, hot.deltas(direction), meta.checksum);
-    Verdict { flags: flow_flags(hot, direction), ..Verdict::new(Action::Translate, cause) }
 }
 
 /// Whether this is a part of an SCTP packet that cannot be rewritten to `to`: the CRC lies over the
