@@ -1,8 +1,8 @@
 //! Choosing a backend for a new flow.
 //!
-//! A [`Balancer`] is built once from a list of backends and is immutable; what changes from choice
-//! to choice (cursor, random sequence) is a [`State`] that the caller owns. `explain` clones the
-//! state, so looking changes nothing.
+//! A [`Balancer`] is built once from a list of backends and is immutable; the part that changes
+//! from choice to choice (cursor, random sequence) is a [`State`] that the caller owns. `explain`
+//! clones the state, so looking changes nothing.
 //!
 //! [`Strategy`] names the balancers and builds them; each has a file of its own. They share four
 //! rules:

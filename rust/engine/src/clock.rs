@@ -35,7 +35,7 @@ impl Clock {
         self.next = self.after(self.tick);
     }
 
-    /// What [`Clock::advance`] would return, without taking note.
+    /// The tick that [`Clock::advance`] would return; the clock stays.
     #[inline]
     pub(crate) fn at(&self, now: u64) -> Tick {
         let origin = self.origin.unwrap_or(now);

@@ -6,7 +6,7 @@ use crate::conntrack::ports::PortRange;
 use crate::conntrack::timeouts::Timeouts;
 use crate::decide::Midstream;
 
-/// What to do with TCP segments that do not fit their connection.
+/// The action for TCP segments that do not fit their connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum InvalidTcp {
     /// Translate them: the endpoints judge for themselves.

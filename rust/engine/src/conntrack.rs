@@ -88,7 +88,7 @@ impl<A: Address> FlowTable<A> {
         self.live
     }
 
-    pub(crate) fn unassured(&self) -> usize {
+    pub(crate) fn unassured_flows(&self) -> usize {
         self.unassured
     }
 
@@ -247,6 +247,8 @@ impl<A: Address> FlowTable<A> {
         if self.live >= self.capacity {
             return Err(InsertError::Full);
         }
+        // Memory is reserved at once, with the first flow: tables that grow would stall a packet
+        // for a copy of all records, and an engine that serves one family pays for one.
         if self.hot.capacity() == 0 {
             self.index = Index::new(self.capacity * 2);
             self.hot = hint::reserve(self.capacity);
@@ -255,6 +257,7 @@ impl<A: Address> FlowTable<A> {
         let id = if self.free == NIL { self.hot.len() as FlowId } else { self.free };
         let hashes = hot.ends.map(|ends| self.hash(&ends, hot.protocol));
         self.index.insert(hashes[0], id, Direction::Original).map_err(InsertError::Chain)?;
+        // An entry without a record would lead packets to another flow, so both are there or none.
         if let Err(error) = self.index.insert(hashes[1], id, Direction::Reply) {
             self.index.remove(hashes[0], id, Direction::Original);
             return Err(InsertError::Chain(error));
@@ -272,6 +275,7 @@ impl<A: Address> FlowTable<A> {
             self.hot[id as usize] = hot;
             self.cold[id as usize] = cold;
         }
+        // A flow from a checkpoint, or one that the kernel reports, may be assured from the start.
         if !is_assured {
             self.link_youngest(id);
         }
@@ -312,7 +316,7 @@ impl<A: Address> FlowTable<A> {
     }
 
     /// The flow that is evicted when room is needed.
-    pub(crate) fn oldest_unassured(&self) -> Option<FlowId> {
+    pub(crate) fn eviction_candidate(&self) -> Option<FlowId> {
         (self.oldest != NIL).then_some(self.oldest)
     }
 

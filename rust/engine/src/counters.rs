@@ -1,8 +1,8 @@
-//! What happened to packets and flows since the start.
+//! Counters of packets by verdict and of flows, since the start.
 
 use crate::verdict::{Action, Cause, Verdict};
 
-/// What happened so far.
+/// Packets by action and cause, and flows that ended, since the start.
 #[derive(Clone, Debug)]
 pub(crate) struct Counters {
     /// By action and cause, see [`Counters::place`].

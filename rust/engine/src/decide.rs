@@ -90,7 +90,7 @@ pub(crate) fn decide(
     midstream: Midstream,
     trace: &mut impl Trace,
 ) -> Decision {
-    let decision = unguarded(table, query, midstream, trace);
+    let decision = decide_frontend(table, query, midstream, trace);
     let service = match decision {
         Decision::Serve(_) => return decision,
         Decision::Refuse { service, .. } => service,
@@ -106,7 +106,7 @@ pub(crate) fn decide(
     decision
 }
 
-fn unguarded(
+fn decide_frontend(
     table: &ServiceTable,
     query: &Query,
     midstream: Midstream,
@@ -293,8 +293,8 @@ pub(crate) fn is_reached(table: &ServiceTable, query: &Query) -> bool {
     })
 }
 
-/// Whether kube-proxy has no rule for this packet, although the frontend is known: what goes to a
-/// node port's number on an address that serves none is only refused. In iptables mode the node's
+/// Whether kube-proxy has no rule for this packet, although the frontend is known. A packet to
+/// a node port's number on an address that serves none is only refused. In iptables mode the node's
 /// own packets to other hosts' addresses are not even that, since KUBE-EXTERNAL-SERVICES hangs in
 /// INPUT and FORWARD alone; nor is what others send to a cluster IP that the node has (NodeLocal
 /// DNSCache), since KUBE-SERVICES hangs in FORWARD and OUTPUT.

@@ -81,7 +81,7 @@ impl Engine {
     /// does not matter. Flows keep their backend; one that has lost it is decided anew (UDP,
     /// unanswered TCP) or goes on (answered TCP).
     ///
-    /// Cost: what the two tables do not share. One that was made from the table in force
+    /// Cost: the part that the two tables do not share. One that was made from the table in force
     /// ([`ServiceTable::with_changes`]) costs a look-up per backend of the service ports that
     /// differ; packets that come meanwhile wait for no more than that.
     pub fn replace_services(&mut self, table: Arc<ServiceTable>) -> Arc<ServiceTable> {
@@ -213,7 +213,7 @@ impl Engine {
         Action::ALL.into_iter().map(move |action| (action, count(action)))
     }
 
-    /// Packets by cause since the start; those that did not occur are left out.
+    /// Packets by cause since the start, without causes that did not occur.
     pub fn causes(&self) -> impl Iterator<Item = (Cause, u64)> {
         let count =
             |cause| Action::ALL.iter().map(|&action| self.shared.counters.of(action, cause)).sum();

@@ -45,7 +45,7 @@ pub(crate) fn passage(
             });
             Passage::Closed(action, cause)
         }
-        // What comes to this node from elsewhere is delivered behind INPUT and never sees
+        // A packet to this node from elsewhere is delivered behind INPUT and never sees
         // POSTROUTING. The node's own packets do.
         None => Passage::Open { masquerade: way.is_marked && (way.is_own || !way.is_local) },
     }

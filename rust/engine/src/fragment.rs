@@ -6,8 +6,8 @@
 //!
 //! - Undecided: no fragment with offset 0 has come. Later fragments wait, in bounded number, size
 //!   and time.
-//! - Decided: the first fragment has got a verdict, the fate of all. Those that waited are released
-//!   with it, and those that come follow it at once.
+//! - Decided: the first fragment has got a verdict, the fate of all. Fragments that waited are
+//!   released with it, and later ones follow it at once.
 //! - Refused: fragments overlap (RFC 5722, and Linux for IPv4 since 2018), contradict each other
 //!   about the end, or the first one was refused. No fragment is sent on.
 //!
@@ -145,6 +145,8 @@ impl<A: Address> Fragments<A> {
             return Admission::Follow(DatagramFate::Refused(Cause::FragmentLimit));
         }
         if !self.datagrams.contains_key(&id) {
+            // The oldest leaves, not the new one: datagrams that are begun and never end would
+            // otherwise shut out all others until their time is over.
             while self.datagrams.len() >= self.capacity {
                 self.pop_oldest(Cause::FragmentLimit);
             }
@@ -161,6 +163,8 @@ impl<A: Address> Fragments<A> {
         }
         let Some(datagram) = self.datagrams.get_mut(&id) else { return Admission::Wait };
         if let Err(cause) = datagram.see(fragment) {
+            // The network may repeat a fragment; one that overlaps in part is an attack on the
+            // receiver's reassembly (RFC 5722), and all of it is refused.
             if cause == Cause::FragmentOverlap && datagram.is_repeated(fragment) {
                 return Admission::Follow(DatagramFate::Refused(cause));
             }
@@ -281,6 +285,7 @@ impl<A> Datagram<A> {
         if overlaps || is_behind_end || has_more_behind {
             return Err(Cause::FragmentOverlap);
         }
+        // A datagram in alternating gaps would make each look at it longer.
         if self.seen.len() >= MAX_RUNS {
             return Err(Cause::FragmentLimit);
         }

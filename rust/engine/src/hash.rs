@@ -1,4 +1,4 @@
-//! Keyed hashes of the engine's own tables: who does not know the key cannot choose tuples that
+//! Keyed hashes of the engine's own tables. A sender without the key cannot choose tuples that
 //! collide (F28).
 
 use std::hash::{BuildHasher, Hasher};
@@ -26,12 +26,12 @@ impl HashKey {
         let ports = u64::from(u32::from_ne_bytes(ends.ports)) << 8 | u64::from(protocol.0);
         if A::VERSION == 4 {
             let addresses = (ends.src.bits() as u64) << 32 | ends.dst.bits() as u64;
-            folded(addresses ^ self.0[0], ports ^ self.0[1])
+            fold(addresses ^ self.0[0], ports ^ self.0[1])
         } else {
             let (src, dst) = (ends.src.bits(), ends.dst.bits());
-            let src = folded(src as u64 ^ self.0[0], (src >> 64) as u64 ^ self.0[1]);
-            let dst = folded(dst as u64 ^ self.0[2], (dst >> 64) as u64 ^ self.0[3]);
-            folded(src.rotate_left(17) ^ dst ^ self.0[1], ports ^ self.0[2])
+            let src = fold(src as u64 ^ self.0[0], (src >> 64) as u64 ^ self.0[1]);
+            let dst = fold(dst as u64 ^ self.0[2], (dst >> 64) as u64 ^ self.0[3]);
+            fold(src.rotate_left(17) ^ dst ^ self.0[1], ports ^ self.0[2])
         }
     }
 }
@@ -75,7 +75,7 @@ impl Hasher for KeyedHasher {
     }
 
     fn write_u64(&mut self, value: u64) {
-        self.state = folded(self.state ^ value, self.key[1]).wrapping_add(self.key[2]);
+        self.state = fold(self.state ^ value, self.key[1]).wrapping_add(self.key[2]);
     }
 
     fn write_usize(&mut self, value: usize) {
@@ -83,12 +83,12 @@ impl Hasher for KeyedHasher {
     }
 
     fn finish(&self) -> u64 {
-        folded(self.state, self.key[3])
+        fold(self.state, self.key[3])
     }
 }
 
 #[inline]
-fn folded(a: u64, b: u64) -> u64 {
+fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     product as u64 ^ (product >> 64) as u64
 }

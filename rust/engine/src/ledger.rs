@@ -361,8 +361,8 @@ impl Ledger {
         }
     }
 
-    /// Says of the backends that are in no list any more what they may still have; those without
-    /// flows are forgotten.
+    /// Says of the backends that are in no list any more what they may still have. Backends
+    /// without flows are forgotten.
     fn retire(&mut self, number: u32, standing: impl Fn(SocketAddr) -> Standing) {
         let Some(record) = self.service(number) else { return };
         let generation = self.generation;

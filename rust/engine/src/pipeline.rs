@@ -22,7 +22,8 @@
 //!   or what releases held fragments.
 //! - Only a verdict to translate changes bytes.
 //! - Decisions are pure ([`crate::decide`], [`Shared::assess`], [`Shared::admit`]), so `explain`
-//!   prints what packets get. What a decision changes is changed after it, in one place.
+//!   prints what packets get. The changes that follow from a decision are made after it, in one
+//!   place.
 //! - A flow is in the table, in the ledger, in its client's count and in the leases, or in none of
 //!   them: `first_packet` enters it, and [`Shared::end_flow`] is the only way out.
 

@@ -21,8 +21,8 @@ pub enum ChecksumState {
     Incomplete,
 }
 
-/// What turning `from` into `to` does to the IP header checksum and to the transport checksum of
-/// this protocol.
+/// The changes that turning `from` into `to` makes to the IP header checksum, and to the transport
+/// checksum of this protocol.
 pub(crate) fn deltas<A: Wire>(protocol: Protocol, from: &Ends<A>, to: &Ends<A>) -> (Delta, Delta) {
     // A sum of words taken away: each word's complement is 0xffff less the word.
     let away = |sum: u32, words: u32| words * 0xffff - sum;
@@ -131,7 +131,7 @@ fn complete_checksum<A: Wire>(packet: &mut [u8], headers: &Headers<A>, to: &Ends
     if headers.layer4 == Layer4::Udp
         && let Some(header) = bytes.first_chunk()
     {
-        // What lies behind the datagram's own length is not part of it; a captured one may say
+        // Bytes behind the datagram's own length are not part of it; a captured one may say
         // none.
         let length = match udp::length(header) {
             0 => bytes.len(),

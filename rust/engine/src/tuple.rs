@@ -1,4 +1,4 @@
-//! Who talks to whom: protocol, addresses and ports of a packet, and the same seen from the other
+//! Both ends of a flow: protocol, addresses and ports of a packet, and the same seen from the other
 //! side.
 
 use std::fmt;
@@ -227,7 +227,7 @@ impl<A: Address> WireEnds<A> {
     }
 }
 
-/// Protocol and both ends: what identifies one direction of a flow.
+/// Protocol and both ends. They identify one direction of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tuple<A> {
     /// Addresses and ports.

@@ -2,8 +2,8 @@
 //! for iptables.
 //!
 //! Rule after rule is tried until one matches; the last one has no condition. The chain is played
-//! rule by rule, a draw for each, as the kernel does: O(N) to pick, N / 2 draws on average. What it
-//! is for is comparison: [`super::Random`] has the same shares in one draw.
+//! rule by rule, a draw for each, as the kernel does: O(N) to pick, N / 2 draws on average. Its
+//! purpose is comparison: [`super::Random`] has the same shares in one draw.
 
 use super::{Balancer, Request, State, candidates};
 use crate::backend::Backend;
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
     use crate::balance::fixture::{assert_shares, backends, chi_square, tally};
 
-    fn printed(threshold: u32) -> String {
+    fn print(threshold: u32) -> String {
         format!("{:.11}", f64::from(threshold) / f64::from(1u32 << 31))
     }
 
@@ -81,7 +81,7 @@ mod tests {
             (10, "0.10000000009"),
         ] {
             let cascade = Cascade::new(&backends(&vec![1; count]));
-            assert_eq!(printed(cascade.thresholds()[0]), expected, "1 of {count}");
+            assert_eq!(print(cascade.thresholds()[0]), expected, "1 of {count}");
             assert_eq!(cascade.thresholds().len(), count - 1);
             assert_eq!(cascade.thresholds()[count - 2], 1 << 30);
         }

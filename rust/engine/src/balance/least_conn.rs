@@ -72,7 +72,7 @@ impl Balancer for LeastConn {
             })
         }?;
         // The next turn starts behind the chosen one. A cursor that merely counted would favour
-        // those who follow a busy backend: they would win its turns as well as their own.
+        // backends behind a busy one: they would win its turns as well as their own.
         state.cursor = turn as u64 + 1;
         Some(self.candidates[turn].index)
     }

@@ -6,9 +6,9 @@
 //!
 //! The price is that when a backend leaves, slots of others move as well. With the default size,
 //! all that move are 1.1 to 1.2 times its own slots for 10 backends, 2.5 times for 100 and 6 times
-//! (0.6 % of the table) for 1000: whoever claims a slot early leaves its last one to others, who in
-//! the last rounds all step aside for each other. The surplus shrinks with the root of the table's
-//! size.
+//! (0.6 % of the table) for 1000: a backend that claims a slot early leaves its last one to others,
+//! which in the last rounds all step aside for each other. The surplus shrinks with the root of the
+//! table's size.
 
 use super::{Balancer, Candidate, Request, State, candidates_by_address, stable_hash_endpoint};
 use crate::backend::Backend;
@@ -185,7 +185,7 @@ fn fill(candidates: &[Candidate], key: impl Fn(usize) -> u64, size: u32) -> Vec<
 }
 
 impl Walk {
-    /// Takes the next free slot. There is one ahead while any is free: those behind were taken when
+    /// Takes the next free slot. There is one ahead while any is free: slots behind were taken when
     /// this walk met them.
     fn claim(&mut self, slots: &mut Taken) -> usize {
         loop {

@@ -74,8 +74,8 @@ mod tests {
         }
     }
 
-    /// The columns add up to the weights: what `keep` and `alias` hand out is what was asked for,
-    /// to 2^-32 per column.
+    /// The columns add up to the weights: `keep` and `alias` hand out the shares that the
+    /// weights ask for, to 2^-32 per column.
     #[test]
     fn columns_hold_the_exact_shares() {
         for weights in [&[1, 2, 7][..], &[u32::MAX, 1, 0, u32::MAX], &[3, 1, 4, 1, 5, 9, 2, 6]] {

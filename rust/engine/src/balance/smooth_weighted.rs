@@ -29,7 +29,7 @@ impl SmoothWeighted {
     }
 
     /// Raises the current weights, and returns the position of the largest. `None`: they cannot
-    /// have come from this list, and mean nothing any more. What an earlier list left behind would
+    /// have come from this list, and mean nothing any more. The rest of an earlier list would
     /// distort the turns for as long as it took to work off, which has no bound when weights had
     /// been large.
     #[inline]

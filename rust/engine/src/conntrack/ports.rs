@@ -69,7 +69,7 @@ impl Leases {
     }
 
     /// Ports that are taken, of all remotes.
-    pub(crate) fn leased(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.leased
     }
 

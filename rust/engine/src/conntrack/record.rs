@@ -1,8 +1,8 @@
 //! The record of a flow, in two parts by use.
 //!
-//! A packet of an established flow touches the hot part and nothing else: both directions' ends, the
-//! deadline, the state and the counters fit one cache line for IPv4 and two for IPv6. The cold part
-//! holds the rest: the backend, the place in the list of unassured flows, and TCP's windows.
+//! A packet of an established flow touches the hot part and nothing else: both directions' ends,
+//! the deadline, the state and the counters fit one cache line for IPv4 and two for IPv6. The cold
+//! part holds the rest: the backend, the place in the list of unassured flows, and TCP's windows.
 //!
 //! The rewrite of a direction is not stored: it is the reverse of the other direction's ends, and
 //! the reply's checksum deltas are the inverse of the original's.

@@ -13,8 +13,8 @@
 //! exact number; is it a SYN on an open connection, which is let through unmoved so that the other
 //! end can challenge it (RFC 5961); does it lie in both windows. Only a segment that has passed all
 //! of this is noted and moves the state. Each `Side` holds what that side has sent. Its receiver
-//! is the other side's record, so a check always compares two of them: what one may send is bounded
-//! by what the other has acknowledged and announced.
+//! is the other side's record, so a check always compares two of them: a side may send as far as
+//! the other has acknowledged and announced.
 //!
 //! Where the handshake was not seen, or a segment only in part, windows are not known and not
 //! checked (`LIBERAL`).
@@ -35,7 +35,7 @@ pub(crate) struct Tracking {
     pub(crate) sides: [Side; 2],
 }
 
-/// What a segment did to its connection.
+/// The effect of a segment on its connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Progress {
     /// It fits; the connection is now in this state.
@@ -64,8 +64,8 @@ impl Tracking {
         (State::TcpEstablished, tracking)
     }
 
-    /// Windows are not checked any more: what one side has sent is not known in full. A fragment's
-    /// segment is longer than what was seen of it, so the other side acknowledges more.
+    /// Windows are not checked any more, because one side's segments are not known in full. A
+    /// fragment's segment is longer than what was seen of it, so the other side acknowledges more.
     pub(crate) fn ignore_windows(&mut self) {
         for side in &mut self.sides {
             side.set(Side::LIBERAL, true);
@@ -83,6 +83,8 @@ impl Tracking {
         if !flags.is_possible() {
             return Progress::Invalid;
         }
+        // A RST comes before the windows: it needs the exact number, which is a stricter test, and
+        // a host that knows nothing of the connection sends one without an acknowledgement.
         if flags.has(Flags::RST) {
             return self.reset(state, direction, segment.seq);
         }
@@ -94,6 +96,8 @@ impl Tracking {
                 | State::TcpFinWait
                 | State::TcpCloseWait
                 | State::TcpLastAck => {
+                    // A forged SYN must not end a connection, so the backend's answer decides: a
+                    // challenge ACK (RFC 5961, 4), or a SYN-ACK from a host that restarted.
                     self.sides[0].set(Side::SYN_PENDING, true);
                     return Progress::Unmoved;
                 }
@@ -104,6 +108,7 @@ impl Tracking {
         if is_answer && self.sides[0].has(Side::SYN_PENDING) && !state.is_half_open() {
             return self.restart(segment);
         }
+        // Before the SYN-ACK nothing can be acknowledged: the kernel's table calls this invalid.
         if flags.has(Flags::ACK) && !flags.has(Flags::SYN) && state == State::TcpSynSent {
             return Progress::Invalid;
         }
@@ -113,6 +118,7 @@ impl Tracking {
             return Progress::Invalid;
         }
         self.note(direction, segment);
+        // A client that repeats its SYN for ever must not keep the flow alive.
         if state == State::TcpSynSent && is_original && flags.is_opening() {
             return Progress::Unmoved;
         }
@@ -192,6 +198,8 @@ impl Tracking {
         let is_refusing_scale =
             flags.has(Flags::SYN) && direction == Direction::Reply && !sender.has(Side::SCALED);
         let is_plain_ack = flags.0 & (Flags::ACK | Flags::SYN | Flags::FIN) == Flags::ACK;
+        // A shut window shortens the timeout only while it is the connection's last word, so the
+        // other side's acknowledgement clears it.
         if is_plain_ack {
             sender.set(Side::SHUT, segment.window == 0);
         }

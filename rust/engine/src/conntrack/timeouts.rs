@@ -51,7 +51,7 @@ timeouts! {
     SctpShutdownAckSent "sctp_shutdown_ack_sent" 3.0,
 }
 
-/// A timeout that cannot be; whoever configured it is at fault.
+/// A timeout that cannot be: a fault of the configuration.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
 pub enum TimeoutError {
     /// No timeout has this name.

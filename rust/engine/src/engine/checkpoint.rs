@@ -1,9 +1,10 @@
-//! What outlives a restart: flows and affinity as bytes, with remaining times instead of moments.
+//! Checkpoints carry flows and affinity over a restart, as bytes, with remaining times instead of
+//! moments.
 //!
 //! Layout, all numbers little endian: `KBENATCK`, version (u32), length of the body (u64), its
 //! CRC32c (u32), body. The body lists the names of service ports, then flows, then clients; see
-//! `Writer`. Nothing of a checkpoint is used before all of it was read and checked; what refers
-//! to a service port that is not served any more is left out.
+//! `Writer`. Nothing of a checkpoint is used before all of it was read and checked. Flows
+//! and clients of service ports that are not served any more are left out.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -92,6 +93,7 @@ impl Engine {
             let is_listed = backend.standing == Standing::Listed;
             sticky.deadline >= tick && backend.birth == sticky.backend.1 && is_listed
         };
+        // A client that is bound to a backend of no list would choose anew anyway.
         let stickies: Vec<_> = self.shared.affinity.iter().filter(is_alive).collect();
         writer.u32(stickies.len() as u32);
         for sticky in stickies {

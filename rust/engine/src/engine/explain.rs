@@ -1,7 +1,7 @@
 //! Why a packet gets its verdict: the path of [`crate::pipeline`], walked by looking only.
 //!
 //! Decisions come from the functions that real packets use, told to a trace and made on copies of
-//! what they would change.
+//! the state that they would change.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -24,7 +24,7 @@ use crate::wire::{Headers, Layer4, Malformed};
 /// An answer to "what happens to this packet, and why?".
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Explanation {
-    /// What would be done with it.
+    /// The verdict that it would get.
     pub verdict: Verdict,
     /// The service port that it is for.
     pub service: Option<String>,
@@ -38,13 +38,13 @@ pub struct Explanation {
     pub candidates: Vec<SocketAddr>,
     /// Backends that may be chosen, but at whose address it is refused; with action and cause.
     pub refused: Vec<(SocketAddr, Action, Cause)>,
-    /// Those of them for which the source is masqueraded.
+    /// The candidates for which the source is masqueraded.
     pub masqueraded: Vec<SocketAddr>,
-    /// What was checked, in order, and what was found.
+    /// The checks in order, and the finding of each.
     pub steps: Vec<(&'static str, String)>,
 }
 
-/// What was checked, in order, and what was found.
+/// The checks in order, and the finding of each.
 type Steps = Vec<(&'static str, String)>;
 
 impl Explanation {
@@ -88,8 +88,8 @@ impl Explanation {
 }
 
 impl Engine {
-    /// What [`Engine::process`] would do with `packet` now, and why. Tables, counters and random
-    /// sequences stay as they are.
+    /// The verdict that [`Engine::process`] would give `packet` now, and why. Tables, counters and
+    /// random sequences stay as they are.
     pub fn explain(&mut self, now: u64, packet: &[u8], meta: Meta) -> Explanation {
         // Looking must not move time either: it is put back.
         let clock = self.shared.clock.clone();
@@ -352,7 +352,7 @@ fn flow_step<A: EngineAddress>(hot: &Hot<A>, direction: Direction, steps: &mut S
     });
 }
 
-/// What the flow's backend may still have, if it gets no new flows.
+/// The flows that the backend may still have, if it gets no new ones.
 fn backend_step(fate: &Fate, standing: Standing, backend: SocketAddr, steps: &mut Steps) {
     if standing == Standing::Listed {
         return;
@@ -370,7 +370,7 @@ fn backend_step(fate: &Fate, standing: Standing, backend: SocketAddr, steps: &mu
     });
 }
 
-/// What the packet does to its flow.
+/// The effect of the packet on its flow.
 fn fate_step(fate: &Fate, steps: &mut Steps) {
     match fate {
         Fate::Over(Ending::Reopened) => {
@@ -397,7 +397,7 @@ fn fate_step(fate: &Fate, steps: &mut Steps) {
     }
 }
 
-/// What a new flow costs others, and under which source the backend sees it.
+/// The flow that gives way to a new one, and the source that the backend sees.
 fn binding_steps<A: EngineAddress>(
     family: &FamilyState<A>,
     headers: &Headers<A>,

@@ -91,8 +91,8 @@ impl Engine {
     }
 
     /// Takes note that the kernel has ended a flow. Returns whether somebody has made it do so
-    /// (`conntrack -F`) while both ends were talking: what follows within a minute goes where the
-    /// flow went.
+    /// (`conntrack -F`) while both ends were talking: packets that follow within a minute go
+    /// where the flow went.
     pub fn note_end(&mut self, now: u64, flow: &KernelFlow) -> bool {
         let tick = self.shared.clock.advance(now);
         match flow.original.0 {

@@ -1,4 +1,5 @@
-//! What the engine shows of itself: flows, counters. Copies; nothing in here is on a packet's path.
+//! The engine's public view of itself: flows, counters. Copies; nothing in here is on a packet's
+//! path.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
@@ -72,8 +73,8 @@ pub struct Filter {
 pub struct Listing {
     filter: Filter,
     since: Tick,
-    /// Records of either family that are still to be looked at. Those that the tables get later
-    /// hold newer flows only.
+    /// Records of either family that are still to be looked at. Records that the tables get
+    /// later hold newer flows only.
     left: [Range<usize>; 2],
 }
 
@@ -130,7 +131,7 @@ impl ServiceStats {
 /// Sizes of what the engine remembers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Occupancy {
-    /// Flows in the tables; those that are over and not yet swept out count.
+    /// Flows in the tables, expired ones that are not yet swept out included.
     pub flows: usize,
     /// Of these, assured ones.
     pub assured: usize,
@@ -179,8 +180,8 @@ impl Engine {
     pub fn next_flows(&self, listing: &mut Listing, budget: usize) -> Option<Vec<Flow>> {
         let [v4, v6] = listing.next_records(budget)?;
         let mut flows: Vec<Flow> =
-            self.listed(&self.v4, v4, listing).map(|id| self.flow(&self.v4, id)).collect();
-        flows.extend(self.listed(&self.v6, v6, listing).map(|id| self.flow(&self.v6, id)));
+            self.listing_ids(&self.v4, v4, listing).map(|id| self.flow(&self.v4, id)).collect();
+        flows.extend(self.listing_ids(&self.v6, v6, listing).map(|id| self.flow(&self.v6, id)));
         Some(flows)
     }
 
@@ -188,7 +189,9 @@ impl Engine {
     /// `budget` records, at most.
     pub fn end_next_flows(&mut self, listing: &mut Listing, budget: usize) -> Option<usize> {
         let [v4, v6] = listing.next_records(budget)?;
-        Some(self.end_listed::<Ipv4Addr>(v4, listing) + self.end_listed::<Ipv6Addr>(v6, listing))
+        Some(
+            self.end_flows_in::<Ipv4Addr>(v4, listing) + self.end_flows_in::<Ipv6Addr>(v6, listing),
+        )
     }
 
     /// From now on notes what happens to flows, at most so many events of each family until they
@@ -198,13 +201,13 @@ impl Engine {
         self.v6.events.watch(capacity);
     }
 
-    /// What happened to flows since the last call, and how many events were lost because nobody
-    /// took them. A flow is shown as it was then; its timeout counts from now.
+    /// Events of flows since the last call, and how many were lost because no watcher took
+    /// them. A flow is shown as it was then; its timeout counts from now.
     pub fn take_events(&mut self) -> (Vec<(EventKind, Flow)>, u64) {
         let ((v4, lost), (v6, more)) = (self.v4.events.take(), self.v6.events.take());
         let mut events = Vec::with_capacity(v4.len() + v6.len());
-        events.extend(v4.iter().map(|seen| self.happened(seen)));
-        events.extend(v6.iter().map(|seen| self.happened(seen)));
+        events.extend(v4.iter().map(|seen| self.event(seen)));
+        events.extend(v6.iter().map(|seen| self.event(seen)));
         (events, lost + more)
     }
 
@@ -258,9 +261,9 @@ impl Engine {
         let flows = v4.len() + v6.len();
         Occupancy {
             flows,
-            assured: flows - v4.unassured() - v6.unassured(),
+            assured: flows - v4.unassured_flows() - v6.unassured_flows(),
             affinities: self.shared.affinity.len(),
-            leased_ports: self.shared.leases.leased(),
+            leased_ports: self.shared.leases.count(),
             held_fragments: self.v4.fragments.held() + self.v6.fragments.held(),
             expired: self.shared.counters.expired,
             evicted: self.shared.counters.evicted,
@@ -268,7 +271,7 @@ impl Engine {
     }
 
     /// The flows in these records that belong to a list.
-    fn listed<'a, A: Wire>(
+    fn listing_ids<'a, A: Wire>(
         &'a self,
         family: &'a FamilyState<A>,
         records: Range<usize>,
@@ -286,8 +289,12 @@ impl Engine {
             .map(|(id, ..)| id)
     }
 
-    fn end_listed<A: EngineAddress>(&mut self, records: Range<usize>, listing: &Listing) -> usize {
-        let ids: Vec<FlowId> = self.listed(A::state_of(self), records, listing).collect();
+    fn end_flows_in<A: EngineAddress>(
+        &mut self,
+        records: Range<usize>,
+        listing: &Listing,
+    ) -> usize {
+        let ids: Vec<FlowId> = self.listing_ids(A::state_of(self), records, listing).collect();
         let (shared, family) = A::split(self);
         for &id in &ids {
             shared.orphan(family, id);
@@ -296,7 +303,7 @@ impl Engine {
         ids.len()
     }
 
-    fn happened<A: Wire>(&self, seen: &Seen<A>) -> (EventKind, Flow) {
+    fn event<A: Wire>(&self, seen: &Seen<A>) -> (EventKind, Flow) {
         (seen.kind, self.shown(&seen.hot, seen.packets, seen.created, seen.backend))
     }
 

@@ -1,8 +1,8 @@
-//! What becomes of a packet of a flow that is in the table, and of the flow: pure, as
+//! The fate of a packet of a flow that is in the table, and of the flow: pure, as
 //! [`crate::decide`] is for first packets.
 //!
-//! [`Shared::next_packet`] does what [`Shared::assess`] says, and `explain` prints it; neither decides
-//! anything beside it. An assessment asks in this order:
+//! [`Shared::next_packet`] does what [`Shared::assess`] says, and `explain` prints it; neither
+//! decides anything beside it. An assessment asks in this order:
 //!
 //! 1. Is the flow still to be used? Only flows that are expired or whose generation is not that of
 //!    the tables in force are reviewed, so this costs most packets two comparisons.
@@ -26,7 +26,7 @@ use crate::verdict::{Action, Cause, Verdict};
 use crate::wire::tcp::{Flags, Segment};
 use crate::wire::{Headers, Layer4, Wire, sctp};
 
-/// What becomes of a packet of a flow in the table. A review is there if one was due.
+/// The fate of a packet of a flow in the table. A review is there if one was due.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fate {
     /// The flow is over.
@@ -55,7 +55,7 @@ pub(crate) enum Ending {
     Reopened,
 }
 
-/// What a look at a flow's backend has come to.
+/// The result of a look at a flow's backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Review {
     /// The flow stays with its backend as long as these tables are in force. If not, its backend is
@@ -65,14 +65,14 @@ pub(crate) struct Review {
     pub(super) home: Option<u32>,
 }
 
-/// What one more packet does to its flow.
+/// The effect of one more packet on its flow.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Step {
     /// Why the packet is translated: [`Cause::Established`], or [`Cause::Invalid`].
     pub(crate) cause: Cause,
     /// State and deadline that it gives the flow; `None`: both stay.
     pub(crate) change: Option<Change>,
-    /// Of TCP: what both sides have sent by now.
+    /// TCP's record of both sides, this packet included.
     pub(crate) tracking: Option<Tracking>,
 }
 
@@ -159,9 +159,12 @@ impl Shared {
         if hot.is_expired(now) {
             return Err(Ending::Expired);
         }
+        // The frontend may have moved to another service port under the new tables; that one's list
+        // says then whether the backend may keep the flow.
         let home = self.home(family, id);
         let is_connection = matches!(hot.protocol, Protocol::TCP | Protocol::SCTP);
         let stays = stays(hot, is_connection, self.standing(family, id, home));
+        // Replies of UDP under way are worth passing on: no other backend would send them again.
         match direction {
             Direction::Reply if !stays && is_connection => Err(Ending::Cut),
             Direction::Original if !stays => Err(Ending::BackendGone),
@@ -191,6 +194,7 @@ impl Shared {
             Progress::Reopened => return None,
         };
         let change = next.map(|state| {
+            // The rest of the segment is in fragments that do not come through here.
             if headers.is_fragment {
                 tracking.ignore_windows();
             }
@@ -222,6 +226,8 @@ impl Shared {
             }
             state => state,
         };
+        // As the kernel: ICMP is never assured, UDP only as a stream, which takes two seconds of
+        // traffic both ways, so a flood of single answers stays evictable.
         let is_assured = match state {
             State::Udp | State::Icmp | State::Icmpv6 => false,
             State::SctpEstablished | State::Generic => is_replied,

@@ -1,4 +1,4 @@
-//! First packets: what is done with them, and the flows that they open.
+//! First packets, and the flows that they open.
 //!
 //! A flow opens in this order, which is that of kube-proxy's chains:
 //!
@@ -103,8 +103,8 @@ impl Shared {
             let deadline = now.saturating_add(ticks(seconds.into()));
             self.affinity.put(Sticky { client, backend: (id, birth), deadline }, now);
         }
-        // Whoever is refused behind the translation has been remembered before, as by kube-proxy's
-        // rules.
+        // The client was remembered before this refusal: kube-proxy's `recent` rules stand in the
+        // NAT chains, its refusals in the filter chains behind them.
         let masquerade = match passage(&self.table, query, serving, &backend, &mut Silent) {
             Passage::Open { masquerade } => masquerade,
             Passage::Closed(action, cause) => return Err(Verdict::new(action, cause)),
@@ -203,11 +203,11 @@ impl Shared {
             }
         }
         let flows = family.flows.len() - counts(|_| true);
-        let unassured = family.flows.unassured() - counts(|hot| !hot.has(Hot::<A>::ASSURED));
+        let unassured = family.flows.unassured_flows() - counts(|hot| !hot.has(Hot::<A>::ASSURED));
         if flows < self.config.max_flows && unassured < self.config.max_unassured {
             return Ok(None);
         }
-        family.flows.oldest_unassured().map(Some).ok_or(Verdict::drop(Cause::TableFull))
+        family.flows.eviction_candidate().map(Some).ok_or(Verdict::drop(Cause::TableFull))
     }
 
     /// Room and ends for one more flow, which changes nothing yet: `explain` asks the same. `sent`
@@ -277,7 +277,7 @@ impl Shared {
     }
 }
 
-/// What a new flow gets.
+/// The room and the ends of a new flow.
 pub(crate) struct Binding<A> {
     /// The flow that gives way to it.
     pub(crate) victim: Option<FlowId>,
@@ -297,7 +297,7 @@ pub(crate) fn to_backend<A: Wire>(headers: &Headers<A>, backend: &Backend) -> Op
     Some(Ends { dst: A::from_ip(backend.address.ip())?, dport, ..ends })
 }
 
-/// What a first packet asks.
+/// The fields of a first packet that a decision needs.
 pub(crate) fn query<A: Wire>(headers: &Headers<A>, packet: &[u8], meta: Meta) -> Query {
     let ends = headers.tuple.ends;
     Query {

@@ -22,7 +22,7 @@ impl Shared {
     }
 }
 
-/// What the later fragments of a datagram get after its first one got `verdict`; `packet` is the
+/// The fate of a datagram's later fragments after its first one got `verdict`; `packet` is the
 /// first one, rewritten.
 pub(super) fn fate<A: Wire>(
     headers: &Headers<A>,

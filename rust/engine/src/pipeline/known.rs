@@ -1,4 +1,4 @@
-//! Packets of flows that are in the table: what their assessment says is done.
+//! Packets of flows that are in the table: carries out what the assessment says.
 
 use super::assess::{Change, Ending, Fate, Review, Step};
 use super::packet::Meta;
@@ -36,6 +36,7 @@ impl Shared {
             Fate::Torn(None) => {}
             Fate::Over(ending) => self.finish(family, id, ending),
         }
+        // Only now: a rewrite of a packet that is refused could not be taken back.
         if let Some(Verdict { action: Action::Translate, .. }) = verdict {
             translate(family.flows.hot(id), headers, direction, packet, meta);
         }
@@ -62,13 +63,14 @@ impl Shared {
         if review.home.is_some() {
             self.rehome(family, id, review.home);
         }
+        // Otherwise the generation stays old, so that the client's next packet is reviewed again.
         if review.stays {
             family.flows.hot_mut(id).generation = self.generation;
         }
     }
 }
 
-/// Takes a step into its flow: what was seen of it, state and deadline, and the counters.
+/// Takes a step into its flow: TCP's record, state and deadline, and the counters.
 #[inline(always)]
 fn advance<A: Wire>(
     family: &mut FamilyState<A>,
@@ -102,6 +104,7 @@ fn transition<A: Wire>(family: &mut FamilyState<A>, id: FlowId, change: &Change)
     let is_changed = hot.state != change.state;
     hot.set_state(change.state);
     hot.deadline = change.deadline;
+    // The sweep's bound must not be later than any deadline; most packets move them to later.
     if is_shorter {
         family.flows.note_deadline(change.deadline);
     }

@@ -4,7 +4,7 @@ use crate::rewrite::ChecksumState;
 use crate::verdict::{Action, Cause, Verdict};
 use crate::wire::{Headers, Malformed, Wire};
 
-/// What the driver knows of a packet beside its bytes.
+/// The facts that a driver has about a packet beside its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Meta {
     /// Index of the device it came in by; 0 when the node itself made it.

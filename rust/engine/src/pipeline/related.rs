@@ -36,13 +36,13 @@ impl Shared {
         }
         let to = headers.tuple.ends.dst.into();
         // At a cluster IP nobody else can be meant. External addresses may be those of hosts, which
-        // have connections of their own: what this node refuses them is told by such an error.
+        // have connections of their own, and this node's refusals reach them as such errors.
         let unmatched = if self.table.is_cluster_ip(to) && !self.table.is_node(to) {
             Verdict::drop(Cause::IcmpUnmatched)
         } else {
             Verdict::new(Action::Accept, Cause::NotOurs)
         };
-        let Some(quote) = icmp_error::quoted(packet, headers).filter(icmp_error::is_translatable)
+        let Some(quote) = icmp_error::quote(packet, headers).filter(icmp_error::is_translatable)
         else {
             return Related::Verdict(unmatched);
         };
@@ -64,7 +64,7 @@ impl Shared {
     }
 }
 
-/// What an ICMP error is about.
+/// The subject of an ICMP error.
 pub(crate) enum Related<A> {
     /// A packet of this flow; the error travels in `direction`.
     To { quote: Headers<A>, flow: FlowId, direction: Direction },

@@ -1,4 +1,4 @@
-//! The way of any packet: what it is, and which file decides about it.
+//! The way of any packet: its kind, and the file that decides about it.
 
 use super::fragments::{fate, follow};
 use super::packet::{Meta, malformed, versionless};

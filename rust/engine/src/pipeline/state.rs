@@ -1,4 +1,4 @@
-//! What the engine remembers, by family and for both, and the books in which each flow stands.
+//! The engine's memory, by family and for both, and the books in which each flow stands.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -70,7 +70,8 @@ impl Shared {
         (self.ledger.backend(family.flows.cold(id).backend).service != number).then_some(number)
     }
 
-    /// What a flow's backend may still have. `home` is as [`Shared::home`] says.
+    /// The standing of a flow's backend: which flows it may still have. `home` is as
+    /// [`Shared::home`] says.
     #[inline]
     pub(crate) fn standing<A: Wire>(
         &self,
@@ -95,6 +96,8 @@ impl Shared {
         if let Some(number) = home {
             let former = family.flows.cold(id).backend;
             let backend = self.ledger.backend_for(number, self.ledger.backend(former).address);
+            // Packets and bytes were not counted anywhere yet, so both books get none: the whole
+            // traffic is counted where the flow ends.
             self.ledger.open_flow(backend);
             self.ledger.close_flow(former, [0; 2], [0; 2]);
             family.flows.cold_mut(id).backend = backend;
@@ -103,6 +106,7 @@ impl Shared {
 
     /// Takes a flow out of all books.
     pub(crate) fn end_flow<A: Wire>(&mut self, family: &mut FamilyState<A>, id: FlowId) {
+        // Watchers get the flow as it was, so the event comes before the books change.
         family.events.note(EventKind::Destroy, &family.flows, id);
         let (hot, cold) = (family.flows.hot(id), family.flows.cold(id));
         let client = hot.ends(Direction::Original).src;
@@ -120,6 +124,7 @@ impl Shared {
             && let Some(flows) = family.sources.get_mut(&client)
         {
             *flows -= 1;
+            // Entries without flows would let addresses fill the map.
             if *flows == 0 {
                 family.sources.remove(&client);
             }

@@ -10,7 +10,7 @@ use crate::wire::checksum::{self, Delta};
 use crate::wire::{Headers, Layer4, Wire, icmp, tcp, udp};
 
 /// The packet that an error quotes: its headers, with offsets from the quote's first byte.
-pub(crate) fn quoted<A: Wire>(packet: &[u8], headers: &Headers<A>) -> Option<Headers<A>> {
+pub(crate) fn quote<A: Wire>(packet: &[u8], headers: &Headers<A>) -> Option<Headers<A>> {
     A::parse_quoted(headers.transport(packet).get(icmp::HEADER..)?)
 }
 
@@ -62,7 +62,7 @@ fn rewrite_quote<A: Wire>(quoted: &mut [u8], quote: &Headers<A>, sent: &Ends<A>)
     let (l3, l4) = super::deltas(quote.tuple.protocol, &quote.tuple.ends, sent);
     A::write_addresses(quoted, sent.src, sent.dst, l3);
     // The CRC lies over the whole packet; a quote that is cut keeps what its sender never sent, and
-    // nobody can check it.
+    // no receiver can check it.
     let is_whole = A::parse(quoted).is_ok_and(|whole| !whole.is_fragment);
     let bytes = quote.transport_mut(quoted);
     let place = match quote.layer4 {

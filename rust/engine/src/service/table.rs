@@ -151,6 +151,8 @@ impl ServiceTable {
     #[inline]
     #[must_use]
     pub fn service(&self, slot: u32) -> &Arc<ServicePort> {
+        // A table's claims and its service ports change together, and `find` returns a slot of a
+        // claim: only a slot of another table can be empty here.
         self.services.get(slot).expect("a claim leads to a service port of its table")
     }
 

@@ -12,7 +12,7 @@
 
 use crate::wire::tcp::{Flags, Segment};
 
-/// What one side has sent. Sequence numbers compare modulo 2^32 (RFC 9293, 3.4).
+/// The record of one side's segments. Sequence numbers compare modulo 2^32 (RFC 9293, 3.4).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Side {
     /// Behind the highest sequence number sent.
@@ -41,7 +41,7 @@ impl Side {
     pub(super) const LIBERAL: u8 = 8;
     /// Flag: it sent a SYN on a connection that was open.
     pub(super) const SYN_PENDING: u8 = 16;
-    /// Flag: what it sent last is not acknowledged.
+    /// Flag: its last data is not acknowledged.
     pub(super) const UNACKNOWLEDGED: u8 = 32;
     /// Flag: the connection's last acknowledgement came from this side and announced no window.
     pub(super) const SHUT: u8 = 64;
