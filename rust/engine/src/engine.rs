@@ -126,17 +126,17 @@ impl Engine {
     ) {
         self.shared.clock.advance(now);
         verdicts.reserve(packets.len());
-        let mut left = packets;
-        while let Some(first) = left.first() {
+        let mut rest = packets;
+        while let Some(first) = rest.first() {
             let done = match version(first.bytes) {
-                4 => self.process_run::<Ipv4Addr>(left, verdicts),
-                6 => self.process_run::<Ipv6Addr>(left, verdicts),
+                4 => self.process_run::<Ipv4Addr>(rest, verdicts),
+                6 => self.process_run::<Ipv6Addr>(rest, verdicts),
                 _ => {
                     verdicts.push(self.shared.versionless(first.bytes));
                     1
                 }
             };
-            left = &mut left[done..];
+            rest = &mut rest[done..];
         }
     }
 

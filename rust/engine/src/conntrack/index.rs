@@ -6,8 +6,8 @@
 //! probes are bounded, so crafted tuples cost their sender and not the table (F28).
 //!
 //! A packet's look-up has two steps that a batch takes apart: [`Index::probe`] says where it
-//! begins, so that the bucket can be fetched, and [`Index::guess`] reads that bucket. One comparison
-//! of sixteen bytes finds the ways with the tag ([`hint::mark_bytes`]).
+//! begins, so that the bucket can be fetched, and [`Index::guess`] reads that bucket. One
+//! comparison of sixteen bytes finds the ways with the tag ([`hint::mark_bytes`]).
 
 use crate::hint;
 use crate::tuple::Direction;
@@ -292,6 +292,7 @@ mod tests {
                 assert_eq!(ways, by_hand);
                 let first = by_hand.first().copied().unwrap_or(WAYS - 1);
                 assert_eq!(bucket.first(tag).0 as usize, first);
+                assert_eq!(bucket.free(), bucket.tags().iter().position(|&tag| tag == 0));
             }
         }
     }

@@ -14,11 +14,10 @@
 //! - Its count of packets does not run over.
 //! - Of TCP: it lies in both windows.
 //!
-//! Each run works out once what all its packets share ([`Moment`]). The loops call
-//! nothing, and each is a function of its own ([`hint::dispatch`]), so all that a packet needs stays
-//! in registers. A
-//! candidate is handed on by value, since the processor would wait for its fields if they were
-//! written one by one and then read back as a whole.
+//! Each run works out once what all its packets share ([`Moment`]). The loops call nothing, and
+//! each is a function of its own ([`hint::dispatch`]), so all that a packet needs stays in
+//! registers. A candidate is handed on by value, since the processor would wait for its fields if
+//! they were written one by one and then read back as a whole.
 
 use super::packet::{Packet, malformed, version};
 use super::state::{FamilyState, Shared};

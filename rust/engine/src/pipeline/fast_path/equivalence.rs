@@ -113,4 +113,23 @@ fn the_record_says_which_packets_are_fast() {
         stage.fast.v4.flows.hot_mut(1).set_state(state);
         assert_eq!(flags(&stage, 1), [0; 2]);
     }
+    stage.fast.v4.flows.remove(0);
+    assert_eq!(flags(&stage, 0), [0; 2], "an ended flow, though the index may still lead to it");
+}
+
+/// Unacknowledged data shortens the life of a connection, and the engine expires it then.
+#[test]
+fn f40_the_fast_path_tells_of_a_life_that_it_shortens() {
+    for way in [Way::Batch, Way::OneByOne] {
+        let mut stage = Stage::new(1);
+        stage.open(2, None, false);
+        // The sweep has still the deadlines of the handshake, until it looks again.
+        stage.take(&Step::Pass(2000), &mut Vec::new());
+        stage.take(&Step::Expire, &mut Vec::new());
+        let before = stage.fast.next_expiry();
+        let segment = Segment { flags: ACK, seq: 0, ack: 0, window: 1000, payload: 9, options: 0 };
+        let bytes = stage.segment(2, false, &segment);
+        stage.send(&[(bytes, Meta::default())], way);
+        assert!(stage.fast.next_expiry() < before);
+    }
 }
