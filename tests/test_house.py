@@ -25,9 +25,10 @@ mod tests {
 
 
 def test_no_binding_is_a_filler() -> None:
-    """In the package, the benchmarks and the tools."""
-    python = dict(house.measures())["Python"]
-    assert python.fillers == []
+    """In the package, the benchmarks, the tools, and the crates."""
+    measures = dict(house.measures())
+    python = measures["Python"]
+    assert (python.fillers, measures["Rust"].fillers) == ([], [])
     assert {place.partition("/")[0] for place in python.places} == {"python", "benches", "tools"}
 
 

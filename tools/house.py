@@ -88,6 +88,7 @@ HARD: Final = (
     "rust/engine/src/conntrack/sweep.rs",
     "rust/engine/src/conntrack/tcp.rs",
     "rust/engine/src/engine/checkpoint.rs",
+    "rust/engine/src/engine/checkpoint/format.rs",
     "rust/engine/src/engine/offload.rs",
     "rust/engine/src/fragment.rs",
     "rust/engine/src/ledger.rs",

@@ -170,17 +170,9 @@ fn policy(
     let (spec, node, src) = (port.spec(), table.node(), query.src.ip());
     let has_detector = node.has_detector(src.is_ipv4());
     let is_pod = node.is_pod(src, query.interface);
-    let is_node = is_own(table, query);
     trace.step("source", || {
-        let class = if is_pod {
-            "a pod"
-        } else if is_node {
-            "this node"
-        } else {
-            "outside"
-        };
         let how = if has_detector { "" } else { " (no detector tells which addresses are pods)" };
-        format!("{src} is {class}{how}")
+        format!("{src} is {}{how}", source_class(is_pod, is_own(table, query)))
     });
     let is_ranged = kind == FrontendKind::LoadBalancer
         || (spec.source_ranges_apply_to_all
@@ -197,29 +189,7 @@ fn policy(
         return Err((Action::Reject, Cause::NoEndpoints));
     }
     let is_foreign = has_detector && !is_pod;
-    let (scope, masquerade, why) = if kind == FrontendKind::ClusterIp {
-        let scope = if spec.is_internal_local { Scope::Local } else { Scope::Cluster };
-        let why = if node.masquerade_all {
-            "all is masqueraded"
-        } else if is_foreign {
-            "the source is no pod"
-        } else {
-            "no reason to"
-        };
-        (scope, node.masquerade_all || is_foreign, why)
-    } else {
-        match (spec.is_external_local, is_pod, is_node) {
-            _ if kind == FrontendKind::ClosedNodePort => {
-                (Scope::Local, false, "the address serves no node ports")
-            }
-            (false, ..) => (Scope::Cluster, true, "external traffic to the whole cluster"),
-            (true, true, _) => (Scope::Cluster, false, "a pod is short-cut to the whole cluster"),
-            (true, false, true) => {
-                (Scope::Cluster, true, "the node is short-cut to the whole cluster")
-            }
-            (true, false, false) => (Scope::Local, false, "externalTrafficPolicy is Local"),
-        }
-    };
+    let (scope, masquerade, why) = traffic_policy(table, port, kind, query, (is_pod, is_foreign));
     // In nftables mode one rule for all cluster IPs goes ahead of the choice: an external address
     // may be one, too.
     let is_virtual = !masquerade
@@ -245,6 +215,52 @@ fn policy(
     });
     trace.step("masquerade", || format!("{}: {why}", if masquerade { "yes" } else { "no" }));
     Ok((scope, masquerade))
+}
+
+/// The class of a source, as `explain` names it.
+fn source_class(is_pod: bool, is_node: bool) -> &'static str {
+    match (is_pod, is_node) {
+        (true, _) => "a pod",
+        (false, true) => "this node",
+        (false, false) => "outside",
+    }
+}
+
+/// The list that the traffic policies say, whether they masquerade the source, and why. The source
+/// is a pod, or foreign: no pod although a detector tells pods.
+#[inline]
+fn traffic_policy(
+    table: &ServiceTable,
+    port: &ServicePort,
+    kind: FrontendKind,
+    query: &Query,
+    (is_pod, is_foreign): (bool, bool),
+) -> (Scope, bool, &'static str) {
+    let (spec, node) = (port.spec(), table.node());
+    if kind == FrontendKind::ClusterIp {
+        let scope = if spec.is_internal_local { Scope::Local } else { Scope::Cluster };
+        let why = if node.masquerade_all {
+            "all is masqueraded"
+        } else if is_foreign {
+            "the source is no pod"
+        } else {
+            "no reason to"
+        };
+        (scope, node.masquerade_all || is_foreign, why)
+    } else {
+        match (spec.is_external_local, is_pod) {
+            _ if kind == FrontendKind::ClosedNodePort => {
+                (Scope::Local, false, "the address serves no node ports")
+            }
+            (false, _) => (Scope::Cluster, true, "external traffic to the whole cluster"),
+            (true, true) => (Scope::Cluster, false, "a pod is short-cut to the whole cluster"),
+            // Only this arm asks whose the source is: that is a look-up.
+            (true, false) if is_own(table, query) => {
+                (Scope::Cluster, true, "the node is short-cut to the whole cluster")
+            }
+            (true, false) => (Scope::Local, false, "externalTrafficPolicy is Local"),
+        }
+    }
 }
 
 /// Chooses the backend by its position in the list. Affinity goes before the strategy; a connection
@@ -411,8 +427,8 @@ fn martian(table: &ServiceTable, query: &Query) -> Option<&'static str> {
 /// everything, restricts nothing.
 fn is_in_ranges(port: &ServicePort, src: IpAddr, trace: &mut impl Trace) -> bool {
     let ranges = &port.spec().source_ranges;
-    let mut own = ranges.iter().filter(|range| range.is_ipv4() == src.is_ipv4()).peekable();
-    let is_inside = own.peek().is_none() || own.any(|range| range.contains(src));
+    let mut relevant = ranges.iter().filter(|range| range.is_ipv4() == src.is_ipv4()).peekable();
+    let is_inside = relevant.peek().is_none() || relevant.any(|range| range.contains(src));
     if !ranges.is_empty() {
         trace.step("source ranges", || {
             format!("{src} is {}", if is_inside { "allowed" } else { "in none of them" })

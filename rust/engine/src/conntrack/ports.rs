@@ -84,10 +84,10 @@ impl Leases {
         rng: &mut Rng,
         is_free: impl Fn(u16) -> bool,
     ) -> Option<u16> {
-        let taken = self.taken.get(remote);
+        let leases = self.taken.get(remote);
         let is_leasable = |port: &u16| {
             self.range.contains(*port)
-                && taken.is_none_or(|taken| !taken.has(*port))
+                && leases.is_none_or(|leases| !leases.has(*port))
                 && is_free(*port)
         };
         if is_leasable(&wanted) {
@@ -96,8 +96,8 @@ impl Leases {
         let start = rng.below(1 << 16) as u16;
         let (low, high) = self.range.ports;
         let start = start.clamp(low, high.max(low));
-        let behind = (usize::from(start) / 64..WORDS).flat_map(|word| self.free_in(taken, word));
-        let before = (0..=usize::from(start) / 64).flat_map(|word| self.free_in(taken, word));
+        let behind = (usize::from(start) / 64..WORDS).flat_map(|word| self.free_in(leases, word));
+        let before = (0..=usize::from(start) / 64).flat_map(|word| self.free_in(leases, word));
         behind
             .filter(|&port| port >= start)
             .find(is_leasable)
@@ -106,16 +106,16 @@ impl Leases {
 
     /// Takes a port that [`Leases::find`] returned.
     pub(crate) fn take(&mut self, remote: Remote, port: u16) {
-        let taken = self.taken.entry(remote).or_insert_with(|| Taken::Few(Vec::new()));
-        self.leased += usize::from(taken.insert(port));
+        let leases = self.taken.entry(remote).or_insert_with(|| Taken::Few(Vec::new()));
+        self.leased += usize::from(leases.insert(port));
     }
 
     /// Returns a port; one that was not leased is ignored.
     pub(crate) fn give_back(&mut self, remote: &Remote, port: u16) {
-        let Some(taken) = self.taken.get_mut(remote) else { return };
-        if taken.remove(port) {
+        let Some(leases) = self.taken.get_mut(remote) else { return };
+        if leases.remove(port) {
             self.leased -= 1;
-            if taken.is_empty() {
+            if leases.is_empty() {
                 self.taken.remove(remote);
             }
         }
@@ -123,8 +123,8 @@ impl Leases {
 
     /// The ports of one word of 64 that are not taken; whole words that are taken cost one
     /// comparison.
-    fn free_in(&self, taken: Option<&Taken>, word: usize) -> impl Iterator<Item = u16> {
-        let used = match taken {
+    fn free_in(&self, leases: Option<&Taken>, word: usize) -> impl Iterator<Item = u16> {
+        let used = match leases {
             Some(Taken::Many { bits, .. }) => bits[word],
             _ => 0,
         };
@@ -170,7 +170,7 @@ impl Taken {
             return false;
         }
         match self {
-            Self::Few(ports) => ports.retain(|&known| known != port),
+            Self::Few(ports) => ports.retain(|&leased| leased != port),
             Self::Many { bits, count } => {
                 bits[usize::from(port) / 64] &= !(1 << (port % 64));
                 *count -= 1;

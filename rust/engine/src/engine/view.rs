@@ -75,7 +75,7 @@ pub struct Listing {
     since: Tick,
     /// Records of either family that are still to be looked at. Records that the tables get
     /// later hold newer flows only.
-    left: [Range<usize>; 2],
+    remaining: [Range<usize>; 2],
 }
 
 impl Listing {
@@ -83,12 +83,12 @@ impl Listing {
     /// looked at.
     fn next_records(&mut self, budget: usize) -> Option<[Range<usize>; 2]> {
         let mut budget = budget.max(1);
-        let taken = self.left.each_mut().map(|left| {
-            let taken = left.start..left.start + left.len().min(budget);
-            (left.start, budget) = (taken.end, budget - taken.len());
-            taken
+        let pages = self.remaining.each_mut().map(|remaining| {
+            let page = remaining.start..remaining.start + remaining.len().min(budget);
+            (remaining.start, budget) = (page.end, budget - page.len());
+            page
         });
-        taken.iter().any(|taken| !taken.is_empty()).then_some(taken)
+        pages.iter().any(|page| !page.is_empty()).then_some(pages)
     }
 }
 
@@ -171,8 +171,8 @@ impl Engine {
     /// [`Engine::end_next_flows`].
     #[must_use]
     pub fn listing(&self, filter: Filter) -> Listing {
-        let left = [0..self.v4.flows.records(), 0..self.v6.flows.records()];
-        Listing { filter, since: self.shared.clock.tick(), left }
+        let remaining = [0..self.v4.flows.records(), 0..self.v6.flows.records()];
+        Listing { filter, since: self.shared.clock.tick(), remaining }
     }
 
     /// The next flows of a list, perhaps none; `None` at its end. Cost: looks at `budget` records,

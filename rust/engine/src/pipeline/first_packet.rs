@@ -91,7 +91,6 @@ impl Shared {
         let id = service.backends[serving.scope as usize][index];
         let backend = service.service.set(serving.scope).backends()[index];
         let affinity = service.service.spec().affinity;
-        let ends = headers.tuple.ends;
         let sent = to_backend(headers, &backend).ok_or(Verdict::drop(Cause::NoEndpoints))?;
         // Most flows keep their source; where the answer's tuple belongs is fetched while there is
         // other work.
@@ -109,24 +108,38 @@ impl Shared {
             Passage::Open { masquerade } => masquerade,
             Passage::Closed(action, cause) => return Err(Verdict::new(action, cause)),
         };
-        let (state, tracking) = opening::<A>(headers, packet);
+        // On a copy, so that a refused packet leaves the random sequence as it was.
         let mut rng = self.rng.clone();
-        let Binding { victim, sent, leased, by_mark } =
-            self.admit(family, headers, sent, masquerade, None, &mut rng)?;
+        let binding = self.admit(family, headers, sent, masquerade, None, &mut rng)?;
         self.rng = rng;
         // Only now, so that a flow that is refused costs no other its place.
-        if let Some(victim) = victim {
+        if let Some(victim) = binding.victim {
             self.end_flow(family, victim);
             self.counters.evicted += 1;
         }
-        let (l3, l4) = rewrite::deltas(headers.tuple.protocol, &ends, &sent);
+        self.enter(family, headers, id, binding, packet)
+    }
+
+    /// Enters the flow that this packet opens to the backend with this record.
+    #[inline(always)]
+    fn enter<A: Wire>(
+        &mut self,
+        family: &mut FamilyState<A>,
+        headers: &Headers<A>,
+        backend: u32,
+        Binding { sent, leased, by_mark, .. }: Binding<A>,
+        packet: &[u8],
+    ) -> Result<FlowId, Verdict> {
+        let (now, Tuple { ends, protocol }) = (self.clock.tick(), headers.tuple);
+        let (state, tracking) = opening::<A>(headers, packet);
+        let (l3, l4) = rewrite::deltas(protocol, &ends, &sent);
         let hot = Hot {
             ends: [ends.into(), sent.reply().into()],
             deadline: now.saturating_add(tracking.timeout(state, false, &self.config.timeouts)),
             generation: self.generation,
             l3,
             l4,
-            protocol: headers.tuple.protocol,
+            protocol,
             state,
             flags: if by_mark { Hot::<A>::MASQUERADE } else { 0 }
                 | if leased.is_some() { Hot::<A>::LEASED } else { 0 },
@@ -134,19 +147,20 @@ impl Shared {
             packets: [1, 0],
             bytes: [headers.end.into(), 0],
         };
-        let flow = family.flows.insert(hot, now, id, tracking).map_err(|error| {
+        let flow = family.flows.insert(hot, now, backend, tracking).map_err(|error| {
             Verdict::drop(match error {
                 InsertError::Full => Cause::TableFull,
                 InsertError::Chain(IndexFull) => Cause::HashChain,
             })
         })?;
+        // Only now: the index may refuse the flow, and a lease without one would never end.
         if let Some((remote, port)) = leased {
             self.leases.take(remote, port);
         }
         if self.config.max_flows_per_source.is_some() {
             *family.sources.entry(ends.src).or_default() += 1;
         }
-        self.ledger.open_flow(id);
+        self.ledger.open_flow(backend);
         family.events.note(EventKind::New, &family.flows, flow);
         Ok(flow)
     }
