@@ -19,7 +19,7 @@ test: build    ## run all tests, those on real packets too where privileges allo
 	pytest --quiet
 	pytest --quiet --doctest-modules --doctest-glob="*.md" python docs
 
-check: build   ## formatting, lints, types, licences, layering, the table of faults
+check: build   ## formatting, lints, types, licences, layering, names and sizes, the table of faults
 	cargo fmt --check
 	cargo clippy --quiet --workspace --all-targets -- -D warnings
 	ruff format --quiet --check
@@ -30,6 +30,7 @@ check: build   ## formatting, lints, types, licences, layering, the table of fau
 	pytest --quiet tests/test_layering.py
 	python tools/fault_table.py --check
 	python tools/json_page.py --check
+	python tools/house.py --check
 
 build: .venv/ready    ## leave an optimised build in .venv/bin/kbe-nat
 	maturin develop --quiet --release

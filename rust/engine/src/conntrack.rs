@@ -292,6 +292,8 @@ impl<A: Address> FlowTable<A> {
         if !self.hot(id).has(Hot::<A>::ASSURED) {
             self.unlink(id);
         }
+        // The ends stay in the record, so only the state tells a guess that they mean no flow; it
+        // also takes the record off the fast path.
         self.hot[id as usize].set_state(State::Free);
         self.cold[id as usize].next = self.free;
         self.free = id;

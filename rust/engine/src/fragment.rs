@@ -140,6 +140,7 @@ impl<A: Address> Fragments<A> {
         fragment: &Fragment,
         now: Tick,
     ) -> Admission<A> {
+        // Two out for one in: the table empties itself without a timer, at a constant cost.
         self.expire(now, 2);
         if self.capacity == 0 {
             return Admission::Follow(DatagramFate::Refused(Cause::FragmentLimit));
@@ -195,6 +196,7 @@ impl<A: Address> Fragments<A> {
             return None;
         }
         let datagram = self.datagrams.get_mut(id)?;
+        // By two: both families' tickets go to one driver and must not meet.
         self.tickets = self.tickets.wrapping_add(2);
         self.held += 1;
         self.held_bytes += packet.len();
@@ -289,6 +291,7 @@ impl<A> Datagram<A> {
         if self.seen.len() >= MAX_RUNS {
             return Err(Cause::FragmentLimit);
         }
+        // Only the last fragment tells the length; until then any offset may be right.
         if !fragment.more {
             self.end = Some(end);
         }

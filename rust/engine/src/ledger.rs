@@ -168,6 +168,8 @@ impl Ledger {
             Some(number) => number,
             None => self.open_service(service),
         };
+        // Slots are the table's and may be another service port's with the next table; numbers are
+        // the ledger's and stay with the name.
         let slot = slot as usize;
         if slot >= self.numbers_by_slot.len() {
             self.numbers_by_slot.resize(slot + 1, 0);
@@ -186,6 +188,7 @@ impl Ledger {
     /// there.
     fn withdraw(&mut self, number: u32) {
         let Some(record) = &mut self.services[number as usize] else { return };
+        // A service port that `serve` met in this table has only moved to another slot.
         if !record.is_served || record.generation == self.generation {
             return;
         }
@@ -323,8 +326,8 @@ impl Ledger {
         number
     }
 
-    /// Gives every backend of the service port's newest form its record, and says of the others
-    /// what they may still have.
+    /// Gives every backend of the service port's newest form its record, and the others the
+    /// standing that leaves them the flows that they may still have.
     fn list_backends(&mut self, number: u32, service: &ServicePort) {
         let none = HashMap::with_hasher(self.key);
         let Some(record) = self.service_mut(number) else { return };
@@ -351,6 +354,7 @@ impl Ledger {
     /// Notes that a backend is in a list of the table that is being taken over. Clients do not
     /// stick to one that was away.
     fn list(&mut self, id: u32) {
+        // A new birth makes affinity that names the former one void.
         let birth = self.births.wrapping_add(1);
         let record = &mut self.backends[id as usize];
         record.generation = self.generation;

@@ -9,7 +9,7 @@ use crate::rng::scale;
 pub struct RoundRobin {
     /// Positions of the backends with weight.
     turns: Vec<usize>,
-    /// 2^64 / turns, rounded up: what stands in for a division by their number.
+    /// 2^64 / turns, rounded up, in the place of a division by their number.
     reciprocal: u64,
 }
 

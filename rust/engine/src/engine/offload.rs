@@ -186,6 +186,7 @@ impl Engine {
         if !hot.has(Hot::<A>::OFFLOADED) || hot.ends(Direction::Reply).source() != flow.reply.0 {
             return false;
         }
+        // The event has the last counters: with its entry the kernel forgets them.
         count(family, id, flow);
         if !was_taken_out(flow) {
             shared.end_flow(family, id);
@@ -235,6 +236,7 @@ impl Shared {
         reply: Ends<A>,
     ) -> Option<FlowId> {
         let protocol = flow.protocol;
+        // One tuple leads to one flow: with two of them replies would go to the wrong client.
         if family.flows.find(&Tuple { ends: reply, protocol }).is_some() {
             return None;
         }

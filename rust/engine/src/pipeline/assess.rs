@@ -186,6 +186,7 @@ impl Shared {
         let Some(segment) = Segment::parse(headers.transport(packet)) else {
             return Some(Step { cause: Cause::Invalid, change: None, tracking: None });
         };
+        // A copy: `explain` comes through here as well and must leave the flow as it is.
         let mut tracking = cold.tracking;
         let (cause, next) = match tracking.advance(state, direction, &segment) {
             Progress::To(next) => (Cause::Established, Some(next)),

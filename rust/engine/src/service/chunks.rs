@@ -138,6 +138,7 @@ impl<T: Clone> Chunk<T> {
             if entry.tag == tag && is_it(&entry.value) {
                 return Some((place, &entry.value));
             }
+            // Entries are in the order of tags, so nothing behind a higher one can match.
             if entry.tag > tag {
                 return None;
             }
@@ -146,6 +147,8 @@ impl<T: Clone> Chunk<T> {
     }
 
     fn insert(&mut self, entry: Entry<T>) {
+        // At half full a search ends after an entry or two. A third leaves room for half as many
+        // insertions again, which spreads the cost of a layout over them.
         if (self.taken + 1) * 2 > self.homes {
             self.lay_out((self.taken + 1) * 3);
         }
@@ -188,6 +191,7 @@ impl<T: Clone> Chunk<T> {
         let mut places = Vec::with_capacity(homes as usize + SPARE);
         for entry in self.places.iter().flatten() {
             let home = home(entry.tag, homes);
+            // At its home, or behind the last entry: in the order of tags no other place is right.
             places.resize(home.max(places.len()), None);
             places.push(Some(entry.clone()));
         }
@@ -274,6 +278,7 @@ impl<T> Slots<T> {
         let mut changed = Vec::new();
         for leaf in self.spine.differing_leaves(&former.spine) {
             let (values, formers) = (self.spine.leaf(leaf), former.spine.leaf(leaf));
+            // A leaf that both tables share was not written to since the clone.
             if Arc::ptr_eq(values, formers) {
                 continue;
             }
@@ -292,6 +297,7 @@ impl<T> Slots<T> {
         let slot = slot as usize;
         let (leaf, place) = (self.spine.leaf_mut(slot), slot / LEAVES);
         if place >= leaf.len() {
+            // Growth by powers of two keeps the cost of a table that is built from nothing linear.
             let room = (place + 1).next_power_of_two() - leaf.len();
             *leaf = leaf.iter().cloned().chain(std::iter::repeat_n(None, room)).collect();
         }
