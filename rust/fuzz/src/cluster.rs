@@ -82,7 +82,9 @@ fn build(number: usize) -> ServiceTable {
 
 fn services(number: usize) -> Vec<Arc<ServicePort>> {
     let mut services = Vec::new();
-    for (suffix, vip) in [("", IpAddr::from(VIP)), ("6", VIP6.into())] {
+    for (family, (suffix, vip)) in
+        [("", IpAddr::from(VIP)), ("6", VIP6.into())].into_iter().enumerate()
+    {
         let ports = [
             ("web", Protocol::TCP, 80, 8080, 3),
             ("lonely", Protocol::TCP, 81, 8081, 0),
@@ -126,7 +128,8 @@ fn services(number: usize) -> Vec<Arc<ServicePort>> {
                 source_ranges_apply_to_all: false,
                 strategy: match number {
                     3 => Strategy::Maglev { size: Some(13) },
-                    _ => Strategy::ALL[(place + number) % 7],
+                    // Both families of a port differ, so that three tables have room for all.
+                    _ => Strategy::ALL[(2 * (place + number) + family) % Strategy::ALL.len()],
                 },
             };
             services.push(Arc::new(ServicePort::new(spec).expect("a valid service port")));
@@ -162,5 +165,22 @@ pub fn backend_address(vip: IpAddr, number: u8) -> IpAddr {
     match vip {
         IpAddr::V4(_) => Ipv4Addr::new(10, 244, 0, number).into(),
         IpAddr::V6(_) => Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 1, number.into()).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Strategy, TABLES, services};
+
+    #[test]
+    fn every_strategy_chooses_among_several_backends() {
+        let ports: Vec<_> = (0..TABLES).flat_map(services).collect();
+        for strategy in Strategy::ALL {
+            let is_fuzzed = ports
+                .iter()
+                .map(|port| port.spec())
+                .any(|spec| spec.strategy == strategy && spec.cluster_backends.len() > 1);
+            assert!(is_fuzzed, "no table has {}", strategy.name());
+        }
     }
 }
