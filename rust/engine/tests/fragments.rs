@@ -1,4 +1,4 @@
-//! Fragments that nobody has put together: F78 to F80.
+//! Fragments of datagrams and segments, in order and in any order, and how many wait: F78, F79.
 
 mod scene;
 
@@ -8,58 +8,14 @@ use proptest::prelude::{Just, any, prop, prop_assert, prop_assert_eq, proptest};
 use proptest::strategy::Strategy as _;
 use scene::*;
 
-fn scene_of(family: Family) -> Scene {
-    Scene::new(Config::default(), specs(family, 1))
-}
-
-/// A datagram of 4,000 bytes that a client sends, and the same as its backend gets it.
-fn asked(family: Family) -> (Vec<u8>, Vec<u8>) {
-    let payload: Vec<u8> = (0..4000).map(|at| (at % 251) as u8).collect();
-    let client = family.client(1, 5555);
-    (udp(client, family.vip(), &payload), udp(client, family.backend(0), &payload))
-}
-
-/// Puts fragments together again, in whatever order they are, with the headers of the first.
-fn reassemble(fragments: &[Vec<u8>]) -> Vec<u8> {
-    let is_v4 = fragments[0][0] >> 4 == 4;
-    let header = if is_v4 { l4(&fragments[0]) } else { 48 };
-    let mut parts: Vec<(usize, &[u8])> = fragments
-        .iter()
-        .map(|fragment| {
-            let field =
-                |at: usize| usize::from(u16::from_be_bytes([fragment[at], fragment[at + 1]]));
-            let offset = if is_v4 { (field(6) & 0x1fff) * 8 } else { field(42) & 0xfff8 };
-            (offset, &fragment[header..total(fragment)])
-        })
-        .collect();
-    parts.sort_by_key(|(offset, _)| *offset);
-    let mut payload: Vec<u8> = Vec::new();
-    for (offset, part) in parts {
-        assert_eq!(offset, payload.len(), "no gap and no overlap");
-        payload.extend(part);
-    }
-    let mut packet = fragments[0][..header.min(40)].to_vec();
-    if is_v4 {
-        packet[6..8].fill(0);
-        let length = (packet.len() + payload.len()) as u16;
-        packet[2..4].copy_from_slice(&length.to_be_bytes());
-        seal_ipv4(&mut packet);
-    } else {
-        packet[6] = fragments[0][40];
-        packet[4..6].copy_from_slice(&(payload.len() as u16).to_be_bytes());
-    }
-    packet.extend(payload);
-    packet
-}
-
 #[test]
 fn f78_fragments_in_order() {
     for family in FAMILIES {
-        let (asked, sent) = asked(family);
+        let (datagram, sent) = big_datagram(family);
         for size in [1480, 8, 3992] {
-            let mut scene = scene_of(family);
+            let mut scene = Scene::with_backends(family, 1);
             let mut out = Vec::new();
-            for (number, fragment) in fragments(&asked, size).into_iter().enumerate() {
+            for (number, fragment) in fragments(&datagram, size).into_iter().enumerate() {
                 let cause = if number == 0 { Cause::New } else { Cause::Fragment };
                 let fragment = scene.expect(fragment, Action::Translate, cause);
                 assert!(is_header_intact(&fragment));
@@ -75,7 +31,7 @@ fn f78_fragments_in_order() {
 #[test]
 fn f78_equal_identifications_of_two_senders_are_two_datagrams() {
     for family in FAMILIES {
-        let mut scene = scene_of(family);
+        let mut scene = Scene::with_backends(family, 1);
         let datagram =
             |to, client: u8| udp(family.client(client.into(), 5555), to, &[client; 3000]);
         let parts = [1, 2].map(|client| fragments(&datagram(family.vip(), client), 1480));
@@ -94,7 +50,7 @@ fn f78_equal_identifications_of_two_senders_are_two_datagrams() {
 #[test]
 fn f78_answers_in_fragments() {
     for family in FAMILIES {
-        let mut scene = scene_of(family);
+        let mut scene = Scene::with_backends(family, 1);
         let (client, vip, backend) = (family.client(1, 5555), family.vip(), family.backend(0));
         scene.translate(udp(client, vip, b"query"));
         let payload = vec![0x42; 4000];
@@ -113,7 +69,7 @@ fn f78_answers_in_fragments() {
 #[test]
 fn f78_fragments_of_others_pass() {
     for family in FAMILIES {
-        let mut scene = scene_of(family);
+        let mut scene = Scene::with_backends(family, 1);
         let packet = udp(family.client(1, 1), family.client(2, 2), &[1; 3000]);
         for fragment in fragments(&packet, 1000) {
             scene.expect(fragment, Action::Accept, Cause::NotOurs);
@@ -125,7 +81,7 @@ fn f78_fragments_of_others_pass() {
 fn f78_fragments_of_a_refused_datagram() {
     for family in FAMILIES {
         let mut scene = Scene::new(Config::default(), specs(family, 0));
-        let (asked, _) = asked(family);
+        let (asked, _) = big_datagram(family);
         let mut parts = fragments(&asked, 1480).into_iter();
         scene.expect(parts.next().expect("several"), Action::Reject, Cause::NoEndpoints);
         for part in parts {
@@ -147,9 +103,9 @@ proptest! {
     ) {
         let (size, order) = order;
         let family = if is_v4 { Family::V4 } else { Family::V6 };
-        let (asked, sent) = asked(family);
+        let (asked, sent) = big_datagram(family);
         let parts = fragments(&asked, size);
-        let mut scene = scene_of(family);
+        let mut scene = Scene::with_backends(family, 1);
         let mut out = Vec::new();
         let mut held = std::collections::HashMap::new();
         let mut is_given_up = false;
@@ -182,9 +138,9 @@ proptest! {
 #[test]
 fn f79_held_fragments_are_released_in_the_order_in_which_they_came() {
     for family in FAMILIES {
-        let (asked, sent) = asked(family);
-        let parts = fragments(&asked, 480);
-        let mut scene = scene_of(family);
+        let (datagram, sent) = big_datagram(family);
+        let parts = fragments(&datagram, 480);
+        let mut scene = Scene::with_backends(family, 1);
         let order = [3, 1, 8, 2, 5];
         let held: Vec<_> =
             order.iter().map(|&place| scene.send(parts[place].clone()).0.ticket).collect();
@@ -196,7 +152,7 @@ fn f79_held_fragments_are_released_in_the_order_in_which_they_came() {
             assert_eq!(own.packet, translated[place], "{family:?}, fragment {place}");
         }
         // Those that are given up come in that order as well.
-        let mut scene = scene_of(family);
+        let mut scene = Scene::with_backends(family, 1);
         let held: Vec<_> =
             order.iter().map(|&place| scene.send(parts[place].clone()).0.ticket).collect();
         scene.sweep(31.0);
@@ -208,9 +164,9 @@ fn f79_held_fragments_are_released_in_the_order_in_which_they_came() {
 #[test]
 fn f79_orphans_are_dropped_in_time() {
     for family in FAMILIES {
-        let mut scene = scene_of(family);
-        let (asked, _) = asked(family);
-        let later = fragments(&asked, 1480).swap_remove(1);
+        let mut scene = Scene::with_backends(family, 1);
+        let (datagram, _) = big_datagram(family);
+        let later = fragments(&datagram, 1480).swap_remove(1);
         scene.expect(later, Action::Hold, Cause::FragmentHeld);
         assert!(scene.engine.next_expiry().expect("it waits") <= scene.now + 31 * SECOND);
         scene.sweep(29.0);
@@ -244,7 +200,7 @@ fn f79_never_completed_datagrams_are_bounded() {
             assert_eq!(scene.engine.occupancy().held_fragments, held - released);
         }
         // Those that come whole are served all the same.
-        let (asked, sent) = asked(family);
+        let (asked, sent) = big_datagram(family);
         let out: Vec<_> =
             fragments(&asked, 1480).into_iter().map(|fragment| scene.send(fragment).1).collect();
         assert_eq!(reassemble(&out), sent);
@@ -259,7 +215,7 @@ fn f79_a_datagram_of_many_pieces_is_bounded_by_their_number() {
     for family in FAMILIES {
         let mut scene =
             Scene::new(Config { max_fragments: 64, ..Config::default() }, specs(family, 1));
-        let (asked, _) = asked(family);
+        let (asked, _) = big_datagram(family);
         for (number, part) in fragments(&asked, 8).into_iter().skip(1).enumerate() {
             let (verdict, _) = scene.send(part);
             let is_held = number < 64;
@@ -298,156 +254,8 @@ fn f79_big_fragments_are_bounded_by_bytes() {
 fn f79_without_a_cache_fragments_are_refused() {
     let mut scene =
         Scene::new(Config { max_fragments: 0, ..Config::default() }, specs(Family::V4, 1));
-    for part in fragments(&asked(Family::V4).0, 1480) {
+    for part in fragments(&big_datagram(Family::V4).0, 1480) {
         scene.expect(part, Action::Drop, Cause::FragmentLimit);
-    }
-}
-
-#[test]
-fn f80_tiny_first_fragment() {
-    for family in FAMILIES {
-        let (client, vip) = (family.client(1, 5555), family.vip());
-        for (packet, least) in [
-            (tcp(client, vip, &Tcp { payload: vec![1; 100], ..Tcp::new(SYN, 1, 0) }), 24),
-            (udp(client, vip, &[1; 100]), 8),
-            (sctp(client, vip, 1, &[1; 100]), 16),
-        ] {
-            for size in (8..least).step_by(8) {
-                let mut scene = scene_of(family);
-                let first = fragments(&packet, size).swap_remove(0);
-                scene.expect(first, Action::Drop, Cause::FragmentTiny);
-                assert_eq!(scene.flows().len(), 0);
-            }
-        }
-        // Even shorter, which no honest sender makes.
-        for length in 0..8 {
-            let mut scene = scene_of(family);
-            let packet = udp(client, vip, &[1; 100]);
-            let start = l4(&packet);
-            let first = fragment(&packet, 0, &packet[start..start + length], true);
-            let (verdict, _) = scene.send(first);
-            assert_eq!((verdict.action, verdict.cause), (Action::Drop, Cause::FragmentTiny));
-        }
-        // The flags of TCP would be in the second (RFC 1858): whatever comes at offset 8 is not
-        // sent on by itself.
-        let mut scene = scene_of(family);
-        let packet = tcp(client, vip, &Tcp { payload: vec![1; 100], ..Tcp::new(SYN, 1, 0) });
-        for part in fragments(&packet, 8) {
-            let (verdict, _) = scene.send(part);
-            assert!(matches!(verdict.action, Action::Drop | Action::Hold));
-        }
-        assert_eq!(scene.flows().len(), 0);
-    }
-}
-
-#[test]
-fn f80_overlaps_doom_their_datagram() {
-    for family in FAMILIES {
-        let (asked, _) = asked(family);
-        let start = l4(&asked);
-        let piece = |from: usize, to: usize| {
-            fragment(&asked, from, &asked[start + from..start + to], to < 4008)
-        };
-        // Old, new, inside, around, teardrop: where the second begins and ends; the first is 0 to
-        // 1480.
-        for (from, to) in [(1472, 2000), (800, 2960), (8, 1488), (0, 1488)] {
-            let mut scene = scene_of(family);
-            scene.expect(piece(0, 1480), Action::Translate, Cause::New);
-            scene.expect(piece(from, to), Action::Drop, Cause::FragmentOverlap);
-            scene.expect(piece(1480, 2960), Action::Drop, Cause::FragmentOverlap);
-            scene.expect(piece(2960, 4008), Action::Drop, Cause::FragmentOverlap);
-        }
-        // Among fragments that wait: they are given up as well, and so is the first when it comes.
-        let mut scene = scene_of(family);
-        scene.expect(piece(1480, 2960), Action::Hold, Cause::FragmentHeld);
-        scene.expect(piece(2000, 4008), Action::Drop, Cause::FragmentOverlap);
-        let released = scene.engine.released(|_| true);
-        assert_eq!(released.len(), 1);
-        assert_eq!(released[0].verdict.cause, Cause::FragmentOverlap);
-        let (verdict, _) = scene.send(piece(0, 1480));
-        assert_eq!(verdict.action, Action::Drop);
-        assert_eq!(scene.flows().len(), 0, "no flow is opened for it");
-    }
-}
-
-#[test]
-fn f80_a_repeated_fragment_is_dropped_alone() {
-    for family in FAMILIES {
-        let (asked, sent) = asked(family);
-        let parts = fragments(&asked, 1480);
-        let mut scene = scene_of(family);
-        let mut out = vec![scene.expect(parts[0].clone(), Action::Translate, Cause::New)];
-        scene.expect(parts[0].clone(), Action::Drop, Cause::FragmentOverlap);
-        out.push(scene.expect(parts[1].clone(), Action::Translate, Cause::Fragment));
-        scene.expect(parts[1].clone(), Action::Drop, Cause::FragmentOverlap);
-        out.push(scene.expect(parts[2].clone(), Action::Translate, Cause::Fragment));
-        assert_eq!(reassemble(&out), sent);
-    }
-}
-
-#[test]
-fn f80_two_ends_and_what_lies_behind() {
-    for family in FAMILIES {
-        let (asked, _) = asked(family);
-        let start = l4(&asked);
-        let piece = |from: usize, to: usize, more| {
-            fragment(&asked, from, &asked[start + from..start + to], more)
-        };
-        for last in [piece(1480, 1600, false), piece(2960, 4000, false)] {
-            let mut scene = scene_of(family);
-            scene.expect(piece(0, 1480, true), Action::Translate, Cause::New);
-            scene.expect(piece(1600, 2000, true), Action::Translate, Cause::Fragment);
-            let (verdict, _) = scene.send(last);
-            let (behind, _) = scene.send(piece(3200, 4008, false));
-            assert!(
-                verdict.action == Action::Drop || behind.action == Action::Drop,
-                "the end is where it was"
-            );
-        }
-        // A length that is no multiple of eight, in the middle; and beyond 65,535 (ping of death).
-        let mut scene = scene_of(family);
-        scene.expect(
-            fragment(&asked, 0, &asked[start..start + 1001], true),
-            Action::Drop,
-            Cause::Malformed,
-        );
-        let mut scene = scene_of(family);
-        scene.expect(fragment(&asked, 65_528, &[0; 100], false), Action::Drop, Cause::Malformed);
-    }
-}
-
-#[test]
-fn f80_atomic_fragment_is_processed_alone() {
-    let (asked, sent) = asked(Family::V6);
-    let mut scene = scene_of(Family::V6);
-    for cause in [Cause::New, Cause::Established] {
-        let atomic = fragment(&asked, 0, &asked[40..], false);
-        let (verdict, packet) = scene.send(atomic);
-        assert_eq!((verdict.action, verdict.cause), (Action::Translate, cause));
-        assert_eq!(packet, fragment(&sent, 0, &sent[40..], false));
-    }
-    // Not even beside fragments with its identification (RFC 6946).
-    let mut scene = scene_of(Family::V6);
-    let parts = fragments(&asked, 1480);
-    let mut out = vec![scene.expect(parts[0].clone(), Action::Translate, Cause::New)];
-    scene.expect(fragment(&asked, 0, &asked[40..], false), Action::Translate, Cause::Established);
-    out.push(scene.expect(parts[1].clone(), Action::Translate, Cause::Fragment));
-    out.push(scene.expect(parts[2].clone(), Action::Translate, Cause::Fragment));
-    assert_eq!(reassemble(&out), sent);
-}
-
-#[test]
-fn f80_an_identification_may_come_again_at_once() {
-    for family in FAMILIES {
-        let (asked, sent) = asked(family);
-        let mut scene = scene_of(family);
-        for _ in 0..100 {
-            let out: Vec<_> = fragments(&asked, 1480)
-                .into_iter()
-                .map(|fragment| scene.send(fragment).1)
-                .collect();
-            assert_eq!(reassemble(&out), sent);
-        }
     }
 }
 
@@ -480,7 +288,7 @@ fn f78_sctp_in_fragments() {
     for family in FAMILIES {
         let (client, vip, backend) = (family.client(1, 5555), family.vip(), family.backend(0));
         for known in [false, true] {
-            let mut scene = scene_of(family);
+            let mut scene = Scene::with_backends(family, 1);
             if known {
                 scene.translate(sctp(client, vip, 1, b"init"));
             }

@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 
-use super::Scene;
-use super::bytes::*;
 use kbe_nat_engine::{Action, Cause, Verdict};
+
+use super::bytes::*;
+use super::{Cast as _, Family, Scene};
 
 /// A TCP connection through a frontend, seen from both ends.
 #[derive(Clone, Debug)]
@@ -49,6 +50,12 @@ impl Connection {
     #[track_caller]
     pub(crate) fn establish(scene: &mut Scene, client: SocketAddr, vip: SocketAddr) -> Self {
         Self::begin(scene, client, vip).expect("the SYN is sent on").complete(scene)
+    }
+
+    /// An established connection of the first client in IPv4.
+    #[track_caller]
+    pub(crate) fn sole(scene: &mut Scene) -> Self {
+        Self::establish(scene, Family::V4.client(1, 5555), Family::V4.vip())
     }
 
     /// The next segment of the client.

@@ -6,20 +6,26 @@
 
 mod bytes;
 mod connection;
+mod inputs;
+mod kernel;
+mod pieces;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 pub(crate) use bytes::*;
 pub(crate) use connection::Connection;
+pub(crate) use inputs::*;
 use kbe_nat_engine::Cidr;
 pub(crate) use kbe_nat_engine::tuple::Family;
 use kbe_nat_engine::tuple::Protocol;
-use kbe_nat_engine::view::{Filter, Flow};
+use kbe_nat_engine::view::{Filter, Flow, ServiceStats};
 use kbe_nat_engine::{
     Action, Backend, Cause, Config, Engine, Frontend, FrontendKind, Meta, NodeView, Packet,
     ServicePort, ServiceSpec, ServiceTable, Strategy, Verdict,
 };
+pub(crate) use kernel::kernel_flow;
+pub(crate) use pieces::*;
 
 pub(crate) const SECOND: u64 = 1_000_000_000;
 
@@ -144,6 +150,11 @@ impl Scene {
         scene
     }
 
+    /// The family's service ports, each with this many backends.
+    pub(crate) fn with_backends(family: Family, backends: u8) -> Self {
+        Self::new(Config::default(), specs(family, backends))
+    }
+
     /// Both families, each service port with three backends.
     pub(crate) fn plain(config: Config) -> Self {
         Self::new(config, FAMILIES.into_iter().flat_map(|family| specs(family, 3)).collect())
@@ -226,6 +237,11 @@ impl Scene {
 
     pub(crate) fn count(&self, cause: Cause) -> u64 {
         self.engine.causes().find(|&(known, _)| known == cause).map_or(0, |(_, count)| count)
+    }
+
+    /// The flows that service ports count as active.
+    pub(crate) fn active(&self) -> u64 {
+        self.engine.service_stats().iter().map(ServiceStats::active).sum()
     }
 
     /// The state's name of the only flow.
