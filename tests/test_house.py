@@ -1,5 +1,8 @@
 """How the code reads, as `tools/house.py` measures it."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,3 +57,12 @@ def test_constructors_that_python_calls_may_have_many_parameters(
     parameters = ", ".join(f"p{number}: u8" for number in range(house.PARAMETERS + 1))
     (tmp_path / "a.rs").write_text(f"\n{attribute}fn new({parameters}) {{\n}}\n")
     assert house.measure_rust([tmp_path / "a.rs"]).crowded == expected
+
+
+def test_a_reader_that_leaves_ends_the_table_quietly() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, house.__file__]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")

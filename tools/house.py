@@ -6,6 +6,7 @@ ends with 1 when a limit is broken. Python is read by its syntax tree, Rust by i
 
 import argparse
 import ast
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -310,4 +311,11 @@ RUST_BINDING: Final = re.compile(r"\b(?:let(?: mut)?|for) ([a-z_]\w*)\b|\|([a-z_
 RUST_FUNCTION: Final = re.compile(r"(\s*)(?:pub(?:\(\w+\))? )?(?:const )?fn (\w+)")
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has seen enough. Python's flush at exit must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
