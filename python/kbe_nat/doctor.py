@@ -70,7 +70,7 @@ def diagnose() -> Iterator[Check]:
         "byte counters",
         ACCOUNTING,
         "1",
-        "the kernel counts what it carries",
+        "conntrack counts the bytes of each flow",
         "with first-packet, bytes of connections are not known: set it to 1",
     )
     yield _setting(

@@ -28,7 +28,7 @@ def choose(kind: DatapathKind | None, runner: Runner) -> tuple[DatapathKind, str
         return DatapathKind.EVERY_PACKET, f"the kernel cannot carry flows: {error}"
     return (
         DatapathKind.FIRST_PACKET,
-        "the kernel has nft NAT maps and tells of its flows: it carries them",
+        "the kernel has nft NAT maps and conntrack events, so conntrack translates the flows",
     )
 
 
