@@ -24,6 +24,7 @@ SOURCES: Final = (
     "cli/shadow.py",
     "doctor.py",
     "cli/demo.py",
+    "playground/rows.py",
 )
 """Files of the package with printed structs."""
 HEAD: Final = """# JSON

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.json_page import mismatches
+
 COMMAND = (sys.executable, "-m", "kbe_nat", "playground")
 SEED = Path(__file__).parents[2] / "examples/seed"
 
@@ -33,10 +35,10 @@ class Playground:
 
 @pytest.fixture
 def playground(tmp_path: Path) -> Iterator[Playground]:
-    made = Playground(tmp_path / "state")
-    made("up")
-    yield made
-    made("down")
+    cluster = Playground(tmp_path / "state")
+    cluster("up")
+    yield cluster
+    cluster("down")
 
 
 def test_the_page_by_hand(playground: Playground) -> None:
@@ -46,8 +48,20 @@ def test_the_page_by_hand(playground: Playground) -> None:
         'replicationcontroller "rcsise" created\nservice "simpleservice" created\n'
     )
     assert playground("apply", "-f", svc) == 'service "simpleservice" unchanged\n'
-    [pod] = json.loads(playground("get", "pods", "-o", "json"))
-    assert (pod["ready"], pod["status"]) == ("1/1", "Running")
+    lists = {
+        "pods": "array of [PodRow](#podrow)",
+        "svc": "array of [ServiceObjectRow](#serviceobjectrow)",
+        "rc": "array of [ControllerRow](#controllerrow)",
+        "endpoints": "array of [EndpointsRow](#endpointsrow)",
+    }
+    rows = {kind: json.loads(playground("get", kind, "-o", "json")) for kind in lists}
+    for kind, row_type in lists.items():
+        assert len(rows[kind]) == 1 and list(mismatches(rows[kind], row_type)) == []
+    [pod] = rows["pods"]
+    assert (pod["address"], pod["ready"], pod["status"]) == ("172.17.0.3", True, "Running")
+    assert rows["svc"][0]["ports"] == ["80/TCP"]
+    assert (rows["rc"][0]["desired"], rows["rc"][0]["ready"]) == (1, 1)
+    assert rows["endpoints"][0]["endpoints"] == ["172.17.0.3:9876"]
     assert pod["name"] in playground("get", "pods", "-l", "app=sise")
     assert playground("get", "pods", "-l", "app=other") == "No resources found.\n"
     assert "IP:                     172.17.0.3" in playground("describe", "pod", pod["name"])

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -15,7 +16,19 @@ from kbe_nat.cli.signals import Interruptions
 from kbe_nat.errors import FileError, PlaygroundError, SettingError
 from kbe_nat.family import Family
 from kbe_nat.kubeproxy import legacy
-from kbe_nat.playground.world import KINDS, Pod, World
+from kbe_nat.playground.rows import (
+    ControllerRow,
+    EndpointsRow,
+    PodRow,
+    Row,
+    ServiceObjectRow,
+    controller_rows,
+    endpoints_rows,
+    pod_rows,
+    service_rows,
+    status,
+)
+from kbe_nat.playground.world import KINDS, World
 from kbe_nat.rules.rule import DatapathKind
 from kbe_nat.sources.objects import ParsedObject
 
@@ -183,40 +196,27 @@ def kube_proxy_rules(world: World, service: str) -> list[str]:
 
 def listing(world: World, kind: Kind, selector: str = "", output: Format = Format.TEXT) -> str:
     """The table of a kind."""
-    labels = dict(part.partition("=")[::2] for part in selector.split(",") if part)
-    pods = [pod for pod in world.pods() if labels.items() <= pod.labels.items()]
-    if kind is Kind.PODS:
-        rows = [
-            {
-                "name": pod.name,
-                "ready": "1/1" if pod.server.is_alive else "0/1",
-                "status": _status(pod),
-            }
-            | {"restarts": "0", "age": _age(pod.since)}
-            for pod in pods
-        ]
-    elif kind is Kind.SERVICES:
-        rows = [_service_row(item, since) for item, since in world.objects("Service")]
-    elif kind is Kind.CONTROLLERS:
-        rows = [
-            _controller_row(item, since, world.pods())
-            for controller in sorted({*KINDS.values()} - {"Service"})
-            for item, since in world.objects(controller)
-        ]
-    else:
-        rows = [
-            {
-                "name": port.service,
-                "endpoints": ",".join(map(str, port.cluster_backends)) or "<none>",
-            }
-            for port in world.plan().ports
-        ]
+    rows = list(rows_of(world, kind, selector))
     if output is Format.JSON:
         show_json(rows)
         return ""
     if not rows:
         return "No resources found.\n"
-    return _table(rows)
+    return _table([_cells(row) for row in rows])
+
+
+def rows_of(world: World, kind: Kind, selector: str) -> Iterator[Row]:
+    """The rows of a kind; labels select among pods."""
+    match kind:
+        case Kind.PODS:
+            labels = dict(part.partition("=")[::2] for part in selector.split(",") if part)
+            return pod_rows(world, labels)
+        case Kind.SERVICES:
+            return service_rows(world)
+        case Kind.CONTROLLERS:
+            return controller_rows(world)
+        case Kind.ENDPOINTS:
+            return endpoints_rows(world)
 
 
 def description(world: World, kind: str, name: str) -> str:
@@ -234,7 +234,7 @@ def description(world: World, kind: str, name: str) -> str:
                     "%a, %d %b %Y %H:%M:%S +0000", time.gmtime(match.since)
                 ),
                 "Labels": _labels(match.labels),
-                "Status": _status(match),
+                "Status": status(match),
                 "IP": match.address,
                 "Controllers": match.owner,
             }
@@ -270,24 +270,35 @@ def _service_lines(world: World, service: ParsedObject) -> str:
     return text + _lines({"Session Affinity": spec.affinity}) + "No events.\n"
 
 
-def _service_row(item: ParsedObject, since: float) -> dict[str, str]:
-    spec: Any = item.value.spec  # type: ignore[union-attr]
-    ports = ",".join(f"{port.port}/{port.protocol}" for port in spec.ports)
-    row = {"name": item.value.metadata.name, "cluster-ip": spec.cluster_ip or "<given>"}
-    return row | {
-        "external-ip": ",".join(spec.external_ips) or "<none>",
-        "port(s)": ports,
-        "age": _age(since),
-    }
-
-
-def _controller_row(item: ParsedObject, since: float, pods: list[Pod]) -> dict[str, str]:
-    spec: Any = item.value.spec  # type: ignore[union-attr]
-    name = item.value.metadata.name
-    members = [pod for pod in pods if pod.owner == name]
-    ready = sum(pod.server.is_alive for pod in members)
-    counts = {"desired": str(spec.replicas), "current": str(len(members)), "ready": str(ready)}
-    return {"name": name} | counts | {"age": _age(since)}
+def _cells(row: Row) -> dict[str, str]:
+    """A row's columns, as kubectl names and writes them."""
+    match row:
+        case PodRow():
+            return {
+                "name": row.name,
+                "ready": f"{int(row.ready)}/1",
+                "status": row.status,
+                "restarts": str(row.restarts),
+                "age": _age(row.seconds),
+            }
+        case ServiceObjectRow():
+            return {
+                "name": row.name,
+                "cluster-ip": row.cluster_ip or "<given>",
+                "external-ip": ",".join(row.external_ips) or "<none>",
+                "port(s)": ",".join(row.ports),
+                "age": _age(row.seconds),
+            }
+        case ControllerRow():
+            return {
+                "name": row.name,
+                "desired": str(row.desired),
+                "current": str(row.current),
+                "ready": str(row.ready),
+                "age": _age(row.seconds),
+            }
+        case EndpointsRow():
+            return {"name": row.name, "endpoints": ",".join(row.endpoints) or "<none>"}
 
 
 def _table(rows: list[dict[str, str]]) -> str:
@@ -307,12 +318,7 @@ def _labels(labels: dict[str, str]) -> str:
     return ",".join(f"{name}={value}" for name, value in labels.items()) or "<none>"
 
 
-def _status(pod: Pod) -> str:
-    return "Running" if pod.server.is_alive else "Failed"
-
-
-def _age(since: float) -> str:
-    seconds = max(0, int(time.time() - since))
+def _age(seconds: int) -> str:
     return (
         f"{seconds}s"
         if seconds < 120
