@@ -3,8 +3,8 @@
 //!
 //! Layout, all numbers little endian: `KBENATCK`, version (u32), length of the body (u64), its
 //! CRC32c (u32), body. The body lists the names of service ports, then flows, then clients; see
-//! `format::Writer`. Nothing of a checkpoint is used before all of it was read and checked. Flows and
-//! clients of service ports that are not served any more are left out.
+//! `format::Writer`. Nothing of a checkpoint is used before all of it was read and checked. Flows
+//! and clients of service ports that are not served any more are left out.
 
 mod format;
 
