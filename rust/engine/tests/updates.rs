@@ -141,6 +141,18 @@ fn service_ports_change_places_in_one_step() {
 }
 
 #[test]
+fn a_service_port_that_changes_its_protocol_is_found_by_the_new_one_alone() {
+    let key = Engine::new(Config::default()).hash_key();
+    let former = udp_service("a", vip(1), &[Family::V4.backend(0)]);
+    let table = ServiceTable::new(&[former], NodeView::default(), key).expect("valid");
+    let spec = spec("a", Protocol::TCP, vip(1), &[Family::V4.backend(0)]);
+    let changed = Arc::new(ServicePort::new(spec).expect("valid"));
+    let table = table.with_changes(&[changed], &[], None).expect("valid");
+    assert!(table.find(Protocol::TCP, vip(1)).is_some());
+    assert_eq!(table.find(Protocol::UDP, vip(1)), None);
+}
+
+#[test]
 fn what_is_served_no_more_keeps_its_counters_and_answered_flows() {
     let mut engine = Engine::new(Config::default());
     let serve = |engine: &mut Engine, changed: &[Arc<ServicePort>], removed: &[(&str, Family)]| {
