@@ -1,6 +1,4 @@
-"""kube-proxy's configuration file, and lists of packets: what is read, and what is refused with
-which words.
-"""
+"""kube-proxy's configuration file: what is read, and what is refused with which words."""
 
 import os
 from pathlib import Path
@@ -10,7 +8,7 @@ import pytest
 from msgspec import structs
 
 from kbe_nat.__main__ import main
-from kbe_nat.cli.flows import FlowQuestion, read_flows
+from kbe_nat.cli.flows import read_flows
 from kbe_nat.errors import FileError
 from kbe_nat.family import Family
 from kbe_nat.kubeproxy import iptables_save
@@ -446,37 +444,6 @@ def test_flags_are_held_to_the_same(
     assert message in capsys.readouterr().err
 
 
-def test_lists_of_packets(tmp_path: Path) -> None:
-    listed = (
-        "- {from: 10.0.0.1, to: '10.0.0.2:80'}\n"
-        "- {from: 10.0.0.1, to: '10.0.0.2:53', proto: udp, iif: eth1}\n"
-        "- {from: 10.0.0.1, to: '10.0.0.2:80', iif: null}"
-    )
-    wanted = [
-        FlowQuestion("10.0.0.1", "10.0.0.2:80"),
-        FlowQuestion("10.0.0.1", "10.0.0.2:53", "udp", "eth1"),
-        FlowQuestion("10.0.0.1", "10.0.0.2:80"),
-    ]
-    assert read_flows(written(tmp_path, listed)) == wanted
-    inner = "\n".join(f"  {line}" for line in listed.splitlines())
-    assert read_flows(written(tmp_path, f"title: a case\nflows:\n{inner}")) == wanted
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("- {from: 10.0.0.1}", "[0]: object missing required field to"),
-        ("- {from: 10.0.0.1, to: x, proto: gre}", "[0].proto: invalid enum value 'gre'"),
-        ("title: x", "object missing required field flows"),
-        ("hello", "expected"),
-    ],
-)
-def test_what_is_wrong_in_a_list_of_packets(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(FileError) as raised:
-        read_flows(written(tmp_path, text))
-    assert message in str(raised.value)
-
-
 LEVELS = [f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 9)}]" for n in range(1, 10)]
 BOMB = "\n".join(["x0: &x0 [a]", *LEVELS])
 
@@ -503,12 +470,3 @@ def test_f130_files_of_flags_have_an_end(tmp_path: Path, text: str | None, messa
         assert str(raised.value).startswith(str(path)) and (
             message in str(raised.value) or read is read_flows
         )
-
-
-def test_texts_in_lists_of_packets_are_those_of_kubectl(tmp_path: Path) -> None:
-    listed = "- {from: 2001:10:20:30:10:10:10:5, to: '[2001:10:20:30:10:10:10:6]:80', name: 22:30}"
-    [flow] = read_flows(written(tmp_path, listed))
-    assert (flow.source, flow.name) == ("2001:10:20:30:10:10:10:5", "22:30")
-    surrogate = '[{"from": "10.0.0.1", "to": "10.0.0.2:80", "name": "\\ud83d\\ude80"}]'
-    [flow] = read_flows(written(tmp_path, surrogate))
-    assert flow.name == "\U0001f680"

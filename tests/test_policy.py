@@ -7,7 +7,7 @@ import pytest
 from msgspec import structs
 
 import kbe_nat
-from harness.conformance_cases import CASES
+from harness.shop import NODE, READY, WEB
 from kbe_nat.engine_tables import native_tables
 from kbe_nat.family import Family
 from kbe_nat.kubeproxy import iptables_save
@@ -22,15 +22,9 @@ from kbe_nat.model import (
     Strategy,
 )
 from kbe_nat.packet import opening
-from kbe_nat.policy.delta import PlanDelta
 from kbe_nat.policy.options import Mode, Options, unknown_port
 from kbe_nat.policy.plan import Frontend, PlannedPort, unallocated
 from kbe_nat.policy.planner import Planner, plan
-from kbe_nat.sources.manifests.manifests import read_manifests
-
-READY = Endpoint("10.0.0.1", "here")
-NODE = Node("here", ("192.168.0.2", "192.168.1.2", "2001:db8::2"), "zone-a", ("10.0.0.0/24",))
-WEB = Service("shop", "web", ("172.30.0.1",), (ServicePort("", "tcp", 80),))
 
 
 def end(last: int, node: str = "there", state: str = "ready", **more: object) -> Endpoint:
@@ -227,20 +221,6 @@ def test_f105_f107_the_first_owner_keeps_its_address() -> None:
     )
 
 
-def test_node_ports_are_told_apart_by_protocol() -> None:
-    def with_node_port(name: str, ip: str, protocol: str) -> Service:
-        return Service("shop", name, (ip,), (ServicePort("", protocol, 80, 30080),))
-
-    services = (
-        with_node_port("a", "172.30.0.1", "tcp"),
-        with_node_port("b", "172.30.0.2", "udp"),
-        with_node_port("c", "172.30.0.3", "tcp"),
-    )
-    made = plan(Snapshot(services=services))
-    assert [len(port.frontends) for port in made.ports] == [2, 2, 1]
-    assert made.notes[0].endswith("it belongs to shop/a")
-
-
 @pytest.mark.parametrize("mode", list(Mode))
 def test_f106_an_endpoint_that_is_a_cluster_ip_is_translated_to_once(mode: Mode) -> None:
     """kube-proxy writes it as any other; nobody follows it to the Service that has the address."""
@@ -340,84 +320,6 @@ def test_a_plan_is_linear_in_the_ports_of_one_service(count: int) -> None:
     assert Counted.looks <= 2 * count
 
 
-@pytest.mark.parametrize(
-    ("given", "localhost", "expected"),
-    [
-        ((), True, "192.168.0.2 192.168.1.2 127.0.0.1 2001:db8::2"),
-        ((), False, "192.168.0.2 192.168.1.2 2001:db8::2"),
-        (("primary",), True, "192.168.0.2 2001:db8::2"),
-        (("192.168.1.0/24",), True, "192.168.1.2 2001:db8::2"),
-        (("192.168.1.0/24", "127.0.0.0/8"), True, "192.168.1.2 127.0.0.1 2001:db8::2"),
-        (("192.168.1.0/24", "127.0.0.0/8"), False, "192.168.1.2 2001:db8::2"),
-        (("2001:db8:1::/64",), False, "192.168.0.2 192.168.1.2"),
-    ],
-)
-def test_node_port_addresses(given: tuple[str, ...], localhost: bool, expected: str) -> None:
-    options = Options("here", node_port_addresses=given, localhost_node_ports=localhost)
-    made = plan(Snapshot(nodes={"here": NODE}), options)
-    assert " ".join(made.node_ports.addresses) == expected
-
-
-@pytest.mark.parametrize(
-    ("given", "localhost", "expected"),
-    [
-        ((), True, True),
-        ((), False, False),
-        (("192.168.0.0/24",), True, False),
-        (("0.0.0.0/0",), True, True),
-        (("127.0.0.2/32",), True, True),
-        (("126.0.0.0/7", "192.168.0.0/24"), True, True),
-        (("2001:db8::/64",), True, True),
-        (("primary",), True, False),
-    ],
-)
-def test_rules_for_loopback(given: tuple[str, ...], localhost: bool, expected: bool) -> None:
-    options = Options("here", node_port_addresses=given, localhost_node_ports=localhost)
-    snapshot = Snapshot(nodes={"here": NODE})
-    assert plan(snapshot, options).node_ports.loopback == expected
-    assert not plan(snapshot, options.in_mode(Mode.NFTABLES)).node_ports.loopback
-    text = iptables_save.dump(plan(snapshot, options), snapshot, Family.IPV4)
-    assert ("block incoming localnet connections" in text) == expected
-
-
-@pytest.mark.parametrize(
-    ("own", "expected"),
-    [
-        ((), "192.168.0.2 2001:db8::2"),
-        (("192.168.1.2", "192.168.0.2", "2001:db8::3", "2001:db8::2"), "192.168.0.2 2001:db8::2"),
-        # The node does not have it, so nobody is served there; other addresses are not primary.
-        (("192.168.1.2", "2001:db8::2"), "2001:db8::2"),
-    ],
-)
-def test_the_primary_addresses_are_those_of_the_node_object(
-    own: tuple[str, ...], expected: str
-) -> None:
-    options = Options("here", node_addresses=own, node_port_addresses=("primary",))
-    made = plan(Snapshot(nodes={"here": NODE}), options)
-    assert " ".join(made.node_ports.addresses) == expected
-    assert made.node_ports.wildcard_families == ()
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ((), (4, 6)),
-        (("0.0.0.0/0",), (4, 6)),
-        (("192.168.1.0/24", "0.0.0.0/0", "2001:db8::/64"), (4,)),
-        (("192.168.1.0/24", "::/0"), (6,)),
-        (("0.0.0.0/1", "2001:db8::/64"), ()),
-    ],
-)
-@pytest.mark.parametrize("mode", list(Mode))
-def test_node_ports_on_every_address(
-    given: tuple[str, ...], expected: tuple[int, ...], mode: Mode
-) -> None:
-    options = Options("here", node_port_addresses=given, mode=mode)
-    every = plan(Snapshot(nodes={"here": NODE}), options).node_ports.wildcard_families
-    # Without a word the primary addresses serve in nftables mode.
-    assert every == (() if mode is Mode.NFTABLES and not given else expected)
-
-
 def test_pod_ranges() -> None:
     snapshot = Snapshot(nodes={"here": NODE})
     assert plan(snapshot, Options("here", cluster_ranges=("10.0.0.0/8",))).pod_ranges == (
@@ -427,15 +329,6 @@ def test_pod_ranges() -> None:
     several = ("fd00::/64", "10.0.0.0/8", "172.16.0.0/12", "fd01::/64")
     made = plan(snapshot, Options("here", cluster_ranges=several))
     assert set(made.pod_ranges) == {"fd00::/64", "10.0.0.0/8"}, "the first of each family"
-
-
-@pytest.mark.parametrize("given", ["0.0.0.0/0", "127.0.0.0/8"])
-def test_loopback_serves_no_node_ports_in_nftables_mode(given: str) -> None:
-    options = Options(
-        "here", mode=Mode.NFTABLES, node_port_addresses=(given,), localhost_node_ports=True
-    )
-    made = plan(Snapshot(nodes={"here": NODE}), options)
-    assert "127.0.0.1" not in made.node_ports.addresses and not made.node_ports.loopback
 
 
 def test_strategy_of_the_service_goes_before_the_default() -> None:
@@ -558,62 +451,3 @@ def test_a_balanced_address_that_is_an_external_ip_too() -> None:
     # In iptables mode the external IP's rule comes first, and passes by the source ranges.
     assert kinds[Mode.IPTABLES][0] == "external-ip"
     assert kinds[Mode.NFTABLES] == ["load-balancer"]
-
-
-def test_a_planner_that_remembers_plans_as_one_that_does_not() -> None:
-    planner = Planner()
-    snapshots = [read_manifests([case.objects]).snapshot for case in CASES]
-    # Every case after every kind of change: others' Services, none, the same with fewer endpoints,
-    # another node.
-    for snapshot in snapshots:
-        fewer = {key: parts[1:] for key, parts in snapshot.slices.items()}
-        changed = structs.replace(snapshot, slices=fewer)
-        for own, node in (
-            (snapshot, "test-node"),
-            (snapshot, "test-node"),
-            (changed, "test-node"),
-            (changed, ""),
-        ):
-            options = Options(node)
-            delta = planner.update(own, options)
-            assert planner.plan == delta.plan == plan(own, options)
-            whole = PlanDelta.between(delta.former, delta.plan)
-            assert sorted(delta.pairs(), key=str) == sorted(whole.pairs(), key=str)
-
-
-def test_a_planner_looks_again_only_at_what_has_changed() -> None:
-    other = structs.replace(WEB, name="other", cluster_ips=("172.30.0.2",))
-    parts = {
-        key: (EndpointSlice("a", Family.IPV4, (SlicePort("", "tcp", 8080),), (READY,)),)
-        for key in (WEB.key, other.key)
-    }
-    planner, options = Planner(), Options("here")
-    snapshot = Snapshot(services=(WEB, other), slices=parts, nodes={"here": NODE})
-    before = planner.update(snapshot, options).plan.ports
-    fewer = structs.replace(snapshot, slices={**parts, WEB.key: ()})
-    after = planner.update(fewer, options).plan.ports
-    assert [port.cluster_backends for port in after] == [(), before[1].cluster_backends]
-    assert after[1] is before[1]
-    delta = planner.update(structs.replace(fewer, slices=dict(fewer.slices)), options)
-    assert not list(delta.pairs())
-    delta = planner.update(snapshot, options)
-    assert [(old.port, new.port) for old, new in delta.changed] == [(after[0], before[0])]
-    moved = structs.replace(WEB, ports=(ServicePort("", "tcp", 81),))
-    delta = planner.update(structs.replace(snapshot, services=(moved, other)), options)
-    assert [port.frontends[0].port for port in delta.plan.ports] == [81, 80]
-    assert delta.plan.ports[1] is before[1]
-
-
-@pytest.mark.parametrize("to", ["192.168.0.2", "2001:db8::2"])
-def test_a_node_port_without_any_address_is_refused_in_its_family(to: str) -> None:
-    """Another Service has the only cluster IP, and there are no endpoints."""
-    is_ipv6 = ":" in to
-    vip = "fd00:30::1" if is_ipv6 else "172.30.0.1"
-    first = structs.replace(WEB, name="a", cluster_ips=(vip,))
-    second = structs.replace(first, name="b", ports=(ServicePort("", "tcp", 80, 30080),))
-    snapshot = Snapshot(services=(first, second), nodes={"here": NODE})
-    engine = kbe_nat.Engine(seed=1)
-    engine.replace_services(*native_tables(plan(snapshot, Options("here"))))
-    source = "2001:db8::99" if is_ipv6 else "203.0.113.9"
-    explanation = engine.explain(opening("tcp", (source, 5000), (to, 30080)), 0, interface=1)
-    assert (explanation.cause, explanation.service) == ("no-endpoints", "shop/b")
