@@ -30,7 +30,7 @@ RUST = {
     "fragment": "clock hash tuple verdict wire",
     "conntrack": "clock hash hint rng tuple verdict wire",
     "decide": "backend balance service tuple verdict wire",
-    "filtering": "backend decide service verdict",
+    "filtering": "backend decide service tuple verdict",
     "ledger": "balance hash rng service tuple verdict",
     "config": "conntrack decide",
     "pipeline": "affinity backend balance clock config conntrack counters decide events filtering "

@@ -2,13 +2,28 @@
 //! forgotten early while there is room.
 
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 
 use crate::clock::Tick;
-use crate::hash::HashKey;
+use crate::hash::{HashKey, hash_address};
 
 /// A client of one service port (by its number in the ledger).
 pub(crate) type Client = (u32, IpAddr);
+
+/// A client that hashes as a number or two.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct ClientKey(Client);
+
+impl Hash for ClientKey {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self.0 {
+            (service, IpAddr::V4(address)) => hash_address(address, service, state),
+            (service, IpAddr::V6(address)) => hash_address(address, service, state),
+        }
+    }
+}
 
 /// A client's memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,7 +37,7 @@ pub(crate) struct Sticky {
 /// All clients that are remembered.
 #[derive(Debug)]
 pub(crate) struct Affinity {
-    places: HashMap<Client, u32, HashKey>,
+    places: HashMap<ClientKey, u32, HashKey>,
     /// Dense, so that a sweep can walk it in bounded steps.
     stickies: Vec<Sticky>,
     capacity: usize,
@@ -40,14 +55,14 @@ impl Affinity {
 
     /// The backend that the client had, unless that was too long ago. Cost: one look-up.
     pub(crate) fn get(&self, client: &Client, now: Tick) -> Option<(u32, u32)> {
-        let sticky = &self.stickies[*self.places.get(client)? as usize];
+        let sticky = &self.stickies[*self.places.get(&ClientKey(*client))? as usize];
         (now <= sticky.deadline).then_some(sticky.backend)
     }
 
     /// Remembers a choice. A full table makes room by forgetting one of the next clients of the
     /// sweep, those first that are over.
     pub(crate) fn put(&mut self, sticky: Sticky, now: Tick) {
-        if let Some(&place) = self.places.get(&sticky.client) {
+        if let Some(&place) = self.places.get(&ClientKey(sticky.client)) {
             self.stickies[place as usize] = sticky;
             return;
         }
@@ -61,7 +76,7 @@ impl Affinity {
                 self.cursor = victim + 1;
             }
         }
-        self.places.insert(sticky.client, self.stickies.len() as u32);
+        self.places.insert(ClientKey(sticky.client), self.stickies.len() as u32);
         self.stickies.push(sticky);
         debug_assert!(now <= sticky.deadline);
     }
@@ -98,9 +113,9 @@ impl Affinity {
 
     fn forget(&mut self, place: usize) {
         let removed = self.stickies.swap_remove(place);
-        self.places.remove(&removed.client);
+        self.places.remove(&ClientKey(removed.client));
         if let Some(moved) = self.stickies.get(place) {
-            self.places.insert(moved.client, place as u32);
+            self.places.insert(ClientKey(moved.client), place as u32);
         }
     }
 }

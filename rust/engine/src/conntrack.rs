@@ -141,8 +141,18 @@ impl<A: Address> FlowTable<A> {
     /// line of the index and one record.
     #[inline(always)]
     pub(crate) fn entry(&self, ends: &WireEnds<A>, protocol: Protocol) -> Option<Entry> {
-        let hash = self.hash(ends, protocol);
-        self.index.find(hash, |entry| self.is_meant(entry, ends, protocol))
+        self.entry_at(self.probe(ends, protocol), ends, protocol)
+    }
+
+    /// The same, where the look-up of these ends begins with `probe`.
+    #[inline(always)]
+    pub(crate) fn entry_at(
+        &self,
+        probe: Probe,
+        ends: &WireEnds<A>,
+        protocol: Protocol,
+    ) -> Option<Entry> {
+        self.index.find(probe, |entry| self.is_meant(entry, ends, protocol))
     }
 
     /// The flow to which this tuple belongs, and in which direction.
@@ -236,9 +246,23 @@ impl<A: Address> FlowTable<A> {
 
     /// Enters a flow whose two tuples are known to be new. Cost: two lines of the index and one
     /// record.
-    #[inline(always)]
     pub(crate) fn insert(
         &mut self,
+        hot: Hot<A>,
+        created: Tick,
+        backend: u32,
+        tracking: Tracking,
+    ) -> Result<FlowId, InsertError> {
+        let reply = self.probe(&hot.ends[Direction::Reply as usize], hot.protocol);
+        self.insert_at(reply, hot, created, backend, tracking)
+    }
+
+    /// The same, where the look-up of the reply's ends begins with `reply`. A table takes its
+    /// memory, and with it the places of all probes, with its first flow.
+    #[inline(always)]
+    pub(crate) fn insert_at(
+        &mut self,
+        mut reply: Probe,
         mut hot: Hot<A>,
         created: Tick,
         backend: u32,
@@ -253,13 +277,14 @@ impl<A: Address> FlowTable<A> {
             self.index = Index::new(self.capacity * 2);
             self.hot = hint::reserve(self.capacity);
             self.cold = hint::reserve(self.capacity);
+            reply = self.probe(&hot.ends[Direction::Reply as usize], hot.protocol);
         }
         let id = if self.free == NIL { self.hot.len() as FlowId } else { self.free };
-        let hashes = hot.ends.map(|ends| self.hash(&ends, hot.protocol));
-        self.index.insert(hashes[0], id, Direction::Original).map_err(InsertError::Chain)?;
+        let original = self.probe(&hot.ends[Direction::Original as usize], hot.protocol);
+        self.index.insert(original, id, Direction::Original).map_err(InsertError::Chain)?;
         // An entry without a record would lead packets to another flow, so both are there or none.
-        if let Err(error) = self.index.insert(hashes[1], id, Direction::Reply) {
-            self.index.remove(hashes[0], id, Direction::Original);
+        if let Err(error) = self.index.insert(reply, id, Direction::Reply) {
+            self.index.remove(original, id, Direction::Original);
             return Err(InsertError::Chain(error));
         }
         hot.settle();
@@ -286,8 +311,8 @@ impl<A: Address> FlowTable<A> {
     pub(crate) fn remove(&mut self, id: FlowId) {
         for direction in [Direction::Original, Direction::Reply] {
             let hot = self.hot(id);
-            let hash = self.hash(&hot.ends[direction as usize], hot.protocol);
-            self.index.remove(hash, id, direction);
+            let probe = self.probe(&hot.ends[direction as usize], hot.protocol);
+            self.index.remove(probe, id, direction);
         }
         if !self.hot(id).has(Hot::<A>::ASSURED) {
             self.unlink(id);
@@ -354,6 +379,7 @@ impl<A: Address> FlowTable<A> {
         (self.live > 0).then(|| self.sweep.earliest_deadline(self.hot.len()))
     }
 
+    #[inline]
     fn link_youngest(&mut self, id: FlowId) {
         let last = std::mem::replace(&mut self.youngest, id);
         self.cold[id as usize].prev = last;

@@ -11,7 +11,7 @@ use crate::backend::Backend;
 
 use crate::balance::{Balancer, Rendezvous, Request, State};
 use crate::service::{Frontend, FrontendKind, Mode, Scope, ServicePort, ServiceTable, UnknownPort};
-use crate::tuple::Protocol;
+use crate::tuple::{Address, Ends, Protocol};
 use crate::verdict::{Action, Cause};
 use crate::wire::tcp::Flags;
 
@@ -37,14 +37,27 @@ impl Trace for Vec<(&'static str, String)> {
 
 /// A first packet, as far as a decision needs it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Query {
+pub(crate) struct Query<A> {
     pub(crate) protocol: Protocol,
-    pub(crate) src: SocketAddr,
-    pub(crate) dst: SocketAddr,
+    pub(crate) ends: Ends<A>,
     /// Device it came in by; 0 when it is the node's own.
     pub(crate) interface: u32,
     /// Of a TCP segment.
     pub(crate) flags: Option<Flags>,
+}
+
+impl<A: Address> Query<A> {
+    /// The address that it comes from.
+    #[inline]
+    pub(crate) fn source(&self) -> IpAddr {
+        self.ends.src.into()
+    }
+
+    /// The address and port that it goes to.
+    #[inline]
+    pub(crate) fn destination(&self) -> SocketAddr {
+        self.ends.destination()
+    }
 }
 
 /// The action for TCP in mid-stream of a connection that is not known (after a restart, or when it
@@ -84,9 +97,9 @@ pub(crate) struct Serving {
 }
 
 /// Decides. Cost: one look-up, and a pass over pod ranges and source ranges.
-pub(crate) fn decide(
+pub(crate) fn decide<A: Address>(
     table: &ServiceTable,
-    query: &Query,
+    query: &Query<A>,
     midstream: Midstream,
     trace: &mut impl Trace,
 ) -> Decision {
@@ -97,7 +110,7 @@ pub(crate) fn decide(
         Decision::Pass => None,
     };
     // As KUBE-FIREWALL, ahead of all refusals.
-    let (src, dst) = (query.src.ip(), query.dst.ip());
+    let (src, dst) = (query.source(), query.destination().ip());
     if table.node().node_ports.loopback && dst.is_ipv4() && dst.is_loopback() && !src.is_loopback()
     {
         trace.step("loopback", || format!("{dst} is kept from {src}"));
@@ -106,13 +119,13 @@ pub(crate) fn decide(
     decision
 }
 
-fn decide_frontend(
+fn decide_frontend<A: Address>(
     table: &ServiceTable,
-    query: &Query,
+    query: &Query<A>,
     midstream: Midstream,
     trace: &mut impl Trace,
 ) -> Decision {
-    let Query { protocol, dst, .. } = *query;
+    let (protocol, dst) = (query.protocol, query.destination());
     let Some((service, kind)) = table.find(protocol, dst) else {
         return without_frontend(table, query, trace);
     };
@@ -123,7 +136,7 @@ fn decide_frontend(
     // Packets to a balanced address may carry it as their source, if it is listed (see
     // `admits_own_addresses` in the policy).
     let is_admitted = kind == FrontendKind::LoadBalancer
-        && port.spec().source_ranges.iter().any(|range| range.is_just(query.src.ip()));
+        && port.spec().source_ranges.iter().any(|range| range.is_just(query.source()));
     if let Some(why) = martian(table, query).filter(|_| !is_admitted) {
         trace.step("martian", || why.to_owned());
         return refuse(Action::Drop, Cause::Martian);
@@ -160,14 +173,14 @@ fn decide_frontend(
 
 /// Traffic policies, source ranges and masquerade: which list serves, and whether the source is
 /// masqueraded.
-fn policy(
+fn policy<A: Address>(
     table: &ServiceTable,
     port: &ServicePort,
     kind: FrontendKind,
-    query: &Query,
+    query: &Query<A>,
     trace: &mut impl Trace,
 ) -> Result<(Scope, bool), (Action, Cause)> {
-    let (spec, node, src) = (port.spec(), table.node(), query.src.ip());
+    let (spec, node, src) = (port.spec(), table.node(), query.source());
     let has_detector = node.has_detector(src.is_ipv4());
     let is_pod = node.is_pod(src, query.interface);
     trace.step("source", || {
@@ -195,7 +208,7 @@ fn policy(
     let is_virtual = !masquerade
         && (node.masquerade_all || is_foreign)
         && node.mode == Mode::Nftables
-        && table.is_cluster_ip(query.dst.ip());
+        && table.is_cluster_ip(query.destination().ip());
     let (masquerade, why) =
         if is_virtual { (true, "the address is a cluster IP, too") } else { (masquerade, why) };
     trace.step("policy", || {
@@ -229,11 +242,11 @@ fn source_class(is_pod: bool, is_node: bool) -> &'static str {
 /// The list that the traffic policies say, whether they masquerade the source, and why. The source
 /// is a pod, or foreign: no pod although a detector tells pods.
 #[inline]
-fn traffic_policy(
+fn traffic_policy<A: Address>(
     table: &ServiceTable,
     port: &ServicePort,
     kind: FrontendKind,
-    query: &Query,
+    query: &Query<A>,
     (is_pod, is_foreign): (bool, bool),
 ) -> (Scope, bool, &'static str) {
     let (spec, node) = (port.spec(), table.node());
@@ -266,6 +279,7 @@ fn traffic_policy(
 /// Chooses the backend by its position in the list. Affinity goes before the strategy; a connection
 /// in mid-stream gets a consistent choice whatever the strategy is. `None` when all backends are
 /// drained. Cost: that of the strategy.
+#[inline]
 pub(crate) fn choose(
     port: &ServicePort,
     serving: &Serving,
@@ -302,8 +316,8 @@ pub(crate) fn choose(
 }
 
 /// Whether what goes to a frontend is ours to serve or to refuse.
-pub(crate) fn is_reached(table: &ServiceTable, query: &Query) -> bool {
-    table.find(query.protocol, query.dst).is_some_and(|(service, kind)| {
+pub(crate) fn is_reached<A: Address>(table: &ServiceTable, query: &Query<A>) -> bool {
+    table.find(query.protocol, query.destination()).is_some_and(|(service, kind)| {
         let port = table.service(service);
         !is_out_of_reach(table, port, kind, query, &mut Silent)
     })
@@ -314,25 +328,27 @@ pub(crate) fn is_reached(table: &ServiceTable, query: &Query) -> bool {
 /// own packets to other hosts' addresses are not even that, since KUBE-EXTERNAL-SERVICES hangs in
 /// INPUT and FORWARD alone; nor is what others send to a cluster IP that the node has (NodeLocal
 /// DNSCache), since KUBE-SERVICES hangs in FORWARD and OUTPUT.
-fn is_out_of_reach(
+fn is_out_of_reach<A: Address>(
     table: &ServiceTable,
     port: &ServicePort,
     kind: FrontendKind,
-    query: &Query,
+    query: &Query<A>,
     trace: &mut impl Trace,
 ) -> bool {
     let is_closed = kind == FrontendKind::ClosedNodePort && !port.refuses_somebody();
     let is_iptables = table.node().mode == Mode::Iptables;
-    let (is_own, is_local) = (is_own(table, query), table.is_node(query.dst.ip()));
+    // Look-ups, and nearly always a service port has endpoints: they are asked last.
+    let (is_own, is_local) = (|| is_own(table, query), || table.is_node(query.destination().ip()));
     let passes_by = match kind {
         FrontendKind::ExternalIp | FrontendKind::LoadBalancer => {
-            is_iptables && !port.has_endpoints() && is_own && !is_local
+            is_iptables && !port.has_endpoints() && is_own() && !is_local()
         }
         FrontendKind::ClusterIp => {
             let scope = if port.spec().is_internal_local { Scope::Local } else { Scope::Cluster };
             // It may be an external address of the Service, too, and refused as that.
             let at = |frontend: &&Frontend| {
-                frontend.address == Some(query.dst.ip()) && frontend.port == query.dst.port()
+                frontend.address == Some(query.destination().ip())
+                    && frontend.port == query.ends.dport
             };
             let is_internal_only = || {
                 port.spec()
@@ -342,13 +358,13 @@ fn is_out_of_reach(
                     .all(|frontend| frontend.kind == FrontendKind::ClusterIp)
             };
             let is_unserved = port.set(scope).backends().is_empty();
-            is_iptables && is_unserved && !is_own && is_local && is_internal_only()
+            is_iptables && is_unserved && !is_own() && is_local() && is_internal_only()
         }
         _ => false,
     };
     if passes_by {
         trace.step("endpoints", || {
-            let whose = if is_own {
+            let whose = if is_own() {
                 "the node's own packets"
             } else {
                 "packets to the node's own addresses"
@@ -360,8 +376,8 @@ fn is_out_of_reach(
 }
 
 /// Whether the packet comes from this node itself.
-pub(crate) fn is_own(table: &ServiceTable, query: &Query) -> bool {
-    let src = query.src.ip();
+pub(crate) fn is_own<A: Address>(table: &ServiceTable, query: &Query<A>) -> bool {
+    let src = query.source();
     table.is_node(src) || (src.is_loopback() && query.interface == 0)
 }
 
@@ -371,8 +387,12 @@ pub(crate) fn is_hairpin(source: IpAddr, backend: &Backend) -> bool {
     backend.hairpin && backend.address.ip() == source
 }
 
-fn without_frontend(table: &ServiceTable, query: &Query, trace: &mut impl Trace) -> Decision {
-    let Query { protocol, dst, .. } = *query;
+fn without_frontend<A: Address>(
+    table: &ServiceTable,
+    query: &Query<A>,
+    trace: &mut impl Trace,
+) -> Decision {
+    let (protocol, dst) = (query.protocol, query.destination());
     let has_ports = matches!(protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP);
     if table.is_node(dst.ip()) && !is_own(table, query) {
         // The rules about all cluster IPs hang in FORWARD and OUTPUT.
@@ -403,8 +423,8 @@ fn without_frontend(table: &ServiceTable, query: &Query, trace: &mut impl Trace)
 
 /// Why these addresses cannot be (F91, F108); loopback is the node's own affair. External addresses
 /// may be those of hosts, other nodes among them, and so may send; cluster IPs are nobody's.
-fn martian(table: &ServiceTable, query: &Query) -> Option<&'static str> {
-    let (src, dst) = (query.src.ip(), query.dst.ip());
+fn martian<A: Address>(table: &ServiceTable, query: &Query<A>) -> Option<&'static str> {
+    let (src, dst) = (query.source(), query.destination().ip());
     let is_unusable = match src {
         IpAddr::V4(src) => src.octets()[0] == 0 || src.octets()[0] >= 224,
         IpAddr::V6(src) => src.is_unspecified() || src.is_multicast(),

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use crate::backend::Backend;
 use crate::decide::{Query, Serving, Trace, is_hairpin, is_own};
 use crate::service::{FrontendKind, Mode, ServicePort, ServiceTable, UnknownPort};
+use crate::tuple::{Address, Protocol};
 use crate::verdict::{Action, Cause};
 
 /// The outcome for a flow that got this backend.
@@ -25,9 +26,9 @@ pub(crate) enum Passage {
 }
 
 /// Looks at a translated packet. Cost: one look-up, where the backend has no frontend's address.
-pub(crate) fn passage(
+pub(crate) fn passage<A: Address>(
     table: &ServiceTable,
-    query: &Query,
+    query: &Query<A>,
     serving: &Serving,
     backend: &Backend,
     trace: &mut impl Trace,
@@ -36,9 +37,9 @@ pub(crate) fn passage(
     let way = Way {
         is_own: is_own(table, query),
         is_local: table.is_node(to.ip()),
-        is_marked: serving.masquerade || is_hairpin(query.src.ip(), backend),
+        is_marked: serving.masquerade || is_hairpin(query.source(), backend),
     };
-    match refusal(table, query, to, &way) {
+    match refusal(table, query.protocol, to, &way) {
         Some((action, cause)) => {
             trace.step("second look", || {
                 format!("behind the translation {to} is refused: {}", cause.meaning())
@@ -49,6 +50,15 @@ pub(crate) fn passage(
         // POSTROUTING. The node's own packets do.
         None => Passage::Open { masquerade: way.is_marked && (way.is_own || !way.is_local) },
     }
+}
+
+/// Whether no rule is about packets to this backend, whoever sends them: then [`passage`] is open,
+/// and masquerades what is marked. Cost: two look-ups.
+pub(crate) fn is_unruled(table: &ServiceTable, protocol: Protocol, to: SocketAddr) -> bool {
+    let claims = table.claims(protocol, to);
+    let is_claimed = claims.is_cluster_ip || claims.frontends.iter().any(Option::is_some);
+    let is_unallocated = || table.node().unallocated.iter().any(|range| range.contains(to.ip()));
+    !(table.is_node(to.ip()) || is_claimed || is_unallocated())
 }
 
 /// The hooks that a packet takes.
@@ -63,11 +73,11 @@ struct Way {
 
 fn refusal(
     table: &ServiceTable,
-    query: &Query,
+    protocol: Protocol,
     to: SocketAddr,
     way: &Way,
 ) -> Option<(Action, Cause)> {
-    let claims = table.claims(query.protocol, to);
+    let claims = table.claims(protocol, to);
     let by_service = claims.frontends.into_iter().flatten().find_map(|(service, kind)| {
         let port = table.service(service);
         match kind {

@@ -16,6 +16,8 @@
 //!   slot; `generation` tells both apart.
 //! - A record never holds the last reference to a large service port: the table before still has
 //!   it, and is dropped where no packet waits. A withdrawn one keeps its name alone.
+//! - `unruled` spares first packets the second look (`filtering`). It names the adoption for which
+//!   it holds, so a new table or a new view of the node ends it without a pass over the records.
 //! - `birth` distinguishes a backend from those that had its record before. It changes as well when
 //!   a backend comes back into the lists: clients do not stick to one that was away.
 
@@ -78,6 +80,9 @@ pub(crate) struct BackendRecord {
     pub(crate) standing: Standing,
     /// The adoption that last found it in a list.
     generation: u32,
+    /// The adoption under which no rule was found to be about packets to it; see
+    /// [`Ledger::is_unruled`].
+    unruled: Option<u32>,
     /// Of flows that have ended; `flows` counts the live ones too.
     pub(crate) ended: Traffic,
 }
@@ -202,6 +207,7 @@ impl Ledger {
     }
 
     /// The number of the service port in this slot of the table.
+    #[inline]
     pub(crate) fn number(&self, slot: u32) -> u32 {
         self.numbers_by_slot[slot as usize]
     }
@@ -233,6 +239,19 @@ impl Ledger {
         &self.backends[id as usize]
     }
 
+    /// Whether no rule of the table in force is about packets to this backend, by what
+    /// [`Ledger::note_unruled`] was told. The answer is the same for all of its flows, and tables
+    /// change seldom: one comparison stands in for the look-ups that tell.
+    #[inline]
+    pub(crate) fn is_unruled(&self, id: u32) -> bool {
+        self.backends[id as usize].unruled == Some(self.generation)
+    }
+
+    /// Remembers what was found out about the table in force.
+    pub(crate) fn note_unruled(&mut self, id: u32) {
+        self.backends[id as usize].unruled = Some(self.generation);
+    }
+
     pub(crate) fn backends(&self) -> &[BackendRecord] {
         &self.backends
     }
@@ -246,6 +265,7 @@ impl Ledger {
         self.numbers[family as usize].get(name).copied()
     }
 
+    #[inline]
     pub(crate) fn open_flow(&mut self, backend: u32) {
         self.active[backend as usize] += 1;
         self.backends[backend as usize].ended.flows += 1;
@@ -389,6 +409,7 @@ impl Ledger {
             birth: self.births,
             standing,
             generation: self.generation,
+            unruled: None,
             ended: Traffic::default(),
         };
         match self.free_backends.pop() {

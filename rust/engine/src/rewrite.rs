@@ -23,30 +23,26 @@ pub enum ChecksumState {
 
 /// The changes that turning `from` into `to` makes to the IP header checksum, and to the transport
 /// checksum of this protocol.
+#[inline]
 pub(crate) fn deltas<A: Wire>(protocol: Protocol, from: &Ends<A>, to: &Ends<A>) -> (Delta, Delta) {
-    // A sum of words taken away: each word's complement is 0xffff less the word.
-    let away = |sum: u32, words: u32| words * 0xffff - sum;
-    let words = size_of::<A>() as u32 / 2;
-    let addresses = Delta::from_sum(
-        away(from.src.words(), words)
-            + to.src.words()
-            + away(from.dst.words(), words)
-            + to.dst.words(),
-    );
-    let port =
-        |old: u16, new: u16| Delta::from_sum(u32::from(!old.to_be()) + u32::from(new.to_be()));
+    // A sum of words taken away: each word's complement is 0xffff less the word. Both addresses,
+    // and both ports, have an even number of them, so the sums are of unfolded words.
+    let words = size_of::<A>() as u32;
+    let addresses =
+        words * 0xffff - (from.src.words() + from.dst.words()) + (to.src.words() + to.dst.words());
+    let word = |port: u16| u32::from(port.to_be());
     let ports = if (from.sport, from.dport) == (to.sport, to.dport) {
-        Delta::NONE
+        0
     } else {
-        port(from.sport, to.sport).and(port(from.dport, to.dport))
+        2 * 0xffff - (word(from.sport) + word(from.dport)) + word(to.sport) + word(to.dport)
     };
     let transport = match protocol {
         // The one checksum without a pseudo header.
         Protocol::ICMP => ports,
-        Protocol::TCP | Protocol::UDP | Protocol::ICMPV6 => addresses.and(ports),
-        _ => Delta::NONE,
+        Protocol::TCP | Protocol::UDP | Protocol::ICMPV6 => addresses + ports,
+        _ => 0,
     };
-    (addresses, transport)
+    (Delta::from_sum(addresses), Delta::from_sum(transport))
 }
 
 /// Rewrites a packet to the ends `to`. `l3` and `l4` are the [`deltas`] of that. Cost: constant,
@@ -146,4 +142,57 @@ fn complete_checksum<A: Wire>(packet: &mut [u8], headers: &Headers<A>, to: &Ends
         (computed, _) => computed,
     };
     bytes[place..place + 2].copy_from_slice(&computed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    /// Ends of which some parts are those of others, as most translations leave them.
+    fn ends<A: Wire>(rng: &mut Rng, address: impl Fn(u64) -> A) -> Ends<A> {
+        let port = |rng: &mut Rng| [0, 0xffff, rng.below(1 << 16) as u16][rng.below(3) as usize];
+        let (src, dst) = (address(rng.below_u64(3)), address(rng.below_u64(3)));
+        Ends { src, dst, sport: port(rng), dport: port(rng) }
+    }
+
+    /// The sum of `!old + new`, word by word.
+    fn by_words(old: &[u8], new: &[u8]) -> Delta {
+        let word = |bytes: &[u8]| u16::from_ne_bytes([bytes[0], bytes[1]]);
+        let words = old.chunks(2).zip(new.chunks(2));
+        Delta::from_sum(words.map(|(old, new)| u32::from(!word(old)) + u32::from(word(new))).sum())
+    }
+
+    fn assert_deltas<A: Wire>(address: impl Fn(u64) -> A, bytes: impl Fn(A) -> Vec<u8>) {
+        let mut rng = Rng::new(5);
+        for _ in 0..5000 {
+            let (from, to) = (ends(&mut rng, &address), ends(&mut rng, &address));
+            let addresses = |ends: &Ends<A>| [bytes(ends.src), bytes(ends.dst)].concat();
+            let ports =
+                |ends: &Ends<A>| [ends.sport.to_be_bytes(), ends.dport.to_be_bytes()].concat();
+            let l3 = by_words(&addresses(&from), &addresses(&to));
+            let by_ports = if ports(&from) == ports(&to) {
+                Delta::NONE
+            } else {
+                by_words(&ports(&from), &ports(&to))
+            };
+            assert_eq!(deltas(Protocol::UDP, &from, &to), (l3, l3.and(by_ports)));
+            assert_eq!(deltas(Protocol::TCP, &from, &to), (l3, l3.and(by_ports)));
+            assert_eq!(deltas(Protocol::ICMP, &from, &to), (l3, by_ports));
+            assert_eq!(deltas(Protocol::SCTP, &from, &to), (l3, Delta::NONE));
+        }
+    }
+
+    #[test]
+    fn deltas_are_those_of_the_bytes() {
+        let v4 = |number: u64| Ipv4Addr::from([0, 0xffff_ffff, 0x0a60_8001][number as usize]);
+        assert_deltas(v4, |address| address.octets().to_vec());
+        let v6 = |number: u64| {
+            Ipv6Addr::from(
+                [0, u128::MAX, 0xfd00_1234_8000_7fff_ffff_0001_0080_fffe][number as usize],
+            )
+        };
+        assert_deltas(v6, |address| address.octets().to_vec());
+    }
 }

@@ -184,6 +184,7 @@ impl ServicePort {
     }
 
     /// Whether anybody serves, whomever.
+    #[inline]
     #[must_use]
     pub fn has_endpoints(&self) -> bool {
         !(self.spec.cluster_backends.is_empty() && self.spec.local_backends.is_empty())

@@ -130,13 +130,12 @@ impl Address for Ipv6Addr {
 
     #[inline]
     fn words(self) -> u32 {
-        let mut bits = u128::from_ne_bytes(self.octets());
-        let mut sum = 0;
-        for _ in 0..8 {
-            sum += (bits & 0xffff) as u32;
-            bits >>= 16;
-        }
-        sum
+        // Every other word in a lane of 32 bits: four words leave room for their carries.
+        const LANES: u64 = 0x0000_ffff_0000_ffff;
+        let bits = u128::from_ne_bytes(self.octets());
+        let lanes = |half: u64| (half & LANES) + (half >> 16 & LANES);
+        let sums = lanes(bits as u64) + lanes((bits >> 64) as u64);
+        (sums as u32) + (sums >> 32) as u32
     }
 }
 

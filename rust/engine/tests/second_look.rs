@@ -182,3 +182,31 @@ fn a_cluster_ip_that_the_node_has_is_the_nodes() {
         }
     }
 }
+
+/// What a first flow found out about its backend's address spares the next ones the look, and is
+/// over with the table and the view of the node that it was found in.
+#[test]
+fn what_was_found_about_a_backend_holds_for_its_table_alone() {
+    for family in FAMILIES {
+        let backend = family.client(7, 53);
+        let asked = || spec("default/asked", Protocol::UDP, family.vip(), &[backend]);
+        let mut scene = scene(family, Mode::Nftables, backend, Vec::new());
+        let mut port = 4000;
+        let mut open = |scene: &mut Scene| {
+            port += 1;
+            let (verdict, _) = scene.send(udp(family.client(1, port), family.vip(), b"x"));
+            (verdict.action, verdict.cause, verdict.flags & Verdict::MASQUERADE != 0)
+        };
+        let is_sent = (Action::Translate, Cause::New, true);
+        assert_eq!([open(&mut scene), open(&mut scene)], [is_sent; 2]);
+        scene.serve(vec![asked(), at(FrontendKind::ExternalIp, backend, family, &[])]);
+        let is_refused = (Action::Reject, Cause::NoEndpoints, false);
+        assert_eq!([open(&mut scene), open(&mut scene)], [is_refused; 2]);
+        scene.serve(vec![asked()]);
+        assert_eq!([open(&mut scene), open(&mut scene)], [is_sent; 2]);
+        scene.node.addresses.push(backend.ip());
+        scene.serve(vec![asked()]);
+        let is_delivered = (Action::Translate, Cause::New, false);
+        assert_eq!([open(&mut scene), open(&mut scene)], [is_delivered; 2]);
+    }
+}

@@ -97,6 +97,15 @@ impl Bucket {
         self.entries[(self.matches(tag) | 1 << (WAYS - 1)).trailing_zeros() as usize]
     }
 
+    #[inline(always)]
+    fn put(&mut self, way: usize, tag: u8, entry: Entry) {
+        // A way is below both lengths, which spares the second check.
+        if let Some(place) = self.entries.get_mut(way) {
+            *place = entry;
+            self.head[way] = tag;
+        }
+    }
+
     /// A way that is free.
     #[inline(always)]
     fn free(&self) -> Option<usize> {
@@ -159,11 +168,14 @@ impl Index {
         hint::prefetch(&self.buckets, probe.bucket as usize);
     }
 
-    /// The first entry with the tag of `hash` for which `is_meant` holds. Cost: one cache line,
+    /// The first entry with the probe's tag for which `is_meant` holds. Cost: one cache line,
     /// rarely more, never more than [`REACH`].
     #[inline(always)]
-    pub(crate) fn find(&self, hash: u64, mut is_meant: impl FnMut(Entry) -> bool) -> Option<Entry> {
-        let probe = self.probe(hash);
+    pub(crate) fn find(
+        &self,
+        probe: Probe,
+        mut is_meant: impl FnMut(Entry) -> bool,
+    ) -> Option<Entry> {
         let bucket = self.buckets.get(probe.bucket as usize)?;
         let entry = bucket.find(probe.tag, &mut is_meant);
         if entry.is_none() && bucket.reach() > 0 {
@@ -190,13 +202,27 @@ impl Index {
         bucket.map_or(Entry::NONE, |bucket| bucket.first(probe.tag))
     }
 
+    /// Enters a flow where its look-up begins, or in the next bucket behind that has a way free.
+    #[inline]
     pub(crate) fn insert(
         &mut self,
-        hash: u64,
+        probe: Probe,
         flow: FlowId,
         direction: Direction,
     ) -> Result<(), IndexFull> {
-        let probe = self.probe(hash);
+        let entry = Entry::new(flow, direction);
+        let Some(home) = self.buckets.get_mut(probe.bucket as usize) else { return Err(IndexFull) };
+        match home.free() {
+            Some(way) => {
+                home.put(way, probe.tag, entry);
+                Ok(())
+            }
+            None => self.insert_behind(probe, entry),
+        }
+    }
+
+    #[inline(never)]
+    fn insert_behind(&mut self, probe: Probe, entry: Entry) -> Result<(), IndexFull> {
         let home = probe.bucket as usize;
         let near = self.buckets.get_mut(home..home + REACH).ok_or(IndexFull)?;
         let (distance, way) = near
@@ -204,17 +230,14 @@ impl Index {
             .enumerate()
             .find_map(|(distance, bucket)| Some((distance, bucket.free()?)))
             .ok_or(IndexFull)?;
-        near[distance].head[way] = probe.tag;
-        near[distance].entries[way] = Entry::new(flow, direction);
-        if distance > 0 {
-            let (overflow, reach) = (near[0].overflow(), near[0].reach());
-            near[0].set_overflow(overflow + 1, reach.max(distance as u16));
-        }
+        near[distance].put(way, probe.tag, entry);
+        let (overflow, reach) = (near[0].overflow(), near[0].reach());
+        near[0].set_overflow(overflow + 1, reach.max(distance as u16));
         Ok(())
     }
 
-    pub(crate) fn remove(&mut self, hash: u64, flow: FlowId, direction: Direction) {
-        let home = self.probe(hash).bucket as usize;
+    pub(crate) fn remove(&mut self, probe: Probe, flow: FlowId, direction: Direction) {
+        let home = probe.bucket as usize;
         let wanted = Entry::new(flow, direction);
         let near = self.buckets.get_mut(home..home + REACH).unwrap_or_default();
         let place = near.iter().enumerate().find_map(|(distance, bucket)| {
@@ -245,21 +268,23 @@ mod tests {
         let hashes: Vec<u64> = (0..20_000).map(|_| rng.next_u64()).collect();
         for (flow, &hash) in hashes.iter().enumerate() {
             index
-                .insert(hash, flow as u32, Direction::Reply)
+                .insert(index.probe(hash), flow as u32, Direction::Reply)
                 .expect("a table at its load has room");
         }
         let holds = |index: &Index, flow: usize| {
             index
-                .find(hashes[flow], |entry| entry == Entry::new(flow as u32, Direction::Reply))
+                .find(index.probe(hashes[flow]), |entry| {
+                    entry == Entry::new(flow as u32, Direction::Reply)
+                })
                 .is_some()
         };
         assert!((0..20_000).all(|flow| holds(&index, flow)));
         for flow in (0..20_000).step_by(2) {
-            index.remove(hashes[flow], flow as u32, Direction::Reply);
+            index.remove(index.probe(hashes[flow]), flow as u32, Direction::Reply);
         }
         assert!((0..20_000).all(|flow| holds(&index, flow) == (flow % 2 == 1)));
         for flow in (1..20_000).step_by(2) {
-            index.remove(hashes[flow], flow as u32, Direction::Reply);
+            index.remove(index.probe(hashes[flow]), flow as u32, Direction::Reply);
         }
         assert!(index.buckets.iter().all(|bucket| bucket.head == [0; 16]));
     }
@@ -300,22 +325,25 @@ mod tests {
     #[test]
     fn f28_equal_hashes_are_refused_after_a_bounded_chain() {
         let mut index = Index::new(100_000);
-        let entries =
-            (0..1000).filter(|&flow| index.insert(42, flow, Direction::Original).is_ok()).count();
+        let probe = index.probe(42);
+        let entries = (0..1000)
+            .filter(|&flow| index.insert(probe, flow, Direction::Original).is_ok())
+            .count();
         assert_eq!(entries, WAYS * REACH);
         let mut looks = 0;
-        index.find(42, |_| {
+        index.find(probe, |_| {
             looks += 1;
             false
         });
         assert_eq!(looks, WAYS * REACH);
-        assert_eq!(index.insert(u64::MAX, 1, Direction::Original), Ok(()));
+        assert_eq!(index.insert(index.probe(u64::MAX), 1, Direction::Original), Ok(()));
     }
 
     #[test]
     fn an_index_without_room_is_empty() {
         let index = Index::default();
-        assert_eq!(index.find(1, |_| true), None);
+        assert_eq!(index.find(index.probe(1), |_| true), None);
+        assert_eq!(Index::default().insert(Probe::NONE, 1, Direction::Reply), Err(IndexFull));
         assert_eq!(index.guess(index.probe(1)), Entry::NONE);
         index.prefetch(Probe::NONE);
     }

@@ -9,9 +9,10 @@
 //! because the search is also what `explain` does; between both nothing else happens.
 
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 
-use crate::hash::HashKey;
+use crate::hash::{AddressKey, HashKey, hash_address};
 use crate::rng::Rng;
 use crate::tuple::Protocol;
 
@@ -40,11 +41,24 @@ impl PortRange {
 
 /// Whose answers must be told apart: protocol, the address that is answered to, and the backend
 /// that answers.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Remote {
     pub(crate) protocol: Protocol,
     pub(crate) source: IpAddr,
     pub(crate) backend: SocketAddr,
+}
+
+impl Hash for Remote {
+    /// As numbers: the standard library would mix each field, variant and length by itself.
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let rest = u32::from(self.backend.port()) << 8 | u32::from(self.protocol.0);
+        AddressKey(self.source).hash(state);
+        match self.backend.ip() {
+            IpAddr::V4(address) => hash_address(address, rest, state),
+            IpAddr::V6(address) => hash_address(address, rest, state),
+        }
+    }
 }
 
 /// All leases.

@@ -18,6 +18,7 @@ use crate::affinity::Sticky;
 use crate::clock::{self, Tick, ticks};
 use crate::conntrack::ports::Remote;
 use crate::conntrack::{FlowId, Hot};
+use crate::hash::AddressKey;
 use crate::ledger::Standing;
 use crate::pipeline::FamilyState;
 use crate::service::ServicePort;
@@ -193,7 +194,7 @@ impl Engine {
             );
         }
         if shared.config.max_flows_per_source.is_some() {
-            *family.sources.entry(source).or_default() += 1;
+            *family.sources.entry(AddressKey(source)).or_default() += 1;
         }
         true
     }

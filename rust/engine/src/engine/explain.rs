@@ -17,7 +17,7 @@ use crate::pipeline::{
     opening_verdict, query, to_backend, versionless,
 };
 use crate::service::{FrontendKind, Scope, ServiceTable};
-use crate::tuple::{Direction, WireEnds};
+use crate::tuple::{Address, Direction, Ends, WireEnds};
 use crate::verdict::{Action, Cause, Verdict};
 use crate::wire::{Headers, Layer4, Malformed};
 
@@ -66,10 +66,10 @@ impl Explanation {
 impl Explanation {
     /// Takes the service port's eligible backends into the lists, by what the filter chains would
     /// do with a packet to each.
-    fn list_candidates(
+    fn list_candidates<A: Address>(
         &mut self,
         table: &ServiceTable,
-        query: &Query,
+        query: &Query<A>,
         serving: &Serving,
         backends: &[Backend],
     ) {
@@ -198,7 +198,7 @@ impl Engine {
         match decide::decide(&table, &query, self.shared.config.midstream, &mut steps) {
             Decision::Pass => Explanation::of(Verdict::new(Action::Accept, Cause::NotOurs), steps),
             Decision::Refuse { action, cause, service } => Explanation {
-                frontend: table.find(query.protocol, query.dst).map(|(_, kind)| kind),
+                frontend: table.find(query.protocol, query.destination()).map(|(_, kind)| kind),
                 service: service.map(|service| table.service(service).name().to_owned()),
                 ..Explanation::of(Verdict::new(action, cause), steps)
             },
@@ -210,7 +210,7 @@ impl Engine {
     fn explain_service<A: EngineAddress>(
         &mut self,
         headers: &Headers<A>,
-        query: &Query,
+        query: &Query<A>,
         serving: &Serving,
         mut steps: Steps,
     ) -> Explanation {
@@ -229,7 +229,7 @@ impl Engine {
         let backends = port.set(serving.scope).backends();
         let mut explanation = Explanation {
             service: Some(port.name().to_owned()),
-            frontend: table.find(query.protocol, query.dst).map(|(_, kind)| kind),
+            frontend: table.find(query.protocol, query.destination()).map(|(_, kind)| kind),
             scope: Some(serving.scope),
             backend: index.map(|index| backends[index].address),
             ..Explanation::of(Verdict::new(Action::Reject, Cause::NoEndpoints), steps)
@@ -308,12 +308,13 @@ fn has_other_source<A: EngineAddress>(hot: &Hot<A>) -> bool {
 fn explain_opening<A: EngineAddress>(
     shared: &Shared,
     family: &FamilyState<A>,
-    (headers, query, serving, backend): (&Headers<A>, &Query, &Serving, &Backend),
+    (headers, query, serving, backend): (&Headers<A>, &Query<A>, &Serving, &Backend),
     steps: &mut Steps,
 ) -> Verdict {
-    let Some(sent) = to_backend(headers, backend) else {
+    let Some(dst) = A::from_ip(backend.address.ip()) else {
         return Verdict::drop(Cause::NoEndpoints);
     };
+    let mut sent = to_backend(headers, dst, backend.address.port());
     let masquerade = match passage(&shared.table, query, serving, backend, steps) {
         Passage::Open { masquerade } => masquerade,
         Passage::Closed(action, cause) => return Verdict::new(action, cause),
@@ -331,9 +332,10 @@ fn explain_opening<A: EngineAddress>(
     // A flow that is over leaves its place to this one.
     let leaving = family.flows.find(&headers.tuple).map(|(id, _)| id);
     let mut rng = shared.rng.clone();
-    match shared.admit(family, headers, sent, masquerade, leaving, &mut rng) {
+    let reply = family.flows.probe(&sent.reply().into(), query.protocol);
+    match shared.admit(family, headers, (&mut sent, reply), masquerade, leaving, &mut rng) {
         Ok(binding) => {
-            binding_steps(family, headers, &binding, steps);
+            binding_steps(family, headers, &sent, &binding, steps);
             opening_verdict(binding.by_mark)
         }
         Err(verdict) => verdict,
@@ -401,7 +403,8 @@ fn fate_step(fate: &Fate, steps: &mut Steps) {
 fn binding_steps<A: EngineAddress>(
     family: &FamilyState<A>,
     headers: &Headers<A>,
-    binding: &Binding<A>,
+    sent: &Ends<A>,
+    binding: &Binding,
     steps: &mut Steps,
 ) {
     if let Some(victim) = binding.victim {
@@ -411,9 +414,8 @@ fn binding_steps<A: EngineAddress>(
         });
     }
     let before = headers.tuple.ends;
-    if (binding.sent.src, binding.sent.sport) != (before.src, before.sport) {
-        steps
-            .step("source", || format!("{} goes on as {}", before.source(), binding.sent.source()));
+    if (sent.src, sent.sport) != (before.src, before.sport) {
+        steps.step("source", || format!("{} goes on as {}", before.source(), sent.source()));
     }
 }
 

@@ -18,7 +18,7 @@
 //! next packet goes where the flow went.
 
 use std::collections::HashSet;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{Engine, EngineAddress};
 use crate::clock::{Tick, ticks};
@@ -27,10 +27,11 @@ use crate::conntrack::tcp::Tracking;
 use crate::conntrack::{FlowId, Hot, STALE};
 use crate::decide::{self, Query};
 use crate::events::EventKind;
+use crate::hash::AddressKey;
 use crate::ledger::Standing;
 use crate::pipeline::{FamilyState, Shared};
 use crate::rewrite;
-use crate::tuple::{Direction, Ends, Protocol, Tuple};
+use crate::tuple::{Address, Direction, Ends, Protocol, Tuple};
 use crate::wire::Wire;
 
 /// A flow as the kernel has it.
@@ -220,9 +221,21 @@ impl Shared {
     /// is to go: it is older than its frontend, and nobody who is connected would miss it.
     fn is_older(&self, flow: &KernelFlow) -> bool {
         let (protocol, (src, dst)) = (flow.protocol, flow.original);
-        let query = Query { protocol, src, dst, interface: 0, flags: None };
         let is_dispensable = protocol == Protocol::UDP || (is_half_open(flow) && !flow.is_replied);
-        is_dispensable && decide::is_reached(&self.table, &query)
+        let is_reached = || match (src.ip(), dst.ip()) {
+            (IpAddr::V4(_), IpAddr::V4(_)) => self.is_reached::<Ipv4Addr>(protocol, src, dst),
+            _ => self.is_reached::<Ipv6Addr>(protocol, src, dst),
+        };
+        is_dispensable && is_reached()
+    }
+
+    fn is_reached<A: Address>(&self, protocol: Protocol, from: SocketAddr, to: SocketAddr) -> bool {
+        let (Some(src), Some(dst)) = (A::from_ip(from.ip()), A::from_ip(to.ip())) else {
+            return false;
+        };
+        let ends = Ends { src, dst, sport: from.port(), dport: to.port() };
+        let query = Query { protocol, ends, interface: 0, flags: None };
+        decide::is_reached(&self.table, &query)
     }
 
     /// Enters a flow that the kernel has, of this service port; `None` if there is no room.
@@ -263,7 +276,7 @@ impl Shared {
             return None;
         };
         if self.config.max_flows_per_source.is_some() {
-            *family.sources.entry(original.src).or_default() += 1;
+            *family.sources.entry(AddressKey(original.src)).or_default() += 1;
         }
         family.events.note(EventKind::New, &family.flows, id);
         Some(id)

@@ -16,22 +16,24 @@ use super::state::{FamilyState, Shared};
 use super::translate::{is_torn, opening_verdict, translate};
 use crate::affinity::Sticky;
 use crate::backend::Backend;
-use crate::balance::{Loads, Request, stable_hash_address, stable_hash_tuple};
+use crate::balance::{Loads, Request, Strategy, stable_hash_address, stable_hash_tuple};
 use crate::clock::ticks;
-use crate::conntrack::index::IndexFull;
+use crate::conntrack::index::{Entry, IndexFull, Probe};
 use crate::conntrack::ports::Remote;
 use crate::conntrack::state::State;
 use crate::conntrack::tcp::Tracking;
 use crate::conntrack::{FlowId, Hot, InsertError};
-use crate::decide::{self, Decision, Query, Serving, Silent, Trace};
+use crate::decide::{self, Decision, Query, Serving, Silent, Trace, is_hairpin};
 use crate::events::EventKind;
-use crate::filtering::{Passage, passage};
+use crate::filtering::{Passage, is_unruled, passage};
+use crate::hash::AddressKey;
 use crate::rewrite;
 use crate::rng::Rng;
-use crate::tuple::{Direction, Ends, Tuple};
+use crate::tuple::{Direction, Ends, Protocol, Tuple};
 use crate::verdict::{Action, Cause, Verdict};
+use crate::wire::sctp::{self, Chunk};
 use crate::wire::tcp::Segment;
-use crate::wire::{Headers, Layer4, Wire, sctp};
+use crate::wire::{Headers, Layer4, Wire};
 
 impl Shared {
     /// A packet that belongs to no flow.
@@ -77,11 +79,10 @@ impl Shared {
         headers: &Headers<A>,
         number: u32,
         serving: &Serving,
-        query: &Query,
+        query: &Query<A>,
         packet: &[u8],
     ) -> Result<FlowId, Verdict> {
         let now = self.clock.tick();
-        let client = (number, query.src.ip());
         let index = self
             .pick(number, serving, query, None, &mut Silent)
             .ok_or(Verdict::new(Action::Reject, Cause::NoEndpoints))?;
@@ -91,33 +92,34 @@ impl Shared {
         let id = service.backends[serving.scope as usize][index];
         let backend = service.service.set(serving.scope).backends()[index];
         let affinity = service.service.spec().affinity;
-        let sent = to_backend(headers, &backend).ok_or(Verdict::drop(Cause::NoEndpoints))?;
+        let Some(dst) = A::from_ip(backend.address.ip()) else {
+            return Err(Verdict::drop(Cause::NoEndpoints));
+        };
+        let mut sent = to_backend(headers, dst, backend.address.port());
         // Most flows keep their source; where the answer's tuple belongs is fetched while there is
         // other work.
-        family
-            .flows
-            .prefetch_index(family.flows.probe(&sent.reply().into(), headers.tuple.protocol));
+        let reply = family.flows.probe(&sent.reply().into(), headers.tuple.protocol);
+        family.flows.prefetch_index(reply);
         if let Some(seconds) = affinity {
+            let client = (number, query.source());
             let birth = self.ledger.backend(id).birth;
             let deadline = now.saturating_add(ticks(seconds.into()));
             self.affinity.put(Sticky { client, backend: (id, birth), deadline }, now);
         }
         // The client was remembered before this refusal: kube-proxy's `recent` rules stand in the
         // NAT chains, its refusals in the filter chains behind them.
-        let masquerade = match passage(&self.table, query, serving, &backend, &mut Silent) {
-            Passage::Open { masquerade } => masquerade,
-            Passage::Closed(action, cause) => return Err(Verdict::new(action, cause)),
-        };
+        let masquerade = self.second_look(query, serving, id, &backend)?;
         // On a copy, so that a refused packet leaves the random sequence as it was.
         let mut rng = self.rng.clone();
-        let binding = self.admit(family, headers, sent, masquerade, None, &mut rng)?;
+        let binding =
+            self.admit(family, headers, (&mut sent, reply), masquerade, None, &mut rng)?;
         self.rng = rng;
         // Only now, so that a flow that is refused costs no other its place.
         if let Some(victim) = binding.victim {
             self.end_flow(family, victim);
             self.counters.evicted += 1;
         }
-        self.enter(family, headers, id, binding, packet)
+        self.enter(family, headers, (id, &sent), &binding, packet)
     }
 
     /// Enters the flow that this packet opens to the backend with this record.
@@ -126,13 +128,13 @@ impl Shared {
         &mut self,
         family: &mut FamilyState<A>,
         headers: &Headers<A>,
-        backend: u32,
-        Binding { sent, leased, by_mark, .. }: Binding<A>,
+        (backend, sent): (u32, &Ends<A>),
+        &Binding { is_leased, by_mark, reply, .. }: &Binding,
         packet: &[u8],
     ) -> Result<FlowId, Verdict> {
         let (now, Tuple { ends, protocol }) = (self.clock.tick(), headers.tuple);
         let (state, tracking) = opening::<A>(headers, packet);
-        let (l3, l4) = rewrite::deltas(protocol, &ends, &sent);
+        let (l3, l4) = rewrite::deltas(protocol, &ends, sent);
         let hot = Hot {
             ends: [ends.into(), sent.reply().into()],
             deadline: now.saturating_add(tracking.timeout(state, false, &self.config.timeouts)),
@@ -142,36 +144,59 @@ impl Shared {
             protocol,
             state,
             flags: if by_mark { Hot::<A>::MASQUERADE } else { 0 }
-                | if leased.is_some() { Hot::<A>::LEASED } else { 0 },
+                | if is_leased { Hot::<A>::LEASED } else { 0 },
             fast: 0,
             packets: [1, 0],
             bytes: [headers.end.into(), 0],
         };
-        let flow = family.flows.insert(hot, now, backend, tracking).map_err(|error| {
+        let flow = family.flows.insert_at(reply, hot, now, backend, tracking).map_err(|error| {
             Verdict::drop(match error {
                 InsertError::Full => Cause::TableFull,
                 InsertError::Chain(IndexFull) => Cause::HashChain,
             })
         })?;
         // Only now: the index may refuse the flow, and a lease without one would never end.
-        if let Some((remote, port)) = leased {
-            self.leases.take(remote, port);
+        if is_leased {
+            self.leases.take(remote(protocol, sent), sent.sport);
         }
         if self.config.max_flows_per_source.is_some() {
-            *family.sources.entry(ends.src).or_default() += 1;
+            *family.sources.entry(AddressKey(ends.src)).or_default() += 1;
         }
         self.ledger.open_flow(backend);
         family.events.note(EventKind::New, &family.flows, flow);
         Ok(flow)
     }
 
+    /// Whether the source is masqueraded on the way to this backend, of this record; or the verdict
+    /// of the rules that the packet meets there.
+    #[inline]
+    fn second_look<A: Wire>(
+        &mut self,
+        query: &Query<A>,
+        serving: &Serving,
+        id: u32,
+        backend: &Backend,
+    ) -> Result<bool, Verdict> {
+        if self.ledger.is_unruled(id) {
+            return Ok(serving.masquerade || is_hairpin(query.source(), backend));
+        }
+        if is_unruled(&self.table, query.protocol, backend.address) {
+            self.ledger.note_unruled(id);
+        }
+        match passage(&self.table, query, serving, backend, &mut Silent) {
+            Passage::Open { masquerade } => Ok(masquerade),
+            Passage::Closed(action, cause) => Err(Verdict::new(action, cause)),
+        }
+    }
+
     /// The chosen backend's position in its list. With `state` the choice is made on that copy and
     /// nothing is remembered.
-    pub(crate) fn pick(
+    #[inline]
+    pub(crate) fn pick<A: Wire>(
         &mut self,
         number: u32,
         serving: &Serving,
-        query: &Query,
+        query: &Query<A>,
         state: Option<&mut crate::balance::State>,
         trace: &mut impl Trace,
     ) -> Option<usize> {
@@ -180,17 +205,19 @@ impl Shared {
         let spec = record.service.spec();
         let remembered = spec
             .affinity
-            .and_then(|_| self.affinity.get(&(number, query.src.ip()), self.clock.tick()))
+            .and_then(|_| self.affinity.get(&(number, query.source()), self.clock.tick()))
             .filter(|&(id, birth)| backends[id as usize].birth == birth)
             .and_then(|(id, _)| ids.iter().position(|&known| known == id));
-        // Only choices that all nodes agree on are made by hash.
-        let (source, flow) = if serving.is_midstream || spec.strategy.is_consistent() {
-            (
-                stable_hash_address(query.src.ip(), CONSISTENT_SEED),
-                stable_hash_tuple(query.protocol.0, query.src, query.dst, CONSISTENT_SEED),
-            )
-        } else {
-            (0, 0)
+        // Only choices that all nodes agree on are made by hash, and only by one of them.
+        let by_source = || stable_hash_address(query.source(), CONSISTENT_SEED);
+        let by_flow = || {
+            let (from, to) = (query.ends.source(), query.destination());
+            stable_hash_tuple(query.protocol.0, from, to, CONSISTENT_SEED)
+        };
+        let (source, flow) = match spec.strategy {
+            Strategy::SourceHash => (by_source(), 0),
+            strategy if serving.is_midstream || strategy.is_consistent() => (0, by_flow()),
+            _ => (0, 0),
         };
         let request = Request { source, flow, loads: Loads { records: ids, active } };
         let state = state.unwrap_or(&mut record.states[serving.scope as usize]);
@@ -199,6 +226,7 @@ impl Shared {
 
     /// Whether there is room for one more flow of this source, under its limit; and which flow is
     /// to be evicted for it, if need be: the oldest unassured one.
+    #[inline]
     fn find_room<A: Wire>(
         &self,
         family: &FamilyState<A>,
@@ -208,7 +236,7 @@ impl Shared {
         let leaving = leaving.map(|id| family.flows.hot(id));
         let counts = |is_counted: fn(&Hot<A>) -> bool| usize::from(leaving.is_some_and(is_counted));
         if let Some(limit) = self.config.max_flows_per_source
-            && let Some(&flows) = family.sources.get(&source)
+            && let Some(&flows) = family.sources.get(&AddressKey(source))
         {
             // A leaving flow of another source holds no place under this one's limit.
             let is_same = leaving.is_some_and(|hot| hot.ends(Direction::Original).src == source);
@@ -225,111 +253,115 @@ impl Shared {
     }
 
     /// Room and ends for one more flow, which changes nothing yet: `explain` asks the same. `sent`
-    /// is what the backend gets if the source stays. `leaving` is a flow that ends before: real
-    /// packets have ended it by now, `explain` cannot.
-    #[allow(clippy::too_many_arguments)]
+    /// is what the backend gets if the source stays, and becomes what it does get: the source as it
+    /// is, or masqueraded, or with another port. The look-up of its reply begins with `reply`.
+    /// `leaving` is a flow that ends before: real packets have ended it by now, `explain` cannot.
+    #[inline(always)]
     pub(crate) fn admit<A: Wire>(
         &self,
         family: &FamilyState<A>,
         headers: &Headers<A>,
-        sent: Ends<A>,
+        (sent, mut reply): (&mut Ends<A>, Probe),
         masquerade: bool,
         leaving: Option<FlowId>,
         rng: &mut Rng,
-    ) -> Result<Binding<A>, Verdict> {
+    ) -> Result<Binding, Verdict> {
         let victim = self.find_room(family, headers.tuple.ends.src, leaving)?;
-        let (sent, leased, by_mark) =
-            self.source(family, headers, sent, masquerade, leaving, rng)?;
-        if is_torn(headers, &sent) {
-            return Err(Verdict::drop(Cause::FragmentRefused));
-        }
-        Ok(Binding { victim, sent, leased, by_mark })
-    }
-
-    /// The ends of the packet that the backend gets: the source as it is, or masqueraded, or with
-    /// another port where the backend's answers could not be told from those of another flow (F32,
-    /// F35). Also the lease, and whether the sender masquerades.
-    #[allow(clippy::too_many_arguments, clippy::type_complexity)]
-    fn source<A: Wire>(
-        &self,
-        family: &FamilyState<A>,
-        headers: &Headers<A>,
-        sent: Ends<A>,
-        masquerade: bool,
-        leaving: Option<FlowId>,
-        rng: &mut Rng,
-    ) -> Result<(Ends<A>, Option<(Remote, u16)>, bool), Verdict> {
         let snat = if masquerade {
             self.config.snat.iter().find_map(|&address| A::from_ip(address))
         } else {
             None
         };
         let by_mark = masquerade && snat.is_none();
+        let (ends, protocol) = (sent.reply().into(), headers.tuple.protocol);
+        let mut is_leased = false;
+        let other = family.flows.entry_at(reply, &ends, protocol).map(Entry::flow);
+        if snat.is_some() || other.is_some_and(|other| leaving != Some(other)) {
+            sent.src = snat.unwrap_or(sent.src);
+            is_leased = self.lease(family, headers, sent, leaving, rng)?;
+            reply = family.flows.probe(&sent.reply().into(), protocol);
+        }
+        if is_torn(headers, sent) {
+            return Err(Verdict::drop(Cause::FragmentRefused));
+        }
+        Ok(Binding { victim, is_leased, by_mark, reply })
+    }
+
+    /// Gives `sent` a source port that tells the backend's answers from those of another flow (F32,
+    /// F35), and returns whether that port is a lease; a protocol without ports has none to give.
+    #[inline(never)]
+    fn lease<A: Wire>(
+        &self,
+        family: &FamilyState<A>,
+        headers: &Headers<A>,
+        sent: &mut Ends<A>,
+        leaving: Option<FlowId>,
+        rng: &mut Rng,
+    ) -> Result<bool, Verdict> {
         let protocol = headers.tuple.protocol;
-        let sent = Ends { src: snat.unwrap_or(sent.src), ..sent };
         let is_free = |port: u16| {
-            let reply = Tuple { ends: Ends { sport: port, ..sent }.reply(), protocol };
+            let reply = Tuple { ends: Ends { sport: port, ..*sent }.reply(), protocol };
             family.flows.find(&reply).is_none_or(|(id, _)| leaving == Some(id))
         };
-        if snat.is_none() && is_free(sent.sport) {
-            return Ok((sent, None, by_mark));
+        let exhausted = Verdict::drop(Cause::PortsExhausted);
+        if headers.layer4 == Layer4::Portless {
+            return if is_free(0) { Ok(false) } else { Err(exhausted) };
         }
-        let remote = Remote { protocol, source: sent.src.into(), backend: sent.destination() };
-        let has_port = headers.layer4 != Layer4::Portless;
-        if !has_port {
-            return if is_free(0) {
-                Ok((sent, None, by_mark))
-            } else {
-                Err(Verdict::drop(Cause::PortsExhausted))
-            };
-        }
-        let port = self
-            .leases
-            .find(&remote, sent.sport, rng, is_free)
-            .ok_or(Verdict::drop(Cause::PortsExhausted))?;
-        Ok((Ends { sport: port, ..sent }, Some((remote, port)), by_mark))
+        let port = self.leases.find(&remote(protocol, sent), sent.sport, rng, is_free);
+        sent.sport = port.ok_or(exhausted)?;
+        Ok(true)
     }
 }
 
-/// The room and the ends of a new flow.
-pub(crate) struct Binding<A> {
-    /// The flow that gives way to it.
-    pub(crate) victim: Option<FlowId>,
-    /// The ends of the packet that the backend gets.
-    pub(crate) sent: Ends<A>,
-    leased: Option<(Remote, u16)>,
-    /// The sender masquerades the flow's packets, by their mark.
-    pub(crate) by_mark: bool,
+/// The other end of the leases of a packet that leaves with these ends.
+fn remote<A: Wire>(protocol: Protocol, sent: &Ends<A>) -> Remote {
+    Remote { protocol, source: sent.src.into(), backend: sent.destination() }
 }
 
-/// The ends of a packet on its way to a backend, its source as it is; `None` for a backend of the
-/// other family.
-pub(crate) fn to_backend<A: Wire>(headers: &Headers<A>, backend: &Backend) -> Option<Ends<A>> {
+/// What a new flow gets beside its ends.
+pub(crate) struct Binding {
+    /// The flow that gives way to it.
+    pub(crate) victim: Option<FlowId>,
+    /// Its source port is a lease.
+    is_leased: bool,
+    /// The sender masquerades the flow's packets, by their mark.
+    pub(crate) by_mark: bool,
+    /// Where the look-up of its reply begins.
+    reply: Probe,
+}
+
+/// The ends of a packet on its way to a backend, its source as it is.
+#[inline]
+pub(crate) fn to_backend<A: Wire>(headers: &Headers<A>, dst: A, port: u16) -> Ends<A> {
     let ends = headers.tuple.ends;
     let has_port = !matches!(headers.layer4, Layer4::Portless | Layer4::EchoRequest);
-    let dport = if has_port { backend.address.port() } else { ends.dport };
-    Some(Ends { dst: A::from_ip(backend.address.ip())?, dport, ..ends })
+    Ends { dst, dport: if has_port { port } else { ends.dport }, ..ends }
 }
 
 /// The fields of a first packet that a decision needs.
-pub(crate) fn query<A: Wire>(headers: &Headers<A>, packet: &[u8], meta: Meta) -> Query {
-    let ends = headers.tuple.ends;
+pub(crate) fn query<A: Wire>(headers: &Headers<A>, packet: &[u8], meta: Meta) -> Query<A> {
     Query {
         protocol: headers.tuple.protocol,
-        src: ends.source(),
-        dst: ends.destination(),
+        ends: headers.tuple.ends,
         interface: meta.interface,
         flags: headers.tcp_flags(packet),
     }
 }
 
 /// State and tracking of a flow that begins with this packet.
+#[inline]
 fn opening<A: Wire>(headers: &Headers<A>, packet: &[u8]) -> (State, Tracking) {
-    let bytes = headers.transport(packet);
-    match (headers.layer4, Segment::parse(bytes)) {
-        (Layer4::Tcp, Some(segment)) => Tracking::opening(&segment),
-        (layer4, _) => (State::opening::<A>(layer4, sctp::first_chunk(bytes)), Tracking::default()),
-    }
+    let chunk = match headers.layer4 {
+        Layer4::Tcp => {
+            if let Some(segment) = Segment::parse(headers.transport(packet)) {
+                return Tracking::opening(&segment);
+            }
+            Chunk::Other
+        }
+        Layer4::Sctp => sctp::first_chunk(headers.transport(packet)),
+        _ => Chunk::Other,
+    };
+    (State::opening::<A>(headers.layer4, chunk), Tracking::default())
 }
 
 /// Under which consistent strategies hash clients: the same on every node, so that all nodes agree.

@@ -12,7 +12,7 @@ use crate::conntrack::{FlowId, FlowTable, Hot};
 use crate::counters::Counters;
 use crate::events::{EventKind, Events};
 use crate::fragment::{Fragments, Released};
-use crate::hash::HashKey;
+use crate::hash::{AddressKey, HashKey};
 use crate::ledger::{Ledger, Standing};
 use crate::rng::Rng;
 use crate::service::ServiceTable;
@@ -26,7 +26,7 @@ pub(crate) struct FamilyState<A> {
     pub(crate) fragments: Fragments<A>,
     pub(crate) events: Events<A>,
     /// Flows by source address; kept only under a limit per source.
-    pub(crate) sources: HashMap<A, u32, HashKey>,
+    pub(crate) sources: HashMap<AddressKey<A>, u32, HashKey>,
 }
 
 impl<A: Wire> FamilyState<A> {
@@ -121,12 +121,12 @@ impl Shared {
             self.leases.give_back(&remote, reply.dport);
         }
         if self.config.max_flows_per_source.is_some()
-            && let Some(flows) = family.sources.get_mut(&client)
+            && let Some(flows) = family.sources.get_mut(&AddressKey(client))
         {
             *flows -= 1;
             // Entries without flows would let addresses fill the map.
             if *flows == 0 {
-                family.sources.remove(&client);
+                family.sources.remove(&AddressKey(client));
             }
         }
         family.flows.remove(id);

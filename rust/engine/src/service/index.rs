@@ -5,12 +5,11 @@
 //! entries share a cache line, and a search that fails looks at one or two.
 
 use std::hash::{BuildHasher, Hash, Hasher};
-use std::net::IpAddr;
 use std::num::NonZeroU32;
 
 use super::chunks::ChunkTable;
 use super::frontend::FrontendKind;
-use crate::hash::HashKey;
+use crate::hash::{AddressKey, HashKey, hash_address};
 use crate::tuple::{Address, Protocol};
 
 /// The slot of a service port, and how the frontend is meant that it has there.
@@ -171,40 +170,5 @@ impl<A: Address> Hash for FrontendKey<A> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let rest = u32::from(self.port) << 8 | u32::from(self.protocol.0);
         hash_address(self.address, rest, state);
-    }
-}
-
-/// An address that hashes as a number or two: the standard library's hash of [`IpAddr`] mixes its
-/// variant, its length and its bytes in turn, which costs more than a look-up.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct AddressKey<A>(pub(super) A);
-
-impl<A: Address> Hash for AddressKey<A> {
-    #[inline]
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        hash_address(self.0, 0, state);
-    }
-}
-
-impl Hash for AddressKey<IpAddr> {
-    #[inline]
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        match self.0 {
-            IpAddr::V4(address) => hash_address(address, 0, state),
-            IpAddr::V6(address) => hash_address(address, 0, state),
-        }
-    }
-}
-
-/// Mixes in an address and 32 bits more.
-#[inline]
-fn hash_address<A: Address, H: Hasher>(address: A, rest: u32, state: &mut H) {
-    let bits = address.bits();
-    if A::VERSION == 4 {
-        state.write_u64((bits as u64) << 32 | u64::from(rest));
-    } else {
-        state.write_u64((bits >> 64) as u64);
-        state.write_u64(bits as u64);
-        state.write_u32(rest);
     }
 }

@@ -4,9 +4,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::frontend::FrontendKind;
-use super::index::AddressKey;
 use crate::cidr::Cidr;
-use crate::hash::HashKey;
+use crate::hash::{AddressKey, HashKey};
 use crate::tuple::Family;
 
 /// Which of kube-proxy's modes is followed where they differ (pkg/proxy/iptables,
@@ -81,6 +80,7 @@ pub struct NodeView {
 
 impl NodeView {
     /// Whether something tells pods of this family from the outside.
+    #[inline]
     #[must_use]
     pub fn has_detector(&self, is_ipv4: bool) -> bool {
         self.pod_interfaces.is_some()
@@ -88,6 +88,7 @@ impl NodeView {
     }
 
     /// Whether what comes from this address by this device comes from a pod.
+    #[inline]
     #[must_use]
     pub fn is_pod(&self, source: IpAddr, interface: u32) -> bool {
         self.pod_interfaces.as_ref().is_some_and(|devices| devices.contains(&interface))
@@ -130,11 +131,13 @@ impl Node {
     }
 
     /// Whether `address` is one of the node's own.
+    #[inline]
     pub(super) fn has(&self, address: IpAddr) -> bool {
         self.addresses.get(&AddressKey(address)).is_some_and(|address| address.is_node)
     }
 
     /// How node ports are meant at `address`.
+    #[inline]
     pub(super) fn node_ports_at(&self, address: IpAddr) -> Option<FrontendKind> {
         self.addresses.get(&AddressKey(address))?.node_ports
     }

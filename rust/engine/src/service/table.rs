@@ -168,6 +168,7 @@ impl ServiceTable {
     }
 
     /// The node's view.
+    #[inline]
     #[must_use]
     pub fn node(&self) -> &NodeView {
         &self.node.view
@@ -200,12 +201,14 @@ impl ServiceTable {
     }
 
     /// Whether `address` is a cluster IP.
+    #[inline]
     #[must_use]
     pub fn is_cluster_ip(&self, address: IpAddr) -> bool {
         self.frontend_address(address) == Some(true)
     }
 
     /// Whether `address` is one of the node's own.
+    #[inline]
     #[must_use]
     pub fn is_node(&self, address: IpAddr) -> bool {
         self.node.has(address)
@@ -230,6 +233,7 @@ impl ServiceTable {
     }
 
     /// The node port at an address of the node.
+    #[inline]
     fn node_port(&self, protocol: Protocol, destination: SocketAddr) -> Option<Claim> {
         let kind = self.node.node_ports_at(destination.ip())?;
         let slot = match destination {
