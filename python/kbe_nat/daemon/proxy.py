@@ -151,10 +151,11 @@ class Proxy:
             # is in the queues.
             stack.push(self._remove_rules)
             self.liveness.threads = [*self._loops, *([follower] if follower else [])]
+            # Packets are served already; a change of the objects would wait for this.
+            settle()
             extent = self.reconciler.extent()
             LOG.info("serving %s; %d connections taken over", extent, restored)
             self._notifier.notify("READY=1", f"STATUS=serving {extent}")
-            settle()
             self._serve(subscribers)
             LOG.info("ending; the rules %s", "stay" if self._leaves_rules else "go")
             self._notifier.notify("STOPPING=1")

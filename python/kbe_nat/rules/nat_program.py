@@ -101,6 +101,8 @@ class NatProgram:
         self._installed: dict[Family, _Installed] = {}
         self._generation: int | None = None
         """The kernel's, when our tables were last as they should be; None: not known."""
+        self._commits = 0
+        """Transactions of ours that the kernel took, here or by nft."""
 
     @property
     def shapes(self) -> dict[Family, object]:
@@ -112,6 +114,7 @@ class NatProgram:
         the next.
         """
         wanted = list(wanted)
+        others = self._tables.generation() - self._commits
         earlier = self._present_tables()
         awake = {table.name for _, table, is_dormant in earlier if not is_dormant}
         # The tables in force keep their name until the exchange, so the new ones need another.
@@ -140,9 +143,7 @@ class NatProgram:
                 transaction.delete_table(table)
         for table in tables:
             transaction.activate(table)
-        self._tables.commit(transaction)
-        # The next comparison sees what other programs have changed meanwhile.
-        self._generation = None
+        self._commit(transaction)
         # Only now: when the kernel refuses the transaction, the earlier tables are still in force.
         self._installed = {
             nat_table.family: _Installed(
@@ -156,6 +157,10 @@ class NatProgram:
             )
             for nat_table, table in zip(wanted, tables, strict=True)
         }
+        # Unless other programs have changed something meanwhile, it need not be compared: that
+        # takes half a second with 150,000 backends.
+        generation = self._tables.generation()
+        self._generation = generation if generation - self._commits == others else None
 
     def update(self, changes: Iterable[NatTableChange]) -> None:
         """Change elements, all in one transaction. Cost: linear in these."""
@@ -178,7 +183,7 @@ class NatProgram:
                 sums[set_name] += added.fingerprint - removed.fingerprint
         if transaction.steps:
             with self._sole_transaction():
-                self._tables.commit(transaction)
+                self._commit(transaction)
         for change in changes:
             self._installed[change.family].contents = contents[change.family]
 
@@ -237,6 +242,12 @@ class NatProgram:
         """Make a table that is asleep and empty."""
         lines = self._writer.lines(nat_table, name, asleep=True)
         self._runner.run(("nft", "-f", "-"), _text(lines))
+        self._commits += 1
+
+    def _commit(self, transaction: Transaction) -> None:
+        self._tables.commit(transaction)
+        # Without steps nothing is sent.
+        self._commits += bool(transaction.steps)
 
     def _read_back(self, nat_table: NatTable, table: NftTable) -> dict[str, int]:
         """The kernel's listing of each chain. The first listing of a shape counts for its later
@@ -256,7 +267,7 @@ class NatProgram:
             for table in tables:
                 self._append_rules(transaction, table, is_native)
             try:
-                self._tables.commit(transaction)
+                self._commit(transaction)
             except RulesError:
                 # Many kernels have only one of the two ways to queue.
                 if not is_native:
@@ -280,7 +291,7 @@ class NatProgram:
         transaction = Transaction()
         for table in tables:
             transaction.delete_table(table)
-        self._tables.commit(transaction)
+        self._commit(transaction)
 
     @contextmanager
     def _sole_transaction(self) -> Iterator[None]:
