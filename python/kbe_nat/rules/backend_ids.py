@@ -12,10 +12,47 @@ is left, backends wait; `assign` serves them in the order in which they came.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Final
 
 from kbe_nat.policy.plan import BackendAddress
+
+
+class IdsByPort(MutableMapping[BackendAddress, int]):
+    """The id of each backend. Most backends have one of few ports, so each port has a dictionary by
+    address: 150,000 pairs of address and port would take eight megabytes beside it. Without a
+    backend a port has none.
+    """
+
+    def __init__(self) -> None:
+        self._ids: dict[int, dict[str, int]] = {}
+
+    def __getitem__(self, backend: BackendAddress) -> int:
+        address, port = backend
+        return self._ids[port][address]
+
+    def __setitem__(self, backend: BackendAddress, backend_id: int) -> None:
+        address, port = backend
+        self._ids.setdefault(port, {})[address] = backend_id
+
+    def __delitem__(self, backend: BackendAddress) -> None:
+        address, port = backend
+        del self._ids[port][address]
+        if not self._ids[port]:
+            del self._ids[port]
+
+    def __contains__(self, backend: object) -> bool:
+        # Most backends that are asked about are new: without an exception for each.
+        match backend:
+            case address, int(port):
+                return address in self._ids.get(port, {})
+        return False
+
+    def __iter__(self) -> Iterator[BackendAddress]:
+        return ((address, port) for port, ids in self._ids.items() for address in ids)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._ids.values()))
 
 
 class BackendIds:
@@ -23,7 +60,7 @@ class BackendIds:
 
     def __init__(self, largest: int, clock: Callable[[], float]) -> None:
         """`clock` tells seconds."""
-        self.ids: dict[BackendAddress, int] = {}
+        self.ids = IdsByPort()
         self._waiting: dict[BackendAddress, None] = {}
         """Backends that have none, in the order in which they came."""
         self._shared: Counter[BackendAddress] = Counter()
