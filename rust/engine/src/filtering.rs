@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use crate::backend::Backend;
 use crate::decide::{Query, Serving, Trace, is_hairpin, is_own};
-use crate::service::{FrontendKind, Mode, ServicePort, ServiceTable, UnknownPort};
+use crate::service::{FrontendKind, Mode, Scope, ServicePort, ServiceTable, UnknownPort};
 use crate::tuple::{Address, Protocol};
 use crate::verdict::{Action, Cause};
 
@@ -126,7 +126,7 @@ fn by_frontend(
     };
     match (is_met, has_endpoints) {
         (true, false) => Some((Action::Reject, Cause::NoEndpoints)),
-        (true, true) if is_confined && spec.local_backends.is_empty() => {
+        (true, true) if is_confined && !port.has_backends(Scope::Local) => {
             Some((Action::Drop, Cause::NoLocalEndpoints))
         }
         _ => None,

@@ -12,6 +12,7 @@ mod index;
 mod node;
 mod table;
 
+use std::mem::take;
 use std::net::SocketAddr;
 
 use crate::backend::Backend;
@@ -125,7 +126,7 @@ pub struct ServiceSpec {
 /// One port of a Service in one family; immutable, shared by all tables that contain it.
 #[derive(Debug)]
 pub struct ServicePort {
-    /// Its `serving` is sorted.
+    /// Its serving backends are sorted; the other two lists have moved to `sets`.
     spec: ServiceSpec,
     sets: [BackendSet; 2],
     family: Family,
@@ -156,11 +157,14 @@ impl ServicePort {
         {
             return Err(ServiceError::FrontendAddress(name()));
         }
-        let set = |backends: &Vec<Backend>| {
-            BackendSet::new(backends.clone(), spec.strategy)
-                .map_err(|error| ServiceError::MaglevSize(name(), error))
+        // There are more backends than of all else: they are kept once.
+        let lists = [take(&mut spec.cluster_backends), take(&mut spec.local_backends)];
+        let set = |backends| {
+            BackendSet::new(backends, spec.strategy)
+                .map_err(|error| ServiceError::MaglevSize(spec.name.clone(), error))
         };
-        let sets = [set(&spec.cluster_backends)?, set(&spec.local_backends)?];
+        let [cluster, local] = lists.map(set);
+        let sets = [cluster?, local?];
         Ok(Self { spec, sets, family })
     }
 
@@ -170,7 +174,7 @@ impl ServicePort {
         &self.spec.name
     }
 
-    /// All that it was made of.
+    /// All that it was made of, but for the backends that are in its sets.
     #[must_use]
     pub fn spec(&self) -> &ServiceSpec {
         &self.spec
@@ -187,7 +191,14 @@ impl ServicePort {
     #[inline]
     #[must_use]
     pub fn has_endpoints(&self) -> bool {
-        !(self.spec.cluster_backends.is_empty() && self.spec.local_backends.is_empty())
+        self.has_backends(Scope::Cluster) || self.has_backends(Scope::Local)
+    }
+
+    /// Whether anybody serves in one scope.
+    #[inline]
+    #[must_use]
+    pub fn has_backends(&self, scope: Scope) -> bool {
+        !self.set(scope).backends.is_empty()
     }
 
     /// Whether this endpoint, of neither list, may keep the flows of datagrams that it has.
@@ -199,8 +210,8 @@ impl ServicePort {
     /// Whether it has no endpoints, or none on this node for traffic that asks for those.
     #[must_use]
     pub fn refuses_somebody(&self) -> bool {
-        self.spec.local_backends.is_empty()
-            && (self.spec.cluster_backends.is_empty() || self.spec.is_external_local)
+        !self.has_backends(Scope::Local)
+            && (!self.has_backends(Scope::Cluster) || self.spec.is_external_local)
     }
 
     /// The family that it serves.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use kbe_nat_engine as core;
-use kbe_nat_engine::service::{self, FrontendKind, Mode, UnknownPort};
+use kbe_nat_engine::service::{self, FrontendKind, Mode, Scope, UnknownPort};
 use pyo3::prelude::*;
 
 use crate::convert;
@@ -170,12 +170,12 @@ impl ServicePort {
 
     #[getter]
     fn cluster_backends(&self) -> Vec<Backend> {
-        self.0.spec().cluster_backends.iter().copied().map(Backend).collect()
+        self.0.set(Scope::Cluster).backends().iter().copied().map(Backend).collect()
     }
 
     #[getter]
     fn local_backends(&self) -> Vec<Backend> {
-        self.0.spec().local_backends.iter().copied().map(Backend).collect()
+        self.0.set(Scope::Local).backends().iter().copied().map(Backend).collect()
     }
 
     #[getter]
@@ -194,7 +194,7 @@ impl ServicePort {
             "<ServicePort {} {} with {} backends>",
             spec.name,
             spec.protocol,
-            spec.cluster_backends.len()
+            self.0.set(Scope::Cluster).backends().len()
         )
     }
 }
