@@ -4,7 +4,7 @@ Addresses are text (`"10.0.0.1"`, `"fd00::1"`), times are nanoseconds of any mon
 packets start at the IP header.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Self, TypeAlias, final
 
 from typing_extensions import disjoint_base
@@ -77,8 +77,10 @@ class BackendIdMap:
     """
 
     def __new__(cls, mask: int) -> BackendIdMap: ...
-    def update(self, added: dict[tuple[str, int], int], removed: list[tuple[str, int]]) -> None:
-        """Remove backends (address, port), then enter others with their identifiers."""
+    def update(
+        self, added: Iterable[tuple[tuple[str, int], int]], removed: list[tuple[str, int]]
+    ) -> None:
+        """Remove backends (address, port), then enter others, each with its identifier."""
 
     def mark_of(self, packet: bytes) -> int | None:
         """The bits of the mark for the backend to which this packet was translated; None, and

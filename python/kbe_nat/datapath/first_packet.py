@@ -16,7 +16,7 @@ from kbe_nat.errors import RulesError
 from kbe_nat.family import Family
 from kbe_nat.policy.delta import PlanDelta, PortFacts
 from kbe_nat.policy.plan import BackendAddress, Plan, PlannedPort
-from kbe_nat.rules.backend_ids import BackendIds
+from kbe_nat.rules.backend_ids import BackendIds, IdsByPort
 from kbe_nat.rules.commands import Runner
 from kbe_nat.rules.frontends import ServiceAddresses
 from kbe_nat.rules.nat_program import NatProgram, NatTableChange
@@ -53,7 +53,7 @@ class FirstPacket:
         mask = diversion.marks.backend
         largest = mask // (mask & -mask)
         self._ids = {family: BackendIds(largest, time.monotonic) for family in Family}
-        self._assigned: dict[Family, dict[BackendAddress, int]] = {family: {} for family in Family}
+        self._assigned = {family: IdsByPort() for family in Family}
         """Ids that neither the kernel nor the queues know yet."""
         self._leaving: dict[Family, list[BackendAddress]] = {family: [] for family in Family}
         """Backends that ports of the newest plan use no more, as often as they did. They are
@@ -82,7 +82,8 @@ class FirstPacket:
         for family, ids in self._ids.items():
             self._leaving[family] = ids.uses()
         for port in plan.ports:
-            self._assigned[port.family] |= self._ids[port.family].acquire(port.backend_keys)
+            acquired = self._ids[port.family].acquire(port.backend_keys)
+            self._assigned[port.family].update(acquired)
         self._standby.rebuild(plan)
         self._addresses.rebuild(plan)
         self._flow_checks.rebuild(plan)
@@ -93,7 +94,7 @@ class FirstPacket:
         finds one.
         """
         for family, ids in self._ids.items():
-            self._assigned[family] |= ids.assign()
+            self._assigned[family].update(ids.assign())
         if any(self._assigned.values()):
             self._introduce()
 
@@ -117,7 +118,7 @@ class FirstPacket:
         for family in Family:
             backends, self._leaving[family] = self._leaving[family], []
             released = self._ids[family].release(backends)
-            self.backend_ids.update({}, list(released))
+            self.backend_ids.update((), list(released))
             if family in self._plan.families:
                 standby = self._standby.take_change(family)
                 addresses = self._addresses.take_change(family)
@@ -206,7 +207,7 @@ class FirstPacket:
     def _use(self, facts: PortFacts | None, backends: frozenset[BackendAddress]) -> None:
         if facts is not None:
             family = facts.port.family
-            self._assigned[family] |= self._ids[family].acquire(backends)
+            self._assigned[family].update(self._ids[family].acquire(backends))
 
     def _leave(self, facts: PortFacts | None, backends: frozenset[BackendAddress]) -> None:
         if facts is not None:
@@ -222,8 +223,8 @@ class FirstPacket:
                 ]
             )
         for assigned in self._assigned.values():
-            self.backend_ids.update(assigned, [])
-        self._assigned = {family: {} for family in Family}
+            self.backend_ids.update(assigned.items(), [])
+        self._assigned = {family: IdsByPort() for family in Family}
 
     def _resync(self) -> None:
         """Flows have begun while nothing of ours was in the kernel, or foreign rules were."""

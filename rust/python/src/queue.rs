@@ -13,7 +13,7 @@ use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
-use pyo3::types::{PyBytes, PyDict, PyList};
+use pyo3::types::{PyBytes, PyList};
 
 use crate::convert;
 use crate::engine::Engine;
@@ -35,16 +35,16 @@ impl BackendIdMap {
     fn update(
         &self,
         py: Python<'_>,
-        added: &Bound<'_, PyDict>,
+        added: &Bound<'_, PyAny>,
         removed: Vec<(String, u16)>,
     ) -> PyResult<()> {
         let backend = |address: &str, port| Ok(SocketAddr::new(convert::address(address)?, port));
-        // In one pass: a list of tuples beside the dictionary would be tens of megabytes.
+        // In one pass: a list of tuples would be tens of megabytes.
         let added = added
-            .iter()
-            .map(|(key, id)| {
-                let (address, port): (PyBackedStr, u16) = key.extract()?;
-                Ok((backend(&address, port)?, id.extract()?))
+            .try_iter()?
+            .map(|item| {
+                let ((address, port), id): ((PyBackedStr, u16), u32) = item?.extract()?;
+                Ok((backend(&address, port)?, id))
             })
             .collect::<PyResult<_>>()?;
         let removed: Vec<SocketAddr> = removed
