@@ -168,6 +168,22 @@ def test_numbers_are_stable_and_unique() -> None:
     assert own.ids == {}
 
 
+def test_f109_an_id_takes_few_bytes() -> None:
+    """With addresses that the plan holds anyway."""
+    addresses = [f"10.64.{number >> 8}.{number & 255}" for number in range(15_000)]
+    own = BackendIds((1 << 18) - 1, lambda: 0.0)
+    tracemalloc.start()
+    for first in range(0, len(addresses), 15):
+        own.acquire([(address, 8080) for address in addresses[first : first + 15]])
+    assert tracemalloc.get_traced_memory()[0] / len(addresses) < 90
+    tracemalloc.stop()
+    assert len(own.ids) == 15_000 and list(own.ids)[:2] == [
+        ("10.64.0.0", 8080),
+        ("10.64.0.1", 8080),
+    ]
+    assert ("10.64.0.0", 80) not in own.ids
+
+
 def test_verdicts_name_only_backends_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     translated: set[tuple[str, int]] = set()
 
