@@ -50,7 +50,11 @@ pub(crate) struct Snat {
 #[pymethods]
 impl Snat {
     #[new]
-    #[pyo3(signature = (addresses, *, ports = (1024, 65535), reserved = (30000, 32767)))]
+    // PyO3 writes no default that is a tuple into the signature that Python sees.
+    #[pyo3(
+        signature = (addresses, *, ports = (1024, 65535), reserved = (30000, 32767)),
+        text_signature = "(addresses, *, ports=(1024, 65535), reserved=(30000, 32767))"
+    )]
     #[allow(clippy::needless_pass_by_value)]
     fn new(addresses: Vec<String>, ports: (u16, u16), reserved: (u16, u16)) -> PyResult<Self> {
         if ports.0 > ports.1 {
