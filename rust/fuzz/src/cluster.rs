@@ -170,16 +170,17 @@ pub fn backend_address(vip: IpAddr, number: u8) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use kbe_nat_engine::service::Scope;
+
     use super::{Strategy, TABLES, services};
 
     #[test]
     fn every_strategy_chooses_among_several_backends() {
         let ports: Vec<_> = (0..TABLES).flat_map(services).collect();
         for strategy in Strategy::ALL {
-            let is_fuzzed = ports
-                .iter()
-                .map(|port| port.spec())
-                .any(|spec| spec.strategy == strategy && spec.cluster_backends.len() > 1);
+            let is_fuzzed = ports.iter().any(|port| {
+                port.spec().strategy == strategy && port.set(Scope::Cluster).backends().len() > 1
+            });
             assert!(is_fuzzed, "no table has {}", strategy.name());
         }
     }
