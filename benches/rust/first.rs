@@ -11,7 +11,7 @@ use kbe_nat_engine::rng::{Rng, mix64};
 use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::{
     Action, Backend, Config, Engine, Frontend, FrontendKind, Meta, NodeView, Packet, ServicePort,
-    ServiceSpec, ServiceTable, Strategy,
+    ServiceSpec, ServiceTable,
 };
 
 const LENGTH: usize = 28;
@@ -28,26 +28,16 @@ fn service(number: u32) -> Arc<ServicePort> {
             Backend::new(SocketAddr::new(address.into(), 9876))
         })
         .collect();
-    let made = ServicePort::new(ServiceSpec {
-        family: None,
-        name: format!("default/s{number}"),
-        protocol: Protocol::UDP,
+    let service = ServicePort::new(ServiceSpec {
         frontends: vec![Frontend {
             kind: FrontendKind::ClusterIp,
             address: Some(vip(number).into()),
             port: 80,
         }],
         cluster_backends: backends,
-        local_backends: Vec::new(),
-        serving_backends: Vec::new(),
-        is_internal_local: false,
-        is_external_local: false,
-        affinity: None,
-        source_ranges: Vec::new(),
-        source_ranges_apply_to_all: false,
-        strategy: Strategy::Random,
+        ..ServiceSpec::new(format!("default/s{number}"), Protocol::UDP)
     });
-    Arc::new(made.expect("the service port is valid"))
+    Arc::new(service.expect("the service port is valid"))
 }
 
 fn packet(client: u64, to: Ipv4Addr) -> [u8; LENGTH] {
@@ -81,9 +71,9 @@ fn run(services: u32) {
     for client in 0..SAMPLES as u64 {
         let number = ((u128::from(rng.next_u64()) * u128::from(services)) >> 64) as u32;
         let mut bytes = packet(client, vip(number));
-        let mut own = Packet { bytes: &mut bytes, meta: Meta::default() };
+        let mut incoming = Packet { bytes: &mut bytes, meta: Meta::default() };
         let start = Instant::now();
-        let verdict = engine.process(client, &mut own);
+        let verdict = engine.process(client, &mut incoming);
         times.push(start.elapsed().as_nanos() as u64);
         assert_eq!(verdict.action, Action::Translate);
     }

@@ -93,19 +93,10 @@ impl Shape {
     ) -> Arc<ServicePort> {
         let address = Some(self.vip(number));
         let service = ServicePort::new(ServiceSpec {
-            family: None,
-            name: format!("default/bench{number}:"),
-            protocol: self.protocol,
             frontends: vec![Frontend { kind, address, port: 80 }],
             cluster_backends: (0..16).map(|n| Backend::new(self.backend(n))).collect(),
-            local_backends: Vec::new(),
-            serving_backends: Vec::new(),
-            is_internal_local: false,
-            is_external_local: false,
-            affinity: None,
-            source_ranges: Vec::new(),
-            source_ranges_apply_to_all: false,
             strategy,
+            ..ServiceSpec::new(format!("default/bench{number}:"), self.protocol)
         });
         Arc::new(service.expect("the service port is valid"))
     }

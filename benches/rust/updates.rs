@@ -14,7 +14,7 @@ use kbe_nat_engine::rng::Rng;
 use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::{
     Backend, Config, Engine, Frontend, FrontendKind, NodeView, ServicePort, ServiceSpec,
-    ServiceTable, Strategy,
+    ServiceTable,
 };
 
 const ENDPOINTS: u32 = 15;
@@ -30,23 +30,13 @@ fn service(number: u32, is_whole: bool) -> Arc<ServicePort> {
         Backend::new(SocketAddr::new(address.into(), 9876))
     };
     let service = ServicePort::new(ServiceSpec {
-        family: None,
-        name: format!("default/s{number}:http"),
-        protocol: Protocol::TCP,
         frontends: vec![Frontend {
             kind: FrontendKind::ClusterIp,
             address: Some(Ipv4Addr::from(0x0a60_0000 + number).into()),
             port: 80,
         }],
         cluster_backends: endpoints.map(backend).collect(),
-        local_backends: Vec::new(),
-        serving_backends: Vec::new(),
-        is_internal_local: false,
-        is_external_local: false,
-        affinity: None,
-        source_ranges: Vec::new(),
-        source_ranges_apply_to_all: false,
-        strategy: Strategy::Random,
+        ..ServiceSpec::new(format!("default/s{number}:http"), Protocol::TCP)
     });
     Arc::new(service.expect("the service port is valid"))
 }

@@ -123,6 +123,30 @@ pub struct ServiceSpec {
     pub strategy: Strategy,
 }
 
+impl ServiceSpec {
+    /// A service port without frontends and backends, as Kubernetes makes one that says nothing
+    /// else: traffic policies are `Cluster`, and there is no affinity and no source range. A backend
+    /// is chosen at random, as by kube-proxy's rules.
+    #[must_use]
+    pub fn new(name: impl Into<String>, protocol: Protocol) -> Self {
+        Self {
+            name: name.into(),
+            family: None,
+            protocol,
+            frontends: Vec::new(),
+            cluster_backends: Vec::new(),
+            local_backends: Vec::new(),
+            serving_backends: Vec::new(),
+            is_internal_local: false,
+            is_external_local: false,
+            affinity: None,
+            source_ranges: Vec::new(),
+            source_ranges_apply_to_all: false,
+            strategy: Strategy::Random,
+        }
+    }
+}
+
 /// One port of a Service in one family; immutable, shared by all tables that contain it.
 #[derive(Debug)]
 pub struct ServicePort {
@@ -224,19 +248,11 @@ impl ServicePort {
     pub(crate) fn without_backends(&self) -> Self {
         let set = || BackendSet { backends: Box::default(), balancer: Box::new(Random::new(&[])) };
         let spec = ServiceSpec {
-            name: self.spec.name.clone(),
             family: Some(self.family),
-            protocol: self.spec.protocol,
-            frontends: Vec::new(),
-            cluster_backends: Vec::new(),
-            local_backends: Vec::new(),
-            serving_backends: Vec::new(),
             is_internal_local: self.spec.is_internal_local,
             is_external_local: self.spec.is_external_local,
-            affinity: None,
-            source_ranges: Vec::new(),
             source_ranges_apply_to_all: self.spec.source_ranges_apply_to_all,
-            strategy: Strategy::Random,
+            ..ServiceSpec::new(self.spec.name.clone(), self.spec.protocol)
         };
         Self { spec, sets: [set(), set()], family: self.family }
     }

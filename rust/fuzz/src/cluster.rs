@@ -114,23 +114,18 @@ fn services(number: usize) -> Vec<Arc<ServicePort>> {
                 });
             }
             let spec = ServiceSpec {
-                family: None,
-                name: format!("default/{name}{suffix}:"),
-                protocol,
                 frontends,
-                serving_backends: Vec::new(),
                 local_backends: if name == "local" { Vec::new() } else { backends.clone() },
                 cluster_backends: backends,
                 is_internal_local: name == "local",
                 is_external_local: name == "local",
                 affinity: (name == "dns").then_some(60),
-                source_ranges: Vec::new(),
-                source_ranges_apply_to_all: false,
                 strategy: match number {
                     3 => Strategy::Maglev { size: Some(13) },
                     // Both families of a port differ, so that three tables have room for all.
                     _ => Strategy::ALL[(2 * (place + number) + family) % Strategy::ALL.len()],
                 },
+                ..ServiceSpec::new(format!("default/{name}{suffix}:"), protocol)
             };
             services.push(Arc::new(ServicePort::new(spec).expect("a valid service port")));
         }

@@ -396,15 +396,11 @@ impl ServiceTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::balance::Strategy;
     use crate::service::ServiceSpec;
 
     #[test]
     fn nothing_is_left_of_what_is_removed() {
         let service = ServicePort::new(ServiceSpec {
-            name: "a".into(),
-            family: None,
-            protocol: Protocol::TCP,
             frontends: vec![
                 Frontend {
                     kind: FrontendKind::ClusterIp,
@@ -413,15 +409,7 @@ mod tests {
                 },
                 Frontend { kind: FrontendKind::NodePort, address: None, port: 30_080 },
             ],
-            cluster_backends: Vec::new(),
-            local_backends: Vec::new(),
-            serving_backends: Vec::new(),
-            is_internal_local: false,
-            is_external_local: false,
-            affinity: None,
-            source_ranges: Vec::new(),
-            source_ranges_apply_to_all: false,
-            strategy: Strategy::Random,
+            ..ServiceSpec::new("a", Protocol::TCP)
         })
         .expect("valid");
         let key = HashKey::new(1);

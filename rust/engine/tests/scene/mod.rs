@@ -97,23 +97,14 @@ pub(crate) fn spec(
     backends: &[SocketAddr],
 ) -> ServiceSpec {
     ServiceSpec {
-        name: name.into(),
-        family: None,
-        protocol,
         frontends: vec![Frontend {
             kind: FrontendKind::ClusterIp,
             address: Some(vip.ip()),
             port: vip.port(),
         }],
         cluster_backends: backends.iter().copied().map(Backend::new).collect(),
-        local_backends: Vec::new(),
-        serving_backends: Vec::new(),
-        is_internal_local: false,
-        is_external_local: false,
-        affinity: None,
-        source_ranges: Vec::new(),
-        source_ranges_apply_to_all: false,
         strategy: Strategy::RoundRobin,
+        ..ServiceSpec::new(name, protocol)
     }
 }
 

@@ -59,23 +59,14 @@ fn service(protocol: Protocol, is_v6: bool, backends: std::ops::Range<u8>) -> Ar
     let vip = vip(is_v6);
     Arc::new(
         ServicePort::new(ServiceSpec {
-            name: format!("default/{}-{is_v6}:", protocol.0),
-            family: None,
-            protocol,
             frontends: vec![Frontend {
                 kind: FrontendKind::ClusterIp,
                 address: Some(vip.ip()),
                 port: vip.port(),
             }],
             cluster_backends: backends.map(|n| Backend::new(backend(is_v6, n))).collect(),
-            local_backends: Vec::new(),
-            serving_backends: Vec::new(),
-            is_internal_local: false,
-            is_external_local: false,
-            affinity: None,
-            source_ranges: Vec::new(),
-            source_ranges_apply_to_all: false,
             strategy: Strategy::RoundRobin,
+            ..ServiceSpec::new(format!("default/{}-{is_v6}:", protocol.0), protocol)
         })
         .expect("valid"),
     )
