@@ -105,7 +105,7 @@ def verdict_of(explanation: ExplanationRow, name: str = "") -> VerdictRow:
     """The outcome that an explanation describes."""
     verdict = VERDICTS.get(explanation.action, explanation.action)
     refused = [RefusedEndpoint(*refusal) for refusal in explanation.refused]
-    is_refused_backend = any(each.endpoint == explanation.backend for each in refused)
+    is_refused_backend = any(row.endpoint == explanation.backend for row in refused)
     if is_refused_backend and explanation.candidates:
         # The next such packet is refused, but the question is what may happen.
         verdict = "dnat"
@@ -173,11 +173,11 @@ def explain_in_plan(
     if port is None or explanation.frontend is None:
         return explain_packet(explanation, kinds)
     mode = plan.options.mode
-    way = chains(port, explanation.frontend, explanation.scope, explanation.backend, mode)
+    path = chains(port, explanation.frontend, explanation.scope, explanation.backend, mode)
     excluded = exclusions(
         snapshot, port, plan.options, is_local=_is_local(explanation, explanation.frontend, port)
     )
-    return explain_packet(explanation, kinds, excluded=sorted(excluded.items()), chains=way)
+    return explain_packet(explanation, kinds, excluded=sorted(excluded.items()), chains=path)
 
 
 def _is_local(explanation: Explanation, frontend: str, port: PlannedPort) -> bool:

@@ -245,7 +245,7 @@ class SetChange(NamedTuple):
 
 def shapes(rules: Iterable[RuleSet]) -> tuple[RuleSet, ...]:
     """The same rules with empty sets."""
-    return tuple(replace(each, sets=dict.fromkeys(each.sets, ())) for each in rules)
+    return tuple(replace(rule_set, sets=dict.fromkeys(rule_set.sets, ())) for rule_set in rules)
 
 
 def canonical(element: Element) -> Element:

@@ -31,8 +31,8 @@ def decode(document: object, origin: str) -> Iterator[ParsedObject | ObjectError
         yield ObjectError(origin, kind, f"expected an array, got {_kind_of(items)}", "items")
         return
     defaults = {"apiVersion": version, "kind": of} if of else {}
-    for number, item in enumerate(items):
-        yield decode_item(item, defaults, f"{origin}, items[{number}]")
+    for index, item in enumerate(items):
+        yield decode_item(item, defaults, f"{origin}, items[{index}]")
 
 
 def decode_item(
@@ -123,8 +123,8 @@ def _unknown(subject: str, version: str, kind: str, origin: str) -> ObjectError 
     if (version, kind) == ENDPOINTS:
         return f"{origin}: {subject}: Endpoints are not read; EndpointSlices say the same"
     is_ours = any(other.rpartition("/")[0] == group for other, _ in KINDS)
-    what = "of this kind" if is_ours else f"of {_printable(version)}"
-    return f"{origin}: {subject}: objects {what} are not read"
+    scope = "of this kind" if is_ours else f"of {_printable(version)}"
+    return f"{origin}: {subject}: objects {scope} are not read"
 
 
 def _without_nulls(value: object, seen: dict[int, object]) -> object:
