@@ -125,8 +125,8 @@ pub struct ServiceSpec {
 
 impl ServiceSpec {
     /// A service port without frontends and backends, as Kubernetes makes one that says nothing
-    /// else: traffic policies are `Cluster`, and there is no affinity and no source range. A backend
-    /// is chosen at random, as by kube-proxy's rules.
+    /// else: traffic policies are `Cluster`, and there is no affinity and no source range. A
+    /// backend is chosen at random, as by kube-proxy's rules.
     #[must_use]
     pub fn new(name: impl Into<String>, protocol: Protocol) -> Self {
         Self {
