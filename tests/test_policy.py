@@ -383,6 +383,8 @@ def test_the_modes_differ_in_defaults() -> None:
     assert other.node_ports.reject_addresses == ()
     assert [unknown_port(own.options) for own in (one, other)] == ["pass", "reject"]
     assert [unallocated(own) for own in (one, other)] == [(), ("172.30.0.0/16",)]
+    beside = plan(snapshot, Options("here", mode=Mode.NFTABLES, proxy_name="kbe-nat"))
+    assert unallocated(beside) == (), "another proxy serves addresses of the range"
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ from kbe_nat.errors import ControlError
         (("proxy",), "--manifests"),
         (("proxy", "--manifests", "absent", "--dry-run"), "absent"),
         (("proxy", "--manifests", ".", "--mark-flow", "3"), "--mark-flow"),
+        (("proxy", "--manifests", ".", "--service-proxy-name", "a b"), "--service-proxy-name"),
         (("proxy", "--manifests", ".", "--cpus", "first"), "--cpus"),
         (("conntrack", "-L", "-C"), "only one of"),
         (("get", "services", "--socket", "/nowhere"), "no daemon answers here"),

@@ -81,7 +81,8 @@ def build(settings: Settings, rules: RuleInstaller | None = None) -> Proxy:
         queues=_span(settings.queues.numbers),
         rules=installer,
         seed=seed,
-        other_proxies=kube_proxy_rules(commands),
+        # Beside us, under its own Services, another proxy is no rival.
+        other_proxies=() if settings.node.proxy_name else kube_proxy_rules(commands),
         # iptables' set match wants it, also to remove the rules of a run of the other datapath.
         lends_net_raw=kind is DatapathKind.EVERY_PACKET
         or any(installer.is_present() for installer in usable(commands)),

@@ -58,6 +58,8 @@ class NodeSettings:
     localhost_node_ports: bool | None = None
     external_ranges: tuple[str, ...] = ()
     reject_with: RejectWith = RejectWith.ICMP
+    proxy_name: str | None = None
+    """Of this proxy, where it serves beside another one; None: Services without such a label."""
 
     def options(
         self,
@@ -107,6 +109,7 @@ class NodeSettings:
             external_ranges=self.external_ranges,
             resets_tcp=self.reject_with is RejectWith.TCP_RESET,
             strategy=strategy,
+            proxy_name=self.proxy_name,
         )
 
     def stated_mode(self, file: Configuration) -> Mode | None:

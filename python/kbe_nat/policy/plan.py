@@ -190,8 +190,11 @@ class Plan:
 
 
 def unallocated(plan: Plan) -> tuple[str, ...]:
-    """Ranges in which unassigned cluster IPs are dropped: all in nftables mode, else none."""
-    return plan.service_ranges if plan.options.mode is Mode.NFTABLES else ()
+    """Ranges in which unassigned cluster IPs are dropped: all in nftables mode, else none. Beside
+    another proxy none either, because any address may be one that the other proxy serves.
+    """
+    is_alone = plan.options.proxy_name is None
+    return plan.service_ranges if plan.options.mode is Mode.NFTABLES and is_alone else ()
 
 
 def port_name(namespace: str, service: str, port: str) -> str:

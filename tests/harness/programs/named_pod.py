@@ -1,6 +1,6 @@
 """A pod's server that says its name before what it is told, by TCP and UDP in both families.
 
-`named_pod.py NAME PORT`
+`named_pod.py NAME PORT [ADDRESS]`, without an address for all that the pod has.
 """
 
 import resource
@@ -12,19 +12,23 @@ import sys
 def main() -> None:
     """Serve until ended."""
     name, port = sys.argv[1].encode() + b" ", int(sys.argv[2])
+    address = sys.argv[3] if len(sys.argv) > 3 else ""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    listener = socket.create_server(
-        ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024
-    )
+    families: tuple[socket.AddressFamily, ...] = (socket.AF_INET, socket.AF_INET6)
+    if address:
+        families = (socket.AF_INET6 if ":" in address else socket.AF_INET,)
+        listener = socket.create_server((address, port), family=families[0], backlog=1024)
+    else:
+        listener = socket.create_server(
+            ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024
+        )
     # One socket for each family, and one address: the answer comes from the address that was asked.
-    datagrams = [
-        socket.socket(family, socket.SOCK_DGRAM) for family in (socket.AF_INET, socket.AF_INET6)
-    ]
+    datagrams = [socket.socket(family, socket.SOCK_DGRAM) for family in families]
     for own in datagrams:
         if own.family == socket.AF_INET6:
             own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        own.bind(("", port))
+        own.bind((address, port))
     with selectors.DefaultSelector() as selector:
         for ready in (listener, *datagrams):
             selector.register(ready, selectors.EVENT_READ)

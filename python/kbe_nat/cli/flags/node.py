@@ -2,6 +2,7 @@
 it.
 """
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,15 @@ from kbe_nat.model import Snapshot, Strategy
 from kbe_nat.policy.options import Mode, Options
 from kbe_nat.sources.address import parse_address, parse_range
 
+
+def parse_label_value(text: str) -> str:
+    """The value of a label. Raises ValueError."""
+    if not LABEL_VALUE.fullmatch(text):
+        raise ValueError(f"{text!r} is no value of a label")
+    return text
+
+
+LABEL_VALUE: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 NODE_FLAGS: Final[Flags] = {
     "config": typer.Option(
         "--config", help="kube-proxy's configuration file; flags go before what it says."
@@ -77,6 +87,14 @@ NODE_FLAGS: Final[Flags] = {
     ),
     "reject_with": typer.Option(
         "--reject-with", help="How TCP is rejected; kube-proxy sends an ICMP error."
+    ),
+    "proxy_name": TextFlag(
+        typer.Option(
+            "--service-proxy-name",
+            help="Serve only Services whose label service.kubernetes.io/service-proxy-name has"
+            " this value, beside another proxy. Default: those without the label.",
+        ),
+        parse_label_value,
     ),
 }
 NODE_PARAMETERS: Final = tuple(parameter_names(NODE_FLAGS))
