@@ -18,6 +18,7 @@ from kbe_nat.daemon.liveness import BEHIND_SECONDS, Liveness
 from kbe_nat.policy.node_ports import NodePorts
 from kbe_nat.policy.plan import HealthCheck, Plan
 from kbe_nat.server import http as server
+from kbe_nat.server import slots
 from kbe_nat.server.health_check_ports import HealthCheckPorts
 
 
@@ -180,11 +181,11 @@ def test_f127_connections_that_say_nothing_do_not_pile_up(port: int, greeting: b
     before, workers = open_descriptors(), threads()
     idle: list[socket.socket] = []
     try:
-        for number in range(3 * server.MAX_CONNECTIONS):
+        for number in range(3 * slots.MAX_CONNECTIONS):
             connection = socket.create_connection(("127.0.0.1", port), timeout=30)
             connection.sendall(greeting)
             idle.append(connection)
-            if number % server.MAX_CONNECTIONS == 0:
+            if number % slots.MAX_CONNECTIONS == 0:
                 # From another client.
                 asking = http.client.HTTPConnection(
                     "127.0.0.1", port, timeout=30, source_address=("127.0.0.2", 0)
@@ -194,7 +195,7 @@ def test_f127_connections_that_say_nothing_do_not_pile_up(port: int, greeting: b
                 asking.close()
         ours = open_descriptors() - before - len(idle)
         # Besides those that it is about to accept and to close.
-        assert ours <= server.MAX_CONNECTIONS + 8 * server.AT_ONCE
+        assert ours <= slots.MAX_CONNECTIONS + 8 * server.AT_ONCE
         assert threads() <= workers
         assert said(port, b"GET / HTTP/1.0\r\n\r\n").endswith(WEB.encode()), (
             "from one that has many"

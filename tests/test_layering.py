@@ -77,7 +77,7 @@ PYTHON = {
     "client": "errors",
     "explain": "_native family kubeproxy model policy rules",
     "daemon": "family collector _native client commands control datapath drivers errors explain "
-    "kubeproxy model policy rules server sources",
+    "kubeproxy model policy rules server sources version",
     "doctor": "daemon datapath drivers errors rules",
     "playground": "client commands daemon errors policy sources",
     "shadow": "family _native engine_tables model packet policy",

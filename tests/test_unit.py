@@ -8,7 +8,7 @@ import pytest
 
 from kbe_nat.commands import ENDING_SECONDS
 from kbe_nat.rules.commands import LIMIT_SECONDS
-from kbe_nat.server.http import MAX_CONNECTIONS
+from kbe_nat.server.slots import MAX_CONNECTIONS
 
 UNIT = Path(__file__).parent.parent / "packaging/kbe-nat.service"
 

@@ -5,11 +5,12 @@ from typing import Annotated
 import typer
 
 from kbe_nat.cli.flags.options import warn
-from kbe_nat.cli.flags.parameters import takes_flags
+from kbe_nat.cli.flags.parameters import flag_values, takes_flags
 from kbe_nat.cli.flags.proxy import PROXY_FLAGS
 from kbe_nat.daemon import privileges
 from kbe_nat.daemon.composition import build, clean_up
 from kbe_nat.daemon.logs import log_to_stderr
+from kbe_nat.daemon.node_pages import flag_text
 from kbe_nat.daemon.settings import Settings
 from kbe_nat.daemon.standard_error import make_stderr_nonblocking
 from kbe_nat.errors import PrivilegeError, SettingError
@@ -47,4 +48,5 @@ def proxy(
     elif dry_run:
         print(build(settings).render(warn), end="")
     else:
-        build(settings).run()
+        values = flag_values(PROXY_FLAGS, settings)
+        build(settings, flags={flag: flag_text(value) for flag, value in values}).run()

@@ -7,7 +7,7 @@ them changes nothing in the kernel; nor does `Proxy.render`, which is the dry ru
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
@@ -15,7 +15,7 @@ from kbe_nat._native import BackendIdMap, Engine, Limits, NftTables, NodeAddress
 from kbe_nat.commands import GracePeriod
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon.node_addresses import LocalAddresses
-from kbe_nat.daemon.proxy import Facts, Proxy, Queue
+from kbe_nat.daemon.proxy import Facts, NodeFacts, Proxy, Queue
 from kbe_nat.daemon.settings import Driver, Settings
 from kbe_nat.daemon.singleton import only_proxy
 from kbe_nat.datapath import detect
@@ -40,14 +40,19 @@ from kbe_nat.sources.source import Source
 from kbe_nat.sources.store import Store
 
 
-def build(settings: Settings, rules: RuleInstaller | None = None) -> Proxy:
+def build(
+    settings: Settings,
+    rules: RuleInstaller | None = None,
+    flags: Mapping[str, str] | None = None,
+) -> Proxy:
     """The daemon, ready to run. `rules` takes the place of the installer that would be probed for,
-    for every-packet. Cost: a dozen commands that ask the kernel what it can do.
+    for every-packet; `flags` are shown on its page of flags. Cost: a dozen commands
+    that ask the kernel what it can do.
 
     Raises `SettingError` when a setting has no effect here, `FileError`, and `RulesError` when the
     kernel cannot do what is asked for.
     """
-    source = _source(settings)
+    source, file = _source(settings), _configuration(settings)
     grace = GracePeriod()
     commands = Commands(grace=grace)
     kind, reason = detect.choose(settings.datapath.kind, commands)
@@ -70,7 +75,7 @@ def build(settings: Settings, rules: RuleInstaller | None = None) -> Proxy:
     controller = Controller(
         engine,
         datapath,
-        _options(settings, addresses),
+        _options(settings, file, addresses),
         settings.balancing.drain_removed,
         addresses.poll,
     )
@@ -88,7 +93,8 @@ def build(settings: Settings, rules: RuleInstaller | None = None) -> Proxy:
         or any(installer.is_present() for installer in usable(commands)),
     )
     queues = _queues(settings, kind, datapath.backend_ids)
-    return Proxy(settings, source, controller, queues, facts, grace)
+    node = NodeFacts(file, dict(flags or {}))
+    return Proxy(settings, source, controller, queues, facts, grace, node)
 
 
 def clean_up(settings: Settings) -> None:
@@ -137,13 +143,20 @@ def _diversion(settings: Settings) -> Diversion:
     return Diversion((numbers[0], numbers[-1]), settings.marks.marks)
 
 
-def _options(settings: Settings, addresses: LocalAddresses) -> Callable[[Snapshot], Options]:
+def _configuration(settings: Settings) -> Configuration:
+    """kube-proxy's configuration file; its notes are logged."""
+    if settings.node.config is None:
+        return Configuration()
+    file, notes = read_configuration(settings.node.config)
+    for note in notes:
+        LOG.warning("%s", note)
+    return file
+
+
+def _options(
+    settings: Settings, file: Configuration, addresses: LocalAddresses
+) -> Callable[[Snapshot], Options]:
     """A function from the objects to the options of this node."""
-    file = Configuration()
-    if settings.node.config is not None:
-        file, notes = read_configuration(settings.node.config)
-        for note in notes:
-            LOG.warning("%s", note)
 
     def options(snapshot: Snapshot) -> Options:
         # The host's addresses are those of now: they come and go.

@@ -10,16 +10,29 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from kbe_nat.drivers.thread import NativeThread
+from kbe_nat.server.health_page import HealthReport
+
+BEHIND_SECONDS: Final = 60.0
+"""Twice kube-proxy's default sync period."""
 
 
 class Liveness:
     """The threads of a daemon, and since when the kernel lacks what the objects want."""
 
-    def __init__(self, is_behind: Callable[[], bool]) -> None:
-        """`is_behind` says whether the kernel lacks it now."""
+    def __init__(
+        self,
+        is_behind: Callable[[], bool],
+        updated: Callable[[], int] = lambda: 0,
+        stale_seconds: float = BEHIND_SECONDS,
+    ) -> None:
+        """`is_behind` says whether the kernel lacks it now; `updated` is when the kernel took over
+        a change last, in nanoseconds since 1970. The kernel may be behind for `stale_seconds`.
+        """
         self.threads: Sequence[NativeThread] = ()
         """The threads that must not stop."""
         self._is_behind = is_behind
+        self._updated = updated
+        self._stale_seconds = stale_seconds
         self._behind_since: float | None = None
         self._is_turning = True
         self._observed = time.monotonic()
@@ -42,10 +55,12 @@ class Liveness:
         """See the module. May be called from any thread."""
         now = time.monotonic()
         waiting = max(now - (self._behind_since or now), now - self._observed)
-        return self._is_turning and waiting < BEHIND_SECONDS
+        return self._is_turning and waiting < self._stale_seconds
+
+    def report(self) -> HealthReport:
+        """The same with times, for `/healthz`. May be called from any thread."""
+        return HealthReport(self.is_healthy(), self._updated(), time.time_ns())
 
 
-BEHIND_SECONDS: Final = 60.0
-"""Twice kube-proxy's sync period."""
 TURN_SECONDS: Final = 5.0
 """A loop that has not turned for so long hangs."""

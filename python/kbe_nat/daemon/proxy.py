@@ -27,9 +27,9 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 from typing import Final, TypeAlias
 
@@ -40,6 +40,8 @@ from kbe_nat.daemon import privileges
 from kbe_nat.daemon.checkpoints import CheckpointFile
 from kbe_nat.daemon.control_socket import ControlServer
 from kbe_nat.daemon.liveness import Liveness
+from kbe_nat.daemon.node_pages import NodePages
+from kbe_nat.daemon.node_server import NodeServer
 from kbe_nat.daemon.reconciler import Reconciler
 from kbe_nat.daemon.rows import LoopRow, StatusRow
 from kbe_nat.daemon.settings import Driver, Settings
@@ -53,8 +55,11 @@ from kbe_nat.drivers.native import NativeQueue
 from kbe_nat.drivers.netfilterqueue import NetfilterQueue
 from kbe_nat.drivers.thread import LoopThread
 from kbe_nat.errors import RulesError
+from kbe_nat.kubeproxy.config import Configuration
 from kbe_nat.rules.rule import DatapathKind
 from kbe_nat.server.health_check_ports import HealthCheckPorts
+from kbe_nat.server.health_page import HealthPages
+from kbe_nat.server.on_demand import ThreadOnDemand
 from kbe_nat.sources.source import Source
 
 Queue: TypeAlias = NativeQueue | NetfilterQueue
@@ -79,6 +84,16 @@ class Facts:
     """Whether commands have CAP_NET_RAW, see `privileges`."""
 
 
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What operators wrote, for the pages that show it."""
+
+    file: Configuration = field(default_factory=Configuration)
+    """kube-proxy's configuration file."""
+    flags: Mapping[str, str] = field(default_factory=dict)
+    """The flags of the command line with their values."""
+
+
 class Proxy:
     """A daemon, as `kbe_nat.daemon.composition.build` makes it. It runs once."""
 
@@ -90,14 +105,33 @@ class Proxy:
         queues: Sequence[Callable[[], Queue]],
         facts: Facts,
         grace: GracePeriod,
+        node: NodeFacts | None = None,
     ) -> None:
         """`queues` open one queue each; `grace` is that of the commands which the controller
         runs.
         """
+        node = node or NodeFacts()
         self.controller = controller
-        health = HealthCheckPorts(lambda: self.liveness.is_healthy())
+        answering = ThreadOnDemand()
+        health = HealthCheckPorts(lambda: self.liveness.is_healthy(), answering)
         self.reconciler = Reconciler(source, controller, health)
-        self.liveness = Liveness(lambda: self.reconciler.is_behind)
+        self.liveness = Liveness(
+            lambda: self.reconciler.is_behind,
+            lambda: self.reconciler.synced,
+            settings.node.stale_seconds(node.file),
+        )
+        self.health_pages = HealthPages(
+            self.liveness.report, lambda: self.reconciler.own_node.is_eligible
+        )
+        pages = NodePages(settings, node.file, node.flags, lambda: controller.plan.options)
+        servers = settings.servers
+        self._server = NodeServer(
+            (servers.health_address(node.file), servers.metrics_address(node.file)),
+            self.health_pages,
+            pages.by_path,
+            answering,
+            fails_hard=servers.fails_hard(node.file),
+        )
         self._settings = settings
         self._source = source
         self._queues = queues
@@ -130,6 +164,8 @@ class Proxy:
             privileges.keep_net_admin(lends_net_raw=self._facts.lends_net_raw)
             stack.callback(self._notifier.close)
             stack.callback(self._health.close)
+            stack.callback(self._server.close)
+            self._server.start_health()
             self.reconciler.read_first()
             subscribers = Subscribers(controller.engine)
             queues = [_enter(stack, open_queue()) for open_queue in self._queues]
@@ -156,6 +192,7 @@ class Proxy:
             extent = self.reconciler.extent()
             LOG.info("serving %s; %d connections taken over", extent, restored)
             self._notifier.notify("READY=1", f"STATUS=serving {extent}")
+            self._server.start_pages()
             self._serve(subscribers)
             LOG.info("ending; the rules %s", "stay" if self._leaves_rules else "go")
             self._notifier.notify("STOPPING=1")
@@ -279,6 +316,12 @@ class Proxy:
                 reconciler.retry_health_checks,
                 "health checks cannot be answered",
                 "health checks are answered again",
+            ),
+            Task(
+                check,
+                self._server.retry,
+                "health and metrics cannot be answered",
+                "health and metrics are answered again",
             ),
             self._checkpointing,
             Task(

@@ -11,6 +11,7 @@ from typing import Final
 
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon.logs import ConditionLog
+from kbe_nat.daemon.own_node import OwnNode
 from kbe_nat.daemon.tasks import describe_error
 from kbe_nat.errors import KbeNatError, RulesError
 from kbe_nat.server.health_check_ports import HealthCheckPorts
@@ -22,17 +23,29 @@ class Reconciler:
     methods are tasks of the daemon's main thread.
     """
 
-    def __init__(self, source: Source, controller: Controller, health: HealthCheckPorts) -> None:
+    def __init__(
+        self,
+        source: Source,
+        controller: Controller,
+        health: HealthCheckPorts,
+        own_node: OwnNode | None = None,
+    ) -> None:
+        self.own_node = own_node or OwnNode()
         self.generation = 0
         """Of the newest snapshot that was planned."""
         self.errors: tuple[str, ...] = ()
         """Errors in files and objects now."""
+        self.synced = time.time_ns()
+        """When the kernel took over a change last, in nanoseconds since 1970; before the first one,
+        when the daemon started.
+        """
         self._source = source
         self._controller = controller
         self._health = health
         controller.follow_plans(health)
         self._pending: SourceUpdate | None = None
         """Read, and not yet planned."""
+        self._has_objects = False
         self._news = ""
         """About what was taken over since the last `log_news`."""
         self._standing_errors = ConditionLog(logging.ERROR, "the objects are sound again")
@@ -43,8 +56,8 @@ class Reconciler:
 
     @property
     def is_behind(self) -> bool:
-        """Whether the kernel lacks what the newest objects want."""
-        return self._controller.is_behind or self._pending is not None
+        """Whether the kernel lacks what the newest objects want, or no objects have come yet."""
+        return self._controller.is_behind or self._pending is not None or not self._has_objects
 
     def read_first(self) -> None:
         """Raises `KbeNatError`: with nothing to serve it is better not to start."""
@@ -73,7 +86,10 @@ class Reconciler:
 
     def repair(self) -> None:
         """Put back rules that another program has removed. Raises `RulesError`."""
+        was_behind = self._controller.is_behind
         missing = self._controller.repair()
+        if was_behind:
+            self.synced = time.time_ns()
         self._standing_delay.update([])
         # Most often a firewall's reload: iptables-restore without --noflush, or `nft flush
         # ruleset`.
@@ -115,6 +131,7 @@ class Reconciler:
         # Errors are logged first: they hold for the objects whether or not the kernel takes the
         # rest.
         started = time.monotonic()
+        self._has_objects = True
         try:
             self._controller.apply(update.snapshot, update.touched)
         except RulesError as error:
@@ -123,6 +140,9 @@ class Reconciler:
             self._standing_delay.update([])
             span = (time.monotonic() - started) * 1000
             self._news = f"taken over in {span:.0f} ms"
+            self.synced = time.time_ns()
+        finally:
+            self.own_node.update(self._controller.plan.options.node, update.snapshot.nodes)
         self._standing_plan_notes.update(self._controller.plan.notes)
         # A RulesError is no failure of this update: the plan is made, and `repair` brings the
         # kernel up to it. Any other error leaves the update pending.

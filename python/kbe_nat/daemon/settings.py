@@ -17,6 +17,14 @@ from kbe_nat.client import DEFAULT_SOCKET
 from kbe_nat.daemon.logs import LogFormat
 from kbe_nat.daemon.singleton import QUEUE
 from kbe_nat.errors import SettingError
+from kbe_nat.kubeproxy.bind_address import (
+    HEALTH_PORT,
+    METRICS_PORT,
+    NOWHERE,
+    BindAddress,
+    parse_bind_address,
+)
+from kbe_nat.kubeproxy.config import Configuration
 from kbe_nat.kubeproxy.settings import NodeSettings
 from kbe_nat.model import Strategy
 from kbe_nat.rules.installer import InstallerName
@@ -127,6 +135,41 @@ class FileSettings:
     """Where connections are kept for the next start; None: nowhere."""
 
 
+class MetricsBackends(StrEnum):
+    """For what traffic is counted in metrics, which bounds their number."""
+
+    OFF = "off"
+    SERVICE = "service"
+    BACKEND = "backend"
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Where the daemon answers over HTTP. None where the configuration file or a default counts."""
+
+    health: BindAddress | None = None
+    """Of /healthz and /livez."""
+    metrics: BindAddress | None = None
+    """Of /metrics and the other pages."""
+    is_failure_hard: bool | None = None
+    """The daemon does not start when it cannot listen at one of them."""
+    backends: MetricsBackends = MetricsBackends.SERVICE
+
+    def health_address(self, file: Configuration) -> BindAddress | None:
+        """Where /healthz is; None: nowhere."""
+        default = "::" if ":" in file.bind_address else "0.0.0.0"
+        return _bind_address(self.health, file.healthz_bind_address, (default, HEALTH_PORT))
+
+    def metrics_address(self, file: Configuration) -> BindAddress | None:
+        """Where /metrics is; None: nowhere."""
+        default = "::1" if ":" in file.bind_address else "127.0.0.1"
+        return _bind_address(self.metrics, file.metrics_bind_address, (default, METRICS_PORT))
+
+    def fails_hard(self, file: Configuration) -> bool:
+        """Whether a port that is taken ends the daemon."""
+        return file.bind_address_hard_fail if self.is_failure_hard is None else self.is_failure_hard
+
+
 @dataclass(frozen=True)
 class LogSettings:
     """How much is logged, and in which format."""
@@ -157,6 +200,7 @@ class Settings:
     limits: LimitSettings = LimitSettings()
     marks: MarkSettings = MarkSettings()
     files: FileSettings = FileSettings()
+    servers: ServerSettings = ServerSettings()
     logs: LogSettings = LogSettings()
     periods: PeriodSettings = PeriodSettings()
 
@@ -196,6 +240,12 @@ class Settings:
         if self.queues.fail_open is not None:
             return self.queues.fail_open
         return kind is DatapathKind.FIRST_PACKET and self.datapath.on_death is not OnDeath.REFUSE
+
+
+def _bind_address(flag: BindAddress | None, text: str, default: BindAddress) -> BindAddress | None:
+    """The address by flag, file or default; None for a flag that switches it off."""
+    address = flag or (parse_bind_address(text, default[1]) if text else default)
+    return None if address == NOWHERE else address
 
 
 def _refuse_set(values: dict[str, object], reason: str) -> None:

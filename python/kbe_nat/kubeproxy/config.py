@@ -112,6 +112,9 @@ class Configuration(msgspec.Struct, frozen=True, rename="camel"):
     masquerade_bit: Int32 | None = None
     masquerade_all: bool | None = None
     localhost_node_ports: bool | None = None
+    healthz_bind_address: str = ""
+    metrics_bind_address: str = ""
+    bind_address_hard_fail: bool = False
 
     # The fields from here on decide nothing here.
     ipvs: IPVS = IPVS()
@@ -119,9 +122,6 @@ class Configuration(msgspec.Struct, frozen=True, rename="camel"):
     client_connection: ClientConnection = ClientConnection()
     logging: Logging = Logging()
     feature_gates: dict[str, bool] = {}
-    healthz_bind_address: str = ""
-    metrics_bind_address: str = ""
-    bind_address_hard_fail: bool = False
     enable_profiling: bool = False
     show_hidden_metrics_for_version: str = ""
     oom_score_adj: Int32 | None = None

@@ -13,7 +13,12 @@ from typing import Final, TypeVar
 
 from kbe_nat.errors import SettingError
 from kbe_nat.kubeproxy.config import Configuration
-from kbe_nat.kubeproxy.validation import LAST_BIT, check_cluster_ranges, check_node_port_addresses
+from kbe_nat.kubeproxy.validation import (
+    LAST_BIT,
+    check_cluster_ranges,
+    check_node_port_addresses,
+    duration,
+)
 from kbe_nat.model import Snapshot, Strategy
 from kbe_nat.policy.options import Mode, Options
 from kbe_nat.sources.address import parse_address
@@ -115,6 +120,12 @@ class NodeSettings:
     def stated_mode(self, file: Configuration) -> Mode | None:
         """The mode that a flag or the file states; None without either."""
         return self.mode or (Mode(file.mode) if file.mode else None)
+
+    def stale_seconds(self, file: Configuration) -> float:
+        """For how long a change may wait until the node is unhealthy: twice the sync period."""
+        is_nftables = self.stated_mode(file) is Mode.NFTABLES
+        period = (file.nftables if is_nftables else file.iptables).sync_period
+        return 2 * (duration(period or "0") or DEFAULT_SYNC_SECONDS)
 
     def _check_effect(self, local_mode: LocalMode, mode: Mode) -> None:
         for flag, value, needed in (
@@ -227,3 +238,4 @@ def _first(*values: _T | None, default: _T) -> _T:
 
 
 DEFAULT_BIT: Final = 14
+DEFAULT_SYNC_SECONDS: Final = 30.0

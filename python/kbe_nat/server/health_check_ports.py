@@ -16,12 +16,11 @@ from kbe_nat.family import Family, family_of
 from kbe_nat.model import join_address
 from kbe_nat.policy.delta import PlanDelta
 from kbe_nat.policy.plan import HealthCheck, Plan
+from kbe_nat.server.answer import Answer
+from kbe_nat.server.on_demand import ThreadOnDemand
 
 if TYPE_CHECKING:
-    # asyncio and http.server take three megabytes, and few nodes have such a Service.
     from asyncio import Server
-
-    from kbe_nat.server.http import Answer, HttpThread
 
 LOG: Final = logging.getLogger("kbe_nat.daemon")
 SocketAddress: TypeAlias = tuple[str, int]
@@ -33,12 +32,16 @@ class HealthCheckPorts:
     one thread answers at all of them.
     """
 
-    def __init__(self, is_healthy: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self,
+        is_healthy: Callable[[], bool] = lambda: True,
+        thread: ThreadOnDemand | None = None,
+    ) -> None:
         """`is_healthy` says whether the kernel has what the objects want; it is called in another
-        thread.
+        thread. `thread` answers, which other servers may share.
         """
         self._is_healthy = is_healthy
-        self._thread: HttpThread | None = None
+        self._thread = thread or ThreadOnDemand()
         self._addresses: tuple[str, ...] = ()
         """Where load balancers ask."""
         self._checks: dict[int, tuple[HealthCheck, ...]] = {}
@@ -110,19 +113,16 @@ class HealthCheckPorts:
     def close(self) -> None:
         """Close all sockets and connections."""
         with self._lock:
-            if self._thread is not None:
-                for end in tuple(self._servers):
-                    self._stop(end)
-                self._thread.close()
+            for end in tuple(self._servers):
+                self._stop(end)
+            self._thread.close()
 
     def _start(self, end: SocketAddress, check: HealthCheck) -> None:
-        from kbe_nat.server.http import HttpThread
-
         reason = ""
         try:
-            self._thread = self._thread or HttpThread()
+            thread = self._thread.get()
             listener = _listener(end)
-            self._servers[end] = self._thread.listen(listener, lambda: self._answer(end))
+            self._servers[end] = thread.listen(listener, lambda path: self._answer(end))
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error) or "it takes too long"
         except RuntimeError as error:
@@ -137,10 +137,9 @@ class HealthCheckPorts:
             self._failures[end] = reason
 
     def _stop(self, end: SocketAddress) -> None:
-        if self._thread is not None:
-            self._thread.stop(self._servers.pop(end))
+        self._thread.get().stop(self._servers.pop(end))
 
-    def _answer(self, end: SocketAddress) -> "Answer":
+    def _answer(self, end: SocketAddress) -> Answer:
         check = self._check(end)
         if check is None:
             return 503, {}, b""

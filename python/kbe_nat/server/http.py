@@ -8,22 +8,22 @@ one answer, and the standard library parses the requests.
 import asyncio
 import logging
 import re
-import resource
 import socket
 import struct
 import threading
 from _thread import start_new_thread
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from io import BytesIO
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeVar
+
+from kbe_nat.server.answer import Respond
+from kbe_nat.server.slots import ConnectionSlots, client_key
 
 LOG: Final = logging.getLogger("kbe_nat.daemon")
 _T = TypeVar("_T")
-Answer: TypeAlias = tuple[int, dict[str, str], bytes]
-"""Status, headers and content."""
 
 
 class HttpThread:
@@ -33,7 +33,7 @@ class HttpThread:
         """Raises OSError or RuntimeError when there is no descriptor or no thread for it."""
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(self._log_once)
-        self._slots = _Slots()
+        self._slots = ConnectionSlots()
         self._trouble = ""
         self._ended = threading.Event()
         started = threading.Event()
@@ -47,7 +47,7 @@ class HttpThread:
         if not started.wait(PATIENCE):
             raise RuntimeError("the thread that answers does not begin")
 
-    def listen(self, listener: socket.socket, answer: Callable[[], Answer]) -> asyncio.Server:
+    def listen(self, listener: socket.socket, answer: Respond) -> asyncio.Server:
         """Answer at a bound socket, which the thread owns from now on. It calls `answer`."""
 
         async def start() -> asyncio.Server:
@@ -98,50 +98,14 @@ class HttpThread:
             self._slots.drop_one()
         trouble = f"{context.get('message')}: {error!r}"
         if trouble != self._trouble:
-            LOG.error("health checks: %s", trouble)
+            LOG.error("answers over HTTP: %s", trouble)
         self._trouble = trouble
-
-
-class _Slots:
-    """All connections. When there are too many, the client with most of them loses its oldest: a
-    client with few is answered, however many another one opens.
-    """
-
-    def __init__(self) -> None:
-        self._clients: dict[bytes, dict[_Connection, None]] = {}
-        """Connections in the order in which they came, by client."""
-        self._count = 0
-        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._limit = max(1, min(MAX_CONNECTIONS, descriptors // 4))
-
-    def enter(self, connection: "_Connection") -> None:
-        if self._count >= self._limit:
-            self.drop_one()
-        self._clients.setdefault(connection.client, {})[connection] = None
-        self._count += 1
-
-    def leave(self, connection: "_Connection") -> None:
-        connections = self._clients.get(connection.client, {})
-        if connection in connections:
-            del connections[connection]
-            self._count -= 1
-        if not connections:
-            self._clients.pop(connection.client, None)
-
-    def drop_one(self) -> None:
-        if self._clients:
-            largest = max(self._clients.values(), key=len)
-            next(iter(largest)).drop()
-
-    def drop_all(self) -> None:
-        while self._clients:
-            self.drop_one()
 
 
 class _Connection(asyncio.Protocol):
     """One request and its answer, within `SECONDS`."""
 
-    def __init__(self, slots: _Slots, answer: Callable[[], Answer]) -> None:
+    def __init__(self, slots: ConnectionSlots, answer: Respond) -> None:
         self.client = b""
         self._slots = slots
         self._answer = answer
@@ -152,7 +116,7 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self.client = _client(transport.get_extra_info("peername"))
+        self.client = client_key(transport.get_extra_info("peername"))
         self._slots.enter(self)
         self._deadline = asyncio.get_running_loop().call_later(SECONDS, self.drop)
 
@@ -192,7 +156,7 @@ class _Exchange(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def __init__(self, head: bytes | None, answer: Callable[[], Answer]) -> None:
+    def __init__(self, head: bytes | None, answer: Respond) -> None:
         """`head` is None when it is too long."""
         # The inherited constructor would read from a socket.
         self.rfile, self.wfile = BytesIO(head or b""), BytesIO()
@@ -203,7 +167,7 @@ class _Exchange(BaseHTTPRequestHandler):
         if head is None:
             self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         elif self.parse_request():
-            self._write_answer(*answer())
+            self._write_answer(*answer(self.path.partition("?")[0]))
 
     @property
     def text(self) -> bytes:
@@ -231,17 +195,6 @@ class _Exchange(BaseHTTPRequestHandler):
         """Says nothing: clients may ask as often as they like."""
 
 
-def _client(peer: tuple[str, ...] | None) -> bytes:
-    """The key of a client: an IPv4 address, or the /64 that an IPv6 host has."""
-    if peer is None:
-        return b""
-    address = peer[0].partition("%")[0]
-    if ":" in address:
-        return socket.inet_pton(socket.AF_INET6, address)[:8]
-    return socket.inet_pton(socket.AF_INET, address)
-
-
-MAX_CONNECTIONS: Final = 256
 AT_ONCE: Final = 16
 WAITING: Final = 512
 SECONDS: Final = 5.0

@@ -111,6 +111,17 @@ def takes_flags(**tables: Flags) -> Callable[[Callable[..., _T]], Callable[..., 
     return decorate
 
 
+def flag_values(flags: Flags, settings: object) -> Iterator[tuple[str, object]]:
+    """Every flag of a table, without dashes, with its value in these settings."""
+    for name, flag in flags.items():
+        value = getattr(settings, name)
+        if isinstance(flag, Mapping):
+            yield from flag_values(flag, value)
+        elif flag is not None:
+            option = flag.option if isinstance(flag, TextFlag) else flag
+            yield _flag(name, option).lstrip("-"), value
+
+
 def parameter_names(flags: Flags) -> Iterator[str]:
     """The names of the parameters that a table makes."""
     for name, flag in flags.items():

@@ -1,6 +1,7 @@
 """The flags of `kbe-nat proxy`: how each field of `kbe_nat.daemon.settings` is given."""
 
 import os
+from functools import partial
 from typing import Final
 
 import typer
@@ -9,6 +10,7 @@ from kbe_nat.cli.flags.node import NODE_FLAGS
 from kbe_nat.cli.flags.options import POD_RANGE_FLAG, SEED_FLAG, SOCKET_FLAG, STRATEGY_FLAG, split
 from kbe_nat.cli.flags.parameters import Flags, TextFlag
 from kbe_nat.daemon.singleton import QUEUE
+from kbe_nat.kubeproxy.bind_address import HEALTH_PORT, METRICS_PORT, parse_bind_address
 from kbe_nat.rules.rule import DatapathKind
 from kbe_nat.sources.address import parse_range
 
@@ -172,6 +174,32 @@ PROXY_FLAGS: Final[Flags] = {
     "files": {
         "socket": SOCKET_FLAG,
         "state": typer.Option("--state", help="File that keeps connections for the next start."),
+    },
+    "servers": {
+        "health": TextFlag(
+            typer.Option(
+                "--healthz-bind-address",
+                help="Address and port of /healthz and /livez; empty: nowhere. Default:"
+                " 0.0.0.0:10256, which is every address of both families.",
+            ),
+            partial(parse_bind_address, default_port=HEALTH_PORT),
+        ),
+        "metrics": TextFlag(
+            typer.Option(
+                "--metrics-bind-address",
+                help="Address and port of /metrics and other pages; empty: nowhere. Default:"
+                " 127.0.0.1:10249.",
+            ),
+            partial(parse_bind_address, default_port=METRICS_PORT),
+        ),
+        "is_failure_hard": typer.Option(
+            "--bind-address-hard-fail/--no-bind-address-hard-fail",
+            help="Whether it ends when one of these ports is taken. Default: it tries again.",
+        ),
+        "backends": typer.Option(
+            "--metrics-backends",
+            help="For what metrics count traffic: nothing, service ports, or each backend too.",
+        ),
     },
     "logs": {
         "form": typer.Option("--log-format", help="How log lines are written."),

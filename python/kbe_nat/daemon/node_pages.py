@@ -1,0 +1,126 @@
+"""The daemon's pages for operators: kube-proxy's paths, and its forms where programs read them."""
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from kbe_nat import __version__
+from kbe_nat.daemon.settings import Settings
+from kbe_nat.kubeproxy.bind_address import BindAddress
+from kbe_nat.kubeproxy.config import Configuration
+from kbe_nat.model import join_address
+from kbe_nat.policy.options import Options
+from kbe_nat.server.answer import JSON_HEADERS, TEXT_HEADERS, Answer
+
+if TYPE_CHECKING:
+    from kbe_nat.server.pages import Page
+
+
+class NodePages:
+    """One method per page, for any thread."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        file: Configuration,
+        flags: Mapping[str, str],
+        options: Callable[[], Options],
+    ) -> None:
+        """`flags` are those of the command line with their values; `options` are those in force."""
+        self._settings = settings
+        self._file = file
+        self._flags = flags
+        self._options = options
+        self._started = time.time()
+        servers = settings.servers
+        self._health_end = _end_text(servers.health_address(file))
+        self._metrics_end = _end_text(servers.metrics_address(file))
+        self._fails_hard = servers.fails_hard(file)
+
+    def by_path(self) -> "Mapping[str, Page]":
+        """All pages."""
+        return {
+            "/configz": self.configz,
+            "/flagz": self.flagz,
+            "/healthz": self.healthz,
+            "/proxyMode": self.proxy_mode,
+            "/statusz": self.statusz,
+        }
+
+    def healthz(self) -> Answer:
+        """The process answers; :10256 says whether it serves."""
+        return _text("ok")
+
+    def proxy_mode(self) -> Answer:
+        """kube-proxy's mode that is followed."""
+        return _text(str(self._options().mode))
+
+    def configz(self) -> Answer:
+        """The configuration in force."""
+        options = self._options()
+        effective = msgspec.structs.replace(
+            self._file,
+            mode=str(options.mode),
+            cluster_cidr=",".join(options.cluster_ranges),
+            node_port_addresses=options.node_port_addresses,
+            hostname_override=options.node,
+            healthz_bind_address=self._health_end,
+            metrics_bind_address=self._metrics_end,
+            bind_address_hard_fail=self._fails_hard,
+        )
+        settings = msgspec.to_builtins(asdict(self._settings), enc_hook=str)
+        content = {"kubeproxy.config.k8s.io": effective, "kbeNat": settings}
+        return 200, JSON_HEADERS, msgspec.json.encode(content)
+
+    def flagz(self) -> Answer:
+        """Every flag with its value; of those that the file and defaults decide too, the effect."""
+        flags = {
+            **self._flags,
+            "healthz-bind-address": self._health_end,
+            "metrics-bind-address": self._metrics_end,
+            "bind-address-hard-fail": flag_text(self._fails_hard),
+        }
+        return _debug("flagz", [f"{name}={text}" for name, text in sorted(flags.items())])
+
+    def statusz(self) -> Answer:
+        """Since when this process runs, and which version it is."""
+        up = int(time.time() - self._started)
+        others = sorted(path for path in self.by_path() if path != "/statusz")
+        started = time.strftime("%a %b %d %H:%M:%S UTC %Y", time.gmtime(self._started))
+        lines = {
+            "Started": started,
+            "Up": f"{up // 3600} hr {up // 60 % 60:02} min {up % 60:02} sec",
+            "Python version": platform.python_version(),
+            "Binary version": __version__,
+            "Paths": " ".join(others),
+        }
+        return _debug("statusz", ["", *(f"{name}  {text}" for name, text in lines.items())])
+
+
+def _text(content: str) -> Answer:
+    return 200, TEXT_HEADERS, content.encode()
+
+
+def _debug(page: str, lines: list[str]) -> Answer:
+    """A page for people, whose head is as those of Kubernetes' components."""
+    return _text("\n".join(("", f"kbe-nat {page}", WARNING, *lines, "")))
+
+
+def _end_text(end: BindAddress | None) -> str:
+    return join_address(*end) if end else ""
+
+
+def flag_text(value: Any) -> str:  # noqa: ANN401
+    """The value of a flag as one word."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple | list):
+        return ",".join(map(flag_text, value))
+    return "" if value is None else str(value)
+
+
+WARNING: Final = "Warning: this page is for people, and its form may change with each version."

@@ -1,0 +1,97 @@
+"""The node's servers over HTTP: health for load balancers and kubelets, pages for operators.
+
+The two have a thread each. Health is asked for from the network, by programs that restart nodes or
+take them away, so its answers must come whatever is done on the other pages. Those are for
+operators: they may cost more, and their thread begins when the daemon serves already.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
+
+from kbe_nat.errors import SettingError
+from kbe_nat.kubeproxy.bind_address import BindAddress
+from kbe_nat.model import join_address
+from kbe_nat.server.health_page import HealthPages
+from kbe_nat.server.listening import Listening, listening_error
+from kbe_nat.server.on_demand import ThreadOnDemand
+
+if TYPE_CHECKING:
+    # aiohttp takes 17 MB and a quarter of a second, which a daemon without pages does not need, and
+    # others not before they serve.
+    from kbe_nat.server.pages import Page, PagesThread
+
+
+class NodeServer:
+    """Both servers, at the addresses that are set."""
+
+    def __init__(
+        self,
+        addresses: tuple[BindAddress | None, BindAddress | None],
+        health: HealthPages,
+        pages: "Callable[[], Mapping[str, Page]]",
+        thread: ThreadOnDemand,
+        *,
+        fails_hard: bool,
+    ) -> None:
+        """`addresses` are those of health and of the pages; None: nowhere. `thread` answers for
+        health. `pages` by path are asked for when the pages' thread begins.
+        """
+        self._pages = pages
+        self._thread: PagesThread | None = None
+        self._fails_hard = fails_hard
+        health_end, metrics_end = addresses
+        self._health = health_end and Listening(
+            "health", health_end, lambda listener: thread.get().listen(listener, health.respond)
+        )
+        self._metrics = metrics_end and Listening(
+            "metrics", metrics_end, lambda listener: self._pages_thread().listen(listener)
+        )
+        self._ends = {HEALTH_FLAG: health_end, METRICS_FLAG: metrics_end}
+
+    def start_health(self) -> None:
+        """Answer for health. Raises `SettingError` when a port is taken, of the pages too, where
+        that is hard.
+        """
+        if self._fails_hard:
+            self._bind(HEALTH_FLAG, self._health)
+            self._bind(METRICS_FLAG, self._metrics)
+        if self._health:
+            self._health.retry()
+
+    def start_pages(self) -> None:
+        """Answer with the pages."""
+        if self._metrics:
+            self._metrics.retry()
+
+    def retry(self) -> None:
+        """Try again where something else had the port."""
+        self.start_pages()
+        if self._health:
+            self._health.retry()
+
+    def close(self) -> None:
+        """End the pages' thread, and give back what nobody answers at yet."""
+        for listening in filter(None, (self._health, self._metrics)):
+            listening.close()
+        if self._thread is not None:
+            self._thread.close()
+
+    def _bind(self, flag: str, listening: Listening | None) -> None:
+        end = self._ends[flag]
+        if listening is None or end is None:
+            return
+        try:
+            listening.bind()
+        except OSError as error:
+            reason = f"{join_address(*end)}: {listening_error(error)}"
+            raise SettingError(flag, f"{reason} (--bind-address-hard-fail)") from None
+
+    def _pages_thread(self) -> "PagesThread":
+        from kbe_nat.server.pages import PagesThread
+
+        self._thread = self._thread or PagesThread(self._pages())
+        return self._thread
+
+
+HEALTH_FLAG: Final = "--healthz-bind-address"
+METRICS_FLAG: Final = "--metrics-bind-address"
