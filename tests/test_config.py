@@ -51,7 +51,7 @@ def options_of(path: Path, snapshot: Snapshot | None = None, **settings: Any) ->
 def test_what_is_said_for_the_mode_counts(tmp_path: Path) -> None:
     path = written(tmp_path, FULL)
     file, notes = read_configuration(path)
-    assert notes == (f"{path}: not read: configSyncPeriod, portRange",)
+    assert notes == ()
     options = options_of(path)
     assert (options.node, options.mode, options.masquerade_bit) == ("node-7", Mode.NFTABLES, 21)
     assert options.masquerade_all and options.cluster_ranges == ("10.0.0.0/8", "fd00::/64")
@@ -410,18 +410,28 @@ def test_the_node_is_the_one_of_this_host_s_name_or_addresses(
     assert is_known is bool(node)
 
 
-def test_fields_that_there_are_not_are_said_and_passed_over(tmp_path: Path) -> None:
-    text = (
-        "Mode: nftables\niptables: {masqueradeall: true, syncPeriod: 30s}\n"
-        "clusterCidr: 10.0.0.0/8\nipvs: {}"
-    )
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Mode: nftables\nipvs: {}", "Mode: there is no such field; the nearest is mode"),
+        (
+            "mode: nftables\niptables: {masqueradeall: true}",
+            "iptables.masqueradeall: there is no such field; the nearest is masqueradeAll",
+        ),
+        ("mode: ''\nclusterCidr: 10.0.0.0/8", "the nearest is clusterCIDR"),
+        ("logging: {options: {text: {split: true}}}", "logging.options.text.split: "),
+        ("logging: {vmodule: [{pattern: a, verbosity: 1}]}", "logging.vmodule[0].pattern: "),
+        ("conntrack: {max: 5}", "conntrack.max: there is no such field; the nearest is maxPerCore"),
+        ("mode: ''\nzzz: 1", "zzz: there is no such field"),
+    ],
+)
+def test_a_field_that_there_is_not_is_an_error_with_the_nearest(
+    tmp_path: Path, text: str, said: str
+) -> None:
     path = written(tmp_path, text)
-    file, notes = read_configuration(path)
-    assert notes == (
-        f"{path}: no such field: Mode, iptables.masqueradeall, clusterCidr",
-        f"{path}: not read: ipvs",
-    )
-    assert (file.mode, file.cluster_cidr, file.iptables.masquerade_all) == ("", "", None)
+    with pytest.raises(FileError) as raised:
+        read_configuration(path)
+    assert str(raised.value).startswith(f"{path}: ") and said in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     ],
 )
 def test_flags_that_people_know_from_kube_proxy(kbe: Ran, flag: str, said: str) -> None:
-    code, out, err = kbe("proxy", flag, "x", "--manifests", "objects")
+    code, out, err = kbe("dump", flag, "x", "-f", "objects")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert said in err and flag.partition("=")[0] in err
 

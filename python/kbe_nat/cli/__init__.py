@@ -72,9 +72,16 @@ def _command(name: str) -> Any:  # noqa: ANN401
 
 
 def _command_class(verb: Any) -> type[TyperCommand]:  # noqa: ANN401
-    """`NodeCommand` for a verb with `NODE_FLAGS`, which has imported it already."""
-    if "node_address" not in signature(verb).parameters:
+    """`ProxyCommand` for the daemon's verb, `NodeCommand` for another verb with `NODE_FLAGS`; such
+    a verb has imported it already.
+    """
+    parameters = signature(verb).parameters
+    if "node_address" not in parameters:
         return TyperCommand
+    if "write_config_to" in parameters:
+        from kbe_nat.cli.flags.command_line import ProxyCommand
+
+        return ProxyCommand
     from kbe_nat.cli.flags.node import NodeCommand
 
     return NodeCommand

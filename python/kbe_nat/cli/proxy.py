@@ -1,16 +1,20 @@
 """`kbe-nat proxy`: the node proxy, in kube-proxy's place."""
 
-from typing import Annotated
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Final
 
 import typer
 
+from kbe_nat.cli.flags.command_line import command_line, effective_text, flag_texts
 from kbe_nat.cli.flags.options import warn
-from kbe_nat.cli.flags.parameters import flag_values, takes_flags
+from kbe_nat.cli.flags.parameters import takes_flags
 from kbe_nat.cli.flags.proxy import PROXY_FLAGS
 from kbe_nat.daemon import privileges
 from kbe_nat.daemon.composition import build, clean_up
 from kbe_nat.daemon.logs import log_to_stderr
-from kbe_nat.daemon.node_pages import flag_text
 from kbe_nat.daemon.settings import Settings
 from kbe_nat.daemon.standard_error import make_stderr_nonblocking
 from kbe_nat.errors import PrivilegeError, SettingError
@@ -18,6 +22,7 @@ from kbe_nat.errors import PrivilegeError, SettingError
 
 @takes_flags(settings=PROXY_FLAGS)
 def proxy(
+    context: typer.Context,
     settings: Settings,
     dry_run: Annotated[
         bool,
@@ -26,6 +31,20 @@ def proxy(
     cleanup: Annotated[
         bool, typer.Option("--cleanup", help="Take all rules of ours out of the kernel, and end.")
     ] = False,
+    init_only: Annotated[
+        bool,
+        typer.Option(
+            "--init-only", help="Do what serving needs more privileges for, and end: nothing does."
+        ),
+    ] = False,
+    write_config_to: Annotated[
+        Path | None,
+        typer.Option(
+            "--write-config-to",
+            help="Write the configuration in force to this file, defaults included, and end; -"
+            " stands for standard output.",
+        ),
+    ] = None,
 ) -> None:
     """Serve the Services of a directory on this node: divert their packets, translate them, follow
     changes.
@@ -35,18 +54,45 @@ def proxy(
     SIGUSR2 ends it for a restart, and leaves them. Connections are kept for the next start; drains,
     and strategies that were set while it ran, are not.
 
-    See also: kbe-nat doctor.
+    Every flag of kube-proxy 1.36 is taken by its name, in Go's syntax too; a warning names what
+    does not apply here. See docs/configuration.md, and kbe-nat doctor.
     """
     make_stderr_nonblocking()
+    settings, notes = command_line(context, settings).settings()
     log_to_stderr(settings.logs.form, settings.logs.verbosity)
+    for note in notes:
+        LOG.warning("%s", note)
+    if write_config_to is not None:
+        _write(write_config_to, effective_text(settings))
+        return
     if dry_run and cleanup:
         raise SettingError("--dry-run", "it prints what would be put in, not what is taken out")
     if not dry_run and not privileges.effective() >> privileges.CAP_NET_ADMIN & 1:
         raise PrivilegeError("CAP_NET_ADMIN is needed: run as root, or give it this capability")
+    if init_only:
+        return
     if cleanup:
         clean_up(settings)
     elif dry_run:
         print(build(settings).render(warn), end="")
     else:
-        values = flag_values(PROXY_FLAGS, settings)
-        build(settings, flags={flag: flag_text(value) for flag, value in values}).run()
+        build(settings, flags=flag_texts(settings)).run()
+
+
+def _write(path: Path, text: str) -> None:
+    """The text as the whole content of a file, which is never seen half written. Raises OSError."""
+    if str(path) == "-":
+        sys.stdout.write(text)
+        return
+    if path.exists() and not path.is_file():
+        path.write_text(text)
+        return
+    copy = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        copy.write_text(text)
+        copy.replace(path)
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+LOG: Final = logging.getLogger("kbe_nat.daemon")

@@ -25,7 +25,6 @@ from kbe_nat.datapath.first_packet import FirstPacket
 from kbe_nat.drivers.native import NativeQueue
 from kbe_nat.drivers.netfilterqueue import NetfilterQueue
 from kbe_nat.errors import SettingError
-from kbe_nat.kubeproxy.config import Configuration, read_configuration
 from kbe_nat.model import Snapshot
 from kbe_nat.policy.options import Options
 from kbe_nat.rules.commands import Commands
@@ -52,7 +51,7 @@ def build(
     Raises `SettingError` when a setting has no effect here, `FileError`, and `RulesError` when the
     kernel cannot do what is asked for.
     """
-    source, file = _source(settings), _configuration(settings)
+    source = _source(settings)
     grace = GracePeriod()
     commands = Commands(grace=grace)
     kind, reason = detect.choose(settings.datapath.kind, commands)
@@ -75,7 +74,7 @@ def build(
     controller = Controller(
         engine,
         datapath,
-        _options(settings, file, addresses),
+        _options(settings, addresses),
         settings.balancing.drain_removed,
         addresses.poll,
     )
@@ -93,7 +92,7 @@ def build(
         or any(installer.is_present() for installer in usable(commands)),
     )
     queues = _queues(settings, kind, datapath.backend_ids)
-    node = NodeFacts(file, dict(flags or {}))
+    node = NodeFacts(settings.configuration, dict(flags or {}))
     return Proxy(settings, source, controller, queues, facts, grace, node)
 
 
@@ -143,26 +142,16 @@ def _diversion(settings: Settings) -> Diversion:
     return Diversion((numbers[0], numbers[-1]), settings.marks.marks)
 
 
-def _configuration(settings: Settings) -> Configuration:
-    """kube-proxy's configuration file; its notes are logged."""
-    if settings.node.config is None:
-        return Configuration()
-    file, notes = read_configuration(settings.node.config)
-    for note in notes:
-        LOG.warning("%s", note)
-    return file
-
-
-def _options(
-    settings: Settings, file: Configuration, addresses: LocalAddresses
-) -> Callable[[Snapshot], Options]:
+def _options(settings: Settings, addresses: LocalAddresses) -> Callable[[Snapshot], Options]:
     """A function from the objects to the options of this node."""
 
     def options(snapshot: Snapshot) -> Options:
         # The host's addresses are those of now: they come and go.
         local = () if settings.node.node_addresses else tuple(addresses.current())
         strategy = settings.balancing.strategy
-        return settings.node.options(snapshot, file, strategy, local_addresses=local)
+        return settings.node.options(
+            snapshot, settings.configuration, strategy, local_addresses=local
+        )
 
     return options
 

@@ -12,6 +12,7 @@ from kbe_nat import __version__
 from kbe_nat.daemon.settings import Settings
 from kbe_nat.kubeproxy.bind_address import BindAddress
 from kbe_nat.kubeproxy.config import Configuration
+from kbe_nat.kubeproxy.effective import complete
 from kbe_nat.model import join_address
 from kbe_nat.policy.options import Options
 from kbe_nat.server.answer import JSON_HEADERS, TEXT_HEADERS, Answer
@@ -63,7 +64,7 @@ class NodePages:
         """The configuration in force."""
         options = self._options()
         effective = msgspec.structs.replace(
-            self._file,
+            complete(self._file),
             mode=str(options.mode),
             cluster_cidr=",".join(options.cluster_ranges),
             node_port_addresses=options.node_port_addresses,
@@ -73,6 +74,7 @@ class NodePages:
             bind_address_hard_fail=self._fails_hard,
         )
         settings = msgspec.to_builtins(asdict(self._settings), enc_hook=str)
+        del settings["configuration"]
         content = {"kubeproxy.config.k8s.io": effective, "kbeNat": settings}
         return 200, JSON_HEADERS, msgspec.json.encode(content)
 

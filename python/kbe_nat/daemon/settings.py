@@ -203,6 +203,10 @@ class Settings:
     servers: ServerSettings = ServerSettings()
     logs: LogSettings = LogSettings()
     periods: PeriodSettings = PeriodSettings()
+    configuration: Configuration = Configuration()  # noqa: RUF009
+    """What kube-proxy has options for; fields that nobody has set are empty or None, see
+    `kbe_nat.kubeproxy.effective.complete`.
+    """
 
     def __post_init__(self) -> None:
         marks = self.marks.marks

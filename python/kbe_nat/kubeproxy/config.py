@@ -1,11 +1,13 @@
 """kube-proxy's own configuration file (KubeProxyConfiguration, kubeproxy.config.k8s.io/v1alpha1):
-its fields with their types, those that decide how packets are served, and the values that
-kube-proxy would refuse.
+its fields with their types, and the reading of a file, which refuses what kube-proxy would refuse.
+Fields that nothing here follows are in `kbe_nat.kubeproxy.inapplicable`, the defaults in
+`kbe_nat.kubeproxy.effective`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias, get_args
 
 import msgspec
 
@@ -18,6 +20,7 @@ API_VERSION: Final = "kubeproxy.config.k8s.io/v1alpha1"
 Int32: TypeAlias = Annotated[int, msgspec.Meta(ge=-(1 << 31), lt=1 << 31)]
 Duration: TypeAlias = str
 """As Go writes it, such as 1m30s."""
+UInt32: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 
 
 class DetectLocal(msgspec.Struct, frozen=True, rename="camel"):
@@ -61,7 +64,7 @@ class Winkernel(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Conntrack(msgspec.Struct, frozen=True, rename="camel"):
-    """`conntrack`: of it only `tcpBeLiberal` changes rules."""
+    """`conntrack`: limits and timeouts of connections."""
 
     max_per_core: Int32 | None = None
     min: Int32 | None = None
@@ -82,14 +85,36 @@ class ClientConnection(msgspec.Struct, frozen=True, rename="camel"):
     burst: Int32 = 0
 
 
+class VModuleItem(msgspec.Struct, frozen=True, rename="camel"):
+    """One of `logging.vmodule`."""
+
+    file_pattern: str = ""
+    verbosity: UInt32 = 0
+
+
+class OutputOptions(msgspec.Struct, frozen=True, rename="camel"):
+    """`logging.options.text` or `logging.options.json`."""
+
+    info_buffer_size: str | int | float = "0"
+    split_stream: bool = False
+
+
+class FormatOptions(msgspec.Struct, frozen=True):
+    """`logging.options`."""
+
+    json: OutputOptions = OutputOptions()
+    text: OutputOptions = OutputOptions()
+
+
 class Logging(msgspec.Struct, frozen=True, rename="camel"):
     """`logging`."""
 
     format: str = ""
     flush_frequency: Duration | int | None = None
-    verbosity: Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)] = 0
-    vmodule: list[Any] = []
-    options: dict[str, Any] = {}
+    """A number counts nanoseconds."""
+    verbosity: UInt32 = 0
+    vmodule: tuple[VModuleItem, ...] = ()
+    options: FormatOptions = FormatOptions()
 
 
 class Configuration(msgspec.Struct, frozen=True, rename="camel"):
@@ -112,22 +137,22 @@ class Configuration(msgspec.Struct, frozen=True, rename="camel"):
     masquerade_bit: Int32 | None = None
     masquerade_all: bool | None = None
     localhost_node_ports: bool | None = None
-    healthz_bind_address: str = ""
-    metrics_bind_address: str = ""
-    bind_address_hard_fail: bool = False
-
-    # The fields from here on decide nothing here.
     ipvs: IPVS = IPVS()
     winkernel: Winkernel = Winkernel()
     client_connection: ClientConnection = ClientConnection()
     logging: Logging = Logging()
     feature_gates: dict[str, bool] = {}
+    healthz_bind_address: str = ""
+    metrics_bind_address: str = ""
+    bind_address_hard_fail: bool = False
     enable_profiling: bool = False
     show_hidden_metrics_for_version: str = ""
     oom_score_adj: Int32 | None = None
     config_sync_period: Duration | None = None
     port_range: str = ""
     windows_run_as_service: bool = False
+    kbe_nat: dict[str, Any] = {}
+    """Options of kbe-nat's own, by the names of its flags. The daemon knows them."""
 
     def of_mode(self, mode: str) -> ModeConfig:
         """The settings that hold for a mode."""
@@ -142,12 +167,12 @@ class Configuration(msgspec.Struct, frozen=True, rename="camel"):
 
 
 def read_configuration(path: Path) -> tuple[Configuration, tuple[str, ...]]:
-    """The configuration of a file, and notes on the fields that mean nothing here. Mode ipvs is
-    read as iptables, whose decisions it follows but for balancing. A file may leave version and
-    kind out.
+    """The configuration of a file, and notes on what is followed in another way. Mode ipvs is read
+    as iptables, whose decisions it follows but for balancing. A file may leave version and kind
+    out.
 
-    Raises `FileError`, with the field, when the file is missing, no YAML, or says what kube-proxy
-    would refuse, for kube-proxy's reason.
+    Raises `FileError`, with the field, when the file is missing, no YAML, has a field that there is
+    not, or says what kube-proxy would refuse, for kube-proxy's reason.
     """
     fields = document(path, dict[str, Any], {})
     kind, version = fields.get("kind") or KIND, fields.get("apiVersion") or API_VERSION
@@ -157,50 +182,59 @@ def read_configuration(path: Path) -> tuple[Configuration, tuple[str, ...]]:
     if version != API_VERSION:
         raise FileError(f"{path}: apiVersion: {version!r} is not {API_VERSION}")
     try:
-        fields = _without_nulls(fields)
+        fields = without_nulls(fields)
         configuration = msgspec.convert(fields, Configuration)
     except msgspec.ValidationError as error:
         reason, field = reason_and_path(str(error))
         raise FileError(f"{path}: {field}: {reason}") from None
     except RecursionError:
         raise FileError(f"{path}: {TOO_DEEP}") from None
+    # kube-proxy itself passes unknown fields over, with a line in its log: a mistyped field is then
+    # as good as absent.
+    if unknown := tuple(_unknown(fields, Configuration)):
+        if fields.keys() <= {name for name, _ in unknown}:
+            names = ", ".join(fields)
+            raise FileError(f"{path}: it is no {KIND}: there is no such field as {names}")
+        raise FileError(f"{path}: {'; '.join(f'{name}: {reason}' for name, reason in unknown)}")
     for field, reason in violations(configuration):
         raise FileError(f"{path}: {field}: {reason}")
-    notes = []
-    # kube-proxy falls back to Go's lenient decoder, which passes unknown fields over.
-    if unknown := tuple(_unknown(fields, Configuration)):
-        if fields.keys() <= {*unknown}:
-            raise FileError(
-                f"{path}: it is no {KIND}: there is no such field as {', '.join(unknown)}"
-            )
-        notes.append(f"{path}: no such field: {', '.join(unknown)}")
-    if unread := ", ".join(name for name in fields if name in UNREAD):
-        notes.append(f"{path}: not read: {unread}")
-    if configuration.mode == "ipvs":
-        configuration = msgspec.structs.replace(configuration, mode="iptables")
-        notes.append(
-            f"{path}: mode: ipvs is not followed, decisions and rules are those of iptables mode"
-        )
-    return configuration, tuple(notes)
+    if configuration.mode != "ipvs":
+        return configuration, ()
+    return msgspec.structs.replace(configuration, mode="iptables"), (f"{path}: {NO_IPVS_MODE}",)
 
 
-def _without_nulls(value: Any) -> Any:  # noqa: ANN401
+def unknown_name(name: str, names: Iterable[str], what: str) -> str:
+    """The words about a name that none of these is, with the nearest of them."""
+    nearest = get_close_matches(name, by_case := {each.lower(): each for each in names}, 1)
+    nearest = nearest or get_close_matches(name.lower(), by_case, 1, 0.4)
+    hint = f"; the nearest is {by_case[nearest[0]]}" if nearest else ""
+    return f"there is no such {what}{hint}"
+
+
+def without_nulls(value: Any) -> Any:  # noqa: ANN401
     """A field that is null is left out; in a list null is an empty text, as to Go."""
     if isinstance(value, dict):
-        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
     if isinstance(value, list):
-        return ["" if inner is None else _without_nulls(inner) for inner in value]
+        return ["" if inner is None else without_nulls(inner) for inner in value]
     return value
 
 
-def _unknown(values: Mapping[str, Any], kind: type, place: str = "") -> Iterator[str]:
-    """The paths of the values that no field of a struct takes."""
+def _unknown(values: Mapping[str, Any], kind: type, place: str = "") -> Iterator[tuple[str, str]]:
+    """The paths of the values that no field of a struct takes, with the words about each."""
     types = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
     for name, value in values.items():
         if name not in types:
-            yield f"{place}{name}"
-        elif isinstance(types[name], type) and issubclass(types[name], msgspec.Struct):
+            yield f"{place}{name}", unknown_name(name, types, "field")
+        elif _is_struct(types[name]):
             yield from _unknown(value, types[name], f"{place}{name}.")
+        elif isinstance(value, list) and _is_struct(item := (*get_args(types[name]), None)[0]):
+            for i, inner in enumerate(value):
+                yield from _unknown(inner, item, f"{place}{name}[{i}].")
+
+
+def _is_struct(kind: Any) -> bool:  # noqa: ANN401
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
 CONFIG_MAP: Final = (
@@ -208,10 +242,4 @@ CONFIG_MAP: Final = (
     "-o jsonpath='{.data.config\\.conf}'"
 )
 """Where kubeadm keeps it."""
-UNREAD: Final = frozenset(
-    field.encode_name
-    for field in msgspec.structs.fields(Configuration)[
-        Configuration.__struct_fields__.index("ipvs") :
-    ]
-)
-"""Fields that decide nothing here."""
+NO_IPVS_MODE: Final = "mode: ipvs is not followed, decisions and rules are those of iptables mode"

@@ -13,11 +13,11 @@ from typing import Final, TypeVar
 
 from kbe_nat.errors import SettingError
 from kbe_nat.kubeproxy.config import Configuration
+from kbe_nat.kubeproxy.duration import duration
 from kbe_nat.kubeproxy.validation import (
     LAST_BIT,
     check_cluster_ranges,
     check_node_port_addresses,
-    duration,
 )
 from kbe_nat.model import Snapshot, Strategy
 from kbe_nat.policy.options import Mode, Options

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from kbe_nat.family import family_of
+from kbe_nat.kubeproxy.duration import duration
 from kbe_nat.sources.address import parse_address, parse_range
 
 if TYPE_CHECKING:
@@ -70,19 +71,6 @@ def check_node_port_addresses(texts: Sequence[str]) -> tuple[str, ...]:
     for _, reason in _node_port_addresses(texts):
         raise ValueError(reason)
     return tuple(text if text == "primary" else parse_range(text) for text in texts)
-
-
-def duration(text: str) -> float:
-    """The seconds of a duration in Go's form. Raises ValueError when the text is none."""
-    sign, rest = (-1 if text[:1] == "-" else 1), text[1:] if text[:1] in ("-", "+") else text
-    if rest == "0":
-        return 0
-    if not _DURATION.fullmatch(rest):
-        raise ValueError(f"{text[:40]!r} is no duration such as 30s or 1m30s")
-    seconds = sign * sum(float(number) * UNITS[unit] for number, unit in _PART.findall(rest))
-    if abs(seconds) > LONGEST:
-        raise ValueError(f"{text[:40]!r} is longer than {LONGEST} seconds")
-    return seconds
 
 
 def _bit(field: str, bit: int | None) -> Iterator[tuple[str, str]]:
@@ -247,18 +235,4 @@ BAD_SHOWN_VERSION: Final = (
     f"must be omitted or have the value '{SHOWN_VERSION}'."
     " Only the previous minor version is allowed"
 )
-LONGEST: Final = (1 << 63) // 10**9
-"""Go counts nanoseconds in 64 bits."""
-UNITS: Final = {
-    "ns": 1e-9,
-    "us": 1e-6,
-    "µs": 1e-6,
-    "μs": 1e-6,
-    "ms": 1e-3,
-    "s": 1,
-    "m": 60,
-    "h": 3600,
-}
-_PART: Final = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
-_DURATION: Final = re.compile(f"(?:{_PART.pattern})+", re.ASCII)
 _HOST_PORT: Final = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*)):([^:\[\]]*)")

@@ -31,7 +31,7 @@ def parse_label_value(text: str) -> str:
 LABEL_VALUE: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 NODE_FLAGS: Final[Flags] = {
     "config": typer.Option(
-        "--config", help="kube-proxy's configuration file; flags go before what it says."
+        "--config", help="kube-proxy's configuration file (KubeProxyConfiguration v1alpha1)."
     ),
     "node": typer.Option(
         "--node",

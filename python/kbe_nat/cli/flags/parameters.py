@@ -28,6 +28,8 @@ class TextFlag:
     """Raises ValueError."""
     type: Any = str | None
     """typer's argument to `parse`: a text, or list[str] of a flag that may be repeated."""
+    written: Any = None
+    """Its type in a configuration file; None: that of the field."""
 
 
 Flags: TypeAlias = Mapping[str, "OptionInfo | TextFlag | Flags | None"]
@@ -111,17 +113,6 @@ def takes_flags(**tables: Flags) -> Callable[[Callable[..., _T]], Callable[..., 
     return decorate
 
 
-def flag_values(flags: Flags, settings: object) -> Iterator[tuple[str, object]]:
-    """Every flag of a table, without dashes, with its value in these settings."""
-    for name, flag in flags.items():
-        value = getattr(settings, name)
-        if isinstance(flag, Mapping):
-            yield from flag_values(flag, value)
-        elif flag is not None:
-            option = flag.option if isinstance(flag, TextFlag) else flag
-            yield _flag(name, option).lstrip("-"), value
-
-
 def parameter_names(flags: Flags) -> Iterator[str]:
     """The names of the parameters that a table makes."""
     for name, flag in flags.items():
@@ -133,7 +124,7 @@ def parameter_names(flags: Flags) -> Iterator[str]:
 
 def parameter_name(field_name: str, option: OptionInfo) -> str:
     """That of the flag, since fields of several settings may have one name."""
-    name = _flag(field_name, option).removeprefix("--").replace("-", "_")
+    name = flag_name(field_name, option).removeprefix("--").replace("-", "_")
     return f"{name}_" if iskeyword(name) else name
 
 
@@ -148,7 +139,7 @@ def _parameter(
     )
 
 
-def _flag(field_name: str, option: OptionInfo) -> str:
+def flag_name(field_name: str, option: OptionInfo) -> str:
     """The first spelling of a flag. Of one that stands in an annotation, typer takes the first
     argument for a spelling too, though it is called `default`.
     """
@@ -161,4 +152,4 @@ def _parse(flag: TextFlag, field_name: str, text: object) -> object:
     try:
         return flag.parse(text)
     except ValueError as error:
-        raise SettingError(_flag(field_name, flag.option), str(error)) from None
+        raise SettingError(flag_name(field_name, flag.option), str(error)) from None

@@ -2,7 +2,7 @@
 
 import os
 from functools import partial
-from typing import Final
+from typing import Final, Literal
 
 import typer
 
@@ -112,6 +112,8 @@ PROXY_FLAGS: Final[Flags] = {
                 " auto.",
             ),
             parse_datapath,
+            # null, which stands for auto too, is as good as absent.
+            written=Literal[(AUTO, *map(str, DatapathKind))],
         ),
         "driver": typer.Option("--driver", help="What takes packets out of the queue."),
         "rules": typer.Option(
@@ -183,6 +185,7 @@ PROXY_FLAGS: Final[Flags] = {
                 " 0.0.0.0:10256, which is every address of both families.",
             ),
             partial(parse_bind_address, default_port=HEALTH_PORT),
+            written=str,
         ),
         "metrics": TextFlag(
             typer.Option(
@@ -191,6 +194,7 @@ PROXY_FLAGS: Final[Flags] = {
                 " 127.0.0.1:10249.",
             ),
             partial(parse_bind_address, default_port=METRICS_PORT),
+            written=str,
         ),
         "is_failure_hard": typer.Option(
             "--bind-address-hard-fail/--no-bind-address-hard-fail",
@@ -206,4 +210,5 @@ PROXY_FLAGS: Final[Flags] = {
         "verbosity": typer.Option("--verbose", "-v", count=True, help="Log details too."),
     },
     "periods": {"check": None, "checkpoint": None},
+    "configuration": None,
 }

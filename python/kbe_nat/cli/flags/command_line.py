@@ -1,0 +1,206 @@
+"""The command line of `kbe-nat proxy`, joined with the configuration file.
+
+Theory of operation. kube-proxy's flags never reach typer: `ProxyCommand` takes them out first, in
+Go's syntax, and keeps their texts, while typer reads our own flags into `Settings`. A `CommandLine`
+has both. `settings` joins them with the file, as often as it is asked to, since the file may change
+while the daemon runs:
+
+1. Without `--config`, kube-proxy's flags say what a file would say.
+2. With it, the file says everything that kube-proxy has an option for, but for the few flags that
+   kube-proxy follows beside a file; the others are named in a warning.
+3. Our own flags go before the key `kbeNat` of the file, and that before the defaults.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import typer
+
+from kbe_nat.cli.flags.node import NodeCommand
+from kbe_nat.cli.flags.own_options import (
+    ALIASES,
+    KEY,
+    SWITCHES,
+    own_options,
+    read_own_options,
+    with_own_options,
+    write_own_options,
+)
+from kbe_nat.daemon.logs import LogFormat
+from kbe_nat.daemon.node_pages import flag_text
+from kbe_nat.daemon.settings import LogSettings, Settings
+from kbe_nat.errors import FileError, SettingError
+from kbe_nat.kubeproxy.bind_address import NOWHERE
+from kbe_nat.kubeproxy.config import (
+    NO_IPVS_MODE,
+    Configuration,
+    read_configuration,
+    without_nulls,
+)
+from kbe_nat.kubeproxy.effective import as_document
+from kbe_nat.kubeproxy.flags import BESIDE_FILE, FLAGS, Texts, document, flag_of, split_arguments
+from kbe_nat.kubeproxy.inapplicable import inapplicable
+from kbe_nat.kubeproxy.validation import violations
+from kbe_nat.kubeproxy.yaml_text import yaml_text
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What stands on the command line."""
+
+    own: Settings
+    """By our own flags, and the path of the file."""
+    flags: frozenset[str]
+    """The own flags that were written, without dashes."""
+    kube_proxy: Texts
+    """kube-proxy's flags."""
+
+    def settings(self) -> tuple[Settings, tuple[str, ...]]:
+        """The settings in force, and notes for the log. Raises `FileError` and `SettingError`."""
+        path = self.own.node.config
+        configuration, notes = self._configuration(path)
+        settings = replace(
+            self._with_switches(path),
+            configuration=configuration,
+            logs=LogSettings(
+                LogFormat(configuration.logging.format or "text"), configuration.logging.verbosity
+            ),
+        )
+        if path is not None and configuration.kbe_nat:
+            values = read_own_options(configuration.kbe_nat, path)
+            values = {flag: value for flag, value in values.items() if flag not in self.flags}
+            try:
+                settings = with_own_options(settings, values)
+            except SettingError as error:
+                raise FileError(f"{path}: {KEY}: {error.flag}: {error.reason}") from None
+        return settings, tuple(notes)
+
+    def _with_switches(self, path: Path | None) -> Settings:
+        """Without the servers that flags switch off."""
+        empty = {
+            flag
+            for flag in SWITCHES & self.kube_proxy.keys()
+            if path is None and not self.kube_proxy[flag][-1]
+        }
+        return with_own_options(self.own, dict.fromkeys(empty, NOWHERE))
+
+    def _configuration(self, path: Path | None) -> tuple[Configuration, list[str]]:
+        notes = [
+            f"--{name} is not applied: {FLAGS[name].no_effect}"
+            for name in self.kube_proxy
+            if FLAGS[name].no_effect
+        ]
+        if path is None:
+            configuration = _checked(document(self.kube_proxy))
+            if configuration.mode == "ipvs":
+                configuration = msgspec.structs.replace(configuration, mode="iptables")
+                notes.append(f"--proxy-mode: {NO_IPVS_MODE}")
+        else:
+            configuration, file_notes = read_configuration(path)
+            notes += file_notes
+            notes += _ignored(self.kube_proxy)
+            beside = {name: self.kube_proxy[name] for name in BESIDE_FILE & self.kube_proxy.keys()}
+            values = without_nulls(msgspec.to_builtins(configuration))
+            configuration = _checked(_merge(values, document(beside)))
+        origin = "" if path is None else f"{path}: "
+        for field, reason in inapplicable(configuration):
+            name = field if path else next(_flags_below(field, self.kube_proxy), field)
+            notes.append(f"{origin}{name} is not applied: {reason}")
+        return configuration, notes
+
+
+class ProxyCommand(NodeCommand):
+    """`kbe-nat proxy`, which takes kube-proxy's flags too."""
+
+    def parse_args(self, context: Any, arguments: list[str]) -> list[str]:  # noqa: ANN401
+        """See the class. Raises `SettingError` for a flag that there is not."""
+        options: dict[str, bool] = {}
+        names: dict[str, str] = {}
+        for parameter in self.get_params(context):
+            takes_value = not (getattr(parameter, "is_flag", False) or parameter.count)  # type: ignore[attr-defined]
+            for spelling in (*parameter.opts, *parameter.secondary_opts):
+                if spelling.startswith("--"):
+                    options[spelling[2:]] = takes_value
+                    names[spelling[2:]] = parameter.opts[0][2:]
+        texts, others = split_arguments(list(map(_kube_proxy_name, arguments)), options)
+        flags = {argument[2:].partition("=")[0] for argument in others if argument[:2] == "--"}
+        context.meta[FLAGS_KEY] = frozenset(names[flag] for flag in flags & names.keys())
+        context.meta[KUBE_PROXY_KEY] = texts
+        return super().parse_args(context, others)
+
+
+def command_line(context: typer.Context, settings: Settings) -> CommandLine:
+    """The command line that `ProxyCommand` has read."""
+    texts = dict(context.meta[KUBE_PROXY_KEY])
+    if settings.logs.verbosity:
+        # -v without a number, once or several times.
+        texts["v"] = (str(settings.logs.verbosity),)
+    return CommandLine(settings, context.meta[FLAGS_KEY], texts)
+
+
+def effective_text(settings: Settings) -> str:
+    """The configuration file that says these settings, defaults included."""
+    return yaml_text({**as_document(settings.configuration), KEY: write_own_options(settings)})
+
+
+def flag_texts(settings: Settings) -> dict[str, str]:
+    """Every flag, without dashes, with the value that is in force."""
+    values = as_document(settings.configuration)
+    own = write_own_options(settings)
+    return {
+        option.flag: flag_text(own[option.key]) for option in own_options() if option.key in own
+    } | {name: flag_text(_value_at(values, flag.path)) for name, flag in FLAGS.items() if flag.path}
+
+
+def _kube_proxy_name(argument: str) -> str:
+    """An argument with kube-proxy's name of a flag that has another name here too."""
+    name, sign, text = argument.removeprefix("--").partition("=")
+    if argument == "--no-localhost-nodeports":
+        return "--iptables-localhost-nodeports=false"
+    if argument.startswith("--") and name in ALIASES and name != "verbose":
+        return f"--{ALIASES[name]}{sign}{text}"
+    return argument
+
+
+def _checked(values: dict[str, Any]) -> Configuration:
+    """The configuration of flags. Raises `SettingError` for what kube-proxy would refuse."""
+    configuration = msgspec.convert(values, Configuration)
+    for path, reason in violations(configuration):
+        raise SettingError(flag_of(path), reason)
+    return configuration
+
+
+def _value_at(values: Any, path: str) -> Any:  # noqa: ANN401
+    """The value at a path, or None where the document leaves it out."""
+    for name in path.split("."):
+        values = (values or {}).get(name)
+    return values
+
+
+def _merge(values: dict[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, with these in their place."""
+    merged = dict(values)
+    for name, value in others.items():
+        is_section = isinstance(value, Mapping) and isinstance(merged.get(name), dict)
+        merged[name] = _merge(merged[name], value) if is_section else value
+    return merged
+
+
+def _ignored(texts: Texts) -> Iterator[str]:
+    names = [f"--{name}" for name in texts if name not in BESIDE_FILE]
+    if names:
+        yield f"not followed beside --config, which says it: {', '.join(names)}"
+
+
+def _flags_below(path: str, texts: Texts) -> Iterator[str]:
+    """The flags on the command line that say this field, or one in this section."""
+    for name in texts:
+        if f"{FLAGS[name].path}.".startswith(f"{path}."):
+            yield f"--{name}"
+
+
+FLAGS_KEY: Final = "kbe_nat.flags"
+KUBE_PROXY_KEY: Final = "kbe_nat.kube_proxy"
