@@ -215,8 +215,12 @@ def test_beside_a_file_kube_proxy_s_flags_count_as_there(kbe: Ran, tmp_path: Pat
     assert (done["hostnameOverride"], done["logging.verbosity"]) == ("From-Flag", 5)
     assert done["conntrack.min"] == 5
     # Our own flags go before the file.
-    own = done["kbeNat"]
-    assert (own["maxFlows"], own["strategy"], own["manifests"]) == (600, "rr", ["a", "b"])
+    options = done["kbeNat"]
+    assert (options["maxFlows"], options["strategy"], options["manifests"]) == (
+        600,
+        "rr",
+        ["a", "b"],
+    )
     [warning] = [line for line in done.err.splitlines() if "WARNING" in line]
     assert warning.endswith(
         "not followed beside --config, which says it: --proxy-mode, --cluster-cidr, --conntrack-min"

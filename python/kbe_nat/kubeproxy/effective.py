@@ -81,7 +81,7 @@ def as_document(configuration: Configuration) -> dict[str, Any]:
     for options in values["logging"]["options"].values():
         if not options["splitStream"]:
             del options["splitStream"]
-    document: dict[str, Any] = _sorted(values)
+    document: dict[str, Any] = _in_order(values)
     return document
 
 
@@ -115,22 +115,22 @@ def _conntrack(section: Conntrack) -> Conntrack:
     return Conntrack(
         max_per_core=_first(section.max_per_core, 32768),
         min=_first(section.min, 131072),
-        tcp_established_timeout=_written(section.tcp_established_timeout, "24h"),
-        tcp_close_wait_timeout=_written(section.tcp_close_wait_timeout, "1h"),
+        tcp_established_timeout=_go_text(section.tcp_established_timeout, "24h"),
+        tcp_close_wait_timeout=_go_text(section.tcp_close_wait_timeout, "1h"),
         tcp_be_liberal=bool(section.tcp_be_liberal),
-        udp_timeout=_written(section.udp_timeout, "0"),
-        udp_stream_timeout=_written(section.udp_stream_timeout, "0"),
+        udp_timeout=_go_text(section.udp_timeout, "0"),
+        udp_stream_timeout=_go_text(section.udp_stream_timeout, "0"),
     )
 
 
 def _ipvs(section: IPVS) -> IPVS:
     return replace(
         section,
-        sync_period=_written(section.sync_period, "0"),
-        min_sync_period=_written(section.min_sync_period, "0"),
-        tcp_timeout=_written(section.tcp_timeout, "0"),
-        tcp_fin_timeout=_written(section.tcp_fin_timeout, "0"),
-        udp_timeout=_written(section.udp_timeout, "0"),
+        sync_period=_go_text(section.sync_period, "0"),
+        min_sync_period=_go_text(section.min_sync_period, "0"),
+        tcp_timeout=_go_text(section.tcp_timeout, "0"),
+        tcp_fin_timeout=_go_text(section.tcp_fin_timeout, "0"),
+        udp_timeout=_go_text(section.udp_timeout, "0"),
     )
 
 
@@ -157,7 +157,7 @@ def _period(text: str | None, default: str) -> str:
     return go_duration(nanoseconds(text or "0") or nanoseconds(default))
 
 
-def _written(text: str | None, default: str) -> str:
+def _go_text(text: str | None, default: str) -> str:
     """A duration in Go's own form."""
     return go_duration(nanoseconds(default if text is None else text))
 
@@ -166,12 +166,12 @@ def _first(value: _T | None, default: _T) -> _T:
     return default if value is None else value
 
 
-def _sorted(value: Any) -> Any:  # noqa: ANN401
+def _in_order(value: Any) -> Any:  # noqa: ANN401
     """Fields by their names, no list without items, and whole numbers without a point."""
     if isinstance(value, dict):
-        return {name: _sorted(value[name]) for name in sorted(value)}
+        return {name: _in_order(value[name]) for name in sorted(value)}
     if isinstance(value, list | tuple):
-        return [_sorted(item) for item in value] or None
+        return [_in_order(item) for item in value] or None
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value

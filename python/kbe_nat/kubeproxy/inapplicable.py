@@ -1,4 +1,4 @@
-"""What kube-proxy can be told and kbe-nat does not follow, each with its reason."""
+"""Fields of kube-proxy's configuration that kbe-nat does not follow, each with its reason."""
 
 from collections.abc import Iterator
 from typing import Any, Final

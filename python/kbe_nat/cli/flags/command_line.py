@@ -49,9 +49,9 @@ from kbe_nat.kubeproxy.yaml_text import yaml_text
 
 @dataclass(frozen=True)
 class CommandLine:
-    """What stands on the command line."""
+    """The command line, as it was written."""
 
-    own: Settings
+    typed: Settings
     """By our own flags, and the path of the file."""
     flags: frozenset[str]
     """The own flags that were written, without dashes."""
@@ -60,7 +60,7 @@ class CommandLine:
 
     def settings(self) -> tuple[Settings, tuple[str, ...]]:
         """The settings in force, and notes for the log. Raises `FileError` and `SettingError`."""
-        path = self.own.node.config
+        path = self.typed.node.config
         configuration, notes = self._configuration(path)
         settings = replace(
             self._with_switches(path),
@@ -85,7 +85,7 @@ class CommandLine:
             for flag in SWITCHES & self.kube_proxy.keys()
             if path is None and not self.kube_proxy[flag][-1]
         }
-        return with_own_options(self.own, dict.fromkeys(empty, NOWHERE))
+        return with_own_options(self.typed, dict.fromkeys(empty, NOWHERE))
 
     def _configuration(self, path: Path | None) -> tuple[Configuration, list[str]]:
         notes = [
@@ -94,17 +94,17 @@ class CommandLine:
             if FLAGS[name].no_effect
         ]
         if path is None:
-            configuration = _checked(document(self.kube_proxy))
+            configuration = _valid_configuration(document(self.kube_proxy))
             if configuration.mode == "ipvs":
                 configuration = msgspec.structs.replace(configuration, mode="iptables")
                 notes.append(f"--proxy-mode: {NO_IPVS_MODE}")
         else:
             configuration, file_notes = read_configuration(path)
             notes += file_notes
-            notes += _ignored(self.kube_proxy)
+            notes += _notes_beside_file(self.kube_proxy)
             beside = {name: self.kube_proxy[name] for name in BESIDE_FILE & self.kube_proxy.keys()}
             values = without_nulls(msgspec.to_builtins(configuration))
-            configuration = _checked(_merge(values, document(beside)))
+            configuration = _valid_configuration(_merge(values, document(beside)))
         origin = "" if path is None else f"{path}: "
         for field, reason in inapplicable(configuration):
             name = field if path else next(_flags_below(field, self.kube_proxy), field)
@@ -120,7 +120,7 @@ class ProxyCommand(NodeCommand):
         options: dict[str, bool] = {}
         names: dict[str, str] = {}
         for parameter in self.get_params(context):
-            takes_value = not (getattr(parameter, "is_flag", False) or parameter.count)  # type: ignore[attr-defined]
+            takes_value = not any(getattr(parameter, each, False) for each in ("is_flag", "count"))
             for spelling in (*parameter.opts, *parameter.secondary_opts):
                 if spelling.startswith("--"):
                     options[spelling[2:]] = takes_value
@@ -149,9 +149,11 @@ def effective_text(settings: Settings) -> str:
 def flag_texts(settings: Settings) -> dict[str, str]:
     """Every flag, without dashes, with the value that is in force."""
     values = as_document(settings.configuration)
-    own = write_own_options(settings)
+    options = write_own_options(settings)
     return {
-        option.flag: flag_text(own[option.key]) for option in own_options() if option.key in own
+        option.flag: flag_text(options[option.key])
+        for option in own_options()
+        if option.key in options
     } | {name: flag_text(_value_at(values, flag.path)) for name, flag in FLAGS.items() if flag.path}
 
 
@@ -165,7 +167,7 @@ def _kube_proxy_name(argument: str) -> str:
     return argument
 
 
-def _checked(values: dict[str, Any]) -> Configuration:
+def _valid_configuration(values: dict[str, Any]) -> Configuration:
     """The configuration of flags. Raises `SettingError` for what kube-proxy would refuse."""
     configuration = msgspec.convert(values, Configuration)
     for path, reason in violations(configuration):
@@ -189,7 +191,7 @@ def _merge(values: dict[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _ignored(texts: Texts) -> Iterator[str]:
+def _notes_beside_file(texts: Texts) -> Iterator[str]:
     names = [f"--{name}" for name in texts if name not in BESIDE_FILE]
     if names:
         yield f"not followed beside --config, which says it: {', '.join(names)}"
