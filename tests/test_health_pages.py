@@ -36,6 +36,7 @@ from kbe_nat.server.health_page import HealthPages, HealthReport, timestamp
 from kbe_nat.server.on_demand import ThreadOnDemand
 from kbe_nat.server.pages import PagesThread
 from kbe_nat.sources.source import SourceUpdate
+from kbe_nat.sources.watch_state import WatchState
 
 RECORDINGS = Path(__file__).parent / "cluster/recordings/kube-proxy"
 Recorded = dict[str, Any]
@@ -133,6 +134,15 @@ class Silent:
 
     def wait(self, seconds: float) -> bool:
         return False
+
+    def descriptors(self) -> tuple[int, ...]:
+        return ()
+
+    def watches(self) -> tuple[WatchState, ...]:
+        return ()
+
+    def close(self) -> None:
+        pass
 
 
 def test_a_daemon_without_objects_is_healthy_for_twice_the_sync_period(

@@ -268,7 +268,7 @@ def test_kinds_that_are_not_read_are_said(
 
 def test_a_kubeconfig_is_no_manifest(tmp_path: Path) -> None:
     [error] = refusals(read(tmp_path, "apiVersion: v1\nkind: Config\nclusters: []\nusers: []"))
-    assert "this is a kubeconfig; kbe-nat reads files of Services and EndpointSlices" in str(error)
+    assert "this is a kubeconfig, not a file of Services and EndpointSlices" in str(error)
 
 
 def test_the_annotation_of_source_ranges(tmp_path: Path) -> None:

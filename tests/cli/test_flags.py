@@ -71,8 +71,11 @@ def test_a_mistake_is_one_line_and_exit_code_2(
             "kubectl get svc,endpointslices,nodes -A -o json > DIR/all.new "
             "&& mv DIR/all.new DIR/all.json",
         ),
-        ("--kubeconfig=/etc/kubernetes/admin.conf", "kbe-nat does not ask the API server"),
-        ("--master", "kbe-nat does not ask the API server"),
+        (
+            "--kubeconfig=/etc/admin.conf",
+            "this verb does not ask the API server",
+        ),
+        ("--master", "this verb does not ask the API server"),
         ("--proxy-mode", "--mode"),
         ("--hostname-override", "--node"),
     ],

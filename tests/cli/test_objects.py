@@ -78,7 +78,7 @@ def test_f130_verbs_that_read_files_once_end_with_what_is_wrong(
         ("a: [", "objects/bad.yaml, line 2, column 1: not YAML"),
         (
             KUBECONFIG,
-            "objects/bad.yaml, document 1: Config: this is a kubeconfig; kbe-nat reads files of",
+            "objects/bad.yaml, document 1: Config: this is a kubeconfig, not a file of",
         ),
         (
             "&a\nkind: List\napiVersion: v1\nitems: [*a]",

@@ -33,9 +33,10 @@ from kbe_nat.rules.kube_proxy import kube_proxy_rules
 from kbe_nat.rules.nat_program import NatProgram
 from kbe_nat.rules.rule import DatapathKind
 from kbe_nat.rules.standby import OnDeath
+from kbe_nat.sources.kubernetes.access import is_in_cluster
 from kbe_nat.sources.manifests.completion import FileCompletion
 from kbe_nat.sources.manifests.manifests import Manifests
-from kbe_nat.sources.source import Source
+from kbe_nat.sources.source import Source, Sources
 from kbe_nat.sources.store import Store
 
 
@@ -105,14 +106,26 @@ def clean_up(settings: Settings) -> None:
 
 
 def _source(settings: Settings) -> Source:
-    if not settings.source.manifests:
-        raise SettingError("--manifests", "say where the objects are")
-    return Manifests(
-        settings.source.manifests,
-        Store(FileCompletion(settings.source.pod_range)),
-        is_strict=settings.source.is_strict,
-        gone_seconds=GONE_SECONDS,
+    """Files, the API server, or both in one store."""
+    wanted = settings.source
+    is_asked = bool(settings.configuration.client_connection.kubeconfig or wanted.master)
+    if not wanted.manifests:
+        if not is_asked and not is_in_cluster():
+            raise SettingError("--manifests", "say where the objects are, here or by --kubeconfig")
+        # What files leave out, the control plane has filled in.
+        return _api_server(settings, Store())
+    store = Store(FileCompletion(wanted.pod_range))
+    manifests = Manifests(
+        wanted.manifests, store, is_strict=wanted.is_strict, gone_seconds=GONE_SECONDS
     )
+    return Sources([manifests, _api_server(settings, store)]) if is_asked else manifests
+
+
+def _api_server(settings: Settings, store: Store) -> Source:
+    # A daemon of files does without asyncio and a client of HTTP, which take 20 MB.
+    from kbe_nat.daemon.api_server import api_server
+
+    return api_server(settings, store)
 
 
 def _first_packet(settings: Settings, commands: Commands) -> FirstPacket:

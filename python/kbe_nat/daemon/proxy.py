@@ -33,6 +33,8 @@ from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 from typing import Final, TypeAlias
 
+import msgspec
+
 from kbe_nat.collector import settle
 from kbe_nat.commands import GracePeriod
 from kbe_nat.control.controller import Controller
@@ -43,7 +45,7 @@ from kbe_nat.daemon.liveness import Liveness
 from kbe_nat.daemon.node_pages import NodePages
 from kbe_nat.daemon.node_server import NodeServer
 from kbe_nat.daemon.reconciler import Reconciler
-from kbe_nat.daemon.rows import LoopRow, StatusRow
+from kbe_nat.daemon.rows import LoopRow, StatusRow, WatchRow
 from kbe_nat.daemon.settings import Driver, Settings
 from kbe_nat.daemon.singleton import only_proxy
 from kbe_nat.daemon.subscribers import Subscribers
@@ -54,7 +56,7 @@ from kbe_nat.datapath.sysctl import ACCOUNTING
 from kbe_nat.drivers.native import NativeQueue
 from kbe_nat.drivers.netfilterqueue import NetfilterQueue
 from kbe_nat.drivers.thread import LoopThread
-from kbe_nat.errors import RulesError
+from kbe_nat.errors import KbeNatError, RulesError
 from kbe_nat.kubeproxy.config import Configuration
 from kbe_nat.rules.rule import DatapathKind
 from kbe_nat.server.health_check_ports import HealthCheckPorts
@@ -166,10 +168,9 @@ class Proxy:
             stack.callback(self._health.close)
             stack.callback(self._server.close)
             self._server.start_health()
-            self.reconciler.read_first()
+            stack.callback(self._source.close)
             subscribers = Subscribers(controller.engine)
-            queues = [_enter(stack, open_queue()) for open_queue in self._queues]
-            restored = self._checkpoints.read(controller.engine)
+            queues: list[Queue] = []
             verbs = Verbs(
                 controller,
                 subscribers,
@@ -177,6 +178,12 @@ class Proxy:
                 lambda: sum(queue.truncated for queue in queues),
             )
             stack.enter_context(ControlServer(self._settings.files.socket, verbs))
+            if not self._await_objects():
+                self._remove_rules(None, None, None)
+                return
+            queues += [_enter(stack, open_queue()) for open_queue in self._queues]
+            stack.callback(queues.clear)
+            restored = self._checkpoints.read(controller.engine)
             # Now, since it is better said at the start when they cannot be kept. Not before: the
             # file may be that of a daemon which answers at our socket.
             self._checkpointing.run()
@@ -201,12 +208,45 @@ class Proxy:
         """The rules that `run` would install first, as the input of each command; `warn` gets
         the lines that it would log. Raises `KbeNatError`.
         """
-        update = self._source.read()
-        if update is not None:
-            warn(*map(str, update.errors), *update.notes, *update.warnings)
-            self.controller.apply(update.snapshot)
-            warn(*self.controller.plan.notes)
+        try:
+            deadline = time.monotonic() + RENDER_SECONDS
+            while (update := self._source.read()) is None:
+                if time.monotonic() > deadline:
+                    raise KbeNatError(f"no objects have come: {self._waiting_for()}")
+                self._source.wait(DELIVERY_SECONDS)
+        finally:
+            self._source.close()
+        warn(*map(str, update.errors), *update.notes, *update.warnings)
+        self.controller.apply(update.snapshot)
+        warn(*self.controller.plan.notes)
         return self.controller.render()
+
+    def _await_objects(self) -> bool:
+        """Wait for the first state of the objects, with what an earlier daemon has left in the
+        kernel untouched; False when a signal came before. Raises `KbeNatError`.
+        """
+        due = time.monotonic()
+        while not self._is_ending:
+            self.reconciler.read_first()
+            if self.reconciler.has_objects:
+                return True
+            if time.monotonic() >= due:
+                # systemd would take us for one that hangs.
+                due = time.monotonic() + PATIENCE_SECONDS / 3
+                self._notifier.notify(
+                    f"STATUS=waiting for {self._waiting_for()}",
+                    f"EXTEND_TIMEOUT_USEC={round(PATIENCE_SECONDS * 1e6)}",
+                    "WATCHDOG=1",
+                )
+            self._source.wait(DELIVERY_SECONDS)
+        return False
+
+    def _waiting_for(self) -> str:
+        return ", ".join(
+            f"{state.resource} ({state.reason or state.phase})"
+            for state in self._source.watches()
+            if not state.is_complete
+        )
 
     def _log_facts(self) -> None:
         facts = self._facts
@@ -379,6 +419,10 @@ class Proxy:
                 LoopRow(thread.loop.packets, thread.loop.batches, thread.loop.panics)
                 for thread in self._loops
             ],
+            watches=[
+                msgspec.convert(state, WatchRow, from_attributes=True)
+                for state in self._source.watches()
+            ],
         )
 
     @contextmanager
@@ -408,6 +452,9 @@ def _enter(stack: ExitStack, queue: Queue) -> Queue:
 LOG: Final = logging.getLogger("kbe_nat.daemon")
 POLL_SECONDS: Final = 0.5
 DELIVERY_SECONDS: Final = 0.1
+RENDER_SECONDS: Final = 30.0
+PATIENCE_SECONDS: Final = 60.0
+"""For which systemd waits for a further sign of life while no objects have come."""
 NEWS_SECONDS: Final = 1.0
 OBSERVATION_SECONDS: Final = 1.0
 ALIVE_PARTS: Final = 10

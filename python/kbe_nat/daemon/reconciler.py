@@ -59,8 +59,15 @@ class Reconciler:
         """Whether the kernel lacks what the newest objects want, or no objects have come yet."""
         return self._controller.is_behind or self._pending is not None or not self._has_objects
 
+    @property
+    def has_objects(self) -> bool:
+        """Whether the source has told its first state."""
+        return self._has_objects
+
     def read_first(self) -> None:
-        """Raises `KbeNatError`: with nothing to serve it is better not to start."""
+        """Take over the first state, if it has come. Raises `KbeNatError`: with nothing to serve
+        it is better not to start.
+        """
         try:
             update = self._source.read()
             if update is not None:

@@ -23,6 +23,31 @@ class LoopRow(msgspec.Struct, frozen=True):
     """Batches that met a defect of the engine."""
 
 
+class WatchRow(msgspec.Struct, frozen=True):
+    """One resource that is followed at the API server."""
+
+    resource: str
+    """Such as services."""
+    phase: str
+    """connecting, listing, in step or stale."""
+    since: float
+    """When the phase began, in seconds since 1970."""
+    reason: str
+    """Why it is not in step; empty when it is."""
+    version: str
+    """The newest resourceVersion."""
+    objects: int
+    """Objects that are known."""
+    lists: int
+    """Lists that were applied."""
+    events: int
+    """Changes after the lists."""
+    failures: int
+    """Requests that failed or were refused."""
+    withheld: int
+    """Answers that were not applied: empty, partial, malformed or older ones."""
+
+
 class StatusRow(msgspec.Struct, frozen=True):
     """`get status`: how the daemon is."""
 
@@ -52,6 +77,8 @@ class StatusRow(msgspec.Struct, frozen=True):
     """Backends that are drained."""
     loops: list[LoopRow]
     """Packet loops, one per queue."""
+    watches: list[WatchRow] = []
+    """Resources that are followed at the API server; empty without one."""
 
 
 class ServiceRow(msgspec.Struct):

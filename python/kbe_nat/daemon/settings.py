@@ -46,6 +46,8 @@ class SourceSettings:
 
     manifests: tuple[str, ...] = ()
     """Directories and files."""
+    master: str = ""
+    """URL of the API server, in the place of the kubeconfig's (`clientConnection.kubeconfig`)."""
     pod_range: str = POD_RANGE
     """Where Pods get addresses that a controller has but no object shows."""
     is_strict: bool = False

@@ -226,7 +226,6 @@ SPREAD: Final = {
     "iptables-min-sync-period": ("nftables.minSyncPeriod",),
 }
 """Paths that flags say besides their own."""
-NO_API: Final = "the API server is not asked, objects come from files (--manifests)"
 _NO_CADVISOR: Final = "kbe-nat asks for no identity of the machine"
 FLAGS: Final = {
     "bind-address": Flag(TEXT, "bindAddress"),
@@ -271,7 +270,7 @@ FLAGS: Final = {
     "logging-format": Flag(TEXT, "logging.format"),
     "machine-id-file": Flag(TEXT, no_effect=_NO_CADVISOR),
     "masquerade-all": Flag(TRUTH, "masqueradeAll"),
-    "master": Flag(TEXT, no_effect=NO_API),
+    "master": Flag(TEXT),
     "metrics-bind-address": Flag(TEXT, "metricsBindAddress"),
     "nodeport-addresses": Flag(LIST, "nodePortAddresses"),
     "oom-score-adj": Flag(INTEGER, "oomScoreAdj"),

@@ -7,7 +7,6 @@ import msgspec
 
 from kbe_nat.kubeproxy.config import Configuration
 from kbe_nat.kubeproxy.effective import complete, value_at
-from kbe_nat.kubeproxy.flags import NO_API
 
 
 def inapplicable(configuration: Configuration) -> Iterator[tuple[str, str]]:
@@ -40,7 +39,6 @@ INAPPLICABLE: Final = {
     "enableProfiling": "there is no Go program to profile",
     "showHiddenMetricsForVersion": "no metric is hidden",
     "configSyncPeriod": "watches tell what changes, and nothing is listed again by the clock",
-    "clientConnection.kubeconfig": NO_API,
     "clientConnection.acceptContentTypes": "the encoding is that of contentType",
     "clientConnection.qps": _ONE_WATCH,
     "clientConnection.burst": _ONE_WATCH,

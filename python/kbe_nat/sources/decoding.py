@@ -179,5 +179,6 @@ ENDPOINTS: Final = ("v1", "Endpoints")
 FAILURE: Final = {"apiVersion": "v1", "kind": "Status", "status": "Failure"}
 KUBECONFIG: Final = ("v1", "Config")
 IS_KUBECONFIG: Final = (
-    "this is a kubeconfig; kbe-nat reads files of Services and EndpointSlices, not the API server"
+    "this is a kubeconfig, not a file of Services and EndpointSlices; kbe-nat proxy takes it as"
+    " --kubeconfig"
 )

@@ -43,18 +43,20 @@ def json_objects(text: bytes, origin: str) -> Items | None:
 def _items(text: bytes, origin: str) -> Iterator[Item | ObjectError | str]:
     document = DOCUMENT.decode(text)
     if (document.version, document.kind) in KINDS:
-        yield _item(Raw(text), {}, origin)
+        yield json_item(Raw(text), {}, origin)
         return
     of = listed_kind(document.kind)
     if of is None or not document.version:
         raise ValueError("no document of objects")
     defaults = {"apiVersion": document.version, "kind": of} if of else {}
     for number, item in enumerate(document.items):
-        yield _item(item, defaults, f"{origin}, items[{number}]")
+        yield json_item(item, defaults, f"{origin}, items[{number}]")
 
 
-def _item(text: Raw, defaults: Mapping[str, str], origin: str) -> Item | ObjectError | str:
-    """Raises ValueError, or `RecursionError`."""
+def json_item(text: Raw, defaults: Mapping[str, str], origin: str) -> Item | ObjectError | str:
+    """One object; `defaults` are the fields that its list says for it. Raises ValueError, or
+    `RecursionError`.
+    """
     try:
         head = HEAD.decode(text)
         version = defaults.get("apiVersion", "") if head.version is UNSET else head.version

@@ -1,16 +1,19 @@
-"""Where the state of the cluster comes from: files today, an API server later.
+"""Where the state of the cluster comes from: files, an API server, or both.
 
 A source keeps the newest objects in a `kbe_nat.sources.store.Store`, which several sources may
 share, and yields a `SourceUpdate` each time they change. It has no opinion on what is served:
 `kbe_nat.policy` decides that.
 """
 
-from collections.abc import Set
+import select
+import time
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Final, Protocol
 
 from kbe_nat.errors import KbeNatError
 from kbe_nat.model import ServiceKey, Snapshot
+from kbe_nat.sources.watch_state import WatchState
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +69,65 @@ class Source(Protocol):
     def wait(self, seconds: float) -> bool:
         """Wait for at most `seconds` until the state may have changed. Returns whether it may."""
         ...
+
+    def descriptors(self) -> Sequence[int]:
+        """Descriptors that become readable when the state may have changed."""
+        ...
+
+    def watches(self) -> Sequence[WatchState]:
+        """How far each watch of an API server is. May be called from any thread."""
+        ...
+
+    def close(self) -> None:
+        """End what the first `read` has begun."""
+        ...
+
+
+class Sources:
+    """Several sources that share a store, as one."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        """The update of the last one that has any says what all of them have."""
+        self._sources = sources
+        self._has_begun = [False] * len(sources)
+        self._pending: SourceUpdate | None = None
+
+    def read(self) -> SourceUpdate | None:
+        """See `Source.read`: None until each source has its first state."""
+        for index, source in enumerate(self._sources):
+            update = source.read()
+            if update is not None:
+                # The store's updates are cumulative, what they touch is not.
+                self._pending = update.covering(self._pending)
+                self._has_begun[index] = True
+        if not all(self._has_begun):
+            return None
+        update, self._pending = self._pending, None
+        return update
+
+    def wait(self, seconds: float) -> bool:
+        """See `Source.wait`."""
+        ready, _, _ = select.select(self.descriptors(), [], [], seconds)
+        if not ready:
+            return False
+        if any(source.wait(0.0) for source in self._sources):
+            return True
+        # One of them has news, and holds them back for a moment.
+        time.sleep(min(seconds, HOLD_SECONDS))
+        return False
+
+    def descriptors(self) -> list[int]:
+        """See `Source.descriptors`."""
+        return [number for source in self._sources for number in source.descriptors()]
+
+    def watches(self) -> list[WatchState]:
+        """See `Source.watches`."""
+        return [state for source in self._sources for state in source.watches()]
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        for source in self._sources:
+            source.close()
+
+
+HOLD_SECONDS: Final = 0.005

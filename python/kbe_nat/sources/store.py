@@ -124,7 +124,7 @@ class Store:
         # Notes on no object go with their origin, and leave with its next content.
         self._messages.set(origin, notes=notes)
 
-    def put(self, origin: Origin, item: ParsedObject | ObjectError) -> None:
+    def put(self, origin: Origin, item: Item | ObjectError) -> None:
         """An object that is added to an origin or modified there, or one that is refused. Cost:
         linear in the object.
         """

@@ -131,7 +131,7 @@ class NodeCommand(TyperCommand):
         """
         for argument in arguments:
             flag = argument.partition("=")[0]
-            if flag in KUBE_PROXY_FLAGS:
+            if flag in KUBE_PROXY_FLAGS and not any(flag in each.opts for each in self.params):
                 raise SettingError(flag, KUBE_PROXY_FLAGS[flag])
         repeated: list[str] = []
         is_list = False
@@ -155,7 +155,7 @@ def _is_address(text: str) -> bool:
 
 ADDRESS_FLAG: Final = "--node-address"
 _NO_API: Final = (
-    "kbe-nat does not ask the API server, it reads files of objects: kubectl get "
+    "this verb does not ask the API server, it reads files of objects: kubectl get "
     "svc,endpointslices,nodes -A -o json > DIR/all.new && mv DIR/all.new DIR/all.json, and give DIR"
 )
 KUBE_PROXY_FLAGS: Final = {

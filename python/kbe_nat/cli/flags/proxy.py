@@ -81,6 +81,12 @@ PROXY_FLAGS: Final[Flags] = {
             tuple,
             list[str],
         ),
+        "master": typer.Option(
+            "--master",
+            help="URL of the API server, in the place of the one in --kubeconfig. Objects come from"
+            " --kubeconfig, --master, --manifests or several of these; default: from the API server"
+            " of the Pod that we run in.",
+        ),
         "pod_range": TextFlag(
             POD_RANGE_FLAG,
             parse_range,

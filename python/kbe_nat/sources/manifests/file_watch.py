@@ -70,6 +70,10 @@ class FileWatch:
         self._events += events
         return bool(events)
 
+    def descriptors(self) -> list[int]:
+        """Readable when something may have happened; none without inotify."""
+        return [] if self._inotify is None else [self._inotify.fileno()]
+
     def changes(self) -> Changes:
         """The events since the last call."""
         events, self._events = self._events, []

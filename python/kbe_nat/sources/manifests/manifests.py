@@ -87,6 +87,17 @@ class Manifests:
         """See `Source.wait`."""
         return self._watch.wait(seconds)
 
+    def descriptors(self) -> list[int]:
+        """See `Source.descriptors`."""
+        return self._watch.descriptors()
+
+    def watches(self) -> tuple[()]:
+        """See `Source.watches`: files have none."""
+        return ()
+
+    def close(self) -> None:
+        """See `Source.close`: the kernel's watch ends with this object."""
+
     def read(self) -> SourceUpdate | None:
         """See `Source.read`. Raises `FileError` when a file that was named, and not found in a
         directory, cannot be read the first time. Cost: linear in the objects of files that have

@@ -1,0 +1,1 @@
+"""Objects from the API server: lists and watches of its own Node, Services and EndpointSlices."""

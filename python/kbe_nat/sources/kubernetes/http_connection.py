@@ -1,0 +1,162 @@
+"""A `Connection` by aiohttp.
+
+The server's name is resolved at each connect, and all its addresses are tried. A connection that is
+dead is noticed by TCP keep-alive. HTTP/1.1: each watch has a connection of its own, so a large list
+holds up no event.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Final
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+from aiohttp import ClientSession, ClientTimeout, TCPConnector
+from yarl import URL
+
+from kbe_nat.sources.kubernetes.access import Access
+from kbe_nat.sources.kubernetes.connection import ConnectionFailure
+from kbe_nat.sources.kubernetes.credentials import Credentials
+
+
+class HttpResponse:
+    """A `Response`."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self.status = response.status
+        self.headers: Mapping[str, str] = response.headers
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """See `Response.chunks`."""
+        try:
+            # Whatever has come, at once: an event must not wait for its buffer to fill.
+            async for chunk in self._response.content.iter_any():
+                yield chunk
+        except (aiohttp.ClientError, OSError) as error:
+            raise _failure(error) from None
+
+
+class HttpConnection:
+    """See the module. Wrong credentials show at the first request."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._credentials = Credentials(access)
+        self._session: ClientSession | None = None
+        self._proxy = access.proxy or _environment_proxy(access.server)
+
+    @asynccontextmanager
+    async def get(
+        self, path: str, parameters: Mapping[str, str], accept: str
+    ) -> AsyncIterator[HttpResponse]:
+        """See `Connection.get`."""
+        headers = {"Accept": accept, "Accept-Encoding": "gzip", "User-Agent": USER_AGENT}
+        headers |= await self._credentials.headers()
+        is_tls = self._access.server.startswith("https:")
+        context = self._credentials.context() if is_tls else False
+        try:
+            async with self._open().get(
+                URL(self._access.server + path, encoded=True).with_query(parameters),
+                headers=headers,
+                ssl=context,
+                server_hostname=self._access.server_name or None,
+                proxy=self._proxy or None,
+                # A redirect would carry the token elsewhere.
+                allow_redirects=False,
+            ) as response:
+                yield HttpResponse(response)
+        except (aiohttp.ClientError, OSError, UnicodeError) as error:
+            raise _failure(error) from None
+
+    def renew_credentials(self) -> None:
+        """See `Connection.renew_credentials`."""
+        self._credentials.renew()
+
+    async def close(self) -> None:
+        """See `Connection.close`."""
+        if self._session is not None:
+            await self._session.close()
+
+    def _open(self) -> ClientSession:
+        """The session, which belongs to the running loop."""
+        if self._session is None:
+            self._session = ClientSession(
+                connector=TCPConnector(
+                    limit=0,
+                    use_dns_cache=False,
+                    socket_factory=_keep_alive_socket,
+                    resolver=_Resolver(),
+                ),
+                timeout=ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+                # The environment's netrc is for people; proxies are read by ourselves.
+                trust_env=False,
+                read_bufsize=READ_BYTES,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+
+class _Resolver(aiohttp.ThreadedResolver):
+    """Asks the system at each connect, and not for ever."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> "list[aiohttp.abc.ResolveResult]":
+        """See aiohttp."""
+        return await asyncio.wait_for(super().resolve(host, port, family), RESOLVE_SECONDS)
+
+
+def _keep_alive_socket(address: "aiohttp.connector.AddrInfoType") -> socket.socket:
+    family, kind, protocol, *_ = address
+    stream = socket.socket(family, kind, protocol)
+    for level, option, value in KEEP_ALIVE:
+        stream.setsockopt(level, option, value)
+    stream.setblocking(False)
+    return stream
+
+
+def _environment_proxy(server: str) -> str:
+    """As HTTPS_PROXY and NO_PROXY say."""
+    parts = urlsplit(server)
+    return "" if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme, "")
+
+
+def _failure(error: Exception) -> ConnectionFailure:
+    """One line for people."""
+    os_error = getattr(error, "os_error", error)
+    is_refused = isinstance(os_error, ConnectionRefusedError)
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        cause = error.certificate_error
+        reason = getattr(cause, "verify_message", "") or str(cause)
+        return ConnectionFailure(f"the server's certificate is not accepted: {reason}")
+    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError):
+        return ConnectionFailure("the connection was cut")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        place = f"{error.host}:{error.port}"
+        reason = getattr(os_error, "strerror", None) or str(os_error)
+        return ConnectionFailure(f"{place}: {reason}", is_refused=is_refused)
+    if isinstance(error, ssl.SSLError):
+        return ConnectionFailure(f"TLS: {error.reason or error}")
+    if isinstance(error, TimeoutError):
+        return ConnectionFailure("the server does not answer")
+    words = " ".join(str(error).split())[:200] or type(error).__name__
+    return ConnectionFailure(words, is_refused=is_refused)
+
+
+KEEP_ALIVE: Final = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
+)
+"""A silent peer is asked after 15 s, and counts as dead 15 s later."""
+CONNECT_SECONDS: Final = 10.0
+RESOLVE_SECONDS: Final = 10.0
+READ_BYTES: Final = 1 << 20
+USER_AGENT: Final = "kbe-nat"

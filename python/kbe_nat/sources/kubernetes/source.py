@@ -1,0 +1,309 @@
+"""The API server as a `kbe_nat.sources.source.Source`.
+
+Theory of operation. A thread with an event loop reads the sockets: one `Reflector` for each
+resource, which decodes events and puts them into the `Inbox`. The daemon's main thread takes
+deliveries out of it in `read` and applies them to the store, an origin for each resource. So
+neither a slow answer nor a flood of events holds up the daemon, and no change waits for a poll: the
+inbox wakes `wait`.
+
+**Start.** `read` returns None until every watch has had its first complete list. Where the last
+objects are on disk and the server does not answer in time, they are served meanwhile; the first
+list of each resource takes their place.
+
+**Pace.** The first change after quiet goes out at once. The next update comes no earlier than the
+last one took, or than `min_sync_seconds` after it, so a flood of changes takes at most half of the
+main thread.
+"""
+
+import asyncio
+import logging
+import select
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from random import Random
+from typing import Final
+
+from kbe_nat.collector import uncollected
+from kbe_nat.errors import ObjectError, StateError
+from kbe_nat.sources.kubernetes import last_objects
+from kbe_nat.sources.kubernetes.connection import Connection
+from kbe_nat.sources.kubernetes.inbox import Delivery, Inbox
+from kbe_nat.sources.kubernetes.last_objects import ObjectsFile
+from kbe_nat.sources.kubernetes.reflector import Cluster, Reflector
+from kbe_nat.sources.kubernetes.resources import Resource
+from kbe_nat.sources.objects import ObjectKey, Origin
+from kbe_nat.sources.snapshot import Item
+from kbe_nat.sources.source import SourceUpdate
+from kbe_nat.sources.store import Store
+from kbe_nat.sources.watch_state import WatchPhase, WatchState
+
+
+class Kubernetes:
+    """The objects of one API server. It owns a thread from the first `read` until `close`."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Connection],
+        resources: Sequence[Resource],
+        store: Store,
+        *,
+        file: ObjectsFile | None = None,
+        random: Random | None = None,
+        min_sync_seconds: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`connect` is called in the reader's thread. `file` keeps the last objects. `random`
+        decides delays; `clock` tells seconds of the main thread.
+        """
+        self._connect = connect
+        self._resources = resources
+        self._store = store
+        self._file = file
+        self._random = random or Random()
+        self._min_sync_seconds = min_sync_seconds
+        self._clock = clock
+        self._inbox = Inbox()
+        self._states = {each.name: WatchState(each.name) for each in resources}
+        self._origins = {
+            each.name: Origin(RANK, f"{index} {each.name}") for index, each in enumerate(resources)
+        }
+        self._objects: dict[str, dict[ObjectKey, Item | ObjectError]] = {
+            each.name: {} for each in resources
+        }
+        """What the store has of each resource."""
+        self._last: dict[str, dict[ObjectKey, Item]] = {}
+        """Objects of the last run, until they are served or not needed any more."""
+        self._written_age = 0.0
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._started = 0.0
+        self._is_serving = False
+        self._is_dirty = False
+        """Whether the file lacks changes."""
+        self._next_write = 0.0
+        self._is_unwritable = False
+        self._writer: threading.Thread | None = None
+        self._returned_at: float | None = None
+        """When the last update was handed out, until it has been applied."""
+        self._hold_until = 0.0
+        self._reported: dict[str, tuple[WatchPhase, str]] = {}
+
+    def watches(self) -> tuple[WatchState, ...]:
+        """See `Source.watches`."""
+        return tuple(self._states.values())
+
+    def read(self) -> SourceUpdate | None:
+        """See `Source.read`. Cost: linear in what has changed."""
+        now = self._clock()
+        self._note_application(now)
+        if self._thread is None:
+            self._start(now)
+        self._report()
+        if now < self._hold_until:
+            return None
+        deliveries = self._inbox.take()
+        with uncollected():
+            for resource, delivery in deliveries.items():
+                self._apply(resource, delivery)
+            if not self._is_serving and not self._begins(now):
+                return None
+            self._keep(now)
+            if not deliveries and self._is_serving:
+                return None
+            self._is_serving = True
+            update = self._store.update()
+        self._returned_at = self._clock()
+        return update
+
+    def wait(self, seconds: float) -> bool:
+        """See `Source.wait`."""
+        now = self._clock()
+        self._note_application(now)
+        held = self._hold_until - now
+        if held > 0:
+            time.sleep(min(held, seconds))
+            if held > seconds:
+                return False
+            seconds -= held
+        ready, _, _ = select.select([self._inbox.descriptor], [], [], max(seconds, 0.0))
+        return bool(ready)
+
+    def descriptors(self) -> list[int]:
+        """See `Source.descriptors`."""
+        return [self._inbox.descriptor]
+
+    def close(self) -> None:
+        """End the watches, and keep the objects on disk."""
+        if self._thread is None:
+            return
+        if self._loop is not None and self._reader is not None:
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._reader.cancel)
+        self._thread.join(CLOSE_SECONDS)
+        if self._writer is not None:
+            self._writer.join()
+        if self._is_dirty and self._is_serving:
+            self._write(self._copy())
+
+    def _start(self, now: float) -> None:
+        self._started = now
+        self._load()
+        self._thread = threading.Thread(target=self._run, name="kbe-nat-watch", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        """The reader's thread."""
+        with suppress(asyncio.CancelledError):
+            asyncio.run(self._watch())
+
+    async def _watch(self) -> None:
+        self._loop, self._reader = asyncio.get_running_loop(), asyncio.current_task()
+        connection = self._connect()
+        cluster = Cluster(connection, self._random)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for resource in self._resources:
+                    reflector = Reflector(
+                        resource,
+                        cluster,
+                        self._inbox,
+                        self._publish,
+                        earlier=self._last.get(resource.name, ()),
+                    )
+                    group.create_task(reflector.run())
+        finally:
+            await connection.close()
+
+    def _publish(self, state: WatchState) -> None:
+        self._states[state.resource] = state
+
+    def _apply(self, resource: str, delivery: Delivery) -> None:
+        """Bring the store's origin of a resource up to date."""
+        origin, objects = self._origins[resource], self._objects[resource]
+        if delivery.objects is not None:
+            # An object that changed after the list counts as it is now.
+            objects = self._objects[resource] = {
+                key: item
+                for key, item in {**delivery.objects, **delivery.changes}.items()
+                if item is not None
+            }
+            self._store.replace(origin, objects.values())
+            self._last.pop(resource, None)
+        else:
+            for key, item in delivery.changes.items():
+                if item is None:
+                    objects.pop(key, None)
+                    self._store.delete(origin, key)
+                else:
+                    objects[key] = item
+                    self._store.put(origin, item)
+        self._is_dirty = True
+
+    def _begins(self, now: float) -> bool:
+        """Whether there is something to serve from now on."""
+        if all(map(self._is_settled, self._resources)):
+            self._last = {}
+            return True
+        if not self._last:
+            return False
+        is_late = now - self._started >= LATE_SECONDS
+        if not is_late and not any(state.failures for state in self.watches()):
+            return False
+        LOG.warning(
+            "the API server does not answer: the objects of the last run are served, from %s ago",
+            _age(self._written_age + now - self._started),
+        )
+        for resource, objects in self._last.items():
+            if not self._objects[resource]:
+                self._objects[resource] = dict(objects)
+                self._store.replace(self._origins[resource], objects.values())
+        self._last = {}
+        return True
+
+    def _is_settled(self, resource: Resource) -> bool:
+        state = self._states[resource.name]
+        return state.is_complete or (resource.is_optional and state.failures > 0)
+
+    def _note_application(self, now: float) -> None:
+        """Learn how long the last update took, since the caller is back."""
+        if self._returned_at is None:
+            return
+        took = now - self._returned_at
+        self._hold_until = now + max(took, self._min_sync_seconds - took)
+        self._returned_at = None
+
+    def _report(self) -> None:
+        """Log what is new about the watches, once."""
+        for state in self.watches():
+            before = self._reported.get(state.resource, (WatchPhase.CONNECTING, ""))
+            self._reported[state.resource] = (state.phase, state.reason)
+            if before == (state.phase, state.reason):
+                continue
+            if state.phase is WatchPhase.IN_STEP:
+                LOG.info("%s: in step with the API server, %d", state.resource, state.objects)
+            elif state.reason and (state.phase, bool(before[1])) != (before[0], True):
+                LOG.warning(
+                    "%s: %s: %s%s",
+                    state.resource,
+                    state.phase,
+                    state.reason,
+                    KEPT if state.is_complete else "",
+                )
+
+    def _load(self) -> None:
+        """Read the objects of the last run."""
+        if self._file is None:
+            return
+        try:
+            content = self._file.read()
+            if content is None:
+                return
+            objects, written = last_objects.decode(content)
+        except StateError as error:
+            LOG.warning("objects of the last run are not used: %s", error)
+            return
+        wanted = {each.name for each in self._resources}
+        self._last = {name: items for name, items in objects.items() if name in wanted and items}
+        self._written_age = max(0.0, time.time() - written)
+
+    def _keep(self, now: float) -> None:
+        """Write the objects to disk now and then, in a thread that no change waits for."""
+        is_due = self._is_dirty and self._is_serving and now >= self._next_write
+        if self._file is None or not is_due:
+            return
+        if self._writer is not None and self._writer.is_alive():
+            return
+        self._next_write, self._is_dirty = now + WRITE_SECONDS, False
+        self._writer = threading.Thread(target=self._write, args=(self._copy(),), daemon=True)
+        self._writer.start()
+
+    def _copy(self) -> last_objects.Objects:
+        return {resource: dict(items) for resource, items in self._objects.items()}
+
+    def _write(self, objects: last_objects.Objects) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.write(last_objects.encode(objects, time.time()))
+        except StateError as error:
+            if not self._is_unwritable:
+                LOG.warning("objects are not kept for the next start: %s", error)
+            self._is_unwritable = True
+
+
+def _age(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
+
+
+LOG: Final = logging.getLogger("kbe_nat.daemon")
+RANK: Final = 1 << 20
+"""Of the API server's origins: its objects count before those of files, whose claims come first."""
+LATE_SECONDS: Final = 5.0
+WRITE_SECONDS: Final = 60.0
+CLOSE_SECONDS: Final = 2.0
+KEPT: Final = "; what was served before is still served"

@@ -1,0 +1,267 @@
+"""What the test API server answers, as values: status, headers and the chunks of a body.
+
+The same answers go over TLS (`cluster.server`) and to a reflector without any socket
+(`cluster.memory`), where time is driven.
+"""
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from cluster.api_objects import BOOKMARKS, KINDS, ApiObjects, Change, Kind, Object, selector
+
+CHUNK: Final = 2048
+INITIAL_EVENTS_END: Final = "k8s.io/initial-events-end"
+
+
+class Cut(Exception):
+    """The connection ends here, without the last chunk."""
+
+
+@dataclass
+class Answer:
+    """An answer; its body ends cleanly unless it raises `Cut`."""
+
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
+    body: AsyncIterator[bytes] | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """A GET request."""
+
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+
+    @property
+    def resource(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    @property
+    def verb(self) -> str:
+        return "watch" if "watch" in self.query else "list"
+
+
+@dataclass
+class Fault:
+    """Changes the answers to some requests."""
+
+    change: Callable[[Answer, Request], Awaitable[Answer]]
+    resource: str = ""
+    """Empty: any."""
+    verb: str = ""
+    """list, watch, or any."""
+    times: int = 1
+
+    def concerns(self, request: Request) -> bool:
+        return (
+            self.times > 0
+            and self.resource in ("", request.resource)
+            and self.verb in ("", request.verb)
+        )
+
+
+@dataclass
+class ApiServer:
+    """The answers to requests, by the objects and the faults that are injected."""
+
+    objects: ApiObjects = field(default_factory=ApiObjects)
+    faults: list[Fault] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+    tokens: set[str] = field(default_factory=lambda: {"sound"})
+    forbidden: set[tuple[str, str]] = field(default_factory=set)
+    """Verb and resource of what no one may."""
+    has_watch_list: bool = True
+    bookmark_seconds: float = 60.0
+    requires_token: bool = True
+
+    async def answer(self, request: Request) -> Answer:
+        self.requests.append(request)
+        fault = next((each for each in self.faults if each.concerns(request)), None)
+        answer = self._answer(request)
+        if fault is None:
+            return answer
+        fault.times -= 1
+        return await fault.change(answer, request)
+
+    def count(self, resource: str, verb: str = "") -> int:
+        return sum(each.resource == resource and verb in ("", each.verb) for each in self.requests)
+
+    def _answer(self, request: Request) -> Answer:
+        kind = KINDS.get(request.resource)
+        if kind is None or kind.path != request.path:
+            return failure(404, "NotFound", "the server could not find the requested resource")
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if self.requires_token and token not in self.tokens:
+            return failure(401, "Unauthorized", "Unauthorized")
+        if (request.verb, kind.resource) in self.forbidden:
+            group = kind.version.rpartition("/")[0]
+            return failure(
+                403,
+                "Forbidden",
+                f'{kind.resource} is forbidden: User "system:kube-proxy" cannot {request.verb}'
+                f' resource "{kind.resource}" in API group "{group}" at the cluster scope',
+            )
+        return self._watch(request, kind) if request.verb == "watch" else self._list(request, kind)
+
+    def _list(self, request: Request, kind: Kind) -> Answer:
+        query = request.query
+        version, found = self.objects.listed(
+            kind.resource, selector(query.get("fieldSelector", ""), query.get("labelSelector", ""))
+        )
+        metadata: Object = {"resourceVersion": str(version)}
+        limit = int(query.get("limit", 0)) if query.get("resourceVersion") != "0" else 0
+        start = 0
+        if "continue" in query:
+            token = json.loads(base64.b64decode(query["continue"] + "=="))
+            start, metadata["resourceVersion"] = token["start"], str(token["rv"])
+            if token["rv"] < self.objects.oldest:
+                return failure(410, "Expired", "The provided continue parameter is too old")
+        if limit and start + limit < len(found):
+            token = {"v": "meta.k8s.io/v1", "rv": version, "start": start + limit}
+            encoded = base64.b64encode(json.dumps(token).encode()).decode().rstrip("=")
+            metadata["continue"] = encoded
+        items = found[start : start + limit] if limit else found
+        heads = ("kind", "apiVersion")
+        document = {
+            "kind": f"{kind.name}List",
+            "apiVersion": kind.version,
+            "metadata": metadata,
+            "items": [
+                {name: value for name, value in item.items() if name not in heads} for item in items
+            ],
+        }
+        return Answer(body=_chunked(json.dumps(document).encode() + b"\n"))
+
+    def _watch(self, request: Request, kind: Kind) -> Answer:
+        query = request.query
+        is_list = query.get("sendInitialEvents") == "true"
+        if is_list and not self.has_watch_list:
+            return failure(
+                422,
+                "Invalid",
+                "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless"
+                " the WatchList feature gate is enabled",
+            )
+        if is_list and query.get("resourceVersionMatch") != "NotOlderThan":
+            return failure(
+                422,
+                "Invalid",
+                "resourceVersionMatch: Forbidden: sendInitialEvents requires setting"
+                " resourceVersionMatch to NotOlderThan",
+            )
+        version = int(query.get("resourceVersion") or 0)
+        if version and version < self.objects.oldest:
+            text = f"too old resource version: {version} ({self.objects.oldest})"
+            return Answer(body=_once(expired_event(text)))
+        if version > self.objects.version:
+            # As a real server does: silence to the end.
+            return Answer(body=_silence(float(query.get("timeoutSeconds", 1800))))
+        return Answer(body=self._events(query, kind, is_list))
+
+    async def _events(
+        self, query: Mapping[str, str], kind: Kind, is_list: bool
+    ) -> AsyncIterator[bytes]:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + float(query.get("timeoutSeconds", 1800))
+        selects = selector(query.get("fieldSelector", ""), query.get("labelSelector", ""))
+        changes: asyncio.Queue[Change] = asyncio.Queue()
+
+        def tell(change: Change) -> None:
+            loop.call_soon_threadsafe(changes.put_nowait, change)
+
+        start = int(query.get("resourceVersion") or 0)
+        if is_list or not start:
+            version, objects = self.objects.listed(kind.resource, selects)
+            start = max(start, version)
+            lines = b"".join(event("ADDED", each) for each in objects)
+            async for chunk in _chunked(lines):
+                yield chunk
+            if is_list and "allowWatchBookmarks" in query:
+                yield bookmark(kind, version, is_end=True)
+        with self.objects.watching(kind.resource, start, tell) as past:
+            for change in past:
+                if line := change_event(change, selects):
+                    yield line
+            due = loop.time() + self.bookmark_seconds
+            while (now := loop.time()) < deadline:
+                try:
+                    change = await asyncio.wait_for(changes.get(), min(due, deadline) - now)
+                except TimeoutError:
+                    if "allowWatchBookmarks" in query and loop.time() >= due:
+                        yield bookmark(kind, self.objects.version)
+                        due = loop.time() + self.bookmark_seconds
+                    continue
+                if line := change_event(change, selects):
+                    yield line
+
+
+def event(kind: str, value: Object) -> bytes:
+    return json.dumps({"type": kind, "object": value}).encode() + b"\n"
+
+
+def change_event(change: Change, selects: Callable[[Object], bool]) -> bytes:
+    """The event of a change for a watch with a selection; empty when it sees none."""
+    before = change.before is not None and selects(change.before)
+    after = change.after is not None and selects(change.after)
+    if after and change.after is not None:
+        return event("MODIFIED" if before else "ADDED", change.after)
+    if before and change.before is not None:
+        # The old content, with the version of the change.
+        metadata = {**change.before["metadata"], "resourceVersion": str(change.version)}
+        return event("DELETED", {**change.before, "metadata": metadata})
+    return b""
+
+
+def bookmark(kind: Kind, version: int, *, is_end: bool = False) -> bytes:
+    metadata: Object = {"resourceVersion": str(version)}
+    if is_end:
+        metadata["annotations"] = {INITIAL_EVENTS_END: "true"}
+    head = {"kind": kind.name, "apiVersion": kind.version, "metadata": metadata}
+    return event("BOOKMARK", {**head, **BOOKMARKS[kind.resource]})
+
+
+def status_of(code: int, reason: str, message: str) -> Object:
+    return {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Failure",
+        "message": message,
+        "reason": reason,
+        "code": code,
+    }
+
+
+def expired_event(message: str) -> bytes:
+    return event("ERROR", status_of(410, "Expired", message))
+
+
+def failure(code: int, reason: str, message: str) -> Answer:
+    body = json.dumps(status_of(code, reason, message)).encode() + b"\n"
+    return Answer(code, body=_once(body))
+
+
+def with_body(answer: Answer, body: AsyncIterator[bytes]) -> Answer:
+    return replace(answer, body=body)
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body
+
+
+async def _silence(seconds: float) -> AsyncIterator[bytes]:
+    await asyncio.sleep(seconds)
+    return
+    yield b""
+
+
+async def _chunked(body: bytes) -> AsyncIterator[bytes]:
+    """Chunk borders fall anywhere, as the server's do."""
+    for start in range(0, len(body), CHUNK):
+        yield body[start : start + CHUNK]
