@@ -74,10 +74,11 @@ PYTHON = {
     "control": "family collector _native datapath engine_tables errors model policy",
     "kubeproxy": "family errors model policy sources",
     "server": "family model policy",
+    "metrics": "family _native model",
     "client": "errors",
     "explain": "_native family kubeproxy model policy rules",
     "daemon": "family collector _native client commands control datapath drivers errors explain "
-    "kubeproxy model policy rules server sources version",
+    "kubeproxy metrics model policy rules server sources version",
     "doctor": "daemon datapath drivers errors rules",
     "playground": "client commands daemon errors policy sources",
     "shadow": "family _native engine_tables model packet policy",

@@ -125,6 +125,10 @@ class EndpointSlice(msgspec.Struct, frozen=True, gc=False):
     """Every address is of it."""
     ports: tuple[SlicePort, ...] = ()
     endpoints: tuple[Endpoint, ...] = ()
+    triggered: float | None = None
+    """When the Pods changed that this form of the slice is about, in seconds since 1970; None where
+    the controller does not say it.
+    """
 
 
 class Node(msgspec.Struct, frozen=True, gc=False):

@@ -18,6 +18,7 @@ from kbe_nat.policy.options import Options
 from kbe_nat.server.answer import JSON_HEADERS, TEXT_HEADERS, Answer
 
 if TYPE_CHECKING:
+    from kbe_nat.daemon.node_metrics import NodeMetrics
     from kbe_nat.server.pages import Page
 
 
@@ -30,12 +31,17 @@ class NodePages:
         file: Configuration,
         flags: Mapping[str, str],
         options: Callable[[], Options],
+        new_metrics: "Callable[[], NodeMetrics]",
     ) -> None:
-        """`flags` are those of the command line with their values; `options` are those in force."""
+        """`flags` are those of the command line with their values; `options` are those in force;
+        `new_metrics` is called when they are wanted.
+        """
         self._settings = settings
         self._file = file
         self._flags = flags
         self._options = options
+        self._new_metrics = new_metrics
+        self._node_metrics: NodeMetrics | None = None
         self._started = time.time()
         servers = settings.servers
         self._health_end = _end_text(servers.health_address(file))
@@ -48,6 +54,7 @@ class NodePages:
             "/configz": self.configz,
             "/flagz": self.flagz,
             "/healthz": self.healthz,
+            "/metrics": self.metrics,
             "/proxyMode": self.proxy_mode,
             "/statusz": self.statusz,
         }
@@ -59,6 +66,13 @@ class NodePages:
     def proxy_mode(self) -> Answer:
         """kube-proxy's mode that is followed."""
         return _text(str(self._options().mode))
+
+    def metrics(self) -> Answer:
+        """See docs/metrics.md."""
+        self._node_metrics = self._node_metrics or self._new_metrics()
+        media_type, content = self._node_metrics.exposition()
+        started = {"Process-Start-Time-Unix": str(int(self._started))}
+        return 200, {"Content-Type": media_type, **started}, content
 
     def configz(self) -> Answer:
         """The configuration in force."""

@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
@@ -58,11 +58,17 @@ from kbe_nat.drivers.netfilterqueue import NetfilterQueue
 from kbe_nat.drivers.thread import LoopThread
 from kbe_nat.errors import KbeNatError, RulesError
 from kbe_nat.kubeproxy.config import Configuration
+from kbe_nat.metrics import catalog
+from kbe_nat.metrics.sync import SyncMetrics
 from kbe_nat.rules.rule import DatapathKind
 from kbe_nat.server.health_check_ports import HealthCheckPorts
 from kbe_nat.server.health_page import HealthPages
 from kbe_nat.server.on_demand import ThreadOnDemand
 from kbe_nat.sources.source import Source
+
+if TYPE_CHECKING:
+    # With `prometheus_client`, which a daemon without pages does not need.
+    from kbe_nat.daemon.node_metrics import NodeMetrics
 
 Queue: TypeAlias = NativeQueue | NetfilterQueue
 
@@ -116,7 +122,9 @@ class Proxy:
         self.controller = controller
         answering = ThreadOnDemand()
         health = HealthCheckPorts(lambda: self.liveness.is_healthy(), answering)
-        self.reconciler = Reconciler(source, controller, health)
+        is_iptables = "iptables" in facts.rules
+        sync = SyncMetrics(catalog.IPTABLES_FAILURES if is_iptables else catalog.NFTABLES_FAILURES)
+        self.reconciler = Reconciler(source, controller, health, metrics=sync)
         self.liveness = Liveness(
             lambda: self.reconciler.is_behind,
             lambda: self.reconciler.synced,
@@ -125,7 +133,9 @@ class Proxy:
         self.health_pages = HealthPages(
             self.liveness.report, lambda: self.reconciler.own_node.is_eligible
         )
-        pages = NodePages(settings, node.file, node.flags, lambda: controller.plan.options)
+        pages = NodePages(
+            settings, node.file, node.flags, lambda: controller.plan.options, self._new_metrics
+        )
         servers = settings.servers
         self._server = NodeServer(
             (servers.health_address(node.file), servers.metrics_address(node.file)),
@@ -134,6 +144,7 @@ class Proxy:
             answering,
             fails_hard=servers.fails_hard(node.file),
         )
+        self._sync = sync
         self._settings = settings
         self._source = source
         self._queues = queues
@@ -148,6 +159,7 @@ class Proxy:
             "connections cannot be kept",
             "connections are kept again",
         )
+        self._opened: list[Queue] = []
         self._loops: list[LoopThread] = []
         self._started = time.time()
         self._is_changed = False
@@ -170,26 +182,25 @@ class Proxy:
             self._server.start_health()
             stack.callback(self._source.close)
             subscribers = Subscribers(controller.engine)
-            queues: list[Queue] = []
             verbs = Verbs(
                 controller,
                 subscribers,
                 self._status,
-                lambda: sum(queue.truncated for queue in queues),
+                self._truncated,
             )
             stack.enter_context(ControlServer(self._settings.files.socket, verbs))
             if not self._await_objects():
                 self._remove_rules(None, None, None)
                 return
-            queues += [_enter(stack, open_queue()) for open_queue in self._queues]
-            stack.callback(queues.clear)
+            self._opened += [_enter(stack, open_queue()) for open_queue in self._queues]
+            stack.callback(self._opened.clear)
             restored = self._checkpoints.read(controller.engine)
             # Now, since it is better said at the start when they cannot be kept. Not before: the
             # file may be that of a daemon which answers at our socket.
             self._checkpointing.run()
             stack.callback(self._checkpointing.run)
             follower = stack.enter_context(controller.datapath.following(controller.engine))
-            self._start_loops(stack, queues)
+            self._start_loops(stack)
             # The first that the stack undoes: rules go while the loops still give verdicts on what
             # is in the queues.
             stack.push(self._remove_rules)
@@ -266,7 +277,7 @@ class Proxy:
             facts.seed,
         )
 
-    def _start_loops(self, stack: ExitStack, queues: Sequence[Queue]) -> None:
+    def _start_loops(self, stack: ExitStack) -> None:
         """Installs the rules and starts the packet loops. A failure on the way takes the rules
         away, unless others were there before.
         """
@@ -277,7 +288,7 @@ class Proxy:
             # The loops come later: the rules of an earlier daemon would misunderstand their
             # verdicts. And when the kernel removes a table, it drops what waits in queues.
             controller.install()
-            for number, queue in enumerate(queues):
+            for number, queue in enumerate(self._opened):
                 cpu = cpus[number % len(cpus)] if cpus else None
                 loop = LoopThread(controller.engine, queue, cpu)
                 self._loops.append(stack.enter_context(loop))
@@ -399,6 +410,26 @@ class Proxy:
         """Only while every thread turns: a daemon that hangs must be ended by its watchdog."""
         if self.liveness.is_turning():
             self._notifier.notify("WATCHDOG=1")
+
+    def _truncated(self) -> int:
+        """Packets that queues delivered in part."""
+        return sum(queue.truncated for queue in self._opened)
+
+    def _new_metrics(self) -> "NodeMetrics":
+        from kbe_nat.daemon.node_metrics import NodeMetrics, Observed
+
+        observed = Observed(
+            controller=self.controller,
+            reconciler=self.reconciler,
+            liveness=self.liveness,
+            health=self.health_pages,
+            sync=self._sync,
+            status=self._status,
+            loops=self._loops,
+            truncated=self._truncated,
+            max_flows=self._settings.limits.max_flows,
+        )
+        return NodeMetrics(observed, self._settings.servers.backends)
 
     def _status(self) -> StatusRow:
         facts = self._facts

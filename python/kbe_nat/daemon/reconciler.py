@@ -14,6 +14,7 @@ from kbe_nat.daemon.logs import ConditionLog
 from kbe_nat.daemon.own_node import OwnNode
 from kbe_nat.daemon.tasks import describe_error
 from kbe_nat.errors import KbeNatError, RulesError
+from kbe_nat.metrics.sync import SyncMetrics
 from kbe_nat.server.health_check_ports import HealthCheckPorts
 from kbe_nat.sources.source import Source, SourceUpdate
 
@@ -29,8 +30,10 @@ class Reconciler:
         controller: Controller,
         health: HealthCheckPorts,
         own_node: OwnNode | None = None,
+        metrics: SyncMetrics | None = None,
     ) -> None:
         self.own_node = own_node or OwnNode()
+        self._metrics = metrics or SyncMetrics()
         self.generation = 0
         """Of the newest snapshot that was planned."""
         self.errors: tuple[str, ...] = ()
@@ -93,10 +96,11 @@ class Reconciler:
 
     def repair(self) -> None:
         """Put back rules that another program has removed. Raises `RulesError`."""
-        was_behind = self._controller.is_behind
+        was_behind, started = self._controller.is_behind, time.monotonic()
         missing = self._controller.repair()
         if was_behind:
             self.synced = time.time_ns()
+            self._metrics.complete(time.monotonic() - started, is_full=True)
         self._standing_delay.update([])
         # Most often a firewall's reload: iptables-restore without --noflush, or `nft flush
         # ruleset`.
@@ -139,14 +143,17 @@ class Reconciler:
         # rest.
         started = time.monotonic()
         self._has_objects = True
+        self._metrics.queue(update.snapshot, update.touched)
         try:
             self._controller.apply(update.snapshot, update.touched)
         except RulesError as error:
+            self._metrics.fail()
             self._standing_delay.update([f"rules are not up to date: {error}; {KEPT}"])
         else:
             self._standing_delay.update([])
-            span = (time.monotonic() - started) * 1000
-            self._news = f"taken over in {span:.0f} ms"
+            span = time.monotonic() - started
+            self._metrics.complete(span, is_full=update.touched is None)
+            self._news = f"taken over in {span * 1000:.0f} ms"
             self.synced = time.time_ns()
         finally:
             self.own_node.update(self._controller.plan.options.node, update.snapshot.nodes)

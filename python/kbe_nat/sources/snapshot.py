@@ -3,6 +3,7 @@ parts left out and noted. Pure; `kbe_nat.sources.store` puts the parts together.
 """
 
 import sys
+from datetime import datetime
 from functools import lru_cache
 from typing import Final, TypeAlias
 
@@ -140,9 +141,18 @@ def convert_slice(parsed: ParsedObject) -> ConvertedSlice:
                 if port.port
             ),
             _endpoints(value, targets, notes),
+            _trigger_time(value.metadata.annotations.get(TRIGGER_ANNOTATION)),
         )
     listed = tuple(targets) if any(targets) else ()
     return ConvertedSlice(parsed.origin, parsed.key, service, part, listed, tuple(notes.lines))
+
+
+def _trigger_time(text: str | None) -> float | None:
+    """The seconds since 1970; None for what is no time, which decides nothing."""
+    try:
+        return datetime.fromisoformat(text).timestamp() if text else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def convert_node(parsed: ParsedObject) -> tuple[Node, tuple[str, ...]]:
@@ -375,6 +385,7 @@ def _is_external(value: ServiceObject) -> bool:
 SERVICE_NAME_LABEL: Final = "kubernetes.io/service-name"
 PROXY_NAME_LABEL: Final = "service.kubernetes.io/service-proxy-name"
 HEADLESS_LABEL: Final = "service.kubernetes.io/headless"
+TRIGGER_ANNOTATION: Final = "endpoints.kubernetes.io/last-change-trigger-time"
 ZONE_LABEL: Final = "topology.kubernetes.io/zone"
 DELETION_TAINT: Final = "ToBeDeletedByClusterAutoscaler"
 STRATEGY_ANNOTATION: Final = "kbe-nat.io/strategy"

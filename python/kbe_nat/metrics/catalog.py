@@ -1,0 +1,257 @@
+"""Every metric of ours, with its meaning: /metrics, docs/metrics.md, the dashboard and the alerts
+are held against this list.
+
+Names that begin with `kubeproxy_` are kube-proxy's own, with its labels and buckets, where they
+mean the same here. Metrics of the process are `prometheus_client`'s.
+"""
+
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+Labels: TypeAlias = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric family."""
+
+    name: str
+    kind: str
+    """counter, gauge or histogram, as Prometheus has them."""
+    meaning: str
+    """The help text."""
+    labels: Labels = ()
+    buckets: tuple[float, ...] = ()
+    """Upper bounds of a histogram, without the infinite one."""
+
+
+FAMILY: Final = ("ip_family",)
+SYNC_BUCKETS: Final = tuple(round(0.001 * 2**power, 3) for power in range(15))
+PROGRAMMING_BUCKETS: Final = (
+    *(0.0, 0.25, 0.5),
+    *map(float, range(1, 60)),
+    *map(float, range(60, 120, 5)),
+    *map(float, range(120, 301, 30)),
+)
+SERVICE: Final = ("namespace", "service", "port", "ip_family")
+BACKEND: Final = (*SERVICE, "backend")
+DIRECTION: Final = "direction"
+
+SYNC_DURATION: Final = Metric(
+    "kubeproxy_sync_proxy_rules_duration_seconds",
+    "histogram",
+    "Time from a change of the objects until engine and kernel had it; one step serves both"
+    " families.",
+    FAMILY,
+    SYNC_BUCKETS,
+)
+FULL_SYNC_DURATION: Final = Metric(
+    "kubeproxy_sync_full_proxy_rules_duration_seconds",
+    "histogram",
+    "The same, of changes that may touch every Service, such as the first one.",
+    FAMILY,
+    SYNC_BUCKETS,
+)
+PARTIAL_SYNC_DURATION: Final = Metric(
+    "kubeproxy_sync_partial_proxy_rules_duration_seconds",
+    "histogram",
+    "The same, of changes that touch some Services.",
+    FAMILY,
+    SYNC_BUCKETS,
+)
+LAST_SYNC: Final = Metric(
+    "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+    "gauge",
+    "When the kernel took over a change last.",
+    FAMILY,
+)
+LAST_QUEUED: Final = Metric(
+    "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
+    "gauge",
+    "When a change of the objects was seen last.",
+    FAMILY,
+)
+SERVICE_CHANGES: Final = Metric(
+    "kubeproxy_sync_proxy_rules_service_changes_total",
+    "counter",
+    "Services that came, changed or went.",
+)
+SERVICE_CHANGES_PENDING: Final = Metric(
+    "kubeproxy_sync_proxy_rules_service_changes_pending",
+    "gauge",
+    "Of these, those that the kernel does not have yet.",
+)
+ENDPOINT_CHANGES: Final = Metric(
+    "kubeproxy_sync_proxy_rules_endpoint_changes_total",
+    "counter",
+    "EndpointSlices that came, changed or went.",
+)
+ENDPOINT_CHANGES_PENDING: Final = Metric(
+    "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
+    "gauge",
+    "Of these, those that the kernel does not have yet.",
+)
+NFTABLES_FAILURES: Final = Metric(
+    "kubeproxy_sync_proxy_rules_nftables_sync_failures_total",
+    "counter",
+    "Changes that the kernel refused, where rules are nft's.",
+    FAMILY,
+)
+IPTABLES_FAILURES: Final = Metric(
+    "kubeproxy_sync_proxy_rules_iptables_restore_failures_total",
+    "counter",
+    "Changes that the kernel refused, where rules are iptables'.",
+    FAMILY,
+)
+PROGRAMMING_DURATION: Final = Metric(
+    "kubeproxy_network_programming_duration_seconds",
+    "histogram",
+    "Time from a change of Pods, as the EndpointSlice's last-change-trigger-time says it, until"
+    " engine and kernel had it.",
+    FAMILY,
+    PROGRAMMING_BUCKETS,
+)
+NO_LOCAL_ENDPOINTS: Final = Metric(
+    "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
+    "gauge",
+    "Service ports with endpoints and a Local traffic policy that have none on this node.",
+    ("ip_family", "traffic_policy"),
+)
+HEALTHZ_ANSWERS: Final = Metric(
+    "kubeproxy_proxy_healthz_total", "counter", "Answers of /healthz.", ("code",)
+)
+LIVEZ_ANSWERS: Final = Metric(
+    "kubeproxy_proxy_livez_total", "counter", "Answers of /livez.", ("code",)
+)
+
+BUILD: Final = Metric(
+    "kbe_nat_build_info", "gauge", "1, with what runs here.", ("version", "datapath", "driver")
+)
+HEALTHY: Final = Metric("kbe_nat_healthy", "gauge", "Whether /livez answers 200.")
+ELIGIBLE: Final = Metric(
+    "kbe_nat_node_eligible", "gauge", "Whether load balancers should choose this node."
+)
+RULES_CURRENT: Final = Metric(
+    "kbe_nat_rules_up_to_date", "gauge", "Whether the kernel has what the newest objects want."
+)
+GENERATION: Final = Metric(
+    "kbe_nat_objects_generation", "gauge", "Number of the newest objects that were planned."
+)
+OBJECTS_AGE: Final = Metric(
+    "kbe_nat_objects_age_seconds", "gauge", "Time since the kernel took over a change last."
+)
+OBJECT_ERRORS: Final = Metric(
+    "kbe_nat_object_errors", "gauge", "Files and objects that are refused now."
+)
+SERVICE_PORTS: Final = Metric("kbe_nat_service_ports", "gauge", "Service ports served.", FAMILY)
+ENDPOINTS: Final = Metric(
+    "kbe_nat_endpoints", "gauge", "Endpoints that may serve, once for each service port.", FAMILY
+)
+DRAINS: Final = Metric("kbe_nat_drains", "gauge", "Backends that operators drain.")
+PACKETS: Final = Metric(
+    "kbe_nat_packets_total", "counter", "Packets by what was done with them.", ("action",)
+)
+CAUSES: Final = Metric(
+    "kbe_nat_packet_causes_total",
+    "counter",
+    "Packets by why that was done, among them all refusals and drops.",
+    ("cause",),
+)
+FLOWS: Final = Metric("kbe_nat_flows", "gauge", "Connections in the engine's tables.")
+FLOWS_ASSURED: Final = Metric(
+    "kbe_nat_flows_assured", "gauge", "Of these, those that stay when a table is full."
+)
+FLOWS_LIMIT: Final = Metric(
+    "kbe_nat_flows_limit", "gauge", "Connections that the tables of both families have room for."
+)
+FLOWS_EXPIRED: Final = Metric(
+    "kbe_nat_flows_expired_total", "counter", "Connections whose time was over."
+)
+FLOWS_EVICTED: Final = Metric(
+    "kbe_nat_flows_evicted_total", "counter", "Connections that made room for others."
+)
+AFFINITIES: Final = Metric(
+    "kbe_nat_affinities", "gauge", "Clients whose backend is remembered for affinity."
+)
+FRAGMENTS: Final = Metric(
+    "kbe_nat_fragments_held", "gauge", "Fragments that wait for the first one of their datagram."
+)
+QUEUE_WAITING: Final = Metric(
+    "kbe_nat_queue_waiting", "gauge", "Packets that wait in the kernel's queue.", ("queue",)
+)
+QUEUE_PACKETS: Final = Metric(
+    "kbe_nat_queue_packets_total", "counter", "Packets that the kernel has queued.", ("queue",)
+)
+QUEUE_DROPS: Final = Metric(
+    "kbe_nat_queue_dropped_total",
+    "counter",
+    "Packets that the kernel dropped: its queue or the socket's buffer was full.",
+    ("queue", "reason"),
+)
+QUEUE_TRUNCATED: Final = Metric(
+    "kbe_nat_queue_truncated_total", "counter", "Packets that queues delivered in part."
+)
+LOOP_PACKETS: Final = Metric(
+    "kbe_nat_loop_packets_total",
+    "counter",
+    "Packets with a verdict; divided by batches, the mean size of a batch.",
+    ("loop",),
+)
+LOOP_BATCHES: Final = Metric(
+    "kbe_nat_loop_batches_total", "counter", "Batches of packets.", ("loop",)
+)
+LOOP_PANICS: Final = Metric(
+    "kbe_nat_loop_panics_total", "counter", "Batches that met a defect of the engine.", ("loop",)
+)
+DATAPATH_EVENTS: Final = Metric(
+    "kbe_nat_datapath_events_total",
+    "counter",
+    "What first-packet counts of the kernel: its events and lost ones, flows that were ended, and"
+    " packets without a tracked flow or a known backend.",
+    ("event",),
+)
+BACKENDS_WAITING: Final = Metric(
+    "kbe_nat_backends_waiting", "gauge", "Backends for which no mark is free (first-packet)."
+)
+
+SERVICE_FLOWS: Final = Metric(
+    "kbe_nat_service_flows_total", "counter", "Connections of a service port so far.", SERVICE
+)
+SERVICE_ACTIVE: Final = Metric(
+    "kbe_nat_service_active_flows", "gauge", "Its connections now.", SERVICE
+)
+SERVICE_PACKETS: Final = Metric(
+    "kbe_nat_service_packets_total",
+    "counter",
+    "Its packets, in to backends and out from them; absent where the kernel does not count.",
+    (*SERVICE, DIRECTION),
+)
+SERVICE_BYTES: Final = Metric(
+    "kbe_nat_service_bytes_total", "counter", "Their bytes.", (*SERVICE, DIRECTION)
+)
+SERVICE_REFUSED: Final = Metric(
+    "kbe_nat_service_refused_packets_total",
+    "counter",
+    "Its packets that were rejected or dropped, by cause.",
+    (*SERVICE, "cause"),
+)
+BACKEND_FLOWS: Final = Metric(
+    "kbe_nat_backend_flows_total", "counter", "Connections of a backend so far.", BACKEND
+)
+BACKEND_ACTIVE: Final = Metric(
+    "kbe_nat_backend_active_flows", "gauge", "Its connections now.", BACKEND
+)
+BACKEND_PACKETS: Final = Metric(
+    "kbe_nat_backend_packets_total",
+    "counter",
+    "Its packets, in to it and out from it; absent where the kernel does not count.",
+    (*BACKEND, DIRECTION),
+)
+BACKEND_BYTES: Final = Metric(
+    "kbe_nat_backend_bytes_total", "counter", "Their bytes.", (*BACKEND, DIRECTION)
+)
+
+METRICS: Final[dict[str, Metric]] = {
+    metric.name: metric for metric in list(globals().values()) if isinstance(metric, Metric)
+}
+"""All of them by name, in the order of this file."""
