@@ -48,14 +48,14 @@ SYNC_DURATION: Final = Metric(
 FULL_SYNC_DURATION: Final = Metric(
     "kubeproxy_sync_full_proxy_rules_duration_seconds",
     "histogram",
-    "The same, of changes that may touch every Service, such as the first one.",
+    "Time of steps that may touch every Service, such as the first one.",
     FAMILY,
     SYNC_BUCKETS,
 )
 PARTIAL_SYNC_DURATION: Final = Metric(
     "kubeproxy_sync_partial_proxy_rules_duration_seconds",
     "histogram",
-    "The same, of changes that touch some Services.",
+    "Time of steps that touch some Services alone.",
     FAMILY,
     SYNC_BUCKETS,
 )
@@ -79,7 +79,7 @@ SERVICE_CHANGES: Final = Metric(
 SERVICE_CHANGES_PENDING: Final = Metric(
     "kubeproxy_sync_proxy_rules_service_changes_pending",
     "gauge",
-    "Of these, those that the kernel does not have yet.",
+    "Changes of Services that the kernel does not have yet.",
 )
 ENDPOINT_CHANGES: Final = Metric(
     "kubeproxy_sync_proxy_rules_endpoint_changes_total",
@@ -89,7 +89,7 @@ ENDPOINT_CHANGES: Final = Metric(
 ENDPOINT_CHANGES_PENDING: Final = Metric(
     "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
     "gauge",
-    "Of these, those that the kernel does not have yet.",
+    "Changes of EndpointSlices that the kernel does not have yet.",
 )
 NFTABLES_FAILURES: Final = Metric(
     "kubeproxy_sync_proxy_rules_nftables_sync_failures_total",
@@ -159,7 +159,7 @@ CAUSES: Final = Metric(
 )
 FLOWS: Final = Metric("kbe_nat_flows", "gauge", "Connections in the engine's tables.")
 FLOWS_ASSURED: Final = Metric(
-    "kbe_nat_flows_assured", "gauge", "Of these, those that stay when a table is full."
+    "kbe_nat_flows_assured", "gauge", "Connections that stay when a table is full."
 )
 FLOWS_LIMIT: Final = Metric(
     "kbe_nat_flows_limit", "gauge", "Connections that the tables of both families have room for."
@@ -218,40 +218,57 @@ SERVICE_FLOWS: Final = Metric(
     "kbe_nat_service_flows_total", "counter", "Connections of a service port so far.", SERVICE
 )
 SERVICE_ACTIVE: Final = Metric(
-    "kbe_nat_service_active_flows", "gauge", "Its connections now.", SERVICE
+    "kbe_nat_service_active_flows", "gauge", "Connections of a service port now.", SERVICE
 )
 SERVICE_PACKETS: Final = Metric(
     "kbe_nat_service_packets_total",
     "counter",
-    "Its packets, in to backends and out from them; absent where the kernel does not count.",
+    "Packets of a service port, in to backends and out from them; absent where the kernel does not"
+    " count.",
     (*SERVICE, DIRECTION),
 )
 SERVICE_BYTES: Final = Metric(
-    "kbe_nat_service_bytes_total", "counter", "Their bytes.", (*SERVICE, DIRECTION)
+    "kbe_nat_service_bytes_total",
+    "counter",
+    "Bytes of a service port's packets.",
+    (*SERVICE, DIRECTION),
 )
 SERVICE_REFUSED: Final = Metric(
     "kbe_nat_service_refused_packets_total",
     "counter",
-    "Its packets that were rejected or dropped, by cause.",
+    "Packets to a service port that were rejected or dropped, by cause.",
     (*SERVICE, "cause"),
 )
 BACKEND_FLOWS: Final = Metric(
     "kbe_nat_backend_flows_total", "counter", "Connections of a backend so far.", BACKEND
 )
 BACKEND_ACTIVE: Final = Metric(
-    "kbe_nat_backend_active_flows", "gauge", "Its connections now.", BACKEND
+    "kbe_nat_backend_active_flows", "gauge", "Connections of a backend now.", BACKEND
 )
 BACKEND_PACKETS: Final = Metric(
     "kbe_nat_backend_packets_total",
     "counter",
-    "Its packets, in to it and out from it; absent where the kernel does not count.",
+    "Packets of a backend, in to it and out from it; absent where the kernel does not count.",
     (*BACKEND, DIRECTION),
 )
 BACKEND_BYTES: Final = Metric(
-    "kbe_nat_backend_bytes_total", "counter", "Their bytes.", (*BACKEND, DIRECTION)
+    "kbe_nat_backend_bytes_total", "counter", "Bytes of a backend's packets.", (*BACKEND, DIRECTION)
 )
 
 METRICS: Final[dict[str, Metric]] = {
     metric.name: metric for metric in list(globals().values()) if isinstance(metric, Metric)
 }
 """All of them by name, in the order of this file."""
+
+ABSENT: Final = {
+    "kubeproxy_iptables_ct_state_invalid_dropped_packets_total": "no rule drops such packets; see"
+    " the cause `invalid`",
+    "kubeproxy_iptables_localhost_nodeports_accepted_packets_total": "no rule counts them",
+    "kubeproxy_sync_proxy_rules_iptables_last": "the rules do not grow with Services",
+    "kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total": "there is no partial"
+    " restore",
+    "kubeproxy_sync_proxy_rules_iptables_total": "the rules do not grow with Services",
+    "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total": "stale elements go in the"
+    " transaction that brings new ones",
+}
+"""kube-proxy's metrics that would mean something else here, and why."""
