@@ -13,19 +13,23 @@ from kbe_nat.metrics.catalog import ABSENT, METRICS, Metric
 PAGE: Final = Path(__file__).parents[1] / "docs/metrics.md"
 HEAD: Final = """# Metrics
 
-`http://127.0.0.1:10249/metrics` has these, and the `process_*` metrics that Prometheus' clients share.
-`--metrics-bind-address` moves it ([node.md](node.md#health)). `tools/metrics_page.py` writes this page.
+`http://127.0.0.1:10249/metrics` has these, and the `process_*` metrics of all Prometheus clients;
+`--metrics-bind-address` moves it ([node.md](node.md#health)). `tools/metrics_page.py` writes this
+page.
 
-Names that begin with `kubeproxy_` are kube-proxy's, with its labels and buckets, so its dashboards and alerts work
-here. `packaging/prometheus/alerts.yaml` has alerts, `packaging/grafana/kbe-nat.json` a dashboard.
+Names that begin with `kubeproxy_` are kube-proxy's, with its labels and buckets, so its dashboards
+and alerts work here. `packaging/prometheus/alerts.yaml` has alerts, and
+`packaging/grafana/kbe-nat.json` a dashboard.
 
-`--metrics-backends` bounds the number of series. With `service`, the default, each service port has six and one for
-each cause of refusals: 10,000 Services make 6 MB of text. With `backend` each backend of a service port has six more:
-for nodes with few endpoints. With `off` traffic is not shown by service port.
+`--metrics-backends` bounds the number of series. With `service`, the default, each service port has
+six and one for each cause of refusals: 10,000 Services make 6 MB of text. With `backend` each
+backend of a service port has six more: for nodes with few endpoints. With `off` traffic is not
+shown by service port.
 
-Counters of connections that go on are brought up to date every 30 s in `first-packet`, where the kernel carries them;
-packets and bytes are counted there if `net.netfilter.nf_conntrack_acct` is 1.
+The kernel carries connections in `first-packet`: counters of those that go on are brought up to
+date every 30 s, and packets and bytes are counted if `net.netfilter.nf_conntrack_acct` is 1.
 """
+RULE: Final = "|---|---|---|---|"
 SECTIONS: Final = (
     ("kube-proxy's names", "kubeproxy_"),
     ("The daemon and its tables", "kbe_nat_"),
@@ -67,8 +71,8 @@ def row(metric: Metric) -> str:
 
 def main() -> int:
     """Write the page, or check it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, compare")
     if not parser.parse_args().check:
         PAGE.write_text(page())
     elif PAGE.read_text() != page():

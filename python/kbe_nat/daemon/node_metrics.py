@@ -62,7 +62,7 @@ class NodeMetrics:
         """
         stats = self._observed.controller.engine.stats()
         families = [
-            *(_counted(values) for values in self._observed.sync.values()),
+            *(_family_of(values) for values in self._observed.sync.values()),
             *self._process.collect(),
             *self._daemon_families(),
             *self._packet_families(stats),
@@ -78,7 +78,7 @@ class NodeMetrics:
         return CONTENT_TYPE_PLAIN_0_0_4, head + "".join(lines).encode()
 
     def _daemon_families(self) -> Iterator[Metric]:
-        """What the daemon is, and how its objects are served."""
+        """The daemon, and how its objects are served."""
         observed = self._observed
         status, report, reconciler = (
             observed.status(),
@@ -90,7 +90,7 @@ class NodeMetrics:
         for metric, path in ((catalog.HEALTHZ_ANSWERS, HEALTHZ), (catalog.LIVEZ_ANSWERS, LIVEZ)):
             yield _family(
                 metric,
-                {(str(code),): count for (asked, code), count in answers.items() if asked == path},
+                {(str(code),): count for (place, code), count in answers.items() if place == path},
             )
         yield _family(catalog.NO_LOCAL_ENDPOINTS, _without_local_endpoints(plan))
         yield _family(catalog.BUILD, {(__version__, status.datapath, status.driver): 1})
@@ -112,7 +112,7 @@ class NodeMetrics:
         yield _family(catalog.DRAINS, {(): len(status.drains)})
 
     def _packet_families(self, stats: Stats) -> Iterator[Metric]:
-        """What became of packets, and the tables and queues on their way."""
+        """Packets by their fate, and the tables and queues on their way."""
         observed = self._observed
         yield _family(catalog.PACKETS, {(name,): count for name, count in stats.actions.items()})
         yield _family(catalog.CAUSES, {(name,): count for name, count in stats.causes.items()})
@@ -169,7 +169,7 @@ def _family(metric: catalog.Metric, values: Mapping[LabelValues, float]) -> Metr
     return _with_samples(metric, samples_of(metric, values))
 
 
-def _counted(values: Values | Histogram) -> Metric:
+def _family_of(values: Values | Histogram) -> Metric:
     return _with_samples(values.metric, values.samples())
 
 

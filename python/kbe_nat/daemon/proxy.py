@@ -120,6 +120,7 @@ class Proxy:
         """
         node = node or NodeFacts()
         self.controller = controller
+        self._settings = settings
         answering = ThreadOnDemand()
         health = HealthCheckPorts(lambda: self.liveness.is_healthy(), answering)
         is_iptables = "iptables" in facts.rules
@@ -133,19 +134,8 @@ class Proxy:
         self.health_pages = HealthPages(
             self.liveness.report, lambda: self.reconciler.own_node.is_eligible
         )
-        pages = NodePages(
-            settings, node.file, node.flags, lambda: controller.plan.options, self._new_metrics
-        )
-        servers = settings.servers
-        self._server = NodeServer(
-            (servers.health_address(node.file), servers.metrics_address(node.file)),
-            self.health_pages,
-            pages.by_path,
-            answering,
-            fails_hard=servers.fails_hard(node.file),
-        )
+        self._server = self._new_server(node, answering)
         self._sync = sync
-        self._settings = settings
         self._source = source
         self._queues = queues
         self._facts = facts
@@ -186,7 +176,7 @@ class Proxy:
                 controller,
                 subscribers,
                 self._status,
-                self._truncated,
+                self._count_truncated,
             )
             stack.enter_context(ControlServer(self._settings.files.socket, verbs))
             if not self._await_objects():
@@ -411,7 +401,20 @@ class Proxy:
         if self.liveness.is_turning():
             self._notifier.notify("WATCHDOG=1")
 
-    def _truncated(self) -> int:
+    def _new_server(self, node: NodeFacts, thread: ThreadOnDemand) -> NodeServer:
+        settings, servers = self._settings, self._settings.servers
+        pages = NodePages(
+            settings, node.file, node.flags, lambda: self.controller.plan.options, self._new_metrics
+        )
+        return NodeServer(
+            (servers.health_address(node.file), servers.metrics_address(node.file)),
+            self.health_pages,
+            pages.by_path,
+            thread,
+            fails_hard=servers.fails_hard(node.file),
+        )
+
+    def _count_truncated(self) -> int:
         """Packets that queues delivered in part."""
         return sum(queue.truncated for queue in self._opened)
 
@@ -426,7 +429,7 @@ class Proxy:
             sync=self._sync,
             status=self._status,
             loops=self._loops,
-            truncated=self._truncated,
+            truncated=self._count_truncated,
             max_flows=self._settings.limits.max_flows,
         )
         return NodeMetrics(observed, self._settings.servers.backends)

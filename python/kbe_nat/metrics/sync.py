@@ -121,8 +121,8 @@ def _other_slices(
     parts: Iterable[EndpointSlice], others: Iterable[EndpointSlice]
 ) -> Iterator[EndpointSlice]:
     """Those that are not among the others; equal ones are one object in snapshots of a source."""
-    known = set(map(id, others))
-    return (part for part in parts if id(part) not in known)
+    identities = set(map(id, others))
+    return (part for part in parts if id(part) not in identities)
 
 
 FAMILY_NAMES: Final = {Family.IPV4: "IPv4", Family.IPV6: "IPv6"}
