@@ -209,7 +209,10 @@ def test_a_node_is_eligible_by_its_object() -> None:
     assert not node.is_eligible, "it was deleted"
     node.update("", {"other": Node("other")})
     assert not node.is_eligible, "it is missing among others"
-    assert not OwnNode(is_expected=True).is_eligible
+    asked = OwnNode(is_expected=True)
+    assert asked.is_eligible, "no objects have come yet"
+    asked.update("", {})
+    assert not asked.is_eligible, "the API server does not have it"
     asked = OwnNode(is_expected=True)
     asked.update("n", here)
     assert asked.is_eligible

@@ -6,10 +6,11 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from prometheus_client import Metric as Family_
@@ -20,6 +21,7 @@ from kbe_nat.control.controller import Controller
 from kbe_nat.daemon.liveness import Liveness
 from kbe_nat.daemon.node_metrics import NodeMetrics, Observed
 from kbe_nat.daemon.reconciler import Reconciler
+from kbe_nat.daemon.rows import StatusRow, WatchRow
 from kbe_nat.daemon.settings import MetricsBackends
 from kbe_nat.errors import RulesError
 from kbe_nat.family import Family
@@ -33,6 +35,7 @@ from kbe_nat.server.health_check_ports import HealthCheckPorts
 from kbe_nat.server.health_page import HealthPages
 from kbe_nat.sources.manifests.manifests import Manifests
 from kbe_nat.sources.source import SourceUpdate
+from kbe_nat.sources.watch_state import WatchState
 
 ROOT = Path(__file__).parent.parent
 RECORDING = ROOT / "tests/cluster/recordings/kube-proxy/metrics.txt"
@@ -51,12 +54,22 @@ class Once:
     def wait(self, seconds: float) -> bool:
         return False
 
+    def descriptors(self) -> Sequence[int]:
+        return ()
+
+    def watches(self) -> Sequence[WatchState]:
+        return ()
+
+    def close(self) -> None:
+        pass
+
 
 def metrics_of(
     controller: Controller,
     backends: MetricsBackends = MetricsBackends.SERVICE,
     sync: SyncMetrics | None = None,
     *updates: SourceUpdate,
+    status: StatusRow = STATUS,
 ) -> NodeMetrics:
     sync = sync or SyncMetrics()
     reconciler = Reconciler(Once(*updates), controller, HealthCheckPorts(), metrics=sync)
@@ -67,7 +80,7 @@ def metrics_of(
     health.respond("/healthz")
     health.respond("/livez")
     observed = Observed(
-        controller, reconciler, liveness, health, sync, lambda: STATUS, [], lambda: 0, 1000
+        controller, reconciler, liveness, health, sync, lambda: status, [], lambda: 0, 1000
     )
     return NodeMetrics(observed, backends)
 
@@ -167,6 +180,26 @@ def test_traffic_is_that_of_the_engine() -> None:
     assert values(served["kbe_nat_flows_limit"]) == {(): 2000}
     assert values(served["kbe_nat_packets_total"])[("translate",)] == 3
     assert values(served["kbe_nat_packet_causes_total"])[("new",)] == 3
+
+
+def test_watches_show_how_far_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", lambda: 1060.0)
+    rows = [
+        WatchRow("services", "in step", 1000.0, "", "77", 15, 1, 4, 2, 0),
+        WatchRow("endpointslices", "stale", 1050.0, "no answer", "70", 9, 1, 3, 5, 1),
+    ]
+    status = msgspec.structs.replace(STATUS, watches=rows)
+    served = families(metrics_of(controller_with(1), status=status).exposition()[1])
+    states = values(served["kbe_nat_watch_state"])
+    assert states["services", "in step"] == states["endpointslices", "stale"] == 1
+    assert states["services", "stale"] == states["endpointslices", "in step"] == 0
+    assert values(served["kbe_nat_watch_stale_seconds"]) == {
+        ("services",): 0,
+        ("endpointslices",): 10,
+    }
+    assert values(served["kbe_nat_watch_objects"])[("services",)] == 15
+    for name, value in (("lists", 1), ("events", 3), ("failures", 5), ("withheld", 1)):
+        assert values(served[f"kbe_nat_watch_{name}_total"])[("endpointslices",)] == value
 
 
 def test_refusals_are_counted_by_service_port_and_cause() -> None:

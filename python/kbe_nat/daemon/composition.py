@@ -93,7 +93,8 @@ def build(
         or any(installer.is_present() for installer in usable(commands)),
     )
     queues = _queues(settings, kind, datapath.backend_ids)
-    node = NodeFacts(settings.configuration, dict(flags or {}))
+    has_api = _asks_api_server(settings) or not settings.source.manifests
+    node = NodeFacts(settings.configuration, dict(flags or {}), is_expected=has_api)
     return Proxy(settings, source, controller, queues, facts, grace, node)
 
 
@@ -108,7 +109,7 @@ def clean_up(settings: Settings) -> None:
 def _source(settings: Settings) -> Source:
     """Files, the API server, or both in one store."""
     wanted = settings.source
-    is_asked = bool(settings.configuration.client_connection.kubeconfig or wanted.master)
+    is_asked = _asks_api_server(settings)
     if not wanted.manifests:
         if not is_asked and not is_in_cluster():
             raise SettingError("--manifests", "say where the objects are, here or by --kubeconfig")
@@ -119,6 +120,11 @@ def _source(settings: Settings) -> Source:
         wanted.manifests, store, is_strict=wanted.is_strict, gone_seconds=GONE_SECONDS
     )
     return Sources([manifests, _api_server(settings, store)]) if is_asked else manifests
+
+
+def _asks_api_server(settings: Settings) -> bool:
+    """Whether a flag or the file names one."""
+    return bool(settings.configuration.client_connection.kubeconfig or settings.source.master)
 
 
 def _api_server(settings: Settings, store: Store) -> Source:

@@ -16,7 +16,7 @@ from kbe_nat._native import Stats
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon.liveness import Liveness
 from kbe_nat.daemon.reconciler import Reconciler
-from kbe_nat.daemon.rows import StatusRow
+from kbe_nat.daemon.rows import StatusRow, WatchRow
 from kbe_nat.daemon.settings import MetricsBackends
 from kbe_nat.daemon.singleton import QUEUE
 from kbe_nat.drivers.native import queue_counters
@@ -28,6 +28,7 @@ from kbe_nat.metrics.traffic import traffic_lines
 from kbe_nat.metrics.values import Histogram, LabelValues, Sample, Values, samples_of
 from kbe_nat.policy.plan import Plan
 from kbe_nat.server.health_page import HEALTHZ, LIVEZ, HealthPages
+from kbe_nat.sources.watch_state import WatchPhase
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,7 @@ class NodeMetrics:
                 metric, {(FAMILY_NAMES[family],): count for family, count in counts.items()}
             )
         yield _family(catalog.DRAINS, {(): len(status.drains)})
+        yield from _watch_families(status.watches)
 
     def _packet_families(self, stats: Stats) -> Iterator[Metric]:
         """Packets by their fate, and the tables and queues on their way."""
@@ -150,6 +152,32 @@ class NodeMetrics:
             drops[str(queue.number), "queue-full"] = queue.queue_dropped
             drops[str(queue.number), "socket-full"] = queue.socket_dropped
         yield _family(catalog.QUEUE_DROPS, drops)
+
+
+def _watch_families(watches: Sequence[WatchRow]) -> Iterator[Metric]:
+    """How far the watches of the API server are."""
+    now = time.time()
+    yield _family(
+        catalog.WATCH_STATE,
+        {
+            (each.resource, str(phase)): each.phase == phase
+            for each in watches
+            for phase in WatchPhase
+        },
+    )
+    stale: dict[LabelValues, float] = {
+        (each.resource,): 0.0 if each.phase == WatchPhase.IN_STEP else max(0.0, now - each.since)
+        for each in watches
+    }
+    yield _family(catalog.WATCH_STALE, stale)
+    for metric, field in (
+        (catalog.WATCH_OBJECTS, "objects"),
+        (catalog.WATCH_LISTS, "lists"),
+        (catalog.WATCH_EVENTS, "events"),
+        (catalog.WATCH_FAILURES, "failures"),
+        (catalog.WATCH_WITHHELD, "withheld"),
+    ):
+        yield _family(metric, {(each.resource,): getattr(each, field) for each in watches})
 
 
 class _Families(CollectorRegistry):

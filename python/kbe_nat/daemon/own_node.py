@@ -16,8 +16,8 @@ class OwnNode:
         """`is_expected`: the source of the objects is asked for this Node, so that one which it
         does not have is missing.
         """
-        self.is_eligible = not is_expected
-        """Read by any thread."""
+        self.is_eligible = True
+        """Read by any thread. Nothing is known against a node before the first objects come."""
         self._is_expected = is_expected
         self._name = ""
 

@@ -44,6 +44,7 @@ from kbe_nat.daemon.control_socket import ControlServer
 from kbe_nat.daemon.liveness import Liveness
 from kbe_nat.daemon.node_pages import NodePages
 from kbe_nat.daemon.node_server import NodeServer
+from kbe_nat.daemon.own_node import OwnNode
 from kbe_nat.daemon.reconciler import Reconciler
 from kbe_nat.daemon.rows import LoopRow, StatusRow, WatchRow
 from kbe_nat.daemon.settings import Driver, Settings
@@ -100,6 +101,8 @@ class NodeFacts:
     """kube-proxy's configuration file."""
     flags: Mapping[str, str] = field(default_factory=dict)
     """The flags of the command line with their values."""
+    is_expected: bool = False
+    """Its Node is asked for, so that one which is not there is missing."""
 
 
 class Proxy:
@@ -125,7 +128,9 @@ class Proxy:
         health = HealthCheckPorts(lambda: self.liveness.is_healthy(), answering)
         is_iptables = "iptables" in facts.rules
         sync = SyncMetrics(catalog.IPTABLES_FAILURES if is_iptables else catalog.NFTABLES_FAILURES)
-        self.reconciler = Reconciler(source, controller, health, metrics=sync)
+        self.reconciler = Reconciler(
+            source, controller, health, OwnNode(is_expected=node.is_expected), sync
+        )
         self.liveness = Liveness(
             lambda: self.reconciler.is_behind,
             lambda: self.reconciler.synced,
@@ -226,11 +231,14 @@ class Proxy:
         """Wait for the first state of the objects, with what an earlier daemon has left in the
         kernel untouched; False when a signal came before. Raises `KbeNatError`.
         """
-        due = time.monotonic()
+        started = due = time.monotonic()
         while not self._is_ending:
             self.reconciler.read_first()
             if self.reconciler.has_objects:
                 return True
+            if time.monotonic() > started + PAGES_SECONDS:
+                # To begin at once would hold up the objects, which mostly come within that time.
+                self._server.start_pages()
             if time.monotonic() >= due:
                 # systemd would take us for one that hangs.
                 due = time.monotonic() + PATIENCE_SECONDS / 3
@@ -491,6 +499,8 @@ PATIENCE_SECONDS: Final = 60.0
 """For which systemd waits for a further sign of life while no objects have come."""
 NEWS_SECONDS: Final = 1.0
 OBSERVATION_SECONDS: Final = 1.0
+PAGES_SECONDS: Final = 2.0
+"""Without objects for so long, the daemon shows on its pages what it waits for."""
 ALIVE_PARTS: Final = 10
 """So many times within its patience the watchdog is told that we are alive, if nothing takes
 longer.

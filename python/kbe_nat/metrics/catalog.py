@@ -143,6 +143,39 @@ OBJECTS_AGE: Final = Metric(
 OBJECT_ERRORS: Final = Metric(
     "kbe_nat_object_errors", "gauge", "Files and objects that are refused now."
 )
+WATCH_STATE: Final = Metric(
+    "kbe_nat_watch_state",
+    "gauge",
+    "1 for the phase in which the watch of a resource is: connecting, listing, in step, stale.",
+    ("resource", "phase"),
+)
+WATCH_STALE: Final = Metric(
+    "kbe_nat_watch_stale_seconds",
+    "gauge",
+    "Time since a watch was in step last, or since it began; 0 when it is.",
+    ("resource",),
+)
+WATCH_OBJECTS: Final = Metric(
+    "kbe_nat_watch_objects", "gauge", "Objects that the API server has told.", ("resource",)
+)
+WATCH_LISTS: Final = Metric(
+    "kbe_nat_watch_lists_total", "counter", "Lists that were applied.", ("resource",)
+)
+WATCH_EVENTS: Final = Metric(
+    "kbe_nat_watch_events_total", "counter", "Changes that watches told.", ("resource",)
+)
+WATCH_FAILURES: Final = Metric(
+    "kbe_nat_watch_failures_total",
+    "counter",
+    "Requests to the API server that failed or were refused.",
+    ("resource",),
+)
+WATCH_WITHHELD: Final = Metric(
+    "kbe_nat_watch_withheld_total",
+    "counter",
+    "Answers that were not applied: empty, partial, malformed or older ones.",
+    ("resource",),
+)
 SERVICE_PORTS: Final = Metric("kbe_nat_service_ports", "gauge", "Service ports served.", FAMILY)
 ENDPOINTS: Final = Metric(
     "kbe_nat_endpoints", "gauge", "Endpoints that may serve, once for each service port.", FAMILY
