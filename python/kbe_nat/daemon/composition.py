@@ -14,8 +14,9 @@ from typing import Final
 from kbe_nat._native import BackendIdMap, Engine, Limits, NftTables, NodeAddresses
 from kbe_nat.commands import GracePeriod
 from kbe_nat.control.controller import Controller
+from kbe_nat.daemon.facts import Facts, NodeFacts
 from kbe_nat.daemon.node_addresses import LocalAddresses
-from kbe_nat.daemon.proxy import Facts, NodeFacts, Proxy, Queue
+from kbe_nat.daemon.proxy import Proxy, Queue
 from kbe_nat.daemon.settings import Driver, Settings
 from kbe_nat.daemon.singleton import only_proxy
 from kbe_nat.datapath import detect

@@ -27,9 +27,8 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -41,13 +40,14 @@ from kbe_nat.control.controller import Controller
 from kbe_nat.daemon import privileges
 from kbe_nat.daemon.checkpoints import CheckpointFile
 from kbe_nat.daemon.control_socket import ControlServer
+from kbe_nat.daemon.facts import Facts, NodeFacts
 from kbe_nat.daemon.liveness import Liveness
 from kbe_nat.daemon.node_pages import NodePages
 from kbe_nat.daemon.node_server import NodeServer
 from kbe_nat.daemon.own_node import OwnNode
 from kbe_nat.daemon.reconciler import Reconciler
 from kbe_nat.daemon.rows import LoopRow, StatusRow, WatchRow
-from kbe_nat.daemon.settings import Driver, Settings
+from kbe_nat.daemon.settings import Settings
 from kbe_nat.daemon.singleton import only_proxy
 from kbe_nat.daemon.subscribers import Subscribers
 from kbe_nat.daemon.systemd import Notifier, watchdog_seconds
@@ -58,10 +58,8 @@ from kbe_nat.drivers.native import NativeQueue
 from kbe_nat.drivers.netfilterqueue import NetfilterQueue
 from kbe_nat.drivers.thread import LoopThread
 from kbe_nat.errors import KbeNatError, RulesError
-from kbe_nat.kubeproxy.config import Configuration
 from kbe_nat.metrics import catalog
 from kbe_nat.metrics.sync import SyncMetrics
-from kbe_nat.rules.rule import DatapathKind
 from kbe_nat.server.health_check_ports import HealthCheckPorts
 from kbe_nat.server.health_page import HealthPages
 from kbe_nat.server.on_demand import ThreadOnDemand
@@ -72,37 +70,6 @@ if TYPE_CHECKING:
     from kbe_nat.daemon.node_metrics import NodeMetrics
 
 Queue: TypeAlias = NativeQueue | NetfilterQueue
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """Decisions that were made when a daemon was built."""
-
-    datapath: DatapathKind
-    reason: str
-    """Why this datapath."""
-    driver: Driver
-    queues: str
-    """Their numbers, for people."""
-    rules: str
-    """The name of the rule installer, for people."""
-    seed: int
-    other_proxies: tuple[str, ...]
-    """Where rules of kube-proxy stand."""
-    lends_net_raw: bool
-    """Whether commands have CAP_NET_RAW, see `privileges`."""
-
-
-@dataclass(frozen=True, slots=True)
-class NodeFacts:
-    """What operators wrote, for the pages that show it."""
-
-    file: Configuration = field(default_factory=Configuration)
-    """kube-proxy's configuration file."""
-    flags: Mapping[str, str] = field(default_factory=dict)
-    """The flags of the command line with their values."""
-    is_expected: bool = False
-    """Its Node is asked for, so that one which is not there is missing."""
 
 
 class Proxy:

@@ -1,0 +1,39 @@
+"""Decisions that were made when a daemon was built, for its log, its status and its pages."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from kbe_nat.daemon.settings import Driver
+from kbe_nat.kubeproxy.config import Configuration
+from kbe_nat.rules.rule import DatapathKind
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Decisions that were made when a daemon was built."""
+
+    datapath: DatapathKind
+    reason: str
+    """Why this datapath."""
+    driver: Driver
+    queues: str
+    """Their numbers, for people."""
+    rules: str
+    """The name of the rule installer, for people."""
+    seed: int
+    other_proxies: tuple[str, ...]
+    """Where rules of kube-proxy stand."""
+    lends_net_raw: bool
+    """Whether commands have CAP_NET_RAW, see `privileges`."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What operators wrote, for the pages that show it."""
+
+    file: Configuration = field(default_factory=Configuration)
+    """kube-proxy's configuration file."""
+    flags: Mapping[str, str] = field(default_factory=dict)
+    """The flags of the command line with their values."""
+    is_expected: bool = False
+    """Its Node is asked for, so that one which is not there is missing."""
