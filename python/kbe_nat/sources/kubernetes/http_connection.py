@@ -6,6 +6,7 @@ holds up no event.
 """
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -138,7 +139,10 @@ def _failure(error: Exception) -> ConnectionFailure:
         return ConnectionFailure("the connection was cut")
     if isinstance(error, aiohttp.ClientConnectorError):
         place = f"{error.host}:{error.port}"
-        reason = getattr(os_error, "strerror", None) or str(os_error)
+        number = getattr(os_error, "errno", None)
+        # asyncio's own words name the address twice, and not the reason.
+        is_named = isinstance(os_error, socket.gaierror) or not number
+        reason = str(os_error) if is_named else os.strerror(number or 0)
         return ConnectionFailure(f"{place}: {reason}", is_refused=is_refused)
     if isinstance(error, ssl.SSLError):
         return ConnectionFailure(f"TLS: {error.reason or error}")
