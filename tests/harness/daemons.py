@@ -55,6 +55,8 @@ class Daemon:
     folder: Path
     datapath: DatapathKind
     process: subprocess.Popen[str] | None = None
+    sources: tuple[str, ...] = ()
+    """Flags that say where its objects are; without any it follows files in the folder."""
 
     @property
     def socket(self) -> Path:
@@ -65,7 +67,8 @@ class Daemon:
         return (self.folder / "log").read_text()
 
     def command(self, *arguments: str) -> tuple[str, ...]:
-        own = ("--manifests", str(self.folder / "objects"), "--socket", str(self.socket))
+        sources = self.sources or ("--manifests", str(self.folder / "objects"))
+        own = (*sources, "--socket", str(self.socket))
         return (
             *self.cluster.node.prefix,
             *COMMAND,
