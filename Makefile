@@ -68,7 +68,7 @@ mutants: build ## damage the code line by line, and see that a test notices each
 
 fuzz: build    ## run every fuzz target ten million times, guided by coverage; FUZZ_RUNS, FUZZ_SECONDS
 	tools/fuzz.sh
-	KBE_NAT_FUZZ_EXAMPLES=3000 pytest --quiet tests/test_objects_fuzz.py tests/test_requests_fuzz.py tests/test_yaml_fuzz.py
+	KBE_NAT_FUZZ_EXAMPLES=3000 pytest --quiet tests/test_objects_fuzz.py tests/test_protobuf.py tests/test_requests_fuzz.py tests/test_yaml_fuzz.py
 
 wheel: .venv/ready    ## build the wheel that is published, into dist
 	maturin build --quiet --release --out dist

@@ -49,12 +49,13 @@ BANNED = (
     "pyo3",
 )
 CRATES = {
+    "apiserver": "",
     "engine": "",
     "netlink": "",
     "capture": "engine",
     "datapath": "engine netlink",
-    "python": "capture datapath engine netlink",
-    "fuzz": "capture engine netlink",
+    "python": "apiserver capture datapath engine netlink",
+    "fuzz": "apiserver capture engine netlink",
 }
 PYTHON = {
     "collector": "",

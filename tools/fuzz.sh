@@ -16,7 +16,7 @@ export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS=true
 export RUSTFLAGS="--cfg fuzzing --cfg fuzzing_libfuzzer -Ccodegen-units=1 -Cpasses=sancov-module \
 -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
 -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares"
-targets=${*:-parse process fields icmp_error checkpoint netlink capture}
+targets=${*:-parse process fields icmp_error checkpoint netlink capture apiserver}
 for target in $targets; do
     known=rust/fuzz/tests/__fuzz__/$target
     learned=$PWD/target/fuzz/corpus/$target

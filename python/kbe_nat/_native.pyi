@@ -39,6 +39,10 @@ __all__ = [
     "NodePorts",
     "NodeView",
     "PanicException",
+    "ProtobufDocument",
+    "ProtobufFrames",
+    "ProtobufList",
+    "ProtobufRefusal",
     "ServicePort",
     "ServiceStats",
     "Snat",
@@ -48,6 +52,7 @@ __all__ = [
     "__version__",
     "conntrack_entries",
     "probe_flows",
+    "protobuf_event",
     "reject",
 ]
 
@@ -991,3 +996,94 @@ def reject(packet: _Buffer, answer: str = "icmp") -> bytes | None:
     None where none may be sent: to an ICMP error, a RST, a later fragment, or a group (RFC 1122,
     3.2.2).
     """
+
+@final
+class ProtobufDocument:
+    """An answer of an API server in protobuf with one object in it, a Status among others."""
+
+    def __new__(cls, answer: bytes) -> ProtobufDocument:
+        """Raises `EncodingError` when the bytes are no answer in protobuf."""
+    @property
+    def version(self) -> str:
+        """Group and version, such as "v1"."""
+    @property
+    def kind(self) -> str: ...
+    def json(self) -> bytes | ProtobufRefusal:
+        """The fields that kbe-nat reads, as the JSON that the server would have written. Cost:
+        linear in the answer.
+        """
+
+@final
+class ProtobufList:
+    """An answer of an API server in protobuf with a list in it: an iterator over the items.
+
+    An item is the JSON that the server would have written, without kind and version, of the fields
+    that kbe-nat reads. Cost: linear in the answer; in memory the answer and one item.
+    """
+
+    def __new__(cls, answer: bytes) -> ProtobufList:
+        """Raises `EncodingError` when the bytes are no list in protobuf, or not the whole of it."""
+    @property
+    def version(self) -> str:
+        """Group and version of the items, such as "v1"."""
+    @property
+    def kind(self) -> str:
+        """The kind of the items, such as "Service"."""
+    @property
+    def resource_version(self) -> str:
+        """The version of the state; empty where the server says none."""
+    @property
+    def continue_token(self) -> str:
+        """The token of the next page; empty where this is the last one."""
+    @property
+    def remaining(self) -> int | None:
+        """Items after this page, where the server says it."""
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> bytes | ProtobufRefusal: ...
+
+@final
+class ProtobufFrames:
+    """Splits the bytes of a watch in protobuf into frames.
+
+    Memory: an unfinished frame of at most `limit` bytes, 4 MiB unless said, and what `feed` is
+    called with.
+    """
+
+    def __new__(cls, limit: int | None = None) -> ProtobufFrames: ...
+    @property
+    def pending(self) -> int:
+        """Bytes of the unfinished frame. A stream that ends with any was cut off."""
+    def feed(self, bytes: bytes) -> list[bytes]:
+        """The frames that these bytes complete, for `protobuf_event`. Cost: linear in the bytes.
+
+        Raises `EncodingError` when a frame is longer than the limit, then and ever after: where the
+        next one begins is unknown.
+        """
+
+def protobuf_event(frame: bytes) -> tuple[str, bytes | ProtobufRefusal]:
+    """The event in a frame of a watch: ADDED, MODIFIED, DELETED, BOOKMARK or ERROR, and the object
+    as `ProtobufDocument.json` gives it, a Status for an ERROR. Cost: linear in the frame.
+
+    Raises `EncodingError` when it is no event.
+    """
+
+@final
+class ProtobufRefusal:
+    """An object that cannot be read; others of its answer can."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def namespace(self) -> str:
+        """Empty where the kind has none, or where it cannot be read."""
+    @property
+    def name(self) -> str:
+        """Empty where it cannot be read."""
+    @property
+    def resource_version(self) -> str:
+        """The version of the object; empty where it cannot be read."""
+    @property
+    def path(self) -> str:
+        """The field, such as "spec.ports[0].port"; empty when the object as a whole is meant."""
+    @property
+    def reason(self) -> str: ...

@@ -34,6 +34,10 @@ class CaptureError(KbeNatError, ValueError):
     """A capture file cannot be read: unknown format, damaged, or a link type without IP packets."""
 
 
+class EncodingError(KbeNatError, ValueError):
+    """Bytes of an API server are no answer in the encoding that it says, or a damaged one."""
+
+
 class QueueError(KbeNatError):
     """A packet queue of the kernel cannot be opened or has failed."""
 

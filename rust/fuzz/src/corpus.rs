@@ -41,6 +41,9 @@ pub fn files() -> Vec<File> {
     for (number, file) in crate::capture::seeds().into_iter().enumerate() {
         files.push(("capture", format!("file-{number:02}"), file));
     }
+    for (number, answer) in crate::apiserver::seeds().into_iter().enumerate() {
+        files.push(("apiserver", format!("answer-{number:02}"), answer));
+    }
     for (name, steps) in [("empty", 0), ("few", 3), ("many", 11)] {
         for choices in [0u8, 2] {
             let mut script = vec![choices, steps];

@@ -1,4 +1,4 @@
-//! Fuzz targets: hostile packets, errors, checkpoints, capture files and messages.
+//! Fuzz targets: hostile packets, errors, checkpoints, capture files, messages and answers.
 //!
 //! | target | property |
 //! |---|---|
@@ -9,6 +9,7 @@
 //! | [`checkpoint`] | an error or an engine that works; a round trip is the identity |
 //! | [`netlink`] | messages of the kernel are read, whatever they say |
 //! | [`capture`] | capture files are read or refused at a place inside them |
+//! | [`apiserver`] | objects in protobuf are those in JSON, and damaged ones errors |
 //!
 //! `cargo test -p kbe-nat-fuzz` runs each 100,000 times, beginning with the files in
 //! `tests/__fuzz__`; `BOLERO_RANDOM_ITERATIONS` is another number. A failure names the
@@ -21,6 +22,7 @@
 //! Kubernetes objects and YAML texts are fuzzed in Python: `tests/test_objects_fuzz.py` and
 //! `tests/test_yaml_fuzz.py`, longer with `KBE_NAT_FUZZ_EXAMPLES=3000`.
 
+pub mod apiserver;
 pub mod capture;
 pub mod checkpoint;
 pub mod cluster;

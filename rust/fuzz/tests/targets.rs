@@ -44,7 +44,7 @@ macro_rules! targets {
     )* };
 }
 
-targets!(parse process fields icmp_error checkpoint netlink capture);
+targets!(parse process fields icmp_error checkpoint netlink capture apiserver);
 
 /// The files of the corpus are what the code says, so neither is changed without the other.
 #[test]

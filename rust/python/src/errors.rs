@@ -37,6 +37,11 @@ pub(crate) fn capture(path: &Path, error: CaptureError) -> PyErr {
     }
 }
 
+/// `kbe_nat.EncodingError`.
+pub(crate) fn encoding(error: &kbe_nat_apiserver::DecodingError) -> PyErr {
+    exception("EncodingError", &error.to_string())
+}
+
 /// `kbe_nat.QueueError`.
 pub(crate) fn queue(error: &kbe_nat_netlink::QueueError) -> PyErr {
     exception("QueueError", &error.to_string())

@@ -2,6 +2,7 @@
 //! convert; no meaning lives here.
 
 mod addresses;
+mod apiserver;
 mod capture;
 mod conntrack;
 mod convert;
@@ -47,9 +48,14 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<tables::NftTables>()?;
     module.add_class::<tables::Transaction>()?;
     module.add_class::<addresses::NodeAddresses>()?;
+    module.add_class::<apiserver::ProtobufDocument>()?;
+    module.add_class::<apiserver::ProtobufFrames>()?;
+    module.add_class::<apiserver::ProtobufList>()?;
+    module.add_class::<apiserver::ProtobufRefusal>()?;
     module.add_class::<capture::CaptureReader>()?;
     module.add_class::<capture::CaptureBatch>()?;
     module.add_class::<capture::CaptureWriter>()?;
+    module.add_function(wrap_pyfunction!(apiserver::protobuf_event, module)?)?;
     module.add_function(wrap_pyfunction!(verdict::reject, module)?)?;
     module.add_function(wrap_pyfunction!(conntrack::conntrack_entries, module)?)?;
     module.add_function(wrap_pyfunction!(conntrack::probe_flows, module)?)?;

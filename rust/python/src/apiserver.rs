@@ -1,0 +1,163 @@
+//! `ProtobufDocument`, `ProtobufList`, `ProtobufFrames`, `protobuf_event`, `ProtobufRefusal`.
+
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+use kbe_nat_apiserver::{Document, Event, Frames, List, MAX_OBJECT, Refusal};
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::PyBytes;
+
+use crate::errors;
+
+/// An answer with one object in it.
+#[pyclass(frozen, module = "kbe_nat")]
+pub(crate) struct ProtobufDocument(Document);
+
+#[pymethods]
+impl ProtobufDocument {
+    #[new]
+    fn new(answer: PyBackedBytes) -> PyResult<Self> {
+        document(answer).map(Self)
+    }
+
+    #[getter]
+    fn version(&self) -> &str {
+        &self.0.version
+    }
+
+    #[getter]
+    fn kind(&self) -> &str {
+        &self.0.kind
+    }
+
+    fn json<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        json_or_refusal(py, py.detach(|| self.0.json()))
+    }
+}
+
+/// An answer with a list in it; an iterator over the items.
+#[pyclass(frozen, module = "kbe_nat")]
+pub(crate) struct ProtobufList(Mutex<List>);
+
+impl ProtobufList {
+    fn with<R>(&self, read: impl FnOnce(&mut List) -> R) -> R {
+        read(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[pymethods]
+impl ProtobufList {
+    #[new]
+    fn new(py: Python<'_>, answer: PyBackedBytes) -> PyResult<Self> {
+        let document = document(answer)?;
+        let list = py.detach(|| List::new(document)).map_err(|error| errors::encoding(&error))?;
+        Ok(Self(Mutex::new(list)))
+    }
+
+    #[getter]
+    fn version(&self) -> String {
+        self.with(|list| list.version.clone())
+    }
+
+    #[getter]
+    fn kind(&self) -> String {
+        self.with(|list| list.kind.clone())
+    }
+
+    #[getter]
+    fn resource_version(&self) -> String {
+        self.with(|list| list.resource_version.clone())
+    }
+
+    #[getter]
+    fn continue_token(&self) -> String {
+        self.with(|list| list.continue_token.clone())
+    }
+
+    #[getter]
+    fn remaining(&self) -> Option<i64> {
+        self.with(|list| list.remaining)
+    }
+
+    fn __iter__(this: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        this
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let item = py.detach(|| self.with(List::next));
+        item.map(|item| json_or_refusal(py, item)).transpose()
+    }
+}
+
+/// Splits the bytes of a watch into frames.
+#[pyclass(frozen, module = "kbe_nat")]
+pub(crate) struct ProtobufFrames(Mutex<Frames>);
+
+#[pymethods]
+impl ProtobufFrames {
+    #[new]
+    #[pyo3(signature = (limit = None))]
+    fn new(limit: Option<usize>) -> Self {
+        Self(Mutex::new(Frames::new(limit.unwrap_or(MAX_OBJECT))))
+    }
+
+    #[getter]
+    fn pending(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pending()
+    }
+
+    fn feed<'py>(&self, py: Python<'py>, bytes: &[u8]) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+        let frames = self.0.lock().unwrap_or_else(PoisonError::into_inner).feed(bytes);
+        let frames = frames.map_err(|error| errors::encoding(&error))?;
+        Ok(frames.iter().map(|frame| PyBytes::new(py, frame)).collect())
+    }
+}
+
+/// The event in a frame.
+#[pyfunction]
+pub(crate) fn protobuf_event(
+    py: Python<'_>,
+    frame: PyBackedBytes,
+) -> PyResult<(String, Bound<'_, PyAny>)> {
+    let event = py.detach(|| Event::parse(Bytes::from_owner(frame)));
+    let event = event.map_err(|error| errors::encoding(&error))?;
+    Ok((event.change, json_or_refusal(py, event.object)?))
+}
+
+/// An object that cannot be read, and why.
+#[pyclass(frozen, get_all, module = "kbe_nat")]
+pub(crate) struct ProtobufRefusal {
+    kind: String,
+    namespace: String,
+    name: String,
+    resource_version: String,
+    path: String,
+    reason: String,
+}
+
+#[pymethods]
+impl ProtobufRefusal {
+    fn __repr__(&self) -> String {
+        let Self { kind, namespace, name, path, reason, .. } = self;
+        format!("ProtobufRefusal({kind:?}, {namespace:?}, {name:?}, {path:?}, {reason:?})")
+    }
+}
+
+fn document(answer: PyBackedBytes) -> PyResult<Document> {
+    Document::parse(Bytes::from_owner(answer)).map_err(|error| errors::encoding(&error))
+}
+
+fn json_or_refusal(
+    py: Python<'_>,
+    object: Result<Vec<u8>, Box<Refusal>>,
+) -> PyResult<Bound<'_, PyAny>> {
+    match object {
+        Ok(text) => Ok(PyBytes::new(py, &text).into_any()),
+        Err(refusal) => {
+            let Refusal { kind, namespace, name, resource_version, path, reason } = *refusal;
+            let refusal = ProtobufRefusal { kind, namespace, name, resource_version, path, reason };
+            Ok(Bound::new(py, refusal)?.into_any())
+        }
+    }
+}
