@@ -43,6 +43,7 @@ from kbe_nat._native import (
     ServiceStats,
     Snat,
     Stats,
+    Timeouts,
     Verdict,
     reject,
 )
@@ -90,6 +91,7 @@ __all__ = [
     "Snat",
     "Stats",
     "Strategy",
+    "Timeouts",
     "Verdict",
     "__version__",
     "reject",

@@ -47,6 +47,7 @@ __all__ = [
     "ServiceStats",
     "Snat",
     "Stats",
+    "Timeouts",
     "Transaction",
     "Verdict",
     "__version__",
@@ -736,16 +737,27 @@ class Snat:
     def __eq__(self, other: object, /) -> bool: ...
 
 @final
+class Timeouts:
+    """How long flows live without packets, in seconds: `TIMEOUTS`, but for those that are named.
+    Raises `ArgumentError` for a name that there is not, and for less than 0 or more than a year.
+    """
+
+    def __new__(cls, **seconds: float) -> Timeouts: ...
+    @property
+    def seconds(self) -> dict[str, float]:
+        """By name, all of them."""
+    def __eq__(self, other: object, /) -> bool: ...
+
+@final
 class Engine:
     """Service NAT without input or output: tables and packets in, verdicts out. Safe to share
     between threads.
 
-    `seed` makes the random choices repeatable; without one they are unpredictable. `timeouts`
-    changes `TIMEOUTS`, in seconds. Without `snat` a masqueraded flow is only marked
-    (`Verdict.masquerade`); with it the engine rewrites the source itself. `midstream` is what
-    becomes of a TCP packet without a flow: "consistent" (picked up by hash of its client), "reject"
-    or "drop"; `invalid` is that of one outside the window: "translate" or "drop". Raises
-    `ArgumentError`.
+    `seed` makes the random choices repeatable; without one they are unpredictable. Without `snat` a
+    masqueraded flow is only marked (`Verdict.masquerade`); with it the engine rewrites the source
+    itself. `midstream` is what becomes of a TCP packet without a flow: "consistent" (picked up by
+    hash of its client), "reject" or "drop"; `invalid` is that of one outside the window:
+    "translate" or "drop". Raises `ArgumentError`.
     """
 
     def __new__(
@@ -753,11 +765,14 @@ class Engine:
         *,
         seed: int | None = None,
         limits: Limits | None = None,
-        timeouts: Mapping[str, float] | None = None,
+        timeouts: Timeouts | None = None,
         snat: Snat | None = None,
         midstream: str = "consistent",
         invalid: str = "translate",
     ) -> Engine: ...
+    def set_timeouts(self, timeouts: Timeouts) -> None:
+        """Let flows live so long without packets, each from its next packet on."""
+
     def replace_services(
         self, services: Sequence[ServicePort], node: NodeView | None = None
     ) -> None:

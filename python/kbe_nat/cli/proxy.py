@@ -13,7 +13,7 @@ from kbe_nat.cli.flags.options import warn
 from kbe_nat.cli.flags.parameters import takes_flags
 from kbe_nat.cli.flags.proxy import PROXY_FLAGS
 from kbe_nat.daemon import privileges
-from kbe_nat.daemon.composition import build, clean_up
+from kbe_nat.daemon.composition import build, clean_up, initialise
 from kbe_nat.daemon.logs import log_to_stderr
 from kbe_nat.daemon.settings import Settings
 from kbe_nat.daemon.standard_error import make_stderr_nonblocking
@@ -34,7 +34,8 @@ def proxy(
     init_only: Annotated[
         bool,
         typer.Option(
-            "--init-only", help="Do what serving needs more privileges for, and end: nothing does."
+            "--init-only",
+            help="Set what serving needs more privileges for than CAP_NET_ADMIN, and end.",
         ),
     ] = False,
     write_config_to: Annotated[
@@ -70,6 +71,7 @@ def proxy(
     if not dry_run and not privileges.effective() >> privileges.CAP_NET_ADMIN & 1:
         raise PrivilegeError("CAP_NET_ADMIN is needed: run as root, or give it this capability")
     if init_only:
+        initialise(settings)
         return
     if cleanup:
         clean_up(settings)

@@ -26,6 +26,7 @@ from kbe_nat._native import Engine
 from kbe_nat.collector import uncollected
 from kbe_nat.control.overrides import Drain, Overrides, service_keys
 from kbe_nat.control.removals import BackendRemovals
+from kbe_nat.datapath.conntrack_settings import ConntrackSettings
 from kbe_nat.datapath.datapath import Datapath
 from kbe_nat.engine_tables import EngineTables
 from kbe_nat.errors import ArgumentError
@@ -195,6 +196,12 @@ class Controller:
             for address in addresses
             for flow in self.engine.flows(backend=address)
         )
+
+    def set_conntrack(self, settings: ConntrackSettings) -> list[str]:
+        """Let connections be tracked so from now on. Returns what the kernel has refused."""
+        with self._lock:
+            self.engine.set_timeouts(settings.timeouts())
+            return self.datapath.set_conntrack(settings) if self._is_installed else []
 
     def end_drains(self) -> dict[str, int]:
         """End the flows of drained and removed backends whose deadline is over: their number by

@@ -14,6 +14,7 @@ from typing import Final
 from kbe_nat._native import BackendIdMap, Engine, Limits, NftTables, NodeAddresses
 from kbe_nat.commands import GracePeriod
 from kbe_nat.control.controller import Controller
+from kbe_nat.daemon.conntrack import conntrack_settings
 from kbe_nat.daemon.facts import Facts, NodeFacts
 from kbe_nat.daemon.node_addresses import LocalAddresses
 from kbe_nat.daemon.proxy import Proxy, Queue
@@ -25,7 +26,7 @@ from kbe_nat.datapath.every_packet import EveryPacket
 from kbe_nat.datapath.first_packet import FirstPacket
 from kbe_nat.drivers.native import NativeQueue
 from kbe_nat.drivers.netfilterqueue import NetfilterQueue
-from kbe_nat.errors import SettingError
+from kbe_nat.errors import PrivilegeError, SettingError
 from kbe_nat.model import Snapshot
 from kbe_nat.policy.options import Options
 from kbe_nat.rules.commands import Commands
@@ -71,6 +72,7 @@ def build(
             max_flows=settings.limits.max_flows,
             max_flows_per_source=settings.limits.max_flows_per_source,
         ),
+        timeouts=conntrack_settings(settings.configuration).timeouts(),
     )
     addresses = LocalAddresses(NodeAddresses())
     controller = Controller(
@@ -105,6 +107,17 @@ def clean_up(settings: Settings) -> None:
     """
     with only_proxy():
         detect.clean_up(Commands(), settings.marks.marks)
+
+
+def initialise(settings: Settings) -> None:
+    """Set what serving needs more privileges for than CAP_NET_ADMIN: how the kernel tracks
+    connections, where it carries them. Raises `PrivilegeError` for what the kernel refuses.
+    """
+    kind, _ = detect.choose(settings.datapath.kind, Commands())
+    if kind is DatapathKind.FIRST_PACKET:
+        refused = conntrack_settings(settings.configuration).set_in_kernel()
+        if refused:
+            raise PrivilegeError(f"the kernel tracks connections as before: {', '.join(refused)}")
 
 
 def _source(settings: Settings) -> Source:

@@ -39,11 +39,13 @@ from kbe_nat.commands import GracePeriod
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon import privileges
 from kbe_nat.daemon.checkpoints import CheckpointFile
+from kbe_nat.daemon.conntrack import conntrack_settings
 from kbe_nat.daemon.control_socket import ControlServer
 from kbe_nat.daemon.facts import Facts, NodeFacts
 from kbe_nat.daemon.liveness import Liveness
 from kbe_nat.daemon.node_pages import NodePages
 from kbe_nat.daemon.node_server import NodeServer
+from kbe_nat.daemon.oom_score import set_oom_score
 from kbe_nat.daemon.own_node import OwnNode
 from kbe_nat.daemon.reconciler import Reconciler
 from kbe_nat.daemon.rows import LoopRow, StatusRow, WatchRow
@@ -58,6 +60,7 @@ from kbe_nat.drivers.native import NativeQueue
 from kbe_nat.drivers.netfilterqueue import NetfilterQueue
 from kbe_nat.drivers.thread import LoopThread
 from kbe_nat.errors import KbeNatError, RulesError
+from kbe_nat.kubeproxy.effective import complete
 from kbe_nat.metrics import catalog
 from kbe_nat.metrics.sync import SyncMetrics
 from kbe_nat.server.health_check_ports import HealthCheckPorts
@@ -137,6 +140,7 @@ class Proxy:
         with self._signals(), ExitStack() as stack:
             stack.enter_context(only_proxy())
             self._log_facts()
+            set_oom_score(complete(self._settings.configuration).oom_score_adj or 0)
             privileges.keep_net_admin(lends_net_raw=self._facts.lends_net_raw)
             stack.callback(self._notifier.close)
             stack.callback(self._health.close)
@@ -166,6 +170,8 @@ class Proxy:
             # The first that the stack undoes: rules go while the loops still give verdicts on what
             # is in the queues.
             stack.push(self._remove_rules)
+            # Now, since the kernel has no connection tracking before a rule wants it.
+            self._set_conntrack()
             self.liveness.threads = [*self._loops, *([follower] if follower else [])]
             # Packets are served already; a change of the objects would wait for this.
             settle()
@@ -258,6 +264,11 @@ class Proxy:
                 loop = LoopThread(controller.engine, queue, cpu)
                 self._loops.append(stack.enter_context(loop))
             failing.pop_all()
+
+    def _set_conntrack(self) -> None:
+        settings = conntrack_settings(self._settings.configuration)
+        if refused := self.controller.set_conntrack(settings):
+            LOG.warning("the kernel tracks connections as before: %s", ", ".join(refused))
 
     def _remove_rules(
         self,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from kbe_nat._native import BackendIdMap, Engine
+from kbe_nat.datapath.conntrack_settings import ConntrackSettings
 from kbe_nat.drivers.thread import NativeThread
 from kbe_nat.policy.delta import PlanConsumer
 from kbe_nat.rules.rule import DatapathKind, Marks
@@ -65,6 +66,10 @@ class Datapath(PlanConsumer, Protocol):
 
     def counters(self) -> dict[str, int]:
         """Counters of this datapath alone, by name."""
+        ...
+
+    def set_conntrack(self, settings: ConntrackSettings) -> list[str]:
+        """Let the kernel track connections so, where it does. Returns what it has refused."""
         ...
 
     def counts_bytes(self) -> bool:

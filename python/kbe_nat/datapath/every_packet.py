@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from kbe_nat._native import Engine
+from kbe_nat.datapath.conntrack_settings import ConntrackSettings
 from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.drivers.thread import NativeThread
 from kbe_nat.policy.delta import PlanDelta
@@ -88,6 +89,10 @@ class EveryPacket:
     def counters(self) -> dict[str, int]:
         """See `Datapath`: nothing."""
         return {}
+
+    def set_conntrack(self, settings: ConntrackSettings) -> list[str]:
+        """See `Datapath`: the engine has the only connection tracking."""
+        return []
 
     def counts_bytes(self) -> bool:
         """See `Datapath`: the engine sees every packet."""

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from kbe_nat._native import BackendIdMap, ConntrackSync, Engine, NftTables
+from kbe_nat.datapath.conntrack_settings import ConntrackSettings
 from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.flow_checks import FlowChecks
 from kbe_nat.datapath.sysctl import ACCOUNTING, sysctl
@@ -189,6 +190,10 @@ class FirstPacket:
             # Backends that have no number yet.
             "backends-waiting": sum(ids.waiting for ids in self._ids.values()),
         }
+
+    def set_conntrack(self, settings: ConntrackSettings) -> list[str]:
+        """See `Datapath`: the kernel carries the flows."""
+        return settings.set_in_kernel()
 
     def counts_bytes(self) -> bool:
         """See `Datapath`: the kernel does if it is told to."""

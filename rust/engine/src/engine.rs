@@ -16,6 +16,7 @@ use crate::clock::{Clock, Tick};
 use crate::config::Config;
 use crate::conntrack::STALE;
 use crate::conntrack::ports::Leases;
+use crate::conntrack::timeouts::Timeouts;
 use crate::counters::Counters;
 use crate::fragment::Released;
 use crate::hash::HashKey;
@@ -75,6 +76,11 @@ impl Engine {
     #[must_use]
     pub fn services(&self) -> &Arc<ServiceTable> {
         &self.shared.table
+    }
+
+    /// Lets flows live so long from their next packet on.
+    pub fn set_timeouts(&mut self, timeouts: Timeouts) {
+        self.shared.config.timeouts = timeouts;
     }
 
     /// Puts a table in force and returns the one before, so that the caller can drop it where time

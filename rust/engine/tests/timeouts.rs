@@ -320,3 +320,18 @@ fn f52_looking_ahead_moves_no_time() {
     assert_eq!(scene.engine.explain(far, &packet, Meta::default()).verdict.cause, Cause::New);
     scene.expect(packet, Action::Translate, Cause::Established);
 }
+
+#[test]
+fn f40_timeouts_that_change_hold_from_the_next_packet_on() {
+    let mut scene = Scene::with_backends(V4, 1);
+    for client in [1, 2] {
+        scene.translate(udp(V4.client(client, 53), V4.vip(), b"x"));
+    }
+    let mut timeouts = Timeouts::default();
+    timeouts.set("udp", 5.0).expect("known");
+    scene.engine.set_timeouts(timeouts);
+    scene.expect(udp(V4.client(2, 53), V4.vip(), b"x"), Action::Translate, Cause::Established);
+    scene.sweep(6.0);
+    let [flow] = &scene.flows()[..] else { panic!("the other flow has its 30 s") };
+    assert_eq!(flow.timeout.round(), 24.0);
+}

@@ -6,7 +6,6 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kbe_nat_engine as core;
-use kbe_nat_engine::conntrack::timeouts::Timeouts;
 use kbe_nat_engine::service::{ServiceError, ServiceTable};
 use kbe_nat_engine::tuple::Family;
 use kbe_nat_engine::view::{Filter, Listing};
@@ -14,11 +13,11 @@ use kbe_nat_engine::{ChecksumState, Meta, Packet};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::PyBytes;
 
 use crate::convert;
 use crate::errors::{self, argument};
-use crate::limits::{Limits, Snat};
+use crate::limits::{Limits, Snat, Timeouts};
 use crate::service::{NodeView, ServicePort};
 use crate::verdict::{Verdict, release};
 use crate::view::{Explanation, Flow, Stats};
@@ -54,20 +53,15 @@ impl Engine {
     fn new(
         seed: Option<u64>,
         limits: Option<PyRef<'_, Limits>>,
-        timeouts: Option<&Bound<'_, PyDict>>,
+        timeouts: Option<PyRef<'_, Timeouts>>,
         snat: Option<PyRef<'_, Snat>>,
         midstream: &str,
         invalid: &str,
     ) -> PyResult<Self> {
         let random = || RandomState::new().hash_one(0u64);
-        let mut timeout_values = Timeouts::default();
-        for (name, seconds) in timeouts.into_iter().flatten() {
-            timeout_values.set(name.extract()?, seconds.extract()?).map_err(argument)?;
-        }
         let mut config = core::Config {
             seed: seed.unwrap_or_else(random),
             secret: random(),
-            timeouts: timeout_values,
             midstream: convert::midstream(midstream)?,
             invalid: convert::invalid_tcp(invalid)?,
             ..core::Config::default()
@@ -79,11 +73,20 @@ impl Engine {
             config.max_affinities = limits.max_affinities as usize;
             config.max_fragments = limits.max_fragments as usize;
         }
+        if let Some(timeouts) = timeouts {
+            config.timeouts = timeouts.table.clone();
+        }
         if let Some(snat) = snat {
             (config.snat, config.ports) = (snat.addresses.clone(), snat.ports);
         }
         let engine = core::Engine::new(config);
         Ok(Self { engine: Mutex::new(engine), writing: Mutex::default() })
+    }
+
+    #[allow(clippy::needless_pass_by_value)]
+    fn set_timeouts(&self, py: Python<'_>, timeouts: PyRef<'_, Timeouts>) {
+        let table = timeouts.table.clone();
+        py.detach(|| self.lock().set_timeouts(table));
     }
 
     #[pyo3(signature = (services, node = None))]

@@ -27,6 +27,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<service::ServicePort>()?;
     module.add_class::<limits::Limits>()?;
     module.add_class::<limits::Snat>()?;
+    module.add_class::<limits::Timeouts>()?;
     module.add_class::<service::NodePorts>()?;
     module.add_class::<service::NodeView>()?;
     module.add_class::<verdict::Verdict>()?;

@@ -1,8 +1,11 @@
-//! `Limits`, `Snat`: how large an engine's tables are, and what replaces masqueraded sources.
+//! `Limits`, `Snat`, `Timeouts`: how large an engine's tables are, what replaces masqueraded
+//! sources, and how long flows live.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use kbe_nat_engine::conntrack::ports::PortRange;
+use kbe_nat_engine::conntrack::timeouts;
 use pyo3::prelude::*;
 
 use crate::convert;
@@ -77,5 +80,39 @@ impl Snat {
     #[getter]
     fn reserved(&self) -> (u16, u16) {
         self.ports.reserved
+    }
+}
+
+#[pyclass(frozen, module = "kbe_nat")]
+#[derive(Clone)]
+pub(crate) struct Timeouts {
+    pub(crate) table: timeouts::Timeouts,
+    /// By name, defaults included.
+    seconds: BTreeMap<String, f64>,
+}
+
+#[pymethods]
+impl Timeouts {
+    #[new]
+    #[pyo3(signature = (**seconds))]
+    fn new(seconds: Option<BTreeMap<String, f64>>) -> PyResult<Self> {
+        let defaults = timeouts::Timeout::ALL.iter();
+        let mut values: BTreeMap<_, _> =
+            defaults.map(|&(_, name, value)| (name.to_owned(), value)).collect();
+        let mut table = timeouts::Timeouts::default();
+        for (name, value) in seconds.into_iter().flatten() {
+            table.set(&name, value).map_err(argument)?;
+            values.insert(name, value);
+        }
+        Ok(Self { table, seconds: values })
+    }
+
+    #[getter]
+    fn seconds(&self) -> BTreeMap<String, f64> {
+        self.seconds.clone()
+    }
+
+    fn __eq__(&self, other: &Self) -> bool {
+        self.seconds == other.seconds
     }
 }

@@ -1,0 +1,81 @@
+"""kube-proxy's configuration file and a daemon on real packets."""
+
+import json
+import re
+import socket
+from typing import Any
+
+import pytest
+
+from harness.daemons import VIP, Daemon, serves
+from harness.waiting import eventually
+from kbe_nat.playground.namespaces import inside
+from kbe_nat.rules.rule import DatapathKind
+
+CONNTRACK = "/proc/sys/net/netfilter/nf_conntrack_"
+CONFIG = """
+conntrack:
+  maxPerCore: {per_core}
+  tcpEstablishedTimeout: 2h
+  tcpCloseWaitTimeout: 0s
+  tcpBeLiberal: true
+  udpStreamTimeout: 77s
+"""
+
+
+def kernel_value(daemon: Daemon, name: str) -> int:
+    return int(daemon.cluster.node.call("cat", f"{CONNTRACK}{name}"))
+
+
+def started(daemon: Daemon, text: str, *flags: str) -> None:
+    """A daemon with this configuration file."""
+    config = daemon.folder / "config.yaml"
+    config.write_text(text)
+    daemon.start("--config", str(config), *flags)
+    eventually(lambda: serves(daemon))
+
+
+def timeouts(daemon: Daemon) -> list[int]:
+    """Of the established connections to the Service, as the engine and the kernel count them."""
+    rows: list[dict[str, Any]] = json.loads(daemon.ask("conntrack", "-L", "-o", "json"))
+    return [row["timeout"] for row in rows if row["state"] == "ESTABLISHED"]
+
+
+@pytest.mark.parametrize("daemon", [DatapathKind.FIRST_PACKET], indirect=True, ids=str)
+def test_the_kernel_tracks_connections_as_configured(daemon: Daemon) -> None:
+    before = kernel_value(daemon, "tcp_timeout_close_wait"), kernel_value(daemon, "udp_timeout")
+    size = kernel_value(daemon, "max")
+    started(daemon, CONFIG.format(per_core=1))
+    assert kernel_value(daemon, "tcp_timeout_established") == 7200
+    assert kernel_value(daemon, "udp_timeout_stream") == 77
+    assert kernel_value(daemon, "tcp_be_liberal") == 1
+    # 0 leaves the kernel's value, and the table is never made smaller.
+    after = kernel_value(daemon, "tcp_timeout_close_wait"), kernel_value(daemon, "udp_timeout")
+    assert (after, kernel_value(daemon, "max")) == (before, size)
+    assert "WARNING" not in daemon.log
+    daemon.end()
+    # Connections go on without us, and so do their timeouts, as kube-proxy leaves them.
+    assert kernel_value(daemon, "tcp_timeout_established") == 7200
+
+
+@pytest.mark.parametrize("daemon", [DatapathKind.FIRST_PACKET], indirect=True, ids=str)
+def test_settings_that_the_kernel_keeps_are_one_warning(daemon: Daemon) -> None:
+    # The table's size is the machine's, which a network namespace of its own may not change.
+    started(daemon, CONFIG.format(per_core=50_000_000))
+    warnings = [line for line in daemon.log.splitlines() if "WARNING" in line]
+    assert len(warnings) == 1
+    assert re.search(
+        r"the kernel tracks connections as before: net\.netfilter\.nf_conntrack_max = \d+ \(",
+        warnings[0],
+    )
+    assert kernel_value(daemon, "tcp_timeout_established") == 7200, "the others are set"
+
+
+@pytest.mark.parametrize("daemon", [DatapathKind.EVERY_PACKET], indirect=True, ids=str)
+def test_f40_the_engine_s_timeouts_are_those_of_the_configuration(daemon: Daemon) -> None:
+    before = kernel_value(daemon, "tcp_timeout_established")
+    started(daemon, CONFIG.format(per_core=1))
+    with inside(daemon.cluster.client.path, lambda: socket.create_connection((VIP, 80), 10)):
+        eventually(lambda: timeouts(daemon))
+        assert all(7000 < seconds <= 7200 for seconds in timeouts(daemon))
+    assert kernel_value(daemon, "tcp_timeout_established") == before, "the kernel's are others'"
