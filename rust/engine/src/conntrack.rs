@@ -71,7 +71,7 @@ impl<A: Address> FlowTable<A> {
     pub(crate) fn new(capacity: usize, key: HashKey) -> Self {
         Self {
             key,
-            index: Index::default(),
+            index: Index::new(capacity.saturating_mul(2)),
             hot: Vec::new(),
             cold: Vec::new(),
             capacity,
@@ -253,16 +253,15 @@ impl<A: Address> FlowTable<A> {
         backend: u32,
         tracking: Tracking,
     ) -> Result<FlowId, InsertError> {
-        let reply = self.probe(&hot.ends[Direction::Reply as usize], hot.protocol);
-        self.insert_at(reply, hot, created, backend, tracking)
+        let probes = [0, 1].map(|side| self.probe(&hot.ends[side], hot.protocol));
+        self.insert_at(probes, hot, created, backend, tracking)
     }
 
-    /// The same, where the look-up of the reply's ends begins with `reply`. A table takes its
-    /// memory, and with it the places of all probes, with its first flow.
+    /// The same, where the look-ups of both directions' ends begin with these probes.
     #[inline(always)]
     pub(crate) fn insert_at(
         &mut self,
-        mut reply: Probe,
+        [original, reply]: [Probe; 2],
         mut hot: Hot<A>,
         created: Tick,
         backend: u32,
@@ -274,13 +273,11 @@ impl<A: Address> FlowTable<A> {
         // Memory is reserved at once, with the first flow: tables that grow would stall a packet
         // for a copy of all records, and an engine that serves one family pays for one.
         if self.hot.capacity() == 0 {
-            self.index = Index::new(self.capacity * 2);
+            self.index.reserve();
             self.hot = hint::reserve(self.capacity);
             self.cold = hint::reserve(self.capacity);
-            reply = self.probe(&hot.ends[Direction::Reply as usize], hot.protocol);
         }
         let id = if self.free == NIL { self.hot.len() as FlowId } else { self.free };
-        let original = self.probe(&hot.ends[Direction::Original as usize], hot.protocol);
         self.index.insert(original, id, Direction::Original).map_err(InsertError::Chain)?;
         // An entry without a record would lead packets to another flow, so both are there or none.
         if let Err(error) = self.index.insert(reply, id, Direction::Reply) {
@@ -379,7 +376,7 @@ impl<A: Address> FlowTable<A> {
         (self.live > 0).then(|| self.sweep.earliest_deadline(self.hot.len()))
     }
 
-    #[inline]
+    #[inline(always)]
     fn link_youngest(&mut self, id: FlowId) {
         let last = std::mem::replace(&mut self.youngest, id);
         self.cold[id as usize].prev = last;

@@ -73,15 +73,13 @@ pub enum Midstream {
     Drop,
 }
 
-/// The decision about a first packet.
+/// Why no backend serves a first packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Decision {
+pub(crate) enum Unserved {
     /// No Service matches it.
     Pass,
-    /// It is not served; by this service port, if one was found.
+    /// It is refused; by this service port, if one was found.
     Refuse { action: Action, cause: Cause, service: Option<u32> },
-    /// One of these backends serves.
-    Serve(Serving),
 }
 
 /// How a flow is served.
@@ -96,40 +94,52 @@ pub(crate) struct Serving {
     pub(crate) is_midstream: bool,
 }
 
-/// Decides. Cost: one look-up, and a pass over pod ranges and source ranges.
+/// Decides which backends serve. Cost: one look-up, and a pass over pod ranges and source ranges.
+#[inline(always)]
 pub(crate) fn decide<A: Address>(
     table: &ServiceTable,
     query: &Query<A>,
     midstream: Midstream,
     trace: &mut impl Trace,
-) -> Decision {
-    let decision = decide_frontend(table, query, midstream, trace);
-    let service = match decision {
-        Decision::Serve(_) => return decision,
-        Decision::Refuse { service, .. } => service,
-        Decision::Pass => None,
-    };
-    // As KUBE-FIREWALL, ahead of all refusals.
+) -> Result<Serving, Unserved> {
+    // The firewall only asks about what is not served: a served packet is spared the look.
+    decide_frontend(table, query, midstream, trace)
+        .map_err(|unserved| firewall(table, *query, unserved, trace))
+}
+
+/// As KUBE-FIREWALL, ahead of all refusals.
+#[inline(never)]
+fn firewall<A: Address>(
+    table: &ServiceTable,
+    query: Query<A>,
+    unserved: Unserved,
+    trace: &mut impl Trace,
+) -> Unserved {
     let (src, dst) = (query.source(), query.destination().ip());
     if table.node().node_ports.loopback && dst.is_ipv4() && dst.is_loopback() && !src.is_loopback()
     {
         trace.step("loopback", || format!("{dst} is kept from {src}"));
-        return Decision::Refuse { action: Action::Drop, cause: Cause::Martian, service };
+        let service = match unserved {
+            Unserved::Refuse { service, .. } => service,
+            Unserved::Pass => None,
+        };
+        return Unserved::Refuse { action: Action::Drop, cause: Cause::Martian, service };
     }
-    decision
+    unserved
 }
 
+#[inline(always)]
 fn decide_frontend<A: Address>(
     table: &ServiceTable,
     query: &Query<A>,
     midstream: Midstream,
     trace: &mut impl Trace,
-) -> Decision {
+) -> Result<Serving, Unserved> {
     let (protocol, dst) = (query.protocol, query.destination());
     let Some((service, kind)) = table.find(protocol, dst) else {
-        return without_frontend(table, query, trace);
+        return Err(without_frontend(table, *query, trace));
     };
-    let refuse = |action, cause| Decision::Refuse { action, cause, service: Some(service) };
+    let refuse = |action, cause| Err(Unserved::Refuse { action, cause, service: Some(service) });
     let port = table.service(service);
     trace.step("frontend", || format!("{protocol} {dst} is a {} of {}", kind.name(), port.name()));
 
@@ -142,7 +152,7 @@ fn decide_frontend<A: Address>(
         return refuse(Action::Drop, Cause::Martian);
     }
     if is_out_of_reach(table, port, kind, query, trace) {
-        return Decision::Pass;
+        return Err(Unserved::Pass);
     }
     let mut is_midstream = false;
     if let Some(flags) = query.flags {
@@ -164,15 +174,14 @@ fn decide_frontend<A: Address>(
         }
     }
     match policy(table, port, kind, query, trace) {
-        Ok((scope, masquerade)) => {
-            Decision::Serve(Serving { service, scope, masquerade, is_midstream })
-        }
+        Ok((scope, masquerade)) => Ok(Serving { service, scope, masquerade, is_midstream }),
         Err((action, cause)) => refuse(action, cause),
     }
 }
 
 /// Traffic policies, source ranges and masquerade: which list serves, and whether the source is
 /// masqueraded.
+#[inline(always)]
 fn policy<A: Address>(
     table: &ServiceTable,
     port: &ServicePort,
@@ -241,7 +250,7 @@ fn source_class(is_pod: bool, is_node: bool) -> &'static str {
 
 /// The list that the traffic policies say, whether they masquerade the source, and why. The source
 /// is a pod, or foreign: no pod although a detector tells pods.
-#[inline]
+#[inline(always)]
 fn traffic_policy<A: Address>(
     table: &ServiceTable,
     port: &ServicePort,
@@ -279,7 +288,7 @@ fn traffic_policy<A: Address>(
 /// Chooses the backend by its position in the list. Affinity goes before the strategy; a connection
 /// in mid-stream gets a consistent choice whatever the strategy is. `None` when all backends are
 /// drained. Cost: that of the strategy.
-#[inline]
+#[inline(always)]
 pub(crate) fn choose(
     port: &ServicePort,
     serving: &Serving,
@@ -328,6 +337,7 @@ pub(crate) fn is_reached<A: Address>(table: &ServiceTable, query: &Query<A>) -> 
 /// own packets to other hosts' addresses are not even that, since KUBE-EXTERNAL-SERVICES hangs in
 /// INPUT and FORWARD alone; nor is what others send to a cluster IP that the node has (NodeLocal
 /// DNSCache), since KUBE-SERVICES hangs in FORWARD and OUTPUT.
+#[inline(always)]
 fn is_out_of_reach<A: Address>(
     table: &ServiceTable,
     port: &ServicePort,
@@ -376,6 +386,7 @@ fn is_out_of_reach<A: Address>(
 }
 
 /// Whether the packet comes from this node itself.
+#[inline(always)]
 pub(crate) fn is_own<A: Address>(table: &ServiceTable, query: &Query<A>) -> bool {
     let src = query.source();
     table.is_node(src) || (src.is_loopback() && query.interface == 0)
@@ -387,11 +398,13 @@ pub(crate) fn is_hairpin(source: IpAddr, backend: &Backend) -> bool {
     backend.hairpin && backend.address.ip() == source
 }
 
+#[inline(never)]
 fn without_frontend<A: Address>(
     table: &ServiceTable,
-    query: &Query<A>,
+    query: Query<A>,
     trace: &mut impl Trace,
-) -> Decision {
+) -> Unserved {
+    let query = &query;
     let (protocol, dst) = (query.protocol, query.destination());
     let has_ports = matches!(protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP);
     if table.is_node(dst.ip()) && !is_own(table, query) {
@@ -399,23 +412,23 @@ fn without_frontend<A: Address>(
         trace.step("frontend", || {
             format!("{protocol} {dst} is no frontend, and the node has the address")
         });
-        return Decision::Pass;
+        return Unserved::Pass;
     }
     let is_unallocated = table.node().unallocated.iter().any(|range| range.contains(dst.ip()));
     if has_ports && is_unallocated && !table.is_cluster_ip(dst.ip()) {
         trace.step("frontend", || format!("{} is a cluster IP that no Service has", dst.ip()));
-        return Decision::Refuse { action: Action::Drop, cause: Cause::Unallocated, service: None };
+        return Unserved::Refuse { action: Action::Drop, cause: Cause::Unallocated, service: None };
     }
     if !has_ports || !table.is_cluster_ip(dst.ip()) {
         trace.step("frontend", || format!("{protocol} {dst} is no frontend"));
-        return Decision::Pass;
+        return Unserved::Pass;
     }
     trace.step("frontend", || {
         format!("{} is a cluster IP, but {protocol} port {} is not served", dst.ip(), dst.port())
     });
-    let refuse = |action| Decision::Refuse { action, cause: Cause::UnknownPort, service: None };
+    let refuse = |action| Unserved::Refuse { action, cause: Cause::UnknownPort, service: None };
     match table.node().unknown_port {
-        UnknownPort::Pass => Decision::Pass,
+        UnknownPort::Pass => Unserved::Pass,
         UnknownPort::Reject => refuse(Action::Reject),
         UnknownPort::Drop => refuse(Action::Drop),
     }
@@ -423,6 +436,7 @@ fn without_frontend<A: Address>(
 
 /// Why these addresses cannot be (F91, F108); loopback is the node's own affair. External addresses
 /// may be those of hosts, other nodes among them, and so may send; cluster IPs are nobody's.
+#[inline(always)]
 fn martian<A: Address>(table: &ServiceTable, query: &Query<A>) -> Option<&'static str> {
     let (src, dst) = (query.source(), query.destination().ip());
     let is_unusable = match src {

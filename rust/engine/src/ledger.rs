@@ -265,7 +265,7 @@ impl Ledger {
         self.numbers[family as usize].get(name).copied()
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn open_flow(&mut self, backend: u32) {
         self.active[backend as usize] += 1;
         self.backends[backend as usize].ended.flows += 1;

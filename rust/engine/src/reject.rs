@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::tuple::{Ends, Protocol};
+use crate::tuple::{Ends, Protocol, WireEnds};
 use crate::wire::checksum::{self, Delta};
 use crate::wire::tcp::{self, Flags, Segment};
 use crate::wire::{Headers, Layer4, Wire, icmp, ipv4, ipv6};
@@ -119,7 +119,8 @@ impl Compose for Ipv4Addr {
         let sum = checksum::complete(0, &packet);
         packet[ipv4::CHECKSUM..ipv4::CHECKSUM + 2].copy_from_slice(&sum);
         let unset = Ends { src: Self::UNSPECIFIED, dst: Self::UNSPECIFIED, ..*ends };
-        let (l3, _): (Delta, Delta) = crate::rewrite::deltas(protocol, &unset, ends);
+        let (from, to): (WireEnds<Self>, WireEnds<Self>) = (unset.into(), (*ends).into());
+        let (l3, _): (Delta, Delta) = crate::rewrite::deltas(protocol, &from, &to);
         Self::write_addresses(&mut packet, ends.src, ends.dst, l3);
         packet.extend_from_slice(payload);
         packet

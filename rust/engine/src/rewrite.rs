@@ -6,7 +6,7 @@
 
 pub(crate) mod icmp_error;
 
-use crate::tuple::{Ends, Protocol};
+use crate::tuple::{Protocol, WireEnds};
 use crate::wire::checksum::{self, Delta};
 use crate::wire::{Headers, Layer4, Wire, icmp, sctp, tcp, udp};
 
@@ -24,18 +24,22 @@ pub enum ChecksumState {
 /// The changes that turning `from` into `to` makes to the IP header checksum, and to the transport
 /// checksum of this protocol.
 #[inline]
-pub(crate) fn deltas<A: Wire>(protocol: Protocol, from: &Ends<A>, to: &Ends<A>) -> (Delta, Delta) {
+pub(crate) fn deltas<A: Wire>(
+    protocol: Protocol,
+    from: &WireEnds<A>,
+    to: &WireEnds<A>,
+) -> (Delta, Delta) {
     // A sum of words taken away: each word's complement is 0xffff less the word. Both addresses,
     // and both ports, have an even number of them, so the sums are of unfolded words.
     let words = size_of::<A>() as u32;
     let addresses =
         words * 0xffff - (from.src.words() + from.dst.words()) + (to.src.words() + to.dst.words());
-    let word = |port: u16| u32::from(port.to_be());
-    let ports = if (from.sport, from.dport) == (to.sport, to.dport) {
-        0
-    } else {
-        2 * 0xffff - (word(from.sport) + word(from.dport)) + word(to.sport) + word(to.dport)
+    let port_words = |ends: &WireEnds<A>| {
+        let ports = u32::from_ne_bytes(ends.ports);
+        (ports & 0xffff) + (ports >> 16)
     };
+    let ports =
+        if from.ports == to.ports { 0 } else { 2 * 0xffff - port_words(from) + port_words(to) };
     let transport = match protocol {
         // The one checksum without a pseudo header.
         Protocol::ICMP => ports,
@@ -51,7 +55,7 @@ pub(crate) fn deltas<A: Wire>(protocol: Protocol, from: &Ends<A>, to: &Ends<A>) 
 pub(crate) fn apply<A: Wire>(
     packet: &mut [u8],
     headers: &Headers<A>,
-    to: &Ends<A>,
+    to: &WireEnds<A>,
     (l3, l4): (Delta, Delta),
     checksum: ChecksumState,
 ) {
@@ -60,25 +64,24 @@ pub(crate) fn apply<A: Wire>(
     match headers.layer4 {
         Layer4::Tcp => {
             let Some(header) = bytes.first_chunk_mut::<{ tcp::MIN_HEADER }>() else { return };
-            write_ports(header, to);
+            header[..4].copy_from_slice(&to.ports);
             let updated = l4.update([header[tcp::CHECKSUM], header[tcp::CHECKSUM + 1]]);
             header[tcp::CHECKSUM..tcp::CHECKSUM + 2].copy_from_slice(&updated);
         }
         Layer4::Udp => {
             let Some(header) = bytes.first_chunk_mut::<{ udp::HEADER }>() else { return };
-            write_ports(header, to);
+            header[..4].copy_from_slice(&to.ports);
             let updated = l4.update_udp([header[udp::CHECKSUM], header[udp::CHECKSUM + 1]]);
             header[udp::CHECKSUM..udp::CHECKSUM + 2].copy_from_slice(&updated);
         }
         Layer4::EchoRequest | Layer4::EchoReply => {
             let Some(header) = bytes.first_chunk_mut::<{ icmp::HEADER }>() else { return };
-            // The other port of an echo is 0.
-            let id = to.sport | to.dport;
-            header[icmp::IDENTIFIER..icmp::IDENTIFIER + 2].copy_from_slice(&id.to_be_bytes());
+            let id = icmp::IDENTIFIER..icmp::IDENTIFIER + 2;
+            header[id].copy_from_slice(&identifier(to));
             let updated = l4.update([header[icmp::CHECKSUM], header[icmp::CHECKSUM + 1]]);
             header[icmp::CHECKSUM..icmp::CHECKSUM + 2].copy_from_slice(&updated);
         }
-        Layer4::Sctp => rewrite_sctp(bytes, to, checksum),
+        Layer4::Sctp => rewrite_sctp(bytes, to.ports, checksum),
         Layer4::IcmpError | Layer4::IcmpOther | Layer4::Portless | Layer4::LaterFragment => {}
     }
     if checksum == ChecksumState::Incomplete {
@@ -86,26 +89,24 @@ pub(crate) fn apply<A: Wire>(
     }
 }
 
-#[inline]
-fn write_ports<A>(header: &mut [u8], to: &Ends<A>) {
-    header[0..2].copy_from_slice(&to.sport.to_be_bytes());
-    header[2..4].copy_from_slice(&to.dport.to_be_bytes());
+/// The identifier of an echo; its other port is 0.
+fn identifier<A>(ends: &WireEnds<A>) -> [u8; 2] {
+    // So a bitwise or is whichever port it is, in either direction.
+    let [a, b, c, d] = ends.ports;
+    [a | c, b | d]
 }
 
 /// The CRC covers no addresses, so it changes only with the ports; then by as much as a right one
 /// would, so a wrong one stays wrong.
 #[inline(never)]
-fn rewrite_sctp<A>(bytes: &mut [u8], to: &Ends<A>, checksum: ChecksumState) {
+fn rewrite_sctp(bytes: &mut [u8], ports: [u8; 4], checksum: ChecksumState) {
     let Some(header) = bytes.first_chunk::<{ sctp::HEADER }>() else { return };
-    let [sport, dport] = [to.sport.to_be_bytes(), to.dport.to_be_bytes()];
-    if checksum == ChecksumState::Complete
-        && header[..4] == [sport[0], sport[1], dport[0], dport[1]]
-    {
+    if checksum == ChecksumState::Complete && header[..4] == ports {
         return;
     }
     let field = sctp::CHECKSUM..sctp::CHECKSUM + 4;
     let before = checksum::sctp(bytes);
-    write_ports(bytes, to);
+    bytes[..4].copy_from_slice(&ports);
     let after = checksum::sctp(bytes);
     for ((byte, before), after) in bytes[field].iter_mut().zip(before).zip(after) {
         *byte = match checksum {
@@ -117,7 +118,7 @@ fn rewrite_sctp<A>(bytes: &mut [u8], to: &Ends<A>, checksum: ChecksumState) {
 
 /// Computes the whole TCP or UDP checksum of a packet whose ends are `to` already.
 #[inline(never)]
-fn complete_checksum<A: Wire>(packet: &mut [u8], headers: &Headers<A>, to: &Ends<A>) {
+fn complete_checksum<A: Wire>(packet: &mut [u8], headers: &Headers<A>, to: &WireEnds<A>) {
     let place = match headers.layer4 {
         Layer4::Tcp => tcp::CHECKSUM,
         Layer4::Udp => udp::CHECKSUM,
@@ -148,6 +149,7 @@ fn complete_checksum<A: Wire>(packet: &mut [u8], headers: &Headers<A>, to: &Ends
 mod tests {
     use super::*;
     use crate::rng::Rng;
+    use crate::tuple::Ends;
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     /// Ends of which some parts are those of others, as most translations leave them.
@@ -177,10 +179,11 @@ mod tests {
             } else {
                 by_words(&ports(&from), &ports(&to))
             };
-            assert_eq!(deltas(Protocol::UDP, &from, &to), (l3, l3.and(by_ports)));
-            assert_eq!(deltas(Protocol::TCP, &from, &to), (l3, l3.and(by_ports)));
-            assert_eq!(deltas(Protocol::ICMP, &from, &to), (l3, by_ports));
-            assert_eq!(deltas(Protocol::SCTP, &from, &to), (l3, Delta::NONE));
+            let deltas = |protocol| deltas(protocol, &from.into(), &to.into());
+            assert_eq!(deltas(Protocol::UDP), (l3, l3.and(by_ports)));
+            assert_eq!(deltas(Protocol::TCP), (l3, l3.and(by_ports)));
+            assert_eq!(deltas(Protocol::ICMP), (l3, by_ports));
+            assert_eq!(deltas(Protocol::SCTP), (l3, Delta::NONE));
         }
     }
 

@@ -85,6 +85,8 @@ pub trait Address:
     const VERSION: u8 = Self::FAMILY.version();
     /// The address's bytes as one number, for hashing.
     fn bits(self) -> u128;
+    /// The address as a number, in the order of addresses.
+    fn number(self) -> u128;
     /// The address if it is of this family.
     fn from_ip(address: IpAddr) -> Option<Self>;
     /// The family's sum of 16-bit words, for checksum differences (native byte order, unfolded).
@@ -97,6 +99,11 @@ impl Address for Ipv4Addr {
     #[inline]
     fn bits(self) -> u128 {
         u128::from(u32::from_ne_bytes(self.octets()))
+    }
+
+    #[inline]
+    fn number(self) -> u128 {
+        self.to_bits().into()
     }
 
     fn from_ip(address: IpAddr) -> Option<Self> {
@@ -119,6 +126,11 @@ impl Address for Ipv6Addr {
     #[inline]
     fn bits(self) -> u128 {
         u128::from_ne_bytes(self.octets())
+    }
+
+    #[inline]
+    fn number(self) -> u128 {
+        self.to_bits()
     }
 
     fn from_ip(address: IpAddr) -> Option<Self> {

@@ -94,6 +94,16 @@ pub struct Headers<A> {
     pub end: u32,
 }
 
+impl<A: Wire> Headers<A> {
+    /// Those of a plain datagram ([`Wire::plain`]) with these ends, which ends at `end`.
+    #[inline(always)]
+    pub(crate) fn of_datagram(ends: &WireEnds<A>, end: u16) -> Self {
+        let Ends { src, dst, sport, dport } = ends.ends();
+        let layer4 = (Layer4::Udp, sport, dport);
+        headers((src, dst, Protocol::UDP), layer4, (A::HEADER, end.into()), false)
+    }
+}
+
 impl<A> Headers<A> {
     /// Transport header and payload.
     #[inline]
@@ -134,6 +144,9 @@ pub struct Plain<A> {
 
 /// A family's packets.
 pub trait Wire: Address {
+    /// Bytes of an IP header without options or extensions.
+    const HEADER: usize;
+
     /// Reads the headers of `packet`.
     ///
     /// # Errors

@@ -361,3 +361,33 @@ fn f91_nobody_sends_to_itself_by_way_of_this_node() {
         }
     }
 }
+
+/// Cluster IPs come in any order, and go; an address between two of them may be a client's.
+#[test]
+fn f108_no_cluster_ip_sends() {
+    for family in FAMILIES {
+        let address = |last: u16| match family {
+            Family::V4 => SocketAddr::from(([10, 96, 7, last as u8], 80)),
+            Family::V6 => SocketAddr::from(([0xfd00, 0x96, 0, 0, 0, 0, 7, last], 80)),
+        };
+        let service = |last: u16| {
+            spec(&format!("default/{last}:"), Protocol::UDP, address(last), &[family.backend(1)])
+        };
+        let mut services = vec![service(50)];
+        let mut scene = Scene::new(Config::default(), services.clone());
+        for added in [200, 10, 100] {
+            services.push(service(added));
+            scene.serve(services.clone());
+        }
+        for source in [10, 50, 100, 200] {
+            let to = if source == 50 { 100 } else { 50 };
+            scene.expect(udp(address(source), address(to), b"x"), Action::Drop, Cause::Martian);
+        }
+        for source in [9, 11, 99, 199, 201] {
+            scene.expect(udp(address(source), address(50), b"x"), Action::Translate, Cause::New);
+        }
+        services.pop();
+        scene.serve(services);
+        scene.expect(udp(address(100), address(50), b"x"), Action::Translate, Cause::New);
+    }
+}

@@ -138,21 +138,26 @@ impl Probe {
 pub(crate) struct IndexFull;
 
 /// See the module documentation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Index {
-    /// A table without buckets holds nothing; [`REACH`] more stand behind the last, so nothing
+    /// An index without buckets holds nothing; [`REACH`] more stand behind the last, so nothing
     /// wraps.
     buckets: Vec<Bucket>,
     homes: u64,
 }
 
 impl Index {
-    /// An index for `entries`.
+    /// An index for `entries`, without memory: [`Index::reserve`] takes that. Probes are the same
+    /// before and after.
     pub(crate) fn new(entries: usize) -> Self {
-        let homes = entries.div_ceil(LOAD).max(1);
-        let mut buckets = hint::reserve(homes + REACH);
-        buckets.resize(homes + REACH, Bucket::default());
-        Self { buckets, homes: homes as u64 }
+        Self { buckets: Vec::new(), homes: entries.div_ceil(LOAD).max(1) as u64 }
+    }
+
+    /// Takes the memory of an index that has none.
+    pub(crate) fn reserve(&mut self) {
+        let buckets = self.homes as usize + REACH;
+        self.buckets = hint::reserve(buckets);
+        self.buckets.resize(buckets, Bucket::default());
     }
 
     #[inline(always)]
@@ -203,7 +208,7 @@ impl Index {
     }
 
     /// Enters a flow where its look-up begins, or in the next bucket behind that has a way free.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn insert(
         &mut self,
         probe: Probe,
@@ -261,9 +266,15 @@ mod tests {
     use super::*;
     use crate::rng::Rng;
 
+    fn reserved(entries: usize) -> Index {
+        let mut index = Index::new(entries);
+        index.reserve();
+        index
+    }
+
     #[test]
     fn every_entry_is_found_until_it_is_removed() {
-        let mut index = Index::new(20_000);
+        let mut index = reserved(20_000);
         let mut rng = Rng::new(7);
         let hashes: Vec<u64> = (0..20_000).map(|_| rng.next_u64()).collect();
         for (flow, &hash) in hashes.iter().enumerate() {
@@ -324,7 +335,7 @@ mod tests {
 
     #[test]
     fn f28_equal_hashes_are_refused_after_a_bounded_chain() {
-        let mut index = Index::new(100_000);
+        let mut index = reserved(100_000);
         let probe = index.probe(42);
         let entries = (0..1000)
             .filter(|&flow| index.insert(probe, flow, Direction::Original).is_ok())
@@ -341,10 +352,15 @@ mod tests {
 
     #[test]
     fn an_index_without_room_is_empty() {
-        let index = Index::default();
-        assert_eq!(index.find(index.probe(1), |_| true), None);
-        assert_eq!(Index::default().insert(Probe::NONE, 1, Direction::Reply), Err(IndexFull));
-        assert_eq!(index.guess(index.probe(1)), Entry::NONE);
+        let mut index = Index::new(100);
+        let probe = index.probe(1 << 63);
+        assert_eq!(index.find(probe, |_| true), None);
+        assert_eq!(index.insert(probe, 1, Direction::Reply), Err(IndexFull));
+        assert_eq!(index.guess(probe), Entry::NONE);
         index.prefetch(Probe::NONE);
+        index.reserve();
+        assert_eq!(index.insert(probe, 1, Direction::Reply), Ok(()));
+        let entry = Entry::new(1, Direction::Reply);
+        assert_eq!(index.guess(index.probe(1 << 63)), entry, "its place is the same as before");
     }
 }

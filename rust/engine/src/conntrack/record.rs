@@ -99,6 +99,7 @@ impl<A: Address> Hot<A> {
     /// A datagram may turn [`State::Udp`] into a stream once there were replies, and the first
     /// reply sets a flag, so neither is fast. A connection is fast when both sides have confirmed
     /// it: an acknowledgement then moves windows and the deadline, but neither state nor flags.
+    #[inline(always)]
     pub(super) fn settle(&mut self) {
         let masquerade = if self.has(Self::MASQUERADE) { Verdict::MASQUERADE } else { 0 };
         let original = Verdict::FLOW | masquerade;

@@ -97,6 +97,7 @@ impl State {
 
     /// The state of a flow whose first packet is of this kind; TCP has its own
     /// ([`super::tcp`]).
+    #[inline(always)]
     pub(crate) fn opening<A: Address>(layer4: Layer4, chunk: Chunk) -> Self {
         match layer4 {
             Layer4::Udp => Self::Udp,

@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::{Engine, EngineAddress};
 use crate::backend::Backend;
 use crate::conntrack::Hot;
-use crate::decide::{self, Decision, Query, Serving, Silent, Trace};
+use crate::decide::{self, Query, Serving, Silent, Trace, Unserved};
 use crate::filtering::{Passage, passage};
 use crate::fragment::DatagramId;
 use crate::ledger::Standing;
@@ -17,7 +17,7 @@ use crate::pipeline::{
     opening_verdict, query, to_backend, versionless,
 };
 use crate::service::{FrontendKind, Scope, ServiceTable};
-use crate::tuple::{Address, Direction, Ends, WireEnds};
+use crate::tuple::{Address, Direction, WireEnds};
 use crate::verdict::{Action, Cause, Verdict};
 use crate::wire::{Headers, Layer4, Malformed};
 
@@ -196,13 +196,15 @@ impl Engine {
         let query = query(headers, packet, meta);
         let table = self.shared.table.clone();
         match decide::decide(&table, &query, self.shared.config.midstream, &mut steps) {
-            Decision::Pass => Explanation::of(Verdict::new(Action::Accept, Cause::NotOurs), steps),
-            Decision::Refuse { action, cause, service } => Explanation {
+            Err(Unserved::Pass) => {
+                Explanation::of(Verdict::new(Action::Accept, Cause::NotOurs), steps)
+            }
+            Err(Unserved::Refuse { action, cause, service }) => Explanation {
                 frontend: table.find(query.protocol, query.destination()).map(|(_, kind)| kind),
                 service: service.map(|service| table.service(service).name().to_owned()),
                 ..Explanation::of(Verdict::new(action, cause), steps)
             },
-            Decision::Serve(serving) => self.explain_service(headers, &query, &serving, steps),
+            Ok(serving) => self.explain_service(headers, &query, &serving, steps),
         }
     }
 
@@ -216,15 +218,14 @@ impl Engine {
     ) -> Explanation {
         let (shared, family) = A::split(self);
         let table = shared.table.clone();
-        let number = shared.ledger.number(serving.service);
         // The choice moves the balancer's state, so it is made on a copy.
         let state = shared
             .ledger
-            .service(number)
+            .service(shared.ledger.number(serving.service))
             .map(|record| record.states[serving.scope as usize].clone());
-        let index = state.and_then(|mut state| {
-            shared.pick(number, serving, query, Some(&mut state), &mut steps)
-        });
+        let choice =
+            state.and_then(|mut state| shared.pick(serving, query, Some(&mut state), &mut steps));
+        let index = choice.map(|choice| choice.index);
         let port = table.service(serving.service);
         let backends = port.set(serving.scope).backends();
         let mut explanation = Explanation {
@@ -314,7 +315,7 @@ fn explain_opening<A: EngineAddress>(
     let Some(dst) = A::from_ip(backend.address.ip()) else {
         return Verdict::drop(Cause::NoEndpoints);
     };
-    let mut sent = to_backend(headers, dst, backend.address.port());
+    let sent = to_backend(headers, dst, backend.address.port());
     let masquerade = match passage(&shared.table, query, serving, backend, steps) {
         Passage::Open { masquerade } => masquerade,
         Passage::Closed(action, cause) => return Verdict::new(action, cause),
@@ -331,11 +332,10 @@ fn explain_opening<A: EngineAddress>(
     }
     // A flow that is over leaves its place to this one.
     let leaving = family.flows.find(&headers.tuple).map(|(id, _)| id);
-    let mut rng = shared.rng.clone();
     let reply = family.flows.probe(&sent.reply().into(), query.protocol);
-    match shared.admit(family, headers, (&mut sent, reply), masquerade, leaving, &mut rng) {
+    match shared.admit(family, headers, (sent, reply), masquerade, leaving) {
         Ok(binding) => {
-            binding_steps(family, headers, &sent, &binding, steps);
+            binding_steps(family, headers, &binding, steps);
             opening_verdict(binding.by_mark)
         }
         Err(verdict) => verdict,
@@ -403,8 +403,7 @@ fn fate_step(fate: &Fate, steps: &mut Steps) {
 fn binding_steps<A: EngineAddress>(
     family: &FamilyState<A>,
     headers: &Headers<A>,
-    sent: &Ends<A>,
-    binding: &Binding,
+    binding: &Binding<A>,
     steps: &mut Steps,
 ) {
     if let Some(victim) = binding.victim {
@@ -413,7 +412,7 @@ fn binding_steps<A: EngineAddress>(
             format!("the flow from {} to {} gives way", ends.source(), ends.destination())
         });
     }
-    let before = headers.tuple.ends;
+    let (before, sent) = (headers.tuple.ends, binding.sent);
     if (sent.src, sent.sport) != (before.src, before.sport) {
         steps.step("source", || format!("{} goes on as {}", before.source(), sent.source()));
     }

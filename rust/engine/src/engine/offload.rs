@@ -257,7 +257,7 @@ impl Shared {
         // It counts with its backend before it is entered, so that a refusal is taken back in the
         // same way as an end.
         self.ledger.open_flow(backend);
-        let (l3, l4) = rewrite::deltas(protocol, &original, &reply.reply());
+        let (l3, l4) = rewrite::deltas(protocol, &original.into(), &reply.reply().into());
         let hot = Hot {
             ends: [original.into(), reply.into()],
             deadline: now,

@@ -28,9 +28,9 @@ use crate::conntrack::timeouts::Timeouts;
 use crate::conntrack::{Cold, Hot};
 use crate::hint::{self, Work};
 use crate::rewrite::ChecksumState;
-use crate::tuple::{Protocol, WireEnds};
+use crate::tuple::Protocol;
 use crate::verdict::{Action, Cause, Verdict};
-use crate::wire::Wire;
+use crate::wire::{Headers, Wire};
 
 /// Notes on a packet while the memory that its flow needs is fetched.
 #[derive(Clone, Copy)]
@@ -303,6 +303,35 @@ impl<A: Wire> Work for Acknowledgements<'_, '_, A> {
     }
 }
 
+/// As [`Datagrams`], for those that belong to no flow: each opens one, or is not served.
+struct FirstDatagrams<'a, 'b, A>(Run<'a, 'b, A>);
+
+impl<A: Wire> Work for FirstDatagrams<'_, '_, A> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run(self) -> usize {
+        let Run { shared, family, candidates, packets, verdicts } = self.0;
+        let mut count = 0;
+        for ((candidate, packet), place) in candidates.iter().zip(packets).zip(verdicts) {
+            if !candidate.is_fast(Protocol::UDP, packet) {
+                break;
+            }
+            // A packet of this run may have opened the flow.
+            let Some(ends) = A::plain_ends(packet.bytes) else { break };
+            if family.flows.entry_at(candidate.probe, &ends, Protocol::UDP).is_some() {
+                break;
+            }
+            let headers = Headers::of_datagram(&ends, candidate.end);
+            let Packet { bytes, meta } = packet;
+            *place = shared.begin(family, &headers, candidate.probe, bytes, *meta);
+            shared.counters.count(*place);
+            count += 1;
+        }
+        count
+    }
+}
+
 impl Shared {
     /// Decides about a packet, counts it and rewrites it.
     #[inline(always)]
@@ -314,7 +343,7 @@ impl Shared {
     ) -> Verdict {
         let guess = candidate.guess;
         self.fast_path(family, candidate, guess, packet)
-            .unwrap_or_else(|| self.fast_path_miss(family, candidate, packet))
+            .unwrap_or_else(|| self.fast_path_miss(family, (candidate, true), packet))
     }
 
     /// Decides about packets of one family in their order, of which `candidates` tells.
@@ -326,6 +355,9 @@ impl Shared {
         verdicts: &mut [Verdict],
     ) {
         let mut done = 0;
+        // Behind the first packet of a flow there is often that of another one: then what would
+        // only find that out is left out.
+        let mut is_likely_known = true;
         while let Some(first) = candidates.get(done) {
             let run = Run {
                 shared: self,
@@ -334,16 +366,20 @@ impl Shared {
                 packets: &mut packets[done..],
                 verdicts: &mut verdicts[done..],
             };
-            done += match first.protocol {
-                Protocol::UDP => hint::dispatch(Datagrams(run)),
-                Protocol::TCP => hint::dispatch(Acknowledgements(run)),
+            done += match (first.protocol, is_likely_known) {
+                (Protocol::UDP, true) => hint::dispatch(Datagrams(run)),
+                (Protocol::UDP, false) => hint::dispatch(FirstDatagrams(run)),
+                (Protocol::TCP, true) => hint::dispatch(Acknowledgements(run)),
                 _ => 0,
             };
             // The run has ended at a packet of another protocol, or at one that is not fast.
             if let Some(&candidate) = candidates.get(done)
                 && candidate.protocol == first.protocol
             {
-                verdicts[done] = self.fast_path_miss(family, candidate, &mut packets[done]);
+                let guess = (candidate, is_likely_known);
+                let verdict = self.fast_path_miss(family, guess, &mut packets[done]);
+                verdicts[done] = verdict;
+                is_likely_known = verdict.cause != Cause::New;
                 done += 1;
             }
         }
@@ -378,28 +414,36 @@ impl Shared {
         Some(verdict)
     }
 
-    /// A packet that the fast path is not for, or whose guess was wrong.
+    /// A packet that the fast path is not for, or whose guess was wrong, if the guess was tried.
     #[inline(never)]
     fn fast_path_miss<A: Wire>(
         &mut self,
         family: &mut FamilyState<A>,
-        candidate: Candidate,
+        (candidate, is_guess_tried): (Candidate, bool),
         packet: &mut Packet<'_>,
     ) -> Verdict {
-        let Candidate { guess, protocol, .. } = candidate;
+        let Candidate { probe, guess, end, protocol } = candidate;
         if !candidate.is_fast(protocol, packet) || protocol == Candidate::OTHER.protocol {
             return self.slow_path(family, guess, packet.bytes, packet.meta);
         }
-        let ends: Option<WireEnds<A>> = A::plain_ends(packet.bytes);
-        match ends.and_then(|ends| family.flows.entry(&ends, protocol)) {
-            Some(entry) if entry != guess => self
+        let Some(ends) = A::plain_ends(packet.bytes) else {
+            return self.slow_path(family, guess, packet.bytes, packet.meta);
+        };
+        match family.flows.entry_at(probe, &ends, protocol) {
+            Some(entry) if entry != guess || !is_guess_tried => self
                 .fast_path(family, candidate, entry, packet)
                 .unwrap_or_else(|| self.slow_path(family, entry, packet.bytes, packet.meta)),
             Some(entry) => self.slow_path(family, entry, packet.bytes, packet.meta),
             None => {
-                let verdict = match A::parse(packet.bytes) {
-                    Ok(headers) => self.first_packet(family, &headers, packet.bytes, packet.meta),
-                    Err(why) => malformed(why),
+                let verdict = if protocol == Protocol::UDP {
+                    self.first_datagram(family, (&ends, end), probe, packet.bytes, packet.meta)
+                } else {
+                    match A::parse(packet.bytes) {
+                        Ok(headers) => {
+                            self.first_packet(family, &headers, probe, packet.bytes, packet.meta)
+                        }
+                        Err(why) => malformed(why),
+                    }
                 };
                 self.counters.count(verdict);
                 verdict

@@ -11,11 +11,12 @@
 //!    and the balancer's state.
 //! 6. Only a flow that is certain to be entered evicts another, takes its port and is counted.
 
+use std::net::SocketAddr;
+
 use super::packet::Meta;
 use super::state::{FamilyState, Shared};
-use super::translate::{is_torn, opening_verdict, translate};
+use super::translate::{is_torn, opening_verdict};
 use crate::affinity::Sticky;
-use crate::backend::Backend;
 use crate::balance::{Loads, Request, Strategy, stable_hash_address, stable_hash_tuple};
 use crate::clock::ticks;
 use crate::conntrack::index::{Entry, IndexFull, Probe};
@@ -23,103 +24,122 @@ use crate::conntrack::ports::Remote;
 use crate::conntrack::state::State;
 use crate::conntrack::tcp::Tracking;
 use crate::conntrack::{FlowId, Hot, InsertError};
-use crate::decide::{self, Decision, Query, Serving, Silent, Trace, is_hairpin};
+use crate::decide::{self, Query, Serving, Silent, Trace, Unserved, is_hairpin};
 use crate::events::EventKind;
 use crate::filtering::{Passage, is_unruled, passage};
 use crate::hash::AddressKey;
 use crate::rewrite;
 use crate::rng::Rng;
-use crate::tuple::{Direction, Ends, Protocol, Tuple};
+use crate::tuple::{Direction, Ends, Protocol, Tuple, WireEnds};
 use crate::verdict::{Action, Cause, Verdict};
+use crate::wire::checksum::Delta;
 use crate::wire::sctp::{self, Chunk};
 use crate::wire::tcp::Segment;
 use crate::wire::{Headers, Layer4, Wire};
 
 impl Shared {
-    /// A packet that belongs to no flow.
+    /// A packet that belongs to no flow. The look-up of its ends begins with `probe`.
     #[inline(never)]
     pub(super) fn first_packet<A: Wire>(
         &mut self,
         family: &mut FamilyState<A>,
         headers: &Headers<A>,
+        probe: Probe,
+        packet: &mut [u8],
+        meta: Meta,
+    ) -> Verdict {
+        self.begin(family, headers, probe, packet, meta)
+    }
+
+    /// The same for a plain datagram with these ends, which ends at `end`. Compiled apart, so that
+    /// nothing is left of the questions that the kind of packet answers.
+    #[inline(never)]
+    pub(super) fn first_datagram<A: Wire>(
+        &mut self,
+        family: &mut FamilyState<A>,
+        (ends, end): (&WireEnds<A>, u16),
+        probe: Probe,
+        packet: &mut [u8],
+        meta: Meta,
+    ) -> Verdict {
+        self.begin(family, &Headers::of_datagram(ends, end), probe, packet, meta)
+    }
+
+    /// The same, to be compiled into its caller.
+    #[inline(always)]
+    pub(super) fn begin<A: Wire>(
+        &mut self,
+        family: &mut FamilyState<A>,
+        headers: &Headers<A>,
+        probe: Probe,
         packet: &mut [u8],
         meta: Meta,
     ) -> Verdict {
         let query = query(headers, packet, meta);
-        match decide::decide(&self.table, &query, self.config.midstream, &mut Silent) {
-            Decision::Pass => Verdict::new(Action::Accept, Cause::NotOurs),
-            Decision::Refuse { action, cause, service } => {
+        let serving = match decide::decide(&self.table, &query, self.config.midstream, &mut Silent)
+        {
+            Ok(serving) => serving,
+            Err(unserved) => return self.leave_unserved(unserved),
+        };
+        match self.open(family, headers, probe, (&serving, &query), packet) {
+            Ok(Opening { to, deltas, by_mark }) => {
+                rewrite::apply(packet, headers, &to, deltas, meta.checksum);
+                opening_verdict(by_mark)
+            }
+            Err(verdict) => {
+                self.ledger.refuse(self.ledger.number(serving.service), verdict.cause);
+                verdict
+            }
+        }
+    }
+
+    /// The verdict on a packet that no backend serves, counted where a service port refuses it.
+    #[inline(never)]
+    fn leave_unserved(&mut self, unserved: Unserved) -> Verdict {
+        match unserved {
+            Unserved::Pass => Verdict::new(Action::Accept, Cause::NotOurs),
+            Unserved::Refuse { action, cause, service } => {
                 if let Some(service) = service {
                     self.ledger.refuse(self.ledger.number(service), cause);
                 }
                 Verdict::new(action, cause)
             }
-            Decision::Serve(serving) => {
-                let number = self.ledger.number(serving.service);
-                match self.open(family, headers, number, &serving, &query, packet) {
-                    Ok(id) => {
-                        let hot = family.flows.hot(id);
-                        translate(hot, headers, Direction::Original, packet, meta);
-                        opening_verdict(hot.has(Hot::<A>::MASQUERADE))
-                    }
-                    Err(verdict) => {
-                        self.ledger.refuse(number, verdict.cause);
-                        verdict
-                    }
-                }
-            }
         }
     }
 
     /// Chooses a backend and enters the flow.
-    #[allow(clippy::too_many_arguments)]
+    #[inline(always)]
     fn open<A: Wire>(
         &mut self,
         family: &mut FamilyState<A>,
         headers: &Headers<A>,
-        number: u32,
-        serving: &Serving,
-        query: &Query<A>,
+        original: Probe,
+        (serving, query): (&Serving, &Query<A>),
         packet: &[u8],
-    ) -> Result<FlowId, Verdict> {
-        let now = self.clock.tick();
-        let index = self
-            .pick(number, serving, query, None, &mut Silent)
+    ) -> Result<Opening<A>, Verdict> {
+        let choice = self
+            .pick(serving, query, None, &mut Silent)
             .ok_or(Verdict::new(Action::Reject, Cause::NoEndpoints))?;
-        let Some(service) = self.ledger.service(number) else {
-            return Err(Verdict::drop(Cause::NoEndpoints));
-        };
-        let id = service.backends[serving.scope as usize][index];
-        let backend = service.service.set(serving.scope).backends()[index];
-        let affinity = service.service.spec().affinity;
-        let Some(dst) = A::from_ip(backend.address.ip()) else {
-            return Err(Verdict::drop(Cause::NoEndpoints));
-        };
-        let mut sent = to_backend(headers, dst, backend.address.port());
+        // A service port has one family, so this holds always; the type does not say so.
+        let dst = A::from_ip(choice.address.ip()).ok_or(Verdict::drop(Cause::NoEndpoints))?;
+        let sent = to_backend(headers, dst, choice.address.port());
         // Most flows keep their source; where the answer's tuple belongs is fetched while there is
         // other work.
         let reply = family.flows.probe(&sent.reply().into(), headers.tuple.protocol);
         family.flows.prefetch_index(reply);
-        if let Some(seconds) = affinity {
-            let client = (number, query.source());
-            let birth = self.ledger.backend(id).birth;
-            let deadline = now.saturating_add(ticks(seconds.into()));
-            self.affinity.put(Sticky { client, backend: (id, birth), deadline }, now);
+        if choice.is_sticky {
+            self.remember(*serving, *query, choice.id);
         }
         // The client was remembered before this refusal: kube-proxy's `recent` rules stand in the
         // NAT chains, its refusals in the filter chains behind them.
-        let masquerade = self.second_look(query, serving, id, &backend)?;
-        // On a copy, so that a refused packet leaves the random sequence as it was.
-        let mut rng = self.rng.clone();
-        let binding =
-            self.admit(family, headers, (&mut sent, reply), masquerade, None, &mut rng)?;
-        self.rng = rng;
+        let masquerade = self.second_look(query, serving, &choice)?;
+        let binding = self.admit(family, headers, (sent, reply), masquerade, None)?;
         // Only now, so that a flow that is refused costs no other its place.
         if let Some(victim) = binding.victim {
             self.end_flow(family, victim);
             self.counters.evicted += 1;
         }
-        self.enter(family, headers, (id, &sent), &binding, packet)
+        self.enter(family, headers, (original, choice.id), binding, packet)
     }
 
     /// Enters the flow that this packet opens to the backend with this record.
@@ -128,19 +148,21 @@ impl Shared {
         &mut self,
         family: &mut FamilyState<A>,
         headers: &Headers<A>,
-        (backend, sent): (u32, &Ends<A>),
-        &Binding { is_leased, by_mark, reply, .. }: &Binding,
+        (original, backend): (Probe, u32),
+        Binding { sent, reply, lease, by_mark, .. }: Binding<A>,
         packet: &[u8],
-    ) -> Result<FlowId, Verdict> {
+    ) -> Result<Opening<A>, Verdict> {
         let (now, Tuple { ends, protocol }) = (self.clock.tick(), headers.tuple);
         let (state, tracking) = opening::<A>(headers, packet);
-        let (l3, l4) = rewrite::deltas(protocol, &ends, sent);
+        let (from, to): (WireEnds<A>, WireEnds<A>) = (ends.into(), sent.into());
+        let is_leased = lease.as_ref().is_some_and(|lease| lease.is_taken);
+        let deltas = rewrite::deltas(protocol, &from, &to);
         let hot = Hot {
-            ends: [ends.into(), sent.reply().into()],
+            ends: [from, to.reply()],
             deadline: now.saturating_add(tracking.timeout(state, false, &self.config.timeouts)),
             generation: self.generation,
-            l3,
-            l4,
+            l3: deltas.0,
+            l4: deltas.1,
             protocol,
             state,
             flags: if by_mark { Hot::<A>::MASQUERADE } else { 0 }
@@ -149,57 +171,92 @@ impl Shared {
             packets: [1, 0],
             bytes: [headers.end.into(), 0],
         };
-        let flow = family.flows.insert_at(reply, hot, now, backend, tracking).map_err(|error| {
-            Verdict::drop(match error {
-                InsertError::Full => Cause::TableFull,
-                InsertError::Chain(IndexFull) => Cause::HashChain,
-            })
-        })?;
+        let flow = family.flows.insert_at([original, reply], hot, now, backend, tracking).map_err(
+            |error| {
+                Verdict::drop(match error {
+                    InsertError::Full => Cause::TableFull,
+                    InsertError::Chain(IndexFull) => Cause::HashChain,
+                })
+            },
+        )?;
         // Only now: the index may refuse the flow, and a lease without one would never end.
-        if is_leased {
-            self.leases.take(remote(protocol, sent), sent.sport);
+        if let Some(lease) = lease {
+            self.sign(lease, remote(protocol, &sent), sent.sport);
         }
         if self.config.max_flows_per_source.is_some() {
             *family.sources.entry(AddressKey(ends.src)).or_default() += 1;
         }
         self.ledger.open_flow(backend);
         family.events.note(EventKind::New, &family.flows, flow);
-        Ok(flow)
+        Ok(Opening { to, deltas, by_mark })
     }
 
-    /// Whether the source is masqueraded on the way to this backend, of this record; or the verdict
-    /// of the rules that the packet meets there.
-    #[inline]
+    /// Takes a lease, and the step of the random sequence that found it.
+    #[inline(never)]
+    fn sign(&mut self, lease: Lease, remote: Remote, port: u16) {
+        self.rng = lease.rng;
+        if lease.is_taken {
+            self.leases.take(remote, port);
+        }
+    }
+
+    /// Notes which backend the client has.
+    #[inline(never)]
+    fn remember<A: Wire>(&mut self, serving: Serving, query: Query<A>, id: u32) {
+        let Some(seconds) = self.table.service(serving.service).spec().affinity else { return };
+        let now = self.clock.tick();
+        let client = (self.ledger.number(serving.service), query.source());
+        let birth = self.ledger.backend(id).birth;
+        let deadline = now.saturating_add(ticks(seconds.into()));
+        self.affinity.put(Sticky { client, backend: (id, birth), deadline }, now);
+    }
+
+    /// Whether the source is masqueraded on the way to this backend; or the verdict of the rules
+    /// that the packet meets there.
+    #[inline(always)]
     fn second_look<A: Wire>(
         &mut self,
         query: &Query<A>,
         serving: &Serving,
-        id: u32,
-        backend: &Backend,
+        choice: &Choice,
     ) -> Result<bool, Verdict> {
-        if self.ledger.is_unruled(id) {
-            return Ok(serving.masquerade || is_hairpin(query.source(), backend));
+        if self.ledger.is_unruled(choice.id) {
+            Ok(serving.masquerade || choice.is_hairpin)
+        } else {
+            self.ask_rules(*query, *serving, choice.id, choice.index)
         }
+    }
+
+    /// The same by the rules themselves. `index` is the position of the backend in its list.
+    #[inline(never)]
+    fn ask_rules<A: Wire>(
+        &mut self,
+        query: Query<A>,
+        serving: Serving,
+        id: u32,
+        index: usize,
+    ) -> Result<bool, Verdict> {
+        let port = self.table.service(serving.service);
+        let backend = &port.set(serving.scope).backends()[index];
         if is_unruled(&self.table, query.protocol, backend.address) {
             self.ledger.note_unruled(id);
         }
-        match passage(&self.table, query, serving, backend, &mut Silent) {
+        match passage(&self.table, &query, &serving, backend, &mut Silent) {
             Passage::Open { masquerade } => Ok(masquerade),
             Passage::Closed(action, cause) => Err(Verdict::new(action, cause)),
         }
     }
 
-    /// The chosen backend's position in its list. With `state` the choice is made on that copy and
-    /// nothing is remembered.
-    #[inline]
+    /// Chooses a backend. With `state` the choice is made on that copy and nothing is remembered.
+    #[inline(always)]
     pub(crate) fn pick<A: Wire>(
         &mut self,
-        number: u32,
         serving: &Serving,
         query: &Query<A>,
         state: Option<&mut crate::balance::State>,
         trace: &mut impl Trace,
-    ) -> Option<usize> {
+    ) -> Option<Choice> {
+        let number = self.ledger.number(serving.service);
         let (record, backends, active) = self.ledger.choosing(number)?;
         let ids = &record.backends[serving.scope as usize];
         let spec = record.service.spec();
@@ -221,12 +278,22 @@ impl Shared {
         };
         let request = Request { source, flow, loads: Loads { records: ids, active } };
         let state = state.unwrap_or(&mut record.states[serving.scope as usize]);
-        decide::choose(&record.service, serving, remembered, &request, state, trace)
+        let index = decide::choose(&record.service, serving, remembered, &request, state, trace)?;
+        let backend = record.service.set(serving.scope).backends().get(index)?;
+        let is_hairpin = is_hairpin(query.source(), backend);
+        let is_sticky = spec.affinity.is_some();
+        Some(Choice {
+            index,
+            id: *ids.get(index)?,
+            address: backend.address,
+            is_hairpin,
+            is_sticky,
+        })
     }
 
     /// Whether there is room for one more flow of this source, under its limit; and which flow is
     /// to be evicted for it, if need be: the oldest unassured one.
-    #[inline]
+    #[inline(always)]
     fn find_room<A: Wire>(
         &self,
         family: &FamilyState<A>,
@@ -253,19 +320,19 @@ impl Shared {
     }
 
     /// Room and ends for one more flow, which changes nothing yet: `explain` asks the same. `sent`
-    /// is what the backend gets if the source stays, and becomes what it does get: the source as it
-    /// is, or masqueraded, or with another port. The look-up of its reply begins with `reply`.
-    /// `leaving` is a flow that ends before: real packets have ended it by now, `explain` cannot.
+    /// is what the backend gets if the source stays. It gets the source as it is, or masqueraded,
+    /// or with another port. The look-up of its reply begins with `reply`. `leaving` is a flow that
+    /// ends before: real packets have ended it by now, `explain` cannot.
     #[inline(always)]
     pub(crate) fn admit<A: Wire>(
         &self,
         family: &FamilyState<A>,
         headers: &Headers<A>,
-        (sent, mut reply): (&mut Ends<A>, Probe),
+        (mut sent, mut reply): (Ends<A>, Probe),
         masquerade: bool,
         leaving: Option<FlowId>,
-        rng: &mut Rng,
-    ) -> Result<Binding, Verdict> {
+    ) -> Result<Binding<A>, Verdict> {
+        // Room comes first: a full table refuses without a look at the leases.
         let victim = self.find_room(family, headers.tuple.ends.src, leaving)?;
         let snat = if masquerade {
             self.config.snat.iter().find_map(|&address| A::from_ip(address))
@@ -274,42 +341,46 @@ impl Shared {
         };
         let by_mark = masquerade && snat.is_none();
         let (ends, protocol) = (sent.reply().into(), headers.tuple.protocol);
-        let mut is_leased = false;
+        let mut lease = None;
         let other = family.flows.entry_at(reply, &ends, protocol).map(Entry::flow);
         if snat.is_some() || other.is_some_and(|other| leaving != Some(other)) {
             sent.src = snat.unwrap_or(sent.src);
-            is_leased = self.lease(family, headers, sent, leaving, rng)?;
+            let found = self.lease(family, *headers, sent, leaving)?;
+            sent.sport = found.port;
+            lease = Some(found);
             reply = family.flows.probe(&sent.reply().into(), protocol);
         }
-        if is_torn(headers, sent) {
+        if is_torn(headers, &sent) {
             return Err(Verdict::drop(Cause::FragmentRefused));
         }
-        Ok(Binding { victim, is_leased, by_mark, reply })
+        Ok(Binding { victim, sent, reply, lease, by_mark })
     }
 
-    /// Gives `sent` a source port that tells the backend's answers from those of another flow (F32,
-    /// F35), and returns whether that port is a lease; a protocol without ports has none to give.
+    /// A source port for `sent` that tells the backend's answers from those of another flow (F32,
+    /// F35).
     #[inline(never)]
     fn lease<A: Wire>(
         &self,
         family: &FamilyState<A>,
-        headers: &Headers<A>,
-        sent: &mut Ends<A>,
+        headers: Headers<A>,
+        sent: Ends<A>,
         leaving: Option<FlowId>,
-        rng: &mut Rng,
-    ) -> Result<bool, Verdict> {
+    ) -> Result<Lease, Verdict> {
         let protocol = headers.tuple.protocol;
         let is_free = |port: u16| {
-            let reply = Tuple { ends: Ends { sport: port, ..*sent }.reply(), protocol };
+            let reply = Tuple { ends: Ends { sport: port, ..sent }.reply(), protocol };
             family.flows.find(&reply).is_none_or(|(id, _)| leaving == Some(id))
         };
-        let exhausted = Verdict::drop(Cause::PortsExhausted);
-        if headers.layer4 == Layer4::Portless {
-            return if is_free(0) { Ok(false) } else { Err(exhausted) };
-        }
-        let port = self.leases.find(&remote(protocol, sent), sent.sport, rng, is_free);
-        sent.sport = port.ok_or(exhausted)?;
-        Ok(true)
+        // On a copy, since nothing may change before the flow is certain to be entered.
+        let mut rng = self.rng.clone();
+        let is_taken = headers.layer4 != Layer4::Portless;
+        let port = if is_taken {
+            self.leases.find(&remote(protocol, &sent), sent.sport, &mut rng, is_free)
+        } else {
+            is_free(0).then_some(sent.sport)
+        };
+        let port = port.ok_or(Verdict::drop(Cause::PortsExhausted))?;
+        Ok(Lease { port, is_taken, rng })
     }
 }
 
@@ -318,16 +389,50 @@ fn remote<A: Wire>(protocol: Protocol, sent: &Ends<A>) -> Remote {
     Remote { protocol, source: sent.src.into(), backend: sent.destination() }
 }
 
+/// A backend that was chosen.
+pub(crate) struct Choice {
+    /// Its position in its list.
+    pub(crate) index: usize,
+    /// Its record in the ledger.
+    id: u32,
+    address: SocketAddr,
+    /// It is the client itself, and so needs another source to answer to.
+    is_hairpin: bool,
+    /// The client keeps it for a while.
+    is_sticky: bool,
+}
+
+/// A flow that was opened: what becomes of its first packet.
+struct Opening<A> {
+    /// The ends that the backend gets.
+    to: WireEnds<A>,
+    /// The changes to the checksums of IP header and transport.
+    deltas: (Delta, Delta),
+    /// The sender masquerades the packet, by its mark.
+    by_mark: bool,
+}
+
 /// What a new flow gets beside its ends.
-pub(crate) struct Binding {
+pub(crate) struct Binding<A> {
     /// The flow that gives way to it.
     pub(crate) victim: Option<FlowId>,
-    /// Its source port is a lease.
-    is_leased: bool,
-    /// The sender masquerades the flow's packets, by their mark.
-    pub(crate) by_mark: bool,
+    /// The ends that the backend gets.
+    pub(crate) sent: Ends<A>,
     /// Where the look-up of its reply begins.
     reply: Probe,
+    /// How its source port was found, if it was looked for.
+    lease: Option<Lease>,
+    /// The sender masquerades the flow's packets, by their mark.
+    pub(crate) by_mark: bool,
+}
+
+/// A source port that tells a backend's answers from those of other flows.
+struct Lease {
+    port: u16,
+    /// It is taken from the leases; a protocol without ports has none.
+    is_taken: bool,
+    /// The random sequence behind the search. A packet that is refused leaves it as it was.
+    rng: Rng,
 }
 
 /// The ends of a packet on its way to a backend, its source as it is.
@@ -349,7 +454,7 @@ pub(crate) fn query<A: Wire>(headers: &Headers<A>, packet: &[u8], meta: Meta) ->
 }
 
 /// State and tracking of a flow that begins with this packet.
-#[inline]
+#[inline(always)]
 fn opening<A: Wire>(headers: &Headers<A>, packet: &[u8]) -> (State, Tracking) {
     let chunk = match headers.layer4 {
         Layer4::Tcp => {

@@ -32,7 +32,7 @@ pub(super) fn fate<A: Wire>(
     match (verdict.action, A::parse(packet)) {
         (Action::Translate, Ok(sent)) => {
             let (from, to) = (headers.tuple.ends, sent.tuple.ends);
-            let (l3, _) = rewrite::deltas(Protocol::UDP, &from, &to);
+            let (l3, _) = rewrite::deltas(Protocol::UDP, &from.into(), &to.into());
             DatagramFate::Translate {
                 src: to.src,
                 dst: to.dst,

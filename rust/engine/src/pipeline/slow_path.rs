@@ -52,7 +52,8 @@ impl Shared {
         {
             return verdict;
         }
-        self.first_packet(family, headers, packet, meta)
+        let probe = family.flows.probe(&headers.tuple.ends.into(), headers.tuple.protocol);
+        self.first_packet(family, headers, probe, packet, meta)
     }
 
     #[inline(never)]

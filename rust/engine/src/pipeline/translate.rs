@@ -35,12 +35,13 @@ pub(super) fn translate<A: Wire>(
     packet: &mut [u8],
     meta: Meta,
 ) {
-    let to = hot.translation(direction).ends();
+    let to = hot.translation(direction);
     rewrite::apply(packet, headers, &to, hot.deltas(direction), meta.checksum);
 }
 
 /// Whether this is a part of an SCTP packet that cannot be rewritten to `to`: the CRC lies over the
 /// whole packet, which is not here.
+#[inline(always)]
 pub(super) fn is_torn<A: Wire>(headers: &Headers<A>, to: &Ends<A>) -> bool {
     let ends = headers.tuple.ends;
     headers.is_fragment

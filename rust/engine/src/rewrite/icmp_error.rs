@@ -5,7 +5,7 @@
 //! address, so traceroute shows it (F83).
 
 use super::ChecksumState;
-use crate::tuple::Ends;
+use crate::tuple::{Ends, WireEnds};
 use crate::wire::checksum::{self, Delta};
 use crate::wire::{Headers, Layer4, Wire, icmp, tcp, udp};
 
@@ -37,7 +37,7 @@ pub(crate) fn apply<A: Wire>(
     let outer = headers.tuple.ends;
     let src = if outer.src == quote.tuple.ends.dst { sent.dst } else { outer.src };
     let to = Ends { src, dst: sent.src, ..outer };
-    let (l3, _) = super::deltas(headers.tuple.protocol, &outer, &to);
+    let (l3, _) = super::deltas(headers.tuple.protocol, &outer.into(), &to.into());
     A::write_addresses(packet, to.src, to.dst, l3);
 
     let Some((header, quoted)) = headers.transport_mut(packet).split_at_mut_checked(icmp::HEADER)
@@ -59,7 +59,8 @@ pub(crate) fn apply<A: Wire>(
 }
 
 fn rewrite_quote<A: Wire>(quoted: &mut [u8], quote: &Headers<A>, sent: &Ends<A>) {
-    let (l3, l4) = super::deltas(quote.tuple.protocol, &quote.tuple.ends, sent);
+    let (from, to) = (quote.tuple.ends.into(), WireEnds::from(*sent));
+    let (l3, l4) = super::deltas(quote.tuple.protocol, &from, &to);
     A::write_addresses(quoted, sent.src, sent.dst, l3);
     // The CRC lies over the whole packet; a quote that is cut keeps what its sender never sent, and
     // no receiver can check it.
@@ -72,11 +73,11 @@ fn rewrite_quote<A: Wire>(quoted: &mut [u8], quote: &Headers<A>, sent: &Ends<A>)
         _ => usize::MAX,
     };
     match quote.layer4 {
-        Layer4::Sctp if is_whole => super::rewrite_sctp(bytes, sent, ChecksumState::Complete),
-        Layer4::Tcp | Layer4::Udp | Layer4::Sctp => super::write_ports(bytes, sent),
+        Layer4::Sctp if is_whole => super::rewrite_sctp(bytes, to.ports, ChecksumState::Complete),
+        Layer4::Tcp | Layer4::Udp | Layer4::Sctp => bytes[..4].copy_from_slice(&to.ports),
         Layer4::EchoRequest | Layer4::EchoReply => {
-            let id = sent.sport | sent.dport;
-            bytes[icmp::IDENTIFIER..icmp::IDENTIFIER + 2].copy_from_slice(&id.to_be_bytes());
+            let id = icmp::IDENTIFIER..icmp::IDENTIFIER + 2;
+            bytes[id].copy_from_slice(&super::identifier(&to));
         }
         _ => {}
     }

@@ -22,6 +22,9 @@ pub(super) struct Index<A> {
     frontends: ChunkTable<FrontendEntry<A>>,
     node_ports: ChunkTable<NodePortEntry>,
     addresses: ChunkTable<AddressEntry<A>>,
+    /// The lowest and the highest cluster IP that was ever claimed: a first packet's source is
+    /// hardly ever between them, and needs no look-up then.
+    cluster_ips: Option<(A, A)>,
 }
 
 /// Where a frontend with an address is found: no two service ports have one of the same key.
@@ -64,6 +67,7 @@ impl<A: Address> Index<A> {
             frontends: ChunkTable::default(),
             node_ports: ChunkTable::default(),
             addresses: ChunkTable::default(),
+            cluster_ips: None,
         }
     }
 
@@ -79,9 +83,16 @@ impl<A: Address> Index<A> {
         Some(self.node_ports.find(self.node_port_hash(protocol, port), is_it)?.slot)
     }
 
+    /// Whether an address is a cluster IP.
+    #[inline(always)]
+    pub(super) fn is_cluster_ip(&self, address: A) -> bool {
+        self.cluster_ips.is_some_and(|(first, last)| {
+            (first.number()..=last.number()).contains(&address.number())
+        }) && self.role(address) == Some(true)
+    }
+
     /// Whether an address is a cluster IP; `None` if it is not that of any frontend.
-    #[inline]
-    pub(super) fn is_cluster_ip(&self, address: A) -> Option<bool> {
+    pub(super) fn role(&self, address: A) -> Option<bool> {
         let hash = self.key.hash_one(AddressKey(address));
         let entry = self.addresses.find(hash, |entry| entry.address == address)?;
         Some(entry.cluster_ips > 0)
@@ -128,6 +139,12 @@ impl<A: Address> Index<A> {
     fn count(&mut self, address: A, kind: FrontendKind) {
         let hash = self.key.hash_one(AddressKey(address));
         let more = u32::from(kind == FrontendKind::ClusterIp);
+        // It stays when the address is given up: a span too wide costs a look-up, one too narrow
+        // a packet.
+        if kind == FrontendKind::ClusterIp {
+            let (first, last) = self.cluster_ips.unwrap_or((address, address));
+            self.cluster_ips = Some((first.min(address), last.max(address)));
+        }
         match self.addresses.find_mut(hash, |entry| entry.address == address) {
             Some(entry) => {
                 entry.frontends = entry.frontends.saturating_add(1);

@@ -176,13 +176,19 @@ impl ServiceTable {
 
     /// The slot of the service port that is served at `destination`, and how that frontend is
     /// meant. Cost: one look-up where a frontend has this address, two or three for a node port.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn find(&self, protocol: Protocol, destination: SocketAddr) -> Option<(u32, FrontendKind)> {
-        self.frontend(protocol, destination).or_else(|| {
-            self.node_port(protocol, destination)
-                .or_else(|| self.loopback_node_port(protocol, destination))
-        })
+        match self.frontend(protocol, destination) {
+            None => self.find_node_port(protocol, destination),
+            claim => claim,
+        }
+    }
+
+    #[inline(never)]
+    fn find_node_port(&self, protocol: Protocol, destination: SocketAddr) -> Option<Claim> {
+        self.node_port(protocol, destination)
+            .or_else(|| self.loopback_node_port(protocol, destination))
     }
 
     /// The claims on packets to `destination`. Cost: one look-up where no frontend has the
@@ -190,7 +196,11 @@ impl ServiceTable {
     #[must_use]
     pub(crate) fn claims(&self, protocol: Protocol, destination: SocketAddr) -> Claims {
         let node_port = self.node_port(protocol, destination);
-        let Some(is_cluster_ip) = self.frontend_address(destination.ip()) else {
+        let role = match destination.ip() {
+            IpAddr::V4(address) => self.v4.role(address),
+            IpAddr::V6(address) => self.v6.role(address),
+        };
+        let Some(is_cluster_ip) = role else {
             return Claims { frontends: [node_port, None], is_cluster_ip: false };
         };
         let frontends = match self.frontend(protocol, destination) {
@@ -200,11 +210,15 @@ impl ServiceTable {
         Claims { frontends, is_cluster_ip }
     }
 
-    /// Whether `address` is a cluster IP.
-    #[inline]
+    /// Whether `address` is a cluster IP. Cost: a comparison or two for one that is lower or higher
+    /// than all of these, else one look-up.
+    #[inline(always)]
     #[must_use]
     pub fn is_cluster_ip(&self, address: IpAddr) -> bool {
-        self.frontend_address(address) == Some(true)
+        match address {
+            IpAddr::V4(address) => self.v4.is_cluster_ip(address),
+            IpAddr::V6(address) => self.v6.is_cluster_ip(address),
+        }
     }
 
     /// Whether `address` is one of the node's own.
@@ -214,16 +228,7 @@ impl ServiceTable {
         self.node.has(address)
     }
 
-    /// Whether an address is a cluster IP; `None` if no frontend has it.
-    #[inline]
-    fn frontend_address(&self, address: IpAddr) -> Option<bool> {
-        match address {
-            IpAddr::V4(address) => self.v4.is_cluster_ip(address),
-            IpAddr::V6(address) => self.v6.is_cluster_ip(address),
-        }
-    }
-
-    #[inline]
+    #[inline(always)]
     fn frontend(&self, protocol: Protocol, destination: SocketAddr) -> Option<Claim> {
         let port = destination.port();
         match destination.ip() {
@@ -422,7 +427,7 @@ mod tests {
             |name| table.names.find(key.hash_one((name, Family::V4)), |_| true).is_some();
         assert!(!is_named("a"));
         assert_eq!(table.v4.node_port(Protocol::TCP, 30_080), None);
-        assert_eq!(table.frontend_address(Ipv4Addr::LOCALHOST.into()), None);
+        assert_eq!(table.v4.role(Ipv4Addr::LOCALHOST), None);
         assert_eq!(table.services().count(), 0);
     }
 }

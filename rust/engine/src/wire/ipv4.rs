@@ -24,6 +24,8 @@ const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
 
 impl Wire for Ipv4Addr {
+    const HEADER: usize = MIN_HEADER;
+
     #[inline(always)]
     fn parse(packet: &[u8]) -> Result<Headers<Self>, Malformed> {
         let header: &[u8; MIN_HEADER] = packet.first_chunk().ok_or(Malformed::IpLength)?;

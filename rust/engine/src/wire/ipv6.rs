@@ -22,6 +22,8 @@ const PLAIN: usize = HEADER + udp::HEADER;
 const PLAIN_TCP: usize = HEADER + tcp::MIN_HEADER;
 
 impl Wire for Ipv6Addr {
+    const HEADER: usize = HEADER;
+
     fn parse(packet: &[u8]) -> Result<Headers<Self>, Malformed> {
         let header: &[u8; HEADER] = packet.first_chunk().ok_or(Malformed::IpLength)?;
         let (src, dst) = fixed(header).ok_or(Malformed::IpLength)?;

@@ -258,7 +258,7 @@ impl<'a> Reader<'a> {
         if !has_possible_ports::<A>(protocol, &ends) {
             return Err(self.wrong());
         }
-        let (l3, l4) = rewrite::deltas(protocol, &ends[0], &ends[1].reply());
+        let (l3, l4) = rewrite::deltas(protocol, &ends[0].into(), &ends[1].reply().into());
         let deadline = self.u32()?;
         let age = self.u32()?;
         let service = self.place(names)?;

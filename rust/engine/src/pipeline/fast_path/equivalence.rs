@@ -7,6 +7,7 @@
 //! kernel, and counters come close to their ends. The engine under test gets its packets in
 //! batches, one at a time, or with a wrong guess.
 
+mod first_datagrams;
 mod stage;
 mod steps;
 

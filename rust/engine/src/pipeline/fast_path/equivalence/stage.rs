@@ -328,7 +328,7 @@ impl<A: Address> Record for Hot<A> {
 }
 
 /// The engine's answer on the slow path alone.
-fn slowly(engine: &mut Engine, now: u64, bytes: &mut [u8], meta: Meta) -> Verdict {
+pub(super) fn slowly(engine: &mut Engine, now: u64, bytes: &mut [u8], meta: Meta) -> Verdict {
     engine.shared.clock.advance(now);
     match bytes.first().map_or(0, |byte| byte >> 4) {
         4 => {
@@ -365,7 +365,7 @@ fn mislead(engine: &mut Engine, now: u64, guess: Entry, packet: &mut Packet<'_>)
 }
 
 /// All that an engine has noted: records, counters, events and what expires next.
-fn books(engine: &Engine) -> Vec<String> {
+pub(super) fn books(engine: &Engine) -> Vec<String> {
     fn records<A: EngineAddress>(engine: &Engine) -> Vec<String> {
         let family = A::state_of(engine);
         let record = |id: FlowId, hot: &Hot<A>| {
