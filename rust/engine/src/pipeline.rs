@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! process --- moves no state ----> fast_path                    look-up, rewrite in place
-//!    |
+//!    |                                 |
+//!    |                                 +--- plain, no flow ----> first_packet
 //!    +------> slow_path --- ICMP error --> related              the flow that the error quotes
 //!               |   |
 //!               |   +------ fragment ----> fragments            later ones follow the first one

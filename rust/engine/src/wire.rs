@@ -95,12 +95,23 @@ pub struct Headers<A> {
 }
 
 impl<A: Wire> Headers<A> {
-    /// Those of a plain datagram ([`Wire::plain`]) with these ends, which ends at `end`.
+    /// Those of a plain packet ([`Wire::plain`]) with these ends, which ends at `end`. `None`: its
+    /// TCP header says a length that cannot be.
     #[inline(always)]
-    pub(crate) fn of_datagram(ends: &WireEnds<A>, end: u16) -> Self {
+    pub(crate) fn of_plain(
+        protocol: Protocol,
+        ends: &WireEnds<A>,
+        end: u16,
+        packet: &[u8],
+    ) -> Option<Self> {
+        let end = usize::from(end);
+        let layer4 = if protocol == Protocol::TCP {
+            transport::<A>(protocol, packet.get(A::HEADER..end)?, true).ok()?.0
+        } else {
+            Layer4::Udp
+        };
         let Ends { src, dst, sport, dport } = ends.ends();
-        let layer4 = (Layer4::Udp, sport, dport);
-        headers((src, dst, Protocol::UDP), layer4, (A::HEADER, end.into()), false)
+        Some(headers((src, dst, protocol), (layer4, sport, dport), (A::HEADER, end), false))
     }
 }
 

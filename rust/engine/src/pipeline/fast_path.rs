@@ -7,19 +7,22 @@
 //!
 //! - It is plain ([`Wire::plain`]), and its transport checksum is complete.
 //! - The record that its hash led to has its ends and its protocol. The guess may be wrong: then
-//!   the index is asked ([`Shared::fast_path_miss`]), and the packet tries again.
+//!   the index is asked ([`fast_path_miss`]), and the packet tries again.
 //! - The flow's record says that it may ([`Hot::fast_flags`]). Records of ended flows never do.
 //! - The flow is not over, and its backend was found under the tables in force. An offloaded or
 //!   forgotten flow has another generation.
 //! - Its count of packets does not run over.
 //! - Of TCP: it lies in both windows.
 //!
+//! First packets come in runs, too ([`FirstPackets`]). They take the same way as on the slow path
+//! ([`Shared::begin`]); only what a plain packet of one protocol cannot be is not asked.
+//!
 //! Each run works out once what all its packets share ([`Moment`]). The loops call nothing, and
 //! each is a function of its own ([`hint::dispatch`]), so all that a packet needs stays in
 //! registers. A candidate is handed on by value, since the processor would wait for its fields if
 //! they were written one by one and then read back as a whole.
 
-use super::packet::{Packet, malformed, version};
+use super::packet::{Packet, version};
 use super::state::{FamilyState, Shared};
 use crate::clock::Tick;
 use crate::conntrack::index::{Entry, Probe};
@@ -240,6 +243,20 @@ struct Run<'a, 'b, A> {
     verdicts: &'a mut [Verdict],
 }
 
+impl<'b, A> Run<'_, 'b, A> {
+    /// What is left behind so many packets.
+    #[inline(always)]
+    fn behind(&mut self, count: usize) -> Run<'_, 'b, A> {
+        Run {
+            shared: self.shared,
+            family: self.family,
+            candidates: &self.candidates[count..],
+            packets: &mut self.packets[count..],
+            verdicts: &mut self.verdicts[count..],
+        }
+    }
+}
+
 /// Forwards datagrams up to a packet that is none or is not fast; returns how many they were.
 struct Datagrams<'a, 'b, A>(Run<'a, 'b, A>);
 
@@ -303,10 +320,12 @@ impl<A: Wire> Work for Acknowledgements<'_, '_, A> {
     }
 }
 
-/// As [`Datagrams`], for those that belong to no flow: each opens one, or is not served.
-struct FirstDatagrams<'a, 'b, A>(Run<'a, 'b, A>);
+/// As [`Datagrams`] and [`Acknowledgements`], for packets of one protocol that belong to no flow:
+/// each opens one, or is not served. Compiled for each protocol, so that nothing is left of the
+/// questions that it answers.
+struct FirstPackets<'a, 'b, A, const PROTOCOL: u8>(Run<'a, 'b, A>);
 
-impl<A: Wire> Work for FirstDatagrams<'_, '_, A> {
+impl<A: Wire, const PROTOCOL: u8> Work for FirstPackets<'_, '_, A, PROTOCOL> {
     type Output = usize;
 
     #[inline(always)]
@@ -314,22 +333,58 @@ impl<A: Wire> Work for FirstDatagrams<'_, '_, A> {
         let Run { shared, family, candidates, packets, verdicts } = self.0;
         let mut count = 0;
         for ((candidate, packet), place) in candidates.iter().zip(packets).zip(verdicts) {
-            if !candidate.is_fast(Protocol::UDP, packet) {
+            let protocol = Protocol(PROTOCOL);
+            if !candidate.is_fast(protocol, packet) {
                 break;
             }
             // A packet of this run may have opened the flow.
             let Some(ends) = A::plain_ends(packet.bytes) else { break };
-            if family.flows.entry_at(candidate.probe, &ends, Protocol::UDP).is_some() {
+            if family.flows.entry_at(candidate.probe, &ends, protocol).is_some() {
                 break;
             }
-            let headers = Headers::of_datagram(&ends, candidate.end);
             let Packet { bytes, meta } = packet;
+            let Some(headers) = Headers::of_plain(protocol, &ends, candidate.end, bytes) else {
+                break;
+            };
             *place = shared.begin(family, &headers, candidate.probe, bytes, *meta);
             shared.counters.count(*place);
             count += 1;
         }
         count
     }
+}
+
+/// Takes packets from a first one that the fast path is not for, or whose guess was wrong; returns
+/// how many. Behind the first packet of a flow there is often that of another one.
+#[inline(never)]
+fn fast_path_miss<A: Wire>(mut run: Run<'_, '_, A>) -> usize {
+    let Candidate { probe, guess, protocol, .. } = run.candidates[0];
+    let entry = match A::plain_ends(run.packets[0].bytes) {
+        Some(ends) if protocol != Candidate::OTHER.protocol => {
+            run.family.flows.entry_at(probe, &ends, protocol)
+        }
+        _ => None,
+    };
+    if entry.is_none() {
+        let opened = match protocol {
+            Protocol::UDP => hint::dispatch(FirstPackets::<A, { Protocol::UDP.0 }>(run.behind(0))),
+            Protocol::TCP => hint::dispatch(FirstPackets::<A, { Protocol::TCP.0 }>(run.behind(0))),
+            _ => 0,
+        };
+        if opened > 0 {
+            return opened;
+        }
+    }
+    let Run { shared, family, candidates, packets, verdicts } = run;
+    let packet = &mut packets[0];
+    verdicts[0] = entry
+        // A right guess was tried before.
+        .filter(|&entry| entry != guess)
+        .and_then(|entry| shared.fast_path(family, candidates[0], entry, packet))
+        .unwrap_or_else(|| {
+            shared.slow_path(family, entry.unwrap_or(guess), packet.bytes, packet.meta)
+        });
+    1
 }
 
 impl Shared {
@@ -341,9 +396,18 @@ impl Shared {
         candidate: Candidate,
         packet: &mut Packet<'_>,
     ) -> Verdict {
-        let guess = candidate.guess;
-        self.fast_path(family, candidate, guess, packet)
-            .unwrap_or_else(|| self.fast_path_miss(family, (candidate, true), packet))
+        if let Some(verdict) = self.fast_path(family, candidate, candidate.guess, packet) {
+            return verdict;
+        }
+        let mut verdict = FAST;
+        fast_path_miss(Run {
+            shared: self,
+            family,
+            candidates: &[candidate],
+            packets: std::slice::from_mut(packet),
+            verdicts: std::slice::from_mut(&mut verdict),
+        });
+        verdict
     }
 
     /// Decides about packets of one family in their order, of which `candidates` tells.
@@ -355,32 +419,23 @@ impl Shared {
         verdicts: &mut [Verdict],
     ) {
         let mut done = 0;
-        // Behind the first packet of a flow there is often that of another one: then what would
-        // only find that out is left out.
-        let mut is_likely_known = true;
         while let Some(first) = candidates.get(done) {
-            let run = Run {
+            let mut run = Run {
                 shared: self,
                 family,
                 candidates: &candidates[done..],
                 packets: &mut packets[done..],
                 verdicts: &mut verdicts[done..],
             };
-            done += match (first.protocol, is_likely_known) {
-                (Protocol::UDP, true) => hint::dispatch(Datagrams(run)),
-                (Protocol::UDP, false) => hint::dispatch(FirstDatagrams(run)),
-                (Protocol::TCP, true) => hint::dispatch(Acknowledgements(run)),
+            let forwarded = match first.protocol {
+                Protocol::UDP => hint::dispatch(Datagrams(run.behind(0))),
+                Protocol::TCP => hint::dispatch(Acknowledgements(run.behind(0))),
                 _ => 0,
             };
+            done += forwarded;
             // The run has ended at a packet of another protocol, or at one that is not fast.
-            if let Some(&candidate) = candidates.get(done)
-                && candidate.protocol == first.protocol
-            {
-                let guess = (candidate, is_likely_known);
-                let verdict = self.fast_path_miss(family, guess, &mut packets[done]);
-                verdicts[done] = verdict;
-                is_likely_known = verdict.cause != Cause::New;
-                done += 1;
+            if candidates.get(done).is_some_and(|next| next.protocol == first.protocol) {
+                done += fast_path_miss(run.behind(forwarded));
             }
         }
     }
@@ -412,43 +467,6 @@ impl Shared {
         };
         self.counters.count(verdict);
         Some(verdict)
-    }
-
-    /// A packet that the fast path is not for, or whose guess was wrong, if the guess was tried.
-    #[inline(never)]
-    fn fast_path_miss<A: Wire>(
-        &mut self,
-        family: &mut FamilyState<A>,
-        (candidate, is_guess_tried): (Candidate, bool),
-        packet: &mut Packet<'_>,
-    ) -> Verdict {
-        let Candidate { probe, guess, end, protocol } = candidate;
-        if !candidate.is_fast(protocol, packet) || protocol == Candidate::OTHER.protocol {
-            return self.slow_path(family, guess, packet.bytes, packet.meta);
-        }
-        let Some(ends) = A::plain_ends(packet.bytes) else {
-            return self.slow_path(family, guess, packet.bytes, packet.meta);
-        };
-        match family.flows.entry_at(probe, &ends, protocol) {
-            Some(entry) if entry != guess || !is_guess_tried => self
-                .fast_path(family, candidate, entry, packet)
-                .unwrap_or_else(|| self.slow_path(family, entry, packet.bytes, packet.meta)),
-            Some(entry) => self.slow_path(family, entry, packet.bytes, packet.meta),
-            None => {
-                let verdict = if protocol == Protocol::UDP {
-                    self.first_datagram(family, (&ends, end), probe, packet.bytes, packet.meta)
-                } else {
-                    match A::parse(packet.bytes) {
-                        Ok(headers) => {
-                            self.first_packet(family, &headers, probe, packet.bytes, packet.meta)
-                        }
-                        Err(why) => malformed(why),
-                    }
-                };
-                self.counters.count(verdict);
-                verdict
-            }
-        }
     }
 }
 

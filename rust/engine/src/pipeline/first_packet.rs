@@ -51,20 +51,6 @@ impl Shared {
         self.begin(family, headers, probe, packet, meta)
     }
 
-    /// The same for a plain datagram with these ends, which ends at `end`. Compiled apart, so that
-    /// nothing is left of the questions that the kind of packet answers.
-    #[inline(never)]
-    pub(super) fn first_datagram<A: Wire>(
-        &mut self,
-        family: &mut FamilyState<A>,
-        (ends, end): (&WireEnds<A>, u16),
-        probe: Probe,
-        packet: &mut [u8],
-        meta: Meta,
-    ) -> Verdict {
-        self.begin(family, &Headers::of_datagram(ends, end), probe, packet, meta)
-    }
-
     /// The same, to be compiled into its caller.
     #[inline(always)]
     pub(super) fn begin<A: Wire>(

@@ -7,7 +7,7 @@
 //! kernel, and counters come close to their ends. The engine under test gets its packets in
 //! batches, one at a time, or with a wrong guess.
 
-mod first_datagrams;
+mod first_packets;
 mod stage;
 mod steps;
 

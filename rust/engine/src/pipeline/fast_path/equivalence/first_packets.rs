@@ -1,5 +1,5 @@
-//! Runs of first datagrams ([`super::super::FirstDatagrams`]) do what the slow path does: they open
-//! the same flows, evict the same ones, lease the same ports and are refused for the same causes.
+//! Runs of first packets ([`super::super::FirstPackets`]) do what the slow path does: they open the
+//! same flows, evict the same ones, lease the same ports and are refused for the same causes.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::stage::{books, slowly};
-use super::steps::{Shape, datagram, shape_packet};
+use super::steps::{ACK, SYN, Shape, datagram, shape_packet};
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::hint::tests::IS_PORTABLE;
@@ -24,8 +24,11 @@ const CLIENTS: [u8; 5] = [200, 201, 1, 2, 100];
 const SERVICES: [u8; 5] = [100, 101, 102, 103, 104];
 
 #[derive(Clone, Debug)]
-struct Datagram {
+struct First {
     is_v6: bool,
+    is_tcp: bool,
+    /// Of TCP.
+    flags: u8,
     client: usize,
     sport: u16,
     service: usize,
@@ -35,15 +38,17 @@ struct Datagram {
     shape: Shape,
 }
 
-fn datagrams() -> impl Strategy<Value = Vec<Datagram>> {
+fn first_packets() -> impl Strategy<Value = Vec<First>> {
     let shape = prop_oneof![
         12 => Just(Shape::Plain),
         1 => Just(Shape::Incomplete),
         1 => Just(Shape::Padded),
         1 => Just(Shape::Extended),
+        1 => (0..=255u8).prop_map(Shape::Contradictory),
     ];
     let one = (
         prop::bool::weighted(0.3),
+        (any::<bool>(), prop_oneof![8 => Just(SYN), 2 => Just(ACK), 1 => any::<u8>()]),
         0..CLIENTS.len(),
         0..6u16,
         0..SERVICES.len(),
@@ -51,15 +56,21 @@ fn datagrams() -> impl Strategy<Value = Vec<Datagram>> {
         0..2u32,
         shape,
     )
-        .prop_map(|(is_v6, client, sport, service, is_unknown, interface, shape)| Datagram {
-            is_v6,
-            client,
-            sport: 5000 + sport,
-            service,
-            dport: 80 + u16::from(is_unknown),
-            interface,
-            shape,
-        });
+        .prop_map(
+            |(is_v6, (is_tcp, flags), client, sport, service, is_unknown, interface, shape)| {
+                First {
+                    is_v6,
+                    is_tcp,
+                    flags,
+                    client,
+                    sport: 5000 + sport,
+                    service,
+                    dport: 80 + u16::from(is_unknown),
+                    interface,
+                    shape,
+                }
+            },
+        );
     prop::collection::vec(one, 1..130)
 }
 
@@ -71,9 +82,19 @@ fn address(is_v6: bool, last: u8) -> IpAddr {
     }
 }
 
-impl Datagram {
+impl First {
     fn packet(&self) -> (Vec<u8>, Meta) {
-        let transport = datagram(true);
+        let transport = if self.is_tcp {
+            let mut bytes = vec![0; 24];
+            bytes[12..14].copy_from_slice(&[6 << 4, self.flags]);
+            // The window, and its scale.
+            bytes[14..16].fill(7);
+            bytes[20..].copy_from_slice(&[3, 3, 5, 0]);
+            bytes
+        } else {
+            datagram(true)
+        };
+        let protocol = if self.is_tcp { Protocol::TCP } else { Protocol::UDP };
         let (src, dst) = (CLIENTS[self.client], SERVICES[self.service]);
         let length = transport.len() as u8;
         let addresses = [src, dst].map(|last| match address(self.is_v6, last) {
@@ -81,9 +102,9 @@ impl Datagram {
             IpAddr::V6(address) => address.octets().to_vec(),
         });
         let mut bytes = if self.is_v6 {
-            vec![0x60, 0, 0, 0, 0, length, Protocol::UDP.0, 64]
+            vec![0x60, 0, 0, 0, 0, length, protocol.0, 64]
         } else {
-            vec![0x45, 0, 0, 20 + length, 0, 7, 0, 0, 64, Protocol::UDP.0, 0x12, 0x34]
+            vec![0x45, 0, 0, 20 + length, 0, 7, 0, 0, 64, protocol.0, 0x12, 0x34]
         };
         bytes.extend(addresses.concat());
         bytes.extend([self.sport.to_be_bytes(), self.dport.to_be_bytes()].concat());
@@ -93,9 +114,9 @@ impl Datagram {
     }
 }
 
-/// Service ports that differ in what a first datagram meets there.
+/// Service ports that differ in what a first packet meets there.
 fn services() -> Vec<Arc<ServicePort>> {
-    let service = |is_v6: bool, number: usize| {
+    let service = |protocol: Protocol, is_v6: bool, number: usize| {
         let backends = if number == 2 { 0..0 } else { 1..4u8 };
         let backend =
             |last| Backend::new(SocketAddr::new(address(is_v6, last), 9876 - u16::from(last) % 2));
@@ -108,21 +129,26 @@ fn services() -> Vec<Arc<ServicePort>> {
             cluster_backends: backends.map(backend).collect(),
             affinity: (number == 1).then_some(10),
             strategy: [Balancing::RoundRobin, Balancing::Random, Balancing::SourceHash][number % 3],
-            ..ServiceSpec::new(format!("default/{number}-{is_v6}:"), Protocol::UDP)
+            ..ServiceSpec::new(format!("default/{number}-{is_v6}-{protocol}:"), protocol)
         };
         Arc::new(ServicePort::new(spec).expect("valid"))
     };
-    (0..SERVICES.len() - 1).flat_map(|n| [false, true].map(|is_v6| service(is_v6, n))).collect()
+    (0..SERVICES.len() - 1)
+        .flat_map(|number| [false, true].map(|is_v6| (is_v6, number)))
+        .flat_map(|(is_v6, number)| {
+            [Protocol::TCP, Protocol::UDP].map(|protocol| service(protocol, is_v6, number))
+        })
+        .collect()
 }
 
 proptest! {
     #[test]
-    fn runs_of_first_datagrams_do_what_the_slow_path_does(
+    fn runs_of_first_packets_do_what_the_slow_path_does(
         secret in any::<u64>(),
         masquerade_all in any::<bool>(),
         has_snat in any::<bool>(),
         has_limit in any::<bool>(),
-        batches in prop::collection::vec((datagrams(), 0..3u8, 0..40u64), 1..6),
+        batches in prop::collection::vec((first_packets(), 0..3u8, 0..40u64), 1..6),
     ) {
         let config = Config {
             secret,
@@ -144,8 +170,8 @@ proptest! {
             engine.replace_services(table.clone());
         }
         let mut now = 1 << 40;
-        for (datagrams, way, seconds) in &batches {
-            let packets: Vec<_> = datagrams.iter().map(Datagram::packet).collect();
+        for (firsts, way, seconds) in &batches {
+            let packets: Vec<_> = firsts.iter().map(First::packet).collect();
             let expected: Vec<_> = packets
                 .iter()
                 .map(|(bytes, meta)| {
