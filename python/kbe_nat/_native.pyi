@@ -757,7 +757,9 @@ class Engine:
     masqueraded flow is only marked (`Verdict.masquerade`); with it the engine rewrites the source
     itself. `midstream` is what becomes of a TCP packet without a flow: "consistent" (picked up by
     hash of its client), "reject" or "drop"; `invalid` is that of one outside the window:
-    "translate" or "drop". Raises `ArgumentError`.
+    "translate" or "drop"; `offloaded` that of one whose flow the kernel carries: "decide" (the
+    kernel has it no more), or "pass" where the kernel's turn comes behind the engine's. Raises
+    `ArgumentError`.
     """
 
     def __new__(
@@ -769,6 +771,7 @@ class Engine:
         snat: Snat | None = None,
         midstream: str = "consistent",
         invalid: str = "translate",
+        offloaded: str = "decide",
     ) -> Engine: ...
     def set_timeouts(self, timeouts: Timeouts) -> None:
         """Let flows live so long without packets, each from its next packet on."""

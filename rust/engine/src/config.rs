@@ -16,6 +16,17 @@ pub enum InvalidTcp {
     Drop,
 }
 
+/// The action for a packet of an offloaded flow that comes to the engine all the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OffloadedPackets {
+    /// Decide about them anew: the kernel, which would have translated them, has the flow no more.
+    #[default]
+    Decide,
+    /// Let them pass: the engine sees every packet before the kernel does, which goes on to
+    /// translate the flows that another proxy has begun.
+    Pass,
+}
+
 /// How an engine is set up. All limits are per address family.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -44,6 +55,8 @@ pub struct Config {
     pub midstream: Midstream,
     /// TCP that does not fit.
     pub invalid: InvalidTcp,
+    /// Packets of flows that the kernel carries.
+    pub offloaded: OffloadedPackets,
 }
 
 impl Default for Config {
@@ -61,6 +74,7 @@ impl Default for Config {
             ports: PortRange::default(),
             midstream: Midstream::default(),
             invalid: InvalidTcp::default(),
+            offloaded: OffloadedPackets::default(),
         }
     }
 }

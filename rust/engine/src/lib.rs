@@ -53,7 +53,7 @@ pub mod wire;
 pub use backend::Backend;
 pub use balance::Strategy;
 pub use cidr::Cidr;
-pub use config::{Config, InvalidTcp};
+pub use config::{Config, InvalidTcp, OffloadedPackets};
 pub use decide::Midstream;
 pub use engine::explain::Explanation;
 pub use engine::offload::{KernelFlow, Outcome, Resync};

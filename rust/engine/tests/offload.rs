@@ -4,7 +4,7 @@ mod scene;
 
 use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::view::Filter;
-use kbe_nat_engine::{Action, Cause, Config, KernelFlow, Outcome, Resync};
+use kbe_nat_engine::{Action, Cause, Config, KernelFlow, OffloadedPackets, Outcome, Resync};
 use scene::*;
 
 #[test]
@@ -254,4 +254,76 @@ fn a_flow_that_is_deleted_is_ended_in_the_kernel_as_well() {
     assert_eq!(scene.engine.delete_flows(&Filter::default()), 1);
     assert_eq!(scene.engine.take_orphans(), [(Protocol::UDP, client, family.vip())]);
     scene.expect(udp(client, family.client(9, 9), b"other"), Action::Accept, Cause::NotOurs);
+}
+
+#[test]
+fn packets_of_flows_that_another_proxy_has_begun_pass_to_the_kernel() {
+    for family in FAMILIES {
+        let config = Config { offloaded: OffloadedPackets::Pass, ..Config::default() };
+        let mut scene = Scene::plain(config);
+        let client = family.client(1, 1000);
+        let flow = |protocol, state| KernelFlow {
+            is_replied: true,
+            is_assured: true,
+            state,
+            ..kernel_flow(protocol, client, family, family.backend(1))
+        };
+        let flows = [
+            (flow(Protocol::TCP, Some(3)), tcp(client, family.vip(), &Tcp::new(ACK | PSH, 7, 7))),
+            (flow(Protocol::UDP, None), udp(client, family.vip(), b"x")),
+            (flow(Protocol::SCTP, Some(4)), sctp(client, family.vip(), 0, b"data")),
+        ];
+        for (flow, packet) in &flows {
+            assert_eq!(scene.engine.observe(scene.now, flow, None), Outcome::Keep);
+            scene.sweep(1000.0);
+            for _ in 0..3 {
+                scene.expect(packet.clone(), Action::Accept, Cause::Established);
+            }
+            scene.engine.note_end(scene.now, &KernelFlow { timeout: Some(0), ..*flow });
+            scene.translate(packet.clone());
+            // The kernel's former flow of the same ends changes nothing of what is translated now.
+            assert_eq!(scene.engine.observe(scene.now, flow, None), Outcome::Keep);
+            scene.translate(packet.clone());
+            scene.engine.delete_flows(&Filter::default());
+            assert!(scene.engine.take_orphans().is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_syn_on_a_connection_of_another_proxy_is_decided_when_that_is_over() {
+    let family = Family::V4;
+    let config = Config { offloaded: OffloadedPackets::Pass, ..Config::default() };
+    let mut scene = Scene::plain(config);
+    let client = family.client(1, 1000);
+    let syn = || tcp(client, family.vip(), &Tcp::new(SYN, 1, 0));
+    let flow = |state| KernelFlow {
+        state: Some(state),
+        ..kernel_flow(Protocol::TCP, client, family, family.backend(1))
+    };
+    for state in 1..=6 {
+        assert_eq!(scene.engine.observe(scene.now, &flow(state), None), Outcome::Keep);
+        scene.expect(syn(), Action::Accept, Cause::Established);
+    }
+    assert_eq!(scene.engine.observe(scene.now, &flow(7), None), Outcome::Keep);
+    scene.translate(syn());
+    assert_eq!(scene.engine.take_orphans(), [(Protocol::TCP, client, family.vip())]);
+}
+
+#[test]
+fn errors_about_flows_of_another_proxy_pass_to_the_kernel() {
+    for family in FAMILIES {
+        let config = Config { offloaded: OffloadedPackets::Pass, ..Config::default() };
+        let mut scene = Scene::plain(config);
+        let client = family.client(1, 1000);
+        let flow = KernelFlow {
+            is_replied: true,
+            ..kernel_flow(Protocol::UDP, client, family, family.backend(1))
+        };
+        assert_eq!(scene.engine.observe(scene.now, &flow, None), Outcome::Keep);
+        let answer = udp(family.vip(), client, b"answer");
+        let unreachable = if family == Family::V4 { (3, 3) } else { (1, 4) };
+        let error = icmp(family.router(), family.vip().ip(), unreachable, [0; 4], &answer);
+        scene.expect(error, Action::Accept, Cause::Related);
+    }
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use kbe_nat_engine::reject::RejectWith;
 use kbe_nat_engine::tuple::{Family, Protocol};
-use kbe_nat_engine::{Cidr, InvalidTcp, Midstream};
+use kbe_nat_engine::{Cidr, InvalidTcp, Midstream, OffloadedPackets};
 use kbe_nat_netlink as netlink;
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
@@ -106,5 +106,14 @@ pub(crate) fn invalid_tcp(name: &str) -> PyResult<InvalidTcp> {
         "translate" => Ok(InvalidTcp::Translate),
         "drop" => Ok(InvalidTcp::Drop),
         other => Err(argument(format!("invalid is \"translate\" or \"drop\", not {other:?}"))),
+    }
+}
+
+/// The course with packets of flows that the kernel carries.
+pub(crate) fn offloaded(name: &str) -> PyResult<OffloadedPackets> {
+    match name {
+        "decide" => Ok(OffloadedPackets::Decide),
+        "pass" => Ok(OffloadedPackets::Pass),
+        other => Err(argument(format!("offloaded is \"decide\" or \"pass\", not {other:?}"))),
     }
 }

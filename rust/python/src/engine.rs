@@ -47,7 +47,7 @@ impl Engine {
     #[new]
     #[pyo3(signature = (
         *, seed = None, limits = None, timeouts = None, snat = None, midstream = "consistent",
-        invalid = "translate",
+        invalid = "translate", offloaded = "decide",
     ))]
     #[allow(clippy::needless_pass_by_value)]
     fn new(
@@ -57,6 +57,7 @@ impl Engine {
         snat: Option<PyRef<'_, Snat>>,
         midstream: &str,
         invalid: &str,
+        offloaded: &str,
     ) -> PyResult<Self> {
         let random = || RandomState::new().hash_one(0u64);
         let mut config = core::Config {
@@ -64,6 +65,7 @@ impl Engine {
             secret: random(),
             midstream: convert::midstream(midstream)?,
             invalid: convert::invalid_tcp(invalid)?,
+            offloaded: convert::offloaded(offloaded)?,
             ..core::Config::default()
         };
         if let Some(limits) = limits {

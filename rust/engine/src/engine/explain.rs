@@ -258,7 +258,7 @@ impl Engine {
         let hot = family.flows.hot(id);
         // The kernel translates the packets of an offloaded flow. Only those that come to the
         // engine all the same are assessed.
-        let fate = if hot.has(Hot::<A>::OFFLOADED) {
+        let fate = if hot.has(Hot::<A>::OFFLOADED) && !shared.passes(hot) {
             None
         } else {
             Some(shared.assess(family, headers, flow, packet))
@@ -383,6 +383,10 @@ fn fate_step(fate: &Fate, steps: &mut Steps) {
         }
         Fate::Resume(_) => steps.step("kernel", || {
             "it was made to forget the flow, which goes on where it went".to_owned()
+        }),
+        Fate::Pass => steps.step("kernel", || {
+            "the flow is the kernel's, which translates the packet when it has passed here"
+                .to_owned()
         }),
         Fate::Torn(_) => steps.step("sctp", || {
             "a fragment: the checksum lies over the whole packet, which is not here".to_owned()

@@ -11,8 +11,13 @@
 //! - Orphans: flows that end here first, because an operator or a table has ended them. The kernel
 //!   is to end them as well ([`Engine::take_orphans`]).
 //!
+//! An engine that sees every packet has offloaded flows too when it takes over from another proxy:
+//! those which the kernel carries since then. Their packets pass ([`OffloadedPackets::Pass`]), and
+//! the kernel, whose turn comes later, translates them as before.
+//!
 //! Invariants: an offloaded flow has the generation [`STALE`], so each packet of it that comes to
-//! the engine all the same is assessed, and proves that the kernel has it no more. No deadline ends
+//! the engine all the same is assessed. Unless such packets pass, it proves that the kernel has the
+//! flow no more. No deadline ends
 //! an offloaded flow, and no checkpoint holds one. A flow that the kernel was made to forget while
 //! both ends were talking (`conntrack -F`) stays here for a minute as a forgotten one, so that the
 //! next packet goes where the flow went.
@@ -22,6 +27,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{Engine, EngineAddress};
 use crate::clock::{Tick, ticks};
+use crate::config::OffloadedPackets;
 use crate::conntrack::state::State;
 use crate::conntrack::tcp::Tracking;
 use crate::conntrack::{FlowId, Hot, STALE};
@@ -127,6 +133,10 @@ impl Engine {
             return Outcome::Keep;
         };
         let entry = match family.flows.find(&Tuple { ends: original, protocol: flow.protocol }) {
+            // The engine translates this one since; the kernel's is a former flow of the same ends.
+            Some((id, _)) if shared.translates_itself(family.flows.hot(id)) => {
+                return Outcome::Keep;
+            }
             Some((id, Direction::Original)) => {
                 let is_same = family.flows.hot(id).ends(Direction::Reply).source() == flow.reply.0;
                 if !is_same {
@@ -217,6 +227,11 @@ impl Engine {
 }
 
 impl Shared {
+    /// Whether the engine rewrites the packets of this flow, beside others that the kernel carries.
+    fn translates_itself<A: Wire>(&self, hot: &Hot<A>) -> bool {
+        self.config.offloaded == OffloadedPackets::Pass && !hot.has(Hot::<A>::OFFLOADED)
+    }
+
     /// Whether an entry that the kernel does not translate, and that keeps it from ever asking us,
     /// is to go: it is older than its frontend, and nobody who is connected would miss it.
     fn is_older(&self, flow: &KernelFlow) -> bool {
@@ -307,16 +322,6 @@ impl Shared {
         hot.generation = STALE;
         if is_changed {
             family.events.note(EventKind::Update, &family.flows, id);
-        }
-    }
-
-    /// Notes that a flow which is ended here is to be ended by the kernel as well, if it carries
-    /// it.
-    pub(crate) fn orphan<A: Wire>(&mut self, family: &FamilyState<A>, id: FlowId) {
-        let hot = family.flows.hot(id);
-        if hot.has(Hot::<A>::OFFLOADED) {
-            let original = hot.ends(Direction::Original);
-            self.orphans.push((hot.protocol, original.source(), original.destination()));
         }
     }
 }

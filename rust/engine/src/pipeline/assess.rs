@@ -6,17 +6,18 @@
 //!
 //! 1. Is the flow still to be used? Only flows that are expired or whose generation is not that of
 //!    the tables in force are reviewed, so this costs most packets two comparisons.
-//! 2. Was the kernel made to forget an offloaded flow? Then its packets go where they went, and
+//! 2. Does the kernel translate the flow behind the engine? Then its packets pass.
+//! 3. Was the kernel made to forget an offloaded flow? Then its packets go where they went, and
 //!    nothing is learnt from them: the windows that the kernel knew are not known here.
-//! 3. Can the packet be rewritten at all?
-//! 4. Which step of its protocol's states does the packet take?
+//! 4. Can the packet be rewritten at all?
+//! 5. Which step of its protocol's states does the packet take?
 //!
 //! The answer holds a copy of what TCP tracks, 32 bytes, so that nothing has to be taken back.
 
 use super::state::{FamilyState, Shared};
 use super::translate::is_torn;
 use crate::clock::Tick;
-use crate::config::InvalidTcp;
+use crate::config::{InvalidTcp, OffloadedPackets};
 use crate::conntrack::state::{State, stream_age};
 use crate::conntrack::tcp::{Progress, Tracking};
 use crate::conntrack::{Cold, FlowId, Hot};
@@ -33,6 +34,8 @@ pub(crate) enum Fate {
     Over(Ending),
     /// The packet is translated, and the flow stays as it is until the kernel has it again.
     Resume(Review),
+    /// The packet passes untouched, and the kernel translates it behind the engine.
+    Pass,
     /// The packet is dropped, and the flow goes on: a part of an SCTP packet cannot be rewritten.
     Torn(Option<Review>),
     /// The packet is one more of its flow.
@@ -95,6 +98,8 @@ impl Fate {
             }
             Self::Step(_, step) => Verdict::new(Action::Translate, step.cause),
             Self::Resume(_) => Verdict::new(Action::Translate, Cause::Established),
+            // The flags are for packets and answers that the engine translates.
+            Self::Pass => return Some(Verdict::new(Action::Accept, Cause::Established)),
             Self::Torn(_) => Verdict::drop(Cause::FragmentRefused),
             // The packet belongs to no flow by now.
             Self::Over(Ending::Cut) => return Some(Verdict::drop(Cause::BackendGone)),
@@ -118,6 +123,15 @@ impl Shared {
         let (hot, cold) = family.flows.both(id);
         let mut review = None;
         if hot.is_expired(self.clock.tick()) || hot.generation != self.generation {
+            // An offloaded flow's generation is stale too.
+            if self.passes(hot) {
+                let is_opening = headers.tcp_flags(packet).is_some_and(Flags::is_opening);
+                // As the kernel takes a SYN. On a connection that is open or opening, it is one of
+                // that connection.
+                let is_over = matches!(hot.state, State::TcpTimeWait | State::TcpClose);
+                let is_reopened = is_opening && is_over;
+                return if is_reopened { Fate::Over(Ending::Reopened) } else { Fate::Pass };
+            }
             let due = match self.review(family, id, direction) {
                 Ok(due) => due,
                 Err(ending) => return Fate::Over(ending),
@@ -142,6 +156,12 @@ impl Shared {
                 self.plain_step(headers, hot.state, cold, direction, is_replied, packet),
             )
         }
+    }
+
+    /// Whether the kernel translates the packets of a flow behind the engine.
+    #[inline]
+    pub(crate) fn passes<A: Wire>(&self, hot: &Hot<A>) -> bool {
+        hot.has(Hot::<A>::OFFLOADED) && self.config.offloaded == OffloadedPackets::Pass
     }
 
     /// Whether a flow goes on that is expired, or whose backend was last found under other tables.

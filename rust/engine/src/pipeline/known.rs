@@ -33,7 +33,7 @@ impl Shared {
             }
             Fate::Resume(review) => self.rehome(family, id, review.home),
             Fate::Torn(Some(review)) => self.confirm(family, id, review),
-            Fate::Torn(None) => {}
+            Fate::Torn(None) | Fate::Pass => {}
             Fate::Over(ending) => self.finish(family, id, ending),
         }
         // Only now: a rewrite of a packet that is refused could not be taken back.
@@ -53,6 +53,11 @@ impl Shared {
             Ending::BackendGone | Ending::Cut | Ending::Reopened => {
                 self.rehome(family, id, self.home(family, id));
             }
+        }
+        // The kernel is to forget the connection that a new one of ours follows: the ends that both
+        // have behind the engine would be those of one entry.
+        if self.passes(family.flows.hot(id)) {
+            self.orphan(family, id);
         }
         self.end_flow(family, id);
     }

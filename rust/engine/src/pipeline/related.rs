@@ -52,6 +52,10 @@ impl Shared {
         let answer = quote.tuple.reply();
         let now = self.clock.tick();
         match family.flows.find(&answer) {
+            // The kernel translates the error with the flow.
+            Some((flow, _)) if self.passes(family.flows.hot(flow)) => {
+                Related::Verdict(Verdict::new(Action::Accept, Cause::Related))
+            }
             Some((flow, direction)) if !family.flows.hot(flow).is_expired(now) => {
                 // An error goes to who sent the quoted packet (RFC 5508, REQ-4 to 6).
                 if headers.tuple.ends.dst != quote.tuple.ends.src {

@@ -59,6 +59,16 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Notes that a flow which is ended here is to be ended by the kernel as well, if it carries
+    /// it.
+    pub(crate) fn orphan<A: Wire>(&mut self, family: &FamilyState<A>, id: FlowId) {
+        let hot = family.flows.hot(id);
+        if hot.has(Hot::<A>::OFFLOADED) {
+            let original = hot.ends(Direction::Original);
+            self.orphans.push((hot.protocol, original.source(), original.destination()));
+        }
+    }
+
     /// The service port that is reached where a flow began, if that is another one than the flow's:
     /// it has got another name, or another one's place.
     #[inline(always)]
