@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.clients import Clients
-from harness.conformance_cases import CASES, Case
+from harness.conformance_cases import CASES, Case, run
 from harness.programs import NAMED_POD
 from harness.stage import served
 from kbe_nat.errors import PlaygroundError
@@ -51,9 +51,26 @@ def load(node: Namespace, case: Case, mode: str) -> None:
     for name in ("iptables", "ip6tables"):
         golden = case.folder / f"{name}-save.golden"
         if golden.exists():
-            # kube-proxy makes the counters that nfacct rules name; not every kernel has any.
-            lines = [line for line in golden.read_text().splitlines() if "nfacct" not in line]
-            Commands(node.prefix).run((f"{name}-restore",), "\n".join(lines) + "\n")
+            restore(node, name, golden.read_text())
+
+
+def load_dump(node: Namespace, objects: Path, mode: str) -> None:
+    """Puts the rules into the kernel that kube-proxy would have for these objects."""
+    if mode == "nftables":
+        text = run("dump", "-f", str(objects), "--format", "nft")
+        Commands(node.prefix).run(("nft", "-f", "-"), text)
+        return
+    for name, family in (("iptables", "ipv4"), ("ip6tables", "ipv6")):
+        text = run("dump", "-f", str(objects), "--format", "iptables-save", "--family", family)
+        restore(node, name, text)
+
+
+def restore(node: Namespace, name: str, text: str) -> None:
+    """Puts a listing into the kernel. kube-proxy makes the counters that nfacct rules name; not
+    every kernel has any.
+    """
+    lines = [line for line in text.splitlines() if "nfacct" not in line]
+    Commands(node.prefix).run((f"{name}-restore", "--noflush"), "\n".join(lines) + "\n")
 
 
 def foreign_rules(node: Namespace) -> str:

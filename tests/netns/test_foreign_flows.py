@@ -147,7 +147,7 @@ def test_f125_another_translation_of_a_frontend_is_not_ended_with_each_packet(
     daemon.start()
     rules = (
         f"add table {ip} theirs",
-        f"add chain {ip} theirs pre {{ type nat hook prerouting priority -101; }}",
+        f"add chain {ip} theirs pre {{ type nat hook prerouting priority -111; }}",
         f"add rule {ip} theirs pre {ip} daddr {VIPS[family]} udp dport {PORT} dnat to {pod}",
     )
     daemon.cluster.node.call("nft", "; ".join(rules))

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeAlias
 
 import typer
 
@@ -18,6 +18,17 @@ from kbe_nat.daemon.logs import log_to_stderr
 from kbe_nat.daemon.settings import Settings
 from kbe_nat.daemon.standard_error import make_stderr_nonblocking
 from kbe_nat.errors import PrivilegeError, SettingError
+from kbe_nat.rules.commands import Commands
+from kbe_nat.rules.kube_proxy_remains import clean_up_kube_proxy
+
+CleanupKubeProxy: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--cleanup-kube-proxy",
+        help="Take what an ended kube-proxy has left out of the kernel, and end; with --dry-run"
+        " print the commands.",
+    ),
+]
 
 
 @takes_flags(settings=PROXY_FLAGS)
@@ -46,6 +57,7 @@ def proxy(
             " stands for standard output.",
         ),
     ] = None,
+    cleanup_kube_proxy: CleanupKubeProxy = False,
 ) -> None:
     """Serve the Services of a directory on this node: divert their packets, translate them, follow
     changes.
@@ -66,19 +78,28 @@ def proxy(
     if write_config_to is not None:
         _write(write_config_to, effective_text(settings))
         return
-    if dry_run and cleanup:
-        raise SettingError("--dry-run", "it prints what would be put in, not what is taken out")
-    if not dry_run and not privileges.effective() >> privileges.CAP_NET_ADMIN & 1:
-        raise PrivilegeError("CAP_NET_ADMIN is needed: run as root, or give it this capability")
+    _check(dry_run=dry_run, cleanup=cleanup, cleanup_kube_proxy=cleanup_kube_proxy)
     if init_only:
         initialise(settings)
         return
-    if cleanup:
+    if cleanup_kube_proxy:
+        print(clean_up_kube_proxy(Commands(), is_dry=dry_run), end="")
+    elif cleanup:
         clean_up(settings)
     elif dry_run:
         print(build(settings).render(warn), end="")
     else:
         build(settings, flags=flag_texts(settings)).run()
+
+
+def _check(*, dry_run: bool, cleanup: bool, cleanup_kube_proxy: bool) -> None:
+    """Raises `SettingError` for tasks that exclude each other, `PrivilegeError`."""
+    if dry_run and cleanup:
+        raise SettingError("--dry-run", "it prints what would be put in, not what is taken out")
+    if cleanup and cleanup_kube_proxy:
+        raise SettingError("--cleanup-kube-proxy", "--cleanup takes out our rules: one at a time")
+    if not dry_run and not privileges.effective() >> privileges.CAP_NET_ADMIN & 1:
+        raise PrivilegeError("CAP_NET_ADMIN is needed: run as root, or give it this capability")
 
 
 def _write(path: Path, text: str) -> None:

@@ -73,6 +73,8 @@ def build(
             max_flows_per_source=settings.limits.max_flows_per_source,
         ),
         timeouts=conntrack_settings(settings.configuration).timeouts(),
+        # Rules of every-packet stand ahead of the kernel's translation, which still comes.
+        offloaded="pass" if kind is DatapathKind.EVERY_PACKET else "decide",
     )
     addresses = LocalAddresses(NodeAddresses())
     controller = Controller(
@@ -89,8 +91,7 @@ def build(
         queues=_span(settings.queues.numbers),
         rules=installer,
         seed=seed,
-        # Beside us, under its own Services, another proxy is no rival.
-        other_proxies=() if settings.node.proxy_name else kube_proxy_rules(commands),
+        other_proxies=_rivals(settings, commands),
         # iptables' set match wants it, also to remove the rules of a run of the other datapath.
         lends_net_raw=kind is DatapathKind.EVERY_PACKET
         or any(installer.is_present() for installer in usable(commands)),
@@ -99,6 +100,14 @@ def build(
     has_api = _asks_api_server(settings) or not settings.source.manifests
     node = NodeFacts(settings.configuration, dict(flags or {}), is_expected=has_api)
     return Proxy(settings, source, controller, queues, facts, grace, node)
+
+
+def _rivals(settings: Settings, commands: Commands) -> tuple[str, ...]:
+    """Where rules stand of a proxy that decides about our Services too. One beside us has other
+    Services, and one from which we take over goes.
+    """
+    is_agreed = settings.node.proxy_name is not None or settings.datapath.takes_over
+    return () if is_agreed else kube_proxy_rules(commands)
 
 
 def clean_up(settings: Settings) -> None:
@@ -166,7 +175,13 @@ def _every_packet(
         return EveryPacket(_diversion(settings), rules), "an installer that was given"
     rules, installer = probe(settings.datapath.rules or InstallerName.AUTO, commands)
     program = NatProgram(commands, NftTables(), settings.marks.marks)
-    datapath = EveryPacket(_diversion(settings), rules, leftovers=program.remove)
+    datapath = EveryPacket(
+        _diversion(settings),
+        rules,
+        leftovers=program.remove,
+        # Also from first-packet, whose connections the kernel carries too.
+        takes_over=lambda: settings.datapath.takes_over or program.is_present(),
+    )
     return datapath, installer
 
 

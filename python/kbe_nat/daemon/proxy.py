@@ -237,7 +237,8 @@ class Proxy:
             LOG.info("packets and bytes of connections are not counted: %s is 0", ACCOUNTING)
         if facts.other_proxies:
             LOG.warning(
-                "kube-proxy's rules are here too, and decide about the same Services: %s",
+                "kube-proxy's rules are here too, and decide about the same Services (--take-over,"
+                " --service-proxy-name): %s",
                 ", ".join(facts.other_proxies),
             )
         LOG.info(

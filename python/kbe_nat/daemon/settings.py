@@ -77,6 +77,8 @@ class DatapathSettings:
     """How rules of every-packet are installed; None: whichever the kernel supports."""
     on_death: OnDeath | None = None
     """The fate of new connections while no daemon runs, with first-packet; None: served."""
+    takes_over: bool = False
+    """Another proxy has served here: its connections go on, and new ones are ours."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,11 @@ class Settings:
             raise SettingError(", ".join(MARK_FLAGS), "two of these are the same bit")
         if marks.backend & (marks.flow | marks.reject | marks.masquerade):
             raise SettingError("--mark-backend", "the other marks' bits are among these")
+        if self.datapath.takes_over and self.node.proxy_name is not None:
+            raise SettingError(
+                "--take-over",
+                "nothing is to be taken over beside another proxy (--service-proxy-name)",
+            )
         last = self.queues.numbers[-1]
         if last >= QUEUE:
             raise SettingError(

@@ -2,6 +2,8 @@
 Services.
 """
 
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from kbe_nat.errors import RulesError
@@ -25,6 +27,18 @@ def kube_proxy_rules(runner: Runner) -> tuple[str, ...]:
         if any(text.startswith(line) for text in listed.splitlines()):
             places.append(place)
     return tuple(places)
+
+
+def kube_proxy_processes() -> list[int]:
+    """Processes of kube-proxy in this network namespace, as far as /proc shows them."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        # A process may end while we look.
+        with suppress(OSError):
+            is_named = (folder / "comm").read_text().strip() == "kube-proxy"
+            if is_named and (folder / "ns/net").readlink() == Path("/proc/self/ns/net").readlink():
+                found.append(int(folder.name))
+    return sorted(found)
 
 
 PLACES: Final = (

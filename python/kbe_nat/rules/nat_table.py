@@ -156,7 +156,7 @@ class NatTableWriter:
             "verdict": self._verdict_lines(),
             **self._standby_chains(ip),
             **{
-                hook: (f"type nat hook {hook} priority -100; policy accept;", *hook_lines)
+                hook: (f"type nat hook {hook} priority {NAT_PRIORITY}; policy accept;", *hook_lines)
                 for hook in ("prerouting", "output")
             },
             **(NO_REDIRECTS if table.family == Family.IPV6 else {}),
@@ -286,6 +286,10 @@ SOCKET_FAMILIES: Final = {Family.IPV4: AF_INET, Family.IPV6: AF_INET6}
 FAMILIES: Final = {Family.IPV4: "ip", Family.IPV6: "ip6"}
 ADDRESSES: Final = {Family.IPV4: "ipv4_addr", Family.IPV6: "ipv6_addr"}
 PORTED: Final = "meta l4proto { tcp, udp, sctp }"
+NAT_PRIORITY: Final = "-110"
+"""Ahead of -100, where other proxies and CNIs translate: the first translation counts, and a packet
+that another one had translated would keep the mark of our verdict.
+"""
 NO_REDIRECTS: Final = {
     # A redirect would lead a pod around the node; see `diversion`.
     "output-redirects": (

@@ -131,6 +131,11 @@ PROXY_FLAGS: Final[Flags] = {
             "--on-death",
             help="What new connections meet while no daemon runs (first-packet). Default: serve.",
         ),
+        "takes_over": typer.Option(
+            "--take-over",
+            help="Take kube-proxy's place while its rules stand: its connections go on, new ones"
+            " are ours. Then end it, and see --cleanup-kube-proxy.",
+        ),
     },
     "queues": {
         "first": typer.Option("--queue", min=0, max=QUEUE - 1, help="Number of the first queue."),

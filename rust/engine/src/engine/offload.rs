@@ -132,21 +132,9 @@ impl Engine {
         else {
             return Outcome::Keep;
         };
-        let entry = match family.flows.find(&Tuple { ends: original, protocol: flow.protocol }) {
-            // The engine translates this one since; the kernel's is a former flow of the same ends.
-            Some((id, _)) if shared.translates_itself(family.flows.hot(id)) => {
-                return Outcome::Keep;
-            }
-            Some((id, Direction::Original)) => {
-                let is_same = family.flows.hot(id).ends(Direction::Reply).source() == flow.reply.0;
-                if !is_same {
-                    shared.end_flow(family, id);
-                }
-                is_same.then_some(id)
-            }
-            // Another flow's answers would come from where this one's client is.
-            Some((_, Direction::Reply)) => return Outcome::Keep,
-            None => None,
+        let entry = match shared.entry_of(family, flow, original) {
+            Ok(entry) => entry,
+            Err(outcome) => return outcome,
         };
         let served = shared
             .table
@@ -227,6 +215,30 @@ impl Engine {
 }
 
 impl Shared {
+    /// The engine's own entry for a flow of the kernel, if there is one; `Err` where the flow is
+    /// none of its business. An entry that leads elsewhere ends.
+    fn entry_of<A: EngineAddress>(
+        &mut self,
+        family: &mut FamilyState<A>,
+        flow: &KernelFlow,
+        original: Ends<A>,
+    ) -> Result<Option<FlowId>, Outcome> {
+        match family.flows.find(&Tuple { ends: original, protocol: flow.protocol }) {
+            // The engine translates this one since; the kernel's is a former flow of the same ends.
+            Some((id, _)) if self.translates_itself(family.flows.hot(id)) => Err(Outcome::Keep),
+            Some((id, Direction::Original)) => {
+                let is_same = family.flows.hot(id).ends(Direction::Reply).source() == flow.reply.0;
+                if !is_same {
+                    self.end_flow(family, id);
+                }
+                Ok(is_same.then_some(id))
+            }
+            // Another flow's answers would come from where this one's client is.
+            Some((_, Direction::Reply)) => Err(Outcome::Keep),
+            None => Ok(None),
+        }
+    }
+
     /// Whether the engine rewrites the packets of this flow, beside others that the kernel carries.
     fn translates_itself<A: Wire>(&self, hot: &Hot<A>) -> bool {
         self.config.offloaded == OffloadedPackets::Pass && !hot.has(Hot::<A>::OFFLOADED)
