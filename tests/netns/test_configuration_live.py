@@ -79,3 +79,38 @@ def test_f40_the_engine_s_timeouts_are_those_of_the_configuration(daemon: Daemon
         eventually(lambda: timeouts(daemon))
         assert all(7000 < seconds <= 7200 for seconds in timeouts(daemon))
     assert kernel_value(daemon, "tcp_timeout_established") == before, "the kernel's are others'"
+
+
+LIVE = """
+mode: {mode}
+clusterCIDR: 10.0.0.0/8
+conntrack: {{tcpEstablishedTimeout: {timeout}}}
+kbeNat: {{strategy: {strategy}, rejectWith: {reject}, maxFlows: {flows}}}
+"""
+
+
+def test_a_file_that_changes_is_followed_without_loss(daemon: Daemon) -> None:
+    values = {"mode": "iptables", "timeout": "2h", "strategy": "rr", "reject": "icmp"}
+    started(daemon, LIVE.format(**values, flows=1000))
+    client = daemon.cluster.client.path
+    with inside(client, lambda: socket.create_connection((VIP, 80), 10)) as connection:
+        connection.sendall(b"GET /info HTTP/1.1\r\nHost: a\r\n")
+        changed = {"mode": "nftables", "timeout": "3h", "strategy": "wlc", "reject": "tcp-reset"}
+        config = daemon.folder / "config.yaml"
+        config.write_text(LIVE.format(**changed, flows=2000))
+        eventually(lambda: "the configuration has changed, and is in force: " in daemon.log)
+        eventually(lambda: {row["strategy"] for row in daemon.get("services")} == {"wlc"})
+        # The connection of before goes on, and its answer comes by the changed rules.
+        connection.sendall(b"\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.")
+    assert serves(daemon)
+    if daemon.datapath is DatapathKind.FIRST_PACKET:
+        assert kernel_value(daemon, "tcp_timeout_established") == 10800
+    assert "restart needed for: kbeNat.maxFlows" in daemon.log
+    config.write_text("mode: nftables\nmod: 1")
+    eventually(lambda: "the configuration stays as it was: " in daemon.log)
+    assert "mod: there is no such field; the nearest is mode" in daemon.log
+    assert serves(daemon)
+    config.write_text(LIVE.format(**changed, flows=1000))
+    eventually(lambda: "the configuration is followed again" in daemon.log)
+    assert daemon.log.count("the configuration stays as it was") == 1

@@ -8,7 +8,12 @@ from typing import Annotated, Final, TypeAlias
 
 import typer
 
-from kbe_nat.cli.flags.command_line import command_line, effective_text, flag_texts
+from kbe_nat.cli.flags.command_line import (
+    command_line,
+    configuration_file,
+    effective_text,
+    flag_texts,
+)
 from kbe_nat.cli.flags.options import warn
 from kbe_nat.cli.flags.parameters import takes_flags
 from kbe_nat.cli.flags.proxy import PROXY_FLAGS
@@ -71,7 +76,8 @@ def proxy(
     does not apply here. See docs/configuration.md, and kbe-nat doctor.
     """
     make_stderr_nonblocking()
-    settings, notes = command_line(context, settings).settings()
+    line = command_line(context, settings)
+    settings, notes = line.settings()
     log_to_stderr(settings.logs.form, settings.logs.verbosity)
     for note in notes:
         LOG.warning("%s", note)
@@ -89,7 +95,7 @@ def proxy(
     elif dry_run:
         print(build(settings).render(warn), end="")
     else:
-        build(settings, flags=flag_texts(settings)).run()
+        build(settings, flags=flag_texts(settings), file=configuration_file(line)).run()
 
 
 def _check(*, dry_run: bool, cleanup: bool, cleanup_kube_proxy: bool) -> None:

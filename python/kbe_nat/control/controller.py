@@ -118,6 +118,14 @@ class Controller:
             self._is_node_new = False
             return is_different
 
+    def replan(self) -> bool:
+        """Take over what operators have changed in the options; whether anything has. Raises as
+        `refresh`, before anything is changed when the options contradict the node.
+        """
+        with self._lock:
+            self._is_node_new = True
+            return self.refresh()
+
     def install(self) -> None:
         """Put the rules into the kernel, and keep them in step from now on."""
         with self._lock:

@@ -16,6 +16,7 @@ from kbe_nat.commands import GracePeriod
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon.conntrack import conntrack_settings
 from kbe_nat.daemon.facts import Facts, NodeFacts
+from kbe_nat.daemon.live_settings import ConfigurationFile, LiveSettings
 from kbe_nat.daemon.node_addresses import LocalAddresses
 from kbe_nat.daemon.proxy import Proxy, Queue
 from kbe_nat.daemon.settings import Driver, Settings
@@ -46,10 +47,11 @@ def build(
     settings: Settings,
     rules: RuleInstaller | None = None,
     flags: Mapping[str, str] | None = None,
+    file: ConfigurationFile | None = None,
 ) -> Proxy:
     """The daemon, ready to run. `rules` takes the place of the installer that would be probed for,
-    for every-packet; `flags` are shown on its page of flags. Cost: a dozen commands
-    that ask the kernel what it can do.
+    for every-packet; `flags` are shown on its page of flags; the daemon follows `file` while it
+    runs. Cost: a dozen commands that ask the kernel what it can do.
 
     Raises `SettingError` when a setting has no effect here, `FileError`, and `RulesError` when the
     kernel cannot do what is asked for.
@@ -76,11 +78,11 @@ def build(
         # Rules of every-packet stand ahead of the kernel's translation, which still comes.
         offloaded="pass" if kind is DatapathKind.EVERY_PACKET else "decide",
     )
-    addresses = LocalAddresses(NodeAddresses())
+    addresses, live = LocalAddresses(NodeAddresses()), LiveSettings(settings, file)
     controller = Controller(
         engine,
         datapath,
-        _options(settings, addresses),
+        _options(live, addresses),
         settings.balancing.drain_removed,
         addresses.poll,
     )
@@ -99,7 +101,7 @@ def build(
     queues = _queues(settings, kind, datapath.backend_ids)
     has_api = _asks_api_server(settings) or not settings.source.manifests
     node = NodeFacts(settings.configuration, dict(flags or {}), is_expected=has_api)
-    return Proxy(settings, source, controller, queues, facts, grace, node)
+    return Proxy(live, source, controller, queues, facts, grace, node)
 
 
 def _rivals(settings: Settings, commands: Commands) -> tuple[str, ...]:
@@ -190,10 +192,11 @@ def _diversion(settings: Settings) -> Diversion:
     return Diversion((numbers[0], numbers[-1]), settings.marks.marks)
 
 
-def _options(settings: Settings, addresses: LocalAddresses) -> Callable[[Snapshot], Options]:
+def _options(live: LiveSettings, addresses: LocalAddresses) -> Callable[[Snapshot], Options]:
     """A function from the objects to the options of this node."""
 
     def options(snapshot: Snapshot) -> Options:
+        settings = live.settings
         # The host's addresses are those of now: they come and go.
         local = () if settings.node.node_addresses else tuple(addresses.current())
         strategy = settings.balancing.strategy

@@ -39,9 +39,9 @@ from kbe_nat.commands import GracePeriod
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon import privileges
 from kbe_nat.daemon.checkpoints import CheckpointFile
-from kbe_nat.daemon.conntrack import conntrack_settings
 from kbe_nat.daemon.control_socket import ControlServer
 from kbe_nat.daemon.facts import Facts, NodeFacts
+from kbe_nat.daemon.live_settings import LiveSettings, set_conntrack
 from kbe_nat.daemon.liveness import Liveness
 from kbe_nat.daemon.node_pages import NodePages
 from kbe_nat.daemon.node_server import NodeServer
@@ -49,7 +49,6 @@ from kbe_nat.daemon.oom_score import set_oom_score
 from kbe_nat.daemon.own_node import OwnNode
 from kbe_nat.daemon.reconciler import Reconciler
 from kbe_nat.daemon.rows import LoopRow, StatusRow, WatchRow
-from kbe_nat.daemon.settings import Settings
 from kbe_nat.daemon.singleton import only_proxy
 from kbe_nat.daemon.subscribers import Subscribers
 from kbe_nat.daemon.systemd import Notifier, watchdog_seconds
@@ -80,7 +79,7 @@ class Proxy:
 
     def __init__(
         self,
-        settings: Settings,
+        live: LiveSettings,
         source: Source,
         controller: Controller,
         queues: Sequence[Callable[[], Queue]],
@@ -93,7 +92,8 @@ class Proxy:
         """
         node = node or NodeFacts()
         self.controller = controller
-        self._settings = settings
+        self._live = live
+        self._settings = settings = live.settings
         answering = ThreadOnDemand()
         health = HealthCheckPorts(lambda: self.liveness.is_healthy(), answering)
         is_iptables = "iptables" in facts.rules
@@ -171,7 +171,7 @@ class Proxy:
             # is in the queues.
             stack.push(self._remove_rules)
             # Now, since the kernel has no connection tracking before a rule wants it.
-            self._set_conntrack()
+            set_conntrack(controller, self._live.settings)
             self.liveness.threads = [*self._loops, *([follower] if follower else [])]
             # Packets are served already; a change of the objects would wait for this.
             settle()
@@ -265,11 +265,6 @@ class Proxy:
                 loop = LoopThread(controller.engine, queue, cpu)
                 self._loops.append(stack.enter_context(loop))
             failing.pop_all()
-
-    def _set_conntrack(self) -> None:
-        settings = conntrack_settings(self._settings.configuration)
-        if refused := self.controller.set_conntrack(settings):
-            LOG.warning("the kernel tracks connections as before: %s", ", ".join(refused))
 
     def _remove_rules(
         self,
@@ -370,8 +365,17 @@ class Proxy:
                 "our health is not known",
                 "our health is known again",
             ),
+            self._configuration_task(),
             Task(NEWS_SECONDS, reconciler.log_news, "what is new cannot be said", ""),
         ]
+
+    def _configuration_task(self) -> Task:
+        return Task(
+            OBSERVATION_SECONDS,
+            lambda: self._live.follow(self.controller),
+            "the configuration stays as it was",
+            "the configuration is followed again",
+        )
 
     def _alive_seconds(self) -> float | None:
         patience = watchdog_seconds()

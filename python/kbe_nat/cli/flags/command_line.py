@@ -29,6 +29,7 @@ from kbe_nat.cli.flags.own_options import (
     with_own_options,
     write_own_options,
 )
+from kbe_nat.daemon.live_settings import ConfigurationFile
 from kbe_nat.daemon.logs import LogFormat
 from kbe_nat.daemon.node_pages import flag_text
 from kbe_nat.daemon.settings import LogSettings, Settings
@@ -130,6 +131,15 @@ class ProxyCommand(NodeCommand):
         context.meta[FLAGS_KEY] = frozenset(names[flag] for flag in flags & names.keys())
         context.meta[KUBE_PROXY_KEY] = texts
         return super().parse_args(context, others)
+
+
+def configuration_file(line: CommandLine) -> ConfigurationFile | None:
+    """The file that the daemon follows while it runs; None without one."""
+    path = line.typed.node.config
+    if path is None:
+        return None
+    names = {option.path: f"{KEY}.{option.key}" for option in own_options()}
+    return ConfigurationFile(path, line.settings, names)
 
 
 def command_line(context: typer.Context, settings: Settings) -> CommandLine:

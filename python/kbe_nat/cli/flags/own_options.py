@@ -9,7 +9,7 @@ type alone does not say. So a new flag can stand in a file at once, and the JSON
 import re
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_hints
@@ -34,8 +34,8 @@ KEY: Final = "kbeNat"
 class OwnOption:
     """A setting with its flag and its key."""
 
-    path: tuple[str, ...]
-    """The names of fields from `Settings` to it."""
+    path: tuple[str, str]
+    """The names of the part of `Settings` and of its field."""
     flag: str
     """Without dashes."""
     option: OptionInfo
@@ -83,7 +83,10 @@ class OwnOption:
 
 def own_options() -> Iterator[OwnOption]:
     """Every option, in the order of the flags."""
-    yield from _options(Settings, PROXY_FLAGS, ())
+    parts = get_type_hints(Settings)
+    for part, flags in PROXY_FLAGS.items():
+        if isinstance(flags, Mapping):
+            yield from _options(part, parts[part], flags)
 
 
 def read_own_options(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -166,24 +169,18 @@ def camel_case(flag: str) -> str:
     return re.sub(r"-(\w)", lambda match: match[1].upper(), flag)
 
 
-def _options(kind: type, flags: Flags, path: tuple[str, ...]) -> Iterator[OwnOption]:
-    assert is_dataclass(kind)
+def _options(part: str, kind: Any, flags: Flags) -> Iterator[OwnOption]:  # noqa: ANN401
     hints = get_type_hints(kind)
     for field in fields(kind):
-        # Fields without a row are no options: `Settings.configuration` is the file itself.
-        flag = flags.get(field.name)
-        if isinstance(flag, Mapping):
-            yield from _options(hints[field.name], flag, (*path, field.name))
-            continue
-        if flag is None:
+        flag = flags[field.name]
+        if flag is None or isinstance(flag, Mapping):
             continue
         option = flag.option if isinstance(flag, TextFlag) else flag
         name = flag_name(field.name, option).removeprefix("--")
         if name in SWITCHES or (name not in FLAGS and name not in ALIASES):
             text_flag = flag if isinstance(flag, TextFlag) else None
-            yield OwnOption(
-                (*path, field.name), name, option, text_flag, hints[field.name], field.default
-            )
+            path = (part, field.name)
+            yield OwnOption(path, name, option, text_flag, hints[field.name], field.default)
 
 
 def _written_type(kind: Any) -> Any:  # noqa: ANN401

@@ -1,0 +1,203 @@
+"""The settings in force, which follow the configuration file while the daemon runs.
+
+Theory of operation. Now and then the file's stamp is compared with the one it had. A file that is
+still being written does not count, nor does one that is gone for a moment while an editor or
+Kubernetes (a ConfigMap's `..data`) puts another in its place. Then the command line and the file
+are joined anew, as at the start, and compared with what is in force, setting by setting:
+
+- `LIVE_FIELDS` and `LIVE_SETTINGS` change without loss: they decide about connections to come, or
+  only about the log. They are put in force and logged.
+- All others belong to parts that exist once, such as queues, sockets and tables. The log names
+  them: they need a restart.
+
+A file that is wrong leaves everything in force, and so does one that contradicts the node.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from kbe_nat.control.controller import Controller
+from kbe_nat.daemon.conntrack import conntrack_settings
+from kbe_nat.daemon.logs import log_to_stderr
+from kbe_nat.daemon.settings import Settings
+from kbe_nat.errors import KbeNatError, RulesError
+from kbe_nat.kubeproxy.config import Configuration, ModeConfig, without_nulls
+from kbe_nat.kubeproxy.effective import as_document
+from kbe_nat.kubeproxy.inapplicable import INAPPLICABLE
+from kbe_nat.sources.manifests.writing import GONE, Unsettled, stamp
+
+
+@dataclass(frozen=True)
+class ConfigurationFile:
+    """The file that the settings come from."""
+
+    path: Path
+    read: Callable[[], tuple[Settings, Sequence[str]]]
+    """Joins it with the command line: the settings, and notes. Raises `KbeNatError`."""
+    names: Mapping[tuple[str, str], str]
+    """Our own options by part and field of `Settings`, as the file names them."""
+
+
+class LiveSettings:
+    """The settings in force."""
+
+    def __init__(self, settings: Settings, file: ConfigurationFile | None = None) -> None:
+        self.settings = settings
+        self._file = file
+        self._unsettled = Unsettled(GONE_SECONDS)
+        self._stamp = stamp(str(file.path)) if file else GONE
+
+    def follow(self, controller: Controller) -> None:
+        """Put in force what has changed in the file. Raises `KbeNatError` for a file that is
+        wrong. Cost: one system call while nothing changes.
+        """
+        if self._file is None:
+            return
+        present = stamp(str(self._file.path))
+        if present == self._stamp or not self._unsettled.counts(
+            str(self._file.path), self._stamp, present, time.monotonic(), is_closed=False
+        ):
+            return
+        wanted, notes = self._file.read()
+        self._take(wanted, notes, controller)
+        # Only now: one that is wrong is tried again, so that its mistake stands until it is right.
+        self._stamp = present
+
+    def _take(self, wanted: Settings, notes: Sequence[str], controller: Controller) -> None:
+        names = self._file.names if self._file else {}
+        changes = dict(_changes(self.settings, wanted, names))
+        if not changes:
+            return
+        for note in notes:
+            LOG.warning("%s", note)
+        before, self.settings = self.settings, _with_live_parts(self.settings, wanted)
+        try:
+            controller.replan()
+        except RulesError as error:
+            # The plan is made, and `Controller.repair` brings the kernel up to it.
+            LOG.error("rules are not up to date: %s", error)
+        except KbeNatError:
+            self.settings = before
+            raise
+        settings = self.settings
+        if settings.logs != before.logs:
+            log_to_stderr(settings.logs.form, settings.logs.verbosity)
+        tracking = conntrack_settings(settings.configuration)
+        if tracking != conntrack_settings(before.configuration):
+            set_conntrack(controller, settings)
+        _log_changes(changes)
+
+
+def set_conntrack(controller: Controller, settings: Settings) -> None:
+    """Let connections be tracked as the configuration says; a warning names what the kernel has
+    refused.
+    """
+    if refused := controller.set_conntrack(conntrack_settings(settings.configuration)):
+        LOG.warning("the kernel tracks connections as before: %s", ", ".join(refused))
+
+
+def _log_changes(changes: Mapping[str, bool]) -> None:
+    live = [name for name, is_live in changes.items() if is_live]
+    others = [name for name, is_live in changes.items() if not is_live]
+    if live:
+        LOG.info("the configuration has changed, and is in force: %s", ", ".join(live))
+    if others:
+        LOG.warning("the configuration has changed, restart needed for: %s", ", ".join(others))
+
+
+def _changes(
+    before: Settings, after: Settings, names: Mapping[tuple[str, str], str]
+) -> Iterator[tuple[str, bool]]:
+    """The names of settings that differ, and whether each can change now."""
+    old, new = (_effective(each.configuration) for each in (before, after))
+    for path in sorted(old.keys() | new.keys()):
+        if old.get(path) != new.get(path) and not _is_within(path, INAPPLICABLE):
+            yield path, _is_within(path, LIVE_FIELDS)
+    for (part, name), key in names.items():
+        if getattr(getattr(before, part), name) != getattr(getattr(after, part), name):
+            yield key, (part, name) in LIVE_SETTINGS
+
+
+def _with_live_parts(settings: Settings, wanted: Settings) -> Settings:
+    """The settings with those of `wanted` that can change now."""
+    values, others = (msgspec.to_builtins(each.configuration) for each in (settings, wanted))
+    for path in LIVE_FIELDS:
+        *sections, name = path.split(".")
+        section, other = values, others
+        for each in sections:
+            section, other = section[each], other[each]
+        section[name] = other[name]
+    configuration = msgspec.convert(without_nulls(values), Configuration)
+    settings = replace(settings, configuration=configuration, logs=wanted.logs)
+    for part, name in LIVE_SETTINGS:
+        value = getattr(getattr(wanted, part), name)
+        changed = replace(getattr(settings, part), **{name: value})
+        settings = replace(settings, **{part: changed})
+    return settings
+
+
+def _effective(configuration: Configuration) -> dict[str, Any]:
+    """The values in force, by path."""
+    values = dict(_leaves(as_document(configuration)))
+    for name in ("iptables", "nftables"):
+        # Each mode's section has the default alone while its mode is followed.
+        section: ModeConfig = getattr(configuration, name)
+        values[f"{name}.syncPeriod"] = section.sync_period
+        values[f"{name}.minSyncPeriod"] = section.min_sync_period
+    return values
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401
+    if not isinstance(value, dict):
+        yield path, value
+        return
+    for name, inner in value.items():
+        yield from _leaves(inner, f"{path}.{name}" if path else name)
+
+
+def _is_within(path: str, places: "Mapping[str, str] | frozenset[str]") -> bool:
+    """Whether one of these is the field, or a section that holds it."""
+    return any(f"{path}.".startswith(f"{place}.") for place in places)
+
+
+LOG: Final = logging.getLogger("kbe_nat.daemon")
+GONE_SECONDS: Final = 2.0
+"""For so long a file may be away."""
+LIVE_FIELDS: Final = frozenset(
+    {
+        "bindAddress",
+        "clusterCIDR",
+        "conntrack",
+        "detectLocal",
+        "detectLocalMode",
+        "iptables.localhostNodePorts",
+        "iptables.masqueradeAll",
+        "iptables.masqueradeBit",
+        "localhostNodePorts",
+        "logging.format",
+        "logging.verbosity",
+        "masqueradeAll",
+        "masqueradeBit",
+        "mode",
+        "nftables.localhostNodePorts",
+        "nftables.masqueradeAll",
+        "nftables.masqueradeBit",
+        "nodePortAddresses",
+    }
+)
+"""Fields of kube-proxy's configuration."""
+LIVE_SETTINGS: Final = frozenset(
+    {
+        ("balancing", "strategy"),
+        ("node", "external_ranges"),
+        ("node", "node_addresses"),
+        ("node", "reject_with"),
+    }
+)
+"""Our own options, by part and field of `Settings`."""
