@@ -391,3 +391,21 @@ fn f108_no_cluster_ip_sends() {
         scene.expect(udp(address(100), address(50), b"x"), Action::Translate, Cause::New);
     }
 }
+
+#[test]
+fn f85_an_echo_keeps_its_identifier() {
+    for family in FAMILIES {
+        let port = |address: SocketAddr| SocketAddr::new(address.ip(), 0);
+        let (client, vip) = (family.client(1, 0).ip(), port(family.vip()));
+        let backend = port(family.backend(0));
+        let icmp = spec("default/icmp:", family.icmp(), vip, &[backend]);
+        let mut scene = Scene::new(Config::default(), vec![icmp]);
+        for id in [0x1234, 0xff01] {
+            let (verdict, packet) = scene.send(echo(client, vip.ip(), true, id, b"ping"));
+            assert_eq!(verdict.action, Action::Translate);
+            assert_eq!(packet, echo(client, backend.ip(), true, id, b"ping"));
+            let (_, packet) = scene.send(echo(backend.ip(), client, false, id, b"ping"));
+            assert_eq!(packet, echo(vip.ip(), client, false, id, b"ping"));
+        }
+    }
+}

@@ -289,6 +289,19 @@ fn f32_port_collision_behind_one_address() {
     }
 }
 
+/// A port that is taken is replaced by any other one, not by its neighbour: who knows one source
+/// port does not know the next client's.
+#[test]
+fn f32_other_ports_are_looked_for_at_random() {
+    let specs = vec![spec("one", Protocol::UDP, V4.vip(), &[V4.backend(0)])];
+    let mut scene = Scene::masqueraded(Config::default(), specs);
+    let mut ports: Vec<u16> =
+        (0..30).map(|client| scene.translate(udp_of(client, 5555)).0.port()).collect();
+    ports.sort_unstable();
+    let neighbours = ports.windows(2).filter(|pair| pair[1] - pair[0] == 1).count();
+    assert!(neighbours < 5, "{ports:?}");
+}
+
 #[test]
 fn f32_another_backend_may_see_the_same_port() {
     let specs = vec![spec("two", Protocol::UDP, V4.vip(), &[V4.backend(0), V4.backend(1)])];
