@@ -69,6 +69,14 @@ class Watch:
         )
 
 
+@pytest.fixture(autouse=True, params=[True, False], ids=["protobuf", "json"])
+def has_protobuf(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the server answers in protobuf, which is asked for first."""
+    has_protobuf: bool = request.param
+    monkeypatch.setattr(ApiServer, "has_protobuf", has_protobuf)
+    return has_protobuf
+
+
 def run(
     test: Callable[[Watch], Awaitable[None]], *names: str, resource: Resource = SERVICES
 ) -> None:

@@ -9,8 +9,9 @@ import base64
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import ClassVar, Final
 
+from cluster import protobuf
 from cluster.api_objects import BOOKMARKS, KINDS, ApiObjects, Change, Kind, Object, selector
 
 CHUNK: Final = 2048
@@ -76,6 +77,8 @@ class ApiServer:
     tokens: set[str] = field(default_factory=lambda: {"sound"})
     forbidden: set[tuple[str, str]] = field(default_factory=set)
     """Verb and resource of what no one may."""
+    has_protobuf: ClassVar[bool] = True
+    """Whether it answers in protobuf where that is asked for."""
     has_watch_list: bool = True
     bookmark_seconds: float = 60.0
     requires_token: bool = True
@@ -84,10 +87,13 @@ class ApiServer:
         self.requests.append(request)
         fault = next((each for each in self.faults if each.concerns(request)), None)
         answer = self._answer(request)
-        if fault is None:
+        if fault is not None:
+            fault.times -= 1
+            answer = await fault.change(answer, request)
+        accept = request.headers.get("Accept", "")
+        if not (self.has_protobuf and accept.startswith(protobuf.MEDIA_TYPE)):
             return answer
-        fault.times -= 1
-        return await fault.change(answer, request)
+        return in_protobuf(answer, is_watch=request.verb == "watch")
 
     def count(self, resource: str, verb: str = "") -> int:
         return sum(each.resource == resource and verb in ("", each.verb) for each in self.requests)
@@ -199,6 +205,36 @@ class ApiServer:
                     continue
                 if line := change_event(change, selects):
                     yield line
+
+
+def in_protobuf(answer: Answer, is_watch: bool) -> Answer:
+    """The same answer in protobuf. What is no whole JSON is no whole protobuf either: the body ends
+    within an event, or within the list.
+    """
+    if answer.headers.get("Content-Type") != "application/json":
+        return answer
+    is_stream = is_watch and answer.status == 200
+    kind = protobuf.MEDIA_TYPE + (";stream=watch" if is_stream else "")
+    headers = {**answer.headers, "Content-Type": kind}
+    return replace(answer, headers=headers, body=_reencoded(answer, is_stream))
+
+
+async def _reencoded(answer: Answer, is_stream: bool) -> AsyncIterator[bytes]:
+    assert answer.body is not None
+    rest, cut = b"", None
+    try:
+        async for chunk in answer.body:
+            rest += chunk
+            if is_stream:
+                *lines, rest = rest.split(b"\n")
+                yield b"".join(protobuf.event_of(line) for line in lines)
+    except Cut as error:
+        cut = error
+    tail = protobuf.part_of_event(rest) if is_stream else protobuf.answer_of(rest)
+    async for chunk in _chunked(tail):
+        yield chunk
+    if cut is not None:
+        raise cut
 
 
 def event(kind: str, value: Object) -> bytes:

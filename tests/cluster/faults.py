@@ -41,6 +41,8 @@ def too_large() -> Change:
     async def change(answer: Answer, request: Request) -> Answer:
         refused = failure(504, "Timeout", "Timeout: Too large resource version: 9, current: 8")
         body = {
+            "kind": "Status",
+            "apiVersion": "v1",
             "status": "Failure",
             "reason": "Timeout",
             "code": 504,

@@ -15,7 +15,8 @@ def encode(document: dict[str, Any]) -> bytes:
     """The answer with an object, a list or a Status, which says version and kind."""
     version, kind = document["apiVersion"], document["kind"]
     name = delimited(1, version.encode()) + delimited(2, kind.encode())
-    content = message(document, SCHEMAS[kind])
+    # The lists of other kinds begin with metadata as well.
+    content = message(document, SCHEMAS.get(kind, SCHEMAS["ServiceList"]))
     # Behind the content: its encoding and type, which are not said.
     return (
         MAGIC + delimited(1, name) + delimited(2, content) + delimited(3, b"") + delimited(4, b"")
@@ -24,9 +25,32 @@ def encode(document: dict[str, Any]) -> bytes:
 
 def encode_event(event: dict[str, Any]) -> bytes:
     """The frame with an event of a watch."""
-    content = delimited(1, event["type"].encode())
-    content += delimited(2, delimited(1, encode(event["object"])))
-    return frame(content)
+    content = delimited(2, delimited(1, encode(event["object"])))
+    return frame(delimited(1, event["type"].encode()) + content)
+
+
+def answer_of(text: bytes) -> bytes:
+    """The answer that a text in JSON says; a text that says none is none in protobuf either."""
+    try:
+        document = json.loads(text)
+    except ValueError:
+        return MAGIC + text
+    if not isinstance(document, dict) or "kind" not in document or "apiVersion" not in document:
+        return MAGIC + text
+    return encode(document)
+
+
+def event_of(line: bytes) -> bytes:
+    """The frame that a line in JSON says; a line that says none is none in protobuf either."""
+    try:
+        return encode_event(json.loads(line))
+    except (ValueError, TypeError, KeyError):
+        return frame(line)
+
+
+def part_of_event(part: bytes) -> bytes:
+    """The part of a frame that a part of a line says."""
+    return (len(part) + 1).to_bytes(4, "big") + part if part.strip() else b""
 
 
 def frame(content: bytes) -> bytes:

@@ -9,6 +9,7 @@ from kbe_nat.daemon.settings import Settings
 from kbe_nat.kubeproxy.duration import duration
 from kbe_nat.policy.options import Mode
 from kbe_nat.sources.kubernetes.access import find_access
+from kbe_nat.sources.kubernetes.encodings import JSON, Encoding
 from kbe_nat.sources.kubernetes.http_connection import HttpConnection
 from kbe_nat.sources.kubernetes.resources import watched_resources
 from kbe_nat.sources.kubernetes.source import Kubernetes
@@ -34,6 +35,12 @@ def api_server(settings: Settings, store: Store) -> Kubernetes:
             has_service_ranges=mode is Mode.NFTABLES,
         ),
         store,
+        encoding=settings.source.api_encoding or _encoding(file.client_connection.content_type),
         file=StoredObjects(settings.files.state) if settings.files.state else None,
         min_sync_seconds=duration(pace.min_sync_period) if pace.min_sync_period else 0.0,
     )
+
+
+def _encoding(content_type: str) -> Encoding:
+    """The encoding that kube-proxy's field means."""
+    return Encoding.JSON if content_type.strip() == JSON.media_type else Encoding.PROTOBUF

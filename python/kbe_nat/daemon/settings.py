@@ -30,6 +30,7 @@ from kbe_nat.model import Strategy
 from kbe_nat.rules.installer import InstallerName
 from kbe_nat.rules.rule import DatapathKind, Marks
 from kbe_nat.rules.standby import OnDeath
+from kbe_nat.sources.kubernetes.encodings import Encoding
 from kbe_nat.sources.manifests.defaults import POD_RANGE
 
 
@@ -48,6 +49,8 @@ class SourceSettings:
     """Directories and files."""
     master: str = ""
     """URL of the API server, in the place of the kubeconfig's (`clientConnection.kubeconfig`)."""
+    api_encoding: Encoding | None = None
+    """What the API server is asked for; None: `clientConnection.contentType` says it."""
     pod_range: str = POD_RANGE
     """Where Pods get addresses that a controller has but no object shows."""
     is_strict: bool = False

@@ -1,7 +1,6 @@
 """Values that answers of the API server are decoded into, whatever their encoding.
 
-A `Decoder` knows one content type. `DECODERS` of `kbe_nat.sources.kubernetes.encodings` has them by
-content type, and a request asks for them in order.
+A `Decoder` knows one content type; `kbe_nat.sources.kubernetes.encodings` has all of them.
 """
 
 from collections.abc import Sequence
@@ -102,4 +101,8 @@ class Decoder(Protocol):
 
     def event(self, frame: bytes, resource: Resource) -> WatchEvent:
         """One event. Raises `AnswerError`."""
+        ...
+
+    def failure(self, body: bytes, code: int) -> Failure:
+        """What the body of a refusal says; `code` is the HTTP status."""
         ...

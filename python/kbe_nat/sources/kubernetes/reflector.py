@@ -50,9 +50,8 @@ from kbe_nat.sources.kubernetes.connection import (
     ConnectionFailure,
     Response,
 )
-from kbe_nat.sources.kubernetes.encodings import ACCEPT, decoder_for
+from kbe_nat.sources.kubernetes.encodings import Encoding, decoder_for, refusal_decoder
 from kbe_nat.sources.kubernetes.inbox import Inbox
-from kbe_nat.sources.kubernetes.json_answers import json_failure
 from kbe_nat.sources.kubernetes.resources import Resource
 from kbe_nat.sources.objects import ObjectKey
 from kbe_nat.sources.snapshot import ConvertedSlice
@@ -89,8 +88,11 @@ class Suspicion(Enum):
 class Cluster:
     """What the reflectors of one node share."""
 
-    def __init__(self, connection: Connection, random: Random) -> None:
+    def __init__(
+        self, connection: Connection, random: Random, encoding: Encoding = Encoding.PROTOBUF
+    ) -> None:
         self.connection = connection
+        self.encoding = encoding
         self.random = random
         self.recovery = Recovery()
         self.nodes = 0
@@ -262,9 +264,9 @@ class Reflector:
         self._take_list(entries, page.version)
 
     async def _page(self, parameters: Mapping[str, str]) -> ListPage:
-        connection = self._cluster.connection
+        connection, accept = self._cluster.connection, self._cluster.encoding.accept
         body = bytearray()
-        async with connection.get(self._resource.path, parameters, ACCEPT) as response:
+        async with connection.get(self._resource.path, parameters, accept) as response:
             decoder = await self._accept(response)
             async with aclosing(_within(response, LIST_SECONDS)) as chunks:
                 async for chunk in chunks:
@@ -287,7 +289,8 @@ class Reflector:
             # Spread, so that the watches of all nodes do not end at one moment.
             "timeoutSeconds": str(self._cluster.random.randint(*WATCH_SECONDS)),
         }
-        get = self._cluster.connection.get(self._resource.path, query, ACCEPT)
+        accept = self._cluster.encoding.accept
+        get = self._cluster.connection.get(self._resource.path, query, accept)
         try:
             async with asyncio.timeout(first_seconds) as heard, get as response:
                 decoder = await self._accept(response)
@@ -321,8 +324,9 @@ class Reflector:
                 if len(body) > MAX_REFUSAL:
                     break
         retry_after = response.headers.get("Retry-After", "").strip()
+        decoder = refusal_decoder(response.headers.get("Content-Type", ""))
         raise Refusal(
-            json_failure(bytes(body), response.status)._replace(code=response.status),
+            decoder.failure(bytes(body), response.status)._replace(code=response.status),
             float(retry_after) if retry_after.isascii() and retry_after.isdecimal() else None,
         )
 

@@ -29,6 +29,7 @@ from kbe_nat.collector import uncollected
 from kbe_nat.errors import ObjectError, StateError
 from kbe_nat.sources.kubernetes import last_objects
 from kbe_nat.sources.kubernetes.connection import Connection
+from kbe_nat.sources.kubernetes.encodings import Encoding
 from kbe_nat.sources.kubernetes.inbox import Delivery, Inbox
 from kbe_nat.sources.kubernetes.last_objects import ObjectsFile
 from kbe_nat.sources.kubernetes.reflector import Cluster, Reflector
@@ -49,17 +50,19 @@ class Kubernetes:
         resources: Sequence[Resource],
         store: Store,
         *,
+        encoding: Encoding = Encoding.PROTOBUF,
         file: ObjectsFile | None = None,
         random: Random | None = None,
         min_sync_seconds: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`connect` is called in the reader's thread. `file` keeps the last objects. `random`
-        decides delays; `clock` tells seconds of the main thread.
+        """`connect` is called in the reader's thread, and `encoding` is asked for. `file` keeps the
+        last objects. `random` decides delays; `clock` tells seconds of the main thread.
         """
         self._connect = connect
         self._resources = resources
         self._store = store
+        self._encoding = encoding
         self._file = file
         self._random = random or Random()
         self._min_sync_seconds = min_sync_seconds
@@ -162,7 +165,7 @@ class Kubernetes:
     async def _watch(self) -> None:
         self._loop, self._reader = asyncio.get_running_loop(), asyncio.current_task()
         connection = self._connect()
-        cluster = Cluster(connection, self._random)
+        cluster = Cluster(connection, self._random, self._encoding)
         try:
             async with asyncio.TaskGroup() as group:
                 for resource in self._resources:
