@@ -19,7 +19,7 @@ def nanoseconds(text: str) -> int:
         raise ValueError(f"{text[:40]!r} is no duration such as 30s or 1m30s")
     # Fractions, since a float loses nanoseconds of long durations.
     total = sum(int(_fraction(number) * UNITS[unit]) for number, unit in _PART.findall(rest))
-    if total > LONGEST * SECOND:
+    if total >= 1 << 63:
         raise ValueError(f"{text[:40]!r} is longer than {LONGEST} seconds")
     return sign * total
 
