@@ -296,3 +296,33 @@ def test_the_schema_of_our_options_is_published() -> None:
     [definition] = [published["$defs"]["KbeNat"]]
     assert definition["additionalProperties"] is False
     assert definition["properties"].keys() == {option.key for option in own_options()}
+
+
+def test_verbs_that_read_objects_follow_the_file_s_options_about_nodes(
+    kbe: Ran, tmp_path: Path
+) -> None:
+    path, objects = tmp_path / "config.yaml", tmp_path / "objects.yaml"
+    objects.write_text(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n"
+        "spec: {clusterIP: 172.30.0.1, externalIPs: [10.9.0.1], ports: [{port: 80}]}"
+    )
+    asked = ("dump", "-f", objects, "--format", "nft", "--config", path)
+    for text, flags, is_served in (
+        ("kbeNat: {externalIpRanges: [10.9.0.0/16], maxFlows: 1}", (), True),
+        ("kbeNat: {externalIpRanges: [10.8.0.0/16]}", (), False),
+        # Flags go before the file.
+        (
+            "kbeNat: {externalIpRanges: [10.8.0.0/16]}\nmode: nftables",
+            ("--external-ip-ranges", "10.9.0.0/16"),
+            True,
+        ),
+    ):
+        path = path.with_name(f"{len(text)}{len(flags)}.yaml")
+        path.write_text(text)
+        code, out, err = kbe(*asked[:-1], path, *flags)
+        assert (code, "10.9.0.1" in out) == (0, is_served), err
+    path = path.with_name("wrong.yaml")
+    path.write_text("kbeNat: {externalIpRanges: 5}")
+    code, out, err = kbe(*asked[:-1], path)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"{path}: kbeNat.externalIpRanges: expected array | null, got int" in err

@@ -19,11 +19,9 @@ from typing import Any, Final
 import msgspec
 import typer
 
+from kbe_nat.cli.flags.file_options import ALIASES, KEY, SWITCHES
 from kbe_nat.cli.flags.node import NodeCommand
 from kbe_nat.cli.flags.own_options import (
-    ALIASES,
-    KEY,
-    SWITCHES,
     own_options,
     read_own_options,
     with_own_options,

@@ -3,6 +3,7 @@ it.
 """
 
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -10,6 +11,7 @@ from typing import Any, Final
 import typer
 from typer.core import TyperCommand
 
+from kbe_nat.cli.flags.file_options import read_options, table_options
 from kbe_nat.cli.flags.options import split, warn
 from kbe_nat.cli.flags.parameters import Flags, TextFlag, parameter_names
 from kbe_nat.errors import SettingError
@@ -109,7 +111,24 @@ def node_options(
     """See `NodeSettings.options`; the configuration file is read at the first call. Raises
     `FileError` too.
     """
-    return node.options(snapshot, configuration(node.config), strategy, written=written)
+    file = configuration(node.config)
+    return _with_file(node, file).options(snapshot, file, strategy, written=written)
+
+
+def _with_file(node: NodeSettings, file: Configuration) -> NodeSettings:
+    """The flags, and for those that were not given our own options about nodes in the file; its
+    other options are the daemon's. Raises `FileError`.
+    """
+    if node.config is None:
+        return node
+    options = [
+        option
+        for option in table_options("node", NodeSettings, NODE_FLAGS)
+        if option.key in file.kbe_nat and getattr(node, option.path[1]) == option.default
+    ]
+    values = {option.key: file.kbe_nat[option.key] for option in options}
+    settings = read_options(options, values, node.config)
+    return replace(node, **{option.path[1]: value for option, value in settings.items()})
 
 
 @cache

@@ -6,79 +6,25 @@ Each flag that kube-proxy has not becomes a field with the flag's name in camel 
 type alone does not say. So a new flag can stand in a file at once, and the JSON schema has it.
 """
 
-import re
-import types
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
-from enum import Enum
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import msgspec
-from typer.models import OptionInfo
 
-from kbe_nat.cli.flags.parameters import Flags, TextFlag, flag_name
+from kbe_nat.cli.flags.file_options import (
+    KEY,
+    SWITCHES,
+    OwnOption,
+    options_type,
+    read_options,
+    table_options,
+)
 from kbe_nat.cli.flags.proxy import PROXY_FLAGS
 from kbe_nat.daemon.settings import Settings
 from kbe_nat.errors import FileError
-from kbe_nat.kubeproxy.bind_address import NOWHERE
 from kbe_nat.kubeproxy.config import unknown_name
-from kbe_nat.kubeproxy.flags import FLAGS
-from kbe_nat.model import join_address
-from kbe_nat.sources.manifests.documents import reason_and_path
-
-KEY: Final = "kbeNat"
-
-
-@dataclass(frozen=True, slots=True)
-class OwnOption:
-    """A setting with its flag and its key."""
-
-    path: tuple[str, str]
-    """The names of the part of `Settings` and of its field."""
-    flag: str
-    """Without dashes."""
-    option: OptionInfo
-    text_flag: TextFlag | None
-    type: Any
-    default: Any
-
-    @property
-    def key(self) -> str:
-        """Its name in a file."""
-        return camel_case(self.flag)
-
-    @property
-    def written_type(self) -> Any:  # noqa: ANN401
-        """Its type in a file."""
-        if self.text_flag is not None and self.text_flag.written is not None:
-            return self.text_flag.written
-        return _written_type(self.type)
-
-    def parse(self, value: Any) -> Any:  # noqa: ANN401
-        """The setting, of a value of `written_type`. Raises ValueError."""
-        if self.text_flag is not None:
-            if self.text_flag.type == list[str]:
-                return self.text_flag.parse(value)
-            items = value if isinstance(value, list) else [value]
-            return self.text_flag.parse(",".join(map(str, items)))
-        low, high = self.option.min, self.option.max
-        if low is not None and value < low:
-            raise ValueError(f"{value} is less than {low:g}")
-        if high is not None and value > high:
-            raise ValueError(f"{value} is more than {high:g}")
-        return msgspec.convert(value, self.type, dec_hook=lambda kind, text: kind(text))
-
-    def write(self, value: Any) -> Any:  # noqa: ANN401
-        """The value in a file that says this setting."""
-        if value is None:
-            # Only `auto` stands for no choice.
-            return "auto" if "auto" in get_args(self.written_type) else None
-        if self.flag in SWITCHES:
-            return join_address(*value) if value != NOWHERE else ""
-        if isinstance(value, Enum | Path):
-            return str(value)
-        return list(value) if isinstance(value, tuple) else value
 
 
 def own_options() -> Iterator[OwnOption]:
@@ -86,7 +32,7 @@ def own_options() -> Iterator[OwnOption]:
     parts = get_type_hints(Settings)
     for part, flags in PROXY_FLAGS.items():
         if isinstance(flags, Mapping):
-            yield from _options(part, parts[part], flags)
+            yield from table_options(part, parts[part], flags)
 
 
 def read_own_options(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -97,18 +43,8 @@ def read_own_options(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
     for key in values:
         if key not in options:
             raise FileError(f"{path}: {KEY}.{key}: {unknown_name(key, options, 'option')}")
-    try:
-        msgspec.convert(values, struct())
-    except msgspec.ValidationError as error:
-        reason, field = reason_and_path(str(error))
-        raise FileError(f"{path}: {KEY}.{field}: {reason}") from None
-    settings = {}
-    for key, value in values.items():
-        try:
-            settings[options[key].flag] = options[key].parse(value)
-        except ValueError as error:
-            raise FileError(f"{path}: {KEY}.{key}: {error}") from None
-    return settings
+    settings = read_options(options.values(), values, path)
+    return {option.flag: value for option, value in settings.items()}
 
 
 def with_own_options(settings: Settings, values: Mapping[str, Any]) -> Settings:
@@ -139,80 +75,4 @@ def write_own_options(settings: Settings) -> dict[str, Any]:
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema of `kbeNat`."""
-    return msgspec.json.schema(struct())
-
-
-def struct() -> type[msgspec.Struct]:
-    """The type of `kbeNat` in a file."""
-    return msgspec.defstruct(
-        "KbeNat",
-        [
-            (
-                option.key,
-                Annotated[
-                    option.written_type | None,
-                    msgspec.Meta(
-                        description=" ".join((option.option.help or "").split()),
-                        extra_json_schema=_limits(option.option),
-                    ),
-                ],
-                _default(option.write(option.default)),
-            )
-            for option in own_options()
-        ],
-        forbid_unknown_fields=True,
-    )
-
-
-def camel_case(flag: str) -> str:
-    """A flag's name as a field's."""
-    return re.sub(r"-(\w)", lambda match: match[1].upper(), flag)
-
-
-def _options(part: str, kind: Any, flags: Flags) -> Iterator[OwnOption]:  # noqa: ANN401
-    hints = get_type_hints(kind)
-    for field in fields(kind):
-        flag = flags[field.name]
-        if flag is None or isinstance(flag, Mapping):
-            continue
-        option = flag.option if isinstance(flag, TextFlag) else flag
-        name = flag_name(field.name, option).removeprefix("--")
-        if name in SWITCHES or (name not in FLAGS and name not in ALIASES):
-            text_flag = flag if isinstance(flag, TextFlag) else None
-            path = (part, field.name)
-            yield OwnOption(path, name, option, text_flag, hints[field.name], field.default)
-
-
-def _written_type(kind: Any) -> Any:  # noqa: ANN401
-    """A type of settings as a file has it: paths are texts, tuples lists."""
-    if kind is Path:
-        return str
-    if get_origin(kind) in (Union, types.UnionType):
-        kinds = tuple(_written_type(each) for each in get_args(kind))
-        return Union[kinds]  # noqa: UP007
-    if get_origin(kind) is tuple:
-        return list[get_args(kind)[0]]  # type: ignore[misc]
-    return kind
-
-
-def _default(value: Any) -> Any:  # noqa: ANN401
-    return msgspec.field(default_factory=lambda: list(value)) if isinstance(value, list) else value
-
-
-def _limits(option: OptionInfo) -> dict[str, Any]:
-    limits = {"minimum": option.min, "maximum": option.max}
-    return {name: limit for name, limit in limits.items() if limit is not None}
-
-
-ALIASES: Final = {
-    "mode": "proxy-mode",
-    "node": "hostname-override",
-    "localhost-nodeports": "iptables-localhost-nodeports",
-    "log-format": "logging-format",
-    "verbose": "v",
-}
-"""Flags of ours that say what a flag of kube-proxy says, by another name."""
-SWITCHES: Final = frozenset({"healthz-bind-address", "metrics-bind-address"})
-"""Flags of kube-proxy that switch a server off when they are empty, which no field of its file can:
-an empty address stands for the default there.
-"""
+    return msgspec.json.schema(options_type(own_options()))
