@@ -117,8 +117,7 @@ class ApiObjects:
         with self.lock:
             self.version = version
             self.stored = copy.deepcopy(stored)
-            self.changes.clear()
-            self.oldest = 0
+            self.restart()
 
     def backup(self) -> tuple[int, dict[str, dict[Key, Object]]]:
         """What `restore` takes."""

@@ -101,9 +101,16 @@ class Store:
         self._parts = SnapshotParts()
         self._messages = Messages()
 
-    def replace(self, origin: Origin, items: Iterable[Item | ObjectError | str]) -> None:
-        """All that an origin has now, in its order: objects, refused objects and notes. Of an
-        object that it has twice the last one counts. Cost: linear in what it has and had.
+    def replace(
+        self,
+        origin: Origin,
+        items: Iterable[Item | ObjectError | str],
+        *,
+        is_ordered: bool = True,
+    ) -> None:
+        """All that an origin has now: objects, refused objects and notes; in its order, if it has
+        any. Of an object that it has twice the last one counts. Cost: linear in what it has and
+        had.
         """
         candidates: dict[ObjectKey, _Candidate] = {}
         notes: list[tuple[Place, str]] = []
@@ -111,7 +118,8 @@ class Store:
             if isinstance(item, str):
                 notes.append((Place(origin, index), item))
                 continue
-            candidate = _candidate(Place(origin, index), item)
+            # What `put` changes has no position: then a list must not give any either.
+            candidate = _candidate(Place(origin, index if is_ordered else 0), item)
             key = refused_key(item) if isinstance(item, ObjectError) else item.key
             # The later one counts, as it would if both had been applied in order.
             earlier = candidates.get(key)

@@ -10,9 +10,9 @@ inbox wakes `wait`.
 objects are on disk and the server does not answer in time, they are served meanwhile; the first
 list of each resource takes their place.
 
-**Pace.** The first change after quiet goes out at once. The next update comes no earlier than the
-last one took, or than `min_sync_seconds` after it, so a flood of changes takes at most half of the
-main thread.
+**Pace.** The first change after quiet goes out at once. Then comes a pause as long as that update
+took, at most `PAUSE_SECONDS`, so a flood of changes takes half of the main thread; with
+`min_sync_seconds` updates begin at least so far apart.
 """
 
 import asyncio
@@ -193,7 +193,7 @@ class Kubernetes:
                 for key, item in {**delivery.objects, **delivery.changes}.items()
                 if item is not None
             }
-            self._store.replace(origin, objects.values())
+            self._store.replace(origin, objects.values(), is_ordered=False)
             self._last.pop(resource, None)
         else:
             for key, item in delivery.changes.items():
@@ -222,7 +222,7 @@ class Kubernetes:
         for resource, objects in self._last.items():
             if not self._objects[resource]:
                 self._objects[resource] = dict(objects)
-                self._store.replace(self._origins[resource], objects.values())
+                self._store.replace(self._origins[resource], objects.values(), is_ordered=False)
         self._last = {}
         return True
 
@@ -235,7 +235,8 @@ class Kubernetes:
         if self._returned_at is None:
             return
         took = now - self._returned_at
-        self._hold_until = now + max(took, self._min_sync_seconds - took)
+        # A pause as long as a long update would let the next one grow, and the node fall behind.
+        self._hold_until = now + max(min(took, PAUSE_SECONDS), self._min_sync_seconds - took)
         self._returned_at = None
 
     def _report(self) -> None:
@@ -306,6 +307,7 @@ def _age(seconds: float) -> str:
 LOG: Final = logging.getLogger("kbe_nat.daemon")
 RANK: Final = 1 << 20
 """Of the API server's origins: its objects count before those of files, whose claims come first."""
+PAUSE_SECONDS: Final = 0.1
 LATE_SECONDS: Final = 5.0
 WRITE_SECONDS: Final = 60.0
 CLOSE_SECONDS: Final = 2.0
