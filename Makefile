@@ -6,7 +6,7 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 export PIP_QUIET := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check build conformance bench bench-engine bench-compare bench-replay bench-datapath soak chaos mutants fuzz wheel docs clean
+.PHONY: help demo test check build conformance bench bench-cluster bench-engine bench-compare bench-replay bench-datapath soak chaos mutants fuzz wheel docs clean
 
 help:          ## list the verbs
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' Makefile | expand -t 16
@@ -59,6 +59,9 @@ bench-datapath: build    ## measure ways through a node on real packets, as root
 
 soak: build    ## a minute at four fifths of the capacity without loss, and ten gigabytes byte for byte
 	python -m benches.datapath.steady
+
+bench-cluster: build    ## measure the daemon at an API server with 10,000 Services, as root: benches/RESULTS.md and cluster.json
+	python -m benches.cluster.run
 	KBE_NAT_BULK=10737418240 pytest --quiet tests/netns/test_native.py -k gigabyte
 
 chaos: build   ## everything at random while clients watch their flows, as root: MINUTES=10 SEED=...

@@ -1,0 +1,1 @@
+"""The daemon at a large cluster: an API server's objects from the first byte to packets."""
