@@ -37,6 +37,10 @@ class Recording:
         return int(self.rows[1]["line"].split()[1])
 
     @property
+    def content_type(self) -> str:
+        return str(dict(self.rows[1]["headers"]).get("Content-Type", ""))
+
+    @property
     def chunks(self) -> list[bytes]:
         return [
             base64.b64decode(row["base64"]) if "base64" in row else row["text"].encode()
