@@ -639,6 +639,9 @@ class Stats:
     @property
     def affinities(self) -> int: ...
     @property
+    def leased_ports(self) -> int:
+        """Source ports that masqueraded flows have from `Snat`."""
+    @property
     def held_fragments(self) -> int: ...
     @property
     def expired(self) -> int: ...
@@ -903,7 +906,9 @@ class Engine:
         """
 
     def stats(self) -> Stats:
-        """All counters. Cost: linear in service ports and their backends."""
+        """All counters. Cost: linear in flows, service ports and their backends; packets wait for
+        the flows and a copy of the backends' counters at most, and not for the rest.
+        """
 
     def explain(
         self,

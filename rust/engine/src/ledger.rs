@@ -257,7 +257,14 @@ impl Ledger {
     }
 
     pub(crate) fn services(&self) -> impl Iterator<Item = (u32, &ServiceRecord)> {
-        (0..).zip(&self.services).filter_map(|(number, record)| Some((number, record.as_ref()?)))
+        self.services_from(0)
+    }
+
+    /// The service ports whose numbers are `first` and more.
+    pub(crate) fn services_from(&self, first: u32) -> impl Iterator<Item = (u32, &ServiceRecord)> {
+        (first..)
+            .zip(self.services.get(first as usize..).unwrap_or_default())
+            .filter_map(|(number, record)| Some((number, record.as_ref()?)))
     }
 
     /// The number of a service port by its name and family.

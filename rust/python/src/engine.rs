@@ -239,7 +239,7 @@ impl Engine {
     }
 
     fn stats(&self, py: Python<'_>) -> Stats {
-        py.detach(|| Stats::of(&self.lock()))
+        py.detach(|| Stats::of(|| self.lock()))
     }
 
     #[pyo3(signature = (

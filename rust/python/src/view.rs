@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Deref;
 
 use kbe_nat_engine as core;
 use kbe_nat_engine::view::{
     BackendStats as CoreBackend, Flow as CoreFlow, Occupancy, ServiceStats as CoreService,
+    sort_service_stats,
 };
 use pyo3::prelude::*;
 
@@ -194,15 +196,32 @@ pub(crate) struct Stats {
 }
 
 impl Stats {
-    pub(crate) fn of(engine: &core::Engine) -> Self {
-        Self {
-            actions: engine.actions().map(|(action, count)| (action.name(), count)).collect(),
-            causes: engine.causes().map(|(cause, count)| (cause.name(), count)).collect(),
-            occupancy: engine.occupancy(),
-            services: engine.service_stats(),
+    /// `lock` locks the engine for as long as the guard lives: once to count, and then for each
+    /// page, so that packets wait for one of these at most.
+    pub(crate) fn of<G: Deref<Target = core::Engine>>(lock: impl Fn() -> G) -> Self {
+        let (mut stats, mut census) = {
+            let engine = lock();
+            let stats = Self {
+                actions: engine.actions().map(|(action, count)| (action.name(), count)).collect(),
+                causes: engine.causes().map(|(cause, count)| (cause.name(), count)).collect(),
+                occupancy: engine.occupancy(),
+                services: Vec::new(),
+            };
+            (stats, engine.census())
+        };
+        loop {
+            // The guard is dropped before the page is taken over.
+            let page = lock().next_service_stats(&mut census, PAGE);
+            let Some(page) = page else { break };
+            stats.services.extend(page);
         }
+        sort_service_stats(&mut stats.services);
+        stats
     }
 }
+
+/// Service ports that are looked at while the loops wait for the engine.
+const PAGE: usize = 64;
 
 #[pymethods]
 impl Stats {
@@ -229,6 +248,11 @@ impl Stats {
     #[getter]
     fn affinities(&self) -> usize {
         self.occupancy.affinities
+    }
+
+    #[getter]
+    fn leased_ports(&self) -> usize {
+        self.occupancy.leased_ports
     }
 
     #[getter]

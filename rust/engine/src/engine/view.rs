@@ -92,6 +92,35 @@ impl Listing {
     }
 }
 
+/// The traffic of every backend at one moment, and how far a list of it is.
+#[derive(Clone, Debug)]
+pub struct Census {
+    /// By backend record.
+    totals: Vec<Traffic>,
+    /// Tell whether a record is still the same backend's.
+    births: Vec<u32>,
+    /// The number of the service port that comes next.
+    next: u32,
+}
+
+impl Census {
+    /// What a backend had carried; nothing if it has come since.
+    fn traffic(&self, id: u32, birth: u32) -> Traffic {
+        let is_same = self.births.get(id as usize) == Some(&birth);
+        if is_same { self.totals[id as usize] } else { Traffic::default() }
+    }
+}
+
+/// Puts service ports into the order of their names, and their backends into that of their
+/// addresses. One that went and came back between two pages stays once.
+pub fn sort_service_stats(services: &mut Vec<ServiceStats>) {
+    for service in services.iter_mut() {
+        service.backends.sort_by_key(|backend| (backend.address, backend.is_gone));
+    }
+    services.sort_by(|a, b| (&a.name, a.family).cmp(&(&b.name, b.family)));
+    services.dedup_by(|a, b| (&a.name, a.family) == (&b.name, b.family));
+}
+
 /// Counters of a backend.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BackendStats {
@@ -215,43 +244,64 @@ impl Engine {
     /// live flows are added up.
     #[must_use]
     pub fn service_stats(&self) -> Vec<ServiceStats> {
+        let (mut census, mut services) = (self.census(), Vec::new());
+        while let Some(page) = self.next_service_stats(&mut census, usize::MAX) {
+            services.extend(page);
+        }
+        sort_service_stats(&mut services);
+        services
+    }
+
+    /// The traffic of every backend at this moment, with which [`Engine::next_service_stats`]
+    /// makes a list. Cost: a pass over the flow tables and the backends.
+    #[must_use]
+    pub fn census(&self) -> Census {
         let ledger = &self.shared.ledger;
         let mut totals: Vec<Traffic> =
             ledger.backends().iter().map(|record| record.ended).collect();
         add_live(&self.v4, &mut totals);
         add_live(&self.v6, &mut totals);
-        let mut services: Vec<ServiceStats> = ledger
-            .services()
-            .map(|(_, record)| {
-                let mut backends: Vec<BackendStats> = record
-                    .all_backends()
-                    .map(|id| {
-                        let backend = ledger.backend(id);
-                        let (address, active) = (backend.address, ledger.active(id));
-                        BackendStats {
-                            address,
-                            active,
-                            traffic: totals[id as usize],
-                            is_gone: backend.standing != Standing::Listed,
-                        }
-                    })
-                    .collect();
-                backends.sort_by_key(|backend| (backend.address, backend.is_gone));
-                let mut traffic = record.past;
-                for backend in &backends {
-                    traffic.add(&backend.traffic);
-                }
-                ServiceStats {
-                    name: record.service.name().to_owned(),
-                    family: record.service.family(),
-                    traffic,
-                    refused: record.refused.clone(),
-                    backends,
-                }
-            })
-            .collect();
-        services.sort_by(|a, b| (&a.name, a.family).cmp(&(&b.name, b.family)));
-        services
+        let births = ledger.backends().iter().map(|record| record.birth).collect();
+        Census { totals, births, next: 0 }
+    }
+
+    /// The counters of the next service ports, at most `budget` of them but one at least, in no
+    /// order; `None` when there are no more. The engine may carry packets between two pages: what
+    /// comes or goes then is in the list or not.
+    pub fn next_service_stats(
+        &self,
+        census: &mut Census,
+        budget: usize,
+    ) -> Option<Vec<ServiceStats>> {
+        let ledger = &self.shared.ledger;
+        let mut page = Vec::new();
+        for (number, record) in ledger.services_from(census.next).take(budget.max(1)) {
+            census.next = number + 1;
+            let backends: Vec<BackendStats> = record
+                .all_backends()
+                .map(|id| {
+                    let backend = ledger.backend(id);
+                    BackendStats {
+                        address: backend.address,
+                        active: ledger.active(id),
+                        traffic: census.traffic(id, backend.birth),
+                        is_gone: backend.standing != Standing::Listed,
+                    }
+                })
+                .collect();
+            let mut traffic = record.past;
+            for backend in &backends {
+                traffic.add(&backend.traffic);
+            }
+            page.push(ServiceStats {
+                name: record.service.name().to_owned(),
+                family: record.service.family(),
+                traffic,
+                refused: record.refused.clone(),
+                backends,
+            });
+        }
+        (!page.is_empty()).then_some(page)
     }
 
     /// How full the tables are. Cost: constant.
