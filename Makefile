@@ -57,6 +57,9 @@ bench-datapath: build    ## measure ways through a node on real packets, as root
 	python -m benches.datapath.run
 	python -m benches.datapath.scale
 
+bench-metrics: build   ## measure a scrape at 10,000 Services: benches/RESULTS.md and benches/results/metrics.json
+	python -m benches.scrape
+
 soak: build    ## a minute at four fifths of the capacity without loss, and ten gigabytes byte for byte
 	python -m benches.datapath.steady
 

@@ -67,7 +67,7 @@ PYTHON = {
     "packet": "family model",
     "reference": "",
     "policy": "family model",
-    "sources": "_native family collector errors model",
+    "sources": "_native family collector errors metrics model",
     "engine_tables": "_native family policy",
     "rules": "family _native commands errors model packet policy",
     "drivers": "_native errors rules",

@@ -27,6 +27,7 @@ from kbe_nat.errors import RulesError
 from kbe_nat.family import Family
 from kbe_nat.metrics import catalog
 from kbe_nat.metrics.catalog import ABSENT, METRICS
+from kbe_nat.metrics.rest import RestMetrics
 from kbe_nat.metrics.sync import SyncMetrics
 from kbe_nat.metrics.traffic import escape, traffic_lines
 from kbe_nat.metrics.values import Histogram, Values
@@ -39,7 +40,7 @@ from kbe_nat.sources.watch_state import WatchState
 
 ROOT = Path(__file__).parent.parent
 RECORDING = ROOT / "tests/cluster/recordings/kube-proxy/metrics.txt"
-NAME = re.compile(r"\b(?:kbe_nat|kubeproxy|process)_\w+")
+NAME = re.compile(r"\b(?:kbe_nat|kubeproxy|process|rest_client)_\w+")
 
 
 class Once:
@@ -70,6 +71,7 @@ def metrics_of(
     sync: SyncMetrics | None = None,
     *updates: SourceUpdate,
     status: StatusRow = STATUS,
+    requests: RestMetrics | None = None,
 ) -> NodeMetrics:
     sync = sync or SyncMetrics()
     reconciler = Reconciler(Once(*updates), controller, HealthCheckPorts(), metrics=sync)
@@ -80,7 +82,16 @@ def metrics_of(
     health.respond("/healthz")
     health.respond("/livez")
     observed = Observed(
-        controller, reconciler, liveness, health, sync, lambda: status, [], lambda: 0, 1000
+        controller=controller,
+        reconciler=reconciler,
+        liveness=liveness,
+        health=health,
+        sync=sync,
+        requests=requests or RestMetrics(),
+        status=lambda: status,
+        loops=[],
+        truncated=lambda: 0,
+        max_flows=1000,
     )
     return NodeMetrics(observed, backends)
 
@@ -108,7 +119,7 @@ RECORDED = families(RECORDING.read_bytes())
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in RECORDED if name.startswith("kubeproxy_") and name not in ABSENT]
+    "name", [name for name in RECORDED if not name.startswith("process_") and name not in ABSENT]
 )
 def test_each_name_of_kube_proxys_has_its_type_labels_and_buckets(name: str) -> None:
     metric, recorded = METRICS[name], RECORDED[name]
@@ -118,7 +129,7 @@ def test_each_name_of_kube_proxys_has_its_type_labels_and_buckets(name: str) -> 
     assert labels - {"le"} == set(metric.labels)
     if metric.kind == "histogram":
         histogram = Histogram(metric)
-        histogram.observe(0.1, *("IPv4" for _ in metric.labels))
+        histogram.observe(0.1, *("any" for _ in metric.labels))
         served = [labels["le"] for _, labels, _ in histogram.samples() if "le" in labels]
         assert set(served) == set(bounds) - {None}
 
@@ -200,6 +211,21 @@ def test_watches_show_how_far_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     assert values(served["kbe_nat_watch_objects"])[("services",)] == 15
     for name, value in (("lists", 1), ("events", 3), ("failures", 5), ("withheld", 1)):
         assert values(served[f"kbe_nat_watch_{name}_total"])[("endpointslices",)] == value
+
+
+def test_requests_are_counted_by_status_and_watches_not_timed() -> None:
+    requests = RestMetrics()
+    requests.count("api:6443", "GET", 200, 0.03)
+    requests.count("api:6443", "GET", 200, None)
+    requests.count("api:6443", "GET", None, 2.0)
+    served = families(metrics_of(controller_with(1), requests=requests).exposition()[1])
+    counts = values(served["rest_client_requests_total"])
+    assert counts == {("200", "api:6443", "GET"): 2, ("<error>", "api:6443", "GET"): 1}
+    buckets = {
+        sample.labels.get("le"): sample.value
+        for sample in served["rest_client_request_duration_seconds"].samples
+    }
+    assert (buckets["0.025"], buckets["0.1"], buckets["+Inf"]) == (0, 1, 2)
 
 
 def test_refusals_are_counted_by_service_port_and_cause() -> None:

@@ -32,6 +32,7 @@ date every 30 s, and packets and bytes are counted if `net.netfilter.nf_conntrac
 RULE: Final = "|---|---|---|---|"
 SECTIONS: Final = (
     ("kube-proxy's names", "kubeproxy_"),
+    ("Requests to the API server", "rest_client_"),
     ("The daemon and its tables", "kbe_nat_"),
     ("Service ports", "kbe_nat_service_"),
     ("Backends", "kbe_nat_backend_"),
@@ -50,8 +51,8 @@ def page() -> str:
             "|---|---|---|---|",
         ]
         lines += [row(metric) for metric in METRICS.values() if section(metric) == prefix]
-        if prefix == "kubeproxy_":
-            lines += ["", "These names of kube-proxy's are absent:", ""]
+        if prefix == "rest_client_":
+            lines += ["", "These names of kube-proxy's are absent, also above:", ""]
             lines += [f"- `{name}`: {reason}." for name, reason in ABSENT.items()]
     return "\n".join(lines).replace("\n\n\n", "\n\n") + "\n"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from kbe_nat.daemon.objects_file import StoredObjects
 from kbe_nat.daemon.settings import Settings
 from kbe_nat.kubeproxy.duration import duration
+from kbe_nat.metrics.rest import RestMetrics
 from kbe_nat.policy.options import Mode
 from kbe_nat.sources.kubernetes.access import find_access
 from kbe_nat.sources.kubernetes.encodings import JSON, Encoding
@@ -16,9 +17,9 @@ from kbe_nat.sources.kubernetes.source import Kubernetes
 from kbe_nat.sources.store import Store
 
 
-def api_server(settings: Settings, store: Store) -> Kubernetes:
-    """The objects of the API server that the kubeconfig and --master name, or of this Pod's. Raises
-    `FileError`, `SettingError`.
+def api_server(settings: Settings, store: Store, metrics: RestMetrics) -> Kubernetes:
+    """The objects of the API server that the kubeconfig and --master name, or of this Pod's. Its
+    requests are counted in `metrics`. Raises `FileError`, `SettingError`.
     """
     file = settings.configuration
     kubeconfig = file.client_connection.kubeconfig
@@ -27,7 +28,7 @@ def api_server(settings: Settings, store: Store) -> Kubernetes:
     mode = settings.node.stated_mode(file) or Mode.IPTABLES
     pace = file.nftables if mode is Mode.NFTABLES else file.iptables
     return Kubernetes(
-        partial(HttpConnection, access),
+        partial(HttpConnection, access, metrics),
         watched_resources(
             # As kubelet names a node that is not told its name.
             node or socket.gethostname().strip().lower(),

@@ -28,6 +28,7 @@ from kbe_nat.datapath.first_packet import FirstPacket
 from kbe_nat.drivers.native import NativeQueue
 from kbe_nat.drivers.netfilterqueue import NetfilterQueue
 from kbe_nat.errors import PrivilegeError, SettingError
+from kbe_nat.metrics.rest import RestMetrics
 from kbe_nat.model import Snapshot
 from kbe_nat.policy.options import Options
 from kbe_nat.rules.commands import Commands
@@ -56,7 +57,8 @@ def build(
     Raises `SettingError` when a setting has no effect here, `FileError`, and `RulesError` when the
     kernel cannot do what is asked for.
     """
-    source = _source(settings)
+    requests = RestMetrics()
+    source = _source(settings, requests)
     grace = GracePeriod()
     commands = Commands(grace=grace)
     kind, reason = detect.choose(settings.datapath.kind, commands)
@@ -99,8 +101,8 @@ def build(
         or any(installer.is_present() for installer in usable(commands)),
     )
     queues = _queues(settings, kind, datapath.backend_ids)
-    has_api = _asks_api_server(settings) or not settings.source.manifests
-    node = NodeFacts(settings.configuration, dict(flags or {}), is_expected=has_api)
+    is_expected = _asks_api_server(settings) or not settings.source.manifests
+    node = NodeFacts(settings.configuration, dict(flags or {}), is_expected, requests)
     return Proxy(live, source, controller, queues, facts, grace, node)
 
 
@@ -131,7 +133,7 @@ def initialise(settings: Settings) -> None:
             raise PrivilegeError(f"the kernel tracks connections as before: {', '.join(refused)}")
 
 
-def _source(settings: Settings) -> Source:
+def _source(settings: Settings, requests: RestMetrics) -> Source:
     """Files, the API server, or both in one store."""
     wanted = settings.source
     is_asked = _asks_api_server(settings)
@@ -139,12 +141,12 @@ def _source(settings: Settings) -> Source:
         if not is_asked and not is_in_cluster():
             raise SettingError("--manifests", "say where the objects are, here or by --kubeconfig")
         # What files leave out, the control plane has filled in.
-        return _api_server(settings, Store())
+        return _api_server(settings, Store(), requests)
     store = Store(FileCompletion(wanted.pod_range))
     manifests = Manifests(
         wanted.manifests, store, is_strict=wanted.is_strict, gone_seconds=GONE_SECONDS
     )
-    return Sources([manifests, _api_server(settings, store)]) if is_asked else manifests
+    return Sources([manifests, _api_server(settings, store, requests)]) if is_asked else manifests
 
 
 def _asks_api_server(settings: Settings) -> bool:
@@ -152,11 +154,11 @@ def _asks_api_server(settings: Settings) -> bool:
     return bool(settings.configuration.client_connection.kubeconfig or settings.source.master)
 
 
-def _api_server(settings: Settings, store: Store) -> Source:
+def _api_server(settings: Settings, store: Store, requests: RestMetrics) -> Source:
     # A daemon of files does without asyncio and a client of HTTP, which take 20 MB.
     from kbe_nat.daemon.api_server import api_server
 
-    return api_server(settings, store)
+    return api_server(settings, store, requests)
 
 
 def _first_packet(settings: Settings, commands: Commands) -> FirstPacket:

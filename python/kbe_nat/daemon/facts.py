@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from kbe_nat.daemon.settings import Driver
 from kbe_nat.kubeproxy.config import Configuration
+from kbe_nat.metrics.rest import RestMetrics
 from kbe_nat.rules.rule import DatapathKind
 
 
@@ -37,3 +38,5 @@ class NodeFacts:
     """The flags of the command line with their values."""
     is_expected: bool = False
     """Its Node is asked for, so that one which is not there is missing."""
+    requests: RestMetrics = field(default_factory=RestMetrics)
+    """To the API server."""

@@ -23,6 +23,7 @@ from kbe_nat.drivers.native import queue_counters
 from kbe_nat.drivers.thread import LoopThread
 from kbe_nat.family import Family
 from kbe_nat.metrics import catalog
+from kbe_nat.metrics.rest import RestMetrics
 from kbe_nat.metrics.sync import FAMILIES, FAMILY_NAMES, SyncMetrics
 from kbe_nat.metrics.traffic import traffic_lines
 from kbe_nat.metrics.values import Histogram, LabelValues, Sample, Values, samples_of
@@ -40,6 +41,7 @@ class Observed:
     liveness: Liveness
     health: HealthPages
     sync: SyncMetrics
+    requests: RestMetrics
     status: Callable[[], StatusRow]
     loops: Sequence[LoopThread]
     truncated: Callable[[], int]
@@ -63,7 +65,8 @@ class NodeMetrics:
         """
         stats = self._observed.controller.engine.stats()
         families = [
-            *(_family_of(values) for values in self._observed.sync.values()),
+            *map(_family_of, self._observed.sync.values()),
+            *map(_family_of, self._observed.requests.values()),
             *self._process.collect(),
             *self._daemon_families(),
             *self._packet_families(stats),

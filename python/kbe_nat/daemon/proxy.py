@@ -109,6 +109,7 @@ class Proxy:
         self.health_pages = HealthPages(
             self.liveness.report, lambda: self.reconciler.own_node.is_eligible
         )
+        self._node = node
         self._server = self._new_server(node, answering)
         self._sync = sync
         self._source = source
@@ -418,6 +419,7 @@ class Proxy:
             liveness=self.liveness,
             health=self.health_pages,
             sync=self._sync,
+            requests=self._node.requests,
             status=self._status,
             loops=self._loops,
             truncated=self._count_truncated,

@@ -124,6 +124,20 @@ LIVEZ_ANSWERS: Final = Metric(
     "kubeproxy_proxy_livez_total", "counter", "Answers of /livez.", ("code",)
 )
 
+REST_REQUESTS: Final = Metric(
+    "rest_client_requests_total",
+    "counter",
+    "Requests to the API server by status; `<error>` where none came.",
+    ("code", "host", "method"),
+)
+REST_DURATION: Final = Metric(
+    "rest_client_request_duration_seconds",
+    "histogram",
+    "Time until the API server began to answer, without watches.",
+    ("host", "verb"),
+    (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0),
+)
+
 BUILD: Final = Metric(
     "kbe_nat_build_info", "gauge", "1, with what runs here.", ("version", "datapath", "driver")
 )
@@ -303,5 +317,13 @@ ABSENT: Final = {
     "kubeproxy_sync_proxy_rules_iptables_total": "the rules do not grow with Services",
     "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total": "stale elements go in the"
     " transaction that brings new ones",
+    "rest_client_exec_plugin_certificate_rotation_age": "Go's transport alone",
+    "rest_client_exec_plugin_ttl_seconds": "Go's transport alone",
+    "rest_client_rate_limiter_duration_seconds": "requests are as rare as watches",
+    "rest_client_request_size_bytes": "requests have no body",
+    "rest_client_response_size_bytes": "watches have no size; see `kbe_nat_watch_events_total`",
+    "rest_client_transport_cache_entries": "Go's transport alone",
+    "rest_client_transport_cert_rotation_gc_calls_total": "Go's transport alone",
+    "rest_client_transport_create_calls_total": "Go's transport alone",
 }
 """kube-proxy's metrics that would mean something else here, and why."""

@@ -9,6 +9,7 @@ import asyncio
 import os
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
@@ -19,6 +20,7 @@ import aiohttp
 from aiohttp import ClientSession, ClientTimeout, TCPConnector
 from yarl import URL
 
+from kbe_nat.metrics.rest import RestMetrics
 from kbe_nat.sources.kubernetes.access import Access
 from kbe_nat.sources.kubernetes.connection import ConnectionFailure
 from kbe_nat.sources.kubernetes.credentials import Credentials
@@ -45,8 +47,10 @@ class HttpResponse:
 class HttpConnection:
     """See the module. Wrong credentials show at the first request."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, metrics: RestMetrics | None = None) -> None:
         self._access = access
+        self._host = urlsplit(access.server).netloc
+        self._metrics = metrics or RestMetrics()
         self._credentials = Credentials(access)
         self._session: ClientSession | None = None
         self._proxy = access.proxy or _environment_proxy(access.server)
@@ -58,6 +62,7 @@ class HttpConnection:
         """See `Connection.get`."""
         headers = {"Accept": accept, "Accept-Encoding": "gzip", "User-Agent": USER_AGENT}
         headers |= await self._credentials.headers()
+        is_watch, started, status = "watch" in parameters, time.monotonic(), None
         is_tls = self._access.server.startswith("https:")
         context = self._credentials.context() if is_tls else False
         try:
@@ -70,9 +75,17 @@ class HttpConnection:
                 # A redirect would carry the token elsewhere.
                 allow_redirects=False,
             ) as response:
+                status = response.status
+                self._count(status, None if is_watch else started)
                 yield HttpResponse(response)
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
+            if status is None:
+                self._count(None, None if is_watch else started)
             raise _failure(error) from None
+
+    def _count(self, status: int | None, started: float | None) -> None:
+        seconds = None if started is None else time.monotonic() - started
+        self._metrics.count(self._host, "GET", status, seconds)
 
     def renew_credentials(self) -> None:
         """See `Connection.renew_credentials`."""

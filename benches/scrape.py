@@ -1,0 +1,207 @@
+"""What a scrape of /metrics costs at many Services, and how long a packet waits for its snapshot.
+
+Everything is in this process: a controller whose rules are kept in memory, its pages on loopback,
+and a thread that hands packets to the engine one by one. Writes benches/results/metrics.json and a
+part of benches/RESULTS.md.
+"""
+
+import argparse
+import http.client
+import json
+import socket
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from benches.harness.report import figure, machine, part, table
+from kbe_nat._native import Engine
+from kbe_nat.control.controller import Controller
+from kbe_nat.daemon.liveness import Liveness
+from kbe_nat.daemon.node_metrics import NodeMetrics, Observed
+from kbe_nat.daemon.reconciler import Reconciler
+from kbe_nat.daemon.rows import StatusRow
+from kbe_nat.daemon.settings import MetricsBackends
+from kbe_nat.datapath.datapath import Diversion
+from kbe_nat.datapath.every_packet import EveryPacket
+from kbe_nat.family import Family
+from kbe_nat.metrics.rest import RestMetrics
+from kbe_nat.metrics.sync import SyncMetrics
+from kbe_nat.model import Endpoint, EndpointSlice, Service, ServicePort, SlicePort, Snapshot
+from kbe_nat.policy.options import Options
+from kbe_nat.rules.memory import Memory
+from kbe_nat.server.health_check_ports import HealthCheckPorts
+from kbe_nat.server.health_page import HealthPages
+from kbe_nat.server.pages import PagesThread
+from kbe_nat.sources.manifests.manifests import Manifests
+
+RESULTS: Final = Path(__file__).parent / "results/metrics.json"
+ENDPOINTS: Final = 15
+PACKET: Final = bytes.fromhex(
+    "45000028000040004006000001010101020202020400005000000000000000005002ffff00000000"
+)
+"""To no Service: the engine's shortest way."""
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Measure, store, show."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--services", type=int, nargs="+", default=[1_000, 10_000])
+    parser.add_argument("--rounds", type=int, default=20, help="times that each is measured")
+    arguments = parser.parse_args()
+    rows = [measure(services, arguments.rounds) for services in arguments.services]
+    RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
+    columns = ["Services", "endpoints", "scrape ms", "slowest ms", "MB", "packet waits ms"]
+    lines = [
+        [
+            f"{row['services']:,}",
+            f"{row['endpoints']:,}",
+            figure(row["scrape_p50_ms"]),
+            figure(row["scrape_max_ms"]),
+            figure(row["megabytes"]),
+            figure(row["packet_wait_p50_ms"]),
+        ]
+        for row in rows
+    ]
+    text = f"{machine()} Rounds: {arguments.rounds}.\n\n{table(columns, lines)}"
+    part("metrics", "make bench-metrics", text)
+    print(text)
+
+
+def measure(services: int, rounds: int) -> Row:
+    """One row of the table."""
+    controller = controller_of(services)
+    thread = PagesThread({"/metrics": metrics_page(controller)})
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread.listen(listener)
+    port = listener.getsockname()[1]
+    scrapes = [scrape(port) for _ in range(rounds + 1)][1:]
+    thread.close()
+    seconds = [each for each, _ in scrapes]
+    return {
+        "services": services,
+        "endpoints": services * ENDPOINTS,
+        "scrape_p50_ms": statistics.median(seconds) * 1000,
+        "scrape_max_ms": max(seconds) * 1000,
+        "megabytes": scrapes[-1][1] / 1e6,
+        "packet_wait_p50_ms": statistics.median(packet_waits(controller.engine, rounds)) * 1000,
+    }
+
+
+def scrape(port: int) -> tuple[float, int]:
+    """Seconds until the whole text is there, and its bytes."""
+    started = time.perf_counter()
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", "/metrics")
+    content = connection.getresponse().read()
+    connection.close()
+    return time.perf_counter() - started, len(content)
+
+
+def packet_waits(engine: Engine, rounds: int) -> list[float]:
+    """The longest wait of a packet for each snapshot of the counters. The caller of `stats` has no
+    GIL meanwhile, so packets wait for the engine alone.
+    """
+    gaps: list[tuple[float, float]] = []
+    is_over = threading.Event()
+
+    def carry() -> None:
+        last = time.perf_counter()
+        while not is_over.is_set():
+            engine.process(bytearray(PACKET), 1)
+            now = time.perf_counter()
+            gaps.append((now, now - last))
+            last = now
+
+    packets = threading.Thread(target=carry)
+    packets.start()
+    waits = []
+    for _ in range(rounds):
+        gaps.clear()
+        engine.stats()
+        waits.append(max((gap for _, gap in gaps.copy()), default=0.0))
+    is_over.set()
+    packets.join()
+    return waits
+
+
+def controller_of(services: int) -> Controller:
+    """A controller that serves so many Services."""
+    controller = Controller(
+        Engine(seed=1), EveryPacket(Diversion((100, 100)), Memory()), lambda _: Options()
+    )
+    ports = (ServicePort("http", "tcp", 80),)
+    listed = tuple(
+        Service("default", f"service-{number}", (address(10, number),), ports)
+        for number in range(services)
+    )
+    slices = {
+        service.key: (
+            EndpointSlice(
+                f"{service.name}-1",
+                Family.IPV4,
+                (SlicePort("http", "tcp", 8080),),
+                tuple(
+                    Endpoint(address(11, number * ENDPOINTS + index)) for index in range(ENDPOINTS)
+                ),
+            ),
+        )
+        for number, service in enumerate(listed)
+    }
+    controller.apply(Snapshot(1, listed, slices))
+    return controller
+
+
+def address(first: int, number: int) -> str:
+    """One of a network of 24 bits."""
+    return f"{first}.{number >> 16}.{number >> 8 & 255}.{number & 255}"
+
+
+def metrics_page(controller: Controller) -> Callable[[], tuple[int, dict[str, str], bytes]]:
+    """/metrics of this controller."""
+    sync = SyncMetrics()
+    reconciler = Reconciler(Manifests(()), controller, HealthCheckPorts(), metrics=sync)
+    liveness = Liveness(lambda: False)
+    status = StatusRow(
+        datapath="every-packet",
+        driver="native",
+        queues="100",
+        rules="memory",
+        seed=1,
+        pid=1,
+        seconds=1,
+        generation=1,
+        service_ports=len(controller.plan.ports),
+        refused=[],
+        rules_up_to_date=True,
+        drains=[],
+        loops=[],
+    )
+    observed = Observed(
+        controller=controller,
+        reconciler=reconciler,
+        liveness=liveness,
+        health=HealthPages(liveness.report, lambda: True),
+        sync=sync,
+        requests=RestMetrics(),
+        status=lambda: status,
+        loops=[],
+        truncated=lambda: 0,
+        max_flows=262_144,
+    )
+    metrics = NodeMetrics(observed, MetricsBackends.SERVICE)
+
+    def page() -> tuple[int, dict[str, str], bytes]:
+        media_type, content = metrics.exposition()
+        return 200, {"Content-Type": media_type}, content
+
+    return page
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""Counts requests to the API server, under the names of Kubernetes' own clients."""
+
+from typing import Final
+
+from kbe_nat.metrics import catalog
+from kbe_nat.metrics.values import Histogram, Values
+
+
+class RestMetrics:
+    """Told of each request by one thread; any thread may read."""
+
+    def __init__(self) -> None:
+        self._requests = Values(catalog.REST_REQUESTS)
+        self._durations = Histogram(catalog.REST_DURATION)
+
+    def count(self, host: str, method: str, status: int | None, seconds: float | None) -> None:
+        """A request was answered, or failed when `status` is None. `seconds` passed until the
+        answer began; None for a watch, whose answer goes on.
+        """
+        self._requests.add(1, FAILED if status is None else str(status), host, method)
+        if seconds is not None:
+            self._durations.observe(seconds, host, method)
+
+    def values(self) -> tuple[Values | Histogram, ...]:
+        """All of them."""
+        return self._durations, self._requests
+
+
+FAILED: Final = "<error>"
+"""In place of a status, as in Go's client."""
