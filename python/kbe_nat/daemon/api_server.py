@@ -17,7 +17,7 @@ from kbe_nat.sources.kubernetes.source import Kubernetes
 from kbe_nat.sources.store import Store
 
 
-def api_server(settings: Settings, store: Store, metrics: RestMetrics) -> Kubernetes:
+def api_server(settings: Settings, store: Store, metrics: RestMetrics | None = None) -> Kubernetes:
     """The objects of the API server that the kubeconfig and --master name, or of this Pod's. Its
     requests are counted in `metrics`. Raises `FileError`, `SettingError`.
     """
