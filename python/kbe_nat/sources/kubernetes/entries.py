@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw, Struct, field
 
 from kbe_nat.errors import ObjectError
-from kbe_nat.sources.json_objects import json_item
+from kbe_nat.sources.json_objects import DECODERS, json_item
 from kbe_nat.sources.kubernetes.answers import (
     AnswerError,
     Entry,
@@ -21,7 +21,14 @@ from kbe_nat.sources.kubernetes.answers import (
     WatchEvent,
 )
 from kbe_nat.sources.kubernetes.resources import Resource
-from kbe_nat.sources.objects import CLUSTER_SCOPED_KINDS, ObjectKey, name_of, refused_key
+from kbe_nat.sources.objects import (
+    CLUSTER_SCOPED_KINDS,
+    ObjectKey,
+    ParsedObject,
+    name_of,
+    refused_key,
+)
+from kbe_nat.sources.snapshot import convert_early
 
 
 def list_entry(text: bytes | Raw, resource: Resource) -> Entry:
@@ -134,6 +141,13 @@ def _entry(text: bytes | Raw, head: _Head, resource: Resource) -> Entry:
     if head.kind not in ("", resource.kind):
         raise AnswerError(f"an object of {resource.name} is a {head.kind[:60]!r}")
     key = _key(resource, head.metadata.namespace, head.metadata.name)
+    if head.version in ("", resource.version):
+        try:
+            value = DECODERS[resource.version, resource.kind].decode(text)
+            return Entry(key, convert_early(ParsedObject(ORIGIN, resource.kind, value)))
+        except (msgspec.MsgspecError, UnicodeError):
+            # Decoded once more below, for the field that is wrong.
+            pass
     defaults = {"apiVersion": resource.version, "kind": resource.kind}
     try:
         item = json_item(Raw(text), defaults, ORIGIN)
