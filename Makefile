@@ -6,7 +6,7 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 export PIP_QUIET := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check build conformance bench bench-cluster bench-engine bench-compare bench-replay bench-datapath soak chaos mutants fuzz wheel docs clean
+.PHONY: help demo test check build conformance bench bench-cluster bench-engine bench-compare bench-replay bench-datapath bench-encodings soak chaos mutants fuzz wheel docs clean
 
 help:          ## list the verbs
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' Makefile | expand -t 16
@@ -59,6 +59,9 @@ bench-datapath: build    ## measure ways through a node on real packets, as root
 
 bench-metrics: build   ## measure a scrape at 10,000 Services: benches/RESULTS.md and benches/results/metrics.json
 	python -m benches.scrape
+
+bench-encodings: build    ## measure answers of an API server in JSON and in protobuf: benches/RESULTS.md and encodings.json; QUICK=1
+	PYTHONPATH=tests python -m benches.encodings $(if $(QUICK),--quick)
 
 soak: build    ## a minute at four fifths of the capacity without loss, and ten gigabytes byte for byte
 	python -m benches.datapath.steady

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from scapy.layers.inet import IP, TCP
 
-from benches import compare, replay
+from benches import compare, encodings, replay
 from benches.engine import MODES, SHAPES, Extent, Programs, measure, measure_strategies, summarise
 from benches.harness import callgrind
 from benches.harness.engine_page import UPDATE_FIELDS, Measures, page
@@ -191,3 +191,14 @@ def test_segments_of_the_capture_have_right_checksums() -> None:
         del packet.chksum, packet[TCP].chksum
         rebuilt: Any = IP(bytes(packet))
         assert (rebuilt.chksum, rebuilt[TCP].chksum) == sums
+
+
+def test_each_encoding_and_way_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    rows = encodings.measure(count=20, rounds=1)
+    assert len({(row["resource"], row["way"], row["encoding"]) for row in rows}) == 8
+    for in_json, in_protobuf in zip(rows[::2], rows[1::2], strict=True):
+        assert (in_json["encoding"], in_protobuf["encoding"]) == ("JSON", "protobuf")
+        assert in_json["bytes"] > 1.5 * in_protobuf["bytes"]
+        assert min(in_json["cpu_s"], in_protobuf["cpu_s"]) > 0
+    assert "| 20 services, list, protobuf |" in encodings.page(rows)
