@@ -1,34 +1,22 @@
 """A daemon takes kube-proxy's place while connections go on; what kube-proxy left is removed."""
 
-import json
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from harness.clients import PORT, VIPS, Clients, endpoints, named, service
+from harness.clients import named
 from harness.daemons import COMMAND, Daemon
-from harness.kube_proxy_rules import KINDS, foreign_rules, load_dump
-from harness.programs import NEW_FLOWS
+from harness.kube_proxy_rules import foreign_rules, load_dump
+from harness.new_flows import established, new_flows, objects
 from harness.stage import DATAPATHS, add_ipv6
-from harness.waiting import eventually
-from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.rule import DatapathKind
 
 MODES = pytest.mark.parametrize("mode", ["iptables", "nftables"])
-RANGES = """apiVersion: networking.k8s.io/v1
-kind: ServiceCIDR
-metadata: {name: kubernetes}
-spec: {cidrs: [172.30.0.0/16, "fd00:30::/112"]}
----
-"""
 OTHERS = """*nat
 :CNI-HOSTPORT-MASQ - [0:0]
 :KUBE-HP-ABCDEFGHIJKLMNOP - [0:0]
@@ -56,65 +44,6 @@ def daemon(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> 
     with Daemon(cluster, tmp_path, request.getfixturevalue("datapath")) as made:
         made.write("objects.yaml", objects("a"))
         yield made
-
-
-def objects(*pods: str) -> str:
-    return RANGES + "".join(service(family) + endpoints(family, *pods) for family in Family)
-
-
-@contextmanager
-def established(cluster: Cluster) -> Iterator[list[Clients]]:
-    """Connections and datagrams of each family, which were answered."""
-    with ExitStack() as stack:
-        groups = [
-            stack.enter_context(Clients(cluster, family, 10, kind))
-            for family in Family
-            for kind in KINDS.values()
-        ]
-        for clients in groups:
-            assert set(clients.asked()) == {"a"}
-        yield groups
-
-
-class NewFlows:
-    """A program that opens connections all the time."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        command = (*cluster.client.prefix, sys.executable, str(NEW_FLOWS), str(PORT))
-        self.process = subprocess.Popen(
-            (*command, *VIPS.values()), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "ready\n"
-
-    def counted(self) -> dict[str, Any]:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        counts: dict[str, Any] = json.loads(self.process.stdout.readline())
-        assert counts["failed"] == []
-        return counts
-
-    def wait_for(self, name: str) -> None:
-        """Until this server has answered once more, by each protocol and family."""
-        keys = [f"{protocol} {address} {name}" for protocol in KINDS for address in VIPS.values()]
-        before = self.counted()["names"]
-
-        def answered() -> bool:
-            names = self.counted()["names"]
-            return all(names.get(key, 0) > before.get(key, 0) for key in keys)
-
-        eventually(answered, 30)
-
-
-@contextmanager
-def new_flows(cluster: Cluster) -> Iterator[NewFlows]:
-    flows = NewFlows(cluster)
-    with flows.process:
-        try:
-            yield flows
-        finally:
-            flows.process.kill()
 
 
 def clean_up(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:

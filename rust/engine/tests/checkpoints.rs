@@ -89,6 +89,31 @@ fn f10_what_stands_behind_the_last_value_is_refused() {
 }
 
 #[test]
+fn f10_sections_of_a_later_version_are_skipped() {
+    let mut bytes = written();
+    for (number, content) in [(7u32, &b"more"[..]), (8, b"")] {
+        bytes.extend(number.to_le_bytes());
+        bytes.extend((content.len() as u32).to_le_bytes());
+        bytes.extend(content);
+    }
+    let framed = |bytes: &[u8]| {
+        let mut bytes = bytes.to_vec();
+        let length = (bytes.len() - BODY) as u64;
+        bytes[LENGTH..CHECKSUM].copy_from_slice(&length.to_le_bytes());
+        let checksum = crc32c::crc32c(&bytes[BODY..]);
+        bytes[CHECKSUM..BODY].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    };
+    let restored = |bytes: &[u8]| {
+        let mut scene = scene_of_both();
+        scene.engine.restore(scene.now, bytes, 0).map(|_| scene.flows())
+    };
+    assert_eq!(restored(&framed(&bytes)), restored(&written()));
+    let cut = framed(&bytes[..bytes.len() - 9]);
+    assert!(matches!(refusal(&cut), CheckpointError::Value(_)));
+}
+
+#[test]
 fn f10_a_full_engine_keeps_within_the_limit_that_it_names() {
     for max_flows in [1, 7, 1000] {
         let config = Config { max_flows, max_affinities: 0, ..Config::default() };

@@ -3,7 +3,16 @@
 //!
 //! Layout, all numbers little endian: `KBENATCK`, version (u32), length of the body (u64), its
 //! CRC32c (u32), body. The body lists the names of service ports, then flows, then clients; see
-//! `format::Writer`. Nothing of a checkpoint is used before all of it was read and checked. Flows
+//! `format::Writer`.
+//!
+//! Upgrades lose no flow in either direction, because that layout is frozen. A later version keeps
+//! writing it, and puts what it has to say beyond it into sections behind the clients: a number
+//! (u32), a length (u32), so many bytes. A version skips sections that it does not know, and does
+//! without those that are missing. A new state or flag goes into a section, and the frozen part
+//! holds the nearest one that every version knows. The version's number grows only with a layout
+//! that earlier versions could not read, which is a promise broken.
+//!
+//! Nothing of a checkpoint is used before all of it was read and checked. Flows
 //! and clients of service ports that are not served any more are left out.
 
 mod format;

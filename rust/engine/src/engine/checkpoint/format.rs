@@ -111,7 +111,14 @@ impl Content {
             let backend = SocketAddr::new(reader.address()?, reader.u16()?);
             content.clients.push(SavedClient { service, address, backend, left: reader.u32()? });
         }
-        if reader.at == body.len() { Ok(content) } else { Err(reader.wrong()) }
+        // A later version may say more: each section of it has a number, a length, and so many
+        // bytes.
+        while reader.at < body.len() {
+            let _number = reader.u32()?;
+            let length = reader.u32()? as usize;
+            reader.take(length)?;
+        }
+        Ok(content)
     }
 }
 
