@@ -7,6 +7,7 @@ export PIP_QUIET := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help demo test check build conformance bench bench-cluster bench-engine bench-compare bench-replay bench-datapath bench-encodings soak chaos mutants fuzz wheel docs clean
+.PHONY: help demo test check build conformance bench bench-engine bench-compare bench-replay bench-agreement bench-datapath soak chaos mutants fuzz wheel docs clean
 
 help:          ## list the verbs
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' Makefile | expand -t 16
@@ -52,6 +53,9 @@ bench-compare: .venv/ready    ## tell whether this tree is slower than another r
 
 bench-replay: build    ## measure replay of a gigabyte of TCP: benches/RESULTS.md and benches/results/replay.json; QUICK=1
 	python -m benches.replay $(if $(QUICK),--quick)
+
+bench-agreement: build    ## ask 100 nodes about 100,000 connections, whatever order events come in: docs/scale.md
+	python -m benches.agreement
 
 bench-datapath: build    ## measure ways through a node on real packets, as root: benches/RESULTS.md and datapath.json
 	python -m benches.datapath.run
