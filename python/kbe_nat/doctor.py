@@ -15,14 +15,16 @@ from typing import Final
 import msgspec
 
 from kbe_nat.daemon import privileges
+from kbe_nat.daemon.settings import QueueSettings
 from kbe_nat.datapath.detect import choose
 from kbe_nat.datapath.sysctl import ACCOUNTING, sysctl
 from kbe_nat.drivers.native import NativeQueue
 from kbe_nat.errors import KbeNatError, QueueError
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.installer import InstallerName, probe
-from kbe_nat.rules.kube_proxy import kube_proxy_rules
-from kbe_nat.rules.rule import DatapathKind
+from kbe_nat.rules.kube_proxy import kube_proxy_processes, kube_proxy_rules
+from kbe_nat.rules.neighbours import Surroundings, mark_writers, neighbours, queue_users
+from kbe_nat.rules.rule import DatapathKind, Marks
 
 
 class State(StrEnum):
@@ -59,6 +61,7 @@ def diagnose() -> Iterator[Check]:
             yield msgspec.structs.replace(check, remedy="ask again with the privilege")
         else:
             yield check
+    yield from _neighbours(Surroundings.of(Commands()))
     yield _setting(
         "forwarding",
         "net.ipv4.ip_forward",
@@ -162,10 +165,55 @@ def _kube_proxy() -> Check:
     places = kube_proxy_rules(Commands())
     if not places:
         return Check("kube-proxy", State.OK, "no rules of it are here")
+    processes = kube_proxy_processes()
+    running = f", and it runs (process {', '.join(map(str, processes))})" if processes else ""
     remedy = (
-        "two proxies decide about the same Services: end kube-proxy, and run kube-proxy --cleanup"
+        "two proxies decide about the same Services: take its place by --take-over and"
+        " --cleanup-kube-proxy, or serve beside it by --service-proxy-name"
     )
-    return Check("kube-proxy", State.NOTE, f"its rules are here: {', '.join(places)}", remedy)
+    finding = f"its rules are here: {', '.join(places)}{running}"
+    return Check("kube-proxy", State.NOTE, finding, remedy)
+
+
+def _neighbours(surroundings: Surroundings) -> Iterator[Check]:
+    """Other programs that have a say in the same packets."""
+    known = neighbours(surroundings)
+    for name, signs, remedy in known:
+        yield Check("other proxies", State.NOTE, f"{name} is here: {', '.join(signs)}", remedy)
+    if not known:
+        yield Check("other proxies", State.OK, "no CNI that translates Services is known here")
+    writers = mark_writers(surroundings, Marks())
+    yield Check(
+        "marks",
+        State.NOTE if writers else State.OK,
+        "; ".join(f"{place} writes {bits:#x} of ours" for place, bits in writers[:MOST_PLACES])
+        or "no rules of others write bits of ours",
+        "packets may be rejected, or go to a wrong endpoint: give us other bits (--mark-flow,"
+        " --mark-refused, --mark-masquerade, --mark-backend)"
+        if writers
+        else "",
+    )
+    number = QueueSettings().first
+    users = queue_users(surroundings, number)
+    yield Check(
+        "queue number",
+        State.NOTE if users else State.OK,
+        f"rules of others send packets to queue {number}: {', '.join(users[:MOST_PLACES])}"
+        if users
+        else f"no rules of others use queue {number}",
+        "we would decide about their packets: take another number by --queue" if users else "",
+    )
+    devices = surroundings.with_programs
+    yield Check(
+        "programs at devices",
+        State.NOTE if devices else State.OK,
+        f"BPF sees packets ahead of rules at {', '.join(devices[:MOST_PLACES])}"
+        if devices
+        else "no BPF program sees packets ahead of rules (XDP, tc)",
+        "packets that it translates or redirects do not come to us: see whose it is (bpftool net)"
+        if devices
+        else "",
+    )
 
 
 def _super_packets() -> Check:
@@ -204,5 +252,6 @@ SUPER_PACKET_SETTINGS: Final = (
     "gso_ipv4_max_size",
     "gro_ipv4_max_size",
 )
+MOST_PLACES: Final = 3
 LARGEST_SUPER_PACKET: Final = 65_536
 COMMANDS: Final = ("iptables", "iptables-restore", "ipset", "nft", "ip")

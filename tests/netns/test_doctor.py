@@ -102,3 +102,77 @@ def test_f93_rules_of_kube_proxy_are_named(node: Namespace, form: str) -> None:
     place = "nft's table ip kube-proxy" if form == "nft" else "iptables' chain KUBE-SERVICES"
     assert place in checks["kube-proxy"]["found"]
     assert node.call("nft", "list", "ruleset") == before
+
+
+CALICO = """*mangle
+:cali-PREROUTING - [0:0]
+-A PREROUTING -m comment --comment "cali:6gwbT8clXdHdC1b1" -j cali-PREROUTING
+-A cali-PREROUTING -j MARK --set-xmark 0x10000/0x10000
+COMMIT
+"""
+CILIUM = """*raw
+:CILIUM_PRE_raw - [0:0]
+-A PREROUTING -m comment --comment "cilium-feeder: CILIUM_PRE_raw" -j CILIUM_PRE_raw
+-A CILIUM_PRE_raw -m mark --mark 0x200/0xf00 -j NOTRACK
+COMMIT
+"""
+ROUTER = """*filter
+:KUBE-ROUTER-INPUT - [0:0]
+-A INPUT -m comment --comment "kube-router netpol - ZZZZ" -j KUBE-ROUTER-INPUT
+COMMIT
+"""
+CALICO_NFT = """table ip calico {
+  chain mangle-PREROUTING {
+    type filter hook prerouting priority mangle; policy accept;
+    meta mark set meta mark & 0xfffdffff | 0x00020000
+  }
+}
+"""
+QUEUED = """*filter
+:SURICATA - [0:0]
+-A FORWARD -j SURICATA
+-A SURICATA -j NFQUEUE --queue-balance 98:101
+COMMIT
+"""
+NEIGHBOURS = [
+    # Rules, devices, the check, and what it says.
+    (CALICO, ("cali0123456789a",), "other proxies", "Calico is here: device cali0123456789a"),
+    (CALICO, (), "marks", "mangle cali-PREROUTING writes 0x10000 of ours"),
+    (CALICO_NFT, (), "other proxies", "Calico is here: rules calico"),
+    (CALICO_NFT, (), "marks", "ip calico mangle-PREROUTING writes 0x20000 of ours"),
+    ("", ("bpfin.cali",), "other proxies", "Calico's eBPF data plane is here: device bpfin.cali"),
+    (CILIUM, ("cilium_host",), "other proxies", "Cilium is here: device cilium_host, rules CILIUM"),
+    (ROUTER, ("kube-dummy-if",), "other proxies", "kube-router is here: device kube-dummy-if"),
+    ("", ("kube-ipvs0",), "other proxies", "kube-proxy in ipvs mode is here: device kube-ipvs0"),
+    (QUEUED, (), "queue number", "rules of others send packets to queue 100: filter SURICATA"),
+]
+
+
+@pytest.mark.parametrize(("rules", "devices", "check", "said"), NEIGHBOURS)
+def test_f93_other_programs_that_would_clash_are_named(
+    node: Namespace, rules: str, devices: tuple[str, ...], check: str, said: str
+) -> None:
+    assert asked(node)[1][check]["state"] == "ok"
+    for number, name in enumerate(devices):
+        node.call("ip", "link", "add", name, "type", "veth", "peer", "name", f"peer{number}")
+    loader = ("nft", "-f", "-") if rules.startswith("table") else ("iptables-restore",)
+    if rules:
+        Commands(node.prefix).run(loader, rules)
+    before = node.call("nft", "list", "ruleset")
+    code, checks = asked(node)
+    assert code == 0
+    assert (checks[check]["state"], bool(checks[check]["remedy"])) == ("note", True)
+    assert checks[check]["found"].startswith(said)
+    assert node.call("nft", "list", "ruleset") == before
+
+
+def test_f93_kube_proxys_marks_and_our_own_are_no_clash(node: Namespace) -> None:
+    marking = """*nat
+:KUBE-MARK-MASQ - [0:0]
+:KBE-NAT-PREROUTING - [0:0]
+-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000
+-A KBE-NAT-PREROUTING -m comment --comment kbe-nat -j MARK --set-xmark 0x1000/0x1000
+COMMIT
+"""
+    Commands(node.prefix).run(("iptables-restore",), marking)
+    assert asked(node)[1]["marks"]["state"] == "ok"
