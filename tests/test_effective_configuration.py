@@ -47,7 +47,7 @@ configurations = section(
     detectLocalMode=st.sampled_from(["", "ClusterCIDR", "NodeCIDR", "BridgeInterface"]),
     detectLocal=section(bridgeInterface=texts, interfaceNamePrefix=texts),
     nodePortAddresses=st.lists(ranges, max_size=3) | st.just(["primary"]),
-    hostnameOverride=texts,
+    hostnameOverride=texts.filter(str.strip) | st.just(""),
     bindAddress=st.sampled_from(["", "0.0.0.0", "::", "fd00::1", "10.0.0.1"]),
     bindAddressHardFail=st.booleans(),
     healthzBindAddress=addresses,

@@ -90,6 +90,14 @@ def test_what_can_change_is_in_force_and_logged(
     assert "restart" not in caplog.text
 
 
+def test_a_daemon_may_fix_fields(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    running.live._fields -= {"mode"}
+    settings = running.follow(FILE.replace("iptables", "nftables").replace("2h", "3h"))
+    assert settings.configuration.mode == "iptables"
+    assert "in force: conntrack.tcpEstablishedTimeout" in caplog.text
+    assert "restart needed for: mode, nodePortAddresses" in caplog.text
+
+
 def test_the_rest_is_named_and_stays(running: Running, caplog: pytest.LogCaptureFixture) -> None:
     text = FILE.replace("1000", "2000").replace("rr", "rr, rejectWith: tcp-reset, queue: 7")
     settings = running.follow(f"{text}\nhealthzBindAddress: 10.0.0.1\nhostnameOverride: other")

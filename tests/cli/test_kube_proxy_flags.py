@@ -181,6 +181,7 @@ def test_go_s_syntax(kbe: Ran, arguments: tuple[str, ...], path: str, value: Any
         (("--nodeport-addresses=primary,10.0.0.0/8",), "--nodeport-addresses: 'primary': can't"),
         (("--cluster-cidr", "10.0.0.0"), "--cluster-cidr: '10.0.0.0': must be a valid CIDR block"),
         (("--logging-format=xml",), "--logging-format: 'xml': unsupported log format"),
+        (("--hostname-override= ",), "--hostname-override: an empty name is invalid"),
         (("--v=-1",), "--v: '-1' is less than 0"),
         (("--proxy-mode",), "--proxy-mode: it needs a value"),
         (("--strict=perhaps",), "--strict: 'perhaps' is neither true nor false"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.daemons import VIP, Daemon, serves
+from harness.daemons import VIP, Daemon, kernel_rules, serves
 from harness.waiting import eventually
 from kbe_nat.playground.namespaces import inside
 from kbe_nat.rules.rule import DatapathKind
@@ -114,3 +114,17 @@ def test_a_file_that_changes_is_followed_without_loss(daemon: Daemon) -> None:
     config.write_text(LIVE.format(**changed, flows=1000))
     eventually(lambda: "the configuration is followed again" in daemon.log)
     assert daemon.log.count("the configuration stays as it was") == 1
+
+
+@pytest.mark.parametrize("daemon", [DatapathKind.FIRST_PACKET], indirect=True, ids=str)
+def test_settings_alone_are_made_for_a_daemon_with_fewer_rights(daemon: Daemon) -> None:
+    config = daemon.folder / "config.yaml"
+    config.write_text(CONFIG.format(per_core=1))
+    rules = kernel_rules(daemon.cluster)
+    done = daemon.run("--config", str(config), "--init-only")
+    assert done.returncode == 0, done.stderr
+    assert kernel_value(daemon, "tcp_timeout_established") == 7200
+    assert kernel_rules(daemon.cluster) == rules
+    config.write_text(CONFIG.format(per_core=50_000_000))
+    done = daemon.run("--config", str(config), "--init-only")
+    assert done.returncode == 2 and "nf_conntrack_max = " in done.stderr

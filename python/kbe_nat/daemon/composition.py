@@ -70,17 +70,11 @@ def build(
         datapath, installer = _every_packet(settings, commands, rules)
     seed = settings.balancing.seed
     seed = secrets.randbits(64) if seed is None else seed
-    engine = Engine(
-        seed=seed,
-        limits=Limits(
-            max_flows=settings.limits.max_flows,
-            max_flows_per_source=settings.limits.max_flows_per_source,
-        ),
-        timeouts=conntrack_settings(settings.configuration).timeouts(),
-        # Rules of every-packet stand ahead of the kernel's translation, which still comes.
-        offloaded="pass" if kind is DatapathKind.EVERY_PACKET else "decide",
-    )
-    addresses, live = LocalAddresses(NodeAddresses()), LiveSettings(settings, file)
+    engine = _engine(settings, seed, kind)
+    has_api = _asks_api_server(settings) or not settings.source.manifests
+    # The API server is asked for service ranges in nftables mode alone.
+    live = LiveSettings(settings, file, frozenset({"mode"} if has_api else ()))
+    addresses = LocalAddresses(NodeAddresses())
     controller = Controller(
         engine,
         datapath,
@@ -101,8 +95,7 @@ def build(
         or any(installer.is_present() for installer in usable(commands)),
     )
     queues = _queues(settings, kind, datapath.backend_ids)
-    is_expected = _asks_api_server(settings) or not settings.source.manifests
-    node = NodeFacts(settings.configuration, dict(flags or {}), is_expected, requests)
+    node = NodeFacts(settings.configuration, dict(flags or {}), has_api, requests)
     return Proxy(live, source, controller, queues, facts, grace, node)
 
 
@@ -159,6 +152,19 @@ def _api_server(settings: Settings, store: Store, requests: RestMetrics) -> Sour
     from kbe_nat.daemon.api_server import api_server
 
     return api_server(settings, store, requests)
+
+
+def _engine(settings: Settings, seed: int, kind: DatapathKind) -> Engine:
+    return Engine(
+        seed=seed,
+        limits=Limits(
+            max_flows=settings.limits.max_flows,
+            max_flows_per_source=settings.limits.max_flows_per_source,
+        ),
+        timeouts=conntrack_settings(settings.configuration).timeouts(),
+        # Rules of every-packet stand ahead of the kernel's translation, which still comes.
+        offloaded="pass" if kind is DatapathKind.EVERY_PACKET else "decide",
+    )
 
 
 def _first_packet(settings: Settings, commands: Commands) -> FirstPacket:

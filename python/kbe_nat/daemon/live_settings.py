@@ -15,7 +15,7 @@ A file that is wrong leaves everything in force, and so does one that contradict
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -47,8 +47,15 @@ class ConfigurationFile:
 class LiveSettings:
     """The settings in force."""
 
-    def __init__(self, settings: Settings, file: ConfigurationFile | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        file: ConfigurationFile | None = None,
+        fixed: frozenset[str] = frozenset(),
+    ) -> None:
+        """`fixed` are fields that cannot change in this daemon, though they can in others."""
         self.settings = settings
+        self._fields = LIVE_FIELDS - fixed
         self._file = file
         self._unsettled = Unsettled(GONE_SECONDS)
         self._stamp = stamp(str(file.path)) if file else GONE
@@ -71,12 +78,11 @@ class LiveSettings:
 
     def _take(self, wanted: Settings, notes: Sequence[str], controller: Controller) -> None:
         names = self._file.names if self._file else {}
-        changes = dict(_changes(self.settings, wanted, names))
-        if not changes:
+        if not any(_differences(self.settings, wanted, names)):
             return
         for note in notes:
             LOG.warning("%s", note)
-        before, self.settings = self.settings, _with_live_parts(self.settings, wanted)
+        before, self.settings = self.settings, self._with_live_parts(wanted)
         try:
             controller.replan()
         except RulesError as error:
@@ -91,7 +97,28 @@ class LiveSettings:
         tracking = conntrack_settings(settings.configuration)
         if tracking != conntrack_settings(before.configuration):
             set_conntrack(controller, settings)
-        _log_changes(changes)
+        if taken := ", ".join(_differences(before, settings, names)):
+            LOG.info("the configuration has changed, and is in force: %s", taken)
+        if others := ", ".join(_differences(settings, wanted, names)):
+            LOG.warning("the configuration has changed, restart needed for: %s", others)
+
+    def _with_live_parts(self, wanted: Settings) -> Settings:
+        """The settings with those of `wanted` that can change now."""
+        settings = self.settings
+        values, others = (msgspec.to_builtins(each.configuration) for each in (settings, wanted))
+        for path in self._fields:
+            *sections, name = path.split(".")
+            section, other = values, others
+            for each in sections:
+                section, other = section[each], other[each]
+            section[name] = other[name]
+        configuration = msgspec.convert(without_nulls(values), Configuration)
+        settings = replace(settings, configuration=configuration, logs=wanted.logs)
+        for part, name in LIVE_SETTINGS:
+            value = getattr(getattr(wanted, part), name)
+            changed = replace(getattr(settings, part), **{name: value})
+            settings = replace(settings, **{part: changed})
+        return settings
 
 
 def set_conntrack(controller: Controller, settings: Settings) -> None:
@@ -102,44 +129,17 @@ def set_conntrack(controller: Controller, settings: Settings) -> None:
         LOG.warning("the kernel tracks connections as before: %s", ", ".join(refused))
 
 
-def _log_changes(changes: Mapping[str, bool]) -> None:
-    live = [name for name, is_live in changes.items() if is_live]
-    others = [name for name, is_live in changes.items() if not is_live]
-    if live:
-        LOG.info("the configuration has changed, and is in force: %s", ", ".join(live))
-    if others:
-        LOG.warning("the configuration has changed, restart needed for: %s", ", ".join(others))
-
-
-def _changes(
+def _differences(
     before: Settings, after: Settings, names: Mapping[tuple[str, str], str]
-) -> Iterator[tuple[str, bool]]:
-    """The names of settings that differ, and whether each can change now."""
+) -> Iterator[str]:
+    """The names of settings that differ."""
     old, new = (_effective(each.configuration) for each in (before, after))
     for path in sorted(old.keys() | new.keys()):
         if old.get(path) != new.get(path) and not _is_within(path, INAPPLICABLE):
-            yield path, _is_within(path, LIVE_FIELDS)
+            yield path
     for (part, name), key in names.items():
         if getattr(getattr(before, part), name) != getattr(getattr(after, part), name):
-            yield key, (part, name) in LIVE_SETTINGS
-
-
-def _with_live_parts(settings: Settings, wanted: Settings) -> Settings:
-    """The settings with those of `wanted` that can change now."""
-    values, others = (msgspec.to_builtins(each.configuration) for each in (settings, wanted))
-    for path in LIVE_FIELDS:
-        *sections, name = path.split(".")
-        section, other = values, others
-        for each in sections:
-            section, other = section[each], other[each]
-        section[name] = other[name]
-    configuration = msgspec.convert(without_nulls(values), Configuration)
-    settings = replace(settings, configuration=configuration, logs=wanted.logs)
-    for part, name in LIVE_SETTINGS:
-        value = getattr(getattr(wanted, part), name)
-        changed = replace(getattr(settings, part), **{name: value})
-        settings = replace(settings, **{part: changed})
-    return settings
+            yield key
 
 
 def _effective(configuration: Configuration) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # noqa: A
         yield from _leaves(inner, f"{path}.{name}" if path else name)
 
 
-def _is_within(path: str, places: "Mapping[str, str] | frozenset[str]") -> bool:
+def _is_within(path: str, places: Iterable[str]) -> bool:
     """Whether one of these is the field, or a section that holds it."""
     return any(f"{path}.".startswith(f"{place}.") for place in places)
 

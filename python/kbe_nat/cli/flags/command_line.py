@@ -180,6 +180,8 @@ def _valid_configuration(values: dict[str, Any]) -> Configuration:
     configuration = msgspec.convert(values, Configuration)
     for path, reason in violations(configuration):
         raise SettingError(flag_of(path), reason)
+    if configuration.hostname_override and not configuration.hostname_override.strip():
+        raise SettingError(flag_of("hostnameOverride"), "an empty name is invalid")
     return configuration
 
 
