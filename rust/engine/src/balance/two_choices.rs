@@ -35,8 +35,13 @@ impl TwoChoices {
         let total = ends.last().copied().unwrap_or(0);
         let wanted = 2 * (ends.len() as u64).next_power_of_two();
         let shift = (total / wanted).checked_ilog2().map_or(0, |bits| bits + 1);
-        let cell = |number: u64| ends.partition_point(|&end| end <= number << shift) as u32;
-        let cells = (0..=total >> shift).map(cell).collect();
+        let mut cells = Vec::with_capacity((total >> shift) as usize + 1);
+        // Both cells and stretches are in order, so one walk over them fills all.
+        for (stretch, &end) in (0..).zip(&ends) {
+            while (cells.len() as u64) << shift < end {
+                cells.push(stretch);
+            }
+        }
         Self { candidates, ends, cells, shift }
     }
 
@@ -87,6 +92,19 @@ mod tests {
                 &tally(&TwoChoices::new(&backends(weights)), weights.len(), 1_000_000),
                 weights,
             );
+        }
+    }
+
+    #[test]
+    fn cells_lead_to_the_stretch_of_each_point() {
+        for weights in [&[1, 2, 7][..], &[5], &[0, 3, 0, 1], &[1; 33], &[900, 1, 1, 1, 1, 40]] {
+            let balancer = TwoChoices::new(&backends(weights));
+            let total = weights.iter().sum::<u32>().into();
+            for point in 0..total {
+                let stretch = balancer.ends.partition_point(|&end| end <= point);
+                assert_eq!(balancer.at(point), stretch, "{weights:?} {point}");
+            }
+            assert_eq!(balancer.at(total), balancer.ends.len());
         }
     }
 
