@@ -9,6 +9,7 @@ import pytest
 
 from cluster import faults
 from cluster.answers import ApiServer, Fault
+from cluster.api_objects import ApiObjects
 from cluster.memory import MemoryConnection, drive
 from cluster.objects import endpoint_slice, service
 from kbe_nat.errors import ObjectError
@@ -62,6 +63,15 @@ class Watch:
             assert loop.time() - started < seconds, self.state
             await asyncio.sleep(0.05)
         return loop.time() - started
+
+    async def serves_throughout(self, *names: str, seconds: float) -> None:
+        """These Services at every moment, and in step at the end."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while loop.time() < deadline:
+            assert self.names == {*names}, self.state
+            await asyncio.sleep(0.05)
+        await self.in_step(*names)
 
     async def in_step(self, *names: str, seconds: float = 3600.0) -> float:
         return await self.until(
@@ -233,11 +243,8 @@ def test_f103_one_empty_list_takes_nothing_away(has_watch_list: bool) -> None:
         watch.server.has_watch_list = has_watch_list
         await watch.in_step("a", "b")
         watch.server.faults += [Fault(faults.expired()), Fault(faults.empty_list())]
-        await watch.until(lambda: not watch.server.faults[-1].times)
-        while watch.state.phase is not WatchPhase.IN_STEP:
-            assert watch.names == {"a", "b"}
-            await asyncio.sleep(0.05)
-        await watch.in_step("a", "b")
+        await watch.serves_throughout("a", "b", seconds=700)
+        assert not watch.server.faults[-1].times
         assert watch.state.withheld == 1
 
     run(test, "a", "b")
@@ -331,10 +338,13 @@ def test_f100_an_hour_of_outage_leaves_everything_as_it_was() -> None:
         assert "refused" in watch.state.reason
         await asyncio.sleep(3600)
         assert watch.names == {"a"}
-        watch.server.objects.put(service("b"))
-        watch.server.objects.restart()
-        watch.connection.is_down = False
-        assert await watch.in_step("a", "b") < 3
+        for number in range(8):
+            watch.server.objects.put(service("b", port=80 + number))
+            watch.server.objects.restart()
+            watch.connection.is_down = False
+            assert await watch.in_step("a", "b") < 3
+            watch.connection.is_down = True
+            await asyncio.sleep(600 + number)
 
     run(test, "a")
 
@@ -429,3 +439,38 @@ def test_null_and_missing_arrays_are_empty_ones() -> None:
         assert not any(isinstance(item, ObjectError) for item in watch.objects.values())
 
     run(test, resource=SLICES)
+
+
+@pytest.mark.parametrize("has_watch_list", [True, False], ids=["watchlist", "list"])
+def test_f103_one_older_list_takes_nothing_away(has_watch_list: bool) -> None:
+    async def test(watch: Watch) -> None:
+        watch.server.has_watch_list = has_watch_list
+        await watch.in_step("a")
+        older = ApiServer(ApiObjects(), has_watch_list=has_watch_list)
+        older.objects.restore(*watch.server.objects.backup())
+        watch.server.objects.put(service("b"), service("c"))
+        await watch.in_step("a", "b", "c")
+        watch.server.faults += [
+            Fault(faults.expired()),
+            *(Fault(faults.elsewhere(older), verb=verb) for verb in ("watch", "list")),
+        ]
+        await watch.serves_throughout("a", "b", "c", seconds=1300)
+        assert watch.state.withheld == 1
+
+    run(test, "a")
+
+
+def test_f104_a_version_from_the_future_is_given_up() -> None:
+    async def test(watch: Watch) -> None:
+        await watch.in_step("a")
+        backup = watch.server.objects.backup()
+        watch.server.objects.put(service("b"), service("c"), service("d"))
+        await watch.in_step("a", "b", "c", "d")
+        watch.server.objects.restore(*backup)
+        watch.server.objects.put(service("z"))
+        # The watch breaks, so that no event can tell of it.
+        watch.connection.is_down = True
+        watch.connection.is_down = False
+        assert 140 < await watch.in_step("a", "z") < 170
+
+    run(test, "a")

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from cluster.answers import (
     Answer,
+    ApiServer,
     Cut,
     Request,
     bookmark,
@@ -86,6 +87,15 @@ def empty_list() -> Change:
             "items": [],
         }
         return Answer(body=one(json.dumps(document).encode()))
+
+    return change
+
+
+def elsewhere(other: ApiServer) -> Change:
+    """The answer of another server."""
+
+    async def change(answer: Answer, request: Request) -> Answer:
+        return await other.answer(request)
 
     return change
 
