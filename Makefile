@@ -6,8 +6,7 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 export PIP_QUIET := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check build conformance bench bench-cluster bench-engine bench-compare bench-replay bench-datapath bench-encodings soak chaos mutants fuzz wheel docs clean
-.PHONY: help demo test check build conformance bench bench-engine bench-compare bench-replay bench-agreement bench-datapath soak chaos mutants fuzz wheel docs clean
+.PHONY: help demo test check build conformance bench bench-cluster bench-engine bench-compare bench-replay bench-agreement bench-datapath bench-encodings soak chaos mutants fuzz wheel docs clean
 
 help:          ## list the verbs
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' Makefile | expand -t 16
