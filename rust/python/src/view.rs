@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Deref;
+use std::thread;
+use std::time::Duration;
 
 use kbe_nat_engine as core;
 use kbe_nat_engine::view::{
@@ -214,6 +216,9 @@ impl Stats {
             let page = lock().next_service_stats(&mut census, PAGE);
             let Some(page) = page else { break };
             stats.services.extend(page);
+            // A mutex is not fair: taken again at once, it would be ours again, before a loop that
+            // waits for it has woken up.
+            thread::sleep(PAUSE);
         }
         sort_service_stats(&mut stats.services);
         stats
@@ -221,7 +226,9 @@ impl Stats {
 }
 
 /// Service ports that are looked at while the loops wait for the engine.
-const PAGE: usize = 64;
+const PAGE: usize = 128;
+/// Between two pages: longer than a thread takes to wake up.
+const PAUSE: Duration = Duration::from_micros(100);
 
 #[pymethods]
 impl Stats {
