@@ -107,6 +107,11 @@ def test_a_file_that_changes_is_followed_without_loss(daemon: Daemon) -> None:
     if daemon.datapath is DatapathKind.FIRST_PACKET:
         assert kernel_value(daemon, "tcp_timeout_established") == 10800
     assert "restart needed for: kbeNat.maxFlows" in daemon.log
+    page = daemon.cluster.node.call("curl", "-sS", "http://127.0.0.1:10249/configz")
+    in_force = json.loads(page)
+    conntrack = in_force["kubeproxy.config.k8s.io"]["conntrack"]
+    assert conntrack["tcpEstablishedTimeout"] == "3h0m0s"
+    assert in_force["kbeNat"]["limits"]["max_flows"] == 1000
     config.write_text("mode: nftables\nmod: 1")
     eventually(lambda: "the configuration stays as it was: " in daemon.log)
     assert "mod: there is no such field; the nearest is mode" in daemon.log

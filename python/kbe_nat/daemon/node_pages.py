@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from kbe_nat import __version__
-from kbe_nat.daemon.settings import Settings
+from kbe_nat.daemon.live_settings import LiveSettings
 from kbe_nat.kubeproxy.bind_address import BindAddress
-from kbe_nat.kubeproxy.config import Configuration
 from kbe_nat.kubeproxy.effective import complete
 from kbe_nat.model import join_address
 from kbe_nat.policy.options import Options
@@ -27,8 +26,7 @@ class NodePages:
 
     def __init__(
         self,
-        settings: Settings,
-        file: Configuration,
+        live: LiveSettings,
         flags: Mapping[str, str],
         options: Callable[[], Options],
         new_metrics: "Callable[[], NodeMetrics]",
@@ -36,14 +34,13 @@ class NodePages:
         """`flags` are those of the command line with their values; `options` are those in force;
         `new_metrics` is called when they are wanted.
         """
-        self._settings = settings
-        self._file = file
+        self._live = live
         self._flags = flags
         self._options = options
         self._new_metrics = new_metrics
         self._node_metrics: NodeMetrics | None = None
         self._started = time.time()
-        servers = settings.servers
+        file, servers = live.settings.configuration, live.settings.servers
         self._health_end = _end_text(servers.health_address(file))
         self._metrics_end = _end_text(servers.metrics_address(file))
         self._fails_hard = servers.fails_hard(file)
@@ -76,9 +73,10 @@ class NodePages:
 
     def configz(self) -> Answer:
         """The configuration in force."""
-        options = self._options()
+        options, settings = self._options(), self._live.settings
         effective = msgspec.structs.replace(
-            complete(self._file),
+            complete(settings.configuration),
+            kbe_nat={},
             mode=str(options.mode),
             cluster_cidr=",".join(options.cluster_ranges),
             node_port_addresses=options.node_port_addresses,
@@ -87,9 +85,9 @@ class NodePages:
             metrics_bind_address=self._metrics_end,
             bind_address_hard_fail=self._fails_hard,
         )
-        settings = msgspec.to_builtins(asdict(self._settings), enc_hook=str)
-        del settings["configuration"]
-        content = {"kubeproxy.config.k8s.io": effective, "kbeNat": settings}
+        parts = msgspec.to_builtins(asdict(settings), enc_hook=str)
+        del parts["configuration"]
+        content = {"kubeproxy.config.k8s.io": effective, "kbeNat": parts}
         return 200, JSON_HEADERS, msgspec.json.encode(content)
 
     def flagz(self) -> Answer:

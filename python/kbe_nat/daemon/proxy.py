@@ -394,9 +394,9 @@ class Proxy:
             self._notifier.notify("WATCHDOG=1")
 
     def _new_server(self, node: NodeFacts, thread: ThreadOnDemand) -> NodeServer:
-        settings, servers = self._settings, self._settings.servers
+        servers = self._settings.servers
         pages = NodePages(
-            settings, node.file, node.flags, lambda: self.controller.plan.options, self._new_metrics
+            self._live, node.flags, lambda: self.controller.plan.options, self._new_metrics
         )
         return NodeServer(
             (servers.health_address(node.file), servers.metrics_address(node.file)),
