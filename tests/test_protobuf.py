@@ -27,7 +27,7 @@ EXAMPLES: Final = int(os.environ.get("KBE_NAT_FUZZ_EXAMPLES", "150"))
 WITH_OBJECTS: Final = sorted(
     path.stem
     for path in exchange.RECORDINGS.glob("*.jsonl")
-    if path.stem[0] in "13" and "protobuf" not in path.stem and path.stem != "111-list-future-rv"
+    if exchange.is_json(path.stem) and any(exchange.objects(path.stem))
 )
 VERSIONS: Final = {
     "Service": "v1",
@@ -105,7 +105,6 @@ def test_frames_of_the_server_are_its_objects_in_json() -> None:
 @pytest.mark.parametrize("name", WITH_OBJECTS)
 def test_recorded_objects_are_the_same_in_either_encoding(name: str) -> None:
     values = list(exchange.objects(name))
-    assert values
     for value in values:
         assert in_protobuf(value) == in_json(value)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+JSON: Final = ["Content-Type", "application/json"]
 RECORDINGS: Final = Path(__file__).parent / "recordings"
 
 
@@ -22,6 +23,16 @@ def chunks(name: str) -> list[bytes]:
         for line in lines(name)
         if line["kind"] == "chunk"
     ]
+
+
+def is_json(name: str) -> bool:
+    """Whether the answer is whole, sound and in JSON."""
+    parts = lines(name)
+    is_sound = any(
+        part["kind"] == "response" and " 200 " in part["line"] and JSON in part["headers"]
+        for part in parts
+    )
+    return is_sound and not any(part["kind"] == "body-left-out" for part in parts)
 
 
 def documents(name: str) -> list[dict[str, Any]]:
