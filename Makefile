@@ -63,14 +63,14 @@ bench-datapath: build    ## measure ways through a node on real packets, as root
 bench-metrics: build   ## measure a scrape at 10,000 Services: benches/RESULTS.md and benches/results/metrics.json
 	python -m benches.scrape
 
+bench-cluster: build    ## measure the daemon at an API server with 10,000 Services, as root: benches/RESULTS.md and cluster.json
+	python -m benches.cluster.run
+
 bench-encodings: build    ## measure answers of an API server in JSON and in protobuf: benches/RESULTS.md and encodings.json; QUICK=1
 	PYTHONPATH=tests python -m benches.encodings $(if $(QUICK),--quick)
 
 soak: build    ## a minute at four fifths of the capacity without loss, and ten gigabytes byte for byte
 	python -m benches.datapath.steady
-
-bench-cluster: build    ## measure the daemon at an API server with 10,000 Services, as root: benches/RESULTS.md and cluster.json
-	python -m benches.cluster.run
 	KBE_NAT_BULK=10737418240 pytest --quiet tests/netns/test_native.py -k gigabyte
 
 chaos: build   ## everything at random while clients watch their flows, as root: MINUTES=10 SEED=...
