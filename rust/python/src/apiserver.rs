@@ -1,4 +1,7 @@
 //! `ProtobufDocument`, `ProtobufList`, `ProtobufFrames`, `protobuf_event`, `ProtobufRefusal`.
+//!
+//! An event takes some microseconds. The GIL is not released for them: to get it back from a busy
+//! thread takes a thousand times as long.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -32,7 +35,7 @@ impl ProtobufDocument {
     }
 
     fn json<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        json_or_refusal(py, py.detach(|| self.0.json()))
+        json_or_refusal(py, self.0.json())
     }
 }
 
@@ -49,9 +52,8 @@ impl ProtobufList {
 #[pymethods]
 impl ProtobufList {
     #[new]
-    fn new(py: Python<'_>, answer: PyBackedBytes) -> PyResult<Self> {
-        let document = document(answer)?;
-        let list = py.detach(|| List::new(document)).map_err(|error| errors::encoding(&error))?;
+    fn new(answer: PyBackedBytes) -> PyResult<Self> {
+        let list = List::new(document(answer)?).map_err(|error| errors::encoding(&error))?;
         Ok(Self(Mutex::new(list)))
     }
 
@@ -85,8 +87,7 @@ impl ProtobufList {
     }
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let item = py.detach(|| self.with(List::next));
-        item.map(|item| json_or_refusal(py, item)).transpose()
+        self.with(List::next).map(|item| json_or_refusal(py, item)).transpose()
     }
 }
 
@@ -120,8 +121,7 @@ pub(crate) fn protobuf_event(
     py: Python<'_>,
     frame: PyBackedBytes,
 ) -> PyResult<(String, Bound<'_, PyAny>)> {
-    let event = py.detach(|| Event::parse(Bytes::from_owner(frame)));
-    let event = event.map_err(|error| errors::encoding(&error))?;
+    let event = Event::parse(Bytes::from_owner(frame)).map_err(|error| errors::encoding(&error))?;
     Ok((event.change, json_or_refusal(py, event.object)?))
 }
 
