@@ -73,7 +73,7 @@ def following(kubeconfig: Path, state: Path | None = None, **other: Any) -> Iter
         lambda: HttpConnection(access),
         RESOURCES,
         Store(),
-        file=StoredObjects(state) if state else None,
+        file=StoredObjects(state, access.server) if state else None,
         random=Random(1),
         **other,
     )
@@ -165,6 +165,23 @@ def test_f101_a_start_without_the_server_serves_the_last_objects(
             assert source.read() is None
             eventually(lambda: all(each.failures for each in source.watches()))  # noqa: B023
             assert source.read() is None
+
+
+def test_f101_the_objects_of_another_cluster_are_not_served(
+    server: LiveServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = tmp_path / "state"
+    with following(server.kubeconfig(tmp_path / "config"), state) as follower:
+        follower.until("a")
+    with LiveServer() as other:
+        kubeconfig = other.kubeconfig(tmp_path / "other")
+        other.kill()
+        with following(kubeconfig, state) as follower:
+            assert follower.source.read() is None
+            source = follower.source
+            eventually(lambda: all(each.failures for each in source.watches()))
+            assert source.read() is None
+    assert "those of another API server or selection" in caplog.text
 
 
 def test_f101_an_empty_answer_does_not_wipe_the_last_objects(

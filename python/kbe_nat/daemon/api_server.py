@@ -37,7 +37,7 @@ def api_server(settings: Settings, store: Store, metrics: RestMetrics | None = N
         ),
         store,
         encoding=settings.source.api_encoding or _encoding(file.client_connection.content_type),
-        file=StoredObjects(settings.files.state) if settings.files.state else None,
+        file=StoredObjects(settings.files.state, access.server) if settings.files.state else None,
         min_sync_seconds=duration(pace.min_sync_period) if pace.min_sync_period else 0.0,
     )
 

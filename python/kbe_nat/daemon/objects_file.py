@@ -11,8 +11,9 @@ from kbe_nat.sources.kubernetes.last_objects import MAGIC
 class StoredObjects:
     """A `kbe_nat.sources.kubernetes.last_objects.ObjectsFile`."""
 
-    def __init__(self, state: Path) -> None:
-        """`state` is the file of connections."""
+    def __init__(self, state: Path, server: str) -> None:
+        """`state` is the file of connections, `server` the URL of the API server."""
+        self.server = server
         self._path = state.with_name(f"{state.name}{SUFFIX}")
         self._file = PrivateFile(self._path, (MAGIC,))
 

@@ -30,6 +30,9 @@ Objects = Mapping[str, Mapping[ObjectKey, Item | ObjectError]]
 class ObjectsFile(Protocol):
     """A place that holds the file."""
 
+    server: str
+    """The API server whose objects are kept."""
+
     def read(self) -> bytes | None:
         """All of it; None when there is none. Raises `StateError`."""
         ...
@@ -39,22 +42,27 @@ class ObjectsFile(Protocol):
         ...
 
 
-def encode(objects: Objects, now: float) -> bytes:
-    """The file's content. Refused objects are left out. Cost: linear in the objects."""
+def encode(objects: Objects, cluster: str, now: float) -> bytes:
+    """The file's content; `cluster` tells whose objects they are, and how they were chosen. Refused
+    objects are left out. Cost: linear in the objects.
+    """
     content = _Content(
         {
             resource: [
                 _record(item) for item in items.values() if not isinstance(item, ObjectError)
             ]
             for resource, items in objects.items()
-        }
+        },
+        cluster,
     )
     body = zlib.compress(msgspec.msgpack.encode(content), COMPRESSION)
     return HEAD.pack(MAGIC, VERSION, now, zlib.crc32(body)) + body
 
 
-def decode(content: bytes) -> tuple[dict[str, dict[ObjectKey, Item]], float]:
-    """The objects, and when they were written, in seconds since 1970. Raises `StateError`."""
+def decode(content: bytes, cluster: str) -> tuple[dict[str, dict[ObjectKey, Item]], float]:
+    """The objects, and when they were written, in seconds since 1970. Raises `StateError`, also for
+    those of another cluster.
+    """
     if len(content) < HEAD.size:
         raise StateError("it is cut")
     magic, version, written, checksum = HEAD.unpack_from(content)
@@ -69,6 +77,8 @@ def decode(content: bytes) -> tuple[dict[str, dict[ObjectKey, Item]], float]:
         parsed = DECODER.decode(zlib.decompress(body))
     except (msgspec.MsgspecError, zlib.error, RecursionError) as error:
         raise StateError(f"it is damaged: {error}") from None
+    if parsed.cluster != cluster:
+        raise StateError("the objects in it are those of another API server or selection")
     objects = {
         resource: {item.key: item for item in map(_item, items)}
         for resource, items in parsed.resources.items()
@@ -110,6 +120,7 @@ class _Content(Struct):
     """The whole file, by the name of a resource."""
 
     resources: dict[str, list[_Kept]]
+    cluster: str
 
 
 def _record(item: Item) -> _Kept:

@@ -64,6 +64,9 @@ class Kubernetes:
         self._store = store
         self._encoding = encoding
         self._file = file
+        selections = (f"{each.path} {sorted(each.selectors.items())}" for each in resources)
+        self._cluster = "\n".join((file.server if file else "", *selections))
+        """Whose objects the file keeps, and which of them."""
         self._random = random or Random()
         self._min_sync_seconds = min_sync_seconds
         self._clock = clock
@@ -265,7 +268,7 @@ class Kubernetes:
             content = self._file.read()
             if content is None:
                 return
-            objects, written = last_objects.decode(content)
+            objects, written = last_objects.decode(content, self._cluster)
         except StateError as error:
             LOG.warning("objects of the last run are not used: %s", error)
             return
@@ -291,7 +294,7 @@ class Kubernetes:
         if self._file is None:
             return
         try:
-            self._file.write(last_objects.encode(objects, time.time()))
+            self._file.write(last_objects.encode(objects, self._cluster, time.time()))
         except StateError as error:
             if not self._is_unwritable:
                 LOG.warning("objects are not kept for the next start: %s", error)
