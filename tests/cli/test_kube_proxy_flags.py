@@ -10,6 +10,7 @@ import pytest
 from harness.verbs import Ran
 from kbe_nat.cli.flags.own_options import json_schema, own_options
 from kbe_nat.kubeproxy.flags import BESIDE_FILE, FLAGS
+from kbe_nat.kubeproxy.inapplicable import reason_against
 from kbe_nat.sources.manifests.yaml_documents import yaml_documents
 
 ROOT = Path(__file__).parents[2]
@@ -87,8 +88,9 @@ def test_every_flag_of_kube_proxy_is_taken(
     flag = f"--{name.replace('-', '_') if spelling == 'underscores' else name}"
     code, _, err = kbe("proxy", f"{flag}={text}", "--write-config-to=-")
     assert (code, "Traceback" in err) == (0, False), err
-    assert err.count("WARNING") <= 1
-    reason = FLAGS[name].no_effect
+    # Each that does not apply is one warning, also with the default's value.
+    reason = reason_against(FLAGS[name])
+    assert err.count("WARNING") == bool(reason)
     assert reason in err
 
 
@@ -226,6 +228,14 @@ def test_beside_a_file_kube_proxy_s_flags_count_as_there(kbe: Ran, tmp_path: Pat
     assert warning.endswith(
         "not followed beside --config, which says it: --proxy-mode, --cluster-cidr, --conntrack-min"
     )
+
+
+def test_a_flag_that_does_not_apply_is_named_with_any_value(kbe: Ran) -> None:
+    """A field of a file is named for another value than its default alone: kubeadm writes all."""
+    err = Written(kbe, "--kube-api-qps=5", "--kube-api-burst", "10", "--profiling=false").err
+    assert err.count("WARNING") == 3
+    for flag in ("--kube-api-qps", "--kube-api-burst", "--profiling"):
+        assert f"{flag} is not applied: " in err
 
 
 def test_what_does_not_apply_is_said_once_with_its_reason(kbe: Ran, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import msgspec
 
 from kbe_nat.kubeproxy.config import Configuration
 from kbe_nat.kubeproxy.effective import complete, value_at
+from kbe_nat.kubeproxy.flags import Flag
 
 
 def inapplicable(configuration: Configuration) -> Iterator[tuple[str, str]]:
@@ -17,6 +18,14 @@ def inapplicable(configuration: Configuration) -> Iterator[tuple[str, str]]:
     for path, reason in INAPPLICABLE.items():
         if value_at(values, path) != value_at(_DEFAULTS, path):
             yield path, reason
+
+
+def reason_against(flag: Flag) -> str:
+    """Why a flag is not followed, whatever it says; empty for one that is."""
+    for path, reason in INAPPLICABLE.items():
+        if f"{flag.path}.".startswith(f"{path}."):
+            return reason
+    return flag.no_effect
 
 
 _NO_IPVS: Final = "there is no IPVS here"

@@ -41,7 +41,7 @@ from kbe_nat.kubeproxy.config import (
 )
 from kbe_nat.kubeproxy.effective import as_document
 from kbe_nat.kubeproxy.flags import BESIDE_FILE, FLAGS, Texts, document, flag_of, split_arguments
-from kbe_nat.kubeproxy.inapplicable import inapplicable
+from kbe_nat.kubeproxy.inapplicable import inapplicable, reason_against
 from kbe_nat.kubeproxy.validation import violations
 from kbe_nat.kubeproxy.yaml_text import yaml_text
 
@@ -87,10 +87,11 @@ class CommandLine:
         return with_own_options(self.typed, dict.fromkeys(empty, NOWHERE))
 
     def _configuration(self, path: Path | None) -> tuple[Configuration, list[str]]:
+        counting = [name for name in self.kube_proxy if path is None or name in BESIDE_FILE]
         notes = [
-            f"--{name} is not applied: {FLAGS[name].no_effect}"
-            for name in self.kube_proxy
-            if FLAGS[name].no_effect
+            f"--{name} is not applied: {reason}"
+            for name in counting
+            if (reason := reason_against(FLAGS[name]))
         ]
         if path is None:
             configuration = _valid_configuration(document(self.kube_proxy))
@@ -101,13 +102,13 @@ class CommandLine:
             configuration, file_notes = read_configuration(path)
             notes += file_notes
             notes += _notes_beside_file(self.kube_proxy)
+            notes += [
+                f"{path}: {field} is not applied: {reason}"
+                for field, reason in inapplicable(configuration)
+            ]
             beside = {name: self.kube_proxy[name] for name in BESIDE_FILE & self.kube_proxy.keys()}
             values = without_nulls(msgspec.to_builtins(configuration))
             configuration = _valid_configuration(_merge(values, document(beside)))
-        origin = "" if path is None else f"{path}: "
-        for field, reason in inapplicable(configuration):
-            name = field if path else next(_flags_below(field, self.kube_proxy), field)
-            notes.append(f"{origin}{name} is not applied: {reason}")
         return configuration, notes
 
 
@@ -205,13 +206,6 @@ def _notes_beside_file(texts: Texts) -> Iterator[str]:
     names = [f"--{name}" for name in texts if name not in BESIDE_FILE]
     if names:
         yield f"not followed beside --config, which says it: {', '.join(names)}"
-
-
-def _flags_below(path: str, texts: Texts) -> Iterator[str]:
-    """The flags on the command line that say this field, or one in this section."""
-    for name in texts:
-        if f"{FLAGS[name].path}.".startswith(f"{path}."):
-            yield f"--{name}"
 
 
 FLAGS_KEY: Final = "kbe_nat.flags"
