@@ -1,5 +1,6 @@
 """A daemon takes kube-proxy's place while connections go on; what kube-proxy left is removed."""
 
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from harness.daemons import COMMAND, Daemon
 from harness.kube_proxy_rules import foreign_rules, load_dump
 from harness.new_flows import established, new_flows, objects
 from harness.stage import DATAPATHS, add_ipv6
+from harness.waiting import eventually
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.rule import DatapathKind
@@ -118,6 +120,32 @@ def test_f12_rules_of_others_outlive_the_clean_up_after_kube_proxy(
     assert sorted(rest) == sorted([*strangers.splitlines(), *shared])
     again = clean_up(cluster)
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("datapath", [DatapathKind.FIRST_PACKET], ids=str)
+def test_f12_nothing_is_cleaned_up_while_kube_proxy_runs(
+    daemon: Daemon, datapath: DatapathKind, tmp_path: Path
+) -> None:
+    cluster = daemon.cluster
+    load_dump(cluster.node, daemon.folder / "objects", "nftables")
+    before = foreign_rules(cluster.node)
+    program = tmp_path / "kube-proxy"
+    shutil.copy("/bin/sleep", program)
+    process = cluster.node.start((str(program), "60"))
+    try:
+        # nsenter becomes it.
+        eventually(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "kube-proxy\n")
+        refused = clean_up(cluster)
+        assert refused.returncode == 2
+        assert "kube-proxy runs here (process" in refused.stderr
+        assert refused.stderr.count("\n") == 1
+        assert clean_up(cluster, "--dry-run").returncode == 0
+        assert foreign_rules(cluster.node) == before
+    finally:
+        process.kill()
+        process.wait()
+    assert clean_up(cluster).returncode == 0
+    assert "kube-proxy" not in foreign_rules(cluster.node)
 
 
 @pytest.mark.parametrize("datapath", [DatapathKind.FIRST_PACKET], ids=str)

@@ -9,6 +9,9 @@ operator can set it. Between two boots only the wall clock is left, so a file fr
 more than a minute is refused. `Stamp.until` turns the moment into the time that the daemon was
 away, and the engine lets that much of each flow's timeout pass.
 
+**Versions.** The stamp's layout is frozen, as that of the checkpoint's first part is; a later
+version says what is new in sections behind it. So upgrades and downgrades lose no flow.
+
 **Trust.** A file is restored whole or not at all. One that is absent, too old, damaged, of another
 version or not ours is left alone, and the daemon starts without connections: established ones are
 then assigned as the engine assigns packets in mid-stream. A daemon that cannot write the file says
