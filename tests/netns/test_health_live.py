@@ -92,6 +92,19 @@ def test_health_of_a_node_without_a_node_object_is_that_of_the_daemon(daemon: Da
     eventually(lambda: health(daemon) == (200, 200, True, True))
 
 
+def test_f100_a_daemon_without_an_api_server_shows_what_it_waits_for(daemon: Daemon) -> None:
+    daemon.start("--master", "http://127.0.0.1:9")
+    until_pages_answer(daemon)
+    assert health(daemon)[:2] == (200, 200), "for twice the sync period"
+    eventually(lambda: sample(daemon, "rest_client_requests_total", code="<error>") >= 1)
+    phases = {
+        phase: sample(daemon, "kbe_nat_watch_state", resource="services", phase=phase)
+        for phase in ("connecting", "listing", "in step", "stale")
+    }
+    assert sum(phases.values()) == 1 and not phases["in step"]
+    assert sample(daemon, "kbe_nat_healthy") == 1
+
+
 def test_f14_a_daemon_whose_changes_are_refused_is_stale_after_twice_the_sync_period(
     daemon: Daemon, tmp_path: Path
 ) -> None:
