@@ -97,8 +97,8 @@ class LiveSettings:
         tracking = conntrack_settings(settings.configuration)
         if tracking != conntrack_settings(before.configuration):
             set_conntrack(controller, settings)
-        if taken := ", ".join(_differences(before, settings, names)):
-            LOG.info("the configuration has changed, and is in force: %s", taken)
+        if changes := ", ".join(_differences(before, settings, names)):
+            LOG.info("the configuration has changed, and is in force: %s", changes)
         if others := ", ".join(_differences(settings, wanted, names)):
             LOG.warning("the configuration has changed, restart needed for: %s", others)
 
