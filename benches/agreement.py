@@ -49,7 +49,7 @@ class Agreement:
     """By stage, how many different sets of choices there were; 1: all nodes agree."""
     moved: tuple[int, ...]
     """By later stage, connections whose next packet would go to another backend than before."""
-    left: tuple[int, ...]
+    departures: tuple[int, ...]
     """Those of them whose backend was replaced: they must move."""
     strayed: tuple[int, ...]
     """Those of them that moved between backends which stay: the least is none. The others were won
@@ -76,8 +76,8 @@ def agreement(strategy: Strategy, nodes: int, tuples: int) -> Agreement:
         _step(before, after, *STAGES[stage : stage + 2])
         for stage, (before, after) in enumerate(pairwise(sample))
     ]
-    moved, left, strayed = zip(*steps, strict=True)
-    return Agreement(strategy, tuple(map(len, digests)), moved, left, strayed)
+    moved, departures, strayed = zip(*steps, strict=True)
+    return Agreement(strategy, tuple(map(len, digests)), moved, departures, strayed)
 
 
 def _step(
@@ -87,8 +87,8 @@ def _step(
     every = range(SERVICES * ENDPOINTS)
     old, new = ({address(n, stage) for n in every} for stage in (former, replaced))
     pairs = [pair for pair in zip(before, after, strict=True) if pair[0] != pair[1]]
-    left = sum(source not in new for source, _ in pairs)
-    return len(pairs), left, sum(source in new and to in old for source, to in pairs)
+    departures = sum(source not in new for source, _ in pairs)
+    return len(pairs), departures, sum(source in new and to in old for source, to in pairs)
 
 
 class Node:
@@ -205,12 +205,12 @@ def rows(results: list[Agreement], tuples: int) -> Iterator[str]:
     )
     yield "|---|---|---|---|---|"
     for result in results:
-        moved, left, strayed = (
+        moved, departures, strayed = (
             " and ".join(f"{100 * n / tuples:.2f} %" for n in counts)
-            for counts in (result.moved, result.left, result.strayed)
+            for counts in (result.moved, result.departures, result.strayed)
         )
         sets = ", ".join(map(str, result.answers))
-        yield f"| `{result.strategy}` | {sets} | {moved} | {left} | {strayed} |"
+        yield f"| `{result.strategy}` | {sets} | {moved} | {departures} | {strayed} |"
 
 
 def main() -> None:

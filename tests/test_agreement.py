@@ -15,7 +15,7 @@ MOST_STRAYED = {Strategy.MAGLEV: 0.03, Strategy.RENDEZVOUS: 0, Strategy.SOURCE_H
 def test_nodes_agree_during_a_rolling_update(strategy: Strategy) -> None:
     result = agreement(strategy, NODES, TUPLES)
     assert result.answers == (1,) * len(STAGES)
-    for moved, left, strayed in zip(result.moved, result.left, result.strayed, strict=True):
+    for moved, left, strayed in zip(result.moved, result.departures, result.strayed, strict=True):
         # A tenth of the backends is replaced: their connections move, and as many are won by the
         # new ones.
         assert 0.07 * TUPLES < left < 0.13 * TUPLES

@@ -177,10 +177,10 @@ def _kube_proxy() -> Check:
 
 def _neighbours(surroundings: Surroundings) -> Iterator[Check]:
     """Other programs that have a say in the same packets."""
-    known = neighbours(surroundings)
-    for name, signs, remedy in known:
+    others = neighbours(surroundings)
+    for name, signs, remedy in others:
         yield Check("other proxies", State.NOTE, f"{name} is here: {', '.join(signs)}", remedy)
-    if not known:
+    if not others:
         yield Check("other proxies", State.OK, "no CNI that translates Services is known here")
     writers = mark_writers(surroundings, Marks())
     yield Check(

@@ -31,14 +31,14 @@ def kube_proxy_rules(runner: Runner) -> tuple[str, ...]:
 
 def kube_proxy_processes() -> list[int]:
     """Processes of kube-proxy in this network namespace, as far as /proc shows them."""
-    found = []
+    processes = []
     for folder in Path("/proc").glob("[0-9]*"):
         # A process may end while we look.
         with suppress(OSError):
             is_named = (folder / "comm").read_text().strip() == "kube-proxy"
             if is_named and (folder / "ns/net").readlink() == Path("/proc/self/ns/net").readlink():
-                found.append(int(folder.name))
-    return sorted(found)
+                processes.append(int(folder.name))
+    return sorted(processes)
 
 
 PLACES: Final = (

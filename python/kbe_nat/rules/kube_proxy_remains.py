@@ -78,7 +78,7 @@ class _Table:
 
     name: str
     lines: Sequence[str]
-    kept: set[str] = field(init=False)
+    bystanders: set[str] = field(init=False)
     """Chains that kube-proxy names and rules of others use."""
     chains: list[str] = field(init=False)
     """Chains that are to go."""
@@ -86,8 +86,8 @@ class _Table:
     def __post_init__(self) -> None:
         named = [line[1:].split()[0] for line in self.lines if line.startswith(":")]
         candidates = [chain for chain in named if CHAIN.fullmatch(chain)]
-        self.kept = self._used_by_others(set(candidates))
-        self.chains = [chain for chain in candidates if chain not in self.kept]
+        self.bystanders = self._used_by_others(set(candidates))
+        self.chains = [chain for chain in candidates if chain not in self.bystanders]
 
     def removal(self) -> list[str]:
         """The transaction that takes kube-proxy's chains out of this table; empty without any."""
@@ -115,11 +115,11 @@ class _Table:
                 targets.setdefault(rule[1], set()).add(_target(rule))
         foreign = targets.keys() - candidates
         used: set[str] = set()
-        found = {target for chain in foreign for target in targets[chain]} & candidates
-        while found:
-            used |= found
-            found = {target for chain in found for target in targets.get(chain, ())}
-            found = found & candidates - used
+        reached = {target for chain in foreign for target in targets[chain]} & candidates
+        while reached:
+            used |= reached
+            reached = {target for chain in reached for target in targets.get(chain, ())}
+            reached = reached & candidates - used
         return used
 
     def _rules(self) -> Iterator[tuple[str, list[str]]]:

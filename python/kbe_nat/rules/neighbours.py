@@ -104,10 +104,10 @@ def queue_users(surroundings: Surroundings, number: int) -> list[str]:
 
 
 def _signs(surroundings: Surroundings, pattern: re.Pattern[str]) -> Iterator[str]:
-    found = [f"device {name}" for name in surroundings.devices if pattern.fullmatch(name)]
-    found += [f"rules {name}" for name in sorted(surroundings.places) if pattern.fullmatch(name)]
-    found += [f"BPF {name}" for name in surroundings.pins if pattern.fullmatch(name)]
-    yield from found[:MOST_SIGNS]
+    signs = [f"device {name}" for name in surroundings.devices if pattern.fullmatch(name)]
+    signs += [f"rules {name}" for name in sorted(surroundings.places) if pattern.fullmatch(name)]
+    signs += [f"BPF {name}" for name in surroundings.pins if pattern.fullmatch(name)]
+    yield from signs[:MOST_SIGNS]
 
 
 def _written_bits(rule: str) -> int:

@@ -331,9 +331,9 @@ impl Shared {
         let other = family.flows.entry_at(reply, &ends, protocol).map(Entry::flow);
         if snat.is_some() || other.is_some_and(|other| leaving != Some(other)) {
             sent.src = snat.unwrap_or(sent.src);
-            let found = self.lease(family, *headers, sent, leaving)?;
-            sent.sport = found.port;
-            lease = Some(found);
+            let contract = self.lease(family, *headers, sent, leaving)?;
+            sent.sport = contract.port;
+            lease = Some(contract);
             reply = family.flows.probe(&sent.reply().into(), protocol);
         }
         if is_torn(headers, &sent) {

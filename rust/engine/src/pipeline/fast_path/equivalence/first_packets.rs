@@ -46,7 +46,7 @@ fn first_packets() -> impl Strategy<Value = Vec<First>> {
         1 => Just(Shape::Extended),
         1 => (0..=255u8).prop_map(Shape::Contradictory),
     ];
-    let one = (
+    let packet = (
         prop::bool::weighted(0.3),
         (any::<bool>(), prop_oneof![8 => Just(SYN), 2 => Just(ACK), 1 => any::<u8>()]),
         0..CLIENTS.len(),
@@ -71,7 +71,7 @@ fn first_packets() -> impl Strategy<Value = Vec<First>> {
                 }
             },
         );
-    prop::collection::vec(one, 1..130)
+    prop::collection::vec(packet, 1..130)
 }
 
 fn address(is_v6: bool, last: u8) -> IpAddr {
@@ -192,8 +192,8 @@ proptest! {
                 IS_PORTABLE.set(*way == 1);
                 fast.process_batch(now, &mut packets, &mut verdicts);
             }
-            let found: Vec<_> = verdicts.into_iter().zip(buffers).collect();
-            prop_assert_eq!(found, expected);
+            let outcomes: Vec<_> = verdicts.into_iter().zip(buffers).collect();
+            prop_assert_eq!(outcomes, expected);
             prop_assert_eq!(books(&fast), books(&slow));
             let rest = |engine: &Engine| {
                 format!("{:?} {:?}", engine.shared.affinity, engine.shared.leases)
