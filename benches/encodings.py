@@ -1,4 +1,4 @@
-"""What an API server's answers cost us in either encoding: bytes, processor time, memory.
+"""The cost of an API server's answers in either encoding: bytes, processor time, memory.
 
 10,000 EndpointSlices of 15 endpoints and 10,000 Services, with the fields that a real server has,
 managedFields included. Each case is decoded by the source's own decoder, in a process of its own:

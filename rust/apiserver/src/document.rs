@@ -83,7 +83,7 @@ pub(crate) fn refuse(kind: &str, content: &Bytes, fault: Fault) -> Box<Refusal> 
     })
 }
 
-/// What Go calls `runtime.Unknown`.
+/// `runtime.Unknown` of Go.
 #[derive(Clone, PartialEq, Message)]
 struct Envelope {
     #[prost(message, optional, tag = "1")]

@@ -134,7 +134,7 @@ fn message(script: &mut Script, schema: &[Field]) -> (Vec<u8>, Map<String, Value
     let (mut bytes, mut object) = (Vec::new(), Map::new());
     for field in schema {
         if script.below(8) == 7 {
-            // No message has this field. Nobody looks into it.
+            // No message has this field, so it is skipped unread.
             bytes.extend(delimited(200, script.take(3)));
         }
         match field.presence {

@@ -9,7 +9,7 @@ from kbe_nat.sources.kubernetes.protobuf_answers import ProtobufDecoder
 
 
 class Encoding(StrEnum):
-    """What the API server is asked for."""
+    """The encodings that may be asked for."""
 
     PROTOBUF = "protobuf"
     """And for JSON where it has no protobuf."""

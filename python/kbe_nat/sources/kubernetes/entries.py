@@ -66,7 +66,7 @@ def version_number(version: str) -> int:
 
 
 def json_failure(body: bytes, code: int) -> Failure:
-    """What the body of a refusal says; it may be plain text, such as that of a 429. `code` is the
+    """The meaning of a refusal's body; it may be plain text, such as that of a 429. `code` is the
     HTTP status.
     """
     try:

@@ -1,4 +1,4 @@
-//! What all objects have in common.
+//! The parts that all objects have in common.
 
 use bytes::Bytes;
 use prost::Message;

@@ -1,4 +1,4 @@
-//! A Status: what an API server answers in place of objects.
+//! A Status, an answer in place of objects.
 
 use bytes::Bytes;
 use prost::Message;
