@@ -75,7 +75,7 @@ class OwnOption:
 
 
 def table_options(part: str, kind: Any, flags: Flags) -> Iterator[OwnOption]:  # noqa: ANN401
-    """Those of a table, which fills in this part of the settings."""
+    """The options of a table, which fills in this part of the settings."""
     hints = get_type_hints(kind)
     for field in fields(kind):
         flag = flags[field.name]
