@@ -9,7 +9,7 @@ from msgspec import structs
 
 from kbe_nat.__main__ import main
 from kbe_nat.cli.flows import read_flows
-from kbe_nat.errors import FileError
+from kbe_nat.errors import FileError, SettingError
 from kbe_nat.family import Family
 from kbe_nat.kubeproxy import iptables_save
 from kbe_nat.kubeproxy.config import read_configuration
@@ -408,6 +408,18 @@ def test_the_node_is_the_one_of_this_host_s_name_or_addresses(
     assert options.node == node
     is_known = not any("which node this is" in note for note in plan(snapshot, options).notes)
     assert is_known is bool(node)
+
+
+@pytest.mark.parametrize("flags", [{}, {"node": "a"}])
+def test_a_node_whose_node_is_deleted_stays_that_node(
+    monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any]
+) -> None:
+    """Its Services go on, and it becomes no other node."""
+    monkeypatch.setattr("socket.gethostname", lambda: "a")
+    others = Snapshot(nodes={"b": Node("b", ("10.0.0.2",))})
+    assert NodeSettings(**flags).options(others, former_node="a").node == "a"
+    with pytest.raises(SettingError, match="--node: a is none of the objects' nodes"):
+        NodeSettings(node="a").options(others)
 
 
 @pytest.mark.parametrize(

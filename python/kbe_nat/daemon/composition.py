@@ -203,14 +203,20 @@ def _diversion(settings: Settings) -> Diversion:
 def _options(live: LiveSettings, addresses: LocalAddresses) -> Callable[[Snapshot], Options]:
     """A function from the objects to the options of this node."""
 
+    node = ""
+
     def options(snapshot: Snapshot) -> Options:
+        nonlocal node
         settings = live.settings
         # The host's addresses are those of now: they come and go.
         local = () if settings.node.node_addresses else tuple(addresses.current())
         strategy = settings.balancing.strategy
-        return settings.node.options(
-            snapshot, settings.configuration, strategy, local_addresses=local
+        chosen = settings.node.options(
+            snapshot, settings.configuration, strategy, local_addresses=local, former_node=node
         )
+        if chosen.node in snapshot.nodes:
+            node = chosen.node
+        return chosen
 
     return options
 

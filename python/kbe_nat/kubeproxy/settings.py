@@ -74,10 +74,12 @@ class NodeSettings:
         *,
         written: Mode | None = None,
         local_addresses: tuple[str, ...] = (),
+        former_node: str = "",
     ) -> Options:
         """The options by flags and file, checked against the objects. `written` is the mode whose
         rules are asked for, where that is not the mode that is followed; `local_addresses` are the
-        host's, for a node whose addresses no flag gives.
+        host's, for a node whose addresses no flag gives. `former_node` is the node that this was
+        before: it stays that one when its Node is deleted.
 
         Raises `SettingError`, also for a flag that would have no effect.
         """
@@ -90,7 +92,7 @@ class NodeSettings:
         masquerade_all, masquerade_bit = masquerade.pop(mode)
         [other_masquerade] = masquerade.values()
         return Options(
-            node=self._node(snapshot, file, node_addresses),
+            node=self._node(snapshot, file, node_addresses, former_node),
             node_addresses=node_addresses,
             primary_address=_primary_address(file.bind_address),
             cluster_ranges=self._cluster_ranges(local_mode, file),
@@ -176,12 +178,17 @@ class NodeSettings:
         return _first(self.masquerade_all, config.masquerade_all, default=False), bit
 
     def _node(
-        self, snapshot: Snapshot, file: Configuration, node_addresses: tuple[str, ...]
+        self,
+        snapshot: Snapshot,
+        file: Configuration,
+        node_addresses: tuple[str, ...],
+        former_node: str,
     ) -> str:
         # As kubelet names a node that is told its name.
         node = self.node or file.hostname_override.strip().lower()
-        node = node or _likely_node(snapshot, node_addresses)
-        if node and snapshot.nodes and node not in snapshot.nodes:
+        node = node or former_node or _likely_node(snapshot, node_addresses)
+        # The name of a Node that was there is no mistake, and what is served must go on.
+        if node and snapshot.nodes and node not in snapshot.nodes and node != former_node:
             names = ", ".join(sorted(snapshot.nodes)[:5])
             raise SettingError("--node", f"{node} is none of the objects' nodes ({names})")
         return node
