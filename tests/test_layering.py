@@ -31,12 +31,13 @@ RUST = {
     "conntrack": "clock hash hint rng tuple verdict wire",
     "decide": "backend balance service tuple verdict wire",
     "filtering": "backend decide service tuple verdict",
-    "ledger": "balance hash rng service tuple verdict",
+    "recorder": "balance clock hash service tuple verdict",
+    "ledger": "balance hash recorder rng service tuple verdict",
     "config": "conntrack decide",
     "pipeline": "affinity backend balance clock config conntrack counters decide events filtering "
-    "fragment hash hint ledger rewrite rng service tuple verdict wire",
+    "fragment hash hint ledger recorder rewrite rng service tuple verdict wire",
     "engine": "affinity backend balance clock config conntrack counters decide events filtering "
-    "fragment hash ledger pipeline rewrite rng service tuple verdict wire",
+    "fragment hash ledger pipeline recorder rewrite rng service tuple verdict wire",
 }
 BANNED = (
     "std::io",

@@ -651,6 +651,47 @@ class Stats:
     def services(self) -> list[ServiceStats]: ...
 
 @final
+class Decision:
+    """A decision about the first packet of a flow, as it was when it was made."""
+
+    @property
+    def sequence(self) -> int:
+        """Counts the decisions of an engine, from 1."""
+    @property
+    def time(self) -> int:
+        """In nanoseconds of the caller's clock, up to 70 ms early."""
+    @property
+    def protocol(self) -> str: ...
+    @property
+    def client(self) -> tuple[str, int]: ...
+    @property
+    def frontend(self) -> tuple[str, int]: ...
+    @property
+    def service(self) -> str | None:
+        """Name of the service port; None where no one has the frontend."""
+    @property
+    def backend(self) -> tuple[str, int] | None:
+        """None when it was not served."""
+    @property
+    def action(self) -> str:
+        """ "translate", "drop" or "reject"."""
+    @property
+    def cause(self) -> str: ...
+    @property
+    def choice(self) -> str | None:
+        """How the backend was chosen: a strategy, "affinity", or "consistent" in mid-stream."""
+    @property
+    def generation(self) -> int:
+        """How many times services had been replaced or updated."""
+    @property
+    def endpoint_count(self) -> int | None:
+        """How many endpoints of the service port got flows; None when that is remembered no
+        more.
+        """
+    def endpoints(self, limit: int | None = None) -> list[str]:
+        """The first of them, in the order of addresses."""
+
+@final
 class Explanation:
     """Why a packet gets its verdict. Nothing was changed to find out."""
 
@@ -694,7 +735,8 @@ class Limits:
 
     `max_unassured` bounds flows that were not answered yet (default: `max_flows`),
     `max_flows_per_source` those of one client, `max_affinities` clients whose backend is
-    remembered, `max_fragments` datagrams in fragments. Raises `ArgumentError`.
+    remembered, `max_fragments` datagrams in fragments. `max_decisions`, of both families together,
+    bounds what `Engine.decisions` tells; 0 turns that off. Raises `ArgumentError`.
     """
 
     def __new__(
@@ -705,6 +747,7 @@ class Limits:
         max_flows_per_source: int | None = None,
         max_affinities: int = 1_048_576,
         max_fragments: int = 4096,
+        max_decisions: int = 65_536,
     ) -> Limits: ...
     @property
     def max_flows(self) -> int: ...
@@ -877,6 +920,24 @@ class Engine:
         Cost: one walk of the table, page by page; packets are processed between two pages.
 
         Raises `ArgumentError` for a filter that can match nothing.
+        """
+
+    def decisions(
+        self,
+        *,
+        service: str | None = None,
+        client: str | None = None,
+        verdict: str | None = None,
+        since: int | None = None,
+        after: int = 0,
+        limit: int | None = None,
+    ) -> list[Decision]:
+        """The newest decisions to which all filters apply, `limit` at most, oldest first.
+
+        `service` is a service port, or a Service with all of its ports; `verdict` an action;
+        `since` a moment of the caller's clock in nanoseconds; `after` a sequence number. Cost: a
+        look at each decision that is remembered; packets are processed between two pages of them.
+        Raises `ArgumentError`.
         """
 
     def delete_flows(

@@ -22,6 +22,7 @@ VERBS: Final = (
     "get",
     "describe",
     "conntrack",
+    "decisions",
     "drain",
     "top",
     "replay",

@@ -160,6 +160,7 @@ def _engine(settings: Settings, seed: int, kind: DatapathKind) -> Engine:
         limits=Limits(
             max_flows=settings.limits.max_flows,
             max_flows_per_source=settings.limits.max_flows_per_source,
+            max_decisions=settings.limits.decisions,
         ),
         timeouts=conntrack_settings(settings.configuration).timeouts(),
         # Rules of every-packet stand ahead of the kernel's translation, which still comes.

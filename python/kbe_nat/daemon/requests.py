@@ -4,6 +4,7 @@ from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
 
+from kbe_nat.daemon.rows import DecisionAction
 from kbe_nat.errors import ControlError
 from kbe_nat.kubeproxy.dump import FamilyName, Form, Names
 from kbe_nat.sources.manifests.documents import reason_and_path
@@ -31,6 +32,15 @@ class _Filters(_Parameters, frozen=True):
 
 class _Listing(_Filters, frozen=True):
     limit: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)] | None = None
+
+
+class _Decisions(_Parameters, frozen=True):
+    service: Text | None = None
+    client: Text | None = None
+    verdict: DecisionAction | None = None
+    seconds: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    limit: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
+    is_followed: bool = False
 
 
 class _Dump(_Parameters, frozen=True):
@@ -65,6 +75,7 @@ VERBS: Final[dict[str, type[_Parameters]]] = {
     "describe": _Service,
     "flows": _Listing,
     "delete": _Filters,
+    "decisions": _Decisions,
     "events": _Parameters,
     "rules": _Parameters,
     "stats": _Parameters,

@@ -2,6 +2,7 @@
 them. docs/json.md is made from this file.
 """
 
+from enum import StrEnum
 from typing import TypeAlias
 
 import msgspec
@@ -184,6 +185,47 @@ class EventRow(msgspec.Struct, frozen=True, omit_defaults=True):
     """NEW, UPDATE or DESTROY."""
     flow: FlowRow | None = None
     """The connection."""
+
+
+class DecisionAction(StrEnum):
+    """What was done with a first packet."""
+
+    TRANSLATE = "translate"
+    DROP = "drop"
+    REJECT = "reject"
+
+
+class DecisionRow(msgspec.Struct, frozen=True):
+    """`decisions`: a decision about the first packet of a connection."""
+
+    sequence: int
+    """Counts the decisions since the daemon started, from 1."""
+    time: float
+    """Seconds since 1970, up to 0.07 early."""
+    protocol: str
+    """tcp, udp, sctp, icmp or icmpv6."""
+    client: End
+    """Where it came from."""
+    frontend: End
+    """Where it went to."""
+    service: str | None
+    """The service port; null where no one has the frontend."""
+    backend: End | None
+    """The backend that it was sent to; null where it was refused."""
+    verdict: DecisionAction
+    """translate, drop or reject."""
+    cause: str
+    """The reason, as `get stats` names it."""
+    choice: str | None
+    """How the backend was chosen: a strategy, affinity, or consistent for a connection that was met
+    in its middle; null where it was refused.
+    """
+    generation: int
+    """How many times the tables of the engine had changed."""
+    endpoint_count: int | None
+    """Endpoints of the service port that got new connections then; null where that is not known."""
+    endpoints: list[str]
+    """The first 64 of them, in the order of addresses."""
 
 
 class QueueRow(msgspec.Struct, frozen=True):

@@ -107,12 +107,14 @@ class QueueSettings:
 
 @dataclass(frozen=True)
 class LimitSettings:
-    """Connections, at most."""
+    """Connections and decisions, at most."""
 
     max_flows: int = 262_144
     """Of each family."""
     max_flows_per_source: int | None = None
     """Of one client; None: any number."""
+    decisions: int = 65_536
+    """About first packets that are remembered, for `kbe-nat decisions`; 0: none."""
 
 
 @dataclass(frozen=True)

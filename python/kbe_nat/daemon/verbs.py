@@ -2,13 +2,16 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any, Final, TypeAlias, TypeVar
 
-from kbe_nat._native import BackendStats, Flow, ServiceStats
+from kbe_nat._native import BackendStats, Decision, Flow, ServiceStats
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon.requests import parameters
 from kbe_nat.daemon.rows import (
+    DecisionAction,
+    DecisionRow,
     DescriptionRow,
     DrainRow,
     EndpointRow,
@@ -109,6 +112,32 @@ class Verbs:
                     yield EventRow()
                 for kind, flow in batch:
                     yield EventRow(kind, flow_row(flow, is_counted=self._is_counted()))
+
+    def decisions(
+        self,
+        service: str | None = None,
+        client: str | None = None,
+        verdict: DecisionAction | None = None,
+        seconds: float | None = None,
+        limit: int | None = None,
+        is_followed: bool = False,
+    ) -> Iterator[list[DecisionRow]]:
+        """The newest decisions about first packets that match, in pages, oldest first. When they
+        are followed, new ones come as they are made, and an empty page now and then.
+        """
+        engine = self._controller.engine
+        look = partial(engine.decisions, service=service, client=client, verdict=verdict)
+        since = None if seconds is None else max(0, time.monotonic_ns() - int(seconds * 1e9))
+        # Ahead of the list, so that what is decided meanwhile is in the list or comes behind it.
+        after = max((newest.sequence for newest in engine.decisions(limit=1)), default=0)
+        decisions = look(since=since, limit=limit)
+        while True:
+            yield from _pages(map(decision_row, decisions))
+            if not is_followed:
+                return
+            after = max((after, *(decision.sequence for decision in decisions)))
+            time.sleep(FOLLOW_SECONDS)
+            decisions = look(after=after)
 
     def rules(self) -> Iterator[str]:
         """The rules in force, as they were given to the kernel."""
@@ -225,6 +254,26 @@ def flow_row(flow: Flow, *, is_counted: bool = True) -> FlowRow:
     )
 
 
+def decision_row(decision: Decision) -> DecisionRow:
+    """A decision as a row, with its time by the wall clock of now."""
+    ago = time.monotonic_ns() - decision.time
+    return DecisionRow(
+        sequence=decision.sequence,
+        time=time.time() - ago / 1e9,
+        protocol=decision.protocol,
+        client=decision.client,
+        frontend=decision.frontend,
+        service=decision.service,
+        backend=decision.backend,
+        verdict=DecisionAction(decision.action),
+        cause=decision.cause,
+        choice=decision.choice,
+        generation=decision.generation,
+        endpoint_count=decision.endpoint_count,
+        endpoints=decision.endpoints(ENDPOINTS),
+    )
+
+
 def _pages(rows: Iterable[_T]) -> Iterator[list[_T]]:
     """The rows in pages, the first of which may be empty. No more than a page is in memory."""
     remaining = iter(rows)
@@ -293,5 +342,9 @@ def _frontend(frontend: Frontend) -> str:
 
 PAGE: Final = 1000
 """Rows."""
+ENDPOINTS: Final = 64
+"""In the row of a decision."""
+FOLLOW_SECONDS: Final = 0.2
+"""Between two looks for new decisions."""
 HEARTBEAT: Final = 1.0
 """Seconds between signs of life when nothing happens."""

@@ -49,6 +49,11 @@ impl Clock {
         self.tick
     }
 
+    /// When a tick began, in the caller's nanoseconds.
+    pub(crate) fn beginning(&self, tick: Tick) -> u64 {
+        self.origin.unwrap_or(0).saturating_add(u64::from(tick) << TICK_SHIFT)
+    }
+
     /// A moment in the caller's nanoseconds, the first at which [`Clock::advance`] is past `tick`.
     pub(crate) fn after(&self, tick: Tick) -> u64 {
         let ticks = (u64::from(tick) + 1) << TICK_SHIFT;

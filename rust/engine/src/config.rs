@@ -27,7 +27,7 @@ pub enum OffloadedPackets {
     Pass,
 }
 
-/// How an engine is set up. All limits are per address family.
+/// How an engine is set up. Limits are per address family where nothing else is said.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Makes random choices repeatable.
@@ -44,6 +44,8 @@ pub struct Config {
     pub max_affinities: usize,
     /// Datagrams in fragments at most, and fragments that wait for their first.
     pub max_fragments: usize,
+    /// Decisions about first packets that are remembered, of both families together; 0: none.
+    pub decisions: usize,
     /// How long flows live without packets.
     pub timeouts: Timeouts,
     /// Addresses that replace a masqueraded source, at most one of each family; without one, the
@@ -69,6 +71,7 @@ impl Default for Config {
             max_flows_per_source: None,
             max_affinities: 1 << 20,
             max_fragments: 4096,
+            decisions: 65_536,
             timeouts: Timeouts::default(),
             snat: Vec::new(),
             ports: PortRange::default(),

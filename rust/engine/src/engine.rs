@@ -4,6 +4,7 @@
 //! ([`Engine::expire`]) has a budget; nothing blocks, logs or reads a clock.
 
 pub mod checkpoint;
+pub mod decisions;
 pub(crate) mod explain;
 pub(crate) mod offload;
 pub mod view;
@@ -53,7 +54,7 @@ impl Engine {
                 clock: Clock::default(),
                 table: Arc::new(table),
                 generation: 0,
-                ledger: Ledger::new(mix64(config.seed), key),
+                ledger: Ledger::new(mix64(config.seed), key, config.decisions),
                 affinity: Affinity::new(config.max_affinities, key),
                 leases: Leases::new(config.ports, key),
                 rng: Rng::new(mix64(config.seed ^ config.secret)),

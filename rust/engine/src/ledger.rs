@@ -20,6 +20,8 @@
 //!   it holds, so a new table or a new view of the node ends it without a pass over the records.
 //! - `birth` distinguishes a backend from those that had its record before. It changes as well when
 //!   a backend comes back into the lists: clients do not stick to one that was away.
+//! - The flight recorder has numbers of service ports too. Numbers and lists may mean something
+//!   else later, so the recorder gets each service port as it was before it changes.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -27,6 +29,7 @@ use std::sync::Arc;
 
 use crate::balance::State;
 use crate::hash::HashKey;
+use crate::recorder::Recorder;
 use crate::rng::{Rng, mix64};
 use crate::service::{Scope, ServicePort, ServiceTable};
 use crate::tuple::Family;
@@ -103,6 +106,8 @@ pub(crate) struct ServiceRecord {
     pub(crate) refused: Vec<(Cause, u64)>,
     /// The adoption that last found it in the table.
     generation: u32,
+    /// Decisions about first packets before its newest form.
+    decisions: u64,
     is_served: bool,
 }
 
@@ -130,10 +135,13 @@ pub(crate) struct Ledger {
     /// Service number by slot of the table.
     numbers_by_slot: Vec<u32>,
     generation: u32,
+    /// Decisions that refer to service ports.
+    pub(crate) recorder: Recorder,
 }
 
 impl Ledger {
-    pub(crate) fn new(seed: u64, key: HashKey) -> Self {
+    /// An empty ledger, that remembers so many decisions.
+    pub(crate) fn new(seed: u64, key: HashKey, decisions: usize) -> Self {
         Self {
             seed,
             key,
@@ -146,6 +154,7 @@ impl Ledger {
             births: 0,
             numbers_by_slot: Vec::new(),
             generation: 0,
+            recorder: Recorder::new(decisions, key),
         }
     }
 
@@ -153,6 +162,7 @@ impl Ledger {
     /// service port that differs a name look-up, and one look-up per backend.
     pub(crate) fn adopt(&mut self, former: &ServiceTable, table: &ServiceTable) {
         self.generation = self.generation.wrapping_add(1);
+        self.recorder.begin_generation(self.generation);
         let changed = table.slots_changed_since(former);
         for &slot in &changed {
             if let Some(service) = table.in_slot(slot) {
@@ -180,6 +190,9 @@ impl Ledger {
             self.numbers_by_slot.resize(slot + 1, 0);
         }
         self.numbers_by_slot[slot] = number;
+        if self.service(number).is_some_and(|record| !Arc::ptr_eq(&record.service, service)) {
+            self.supersede(number);
+        }
         let Some(record) = &mut self.services[number as usize] else { return };
         record.generation = self.generation;
         if !record.is_served || !Arc::ptr_eq(&record.service, service) {
@@ -197,6 +210,8 @@ impl Ledger {
         if !record.is_served || record.generation == self.generation {
             return;
         }
+        self.supersede(number);
+        let Some(record) = &mut self.services[number as usize] else { return };
         record.is_served = false;
         record.backends = Default::default();
         // The former table has the rest, which can be large, and is dropped where time does not
@@ -204,6 +219,20 @@ impl Ledger {
         record.service = Arc::new(record.service.without_backends());
         self.retire(number, |_| Standing::Gone);
         self.close_if_unused(number);
+    }
+
+    /// Hands a service port that is about to change to the flight recorder, if any decision was
+    /// made by it. Cost: its backends; decisions themselves note nothing here.
+    fn supersede(&mut self, number: u32) {
+        let Some(record) = &mut self.services[number as usize] else { return };
+        // A flow is counted where it is served, a refusal where it is refused.
+        let served = record.ids.values().map(|&id| self.backends[id as usize].ended.flows);
+        let refused = record.refused.iter().map(|&(_, count)| count);
+        let decisions = record.past.flows + served.sum::<u64>() + refused.sum::<u64>();
+        if record.decisions != decisions {
+            record.decisions = decisions;
+            self.recorder.supersede(number, &record.service);
+        }
     }
 
     /// The number of the service port in this slot of the table.
@@ -342,6 +371,7 @@ impl Ledger {
             past: Traffic::default(),
             refused: Vec::new(),
             generation: self.generation,
+            decisions: 0,
             is_served: false,
         };
         if number as usize == self.services.len() {

@@ -18,10 +18,12 @@
 //! | `decide`, `filtering` | first packets, before and behind their translation: pure |
 //! | `rewrite`, [`reject`] | what a translation and a rejection look like in bytes |
 //! | `ledger`, `counters` | live flows and traffic of service ports and backends, and verdicts |
+//! | `recorder` | the last decisions about first packets |
 //! | [`config`] | limits and policies of an engine |
 //! | `pipeline` | the path of a packet; `assess` decides about packets of known flows: pure |
 //! | `engine` | the public face |
 //! | `engine::explain` | why a packet gets its verdict: prints `decide` and `assess` |
+//! | [`decisions`] | decisions in words, after the fact |
 //! | [`view`], [`checkpoint`] | what is there, and what outlives a restart |
 //! | `engine::offload` | flows that the kernel translates |
 
@@ -42,6 +44,7 @@ pub mod hash;
 mod hint;
 mod ledger;
 mod pipeline;
+mod recorder;
 pub mod reject;
 mod rewrite;
 pub mod rng;
@@ -57,7 +60,7 @@ pub use config::{Config, InvalidTcp, OffloadedPackets};
 pub use decide::Midstream;
 pub use engine::explain::Explanation;
 pub use engine::offload::{KernelFlow, Outcome, Resync};
-pub use engine::{Engine, checkpoint, view};
+pub use engine::{Engine, checkpoint, decisions, view};
 pub use events::EventKind;
 pub use fragment::Released;
 pub use ledger::Traffic;

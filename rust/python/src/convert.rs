@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use kbe_nat_engine::reject::RejectWith;
 use kbe_nat_engine::tuple::{Family, Protocol};
-use kbe_nat_engine::{Cidr, InvalidTcp, Midstream, OffloadedPackets};
+use kbe_nat_engine::{ChecksumState, Cidr, InvalidTcp, Meta, Midstream, OffloadedPackets};
 use kbe_nat_netlink as netlink;
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
@@ -77,6 +77,13 @@ pub(crate) fn protocol(name: &str) -> PyResult<Protocol> {
 /// A copy of a buffer's bytes: others may change a buffer while the GIL is released.
 pub(crate) fn bytes(object: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
     PyBuffer::<u8>::get(object)?.to_vec(object.py())
+}
+
+/// How a packet came in.
+pub(crate) fn meta(interface: u32, incomplete_checksum: bool, is_captured: bool) -> Meta {
+    let checksum =
+        if incomplete_checksum { ChecksumState::Incomplete } else { ChecksumState::Complete };
+    Meta { interface, checksum, is_captured }
 }
 
 /// How packets are rejected.

@@ -6,16 +6,18 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kbe_nat_engine as core;
+use kbe_nat_engine::decisions::Recall;
 use kbe_nat_engine::service::{ServiceError, ServiceTable};
 use kbe_nat_engine::tuple::Family;
 use kbe_nat_engine::view::{Filter, Listing};
-use kbe_nat_engine::{ChecksumState, Meta, Packet};
+use kbe_nat_engine::{Meta, Packet};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::convert;
+use crate::decisions::{self, Decision};
 use crate::errors::{self, argument};
 use crate::limits::{Limits, Snat, Timeouts};
 use crate::service::{NodeView, ServicePort};
@@ -74,6 +76,7 @@ impl Engine {
             config.max_flows_per_source = limits.max_flows_per_source;
             config.max_affinities = limits.max_affinities as usize;
             config.max_fragments = limits.max_fragments as usize;
+            config.decisions = limits.max_decisions as usize;
         }
         if let Some(timeouts) = timeouts {
             config.timeouts = timeouts.table.clone();
@@ -134,7 +137,7 @@ impl Engine {
         captured: bool,
     ) -> PyResult<Verdict> {
         let mut bytes = convert::bytes(packet)?;
-        let meta = meta(interface, incomplete_checksum, captured);
+        let meta = convert::meta(interface, incomplete_checksum, captured);
         let verdict = packet
             .py()
             .detach(|| self.lock().process(now, &mut Packet { bytes: &mut bytes, meta }));
@@ -154,7 +157,7 @@ impl Engine {
         incomplete_checksum: bool,
         captured: bool,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let meta = meta(interface, incomplete_checksum, captured);
+        let meta = convert::meta(interface, incomplete_checksum, captured);
         match offsets {
             Some(offsets) => self.process_buffer(packets, now, &ends(offsets)?, meta),
             None => self.process_list(packets, now, meta),
@@ -229,6 +232,38 @@ impl Engine {
         }))
     }
 
+    #[pyo3(signature = (
+        *, service = None, client = None, verdict = None, since = None, after = 0, limit = None
+    ))]
+    #[allow(clippy::too_many_arguments)]
+    fn decisions(
+        &self,
+        py: Python<'_>,
+        service: Option<String>,
+        client: Option<&str>,
+        verdict: Option<&str>,
+        since: Option<u64>,
+        after: u64,
+        limit: Option<usize>,
+    ) -> PyResult<Vec<Decision>> {
+        let filter = decisions::filter(service, client, verdict, since, after)?;
+        let limit = limit.unwrap_or(usize::MAX);
+        Ok(py.detach(|| {
+            let mut recall = self.lock().recall(filter);
+            let mut decisions = Vec::new();
+            while decisions.len() < limit
+                && let Some(page) = self.recall_page(&mut recall)
+            {
+                decisions.extend(page.into_iter().map(Decision));
+                // The loops may have waited for the engine.
+                std::thread::yield_now();
+            }
+            decisions.truncate(limit);
+            decisions.reverse();
+            decisions
+        }))
+    }
+
     fn watch(&self, py: Python<'_>, capacity: usize) {
         py.detach(|| self.lock().watch(capacity));
     }
@@ -254,7 +289,7 @@ impl Engine {
         captured: bool,
     ) -> PyResult<Explanation> {
         let bytes = convert::bytes(packet)?;
-        let meta = meta(interface, incomplete_checksum, captured);
+        let meta = convert::meta(interface, incomplete_checksum, captured);
         Ok(Explanation(packet.py().detach(|| self.lock().explain(now, &bytes, meta))))
     }
 
@@ -384,6 +419,10 @@ impl Engine {
     fn end_page(&self, listing: &mut Listing) -> Option<usize> {
         self.lock().end_next_flows(listing, PAGE)
     }
+
+    fn recall_page(&self, recall: &mut Recall) -> Option<Vec<core::decisions::Decision>> {
+        self.lock().next_decisions(recall, PAGE)
+    }
 }
 
 /// The flows of a list, of which a page at a time is asked for.
@@ -413,7 +452,7 @@ impl Flows {
     }
 }
 
-/// Records of flows that are looked at while the loops wait for the engine.
+/// Records of flows, or decisions, that are looked at while the loops wait for the engine.
 const PAGE: usize = 4096;
 
 /// The engine's service ports behind Python's.
@@ -438,12 +477,6 @@ fn filter(
         backend: backend.map(convert::address).transpose()?,
         state,
     })
-}
-
-fn meta(interface: u32, incomplete_checksum: bool, is_captured: bool) -> Meta {
-    let checksum =
-        if incomplete_checksum { ChecksumState::Incomplete } else { ChecksumState::Complete };
-    Meta { interface, checksum, is_captured }
 }
 
 /// Offsets as a buffer of 64-bit numbers (`array("Q")`), as bytes that hold such, or as any

@@ -6,6 +6,7 @@ mod apiserver;
 mod capture;
 mod conntrack;
 mod convert;
+mod decisions;
 mod engine;
 mod errors;
 mod limits;
@@ -36,6 +37,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<view::ServiceStats>()?;
     module.add_class::<view::Stats>()?;
     module.add_class::<view::Explanation>()?;
+    module.add_class::<decisions::Decision>()?;
     module.add_class::<engine::Engine>()?;
     module.add_class::<queue::BackendIdMap>()?;
     module.add_class::<queue::KernelQueue>()?;

@@ -19,6 +19,7 @@ pub(crate) struct Limits {
     pub(crate) max_flows_per_source: Option<u32>,
     pub(crate) max_affinities: u32,
     pub(crate) max_fragments: u32,
+    pub(crate) max_decisions: u32,
 }
 
 #[pymethods]
@@ -26,7 +27,7 @@ impl Limits {
     #[new]
     #[pyo3(signature = (
         *, max_flows = 262_144, max_unassured = None, max_flows_per_source = None,
-        max_affinities = 1_048_576, max_fragments = 4096,
+        max_affinities = 1_048_576, max_fragments = 4096, max_decisions = 65_536,
     ))]
     fn new(
         max_flows: u32,
@@ -34,14 +35,28 @@ impl Limits {
         max_flows_per_source: Option<u32>,
         max_affinities: u32,
         max_fragments: u32,
+        max_decisions: u32,
     ) -> PyResult<Self> {
         if max_flows == 0 {
             return Err(argument("max_flows must be positive"));
         }
         let max_unassured = max_unassured.unwrap_or(max_flows);
-        Ok(Self { max_flows, max_unassured, max_flows_per_source, max_affinities, max_fragments })
+        if max_decisions > MAX_DECISIONS {
+            return Err(argument(format!("max_decisions is at most {MAX_DECISIONS}")));
+        }
+        Ok(Self {
+            max_flows,
+            max_unassured,
+            max_flows_per_source,
+            max_affinities,
+            max_fragments,
+            max_decisions,
+        })
     }
 }
+
+/// One GiB of them.
+const MAX_DECISIONS: u32 = 1 << 24;
 
 #[pyclass(frozen, eq, module = "kbe_nat")]
 #[derive(Clone, PartialEq, Eq)]

@@ -70,6 +70,7 @@ AUTO: Final = "auto"
 """In place of a datapath: the one that works best here."""
 MAX_LENGTH: Final = 1 << 20
 MAX_FLOWS: Final = 1 << 26
+MAX_DECISIONS: Final = 1 << 24
 """These take 17 GB."""
 PROXY_FLAGS: Final[Flags] = {
     "source": {
@@ -174,6 +175,13 @@ PROXY_FLAGS: Final[Flags] = {
             min=1,
             max=MAX_FLOWS,
             help="Connections of one client, at most. Default: no limit.",
+        ),
+        "decisions": typer.Option(
+            "--decisions",
+            min=0,
+            max=MAX_DECISIONS,
+            help="Decisions about first packets that are remembered for kbe-nat decisions, of 64"
+            " bytes each; 0: none.",
         ),
     },
     "marks": {

@@ -10,6 +10,7 @@
 //! 5. `admit` finds room and the ends towards the backend. Nothing has changed so far but affinity
 //!    and the balancer's state.
 //! 6. Only a flow that is certain to be entered evicts another, takes its port and is counted.
+//! 7. The flight recorder remembers the decision; refusals before are remembered as well.
 
 use std::net::SocketAddr;
 
@@ -28,6 +29,7 @@ use crate::decide::{self, Query, Serving, Silent, Trace, Unserved, is_hairpin};
 use crate::events::EventKind;
 use crate::filtering::{Passage, is_unruled, passage};
 use crate::hash::AddressKey;
+use crate::recorder::{Entry as Decision, Outcome};
 use crate::rewrite;
 use crate::rng::Rng;
 use crate::tuple::{Direction, Ends, Protocol, Tuple, WireEnds};
@@ -65,7 +67,7 @@ impl Shared {
         let serving = match decide::decide(&self.table, &query, self.config.midstream, &mut Silent)
         {
             Ok(serving) => serving,
-            Err(unserved) => return self.leave_unserved(unserved),
+            Err(unserved) => return self.leave_unserved(unserved, headers.tuple),
         };
         match self.open(family, headers, probe, (&serving, &query), packet) {
             Ok(Opening { to, deltas, by_mark }) => {
@@ -73,7 +75,7 @@ impl Shared {
                 opening_verdict(by_mark)
             }
             Err(verdict) => {
-                self.ledger.refuse(self.ledger.number(serving.service), verdict.cause);
+                self.refuse(headers.tuple, Some(serving.service), verdict);
                 verdict
             }
         }
@@ -81,16 +83,28 @@ impl Shared {
 
     /// The verdict on a packet that no backend serves, counted where a service port refuses it.
     #[inline(never)]
-    fn leave_unserved(&mut self, unserved: Unserved) -> Verdict {
+    fn leave_unserved<A: Wire>(&mut self, unserved: Unserved, tuple: Tuple<A>) -> Verdict {
         match unserved {
+            // It is none of our affairs, and may be any packet that the node forwards.
             Unserved::Pass => Verdict::new(Action::Accept, Cause::NotOurs),
             Unserved::Refuse { action, cause, service } => {
-                if let Some(service) = service {
-                    self.ledger.refuse(self.ledger.number(service), cause);
-                }
-                Verdict::new(action, cause)
+                let verdict = Verdict::new(action, cause);
+                self.refuse(tuple, service, verdict);
+                verdict
             }
         }
+    }
+
+    /// Counts and remembers that a packet is refused, by the service port in this slot of the table
+    /// if there is one.
+    #[inline(never)]
+    fn refuse<A: Wire>(&mut self, tuple: Tuple<A>, service: Option<u32>, verdict: Verdict) {
+        let number = service.map(|slot| self.ledger.number(slot));
+        if let Some(number) = number {
+            self.ledger.refuse(number, verdict.cause);
+        }
+        let entry = Decision::refused(self.clock.tick(), tuple, number, verdict);
+        self.ledger.recorder.record(entry);
     }
 
     /// Chooses a backend and enters the flow.
@@ -125,16 +139,16 @@ impl Shared {
             self.end_flow(family, victim);
             self.counters.evicted += 1;
         }
-        self.enter(family, headers, (original, choice.id), binding, packet)
+        self.enter(family, headers, (original, &choice), binding, packet)
     }
 
-    /// Enters the flow that this packet opens to the backend with this record.
+    /// Enters the flow that this packet opens to the chosen backend.
     #[inline(always)]
     fn enter<A: Wire>(
         &mut self,
         family: &mut FamilyState<A>,
         headers: &Headers<A>,
-        (original, backend): (Probe, u32),
+        (original, choice): (Probe, &Choice),
         Binding { sent, reply, lease, by_mark, .. }: Binding<A>,
         packet: &[u8],
     ) -> Result<Opening<A>, Verdict> {
@@ -157,14 +171,15 @@ impl Shared {
             packets: [1, 0],
             bytes: [headers.end.into(), 0],
         };
-        let flow = family.flows.insert_at([original, reply], hot, now, backend, tracking).map_err(
-            |error| {
+        let flow = family
+            .flows
+            .insert_at([original, reply], hot, now, choice.id, tracking)
+            .map_err(|error| {
                 Verdict::drop(match error {
                     InsertError::Full => Cause::TableFull,
                     InsertError::Chain(IndexFull) => Cause::HashChain,
                 })
-            },
-        )?;
+            })?;
         // Only now: the index may refuse the flow, and a lease without one would never end.
         if let Some(lease) = lease {
             self.sign(lease, remote(protocol, &sent), sent.sport);
@@ -172,7 +187,11 @@ impl Shared {
         if self.config.max_flows_per_source.is_some() {
             *family.sources.entry(AddressKey(ends.src)).or_default() += 1;
         }
-        self.ledger.open_flow(backend);
+        self.ledger.open_flow(choice.id);
+        let (service, outcome) = (self.ledger.backend(choice.id).service, choice.outcome);
+        let backend = (sent.dst, sent.dport);
+        let decision = Decision::served(now, headers.tuple, service, outcome, backend);
+        self.ledger.recorder.record(decision);
         family.events.note(EventKind::New, &family.flows, flow);
         Ok(Opening { to, deltas, by_mark })
     }
@@ -268,12 +287,20 @@ impl Shared {
         let backend = record.service.set(serving.scope).backends().get(index)?;
         let is_hairpin = is_hairpin(query.source(), backend);
         let is_sticky = spec.affinity.is_some();
+        let outcome = if remembered == Some(index) {
+            Outcome::Affinity
+        } else if serving.is_midstream {
+            Outcome::Consistent
+        } else {
+            Outcome::Strategy
+        };
         Some(Choice {
             index,
             id: *ids.get(index)?,
             address: backend.address,
             is_hairpin,
             is_sticky,
+            outcome,
         })
     }
 
@@ -386,6 +413,8 @@ pub(crate) struct Choice {
     is_hairpin: bool,
     /// The client keeps it for a while.
     is_sticky: bool,
+    /// How it was chosen.
+    outcome: Outcome,
 }
 
 /// A flow that was opened: what becomes of its first packet.
