@@ -7,6 +7,7 @@ The same answers go over TLS (`cluster.server`) and to a reflector without any s
 import asyncio
 import base64
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Final
@@ -15,6 +16,7 @@ from cluster import protobuf
 from cluster.api_objects import BOOKMARKS, KINDS, ApiObjects, Change, Kind, Object, selector
 
 CHUNK: Final = 2048
+EVENTS_PATH: Final = re.compile(r"/apis/events\.k8s\.io/v1/namespaces/([-a-z0-9]+)/events")
 INITIAL_EVENTS_END: Final = "k8s.io/initial-events-end"
 
 
@@ -33,11 +35,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Request:
-    """A GET request."""
+    """A GET request, or a POST."""
 
     path: str
     query: Mapping[str, str]
     headers: Mapping[str, str]
+    method: str = "GET"
+    body: bytes = b""
 
     @property
     def resource(self) -> str:
@@ -45,6 +49,8 @@ class Request:
 
     @property
     def verb(self) -> str:
+        if self.method == "POST":
+            return "create"
         return "watch" if "watch" in self.query else "list"
 
 
@@ -56,7 +62,7 @@ class Fault:
     resource: str = ""
     """Empty: any."""
     verb: str = ""
-    """list, watch, or any."""
+    """list, watch, create, or any."""
     times: int = 1
 
     def concerns(self, request: Request) -> bool:
@@ -72,6 +78,8 @@ class ApiServer:
     """The answers to requests, by the objects and the faults that are injected."""
 
     objects: ApiObjects = field(default_factory=ApiObjects)
+    events: list[Object] = field(default_factory=list)
+    """Of events.k8s.io, as they were posted."""
     faults: list[Fault] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     tokens: set[str] = field(default_factory=lambda: {"sound"})
@@ -90,6 +98,8 @@ class ApiServer:
         if fault is not None:
             fault.times -= 1
             answer = await fault.change(answer, request)
+        if answer.status == 201:
+            self.events.append(json.loads(request.body))
         accept = request.headers.get("Accept", "")
         if not (self.has_protobuf and accept.startswith(protobuf.MEDIA_TYPE)):
             return answer
@@ -99,12 +109,16 @@ class ApiServer:
         return sum(each.resource == resource and verb in ("", each.verb) for each in self.requests)
 
     def _answer(self, request: Request) -> Answer:
+        is_create = request.verb == "create"
         kind = KINDS.get(request.resource)
-        if kind is None or kind.path != request.path:
+        if not is_create and (kind is None or kind.path != request.path):
             return failure(404, "NotFound", "the server could not find the requested resource")
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
         if self.requires_token and token not in self.tokens:
             return failure(401, "Unauthorized", "Unauthorized")
+        if is_create:
+            return self._create(request)
+        assert kind is not None
         if (request.verb, kind.resource) in self.forbidden:
             group = kind.version.rpartition("/")[0]
             return failure(
@@ -114,6 +128,25 @@ class ApiServer:
                 f' resource "{kind.resource}" in API group "{group}" at the cluster scope',
             )
         return self._watch(request, kind) if request.verb == "watch" else self._list(request, kind)
+
+    def _create(self, request: Request) -> Answer:
+        """Events are all that is ever created."""
+        match = EVENTS_PATH.fullmatch(request.path)
+        if match is None:
+            return failure(404, "NotFound", "the server could not find the requested resource")
+        namespace = match[1]
+        if ("create", "events") in self.forbidden:
+            return failure(
+                403,
+                "Forbidden",
+                'events.events.k8s.io is forbidden: User "system:kube-proxy" cannot create resource'
+                f' "events" in API group "events.k8s.io" in the namespace "{namespace}"',
+            )
+        event = json.loads(request.body)
+        causes = event_causes(event, namespace)
+        if causes:
+            return invalid_event(event, causes)
+        return Answer(201, body=_once(json.dumps(event).encode() + b"\n"))
 
     def _list(self, request: Request, kind: Kind) -> Answer:
         query = request.query
@@ -272,6 +305,49 @@ def status_of(code: int, reason: str, message: str) -> Object:
         "reason": reason,
         "code": code,
     }
+
+
+def event_causes(event: Object, namespace: str) -> list[Object]:
+    """Why the server does not take an Event, as its validation says."""
+    causes = [
+        {"reason": "FieldValueRequired", "message": "Required value", "field": name}
+        for name in ("eventTime",)
+        if not event.get(name)
+    ]
+    kind = event.get("type", "")
+    if kind not in ("Normal", "Warning"):
+        message = f'Invalid value: "{kind}": has invalid value: {kind}'
+        causes.append({"reason": "FieldValueInvalid", "message": message, "field": "type"})
+    if causes:
+        return causes
+    words = ("reportingController", "reportingInstance", "action", "reason")
+    causes += [
+        {"reason": "FieldValueRequired", "message": "Required value", "field": name}
+        for name in words
+        if not event.get(name)
+    ]
+    for name, most in (*((word, 128) for word in words), ("note", 1024)):
+        if len(event.get(name, "").encode()) > most:
+            message = f"Invalid value: can have at most {most} characters"
+            causes.append({"reason": "FieldValueInvalid", "message": message, "field": name})
+    regarding = event.get("regarding", {}).get("namespace") or "default"
+    if not event["metadata"].get("namespace") == regarding == namespace:
+        message = "Invalid value: does not match event.namespace"
+        causes.append(
+            {"reason": "FieldValueInvalid", "message": message, "field": "regarding.namespace"}
+        )
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", event["metadata"]["name"]):
+        message = "Invalid value: a lowercase RFC 1123 subdomain"
+        causes.append({"reason": "FieldValueInvalid", "message": message, "field": "metadata.name"})
+    return causes
+
+
+def invalid_event(event: Object, causes: list[Object]) -> Answer:
+    name = event["metadata"]["name"]
+    reasons = ", ".join(f"{cause['field']}: {cause['message']}" for cause in causes)
+    status = status_of(422, "Invalid", f'Event "{name}" is invalid: [{reasons}]')
+    status["details"] = {"name": name, "kind": "Event", "causes": causes}
+    return Answer(422, body=_once(json.dumps(status).encode() + b"\n"))
 
 
 def expired_event(message: str) -> bytes:

@@ -75,12 +75,26 @@ class MemoryConnection:
     async def get(
         self, path: str, parameters: Mapping[str, str], accept: str
     ) -> AsyncIterator[MemoryResponse]:
+        yield await self._ask(path, parameters, accept)
+
+    @asynccontextmanager
+    async def post(self, path: str, body: bytes) -> AsyncIterator[MemoryResponse]:
+        yield await self._ask(path, {}, "application/json", "POST", body)
+
+    async def _ask(
+        self,
+        path: str,
+        parameters: Mapping[str, str],
+        accept: str,
+        method: str = "GET",
+        body: bytes = b"",
+    ) -> MemoryResponse:
         await asyncio.sleep(0.001)
         if self._is_down:
             raise ConnectionFailure("127.0.0.1:6443: Connection refused", is_refused=True)
         headers = {"Accept": accept, "Authorization": f"Bearer {self.token}"}
-        answer = await self.server.answer(Request(path, dict(parameters), headers))
-        yield MemoryResponse(answer, self._broken)
+        answer = await self.server.answer(Request(path, dict(parameters), headers, method, body))
+        return MemoryResponse(answer, self._broken)
 
     def renew_credentials(self) -> None:
         self.token = self.next_token

@@ -126,6 +126,7 @@ class LiveServer:
     async def _start(self) -> None:
         app = web.Application()
         app.router.add_get("/{path:.*}", self._handle)
+        app.router.add_post("/{path:.*}", self._handle)
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
         await self._runner.setup()
         listener = self._make(partial(_listen, self._address, self.port))
@@ -159,7 +160,13 @@ class LiveServer:
         if _common_name(transport) == "system:kube-proxy":
             headers.setdefault("Authorization", "Bearer sound")
         answer = await self.api.answer(
-            Request(f"/{request.match_info['path']}", dict(request.query), headers)
+            Request(
+                f"/{request.match_info['path']}",
+                dict(request.query),
+                headers,
+                request.method,
+                await request.read(),
+            )
         )
         response = web.StreamResponse(status=answer.status, headers=answer.headers)
         body = answer.body

@@ -230,3 +230,30 @@ def test_files_stand_beside_the_server(here: Node) -> None:
         for name in ("dns4", "dns6", "extra")
         for protocol in ("udp", "tcp")
     }
+
+
+def test_operators_see_events_on_the_node_and_on_a_service_without_its_address(here: Node) -> None:
+    events = here.server.api.events
+    here.start()
+    here.serves("a")
+    eventually(lambda: [each["reason"] for each in events] == ["Starting"])
+    assert events[0]["regarding"]["name"] == "node-1"
+    twin = dns(Family.IPV4)
+    # The older Service keeps the address.
+    twin["metadata"] |= {"name": "twin", "creationTimestamp": "2026-11-28T10:00:00Z"}
+    here.server.api.objects.put(twin)
+    eventually(lambda: len(events) > 1)
+    here.point("b")
+    here.serves("b")
+    _, claimed = events
+    assert (claimed["reason"], claimed["regarding"]["name"]) == ("AddressClaimed", "twin")
+    assert f"{VIPS[Family.IPV4]}:{PORT}" in claimed["note"] and "default/dns4" in claimed["note"]
+
+
+def test_a_role_without_events_serves_all_the_same(here: Node) -> None:
+    here.server.api.forbidden.add(("create", "events"))
+    here.start()
+    here.serves("a")
+    eventually(lambda: "the role lacks the verb create for events" in here.daemon.log)
+    assert here.is_in_step()
+    assert not here.server.api.events

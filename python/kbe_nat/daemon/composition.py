@@ -14,10 +14,12 @@ from typing import Final
 from kbe_nat._native import BackendIdMap, Engine, Limits, NftTables, NodeAddresses
 from kbe_nat.commands import GracePeriod
 from kbe_nat.control.controller import Controller
+from kbe_nat.daemon.cluster_events import ClusterEvents
 from kbe_nat.daemon.conntrack import conntrack_settings
 from kbe_nat.daemon.facts import Facts, NodeFacts
 from kbe_nat.daemon.live_settings import ConfigurationFile, LiveSettings
 from kbe_nat.daemon.node_addresses import LocalAddresses
+from kbe_nat.daemon.own_node import node_name
 from kbe_nat.daemon.proxy import Proxy, Queue
 from kbe_nat.daemon.settings import Driver, Settings
 from kbe_nat.daemon.singleton import only_proxy
@@ -37,6 +39,7 @@ from kbe_nat.rules.kube_proxy import kube_proxy_rules
 from kbe_nat.rules.nat_program import NatProgram
 from kbe_nat.rules.rule import DatapathKind
 from kbe_nat.rules.standby import OnDeath
+from kbe_nat.sources.events import EventQueue
 from kbe_nat.sources.kubernetes.access import is_in_cluster
 from kbe_nat.sources.manifests.completion import FileCompletion
 from kbe_nat.sources.manifests.manifests import Manifests
@@ -58,7 +61,9 @@ def build(
     kernel cannot do what is asked for.
     """
     requests = RestMetrics()
-    source = _source(settings, requests)
+    has_api = _asks_api_server(settings) or not settings.source.manifests
+    events = EventQueue(requests) if has_api else None
+    source = _source(settings, requests, events)
     grace = GracePeriod()
     commands = Commands(grace=grace)
     kind, reason = detect.choose(settings.datapath.kind, commands)
@@ -71,7 +76,6 @@ def build(
     seed = settings.balancing.seed
     seed = secrets.randbits(64) if seed is None else seed
     engine = _engine(settings, seed, kind)
-    has_api = _asks_api_server(settings) or not settings.source.manifests
     # The API server is asked for service ranges in nftables mode alone.
     live = LiveSettings(settings, file, frozenset({"mode"} if has_api else ()))
     addresses = LocalAddresses(NodeAddresses())
@@ -94,8 +98,9 @@ def build(
         lends_net_raw=kind is DatapathKind.EVERY_PACKET
         or any(installer.is_present() for installer in usable(commands)),
     )
+    cluster_events = ClusterEvents(events, node_name(settings)) if events is not None else None
     queues = _queues(settings, kind, datapath.backend_ids)
-    node = NodeFacts(settings.configuration, dict(flags or {}), has_api, requests)
+    node = NodeFacts(settings.configuration, dict(flags or {}), has_api, requests, cluster_events)
     return Proxy(live, source, controller, queues, facts, grace, node)
 
 
@@ -126,7 +131,7 @@ def initialise(settings: Settings) -> None:
             raise PrivilegeError(f"the kernel tracks connections as before: {', '.join(refused)}")
 
 
-def _source(settings: Settings, requests: RestMetrics) -> Source:
+def _source(settings: Settings, requests: RestMetrics, events: EventQueue | None) -> Source:
     """Files, the API server, or both in one store."""
     wanted = settings.source
     is_asked = _asks_api_server(settings)
@@ -134,12 +139,14 @@ def _source(settings: Settings, requests: RestMetrics) -> Source:
         if not is_asked and not is_in_cluster():
             raise SettingError("--manifests", "say where the objects are, here or by --kubeconfig")
         # What files leave out, the control plane has filled in.
-        return _api_server(settings, Store(), requests)
+        return _api_server(settings, Store(), requests, events)
     store = Store(FileCompletion(wanted.pod_range))
     manifests = Manifests(
         wanted.manifests, store, is_strict=wanted.is_strict, gone_seconds=GONE_SECONDS
     )
-    return Sources([manifests, _api_server(settings, store, requests)]) if is_asked else manifests
+    if not is_asked:
+        return manifests
+    return Sources([manifests, _api_server(settings, store, requests, events)])
 
 
 def _asks_api_server(settings: Settings) -> bool:
@@ -147,11 +154,13 @@ def _asks_api_server(settings: Settings) -> bool:
     return bool(settings.configuration.client_connection.kubeconfig or settings.source.master)
 
 
-def _api_server(settings: Settings, store: Store, requests: RestMetrics) -> Source:
+def _api_server(
+    settings: Settings, store: Store, requests: RestMetrics, events: EventQueue | None
+) -> Source:
     # A daemon of files does without asyncio and a client of HTTP, which take 20 MB.
     from kbe_nat.daemon.api_server import api_server
 
-    return api_server(settings, store, requests)
+    return api_server(settings, store, requests, events)
 
 
 def _engine(settings: Settings, seed: int, kind: DatapathKind) -> Engine:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from kbe_nat.daemon.cluster_events import ClusterEvents
 from kbe_nat.daemon.settings import Driver
 from kbe_nat.kubeproxy.config import Configuration
 from kbe_nat.metrics.rest import RestMetrics
@@ -40,3 +41,5 @@ class NodeFacts:
     """Its Node is asked for, so that one which is not there is missing."""
     requests: RestMetrics = field(default_factory=RestMetrics)
     """To the API server."""
+    events: ClusterEvents | None = None
+    """For the cluster's operators; None without a cluster."""

@@ -1,7 +1,9 @@
 """Whether load balancers should send new connections to this node, by its Node object."""
 
+import socket
 from collections.abc import Mapping
 
+from kbe_nat.daemon.settings import Settings
 from kbe_nat.model import Node
 
 
@@ -27,3 +29,11 @@ class OwnNode:
         self._is_expected = self._is_expected or bool(nodes)
         node = nodes.get(self._name)
         self.is_eligible = node.is_eligible if node else not self._is_expected
+
+
+def node_name(settings: Settings) -> str:
+    """The name of the Node that the API server is asked for: as kubelet names a node, the host's
+    where nothing says another one.
+    """
+    name = settings.node.node or settings.configuration.hostname_override.strip().lower()
+    return name or socket.gethostname().strip().lower()

@@ -95,11 +95,12 @@ class Proxy:
         self._live = live
         self._settings = settings = live.settings
         answering = ThreadOnDemand()
-        health = HealthCheckPorts(lambda: self.liveness.is_healthy(), answering)
+        on_failure = node.events.fail_health_check if node.events else None
+        health = HealthCheckPorts(lambda: self.liveness.is_healthy(), answering, on_failure)
         is_iptables = "iptables" in facts.rules
         sync = SyncMetrics(catalog.IPTABLES_FAILURES if is_iptables else catalog.NFTABLES_FAILURES)
         self.reconciler = Reconciler(
-            source, controller, health, OwnNode(is_expected=node.is_expected), sync
+            source, controller, health, OwnNode(is_expected=node.is_expected), sync, node.events
         )
         self.liveness = Liveness(
             lambda: self.reconciler.is_behind,
@@ -180,6 +181,8 @@ class Proxy:
             LOG.info("serving %s; %d connections taken over", extent, restored)
             self._notifier.notify("READY=1", f"STATUS=serving {extent}")
             self._server.start_pages()
+            if self._node.events is not None:
+                self._node.events.start()
             self._serve(subscribers)
             LOG.info("ending; the rules %s", "stay" if self._leaves_rules else "go")
             self._notifier.notify("STOPPING=1")

@@ -10,6 +10,7 @@ import time
 from typing import Final
 
 from kbe_nat.control.controller import Controller
+from kbe_nat.daemon.cluster_events import ClusterEvents
 from kbe_nat.daemon.logs import ConditionLog
 from kbe_nat.daemon.own_node import OwnNode
 from kbe_nat.daemon.tasks import describe_error
@@ -31,9 +32,12 @@ class Reconciler:
         health: HealthCheckPorts,
         own_node: OwnNode | None = None,
         metrics: SyncMetrics | None = None,
+        events: ClusterEvents | None = None,
     ) -> None:
+        """`events` tell the cluster's operators, if there is a cluster."""
         self.own_node = own_node or OwnNode()
         self._metrics = metrics or SyncMetrics()
+        self._events = events
         self.generation = 0
         """Of the newest snapshot that was planned."""
         self.errors: tuple[str, ...] = ()
@@ -158,6 +162,8 @@ class Reconciler:
         finally:
             self.own_node.update(self._controller.plan.options.node, update.snapshot.nodes)
         self._standing_plan_notes.update(self._controller.plan.notes)
+        if self._events is not None:
+            self._events.update(update.errors, self._controller.plan.losses)
         # A RulesError is no failure of this update: the plan is made, and `repair` brings the
         # kernel up to it. Any other error leaves the update pending.
         self.generation = update.snapshot.generation

@@ -190,6 +190,12 @@ WATCH_WITHHELD: Final = Metric(
     "Answers that were not applied: empty, partial, malformed or older ones.",
     ("resource",),
 )
+CLUSTER_EVENTS: Final = Metric(
+    "kbe_nat_cluster_events_total",
+    "counter",
+    "Events for the cluster's operators: posted, refused, failed, limited or overflowed.",
+    ("outcome",),
+)
 SERVICE_PORTS: Final = Metric("kbe_nat_service_ports", "gauge", "Service ports served.", FAMILY)
 ENDPOINTS: Final = Metric(
     "kbe_nat_endpoints", "gauge", "Endpoints that may serve, once for each service port.", FAMILY
@@ -320,7 +326,7 @@ ABSENT: Final = {
     "rest_client_exec_plugin_certificate_rotation_age": "Go's transport alone",
     "rest_client_exec_plugin_ttl_seconds": "Go's transport alone",
     "rest_client_rate_limiter_duration_seconds": "requests are as rare as watches",
-    "rest_client_request_size_bytes": "requests have no body",
+    "rest_client_request_size_bytes": "only Events have a body",
     "rest_client_response_size_bytes": "watches have no size; see `kbe_nat_watch_events_total`",
     "rest_client_transport_cache_entries": "Go's transport alone",
     "rest_client_transport_cert_rotation_gc_calls_total": "Go's transport alone",

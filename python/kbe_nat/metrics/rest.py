@@ -1,17 +1,33 @@
 """Counts requests to the API server, under the names of Kubernetes' own clients."""
 
+from enum import StrEnum
 from typing import Final
 
 from kbe_nat.metrics import catalog
 from kbe_nat.metrics.values import Histogram, Values
 
 
+class EventOutcome(StrEnum):
+    """What becomes of an Event for the cluster's operators."""
+
+    POSTED = "posted"
+    REFUSED = "refused"
+    """The server said no."""
+    FAILED = "failed"
+    """The server did not answer."""
+    LIMITED = "limited"
+    """There was one of the object and the reason within the last minute."""
+    OVERFLOWED = "overflowed"
+    """Too many wait."""
+
+
 class RestMetrics:
-    """Told of each request by one thread; any thread may read."""
+    """Told of each request by one thread, and of each outcome; any thread may read."""
 
     def __init__(self) -> None:
         self._requests = Values(catalog.REST_REQUESTS)
         self._durations = Histogram(catalog.REST_DURATION)
+        self._events = Values(catalog.CLUSTER_EVENTS)
 
     def count(self, host: str, method: str, status: int | None, seconds: float | None) -> None:
         """A request was answered, or failed when `status` is None. `seconds` passed until the
@@ -21,9 +37,13 @@ class RestMetrics:
         if seconds is not None:
             self._durations.observe(seconds, host, method)
 
+    def count_event(self, outcome: EventOutcome) -> None:
+        """An Event has come to its end."""
+        self._events.add(1, str(outcome))
+
     def values(self) -> tuple[Values | Histogram, ...]:
         """All of them."""
-        return self._durations, self._requests
+        return self._durations, self._requests, self._events
 
 
 FAILED: Final = "<error>"

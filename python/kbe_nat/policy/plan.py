@@ -171,6 +171,8 @@ class Plan:
     health: tuple[HealthCheck, ...] = ()
     notes: tuple[str, ...] = ()
     """Objects that cannot be served, one line each."""
+    losses: tuple[tuple[ServiceKey, str], ...] = ()
+    """The notes among them about a Service's frontend that another Service has got."""
     options: Options = field(default_factory=Options)
     families: tuple[Family, ...] = field(init=False, compare=False)
     """The families of the ports, in order; IPv4 when nothing is served."""

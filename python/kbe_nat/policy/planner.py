@@ -137,6 +137,8 @@ class Planner:
         """Notes about frontends that other Services have got."""
         self._service_notes: tuple[str, ...] = ()
         """All notes of both kinds, in order."""
+        self._lost: tuple[tuple[ServiceKey, str], ...] = ()
+        """Those of `_losses` in order."""
         self._places: dict[ServiceKey, int] = {}
         """Where each Service stands in the snapshot; empty: to be looked up."""
         self._frame: tuple[Options, Node, Plan] | None = None
@@ -314,7 +316,9 @@ class Planner:
         if changes.is_reordered and len(self._health) > 1:
             self._health = {key: self._health[key] for key in sorted(self._health, key=self._place)}
         if changes.is_reordered or changes.has_other_notes:
-            self._service_notes = (*self._in_order(self._notes), *self._in_order(self._losses))
+            self._lost = tuple(self._in_order(self._losses))
+            notes = (*self._in_order(self._notes), *self._lost)
+            self._service_notes = tuple(note for _, note in notes)
         health = tuple(self._health.values()) if changes.concerns_health else self.plan.health
         return replace(
             frame,
@@ -322,6 +326,7 @@ class Planner:
             service_ranges=self._snapshot.service_ranges,
             health=health,
             notes=(*self._node_notes(frame), *self._service_notes),
+            losses=self._lost,
             served_families=[family for family, ports in self._families.items() if ports],
         )
 
@@ -333,9 +338,11 @@ class Planner:
             what = "no endpoint" if frame.addresses else "no endpoint and no address"
             yield f"nothing tells which node this is (--node): {what} counts as its own"
 
-    def _in_order(self, notes: dict[ServiceKey, tuple[str, ...]]) -> Iterator[str]:
+    def _in_order(
+        self, notes: dict[ServiceKey, tuple[str, ...]]
+    ) -> Iterator[tuple[ServiceKey, str]]:
         for key in sorted(notes, key=self._place) if len(notes) > 1 else notes:
-            yield from notes[key]
+            yield from zip(repeat(key), notes[key], strict=False)
 
     def _place(self, key: ServiceKey) -> int:
         if not self._places:

@@ -36,12 +36,15 @@ class HealthCheckPorts:
         self,
         is_healthy: Callable[[], bool] = lambda: True,
         thread: ThreadOnDemand | None = None,
+        on_failure: Callable[[HealthCheck, str], None] | None = None,
     ) -> None:
         """`is_healthy` says whether the kernel has what the objects want; it is called in another
-        thread. `thread` answers, which other servers may share.
+        thread. `thread` answers, which other servers may share. `on_failure` is told of a check
+        that cannot be answered, and why.
         """
         self._is_healthy = is_healthy
         self._thread = thread or ThreadOnDemand()
+        self._on_failure = on_failure
         self._addresses: tuple[str, ...] = ()
         """Where load balancers ask."""
         self._checks: dict[int, tuple[HealthCheck, ...]] = {}
@@ -130,6 +133,8 @@ class HealthCheckPorts:
             reason = str(error)
         if reason and reason != self._failures.get(end):
             LOG.error("health check of %s: %s: %s", _name(check), join_address(*end), reason)
+            if self._on_failure is not None:
+                self._on_failure(check, f"{join_address(*end)}: {reason}")
         elif not reason and end in self._failures:
             LOG.info("health check of %s: %s is answered", _name(check), join_address(*end))
         self._failures.pop(end, None)

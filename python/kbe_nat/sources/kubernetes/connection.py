@@ -40,6 +40,10 @@ class Connection(Protocol):
         """A GET request. Raises `ConnectionFailure`, `CredentialFailure`."""
         ...
 
+    def post(self, path: str, body: bytes) -> AbstractAsyncContextManager[Response]:
+        """A POST request with JSON, which asks for JSON. Raises as `get`."""
+        ...
+
     def renew_credentials(self) -> None:
         """The server did not accept the credentials: read them again at the next request."""
         ...

@@ -60,15 +60,35 @@ class HttpConnection:
         self, path: str, parameters: Mapping[str, str], accept: str
     ) -> AsyncIterator[HttpResponse]:
         """See `Connection.get`."""
-        headers = {"Accept": accept, "Accept-Encoding": "gzip", "User-Agent": USER_AGENT}
+        url = URL(self._access.server + path, encoded=True).with_query(parameters)
+        is_timed = "watch" not in parameters
+        async with self._ask("GET", url, {"Accept": accept}, None, is_timed=is_timed) as response:
+            yield response
+
+    @asynccontextmanager
+    async def post(self, path: str, body: bytes) -> AsyncIterator[HttpResponse]:
+        """See `Connection.post`."""
+        url = URL(self._access.server + path, encoded=True)
+        headers = {"Accept": JSON, "Content-Type": JSON}
+        async with self._ask("POST", url, headers, body, is_timed=True) as response:
+            yield response
+
+    @asynccontextmanager
+    async def _ask(
+        self, method: str, url: URL, heads: Mapping[str, str], body: bytes | None, *, is_timed: bool
+    ) -> AsyncIterator[HttpResponse]:
+        """One request, counted with its time if it `is_timed`."""
+        headers = {**heads, "Accept-Encoding": "gzip", "User-Agent": USER_AGENT}
         headers |= await self._credentials.headers()
-        is_watch, started, status = "watch" in parameters, time.monotonic(), None
+        started, status = time.monotonic() if is_timed else None, None
         is_tls = self._access.server.startswith("https:")
         context = self._credentials.context() if is_tls else False
         try:
-            async with self._open().get(
-                URL(self._access.server + path, encoded=True).with_query(parameters),
+            async with self._open().request(
+                method,
+                url,
                 headers=headers,
+                data=body,
                 ssl=context,
                 server_hostname=self._access.server_name or None,
                 proxy=self._proxy or None,
@@ -76,16 +96,16 @@ class HttpConnection:
                 allow_redirects=False,
             ) as response:
                 status = response.status
-                self._count(status, None if is_watch else started)
+                self._count(method, status, started)
                 yield HttpResponse(response)
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
             if status is None:
-                self._count(None, None if is_watch else started)
+                self._count(method, None, started)
             raise _failure(error) from None
 
-    def _count(self, status: int | None, started: float | None) -> None:
+    def _count(self, method: str, status: int | None, started: float | None) -> None:
         seconds = None if started is None else time.monotonic() - started
-        self._metrics.count(self._host, "GET", status, seconds)
+        self._metrics.count(self._host, method, status, seconds)
 
     def renew_credentials(self) -> None:
         """See `Connection.renew_credentials`."""
@@ -177,3 +197,4 @@ CONNECT_SECONDS: Final = 10.0
 RESOLVE_SECONDS: Final = 10.0
 READ_BYTES: Final = 1 << 20
 USER_AGENT: Final = "kbe-nat"
+JSON: Final = "application/json"

@@ -27,9 +27,11 @@ from typing import Final
 
 from kbe_nat.collector import uncollected
 from kbe_nat.errors import ObjectError, StateError
+from kbe_nat.sources.events import EventQueue
 from kbe_nat.sources.kubernetes import last_objects
 from kbe_nat.sources.kubernetes.connection import Connection
 from kbe_nat.sources.kubernetes.encodings import Encoding
+from kbe_nat.sources.kubernetes.event_posts import EventPosts
 from kbe_nat.sources.kubernetes.inbox import Delivery, Inbox
 from kbe_nat.sources.kubernetes.last_objects import ObjectsFile
 from kbe_nat.sources.kubernetes.reflector import Cluster, Reflector
@@ -52,18 +54,21 @@ class Kubernetes:
         *,
         encoding: Encoding = Encoding.PROTOBUF,
         file: ObjectsFile | None = None,
+        events: EventQueue | None = None,
         random: Random | None = None,
         min_sync_seconds: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`connect` is called in the reader's thread, and `encoding` is asked for. `file` keeps the
-        last objects. `random` decides delays; `clock` tells seconds of the main thread.
+        last objects. `events` are posted once the server has answered. `random` decides delays;
+        `clock` tells seconds of the main thread.
         """
         self._connect = connect
         self._resources = resources
         self._store = store
         self._encoding = encoding
         self._file = file
+        self._events = events
         selections = (f"{each.path} {sorted(each.selectors.items())}" for each in resources)
         self._cluster = "\n".join((file.server if file else "", *selections))
         """Whose objects the file keeps, and which of them."""
@@ -180,8 +185,16 @@ class Kubernetes:
                         earlier=self._last.get(resource.name, ()),
                     )
                     group.create_task(reflector.run())
+                if self._events is not None:
+                    group.create_task(self._post(EventPosts(connection, self._events)))
         finally:
             await connection.close()
+
+    async def _post(self, posts: EventPosts) -> None:
+        """Before the server's first list Events wait: they would only fail."""
+        while not any(state.is_complete for state in self._states.values()):
+            await asyncio.sleep(FIRST_LIST_SECONDS)
+        await posts.run()
 
     def _publish(self, state: WatchState) -> None:
         self._states[state.resource] = state
@@ -314,4 +327,5 @@ PAUSE_SECONDS: Final = 0.1
 LATE_SECONDS: Final = 5.0
 WRITE_SECONDS: Final = 60.0
 CLOSE_SECONDS: Final = 2.0
+FIRST_LIST_SECONDS: Final = 1.0
 KEPT: Final = "; what was served before is still served"
