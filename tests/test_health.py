@@ -90,6 +90,19 @@ def test_a_port_that_is_taken_is_tried_again(
     assert ask("127.0.0.1", port)[0] == 200
 
 
+def test_a_port_that_is_taken_is_said_once_to_operators() -> None:
+    check = HealthCheck("shop", "web", port := free_port(socket.AF_INET, "127.0.0.1"), 1)
+    failures: list[tuple[HealthCheck, str]] = []
+    servers = HealthCheckPorts(on_failure=lambda *failure: failures.append(failure))
+    try:
+        with socket.create_server(("127.0.0.1", port)):
+            servers.rebuild(plan_of("127.0.0.1", check))
+            servers.retry()
+    finally:
+        servers.close()
+    assert failures == [(check, f"127.0.0.1:{port}: Address already in use")]
+
+
 WEB = """{
 \t"service": {
 \t\t"namespace": "shop",

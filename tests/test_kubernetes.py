@@ -6,6 +6,7 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,6 +21,7 @@ from harness.waiting import eventually
 from kbe_nat.daemon.objects_file import StoredObjects
 from kbe_nat.errors import FileError
 from kbe_nat.model import Snapshot
+from kbe_nat.sources.events import Event, EventQueue
 from kbe_nat.sources.kubernetes.access import find_access, read_kubeconfig, read_service_account
 from kbe_nat.sources.kubernetes.http_connection import HttpConnection
 from kbe_nat.sources.kubernetes.resources import watched_resources
@@ -118,6 +120,36 @@ def test_wait_ends_when_something_has_changed(server: LiveServer, tmp_path: Path
         assert follower.source.wait(30)
         assert time.monotonic() - started < 20
         follower.until("a", "b")
+
+
+def test_events_wait_for_the_server_and_are_counted(server: LiveServer, tmp_path: Path) -> None:
+    kubeconfig = server.kubeconfig(tmp_path / "config")
+    server.kill()
+    queue = EventQueue()
+    queue.record(Event(("Node", "", "node-1"), "Starting", "StartKubeProxy", is_warning=False))
+    connect = partial(HttpConnection, find_access(kubeconfig, ""), queue.metrics)
+    source = Kubernetes(connect, RESOURCES, Store(), events=queue, random=Random(1))
+    try:
+        source.read()
+        eventually(lambda: any(state.failures for state in source.watches()))
+        server.start()
+        eventually(lambda: server.api.events)
+        queue.record(Event(("Service", "default", "a"), "ObjectRefused", "Read", "spec: no"))
+        eventually(lambda: len(server.api.events) > 1)
+    finally:
+        source.close()
+    assert [each["reason"] for each in server.api.events] == ["Starting", "ObjectRefused"]
+    durations, requests, outcomes = queue.metrics.values()
+    posts = [
+        (labels["code"], count)
+        for _, labels, count in requests.samples()
+        if labels["method"] == "POST"
+    ]
+    assert posts == [("201", 2)]
+    assert [(labels, count) for _, labels, count in outcomes.samples()] == [
+        ({"outcome": "posted"}, 2)
+    ]
+    assert any(labels.get("verb") == "POST" for _, labels, _ in durations.samples())
 
 
 def test_a_killed_server_is_followed_again(server: LiveServer, tmp_path: Path) -> None:
