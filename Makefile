@@ -6,7 +6,7 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 export PIP_QUIET := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check build conformance bench bench-cluster bench-engine bench-compare bench-replay bench-agreement bench-datapath bench-encodings soak chaos mutants fuzz wheel docs clean
+.PHONY: help demo test check build conformance bench bench-cluster bench-engine bench-compare bench-replay bench-agreement bench-restart bench-datapath bench-encodings soak chaos mutants fuzz wheel docs clean
 
 help:          ## list the verbs
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' Makefile | expand -t 16
@@ -55,6 +55,9 @@ bench-replay: build    ## measure replay of a gigabyte of TCP: benches/RESULTS.m
 
 bench-agreement: build    ## ask 100 nodes about 100,000 connections, whatever order events come in: docs/scale.md
 	python -m benches.agreement
+
+bench-restart: build    ## let 5,000 simulated clients meet API servers that restart at once: docs/scale.md
+	PYTHONPATH=tests python -m benches.restart
 
 bench-datapath: build    ## measure ways through a node on real packets, as root: benches/RESULTS.md and datapath.json
 	python -m benches.datapath.run

@@ -1,9 +1,10 @@
-"""How long clients wait, and that those of a whole cluster do not come back together."""
+"""How long clients wait, and when they list again."""
 
-from collections import Counter
 from random import Random
 
-from kbe_nat.sources.kubernetes.backoff import Backoff, spread
+import pytest
+
+from kbe_nat.sources.kubernetes.backoff import Backoff, Turn
 
 NODES = 5000
 
@@ -31,17 +32,12 @@ def test_a_few_nodes_reconnect_within_two_seconds() -> None:
     assert all(1 <= backoff.reconnect_delay(3) <= 2 for _ in range(100))
 
 
-def test_after_an_outage_no_second_sees_more_than_a_twentieth_of_all_nodes_list() -> None:
-    for outage in (0.0, 0.5, 3.0, 8.0, 60.0, 3600.0):
-        lists: Counter[int] = Counter()
-        for number in range(NODES):
-            random = Random(number)
-            backoff = Backoff(random)
-            # All watches break at once; a server that is down refuses every attempt.
-            now = backoff.delay()
-            while now < outage:
-                now += backoff.reconnect_delay(NODES)
-            # The versions of before are too old for its new cache.
-            now += random.uniform(0.0, spread(NODES))
-            lists[int(now)] += 1
-        assert max(lists.values()) <= NODES / 20, outage
+def test_all_watches_of_a_client_list_in_one_turn() -> None:
+    turn = Turn(Random(1))
+    first = turn.delay(100.0, NODES)
+    assert 0 < first <= 30
+    assert turn.delay(100.0 + first / 2, NODES) == pytest.approx(first / 2)
+    # A version that is too old once more, later, has a turn of its own.
+    delays = [turn.delay(1000.0 * hour, NODES) for hour in range(1, 50)]
+    assert len(set(delays)) == len(delays)
+    assert Turn(Random(1)).delay(0.0, 0) == 0

@@ -8,8 +8,9 @@ failure, so that clients which failed together do not come back together. Two mo
    step soon after the server is back. But all nodes list at that moment, so the ceiling grows with
    the number of nodes: `spread` lets `LISTS_PER_SECOND` of them come in a second.
 
-One client backs off once for all its watches as soon as one of them is answered: `Recovery` wakes
-the others.
+One client backs off once for all its watches. As soon as one of them is answered, `Recovery` wakes
+the others; and all of them list at one moment, the client's `Turn`. With a moment for each watch
+a large part of all clients would list something in each second.
 """
 
 import asyncio
@@ -66,6 +67,22 @@ class Recovery:
         answered.set()
 
 
+class Turn:
+    """When one client lists again whose versions are too old, as those of all others are."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._moment = 0.0
+
+    def delay(self, now: float, nodes: int) -> float:
+        """Seconds until the turn. A turn that is still to come is that of all watches; after it
+        another one is drawn, over the `spread` of so many nodes. `now` is the loop's clock.
+        """
+        if self._moment <= now:
+            self._moment = now + self._random.uniform(0.0, spread(nodes))
+        return self._moment - now
+
+
 def spread(nodes: int) -> float:
     """Seconds over which the lists of so many nodes are spread."""
     return min(nodes / LISTS_PER_SECOND, CEILING_SECONDS)
@@ -76,7 +93,9 @@ CEILING_SECONDS: Final = 30.0
 MAX_DOUBLINGS: Final = 5
 MAX_RETRY_AFTER: Final = 300.0
 """Seconds: what a server asks for beyond is taken for a mistake."""
-LISTS_PER_SECOND: Final = 200
-"""Of all nodes together: 5,000 nodes take 25 s."""
+LISTS_PER_SECOND: Final = 160
+"""Of all nodes together: 5,000 nodes take 30 s, so chance does not bring a second with more than
+250 of them.
+"""
 RECONNECT_SECONDS: Final = 2.0
 """The ceiling of a few nodes while connections are refused."""

@@ -43,7 +43,7 @@ from kbe_nat.sources.kubernetes.answers import (
 from kbe_nat.sources.kubernetes.backoff import (
     Backoff,
     Recovery,
-    spread,
+    Turn,
 )
 from kbe_nat.sources.kubernetes.connection import (
     Connection,
@@ -95,6 +95,7 @@ class Cluster:
         self.encoding = encoding
         self.random = random
         self.recovery = Recovery()
+        self.turn = Turn(random)
         self.nodes = 0
         """Nodes that endpoints are on, about: so many clients list with us after an outage."""
 
@@ -175,7 +176,8 @@ class Reflector:
             if self._expiries > 1:
                 return self._backoff.delay(), False
             # Not a failure of the server: only the lists of all nodes must not come at once.
-            return self._cluster.random.uniform(0.0, spread(self._cluster.nodes)), False
+            now = asyncio.get_running_loop().time()
+            return self._cluster.turn.delay(now, self._cluster.nodes), False
         if failure.code == 401:
             self._cluster.connection.renew_credentials()
             self._denials += 1
