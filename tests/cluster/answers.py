@@ -18,6 +18,8 @@ from cluster.api_objects import BOOKMARKS, KINDS, ApiObjects, Change, Kind, Obje
 CHUNK: Final = 2048
 EVENTS_PATH: Final = re.compile(r"/apis/events\.k8s\.io/v1/namespaces/([-a-z0-9]+)/events")
 INITIAL_EVENTS_END: Final = "k8s.io/initial-events-end"
+LEAST_WAIT: Final = 1e-6
+"""Seconds."""
 
 
 class Cut(Exception):
@@ -230,7 +232,10 @@ class ApiServer:
             due = loop.time() + self.bookmark_seconds
             while (now := loop.time()) < deadline:
                 try:
-                    change = await asyncio.wait_for(changes.get(), min(due, deadline) - now)
+                    # asyncio's timers may be early by the clock's resolution. Without a least wait
+                    # the rest of one would be waited for for ever where time is driven.
+                    rest = max(min(due, deadline) - now, LEAST_WAIT)
+                    change = await asyncio.wait_for(changes.get(), rest)
                 except TimeoutError:
                     if "allowWatchBookmarks" in query and loop.time() >= due:
                         yield bookmark(kind, self.objects.version)
