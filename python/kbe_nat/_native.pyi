@@ -24,6 +24,7 @@ __all__ = [
     "ConntrackEntry",
     "ConntrackEvents",
     "ConntrackSync",
+    "Decision",
     "Engine",
     "Explanation",
     "Flow",
@@ -759,6 +760,8 @@ class Limits:
     def max_affinities(self) -> int: ...
     @property
     def max_fragments(self) -> int: ...
+    @property
+    def max_decisions(self) -> int: ...
     def __eq__(self, other: object, /) -> bool: ...
 
 @final
