@@ -64,8 +64,13 @@ fn bytes_per_flow(family: Family) -> f64 {
 #[test]
 fn f30_flows_take_what_is_documented() {
     const FLOWS: u32 = 20_000;
+    const DECISIONS: u32 = 1000;
     for family in FAMILIES {
-        let config = Config { max_flows: FLOWS as usize, ..Config::default() };
+        let config = Config {
+            max_flows: FLOWS as usize,
+            decisions: DECISIONS as usize,
+            ..Config::default()
+        };
         let mut scene = Scene::new(config, specs(family, 3));
         let mut packets: Vec<Vec<u8>> =
             (0..FLOWS + 5000).map(|n| udp(family.client(n, 5), family.vip(), b"x")).collect();
@@ -78,7 +83,9 @@ fn f30_flows_take_what_is_documented() {
         });
         assert_eq!(scene.engine.occupancy().flows, FLOWS as usize);
         // The index has whole buckets, and each table some bytes of its own.
-        let most = bytes_per_flow(family) * f64::from(FLOWS) * 1.02 + 4096.0;
+        let flows = bytes_per_flow(family) * f64::from(FLOWS) * 1.02 + 4096.0;
+        // The flight recorder has 64 bytes for each decision.
+        let most = flows + f64::from(64 * DECISIONS);
         assert!(
             (most * 0.9..most).contains(&(grown as f64)),
             "{grown} bytes, {} a flow",
