@@ -89,7 +89,14 @@ class Daemon:
                 text=True,
                 env={**os.environ, **(environment or {})},
             )
-        eventually(lambda: self.socket.exists() and self.ask("get", "status", "-o", "json"))
+        eventually(self.is_up)
+
+    def is_up(self) -> bool:
+        """Whether it serves, or says which watches of the API server it waits for: the control
+        socket answers before the first objects are there.
+        """
+        status = self.get("status") if self.socket.exists() else {}
+        return bool(status and (status["loops"] or status["watches"]))
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A proxy that ends by itself."""

@@ -149,7 +149,7 @@ def test_a_terminal_that_closes_ends_it_as_sigterm_does(daemon: Daemon) -> None:
     daemon.process = subprocess.Popen(
         ("nohup", *daemon.command()), stderr=subprocess.DEVNULL, text=True
     )
-    eventually(lambda: daemon.socket.exists() and daemon.get("status"), 30)
+    eventually(daemon.is_up, 30)
     daemon.process.send_signal(signal.SIGHUP)
     assert len(daemon.get("services")) == 1
     assert daemon.end() < 5

@@ -84,9 +84,8 @@ def test_f131_nobody_reads_what_it_says(daemon: Daemon, kind: str) -> None:
         )
     daemon.process = subprocess.Popen(daemon.command(), stderr=writer, text=True)
     try:
-        eventually(lambda: daemon.socket.exists() and daemon.get("status"), 60)
-        # It answers while it waits for the first objects, too.
-        eventually(lambda: len(daemon.get("status")["refused"]) == 3000, 60)
+        eventually(daemon.is_up, 60)
+        assert len(daemon.get("status")["refused"]) == 3000
         daemon.write("nobody.yaml", NOBODY)
         eventually(lambda: "172.30.0.9" in kernel_rules(daemon.cluster), 30)
         assert serves(daemon)
