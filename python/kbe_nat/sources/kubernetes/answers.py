@@ -104,5 +104,5 @@ class Decoder(Protocol):
         ...
 
     def failure(self, body: bytes, code: int) -> Failure:
-        """What the body of a refusal says; `code` is the HTTP status."""
+        """The failure that the body of a refusal tells of; `code` is the HTTP status."""
         ...

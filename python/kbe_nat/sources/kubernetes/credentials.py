@@ -26,7 +26,7 @@ from kbe_nat.sources.kubernetes.connection import CredentialFailure
 
 @dataclass(frozen=True, slots=True)
 class _Issued:
-    """What a plugin has given."""
+    """Credentials from a plugin."""
 
     token: str = ""
     certificate: bytes = b""
@@ -36,7 +36,7 @@ class _Issued:
 
 
 class Credentials:
-    """Those of one access. For one event loop."""
+    """The credentials of one access. For one event loop."""
 
     def __init__(self, access: Access) -> None:
         self._access = access

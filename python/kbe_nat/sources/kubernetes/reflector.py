@@ -86,7 +86,7 @@ class Suspicion(Enum):
 
 
 class Cluster:
-    """What the reflectors of one node share."""
+    """The connection, the randomness and the outage that the reflectors of one node share."""
 
     def __init__(
         self, connection: Connection, random: Random, encoding: Encoding = Encoding.PROTOBUF
@@ -254,7 +254,7 @@ class Reflector:
                 page = await self._page(parameters)
             except Refusal as refusal:
                 if refusal.failure.code == 504 and "limit" in parameters and not entries:
-                    # etcd is away; what the server's cache has is better than nothing.
+                    # etcd is away. A list from the server's cache is better than nothing.
                     parameters = {**self._resource.selectors, "resourceVersion": "0"}
                     continue
                 raise
@@ -294,11 +294,11 @@ class Reflector:
         accept = self._cluster.encoding.accept
         get = self._cluster.connection.get(self._resource.path, query, accept)
         try:
-            async with asyncio.timeout(first_seconds) as heard, get as response:
+            async with asyncio.timeout(first_seconds) as deadline, get as response:
                 decoder = await self._accept(response)
                 splitter = decoder.splitter()
                 async for chunk in response.chunks():
-                    heard.reschedule(asyncio.get_running_loop().time() + SILENCE_SECONDS)
+                    deadline.reschedule(asyncio.get_running_loop().time() + SILENCE_SECONDS)
                     for frame in splitter.feed(chunk):
                         event = decoder.event(frame, self._resource)
                         if event.failure is not None:
@@ -317,7 +317,7 @@ class Reflector:
         """The decoder for a sound answer. Raises `Refusal`, `AnswerError`."""
         if response.status == 200:
             decoder = decoder_for(response.headers.get("Content-Type", ""))
-            self._answered()
+            self._recover()
             return decoder
         body = bytearray()
         async with aclosing(_within(response, REFUSAL_SECONDS)) as chunks:
@@ -332,8 +332,8 @@ class Reflector:
             float(retry_after) if retry_after.isascii() and retry_after.isdecimal() else None,
         )
 
-    def _answered(self) -> None:
-        """The server gives good answers."""
+    def _recover(self) -> None:
+        """Note that the server gives good answers."""
         self._denials = 0
         if self._is_failing:
             self._is_failing = False
@@ -432,9 +432,9 @@ def _count_nodes(entries: Mapping[ObjectKey, Entry]) -> int:
 async def _within(response: Response, seconds: float) -> AsyncGenerator[bytes, None]:
     """The body, each chunk within so many seconds. Raises `ConnectionFailure`."""
     try:
-        async with asyncio.timeout(seconds) as heard:
+        async with asyncio.timeout(seconds) as deadline:
             async for chunk in response.chunks():
-                heard.reschedule(asyncio.get_running_loop().time() + seconds)
+                deadline.reschedule(asyncio.get_running_loop().time() + seconds)
                 yield chunk
     except TimeoutError:
         raise ConnectionFailure(f"the answer stopped for {seconds:.0f} s") from None
