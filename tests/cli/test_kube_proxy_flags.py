@@ -162,10 +162,10 @@ def test_go_s_syntax(kbe: Ran, arguments: tuple[str, ...], path: str, value: Any
     [
         (
             ("--clustr-cidr=10.0.0.0/8",),
-            "--clustr-cidr: there is no such flag; the nearest is clus",
+            "--clustr-cidr: there is no such flag; the nearest is --clus",
         ),
-        (("--conntrack-max",), "the nearest is conntrack-m"),
-        (("--max-flow", "5"), "the nearest is max-flows"),
+        (("--conntrack-max",), "the nearest is --conntrack-m"),
+        (("--max-flow", "5"), "the nearest is --max-flows"),
         (("--masquerade-all=perhaps",), "--masquerade-all: 'perhaps' is neither true nor false"),
         (("--conntrack-min=many",), "--conntrack-min: 'many' is not an integer"),
         (("--conntrack-min=4294967296",), "--conntrack-min: '4294967296' does not fit"),
@@ -337,3 +337,10 @@ def test_verbs_that_read_objects_follow_the_file_s_options_about_nodes(
     code, out, err = kbe(*asked[:-1], path)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert f"{path}: kbeNat.externalIpRanges: expected array | null, got int" in err
+
+
+def test_an_encoding_without_an_api_server_has_no_effect(kbe: Ran) -> None:
+    objects = ROOT / "examples/seed/cluster.yaml"
+    code, _, err = kbe("proxy", "--manifests", objects, "--api-encoding", "json", "--dry-run")
+    assert code == 2
+    assert "--api-encoding: it has no effect: no API server is asked" in err

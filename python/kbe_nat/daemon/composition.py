@@ -145,6 +145,9 @@ def _source(settings: Settings, requests: RestMetrics, events: EventQueue | None
         wanted.manifests, store, is_strict=wanted.is_strict, gone_seconds=GONE_SECONDS
     )
     if not is_asked:
+        if wanted.api_encoding is not None:
+            reason = "no API server is asked (--kubeconfig, --master)"
+            raise SettingError("--api-encoding", f"it has no effect: {reason}")
         return manifests
     return Sources([manifests, _api_server(settings, store, requests, events)])
 

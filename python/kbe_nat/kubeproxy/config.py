@@ -203,11 +203,13 @@ def read_configuration(path: Path) -> tuple[Configuration, tuple[str, ...]]:
     return msgspec.structs.replace(configuration, mode="iptables"), (f"{path}: {NO_IPVS_MODE}",)
 
 
-def unknown_name(name: str, names: Iterable[str], what: str) -> str:
-    """The words about a name that none of these is, with the nearest of them."""
+def unknown_name(name: str, names: Iterable[str], what: str, prefix: str = "") -> str:
+    """The words about a name that none of these is, with the nearest of them, as it is written
+    behind the prefix.
+    """
     nearest = get_close_matches(name, by_case := {each.lower(): each for each in names}, 1)
     nearest = nearest or get_close_matches(name.lower(), by_case, 1, 0.4)
-    hint = f"; the nearest is {by_case[nearest[0]]}" if nearest else ""
+    hint = f"; the nearest is {prefix}{by_case[nearest[0]]}" if nearest else ""
     return f"there is no such {what}{hint}"
 
 

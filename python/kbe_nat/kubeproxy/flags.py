@@ -96,7 +96,7 @@ def split_arguments(
             texts[name] = (*texts.get(name, ()), text)
             continue
         if name not in options:
-            raise SettingError(f"--{name}", unknown_name(name, (*FLAGS, *options), "flag"))
+            raise SettingError(f"--{name}", unknown_name(name, (*FLAGS, *options), "flag", "--"))
         if options[name]:
             others += (f"--{name}", text if sign else _value(name, rest))
         elif not sign or _truth(name, text):
