@@ -118,6 +118,14 @@ def test_settings_that_cannot_be_written_are_named(
     assert hash_size.read_text() == "65536\n", "no larger hash for a table of the same size"
 
 
+def test_a_larger_table_gets_its_hash_whatever_else_is_refused(
+    monkeypatch: pytest.MonkeyPatch, hash_size: Path
+) -> None:
+    Kernel(monkeypatch, hash_size, f"{PREFIX}udp_timeout")
+    assert len(ConntrackSettings(100_000, 0, udp=5).set_in_kernel()) == 1
+    assert hash_size.read_text() == "200000"
+
+
 def test_timeouts_of_an_engine() -> None:
     with pytest.raises(ArgumentError, match='no timeout is named "tcp"'):
         kbe_nat.Timeouts(tcp=1)

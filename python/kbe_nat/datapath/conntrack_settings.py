@@ -69,8 +69,8 @@ class ConntrackSettings:
                 refused.append(f"{setting} = {number} ({error.strerror})")
             else:
                 LOG.info("%s was %s and is %d now", setting, present, number)
-        if MAX in wanted and not refused:
-            refused += _enlarge_hash(size)
+                if setting == MAX:
+                    refused += _enlarge_hash(size)
         return refused
 
     @property
