@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from kbe_nat.commands import GracePeriod
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon import proxy
 from kbe_nat.daemon.checkpoints import CheckpointFile
@@ -17,6 +18,7 @@ from kbe_nat.daemon.composition import build
 from kbe_nat.daemon.logs import BURST, LINES_PER_SECOND, ConditionLog, RateLimit
 from kbe_nat.daemon.proxy import Proxy
 from kbe_nat.daemon.reconciler import Reconciler
+from kbe_nat.daemon.rounds import Rounds
 from kbe_nat.daemon.settings import (
     DatapathSettings,
     FileSettings,
@@ -167,7 +169,7 @@ TARGETS: list[tuple[type, str]] = [
     (Subscribers, "publish"),
     (HealthCheckPorts, "retry"),
     (Reconciler, "log_news"),
-    (Proxy, "_notify_watchdog"),
+    (Rounds, "_notify_watchdog"),
 ]
 
 
@@ -176,7 +178,8 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Proxy:
     """A proxy whose tasks run every moment."""
     for name in ("POLL_SECONDS", "DELIVERY_SECONDS", "NEWS_SECONDS"):
         monkeypatch.setattr(proxy, name, 0.0)
-    monkeypatch.setattr(proxy, "ALIVE_PARTS", 1e9)
+    monkeypatch.setattr("kbe_nat.daemon.rounds.WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("kbe_nat.daemon.rounds.ALIVE_PARTS", 1e9)
     monkeypatch.setattr("kbe_nat.daemon.tasks.RETRY_SECONDS", 0.0)
     monkeypatch.setenv("WATCHDOG_USEC", "1000000")
     (tmp_path / "web.yaml").write_text(SERVICE)
@@ -224,16 +227,12 @@ def test_f129_no_task_ends_the_loop(
             (tmp_path / "web.yaml").write_text(SERVICE.replace("80", "81"))
         is_there = [port.frontends[0].port for port in controller.plan.ports] == [81]
         is_logged = not served.reconciler._news
-        served._is_ending = (rounds > 20 and is_there and is_logged) or time.monotonic() > end
+        served.ending.is_due = (rounds > 20 and is_there and is_logged) or time.monotonic() > end
 
     # Another task, whose turn comes as always.
-    tasks = served._tasks
-    monkeypatch.setattr(
-        served,
-        "_tasks",
-        lambda subscribers: [*tasks(subscribers), Task(0.0, round_trip, "the test fails", "")],
-    )
-    served._serve(Subscribers(controller.engine))
+    loop = served.rounds(Subscribers(controller.engine))
+    loop.tasks.append(Task(0.0, round_trip, "the test fails", ""))
+    loop.run(GracePeriod())
     assert time.monotonic() < end, "the loop lives, and serves what is new"
     said = [line for line in lines() if (repr(error) in line or "Too many open files" in line)]
     assert 1 <= len(said) == len(set(said)) <= 2, "each task that it has failed says so once"

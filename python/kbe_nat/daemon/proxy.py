@@ -10,10 +10,9 @@ only then it is certain that the file is not another daemon's. Then the rules re
 earlier daemon in one transaction, and only after that the packet loops start: the verdicts of this
 daemon's engine mean nothing to the rules of another one.
 
-**Tasks.** The main thread carries no packets. It runs a list of `Task`s by turns: follow the
+**Tasks.** The main thread carries no packets. Its `Rounds` run a list of `Task`s: follow the
 objects, repair the rules, refresh the node, write connections to the file, publish events, and so
-on. A task that fails logs that once, and has its next turn as always. Between two rounds it waits
-for a change of the objects. While a command runs it still tells systemd that it is alive.
+on.
 
 **End.** SIGTERM, SIGINT and SIGHUP remove the rules first, while the loops still give verdicts on
 what is in the queues, and then stop threads and close the rest in reverse order; connections are
@@ -25,11 +24,10 @@ get a `GracePeriod`, so that a signal is obeyed within 5 s.
 
 import logging
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from types import FrameType, TracebackType
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from types import TracebackType
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
@@ -40,6 +38,7 @@ from kbe_nat.control.controller import Controller
 from kbe_nat.daemon import privileges
 from kbe_nat.daemon.checkpoints import CheckpointFile
 from kbe_nat.daemon.control_socket import ControlServer
+from kbe_nat.daemon.ending import Ending
 from kbe_nat.daemon.facts import Facts, NodeFacts
 from kbe_nat.daemon.live_settings import LiveSettings, set_conntrack
 from kbe_nat.daemon.liveness import Liveness
@@ -48,10 +47,11 @@ from kbe_nat.daemon.node_server import NodeServer
 from kbe_nat.daemon.oom_score import set_oom_score
 from kbe_nat.daemon.own_node import OwnNode
 from kbe_nat.daemon.reconciler import Reconciler
+from kbe_nat.daemon.rounds import Rounds
 from kbe_nat.daemon.rows import LoopRow, StatusRow, WatchRow
 from kbe_nat.daemon.singleton import only_proxy
 from kbe_nat.daemon.subscribers import Subscribers
-from kbe_nat.daemon.systemd import Notifier, watchdog_seconds
+from kbe_nat.daemon.systemd import Notifier
 from kbe_nat.daemon.tasks import Task
 from kbe_nat.daemon.verbs import Verbs
 from kbe_nat.datapath.sysctl import ACCOUNTING
@@ -129,17 +129,14 @@ class Proxy:
         self._opened: list[Queue] = []
         self._loops: list[LoopThread] = []
         self._started = time.time()
-        self._is_changed = False
-        """The objects have changed while the main thread waited."""
-        self._is_ending = False
-        self._leaves_rules = False
+        self.ending = Ending(grace.start)
 
     def run(self) -> None:
         """Serve until a signal comes. Raises `KbeNatError` when it cannot start, or a loop fails;
         the rules of an earlier daemon then stay.
         """
         controller = self.controller
-        with self._signals(), ExitStack() as stack:
+        with self.ending.signals(), ExitStack() as stack:
             stack.enter_context(only_proxy())
             self._log_facts()
             set_oom_score(complete(self._settings.configuration).oom_score_adj or 0)
@@ -183,8 +180,8 @@ class Proxy:
             self._server.start_pages()
             if self._node.events is not None:
                 self._node.events.start()
-            self._serve(subscribers)
-            LOG.info("ending; the rules %s", "stay" if self._leaves_rules else "go")
+            self.rounds(subscribers).run(self._grace)
+            LOG.info("ending; the rules %s", "stay" if self.ending.leaves_rules else "go")
             self._notifier.notify("STOPPING=1")
 
     def render(self, warn: Callable[..., None]) -> str:
@@ -209,7 +206,7 @@ class Proxy:
         kernel untouched; False when a signal came before. Raises `KbeNatError`.
         """
         started = due = time.monotonic()
-        while not self._is_ending:
+        while not self.ending.is_due:
             self.reconciler.read_first()
             if self.reconciler.has_objects:
                 return True
@@ -279,7 +276,7 @@ class Proxy:
         """Unless they are to stay. A daemon that fails is started again: until then its rules
         serve, or at least let nothing pass untranslated.
         """
-        if self._leaves_rules or error is not None:
+        if self.ending.leaves_rules or error is not None:
             return
         try:
             self.controller.remove()
@@ -288,44 +285,21 @@ class Proxy:
                 f"the rules stay, kbe-nat proxy --cleanup takes them away: {refusal}"
             ) from None
 
-    def _serve(self, subscribers: Subscribers) -> None:
-        follow, *others = self._tasks(subscribers)
-        alive = Task(
-            self._alive_seconds(),
-            self._notify_watchdog,
-            "systemd cannot be told",
-            "systemd is told again",
+    def rounds(self, subscribers: Subscribers) -> Rounds:
+        """What the main thread does while the daemon serves."""
+        follow = Task(
+            POLL_SECONDS,
+            self.reconciler.follow,
+            "the objects cannot be followed",
+            "the objects are followed again",
         )
-        # Commands have a time limit: one that takes long is no reason to be ended.
-        self._grace.while_waiting = lambda: alive.run_if_due(time.monotonic())
-        wait = Task(
-            DELIVERY_SECONDS, self._wait, "changes are not heard of", "changes are heard of again"
-        )
-        while not self._is_ending:
-            ended = self.liveness.failure()
-            if ended is not None:
-                if ended.failure:
-                    raise ended.failure
-                return
-            for task in (follow, *others):
-                # Each of them may take as long as a command that hangs.
-                alive.run_if_due(time.monotonic())
-                task.run_if_due(time.monotonic())
-            if not wait.run():
-                time.sleep(DELIVERY_SECONDS)
-            elif self._is_changed:
-                follow.run()
+        others = self._tasks(subscribers)
+        return Rounds(follow, others, self._source, self.liveness, self._notifier, self.ending)
 
     def _tasks(self, subscribers: Subscribers) -> list[Task]:
-        """The tasks of the main thread, first of all following the objects."""
+        """The tasks of the main thread beside following the objects."""
         check, reconciler = self._settings.periods.check, self.reconciler
         return [
-            Task(
-                POLL_SECONDS,
-                reconciler.follow,
-                "the objects cannot be followed",
-                "the objects are followed again",
-            ),
             Task(
                 check,
                 reconciler.repair,
@@ -381,20 +355,8 @@ class Proxy:
             "the configuration is followed again",
         )
 
-    def _alive_seconds(self) -> float | None:
-        patience = watchdog_seconds()
-        return patience / ALIVE_PARTS if patience else None
-
-    def _wait(self) -> None:
-        self._is_changed = self._source.wait(DELIVERY_SECONDS)
-
     def _write_connections(self) -> None:
         self._checkpoints.write(self.controller.engine)
-
-    def _notify_watchdog(self) -> None:
-        """Only while every thread turns: a daemon that hangs must be ended by its watchdog."""
-        if self.liveness.is_turning():
-            self._notifier.notify("WATCHDOG=1")
 
     def _new_server(self, node: NodeFacts, thread: ThreadOnDemand) -> NodeServer:
         servers = self._settings.servers
@@ -455,24 +417,6 @@ class Proxy:
             ],
         )
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        def end(number: int, frame: FrameType | None) -> None:
-            self._leaves_rules = number == signal.SIGUSR2
-            self._is_ending = True
-            self._grace.start()
-
-        ends = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2]
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            # The terminal closes; under nohup(1) that is no matter.
-            ends.append(signal.SIGHUP)
-        before = {number: signal.signal(number, end) for number in ends}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
 
 def _enter(stack: ExitStack, queue: Queue) -> Queue:
     stack.enter_context(queue)
@@ -489,7 +433,3 @@ NEWS_SECONDS: Final = 1.0
 OBSERVATION_SECONDS: Final = 1.0
 PAGES_SECONDS: Final = 2.0
 """Without objects for so long, the daemon shows on its pages what it waits for."""
-ALIVE_PARTS: Final = 10
-"""So many times within its patience the watchdog is told that we are alive, if nothing takes
-longer.
-"""
