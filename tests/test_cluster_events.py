@@ -12,7 +12,7 @@ import pytest
 from cluster import faults
 from cluster.answers import ApiServer, Fault, Request
 from cluster.memory import MemoryConnection, drive
-from cluster.objects import service
+from cluster.objects import endpoint_slice, service
 from cluster.replay import recording
 from kbe_nat.daemon.cluster_events import ClusterEvents
 from kbe_nat.errors import ObjectError
@@ -21,9 +21,9 @@ from kbe_nat.model import Service, ServicePort, Snapshot
 from kbe_nat.policy.options import Options
 from kbe_nat.policy.plan import HealthCheck
 from kbe_nat.policy.planner import Planner
-from kbe_nat.sources.events import MAX_RECENT, MAX_WAITING, Event, EventQueue
+from kbe_nat.sources.events import MAX_RECENT, MAX_WAITING, Event, EventQueue, Recorded
 from kbe_nat.sources.kubernetes.entries import list_entry
-from kbe_nat.sources.kubernetes.event_posts import EventPosts, event_body
+from kbe_nat.sources.kubernetes.event_posts import EventPosts, Identity, event_body
 from kbe_nat.sources.kubernetes.resources import watched_resources
 
 KEY = ("Service", "default", "a")
@@ -31,7 +31,7 @@ _, SERVICES, _ = watched_resources("node-1")
 
 
 def event(number: int = 0, reason: str = "AddressClaimed") -> Event:
-    return Event(("Service", "default", f"s{number}"), reason, "Claim", "note")
+    return Event(("Node", "", f"s{number}"), reason, "Claim", "note")
 
 
 def outcomes(metrics: RestMetrics) -> dict[str, float]:
@@ -59,7 +59,7 @@ def queue(clock: Clock) -> EventQueue:
 
 def taken(queue: EventQueue) -> Iterator[Event]:
     while (each := queue.take()) is not None:
-        yield each
+        yield each.event
 
 
 def test_of_an_object_and_a_reason_one_event_a_minute_is_taken(
@@ -150,7 +150,7 @@ def test_events_are_posted_in_order_and_not_all_at_once() -> None:
 
 def test_an_event_that_the_server_refuses_is_dropped() -> None:
     async def test(posting: Posting) -> None:
-        posting.queue.record(Event(KEY, "", "Claim"))
+        posting.queue.record(Event(("Node", "", "a"), "", "Claim"))
         posting.queue.record(event(1))
         await asyncio.sleep(2)
         assert posting.names == ["s1"]
@@ -262,7 +262,7 @@ def test_an_event_has_the_fields_of_the_recorded_one() -> None:
     recorded = json.loads(recording("240-event-post").rows[0]["body"])
     started = Event(("Node", "", "node-1"), "Starting", "StartKubeProxy", "started", False)
     now = 1_795_856_463_000_000_016
-    body = json.loads(event_body(started, "kbe-nat-node-1", now))
+    body = json.loads(event_body(Recorded(started, now), "kbe-nat-node-1", Identity()))
     assert body.pop("metadata") == {"name": f"node-1.{now:x}", "namespace": "default"}
     recorded.pop("metadata")
     assert body["regarding"].pop("apiVersion") == "v1"
@@ -273,6 +273,7 @@ def test_an_event_has_the_fields_of_the_recorded_one() -> None:
 def test_long_texts_are_cut_to_what_the_server_takes() -> None:
     async def test(posting: Posting) -> None:
         key = ("EndpointSlice", "default", "a." * 126 + "a")
+        posting.server.objects.put(endpoint_slice("a", [], name=key[2]))
         posting.queue.record(Event(key, "ObjectRefused", "Read", "ü" * 5000))
         await asyncio.sleep(1)
         [posted] = posting.server.events
@@ -296,15 +297,17 @@ def test_the_loser_of_an_address_is_told_once(queue: EventQueue, clock: Clock) -
     )
     events = ClusterEvents(queue, "node-1")
     losses = plan_of(a, b)
+    posted: list[Event] = []
     for _ in range(5):
-        events.update((), losses)
+        events.update((), losses, Snapshot())
+        posted += taken(queue)
         clock.now += 100
-    [only] = taken(queue)
+    [only] = posted
     assert only.regarding == ("Service", "default", "b")
     assert only.reason == "AddressClaimed"
     assert "172.30.0.1:80" in only.note and "default/a" in only.note
-    events.update((), plan_of(a))
-    events.update((), losses)
+    events.update((), plan_of(a), Snapshot())
+    events.update((), losses, Snapshot())
     assert list(taken(queue)) == [only]
 
 
@@ -314,10 +317,44 @@ def test_a_refused_object_is_told_with_its_field(queue: EventQueue) -> None:
     entry = list_entry(json.dumps({"apiVersion": "v1", **bad}).encode(), SERVICES)
     assert isinstance(entry.item, ObjectError)
     of_a_file = ObjectError("x.yaml, document 1", "Service default/b", "no", "spec")
-    ClusterEvents(queue, "node-1").update((of_a_file, entry.item), ())
+    ClusterEvents(queue, "node-1").update((of_a_file, entry.item), (), Snapshot())
     [only] = taken(queue)
     assert (only.regarding, only.reason) == (KEY, "ObjectRefused")
     assert only.note.startswith("spec.ports[0].port: ")
+
+
+@pytest.mark.parametrize("number", [-1, 65536, 1 << 31])
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("spec.ports[0].nodePort", "nodePort"),
+        ("spec.ports[0].port", "port"),
+        ("spec.healthCheckNodePort", "healthCheckNodePort"),
+    ],
+)
+def test_a_number_out_of_its_range_is_told_with_its_field(
+    queue: EventQueue, path: str, field: str, number: int
+) -> None:
+    bad = service("a")
+    place = bad["spec"]["ports"][0] if "ports" in path else bad["spec"]
+    place[field] = number
+    entry = list_entry(json.dumps({"apiVersion": "v1", **bad}).encode(), SERVICES)
+    assert isinstance(entry.item, ObjectError)
+    ClusterEvents(queue, "node-1").update((entry.item,), (), Snapshot())
+    [only] = taken(queue)
+    assert (only.regarding, only.reason) == (KEY, "ObjectRefused")
+    assert only.note.startswith(f"{path}: ")
+
+
+def test_a_kernel_that_lacks_rules_is_told_once(queue: EventQueue, clock: Clock) -> None:
+    events = ClusterEvents(queue, "node-1")
+    for reason in ("no number is free", "no number is free for 2", "", "no number is free"):
+        events.delay_rules(reason)
+        clock.now += 61
+    first, second = taken(queue)
+    assert first == second
+    assert (first.regarding, first.reason) == (("Node", "", "node-1"), "RulesNotUpToDate")
+    assert first.note == "no number is free"
 
 
 def test_a_health_check_whose_port_is_taken_is_told(queue: EventQueue) -> None:
@@ -332,4 +369,5 @@ def test_a_health_check_whose_port_is_taken_is_told(queue: EventQueue) -> None:
 
 
 def test_outcomes_have_names() -> None:
-    assert {*EventOutcome} == {"posted", "refused", "failed", "limited", "overflowed"}
+    answered = {"posted", "known", "refused", "failed"}
+    assert {*EventOutcome} == answered | {"limited", "overflowed", "absent", "left"}

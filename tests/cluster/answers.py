@@ -16,6 +16,7 @@ from cluster import protobuf
 from cluster.api_objects import BOOKMARKS, KINDS, ApiObjects, Change, Kind, Object, selector
 
 CHUNK: Final = 2048
+NAMESPACED_PATH: Final = re.compile(r"(/apis?/.*)/namespaces/([-a-z0-9]+)/([a-z]+)")
 EVENTS_PATH: Final = re.compile(r"/apis/events\.k8s\.io/v1/namespaces/([-a-z0-9]+)/events")
 INITIAL_EVENTS_END: Final = "k8s.io/initial-events-end"
 LEAST_WAIT: Final = 1e-6
@@ -113,7 +114,9 @@ class ApiServer:
     def _answer(self, request: Request) -> Answer:
         is_create = request.verb == "create"
         kind = KINDS.get(request.resource)
-        if not is_create and (kind is None or kind.path != request.path):
+        namespaced = NAMESPACED_PATH.fullmatch(request.path)
+        path = f"{namespaced[1]}/{namespaced[3]}" if namespaced else request.path
+        if not is_create and (kind is None or kind.path != path):
             return failure(404, "NotFound", "the server could not find the requested resource")
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
         if self.requires_token and token not in self.tokens:
@@ -129,7 +132,9 @@ class ApiServer:
                 f'{kind.resource} is forbidden: User "system:kube-proxy" cannot {request.verb}'
                 f' resource "{kind.resource}" in API group "{group}" at the cluster scope',
             )
-        return self._watch(request, kind) if request.verb == "watch" else self._list(request, kind)
+        if request.verb == "watch":
+            return self._watch(request, kind)
+        return self._list(request, kind, namespaced[2] if namespaced else "")
 
     def _create(self, request: Request) -> Answer:
         """Events are all that is ever created."""
@@ -148,12 +153,19 @@ class ApiServer:
         causes = event_causes(event, namespace)
         if causes:
             return invalid_event(event, causes)
+        metadata = event["metadata"]
+        if any(each["metadata"] == metadata for each in self.events):
+            text = f'events.events.k8s.io "{metadata["name"]}" already exists'
+            return failure(409, "AlreadyExists", text)
         return Answer(201, body=_once(json.dumps(event).encode() + b"\n"))
 
-    def _list(self, request: Request, kind: Kind) -> Answer:
+    def _list(self, request: Request, kind: Kind, namespace: str) -> Answer:
         query = request.query
+        fields = query.get("fieldSelector", "")
+        if namespace:
+            fields = ",".join(filter(None, (fields, f"metadata.namespace={namespace}")))
         version, found = self.objects.listed(
-            kind.resource, selector(query.get("fieldSelector", ""), query.get("labelSelector", ""))
+            kind.resource, selector(fields, query.get("labelSelector", ""))
         )
         metadata: Object = {"resourceVersion": str(version)}
         limit = int(query.get("limit", 0)) if query.get("resourceVersion") != "0" else 0

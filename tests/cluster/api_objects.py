@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
+from uuid import UUID
 
 Object = dict[str, Any]
 Key = tuple[str, str]
@@ -80,6 +81,11 @@ class ApiObjects:
                 after = copy.deepcopy(value)
                 after["apiVersion"] = KINDS[resource].version
                 metadata = after.setdefault("metadata", {})
+                # An object keeps its uid for as long as it lives.
+                uid = before["metadata"]["uid"] if before else str(UUID(int=self.version))
+                metadata.setdefault("uid", uid)
+                if key[0]:
+                    metadata.setdefault("namespace", key[0])
                 if before is not None:
                     metadata["resourceVersion"] = before["metadata"]["resourceVersion"]
                     if after == before:

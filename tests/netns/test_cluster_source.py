@@ -248,6 +248,29 @@ def test_operators_see_events_on_the_node_and_on_a_service_without_its_address(h
     _, claimed = events
     assert (claimed["reason"], claimed["regarding"]["name"]) == ("AddressClaimed", "twin")
     assert f"{VIPS[Family.IPV4]}:{PORT}" in claimed["note"] and "default/dns4" in claimed["note"]
+    stored = here.server.api.objects.stored["services"]["default", "twin"]["metadata"]
+    assert claimed["regarding"]["uid"] == stored["uid"]
+    assert claimed["regarding"]["resourceVersion"] == stored["resourceVersion"]
+
+
+def test_events_on_an_address_of_files_are_about_the_servers_service_alone(here: Node) -> None:
+    events = here.server.api.events
+    objects = here.daemon.folder / "objects"
+    objects.mkdir()
+    for name, family, created in (
+        ("younger", Family.IPV4, "2026-11-28T10:00:00Z"),
+        ("older", Family.IPV6, ""),
+    ):
+        twin = {**dns(family), "apiVersion": "v1"}
+        twin["metadata"] = {"name": name, **({"creationTimestamp": created} if created else {})}
+        (objects / f"{name}.json").write_text(json.dumps(twin))
+    here.daemon.sources += ("--manifests", str(objects))
+    here.start()
+    # Of IPv4 the server's Service has the address, of IPv6 the one of the file.
+    eventually(lambda: {each["reason"] for each in events} == {"Starting", "AddressClaimed"})
+    assert {each["regarding"]["name"] for each in events} == {"node-1", "dns6"}
+    assert "default/older" in events[-1]["note"]
+    eventually(lambda: "Service default/younger:udp" in here.daemon.log)
 
 
 def test_a_role_without_events_serves_all_the_same(here: Node) -> None:

@@ -104,6 +104,7 @@ class NodeMetrics:
         yield _family(catalog.GENERATION, {(): status.generation})
         yield _family(catalog.OBJECTS_AGE, {(): max(0.0, time.time() - report.updated / 1e9)})
         yield _family(catalog.OBJECT_ERRORS, {(): len(status.refused)})
+        yield _family(catalog.LOST_FRONTENDS, {(): len(plan.losses)})
         ports = dict.fromkeys(Family, 0)
         endpoints = dict.fromkeys(Family, 0)
         for port in plan.ports:

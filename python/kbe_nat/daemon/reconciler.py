@@ -105,7 +105,7 @@ class Reconciler:
         if was_behind:
             self.synced = time.time_ns()
             self._metrics.complete(time.monotonic() - started, is_full=True)
-        self._standing_delay.update([])
+        self._tell_delay()
         # Most often a firewall's reload: iptables-restore without --noflush, or `nft flush
         # ruleset`.
         if missing:
@@ -152,9 +152,9 @@ class Reconciler:
             self._controller.apply(update.snapshot, update.touched)
         except RulesError as error:
             self._metrics.fail()
-            self._standing_delay.update([f"rules are not up to date: {error}; {KEPT}"])
+            self._tell_delay(str(error))
         else:
-            self._standing_delay.update([])
+            self._tell_delay()
             span = time.monotonic() - started
             self._metrics.complete(span, is_full=update.touched is None)
             self._news = f"taken over in {span * 1000:.0f} ms"
@@ -163,10 +163,17 @@ class Reconciler:
             self.own_node.update(self._controller.plan.options.node, update.snapshot.nodes)
         self._standing_plan_notes.update(self._controller.plan.notes)
         if self._events is not None:
-            self._events.update(update.errors, self._controller.plan.losses)
+            self._events.update(update.errors, self._controller.plan.losses, update.snapshot)
         # A RulesError is no failure of this update: the plan is made, and `repair` brings the
         # kernel up to it. Any other error leaves the update pending.
         self.generation = update.snapshot.generation
+
+    def _tell_delay(self, reason: str = "") -> None:
+        """Why the kernel lacks what the objects want; empty when it does not."""
+        lines = [f"rules are not up to date: {reason}; {KEPT}"] if reason else []
+        self._standing_delay.update(lines)
+        if self._events is not None:
+            self._events.delay_rules(reason)
 
     def _log_errors(self, errors: tuple[str, ...], consequence: str) -> None:
         self._standing_errors.update(f"{error}; {consequence}" for error in errors)

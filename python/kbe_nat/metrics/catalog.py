@@ -157,6 +157,11 @@ OBJECTS_AGE: Final = Metric(
 OBJECT_ERRORS: Final = Metric(
     "kbe_nat_object_errors", "gauge", "Files and objects that are refused now."
 )
+LOST_FRONTENDS: Final = Metric(
+    "kbe_nat_lost_frontends",
+    "gauge",
+    "Addresses and node ports that Services ask for and other Services have.",
+)
 WATCH_STATE: Final = Metric(
     "kbe_nat_watch_state",
     "gauge",

@@ -19,6 +19,12 @@ class EventOutcome(StrEnum):
     """There was one of the object and the reason within the last minute."""
     OVERFLOWED = "overflowed"
     """Too many wait."""
+    KNOWN = "known"
+    """The server has it of another node."""
+    ABSENT = "absent"
+    """The server does not have the object: it is a file's, or was deleted."""
+    LEFT = "left"
+    """It has waited for so long that other nodes have posted it."""
 
 
 class RestMetrics:
