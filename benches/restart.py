@@ -31,7 +31,8 @@ from cluster.memory import MemoryConnection, MemoryResponse, drive
 from cluster.objects import endpoint_slice, node, service
 from kbe_nat.sources.kubernetes.encodings import Encoding
 from kbe_nat.sources.kubernetes.inbox import Inbox
-from kbe_nat.sources.kubernetes.reflector import Cluster, Reflector
+from kbe_nat.sources.kubernetes.reflector import Reflector
+from kbe_nat.sources.kubernetes.requests import Cluster
 from kbe_nat.sources.kubernetes.resources import watched_resources
 from kbe_nat.sources.watch_state import WatchPhase, WatchState
 

@@ -5,7 +5,6 @@ import json
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -15,23 +14,19 @@ import pytest
 
 from cluster import faults
 from cluster.answers import Fault
+from cluster.follower import RESOURCES, Follower, following
 from cluster.objects import endpoint_slice, node, service
 from cluster.server import Certificates, LiveServer
 from harness.waiting import eventually
-from kbe_nat.daemon.objects_file import StoredObjects
 from kbe_nat.errors import FileError
-from kbe_nat.model import Snapshot
 from kbe_nat.sources.events import Event, EventQueue
 from kbe_nat.sources.kubernetes.access import find_access, read_kubeconfig, read_service_account
 from kbe_nat.sources.kubernetes.http_connection import HttpConnection
-from kbe_nat.sources.kubernetes.resources import watched_resources
 from kbe_nat.sources.kubernetes.source import Kubernetes
 from kbe_nat.sources.manifests.manifests import Manifests
-from kbe_nat.sources.source import Source, Sources, SourceUpdate
+from kbe_nat.sources.source import Sources
 from kbe_nat.sources.store import Store
 from kbe_nat.sources.watch_state import WatchPhase
-
-RESOURCES = watched_resources("node-1")
 
 
 @pytest.fixture
@@ -39,50 +34,6 @@ def server() -> Iterator[LiveServer]:
     with LiveServer() as live:
         live.api.objects.put(node("node-1"), service("a"), endpoint_slice("a", ["10.1.0.1"]))
         yield live
-
-
-class Follower:
-    """Reads a source as the daemon does."""
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.snapshot: Snapshot | None = None
-        self.updates: list[SourceUpdate] = []
-
-    def read(self) -> Snapshot:
-        update = self.source.read()
-        if update is not None:
-            self.updates.append(update)
-            self.snapshot = update.snapshot
-        assert self.snapshot is not None, self.source.watches()
-        return self.snapshot
-
-    def names(self) -> list[str]:
-        return sorted(each.name for each in self.read().services)
-
-    def until(self, *names: str) -> None:
-        eventually(lambda: self.names() == [*names])
-
-    def is_in_step(self) -> bool:
-        self.read()
-        return all(state.phase is WatchPhase.IN_STEP for state in self.source.watches())
-
-
-@contextmanager
-def following(kubeconfig: Path, state: Path | None = None, **other: Any) -> Iterator[Follower]:
-    access = find_access(kubeconfig, "")
-    source = Kubernetes(
-        lambda: HttpConnection(access),
-        RESOURCES,
-        Store(),
-        file=StoredObjects(state, access.server) if state else None,
-        random=Random(1),
-        **other,
-    )
-    try:
-        yield Follower(source)
-    finally:
-        source.close()
 
 
 def test_it_serves_when_all_lists_are_complete(server: LiveServer, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from kbe_nat.sources.kubernetes.encodings import Encoding, decoder_for
 from kbe_nat.sources.kubernetes.entries import json_failure
 from kbe_nat.sources.kubernetes.http_connection import HttpConnection
 from kbe_nat.sources.kubernetes.inbox import Inbox
-from kbe_nat.sources.kubernetes.reflector import Cluster, Reflector
+from kbe_nat.sources.kubernetes.reflector import Reflector
+from kbe_nat.sources.kubernetes.requests import Cluster
 from kbe_nat.sources.kubernetes.resources import Resource, watched_resources
 from kbe_nat.sources.watch_state import WatchState
 
@@ -160,7 +161,7 @@ def test_a_reflector_ends_with_what_the_stream_said(name: str) -> None:
         inbox, states = Inbox(), list[WatchState]()
         cluster = Cluster(HttpConnection(Access(url)), Random(1))
         reflector = Reflector(resource, cluster, inbox, states.append)
-        async with aclosing(reflector._events({})) as stream:
+        async with aclosing(reflector._requests.events({}, 30)) as stream:
             listed: set[tuple[str, str]] = set()
             entries: dict[Any, Any] | None = {}
             async for event in stream:

@@ -14,7 +14,8 @@ from cluster.memory import MemoryConnection, drive
 from cluster.objects import endpoint_slice, service
 from kbe_nat.errors import ObjectError
 from kbe_nat.sources.kubernetes.inbox import Inbox
-from kbe_nat.sources.kubernetes.reflector import Cluster, Reflector
+from kbe_nat.sources.kubernetes.reflector import Reflector
+from kbe_nat.sources.kubernetes.requests import Cluster
 from kbe_nat.sources.kubernetes.resources import Resource, watched_resources
 from kbe_nat.sources.objects import ObjectKey
 from kbe_nat.sources.snapshot import Item

@@ -4,7 +4,7 @@ import asyncio
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -64,6 +64,8 @@ class LiveServer:
         self.port = 0
         self.starting_seconds = 0.0
         """For so long after a start everyone is refused."""
+        self.ahead = timedelta()
+        """How far its clock is ahead where it looks at clients' certificates."""
         self._address = address
         self._make: Any = run_in or (lambda make: make())
         self._loop = asyncio.new_event_loop()
@@ -74,7 +76,8 @@ class LiveServer:
 
     @property
     def url(self) -> str:
-        return f"https://{self._address}:{self.port}"
+        host = f"[{self._address}]" if ":" in self._address else self._address
+        return f"https://{host}:{self.port}"
 
     def start(self) -> None:
         self._call(self._start())
@@ -96,7 +99,7 @@ class LiveServer:
     def __exit__(self, *raised: object) -> None:
         self.close()
 
-    def kubeconfig(self, path: Path, user: dict[str, Any] | None = None, **cluster: Any) -> Path:
+    def kubeconfig(self, path: Path, user: Mapping[str, Any] | None = None, **cluster: Any) -> Path:
         """Writes one, with these fields of the user and the cluster."""
         authority = path.with_suffix(".ca")
         authority.write_bytes(self.certificates.pem)
@@ -115,7 +118,7 @@ class LiveServer:
                     },
                 }
             ],
-            "users": [{"name": "u", "user": user or {"token": "sound"}}],
+            "users": [{"name": "u", "user": dict(user or {"token": "sound"})}],
         }
         path.write_text(yaml.safe_dump(document))
         return path
@@ -157,7 +160,7 @@ class LiveServer:
         assert transport is not None
         self._transports.add(transport)
         headers = dict(request.headers)
-        if _common_name(transport) == "system:kube-proxy":
+        if _common_name(transport, datetime.now(UTC) + self.ahead) == "system:kube-proxy":
             headers.setdefault("Authorization", "Bearer sound")
         answer = await self.api.answer(
             Request(
@@ -199,7 +202,12 @@ def _listen(address: str, port: int) -> socket.socket:
     return listener
 
 
-def _common_name(transport: asyncio.BaseTransport) -> str:
+def _common_name(transport: asyncio.BaseTransport, now: datetime) -> str:
+    """Of a client's certificate that has not ended. One that has is no certificate: as at a real
+    server the end of that is 401, not a failure of TLS.
+    """
     certificate = transport.get_extra_info("peercert") or {}
+    if not certificate or ssl.cert_time_to_seconds(certificate["notAfter"]) < now.timestamp():
+        return ""
     names = [value for part in certificate.get("subject", ()) for _, value in part]
     return names[-1] if names else ""

@@ -64,6 +64,8 @@ class Access:
     token: str = ""
     token_file: Path | None = None
     plugin: Exec | None = None
+    is_uncompressed: bool = False
+    """Whether answers are asked for without gzip."""
 
 
 def read_kubeconfig(path: Path, server: str = "") -> Access:
@@ -82,17 +84,25 @@ def read_kubeconfig(path: Path, server: str = "") -> Access:
         raise FileError(f"{path}: users: auth-provider is not supported; use exec")
     if user.username or user.password:
         raise FileError(f"{path}: users: API servers take no passwords any more; use a token")
+    if user.impersonates:
+        raise FileError(
+            f"{path}: users: kbe-nat asks as itself; as, as-uid, as-groups and"
+            " as-user-extra are not supported"
+        )
+    if not is_token(user.token):
+        raise FileError(f"{path}: users: token: it has characters that no token has")
     access = Access(
         server=_checked_server(f"{path}: clusters: server", server or cluster.server),
         authority=_pem(path, cluster.authority, cluster.authority_data),
         is_insecure=cluster.is_insecure,
         server_name=cluster.server_name,
-        proxy=cluster.proxy,
+        proxy=_checked_proxy(path, cluster.proxy),
         certificate=_pem(path, user.certificate, user.certificate_data),
         key=_pem(path, user.key, user.key_data),
         token=user.token,
         token_file=_relative(path, user.token_file) if user.token_file else None,
         plugin=_plugin(path, user.plugin) if user.plugin else None,
+        is_uncompressed=cluster.is_uncompressed,
     )
     if bool(access.certificate) != bool(access.key):
         raise FileError(f"{path}: users: client-certificate and client-key go together")
@@ -116,6 +126,11 @@ def read_service_account(server: str = "", directory: Path | None = None) -> Acc
         authority=Pem(path=directory / "ca.crt"),
         token_file=directory / "token",
     )
+
+
+def is_token(text: str) -> bool:
+    """Whether a header can carry it; the empty text is one."""
+    return text.isascii() and text.isprintable()
 
 
 def is_in_cluster() -> bool:
@@ -159,6 +174,7 @@ class _Cluster(Struct):
     is_insecure: bool = field(name="insecure-skip-tls-verify", default=False)
     server_name: str = field(name="tls-server-name", default="")
     proxy: str = field(name="proxy-url", default="")
+    is_uncompressed: bool = field(name="disable-compression", default=False)
 
 
 class _NamedCluster(_Named):
@@ -190,6 +206,15 @@ class _User(Struct):
     password: str = ""
     plugin: _Exec | None = field(name="exec", default=None)
     provider: dict[str, object] | None = field(name="auth-provider", default=None)
+    other_name: str = field(name="as", default="")
+    other_id: str = field(name="as-uid", default="")
+    other_groups: tuple[str, ...] | None = field(name="as-groups", default=None)
+    other_extra: dict[str, object] | None = field(name="as-user-extra", default=None)
+
+    @property
+    def impersonates(self) -> bool:
+        """Whether requests are to be made as somebody else."""
+        return any((self.other_name, self.other_id, self.other_groups, self.other_extra))
 
 
 class _NamedUser(_Named):
@@ -206,10 +231,11 @@ class _Config(Struct):
 
 
 def _find(path: Path, place: str, entries: tuple[_T, ...], name: str) -> _T:
-    for entry in entries:
-        if entry.name == name:
-            return entry
-    raise FileError(f"{path}: {place}: there is none named {name!r}")
+    matches = [entry for entry in entries if entry.name == name]
+    if len(matches) != 1:
+        count = "there are several" if matches else "there is none"
+        raise FileError(f"{path}: {place}: {count} named {name!r}")
+    return matches[0]
 
 
 def _pem(path: Path, file: str, data: str) -> Pem:
@@ -251,14 +277,38 @@ def _checked_server(place: str, server: str) -> str:
     if not server:
         raise FileError(f"{place}: it is not set")
     url = server if "://" in server else f"https://{server}"
+    if not _is_url(url):
+        raise FileError(f"{place}: {server[:200]!r} is no URL of a server")
+    parts = urlsplit(url)
+    if "@" in parts.netloc:
+        # Not shown: what stands before the @ is a secret.
+        raise FileError(f"{place}: a URL with a user is not supported; use a token")
+    if parts.query or parts.fragment:
+        raise FileError(f"{place}: {server[:200]!r} has more than an address and a path")
+    return url.rstrip("/")
+
+
+def _checked_proxy(path: Path, proxy: str) -> str:
+    """The URL of an HTTP proxy, or nothing. Raises `FileError`, without what may be a password."""
+    if proxy and not _is_url(proxy):
+        scheme = proxy.partition("://")[0] if "://" in proxy else ""
+        reason = (
+            f"{scheme[:20]!r} is no scheme of a proxy; use http or https"
+            if scheme not in ("", "http", "https")
+            else "it is no URL of an HTTP proxy"
+        )
+        raise FileError(f"{path}: clusters: proxy-url: {reason}")
+    return proxy
+
+
+def _is_url(url: str) -> bool:
+    """Whether it names a host to be asked by HTTP."""
     try:
         parts = urlsplit(url)
         is_sound = parts.scheme in ("https", "http") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        is_sound = False
-    if not is_sound:
-        raise FileError(f"{place}: {server[:200]!r} is no URL of a server")
-    return url.rstrip("/")
+        return False
+    return is_sound and url.isascii() and url.isprintable() and " " not in url
 
 
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")

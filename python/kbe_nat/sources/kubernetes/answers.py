@@ -59,6 +59,22 @@ class Failure(NamedTuple):
     """With an expired continue token: a new one."""
 
 
+class Refusal(KbeNatError):
+    """The server answered with another status than 200, or with an ERROR event."""
+
+    def __init__(self, failure: Failure, retry_after: float | None = None) -> None:
+        super().__init__(failure.message or failure.reason or f"status {failure.code}")
+        self.failure = failure
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"{self.failure.code}: {super().__str__()}"
+
+
+class Withheld(KbeNatError):
+    """A sound answer that is not applied before another one confirms it."""
+
+
 class WatchEvent(NamedTuple):
     """One event of a watch."""
 

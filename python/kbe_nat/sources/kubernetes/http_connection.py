@@ -1,8 +1,9 @@
 """A `Connection` by aiohttp.
 
-The server's name is resolved at each connect, and all its addresses are tried. A connection that is
-dead is noticed by TCP keep-alive. HTTP/1.1: each watch has a connection of its own, so a large list
-holds up no event.
+The server's name is resolved at each connect, and all its addresses are tried, in an order that is
+drawn each time: an address that takes connections and says nothing must not be the first for ever.
+A connection that is dead is noticed by TCP keep-alive. HTTP/1.1: each watch has a connection of its
+own, so a large list holds up no event.
 """
 
 import asyncio
@@ -12,9 +13,9 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from random import Random
 from typing import Final
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from aiohttp import ClientSession, ClientTimeout, TCPConnector
@@ -24,6 +25,7 @@ from kbe_nat.metrics.rest import RestMetrics
 from kbe_nat.sources.kubernetes.access import Access
 from kbe_nat.sources.kubernetes.connection import ConnectionFailure
 from kbe_nat.sources.kubernetes.credentials import Credentials
+from kbe_nat.sources.kubernetes.proxies import environment_proxy
 
 
 class HttpResponse:
@@ -33,6 +35,20 @@ class HttpResponse:
         self._response = response
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
+        protocol = response.connection.protocol if response.connection else None
+        if protocol is not None and protocol.closed is not None:
+            protocol.closed.add_done_callback(self._end)
+
+    def _end(self, closed: "asyncio.Future[None]") -> None:
+        """The connection is closed. aiohttp tells the body so, except after a chunk whose size is
+        no number: without this its reader would wait for ever.
+        """
+        if not closed.cancelled():
+            # Taken, or asyncio would log it.
+            closed.exception()
+        content = self._response.content
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientPayloadError())
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """See `Response.chunks`."""
@@ -47,13 +63,17 @@ class HttpResponse:
 class HttpConnection:
     """See the module. Wrong credentials show at the first request."""
 
-    def __init__(self, access: Access, metrics: RestMetrics | None = None) -> None:
+    def __init__(
+        self, access: Access, metrics: RestMetrics | None = None, random: Random | None = None
+    ) -> None:
+        """`random` orders the server's addresses."""
         self._access = access
+        self._random = random or Random()
         self._host = urlsplit(access.server).netloc
         self._metrics = metrics or RestMetrics()
         self._credentials = Credentials(access)
         self._session: ClientSession | None = None
-        self._proxy = access.proxy or _environment_proxy(access.server)
+        self._proxy = access.proxy or environment_proxy(access.server, os.environ)
 
     @asynccontextmanager
     async def get(
@@ -78,7 +98,8 @@ class HttpConnection:
         self, method: str, url: URL, heads: Mapping[str, str], body: bytes | None, *, is_timed: bool
     ) -> AsyncIterator[HttpResponse]:
         """One request, counted with its time if it `is_timed`."""
-        headers = {**heads, "Accept-Encoding": "gzip", "User-Agent": USER_AGENT}
+        compression = "identity" if self._access.is_uncompressed else "gzip"
+        headers = {**heads, "Accept-Encoding": compression, "User-Agent": USER_AGENT}
         headers |= await self._credentials.headers()
         started, status = time.monotonic() if is_timed else None, None
         is_tls = self._access.server.startswith("https:")
@@ -98,7 +119,8 @@ class HttpConnection:
                 status = response.status
                 self._count(method, status, started)
                 yield HttpResponse(response)
-        except (aiohttp.ClientError, OSError, UnicodeError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            # A name or a header that nobody can send is a ValueError.
             if status is None:
                 self._count(method, None, started)
             raise _failure(error) from None
@@ -124,7 +146,7 @@ class HttpConnection:
                     limit=0,
                     use_dns_cache=False,
                     socket_factory=_keep_alive_socket,
-                    resolver=_Resolver(),
+                    resolver=_Resolver(self._random),
                 ),
                 timeout=ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
                 # The environment's netrc is for people; proxies are read by ourselves.
@@ -138,11 +160,18 @@ class HttpConnection:
 class _Resolver(aiohttp.ThreadedResolver):
     """Asks the system at each connect, and not for ever."""
 
+    def __init__(self, random: Random) -> None:
+        super().__init__()
+        self._random = random
+
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> "list[aiohttp.abc.ResolveResult]":
         """See aiohttp."""
-        return await asyncio.wait_for(super().resolve(host, port, family), RESOLVE_SECONDS)
+        asking = super().resolve(host, port, family)
+        addresses = await asyncio.wait_for(asking, RESOLVE_SECONDS)
+        self._random.shuffle(addresses)
+        return addresses
 
 
 def _keep_alive_socket(address: "aiohttp.connector.AddrInfoType") -> socket.socket:
@@ -152,12 +181,6 @@ def _keep_alive_socket(address: "aiohttp.connector.AddrInfoType") -> socket.sock
         stream.setsockopt(level, option, value)
     stream.setblocking(False)
     return stream
-
-
-def _environment_proxy(server: str) -> str:
-    """As HTTPS_PROXY and NO_PROXY say."""
-    parts = urlsplit(server)
-    return "" if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme, "")
 
 
 def _failure(error: Exception) -> ConnectionFailure:
@@ -170,6 +193,11 @@ def _failure(error: Exception) -> ConnectionFailure:
         return ConnectionFailure(f"the server's certificate is not accepted: {reason}")
     if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError):
         return ConnectionFailure("the connection was cut")
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return ConnectionFailure(f"the proxy answers {error.status}: {_line(error.message)}")
+    if isinstance(error, aiohttp.ClientResponseError):
+        # aiohttp's own words have the whole URL in them.
+        return ConnectionFailure(f"the answer is no sound HTTP: {_line(error.message)}")
     if isinstance(error, aiohttp.ClientConnectorError):
         place = f"{error.host}:{error.port}"
         number = getattr(os_error, "errno", None)
@@ -181,8 +209,11 @@ def _failure(error: Exception) -> ConnectionFailure:
         return ConnectionFailure(f"TLS: {error.reason or error}")
     if isinstance(error, TimeoutError):
         return ConnectionFailure("the server does not answer")
-    words = " ".join(str(error).split())[:200] or type(error).__name__
-    return ConnectionFailure(words, is_refused=is_refused)
+    return ConnectionFailure(_line(str(error)) or type(error).__name__, is_refused=is_refused)
+
+
+def _line(words: str) -> str:
+    return " ".join(words.split())[:200]
 
 
 KEEP_ALIVE: Final = (

@@ -127,7 +127,7 @@ class _ListDecoder:
             return self._null.decode(body)
 
 
-MAX_EVENT: Final = 64 << 20
+MAX_EVENT: Final = 16 << 20
 """Bytes; the API server stores no object of more than a few MB."""
 LIST: Final = _ListDecoder()
 EVENT: Final = msgspec.json.Decoder(_Event)

@@ -23,58 +23,39 @@ version from the future: the version is dropped as well. All failures leave the 
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+import traceback
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from enum import Enum, auto
-from random import Random
+from pathlib import PurePath
 from typing import Final
 
 from kbe_nat.errors import KbeNatError
 from kbe_nat.sources.kubernetes.answers import (
     AnswerError,
-    Decoder,
     Entry,
     EventKind,
-    Failure,
-    ListPage,
+    Refusal,
     WatchEvent,
+    Withheld,
 )
 from kbe_nat.sources.kubernetes.backoff import (
     Backoff,
-    Recovery,
-    Turn,
 )
-from kbe_nat.sources.kubernetes.connection import (
-    Connection,
-    ConnectionFailure,
-    Response,
-)
-from kbe_nat.sources.kubernetes.encodings import Encoding, decoder_for, refusal_decoder
+from kbe_nat.sources.kubernetes.connection import ConnectionFailure
 from kbe_nat.sources.kubernetes.inbox import Inbox
+from kbe_nat.sources.kubernetes.requests import (
+    MAX_LIST,
+    SILENCE_SECONDS,
+    Cluster,
+    Requests,
+    Silence,
+)
 from kbe_nat.sources.kubernetes.resources import Resource
 from kbe_nat.sources.objects import ObjectKey
 from kbe_nat.sources.snapshot import ConvertedSlice
 from kbe_nat.sources.watch_state import WatchPhase, WatchState
-
-SILENCE_SECONDS: Final = 150.0
-"""The server sends bookmarks about once a minute: two of them are missing then."""
-
-
-class Refusal(KbeNatError):
-    """The server answered with another status than 200, or with an ERROR event."""
-
-    def __init__(self, failure: Failure, retry_after: float | None = None) -> None:
-        super().__init__(failure.message or failure.reason or f"status {failure.code}")
-        self.failure = failure
-        self.retry_after = retry_after
-
-    def __str__(self) -> str:
-        return f"{self.failure.code}: {super().__str__()}"
-
-
-class Withheld(KbeNatError):
-    """A sound answer that is not applied before another one confirms it."""
 
 
 class Suspicion(Enum):
@@ -83,21 +64,6 @@ class Suspicion(Enum):
     EMPTY = auto()
     HALVED = auto()
     OLDER = auto()
-
-
-class Cluster:
-    """The connection, the randomness and the outage that the reflectors of one node share."""
-
-    def __init__(
-        self, connection: Connection, random: Random, encoding: Encoding = Encoding.PROTOBUF
-    ) -> None:
-        self.connection = connection
-        self.encoding = encoding
-        self.random = random
-        self.recovery = Recovery()
-        self.turn = Turn(random)
-        self.nodes = 0
-        """Nodes that endpoints are on, about: so many clients list with us after an outage."""
 
 
 class Reflector:
@@ -120,6 +86,7 @@ class Reflector:
         self._inbox = inbox
         self._publish = publish
         self._clock = clock
+        self._requests = Requests(resource, cluster, self._recover)
         self._backoff = Backoff(cluster.random)
         self._state = WatchState(resource.name, since=clock())
         self._version: int | None = None
@@ -132,7 +99,7 @@ class Reflector:
         """The last WatchList ended without its end mark: a LIST may fare better."""
         self._is_failing = False
         self._denials = 0
-        """Answers 401 and 403 in a row."""
+        """Answers 401 and 403 since the last watch that was let in."""
         self._expiries = 0
         """Versions and tokens in a row that were too old."""
         self._steady_since = 0.0
@@ -152,6 +119,9 @@ class Reflector:
             except Refusal as error:
                 delay, wakes = self._after_refusal(error)
             except ConnectionFailure as error:
+                if isinstance(error, Silence):
+                    # From the same version the server might be silent again, and for ever.
+                    self._version = None
                 self._fail(str(error))
                 delay = self._delay(is_starting=error.is_refused)
             except AnswerError as error:
@@ -160,6 +130,12 @@ class Reflector:
                 delay = self._backoff.delay()
             except KbeNatError as error:
                 self._fail(str(error))
+                delay = self._backoff.delay()
+            except Exception as error:
+                # A mistake of ours: without this the watch would end without a word, and the node
+                # would serve what it has for ever.
+                self._version = None
+                self._fail(_mistake(error))
                 delay = self._backoff.delay()
             if delay and wakes:
                 await self._cluster.recovery.pause(delay)
@@ -171,6 +147,9 @@ class Reflector:
         failure = refusal.failure
         self._fail(str(refusal))
         if failure.code == 410 or failure.is_too_large:
+            # As good a sign of a server at work as a 200: the other watches ask now, not each after
+            # its own pause, and so all of them list in one turn.
+            self._announce()
             self._version = None
             self._expiries += 1
             if self._expiries > 1:
@@ -186,10 +165,18 @@ class Reflector:
         if failure.code == 403:
             # A server that has just started refuses everything: its cache of rights is empty.
             self._denials += 1
-            return self._delay(is_starting=self._denials <= STARTING), True
+            if self._is_denied:
+                # We may list and not watch: lists have to do.
+                self._version = None
+            return self._delay(is_starting=not self._is_denied), True
         if failure.code != 429 and failure.code < 500:
             self._version = None
         return self._backoff.delay(refusal.retry_after), failure.code not in (429, 503)
+
+    @property
+    def _is_denied(self) -> bool:
+        """Whether the role lacks a right, since no server takes so long to start."""
+        return self._denials > STARTING
 
     def _delay(self, *, is_starting: bool) -> float:
         # A port that refuses costs nothing to try, and a node must be in step soon after.
@@ -217,7 +204,7 @@ class Reflector:
         }
         entries: dict[ObjectKey, Entry] | None = {}
         try:
-            async with aclosing(self._events(parameters, FIRST_SECONDS)) as events:
+            async with aclosing(self._requests.events(parameters, FIRST_SECONDS)) as events:
                 async for event in events:
                     if entries is None:
                         self._follow(event)
@@ -237,7 +224,8 @@ class Reflector:
         """Follow changes from the version on, until the stream ends."""
         started = asyncio.get_running_loop().time()
         before = self._state.events
-        async with aclosing(self._events({"resourceVersion": str(self._version)})) as events:
+        asking = self._requests.events({"resourceVersion": str(self._version)}, SILENCE_SECONDS)
+        async with aclosing(asking) as events:
             async for event in events:
                 self._follow(event)
         lived = asyncio.get_running_loop().time() - started
@@ -249,99 +237,42 @@ class Reflector:
         """LIST in pages. All of them have the version of the first one."""
         entries: dict[ObjectKey, Entry] = {}
         parameters = {**self._resource.selectors, "limit": str(PAGE)}
+        version, room = None, MAX_LIST
         while True:
             try:
-                page = await self._page(parameters)
+                page, size = await self._requests.page(parameters, room)
             except Refusal as refusal:
                 if refusal.failure.code == 504 and "limit" in parameters and not entries:
                     # etcd is away. A list from the server's cache is better than nothing.
                     parameters = {**self._resource.selectors, "resourceVersion": "0"}
                     continue
                 raise
+            if version not in (None, page.version):
+                raise AnswerError(f"pages of one list have versions {version} and {page.version}")
+            # Without a bound of all pages a server could lead us from page to page for ever.
+            version, room = page.version, room - max(size, LEAST_PAGE)
             entries |= {entry.key: entry for entry in page.entries}
             if not page.continuation:
                 break
             # An expired token (410) ends this list: its rest would be of another moment.
             parameters["continue"] = page.continuation
-        self._take_list(entries, page.version)
+        self._take_list(entries, version)
 
-    async def _page(self, parameters: Mapping[str, str]) -> ListPage:
-        connection, accept = self._cluster.connection, self._cluster.encoding.accept
-        body = bytearray()
-        async with connection.get(self._resource.path, parameters, accept) as response:
-            decoder = await self._accept(response)
-            async with aclosing(_within(response, LIST_SECONDS)) as chunks:
-                async for chunk in chunks:
-                    body += chunk
-                    if len(body) > MAX_LIST:
-                        raise AnswerError(f"a list has more than {MAX_LIST} bytes")
-            return decoder.page(bytes(body), self._resource)
-
-    async def _events(
-        self, parameters: Mapping[str, str], first_seconds: float = SILENCE_SECONDS
-    ) -> AsyncGenerator[WatchEvent, None]:
-        """The events of one watch, whose first one comes within `first_seconds`. Raises what `run`
-        handles.
-        """
-        query = {
-            "watch": "true",
-            **self._resource.selectors,
-            "allowWatchBookmarks": "true",
-            **parameters,
-            # Spread, so that the watches of all nodes do not end at one moment.
-            "timeoutSeconds": str(self._cluster.random.randint(*WATCH_SECONDS)),
-        }
-        accept = self._cluster.encoding.accept
-        get = self._cluster.connection.get(self._resource.path, query, accept)
-        try:
-            async with asyncio.timeout(first_seconds) as deadline, get as response:
-                decoder = await self._accept(response)
-                splitter = decoder.splitter()
-                async for chunk in response.chunks():
-                    deadline.reschedule(asyncio.get_running_loop().time() + SILENCE_SECONDS)
-                    for frame in splitter.feed(chunk):
-                        event = decoder.event(frame, self._resource)
-                        if event.failure is not None:
-                            raise Refusal(event.failure)
-                        yield event
-        except TimeoutError:
-            # From the same version the server might be silent again, and for ever.
-            self._version = None
-            raise ConnectionFailure(
-                "the watch was silent for too long, without bookmarks"
-            ) from None
-        if not splitter.is_empty:
-            raise AnswerError("the watch ended within an event")
-
-    async def _accept(self, response: Response) -> Decoder:
-        """The decoder for a sound answer. Raises `Refusal`, `AnswerError`."""
-        if response.status == 200:
-            decoder = decoder_for(response.headers.get("Content-Type", ""))
-            self._recover()
-            return decoder
-        body = bytearray()
-        async with aclosing(_within(response, REFUSAL_SECONDS)) as chunks:
-            async for chunk in chunks:
-                body += chunk
-                if len(body) > MAX_REFUSAL:
-                    break
-        retry_after = response.headers.get("Retry-After", "").strip()
-        decoder = refusal_decoder(response.headers.get("Content-Type", ""))
-        raise Refusal(
-            decoder.failure(bytes(body), response.status)._replace(code=response.status),
-            float(retry_after) if retry_after.isascii() and retry_after.isdecimal() else None,
-        )
-
-    def _recover(self) -> None:
+    def _recover(self, *, is_watch: bool) -> None:
         """Note that the server gives good answers."""
-        self._denials = 0
-        if self._is_failing:
-            self._is_failing = False
-            self._cluster.recovery.announce()
+        self._announce()
+        if is_watch:
+            self._denials = 0
         if not self._state.is_complete:
             self._set_phase(WatchPhase.LISTING, "")
         elif self._version is not None:
             self._set_phase(WatchPhase.IN_STEP, "")
+
+    def _announce(self) -> None:
+        """Wake the other watches, which wait for the server."""
+        if self._is_failing:
+            self._is_failing = False
+            self._cluster.recovery.announce()
 
     def _take_list(self, entries: Mapping[ObjectKey, Entry], version: int) -> None:
         """Apply a whole list. Raises `Withheld` when it must be confirmed first."""
@@ -360,7 +291,11 @@ class Reflector:
         self._version = self._newest = version
         self._expiries = 0
         self._state = replace(self._state, lists=self._state.lists + 1)
-        self._set_phase(WatchPhase.IN_STEP, "")
+        if self._is_denied:
+            # What changes until the next list is not told.
+            self._set_phase(WatchPhase.STALE, self._state.reason)
+        else:
+            self._set_phase(WatchPhase.IN_STEP, "")
         # States decide whether serving may begin.
         self._inbox.wake()
 
@@ -429,32 +364,23 @@ def _count_nodes(entries: Mapping[ObjectKey, Entry]) -> int:
     return len({endpoint.node for part in parts for endpoint in part.endpoints})
 
 
-async def _within(response: Response, seconds: float) -> AsyncGenerator[bytes, None]:
-    """The body, each chunk within so many seconds. Raises `ConnectionFailure`."""
-    try:
-        async with asyncio.timeout(seconds) as deadline:
-            async for chunk in response.chunks():
-                deadline.reschedule(asyncio.get_running_loop().time() + seconds)
-                yield chunk
-    except TimeoutError:
-        raise ConnectionFailure(f"the answer stopped for {seconds:.0f} s") from None
+def _mistake(error: Exception) -> str:
+    """One line about an error that nobody expects, with its place."""
+    *_, place = traceback.extract_tb(error.__traceback__)
+    words = " ".join(str(error).split())[:200]
+    name = PurePath(place.filename).name
+    return f"a mistake of kbe-nat: {type(error).__name__}: {words} ({name}:{place.lineno})"
 
 
 FIRST_SECONDS: Final = 20.0
 """The first object of a WatchList comes at once, unless etcd is away."""
 STEADY_SECONDS: Final = 10.0
-LIST_SECONDS: Final = 90.0
-"""A server without etcd answers a list after 60 s."""
-REFUSAL_SECONDS: Final = 10.0
 CONFIRMATION_SECONDS: Final = (1.0, 2.0)
 SHORT_SECONDS: Final = 1.0
-WATCH_SECONDS: Final = (300, 600)
-"""As kube-proxy asks."""
 PAGE: Final = 500
 STARTING: Final = 5
 """So many refusals may come of a server that starts; it takes one or two seconds for that."""
 FEW: Final = 20
 """Of fewer objects half may well go at once."""
-MAX_LIST: Final = 1 << 30
-MAX_REFUSAL: Final = 1 << 16
-"""Bytes."""
+LEAST_PAGE: Final = 1 << 14
+"""An empty page counts as so many bytes."""

@@ -34,7 +34,8 @@ from kbe_nat.sources.kubernetes.encodings import Encoding
 from kbe_nat.sources.kubernetes.event_posts import EventPosts
 from kbe_nat.sources.kubernetes.inbox import Delivery, Inbox
 from kbe_nat.sources.kubernetes.last_objects import ObjectsFile
-from kbe_nat.sources.kubernetes.reflector import Cluster, Reflector
+from kbe_nat.sources.kubernetes.reflector import Reflector
+from kbe_nat.sources.kubernetes.requests import Cluster
 from kbe_nat.sources.kubernetes.resources import Resource
 from kbe_nat.sources.objects import ObjectKey, Origin
 from kbe_nat.sources.snapshot import Item
