@@ -18,7 +18,7 @@ from cluster.objects import endpoint_slice, node, service
 from cluster.server import Certificates, LiveServer
 from harness.waiting import eventually
 from kbe_nat.errors import FileError
-from kbe_nat.sources.kubernetes import http_connection, plugins, requests
+from kbe_nat.sources.kubernetes import plugins, requests
 from kbe_nat.sources.kubernetes.access import read_kubeconfig
 from kbe_nat.sources.kubernetes.proxies import environment_proxy
 
@@ -201,21 +201,24 @@ def test_every_address_of_the_name_is_tried_at_each_connect(
             assert addresses.asked > before
 
 
-def test_an_address_that_says_nothing_is_not_the_first_for_ever(
+def test_an_address_that_hangs_is_not_the_first_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # It takes connections, and never speaks TLS: a server that is stopped.
-    monkeypatch.setattr(http_connection, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(requests, "LIST_SECONDS", 0.3)
+    monkeypatch.setattr("kbe_nat.sources.kubernetes.reflector.FIRST_SECONDS", 0.3)
     certificates = Certificates()
     Addresses(monkeypatch, "127.0.0.2", "127.0.0.1")
-    with LiveServer(certificates=certificates) as server, socket.socket() as mute:
+    with LiveServer(certificates=certificates) as server:
         server.context = certificates.server_context("k8s.test")
         server.kill()
         server.start()
         filled(server)
-        mute.bind(("127.0.0.2", server.port))
-        mute.listen(64)
-        with following(named(server, tmp_path / "config")) as follower:
+        # It speaks TLS, and then nothing.
+        place = "127.0.0.2", server.port
+        with (
+            ConnectProxy(context=server.context, is_silent=True, address=place),
+            following(named(server, tmp_path / "config")) as follower,
+        ):
             follower.until("a")
 
 

@@ -11,14 +11,21 @@ class ConnectProxy:
     """It takes what `user` says, if it says anything: NAME:PASSWORD."""
 
     def __init__(
-        self, user: str = "", context: ssl.SSLContext | None = None, *, is_silent: bool = False
+        self,
+        user: str = "",
+        context: ssl.SSLContext | None = None,
+        *,
+        is_silent: bool = False,
+        address: tuple[str, int] = ("127.0.0.1", 0),
     ) -> None:
         """`is_silent`: it takes connections and never answers."""
+        self.requests = 0
         self.tunnels: list[str] = []
         """Each host and port that somebody was let through to."""
         self.refusals = 0
         self._authorization = f"Basic {base64.b64encode(user.encode()).decode()}" if user else ""
         self._context = context
+        self._address = address
         self._is_silent = is_silent
         self._tasks = set[asyncio.Task[None]]()
         self._loop = asyncio.new_event_loop()
@@ -26,7 +33,7 @@ class ConnectProxy:
 
     def __enter__(self) -> "ConnectProxy":
         self._thread.start()
-        start = asyncio.start_server(self._handle, "127.0.0.1", 0, ssl=self._context)
+        start = asyncio.start_server(self._handle, *self._address, ssl=self._context)
         self._server = asyncio.run_coroutine_threadsafe(start, self._loop).result(10)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
@@ -53,6 +60,7 @@ class ConnectProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        self.requests += 1
         method, place, _ = head.split(" ", 2)
         if self._is_silent:
             await asyncio.sleep(3600)
