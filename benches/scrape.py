@@ -202,7 +202,7 @@ def metrics_page(controller: Controller) -> Callable[[], tuple[int, dict[str, st
         truncated=lambda: 0,
         max_flows=262_144,
     )
-    metrics = NodeMetrics(observed, MetricsBackends.SERVICE)
+    metrics = NodeMetrics(observed, lambda: MetricsBackends.SERVICE)
 
     def page() -> tuple[int, dict[str, str], bytes]:
         media_type, content = metrics.exposition()

@@ -152,7 +152,7 @@ def test_a_daemon_without_objects_is_healthy_for_twice_the_sync_period(
     monkeypatch.setattr(time, "monotonic", lambda: now)
     source = Silent()
     reconciler = Reconciler(source, new_controller(), HealthCheckPorts())
-    liveness = Liveness(lambda: reconciler.is_behind, lambda: reconciler.synced, 20.0)
+    liveness = Liveness(lambda: reconciler.is_behind, lambda: reconciler.synced, lambda: 20.0)
     started = reconciler.synced
 
     def is_healthy_after(seconds: float) -> bool:

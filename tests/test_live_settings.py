@@ -1,19 +1,26 @@
 """A configuration file that changes while the daemon runs."""
 
 import logging
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+import msgspec
 import pytest
 
 from kbe_nat.cli.flags.command_line import CommandLine, configuration_file
+from kbe_nat.cli.flags.own_options import own_options
 from kbe_nat.control.controller import Controller
+from kbe_nat.daemon.live_fields import LIVE, RESTART, WITH_API_SERVER, is_within
 from kbe_nat.daemon.live_settings import LiveSettings
 from kbe_nat.daemon.settings import Settings
 from kbe_nat.datapath.conntrack_settings import ConntrackSettings
 from kbe_nat.errors import FileError, RulesError, SettingError
+from kbe_nat.kubeproxy.config import Configuration
+from kbe_nat.kubeproxy.inapplicable import INAPPLICABLE
 from kbe_nat.kubeproxy.settings import NodeSettings, RejectWith
 from kbe_nat.model import Snapshot, Strategy
 from kbe_nat.policy.options import Mode
@@ -30,6 +37,7 @@ class Planning:
 
     def __init__(self) -> None:
         self.plans = 0
+        self.removed_seconds: float | None = None
         self.tracking: list[ConntrackSettings] = []
         self.refusals: list[str] = []
         self.check: Callable[[], object] = lambda: None
@@ -39,6 +47,9 @@ class Planning:
         self.plans += 1
         return True
 
+    def end_removed_after(self, seconds: float | None) -> None:
+        self.removed_seconds = seconds
+
     def set_conntrack(self, settings: ConntrackSettings) -> list[str]:
         self.tracking.append(settings)
         return self.refusals
@@ -47,11 +58,21 @@ class Planning:
 class Running:
     """Settings that follow a file, as a daemon has them."""
 
-    def __init__(self, path: Path, **kube_proxy: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        text: str = FILE,
+        *,
+        has_api_server: bool = False,
+        host_name: str = "",
+    ) -> None:
         self.path = path
-        path.write_text(FILE)
+        path.write_text(text)
+        kube_proxy = {"hostname-override": (host_name,)} if host_name else {}
         line = CommandLine(Settings(node=NodeSettings(config=path)), frozenset(), kube_proxy)
-        self.live = LiveSettings(line.settings()[0], configuration_file(line))
+        self.live = LiveSettings(
+            line.settings()[0], configuration_file(line), has_api_server=has_api_server
+        )
         self.controller = Planning()
 
     def follow(self, text: str | None = None) -> Settings:
@@ -90,24 +111,45 @@ def test_what_can_change_is_in_force_and_logged(
     assert "restart" not in caplog.text
 
 
-def test_a_daemon_may_fix_fields(running: Running, caplog: pytest.LogCaptureFixture) -> None:
-    running.live._fields -= {"mode"}
-    settings = running.follow(FILE.replace("iptables", "nftables").replace("2h", "3h"))
+@pytest.mark.parametrize("has_api_server", [True, False])
+def test_what_the_api_server_is_asked_for_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, has_api_server: bool
+) -> None:
+    logging.getLogger("kbe_nat").propagate = True
+    caplog.set_level(logging.INFO)
+    running = Running(tmp_path / "config.yaml", has_api_server=has_api_server)
+    text = FILE.replace("iptables", "nftables").replace("2h", "3h")
+    text = text.replace("rr", "rr, serviceProxyName: other") + "\nhostnameOverride: other"
+    settings = running.follow(text)
+    assert "conntrack.tcpEstablishedTimeout" in caplog.text
+    if not has_api_server:
+        assert "restart" not in caplog.text
+        assert settings.configuration.hostname_override == "other"
+        assert settings.node.proxy_name == "other"
+        return
     assert settings.configuration.mode == "iptables"
-    assert "in force: conntrack.tcpEstablishedTimeout" in caplog.text
-    assert "restart needed for: mode, nodePortAddresses" in caplog.text
+    assert settings.configuration.hostname_override == ""
+    assert settings.node.proxy_name is None
+    [warning] = [each for each in caplog.messages if "restart" in each]
+    assert warning == (
+        "the configuration has changed, restart needed for: hostnameOverride (the API server is"
+        " asked for the Node of this name); mode (the API server is asked for service ranges in"
+        " nftables mode alone); kbeNat.serviceProxyName (the API server is asked for the Services"
+        " of this label)"
+    )
 
 
 def test_the_rest_is_named_and_stays(running: Running, caplog: pytest.LogCaptureFixture) -> None:
     text = FILE.replace("1000", "2000").replace("rr", "rr, rejectWith: tcp-reset, queue: 7")
-    settings = running.follow(f"{text}\nhealthzBindAddress: 10.0.0.1\nhostnameOverride: other")
+    settings = running.follow(f"{text}\nbindAddressHardFail: true")
     assert (settings.limits.max_flows, settings.queues.first) == (1000, 100)
-    assert settings.configuration.healthz_bind_address == ""
+    assert not settings.configuration.bind_address_hard_fail
     assert settings.node.reject_with is RejectWith.TCP_RESET
     [warning] = [each for each in caplog.records if each.levelno == logging.WARNING]
     assert warning.getMessage() == (
-        "the configuration has changed, restart needed for: healthzBindAddress, hostnameOverride,"
-        " kbeNat.queue, kbeNat.maxFlows"
+        "the configuration has changed, restart needed for: bindAddressHardFail (it counts at the"
+        " start alone); kbeNat.queue (a queue that is opened anew loses what waits in it);"
+        " kbeNat.maxFlows (the engine's tables keep their size)"
     )
     assert running.controller.tracking == []
 
@@ -161,7 +203,7 @@ def test_settings_that_the_kernel_refuses_are_a_warning(
 
 
 def test_flags_of_the_start_go_on_to_count(tmp_path: Path) -> None:
-    running = Running(tmp_path / "config.yaml", **{"hostname-override": ("here",)})
+    running = Running(tmp_path / "config.yaml", host_name="here")
     settings = running.follow("mode: nftables\nhostnameOverride: there")
     assert settings.configuration.hostname_override == "here"
 
@@ -193,3 +235,81 @@ def test_a_config_map_s_link_may_lead_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "..next").rename(tmp_path / "..data")
     live.follow(cast("Controller", Planning()))
     assert live.settings.balancing.strategy is Strategy.SOURCE_HASH
+
+
+def leaves(value: dict[str, Any], place: str = "") -> list[str]:
+    """The paths of all fields of the file."""
+    paths = []
+    for name, inner in value.items():
+        path = f"{place}{name}"
+        is_section = isinstance(inner, dict) and inner
+        paths += leaves(inner, f"{path}.") if is_section else [path]
+    return paths
+
+
+FIELDS = [path for path in leaves(msgspec.to_builtins(Configuration())) if path != "kbeNat"]
+OPTIONS = [f"kbeNat.{option.key}" for option in own_options()]
+
+
+@pytest.mark.parametrize("path", [*FIELDS, *OPTIONS])
+def test_it_is_decided_what_a_change_of_each_field_does(path: str) -> None:
+    # Sections of a mode have two fields that only the other mode has.
+    assert [is_within(path, table) for table in (LIVE, RESTART, INAPPLICABLE)].count(True) == 1
+
+
+def test_no_decision_is_about_a_field_that_is_not() -> None:
+    for path in (*LIVE, *RESTART, *INAPPLICABLE):
+        assert any(is_within(each, [path]) for each in (*FIELDS, *OPTIONS)), path
+    assert WITH_API_SERVER.keys() <= LIVE.keys()
+
+
+def test_the_page_of_fields_is_up_to_date() -> None:
+    tool = Path(__file__).parents[1] / "tools/fields_page.py"
+    subprocess.run([sys.executable, str(tool), "--check"], check=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "take"),
+    [
+        ("iptables: {syncPeriod: 7s}", lambda each: each.node.stale_seconds(each.configuration)),
+        ("healthzBindAddress: 127.0.0.1:9", lambda each: health_of(each)),
+        ("bindAddress: '::'", lambda each: health_of(each)),
+        ("metricsBindAddress: 127.0.0.1:9", lambda each: metrics_of(each)),
+        ("oomScoreAdj: 5", lambda each: each.configuration.oom_score_adj),
+        ("kbeNat: {drainRemoved: 5}", lambda each: each.balancing.drain_removed),
+        ("kbeNat: {metricsBackends: off}", lambda each: each.servers.backends),
+        ("kbeNat: {metricsBindAddress: ''}", lambda each: metrics_of(each)),
+        ("nodePortAddresses: [primary]", lambda each: each.configuration.node_port_addresses),
+    ],
+)
+def test_parts_that_can_follow_are_told(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    text: str,
+    take: Callable[[Settings], object],
+) -> None:
+    logging.getLogger("kbe_nat").propagate = True
+    running = Running(tmp_path / "config.yaml", "mode: iptables")
+    before = take(running.live.settings)
+    followed: list[object] = []
+    running.live.followers.append(lambda settings: followed.append(take(settings)))
+    running.follow(f"mode: iptables\n{text}")
+    assert len(followed) == 1 and followed[0] != before
+    assert "restart" not in caplog.text
+    running.follow("mode: iptables")
+    assert followed[1] == before
+
+
+def health_of(settings: Settings) -> object:
+    return settings.servers.health_address(settings.configuration)
+
+
+def metrics_of(settings: Settings) -> object:
+    return settings.servers.metrics_address(settings.configuration)
+
+
+def test_drains_have_the_time_that_the_file_says(running: Running) -> None:
+    running.follow(FILE.replace("rr", "rr, drainRemoved: 7"))
+    assert running.controller.removed_seconds == 7
+    running.follow(FILE)
+    assert running.controller.removed_seconds is None

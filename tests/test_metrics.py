@@ -93,7 +93,7 @@ def metrics_of(
         truncated=lambda: 0,
         max_flows=1000,
     )
-    return NodeMetrics(observed, backends)
+    return NodeMetrics(observed, lambda: backends)
 
 
 def families(text: bytes) -> dict[str, Family_]:

@@ -9,6 +9,7 @@ import pytest
 
 from harness.daemons import VIP, Daemon, kernel_rules, serves
 from harness.waiting import eventually
+from kbe_nat.errors import PlaygroundError
 from kbe_nat.playground.namespaces import inside
 from kbe_nat.rules.rule import DatapathKind
 
@@ -119,6 +120,42 @@ def test_a_file_that_changes_is_followed_without_loss(daemon: Daemon) -> None:
     config.write_text(LIVE.format(**changed, flows=1000))
     eventually(lambda: "the configuration is followed again" in daemon.log)
     assert daemon.log.count("the configuration stays as it was") == 1
+
+
+SERVERS = """
+healthzBindAddress: 0.0.0.0:{health}
+metricsBindAddress: 127.0.0.1:{metrics}
+iptables: {{syncPeriod: {period}}}
+hostnameOverride: {node}
+kbeNat: {{metricsBackends: {backends}}}
+"""
+
+
+def test_periods_addresses_and_metrics_follow_the_file(daemon: Daemon) -> None:
+    values = {"health": 10256, "metrics": 10249, "period": "30s", "node": "", "backends": "service"}
+    started(daemon, SERVERS.format(**values))
+    node = daemon.cluster.node
+
+    def page(url: str) -> str:
+        try:
+            return node.call("curl", "-sS", f"http://127.0.0.1:{url}")
+        except PlaygroundError:
+            return ""
+
+    eventually(lambda: "kbe_nat_service_flows_total" in page("10249/metrics"))
+    changed = {"health": 10257, "metrics": 10250, "period": "7s", "node": "n2", "backends": "off"}
+    (daemon.folder / "config.yaml").write_text(SERVERS.format(**changed))
+    eventually(lambda: page("10250/proxyMode"))
+    eventually(lambda: '"healthy":true' in page("10257/healthz"))
+    assert not page("10256/healthz") and not page("10249/proxyMode")
+    assert "kbe_nat_service_flows_total" not in page("10250/metrics")
+    in_force = json.loads(page("10250/configz"))["kubeproxy.config.k8s.io"]
+    assert in_force["healthzBindAddress"] == "0.0.0.0:10257"
+    assert in_force["iptables"]["syncPeriod"] == "7s"
+    assert in_force["hostnameOverride"] == "n2"
+    assert "metrics-bind-address=127.0.0.1:10250" in page("10250/flagz")
+    assert "restart needed" not in daemon.log
+    assert serves(daemon)
 
 
 @pytest.mark.parametrize("daemon", [DatapathKind.FIRST_PACKET], indirect=True, ids=str)

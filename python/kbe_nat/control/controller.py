@@ -132,6 +132,13 @@ class Controller:
             self.datapath.install()
             self._is_installed = True
 
+    def end_removed_after(self, seconds: float | None) -> None:
+        """Connections of backends that leave from now on end after so long; None: never, nor do
+        those of backends that have left.
+        """
+        with self._lock:
+            self._removals.seconds = seconds
+
     def remove(self) -> None:
         """Take the rules away."""
         with self._lock:

@@ -17,12 +17,12 @@ class BackendRemovals:
 
     def __init__(self, seconds: float | None) -> None:
         """Connections are ended so long after their backend has left; None: never."""
-        self._seconds = seconds
+        self.seconds = seconds
         self._deadlines: dict[PortBackend, float] = {}
 
     def apply(self, delta: PlanDelta) -> None:
         """See `PlanConsumer`."""
-        if self._seconds is None:
+        if self.seconds is None:
             return
         before: set[PortBackend] = set()
         after: set[PortBackend] = set()
@@ -31,7 +31,7 @@ class BackendRemovals:
             after |= _tcp_backends(new)
         for backend in after:
             self._deadlines.pop(backend, None)
-        self._deadlines |= dict.fromkeys(before - after, time.monotonic() + self._seconds)
+        self._deadlines |= dict.fromkeys(before - after, time.monotonic() + self.seconds)
 
     def rebuild(self, plan: Plan) -> None:
         """See `PlanConsumer`: backends that are back are no longer to be ended. Departures
@@ -44,6 +44,9 @@ class BackendRemovals:
     def take_due(self) -> list[PortBackend]:
         """Backends whose deadline is reached, each once. Cost: linear in those that have one."""
         now = time.monotonic()
+        if self.seconds is None:
+            # They have become never while connections were waiting.
+            self._deadlines.clear()
         due = [backend for backend, deadline in self._deadlines.items() if deadline <= now]
         for backend in due:
             del self._deadlines[backend]

@@ -1,5 +1,6 @@
 """Makes the source of an API server from the settings."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -23,16 +24,16 @@ def api_server(
     store: Store,
     metrics: RestMetrics | None = None,
     events: EventQueue | None = None,
+    in_force: Callable[[], Settings] | None = None,
 ) -> Kubernetes:
     """The objects of the API server that the kubeconfig and --master name, or of this Pod's. Its
-    requests are counted in `metrics`, and `events` are posted to it. Raises `FileError`,
-    `SettingError`.
+    requests are counted in `metrics`, and `events` are posted to it. `in_force` are the settings
+    of now. Raises `FileError`, `SettingError`.
     """
     file = settings.configuration
     kubeconfig = file.client_connection.kubeconfig
     access = find_access(Path(kubeconfig) if kubeconfig else None, settings.source.master)
     mode = settings.node.stated_mode(file) or Mode.IPTABLES
-    pace = file.nftables if mode is Mode.NFTABLES else file.iptables
     return Kubernetes(
         partial(HttpConnection, access, metrics),
         watched_resources(
@@ -44,8 +45,16 @@ def api_server(
         encoding=settings.source.api_encoding or _encoding(file.client_connection.content_type),
         file=StoredObjects(settings.files.state, access.server) if settings.files.state else None,
         events=events,
-        min_sync_seconds=duration(pace.min_sync_period) if pace.min_sync_period else 0.0,
+        min_sync_seconds=lambda: _min_sync_seconds(in_force() if in_force else settings),
     )
+
+
+def _min_sync_seconds(settings: Settings) -> float:
+    """Between two updates, by the section of the mode that is followed."""
+    file = settings.configuration
+    mode = settings.node.stated_mode(file) or Mode.IPTABLES
+    pace = file.nftables if mode is Mode.NFTABLES else file.iptables
+    return duration(pace.min_sync_period) if pace.min_sync_period else 0.0
 
 
 def _encoding(content_type: str) -> Encoding:

@@ -63,7 +63,8 @@ def build(
     requests = RestMetrics()
     has_api = _asks_api_server(settings) or not settings.source.manifests
     events = EventQueue(requests) if has_api else None
-    source = _source(settings, requests, events)
+    live = LiveSettings(settings, file, has_api_server=has_api)
+    source = _source(live, requests, events)
     grace = GracePeriod()
     commands = Commands(grace=grace)
     kind, reason = detect.choose(settings.datapath.kind, commands)
@@ -76,8 +77,6 @@ def build(
     seed = settings.balancing.seed
     seed = secrets.randbits(64) if seed is None else seed
     engine = _engine(settings, seed, kind)
-    # The API server is asked for service ranges in nftables mode alone.
-    live = LiveSettings(settings, file, frozenset({"mode"} if has_api else ()))
     addresses = LocalAddresses(NodeAddresses())
     controller = Controller(
         engine,
@@ -100,7 +99,7 @@ def build(
     )
     cluster_events = ClusterEvents(events, node_name(settings)) if events is not None else None
     queues = _queues(settings, kind, datapath.backend_ids)
-    node = NodeFacts(settings.configuration, dict(flags or {}), has_api, requests, cluster_events)
+    node = NodeFacts(dict(flags or {}), has_api, requests, cluster_events)
     return Proxy(live, source, controller, queues, facts, grace, node)
 
 
@@ -131,15 +130,16 @@ def initialise(settings: Settings) -> None:
             raise PrivilegeError(f"the kernel tracks connections as before: {', '.join(refused)}")
 
 
-def _source(settings: Settings, requests: RestMetrics, events: EventQueue | None) -> Source:
+def _source(live: LiveSettings, requests: RestMetrics, events: EventQueue | None) -> Source:
     """Files, the API server, or both in one store."""
+    settings = live.settings
     wanted = settings.source
     is_asked = _asks_api_server(settings)
     if not wanted.manifests:
         if not is_asked and not is_in_cluster():
             raise SettingError("--manifests", "say where the objects are, here or by --kubeconfig")
         # What files leave out, the control plane has filled in.
-        return _api_server(settings, Store(), requests, events)
+        return _api_server(live, Store(), requests, events)
     store = Store(FileCompletion(wanted.pod_range))
     manifests = Manifests(
         wanted.manifests, store, is_strict=wanted.is_strict, gone_seconds=GONE_SECONDS
@@ -149,7 +149,7 @@ def _source(settings: Settings, requests: RestMetrics, events: EventQueue | None
             reason = "no API server is asked (--kubeconfig, --master)"
             raise SettingError("--api-encoding", f"it has no effect: {reason}")
         return manifests
-    return Sources([manifests, _api_server(settings, store, requests, events)])
+    return Sources([manifests, _api_server(live, store, requests, events)])
 
 
 def _asks_api_server(settings: Settings) -> bool:
@@ -158,12 +158,12 @@ def _asks_api_server(settings: Settings) -> bool:
 
 
 def _api_server(
-    settings: Settings, store: Store, requests: RestMetrics, events: EventQueue | None
+    live: LiveSettings, store: Store, requests: RestMetrics, events: EventQueue | None
 ) -> Source:
     # A daemon of files does without asyncio and a client of HTTP, which take 20 MB.
     from kbe_nat.daemon.api_server import api_server
 
-    return api_server(settings, store, requests, events)
+    return api_server(live.settings, store, requests, events, lambda: live.settings)
 
 
 def _engine(settings: Settings, seed: int, kind: DatapathKind) -> Engine:

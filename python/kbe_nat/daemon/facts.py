@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 from kbe_nat.daemon.cluster_events import ClusterEvents
 from kbe_nat.daemon.settings import Driver
-from kbe_nat.kubeproxy.config import Configuration
 from kbe_nat.metrics.rest import RestMetrics
 from kbe_nat.rules.rule import DatapathKind
 
@@ -33,8 +32,6 @@ class Facts:
 class NodeFacts:
     """What operators wrote, for the pages that show it."""
 
-    file: Configuration = field(default_factory=Configuration)
-    """kube-proxy's configuration file."""
     flags: Mapping[str, str] = field(default_factory=dict)
     """The flags of the command line with their values."""
     is_expected: bool = False

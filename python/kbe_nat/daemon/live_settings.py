@@ -5,10 +5,10 @@ still being written does not count, nor does one that is gone for a moment while
 Kubernetes (a ConfigMap's `..data`) puts another in its place. Then the command line and the file
 are joined anew, as at the start, and compared with what is in force, setting by setting:
 
-- `LIVE_FIELDS` and `LIVE_SETTINGS` change without loss: they decide about connections to come, or
-  only about the log. They are put in force and logged.
-- All others belong to parts that exist once, such as queues, sockets and tables. The log names
-  them: they need a restart.
+- Live ones (see `live_fields`) change without loss: they decide about connections to come, or
+  belong to a part that can follow them. They are put in force and logged.
+- All others belong to parts that exist once, such as queues and tables. The log names them with
+  the reason: they need a restart.
 
 A file that is wrong leaves everything in force, and so does one that contradicts the node.
 """
@@ -24,12 +24,12 @@ import msgspec
 
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon.conntrack import conntrack_settings
+from kbe_nat.daemon.live_fields import LIVE, is_inapplicable, is_live, restart_reason
 from kbe_nat.daemon.logs import log_to_stderr
 from kbe_nat.daemon.settings import Settings
 from kbe_nat.errors import KbeNatError, RulesError
 from kbe_nat.kubeproxy.config import Configuration, ModeConfig, without_nulls
 from kbe_nat.kubeproxy.effective import as_document
-from kbe_nat.kubeproxy.inapplicable import INAPPLICABLE
 from kbe_nat.sources.manifests.writing import GONE, Unsettled, stamp
 
 
@@ -51,11 +51,14 @@ class LiveSettings:
         self,
         settings: Settings,
         file: ConfigurationFile | None = None,
-        fixed: frozenset[str] = frozenset(),
+        *,
+        has_api_server: bool = False,
     ) -> None:
-        """`fixed` are fields that cannot change in this daemon, though they can in others."""
+        """With an API server some fields cannot change that could with files alone."""
         self.settings = settings
-        self._fields = LIVE_FIELDS - fixed
+        self.followers: list[Callable[[Settings], None]] = []
+        """Parts that take over what has changed, of all that is in force; they raise nothing."""
+        self._has_api_server = has_api_server
         self._file = file
         self._unsettled = Unsettled(GONE_SECONDS)
         self._stamp = stamp(str(file.path)) if file else GONE
@@ -97,28 +100,40 @@ class LiveSettings:
         tracking = conntrack_settings(settings.configuration)
         if tracking != conntrack_settings(before.configuration):
             set_conntrack(controller, settings)
+        controller.end_removed_after(settings.balancing.drain_removed)
         if changes := ", ".join(_differences(before, settings, names)):
             LOG.info("the configuration has changed, and is in force: %s", changes)
-        if others := ", ".join(_differences(settings, wanted, names)):
-            LOG.warning("the configuration has changed, restart needed for: %s", others)
+        # A default may follow from a field that stays.
+        others = [path for path in _differences(settings, wanted, names) if not self._is_live(path)]
+        if others:
+            LOG.warning(
+                "the configuration has changed, restart needed for: %s", _with_reasons(others)
+            )
+        for take_over in self.followers:
+            take_over(settings)
 
     def _with_live_parts(self, wanted: Settings) -> Settings:
         """The settings with those of `wanted` that can change now."""
         settings = self.settings
         values, others = (msgspec.to_builtins(each.configuration) for each in (settings, wanted))
-        for path in self._fields:
+        for path in LIVE:
             *sections, name = path.split(".")
-            section, other = values, others
-            for each in sections:
-                section, other = section[each], other[each]
-            section[name] = other[name]
+            if sections != [OWN] and self._is_live(path):
+                section, other = values, others
+                for each in sections:
+                    section, other = section[each], other[each]
+                section[name] = other[name]
         configuration = msgspec.convert(without_nulls(values), Configuration)
         settings = replace(settings, configuration=configuration, logs=wanted.logs)
-        for part, name in LIVE_SETTINGS:
-            value = getattr(getattr(wanted, part), name)
-            changed = replace(getattr(settings, part), **{name: value})
-            settings = replace(settings, **{part: changed})
+        for (part, name), path in (self._file.names if self._file else {}).items():
+            if self._is_live(path):
+                value = getattr(getattr(wanted, part), name)
+                changed = replace(getattr(settings, part), **{name: value})
+                settings = replace(settings, **{part: changed})
         return settings
+
+    def _is_live(self, path: str) -> bool:
+        return is_live(path, has_api_server=self._has_api_server)
 
 
 def set_conntrack(controller: Controller, settings: Settings) -> None:
@@ -135,7 +150,7 @@ def _differences(
     """The names of settings that differ."""
     old, new = (_effective(each.configuration) for each in (before, after))
     for path in sorted(old.keys() | new.keys()):
-        if old.get(path) != new.get(path) and not _is_within(path, INAPPLICABLE):
+        if old.get(path) != new.get(path) and not is_inapplicable(path):
             yield path
     for (part, name), key in names.items():
         if getattr(getattr(before, part), name) != getattr(getattr(after, part), name):
@@ -161,43 +176,16 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # noqa: A
         yield from _leaves(inner, f"{path}.{name}" if path else name)
 
 
-def _is_within(path: str, places: Iterable[str]) -> bool:
-    """Whether one of these is the field, or a section that holds it."""
-    return any(f"{path}.".startswith(f"{place}.") for place in places)
+def _with_reasons(paths: Iterable[str]) -> str:
+    """The fields that need a restart, those of one reason together."""
+    by_reason: dict[str, list[str]] = {}
+    for path in paths:
+        by_reason.setdefault(restart_reason(path), []).append(path)
+    return "; ".join(f"{', '.join(each)} ({reason})" for reason, each in by_reason.items())
 
 
 LOG: Final = logging.getLogger("kbe_nat.daemon")
 GONE_SECONDS: Final = 2.0
 """For so long a file may be away."""
-LIVE_FIELDS: Final = frozenset(
-    {
-        "bindAddress",
-        "clusterCIDR",
-        "conntrack",
-        "detectLocal",
-        "detectLocalMode",
-        "iptables.localhostNodePorts",
-        "iptables.masqueradeAll",
-        "iptables.masqueradeBit",
-        "localhostNodePorts",
-        "logging.format",
-        "logging.verbosity",
-        "masqueradeAll",
-        "masqueradeBit",
-        "mode",
-        "nftables.localhostNodePorts",
-        "nftables.masqueradeAll",
-        "nftables.masqueradeBit",
-        "nodePortAddresses",
-    }
-)
-"""Fields of kube-proxy's configuration."""
-LIVE_SETTINGS: Final = frozenset(
-    {
-        ("balancing", "strategy"),
-        ("node", "external_ranges"),
-        ("node", "node_addresses"),
-        ("node", "reject_with"),
-    }
-)
-"""Our own options, by part and field of `Settings`."""
+OWN: Final = "kbeNat"
+"""The section of our own options, which are parts of `Settings`."""

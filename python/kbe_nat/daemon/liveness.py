@@ -23,10 +23,11 @@ class Liveness:
         self,
         is_behind: Callable[[], bool],
         updated: Callable[[], int] = lambda: 0,
-        stale_seconds: float = BEHIND_SECONDS,
+        stale_seconds: Callable[[], float] = lambda: BEHIND_SECONDS,
     ) -> None:
         """`is_behind` says whether the kernel lacks it now; `updated` is when the kernel took over
-        a change last, in nanoseconds since 1970. The kernel may be behind for `stale_seconds`.
+        a change last, in nanoseconds since 1970. The kernel may be behind for `stale_seconds`,
+        which may change.
         """
         self.threads: Sequence[NativeThread] = ()
         """The threads that must not stop."""
@@ -55,7 +56,7 @@ class Liveness:
         """See the module. May be called from any thread."""
         now = time.monotonic()
         waiting = max(now - (self._behind_since or now), now - self._observed)
-        return self._is_turning and waiting < self._stale_seconds
+        return self._is_turning and waiting < self._stale_seconds()
 
     def report(self) -> HealthReport:
         """The same with times, for `/healthz`. May be called from any thread."""

@@ -53,8 +53,8 @@ class Observed:
 class NodeMetrics:
     """The text, made anew for each scrape."""
 
-    def __init__(self, observed: Observed, backends: MetricsBackends) -> None:
-        """`backends` says for what traffic is shown."""
+    def __init__(self, observed: Observed, backends: Callable[[], MetricsBackends]) -> None:
+        """`backends` says for what traffic is shown, at each scrape."""
         self._observed = observed
         self._backends = backends
         self._process = ProcessCollector(registry=None)
@@ -73,11 +73,12 @@ class NodeMetrics:
         ]
         head = generate_latest(_Families(families))
         lines: Iterator[str] = iter(())
-        if self._backends is not MetricsBackends.OFF:
+        backends = self._backends()
+        if backends is not MetricsBackends.OFF:
             lines = traffic_lines(
                 stats.services,
                 is_counted=self._observed.controller.datapath.counts_bytes(),
-                has_backends=self._backends is MetricsBackends.BACKEND,
+                has_backends=backends is MetricsBackends.BACKEND,
             )
         return CONTENT_TYPE_PLAIN_0_0_4, head + "".join(lines).encode()
 

@@ -40,10 +40,6 @@ class NodePages:
         self._new_metrics = new_metrics
         self._node_metrics: NodeMetrics | None = None
         self._started = time.time()
-        file, servers = live.settings.configuration, live.settings.servers
-        self._health_end = _end_text(servers.health_address(file))
-        self._metrics_end = _end_text(servers.metrics_address(file))
-        self._fails_hard = servers.fails_hard(file)
 
     def by_path(self) -> "Mapping[str, Page]":
         """All pages."""
@@ -74,16 +70,17 @@ class NodePages:
     def configz(self) -> Answer:
         """The configuration in force."""
         options, settings = self._options(), self._live.settings
+        file = settings.configuration
         effective = msgspec.structs.replace(
-            complete(settings.configuration),
+            complete(file),
             kbe_nat={},
             mode=str(options.mode),
             cluster_cidr=",".join(options.cluster_ranges),
             node_port_addresses=options.node_port_addresses,
             hostname_override=options.node,
-            healthz_bind_address=self._health_end,
-            metrics_bind_address=self._metrics_end,
-            bind_address_hard_fail=self._fails_hard,
+            healthz_bind_address=_end_text(settings.servers.health_address(file)),
+            metrics_bind_address=_end_text(settings.servers.metrics_address(file)),
+            bind_address_hard_fail=settings.servers.fails_hard(file),
         )
         parts = msgspec.to_builtins(asdict(settings), enc_hook=str)
         del parts["configuration"]
@@ -92,11 +89,12 @@ class NodePages:
 
     def flagz(self) -> Answer:
         """Every flag with its value; of those that the file and defaults decide too, the effect."""
+        file, servers = self._live.settings.configuration, self._live.settings.servers
         flags = {
             **self._flags,
-            "healthz-bind-address": self._health_end,
-            "metrics-bind-address": self._metrics_end,
-            "bind-address-hard-fail": flag_text(self._fails_hard),
+            "healthz-bind-address": _end_text(servers.health_address(file)),
+            "metrics-bind-address": _end_text(servers.metrics_address(file)),
+            "bind-address-hard-fail": flag_text(servers.fails_hard(file)),
         }
         return _debug("flagz", [f"{name}={text}" for name, text in sorted(flags.items())])
 

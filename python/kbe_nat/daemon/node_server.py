@@ -5,6 +5,7 @@ take them away, so its answers must come whatever is done on the other pages. Th
 operators: they may cost more, and their thread begins when the daemon serves already.
 """
 
+import socket
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -39,58 +40,66 @@ class NodeServer:
         self._pages = pages
         self._thread: PagesThread | None = None
         self._fails_hard = fails_hard
+
+        def serve_health(listener: socket.socket) -> Callable[[], object]:
+            server = thread.get().listen(listener, health.respond)
+            return lambda: thread.get().stop(server)
+
+        def serve_pages(listener: socket.socket) -> Callable[[], object]:
+            answering = self._pages_thread()
+            server = answering.listen(listener)
+            return lambda: answering.stop(server)
+
         health_end, metrics_end = addresses
-        self._health = health_end and Listening(
-            "health", health_end, lambda listener: thread.get().listen(listener, health.respond)
-        )
-        self._metrics = metrics_end and Listening(
-            "metrics", metrics_end, lambda listener: self._pages_thread().listen(listener)
-        )
-        self._ends = {HEALTH_FLAG: health_end, METRICS_FLAG: metrics_end}
+        self._health = Listening("health", health_end, serve_health)
+        self._metrics = Listening("metrics", metrics_end, serve_pages)
 
     def start_health(self) -> None:
         """Answer for health. Raises `SettingError` when a port is taken, of the pages too, where
         that is hard.
         """
         if self._fails_hard:
-            self._bind(HEALTH_FLAG, self._health)
-            self._bind(METRICS_FLAG, self._metrics)
-        if self._health:
-            self._health.retry()
+            _bind(HEALTH_FLAG, self._health)
+            _bind(METRICS_FLAG, self._metrics)
+        self._health.retry()
 
     def start_pages(self) -> None:
         """Answer with the pages."""
-        if self._metrics:
-            self._metrics.retry()
+        self._metrics.retry()
+
+    def move(self, health: BindAddress | None, metrics: BindAddress | None) -> None:
+        """Answer at other addresses, once both servers have started. An address that is taken is
+        tried again, and answers go on where they were.
+        """
+        self._health.move(health)
+        self._metrics.move(metrics)
 
     def retry(self) -> None:
         """Try again where something else had the port."""
         self.start_pages()
-        if self._health:
-            self._health.retry()
+        self._health.retry()
 
     def close(self) -> None:
         """End the pages' thread, and give back what nobody answers at yet."""
-        for listening in filter(None, (self._health, self._metrics)):
-            listening.close()
+        self._health.close()
+        self._metrics.close()
         if self._thread is not None:
             self._thread.close()
-
-    def _bind(self, flag: str, listening: Listening | None) -> None:
-        end = self._ends[flag]
-        if listening is None or end is None:
-            return
-        try:
-            listening.bind()
-        except OSError as error:
-            reason = f"{join_address(*end)}: {listening_error(error)}"
-            raise SettingError(flag, f"{reason} (--bind-address-hard-fail)") from None
 
     def _pages_thread(self) -> "PagesThread":
         from kbe_nat.server.pages import PagesThread
 
         self._thread = self._thread or PagesThread(self._pages())
         return self._thread
+
+
+def _bind(flag: str, listening: Listening) -> None:
+    try:
+        listening.bind()
+    except OSError as error:
+        assert listening.end is not None
+        reason = f"{join_address(*listening.end)}: {listening_error(error)}"
+        raise SettingError(flag, f"{reason} (--bind-address-hard-fail)") from None
 
 
 HEALTH_FLAG: Final = "--healthz-bind-address"

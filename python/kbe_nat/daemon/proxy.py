@@ -49,6 +49,7 @@ from kbe_nat.daemon.own_node import OwnNode
 from kbe_nat.daemon.reconciler import Reconciler
 from kbe_nat.daemon.rounds import Rounds
 from kbe_nat.daemon.rows import LoopRow, StatusRow, WatchRow
+from kbe_nat.daemon.settings import Settings
 from kbe_nat.daemon.singleton import only_proxy
 from kbe_nat.daemon.subscribers import Subscribers
 from kbe_nat.daemon.systemd import Notifier
@@ -105,13 +106,15 @@ class Proxy:
         self.liveness = Liveness(
             lambda: self.reconciler.is_behind,
             lambda: self.reconciler.synced,
-            settings.node.stale_seconds(node.file),
+            lambda: live.settings.node.stale_seconds(live.settings.configuration),
         )
         self.health_pages = HealthPages(
             self.liveness.report, lambda: self.reconciler.own_node.is_eligible
         )
         self._node = node
         self._server = self._new_server(node, answering)
+        self._oom_score = complete(settings.configuration).oom_score_adj or 0
+        live.followers.append(self._take_over)
         self._sync = sync
         self._source = source
         self._queues = queues
@@ -139,7 +142,7 @@ class Proxy:
         with self.ending.signals(), ExitStack() as stack:
             stack.enter_context(only_proxy())
             self._log_facts()
-            set_oom_score(complete(self._settings.configuration).oom_score_adj or 0)
+            set_oom_score(self._oom_score)
             privileges.keep_net_admin(lends_net_raw=self._facts.lends_net_raw)
             stack.callback(self._notifier.close)
             stack.callback(self._health.close)
@@ -355,20 +358,29 @@ class Proxy:
             "the configuration is followed again",
         )
 
+    def _take_over(self, settings: Settings) -> None:
+        """See `LiveSettings.followers`."""
+        servers, file = settings.servers, settings.configuration
+        self._server.move(servers.health_address(file), servers.metrics_address(file))
+        score = complete(file).oom_score_adj or 0
+        if score != self._oom_score:
+            self._oom_score = score
+            set_oom_score(score, logging.WARNING)
+
     def _write_connections(self) -> None:
         self._checkpoints.write(self.controller.engine)
 
     def _new_server(self, node: NodeFacts, thread: ThreadOnDemand) -> NodeServer:
-        servers = self._settings.servers
+        servers, file = self._settings.servers, self._settings.configuration
         pages = NodePages(
             self._live, node.flags, lambda: self.controller.plan.options, self._new_metrics
         )
         return NodeServer(
-            (servers.health_address(node.file), servers.metrics_address(node.file)),
+            (servers.health_address(file), servers.metrics_address(file)),
             self.health_pages,
             pages.by_path,
             thread,
-            fails_hard=servers.fails_hard(node.file),
+            fails_hard=servers.fails_hard(file),
         )
 
     def _count_truncated(self) -> int:
@@ -390,7 +402,7 @@ class Proxy:
             truncated=self._count_truncated,
             max_flows=self._settings.limits.max_flows,
         )
-        return NodeMetrics(observed, self._settings.servers.backends)
+        return NodeMetrics(observed, lambda: self._live.settings.servers.backends)
 
     def _status(self) -> StatusRow:
         facts = self._facts

@@ -20,6 +20,7 @@ from io import BytesIO
 from typing import Any, Final, TypeVar
 
 from kbe_nat.server.answer import Respond
+from kbe_nat.server.closing import stop_accepting
 from kbe_nat.server.slots import ConnectionSlots, client_key
 
 LOG: Final = logging.getLogger("kbe_nat.daemon")
@@ -64,10 +65,7 @@ class HttpThread:
     def stop(self, server: asyncio.Server) -> None:
         """Stop answering at one socket."""
 
-        async def close() -> None:
-            server.close()
-
-        self._run_there(close())
+        self._run_there(stop_accepting(server))
 
     def close(self) -> None:
         """Drop all connections and end the thread."""

@@ -11,18 +11,20 @@ import logging
 import socket
 import struct
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from kbe_nat.server.answer import NOT_FOUND, TEXT_HEADERS, Answer
+from kbe_nat.server.closing import stop_accepting
 from kbe_nat.server.slots import ConnectionSlots, client_key
 
 LOG: Final = logging.getLogger("kbe_nat.daemon")
+_T = TypeVar("_T")
 Page: TypeAlias = Callable[[], Answer]
 """Status, headers and content. It is called in a thread of its own."""
 
@@ -44,13 +46,18 @@ class PagesThread:
         self._thread.start()
         self._run_there(self._runner.setup())
 
-    def listen(self, listener: socket.socket) -> None:
+    def listen(self, listener: socket.socket) -> asyncio.Server:
         """Answer at a bound socket, which the thread owns from now on. Raises OSError."""
 
-        async def start() -> None:
-            await self._loop.create_server(self._connection, sock=listener)
+        async def start() -> asyncio.Server:
+            return await self._loop.create_server(self._connection, sock=listener)
 
-        self._run_there(start())
+        return self._run_there(start())
+
+    def stop(self, server: asyncio.Server) -> None:
+        """Stop answering at one socket; connections that have begun go on."""
+
+        self._run_there(stop_accepting(server))
 
     def close(self) -> None:
         """Drop all connections and end the thread."""
@@ -65,11 +72,8 @@ class PagesThread:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(PATIENCE)
 
-    def _run_there(self, work: Awaitable[object]) -> None:
-        async def run() -> None:
-            await work
-
-        asyncio.run_coroutine_threadsafe(run(), self._loop).result(PATIENCE)
+    def _run_there(self, work: Coroutine[Any, Any, _T]) -> _T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
 
     def _connection(self) -> "_Connection":
         server = self._runner.server

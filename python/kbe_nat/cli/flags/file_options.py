@@ -96,6 +96,11 @@ def read_options(
     field.
     """
     by_key = {option.key: option for option in options}
+    # YAML reads the bare word as a truth value.
+    values = {
+        key: OFF if value is False and OFF in _words(by_key[key].type) else value
+        for key, value in values.items()
+    }
     try:
         msgspec.convert(values, options_type(by_key.values()))
     except msgspec.ValidationError as error:
@@ -149,6 +154,12 @@ def _written_type(kind: Any) -> Any:  # noqa: ANN401
     return kind
 
 
+def _words(kind: Any) -> list[str]:  # noqa: ANN401
+    """The values of an enumeration."""
+    is_words = isinstance(kind, type) and issubclass(kind, Enum)
+    return [str(each) for each in kind] if is_words else []
+
+
 def _default(value: Any) -> Any:  # noqa: ANN401
     return msgspec.field(default_factory=lambda: list(value)) if isinstance(value, list) else value
 
@@ -166,6 +177,7 @@ ALIASES: Final = {
     "verbose": "v",
 }
 """Flags of ours that say what a flag of kube-proxy says, by another name."""
+OFF: Final = "off"
 SWITCHES: Final = frozenset({"healthz-bind-address", "metrics-bind-address"})
 """Flags of kube-proxy that switch a server off when they are empty, which no field of its file can:
 an empty address stands for the default there.

@@ -57,12 +57,12 @@ class Kubernetes:
         file: ObjectsFile | None = None,
         events: EventQueue | None = None,
         random: Random | None = None,
-        min_sync_seconds: float = 0.0,
+        min_sync_seconds: Callable[[], float] = lambda: 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`connect` is called in the reader's thread, and `encoding` is asked for. `file` keeps the
         last objects. `events` are posted once the server has answered. `random` decides delays;
-        `clock` tells seconds of the main thread.
+        `min_sync_seconds` may change. `clock` tells seconds of the main thread.
         """
         self._connect = connect
         self._resources = resources
@@ -253,7 +253,7 @@ class Kubernetes:
             return
         took = now - self._returned_at
         # A pause as long as a long update would let the next one grow, and the node fall behind.
-        self._hold_until = now + max(min(took, PAUSE_SECONDS), self._min_sync_seconds - took)
+        self._hold_until = now + max(min(took, PAUSE_SECONDS), self._min_sync_seconds() - took)
         self._returned_at = None
 
     def _report(self) -> None:
