@@ -218,7 +218,7 @@ class DecisionRow(msgspec.Struct, frozen=True):
     """The reason, as `get stats` names it."""
     choice: str | None
     """How the backend was chosen: a strategy, affinity, or consistent for a connection that was met
-    in its middle; null where it was refused.
+    in its middle under another strategy; null where it was refused.
     """
     generation: int
     """How many times the tables of the engine had changed."""

@@ -12,7 +12,7 @@ use crate::backend::Backend;
 use crate::balance::{Balancer, Rendezvous, Request, State};
 use crate::service::{Frontend, FrontendKind, Mode, Scope, ServicePort, ServiceTable, UnknownPort};
 use crate::tuple::{Address, Ends, Protocol};
-use crate::verdict::{Action, Cause};
+use crate::verdict::{Action, Cause, Outcome};
 use crate::wire::tcp::Flags;
 
 /// Is told, in order, what was checked and what was found.
@@ -285,9 +285,9 @@ fn traffic_policy<A: Address>(
     }
 }
 
-/// Chooses the backend by its position in the list. Affinity goes before the strategy; a connection
-/// in mid-stream gets a consistent choice whatever the strategy is. `None` when all backends are
-/// drained. Cost: that of the strategy.
+/// Chooses the backend by its position in the list, and says how. Affinity goes before the
+/// strategy; a connection in mid-stream gets a consistent choice whatever the strategy is. `None`
+/// when all backends are drained. Cost: that of the strategy.
 #[inline(always)]
 pub(crate) fn choose(
     port: &ServicePort,
@@ -296,7 +296,7 @@ pub(crate) fn choose(
     request: &Request<'_>,
     state: &mut State,
     trace: &mut impl Trace,
-) -> Option<usize> {
+) -> Option<(usize, Outcome)> {
     let set = port.set(serving.scope);
     if port.spec().affinity.is_some() {
         let sticky = remembered.filter(|&index| set.backends()[index].weight > 0);
@@ -304,15 +304,15 @@ pub(crate) fn choose(
             Some(index) => format!("the client had {} and keeps it", set.backends()[index].address),
             None => "the client has no eligible backend from before".to_owned(),
         });
-        if sticky.is_some() {
-            return sticky;
+        if let Some(index) = sticky {
+            return Some((index, Outcome::Affinity));
         }
     }
     let strategy = port.spec().strategy;
-    let chosen = if serving.is_midstream && !strategy.is_consistent() {
-        Rendezvous::new(set.backends()).pick(request, state)
+    let (chosen, outcome) = if serving.is_midstream && !strategy.is_consistent() {
+        (Rendezvous::new(set.backends()).pick(request, state), Outcome::Consistent)
     } else {
-        set.balancer().pick(request, state)
+        (set.balancer().pick(request, state), Outcome::Strategy)
     };
     trace.step("strategy", || match chosen {
         Some(index) if serving.is_midstream && !strategy.is_consistent() => {
@@ -321,7 +321,7 @@ pub(crate) fn choose(
         Some(index) => format!("{} gives {}", strategy.name(), set.backends()[index].address),
         None => "every endpoint is drained".to_owned(),
     });
-    chosen
+    Some((chosen?, outcome))
 }
 
 /// Whether what goes to a frontend is ours to serve or to refuse.

@@ -301,10 +301,13 @@ impl Ledger {
         self.numbers[family as usize].get(name).copied()
     }
 
+    /// Counts a flow to this backend, and returns its service port's number.
     #[inline(always)]
-    pub(crate) fn open_flow(&mut self, backend: u32) {
+    pub(crate) fn open_flow(&mut self, backend: u32) -> u32 {
         self.active[backend as usize] += 1;
-        self.backends[backend as usize].ended.flows += 1;
+        let record = &mut self.backends[backend as usize];
+        record.ended.flows += 1;
+        record.service
     }
 
     pub(crate) fn close_flow(&mut self, backend: u32, packets: [u64; 2], bytes: [u64; 2]) {

@@ -25,153 +25,153 @@ use crate::balance::Strategy;
 use crate::clock::Tick;
 use crate::hash::HashKey;
 use crate::service::{Scope, ServicePort};
-use crate::tuple::{Address, Family, Protocol, Tuple};
-use crate::verdict::{Action, Cause, Verdict};
+use crate::tuple::{Address, Family, Protocol, WireEnds};
+use crate::verdict::{Action, Cause, Outcome, Verdict};
 
-/// How a first packet was decided, in three bits.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub(crate) enum Outcome {
-    /// Served by a backend of the service port's strategy.
-    Strategy,
-    /// Served by the backend that the client had before.
-    Affinity,
-    /// Served, in mid-stream, by a choice that all nodes agree on.
-    Consistent,
-    /// Dropped.
-    Drop,
-    /// Rejected.
-    Reject,
-}
-
-impl Outcome {
-    const ALL: [Self; 5] =
-        [Self::Strategy, Self::Affinity, Self::Consistent, Self::Drop, Self::Reject];
-
-    /// The outcome for a packet that is not served.
-    pub(crate) fn refusal(verdict: Verdict) -> Self {
-        if verdict.action == Action::Reject { Self::Reject } else { Self::Drop }
-    }
-
-    /// The action that it was.
-    pub(crate) fn action(self) -> Action {
-        match self {
-            Self::Strategy | Self::Affinity | Self::Consistent => Action::Translate,
-            Self::Drop => Action::Drop,
-            Self::Reject => Action::Reject,
-        }
-    }
-}
-
-/// An entry as it stands in the ring: plain numbers, so that the kernel hands out zeroed memory for
+/// An entry as it stands in the ring: plain bytes, so that the kernel hands out zeroed memory for
 /// all of them and no packet waits until it is written.
-///
-/// The first three are the addresses of client, frontend and backend ([`Address::bits`]); IPv4 has
-/// the same layout as IPv6. The fourth has, from its lowest bit on: the three ports, 16 bits each;
-/// five bits of [`Cause`] and three of [`Outcome`]; the protocol, 8; the tick, 32; the family, 8;
-/// and the service port's number, 24.
-type Words = [u128; 4];
+type Bytes = [u8; 64];
 
-const _: () = assert!(size_of::<Words>() <= 64);
+/// Where the parts of an entry begin, each in native byte order unless it is written as it stands
+/// in the packet. An IPv4 address takes four of sixteen bytes; the others stay as they are.
+const CLIENT: usize = 0;
+const FRONTEND: usize = 16;
+const BACKEND: usize = 32;
+/// As in the packet, the client's and the frontend's.
+const PORTS: usize = 48;
+const BACKEND_PORT: usize = 52;
+/// Five bits of [`Cause`] and three of [`Outcome`].
+const VERDICT: usize = 54;
+const PROTOCOL: usize = 55;
+const TICK: usize = 56;
+/// The service port's number, 24 bits, and the family.
+const SERVICE: usize = 60;
+
 const _: () = assert!(Outcome::ALL.len() <= 8 && Cause::COUNT <= 32);
 
 /// Stands for no service port. A ledger with so many would need gigabytes for them.
 const NO_SERVICE: u32 = (1 << 24) - 1;
 
-/// One decision.
+/// A decision that is to be remembered.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Entry(Words);
+pub(crate) struct Ruling<'a, A> {
+    tick: Tick,
+    /// Those of the first packet, and those of answers to it as they come from the backend.
+    ends: &'a [WireEnds<A>; 2],
+    protocol: Protocol,
+    service: u32,
+    outcome: Outcome,
+    cause: Cause,
+}
 
-impl Entry {
-    /// The decision that this backend serves.
+impl<'a, A: Address> Ruling<'a, A> {
+    /// The decision that the backend serves from which these answers come.
     #[inline(always)]
-    pub(crate) fn served<A: Address>(
+    pub(crate) fn served(
         tick: Tick,
-        tuple: Tuple<A>,
+        (ends, protocol): (&'a [WireEnds<A>; 2], Protocol),
         service: u32,
         outcome: Outcome,
-        backend: (A, u16),
     ) -> Self {
-        Self::new(tick, tuple, service, (outcome as u8) << 5 | Cause::New as u8, backend)
+        Self { tick, ends, protocol, service, outcome, cause: Cause::New }
     }
 
     /// The decision that nobody serves, made by this service port if there is one.
-    pub(crate) fn refused<A: Address>(
+    pub(crate) fn refused(
         tick: Tick,
-        tuple: Tuple<A>,
+        (ends, protocol): (&'a [WireEnds<A>; 2], Protocol),
         service: Option<u32>,
         verdict: Verdict,
     ) -> Self {
-        let outcome = Outcome::refusal(verdict);
-        let verdict = (outcome as u8) << 5 | verdict.cause as u8;
-        Self::new(tick, tuple, service.unwrap_or(NO_SERVICE), verdict, (tuple.ends.dst, 0))
+        let (service, cause) = (service.unwrap_or(NO_SERVICE), verdict.cause);
+        Self { tick, ends, protocol, service, outcome: Outcome::refusal(verdict), cause }
     }
 
+    /// Writes each part where it belongs, one after the other: a store for each costs a packet
+    /// fewer instructions than to put them together, and no register holds one for long.
     #[inline(always)]
-    fn new<A: Address>(
-        tick: Tick,
-        Tuple { ends, protocol }: Tuple<A>,
-        service: u32,
-        verdict: u8,
-        (backend, port): (A, u16),
-    ) -> Self {
-        let low = u64::from(ends.sport)
-            | u64::from(ends.dport) << 16
-            | u64::from(port) << 32
-            | u64::from(verdict) << 48
-            | u64::from(protocol.0) << 56;
-        let high = u64::from(tick) | u64::from(A::VERSION) << 32 | u64::from(service) << 40;
-        let rest = u128::from(high) << 64 | u128::from(low);
-        Self([ends.src.bits(), ends.dst.bits(), backend.bits(), rest])
+    fn write(&self, bytes: &mut Bytes) {
+        let [packet, answer] = self.ends;
+        put_address(bytes, CLIENT, packet.src);
+        put_address(bytes, FRONTEND, packet.dst);
+        put_address(bytes, BACKEND, answer.src);
+        put(bytes, PORTS, packet.ports);
+        put(bytes, BACKEND_PORT, [answer.ports[0], answer.ports[1]]);
+        bytes[VERDICT] = self.outcome as u8 | self.cause as u8;
+        bytes[PROTOCOL] = self.protocol.0;
+        put(bytes, TICK, self.tick.to_ne_bytes());
+        put(bytes, SERVICE, (self.service | u32::from(A::VERSION) << 24).to_ne_bytes());
     }
+}
 
+#[inline(always)]
+fn put_address<A: Address>(bytes: &mut Bytes, start: usize, address: A) {
+    let bits = address.bits();
+    if A::FAMILY == Family::V4 {
+        put(bytes, start, (bits as u32).to_ne_bytes());
+    } else {
+        put(bytes, start, bits.to_ne_bytes());
+    }
+}
+
+/// Stores a part of an entry, at a place that is known where this is compiled.
+#[inline(always)]
+fn put<const SIZE: usize>(bytes: &mut Bytes, start: usize, part: [u8; SIZE]) {
+    bytes[start..start + SIZE].copy_from_slice(&part);
+}
+
+/// One decision, as it is remembered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry(Bytes);
+
+impl Entry {
     pub(crate) fn client(&self) -> SocketAddr {
-        self.end(0)
+        SocketAddr::new(self.address(CLIENT), u16::from_be_bytes(self.part(PORTS)))
     }
 
     pub(crate) fn frontend(&self) -> SocketAddr {
-        self.end(1)
+        SocketAddr::new(self.address(FRONTEND), u16::from_be_bytes(self.part(PORTS + 2)))
     }
 
     pub(crate) fn backend(&self) -> Option<SocketAddr> {
-        (self.outcome().action() == Action::Translate).then(|| self.end(2))
+        let port = u16::from_be_bytes(self.part(BACKEND_PORT));
+        let end = SocketAddr::new(self.address(BACKEND), port);
+        (self.outcome().action() == Action::Translate).then_some(end)
     }
 
     pub(crate) fn outcome(&self) -> Outcome {
-        Outcome::ALL[usize::from(self.rest(48) as u8 >> 5)]
+        Outcome::ALL[usize::from(self.0[VERDICT] >> 5)]
     }
 
     pub(crate) fn cause(&self) -> Cause {
-        Cause::ALL[usize::from(self.rest(48) as u8 & 31)]
+        Cause::ALL[usize::from(self.0[VERDICT] & 31)]
     }
 
     pub(crate) fn protocol(&self) -> Protocol {
-        Protocol(self.rest(56) as u8)
+        Protocol(self.0[PROTOCOL])
     }
 
     pub(crate) fn tick(&self) -> Tick {
-        self.rest(64) as Tick
+        Tick::from_ne_bytes(self.part(TICK))
     }
 
     /// The service port's number in the ledger at that time.
     pub(crate) fn service(&self) -> Option<u32> {
-        let number = self.rest(104) as u32;
+        let number = u32::from_ne_bytes(self.part(SERVICE)) & NO_SERVICE;
         (number != NO_SERVICE).then_some(number)
     }
 
-    fn end(&self, place: usize) -> SocketAddr {
-        let bits = self.0[place];
-        let address: IpAddr = if self.rest(96) as u8 == Family::V4.version() {
-            Ipv4Addr::from((bits as u32).to_ne_bytes()).into()
+    fn address(&self, start: usize) -> IpAddr {
+        let version = u32::from_ne_bytes(self.part(SERVICE)) >> 24;
+        if version == Family::V4.version().into() {
+            Ipv4Addr::from(self.part(start)).into()
         } else {
-            Ipv6Addr::from(bits.to_ne_bytes()).into()
-        };
-        SocketAddr::new(address, self.rest(16 * place) as u16)
+            Ipv6Addr::from(self.part(start)).into()
+        }
     }
 
-    /// The fourth number from this bit on.
-    fn rest(&self, bit: usize) -> u128 {
-        self.0[3] >> bit
+    fn part<const SIZE: usize>(&self, start: usize) -> [u8; SIZE] {
+        std::array::from_fn(|place| self.0[start + place])
     }
 }
 
@@ -219,7 +219,7 @@ pub(crate) struct Recorder {
     capacity: usize,
     /// Empty before the first decision; then `capacity` entries, those behind `position` zeroes in
     /// the first round.
-    ring: Vec<Words>,
+    ring: Vec<Bytes>,
     /// Where the next entry goes.
     position: usize,
     /// How often the ring was filled.
@@ -254,25 +254,28 @@ impl Recorder {
 
     /// Remembers a decision.
     #[inline(always)]
-    pub(crate) fn record(&mut self, entry: Entry) {
-        if self.position >= self.ring.len() && !self.make_place() {
-            return;
+    pub(crate) fn record<A: Address>(&mut self, ruling: &Ruling<'_, A>) {
+        if self.position >= self.ring.len() {
+            self.make_place();
         }
-        self.ring[self.position] = entry.0;
-        self.position += 1;
+        let position = self.position;
+        // There is none where nothing is to be remembered.
+        if let Some(place) = self.ring.get_mut(position) {
+            ruling.write(place);
+            self.position = position + 1;
+        }
     }
 
-    /// Takes the ring's memory, or begins a new round. False: nothing is remembered.
+    /// Takes the ring's memory, or begins a new round.
     #[cold]
     #[inline(never)]
-    fn make_place(&mut self) -> bool {
+    fn make_place(&mut self) {
         if self.ring.is_empty() {
-            self.ring = vec![[0; 4]; self.capacity];
+            self.ring = vec![[0; size_of::<Bytes>()]; self.capacity];
         } else {
             self.position = 0;
             self.rounds += 1;
         }
-        self.capacity > 0
     }
 
     /// The sequence number of the next decision; the first is 0.

@@ -94,6 +94,42 @@ impl Cause {
     }
 }
 
+/// How a first packet was decided, in the upper three bits of a byte.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Outcome {
+    /// Served by a backend of the service port's strategy.
+    Strategy = 0,
+    /// Served by the backend that the client had before.
+    Affinity = 1 << 5,
+    /// Served, in mid-stream, by a choice that all nodes agree on.
+    Consistent = 2 << 5,
+    /// Dropped.
+    Drop = 3 << 5,
+    /// Rejected.
+    Reject = 4 << 5,
+}
+
+impl Outcome {
+    /// All outcomes in the order of their numbers.
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Strategy, Self::Affinity, Self::Consistent, Self::Drop, Self::Reject];
+
+    /// The outcome for a packet that is not served.
+    pub(crate) fn refusal(verdict: Verdict) -> Self {
+        if verdict.action == Action::Reject { Self::Reject } else { Self::Drop }
+    }
+
+    /// The action that it was.
+    pub(crate) fn action(self) -> Action {
+        match self {
+            Self::Strategy | Self::Affinity | Self::Consistent => Action::Translate,
+            Self::Drop => Action::Drop,
+            Self::Reject => Action::Reject,
+        }
+    }
+}
+
 /// The engine's answer for one packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]

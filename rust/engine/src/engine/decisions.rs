@@ -6,9 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::Engine;
-use crate::recorder::{Entry, Form, Outcome, endpoints};
+use crate::recorder::{Entry, Form, endpoints};
 use crate::tuple::Protocol;
-use crate::verdict::{Action, Cause};
+use crate::verdict::{Action, Cause, Outcome};
 
 /// A decision about the first packet of a flow.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,7 +32,8 @@ pub struct Decision {
     /// Why.
     pub cause: Cause,
     /// How the backend was chosen: a strategy's name, `affinity`, or `consistent` for a connection
-    /// that was met in its middle. `None` where it was not served.
+    /// that was met in its middle, if its strategy is not consistent itself. `None` where it was
+    /// not served.
     pub choice: Option<&'static str>,
     /// How many tables the engine had got.
     pub generation: u32,

@@ -29,11 +29,11 @@ use crate::decide::{self, Query, Serving, Silent, Trace, Unserved, is_hairpin};
 use crate::events::EventKind;
 use crate::filtering::{Passage, is_unruled, passage};
 use crate::hash::AddressKey;
-use crate::recorder::{Entry as Decision, Outcome};
+use crate::recorder::Ruling;
 use crate::rewrite;
 use crate::rng::Rng;
 use crate::tuple::{Direction, Ends, Protocol, Tuple, WireEnds};
-use crate::verdict::{Action, Cause, Verdict};
+use crate::verdict::{Action, Cause, Outcome, Verdict};
 use crate::wire::checksum::Delta;
 use crate::wire::sctp::{self, Chunk};
 use crate::wire::tcp::Segment;
@@ -103,8 +103,10 @@ impl Shared {
         if let Some(number) = number {
             self.ledger.refuse(number, verdict.cause);
         }
-        let entry = Decision::refused(self.clock.tick(), tuple, number, verdict);
-        self.ledger.recorder.record(entry);
+        let ends: WireEnds<A> = tuple.ends.into();
+        let ends = (&[ends, ends.reply()], tuple.protocol);
+        let refusal = Ruling::refused(self.clock.tick(), ends, number, verdict);
+        self.ledger.recorder.record(&refusal);
     }
 
     /// Chooses a backend and enters the flow.
@@ -180,6 +182,12 @@ impl Shared {
                     InsertError::Chain(IndexFull) => Cause::HashChain,
                 })
             })?;
+        let (service, outcome) = (self.ledger.open_flow(choice.id), choice.outcome);
+        // Read from the flow's record: the ends stand side by side there, and fill no registers
+        // while the index changes.
+        let hot = family.flows.hot(flow);
+        let ruling = Ruling::served(now, (&hot.ends, protocol), service, outcome);
+        self.ledger.recorder.record(&ruling);
         // Only now: the index may refuse the flow, and a lease without one would never end.
         if let Some(lease) = lease {
             self.sign(lease, remote(protocol, &sent), sent.sport);
@@ -187,11 +195,6 @@ impl Shared {
         if self.config.max_flows_per_source.is_some() {
             *family.sources.entry(AddressKey(ends.src)).or_default() += 1;
         }
-        self.ledger.open_flow(choice.id);
-        let (service, outcome) = (self.ledger.backend(choice.id).service, choice.outcome);
-        let backend = (sent.dst, sent.dport);
-        let decision = Decision::served(now, headers.tuple, service, outcome, backend);
-        self.ledger.recorder.record(decision);
         family.events.note(EventKind::New, &family.flows, flow);
         Ok(Opening { to, deltas, by_mark })
     }
@@ -283,17 +286,11 @@ impl Shared {
         };
         let request = Request { source, flow, loads: Loads { records: ids, active } };
         let state = state.unwrap_or(&mut record.states[serving.scope as usize]);
-        let index = decide::choose(&record.service, serving, remembered, &request, state, trace)?;
+        let (index, outcome) =
+            decide::choose(&record.service, serving, remembered, &request, state, trace)?;
         let backend = record.service.set(serving.scope).backends().get(index)?;
         let is_hairpin = is_hairpin(query.source(), backend);
         let is_sticky = spec.affinity.is_some();
-        let outcome = if remembered == Some(index) {
-            Outcome::Affinity
-        } else if serving.is_midstream {
-            Outcome::Consistent
-        } else {
-            Outcome::Strategy
-        };
         Some(Choice {
             index,
             id: *ids.get(index)?,

@@ -11,9 +11,10 @@ fn recorder(capacity: usize) -> Recorder {
 
 fn record(recorder: &mut Recorder, sport: u16, service: u32) {
     let (src, dst) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 96, 0, 1));
-    let tuple = Tuple { ends: Ends { src, dst, sport, dport: 80 }, protocol: Protocol::TCP };
-    let backend = (Ipv4Addr::new(172, 17, 0, 3), 8080);
-    recorder.record(Entry::served(7, tuple, service, Outcome::Strategy, backend));
+    let packet = Ends { src, dst, sport, dport: 80 };
+    let answer = Ends { src: Ipv4Addr::new(172, 17, 0, 3), dst: src, sport: 8080, dport: sport };
+    let ends = [packet.into(), answer.into()];
+    recorder.record(&Ruling::served(7, (&ends, Protocol::TCP), service, Outcome::Strategy));
 }
 
 fn port(name: &str, endpoints: u8) -> ServicePort {
@@ -129,4 +130,32 @@ fn generations_are_those_of_the_decisions() {
             assert_eq!(u64::from(recorder.generation(sequence)), sequence + 1, "at {now}");
         }
     }
+}
+
+#[test]
+fn an_entry_is_read_in_its_own_family() {
+    let [src, dst, backend]: [Ipv6Addr; 3] =
+        ["fd00::1", "fd00::2", "fd00::3:4"].map(|address| address.parse().expect("an address"));
+    let packet = Ends { src, dst, sport: 1, dport: 53 };
+    let answer = Ends { src: backend, dst: src, sport: 5353, dport: 1 };
+    let ends = [packet.into(), answer.into()];
+    let mut recorder = recorder(1);
+    recorder.record(&Ruling::served(9, (&ends, Protocol::UDP), 70_000, Outcome::Affinity));
+    let entry = recorder.entry(0).expect("the newest");
+    assert_eq!((entry.client(), entry.frontend()), (packet.source(), packet.destination()));
+    assert_eq!((entry.backend(), entry.outcome()), (Some(answer.source()), Outcome::Affinity));
+    assert_eq!((entry.tick(), entry.protocol(), entry.service()), (9, Protocol::UDP, Some(70_000)));
+    // An IPv4 entry leaves the rest of the IPv6 addresses in its place.
+    record(&mut recorder, 2, 5);
+    let entry = recorder.entry(1).expect("the newest");
+    assert_eq!(entry.client(), SocketAddr::from(([10, 0, 0, 1], 2)));
+    assert_eq!(entry.frontend(), SocketAddr::from(([10, 96, 0, 1], 80)));
+    assert_eq!(entry.backend(), Some(SocketAddr::from(([172, 17, 0, 3], 8080))));
+    assert_eq!((entry.service(), entry.cause()), (Some(5), Cause::New));
+    let refusal = Verdict::new(Action::Reject, Cause::HashChain);
+    recorder.record(&Ruling::refused(9, (&ends, Protocol::UDP), None, refusal));
+    let entry = recorder.entry(2).expect("the newest");
+    assert_eq!((entry.client(), entry.backend()), (packet.source(), None));
+    assert_eq!((entry.outcome(), entry.cause()), (Outcome::Reject, Cause::HashChain));
+    assert_eq!(entry.service(), None);
 }
