@@ -17,7 +17,7 @@ from kbe_nat.__main__ import main
 from kbe_nat.daemon.control_socket import ControlServer
 
 ROOT = Path(__file__).parent.parent
-COUNTERS = "active flows packets bytes"
+COUNTERS = "active flows packets bytes connect"
 SERVICE = f"name protocol family frontends strategy backends affinity_seconds {COUNTERS} refused"
 POLICIES = "internal_traffic_policy external_traffic_policy source_ranges endpoints"
 FLOW = (
@@ -42,7 +42,8 @@ def socket(tmp_path: Path) -> Iterator[Path]:
         ("conntrack -L", FLOW),
         (
             "get stats",
-            "actions causes flows assured affinities expired evicted truncated kernel queues",
+            "actions causes flows assured affinities expired evicted truncated leased_ports"
+            " most_leased_ports leasable_ports kernel queues",
         ),
         (
             "get status",

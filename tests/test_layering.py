@@ -32,12 +32,13 @@ RUST = {
     "decide": "backend balance service tuple verdict wire",
     "filtering": "backend decide service tuple verdict",
     "recorder": "balance clock hash service tuple verdict",
-    "ledger": "balance hash recorder rng service tuple verdict",
+    "connects": "",
+    "ledger": "balance connects hash recorder rng service tuple verdict",
     "config": "conntrack decide",
     "pipeline": "affinity backend balance clock config conntrack counters decide events filtering "
     "fragment hash hint ledger recorder rewrite rng service tuple verdict wire",
-    "engine": "affinity backend balance clock config conntrack counters decide events filtering "
-    "fragment hash ledger pipeline recorder rewrite rng service tuple verdict wire",
+    "engine": "affinity backend balance clock config connects conntrack counters decide events "
+    "filtering fragment hash ledger pipeline recorder rewrite rng service tuple verdict wire",
 }
 BANNED = (
     "std::io",

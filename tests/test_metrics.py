@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,17 @@ import yaml
 from prometheus_client import Metric as Family_
 from prometheus_client.parser import text_string_to_metric_families
 
-from harness.full_engine import STATUS, controller_with
+from harness.full_engine import STATUS, controller_with, verbs_of
+from harness.traffic import ACK, SYN, TCP, addresses, ip, ports, tcp
+from kbe_nat._native import CONNECT_BOUNDS, Engine, Snat
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon.liveness import Liveness
 from kbe_nat.daemon.node_metrics import NodeMetrics, Observed
 from kbe_nat.daemon.reconciler import Reconciler
 from kbe_nat.daemon.rows import StatusRow, WatchRow
 from kbe_nat.daemon.settings import MetricsBackends
+from kbe_nat.drivers.queue import Batch
+from kbe_nat.drivers.thread import LoopThread
 from kbe_nat.errors import RulesError
 from kbe_nat.family import Family
 from kbe_nat.metrics import catalog
@@ -30,8 +35,9 @@ from kbe_nat.metrics.catalog import ABSENT, METRICS
 from kbe_nat.metrics.rest import RestMetrics
 from kbe_nat.metrics.sync import SyncMetrics
 from kbe_nat.metrics.traffic import escape, traffic_lines
-from kbe_nat.metrics.values import Histogram, Values
+from kbe_nat.metrics.values import Histogram, Values, bound_text
 from kbe_nat.model import Endpoint, EndpointSlice, Service, ServicePort, SlicePort, Snapshot
+from kbe_nat.policy.options import Options
 from kbe_nat.server.health_check_ports import HealthCheckPorts
 from kbe_nat.server.health_page import HealthPages
 from kbe_nat.sources.manifests.manifests import Manifests
@@ -40,6 +46,7 @@ from kbe_nat.sources.watch_state import WatchState
 
 ROOT = Path(__file__).parent.parent
 RECORDING = ROOT / "tests/cluster/recordings/kube-proxy/metrics.txt"
+CLIENT, ADDRESS = "10.0.2.100", "10.96.0.1"
 NAME = re.compile(r"\b(?:kbe_nat|kubeproxy|process|rest_client)_\w+")
 
 
@@ -72,6 +79,7 @@ def metrics_of(
     *updates: SourceUpdate,
     status: StatusRow = STATUS,
     requests: RestMetrics | None = None,
+    loops: Sequence[LoopThread] = (),
 ) -> NodeMetrics:
     sync = sync or SyncMetrics()
     reconciler = Reconciler(Once(*updates), controller, HealthCheckPorts(), metrics=sync)
@@ -89,7 +97,7 @@ def metrics_of(
         sync=sync,
         requests=requests or RestMetrics(),
         status=lambda: status,
-        loops=[],
+        loops=loops,
         truncated=lambda: 0,
         max_flows=1000,
     )
@@ -191,6 +199,99 @@ def test_traffic_is_that_of_the_engine() -> None:
     assert values(served["kbe_nat_flows_limit"]) == {(): 2000}
     assert values(served["kbe_nat_packets_total"])[("translate",)] == 3
     assert values(served["kbe_nat_packet_causes_total"])[("new",)] == 3
+
+
+def connect(engine: Engine, sport: int, seconds: float) -> None:
+    """A handshake of TCP with `ADDRESS`, whose backend answers so late."""
+    now = time.monotonic_ns()
+    sent = engine.process(ip(CLIENT, ADDRESS, TCP, tcp(sport, 80, SYN, 100, 0)), now).packet
+    assert sent is not None
+    segment = tcp(ports(sent)[1], sport, SYN | ACK, 500, 101)
+    answer = ip(addresses(sent)[1], CLIENT, TCP, segment)
+    assert engine.process(answer, now + int(seconds * 1e9)).action == "translate"
+
+
+def controller_with_connects(*seconds: float, **more: Any) -> Controller:
+    """One whose Service of TCP has connections that took so long."""
+    controller = controller_with(0, **more)
+    service = service_of("web", ADDRESS)
+    part = EndpointSlice(
+        "web-1", Family.IPV4, (SlicePort("", "tcp", 9876),), (Endpoint("10.0.0.1"),)
+    )
+    controller.apply(Snapshot(2, (service,), {service.key: (part,)}), {service.key})
+    for number, each in enumerate(seconds):
+        connect(controller.engine, 1000 + number, each)
+    return controller
+
+
+def test_connect_times_are_a_histogram_of_the_service_and_a_mean_of_the_backend() -> None:
+    controller = controller_with_connects(0.06, 0.07, 1.5, 7.0)
+    served = families(metrics_of(controller, MetricsBackends.BACKEND).exposition()[1])
+    port = {"namespace": "default", "service": "web", "port": "", "ip_family": "IPv4"}
+    lines = served["kbe_nat_service_connect_duration_seconds"].samples
+    assert all(line.labels.items() >= port.items() for line in lines)
+    buckets = {line.labels["le"]: line.value for line in lines if "le" in line.labels}
+    assert list(buckets) == [*map(bound_text, CONNECT_BOUNDS), "+Inf"]
+    assert [buckets[bound] for bound in ("0.05", "0.1", "1", "3", "+Inf")] == [0, 2, 2, 3, 4]
+    totals = {line.name.rpartition("_")[2]: line.value for line in lines if "le" not in line.labels}
+    assert totals["count"] == 4 and totals["sum"] == pytest.approx(8.63, abs=1e-4)
+    backend = served["kbe_nat_backend_connect_duration_seconds"].samples
+    assert {line.labels["backend"] for line in backend} == {"10.0.0.1:9876"}
+    assert {line.name.rpartition("_")[2]: line.value for line in backend} == totals
+
+
+def test_service_ports_without_connect_times_have_no_series_of_them() -> None:
+    served = families(metrics_of(controller_with(3), MetricsBackends.BACKEND).exposition()[1])
+    assert served["kbe_nat_service_connect_duration_seconds"].samples == []
+    assert served["kbe_nat_backend_connect_duration_seconds"].samples == []
+
+
+def test_connect_times_stand_in_the_rows_of_services_and_endpoints() -> None:
+    verbs = verbs_of(controller_with_connects(0.06, 0.07, 1.5, 7.0))
+    [[service]] = verbs({"verb": "services"})
+    [[endpoint]] = verbs({"verb": "endpoints"})
+    assert service.connect == endpoint.connect
+    assert service.connect.count == 4
+    assert (service.connect.p50, service.connect.p99) == (0.1, 3.0)
+    [[idle]] = verbs_of(controller_with(3))({"verb": "services"})
+    assert idle.connect is None
+
+
+def test_batches_are_a_histogram_of_each_loop() -> None:
+    class Batches:
+        def __init__(self) -> None:
+            self.sizes = [1, 3, 4, 300]
+
+        def receive(self) -> Batch | None:
+            if not self.sizes:
+                return None
+            batch = Batch(1)
+            for _ in range(self.sizes.pop()):
+                batch.append(b"x")
+            return batch
+
+        def set_verdicts(self, *_: object) -> None:
+            pass
+
+    controller = controller_with(1)
+    thread = LoopThread(controller.engine, Batches())
+    thread.loop.run()
+    metrics = metrics_of(controller, loops=[thread])
+    lines = families(metrics.exposition()[1])["kbe_nat_loop_batch_packets"].samples
+    assert {line.labels["loop"] for line in lines} == {"0"}
+    buckets = {line.labels["le"]: line.value for line in lines if "le" in line.labels}
+    assert [buckets[size] for size in ("1", "2", "4", "256", "+Inf")] == [1, 1, 3, 3, 4]
+    assert [line.value for line in lines[-2:]] == [308, 4]
+
+
+def test_port_leases_are_shown_with_their_limit() -> None:
+    snat = Snat(["10.9.9.9"], ports=(50_000, 50_099))
+    controller = controller_with(3, snat=snat, options=Options(masquerade_all=True))
+    served = families(metrics_of(controller).exposition()[1])
+    leases = [values(served[f"kbe_nat_port_leases{end}"])[()] for end in ("", "_most", "_limit")]
+    assert leases == [3, 3, 100]
+    [stats] = verbs_of(controller)({"verb": "stats"})
+    assert [stats.leased_ports, stats.most_leased_ports, stats.leasable_ports] == leases
 
 
 def test_watches_show_how_far_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -413,7 +514,8 @@ def metric_of(name: str) -> catalog.Metric:
     if name in METRICS:
         return METRICS[name]
     stem = re.sub("_(bucket|sum|count)$", "", name)
-    assert METRICS[stem].kind == "histogram", name
+    kinds = ("histogram",) if name.endswith("_bucket") else ("histogram", "summary")
+    assert METRICS[stem].kind in kinds, name
     return METRICS[stem]
 
 

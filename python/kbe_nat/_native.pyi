@@ -11,16 +11,20 @@ from typing_extensions import disjoint_base
 
 __all__ = [
     "ACTIONS",
+    "BATCH_SIZES",
     "CAUSES",
+    "CONNECT_BOUNDS",
     "EXPIRY_BUDGET",
     "STRATEGIES",
     "TIMEOUTS",
+    "AnswerWatch",
     "Backend",
     "BackendIdMap",
     "BackendStats",
     "CaptureBatch",
     "CaptureReader",
     "CaptureWriter",
+    "ConnectTimes",
     "ConntrackEntry",
     "ConntrackEvents",
     "ConntrackSync",
@@ -74,6 +78,10 @@ STRATEGIES: Final[tuple[str, ...]]
 TIMEOUTS: Final[Mapping[str, float]]
 """Names and default values, in seconds, of all flow timeouts (nf_conntrack's names and values)."""
 
+CONNECT_BOUNDS: Final[tuple[float, ...]]
+"""Seconds by which `ConnectTimes.counts` counts."""
+BATCH_SIZES: Final[tuple[int, ...]]
+"""Sizes by which `Loop.batch_sizes` counts."""
 EXPIRY_BUDGET: Final[int]
 """Flows that a `Loop` looks at for expiry after each batch."""
 
@@ -153,6 +161,12 @@ class Loop:
         """Batches with packets so far."""
 
     @property
+    def batch_sizes(self) -> list[int]:
+        """The same by their sizes: a count for each of `BATCH_SIZES`, those of the smaller sizes
+        left out, and one for larger batches.
+        """
+
+    @property
     def turns(self) -> int:
         """How often it went round: more often from one moment to the next, unless it hangs."""
 
@@ -199,6 +213,34 @@ class ConntrackEvents:
         """Wait for flows that begin, at most `timeout` seconds. Also returns whether the kernel
         dropped events because too many waited. Raises `ConntrackError`.
         """
+
+@final
+class AnswerWatch:
+    """Tells an engine when the kernel has seen the SYN-ACKs of connections that the engine has
+    decided about, in the network namespace of the thread that makes this object. At most 5,000
+    events a second are listened to, whoever's flows they are about: those of 800 connections.
+    """
+
+    def __new__(cls, engine: Engine, *, socket_buffer: int) -> AnswerWatch:
+        """At most `socket_buffer` bytes of events wait; more are lost. Raises `ConntrackError`."""
+
+    def run(self) -> None:
+        """Run until `stop` is called. Raises `ConntrackError`."""
+
+    def stop(self) -> None:
+        """End `run` soon."""
+
+    @property
+    def turns(self) -> int:
+        """How often it went round: more often from one moment to the next, unless it hangs."""
+
+    @property
+    def updates(self) -> int:
+        """Events so far, those of other programs' flows included."""
+
+    @property
+    def pauses(self) -> int:
+        """Seconds of which a part was not listened to."""
 
 @final
 class ConntrackSync:
@@ -581,6 +623,28 @@ class Flow:
     def timeout(self) -> float: ...
 
 @final
+class ConnectTimes:
+    """How long backends took from a client's first SYN to their SYN-ACK. Refused and unanswered
+    connections are not counted.
+    """
+
+    @property
+    def counts(self) -> list[int]:
+        """Connections for each of `CONNECT_BOUNDS`, those of the shorter ones left out; the longer
+        ones last.
+        """
+    @property
+    def count(self) -> int:
+        """Connections that were measured."""
+    @property
+    def seconds(self) -> float:
+        """Of all together."""
+    def quantile(self, share: float) -> float | None:
+        """The seconds within which this share of the connections was answered, reckoned from the
+        counts; at most the last bound. None without connections.
+        """
+
+@final
 class BackendStats:
     """Counters of one backend of one service port since the engine started."""
 
@@ -597,6 +661,9 @@ class BackendStats:
     def packets(self) -> tuple[int, int]: ...
     @property
     def bytes(self) -> tuple[int, int]: ...
+    @property
+    def connects(self) -> ConnectTimes | None:
+        """None if none was measured."""
     @property
     def is_gone(self) -> bool:
         """No longer in the tables; kept while flows still use it."""
@@ -621,6 +688,9 @@ class ServiceStats:
     def refused(self) -> Mapping[str, int]:
         """Packets that were dropped or rejected at this service port, by cause."""
     @property
+    def connects(self) -> ConnectTimes | None:
+        """Of all its backends; None if none was measured."""
+    @property
     def backends(self) -> list[BackendStats]: ...
 
 @final
@@ -641,7 +711,13 @@ class Stats:
     def affinities(self) -> int: ...
     @property
     def leased_ports(self) -> int:
-        """Source ports that masqueraded flows have from `Snat`."""
+        """Source ports that flows have got from `Snat`, by all backends and addresses."""
+    @property
+    def most_leased_ports(self) -> int:
+        """Of these, the ones towards the backend that most are leased towards, from one address."""
+    @property
+    def leasable_ports(self) -> int:
+        """Source ports that can be leased towards one backend, from one address."""
     @property
     def held_fragments(self) -> int: ...
     @property

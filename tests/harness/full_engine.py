@@ -34,12 +34,17 @@ STATUS = StatusRow(
 )
 
 
-def controller_with(flows: int, limit: int = 262_144) -> Controller:
+def controller_with(
+    flows: int,
+    limit: int = 262_144,
+    *,
+    snat: kbe_nat.Snat | None = None,
+    options: Options | None = None,
+) -> Controller:
     """A controller whose engine has so many UDP flows."""
-    engine = kbe_nat.Engine(seed=1, limits=kbe_nat.Limits(max_flows=limit))
-    controller = Controller(
-        engine, EveryPacket(Diversion((100, 100)), Memory()), lambda _: Options()
-    )
+    engine = kbe_nat.Engine(seed=1, limits=kbe_nat.Limits(max_flows=limit), snat=snat)
+    options = options or Options()
+    controller = Controller(engine, EveryPacket(Diversion((100, 100)), Memory()), lambda _: options)
     key = ("default", "web")
     part = EndpointSlice(
         "web-1", Family.IPV4, (SlicePort("", "udp", 9876),), (Endpoint("10.0.0.1"),)

@@ -59,6 +59,9 @@ def mismatches(value: Any, kind: str, place: str = "") -> Iterator[str]:
 
 
 def _struct_mismatches(value: Any, struct: str, place: str) -> Iterator[str]:
+    if not isinstance(value, dict):
+        yield f"{place}: {value!r} is no {struct}"
+        return
     kinds = fields(struct)
     expected = [name for name in kinds if name in value or not kinds[name].endswith(ABSENT)]
     if list(value) != expected:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from kbe_nat.cli.flags.options import Format, OutputFormat, Socket
-from kbe_nat.cli.output import show_json_rows, traffic
+from kbe_nat.cli.output import connect, show_json_rows, traffic
 from kbe_nat.client import DEFAULT_SOCKET, ask_rows
 from kbe_nat.daemon.rows import DescriptionRow
 
@@ -50,11 +50,14 @@ def _lines(row: DescriptionRow) -> list[tuple[str, object]]:
         ("Connections", f"{row.active} now, {row.flows} so far"),
         ("Packets", "{} to backends, {} back".format(*traffic(row.packets, row.bytes)[:2])),
         ("Bytes", "{} to backends, {} back".format(*traffic(row.packets, row.bytes)[2:])),
+        ("Connect Time", "{}, 99 % within {}".format(*connect(row.connect))),
         ("Refused", ", ".join(f"{n} {cause}" for cause, n in row.refused.items()) or "<none>"),
         ("Endpoints", "" if row.endpoints else "<none>"),
     ]
     for endpoint in row.endpoints:
         state = f", {endpoint.state}" if endpoint.state else ""
         counts = f"{endpoint.active} connections now, {endpoint.flows} so far"
+        if endpoint.connect:
+            counts += ", answers in {}, 99 % within {}".format(*connect(endpoint.connect))
         lines.append((f"  {endpoint.backend}", f"weight {endpoint.weight}{state}: {counts}"))
     return lines

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 import typer
 
 from kbe_nat.cli.flags.options import Format, OutputFormat, Socket, refuse_on_command_line
-from kbe_nat.cli.output import show, show_json, show_json_rows, table, traffic
+from kbe_nat.cli.output import connect, show, show_json, show_json_rows, table, traffic
 from kbe_nat.client import DEFAULT_SOCKET, ask, ask_rows
 from kbe_nat.daemon.rows import EndpointRow, FlowRow, ServiceRow, StatsRow, StatusRow
 from kbe_nat.model import join_address
@@ -91,7 +91,7 @@ def _show_rules(socket: Path, output: Format) -> None:
 
 
 def _service_tables(rows: Iterable[ServiceRow], wide: bool) -> list[Any]:
-    more = ("affinity", "packets", "packets back", "bytes", "bytes back", "refused") if wide else ()
+    more = ("affinity", *TRAFFIC, *CONNECT, "refused") if wide else ()
     rows_table = table(
         "", "service", "protocol", "frontends", "strategy", "endpoints", "active", "flows", *more
     )
@@ -101,23 +101,26 @@ def _service_tables(rows: Iterable[ServiceRow], wide: bool) -> list[Any]:
         if wide:
             seconds = row.affinity_seconds
             cells += ["" if seconds is None else f"{seconds} s", *traffic(row.packets, row.bytes)]
+            cells += connect(row.connect)
             cells.append(str(sum(row.refused.values())))
         rows_table.add_row(*cells)
     return [rows_table]
 
 
 def _endpoint_tables(rows: Iterable[EndpointRow], wide: bool) -> list[Any]:
-    more = ("packets", "packets back", "bytes", "bytes back") if wide else ()
+    more = (*TRAFFIC, *CONNECT) if wide else ()
     rows_table = table("", "service", "backend", "weight", "state", "active", "flows", *more)
     for row in rows:
         cells = [row.service, row.backend, str(row.weight), row.state]
         cells += map(str, (row.active, row.flows))
-        rows_table.add_row(*cells, *(traffic(row.packets, row.bytes) if wide else ()))
+        if wide:
+            cells += [*traffic(row.packets, row.bytes), *connect(row.connect)]
+        rows_table.add_row(*cells)
     return [rows_table]
 
 
 def _flow_tables(rows: Iterable[FlowRow], wide: bool) -> list[Any]:
-    more = ("age", "packets", "packets back", "bytes", "bytes back") if wide else ()
+    more = ("age", *TRAFFIC) if wide else ()
     rows_table = table(
         "", "protocol", "state", "client", "frontend", "backend", "service", "timeout", *more
     )
@@ -135,6 +138,9 @@ def _stats_tables(stats: StatsRow) -> list[Any]:
     sizes = table("Tables", "what", "number", right=1)
     for name in ("flows", "assured", "affinities", "expired", "evicted", "truncated"):
         sizes.add_row(name, str(getattr(stats, name)))
+    sizes.add_row("leased ports", str(stats.leased_ports))
+    of_limit = f"{stats.most_leased_ports} of {stats.leasable_ports}"
+    sizes.add_row("leased ports of one backend, at most", of_limit)
     causes = table("Packets", "cause", "number", right=1)
     for cause, number in stats.causes.items():
         causes.add_row(cause, str(number))
@@ -169,3 +175,8 @@ def _words(value: object) -> str:
     if isinstance(value, dict):
         return " ".join(f"{name} {number}" for name, number in value.items())
     return str(value)
+
+
+TRAFFIC: Final = ("packets", "packets back", "bytes", "bytes back")
+CONNECT: Final = ("connect p50", "connect p99")
+"""From SYN to SYN-ACK."""

@@ -4,6 +4,7 @@ import json
 import sys
 import textwrap
 from collections.abc import Iterable
+from typing import Protocol
 
 import msgspec
 from rich.console import Console, RenderableType
@@ -60,6 +61,23 @@ def traffic(packets: tuple[int, int] | None, octets: tuple[int, int] | None) -> 
     if packets is None or octets is None:
         return ["-"] * 4
     return list(map(str, (*packets, *octets)))
+
+
+class Quantiles(Protocol):
+    """Of connect times, in seconds."""
+
+    p50: float
+    p99: float
+
+
+def connect(times: Quantiles | None) -> list[str]:
+    """Half of the connections were answered within the first, 99 % within the second; dashes where
+    none was measured.
+    """
+    if times is None:
+        return ["-"] * 2
+    milliseconds = [each * 1000 for each in (times.p50, times.p99)]
+    return [f"{each:.0f} ms" if each >= 10 else f"{each:.2g} ms" for each in milliseconds]
 
 
 FILE_WIDTH = 160

@@ -83,7 +83,8 @@ def _view(
         "Mbit/s",
         "new/s",
         "connections",
-        right=4,
+        "connect ms",
+        right=5,
     )
     busiest = sorted(now, key=lambda key: (-growth(key, _packets), -now[key].active, key))
     for key in busiest[:rows]:
@@ -95,8 +96,19 @@ def _view(
             f"{growth(key, _bytes) * 8 / 1e6:,.1f}" if is_counted else "-",
             f"{growth(key, _flows):,.0f}",
             f"{row.active:,}",
+            _connect(before.get(key), row),
         )
     return view
+
+
+def _connect(before: EndpointRow | None, now: EndpointRow) -> str:
+    """The mean time from SYN to SYN-ACK between two looks, in milliseconds."""
+    if now.connect is None:
+        return "-"
+    earlier = before.connect if before else None
+    count = now.connect.count - (earlier.count if earlier else 0)
+    seconds = now.connect.seconds - (earlier.seconds if earlier else 0.0)
+    return f"{seconds / count * 1000:,.2f}" if count > 0 else "-"
 
 
 def _packets(row: EndpointRow) -> int:

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Metric, ProcessCollector, gener
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from kbe_nat import __version__
-from kbe_nat._native import Stats
+from kbe_nat._native import Loop, Stats
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon.liveness import Liveness
 from kbe_nat.daemon.reconciler import Reconciler
@@ -26,7 +26,14 @@ from kbe_nat.metrics import catalog
 from kbe_nat.metrics.rest import RestMetrics
 from kbe_nat.metrics.sync import FAMILIES, FAMILY_NAMES, SyncMetrics
 from kbe_nat.metrics.traffic import traffic_lines
-from kbe_nat.metrics.values import Histogram, LabelValues, Sample, Values, samples_of
+from kbe_nat.metrics.values import (
+    Histogram,
+    LabelValues,
+    Sample,
+    Values,
+    histogram_samples,
+    samples_of,
+)
 from kbe_nat.policy.plan import Plan
 from kbe_nat.server.health_page import HEALTHZ, LIVEZ, HealthPages
 from kbe_nat.sources.watch_state import WatchPhase
@@ -131,19 +138,14 @@ class NodeMetrics:
             (catalog.FLOWS_EVICTED, stats.evicted),
             (catalog.AFFINITIES, stats.affinities),
             (catalog.FRAGMENTS, stats.held_fragments),
+            (catalog.PORT_LEASES, stats.leased_ports),
+            (catalog.PORT_LEASES_MOST, stats.most_leased_ports),
+            (catalog.PORT_LEASES_LIMIT, stats.leasable_ports),
             (catalog.QUEUE_TRUNCATED, observed.truncated()),
         ):
             yield _family(metric, {(): value})
         yield from self._queue_families()
-        for metric, field in (
-            (catalog.LOOP_PACKETS, "packets"),
-            (catalog.LOOP_BATCHES, "batches"),
-            (catalog.LOOP_PANICS, "panics"),
-        ):
-            loops = enumerate(observed.loops)
-            yield _family(
-                metric, {(str(index),): getattr(thread.loop, field) for index, thread in loops}
-            )
+        yield from _loop_families([thread.loop for thread in observed.loops])
         counters = observed.controller.datapath.counters()
         yield _family(catalog.BACKENDS_WAITING, {(): counters.pop("backends-waiting", 0)})
         yield _family(catalog.DATAPATH_EVENTS, {(name,): count for name, count in counters.items()})
@@ -157,6 +159,23 @@ class NodeMetrics:
             drops[str(queue.number), "queue-full"] = queue.queue_dropped
             drops[str(queue.number), "socket-full"] = queue.socket_dropped
         yield _family(catalog.QUEUE_DROPS, drops)
+
+
+def _loop_families(loops: Sequence[Loop]) -> Iterator[Metric]:
+    """The packet loops, by their numbers."""
+    yield _with_samples(
+        catalog.LOOP_BATCHES,
+        (
+            sample
+            for index, loop in enumerate(loops)
+            for sample in histogram_samples(
+                catalog.LOOP_BATCHES, (str(index),), loop.batch_sizes, loop.packets
+            )
+        ),
+    )
+    yield _family(
+        catalog.LOOP_PANICS, {(str(index),): loop.panics for index, loop in enumerate(loops)}
+    )
 
 
 def _watch_families(watches: Sequence[WatchRow]) -> Iterator[Metric]:

@@ -82,6 +82,19 @@ class StatusRow(msgspec.Struct, frozen=True):
     """Resources that are followed at the API server; empty without one."""
 
 
+class ConnectRow(msgspec.Struct):
+    """How long backends took from a client's first SYN to their SYN-ACK."""
+
+    count: int
+    """Connections that were measured."""
+    seconds: float
+    """Of all together."""
+    p50: float
+    """Seconds within which half of them were answered, reckoned from the buckets of /metrics."""
+    p99: float
+    """Seconds within which 99 of 100 were."""
+
+
 class ServiceRow(msgspec.Struct):
     """`get services`: one service port with its counters."""
 
@@ -107,6 +120,8 @@ class ServiceRow(msgspec.Struct):
     """There and back; null where they are not counted."""
     bytes: Pair | None
     """There and back; null where they are not counted."""
+    connect: ConnectRow | None
+    """How fast its backends answer; null where no connection was measured."""
     refused: dict[str, int]
     """Packets that were refused, by cause."""
 
@@ -130,6 +145,8 @@ class EndpointRow(msgspec.Struct):
     """There and back; null where they are not counted."""
     bytes: Pair | None
     """There and back; null where they are not counted."""
+    connect: ConnectRow | None
+    """How fast it answers; null where no connection was measured."""
 
 
 class DescriptionRow(ServiceRow):
@@ -262,6 +279,12 @@ class StatsRow(msgspec.Struct, frozen=True):
     """Connections that made room for others."""
     truncated: int
     """Packets that a queue delivered in part."""
+    leased_ports: int
+    """Source ports that the engine has leased to flows whose own would clash."""
+    most_leased_ports: int
+    """Of these, the ones towards the backend that most are leased towards, from one address."""
+    leasable_ports: int
+    """Source ports that can be leased towards one backend, from one address."""
     kernel: dict[str, int]
     """Counters of the datapath alone, by name."""
     queues: list[QueueRow]

@@ -6,10 +6,11 @@ from functools import partial
 from itertools import islice
 from typing import Any, Final, TypeAlias, TypeVar
 
-from kbe_nat._native import BackendStats, Decision, Flow, ServiceStats
+from kbe_nat._native import BackendStats, ConnectTimes, Decision, Flow, ServiceStats
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon.requests import parameters
 from kbe_nat.daemon.rows import (
+    ConnectRow,
     DecisionAction,
     DecisionRow,
     DescriptionRow,
@@ -166,6 +167,9 @@ class Verbs:
             expired=stats.expired,
             evicted=stats.evicted,
             truncated=self._truncated(),
+            leased_ports=stats.leased_ports,
+            most_leased_ports=stats.most_leased_ports,
+            leasable_ports=stats.leasable_ports,
             kernel=self._controller.datapath.counters(),
             queues=[
                 QueueRow(
@@ -328,7 +332,13 @@ def _counters(stats: ServiceStats | BackendStats | None, is_counted: bool) -> di
         "flows": stats.flows if stats else 0,
         "packets": (stats.packets if stats else zero) if is_counted else None,
         "bytes": (stats.bytes if stats else zero) if is_counted else None,
+        "connect": _connect(stats.connects) if stats and stats.connects else None,
     }
+
+
+def _connect(times: ConnectTimes) -> ConnectRow:
+    p50, p99 = times.quantile(0.5) or 0.0, times.quantile(0.99) or 0.0
+    return ConnectRow(count=times.count, seconds=times.seconds, p50=p50, p99=p99)
 
 
 def _traffic_policy(is_local: bool) -> str:

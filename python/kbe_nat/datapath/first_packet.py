@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from kbe_nat._native import BackendIdMap, ConntrackSync, Engine, NftTables
+from kbe_nat._native import AnswerWatch, BackendIdMap, ConntrackSync, Engine, NftTables
 from kbe_nat.datapath.conntrack_settings import ConntrackSettings
 from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.flow_checks import FlowChecks
@@ -61,6 +61,7 @@ class FirstPacket:
         released once the engine decides by that plan.
         """
         self._sync: ConntrackSync | None = None
+        self._answers: AnswerWatch | None = None
         self._is_installed = False
         self._is_whole = False
         """The kernel has taken every change."""
@@ -169,11 +170,15 @@ class FirstPacket:
 
     def counters(self) -> dict[str, int]:
         """See `Datapath`."""
-        sync = self._sync
+        sync, answers = self._sync, self._answers
         insert_failed, dropped = sync.statistics() if sync else (0, 0)
         return {
             # Of all flows of the kernel, those of others too.
             "events": sync.changes if sync else 0,
+            # The same about flows that go on, by which connect times are measured.
+            "updates": answers.updates if answers else 0,
+            # Seconds of which a part was not listened to: there was too much of them.
+            "updates-paused": answers.pauses if answers else 0,
             # A full resync followed each.
             "events-lost": sync.overruns if sync else 0,
             # They did not go where their frontends led, or somebody asked for it.
@@ -203,11 +208,15 @@ class FirstPacket:
     def following(self, engine: Engine) -> Iterator[NativeThread | None]:
         """See `Datapath`: by the events of the kernel's conntrack, and by resyncs."""
         self._sync = ConntrackSync(engine, socket_buffer=EVENT_BYTES)
+        self._answers = AnswerWatch(engine, socket_buffer=UPDATE_BYTES)
         try:
-            with NativeThread(Persistent(self._sync), "conntrack sync") as thread:
+            with (
+                NativeThread(Persistent(self._answers), "answer watch"),
+                NativeThread(Persistent(self._sync), "conntrack sync") as thread,
+            ):
                 yield thread
         finally:
-            self._sync = None
+            self._sync = self._answers = None
 
     def _use(self, facts: PortFacts | None, backends: frozenset[BackendAddress]) -> None:
         if facts is not None:
@@ -280,3 +289,5 @@ def _share_backends(before: PlannedPort, after: PlannedPort) -> bool:
 REFRESH_SECONDS: Final = 2.0
 EVENT_BYTES: Final = 16 << 20
 """Of events that wait for us: some 60,000."""
+UPDATE_BYTES: Final = 1 << 20
+"""The same for connect times, whose events are no loss."""

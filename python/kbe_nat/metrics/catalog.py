@@ -8,6 +8,8 @@ mean the same here. Metrics of the process are `prometheus_client`'s.
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from kbe_nat._native import BATCH_SIZES, CONNECT_BOUNDS
+
 Labels: TypeAlias = tuple[str, ...]
 
 
@@ -17,7 +19,7 @@ class Metric:
 
     name: str
     kind: str
-    """counter, gauge or histogram, as Prometheus has them."""
+    """counter, gauge, histogram, or summary without quantiles, as Prometheus has them."""
     meaning: str
     """The help text."""
     labels: Labels = ()
@@ -234,6 +236,22 @@ AFFINITIES: Final = Metric(
 FRAGMENTS: Final = Metric(
     "kbe_nat_fragments_held", "gauge", "Fragments that wait for the first one of their datagram."
 )
+PORT_LEASES: Final = Metric(
+    "kbe_nat_port_leases",
+    "gauge",
+    "Source ports that the engine has leased to flows whose own would clash, of all backends; ports"
+    " with which the kernel masquerades are its own.",
+)
+PORT_LEASES_MOST: Final = Metric(
+    "kbe_nat_port_leases_most",
+    "gauge",
+    "Source ports that are leased towards one backend, from one address: the highest of these.",
+)
+PORT_LEASES_LIMIT: Final = Metric(
+    "kbe_nat_port_leases_limit",
+    "gauge",
+    "Source ports that can be leased towards one backend, from one address.",
+)
 QUEUE_WAITING: Final = Metric(
     "kbe_nat_queue_waiting", "gauge", "Packets that wait in the kernel's queue.", ("queue",)
 )
@@ -249,14 +267,12 @@ QUEUE_DROPS: Final = Metric(
 QUEUE_TRUNCATED: Final = Metric(
     "kbe_nat_queue_truncated_total", "counter", "Packets that queues delivered in part."
 )
-LOOP_PACKETS: Final = Metric(
-    "kbe_nat_loop_packets_total",
-    "counter",
-    "Packets with a verdict; divided by batches, the mean size of a batch.",
-    ("loop",),
-)
 LOOP_BATCHES: Final = Metric(
-    "kbe_nat_loop_batches_total", "counter", "Batches of packets.", ("loop",)
+    "kbe_nat_loop_batch_packets",
+    "histogram",
+    "Packets that a loop took from its queue, and gave verdicts, at a time.",
+    ("loop",),
+    tuple(map(float, BATCH_SIZES)),
 )
 LOOP_PANICS: Final = Metric(
     "kbe_nat_loop_panics_total", "counter", "Batches that met a defect of the engine.", ("loop",)
@@ -297,6 +313,14 @@ SERVICE_REFUSED: Final = Metric(
     "Packets to a service port that were rejected or dropped, by cause.",
     (*SERVICE, "cause"),
 )
+SERVICE_CONNECTS: Final = Metric(
+    "kbe_nat_service_connect_duration_seconds",
+    "histogram",
+    "Time from a client's first SYN to its backend's SYN-ACK, for TCP; absent where none was"
+    " measured.",
+    SERVICE,
+    CONNECT_BOUNDS,
+)
 BACKEND_FLOWS: Final = Metric(
     "kbe_nat_backend_flows_total", "counter", "Connections of a backend so far.", BACKEND
 )
@@ -311,6 +335,13 @@ BACKEND_PACKETS: Final = Metric(
 )
 BACKEND_BYTES: Final = Metric(
     "kbe_nat_backend_bytes_total", "counter", "Bytes of a backend's packets.", (*BACKEND, DIRECTION)
+)
+
+BACKEND_CONNECTS: Final = Metric(
+    "kbe_nat_backend_connect_duration_seconds",
+    "summary",
+    "The same by backend, without buckets: sum by count is the mean.",
+    BACKEND,
 )
 
 METRICS: Final[dict[str, Metric]] = {

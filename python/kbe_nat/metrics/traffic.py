@@ -6,11 +6,13 @@ pass over them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeAlias
+from itertools import accumulate
+from typing import Final, TypeAlias
 
-from kbe_nat._native import BackendStats, ServiceStats
+from kbe_nat._native import BackendStats, ConnectTimes, ServiceStats
 from kbe_nat.metrics import catalog
 from kbe_nat.metrics.catalog import Metric
+from kbe_nat.metrics.values import bound_text
 from kbe_nat.model import join_address
 
 Counted: TypeAlias = ServiceStats | BackendStats
@@ -32,23 +34,31 @@ def traffic_lines(
         (catalog.SERVICE_PACKETS, catalog.SERVICE_BYTES),
         is_counted=is_counted,
     )
+    yield from _head(catalog.SERVICE_CONNECTS)
+    for text, service in zip(labels, services, strict=True):
+        if connects := service.connects:
+            yield _histogram(catalog.SERVICE_CONNECTS.name, text, connects)
     yield from _head(catalog.SERVICE_REFUSED)
     name = catalog.SERVICE_REFUSED.name
     for text, service in zip(labels, services, strict=True):
         for cause, count in service.refused.items():
             yield f'{name}{{{text},cause="{cause}"}} {count}\n'
     if has_backends:
-        rows = [
-            _row(f'{text},backend="{join_address(backend.address, backend.port)}"', backend)
+        backends = [
+            (f'{text},backend="{join_address(backend.address, backend.port)}"', backend)
             for text, service in zip(labels, services, strict=True)
             for backend in _by_address(service)
         ]
         yield from _families(
-            rows,
+            [_row(*each) for each in backends],
             (catalog.BACKEND_ACTIVE, catalog.BACKEND_FLOWS),
             (catalog.BACKEND_PACKETS, catalog.BACKEND_BYTES),
             is_counted=is_counted,
         )
+        yield from _head(catalog.BACKEND_CONNECTS)
+        for text, backend in backends:
+            if connects := backend.connects:
+                yield _sum_and_count(catalog.BACKEND_CONNECTS.name, text, connects)
 
 
 def service_labels(service: ServiceStats) -> str:
@@ -110,5 +120,22 @@ def _pair_writer(name: str) -> Callable[[str, tuple[int, int]], str]:
     return write
 
 
+def _histogram(name: str, labels: str, connects: ConnectTimes) -> str:
+    running = accumulate(connects.counts)
+    buckets = [
+        f'{name}_bucket{{{labels},le="{bound}"}} {count}\n'
+        for bound, count in zip(BOUNDS, running, strict=True)
+    ]
+    return "".join(buckets) + _sum_and_count(name, labels, connects)
+
+
+def _sum_and_count(name: str, labels: str, connects: ConnectTimes) -> str:
+    seconds, count = connects.seconds, connects.count
+    return f"{name}_sum{{{labels}}} {seconds}\n{name}_count{{{labels}}} {count}\n"
+
+
 def _head(metric: Metric) -> Iterator[str]:
     yield f"# HELP {metric.name} {metric.meaning}\n# TYPE {metric.name} {metric.kind}\n"
+
+
+BOUNDS: Final = (*map(bound_text, catalog.SERVICE_CONNECTS.buckets), "+Inf")

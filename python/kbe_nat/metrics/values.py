@@ -5,7 +5,7 @@ loaded with the page that shows them, long after the first is counted.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeAlias
 
 from kbe_nat.metrics.catalog import Metric
@@ -57,22 +57,28 @@ class Histogram:
 
     def samples(self) -> Iterator[Sample]:
         """The lines of each combination of labels that has observations."""
-        name = self.metric.name
-        bounds = [*map(bound_text, self.metric.buckets), "+Inf"]
         for values, counts in self._counts.copy().items():
-            labels = dict(zip(self.metric.labels, values, strict=True))
-            total = 0
-            for bound, count in zip(bounds, counts.copy(), strict=True):
-                total += count
-                yield f"{name}_bucket", {**labels, "le": bound}, total
-            yield f"{name}_sum", labels, self._sums[values]
-            yield f"{name}_count", labels, total
+            yield from histogram_samples(self.metric, values, counts.copy(), self._sums[values])
 
 
 def samples_of(metric: Metric, values: Mapping[LabelValues, float]) -> Iterator[Sample]:
     """The lines of a counter or a gauge."""
     for texts, value in values.items():
         yield metric.name, dict(zip(metric.labels, texts, strict=True)), value
+
+
+def histogram_samples(
+    metric: Metric, values: LabelValues, counts: Iterable[int], total: float
+) -> Iterator[Sample]:
+    """The lines of one histogram. `counts` are observations by bucket, the infinite one last."""
+    labels = dict(zip(metric.labels, values, strict=True))
+    bounds = [*map(bound_text, metric.buckets), "+Inf"]
+    count = 0
+    for bound, more in zip(bounds, counts, strict=True):
+        count += more
+        yield f"{metric.name}_bucket", {**labels, "le": bound}, count
+    yield f"{metric.name}_sum", labels, total
+    yield f"{metric.name}_count", labels, count
 
 
 def bound_text(bound: float) -> str:

@@ -299,7 +299,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn kernel_flow(entry: &Entry) -> KernelFlow {
+pub(crate) fn kernel_flow(entry: &Entry) -> KernelFlow {
     KernelFlow {
         protocol: Protocol(entry.protocol),
         original: (entry.original.src, entry.original.dst),

@@ -4,6 +4,7 @@
 //! A driver implements [`PacketQueue`]: [`KernelQueue`] here, captures and the `netfilterqueue`
 //! package in Python. Several loops, one to a thread and a queue, may share an engine.
 
+mod answer_watch;
 mod backend_ids;
 mod conntrack_sync;
 mod kernel;
@@ -14,6 +15,7 @@ use std::sync::{Mutex, PoisonError};
 
 use kbe_nat_engine::{Cause, Engine, Packet, Released, Verdict};
 
+pub use answer_watch::AnswerWatch;
 pub use backend_ids::BackendIdMap;
 pub use conntrack_sync::ConntrackSync;
 pub use kernel::{KernelQueue, Marks, Rewrite};
@@ -71,7 +73,8 @@ pub trait PacketQueue {
 pub struct Loop {
     is_stopped: AtomicBool,
     packets: AtomicU64,
-    batches: AtomicU64,
+    /// Batches with packets, by [`BATCH_SIZES`].
+    batches: [AtomicU64; BATCH_SIZES.len() + 1],
     panics: AtomicU64,
     turns: AtomicU64,
 }
@@ -131,7 +134,10 @@ impl Loop {
         drop(engine);
         queue.set_verdicts(verdicts, released)?;
         self.packets.fetch_add(count, Ordering::Relaxed);
-        self.batches.fetch_add(u64::from(count > 0), Ordering::Relaxed);
+        if count > 0 {
+            let bucket = BATCH_SIZES.partition_point(|&size| size < count);
+            self.batches[bucket].fetch_add(1, Ordering::Relaxed);
+        }
         self.panics.fetch_add(u64::from(!is_sound), Ordering::Relaxed);
         Ok(Some(count))
     }
@@ -148,7 +154,12 @@ impl Loop {
 
     /// Batches with packets so far.
     pub fn batches(&self) -> u64 {
-        self.batches.load(Ordering::Relaxed)
+        self.batch_sizes().iter().sum()
+    }
+
+    /// The same by their sizes: a count for each of [`BATCH_SIZES`], and one for larger batches.
+    pub fn batch_sizes(&self) -> [u64; BATCH_SIZES.len() + 1] {
+        self.batches.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 
     /// How often it went round: more often from one moment to the next, unless it hangs.
@@ -178,6 +189,9 @@ fn process_or_drop(
     is_sound
 }
 
+/// Packets of a batch, at most, by which batches are counted. The kernel's queue hands out
+/// [`kbe_nat_netlink::BATCH`] at a time; other drivers may have more.
+pub const BATCH_SIZES: [u64; 9] = [1, 2, 4, 8, 16, 32, 64, 128, 256];
 /// Flows that are looked at for expiry after each batch.
 pub const EXPIRY_BUDGET: usize = 1024;
 
@@ -229,6 +243,18 @@ mod tests {
             .expect("the script does not fail");
         assert_eq!(queue.actions, [Action::Accept, Action::Accept, Action::Drop]);
         assert_eq!((work.packets(), work.batches(), work.panics()), (3, 2, 0));
+    }
+
+    #[test]
+    fn batches_are_counted_by_their_sizes() {
+        let sizes = [1, 2, 3, 4, 64, 65, 256, 257, 300];
+        let batches = sizes.iter().map(|&size| vec![vec![0xff]; size]).collect();
+        let mut queue = Script { batches, ..Script::default() };
+        let work = Loop::default();
+        work.run(&Mutex::new(Engine::new(Config::default())), &mut queue)
+            .expect("the script does not fail");
+        assert_eq!(work.batch_sizes(), [1, 1, 2, 0, 0, 0, 1, 1, 1, 2]);
+        assert_eq!(work.batches(), sizes.len() as u64);
     }
 
     #[test]

@@ -8,11 +8,35 @@ const TICK_SHIFT: u32 = 26;
 /// A moment, in ticks since the engine's first packet.
 pub(crate) type Tick = u32;
 
+/// A moment of the caller's clock in units of 1,024 ns, of which 32 bits last for 73 minutes: to
+/// measure short spans where 64 bits have no room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Stamp(pub(crate) u32);
+
+impl Stamp {
+    /// A moment in the caller's nanoseconds.
+    #[inline(always)]
+    pub(crate) fn at(now: u64) -> Self {
+        Self((now >> STAMP_SHIFT) as u32)
+    }
+
+    /// Nanoseconds since an earlier moment; `None` for what lies ahead, or behind by half of what
+    /// 32 bits hold: the clock has jumped.
+    pub(crate) fn since(self, earlier: Self) -> Option<u64> {
+        let units = i32::try_from(self.0.wrapping_sub(earlier.0)).ok()?;
+        Some(u64::from(units.unsigned_abs()) << STAMP_SHIFT)
+    }
+}
+
+const STAMP_SHIFT: u32 = 10;
+
 /// Follows the time that callers hand in. A clock that jumps back stands still until it has caught
 /// up (F52).
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Clock {
     origin: Option<u64>,
+    /// As callers have handed it in last.
+    now: u64,
     tick: Tick,
     /// The first nanosecond that belongs to a later tick.
     next: u64,
@@ -22,6 +46,7 @@ impl Clock {
     /// Takes note of `now`, in nanoseconds, and returns it in ticks.
     #[inline]
     pub(crate) fn advance(&mut self, now: u64) -> Tick {
+        self.now = now;
         if now >= self.next {
             self.tick_over(now);
         }
@@ -47,6 +72,12 @@ impl Clock {
     #[inline]
     pub(crate) fn tick(&self) -> Tick {
         self.tick
+    }
+
+    /// The moment that was handed in last.
+    #[inline(always)]
+    pub(crate) fn stamp(&self) -> Stamp {
+        Stamp::at(self.now)
     }
 
     /// When a tick began, in the caller's nanoseconds.
@@ -94,6 +125,18 @@ mod tests {
             clock.advance(u64::MAX),
             ((u64::MAX - year) >> 26).try_into().unwrap_or(Tick::MAX)
         );
+    }
+
+    #[test]
+    fn f52_a_span_across_a_jump_is_none() {
+        let span = |from: u64, to: u64| Stamp::at(to).since(Stamp::at(from));
+        assert_eq!(span(5, 5), Some(0));
+        assert_eq!(span(0, 50_000_000), Some(49_999_872), "in whole units");
+        // The units run over, the span does not.
+        let over = u64::from(u32::MAX) << 10;
+        assert_eq!(span(over, over + 3_000_000_000), Some(2_999_999_488));
+        assert_eq!(span(1_000_000, 0), None, "back");
+        assert_eq!(span(0, 3600 * 1_000_000_000), None, "an hour ahead");
     }
 
     #[test]

@@ -23,100 +23,22 @@
 //! - The flight recorder has numbers of service ports too. Numbers and lists may mean something
 //!   else later, so the recorder gets each service port as it was before it changes.
 
+mod record;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::balance::State;
+use crate::connects::ConnectTimes;
 use crate::hash::HashKey;
 use crate::recorder::Recorder;
 use crate::rng::{Rng, mix64};
 use crate::service::{Scope, ServicePort, ServiceTable};
 use crate::tuple::Family;
 use crate::verdict::Cause;
-
-/// Flows, packets and bytes; the latter by direction.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Traffic {
-    /// Flows that were opened.
-    pub flows: u64,
-    /// Packets to the backend and back.
-    pub packets: [u64; 2],
-    /// Bytes of IP packets to the backend and back.
-    pub bytes: [u64; 2],
-}
-
-impl Traffic {
-    /// Adds packets and bytes of a flow. A restored flow may claim any number of them.
-    pub(crate) fn carry(&mut self, packets: [u64; 2], bytes: [u64; 2]) {
-        for direction in 0..2 {
-            self.packets[direction] = self.packets[direction].saturating_add(packets[direction]);
-            self.bytes[direction] = self.bytes[direction].saturating_add(bytes[direction]);
-        }
-    }
-
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.flows += other.flows;
-        self.carry(other.packets, other.bytes);
-    }
-}
-
-/// The flows that an endpoint of a service port may have.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Standing {
-    /// New flows, and those that it has.
-    Listed,
-    /// It is in no list, but serves: the datagrams of flows that it has, and answered connections.
-    Serving,
-    /// Answered connections only.
-    Gone,
-}
-
-/// One backend of one service port.
-#[derive(Debug)]
-pub(crate) struct BackendRecord {
-    pub(crate) address: SocketAddr,
-    /// Number of its service port.
-    pub(crate) service: u32,
-    /// Distinguishes it from those that had this record before.
-    pub(crate) birth: u32,
-    pub(crate) standing: Standing,
-    /// The adoption that last found it in a list.
-    generation: u32,
-    /// The adoption under which no rule was found to be about packets to it; see
-    /// [`Ledger::is_unruled`].
-    unruled: Option<u32>,
-    /// Of flows that have ended; `flows` counts the live ones too.
-    pub(crate) ended: Traffic,
-}
-
-/// One service port.
-#[derive(Debug)]
-pub(crate) struct ServiceRecord {
-    /// As it was in the newest table that had it.
-    pub(crate) service: Arc<ServicePort>,
-    /// The balancers' memories, by scope.
-    pub(crate) states: [State; 2],
-    /// Backend records in the order of the service port's two lists; empty while it is in no table.
-    pub(crate) backends: [Vec<u32>; 2],
-    /// Identifiers of all its backends: the listed ones, and others that still have flows.
-    ids: HashMap<SocketAddr, u32, HashKey>,
-    /// Traffic of backends whose records are closed.
-    pub(crate) past: Traffic,
-    pub(crate) refused: Vec<(Cause, u64)>,
-    /// The adoption that last found it in the table.
-    generation: u32,
-    /// Decisions about first packets before its newest form.
-    decisions: u64,
-    is_served: bool,
-}
-
-impl ServiceRecord {
-    /// All its backends, each once, in no order.
-    pub(crate) fn all_backends(&self) -> impl Iterator<Item = u32> {
-        self.ids.values().copied()
-    }
-}
+pub use record::Traffic;
+pub(crate) use record::{BackendRecord, ServiceRecord, Standing};
 
 /// See the module documentation.
 #[derive(Debug)]
@@ -322,6 +244,15 @@ impl Ledger {
         }
     }
 
+    /// Counts that a backend has answered a client's SYN after so many nanoseconds; `None`: the
+    /// clock has jumped meanwhile.
+    pub(crate) fn note_connect(&mut self, backend: u32, nanoseconds: Option<u64>) {
+        if let Some(nanoseconds) = nanoseconds {
+            let connects = &mut self.backends[backend as usize].connects;
+            connects.get_or_insert_default().note(nanoseconds);
+        }
+    }
+
     pub(crate) fn refuse(&mut self, number: u32, cause: Cause) {
         if let Some(record) = self.service_mut(number) {
             match record.refused.iter_mut().find(|(counted, _)| *counted == cause) {
@@ -372,6 +303,7 @@ impl Ledger {
             backends: Default::default(),
             ids: HashMap::with_hasher(self.key),
             past: Traffic::default(),
+            past_connects: ConnectTimes::default(),
             refused: Vec::new(),
             generation: self.generation,
             decisions: 0,
@@ -455,6 +387,7 @@ impl Ledger {
             generation: self.generation,
             unruled: None,
             ended: Traffic::default(),
+            connects: None,
         };
         match self.free_backends.pop() {
             // Its last flow has ended.
@@ -471,10 +404,14 @@ impl Ledger {
     }
 
     fn forget_backend(&mut self, id: u32) {
-        let record = &self.backends[id as usize];
+        let record = &mut self.backends[id as usize];
         let (service, address, ended) = (record.service, record.address, record.ended);
+        let connects = record.connects.take();
         if let Some(record) = self.service_mut(service) {
             record.past.add(&ended);
+            if let Some(connects) = connects {
+                record.past_connects.add(&connects);
+            }
             record.ids.remove(&address);
         }
         self.free_backends.push(id);

@@ -4,11 +4,15 @@
 //! Only flows of the default zone: another zone is another program's view of packets that may be
 //! tracked in ours as well.
 
+mod answers;
 mod entry;
 mod events;
 mod requests;
+#[cfg(test)]
+mod testing;
 mod uapi;
 
+pub use answers::{Answer, Answers};
 pub use entry::{Ends, Entry};
 pub use events::{Change, Events, Topic, Waker};
 pub use requests::{Requests, Selection, Statistics};

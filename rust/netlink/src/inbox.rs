@@ -41,6 +41,16 @@ impl Inbox {
         }
     }
 
+    /// Datagrams that were taken last.
+    pub(crate) fn count(&self) -> usize {
+        self.lengths.len()
+    }
+
+    /// Whether there may be more of them.
+    pub(crate) fn is_full(&self) -> bool {
+        self.count() == self.buffers.len()
+    }
+
     /// The messages that were taken last, headers included, each with its kind.
     pub(crate) fn messages(&self) -> impl Iterator<Item = (u16, &[u8])> {
         let datagrams = self.buffers.iter().zip(&self.lengths);

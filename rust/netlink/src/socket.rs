@@ -99,6 +99,16 @@ impl Socket {
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
+    /// Whether there is something to receive. Does not wait.
+    pub(crate) fn is_readable(&self) -> io::Result<bool> {
+        let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one structure, which lives until the call returns.
+        match result_of(unsafe { libc::poll(&raw mut poll, 1, 0) }) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+            ready => Ok(ready.is_ok_and(|count| count > 0)),
+        }
+    }
+
     /// Waits until there is something to receive, or the time is over.
     pub(crate) fn wait(&self, timeout: Duration) -> io::Result<()> {
         wait([self.0.as_raw_fd()], timeout)
@@ -123,10 +133,19 @@ fn wait<const N: usize>(descriptors: [i32; N], timeout: Duration) -> io::Result<
 /// The system's monotonic clock in nanoseconds, the same that Python's `time.monotonic_ns` reads.
 #[must_use]
 pub fn monotonic() -> u64 {
+    read_clock(libc::CLOCK_MONOTONIC)
+}
+
+/// The system's wall clock in nanoseconds since 1970.
+pub(crate) fn since_epoch() -> u64 {
+    read_clock(libc::CLOCK_REALTIME)
+}
+
+fn read_clock(clock: libc::clockid_t) -> u64 {
     // SAFETY: all zeroes are a valid time.
     let mut time: libc::timespec = unsafe { zeroed() };
-    // SAFETY: the structure lives until the call returns, which cannot fail with this clock.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    // SAFETY: the structure lives until the call returns, which cannot fail with these clocks.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 

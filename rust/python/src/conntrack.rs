@@ -1,4 +1,5 @@
 //! The kernel's connection tracking: `ConntrackSync` keeps an engine's flows in step with it,
+//! `AnswerWatch` measures connect times,
 //! `ConntrackEvents` and `conntrack_entries` only read it.
 
 use std::io;
@@ -8,7 +9,9 @@ use std::time::Duration;
 
 use kbe_nat_datapath as datapath;
 use kbe_nat_engine::tuple::Protocol;
-use kbe_nat_netlink::conntrack::{Change, Entry, Events, Requests, Statistics, Topic, Waker};
+use kbe_nat_netlink::conntrack::{
+    Answers, Change, Entry, Events, Requests, Statistics, Topic, Waker,
+};
 use pyo3::prelude::*;
 
 use crate::convert;
@@ -104,6 +107,55 @@ impl ConntrackSync {
     #[getter]
     fn turns(&self) -> u64 {
         self.sync.turns()
+    }
+}
+
+/// Tells an engine when backends answer.
+#[pyclass(frozen, module = "kbe_nat._native")]
+pub(crate) struct AnswerWatch {
+    engine: Py<Engine>,
+    answers: Mutex<Answers>,
+    watch: datapath::AnswerWatch,
+}
+
+#[pymethods]
+impl AnswerWatch {
+    #[new]
+    #[pyo3(signature = (engine, *, socket_buffer))]
+    fn new(py: Python<'_>, engine: Py<Engine>, socket_buffer: i32) -> PyResult<Self> {
+        let (answers, waker) = py
+            .detach(|| Answers::open(socket_buffer))
+            .map_err(|error| errors::conntrack(&error))?;
+        let watch = datapath::AnswerWatch::new(waker);
+        Ok(Self { engine, answers: Mutex::new(answers), watch })
+    }
+
+    fn run(&self, py: Python<'_>) -> PyResult<()> {
+        let engine = self.engine.get().shared();
+        py.detach(|| {
+            let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+            self.watch.run(engine, &mut answers)
+        })
+        .map_err(|error| errors::conntrack(&error))
+    }
+
+    fn stop(&self) {
+        self.watch.stop();
+    }
+
+    #[getter]
+    fn turns(&self) -> u64 {
+        self.watch.turns()
+    }
+
+    #[getter]
+    fn updates(&self) -> u64 {
+        self.watch.updates()
+    }
+
+    #[getter]
+    fn pauses(&self) -> u64 {
+        self.watch.pauses()
     }
 }
 

@@ -33,6 +33,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<service::NodeView>()?;
     module.add_class::<verdict::Verdict>()?;
     module.add_class::<view::Flow>()?;
+    module.add_class::<view::ConnectTimes>()?;
     module.add_class::<view::BackendStats>()?;
     module.add_class::<view::ServiceStats>()?;
     module.add_class::<view::Stats>()?;
@@ -42,6 +43,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<queue::BackendIdMap>()?;
     module.add_class::<queue::KernelQueue>()?;
     module.add_class::<queue::Loop>()?;
+    module.add_class::<conntrack::AnswerWatch>()?;
     module.add_class::<conntrack::ConntrackEntry>()?;
     module.add_class::<conntrack::ConntrackEvents>()?;
     module.add_class::<conntrack::ConntrackSync>()?;
@@ -63,6 +65,13 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(conntrack::conntrack_entries, module)?)?;
     module.add_function(wrap_pyfunction!(conntrack::probe_flows, module)?)?;
     module.add("PanicException", py.get_type::<pyo3::panic::PanicException>())?;
+    add_constants(module)?;
+    module.add("__version__", env!("CARGO_PKG_VERSION"))
+}
+
+/// Names by number, and bounds, as the engine and the loop have them.
+fn add_constants(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = module.py();
     let actions = kbe_nat_engine::Action::ALL.map(kbe_nat_engine::Action::name);
     module.add("ACTIONS", PyTuple::new(py, actions)?)?;
     let causes = kbe_nat_engine::Cause::ALL.iter().map(|cause| cause.name()).collect::<Vec<_>>();
@@ -74,6 +83,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
         timeouts.set_item(name, seconds)?;
     }
     module.add("TIMEOUTS", timeouts)?;
-    module.add("EXPIRY_BUDGET", kbe_nat_datapath::EXPIRY_BUDGET)?;
-    module.add("__version__", env!("CARGO_PKG_VERSION"))
+    let bounds = kbe_nat_engine::CONNECT_BOUNDS.map(|nanoseconds| nanoseconds as f64 / 1e9);
+    module.add("CONNECT_BOUNDS", PyTuple::new(py, bounds)?)?;
+    module.add("BATCH_SIZES", PyTuple::new(py, kbe_nat_datapath::BATCH_SIZES)?)?;
+    module.add("EXPIRY_BUDGET", kbe_nat_datapath::EXPIRY_BUDGET)
 }

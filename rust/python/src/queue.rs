@@ -168,6 +168,11 @@ impl Loop {
     }
 
     #[getter]
+    fn batch_sizes(&self) -> Vec<u64> {
+        self.own.batch_sizes().into()
+    }
+
+    #[getter]
     fn turns(&self) -> u64 {
         self.own.turns()
     }

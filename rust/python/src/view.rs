@@ -103,6 +103,31 @@ impl Flow {
 }
 
 #[pyclass(frozen, module = "kbe_nat")]
+pub(crate) struct ConnectTimes(core::ConnectTimes);
+
+#[pymethods]
+impl ConnectTimes {
+    #[getter]
+    fn counts(&self) -> Vec<u64> {
+        self.0.counts.into()
+    }
+
+    #[getter]
+    fn count(&self) -> u64 {
+        self.0.count()
+    }
+
+    #[getter]
+    fn seconds(&self) -> f64 {
+        self.0.nanoseconds as f64 / 1e9
+    }
+
+    fn quantile(&self, share: f64) -> Option<f64> {
+        self.0.quantile(share)
+    }
+}
+
+#[pyclass(frozen, module = "kbe_nat")]
 pub(crate) struct BackendStats(CoreBackend);
 
 #[pymethods]
@@ -135,6 +160,11 @@ impl BackendStats {
     #[getter]
     fn bytes(&self) -> (u64, u64) {
         self.0.traffic.bytes.into()
+    }
+
+    #[getter]
+    fn connects(&self) -> Option<ConnectTimes> {
+        self.0.connects.as_deref().copied().map(ConnectTimes)
     }
 
     #[getter]
@@ -181,6 +211,12 @@ impl ServiceStats {
     #[getter]
     fn refused(&self) -> BTreeMap<&'static str, u64> {
         self.0.refused.iter().map(|&(cause, count)| (cause.name(), count)).collect()
+    }
+
+    #[getter]
+    fn connects(&self) -> Option<ConnectTimes> {
+        let connects = self.0.connects;
+        (connects.count() > 0).then_some(ConnectTimes(connects))
     }
 
     #[getter]
@@ -260,6 +296,16 @@ impl Stats {
     #[getter]
     fn leased_ports(&self) -> usize {
         self.occupancy.leased_ports
+    }
+
+    #[getter]
+    fn most_leased_ports(&self) -> usize {
+        self.occupancy.most_leased_ports
+    }
+
+    #[getter]
+    fn leasable_ports(&self) -> usize {
+        self.occupancy.leasable_ports
     }
 
     #[getter]

@@ -37,6 +37,11 @@ impl PortRange {
         let within = |(low, high): (u16, u16)| (low..=high).contains(&port);
         within(self.ports) && !within(self.reserved)
     }
+
+    /// How many they are.
+    fn count(&self) -> usize {
+        (0..=u16::MAX).filter(|&port| self.contains(port)).count()
+    }
 }
 
 /// Whose answers must be told apart: protocol, the address that is answered to, and the backend
@@ -65,6 +70,8 @@ impl Hash for Remote {
 #[derive(Debug)]
 pub(crate) struct Leases {
     range: PortRange,
+    /// Ports of the range.
+    limit: usize,
     /// A bit per port; an entry goes when its last lease does. 8 kB each, and only for remotes with
     /// more than a few leases.
     taken: HashMap<Remote, Taken, HashKey>,
@@ -79,12 +86,22 @@ enum Taken {
 
 impl Leases {
     pub(crate) fn new(range: PortRange, key: HashKey) -> Self {
-        Self { range, taken: HashMap::with_hasher(key), leased: 0 }
+        Self { range, limit: range.count(), taken: HashMap::with_hasher(key), leased: 0 }
     }
 
     /// Ports that are taken, of all remotes.
     pub(crate) fn count(&self) -> usize {
         self.leased
+    }
+
+    /// Ports of the remote that has most. Cost: a pass over the remotes.
+    pub(crate) fn most(&self) -> usize {
+        self.taken.values().map(Taken::count).max().unwrap_or(0)
+    }
+
+    /// Ports that one remote can have.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
     }
 
     /// A port for a flow that has `wanted`: that one if it may be leased and is free, else the
@@ -129,7 +146,7 @@ impl Leases {
         let Some(leases) = self.taken.get_mut(remote) else { return };
         if leases.remove(port) {
             self.leased -= 1;
-            if leases.is_empty() {
+            if leases.count() == 0 {
                 self.taken.remove(remote);
             }
         }
@@ -193,10 +210,10 @@ impl Taken {
         true
     }
 
-    fn is_empty(&self) -> bool {
+    fn count(&self) -> usize {
         match self {
-            Self::Few(ports) => ports.is_empty(),
-            Self::Many { count, .. } => *count == 0,
+            Self::Few(ports) => ports.len(),
+            Self::Many { count, .. } => *count as usize,
         }
     }
 }
@@ -226,6 +243,11 @@ mod tests {
             leases.take(remote, port);
         }
         assert_eq!(seen.len(), 65_536 - 1024 - 2768);
+        assert_eq!((leases.count(), leases.most(), leases.limit()), (seen.len(), 61_744, 61_744));
+        let other = Remote { protocol: Protocol::UDP, ..remote };
+        leases.take(other, 1024);
+        assert_eq!((leases.count(), leases.most()), (61_745, 61_744), "one remote's");
+        leases.give_back(&other, 1024);
         assert!(!seen.iter().any(|port| (30_000..=32_767).contains(port)), "F33: a node port");
         leases.give_back(&remote, 50_000);
         assert_eq!(leases.find(&remote, 40_000, &mut rng, |_| true), Some(50_000));

@@ -23,7 +23,7 @@ mod side;
 
 use super::state::State;
 use super::timeouts::{Timeout, Timeouts};
-use crate::clock::Tick;
+use crate::clock::{Stamp, Tick};
 use crate::tuple::Direction;
 use crate::wire::tcp::{Flags, Segment};
 pub(crate) use side::Side;
@@ -52,16 +52,38 @@ pub(crate) enum Progress {
 impl Tracking {
     /// A connection whose first segment is `segment`, travelling from the client: a SYN, or an
     /// acknowledgement in mid-stream.
-    pub(crate) fn opening(segment: &Segment) -> (State, Self) {
+    #[inline(always)]
+    pub(crate) fn opening(segment: &Segment, now: Stamp) -> (State, Self) {
         let mut tracking = Self::default();
         let side = &mut tracking.sides[Direction::Original as usize];
         side.note(segment, false);
         if segment.flags.is_opening() {
+            tracking.note_syn(now);
             return (State::TcpSynSent, tracking);
         }
         side.set(Side::SHUT, segment.window == 0);
         tracking.ignore_windows();
         (State::TcpEstablished, tracking)
+    }
+
+    /// Notes when the client's first SYN came. It stands where the answer's sequence number will
+    /// stand, which counts only once the backend has sent something.
+    #[inline(always)]
+    fn note_syn(&mut self, now: Stamp) {
+        let side = &mut self.sides[Direction::Reply as usize];
+        (side.end, side.flags) = (now.0, Side::SYN_TIMED);
+    }
+
+    /// When the client's first SYN came, if the backend has not sent anything yet.
+    #[inline]
+    pub(crate) fn syn_time(&self) -> Option<Stamp> {
+        let side = &self.sides[Direction::Reply as usize];
+        side.has(Side::SYN_TIMED).then_some(Stamp(side.end))
+    }
+
+    /// No connect time will be measured any more.
+    pub(crate) fn forget_syn(&mut self) {
+        self.sides[Direction::Reply as usize].set(Side::SYN_TIMED, false);
     }
 
     /// Windows are not checked any more, because one side's segments are not known in full. A
@@ -259,7 +281,7 @@ mod tests {
     /// Runs `steps` (original?, flags, seq, ack, payload, expected) over one connection that begins
     /// with a SYN at 100.
     fn run(steps: &[(bool, u8, u32, u32, u32, Progress)]) -> (State, Tracking) {
-        let (mut state, mut tracking) = Tracking::opening(&segment(SYN, 100, 0, 0));
+        let (mut state, mut tracking) = Tracking::opening(&segment(SYN, 100, 0, 0), Stamp(7));
         assert_eq!(state, State::TcpSynSent);
         for &(original, flags, seq, ack, payload, expected) in steps {
             let direction = if original { Direction::Original } else { Direction::Reply };
@@ -360,7 +382,7 @@ mod tests {
     fn window_scaling_counts_only_if_both_offer_it() {
         for (answer, is_wide) in [(Some(7), true), (None, false)] {
             let (state, mut tracking) =
-                Tracking::opening(&Segment { scale: Some(7), ..segment(SYN, 100, 0, 0) });
+                Tracking::opening(&Segment { scale: Some(7), ..segment(SYN, 100, 0, 0) }, Stamp(7));
             let answer = Segment { scale: answer, ..segment(SYN | ACK, 500, 101, 0) };
             assert_eq!(
                 tracking.advance(state, Direction::Reply, &answer),
@@ -403,7 +425,7 @@ mod tests {
         assert_eq!(tracking.timeout(state, true, &timeouts), timeouts.get(Timeout::TcpMaxRetrans));
         tracking.advance(state, Direction::Reply, &segment(ACK, 501, 101, 0));
         assert_eq!(tracking.timeout(state, true, &timeouts), established);
-        let (state, tracking) = Tracking::opening(&segment(ACK, 1, 1, 0));
+        let (state, tracking) = Tracking::opening(&segment(ACK, 1, 1, 0), Stamp(7));
         assert_eq!(
             tracking.timeout(state, false, &timeouts),
             timeouts.get(Timeout::TcpUnacknowledged)
@@ -420,7 +442,7 @@ mod tests {
 
     #[test]
     fn mid_stream_pick_up_is_liberal() {
-        let (state, mut tracking) = Tracking::opening(&segment(ACK, 1, 1, 5));
+        let (state, mut tracking) = Tracking::opening(&segment(ACK, 1, 1, 5), Stamp(7));
         assert_eq!(state, State::TcpEstablished);
         let far = segment(ACK, 4_000_000_000, 77, 5);
         assert_eq!(

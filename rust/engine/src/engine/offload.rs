@@ -2,12 +2,14 @@
 //! tells what becomes of them.
 //!
 //! An offloaded flow stands in the table like any other, so loads, counters and lists count it.
-//! Three things keep the table and the kernel's in step:
+//! Four things keep the table and the kernel's in step:
 //!
 //! - Events of the kernel: [`Engine::observe`] for a flow that began or changed,
 //!   [`Engine::note_end`] for one that ended.
 //! - Resyncs: every flow of the kernel is observed with a [`Resync`], which gathers the flows seen;
 //!   then [`Engine::end_missing`] ends the others. Events may be lost, resyncs make up for it.
+//! - Answers: the engine has seen the SYN, and events tell of the SYN-ACK
+//!   ([`Engine::note_answer`]).
 //! - Orphans: flows that end here first, because an operator or a table has ended them. The kernel
 //!   is to end them as well ([`Engine::take_orphans`]).
 //!
@@ -26,7 +28,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{Engine, EngineAddress};
-use crate::clock::{Tick, ticks};
+use crate::clock::{Stamp, Tick, ticks};
 use crate::config::OffloadedPackets;
 use crate::conntrack::state::State;
 use crate::conntrack::tcp::Tracking;
@@ -105,6 +107,16 @@ impl Engine {
         match flow.original.0 {
             SocketAddr::V4(_) => self.note_end_of::<Ipv4Addr>(tick, flow),
             SocketAddr::V6(_) => self.note_end_of::<Ipv6Addr>(tick, flow),
+        }
+    }
+
+    /// Takes note that the kernel has seen the backend's SYN-ACK of a connection at `now`, in
+    /// nanoseconds of the clock of [`Engine::process`]. Returns whether that gives its connect
+    /// time: the engine has seen its first SYN, and no answer yet. Cost: a look-up.
+    pub fn note_answer(&mut self, now: u64, flow: &KernelFlow) -> bool {
+        match flow.original.0 {
+            SocketAddr::V4(_) => self.note_answer_of::<Ipv4Addr>(now, flow),
+            SocketAddr::V6(_) => self.note_answer_of::<Ipv6Addr>(now, flow),
         }
     }
 
@@ -196,6 +208,22 @@ impl Engine {
         hot.set_flags(Hot::<A>::OFFLOADED, Hot::<A>::FORGOTTEN);
         (hot.generation, hot.deadline) = (STALE, deadline);
         family.flows.note_deadline(deadline);
+        true
+    }
+
+    fn note_answer_of<A: EngineAddress>(&mut self, now: u64, flow: &KernelFlow) -> bool {
+        let (shared, family) = A::split(self);
+        let Some(ends) = ends::<A>(flow.original) else { return false };
+        let tuple = Tuple { ends, protocol: flow.protocol };
+        let Some((id, Direction::Original)) = family.flows.find(&tuple) else { return false };
+        let (hot, cold) = family.flows.both_mut(id);
+        // Another connection of the same ends may have had another backend.
+        if hot.ends(Direction::Reply).source() != flow.reply.0 {
+            return false;
+        }
+        let Some(syn) = cold.tracking.syn_time() else { return false };
+        cold.tracking.forget_syn();
+        shared.ledger.note_connect(cold.backend, Stamp::at(now).since(syn));
         true
     }
 

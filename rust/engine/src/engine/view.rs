@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use super::{Engine, EngineAddress};
 use crate::clock::{self, Tick};
+use crate::connects::ConnectTimes;
 use crate::conntrack::state::State;
 use crate::conntrack::{FlowId, Hot};
 use crate::events::{EventKind, Seen};
@@ -130,6 +131,8 @@ pub struct BackendStats {
     pub active: u32,
     /// All that it has carried.
     pub traffic: Traffic,
+    /// How long it took to answer clients; `None` if it never did.
+    pub connects: Option<Box<ConnectTimes>>,
     /// It is in the tables no more, but has flows.
     pub is_gone: bool,
 }
@@ -143,6 +146,8 @@ pub struct ServiceStats {
     pub family: Family,
     /// All that it has carried, by backends that are no more as well.
     pub traffic: Traffic,
+    /// How long its backends took to answer clients, those that are no more as well.
+    pub connects: ConnectTimes,
     /// Packets that were not served, by cause.
     pub refused: Vec<(Cause, u64)>,
     /// Its backends, sorted by address.
@@ -168,6 +173,10 @@ pub struct Occupancy {
     pub affinities: usize,
     /// Source ports that are leased to masqueraded flows.
     pub leased_ports: usize,
+    /// Of these, the ones towards the backend that most are leased towards, from one address.
+    pub most_leased_ports: usize,
+    /// Source ports that can be leased towards one backend, from one address.
+    pub leasable_ports: usize,
     /// Fragments that wait.
     pub held_fragments: usize,
     /// Flows that have ended by their timeout.
@@ -285,18 +294,23 @@ impl Engine {
                         address: backend.address,
                         active: ledger.active(id),
                         traffic: census.traffic(id, backend.birth),
+                        connects: backend.connects.clone(),
                         is_gone: backend.standing != Standing::Listed,
                     }
                 })
                 .collect();
-            let mut traffic = record.past;
+            let (mut traffic, mut connects) = (record.past, record.past_connects);
             for backend in &backends {
                 traffic.add(&backend.traffic);
+                if let Some(times) = &backend.connects {
+                    connects.add(times);
+                }
             }
             page.push(ServiceStats {
                 name: record.service.name().to_owned(),
                 family: record.service.family(),
                 traffic,
+                connects,
                 refused: record.refused.clone(),
                 backends,
             });
@@ -304,7 +318,7 @@ impl Engine {
         (!page.is_empty()).then_some(page)
     }
 
-    /// How full the tables are. Cost: constant.
+    /// How full the tables are. Cost: a pass over the backends towards which ports are leased.
     #[must_use]
     pub fn occupancy(&self) -> Occupancy {
         let (v4, v6) = (&self.v4.flows, &self.v6.flows);
@@ -314,6 +328,8 @@ impl Engine {
             assured: flows - v4.unassured_flows() - v6.unassured_flows(),
             affinities: self.shared.affinity.len(),
             leased_ports: self.shared.leases.count(),
+            most_leased_ports: self.shared.leases.most(),
+            leasable_ports: self.shared.leases.limit(),
             held_fragments: self.v4.fragments.held() + self.v6.fragments.held(),
             expired: self.shared.counters.expired,
             evicted: self.shared.counters.evicted,

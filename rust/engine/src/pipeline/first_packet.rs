@@ -19,7 +19,7 @@ use super::state::{FamilyState, Shared};
 use super::translate::{is_torn, opening_verdict};
 use crate::affinity::Sticky;
 use crate::balance::{Loads, Request, Strategy, stable_hash_address, stable_hash_tuple};
-use crate::clock::ticks;
+use crate::clock::{Stamp, ticks};
 use crate::conntrack::index::{Entry, IndexFull, Probe};
 use crate::conntrack::ports::Remote;
 use crate::conntrack::state::State;
@@ -155,7 +155,7 @@ impl Shared {
         packet: &[u8],
     ) -> Result<Opening<A>, Verdict> {
         let (now, Tuple { ends, protocol }) = (self.clock.tick(), headers.tuple);
-        let (state, tracking) = opening::<A>(headers, packet);
+        let (state, tracking) = opening::<A>(headers, packet, self.clock.stamp());
         let (from, to): (WireEnds<A>, WireEnds<A>) = (ends.into(), sent.into());
         let is_leased = lease.as_ref().is_some_and(|lease| lease.is_taken);
         let deltas = rewrite::deltas(protocol, &from, &to);
@@ -467,11 +467,11 @@ pub(crate) fn query<A: Wire>(headers: &Headers<A>, packet: &[u8], meta: Meta) ->
 
 /// State and tracking of a flow that begins with this packet.
 #[inline(always)]
-fn opening<A: Wire>(headers: &Headers<A>, packet: &[u8]) -> (State, Tracking) {
+fn opening<A: Wire>(headers: &Headers<A>, packet: &[u8], now: Stamp) -> (State, Tracking) {
     let chunk = match headers.layer4 {
         Layer4::Tcp => {
             if let Some(segment) = Segment::parse(headers.transport(packet)) {
-                return Tracking::opening(&segment);
+                return Tracking::opening(&segment, now);
             }
             Chunk::Other
         }

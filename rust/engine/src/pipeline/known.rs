@@ -4,6 +4,7 @@ use super::assess::{Change, Ending, Fate, Review, Step};
 use super::packet::Meta;
 use super::state::{FamilyState, Shared};
 use super::translate::{flow_flags, translate};
+use crate::conntrack::state::State;
 use crate::conntrack::{FlowId, Hot};
 use crate::events::EventKind;
 use crate::tuple::Direction;
@@ -25,9 +26,12 @@ impl Shared {
         let flags = flow_flags(family.flows.hot(id), direction);
         let verdict = fate.verdict(flags, self.config.invalid);
         match fate {
-            Fate::Step(review, step) => {
+            Fate::Step(review, mut step) => {
                 if let Some(review) = review {
                     self.confirm(family, id, review);
+                }
+                if direction == Direction::Reply {
+                    self.note_connect(family, id, &mut step);
                 }
                 advance(family, id, direction, &step, headers.end);
             }
@@ -41,6 +45,21 @@ impl Shared {
             translate(family.flows.hot(id), headers, direction, packet, meta);
         }
         verdict
+    }
+
+    /// Measures how long the backend took to answer the client's SYN, if this step is of its first
+    /// segment and that is a SYN-ACK.
+    #[inline]
+    fn note_connect<A: Wire>(&mut self, family: &FamilyState<A>, id: FlowId, step: &mut Step) {
+        // A segment that does not fit moves nothing, and the answer may come yet.
+        let (Some(tracking), Some(change)) = (&mut step.tracking, step.change) else { return };
+        // As it was before the step, which has taken the place of the moment.
+        let cold = family.flows.cold(id);
+        let Some(syn) = cold.tracking.syn_time() else { return };
+        tracking.forget_syn();
+        if change.state == State::TcpSynRecv {
+            self.ledger.note_connect(cold.backend, self.clock.stamp().since(syn));
+        }
     }
 
     /// Ends a flow when its next packet comes.

@@ -146,32 +146,13 @@ pub(super) fn put_tuple(
 
 #[cfg(test)]
 mod tests {
-    use super::super::uapi::SUBSYSTEM;
+    use super::super::testing::{message, put_ends, put_reply};
     use super::*;
-    use crate::attribute::{Head, close, open, put, put_nest};
+    use crate::attribute::{put, put_nest};
     use proptest::prelude::*;
 
     fn ends(src: &str, dst: &str) -> Ends {
         Ends { src: src.parse().expect("an address"), dst: dst.parse().expect("an address") }
-    }
-
-    fn message(fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let start = open(&mut bytes, Head { subsystem: SUBSYSTEM, ..Head::default() });
-        fill(&mut bytes);
-        close(&mut bytes, start, 0);
-        bytes
-    }
-
-    fn put_ends(bytes: &mut Vec<u8>, protocol: u8, ends: Ends) {
-        put_tuple(bytes, protocol, Some(ends.src), Some(ends.dst));
-    }
-
-    /// A tuple in the place of the reply's.
-    fn put_reply(bytes: &mut Vec<u8>, protocol: u8, reply: Ends) {
-        let start = bytes.len();
-        put_ends(bytes, protocol, reply);
-        bytes[start + 2] = CTA_TUPLE_REPLY as u8;
     }
 
     #[test]

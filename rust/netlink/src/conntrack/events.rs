@@ -27,11 +27,20 @@ pub enum Topic {
     Ended,
 }
 
-/// Ends the wait of [`Events::receive`].
+/// Ends the wait of [`Events::receive`], or of [`super::Answers::receive`].
 #[derive(Debug)]
 pub struct Waker(UnixStream);
 
 impl Waker {
+    /// A waker, and the end at which its calls arrive.
+    pub(super) fn pair() -> io::Result<(UnixStream, Self)> {
+        let (calls, waker) = UnixStream::pair()?;
+        // Non-blocking: a caller never waits for the listener, which reads until nothing is left.
+        calls.set_nonblocking(true)?;
+        waker.set_nonblocking(true)?;
+        Ok((calls, Self(waker)))
+    }
+
     /// Ends a wait that goes on, or the next one.
     pub fn wake(&self) {
         // A full pipe is no failure: its unread calls end the wait.
@@ -63,11 +72,8 @@ impl Events {
             };
             socket.set(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)?;
         }
-        let (calls, waker) = UnixStream::pair()?;
-        // Non-blocking: a caller never waits for the listener, which reads until nothing is left.
-        calls.set_nonblocking(true)?;
-        waker.set_nonblocking(true)?;
-        Ok((Self { socket, calls, inbox: Inbox::new() }, Waker(waker)))
+        let (calls, waker) = Waker::pair()?;
+        Ok((Self { socket, calls, inbox: Inbox::new() }, waker))
     }
 
     /// Adds what has happened to `changes`, after waiting for it or for a call of the [`Waker`], at

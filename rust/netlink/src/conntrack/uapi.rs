@@ -15,6 +15,8 @@ pub(super) const CTA_COUNTERS_ORIG: u16 = 9;
 pub(super) const CTA_COUNTERS_REPLY: u16 = 10;
 pub(super) const CTA_ID: u16 = 12;
 pub(super) const CTA_ZONE: u16 = 18;
+/// From Linux 6.14 on.
+pub(super) const CTA_TIMESTAMP_EVENT: u16 = 27;
 pub(super) const CTA_TUPLE_IP: u16 = 1;
 pub(super) const CTA_TUPLE_PROTO: u16 = 2;
 pub(super) const CTA_TUPLE_ZONE: u16 = 3;

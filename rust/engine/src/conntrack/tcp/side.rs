@@ -8,14 +8,16 @@
 //! Sequence numbers compare modulo 2^32 (RFC 9293, 3.4), so [`is_before`] is the only comparison.
 //!
 //! The flags hold the rest: whether the fields count yet (`SEEN`, `ACKED`), whether they may be
-//! checked (`LIBERAL`), and the reasons for a shorter timeout (`UNACKNOWLEDGED`, `SHUT`).
+//! checked (`LIBERAL`), and the reasons for a shorter timeout (`UNACKNOWLEDGED`, `SHUT`). As long
+//! as a side has sent nothing, `SYN_TIMED` lends its `end` to the connect time.
 
 use crate::wire::tcp::{Flags, Segment};
 
 /// The record of one side's segments. Sequence numbers compare modulo 2^32 (RFC 9293, 3.4).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Side {
-    /// Behind the highest sequence number sent.
+    /// Behind the highest sequence number sent; with `SYN_TIMED` the moment of the other side's
+    /// SYN.
     pub(crate) end: u32,
     /// Highest acknowledgement sent.
     pub(crate) ack: u32,
@@ -45,6 +47,9 @@ impl Side {
     pub(super) const UNACKNOWLEDGED: u8 = 32;
     /// Flag: the connection's last acknowledgement came from this side and announced no window.
     pub(super) const SHUT: u8 = 64;
+
+    /// Flag: this side has sent nothing yet, and `end` says when the other side's first SYN came.
+    pub(super) const SYN_TIMED: u8 = 128;
 
     #[inline(always)]
     pub(super) fn has(&self, flag: u8) -> bool {

@@ -284,6 +284,8 @@ impl<'a> Reader<'a> {
             }
             *side = Side { end, ack, window, scale, flags, retransmissions, packets_high };
         }
+        // The clock that timed a SYN was another engine's.
+        tracking.forget_syn();
         let ends = ends.map(WireEnds::from);
         let hot = Hot {
             ends,
