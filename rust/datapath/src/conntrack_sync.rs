@@ -20,7 +20,7 @@
 //! - The engine's lock is held for [`BATCH`] flows at a time, because packets wait for it. No
 //!   system call is made under it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -83,22 +83,19 @@ impl ConntrackSync {
     ) -> io::Result<()> {
         let mut changes = Vec::new();
         let mut newest_full: Option<Instant> = None;
-        let mut repeats: Vec<(Instant, Vec<Selection>)> = Vec::new();
+        let mut frontends = PacedSelections::new(Instant::now());
         while !self.is_stopped.load(Ordering::Relaxed) {
             self.turns.fetch_add(1, Ordering::Relaxed);
             // Read ahead of the dump, so that a request that comes during it gets another dump.
             let requested = self.requested.load(Ordering::Acquire);
             let selections = std::mem::take(&mut *lock(&self.selections));
+            let started = Instant::now();
+            frontends.add(selections, started);
             // Flows of removed backends go ahead of the full resync, which takes longer.
-            self.resync_selections(engine, requests, &selections)?;
-            if !selections.is_empty() {
-                repeats.push((Instant::now() + REPEAT, selections));
-            }
-            let now = Instant::now();
-            // All wait equally long, so the oldest stand first.
-            let due = repeats.iter().take_while(|(when, _)| *when <= now).count();
-            for (_, selections) in repeats.drain(..due) {
-                self.resync_selections(engine, requests, &selections)?;
+            let due = frontends.take_due(started);
+            if !due.is_empty() {
+                self.resync_selections(engine, requests, &due)?;
+                frontends.rest(Instant::now(), started.elapsed());
             }
             let is_due = newest_full.is_none_or(|when| when.elapsed() >= INTERVAL);
             if is_due || requested != self.completed_request() {
@@ -109,7 +106,8 @@ impl ConntrackSync {
             }
             // The wait comes last: a request that arrives during it wakes the loop, and is served
             // at once.
-            if !events.receive(PATIENCE, &mut changes)? {
+            let patience = frontends.patience(Instant::now());
+            if !events.receive(patience, &mut changes)? {
                 self.overruns.fetch_add(1, Ordering::Relaxed);
                 // Only a full resync finds what the lost events said.
                 newest_full = None;
@@ -277,6 +275,51 @@ impl ConntrackSync {
     }
 }
 
+/// Selections to resync: each soon, and once more after [`REPEAT`].
+///
+/// A flood of changes would let the kernel pass over its table without a pause. So after a resync
+/// comes a rest that is [`REST`] times as long, and the next one takes all that has come meanwhile.
+struct PacedSelections {
+    waiting: Vec<Selection>,
+    /// With the time of each. All wait equally long, so the oldest stand first.
+    repeats: VecDeque<(Instant, Vec<Selection>)>,
+    /// The end of the rest.
+    next: Instant,
+}
+
+impl PacedSelections {
+    fn new(now: Instant) -> Self {
+        Self { waiting: Vec::new(), repeats: VecDeque::new(), next: now }
+    }
+
+    fn add(&mut self, selections: Vec<Selection>, now: Instant) {
+        if !selections.is_empty() {
+            self.waiting.extend(&selections);
+            self.repeats.push_back((now + REPEAT, selections));
+        }
+    }
+
+    /// The selections to resync now; none during a rest.
+    fn take_due(&mut self, now: Instant) -> Vec<Selection> {
+        let due = self.repeats.iter().take_while(|(when, _)| *when <= now).count();
+        self.waiting.extend(self.repeats.drain(..due).flat_map(|(_, selections)| selections));
+        if now < self.next { Vec::new() } else { std::mem::take(&mut self.waiting) }
+    }
+
+    /// Notes that a resync is over that took so long.
+    fn rest(&mut self, now: Instant, took: Duration) {
+        self.next = now + (took * REST).min(LONGEST_REST);
+    }
+
+    /// How long the next selections can wait.
+    fn patience(&self, now: Instant) -> Duration {
+        if self.waiting.is_empty() {
+            return PATIENCE;
+        }
+        self.next.saturating_duration_since(now).min(PATIENCE)
+    }
+}
+
 /// Each selection once. Where many are of one family and protocol, one selection takes their place,
 /// of all flows of that protocol: the kernel passes over all flows for each selection.
 fn merge(selections: &[Selection]) -> Vec<Selection> {
@@ -320,6 +363,10 @@ const BATCH: usize = 64;
 /// A resync of frontends is repeated after this time, which is longer than the engine gives a
 /// handshake.
 const REPEAT: Duration = Duration::from_millis(1500);
+/// A resync of frontends takes at most a tenth of a processor, unless the kernel's table is so
+/// large that flows to removed backends would wait longer than [`LONGEST_REST`].
+const REST: u32 = 9;
+const LONGEST_REST: Duration = Duration::from_secs(1);
 /// So many passes of the kernel over its flows cost less than a dump of all flows of a protocol.
 const FEW: usize = 8;
 /// Time between full resyncs.
@@ -328,6 +375,29 @@ const INTERVAL: Duration = Duration::from_secs(30);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_flood_of_changes_is_resynced_with_rests() {
+        let start = Instant::now();
+        let at = |milliseconds: u64| start + Duration::from_millis(milliseconds);
+        let selection =
+            |protocol: u8| vec![Selection { protocol, family: Family::V4, destination: None }];
+        let mut frontends = PacedSelections::new(start);
+        assert_eq!(frontends.patience(start), PATIENCE, "nothing waits");
+        frontends.add(selection(1), start);
+        assert_eq!(frontends.take_due(start), selection(1), "the first change after quiet");
+        frontends.rest(at(10), Duration::from_millis(10));
+        frontends.add(selection(2), at(11));
+        frontends.add(selection(3), at(12));
+        assert_eq!(frontends.take_due(at(99)), [], "a rest of nine times 10 ms");
+        assert_eq!(frontends.patience(at(40)), Duration::from_millis(60));
+        assert_eq!(frontends.take_due(at(100)), [selection(2), selection(3)].concat());
+        frontends.rest(at(1100), Duration::from_secs(1));
+        assert_eq!(frontends.take_due(at(1600)), [], "the longest rest");
+        // What was resynced is repeated, each change once.
+        assert_eq!(frontends.take_due(at(2100)), [1, 2, 3].map(selection).concat());
+        assert_eq!(frontends.take_due(at(9000)), []);
+    }
 
     #[test]
     fn many_frontends_of_a_protocol_are_resynced_in_one_pass() {
