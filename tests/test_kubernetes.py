@@ -340,14 +340,14 @@ def test_files_and_server_share_a_store(server: LiveServer, tmp_path: Path) -> N
         source.close()
 
 
-def test_an_update_waits_as_long_as_the_last_one_took(server: LiveServer, tmp_path: Path) -> None:
+def test_an_update_waits_longer_than_the_last_one_took(server: LiveServer, tmp_path: Path) -> None:
     now = [100.0]
     with following(server.kubeconfig(tmp_path / "config"), clock=lambda: now[0]) as follower:
         eventually(follower.read)
         eventually(lambda: follower.source.wait(0.1) is False)
         server.api.objects.put(service("b", "172.30.0.11"))
         eventually(lambda: follower.source.read() is not None)
-        now[0] += 0.06
+        now[0] += 0.02
         server.api.objects.put(service("c", "172.30.0.12"))
         assert follower.source.read() is None
         now[0] += 0.05

@@ -54,3 +54,16 @@ def test_a_planner_looks_again_only_at_what_has_changed() -> None:
     delta = planner.update(structs.replace(snapshot, services=(moved, other)), options)
     assert [port.frontends[0].port for port in delta.plan.ports] == [81, 80]
     assert delta.plan.ports[1] is before[1]
+
+
+def test_backends_that_stay_are_the_same_objects() -> None:
+    def snapshot(*addresses: str) -> Snapshot:
+        endpoints = tuple(structs.replace(READY, address=address) for address in addresses)
+        part = EndpointSlice("a", Family.IPV4, (SlicePort("", "tcp", 8080),), endpoints)
+        return Snapshot(services=(WEB,), slices={WEB.key: (part,)}, nodes={"here": NODE})
+
+    planner, options = Planner(), Options("here")
+    [before] = planner.update(snapshot("10.0.0.1", "10.0.0.2"), options).plan.ports
+    [after] = planner.update(snapshot("10.0.0.2", "10.0.0.3"), options).plan.ports
+    assert [backend.address for backend in after.cluster_backends] == ["10.0.0.2", "10.0.0.3"]
+    assert after.cluster_backends[0] is before.cluster_backends[1]

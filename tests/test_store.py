@@ -114,6 +114,31 @@ def test_parts_that_are_equal_are_the_same() -> None:
     assert all(map(lambda old, new: old is new, after.services, again.snapshot.services))
 
 
+def test_endpoints_that_stay_are_the_same_objects() -> None:
+    store, at = Store(), Origin(1, "watch")
+    store.put(at, service("web", clusterIP="172.30.0.1"))
+    store.put(at, slice_of("web-a", "web", "10.0.0.1", "10.0.0.2"))
+    [before] = store.update().snapshot.slices["default", "web"]
+    store.put(at, slice_of("web-a", "web", "10.0.0.3", "10.0.0.2"))
+    [after] = store.update().snapshot.slices["default", "web"]
+    assert [endpoint.address for endpoint in after.endpoints] == ["10.0.0.3", "10.0.0.2"]
+    assert after.endpoints[1] is before.endpoints[1]
+
+
+def test_a_store_lists_what_an_origin_has() -> None:
+    store, watch, file = Store(), Origin(1, "watch"), Origin(0, "file")
+    web, other = service("web", clusterIP="172.30.0.1"), service("other", clusterIP="172.30.0.2")
+    store.put(watch, web)
+    store.put(watch, other)
+    store.put(watch, ObjectError("watch", "Service default/bad", "it is not read"))
+    store.put(file, service("web", clusterIP="172.30.0.9"))
+    store.update()
+    assert store.items(watch) == {web.key: web, other.key: other}
+    store.delete(watch, ("Service", "default", "web"))
+    assert store.items(watch) == {other.key: other}
+    assert store.items(Origin(2, "nobody")) == {}
+
+
 def endpoints(update: SourceUpdate, name: str) -> list[tuple[str, int]]:
     slices = update.snapshot.slices.get(("default", name), ())
     return [(own.address, own.weight) for part in slices for own in part.endpoints]

@@ -3,7 +3,7 @@ engine's tables and the rules are made of them.
 """
 
 from collections.abc import Iterable
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass, field, replace
 from itertools import chain
 from operator import attrgetter
 from typing import Final, TypeAlias
@@ -102,6 +102,17 @@ class PlannedPort:
         port.
         """
         return port_name(self.namespace, self.service, self.port_name)
+
+    def sharing(self, former: "PlannedPort") -> "PlannedPort":
+        """This port, with backends that `former` has too as the same objects."""
+        present = {backend: backend for backend in former.cluster_backends}
+        for backend in chain(former.local_backends, former.serving_backends):
+            present.setdefault(backend, backend)
+        lists = (self.cluster_backends, self.local_backends, self.serving_backends)
+        cluster, local, serving = (tuple(map(present.get, each, each)) for each in lists)
+        return replace(
+            self, cluster_backends=cluster, local_backends=local, serving_backends=serving
+        )
 
     @property
     def is_external(self) -> bool:

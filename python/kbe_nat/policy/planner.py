@@ -214,6 +214,8 @@ class Planner:
                 # cause no delta.
                 is_same = before and before.service == service and before.slices == slices
                 after = before if is_same else rules.plan_service(service, slices)
+                if before and after and after is not before:
+                    after = after.sharing(before)
             if after is not before or key in segment.reordered:
                 replaced.append((key, before, after))
         # All claims are given up before any is made, because Services may change places.

@@ -4,7 +4,7 @@ As pkg/proxy/serviceport.go. Which of the frontends it gets is settled in `claim
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from kbe_nat.family import Family, family_of
@@ -38,6 +38,16 @@ class PlannedService:
     def is_local(self) -> bool:
         """It matters to it which node this is."""
         return self.service.is_external_local or self.service.is_internal_local
+
+    def sharing(self, former: "PlannedService") -> "PlannedService":
+        """This one, with equal backends as the same objects as in `former`. Tables of backends keep
+        the first of equal keys, so without it they would keep a second copy of most backends.
+        """
+        by_key = {port.key: port for port in former.ports}
+        ports = tuple(
+            port.sharing(by_key[port.key]) if port.key in by_key else port for port in self.ports
+        )
+        return replace(self, ports=ports)
 
 
 @dataclass(frozen=True, slots=True)

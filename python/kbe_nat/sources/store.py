@@ -150,6 +150,17 @@ class Store:
         else:
             self._failures[origin] = error
 
+    def items(self, origin: Origin) -> dict[ObjectKey, Item]:
+        """The sound objects that an origin has now. Cost: linear in these."""
+        keys = self._contents.get(origin, {})
+        options = ((key, self._records[key].candidates) for key in keys)
+        return {
+            key: option.item
+            for key, candidates in options
+            for option in candidates
+            if option.item is not None and option.place.origin == origin
+        }
+
     def update(self) -> SourceUpdate:
         """The state now, and what it touches since the last call. Cost: that of converting the
         objects that have changed, and a copy of the lists of references that their parts are in.
@@ -308,15 +319,20 @@ def _merge(earlier: _Candidate, later: _Candidate) -> _Candidate:
 
 
 def _share(candidate: _Candidate, before: _Candidate) -> _Candidate:
-    """The candidate, with the endpoints of before where these are equal: later comparisons
-    of parts need not look into them.
+    """The candidate, with what equals a part of before as that part: later comparisons need not
+    look into it, and what plans keep of it exists once.
     """
     new, old = candidate.item, before.item
     if not isinstance(new, ConvertedSlice) or not isinstance(old, ConvertedSlice):
         return candidate
-    if new.part != old.part:
+    if new.part is None or old.part is None:
         return candidate
-    return structs.replace(candidate, item=structs.replace(new, part=old.part))
+    part = old.part
+    if new.part != part:
+        former = {endpoint: endpoint for endpoint in part.endpoints}
+        endpoints = tuple(former.get(endpoint, endpoint) for endpoint in new.part.endpoints)
+        part = structs.replace(new.part, endpoints=endpoints)
+    return structs.replace(candidate, item=structs.replace(new, part=part))
 
 
 def _replacements(sound: Sequence[_Candidate]) -> tuple[str, ...]:

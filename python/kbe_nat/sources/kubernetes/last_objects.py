@@ -1,13 +1,18 @@
 """The objects of the last run, for a daemon that starts while the API server is away.
 
-The file is a signature, a version, the wall clock's time, a checksum, and the objects as msgpack.
-Slices are kept as they are converted, which is a third of their objects. A file of another version,
-or a damaged one, is left alone: then the daemon waits for the API server.
+The file is a signature, a version, the wall clock's time, a checksum, and compressed frames: whose
+objects they are, then lots of objects, as msgpack. Each frame begins with its length. Slices are
+kept as they are converted, which is a third of their objects. A file of another version, or a
+damaged one, is left alone: then the daemon waits for the API server.
+
+Lots are small because msgspec holds the interpreter's lock while it encodes one: a change of the
+objects would wait for all of a large cluster, a third of a second.
 """
 
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Final, Protocol
 
 import msgspec
@@ -42,20 +47,21 @@ class ObjectsFile(Protocol):
         ...
 
 
-def encode(objects: Objects, cluster: str, now: float) -> bytes:
+def encode(
+    objects: Objects, cluster: str, now: float, rest: Callable[[], None] = lambda: None
+) -> bytes:
     """The file's content; `cluster` tells whose objects they are, and how they were chosen. Refused
-    objects are left out. Cost: linear in the objects.
+    objects are left out. `rest` is called between lots. Cost: linear in the objects.
     """
-    content = _Content(
-        {
-            resource: [
-                _record(item) for item in items.values() if not isinstance(item, ObjectError)
-            ]
-            for resource, items in objects.items()
-        },
-        cluster,
-    )
-    body = zlib.compress(msgspec.msgpack.encode(content), COMPRESSION)
+    compressor = zlib.compressobj(COMPRESSION)
+    parts = [compressor.compress(_frame(cluster))]
+    for resource, items in objects.items():
+        records = (_record(item) for item in items.values() if not isinstance(item, ObjectError))
+        while lot := list(islice(records, LOT)):
+            parts.append(compressor.compress(_frame(_Lot(resource, lot))))
+            rest()
+    parts.append(compressor.flush())
+    body = b"".join(parts)
     return HEAD.pack(MAGIC, VERSION, now, zlib.crc32(body)) + body
 
 
@@ -73,17 +79,34 @@ def decode(content: bytes, cluster: str) -> tuple[dict[str, dict[ObjectKey, Item
     body = content[HEAD.size :]
     if zlib.crc32(body) != checksum:
         raise StateError("it is damaged: its checksum is wrong")
+    objects: dict[str, dict[ObjectKey, Item]] = {}
     try:
-        parsed = DECODER.decode(zlib.decompress(body))
-    except (msgspec.MsgspecError, zlib.error, RecursionError) as error:
+        name, *lots = _frames(zlib.decompress(body))
+        if msgspec.msgpack.decode(name, type=str) != cluster:
+            raise StateError("the objects in it are those of another API server or selection")
+        for lot in map(DECODER.decode, lots):
+            items = map(_item, lot.items)
+            objects.setdefault(lot.resource, {}).update((item.key, item) for item in items)
+    except (msgspec.MsgspecError, zlib.error, struct.error, ValueError, RecursionError) as error:
         raise StateError(f"it is damaged: {error}") from None
-    if parsed.cluster != cluster:
-        raise StateError("the objects in it are those of another API server or selection")
-    objects = {
-        resource: {item.key: item for item in map(_item, items)}
-        for resource, items in parsed.resources.items()
-    }
     return objects, written
+
+
+def _frame(value: object) -> bytes:
+    text = msgspec.msgpack.encode(value)
+    return LENGTH.pack(len(text)) + text
+
+
+def _frames(body: bytes) -> Iterator[memoryview]:
+    """Raises `struct.error` and `ValueError` where the last frame is cut."""
+    view = memoryview(body)
+    while view:
+        (length,) = LENGTH.unpack_from(view)
+        frame = view[LENGTH.size : LENGTH.size + length]
+        if len(frame) < length:
+            raise ValueError("its end is missing")
+        yield frame
+        view = view[LENGTH.size + length :]
 
 
 class _Service(Struct, tag="Service", gc=False):
@@ -116,11 +139,11 @@ class _Slice(Struct, tag="EndpointSlice", gc=False):
 _Kept = _Service | _Node | _Ranges | _Slice
 
 
-class _Content(Struct):
-    """The whole file, by the name of a resource."""
+class _Lot(Struct):
+    """Some of the objects of one resource."""
 
-    resources: dict[str, list[_Kept]]
-    cluster: str
+    resource: str
+    items: list[_Kept]
 
 
 def _record(item: Item) -> _Kept:
@@ -142,9 +165,12 @@ def _item(record: _Kept) -> Item:
     return ParsedObject(record.origin, str(kind), record.value)
 
 
-DECODER: Final = msgspec.msgpack.Decoder(_Content)
+DECODER: Final = msgspec.msgpack.Decoder(_Lot)
 MAGIC: Final = b"KBENATOB"
-VERSION: Final = 1
+VERSION: Final = 2
 HEAD: Final = struct.Struct("<8sIdI")
+LENGTH: Final = struct.Struct("<I")
+LOT: Final = 200
+"""Objects; slices take a millisecond or two."""
 COMPRESSION: Final = 1
 """The fastest: the file is written again and again."""

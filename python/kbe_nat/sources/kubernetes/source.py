@@ -10,9 +10,10 @@ inbox wakes `wait`.
 objects are on disk and the server does not answer in time, they are served meanwhile; the first
 list of each resource takes their place.
 
-**Pace.** The first change after quiet goes out at once. Then comes a pause as long as that update
-took, at most `PAUSE_SECONDS`, so a flood of changes takes half of the main thread; with
-`min_sync_seconds` updates begin at least so far apart.
+**Pace.** The first change after quiet goes out at once. Then comes a pause that is `PAUSE_TIMES` as
+long as that update took, at most `PAUSE_SECONDS`, so a flood of changes takes a quarter of the main
+thread: the more changes come in one update, the less each costs. With `min_sync_seconds` updates
+begin at least so far apart.
 """
 
 import asyncio
@@ -22,11 +23,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from random import Random
 from typing import Final
 
 from kbe_nat.collector import uncollected
-from kbe_nat.errors import ObjectError, StateError
+from kbe_nat.errors import StateError
 from kbe_nat.sources.events import EventQueue
 from kbe_nat.sources.kubernetes import last_objects
 from kbe_nat.sources.kubernetes.connection import Connection
@@ -81,10 +83,6 @@ class Kubernetes:
         self._origins = {
             each.name: Origin(RANK, f"{index} {each.name}") for index, each in enumerate(resources)
         }
-        self._objects: dict[str, dict[ObjectKey, Item | ObjectError]] = {
-            each.name: {} for each in resources
-        }
-        """What the store has of each resource."""
         self._last: dict[str, dict[ObjectKey, Item]] = {}
         """Objects of the last run, until they are served or not needed any more."""
         self._written_age = 0.0
@@ -158,7 +156,7 @@ class Kubernetes:
         if self._writer is not None:
             self._writer.join()
         if self._is_dirty and self._is_serving:
-            self._write(self._copy())
+            self._write(self._copy(), lambda: None)
 
     def _start(self, now: float) -> None:
         self._started = now
@@ -202,23 +200,18 @@ class Kubernetes:
 
     def _apply(self, resource: str, delivery: Delivery) -> None:
         """Bring the store's origin of a resource up to date."""
-        origin, objects = self._origins[resource], self._objects[resource]
+        origin = self._origins[resource]
         if delivery.objects is not None:
             # An object that changed after the list counts as it is now.
-            objects = self._objects[resource] = {
-                key: item
-                for key, item in {**delivery.objects, **delivery.changes}.items()
-                if item is not None
-            }
-            self._store.replace(origin, objects.values(), is_ordered=False)
+            objects = {**delivery.objects, **delivery.changes}.values()
+            present = (item for item in objects if item is not None)
+            self._store.replace(origin, present, is_ordered=False)
             self._last.pop(resource, None)
         else:
             for key, item in delivery.changes.items():
                 if item is None:
-                    objects.pop(key, None)
                     self._store.delete(origin, key)
                 else:
-                    objects[key] = item
                     self._store.put(origin, item)
         self._is_dirty = True
 
@@ -237,9 +230,7 @@ class Kubernetes:
             _age(self._written_age + now - self._started),
         )
         for resource, objects in self._last.items():
-            if not self._objects[resource]:
-                self._objects[resource] = dict(objects)
-                self._store.replace(self._origins[resource], objects.values(), is_ordered=False)
+            self._store.replace(self._origins[resource], objects.values(), is_ordered=False)
         self._last = {}
         return True
 
@@ -253,7 +244,8 @@ class Kubernetes:
             return
         took = now - self._returned_at
         # A pause as long as a long update would let the next one grow, and the node fall behind.
-        self._hold_until = now + max(min(took, PAUSE_SECONDS), self._min_sync_seconds() - took)
+        pause = min(PAUSE_TIMES * took, PAUSE_SECONDS)
+        self._hold_until = now + max(pause, self._min_sync_seconds() - took)
         self._returned_at = None
 
     def _report(self) -> None:
@@ -298,17 +290,19 @@ class Kubernetes:
         if self._writer is not None and self._writer.is_alive():
             return
         self._next_write, self._is_dirty = now + WRITE_SECONDS, False
-        self._writer = threading.Thread(target=self._write, args=(self._copy(),), daemon=True)
+        # Changes come first: the interpreter's lock is free for most of the time.
+        arguments = self._copy(), partial(time.sleep, REST_SECONDS)
+        self._writer = threading.Thread(target=self._write, args=arguments, daemon=True)
         self._writer.start()
 
     def _copy(self) -> last_objects.Objects:
-        return {resource: dict(items) for resource, items in self._objects.items()}
+        return {name: self._store.items(origin) for name, origin in self._origins.items()}
 
-    def _write(self, objects: last_objects.Objects) -> None:
+    def _write(self, objects: last_objects.Objects, rest: Callable[[], None]) -> None:
         if self._file is None:
             return
         try:
-            self._file.write(last_objects.encode(objects, self._cluster, time.time()))
+            self._file.write(last_objects.encode(objects, self._cluster, time.time(), rest))
         except StateError as error:
             if not self._is_unwritable:
                 LOG.warning("objects are not kept for the next start: %s", error)
@@ -324,9 +318,11 @@ def _age(seconds: float) -> str:
 LOG: Final = logging.getLogger("kbe_nat.daemon")
 RANK: Final = 1 << 20
 """Of the API server's origins: its objects count before those of files, whose claims come first."""
+PAUSE_TIMES: Final = 3
 PAUSE_SECONDS: Final = 0.1
 LATE_SECONDS: Final = 5.0
 WRITE_SECONDS: Final = 60.0
+REST_SECONDS: Final = 0.005
 CLOSE_SECONDS: Final = 2.0
 FIRST_LIST_SECONDS: Final = 1.0
 KEPT: Final = "; what was served before is still served"
