@@ -391,5 +391,14 @@ DELETION_TAINT: Final = "ToBeDeletedByClusterAutoscaler"
 STRATEGY_ANNOTATION: Final = "kbe-nat.io/strategy"
 RANGES_ANNOTATION: Final = "kbe-nat.io/source-ranges"
 WEIGHT_ANNOTATION: Final = "kbe-nat.io/weight"
+TOPOLOGY_ANNOTATIONS: Final = (
+    "service.kubernetes.io/topology-aware-hints",
+    "service.kubernetes.io/topology-mode",
+)
+"""The old name goes first, as in the controller."""
+READ_ANNOTATIONS: Final = frozenset(
+    (STRATEGY_ANNOTATION, RANGES_ANNOTATION, WEIGHT_ANNOTATION, *TOPOLOGY_ANNOTATIONS)
+)
+"""Of objects that are kept; slices are converted before."""
 MAX_WEIGHT: Final = 65535
 _NOTHING: Final[frozenset[str]] = frozenset()

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, Struct, field
+from msgspec.structs import replace
 
 from kbe_nat.errors import ObjectError
 from kbe_nat.sources.json_objects import DECODERS, json_item
@@ -28,7 +29,7 @@ from kbe_nat.sources.objects import (
     name_of,
     refused_key,
 )
-from kbe_nat.sources.snapshot import convert_early
+from kbe_nat.sources.snapshot import READ_ANNOTATIONS, ConvertedSlice, Item, convert_early
 
 
 def list_entry(text: bytes | Raw, resource: Resource) -> Entry:
@@ -144,7 +145,7 @@ def _entry(text: bytes | Raw, head: _Head, resource: Resource) -> Entry:
     if head.version in ("", resource.version):
         try:
             value = DECODERS[resource.version, resource.kind].decode(text)
-            return Entry(key, convert_early(ParsedObject(ORIGIN, resource.kind, value)))
+            return Entry(key, _lean(convert_early(ParsedObject(ORIGIN, resource.kind, value))))
         except (msgspec.MsgspecError, UnicodeError):
             # Decoded once more below, for the field that is wrong.
             pass
@@ -159,6 +160,22 @@ def _entry(text: bytes | Raw, head: _Head, resource: Resource) -> Entry:
         # The store finds the object by the subject, which messages cut short.
         item = ObjectError(ORIGIN, f"{resource.kind} {name_of(key)}", item.reason, item.path)
     return Entry(key, item)
+
+
+def _lean(item: Item) -> Item:
+    """The object without the annotations that nobody reads. The object is kept, and they are often
+    most of it: kubectl puts the whole object into one of them.
+    """
+    if isinstance(item, ConvertedSlice):
+        return item
+    metadata = item.value.metadata
+    if metadata.annotations.keys() <= READ_ANNOTATIONS:
+        return item
+    annotations = {
+        name: text for name, text in metadata.annotations.items() if name in READ_ANNOTATIONS
+    }
+    lean = replace(item.value, metadata=replace(metadata, annotations=annotations))
+    return ParsedObject(item.origin, item.kind, lean)
 
 
 def _key(resource: Resource, namespace: str, name: str) -> ObjectKey:

@@ -204,7 +204,8 @@ class Reflector:
         }
         entries: dict[ObjectKey, Entry] | None = {}
         try:
-            async with aclosing(self._requests.events(parameters, FIRST_SECONDS)) as events:
+            asking = self._requests.events(parameters, FIRST_SECONDS, MAX_LIST)
+            async with aclosing(asking) as events:
                 async for event in events:
                     if entries is None:
                         self._follow(event)

@@ -6,6 +6,7 @@ answer at all ends as an exception, and the caller keeps what it has. Methods ra
 """
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from random import Random
@@ -70,13 +71,15 @@ class Requests:
                 deadline.reschedule(asyncio.get_running_loop().time() + LIST_SECONDS)
                 body += chunk
                 if len(body) > room:
-                    raise AnswerError(f"a list has more than {MAX_LIST} bytes")
+                    raise AnswerError(TOO_LARGE)
         return decoder.page(bytes(body), self._resource), len(body)
 
     async def events(
-        self, parameters: Mapping[str, str], first_seconds: float
+        self, parameters: Mapping[str, str], first_seconds: float, room: float = math.inf
     ) -> AsyncGenerator[WatchEvent, None]:
-        """The events of one watch, whose first one comes within `first_seconds`."""
+        """The events of one watch, whose first one comes within `first_seconds`; those before an
+        end mark have at most `room` bytes.
+        """
         query = {
             "watch": "true",
             **self._resource.selectors,
@@ -100,6 +103,9 @@ class Requests:
                         event = decoder.event(frame, self._resource)
                         if event.failure is not None:
                             raise Refusal(event.failure)
+                        room = math.inf if event.is_initial_end else room - len(frame)
+                        if room < 0:
+                            raise AnswerError(TOO_LARGE)
                         yield event
         except TimeoutError:
             reason = "the watch was silent for too long, without bookmarks"
@@ -147,4 +153,5 @@ WATCH_SECONDS: Final = (300, 600)
 MAX_LIST: Final = 1 << 28
 """Bytes of all pages: five times those of 150,000 endpoints in JSON."""
 MAX_REFUSAL: Final = 1 << 16
+TOO_LARGE: Final = f"a list has more than {MAX_LIST} bytes"
 NO_ANSWER: Final = "the server does not answer"

@@ -25,7 +25,7 @@ from kbe_nat.sources.objects import (
     ServicePortObject,
     SlicePortObject,
 )
-from kbe_nat.sources.snapshot import SERVICE_NAME_LABEL
+from kbe_nat.sources.snapshot import SERVICE_NAME_LABEL, TOPOLOGY_ANNOTATIONS
 
 _NamedPorts: TypeAlias = Mapping[tuple[str, str], int]
 """Numbers by name and protocol."""
@@ -161,8 +161,3 @@ def _has_topology_mode(service: ServiceObject) -> bool:
 
 
 DISTRIBUTIONS: Final = ("PreferClose", "PreferSameZone", "PreferSameNode")
-TOPOLOGY_ANNOTATIONS: Final = (
-    "service.kubernetes.io/topology-aware-hints",
-    "service.kubernetes.io/topology-mode",
-)
-"""The old name goes first, as in the controller."""
