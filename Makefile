@@ -15,6 +15,7 @@ demo: build    ## build, then let the seed's Service answer in network namespace
 	kbe-nat demo
 
 test: build    ## run all tests, those on real packets too where privileges allow
+	@tools/system-packages.sh chromium chromium-driver || true
 	cargo test --quiet --workspace
 	pytest --quiet
 	pytest --quiet --doctest-modules --doctest-glob="*.md" python docs

@@ -35,6 +35,7 @@ from kbe_nat.rules.memory import Memory
 from kbe_nat.server.health_check_ports import HealthCheckPorts
 from kbe_nat.server.health_page import HealthPages
 from kbe_nat.server.pages import PagesThread
+from kbe_nat.server.site import Site
 from kbe_nat.sources.manifests.manifests import Manifests
 
 RESULTS: Final = Path(__file__).parent / "results/metrics.json"
@@ -81,7 +82,7 @@ def main() -> None:
 def measure(services: int, rounds: int) -> Row:
     """One row of the table."""
     controller = controller_of(services)
-    thread = PagesThread({"/metrics": metrics_page(controller)})
+    thread = PagesThread(Site({"/metrics": metrics_page(controller)}))
     listener = socket.create_server(("127.0.0.1", 0))
     thread.listen(listener)
     port = listener.getsockname()[1]

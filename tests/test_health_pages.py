@@ -35,6 +35,7 @@ from kbe_nat.server.health_check_ports import HealthCheckPorts
 from kbe_nat.server.health_page import HealthPages, HealthReport, timestamp
 from kbe_nat.server.on_demand import ThreadOnDemand
 from kbe_nat.server.pages import PagesThread
+from kbe_nat.server.site import Site
 from kbe_nat.sources.source import SourceUpdate
 from kbe_nat.sources.watch_state import WatchState
 
@@ -273,7 +274,7 @@ def server_at(
     return NodeServer(
         (health, metrics),
         pages,
-        lambda: {"/healthz": lambda: (200, TEXT_HEADERS, b"ok")},
+        lambda: Site({"/healthz": lambda: (200, TEXT_HEADERS, b"ok")}),
         ThreadOnDemand(),
         fails_hard=hard,
     )
@@ -356,7 +357,7 @@ def pages() -> Iterator[int]:
     def fail() -> Any:
         raise RuntimeError("no")
 
-    thread = PagesThread({"/text": lambda: (200, TEXT_HEADERS, b"text"), "/fail": fail})
+    thread = PagesThread(Site({"/text": lambda: (200, TEXT_HEADERS, b"text"), "/fail": fail}))
     listener = socket.create_server(("127.0.0.1", 0))
     thread.listen(listener)
     yield listener.getsockname()[1]
@@ -423,7 +424,7 @@ def test_f127_idle_connections_leave_room_for_others(
 
 def test_f127_an_idle_client_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kbe_nat.server.pages.SECONDS", 0.3)
-    thread = PagesThread({})
+    thread = PagesThread(Site({}))
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     thread.listen(listener)

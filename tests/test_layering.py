@@ -79,9 +79,9 @@ PYTHON = {
     "server": "family model policy",
     "metrics": "family _native model",
     "client": "errors",
-    "explain": "_native family kubeproxy model policy rules",
+    "explain": "_native family kubeproxy model packet policy rules",
     "daemon": "family collector _native client commands control datapath drivers errors explain "
-    "kubeproxy metrics model policy rules server sources version",
+    "kubeproxy metrics model packet policy rules server sources version",
     "doctor": "daemon datapath drivers errors rules",
     "playground": "client commands daemon errors policy sources",
     "shadow": "family _native engine_tables model packet policy",

@@ -13,6 +13,7 @@ from kbe_nat.daemon.node_server import NodeServer
 from kbe_nat.server.answer import TEXT_HEADERS
 from kbe_nat.server.health_page import HealthPages, HealthReport
 from kbe_nat.server.on_demand import ThreadOnDemand
+from kbe_nat.server.site import Site
 
 HERE = "127.0.0.1"
 
@@ -52,7 +53,7 @@ def server(ports: tuple[int, int]) -> Iterator[NodeServer]:
     server = NodeServer(
         ((HERE, ports[0]), (HERE, ports[1])),
         pages,
-        lambda: {"/healthz": lambda: (200, TEXT_HEADERS, b"ok")},
+        lambda: Site({"/healthz": lambda: (200, TEXT_HEADERS, b"ok")}),
         ThreadOnDemand(),
         fails_hard=False,
     )

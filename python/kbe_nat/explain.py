@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from kbe_nat import packet as wire
 from kbe_nat._native import Explanation
 from kbe_nat.family import Family
 from kbe_nat.kubeproxy.chains import chains
@@ -127,6 +128,25 @@ def verdict_of(explanation: ExplanationRow, name: str = "") -> VerdictRow:
         kernel=explanation.kernel,
         reasons=[f"{check}: {finding}" for check, finding in explanation.steps],
     )
+
+
+def sentence(packet: bytes, explanation: ExplanationRow) -> str:
+    """The outcome for a packet in a sentence."""
+    verdict = verdict_of(explanation)
+    ends = wire.ends(packet)
+    subject = "A packet that cannot be read"
+    if ends is not None:
+        source, destination = wire.show(ends.source), wire.show(ends.destination)
+        subject = f"{ends.protocol.upper()} {source} to {destination}"
+    service = f" by {verdict.service}" if verdict.service else ""
+    outcome = {
+        "dnat": f"is sent to {verdict.backend or 'one of several endpoints'}{service}",
+        "pass": "passes untouched",
+        "reject": f"is refused{service} ({explanation.cause})",
+        "drop": f"is dropped{service} ({explanation.cause})",
+        "hold": "waits for the first fragment of its datagram",
+    }[verdict.verdict]
+    return f"{subject} {outcome}."
 
 
 def explain_packet(

@@ -152,10 +152,11 @@ def test_every_page_answers_where_it_should(daemon: Daemon) -> None:
     assert config["kubeproxy.config.k8s.io"]["mode"] == "nftables"
     assert config["kubeproxy.config.k8s.io"]["healthzBindAddress"] == "0.0.0.0:10256"
     assert config["kbeNat"]["files"]["socket"] == str(daemon.socket)
-    assert "\nPaths  /configz /flagz /healthz /metrics /proxyMode\n" in pages["statusz"][1]
+    assert "\nPaths  / /configz /flagz /healthz /metrics /proxyMode\n" in pages["statusz"][1]
     assert "\nproxy-mode=nftables\n" in pages["flagz"][1]
     assert "\nmetrics-bind-address=127.0.0.1:10249\n" in pages["flagz"][1]
-    assert pages[""] == pages["x"] == (404, "404 page not found\n")
+    assert pages[""][0] == 200 and pages[""][1].startswith("<!doctype html>")
+    assert pages["x"] == (404, "404 page not found\n")
     for url in (f"{HEALTH}/metrics", f"{HEALTH}/"):
         assert ask(node, url) == (404, "404 page not found\n")
     for host in ("10.0.2.15", "[fd00:2::15]"):

@@ -37,6 +37,7 @@ from kbe_nat.explain import (
     VerdictRow,
     explain_in_plan,
     explain_packet,
+    sentence,
     verdict_of,
 )
 from kbe_nat.kubeproxy.settings import NodeSettings, matches
@@ -257,7 +258,7 @@ def _parts(packet: bytes, explanation: ExplanationRow) -> list[Any]:
     steps = table("Why", "checked", "found")
     for check, finding in explanation.steps:
         steps.add_row(check, finding)
-    parts: list[Any] = [Text(_sentence(packet, explanation, verdict), style="bold"), "", steps]
+    parts: list[Any] = [Text(sentence(packet, explanation), style="bold"), "", steps]
     parts += _endpoint_tables(verdict)
     kernel = table("What the kernel does with it", "datapath", "")
     for kind, consequence in verdict.kernel.items():
@@ -266,24 +267,6 @@ def _parts(packet: bytes, explanation: ExplanationRow) -> list[Any]:
     if verdict.chains:
         parts += ["", Text("kube-proxy's chains: " + " -> ".join(verdict.chains))]
     return parts
-
-
-def _sentence(packet: bytes, explanation: ExplanationRow, verdict: VerdictRow) -> str:
-    """The outcome in a sentence."""
-    ends = wire.ends(packet)
-    subject = "A packet that cannot be read"
-    if ends is not None:
-        source, destination = wire.show(ends.source), wire.show(ends.destination)
-        subject = f"{ends.protocol.upper()} {source} to {destination}"
-    service = f" by {verdict.service}" if verdict.service else ""
-    outcome = {
-        "dnat": f"is sent to {verdict.backend or 'one of several endpoints'}{service}",
-        "pass": "passes untouched",
-        "reject": f"is refused{service} ({explanation.cause})",
-        "drop": f"is dropped{service} ({explanation.cause})",
-        "hold": "waits for the first fragment of its datagram",
-    }[verdict.verdict]
-    return f"{subject} {outcome}."
 
 
 def _endpoint_tables(verdict: VerdictRow) -> list[Any]:

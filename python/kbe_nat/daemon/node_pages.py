@@ -1,6 +1,7 @@
 """The daemon's pages for operators: kube-proxy's paths, and its forms where programs read them."""
 
 import platform
+import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -9,16 +10,17 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from kbe_nat import __version__
+from kbe_nat.control.controller import Controller
 from kbe_nat.daemon.live_settings import LiveSettings
+from kbe_nat.daemon.rows import StatusRow
 from kbe_nat.kubeproxy.bind_address import BindAddress
 from kbe_nat.kubeproxy.effective import complete
 from kbe_nat.model import join_address
-from kbe_nat.policy.options import Options
 from kbe_nat.server.answer import JSON_HEADERS, TEXT_HEADERS, Answer
+from kbe_nat.server.site import Page, Site
 
 if TYPE_CHECKING:
     from kbe_nat.daemon.node_metrics import NodeMetrics
-    from kbe_nat.server.pages import Page
 
 
 class NodePages:
@@ -28,21 +30,38 @@ class NodePages:
         self,
         live: LiveSettings,
         flags: Mapping[str, str],
-        options: Callable[[], Options],
+        controller: Controller,
+        status: Callable[[], StatusRow],
         new_metrics: "Callable[[], NodeMetrics]",
     ) -> None:
-        """`flags` are those of the command line with their values; `options` are those in force;
-        `new_metrics` is called when they are wanted.
+        """`flags` are those of the command line with their values; `new_metrics` is called when
+        they are wanted.
         """
         self._live = live
         self._flags = flags
-        self._options = options
+        self._controller = controller
+        self._status = status
         self._new_metrics = new_metrics
         self._node_metrics: NodeMetrics | None = None
         self._started = time.time()
 
-    def by_path(self) -> "Mapping[str, Page]":
-        """All pages."""
+    def site(self) -> Site:
+        """All that is answered at the metrics address."""
+        from kbe_nat.daemon.live.page import LivePage
+
+        page = LivePage(self._controller, self._status)
+        # Without a resolver, which may take half a minute to say nothing.
+        host = socket.gethostname()
+        names = {host, host.partition(".")[0], self._controller.plan.options.node}
+        return Site(
+            pages=self._pages(),
+            documents={"/": page.document},
+            forms={"/explain": page.explain},
+            feeds={"/live": page.stream},
+            names=frozenset(name.lower() for name in names if name),
+        )
+
+    def _pages(self) -> Mapping[str, Page]:
         return {
             "/configz": self.configz,
             "/flagz": self.flagz,
@@ -58,7 +77,7 @@ class NodePages:
 
     def proxy_mode(self) -> Answer:
         """kube-proxy's mode that is followed."""
-        return _text(str(self._options().mode))
+        return _text(str(self._controller.plan.options.mode))
 
     def metrics(self) -> Answer:
         """See docs/metrics.md."""
@@ -69,7 +88,7 @@ class NodePages:
 
     def configz(self) -> Answer:
         """The configuration in force."""
-        options, settings = self._options(), self._live.settings
+        options, settings = self._controller.plan.options, self._live.settings
         file = settings.configuration
         effective = msgspec.structs.replace(
             complete(file),
@@ -101,7 +120,7 @@ class NodePages:
     def statusz(self) -> Answer:
         """Since when this process runs, and which version it is."""
         up = int(time.time() - self._started)
-        others = sorted(path for path in self.by_path() if path != "/statusz")
+        others = sorted(path for path in ("/", *self._pages()) if path != "/statusz")
         started = time.strftime("%a %b %d %H:%M:%S UTC %Y", time.gmtime(self._started))
         lines = {
             "Started": started,

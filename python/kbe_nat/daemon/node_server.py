@@ -6,7 +6,7 @@ operators: they may cost more, and their thread begins when the daemon serves al
 """
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from kbe_nat.errors import SettingError
@@ -15,11 +15,12 @@ from kbe_nat.model import join_address
 from kbe_nat.server.health_page import HealthPages
 from kbe_nat.server.listening import Listening, listening_error
 from kbe_nat.server.on_demand import ThreadOnDemand
+from kbe_nat.server.site import Site
 
 if TYPE_CHECKING:
     # aiohttp takes 17 MB and a quarter of a second, which a daemon without pages does not need, and
     # others not before they serve.
-    from kbe_nat.server.pages import Page, PagesThread
+    from kbe_nat.server.pages import PagesThread
 
 
 class NodeServer:
@@ -29,15 +30,15 @@ class NodeServer:
         self,
         addresses: tuple[BindAddress | None, BindAddress | None],
         health: HealthPages,
-        pages: "Callable[[], Mapping[str, Page]]",
+        site: Callable[[], Site],
         thread: ThreadOnDemand,
         *,
         fails_hard: bool,
     ) -> None:
         """`addresses` are those of health and of the pages; None: nowhere. `thread` answers for
-        health. `pages` by path are asked for when the pages' thread begins.
+        health. `site` is asked for when the pages' thread begins.
         """
-        self._pages = pages
+        self._site = site
         self._thread: PagesThread | None = None
         self._fails_hard = fails_hard
 
@@ -89,7 +90,7 @@ class NodeServer:
     def _pages_thread(self) -> "PagesThread":
         from kbe_nat.server.pages import PagesThread
 
-        self._thread = self._thread or PagesThread(self._pages())
+        self._thread = self._thread or PagesThread(self._site())
         return self._thread
 
 

@@ -372,13 +372,11 @@ class Proxy:
 
     def _new_server(self, node: NodeFacts, thread: ThreadOnDemand) -> NodeServer:
         servers, file = self._settings.servers, self._settings.configuration
-        pages = NodePages(
-            self._live, node.flags, lambda: self.controller.plan.options, self._new_metrics
-        )
+        pages = NodePages(self._live, node.flags, self.controller, self._status, self._new_metrics)
         return NodeServer(
             (servers.health_address(file), servers.metrics_address(file)),
             self.health_pages,
-            pages.by_path,
+            pages.site,
             thread,
             fails_hard=servers.fails_hard(file),
         )

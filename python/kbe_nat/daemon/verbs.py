@@ -73,7 +73,7 @@ class Verbs:
         """Every backend of every service port, in pages; also a former one that still has flows."""
         stats, is_counted = self._stats(), self._is_counted()
         ports = self._controller.plan.ports
-        yield from _pages(row for port in ports for row in _endpoints(port, stats, is_counted))
+        yield from _pages(row for port in ports for row in endpoint_rows(port, stats, is_counted))
 
     def describe(self, service: str) -> Iterator[list[DescriptionRow]]:
         """Everything about the ports of a service, in pages."""
@@ -82,10 +82,10 @@ class Verbs:
         yield from _pages(
             DescriptionRow(
                 **_service(port, stats, is_counted),
-                internal_traffic_policy=_traffic_policy(port.is_internal_local),
-                external_traffic_policy=_traffic_policy(port.is_external_local),
+                internal_traffic_policy=traffic_policy(port.is_internal_local),
+                external_traffic_policy=traffic_policy(port.is_external_local),
                 source_ranges=list(port.source_ranges),
-                endpoints=list(_endpoints(port, stats, is_counted)),
+                endpoints=list(endpoint_rows(port, stats, is_counted)),
             )
             for port in self._controller.plan.ports
             if port.name in names
@@ -190,12 +190,7 @@ class Verbs:
             content = bytes.fromhex(packet)
         except ValueError:
             raise ControlError("the packet is not hexadecimal") from None
-        controller = self._controller
-        explanation = controller.engine.explain(
-            content, time.monotonic_ns(), interface=interface, incomplete_checksum=True
-        )
-        kinds = [controller.datapath.kind]
-        yield explain_in_plan(explanation, content, controller.snapshot, controller.plan, kinds)
+        yield explain_live(self._controller, content, interface)
 
     def strategy(self, service: str, strategy: str) -> Iterator[int]:
         """Choose backends in another way. Yields the number of service ports."""
@@ -236,6 +231,15 @@ class Verbs:
             (service.name, service.family): service
             for service in self._controller.engine.stats().services
         }
+
+
+def explain_live(controller: Controller, packet: bytes, interface: int) -> ExplanationRow:
+    """The explanation of a packet that comes in by a device, by its number."""
+    explanation = controller.engine.explain(
+        packet, time.monotonic_ns(), interface=interface, incomplete_checksum=True
+    )
+    kinds = [controller.datapath.kind]
+    return explain_in_plan(explanation, packet, controller.snapshot, controller.plan, kinds)
 
 
 def flow_row(flow: Flow, *, is_counted: bool = True) -> FlowRow:
@@ -293,7 +297,7 @@ def _service(port: PlannedPort, stats: StatsByPort, is_counted: bool) -> dict[st
         "name": port.name,
         "protocol": port.protocol,
         "family": port.family,
-        "frontends": list(map(_frontend, port.frontends)),
+        "frontends": list(map(frontend_text, port.frontends)),
         "strategy": str(port.strategy),
         "backends": len(port.cluster_backends),
         "affinity_seconds": port.affinity_seconds,
@@ -302,7 +306,8 @@ def _service(port: PlannedPort, stats: StatsByPort, is_counted: bool) -> dict[st
     }
 
 
-def _endpoints(port: PlannedPort, stats: StatsByPort, is_counted: bool) -> Iterator[EndpointRow]:
+def endpoint_rows(port: PlannedPort, stats: StatsByPort, is_counted: bool) -> Iterator[EndpointRow]:
+    """Every backend of a service port; also a former one that still has flows."""
     service = stats.get((port.name, port.family))
     counters = (
         {join_address(backend.address, backend.port): backend for backend in service.backends}
@@ -341,11 +346,13 @@ def _connect(times: ConnectTimes) -> ConnectRow:
     return ConnectRow(count=times.count, seconds=times.seconds, p50=p50, p99=p99)
 
 
-def _traffic_policy(is_local: bool) -> str:
+def traffic_policy(is_local: bool) -> str:
+    """The value of a traffic policy's field."""
     return "Local" if is_local else "Cluster"
 
 
-def _frontend(frontend: Frontend) -> str:
+def frontend_text(frontend: Frontend) -> str:
+    """Kind and place of a frontend."""
     address, port = frontend.address, frontend.port
     return f"{frontend.kind} {join_address(address, port) if address else f'*:{port}'}"
 

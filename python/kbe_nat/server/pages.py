@@ -2,8 +2,9 @@
 nobody.
 
 aiohttp answers, since some pages are streams. It has no bounds of its own for clients that open
-connections and stay, so connections take slots here too, and have a deadline. Pages that cost much
-are made one at a time in a second thread, so that others are answered meanwhile.
+connections and stay, so connections take slots here too, and have a deadline, which streams lift.
+Pages that cost much are made one at a time in a second thread, so that others are answered
+meanwhile. What browsers alone ask for is answered to pages of ours (`same_origin`).
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import logging
 import socket
 import struct
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Final, TypeAlias, TypeVar
@@ -21,27 +22,29 @@ from aiohttp.web_protocol import RequestHandler
 
 from kbe_nat.server.answer import NOT_FOUND, TEXT_HEADERS, Answer
 from kbe_nat.server.closing import stop_accepting
+from kbe_nat.server.same_origin import refusal
+from kbe_nat.server.site import Feed, Form, Page, Site
 from kbe_nat.server.slots import ConnectionSlots, client_key
+from kbe_nat.server.streams import Streams
 
 LOG: Final = logging.getLogger("kbe_nat.daemon")
 _T = TypeVar("_T")
-Page: TypeAlias = Callable[[], Answer]
-"""Status, headers and content. It is called in a thread of its own."""
+_Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class PagesThread:
     """A thread that answers with pages at any number of sockets."""
 
-    def __init__(self, pages: Mapping[str, Page]) -> None:
-        """`pages` are by path. Raises RuntimeError when there is no thread for it."""
+    def __init__(self, site: Site) -> None:
+        """Raises RuntimeError when there is no thread for it."""
         self._loop = asyncio.new_event_loop()
         self._slots = ConnectionSlots()
         self._maker = ThreadPoolExecutor(1, "pages")
         self._application = web.Application(middlewares=[_plain], logger=SILENT)
-        for path, page in pages.items():
-            self._application.router.add_get(path, self._handler(page))
+        self._streams = Streams(self._maker)
+        self._add_routes(site)
         self._application.on_response_prepare.append(_without_version)
-        self._runner = web.AppRunner(self._application, access_log=None)
+        self._runner = web.AppRunner(self._application, access_log=None, handler_cancellation=True)
         self._thread = threading.Thread(target=self._loop.run_forever, name="http", daemon=True)
         self._thread.start()
         self._run_there(self._runner.setup())
@@ -80,16 +83,63 @@ class PagesThread:
         assert server is not None
         return _Connection(server, self._loop, self._slots)
 
-    def _handler(self, page: Page) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    def _add_routes(self, site: Site) -> None:
+        add = self._application.router.add_get
+        for path, page in site.pages.items():
+            add(path, self._page_handler(page))
+        for path, page in site.documents.items():
+            add(path, _guarded(self._page_handler(page), site.names, is_document=True))
+        for path, form in site.forms.items():
+            add(path, _guarded(self._form_handler(form), site.names))
+        for path, feed in site.feeds.items():
+            add(path, _guarded(self._feed_handler(feed), site.names), allow_head=False)
+
+    def _page_handler(self, page: Page) -> _Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
-            try:
-                answer = await self._loop.run_in_executor(self._maker, page)
-            except Exception as error:
-                LOG.error("%s: %r", request.path, error)
-                answer = FAILED
-            return _response(answer)
+            return await self._answer(request, page)
 
         return handle
+
+    def _form_handler(self, form: Form) -> _Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return await self._answer(request, lambda: form(dict(request.query)))
+
+        return handle
+
+    def _feed_handler(self, feed: Feed) -> _Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            connection = request.protocol
+            assert isinstance(connection, _Connection)
+            connection.lift_deadline()
+            try:
+                stream = await self._streams.answer(request, connection.client, feed)
+            except Exception as error:
+                # The head of the answer is gone, so its end is all that can be said.
+                if not isinstance(error, TimeoutError):
+                    LOG.error("%s: %r", request.path, error)
+                connection.drop()
+                raise
+            return _response(stream) if isinstance(stream, tuple) else stream
+
+        return handle
+
+    async def _answer(self, request: web.Request, page: Page) -> web.Response:
+        try:
+            answer = await self._loop.run_in_executor(self._maker, page)
+        except Exception as error:
+            LOG.error("%s: %r", request.path, error)
+            answer = FAILED
+        return _response(answer)
+
+
+def _guarded(handler: _Handler, names: frozenset[str], *, is_document: bool = False) -> _Handler:
+    """Answers pages of ours alone."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        refused = refusal(request.headers, names, is_document=is_document)
+        return _response(refused) if refused else await handler(request)
+
+    return handle
 
 
 class _Connection(RequestHandler):
@@ -148,9 +198,7 @@ class _Connection(RequestHandler):
 
 
 @web.middleware
-async def _plain(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
+async def _plain(request: web.Request, handler: _Handler) -> web.StreamResponse:
     """Where there is no page, the answer is Go's."""
     try:
         return await handler(request)

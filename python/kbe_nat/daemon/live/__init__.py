@@ -1,0 +1,1 @@
+"""The live page at /: the Services of the node, and their traffic from second to second."""
