@@ -40,8 +40,9 @@ the engine sees the SYN, and an event of the kernel tells of the SYN-ACK. Events
 time from Linux 6.14 on if `net.netfilter.nf_conntrack_timestamp` is 1. Otherwise their arrival
 counts, which is late by as long as our thread waits for a processor, and an event that may have
 waited for more than 1 ms is not counted. Of a node with many connections a sample is measured:
-5,000 events a second are heard, those of some 800 connections (`updates-paused` counts the seconds
-with more). Which ones does not depend on how long they took.
+the kernel makes 5,000 events a second for us, those of some 800 connections, and `updates-paused`
+counts the seconds with more. Which ones does not depend on how long they took. All this costs up to
+2 % of a processor.
 """
 SECTIONS: Final = (
     ("kube-proxy's names", "kubeproxy_"),

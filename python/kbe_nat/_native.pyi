@@ -217,8 +217,9 @@ class ConntrackEvents:
 @final
 class AnswerWatch:
     """Tells an engine when the kernel has seen the SYN-ACKs of connections that the engine has
-    decided about, in the network namespace of the thread that makes this object. At most 5,000
-    events a second are listened to, whoever's flows they are about: those of 800 connections.
+    decided about, in the network namespace of the thread that makes this object. It listens until
+    the kernel has made 5,000 events within a second, whoever's flows they are about: those of 800
+    connections.
     """
 
     def __new__(cls, engine: Engine, *, socket_buffer: int) -> AnswerWatch:
@@ -236,7 +237,7 @@ class AnswerWatch:
 
     @property
     def updates(self) -> int:
-        """Events so far, those of other programs' flows included."""
+        """Events that the kernel has made so far, about, also of other programs' flows."""
 
     @property
     def pauses(self) -> int:

@@ -11,13 +11,13 @@ import pytest
 
 import kbe_nat
 from harness.daemons import Daemon, curl
-from harness.programs import SHORT_SERVER
+from harness.programs import SHORT_SERVER, UDP_ECHO
 from harness.stage import DATAPATHS, FAMILIES, VIPS, Stage, served, stage
 from harness.waiting import eventually
-from kbe_nat._native import CONNECT_BOUNDS, ConnectTimes
+from kbe_nat._native import CONNECT_BOUNDS, AnswerWatch, ConnectTimes
 from kbe_nat.drivers.netfilterqueue import NetfilterQueue
 from kbe_nat.drivers.queue import Batch
-from kbe_nat.drivers.thread import LoopThread
+from kbe_nat.drivers.thread import LoopThread, NativeThread
 from kbe_nat.family import Family
 from kbe_nat.metrics.catalog import SERVICE_CONNECTS
 from kbe_nat.playground.cluster import Cluster
@@ -159,6 +159,22 @@ def test_a_refused_connection_has_no_connect_time(
             served(pod, SHORT_SERVER)
         connects, connections, _ = connect_until(own, family, 1)
         assert connects.count <= connections, "those that were answered"
+
+
+def test_changes_that_are_no_answers_wake_nobody(cluster: Cluster) -> None:
+    with stage(cluster, DatapathKind.FIRST_PACKET) as own:
+        for pod in cluster.pods:
+            served(pod, UDP_ECHO, "4")
+        watch = inside(cluster.node.path, lambda: AnswerWatch(own.engine, socket_buffer=1 << 20))
+        with NativeThread(watch, "answer watch"):
+            eventually(lambda: watch.turns > 0)
+            begun, before = time.monotonic(), watch.turns
+            for _ in range(400):
+                with own.client(socket.SOCK_DGRAM, Family.IPV4, (VIPS[Family.IPV4], 7)) as client:
+                    client.send(b"x")
+                    client.recv(1)
+            # One in 64 passes, and a turn ends without any after a second.
+            assert watch.turns - before < 60 + time.monotonic() - begun
 
 
 def test_operators_see_connect_times(daemon: Daemon) -> None:

@@ -12,7 +12,7 @@ pub(crate) const HEADER: usize = 20;
 /// Netlink's header alone.
 pub(crate) const NETLINK_HEADER: usize = 16;
 const ALIGN: usize = 4;
-const ATTRIBUTE_HEADER: usize = 4;
+pub(crate) const ATTRIBUTE_HEADER: usize = 4;
 /// Without the flags for nesting and byte order.
 const TYPE_MASK: u16 = libc::NLA_TYPE_MASK as u16;
 const NESTED: u16 = libc::NLA_F_NESTED as u16;

@@ -41,14 +41,9 @@ impl Inbox {
         }
     }
 
-    /// Datagrams that were taken last.
-    pub(crate) fn count(&self) -> usize {
-        self.lengths.len()
-    }
-
-    /// Whether there may be more of them.
+    /// Whether more messages may wait than were taken last.
     pub(crate) fn is_full(&self) -> bool {
-        self.count() == self.buffers.len()
+        self.lengths.len() == self.buffers.len()
     }
 
     /// The messages that were taken last, headers included, each with its kind.

@@ -40,6 +40,21 @@ impl Socket {
         Ok(())
     }
 
+    /// Lets only those messages wait for us which this program passes (classic BPF).
+    pub(crate) fn set_filter(&self, program: &mut [libc::sock_filter]) -> io::Result<()> {
+        let length = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let program = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
+        // SAFETY: the value is valid for the length that is given, and so is the program that it
+        // points to; the kernel copies both.
+        result_of(unsafe {
+            let length = size_of::<libc::sock_fprog>() as libc::socklen_t;
+            let (level, option) = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER);
+            let value = from_ref(&program).cast();
+            libc::setsockopt(self.0.as_raw_fd(), level, option, value, length)
+        })?;
+        Ok(())
+    }
+
     /// Sets the length of a buffer: beyond the system's limit with the privilege for that, and
     /// without it up to the limit.
     pub(crate) fn set_buffer(&self, forced: i32, limited: i32, bytes: i32) -> io::Result<()> {

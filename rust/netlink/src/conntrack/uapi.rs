@@ -27,6 +27,7 @@ pub(super) const CTA_IP_V6_DST: u16 = 4;
 pub(super) const CTA_PROTO_NUM: u16 = 1;
 pub(super) const CTA_PROTO_SRC_PORT: u16 = 2;
 pub(super) const CTA_PROTO_DST_PORT: u16 = 3;
+pub(super) const CTA_PROTOINFO_TCP: u16 = 1;
 /// The same number for TCP and SCTP.
 pub(super) const CTA_PROTOINFO_STATE: u16 = 1;
 pub(super) const CTA_COUNTERS_PACKETS: u16 = 1;
