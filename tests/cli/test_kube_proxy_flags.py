@@ -21,6 +21,9 @@ RECORDED_FLAGS = list(
 DEFAULTS: dict[str, Any] = yaml_documents((RECORDINGS / "default-config.yaml").read_bytes())[0]
 
 
+TCP_TIMEOUT = "conntrack.tcpEstablishedTimeout"
+
+
 class Written:
     """What `--write-config-to -` prints, and what is said beside it."""
 
@@ -110,6 +113,21 @@ def test_no_flag_of_kube_proxy_is_missing() -> None:
         (("--no-localhost-nodeports",), "iptables.localhostNodePorts", False),
         (("--cluster_cidr", "10.0.0.0/8"), "clusterCIDR", "10.0.0.0/8"),
         (("--iptables-masquerade-bit=0x1f",), "iptables.masqueradeBit", 31),
+        (("--conntrack-min=010",), "conntrack.min", 8),
+        (("--conntrack-min=0_7",), "conntrack.min", 7),
+        (("--conntrack-min=+0b1_01",), "conntrack.min", 5),
+        (("--oom-score-adj", "-0x10"), "oomScoreAdj", -16),
+        (("-v=010",), "logging.verbosity", 10),
+        (("--kube-api-qps=.5e1",), "clientConnection.qps", 5),
+        (("--log-text-info-buffer-size=1.5Mi",), "logging.options.text.infoBufferSize", "1.5Mi"),
+        (
+            ('--nodeport-addresses="10.0.0.0/8",10.1.0.0/16', "--nodeport-addresses", "::1/128"),
+            "nodePortAddresses",
+            ["10.0.0.0/8", "10.1.0.0/16", "::1/128"],
+        ),
+        (("--conntrack-tcp-timeout-established=1h2m3.5s",), TCP_TIMEOUT, "1h2m3.5s"),
+        (("--conntrack-tcp-timeout-established=+1.h.5m",), TCP_TIMEOUT, "1h0m30s"),
+        (("--config=", "--conntrack-min=6"), "conntrack.min", 6),
         (("--iptables-sync-period=90s",), "iptables.syncPeriod", "1m30s"),
         (
             ("--proxy-mode=nftables", "--iptables-sync-period=1h"),
@@ -168,6 +186,28 @@ def test_go_s_syntax(kbe: Ran, arguments: tuple[str, ...], path: str, value: Any
         (("--max-flow", "5"), "the nearest is --max-flows"),
         (("--masquerade-all=perhaps",), "--masquerade-all: 'perhaps' is neither true nor false"),
         (("--conntrack-min=many",), "--conntrack-min: 'many' is not an integer"),
+        *(
+            ((f"--conntrack-min={text}",), f"--conntrack-min: '{text}' is not an integer")
+            for text in ("08", " 5", "5 ", "1__0", "_1", "\u0665", "", "0x", "5.0", "1e3")
+        ),
+        *(
+            ((f"-v={text}",), f"--v: '{text}' is not a whole number")
+            for text in ("0x2", "+2", "", " 3", "1_0", "\u0665", "high")
+        ),
+        (("--v=2147483648",), "--v: '2147483648' does not fit into 31 bits"),
+        *(
+            ((f"--kube-api-qps={text}",), f"--kube-api-qps: '{text}' is not a number")
+            for text in ("nan", "inf", "1e400", " 1", "1_0", "")
+        ),
+        (("--vmodule=a=1=2",), "--vmodule: 'a=1=2' is not PATTERN=LEVEL"),
+        (("--vmodule=a=",), "--vmodule: 'a=' is not PATTERN=LEVEL"),
+        (("--logging-format=json", "--vmodule=a=1"), "--vmodule: only supported for text"),
+        (("--log-text-info-buffer-size=x",), "buffer-size: 'x' is no quantity such as 64Ki"),
+        (('--nodeport-addresses="10.0.0.0/8',), "has a quotation mark out of place"),
+        (('--nodeport-addresses=10.0.0.0/8,10"1',), "has a quotation mark out of place"),
+        (("--nodeport-addresses=10.0.0.0/8, ::/0",), "' ::/0': must be a valid CIDR"),
+        (("--socket=",), "--socket: it names no file"),
+        (("--state=",), "--state: it names no file"),
         (("--conntrack-min=4294967296",), "--conntrack-min: '4294967296' does not fit"),
         (("--conntrack-min=-1",), "--conntrack-min: -1: must be greater than or equal to 0"),
         (("--conntrack-udp-timeout=5",), "--conntrack-udp-timeout: '5' is no duration"),
@@ -184,7 +224,7 @@ def test_go_s_syntax(kbe: Ran, arguments: tuple[str, ...], path: str, value: Any
         (("--cluster-cidr", "10.0.0.0"), "--cluster-cidr: '10.0.0.0': must be a valid CIDR block"),
         (("--logging-format=xml",), "--logging-format: 'xml': unsupported log format"),
         (("--hostname-override= ",), "--hostname-override: an empty name is invalid"),
-        (("--v=-1",), "--v: '-1' is less than 0"),
+        (("--v=-1",), "--v: '-1' is not a whole number"),
         (("--proxy-mode",), "--proxy-mode: it needs a value"),
         (("--strict=perhaps",), "--strict: 'perhaps' is neither true nor false"),
         (("--config=absent.yaml",), "absent.yaml: No such file"),
@@ -278,6 +318,7 @@ def test_an_empty_address_switches_a_server_off(kbe: Ran, tmp_path: Path) -> Non
         ("{markFlow: 3}", "kbeNat.markFlow: '3' is not one bit of 32"),
         ("{markFlow: 0x2000}", "kbeNat: --mark-flow, --mark-refused, --mark-masquerade: two of"),
         ("{externalIpRanges: [x]}", "kbeNat.externalIpRanges: 'x'"),
+        ("{socket: ''}", "kbeNat: --socket: it names no file"),
         ("{manifests: objects}", "kbeNat.manifests: expected array | null, got str"),
         ("[]", "kbeNat: expected object, got array"),
     ],
@@ -298,6 +339,31 @@ def test_the_configuration_in_force_is_written_whole(kbe: Ran, tmp_path: Path) -
     assert [each.name for each in sorted(tmp_path.iterdir())] == ["config.yaml", "effective.yaml"]
     assert Written(kbe, "--config", target).text == target.read_text()
     assert kbe("proxy", "--write-config-to", tmp_path / "no/where")[0] == 2
+
+
+def test_a_link_to_the_configuration_stays_one(kbe: Ran, tmp_path: Path) -> None:
+    target, link = tmp_path / "target.yaml", tmp_path / "link.yaml"
+    link.symlink_to("target.yaml")
+    assert kbe("proxy", "--write-config-to", link)[0] == 0
+    assert link.is_symlink() and target.read_text().startswith("apiVersion: ")
+    target.write_text("old")
+    target.chmod(0o600)
+    assert kbe("proxy", "--write-config-to", link)[0] == 0
+    assert link.is_symlink() and target.read_text().startswith("apiVersion: ")
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert {each.name for each in tmp_path.iterdir()} == {"target.yaml", "link.yaml"}
+
+
+@pytest.mark.parametrize("place", ["no/where", "loop", ".", "file/below"])
+def test_a_configuration_that_cannot_be_written_is_one_line(
+    kbe: Ran, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").write_text("kept")
+    code, out, err = kbe("proxy", "--write-config-to", tmp_path / place)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert {each.name for each in tmp_path.iterdir()} == {"loop", "file"}
+    assert (tmp_path / "file").read_text() == "kept"
 
 
 def test_the_schema_of_our_options_is_published() -> None:

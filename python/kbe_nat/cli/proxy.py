@@ -2,7 +2,9 @@
 
 import logging
 import os
+import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 
@@ -109,19 +111,32 @@ def _check(*, dry_run: bool, cleanup: bool, cleanup_kube_proxy: bool) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    """The text as the whole content of a file, which is never seen half written. Raises OSError."""
+    """The text as the whole content of a file, which is not seen half written where its directory
+    lets another file take its place. Raises OSError.
+    """
     if str(path) == "-":
         sys.stdout.write(text)
         return
-    if path.exists() and not path.is_file():
+    # A link stays, and the file that it leads to is written.
+    path = Path(os.path.realpath(path))
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        # A loop of links fails, and a device is written.
         path.write_text(text)
         return
     copy = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         copy.write_text(text)
+        if path.exists():
+            shutil.copymode(path, copy)
         copy.replace(path)
+    except OSError:
+        # A file of a container may be mounted alone, in a directory that cannot be written.
+        if not path.is_file():
+            raise
+        path.write_text(text)
     finally:
-        copy.unlink(missing_ok=True)
+        with suppress(OSError):
+            copy.unlink(missing_ok=True)
 
 
 LOG: Final = logging.getLogger("kbe_nat.daemon")

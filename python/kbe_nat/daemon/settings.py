@@ -229,6 +229,9 @@ class Settings:
                 "--take-over",
                 "nothing is to be taken over beside another proxy (--service-proxy-name)",
             )
+        for flag, path in (("--socket", self.files.socket), ("--state", self.files.state)):
+            if path == Path():
+                raise SettingError(flag, "it names no file")
         last = self.queues.numbers[-1]
         if last >= QUEUE:
             raise SettingError(

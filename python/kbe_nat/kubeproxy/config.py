@@ -174,7 +174,7 @@ def read_configuration(path: Path) -> tuple[Configuration, tuple[str, ...]]:
     Raises `FileError`, with the field, when the file is missing, no YAML, has a field that there is
     not, or says what kube-proxy would refuse, for kube-proxy's reason.
     """
-    fields = document(path, dict[str, Any], {})
+    fields = document(path, dict[str, Any], {}, is_strict=True)
     kind, version = fields.get("kind") or KIND, fields.get("apiVersion") or API_VERSION
     if kind != KIND:
         hint = CONFIG_MAP if kind == "ConfigMap" else ""
@@ -192,7 +192,7 @@ def read_configuration(path: Path) -> tuple[Configuration, tuple[str, ...]]:
     # kube-proxy itself passes unknown fields over, with a line in its log: a mistyped field is then
     # as good as absent.
     if unknown := tuple(_unknown(fields, Configuration)):
-        if fields.keys() <= {name for name, _ in unknown}:
+        if len(unknown) > 1 and fields.keys() <= {name for name, _ in unknown}:
             names = ", ".join(fields)
             raise FileError(f"{path}: it is no {KIND}: there is no such field as {names}")
         raise FileError(f"{path}: {'; '.join(f'{name}: {reason}' for name, reason in unknown)}")

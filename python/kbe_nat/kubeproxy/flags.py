@@ -12,6 +12,7 @@ Beside `--config` kube-proxy follows few flags (`BESIDE_FILE`): the file says ev
 """
 
 import csv
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Any, Final
 from kbe_nat.errors import SettingError
 from kbe_nat.kubeproxy.config import unknown_name
 from kbe_nat.kubeproxy.duration import nanoseconds
+from kbe_nat.kubeproxy.validation import quantity_refusal
 
 Texts = Mapping[str, tuple[str, ...]]
 """The values of each flag as they were written, in order."""
@@ -81,7 +83,7 @@ def split_arguments(
         if argument == "--":
             return texts, [*others, argument, *rest]
         if level := _LEVEL.fullmatch(argument):
-            argument = f"--v={level[1]}"
+            argument = f"--v={level[2] or level[1]}"
         elif argument == "-v" and rest and rest[0].isdecimal():
             argument = "--v"
         if not argument.startswith("--"):
@@ -138,27 +140,39 @@ def parse_truth(text: str) -> bool:
 
 
 def _integer(text: str) -> int:
-    try:
-        number = int(text, 0)
-    except ValueError:
-        raise ValueError(f"{text!r} is not an integer") from None
+    """As strconv.ParseInt with base 0: 017 and 0o17 are 15, 0xf too, 1_000 is 1000."""
+    if not (_INTEGER.fullmatch(text) and len(text) <= MAX_DIGITS):
+        raise ValueError(f"{text[:MAX_DIGITS]!r} is not an integer")
+    digits = text.lstrip("+-")
+    # Python wants the letter in front of octal digits.
+    is_octal = len(digits) > 1 and digits[0] == "0" and digits[1] in "_01234567"
+    number = int(digits, 8 if is_octal else 0) * (-1 if text[0] == "-" else 1)
     if not -(1 << 31) <= number < 1 << 31:
         raise ValueError(f"{text!r} does not fit into 32 bits")
     return number
 
 
 def _level(text: str) -> int:
-    level = _integer(text)
-    if level < 0:
-        raise ValueError(f"{text!r} is less than 0")
-    return level
+    """As strconv.ParseUint with base 10."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
+        raise ValueError(f"{text[:MAX_DIGITS]!r} is not a whole number from 0 on")
+    if int(text) >= 1 << 31:
+        raise ValueError(f"{text!r} does not fit into 31 bits")
+    return int(text)
 
 
 def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a number") from None
+    """Numbers that a file can have: without those that are infinite or none."""
+    number = float(text) if _NUMBER.fullmatch(text) else math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:MAX_DIGITS]!r} is not a number")
+    return number
+
+
+def _quantity(text: str) -> str:
+    if refusal := quantity_refusal(text):
+        raise ValueError(refusal)
+    return text
 
 
 def _duration(text: str) -> str:
@@ -168,6 +182,8 @@ def _duration(text: str) -> str:
 
 def _list(text: str) -> list[str]:
     """As Go's encoding/csv splits a line; a comma in quotation marks is part of its item."""
+    if not _LINE.fullmatch(text):
+        raise ValueError(f"{text[:80]!r} has a quotation mark out of place")
     return next(csv.reader([text]), []) if text else []
 
 
@@ -184,8 +200,8 @@ def _patterns(text: str) -> list[dict[str, Any]]:
     """PATTERN=LEVEL, with commas between."""
     items = []
     for part in filter(None, text.split(",")):
-        pattern, sign, level = part.partition("=")
-        if not sign or not pattern:
+        pattern, _, level = part.partition("=")
+        if part.count("=") != 1 or not pattern or not level:
             raise ValueError(f"{part!r} is not PATTERN=LEVEL")
         items.append({"filePattern": pattern, "verbosity": _level(level)})
     return items
@@ -215,6 +231,7 @@ TRUTH: Final = Kind(parse_truth, is_truth=True)
 INTEGER: Final = Kind(_integer)
 LEVEL: Final = Kind(_level)
 NUMBER: Final = Kind(_number)
+QUANTITY: Final = Kind(_quantity)
 DURATION: Final = Kind(_duration)
 LIST: Final = Kind(_list, join=lambda first, second: first + second)
 GATES: Final = Kind(_gates, join=lambda first, second: first | second)
@@ -265,7 +282,7 @@ FLAGS: Final = {
     "kube-api-qps": Flag(NUMBER, "clientConnection.qps"),
     "kubeconfig": Flag(TEXT, "clientConnection.kubeconfig"),
     "log-flush-frequency": Flag(DURATION, "logging.flushFrequency"),
-    "log-text-info-buffer-size": Flag(TEXT, "logging.options.text.infoBufferSize"),
+    "log-text-info-buffer-size": Flag(QUANTITY, "logging.options.text.infoBufferSize"),
     "log-text-split-stream": Flag(TRUTH, "logging.options.text.splitStream"),
     "logging-format": Flag(TEXT, "logging.format"),
     "machine-id-file": Flag(TEXT, no_effect=_NO_CADVISOR),
@@ -303,7 +320,15 @@ BESIDE_FILE: Final = frozenset(
     }
 )
 """Flags that kube-proxy follows beside `--config`."""
+MAX_DIGITS: Final = 40
+_INTEGER: Final = re.compile(
+    r"[+-]?(?:0[xX](?:_?[0-9a-fA-F])+|0[bB](?:_?[01])+|0[oO](?:_?[0-7])+|0(?:_?[0-7])*"
+    r"|[1-9](?:_?[0-9])*)"
+)
+_NUMBER: Final = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_ITEM: Final = r'(?:[^",]*|"(?:[^"]|"")*")'
+_LINE: Final = re.compile(f"{_ITEM}(?:,{_ITEM})*")
 _BRACKETS: Final = re.compile(r"\[\d+\]")
 
 
-_LEVEL: Final = re.compile(r"-v=?(\d+)")
+_LEVEL: Final = re.compile(r"-v(?:=(.*)|([0-9]+))", re.DOTALL)

@@ -13,7 +13,7 @@ from kbe_nat.kubeproxy.duration import duration
 from kbe_nat.sources.address import parse_address, parse_range
 
 if TYPE_CHECKING:
-    from kbe_nat.kubeproxy.config import IPVS, Configuration, Conntrack, ModeConfig
+    from kbe_nat.kubeproxy.config import IPVS, Configuration, Conntrack, Logging, ModeConfig
 
 
 def violations(file: "Configuration") -> Iterator[tuple[str, str]]:
@@ -44,8 +44,12 @@ def violations(file: "Configuration") -> Iterator[tuple[str, str]]:
     if file.show_hidden_metrics_for_version not in ("", SHOWN_VERSION):
         yield "showHiddenMetricsForVersion", BAD_SHOWN_VERSION
     yield from _detector(file, detector)
-    if file.logging.format not in ("", "text", "json"):
-        yield "logging.format", f"{file.logging.format!r}: unsupported log format"
+    yield from _logging(file.logging)
+
+
+def quantity_refusal(text: str) -> str:
+    """Why a text is no quantity of Kubernetes, such as 1Ki; empty for one."""
+    return "" if _QUANTITY.fullmatch(text) else f"{text[:40]!r} is no quantity such as 64Ki"
 
 
 def check_cluster_ranges(texts: Sequence[str]) -> tuple[str, ...]:
@@ -71,6 +75,26 @@ def check_node_port_addresses(texts: Sequence[str]) -> tuple[str, ...]:
     for _, reason in _node_port_addresses(texts):
         raise ValueError(reason)
     return tuple(text if text == "primary" else parse_range(text) for text in texts)
+
+
+def _logging(config: "Logging") -> Iterator[tuple[str, str]]:
+    if config.format not in ("", "text", "json"):
+        yield "logging.format", f"{config.format!r}: unsupported log format"
+    if config.verbosity > MAX_VERBOSITY:
+        yield "logging.verbosity", f"{config.verbosity}: must be <= {MAX_VERBOSITY}"
+    for i, item in enumerate(config.vmodule):
+        if not item.file_pattern:
+            yield f"logging.vmodule[{i}].filePattern", "file pattern must not be empty"
+        elif any(sign in item.file_pattern for sign in "=,"):
+            yield f"logging.vmodule[{i}].filePattern", "file pattern must not contain = or ,"
+        if item.verbosity > MAX_VERBOSITY:
+            yield f"logging.vmodule[{i}].verbosity", f"must be <= {MAX_VERBOSITY}"
+    if config.vmodule and config.format not in ("", "text"):
+        yield "logging.vmodule", "only supported for text log format"
+    for name in ("json", "text"):
+        size = getattr(config.options, name).info_buffer_size
+        if isinstance(size, str) and (refusal := quantity_refusal(size)):
+            yield f"logging.options.{name}.infoBufferSize", refusal
 
 
 def _bit(field: str, bit: int | None) -> Iterator[tuple[str, str]]:
@@ -190,7 +214,7 @@ def _node_port_addresses(texts: Sequence[str]) -> Iterator[tuple[str, str]]:
             if len(texts) != 1:
                 yield f"nodePortAddresses[{i}]", "'primary': can't use both 'primary' and CIDRs"
             return
-        if not _is(parse_range, text):
+        if not _is(parse_range, text) or text != text.strip():
             yield f"nodePortAddresses[{i}]", f"{text!r}: {BAD_RANGE}"
 
 
@@ -234,5 +258,9 @@ BAD_PAIR: Final = (
 BAD_SHOWN_VERSION: Final = (
     f"must be omitted or have the value '{SHOWN_VERSION}'."
     " Only the previous minor version is allowed"
+)
+MAX_VERBOSITY: Final = (1 << 31) - 1
+_QUANTITY: Final = re.compile(
+    r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?", re.ASCII
 )
 _HOST_PORT: Final = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*)):([^:\[\]]*)")

@@ -6,16 +6,18 @@ import re
 from typing import Any, Final
 
 
-def json_documents(text: str) -> list[Any]:
+def json_documents(text: str, *, is_strict: bool = False) -> list[Any]:
     """All values of the text: side by side, one a line, or with lines of `---` between. Of two
     equal keys the last one counts; half of a surrogate pair becomes U+FFFD, as in Go.
 
-    Raises `json.JSONDecodeError`, or ValueError for a number that JSON does not have.
+    Raises `json.JSONDecodeError`, or ValueError for a number that JSON does not have, and where it
+    `is_strict` for equal keys.
     """
     values = []
+    decoder = _STRICT_DECODER if is_strict else _DECODER
     place = _BETWEEN.match(text, 0).end()  # type: ignore[union-attr]
     while place < len(text):
-        value, place = _DECODER.raw_decode(text, place)
+        value, place = decoder.raw_decode(text, place)
         values.append(value)
         place = _BETWEEN.match(text, place).end()  # type: ignore[union-attr]
     return [_join_surrogates(value) for value in values] if _SURROGATE.search(text) else values
@@ -57,7 +59,19 @@ def _refuse_constant(text: str) -> None:
     raise ValueError(f"{text} is no number of JSON")
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice[:60]!r} is there twice")
+    return values
+
+
 _DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_float)
+_STRICT_DECODER: Final = json.JSONDecoder(
+    parse_constant=_refuse_constant, parse_float=_float, object_pairs_hook=_unique
+)
 _BETWEEN: Final = re.compile(r"(?:[ \t\r\n]|(?<![^\n])---[ \t]*(?=[\r\n]|\Z))*")
 _OPENING: Final = re.compile(rb"[ \t\r\n]*[{\[]")
 _QUOTED: Final = re.compile(

@@ -126,6 +126,7 @@ class ProxyCommand(NodeCommand):
                     options[spelling[2:]] = takes_value
                     names[spelling[2:]] = parameter.opts[0][2:]
         texts, others = split_arguments(list(map(_kube_proxy_name, arguments)), options)
+        others = list(_without_empty(others))
         flags = {argument[2:].partition("=")[0] for argument in others if argument[:2] == "--"}
         context.meta[FLAGS_KEY] = frozenset(names[flag] for flag in flags & names.keys())
         context.meta[KUBE_PROXY_KEY] = texts
@@ -176,6 +177,18 @@ def _kube_proxy_name(argument: str) -> str:
     return argument
 
 
+def _without_empty(arguments: list[str]) -> Iterator[str]:
+    """The arguments without files that kube-proxy takes for none."""
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--":
+            yield from (argument, *rest)
+        elif argument not in FILES:
+            yield argument
+        elif text := next(rest):
+            yield from (argument, text)
+
+
 def _valid_configuration(values: dict[str, Any]) -> Configuration:
     """The configuration of flags. Raises `SettingError` for what kube-proxy would refuse."""
     configuration = msgspec.convert(values, Configuration)
@@ -208,5 +221,6 @@ def _notes_beside_file(texts: Texts) -> Iterator[str]:
         yield f"not followed beside --config, which says it: {', '.join(names)}"
 
 
+FILES: Final = ("--config", "--write-config-to")
 FLAGS_KEY: Final = "kbe_nat.flags"
 KUBE_PROXY_KEY: Final = "kbe_nat.kube_proxy"

@@ -27,24 +27,28 @@ def documents(path: str) -> list[Any]:
     return parse_documents(content(path), label(path))
 
 
-def parse_documents(text: bytes, name: str) -> list[Any]:
-    """All documents of one text. Raises `FileError`, which names the text so, and the line."""
+def parse_documents(text: bytes, name: str, *, is_strict: bool = False) -> list[Any]:
+    """All documents of one text; where it `is_strict`, a key that is there twice is a mistake.
+    Raises `FileError`, which names the text so, and the line.
+    """
     text = utf8(text)
     try:
         if is_json(text):
-            return _json_or_flow(text, name)
-        return yaml_documents(text)
+            return _json_or_flow(text, name, is_strict=is_strict)
+        return yaml_documents(text, is_strict=is_strict)
     except yaml.YAMLError as error:
         raise _not_yaml(error, name) from None
     except RecursionError:
         raise FileError(f"{name}: {TOO_DEEP}") from None
 
 
-def document(path: Path, kind: type[_T], empty: object = None) -> _T:
-    """The one document of a file, as this type; of an empty file, `empty`. Raises `FileError`, with
-    the field.
+def document(path: Path, kind: type[_T], empty: object = None, *, is_strict: bool = False) -> _T:
+    """The one document of a file, as this type; of an empty file, `empty`. Where it `is_strict`, a
+    key that is there twice is a mistake. Raises `FileError`, with the field.
     """
-    values = [value for value in documents(str(path)) if value is not None]
+    text, name = content(str(path)), label(str(path))
+    parsed = parse_documents(text, name, is_strict=is_strict)
+    values = [value for value in parsed if value is not None]
     if len(values) > 1:
         raise FileError(f"{path}: one document is expected, not {len(values)}")
     try:
@@ -68,10 +72,10 @@ def reason_and_path(message: str) -> tuple[str, str]:
     return reason[:1].lower() + reason[1:].replace("`", ""), _PATH_ROOT.sub("", path.strip("`"))
 
 
-def _json_or_flow(text: bytes, name: str) -> list[Any]:
+def _json_or_flow(text: bytes, name: str, *, is_strict: bool) -> list[Any]:
     """A bracket opens JSON, or YAML in flow style."""
     try:
-        return json_documents(text.decode())
+        return json_documents(text.decode(), is_strict=is_strict)
     except json.JSONDecodeError as error:
         # To YAML a comment of JavaScript is part of the key behind it, which would get lost.
         if begins_as_json(error.doc, error.pos):
@@ -81,7 +85,7 @@ def _json_or_flow(text: bytes, name: str) -> list[Any]:
     except ValueError as error:
         # To YAML its numbers would be texts.
         raise FileError(f"{name}: not JSON: {error}") from None
-    return yaml_documents(text)
+    return yaml_documents(text, is_strict=is_strict)
 
 
 def utf8(text: bytes) -> bytes:

@@ -3,7 +3,8 @@ JSON.
 
 So `yes`, `on` and `y` are true, `0o17`, `017` and `0xf` are 15, `1_000` is 1000 and `1e3` too; but
 `22:30` and dates are texts, and so is `=`. Keys are texts, whatever they look like. `<<` merges
-where it stands: later keys count for more. Of two equal keys the last one counts.
+where it stands: later keys count for more. Of two equal keys the last one counts, unless the text
+is read strictly.
 """
 
 import base64
@@ -17,13 +18,14 @@ _Event: TypeAlias = Any
 """One of PyYAML's events, whose types its stubs do not tell apart."""
 
 
-def yaml_documents(text: bytes) -> list[Any]:
-    """The values of all documents. Aliases share their value, and a value may contain itself.
+def yaml_documents(text: bytes, *, is_strict: bool = False) -> list[Any]:
+    """The values of all documents. Aliases share their value, and a value may contain itself. Where
+    it `is_strict`, a mapping that writes a key twice is refused.
 
     Raises `yaml.YAMLError`, or `RecursionError` for what is nested too deeply. Cost: linear in the
     text; no step is recursive, so that no text can exhaust the stack.
     """
-    builder = _Builder()
+    builder = _Builder(is_strict=is_strict)
     for event in yaml.parse(text, Loader=yaml.CSafeLoader):
         builder.take(event)
     return builder.documents
@@ -32,7 +34,7 @@ def yaml_documents(text: bytes) -> list[Any]:
 class _Frame:
     """A collection that is not yet closed."""
 
-    __slots__ = ("anchor", "is_mapping", "key", "start", "value")
+    __slots__ = ("anchor", "is_mapping", "key", "start", "value", "written")
 
     def __init__(self, value: Any, anchor: str | None, start: int) -> None:  # noqa: ANN401
         self.value = value
@@ -40,12 +42,15 @@ class _Frame:
         self.is_mapping = isinstance(value, dict)
         self.key: Any = _NO_KEY
         self.start = start
+        self.written: set[str] = set()
+        """Keys, where texts are read strictly; without merged ones, which may be written too."""
 
 
 class _Builder:
     """Makes values of events, one after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_strict: bool = False) -> None:
+        self._is_strict = is_strict
         self.documents: list[Any] = []
         self._frames: list[_Frame] = []
         self._anchors: dict[str, tuple[Any, int]] = {}
@@ -119,6 +124,10 @@ class _Builder:
             frame.value.append(value)
         elif frame.key is _NO_KEY:
             frame.key = value if type(value) is str else _key(value, event)
+            if self._is_strict:
+                if frame.key in frame.written:
+                    raise _error(f"the key {frame.key[:60]!r} is there twice", event)
+                frame.written.add(frame.key)
         else:
             if frame.key is _MERGE:
                 _merge(frame.value, value, event)
