@@ -29,7 +29,7 @@ class Served:
 
     def __init__(self, controller: Controller) -> None:
         self.controller = controller
-        page = LivePage(controller, lambda: STATUS)
+        self.page = page = LivePage(controller, lambda: STATUS)
         self._thread = PagesThread(
             Site(
                 pages={},
@@ -40,11 +40,15 @@ class Served:
             )
         )
         listener = socket.create_server(("127.0.0.1", 0))
-        self._thread.listen(listener)
+        self._server = self._thread.listen(listener)
         self.port = listener.getsockname()[1]
 
     def close(self) -> None:
         self._thread.close()
+
+    def stop(self) -> None:
+        """Answer at its port no more."""
+        self._thread.stop(self._server)
 
     def ask(
         self, path: str, method: str = "GET", **headers: str
@@ -181,6 +185,23 @@ def test_half_an_address_is_no_error(served: Served) -> None:
         assert "10.1." in message["problem"] and not message.get("decisions")
     with Stream(served, "client=10.1.0.1") as stream:
         assert len(stream.message()["decisions"]) == 3
+
+
+def test_a_stream_ends_with_its_address(served: Served) -> None:
+    with Stream(served) as stream:
+        assert stream.message()["order"]
+        served.stop()
+        with pytest.raises((AssertionError, OSError)):
+            while stream.message():
+                pass
+
+
+def test_without_a_page_nothing_is_remembered(served: Served) -> None:
+    with Stream(served) as first, Stream(served, "search=web") as second:
+        assert first.message()["rates"] and second.message()["rates"]
+        assert served.page.traffic.services
+    eventually(lambda: not served.page.traffic.services)
+    assert not served.page.traffic.counts
 
 
 def test_places_are_bounded_and_come_back(served: Served) -> None:

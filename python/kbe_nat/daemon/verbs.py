@@ -337,11 +337,12 @@ def _counters(stats: ServiceStats | BackendStats | None, is_counted: bool) -> di
         "flows": stats.flows if stats else 0,
         "packets": (stats.packets if stats else zero) if is_counted else None,
         "bytes": (stats.bytes if stats else zero) if is_counted else None,
-        "connect": _connect(stats.connects) if stats and stats.connects else None,
+        "connect": connect_row(stats.connects) if stats and stats.connects else None,
     }
 
 
-def _connect(times: ConnectTimes) -> ConnectRow:
+def connect_row(times: ConnectTimes) -> ConnectRow:
+    """The connect times of a service port or backend."""
     p50, p99 = times.quantile(0.5) or 0.0, times.quantile(0.99) or 0.0
     return ConnectRow(count=times.count, seconds=times.seconds, p50=p50, p99=p99)
 

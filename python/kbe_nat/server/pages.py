@@ -42,6 +42,7 @@ class PagesThread:
         self._maker = ThreadPoolExecutor(1, "pages")
         self._application = web.Application(middlewares=[_plain], logger=SILENT)
         self._streams = Streams(self._maker)
+        self._streaming: set[_Connection] = set()
         self._add_routes(site)
         self._application.on_response_prepare.append(_without_version)
         self._runner = web.AppRunner(self._application, access_log=None, handler_cancellation=True)
@@ -58,9 +59,16 @@ class PagesThread:
         return self._run_there(start())
 
     def stop(self, server: asyncio.Server) -> None:
-        """Stop answering at one socket; connections that have begun go on."""
+        """Stop answering at one socket. Connections that have begun go on, but for streams: these
+        have no end by themselves, and their pages ask again where they may.
+        """
 
-        self._run_there(stop_accepting(server))
+        async def end() -> None:
+            await stop_accepting(server)
+            for connection in tuple(self._streaming):
+                connection.drop()
+
+        self._run_there(end())
 
     def close(self) -> None:
         """Drop all connections and end the thread."""
@@ -111,6 +119,7 @@ class PagesThread:
             connection = request.protocol
             assert isinstance(connection, _Connection)
             connection.lift_deadline()
+            self._streaming.add(connection)
             try:
                 stream = await self._streams.answer(request, connection.client, feed)
             except Exception as error:
@@ -119,6 +128,8 @@ class PagesThread:
                     LOG.error("%s: %r", request.path, error)
                 connection.drop()
                 raise
+            finally:
+                self._streaming.discard(connection)
             return _response(stream) if isinstance(stream, tuple) else stream
 
         return handle

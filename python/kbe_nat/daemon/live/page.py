@@ -49,7 +49,7 @@ class LivePage:
         self._controller = controller
         self._status = status
         self._started = time.time()
-        self._traffic = Traffic(controller)
+        self.traffic = Traffic(controller)
         self._streams: set[PageStream] = set()
 
     def document(self) -> Answer:
@@ -59,7 +59,7 @@ class LivePage:
     def stream(self, query: Query) -> PageStream:
         """A stream of what a page shows. Raises ValueError, which names the field."""
         view = _read(query, View)
-        stream = PageStream(self._controller, self._status, self._traffic, view, self._leave)
+        stream = PageStream(self._controller, self._status, self.traffic, view, self._leave)
         self._streams.add(stream)
         return stream
 
@@ -102,7 +102,7 @@ class LivePage:
     def _leave(self, stream: PageStream) -> None:
         self._streams.discard(stream)
         if not self._streams:
-            self._traffic.forget()
+            self.traffic.forget()
 
 
 def _read(query: Query, kind: type[_Fields]) -> _Fields:

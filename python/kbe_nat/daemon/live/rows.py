@@ -7,7 +7,7 @@ absent.
 
 import msgspec
 
-from kbe_nat.daemon.rows import DecisionRow
+from kbe_nat.daemon.rows import ConnectRow, DecisionRow
 
 
 class NodeRow(msgspec.Struct, frozen=True):
@@ -88,6 +88,8 @@ class BackendRow(msgspec.Struct, frozen=True):
     packets: float | None
     bytes: float | None
     flows_total: int
+    connect: ConnectRow | None
+    """How fast it answers."""
 
 
 class PortDetail(msgspec.Struct, frozen=True):
@@ -101,6 +103,8 @@ class PortDetail(msgspec.Struct, frozen=True):
     source_ranges: list[str]
     refused: dict[str, int]
     """Packets by cause."""
+    connect: ConnectRow | None
+    """How fast its backends answer."""
     backends: list[BackendRow]
     """Those with most connections."""
     backend_count: int

@@ -1,6 +1,7 @@
 """The stream of one page: second by second, the changes of what it shows."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from itertools import chain, islice
@@ -30,7 +31,13 @@ from kbe_nat.daemon.live.traffic import (
     growth,
 )
 from kbe_nat.daemon.rows import DecisionRow, EndpointRow, StatusRow
-from kbe_nat.daemon.verbs import decision_row, endpoint_rows, frontend_text, traffic_policy
+from kbe_nat.daemon.verbs import (
+    connect_row,
+    decision_row,
+    endpoint_rows,
+    frontend_text,
+    traffic_policy,
+)
 from kbe_nat.errors import ArgumentError
 from kbe_nat.model import join_address
 from kbe_nat.policy.plan import Plan, PlannedPort
@@ -189,7 +196,7 @@ class _OpenPort:
         stats = {key: service} if service else {}
         endpoints = sorted(
             endpoint_rows(port, stats, is_counted=traffic.is_counted),
-            key=lambda endpoint: (-endpoint.active, endpoint.backend),
+            key=lambda endpoint: (-endpoint.active, _natural(endpoint.backend)),
         )
         return PortDetail(
             row=row,
@@ -199,6 +206,7 @@ class _OpenPort:
             external_traffic_policy=traffic_policy(port.is_external_local),
             source_ranges=list(port.source_ranges[:BACKENDS]),
             refused=dict(service.refused) if service else {},
+            connect=connect_row(service.connects) if service and service.connects else None,
             backends=list(map(self._backend, endpoints[:BACKENDS])),
             backend_count=len(endpoints),
         )
@@ -213,6 +221,7 @@ class _OpenPort:
             state=endpoint.state,
             active=endpoint.active,
             flows_total=endpoint.flows,
+            connect=endpoint.connect,
             **_traffic_rates(rates, is_counted=is_counted),
         )
 
@@ -262,11 +271,17 @@ def _traffic_rates(rates: Rates | None, *, is_counted: bool) -> dict[str, float 
     }
 
 
+def _natural(text: str) -> list[str | int]:
+    """A key that sorts the numbers in texts as numbers."""
+    return [int(part) if part.isdecimal() else part for part in NUMBERS.split(text)]
+
+
 def _text(key: Key) -> str:
     name, family = key
     return f"{name} {family}"
 
 
+NUMBERS: Final = re.compile(r"(\d+)")
 FAMILIES: Final = ("4", "6")
 FRONTENDS: Final = 3
 """In a row of the table."""
