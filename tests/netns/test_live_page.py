@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from harness.browser import Browser, absent_program
-from harness.daemons import NOBODY, VIP, Daemon, curl
+from harness.daemons import NOBODY, SEED, VIP, Daemon, curl
 from harness.waiting import eventually
 from kbe_nat.errors import PlaygroundError
+from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import inside
 from kbe_nat.rules.rule import DatapathKind
 
@@ -25,8 +26,11 @@ kind: Service
 metadata: {name: "<img src=x onerror=document.title='owned'>"}
 spec: {clusterIP: 172.30.0.78, ports: [{port: 80}]}
 """
+ONE_DATAPATH = pytest.mark.parametrize(
+    "daemon", [DatapathKind.FIRST_PACKET], indirect=True, ids=str
+)
+"""For tests without packets."""
 FRESH_SECONDS = 2.0
-ROW = "#rows tr"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,11 +39,14 @@ def _has_browser() -> None:
         pytest.skip(f"{package} is not installed")
 
 
-@pytest.fixture
-def daemon(daemon: Daemon) -> Daemon:
-    daemon.cluster.node.write("/proc/sys/net/netfilter/nf_conntrack_acct", "1")
-    daemon.start("--node", "here")
-    return daemon
+@pytest.fixture(params=list(DatapathKind), ids=str)
+def daemon(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
+    (tmp_path / "objects").mkdir()
+    cluster.node.write("/proc/sys/net/netfilter/nf_conntrack_acct", "1")
+    with Daemon(cluster, tmp_path, request.param) as daemon:
+        daemon.write("cluster.yaml", SEED)
+        daemon.start("--node", "here")
+        yield daemon
 
 
 @pytest.fixture
@@ -128,6 +135,7 @@ def test_it_says_when_the_daemon_is_away_and_comes_back(daemon: Daemon, browser:
     assert browser.text("#state") == "serving"
 
 
+@ONE_DATAPATH
 def test_what_objects_say_is_text(daemon: Daemon, browser: Browser) -> None:
     daemon.write("hostile.yaml", HOSTILE)
     browser.until("#errors", "<img src=x onerror=document.title='owned'>")
@@ -138,6 +146,7 @@ def test_what_objects_say_is_text(daemon: Daemon, browser: Browser) -> None:
     assert browser.run("return document.querySelectorAll('#rows i').length") == 0
 
 
+@ONE_DATAPATH
 def test_it_works_by_keyboard(daemon: Daemon, browser: Browser) -> None:
     daemon.write("another.yaml", ANOTHER)
     daemon.write("nobody.yaml", NOBODY)
@@ -183,6 +192,7 @@ def test_a_connection_is_explained(daemon: Daemon, browser: Browser) -> None:
     assert any("400 (Bad Request)" in line for line in browser.console())
 
 
+@ONE_DATAPATH
 @pytest.mark.parametrize("width", [1280, 390])
 def test_it_fits_its_window_in_light_and_dark(
     daemon: Daemon, browser: Browser, width: int, tmp_path: Path
