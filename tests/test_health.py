@@ -172,14 +172,29 @@ def test_a_question_for_headers_is_answered_without_a_body(port: int) -> None:
         (b"G" * 100_000, b"431"),
         (b"nonsense nonsense\r\n\r\n", b"400"),
         (b"GET / HTTP/9.9\r\n\r\n", b"505"),
+        (b"GET / HTTP/2.0\r\n\r\n", b"505"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"505"),
+        (b"GET / HTTP/1.x\r\n\r\n", b"400"),
+        (b"GET /healthz\r\n\r\n", b"400"),
+        (b"\r\n\r\n", b"400"),
+        (b"\r\nGET / HTTP/1.1\r\n\r\n", b"400"),
         (b"\x16\x03\x01\x00\xff\x00\r\n\r\n", b"400"),
     ],
 )
 def test_f127_what_is_no_request_is_refused(port: int, request_: bytes, status: bytes) -> None:
     answer = said(port, request_)
-    assert b"HTTP/1.1 " + status in answer.splitlines()[0] or status in answer
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 " + status + b" ")
+    assert b"Content-Type: text/plain; charset=utf-8" in head
+    assert body.startswith(status + b" ") and body.count(b"\n") == 1
     assert b"Python" not in answer
     assert said(port, b"GET / HTTP/1.0\r\n\r\n").endswith(WEB.encode())
+
+
+def test_f127_requests_in_a_row_get_one_answer(port: int) -> None:
+    answer = said(port, b"GET / HTTP/1.1\r\nHost: here\r\n\r\n" * 3)
+    assert answer.count(b"HTTP/1.1 200 OK\r\n") == 1
+    assert b"Connection: close" in answer and answer.endswith(WEB.encode())
 
 
 def threads() -> int:

@@ -299,6 +299,11 @@ def test_a_wildcard_answers_in_both_families(wildcard: str) -> None:
             assert get(host, port, "/")[::2] == (404, b"404 page not found\n")
             status, headers, content = get(host, port, "/healthz", "HEAD")
             assert (status, content) == (200, b"") and int(headers["Content-Length"]) > 200
+            for path in (f"http://{host}/livez", "HTTP://a/livez?b=c#d", "/live%7A", "/livez#a"):
+                assert get(host, port, path)[0] == 200, path
+            for path in ("/livez/", "/a/../livez", "http://livez", "/%", "/livez%00", "/livez%3F"):
+                assert get(host, port, path)[::2] == (404, b"404 page not found\n"), path
+            assert get(host, port, "/healthz", "POST")[0] == 200
     finally:
         server.close()
 

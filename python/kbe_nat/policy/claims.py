@@ -67,6 +67,10 @@ class Claims:
                 self._disputes.setdefault(claim, {owner}).add(key)
                 self._touched[claim] = None
 
+    def node_port_owner(self, family: Family, port: int) -> PortKey | None:
+        """Who has a node port for TCP. Cost: a look-up."""
+        return self._owners.get((family, "tcp", port))
+
     def resolve(self, precedence: Precedence) -> set[PortKey]:
         """Settle the disputes that were touched. Returns the ports that may have got or lost a
         frontend. Cost: linear in the claimants of these.

@@ -39,7 +39,7 @@ from kbe_nat.policy.claims import Claims
 from kbe_nat.policy.delta import HealthPair, PlanDelta, PortPair, port_pairs
 from kbe_nat.policy.node_ports import node_addresses, node_ports
 from kbe_nat.policy.options import Options
-from kbe_nat.policy.plan import HealthCheck, Plan, PlannedPort, PortKey
+from kbe_nat.policy.plan import NODE_PORT, HealthCheck, Plan, PlannedPort, PortKey
 from kbe_nat.policy.service_rules import PlannedService, ServiceRules, pod_ranges
 
 T = TypeVar("T")
@@ -139,6 +139,8 @@ class Planner:
         """All notes of both kinds, in order."""
         self._lost: tuple[tuple[ServiceKey, str], ...] = ()
         """Those of `_losses` in order."""
+        self._lost_checks: tuple[tuple[ServiceKey, str], ...] = ()
+        """Notes about health checks whose port is another Service's."""
         self._places: dict[ServiceKey, int] = {}
         """Where each Service stands in the snapshot; empty: to be looked up."""
         self._frame: tuple[Options, Node, Plan] | None = None
@@ -292,6 +294,7 @@ class Planner:
         for old, new in port_pairs(before, after):
             if old is not new:
                 changes.ports.append((old, new))
+                changes.has_other_node_ports |= _node_ports(old) != _node_ports(new)
                 self._count(old, -1)
                 self._count(new, 1)
         if tuple(losses) != self._losses.get(service_key, ()):
@@ -321,14 +324,20 @@ class Planner:
             self._lost = tuple(self._in_order(self._losses))
             notes = (*self._in_order(self._notes), *self._lost)
             self._service_notes = tuple(note for _, note in notes)
+        if changes.concerns_health or changes.has_other_node_ports:
+            self._lost_checks = tuple(self._disputed_checks())
         health = tuple(self._health.values()) if changes.concerns_health else self.plan.health
         return replace(
             frame,
             ports=tuple(chain.from_iterable(self._served.values())),
             service_ranges=self._snapshot.service_ranges,
             health=health,
-            notes=(*self._node_notes(frame), *self._service_notes),
-            losses=self._lost,
+            notes=(
+                *self._node_notes(frame),
+                *self._service_notes,
+                *(note for _, note in self._lost_checks),
+            ),
+            losses=(*self._lost, *self._lost_checks),
             served_families=[family for family, ports in self._families.items() if ports],
         )
 
@@ -345,6 +354,21 @@ class Planner:
     ) -> Iterator[tuple[ServiceKey, str]]:
         for key in sorted(notes, key=self._place) if len(notes) > 1 else notes:
             yield from zip(repeat(key), notes[key], strict=False)
+
+    def _disputed_checks(self) -> Iterator[tuple[ServiceKey, str]]:
+        """A node port gets the packets before a socket does; of checks with one port the first by
+        name is answered, see `HealthCheckPorts`. Cost: two look-ups for each check.
+        """
+        first: dict[int, ServiceKey] = {}
+        for key in sorted(self._health):
+            port = self._health[key].port
+            owner = first.setdefault(port, key)
+            for family in Family:
+                if claimant := self._claims.node_port_owner(family, port):
+                    owner = claimant[:2]
+            if owner != key:
+                text = f"health check port {port} is not answered for it: it belongs to"
+                yield key, f"Service {'/'.join(key)}: {text} {'/'.join(owner)}"
 
     def _place(self, key: ServiceKey) -> int:
         if not self._places:
@@ -365,6 +389,7 @@ class PlanChanges:
     is_reordered: bool = False
     """Services stand in another order, or something new stands among them."""
     has_other_notes: bool = False
+    has_other_node_ports: bool = False
     ports: list[PortPair] = field(default_factory=list)
     health: list[HealthPair] = field(default_factory=list)
 
@@ -391,6 +416,12 @@ def _common(before: Iterable[Service], after: Iterable[Service]) -> int:
     """With how many same objects both begin."""
     is_other = list(map(operator.is_not, before, after))
     return is_other.index(True) if True in is_other else len(is_other)
+
+
+def _node_ports(port: PlannedPort | None) -> list[int]:
+    """The node ports of a service port."""
+    frontends = port.frontends if port else ()
+    return [frontend.port for frontend in frontends if frontend.kind == NODE_PORT]
 
 
 def _claim_alike(before: tuple[PlannedPort, ...], after: tuple[PlannedPort, ...]) -> bool:

@@ -18,8 +18,9 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from io import BytesIO
 from typing import Any, Final, TypeVar
+from urllib.parse import unquote
 
-from kbe_nat.server.answer import Respond
+from kbe_nat.server.answer import TEXT_HEADERS, Respond
 from kbe_nat.server.closing import stop_accepting
 from kbe_nat.server.slots import ConnectionSlots, client_key
 
@@ -164,8 +165,11 @@ class _Exchange(BaseHTTPRequestHandler):
         self.close_connection = True
         if head is None:
             self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-        elif self.parse_request():
-            self._write_answer(*answer(self.path.partition("?")[0]))
+        elif self.parse_request() and self.request_version != "HTTP/0.9":
+            self._write_answer(*answer(_path(self.path)))
+        elif not self.text:
+            # Before HTTP/1.0 answers had no status, which programs that ask for health need.
+            self.send_error(HTTPStatus.BAD_REQUEST)
 
     @property
     def text(self) -> bytes:
@@ -173,6 +177,13 @@ class _Exchange(BaseHTTPRequestHandler):
         output = self.wfile
         assert isinstance(output, BytesIO)
         return output.getvalue()
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """As Go answers what is no request, and in the newest form: its own may not be known."""
+        self.request_version = self.protocol_version
+        status = HTTPStatus(code)
+        self.command = ""
+        self._write_answer(code, TEXT_HEADERS, f"{code} {status.phrase}\n".encode())
 
     def _write_answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
         self.send_response(status)
@@ -191,6 +202,15 @@ class _Exchange(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Says nothing: clients may ask as often as they like."""
+
+
+def _path(target: str) -> str:
+    """The path that a request names: decoded, without query and server."""
+    path = target.partition("?")[0].partition("#")[0]
+    scheme, sign, rest = path.partition("://")
+    if sign and scheme.lower() in ("http", "https"):
+        path = f"/{rest.partition('/')[2]}"
+    return unquote(path)
 
 
 AT_ONCE: Final = 16
