@@ -43,7 +43,7 @@ ENDPOINTS: Final = 15
 PACKET: Final = bytes.fromhex(
     "45000028000040004006000001010101020202020400005000000000000000005002ffff00000000"
 )
-"""To no Service: the engine's shortest way."""
+"""A SYN to no Service: the engine's shortest way."""
 Row = dict[str, Any]
 
 
@@ -163,7 +163,19 @@ def controller_of(services: int) -> Controller:
         for number, service in enumerate(listed)
     }
     controller.apply(Snapshot(1, listed, slices))
+    for number in range(services):
+        connect(controller.engine, address(10, number))
     return controller
+
+
+def connect(engine: Engine, to: str) -> None:
+    """A connection, so that the service port has connect times."""
+    syn = PACKET[:16] + socket.inet_aton(to) + PACKET[20:]
+    sent = engine.process(syn, 1).packet
+    assert sent is not None
+    ends = sent[16:20] + sent[12:16] + sent[22:24] + sent[20:22]
+    syn_ack = sent[:12] + ends + bytes(7) + b"\1\x50\x12" + sent[34:]
+    assert engine.process(syn_ack, 50_000_000).action == "translate"
 
 
 def address(first: int, number: int) -> str:

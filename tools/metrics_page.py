@@ -23,7 +23,7 @@ and alerts work here. `packaging/prometheus/alerts.yaml` has alerts, and
 
 `--metrics-backends` bounds the number of series. With `service`, the default, each service port has
 six, one for each cause of refusals, and 16 once a client of TCP has connected: 10,000 Services make
-6 MB of text, and 25 MB when all of them have connections. With `backend` each backend of a service
+6 MB of text, and 28 MB when all of them have connections. With `backend` each backend of a service
 port has eight more: for nodes with few endpoints. With `off` traffic is not shown by service port.
 
 The kernel carries connections in `first-packet`: counters of those that go on are brought up to

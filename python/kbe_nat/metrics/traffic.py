@@ -37,7 +37,7 @@ def traffic_lines(
     yield from _head(catalog.SERVICE_CONNECTS)
     for text, service in zip(labels, services, strict=True):
         if connects := service.connects:
-            yield _histogram(catalog.SERVICE_CONNECTS.name, text, connects)
+            yield _histogram(text, connects)
     yield from _head(catalog.SERVICE_REFUSED)
     name = catalog.SERVICE_REFUSED.name
     for text, service in zip(labels, services, strict=True):
@@ -120,13 +120,12 @@ def _pair_writer(name: str) -> Callable[[str, tuple[int, int]], str]:
     return write
 
 
-def _histogram(name: str, labels: str, connects: ConnectTimes) -> str:
-    running = accumulate(connects.counts)
-    buckets = [
-        f'{name}_bucket{{{labels},le="{bound}"}} {count}\n'
-        for bound, count in zip(BOUNDS, running, strict=True)
-    ]
-    return "".join(buckets) + _sum_and_count(name, labels, connects)
+def _histogram(labels: str, connects: ConnectTimes) -> str:
+    buckets = BUCKETS % tuple(accumulate(connects.counts))
+    # Behind the numbers, since labels may have any sign.
+    return buckets.replace(LABELS, labels) + _sum_and_count(
+        catalog.SERVICE_CONNECTS.name, labels, connects
+    )
 
 
 def _sum_and_count(name: str, labels: str, connects: ConnectTimes) -> str:
@@ -138,4 +137,9 @@ def _head(metric: Metric) -> Iterator[str]:
     yield f"# HELP {metric.name} {metric.meaning}\n# TYPE {metric.name} {metric.kind}\n"
 
 
-BOUNDS: Final = (*map(bound_text, catalog.SERVICE_CONNECTS.buckets), "+Inf")
+LABELS: Final = "\0"
+BUCKETS: Final = "".join(
+    f'{catalog.SERVICE_CONNECTS.name}_bucket{{{LABELS},le="{bound}"}} %d\n'
+    for bound in (*map(bound_text, catalog.SERVICE_CONNECTS.buckets), "+Inf")
+)
+"""The lines of one histogram, with places for the labels and the numbers."""
