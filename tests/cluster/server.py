@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -62,6 +63,8 @@ class LiveServer:
         self.certificates = certificates or Certificates()
         self.context = self.certificates.server_context(address)
         self.port = 0
+        self.first_good = 0.0
+        """When the first 200 since the start went out, in seconds since 1970; 0: none has."""
         self.starting_seconds = 0.0
         """For so long after a start everyone is refused."""
         self.ahead = timedelta()
@@ -127,6 +130,7 @@ class LiveServer:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
 
     async def _start(self) -> None:
+        self.first_good = 0.0
         app = web.Application()
         app.router.add_get("/{path:.*}", self._handle)
         app.router.add_post("/{path:.*}", self._handle)
@@ -180,6 +184,8 @@ class LiveServer:
             response.enable_chunked_encoding()
         try:
             await response.prepare(request)
+            if answer.status == 200:
+                self.first_good = self.first_good or time.time()
             async for chunk in body:
                 if chunk:
                     await response.write(chunk)
