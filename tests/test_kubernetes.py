@@ -340,6 +340,24 @@ def test_files_and_server_share_a_store(server: LiveServer, tmp_path: Path) -> N
         source.close()
 
 
+def test_the_least_time_between_updates_may_change(server: LiveServer, tmp_path: Path) -> None:
+    now, least = [100.0], [3600.0]
+    with following(
+        server.kubeconfig(tmp_path / "config"),
+        clock=lambda: now[0],
+        min_sync_seconds=lambda: least[0],
+    ) as follower:
+        eventually(follower.read)
+        server.api.objects.put(service("b", "172.30.0.11"))
+        # The watch has it, and the node does not.
+        eventually(lambda: follower.is_in_step() and follower.source.watches()[1].objects == 2)
+        assert follower.names() == ["a"]
+        now[0] += 3000
+        assert follower.names() == ["a"]
+        least[0] = 2000.0
+        follower.until("a", "b")
+
+
 def test_an_update_waits_longer_than_the_last_one_took(server: LiveServer, tmp_path: Path) -> None:
     now = [100.0]
     with following(server.kubeconfig(tmp_path / "config"), clock=lambda: now[0]) as follower:

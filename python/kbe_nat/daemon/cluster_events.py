@@ -7,6 +7,7 @@ cluster meet the same refused objects and disputes; `EventQueue` has the bounds.
 import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
+from operator import attrgetter
 from typing import Final
 
 from kbe_nat.errors import KbeNatError, ObjectError
@@ -97,14 +98,12 @@ def _disputes(losses: Iterable[tuple[ServiceKey, str]]) -> Iterable[Event]:
 
 def _nodes(snapshot: Snapshot) -> set[str]:
     """The nodes that have endpoints: a part of all, and nearly all of a busy cluster."""
-    return {
-        endpoint.node
-        for slices in snapshot.slices.values()
-        for each in slices
-        for endpoint in each.endpoints
-    }
+    slices = chain.from_iterable(snapshot.slices.values())
+    # In C, since there may be hundreds of thousands.
+    endpoints = chain.from_iterable(map(attrgetter("endpoints"), slices))
+    return set(map(attrgetter("node"), endpoints))
 
 
 KINDS: Final = ("Service", "EndpointSlice")
 COUNT_SECONDS: Final = 60.0
-"""Between two counts of nodes, which take some 10 ms at 150,000 endpoints."""
+"""Between two counts of nodes, which take some 35 ms at 150,000 endpoints."""

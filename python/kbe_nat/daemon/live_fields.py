@@ -34,7 +34,7 @@ def is_inapplicable(path: str) -> bool:
 
 
 _PLAN: Final = "at once, for connections to come"
-_NEXT_CHANGE: Final = "from the next change of the objects on"
+_PACE: Final = "at once; with files alone nothing waits"
 _MOVE: Final = "at once: the new socket is open before the old one closes"
 LIVE: Final = {
     "mode": _PLAN,
@@ -52,12 +52,12 @@ LIVE: Final = {
     "iptables.masqueradeAll": _PLAN,
     "iptables.localhostNodePorts": _PLAN,
     "iptables.syncPeriod": "at once: health is stale after twice that time",
-    "iptables.minSyncPeriod": _NEXT_CHANGE,
+    "iptables.minSyncPeriod": _PACE,
     "nftables.masqueradeBit": _PLAN,
     "nftables.masqueradeAll": _PLAN,
     "nftables.localhostNodePorts": _PLAN,
     "nftables.syncPeriod": "at once: health is stale after twice that time",
-    "nftables.minSyncPeriod": _NEXT_CHANGE,
+    "nftables.minSyncPeriod": _PACE,
     "healthzBindAddress": _MOVE,
     "metricsBindAddress": _MOVE,
     "logging.format": "at once",

@@ -18,6 +18,7 @@ begin at least so far apart.
 
 import asyncio
 import logging
+import math
 import select
 import threading
 import time
@@ -98,7 +99,9 @@ class Kubernetes:
         self._writer: threading.Thread | None = None
         self._returned_at: float | None = None
         """When the last update was handed out, until it has been applied."""
-        self._hold_until = 0.0
+        self._began = -math.inf
+        """When the last update that has been applied was handed out."""
+        self._paused_until = 0.0
         self._reported: dict[str, tuple[WatchPhase, str]] = {}
 
     def watches(self) -> tuple[WatchState, ...]:
@@ -112,7 +115,7 @@ class Kubernetes:
         if self._thread is None:
             self._start(now)
         self._report()
-        if now < self._hold_until:
+        if now < self._hold_until():
             return None
         deliveries = self._inbox.take()
         with uncollected():
@@ -132,7 +135,7 @@ class Kubernetes:
         """See `Source.wait`."""
         now = self._clock()
         self._note_application(now)
-        held = self._hold_until - now
+        held = self._hold_until() - now
         if held > 0:
             time.sleep(min(held, seconds))
             if held > seconds:
@@ -245,8 +248,12 @@ class Kubernetes:
         took = now - self._returned_at
         # A pause as long as a long update would let the next one grow, and the node fall behind.
         pause = min(PAUSE_TIMES * took, PAUSE_SECONDS)
-        self._hold_until = now + max(pause, self._min_sync_seconds() - took)
+        self._paused_until, self._began = now + pause, self._returned_at
         self._returned_at = None
+
+    def _hold_until(self) -> float:
+        """When the next update may be handed out."""
+        return max(self._paused_until, self._began + self._min_sync_seconds())
 
     def _report(self) -> None:
         """Log what is new about the watches, once."""
