@@ -6,7 +6,7 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 export PIP_QUIET := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check build conformance bench bench-cluster bench-engine bench-compare bench-replay bench-agreement bench-restart bench-datapath bench-encodings soak chaos mutants fuzz wheel docs clean
+.PHONY: help demo test check build conformance bench bench-cluster bench-engine bench-compare bench-replay bench-page bench-agreement bench-restart bench-datapath bench-encodings soak chaos mutants fuzz wheel docs clean
 
 help:          ## list the verbs
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' Makefile | expand -t 16
@@ -72,6 +72,9 @@ bench-datapath: build    ## measure ways through a node on real packets, as root
 
 bench-metrics: build   ## measure a scrape at 10,000 Services: benches/RESULTS.md and benches/results/metrics.json
 	python -m benches.scrape
+
+bench-page: build    ## measure an open live page at 10,000 Services: benches/RESULTS.md and benches/results/page.json
+	python -m benches.live_page
 
 bench-cluster: build    ## measure the daemon at an API server with 10,000 Services, as root: benches/RESULTS.md and cluster.json
 	python -m benches.cluster.run

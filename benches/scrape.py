@@ -183,12 +183,9 @@ def address(first: int, number: int) -> str:
     return f"{first}.{number >> 16}.{number >> 8 & 255}.{number & 255}"
 
 
-def metrics_page(controller: Controller) -> Callable[[], tuple[int, dict[str, str], bytes]]:
-    """/metrics of this controller."""
-    sync = SyncMetrics()
-    reconciler = Reconciler(Manifests(()), controller, HealthCheckPorts(), metrics=sync)
-    liveness = Liveness(lambda: False)
-    status = StatusRow(
+def status_of(controller: Controller) -> StatusRow:
+    """The status of a daemon with this controller."""
+    return StatusRow(
         datapath="every-packet",
         driver="native",
         queues="100",
@@ -203,6 +200,14 @@ def metrics_page(controller: Controller) -> Callable[[], tuple[int, dict[str, st
         drains=[],
         loops=[],
     )
+
+
+def metrics_page(controller: Controller) -> Callable[[], tuple[int, dict[str, str], bytes]]:
+    """/metrics of this controller."""
+    sync = SyncMetrics()
+    reconciler = Reconciler(Manifests(()), controller, HealthCheckPorts(), metrics=sync)
+    liveness = Liveness(lambda: False)
+    status = status_of(controller)
     observed = Observed(
         controller=controller,
         reconciler=reconciler,

@@ -36,7 +36,7 @@ class Served:
                 documents={"/": page.document},
                 forms={"/explain": page.explain},
                 feeds={"/live": page.stream},
-                names=frozenset({"node-7"}),
+                names=lambda: frozenset({"node-7"}),
             )
         )
         listener = socket.create_server(("127.0.0.1", 0))

@@ -50,16 +50,21 @@ class NodePages:
         from kbe_nat.daemon.live.page import LivePage
 
         page = LivePage(self._controller, self._status)
-        # Without a resolver, which may take half a minute to say nothing.
-        host = socket.gethostname()
-        names = {host, host.partition(".")[0], self._controller.plan.options.node}
         return Site(
             pages=self._pages(),
             documents={"/": page.document},
             forms={"/explain": page.explain},
             feeds={"/live": page.stream},
-            names=frozenset(name.lower() for name in names if name),
+            names=self._names,
         )
+
+    def _names(self) -> frozenset[str]:
+        """The names of this machine, without a resolver: it may take half a minute to say nothing.
+        The Node's may come later than the pages.
+        """
+        host = socket.gethostname()
+        names = {host, host.partition(".")[0], self._controller.plan.options.node}
+        return frozenset(name.lower() for name in names if name)
 
     def _pages(self) -> Mapping[str, Page]:
         return {

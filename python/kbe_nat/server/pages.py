@@ -23,7 +23,7 @@ from aiohttp.web_protocol import RequestHandler
 from kbe_nat.server.answer import NOT_FOUND, TEXT_HEADERS, Answer
 from kbe_nat.server.closing import stop_accepting
 from kbe_nat.server.same_origin import refusal
-from kbe_nat.server.site import Feed, Form, Page, Site
+from kbe_nat.server.site import Feed, Form, Names, Page, Site
 from kbe_nat.server.slots import ConnectionSlots, client_key
 from kbe_nat.server.streams import Streams
 
@@ -143,11 +143,11 @@ class PagesThread:
         return _response(answer)
 
 
-def _guarded(handler: _Handler, names: frozenset[str], *, is_document: bool = False) -> _Handler:
+def _guarded(handler: _Handler, names: Names, *, is_document: bool = False) -> _Handler:
     """Answers pages of ours alone."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        refused = refusal(request.headers, names, is_document=is_document)
+        refused = refusal(request.headers, names(), is_document=is_document)
         return _response(refused) if refused else await handler(request)
 
     return handle

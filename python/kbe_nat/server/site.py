@@ -26,6 +26,8 @@ class Subscription(Protocol):
         ...
 
 
+Names: TypeAlias = Callable[[], frozenset[str]]
+"""Names of hosts, in lower case."""
 Feed: TypeAlias = Callable[[Query], Subscription]
 """Begins a stream. The thread that answers calls it, so it must not wait. Raises ValueError for a
 query that is wrong.
@@ -43,7 +45,7 @@ class Site:
     """Answers to the scripts of these documents."""
     feeds: Mapping[str, Feed] = field(default_factory=dict)
     """Streams to the scripts of these documents."""
-    names: frozenset[str] = frozenset()
+    names: Names = frozenset
     """Names under which browsers may ask, beside addresses and localhost."""
 
 
