@@ -406,6 +406,11 @@ class NftTables:
         does not have it.
         """
 
+    def addresses(self, table: NftTable, set: str) -> list[tuple[str, float | None]]:
+        """What is in a set of addresses, each with the seconds after which it leaves the set, if it
+        does. Nothing for a set that the kernel does not have.
+        """
+
     def commit(self, transaction: Transaction) -> None:
         """Take all steps, or none. The error names the step that the kernel refused. Nothing is
         sent for a transaction without steps.
@@ -1070,6 +1075,15 @@ class Engine:
     @property
     def checkpoint_limit(self) -> int:
         """Bytes that a checkpoint of an engine with these limits can have, at most."""
+
+    def bind_client(
+        self, service: str, client: str, backend: tuple[str, int], now: int, *, seconds: float
+    ) -> bool:
+        """Remember that a client of a service port with session affinity has this backend for so
+        many seconds more, as another proxy has bound it; not longer than the affinity lasts. False
+        where the service port has no affinity, no such backend, or has bound the client itself.
+        Raises `ArgumentError`.
+        """
 
     def restore(self, checkpoint: _Buffer, now: int, *, away: int = 0) -> int:
         """Take over what a checkpoint holds, in an engine without flows; returns how many flows.

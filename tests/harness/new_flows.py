@@ -22,8 +22,10 @@ spec: {cidrs: [172.30.0.0/16, "fd00:30::/112"]}
 """
 
 
-def objects(*pods: str) -> str:
-    return RANGES + "".join(service(family) + endpoints(family, *pods) for family in Family)
+def objects(*pods: str, more: str = "") -> str:
+    """Services of both families with endpoints in these pods; `more` goes on with their specs."""
+    services = (service(family, more=more) + endpoints(family, *pods) for family in Family)
+    return RANGES + "".join(services)
 
 
 @contextmanager

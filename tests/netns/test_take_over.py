@@ -101,6 +101,26 @@ def test_f93_kube_proxys_connections_go_on_and_new_ones_never_fail(
         flows.counted()
 
 
+@DATAPATHS
+@MODES
+def test_f93_clients_keep_the_endpoints_that_kube_proxy_bound_them_to(
+    daemon: Daemon, datapath: DatapathKind, mode: str, tmp_path: Path
+) -> None:
+    cluster, affinity = daemon.cluster, "  sessionAffinity: ClientIP"
+    earlier = tmp_path / "earlier.yaml"
+    earlier.write_text(objects("b", more=affinity))
+    load_dump(cluster.node, earlier, mode)
+    # The first that the strategy chooses is the other one.
+    daemon.write("objects.yaml", objects("a", "b", more=affinity))
+    with established(cluster, "b"):
+        daemon.start("--take-over", "--mode", mode, "--strategy", "rr")
+        # One of each protocol and family.
+        assert "4 clients keep the endpoint that kube-proxy bound them to" in daemon.log
+        with established(cluster, "b") as groups:
+            for clients in groups:
+                assert clients.asked() == ["b"] * 10
+
+
 @pytest.mark.parametrize("datapath", [DatapathKind.FIRST_PACKET], ids=str)
 @MODES
 def test_f12_rules_of_others_outlive_the_clean_up_after_kube_proxy(

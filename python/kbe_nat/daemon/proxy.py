@@ -40,6 +40,7 @@ from kbe_nat.daemon.checkpoints import CheckpointFile
 from kbe_nat.daemon.control_socket import ControlServer
 from kbe_nat.daemon.ending import Ending
 from kbe_nat.daemon.facts import Facts, NodeFacts
+from kbe_nat.daemon.inherited_affinity import inherit_affinity
 from kbe_nat.daemon.live_settings import LiveSettings, set_conntrack
 from kbe_nat.daemon.liveness import Liveness
 from kbe_nat.daemon.node_pages import NodePages
@@ -261,6 +262,10 @@ class Proxy:
         with ExitStack() as failing:
             if not controller.datapath.is_present():
                 failing.callback(controller.remove)
+            if self._settings.datapath.takes_over:
+                # As late as can be: until our rules stand, kube-proxy's bind more clients.
+                count = inherit_affinity(controller.engine, controller.plan)
+                LOG.info("%d clients keep the endpoint that kube-proxy bound them to", count)
             # The loops come later: the rules of an earlier daemon would misunderstand their
             # verdicts. And when the kernel removes a table, it drops what waits in queues.
             controller.install()

@@ -132,6 +132,38 @@ fn f66_affinity_goes_through_a_checkpoint() {
 }
 
 #[test]
+fn f93_a_client_keeps_the_backend_that_another_proxy_bound_it_to() {
+    for family in FAMILIES {
+        let mut scene = Scene::new(Config::default(), vec![sticky(family, &[0, 1, 2, 3], 100)]);
+        let now = scene.now;
+        let bind = |scene: &mut Scene, client, name, backend, seconds| {
+            let address = family.client(client, 1).ip();
+            scene.engine.bind_client(now, name, address, family.backend(backend), seconds)
+        };
+        for client in 0..40 {
+            let backend = (client % 4) as u8;
+            // The last would stay longer than this service port remembers anybody.
+            let seconds = if client < 30 { 50.0 } else { 1e9 };
+            assert!(bind(&mut scene, client, "sticky", backend, seconds));
+        }
+        for (name, backend) in [("other", 0), ("sticky", 9)] {
+            assert!(!bind(&mut scene, 50, name, backend, 50.0));
+        }
+        assert_eq!(scene.engine.occupancy().affinities, 40);
+        for client in [0, 1, 2, 3] {
+            let bound = family.backend(client as u8);
+            assert_eq!(ask(&mut scene, family, client, 1), bound);
+            assert!(!bind(&mut scene, client, "sticky", 3 - client as u8, 50.0), "it is older");
+            assert_eq!(ask(&mut scene, family, client, 2), bound);
+        }
+        scene.sweep(50.3);
+        assert_eq!(scene.engine.occupancy().affinities, 4 + 10, "those who came, and the last");
+        scene.sweep(50.3);
+        assert_eq!(scene.engine.occupancy().affinities, 0);
+    }
+}
+
+#[test]
 fn f50_affinity_to_an_address_that_is_used_again() {
     // Its former flows may still be remembered.
     for seconds in [31.0, 0.0] {

@@ -3,6 +3,7 @@
 //! The lock is only ever taken with the GIL released, so neither waits for the other.
 
 use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kbe_nat_engine as core;
@@ -301,6 +302,21 @@ impl Engine {
     #[getter]
     fn checkpoint_limit(&self, py: Python<'_>) -> usize {
         py.detach(|| self.lock().checkpoint_limit())
+    }
+
+    #[pyo3(signature = (service, client, backend, now, *, seconds))]
+    fn bind_client(
+        &self,
+        py: Python<'_>,
+        service: &str,
+        client: &str,
+        backend: (String, u16),
+        now: u64,
+        seconds: f64,
+    ) -> PyResult<bool> {
+        let client = convert::address(client)?;
+        let backend = SocketAddr::new(convert::address(&backend.0)?, backend.1);
+        Ok(py.detach(|| self.lock().bind_client(now, service, client, backend, seconds)))
     }
 
     #[pyo3(signature = (checkpoint, now, *, away = 0))]

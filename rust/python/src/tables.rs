@@ -150,6 +150,17 @@ impl NftTables {
         self.ask(py, |tables| tables.fingerprint(&table.0, set))
     }
 
+    fn addresses(
+        &self,
+        py: Python<'_>,
+        table: &NftTable,
+        set: &str,
+    ) -> PyResult<Vec<(String, Option<f64>)>> {
+        let addresses = self.ask(py, |tables| tables.addresses(&table.0, set))?;
+        let seconds = |left: Option<u64>| left.map(|left| left as f64 / 1e3);
+        Ok(addresses.into_iter().map(|(ip, left)| (ip.to_string(), seconds(left))).collect())
+    }
+
     fn commit(&self, py: Python<'_>, transaction: &Transaction) -> PyResult<()> {
         let transaction = &transaction.0;
         py.detach(|| self.0.lock().unwrap_or_else(PoisonError::into_inner).commit(transaction))

@@ -18,7 +18,7 @@
 mod format;
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 pub use self::format::CheckpointError;
 use self::format::{CLIENT_SIZE, Content, HEADER, NAMES, SavedFlow, Writer, body, flow_size, seal};
@@ -138,25 +138,56 @@ impl Engine {
             restored += usize::from(self.restore_flow(flow, &content.names, tick, away));
         }
         for client in &content.clients {
-            let family = Family::of(client.address);
             let name = &content.names[client.service];
-            let Some(number) = self.shared.ledger.find(name, family) else { continue };
-            let Some(record) = self.shared.ledger.service(number) else { continue };
-            let Some(seconds) = record.service.spec().affinity else { continue };
-            let listed = record.backends.iter().flatten().copied();
-            let mut listed =
-                listed.filter(|&id| self.shared.ledger.backend(id).address == client.backend);
-            if let (Some(id), Some(longest)) =
-                (listed.next(), ticks(seconds.into()).checked_sub(away))
-            {
-                let backend = (id, self.shared.ledger.backend(id).birth);
-                let deadline = tick.saturating_add(client.left.min(longest));
-                self.shared
-                    .affinity
-                    .put(Sticky { client: (number, client.address), backend, deadline }, tick);
-            }
+            let ends = (client.address, client.backend);
+            self.bind(name, ends, tick, |longest| {
+                Some(client.left.min(longest.checked_sub(away)?))
+            });
         }
         Ok(restored)
+    }
+
+    /// Remembers that a client of this service port has this backend for so many seconds more, as
+    /// another proxy has bound it; not longer than the service port's affinity lasts. False where
+    /// the service port has no affinity, no such backend in its lists, or has bound the client
+    /// itself. Cost: its backends.
+    pub fn bind_client(
+        &mut self,
+        now: u64,
+        service: &str,
+        client: IpAddr,
+        backend: SocketAddr,
+        seconds: f64,
+    ) -> bool {
+        let tick = self.shared.clock.advance(now);
+        let left = ticks(seconds.max(0.0));
+        self.bind(service, (client, backend), tick, |longest| Some(left.min(longest))).is_some()
+    }
+
+    /// Remembers a client of the service port with this name. `left` says how long, for the ticks
+    /// that its affinity lasts. `None`: it is not remembered.
+    fn bind(
+        &mut self,
+        name: &str,
+        (client, address): (IpAddr, SocketAddr),
+        now: Tick,
+        left: impl FnOnce(Tick) -> Option<Tick>,
+    ) -> Option<()> {
+        let ledger = &self.shared.ledger;
+        let number = ledger.find(name, Family::of(client))?;
+        let record = ledger.service(number)?;
+        let left = left(ticks(record.service.spec().affinity?.into()))?;
+        let mut listed = record.backends.iter().flatten().copied();
+        let id = listed.find(|&id| ledger.backend(id).address == address)?;
+        let backend = (id, ledger.backend(id).birth);
+        // What was remembered here is newer than what comes from elsewhere.
+        if self.shared.affinity.get(&(number, client), now).is_some() {
+            return None;
+        }
+        let sticky =
+            Sticky { client: (number, client), backend, deadline: now.saturating_add(left) };
+        self.shared.affinity.put(sticky, now);
+        Some(())
     }
 
     fn restore_flow<A: EngineAddress>(

@@ -14,6 +14,7 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
 use std::io;
+use std::net::IpAddr;
 
 use super::elements::fingerprint;
 use super::table::{Table, c_string, text};
@@ -22,8 +23,8 @@ use super::uapi::{
     GET_CHAIN, GET_ELEMENTS, GET_GENERATION, GET_RULE, GET_TABLE, NFT_TABLE_F_DORMANT,
     NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE, NFTA_CHAIN_TYPE,
     NFTA_DATA_VALUE, NFTA_GEN_ID, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_TABLE,
-    NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET,
-    NFTA_SET_ELEM_LIST_TABLE, NFTA_TABLE_FLAGS, NFTA_TABLE_NAME, SUBSYSTEM,
+    NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_EXPIRATION, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS,
+    NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE, NFTA_TABLE_FLAGS, NFTA_TABLE_NAME, SUBSYSTEM,
 };
 use crate::attribute::{FLAG_DUMP, HEADER, Head, attributes, close, find, number, open, put};
 use crate::exchange::{Exchange, Refusal};
@@ -107,27 +108,56 @@ impl Tables {
     /// # Errors
     /// As [`Tables::generation`].
     pub fn fingerprint(&mut self, table: &Table, set: &str) -> io::Result<Option<u64>> {
+        let mut sum = 0u64;
+        let is_there = self.elements(table, set, |element| {
+            let (key, value) =
+                (datum(element, NFTA_SET_ELEM_KEY), datum(element, NFTA_SET_ELEM_DATA));
+            // A dump comes in several messages: sums of parts add up.
+            sum = sum.wrapping_add(fingerprint(key, value));
+        })?;
+        Ok(is_there.then_some(sum))
+    }
+
+    /// The addresses in a set, each with the milliseconds after which it leaves the set, if it
+    /// does. Nothing for a set that is not there, or that has keys of another length.
+    ///
+    /// # Errors
+    /// As [`Tables::generation`].
+    pub fn addresses(
+        &mut self,
+        table: &Table,
+        set: &str,
+    ) -> io::Result<Vec<(IpAddr, Option<u64>)>> {
+        let mut addresses = Vec::new();
+        self.elements(table, set, |element| {
+            let left = find(element, NFTA_SET_ELEM_EXPIRATION);
+            let left = left.and_then(|left| left.try_into().ok()).map(u64::from_be_bytes);
+            let address = address(datum(element, NFTA_SET_ELEM_KEY));
+            addresses.extend(address.map(|address| (address, left)));
+        })?;
+        Ok(addresses)
+    }
+
+    /// Shows the attributes of each element of a set or map. False when the kernel does not have
+    /// it.
+    fn elements(
+        &mut self,
+        table: &Table,
+        set: &str,
+        mut on_element: impl FnMut(&[u8]),
+    ) -> io::Result<bool> {
         let filter = [
             (NFTA_SET_ELEM_LIST_TABLE, c_string(&table.name)),
             (NFTA_SET_ELEM_LIST_SET, c_string(set)),
         ];
-        let mut sum = 0u64;
         let dump = self.ask(GET_ELEMENTS, FLAG_DUMP, Some(table.family), &filter, |message| {
             let list = find(message, NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or_default();
-            for (_, element) in attributes(list) {
-                let datum = |kind| {
-                    let data = find(element, kind).and_then(|data| find(data, NFTA_DATA_VALUE));
-                    data.unwrap_or_default()
-                };
-                let (key, value) = (datum(NFTA_SET_ELEM_KEY), datum(NFTA_SET_ELEM_DATA));
-                // A dump comes in several messages: sums of parts add up.
-                sum = sum.wrapping_add(fingerprint(key, value));
-            }
+            attributes(list).for_each(|(_, element)| on_element(element));
         });
         match dump {
-            Ok(()) => Ok(Some(sum)),
+            Ok(()) => Ok(true),
             // ENOENT: there is no such table or no such set in it.
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -163,4 +193,14 @@ impl Tables {
         close(&mut request, start, 0);
         self.0.ask(&request, |_, message| on_message(message.get(HEADER..).unwrap_or_default()))
     }
+}
+
+/// The key or the value of an element.
+fn datum(element: &[u8], kind: u16) -> &[u8] {
+    find(element, kind).and_then(|data| find(data, NFTA_DATA_VALUE)).unwrap_or_default()
+}
+
+fn address(key: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(key).ok().map(IpAddr::from);
+    v4.or_else(|| <[u8; 16]>::try_from(key).ok().map(IpAddr::from))
 }
