@@ -157,8 +157,8 @@ impl NftTables {
         set: &str,
     ) -> PyResult<Vec<(String, Option<f64>)>> {
         let addresses = self.ask(py, |tables| tables.addresses(&table.0, set))?;
-        let seconds = |left: Option<u64>| left.map(|left| left as f64 / 1e3);
-        Ok(addresses.into_iter().map(|(ip, left)| (ip.to_string(), seconds(left))).collect())
+        let seconds = |expiry: Option<u64>| expiry.map(|milliseconds| milliseconds as f64 / 1e3);
+        Ok(addresses.into_iter().map(|(ip, expiry)| (ip.to_string(), seconds(expiry))).collect())
     }
 
     fn commit(&self, py: Python<'_>, transaction: &Transaction) -> PyResult<()> {

@@ -160,23 +160,23 @@ impl Engine {
         seconds: f64,
     ) -> bool {
         let tick = self.shared.clock.advance(now);
-        let left = ticks(seconds.max(0.0));
-        self.bind(service, (client, backend), tick, |longest| Some(left.min(longest))).is_some()
+        let span = ticks(seconds.max(0.0));
+        self.bind(service, (client, backend), tick, |longest| Some(span.min(longest))).is_some()
     }
 
-    /// Remembers a client of the service port with this name. `left` says how long, for the ticks
+    /// Remembers a client of the service port with this name. `span` says how long, for the ticks
     /// that its affinity lasts. `None`: it is not remembered.
     fn bind(
         &mut self,
         name: &str,
         (client, address): (IpAddr, SocketAddr),
         now: Tick,
-        left: impl FnOnce(Tick) -> Option<Tick>,
+        span: impl FnOnce(Tick) -> Option<Tick>,
     ) -> Option<()> {
         let ledger = &self.shared.ledger;
         let number = ledger.find(name, Family::of(client))?;
         let record = ledger.service(number)?;
-        let left = left(ticks(record.service.spec().affinity?.into()))?;
+        let span = span(ticks(record.service.spec().affinity?.into()))?;
         let mut listed = record.backends.iter().flatten().copied();
         let id = listed.find(|&id| ledger.backend(id).address == address)?;
         let backend = (id, ledger.backend(id).birth);
@@ -185,7 +185,7 @@ impl Engine {
             return None;
         }
         let sticky =
-            Sticky { client: (number, client), backend, deadline: now.saturating_add(left) };
+            Sticky { client: (number, client), backend, deadline: now.saturating_add(span) };
         self.shared.affinity.put(sticky, now);
         Some(())
     }

@@ -130,10 +130,10 @@ impl Tables {
     ) -> io::Result<Vec<(IpAddr, Option<u64>)>> {
         let mut addresses = Vec::new();
         self.elements(table, set, |element| {
-            let left = find(element, NFTA_SET_ELEM_EXPIRATION);
-            let left = left.and_then(|left| left.try_into().ok()).map(u64::from_be_bytes);
+            let expiry = find(element, NFTA_SET_ELEM_EXPIRATION);
+            let expiry = expiry.and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
             let address = address(datum(element, NFTA_SET_ELEM_KEY));
-            addresses.extend(address.map(|address| (address, left)));
+            addresses.extend(address.map(|address| (address, expiry)));
         })?;
         Ok(addresses)
     }
