@@ -118,6 +118,26 @@ def test_settings_that_cannot_be_written_are_named(
     assert hash_size.read_text() == "65536\n", "no larger hash for a table of the same size"
 
 
+def test_what_would_be_set_is_shown_and_not_set(
+    monkeypatch: pytest.MonkeyPatch, hash_size: Path
+) -> None:
+    kernel = Kernel(monkeypatch, hash_size)
+    del kernel.values[f"{PREFIX}udp_timeout"]
+    settings = ConntrackSettings(100_000, 0, 60, udp=1.5, is_liberal=True)
+    shown = settings.render()
+    assert shown.splitlines() == [
+        "# sysctl",
+        "net.netfilter.nf_conntrack_max = 800000  # was 262144",
+        "net.netfilter.nf_conntrack_tcp_timeout_established = 60  # was 432000",
+        "net.netfilter.nf_conntrack_udp_timeout = 2  # not there yet",
+        "net.netfilter.nf_conntrack_tcp_be_liberal = 1  # was 0",
+        f"# {hash_size}: 200000 instead of 65536",
+    ]
+    assert (kernel.written, hash_size.read_text()) == ([], "65536\n")
+    assert settings.set_in_kernel() == []
+    assert settings.render() == "", "nothing differs any more"
+
+
 def test_a_larger_table_gets_its_hash_whatever_else_is_refused(
     monkeypatch: pytest.MonkeyPatch, hash_size: Path
 ) -> None:

@@ -224,10 +224,16 @@ def test_f12_a_dry_run_changes_nothing_and_cleanup_removes_what_a_killed_one_lef
     daemon: Daemon,
 ) -> None:
     before = kernel_rules(daemon.cluster)
-    done = daemon.run("--dry-run")
+    timeout = "net.netfilter.nf_conntrack_udp_timeout"
+    seconds = daemon.cluster.node.call("sysctl", "-n", timeout).strip()
+    done = daemon.run("--dry-run", "--conntrack-udp-timeout", "77s")
     assert done.returncode == 0, done.stderr
     assert VIP in done.stdout
     assert QUEUEING[daemon.datapath] in done.stdout
+    # With every-packet the engine tracks connections.
+    is_kernels = daemon.datapath is DatapathKind.FIRST_PACKET
+    assert (f"{timeout} = 77  # was {seconds}\n" in done.stdout) == is_kernels
+    assert daemon.cluster.node.call("sysctl", "-n", timeout).strip() == seconds
     assert kernel_rules(daemon.cluster) == before
     daemon.start()
     daemon.end(signal.SIGKILL)

@@ -37,6 +37,7 @@ from kbe_nat.commands import GracePeriod
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon import privileges
 from kbe_nat.daemon.checkpoints import CheckpointFile
+from kbe_nat.daemon.conntrack import conntrack_settings
 from kbe_nat.daemon.control_socket import ControlServer
 from kbe_nat.daemon.ending import Ending
 from kbe_nat.daemon.facts import Facts, NodeFacts
@@ -189,8 +190,9 @@ class Proxy:
             self._notifier.notify("STOPPING=1")
 
     def render(self, warn: Callable[..., None]) -> str:
-        """The rules that `run` would install first, as the input of each command; `warn` gets
-        the lines that it would log. Raises `KbeNatError`.
+        """The rules that `run` would install first, as the input of each command, and the settings
+        of the kernel that it would change; `warn` gets the lines that it would log. Raises
+        `KbeNatError`.
         """
         try:
             deadline = time.monotonic() + RENDER_SECONDS
@@ -203,7 +205,8 @@ class Proxy:
         warn(*map(str, update.errors), *update.notes, *update.warnings)
         self.controller.apply(update.snapshot)
         warn(*self.controller.plan.notes)
-        return self.controller.render()
+        settings = conntrack_settings(self._settings.configuration)
+        return self.controller.render() + self.controller.datapath.render_conntrack(settings)
 
     def _await_objects(self) -> bool:
         """Wait for the first state of the objects, with what an earlier daemon has left in the

@@ -11,12 +11,27 @@ to change it, and so may a container do with all of /proc/sys. Then the kernel's
 import logging
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from kbe_nat._native import Timeouts
 from kbe_nat.datapath.sysctl import set_sysctl, sysctl
+
+
+class Change(NamedTuple):
+    """A setting of the kernel that gets another value. It has None before the kernel tracks
+    connections.
+    """
+
+    setting: str
+    before: str | None
+    after: int
+
+    def __str__(self) -> str:
+        before = "not there yet" if self.before is None else f"was {self.before}"
+        return f"{self.setting} = {self.after}  # {before}"
 
 
 @dataclass(frozen=True)
@@ -43,26 +58,25 @@ class ConntrackSettings:
         """Connections for which the kernel's table has room; 0: it stays as it is."""
         return max(self.max_per_core * cores, self.min) if self.max_per_core else 0
 
-    def set_in_kernel(self) -> list[str]:
-        """Set what differs in the kernel of this network namespace. Returns what it has refused, in
-        words. Cost: a read for each setting.
+    def changes(self) -> Iterator[Change]:
+        """What differs in the kernel of this network namespace from what is wanted. Cost: a read
+        for each setting.
         """
-        refused: list[str] = []
         size = self.table_size(os.cpu_count() or 1)
-        wanted = {
-            **{
-                f"{PREFIX}{TIMEOUTS[name]}": math.ceil(value)
-                for name, value in self._seconds.items()
-                if value
-            },
-            **({f"{PREFIX}tcp_be_liberal": 1} if self.is_liberal else {}),
-        }
-        if size > _number(sysctl(MAX)):
-            wanted = {MAX: size, **wanted}
-        for setting, number in wanted.items():
-            present = sysctl(setting)
-            if present == str(number):
-                continue
+        present = sysctl(MAX)
+        if size > _number(present):
+            yield Change(MAX, present, size)
+        wanted = {f"{PREFIX}{TIMEOUTS[name]}": value for name, value in self._seconds.items()}
+        wanted |= {f"{PREFIX}tcp_be_liberal": int(self.is_liberal)}
+        for setting, value in wanted.items():
+            number, present = math.ceil(value), sysctl(setting)
+            if number and present != str(number):
+                yield Change(setting, present, number)
+
+    def set_in_kernel(self) -> list[str]:
+        """Set what differs. Returns what the kernel has refused, in words."""
+        refused: list[str] = []
+        for setting, present, number in self.changes():
             try:
                 set_sysctl(setting, number)
             except OSError as error:
@@ -70,8 +84,20 @@ class ConntrackSettings:
             else:
                 LOG.info("%s was %s and is %d now", setting, present, number)
                 if setting == MAX:
-                    refused += _enlarge_hash(size)
+                    refused += _enlarge_hash(number)
         return refused
+
+    def render(self) -> str:
+        """What `set_in_kernel` would set first, as sysctl(8)'s configuration; what it would replace
+        stands in comments.
+        """
+        lines = [str(change) for change in self.changes()]
+        size = self.table_size(os.cpu_count() or 1)
+        buckets = _wanted_buckets(size)
+        if size > _number(sysctl(MAX)) and buckets is not None:
+            before, after = buckets
+            lines.append(f"# {HASH_SIZE}: {after} instead of {before}")
+        return "".join(f"{line}\n" for line in ["# sysctl", *lines]) if lines else ""
 
     @property
     def _seconds(self) -> dict[str, float]:
@@ -79,14 +105,21 @@ class ConntrackSettings:
         return {name: getattr(self, name) for name in TIMEOUTS}
 
 
+def _wanted_buckets(size: int) -> tuple[int, int] | None:
+    """The buckets that there are, and as many as keep the chains of a full table at four entries,
+    as kube-proxy does; None where there are enough. Raises OSError.
+    """
+    present, wanted = _number(HASH_SIZE.read_text()), size // 4
+    return (present, wanted) if present < wanted else None
+
+
 def _enlarge_hash(size: int) -> list[str]:
-    """As many buckets as keep the chains of a full table at four entries, as kube-proxy does."""
-    buckets = size // 4
+    """Returns what the kernel has refused, in words."""
     try:
-        if _number(HASH_SIZE.read_text()) < buckets:
-            HASH_SIZE.write_text(str(buckets))
+        if buckets := _wanted_buckets(size):
+            HASH_SIZE.write_text(str(buckets[1]))
     except OSError as error:
-        return [f"{HASH_SIZE} = {buckets} ({error.strerror})"]
+        return [f"{HASH_SIZE} = {size // 4} ({error.strerror})"]
     return []
 
 

@@ -72,6 +72,10 @@ class Datapath(PlanConsumer, Protocol):
         """Let the kernel track connections so, where it does. Returns what it has refused."""
         ...
 
+    def render_conntrack(self, settings: ConntrackSettings) -> str:
+        """What `set_conntrack` would set first, for people; empty where nothing differs."""
+        ...
+
     def counts_bytes(self) -> bool:
         """Whether the packets and bytes of flows are counted."""
         ...

@@ -124,6 +124,10 @@ class EveryPacket:
         """See `Datapath`: the engine has the only connection tracking."""
         return []
 
+    def render_conntrack(self, settings: ConntrackSettings) -> str:
+        """See `Datapath`."""
+        return ""
+
     def counts_bytes(self) -> bool:
         """See `Datapath`: the engine sees every packet."""
         return True

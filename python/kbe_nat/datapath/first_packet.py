@@ -200,6 +200,10 @@ class FirstPacket:
         """See `Datapath`: the kernel carries the flows."""
         return settings.set_in_kernel()
 
+    def render_conntrack(self, settings: ConntrackSettings) -> str:
+        """See `Datapath`."""
+        return settings.render()
+
     def counts_bytes(self) -> bool:
         """See `Datapath`: the kernel does if it is told to."""
         return sysctl(ACCOUNTING) != "0"
