@@ -2,7 +2,10 @@
 that change under us.
 """
 
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -199,6 +202,32 @@ def test_every_address_of_the_name_is_tried_at_each_connect(
             server.start()
             follower.until("a", "b")
             assert addresses.asked > before
+
+
+SLOW_NAMES = """
+import socket, sys, time
+from pathlib import Path
+from cluster.follower import following
+socket.getaddrinfo = lambda *_, **__: time.sleep(600)
+with following(Path(sys.argv[1])) as follower:
+    follower.source.read()
+    while not any("does not answer" in each.reason for each in follower.source.watches()):
+        time.sleep(0.05)
+"""
+
+
+def test_a_name_that_is_never_answered_holds_up_no_exit(tmp_path: Path) -> None:
+    with LiveServer() as server:
+        kubeconfig = server.kubeconfig(tmp_path / "config", server="https://k8s.test:6443")
+    tests = str(Path(__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", SLOW_NAMES, kubeconfig],
+        env={**os.environ, "PYTHONPATH": tests},
+        timeout=120,
+        check=False,
+        capture_output=True,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_an_address_that_hangs_is_not_the_first_for_ever(

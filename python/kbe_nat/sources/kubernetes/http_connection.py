@@ -26,6 +26,7 @@ from kbe_nat.sources.kubernetes.access import Access
 from kbe_nat.sources.kubernetes.connection import ConnectionFailure
 from kbe_nat.sources.kubernetes.credentials import Credentials
 from kbe_nat.sources.kubernetes.proxies import environment_proxy
+from kbe_nat.sources.kubernetes.resolver import SystemResolver
 
 
 class HttpResponse:
@@ -146,7 +147,7 @@ class HttpConnection:
                     limit=0,
                     use_dns_cache=False,
                     socket_factory=_keep_alive_socket,
-                    resolver=_Resolver(self._random),
+                    resolver=SystemResolver(self._random),
                 ),
                 timeout=ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
                 # The environment's netrc is for people; proxies are read by ourselves.
@@ -155,23 +156,6 @@ class HttpConnection:
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
-
-
-class _Resolver(aiohttp.ThreadedResolver):
-    """Asks the system at each connect, and not for ever."""
-
-    def __init__(self, random: Random) -> None:
-        super().__init__()
-        self._random = random
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> "list[aiohttp.abc.ResolveResult]":
-        """See aiohttp."""
-        asking = super().resolve(host, port, family)
-        addresses = await asyncio.wait_for(asking, RESOLVE_SECONDS)
-        self._random.shuffle(addresses)
-        return addresses
 
 
 def _keep_alive_socket(address: "aiohttp.connector.AddrInfoType") -> socket.socket:
@@ -225,7 +209,6 @@ KEEP_ALIVE: Final = (
 )
 """A silent peer is asked after 15 s, and counts as dead 15 s later."""
 CONNECT_SECONDS: Final = 10.0
-RESOLVE_SECONDS: Final = 10.0
 READ_BYTES: Final = 1 << 20
 USER_AGENT: Final = "kbe-nat"
 JSON: Final = "application/json"
