@@ -77,7 +77,7 @@ bench-page: build    ## measure an open live page at 10,000 Services: benches/RE
 	python -m benches.live_page
 
 bench-cluster: build    ## measure the daemon at an API server with 10,000 Services, as root: benches/RESULTS.md and cluster.json
-	python -m benches.cluster.run
+	PYTHONPATH=tests python -m benches.cluster.run
 
 bench-encodings: build    ## measure answers of an API server in JSON and in protobuf: benches/RESULTS.md and encodings.json; QUICK=1
 	PYTHONPATH=tests python -m benches.encodings $(if $(QUICK),--quick)

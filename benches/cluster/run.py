@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import trustme
 
-from benches.cluster.server import PORT, VIP
+from benches.cluster.server import PODS, PORT, VIP
 from benches.harness.processes import ROOT
 from benches.harness.report import machine, part, table
 from kbe_nat.playground.cluster import Cluster
@@ -29,7 +29,7 @@ from kbe_nat.playground.namespaces import inside
 from kbe_nat.policy.plan import Backend
 
 RESULTS: Final = ROOT / "benches/results/cluster.json"
-PODS: Final = ("172.17.0.3", "172.17.0.4")
+ADDRESSES: Final = tuple(PODS.values())
 KUBECONFIG: Final = """apiVersion: v1
 kind: Config
 current-context: bench
@@ -46,27 +46,31 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--services", type=int, nargs="+", default=[1000, 10_000])
+    parser.add_argument("--json", action="store_true", help="instead of protobuf")
     parser.add_argument("--changes", type=int, default=100, help="single changes")
     parser.add_argument("--churn", type=float, default=60.0, help="seconds of many changes")
     arguments = parser.parse_args()
-    rows = [measure(count, arguments.changes, arguments.churn) for count in arguments.services]
+    encoding = "json" if arguments.json else "protobuf"
+    rows = [
+        measure(count, encoding, arguments.changes, arguments.churn) for count in arguments.services
+    ]
     RESULTS.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
     text = page(rows)
     part("cluster", "make bench-cluster", f"{machine()}\n\n{text}")
     print(text)
 
 
-def measure(services: int, changes: int, seconds: float) -> Row:
+def measure(services: int, encoding: str, changes: int, seconds: float) -> Row:
     """One size of a cluster."""
-    row: Row = {"services": services, "endpoints": services * 15}
+    row: Row = {"services": services, "endpoints": services * 15, "encoding": encoding}
     with (
         tempfile.TemporaryDirectory() as name,
-        Cluster(tuple(Backend(pod, PORT + 1) for pod in PODS)) as cluster,
+        Cluster(tuple(Backend(pod, PORT + 1) for pod in ADDRESSES)) as cluster,
         naming_pods(cluster),
-        api_server(cluster, services, Path(name)) as server,
+        api_server(cluster, services, encoding, Path(name)) as server,
         daemon(cluster, Path(name)) as process,
     ):
-        await_answer(cluster, PODS[0])
+        await_answer(cluster, ADDRESSES[0])
         row["cold_s"] = round(time.monotonic() - float(ask(server, "first")), 2)
         row["cold_cpu_s"] = round(cpu_seconds(process.pid), 2)
         row["peak_mb"] = round(memory(process.pid, "VmHWM") / 1024)
@@ -98,7 +102,7 @@ def measure(services: int, changes: int, seconds: float) -> Row:
 
 def one_change(cluster: Cluster, server: "subprocess.Popen[str]", number: int) -> float:
     """Seconds from the event to the first connection that goes to the other pod."""
-    pod = PODS[(number + 1) % 2]
+    pod = ADDRESSES[(number + 1) % 2]
     written = float(ask(server, f"point {pod}"))
     return await_answer(cluster, pod) - written
 
@@ -123,7 +127,7 @@ def await_answer(cluster: Cluster, pod: str) -> float:
 def naming_pods(cluster: Cluster) -> Iterator[None]:
     """A server in each pod that says its address."""
     program = str(ROOT / "benches/datapath/naming_pod.py")
-    for pod, address in zip(cluster.pods, PODS, strict=True):
+    for pod, address in zip(cluster.pods, ADDRESSES, strict=True):
         process = pod.start((sys.executable, program, address, str(PORT)))
         assert process.stdout is not None
         process.stdout.readline()
@@ -131,7 +135,9 @@ def naming_pods(cluster: Cluster) -> Iterator[None]:
 
 
 @contextmanager
-def api_server(cluster: Cluster, services: int, folder: Path) -> "Iterator[subprocess.Popen[str]]":
+def api_server(
+    cluster: Cluster, services: int, encoding: str, folder: Path
+) -> "Iterator[subprocess.Popen[str]]":
     """The server's process in the node's namespace, and the kubeconfig in the folder."""
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
@@ -141,7 +147,7 @@ def api_server(cluster: Cluster, services: int, folder: Path) -> "Iterator[subpr
     names = [str(folder / name) for name in ("cert.pem", "key.pem")]
     command = [sys.executable, "-m", "benches.cluster.server"]
     process = subprocess.Popen(
-        [*cluster.node.prefix, *command, str(services), str(services * 15), *names],
+        [*cluster.node.prefix, *command, str(services), str(services * 15), encoding, *names],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -201,6 +207,7 @@ def page(rows: list[Row]) -> str:
     heads = {
         "services": "Services",
         "endpoints": "endpoints",
+        "encoding": "encoding",
         "cold_s": "first byte to first answer, s",
         "cold_cpu_s": "CPU for it, s",
         "peak_mb": "peak, MB",
