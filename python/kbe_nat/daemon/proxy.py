@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
-from kbe_nat.collector import settle
+from kbe_nat.collector import collect_rarely, settle
 from kbe_nat.commands import GracePeriod
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon import privileges
@@ -144,6 +144,7 @@ class Proxy:
         with self.ending.signals(), ExitStack() as stack:
             stack.enter_context(only_proxy())
             self._log_facts()
+            collect_rarely()
             set_oom_score(self._oom_score)
             privileges.keep_net_admin(lends_net_raw=self._facts.lends_net_raw)
             stack.callback(self._notifier.close)
