@@ -222,6 +222,19 @@ def test_a_file_that_is_away_for_a_moment_is_waited_for(
         running.follow()
 
 
+def test_a_wrong_file_that_is_taken_away_has_not_become_right(
+    running: Running,
+) -> None:
+    with pytest.raises(FileError, match="nearest is mode"):
+        running.follow("mod: x")
+    running.path.unlink()
+    with pytest.raises(FileError, match="nearest is mode"):
+        running.follow()
+    running.follow(FILE.replace("rr", "sh"))
+    running.path.unlink()
+    running.follow()
+
+
 def test_a_config_map_s_link_may_lead_elsewhere(tmp_path: Path) -> None:
     for name, strategy in (("..1", "rr"), ("..2", "sh")):
         (tmp_path / name).mkdir()

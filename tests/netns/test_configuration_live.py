@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+from functools import partial
 from typing import Any
 
 import pytest
@@ -122,6 +123,10 @@ def test_a_file_that_changes_is_followed_without_loss(daemon: Daemon) -> None:
     assert daemon.log.count("the configuration stays as it was") == 1
 
 
+def daemon_says(daemon: Daemon, text: str) -> bool:
+    return text in daemon.log
+
+
 SERVERS = """
 healthzBindAddress: 0.0.0.0:{health}
 metricsBindAddress: 127.0.0.1:{metrics}
@@ -155,6 +160,45 @@ def test_periods_addresses_and_metrics_follow_the_file(daemon: Daemon) -> None:
     assert in_force["hostnameOverride"] == "n2"
     assert "metrics-bind-address=127.0.0.1:10250" in page("10250/flagz")
     assert "restart needed" not in daemon.log
+    assert serves(daemon)
+
+
+@pytest.mark.parametrize("daemon", [DatapathKind.FIRST_PACKET], indirect=True, ids=str)
+def test_a_config_map_that_becomes_wrong_leaves_the_last_good_one(daemon: Daemon) -> None:
+    mount = daemon.folder / "mount"
+    mount.mkdir()
+    config = mount / "config.yaml"
+    config.symlink_to("..data/config.yaml")
+
+    def publish(version: str, text: str | None) -> None:
+        """As kubelet does it."""
+        (mount / version).mkdir()
+        if text is not None:
+            (mount / version / "config.yaml").write_text(text)
+        (mount / "..data_tmp").symlink_to(version)
+        (mount / "..data_tmp").rename(mount / "..data")
+
+    def strategies() -> set[str]:
+        return {row["strategy"] for row in daemon.get("services")}
+
+    publish("..1", "kbeNat: {strategy: rr}")
+    daemon.start("--config", str(config))
+    eventually(lambda: serves(daemon) and strategies() == {"rr"})
+    complaint, over = "the configuration stays as it was: ", "the configuration is followed again"
+    for version, text, reason in (
+        ("..2", "kbeNat: {strategy: sh, strategy: lc}", "the key 'strategy' is there twice"),
+        ("..3", "kbeNat: {strategy: sh", "while parsing a flow mapping"),
+        ("..4", None, "No such file"),
+        ("..5", "kind: ConfigMap", "is not KubeProxyConfiguration"),
+    ):
+        publish(version, text)
+        eventually(partial(daemon_says, daemon, reason))
+        assert strategies() == {"rr"} and serves(daemon)
+    assert daemon.log.count(complaint) == 4, "each mistake is said once"
+    assert over not in daemon.log
+    publish("..6", "kbeNat: {strategy: sh}")
+    eventually(lambda: strategies() == {"sh"})
+    eventually(lambda: over in daemon.log)
     assert serves(daemon)
 
 

@@ -61,6 +61,8 @@ class LiveSettings:
         self._has_api_server = has_api_server
         self._file = file
         self._unsettled = Unsettled(GONE_SECONDS)
+        self._mistake: KbeNatError | None = None
+        """Why the file as it was last read does not count."""
         self._stamp = stamp(str(file.path)) if file else GONE
 
     def follow(self, controller: Controller) -> None:
@@ -70,14 +72,24 @@ class LiveSettings:
         if self._file is None:
             return
         present = stamp(str(self._file.path))
-        if present == self._stamp or not self._unsettled.counts(
+        if present == self._stamp:
+            self._mistake = None
+            return
+        if not self._unsettled.counts(
             str(self._file.path), self._stamp, present, time.monotonic(), is_closed=False
         ):
+            # A wrong file that is about to be replaced has not become right by that.
+            if self._mistake is not None:
+                raise self._mistake.with_traceback(None)
             return
-        wanted, notes = self._file.read()
-        self._take(wanted, notes, controller)
+        try:
+            wanted, notes = self._file.read()
+            self._take(wanted, notes, controller)
+        except KbeNatError as error:
+            self._mistake = error
+            raise
         # Only now: one that is wrong is tried again, so that its mistake stands until it is right.
-        self._stamp = present
+        self._stamp, self._mistake = present, None
 
     def _take(self, wanted: Settings, notes: Sequence[str], controller: Controller) -> None:
         names = self._file.names if self._file else {}
