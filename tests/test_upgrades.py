@@ -5,16 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from scapy.layers.sctp import crc32c
 
 import kbe_nat
-from harness.kept_state import FILE, NOW, STAMP, engine, packets
+from harness.kept_state import FILE, NOW, STAMP, engine, later, packets
 from kbe_nat.daemon.checkpoints import HEAD_SIZE, CheckpointFile, Clocks, Stamp
 
 FLOWS = 24
-HEADER = 24
-"""Of the engine's part: signature, version, length and checksum of what follows."""
-SECTIONS = (b"\7\0\0\0\4\0\0\0more", b"\1\1\0\0\0\0\0\0")
 
 
 class Frozen(Clocks):
@@ -33,15 +29,6 @@ class Frozen(Clocks):
 def backends(of: kbe_nat.Engine) -> dict[tuple[object, ...], tuple[str, int]]:
     flows = of.flows()
     return {(flow.protocol, flow.source, flow.destination): flow.reply_source for flow in flows}
-
-
-def later(content: bytes) -> bytes:
-    """The file as a later version would have written it, with sections that this one lacks."""
-    body = content[HEAD_SIZE + HEADER :] + b"".join(SECTIONS)
-    header = content[HEAD_SIZE : HEAD_SIZE + 12] + len(body).to_bytes(8, "little")
-    # scapy returns it as it stands on the wire of SCTP, the other way round.
-    checksum: int = crc32c(body)
-    return content[:HEAD_SIZE] + header + checksum.to_bytes(4, "big") + body
 
 
 @pytest.mark.parametrize("written", [bytes, later], ids=["version before", "version after"])

@@ -5,8 +5,10 @@ That version's own program has written the file, by `main` below. It stays as it
 
 from pathlib import Path
 
+from scapy.layers.sctp import crc32c
+
 import kbe_nat
-from kbe_nat.daemon.checkpoints import Stamp
+from kbe_nat.daemon.checkpoints import HEAD_SIZE, Stamp
 from kbe_nat.engine_tables import native_tables
 from kbe_nat.family import Family
 from kbe_nat.packet import opening
@@ -19,6 +21,18 @@ NOW = 10**15
 VIPS = {Family.IPV4: "172.30.0.7", Family.IPV6: "fd00:30::7"}
 CLIENTS = {Family.IPV4: "10.0.2.{}", Family.IPV6: "fd00:2::{}"}
 PODS = {Family.IPV4: "10.1.0.{}", Family.IPV6: "fd00:1::{}"}
+HEADER = 24
+"""Of the engine's part: signature, version, length and checksum of what follows."""
+SECTIONS = (b"\7\0\0\0\4\0\0\0more", b"\1\1\0\0\0\0\0\0")
+
+
+def later(content: bytes) -> bytes:
+    """The file as a later version would have written it, with sections that this one lacks."""
+    body = content[HEAD_SIZE + HEADER :] + b"".join(SECTIONS)
+    header = content[HEAD_SIZE : HEAD_SIZE + 12] + len(body).to_bytes(8, "little")
+    # scapy returns it as it stands on the wire of SCTP, the other way round.
+    checksum: int = crc32c(body)
+    return content[:HEAD_SIZE] + header + checksum.to_bytes(4, "big") + body
 
 
 def engine() -> kbe_nat.Engine:
