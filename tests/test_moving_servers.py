@@ -10,7 +10,10 @@ from collections.abc import Iterator
 import pytest
 
 from kbe_nat.daemon.node_server import NodeServer
+from kbe_nat.policy.node_ports import NodePorts
+from kbe_nat.policy.plan import HealthCheck, Plan
 from kbe_nat.server.answer import TEXT_HEADERS
+from kbe_nat.server.health_check_ports import HealthCheckPorts
 from kbe_nat.server.health_page import HealthPages, HealthReport
 from kbe_nat.server.on_demand import ThreadOnDemand
 from kbe_nat.server.site import Site
@@ -157,3 +160,27 @@ def test_a_connection_that_has_begun_is_answered_after_the_move(
         for connection in (health, pages):
             connection.sendall(b"\r\n")
             assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_health_check_at_our_own_port_is_said_and_answered_once_we_have_left(
+    server: NodeServer, ports: tuple[int, int]
+) -> None:
+    failures: list[str] = []
+    checks = HealthCheckPorts(on_failure=lambda check, reason: failures.append(reason))
+    nodes = NodePorts(addresses=(HERE,), wildcard_families=())
+    check = HealthCheck("default", "web", ports[0], 0)
+    try:
+        checks.rebuild(Plan(node_ports=nodes, health=(check,)))
+        checks.retry()
+        assert failures == [f"{HERE}:{ports[0]}: Address already in use"]
+        assert status(HERE, ports[0]) == 200, "the node's health goes on"
+        server.move((HERE, free_port()), (HERE, ports[1]))
+        checks.retry()
+        assert status(HERE, ports[0]) == 503, "the Service has no endpoint here"
+        # What we give up for another address is not ours any more.
+        server.move((HERE, ports[0]), (HERE, ports[1]))
+        assert status(HERE, ports[0]) == 503
+    finally:
+        checks.close()
+    server.retry()
+    assert status(HERE, ports[0]) == 200
