@@ -19,6 +19,7 @@ from harness.kube_proxy_rules import (
     write_objects,
 )
 from harness.stage import DATAPATHS, add_ipv6
+from harness.waiting import eventually
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.rules.commands import Commands
@@ -26,6 +27,7 @@ from kbe_nat.rules.rule import DatapathKind
 
 CASES = ("dual-stack", "many-ports", "session-affinity")
 LABEL = "labels: {service.kubernetes.io/service-proxy-name: kbe-nat}"
+V6 = (("ip6tables-save", "ip6tables-restore"),)
 STRANGERS = """table inet strangers {
   chain pre {
     type filter hook prerouting priority -160; policy accept;
@@ -41,10 +43,15 @@ def daemon(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> 
     (tmp_path / "objects").mkdir()
     named(cluster)
     with Daemon(cluster, tmp_path, request.getfixturevalue("datapath")) as made:
-        for family in Family:
-            labelled = service(family).replace("name: dns", f"{LABEL}, name: dns", 1)
-            made.write(f"dns{family}.yaml", labelled + endpoints(family, "a", "b"))
+        write_ours(made, f"{LABEL}, ")
         yield made
+
+
+def write_ours(daemon: Daemon, label: str) -> None:
+    """Our Service of each family, with this at the beginning of its metadata."""
+    for family in Family:
+        labelled = service(family).replace("name: dns", f"{label}name: dns", 1)
+        daemon.write(f"dns{family}.yaml", labelled + endpoints(family, "a", "b"))
 
 
 def ask_ours(cluster: Cluster) -> set[tuple[str, Family, str]]:
@@ -95,3 +102,46 @@ def test_f93_both_proxies_answer_and_their_rules_stay_byte_for_byte(
     assert foreign_rules(cluster.node) == before
     for front in theirs:
         assert ask(cluster, front) == ["theirs", "theirs"], front
+
+
+@DATAPATHS
+@pytest.mark.parametrize("mode", ["iptables", "nftables"])
+def test_f93_kube_proxy_begins_anew_and_a_label_comes_and_goes(
+    daemon: Daemon, datapath: DatapathKind, mode: str
+) -> None:
+    cluster, case = daemon.cluster, case_named("dual-stack")
+    serve_endpoints(cluster, case)
+    write_objects(daemon.folder / "objects", case)
+    load(cluster.node, case, mode)
+    theirs: list[Frontend] = list(frontends(case))
+    daemon.start("--service-proxy-name", "kbe-nat", "--mode", mode, "--strategy", "rr")
+    both = {(protocol, family): {"a", "b"} for protocol in KINDS for family in Family}
+
+    def assert_theirs() -> None:
+        for front in theirs:
+            assert ask(cluster, front) == ["theirs", "theirs"], front
+
+    # kube-proxy restarts: all of its rules are flushed, and written once more.
+    if mode == "nftables":
+        listed = cluster.node.call("nft", "list", "tables").splitlines()
+        gone = "".join(f"delete {table}\n" for table in listed if "kube-proxy" in table)
+        Commands(cluster.node.prefix).run(("nft", "-f", "-"), gone)
+    else:
+        for save, restore in (("iptables-save", "iptables-restore"), *V6):
+            rules = cluster.node.call(save).splitlines()
+            kept = [line for line in rules if "KUBE-" not in line]
+            Commands(cluster.node.prefix).run((restore,), "\n".join(kept) + "\n")
+    assert names_of(ask_ours(cluster)) == both, "whether kube-proxy has rules or none"
+    load(cluster.node, case, mode)
+    before = foreign_rules(cluster.node)
+    assert_theirs()
+    assert names_of(ask_ours(cluster)) == both
+    # The Service is kube-proxy's for a while.
+    write_ours(daemon, "")
+    eventually(lambda: daemon.get("services") == [])
+    assert_theirs()
+    write_ours(daemon, f"{LABEL}, ")
+    eventually(lambda: len(daemon.get("services")) == 4)
+    eventually(lambda: names_of(ask_ours(cluster)) == both)
+    assert_theirs()
+    assert foreign_rules(cluster.node) == before
