@@ -21,6 +21,7 @@ from harness.waiting import eventually
 from kbe_nat.errors import FileError
 from kbe_nat.sources.events import Event, EventQueue
 from kbe_nat.sources.kubernetes.access import find_access, read_kubeconfig, read_service_account
+from kbe_nat.sources.kubernetes.event_posts import EventPosts
 from kbe_nat.sources.kubernetes.http_connection import HttpConnection
 from kbe_nat.sources.kubernetes.source import Kubernetes
 from kbe_nat.sources.manifests.manifests import Manifests
@@ -114,6 +115,23 @@ def test_a_killed_server_is_followed_again(server: LiveServer, tmp_path: Path) -
         server.start()
         follower.until("a", "b")
         eventually(follower.is_in_step)
+
+
+def test_a_mistake_about_events_leaves_the_watches(
+    server: LiveServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fail(posts: EventPosts) -> None:
+        raise ZeroDivisionError("no")
+
+    monkeypatch.setattr(EventPosts, "run", fail)
+    with following(server.kubeconfig(tmp_path / "config"), events=EventQueue()) as follower:
+        follower.until("a")
+        eventually(lambda: "Events are not posted any more: ZeroDivisionError" in caplog.text)
+        server.api.objects.put(service("b", "172.30.0.11"))
+        follower.until("a", "b")
 
 
 def test_f101_a_start_without_the_server_serves_the_last_objects(

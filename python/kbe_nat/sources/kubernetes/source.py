@@ -196,7 +196,11 @@ class Kubernetes:
         """Before the server's first list Events wait: they would only fail."""
         while not any(state.is_complete for state in self._states.values()):
             await asyncio.sleep(FIRST_LIST_SECONDS)
-        await posts.run()
+        try:
+            await posts.run()
+        except Exception as error:
+            # A mistake of ours: the watches, which serve, go on without Events.
+            LOG.error("Events are not posted any more: %s: %s", type(error).__name__, error)
 
     def _publish(self, state: WatchState) -> None:
         self._states[state.resource] = state
