@@ -55,8 +55,11 @@ pub struct BackendSet {
 }
 
 impl BackendSet {
-    fn new(backends: Vec<Backend>, strategy: Strategy) -> Result<Self, SizeError> {
-        Ok(Self { balancer: strategy.build(&backends)?, backends: backends.into() })
+    fn new(
+        backends: Vec<Backend>,
+        build: &mut impl FnMut(&[Backend]) -> Result<Box<dyn Balancer>, SizeError>,
+    ) -> Result<Self, SizeError> {
+        Ok(Self { balancer: build(&backends)?, backends: backends.into() })
     }
 
     /// The backends in the order that was given.
@@ -162,7 +165,21 @@ impl ServicePort {
     ///
     /// # Errors
     /// [`ServiceError`] names the service port and what does not fit.
-    pub fn new(mut spec: ServiceSpec) -> Result<Self, ServiceError> {
+    pub fn new(spec: ServiceSpec) -> Result<Self, ServiceError> {
+        let strategy = spec.strategy;
+        Self::with_balancers(spec, |backends| strategy.build(backends))
+    }
+
+    /// The same with balancers of the caller, which `build` makes for each of the two lists. The
+    /// spec's strategy only says which hashes a request has, and whether mid-stream packets go by
+    /// the balancer: those of a consistent one do.
+    ///
+    /// # Errors
+    /// As of [`ServicePort::new`], and those of `build`.
+    pub fn with_balancers(
+        mut spec: ServiceSpec,
+        mut build: impl FnMut(&[Backend]) -> Result<Box<dyn Balancer>, SizeError>,
+    ) -> Result<Self, ServiceError> {
         spec.serving_backends.sort_unstable();
         let name = || spec.name.clone();
         let addresses = spec.frontends.iter().filter_map(|frontend| frontend.address);
@@ -184,7 +201,7 @@ impl ServicePort {
         // There are more backends than of all else: they are kept once.
         let lists = [take(&mut spec.cluster_backends), take(&mut spec.local_backends)];
         let set = |backends| {
-            BackendSet::new(backends, spec.strategy)
+            BackendSet::new(backends, &mut build)
                 .map_err(|error| ServiceError::MaglevSize(spec.name.clone(), error))
         };
         let [cluster, local] = lists.map(set);
