@@ -56,7 +56,8 @@ CRATES = {
     "netlink": "",
     "capture": "engine",
     "datapath": "engine netlink",
-    "python": "apiserver capture datapath engine netlink",
+    "lab": "engine",
+    "python": "apiserver capture datapath engine lab netlink",
     "fuzz": "apiserver capture engine netlink",
 }
 PYTHON = {
@@ -84,9 +85,10 @@ PYTHON = {
     "kubeproxy metrics model packet policy rules server sources version",
     "doctor": "daemon datapath drivers errors rules",
     "playground": "client commands daemon errors policy sources",
+    "lab": "_native commands errors model packet sources",
     "shadow": "family _native engine_tables model packet policy",
     "cli": "_native client daemon doctor drivers engine_tables errors explain family kubeproxy "
-    "model packet playground policy rules shadow sources version",
+    "lab model packet playground policy rules shadow sources version",
     "__init__": "family _native errors model",
     "__main__": "cli errors",
 }

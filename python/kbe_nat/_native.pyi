@@ -18,6 +18,7 @@ __all__ = [
     "STRATEGIES",
     "TIMEOUTS",
     "AnswerWatch",
+    "Assignment",
     "Backend",
     "BackendIdMap",
     "BackendStats",
@@ -34,6 +35,7 @@ __all__ = [
     "Flow",
     "Frontend",
     "KernelQueue",
+    "LabCell",
     "Limits",
     "Loop",
     "NftElements",
@@ -1155,6 +1157,38 @@ class CaptureWriter:
 
     def close(self) -> None:
         """Write what still waits and flush. Raises OSError."""
+
+@final
+class LabCell:
+    """A cell of the lab while it runs; see `kbe_nat.lab`. `spec` is its description in JSON, and
+    `strategy` the class of a strategy named "python". Raises `ArgumentError`.
+    """
+
+    def __new__(cls, spec: bytes, strategy: object | None = None) -> LabCell: ...
+    def advance(self, until: float) -> bytes:
+        """Run until `until` seconds of the driven clock, or the end. Returns the rows since the
+        last call in JSON. Raises `ArgumentError`, and what a strategy in Python raises.
+        """
+
+    def finish(self) -> bytes:
+        """The results of the whole run in JSON."""
+
+@final
+class Assignment:
+    """A balancing strategy by itself; `kbe_nat.lab.Assignment` has words for it."""
+
+    def __new__(cls, spec: bytes, seed: int, strategy: object | None) -> Assignment: ...
+    def set_backends(self, backends: Sequence[Backend]) -> None:
+        """List these backends in the place of those before. Raises `ArgumentError`."""
+
+    def assign(self, keys: Sequence[int] | _Buffer) -> list[int | None]:
+        """The position of the backend of each key."""
+
+    def throw(self, keys: Sequence[int] | _Buffer) -> list[int | None]:
+        """The same for connections, which stay and add to the loads."""
+
+    def loads(self) -> list[int]:
+        """Connections of each backend."""
 
 def conntrack_entries() -> list[ConntrackEntry]:
     """The flows that the kernel tracks, in the network namespace of this thread. Flows that begin

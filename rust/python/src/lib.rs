@@ -9,6 +9,7 @@ mod convert;
 mod decisions;
 mod engine;
 mod errors;
+mod lab;
 mod limits;
 mod queue;
 mod service;
@@ -60,6 +61,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<capture::CaptureReader>()?;
     module.add_class::<capture::CaptureBatch>()?;
     module.add_class::<capture::CaptureWriter>()?;
+    module.add_class::<lab::Assignment>()?;
+    module.add_class::<lab::LabCell>()?;
     module.add_function(wrap_pyfunction!(apiserver::protobuf_event, module)?)?;
     module.add_function(wrap_pyfunction!(verdict::reject, module)?)?;
     module.add_function(wrap_pyfunction!(conntrack::conntrack_entries, module)?)?;

@@ -1,0 +1,212 @@
+//! Connections alive, and the stages of their lives.
+//!
+//! A connection has exactly one next packet, which waits in the cell's queue. A TCP connection
+//! lives through all stages in their order, requests and answers as often as it has them; a UDP
+//! conversation has those two alone, and one-way UDP only requests.
+
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
+
+use kbe_nat_engine::rng::mix64;
+use kbe_nat_engine::tuple::Protocol;
+
+use crate::packets::{ACK, FIN, SYN, Segment, Turn, client};
+use crate::spec::TrafficKind;
+
+/// The next packet of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// SYN.
+    Open,
+    /// SYN-ACK.
+    Accept,
+    /// The ACK that completes the handshake.
+    Confirm,
+    Request,
+    Answer,
+    /// FIN of the client.
+    Close,
+    /// FIN of the backend.
+    CloseAnswer,
+    /// The last ACK.
+    CloseConfirm,
+}
+
+/// A connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Connection {
+    /// Position of its source of traffic.
+    pub(crate) traffic: u32,
+    pub(crate) kind: TrafficKind,
+    /// Number of its Service.
+    pub(crate) service: u32,
+    pub(crate) client: u32,
+    pub(crate) port: u16,
+    pub(crate) node: u32,
+    /// Its backend, once it was admitted.
+    pub(crate) backend: Option<u32>,
+    pub(crate) stage: Stage,
+    /// Requests that are still to be sent.
+    pub(crate) requests: u32,
+    /// Nanoseconds between an answer and the next request.
+    pub(crate) gap: u64,
+    /// Bytes of an answer.
+    pub(crate) bytes: f64,
+    /// When its next packet is due, in nanoseconds.
+    pub(crate) at: u64,
+}
+
+impl Connection {
+    /// Its next packet.
+    pub(crate) fn segment(&self) -> Segment {
+        let (is_reply, flags, turn) = match self.stage {
+            Stage::Open => (false, SYN, Turn::Handshake),
+            Stage::Accept => (true, SYN | ACK, Turn::Handshake),
+            Stage::Confirm | Stage::Request => (false, ACK, Turn::Open),
+            Stage::Answer => (true, ACK, Turn::Open),
+            Stage::Close => (false, FIN | ACK, Turn::Open),
+            Stage::CloseAnswer => (true, FIN | ACK, Turn::Closing),
+            Stage::CloseConfirm => (false, ACK, Turn::Closing),
+        };
+        Segment {
+            protocol: self.kind.protocol(),
+            source: client(self.client),
+            port: self.port,
+            service: self.service,
+            backend: self.backend.unwrap_or(0),
+            is_reply,
+            is_first: self.backend.is_none(),
+            flags,
+            turn,
+            node: self.node,
+        }
+    }
+
+    /// A packet from the client that changes nothing, to see where it goes.
+    pub(crate) fn keepalive(&self) -> Segment {
+        Segment { is_reply: false, flags: ACK, turn: Turn::Open, ..self.segment() }
+    }
+
+    /// Whether both ends have talked and none has closed.
+    pub(crate) fn is_established(&self) -> bool {
+        let is_between = matches!(self.stage, Stage::Request | Stage::Answer | Stage::Close);
+        self.backend.is_some() && is_between
+    }
+
+    /// Goes on to the next packet; false after the last. `latency` is that of the backend, in
+    /// nanoseconds.
+    pub(crate) fn advance(&mut self, latency: u64) -> bool {
+        let is_tcp = self.kind.protocol() == Protocol::TCP;
+        let (stage, delay) = match self.stage {
+            Stage::Open => (Stage::Accept, latency),
+            Stage::Accept => (Stage::Confirm, 0),
+            Stage::Confirm => (Stage::Request, self.gap),
+            Stage::Request if self.kind == TrafficKind::UdpOneWay => {
+                self.requests -= 1;
+                (Stage::Request, self.gap)
+            }
+            Stage::Request => (Stage::Answer, latency),
+            Stage::Answer => {
+                self.requests -= 1;
+                let is_last = is_tcp && self.requests == 0;
+                (if is_last { Stage::Close } else { Stage::Request }, self.gap)
+            }
+            Stage::Close => (Stage::CloseAnswer, 0),
+            Stage::CloseAnswer => (Stage::CloseConfirm, 0),
+            Stage::CloseConfirm => return false,
+        };
+        (self.stage, self.at) = (stage, self.at + delay);
+        is_tcp || self.requests > 0
+    }
+}
+
+/// Connections by slot. A slot is used again with another serial number, by which a stale reference
+/// is told.
+#[derive(Debug, Default)]
+pub(crate) struct Connections {
+    slots: Vec<(u32, Option<Connection>)>,
+    free: Vec<u32>,
+}
+
+impl Connections {
+    pub(crate) fn insert(&mut self, connection: Connection) -> u32 {
+        if let Some(slot) = self.free.pop() {
+            self.slots[slot as usize].1 = Some(connection);
+            return slot;
+        }
+        self.slots.push((0, Some(connection)));
+        self.slots.len() as u32 - 1
+    }
+
+    pub(crate) fn serial(&self, slot: u32) -> u32 {
+        self.slots[slot as usize].0
+    }
+
+    pub(crate) fn get(&self, slot: u32) -> Option<&Connection> {
+        self.slots[slot as usize].1.as_ref()
+    }
+
+    pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut Connection> {
+        self.slots[slot as usize].1.as_mut()
+    }
+
+    pub(crate) fn remove(&mut self, slot: u32) -> Option<Connection> {
+        let (serial, connection) = &mut self.slots[slot as usize];
+        let connection = connection.take()?;
+        *serial = serial.wrapping_add(1);
+        self.free.push(slot);
+        Some(connection)
+    }
+
+    /// All connections, by slot.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Connection)> {
+        let slots = self.slots.iter().zip(0..);
+        slots.filter_map(|((_, connection), slot)| Some((slot, connection.as_ref()?)))
+    }
+}
+
+/// Source ports: each client goes through its ports in turn, from a random one on, past those that
+/// it has in use with the same Service.
+#[derive(Debug)]
+pub(crate) struct Ports {
+    seed: u64,
+    /// By client; 0 before its first.
+    next: Vec<u16>,
+    used: HashSet<(u32, u32, u16)>,
+}
+
+impl Ports {
+    const FIRST: u16 = 1024;
+
+    pub(crate) fn new(seed: u64, clients: u32) -> Self {
+        Self { seed, next: vec![0; clients as usize], used: HashSet::new() }
+    }
+
+    /// A port, unless the client has all in use.
+    pub(crate) fn take(&mut self, client: u32, service: u32) -> Option<u16> {
+        let next = &mut self.next[client as usize];
+        if *next == 0 {
+            *next = (mix64(self.seed ^ mix64(u64::from(client) + 1)) as u16).max(Self::FIRST);
+        }
+        for _ in Self::FIRST..=u16::MAX {
+            let port = *next;
+            *next = next.checked_add(1).unwrap_or(Self::FIRST);
+            if self.used.insert((client, service, port)) {
+                return Some(port);
+            }
+        }
+        None
+    }
+
+    pub(crate) fn give_back(&mut self, connection: &Connection) {
+        self.used.remove(&(connection.client, connection.service, connection.port));
+    }
+}
+
+/// Routers' hash of a flow, with a salt that no balancer has.
+pub(crate) fn node_hash(source: Ipv4Addr, port: u16, service: u32) -> u64 {
+    let ends = u64::from(u32::from(source)) << 16 | u64::from(port);
+    mix64(mix64(ends ^ SALT) ^ u64::from(service))
+}
+
+const SALT: u64 = 0x6563_6d70_0000_0000;
