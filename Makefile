@@ -37,6 +37,7 @@ check: build   ## formatting, lints, types, licences, layering, names and sizes,
 	python tools/fault_table.py --check
 	python tools/json_page.py --check
 	python tools/config_schema.py --check
+	python tools/lab_schema.py --check
 	python tools/metrics_page.py --check
 	python tools/fields_page.py --check
 	python tools/house.py --check

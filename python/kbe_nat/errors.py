@@ -66,6 +66,25 @@ class PlaygroundError(KbeNatError):
     """A namespace, device or server of the playground could not be made."""
 
 
+class ScenarioError(KbeNatError, ValueError):
+    """A scenario of the lab contradicts itself, or is none."""
+
+    def __init__(self, origin: str, path: str, reason: str) -> None:
+        super().__init__(origin, path, reason)
+        self.origin = origin
+        """Its file or name."""
+        self.path = path
+        """The field, such as "services[0].backends"; empty when the whole is meant."""
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (self.origin, self.path, self.reason)))
+
+
+class LabError(KbeNatError):
+    """A run of the lab cannot be made, resumed, read or compared."""
+
+
 class FileError(KbeNatError):
     """A file cannot be read at all, or not as what it should be."""
 

@@ -32,6 +32,7 @@ VERBS: Final = (
     "shadow",
     "strategy",
     "playground",
+    "lab",
 )
 """In the order of the help."""
 

@@ -1,0 +1,183 @@
+"""`kbe-nat lab`: balancing strategies compared."""
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from kbe_nat.cli.flags.options import Format, OutputFormat
+from kbe_nat.cli.output import show, show_json, table
+from kbe_nat.errors import SettingError
+from kbe_nat.lab.reading import gallery, read_scenario
+from kbe_nat.lab.reading import schema as scenario_schema
+from kbe_nat.lab.report import headline
+from kbe_nat.lab.report import report as pages_of
+from kbe_nat.lab.result import Result, differences, has_different_rows
+from kbe_nat.lab.runs import reproduce as reproduce_run
+from kbe_nat.lab.runs import run as run_scenario
+
+lab = typer.Typer(
+    help="Balancing strategies compared, offline: scenarios, runs, reports.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+)
+
+ScenarioName = Annotated[
+    str, typer.Argument(metavar="NAME|FILE", help="A scenario of the gallery, or a file.")
+]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes that run cells.")]
+Run = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.")]
+
+
+class ScenarioRow(msgspec.Struct, frozen=True):
+    """A scenario of the gallery."""
+
+    name: str
+    """As `lab run` takes it."""
+    question: str
+    """The question that it asks."""
+    expect: str
+    """The answer to expect, and why."""
+
+
+@lab.command("list")
+def list_scenarios(
+    names: Annotated[
+        str, typer.Option("--output", "-o", help="text, json, or name: nothing but names.")
+    ] = "text",
+) -> None:
+    """List the scenarios of the gallery."""
+    if names == "name":
+        show("\n".join(gallery()))
+        return
+    if names not in list(Format):
+        raise SettingError("--output", f"{names!r} is none of text, json, name")
+    scenarios = [read_scenario(name)[0] for name in gallery()]
+    rows = [ScenarioRow(value.name, value.question, value.expect) for value in scenarios]
+    if names == "json":
+        show_json(rows)
+        return
+    listing = table("", "name", "question")
+    for row in rows:
+        listing.add_row(row.name, row.question)
+    show(listing)
+
+
+@lab.command("show")
+def show_scenario(name: ScenarioName, output: OutputFormat = Format.TEXT) -> None:
+    """Print a scenario with all defaults, as YAML or JSON."""
+    values = msgspec.to_builtins(read_scenario(name)[0])
+    if output is Format.JSON:
+        show_json(values)
+        return
+    import yaml
+
+    sys.stdout.write(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100))
+
+
+@lab.command()
+def validate(names: Annotated[list[str], typer.Argument(metavar="NAME|FILE...")]) -> None:
+    """Check scenarios; a wrong one ends with 2 and the field's path."""
+    for name in names:
+        scenario, _ = read_scenario(name)
+        show(f"{name}: {scenario.name} is valid")
+
+
+@lab.command()
+def schema() -> None:
+    """Print the JSON schema of a scenario's file."""
+    show_json(scenario_schema())
+
+
+@lab.command()
+def run(
+    name: ScenarioName,
+    directory: Annotated[
+        Path,
+        typer.Option("--directory", "-d", help="Where results go; an interrupted run goes on."),
+    ],
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**63 - 1, help="In the place of the scenario's.")
+    ] = None,
+    repeats: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="In the place of the scenario's.")
+    ] = None,
+    jobs: Jobs = 1,
+    output: OutputFormat = Format.TEXT,
+) -> None:
+    """Run a scenario into a folder, and report."""
+    # Strategies in Python lie beside the work, as a program's modules do.
+    sys.path.insert(0, "")
+    with _progress(name) as watch:
+        result = run_scenario(name, directory, seed=seed, repeats=repeats, jobs=jobs, watch=watch)
+    _report([result], output)
+
+
+@lab.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of runs.")],
+    output: OutputFormat = Format.TEXT,
+) -> None:
+    """Report on a run, or compare runs of one scenario; others are refused."""
+    _report([Result(path) for path in runs], output)
+
+
+@lab.command()
+def reproduce(
+    directory: Run,
+    target: Annotated[
+        Path | None, typer.Option("--directory", "-d", help="Keep the results in this folder.")
+    ] = None,
+    jobs: Jobs = 1,
+) -> None:
+    """Run again what a folder's manifest says, and tell what differs; rows that do end with 1."""
+    sys.path.insert(0, "")
+    with tempfile.TemporaryDirectory(prefix="kbe-nat-lab-") as temporary:
+        place = target or Path(temporary) / "run"
+        with _progress(str(directory)) as watch:
+            second = reproduce_run(directory, place, jobs=jobs, watch=watch)
+        lines = differences(Result(directory), second)
+    for line in lines:
+        show(line)
+    if has_different_rows(lines):
+        raise typer.Exit(1)
+    show("All tables are equal, but for those of processor time, which are not compared.")
+
+
+def _report(results: list[Result], output: Format) -> None:
+    pages = pages_of(results)
+    if output is Format.JSON:
+        show_json(
+            [{"title": page.title, "columns": page.columns, "rows": page.rows} for page in pages]
+        )
+        return
+    show(*headline(results[0]))
+    for page in pages:
+        listing = table(page.title, *page.columns, right=page.numbers)
+        for row in page.rows:
+            listing.add_row(*row)
+        show("", listing)
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows how many cells are finished and the time left, on standard error, on a terminal."""
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+    with bar:
+        task = bar.add_task(name)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,87 @@
+"""A balancing strategy by itself: keys in, backends out, no traffic."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from kbe_nat._native import Assignment as NativeAssignment
+from kbe_nat._native import Backend
+from kbe_nat.errors import ArgumentError
+from kbe_nat.lab.execution import PythonStrategy
+from kbe_nat.lab.scenario import StrategyChoice
+from kbe_nat.lab.timeline import strategy_values
+from kbe_nat.lab.validation import choice
+
+
+class Assignment:
+    """The backends that a strategy chooses, for questions about the strategy alone: how evenly keys
+    fall, how many move when a backend leaves, how full the fullest of many bins is.
+
+    >>> from kbe_nat.lab import Assignment, backends
+    >>> ring = Assignment("ring", backends(10))
+    >>> before = ring.assign(range(1000))
+    >>> ring.set_backends(backends(9))
+    >>> sum(old != new for old, new in zip(before, ring.assign(range(1000))) if old != 9)
+    0
+    """
+
+    def __init__(
+        self,
+        strategy: StrategyChoice | type[PythonStrategy],
+        backends: Sequence[Backend],
+        *,
+        seed: int = 1,
+    ) -> None:
+        """`strategy` is a name, a value with parameters, or a class in Python. Raises
+        `ArgumentError`.
+        """
+        if isinstance(strategy, type):
+            spec, strategy_class = {"name": "python"}, strategy
+        else:
+            spec, strategy_class = strategy_values(choice(strategy)), None
+        self._native = NativeAssignment(msgspec.json.encode(spec), seed, strategy_class)
+        self.set_backends(backends)
+
+    def set_backends(self, backends: Sequence[Backend]) -> None:
+        """List these in the place of those before. No backend has a connection then. Raises
+        `ArgumentError` when the strategy refuses them.
+        """
+        self._native.set_backends(backends)
+
+    def assign(self, keys: Sequence[int]) -> list[int | None]:
+        """The position of each key's backend, None where none has weight. Keys are hashes of flows:
+        64 even bits (`keys` makes them), also as a buffer such as numpy's of type uint64.
+        """
+        return self._native.assign(keys)
+
+    def throw(self, keys: Sequence[int]) -> list[int | None]:
+        """The same for connections that stay: each adds to the load of its backend."""
+        return self._native.throw(keys)
+
+    @property
+    def loads(self) -> list[int]:
+        """Connections of each backend."""
+        return self._native.loads()
+
+
+def backends(count: int, weights: Sequence[int] | None = None) -> list[Backend]:
+    """Backends with addresses of their own, the same for the same position."""
+    if not 0 <= count < 1 << 16:
+        raise ArgumentError(f"{count} backends: at most 65,535")
+    numbers = weights if weights is not None else [1] * count
+    return [
+        Backend(f"172.16.{place >> 8}.{place & 255}", 8080, weight)
+        for place, weight in zip(range(count), numbers, strict=True)
+    ]
+
+
+def keys(count: int, seed: int = 1) -> list[int]:
+    """Even 64-bit numbers, the same for the same seed (SplitMix64)."""
+    mask = (1 << 64) - 1
+    state, numbers = seed & mask, []
+    for _ in range(count):
+        state = (state + 0x9E3779B97F4A7C15) & mask
+        mixed = ((state ^ state >> 30) * 0xBF58476D1CE4E5B9) & mask
+        mixed = ((mixed ^ mixed >> 27) * 0x94D049BB133111EB) & mask
+        numbers.append(mixed ^ mixed >> 31)
+    return numbers

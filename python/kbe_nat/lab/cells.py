@@ -1,0 +1,220 @@
+"""The cells of a scenario: every combination of strategy, memory, swept values and repeat.
+
+A cell's seed is a hash of the scenario's seed and the repeat, and of nothing else. So every
+strategy meets the same open-loop traffic: differences between strategies are differences of pairs,
+and no order of running, and no number of processes, changes a result. Its key is a hash of all that
+determines its results, by which a finished cell is known again.
+"""
+
+import csv
+import hashlib
+from collections.abc import Iterator
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from kbe_nat.errors import ScenarioError
+from kbe_nat.lab.captures import capture_connections
+from kbe_nat.lab.reading import scenario_of, with_value
+from kbe_nat.lab.scenario import (
+    Arrivals,
+    Backends,
+    Bursty,
+    Closed,
+    Distribution,
+    Exponential,
+    Memory,
+    Paced,
+    Pareto,
+    Poisson,
+    Samples,
+    Scenario,
+    Strategy,
+    Trace,
+    Traffic,
+    Uniform,
+)
+from kbe_nat.lab.timeline import expand, strategy_values
+from kbe_nat.lab.validation import choice
+
+FORMAT: Final = 1
+"""Of the simulation's results: grows when equal cells give other results than before."""
+
+
+class Cell(msgspec.Struct, frozen=True):
+    """A cell. The same scenario makes the same cells in the same order."""
+
+    number: int
+    strategy: Strategy
+    memory: Memory
+    repeat: int
+    sweep: dict[str, float | int | str]
+    """The value of each field that is varied."""
+    scenario: Scenario
+    """With these values in place."""
+    folder: Path
+    """Where paths of traces begin."""
+
+    @property
+    def seed(self) -> int:
+        """63 bits from the scenario's seed and the repeat."""
+        text = f"kbe-nat lab {self.scenario.seed} {self.repeat}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+    @property
+    def key(self) -> str:
+        """A hash of the description, under which its results are kept."""
+        text = self.description() + self.strategy.label.encode()
+        return hashlib.sha256(text + f" {FORMAT}".encode()).hexdigest()[:16]
+
+    def description(self) -> bytes:
+        """All that the simulation must know, in JSON. Raises `ScenarioError` for traces that cannot
+        be read.
+        """
+        scenario = self.scenario
+        backends, initial, moments = expand(scenario)
+        services = [
+            {
+                "count": service.count,
+                "affinity": service.affinity,
+                "backends": [_backend(group, n < first) for n, group in enumerate(groups)],
+                "horizon": list(range(first, len(groups))),
+            }
+            for service, groups, first in zip(scenario.services, backends, initial, strict=True)
+        ]
+        values = {
+            "seed": self.seed,
+            "duration": scenario.duration,
+            "nodes": scenario.nodes.count,
+            "ecmp": scenario.nodes.ecmp,
+            "memory": self.memory,
+            "limits": scenario.limits,
+            "timeouts": scenario.timeouts,
+            "strategy": strategy_values(self.strategy),
+            "services": services,
+            "traffic": [self._traffic(n, traffic) for n, traffic in enumerate(scenario.traffic)],
+            "events": [{"at": at, "name": name, "changes": c} for at, name, c in moments],
+        }
+        return msgspec.json.encode(values)
+
+    def _traffic(self, place: int, traffic: Traffic) -> dict[str, Any]:
+        names = [service.name for service in self.scenario.services]
+        path = f"traffic[{place}]"
+        arrivals = self._arrivals(f"{path}.arrivals", traffic.arrivals)
+        clients: dict[str, Any] = {"count": traffic.clients.count, "zipf": traffic.clients.zipf}
+        if rows := arrivals.get("trace"):
+            clients["count"] = max(row[1] for row in rows) + 1
+        return {
+            "service": names.index(traffic.service),
+            "kind": traffic.kind,
+            "arrivals": arrivals,
+            "clients": clients,
+            "size": self._distribution(f"{path}.size", traffic.size),
+            "lifetime": self._distribution(f"{path}.lifetime", traffic.lifetime),
+            "requests": traffic.requests,
+            "start": traffic.start,
+            "stop": self.scenario.duration if traffic.stop is None else traffic.stop,
+        }
+
+    def _arrivals(self, path: str, arrivals: Arrivals) -> dict[str, Any]:
+        match arrivals:
+            case Poisson(rate=rate):
+                return {"poisson": rate}
+            case Paced(rate=rate):
+                return {"paced": rate}
+            case Bursty(rate=rate, seconds_on=on, seconds_off=off):
+                return {"bursty": [rate, on, off]}
+            case Closed(think=think):
+                return {"closed": self._distribution(f"{path}.think", think)}
+            case Trace(file=file):
+                rows = _connections(self.folder / file)
+                if isinstance(rows, str) or not rows:
+                    reason = rows or "no connection"
+                    raise ScenarioError(self.scenario.name, f"{path}.file", f"{file}: {reason}")
+                return {"trace": rows}
+
+    def _distribution(self, path: str, distribution: Distribution) -> dict[str, Any]:
+        match distribution:
+            case Uniform(low=low, high=high):
+                return {"uniform": [low, high]}
+            case Exponential(mean=mean):
+                return {"exponential": mean}
+            case Pareto(shape=shape, minimum=minimum):
+                return {"pareto": [shape, minimum]}
+            case Samples(file="", values=values):
+                return {"samples": list(values)}
+            case Samples(file=file, column=column):
+                column_values = _column(self.folder / file, column)
+                if isinstance(column_values, str):
+                    raise ScenarioError(self.scenario.name, path, f"{file}: {column_values}")
+                return {"samples": column_values}
+            case number:
+                return {"constant": number}
+
+
+def cells(scenario: Scenario, folder: Path) -> Iterator[Cell]:
+    """All cells. Raises `ScenarioError` for a value of a sweep that cannot be."""
+    document = msgspec.to_builtins(scenario)
+    grids = product(*([(sweep.field, v) for v in sweep.values] for sweep in scenario.sweep))
+    number = 0
+    for grid in grids:
+        values = document
+        for path, setting in grid:
+            values = with_value(values, path, setting, scenario.name)
+        point = scenario_of(values, scenario.name) if grid else scenario
+        for value, memory, repeat in product(point.strategies, point.memory, range(point.repeats)):
+            yield Cell(number, choice(value), memory, repeat, dict(grid), point, folder)
+            number += 1
+
+
+def _backend(group: Backends, is_listed: bool) -> dict[str, Any]:
+    return {
+        "weight": group.weight,
+        "capacity": group.capacity,
+        "latency": group.latency,
+        "listed": is_listed,
+    }
+
+
+@cache
+def _connections(path: Path) -> list[tuple[float, int, float, float]] | str:
+    """The connections of a trace, or what is wrong with it."""
+    if path.suffix in (".pcap", ".pcapng"):
+        return capture_connections(path)
+    rows = []
+    try:
+        with path.open(newline="") as lines:
+            for number, row in enumerate(csv.DictReader(lines), 2):
+                try:
+                    time, size, life = (float(row[name]) for name in ("time", "bytes", "lifetime"))
+                    rows.append((time, int(row["client"]), size, life))
+                except (KeyError, TypeError, ValueError):
+                    return f"line {number}: time, client, bytes and lifetime are expected"
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        return str(getattr(error, "strerror", None) or error)
+    if any(min(row) < 0 or row[1] >= MAX_CLIENTS for row in rows):
+        return "a number is negative, or a client's too large"
+    return sorted(rows)
+
+
+@cache
+def _column(path: Path, column: str) -> list[float] | str:
+    """The numbers of a column, or what is wrong with it."""
+    try:
+        with path.open(newline="") as lines:
+            values = [float(row[column]) for row in csv.DictReader(lines)]
+    except KeyError:
+        return f"there is no column {column}"
+    except (TypeError, ValueError, csv.Error):
+        return f"column {column} holds something else than numbers"
+    except OSError as error:
+        return error.strerror or str(error)
+    if not values or min(values) < 0:
+        return f"column {column} is empty, or holds negative numbers"
+    return values
+
+
+MAX_CLIENTS: Final = 16_000_000

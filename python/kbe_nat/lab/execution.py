@@ -1,0 +1,133 @@
+"""Running cells: in this process, or in several.
+
+An executor is a function that takes cells and yields each when its result lies in the folder. The
+order does not count, and executors need not know of each other: all that they share is the folder.
+So others, of a cluster, are one function more.
+"""
+
+import importlib
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeAlias
+
+import msgspec
+
+from kbe_nat._native import Backend, LabCell
+from kbe_nat.errors import LabError, ScenarioError
+from kbe_nat.lab.cells import Cell
+from kbe_nat.lab.folder import RunFolder
+from kbe_nat.lab.scenario import Strategy
+from kbe_nat.lab.tables import STREAMED, progress_rows
+
+
+class PythonStrategy(Protocol):
+    """A balancing strategy in Python. An instance serves one list of backends; another list gets
+    another instance.
+
+    Class attributes, False where they are not there: `consistent` says that choices follow from the
+    hash alone, `by_client` that the hash is that of the client's address and not of the flow.
+    """
+
+    def __init__(self, backends: list[Backend], seed: int) -> None: ...
+
+    def pick(self, hash: int, loads: list[int]) -> int | None:
+        """The position of the backend for a new connection, or None to refuse it. `loads` are the
+        connections alive of each backend.
+        """
+
+
+Classes: TypeAlias = Mapping[str, type[PythonStrategy]]
+"""Strategies of the caller by the name that a scenario calls them."""
+Executor: TypeAlias = Callable[[Sequence[Cell], Path, Classes], Iterator[Cell]]
+"""Runs cells into a folder."""
+
+
+def in_this_process(cells: Sequence[Cell], folder: Path, classes: Classes) -> Iterator[Cell]:
+    """One after the other."""
+    for cell in cells:
+        run_cell(cell, folder, classes)
+        yield cell
+
+
+def in_processes(
+    jobs: int, cells: Sequence[Cell], folder: Path, classes: Classes
+) -> Iterator[Cell]:
+    """So many at a time. Classes of the caller must be importable from a module."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        futures = {pool.submit(run_cell, cell, folder, classes): cell for cell in cells}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                yield futures[future]
+        finally:
+            # After an error, or Ctrl-C, cells that run are finished, and no others begun.
+            pool.shutdown(cancel_futures=True)
+
+
+def executor(jobs: int) -> Executor:
+    """For so many processes."""
+    return in_this_process if jobs == 1 else partial(in_processes, jobs)
+
+
+def run_cell(cell: Cell, folder: Path, classes: Classes) -> None:
+    """Run a cell to its end, and leave its result in the folder. Raises `ScenarioError`, and what a
+    strategy in Python raises.
+    """
+    run, scenario = RunFolder(folder), cell.scenario
+    try:
+        simulation = LabCell(cell.description(), strategy_class(cell.strategy, classes))
+        events: list[dict[str, Any]] = []
+        changes: list[dict[str, Any]] = []
+        with ExitStack() as stack:
+            streams = {
+                name: stack.enter_context(run.stream(cell, name))
+                for name in STREAMED
+                if name in scenario.outputs
+            }
+            for time in _steps(scenario.duration):
+                progress = msgspec.json.decode(simulation.advance(time))
+                events += progress["events"]
+                changes += progress["changes"]
+                for name, stream in streams.items():
+                    stream.write(progress_rows(cell, progress, name))
+        result = msgspec.json.decode(simulation.finish())
+    except ValueError as error:
+        if isinstance(error, ScenarioError):
+            raise
+        raise LabError(f"{scenario.name}: {cell.strategy.label}: {error}") from error
+    result |= {"events": events, "changes": changes}
+    run.finish(cell, msgspec.json.encode(result))
+
+
+def strategy_class(strategy: Strategy, classes: Classes) -> type[PythonStrategy] | None:
+    """The class of a strategy in Python, None for others. Raises `LabError` when there is none."""
+    name = strategy.class_name
+    if name is None:
+        return None
+    if name in classes:
+        return classes[name]
+    module, _, attribute = name.partition(":")
+    try:
+        value = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise LabError(f"strategy class {name}: {error}") from None
+    if not callable(getattr(value, "pick", None)):
+        raise LabError(f"strategy class {name}: it has no method pick")
+    return value  # type: ignore[no-any-return]
+
+
+def _steps(duration: float) -> Iterator[float]:
+    """Ends of stretches that are run at once: rows of one are in memory."""
+    time = STRETCH
+    while time < duration:
+        yield time
+        time += STRETCH
+    yield duration
+
+
+STRETCH: Final = 10.0

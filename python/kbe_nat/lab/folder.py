@@ -1,0 +1,209 @@
+"""The folder of a run: the manifest, the results of each cell, and the tables of all cells.
+
+A cell's rows lie in `cells`, in files named by its key. Tables that grow with time are written
+while the cell runs, to files that end with `.part`; when the cell is done they get their names, and
+last the file with the cell's result appears, all by renaming. So a cell is finished exactly when
+that file exists: an interrupted run is taken up again with the cells that have none, and a finished
+cell is never measured twice. The tables of the run are put together from these files in the order
+of the cells, whatever the order in which they ended.
+"""
+
+import csv
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any, Final
+
+import msgspec
+
+from kbe_nat.errors import LabError
+from kbe_nat.lab.cells import Cell
+from kbe_nat.lab.scenario import Scenario
+from kbe_nat.lab.tables import STREAMED, TABLES, Row, cell_values, columns, result_rows
+
+FORMAT: Final = 1
+"""Of the folder."""
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """`manifest.json`: all that one needs to run it again, and to judge it."""
+
+    format: int
+    scenario: dict[str, Any]
+    scenario_hash: str
+    seed: int
+    started: str
+    """In UTC."""
+    machine: dict[str, Any]
+    folder: str
+    """Where paths of traces begin."""
+    cells: list[dict[str, Any]]
+    """Number, key, strategy, memory, repeat, seed and swept values of each."""
+
+
+def scenario_hash(scenario: Scenario) -> str:
+    """Equal for equal scenarios, whatever they are called and whatever they ask."""
+    values = msgspec.to_builtins(scenario) | {"name": "x", "question": "", "expect": ""}
+    # Read back as from a file: a whole number in a field of numbers is written in one way then.
+    values = msgspec.to_builtins(msgspec.convert(values, Scenario))
+    return hashlib.sha256(msgspec.json.encode(values, order="sorted")).hexdigest()[:16]
+
+
+class RunFolder:
+    """The folder of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._cells = path / "cells"
+
+    @property
+    def has_manifest(self) -> bool:
+        """Whether a run was begun here."""
+        return (self.path / MANIFEST).exists()
+
+    def manifest(self) -> Manifest:
+        """Raises `LabError` where there is none that can be read."""
+        path = self.path / MANIFEST
+        try:
+            manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+        except FileNotFoundError:
+            raise LabError(f"{self.path}: no run is here: {MANIFEST} is missing") from None
+        except msgspec.DecodeError as error:
+            raise LabError(f"{path}: {error}") from None
+        if manifest.format != FORMAT:
+            raise LabError(f"{path}: format {manifest.format} is not known")
+        return manifest
+
+    def begin(self, manifest: Manifest) -> None:
+        """Make the folder. Raises `LabError` when it holds something else."""
+        if self.path.exists() and any(self.path.iterdir()):
+            raise LabError(f"{self.path}: the folder is not empty, and holds no run")
+        self._cells.mkdir(parents=True, exist_ok=True)
+        text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+        write_whole(self.path / MANIFEST, text + b"\n")
+
+    def is_finished(self, cell: Cell) -> bool:
+        """Whether the cell has its result."""
+        return self._result_file(cell).exists()
+
+    def finish(self, cell: Cell, result: bytes) -> None:
+        """Put the cell's result down: it is finished."""
+        write_whole(self._result_file(cell), result)
+
+    def result(self, cell: Cell) -> dict[str, Any]:
+        """The result of a finished cell. Raises `LabError` for a file that was damaged."""
+        path = self._result_file(cell)
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        except (OSError, msgspec.DecodeError) as error:
+            raise LabError(f"{path}: {error}") from None
+
+    def stream(self, cell: Cell, table: str) -> "StreamedTable":
+        """A table of the cell that is written row by row."""
+        return StreamedTable(self._streamed_file(cell, table))
+
+    def tabulate(self, cells: Sequence[Cell], scenario: Scenario) -> list[str]:
+        """Put the tables together, and return their names. Memory: one cell's rows."""
+        names = [name for name in TABLES if name not in OPTIONAL or name in scenario.outputs]
+        with ExitStack() as stack:
+            writers = {
+                name: stack.enter_context(TableFile(self.table(name), _header(name, scenario)))
+                for name in names
+            }
+            for cell in cells:
+                head, result = cell_values(cell), self.result(cell)
+                for name, writer in writers.items():
+                    if name in STREAMED:
+                        rows = self._streamed_rows(cell, name)
+                    else:
+                        rows = result_rows(cell, result, name)
+                    writer.write((*head, *row) for row in rows)
+        dictionary = [
+            (name, column.name, column.type, column.unit, column.meaning)
+            for name in names
+            for column in columns(name, scenario)
+        ]
+        with TableFile(self.path / DICTIONARY, DICTIONARY_COLUMNS) as writer:
+            writer.write(dictionary)
+        return names
+
+    def table(self, name: str) -> Path:
+        """The file of a table."""
+        return self.path / f"{name}.csv"
+
+    def rows(self, name: str) -> Iterator[dict[str, str]]:
+        """The rows of a table, by column, as texts. Raises `LabError` where there is none."""
+        try:
+            with self.table(name).open(newline="") as lines:
+                yield from csv.DictReader(lines)
+        except FileNotFoundError:
+            raise LabError(f"{self.path}: the run has no table {name}") from None
+
+    def _streamed_rows(self, cell: Cell, table: str) -> Iterator[Row]:
+        with self._streamed_file(cell, table).open(newline="") as lines:
+            yield from map(tuple, csv.reader(lines))
+
+    def _result_file(self, cell: Cell) -> Path:
+        return self._cells / f"{cell.key}-{cell.repeat}.json"
+
+    def _streamed_file(self, cell: Cell, table: str) -> Path:
+        return self._cells / f"{cell.key}-{cell.repeat}-{table}.csv"
+
+
+class StreamedTable:
+    """Rows of one cell, in a file that gets its name when all are there."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._part = path.with_suffix(".part")
+
+    def __enter__(self) -> "StreamedTable":
+        self._file: IO[str] = self._part.open("w", newline="")
+        self._writer = csv.writer(self._file, lineterminator="\n")
+        return self
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Append rows."""
+        self._writer.writerows(rows)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        if kind is None:
+            self._part.replace(self._path)
+
+
+class TableFile(StreamedTable):
+    """The same with a header."""
+
+    def __init__(self, path: Path, header: Iterable[str]) -> None:
+        super().__init__(path)
+        self._header = tuple(header)
+
+    def __enter__(self) -> "TableFile":
+        super().__enter__()
+        self.write([self._header])
+        return self
+
+
+def write_whole(path: Path, text: bytes) -> None:
+    """A file that is there as a whole, or not at all."""
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _header(name: str, scenario: Scenario) -> Iterator[str]:
+    return (column.name for column in columns(name, scenario))
+
+
+MANIFEST: Final = "manifest.json"
+DICTIONARY: Final = "dictionary.csv"
+DICTIONARY_COLUMNS: Final = ("table", "column", "type", "unit", "meaning")
+OPTIONAL: Final = frozenset(("seconds", "tables", "backends"))

@@ -1,0 +1,104 @@
+"""Scenarios from files, from the gallery, and from values; their JSON schema.
+
+A mistake is one line: the file, the path of the field, and the reason.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from kbe_nat.errors import FileError, ScenarioError
+from kbe_nat.lab.scenario import Scenario
+from kbe_nat.lab.timeline import expand
+from kbe_nat.lab.validation import violations
+from kbe_nat.sources.manifests.documents import documents, reason_and_path
+
+GALLERY: Final = Path(__file__).parent / "gallery"
+
+
+def read_scenario(name: str) -> tuple[Scenario, Path]:
+    """The scenario of a file, or the gallery's of this name, with the folder that paths in it begin
+    at. Raises `ScenarioError`, and `FileError` for a file that cannot be read.
+    """
+    path = Path(name)
+    if path.exists() or "/" in name or path.suffix:
+        return scenario_of(_document(path), name), path.parent
+    entry = GALLERY / f"{name}.yaml"
+    if not entry.exists():
+        names = ", ".join(gallery())
+        raise ScenarioError(name, "", f"is no file, and no scenario of the gallery: {names}")
+    return scenario_of(_document(entry), entry.name), entry.parent
+
+
+def gallery() -> list[str]:
+    """The names of the scenarios that ship with the lab."""
+    return sorted(path.stem for path in GALLERY.glob("*.yaml"))
+
+
+def scenario_of(document: object, origin: str = "scenario") -> Scenario:
+    """A scenario from values as YAML or JSON have them. Raises `ScenarioError`."""
+    try:
+        scenario = msgspec.convert(document, Scenario)
+    except msgspec.ValidationError as error:
+        reason, path = reason_and_path(str(error))
+        raise ScenarioError(origin, path, reason) from None
+    check(scenario, origin)
+    return scenario
+
+
+def check(scenario: Scenario, origin: str = "scenario") -> None:
+    """Raises `ScenarioError` for the first contradiction."""
+    for path, reason in violations(scenario):
+        raise ScenarioError(origin, path, reason)
+    try:
+        expand(scenario)
+    except ScenarioError as error:
+        raise ScenarioError(origin, error.path, error.reason) from None
+
+
+def with_value(
+    document: Mapping[str, Any], path: str, value: object, origin: str
+) -> dict[str, Any]:
+    """A copy of a scenario's values in which the field at this path has another value. Raises
+    `ScenarioError` where there is no such field.
+    """
+    copy: Any = msgspec.json.decode(msgspec.json.encode(document))
+    steps: list[str | int] = [int(index) if index else name for name, index in STEP.findall(path)]
+    here = copy
+    for number, step in enumerate(steps):
+        is_there = isinstance(step, int) and isinstance(here, list) and step < len(here)
+        is_last = number == len(steps) - 1
+        if isinstance(step, str) and isinstance(here, dict):
+            # The last field may have its default, and not be written out.
+            is_there = is_last or step in here
+        if not is_there:
+            raise ScenarioError(origin, f"sweep: {path}", f"there is no {step}")
+        if is_last:
+            here[step] = value
+        else:
+            here = here[step]
+    result: dict[str, Any] = copy
+    return result
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a scenario's file."""
+    values = msgspec.json.schema(Scenario)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A scenario of kbe-nat lab",
+        **values,
+    }
+
+
+def _document(path: Path) -> object:
+    values = [value for value in documents(str(path)) if value is not None]
+    if len(values) != 1:
+        raise FileError(f"{path}: one scenario is expected, not {len(values)}")
+    return values[0]
+
+
+STEP: Final = re.compile(r"([a-z_]+)|\[(\d+)\]")

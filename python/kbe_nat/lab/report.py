@@ -1,0 +1,162 @@
+"""Results as tables of text. Every number is a mean over repeats with its 95 % interval."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from kbe_nat.errors import LabError
+from kbe_nat.lab.result import Result
+from kbe_nat.lab.statistics import Estimate, estimate
+
+Group: TypeAlias = tuple[Any, ...]
+"""The values by which rows are put together: all columns but the measured ones and the repeat."""
+
+
+class Page(NamedTuple):
+    """A table for people."""
+
+    title: str
+    columns: tuple[str, ...]
+    numbers: int
+    """How many columns at the end hold numbers."""
+    rows: list[tuple[str, ...]]
+
+
+def report(results: Sequence[Result]) -> list[Page]:
+    """Pages about one run, or about several of one scenario beside each other. Raises `LabError`
+    when they cannot be compared.
+    """
+    _check_comparable(results)
+    pages = [
+        _page(results, title, table, keys, measures)
+        for title, table, keys, measures in PAGES
+        if all(table in result.tables for result in results)
+    ]
+    return [page for page in pages if 0 < len(page.rows) <= LISTED]
+
+
+def _check_comparable(results: Sequence[Result]) -> None:
+    first, *others = results
+    for other in others:
+        if other.manifest.scenario_hash != first.manifest.scenario_hash:
+            raise LabError(
+                f"{other.folder.path} cannot be compared with {first.folder.path}: "
+                "the scenarios or their settings differ"
+            )
+
+
+def _page(
+    results: Sequence[Result],
+    title: str,
+    table: str,
+    keys: Sequence[str],
+    measures: Sequence[str],
+) -> Page:
+    sweeps = [sweep.field for sweep in results[0].scenario.sweep]
+    names = ["run"] * (len(results) > 1) + ["strategy", "memory", *sweeps, *keys]
+    groups: dict[Group, list[list[float]]] = {}
+    for result in results:
+        for row in result.rows(table):
+            row["run"] = str(result.folder.path)
+            group = tuple(row[name] for name in names)
+            samples = groups.setdefault(group, [[] for _ in measures])
+            for sample, measure in zip(samples, measures, strict=True):
+                if row[measure] is not None:
+                    sample.append(float(row[measure]))
+    constant = _constant(names, list(groups))
+    if constant:
+        title = f"{title} ({', '.join(constant.values())})"
+    columns = [name for name in names if name not in constant]
+    rows = [
+        (
+            *(_text(v) for name, v in zip(names, group, strict=True) if name not in constant),
+            *(_number(estimate(sample)) for sample in samples),
+        )
+        for group, samples in groups.items()
+        if any(samples)
+    ]
+    words = tuple(name.replace("_", " ") for name in (*columns, *measures))
+    return Page(title, words, len(measures), rows)
+
+
+def _constant(names: Sequence[str], groups: Sequence[Group]) -> dict[str, str]:
+    """Columns that say the same in each row, but for the strategy: a title says it once."""
+    if not groups:
+        return {}
+    columns: Iterable[tuple[str, tuple[Any, ...]]] = zip(
+        names, zip(*groups, strict=True), strict=True
+    )
+    return {
+        name: _text(values[0])
+        for name, values in columns
+        if name not in ("strategy", "event") and len(set(values)) == 1
+    }
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _number(value: Estimate | None) -> str:
+    return "-" if value is None else str(value)
+
+
+def headline(result: Result) -> Iterator[str]:
+    """The run in words."""
+    manifest, scenario = result.manifest, result.scenario
+    machine = manifest.machine
+    yield f"{scenario.name}: {scenario.question}" if scenario.question else scenario.name
+    if scenario.expect:
+        yield f"Expected: {scenario.expect}"
+    yield (
+        f"{len(manifest.cells)} cells, {scenario.repeats} repeats from seed {scenario.seed}; "
+        f"kbe-nat {machine['kbe_nat']}, {machine['cpu']}, Linux {machine['kernel']}. "
+        "Means over repeats with 95 % intervals."
+    )
+
+
+LISTED = 400
+"""Rows of a page at most: a longer one is for programs to read, from the table's file."""
+PAGES: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
+    (
+        "Balance",
+        "balance",
+        ("service", "quantity", "window"),
+        ("max_over_mean", "cv", "jain"),
+    ),
+    (
+        "Shares of connections",
+        "backends",
+        ("service", "backend"),
+        ("connections_share",),
+    ),
+    (
+        "Connections",
+        "outcomes",
+        ("service",),
+        ("offered", "served", "refused", "lost", "moved", "affinity_breaks"),
+    ),
+    (
+        "Events",
+        "events",
+        ("time", "event"),
+        ("live", "moved", "broken", "minimum", "keys_moved", "keys_minimum"),
+    ),
+    (
+        "Tables",
+        "totals",
+        (),
+        ("flows_peak", "memory_bytes", "evicted", "flood", "flood_admitted"),
+    ),
+    (
+        "Processor time, ns",
+        "costs",
+        (),
+        ("packet_ns", "first_packet_ns", "cell_ns"),
+    ),
+    (
+        "Changes, processor time in ns",
+        "changes",
+        ("time", "event"),
+        ("services", "build_ns", "change_ns"),
+    ),
+)

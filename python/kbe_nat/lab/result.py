@@ -1,0 +1,127 @@
+"""The results of a run: tables as frames, and two runs compared."""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from kbe_nat.errors import LabError
+from kbe_nat.lab.folder import Manifest, RunFolder
+from kbe_nat.lab.reading import scenario_of
+from kbe_nat.lab.scenario import Scenario
+from kbe_nat.lab.tables import TABLES, TIMED, columns
+
+if TYPE_CHECKING:
+    import polars
+
+
+class Result:
+    """The folder of a finished run."""
+
+    def __init__(self, directory: str | Path) -> None:
+        """Raises `LabError` where no run is."""
+        self.folder = RunFolder(Path(directory))
+        self.manifest: Manifest = self.folder.manifest()
+        self.keep_alive: object = None
+        """The temporary folder, where there is one."""
+
+    @cached_property
+    def scenario(self) -> Scenario:
+        """The scenario that was run."""
+        return scenario_of(self.manifest.scenario, str(self.folder.path))
+
+    @property
+    def tables(self) -> list[str]:
+        """Names of the tables that there are."""
+        return [name for name in TABLES if self.folder.table(name).exists()]
+
+    def rows(self, table: str) -> Iterator[dict[str, Any]]:
+        """The rows of a table by column; None where there is nothing to measure. Raises `LabError`
+        where there is no such table.
+        """
+        self._check(table)
+        readers = [(column.name, READERS[column.type]) for column in columns(table, self.scenario)]
+        for row in self.folder.rows(table):
+            yield {name: read(row[name]) if row[name] else None for name, read in readers}
+
+    def frame(self, table: str) -> "polars.DataFrame":
+        """A table as a polars frame, of which `to_pandas()` makes one of pandas. Raises `LabError`
+        where there is no such table, or no polars (`pip install kbe-nat[lab]`).
+        """
+        self._check(table)
+        return _frame(self.folder, table, self.scenario)
+
+    def _check(self, table: str) -> None:
+        if table not in self.tables:
+            listing = ", ".join(self.tables)
+            raise LabError(f"{self.folder.path}: no table {table}; there are {listing}")
+
+
+def differences(first: Result, second: Result, limit: int = 20) -> list[str]:
+    """The differences between two runs of one scenario: facts of the machines, then rows, `limit`
+    of them for each table at most. Tables of processor time are not compared.
+    """
+    lines = []
+    here, there = first.manifest, second.manifest
+    if here.scenario_hash != there.scenario_hash:
+        raise LabError("the runs are of different scenarios")
+    for name in ("kbe_nat", "git", "kernel", "cpu", "python"):
+        old, new = here.machine.get(name), there.machine.get(name)
+        if old != new:
+            lines.append(f"manifest: {name} was {old} and is {new}")
+    for table in first.tables:
+        if table not in TIMED:
+            lines += _row_differences(table, first, second, limit)
+    return lines
+
+
+def has_different_rows(lines: Sequence[str]) -> bool:
+    """Whether `differences` told of any but the machines."""
+    return any(not line.startswith("manifest: ") for line in lines)
+
+
+def _row_differences(table: str, first: Result, second: Result, limit: int) -> list[str]:
+    lines: list[str] = []
+    count = 0
+    pairs = zip_longest(first.folder.rows(table), second.folder.rows(table))
+    for number, (old, new) in enumerate(pairs, 2):
+        if old == new:
+            continue
+        count += 1
+        if count > limit:
+            continue
+        if old is None or new is None:
+            lines.append(f"{table}: line {number} is missing in one of them")
+            continue
+        parts = (f"{name} {old[name]} -> {new[name]}" for name in old if old[name] != new[name])
+        lines.append(f"{table}: line {number}: {', '.join(parts)}")
+    if count > limit:
+        lines.append(f"{table}: {count - limit} more rows differ")
+    return lines
+
+
+def write_parquet(run: RunFolder, names: Sequence[str], scenario: Scenario) -> None:
+    """Each table once more as Parquet, where polars is installed."""
+    try:
+        import polars  # noqa: F401
+    except ImportError:
+        return
+    for name in names:
+        target = run.table(name).with_suffix(".parquet")
+        part = target.with_suffix(".part")
+        _frame(run, name, scenario).write_parquet(part)
+        part.replace(target)
+
+
+def _frame(run: RunFolder, table: str, scenario: Scenario) -> "polars.DataFrame":
+    try:
+        import polars
+    except ImportError:
+        raise LabError("frames need polars: pip install 'kbe-nat[lab]'") from None
+    types = {"text": polars.String, "integer": polars.UInt64, "number": polars.Float64}
+    schema = {column.name: types[column.type] for column in columns(table, scenario)}
+    return polars.read_csv(run.table(table), schema=schema)
+
+
+READERS: Final = {"text": str, "integer": int, "number": float}

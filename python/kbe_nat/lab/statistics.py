@@ -1,0 +1,75 @@
+"""Means over seeds, and how sure they are.
+
+Repeats are independent: each has its own seed. Packets and connections of one repeat are not, so
+intervals are over repeats, by Student's t, which is exact for normal measures and good for means of
+others. With one repeat there is no interval.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Estimate(NamedTuple):
+    """A mean with the half of its 95 % confidence interval."""
+
+    mean: float
+    half: float | None
+    repeats: int
+
+    def __str__(self) -> str:
+        if self.half is None:
+            return figure(self.mean)
+        return f"{figure(self.mean)} ±{figure(self.half)}"
+
+
+def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate | None:
+    """The mean of repeats; None without any."""
+    count = len(values)
+    if not count:
+        return None
+    mean = math.fsum(values) / count
+    if count == 1:
+        return Estimate(mean, None, 1)
+    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
+    quantile = student_quantile((1 + confidence) / 2, count - 1)
+    return Estimate(mean, quantile * math.sqrt(variance / count), count)
+
+
+def student_quantile(chance: float, freedom: int) -> float:
+    """Where Student's distribution function reaches a chance above a half, by bisection."""
+    low, high = 0.0, 1.0
+    while student_chance(high, freedom) < chance:
+        low, high = high, high * 2
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if student_chance(middle, freedom) < chance else (low, middle)
+    return (low + high) / 2
+
+
+def student_chance(value: float, freedom: int) -> float:
+    """Student's distribution function at a value that is not negative, by its finite series
+    (Abramowitz and Stegun, 26.7.3 and 26.7.4).
+    """
+    angle = math.atan(value / math.sqrt(freedom))
+    square = math.cos(angle) ** 2
+    if freedom % 2:
+        term = total = math.cos(angle) if freedom > 1 else 0.0
+        for n in range(3, freedom - 1, 2):
+            term *= square * (n - 1) / n
+            total += term
+        central = 2 / math.pi * (angle + math.sin(angle) * total)
+    else:
+        term = total = 1.0
+        for n in range(2, freedom - 1, 2):
+            term *= square * (n - 1) / n
+            total += term
+        central = math.sin(angle) * total
+    return (1 + central) / 2
+
+
+def figure(value: float) -> str:
+    """Four digits or more."""
+    if abs(value) >= 1000 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:.4g}"

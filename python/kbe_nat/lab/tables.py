@@ -1,0 +1,240 @@
+"""The tables of a run: columns with types and units, which are the data dictionary too.
+
+Tables are tidy: one row is one observation, and begins with the columns of its cell (`CELL`, and a
+column for each field that a sweep varies). Tables in `TIMED` hold processor time, which no two runs
+share; all others are equal for equal seeds.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+from kbe_nat.lab.cells import Cell
+from kbe_nat.lab.scenario import Scenario, Service
+
+
+class Column(NamedTuple):
+    """A column of a table."""
+
+    name: str
+    type: Literal["text", "integer", "number"]
+    unit: str
+    """Empty for texts and plain counts of nothing."""
+    meaning: str
+
+
+Row: TypeAlias = tuple[str | int | float | None, ...]
+"""Values by column; None where there is nothing to measure."""
+
+
+def _balance(prefix: str, subject: str) -> tuple[Column, ...]:
+    return (
+        Column(
+            f"{prefix}max_over_mean", "number", "ratio", f"{subject}: largest over mean; 1: even"
+        ),
+        Column(f"{prefix}cv", "number", "ratio", f"{subject}: coefficient of variation; 0: even"),
+        Column(f"{prefix}jain", "number", "ratio", f"{subject}: Jain's index; 1: even"),
+    )
+
+
+def _got(quantity: str, unit: str, meaning: str) -> tuple[Column, Column]:
+    fair = "its fair share of them while it was listed"
+    return (
+        Column(quantity, "number", unit, meaning),
+        Column(f"{quantity}_fair", "number", unit, fair),
+    )
+
+
+CELL: Final = (
+    Column("strategy", "text", "", "the strategy with its parameters"),
+    Column("memory", "text", "", "where connections are remembered: conntrack, none, jet"),
+    Column("repeat", "integer", "", "which of the scenario's seeds, from 0"),
+    Column("seed", "integer", "", "the seed of the cell"),
+)
+_SERVICE: Final = Column("service", "text", "", "the Service, or all that are alike")
+_TIME: Final = Column("time", "number", "s", "seconds of the driven clock from the start")
+_EVENT: Final = Column("event", "text", "", "the event in words")
+TABLES: Final[Mapping[str, tuple[Column, ...]]] = {
+    "balance": (
+        _SERVICE,
+        Column("quantity", "text", "", "connections and bytes by weight, load by capacity"),
+        Column("window", "text", "", "run: over the whole run; second: mean of all seconds"),
+        *_balance("", "what backends got against their fair shares"),
+    ),
+    "outcomes": (
+        _SERVICE,
+        Column("offered", "integer", "connections", "begun: the sum of served, refused and lost"),
+        Column("served", "integer", "connections", "not disturbed until their end or the run's"),
+        Column("open", "integer", "connections", "of those served, not yet ended with the run"),
+        Column("refused", "integer", "connections", "whose first packet was not sent on"),
+        Column("lost", "integer", "connections", "ended by a dead backend, a move or a table"),
+        Column("moved", "integer", "packets", "that came to another backend than those before"),
+        Column("affinity_breaks", "integer", "connections", "not with their client's backend"),
+        Column(
+            "affinity_breaks_minimum",
+            "integer",
+            "connections",
+            "of these, those whose former backend was dead or not listed",
+        ),
+    ),
+    "events": (
+        _TIME,
+        _EVENT,
+        Column("live", "integer", "connections", "established before the event"),
+        Column("moved", "integer", "connections", "of these, sent to another backend after it"),
+        Column("broken", "integer", "connections", "of these, ended by it"),
+        Column(
+            "minimum",
+            "integer",
+            "connections",
+            "of these, on backends that died in it: must move or end",
+        ),
+        Column("keys_moved", "number", "share", "of all possible flows, choice changed"),
+        Column("keys_minimum", "number", "share", "of all possible flows, change unavoidable"),
+    ),
+    "totals": (
+        Column("packets", "integer", "packets", "that the simulation sent"),
+        Column("flows_peak", "integer", "flows", "most at once in the tables of all nodes"),
+        Column("memory_bytes", "integer", "bytes", "of these flows: see docs/research.md"),
+        Column("expired", "integer", "flows", "that have timed out"),
+        Column("evicted", "integer", "flows", "that made room for others"),
+        Column("flood", "integer", "packets", "of floods"),
+        Column("flood_admitted", "integer", "packets", "of floods that came to a backend"),
+    ),
+    "costs": (
+        Column("packet_ns", "number", "ns", "processor time of a packet of a known connection"),
+        Column("first_packet_ns", "number", "ns", "processor time of a connection's first packet"),
+        Column("cell_ns", "number", "ns", "processor time of the whole cell, for each packet"),
+    ),
+    "changes": (
+        _TIME,
+        _EVENT,
+        Column("services", "integer", "Services", "that were built anew"),
+        Column("build_ns", "integer", "ns", "processor time of building their balancers"),
+        Column("change_ns", "integer", "ns", "processor time of changing all nodes' tables"),
+    ),
+    "backends": (
+        _SERVICE,
+        Column("backend", "integer", "", "its position, from 0"),
+        *_got("connections", "connections", "that it got"),
+        Column("connections_share", "number", "share", "of all connections of the Service"),
+        *_got("bytes", "bytes", "that it answered"),
+        *_got("load", "connections", "alive at the ends of seconds, in the mean"),
+    ),
+    "seconds": (
+        _TIME,
+        _SERVICE,
+        Column("connections", "integer", "connections", "admitted in this second"),
+        *_balance("connections_", "these by weight"),
+        Column("bytes", "number", "bytes", "answered in this second"),
+        *_balance("bytes_", "these by weight"),
+        Column("load", "integer", "connections", "alive at its end"),
+        *_balance("load_", "these by capacity"),
+        Column("refused", "integer", "connections", "refused in this second"),
+        Column("lost", "integer", "connections", "lost in this second"),
+    ),
+    "tables": (
+        _TIME,
+        Column("flows", "integer", "flows", "in the tables of all nodes"),
+        Column("expired", "integer", "flows", "timed out since the start"),
+        Column("evicted", "integer", "flows", "that made room since the start"),
+    ),
+}
+TIMED: Final = ("costs", "changes")
+"""Tables that no two runs share."""
+STREAMED: Final = ("seconds", "tables")
+"""Tables that grow with the run, and are written while it goes on."""
+
+
+def columns(table: str, scenario: Scenario) -> tuple[Column, ...]:
+    """All columns of a table in a run of this scenario."""
+    sweeps = (
+        Column(sweep.field, _type(sweep.values), "", "the field that is varied")
+        for sweep in scenario.sweep
+    )
+    return (*CELL, *sweeps, *TABLES[table])
+
+
+def cell_values(cell: Cell) -> Row:
+    """The columns of a cell."""
+    return (
+        cell.strategy.label,
+        cell.memory,
+        cell.repeat,
+        cell.seed,
+        *(cell.sweep[sweep.field] for sweep in cell.scenario.sweep),
+    )
+
+
+def progress_rows(cell: Cell, progress: Mapping[str, Any], table: str) -> Iterator[Row]:
+    """Rows of a table that grows with time."""
+    for row in progress[table]:
+        if table == "seconds":
+            service = cell.scenario.services[row["service"]].name
+            yield (
+                row["time"],
+                service,
+                row["connections"],
+                *_indices(row["connections_balance"]),
+                row["bytes"],
+                *_indices(row["bytes_balance"]),
+                row["load"],
+                *_indices(row["load_balance"]),
+                row["refused"],
+                row["lost"],
+            )
+        else:
+            yield tuple(row[column.name] for column in TABLES[table])
+
+
+def result_rows(cell: Cell, result: Mapping[str, Any], table: str) -> Iterator[Row]:
+    """Rows of a table that is known at the end."""
+    services = cell.scenario.services
+    names = [column.name for column in TABLES[table]]
+    if table == "balance":
+        for row in result["services"]:
+            for quantity in ("connections", "bytes", "load"):
+                for window, indices in zip(("run", "second"), row[quantity], strict=True):
+                    yield (services[row["service"]].name, quantity, window, *_indices(indices))
+    elif table == "totals":
+        totals = result["totals"]
+        memory = round(totals["flows_peak"] * BYTES_PER_FLOW[cell.memory])
+        yield tuple(memory if name == "memory_bytes" else totals[name] for name in names)
+    elif table == "costs":
+        yield tuple(result["cost"][name] for name in names)
+    elif table == "backends":
+        yield from _backend_rows(names, result["backends"], services)
+    else:
+        # Rows of changes have a number of Services under this name, not a position.
+        has_service = _SERVICE in TABLES[table]
+        for row in result["services" if table == "outcomes" else table]:
+            named = row | {"service": services[row["service"]].name} if has_service else row
+            yield tuple(named[name] for name in names)
+
+
+def _backend_rows(
+    names: Sequence[str], rows: Sequence[Mapping[str, Any]], services: Sequence[Service]
+) -> Iterator[Row]:
+    totals = [0.0] * len(services)
+    for row in rows:
+        totals[row["service"]] += row["connections"]
+    for row in rows:
+        place = row["service"]
+        share = row["connections"] / totals[place] if totals[place] else None
+        named = dict(row) | {"service": services[place].name, "connections_share": share}
+        yield tuple(named[name] for name in names)
+
+
+def _indices(balance: Mapping[str, float] | None) -> Row:
+    if balance is None:
+        return (None, None, None)
+    return (balance["max_over_mean"], balance["cv"], balance["jain"])
+
+
+def _type(values: tuple[Any, ...]) -> Literal["text", "integer", "number"]:
+    if any(isinstance(value, str) for value in values):
+        return "text"
+    return "integer" if all(isinstance(value, int) for value in values) else "number"
+
+
+BYTES_PER_FLOW: Final = {"conntrack": 133.4, "jet": 20.0, "none": 0.0}
+"""Of the engine's table with its index, and of a key, a backend and their place in JET's."""

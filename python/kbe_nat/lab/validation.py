@@ -1,0 +1,176 @@
+"""Contradictions between the fields of a scenario, with the path of the field at fault."""
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from typing import Final
+
+from kbe_nat._native import TIMEOUTS
+from kbe_nat.lab.scenario import (
+    Closed,
+    Distribution,
+    NewStrategy,
+    NodeLoss,
+    Samples,
+    Scenario,
+    Strategy,
+    StrategyChoice,
+    Traffic,
+    Uniform,
+)
+from kbe_nat.model import Strategy as EngineStrategy
+
+LAB_STRATEGIES: Final = ("modulo", "ring", "jump", "anchor", "bounded", "lcd", "peak-ewma")
+"""Strategies that only the lab has."""
+MAPPINGS: Final = frozenset(
+    ("mh", "rendezvous", "sh", "modulo", "ring", "jump", "anchor", "python")
+)
+"""Strategies whose choices may follow from the flow alone."""
+PARAMETERS: Final[Mapping[str, str]] = {
+    "table_size": "mh",
+    "virtual_nodes": "ring bounded",
+    "epsilon": "bounded",
+    "draws": "lcd",
+    "buckets": "anchor",
+    "decay": "peak-ewma",
+    "class_name": "python",
+}
+"""The strategies that each parameter is for."""
+
+
+def violations(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    """Path and reason of each contradiction."""
+    return chain(
+        _services(scenario),
+        _strategies(scenario),
+        _traffic(scenario),
+        _timeline(scenario),
+        _settings(scenario),
+    )
+
+
+def choice(value: StrategyChoice) -> Strategy:
+    """A strategy that may be told by its name alone."""
+    return Strategy(value) if isinstance(value, str) else value
+
+
+def _services(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    seen: set[str] = set()
+    for place, service in enumerate(scenario.services):
+        path = f"services[{place}]"
+        if service.name in seen:
+            yield f"{path}.name", f"another Service is named {service.name}"
+        seen.add(service.name)
+        if not any(backends.weight and backends.count for backends in service.backends):
+            yield f"{path}.backends", "no backend has weight"
+        if service.count * sum(backends.count for backends in service.backends) > MAX_BACKENDS:
+            yield f"{path}.count", f"more than {MAX_BACKENDS:,} backends"
+
+
+def _strategies(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    labels: set[str] = set()
+    for place, value in enumerate(scenario.strategies):
+        path, strategy = f"strategies[{place}]", choice(value)
+        yield from _strategy(path, strategy)
+        if strategy.label in labels:
+            yield path, f"{strategy.label} is there twice"
+        labels.add(strategy.label)
+        needs_mapping = [memory for memory in scenario.memory if memory != "conntrack"]
+        if needs_mapping and strategy.name not in MAPPINGS:
+            yield (
+                "memory",
+                f"{needs_mapping[0]} needs a strategy that goes by the flow alone; "
+                f"{path} is {strategy.name}",
+            )
+
+
+def _strategy(path: str, strategy: Strategy) -> Iterator[tuple[str, str]]:
+    names = (*EngineStrategy, *LAB_STRATEGIES, "python")
+    if strategy.name not in names:
+        listing = ", ".join(names)
+        yield f"{path}.name", f"no strategy is named {strategy.name}; there are {listing}"
+        return
+    for field, owners in PARAMETERS.items():
+        if getattr(strategy, field) is not None and strategy.name not in owners.split():
+            name = "class" if field == "class_name" else field
+            yield f"{path}.{name}", f"{strategy.name} has no such parameter"
+    if strategy.name == "python" and strategy.class_name is None:
+        yield f"{path}.class", "is missing"
+    if strategy.table_size is not None and not _is_prime(strategy.table_size):
+        yield f"{path}.table_size", f"{strategy.table_size} is not prime"
+
+
+def _traffic(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    services = {service.name for service in scenario.services}
+    protocols: dict[str, str] = {}
+    for place, traffic in enumerate(scenario.traffic):
+        path = f"traffic[{place}]"
+        if traffic.service not in services:
+            yield f"{path}.service", f"no Service is named {traffic.service}"
+        protocol = "udp" if traffic.kind.startswith("udp") else "tcp"
+        if protocols.setdefault(traffic.service, protocol) != protocol:
+            yield f"{path}.kind", f"{traffic.service} has TCP and UDP traffic: make it two Services"
+        if traffic.kind == "syn-flood" and isinstance(traffic.arrivals, Closed):
+            yield f"{path}.arrivals", "a flood waits for nobody: no closed loop"
+        stop = scenario.duration if traffic.stop is None else traffic.stop
+        if stop > scenario.duration:
+            yield f"{path}.stop", "behind the end of the scenario"
+        if stop <= traffic.start:
+            yield f"{path}.start", "nothing starts before the end"
+        yield from _distributions(path, traffic)
+
+
+def _distributions(path: str, traffic: Traffic) -> Iterator[tuple[str, str]]:
+    rows: list[tuple[str, Distribution]] = [("size", traffic.size), ("lifetime", traffic.lifetime)]
+    if isinstance(traffic.arrivals, Closed):
+        rows.append(("arrivals.think", traffic.arrivals.think))
+    for field, distribution in rows:
+        match distribution:
+            case Uniform(low=low, high=high) if low > high:
+                yield f"{path}.{field}.low", "above high"
+            case Samples(file=file, values=values) if bool(file) == bool(values):
+                yield f"{path}.{field}", "either a file or values"
+            case Samples(file=file, column="") if file:
+                yield f"{path}.{field}.column", "is missing"
+
+
+def _timeline(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    services = {service.name for service in scenario.services}
+    for place, event in enumerate(scenario.timeline):
+        path = f"timeline[{place}]"
+        if event.at > scenario.duration:
+            yield f"{path}.at", "behind the end of the scenario"
+        if isinstance(event, NodeLoss):
+            if event.node >= scenario.nodes.count:
+                yield f"{path}.node", f"there are {scenario.nodes.count} nodes, from 0"
+            continue
+        if event.service not in services:
+            yield f"{path}.service", f"no Service is named {event.service}"
+            continue
+        if isinstance(event, NewStrategy):
+            strategy = choice(event.strategy)
+            yield from _strategy(f"{path}.strategy", strategy)
+            if set(scenario.memory) != {"conntrack"} and strategy.name not in MAPPINGS:
+                yield f"{path}.strategy", "without conntrack it must go by the flow alone"
+
+
+def _settings(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    for name, seconds in scenario.timeouts.items():
+        if name not in TIMEOUTS:
+            yield f"timeouts.{name}", "no timeout has this name"
+        elif seconds > YEAR:
+            yield f"timeouts.{name}", "more than a year"
+    for place, sweep in enumerate(scenario.sweep):
+        if not SWEEP_PATH.fullmatch(sweep.field):
+            yield f"sweep[{place}].field", f"{sweep.field!r} is no path of a field"
+
+
+def _is_prime(number: int) -> bool:
+    if number < 4:
+        return number > 1
+    return number % 2 == 1 and all(number % n for n in range(3, int(number**0.5) + 1, 2))
+
+
+MAX_BACKENDS: Final = 1 << 20
+YEAR: Final = 31_536_000
+SWEEP_PATH: Final = re.compile(r"[a-z_]+(\[\d+\])*(\.[a-z_]+(\[\d+\])*)*")

@@ -1,0 +1,122 @@
+"""`kbe-nat lab` on the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.scenarios import poisson, scenario, service
+from kbe_nat import lab
+from kbe_nat.__main__ import main
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "small.yaml"
+    path.write_text(json.dumps(scenario(strategies=["rr", "mh"], repeats=2, question="Why?")))
+    return str(path)
+
+
+def test_list_show_and_schema(capsys: pytest.CaptureFixture[str], file: str) -> None:
+    assert main(["lab", "list", "-o", "name"]) == 0
+    assert capsys.readouterr().out.split() == lab.gallery()
+    assert main(["lab", "list", "-o", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {"name", "question", "expect"} == set(rows[0])
+    assert main(["lab", "list"]) == 0
+    assert "How evenly does the page's Service split" in capsys.readouterr().out
+    assert main(["lab", "show", file, "-o", "json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["limits"]["max_flows"] == 1_048_576
+    assert main(["lab", "show", "seed"]) == 0
+    (Path(file).parent / "copy.yaml").write_text(capsys.readouterr().out)
+    assert lab.read_scenario(str(Path(file).parent / "copy.yaml"))[0].name == "seed"
+    assert main(["lab", "schema"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(lab.schema()))
+
+
+def test_validate(capsys: pytest.CaptureFixture[str], tmp_path: Path, file: str) -> None:
+    assert main(["lab", "validate", file, "seed"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{file}: small is valid",
+        "seed: seed is valid",
+    ]
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(json.dumps(scenario(services=[{"name": "web", "backends": [{"count": "x"}]}])))
+    assert main(["lab", "validate", str(wrong)]) == 2
+    complaint = "services[0].backends[0].count: expected int, got str"
+    assert capsys.readouterr().err == f"kbe-nat: {wrong}: {complaint}\n"
+    assert main(["lab", "validate", "nothing"]) == 2
+    assert "is no file, and no scenario of the gallery: affinity, " in capsys.readouterr().err
+
+
+def test_run_report_and_reproduce(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, file: str
+) -> None:
+    folder = tmp_path / "run"
+    assert main(["lab", "run", file, "-d", str(folder), "--seed", "3"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("small: Why?\n4 cells, 2 repeats from seed 3; kbe-nat ")
+    assert "Balance (conntrack, web)" in out
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["seed"] == 3
+    for name in ("kbe_nat", "git", "kernel", "cpu", "mitigations", "command"):
+        assert name in manifest["machine"]
+    assert main(["lab", "report", str(folder), "-o", "json"]) == 0
+    pages = json.loads(capsys.readouterr().out)
+    assert [page["title"].partition(" (")[0] for page in pages][:2] == [
+        "Balance",
+        "Shares of connections",
+    ]
+    assert main(["lab", "reproduce", str(folder)]) == 0
+    assert capsys.readouterr().out.startswith("All tables are equal")
+    table = folder / "balance.csv"
+    table.write_text(table.read_text().replace("rr,conntrack,0", "rr,conntrack,1", 1))
+    assert main(["lab", "reproduce", str(folder)]) == 1
+    assert capsys.readouterr().out == "balance: line 2: repeat 1 -> 0\n"
+
+
+def test_runs_are_compared_where_they_can_be(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, file: str
+) -> None:
+    first, second, other = (str(tmp_path / name) for name in ("a", "b", "c"))
+    for arguments in ([first], [second], [other, "--repeats", "1"]):
+        assert main(["lab", "run", file, "-d", *arguments]) == 0
+    capsys.readouterr()
+    assert main(["lab", "report", first, second]) == 0
+    out = capsys.readouterr().out
+    assert first in out and second in out
+    assert main(["lab", "report", first, other]) == 2
+    assert "the scenarios or their settings differ" in capsys.readouterr().err
+    assert main(["lab", "report", str(tmp_path)]) == 2
+    assert "no run is here: manifest.json is missing" in capsys.readouterr().err
+
+
+def test_a_strategy_in_python_beside_the_scenario(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found in the working directory, by processes too."""
+    (tmp_path / "mine.py").write_text(
+        "class First:\n"
+        "    def __init__(self, backends, seed):\n        self.seed = seed\n"
+        "    def pick(self, hash, loads):\n        return 0\n"
+    )
+    values = scenario(strategies=[{"name": "python", "class": "mine:First"}], repeats=2)
+    (tmp_path / "x.yaml").write_text(json.dumps(values))
+    monkeypatch.chdir(tmp_path)
+    assert main(["lab", "run", "x.yaml", "-d", "run", "-j", "2"]) == 0
+    assert "python(class=mine:First)  0                     1 ±0" in capsys.readouterr().out
+
+
+def test_frames(tmp_path: Path) -> None:
+    polars = pytest.importorskip("polars")
+    result = lab.run(scenario(services=[service(3)], traffic=[poisson(50)]), tmp_path / "run")
+    frame = result.frame("balance")
+    assert frame.columns[-3:] == ["max_over_mean", "cv", "jain"]
+    assert frame["repeat"].dtype == polars.UInt64
+    assert frame.height == 6
+    written = polars.read_parquet(tmp_path / "run" / "balance.parquet")
+    assert written.equals(frame)
+    assert result.frame("seconds")["time"].to_list() == [float(n) for n in range(1, 11)]
+    with pytest.raises(lab.LabError, match="no table xyz; there are balance, outcomes"):
+        result.frame("xyz")
