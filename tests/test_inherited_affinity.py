@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from kbe_nat import Engine
+from kbe_nat.daemon import inherited_affinity
 from kbe_nat.daemon.inherited_affinity import Jiffies, inherit_affinity
 from kbe_nat.engine_tables import native_tables
+from kbe_nat.errors import RulesError
 from kbe_nat.family import Family
 from kbe_nat.kubeproxy import names
 from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
@@ -81,3 +83,22 @@ def test_f93_a_client_counts_as_seen_just_now_where_no_clock_tells(tmp_path: Pat
 
 def test_without_kube_proxy_there_is_nothing_to_inherit(tmp_path: Path) -> None:
     assert inherited(tmp_path) == (0, 0)
+
+
+class Refusing:
+    """Tables of a kernel that shows their names and no more."""
+
+    def names(self, family: int) -> list[tuple[str, bool]]:
+        return [("kube-proxy", False)]
+
+    def addresses(self, table: object, name: str) -> list[tuple[str, float | None]]:
+        raise RulesError("Interrupted system call")
+
+
+def test_a_kernel_that_refuses_keeps_no_daemon_from_serving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(inherited_affinity, "NftTables", Refusing)
+    remember(tmp_path, BACKENDS[0], "192.0.2.1 ttl: 64 last_seen: 17")
+    assert inherited(tmp_path) == (1, 1)
+    assert "taken over in part: Interrupted system call" in caplog.text

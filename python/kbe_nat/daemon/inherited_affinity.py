@@ -9,6 +9,7 @@ asked for by its name, and nothing of kube-proxy's is listed as a whole or chang
   /proc/timer_list. Where the kernel does not show that, a client counts as seen just now.
 """
 
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from kbe_nat._native import Engine, NftTable, NftTables
 from kbe_nat.errors import RulesError
 from kbe_nat.family import Family
 from kbe_nat.kubeproxy import names
-from kbe_nat.policy.plan import Backend, Plan, PlannedPort
+from kbe_nat.policy.plan import Backend, BackendAddress, Plan, PlannedPort
 
 
 class Client(NamedTuple):
@@ -69,17 +70,24 @@ def inherit_affinity(engine: Engine, plan: Plan, proc: Path = Path("/proc")) -> 
         return 0
     bound = 0
     for memory in [*_sets(), *_lists(proc)]:
-        for port in ports:
-            for backend in {*port.cluster_backends, *port.local_backends}:
-                for client in memory(port, backend):
-                    bound += engine.bind_client(
-                        port.name,
-                        client.address,
-                        backend.key,
-                        time.monotonic_ns(),
-                        seconds=client.seconds,
-                    )
+        try:
+            for name, key, client in _clients(ports, memory):
+                now = time.monotonic_ns()
+                bound += engine.bind_client(name, client.address, key, now, seconds=client.seconds)
+        except RulesError as error:
+            # Serving matters more than where a client went before.
+            LOG.warning("kube-proxy's session affinity is taken over in part: %s", error)
     return bound
+
+
+def _clients(
+    ports: list[PlannedPort], memory: Memory
+) -> Iterator[tuple[str, BackendAddress, Client]]:
+    """The clients that are remembered, with their service port and endpoint."""
+    for port in ports:
+        for backend in {*port.cluster_backends, *port.local_backends}:
+            for client in memory(port, backend):
+                yield port.name, backend.key, client
 
 
 def _sets() -> Iterator[Memory]:
@@ -129,6 +137,7 @@ def _lists(proc: Path) -> Iterator[Memory]:
     yield clients
 
 
+LOG: Final = logging.getLogger("kbe_nat.daemon")
 TABLE: Final = "kube-proxy"
 JIFFIES: Final = re.compile(r"^jiffies: (\d+)$", re.MULTILINE)
 SEEN: Final = re.compile(r"^src=(\S+) .*last_seen: (\d+)", re.MULTILINE)
