@@ -78,7 +78,10 @@ class Traffic:
         self.before, self._seconds = self.counts, now - self.moment if self.moment else 0.0
         self.moment = now
         self.services = {(service.name, service.family): service for service in stats.services}
-        self.counts = {key: counts_of(service) for key, service in self.services.items()}
+        self.counts = {
+            key: counts_of(service, sum(service.refused.values()))
+            for key, service in self.services.items()
+        }
         self._sum()
 
     def forget(self) -> None:
@@ -127,9 +130,8 @@ class Traffic:
         return three_digits(max(0, count - self._causes_before.get(cause, 0)) / self._seconds)
 
 
-def counts_of(stats: ServiceStats | BackendStats) -> Counts:
-    """The counters of one service port or backend."""
-    refused = sum(stats.refused.values()) if isinstance(stats, ServiceStats) else 0
+def counts_of(stats: ServiceStats | BackendStats, refused: int = 0) -> Counts:
+    """The counters of one service port or backend; backends refuse nothing."""
     return Counts(stats.active, stats.flows, sum(stats.packets), sum(stats.bytes), refused)
 
 
