@@ -423,6 +423,38 @@ def test_capacity_slows_a_backend_down_and_peak_ewma_notices() -> None:
     assert shares["peak-ewma"] < 0.2
 
 
+def test_one_way_datagrams_move_when_a_failure_is_detected() -> None:
+    """Their senders do not notice that a backend died: the flows go on, and bytes are missing."""
+    failure = {"event": "failure", "at": 5, "service": "web", "backends": [0], "detected_after": 2}
+    result = lab.run(
+        scenario(
+            services=[service(4)],
+            traffic=[poisson(100, kind="udp-one-way", lifetime=20, requests=200, stop=4)],
+            strategies=["random"],
+            timeline=[failure],
+        )
+    )
+    died, detected = list(result.rows("events"))
+    assert (died["moved"], died["broken"], died["minimum"]) == (0, 0, 0)
+    assert detected["moved"] == pytest.approx(detected["live"] / 4, rel=0.4)
+    assert detected["broken"] == 0
+    seconds = [row["bytes"] for row in result.rows("seconds")]
+    assert seconds[5] == pytest.approx(seconds[4] * 3 / 4, rel=0.2)
+    assert next(iter(result.rows("outcomes")))["lost"] == 0
+
+
+def test_a_strategy_that_is_no_mapping_moves_no_keys() -> None:
+    events = [
+        {"event": "scale", "at": 2, "service": "web", "backends": 3},
+        {"event": "strategy", "at": 4, "service": "web", "strategy": "mh"},
+        {"event": "scale", "at": 6, "service": "web", "backends": 4},
+    ]
+    result = lab.run(scenario(timeline=events))
+    moved = [row["keys_moved"] for row in result.rows("events")]
+    assert moved[:2] == [None, None]
+    assert moved[2] == pytest.approx(1 / 4, rel=0.2)
+
+
 def test_a_cell_runs_alone(tmp_path: Path) -> None:
     """What an executor of others needs: a cell and a folder, both of which can be pickled."""
     import pickle

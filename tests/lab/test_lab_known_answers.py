@@ -189,9 +189,27 @@ def test_intervals_contain_the_mean_as_often_as_they_say() -> None:
     assert hits / 2000 == pytest.approx(0.95, abs=0.015)
     assert estimate([]) is None
     assert str(estimate([2.5])) == "2.5"
+    assert str(estimate([0.1, 0.1, 0.1])) == "0.1 ±0", "no trace of rounding"
 
 
 def test_paced_round_robin_is_the_same_in_every_repeat() -> None:
     result = lab.run(scenario(repeats=3))
     rows = [row["max_over_mean"] for row in result.rows("balance") if row["window"] == "run"]
     assert rows[0] == 1
+
+
+def test_differences_are_in_pairs_and_none_within_the_noise() -> None:
+    """cascade draws as random does: no difference. rr is more even by what random adds."""
+    result = lab.run(
+        scenario(
+            services=[service(5)],
+            traffic=[poisson(200)],
+            strategies=["random", "cascade", "rr"],
+            repeats=8,
+        )
+    )
+    page = next(page for page in lab.report([result]) if page.title.startswith("Balance: diff"))
+    assert page.title == "Balance: difference from random, in pairs"
+    cells = {(row[0], row[3], row[4]): row[5:] for row in page.rows}
+    assert cells["rr", "connections", "run"][1].startswith("-0.0")
+    assert cells["cascade", "connections", "run"] == ("none", "none", "none")

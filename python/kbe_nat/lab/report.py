@@ -31,6 +31,7 @@ def report(results: Sequence[Result]) -> list[Page]:
         for title, table, keys, measures in PAGES
         if all(table in result.tables for result in results)
     ]
+    pages += [_difference_page(results[0], *parts) for parts in PAIRS if len(results) == 1]
     return [page for page in pages if 0 < len(page.rows) <= LISTED]
 
 
@@ -76,6 +77,46 @@ def _page(
     ]
     words = tuple(name.replace("_", " ") for name in (*columns, *measures))
     return Page(title, words, len(measures), rows)
+
+
+def _difference_page(
+    result: Result, title: str, table: str, keys: Sequence[str], measures: Sequence[str]
+) -> Page:
+    """Each strategy less the scenario's first, in pairs: both met the same traffic in a repeat, so
+    that what the traffic adds to both falls out.
+    """
+    sweeps = [sweep.field for sweep in result.scenario.sweep]
+    names = ["memory", *sweeps, *keys]
+    rows = list(result.rows(table))
+    first = rows[0]["strategy"] if rows else ""
+    base = {
+        (row["repeat"], *(row[name] for name in names)): row
+        for row in rows
+        if row["strategy"] == first
+    }
+    groups: dict[Group, list[list[float]]] = {}
+    for row in rows:
+        pair = base.get((row["repeat"], *(row[name] for name in names)))
+        if pair is None or row is pair:
+            continue
+        group = (row["strategy"], *(row[name] for name in names))
+        samples = groups.setdefault(group, [[] for _ in measures])
+        for sample, measure in zip(samples, measures, strict=True):
+            if row[measure] is not None and pair[measure] is not None:
+                sample.append(row[measure] - pair[measure])
+    lines = [
+        (*map(_text, group), *(_difference(estimate(sample)) for sample in samples))
+        for group, samples in groups.items()
+    ]
+    words = tuple(name.replace("_", " ") for name in ("strategy", *names, *measures))
+    return Page(f"{title}: difference from {first}, in pairs", words, len(measures), lines)
+
+
+def _difference(value: Estimate | None) -> str:
+    """A difference whose interval contains 0 is called none; one repeat says nothing."""
+    if value is None or value.half is None:
+        return "-"
+    return "none" if abs(value.mean) <= value.half else f"{'+' * (value.mean > 0)}{value}"
 
 
 def _constant(names: Sequence[str], groups: Sequence[Group]) -> dict[str, str]:
@@ -160,3 +201,8 @@ PAGES: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
         ("services", "build_ns", "change_ns"),
     ),
 )
+PAIRS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
+    ("Balance", "balance", ("service", "quantity", "window"), ("max_over_mean", "cv", "jain")),
+    ("Connections", "outcomes", ("service",), ("refused", "lost", "moved", "affinity_breaks")),
+)
+"""Pages of differences."""

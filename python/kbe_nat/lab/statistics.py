@@ -28,9 +28,12 @@ def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate | No
     count = len(values)
     if not count:
         return None
-    mean = math.fsum(values) / count
     if count == 1:
-        return Estimate(mean, None, 1)
+        return Estimate(values[0], None, 1)
+    if min(values) == max(values):
+        # A mean would round, and leave a variance of its own.
+        return Estimate(values[0], 0.0, count)
+    mean = math.fsum(values) / count
     variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
     quantile = student_quantile((1 + confidence) / 2, count - 1)
     return Estimate(mean, quantile * math.sqrt(variance / count), count)

@@ -86,7 +86,7 @@ TABLES: Final[Mapping[str, tuple[Column, ...]]] = {
             "minimum",
             "integer",
             "connections",
-            "of these, on backends that died in it: must move or end",
+            "of these, on backends that died in it; no one-way flows",
         ),
         Column("keys_moved", "number", "share", "of all possible flows, choice changed"),
         Column("keys_minimum", "number", "share", "of all possible flows, change unavoidable"),

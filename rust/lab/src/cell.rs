@@ -192,16 +192,18 @@ impl Cell {
     /// A connection's packet has met its fate.
     fn follow(&mut self, slot: u32, fate: Fate) {
         let Some(connection) = self.connections.get(slot) else { return };
-        let is_alive = |backend: u32| self.services.backend(backend).is_alive;
+        let is_one_way = connection.is_one_way();
+        let serves = |backend: u32| is_one_way || self.services.backend(backend).is_alive;
         match (connection.backend, fate) {
             (None, Fate::To(backend)) => {
+                let is_served = serves(backend);
                 self.admit(slot, backend);
-                if !self.services.backend(backend).is_alive {
+                if !is_served {
                     return self.end(slot, Outcome::Lost);
                 }
             }
             (None, _) => return self.end(slot, Outcome::Refused),
-            (Some(backend), Fate::To(target)) if backend == target && is_alive(backend) => {}
+            (Some(backend), Fate::To(target)) if backend == target && serves(backend) => {}
             (Some(_), Fate::Back) => {}
             (Some(_), Fate::To(target)) => {
                 if !self.divert(slot, target) {
@@ -222,7 +224,7 @@ impl Cell {
             return false;
         }
         let is_tcp = connection.kind.protocol() == Protocol::TCP;
-        let survives = !is_tcp && self.services.backend(target).is_alive;
+        let survives = connection.is_one_way() || !is_tcp && self.services.backend(target).is_alive;
         self.measures.note_move(state, backend, survives.then_some(target));
         if survives {
             connection.backend = Some(target);
@@ -270,7 +272,7 @@ impl Cell {
             }
             _ => {}
         }
-        if connection.kind == TrafficKind::UdpOneWay {
+        if connection.is_one_way() && state.is_alive {
             let service = &self.services.services[connection.service as usize];
             self.measures.answer(service, backend, connection.bytes);
         }

@@ -87,6 +87,11 @@ impl Connection {
         Segment { is_reply: false, flags: ACK, turn: Turn::Open, ..self.segment() }
     }
 
+    /// Whether its client hears nothing, and so does not notice that a backend died.
+    pub(crate) fn is_one_way(&self) -> bool {
+        self.kind == TrafficKind::UdpOneWay
+    }
+
     /// Whether both ends have talked and none has closed.
     pub(crate) fn is_established(&self) -> bool {
         let is_between = matches!(self.stage, Stage::Request | Stage::Answer | Stage::Close);
@@ -101,7 +106,7 @@ impl Connection {
             Stage::Open => (Stage::Accept, latency),
             Stage::Accept => (Stage::Confirm, 0),
             Stage::Confirm => (Stage::Request, self.gap),
-            Stage::Request if self.kind == TrafficKind::UdpOneWay => {
+            Stage::Request if self.is_one_way() => {
                 self.requests -= 1;
                 (Stage::Request, self.gap)
             }

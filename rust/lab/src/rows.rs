@@ -56,7 +56,8 @@ pub struct EventRow {
     pub moved: u64,
     /// Connections that ended: moved TCP, dead backends, refusals.
     pub broken: u64,
-    /// Connections whose backend died in this event: these must move or end.
+    /// Connections whose backend died in this event: these must move or end. One-way flows do not
+    /// count: their clients notice nothing.
     pub minimum: u64,
     /// Share of all possible flows whose choice has changed; of strategies that are mappings.
     pub keys_moved: Option<f64>,

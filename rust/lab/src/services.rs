@@ -39,7 +39,8 @@ pub(crate) struct Service {
     protocol: Protocol,
     builder: Box<dyn Builder>,
     horizon_builder: Box<dyn Builder>,
-    state: Option<ServiceState>,
+    /// As it was built last, and whether its strategy was a mapping then.
+    state: Option<(ServiceState, bool)>,
 }
 
 /// All Services.
@@ -178,8 +179,10 @@ impl Services {
         };
         let state = ServiceState { number, port, backends: service.numbers(&listed), horizon };
         let is_mapping = service.builder.is_mapping();
-        let before = service.state.replace(state.clone()).filter(|_| is_mapping);
-        let remapping = before.map(|before| remapping(&before, &state));
+        let before = service.state.replace((state.clone(), is_mapping));
+        let remapping = before
+            .filter(|&(_, was_mapping)| is_mapping && was_mapping)
+            .map(|(before, _)| remapping(&before, &state));
         Ok((state, remapping))
     }
 }

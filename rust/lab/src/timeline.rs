@@ -43,7 +43,9 @@ impl Cell {
         self.assign_nodes();
         let minimum = established
             .iter()
-            .filter_map(|&slot| self.connections.get(slot)?.backend)
+            .filter_map(|&slot| self.connections.get(slot))
+            .filter(|connection| !connection.is_one_way())
+            .filter_map(|connection| connection.backend)
             .filter(|backend| dead.contains(backend))
             .count() as u64;
         let (moved, broken) = self.count_damage(&established);
@@ -166,12 +168,11 @@ impl Cell {
                 .collect();
             self.send(&packets, &mut fates);
             for (&slot, &fate) in chunk.iter().zip(&fates) {
-                let Some(backend) = self.connections.get(slot).and_then(|c| c.backend) else {
-                    continue;
-                };
+                let Some(connection) = self.connections.get(slot) else { continue };
+                let Some(backend) = connection.backend else { continue };
                 let survives = match fate {
                     Fate::To(target) if target == backend => {
-                        self.services.backend(backend).is_alive
+                        connection.is_one_way() || self.services.backend(backend).is_alive
                     }
                     Fate::To(target) => {
                         moved += 1;
