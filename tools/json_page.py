@@ -25,6 +25,8 @@ SOURCES: Final = (
     "doctor.py",
     "cli/demo.py",
     "playground/rows.py",
+    "cli/lab.py",
+    "lab/report.py",
 )
 """Files of the package with printed structs."""
 HEAD: Final = """# JSON

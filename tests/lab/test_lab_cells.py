@@ -209,6 +209,8 @@ def test_an_interrupted_run_is_taken_up_and_no_cell_is_measured_twice(tmp_path: 
     finished = {path: path.stat().st_mtime_ns for path in (folder / "cells").glob("*.json")}
     assert len(finished) == 2
     assert not (folder / "balance.csv").exists()
+    with pytest.raises(lab.LabError, match="the run was interrupted"):
+        lab.report([lab.Result(folder)])
     # What an interrupted cell has left is no result.
     (folder / "cells" / "0000000000000000-0-seconds.part").write_text("1,2")
     result = lab.run(values, folder)
@@ -304,16 +306,14 @@ def test_strategies_in_python_take_part() -> None:
 
 
 @pytest.mark.parametrize(
-    ("strategy", "error", "message"),
+    ("strategy", "message"),
     [
-        (Wrong, lab.LabError, "pick returned 4, of 4 backends"),
-        (Failing, ZeroDivisionError, "by design"),
+        (Wrong, r"small: python\(class=x\): pick returned 4, of 4 backends"),
+        (Failing, r"small: python\(class=x\): ZeroDivisionError: by design"),
     ],
 )
-def test_a_strategy_in_python_that_fails(
-    strategy: type[Last], error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
+def test_a_strategy_in_python_that_fails(strategy: type[Last], message: str) -> None:
+    with pytest.raises(lab.LabError, match=message):
         lab.run(python_scenario("x"), classes={"x": strategy})
 
 
@@ -421,6 +421,15 @@ def test_capacity_slows_a_backend_down_and_peak_ewma_notices() -> None:
     }
     assert shares["random"] == pytest.approx(1 / 3, rel=0.1)
     assert shares["peak-ewma"] < 0.2
+
+
+def test_a_closed_loop_that_is_refused_goes_on() -> None:
+    """No backend is left, and clients do not think: they try again every millisecond."""
+    nothing = {"event": "scale", "at": 1, "service": "web", "backends": 0}
+    loop = traffic(arrivals={"kind": "closed", "think": 0}, clients={"count": 3}, lifetime=0.1)
+    result = lab.run(scenario(duration=2, traffic=[loop], timeline=[nothing]))
+    refused = next(iter(result.rows("outcomes")))["refused"]
+    assert refused == pytest.approx(3 * 1000, rel=0.15)
 
 
 def test_one_way_datagrams_move_when_a_failure_is_detected() -> None:

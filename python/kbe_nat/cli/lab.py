@@ -37,7 +37,7 @@ Run = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.")
 
 
 class ScenarioRow(msgspec.Struct, frozen=True):
-    """A scenario of the gallery."""
+    """`lab list`: a scenario of the gallery."""
 
     name: str
     """As `lab run` takes it."""
@@ -154,9 +154,7 @@ def reproduce(
 def _report(results: list[Result], output: Format) -> None:
     pages = pages_of(results)
     if output is Format.JSON:
-        show_json(
-            [{"title": page.title, "columns": page.columns, "rows": page.rows} for page in pages]
-        )
+        show_json(pages)
         return
     show(*headline(results[0]))
     for page in pages:

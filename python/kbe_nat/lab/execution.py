@@ -75,31 +75,40 @@ def executor(jobs: int) -> Executor:
 
 
 def run_cell(cell: Cell, folder: Path, classes: Classes) -> None:
-    """Run a cell to its end, and leave its result in the folder. Raises `ScenarioError`, and what a
-    strategy in Python raises.
+    """Run a cell to its end, and leave its result in the folder. Raises `ScenarioError`, and
+    `LabError`: also from the error that a strategy in Python raises.
     """
-    run, scenario = RunFolder(folder), cell.scenario
     try:
-        simulation = LabCell(cell.description(), strategy_class(cell.strategy, classes))
-        events: list[dict[str, Any]] = []
-        changes: list[dict[str, Any]] = []
-        with ExitStack() as stack:
-            streams = {
-                name: stack.enter_context(run.stream(cell, name))
-                for name in STREAMED
-                if name in scenario.outputs
-            }
-            for time in _steps(scenario.duration):
-                progress = msgspec.json.decode(simulation.advance(time))
-                events += progress["events"]
-                changes += progress["changes"]
-                for name, stream in streams.items():
-                    stream.write(progress_rows(cell, progress, name))
-        result = msgspec.json.decode(simulation.finish())
+        _simulate(cell, RunFolder(folder), classes)
+    except (ScenarioError, LabError):
+        raise
     except ValueError as error:
-        if isinstance(error, ScenarioError):
+        raise LabError(f"{cell.scenario.name}: {cell.strategy.label}: {error}") from error
+    except Exception as error:
+        if cell.strategy.class_name is None:
             raise
-        raise LabError(f"{scenario.name}: {cell.strategy.label}: {error}") from error
+        words = f"{type(error).__name__}: {error}"
+        raise LabError(f"{cell.scenario.name}: {cell.strategy.label}: {words}") from error
+
+
+def _simulate(cell: Cell, run: RunFolder, classes: Classes) -> None:
+    scenario = cell.scenario
+    simulation = LabCell(cell.description(), strategy_class(cell.strategy, classes))
+    events: list[dict[str, Any]] = []
+    changes: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        streams = {
+            name: stack.enter_context(run.stream(cell, name))
+            for name in STREAMED
+            if name in scenario.outputs
+        }
+        for time in _steps(scenario.duration):
+            progress = msgspec.json.decode(simulation.advance(time))
+            events += progress["events"]
+            changes += progress["changes"]
+            for name, stream in streams.items():
+                stream.write(progress_rows(cell, progress, name))
+    result = msgspec.json.decode(simulation.finish())
     result |= {"events": events, "changes": changes}
     run.finish(cell, msgspec.json.encode(result))
 
@@ -114,8 +123,9 @@ def strategy_class(strategy: Strategy, classes: Classes) -> type[PythonStrategy]
     module, _, attribute = name.partition(":")
     try:
         value = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise LabError(f"strategy class {name}: {error}") from None
+    except Exception as error:
+        # A module of the user may fail in any way while it is imported.
+        raise LabError(f"strategy class {name}: {error}") from error
     if not callable(getattr(value, "pick", None)):
         raise LabError(f"strategy class {name}: it has no method pick")
     return value  # type: ignore[no-any-return]

@@ -1,7 +1,9 @@
 """Results as tables of text. Every number is a mean over repeats with its 95 % interval."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
+
+import msgspec
 
 from kbe_nat.errors import LabError
 from kbe_nat.lab.result import Result
@@ -11,14 +13,17 @@ Group: TypeAlias = tuple[Any, ...]
 """The values by which rows are put together: all columns but the measured ones and the repeat."""
 
 
-class Page(NamedTuple):
-    """A table for people."""
+class Page(msgspec.Struct, frozen=True):
+    """`lab report`, `lab run`: a table for people. Numbers are in the run's files."""
 
     title: str
-    columns: tuple[str, ...]
+    """Its name, with columns that say the same in each row."""
+    columns: list[str]
+    """Their names."""
     numbers: int
-    """How many columns at the end hold numbers."""
-    rows: list[tuple[str, ...]]
+    """How many columns at the end hold numbers: means with the half of their intervals."""
+    rows: list[list[str]]
+    """A text for each column."""
 
 
 def report(results: Sequence[Result]) -> list[Page]:
@@ -36,6 +41,11 @@ def report(results: Sequence[Result]) -> list[Page]:
 
 
 def _check_comparable(results: Sequence[Result]) -> None:
+    for result in results:
+        if not result.tables:
+            raise LabError(
+                f"{result.folder.path}: the run was interrupted: run it into this folder once more"
+            )
     first, *others = results
     for other in others:
         if other.manifest.scenario_hash != first.manifest.scenario_hash:
@@ -68,14 +78,14 @@ def _page(
         title = f"{title} ({', '.join(constant.values())})"
     columns = [name for name in names if name not in constant]
     rows = [
-        (
+        [
             *(_text(v) for name, v in zip(names, group, strict=True) if name not in constant),
             *(_number(estimate(sample)) for sample in samples),
-        )
+        ]
         for group, samples in groups.items()
         if any(samples)
     ]
-    words = tuple(name.replace("_", " ") for name in (*columns, *measures))
+    words = [name.replace("_", " ") for name in (*columns, *measures)]
     return Page(title, words, len(measures), rows)
 
 
@@ -105,10 +115,10 @@ def _difference_page(
             if row[measure] is not None and pair[measure] is not None:
                 sample.append(row[measure] - pair[measure])
     lines = [
-        (*map(_text, group), *(_difference(estimate(sample)) for sample in samples))
+        [*map(_text, group), *(_difference(estimate(sample)) for sample in samples)]
         for group, samples in groups.items()
     ]
-    words = tuple(name.replace("_", " ") for name in ("strategy", *names, *measures))
+    words = [name.replace("_", " ") for name in ("strategy", *names, *measures)]
     return Page(f"{title}: difference from {first}, in pairs", words, len(measures), lines)
 
 

@@ -37,7 +37,7 @@ def run(
     The results lie in `directory`, which is made, or taken up again if a run of the same scenario
     was interrupted there. Without one they lie in a temporary folder that lives as long as the
     `Result`. `classes` are strategies in Python, by the name that the scenario calls them. Raises
-    `ScenarioError`, `LabError`, and what a strategy in Python raises. Cost: some 400 ns for each
+    `ScenarioError` and `LabError`. Cost: some 400 ns for each
     packet of the simulation, some ten of them for each connection, on each of `jobs` processors.
     """
     value, folder = _scenario(scenario)

@@ -81,7 +81,9 @@ class Bursty(Kind, frozen=True):
 
 
 class Closed(Kind, frozen=True):
-    """A closed loop: each client has one connection at a time, and thinks before the next."""
+    """A closed loop: each client has one connection at a time, and thinks before the next, a
+    millisecond at least.
+    """
 
     think: Distribution
 

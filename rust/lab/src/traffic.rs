@@ -3,6 +3,9 @@
 use crate::random::{Purpose, Stream, Zipf};
 use crate::spec::{Arrivals, TrafficSpec};
 
+/// Seconds that a client of a closed loop thinks at least: one that is refused at once would else
+/// try again at the same moment, for ever.
+const LEAST_PAUSE: f64 = 0.001;
 /// Nanoseconds in a second.
 pub(crate) const SECOND: f64 = 1e9;
 
@@ -111,7 +114,7 @@ impl Source {
     pub(crate) fn next_of_client(&mut self, now: u64) -> Option<u64> {
         let Arrivals::Closed(thinking) = &self.spec.arrivals else { return None };
         let now = (now as f64 / SECOND).max(self.spec.start);
-        let at = now + self.thinking.draw(thinking);
+        let at = now + self.thinking.draw(thinking).max(LEAST_PAUSE);
         (at < self.spec.stop).then_some((at * SECOND) as u64)
     }
 }
