@@ -14,10 +14,10 @@ help:          ## list the verbs
 demo: build    ## build, then let the seed's Service answer in network namespaces
 	kbe-nat demo
 
-test: build    ## run all tests, those on real packets too where privileges allow
+test: build    ## run all tests, those on real packets too where privileges allow; JOBS=3 side by side
 	@tools/system-packages.sh chromium chromium-driver || true
 	cargo test --quiet --workspace
-	pytest --quiet
+	pytest --quiet $(if $(JOBS),--dist loadfile --tx '$(JOBS)*popen//python=tests/isolated-python')
 	pytest --quiet --doctest-modules --doctest-glob="*.md" python docs
 
 # Where neither SSE2 nor x86-64-v3 is. The binding needs a Python for that processor.
