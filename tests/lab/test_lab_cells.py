@@ -262,6 +262,9 @@ def test_reproduction_tells_what_differs(tmp_path: Path) -> None:
     table = first.folder.table("outcomes")
     table.write_text(table.read_text().replace(",0,0,0,0,0\n", ",0,7,0,0,0\n"))
     assert lab.differences(first, second) == ["outcomes: line 2: lost 7 -> 0"]
+    table.write_text(table.read_text().replace(",7,", ",seven,"))
+    with pytest.raises(lab.LabError, match=r"outcomes\.csv: line 2 is damaged"):
+        list(first.rows("outcomes"))
 
 
 class Last:

@@ -38,12 +38,15 @@ class Result:
 
     def rows(self, table: str) -> Iterator[dict[str, Any]]:
         """The rows of a table by column; None where there is nothing to measure. Raises `LabError`
-        where there is no such table.
+        where there is no such table, or a row is damaged.
         """
         self._check(table)
         readers = [(column.name, READERS[column.type]) for column in columns(table, self.scenario)]
-        for row in self.folder.rows(table):
-            yield {name: read(row[name]) if row[name] else None for name, read in readers}
+        for number, row in enumerate(self.folder.rows(table), 2):
+            try:
+                yield {name: read(row[name]) if row[name] else None for name, read in readers}
+            except (KeyError, ValueError):
+                raise LabError(f"{self.folder.table(table)}: line {number} is damaged") from None
 
     def frame(self, table: str) -> "polars.DataFrame":
         """A table as a polars frame, of which `to_pandas()` makes one of pandas. Raises `LabError`
