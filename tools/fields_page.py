@@ -4,13 +4,13 @@ changes while the daemon runs.
 `--check` writes nothing, and ends with 1 if the page is not up to date.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import msgspec
+from written import write
 
 from kbe_nat.cli.flags.own_options import own_options
 from kbe_nat.daemon.live_fields import LIVE, RESTART, WITH_API_SERVER, is_within
@@ -65,17 +65,5 @@ def row(path: str) -> str:
 TABLE: Final = ("| field | change | when, or why not |", "|---|---|---|")
 
 
-def main() -> int:
-    """Write the page, or check it."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="write nothing, compare")
-    if not parser.parse_args().check:
-        PAGE.write_text(page())
-    elif not PAGE.exists() or PAGE.read_text() != page():
-        print(f"{PAGE.name} is not what tools/fields_page.py writes: run it", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write(PAGE, page(), __doc__))

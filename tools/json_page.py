@@ -3,7 +3,6 @@
 `--check` writes nothing, and ends with 1 if the page is not up to date.
 """
 
-import argparse
 import ast
 import re
 import sys
@@ -11,6 +10,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
+
+from written import write
 
 ROOT: Final = Path(__file__).parents[1]
 PAGE: Final = ROOT / "docs/json.md"
@@ -96,21 +97,6 @@ def json_type(annotation: str) -> str:
     return TYPES.get(annotation, f"[{annotation}](#{annotation.lower()})")
 
 
-def main() -> int:
-    """Write the page; the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="write nothing, compare")
-    is_checked = parser.parse_args().check
-    text = page() + "\n"
-    if is_checked:
-        is_current = PAGE.exists() and PAGE.read_text() == text
-        if not is_current:
-            print("docs/json.md is not up to date: run tools/json_page.py", file=sys.stderr)
-        return int(not is_current)
-    PAGE.write_text(text)
-    return 0
-
-
 TYPES: Final = {
     "str": "string",
     "int": "number",
@@ -123,4 +109,4 @@ TYPES: Final = {
 }
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write(PAGE, page() + "\n", __doc__))

@@ -3,10 +3,11 @@
 `--check` writes nothing, and ends with 1 if the page is not up to date.
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Final
+
+from written import write
 
 from kbe_nat.metrics.catalog import ABSENT, METRICS, Metric
 
@@ -86,17 +87,5 @@ def row(metric: Metric) -> str:
     return f"| `{metric.name}` | {metric.kind} | {labels} | {metric.meaning} |"
 
 
-def main() -> int:
-    """Write the page, or check it."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="write nothing, compare")
-    if not parser.parse_args().check:
-        PAGE.write_text(page())
-    elif PAGE.read_text() != page():
-        print("docs/metrics.md is not what tools/metrics_page.py writes: run it", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write(PAGE, page(), __doc__))
