@@ -5,20 +5,16 @@ A controller whose rules are kept in memory serves Services with 15 endpoints ea
 benches/results/page.json and a part of benches/RESULTS.md.
 """
 
-import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
-from benches.harness.report import figure, machine, part, table
+from benches.harness.report import by_services
 from benches.scrape import ENDPOINTS, controller_of, status_of
 from kbe_nat.daemon.live.page import LivePage
 from kbe_nat.daemon.live.traffic import PERIOD
 
-RESULTS: Final = Path(__file__).parent / "results/page.json"
 FIELDS: Final = {
     "first message kB": "first_kilobytes",
     "next bytes": "next_bytes",
@@ -27,30 +23,6 @@ FIELDS: Final = {
     "a search for an endpoint, once": "search_cpu_ms",
 }
 Row = dict[str, Any]
-
-
-def main() -> None:
-    """Measure, store, show."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--services", type=int, nargs="+", default=[1_000, 10_000])
-    parser.add_argument("--rounds", type=int, default=10, help="messages that each is measured by")
-    arguments = parser.parse_args()
-    rows = [measure(services, arguments.rounds) for services in arguments.services]
-    RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
-    lines = [
-        [
-            f"{row['services']:,}",
-            f"{row['endpoints']:,}",
-            *(figure(row[field]) for field in FIELDS.values()),
-        ]
-        for row in rows
-    ]
-    columns = ["Services", "endpoints", *FIELDS]
-    text = f"{machine()} Rounds: {arguments.rounds}.\n\n{table(columns, lines)}"
-    part("page", "make bench-page", text)
-    print(text)
 
 
 def measure(services: int, rounds: int) -> Row:
@@ -90,4 +62,4 @@ def timed(message: Callable[[], bytes]) -> tuple[float, int]:
 
 
 if __name__ == "__main__":
-    main()
+    by_services("page", measure, FIELDS, 10, __doc__)

@@ -5,18 +5,15 @@ and a thread that hands packets to the engine one by one. Writes benches/results
 part of benches/RESULTS.md.
 """
 
-import argparse
 import http.client
-import json
 import socket
 import statistics
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
-from benches.harness.report import figure, machine, part, table
+from benches.harness.report import by_services
 from kbe_nat._native import Engine
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon.liveness import Liveness
@@ -38,45 +35,20 @@ from kbe_nat.server.pages import PagesThread
 from kbe_nat.server.site import Site
 from kbe_nat.sources.manifests.manifests import Manifests
 
-RESULTS: Final = Path(__file__).parent / "results/metrics.json"
 ENDPOINTS: Final = 15
+FIELDS: Final = {
+    "scrape ms": "scrape_p50_ms",
+    "slowest ms": "scrape_max_ms",
+    "CPU ms": "scrape_cpu_ms",
+    "MB": "megabytes",
+    "packet waits ms": "packet_wait_p50_ms",
+    "at least ms": "packet_wait_min_ms",
+}
 PACKET: Final = bytes.fromhex(
     "45000028000040004006000001010101020202020400005000000000000000005002ffff00000000"
 )
 """A SYN to no Service: the engine's shortest way."""
 Row = dict[str, Any]
-
-
-def main() -> None:
-    """Measure, store, show."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--services", type=int, nargs="+", default=[1_000, 10_000])
-    parser.add_argument("--rounds", type=int, default=20, help="times that each is measured")
-    arguments = parser.parse_args()
-    rows = [measure(services, arguments.rounds) for services in arguments.services]
-    RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
-    fields = {
-        "scrape ms": "scrape_p50_ms",
-        "slowest ms": "scrape_max_ms",
-        "CPU ms": "scrape_cpu_ms",
-        "MB": "megabytes",
-        "packet waits ms": "packet_wait_p50_ms",
-        "at least ms": "packet_wait_min_ms",
-    }
-    lines = [
-        [
-            f"{row['services']:,}",
-            f"{row['endpoints']:,}",
-            *(figure(row[field]) for field in fields.values()),
-        ]
-        for row in rows
-    ]
-    columns = ["Services", "endpoints", *fields]
-    text = f"{machine()} Rounds: {arguments.rounds}.\n\n{table(columns, lines)}"
-    part("metrics", "make bench-metrics", text)
-    print(text)
 
 
 def measure(services: int, rounds: int) -> Row:
@@ -230,4 +202,4 @@ def metrics_page(controller: Controller) -> Callable[[], tuple[int, dict[str, st
 
 
 if __name__ == "__main__":
-    main()
+    by_services("metrics", measure, FIELDS, 20, __doc__)

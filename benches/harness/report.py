@@ -1,13 +1,15 @@
 """Parts of the benchmarks' reports: the machine, tables, and their part of benches/RESULTS.md."""
 
+import argparse
+import json
 import os
 import platform
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 PAGE: Final = Path(__file__).parents[1] / "RESULTS.md"
 
@@ -40,6 +42,39 @@ def part(name: str, verb: str, text: str) -> None:
         before = f"{before.rstrip()}\n\n## {name.capitalize()}\n\n{start}\n{end}\n"
     head, tail = before.partition(start)[0], before.partition(end)[2]
     PAGE.write_text(f"{head}{start}\n{text}{end}{tail}")
+
+
+def by_services(
+    name: str,
+    measure: Callable[[int, int], dict[str, Any]],
+    fields: Mapping[str, str],
+    rounds: int,
+    description: str | None,
+) -> None:
+    """The command of a benchmark with a row for each number of Services: measure, store in
+    benches/results, show. `measure` gets that number and the rounds; `fields` are the columns
+    behind "services" and "endpoints", by their heads; `rounds` is how many there are by default.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--services", type=int, nargs="+", default=[1_000, 10_000])
+    parser.add_argument("--rounds", type=int, default=rounds, help="times that each is measured")
+    arguments = parser.parse_args()
+    rows = [measure(services, arguments.rounds) for services in arguments.services]
+    (PAGE.parent / f"results/{name}.json").write_text(json.dumps(rows, indent=2) + "\n")
+    lines = [
+        [
+            f"{row['services']:,}",
+            f"{row['endpoints']:,}",
+            *(figure(row[field]) for field in fields.values()),
+        ]
+        for row in rows
+    ]
+    columns = ["Services", "endpoints", *fields]
+    text = f"{machine()} Rounds: {arguments.rounds}.\n\n{table(columns, lines)}"
+    part(name, f"make bench-{name}", text)
+    print(text)
 
 
 def figure(value: float) -> str:
