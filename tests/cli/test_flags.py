@@ -315,6 +315,7 @@ def test_what_kube_proxy_would_refuse_no_verb_takes(
         ("drain", "10.0.0.1"),
         ("drain", "10.0.0.1", "--deadline", "5", "--no-wait"),
         ("drain", "10.0.0.1", "--undo"),
+        ("handover",),
         ("conntrack", "-L"),
         ("conntrack", "-L", "-p", "tcp", "--dport", "80"),
         ("conntrack", "-E"),

@@ -24,6 +24,7 @@ VERBS: Final = (
     "conntrack",
     "decisions",
     "drain",
+    "handover",
     "top",
     "replay",
     "explain",

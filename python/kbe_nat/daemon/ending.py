@@ -14,7 +14,12 @@ class Ending:
         self.is_due = False
         self.leaves_rules = False
         """For a daemon that takes over."""
+        self._is_handed_over = False
         self._on_signal = on_signal
+
+    def hand_over(self) -> None:
+        """From now on every signal leaves the rules. Any thread may call this."""
+        self._is_handed_over = True
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -31,6 +36,6 @@ class Ending:
                 signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.leaves_rules = number == signal.SIGUSR2
+        self.leaves_rules = self._is_handed_over or number == signal.SIGUSR2
         self.is_due = True
         self._on_signal()

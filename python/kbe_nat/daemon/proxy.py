@@ -158,6 +158,7 @@ class Proxy:
                 subscribers,
                 self._status,
                 self._count_truncated,
+                self.ending.hand_over,
             )
             stack.enter_context(ControlServer(self._settings.files.socket, verbs))
             if not self._await_objects():

@@ -84,6 +84,7 @@ VERBS: Final[dict[str, type[_Parameters]]] = {
     "strategy": _Strategy,
     "drain": _Drain,
     "undrain": _Backend,
+    "handover": _Parameters,
 }
 
 

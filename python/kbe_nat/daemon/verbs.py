@@ -47,12 +47,16 @@ class Verbs:
         subscribers: Subscribers,
         status: Callable[[], StatusRow],
         truncated: Callable[[], int] = int,
+        hand_over: Callable[[], None] = lambda: None,
     ) -> None:
-        """`truncated` counts the packets that queues delivered in part."""
+        """`truncated` counts the packets that queues delivered in part; `hand_over` lets the rules
+        stay at the daemon's end.
+        """
         self._controller = controller
         self._subscribers = subscribers
         self._status = status
         self._truncated = truncated
+        self._hand_over = hand_over
 
     def __call__(self, request: dict[str, Any]) -> Iterator[Any]:
         """The results of a request. Raises `KbeNatError`."""
@@ -219,6 +223,11 @@ class Verbs:
     def undrain(self, backend: str) -> Iterator[None]:
         """Give it new flows again."""
         self._controller.undrain(backend)
+        yield None
+
+    def handover(self) -> Iterator[None]:
+        """Leave the rules at the end, for the next daemon."""
+        self._hand_over()
         yield None
 
     def _is_counted(self) -> bool:

@@ -1,0 +1,12 @@
+"""`kbe-nat handover`: let the daemon's end leave its rules for the next daemon."""
+
+from kbe_nat.cli.flags.options import Socket
+from kbe_nat.client import DEFAULT_SOCKET, ask
+
+
+def handover(socket: Socket = DEFAULT_SOCKET) -> None:
+    """Tell the daemon that another one follows: SIGTERM ends it as SIGUSR2 does, and its rules
+    stay. A container's preStop hook calls this, because kubelet sends SIGTERM only.
+    """
+    list(ask(socket, "handover", type(None)))
+    print("the rules stay when the daemon ends")
