@@ -1,6 +1,6 @@
 """Reads the API server as a source, as the daemon does."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -11,7 +11,7 @@ from kbe_nat.daemon.objects_file import StoredObjects
 from kbe_nat.model import Snapshot
 from kbe_nat.sources.kubernetes.access import find_access
 from kbe_nat.sources.kubernetes.http_connection import HttpConnection
-from kbe_nat.sources.kubernetes.resources import watched_resources
+from kbe_nat.sources.kubernetes.resources import Resource, watched_resources
 from kbe_nat.sources.kubernetes.source import Kubernetes
 from kbe_nat.sources.source import Source, SourceUpdate
 from kbe_nat.sources.store import Store
@@ -48,11 +48,16 @@ class Follower:
 
 
 @contextmanager
-def following(kubeconfig: Path, state: Path | None = None, **other: Any) -> Iterator[Follower]:
+def following(
+    kubeconfig: Path,
+    state: Path | None = None,
+    resources: Sequence[Resource] = RESOURCES,
+    **other: Any,
+) -> Iterator[Follower]:
     access = find_access(kubeconfig, "")
     source = Kubernetes(
         lambda: HttpConnection(access),
-        RESOURCES,
+        resources,
         Store(),
         file=StoredObjects(state, access.server) if state else None,
         random=Random(1),
