@@ -335,7 +335,7 @@ ENDLESS = "while :; do printf '%01000d' 1; done"
         # The child holds the pipe, and the plugin itself is gone.
         (f"sleep 600 & {credential(token='sound')}", "no answer in 1 s"),
         ("trap '' TERM INT HUP; while :; do sleep 1; done", "no answer in 1 s"),
-        ("exit 3", "it ended with 3"),
+        ("exit 3", "it ended with 3, and said nothing"),
         ("echo sorry >&2; kill -9 $$", "it ended with -9: sorry"),
         ("echo no", "it gave no ExecCredential"),
         (f"printf '%s' '{NESTED}'", "it gave no ExecCredential"),

@@ -121,7 +121,8 @@ async def _output(plugin: Exec, environment: dict[str, str]) -> bytes:
                 os.killpg(process.pid, signal.SIGKILL)
     if status:
         words = " ".join(complaint.decode(errors="replace").split())[-200:]
-        raise CredentialFailure(f"{plugin.command}: it ended with {status}: {words}")
+        reason = f": {words}" if words else ", and said nothing"
+        raise CredentialFailure(f"{plugin.command}: it ended with {status}{reason}")
     return output
 
 
