@@ -337,6 +337,7 @@ ENDLESS = "while :; do printf '%01000d' 1; done"
         ("trap '' TERM INT HUP; while :; do sleep 1; done", "no answer in 1 s"),
         ("exit 3", "it ended with 3, and said nothing"),
         ("echo sorry >&2; kill -9 $$", "it ended with -9: sorry"),
+        (f"echo {'abc ' * 90} >&2; exit 1", f"it ended with 1: {' '.join(['abc'] * 49)}"),
         ("echo no", "it gave no ExecCredential"),
         (f"printf '%s' '{NESTED}'", "it gave no ExecCredential"),
         (credential(), "it gave neither a token nor a certificate"),

@@ -105,15 +105,19 @@ class Daemon:
         )
 
     def ask(self, *arguments: str) -> str:
-        done = subprocess.run(
+        done = self.ask_all(*arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def ask_all(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A verb with all that it says, failing or not."""
+        return subprocess.run(
             [*COMMAND, *arguments, "--socket", str(self.socket)],
             capture_output=True,
             text=True,
             timeout=30,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
     def get(self, kind: str) -> Any:
         return json.loads(self.ask("get", kind, "-o", "json"))

@@ -3,6 +3,7 @@ shows by packets to the pods.
 """
 
 import json
+import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -131,6 +132,9 @@ def test_f100_an_outage_leaves_what_is_served(here: Node) -> None:
     here.server.kill()
     eventually(lambda: {row["phase"] for row in here.watches().values()} == {"stale"})
     eventually(lambda: all("refused" in row["reason"] for row in here.watches().values()))
+    # A line for each watch, with its age and the reason.
+    [line] = [row for row in here.daemon.ask("get", "status").splitlines() if "services" in row]
+    assert re.search(r"services +stale +\d+s +2 .*refused", line)
     here.serves("a")
     here.point("b")
     here.server.starting_seconds = 1.0

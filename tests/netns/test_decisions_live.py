@@ -86,6 +86,11 @@ def test_a_connection_is_explained_after_the_fact(
     client = {row["client"][0] for row in refused}
     assert {row["verdict"] for row in decisions(daemon, "--client", *client)} == VERDICTS
     assert "no-endpoints" in daemon.ask("decisions", "--since", "5m")
+    misspelt = daemon.ask_all("decisions", "--service", "default/dsn")
+    assert "default/dsn: nothing is there under this name" in misspelt.stderr
+    assert "--since: '-5m' is less" in daemon.ask_all("decisions", "--since", "-5m").stderr
+    listed = daemon.ask_all("get", "services", "--service", "default/dsn")
+    assert (listed.returncode, "nothing is there under this name" in listed.stderr) == (0, True)
 
 
 def protocols(rows: list[Any]) -> set[str]:

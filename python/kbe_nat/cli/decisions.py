@@ -7,7 +7,7 @@ from typing import Annotated, Final
 import typer
 
 from kbe_nat.cli.flags.options import Format, OutputFormat, Socket, parse
-from kbe_nat.cli.output import show, show_json, show_json_rows, table
+from kbe_nat.cli.output import seen, show, show_json, show_json_rows, table
 from kbe_nat.client import DEFAULT_SOCKET, ask_rows
 from kbe_nat.daemon.rows import DecisionAction, DecisionRow
 from kbe_nat.kubeproxy.duration import duration
@@ -43,10 +43,12 @@ def decisions(
     """
     wanted: dict[str, object] = {"limit": limit, "is_followed": follow}
     if since:
-        wanted["seconds"] = parse(duration, since, "--since")
+        wanted["seconds"] = parse(_age, since, "--since")
     filters = {"service": service, "client": client, "verdict": verdict}
     wanted |= {name: value for name, value in filters.items() if value}
     rows = ask_rows(socket, "decisions", DecisionRow, **wanted)
+    if not follow:
+        rows = seen(rows, service)
     if follow:
         for row in rows:
             if output is Format.JSON:
@@ -57,6 +59,13 @@ def decisions(
         show_json_rows(rows)
     else:
         _show_table(rows)
+
+
+def _age(text: str) -> float:
+    seconds = duration(text)
+    if seconds < 0:
+        raise ValueError(f"{text!r} is less than nothing")
+    return seconds
 
 
 def cells(row: DecisionRow) -> list[str]:

@@ -1,5 +1,6 @@
 """`kbe-nat get`: lists of the Services that the running daemon serves, and of its flows."""
 
+import time
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
@@ -7,11 +8,13 @@ from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 import typer
+from rich.table import Table
 
 from kbe_nat.cli.flags.options import Format, OutputFormat, Socket, refuse_on_command_line
-from kbe_nat.cli.output import connect, show, show_json, show_json_rows, table, traffic
+from kbe_nat.cli.output import connect, seen, show, show_json, show_json_rows, table, traffic
 from kbe_nat.client import DEFAULT_SOCKET, ask, ask_rows
-from kbe_nat.daemon.rows import EndpointRow, FlowRow, ServiceRow, StatsRow, StatusRow
+from kbe_nat.daemon.rows import EndpointRow, FlowRow, ServiceRow, StatsRow, StatusRow, WatchRow
+from kbe_nat.kubeproxy.duration import SECOND, go_duration
 from kbe_nat.model import join_address
 
 _T = TypeVar("_T")
@@ -55,15 +58,15 @@ def get(
     elif kind is Kind.SERVICES:
         services = ask_rows(socket, kind, ServiceRow)
         wanted = (row for row in services if not service or row.name == service)
-        _show_rows(wanted, lambda rows: _service_tables(rows, wide), output)
+        _show_rows(seen(wanted, service), lambda rows: _service_tables(rows, wide), output)
     elif kind is Kind.ENDPOINTS:
         endpoints = ask_rows(socket, kind, EndpointRow)
         chosen = (row for row in endpoints if not service or row.service == service)
-        _show_rows(chosen, lambda rows: _endpoint_tables(rows, wide), output)
+        _show_rows(seen(chosen, service), lambda rows: _endpoint_tables(rows, wide), output)
     else:
         filters = {"service": service} if service else {}
         flows = ask_rows(socket, kind, FlowRow, limit=limit, **filters)
-        _show_rows(flows, lambda rows: _flow_tables(rows, wide), output)
+        _show_rows(seen(flows, service), lambda rows: _flow_tables(rows, wide), output)
 
 
 def _show(row: _T, tables: Callable[[_T], list[Any]], output: Format) -> None:
@@ -165,8 +168,25 @@ def _stats_tables(stats: StatsRow) -> list[Any]:
 def _status_tables(status: StatusRow) -> list[Any]:
     rows_table = table("", "what", "how")
     for name, value in msgspec.to_builtins(status).items():
-        rows_table.add_row(name.replace("_", " "), _words(value))
-    return [rows_table]
+        if name != "watches":
+            rows_table.add_row(name.replace("_", " "), _words(value))
+    return [rows_table, _watch_table(status.watches)] if status.watches else [rows_table]
+
+
+def _watch_table(watches: Iterable[WatchRow]) -> Table:
+    """How far each watch of the API server is, and for how long."""
+    watch_table = table("watches", *WATCH)
+    for watch in watches:
+        seconds = max(0, round(time.time() - watch.since))
+        counts = (watch.objects, watch.lists, watch.events, watch.failures, watch.withheld)
+        watch_table.add_row(
+            watch.resource,
+            watch.phase,
+            go_duration(seconds * SECOND),
+            *map(str, counts),
+            watch.reason or "-",
+        )
+    return watch_table
 
 
 def _words(value: object) -> str:
@@ -177,6 +197,17 @@ def _words(value: object) -> str:
     return str(value)
 
 
+WATCH: Final = (
+    "resource",
+    "phase",
+    "for",
+    "objects",
+    "lists",
+    "changes",
+    "failures",
+    "withheld",
+    "why not in step",
+)
 TRAFFIC: Final = ("packets", "packets back", "bytes", "bytes back")
 CONNECT: Final = ("connect p50", "connect p99")
 """From SYN to SYN-ACK."""

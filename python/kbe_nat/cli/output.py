@@ -3,12 +3,16 @@
 import json
 import sys
 import textwrap
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeVar
 
 import msgspec
 from rich.console import Console, RenderableType
 from rich.table import Table
+
+from kbe_nat.cli.flags.options import warn
+
+_Row = TypeVar("_Row")
 
 
 def show(*parts: RenderableType) -> None:
@@ -38,6 +42,16 @@ def show_json_rows(rows: Iterable[object]) -> None:
         before = ",\n"
     sys.stdout.write("[]\n" if before == "[\n" else "\n]\n")
     sys.stdout.flush()
+
+
+def seen(rows: Iterable[_Row], name: str) -> Iterator[_Row]:
+    """The rows. Where a name was asked for and there are none, that is said: it may be mistyped."""
+    is_empty = True
+    for row in rows:
+        is_empty = False
+        yield row
+    if is_empty and name:
+        warn(f"{name}: nothing is there under this name")
 
 
 def table(title: str, *columns: str, right: int = 0) -> Table:

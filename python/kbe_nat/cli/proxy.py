@@ -66,8 +66,8 @@ def proxy(
     ] = None,
     cleanup_kube_proxy: CleanupKubeProxy = False,
 ) -> None:
-    """Serve the Services of a directory on this node: divert their packets, translate them, follow
-    changes.
+    """Serve the Services of an API server or of files on this node: divert their packets, translate
+    them, follow changes.
 
     Needs CAP_NET_ADMIN and gives up every other privilege, but for CAP_NET_RAW that iptables'
     commands want with every-packet. SIGTERM, SIGINT and SIGHUP end it and take the rules away;

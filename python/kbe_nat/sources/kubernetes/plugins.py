@@ -120,7 +120,9 @@ async def _output(plugin: Exec, environment: dict[str, str]) -> bytes:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
     if status:
-        words = " ".join(complaint.decode(errors="replace").split())[-200:]
+        text = " ".join(complaint.decode(errors="replace").split())
+        # The end tells most; it begins with a whole word.
+        words = text if len(text) <= 200 else text[-200:].partition(" ")[2] or text[-200:]
         reason = f": {words}" if words else ", and said nothing"
         raise CredentialFailure(f"{plugin.command}: it ended with {status}{reason}")
     return output
