@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from kbe_nat.errors import RulesError
+from kbe_nat.rules import nft_tables
 from kbe_nat.rules.commands import Runner
 
 
@@ -42,8 +43,8 @@ def kube_proxy_processes() -> list[int]:
 
 
 PLACES: Final = (
-    (("nft", "list", "tables"), "table ip kube-proxy", "nft's table ip kube-proxy"),
-    (("nft", "list", "tables"), "table ip6 kube-proxy", "nft's table ip6 kube-proxy"),
+    (nft_tables.LIST, "table ip kube-proxy {", "nft's table ip kube-proxy"),
+    (nft_tables.LIST, "table ip6 kube-proxy {", "nft's table ip6 kube-proxy"),
     (("iptables-save",), ":KUBE-SERVICES ", "iptables' chain KUBE-SERVICES"),
     (("ip6tables-save",), ":KUBE-SERVICES ", "ip6tables' chain KUBE-SERVICES"),
 )

@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 
 from kbe_nat.errors import RulesError
+from kbe_nat.rules import nft_tables
 from kbe_nat.rules.commands import Runner
 from kbe_nat.rules.kube_proxy import kube_proxy_processes
 
@@ -32,7 +33,7 @@ def kube_proxy_removals(runner: Runner) -> list[Removal]:
     `RulesError` when a command that is there fails. Cost: six commands.
     """
     removals, rules = [], []
-    tables = _listed(runner, ("nft", "list", "tables")).splitlines()
+    tables = nft_tables.tables(_listed(runner, nft_tables.LIST))
     lines = [f"delete {table}" for table in NFT_TABLES if table in tables]
     if lines:
         removals.append(Removal(("nft", "-f", "-"), _text(lines)))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from kbe_nat.errors import RulesError
+from kbe_nat.rules import nft_tables
 from kbe_nat.rules.commands import Runner
 from kbe_nat.rules.rule import Marks
 
@@ -61,7 +62,7 @@ class Surroundings:
         ]
         saved = _text(runner, ("iptables-save",)) + _text(runner, ("ip6tables-save",))
         chains = {line[1:].split()[0] for line in saved.splitlines() if line.startswith(":")}
-        tables = {line.split()[-1] for line in _text(runner, LIST_TABLES).splitlines() if line}
+        tables = {line.split()[-1] for line in nft_tables.tables(_text(runner, nft_tables.LIST))}
         programs = [str(link.get("ifname")) for link in links if "xdp" in link]
         programs += [str(row.get("dev")) for row in filters if row.get("kind") == "clsact"]
         return cls(
@@ -164,7 +165,6 @@ def _text(runner: Runner, command: Sequence[str]) -> str:
 
 
 OURS: Final = "kbe-nat"
-LIST_TABLES: Final = ("nft", "list", "tables")
 PIN_FOLDERS: Final = (".", "tc/globals", "calico")
 MOST_SIGNS: Final = 3
 KUBE_PROXY: Final = re.compile(r"KUBE-(?!ROUTER)|kube-proxy")

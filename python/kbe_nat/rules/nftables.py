@@ -12,6 +12,7 @@ from typing import Final
 
 from kbe_nat.errors import RulesError
 from kbe_nat.family import Family
+from kbe_nat.rules import nft_tables
 from kbe_nat.rules.commands import Runner
 from kbe_nat.rules.nft_statements import FAMILIES, element_text, table_lines
 from kbe_nat.rules.rule import TAG, Element, RuleSet, SetChange, SetKind, canonical, shapes
@@ -31,7 +32,7 @@ class Nftables:
 
     def require_commands(self) -> str:
         """See `RuleInstaller.require_commands`."""
-        self._runner.run(LIST_TABLES)
+        self._runner.run(nft_tables.LIST)
         return "nft"
 
     def probe(self) -> str:
@@ -110,7 +111,7 @@ class Nftables:
 
     def _families(self) -> list[Family]:
         """Families with a table of ours."""
-        tables = self._runner.run(LIST_TABLES).splitlines()
+        tables = nft_tables.tables(self._runner.run(nft_tables.LIST))
         return [family for family, name in FAMILIES.items() if f"table {name} {TAG}" in tables]
 
     def _list(self, family: Family) -> str:
@@ -156,7 +157,6 @@ def _listed(elements: Iterable[Element]) -> set[str]:
 
 
 RUN: Final = ("nft", "-f", "-")
-LIST_TABLES: Final = ("nft", "list", "tables")
 ELEMENTS: Final = re.compile(r"\n\s*elements = \{[^}]*\}")
 SET_CONTENTS: Final = re.compile(r"set (\S+) \{[^{}]*elements = \{ ([^}]*?) \}")
 """A set's name and its elements, in a listing without line breaks."""
