@@ -167,6 +167,7 @@ fn a_handshake_that_a_restart_divides_is_not_timed() {
     let mut later = Scene::with_backends(family, 1);
     later.now = scene.now;
     later.engine.restore(later.now, &saved, 0).expect("it is sound");
+    assert_eq!(later.engine.checkpoint(later.now), saved, "no moment is in it");
     connection.complete(&mut later);
     assert_eq!(later.state(), Some("ESTABLISHED"));
     assert_eq!(times(&later).1, 0);

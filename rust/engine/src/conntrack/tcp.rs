@@ -86,6 +86,17 @@ impl Tracking {
         self.sides[Direction::Reply as usize].set(Side::SYN_TIMED, false);
     }
 
+    /// The record without the moment of a SYN: another engine has another clock.
+    pub(crate) fn untimed(&self) -> Self {
+        let mut tracking = *self;
+        let side = &mut tracking.sides[Direction::Reply as usize];
+        if side.has(Side::SYN_TIMED) {
+            side.set(Side::SYN_TIMED, false);
+            side.end = 0;
+        }
+        tracking
+    }
+
     /// Windows are not checked any more, because one side's segments are not known in full. A
     /// fragment's segment is longer than what was seen of it, so the other side acknowledges more.
     pub(crate) fn ignore_windows(&mut self) {

@@ -158,7 +158,7 @@ impl Writer {
         for number in hot.packets.into_iter().map(u64::from).chain(hot.bytes) {
             self.0.extend_from_slice(&number.to_le_bytes());
         }
-        for side in cold.tracking.sides {
+        for side in cold.tracking.untimed().sides {
             self.u32(side.end);
             self.u32(side.ack);
             self.u32(side.window);
@@ -284,8 +284,7 @@ impl<'a> Reader<'a> {
             }
             *side = Side { end, ack, window, scale, flags, retransmissions, packets_high };
         }
-        // The clock that timed a SYN was another engine's.
-        tracking.forget_syn();
+        let tracking = tracking.untimed();
         let ends = ends.map(WireEnds::from);
         let hot = Hot {
             ends,
