@@ -6,23 +6,19 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from cluster import faults
 from cluster.answers import Fault
-from cluster.objects import node, service
+from cluster.objects import service
 from cluster.server import LiveServer
-from harness.clients import named
-from harness.daemons import Daemon
-from harness.stage import add_ipv6
 from harness.waiting import eventually
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import inside
 from kbe_nat.rules.rule import DatapathKind
-from netns.test_cluster_source import Node, dns, endpoints
+from netns.test_cluster_source import Node, dns, endpoints, node_of
 
 WATCHED = ("nodes", "services", "endpointslices")
 
@@ -30,18 +26,11 @@ WATCHED = ("nodes", "services", "endpointslices")
 @pytest.fixture
 def here(cluster: Cluster, tmp_path: Path) -> Iterator[Node]:
     """First-packet: what the source does is the same in every datapath."""
-    add_ipv6(cluster)
-    named(cluster)
-    run_in: Callable[..., Any] = partial(inside, cluster.node.path)
-    with LiveServer(run_in=run_in) as server:
-        server.api.objects.put(node("node-1"))
-        for family in Family:
-            server.api.objects.put(dns(family), endpoints(family, "a"))
-        (tmp_path / "token").write_text("sound")
-        kubeconfig = server.kubeconfig(tmp_path / "kubeconfig", {"tokenFile": "token"})
-        with Daemon(cluster, tmp_path, DatapathKind.FIRST_PACKET) as daemon:
-            daemon.sources = ("--kubeconfig", str(kubeconfig))
-            yield Node(daemon, server)
+    server = LiveServer(run_in=partial(inside, cluster.node.path))
+    (tmp_path / "token").write_text("sound")
+    datapath, user = DatapathKind.FIRST_PACKET, {"tokenFile": "token"}
+    with node_of(server, cluster, tmp_path, datapath, user) as place:
+        yield place
 
 
 def follows(here: Node, pod: str, seconds: float = 60) -> None:

@@ -9,17 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster.objects import node
 from cluster.server import LiveServer
-from harness.clients import named
-from harness.daemons import Daemon
-from harness.stage import add_ipv6
 from harness.waiting import eventually
-from kbe_nat.family import Family
 from kbe_nat.playground.cluster import CLIENT_ADDRESS, Cluster
 from kbe_nat.playground.namespaces import inside
 from kbe_nat.rules.rule import DatapathKind
-from netns.test_cluster_source import Node, dns, endpoints
+from netns.test_cluster_source import Node, node_of
 
 DROP = "table inet cable { chain in { type filter hook input priority 0; policy drop; };"
 PULLED = DROP + " chain out { type filter hook output priority 0; policy drop; }; }"
@@ -28,17 +23,9 @@ PULLED = DROP + " chain out { type filter hook output priority 0; policy drop; }
 @pytest.fixture
 def far(cluster: Cluster, tmp_path: Path) -> Iterator[Node]:
     """The server is in the client's namespace, a wire away."""
-    add_ipv6(cluster)
-    named(cluster)
-    run_in = partial(inside, cluster.client.path)
-    with LiveServer(run_in=run_in, address=CLIENT_ADDRESS) as server:
-        server.api.objects.put(node("node-1"))
-        for family in Family:
-            server.api.objects.put(dns(family), endpoints(family, "a"))
-        kubeconfig = server.kubeconfig(tmp_path / "kubeconfig")
-        with Daemon(cluster, tmp_path, DatapathKind.FIRST_PACKET) as daemon:
-            daemon.sources = ("--kubeconfig", str(kubeconfig))
-            yield Node(daemon, server)
+    server = LiveServer(run_in=partial(inside, cluster.client.path), address=CLIENT_ADDRESS)
+    with node_of(server, cluster, tmp_path, DatapathKind.FIRST_PACKET) as place:
+        yield place
 
 
 def test_f104_a_half_open_connection_is_noticed_and_opened_anew(far: Node) -> None:

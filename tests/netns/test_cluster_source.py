@@ -6,7 +6,8 @@ import json
 import re
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -95,19 +96,32 @@ def endpoints(family: Family, *pods: str) -> dict[str, Any]:
     return value
 
 
-@pytest.fixture(params=list(DatapathKind), ids=str)
-def here(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> Iterator[Node]:
+@contextmanager
+def node_of(
+    server: LiveServer,
+    cluster: Cluster,
+    folder: Path,
+    datapath: DatapathKind,
+    user: Mapping[str, Any] | None = None,
+) -> Iterator[Node]:
+    """A node whose daemon will follow the server, as this user of the kubeconfig; pod a serves."""
     add_ipv6(cluster)
     named(cluster)
-    run_in: Callable[..., Any] = partial(inside, cluster.node.path)
-    with LiveServer(run_in=run_in) as server:
+    with server:
         server.api.objects.put(node("node-1"))
         for family in Family:
             server.api.objects.put(dns(family), endpoints(family, "a"))
-        kubeconfig = server.kubeconfig(tmp_path / "kubeconfig")
-        with Daemon(cluster, tmp_path, request.param) as daemon:
+        kubeconfig = server.kubeconfig(folder / "kubeconfig", user)
+        with Daemon(cluster, folder, datapath) as daemon:
             daemon.sources = ("--kubeconfig", str(kubeconfig))
             yield Node(daemon, server)
+
+
+@pytest.fixture(params=list(DatapathKind), ids=str)
+def here(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> Iterator[Node]:
+    server = LiveServer(run_in=partial(inside, cluster.node.path))
+    with node_of(server, cluster, tmp_path, request.param) as place:
+        yield place
 
 
 def test_it_serves_what_the_server_has_and_follows_it(here: Node) -> None:
