@@ -85,7 +85,8 @@ PYTHON = {
     "kubeproxy metrics model packet policy rules server sources version",
     "doctor": "daemon datapath drivers errors rules",
     "playground": "client commands daemon errors policy sources",
-    "lab": "_native commands errors model packet sources",
+    "lab": "_native commands control datapath drivers engine_tables errors family kubeproxy model "
+    "packet playground policy reference rules sources",
     "shadow": "family _native engine_tables model packet policy",
     "cli": "_native client daemon doctor drivers engine_tables errors explain family kubeproxy "
     "lab model packet playground policy rules shadow sources version",

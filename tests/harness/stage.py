@@ -7,7 +7,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from kbe_nat.drivers.netfilterqueue import NetfilterQueue
 from kbe_nat.drivers.thread import LoopThread
 from kbe_nat.engine_tables import EngineTables
 from kbe_nat.family import Family
-from kbe_nat.playground.cluster import Cluster
+from kbe_nat.playground.cluster import Cluster, wire_ipv6
 from kbe_nat.playground.namespaces import Namespace, inside
 from kbe_nat.policy.delta import PlanDelta
 from kbe_nat.policy.options import Options
@@ -203,21 +203,10 @@ def stage(
 
 def add_ipv6(cluster: Cluster) -> None:
     """The second family on all wires."""
-    node, client = cluster.node, cluster.client
-    with suppress(FileNotFoundError):
-        node.write("/proc/sys/net/bridge/bridge-nf-call-ip6tables", "0")
-    node.write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
     # Bytes of what the kernel carries.
-    node.write("/proc/sys/net/netfilter/nf_conntrack_acct", "1")
-    node.call("ip", "address", "add", "fd00:2::15/64", "dev", "eth0", "nodad")
-    node.call("ip", "address", "add", "fd00:17::1/64", "dev", "docker0", "nodad")
-    client.call("ip", "address", "add", "fd00:2::100/64", "dev", "eth0", "nodad")
-    client.call("ip", "route", "add", "default", "via", "fd00:2::15")
-    node.call("ip", "route", "add", "default", "via", "fd00:2::100")
-    for pod, address in zip(cluster.pods, PODS[Family.IPV6], strict=True):
-        pod.call("ip", "address", "add", f"{address}/128", "dev", "eth0", "nodad")
-        pod.call("ip", "route", "add", "fd00:17::1", "dev", "eth0")
-        pod.call("ip", "route", "add", "default", "via", "fd00:17::1")
+    cluster.node.write("/proc/sys/net/netfilter/nf_conntrack_acct", "1")
+    pods = dict(zip(PODS[Family.IPV6], cluster.pods, strict=True))
+    wire_ipv6(cluster.node, cluster.client, pods)
 
 
 def checksum_errors(cluster: Cluster) -> int:

@@ -11,6 +11,7 @@ the rules.
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from ipaddress import ip_interface
 from itertools import count
@@ -23,6 +24,9 @@ from kbe_nat.policy.plan import Backend
 NODE_ADDRESS: Final = "10.0.2.15"
 CLIENT_ADDRESS: Final = "10.0.2.100"
 BRIDGE: Final = "172.17.0.1/16"
+NODE_ADDRESS_6: Final = "fd00:2::15"
+CLIENT_ADDRESS_6: Final = "fd00:2::100"
+BRIDGE_6: Final = "fd00:17::1"
 
 
 class Cluster:
@@ -111,6 +115,22 @@ def wire_pod(node: Namespace, pod: Namespace, address: str, device: str) -> None
     pod.call("ip", "route", "add", "default", "via", str(bridge.ip))
 
 
+def wire_ipv6(node: Namespace, client: Namespace, pods: Mapping[str, Namespace]) -> None:
+    """The second family on the wires of `wire_node` and `wire_pod`; pods by their addresses."""
+    with suppress(FileNotFoundError):
+        node.write("/proc/sys/net/bridge/bridge-nf-call-ip6tables", "0")
+    node.write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
+    node.call(*ADDRESS_ADD, f"{NODE_ADDRESS_6}/64", "dev", "eth0", "nodad")
+    node.call(*ADDRESS_ADD, f"{BRIDGE_6}/64", "dev", "docker0", "nodad")
+    client.call(*ADDRESS_ADD, f"{CLIENT_ADDRESS_6}/64", "dev", "eth0", "nodad")
+    client.call("ip", "route", "add", "default", "via", NODE_ADDRESS_6)
+    node.call("ip", "route", "add", "default", "via", CLIENT_ADDRESS_6)
+    for address, pod in pods.items():
+        pod.call(*ADDRESS_ADD, f"{address}/128", "dev", "eth0", "nodad")
+        pod.call("ip", "route", "add", BRIDGE_6, "dev", "eth0")
+        pod.call("ip", "route", "add", "default", "via", BRIDGE_6)
+
+
 def _wait_for(server: subprocess.Popen[str], endpoint: Backend) -> None:
     assert server.stdout is not None
     line = server.stdout.readline()
@@ -121,4 +141,5 @@ def _wait_for(server: subprocess.Popen[str], endpoint: Backend) -> None:
 
 NUMBERS: Final = count()
 LINK_ADD: Final = ("ip", "link", "add")
+ADDRESS_ADD: Final = ("ip", "address", "add")
 POD_SERVER: Final = (sys.executable, "-m", "kbe_nat.playground.pod")
