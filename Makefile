@@ -31,6 +31,7 @@ check: build   ## formatting, lints, types, licences, layering, names and sizes,
 	ruff format --quiet --check
 	ruff check --quiet
 	mypy
+	python tools/native_stub.py --check
 	stubtest kbe_nat._native
 	if command -v cargo-deny >/dev/null; then cargo deny --log-level error check; fi
 	pytest --quiet tests/test_layering.py

@@ -221,12 +221,11 @@ class AnswerWatch:
     """Tells an engine when the kernel has seen the SYN-ACKs of connections that the engine has
     decided about, in the network namespace of the thread that makes this object. It listens until
     the kernel has made 5,000 events within a second, whoever's flows they are about: those of 800
-    connections.
+    connections. At most `socket_buffer` bytes of events wait; more are lost. Raises
+    `ConntrackError`.
     """
 
-    def __new__(cls, engine: Engine, *, socket_buffer: int) -> AnswerWatch:
-        """At most `socket_buffer` bytes of events wait; more are lost. Raises `ConntrackError`."""
-
+    def __new__(cls, engine: Engine, *, socket_buffer: int) -> AnswerWatch: ...
     def run(self) -> None:
         """Run until `stop` is called. Raises `ConntrackError`."""
 
@@ -322,7 +321,8 @@ class NftTable:
 
     def __new__(cls, family: int, name: str) -> NftTable: ...
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Its name, as `nft list tables` shows it."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
@@ -429,13 +429,17 @@ class Backend:
         cls, address: str, port: int, weight: int = 1, *, hairpin: bool = True
     ) -> Backend: ...
     @property
-    def address(self) -> str: ...
+    def address(self) -> str:
+        """The IP address, as text."""
     @property
-    def port(self) -> int: ...
+    def port(self) -> int:
+        """The port."""
     @property
-    def weight(self) -> int: ...
+    def weight(self) -> int:
+        """The weight; 0 drains: no new flows come to it."""
     @property
-    def hairpin(self) -> bool: ...
+    def hairpin(self) -> bool:
+        """Whether its connections to itself are masqueraded."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
@@ -444,17 +448,19 @@ class Frontend:
     """An address and port under which a service port is reached.
 
     `kind` is "cluster-ip", "external-ip", "load-balancer" or "node-port"; a node port has the
-    address "" and stands for every address of `NodeView`'s `node_ports`. Raises
-    `ArgumentError`.
+    address "" and stands for every address of `NodeView`'s `node_ports`. Raises `ArgumentError`.
     """
 
     def __new__(cls, address: str, port: int, kind: str = "cluster-ip") -> Frontend: ...
     @property
-    def address(self) -> str: ...
+    def address(self) -> str:
+        """The IP address, as text; empty for a node port."""
     @property
-    def port(self) -> int: ...
+    def port(self) -> int:
+        """The port."""
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """ "cluster-ip", "external-ip", "load-balancer" or "node-port"."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
@@ -463,13 +469,12 @@ class ServicePort:
     """One port of a Service in one address family, ready for the engine; immutable.
 
     `family`, 4 or 6, is that of its addresses. Without it the first address tells the family, and a
-    service port without addresses is of IPv4.
-    `local_backends` are those of this node. They serve where `is_internal_local` or
-    `is_external_local` ask for it (internalTrafficPolicy, externalTrafficPolicy).
-    `affinity_seconds` is the timeout of ClientIP affinity. `source_ranges` bind load-balancer
-    frontends, with `source_ranges_apply_to_all` external IPs and node ports too. `strategy` is one
-    of `kbe_nat.Strategy`; `maglev_size`, a prime, is for "mh". Cost: the building of the balancer,
-    for "mh" linear in its table. Raises `ArgumentError`.
+    service port without addresses is of IPv4. `local_backends` are those of this node. They serve
+    where `is_internal_local` or `is_external_local` ask for it (internalTrafficPolicy,
+    externalTrafficPolicy). `affinity_seconds` is the timeout of ClientIP affinity. `source_ranges`
+    bind load-balancer frontends, with `source_ranges_apply_to_all` external IPs and node ports too.
+    `strategy` is one of `kbe_nat.Strategy`; `maglev_size`, a prime, is for "mh". Cost: the building
+    of the balancer, for "mh" linear in its table. Raises `ArgumentError`.
     """
 
     def __new__(
@@ -480,32 +485,40 @@ class ServicePort:
         *,
         family: int | None = None,
         protocol: str = "tcp",
-        local_backends: Sequence[Backend] = ...,
-        serving_backends: Sequence[Backend] = ...,
+        local_backends: Sequence[Backend] = (),
+        serving_backends: Sequence[Backend] = (),
         is_internal_local: bool = False,
         is_external_local: bool = False,
         affinity_seconds: int | None = None,
-        source_ranges: Sequence[str] = ...,
+        source_ranges: Sequence[str] = (),
         source_ranges_apply_to_all: bool = False,
         strategy: str = "random",
         maglev_size: int | None = None,
     ) -> ServicePort: ...
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name, as namespace/name or namespace/name:port."""
     @property
-    def family(self) -> int: ...
+    def family(self) -> int:
+        """The address family, 4 or 6."""
     @property
-    def protocol(self) -> str: ...
+    def protocol(self) -> str:
+        """ "tcp", "udp" or "sctp"."""
     @property
-    def frontends(self) -> list[Frontend]: ...
+    def frontends(self) -> list[Frontend]:
+        """The addresses and ports under which it is reached."""
     @property
-    def cluster_backends(self) -> list[Backend]: ...
+    def cluster_backends(self) -> list[Backend]:
+        """The backends that serve with the traffic policy Cluster."""
     @property
-    def local_backends(self) -> list[Backend]: ...
+    def local_backends(self) -> list[Backend]:
+        """The backends of this node, which serve with the traffic policy Local."""
     @property
-    def strategy(self) -> str: ...
+    def strategy(self) -> str:
+        """The name of the strategy, one of `kbe_nat.Strategy`."""
     @property
-    def affinity_seconds(self) -> int | None: ...
+    def affinity_seconds(self) -> int | None:
+        """The timeout of ClientIP affinity in seconds; None without affinity."""
 
 @final
 class NodePorts:
@@ -520,20 +533,26 @@ class NodePorts:
 
     def __new__(
         cls,
-        addresses: Sequence[str] = ...,
+        addresses: Sequence[str] = (),
         *,
-        wildcard_families: Sequence[int] = ...,
-        reject_addresses: Sequence[str] = ...,
+        wildcard_families: Sequence[int] = (),
+        reject_addresses: Sequence[str] = (),
         loopback: bool = False,
     ) -> NodePorts: ...
     @property
-    def addresses(self) -> list[str]: ...
+    def addresses(self) -> list[str]:
+        """The addresses that serve node ports."""
     @property
-    def wildcard_families(self) -> list[int]: ...
+    def wildcard_families(self) -> list[int]:
+        """The families, 4 and 6, in which every local address serves node ports."""
     @property
-    def reject_addresses(self) -> list[str]: ...
+    def reject_addresses(self) -> list[str]:
+        """The addresses at which node ports without endpoints are refused."""
     @property
-    def loopback(self) -> bool: ...
+    def loopback(self) -> bool:
+        """Whether packets from other addresses to 127.0.0.0/8 are dropped where no service port
+        serves them.
+        """
     def __eq__(self, other: object, /) -> bool: ...
 
 @final
@@ -551,17 +570,18 @@ class NodeView:
     def __new__(
         cls,
         *,
-        addresses: Sequence[str] = ...,
+        addresses: Sequence[str] = (),
         node_ports: NodePorts | None = None,
-        pod_ranges: Sequence[str] = ...,
+        pod_ranges: Sequence[str] = (),
         pod_interfaces: Sequence[int] | None = None,
         masquerade_all: bool = False,
         unknown_port: str = "pass",
-        unallocated: Sequence[str] = ...,
+        unallocated: Sequence[str] = (),
         mode: str = "iptables",
     ) -> NodeView: ...
     @property
-    def addresses(self) -> list[str]: ...
+    def addresses(self) -> list[str]:
+        """The addresses of the node."""
 
 @final
 class Verdict:
@@ -573,13 +593,19 @@ class Verdict:
     """
 
     @property
-    def action(self) -> str: ...
+    def action(self) -> str:
+        """ "accept", "translate", "drop", "reject" or "hold"."""
     @property
-    def cause(self) -> str: ...
+    def cause(self) -> str:
+        """Why, in a word, such as "new", "established" or "no-backend"."""
     @property
-    def packet(self) -> bytes | None: ...
+    def packet(self) -> bytes | None:
+        """The bytes to send on; None where the packet is not sent."""
     @property
-    def masquerade(self) -> bool: ...
+    def masquerade(self) -> bool:
+        """Whether the node still has to masquerade the source when it sends the packet on, as
+        kube-proxy's MASQUERADE does.
+        """
     @property
     def direction(self) -> str | None:
         """ "original" (towards the backend), "reply", or None where no flow is concerned."""
@@ -595,16 +621,20 @@ class Flow:
     """A connection as the engine sees it at one moment. Ages and timeouts in seconds."""
 
     @property
-    def protocol(self) -> str: ...
+    def protocol(self) -> str:
+        """ "tcp", "udp" or "sctp"."""
     @property
     def state(self) -> str | None:
         """nf_conntrack's name of a TCP or SCTP state, else None."""
     @property
-    def assured(self) -> bool: ...
+    def assured(self) -> bool:
+        """Whether both ends have talked, so that the flow makes no room for new ones."""
     @property
-    def replied(self) -> bool: ...
+    def replied(self) -> bool:
+        """Whether the backend has answered."""
     @property
-    def source(self) -> tuple[str, int]: ...
+    def source(self) -> tuple[str, int]:
+        """The client."""
     @property
     def destination(self) -> tuple[str, int]:
         """The frontend, as the client addressed it."""
@@ -617,18 +647,23 @@ class Flow:
         flow.
         """
     @property
-    def service(self) -> str: ...
+    def service(self) -> str:
+        """The name of the service port."""
     @property
-    def masquerade(self) -> bool: ...
+    def masquerade(self) -> bool:
+        """Whether the client's address is replaced by the node's."""
     @property
     def packets(self) -> tuple[int, int]:
         """Packets towards the backend, and back."""
     @property
-    def bytes(self) -> tuple[int, int]: ...
+    def bytes(self) -> tuple[int, int]:
+        """Bytes of the IP packets towards the backend, and back."""
     @property
-    def age(self) -> float: ...
+    def age(self) -> float:
+        """Seconds since its first packet."""
     @property
-    def timeout(self) -> float: ...
+    def timeout(self) -> float:
+        """Seconds until it ends if no packet comes."""
 
 @final
 class ConnectTimes:
@@ -657,18 +692,23 @@ class BackendStats:
     """Counters of one backend of one service port since the engine started."""
 
     @property
-    def address(self) -> str: ...
+    def address(self) -> str:
+        """The IP address, as text."""
     @property
-    def port(self) -> int: ...
+    def port(self) -> int:
+        """The port."""
     @property
     def active(self) -> int:
         """Flows alive now."""
     @property
-    def flows(self) -> int: ...
+    def flows(self) -> int:
+        """Flows that it got."""
     @property
-    def packets(self) -> tuple[int, int]: ...
+    def packets(self) -> tuple[int, int]:
+        """Packets towards the backend, and back."""
     @property
-    def bytes(self) -> tuple[int, int]: ...
+    def bytes(self) -> tuple[int, int]:
+        """Bytes of the IP packets towards the backend, and back."""
     @property
     def connects(self) -> ConnectTimes | None:
         """None if none was measured."""
@@ -681,17 +721,23 @@ class ServiceStats:
     """Counters of one service port in one family, 4 or 6; of backends that are gone too."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name, as namespace/name or namespace/name:port."""
     @property
-    def family(self) -> int: ...
+    def family(self) -> int:
+        """The address family, 4 or 6."""
     @property
-    def active(self) -> int: ...
+    def active(self) -> int:
+        """Flows alive now."""
     @property
-    def flows(self) -> int: ...
+    def flows(self) -> int:
+        """Flows that began."""
     @property
-    def packets(self) -> tuple[int, int]: ...
+    def packets(self) -> tuple[int, int]:
+        """Packets towards the backends, and back."""
     @property
-    def bytes(self) -> tuple[int, int]: ...
+    def bytes(self) -> tuple[int, int]:
+        """Bytes of the IP packets towards the backends, and back."""
     @property
     def refused(self) -> Mapping[str, int]:
         """Packets that were dropped or rejected at this service port, by cause."""
@@ -699,7 +745,8 @@ class ServiceStats:
     def connects(self) -> ConnectTimes | None:
         """Of all its backends; None if none was measured."""
     @property
-    def backends(self) -> list[BackendStats]: ...
+    def backends(self) -> list[BackendStats]:
+        """The counters of each backend, of those that are gone too."""
 
 @final
 class Stats:
@@ -712,11 +759,14 @@ class Stats:
     def causes(self) -> Mapping[str, int]:
         """Packets by cause, those that did not occur left out."""
     @property
-    def flows(self) -> int: ...
+    def flows(self) -> int:
+        """Flows alive now."""
     @property
-    def assured(self) -> int: ...
+    def assured(self) -> int:
+        """Of these, flows whose both ends have talked."""
     @property
-    def affinities(self) -> int: ...
+    def affinities(self) -> int:
+        """Clients whose backend is remembered (ClientIP affinity)."""
     @property
     def leased_ports(self) -> int:
         """Source ports that flows have got from `Snat`, by all backends and addresses."""
@@ -727,13 +777,17 @@ class Stats:
     def leasable_ports(self) -> int:
         """Source ports that can be leased towards one backend, from one address."""
     @property
-    def held_fragments(self) -> int: ...
+    def held_fragments(self) -> int:
+        """Fragments that wait for the first one of their datagram."""
     @property
-    def expired(self) -> int: ...
+    def expired(self) -> int:
+        """Flows that have timed out."""
     @property
-    def evicted(self) -> int: ...
+    def evicted(self) -> int:
+        """Flows that made room for others."""
     @property
-    def services(self) -> list[ServiceStats]: ...
+    def services(self) -> list[ServiceStats]:
+        """The counters of each service port."""
 
 @final
 class Decision:
@@ -746,11 +800,14 @@ class Decision:
     def time(self) -> int:
         """In nanoseconds of the caller's clock, up to 70 ms early."""
     @property
-    def protocol(self) -> str: ...
+    def protocol(self) -> str:
+        """ "tcp", "udp" or "sctp"."""
     @property
-    def client(self) -> tuple[str, int]: ...
+    def client(self) -> tuple[str, int]:
+        """Address and port that the packet came from."""
     @property
-    def frontend(self) -> tuple[str, int]: ...
+    def frontend(self) -> tuple[str, int]:
+        """Address and port that it was sent to."""
     @property
     def service(self) -> str | None:
         """Name of the service port; None where no one has the frontend."""
@@ -761,7 +818,8 @@ class Decision:
     def action(self) -> str:
         """ "translate", "drop" or "reject"."""
     @property
-    def cause(self) -> str: ...
+    def cause(self) -> str:
+        """Why, in a word, as of a `Verdict`."""
     @property
     def choice(self) -> str | None:
         """How the backend was chosen: a strategy, "affinity", or "consistent" in mid-stream."""
@@ -781,11 +839,14 @@ class Explanation:
     """Why a packet gets its verdict. Nothing was changed to find out."""
 
     @property
-    def action(self) -> str: ...
+    def action(self) -> str:
+        """What `process` would do, as the action of a `Verdict`."""
     @property
-    def cause(self) -> str: ...
+    def cause(self) -> str:
+        """Why, in a word, as of a `Verdict`."""
     @property
-    def service(self) -> str | None: ...
+    def service(self) -> str | None:
+        """The name of the service port; None where no one has the destination."""
     @property
     def frontend(self) -> str | None:
         """How its destination is meant, as the `kind` of a `Frontend`; None when it belongs to a
@@ -806,7 +867,8 @@ class Explanation:
         each with action and cause.
         """
     @property
-    def masquerade(self) -> bool: ...
+    def masquerade(self) -> bool:
+        """Whether the source would be replaced by the node's, for the `backend` given."""
     @property
     def masqueraded(self) -> list[str]:
         """Candidates for which the source is masqueraded."""
@@ -835,17 +897,23 @@ class Limits:
         max_decisions: int = 65_536,
     ) -> Limits: ...
     @property
-    def max_flows(self) -> int: ...
+    def max_flows(self) -> int:
+        """Flows at most."""
     @property
-    def max_unassured(self) -> int: ...
+    def max_unassured(self) -> int:
+        """Flows at most that were not answered yet."""
     @property
-    def max_flows_per_source(self) -> int | None: ...
+    def max_flows_per_source(self) -> int | None:
+        """Flows of one client at most; None for no such limit."""
     @property
-    def max_affinities(self) -> int: ...
+    def max_affinities(self) -> int:
+        """Clients at most whose backend is remembered."""
     @property
-    def max_fragments(self) -> int: ...
+    def max_fragments(self) -> int:
+        """Datagrams in fragments at most."""
     @property
-    def max_decisions(self) -> int: ...
+    def max_decisions(self) -> int:
+        """Decisions that are remembered, of both families together; 0 for none."""
     def __eq__(self, other: object, /) -> bool: ...
 
 @final
@@ -862,11 +930,14 @@ class Snat:
         reserved: tuple[int, int] = (30000, 32767),
     ) -> Snat: ...
     @property
-    def addresses(self) -> list[str]: ...
+    def addresses(self) -> list[str]:
+        """The addresses, at most one of each family."""
     @property
-    def ports(self) -> tuple[int, int]: ...
+    def ports(self) -> tuple[int, int]:
+        """The range of ports that are leased: the lowest and the highest."""
     @property
-    def reserved(self) -> tuple[int, int]: ...
+    def reserved(self) -> tuple[int, int]:
+        """The range of ports that are never leased: the lowest and the highest."""
     def __eq__(self, other: object, /) -> bool: ...
 
 @final
@@ -1211,15 +1282,17 @@ def reject(packet: _Buffer, answer: str = "icmp") -> bytes | None:
 
 @final
 class ProtobufDocument:
-    """An answer of an API server in protobuf with one object in it, a Status among others."""
+    """An answer of an API server in protobuf with one object in it, a Status among others. Raises
+    `EncodingError` when the bytes are no such answer.
+    """
 
-    def __new__(cls, answer: bytes) -> ProtobufDocument:
-        """Raises `EncodingError` when the bytes are no answer in protobuf."""
+    def __new__(cls, answer: bytes) -> ProtobufDocument: ...
     @property
     def version(self) -> str:
         """Group and version, such as "v1"."""
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """The kind of the object, such as "Service"."""
     def json(self) -> bytes | ProtobufRefusal:
         """The fields that kbe-nat reads, as the JSON that the server would have written. Cost:
         linear in the answer.
@@ -1231,10 +1304,11 @@ class ProtobufList:
 
     An item is the JSON that the server would have written, without kind and version, of the fields
     that kbe-nat reads. Cost: linear in the answer; in memory the answer and one item.
+
+    Raises `EncodingError` when the bytes are no list in protobuf, or not the whole of it.
     """
 
-    def __new__(cls, answer: bytes) -> ProtobufList:
-        """Raises `EncodingError` when the bytes are no list in protobuf, or not the whole of it."""
+    def __new__(cls, answer: bytes) -> ProtobufList: ...
     @property
     def version(self) -> str:
         """Group and version of the items, such as "v1"."""
@@ -1284,7 +1358,8 @@ class ProtobufRefusal:
     """An object that cannot be read; others of its answer can."""
 
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """The kind of the object, such as "Service"."""
     @property
     def namespace(self) -> str:
         """Empty where the kind has none, or where it cannot be read."""
@@ -1298,4 +1373,5 @@ class ProtobufRefusal:
     def path(self) -> str:
         """The field, such as "spec.ports[0].port"; empty when the object as a whole is meant."""
     @property
-    def reason(self) -> str: ...
+    def reason(self) -> str:
+        """Why the object cannot be read."""

@@ -8,7 +8,8 @@ use pyo3::prelude::*;
 
 use crate::errors;
 
-/// The addresses of a network namespace.
+/// The addresses in the network namespace of the thread that makes this object. All methods raise
+/// `RulesError`.
 #[pyclass(frozen, module = "kbe_nat._native")]
 pub(crate) struct NodeAddresses(Mutex<Addresses>);
 
@@ -21,10 +22,13 @@ impl NodeAddresses {
             .map_err(|error| errors::addresses(&error))
     }
 
+    /// Whether addresses or devices have changed since this was asked last, or may have, because
+    /// the kernel had too much to say. Cost: a system call.
     fn has_changed(&self, py: Python<'_>) -> PyResult<bool> {
         self.ask(py, Addresses::has_changed)
     }
 
+    /// All addresses but loopback's and link-local ones.
     fn globals(&self, py: Python<'_>) -> PyResult<Vec<String>> {
         self.ask(py, |addresses| {
             let all = addresses.all()?;

@@ -13,7 +13,8 @@ use pyo3::types::PyBytes;
 
 use crate::errors;
 
-/// An answer with one object in it.
+/// An answer of an API server in protobuf with one object in it, a Status among others. Raises
+/// `EncodingError` when the bytes are no such answer.
 #[pyclass(frozen, module = "kbe_nat")]
 pub(crate) struct ProtobufDocument(Document);
 
@@ -24,22 +25,31 @@ impl ProtobufDocument {
         document(answer).map(Self)
     }
 
+    /// Group and version, such as "v1".
     #[getter]
     fn version(&self) -> &str {
         &self.0.version
     }
 
+    /// The kind of the object, such as "Service".
     #[getter]
     fn kind(&self) -> &str {
         &self.0.kind
     }
 
+    /// The fields that kbe-nat reads, as the JSON that the server would have written. Cost: linear
+    /// in the answer.
     fn json<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         json_or_refusal(py, self.0.json())
     }
 }
 
-/// An answer with a list in it; an iterator over the items.
+/// An answer of an API server in protobuf with a list in it: an iterator over the items.
+///
+/// An item is the JSON that the server would have written, without kind and version, of the fields
+/// that kbe-nat reads. Cost: linear in the answer; in memory the answer and one item.
+///
+/// Raises `EncodingError` when the bytes are no list in protobuf, or not the whole of it.
 #[pyclass(frozen, module = "kbe_nat")]
 pub(crate) struct ProtobufList(Mutex<List>);
 
@@ -57,26 +67,31 @@ impl ProtobufList {
         Ok(Self(Mutex::new(list)))
     }
 
+    /// Group and version of the items, such as "v1".
     #[getter]
     fn version(&self) -> String {
         self.with(|list| list.version.clone())
     }
 
+    /// The kind of the items, such as "Service".
     #[getter]
     fn kind(&self) -> String {
         self.with(|list| list.kind.clone())
     }
 
+    /// The version of the state; empty where the server says none.
     #[getter]
     fn resource_version(&self) -> String {
         self.with(|list| list.resource_version.clone())
     }
 
+    /// The token of the next page; empty where this is the last one.
     #[getter]
     fn continue_token(&self) -> String {
         self.with(|list| list.continue_token.clone())
     }
 
+    /// Items after this page, where the server says it.
     #[getter]
     fn remaining(&self) -> Option<i64> {
         self.with(|list| list.remaining)
@@ -91,7 +106,10 @@ impl ProtobufList {
     }
 }
 
-/// Splits the bytes of a watch into frames.
+/// Splits the bytes of a watch in protobuf into frames.
+///
+/// Memory: an unfinished frame of at most `limit` bytes, 4 MiB unless said, and what `feed` is
+/// called with.
 #[pyclass(frozen, module = "kbe_nat")]
 pub(crate) struct ProtobufFrames(Mutex<Frames>);
 
@@ -103,11 +121,16 @@ impl ProtobufFrames {
         Self(Mutex::new(Frames::new(limit.unwrap_or(MAX_OBJECT))))
     }
 
+    /// Bytes of the unfinished frame. A stream that ends with any was cut off.
     #[getter]
     fn pending(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pending()
     }
 
+    /// The frames that these bytes complete, for `protobuf_event`. Cost: linear in the bytes.
+    ///
+    /// Raises `EncodingError` when a frame is longer than the limit, then and ever after: where the
+    /// next one begins is unknown.
     fn feed<'py>(&self, py: Python<'py>, bytes: &[u8]) -> PyResult<Vec<Bound<'py, PyBytes>>> {
         let frames = self.0.lock().unwrap_or_else(PoisonError::into_inner).feed(bytes);
         let frames = frames.map_err(|error| errors::encoding(&error))?;
@@ -115,7 +138,10 @@ impl ProtobufFrames {
     }
 }
 
-/// The event in a frame.
+/// The event in a frame of a watch: ADDED, MODIFIED, DELETED, BOOKMARK or ERROR, and the object as
+/// `ProtobufDocument.json` gives it, a Status for an ERROR. Cost: linear in the frame.
+///
+/// Raises `EncodingError` when it is no event.
 #[pyfunction]
 pub(crate) fn protobuf_event(
     py: Python<'_>,
@@ -125,14 +151,20 @@ pub(crate) fn protobuf_event(
     Ok((event.change, json_or_refusal(py, event.object)?))
 }
 
-/// An object that cannot be read, and why.
+/// An object that cannot be read; others of its answer can.
 #[pyclass(frozen, get_all, module = "kbe_nat")]
 pub(crate) struct ProtobufRefusal {
+    /// The kind of the object, such as "Service".
     kind: String,
+    /// Empty where the kind has none, or where it cannot be read.
     namespace: String,
+    /// Empty where it cannot be read.
     name: String,
+    /// The version of the object; empty where it cannot be read.
     resource_version: String,
+    /// The field, such as "spec.ports[0].port"; empty when the object as a whole is meant.
     path: String,
+    /// Why the object cannot be read.
     reason: String,
 }
 

@@ -13,6 +13,9 @@ use crate::convert;
 use crate::errors::{self, argument};
 
 /// Reads a pcap or pcapng file in batches; memory does not grow with the file.
+///
+/// Ethernet (with VLAN tags), raw IP, NULL, LOOP and Linux "cooked" frames are understood; others
+/// hold no packet. Raises OSError and `CaptureError`.
 #[pyclass(frozen, module = "kbe_nat")]
 pub(crate) struct CaptureReader {
     path: PathBuf,
@@ -29,22 +32,28 @@ impl CaptureReader {
         }
     }
 
+    /// Bytes of the file that were read so far.
     #[getter]
     fn position(&self) -> u64 {
         self.reader.lock().unwrap_or_else(PoisonError::into_inner).position()
     }
 
+    /// Frames so far whose link type is not read, by its number: they have no packet.
     #[getter]
     fn unread(&self) -> BTreeMap<u32, u64> {
         self.reader.lock().unwrap_or_else(PoisonError::into_inner).unread().clone()
     }
 
+    /// The packet or block within which the file ends, once met; None for a whole file.
     #[getter]
     fn cut(&self) -> Option<String> {
         let place = self.reader.lock().unwrap_or_else(PoisonError::into_inner).cut()?;
         Some(format!("{place} (byte {})", place.offset))
     }
 
+    /// The next frames, at most `max_packets` of them and all within `max_span` nanoseconds of the
+    /// first; None at the end, and where the file ends within a packet (`cut`). Raises
+    /// `CaptureError` with the number and place of the packet or block that is damaged.
     fn read_batch(
         &self,
         py: Python<'_>,
@@ -70,14 +79,18 @@ pub(crate) struct CaptureBatch(Batch);
 
 #[pymethods]
 impl CaptureBatch {
+    /// The IP packets of the frames, back to back. A frame that is no IP packet has none: zero
+    /// bytes.
     fn take<'py>(&self, py: Python<'py>) -> Bound<'py, PyByteArray> {
         PyByteArray::new(py, &self.0.packets)
     }
 
+    /// Where each packet starts in `take()`, and where the last ends: 64-bit numbers.
     fn offsets<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         numbers(py, self.0.offsets.iter().copied())
     }
 
+    /// When each frame was captured, in nanoseconds since 1970: 64-bit numbers.
     fn times<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         numbers(py, self.0.times())
     }
@@ -87,7 +100,8 @@ fn numbers(py: Python<'_>, numbers: impl Iterator<Item = u64>) -> Bound<'_, PyBy
     PyBytes::new(py, &numbers.flat_map(u64::to_ne_bytes).collect::<Vec<_>>())
 }
 
-/// Writes a capture of the same format and link type as the one that a reader reads.
+/// Writes a capture of the same format and link type as the one that `reader` reads, to the file
+/// with this name, or to standard output.
 #[pyclass(frozen, module = "kbe_nat")]
 pub(crate) struct CaptureWriter {
     path: PathBuf,
@@ -123,6 +137,9 @@ impl CaptureWriter {
         }
     }
 
+    /// Write what is sent on: frames with the `packets` that `process_batch` left, refusals
+    /// (`answer` as of `reject`) in place of refused ones, and frames without an IP packet as they
+    /// are. Held fragments keep their place until they are released, at most 4096 frames.
     fn write(
         &self,
         frames: PyRef<'_, CaptureBatch>,
@@ -146,6 +163,7 @@ impl CaptureWriter {
         }
     }
 
+    /// What became of held fragments, as `Engine.released` returns it.
     #[allow(clippy::needless_pass_by_value)]
     fn write_released(&self, released: Vec<(u32, String, Option<Vec<u8>>)>) -> PyResult<()> {
         self.with(|writer| {
@@ -157,6 +175,7 @@ impl CaptureWriter {
         })
     }
 
+    /// Write what still waits and flush. Raises OSError.
     fn close(&self) -> PyResult<()> {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         writer.map_or(Ok(()), Writer::close).map_err(|error| errors::capture(&self.path, error))

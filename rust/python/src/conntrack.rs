@@ -18,7 +18,9 @@ use crate::convert;
 use crate::engine::Engine;
 use crate::errors;
 
-/// Tells an engine what becomes of the kernel's flows.
+/// Keeps an engine's flows in step with the kernel's connection tracking, in the network namespace
+/// of the thread that makes this object. Flows are identified by their ends, whatever their
+/// connmark.
 #[pyclass(frozen, module = "kbe_nat._native")]
 pub(crate) struct ConntrackSync {
     engine: Py<Engine>,
@@ -45,6 +47,7 @@ impl ConntrackSync {
         .map_err(|error: io::Error| errors::conntrack(&error))
     }
 
+    /// Run until `stop` is called. Raises `ConntrackError`.
     fn run(&self, py: Python<'_>) -> PyResult<()> {
         let engine = self.engine.get().shared();
         py.detach(|| {
@@ -55,6 +58,9 @@ impl ConntrackSync {
         .map_err(|error| errors::conntrack(&error))
     }
 
+    /// Flows that the kernel could not enter, above all for want of a port to masquerade with, and
+    /// packets that its connection tracking has dropped, since the network namespace was made.
+    /// Raises `ConntrackError`.
     fn statistics(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
         let Statistics { insert_failed, dropped } = py
             .detach(|| self.statistics.lock().unwrap_or_else(PoisonError::into_inner).statistics())
@@ -62,19 +68,25 @@ impl ConntrackSync {
         Ok((insert_failed, dropped))
     }
 
+    /// End `run` soon.
     fn stop(&self) {
         self.sync.stop();
     }
 
+    /// Compare all flows now, and return whether that was done within `timeout` seconds.
     fn resync_within(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
         let timeout = Duration::try_from_secs_f64(timeout).map_err(errors::argument)?;
         Ok(py.detach(|| self.sync.resync_within(timeout)))
     }
 
+    /// Compare all flows soon, and end those that do not go where their frontends lead.
     fn resync(&self) {
         self.sync.request();
     }
 
+    /// Compare the flows to these frontends soon: protocol, address and port of each. Cost: for a
+    /// few frontends of a protocol a pass of the kernel over its flows for each; for many one pass,
+    /// in which the kernel shows all flows of the protocol.
     #[allow(clippy::needless_pass_by_value)]
     fn resync_frontends(&self, frontends: Vec<(String, String, u16)>) -> PyResult<()> {
         let parsed = frontends.iter().map(|(protocol, address, port)| {
@@ -84,33 +96,43 @@ impl ConntrackSync {
         Ok(())
     }
 
+    /// Flows that began or ended so far, those of other programs included.
     #[getter]
     fn changes(&self) -> u64 {
         self.sync.changes()
     }
 
+    /// How often the kernel dropped events because we were too slow; a full resync followed.
     #[getter]
     fn overruns(&self) -> u64 {
         self.sync.overruns()
     }
 
+    /// Flows that were ended in the kernel because they did not go where their frontends led, or
+    /// because an operator asked for it.
     #[getter]
     fn ended(&self) -> u64 {
         self.sync.ended_flows()
     }
 
+    /// Flows that other programs have deleted from the kernel's table while both ends were talking.
     #[getter]
     fn forgotten(&self) -> u64 {
         self.sync.forgotten()
     }
 
+    /// How often it went round: more often from one moment to the next, unless it hangs.
     #[getter]
     fn turns(&self) -> u64 {
         self.sync.turns()
     }
 }
 
-/// Tells an engine when backends answer.
+/// Tells an engine when the kernel has seen the SYN-ACKs of connections that the engine has decided
+/// about, in the network namespace of the thread that makes this object. It listens until the
+/// kernel has made 5,000 events within a second, whoever's flows they are about: those of 800
+/// connections. At most `socket_buffer` bytes of events wait; more are lost. Raises
+/// `ConntrackError`.
 #[pyclass(frozen, module = "kbe_nat._native")]
 pub(crate) struct AnswerWatch {
     engine: Py<Engine>,
@@ -130,6 +152,7 @@ impl AnswerWatch {
         Ok(Self { engine, answers: Mutex::new(answers), watch })
     }
 
+    /// Run until `stop` is called. Raises `ConntrackError`.
     fn run(&self, py: Python<'_>) -> PyResult<()> {
         let engine = self.engine.get().shared();
         py.detach(|| {
@@ -139,59 +162,70 @@ impl AnswerWatch {
         .map_err(|error| errors::conntrack(&error))
     }
 
+    /// End `run` soon.
     fn stop(&self) {
         self.watch.stop();
     }
 
+    /// How often it went round: more often from one moment to the next, unless it hangs.
     #[getter]
     fn turns(&self) -> u64 {
         self.watch.turns()
     }
 
+    /// Events that the kernel has made so far, about, also of other programs' flows.
     #[getter]
     fn updates(&self) -> u64 {
         self.watch.updates()
     }
 
+    /// Seconds of which a part was not listened to.
     #[getter]
     fn pauses(&self) -> u64 {
         self.watch.pauses()
     }
 }
 
-/// A flow of the kernel's.
+/// A flow that the kernel tracks, in its default zone. Ends are addresses and ports; ports are 0
+/// where the protocol has none.
 #[pyclass(frozen, module = "kbe_nat._native")]
 pub(crate) struct ConntrackEntry(Entry);
 
 #[pymethods]
 impl ConntrackEntry {
+    /// Its name, or its number where it has no name here.
     #[getter]
     fn protocol(&self) -> String {
         Protocol(self.0.protocol).to_string()
     }
 
+    /// The client.
     #[getter]
     fn source(&self) -> (String, u16) {
         convert::end(&self.0.original.src)
     }
 
+    /// Where the client sends to.
     #[getter]
     fn destination(&self) -> (String, u16) {
         convert::end(&self.0.original.dst)
     }
 
+    /// The server.
     #[getter]
     fn reply_source(&self) -> (String, u16) {
         convert::end(&self.0.reply.src)
     }
 
+    /// As whom the server sees the client.
     #[getter]
     fn reply_destination(&self) -> (String, u16) {
         convert::end(&self.0.reply.dst)
     }
 }
 
-/// Flows of the kernel's as they begin.
+/// Hears of flows that begin, in the network namespace of the thread that makes this object. At
+/// most `socket_buffer` bytes of events wait in the kernel. Raises `ConntrackError`.
 #[pyclass(frozen, module = "kbe_nat._native")]
 pub(crate) struct ConntrackEvents {
     events: Mutex<Events>,
@@ -210,6 +244,8 @@ impl ConntrackEvents {
         Ok(Self { events: Mutex::new(events), _waker: waker })
     }
 
+    /// Wait for flows that begin, at most `timeout` seconds. Also returns whether the kernel
+    /// dropped events because too many waited. Raises `ConntrackError`.
     fn receive(&self, py: Python<'_>, timeout: f64) -> PyResult<(Vec<ConntrackEntry>, bool)> {
         let timeout = Duration::try_from_secs_f64(timeout).map_err(errors::argument)?;
         let mut changes = Vec::new();
@@ -227,7 +263,9 @@ impl ConntrackEvents {
     }
 }
 
-/// The flows that the kernel has.
+/// The flows that the kernel tracks, in the network namespace of this thread. Flows that begin or
+/// end meanwhile may be missing. Cost: a million flows take some seconds, and 300 MB. Raises
+/// `ConntrackError`.
 #[pyfunction]
 pub(crate) fn conntrack_entries(py: Python<'_>) -> PyResult<Vec<ConntrackEntry>> {
     let mut entries = Vec::new();
@@ -239,7 +277,8 @@ pub(crate) fn conntrack_entries(py: Python<'_>) -> PyResult<Vec<ConntrackEntry>>
     Ok(entries)
 }
 
-/// Fails where the kernel does not show its flows to this process. Dumps none of them.
+/// Ask whether the kernel shows the flows that it tracks, in the network namespace of this thread;
+/// none of them is looked at. Raises `ConntrackError`.
 #[pyfunction]
 pub(crate) fn probe_flows(py: Python<'_>) -> PyResult<()> {
     py.detach(|| Requests::open()?.statistics())

@@ -25,6 +25,16 @@ use crate::service::{NodeView, ServicePort};
 use crate::verdict::{Verdict, release};
 use crate::view::{Explanation, Flow, Stats};
 
+/// Service NAT without input or output: tables and packets in, verdicts out. Safe to share between
+/// threads.
+///
+/// `seed` makes the random choices repeatable; without one they are unpredictable. Without `snat` a
+/// masqueraded flow is only marked (`Verdict.masquerade`); with it the engine rewrites the source
+/// itself. `midstream` is what becomes of a TCP packet without a flow: "consistent" (picked up by
+/// hash of its client), "reject" or "drop"; `invalid` is that of one outside the window:
+/// "translate" or "drop"; `offloaded` that of one whose flow the kernel carries: "decide" (the
+/// kernel has it no more), or "pass" where the kernel's turn comes behind the engine's. Raises
+/// `ArgumentError`.
 #[pyclass(frozen, module = "kbe_nat")]
 pub(crate) struct Engine {
     engine: Mutex<core::Engine>,
@@ -89,12 +99,20 @@ impl Engine {
         Ok(Self { engine: Mutex::new(engine), writing: Mutex::default() })
     }
 
+    /// Let flows live so long without packets, each from its next packet on.
     #[allow(clippy::needless_pass_by_value)]
     fn set_timeouts(&self, py: Python<'_>, timeouts: PyRef<'_, Timeouts>) {
         let table = timeouts.table.clone();
         py.detach(|| self.lock().set_timeouts(table));
     }
 
+    /// Serve these and no others, from the next packet on; `node` stays as it was when None.
+    ///
+    /// Flows and affinities stay, but those to backends that are gone: UDP flows are decided anew,
+    /// unanswered TCP is dropped, established TCP goes on. Cost: a look-up per service port while
+    /// packets go on, and more for those that differ from the ones in force; packets wait for the
+    /// books of the latter alone. Raises `ServiceError` when two have one name, or claim one
+    /// frontend or node port; nothing is changed then.
     #[pyo3(signature = (services, node = None))]
     #[allow(clippy::needless_pass_by_value)]
     fn replace_services(
@@ -108,7 +126,18 @@ impl Engine {
             .map_err(errors::service)
     }
 
-    #[pyo3(signature = (changed, removed = Vec::new(), node = None))]
+    /// Serve `changed` in the place of the service ports of their names, or beside the others, and
+    /// no longer those in `removed`, by name and address family (4 or 6).
+    ///
+    /// Afterwards all is as if the whole had been given to `replace_services`. A service port may
+    /// be in both: it is changed. Cost: what is touched, whatever the number of the others; packets
+    /// wait no longer than for a look-up per backend of what changed. Raises `ServiceError` as
+    /// `replace_services` does, and when none has the name of one to be removed, and
+    /// `ArgumentError` for another family; nothing is changed then.
+    #[pyo3(
+        signature = (changed, removed = Vec::new(), node = None),
+        text_signature = "($self, changed, removed=(), node=None)"
+    )]
     #[allow(clippy::needless_pass_by_value)]
     fn update_services(
         &self,
@@ -126,6 +155,14 @@ impl Engine {
             .map_err(errors::service)
     }
 
+    /// What is to be done with one packet, at `now` nanoseconds of a monotonic clock.
+    ///
+    /// `interface` is the index of the device it came in by, 0 for the node's own. With
+    /// `incomplete_checksum` the transport checksum is computed in full (a packet from a local
+    /// sender, CHECKSUM_PARTIAL). With `captured`, for packets of captures, an IP length of 0
+    /// stands for the length of the bytes: the sending host had not yet cut this segment. Without
+    /// it such a packet is malformed. Cost: one lookup; for the first packet of a flow also the
+    /// decision.
     #[pyo3(signature = (
         packet, now, *, interface = 0, incomplete_checksum = false, captured = false
     ))]
@@ -145,6 +182,13 @@ impl Engine {
         Ok(Verdict::new(verdict, bytes))
     }
 
+    /// `process` for many packets, rewritten in place; the GIL is released, no object is made per
+    /// packet.
+    ///
+    /// `packets` is one writable buffer whose packet i lies at `offsets[i]:offsets[i + 1]` (n + 1
+    /// numbers of 64 bits, such as `array("Q")`), or without `offsets` a sequence of writable
+    /// buffers. Returns one record of 8 bytes per packet, `kbe_nat.drivers.queue.VERDICT`. Raises
+    /// `ArgumentError` for bad offsets, TypeError for a buffer that is read-only.
     #[pyo3(signature = (
         packets, now, *, offsets = None, interface = 0, incomplete_checksum = false,
         captured = false
@@ -167,20 +211,32 @@ impl Engine {
         }
     }
 
+    /// Held fragments whose datagram is decided meanwhile: ticket, action and, where it is sent,
+    /// packet.
     fn released(&self, py: Python<'_>) -> Vec<(u32, &'static str, Option<Vec<u8>>)> {
         let released = py.detach(|| self.lock().released(|_| true));
         released.into_iter().map(release).collect()
     }
 
+    /// Forget what timed out, looking at no more than `budget` entries; returns how many flows
+    /// ended.
     #[pyo3(signature = (now, budget = 4096))]
     fn expire(&self, py: Python<'_>, now: u64, budget: usize) -> usize {
         py.detach(|| self.lock().expire(now, budget))
     }
 
+    /// When `expire` will next find something, in nanoseconds; None when there is nothing to wait
+    /// for.
     fn next_expiry(&self, py: Python<'_>) -> Option<u64> {
         py.detach(|| self.lock().next_expiry())
     }
 
+    /// The flows to which all given filters apply, each as it is when it comes.
+    ///
+    /// One that lives throughout comes exactly once; one that begins after the call is left out.
+    /// Cost: one walk of the table, page by page; packets are processed between two pages.
+    ///
+    /// Raises `ArgumentError` for a filter that can match nothing.
     #[pyo3(signature = (
         *, protocol = None, service = None, source = None, destination = None, backend = None,
         state = None, limit = None
@@ -207,6 +263,10 @@ impl Engine {
         })
     }
 
+    /// End the flows to which all given filters apply, and return how many they were. A later
+    /// packet of one is decided anew. Cost: one walk of the table.
+    ///
+    /// Raises `ArgumentError` as `flows` does.
     #[pyo3(signature = (
         *, protocol = None, service = None, source = None, destination = None, backend = None,
         state = None
@@ -235,6 +295,12 @@ impl Engine {
         }))
     }
 
+    /// The newest decisions to which all filters apply, `limit` at most, oldest first.
+    ///
+    /// `service` is a service port, or a Service with all of its ports; `verdict` an action;
+    /// `since` a moment of the caller's clock in nanoseconds; `after` a sequence number. Cost: a
+    /// look at each decision that is remembered; packets are processed between two pages of them.
+    /// Raises `ArgumentError`.
     #[pyo3(signature = (
         *, service = None, client = None, verdict = None, since = None, after = 0, limit = None
     ))]
@@ -267,19 +333,26 @@ impl Engine {
         }))
     }
 
+    /// From now on note what happens to flows: at most `capacity` events of each family are kept
+    /// until they are taken, and the oldest are lost. 0 notes nothing.
     fn watch(&self, py: Python<'_>, capacity: usize) {
         py.detach(|| self.lock().watch(capacity));
     }
 
+    /// What happened since the last call, oldest first by family: "NEW", "UPDATE" (another state)
+    /// or "DESTROY", and the flow as it was then; and how many events were lost.
     fn take_events(&self, py: Python<'_>) -> (Vec<(&'static str, Flow)>, u64) {
         let (events, lost) = py.detach(|| self.lock().take_events());
         (events.into_iter().map(|(kind, flow)| (kind.name(), Flow(flow))).collect(), lost)
     }
 
+    /// All counters. Cost: linear in flows, service ports and their backends; packets wait for the
+    /// flows and a copy of the backends' counters at most, and not for the rest.
     fn stats(&self, py: Python<'_>) -> Stats {
         py.detach(|| Stats::of(|| self.lock()))
     }
 
+    /// What `process` would do with the packet and why, from the same code, changing nothing.
     #[pyo3(signature = (
         packet, now, *, interface = 0, incomplete_checksum = false, captured = false
     ))]
@@ -296,16 +369,23 @@ impl Engine {
         Ok(Explanation(packet.py().detach(|| self.lock().explain(now, &bytes, meta))))
     }
 
+    /// Flows, affinities and balancer state in one versioned, checksummed format; times are
+    /// relative.
     fn checkpoint<'py>(&self, py: Python<'py>, now: u64) -> Bound<'py, PyBytes> {
         let checkpoint = py.detach(|| self.lock().checkpoint(now));
         PyBytes::new(py, &checkpoint)
     }
 
+    /// Bytes that a checkpoint of an engine with these limits can have, at most.
     #[getter]
     fn checkpoint_limit(&self, py: Python<'_>) -> usize {
         py.detach(|| self.lock().checkpoint_limit())
     }
 
+    /// Remember that a client of a service port with session affinity has this backend for so many
+    /// seconds more, as another proxy has bound it; not longer than the affinity lasts. False where
+    /// the service port has no affinity, no such backend, or has bound the client itself. Raises
+    /// `ArgumentError`.
     #[pyo3(signature = (service, client, backend, now, *, seconds))]
     fn bind_client(
         &self,
@@ -321,6 +401,11 @@ impl Engine {
         Ok(py.detach(|| self.lock().bind_client(now, service, client, backend, seconds)))
     }
 
+    /// Take over what a checkpoint holds, in an engine without flows; returns how many flows.
+    ///
+    /// `away` is how many nanoseconds ago it was written: what must have ended since then is left
+    /// out. Services are set before, with `replace_services`. Raises `CheckpointError` for what is
+    /// damaged, or of a newer version; nothing is restored then.
     #[pyo3(signature = (checkpoint, now, *, away = 0))]
     fn restore(&self, checkpoint: &Bound<'_, PyAny>, now: u64, away: u64) -> PyResult<usize> {
         let bytes = convert::bytes(checkpoint)?;

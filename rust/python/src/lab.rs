@@ -139,6 +139,8 @@ impl Balancer for Instance {
     }
 }
 
+/// A cell of the lab while it runs; see `kbe_nat.lab`. `spec` is its description in JSON, and
+/// `strategy` the class of a strategy named "python". Raises `ArgumentError`.
 #[pyclass(frozen, module = "kbe_nat")]
 pub(crate) struct LabCell {
     cell: Mutex<lab::Cell>,
@@ -163,17 +165,21 @@ impl LabCell {
         Ok(Self { cell: Mutex::new(cell), failure })
     }
 
+    /// Run until `until` seconds of the driven clock, or the end. Returns the rows since the last
+    /// call in JSON. Raises `ArgumentError`, and what a strategy in Python raises.
     fn advance<'py>(&self, py: Python<'py>, until: f64) -> PyResult<Bound<'py, PyBytes>> {
         let progress = py.detach(|| self.lock().advance(until).and_then(|rows| lab::json(&rows)));
         Ok(PyBytes::new(py, &self.failure.raise(progress)?))
     }
 
+    /// The results of the whole run in JSON.
     fn finish<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         let result = py.detach(|| lab::json(&self.lock().finish()));
         Ok(PyBytes::new(py, &self.failure.raise(result)?))
     }
 }
 
+/// A balancing strategy by itself; `kbe_nat.lab.Assignment` has words for it.
 #[pyclass(frozen, module = "kbe_nat")]
 pub(crate) struct Assignment {
     assignment: Mutex<lab::Assignment>,
@@ -211,6 +217,7 @@ impl Assignment {
         Ok(Self { assignment: Mutex::new(assignment), failure })
     }
 
+    /// List these backends in the place of those before. Raises `ArgumentError`.
     #[allow(clippy::needless_pass_by_value)]
     fn set_backends(&self, py: Python<'_>, backends: Vec<PyRef<'_, Backend>>) -> PyResult<()> {
         let backends: Vec<core::Backend> = backends.iter().map(|backend| backend.0).collect();
@@ -218,14 +225,17 @@ impl Assignment {
         self.failure.raise(result)
     }
 
+    /// The position of the backend of each key.
     fn assign(&self, py: Python<'_>, keys: &Bound<'_, PyAny>) -> PyResult<Picks> {
         self.pick_all(py, keys, false)
     }
 
+    /// The same for connections, which stay and add to the loads.
     fn throw(&self, py: Python<'_>, keys: &Bound<'_, PyAny>) -> PyResult<Picks> {
         self.pick_all(py, keys, true)
     }
 
+    /// Connections of each backend.
     fn loads(&self, py: Python<'_>) -> Vec<u32> {
         py.detach(|| self.lock().loads().to_vec())
     }

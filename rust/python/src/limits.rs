@@ -11,14 +11,26 @@ use pyo3::prelude::*;
 use crate::convert;
 use crate::errors::argument;
 
+/// How many entries an engine's tables have at most, per address family.
+///
+/// `max_unassured` bounds flows that were not answered yet (default: `max_flows`),
+/// `max_flows_per_source` those of one client, `max_affinities` clients whose backend is
+/// remembered, `max_fragments` datagrams in fragments. `max_decisions`, of both families together,
+/// bounds what `Engine.decisions` tells; 0 turns that off. Raises `ArgumentError`.
 #[pyclass(frozen, eq, get_all, module = "kbe_nat")]
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Limits {
+    /// Flows at most.
     pub(crate) max_flows: u32,
+    /// Flows at most that were not answered yet.
     pub(crate) max_unassured: u32,
+    /// Flows of one client at most; None for no such limit.
     pub(crate) max_flows_per_source: Option<u32>,
+    /// Clients at most whose backend is remembered.
     pub(crate) max_affinities: u32,
+    /// Datagrams in fragments at most.
     pub(crate) max_fragments: u32,
+    /// Decisions that are remembered, of both families together; 0 for none.
     pub(crate) max_decisions: u32,
 }
 
@@ -58,6 +70,8 @@ impl Limits {
 /// One GiB of them.
 const MAX_DECISIONS: u32 = 1 << 24;
 
+/// The sources of masqueraded flows: addresses, at most one of each family, and ports that are
+/// leased from the range `ports` less those in `reserved` (the node ports). Raises `ArgumentError`.
 #[pyclass(frozen, eq, module = "kbe_nat")]
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Snat {
@@ -82,22 +96,27 @@ impl Snat {
         Ok(Self { addresses, ports: PortRange { ports, reserved } })
     }
 
+    /// The addresses, at most one of each family.
     #[getter]
     fn addresses(&self) -> Vec<String> {
         self.addresses.iter().map(IpAddr::to_string).collect()
     }
 
+    /// The range of ports that are leased: the lowest and the highest.
     #[getter]
     fn ports(&self) -> (u16, u16) {
         self.ports.ports
     }
 
+    /// The range of ports that are never leased: the lowest and the highest.
     #[getter]
     fn reserved(&self) -> (u16, u16) {
         self.ports.reserved
     }
 }
 
+/// How long flows live without packets, in seconds: `TIMEOUTS`, but for those that are named.
+/// Raises `ArgumentError` for a name that there is not, and for less than 0 or more than a year.
 #[pyclass(frozen, module = "kbe_nat")]
 #[derive(Clone)]
 pub(crate) struct Timeouts {
@@ -122,6 +141,7 @@ impl Timeouts {
         Ok(Self { table, seconds: values })
     }
 
+    /// By name, all of them.
     #[getter]
     fn seconds(&self) -> BTreeMap<String, f64> {
         self.seconds.clone()

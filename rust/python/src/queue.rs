@@ -20,7 +20,8 @@ use crate::engine::Engine;
 use crate::errors;
 use crate::verdict::release;
 
-/// The identifiers of backends, in the packet mark.
+/// The identifiers of backends, in the bits `mask` of the packet mark. By them a queue tells the
+/// kernel where to translate a flow to. Queues may use a map while it is updated.
 #[pyclass(frozen, module = "kbe_nat._native")]
 pub(crate) struct BackendIdMap(Arc<datapath::BackendIdMap>);
 
@@ -31,6 +32,7 @@ impl BackendIdMap {
         Self(Arc::new(datapath::BackendIdMap::new(mask)))
     }
 
+    /// Remove backends (address, port), then enter others, each with its identifier.
     #[allow(clippy::needless_pass_by_value)]
     fn update(
         &self,
@@ -55,17 +57,20 @@ impl BackendIdMap {
         Ok(())
     }
 
+    /// The bits of the mark for the backend to which this packet was translated; None, and counted,
+    /// when the backend has no identifier.
     fn mark_of(&self, packet: &[u8]) -> Option<u32> {
         self.0.mark_of(packet)
     }
 
+    /// Packets whose backend had no identifier.
     #[getter]
     fn unknown(&self) -> u64 {
         self.0.unknown()
     }
 }
 
-/// A queue of the kernel. A loop that runs has it for itself.
+/// A netfilter queue of the kernel; see `kbe_nat.drivers.native.NativeQueue`.
 #[pyclass(frozen, subclass, module = "kbe_nat._native")]
 pub(crate) struct KernelQueue {
     queue: Mutex<Option<datapath::KernelQueue>>,
@@ -103,11 +108,15 @@ impl KernelQueue {
         Ok(Self { queue: Mutex::new(Some(queue)), truncated })
     }
 
+    /// Packets of which the kernel handed out only the first 65,531 bytes. With `backend_ids` they
+    /// are served like any other. Without it they are dropped, because they could not be given new
+    /// bytes.
     #[getter]
     fn truncated(&self) -> u64 {
         self.truncated.load(Ordering::Relaxed)
     }
 
+    /// Unbind the queue; packets in it are dropped. Waits for a running loop.
     fn close(&self, py: Python<'_>) {
         py.detach(|| *self.lock() = None);
     }
@@ -119,7 +128,10 @@ impl KernelQueue {
     }
 }
 
-/// One loop between a queue and an engine.
+/// The loop that passes every packet of a queue through an engine, and its verdict back.
+///
+/// `queue` is a `kbe_nat.drivers.queue.PacketQueue`, native or written in Python. Several loops,
+/// each with a queue and a thread, may share an engine.
 #[pyclass(frozen, module = "kbe_nat")]
 pub(crate) struct Loop {
     engine: Py<Engine>,
@@ -134,7 +146,11 @@ impl Loop {
         Self { engine, queue, own: Arc::default() }
     }
 
-    /// Native queues are served without the GIL; the others are asked with it, batch by batch.
+    /// Run until the queue ends or `stop` is called. A batch that was received gets its verdicts
+    /// first.
+    ///
+    /// A defect of the engine costs the packets of one batch, not the loop: its tables are
+    /// consistent between packets. Raises `QueueError`, or what a queue written in Python raises.
     fn run(&self, py: Python<'_>) -> PyResult<()> {
         let (engine, own) = (self.engine.get(), &self.own);
         if let Ok(queue) = self.queue.bind(py).cast::<KernelQueue>() {
@@ -153,30 +169,38 @@ impl Loop {
         py.detach(|| own.run(engine.shared(), &mut queue))
     }
 
+    /// End `run` soon, within 0.1 s for a native queue. It cannot be started again.
     fn stop(&self) {
         self.own.stop();
     }
 
+    /// Packets so far.
     #[getter]
     fn packets(&self) -> u64 {
         self.own.packets()
     }
 
+    /// Batches with packets so far.
     #[getter]
     fn batches(&self) -> u64 {
         self.own.batches()
     }
 
+    /// The same by their sizes: a count for each of `BATCH_SIZES`, those of the smaller sizes left
+    /// out, and one for larger batches.
     #[getter]
     fn batch_sizes(&self) -> Vec<u64> {
         self.own.batch_sizes().into()
     }
 
+    /// How often it went round: more often from one moment to the next, unless it hangs.
     #[getter]
     fn turns(&self) -> u64 {
         self.own.turns()
     }
 
+    /// Batches that were dropped because the engine failed on them: a defect that should be
+    /// reported.
     #[getter]
     fn panics(&self) -> u64 {
         self.own.panics()

@@ -10,6 +10,9 @@ use pyo3::prelude::*;
 use crate::convert;
 use crate::errors::argument;
 
+/// One endpoint: where packets of a service port may go. Weight 0 drains. Its connections to itself
+/// are masqueraded, without which they get no answer, unless `hairpin` is false. Raises
+/// `ArgumentError`.
 #[pyclass(frozen, eq, hash, module = "kbe_nat")]
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Backend(pub(crate) core::Backend);
@@ -23,21 +26,25 @@ impl Backend {
         Ok(Self(core::Backend { address, weight, hairpin }))
     }
 
+    /// The IP address, as text.
     #[getter]
     fn address(&self) -> String {
         self.0.address.ip().to_string()
     }
 
+    /// The port.
     #[getter]
     fn port(&self) -> u16 {
         self.0.address.port()
     }
 
+    /// The weight; 0 drains: no new flows come to it.
     #[getter]
     fn weight(&self) -> u32 {
         self.0.weight
     }
 
+    /// Whether its connections to itself are masqueraded.
     #[getter]
     fn hairpin(&self) -> bool {
         self.0.hairpin
@@ -48,6 +55,10 @@ impl Backend {
     }
 }
 
+/// An address and port under which a service port is reached.
+///
+/// `kind` is "cluster-ip", "external-ip", "load-balancer" or "node-port"; a node port has the
+/// address "" and stands for every address of `NodeView`'s `node_ports`. Raises `ArgumentError`.
 #[pyclass(frozen, eq, hash, module = "kbe_nat")]
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Frontend(core::Frontend);
@@ -69,16 +80,19 @@ impl Frontend {
         Ok(Self(core::Frontend { kind, address, port }))
     }
 
+    /// The IP address, as text; empty for a node port.
     #[getter]
     fn address(&self) -> String {
         self.0.address.map(|address| address.to_string()).unwrap_or_default()
     }
 
+    /// The port.
     #[getter]
     fn port(&self) -> u16 {
         self.0.port
     }
 
+    /// "cluster-ip", "external-ip", "load-balancer" or "node-port".
     #[getter]
     fn kind(&self) -> &'static str {
         self.0.kind.name()
@@ -89,18 +103,35 @@ impl Frontend {
     }
 }
 
+/// One port of a Service in one address family, ready for the engine; immutable.
+///
+/// `family`, 4 or 6, is that of its addresses. Without it the first address tells the family, and a
+/// service port without addresses is of IPv4. `local_backends` are those of this node. They serve
+/// where `is_internal_local` or `is_external_local` ask for it (internalTrafficPolicy,
+/// externalTrafficPolicy). `affinity_seconds` is the timeout of ClientIP affinity. `source_ranges`
+/// bind load-balancer frontends, with `source_ranges_apply_to_all` external IPs and node ports too.
+/// `strategy` is one of `kbe_nat.Strategy`; `maglev_size`, a prime, is for "mh". Cost: the building
+/// of the balancer, for "mh" linear in its table. Raises `ArgumentError`.
 #[pyclass(frozen, module = "kbe_nat")]
 pub(crate) struct ServicePort(pub(crate) Arc<core::ServicePort>);
 
 #[pymethods]
 impl ServicePort {
     #[new]
-    #[pyo3(signature = (
-        name, frontends, cluster_backends, *, family = None, protocol = "tcp",
-        local_backends = Vec::new(), serving_backends = Vec::new(), is_internal_local = false,
-        is_external_local = false, affinity_seconds = None, source_ranges = Vec::new(),
-        source_ranges_apply_to_all = false, strategy = "random", maglev_size = None,
-    ))]
+    // PyO3 writes no default that is a list into the signature that Python sees.
+    #[pyo3(
+        signature = (
+            name, frontends, cluster_backends, *, family = None, protocol = "tcp",
+            local_backends = Vec::new(), serving_backends = Vec::new(),
+            is_internal_local = false, is_external_local = false, affinity_seconds = None,
+            source_ranges = Vec::new(), source_ranges_apply_to_all = false,
+            strategy = "random", maglev_size = None,
+        ),
+        text_signature = "(name, frontends, cluster_backends, *, family=None, protocol='tcp', \
+            local_backends=(), serving_backends=(), is_internal_local=False, \
+            is_external_local=False, affinity_seconds=None, source_ranges=(), \
+            source_ranges_apply_to_all=False, strategy='random', maglev_size=None)"
+    )]
     #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
     fn new(
         py: Python<'_>,
@@ -148,41 +179,49 @@ impl ServicePort {
         Ok(Self(Arc::new(service)))
     }
 
+    /// The name, as namespace/name or namespace/name:port.
     #[getter]
     fn name(&self) -> &str {
         self.0.name()
     }
 
+    /// The address family, 4 or 6.
     #[getter]
     fn family(&self) -> u8 {
         self.0.family().version()
     }
 
+    /// "tcp", "udp" or "sctp".
     #[getter]
     fn protocol(&self) -> String {
         self.0.spec().protocol.to_string()
     }
 
+    /// The addresses and ports under which it is reached.
     #[getter]
     fn frontends(&self) -> Vec<Frontend> {
         self.0.spec().frontends.iter().copied().map(Frontend).collect()
     }
 
+    /// The backends that serve with the traffic policy Cluster.
     #[getter]
     fn cluster_backends(&self) -> Vec<Backend> {
         self.0.set(Scope::Cluster).backends().iter().copied().map(Backend).collect()
     }
 
+    /// The backends of this node, which serve with the traffic policy Local.
     #[getter]
     fn local_backends(&self) -> Vec<Backend> {
         self.0.set(Scope::Local).backends().iter().copied().map(Backend).collect()
     }
 
+    /// The name of the strategy, one of `kbe_nat.Strategy`.
     #[getter]
     fn strategy(&self) -> &'static str {
         self.0.spec().strategy.name()
     }
 
+    /// The timeout of ClientIP affinity in seconds; None without affinity.
     #[getter]
     fn affinity_seconds(&self) -> Option<u32> {
         self.0.spec().affinity
@@ -199,6 +238,13 @@ impl ServicePort {
     }
 }
 
+/// Where node ports are reached on a node.
+///
+/// `addresses` serve them. With 4 among `wildcard_families`, families in which every local address
+/// serves them, all of 127.0.0.0/8 serves what 127.0.0.1 does; else its other addresses are closed.
+/// On `reject_addresses` node ports without endpoints are refused. With `loopback` packets from
+/// other addresses to 127.0.0.0/8 are dropped where no service port serves them. Raises
+/// `ArgumentError`.
 #[pyclass(frozen, eq, module = "kbe_nat")]
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct NodePorts(service::NodePorts);
@@ -206,10 +252,14 @@ pub(crate) struct NodePorts(service::NodePorts);
 #[pymethods]
 impl NodePorts {
     #[new]
-    #[pyo3(signature = (
-        addresses = Vec::new(), *, wildcard_families = Vec::new(), reject_addresses = Vec::new(),
-        loopback = false,
-    ))]
+    #[pyo3(
+        signature = (
+            addresses = Vec::new(), *, wildcard_families = Vec::new(),
+            reject_addresses = Vec::new(), loopback = false,
+        ),
+        text_signature = "(addresses=(), *, wildcard_families=(), reject_addresses=(), \
+            loopback=False)"
+    )]
     #[allow(clippy::needless_pass_by_value)]
     fn new(
         addresses: Vec<String>,
@@ -228,27 +278,40 @@ impl NodePorts {
         }))
     }
 
+    /// The addresses that serve node ports.
     #[getter]
     fn addresses(&self) -> Vec<String> {
         self.0.addresses.iter().map(IpAddr::to_string).collect()
     }
 
+    /// The families, 4 and 6, in which every local address serves node ports.
     #[getter]
     fn wildcard_families(&self) -> Vec<u8> {
         self.0.wildcard_families.iter().map(|family| family.version()).collect()
     }
 
+    /// The addresses at which node ports without endpoints are refused.
     #[getter]
     fn reject_addresses(&self) -> Vec<String> {
         self.0.reject_addresses.iter().map(IpAddr::to_string).collect()
     }
 
+    /// Whether packets from other addresses to 127.0.0.0/8 are dropped where no service port
+    /// serves them.
     #[getter]
     fn loopback(&self) -> bool {
         self.0.loopback
     }
 }
 
+/// What the engine knows of the node it works for.
+///
+/// `pod_ranges` and `pod_interfaces` (indexes) tell pods from the outside; without either nobody's
+/// source is masqueraded for not being a pod. `node_ports` says where node ports are reached: at
+/// `addresses`, when it is None. `unknown_port` is what becomes of packets to a port that a cluster
+/// IP does not have: "pass", "reject" or "drop"; those to cluster IPs of the ranges `unallocated`
+/// that no service port has are dropped. `mode` is "iptables" or "nftables": which of kube-proxy's
+/// modes is followed where they differ. Raises `ArgumentError`.
 #[pyclass(frozen, module = "kbe_nat")]
 #[derive(Clone, Default)]
 pub(crate) struct NodeView(pub(crate) core::NodeView);
@@ -256,11 +319,16 @@ pub(crate) struct NodeView(pub(crate) core::NodeView);
 #[pymethods]
 impl NodeView {
     #[new]
-    #[pyo3(signature = (
-        *, addresses = Vec::new(), node_ports = None, pod_ranges = Vec::new(),
-        pod_interfaces = None, masquerade_all = false, unknown_port = "pass",
-        unallocated = Vec::new(), mode = "iptables",
-    ))]
+    #[pyo3(
+        signature = (
+            *, addresses = Vec::new(), node_ports = None, pod_ranges = Vec::new(),
+            pod_interfaces = None, masquerade_all = false, unknown_port = "pass",
+            unallocated = Vec::new(), mode = "iptables",
+        ),
+        text_signature = "(*, addresses=(), node_ports=None, pod_ranges=(), \
+            pod_interfaces=None, masquerade_all=False, unknown_port='pass', unallocated=(), \
+            mode='iptables')"
+    )]
     #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
     fn new(
         addresses: Vec<String>,
@@ -305,6 +373,7 @@ impl NodeView {
         }))
     }
 
+    /// The addresses of the node.
     #[getter]
     fn addresses(&self) -> Vec<String> {
         self.0.addresses.iter().map(IpAddr::to_string).collect()

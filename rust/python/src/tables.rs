@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use crate::convert;
 use crate::errors;
 
-/// A table of nf_tables.
+/// A table of nf_tables: its family, 4 or 6, and its name. Raises `ArgumentError`.
 #[pyclass(frozen, eq, hash, module = "kbe_nat._native")]
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct NftTable(nft::Table);
@@ -22,6 +22,7 @@ impl NftTable {
         Ok(Self(nft::Table { family: convert::table_family(family)?, name }))
     }
 
+    /// Its name, as `nft list tables` shows it.
     #[getter]
     fn name(&self) -> &str {
         &self.0.name
@@ -32,7 +33,9 @@ impl NftTable {
     }
 }
 
-/// Elements of a set or map.
+/// Elements of a set or map: lengths of a key and of a value, and all keys with their values, as
+/// the kernel lays them out. Those of sets have values of length 0. Raises `ArgumentError` for
+/// lengths that do not fit.
 #[pyclass(frozen, module = "kbe_nat._native")]
 pub(crate) struct NftElements(nft::Elements);
 
@@ -45,6 +48,8 @@ impl NftElements {
             .ok_or_else(|| errors::argument("these are no whole elements"))
     }
 
+    /// A sum over the elements, whatever their order. Sums of several may be added, modulo 2**64.
+    /// Cost: linear in the elements.
     #[getter]
     fn fingerprint(&self, py: Python<'_>) -> u64 {
         py.detach(|| self.0.fingerprint())
@@ -61,12 +66,17 @@ pub(crate) struct NftRule(nft::Rule);
 
 #[pymethods]
 impl NftRule {
+    /// Packets go to `total` queues from number `first` on. With `bypass` they go on while no
+    /// process listens. `native` says whether nf_tables' own expression is used, or iptables'
+    /// target: many kernels have only one of them.
     #[staticmethod]
     #[pyo3(signature = (first, total, *, bypass, native))]
     fn queue(first: u16, total: u16, bypass: bool, native: bool) -> Self {
         Self(nft::Rule::Queue { first, total, bypass, native })
     }
 
+    /// The destination becomes the value that a map has for the bits `key` of the packet mark. Of
+    /// the mark the bits `keep` stay.
     #[staticmethod]
     #[pyo3(signature = (map, *, key, keep))]
     fn dnat_by_mark(map: String, key: u32, keep: u32) -> Self {
@@ -78,7 +88,7 @@ impl NftRule {
     }
 }
 
-/// Steps that the kernel takes all together or not at all.
+/// Steps that the kernel takes all together or not at all, in the order in which they were added.
 #[pyclass(module = "kbe_nat._native")]
 #[derive(Default)]
 pub(crate) struct Transaction(nft::Transaction);
@@ -90,26 +100,32 @@ impl Transaction {
         Self::default()
     }
 
+    /// Add a rule at the end of a chain.
     fn append(&mut self, table: &NftTable, chain: String, rule: &NftRule) {
         self.0.append(table.0.clone(), chain, rule.0.clone());
     }
 
+    /// Add elements to a set or map.
     fn add(&mut self, table: &NftTable, set: String, elements: &NftElements) {
         self.0.add(table.0.clone(), set, elements.0.clone());
     }
 
+    /// Remove the elements with these keys. The kernel refuses keys that are not there.
     fn remove(&mut self, table: &NftTable, set: String, elements: &NftElements) {
         self.0.remove(table.0.clone(), set, elements.0.clone());
     }
 
+    /// Delete a table with everything in it.
     fn delete_table(&mut self, table: &NftTable) {
         self.0.delete_table(table.0.clone());
     }
 
+    /// Put the chains of a dormant table in force.
     fn activate(&mut self, table: &NftTable) {
         self.0.activate(table.0.clone());
     }
 
+    /// What each step does, in words.
     #[getter]
     fn steps(&self) -> Vec<String> {
         self.0.steps().collect()
@@ -120,7 +136,8 @@ impl Transaction {
     }
 }
 
-/// Tables of nf_tables in the kernel.
+/// Tables of nf_tables in the network namespace of the thread that makes this object. All methods
+/// raise `RulesError`.
 #[pyclass(frozen, module = "kbe_nat._native")]
 pub(crate) struct NftTables(Mutex<nft::Tables>);
 
@@ -133,23 +150,31 @@ impl NftTables {
             .map_err(|error| errors::tables(&error))
     }
 
+    /// Grows by one with each transaction of any program.
     fn generation(&self, py: Python<'_>) -> PyResult<u32> {
         self.ask(py, nft::Tables::generation)
     }
 
+    /// All tables of a family, and whether each is dormant.
     fn names(&self, py: Python<'_>, family: u32) -> PyResult<Vec<(String, bool)>> {
         let family = convert::table_family(family)?;
         self.ask(py, |tables| tables.names(family))
     }
 
+    /// The chains, each with a number that changes with its rules, its hook and its policy; nothing
+    /// for a table that is not there.
     fn rules(&self, py: Python<'_>, table: &NftTable) -> PyResult<BTreeMap<String, u64>> {
         self.ask(py, |tables| tables.rules(&table.0))
     }
 
+    /// The fingerprint of what a set or map holds, as of `NftElements`; None when the kernel does
+    /// not have it.
     fn fingerprint(&self, py: Python<'_>, table: &NftTable, set: &str) -> PyResult<Option<u64>> {
         self.ask(py, |tables| tables.fingerprint(&table.0, set))
     }
 
+    /// What is in a set of addresses, each with the seconds after which it leaves the set, if it
+    /// does. Nothing for a set that the kernel does not have.
     fn addresses(
         &self,
         py: Python<'_>,
@@ -161,6 +186,8 @@ impl NftTables {
         Ok(addresses.into_iter().map(|(ip, expiry)| (ip.to_string(), seconds(expiry))).collect())
     }
 
+    /// Take all steps, or none. The error names the step that the kernel refused. Nothing is sent
+    /// for a transaction without steps.
     fn commit(&self, py: Python<'_>, transaction: &Transaction) -> PyResult<()> {
         let transaction = &transaction.0;
         py.detach(|| self.0.lock().unwrap_or_else(PoisonError::into_inner).commit(transaction))

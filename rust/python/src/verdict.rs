@@ -7,6 +7,11 @@ use pyo3::prelude::*;
 
 use crate::convert;
 
+/// What is to be done with one packet.
+///
+/// `action` is one of ACTIONS: "accept" (untouched), "translate" (`packet` holds the new bytes),
+/// "drop", "reject" (answer with `reject(packet)`), "hold" (a fragment that waits for the first
+/// one; see `Engine.released`).
 #[pyclass(frozen, module = "kbe_nat")]
 pub(crate) struct Verdict {
     verdict: core::Verdict,
@@ -26,26 +31,32 @@ impl Verdict {
 
 #[pymethods]
 impl Verdict {
+    /// "accept", "translate", "drop", "reject" or "hold".
     #[getter]
     fn action(&self) -> &'static str {
         self.verdict.action.name()
     }
 
+    /// Why, in a word, such as "new", "established" or "no-backend".
     #[getter]
     fn cause(&self) -> &'static str {
         self.verdict.cause.name()
     }
 
+    /// The bytes to send on; None where the packet is not sent.
     #[getter]
     fn packet(&self) -> Option<Cow<'_, [u8]>> {
         self.packet.as_deref().map(Cow::Borrowed)
     }
 
+    /// Whether the node still has to masquerade the source when it sends the packet on, as
+    /// kube-proxy's MASQUERADE does.
     #[getter]
     fn masquerade(&self) -> bool {
         self.has(core::Verdict::MASQUERADE)
     }
 
+    /// "original" (towards the backend), "reply", or None where no flow is concerned.
     #[getter]
     fn direction(&self) -> Option<&'static str> {
         match (self.has(core::Verdict::FLOW), self.has(core::Verdict::REPLY)) {
@@ -55,11 +66,13 @@ impl Verdict {
         }
     }
 
+    /// This packet opened its flow.
     #[getter]
     fn is_new(&self) -> bool {
         self.has(core::Verdict::NEW)
     }
 
+    /// Number under which `Engine.released` will return a held fragment.
     #[getter]
     fn ticket(&self) -> Option<u32> {
         (self.verdict.action == core::Action::Hold).then_some(self.verdict.ticket)
@@ -70,6 +83,11 @@ impl Verdict {
     }
 }
 
+/// The packet that rejects `packet`: an ICMP port unreachable (RFC 792, RFC 4443), or with
+/// `answer="tcp-reset"` a RST for TCP (RFC 9293, 3.10.7).
+///
+/// None where none may be sent: to an ICMP error, a RST, a later fragment, or a group (RFC 1122,
+/// 3.2.2).
 #[pyfunction]
 #[pyo3(signature = (packet, answer = "icmp"))]
 pub(crate) fn reject<'py>(
