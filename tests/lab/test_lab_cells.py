@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from harness.scenarios import poisson, scenario, service, traffic
 from kbe_nat import lab
 from kbe_nat.lab.execution import run_cell
+from kbe_nat.lab.reading import offline_scenario_of
 from kbe_nat.lab.tables import TIMED
 
 Row = dict[str, Any]
@@ -475,7 +476,7 @@ def test_a_cell_runs_alone(tmp_path: Path) -> None:
     from kbe_nat.lab.folder import RunFolder
 
     (tmp_path / "cells").mkdir()
-    cell = next(iter(cells(lab.scenario_of(scenario()), Path())))
+    cell = next(iter(cells(offline_scenario_of(scenario()), Path())))
     copy = pickle.loads(pickle.dumps(cell))
     assert copy.key == cell.key
     run_cell(copy, tmp_path, {})

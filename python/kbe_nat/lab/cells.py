@@ -18,7 +18,7 @@ import msgspec
 
 from kbe_nat.errors import ScenarioError
 from kbe_nat.lab.captures import capture_connections
-from kbe_nat.lab.reading import scenario_of, with_value
+from kbe_nat.lab.reading import offline_scenario_of, with_value
 from kbe_nat.lab.scenario import (
     Arrivals,
     Backends,
@@ -164,7 +164,7 @@ def cells(scenario: Scenario, folder: Path) -> Iterator[Cell]:
         values = document
         for path, setting in grid:
             values = with_value(values, path, setting, scenario.name)
-        point = scenario_of(values, scenario.name) if grid else scenario
+        point = offline_scenario_of(values, scenario.name) if grid else scenario
         for value, memory, repeat in product(point.strategies, point.memory, range(point.repeats)):
             yield Cell(number, choice(value), memory, repeat, dict(grid), point, folder)
             number += 1

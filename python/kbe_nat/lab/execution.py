@@ -19,9 +19,16 @@ import msgspec
 from kbe_nat._native import Backend, LabCell
 from kbe_nat.errors import LabError, ScenarioError
 from kbe_nat.lab.cells import Cell
-from kbe_nat.lab.folder import RunFolder
+from kbe_nat.lab.folder import RowsByTable, RunFolder
 from kbe_nat.lab.scenario import Strategy
-from kbe_nat.lab.tables import STREAMED, progress_rows
+from kbe_nat.lab.tables import (
+    STREAMED,
+    Row,
+    cell_values,
+    offline_catalogue,
+    progress_rows,
+    result_rows,
+)
 
 
 class PythonStrategy(Protocol):
@@ -111,6 +118,19 @@ def _simulate(cell: Cell, run: RunFolder, classes: Classes) -> None:
     result = msgspec.json.decode(simulation.finish())
     result |= {"events": events, "changes": changes}
     run.finish(cell, msgspec.json.encode(result))
+
+
+def cell_tables(cell: Cell, run: RunFolder) -> RowsByTable:
+    """The rows of a finished cell, by table."""
+    head, result = cell_values(cell), run.result(cell)
+    names = offline_catalogue(cell.scenario).tables
+
+    def rows(name: str) -> Iterator[Row]:
+        is_streamed = name in STREAMED
+        values = run.streamed_rows(cell, name) if is_streamed else result_rows(cell, result, name)
+        return ((*head, *row) for row in values)
+
+    return {name: rows(name) for name in names}
 
 
 def strategy_class(strategy: Strategy, classes: Classes) -> type[PythonStrategy] | None:

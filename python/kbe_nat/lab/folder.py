@@ -11,20 +11,35 @@ of the cells, whatever the order in which they ended.
 import csv
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Protocol, TypeAlias
 
 import msgspec
 
 from kbe_nat.errors import LabError
-from kbe_nat.lab.cells import Cell
+from kbe_nat.lab.live.scenario import LiveScenario
 from kbe_nat.lab.scenario import Scenario
-from kbe_nat.lab.tables import STREAMED, TABLES, Row, cell_values, columns, result_rows
+from kbe_nat.lab.tables import Catalogue, Row
 
 FORMAT: Final = 1
 """Of the folder."""
+
+
+RowsByTable: TypeAlias = Mapping[str, Iterable[Row]]
+
+
+class Measured(Protocol):
+    """A cell of any kind of scenario, as its files are called."""
+
+    @property
+    def key(self) -> str:
+        """A hash of all that determines what is done in it."""
+
+    @property
+    def repeat(self) -> int:
+        """Which of the repeats or rounds, from 0."""
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -40,14 +55,18 @@ class Manifest(msgspec.Struct, frozen=True):
     folder: str
     """Where paths of traces begin."""
     cells: list[dict[str, Any]]
-    """Number, key, strategy, memory, repeat, seed and swept values of each."""
+    """Number, key, strategy, memory, repeat, seed and swept values of each; of a live run number,
+    key, way, number of Services, family, round and run.
+    """
+    skipped: list[dict[str, Any]] = []
+    """Ways that this machine cannot run, with their reasons."""
 
 
-def scenario_hash(scenario: Scenario) -> str:
+def scenario_hash(scenario: Scenario | LiveScenario) -> str:
     """Equal for equal scenarios, whatever they are called and whatever they ask."""
     values = msgspec.to_builtins(scenario) | {"name": "x", "question": "", "expect": ""}
     # Read back as from a file: a whole number in a field of numbers is written in one way then.
-    values = msgspec.to_builtins(msgspec.convert(values, Scenario))
+    values = msgspec.to_builtins(msgspec.convert(values, type(scenario)))
     return hashlib.sha256(msgspec.json.encode(values, order="sorted")).hexdigest()[:16]
 
 
@@ -84,15 +103,15 @@ class RunFolder:
         text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
         write_whole(self.path / MANIFEST, text + b"\n")
 
-    def is_finished(self, cell: Cell) -> bool:
+    def is_finished(self, cell: Measured) -> bool:
         """Whether the cell has its result."""
         return self._result_file(cell).exists()
 
-    def finish(self, cell: Cell, result: bytes) -> None:
+    def finish(self, cell: Measured, result: bytes) -> None:
         """Put the cell's result down: it is finished."""
         write_whole(self._result_file(cell), result)
 
-    def result(self, cell: Cell) -> dict[str, Any]:
+    def result(self, cell: Measured) -> dict[str, Any]:
         """The result of a finished cell. Raises `LabError` for a file that was damaged."""
         path = self._result_file(cell)
         try:
@@ -100,34 +119,31 @@ class RunFolder:
         except (OSError, msgspec.DecodeError) as error:
             raise LabError(f"{path}: {error}") from None
 
-    def stream(self, cell: Cell, table: str) -> "StreamedTable":
+    def stream(self, cell: Measured, table: str) -> "StreamedTable":
         """A table of the cell that is written row by row."""
         return StreamedTable(self._streamed_file(cell, table))
 
-    def tabulate(self, cells: Sequence[Cell], scenario: Scenario) -> list[str]:
-        """Put the tables together, and return their names. Memory: one cell's rows."""
-        names = [name for name in TABLES if name not in OPTIONAL or name in scenario.outputs]
+    def tabulate(self, catalogue: Catalogue, parts: Iterable[RowsByTable]) -> None:
+        """Put the tables together, and their dictionary. `parts` yields rows of the tables, cell by
+        cell. Memory: one part's rows.
+        """
         with ExitStack() as stack:
             writers = {
-                name: stack.enter_context(TableFile(self.table(name), _header(name, scenario)))
-                for name in names
+                name: stack.enter_context(
+                    TableFile(self.table(name), (column.name for column in columns))
+                )
+                for name, columns in catalogue.tables.items()
             }
-            for cell in cells:
-                head, result = cell_values(cell), self.result(cell)
-                for name, writer in writers.items():
-                    if name in STREAMED:
-                        rows = self._streamed_rows(cell, name)
-                    else:
-                        rows = result_rows(cell, result, name)
-                    writer.write((*head, *row) for row in rows)
+            for part in parts:
+                for name, rows in part.items():
+                    writers[name].write(rows)
         dictionary = [
             (name, column.name, column.type, column.unit, column.meaning)
-            for name in names
-            for column in columns(name, scenario)
+            for name, columns in catalogue.tables.items()
+            for column in columns
         ]
         with TableFile(self.path / DICTIONARY, DICTIONARY_COLUMNS) as writer:
             writer.write(dictionary)
-        return names
 
     def table(self, name: str) -> Path:
         """The file of a table."""
@@ -141,14 +157,15 @@ class RunFolder:
         except FileNotFoundError:
             raise LabError(f"{self.path}: the run has no table {name}") from None
 
-    def _streamed_rows(self, cell: Cell, table: str) -> Iterator[Row]:
+    def streamed_rows(self, cell: Measured, table: str) -> Iterator[Row]:
+        """The rows of a finished cell's table that was written row by row."""
         with self._streamed_file(cell, table).open(newline="") as lines:
             yield from map(tuple, csv.reader(lines))
 
-    def _result_file(self, cell: Cell) -> Path:
+    def _result_file(self, cell: Measured) -> Path:
         return self._cells / f"{cell.key}-{cell.repeat}.json"
 
-    def _streamed_file(self, cell: Cell, table: str) -> Path:
+    def _streamed_file(self, cell: Measured, table: str) -> Path:
         return self._cells / f"{cell.key}-{cell.repeat}-{table}.csv"
 
 
@@ -199,11 +216,6 @@ def write_whole(path: Path, text: bytes) -> None:
     part.replace(path)
 
 
-def _header(name: str, scenario: Scenario) -> Iterator[str]:
-    return (column.name for column in columns(name, scenario))
-
-
 MANIFEST: Final = "manifest.json"
 DICTIONARY: Final = "dictionary.csv"
 DICTIONARY_COLUMNS: Final = ("table", "column", "type", "unit", "meaning")
-OPTIONAL: Final = frozenset(("seconds", "tables", "backends"))

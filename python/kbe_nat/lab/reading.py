@@ -6,20 +6,27 @@ A mistake is one line: the file, the path of the field, and the reason.
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
 from kbe_nat.errors import FileError, ScenarioError
+from kbe_nat.lab.live.scenario import LiveScenario
+from kbe_nat.lab.live.scenario import violations as live_violations
 from kbe_nat.lab.scenario import Scenario
 from kbe_nat.lab.timeline import expand
 from kbe_nat.lab.validation import violations
 from kbe_nat.sources.manifests.documents import documents, reason_and_path
 
+OFFLINE: Final = "offline"
+LIVE: Final = "live"
 GALLERY: Final = Path(__file__).parent / "gallery"
 
+AnyScenario: TypeAlias = Scenario | LiveScenario
+Kind = TypeVar("Kind", Scenario, LiveScenario)
 
-def read_scenario(name: str) -> tuple[Scenario, Path]:
+
+def read_scenario(name: str) -> tuple[AnyScenario, Path]:
     """The scenario of a file, or the gallery's of this name, with the folder that paths in it begin
     at. Raises `ScenarioError`, and `FileError` for a file that cannot be read.
     """
@@ -38,10 +45,24 @@ def gallery() -> list[str]:
     return sorted(path.stem for path in GALLERY.glob("*.yaml"))
 
 
-def scenario_of(document: object, origin: str = "scenario") -> Scenario:
-    """A scenario from values as YAML or JSON have them. Raises `ScenarioError`."""
+def scenario_of(document: object, origin: str = "scenario") -> AnyScenario:
+    """A scenario from values as YAML or JSON have them, told by `mode`. Raises `ScenarioError`."""
+    mode = document.get("mode", OFFLINE) if isinstance(document, Mapping) else OFFLINE
+    if mode == OFFLINE:
+        return offline_scenario_of(document, origin)
+    if mode != LIVE:
+        raise ScenarioError(origin, "mode", f"{mode!r} is none of {OFFLINE}, {LIVE}")
+    return _convert(document, LiveScenario, origin)
+
+
+def offline_scenario_of(document: object, origin: str = "scenario") -> Scenario:
+    """The same, of simulations alone."""
+    return _convert(document, Scenario, origin)
+
+
+def _convert(document: object, kind: type[Kind], origin: str) -> Kind:
     try:
-        scenario = msgspec.convert(document, Scenario)
+        scenario = msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
         reason, path = reason_and_path(str(error))
         raise ScenarioError(origin, path, reason) from None
@@ -49,8 +70,12 @@ def scenario_of(document: object, origin: str = "scenario") -> Scenario:
     return scenario
 
 
-def check(scenario: Scenario, origin: str = "scenario") -> None:
+def check(scenario: AnyScenario, origin: str = "scenario") -> None:
     """Raises `ScenarioError` for the first contradiction."""
+    if isinstance(scenario, LiveScenario):
+        for path, reason in live_violations(scenario):
+            raise ScenarioError(origin, path, reason)
+        return
     for path, reason in violations(scenario):
         raise ScenarioError(origin, path, reason)
     try:
@@ -86,11 +111,15 @@ def with_value(
 
 def schema() -> dict[str, Any]:
     """The JSON schema of a scenario's file."""
-    values = msgspec.json.schema(Scenario)
+    kinds, definitions = msgspec.json.schema_components(
+        (Scenario, LiveScenario), ref_template="#/$defs/{name}"
+    )
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A scenario of kbe-nat lab",
-        **values,
+        "description": "Simulated, or with `mode: live` on real packets.",
+        "anyOf": list(kinds),
+        "$defs": definitions,
     }
 
 

@@ -6,6 +6,8 @@ from typing import Any, TypeAlias
 import msgspec
 
 from kbe_nat.errors import LabError
+from kbe_nat.lab.live.pages import live_pages
+from kbe_nat.lab.live.scenario import LiveScenario
 from kbe_nat.lab.result import Result
 from kbe_nat.lab.statistics import Estimate, estimate
 
@@ -31,6 +33,8 @@ def report(results: Sequence[Result]) -> list[Page]:
     when they cannot be compared.
     """
     _check_comparable(results)
+    if isinstance(results[0].scenario, LiveScenario):
+        return [page for result in results for page in _live_pages(result, len(results) > 1)]
     pages = [
         _page(results, title, table, keys, measures)
         for title, table, keys, measures in PAGES
@@ -38,6 +42,13 @@ def report(results: Sequence[Result]) -> list[Page]:
     ]
     pages += [_difference_page(results[0], *parts) for parts in PAIRS if len(results) == 1]
     return [page for page in pages if 0 < len(page.rows) <= LISTED]
+
+
+def _live_pages(result: Result, is_beside: bool) -> Iterator[Page]:
+    tables = (list(result.rows(name)) for name in ("medians", "control", "missing"))
+    for page in live_pages(*tables):
+        title = f"{page.title}: {result.folder.path}" if is_beside else page.title
+        yield Page(title, page.columns, page.numbers, page.rows)
 
 
 def _check_comparable(results: Sequence[Result]) -> None:
@@ -62,8 +73,7 @@ def _page(
     keys: Sequence[str],
     measures: Sequence[str],
 ) -> Page:
-    sweeps = [sweep.field for sweep in results[0].scenario.sweep]
-    names = ["run"] * (len(results) > 1) + ["strategy", "memory", *sweeps, *keys]
+    names = ["run"] * (len(results) > 1) + [*results[0].catalogue.varied, *keys]
     groups: dict[Group, list[list[float]]] = {}
     for result in results:
         for row in result.rows(table):
@@ -95,8 +105,7 @@ def _difference_page(
     """Each strategy less the scenario's first, in pairs: both met the same traffic in a repeat, so
     that what the traffic adds to both falls out.
     """
-    sweeps = [sweep.field for sweep in result.scenario.sweep]
-    names = ["memory", *sweeps, *keys]
+    names = [*result.catalogue.varied[1:], *keys]
     rows = list(result.rows(table))
     first = rows[0]["strategy"] if rows else ""
     base = {
@@ -158,10 +167,13 @@ def headline(result: Result) -> Iterator[str]:
     yield f"{scenario.name}: {scenario.question}" if scenario.question else scenario.name
     if scenario.expect:
         yield f"Expected: {scenario.expect}"
+    if isinstance(scenario, LiveScenario):
+        times, method = f"{scenario.rounds} rounds", "Medians over rounds with 95 % intervals."
+    else:
+        times, method = f"{scenario.repeats} repeats", "Means over repeats with 95 % intervals."
     yield (
-        f"{len(manifest.cells)} cells, {scenario.repeats} repeats from seed {scenario.seed}; "
-        f"kbe-nat {machine['kbe_nat']}, {machine['cpu']}, Linux {machine['kernel']}. "
-        "Means over repeats with 95 % intervals."
+        f"{len(manifest.cells)} cells, {times} from seed {scenario.seed}; "
+        f"kbe-nat {machine['kbe_nat']}, {machine['cpu']}, Linux {machine['kernel']}. {method}"
     )
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from kbe_nat.errors import LabError
+from kbe_nat.lab.catalogue import catalogue_of
 from kbe_nat.lab.folder import Manifest, RunFolder
-from kbe_nat.lab.reading import scenario_of
-from kbe_nat.lab.scenario import Scenario
-from kbe_nat.lab.tables import TABLES, TIMED, columns
+from kbe_nat.lab.reading import AnyScenario, scenario_of
+from kbe_nat.lab.tables import Catalogue
 
 if TYPE_CHECKING:
     import polars
@@ -27,21 +27,26 @@ class Result:
         """The temporary folder, where there is one."""
 
     @cached_property
-    def scenario(self) -> Scenario:
+    def scenario(self) -> AnyScenario:
         """The scenario that was run."""
         return scenario_of(self.manifest.scenario, str(self.folder.path))
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """Its tables with their columns."""
+        return catalogue_of(self.scenario)
 
     @property
     def tables(self) -> list[str]:
         """Names of the tables that there are."""
-        return [name for name in TABLES if self.folder.table(name).exists()]
+        return [name for name in self.catalogue.tables if self.folder.table(name).exists()]
 
     def rows(self, table: str) -> Iterator[dict[str, Any]]:
         """The rows of a table by column; None where there is nothing to measure. Raises `LabError`
         where there is no such table, or a row is damaged.
         """
         self._check(table)
-        readers = [(column.name, READERS[column.type]) for column in columns(table, self.scenario)]
+        readers = [(column.name, READERS[column.type]) for column in self.catalogue.tables[table]]
         for number, row in enumerate(self.folder.rows(table), 2):
             try:
                 yield {name: read(row[name]) if row[name] else None for name, read in readers}
@@ -53,7 +58,7 @@ class Result:
         where there is no such table, or no polars (`pip install kbe-nat[lab]`).
         """
         self._check(table)
-        return _frame(self.folder, table, self.scenario)
+        return _frame(self.folder, table, self.catalogue)
 
     def _check(self, table: str) -> None:
         if table not in self.tables:
@@ -74,7 +79,7 @@ def differences(first: Result, second: Result, limit: int = 20) -> list[str]:
         if old != new:
             lines.append(f"manifest: {name} was {old} and is {new}")
     for table in first.tables:
-        if table not in TIMED:
+        if table not in first.catalogue.timed:
             lines += _row_differences(table, first, second, limit)
     return lines
 
@@ -104,26 +109,26 @@ def _row_differences(table: str, first: Result, second: Result, limit: int) -> l
     return lines
 
 
-def write_parquet(run: RunFolder, names: Sequence[str], scenario: Scenario) -> None:
+def write_parquet(run: RunFolder, catalogue: Catalogue) -> None:
     """Each table once more as Parquet, where polars is installed."""
     try:
         import polars  # noqa: F401
     except ImportError:
         return
-    for name in names:
+    for name in catalogue.tables:
         target = run.table(name).with_suffix(".parquet")
         part = target.with_suffix(".part")
-        _frame(run, name, scenario).write_parquet(part)
+        _frame(run, name, catalogue).write_parquet(part)
         part.replace(target)
 
 
-def _frame(run: RunFolder, table: str, scenario: Scenario) -> "polars.DataFrame":
+def _frame(run: RunFolder, table: str, catalogue: Catalogue) -> "polars.DataFrame":
     try:
         import polars
     except ImportError:
         raise LabError("frames need polars: pip install 'kbe-nat[lab]'") from None
     types = {"text": polars.String, "integer": polars.UInt64, "number": polars.Float64}
-    schema = {column.name: types[column.type] for column in columns(table, scenario)}
+    schema = {column.name: types[column.type] for column in catalogue.tables[table]}
     return polars.read_csv(run.table(table), schema=schema)
 
 

@@ -1,20 +1,26 @@
 """Runs: a scenario's cells into a folder, taken up again where an earlier run was interrupted."""
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
 from kbe_nat.errors import LabError
-from kbe_nat.lab.cells import Cell, cells
-from kbe_nat.lab.execution import Classes, executor, strategy_class
-from kbe_nat.lab.folder import FORMAT, Manifest, RunFolder, scenario_hash
+from kbe_nat.lab.catalogue import catalogue_of
+from kbe_nat.lab.cells import cells
+from kbe_nat.lab.execution import Classes, cell_tables, executor, strategy_class
+from kbe_nat.lab.folder import FORMAT, Manifest, RowsByTable, RunFolder, scenario_hash
+from kbe_nat.lab.live.cells import live_cells
+from kbe_nat.lab.live.execution import run_live_cells, skipped_ways
+from kbe_nat.lab.live.results import live_parts
+from kbe_nat.lab.live.scenario import LiveScenario
 from kbe_nat.lab.machine import facts
-from kbe_nat.lab.reading import check, read_scenario, scenario_of
+from kbe_nat.lab.reading import AnyScenario, check, read_scenario, scenario_of
 from kbe_nat.lab.result import Result, write_parquet
 from kbe_nat.lab.scenario import Scenario
 
@@ -23,7 +29,7 @@ Watch: TypeAlias = Callable[[int, int], None]
 
 
 def run(
-    scenario: Scenario | Mapping[str, Any] | str | Path,
+    scenario: AnyScenario | Mapping[str, Any] | str | Path,
     directory: str | Path | None = None,
     *,
     seed: int | None = None,
@@ -36,12 +42,14 @@ def run(
 
     The results lie in `directory`, which is made, or taken up again if a run of the same scenario
     was interrupted there. Without one they lie in a temporary folder that lives as long as the
-    `Result`. `classes` are strategies in Python, by the name that the scenario calls them. Raises
-    `ScenarioError` and `LabError`. Cost: some 400 ns for each
+    `Result`. `repeats` are a live scenario's rounds. `classes` are strategies in Python, by the
+    name that the scenario calls them. Raises `ScenarioError` and `LabError`; live ones
+    `PlaygroundError` where namespaces cannot be made. Cost: some 400 ns for each
     packet of the simulation, some ten of them for each connection, on each of `jobs` processors.
     """
     value, folder = _scenario(scenario)
-    changes = {"seed": seed, "repeats": repeats}
+    rounds = "rounds" if isinstance(value, LiveScenario) else "repeats"
+    changes = {"seed": seed, rounds: repeats}
     value = msgspec.structs.replace(
         value, **{name: number for name, number in changes.items() if number is not None}
     )
@@ -68,47 +76,110 @@ def reproduce(
     return _run(scenario, Path(manifest.folder), Path(target), jobs, classes or {}, watch)
 
 
-def _scenario(scenario: Scenario | Mapping[str, Any] | str | Path) -> tuple[Scenario, Path]:
-    if isinstance(scenario, Scenario):
+def _scenario(scenario: AnyScenario | Mapping[str, Any] | str | Path) -> tuple[AnyScenario, Path]:
+    if isinstance(scenario, Scenario | LiveScenario):
         return scenario, Path()
     if isinstance(scenario, Mapping):
         return scenario_of(dict(scenario)), Path()
     return read_scenario(str(scenario))
 
 
+class Work(NamedTuple):
+    """What a scenario makes of the machine that it runs on."""
+
+    cells: Sequence[Any]
+    descriptions: list[dict[str, Any]]
+    """Of the cells, for the manifest."""
+    skipped: list[dict[str, Any]]
+    """Ways that this machine cannot run, with their reasons."""
+    execute: Callable[[Sequence[Any], Path], Iterator[object]]
+    """Runs cells into a folder, and yields whenever one is finished."""
+    parts: Callable[[RunFolder], Iterator[RowsByTable]]
+    """The rows of all tables, when all cells are finished."""
+
+
 def _run(
-    scenario: Scenario, folder: Path, directory: Path, jobs: int, classes: Classes, watch: Watch
+    scenario: AnyScenario, folder: Path, directory: Path, jobs: int, classes: Classes, watch: Watch
 ) -> Result:
+    if isinstance(scenario, LiveScenario):
+        work = _live_work(scenario, jobs)
+    else:
+        work = _offline_work(scenario, folder, jobs, classes)
+    run = RunFolder(directory)
+    if run.has_manifest:
+        _check_resumption(run, scenario, work)
+    else:
+        run.begin(_manifest(scenario, folder, work))
+    pending = [cell for cell in work.cells if not run.is_finished(cell)]
+    done = len(work.cells) - len(pending)
+    watch(done, len(work.cells))
+    for _ in work.execute(pending, directory):
+        done += 1
+        watch(done, len(work.cells))
+    catalogue = catalogue_of(scenario)
+    run.tabulate(catalogue, work.parts(run))
+    write_parquet(run, catalogue)
+    return Result(directory)
+
+
+def _offline_work(scenario: Scenario, folder: Path, jobs: int, classes: Classes) -> Work:
     work = tuple(cells(scenario, folder))
     for cell in work:
         # A class that is not there is a mistake to be told before hours of other cells.
         strategy_class(cell.strategy, classes)
-    run = RunFolder(directory)
-    if run.has_manifest:
-        _check_resumption(run, scenario)
-    else:
-        run.begin(_manifest(scenario, folder, work))
-    pending = [cell for cell in work if not run.is_finished(cell)]
-    done = len(work) - len(pending)
-    watch(done, len(work))
-    for _ in executor(jobs)(pending, directory, classes):
-        done += 1
-        watch(done, len(work))
-    names = run.tabulate(work, scenario)
-    write_parquet(run, names, scenario)
-    return Result(directory)
+    descriptions = [
+        {
+            "number": cell.number,
+            "key": cell.key,
+            "strategy": cell.strategy.label,
+            "memory": cell.memory,
+            "repeat": cell.repeat,
+            "seed": cell.seed,
+            "sweep": cell.sweep,
+        }
+        for cell in work
+    ]
+
+    def execute(pending: Sequence[Any], directory: Path) -> Iterator[object]:
+        return executor(jobs)(pending, directory, classes)
+
+    return Work(
+        work, descriptions, [], execute, lambda run: (cell_tables(cell, run) for cell in work)
+    )
 
 
-def _check_resumption(run: RunFolder, scenario: Scenario) -> None:
+def _live_work(scenario: LiveScenario, jobs: int) -> Work:
+    if jobs != 1:
+        raise LabError(f"{scenario.name}: live cells would measure each other: one job, not {jobs}")
+    reasons = skipped_ways(scenario)
+    ways = frozenset(choice.way for choice in scenario.choices) - reasons.keys()
+    if not ways:
+        first = next(iter(reasons.values()))
+        raise LabError(f"{scenario.name}: this machine can run none of the ways: {first}")
+    work = tuple(live_cells(scenario, ways))
+    descriptions = [{"number": cell.number, "key": cell.key} | cell.description() for cell in work]
+    skipped = [{"way": way, "reason": reason} for way, reason in reasons.items()]
+    return Work(
+        work, descriptions, skipped, run_live_cells, partial(live_parts, scenario, work, reasons)
+    )
+
+
+def _check_resumption(run: RunFolder, scenario: AnyScenario, work: Work) -> None:
     manifest = run.manifest()
     if manifest.scenario_hash != scenario_hash(scenario):
         raise LabError(f"{run.path}: holds a run of another scenario, or with other settings")
     begun, now = manifest.machine.get("kbe_nat"), version("kbe-nat")
     if begun != now:
         raise LabError(f"{run.path}: was begun by kbe-nat {begun}; this is {now}")
+    if manifest.skipped != work.skipped:
+        before, after = (
+            ", ".join(row["way"] for row in rows) or "none"
+            for rows in (manifest.skipped, work.skipped)
+        )
+        raise LabError(f"{run.path}: ways that were skipped: {before}; now: {after}")
 
 
-def _manifest(scenario: Scenario, folder: Path, work: tuple[Cell, ...]) -> Manifest:
+def _manifest(scenario: AnyScenario, folder: Path, work: Work) -> Manifest:
     return Manifest(
         format=FORMAT,
         scenario=msgspec.to_builtins(scenario),
@@ -117,16 +188,6 @@ def _manifest(scenario: Scenario, folder: Path, work: tuple[Cell, ...]) -> Manif
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=facts(version("kbe-nat")),
         folder=str(folder.resolve()),
-        cells=[
-            {
-                "number": cell.number,
-                "key": cell.key,
-                "strategy": cell.strategy.label,
-                "memory": cell.memory,
-                "repeat": cell.repeat,
-                "seed": cell.seed,
-                "sweep": cell.sweep,
-            }
-            for cell in work
-        ],
+        cells=work.descriptions,
+        skipped=work.skipped,
     )

@@ -312,6 +312,8 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     services: Annotated[tuple[Service, ...], Meta(min_length=1)]
     traffic: Annotated[tuple[Traffic, ...], Meta(min_length=1)]
     strategies: Annotated[tuple[StrategyChoice, ...], Meta(min_length=1)]
+    mode: Literal["offline"] = "offline"
+    """Told from live ones by it."""
     question: str = ""
     """The question that it asks, in a sentence."""
     expect: str = ""

@@ -1,13 +1,20 @@
-"""Means over seeds, and how sure they are.
+"""Means over seeds, medians over rounds, and how sure they are.
 
 Repeats are independent: each has its own seed. Packets and connections of one repeat are not, so
 intervals are over repeats, by Student's t, which is exact for normal measures and good for means of
 others. With one repeat there is no interval.
+
+Rounds of live runs have outliers, when the machine did something else: of them the median counts,
+with a bootstrap interval.
 """
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from random import Random
+from statistics import median
+from typing import Final, NamedTuple
+
+RESAMPLES: Final = 2000
 
 
 class Estimate(NamedTuple):
@@ -76,3 +83,30 @@ def figure(value: float) -> str:
     if abs(value) >= 1000 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.4g}"
+
+
+class Median(NamedTuple):
+    """A median with its 95 % bootstrap interval."""
+
+    median: float
+    low: float
+    high: float
+    samples: int
+
+
+def median_interval(
+    values: Sequence[float], seed: int, resamples: int = RESAMPLES, confidence: float = 0.95
+) -> Median | None:
+    """The median of rounds, with the percentile interval of medians of as many values, drawn with
+    replacement by a generator of this seed; None without any value. With few rounds the interval
+    goes from the least to the largest of them, and holds less often than it says: with 5 rounds in
+    94 % of cases, with 3 in 75 %. Cost: some milliseconds.
+    """
+    count = len(values)
+    if not count:
+        return None
+    generator = Random(seed)
+    medians = sorted(median(generator.choices(values, k=count)) for _ in range(resamples))
+    tail = (1 - confidence) / 2
+    low, high = (medians[round(share * (resamples - 1))] for share in (tail, 1 - tail))
+    return Median(median(values), low, high, count)

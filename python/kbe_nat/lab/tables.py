@@ -26,6 +26,18 @@ Row: TypeAlias = tuple[str | int | float | None, ...]
 """Values by column; None where there is nothing to measure."""
 
 
+class Catalogue(NamedTuple):
+    """The tables of a run, whatever kind of scenario was run."""
+
+    varied: tuple[str, ...]
+    """Columns that tell the cells of one repeat or round from each other."""
+
+    tables: Mapping[str, tuple[Column, ...]]
+    """All columns of each table that is kept, those of the cell first."""
+    timed: frozenset[str]
+    """Tables that no two runs share."""
+
+
 def _balance(prefix: str, subject: str) -> tuple[Column, ...]:
     return (
         Column(
@@ -143,6 +155,8 @@ TIMED: Final = ("costs", "changes")
 """Tables that no two runs share."""
 STREAMED: Final = ("seconds", "tables")
 """Tables that grow with the run, and are written while it goes on."""
+OPTIONAL: Final = frozenset(("seconds", "tables", "backends"))
+"""Tables that a scenario may leave out."""
 
 
 def columns(table: str, scenario: Scenario) -> tuple[Column, ...]:
@@ -152,6 +166,13 @@ def columns(table: str, scenario: Scenario) -> tuple[Column, ...]:
         for sweep in scenario.sweep
     )
     return (*CELL, *sweeps, *TABLES[table])
+
+
+def offline_catalogue(scenario: Scenario) -> Catalogue:
+    """The tables that a simulation keeps."""
+    names = [name for name in TABLES if name not in OPTIONAL or name in scenario.outputs]
+    varied = ("strategy", "memory", *(sweep.field for sweep in scenario.sweep))
+    return Catalogue(varied, {name: columns(name, scenario) for name in names}, frozenset(TIMED))
 
 
 def cell_values(cell: Cell) -> Row:

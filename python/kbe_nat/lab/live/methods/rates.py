@@ -1,0 +1,104 @@
+"""The highest rates without loss: of packets (RFC 2544, 26.1), and of new flows (RFC 9693, 4.4)."""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from kbe_nat.errors import LabError
+from kbe_nat.lab.live.methods.bench import Bench, Rows
+from kbe_nat.lab.live.scenario import Establishment, Throughput
+from kbe_nat.lab.live.search import Finding, Trial, search
+from kbe_nat.lab.tables import Row
+
+
+class Sent(NamedTuple):
+    """What was sent in a trial, and what came."""
+
+    sent: int
+    received: int
+    lost_in_queue: int | None
+    seconds: float
+
+    @property
+    def lost(self) -> int:
+        """What did not come."""
+        return self.sent - self.received
+
+
+class TrialLog:
+    """The trials of a search, as rows."""
+
+    def __init__(self, measure: str, loss: float, send: Callable[[float], Sent]) -> None:
+        self.rows: list[Row] = []
+        self._measure, self._loss, self._send = measure, loss, send
+
+    def attempt(self, rate: float) -> Trial:
+        """Do a trial at this rate. Raises `LabError` when nothing can be sent."""
+        done = self._send(rate)
+        if not done.sent or done.seconds <= 0:
+            raise LabError("nothing could be sent")
+        trial = Trial(
+            offered=done.sent / done.seconds,
+            passed=done.lost <= self._loss * done.sent,
+            carried=done.received / done.seconds,
+        )
+        values = (done.sent, done.received, done.lost, done.lost_in_queue, done.seconds)
+        place = (self._measure, self._loss, len(self.rows), rate, trial.offered)
+        self.rows.append((*place, *values, int(trial.passed)))
+        return trial
+
+
+def throughput(bench: Bench, measure: Throughput) -> Rows:
+    """A search for each tolerated loss."""
+    traffic = bench.network.traffic
+    traffic.flood(bench.address, packets=WARM_UP, rate=WARM_UP_RATE)
+    # As fast as it can: no faster load can be offered by this sender.
+    probe = traffic.flood(bench.address, packets=PROBE)
+    bench.settle(bench.received() + PROBE)
+    highest = max(probe.sent, 1) / probe.seconds
+
+    def send(rate: float) -> Sent:
+        before, lost = bench.received(), bench.lost_in_queue()
+        packets = max(LEAST, round(rate * measure.seconds))
+        flood = traffic.flood(
+            bench.address, packets=packets, rate=None if rate >= highest else rate
+        )
+        received = bench.settle(before + flood.sent) - before
+        return Sent(flood.sent, received, bench.lost_in_queue() - lost, flood.seconds)
+
+    findings: list[Row] = []
+    trials: list[Row] = []
+    for loss in measure.loss:
+        log = TrialLog("throughput", loss, send)
+        finding = search(log.attempt, highest, measure.precision, measure.trials)
+        findings.append((loss, *_values(finding)))
+        trials += log.rows
+    return {"throughput": findings, "trials": trials}
+
+
+def establishment(bench: Bench, measure: Establishment) -> Rows:
+    """New UDP flows at a steady rate, of which each must be answered, as RFC 9693 does it."""
+
+    def send(rate: float) -> Sent:
+        count = max(LEAST, min(MOST_FLOWS, round(rate * measure.seconds)))
+        pings = bench.network.traffic.first_packets(bench.address, count=count, rate=rate)
+        return Sent(pings.sent, pings.answered, None, pings.seconds)
+
+    log = TrialLog("establishment", 0.0, send)
+    finding = search(log.attempt, HIGHEST_FLOWS, measure.precision, measure.trials)
+    return {"establishment": [_values(finding)], "trials": log.rows}
+
+
+def _values(finding: Finding) -> Row:
+    rates = (finding.rate, finding.low, finding.high)
+    return (*rates, finding.trials, finding.contradictions, int(finding.settled), finding.limit)
+
+
+WARM_UP: Final = 2048
+WARM_UP_RATE: Final = 10_000.0
+PROBE: Final = 100_000
+LEAST: Final = 200
+"""Packets of a trial: with fewer a loss of half a percent could not show."""
+MOST_FLOWS: Final = 20_000
+"""Of a trial: source ports end."""
+HIGHEST_FLOWS: Final = 100_000.0
+"""Flows a second that the search begins with."""
