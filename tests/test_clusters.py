@@ -21,7 +21,7 @@ from kbe_nat.engine_tables import native_tables
 from kbe_nat.explain import VERDICTS
 from kbe_nat.kubeproxy import iptables_save, nft
 from kbe_nat.kubeproxy.diff import differences
-from kbe_nat.packet import opening
+from kbe_nat.packets import opening
 from kbe_nat.policy.options import Mode
 from kbe_nat.policy.plan import Plan
 from kbe_nat.policy.planner import plan

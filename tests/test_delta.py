@@ -35,7 +35,7 @@ from kbe_nat.model import (
     Snapshot,
     Strategy,
 )
-from kbe_nat.packet import opening
+from kbe_nat.packets import opening
 from kbe_nat.policy import delta as delta_module
 from kbe_nat.policy.delta import PlanDelta, port_facts
 from kbe_nat.policy.options import Mode, Options

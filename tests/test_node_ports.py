@@ -9,7 +9,7 @@ from kbe_nat.engine_tables import native_tables
 from kbe_nat.family import Family
 from kbe_nat.kubeproxy import iptables_save
 from kbe_nat.model import Service, ServicePort, Snapshot
-from kbe_nat.packet import opening
+from kbe_nat.packets import opening
 from kbe_nat.policy.options import Mode, Options
 from kbe_nat.policy.planner import plan
 

@@ -21,7 +21,7 @@ from kbe_nat.model import (
     Snapshot,
     Strategy,
 )
-from kbe_nat.packet import opening
+from kbe_nat.packets import opening
 from kbe_nat.policy.options import Mode, Options, unknown_port
 from kbe_nat.policy.plan import Frontend, PlannedPort, unallocated
 from kbe_nat.policy.planner import Planner, plan

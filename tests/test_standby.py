@@ -10,7 +10,7 @@ from kbe_nat._native import NftTables
 from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.first_packet import FirstPacket
 from kbe_nat.family import Family
-from kbe_nat.packet import opening
+from kbe_nat.packets import opening
 from kbe_nat.policy.delta import PlanDelta
 from kbe_nat.policy.node_ports import NodePorts
 from kbe_nat.policy.options import Options

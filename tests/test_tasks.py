@@ -29,7 +29,7 @@ from kbe_nat.daemon.settings import (
 from kbe_nat.daemon.subscribers import CAPACITY, Subscribers, Subscription
 from kbe_nat.daemon.tasks import Task
 from kbe_nat.errors import KbeNatError, RulesError
-from kbe_nat.packet import opening
+from kbe_nat.policy.node_ports import contains
 from kbe_nat.policy.options import Options
 from kbe_nat.policy.planner import Planner
 from kbe_nat.rules.memory import Memory
@@ -94,7 +94,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]
         ),
         (recursion, "in recursion)"),
         # The standard library's line would say nothing.
-        (lambda: print(opening("tcp", ("nowhere", 1), ("10.0.0.1", 2))), "(packet.py:"),
+        (lambda: print(contains("10.0.0.0/8", "nowhere")), "(node_ports.py:"),
     ],
 )
 def test_f129_what_a_task_raises_is_said_once_with_its_place(

@@ -19,10 +19,11 @@ two endpoints, and the packet that opens a connection to it:
 >>> [(flow.source, flow.destination, flow.reply_source) for flow in engine.flows()]
 [(('10.0.2.15', 49152), ('172.30.228.255', 80), ('172.17.0.3', 9876))]
 
-Objects of a cluster become tables in three steps: a source (`kbe_nat.sources`) yields a `Snapshot`,
-`kbe_nat.policy.planner.plan` decides which endpoints serve which clients of one node, and
-`kbe_nat.engine_tables.native_tables` hands that to the engine. A `Loop` joins an engine with a
-driver (`kbe_nat.drivers`).
+`load` makes an engine of files with Kubernetes objects. Its three steps are there by themselves: a
+source (`kbe_nat.sources`) yields a `Snapshot`, `kbe_nat.policy.planner.plan` decides which
+endpoints serve which clients of one node, and `kbe_nat.engine_tables.native_tables` hands that to
+the engine. A `Session` serves packets one by one; a `Loop` joins an engine with a driver
+(`kbe_nat.drivers`). `kbe_nat.packets` builds packets by their fields.
 """
 
 from importlib.metadata import version
@@ -57,12 +58,15 @@ from kbe_nat.errors import (
     FileError,
     KbeNatError,
     ObjectError,
+    PacketError,
     PlaygroundError,
     QueueError,
     RulesError,
     ServiceError,
 )
+from kbe_nat.loading import load
 from kbe_nat.model import Snapshot, Strategy
+from kbe_nat.session import Outcome, Session
 
 __all__ = [
     "TIMEOUTS",
@@ -85,12 +89,15 @@ __all__ = [
     "NodePorts",
     "NodeView",
     "ObjectError",
+    "Outcome",
+    "PacketError",
     "PlaygroundError",
     "QueueError",
     "RulesError",
     "ServiceError",
     "ServicePort",
     "ServiceStats",
+    "Session",
     "Snapshot",
     "Snat",
     "Stats",
@@ -98,6 +105,7 @@ __all__ = [
     "Timeouts",
     "Verdict",
     "__version__",
+    "load",
     "reject",
 ]
 

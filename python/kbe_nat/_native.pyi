@@ -1008,6 +1008,17 @@ class Engine:
         `ArgumentError` for another family; nothing is changed then.
         """
 
+    def update_service(self, service: ServicePort) -> None:
+        """Set one service port, in the place of the one of its name and family, or beside the
+        others: `update_services` with one.
+        """
+    def remove_service(self, name: str, family: int = 4) -> None:
+        """Serve a service port no longer, by its name and address family (4 or 6). Raises
+        `ServiceError` when none has this name.
+        """
+    @property
+    def services(self) -> list[ServicePort]:
+        """The service ports in force, in the order of their names and families."""
     def process(
         self,
         packet: _Buffer,

@@ -22,6 +22,10 @@ class SettingError(ArgumentError):
         return f"Invalid value for {self.flag}: {self.reason}"
 
 
+class PacketError(ArgumentError):
+    """A packet cannot be read, or built of these fields."""
+
+
 class ServiceError(ArgumentError):
     """A service port contradicts itself, or two of them claim the same frontend."""
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from kbe_nat import packet as wire
+from kbe_nat import packets as wire
 from kbe_nat._native import Explanation
 from kbe_nat.family import Family
 from kbe_nat.kubeproxy.chains import chains

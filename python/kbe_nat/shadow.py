@@ -13,7 +13,7 @@ from enum import StrEnum
 from kbe_nat._native import ConntrackEntry, Engine
 from kbe_nat.engine_tables import native_tables
 from kbe_nat.model import join_address
-from kbe_nat.packet import opening
+from kbe_nat.packets import opening
 from kbe_nat.policy.options import LOOPBACK, LOOPBACK6
 from kbe_nat.policy.plan import Plan
 

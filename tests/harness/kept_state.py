@@ -11,7 +11,7 @@ import kbe_nat
 from kbe_nat.daemon.checkpoints import HEAD_SIZE, Stamp
 from kbe_nat.engine_tables import native_tables
 from kbe_nat.family import Family
-from kbe_nat.packet import opening
+from kbe_nat.packets import opening
 from kbe_nat.policy.options import Options
 from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 

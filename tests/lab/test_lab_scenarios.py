@@ -15,7 +15,7 @@ from kbe_nat.lab.folder import scenario_hash
 from kbe_nat.lab.reading import offline_scenario_of
 from kbe_nat.lab.tables import TABLES
 from kbe_nat.lab.timeline import expand
-from kbe_nat.packet import opening
+from kbe_nat.packets import opening
 
 ROOT = Path(__file__).parents[2]
 

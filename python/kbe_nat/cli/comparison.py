@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from kbe_nat import packet as wire
+from kbe_nat import packets as wire
 from kbe_nat._native import ACTIONS, CAUSES, EXPIRY_BUDGET, Engine
 from kbe_nat.cli.output import table
 from kbe_nat.drivers.queue import NEW, VERDICT, Batch, PacketQueue

@@ -12,6 +12,7 @@ from kbe_nat.cli.output import show_json, show_json_rows
 from kbe_nat.client import DEFAULT_SOCKET, ask, ask_rows
 from kbe_nat.daemon.rows import End, EventRow, FlowRow
 from kbe_nat.errors import SettingError
+from kbe_nat.packets import NUMBERS
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,5 @@ def _watch(socket: Socket, matches: Callable[[FlowRow], bool], output: Format) -
                 print(line(event.flow, event.event), flush=True)
 
 
-NUMBERS: Final = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
 ECHO: Final = {"icmp": (8, 0), "icmpv6": (128, 129)}
 """Types of echo request and reply."""

@@ -16,7 +16,7 @@ from typing import Annotated, Final
 import msgspec
 import typer
 
-from kbe_nat import packet as wire
+from kbe_nat import packets as wire
 from kbe_nat.cli import playground as verbs
 from kbe_nat.cli.flags.options import Format, OutputFormat
 from kbe_nat.cli.output import show_json

@@ -13,7 +13,7 @@ import typer
 from msgspec import ValidationError, convert
 from rich.text import Text
 
-from kbe_nat import packet as wire
+from kbe_nat import packets as wire
 from kbe_nat._native import EXPIRY_BUDGET, Engine
 from kbe_nat.cli.flags.live import LIVE_FLAGS, LiveSettings
 from kbe_nat.cli.flags.node import NODE_FLAGS, NODE_PARAMETERS, node_options
@@ -174,7 +174,7 @@ def _question(packet: PacketDescription) -> FlowQuestion | None:
         protocol = convert(packet.protocol.lower(), Protocol)
     except ValidationError:
         raise SettingError(
-            "--proto", f"{packet.protocol!r} is none of {', '.join(wire.NUMBERS)}"
+            "--proto", f"{packet.protocol!r} is none of {', '.join(wire.WITH_PORTS)}"
         ) from None
     return FlowQuestion(packet.source, packet.destination, protocol, packet.interface)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kbe_nat._native import CaptureReader
 from kbe_nat.errors import CaptureError
-from kbe_nat.packet import ends
+from kbe_nat.packets import ends
 
 
 def capture_connections(path: Path) -> list[tuple[float, int, float, float]] | str:

@@ -30,7 +30,7 @@ from typing import Final, TypeAlias
 
 from kbe_nat._native import NftElements
 from kbe_nat.family import Family
-from kbe_nat.packet import NUMBERS
+from kbe_nat.packets import NUMBERS
 from kbe_nat.policy.plan import BackendAddress, FrontendKey
 from kbe_nat.rules.rule import Marks
 from kbe_nat.rules.standby import Standby

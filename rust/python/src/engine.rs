@@ -3,8 +3,8 @@
 //! The lock is only ever taken with the GIL released, so neither waits for the other.
 
 mod batch;
+mod settings;
 
-use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,10 +13,11 @@ use kbe_nat_engine::Packet;
 use kbe_nat_engine::decisions::Recall;
 use kbe_nat_engine::service::{ServiceError, ServiceTable};
 use kbe_nat_engine::tuple::Family;
-use kbe_nat_engine::view::{Filter, Listing};
+use kbe_nat_engine::view::Listing;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use self::settings::{configuration, filter};
 use crate::convert;
 use crate::decisions::{self, Decision};
 use crate::errors;
@@ -72,29 +73,13 @@ impl Engine {
         invalid: &str,
         offloaded: &str,
     ) -> PyResult<Self> {
-        let random = || RandomState::new().hash_one(0u64);
-        let mut config = core::Config {
-            seed: seed.unwrap_or_else(random),
-            secret: random(),
-            midstream: convert::midstream(midstream)?,
-            invalid: convert::invalid_tcp(invalid)?,
-            offloaded: convert::offloaded(offloaded)?,
-            ..core::Config::default()
-        };
-        if let Some(limits) = limits {
-            config.max_flows = limits.max_flows as usize;
-            config.max_unassured = limits.max_unassured as usize;
-            config.max_flows_per_source = limits.max_flows_per_source;
-            config.max_affinities = limits.max_affinities as usize;
-            config.max_fragments = limits.max_fragments as usize;
-            config.decisions = limits.max_decisions as usize;
-        }
-        if let Some(timeouts) = timeouts {
-            config.timeouts = timeouts.table.clone();
-        }
-        if let Some(snat) = snat {
-            (config.snat, config.ports) = (snat.addresses.clone(), snat.ports);
-        }
+        let config = configuration(
+            seed,
+            limits.as_deref(),
+            timeouts.as_deref(),
+            snat.as_deref(),
+            [midstream, invalid, offloaded],
+        )?;
         let engine = core::Engine::new(config);
         Ok(Self { engine: Mutex::new(engine), writing: Mutex::default() })
     }
@@ -153,6 +138,29 @@ impl Engine {
             .collect::<PyResult<_>>()?;
         py.detach(|| self.exchange(|table| table.with_changes(&changed, &removed, node)))
             .map_err(errors::service)
+    }
+
+    /// Set one service port, in the place of the one of its name and family, or beside the others:
+    /// `update_services` with one.
+    #[allow(clippy::needless_pass_by_value)]
+    fn update_service(&self, py: Python<'_>, service: PyRef<'_, ServicePort>) -> PyResult<()> {
+        self.update_services(py, vec![service], Vec::new(), None)
+    }
+
+    /// Serve a service port no longer, by its name and address family (4 or 6). Raises
+    /// `ServiceError` when none has this name.
+    #[pyo3(signature = (name, family = 4))]
+    fn remove_service(&self, py: Python<'_>, name: String, family: u32) -> PyResult<()> {
+        self.update_services(py, Vec::new(), vec![(name, family)], None)
+    }
+
+    /// The service ports in force, in the order of their names and families.
+    #[getter]
+    fn services(&self, py: Python<'_>) -> Vec<ServicePort> {
+        let table = py.detach(|| self.lock().services().clone());
+        let mut services: Vec<_> = table.services().map(Arc::clone).collect();
+        services.sort_unstable_by(|a, b| (a.name(), a.family()).cmp(&(b.name(), b.family())));
+        services.into_iter().map(ServicePort).collect()
     }
 
     /// What is to be done with one packet, at `now` nanoseconds of a monotonic clock.
@@ -414,6 +422,14 @@ impl Engine {
             .detach(|| self.lock().restore(now, &bytes, away))
             .map_err(errors::checkpoint)
     }
+
+    fn __repr__(&self, py: Python<'_>) -> String {
+        let (services, flows) = py.detach(|| {
+            let engine = self.lock();
+            (engine.services().services().count(), engine.occupancy().flows)
+        });
+        format!("<Engine: {services} service ports, {flows} flows>")
+    }
 }
 
 impl Engine {
@@ -476,23 +492,4 @@ const PAGE: usize = 4096;
 /// The engine's service ports behind Python's.
 fn shared(services: &[PyRef<'_, ServicePort>]) -> Vec<Arc<core::ServicePort>> {
     services.iter().map(|service| service.0.clone()).collect()
-}
-
-/// Which flows are wanted.
-fn filter(
-    protocol: Option<&str>,
-    service: Option<String>,
-    source: Option<&str>,
-    destination: Option<&str>,
-    backend: Option<&str>,
-    state: Option<String>,
-) -> PyResult<Filter> {
-    Ok(Filter {
-        protocol: protocol.map(convert::protocol).transpose()?,
-        service,
-        source: source.map(convert::address).transpose()?,
-        destination: destination.map(convert::address).transpose()?,
-        backend: backend.map(convert::address).transpose()?,
-        state,
-    })
 }

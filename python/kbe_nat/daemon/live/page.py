@@ -16,7 +16,7 @@ from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 
-from kbe_nat import packet as wire
+from kbe_nat import packets as wire
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon.live.selection import View
 from kbe_nat.daemon.live.stream import PageStream

@@ -1,0 +1,288 @@
+"""IP packets by their fields: built, with right lengths and checksums, and read.
+
+>>> syn = Packet("tcp", ("10.0.2.15", 49152), ("172.30.228.255", 80), flags="S")
+>>> len(bytes(syn)), Packet.parse(bytes(syn)) == syn
+(40, True)
+
+For programs and tests that make a few packets; the engine reads and rewrites packets itself.
+"""
+
+import struct
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final, NamedTuple, Self
+
+from kbe_nat.errors import PacketError
+from kbe_nat.model import join_address
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Source and destination of a packet; ports are 0 where it has none."""
+
+    protocol: str
+    source: tuple[str, int]
+    destination: tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """An IP packet; `bytes(packet)` writes it with its checksums (RFC 791, 8200, 9293, 768, 9260,
+    792, 4443).
+    """
+
+    protocol: str
+    """"tcp", "udp", "sctp", "icmp", "icmpv6", or another protocol's number as text."""
+    source: tuple[str, int]
+    """Address and port; the port is 0 where the protocol has none."""
+    destination: tuple[str, int]
+    flags: str = ""
+    """Of TCP, in tcpdump's letters: F, S, R, P, A (for tcpdump's dot), U, E, C."""
+    payload: bytes = b""
+    """Behind the transport header; of SCTP the chunks."""
+    sequence: int = 0
+    """Of TCP; of SCTP the verification tag."""
+    acknowledgement: int = 0
+    window: int = 64_240
+    type: int = 0
+    """Of ICMP."""
+    code: int = 0
+    rest: int = 0
+    """Of ICMP: the four bytes behind the checksum, such as identifier and sequence number."""
+    ttl: int = 64
+    """Or hop limit."""
+    identification: int = 0
+    """Of IPv4."""
+
+    @classmethod
+    def parse(cls, packet: bytes) -> Self:
+        """The fields of a packet. Options and extension headers are skipped, checksums are not
+        verified. Raises `PacketError` for bytes that are cut, or that are a later fragment.
+        """
+        place = _place(packet)
+        if place is None or place.is_later_fragment or len(packet) < place.start:
+            raise PacketError("the bytes are no IP packet with a whole header")
+        end = 40 + int.from_bytes(packet[4:6]) if place.is_v6 else int.from_bytes(packet[2:4])
+        if end > len(packet) or end < place.start:
+            raise PacketError(f"the packet has {len(packet)} bytes, and its header says {end}")
+        body = packet[place.start : end]
+        result = cls(
+            place.name,
+            (place.source, 0),
+            (place.destination, 0),
+            payload=body,
+            ttl=packet[7 if place.is_v6 else 8],
+            identification=0 if place.is_v6 else int.from_bytes(packet[4:6]),
+        )
+        try:
+            if place.name in WITH_PORTS:
+                source, destination = struct.unpack_from(">HH", body)
+                result = replace(
+                    result,
+                    source=(place.source, source),
+                    destination=(place.destination, destination),
+                )
+            return result._with_transport(body)
+        except struct.error:
+            raise PacketError(f"the {place.name} header is cut") from None
+
+    def _with_transport(self, body: bytes) -> Self:
+        """The packet with the fields of the transport header behind its ports."""
+        if self.protocol == "tcp":
+            sequence, answer, offset, bits, window = struct.unpack_from(">IIBBH", body, 4)
+            return replace(
+                self,
+                flags="".join(letter for n, letter in enumerate(TCP_FLAGS) if bits >> n & 1),
+                payload=body[(offset >> 4) * 4 :],
+                sequence=sequence,
+                acknowledgement=answer,
+                window=window,
+            )
+        if self.protocol == "udp":
+            length, _ = struct.unpack_from(">HH", body, 4)
+            return replace(self, payload=body[8:length])
+        if self.protocol == "sctp":
+            tag, _ = struct.unpack_from(">II", body, 4)
+            return replace(self, payload=body[12:], sequence=tag)
+        if self.protocol in ("icmp", "icmpv6"):
+            type_, code, _, rest = struct.unpack_from(">BBHI", body)
+            return replace(self, payload=body[8:], type=type_, code=code, rest=rest)
+        return self
+
+    @property
+    def ends(self) -> Ends:
+        """Protocol, source and destination."""
+        return Ends(self.protocol, self.source, self.destination)
+
+    def __bytes__(self) -> bytes:
+        """Raises `PacketError` for fields out of their range, or addresses of two families."""
+        try:
+            source, destination = ip_address(self.source[0]), ip_address(self.destination[0])
+        except ValueError as error:
+            raise PacketError(str(error)) from None
+        if source.version != destination.version:
+            raise PacketError(f"{source} and {destination} are of different families")
+        number = NUMBERS.get(self.protocol)
+        if number is None:
+            if not self.protocol.isdecimal():
+                names = ", ".join(NUMBERS)
+                raise PacketError(f"{self.protocol!r} is none of {names}, and no protocol's number")
+            number = int(self.protocol)
+        try:
+            body = self._body(source.packed + destination.packed, number)
+            return _ip_header(source, destination, number, len(body), self) + body
+        except struct.error:
+            raise PacketError(
+                "a port, a number or the length of the payload is out of its range"
+            ) from None
+
+    def _body(self, addresses: bytes, number: int) -> bytes:
+        """The transport header and the payload."""
+        ports = struct.pack(">HH", self.source[1], self.destination[1])
+        if self.protocol == "tcp":
+            unknown = set(self.flags) - set(TCP_FLAGS)
+            if unknown:
+                raise PacketError(f"{self.flags!r} has letters that are no flags of TCP")
+            bits = sum(1 << TCP_FLAGS.index(letter) for letter in set(self.flags))
+            numbers = (self.sequence, self.acknowledgement, 5 << 4, bits, self.window, 0, 0)
+            body, place = ports + struct.pack(">IIBBHHH", *numbers), 16
+        elif self.protocol == "udp":
+            body, place = ports + struct.pack(">HH", 8 + len(self.payload), 0), 6
+        elif self.protocol == "sctp":
+            head = ports + struct.pack(">I", self.sequence)
+            crc = crc32c(head + bytes(4) + self.payload)
+            return head + struct.pack("<I", crc) + self.payload
+        elif self.protocol in ("icmp", "icmpv6"):
+            body, place = struct.pack(">BBHI", self.type, self.code, 0, self.rest), 2
+        else:
+            return self.payload
+        body += self.payload
+        # Only ICMP of IPv4 has no pseudo header (RFC 792).
+        pseudo = (
+            b"" if self.protocol == "icmp" else addresses + struct.pack(">II", len(body), number)
+        )
+        checksum = _checksum(pseudo + body)
+        if self.protocol == "udp":
+            checksum = checksum or 0xFFFF
+        return body[:place] + struct.pack(">H", checksum) + body[place + 2 :]
+
+
+def opening(protocol: str, source: tuple[str, int], destination: tuple[str, int]) -> bytes:
+    """The first packet of a flow: a TCP SYN, an empty UDP datagram or an SCTP INIT (RFC 9293, RFC
+    768, RFC 9260). Raises `PacketError` when the addresses are of different families.
+    """
+    if protocol == "tcp":
+        return bytes(Packet("tcp", source, destination, "S"))
+    payload = struct.pack(">BBHIIHHI", INIT, 0, 20, 1, 65536, 1, 1, 0)
+    return bytes(
+        Packet(protocol, source, destination, payload=payload if protocol == "sctp" else b"")
+    )
+
+
+def ends(packet: bytes) -> Ends | None:
+    """Addresses and ports of an IP packet, behind any IPv6 extension headers; None when it is too
+    short to have addresses.
+    """
+    place = _place(packet)
+    if place is None:
+        return None
+    source, destination = 0, 0
+    has_ports = place.name in WITH_PORTS and not place.is_later_fragment
+    if has_ports and len(packet) >= place.start + 4:
+        source, destination = struct.unpack_from(">HH", packet, place.start)
+    return Ends(place.name, (place.source, source), (place.destination, destination))
+
+
+def show(end: tuple[str, int]) -> str:
+    """Address and port as one text; only the address where there is no port."""
+    return join_address(*end) if end[1] else end[0]
+
+
+class _Place(NamedTuple):
+    """What an IP header says, and where the transport header begins."""
+
+    name: str
+    source: str
+    destination: str
+    start: int
+    is_later_fragment: bool
+    is_v6: bool
+
+
+def _place(packet: bytes) -> _Place | None:
+    version = packet[0] >> 4 if packet else 0
+    if version == 4 and len(packet) >= 20:
+        number, source, destination = packet[9], packet[12:16], packet[16:20]
+        start = (packet[0] & 0xF) * 4
+        is_later_fragment = bool(int.from_bytes(packet[6:8]) & 0x1FFF)
+    elif version == 6 and len(packet) >= 40:
+        source, destination = packet[8:24], packet[24:40]
+        number, start, is_later_fragment = _transport(packet)
+    else:
+        return None
+    return _Place(
+        NAMES.get(number, str(number)),
+        str(ip_address(bytes(source))),
+        str(ip_address(bytes(destination))),
+        start,
+        is_later_fragment,
+        version == 6,
+    )
+
+
+def _transport(packet: bytes) -> tuple[int, int, bool]:
+    """Number and start of the transport header, and whether a later fragment stands in its place
+    (RFC 8200, 4).
+    """
+    number, start = packet[6], 40
+    while number in EXTENSIONS and len(packet) >= start + 8:
+        length = 8 if number == FRAGMENT else (packet[start + 1] + 1) * 8
+        if number == FRAGMENT and int.from_bytes(packet[start + 2 : start + 4]) & 0xFFF8:
+            return packet[start], start + length, True
+        number, start = packet[start], start + length
+    return number, start, False
+
+
+def _ip_header(
+    source: IPv4Address | IPv6Address,
+    destination: IPv4Address | IPv6Address,
+    number: int,
+    length: int,
+    packet: Packet,
+) -> bytes:
+    addresses = source.packed + destination.packed
+    if source.version == 6:
+        return struct.pack(">IHBB", 6 << 28, length, number, packet.ttl) + addresses
+    numbers = (0x45, 0, 20 + length, packet.identification, 0, packet.ttl, number, 0)
+    header = struct.pack(">BBHHHBBH", *numbers) + addresses
+    return header[:10] + struct.pack(">H", _checksum(header)) + header[12:]
+
+
+def _checksum(content: bytes) -> int:
+    """The Internet checksum (RFC 1071)."""
+    content += bytes(len(content) % 2)
+    total: int = sum(struct.unpack(f">{len(content) // 2}H", content))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def crc32c(content: bytes) -> int:
+    """SCTP's checksum (RFC 9260, appendix A), whose bytes are sent the low one first."""
+    crc = 0xFFFFFFFF
+    for octet in content:
+        crc ^= octet
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+NUMBERS: Final = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
+NAMES: Final = {number: name for name, number in NUMBERS.items()}
+WITH_PORTS: Final = ("tcp", "udp", "sctp")
+TCP_FLAGS: Final = "FSRPAUEC"
+"""From the lowest bit on."""
+FRAGMENT: Final = 44
+EXTENSIONS: Final = frozenset((0, 43, FRAGMENT, 60))
+INIT: Final = 1
+"""The chunk that opens an association."""

@@ -1,0 +1,107 @@
+"""An engine with a clock: what a program needs around it to serve packets one by one.
+
+The engine has no clock, forgets flows only when it is asked to, and says which packets wait without
+keeping them. A `Session` does all three, so that a callback of a packet queue is a few lines.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from kbe_nat._native import EXPIRY_BUDGET, Engine, Verdict, reject
+
+EXPIRY_INTERVAL: Final = 10_000_000
+"""Nanoseconds between two looks at flows that may have timed out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a program does with a packet."""
+
+    action: str
+    """As of a `Verdict`: "accept", "translate", "drop", "reject" or "hold"."""
+    cause: str
+    """Why, in a word; empty for a packet that had been held."""
+    packet: bytes | None
+    """The bytes to send on; None where nothing is sent on."""
+    answer: bytes | None = None
+    """The bytes to send back to the source of a rejected packet; None where none may be sent."""
+    masquerade: bool = False
+    """As of a `Verdict`."""
+
+
+class Session:
+    """Serves packets by an engine, one at a time; any thread may call it.
+
+    >>> import kbe_nat
+    >>> from kbe_nat.packets import Packet
+    >>> engine = kbe_nat.Engine(seed=1)
+    >>> engine.replace_services(
+    ...     [
+    ...         kbe_nat.ServicePort(
+    ...             "default/web",
+    ...             [kbe_nat.Frontend("10.96.0.1", 80)],
+    ...             [kbe_nat.Backend("10.244.0.3", 8080)],
+    ...         )
+    ...     ]
+    ... )
+    >>> session = kbe_nat.Session(engine)
+    >>> outcome = session.process(bytes(Packet("tcp", ("10.0.0.9", 4000), ("10.96.0.1", 80), "S")))
+    >>> outcome.action, Packet.parse(outcome.packet).destination
+    ('translate', ('10.244.0.3', 8080))
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        clock: Callable[[], int] = time.monotonic_ns,
+        answer: Literal["icmp", "tcp-reset"] = "icmp",
+    ) -> None:
+        """`clock` gives nanoseconds and never goes back; `answer` is how packets are rejected, as
+        of `kbe_nat.reject`.
+        """
+        self.engine = engine
+        self._clock = clock
+        self._answer = answer
+        self._held: dict[int, tuple[object, bytes]] = {}
+        self._next_expiry = 0
+
+    def process(
+        self,
+        packet: bytes | bytearray | memoryview,
+        *,
+        interface: int = 0,
+        incomplete_checksum: bool = False,
+        context: object = None,
+    ) -> Outcome:
+        """Decide about a packet; `interface` and `incomplete_checksum` as of `Engine.process`.
+
+        A fragment whose datagram is not decided yet is held: `released` gives its outcome, together
+        with this `context`, after a later packet. Cost: that of `Engine.process`, and every 10 ms a
+        look at 4,096 flows at most.
+        """
+        now = self._clock()
+        if now >= self._next_expiry:
+            self.engine.expire(now, EXPIRY_BUDGET)
+            self._next_expiry = now + EXPIRY_INTERVAL
+        verdict = self.engine.process(
+            packet, now, interface=interface, incomplete_checksum=incomplete_checksum
+        )
+        if verdict.ticket is not None:
+            self._held[verdict.ticket] = (context, bytes(packet))
+        return self._outcome(verdict, packet)
+
+    def released(self) -> list[tuple[object, Outcome]]:
+        """The fragments that wait no longer, each with the context that it came with."""
+        outcomes = []
+        for ticket, action, packet in self.engine.released():
+            context, original = self._held.pop(ticket, (None, b""))
+            answer = reject(original, self._answer) if action == "reject" and original else None
+            outcomes.append((context, Outcome(action, "", packet, answer)))
+        return outcomes
+
+    def _outcome(self, verdict: Verdict, packet: bytes | bytearray | memoryview) -> Outcome:
+        answer = reject(packet, self._answer) if verdict.action == "reject" else None
+        return Outcome(verdict.action, verdict.cause, verdict.packet, answer, verdict.masquerade)

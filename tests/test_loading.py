@@ -1,0 +1,92 @@
+"""`kbe_nat.load`: an engine from files of objects."""
+
+from pathlib import Path
+
+import pytest
+
+import kbe_nat
+from kbe_nat.packets import Packet, opening
+from kbe_nat.policy.options import Options
+
+OBJECTS = """
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {clusterIP: 10.96.0.1, ports: [{port: 80, targetPort: 8080}], internalTrafficPolicy: Local}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-a, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints:
+- {addresses: [10.244.0.3], nodeName: one}
+- {addresses: [10.244.1.3], nodeName: two}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: one}
+status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: two}
+status: {addresses: [{type: InternalIP, address: 192.0.2.2}]}
+"""
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> Path:
+    path = tmp_path / "objects.yaml"
+    path.write_text(OBJECTS)
+    return path
+
+
+@pytest.mark.parametrize(("node", "backend"), [("one", "10.244.0.3"), ("two", "10.244.1.3")])
+def test_the_node_decides_which_endpoints_are_local(objects: Path, node: str, backend: str) -> None:
+    engine = kbe_nat.load(objects, node=node)
+    verdict = engine.process(opening("tcp", ("10.244.0.9", 1), ("10.96.0.1", 80)), 0)
+    assert verdict.packet is not None
+    assert Packet.parse(verdict.packet).destination == (backend, 8080)
+
+
+def test_paths_are_text_or_several_and_seeds_are_the_engines(objects: Path) -> None:
+    first, second = (
+        kbe_nat.load(paths, node="one", strategy="mh", seed=3)
+        for paths in (str(objects), [objects.parent])
+    )
+    [service] = first.services
+    assert (service.name, service.strategy, service.family) == ("default/web", "mh", 4)
+    assert [backend.address for backend in service.cluster_backends] == ["10.244.0.3", "10.244.1.3"]
+    assert repr(second) == "<Engine: 1 service ports, 0 flows>"
+
+
+def test_services_are_changed_one_by_one(objects: Path) -> None:
+    engine = kbe_nat.load(objects, options=Options(node="one"))
+    dns = kbe_nat.ServicePort("default/dns", [kbe_nat.Frontend("fd00::1", 53)], [], family=6)
+    engine.update_service(dns)
+    assert [service.name for service in engine.services] == ["default/dns", "default/web"]
+    engine.remove_service("default/dns", 6)
+    assert [service.name for service in engine.services] == ["default/web"]
+    with pytest.raises(kbe_nat.ServiceError, match="default/dns"):
+        engine.remove_service("default/dns", 6)
+
+
+def test_what_is_wrong_is_an_error_with_its_place(objects: Path, tmp_path: Path) -> None:
+    with pytest.raises(kbe_nat.ArgumentError, match="strategy: 'best' is none of random"):
+        kbe_nat.load(objects, strategy="best")
+    with pytest.raises(kbe_nat.ArgumentError, match="either"):
+        kbe_nat.load(objects, node="one", options=Options())
+    with pytest.raises(kbe_nat.FileError, match=r"none\.yaml"):
+        kbe_nat.load(tmp_path / "none.yaml")
+    objects.write_text(OBJECTS.replace("port: 80,", "port: 0,"))
+    with pytest.raises(kbe_nat.ObjectError, match=r"objects\.yaml.*ports\[0\]\.port"):
+        kbe_nat.load(objects)
+    objects.write_text(OBJECTS.split("---")[1])
+    with pytest.raises(kbe_nat.FileError, match="there is no Service in it"):
+        kbe_nat.load(objects)
+
+
+def test_notes_are_warnings(objects: Path) -> None:
+    with pytest.warns(UserWarning, match="node three"):
+        kbe_nat.load(objects, node="three")
