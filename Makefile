@@ -39,6 +39,7 @@ check: build   ## formatting, lints, types, licences, layering, names and sizes,
 	python tools/json_page.py --check
 	python tools/config_schema.py --check
 	python tools/lab_schema.py --check
+	python tools/lab_page.py --check
 	python tools/metrics_page.py --check
 	python tools/fields_page.py --check
 	python tools/house.py --check

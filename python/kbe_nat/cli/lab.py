@@ -12,9 +12,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from kbe_nat.cli.flags.options import Format, OutputFormat
+from kbe_nat.cli.flags.options import Format, OutputFormat, warn
 from kbe_nat.cli.output import show, show_json, table
-from kbe_nat.errors import SettingError
+from kbe_nat.errors import LabError, SettingError
+from kbe_nat.lab.plots import write_pictures
 from kbe_nat.lab.reading import gallery, read_scenario
 from kbe_nat.lab.reading import schema as scenario_schema
 from kbe_nat.lab.report import headline
@@ -118,6 +119,10 @@ def run(
     with _progress(name) as watch:
         result = run_scenario(name, directory, seed=seed, repeats=repeats, jobs=jobs, watch=watch)
     _report([result], output)
+    try:
+        write_pictures([result], directory / "plots")
+    except LabError as error:
+        warn(str(error))
 
 
 @lab.command()

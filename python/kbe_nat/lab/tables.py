@@ -129,6 +129,7 @@ TABLES: Final[Mapping[str, tuple[Column, ...]]] = {
         Column("backend", "integer", "", "its position, from 0"),
         *_got("connections", "connections", "that it got"),
         Column("connections_share", "number", "share", "of all connections of the Service"),
+        Column("connections_share_fair", "number", "share", "that would have been fair"),
         *_got("bytes", "bytes", "that it answered"),
         *_got("load", "connections", "alive at the ends of seconds, in the mean"),
     ),
@@ -240,8 +241,12 @@ def _backend_rows(
         totals[row["service"]] += row["connections"]
     for row in rows:
         place = row["service"]
-        share = row["connections"] / totals[place] if totals[place] else None
-        named = dict(row) | {"service": services[place].name, "connections_share": share}
+        total = totals[place]
+        named = dict(row) | {
+            "service": services[place].name,
+            "connections_share": row["connections"] / total if total else None,
+            "connections_share_fair": row["connections_fair"] / total if total else None,
+        }
         yield tuple(named[name] for name in names)
 
 
