@@ -1,10 +1,8 @@
 """`kbe-nat demo`: the seed's page, step by step, on real packets."""
 
 import math
-import os
 import secrets
 import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,11 +26,11 @@ from kbe_nat.explain import ExplanationRow
 from kbe_nat.model import Strategy
 from kbe_nat.playground import world as place
 from kbe_nat.playground.cluster import CLIENT_ADDRESS
+from kbe_nat.playground.privileges import ensure_root
 from kbe_nat.playground.world import World
 from kbe_nat.rules.rule import DatapathKind
 
 FOLDER: Final = Path(place.__file__).parent
-INSIDE: Final = "KBE_NAT_DEMO_INSIDE"
 """In the environment of the demo that runs in a user namespace which it made itself."""
 SERVICE: Final = "simpleservice"
 PORT: Final = "default/simpleservice"
@@ -76,8 +74,7 @@ def demo(
     requests, and takes everything away at the end, also after Ctrl-C. Needs root, or a system that
     lets users make namespaces.
     """
-    if os.geteuid() != 0:
-        _enter_user_namespace()
+    ensure_root("the demo")
     seed = secrets.randbits(64) if seed is None else seed
     folder = Path(tempfile.mkdtemp(prefix="kbe-nat-demo-"))
     walk = _Walk(World(folder), output is Format.TEXT)
@@ -231,17 +228,3 @@ class _Walk:
         if self.is_told:
             for line in lines:
                 print(line, flush=True)
-
-
-def _enter_user_namespace() -> None:
-    """Begin again as root of a user namespace, with a mount namespace in which /run is ours."""
-    if INSIDE in os.environ:
-        raise PlaygroundError("the user namespace does not make us root")
-    script = 'mount -t tmpfs tmpfs /run && exec "$0" "$@"'
-    unshare = ("unshare", "--user", "--map-root-user", "--net", "--mount")
-    command = (*unshare, "sh", "-c", script, sys.executable, "-m", "kbe_nat", *sys.argv[1:])
-    os.environ[INSIDE] = "1"
-    try:
-        os.execvp(command[0], command)
-    except OSError as error:
-        raise PlaygroundError(f"root is needed, or unshare: {error}") from None

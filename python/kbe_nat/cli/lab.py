@@ -2,10 +2,11 @@
 
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 import typer
@@ -15,17 +16,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from kbe_nat.cli.flags.options import Format, OutputFormat, warn
 from kbe_nat.cli.output import show, show_json, table
 from kbe_nat.errors import LabError, SettingError
+from kbe_nat.lab.live.scenario import LiveScenario
 from kbe_nat.lab.plots import write_pictures
-from kbe_nat.lab.reading import gallery, read_scenario
+from kbe_nat.lab.reading import AnyScenario, gallery, read_scenario
 from kbe_nat.lab.reading import schema as scenario_schema
 from kbe_nat.lab.report import headline
 from kbe_nat.lab.report import report as pages_of
 from kbe_nat.lab.result import Result, differences, has_different_rows
 from kbe_nat.lab.runs import reproduce as reproduce_run
 from kbe_nat.lab.runs import run as run_scenario
+from kbe_nat.playground.privileges import ensure_root
 
 lab = typer.Typer(
-    help="Balancing strategies compared, offline: scenarios, runs, reports.",
+    help="Balancing strategies compared by simulation, and ways through a node on real packets.",
     rich_markup_mode=None,
     no_args_is_help=True,
 )
@@ -108,12 +111,16 @@ def run(
         int | None, typer.Option(min=0, max=2**63 - 1, help="In the place of the scenario's.")
     ] = None,
     repeats: Annotated[
-        int | None, typer.Option(min=1, max=10_000, help="In the place of the scenario's.")
+        int | None,
+        typer.Option(min=1, max=10_000, help="In place of the scenario's; rounds of a live one."),
     ] = None,
     jobs: Jobs = 1,
     output: OutputFormat = Format.TEXT,
 ) -> None:
-    """Run a scenario into a folder, and report."""
+    """Run a scenario into a folder, and report. A live one needs root, or a system that lets users
+    make namespaces.
+    """
+    _ensure_privileges(name, read_scenario(name)[0])
     # Strategies in Python lie beside the work, as a program's modules do.
     sys.path.insert(0, "")
     with _progress(name) as watch:
@@ -142,7 +149,10 @@ def reproduce(
     ] = None,
     jobs: Jobs = 1,
 ) -> None:
-    """Run again what a folder's manifest says, and tell what differs; rows that do end with 1."""
+    """Run again what a folder's manifest says, and tell what differs; rows or medians that do end
+    with 1.
+    """
+    _ensure_privileges(str(directory), Result(directory).scenario)
     sys.path.insert(0, "")
     with tempfile.TemporaryDirectory(prefix="kbe-nat-lab-") as temporary:
         place = target or Path(temporary) / "run"
@@ -153,7 +163,15 @@ def reproduce(
         show(line)
     if has_different_rows(lines):
         raise typer.Exit(1)
-    show("All tables are equal, but for those of processor time, which are not compared.")
+    if isinstance(second.scenario, LiveScenario):
+        show("No median differs by more than chance and the machine's noise.")
+    else:
+        show("All tables are equal, but for those of processor time, which are not compared.")
+
+
+def _ensure_privileges(name: str, scenario: AnyScenario) -> None:
+    if isinstance(scenario, LiveScenario):
+        ensure_root(name)
 
 
 def _report(results: list[Result], output: Format) -> None:
@@ -171,7 +189,12 @@ def _report(results: list[Result], output: Format) -> None:
 
 @contextmanager
 def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows how many cells are finished and the time left, on standard error, on a terminal."""
+    """Shows how many cells are finished and the time left, on standard error: as a bar on a
+    terminal, else as a line every `LINE_SECONDS`.
+    """
+    if not sys.stderr.isatty():
+        yield _ProgressLines(name).watch
+        return
     bar = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -179,8 +202,32 @@ def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
-        disable=not sys.stderr.isatty(),
     )
     with bar:
         task = bar.add_task(name)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class _ProgressLines:
+    """Lines that a log can hold."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._started = self._last = time.monotonic()
+        self._before: int | None = None
+        """Cells that were finished when it began."""
+
+    def watch(self, done: int, total: int) -> None:
+        """Say it, unless it was said just now."""
+        now = time.monotonic()
+        if self._before is None:
+            self._before = done
+        if now - self._last < LINE_SECONDS or done == self._before:
+            return
+        self._last = now
+        seconds = (now - self._started) / (done - self._before) * (total - done)
+        words = f"{self._name}: {done} of {total} cells, {seconds / 60:.0f} min left"
+        print(words, file=sys.stderr, flush=True)
+
+
+LINE_SECONDS: Final = 10.0

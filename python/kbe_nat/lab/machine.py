@@ -5,14 +5,16 @@ import platform
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kbe_nat.commands import output_of
 from kbe_nat.errors import LabError
 
 
 def facts(version: str) -> dict[str, Any]:
-    """Versions, git revision, kernel, CPU and mitigations; None where nothing tells."""
+    """Versions, git revision, kernel, CPU, mitigations, governor, load and the share of time that a
+    hypervisor took since the boot; None where nothing tells.
+    """
     return {
         "kbe_nat": version,
         "git": _revision(),
@@ -22,6 +24,9 @@ def facts(version: str) -> dict[str, Any]:
         "cpu": _cpu(),
         "cpus": os.cpu_count(),
         "mitigations": _mitigations(),
+        "governor": _governor(),
+        "load": os.getloadavg()[0],
+        "steal_share": _steal_share(),
         "command": sys.argv,
     }
 
@@ -58,3 +63,36 @@ def _mitigations() -> dict[str, str]:
         except OSError:
             continue
     return mitigations
+
+
+def _governor() -> str | None:
+    """Of the first processor's clock rate: another than `performance` makes noise."""
+    try:
+        return Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()
+    except OSError:
+        return None
+
+
+def _steal_share() -> float | None:
+    try:
+        ticks = processor_ticks()
+    except OSError:
+        return None
+    return ticks.steal / ticks.total if ticks.total else None
+
+
+class Ticks(NamedTuple):
+    """Time of all processors since the boot."""
+
+    busy: int
+    steal: int
+    """Taken by the hypervisor."""
+    total: int
+
+
+def processor_ticks() -> Ticks:
+    """As /proc/stat has them. Raises `OSError` where there is none."""
+    words = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    user, nice, system, idle, wait, hard, soft, steal = map(int, words)
+    busy = user + nice + system + hard + soft
+    return Ticks(busy, steal, busy + idle + wait + steal)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from kbe_nat.errors import LabError
 from kbe_nat.lab.catalogue import catalogue_of
 from kbe_nat.lab.folder import Manifest, RunFolder
+from kbe_nat.lab.live.comparison import median_differences
+from kbe_nat.lab.live.scenario import LiveScenario
 from kbe_nat.lab.reading import AnyScenario, scenario_of
 from kbe_nat.lab.tables import Catalogue
 
@@ -68,7 +70,8 @@ class Result:
 
 def differences(first: Result, second: Result, limit: int = 20) -> list[str]:
     """The differences between two runs of one scenario: facts of the machines, then rows, `limit`
-    of them for each table at most. Tables of processor time are not compared.
+    of them for each table at most. Tables of processor time are not compared; of live runs medians
+    are, by their intervals and noise.
     """
     lines = []
     here, there = first.manifest, second.manifest
@@ -81,6 +84,8 @@ def differences(first: Result, second: Result, limit: int = 20) -> list[str]:
     for table in first.tables:
         if table not in first.catalogue.timed:
             lines += _row_differences(table, first, second, limit)
+    if isinstance(first.scenario, LiveScenario):
+        lines += sorted(median_differences(first.rows("medians"), second.rows("medians")))
     return lines
 
 

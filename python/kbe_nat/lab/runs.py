@@ -1,5 +1,6 @@
 """Runs: a scenario's cells into a folder, taken up again where an earlier run was interrupted."""
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -151,6 +152,10 @@ def _offline_work(scenario: Scenario, folder: Path, jobs: int, classes: Classes)
 def _live_work(scenario: LiveScenario, jobs: int) -> Work:
     if jobs != 1:
         raise LabError(f"{scenario.name}: live cells would measure each other: one job, not {jobs}")
+    if os.geteuid() != 0:
+        raise LabError(
+            f"{scenario.name}: root is needed, or root in a user namespace (unshare -Urnm)"
+        )
     reasons = skipped_ways(scenario)
     ways = frozenset(choice.way for choice in scenario.choices) - reasons.keys()
     if not ways:

@@ -6,11 +6,12 @@ hypervisor took, is told beside.
 """
 
 import hashlib
+import os
 import time
-from pathlib import Path
 from typing import Final
 
 from kbe_nat.lab.live.methods import Rows
+from kbe_nat.lab.machine import processor_ticks
 
 
 def control(seconds: float) -> Rows:
@@ -23,29 +24,17 @@ def control(seconds: float) -> Rows:
         hashlib.blake2b(block).digest()
         times.append(time.perf_counter_ns() - since)
     elapsed, mine = time.monotonic() - started, time.process_time() - spent
-    busy, stolen, capacity = (new - old for new, old in zip(processor_ticks(), before, strict=True))
+    after = processor_ticks()
+    total = after.total - before.total
     times.sort()
     middle, late = times[len(times) // 2], times[len(times) * 9 // 10]
-    shares: tuple[float | None, float | None] = (None, None)
-    if capacity > 0:
-        mine_share = mine / elapsed / _processors()
-        shares = (max(0.0, busy / capacity - mine_share), stolen / capacity)
-    return {"control": [(len(times), middle / 1e3, late / middle - 1, *shares)]}
-
-
-def processor_ticks() -> tuple[int, int, int]:
-    """Ticks of all processors since the boot: busy, stolen, and all (/proc/stat)."""
-    words = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
-    user, nice, system, idle, wait, hard, soft, steal = map(int, words)
-    busy = user + nice + system + hard + soft
-    return busy, steal, busy + idle + wait + steal
-
-
-def _processors() -> int:
-    return sum(
-        line.startswith("cpu") and line[3].isdigit()
-        for line in Path("/proc/stat").read_text().splitlines()
-    )
+    busy_share = steal_share = None
+    if total:
+        mine_share = mine / elapsed / (os.cpu_count() or 1)
+        busy_share = max(0.0, (after.busy - before.busy) / total - mine_share)
+        steal_share = (after.steal - before.steal) / total
+    row = (len(times), middle / 1e3, late / middle - 1, busy_share, steal_share)
+    return {"control": [row]}
 
 
 WORK_BYTES: Final = 200_000
