@@ -2,7 +2,7 @@
 markers and hatches, which grey print shows too.
 
 Colours are written as these very numbers and as nothing else. So a page can exchange each for a
-variable of its style sheet, and show one picture on light and dark ground (`kbe_nat.lab.html`).
+variable of its style sheet, and show one picture on light and dark ground.
 """
 
 from typing import TYPE_CHECKING, Final, TypeAlias
