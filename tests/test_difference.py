@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 from harness.conformance_cases import CASES, Case, run
 from kbe_nat.cli import app

@@ -64,6 +64,7 @@ PYTHON = {
     "collector": "",
     "_native": "",
     "errors": "",
+    "interrupt": "",
     "commands": "errors",
     "family": "",
     "model": "family",
@@ -88,12 +89,12 @@ PYTHON = {
     "lab": "_native commands control datapath drivers engine_tables errors family kubeproxy model "
     "packets playground policy reference rules sources",
     "shadow": "family _native engine_tables model packets policy",
-    "cli": "_native client daemon doctor drivers engine_tables errors explain family kubeproxy "
-    "lab model packets playground policy rules shadow sources version",
+    "cli": "_native client daemon doctor drivers engine_tables errors explain family interrupt "
+    "kubeproxy lab model packets playground policy rules shadow sources version",
     "session": "_native",
     "loading": "_native engine_tables errors model policy sources",
     "__init__": "family _native errors loading model session",
-    "__main__": "cli errors",
+    "__main__": "cli errors interrupt version",
 }
 
 

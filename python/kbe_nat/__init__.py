@@ -26,47 +26,48 @@ the engine. A `Session` serves packets one by one; a `Loop` joins an engine with
 (`kbe_nat.drivers`). `kbe_nat.packets` builds packets by their fields.
 """
 
-from importlib.metadata import version
-
-from kbe_nat._native import (
-    TIMEOUTS,
-    Backend,
-    BackendStats,
-    ConnectTimes,
-    Decision,
-    Engine,
-    Explanation,
-    Flow,
-    Frontend,
-    Limits,
-    Loop,
-    NodePorts,
-    NodeView,
-    ServicePort,
-    ServiceStats,
-    Snat,
-    Stats,
-    Timeouts,
-    Verdict,
-    reject,
-)
-from kbe_nat.errors import (
-    ArgumentError,
-    CaptureError,
-    CheckpointError,
-    ControlError,
-    FileError,
-    KbeNatError,
-    ObjectError,
-    PacketError,
-    PlaygroundError,
-    QueueError,
-    RulesError,
-    ServiceError,
-)
-from kbe_nat.loading import load
-from kbe_nat.model import Snapshot, Strategy
-from kbe_nat.session import Outcome, Session
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kbe_nat._native import (
+        TIMEOUTS,
+        Backend,
+        BackendStats,
+        ConnectTimes,
+        Decision,
+        Engine,
+        Explanation,
+        Flow,
+        Frontend,
+        Limits,
+        Loop,
+        NodePorts,
+        NodeView,
+        ServicePort,
+        ServiceStats,
+        Snat,
+        Stats,
+        Timeouts,
+        Verdict,
+        __version__,
+        reject,
+    )
+    from kbe_nat.errors import (
+        ArgumentError,
+        CaptureError,
+        CheckpointError,
+        ControlError,
+        FileError,
+        KbeNatError,
+        ObjectError,
+        PacketError,
+        PlaygroundError,
+        QueueError,
+        RulesError,
+        ServiceError,
+    )
+    from kbe_nat.loading import load
+    from kbe_nat.model import Snapshot, Strategy
+    from kbe_nat.session import Outcome, Session
 
 __all__ = [
     "TIMEOUTS",
@@ -109,4 +110,22 @@ __all__ = [
     "reject",
 ]
 
-__version__ = version("kbe-nat")
+
+def __getattr__(name: str) -> object:
+    # A name is imported when it is asked for: the command starts without the engine, and programs
+    # that use the engine alone without the packages that read objects.
+    if name in __all__:
+        from importlib import import_module
+
+        for module in ("_native", "errors", "session", "model", "loading"):
+            try:
+                value = getattr(import_module(f"kbe_nat.{module}"), name)
+            except AttributeError:
+                continue
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,42 +1,88 @@
 """The command `kbe-nat`, also `python -m kbe_nat`. Every mistake of its user ends in one line on
-standard error, never in a traceback.
+standard error, never in a traceback. Ctrl-C ends it with 130 and no words: at once until a verb
+runs and after its end, by KeyboardInterrupt in between.
 """
 
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final
 
-import typer
+from kbe_nat import interrupt
 
-from kbe_nat.cli import app
-from kbe_nat.errors import KbeNatError
-
-BAD_INPUT: Final = 2
-INTERRUPTED: Final = 130
+BAD_INPUT = 2
+VERSION = (["--version"], ["-V"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb and return the exit code: 0, or 2 for bad input."""
+    """Run one verb and return the exit code: 0, or 2 for bad input. Without arguments it is the
+    process's command line that counts, and its Ctrl-C.
+    """
+    if arguments is not None:
+        return _run(arguments)
+    interrupt.arm()
+    try:
+        return _run(sys.argv[1:])
+    finally:
+        interrupt.arm()
+
+
+def _run(arguments: Sequence[str]) -> int:
     if sys.stdout is None:  # closed by whoever started us
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     try:
-        code = app(args=arguments, prog_name="kbe-nat", standalone_mode=False)
+        if list(arguments) in VERSION:
+            # Scripts ask for it: the answer needs nothing of the rest.
+            from kbe_nat import __version__
+
+            print(f"kbe-nat {__version__}")
+            code = 0
+        else:
+            code = _verb(arguments)
         sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+        return code
     except BrokenPipeError:
         # The reader has seen enough. Python's flush at exit must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except typer.TyperException as error:
-        return _complain(error.format_message())
-    except KbeNatError as error:
-        return _complain(str(error))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _complain(f"{where}{error.strerror or error}")
-    except (KeyboardInterrupt, typer.Abort):
-        return INTERRUPTED
+
+
+def _verb(arguments: Sequence[str]) -> int:
+    # Imported here: Ctrl-C is armed before anything that takes time.
+    import click
+
+    from kbe_nat.cli import app
+    from kbe_nat.errors import KbeNatError
+
+    try:
+        code = app.main(arguments, prog_name="kbe-nat", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.ClickException as error:
+        return _complain(error.format_message())
+    except KbeNatError as error:
+        return _complain(str(error))
+    except ModuleNotFoundError as error:
+        extra = _extra_with((error.name or "").partition(".")[0])
+        if not extra:
+            raise
+        return _complain(f"{error.name} is not installed: pip install 'kbe-nat[{extra}]'")
+    except (KeyboardInterrupt, click.Abort):
+        return interrupt.INTERRUPTED
+
+
+def _extra_with(module: str) -> str:
+    """The extra of kbe-nat that installs a module; empty where none does."""
+    import re
+    from importlib.metadata import requires
+
+    for requirement in requires("kbe-nat") or ():
+        name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0].replace("-", "_")
+        extra = re.search(r"""extra == ['"]([\w-]+)['"]""", requirement)
+        if extra and name.lower() == module.lower():
+            return extra[1]
+    return ""
 
 
 def _complain(message: str) -> int:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.main import get_command
 
 from harness.verbs import SEED, VIP, Ran
 from kbe_nat.cli import VERBS, app
@@ -31,7 +30,7 @@ from kbe_nat.errors import ControlError
             ("replay", "-f", SEED, "x.pcap", "--masquerade-address", "10.0.0"),
             "--masquerade-address",
         ),
-        (("replay", "-f", SEED), "capture"),
+        (("replay", "-f", SEED), "CAPTURE"),
         (("replay", "x.pcap"), "--filename"),
         (("explain", "-f", SEED, "--from", "10.0.2.15"), "--to"),
         (("explain", "-f", SEED, "--from", "10.0.2.15", "--to", VIP), "no port"),
@@ -91,9 +90,13 @@ def test_help_and_version(kbe: Ran) -> None:
         code, out, _ = kbe(*verb, "--help")
         assert code == 0
         assert " ".join(("Usage: kbe-nat", *verb)) in out
-    overview = kbe("--help")[1].partition("Commands:\n")[2]
-    assert tuple(line.split()[0] for line in overview.splitlines()) == VERBS
-    assert kbe("--version")[1].startswith("kbe-nat 0.")
+    overview = kbe("--help")[1].partition("Serve:\n")[2]
+    verbs = [line.split()[0] for line in overview.splitlines() if line.startswith("  ")]
+    assert tuple(verbs) == VERBS
+    assert kbe()[1] == kbe("--help")[1]
+    assert kbe("help", "get")[1] == kbe("get", "--help")[1]
+    for flag in ("--version", "-V"):
+        assert kbe(flag)[1].startswith("kbe-nat 0.")
 
 
 def test_a_verb_that_does_not_exist_is_answered_by_one_that_does(kbe: Ran) -> None:
@@ -340,7 +343,7 @@ def test_what_verbs_ask_is_what_the_daemon_answers(
 
 
 def test_each_verb_with_node_flags_takes_several_addresses_at_once() -> None:
-    verbs = get_command(app).commands.values()  # type: ignore[attr-defined]
+    verbs = app.commands.values()
     takes_addresses = [
         verb for verb in verbs if any(ADDRESS_FLAG in flag.opts for flag in verb.params)
     ]

@@ -1,47 +1,59 @@
-"""The verbs of the command `kbe-nat`: each is one file that exports one function, or one group of
-them, of the file's name. A verb is imported when it is called, or when help shows them all: the
+"""The verbs of the command `kbe-nat`: each is one file that exports a command, or a group of them,
+of the file's name. A verb is imported when it is called, never for the help that lists them: the
 daemon stays for months, and holds no module of another verb in memory.
 """
 
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
-from inspect import signature
-from typing import Annotated, Any, Final, cast
+from typing import Any, Final, cast
 
-import typer
-from typer.core import TyperCommand, TyperGroup
-from typer.main import get_group
+import click
 
 from kbe_nat import __version__
+from kbe_nat.cli.verb import VerbGroup
 
-VERBS: Final = (
-    "demo",
-    "proxy",
-    "doctor",
-    "get",
-    "describe",
-    "conntrack",
-    "decisions",
-    "drain",
-    "handover",
-    "top",
-    "replay",
-    "explain",
-    "dump",
-    "diff",
-    "shadow",
-    "strategy",
-    "playground",
-    "lab",
-)
-"""In the order of the help."""
+GROUPS: Final = {
+    "Serve": {
+        "proxy": "Serve the Services of a cluster on this node",
+        "doctor": "Say whether the proxy can run here",
+        "drain": "Let a backend's connections run out",
+        "strategy": "Choose backends in another way",
+        "handover": "Let the next daemon take over",
+    },
+    "Ask the daemon": {
+        "get": "List services, endpoints, flows, rules, counters",
+        "describe": "Show everything about a Service",
+        "top": "Watch the busiest endpoints",
+        "conntrack": "List, watch, count or end connections",
+        "decisions": "Show which backend connections got, and why",
+    },
+    "Study": {
+        "explain": "Say what happens to a packet, and why",
+        "replay": "Send a capture through the engine",
+        "lab": "Compare balancing strategies",
+    },
+    "Compare with kube-proxy": {
+        "dump": "Write the rules that kube-proxy would have",
+        "diff": "Compare a node's rules with kube-proxy's",
+        "shadow": "Decide beside the node's proxy, and compare",
+    },
+    "Try": {
+        "demo": "Walk through an example on real packets",
+        "playground": "Make a small cluster on this machine",
+    },
+    "This command": {
+        "completion": "Print the script that completes words in a shell",
+    },
+}
+"""The verbs in the order of the help, with a line about each."""
+VERBS: Final = tuple(name for verbs in GROUPS.values() for name in verbs)
 
 
-class Verbs(Mapping[str, Any]):
+class Verbs(Mapping[str, click.Command]):
     """The commands of the verbs by their names."""
 
-    def __getitem__(self, name: str) -> Any:  # noqa: ANN401
+    def __getitem__(self, name: str) -> click.Command:
         if name not in VERBS:
             raise KeyError(name)
         return _command(name)
@@ -53,62 +65,60 @@ class Verbs(Mapping[str, Any]):
         return len(VERBS)
 
 
-class RootCommand(TyperGroup):
+class RootGroup(VerbGroup):
     """`kbe-nat` itself."""
 
-    def __init__(self, **attributes: Any) -> None:  # noqa: ANN401
-        super().__init__(**attributes)
-        # typer asks for one name, for all names, or for all commands: never does it add any.
-        self.commands = cast("dict[str, Any]", Verbs())
+    def __init__(self) -> None:
+        super().__init__("kbe-nat", "Kubernetes Services on a node, decided in userspace.")
+        # click asks for a name, for all names, or for all commands: never does it add any.
+        self.commands = cast("dict[str, click.Command]", Verbs())
+        self.params.append(
+            click.Option(
+                ["--version", "-V"],
+                is_flag=True,
+                expose_value=False,
+                is_eager=True,
+                help="Print the version and exit.",
+                callback=_print_version,
+            )
+        )
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """`help VERB` is `VERB --help`."""
+        if args[:1] == ["help"]:
+            args = [*args[1:], "--help"]
+        return super().parse_args(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """By group, with lines that need no verb to be imported."""
+        for title, verbs in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl(list(verbs.items()), col_max=12)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        """The verbs, which need not be imported, or the flags."""
+        from click.shell_completion import CompletionItem
+
+        if incomplete.startswith("-"):
+            return click.Command.shell_complete(self, ctx, incomplete)
+        return [
+            CompletionItem(name, help=line)
+            for verbs in GROUPS.values()
+            for name, line in verbs.items()
+            if name.startswith(incomplete)
+        ]
+
+
+def _print_version(context: click.Context, option: click.Parameter, is_asked: bool) -> None:
+    if is_asked and not context.resilient_parsing:
+        click.echo(f"kbe-nat {__version__}")
+        context.exit()
 
 
 @cache
-def _command(name: str) -> Any:  # noqa: ANN401
-    verb = getattr(import_module(f"kbe_nat.cli.{name}"), name)
-    commands = typer.Typer(rich_markup_mode=None)
-    if isinstance(verb, typer.Typer):
-        commands.add_typer(verb, name=name)
-    else:
-        commands.command(name, cls=_command_class(verb))(verb)
-    # `get_command` would take a group of one command for the command itself.
-    return get_group(commands).commands[name]
+def _command(name: str) -> click.Command:
+    command: click.Command = getattr(import_module(f"kbe_nat.cli.{name}"), name)
+    return command
 
 
-def _command_class(verb: Any) -> type[TyperCommand]:  # noqa: ANN401
-    """`ProxyCommand` for the daemon's verb, `NodeCommand` for another verb with `NODE_FLAGS`; such
-    a verb has imported it already.
-    """
-    parameters = signature(verb).parameters
-    if "node_address" not in parameters:
-        return TyperCommand
-    if "write_config_to" in parameters:
-        from kbe_nat.cli.flags.command_line import ProxyCommand
-
-        return ProxyCommand
-    from kbe_nat.cli.flags.node import NodeCommand
-
-    return NodeCommand
-
-
-app = typer.Typer(
-    cls=RootCommand,
-    help="Kubernetes Services in userspace.",
-    pretty_exceptions_enable=False,
-    # Plain help: flags are never cut to fit a column.
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-@app.callback(invoke_without_command=True)
-def root(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-) -> None:
-    """Kubernetes Services in userspace."""
-    if version:
-        typer.echo(f"kbe-nat {__version__}")
-        raise typer.Exit
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
-        raise typer.Exit
+app = RootGroup()

@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Final
 
-import typer
+import click
 
+from kbe_nat.cli.flags.flag import Flag
 from kbe_nat.cli.flags.options import Format, OutputFormat, Socket, refuse_on_command_line
-from kbe_nat.cli.flags.parameters import Flags, parameter_names, takes_flags
+from kbe_nat.cli.flags.parameters import Flags, parameter_names
 from kbe_nat.cli.output import show_json, show_json_rows
+from kbe_nat.cli.verb import verb
 from kbe_nat.client import DEFAULT_SOCKET, ask, ask_rows
 from kbe_nat.daemon.rows import End, EventRow, FlowRow
 from kbe_nat.errors import SettingError
@@ -66,31 +68,25 @@ class FlowFilter:
 
 
 FILTER_FLAGS: Final[Flags] = {
-    "protocol": typer.Option("--proto", "-p", help="Protocol."),
-    "source": typer.Option("--src", "-s", help="Client's address."),
-    "destination": typer.Option("--dst", "-d", help="Frontend's address."),
-    "backend": typer.Option("--reply-src", "-r", help="Backend's address."),
-    "source_port": typer.Option("--sport", help="Client's port."),
-    "destination_port": typer.Option("--dport", help="Frontend's port."),
-    "state": typer.Option("--state", help="State, such as ESTABLISHED."),
-    "service": typer.Option("--service", help="Service port, as namespace/name:port."),
+    "protocol": Flag("--proto", "-p", help="Protocol."),
+    "source": Flag("--src", "-s", help="Client's address."),
+    "destination": Flag("--dst", "-d", help="Frontend's address."),
+    "backend": Flag("--reply-src", "-r", help="Backend's address."),
+    "source_port": Flag("--sport", help="Client's port."),
+    "destination_port": Flag("--dport", help="Frontend's port."),
+    "state": Flag("--state", help="State, such as ESTABLISHED."),
+    "service": Flag("--service", help="Service port, as namespace/name:port."),
 }
 
 
-@takes_flags(flows=FILTER_FLAGS)
+@verb(flows=FILTER_FLAGS)
 def conntrack(
-    command: typer.Context,
-    list_them: Annotated[
-        bool, typer.Option("--list", "-L", help="List connections; the default.")
-    ] = False,
-    events: Annotated[
-        bool, typer.Option("--event", "-E", help="Show what happens, until Ctrl-C.")
-    ] = False,
-    count: Annotated[bool, typer.Option("--count", "-C", help="Count connections.")] = False,
-    delete: Annotated[
-        bool, typer.Option("--delete", "-D", help="End the connections that match.")
-    ] = False,
-    flush: Annotated[bool, typer.Option("--flush", "-F", help="End all connections.")] = False,
+    command: click.Context,
+    list_them: Annotated[bool, Flag("--list", "-L", help="List connections; the default.")] = False,
+    events: Annotated[bool, Flag("--event", "-E", help="Show what happens, until Ctrl-C.")] = False,
+    count: Annotated[bool, Flag("--count", "-C", help="Count connections.")] = False,
+    delete: Annotated[bool, Flag("--delete", "-D", help="End the connections that match.")] = False,
+    flush: Annotated[bool, Flag("--flush", "-F", help="End all connections.")] = False,
     *,
     flows: FlowFilter,
     socket: Socket = DEFAULT_SOCKET,

@@ -4,36 +4,33 @@ import time
 from collections.abc import Iterable
 from typing import Annotated, Final
 
-import typer
-
+from kbe_nat.cli.flags.flag import Flag
 from kbe_nat.cli.flags.options import Format, OutputFormat, Socket, parse
 from kbe_nat.cli.output import seen, show, show_json, show_json_rows, table
+from kbe_nat.cli.verb import verb
 from kbe_nat.client import DEFAULT_SOCKET, ask_rows
 from kbe_nat.daemon.rows import DecisionAction, DecisionRow
 from kbe_nat.kubeproxy.duration import duration
 from kbe_nat.model import join_address
 
 
+@verb()
 def decisions(
     service: Annotated[
         str,
-        typer.Option(
+        Flag(
             "--service",
             help="Only this service port, as namespace/name:port, or all ports of namespace/name.",
         ),
     ] = "",
-    client: Annotated[str, typer.Option("--client", help="Only this client's address.")] = "",
-    verdict: Annotated[
-        DecisionAction | None, typer.Option("--verdict", help="Only this verdict.")
-    ] = None,
-    since: Annotated[
-        str, typer.Option("--since", help="Only as old as that, such as 90s, 5m or 2h.")
-    ] = "",
+    client: Annotated[str, Flag("--client", help="Only this client's address.")] = "",
+    verdict: Annotated[DecisionAction | None, Flag("--verdict", help="Only this verdict.")] = None,
+    since: Annotated[str, Flag("--since", help="Only as old as that, such as 90s, 5m or 2h.")] = "",
     limit: Annotated[
-        int, typer.Option("--limit", "-n", min=0, help="The newest so many; with -f before these.")
+        int, Flag("--limit", "-n", min=0, help="The newest so many; with -f before these.")
     ] = 100,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Show new ones, too, until Ctrl-C.")
+        bool, Flag("--follow", "-f", help="Show new ones, too, until Ctrl-C.")
     ] = False,
     socket: Socket = DEFAULT_SOCKET,
     output: OutputFormat = Format.TEXT,

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
-import typer
 
 from kbe_nat import packets as wire
 from kbe_nat.cli import playground as verbs
+from kbe_nat.cli.flags.flag import Flag
 from kbe_nat.cli.flags.options import Format, OutputFormat
 from kbe_nat.cli.output import show_json
 from kbe_nat.cli.signals import Interruptions
+from kbe_nat.cli.verb import verb
 from kbe_nat.client import ask, ask_rows
 from kbe_nat.daemon.rows import EndpointRow
 from kbe_nat.errors import PlaygroundError
@@ -58,13 +59,14 @@ class DemoRow(msgspec.Struct):
     """From the start to the end, when everything is taken away."""
 
 
+@verb()
 def demo(
     requests: Annotated[
-        int, typer.Option(min=0, max=100_000, help="Requests to share among the pods.")
+        int, Flag(min=0, max=100_000, help="Requests to share among the pods.")
     ] = 300,
-    strategy: Annotated[Strategy, typer.Option(help="How backends are chosen.")] = Strategy.RANDOM,
+    strategy: Annotated[Strategy, Flag(help="How backends are chosen.")] = Strategy.RANDOM,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=2**64 - 1, help="Makes random choices repeatable.")
+        int | None, Flag(min=0, max=2**64 - 1, help="Makes random choices repeatable.")
     ] = None,
     output: OutputFormat = Format.TEXT,
 ) -> None:

@@ -3,10 +3,10 @@
 from enum import StrEnum
 from typing import Annotated
 
-import typer
-
+from kbe_nat.cli.flags.flag import Argument
 from kbe_nat.cli.flags.options import Format, OutputFormat, Socket
 from kbe_nat.cli.output import connect, show_json_rows, traffic
+from kbe_nat.cli.verb import verb
 from kbe_nat.client import DEFAULT_SOCKET, ask_rows
 from kbe_nat.daemon.rows import DescriptionRow
 
@@ -17,9 +17,10 @@ class Described(StrEnum):
     SERVICE = "service"
 
 
+@verb()
 def describe(
-    kind: Annotated[Described, typer.Argument(help="What it is.")],
-    name: Annotated[str, typer.Argument(help="namespace/name, or namespace/name:port.")],
+    kind: Annotated[Described, Argument(help="What it is.")],
+    name: Annotated[str, Argument(help="namespace/name, or namespace/name:port.")],
     socket: Socket = DEFAULT_SOCKET,
     output: OutputFormat = Format.TEXT,
 ) -> None:

@@ -5,14 +5,15 @@ written there.
 from enum import StrEnum
 from typing import Annotated, Final
 
+import click
 import msgspec
-import typer
 
-from kbe_nat.cli.flags.node import NODE_FLAGS, configuration, node_options
+from kbe_nat.cli.flags.flag import Argument, Flag
+from kbe_nat.cli.flags.node import NODE_FLAGS, NodeCommand, configuration, node_options
 from kbe_nat.cli.flags.objects import OBJECT_FLAGS, ObjectSettings, read_objects
 from kbe_nat.cli.flags.options import Format, OutputFormat, refuse_on_command_line, warn
-from kbe_nat.cli.flags.parameters import takes_flags
 from kbe_nat.cli.output import show_json
+from kbe_nat.cli.verb import verb
 from kbe_nat.errors import FileError, SettingError
 from kbe_nat.family import Family
 from kbe_nat.kubeproxy.diff import Comparison, Difference, compare, kube_proxy_tables, notes
@@ -59,23 +60,23 @@ class DiffRow(msgspec.Struct, frozen=True):
     """Each difference; empty where the node is as it should be."""
 
 
-@takes_flags(objects=OBJECT_FLAGS, node=NODE_FLAGS)
+@verb(kind=NodeCommand, objects=OBJECT_FLAGS, node=NODE_FLAGS)
 def diff(
-    command: typer.Context,
+    command: click.Context,
     saved: Annotated[
         str,
-        typer.Argument(
+        Argument(
             help="What iptables-save, ip6tables-save, iptables -S, nft list ruleset or"
             " nft -j list ruleset said there; - for stdin."
         ),
     ],
     family: Annotated[
         FamilyName | None,
-        typer.Option(help="Compare one address family. Default: those that are listed."),
+        Flag(help="Compare one address family. Default: those that are listed."),
     ] = None,
     tables: Annotated[
         list[Table],
-        typer.Option(
+        Flag(
             "--table",
             help="Compare this table of iptables only; repeatable."
             " Also names the one that iptables -S shows.",
@@ -83,7 +84,7 @@ def diff(
     ] = [],  # noqa: B006
     partial: Annotated[
         bool,
-        typer.Option("--partial", help="Be content with the tables and chains that are listed."),
+        Flag("--partial", help="Be content with the tables and chains that are listed."),
     ] = False,
     *,
     objects: ObjectSettings,

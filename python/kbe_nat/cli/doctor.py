@@ -1,12 +1,14 @@
 """`kbe-nat doctor`: whether the node proxy can run on this machine, and what it lacks."""
 
-import typer
+from click.exceptions import Exit
 
 from kbe_nat.cli.flags.options import Format, OutputFormat
 from kbe_nat.cli.output import show, show_json, table
+from kbe_nat.cli.verb import verb
 from kbe_nat.doctor import State, diagnose
 
 
+@verb()
 def doctor(output: OutputFormat = Format.TEXT) -> None:
     """Say what this kernel, its settings and our privileges allow, and what to do about the rest.
 
@@ -21,4 +23,4 @@ def doctor(output: OutputFormat = Format.TEXT) -> None:
             rows.add_row(check.name, check.state, check.finding, check.remedy)
         show(rows)
     if any(check.state is State.FAILED for check in checks):
-        raise typer.Exit(1)
+        raise Exit(1)

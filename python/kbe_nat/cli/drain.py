@@ -3,28 +3,29 @@
 import sys
 from typing import Annotated
 
-import typer
+import click
 from rich.console import Console
 
+from kbe_nat.cli.flags.flag import Argument, Flag
 from kbe_nat.cli.flags.options import Socket, refuse_on_command_line
+from kbe_nat.cli.verb import verb
 from kbe_nat.client import DEFAULT_SOCKET, ask
 from kbe_nat.daemon.rows import DrainRow
 
 
+@verb()
 def drain(
-    command: typer.Context,
-    backend: Annotated[str, typer.Argument(help="ADDRESS or ADDRESS:PORT.")],
+    command: click.Context,
+    backend: Annotated[str, Argument(help="ADDRESS or ADDRESS:PORT.")],
     deadline: Annotated[
         float | None,
-        typer.Option(
+        Flag(
             min=0,
             help="Seconds after which the connections that are left are ended. Default: never.",
         ),
     ] = None,
-    no_wait: Annotated[
-        bool, typer.Option("--no-wait", help="Do not wait until none is left.")
-    ] = False,
-    undo: Annotated[bool, typer.Option("--undo", help="Give it new connections again.")] = False,
+    no_wait: Annotated[bool, Flag("--no-wait", help="Do not wait until none is left.")] = False,
+    undo: Annotated[bool, Flag("--undo", help="Give it new connections again.")] = False,
     socket: Socket = DEFAULT_SOCKET,
 ) -> None:
     """Give a backend no new connections, and count those that are left until there are none."""

@@ -2,10 +2,17 @@
 
 from typing import Annotated, Final
 
-import typer
+import click
 
+from kbe_nat.cli.flags.flag import Flag
 from kbe_nat.cli.flags.live import LIVE_FLAGS, LiveSettings
-from kbe_nat.cli.flags.node import NODE_FLAGS, NODE_PARAMETERS, configuration, node_options
+from kbe_nat.cli.flags.node import (
+    NODE_FLAGS,
+    NODE_PARAMETERS,
+    NodeCommand,
+    configuration,
+    node_options,
+)
 from kbe_nat.cli.flags.objects import (
     OBJECT_FLAGS,
     OBJECT_PARAMETERS,
@@ -13,7 +20,7 @@ from kbe_nat.cli.flags.objects import (
     read_objects,
 )
 from kbe_nat.cli.flags.options import refuse_on_command_line, warn
-from kbe_nat.cli.flags.parameters import takes_flags
+from kbe_nat.cli.verb import verb
 from kbe_nat.client import ask
 from kbe_nat.errors import SettingError
 from kbe_nat.kubeproxy.dump import FamilyName, Form, Names, form_of, plan_for
@@ -22,26 +29,20 @@ from kbe_nat.kubeproxy.settings import NodeSettings
 from kbe_nat.policy.options import Mode
 
 
-@takes_flags(objects=OBJECT_FLAGS, node=NODE_FLAGS, live=LIVE_FLAGS)
+@verb(kind=NodeCommand, objects=OBJECT_FLAGS, node=NODE_FLAGS, live=LIVE_FLAGS)
 def dump(
-    command: typer.Context,
+    command: click.Context,
     form: Annotated[
         Form | None,
-        typer.Option(
-            "--format", help="As whose output the rules are written. Default: that of the mode."
-        ),
+        Flag("--format", help="As whose output the rules are written. Default: that of the mode."),
     ] = None,
     names: Annotated[
         Names,
-        typer.Option(
-            help="modern: as kube-proxy 1.36. legacy: nat rules of cluster IPs as long ago."
-        ),
+        Flag(help="modern: as kube-proxy 1.36. legacy: nat rules of cluster IPs as long ago."),
     ] = Names.MODERN,
     family: Annotated[
         FamilyName | None,
-        typer.Option(
-            help="Default: ipv4, and for nft also ipv6 where the node or a Service has it."
-        ),
+        Flag(help="Default: ipv4, and for nft also ipv6 where the node or a Service has it."),
     ] = None,
     *,
     objects: ObjectSettings,

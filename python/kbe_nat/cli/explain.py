@@ -9,14 +9,15 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import typer
+import click
 from msgspec import ValidationError, convert
 from rich.text import Text
 
 from kbe_nat import packets as wire
 from kbe_nat._native import EXPIRY_BUDGET, Engine
+from kbe_nat.cli.flags.flag import Argument, Flag
 from kbe_nat.cli.flags.live import LIVE_FLAGS, LiveSettings
-from kbe_nat.cli.flags.node import NODE_FLAGS, NODE_PARAMETERS, node_options
+from kbe_nat.cli.flags.node import NODE_FLAGS, NODE_PARAMETERS, NodeCommand, node_options
 from kbe_nat.cli.flags.objects import (
     OBJECT_FLAGS,
     OBJECT_PARAMETERS,
@@ -24,9 +25,10 @@ from kbe_nat.cli.flags.objects import (
     read_objects,
 )
 from kbe_nat.cli.flags.options import Format, OutputFormat, parse, refuse_on_command_line, warn
-from kbe_nat.cli.flags.parameters import Flags, takes_flags
+from kbe_nat.cli.flags.parameters import Flags
 from kbe_nat.cli.flows import FlowQuestion, Protocol, read_flows
 from kbe_nat.cli.output import show, show_json, table
+from kbe_nat.cli.verb import verb
 from kbe_nat.client import ask
 from kbe_nat.drivers.capture import CaptureQueue
 from kbe_nat.engine_tables import native_tables
@@ -58,10 +60,10 @@ class PacketDescription:
 
 
 PACKET_FLAGS: Final[Flags] = {
-    "source": typer.Option("--from", help="Source, as ADDRESS or ADDRESS:PORT."),
-    "destination": typer.Option("--to", help="Destination, as ADDRESS:PORT."),
-    "protocol": typer.Option("--proto", help="tcp, udp or sctp."),
-    "interface": typer.Option(
+    "source": Flag("--from", help="Source, as ADDRESS or ADDRESS:PORT."),
+    "destination": Flag("--to", help="Destination, as ADDRESS:PORT."),
+    "protocol": Flag("--proto", help="tcp, udp or sctp."),
+    "interface": Flag(
         "--iif",
         help="Device that the packet comes in by. Default: eth0, and none for the node's own.",
     ),
@@ -73,18 +75,16 @@ OFFLINE: Final = (*OBJECT_PARAMETERS, *NODE_PARAMETERS)
 """Flags that say more about objects that are read."""
 
 
-@takes_flags(packet=PACKET_FLAGS, objects=OBJECT_FLAGS, node=NODE_FLAGS, live=LIVE_FLAGS)
+@verb(kind=NodeCommand, packet=PACKET_FLAGS, objects=OBJECT_FLAGS, node=NODE_FLAGS, live=LIVE_FLAGS)
 def explain(
-    command: typer.Context,
-    capture: Annotated[
-        Path | None, typer.Argument(help="Capture that the packet is taken from.")
-    ] = None,
+    command: click.Context,
+    capture: Annotated[Path | None, Argument(help="Capture that the packet is taken from.")] = None,
     number: Annotated[
-        int | None, typer.Option("--packet", min=1, help="Number of the packet in the capture.")
+        int | None, Flag("--packet", min=1, help="Number of the packet in the capture.")
     ] = None,
     flows: Annotated[
         Path | None,
-        typer.Option(
+        Flag(
             help="YAML file with a list of packets (from, to, proto, iif); answered in its order."
         ),
     ] = None,

@@ -6,12 +6,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
+import click
 import msgspec
-import typer
 from rich.table import Table
 
+from kbe_nat.cli.flags.flag import Argument, Flag
 from kbe_nat.cli.flags.options import Format, OutputFormat, Socket, refuse_on_command_line
 from kbe_nat.cli.output import connect, seen, show, show_json, show_json_rows, table, traffic
+from kbe_nat.cli.verb import verb
 from kbe_nat.client import DEFAULT_SOCKET, ask, ask_rows
 from kbe_nat.daemon.rows import EndpointRow, FlowRow, ServiceRow, StatsRow, StatusRow, WatchRow
 from kbe_nat.kubeproxy.duration import SECOND, go_duration
@@ -31,14 +33,13 @@ class Kind(StrEnum):
     STATUS = "status"
 
 
+@verb()
 def get(
-    command: typer.Context,
-    kind: Annotated[Kind, typer.Argument(help="What to list.")],
-    service: Annotated[
-        str, typer.Option(help="Only this service port, as namespace/name:port.")
-    ] = "",
-    limit: Annotated[int, typer.Option(min=1, help="Flows, at most.")] = 1000,
-    wide: Annotated[bool, typer.Option("--wide", help="More columns.")] = False,
+    command: click.Context,
+    kind: Annotated[Kind, Argument(help="What to list.")],
+    service: Annotated[str, Flag(help="Only this service port, as namespace/name:port.")] = "",
+    limit: Annotated[int, Flag(min=1, help="Flows, at most.")] = 1000,
+    wide: Annotated[bool, Flag("--wide", help="More columns.")] = False,
     socket: Socket = DEFAULT_SOCKET,
     output: OutputFormat = Format.TEXT,
 ) -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
-import typer
+from click.exceptions import Exit
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from kbe_nat.cli.flags.flag import Argument, Flag
 from kbe_nat.cli.flags.options import Format, OutputFormat, warn
 from kbe_nat.cli.output import show, show_json, table
+from kbe_nat.cli.verb import VerbGroup
 from kbe_nat.errors import LabError, SettingError
 from kbe_nat.lab.live.scenario import LiveScenario
 from kbe_nat.lab.plots import write_pictures
@@ -27,17 +29,15 @@ from kbe_nat.lab.runs import reproduce as reproduce_run
 from kbe_nat.lab.runs import run as run_scenario
 from kbe_nat.playground.privileges import ensure_root
 
-lab = typer.Typer(
-    help="Balancing strategies compared by simulation, and ways through a node on real packets.",
-    rich_markup_mode=None,
-    no_args_is_help=True,
+lab = VerbGroup(
+    "lab", "Balancing strategies compared by simulation, and ways through a node on real packets."
 )
 
 ScenarioName = Annotated[
-    str, typer.Argument(metavar="NAME|FILE", help="A scenario of the gallery, or a file.")
+    str, Argument(metavar="NAME|FILE", help="A scenario of the gallery, or a file.")
 ]
-Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes that run cells.")]
-Run = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.")]
+Jobs = Annotated[int, Flag("--jobs", "-j", min=1, help="Processes that run cells.")]
+Run = Annotated[Path, Argument(metavar="DIR", help="The folder of a run.")]
 
 
 class ScenarioRow(msgspec.Struct, frozen=True):
@@ -51,10 +51,10 @@ class ScenarioRow(msgspec.Struct, frozen=True):
     """The answer to expect, and why."""
 
 
-@lab.command("list")
+@lab.verb("list")
 def list_scenarios(
     names: Annotated[
-        str, typer.Option("--output", "-o", help="text, json, or name: nothing but names.")
+        str, Flag("--output", "-o", help="text, json, or name: nothing but names.")
     ] = "text",
 ) -> None:
     """List the scenarios of the gallery."""
@@ -74,7 +74,7 @@ def list_scenarios(
     show(listing)
 
 
-@lab.command("show")
+@lab.verb("show")
 def show_scenario(name: ScenarioName, output: OutputFormat = Format.TEXT) -> None:
     """Print a scenario with all defaults, as YAML or JSON."""
     values = msgspec.to_builtins(read_scenario(name)[0])
@@ -86,33 +86,33 @@ def show_scenario(name: ScenarioName, output: OutputFormat = Format.TEXT) -> Non
     sys.stdout.write(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100))
 
 
-@lab.command()
-def validate(names: Annotated[list[str], typer.Argument(metavar="NAME|FILE...")]) -> None:
+@lab.verb()
+def validate(names: Annotated[list[str], Argument(metavar="NAME|FILE...")]) -> None:
     """Check scenarios; a wrong one ends with 2 and the field's path."""
     for name in names:
         scenario, _ = read_scenario(name)
         show(f"{name}: {scenario.name} is valid")
 
 
-@lab.command()
+@lab.verb()
 def schema() -> None:
     """Print the JSON schema of a scenario's file."""
     show_json(scenario_schema())
 
 
-@lab.command()
+@lab.verb()
 def run(
     name: ScenarioName,
     directory: Annotated[
         Path,
-        typer.Option("--directory", "-d", help="Where results go; an interrupted run goes on."),
+        Flag("--directory", "-d", help="Where results go; an interrupted run goes on."),
     ],
     seed: Annotated[
-        int | None, typer.Option(min=0, max=2**63 - 1, help="In the place of the scenario's.")
+        int | None, Flag(min=0, max=2**63 - 1, help="In the place of the scenario's.")
     ] = None,
     repeats: Annotated[
         int | None,
-        typer.Option(min=1, max=10_000, help="In place of the scenario's; rounds of a live one."),
+        Flag(min=1, max=10_000, help="In place of the scenario's; rounds of a live one."),
     ] = None,
     jobs: Jobs = 1,
     output: OutputFormat = Format.TEXT,
@@ -132,20 +132,20 @@ def run(
         warn(str(error))
 
 
-@lab.command()
+@lab.verb()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of runs.")],
+    runs: Annotated[list[Path], Argument(metavar="DIR...", help="Folders of runs.")],
     output: OutputFormat = Format.TEXT,
 ) -> None:
     """Report on a run, or compare runs of one scenario; others are refused."""
     _report([Result(path) for path in runs], output)
 
 
-@lab.command()
+@lab.verb()
 def reproduce(
     directory: Run,
     target: Annotated[
-        Path | None, typer.Option("--directory", "-d", help="Keep the results in this folder.")
+        Path | None, Flag("--directory", "-d", help="Keep the results in this folder.")
     ] = None,
     jobs: Jobs = 1,
 ) -> None:
@@ -162,7 +162,7 @@ def reproduce(
     for line in lines:
         show(line)
     if has_different_rows(lines):
-        raise typer.Exit(1)
+        raise Exit(1)
     if isinstance(second.scenario, LiveScenario):
         show("No median differs by more than chance and the machine's noise.")
     else:

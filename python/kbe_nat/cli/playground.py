@@ -8,11 +8,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import typer
-
+from kbe_nat.cli.flags.flag import Argument, Flag
 from kbe_nat.cli.flags.options import Format, OutputFormat
 from kbe_nat.cli.output import show_json
 from kbe_nat.cli.signals import Interruptions
+from kbe_nat.cli.verb import VerbGroup
 from kbe_nat.errors import FileError, PlaygroundError, SettingError
 from kbe_nat.family import Family
 from kbe_nat.kubeproxy import legacy
@@ -32,22 +32,18 @@ from kbe_nat.playground.world import KINDS, World
 from kbe_nat.rules.rule import DatapathKind
 from kbe_nat.sources.objects import ParsedObject
 
-playground = typer.Typer(
-    help="The seed's cluster in network namespaces: "
-    "node, client, pods, and the daemon that serves it.",
-    rich_markup_mode=None,
-    no_args_is_help=True,
+playground = VerbGroup(
+    "playground",
+    "The seed's cluster in network namespaces: node, client, pods, and the daemon that serves it.",
 )
 
 StateFolder = Annotated[
     Path,
-    typer.Option(
-        "--state", envvar="KBE_NAT_PLAYGROUND", help="Where the playground's state is kept."
-    ),
+    Flag("--state", envvar="KBE_NAT_PLAYGROUND", help="Where the playground's state is kept."),
 ]
 STATE: Final = Path("/run/kbe-nat-playground")
 Selector = Annotated[
-    str, typer.Option("--selector", "-l", help="Labels, as key=value with commas between.")
+    str, Flag("--selector", "-l", help="Labels, as key=value with commas between.")
 ]
 
 
@@ -60,12 +56,12 @@ class Kind(StrEnum):
     ENDPOINTS = "endpoints"
 
 
-@playground.command()
+@playground.verb()
 def up(
     state: StateFolder = STATE,
     datapath: Annotated[
         DatapathKind,
-        typer.Option(help="As of `kbe-nat proxy`; here every packet goes through the engine."),
+        Flag(help="As of `kbe-nat proxy`; here every packet goes through the engine."),
     ] = DatapathKind.EVERY_PACKET,
 ) -> None:
     """Make a node and a client, and start the daemon in the node's namespace."""
@@ -90,17 +86,17 @@ def up(
             raise
 
 
-@playground.command()
+@playground.verb()
 def down(state: StateFolder = STATE) -> None:
     """Take everything away."""
     with Interruptions():
         World(state).down()
 
 
-@playground.command()
+@playground.verb()
 def apply(
     files: Annotated[
-        list[Path], typer.Option("--filename", "-f", help="File of objects, or - ; repeatable.")
+        list[Path], Flag("--filename", "-f", help="File of objects, or - ; repeatable.")
     ],
     state: StateFolder = STATE,
 ) -> None:
@@ -111,9 +107,9 @@ def apply(
             print(line)
 
 
-@playground.command()
+@playground.verb()
 def get(
-    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    kind: Annotated[Kind, Argument(help="What to list.")],
     selector: Selector = "",
     state: StateFolder = STATE,
     output: OutputFormat = Format.TEXT,
@@ -122,20 +118,20 @@ def get(
     print(listing(World(state), kind, selector, output), end="")
 
 
-@playground.command()
+@playground.verb()
 def describe(
-    kind: Annotated[str, typer.Argument(help="svc or pod.")],
-    name: Annotated[str, typer.Argument(help="Its name.")],
+    kind: Annotated[str, Argument(help="svc or pod.")],
+    name: Annotated[str, Argument(help="Its name.")],
     state: StateFolder = STATE,
 ) -> None:
     """Show one Service or pod, as kubectl does."""
     print(description(World(state), kind, name), end="")
 
 
-@playground.command()
+@playground.verb()
 def scale(
-    target: Annotated[str, typer.Argument(help="As kind/name, such as rc/rcsise.")],
-    replicas: Annotated[int, typer.Option(min=0, max=200, help="Pods that it is to have.")],
+    target: Annotated[str, Argument(help="As kind/name, such as rc/rcsise.")],
+    replicas: Annotated[int, Flag(min=0, max=200, help="Pods that it is to have.")],
     state: StateFolder = STATE,
 ) -> None:
     """Change how many pods a controller has."""
@@ -145,29 +141,29 @@ def scale(
     print(World(state).scale(kind, name, replicas))
 
 
-@playground.command()
+@playground.verb()
 def curl(
-    url: Annotated[str, typer.Argument(help="What to ask for.")],
-    where: Annotated[str, typer.Option("--from", help="node, client, or a pod's name.")] = "node",
+    url: Annotated[str, Argument(help="What to ask for.")],
+    where: Annotated[str, Flag("--from", help="node, client, or a pod's name.")] = "node",
     state: StateFolder = STATE,
 ) -> None:
     """Ask a Service or a pod by HTTP, with curl, from inside."""
     print(ask(World(state), where, url))
 
 
-@playground.command()
+@playground.verb()
 def rules(
-    service: Annotated[str, typer.Argument(help="The Service.")] = "simpleservice",
+    service: Annotated[str, Argument(help="The Service.")] = "simpleservice",
     state: StateFolder = STATE,
 ) -> None:
     """Show the rules that kube-proxy would write for the same state, as on the page."""
     print("\n".join(kube_proxy_rules(World(state), service)))
 
 
-@playground.command()
+@playground.verb()
 def delete(
-    kind: Annotated[str, typer.Argument(help="svc, rc, rs or deploy.")],
-    name: Annotated[str, typer.Argument(help="Its name.")],
+    kind: Annotated[str, Argument(help="svc, rc, rs or deploy.")],
+    name: Annotated[str, Argument(help="Its name.")],
     state: StateFolder = STATE,
 ) -> None:
     """Delete an object; a controller's pods end with it."""

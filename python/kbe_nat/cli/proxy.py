@@ -8,17 +8,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 
-import typer
+import click
 
 from kbe_nat.cli.flags.command_line import (
+    ProxyCommand,
     command_line,
     configuration_file,
     effective_text,
     flag_texts,
 )
+from kbe_nat.cli.flags.flag import Flag
 from kbe_nat.cli.flags.options import warn
-from kbe_nat.cli.flags.parameters import takes_flags
 from kbe_nat.cli.flags.proxy import PROXY_FLAGS
+from kbe_nat.cli.verb import verb
 from kbe_nat.daemon import privileges
 from kbe_nat.daemon.composition import build, clean_up, initialise
 from kbe_nat.daemon.logs import log_to_stderr
@@ -30,7 +32,7 @@ from kbe_nat.rules.kube_proxy_remains import clean_up_kube_proxy
 
 CleanupKubeProxy: TypeAlias = Annotated[
     bool,
-    typer.Option(
+    Flag(
         "--cleanup-kube-proxy",
         help="Take what an ended kube-proxy has left out of the kernel, and end; with --dry-run"
         " print the commands.",
@@ -38,27 +40,27 @@ CleanupKubeProxy: TypeAlias = Annotated[
 ]
 
 
-@takes_flags(settings=PROXY_FLAGS)
+@verb(kind=ProxyCommand, settings=PROXY_FLAGS)
 def proxy(
-    context: typer.Context,
+    context: click.Context,
     settings: Settings,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Print exactly what would be put into the kernel, and end."),
+        Flag("--dry-run", help="Print exactly what would be put into the kernel, and end."),
     ] = False,
     cleanup: Annotated[
-        bool, typer.Option("--cleanup", help="Take all rules of ours out of the kernel, and end.")
+        bool, Flag("--cleanup", help="Take all rules of ours out of the kernel, and end.")
     ] = False,
     init_only: Annotated[
         bool,
-        typer.Option(
+        Flag(
             "--init-only",
             help="Set what serving needs more privileges for than CAP_NET_ADMIN, and end.",
         ),
     ] = False,
     write_config_to: Annotated[
         Path | None,
-        typer.Option(
+        Flag(
             "--write-config-to",
             help="Write the configuration in force to this file, defaults included, and end; -"
             " stands for standard output.",

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Final
 
-import typer
 from msgspec import structs
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from kbe_nat._native import Engine, Loop, Snat
 from kbe_nat.cli.comparison import Comparison
-from kbe_nat.cli.flags.node import NODE_FLAGS, node_options
+from kbe_nat.cli.flags.flag import Argument, Flag
+from kbe_nat.cli.flags.node import NODE_FLAGS, NodeCommand, node_options
 from kbe_nat.cli.flags.objects import OBJECT_FLAGS, ObjectSettings, read_objects
 from kbe_nat.cli.flags.options import (
     SEED_FLAG,
@@ -24,9 +24,10 @@ from kbe_nat.cli.flags.options import (
     OutputFormat,
     warn,
 )
-from kbe_nat.cli.flags.parameters import Flags, TextFlag, takes_flags
+from kbe_nat.cli.flags.parameters import Flags, TextFlag
 from kbe_nat.cli.output import show, show_json
 from kbe_nat.cli.summary import ReplayRow, doubts, summary, tables
+from kbe_nat.cli.verb import verb
 from kbe_nat.drivers.capture import CaptureQueue
 from kbe_nat.drivers.queue import PacketQueue
 from kbe_nat.engine_tables import native_tables
@@ -50,7 +51,7 @@ CHOICE_FLAGS: Final[Flags] = {
     "strategy": STRATEGY_FLAG,
     "seed": SEED_FLAG,
     "masquerade_addresses": TextFlag(
-        typer.Option(
+        Flag(
             "--masquerade-address",
             help="Address of the node that masqueraded flows get as their source; repeatable.",
         ),
@@ -60,12 +61,12 @@ CHOICE_FLAGS: Final[Flags] = {
 }
 
 
-@takes_flags(choice=CHOICE_FLAGS, objects=OBJECT_FLAGS, node=NODE_FLAGS)
+@verb(kind=NodeCommand, choice=CHOICE_FLAGS, objects=OBJECT_FLAGS, node=NODE_FLAGS)
 def replay(
-    capture: Annotated[Path, typer.Argument(help="pcap or pcapng file, or - for standard input.")],
+    capture: Annotated[Path, Argument(help="pcap or pcapng file, or - for standard input.")],
     target: Annotated[
         Path | None,
-        typer.Option(
+        Flag(
             "--write",
             "-w",
             help="Write what would be sent on to this capture file, or - for standard output.",
@@ -73,7 +74,7 @@ def replay(
     ] = None,
     compare: Annotated[
         list[str],
-        typer.Option(help="Other objects, as with -f: say which flows would fare differently."),
+        Flag(help="Other objects, as with -f: say which flows would fare differently."),
     ] = [],  # noqa: B006
     *,
     choice: ChoiceSettings,

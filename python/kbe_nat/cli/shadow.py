@@ -6,15 +6,17 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Annotated, Final
 
+import click
 import msgspec
-import typer
 
 from kbe_nat._native import ConntrackEntry, ConntrackEvents, conntrack_entries
-from kbe_nat.cli.flags.node import NODE_FLAGS, node_options
+from kbe_nat.cli.flags.flag import Flag
+from kbe_nat.cli.flags.node import NODE_FLAGS, NodeCommand, node_options
 from kbe_nat.cli.flags.objects import OBJECT_FLAGS, ObjectSettings
 from kbe_nat.cli.flags.options import Format, OutputFormat, refuse_on_command_line, warn
-from kbe_nat.cli.flags.parameters import Flags, TextFlag, takes_flags
+from kbe_nat.cli.flags.parameters import Flags, TextFlag
 from kbe_nat.cli.output import show, show_json, table
+from kbe_nat.cli.verb import verb
 from kbe_nat.errors import KbeNatError, SettingError
 from kbe_nat.kubeproxy.settings import NodeSettings
 from kbe_nat.model import join_address
@@ -39,7 +41,7 @@ EVENT_BYTES: Final = 4 << 20
 PROTOCOLS: Final = ("tcp", "udp", "sctp")
 FOLLOWED_FLAGS: Final[Flags] = OBJECT_FLAGS | {
     "files": TextFlag(
-        typer.Option(
+        Flag(
             "--manifests",
             "-f",
             help="Directory or file of Kubernetes objects, which is followed; repeatable.",
@@ -98,18 +100,18 @@ class ShadowRow(msgspec.Struct, frozen=True):
     """Connections by service port and outcome."""
 
 
-@takes_flags(objects=FOLLOWED_FLAGS, node=NODE_FLAGS)
+@verb(kind=NodeCommand, objects=FOLLOWED_FLAGS, node=NODE_FLAGS)
 def shadow(
-    command: typer.Context,
+    command: click.Context,
     duration: Annotated[
-        float | None, typer.Option(min=0.1, help="Seconds to watch. Default: until Ctrl-C.")
+        float | None, Flag(min=0.1, help="Seconds to watch. Default: until Ctrl-C.")
     ] = None,
     count: Annotated[
         int | None,
-        typer.Option(min=1, help="Connections to Services to compare. Default: until Ctrl-C."),
+        Flag(min=1, help="Connections to Services to compare. Default: until Ctrl-C."),
     ] = None,
     existing: Annotated[
-        bool, typer.Option("--existing", help="Compare the connections that there are, and end.")
+        bool, Flag("--existing", help="Compare the connections that there are, and end.")
     ] = False,
     *,
     objects: ObjectSettings,

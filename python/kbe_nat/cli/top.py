@@ -5,13 +5,14 @@ import time
 from collections.abc import Callable
 from typing import Annotated, TypeAlias
 
-import typer
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from kbe_nat.cli.flags.flag import Flag
 from kbe_nat.cli.flags.options import Socket
 from kbe_nat.cli.output import show, table
+from kbe_nat.cli.verb import verb
 from kbe_nat.client import DEFAULT_SOCKET, ask_rows
 from kbe_nat.daemon.rows import EndpointRow
 
@@ -19,15 +20,16 @@ _Key: TypeAlias = tuple[str, str]
 """Service port and backend."""
 
 
+@verb()
 def top(
     seconds: Annotated[
-        float, typer.Option("--delay", "-d", min=0.1, help="Seconds between two looks.")
+        float, Flag("--delay", "-d", min=0.1, help="Seconds between two looks.")
     ] = 1.0,
     rows: Annotated[
-        int, typer.Option("--rows", "-n", min=1, help="Endpoints that are shown, at most.")
+        int, Flag("--rows", "-n", min=1, help="Endpoints that are shown, at most.")
     ] = 30,
     looks: Annotated[
-        int, typer.Option("--iterations", min=0, help="Looks, then end; 0: until Ctrl-C.")
+        int, Flag("--iterations", min=0, help="Looks, then end; 0: until Ctrl-C.")
     ] = 0,
     socket: Socket = DEFAULT_SOCKET,
 ) -> None:

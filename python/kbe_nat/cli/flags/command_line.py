@@ -1,7 +1,7 @@
 """The command line of `kbe-nat proxy`, joined with the configuration file.
 
-Theory of operation. kube-proxy's flags never reach typer: `ProxyCommand` takes them out first, in
-Go's syntax, and keeps their texts, while typer reads our own flags into `Settings`. A `CommandLine`
+Theory of operation. kube-proxy's flags never reach click: `ProxyCommand` takes them out first, in
+Go's syntax, and keeps their texts, while click reads our own flags into `Settings`. A `CommandLine`
 has both. `settings` joins them with the file, as often as it is asked to, since the file may change
 while the daemon runs:
 
@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import click
 import msgspec
-import typer
 
 from kbe_nat.cli.flags.file_options import ALIASES, KEY, SWITCHES
 from kbe_nat.cli.flags.node import NodeCommand
@@ -115,22 +115,22 @@ class CommandLine:
 class ProxyCommand(NodeCommand):
     """`kbe-nat proxy`, which takes kube-proxy's flags too."""
 
-    def parse_args(self, context: Any, arguments: list[str]) -> list[str]:  # noqa: ANN401
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """See the class. Raises `SettingError` for a flag that there is not."""
         options: dict[str, bool] = {}
         names: dict[str, str] = {}
-        for parameter in self.get_params(context):
+        for parameter in self.get_params(ctx):
             takes_value = not any(getattr(parameter, each, False) for each in ("is_flag", "count"))
             for spelling in (*parameter.opts, *parameter.secondary_opts):
                 if spelling.startswith("--"):
                     options[spelling[2:]] = takes_value
                     names[spelling[2:]] = parameter.opts[0][2:]
-        texts, others = split_arguments(list(map(_kube_proxy_name, arguments)), options)
+        texts, others = split_arguments(list(map(_kube_proxy_name, args)), options)
         others = list(_without_empty(others))
         flags = {argument[2:].partition("=")[0] for argument in others if argument[:2] == "--"}
-        context.meta[FLAGS_KEY] = frozenset(names[flag] for flag in flags & names.keys())
-        context.meta[KUBE_PROXY_KEY] = texts
-        return super().parse_args(context, others)
+        ctx.meta[FLAGS_KEY] = frozenset(names[flag] for flag in flags & names.keys())
+        ctx.meta[KUBE_PROXY_KEY] = texts
+        return super().parse_args(ctx, others)
 
 
 def configuration_file(line: CommandLine) -> ConfigurationFile | None:
@@ -142,7 +142,7 @@ def configuration_file(line: CommandLine) -> ConfigurationFile | None:
     return ConfigurationFile(path, line.settings, names)
 
 
-def command_line(context: typer.Context, settings: Settings) -> CommandLine:
+def command_line(context: click.Context, settings: Settings) -> CommandLine:
     """The command line that `ProxyCommand` has read."""
     texts = dict(context.meta[KUBE_PROXY_KEY])
     if settings.logs.verbosity:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_hints
 
 import msgspec
-from typer.models import OptionInfo
 
+from kbe_nat.cli.flags.flag import Flag
 from kbe_nat.cli.flags.parameters import Flags, TextFlag, flag_name
 from kbe_nat.errors import FileError
 from kbe_nat.kubeproxy.bind_address import NOWHERE
@@ -31,7 +31,7 @@ class OwnOption:
     """The names of the part of `Settings` and of its field."""
     flag: str
     """Without dashes."""
-    option: OptionInfo
+    option: Flag
     text_flag: TextFlag | None
     type: Any
     default: Any
@@ -164,7 +164,7 @@ def _default(value: Any) -> Any:  # noqa: ANN401
     return msgspec.field(default_factory=lambda: list(value)) if isinstance(value, list) else value
 
 
-def _limits(option: OptionInfo) -> dict[str, Any]:
+def _limits(option: Flag) -> dict[str, Any]:
     limits = {"minimum": option.min, "maximum": option.max}
     return {name: limit for name, limit in limits.items() if limit is not None}
 

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import typer
-
+from kbe_nat.cli.flags.flag import Flag
 from kbe_nat.cli.flags.options import SOCKET_FLAG
 from kbe_nat.cli.flags.parameters import Flags
 from kbe_nat.client import DEFAULT_SOCKET
@@ -20,7 +19,7 @@ class LiveSettings:
 
 
 LIVE_FLAGS: Final[Flags] = {
-    "is_live": typer.Option(
+    "is_live": Flag(
         "--live", help="Ask the running daemon, with its connections, instead of reading objects."
     ),
     "socket": SOCKET_FLAG,

@@ -6,14 +6,15 @@ import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import typer
-from typer.core import TyperCommand
+import click
 
 from kbe_nat.cli.flags.file_options import read_options, table_options
+from kbe_nat.cli.flags.flag import Flag
 from kbe_nat.cli.flags.options import split, warn
 from kbe_nat.cli.flags.parameters import Flags, TextFlag, parameter_names
+from kbe_nat.cli.verb import VerbCommand
 from kbe_nat.errors import SettingError
 from kbe_nat.kubeproxy.config import Configuration, read_configuration
 from kbe_nat.kubeproxy.settings import NodeSettings
@@ -32,66 +33,66 @@ def parse_label_value(text: str) -> str:
 
 LABEL_VALUE: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 NODE_FLAGS: Final[Flags] = {
-    "config": typer.Option(
+    "config": Flag(
         "--config", help="kube-proxy's configuration file (KubeProxyConfiguration v1alpha1)."
     ),
-    "node": typer.Option(
+    "node": Flag(
         "--node",
         help="Node to work for. Default: the only Node among the objects, or the one that has this"
         " host's name or a --node-address.",
     ),
     "node_addresses": TextFlag(
-        typer.Option(
+        Flag(
             "--node-address",
             help="Addresses of the node besides loopback. Default: those of the Node object.",
         ),
         lambda texts: tuple(map(parse_address, texts)),
         list[str],
     ),
-    "mode": typer.Option("--mode", help="kube-proxy's mode that is followed where the two differ."),
+    "mode": Flag("--mode", help="kube-proxy's mode that is followed where the two differ."),
     "cluster_ranges": TextFlag(
-        typer.Option(
+        Flag(
             "--cluster-cidr",
             help="Range of pod addresses; two, one per family, with a comma between.",
         ),
         lambda text: check_cluster_ranges(split(text)),
     ),
-    "local_mode": typer.Option("--detect-local-mode", help="How pods are recognised."),
-    "pod_bridge": typer.Option(
+    "local_mode": Flag("--detect-local-mode", help="How pods are recognised."),
+    "pod_bridge": Flag(
         "--pod-bridge-interface", help="Device behind which pods are, for BridgeInterface."
     ),
-    "pod_device_prefix": typer.Option(
+    "pod_device_prefix": Flag(
         "--pod-interface-name-prefix",
         help="Beginning of the names of pods' devices, for InterfaceNamePrefix.",
     ),
-    "masquerade_all": typer.Option(
+    "masquerade_all": Flag(
         "--masquerade-all", help="Masquerade everything that goes to a cluster IP."
     ),
     "node_port_addresses": TextFlag(
-        typer.Option(
+        Flag(
             "--nodeport-addresses",
             help="Ranges of addresses that serve node ports, with commas between, or 'primary'."
             " Default: all in iptables mode, 'primary' in nftables mode.",
         ),
         lambda text: check_node_port_addresses(split(text)),
     ),
-    "localhost_node_ports": typer.Option(
+    "localhost_node_ports": Flag(
         "--localhost-nodeports/--no-localhost-nodeports",
         help="Whether node ports are served on 127.0.0.1, in iptables mode; answers come back only"
         " with route_localnet. Default: they are.",
     ),
     "external_ranges": TextFlag(
-        typer.Option(
+        Flag(
             "--external-ip-ranges",
             help="Ranges of external IPs that are served, with commas between. Default: all are.",
         ),
         lambda text: tuple(map(parse_range, split(text))),
     ),
-    "reject_with": typer.Option(
+    "reject_with": Flag(
         "--reject-with", help="How TCP is rejected; kube-proxy sends an ICMP error."
     ),
     "proxy_name": TextFlag(
-        typer.Option(
+        Flag(
             "--service-proxy-name",
             help="Serve only Services whose label service.kubernetes.io/service-proxy-name has"
             " this value, beside another proxy. Default: those without the label.",
@@ -141,27 +142,27 @@ def configuration(path: Path | None) -> Configuration:
     return file
 
 
-class NodeCommand(TyperCommand):
+class NodeCommand(VerbCommand):
     """A verb with `NODE_FLAGS`: several addresses may follow one --node-address."""
 
-    def parse_args(self, context: Any, arguments: list[str]) -> list[str]:  # noqa: ANN401
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """See the class. Raises `SettingError` for kube-proxy's flags that have another name
         here.
         """
-        for argument in arguments:
+        for argument in args:
             flag = argument.partition("=")[0]
             if flag in KUBE_PROXY_FLAGS and not any(flag in each.opts for each in self.params):
                 raise SettingError(flag, KUBE_PROXY_FLAGS[flag])
         repeated: list[str] = []
         is_list = False
-        for argument in arguments:
+        for argument in args:
             is_list = is_list and _is_address(argument)
             is_first = repeated[-1:] == [ADDRESS_FLAG]
             if is_list and not is_first:
                 repeated.append(ADDRESS_FLAG)
             is_list |= argument == ADDRESS_FLAG
             repeated.append(argument)
-        return super().parse_args(context, repeated)
+        return super().parse_args(ctx, repeated)
 
 
 def _is_address(text: str) -> bool:

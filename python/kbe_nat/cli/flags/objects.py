@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-import typer
-from typer.models import OptionInfo
-
+from kbe_nat.cli.flags.flag import Flag
 from kbe_nat.cli.flags.options import POD_RANGE_FLAG, warn
 from kbe_nat.cli.flags.parameters import TextFlag, parameter_names
 from kbe_nat.errors import FileError, SettingError
@@ -26,13 +24,13 @@ class ObjectSettings:
     """A wrong object or an unreadable file is an error, and not left out."""
 
 
-STRICT_FLAG: Final[OptionInfo] = typer.Option(
+STRICT_FLAG: Final[Flag] = Flag(
     "--strict/--lenient",
     help="Whether a wrong object or an unreadable file of a directory is an error, or left out.",
 )
-OBJECT_FLAGS: Final[dict[str, OptionInfo | TextFlag]] = {
+OBJECT_FLAGS: Final[dict[str, Flag | TextFlag]] = {
     "files": TextFlag(
-        typer.Option(
+        Flag(
             "--filename",
             "-f",
             help="File or directory of Kubernetes objects, or - for standard input; repeatable.",

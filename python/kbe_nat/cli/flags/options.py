@@ -6,9 +6,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias, TypeVar
 
-import typer
-from typer.models import OptionInfo
+import click
 
+from kbe_nat.cli.flags.flag import Flag
 from kbe_nat.errors import SettingError
 
 _T = TypeVar("_T")
@@ -22,29 +22,28 @@ class Format(StrEnum):
     JSON = "json"
 
 
-STRATEGY_FLAG: Final[OptionInfo] = typer.Option(
+STRATEGY_FLAG: Final[Flag] = Flag(
     "--strategy", help="How backends are chosen for Services without the annotation."
 )
-SEED_FLAG: Final[OptionInfo] = typer.Option(
+SEED_FLAG: Final[Flag] = Flag(
     "--seed", min=0, max=2**64 - 1, help="Makes random choices repeatable."
 )
-POD_RANGE_FLAG: Final[OptionInfo] = typer.Option(
+POD_RANGE_FLAG: Final[Flag] = Flag(
     "--pod-range", help="Where Pods get addresses that a controller has but no object shows."
 )
-SOCKET_FLAG: Final[OptionInfo] = typer.Option(
+SOCKET_FLAG: Final[Flag] = Flag(
     # Not readable: the daemon's own words come when it must not be asked.
     "--socket",
     envvar="KBE_NAT_SOCKET",
     help="Control socket of the daemon.",
-    readable=False,
 )
 Socket: TypeAlias = Annotated[Path, SOCKET_FLAG]
 OutputFormat: TypeAlias = Annotated[
-    Format, typer.Option("--output", "-o", help="How the result is written.")
+    Format, Flag("--output", "-o", help="How the result is written.")
 ]
 
 
-def refuse_on_command_line(context: typer.Context, names: Iterable[str], reason: str) -> None:
+def refuse_on_command_line(context: click.Context, names: Iterable[str], reason: str) -> None:
     """Raises `SettingError` when one of these parameters stands on the command line: a flag that
     has no effect is a mistake of somebody who expects one.
     """

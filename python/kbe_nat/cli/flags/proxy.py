@@ -4,8 +4,7 @@ import os
 from functools import partial
 from typing import Final, Literal
 
-import typer
-
+from kbe_nat.cli.flags.flag import Flag
 from kbe_nat.cli.flags.node import NODE_FLAGS
 from kbe_nat.cli.flags.options import POD_RANGE_FLAG, SEED_FLAG, SOCKET_FLAG, STRATEGY_FLAG, split
 from kbe_nat.cli.flags.parameters import Flags, TextFlag
@@ -61,7 +60,7 @@ def _mask(text: str) -> int:
 
 def _mark(flag: str, default: str, meaning: str) -> TextFlag:
     return TextFlag(
-        typer.Option(flag, help=f"Bit of the packet mark: {meaning}. Default: {default}."),
+        Flag(flag, help=f"Bit of the packet mark: {meaning}. Default: {default}."),
         parse_bit,
     )
 
@@ -75,20 +74,20 @@ MAX_DECISIONS: Final = 1 << 24
 PROXY_FLAGS: Final[Flags] = {
     "source": {
         "manifests": TextFlag(
-            typer.Option(
+            Flag(
                 "--manifests",
                 help="Directory or file of Kubernetes objects, which is followed; repeatable.",
             ),
             tuple,
             list[str],
         ),
-        "master": typer.Option(
+        "master": Flag(
             "--master",
             help="URL of the API server, in the place of the one in --kubeconfig. Objects come from"
             " --kubeconfig, --master, --manifests or several of these; default: from the API server"
             " of the Pod that we run in.",
         ),
-        "api_encoding": typer.Option(
+        "api_encoding": Flag(
             "--api-encoding",
             help="What the API server is asked for; protobuf costs it a third of the processor time"
             " of JSON. Default: as kube-proxy's contentType says, which is protobuf unless set.",
@@ -97,7 +96,7 @@ PROXY_FLAGS: Final[Flags] = {
             POD_RANGE_FLAG,
             parse_range,
         ),
-        "is_strict": typer.Option(
+        "is_strict": Flag(
             "--strict/--lenient",
             help="Whether it refuses to start when an object is wrong, a file of a directory cannot"
             " be read, or there is no Service; once it serves, the last good state stays.",
@@ -107,7 +106,7 @@ PROXY_FLAGS: Final[Flags] = {
     "balancing": {
         "strategy": STRATEGY_FLAG,
         "seed": SEED_FLAG,
-        "drain_removed": typer.Option(
+        "drain_removed": Flag(
             "--drain-removed",
             min=0,
             help="Seconds after which TCP connections of removed backends are ended. Default:"
@@ -116,7 +115,7 @@ PROXY_FLAGS: Final[Flags] = {
     },
     "datapath": {
         "kind": TextFlag(
-            typer.Option(
+            Flag(
                 "--datapath",
                 metavar=f"<{'|'.join((AUTO, *DatapathKind))}>",
                 help="What translates: the engine every packet, or the kernel once the engine has"
@@ -127,39 +126,37 @@ PROXY_FLAGS: Final[Flags] = {
             # null, which stands for auto too, is as good as absent.
             written=Literal[(AUTO, *map(str, DatapathKind))],
         ),
-        "driver": typer.Option("--driver", help="What takes packets out of the queue."),
-        "rules": typer.Option(
+        "driver": Flag("--driver", help="What takes packets out of the queue."),
+        "rules": Flag(
             "--rules",
             help="How rules of every-packet are put into the kernel; auto takes what it supports."
             " Default: auto.",
         ),
-        "on_death": typer.Option(
+        "on_death": Flag(
             "--on-death",
             help="What new connections meet while no daemon runs (first-packet). Default: serve.",
         ),
-        "takes_over": typer.Option(
+        "takes_over": Flag(
             "--take-over",
             help="Take kube-proxy's place while its rules stand: its connections go on, new ones"
             " are ours. Then end it, and see --cleanup-kube-proxy.",
         ),
     },
     "queues": {
-        "first": typer.Option("--queue", min=0, max=QUEUE - 1, help="Number of the first queue."),
-        "count": typer.Option(
-            "--queues", min=1, max=64, help="Number of queues, each with a thread."
-        ),
-        "length": typer.Option(
+        "first": Flag("--queue", min=0, max=QUEUE - 1, help="Number of the first queue."),
+        "count": Flag("--queues", min=1, max=64, help="Number of queues, each with a thread."),
+        "length": Flag(
             "--queue-length", min=1, max=MAX_LENGTH, help="Packets that wait in a queue, at most."
         ),
         "cpus": TextFlag(
-            typer.Option("--cpus", help="CPUs for the queue threads, comma-separated."),
+            Flag("--cpus", help="CPUs for the queue threads, comma-separated."),
             parse_cpus,
         ),
-        "gso": typer.Option(
+        "gso": Flag(
             "--gso/--no-gso",
             help="Whether TCP arrives as super-packets of up to 64 kB. Default: it does.",
         ),
-        "fail_open": typer.Option(
+        "fail_open": Flag(
             "--fail-open/--no-fail-open",
             help="Let packets go on when a queue is full: untranslated with every-packet (default:"
             " no), to what the kernel chooses with first-packet (default: yes, with --on-death"
@@ -167,16 +164,16 @@ PROXY_FLAGS: Final[Flags] = {
         ),
     },
     "limits": {
-        "max_flows": typer.Option(
+        "max_flows": Flag(
             "--max-flows", min=1, max=MAX_FLOWS, help="Connections of each family, at most."
         ),
-        "max_flows_per_source": typer.Option(
+        "max_flows_per_source": Flag(
             "--max-flows-per-source",
             min=1,
             max=MAX_FLOWS,
             help="Connections of one client, at most. Default: no limit.",
         ),
-        "decisions": typer.Option(
+        "decisions": Flag(
             "--decisions",
             min=0,
             max=MAX_DECISIONS,
@@ -189,7 +186,7 @@ PROXY_FLAGS: Final[Flags] = {
         "reject": _mark("--mark-refused", "0x2000", "to be rejected"),
         "masquerade": _mark("--mark-masquerade", "0x80", "to be masqueraded"),
         "backend": TextFlag(
-            typer.Option(
+            Flag(
                 "--mark-backend",
                 help="Bits of the packet mark, side by side: id of the backend (first-packet)."
                 " Default: 0xffffc000.",
@@ -199,11 +196,11 @@ PROXY_FLAGS: Final[Flags] = {
     },
     "files": {
         "socket": SOCKET_FLAG,
-        "state": typer.Option("--state", help="File that keeps connections for the next start."),
+        "state": Flag("--state", help="File that keeps connections for the next start."),
     },
     "servers": {
         "health": TextFlag(
-            typer.Option(
+            Flag(
                 "--healthz-bind-address",
                 help="Address and port of /healthz and /livez; empty: nowhere. Default:"
                 " 0.0.0.0:10256, which is every address of both families.",
@@ -212,7 +209,7 @@ PROXY_FLAGS: Final[Flags] = {
             written=str,
         ),
         "metrics": TextFlag(
-            typer.Option(
+            Flag(
                 "--metrics-bind-address",
                 help="Address and port of /metrics and other pages; empty: nowhere. Default:"
                 " 127.0.0.1:10249.",
@@ -220,18 +217,18 @@ PROXY_FLAGS: Final[Flags] = {
             partial(parse_bind_address, default_port=METRICS_PORT),
             written=str,
         ),
-        "is_failure_hard": typer.Option(
+        "is_failure_hard": Flag(
             "--bind-address-hard-fail/--no-bind-address-hard-fail",
             help="Whether it ends when one of these ports is taken. Default: it tries again.",
         ),
-        "backends": typer.Option(
+        "backends": Flag(
             "--metrics-backends",
             help="For what metrics count traffic: nothing, service ports, or each backend too.",
         ),
     },
     "logs": {
-        "form": typer.Option("--log-format", help="How log lines are written."),
-        "verbosity": typer.Option("--verbose", "-v", count=True, help="Log details too."),
+        "form": Flag("--log-format", help="How log lines are written."),
+        "verbosity": Flag("--verbose", "-v", is_counted=True, help="Log details too."),
     },
     "periods": {"check": None, "checkpoint": None},
     "configuration": None,

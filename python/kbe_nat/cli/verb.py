@@ -1,0 +1,203 @@
+"""Verbs as click's commands: parameters by signature, help with groups and examples.
+
+A function becomes a verb by `verb`, or by `VerbGroup.verb` where several belong together. Its
+docstring is the help. A paragraph that begins with `Examples:` is printed line by line, as it
+stands.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
+from textwrap import fill
+from typing import Any, Final
+
+import click
+
+from kbe_nat import interrupt
+from kbe_nat.cli.flags.parameters import Flags, Option, Settings, parameter
+
+
+class Page(click.HelpFormatter):
+    """A page of help. Flags and paths are never broken at a dash."""
+
+    def write_text(self, text: str) -> None:
+        """Paragraphs."""
+        paragraphs = [self._wrap(each, self.current_indent) for each in text.split("\n\n")]
+        self.write("\n\n".join(paragraphs) + "\n")
+
+    def write_dl(
+        self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2
+    ) -> None:
+        """A list with its terms on the left; a long term stands on a line alone."""
+        rows = list(rows)
+        first = max((len(term) for term, _ in rows if len(term) <= col_max), default=0)
+        column = self.current_indent + first + col_spacing
+        for term, text in rows:
+            lines = self._wrap(text, column).lstrip()
+            head = f"{'':{self.current_indent}}{term}"
+            gap = f"\n{'':{column}}" if len(term) > first else " " * (column - len(head))
+            self.write(f"{head}{gap if lines else ''}{lines}\n")
+
+    def _wrap(self, text: str, indent: int) -> str:
+        return fill(
+            " ".join(text.split()),
+            self.width,
+            initial_indent=" " * indent,
+            subsequent_indent=" " * indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+
+
+class Context(click.Context):
+    """Of a command whose help is a `Page`."""
+
+    formatter_class = Page
+
+
+class VerbCommand(click.Command):
+    """A verb."""
+
+    context_class = Context
+
+    def __init__(self, name: str, function: Callable[..., Any], tables: dict[str, Flags]) -> None:
+        self._function = function
+        self._settings: dict[str, Settings] = {}
+        self._context_name = ""
+        self.about, self.examples = _parts(function.__doc__ or "")
+        super().__init__(
+            name,
+            callback=self._call,
+            params=list(self._parameters(tables)),
+            help=self.about,
+            context_settings=CONTEXT,
+        )
+
+    def _parameters(self, tables: dict[str, Flags]) -> Iterator[click.Parameter]:
+        for name, each in inspect.signature(self._function).parameters.items():
+            if name in tables:
+                settings = Settings(each.annotation, tables[name], name)
+                self._settings[name] = settings
+                yield from settings.options()
+            elif each.annotation is click.Context:
+                self._context_name = name
+            else:
+                yield parameter(name, each.annotation, each.default)
+
+    def _call(self, **values: Any) -> Any:  # noqa: ANN401
+        built = {name: each.build(values) for name, each in self._settings.items()}
+        if self._context_name:
+            built[self._context_name] = click.get_current_context()
+        # From here on there may be something to tidy up.
+        interrupt.disarm()
+        return self._function(**values, **built)
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Usage, description, examples, and parameters by group."""
+        self.format_usage(ctx, formatter)
+        self.format_help_text(ctx, formatter)
+        if self.examples:
+            with formatter.section("Examples"):
+                for line in self.examples:
+                    formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+        arguments = [each for each in self.params if isinstance(each, click.Argument)]
+        if rows := [(each.make_metavar(ctx), each.help or "") for each in arguments]:
+            with formatter.section("Arguments"):
+                formatter.write_dl(rows)
+        self.format_options(ctx, formatter)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The verb's own options first, then those of each group."""
+        options = [each for each in self.get_params(ctx) if isinstance(each, click.Option)]
+        order = {group: place for place, group in enumerate(map(_group, options))}
+        options.sort(key=lambda each: (_group(each) != "", order[_group(each)]))
+        for group, members in groupby(options, _group):
+            rows = [row for each in members if (row := each.get_help_record(ctx))]
+            with formatter.section(TITLES.get(group, group.capitalize()) or "Options"):
+                formatter.write_dl(rows)
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """On one line."""
+        pieces = " ".join(self.collect_usage_pieces(ctx))
+        formatter.write(f"Usage: {ctx.command_path} {pieces}\n")
+
+
+class VerbGroup(click.Group):
+    """Verbs that belong together; alone it prints its help."""
+
+    context_class = Context
+
+    def __init__(self, name: str, about: str) -> None:
+        super().__init__(name, help=about, invoke_without_command=True, context_settings=CONTEXT)
+
+    def verb(
+        self, name: str = "", kind: type[VerbCommand] = VerbCommand, **tables: Flags
+    ) -> Callable[[Callable[..., Any]], VerbCommand]:
+        """As `verb`, for a verb of this group."""
+
+        def decorate(function: Callable[..., Any]) -> VerbCommand:
+            command = verb(name, kind, **tables)(function)
+            self.add_command(command)
+            return command
+
+        return decorate
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401
+        """The verb's result. Without a verb the help is printed."""
+        # click joins them where it looks for the verb, too.
+        if not [*ctx._protected_args, *ctx.args]:
+            click.echo(ctx.get_help())
+            return 0
+        return super().invoke(ctx)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Each verb with the first sentence of its help."""
+        rows = [(name, sentence(command.help or "")) for name, command in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the source."""
+        return list(self.commands)
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """On one line."""
+        formatter.write(f"Usage: {ctx.command_path} COMMAND [OPTIONS]\n")
+
+
+def verb(
+    name: str = "", kind: type[VerbCommand] = VerbCommand, **tables: Flags
+) -> Callable[[Callable[..., Any]], VerbCommand]:
+    """Makes a verb of a function. In place of its parameters of the tables' names it has one flag
+    for each field of the settings that they are annotated with.
+    """
+    return lambda function: kind(name or function.__name__.replace("_", "-"), function, tables)
+
+
+def sentence(text: str) -> str:
+    """The first sentence of a text, on one line."""
+    first = re.split(r"(?<=[.;:]) ", " ".join(text.split("\n\n")[0].split()), maxsplit=1)[0]
+    return first.rstrip(".;:")
+
+
+def _parts(docstring: str) -> tuple[str, list[str]]:
+    """The description, and the lines of examples."""
+    about, _, examples = inspect.cleandoc(docstring).partition("\nExamples:\n")
+    return about.strip(), [line.strip() for line in examples.splitlines() if line.strip()]
+
+
+def _group(option: click.Option) -> str:
+    return option.group if isinstance(option, Option) else ""
+
+
+CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+TITLES: Final = {
+    "": "Options",
+    "choice": "Balancing",
+    "flows": "Connections",
+    "live": "Running daemon",
+    "node": "Node, as kube-proxy",
+    "source": "Objects",
+}
+"""Groups whose title is another word than their name in the settings."""
