@@ -40,7 +40,7 @@ from kbe_nat.lab.scenario import (
 from kbe_nat.lab.timeline import expand, strategy_values
 from kbe_nat.lab.validation import choice
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Of the simulation's results: grows when equal cells give other results than before."""
 
 

@@ -118,7 +118,9 @@ class Traffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size: Distribution = 10_000.0
     """Bytes that a connection is answered with."""
     lifetime: Distribution = 1.0
-    """Seconds between its first and its last request; a one-way flow's datagrams are spread so."""
+    """Seconds from its opening to its close; requests, and datagrams of a one-way flow, are spread
+    over them.
+    """
     requests: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
     start: NotNegative = 0.0
     stop: NotNegative | None = None

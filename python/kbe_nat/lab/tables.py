@@ -111,6 +111,7 @@ TABLES: Final[Mapping[str, tuple[Column, ...]]] = {
         Column("evicted", "integer", "flows", "that made room for others"),
         Column("flood", "integer", "packets", "of floods"),
         Column("flood_admitted", "integer", "packets", "of floods that came to a backend"),
+        Column("flood_refused", "integer", "packets", "of floods that were refused"),
     ),
     "costs": (
         Column("packet_ns", "number", "ns", "processor time of a packet of a known connection"),

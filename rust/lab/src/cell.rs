@@ -89,7 +89,8 @@ impl Cell {
             self.wait_for_client(traffic, draft.client, at);
             return;
         };
-        let pauses = if kind == TrafficKind::Tcp { requests + 1 } else { (requests - 1).max(1) };
+        let is_tcp = kind == TrafficKind::Tcp;
+        let pauses = if is_tcp { requests + 1 } else { (requests - 1).max(1) };
         let connection = Connection {
             traffic,
             kind,
@@ -98,8 +99,9 @@ impl Cell {
             port,
             node: self.node_of(packets::client(draft.client), port, service),
             backend: None,
-            stage: if kind == TrafficKind::Tcp { Stage::Open } else { Stage::Request },
+            stage: if is_tcp { Stage::Open } else { Stage::Request },
             requests,
+            rests: !is_tcp && requests == 1,
             gap: nanoseconds(draft.lifetime / f64::from(pauses)),
             bytes: draft.size / f64::from(requests),
             at,
@@ -113,7 +115,7 @@ impl Cell {
     pub(crate) fn add_stranger(&mut self, traffic: u32) {
         let source = &mut self.sources[traffic as usize];
         let bits = source.bits();
-        let service = self.services.group(source.spec.service).start;
+        let service = self.services.group(source.spec.service).start + source.replica();
         let (address, port) = (packets::stranger(bits), (bits >> 32) as u16 | 1024);
         let segment = Segment {
             protocol: Protocol::TCP,
@@ -315,6 +317,7 @@ impl Cell {
                 evicted: tables.evicted,
                 flood: self.flood.0,
                 flood_admitted: self.flood.1,
+                flood_refused: self.flood.0 - self.flood.1,
             },
             cost: CostRow {
                 packet_ns: mean(other_time, others),

@@ -2,9 +2,10 @@
 //!
 //! A connection has exactly one next packet, which waits in the cell's queue. A TCP connection
 //! lives through all stages in their order, requests and answers as often as it has them; a UDP
-//! conversation has those two alone, and one-way UDP only requests.
+//! conversation has those two alone, and one-way UDP only requests. A UDP conversation of a single
+//! request rests until its lifetime is over, as a socket that stays open.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 use kbe_nat_engine::rng::mix64;
@@ -30,6 +31,8 @@ pub(crate) enum Stage {
     CloseAnswer,
     /// The last ACK.
     CloseConfirm,
+    /// No packet: a UDP conversation ends then.
+    Rest,
 }
 
 /// A connection.
@@ -48,6 +51,8 @@ pub(crate) struct Connection {
     pub(crate) stage: Stage,
     /// Requests that are still to be sent.
     pub(crate) requests: u32,
+    /// It rests after its last request, for a gap.
+    pub(crate) rests: bool,
     /// Nanoseconds between an answer and the next request.
     pub(crate) gap: u64,
     /// Bytes of an answer.
@@ -62,7 +67,7 @@ impl Connection {
         let (is_reply, flags, turn) = match self.stage {
             Stage::Open => (false, SYN, Turn::Handshake),
             Stage::Accept => (true, SYN | ACK, Turn::Handshake),
-            Stage::Confirm | Stage::Request => (false, ACK, Turn::Open),
+            Stage::Confirm | Stage::Request | Stage::Rest => (false, ACK, Turn::Open),
             Stage::Answer => (true, ACK, Turn::Open),
             Stage::Close => (false, FIN | ACK, Turn::Open),
             Stage::CloseAnswer => (true, FIN | ACK, Turn::Closing),
@@ -94,7 +99,8 @@ impl Connection {
 
     /// Whether both ends have talked and none has closed.
     pub(crate) fn is_established(&self) -> bool {
-        let is_between = matches!(self.stage, Stage::Request | Stage::Answer | Stage::Close);
+        let is_between =
+            matches!(self.stage, Stage::Request | Stage::Answer | Stage::Close | Stage::Rest);
         self.backend.is_some() && is_between
     }
 
@@ -106,22 +112,22 @@ impl Connection {
             Stage::Open => (Stage::Accept, latency),
             Stage::Accept => (Stage::Confirm, 0),
             Stage::Confirm => (Stage::Request, self.gap),
-            Stage::Request if self.is_one_way() => {
-                self.requests -= 1;
-                (Stage::Request, self.gap)
-            }
+            Stage::Request if self.is_one_way() => self.follow_up(Stage::Rest),
             Stage::Request => (Stage::Answer, latency),
-            Stage::Answer => {
-                self.requests -= 1;
-                let is_last = is_tcp && self.requests == 0;
-                (if is_last { Stage::Close } else { Stage::Request }, self.gap)
-            }
+            Stage::Answer => self.follow_up(if is_tcp { Stage::Close } else { Stage::Rest }),
             Stage::Close => (Stage::CloseAnswer, 0),
             Stage::CloseAnswer => (Stage::CloseConfirm, 0),
-            Stage::CloseConfirm => return false,
+            Stage::CloseConfirm | Stage::Rest => return false,
         };
-        (self.stage, self.at) = (stage, self.at + delay);
-        is_tcp || self.requests > 0
+        // A lifetime may be longer than the clock can tell: such a connection never ends.
+        (self.stage, self.at) = (stage, self.at.saturating_add(delay));
+        stage != Stage::Rest || self.rests
+    }
+
+    /// The stage after a request that is done, `last` after the last one, and when it is due.
+    fn follow_up(&mut self, last: Stage) -> (Stage, u64) {
+        self.requests -= 1;
+        (if self.requests == 0 { last } else { Stage::Request }, self.gap)
     }
 }
 
@@ -178,33 +184,47 @@ pub(crate) struct Ports {
     /// By client; 0 before its first.
     next: Vec<u16>,
     used: HashSet<(u32, u32, u16)>,
+    /// Ports in use by client and Service: a search that cannot find any is not begun.
+    counts: HashMap<(u32, u32), u32>,
 }
 
 impl Ports {
     const FIRST: u16 = 1024;
+    const ALL: u32 = u16::MAX as u32 - Self::FIRST as u32 + 1;
 
     pub(crate) fn new(seed: u64, clients: u32) -> Self {
-        Self { seed, next: vec![0; clients as usize], used: HashSet::new() }
+        Self { seed, next: vec![0; clients as usize], used: HashSet::new(), counts: HashMap::new() }
     }
 
     /// A port, unless the client has all in use.
     pub(crate) fn take(&mut self, client: u32, service: u32) -> Option<u16> {
+        let count = self.counts.entry((client, service)).or_default();
+        if *count == Self::ALL {
+            return None;
+        }
         let next = &mut self.next[client as usize];
         if *next == 0 {
             *next = (mix64(self.seed ^ mix64(u64::from(client) + 1)) as u16).max(Self::FIRST);
         }
-        for _ in Self::FIRST..=u16::MAX {
+        loop {
             let port = *next;
             *next = next.checked_add(1).unwrap_or(Self::FIRST);
             if self.used.insert((client, service, port)) {
+                *count += 1;
                 return Some(port);
             }
         }
-        None
     }
 
     pub(crate) fn give_back(&mut self, connection: &Connection) {
-        self.used.remove(&(connection.client, connection.service, connection.port));
+        let ends = (connection.client, connection.service);
+        self.used.remove(&(ends.0, ends.1, connection.port));
+        if let Some(count) = self.counts.get_mut(&ends) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&ends);
+            }
+        }
     }
 }
 

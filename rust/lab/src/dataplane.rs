@@ -92,6 +92,9 @@ pub(crate) trait Dataplane: std::fmt::Debug + Send {
     /// A connection has ended for both ends.
     fn close(&mut self, packet: &Segment);
 
+    /// Time has come to here: what has timed out leaves the tables.
+    fn expire(&mut self, now: u64);
+
     /// How full the tables are.
     fn table_use(&self) -> TableUse;
 

@@ -39,9 +39,9 @@ impl Stream {
         -mean * libm::log(self.unit())
     }
 
-    /// A value of a distribution.
+    /// A value of a distribution. The heaviest tails end at [`LARGEST`], so that sums stay finite.
     pub fn draw(&mut self, distribution: &Distribution) -> f64 {
-        match distribution {
+        let value = match distribution {
             Distribution::Constant(value) => *value,
             Distribution::Uniform(low, high) => low + (high - low) * self.unit(),
             Distribution::Exponential(mean) => self.exponential(*mean),
@@ -52,9 +52,13 @@ impl Stream {
                 let place = self.below(values.len() as u64) as usize;
                 values.get(place).copied().unwrap_or(0.0)
             }
-        }
+        };
+        value.min(LARGEST)
     }
 }
+
+/// Of all draws: more seconds or bytes than any run has.
+const LARGEST: f64 = 1e15;
 
 /// The use of a stream.
 #[derive(Clone, Copy, Debug)]

@@ -158,6 +158,8 @@ pub struct Totals {
     pub flood: u64,
     /// Of these, packets that came to a backend.
     pub flood_admitted: u64,
+    /// The others: dropped, or rejected.
+    pub flood_refused: u64,
 }
 
 /// Processor time over the whole run, in nanoseconds. `None` where packets came too seldom to be

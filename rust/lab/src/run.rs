@@ -17,9 +17,9 @@ use std::sync::Arc;
 
 use crate::balancers::{Foreign, Latencies};
 use crate::cell::{BATCH, Cell, Origin, QUANTUM, Step, nanoseconds};
-use crate::connections::{Connections, Ports};
+use crate::connections::{Connections, Ports, Stage};
 use crate::dataplane::{Choosers, Dataplane, Engines, thread_time};
-use crate::measures::Measures;
+use crate::measures::{Measures, Outcome};
 use crate::packets;
 use crate::rows::{Progress, TableRow};
 use crate::services::Services;
@@ -36,7 +36,7 @@ impl Cell {
         let services = Services::new(&spec, &latencies, foreign.as_deref())?;
         let dataplane: Box<dyn Dataplane> = match spec.memory {
             Memory::Conntrack => Box::new(Engines::new(&spec, spec.seed)?),
-            memory => Box::new(Choosers::new(spec.nodes, spec.seed, memory == Memory::Jet)),
+            Memory::None | Memory::Jet => Box::new(Choosers::new(&spec)),
         };
         let clients = spec.traffic.iter().map(|traffic| traffic.clients.count).max().unwrap_or(0);
         if clients > packets::MAX_CLIENTS {
@@ -83,7 +83,7 @@ impl Cell {
         for (at, number) in times.into_iter().zip(0..) {
             self.push(at, Step::Event(number));
         }
-        self.push(nanoseconds(1.0), Step::Second);
+        self.push_second(0);
         for number in 0..self.sources.len() as u32 {
             let source = &mut self.sources[number as usize];
             if matches!(source.spec.arrivals, Arrivals::Closed(_)) {
@@ -93,6 +93,14 @@ impl Cell {
             } else if let Some(at) = source.next_arrival() {
                 self.push(at, Step::Arrival(number));
             }
+        }
+    }
+
+    /// Queues the end of the second after `at`; the last one of a run may be shorter.
+    fn push_second(&mut self, at: u64) {
+        let next = (at + nanoseconds(1.0)).min(nanoseconds(self.spec.duration));
+        if next > at {
+            self.push(next, Step::Second);
         }
     }
 
@@ -141,15 +149,21 @@ impl Cell {
             }
             Step::Client(number, client) => self.begin(number, Some(client), at),
             Step::Packet(slot, serial) => {
-                if self.connections.serial(slot) == serial
-                    && let Some(connection) = self.connections.get(slot)
-                {
-                    self.batch.push((connection.segment(), Origin::Connection(slot)));
+                let connection = self.connections.get(slot);
+                match connection.filter(|_| self.connections.serial(slot) == serial) {
+                    Some(connection) if connection.stage == Stage::Rest => {
+                        self.end(slot, Outcome::Served);
+                    }
+                    Some(connection) => {
+                        self.batch.push((connection.segment(), Origin::Connection(slot)));
+                    }
+                    None => {}
                 }
             }
             Step::Second => {
                 self.now = self.now.max(at);
                 let time = at as f64 / SECOND;
+                self.dataplane.expire(at);
                 let rows = self.measures.end_second(&self.services, time);
                 self.progress.seconds.extend(rows);
                 let tables = self.dataplane.table_use();
@@ -160,7 +174,7 @@ impl Cell {
                     expired: tables.expired,
                     evicted: tables.evicted,
                 });
-                self.push(at + nanoseconds(1.0), Step::Second);
+                self.push_second(at);
             }
             Step::Event(number) => {
                 self.now = self.now.max(at);

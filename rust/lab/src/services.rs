@@ -243,7 +243,8 @@ fn remapping(before: &ServiceState, after: &ServiceState) -> Remapping {
     Remapping { moved: f64::from(moved) / f64::from(PROBES), minimum: least_moves(before, after) }
 }
 
-/// The sum of what backends lose of their shares: others cannot gain it without moves.
+/// The sum of what backends lose of their shares, as others cannot gain it without moves, and of
+/// what flows without a backend get.
 fn least_moves(before: &ServiceState, after: &ServiceState) -> f64 {
     let shares = |state: &ServiceState| -> Vec<(u32, f64)> {
         let backends = state.port.set(Scope::Cluster).backends();
@@ -257,8 +258,9 @@ fn least_moves(before: &ServiceState, after: &ServiceState) -> f64 {
         let place = shares.binary_search_by_key(&backend, |&(number, _)| number);
         place.map_or(0.0, |place| shares[place].1)
     };
+    let sum = |shares: &[(u32, f64)]| shares.iter().map(|&(_, share)| share).sum::<f64>();
     let losses = old.iter().map(|&(backend, share)| (share - of(&new, backend)).max(0.0));
-    losses.sum()
+    losses.sum::<f64>() + (sum(&new) - sum(&old)).max(0.0)
 }
 
 /// Flows that are asked about: shares are exact to about 0.2 %.

@@ -90,7 +90,7 @@ impl Source {
 
     /// The connection that begins now. `client` is that of a closed loop.
     pub(crate) fn draft(&mut self, client: Option<u32>) -> Draft {
-        let replica = self.services.below(self.replicas.into()) as u32;
+        let replica = self.replica();
         if let Arrivals::Trace(rows) = &self.spec.arrivals
             && let Some(&(_, client, size, lifetime)) = rows.get(self.count as usize - 1)
         {
@@ -102,6 +102,11 @@ impl Source {
         });
         let size = self.sizes.draw(&self.spec.size);
         Draft { client, replica, size, lifetime: self.lifetimes.draw(&self.spec.lifetime) }
+    }
+
+    /// Which of the Services alike the next connection is for.
+    pub(crate) fn replica(&mut self) -> u32 {
+        self.services.below(self.replicas.into()) as u32
     }
 
     /// Even bits, for the source of a packet of a flood.

@@ -6,15 +6,20 @@
 //! differs from that among W. With strategies that move nothing between backends that stay, no
 //! arrival out of H breaks a connection then; departures break those of the leaver alone. The
 //! expected share of tracked connections is |H| / (|W| + |H|).
+//!
+//! An entry leaves the table when its connection ends. One that no second packet has confirmed, as
+//! those of a flood, leaves it after the engine's timeout for SYNs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use kbe_nat_engine::ServicePort;
 use kbe_nat_engine::balance::{Loads, Request, State, stable_hash_address, stable_hash_tuple};
 use kbe_nat_engine::service::Scope;
 
 use super::{Costs, Dataplane, Fate, ServiceState, TableUse, groups, thread_time};
+use crate::cell::nanoseconds;
 use crate::packets::Segment;
+use crate::spec::{CellSpec, Memory};
 
 /// Protocol, client and Service of a connection.
 type Key = (u8, u32, u16, u32);
@@ -26,6 +31,49 @@ struct Service {
     memories: Vec<State>,
 }
 
+/// A tracked connection.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    backend: u32,
+    /// When it is forgotten, in nanoseconds; the end of time once a second packet has come.
+    until: u64,
+}
+
+/// The connections that a node tracks.
+#[derive(Clone, Debug, Default)]
+struct Table {
+    entries: HashMap<Key, Entry>,
+    /// Ends of entries in the order of their times, out of date for most.
+    ends: VecDeque<(u64, Key)>,
+    expired: u64,
+}
+
+impl Table {
+    /// The backend of a known connection, which this packet confirms.
+    fn confirm(&mut self, packet: &Segment) -> Option<u32> {
+        let entry = self.entries.get_mut(&key(packet))?;
+        if !packet.is_first {
+            entry.until = u64::MAX;
+        }
+        Some(entry.backend)
+    }
+
+    fn track(&mut self, packet: &Segment, backend: u32, until: u64) {
+        self.entries.insert(key(packet), Entry { backend, until });
+        self.ends.push_back((until, key(packet)));
+    }
+
+    fn expire(&mut self, now: u64) {
+        while let Some(&(until, key)) = self.ends.front().filter(|&&(until, _)| until < now) {
+            self.ends.pop_front();
+            if self.entries.get(&key).is_some_and(|entry| entry.until == until) {
+                self.entries.remove(&key);
+                self.expired += 1;
+            }
+        }
+    }
+}
+
 /// Nodes that choose by the flow's hash.
 #[derive(Debug)]
 pub(crate) struct Choosers {
@@ -33,24 +81,34 @@ pub(crate) struct Choosers {
     nodes: u32,
     services: HashMap<u32, Service>,
     /// Connections that are tracked, by node; `None` without any memory.
-    tables: Option<Vec<HashMap<Key, u32>>>,
+    tables: Option<Vec<Table>>,
+    /// Nanoseconds until an entry without a second packet is forgotten.
+    timeout: u64,
     costs: Costs,
 }
 
 impl Choosers {
     /// With or without the table of JET.
-    pub(crate) fn new(nodes: u32, seed: u64, is_jet: bool) -> Self {
-        let tables = is_jet.then(|| vec![HashMap::new(); nodes as usize]);
-        Self { seed, nodes, services: HashMap::new(), tables, costs: Costs::default() }
+    pub(crate) fn new(spec: &CellSpec) -> Self {
+        let tables = || vec![Table::default(); spec.nodes as usize];
+        let seconds = spec.timeouts.get("tcp_syn_sent").copied().unwrap_or(SYN_TIMEOUT);
+        Self {
+            seed: spec.seed,
+            nodes: spec.nodes,
+            services: HashMap::new(),
+            tables: (spec.memory == Memory::Jet).then(tables),
+            timeout: nanoseconds(seconds),
+            costs: Costs::default(),
+        }
     }
 
-    fn fate(&mut self, packet: &Segment, loads: &[u32]) -> Fate {
+    fn fate(&mut self, now: u64, packet: &Segment, loads: &[u32]) -> Fate {
         if packet.is_reply {
             // Without state there is nothing to find: the backend's answer names the Service.
             return Fate::Back;
         }
-        let table = self.tables.as_mut().map(|tables| &mut tables[packet.node as usize]);
-        if let Some(&backend) = table.as_ref().and_then(|table| table.get(&key(packet))) {
+        let mut table = self.tables.as_mut().map(|tables| &mut tables[packet.node as usize]);
+        if let Some(backend) = table.as_mut().and_then(|table| table.confirm(packet)) {
             return Fate::To(backend);
         }
         let Some(service) = self.services.get_mut(&packet.service) else { return Fate::Refused };
@@ -62,7 +120,7 @@ impl Choosers {
             (table, &state.horizon, packet.is_first)
             && pick(port, backends, packet, loads, memory) != choice
         {
-            table.insert(key(packet), backend);
+            table.track(packet, backend, now.saturating_add(self.timeout));
         }
         Fate::To(backend)
     }
@@ -91,15 +149,17 @@ fn pick(
 
 /// The engine's: with it the same strategy chooses the same backends, whatever the memory.
 const SEED: u64 = 0;
+/// Seconds, as the engine's.
+const SYN_TIMEOUT: f64 = 120.0;
 
 impl Dataplane for Choosers {
-    fn send(&mut self, _: u64, packets: &[Segment], loads: &[u32], fates: &mut Vec<Fate>) {
+    fn send(&mut self, now: u64, packets: &[Segment], loads: &[u32], fates: &mut Vec<Fate>) {
         let start = fates.len();
         fates.resize(start + packets.len(), Fate::Refused);
         for (_, is_first, group) in groups(packets, self.nodes) {
             let time = thread_time();
             for &place in &group {
-                fates[start + place] = self.fate(&packets[place], loads);
+                fates[start + place] = self.fate(now, &packets[place], loads);
             }
             self.costs.note(is_first, group.len(), thread_time() - time);
         }
@@ -109,8 +169,8 @@ impl Dataplane for Choosers {
         for state in services {
             // Connections of backends that left are forgotten: they are chosen for anew.
             for table in self.tables.iter_mut().flatten() {
-                table.retain(|key, backend| {
-                    key.3 != state.number || state.backends.contains(backend)
+                table.entries.retain(|key, entry| {
+                    key.3 != state.number || state.backends.contains(&entry.backend)
                 });
             }
             let seed = self.seed;
@@ -126,19 +186,30 @@ impl Dataplane for Choosers {
 
     fn restart(&mut self, node: u32) {
         if let Some(tables) = &mut self.tables {
-            tables[node as usize].clear();
+            tables[node as usize].entries.clear();
         }
     }
 
     fn close(&mut self, packet: &Segment) {
-        if let Some(tables) = &mut self.tables {
-            tables[packet.node as usize].remove(&key(packet));
+        // Routers may have sent it to other nodes in the course of its life.
+        for table in self.tables.iter_mut().flatten() {
+            table.entries.remove(&key(packet));
+        }
+    }
+
+    fn expire(&mut self, now: u64) {
+        for table in self.tables.iter_mut().flatten() {
+            table.expire(now);
         }
     }
 
     fn table_use(&self) -> TableUse {
-        let flows = self.tables.iter().flatten().map(|table| table.len() as u64).sum();
-        TableUse { flows, ..TableUse::default() }
+        let tables = self.tables.iter().flatten();
+        tables.fold(TableUse::default(), |sum, table| TableUse {
+            flows: sum.flows + table.entries.len() as u64,
+            expired: sum.expired + table.expired,
+            ..sum
+        })
     }
 
     fn costs(&self) -> Costs {

@@ -114,6 +114,13 @@ impl Dataplane for Engines {
 
     fn close(&mut self, _: &Segment) {}
 
+    fn expire(&mut self, now: u64) {
+        for engine in &mut self.engines {
+            // Loops of nodes go on between packets; here a pass over all flows does it at once.
+            engine.expire(now, usize::MAX);
+        }
+    }
+
     fn table_use(&self) -> TableUse {
         self.engines.iter().map(Engine::occupancy).fold(self.former, |sum, tables| TableUse {
             flows: sum.flows + tables.flows as u64,

@@ -1,0 +1,172 @@
+"""Cells whose results theory knows: load, occupancy, ports, floods, times at the edge."""
+
+from typing import Any
+
+import pytest
+
+from harness.scenarios import poisson, scenario, service, traffic
+from kbe_nat import lab
+
+
+def outcome(result: lab.Result) -> dict[str, Any]:
+    return next(iter(result.rows("outcomes")))
+
+
+@pytest.mark.parametrize("kind", ["tcp", "udp", "udp-one-way"])
+@pytest.mark.parametrize("requests", [1, 5])
+def test_load_is_rate_times_lifetime(kind: str, requests: int) -> None:
+    """Little's law, L = lambda W, whatever the distribution of lifetimes."""
+    lifetime = {"kind": "exponential", "mean": 2}
+    stream = poisson(300, kind=kind, lifetime=lifetime, requests=requests)
+    result = lab.run(scenario(traffic=[stream], duration=40))
+    loads = [row["load"] for row in result.rows("seconds")][12:]
+    assert sum(loads) / len(loads) == pytest.approx(600, rel=0.06)
+
+
+def test_a_closed_loop_has_the_load_of_its_clients() -> None:
+    """Each of 100 clients is connected for 3 s of every 4, so 75 are at once, and 25 come a
+    second: the machine repair model without any queue.
+    """
+    loop = traffic(
+        arrivals={"kind": "closed", "think": {"kind": "exponential", "mean": 1}},
+        clients={"count": 100},
+        lifetime={"kind": "exponential", "mean": 3},
+    )
+    result = lab.run(scenario(traffic=[loop], duration=200))
+    rows = list(result.rows("seconds"))[20:]
+    assert sum(row["load"] for row in rows) / len(rows) == pytest.approx(75, rel=0.05)
+    assert sum(row["connections"] for row in rows) / len(rows) == pytest.approx(25, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["lc", "wlc", "lcd"])
+def test_least_connections_keep_loads_apart_by_few(name: str) -> None:
+    """Loads stand 3 to 1 by wlc, and even by lc, though lifetimes have no bound. Without TIME_WAIT:
+    flows in it count as load to the engine.
+    """
+    backends = [{"count": 4}] if name != "wlc" else [{"weight": 3}, {"weight": 1}]
+    result = lab.run(
+        scenario(
+            services=[{"name": "web", "backends": backends}],
+            traffic=[poisson(200, lifetime={"kind": "pareto", "shape": 1.5, "minimum": 1})],
+            strategies=[name, "random"],
+            timeouts={"tcp_time_wait": 0},
+            duration=30,
+        )
+    )
+    spread = {
+        row["strategy"]: row["cv"]
+        for row in result.rows("balance")
+        if (row["quantity"], row["window"]) == ("load", "second")
+    }
+    assert spread[name] < spread["random"] / 3
+
+
+def test_a_table_is_empty_when_all_has_timed_out() -> None:
+    """Connections end by 11 s; TIME_WAIT takes 120 s more. No packet comes after them."""
+    result = lab.run(scenario(traffic=[traffic(lifetime=1, stop=10)], duration=140))
+    flows = {row["time"]: row["flows"] for row in result.rows("tables")}
+    assert (flows[10], flows[119], flows[133]) == (100, 100, 0)
+    assert next(iter(result.rows("totals")))["expired"] == 100
+
+
+@pytest.mark.parametrize("memory", ["conntrack", "jet", "none"])
+def test_no_node_is_left(memory: str) -> None:
+    """The only node is away for 2 s: those of its connections that lived are lost, and 20 that
+    begin meanwhile are refused.
+    """
+    loss = {"event": "node-loss", "at": 5.05, "node": 0, "returns_after": 2}
+    result = lab.run(scenario(strategies=["mh"], memory=[memory], timeline=[loss]))
+    row = outcome(result)
+    assert (row["offered"], row["refused"], row["lost"]) == (100, 20, 25)
+
+
+def test_jet_forgets_connections_wherever_they_went() -> None:
+    """A node leaves and returns, so that routers move flows to and fro; all have ended by 8 s."""
+    result = lab.run(
+        scenario(
+            services=[service(4)],
+            traffic=[poisson(300, lifetime=2, stop=5)],
+            strategies=["rendezvous"],
+            memory=["jet"],
+            nodes={"count": 3},
+            timeline=[
+                {"event": "node-loss", "at": 3, "node": 1, "returns_after": 1},
+                {"event": "scale", "at": 9, "service": "web", "backends": 8},
+            ],
+        )
+    )
+    flows = {row["time"]: row["flows"] for row in result.rows("tables")}
+    assert flows[3] > 100
+    assert flows[8] == 0
+
+
+def test_jet_forgets_a_flood() -> None:
+    """Half of the flood is tracked, as one backend works and one may come; each for 2 s."""
+    result = lab.run(
+        scenario(
+            services=[service(1)],
+            traffic=[poisson(1000, kind="syn-flood", stop=8)],
+            strategies=["rendezvous"],
+            memory=["jet"],
+            timeouts={"tcp_syn_sent": 2},
+            duration=12,
+            timeline=[{"event": "scale", "at": 12, "service": "web", "backends": 2}],
+        )
+    )
+    flows = {row["time"]: row["flows"] for row in result.rows("tables")}
+    assert flows[7] == pytest.approx(1000, rel=0.1)
+    assert flows[11] == 0
+
+
+def test_a_client_has_as_many_connections_as_ports() -> None:
+    """64,512 ports from 1024 on: of 70,000 connections of one client the others are refused."""
+    stream = traffic(
+        arrivals={"kind": "paced", "rate": 7000}, clients={"count": 1}, lifetime=60, requests=2
+    )
+    row = outcome(lab.run(scenario(traffic=[stream])))
+    assert (row["offered"], row["open"], row["refused"]) == (70_000, 64_512, 70_000 - 64_512)
+
+
+def test_a_flood_is_admitted_or_refused_and_spreads_over_services_alike() -> None:
+    """Four Services, of which each has room for the same flood; a table of 1,000 flows."""
+    result = lab.run(
+        scenario(
+            services=[{"name": "web", "count": 4, "backends": [{"count": 1}]}],
+            traffic=[poisson(1000, kind="syn-flood")],
+            strategies=["rr"],
+            limits={"max_flows": 1000, "max_flows_per_source": 1},
+            timeline=[{"event": "scale", "at": 5, "service": "web", "backends": 0}],
+        )
+    )
+    totals = next(iter(result.rows("totals")))
+    assert totals["flood"] == totals["flood_admitted"] + totals["flood_refused"]
+    assert totals["flood"] == pytest.approx(10_000, rel=0.05)
+    assert totals["flood_admitted"] == pytest.approx(5000, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "lifetime",
+    [1e12, {"kind": "pareto", "shape": 0.01, "minimum": 1}, {"kind": "trace", "values": [1e12]}],
+)
+def test_a_lifetime_beyond_the_clock_never_ends(lifetime: Any) -> None:
+    row = outcome(lab.run(scenario(traffic=[traffic(lifetime=lifetime, size=lifetime)])))
+    assert row["served"] == row["offered"] == 100
+    assert row["open"] >= 99
+
+
+def test_a_run_may_end_within_a_second() -> None:
+    """The last row is that of a shorter second."""
+    result = lab.run(scenario(duration=1.5, traffic=[traffic(lifetime=0.1)]))
+    rows = [(row["time"], row["connections"]) for row in result.rows("seconds")]
+    assert rows == [(1.0, 10), (1.5, 5)]
+
+
+def test_keys_that_get_a_backend_again_must_move() -> None:
+    """None is left at 2 s, and five come at 4 s: in both cases every choice changes, and must."""
+    events = [
+        {"event": "scale", "at": at, "service": "web", "backends": count}
+        for at, count in ((2, 0), (4, 5))
+    ]
+    result = lab.run(scenario(strategies=["mh"], timeline=events))
+    rows = [(row["keys_moved"], row["keys_minimum"]) for row in result.rows("events")]
+    assert rows == [(1, 1), (1, pytest.approx(1))]
