@@ -18,6 +18,7 @@ from kbe_nat.cli.flags.options import Format, OutputFormat, warn
 from kbe_nat.cli.output import show, show_json, table
 from kbe_nat.cli.verb import VerbGroup
 from kbe_nat.errors import LabError, SettingError
+from kbe_nat.lab.cells import check_cells
 from kbe_nat.lab.live.scenario import LiveScenario
 from kbe_nat.lab.plots import write_pictures
 from kbe_nat.lab.reading import AnyScenario, gallery, read_scenario
@@ -27,6 +28,7 @@ from kbe_nat.lab.report import report as pages_of
 from kbe_nat.lab.result import Result, differences, has_different_rows
 from kbe_nat.lab.runs import reproduce as reproduce_run
 from kbe_nat.lab.runs import run as run_scenario
+from kbe_nat.lab.scenario import Scenario
 from kbe_nat.playground.privileges import ensure_root
 
 lab = VerbGroup(
@@ -88,9 +90,11 @@ def show_scenario(name: ScenarioName, output: OutputFormat = Format.TEXT) -> Non
 
 @lab.verb()
 def validate(names: Annotated[list[str], Argument(metavar="NAME|FILE...")]) -> None:
-    """Check scenarios; a wrong one ends with 2 and the field's path."""
+    """Check scenarios and their traces; a wrong one ends with 2 and the field's path."""
     for name in names:
-        scenario, _ = read_scenario(name)
+        scenario, folder = read_scenario(name)
+        if isinstance(scenario, Scenario):
+            check_cells(scenario, folder)
         show(f"{name}: {scenario.name} is valid")
 
 

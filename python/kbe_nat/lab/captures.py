@@ -2,6 +2,7 @@
 
 from array import array
 from pathlib import Path
+from typing import Final
 
 from kbe_nat._native import CaptureReader
 from kbe_nat.errors import CaptureError
@@ -26,7 +27,8 @@ def capture_connections(path: Path) -> list[tuple[float, int, float, float]] | s
                 array("Q", batch.times()), offsets, offsets[1:], strict=False
             ):
                 packet = ends(packets[first:end])
-                if packet is None:
+                if packet is None or packet.protocol not in TRANSPORTS or not packet.source[1]:
+                    # No connection, or a part of a packet that does not tell its ports.
                     continue
                 start = time if start is None else start
                 seconds = max(time - start, 0) / 1e9
@@ -42,4 +44,9 @@ def capture_connections(path: Path) -> list[tuple[float, int, float, float]] | s
         return error.strerror or str(error)
     except CaptureError as error:
         return str(error)
-    return [(row[0], int(row[1]), row[2], row[3]) for row in conversations.values()]
+    # Captures of several queues need not be in the order of time.
+    return sorted((row[0], int(row[1]), row[2], row[3]) for row in conversations.values())
+
+
+TRANSPORTS: Final = frozenset(("tcp", "udp", "sctp"))
+"""Protocols that have connections."""

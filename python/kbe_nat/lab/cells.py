@@ -6,10 +6,8 @@ and no order of running, and no number of processes, changes a result. Its key i
 determines its results, by which a finished cell is known again.
 """
 
-import csv
 import hashlib
 from collections.abc import Iterator
-from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +15,6 @@ from typing import Any, Final
 import msgspec
 
 from kbe_nat.errors import ScenarioError
-from kbe_nat.lab.captures import capture_connections
 from kbe_nat.lab.reading import offline_scenario_of, with_value
 from kbe_nat.lab.scenario import (
     Arrivals,
@@ -38,6 +35,7 @@ from kbe_nat.lab.scenario import (
     Uniform,
 )
 from kbe_nat.lab.timeline import expand, strategy_values
+from kbe_nat.lab.traces import column_values, connections
 from kbe_nat.lab.validation import choice
 
 FORMAT: Final = 2
@@ -130,7 +128,7 @@ class Cell(msgspec.Struct, frozen=True):
             case Closed(think=think):
                 return {"closed": self._distribution(f"{path}.think", think)}
             case Trace(file=file):
-                rows = _connections(self.folder / file)
+                rows = connections(self.folder / file)
                 if isinstance(rows, str) or not rows:
                     reason = rows or "no connection"
                     raise ScenarioError(self.scenario.name, f"{path}.file", f"{file}: {reason}")
@@ -147,10 +145,10 @@ class Cell(msgspec.Struct, frozen=True):
             case Samples(file="", values=values):
                 return {"samples": list(values)}
             case Samples(file=file, column=column):
-                column_values = _column(self.folder / file, column)
-                if isinstance(column_values, str):
-                    raise ScenarioError(self.scenario.name, path, f"{file}: {column_values}")
-                return {"samples": column_values}
+                values_or_reason = column_values(self.folder / file, column)
+                if isinstance(values_or_reason, str):
+                    raise ScenarioError(self.scenario.name, path, f"{file}: {values_or_reason}")
+                return {"samples": values_or_reason}
             case number:
                 return {"constant": number}
 
@@ -170,6 +168,14 @@ def cells(scenario: Scenario, folder: Path) -> Iterator[Cell]:
             number += 1
 
 
+def check_cells(scenario: Scenario, folder: Path) -> None:
+    """Raises `ScenarioError` for a value of a sweep that cannot be, and for a trace that cannot be
+    read.
+    """
+    for cell in cells(msgspec.structs.replace(scenario, repeats=1), folder):
+        cell.description()
+
+
 def _backend(group: Backends, is_listed: bool) -> dict[str, Any]:
     return {
         "weight": group.weight,
@@ -177,44 +183,3 @@ def _backend(group: Backends, is_listed: bool) -> dict[str, Any]:
         "latency": group.latency,
         "listed": is_listed,
     }
-
-
-@cache
-def _connections(path: Path) -> list[tuple[float, int, float, float]] | str:
-    """The connections of a trace, or what is wrong with it."""
-    if path.suffix in (".pcap", ".pcapng"):
-        return capture_connections(path)
-    rows = []
-    try:
-        with path.open(newline="") as lines:
-            for number, row in enumerate(csv.DictReader(lines), 2):
-                try:
-                    time, size, life = (float(row[name]) for name in ("time", "bytes", "lifetime"))
-                    rows.append((time, int(row["client"]), size, life))
-                except (KeyError, TypeError, ValueError):
-                    return f"line {number}: time, client, bytes and lifetime are expected"
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        return str(getattr(error, "strerror", None) or error)
-    if any(min(row) < 0 or row[1] >= MAX_CLIENTS for row in rows):
-        return "a number is negative, or a client's too large"
-    return sorted(rows)
-
-
-@cache
-def _column(path: Path, column: str) -> list[float] | str:
-    """The numbers of a column, or what is wrong with it."""
-    try:
-        with path.open(newline="") as lines:
-            values = [float(row[column]) for row in csv.DictReader(lines)]
-    except KeyError:
-        return f"there is no column {column}"
-    except (TypeError, ValueError, csv.Error):
-        return f"column {column} holds something else than numbers"
-    except OSError as error:
-        return error.strerror or str(error)
-    if not values or min(values) < 0:
-        return f"column {column} is empty, or holds negative numbers"
-    return values
-
-
-MAX_CLIENTS: Final = 16_000_000

@@ -39,9 +39,9 @@ METHOD: Final = (
         ("offline",),
         "Connections",
         "A TCP connection is a SYN, its answer, an ACK, requests with answers, and a close; UDP is "
-        "requests with answers, or datagrams alone; a flood is SYNs of sources that do not exist. "
-        "Packets have headers and no payload: bytes are booked beside. The next packet of a "
-        "connection depends on the fate of the last one.",
+        "requests with answers, or datagrams alone, and keeps its socket for its lifetime; a flood "
+        "is SYNs of sources that do not exist. Packets have headers and no payload: bytes are "
+        "booked beside. The next packet of a connection depends on the fate of the last one.",
     ),
     Passage(
         ("offline",),
@@ -137,7 +137,7 @@ MEASURES: Final = (
         ("totals", "tables"),
         "`flows_peak`, `memory_bytes`",
         "most flows at the end of a second or at an event; times 133.4 bytes (conntrack) or 20 "
-        "(jet). Flows in TIME_WAIT count",
+        "(jet). Flows in TIME_WAIT count, also as load to `lc`, `wlc` and `p2c`",
         "the resident memory of a process",
     ),
     Measure(

@@ -16,7 +16,8 @@ from kbe_nat.lab.live.scenario import violations as live_violations
 from kbe_nat.lab.scenario import Scenario
 from kbe_nat.lab.timeline import expand
 from kbe_nat.lab.validation import violations
-from kbe_nat.sources.manifests.documents import documents, reason_and_path
+from kbe_nat.sources.manifests.documents import TOO_DEEP, parse_documents, reason_and_path
+from kbe_nat.sources.manifests.files import content, label
 
 OFFLINE: Final = "offline"
 LIVE: Final = "live"
@@ -66,6 +67,8 @@ def _convert(document: object, kind: type[Kind], origin: str) -> Kind:
     except msgspec.ValidationError as error:
         reason, path = reason_and_path(str(error))
         raise ScenarioError(origin, path, reason) from None
+    except RecursionError:
+        raise ScenarioError(origin, "", TOO_DEEP) from None
     check(scenario, origin)
     return scenario
 
@@ -82,6 +85,16 @@ def check(scenario: AnyScenario, origin: str = "scenario") -> None:
         expand(scenario)
     except ScenarioError as error:
         raise ScenarioError(origin, error.path, error.reason) from None
+    if scenario.sweep:
+        _check_sweeps(scenario, origin)
+
+
+def _check_sweeps(scenario: Scenario, origin: str) -> None:
+    """Each value alone; `kbe_nat.lab.cells` checks them together."""
+    document = msgspec.to_builtins(msgspec.structs.replace(scenario, sweep=()))
+    for sweep in scenario.sweep:
+        for value in sweep.values:
+            offline_scenario_of(with_value(document, sweep.field, value, origin), origin)
 
 
 def with_value(
@@ -124,7 +137,8 @@ def schema() -> dict[str, Any]:
 
 
 def _document(path: Path) -> object:
-    values = [value for value in documents(str(path)) if value is not None]
+    parsed = parse_documents(content(str(path)), label(str(path)), is_strict=True)
+    values = [value for value in parsed if value is not None]
     if len(values) != 1:
         raise FileError(f"{path}: one scenario is expected, not {len(values)}")
     return values[0]

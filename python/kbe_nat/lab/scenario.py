@@ -6,17 +6,18 @@ steps: types and ranges by msgspec, what refers to other fields by `kbe_nat.lab.
 name the field's path.
 """
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
+NAME: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$(?!\n)"
 Positive: TypeAlias = Annotated[float, Meta(gt=0, le=1e12)]
 NotNegative: TypeAlias = Annotated[float, Meta(ge=0, le=1e12)]
 Count: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 24)]
 Place: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 24)]
 Weight: TypeAlias = Annotated[int, Meta(ge=0, le=65_535)]
-Name: TypeAlias = Annotated[str, Meta(pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+Name: TypeAlias = Annotated[str, Meta(pattern=NAME, max_length=63)]
 
 
 class Kind(
@@ -226,7 +227,7 @@ class Failure(Change, frozen=True, tag="failure"):
     """Backends die. They stay in the tables until this is detected."""
 
     service: Name
-    backends: tuple[Place, ...]
+    backends: Annotated[tuple[Place, ...], Meta(min_length=1)]
     detected_after: NotNegative = 0.0
     returns_after: Positive | None = None
     """Seconds after their death."""

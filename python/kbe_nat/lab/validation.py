@@ -155,14 +155,23 @@ def _timeline(scenario: Scenario) -> Iterator[tuple[str, str]]:
 
 
 def _settings(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    if len(set(scenario.memory)) < len(scenario.memory):
+        yield "memory", "one of them is there twice"
     for name, seconds in scenario.timeouts.items():
         if name not in TIMEOUTS:
             yield f"timeouts.{name}", "no timeout has this name"
         elif seconds > YEAR:
             yield f"timeouts.{name}", "more than a year"
     for place, sweep in enumerate(scenario.sweep):
+        path = f"sweep[{place}]"
         if not SWEEP_PATH.fullmatch(sweep.field):
-            yield f"sweep[{place}].field", f"{sweep.field!r} is no path of a field"
+            yield f"{path}.field", f"{sweep.field!r} is no path of a field"
+        elif sweep.field.partition("[")[0] in FIXED:
+            yield f"{path}.field", f"{sweep.field} cannot be varied"
+        elif any(sweep.field == other.field for other in scenario.sweep[:place]):
+            yield f"{path}.field", f"{sweep.field} is there twice"
+        if len(set(sweep.values)) < len(sweep.values):
+            yield f"{path}.values", "a value is there twice"
 
 
 def _is_prime(number: int) -> bool:
@@ -172,5 +181,7 @@ def _is_prime(number: int) -> bool:
 
 
 MAX_BACKENDS: Final = 1 << 20
+FIXED: Final = frozenset(("name", "question", "expect", "seed", "repeats", "sweep", "outputs"))
+"""Fields that are the same in all cells, or name them."""
 YEAR: Final = 31_536_000
 SWEEP_PATH: Final = re.compile(r"[a-z_]+(\[\d+\])*(\.[a-z_]+(\[\d+\])*)*")
