@@ -128,7 +128,11 @@ def cell_tables(cell: Cell, run: RunFolder) -> RowsByTable:
     def rows(name: str) -> Iterator[Row]:
         is_streamed = name in STREAMED
         values = run.streamed_rows(cell, name) if is_streamed else result_rows(cell, result, name)
-        return ((*head, *row) for row in values)
+        try:
+            for row in values:
+                yield (*head, *row)
+        except (KeyError, TypeError, IndexError):
+            raise LabError(f"{run.path}: the result of cell {cell.key} is damaged") from None
 
     return {name: rows(name) for name in names}
 

@@ -9,10 +9,11 @@ of the cells, whatever the order in which they ended.
 """
 
 import csv
+import fcntl
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, Protocol, TypeAlias
 
@@ -93,15 +94,37 @@ class RunFolder:
             raise LabError(f"{path}: {error}") from None
         if manifest.format != FORMAT:
             raise LabError(f"{path}: format {manifest.format} is not known")
+        if missing := FACTS - manifest.machine.keys():
+            raise LabError(f"{path}: machine: {min(missing)} is missing")
         return manifest
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Makes the folder, and keeps other runs out of it. Raises `LabError` when one is in it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        # The kernel takes the lock back however this process ends.
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise LabError(f"{self.path}: another run is at work in this folder") from None
+        try:
+            yield
+        finally:
+            os.close(descriptor)
 
     def begin(self, manifest: Manifest) -> None:
         """Make the folder. Raises `LabError` when it holds something else."""
-        if self.path.exists() and any(self.path.iterdir()):
+        if self.path.exists() and any(path.name not in BEGUN for path in self.path.iterdir()):
             raise LabError(f"{self.path}: the folder is not empty, and holds no run")
-        self._cells.mkdir(parents=True, exist_ok=True)
+        self.make_cells()
         text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
         write_whole(self.path / MANIFEST, text + b"\n")
+
+    def make_cells(self) -> None:
+        """Make the folder of the cells' results."""
+        self._cells.mkdir(parents=True, exist_ok=True)
 
     def is_finished(self, cell: Measured) -> bool:
         """Whether the cell has its result."""
@@ -150,12 +173,23 @@ class RunFolder:
         return self.path / f"{name}.csv"
 
     def rows(self, name: str) -> Iterator[dict[str, str]]:
-        """The rows of a table, by column, as texts. Raises `LabError` where there is none."""
+        """The rows of a table, by column, as texts. Raises `LabError` where there is none, or it is
+        damaged.
+        """
+        path = self.table(name)
         try:
-            with self.table(name).open(newline="") as lines:
-                yield from csv.DictReader(lines)
+            with path.open(newline="") as lines:
+                reader = csv.DictReader(lines)
+                if not reader.fieldnames:
+                    raise LabError(f"{path}: it is empty")
+                for row in reader:
+                    if None in row or None in row.values():
+                        raise LabError(f"{path}: line {reader.line_num} is damaged")
+                    yield row
         except FileNotFoundError:
             raise LabError(f"{self.path}: the run has no table {name}") from None
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise LabError(f"{path}: {error}") from None
 
     def streamed_rows(self, cell: Measured, table: str) -> Iterator[Row]:
         """The rows of a finished cell's table that was written row by row."""
@@ -217,5 +251,9 @@ def write_whole(path: Path, text: bytes) -> None:
 
 
 MANIFEST: Final = "manifest.json"
+BEGUN: Final = frozenset(("cells", "manifest.part"))
+"""What a run leaves that ended before its manifest was there."""
+FACTS: Final = frozenset(("kbe_nat", "cpu", "kernel"))
+"""Of the machine: reports name them."""
 DICTIONARY: Final = "dictionary.csv"
 DICTIONARY_COLUMNS: Final = ("table", "column", "type", "unit", "meaning")

@@ -27,8 +27,13 @@ def facts(version: str) -> dict[str, Any]:
         "governor": _governor(),
         "load": os.getloadavg()[0],
         "steal_share": _steal_share(),
-        "command": sys.argv,
+        "command": [printable(word) for word in sys.argv],
     }
+
+
+def printable(text: str) -> str:
+    """A text of the system for a file in UTF-8: bytes that are none become U+FFFD."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _revision() -> str | None:

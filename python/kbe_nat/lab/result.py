@@ -123,7 +123,9 @@ def write_parquet(run: RunFolder, catalogue: Catalogue) -> None:
     for name in catalogue.tables:
         target = run.table(name).with_suffix(".parquet")
         part = target.with_suffix(".part")
-        _frame(run, name, catalogue).write_parquet(part)
+        frame = _frame(run, name, catalogue)
+        with part.open("wb") as file:
+            frame.write_parquet(file)
         part.replace(target)
 
 
@@ -134,7 +136,9 @@ def _frame(run: RunFolder, table: str, catalogue: Catalogue) -> "polars.DataFram
         raise LabError("frames need polars: pip install 'kbe-nat[lab]'") from None
     types = {"text": polars.String, "integer": polars.UInt64, "number": polars.Float64}
     schema = {column.name: types[column.type] for column in catalogue.tables[table]}
-    return polars.read_csv(run.table(table), schema=schema)
+    # Opened here: a path need not be UTF-8.
+    with run.table(table).open("rb") as file:
+        return polars.read_csv(file, schema=schema)
 
 
 READERS: Final = {"text": str, "integer": int, "number": float}

@@ -20,7 +20,7 @@ from kbe_nat.lab.live.cells import live_cells
 from kbe_nat.lab.live.execution import run_live_cells, skipped_ways
 from kbe_nat.lab.live.results import live_parts
 from kbe_nat.lab.live.scenario import LiveScenario
-from kbe_nat.lab.machine import facts
+from kbe_nat.lab.machine import facts, printable
 from kbe_nat.lab.reading import AnyScenario, check, read_scenario, scenario_of
 from kbe_nat.lab.result import Result, write_parquet
 from kbe_nat.lab.scenario import Scenario
@@ -107,20 +107,32 @@ def _run(
     else:
         work = _offline_work(scenario, folder, jobs, classes)
     run = RunFolder(directory)
+    try:
+        with run.lock():
+            _work_on(run, scenario, folder, work, watch)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # A write, as to a full disk, does not say where.
+        raise LabError(f"{directory}: {error.strerror or error}") from error
+    return Result(directory)
+
+
+def _work_on(run: RunFolder, scenario: AnyScenario, folder: Path, work: Work, watch: Watch) -> None:
     if run.has_manifest:
         _check_resumption(run, scenario, work)
+        run.make_cells()
     else:
         run.begin(_manifest(scenario, folder, work))
     pending = [cell for cell in work.cells if not run.is_finished(cell)]
     done = len(work.cells) - len(pending)
     watch(done, len(work.cells))
-    for _ in work.execute(pending, directory):
+    for _ in work.execute(pending, run.path):
         done += 1
         watch(done, len(work.cells))
     catalogue = catalogue_of(scenario)
     run.tabulate(catalogue, work.parts(run))
     write_parquet(run, catalogue)
-    return Result(directory)
 
 
 def _offline_work(scenario: Scenario, folder: Path, jobs: int, classes: Classes) -> Work:
@@ -192,7 +204,7 @@ def _manifest(scenario: AnyScenario, folder: Path, work: Work) -> Manifest:
         seed=scenario.seed,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=facts(version("kbe-nat")),
-        folder=str(folder.resolve()),
+        folder=printable(str(folder.resolve())),
         cells=work.descriptions,
         skipped=work.skipped,
     )

@@ -1,0 +1,134 @@
+"""Folders of runs that are damaged, full, in use, or were left by a process that was killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.scenarios import poisson, scenario
+from kbe_nat import lab
+from kbe_nat.__main__ import main
+from kbe_nat.lab.folder import RunFolder
+
+
+def only_cell(folder: Path) -> Path:
+    return next((folder / "cells").glob("*.json"))
+
+
+def without_a_fact(folder: Path) -> None:
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["machine"]["cpu"]
+    path.write_text(json.dumps(manifest))
+
+
+def truncated(folder: Path) -> None:
+    path = folder / "balance.csv"
+    path.write_text(path.read_text()[:-20])
+
+
+DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
+    ("report", lambda folder: (folder / "manifest.json").write_text("{}"), "manifest.json: "),
+    ("report", without_a_fact, "manifest.json: machine: cpu is missing"),
+    ("report", lambda folder: (folder / "balance.csv").write_text(""), "balance.csv: it is empty"),
+    ("report", lambda folder: (folder / "balance.csv").write_bytes(b"\xff"), "balance.csv: "),
+    ("report", truncated, "balance.csv: line 7 is damaged"),
+    ("run", lambda folder: only_cell(folder).write_text("{}"), "the result of cell "),
+    ("run", lambda folder: only_cell(folder).write_text("{"), "truncated"),
+    (
+        "run",
+        lambda folder: next((folder / "cells").glob("*-seconds.csv")).unlink(),
+        "-seconds.csv: No such file or directory",
+    ),
+]
+
+
+@pytest.mark.parametrize(("verb", "damage", "message"), DAMAGE)
+def test_a_damaged_folder_is_told_in_one_line(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    verb: str,
+    damage: Callable[[Path], object],
+    message: str,
+) -> None:
+    file, folder = tmp_path / "x.yaml", tmp_path / "run"
+    file.write_text(json.dumps(scenario()))
+    lab.run(file, folder)
+    damage(folder)
+    arguments = (
+        ["report", str(folder)] if verb == "report" else ["run", str(file), "-d", str(folder)]
+    )
+    assert main(["lab", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("kbe-nat: ") and err.count("\n") == 1
+    assert message in err
+
+
+def test_what_is_missing_of_a_folder_is_made_anew(tmp_path: Path) -> None:
+    first = lab.run(scenario(), tmp_path / "run")
+    table = first.folder.table("balance").read_bytes()
+    for path in [*(tmp_path / "run" / "cells").iterdir(), first.folder.table("balance")]:
+        path.unlink()
+    (tmp_path / "run" / "cells").rmdir()
+    assert lab.run(scenario(), tmp_path / "run").folder.table("balance").read_bytes() == table
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    with (
+        RunFolder(tmp_path).lock(),
+        pytest.raises(lab.LabError, match="another run is at work in this folder"),
+    ):
+        lab.run(scenario(), tmp_path)
+    lab.run(scenario(), tmp_path)
+
+
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\n"))
+    folder.mkdir()
+    (folder / "x.yaml").write_text(json.dumps(scenario()))
+    assert main(["lab", "run", str(folder / "x.yaml"), "-d", str(folder / "run")]) == 0
+    assert main(["lab", "reproduce", str(folder / "run")]) == 0
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_was_ended_goes_on(tmp_path: Path, kind: signal.Signals) -> None:
+    """Its finished cells are kept, no half of a file counts, and Ctrl-C writes no traceback."""
+    values = scenario(traffic=[poisson(2000)], duration=20, strategies=["rr", "mh"], repeats=3)
+    (tmp_path / "x.yaml").write_text(json.dumps(values))
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "kbe_nat", "lab", "run", "x.yaml", "-d", str(folder)]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 60
+    while not list(folder.glob("cells/*.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(kind)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) in ((130, b""), (-9, b""))
+    finished = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*.json")}
+    assert 0 < len(finished) < 6
+    result = lab.run(values, folder)
+    assert all(path.stat().st_mtime_ns == moment for path, moment in finished.items())
+    assert lab.differences(result, lab.run(values, tmp_path / "whole")) == []
+
+
+def test_a_full_disk_is_told_with_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "x.yaml").write_text(json.dumps(scenario()))
+    monkeypatch.setattr(os, "fsync", full)
+    assert main(["lab", "run", str(tmp_path / "x.yaml"), "-d", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err == f"kbe-nat: {tmp_path / 'run'}: No space left on device\n"
+    monkeypatch.undo()
+    lab.run(tmp_path / "x.yaml", tmp_path / "run")
