@@ -132,4 +132,5 @@ def test_programming_and_changes() -> None:
 def test_the_idle_control() -> None:
     [row] = named(control(0.05), "control")
     assert row["work_count"] >= 20 and row["work_us"] > 0 and row["spread"] >= 0
+    assert row["cpu_spread"] >= 0
     assert all(row[name] is None or 0 <= row[name] <= 1 for name in ("busy_share", "steal_share"))

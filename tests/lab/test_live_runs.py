@@ -208,7 +208,7 @@ def test_verbs(
     assert main(["lab", "run", str(file), "-d", folder, "--repeats", "3", "--seed", "4"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("small: Which?\n12 cells, 3 rounds from seed 4; kbe-nat ")
-    assert "Idle control" in out and "Connections: rate, 1 Services" in out
+    assert "Idle control" in out and "Connections: rate, 1 Service," in out
     assert main(["lab", "run", str(file), "-d", f"{folder}2", "-j", "2"]) == 2
     assert "live cells would measure each other" in capsys.readouterr().err
 

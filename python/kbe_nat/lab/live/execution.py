@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from kbe_nat.errors import LabError
+from kbe_nat.errors import KbeNatError, LabError
 from kbe_nat.family import Family
 from kbe_nat.lab.folder import RunFolder
 from kbe_nat.lab.live.cells import IDLE, LiveCell
@@ -68,7 +68,7 @@ def measured_cell(
                 bench = Bench(network, served, family, way.is_static, snapshot)
                 for what in scenario.measures_of(way.name):
                     _add(result, way, bench, what)
-        except LabError as error:
+        except KbeNatError as error:
             result.missing.append(("", str(error)))
     return result
 
@@ -81,7 +81,7 @@ def _add(result: LiveResult, way: Way, bench: Bench, what: AnyMeasure) -> None:
         return
     try:
         rows = measure(bench, what)
-    except LabError as error:
+    except KbeNatError as error:
         result.missing.append((name, str(error)))
         return
     for table, values in _listed(rows).items():

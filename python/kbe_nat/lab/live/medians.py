@@ -3,8 +3,8 @@
 Ways are compared in pairs of one round, by the ratio of their quantities: what a round's minute did
 to both falls out. The baseline's second run in each round is compared with the first in the same
 way. What these ratios, of one way to itself, are away from 1 at most is noise, and so is the spread
-of the idle control. A difference is called one only when its interval does not hold 1, and it is
-larger than the noise.
+of the idle control, by the clock that the quantity goes by. A difference is called one only when
+its interval does not hold 1, and it is larger than the noise.
 """
 
 import statistics
@@ -39,14 +39,16 @@ def median_rows(
 ) -> list[Row]:
     """The table `medians`, from all cells and their rows by table."""
     samples: Samples = {}
-    spreads: list[float] = []
+    spreads: dict[str, list[float]] = {name: [] for name in SPREADS}
     for cell, tables in results:
-        spreads += [value for row in tables.get("control", []) if (value := _number(row[SPREAD]))]
+        for row in tables.get("control", []):
+            for name, column in SPREADS.items():
+                spreads[name].append(_number(row[column]) or 0.0)
         for quantity in QUANTITIES:
             for case, value in _values(quantity, tables.get(quantity.table, [])):
                 place = Place(quantity, case, cell.services, cell.family, cell.way)
                 samples.setdefault((place, cell.run), {})[cell.round] = value
-    idle = statistics.median(spreads) if spreads else 0.0
+    idle = {name: statistics.median(each) for name, each in spreads.items() if each}
     places = [place for place, run in samples if run == 0]
     order = [choice.way for choice in scenario.choices]
     places.sort(
@@ -92,13 +94,13 @@ def _words(name: str, value: object) -> str:
     return str(value)
 
 
-def _row(scenario: LiveScenario, samples: Samples, place: Place, idle: float) -> Row:
+def _row(scenario: LiveScenario, samples: Samples, place: Place, idle: Mapping[str, float]) -> Row:
     rounds = samples[place, 0]
     first = place._replace(way=scenario.base)
     base, again = samples.get((first, 0), {}), samples.get((first, 1), {})
     whole = median_interval(list(rounds.values()), scenario.seed)
     assert whole is not None
-    noise = noise_of(base, again, idle)
+    noise = noise_of(base, again, idle.get(place.quantity.control or "", 0.0))
     head = (place.way, place.services, place.family, place.quantity.table, place.case)
     interval = (whole.samples, whole.median, whole.low, whole.high)
     values = (place.quantity.name, place.quantity.column.unit, *interval)
@@ -141,4 +143,9 @@ def difference(
     return "more" if ratio > 1 else "less"
 
 
-SPREAD: Final = [column.name for column in MEASURES["control"]].index("spread")
+SPREADS: Final = {
+    column.name: place
+    for place, column in enumerate(MEASURES["control"])
+    if column.name in ("spread", "cpu_spread")
+}
+"""Columns of the idle control, by name."""

@@ -43,8 +43,8 @@ def live_pages(
     if control:
         yield LivePage(
             "Idle control",
-            ["round", "work, µs", "spread", "busy", "steal"],
-            4,
+            ["round", "work, µs", "spread", "of CPU time", "busy", "steal"],
+            5,
             [
                 [str(row["round"]), figure(row["work_us"]), *map(_percent, map(row.get, SHARES))]
                 for row in control
@@ -81,7 +81,9 @@ def _missing(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _place(name: str, value: object) -> str:
-    return f"{value:,} Services" if name == "services" else str(value)
+    if name == "services":
+        return "1 Service" if value == 1 else f"{value:,} Services"
+    return str(value)
 
 
 def _percent(share: float | None) -> str:
@@ -90,5 +92,5 @@ def _percent(share: float | None) -> str:
 
 PLACE: Final = ("services", "family", "case")
 NUMBERS: Final = ("median", "to the baseline", "noise", "difference")
-SHARES: Final = ("spread", "busy_share", "steal_share")
+SHARES: Final = ("spread", "cpu_spread", "busy_share", "steal_share")
 MISSING: Final = ("way", "services", "family", "measure", "reason")

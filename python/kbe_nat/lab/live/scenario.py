@@ -66,11 +66,12 @@ class Connects(Measure, frozen=True, tag="connections"):
 
 
 class Establishment(Measure, frozen=True):
-    """The highest rate of new connections at which each one is validated (RFC 9693), by a search
-    that says how sure it is.
+    """The highest rate of new UDP flows at which each one is answered (RFC 9693), by a search that
+    says how sure it is.
     """
 
     seconds: Seconds = 1.0
+    """Length of a trial, unless source ports end before: a search has 50,000 of them."""
     precision: Annotated[float, Meta(gt=0, le=1)] = 0.1
     trials: Attempts = 12
 

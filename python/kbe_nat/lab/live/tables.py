@@ -6,7 +6,7 @@ with its interval, and what it is against the baseline's.
 """
 
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from kbe_nat.lab.live.scenario import LiveScenario
 from kbe_nat.lab.tables import Catalogue, Column
@@ -131,6 +131,7 @@ MEASURES: Final[Mapping[str, tuple[Column, ...]]] = {
         Column(
             "spread", "number", "share", "90th percentile of these times over their median, - 1"
         ),
+        Column("cpu_spread", "number", "share", "the same of the thread's processor time"),
         Column("busy_share", "number", "share", "of all processors, by others meanwhile"),
         Column("steal_share", "number", "share", "of all processors, taken by the hypervisor"),
     ),
@@ -169,6 +170,8 @@ class Quantity(NamedTuple):
     name: str
     cases: tuple[str, ...] = ()
     """Columns that tell a cell's rows in the table from each other."""
+    control: Literal["spread", "cpu_spread"] | None = "spread"
+    """The idle control's noise that it has; None: it is no time."""
 
     @property
     def column(self) -> Column:
@@ -179,19 +182,19 @@ class Quantity(NamedTuple):
 _KINDS: Final = ("kind", "load")
 QUANTITIES: Final = (
     Quantity("throughput", "rate", ("loss_tolerated",)),
-    Quantity("cpu", "net_ns"),
-    Quantity("cpu", "core_kpps"),
+    Quantity("cpu", "net_ns", control="cpu_spread"),
+    Quantity("cpu", "core_kpps", control="cpu_spread"),
     Quantity("connections", "rate"),
     Quantity("connections", "p50_us"),
     Quantity("connections", "p99_us"),
     Quantity("establishment", "rate"),
-    Quantity("capacity", "opened"),
+    Quantity("capacity", "opened", control=None),
     Quantity("capacity", "open_rate"),
     Quantity("capacity", "close_rate"),
     *(Quantity("latency", f"{name}_us", _KINDS) for name in ("p50", "p90", "p99", "p999")),
     Quantity("bulk", "gbit_s"),
     Quantity("programming", "seconds"),
-    Quantity("programming", "peak_mb"),
+    Quantity("programming", "peak_mb", control=None),
     Quantity("changes", "change_ms"),
 )
 

@@ -1,7 +1,7 @@
 """Methods: each takes a bench, on which a way serves, and yields rows of tables.
 
-A `LabError` of a method is its result: the way does not do what is measured. It is told in the
-table of what is missing.
+An error of a method is its result: the way does not do what is measured. It is told in the table
+of what is missing.
 """
 
 from kbe_nat.lab.live.methods.bench import Bench, Rows

@@ -78,10 +78,16 @@ def throughput(bench: Bench, measure: Throughput) -> Rows:
 def establishment(bench: Bench, measure: Establishment) -> Rows:
     """New UDP flows at a steady rate, of which each must be answered, as RFC 9693 does it."""
 
+    most = FRESH_PORTS // measure.trials
+
     def send(rate: float) -> Sent:
-        count = max(LEAST, min(MOST_FLOWS, round(rate * measure.seconds)))
-        pings = bench.network.traffic.first_packets(bench.address, count=count, rate=rate)
-        return Sent(pings.sent, pings.answered, None, pings.seconds)
+        count = max(LEAST, min(most, round(rate * measure.seconds)))
+        pings = bench.network.traffic.first_packets(
+            bench.address, count=count, rate=rate, wait=PATIENCE
+        )
+        # The last answer was waited for, behind the last flow.
+        waiting = PATIENCE if pings.answered < pings.sent else 0.0
+        return Sent(pings.sent, pings.answered, None, max(count / rate, pings.seconds - waiting))
 
     log = TrialLog("establishment", 0.0, send)
     finding = search(log.attempt, HIGHEST_FLOWS, measure.precision, measure.trials)
@@ -98,7 +104,9 @@ WARM_UP_RATE: Final = 10_000.0
 PROBE: Final = 100_000
 LEAST: Final = 200
 """Packets of a trial: with fewer a loss of half a percent could not show."""
-MOST_FLOWS: Final = 20_000
-"""Of a trial: source ports end."""
+FRESH_PORTS: Final = 50_000
+"""Flows of a search: with more, source ports would repeat, and their flows would be no new ones."""
+PATIENCE: Final = 0.5
+"""Seconds until a flow without an answer is lost."""
 HIGHEST_FLOWS: Final = 100_000.0
 """Flows a second that the search begins with."""
