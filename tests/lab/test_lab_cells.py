@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 
 from harness.scenarios import poisson, scenario, service, traffic
 from kbe_nat import lab
-from kbe_nat.lab.execution import run_cell
-from kbe_nat.lab.reading import offline_scenario_of
 from kbe_nat.lab.tables import TIMED
 
 Row = dict[str, Any]
@@ -466,18 +464,3 @@ def test_a_strategy_that_is_no_mapping_moves_no_keys() -> None:
     moved = [row["keys_moved"] for row in result.rows("events")]
     assert moved[:2] == [None, None]
     assert moved[2] == pytest.approx(1 / 4, rel=0.2)
-
-
-def test_a_cell_runs_alone(tmp_path: Path) -> None:
-    """What an executor of others needs: a cell and a folder, both of which can be pickled."""
-    import pickle
-
-    from kbe_nat.lab.cells import cells
-    from kbe_nat.lab.folder import RunFolder
-
-    (tmp_path / "cells").mkdir()
-    cell = next(iter(cells(offline_scenario_of(scenario()), Path())))
-    copy = pickle.loads(pickle.dumps(cell))
-    assert copy.key == cell.key
-    run_cell(copy, tmp_path, {})
-    assert RunFolder(tmp_path).is_finished(cell)

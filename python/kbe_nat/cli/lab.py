@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -20,6 +21,7 @@ from kbe_nat.cli.verb import VerbGroup
 from kbe_nat.errors import LabError, SettingError
 from kbe_nat.lab.cells import check_cells
 from kbe_nat.lab.live.scenario import LiveScenario
+from kbe_nat.lab.parallel import Cluster, Workers
 from kbe_nat.lab.plots import write_pictures
 from kbe_nat.lab.reading import AnyScenario, gallery, read_scenario
 from kbe_nat.lab.reading import schema as scenario_schema
@@ -38,8 +40,18 @@ lab = VerbGroup(
 ScenarioName = Annotated[
     str, Argument(metavar="NAME|FILE", help="A scenario of the gallery, or a file.")
 ]
-Jobs = Annotated[int, Flag("--jobs", "-j", min=1, help="Processes that run cells.")]
+Jobs = Annotated[
+    int | None, Flag("--jobs", "-j", min=1, help="Processes that run cells [default: 1].")
+]
 Run = Annotated[Path, Argument(metavar="DIR", help="The folder of a run.")]
+
+
+class BackendName(StrEnum):
+    """`--backend`."""
+
+    LOKY = "loky"
+    DASK = "dask"
+    RAY = "ray"
 
 
 class ScenarioRow(msgspec.Struct, frozen=True):
@@ -118,17 +130,26 @@ def run(
         int | None,
         Flag(min=1, max=10_000, help="In place of the scenario's; rounds of a live one."),
     ] = None,
-    jobs: Jobs = 1,
+    jobs: Jobs = None,
+    backend: Annotated[
+        BackendName, Flag(help="joblib's: processes of this machine, or a cluster.")
+    ] = BackendName.LOKY,
+    scheduler: Annotated[
+        str | None, Flag(metavar="ADDRESS", help="The cluster's: tcp://10.0.0.1:8786.")
+    ] = None,
     output: OutputFormat = Format.TEXT,
 ) -> None:
     """Run a scenario into a folder, and report. A live one needs root, or a system that lets users
     make namespaces.
     """
+    workers = _workers(jobs, backend, scheduler)
     _ensure_privileges(name, read_scenario(name)[0])
     # Strategies in Python lie beside the work, as a program's modules do.
     sys.path.insert(0, "")
     with _progress(name) as watch:
-        result = run_scenario(name, directory, seed=seed, repeats=repeats, jobs=jobs, watch=watch)
+        result = run_scenario(
+            name, directory, seed=seed, repeats=repeats, jobs=workers, watch=watch
+        )
     _report([result], output)
     try:
         write_pictures([result], directory / "plots")
@@ -151,7 +172,7 @@ def reproduce(
     target: Annotated[
         Path | None, Flag("--directory", "-d", help="Keep the results in this folder.")
     ] = None,
-    jobs: Jobs = 1,
+    jobs: Jobs = None,
 ) -> None:
     """Run again what a folder's manifest says, and tell what differs; rows or medians that do end
     with 1.
@@ -161,7 +182,7 @@ def reproduce(
     with tempfile.TemporaryDirectory(prefix="kbe-nat-lab-") as temporary:
         place = target or Path(temporary) / "run"
         with _progress(str(directory)) as watch:
-            second = reproduce_run(directory, place, jobs=jobs, watch=watch)
+            second = reproduce_run(directory, place, jobs=jobs or 1, watch=watch)
         lines = differences(Result(directory), second)
     for line in lines:
         show(line)
@@ -176,6 +197,18 @@ def reproduce(
 def _ensure_privileges(name: str, scenario: AnyScenario) -> None:
     if isinstance(scenario, LiveScenario):
         ensure_root(name)
+
+
+def _workers(jobs: int | None, backend: BackendName, scheduler: str | None) -> Workers:
+    if backend is BackendName.LOKY:
+        if scheduler is not None:
+            raise SettingError("--scheduler", "has no effect without --backend dask or ray")
+        return jobs or 1
+    if scheduler is None:
+        raise SettingError("--backend", f"{backend} needs --scheduler ADDRESS")
+    if jobs is not None:
+        raise SettingError("--jobs", f"has no effect with {backend}, which uses all its workers")
+    return Cluster("dask" if backend is BackendName.DASK else "ray", scheduler)
 
 
 def _report(results: list[Result], output: Format) -> None:

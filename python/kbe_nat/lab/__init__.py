@@ -19,7 +19,7 @@ answer:
 
 - `scenario`, `validation`, `reading`: scenarios, checked, from YAML or values;
 - `timeline`, `cells`: the same for the simulation (`kbe_nat._native.LabCell`);
-- `execution`: cells into a folder, in one process or several;
+- `execution`, `parallel`: cells into a folder, in this process, in several, or on a cluster;
 - `folder`, `tables`: manifest, results of cells, tidy tables and their dictionary;
 - `runs`: all of it, for `run` and `reproduce`;
 - `result`, `statistics`, `report`: frames, comparisons, text.
@@ -28,6 +28,7 @@ answer:
 from kbe_nat.errors import LabError, ScenarioError
 from kbe_nat.lab.assignment import Assignment, backends, keys
 from kbe_nat.lab.execution import PythonStrategy
+from kbe_nat.lab.parallel import Cluster
 from kbe_nat.lab.reading import gallery, read_scenario, scenario_of, schema
 from kbe_nat.lab.report import report
 from kbe_nat.lab.result import Result, differences
@@ -36,6 +37,7 @@ from kbe_nat.lab.scenario import Scenario, Strategy
 
 __all__ = [
     "Assignment",
+    "Cluster",
     "LabError",
     "PythonStrategy",
     "Result",

@@ -55,6 +55,8 @@ class Cell(msgspec.Struct, frozen=True):
     """With these values in place."""
     folder: Path
     """Where paths of traces begin."""
+    key: str = ""
+    """A hash of the description, under which its results are kept."""
 
     @property
     def seed(self) -> int:
@@ -63,10 +65,10 @@ class Cell(msgspec.Struct, frozen=True):
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
     @property
-    def key(self) -> str:
-        """A hash of the description, under which its results are kept."""
-        text = self.description() + self.strategy.label.encode()
-        return hashlib.sha256(text + f" {FORMAT}".encode()).hexdigest()[:16]
+    def words(self) -> str:
+        """The cell as messages call it."""
+        varied = (f"{field} {value}" for field, value in self.sweep.items())
+        return ", ".join((self.strategy.label, self.memory, *varied, f"repeat {self.repeat}"))
 
     def description(self) -> bytes:
         """All that the simulation must know, in JSON. Raises `ScenarioError` for traces that cannot
@@ -154,7 +156,9 @@ class Cell(msgspec.Struct, frozen=True):
 
 
 def cells(scenario: Scenario, folder: Path) -> Iterator[Cell]:
-    """All cells. Raises `ScenarioError` for a value of a sweep that cannot be."""
+    """All cells. Raises `ScenarioError` for a value of a sweep that cannot be, and for traces that
+    cannot be read.
+    """
     document = msgspec.to_builtins(scenario)
     grids = product(*([(sweep.field, v) for v in sweep.values] for sweep in scenario.sweep))
     number = 0
@@ -164,7 +168,8 @@ def cells(scenario: Scenario, folder: Path) -> Iterator[Cell]:
             values = with_value(values, path, setting, scenario.name)
         point = offline_scenario_of(values, scenario.name) if grid else scenario
         for value, memory, repeat in product(point.strategies, point.memory, range(point.repeats)):
-            yield Cell(number, choice(value), memory, repeat, dict(grid), point, folder)
+            cell = Cell(number, choice(value), memory, repeat, dict(grid), point, folder)
+            yield msgspec.structs.replace(cell, key=_key(cell))
             number += 1
 
 
@@ -172,8 +177,13 @@ def check_cells(scenario: Scenario, folder: Path) -> None:
     """Raises `ScenarioError` for a value of a sweep that cannot be, and for a trace that cannot be
     read.
     """
-    for cell in cells(msgspec.structs.replace(scenario, repeats=1), folder):
-        cell.description()
+    for _ in cells(msgspec.structs.replace(scenario, repeats=1), folder):
+        pass
+
+
+def _key(cell: Cell) -> str:
+    text = cell.description() + cell.strategy.label.encode()
+    return hashlib.sha256(text + f" {FORMAT}".encode()).hexdigest()[:16]
 
 
 def _backend(group: Backends, is_listed: bool) -> dict[str, Any]:

@@ -1,23 +1,20 @@
-"""Running cells: in this process, or in several.
+"""Running cells: in this process, one after the other.
 
 An executor is a function that takes cells and yields each when its result lies in the folder. The
 order does not count, and executors need not know of each other: all that they share is the folder.
-So others, of a cluster, are one function more.
+`kbe_nat.lab.parallel` has those for several processes.
 """
 
 import importlib
-import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 
 from kbe_nat._native import Backend, LabCell
-from kbe_nat.errors import LabError, ScenarioError
+from kbe_nat.errors import LabError
 from kbe_nat.lab.cells import Cell
 from kbe_nat.lab.folder import RowsByTable, RunFolder
 from kbe_nat.lab.scenario import Strategy
@@ -56,51 +53,35 @@ Executor: TypeAlias = Callable[[Sequence[Cell], Path, Classes], Iterator[Cell]]
 def in_this_process(cells: Sequence[Cell], folder: Path, classes: Classes) -> Iterator[Cell]:
     """One after the other."""
     for cell in cells:
-        run_cell(cell, folder, classes)
+        strategy = strategy_class(cell.strategy, classes)
+        run_cell(cell, cell.description(), strategy, RunFolder(folder))
         yield cell
 
 
-def in_processes(
-    jobs: int, cells: Sequence[Cell], folder: Path, classes: Classes
-) -> Iterator[Cell]:
-    """So many at a time. Classes of the caller must be importable from a module."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        futures = {pool.submit(run_cell, cell, folder, classes): cell for cell in cells}
-        try:
-            for future in as_completed(futures):
-                future.result()
-                yield futures[future]
-        finally:
-            # After an error, or Ctrl-C, cells that run are finished, and no others begun.
-            pool.shutdown(cancel_futures=True)
-
-
-def executor(jobs: int) -> Executor:
-    """For so many processes."""
-    return in_this_process if jobs == 1 else partial(in_processes, jobs)
-
-
-def run_cell(cell: Cell, folder: Path, classes: Classes) -> None:
-    """Run a cell to its end, and leave its result in the folder. Raises `ScenarioError`, and
-    `LabError`: also from the error that a strategy in Python raises.
+def run_cell(
+    cell: Cell, description: bytes, strategy: type[PythonStrategy] | None, run: RunFolder
+) -> None:
+    """Run a cell to its end, and leave its result in the folder. Raises `LabError`, also from the
+    error that a strategy in Python raises.
     """
     try:
-        _simulate(cell, RunFolder(folder), classes)
-    except (ScenarioError, LabError):
+        _simulate(cell, description, strategy, run)
+    except LabError:
         raise
     except ValueError as error:
         raise LabError(f"{cell.scenario.name}: {cell.strategy.label}: {error}") from error
     except Exception as error:
-        if cell.strategy.class_name is None:
+        if strategy is None:
             raise
         words = f"{type(error).__name__}: {error}"
         raise LabError(f"{cell.scenario.name}: {cell.strategy.label}: {words}") from error
 
 
-def _simulate(cell: Cell, run: RunFolder, classes: Classes) -> None:
+def _simulate(
+    cell: Cell, description: bytes, strategy: type[PythonStrategy] | None, run: RunFolder
+) -> None:
     scenario = cell.scenario
-    simulation = LabCell(cell.description(), strategy_class(cell.strategy, classes))
+    simulation = LabCell(description, strategy)
     events: list[dict[str, Any]] = []
     changes: list[dict[str, Any]] = []
     with ExitStack() as stack:
@@ -156,7 +137,7 @@ def strategy_class(strategy: Strategy, classes: Classes) -> type[PythonStrategy]
 
 
 def _steps(duration: float) -> Iterator[float]:
-    """Ends of stretches that are run at once: rows of one are in memory."""
+    """Ends of stretches that are run at once; rows of one are in memory."""
     time = STRETCH
     while time < duration:
         yield time
@@ -164,4 +145,7 @@ def _steps(duration: float) -> Iterator[float]:
     yield duration
 
 
-STRETCH: Final = 10.0
+STRETCH: Final = 1.0
+"""Seconds. A second ends a batch of packets in any case, so steps change no result. Between steps
+Python looks at signals: Ctrl-C waits for one.
+"""

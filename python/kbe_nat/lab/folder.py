@@ -142,6 +142,17 @@ class RunFolder:
         except (OSError, msgspec.DecodeError) as error:
             raise LabError(f"{path}: {error}") from None
 
+    def cell_files(self, cell: Measured) -> dict[str, bytes]:
+        """The files of a finished cell, by name."""
+        stem = self._result_file(cell).stem
+        paths = [self._result_file(cell), *self._cells.glob(f"{stem}-*.csv")]
+        return {path.name: path.read_bytes() for path in sorted(paths)}
+
+    def store(self, files: Mapping[str, bytes]) -> None:
+        """Put a cell's files down that were written elsewhere; the one that finishes it last."""
+        for name in sorted(files, key=lambda name: name.endswith(".json")):
+            write_whole(self._cells / Path(name).name, files[name])
+
     def stream(self, cell: Measured, table: str) -> "StreamedTable":
         """A table of the cell that is written row by row."""
         return StreamedTable(self._streamed_file(cell, table))

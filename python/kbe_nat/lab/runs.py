@@ -14,13 +14,14 @@ import msgspec
 from kbe_nat.errors import LabError
 from kbe_nat.lab.catalogue import catalogue_of
 from kbe_nat.lab.cells import cells
-from kbe_nat.lab.execution import Classes, cell_tables, executor, strategy_class
+from kbe_nat.lab.execution import Classes, cell_tables, strategy_class
 from kbe_nat.lab.folder import FORMAT, Manifest, RowsByTable, RunFolder, scenario_hash
 from kbe_nat.lab.live.cells import live_cells
 from kbe_nat.lab.live.execution import run_live_cells, skipped_ways
 from kbe_nat.lab.live.results import live_parts
 from kbe_nat.lab.live.scenario import LiveScenario
 from kbe_nat.lab.machine import facts, printable
+from kbe_nat.lab.parallel import Workers, executor
 from kbe_nat.lab.reading import AnyScenario, check, read_scenario, scenario_of
 from kbe_nat.lab.result import Result, write_parquet
 from kbe_nat.lab.scenario import Scenario
@@ -35,7 +36,7 @@ def run(
     *,
     seed: int | None = None,
     repeats: int | None = None,
-    jobs: int = 1,
+    jobs: Workers = 1,
     classes: Classes | None = None,
     watch: Watch = lambda done, total: None,
 ) -> Result:
@@ -43,10 +44,11 @@ def run(
 
     The results lie in `directory`, which is made, or taken up again if a run of the same scenario
     was interrupted there. Without one they lie in a temporary folder that lives as long as the
-    `Result`. `repeats` are a live scenario's rounds. `classes` are strategies in Python, by the
-    name that the scenario calls them. Raises `ScenarioError` and `LabError`; live ones
-    `PlaygroundError` where namespaces cannot be made. Cost: some 400 ns for each
-    packet of the simulation, some ten of them for each connection, on each of `jobs` processors.
+    `Result`. `jobs` are processes of this machine, or a `Cluster`. `repeats` are a live scenario's
+    rounds. `classes` are strategies in Python, by the name that the scenario calls them. Raises
+    `ScenarioError` and `LabError`; live ones `PlaygroundError` where namespaces cannot be made.
+    Cost: some 400 ns for each packet of the simulation, some ten of them for each connection, on
+    each of these processors.
     """
     value, folder = _scenario(scenario)
     rounds = "rounds" if isinstance(value, LiveScenario) else "repeats"
@@ -67,7 +69,7 @@ def reproduce(
     directory: str | Path,
     target: str | Path,
     *,
-    jobs: int = 1,
+    jobs: Workers = 1,
     classes: Classes | None = None,
     watch: Watch = lambda done, total: None,
 ) -> Result:
@@ -100,7 +102,12 @@ class Work(NamedTuple):
 
 
 def _run(
-    scenario: AnyScenario, folder: Path, directory: Path, jobs: int, classes: Classes, watch: Watch
+    scenario: AnyScenario,
+    folder: Path,
+    directory: Path,
+    jobs: Workers,
+    classes: Classes,
+    watch: Watch,
 ) -> Result:
     if isinstance(scenario, LiveScenario):
         work = _live_work(scenario, jobs)
@@ -135,7 +142,7 @@ def _work_on(run: RunFolder, scenario: AnyScenario, folder: Path, work: Work, wa
     write_parquet(run, catalogue)
 
 
-def _offline_work(scenario: Scenario, folder: Path, jobs: int, classes: Classes) -> Work:
+def _offline_work(scenario: Scenario, folder: Path, jobs: Workers, classes: Classes) -> Work:
     work = tuple(cells(scenario, folder))
     for cell in work:
         # A class that is not there is a mistake to be told before hours of other cells.
@@ -161,9 +168,9 @@ def _offline_work(scenario: Scenario, folder: Path, jobs: int, classes: Classes)
     )
 
 
-def _live_work(scenario: LiveScenario, jobs: int) -> Work:
+def _live_work(scenario: LiveScenario, jobs: Workers) -> Work:
     if jobs != 1:
-        raise LabError(f"{scenario.name}: live cells would measure each other: one job, not {jobs}")
+        raise LabError(f"{scenario.name}: live cells would measure each other: one job alone")
     if os.geteuid() != 0:
         raise LabError(
             f"{scenario.name}: root is needed, or root in a user namespace (unshare -Urnm)"

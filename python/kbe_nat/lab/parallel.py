@@ -1,0 +1,153 @@
+"""Executors of joblib: processes of this machine (loky), or the workers of a Dask or Ray cluster.
+
+joblib hands out each job as it ends. So an interrupted run keeps all cells that ended before,
+wherever they ran. Two things are added to joblib: `Roll` names the cell whose process died, and
+`DaskBackend` ends when Dask gives a cell up.
+"""
+
+import re
+import signal
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from kbe_nat.errors import KbeNatError, LabError
+from kbe_nat.lab.cells import Cell
+from kbe_nat.lab.execution import Classes, Executor, in_this_process
+from kbe_nat.lab.jobs import Job, Outcome, collect, jobs_of
+from kbe_nat.lab.roll import Roll
+
+
+class Cluster(NamedTuple):
+    """The workers of a cluster, by joblib's back end of this name."""
+
+    backend: Literal["dask", "ray"]
+    scheduler: str
+    """Its address, such as tcp://10.0.0.1:8786."""
+
+
+Workers: TypeAlias = int | Cluster
+"""So many processes of this machine, or a cluster."""
+
+
+def executor(workers: Workers) -> Executor:
+    """For these workers."""
+    if isinstance(workers, Cluster):
+        return partial({"dask": in_dask, "ray": in_ray}[workers.backend], workers.scheduler)
+    return in_this_process if workers == 1 else partial(in_processes, workers)
+
+
+def in_processes(
+    count: int, cells: Sequence[Cell], folder: Path, classes: Classes
+) -> Iterator[Cell]:
+    """So many at a time. Raises `LabError` with the name of the cell when a process dies."""
+    with _needs("joblib", "lab"):
+        import joblib
+    with Roll() as roll:
+        with joblib.parallel_config(backend="loky", n_jobs=count, initializer=_leave_interrupts):
+            parallel = joblib.Parallel(return_as=AS_THEY_END, batch_size=1)
+        outcomes = _outcomes(parallel, jobs_of(cells, classes, folder, roll.path))
+        try:
+            yield from collect(outcomes, cells, folder)
+        except BrokenProcessPool as error:
+            number = roll.first_lost()
+            words = next((cell.words for cell in cells if cell.number == number), "no cell")
+            name = cells[0].scenario.name
+            raise LabError(f"{name}: the process that ran {words} died; {RESUME}") from error
+
+
+def in_dask(address: str, cells: Sequence[Cell], folder: Path, classes: Classes) -> Iterator[Cell]:
+    """On all threads of a Dask cluster's workers. A worker that dies costs nothing but time: Dask
+    gives its cell to another one, three times. Raises `LabError`.
+    """
+    with _needs("distributed", "lab-cluster"):
+        import distributed
+        import joblib
+
+        from kbe_nat.lab.dask_backend import DaskBackend
+    joblib.register_parallel_backend("kbe-nat-dask", DaskBackend)
+    try:
+        client = distributed.Client(address, timeout=CONNECT, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise LabError(f"Dask at {address}: {error}") from error
+    settings = joblib.parallel_config(backend="kbe-nat-dask", client=client)
+    with client, _failures(f"Dask at {address}", cells), settings:
+        # No cell waits at a worker: Dask would count the worker's death against it too.
+        parallel = joblib.Parallel(return_as=AS_THEY_END, batch_size=1, pre_dispatch="n_jobs")
+        outcomes = _outcomes(parallel, jobs_of(cells, classes, None))
+        yield from collect(outcomes, cells, folder)
+
+
+def in_ray(address: str, cells: Sequence[Cell], folder: Path, classes: Classes) -> Iterator[Cell]:
+    """On all processors of a Ray cluster. Ray's pool cannot hand out results as they come: it gets
+    some cells for each processor at a time. Raises `LabError`.
+    """
+    with _needs("ray", "lab-cluster"):
+        import joblib
+        import ray
+        from ray.util.joblib import register_ray
+    register_ray()
+    with _failures(f"Ray at {address}", cells):
+        ray.init(address=address, log_to_driver=False, ignore_reinit_error=True)
+        portion = PORTION * int(ray.cluster_resources()["CPU"])
+        pending = jobs_of(cells, classes, None)
+        with joblib.parallel_config(backend="ray", n_jobs=-1):
+            while jobs := list(islice(pending, portion)):
+                outcomes = joblib.Parallel(batch_size=1)(joblib.delayed(job)() for job in jobs)
+                yield from collect(outcomes, cells, folder)
+
+
+def _outcomes(
+    parallel: Callable[..., Generator[Outcome]], jobs: Iterable[Job]
+) -> Iterator[Outcome]:
+    import joblib
+
+    outcomes = parallel(joblib.delayed(job)() for job in jobs)
+    try:
+        yield from outcomes
+    finally:
+        # After an error, or when the caller has had enough, joblib ends all processes at once, and
+        # warns that their work is lost. It is not: the folder says what is finished.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            outcomes.close()
+
+
+def _leave_interrupts() -> None:
+    """Ctrl-C at a terminal comes to all processes. The caller ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _needs(package: str, extra: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise LabError(f"{package} is not installed: pip install 'kbe-nat[{extra}]'") from error
+
+
+@contextmanager
+def _failures(place: str, cells: Sequence[Cell]) -> Iterator[None]:
+    """A cluster may fail in ways of its own: each is a line, with the cell where it is known."""
+    try:
+        yield
+    except KbeNatError:
+        raise
+    except Exception as error:
+        words = " ".join(str(error).split()) or type(error).__name__
+        if job := re.search(r"cell-(\d+)", words):
+            cell = next(cell for cell in cells if cell.number == int(job[1]))
+            words = f"{cell.scenario.name}: {cell.words}: {words.partition('. ')[0]}"
+        raise LabError(f"{place}: {words}; {RESUME}") from error
+
+
+AS_THEY_END: Final = "generator_unordered"
+CONNECT: Final = "10s"
+PORTION: Final = 4
+"""Cells for each processor of a Ray cluster."""
+RESUME: Final = "finished cells are kept, and the same command goes on with the others"
