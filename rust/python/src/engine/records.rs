@@ -1,0 +1,176 @@
+//! Flows, decisions, events and counters of an engine, a page at a time: packets go on between two
+//! pages.
+
+use kbe_nat_engine as core;
+use kbe_nat_engine::decisions::Recall;
+use kbe_nat_engine::view::Listing;
+use pyo3::prelude::*;
+
+use super::Engine;
+use super::settings::filter;
+use crate::decisions::{self, Decision};
+use crate::view::{Flow, Stats};
+
+#[pymethods]
+impl Engine {
+    /// The flows to which all given filters apply, each as it is when it comes.
+    ///
+    /// One that lives throughout comes exactly once; one that begins after the call is left out.
+    /// Cost: one walk of the table, page by page; packets are processed between two pages.
+    ///
+    /// Raises `ArgumentError` for a filter that can match nothing.
+    #[pyo3(signature = (
+        *, protocol = None, service = None, source = None, destination = None, backend = None,
+        state = None, limit = None
+    ))]
+    #[allow(clippy::too_many_arguments)]
+    fn flows(
+        own: &Bound<'_, Self>,
+        protocol: Option<&str>,
+        service: Option<String>,
+        source: Option<&str>,
+        destination: Option<&str>,
+        backend: Option<&str>,
+        state: Option<String>,
+        limit: Option<usize>,
+    ) -> PyResult<Flows> {
+        let filter = filter(protocol, service, source, destination, backend, state)?;
+        let engine = own.clone().unbind();
+        let listing = own.py().detach(|| engine.get().lock().listing(filter));
+        Ok(Flows {
+            engine,
+            listing,
+            page: Vec::new().into_iter(),
+            left: limit.unwrap_or(usize::MAX),
+        })
+    }
+
+    /// End the flows to which all given filters apply, and return how many they were. A later
+    /// packet of one is decided anew. Cost: one walk of the table.
+    ///
+    /// Raises `ArgumentError` as `flows` does.
+    #[pyo3(signature = (
+        *, protocol = None, service = None, source = None, destination = None, backend = None,
+        state = None
+    ))]
+    #[allow(clippy::too_many_arguments)]
+    fn delete_flows(
+        &self,
+        py: Python<'_>,
+        protocol: Option<&str>,
+        service: Option<String>,
+        source: Option<&str>,
+        destination: Option<&str>,
+        backend: Option<&str>,
+        state: Option<String>,
+    ) -> PyResult<usize> {
+        let filter = filter(protocol, service, source, destination, backend, state)?;
+        Ok(py.detach(|| {
+            let mut listing = self.lock().listing(filter);
+            let mut count = 0;
+            while let Some(ended) = self.end_page(&mut listing) {
+                count += ended;
+                // The loops may have waited for the engine.
+                std::thread::yield_now();
+            }
+            count
+        }))
+    }
+
+    /// The newest decisions to which all filters apply, `limit` at most, oldest first.
+    ///
+    /// `service` is a service port, or a Service with all of its ports; `verdict` an action;
+    /// `since` a moment of the caller's clock in nanoseconds; `after` a sequence number. Cost: a
+    /// look at each decision that is remembered; packets are processed between two pages of them.
+    /// Raises `ArgumentError`.
+    #[pyo3(signature = (
+        *, service = None, client = None, verdict = None, since = None, after = 0, limit = None
+    ))]
+    #[allow(clippy::too_many_arguments)]
+    fn decisions(
+        &self,
+        py: Python<'_>,
+        service: Option<String>,
+        client: Option<&str>,
+        verdict: Option<&str>,
+        since: Option<u64>,
+        after: u64,
+        limit: Option<usize>,
+    ) -> PyResult<Vec<Decision>> {
+        let filter = decisions::filter(service, client, verdict, since, after)?;
+        let limit = limit.unwrap_or(usize::MAX);
+        Ok(py.detach(|| {
+            let mut recall = self.lock().recall(filter);
+            let mut decisions = Vec::new();
+            while decisions.len() < limit
+                && let Some(page) = self.recall_page(&mut recall)
+            {
+                decisions.extend(page.into_iter().map(Decision));
+                // The loops may have waited for the engine.
+                std::thread::yield_now();
+            }
+            decisions.truncate(limit);
+            decisions.reverse();
+            decisions
+        }))
+    }
+
+    /// From now on note what happens to flows: at most `capacity` events of each family are kept
+    /// until they are taken, and the oldest are lost. 0 notes nothing.
+    fn watch(&self, py: Python<'_>, capacity: usize) {
+        py.detach(|| self.lock().watch(capacity));
+    }
+
+    /// What happened since the last call, oldest first by family: "NEW", "UPDATE" (another state)
+    /// or "DESTROY", and the flow as it was then; and how many events were lost.
+    fn take_events(&self, py: Python<'_>) -> (Vec<(&'static str, Flow)>, u64) {
+        let (events, lost) = py.detach(|| self.lock().take_events());
+        (events.into_iter().map(|(kind, flow)| (kind.name(), Flow(flow))).collect(), lost)
+    }
+
+    /// All counters. Cost: linear in flows, service ports and their backends; packets wait for the
+    /// flows and a copy of the backends' counters at most, and not for the rest.
+    fn stats(&self, py: Python<'_>) -> Stats {
+        py.detach(|| Stats::of(|| self.lock()))
+    }
+}
+
+impl Engine {
+    fn end_page(&self, listing: &mut Listing) -> Option<usize> {
+        self.lock().end_next_flows(listing, PAGE)
+    }
+
+    fn recall_page(&self, recall: &mut Recall) -> Option<Vec<core::decisions::Decision>> {
+        self.lock().next_decisions(recall, PAGE)
+    }
+}
+
+/// The flows of a list, of which a page at a time is asked for.
+#[pyclass(module = "kbe_nat._native")]
+pub(crate) struct Flows {
+    engine: Py<Engine>,
+    listing: Listing,
+    page: std::vec::IntoIter<core::view::Flow>,
+    left: usize,
+}
+
+#[pymethods]
+impl Flows {
+    fn __iter__(own: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        own
+    }
+
+    fn __next__(&mut self, py: Python<'_>) -> Option<Flow> {
+        self.left = self.left.checked_sub(1)?;
+        loop {
+            if let Some(flow) = self.page.next() {
+                return Some(Flow(flow));
+            }
+            let (engine, listing) = (self.engine.get(), &mut self.listing);
+            self.page = py.detach(|| engine.lock().next_flows(listing, PAGE))?.into_iter();
+        }
+    }
+}
+
+/// Records of flows, or decisions, that are looked at while the loops wait for the engine.
+const PAGE: usize = 4096;
