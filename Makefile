@@ -42,6 +42,7 @@ check: build   ## formatting, lints, types, licences, layering, names and sizes,
 	python tools/lab_page.py --check
 	python tools/metrics_page.py --check
 	python tools/fields_page.py --check
+	python tools/example_capture.py --check
 	python tools/house.py --check
 
 build: .venv/ready    ## leave an optimised build in .venv/bin/kbe-nat

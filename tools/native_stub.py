@@ -62,7 +62,8 @@ def _replace(lines: list[str], node: Documented, text: str) -> None:
     docstring = _wrapped(text, indent) if text else []
     end = first.end_lineno
     if not is_docstring or end is None:
-        lines[first.lineno - 1 : first.lineno - 1] = docstring
+        start = min([first.lineno, *(part.lineno for part in getattr(first, "decorator_list", []))])
+        lines[start - 1 : start - 1] = docstring
     elif first.lineno != _colon_line(lines, node):
         lines[first.lineno - 1 : end] = docstring or [f"{indent}..."]
     elif docstring:

@@ -29,6 +29,8 @@ the engine. A `Session` serves packets one by one; a `Loop` joins an engine with
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kbe_nat._native import (
+        ACTIONS,
+        CAUSES,
         TIMEOUTS,
         Backend,
         BackendStats,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
         Engine,
         Explanation,
         Flow,
+        FlowTable,
         Frontend,
         Limits,
         Loop,
@@ -70,6 +73,8 @@ if TYPE_CHECKING:
     from kbe_nat.session import Outcome, Session
 
 __all__ = [
+    "ACTIONS",
+    "CAUSES",
     "TIMEOUTS",
     "ArgumentError",
     "Backend",
@@ -83,6 +88,7 @@ __all__ = [
     "Explanation",
     "FileError",
     "Flow",
+    "FlowTable",
     "Frontend",
     "KbeNatError",
     "Limits",

@@ -5,7 +5,7 @@ packets start at the IP header.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final, Self, TypeAlias, final
+from typing import Any, Final, Self, TypeAlias, final
 
 from typing_extensions import disjoint_base
 
@@ -33,6 +33,7 @@ __all__ = [
     "Engine",
     "Explanation",
     "Flow",
+    "FlowTable",
     "Frontend",
     "KernelQueue",
     "LabCell",
@@ -664,6 +665,19 @@ class Flow:
     @property
     def timeout(self) -> float:
         """Seconds until it ends if no packet comes."""
+    def _asdict(self) -> dict[str, Any]:
+        """All of these by their names."""
+
+@final
+class FlowTable:
+    """Flows as columns, in a table of Arrow: `polars.DataFrame(table)`, `pyarrow.table(table)`,
+    `pandas.DataFrame.from_arrow(table)`. It does not change any more.
+    """
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns, in their order."""
+    def __len__(self) -> int: ...
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
 
 @final
 class ConnectTimes:
@@ -1091,6 +1105,22 @@ class Engine:
         Raises `ArgumentError` for a filter that can match nothing.
         """
 
+    def flows_table(
+        self,
+        *,
+        protocol: str | None = None,
+        service: str | None = None,
+        source: str | None = None,
+        destination: str | None = None,
+        backend: str | None = None,
+        state: str | None = None,
+    ) -> FlowTable:
+        """The flows to which all given filters apply as a table of Arrow, for data frames: one row
+        a flow, as of `flows`, with addresses and ports in columns of their own. Cost: one walk of
+        the table, and some 200 bytes for each flow; packets are processed between two pages.
+
+        Raises `ArgumentError` as `flows` does.
+        """
     def decisions(
         self,
         *,

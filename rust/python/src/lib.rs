@@ -9,6 +9,8 @@ mod convert;
 mod decisions;
 mod engine;
 mod errors;
+mod flow;
+mod flow_table;
 mod lab;
 mod limits;
 mod queue;
@@ -33,7 +35,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<service::NodePorts>()?;
     module.add_class::<service::NodeView>()?;
     module.add_class::<verdict::Verdict>()?;
-    module.add_class::<view::Flow>()?;
+    module.add_class::<flow::Flow>()?;
+    module.add_class::<flow_table::FlowTable>()?;
     module.add_class::<view::ConnectTimes>()?;
     module.add_class::<view::BackendStats>()?;
     module.add_class::<view::ServiceStats>()?;

@@ -1,0 +1,132 @@
+//! `Flow`: a connection as the engine sees it at one moment.
+
+use std::net::SocketAddr;
+
+use kbe_nat_engine::view::Flow as CoreFlow;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+fn pair(address: SocketAddr) -> (String, u16) {
+    (address.ip().to_string(), address.port())
+}
+
+/// A connection as the engine sees it at one moment. Ages and timeouts in seconds.
+#[pyclass(frozen, module = "kbe_nat")]
+pub(crate) struct Flow(pub(crate) CoreFlow);
+
+#[pymethods]
+impl Flow {
+    /// "tcp", "udp" or "sctp".
+    #[getter]
+    fn protocol(&self) -> String {
+        self.0.protocol.to_string()
+    }
+
+    /// nf_conntrack's name of a TCP or SCTP state, else None.
+    #[getter]
+    fn state(&self) -> Option<&'static str> {
+        self.0.state
+    }
+
+    /// Whether both ends have talked, so that the flow makes no room for new ones.
+    #[getter]
+    fn assured(&self) -> bool {
+        self.0.assured
+    }
+
+    /// Whether the backend has answered.
+    #[getter]
+    fn replied(&self) -> bool {
+        self.0.replied
+    }
+
+    /// The client.
+    #[getter]
+    fn source(&self) -> (String, u16) {
+        pair(self.0.source)
+    }
+
+    /// The frontend, as the client addressed it.
+    #[getter]
+    fn destination(&self) -> (String, u16) {
+        pair(self.0.destination)
+    }
+
+    /// The backend.
+    #[getter]
+    fn reply_source(&self) -> (String, u16) {
+        pair(self.0.reply_source)
+    }
+
+    /// Where the backend answers to: the client, or the leased address and port of a masqueraded
+    /// flow.
+    #[getter]
+    fn reply_destination(&self) -> (String, u16) {
+        pair(self.0.reply_destination)
+    }
+
+    /// The name of the service port.
+    #[getter]
+    fn service(&self) -> &str {
+        &self.0.service
+    }
+
+    /// Whether the client's address is replaced by the node's.
+    #[getter]
+    fn masquerade(&self) -> bool {
+        self.0.masquerade
+    }
+
+    /// Packets towards the backend, and back.
+    #[getter]
+    fn packets(&self) -> (u64, u64) {
+        self.0.packets.into()
+    }
+
+    /// Bytes of the IP packets towards the backend, and back.
+    #[getter]
+    fn bytes(&self) -> (u64, u64) {
+        self.0.bytes.into()
+    }
+
+    /// Seconds since its first packet.
+    #[getter]
+    fn age(&self) -> f64 {
+        self.0.age
+    }
+
+    /// Seconds until it ends if no packet comes.
+    #[getter]
+    fn timeout(&self) -> f64 {
+        self.0.timeout
+    }
+
+    /// All of these by their names.
+    fn _asdict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let fields = PyDict::new(py);
+        fields.set_item("protocol", self.protocol())?;
+        fields.set_item("state", self.state())?;
+        fields.set_item("assured", self.assured())?;
+        fields.set_item("replied", self.replied())?;
+        fields.set_item("source", self.source())?;
+        fields.set_item("destination", self.destination())?;
+        fields.set_item("reply_source", self.reply_source())?;
+        fields.set_item("reply_destination", self.reply_destination())?;
+        fields.set_item("service", self.service())?;
+        fields.set_item("masquerade", self.masquerade())?;
+        fields.set_item("packets", self.packets())?;
+        fields.set_item("bytes", self.bytes())?;
+        fields.set_item("age", self.age())?;
+        fields.set_item("timeout", self.timeout())?;
+        Ok(fields)
+    }
+
+    fn __repr__(&self) -> String {
+        let flow = &self.0;
+        let state = flow.state.unwrap_or("-");
+        format!(
+            "<Flow {} {} -> {} on {} {state}>",
+            flow.protocol, flow.source, flow.destination, flow.reply_source
+        )
+    }
+}
