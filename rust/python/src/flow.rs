@@ -1,14 +1,10 @@
 //! `Flow`: a connection as the engine sees it at one moment.
 
-use std::net::SocketAddr;
-
 use kbe_nat_engine::view::Flow as CoreFlow;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-fn pair(address: SocketAddr) -> (String, u16) {
-    (address.ip().to_string(), address.port())
-}
+use crate::convert;
 
 /// A connection as the engine sees it at one moment. Ages and timeouts in seconds.
 #[pyclass(frozen, module = "kbe_nat")]
@@ -43,26 +39,26 @@ impl Flow {
     /// The client.
     #[getter]
     fn source(&self) -> (String, u16) {
-        pair(self.0.source)
+        convert::end(&self.0.source)
     }
 
     /// The frontend, as the client addressed it.
     #[getter]
     fn destination(&self) -> (String, u16) {
-        pair(self.0.destination)
+        convert::end(&self.0.destination)
     }
 
     /// The backend.
     #[getter]
     fn reply_source(&self) -> (String, u16) {
-        pair(self.0.reply_source)
+        convert::end(&self.0.reply_source)
     }
 
     /// Where the backend answers to: the client, or the leased address and port of a masqueraded
     /// flow.
     #[getter]
     fn reply_destination(&self) -> (String, u16) {
-        pair(self.0.reply_destination)
+        convert::end(&self.0.reply_destination)
     }
 
     /// The name of the service port.

@@ -12,10 +12,6 @@ use kbe_nat_engine::view::{
 };
 use pyo3::prelude::*;
 
-fn pair(address: SocketAddr) -> (String, u16) {
-    (address.ip().to_string(), address.port())
-}
-
 /// How long backends took from a client's first SYN to their SYN-ACK. Refused and unanswered
 /// connections are not counted.
 #[pyclass(frozen, module = "kbe_nat")]
