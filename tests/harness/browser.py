@@ -147,6 +147,11 @@ class Browser:
         answer = self._chromium("Page.captureScreenshot", captureBeyondViewport=is_whole)
         path.write_bytes(b64decode(answer["data"]))
 
+    def print(self, path: Path) -> None:
+        """Write the page as PDF, as it comes on paper, on the paper that it asks for."""
+        answer = self._chromium("Page.printToPDF", preferCSSPageSize=True, printBackground=True)
+        path.write_bytes(b64decode(answer["data"]))
+
     def console(self) -> list[str]:
         """What the browser has said about the page since the last call."""
         return [entry["message"] for entry in self._command("POST", "/se/log", type="browser")]

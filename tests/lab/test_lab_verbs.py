@@ -87,7 +87,7 @@ def test_runs_are_compared_where_they_can_be(
     out = capsys.readouterr().out
     assert first in out and second in out
     assert main(["lab", "report", first, other]) == 2
-    assert "the scenarios or their settings differ" in capsys.readouterr().err
+    assert "the scenarios differ: repeats is 1, and was 2" in capsys.readouterr().err
     assert main(["lab", "report", str(tmp_path)]) == 2
     assert "no run is here: manifest.json is missing" in capsys.readouterr().err
 

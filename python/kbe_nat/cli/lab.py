@@ -20,9 +20,10 @@ from kbe_nat.cli.output import show, show_json, table
 from kbe_nat.cli.verb import VerbGroup
 from kbe_nat.errors import LabError, SettingError
 from kbe_nat.lab.cells import check_cells
+from kbe_nat.lab.comparability import omission
+from kbe_nat.lab.html import write_report
 from kbe_nat.lab.live.scenario import LiveScenario
 from kbe_nat.lab.parallel import Cluster, Workers
-from kbe_nat.lab.plots import write_pictures
 from kbe_nat.lab.reading import AnyScenario, gallery, read_scenario
 from kbe_nat.lab.reading import schema as scenario_schema
 from kbe_nat.lab.report import headline
@@ -151,19 +152,23 @@ def run(
             name, directory, seed=seed, repeats=repeats, jobs=workers, watch=watch
         )
     _report([result], output)
-    try:
-        write_pictures([result], directory / "plots")
-    except LabError as error:
-        warn(str(error))
+    _publish([result], None, output)
 
 
 @lab.verb()
 def report(
     runs: Annotated[list[Path], Argument(metavar="DIR...", help="Folders of runs.")],
+    html: Annotated[
+        Path | None,
+        Flag(metavar="FILE", help="Write HTML there, and not as DIR/report.html of a run."),
+    ] = None,
     output: OutputFormat = Format.TEXT,
 ) -> None:
     """Report on a run, or compare runs of one scenario; others are refused."""
-    _report([Result(path) for path in runs], output)
+    results = [Result(path) for path in runs]
+    _report(results, output)
+    if html is not None or (len(results) == 1 and output is Format.TEXT):
+        _publish(results, html, output)
 
 
 @lab.verb()
@@ -217,11 +222,32 @@ def _report(results: list[Result], output: Format) -> None:
         show_json(pages)
         return
     show(*headline(results[0]))
+    if words := omission(results):
+        show(words)
     for page in pages:
         listing = table(page.title, *page.columns, right=page.numbers)
         for row in page.rows:
             listing.add_row(*row)
         show("", listing)
+
+
+def _publish(results: list[Result], file: Path | None, output: Format) -> None:
+    """Write HTML, for a run its plots too. What hinders it is an error only where a file was asked
+    for: the tables are there.
+    """
+    folder = results[0].folder.path
+    try:
+        if file is None:
+            write_report(results, folder / "report.html", folder / "plots")
+        else:
+            write_report(results, file)
+    except LabError as error:
+        if file is not None:
+            raise
+        warn(str(error))
+        return
+    if output is Format.TEXT:
+        show("", f"Report with plots: {file or folder / 'report.html'}")
 
 
 @contextmanager

@@ -22,12 +22,14 @@ answer:
 - `execution`, `parallel`: cells into a folder, in this process, in several, or on a cluster;
 - `folder`, `tables`: manifest, results of cells, tidy tables and their dictionary;
 - `runs`: all of it, for `run` and `reproduce`;
-- `result`, `statistics`, `report`: frames, comparisons, text.
+- `result`, `statistics`, `comparability`, `report`: frames, comparisons, text;
+- `plots`, `html`, `measures`: pictures, the page that holds them, its words.
 """
 
 from kbe_nat.errors import LabError, ScenarioError
 from kbe_nat.lab.assignment import Assignment, backends, keys
 from kbe_nat.lab.execution import PythonStrategy
+from kbe_nat.lab.html import write_report
 from kbe_nat.lab.parallel import Cluster
 from kbe_nat.lab.reading import gallery, read_scenario, scenario_of, schema
 from kbe_nat.lab.report import report
@@ -54,4 +56,5 @@ __all__ = [
     "run",
     "scenario_of",
     "schema",
+    "write_report",
 ]

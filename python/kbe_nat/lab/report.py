@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from kbe_nat.errors import LabError
+from kbe_nat.lab.comparability import check_comparable, comparable_tables
 from kbe_nat.lab.live.pages import live_pages
 from kbe_nat.lab.live.scenario import LiveScenario
 from kbe_nat.lab.result import Result
@@ -26,19 +26,21 @@ class Page(msgspec.Struct, frozen=True):
     """How many columns at the end hold numbers: means with the half of their intervals."""
     rows: list[list[str]]
     """A text for each column."""
+    table: str = ""
+    """The table of the run's folder that it is made of; empty for several."""
 
 
 def report(results: Sequence[Result]) -> list[Page]:
     """Pages about one run, or about several of one scenario beside each other. Raises `LabError`
     when they cannot be compared.
     """
-    _check_comparable(results)
+    check_comparable(results)
     if isinstance(results[0].scenario, LiveScenario):
         return [page for result in results for page in _live_pages(result, len(results) > 1)]
     pages = [
         _page(results, title, table, keys, measures)
         for title, table, keys, measures in PAGES
-        if all(table in result.tables for result in results)
+        if table in comparable_tables(results)
     ]
     pages += [_difference_page(results[0], *parts) for parts in PAIRS if len(results) == 1]
     return [page for page in pages if 0 < len(page.rows) <= LISTED]
@@ -49,21 +51,6 @@ def _live_pages(result: Result, is_beside: bool) -> Iterator[Page]:
     for page in live_pages(*tables):
         title = f"{page.title}: {result.folder.path}" if is_beside else page.title
         yield Page(title, page.columns, page.numbers, page.rows)
-
-
-def _check_comparable(results: Sequence[Result]) -> None:
-    for result in results:
-        if not result.tables:
-            raise LabError(
-                f"{result.folder.path}: the run was interrupted: run it into this folder once more"
-            )
-    first, *others = results
-    for other in others:
-        if other.manifest.scenario_hash != first.manifest.scenario_hash:
-            raise LabError(
-                f"{other.folder.path} cannot be compared with {first.folder.path}: "
-                "the scenarios or their settings differ"
-            )
 
 
 def _page(
@@ -96,7 +83,7 @@ def _page(
         if any(samples)
     ]
     words = [name.replace("_", " ") for name in (*columns, *measures)]
-    return Page(title, words, len(measures), rows)
+    return Page(title, words, len(measures), rows, table)
 
 
 def _difference_page(
@@ -128,7 +115,8 @@ def _difference_page(
         for group, samples in groups.items()
     ]
     words = [name.replace("_", " ") for name in ("strategy", *names, *measures)]
-    return Page(f"{title}: difference from {first}, in pairs", words, len(measures), lines)
+    heading = f"{title}: difference from {first}, in pairs"
+    return Page(heading, words, len(measures), lines, table)
 
 
 def _difference(value: Estimate | None) -> str:
@@ -162,18 +150,28 @@ def _number(value: Estimate | None) -> str:
 
 def headline(result: Result) -> Iterator[str]:
     """The run in words."""
-    manifest, scenario = result.manifest, result.scenario
-    machine = manifest.machine
+    scenario = result.scenario
     yield f"{scenario.name}: {scenario.question}" if scenario.question else scenario.name
     if scenario.expect:
         yield f"Expected: {scenario.expect}"
     if isinstance(scenario, LiveScenario):
-        times, method = f"{scenario.rounds} rounds", "Medians over rounds with 95 % intervals."
+        method = "Medians over rounds with 95 % intervals."
     else:
-        times, method = f"{scenario.repeats} repeats", "Means over repeats with 95 % intervals."
-    yield (
+        method = "Means over repeats with 95 % intervals."
+    yield f"{summary(result)} {method}"
+
+
+def summary(result: Result) -> str:
+    """How much was run, and on what."""
+    manifest, scenario = result.manifest, result.scenario
+    machine = manifest.machine
+    if isinstance(scenario, LiveScenario):
+        times = f"{scenario.rounds} rounds"
+    else:
+        times = f"{scenario.repeats} repeats"
+    return (
         f"{len(manifest.cells)} cells, {times} from seed {scenario.seed}; "
-        f"kbe-nat {machine['kbe_nat']}, {machine['cpu']}, Linux {machine['kernel']}. {method}"
+        f"kbe-nat {machine['kbe_nat']}, {machine['cpu']}, Linux {machine['kernel']}."
     )
 
 

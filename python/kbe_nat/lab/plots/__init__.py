@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kbe_nat.errors import LabError
+from kbe_nat.lab.comparability import comparable_tables
 from kbe_nat.lab.folder import write_whole
 from kbe_nat.lab.plots.catalog import PLOTS
 from kbe_nat.lab.plots.series import Drawing, drawing
@@ -27,8 +28,9 @@ def pictures(results: Sequence[Result]) -> Iterator[tuple[Drawing, "Picture"]]:
     except ImportError as error:
         raise LabError(f"plots need matplotlib: pip install 'kbe-nat[lab]' ({error})") from None
     events = _events(results[0])
+    tables = comparable_tables(results)
     for plot in PLOTS:
-        image = drawing(results, plot)
+        image = drawing(results, plot) if plot.table in tables else None
         if image is not None:
             yield image, picture(image, events)
 

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, NamedTuple
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from kbe_nat.lab.plots import lines as over
 from kbe_nat.lab.plots import rows, shares
@@ -44,7 +45,9 @@ def picture(drawing: Drawing, events: Sequence[tuple[float, str]]) -> Picture:
     heights = [part.height for part in parts]
     with matplotlib.rc_context(SETTINGS):
         size = (WIDTH, sum(heights) + 0.45)
-        figure = Figure(figsize=size, layout="constrained")
+        # Room for fonts that are wider than the one that is measured.
+        layout = ConstrainedLayoutEngine(w_pad=0.09, h_pad=0.05)
+        figure = Figure(figsize=size, layout=layout)
         grid = figure.subplots(len(parts), 1, squeeze=False, gridspec_kw={"height_ratios": heights})
         title = f"{drawing.plot.title} ({drawing.note})" if drawing.note else drawing.plot.title
         figure.suptitle(textwrap.fill(title, TITLE_LETTERS), x=0.01, ha="left")

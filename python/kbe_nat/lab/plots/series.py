@@ -6,6 +6,7 @@ is taken is that of the points, at most `MOMENTS` for a line over time.
 """
 
 import math
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -69,8 +70,9 @@ def drawing(results: Sequence[Result], plot: Plot) -> Drawing | None:
     varied = [name for name in first.catalogue.varied if name not in (plot.x, *plot.panel)]
     keys = [DIRECTORY] * (len(results) > 1) + varied
     table = _Table(plot, keys, _bin_width(plot, first))
+    labels = _run_labels(results)
     for place, result in enumerate(results):
-        names = {DIRECTORY: str(result.folder.path)}
+        names = {DIRECTORY: labels[place]}
         for row in result.rows(plot.table):
             table.add(place, row | names)
     kind, x = plot.kind, dictionary.get(plot.x)
@@ -263,6 +265,14 @@ class _Table:
             elif is_varied or name in SPOKEN:
                 parts.append(_text(panel[place]).replace("_", " "))
         return ", ".join(filter(None, parts))
+
+
+def _run_labels(results: Sequence[Result]) -> list[str]:
+    """Folders without what is the same in all their paths."""
+    paths = [result.folder.path.resolve() for result in results]
+    common = os.path.commonpath(paths)
+    labels = [str(path.relative_to(common)) for path in paths]
+    return labels if len(set(labels)) == len(labels) else [f"run {n}" for n in range(len(paths))]
 
 
 def _points(lines: Mapping[Any, Mapping[float, Point]]) -> Iterable[Point]:

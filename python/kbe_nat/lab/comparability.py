@@ -1,0 +1,92 @@
+"""Which runs can be compared, and which of their tables.
+
+Runs of one scenario can. Tables of processor time say something about a machine and a version: they
+are compared where both are the same. A live run has no others.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from kbe_nat.errors import LabError
+from kbe_nat.lab.result import Result
+
+
+def check_comparable(results: Sequence[Result]) -> None:
+    """Raises `LabError`, which names the fact that differs."""
+    for result in results:
+        if not result.tables:
+            raise LabError(
+                f"{result.folder.path}: the run was interrupted: run it into this folder once more"
+            )
+    first, *others = results
+    for other in others:
+        refusal = f"{other.folder.path} cannot be compared with {first.folder.path}"
+        if other.manifest.scenario_hash != first.manifest.scenario_hash:
+            raise LabError(f"{refusal}: {_scenario_difference(first, other)}")
+    if set(first.tables) <= first.catalogue.timed and (reason := machine_difference(results)):
+        raise LabError(f"runs cannot be compared: {reason}")
+
+
+def machine_difference(results: Sequence[Result]) -> str:
+    """The first fact for which tables of processor time cannot be compared; empty without one."""
+    first, *others = results
+    for other in others:
+        for name, words in FACTS.items():
+            here, there = first.manifest.machine.get(name), other.manifest.machine.get(name)
+            if here != there:
+                place, value, opposite = _narrowed(words, here, there)
+                return (
+                    f"{place} is {value} in {first.folder.path} "
+                    f"and {opposite} in {other.folder.path}"
+                )
+    return ""
+
+
+def comparable_tables(results: Sequence[Result]) -> frozenset[str]:
+    """Names of the tables of these runs that can be compared."""
+    names = frozenset(results[0].tables).intersection(*(result.tables for result in results))
+    return names - results[0].catalogue.timed if machine_difference(results) else names
+
+
+def omission(results: Sequence[Result]) -> str:
+    """What is not compared, with its reason; empty when everything is."""
+    reason = machine_difference(results)
+    if not reason:
+        return ""
+    timed = [name for name in results[0].tables if name in results[0].catalogue.timed]
+    return f"Processor time ({', '.join(timed)}) is not compared: {reason}."
+
+
+def _scenario_difference(first: Result, other: Result) -> str:
+    here, there = first.manifest.scenario, other.manifest.scenario
+    # Names and questions do not make a scenario another one.
+    names = [name for name in {**here, **there} if name not in ("name", "question", "expect")]
+    different = next((name for name in names if here.get(name) != there.get(name)), None)
+    if different is None:
+        return "the scenarios differ"
+    place, value, opposite = _narrowed(different, here.get(different), there.get(different))
+    return f"the scenarios differ: {place} is {opposite}, and was {value}"
+
+
+def _narrowed(place: str, here: object, there: object) -> tuple[str, object, object]:
+    """The first place within values at which they differ."""
+    if isinstance(here, dict) and isinstance(there, dict):
+        for name in {**here, **there}:
+            if here.get(name) != there.get(name):
+                return _narrowed(f"{place}.{name}", here.get(name), there.get(name))
+    if isinstance(here, list) and isinstance(there, list) and len(here) == len(there):
+        for number, (left_value, right_value) in enumerate(zip(here, there, strict=True)):
+            if left_value != right_value:
+                return _narrowed(f"{place}[{number}]", left_value, right_value)
+    return place, here, there
+
+
+FACTS: Final = {
+    "kbe_nat": "kbe-nat",
+    "architecture": "the architecture",
+    "cpu": "the processor",
+    "cpus": "the number of processors",
+    "kernel": "the kernel",
+    "mitigations": "mitigations",
+}
+"""Facts of a manifest that times depend on, in words."""
