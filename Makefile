@@ -113,6 +113,6 @@ clean:         ## take away what was built
 	@tools/system-packages.sh
 	@echo "Making .venv and building; this takes a minute or two."
 	$(PYTHON) -m venv .venv
-	pip install 'maturin>=1.15,<2'
-	maturin develop --quiet --release --extras dev
+	pip install --upgrade 'pip>=25.1' 'maturin>=1.15,<2'
+	maturin develop --quiet --release --extras lab,lab-cluster,netfilterqueue,proxy --group dev
 	touch $@

@@ -64,6 +64,7 @@ PYTHON = {
     "collector": "",
     "_native": "",
     "errors": "",
+    "extras": "errors",
     "interrupt": "",
     "commands": "errors",
     "family": "",
@@ -84,17 +85,17 @@ PYTHON = {
     "explain": "_native family kubeproxy model packets policy rules",
     "daemon": "family collector _native client commands control datapath drivers errors explain "
     "kubeproxy metrics model packets policy rules server sources version",
-    "doctor": "daemon datapath drivers errors rules",
-    "playground": "client commands daemon errors policy sources",
+    "doctor": "daemon datapath drivers errors extras rules",
+    "playground": "client commands daemon errors extras policy sources",
     "lab": "_native commands control datapath drivers engine_tables errors family kubeproxy model "
     "packets playground policy reference rules sources",
     "shadow": "family _native engine_tables model packets policy",
-    "cli": "_native client daemon doctor drivers engine_tables errors explain family interrupt "
-    "kubeproxy lab model packets playground policy rules shadow sources version",
+    "cli": "_native client daemon doctor drivers engine_tables errors explain extras family "
+    "interrupt kubeproxy lab model packets playground policy rules shadow sources version",
     "session": "_native",
     "loading": "_native engine_tables errors model policy sources",
     "__init__": "family _native errors loading model session",
-    "__main__": "cli errors interrupt version",
+    "__main__": "cli errors extras interrupt version",
 }
 
 

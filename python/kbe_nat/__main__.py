@@ -55,6 +55,7 @@ def _verb(arguments: Sequence[str]) -> int:
 
     from kbe_nat.cli import app
     from kbe_nat.errors import KbeNatError
+    from kbe_nat.extras import extra_of, remedy
 
     try:
         code = app.main(arguments, prog_name="kbe-nat", standalone_mode=False)
@@ -64,25 +65,13 @@ def _verb(arguments: Sequence[str]) -> int:
     except KbeNatError as error:
         return _complain(str(error))
     except ModuleNotFoundError as error:
-        extra = _extra_with((error.name or "").partition(".")[0])
-        if not extra:
+        module = (error.name or "").partition(".")[0]
+        extra = extra_of(module)
+        if extra is None:
             raise
-        return _complain(f"{error.name} is not installed: pip install 'kbe-nat[{extra}]'")
+        return _complain(f"{module} is not installed: {remedy(extra)}")
     except (KeyboardInterrupt, click.Abort):
         return interrupt.INTERRUPTED
-
-
-def _extra_with(module: str) -> str:
-    """The extra of kbe-nat that installs a module; empty where none does."""
-    import re
-    from importlib.metadata import requires
-
-    for requirement in requires("kbe-nat") or ():
-        name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0].replace("-", "_")
-        extra = re.search(r"""extra == ['"]([\w-]+)['"]""", requirement)
-        if extra and name.lower() == module.lower():
-            return extra[1]
-    return ""
 
 
 def _complain(message: str) -> int:

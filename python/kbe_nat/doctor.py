@@ -4,7 +4,6 @@ A check changes nothing in the kernel, or takes back what it has tried. A failed
 privilege is no proof, so its remedy is the privilege.
 """
 
-import importlib.util
 import json
 import platform
 import shutil
@@ -20,6 +19,8 @@ from kbe_nat.datapath.detect import choose
 from kbe_nat.datapath.sysctl import ACCOUNTING, sysctl
 from kbe_nat.drivers.native import NativeQueue
 from kbe_nat.errors import KbeNatError, QueueError
+from kbe_nat.extras import missing
+from kbe_nat.extras import remedy as remedy_of
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.installer import InstallerName, probe
 from kbe_nat.rules.kube_proxy import kube_proxy_processes, kube_proxy_rules
@@ -92,21 +93,32 @@ def diagnose() -> Iterator[Check]:
         "masquerading is skipped for a pod that reaches itself: route between pods, or set it to 0",
     )
     yield _super_packets()
-    missing = [name for name in COMMANDS if shutil.which(name) is None]
+    absent = [name for name in COMMANDS if shutil.which(name) is None]
     yield Check(
         "commands",
-        State.NOTE if missing else State.OK,
-        f"{', '.join(missing)} missing" if missing else f"{', '.join(COMMANDS)} are here",
-        "install them" if missing else "",
+        State.NOTE if absent else State.OK,
+        f"{', '.join(absent)} missing" if absent else f"{', '.join(COMMANDS)} are here",
+        "install them" if absent else "",
     )
-    has_package = importlib.util.find_spec("netfilterqueue") is not None
+    yield from _packages()
+
+
+def _packages() -> Iterator[Check]:
+    """The packages of extras that serving needs, or can use."""
+    lacking = missing("proxy")
+    yield Check(
+        "packages",
+        State.FAILED if lacking else State.OK,
+        f"{', '.join(lacking)} missing" if lacking else "those of the proxy are here",
+        remedy_of("proxy") if lacking else "",
+    )
+    has_package = not missing("netfilterqueue")
+    use = f"only --driver netfilterqueue needs it: {remedy_of('netfilterqueue')}"
     yield Check(
         "netfilterqueue",
         State.OK if has_package else State.NOTE,
         "the package is here" if has_package else "the package is not here",
-        ""
-        if has_package
-        else "only --driver netfilterqueue needs it: pip install 'kbe-nat[netfilterqueue]'",
+        "" if has_package else use,
     )
 
 

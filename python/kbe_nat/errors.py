@@ -66,6 +66,10 @@ class PrivilegeError(KbeNatError):
     """The caller may not do this."""
 
 
+class ExtraError(KbeNatError):
+    """A package of an extra of kbe-nat is not installed."""
+
+
 class PlaygroundError(KbeNatError):
     """A namespace, device or server of the playground could not be made."""
 

@@ -4,7 +4,6 @@ import sys
 from typing import Annotated
 
 import click
-from rich.console import Console
 
 from kbe_nat.cli.flags.flag import Argument, Flag
 from kbe_nat.cli.flags.options import Socket, refuse_on_command_line
@@ -36,15 +35,15 @@ def drain(
         list(ask(socket, "undrain", type(None), backend=backend))
         print(f"{backend} gets new connections again")
         return
-    console = Console(file=sys.stdout, highlight=False, markup=False)
+    is_terminal = sys.stdout.isatty()
     last = None
     parameters = {"backend": backend, "seconds": deadline, "is_followed": not no_wait}
     for row in ask(socket, "drain", DrainRow, **parameters):
         line = f"{backend}: {row.remaining} connections left after {row.seconds:.0f} s"
-        if console.is_terminal:
-            console.print(line, end="\r")
+        if is_terminal:
+            print(f"\r{line}\x1b[K", end="", flush=True)
         elif row.remaining != last:
             print(line, flush=True)
         last = row.remaining
-    if console.is_terminal:
-        console.print()
+    if is_terminal:
+        print()

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Final
 
 import click
 from msgspec import ValidationError, convert
-from rich.text import Text
 
 from kbe_nat import packets as wire
 from kbe_nat._native import EXPIRY_BUDGET, Engine
@@ -27,7 +26,7 @@ from kbe_nat.cli.flags.objects import (
 from kbe_nat.cli.flags.options import Format, OutputFormat, parse, refuse_on_command_line, warn
 from kbe_nat.cli.flags.parameters import Flags
 from kbe_nat.cli.flows import FlowQuestion, Protocol, read_flows
-from kbe_nat.cli.output import show, show_json, table
+from kbe_nat.cli.output import bold, show, show_json, table
 from kbe_nat.cli.verb import verb
 from kbe_nat.client import ask
 from kbe_nat.drivers.capture import CaptureQueue
@@ -241,7 +240,7 @@ def _show_all(
         return
     for number, (question, (packet, explanation)) in enumerate(pairs, 1):
         gap = "" if number == 1 else "\n"
-        show(Text(f"{gap}{number}. {question.name}".rstrip(), style="bold"))
+        show(gap + bold(f"{number}. {question.name}".rstrip()))
         show(*_parts(packet, explanation))
 
 
@@ -258,14 +257,14 @@ def _parts(packet: bytes, explanation: ExplanationRow) -> list[Any]:
     steps = table("Why", "checked", "found")
     for check, finding in explanation.steps:
         steps.add_row(check, finding)
-    parts: list[Any] = [Text(sentence(packet, explanation), style="bold"), "", steps]
+    parts: list[Any] = [bold(sentence(packet, explanation)), "", steps]
     parts += _endpoint_tables(verdict)
     kernel = table("What the kernel does with it", "datapath", "")
     for kind, consequence in verdict.kernel.items():
         kernel.add_row(kind, consequence)
     parts += ["", kernel]
     if verdict.chains:
-        parts += ["", Text("kube-proxy's chains: " + " -> ".join(verdict.chains))]
+        parts += ["", "kube-proxy's chains: " + " -> ".join(verdict.chains)]
     return parts
 
 

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Final, TypeVar
 
 import click
 import msgspec
-from rich.table import Table
 
 from kbe_nat.cli.flags.flag import Argument, Flag
 from kbe_nat.cli.flags.options import Format, OutputFormat, Socket, refuse_on_command_line
 from kbe_nat.cli.output import connect, seen, show, show_json, show_json_rows, table, traffic
+from kbe_nat.cli.table import Table
 from kbe_nat.cli.verb import verb
 from kbe_nat.client import DEFAULT_SOCKET, ask, ask_rows
 from kbe_nat.daemon.rows import EndpointRow, FlowRow, ServiceRow, StatsRow, StatusRow, WatchRow

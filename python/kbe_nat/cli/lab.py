@@ -4,19 +4,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
 from click.exceptions import Exit
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from kbe_nat.cli.flags.flag import Argument, Flag
 from kbe_nat.cli.flags.options import Format, OutputFormat, warn
 from kbe_nat.cli.output import show, show_json, table
+from kbe_nat.cli.progress import progress_bar
 from kbe_nat.cli.verb import VerbGroup
 from kbe_nat.errors import LabError, SettingError
 from kbe_nat.lab.cells import check_cells
@@ -258,17 +257,15 @@ def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
     if not sys.stderr.isatty():
         yield _ProgressLines(name).watch
         return
-    bar = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task(name)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    with ExitStack() as stack:
+        update: Callable[[int], None] | None = None
+
+        def watch(done: int, total: int) -> None:
+            nonlocal update
+            update = update or stack.enter_context(progress_bar(name, total))
+            update(done)
+
+        yield watch
 
 
 class _ProgressLines:

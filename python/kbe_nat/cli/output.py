@@ -4,26 +4,40 @@ import json
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
+from shutil import get_terminal_size
 from typing import Protocol, TypeVar
 
+import click
 import msgspec
-from rich.console import Console, RenderableType
-from rich.table import Table
 
 from kbe_nat.cli.flags.options import warn
+from kbe_nat.cli.table import Table
 
 _Row = TypeVar("_Row")
 
 
-def show(*parts: RenderableType) -> None:
-    """Write tables and texts to standard output, as wide as the terminal is."""
-    is_terminal = sys.stdout.isatty()
-    console = Console(markup=False, highlight=False, width=None if is_terminal else FILE_WIDTH)
-    # By way of a text: a reader that goes away is then met as everywhere else, by BrokenPipeError.
-    with console.capture() as capture:
-        for part in parts:
-            console.print(part)
-    sys.stdout.write("".join(line.rstrip() + "\n" for line in capture.get().splitlines()))
+def show(*parts: str | Table) -> None:
+    """Write tables and texts to standard output."""
+    sys.stdout.write(text_of(*parts))
+
+
+def text_of(*parts: str | Table) -> str:
+    """Tables and texts as they are written: on a terminal with titles in bold, as wide as it is."""
+    width = get_terminal_size().columns if sys.stdout.isatty() else None
+    lines: list[str] = []
+    for part in parts:
+        if isinstance(part, Table):
+            head, *rows = part.lines(width)
+            lines += [bold(part.title)] if part.title else []
+            lines += [bold(head), *rows]
+        else:
+            lines.append(part)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def bold(text: str) -> str:
+    """The text, in bold where standard output is a terminal."""
+    return click.style(text, bold=True) if sys.stdout.isatty() else text
 
 
 def show_json(value: object, indent: int | None = 2) -> None:
@@ -56,18 +70,7 @@ def seen(rows: Iterable[_Row], name: str) -> Iterator[_Row]:
 
 def table(title: str, *columns: str, right: int = 0) -> Table:
     """An empty table; its last `right` columns hold numbers."""
-    empty = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-    )
-    for place, column in enumerate(columns):
-        is_number = place >= len(columns) - right
-        empty.add_column(column, justify="right" if is_number else "left", overflow="fold")
-    return empty
+    return Table(title, columns, right)
 
 
 def traffic(packets: tuple[int, int] | None, octets: tuple[int, int] | None) -> list[str]:
@@ -92,6 +95,3 @@ def connect(times: Quantiles | None) -> list[str]:
         return ["-"] * 2
     milliseconds = [each * 1000 for each in (times.p50, times.p99)]
     return [f"{each:.0f} ms" if each >= 10 else f"{each:.2g} ms" for each in milliseconds]
-
-
-FILE_WIDTH = 160

@@ -27,6 +27,7 @@ from kbe_nat.daemon.logs import log_to_stderr
 from kbe_nat.daemon.settings import Settings
 from kbe_nat.daemon.standard_error import make_stderr_nonblocking
 from kbe_nat.errors import PrivilegeError, SettingError
+from kbe_nat.extras import require
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.kube_proxy_remains import clean_up_kube_proxy
 
@@ -99,6 +100,7 @@ def proxy(
     elif dry_run:
         print(build(settings).render(warn), end="")
     else:
+        require("proxy", "kbe-nat proxy")
         build(settings, flags=flag_texts(settings), file=configuration_file(line)).run()
 
 

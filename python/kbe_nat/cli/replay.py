@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from msgspec import structs
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from kbe_nat._native import Engine, Loop, Snat
 from kbe_nat.cli.comparison import Comparison
@@ -26,6 +24,7 @@ from kbe_nat.cli.flags.options import (
 )
 from kbe_nat.cli.flags.parameters import Flags, TextFlag
 from kbe_nat.cli.output import show, show_json
+from kbe_nat.cli.progress import progress_bar
 from kbe_nat.cli.summary import ReplayRow, doubts, summary, tables
 from kbe_nat.cli.verb import verb
 from kbe_nat.drivers.capture import CaptureQueue
@@ -138,17 +137,7 @@ def _print(result: ReplayRow, comparison: Comparison | None, output: Format) -> 
 
 @contextmanager
 def _progress(capture: Path) -> Iterator[Callable[[int], None]]:
-    """Shows how many bytes were read, on standard error, and only on a terminal."""
-    bar = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )
+    """Shows which part of the bytes was read, on standard error, and only on a terminal."""
     total = capture.stat().st_size if capture.is_file() else None
-    with bar:
-        task = bar.add_task(capture.name, total=total)
-        yield lambda position: bar.update(task, completed=position)
+    with progress_bar(capture.name, total) as update:
+        yield update

@@ -3,15 +3,13 @@
 import sys
 import time
 from collections.abc import Callable
+from shutil import get_terminal_size
 from typing import Annotated, TypeAlias
-
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
 
 from kbe_nat.cli.flags.flag import Flag
 from kbe_nat.cli.flags.options import Socket
-from kbe_nat.cli.output import show, table
+from kbe_nat.cli.output import show, table, text_of
+from kbe_nat.cli.table import Table
 from kbe_nat.cli.verb import verb
 from kbe_nat.client import DEFAULT_SOCKET, ask_rows
 from kbe_nat.daemon.rows import EndpointRow
@@ -43,12 +41,20 @@ def top(
             before = now
         return
     remaining = looks or -1
-    with Live(console=Console(), screen=True, auto_refresh=False) as live:
+    # The other screen of the terminal, without a cursor: what was there before comes back.
+    sys.stdout.write("\x1b[?1049h\x1b[?25l")
+    try:
         while remaining:
             time.sleep(seconds)
             now = _look(socket)
-            live.update(_view(before, now, seconds, rows), refresh=True)
+            lines = text_of(_view(before, now, seconds, rows)).splitlines()
+            view = "\n".join(lines[: get_terminal_size().lines - 1])
+            sys.stdout.write(f"\x1b[H\x1b[J{view}")
+            sys.stdout.flush()
             before, remaining = now, remaining - 1
+    finally:
+        sys.stdout.write("\x1b[?25h\x1b[?1049l")
+        sys.stdout.flush()
 
 
 def _look(socket: Socket) -> dict[_Key, EndpointRow]:

@@ -20,6 +20,7 @@ import msgspec
 from kbe_nat.client import ask
 from kbe_nat.daemon.rows import StatusRow
 from kbe_nat.errors import ControlError, ObjectError, PlaygroundError
+from kbe_nat.extras import require
 from kbe_nat.playground.cluster import BRIDGE, NODE_ADDRESS, POD_SERVER, wire_node, wire_pod
 from kbe_nat.playground.namespaces import FOLDER, Namespace
 from kbe_nat.playground.processes import Process, start
@@ -80,6 +81,7 @@ class World:
             raise PlaygroundError(
                 f"{self._folder}: a playground is up; `kbe-nat playground down` takes it down"
             )
+        require("proxy", "the playground's daemon")
         self.down()
         self._objects.mkdir(parents=True)
         self.node.make()
