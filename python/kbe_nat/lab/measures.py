@@ -79,6 +79,49 @@ METHOD: Final = (
         "from\" compare each strategy with the scenario's first one in pairs of repeats; a "
         "difference whose interval contains 0 is called none.",
     ),
+    Passage(
+        ("live",),
+        "Network",
+        "A client, a node and two pods are network namespaces on one machine, joined by veth "
+        "pairs; every cell has new ones. Client and servers are threads in Rust inside them, "
+        "without an interpreter in a packet's way. A way serves the same objects on the node by "
+        "its own means. Ways that the machine cannot run are skipped, and the reason is in "
+        "`missing` and in the manifest; so is every measure that failed.",
+    ),
+    Passage(
+        ("live",),
+        "Rounds",
+        "Each way is measured once in each round, in an order that is drawn from the seed, so "
+        "that a slow minute hits all. Medians over rounds count, with 95 % intervals by the "
+        "bootstrap with a seeded generator. With few rounds such an interval goes from the least "
+        "to the largest: of 5 rounds it holds the median in 94 % of cases, of 3 in 75 %.",
+    ),
+    Passage(
+        ("live",),
+        "Noise",
+        "Ways are compared with the baseline by ratios in the same round. The baseline runs twice "
+        "in each round: what it differs from itself by at most is noise. So is the spread of the "
+        "idle control, a fixed piece of work that begins each round: by its processor time for "
+        "measures of processor time, by the clock for others. The larger counts. A difference is "
+        "none unless its interval excludes 1 and it is larger than the noise.",
+    ),
+    Passage(
+        ("live",),
+        "Searches",
+        "Rates without loss are searched for as RFC 2544 asks, but no trial is believed for good: "
+        "the search keeps a probability for each rate, does each trial where it knows least, and "
+        "lets the answer be wrong in a tenth of cases. It ends when the middle 95 % are as narrow "
+        "as `precision`, or with the last trial, and says so (`settled`). It begins at the "
+        "sender's own highest rate; where that passes twice, `limit` is sender.",
+    ),
+    Passage(
+        ("live",),
+        "Loss",
+        "A trial sends, and waits until the queue is empty and no more comes. What was sent and "
+        "not received is lost; what the way's queue dropped is told beside. The receiver has a "
+        "socket with a large buffer, which can lose too: on a busy machine zero loss is a measure "
+        "of the machine.",
+    ),
 )
 MEASURES: Final = (
     Measure(
@@ -150,5 +193,74 @@ MEASURES: Final = (
         ("changes",),
         "`build_ns`, `change_ns`",
         "processor time of building balancers, and of changing the tables of all nodes",
+    ),
+    Measure(
+        ("throughput", "trials"),
+        "throughput: `rate`, `rate_low`, `rate_high`",
+        "the highest rate of packets of 60 bytes in one direction that loses no more than "
+        "`loss_tolerated`, with the interval of the search (RFC 2544, 26.1)",
+        "the rate of a network card: sender, node and pods share the processors. Where the kernel "
+        "does all in the sender's time, the sender is the limit",
+    ),
+    Measure(
+        ("cpu",),
+        "`net_ns`",
+        "thread time of a packet: the sender's, in which the kernel's work runs up to a queue or "
+        "the receiver, less that of packets which the node drops first, and the way's own "
+        "threads' less their time at rest",
+        "the time a packet takes; nor the receiver's work",
+    ),
+    Measure(
+        ("cpu",),
+        "`core_kpps`",
+        "packets that the way's threads carry in a second of their time, while more come than they "
+        "can carry. Of queues alone",
+        "a rate without loss: look at `throughput`",
+    ),
+    Measure(
+        ("connections",),
+        "connections: `rate`, `p50_us` ... `p999_us`",
+        "short TCP connections one after the other from one client, and how long connect(2) takes",
+        "how many at once: look at `establishment`",
+    ),
+    Measure(
+        ("establishment",),
+        "establishment: `rate`",
+        "the highest rate of new UDP flows that are all answered (RFC 9693, maximum connection "
+        "establishment rate), by the same search; every flow has a source port of its own",
+        "TCP, whose handshake costs both ends more",
+    ),
+    Measure(
+        ("capacity",),
+        "`opened`, `open_rate`, `close_rate`",
+        "TCP connections alive at once, each answered, up to `limit`; how fast they were opened, "
+        "and closed by both ends in order (RFC 9693, table capacity and tear-down)",
+        "how fast a table is emptied: entries stay for their timeouts",
+    ),
+    Measure(
+        ("latency", "histograms"),
+        "latency: `p50_us` ... `p999_us`",
+        "round trips of one established UDP flow, and of first packets, each of a flow of its own, "
+        "one after the other beside `load` packets a second",
+        "the times of the load's packets",
+    ),
+    Measure(
+        ("bulk",),
+        "`gbit_s`",
+        "payload of one TCP connection, counted by its receiver",
+        "the rate of a wire: veth hands over segments of 64 kB",
+    ),
+    Measure(
+        ("programming", "changes"),
+        "`seconds`, `change_ms`",
+        "from parsed objects to the first answer; from the change of the endpoint of one Service "
+        "among all to the first connection that reaches the new endpoint",
+        "what watching an API server adds",
+    ),
+    Measure(
+        ("control",),
+        "`spread`, `busy_share`, `steal_share`",
+        "of the idle control: how uneven the same work was, what others took of the processors, "
+        "and what the hypervisor took",
     ),
 )
