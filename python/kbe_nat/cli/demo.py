@@ -18,7 +18,6 @@ from kbe_nat.cli import playground as verbs
 from kbe_nat.cli.flags.flag import Flag
 from kbe_nat.cli.flags.options import Format, OutputFormat
 from kbe_nat.cli.output import show_json
-from kbe_nat.cli.signals import Interruptions
 from kbe_nat.cli.verb import verb
 from kbe_nat.client import ask, ask_rows
 from kbe_nat.daemon.rows import EndpointRow
@@ -28,6 +27,7 @@ from kbe_nat.model import Strategy
 from kbe_nat.playground import world as place
 from kbe_nat.playground.cluster import CLIENT_ADDRESS
 from kbe_nat.playground.privileges import ensure_root
+from kbe_nat.playground.signals import Interruptions
 from kbe_nat.playground.world import World
 from kbe_nat.rules.rule import DatapathKind
 

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Final
 from kbe_nat.cli.flags.flag import Argument, Flag
 from kbe_nat.cli.flags.options import Format, OutputFormat
 from kbe_nat.cli.output import show_json
-from kbe_nat.cli.signals import Interruptions
 from kbe_nat.cli.verb import VerbGroup
 from kbe_nat.errors import FileError, PlaygroundError, SettingError
 from kbe_nat.family import Family
@@ -28,6 +27,7 @@ from kbe_nat.playground.rows import (
     service_rows,
     status,
 )
+from kbe_nat.playground.signals import Interruptions
 from kbe_nat.playground.world import KINDS, World
 from kbe_nat.rules.rule import DatapathKind
 from kbe_nat.sources.objects import ParsedObject

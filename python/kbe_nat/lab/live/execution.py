@@ -1,6 +1,6 @@
 """Running live cells, one after the other: two at once would measure each other."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from kbe_nat.lab.live.ways import WAYS
 from kbe_nat.lab.live.ways.way import Way
 from kbe_nat.lab.tables import Row
 from kbe_nat.model import Snapshot
+from kbe_nat.playground.signals import Interruptions
 
 
 def skipped_ways(scenario: LiveScenario) -> dict[str, str]:
@@ -47,27 +48,33 @@ def run_live_cells(
         if cell.way == IDLE:
             result = LiveResult(_listed(control(cell.scenario.idle)))
         else:
-            result = measured_cell(cell, ways[cell.way])
+            # Ctrl-C ends the programs of a way too. What they then complain about is no result: the
+            # request to end comes through before the cell is finished.
+            with Interruptions() as interruptions:
+                result = measured_cell(cell, ways[cell.way], interruptions)
+                with interruptions.obey():
+                    pass
         run.finish(cell, msgspec.json.encode(result))
         yield cell
 
 
-def measured_cell(
-    cell: LiveCell, way: Way, network_of: Callable[[], Network] = Network
-) -> LiveResult:
-    """All measures of a cell, on a network of its own."""
+def measured_cell(cell: LiveCell, way: Way, interruptions: Interruptions) -> LiveResult:
+    """All measures of a cell, on a network of its own. Requests to end are obeyed while a measure
+    goes on, and not while something is set up or taken away.
+    """
     scenario, family = cell.scenario, Family[cell.family.upper()]
     reason = _unfit(way, cell, family)
     if reason is not None:
         return LiveResult(missing=[("", reason)])
     snapshot = partial(_snapshot, cell, family)
     result = LiveResult()
-    with network_of() as network:
+    with Network() as network:
         try:
             with way.serve(network, snapshot(0)) as served:
                 bench = Bench(network, served, family, way.is_static, snapshot)
                 for what in scenario.measures_of(way.name):
-                    _add(result, way, bench, what)
+                    with interruptions.obey():
+                        _add(result, way, bench, what)
         except KbeNatError as error:
             result.missing.append(("", str(error)))
     return result

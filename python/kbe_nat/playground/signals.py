@@ -3,6 +3,7 @@ takes it away.
 """
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,7 +12,7 @@ from typing import Final, Self
 
 class Interruptions:
     """Holds back requests to end for as long as the block runs, but in `obey` blocks inside of
-    it.
+    it. In another thread than the main one, which gets no signals, it does nothing.
     """
 
     def __init__(self) -> None:
@@ -20,11 +21,12 @@ class Interruptions:
         self._before: list[object] = []
 
     def __enter__(self) -> Self:
-        self._before = [signal.signal(number, self._request) for number in SIGNALS]
+        if threading.current_thread() is threading.main_thread():
+            self._before = [signal.signal(number, self._request) for number in SIGNALS]
         return self
 
     def __exit__(self, *raised: object) -> None:
-        for number, handler in zip(SIGNALS, self._before, strict=True):
+        for number, handler in zip(SIGNALS, self._before, strict=False):
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     @contextmanager
