@@ -11,6 +11,7 @@ from kbe_nat.errors import LabError
 from kbe_nat.family import Family
 from kbe_nat.lab.live.control import control
 from kbe_nat.lab.live.methods import Bench, Rows, measure
+from kbe_nat.lab.live.methods.bench import Arrival
 from kbe_nat.lab.live.scenario import (
     Bulk,
     Capacity,
@@ -22,6 +23,7 @@ from kbe_nat.lab.live.scenario import (
     Throughput,
 )
 from kbe_nat.lab.live.tables import MEASURES
+from kbe_nat.lab.live.traffic import Flood
 from kbe_nat.model import Snapshot
 
 
@@ -56,6 +58,31 @@ def test_throughput_is_where_loss_begins(loss: float) -> None:
         assert trial["sent"] == trial["received"] + trial["lost"]
         assert trial["lost_in_queue"] == trial["lost"]
         assert trial["passed"] == (trial["lost"] <= loss * trial["sent"])
+
+
+def test_a_queue_that_holds_a_trial_does_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is lost, but what comes above 50,000 a second comes later."""
+    traffic = FakeTraffic(1e9, fastest=4e5)
+    sizes: list[tuple[int, float]] = []
+    flood = traffic.flood
+
+    def noted(address: str, *, packets: int, rate: float | None = None, **more: int) -> Flood:
+        done = flood(address, packets=packets, rate=rate, **more)
+        sizes.append((packets, done.seconds))
+        return done
+
+    def settle(bench: Bench, expected: int) -> Arrival:
+        packets, seconds = sizes[-1]
+        return Arrival(bench.received(), max(0.0, packets / 50_000 - seconds))
+
+    monkeypatch.setattr(traffic, "flood", noted)
+    monkeypatch.setattr(Bench, "settle", settle)
+    what = Throughput(loss=(0.0,), seconds=1.0, precision=0.02, trials=40)
+    rows = measure(bench(traffic), what)
+    [row] = named(rows, "throughput")
+    # A tenth of a trial is allowed.
+    assert row["rate"] == pytest.approx(55_000, rel=0.015)
+    assert all(trial["lost"] == 0 for trial in named(rows, "trials"))
 
 
 def test_throughput_of_a_sender_that_is_too_slow() -> None:

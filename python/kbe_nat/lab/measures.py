@@ -117,7 +117,9 @@ METHOD: Final = (
     Passage(
         ("live",),
         "Loss",
-        "A trial sends, and waits until the queue is empty and no more comes. What was sent and "
+        "A trial sends, and waits until the queue is empty and no more comes. It fails too when "
+        "that takes longer than a tenth of its length (or 20 ms): a queue that holds a whole trial "
+        "carries no such rate. What was sent and "
         "not received is lost; what the way's queue dropped is told beside. The receiver has a "
         "socket with a large buffer, which can lose too: on a busy machine zero loss is a measure "
         "of the machine.",

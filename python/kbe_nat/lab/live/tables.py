@@ -68,7 +68,8 @@ MEASURES: Final[Mapping[str, tuple[Column, ...]]] = {
         Column("lost", "integer", "1", "the others"),
         Column("lost_in_queue", "integer", "packets", "of these, by the way's queue"),
         Column("seconds", "number", "s", "from the first to the last that was sent"),
-        Column("passed", "integer", "", "1: no more were lost than is tolerated; 0: more"),
+        Column("drain", "number", "s", "from the last that was sent to the last that came"),
+        Column("passed", "integer", "", "1: no more lost than is tolerated, and drained at once"),
     ),
     "cpu": (
         Column("packets", "integer", "packets", "that were sent"),

@@ -15,6 +15,14 @@ Rows: TypeAlias = Mapping[str, Sequence[Row]]
 """By table."""
 
 
+class Arrival(NamedTuple):
+    """Datagrams of floods that have come to the pods."""
+
+    received: int
+    seconds: float
+    """From when they were waited for to when the last was seen, within `PAUSE`."""
+
+
 class Bench(NamedTuple):
     """A way that serves, and the network around it."""
 
@@ -48,18 +56,19 @@ class Bench(NamedTuple):
             return None
         return counters.packets - counters.socket_dropped - counters.waiting
 
-    def settle(self, expected: int) -> int:
+    def settle(self, expected: int) -> Arrival:
         """Wait until so many datagrams have come, or no more come: the queue is empty, and for
-        `QUIET` seconds nothing has changed. Returns how many came.
+        `QUIET` seconds nothing has changed.
         """
         received, since = self.received(), time.monotonic()
+        started = since
         while received < expected and time.monotonic() - since < QUIET:
             time.sleep(PAUSE)
             now = self.received()
             counters = self.served.counters()
             if now != received or (counters and counters.waiting):
                 received, since = now, time.monotonic()
-        return received
+        return Arrival(received, since - started)
 
     def cpu_ns(self) -> int:
         """Processor time of all threads of the way's processes."""

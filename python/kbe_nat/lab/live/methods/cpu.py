@@ -30,7 +30,7 @@ def cpu(bench: Bench, measure: Cpu) -> Rows:
     flood = traffic.flood(address, packets=measure.packets, rate=measure.rate)
     if not flood.sent:
         raise LabError("nothing could be sent")
-    lost = flood.sent - (bench.settle(received + flood.sent) - received)
+    lost = flood.sent - (bench.settle(received + flood.sent).received - received)
     way_ns = (bench.cpu_ns() - spent) / flood.sent
     idle_ns = idle_share * (time.monotonic() - started) * 1e9 / flood.sent
     net_ns = flood.cpu_ns - bare.cpu_ns + way_ns - idle_ns

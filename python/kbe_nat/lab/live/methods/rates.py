@@ -17,6 +17,8 @@ class Sent(NamedTuple):
     received: int
     lost_in_queue: int | None
     seconds: float
+    drain: float = 0.0
+    """Seconds from the last that was sent to the last that came."""
 
     @property
     def lost(self) -> int:
@@ -36,12 +38,15 @@ class TrialLog:
         done = self._send(rate)
         if not done.sent or done.seconds <= 0:
             raise LabError("nothing could be sent")
+        # A queue that holds a whole trial loses nothing of it, and carries no such rate.
+        is_prompt = done.drain <= max(PROMPT_SECONDS, PROMPT_SHARE * done.seconds)
         trial = Trial(
             offered=done.sent / done.seconds,
-            passed=done.lost <= self._loss * done.sent,
-            carried=done.received / done.seconds,
+            passed=is_prompt and done.lost <= self._loss * done.sent,
+            carried=done.received / (done.seconds + done.drain),
         )
-        values = (done.sent, done.received, done.lost, done.lost_in_queue, done.seconds)
+        counts = (done.sent, done.received, done.lost, done.lost_in_queue)
+        values = (*counts, done.seconds, done.drain)
         place = (self._measure, self._loss, len(self.rows), rate, trial.offered)
         self.rows.append((*place, *values, int(trial.passed)))
         return trial
@@ -60,10 +65,14 @@ def throughput(bench: Bench, measure: Throughput) -> Rows:
         before, lost = bench.received(), bench.lost_in_queue()
         packets = max(LEAST, round(rate * measure.seconds))
         flood = traffic.flood(
-            bench.address, packets=packets, rate=None if rate >= highest else rate
+            bench.address,
+            packets=packets,
+            rate=None if rate >= highest else rate,
+            burst=max(1, min(BURST, round(rate * BURST_SECONDS))),
         )
-        received = bench.settle(before + flood.sent) - before
-        return Sent(flood.sent, received, bench.lost_in_queue() - lost, flood.seconds)
+        came = bench.settle(before + flood.sent)
+        counts = (flood.sent, came.received - before, bench.lost_in_queue() - lost)
+        return Sent(*counts, flood.seconds, came.seconds)
 
     findings: list[Row] = []
     trials: list[Row] = []
@@ -106,6 +115,15 @@ LEAST: Final = 200
 """Packets of a trial: with fewer a loss of half a percent could not show."""
 FRESH_PORTS: Final = 50_000
 """Flows of a search: with more, source ports would repeat, and their flows would be no new ones."""
+BURST: Final = 512
+BURST_SECONDS: Final = 0.002
+"""Packets of so long are sent at once: with longer bursts a short trial would offer more than it
+should, by its last one.
+"""
+PROMPT_SHARE: Final = 0.1
+"""Of a trial's length: what comes later than so long after its end came too late."""
+PROMPT_SECONDS: Final = 0.02
+"""But never sooner than this: a scheduler's slice, and the steps of looking."""
 PATIENCE: Final = 0.5
 """Seconds until a flow without an answer is lost."""
 HIGHEST_FLOWS: Final = 100_000.0
