@@ -31,6 +31,8 @@ from kbe_nat.lab.result import Result, differences, has_different_rows
 from kbe_nat.lab.runs import reproduce as reproduce_run
 from kbe_nat.lab.runs import run as run_scenario
 from kbe_nat.lab.scenario import Scenario
+from kbe_nat.lab.shards import merge as merge_shards
+from kbe_nat.lab.shards import shard_of
 from kbe_nat.playground.privileges import ensure_root
 
 lab = VerbGroup(
@@ -137,19 +139,44 @@ def run(
     scheduler: Annotated[
         str | None, Flag(metavar="ADDRESS", help="The cluster's: tcp://10.0.0.1:8786.")
     ] = None,
+    shard: Annotated[
+        str | None, Flag(metavar="I/N", help="Run the I-th of N parts: see lab merge.")
+    ] = None,
     output: OutputFormat = Format.TEXT,
 ) -> None:
     """Run a scenario into a folder, and report. A live one needs root, or a system that lets users
     make namespaces.
     """
+    part = None if shard is None else shard_of(shard)
     workers = _workers(jobs, backend, scheduler)
     _ensure_privileges(name, read_scenario(name)[0])
     # Strategies in Python lie beside the work, as a program's modules do.
     sys.path.insert(0, "")
     with _progress(name) as watch:
         result = run_scenario(
-            name, directory, seed=seed, repeats=repeats, jobs=workers, watch=watch
+            name,
+            directory,
+            seed=seed,
+            repeats=repeats,
+            jobs=workers,
+            shard=part,
+            watch=watch,
         )
+    if part is not None:
+        show(f"{directory}: shard {part} is finished; kbe-nat lab merge puts shards together.")
+        return
+    _report([result], output)
+    _publish([result], None, output)
+
+
+@lab.verb()
+def merge(
+    directory: Annotated[Path, Flag("--directory", "-d", help="Where the whole run goes.")],
+    shards: Annotated[list[Path], Argument(metavar="SHARD...", help="Folders of shards.")],
+    output: OutputFormat = Format.TEXT,
+) -> None:
+    """Put the shards of a run together, and report."""
+    result = merge_shards(directory, shards)
     _report([result], output)
     _publish([result], None, output)
 

@@ -36,6 +36,7 @@ from kbe_nat.lab.report import report
 from kbe_nat.lab.result import Result, differences
 from kbe_nat.lab.runs import reproduce, run
 from kbe_nat.lab.scenario import Scenario, Strategy
+from kbe_nat.lab.shards import merge
 
 __all__ = [
     "Assignment",
@@ -50,6 +51,7 @@ __all__ = [
     "differences",
     "gallery",
     "keys",
+    "merge",
     "read_scenario",
     "report",
     "reproduce",

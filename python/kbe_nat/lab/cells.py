@@ -7,7 +7,7 @@ determines its results, by which a finished cell is known again.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
@@ -155,9 +155,9 @@ class Cell(msgspec.Struct, frozen=True):
                 return {"constant": number}
 
 
-def cells(scenario: Scenario, folder: Path) -> Iterator[Cell]:
+def cells(scenario: Scenario, folder: Path, keys: Sequence[str] | None = None) -> Iterator[Cell]:
     """All cells. Raises `ScenarioError` for a value of a sweep that cannot be, and for traces that
-    cannot be read.
+    cannot be read. `keys`, from a manifest, spare the reading of traces.
     """
     document = msgspec.to_builtins(scenario)
     grids = product(*([(sweep.field, v) for v in sweep.values] for sweep in scenario.sweep))
@@ -169,7 +169,8 @@ def cells(scenario: Scenario, folder: Path) -> Iterator[Cell]:
         point = offline_scenario_of(values, scenario.name) if grid else scenario
         for value, memory, repeat in product(point.strategies, point.memory, range(point.repeats)):
             cell = Cell(number, choice(value), memory, repeat, dict(grid), point, folder)
-            yield msgspec.structs.replace(cell, key=_key(cell))
+            key = _key(cell) if keys is None else keys[number]
+            yield msgspec.structs.replace(cell, key=key)
             number += 1
 
 

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from typing import Final
 
 from kbe_nat.errors import LabError
-from kbe_nat.lab.result import Result
+from kbe_nat.lab.result import PART, Result
 
 
 def check_comparable(results: Sequence[Result]) -> None:
     """Raises `LabError`, which names the fact that differs."""
     for result in results:
+        if result.manifest.shard is not None:
+            raise LabError(f"{result.folder.path}: {PART.format(result.manifest.shard)}")
         if not result.tables:
             raise LabError(
                 f"{result.folder.path}: the run was interrupted: run it into this folder once more"

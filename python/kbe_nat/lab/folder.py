@@ -61,6 +61,12 @@ class Manifest(msgspec.Struct, frozen=True):
     """
     skipped: list[dict[str, Any]] = []
     """Ways that this machine cannot run, with their reasons."""
+    shard: str | None = None
+    """Which part of the cells is here, such as 2/4; null: all."""
+    shards: list[dict[str, Any]] = []
+    """Of a run that was merged: folder, shard, start and machine of each part. `machine` and
+    `started` are those of the first one.
+    """
 
 
 def scenario_hash(scenario: Scenario | LiveScenario) -> str:

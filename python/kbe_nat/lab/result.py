@@ -64,6 +64,8 @@ class Result:
 
     def _check(self, table: str) -> None:
         if table not in self.tables:
+            if self.manifest.shard is not None:
+                raise LabError(f"{self.folder.path}: {PART.format(self.manifest.shard)}")
             listing = ", ".join(self.tables)
             raise LabError(f"{self.folder.path}: no table {table}; there are {listing}")
 
@@ -141,4 +143,5 @@ def _frame(run: RunFolder, table: str, catalogue: Catalogue) -> "polars.DataFram
         return polars.read_csv(file, schema=schema)
 
 
+PART: Final = "holds shard {} alone: kbe-nat lab merge puts shards together"
 READERS: Final = {"text": str, "integer": int, "number": float}

@@ -23,8 +23,9 @@ from kbe_nat.lab.live.scenario import LiveScenario
 from kbe_nat.lab.machine import facts, printable
 from kbe_nat.lab.parallel import Workers, executor
 from kbe_nat.lab.reading import AnyScenario, check, read_scenario, scenario_of
-from kbe_nat.lab.result import Result, write_parquet
+from kbe_nat.lab.result import PART, Result, write_parquet
 from kbe_nat.lab.scenario import Scenario
+from kbe_nat.lab.shards import Shard, shard_of
 
 Watch: TypeAlias = Callable[[int, int], None]
 """Is told how many cells are finished, and of how many."""
@@ -37,6 +38,7 @@ def run(
     seed: int | None = None,
     repeats: int | None = None,
     jobs: Workers = 1,
+    shard: tuple[int, int] | None = None,
     classes: Classes | None = None,
     watch: Watch = lambda done, total: None,
 ) -> Result:
@@ -45,7 +47,8 @@ def run(
     The results lie in `directory`, which is made, or taken up again if a run of the same scenario
     was interrupted there. Without one they lie in a temporary folder that lives as long as the
     `Result`. `jobs` are processes of this machine, or a `Cluster`. `repeats` are a live scenario's
-    rounds. `classes` are strategies in Python, by the name that the scenario calls them. Raises
+    rounds. A `shard`, such as (2, 4), has a part of the cells and no tables: `merge` makes these.
+    `classes` are strategies in Python, by the name that the scenario calls them. Raises
     `ScenarioError` and `LabError`; live ones `PlaygroundError` where namespaces cannot be made.
     Cost: some 400 ns for each packet of the simulation, some ten of them for each connection, on
     each of these processors.
@@ -57,12 +60,14 @@ def run(
         value, **{name: number for name, number in changes.items() if number is not None}
     )
     check(value, value.name)
+    part = None if shard is None else shard_of("{}/{}".format(*shard))
     if directory is None:
         temporary = tempfile.TemporaryDirectory(prefix="kbe-nat-lab-")
-        result = _run(value, folder, Path(temporary.name) / "run", jobs, classes or {}, watch)
+        place = Path(temporary.name) / "run"
+        result = _run(value, folder, place, jobs, classes or {}, watch, part)
         result.keep_alive = temporary
         return result
-    return _run(value, folder, Path(directory), jobs, classes or {}, watch)
+    return _run(value, folder, Path(directory), jobs, classes or {}, watch, part)
 
 
 def reproduce(
@@ -75,6 +80,8 @@ def reproduce(
 ) -> Result:
     """Run again what the manifest of a folder says, into another folder."""
     manifest = RunFolder(Path(directory)).manifest()
+    if manifest.shard is not None:
+        raise LabError(f"{directory}: {PART.format(manifest.shard)}")
     scenario = scenario_of(manifest.scenario, f"{directory}/manifest.json")
     return _run(scenario, Path(manifest.folder), Path(target), jobs, classes or {}, watch)
 
@@ -108,15 +115,28 @@ def _run(
     jobs: Workers,
     classes: Classes,
     watch: Watch,
+    shard: Shard | None = None,
 ) -> Result:
     if isinstance(scenario, LiveScenario):
+        if shard is not None:
+            raise LabError(f"{scenario.name}: live scenarios have no shards: machines differ")
         work = _live_work(scenario, jobs)
     else:
         work = _offline_work(scenario, folder, jobs, classes)
     run = RunFolder(directory)
     try:
         with run.lock():
-            _work_on(run, scenario, folder, work, watch)
+            if run.has_manifest:
+                _check_resumption(run, scenario, work, shard)
+                run.make_cells()
+            else:
+                run.begin(_manifest(scenario, folder, work, shard))
+            part = [cell for cell in work.cells if shard is None or cell in shard]
+            _finish(run, part, work, watch)
+            if shard is None:
+                catalogue = catalogue_of(scenario)
+                run.tabulate(catalogue, work.parts(run))
+                write_parquet(run, catalogue)
     except OSError as error:
         if error.filename is not None:
             raise
@@ -125,21 +145,13 @@ def _run(
     return Result(directory)
 
 
-def _work_on(run: RunFolder, scenario: AnyScenario, folder: Path, work: Work, watch: Watch) -> None:
-    if run.has_manifest:
-        _check_resumption(run, scenario, work)
-        run.make_cells()
-    else:
-        run.begin(_manifest(scenario, folder, work))
-    pending = [cell for cell in work.cells if not run.is_finished(cell)]
-    done = len(work.cells) - len(pending)
-    watch(done, len(work.cells))
+def _finish(run: RunFolder, cells: Sequence[Any], work: Work, watch: Watch) -> None:
+    pending = [cell for cell in cells if not run.is_finished(cell)]
+    done = len(cells) - len(pending)
+    watch(done, len(cells))
     for _ in work.execute(pending, run.path):
         done += 1
-        watch(done, len(work.cells))
-    catalogue = catalogue_of(scenario)
-    run.tabulate(catalogue, work.parts(run))
-    write_parquet(run, catalogue)
+        watch(done, len(cells))
 
 
 def _offline_work(scenario: Scenario, folder: Path, jobs: Workers, classes: Classes) -> Work:
@@ -188,13 +200,20 @@ def _live_work(scenario: LiveScenario, jobs: Workers) -> Work:
     )
 
 
-def _check_resumption(run: RunFolder, scenario: AnyScenario, work: Work) -> None:
+def _check_resumption(
+    run: RunFolder, scenario: AnyScenario, work: Work, shard: Shard | None
+) -> None:
     manifest = run.manifest()
     if manifest.scenario_hash != scenario_hash(scenario):
         raise LabError(f"{run.path}: holds a run of another scenario, or with other settings")
     begun, now = manifest.machine.get("kbe_nat"), version("kbe-nat")
     if begun != now:
         raise LabError(f"{run.path}: was begun by kbe-nat {begun}; this is {now}")
+    before, now = (
+        "the whole run" if part is None else f"shard {part}" for part in (manifest.shard, shard)
+    )
+    if before != now:
+        raise LabError(f"{run.path}: was begun as {before}, and this is {now}")
     if manifest.skipped != work.skipped:
         before, after = (
             ", ".join(row["way"] for row in rows) or "none"
@@ -203,7 +222,7 @@ def _check_resumption(run: RunFolder, scenario: AnyScenario, work: Work) -> None
         raise LabError(f"{run.path}: ways that were skipped: {before}; now: {after}")
 
 
-def _manifest(scenario: AnyScenario, folder: Path, work: Work) -> Manifest:
+def _manifest(scenario: AnyScenario, folder: Path, work: Work, shard: Shard | None) -> Manifest:
     return Manifest(
         format=FORMAT,
         scenario=msgspec.to_builtins(scenario),
@@ -214,4 +233,5 @@ def _manifest(scenario: AnyScenario, folder: Path, work: Work) -> Manifest:
         folder=printable(str(folder.resolve())),
         cells=work.descriptions,
         skipped=work.skipped,
+        shard=None if shard is None else str(shard),
     )
