@@ -6,7 +6,7 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 export PIP_QUIET := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check build conformance bench bench-cluster bench-engine bench-compare bench-replay bench-page bench-agreement bench-restart bench-datapath bench-encodings soak chaos mutants fuzz wheel docs clean
+.PHONY: help demo test check build conformance bench bench-cluster bench-engine bench-compare bench-replay bench-page bench-agreement bench-restart bench-datapath bench-encodings notebooks figures soak chaos mutants fuzz wheel docs clean
 
 help:          ## list the verbs
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' Makefile | expand -t 16
@@ -85,6 +85,12 @@ bench-cluster: build    ## measure the daemon at an API server with 10,000 Servi
 
 bench-encodings: build    ## measure answers of an API server in JSON and in protobuf: benches/RESULTS.md and encodings.json; QUICK=1
 	PYTHONPATH=tests python -m benches.encodings $(if $(QUICK),--quick)
+
+notebooks: build    ## execute the lab's notebooks, and write them with what they print and draw
+	python tools/notebooks.py
+
+figures: build    ## run three scenarios of the lab's gallery, and write README's figures
+	python tools/lab_figures.py
 
 soak: build    ## a minute at four fifths of the capacity without loss, and ten gigabytes byte for byte
 	python -m benches.datapath.steady
