@@ -57,7 +57,8 @@ CRATES = {
     "capture": "engine",
     "datapath": "engine netlink",
     "lab": "engine",
-    "python": "apiserver capture datapath engine lab netlink",
+    "traffic": "",
+    "python": "apiserver capture datapath engine lab netlink traffic",
     "fuzz": "apiserver capture engine netlink",
 }
 PYTHON = {

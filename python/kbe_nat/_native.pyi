@@ -35,6 +35,7 @@ __all__ = [
     "Flow",
     "FlowTable",
     "Frontend",
+    "HeldConnections",
     "KernelQueue",
     "LabCell",
     "Limits",
@@ -56,6 +57,7 @@ __all__ = [
     "Snat",
     "Stats",
     "Timeouts",
+    "TrafficServer",
     "Transaction",
     "Verdict",
     "__version__",
@@ -63,6 +65,10 @@ __all__ = [
     "probe_flows",
     "protobuf_event",
     "reject",
+    "traffic_bulk",
+    "traffic_connect",
+    "traffic_flood",
+    "traffic_ping",
 ]
 
 _Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -1286,6 +1292,34 @@ class LabCell:
         """The results of the whole run in JSON."""
 
 @final
+class TrafficServer:
+    """Servers of the lab's live runs in the network namespace of this thread, for both families;
+    `kbe_nat.lab.live.traffic` has words for it, and for what follows. `ports` are those for
+    datagrams, streams, short connections and requests. Raises `ArgumentError` for a name of more
+    than 16 bytes, `LabError` when a port is taken.
+    """
+
+    def __new__(cls, name: str, ports: tuple[int, int, int, int]) -> TrafficServer: ...
+    def counts(self) -> bytes:
+        """`Counts` in JSON. Raises `ArgumentError` when it has stopped."""
+
+    def stop(self) -> None:
+        """End all of them. Idempotent."""
+
+@final
+class HeldConnections:
+    """Open connections from the network namespace of this thread, opened one after the other until
+    one does not answer within `wait` seconds. Raises `LabError`.
+    """
+
+    def __new__(cls, address: str, port: int, count: int, wait: float) -> HeldConnections: ...
+    def opened(self) -> bytes:
+        """How opening went, in JSON."""
+
+    def close(self) -> bytes:
+        """Let the server close them. Returns `Connections` in JSON. Idempotent."""
+
+@final
 class Assignment:
     """A balancing strategy by itself; `kbe_nat.lab.Assignment` has words for it."""
 
@@ -1416,3 +1450,30 @@ class ProtobufRefusal:
     @property
     def reason(self) -> str:
         """Why the object cannot be read."""
+
+def traffic_bulk(address: str, port: int, megabytes: int, streams: int) -> bytes:
+    """`Bulk` in JSON. The clients of traffic run in the network namespace of this thread, and raise
+    `ArgumentError` for an address, a time or a rate that is none, `LabError` for traffic that
+    cannot be made.
+    """
+
+def traffic_connect(
+    address: str, port: int, span: float, threads: int, wait: float, validate: bool
+) -> bytes:
+    """`Connections` in JSON."""
+
+def traffic_flood(
+    address: str,
+    port: int,
+    packets: int,
+    rate: float | None,
+    burst: int,
+    flows: int,
+    payload: int,
+) -> bytes:
+    """`Flood` in JSON."""
+
+def traffic_ping(
+    address: str, port: int, count: int, rate: float | None, wait: float, fresh: bool
+) -> bytes:
+    """`Pings` in JSON."""

@@ -91,3 +91,8 @@ fn exception(name: &str, message: &str) -> PyErr {
         }
     })
 }
+
+/// `kbe_nat.LabError`, about traffic.
+pub(crate) fn lab(error: kbe_nat_traffic::TrafficError) -> PyErr {
+    exception("LabError", &errno_text(&error))
+}

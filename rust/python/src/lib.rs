@@ -16,6 +16,7 @@ mod limits;
 mod queue;
 mod service;
 mod tables;
+mod traffic;
 mod verdict;
 mod view;
 
@@ -66,6 +67,12 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<capture::CaptureWriter>()?;
     module.add_class::<lab::Assignment>()?;
     module.add_class::<lab::LabCell>()?;
+    module.add_class::<traffic::HeldConnections>()?;
+    module.add_class::<traffic::TrafficServer>()?;
+    module.add_function(wrap_pyfunction!(traffic::traffic_bulk, module)?)?;
+    module.add_function(wrap_pyfunction!(traffic::traffic_connect, module)?)?;
+    module.add_function(wrap_pyfunction!(traffic::traffic_flood, module)?)?;
+    module.add_function(wrap_pyfunction!(traffic::traffic_ping, module)?)?;
     module.add_function(wrap_pyfunction!(apiserver::protobuf_event, module)?)?;
     module.add_function(wrap_pyfunction!(verdict::reject, module)?)?;
     module.add_function(wrap_pyfunction!(conntrack::conntrack_entries, module)?)?;

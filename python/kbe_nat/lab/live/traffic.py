@@ -5,12 +5,24 @@ interpreter stands in a packet's way, and nothing is left behind however the pro
 is that of the sending thread, so softirq work that the kernel does in it counts.
 """
 
-from types import TracebackType
-from typing import Self
+from collections.abc import Callable
+from typing import Final, Self, TypeVar
 
 import msgspec
 
-from kbe_nat.playground.namespaces import Namespace
+from kbe_nat._native import (
+    HeldConnections,
+    TrafficServer,
+    traffic_bulk,
+    traffic_connect,
+    traffic_flood,
+    traffic_ping,
+)
+from kbe_nat.errors import LabError
+from kbe_nat.lab.live.objects import BULK_PORT, EXCHANGE_PORT, SHORT_PORT, UDP_PORT
+from kbe_nat.playground.namespaces import Namespace, inside
+
+_T = TypeVar("_T")
 
 
 class Latencies(msgspec.Struct, frozen=True):
@@ -65,6 +77,15 @@ class Connections(msgspec.Struct, frozen=True):
     """Validated answers by the server's name."""
 
 
+class Opened(msgspec.Struct, frozen=True):
+    """Connections that were opened to stay, as `Held` has them."""
+
+    opened: int
+    failed: int
+    seconds: float
+    latencies: Latencies
+
+
 class Bulk(msgspec.Struct, frozen=True):
     """Bytes of TCP connections, counted by their receiver."""
 
@@ -97,55 +118,57 @@ class Server:
     def __init__(self, namespace: Namespace, name: str) -> None:
         """`name`: at most 16 bytes, by which clients tell servers apart."""
         self._namespace, self._name = namespace, name
+        self._server: TrafficServer | None = None
 
     def counts(self) -> Counts:
-        """As they are now."""
-        raise NotImplementedError
+        """As they are now. Raises `LabError` when it does not run."""
+        if self._server is None:
+            raise LabError(f"the server {self._name} does not run")
+        return msgspec.json.decode(self._server.counts(), type=Counts)
 
     def __enter__(self) -> Self:
-        """Raises `LabError`."""
+        """Raises `LabError` when a port is taken, or the namespace is gone."""
+        self._server = _in(self._namespace, lambda: TrafficServer(self._name, SERVER_PORTS))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *raised: object) -> None:
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
 
 
 class Held:
-    """Open TCP connections, each validated once."""
+    """Open TCP connections, each validated once; closed at the block's end."""
 
-    opened: int
-    failed: int
-    seconds: float
-    """That opening took."""
-    latencies: Latencies
-    """Of opening and validating one."""
+    def __init__(self, connections: HeldConnections) -> None:
+        self._connections = connections
+        opened = msgspec.json.decode(connections.opened(), type=Opened)
+        self.opened = opened.opened
+        """How many are open, each validated once."""
+        self.failed = opened.failed
+        """1 when the last one was not answered."""
+        self.seconds = opened.seconds
+        """That opening took."""
+        self.latencies = opened.latencies
+        """Of opening and validating one."""
 
     def close(self) -> Connections:
-        """Let the server close them all; returns how many were closed in order, and how long each
-        took. Idempotent.
+        """Let the server close them all: how many were closed in order, and how long each took from
+        its last request. A second call closes nothing.
         """
-        raise NotImplementedError
+        return msgspec.json.decode(self._connections.close(), type=Connections)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
 
 class Client:
     """Programs in a client's namespace. Addresses are text of either family. All methods block, and
-    raise `LabError` for what is no measurement: an address that is none, a socket that cannot be
-    made, a bulk connection that is cut off.
+    raise `LabError` for what is no measurement: a socket that cannot be made, a stream that is cut
+    off; `ArgumentError` for an address or a rate that is none.
     """
 
     def __init__(self, namespace: Namespace) -> None:
@@ -164,7 +187,8 @@ class Client:
         """Send datagrams over flows that are established before, at `rate` a second in bursts, or
         as fast as the sender can. Servers count them and do not answer.
         """
-        raise NotImplementedError
+        load = (packets, rate, burst, flows, payload)
+        return self._result(Flood, lambda: traffic_flood(address, UDP_PORT, *load))
 
     def ping(
         self, address: str, *, count: int, rate: float | None = None, wait: float = 1.0
@@ -173,15 +197,17 @@ class Client:
         whatever answers (times count from when each was due). One that is not answered `wait`
         seconds later is lost.
         """
-        raise NotImplementedError
+        asking = (count, rate, wait, False)
+        return self._result(Pings, lambda: traffic_ping(address, UDP_PORT, *asking))
 
     def first_packets(
         self, address: str, *, count: int, rate: float | None = None, wait: float = 1.0
     ) -> Pings:
         """As `ping`, each from a new socket with a source port of its own: the first packets of
-        flows.
+        flows. There are 55,000 such ports, which are taken in turn.
         """
-        raise NotImplementedError
+        asking = (count, rate, wait, True)
+        return self._result(Pings, lambda: traffic_ping(address, UDP_PORT, *asking))
 
     def connect(
         self,
@@ -192,23 +218,47 @@ class Client:
         validate: bool = False,
         wait: float = 1.0,
     ) -> Connections:
-        """Open TCP connections one after the other in each thread, which the server closes at once;
-        with `validate` after it has answered a request with the same bytes (RFC 9693).
+        """Open TCP connections one after the other in each thread, at least one, which the server
+        closes at once; with `validate` after it has answered a request with the same bytes (RFC
+        9693).
         """
-        raise NotImplementedError
+        port = EXCHANGE_PORT if validate else SHORT_PORT
+        asking = (seconds, threads, wait, validate)
+        return self._result(Connections, lambda: traffic_connect(address, port, *asking))
 
     def hold(self, address: str, *, count: int, wait: float = 1.0) -> Held:
         """Open so many connections, validate each, and keep them open. One that does not answer
-        within `wait` seconds ends it: the table before it is full.
+        within `wait` seconds ends it: a table on the way is full.
         """
-        raise NotImplementedError
+        return Held(
+            _in(self._namespace, lambda: HeldConnections(address, EXCHANGE_PORT, count, wait))
+        )
 
     def bulk(self, address: str, *, megabytes: int, streams: int = 1) -> Bulk:
         """Send so many megabytes (of 2^20 bytes) over each of some connections."""
-        raise NotImplementedError
+        return self._result(Bulk, lambda: traffic_bulk(address, BULK_PORT, megabytes, streams))
 
     def ask(self, address: str, protocol: str, *, seconds: float = 1.0) -> str | None:
         """The name of the server that answers one ping ("udp") or one validated connection ("tcp")
         within so many seconds; None when none does.
         """
-        raise NotImplementedError
+        answers = (
+            self.first_packets(address, count=1, wait=seconds)
+            if protocol == "udp"
+            else self.connect(address, seconds=0, validate=True, wait=seconds)
+        )
+        return next(iter(answers.servers), None)
+
+    def _result(self, kind: type[_T], work: Callable[[], bytes]) -> _T:
+        return msgspec.json.decode(_in(self._namespace, work), type=kind)
+
+
+def _in(namespace: Namespace, work: Callable[[], _T]) -> _T:
+    """The result of `work` in a namespace. Raises `LabError` when that is gone."""
+    try:
+        return inside(namespace.path, work)
+    except OSError as error:
+        raise LabError(f"{namespace.name}: {error.strerror or error}") from None
+
+
+SERVER_PORTS: Final = (UDP_PORT, BULK_PORT, SHORT_PORT, EXCHANGE_PORT)

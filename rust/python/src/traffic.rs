@@ -1,0 +1,175 @@
+//! `TrafficServer`, `HeldConnections` and the clients of `kbe_nat.lab.live.traffic`: results are
+//! JSON, arguments are checked by their callers.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kbe_nat_traffic as traffic;
+use kbe_nat_traffic::TrafficError;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::errors::{argument, lab};
+
+fn to(address: &str, port: u16) -> PyResult<SocketAddr> {
+    let address: IpAddr =
+        address.parse().map_err(|_| argument(format!("{address:?} is no IP address")))?;
+    Ok(SocketAddr::new(address, port))
+}
+
+fn seconds(value: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(value).map_err(|_| argument(format!("{value} s is no time")))
+}
+
+fn rate_of(value: Option<f64>) -> PyResult<Option<f64>> {
+    match value {
+        Some(rate) if !(rate.is_finite() && rate > 0.0) => {
+            Err(argument(format!("a rate of {rate} a second is none")))
+        }
+        rate => Ok(rate),
+    }
+}
+
+fn json<'py>(py: Python<'py>, value: &impl serde::Serialize) -> PyResult<Bound<'py, PyBytes>> {
+    let text = serde_json::to_vec(value).map_err(argument)?;
+    Ok(PyBytes::new(py, &text))
+}
+
+/// What `work` finds, while other threads of Python run.
+fn result<'py, T: serde::Serialize + Send>(
+    py: Python<'py>,
+    work: impl FnOnce() -> Result<T, TrafficError> + Send,
+) -> PyResult<Bound<'py, PyBytes>> {
+    json(py, &py.detach(work).map_err(lab)?)
+}
+
+/// Servers of the lab's live runs in the network namespace of this thread, for both families;
+/// `kbe_nat.lab.live.traffic` has words for it, and for what follows. `ports` are those for
+/// datagrams, streams, short connections and requests. Raises `ArgumentError` for a name of more
+/// than 16 bytes, `LabError` when a port is taken.
+#[pyclass(frozen, module = "kbe_nat")]
+pub(crate) struct TrafficServer(Mutex<Option<traffic::Server>>);
+
+#[pymethods]
+impl TrafficServer {
+    #[new]
+    fn new(py: Python<'_>, name: &str, ports: (u16, u16, u16, u16)) -> PyResult<Self> {
+        if name.is_empty() || name.len() > traffic::NAME_BYTES || name.contains('\0') {
+            return Err(argument(format!("{name:?} is no server's name")));
+        }
+        let (udp, bulk, short, exchange) = ports;
+        let ports = traffic::Ports { udp, bulk, short, exchange };
+        let server = py.detach(|| traffic::Server::start(name, &ports)).map_err(lab)?;
+        Ok(Self(Mutex::new(Some(server))))
+    }
+
+    /// `Counts` in JSON. Raises `ArgumentError` when it has stopped.
+    fn counts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let counts = lock(&self.0).as_ref().map(traffic::Server::counts);
+        json(py, &counts.ok_or_else(|| argument("the server has stopped"))?)
+    }
+
+    /// End all of them. Idempotent.
+    fn stop(&self, py: Python<'_>) {
+        py.detach(|| drop(lock(&self.0).take()));
+    }
+}
+
+/// Open connections from the network namespace of this thread, opened one after the other until
+/// one does not answer within `wait` seconds. Raises `LabError`.
+#[pyclass(frozen, module = "kbe_nat")]
+pub(crate) struct HeldConnections(Mutex<traffic::Held>);
+
+#[pymethods]
+impl HeldConnections {
+    #[new]
+    fn new(py: Python<'_>, address: &str, port: u16, count: u64, wait: f64) -> PyResult<Self> {
+        let (to, wait) = (to(address, port)?, seconds(wait)?);
+        let held = py.detach(|| traffic::Held::open(to, count, wait)).map_err(lab)?;
+        Ok(Self(Mutex::new(held)))
+    }
+
+    /// How opening went, in JSON.
+    fn opened<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let opened = lock(&self.0).opened().clone();
+        json(py, &opened)
+    }
+
+    /// Let the server close them. Returns `Connections` in JSON. Idempotent.
+    fn close<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        result(py, || Ok(lock(&self.0).close()))
+    }
+}
+
+/// `Flood` in JSON.
+#[pyfunction]
+#[pyo3(signature = (address, port, packets, rate, burst, flows, payload))]
+#[allow(clippy::too_many_arguments, reason = "one for each field of a load")]
+pub(crate) fn traffic_flood<'py>(
+    py: Python<'py>,
+    address: &str,
+    port: u16,
+    packets: u64,
+    rate: Option<f64>,
+    burst: u64,
+    flows: usize,
+    payload: usize,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let (to, rate) = (to(address, port)?, rate_of(rate)?);
+    let load = traffic::Load { packets, rate, burst: burst.max(1), flows, payload };
+    result(py, || traffic::flood(to, &load))
+}
+
+/// `Pings` in JSON.
+#[pyfunction]
+#[pyo3(signature = (address, port, count, rate, wait, fresh))]
+pub(crate) fn traffic_ping<'py>(
+    py: Python<'py>,
+    address: &str,
+    port: u16,
+    count: u64,
+    rate: Option<f64>,
+    wait: f64,
+    fresh: bool,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let to = to(address, port)?;
+    let asking =
+        traffic::Asking { count, rate: rate_of(rate)?, wait: seconds(wait)?, is_fresh: fresh };
+    result(py, || traffic::ping(to, &asking))
+}
+
+/// `Connections` in JSON.
+#[pyfunction]
+#[pyo3(signature = (address, port, span, threads, wait, validate))]
+pub(crate) fn traffic_connect<'py>(
+    py: Python<'py>,
+    address: &str,
+    port: u16,
+    span: f64,
+    threads: usize,
+    wait: f64,
+    validate: bool,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let (to, span, wait) = (to(address, port)?, seconds(span)?, seconds(wait)?);
+    result(py, || traffic::connect(to, span, threads, wait, validate))
+}
+
+/// `Bulk` in JSON. The clients of traffic run in the network namespace of this thread, and raise
+/// `ArgumentError` for an address, a time or a rate that is none, `LabError` for traffic that
+/// cannot be made.
+#[pyfunction]
+pub(crate) fn traffic_bulk<'py>(
+    py: Python<'py>,
+    address: &str,
+    port: u16,
+    megabytes: u64,
+    streams: usize,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let to = to(address, port)?;
+    result(py, || traffic::bulk(to, megabytes, streams))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,97 @@
+//! Every kind of traffic over loopback, of both families.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use kbe_nat_traffic::{Asking, Held, Load, Ports, Server, bulk, connect, flood, ping};
+
+const WAIT: Duration = Duration::from_secs(5);
+
+/// Ports of a process and a test of its own: other tests run beside this one.
+fn ports(test: u16) -> Ports {
+    let first = 20_000 + (std::process::id() % 1_000) as u16 * 20 + test * 4;
+    Ports { udp: first, bulk: first + 1, short: first + 2, exchange: first + 3 }
+}
+
+fn loopbacks(port: u16) -> [SocketAddr; 2] {
+    [(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]
+}
+
+#[test]
+fn pings_are_answered_by_name_in_both_loops() {
+    let ports = ports(0);
+    let server = Server::start("this", &ports).expect("the ports are free");
+    for to in loopbacks(ports.udp) {
+        for (rate, is_fresh) in
+            [(None, false), (None, true), (Some(2_000.0), false), (Some(2_000.0), true)]
+        {
+            let asking = Asking { count: 100, rate, wait: WAIT, is_fresh };
+            let pings = ping(to, &asking).expect("sockets can be opened");
+            assert_eq!((pings.sent, pings.answered, pings.servers["this"]), (100, 100, 100));
+            assert_eq!(pings.latencies.count, 100);
+            assert!(rate.is_none() || pings.seconds > 0.049, "2,000 a second are kept");
+        }
+    }
+    assert_eq!(server.counts().answered, 800);
+}
+
+#[test]
+fn a_flood_is_counted_and_not_answered() {
+    let ports = ports(1);
+    let server = Server::start("this", &ports).expect("the ports are free");
+    for (to, count) in loopbacks(ports.udp).into_iter().zip([1_000, 2_000]) {
+        let load = Load { packets: 1_000, rate: Some(20_000.0), burst: 100, flows: 4, payload: 32 };
+        let flood = flood(to, &load).expect("sockets can be opened");
+        assert_eq!((flood.sent, flood.refused), (1_000, 0));
+        assert!(flood.seconds > 0.044 && flood.cpu_ns > 0.0);
+        let right = |counts: kbe_nat_traffic::Counts| counts.datagrams - counts.answered == count;
+        while !right(server.counts()) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    assert_eq!(server.counts().answered, 8, "the first packet of each flow");
+}
+
+#[test]
+fn connections_are_validated_held_and_closed_in_order() {
+    let ports = ports(2);
+    let server = Server::start("this", &ports).expect("the ports are free");
+    let span = Duration::from_millis(20);
+    for to in loopbacks(ports.short) {
+        let short = connect(to, span, 2, WAIT, false).expect("sockets can be opened");
+        assert!(short.opened > 1 && short.failed == 0 && short.servers.is_empty());
+    }
+    for to in loopbacks(ports.exchange) {
+        let valid = connect(to, span, 2, WAIT, true).expect("sockets can be opened");
+        assert!(valid.failed == 0 && valid.servers["this"] == valid.opened);
+        let mut held = Held::open(to, 200, WAIT).expect("sockets can be opened");
+        assert_eq!((held.opened().opened, held.opened().failed), (200, 0));
+        while server.counts().open != 200 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let closed = held.close();
+        assert_eq!((closed.opened, closed.failed, closed.latencies.count), (200, 0, 200));
+        assert_eq!(held.close().opened, 0);
+    }
+    let wrong = loopbacks(ports.short)[0];
+    let refused = connect(wrong, span, 1, WAIT, true).expect("sockets can be opened");
+    assert!(
+        refused.opened == 0 && refused.failed > 0,
+        "a server that answers nothing is no answer"
+    );
+}
+
+#[test]
+fn streams_are_received_whole() {
+    let ports = ports(3);
+    let server = Server::start("this", &ports).expect("the ports are free");
+    for to in loopbacks(ports.bulk) {
+        assert_eq!(bulk(to, 3, 2).expect("the server takes it").bytes, 6 << 20);
+    }
+    assert_eq!(server.counts().bytes, 12 << 20);
+    drop(server);
+    bulk(loopbacks(ports.bulk)[0], 1, 1).expect_err("nothing listens any more");
+    let taken = Server::start("first", &ports).expect("the ports are free again");
+    Server::start("second", &ports).expect_err("the ports are taken");
+    drop(taken);
+}
