@@ -2,7 +2,6 @@
 Python per packet.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -75,9 +74,9 @@ class QueueCounters:
 
 
 def queue_counters() -> dict[int, QueueCounters]:
-    """The kernel's counters by queue number, in the network namespace of this process."""
+    """The kernel's counters by queue number, in the network namespace of this thread."""
     try:
-        lines = Path(f"/proc/{os.getpid()}/net/netfilter/nfnetlink_queue").read_text().splitlines()
+        lines = Path("/proc/thread-self/net/netfilter/nfnetlink_queue").read_text().splitlines()
     except FileNotFoundError:
         return {}
     rows = ([int(word) for word in line.split()] for line in lines)

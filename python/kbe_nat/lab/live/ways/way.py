@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from kbe_nat.drivers.native import QueueCounters
-from kbe_nat.family import Family
+from kbe_nat.drivers.native import QueueCounters, queue_counters
+from kbe_nat.errors import LabError
+from kbe_nat.family import Family, family_of
 from kbe_nat.lab.live.network import Network
 from kbe_nat.lab.live.objects import VIPS
 from kbe_nat.model import Snapshot
+from kbe_nat.playground.namespaces import inside
 
 
 class Served:
@@ -42,13 +44,15 @@ class Served:
         the moment (`time.monotonic`) at which the way had them, parsed: from here on the time
         counts until a client sees the other pod. Raises `LabError` where `Way.is_static`.
         """
-        raise NotImplementedError
+        raise LabError("the endpoint of this way never changes")
 
     def counters(self) -> QueueCounters | None:
         """The kernel's counters of the way's queue: packets handed out, lost, waiting; None without
         one.
         """
-        raise NotImplementedError
+        if self.queue is None:
+            return None
+        return inside(self.network.node.path, queue_counters).get(self.queue)
 
 
 class Way(Protocol):
@@ -72,3 +76,15 @@ class Way(Protocol):
         `LabError` when it does not start.
         """
         ...
+
+
+def families_of(objects: Snapshot) -> list[Family]:
+    """The families of the measured Service, which is the last one."""
+    return [family_of(address) for address in objects.services[-1].cluster_ips]
+
+
+def first_answer(network: Network, objects: Snapshot, protocol: str = "udp") -> float:
+    """The moment at which the measured Service has answered at all its addresses. Raises
+    `LabError`.
+    """
+    return max(network.first_answer(family, protocol) for family in families_of(objects))

@@ -1,0 +1,111 @@
+"""Every way of the lab that this machine has carries real packets, follows a change, and leaves
+nothing behind.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kbe_nat.errors import LabError
+from kbe_nat.family import Family
+from kbe_nat.lab.live.network import Network
+from kbe_nat.lab.live.objects import PODS, VIPS, objects
+from kbe_nat.lab.live.ways import WAYS
+from kbe_nat.lab.live.ways.way import Served, Way
+from kbe_nat.playground.namespaces import call
+
+BOTH = tuple(Family)
+ALL_WAYS = pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
+ABSENT = {"ipvs": "CONFIG_IP_VS", "flowtable": "CONFIG_NF_FLOW_TABLE"}
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[Network]:
+    with Network() as wires:
+        yield wires
+
+
+def leftovers(network: Network) -> dict[str, str]:
+    """What a way could leave on the node."""
+    node = network.node
+    return {
+        "nft": node.call("nft", "list", "ruleset"),
+        "iptables": node.call("iptables-legacy-save") if has_legacy() else "",
+        "addresses": node.call("ip", "-oneline", "address", "show", "scope", "global"),
+        "processes": call("ip", "netns", "pids", node.name),
+    }
+
+
+def has_legacy() -> bool:
+    return Path("/proc/net/ip_tables_names").exists()
+
+
+def usable(way: Way) -> None:
+    reason = way.missing()
+    if reason:
+        pytest.skip(reason)
+
+
+def assert_carries(network: Network, served: Served, way: Way, family: Family) -> None:
+    """Both protocols, as far as the way has them: first packets, later ones and whole streams."""
+    to, traffic = served.address(family), network.traffic
+    validated = traffic.connect(to, seconds=0.05, validate=True, wait=10)
+    assert validated.opened and validated.failed == 0
+    assert set(validated.servers) == {"0"}
+    assert traffic.connect(to, seconds=0, wait=10).opened == 1
+    assert traffic.bulk(to, megabytes=1).bytes == 1 << 20
+    with traffic.hold(to, count=20, wait=10) as held:
+        assert (held.opened, held.failed) == (20, 0)
+    if "udp" in way.protocols:
+        pings = traffic.ping(to, count=20, wait=10)
+        assert (pings.answered, set(pings.servers)) == (20, {"0"})
+        assert traffic.first_packets(to, count=20, wait=10).answered == 20
+
+
+@ALL_WAYS
+def test_a_way_carries_both_families_and_leaves_nothing(network: Network, way: Way) -> None:
+    usable(way)
+    before = leftovers(network)
+    families = [family for family in BOTH if family in way.families]
+    with way.serve(network, objects(1 if way.is_static else 3, families=families)) as served:
+        for family in families:
+            assert_carries(network, served, way, family)
+        assert 0 < served.programming_seconds < 60
+        counters = served.counters()
+        assert (counters is not None) == (served.queue is not None)
+        assert counters is None or counters.packets > 0
+        assert all(Path(f"/proc/{pid}").exists() for pid in served.pids)
+    assert leftovers(network) == before
+
+
+@pytest.mark.parametrize(
+    "way", [way for way in WAYS.values() if not way.is_static], ids=lambda way: way.name
+)
+def test_a_changed_endpoint_answers(network: Network, way: Way) -> None:
+    usable(way)
+    protocol = "udp" if "udp" in way.protocols else "tcp"
+    families = [family for family in BOTH if family in way.families]
+    with way.serve(network, objects(3, families=families)) as served:
+        for pod in (1, 0):
+            began = served.change(objects(3, families=families, pods=(pod,)))
+            for family in families:
+                took = network.first_answer(family, protocol, pod=pod) - began
+                assert 0 < took < 60
+                answer = network.traffic.connect(VIPS[family], seconds=0, validate=True, wait=10)
+                assert set(answer.servers) == {str(pod)}
+
+
+@ALL_WAYS
+def test_a_way_that_is_missing_says_why(way: Way) -> None:
+    reason = way.missing()
+    assert reason is None or (len(reason) < 200 and "\n" not in reason and " " in reason)
+    if way.name in ABSENT and reason:
+        assert ABSENT[way.name] in reason or "apt install" in reason
+
+
+def test_ways_without_a_change_refuse_it(network: Network) -> None:
+    with WAYS["forward"].serve(network, objects(1)) as served:
+        assert served.address(Family.IPV4) == PODS[Family.IPV4][0]
+        with pytest.raises(LabError, match="never changes"):
+            served.change(objects(1, pods=(1,)))
