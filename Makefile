@@ -15,7 +15,7 @@ demo: build    ## build, then let the seed's Service answer in network namespace
 	kbe-nat demo
 
 test: build    ## run all tests, those on real packets too where privileges allow; JOBS=3 side by side
-	@tools/system-packages.sh chromium chromium-driver || true
+	@tools/system-packages.sh chromium chromium-driver haproxy || true
 	cargo test --quiet --workspace
 	pytest --quiet $(if $(JOBS),--dist loadfile --tx '$(JOBS)*popen//python=tests/isolated-python')
 	pytest --quiet --doctest-modules --doctest-glob="*.md" python docs
@@ -71,6 +71,7 @@ bench-restart: build    ## let 5,000 simulated clients meet API servers that res
 	PYTHONPATH=tests python -m benches.restart
 
 bench-datapath: build    ## measure ways through a node on real packets, as root: benches/RESULTS.md and datapath.json
+	@tools/system-packages.sh haproxy || true
 	python -m benches.datapath.run
 	python -m benches.datapath.scale
 

@@ -9,12 +9,15 @@ import argparse
 import sys
 import time
 
-from benches.datapath.run import BURST, HERE, PATHS
-from benches.harness.plan import POD, QUEUE, VIP
-from benches.harness.processes import compile_program, run, running
 from benches.harness.report import machine, part, table
-from kbe_nat.playground.cluster import Cluster
-from kbe_nat.policy.plan import Backend
+from kbe_nat.drivers.native import QueueCounters
+from kbe_nat.family import Family
+from kbe_nat.lab.live.network import Network
+from kbe_nat.lab.live.objects import objects
+from kbe_nat.lab.live.ways import WAYS
+from kbe_nat.lab.live.ways.way import Served
+
+CAPACITY_PACKETS = 1_000_000
 
 
 def main() -> None:
@@ -23,28 +26,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=60, help="how long the load lasts")
-    # Bursts and sleeps of the sender set it no closer than to a tenth.
-    parser.add_argument("--share", type=float, default=0.86, help="of the capacity, about")
+    parser.add_argument("--share", type=float, default=0.86, help="of the capacity")
     arguments = parser.parse_args()
-    traffic = compile_program(HERE / "traffic.c", "traffic", "-lpthread")
-    if traffic is None:
-        sys.exit("a C compiler (cc) is needed for the traffic")
-    with Cluster((Backend(POD, 9876),)) as cluster:
-        client = (*cluster.client.prefix, str(traffic))
-        with running((*cluster.pods[0].prefix, str(traffic), "echo")), PATHS["native"](cluster):
-            run(*client, "flood", VIP, "20", "1000")
-            capacity = carried(cluster, client, bursts=2000, pause=0)
-            wanted = arguments.share * capacity
-            pause = 1.0
-            for _ in range(5):
-                # The length of a burst and the delay of a sleeper's wakeup show only by trying.
-                rate = carried(cluster, client, round(3 * wanted / BURST), round(pause))
-                pause = max(1.0, pause + BURST * (1 / wanted - 1 / rate) * 1e6)
-            bursts = round(arguments.seconds * wanted / BURST)
-            time.sleep(1)
-            before = lost(cluster)
-            rate = carried(cluster, client, bursts, round(pause))
-            lost_packets = lost(cluster) - before
+    with Network() as network, WAYS["every-packet"].serve(network, objects(1)) as served:
+        capacity = carried(served, CAPACITY_PACKETS, None)
+        packets = round(arguments.seconds * arguments.share * capacity)
+        before = lost(served)
+        rate = carried(served, packets, arguments.share * capacity)
+        lost_packets = lost(served) - before
     columns = (
         "capacity, kpps",
         "steady load, kpps",
@@ -57,42 +46,43 @@ def main() -> None:
         f"{capacity / 1e3:.0f}",
         f"{rate / 1e3:.0f}",
         f"{rate / capacity:.2f}",
-        f"{bursts * BURST / rate:.0f}",
+        f"{packets / rate:.0f}",
+        f"{packets:,}",
+        f"{lost_packets:,}",
     ]
-    text = f"{machine()}\n\n{table(columns, [[*row, f'{bursts * BURST:,}', f'{lost_packets:,}']])}"
+    text = f"{machine()}\n\n{table(columns, [row])}"
     part("steady", "make soak", text)
     print(text)
     sys.exit(1 if lost_packets else 0)
 
 
-def carried(cluster: Cluster, client: tuple[str, ...], bursts: int, pause: int) -> float:
+def carried(served: Served, packets: int, rate: float | None) -> float:
     """Packets a second that have got a verdict, from the first to the last of this load."""
-    before, started = handed_out(cluster), time.monotonic()
-    run(*client, "flood", VIP, str(bursts), str(pause))
-    while counters(cluster)[2]:
+    before, started = handed_out(served), time.monotonic()
+    served.network.traffic.flood(served.address(Family.IPV4), packets=packets, rate=rate)
+    while counters(served).waiting:
         time.sleep(0.01)
-    return (handed_out(cluster) - before) / (time.monotonic() - started)
+    return (handed_out(served) - before) / (time.monotonic() - started)
 
 
-def handed_out(cluster: Cluster) -> int:
+def handed_out(served: Served) -> int:
     """Packets that our queue has taken and not lost."""
-    fields = counters(cluster)
-    return fields[7] - fields[6]
+    row = counters(served)
+    return row.packets - row.socket_dropped
 
 
-def lost(cluster: Cluster) -> int:
+def lost(served: Served) -> int:
     """Packets that did not fit into the queue or its socket."""
-    fields = counters(cluster)
-    return fields[5] + fields[6]
+    row = counters(served)
+    return row.queue_dropped + row.socket_dropped
 
 
-def counters(cluster: Cluster) -> list[int]:
-    """Our queue's line of /proc/net/netfilter/nfnetlink_queue."""
-    for line in cluster.node.call("cat", "/proc/net/netfilter/nfnetlink_queue").splitlines():
-        fields = [int(word) for word in line.split()]
-        if fields[0] == QUEUE:
-            return fields
-    sys.exit("the queue is gone")
+def counters(served: Served) -> QueueCounters:
+    """The kernel's counters of our queue."""
+    row = served.counters()
+    if row is None:
+        sys.exit("the queue is gone")
+    return row
 
 
 if __name__ == "__main__":
