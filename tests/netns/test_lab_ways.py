@@ -2,6 +2,7 @@
 nothing behind.
 """
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,14 +32,23 @@ def leftovers(network: Network) -> dict[str, str]:
     node = network.node
     return {
         "nft": node.call("nft", "list", "ruleset"),
-        "iptables": node.call("iptables-legacy-save") if has_legacy() else "",
+        "iptables": legacy_rules(network),
         "addresses": node.call("ip", "-oneline", "address", "show", "scope", "global"),
         "processes": call("ip", "netns", "pids", node.name),
     }
 
 
-def has_legacy() -> bool:
-    return Path("/proc/net/ip_tables_names").exists()
+def legacy_rules(network: Network) -> str:
+    """Its built-in chains stay for as long as the namespace does."""
+    if not shutil.which("iptables-legacy-save"):
+        return ""
+    lines = [
+        line
+        for command in ("iptables-legacy-save", "ip6tables-legacy-save")
+        for line in network.node.call(command).splitlines()
+        if line.startswith(("-A ", ":KUBE-"))
+    ]
+    return "\n".join(lines)
 
 
 def usable(way: Way) -> None:

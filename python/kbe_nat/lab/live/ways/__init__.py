@@ -16,6 +16,7 @@ _KINDS: Final[tuple[Way, ...]] = (
     Flowtable(),
     Ipvs(),
     KubeProxyIptables(),
+    KubeProxyIptables("-legacy"),
     KubeProxyNft(),
     Haproxy(),
     Driver("netfilterqueue-reference", is_static=True),

@@ -79,11 +79,11 @@ def _dnat(family: Family) -> tuple[str, ...]:
     return (*where, "-j", "DNAT", "--to-destination", PODS[family][0])
 
 
-def clear_iptables(node: Namespace, family: Family) -> None:
+def clear_iptables(node: Namespace, family: Family, variant: str = "") -> None:
     """Take all rules of iptables away, with the empty chains that a restore alone takes away. The
-    node of a live run has no others. Raises `LabError`.
+    node of a live run has no others. `variant` is "-legacy" for that of old. Raises `LabError`.
     """
-    load(node, (f"{IPTABLES[family]}-restore", "-w"), EMPTY)
+    load(node, (f"{IPTABLES[family]}{variant}-restore", "-w"), EMPTY)
 
 
 class NftDnat:

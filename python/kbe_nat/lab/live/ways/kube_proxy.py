@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 from kbe_nat.family import Family
 from kbe_nat.kubeproxy.dump import FamilyName, Form, dump, plan_for
 from kbe_nat.lab.live.network import NODE_ADDRESSES, Network
-from kbe_nat.lab.live.ways.kernel import clear_iptables
+from kbe_nat.lab.live.ways.kernel import IPTABLES, clear_iptables
 from kbe_nat.lab.live.ways.programs import load, not_installed, refusal
 from kbe_nat.lab.live.ways.way import Served, families_of, first_answer
 from kbe_nat.model import Snapshot
@@ -101,18 +101,24 @@ def _nft_change(before: Mapping[str, list[str]], after: Mapping[str, list[str]])
 
 
 class KubeProxyIptables:
-    """kube-proxy in iptables mode."""
+    """kube-proxy in iptables mode, with the node's iptables, or that of old: iptables-restore of
+    the former takes a time quadratic in the chains (ten minutes for 10,000 Services).
+    """
 
-    name = "kube-proxy-iptables"
     protocols = BOTH
     families = frozenset(Family)
     is_static = False
 
+    def __init__(self, variant: str = "") -> None:
+        """`variant`: "-legacy" for the iptables of old."""
+        self.name = f"kube-proxy-iptables{variant}"
+        self._variant = variant
+
     def missing(self) -> str | None:
         """See `Way`."""
-        reason = not_installed("iptables-restore", "iptables")
+        command = _restore(Family.IPV4, self._variant)
         text = _iptables_text(Snapshot(), Family.IPV4)
-        return reason or refusal(RESTORE[Family.IPV4], text)
+        return not_installed(command[0], "iptables") or refusal(command, text)
 
     @contextmanager
     def serve(self, network: Network, objects: Snapshot) -> Iterator[Served]:
@@ -121,24 +127,26 @@ class KubeProxyIptables:
         started, peak = time.monotonic(), 0.0
         try:
             for family, text in texts.items():
-                peak = max(peak, load(network.node, RESTORE[family], text))
+                peak = max(peak, load(network.node, _restore(family, self._variant), text))
             took = first_answer(network, objects) - started
-            yield _IptablesRules(network, texts, took, peak)
+            yield _IptablesRules(network, took, peak, texts, self._variant)
         finally:
             for family in texts:
-                clear_iptables(network.node, family)
+                clear_iptables(network.node, family, self._variant)
 
 
 class _IptablesRules(Served):
     def __init__(
         self,
         network: Network,
-        texts: Mapping[Family, str],
         programming_seconds: float,
         peak_mb: float,
+        texts: Mapping[Family, str],
+        variant: str,
     ) -> None:
         super().__init__(network, programming_seconds, peak_mb)
         self._chains = {family: _iptables_chains(text) for family, text in texts.items()}
+        self._variant = variant
 
     def change(self, objects: Snapshot) -> float:
         texts = {}
@@ -148,8 +156,12 @@ class _IptablesRules(Served):
             self._chains[family] = after
         began = time.monotonic()
         for family, text in texts.items():
-            load(self.network.node, RESTORE[family], text)
+            load(self.network.node, _restore(family, self._variant), text)
         return began
+
+
+def _restore(family: Family, variant: str) -> tuple[str, ...]:
+    return (f"{IPTABLES[family]}{variant}-restore", "-w", "--noflush")
 
 
 def _iptables_text(objects: Snapshot, family: Family) -> str:
@@ -194,9 +206,5 @@ def _iptables_change(before: Chains, after: Chains) -> str:
 OPTIONS: Final = Options(node_addresses=NODE_ADDRESSES)
 TABLE: Final = "table "
 NFT: Final = ("nft", "-f", "-")
-RESTORE: Final = {
-    Family.IPV4: ("iptables-restore", "-w", "--noflush"),
-    Family.IPV6: ("ip6tables-restore", "-w", "--noflush"),
-}
 NFACCT: Final = re.compile(r"-m nfacct --nfacct-name  ?\S+ ")
 OF_SERVICES: Final = ("KUBE-SVC-", "KUBE-SVL-", "KUBE-SEP-", "KUBE-EXT-", "KUBE-FW-")
