@@ -34,22 +34,6 @@ def running(command: tuple[str, ...], patience: float = 0.1) -> Iterator[int]:
             process.wait()
 
 
-def cpu_ns(pid: int) -> int:
-    """CPU time of all threads of a process, in ns; 0 for none."""
-    if not pid:
-        return 0
-    stats = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(path.read_text().split()[0]) for path in stats)
-
-
-def run(*command: str) -> str:
-    """A command's output."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    if done.returncode or not done.stdout.strip():
-        sys.exit(f"{' '.join(command)}: {done.stderr.strip() or 'no answer'}")
-    return done.stdout
-
-
 def compile_program(source: Path, name: str, *more: str) -> Path | None:
     """A C program; None, with the reason, without a compiler."""
     if shutil.which("cc") is None:
