@@ -10,12 +10,15 @@ import pytest
 from harness.live import FakeNetwork, FakeTraffic, FakeWay, live_scenario
 from kbe_nat import lab
 from kbe_nat.__main__ import main
+from kbe_nat.kubeproxy.dump import Form, dump, plan_for
 from kbe_nat.lab.live import execution
 from kbe_nat.lab.live.cells import live_cells
 from kbe_nat.lab.live.medians import difference, noise_of
+from kbe_nat.lab.live.objects import objects
 from kbe_nat.lab.live.scenario import LiveScenario
 from kbe_nat.lab.live.ways import WAYS
 from kbe_nat.lab.result import differences
+from kbe_nat.policy.options import Options
 
 
 def live(**changes: Any) -> LiveScenario:
@@ -166,6 +169,15 @@ def test_settings_of_one_way(ways: dict[str, FakeWay]) -> None:
     assert [row["bytes"] for row in result.rows("bulk")] == [7 << 20]
     assert {row["way"] for row in result.rows("connections")} == {"slow"}
     assert {row["services"] for row in result.rows("bulk")} == {5}
+
+
+def test_the_measured_service_is_in_the_middle_of_kube_proxys_list() -> None:
+    """A chain that is walked rule by rule is walked to its middle, as for a Service by chance."""
+    snapshot = objects(101, endpoints=1)
+    text = dump(plan_for(snapshot, Options(), Form.IPTABLES_SAVE), snapshot, Form.IPTABLES_SAVE)
+    rules = [line for line in text.splitlines() if line.startswith("-A KUBE-SERVICES -d")]
+    places = [place for place, rule in enumerate(rules) if "default/measured" in rule]
+    assert places == [50, 51, 52, 53] and len(rules) == 104
 
 
 def test_differences_within_the_noise_are_none() -> None:

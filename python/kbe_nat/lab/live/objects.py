@@ -17,6 +17,10 @@ from kbe_nat.model import (
 
 NAME: Final = "measured"
 """Of the Service that clients talk to."""
+AROUND: Final = ("before", "other")
+"""Names of the others begin so. In lists by name, such as kube-proxy's chain of all Services, half
+of them stand before the measured one, and half behind it.
+"""
 VIPS: Final = {Family.IPV4: "172.30.228.255", Family.IPV6: "fd00:30::ff"}
 """Its addresses."""
 PODS: Final = {
@@ -55,7 +59,7 @@ def objects(
     for position in range(services - 1):
         service = Service(
             "default",
-            f"service-{position}",
+            f"{AROUND[position % 2]}-{position}",
             tuple(_service_address(family, position) for family in families),
             (ServicePort("", "tcp", 80),),
         )
