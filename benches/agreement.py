@@ -29,7 +29,7 @@ from kbe_nat.sources.objects import Origin, ParsedObject
 from kbe_nat.sources.store import Store
 
 PAGE: Final = ROOT / "docs/scale.md"
-STRATEGIES: Final = (Strategy.MAGLEV, Strategy.RENDEZVOUS, Strategy.SOURCE_HASH)
+STRATEGIES: Final = (Strategy.MAGLEV, Strategy.RENDEZVOUS, Strategy.SOURCE_HASH, Strategy.RING)
 SERVICES: Final = 20
 ENDPOINTS: Final = 100
 PER_SLICE: Final = 10

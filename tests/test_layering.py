@@ -24,7 +24,7 @@ RUST = {
     "events": "clock conntrack tuple",
     "rewrite": "tuple wire",
     "reject": "rewrite tuple wire",
-    "balance": "backend rng",
+    "balance": "backend clock rng",
     "service": "backend balance cidr hash tuple",
     "affinity": "clock hash",
     "fragment": "clock hash tuple verdict wire",
@@ -33,7 +33,7 @@ RUST = {
     "filtering": "backend decide service tuple verdict",
     "recorder": "balance clock hash service tuple verdict",
     "connects": "",
-    "ledger": "balance connects hash recorder rng service tuple verdict",
+    "ledger": "balance clock connects hash recorder rng service tuple verdict",
     "config": "conntrack decide",
     "pipeline": "affinity backend balance clock config conntrack counters decide events filtering "
     "fragment hash hint ledger recorder rewrite rng service tuple verdict wire",

@@ -35,7 +35,9 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(
         snat=st.booleans(),
-        strategy=st.sampled_from(["random", "rr", "wrr", "lc", "p2c", "mh", "sh"]),
+        strategy=st.sampled_from(
+            ["random", "rr", "wrr", "lc", "p2c", "mh", "sh", "ring", "bounded", "peak-ewma"]
+        ),
     )
     def begin(self, snat: bool, strategy: str) -> None:
         """Serve one frontend."""

@@ -24,7 +24,7 @@ fn pick(criterion: &mut Criterion) {
         let mut state = State::new(1);
         let records: Vec<u32> = (0..16).collect();
         let active: Vec<u32> = (0..16).map(|record| record % 3).collect();
-        let loads = Loads { records: &records, active: &active };
+        let loads = Loads { records: &records, active: &active, ..Loads::default() };
         let mut client = 0;
         group.bench_function(strategy.name(), |bencher| {
             bencher.iter(|| {

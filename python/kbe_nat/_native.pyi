@@ -480,8 +480,11 @@ class ServicePort:
     where `is_internal_local` or `is_external_local` ask for it (internalTrafficPolicy,
     externalTrafficPolicy). `affinity_seconds` is the timeout of ClientIP affinity. `source_ranges`
     bind load-balancer frontends, with `source_ranges_apply_to_all` external IPs and node ports too.
-    `strategy` is one of `kbe_nat.Strategy`; `maglev_size`, a prime, is for "mh". Cost: the building
-    of the balancer, for "mh" linear in its table. Raises `ArgumentError`.
+    `strategy` is one of `kbe_nat.Strategy`. Its parameters: for "mh" `table_size`, a prime; for
+    "ring" and "bounded" `virtual_nodes`, points of a backend of weight 1 (100); for "bounded"
+    `epsilon`, the part of its share that a backend may have beyond it (0.25); for "peak-ewma"
+    `decay`, seconds in which a connect time fades to 1/e (10). Cost: the building of the balancer,
+    for "mh" linear in its table, for "ring" and "bounded" in their points. Raises `ArgumentError`.
     """
 
     def __new__(
@@ -500,7 +503,10 @@ class ServicePort:
         source_ranges: Sequence[str] = (),
         source_ranges_apply_to_all: bool = False,
         strategy: str = "random",
-        maglev_size: int | None = None,
+        table_size: int | None = None,
+        virtual_nodes: int | None = None,
+        epsilon: float | None = None,
+        decay: float | None = None,
     ) -> ServicePort: ...
     @property
     def name(self) -> str:

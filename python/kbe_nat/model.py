@@ -34,6 +34,9 @@ class Strategy(StrEnum):
     MAGLEV = "mh"
     RENDEZVOUS = "rendezvous"
     SOURCE_HASH = "sh"
+    RING = "ring"
+    BOUNDED_LOADS = "bounded"
+    PEAK_EWMA = "peak-ewma"
 
 
 class ServicePort(msgspec.Struct, frozen=True, gc=False):

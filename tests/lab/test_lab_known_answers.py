@@ -131,7 +131,7 @@ def test_ring_hashing_is_uneven_by_the_root_of_its_points() -> None:
         assert spread == pytest.approx(math.hypot(points**-0.5, mean**-0.5), rel=0.25)
 
 
-@pytest.mark.parametrize("name", [*Strategy, "modulo", "ring", "jump", "anchor", "bounded", "lcd"])
+@pytest.mark.parametrize("name", [*Strategy, "modulo", "jump", "anchor", "lcd"])
 def test_a_drained_backend_gets_nothing(name: str) -> None:
     assignment = lab.Assignment(name, lab.backends(3, [1, 0, 1]))
     assignment.throw(KEYS[:500])
@@ -141,7 +141,7 @@ def test_a_drained_backend_gets_nothing(name: str) -> None:
 
 
 def test_what_an_assignment_refuses() -> None:
-    with pytest.raises(ArgumentError, match="strategy maglev: there is none of this name"):
+    with pytest.raises(ArgumentError, match="strategy maglev: unknown strategy"):
         lab.Assignment("maglev", [])
     with pytest.raises(ArgumentError, match=r"strategy mh: .*prime"):
         lab.Assignment(lab.Strategy("mh", table_size=10), lab.backends(2))

@@ -4,56 +4,26 @@ import re
 import select
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import pytest
 
-import kbe_nat
 from harness.daemons import Daemon, curl
+from harness.late_answers import late_answers, put_rule
 from harness.programs import SHORT_SERVER, UDP_ECHO
 from harness.stage import DATAPATHS, FAMILIES, VIPS, Stage, served, stage
 from harness.waiting import eventually
 from kbe_nat._native import CONNECT_BOUNDS, AnswerWatch, ConnectTimes
-from kbe_nat.drivers.netfilterqueue import NetfilterQueue
-from kbe_nat.drivers.queue import Batch
-from kbe_nat.drivers.thread import LoopThread, NativeThread
+from kbe_nat.drivers.thread import NativeThread
 from kbe_nat.family import Family
 from kbe_nat.metrics.catalog import SERVICE_CONNECTS
 from kbe_nat.playground.cluster import Cluster
-from kbe_nat.playground.namespaces import Namespace, inside
+from kbe_nat.playground.namespaces import inside
 from kbe_nat.rules.rule import DatapathKind
 
 DELAY = 0.06
 """Seconds; with what the way takes it lies between the bounds of 50 and of 100 ms."""
 PLACE = 5002
-
-
-class LateQueue(NetfilterQueue):
-    """Holds all packets back."""
-
-    def set_verdicts(
-        self, batch: Batch, verdicts: bytes, released: list[tuple[int, str, bytes | None]]
-    ) -> None:
-        if len(batch):
-            time.sleep(DELAY)
-        super().set_verdicts(batch, verdicts, released)
-
-
-def put_rule(pod: Namespace, family: Family, *rule: str) -> None:
-    pod.call("ip6tables" if family == Family.IPV6 else "iptables", *rule)
-
-
-@contextmanager
-def late_answers(pod: Namespace, family: Family) -> Iterator[None]:
-    """All SYN-ACKs of a pod leave it late."""
-    flags = ("-p", "tcp", "--tcp-flags", "SYN,ACK", "SYN,ACK")
-    put_rule(pod, family, "-A", "OUTPUT", *flags, "-j", "NFQUEUE", "--queue-num", "9")
-    with (
-        inside(pod.path, lambda: LateQueue(9, timeout=0.02)) as queue,
-        LoopThread(kbe_nat.Engine(), queue),
-    ):
-        yield
 
 
 def times(own: Stage, family: Family) -> ConnectTimes | None:
@@ -112,7 +82,10 @@ def test_a_late_answer_is_in_the_bucket_of_its_delay(
             served(pod, SHORT_SERVER)
         prompt, connections, _ = connect_until(own, family, 5)
         assert prompt.count <= connections, "each once"
-        with late_answers(cluster.pods[0], family), late_answers(cluster.pods[1], family):
+        with (
+            late_answers(cluster.pods[0], family, DELAY),
+            late_answers(cluster.pods[1], family, DELAY),
+        ):
             late, connections, waited = connect_until(own, family, prompt.count + 5)
         measured = late.count - prompt.count
         assert 5 <= measured <= connections + 1, "the last of the prompt ones may come behind"
@@ -189,8 +162,8 @@ def test_operators_see_connect_times(daemon: Daemon) -> None:
         return row()["count"] >= 4
 
     with (
-        late_answers(daemon.cluster.pods[0], Family.IPV4),
-        late_answers(daemon.cluster.pods[1], Family.IPV4),
+        late_answers(daemon.cluster.pods[0], Family.IPV4, DELAY),
+        late_answers(daemon.cluster.pods[1], Family.IPV4, DELAY),
     ):
         eventually(is_measured)
     assert row()["p50"] >= 0.05

@@ -160,14 +160,14 @@ class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     """mh: slots, a prime."""
     virtual_nodes: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     """ring, bounded: points for each unit of weight (100)."""
-    epsilon: Positive | None = None
+    epsilon: Annotated[float, Meta(ge=1e-6, le=1000)] | None = None
     """bounded: the load above the mean that is allowed, as a share (0.25)."""
     draws: Annotated[int, Meta(ge=1, le=1000)] | None = None
     """lcd: backends that are compared (2)."""
     buckets: Annotated[int, Meta(ge=1, le=1 << 24)] | None = None
     """anchor: backends at most (4096)."""
-    decay: Positive | None = None
-    """peak-ewma: seconds after which a latency counts for 1/e (10)."""
+    decay: Annotated[float, Meta(ge=0.001, le=86_400)] | None = None
+    """peak-ewma: seconds after which a connect time fades to 1/e (10)."""
     class_name: str | None = msgspec.field(name="class", default=None)
     """python: module:Class, or a name that `kbe_nat.lab.run` was called with."""
 

@@ -20,7 +20,7 @@ from kbe_nat.lab.scenario import (
 )
 from kbe_nat.model import Strategy as EngineStrategy
 
-LAB_STRATEGIES: Final = ("modulo", "ring", "jump", "anchor", "bounded", "lcd", "peak-ewma")
+LAB_STRATEGIES: Final = ("modulo", "jump", "anchor", "lcd")
 """Strategies that only the lab has."""
 MAPPINGS: Final = frozenset(
     ("mh", "rendezvous", "sh", "modulo", "ring", "jump", "anchor", "python")

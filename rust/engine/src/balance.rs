@@ -14,13 +14,19 @@
 //!   and so agree between nodes that list the same backends in another order.
 //! - A state that served another list is welcome: at worst a turn is lost.
 
+mod bounded;
 mod cascade;
+mod draws;
 mod hash;
+mod latency;
 mod least_conn;
 mod logarithm;
 mod maglev;
+mod parameters;
+mod peak_ewma;
 mod random;
 mod rendezvous;
+mod ring;
 mod round_robin;
 mod smooth_weighted;
 mod source_hash;
@@ -30,12 +36,18 @@ mod two_choices;
 #[cfg(test)]
 mod fixture;
 
+pub use bounded::Bounded;
 pub use cascade::Cascade;
 pub use hash::{stable_hash_address, stable_hash_endpoint, stable_hash_tuple};
+pub(crate) use latency::HalfLife;
+pub use latency::Latency;
 pub use least_conn::LeastConn;
 pub use maglev::{Maglev, SizeError};
+pub use parameters::{ParameterError, Parameters};
+pub use peak_ewma::PeakEwma;
 pub use random::Random;
 pub use rendezvous::Rendezvous;
+pub use ring::Ring;
 pub use round_robin::RoundRobin;
 pub use smooth_weighted::SmoothWeighted;
 pub use source_hash::SourceHash;
@@ -55,13 +67,18 @@ pub struct Request<'a> {
     pub loads: Loads<'a>,
 }
 
-/// Live flows per backend, where the engine's books count them: a look at one is two loads.
-#[derive(Clone, Copy, Debug)]
+/// Live flows and connect times per backend, where the engine's books have them: a look at one is
+/// two loads.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Loads<'a> {
     /// The record of each backend, by position in the list that the balancer was built from.
     pub records: &'a [u32],
     /// Live flows by record.
     pub active: &'a [u32],
+    /// Connect times by record, as far as there are any.
+    pub latencies: &'a [Latency],
+    /// When the choice is made, in the engine's ticks of 2^26 ns.
+    pub now: u32,
 }
 
 impl Loads<'_> {
@@ -71,6 +88,13 @@ impl Loads<'_> {
     pub fn active(&self, index: usize) -> u32 {
         let record = self.records.get(index);
         record.and_then(|&record| self.active.get(record as usize)).copied().unwrap_or(0)
+    }
+
+    /// The connect time of backend `index`.
+    #[inline]
+    fn latency(&self, index: usize) -> Latency {
+        let record = self.records.get(index);
+        record.and_then(|&record| self.latencies.get(record as usize)).copied().unwrap_or_default()
     }
 }
 
@@ -97,6 +121,13 @@ impl State {
 pub trait Balancer: Send + Sync + std::fmt::Debug {
     /// The position of the chosen backend; `None` when no backend has weight.
     fn pick(&self, request: &Request<'_>, state: &mut State) -> Option<usize>;
+
+    /// Why it is backend `index` that a request gets, for a reader of `explain`; `None` where the
+    /// strategy's name says it.
+    fn reason(&self, request: &Request<'_>, index: usize) -> Option<String> {
+        let _ = (request, index);
+        None
+    }
 }
 
 /// A backend that may be chosen: its weight is not 0.

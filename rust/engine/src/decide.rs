@@ -9,8 +9,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::backend::Backend;
 
-use crate::balance::{Balancer, Rendezvous, Request, State};
-use crate::service::{Frontend, FrontendKind, Mode, Scope, ServicePort, ServiceTable, UnknownPort};
+use crate::balance::{Balancer, Loads, Rendezvous, Request, State, Strategy};
+use crate::service::{
+    BackendSet, Frontend, FrontendKind, Mode, Scope, ServicePort, ServiceTable, UnknownPort,
+};
 use crate::tuple::{Address, Ends, Protocol};
 use crate::verdict::{Action, Cause, Outcome};
 use crate::wire::tcp::Flags;
@@ -310,18 +312,39 @@ pub(crate) fn choose(
     }
     let strategy = port.spec().strategy;
     let (chosen, outcome) = if serving.is_midstream && !strategy.is_consistent() {
-        (Rendezvous::new(set.backends()).pick(request, state), Outcome::Consistent)
+        (agreed_choice(strategy, set, request, state), Outcome::Consistent)
     } else {
         (set.balancer().pick(request, state), Outcome::Strategy)
     };
     trace.step("strategy", || match chosen {
         Some(index) if serving.is_midstream && !strategy.is_consistent() => {
-            format!("mid-stream: rendezvous hashing gives {}", set.backends()[index].address)
+            let how = if strategy.hashes_flows() { "the ring" } else { "rendezvous hashing" };
+            format!("mid-stream: {how} gives {}", set.backends()[index].address)
         }
-        Some(index) => format!("{} gives {}", strategy.name(), set.backends()[index].address),
+        Some(index) => {
+            let reason = set.balancer().reason(request, index);
+            let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+            format!("{} gives {}{reason}", strategy.name(), set.backends()[index].address)
+        }
         None => "every endpoint is drained".to_owned(),
     });
     Some((chosen?, outcome))
+}
+
+/// The choice for a connection that is met in its middle, where the strategy's own would follow
+/// from what this node has seen. All nodes agree on it: rendezvous, or the ring of `bounded`, which
+/// is where most of its connections are.
+#[cold]
+fn agreed_choice(
+    strategy: Strategy,
+    set: &BackendSet,
+    request: &Request<'_>,
+    state: &mut State,
+) -> Option<usize> {
+    if strategy.hashes_flows() {
+        return set.balancer().pick(&Request { loads: Loads::default(), ..*request }, state);
+    }
+    Rendezvous::new(set.backends()).pick(request, state)
 }
 
 /// Whether what goes to a frontend is ours to serve or to refuse.

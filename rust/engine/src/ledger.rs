@@ -29,7 +29,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::balance::State;
+use crate::balance::{HalfLife, Latency, Loads, State, Strategy};
+use crate::clock::Tick;
 use crate::connects::ConnectTimes;
 use crate::hash::HashKey;
 use crate::recorder::Recorder;
@@ -51,6 +52,9 @@ pub(crate) struct Ledger {
     backends: Vec<BackendRecord>,
     /// Live flows by backend record: apart, so that a balancer that compares them reads no more.
     active: Vec<u32>,
+    /// Connect times by backend record, for the strategy that goes by them: no longer than the last
+    /// record that has any.
+    latencies: Vec<Latency>,
     free_services: Vec<u32>,
     free_backends: Vec<u32>,
     births: u32,
@@ -71,6 +75,7 @@ impl Ledger {
             numbers: [HashMap::with_hasher(key), HashMap::with_hasher(key)],
             backends: Vec::new(),
             active: Vec::new(),
+            latencies: Vec::new(),
             free_services: Vec::new(),
             free_backends: Vec::new(),
             births: 0,
@@ -171,14 +176,17 @@ impl Ledger {
         self.services.get_mut(number as usize)?.as_mut()
     }
 
-    /// A service port's memory to write to, beside the backends' records and their live flows.
+    /// A service port's memory to write to, beside the backends' records, and their loads at `now`
+    /// but for the list that these are of.
     #[inline]
     pub(crate) fn choosing(
         &mut self,
         number: u32,
-    ) -> Option<(&mut ServiceRecord, &[BackendRecord], &[u32])> {
+        now: Tick,
+    ) -> Option<(&mut ServiceRecord, &[BackendRecord], Loads<'_>)> {
         let record = self.services.get_mut(number as usize)?.as_mut()?;
-        Some((record, &self.backends, &self.active))
+        let (active, latencies) = (&*self.active, &*self.latencies);
+        Some((record, &self.backends, Loads { records: &[], active, latencies, now }))
     }
 
     /// Live flows of a backend.
@@ -246,10 +254,19 @@ impl Ledger {
 
     /// Counts that a backend has answered a client's SYN after so many nanoseconds; `None`: the
     /// clock has jumped meanwhile.
-    pub(crate) fn note_connect(&mut self, backend: u32, nanoseconds: Option<u64>) {
-        if let Some(nanoseconds) = nanoseconds {
-            let connects = &mut self.backends[backend as usize].connects;
-            connects.get_or_insert_default().note(nanoseconds);
+    pub(crate) fn note_connect(&mut self, backend: u32, now: Tick, nanoseconds: Option<u64>) {
+        let Some(nanoseconds) = nanoseconds else { return };
+        let record = &mut self.backends[backend as usize];
+        record.connects.get_or_insert_default().note(nanoseconds);
+        let service = record.service;
+        let strategy = self.service(service).map(|record| record.service.spec().strategy);
+        if let Some(Strategy::PeakEwma { decay }) = strategy {
+            let backend = backend as usize;
+            if backend >= self.latencies.len() {
+                self.latencies.resize(backend + 1, Latency::default());
+            }
+            let latency = &mut self.latencies[backend];
+            *latency = latency.note(nanoseconds, now, HalfLife::of(decay));
         }
     }
 
@@ -393,6 +410,9 @@ impl Ledger {
             // Its last flow has ended.
             Some(id) => {
                 self.backends[id as usize] = record;
+                if let Some(latency) = self.latencies.get_mut(id as usize) {
+                    *latency = Latency::default();
+                }
                 id
             }
             None => {

@@ -3,7 +3,9 @@
 mod scene;
 
 use kbe_nat_engine::tuple::Protocol;
-use kbe_nat_engine::{CONNECT_BOUNDS, Config, ConnectTimes, KernelFlow};
+use kbe_nat_engine::{
+    CONNECT_BOUNDS, Config, ConnectTimes, KernelFlow, Meta, ServiceSpec, Strategy,
+};
 use scene::*;
 
 /// The connect times of the sole service port that has any, and how many backends have some.
@@ -171,4 +173,69 @@ fn a_handshake_that_a_restart_divides_is_not_timed() {
     connection.complete(&mut later);
     assert_eq!(later.state(), Some("ESTABLISHED"));
     assert_eq!(times(&later).1, 0);
+}
+
+const PEAK_EWMA: Strategy = Strategy::PeakEwma { decay: None };
+
+/// TCP over these backends, chosen by connect time.
+fn by_latency(family: Family, backends: &[u8]) -> Vec<ServiceSpec> {
+    let backends: Vec<_> = backends.iter().map(|&number| family.backend(number)).collect();
+    let spec = spec("default/t:", Protocol::TCP, family.vip(), &backends);
+    vec![ServiceSpec { strategy: PEAK_EWMA, ..spec }]
+}
+
+/// Opens a connection of this client, which the second backend answers late; whether it has it.
+fn is_at_late_one(scene: &mut Scene, family: Family, number: u32, is_offloaded: bool) -> bool {
+    let client = family.client(number, 5555);
+    let connection = Connection::begin(scene, client, family.vip()).expect("served");
+    let is_late = connection.backend == family.backend(1);
+    if is_offloaded {
+        let flow = kernel_flow(Protocol::TCP, client, family, connection.backend);
+        let _ = scene.engine.observe(scene.now, &flow, None);
+        scene.pass(if is_late { 0.06 } else { 0.001 });
+        assert!(scene.engine.note_answer(scene.now, &flow));
+    } else {
+        scene.pass(if is_late { 0.06 } else { 0.001 });
+        connection.complete(scene);
+    }
+    is_late
+}
+
+#[test]
+fn late_answers_cost_a_backend_its_share() {
+    for family in FAMILIES {
+        for is_offloaded in [false, true] {
+            let mut scene = Scene::new(Config::default(), by_latency(family, &[0, 1, 2]));
+            let late = (0..100)
+                .filter(|&number| is_at_late_one(&mut scene, family, number, is_offloaded))
+                .count();
+            // An even share is 33. Before its first answer it has no more than the others.
+            assert!((1..=3).contains(&late), "{late} of 100, offloaded: {is_offloaded}");
+            let syn = tcp(family.client(200, 5555), family.vip(), &Tcp::new(SYN, 1, 0));
+            let told = scene.engine.explain(scene.now, &syn, Meta::default());
+            let reason = &told.steps.iter().find(|(check, _)| *check == "strategy").unwrap().1;
+            assert!(reason.starts_with("peak-ewma gives ") && reason.contains(" ms, and it has "));
+        }
+    }
+}
+
+/// A late backend is gone, and the next one has its record in the books.
+#[test]
+fn another_backend_is_not_taken_for_the_late_one() {
+    let family = Family::V4;
+    let mut scene = Scene::new(Config::default(), by_latency(family, &[1]));
+    let mut connection =
+        Connection::begin(&mut scene, family.client(1, 5555), family.vip()).expect("served");
+    scene.pass(0.06);
+    connection = connection.complete(&mut scene);
+    connection.close(&mut scene);
+    scene.serve(by_latency(family, &[0]));
+    scene.sweep(1e3);
+    for number in 2..5 {
+        assert!(!is_at_late_one(&mut scene, family, number, false));
+    }
+    scene.serve(by_latency(family, &[0, 2]));
+    // The first backend has three flows, and it alone has a connect time.
+    let connection = Connection::establish(&mut scene, family.client(9, 5555), family.vip());
+    assert_eq!(connection.backend, family.backend(2));
 }

@@ -214,7 +214,10 @@ fn f46_midstream_is_picked_up_alike_everywhere() {
 
 #[test]
 fn f46_midstream_under_a_consistent_strategy_stays_with_its_backend() {
-    for strategy in [Strategy::Maglev { size: None }, Strategy::Rendezvous, Strategy::SourceHash] {
+    // That of `bounded` is where its ring leads, unless a backend is full.
+    let bounded = Strategy::Bounded { virtual_nodes: None, epsilon: None };
+    let consistent = Strategy::ALL.into_iter().filter(Strategy::is_consistent);
+    for strategy in consistent.chain([bounded]) {
         let specs: Vec<_> = specs(V4, 3)
             .into_iter()
             .map(|spec| kbe_nat_engine::ServiceSpec { strategy, ..spec })
@@ -229,6 +232,23 @@ fn f46_midstream_under_a_consistent_strategy_stays_with_its_backend() {
             assert_eq!(connection.client(&mut scene, ACK | PSH, b"on").cause, Cause::New);
             assert_eq!(connection.server(&mut scene, ACK | PSH, b"on").cause, Cause::Established);
         }
+    }
+}
+
+/// A node that has loads agrees with one that has none.
+#[test]
+fn f46_midstream_under_bounded_loads_goes_by_the_ring_alone() {
+    let strategy = Strategy::Bounded { virtual_nodes: None, epsilon: None };
+    let specs =
+        || specs(V4, 3).into_iter().map(|spec| kbe_nat_engine::ServiceSpec { strategy, ..spec });
+    let mut busy = Scene::new(Config::default(), specs().collect());
+    for client in 0..50 {
+        Connection::establish(&mut busy, V4.client(client, 5555), V4.vip());
+    }
+    for client in 100..150 {
+        let mut idle = Scene::new(Config::default(), specs().collect());
+        let packet = || tcp(V4.client(client, 5555), V4.vip(), &Tcp::new(ACK, 100, 200));
+        assert_eq!(busy.translate(packet()).1, idle.translate(packet()).1);
     }
 }
 

@@ -11,7 +11,7 @@ use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::view::ServiceStats;
 use kbe_nat_engine::{
     Cause, Config, Engine, Frontend, FrontendKind, Meta, NodePorts, NodeView, Packet, ServicePort,
-    ServiceTable,
+    ServiceSpec, ServiceTable, Strategy,
 };
 use scene::*;
 
@@ -269,4 +269,36 @@ fn one_that_is_handed_in_again_is_shared() {
     }
     assert_eq!(table.find(Protocol::UDP, vip(7)), None);
     assert!(!table.is_cluster_ip(vip(7).ip()));
+}
+
+/// Connections stay with their backends, and the next ones are chosen by the strategy that follows.
+#[test]
+fn each_strategy_may_follow_each_other() {
+    for family in FAMILIES {
+        for (before, after) in
+            Strategy::ALL.iter().flat_map(|before| Strategy::ALL.map(|after| (*before, after)))
+        {
+            let with = |strategy, backends| {
+                let specs = specs(family, backends).into_iter();
+                specs.map(|spec| ServiceSpec { strategy, ..spec }).collect::<Vec<_>>()
+            };
+            let mut scene = Scene::new(Config::default(), with(before, 3));
+            let mut connections: Vec<_> = (0..6)
+                .map(|n| Connection::establish(&mut scene, family.client(n, 5555), family.vip()))
+                .collect();
+            scene.serve(with(after, 3));
+            for connection in &mut connections {
+                let cause = connection.client(&mut scene, ACK | PSH, b"on").cause;
+                assert_eq!(cause, Cause::Established, "{} to {}", before.name(), after.name());
+            }
+            let syn = tcp(family.client(7, 5555), family.vip(), &Tcp::new(SYN, 1, 0));
+            let told = scene.engine.explain(scene.now, &syn, Meta::default());
+            let name = format!("{} gives ", after.name());
+            assert!(told.steps.iter().any(|(_, found)| found.starts_with(&name)), "{name}");
+            let saved = scene.engine.checkpoint(scene.now);
+            let mut later = Scene::new(Config::default(), with(after, 3));
+            assert_eq!(later.engine.restore(scene.now, &saved, 0), Ok(6));
+            Connection::establish(&mut later, family.client(7, 5555), family.vip());
+        }
+    }
 }

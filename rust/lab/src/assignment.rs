@@ -1,12 +1,11 @@
 //! A strategy by itself, without traffic: keys in, backends out.
 
 use std::fmt::Debug;
-use std::sync::Arc;
 
 use kbe_nat_engine::Backend;
 use kbe_nat_engine::balance::{Balancer, Loads, Request, State};
 
-use crate::balancers::{Builder, Foreign, Latencies, builder};
+use crate::balancers::{Builder, Foreign, builder};
 use crate::spec::{LabError, StrategySpec};
 
 /// A strategy with its backends and their loads.
@@ -30,7 +29,7 @@ impl Assignment {
         seed: u64,
         foreign: Option<&dyn Foreign>,
     ) -> Result<Self, LabError> {
-        let mut builder = builder(spec, &Arc::<Latencies>::default(), foreign, seed)?;
+        let mut builder = builder(spec, foreign, seed)?;
         let balancer = build(&spec.name, &mut *builder, &[])?;
         Ok(Self {
             name: spec.name.clone(),
@@ -56,7 +55,7 @@ impl Assignment {
     /// The position of the backend that a key gets. With `stays` it is a connection that adds to
     /// the backend's load.
     pub fn pick(&mut self, key: u64, stays: bool) -> Option<usize> {
-        let loads = Loads { records: &self.records, active: &self.active };
+        let loads = Loads { records: &self.records, active: &self.active, ..Loads::default() };
         let request = Request { source: key, flow: key, loads };
         let index = self.balancer.pick(&request, &mut self.state)?;
         if stays && let Some(load) = self.active.get_mut(index) {

@@ -5,12 +5,9 @@
 //! immutable, as in the engine.
 
 mod anchor;
-mod bounded;
 mod jump;
 mod least_of;
 mod modulo;
-mod peak_ewma;
-mod ring;
 mod strategy;
 
 use std::fmt::Debug;
@@ -19,16 +16,13 @@ use kbe_nat_engine::balance::Balancer;
 use kbe_nat_engine::{Backend, Strategy};
 
 pub use anchor::Anchor;
-pub use bounded::Bounded;
 pub use jump::Jump;
 pub use least_of::LeastOf;
 pub use modulo::Modulo;
-pub use peak_ewma::{Latencies, PeakEwma};
-pub use ring::Ring;
 pub use strategy::builder;
 
 /// Names of the strategies that are the lab's.
-pub const NAMES: [&str; 7] = ["modulo", "ring", "jump", "anchor", "bounded", "lcd", "peak-ewma"];
+pub const NAMES: [&str; 4] = ["modulo", "jump", "anchor", "lcd"];
 
 /// Makes balancers for the backends of one Service.
 pub trait Builder: Debug + Send {
@@ -59,18 +53,12 @@ const MAPPING: Strategy = Strategy::Rendezvous;
 /// The engine's strategy that goes by loads alone.
 const LOADS: Strategy = Strategy::LeastConn;
 
-/// The backends with weight in the order of their addresses, by position in the list: the same for
-/// every order of the list.
-fn by_address(backends: &[Backend]) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..backends.len()).filter(|&i| backends[i].weight > 0).collect();
-    order.sort_by_key(|&index| backends[index].address);
-    order
-}
-
 /// Each backend with weight, by position in the list, once for each unit of its weight after
 /// division by the weights' common divisor. The strategies that know no weights see units.
 fn units(backends: &[Backend]) -> Result<Vec<(usize, u32)>, String> {
-    let order = by_address(backends);
+    let mut order: Vec<usize> = (0..backends.len()).filter(|&i| backends[i].weight > 0).collect();
+    // The same for every order of the list.
+    order.sort_by_key(|&index| backends[index].address);
     let divisor = order.iter().fold(0, |divisor, &index| gcd(divisor, backends[index].weight));
     let count = |index: usize| backends[index].weight / divisor;
     let total: u64 = order.iter().map(|&index| u64::from(count(index))).sum();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use kbe_nat_engine::tuple::Protocol;
 
-use crate::balancers::{Foreign, Latencies};
+use crate::balancers::Foreign;
 use crate::connections::{Connection, Connections, Ports, Stage, node_hash};
 use crate::dataplane::{Costs, Dataplane, Fate};
 use crate::measures::{Measures, Outcome};
@@ -49,7 +49,6 @@ pub struct Cell {
     pub(crate) measures: Measures,
     pub(crate) dataplane: Box<dyn Dataplane>,
     pub(crate) connections: Connections,
-    pub(crate) latencies: Arc<Latencies>,
     pub(crate) foreign: Option<Arc<dyn Foreign>>,
     /// Whether each node serves.
     pub(crate) nodes: Vec<bool>,
@@ -63,7 +62,6 @@ pub struct Cell {
     pub(crate) batch: Vec<(Segment, Origin)>,
     pub(crate) batch_start: u64,
     pub(crate) fates: Vec<Fate>,
-    pub(crate) observes_latency: bool,
     pub(crate) packets: u64,
     pub(crate) flood: (u64, u64),
     pub(crate) time: u64,
@@ -185,9 +183,6 @@ impl Cell {
     pub(crate) fn send(&mut self, segments: &[Segment], fates: &mut Vec<Fate>) {
         fates.clear();
         self.packets += segments.len() as u64;
-        if self.observes_latency {
-            self.latencies.advance(self.now as f64 / SECOND);
-        }
         self.dataplane.send(self.now, segments, &self.measures.loads, fates);
     }
 
@@ -263,18 +258,8 @@ impl Cell {
         let load = f64::from(self.measures.loads[backend as usize]);
         let slowness = state.capacity.map_or(1.0, |capacity| (load / capacity).max(1.0));
         let latency = state.latency * slowness;
-        match connection.stage {
-            Stage::Answer => {
-                let service = &self.services.services[connection.service as usize];
-                self.measures.answer(service, backend, connection.bytes);
-            }
-            Stage::Accept if self.observes_latency => {
-                let now = connection.at as f64 / SECOND;
-                self.latencies.observe(packets::backend(backend), latency, now);
-            }
-            _ => {}
-        }
-        if connection.is_one_way() && state.is_alive {
+        let is_answer = connection.stage == Stage::Answer;
+        if is_answer || connection.is_one_way() && state.is_alive {
             let service = &self.services.services[connection.service as usize];
             self.measures.answer(service, backend, connection.bytes);
         }

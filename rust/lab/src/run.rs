@@ -15,7 +15,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
-use crate::balancers::{Foreign, Latencies};
+use crate::balancers::Foreign;
 use crate::cell::{BATCH, Cell, Origin, QUANTUM, Step, nanoseconds};
 use crate::connections::{Connections, Ports, Stage};
 use crate::dataplane::{Choosers, Dataplane, Engines, thread_time};
@@ -32,8 +32,7 @@ impl Cell {
     /// # Errors
     /// [`LabError`] for a description that does not fit.
     pub fn new(spec: CellSpec, foreign: Option<Arc<dyn Foreign>>) -> Result<Self, LabError> {
-        let latencies = Arc::<Latencies>::default();
-        let services = Services::new(&spec, &latencies, foreign.as_deref())?;
+        let services = Services::new(&spec, foreign.as_deref())?;
         let dataplane: Box<dyn Dataplane> = match spec.memory {
             Memory::Conntrack => Box::new(Engines::new(&spec, spec.seed)?),
             Memory::None | Memory::Jet => Box::new(Choosers::new(&spec)),
@@ -51,10 +50,8 @@ impl Cell {
             sources: sources.collect(),
             ports: Ports::new(spec.seed, clients),
             nodes: vec![true; spec.nodes as usize],
-            observes_latency: spec.observes_latency(),
             dataplane,
             services,
-            latencies,
             foreign,
             connections: Connections::default(),
             progress: Progress::default(),

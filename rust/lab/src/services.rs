@@ -8,7 +8,7 @@ use kbe_nat_engine::service::Scope;
 use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::{Backend, Frontend, FrontendKind, ServicePort};
 
-use crate::balancers::{Builder, Foreign, Latencies, builder};
+use crate::balancers::{Builder, Foreign, builder};
 use crate::dataplane::{ServiceState, thread_time};
 use crate::packets;
 use crate::spec::{CellSpec, LabError, Memory, StrategySpec};
@@ -66,11 +66,7 @@ pub(crate) struct Remapping {
 }
 
 impl Services {
-    pub(crate) fn new(
-        spec: &CellSpec,
-        latencies: &Arc<Latencies>,
-        foreign: Option<&dyn Foreign>,
-    ) -> Result<Self, LabError> {
+    pub(crate) fn new(spec: &CellSpec, foreign: Option<&dyn Foreign>) -> Result<Self, LabError> {
         let mut world = Self {
             services: Vec::new(),
             groups: Vec::new(),
@@ -87,7 +83,7 @@ impl Services {
                 let number = world.services.len();
                 let first = world.owners.len();
                 world.owners.resize(first + service.backends.len(), number as u32);
-                let make = || builder(&spec.strategy, latencies, foreign, spec.seed);
+                let make = || builder(&spec.strategy, foreign, spec.seed);
                 let backends =
                     service.backends.iter().zip(0..).map(|(backend, place)| BackendState {
                         weight: backend.weight,
@@ -141,14 +137,13 @@ impl Services {
         &mut self,
         group: u32,
         strategy: &StrategySpec,
-        latencies: &Arc<Latencies>,
         foreign: Option<&dyn Foreign>,
         seed: u64,
     ) -> Result<(), LabError> {
         for number in self.group(group) {
             let service = &mut self.services[number as usize];
-            service.builder = builder(strategy, latencies, foreign, seed)?;
-            service.horizon_builder = builder(strategy, latencies, foreign, seed)?;
+            service.builder = builder(strategy, foreign, seed)?;
+            service.horizon_builder = builder(strategy, foreign, seed)?;
         }
         Ok(())
     }
@@ -232,8 +227,7 @@ fn remapping(before: &ServiceState, after: &ServiceState) -> Remapping {
     for key in 0..PROBES {
         let choice = |state: &ServiceState| {
             let flow = mix64(u64::from(key) + 1);
-            let request =
-                Request { source: flow, flow, loads: Loads { records: &[], active: &[] } };
+            let request = Request { source: flow, flow, loads: Loads::default() };
             let balancer = state.port.set(Scope::Cluster).balancer();
             let index = balancer.pick(&request, &mut State::new(0))?;
             state.backends.get(index).copied()

@@ -30,7 +30,7 @@ pub struct StrategySpec {
     /// `anchor`: buckets, which bound the backends that may ever be listed at once.
     #[serde(default)]
     pub buckets: Option<u32>,
-    /// `peak-ewma`: seconds after which a latency counts for 1/e.
+    /// `peak-ewma`: seconds in which a connect time fades to 1/e.
     #[serde(default)]
     pub decay: Option<f64>,
 }

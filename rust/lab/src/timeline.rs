@@ -8,19 +8,7 @@ use crate::measures::Outcome;
 use crate::packets::{self, Segment};
 use crate::rows::{ChangeRow, EventRow};
 use crate::services::Remapping;
-use crate::spec::{CellSpec, Change, LabError};
-
-impl CellSpec {
-    /// Whether any strategy goes by latencies.
-    pub(crate) fn observes_latency(&self) -> bool {
-        let later = self.events.iter().flat_map(|event| &event.changes);
-        let names = later.filter_map(|change| match change {
-            Change::Strategy(_, strategy) => Some(strategy.name.as_str()),
-            _ => None,
-        });
-        names.chain([self.strategy.name.as_str()]).any(|name| name == "peak-ewma")
-    }
-}
+use crate::spec::{Change, LabError};
 
 impl Cell {
     /// Does what event `number` says, and counts what that does to connections.
@@ -84,7 +72,7 @@ impl Cell {
             Change::Strategy(group, ref strategy) => {
                 touched.extend(self.services.group(group));
                 let (foreign, seed) = (self.foreign.as_deref(), self.spec.seed);
-                return self.services.set_strategy(group, strategy, &self.latencies, foreign, seed);
+                return self.services.set_strategy(group, strategy, foreign, seed);
             }
         };
         for number in self.services.group(group) {

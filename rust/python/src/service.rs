@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use kbe_nat_engine as core;
+use kbe_nat_engine::balance::Parameters;
 use kbe_nat_engine::service::{self, FrontendKind, Mode, Scope, UnknownPort};
 use pyo3::prelude::*;
 
@@ -110,8 +111,11 @@ impl Frontend {
 /// where `is_internal_local` or `is_external_local` ask for it (internalTrafficPolicy,
 /// externalTrafficPolicy). `affinity_seconds` is the timeout of ClientIP affinity. `source_ranges`
 /// bind load-balancer frontends, with `source_ranges_apply_to_all` external IPs and node ports too.
-/// `strategy` is one of `kbe_nat.Strategy`; `maglev_size`, a prime, is for "mh". Cost: the building
-/// of the balancer, for "mh" linear in its table. Raises `ArgumentError`.
+/// `strategy` is one of `kbe_nat.Strategy`. Its parameters: for "mh" `table_size`, a prime; for
+/// "ring" and "bounded" `virtual_nodes`, points of a backend of weight 1 (100); for "bounded"
+/// `epsilon`, the part of its share that a backend may have beyond it (0.25); for "peak-ewma"
+/// `decay`, seconds in which a connect time fades to 1/e (10). Cost: the building of the balancer,
+/// for "mh" linear in its table, for "ring" and "bounded" in their points. Raises `ArgumentError`.
 #[pyclass(frozen, module = "kbe_nat")]
 pub(crate) struct ServicePort(pub(crate) Arc<core::ServicePort>);
 
@@ -125,12 +129,14 @@ impl ServicePort {
             local_backends = Vec::new(), serving_backends = Vec::new(),
             is_internal_local = false, is_external_local = false, affinity_seconds = None,
             source_ranges = Vec::new(), source_ranges_apply_to_all = false,
-            strategy = "random", maglev_size = None,
+            strategy = "random", table_size = None, virtual_nodes = None, epsilon = None,
+            decay = None,
         ),
         text_signature = "(name, frontends, cluster_backends, *, family=None, protocol='tcp', \
             local_backends=(), serving_backends=(), is_internal_local=False, \
             is_external_local=False, affinity_seconds=None, source_ranges=(), \
-            source_ranges_apply_to_all=False, strategy='random', maglev_size=None)"
+            source_ranges_apply_to_all=False, strategy='random', table_size=None, \
+            virtual_nodes=None, epsilon=None, decay=None)"
     )]
     #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
     fn new(
@@ -148,17 +154,13 @@ impl ServicePort {
         source_ranges: Vec<String>,
         source_ranges_apply_to_all: bool,
         strategy: &str,
-        maglev_size: Option<u32>,
+        table_size: Option<u32>,
+        virtual_nodes: Option<u32>,
+        epsilon: Option<f64>,
+        decay: Option<f64>,
     ) -> PyResult<Self> {
-        let strategy = match (strategy.parse().map_err(argument)?, maglev_size) {
-            (core::Strategy::Maglev { .. }, size) => core::Strategy::Maglev { size },
-            (_, Some(_)) => {
-                return Err(argument(format!(
-                    "maglev_size is for strategy \"mh\", not {strategy:?}"
-                )));
-            }
-            (strategy, None) => strategy,
-        };
+        let parameters = Parameters { table_size, virtual_nodes, epsilon, decay };
+        let strategy = core::Strategy::with(strategy, &parameters).map_err(argument)?;
         let spec = core::ServiceSpec {
             name,
             family: family.map(convert::family).transpose()?,

@@ -19,12 +19,15 @@ static RECORDS: [u32; 128] = {
 
 /// Live flows by position in the list.
 pub(super) fn loads(active: &[u32]) -> Loads<'_> {
-    Loads { records: &RECORDS, active }
+    Loads { records: &RECORDS, active, ..IDLE.loads }
 }
 
 /// A request while no backend has a flow.
-pub(super) const IDLE: Request<'static> =
-    Request { source: 0, flow: 0, loads: Loads { records: &[], active: &[] } };
+pub(super) const IDLE: Request<'static> = Request {
+    source: 0,
+    flow: 0,
+    loads: Loads { records: &[], active: &[], latencies: &[], now: 0 },
+};
 
 pub(super) fn request(hash: u64, loads: Loads<'_>) -> Request<'_> {
     Request { source: hash, flow: hash, loads }

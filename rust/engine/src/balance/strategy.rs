@@ -1,10 +1,11 @@
 //! The names of the strategies, and building a balancer from one.
 
+use std::num::NonZeroU32;
 use std::str::FromStr;
 
 use super::{
-    Balancer, Cascade, LeastConn, Maglev, Random, Rendezvous, RoundRobin, SizeError,
-    SmoothWeighted, SourceHash, TwoChoices,
+    Balancer, Bounded, Cascade, LeastConn, Maglev, PeakEwma, Random, Rendezvous, Ring, RoundRobin,
+    SizeError, SmoothWeighted, SourceHash, TwoChoices,
 };
 use crate::backend::Backend;
 
@@ -35,6 +36,24 @@ pub enum Strategy {
     Rendezvous,
     /// `sh`: highest random weight by client address.
     SourceHash,
+    /// `ring`: the next point on a circle by flow hash.
+    Ring {
+        /// Points of a backend of weight 1; by default [`Ring::VIRTUAL_NODES`].
+        virtual_nodes: Option<NonZeroU32>,
+    },
+    /// `bounded`: the same, past backends that have more than their share.
+    Bounded {
+        /// As of `ring`.
+        virtual_nodes: Option<NonZeroU32>,
+        /// Millionths of its share by which a backend may have more; by default
+        /// [`Bounded::EPSILON`].
+        epsilon: Option<NonZeroU32>,
+    },
+    /// `peak-ewma`: of two weighted draws the one with less connect time times live flows.
+    PeakEwma {
+        /// Milliseconds in which a connect time fades to 1/e; by default [`PeakEwma::DECAY`].
+        decay: Option<NonZeroU32>,
+    },
 }
 
 /// No strategy has this name.
@@ -50,7 +69,7 @@ pub struct UnknownStrategy {
 
 impl Strategy {
     /// Every strategy, with default parameters: [`FromStr`] finds these alone.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Random,
         Self::Cascade,
         Self::RoundRobin,
@@ -61,6 +80,9 @@ impl Strategy {
         Self::Maglev { size: None },
         Self::Rendezvous,
         Self::SourceHash,
+        Self::Ring { virtual_nodes: None },
+        Self::Bounded { virtual_nodes: None, epsilon: None },
+        Self::PeakEwma { decay: None },
     ];
 
     /// The name that [`FromStr`] reads.
@@ -77,28 +99,44 @@ impl Strategy {
             Self::Maglev { .. } => "mh",
             Self::Rendezvous => "rendezvous",
             Self::SourceHash => "sh",
+            Self::Ring { .. } => "ring",
+            Self::Bounded { .. } => "bounded",
+            Self::PeakEwma { .. } => "peak-ewma",
         }
     }
 
     /// Whether the choice follows from the request alone, and not from state, loads or the order of
     /// the list, so that all nodes with the same backends agree. The others choose a mid-stream
-    /// packet's backend by rendezvous.
+    /// packet's backend by rendezvous, and `bounded` by its ring.
     #[must_use]
     pub fn is_consistent(&self) -> bool {
         match self {
-            Self::Maglev { .. } | Self::Rendezvous | Self::SourceHash => true,
+            Self::Maglev { .. } | Self::Rendezvous | Self::SourceHash | Self::Ring { .. } => true,
             Self::Random
             | Self::Cascade
             | Self::RoundRobin
             | Self::WeightedRoundRobin
             | Self::LeastConn
             | Self::WeightedLeastConn
-            | Self::TwoChoices => false,
+            | Self::TwoChoices
+            | Self::Bounded { .. }
+            | Self::PeakEwma { .. } => false,
         }
     }
 
+    /// Whether it needs the stable hash of a flow for each of its choices.
+    #[inline]
+    #[must_use]
+    pub fn hashes_flows(&self) -> bool {
+        matches!(
+            self,
+            Self::Maglev { .. } | Self::Rendezvous | Self::Ring { .. } | Self::Bounded { .. }
+        )
+    }
+
     /// Builds the balancer for a list of backends. O(N), for `mh` O(M log M) in the size M of its
-    /// table, and O(N log N) for the other consistent ones.
+    /// table, for `ring` and `bounded` the same in their points, and O(N log N) for the other
+    /// consistent ones.
     ///
     /// # Errors
     ///
@@ -116,6 +154,11 @@ impl Strategy {
             Self::Maglev { size } => Box::new(Maglev::new(backends, size)?),
             Self::Rendezvous => Box::new(Rendezvous::new(backends)),
             Self::SourceHash => Box::new(SourceHash::new(backends)),
+            Self::Ring { virtual_nodes } => Box::new(Ring::new(backends, virtual_nodes)),
+            Self::Bounded { virtual_nodes, epsilon } => {
+                Box::new(Bounded::new(backends, virtual_nodes, epsilon))
+            }
+            Self::PeakEwma { decay } => Box::new(PeakEwma::new(backends, decay)),
         })
     }
 }
@@ -182,6 +225,9 @@ mod tests {
             ("mh", "30033333333133330330333331333303"),
             ("rendezvous", "33311311300333333313333333300313"),
             ("sh", "33311311300333333313333333300313"),
+            ("ring", "33333311303313333103333313330313"),
+            ("bounded", "33333311303313333103333313330313"),
+            ("peak-ewma", "31013133103303333303313033103313"),
         ];
         assert_eq!(rows.map(|(name, _)| name), Strategy::ALL.map(|strategy| strategy.name()));
         for (name, expected) in rows {

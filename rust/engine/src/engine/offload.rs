@@ -223,7 +223,8 @@ impl Engine {
         }
         let Some(syn) = cold.tracking.syn_time() else { return false };
         cold.tracking.forget_syn();
-        shared.ledger.note_connect(cold.backend, Stamp::at(now).since(syn));
+        let tick = shared.clock.at(now);
+        shared.ledger.note_connect(cold.backend, tick, Stamp::at(now).since(syn));
         true
     }
 

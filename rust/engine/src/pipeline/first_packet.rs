@@ -265,7 +265,7 @@ impl Shared {
         trace: &mut impl Trace,
     ) -> Option<Choice> {
         let number = self.ledger.number(serving.service);
-        let (record, backends, active) = self.ledger.choosing(number)?;
+        let (record, backends, loads) = self.ledger.choosing(number, self.clock.tick())?;
         let ids = &record.backends[serving.scope as usize];
         let spec = record.service.spec();
         let remembered = spec
@@ -273,7 +273,7 @@ impl Shared {
             .and_then(|_| self.affinity.get(&(number, query.source()), self.clock.tick()))
             .filter(|&(id, birth)| backends[id as usize].birth == birth)
             .and_then(|(id, _)| ids.iter().position(|&known| known == id));
-        // Only choices that all nodes agree on are made by hash, and only by one of them.
+        // Few strategies go by a hash, and only by one of them.
         let by_source = || stable_hash_address(query.source(), CONSISTENT_SEED);
         let by_flow = || {
             let (from, to) = (query.ends.source(), query.destination());
@@ -281,10 +281,10 @@ impl Shared {
         };
         let (source, flow) = match spec.strategy {
             Strategy::SourceHash => (by_source(), 0),
-            strategy if serving.is_midstream || strategy.is_consistent() => (0, by_flow()),
+            strategy if serving.is_midstream || strategy.hashes_flows() => (0, by_flow()),
             _ => (0, 0),
         };
-        let request = Request { source, flow, loads: Loads { records: ids, active } };
+        let request = Request { source, flow, loads: Loads { records: ids, ..loads } };
         let state = state.unwrap_or(&mut record.states[serving.scope as usize]);
         let (index, outcome) =
             decide::choose(&record.service, serving, remembered, &request, state, trace)?;

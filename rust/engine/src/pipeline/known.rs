@@ -58,7 +58,8 @@ impl Shared {
         let Some(syn) = cold.tracking.syn_time() else { return };
         tracking.forget_syn();
         if change.state == State::TcpSynRecv {
-            self.ledger.note_connect(cold.backend, self.clock.stamp().since(syn));
+            let waited = self.clock.stamp().since(syn);
+            self.ledger.note_connect(cold.backend, self.clock.tick(), waited);
         }
     }
 

@@ -1,7 +1,6 @@
 //! Backends and requests for tests of balancers.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 
 use kbe_nat_engine::Backend;
 use kbe_nat_engine::balance::{Balancer, Loads, Request, State};
@@ -15,7 +14,7 @@ pub(crate) fn spec(name: &str) -> StrategySpec {
 }
 
 pub(crate) fn build(spec: &StrategySpec) -> Box<dyn Builder> {
-    builder(spec, &Arc::default(), None, 1).expect("the parameters fit")
+    builder(spec, None, 1).expect("the parameters fit")
 }
 
 pub(crate) fn backend(number: u32, weight: u32) -> Backend {
@@ -34,8 +33,7 @@ pub(crate) fn map(balancer: &dyn Balancer, backends: &[Backend], keys: u64) -> V
     (0..keys)
         .map(|key| {
             let flow = mix64(key + 1);
-            let request =
-                Request { source: flow, flow, loads: Loads { records: &[], active: &[] } };
+            let request = Request { source: flow, flow, loads: Loads::default() };
             backends[balancer.pick(&request, &mut state).expect("some have weight")].address
         })
         .collect()
@@ -47,7 +45,7 @@ pub(crate) fn throw(balancer: &dyn Balancer, backends: usize, balls: u64) -> Vec
     let (mut active, mut state) = (vec![0; backends], State::new(7));
     for ball in 0..balls {
         let flow = mix64(ball + 1);
-        let loads = Loads { records: &records, active: &active };
+        let loads = Loads { records: &records, active: &active, ..Loads::default() };
         let request = Request { source: flow, flow, loads };
         let index = balancer.pick(&request, &mut state).expect("some have weight");
         active[index] += 1;

@@ -141,7 +141,7 @@ fn pick(
     let request = Request {
         source: stable_hash_address(from.ip(), SEED),
         flow: stable_hash_tuple(packet.protocol.0, from, to, SEED),
-        loads: Loads { records: backends, active: loads },
+        loads: Loads { records: backends, active: loads, ..Loads::default() },
     };
     let index = port.set(Scope::Cluster).balancer().pick(&request, memory)?;
     backends.get(index).copied()
