@@ -123,7 +123,7 @@ def test_ctrl_c_ends_all_processes_and_keeps_finished_cells(tmp_path: Path, jobs
     folder = tmp_path / "run"
     wait(lambda: any(folder.glob("cells/*.json")) and any(folder.glob("cells/*.part")))
     os.killpg(process.pid, signal.SIGINT)
-    assert process.stderr.read() == ""
+    assert process.stderr.read().strip() == ""
     assert process.wait() == 130
     wait(lambda: not members(process.pid))
     assert len(list(folder.glob("cells/*.json"))) == 1
