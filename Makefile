@@ -6,7 +6,7 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 export PIP_QUIET := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check build conformance bench bench-cluster bench-engine bench-compare bench-replay bench-page bench-agreement bench-restart bench-datapath bench-encodings notebooks figures soak chaos mutants fuzz wheel docs clean
+.PHONY: help demo test check build conformance bench bench-cluster bench-engine bench-compare bench-replay bench-page bench-agreement bench-restart bench-datapath bench-encodings notebooks figures soak chaos mutants fuzz wheel release docs clean
 
 help:          ## list the verbs
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' Makefile | expand -t 16
@@ -107,8 +107,16 @@ fuzz: build    ## run every fuzz target ten million times, guided by coverage; F
 	tools/fuzz.sh
 	KBE_NAT_FUZZ_EXAMPLES=3000 pytest --quiet tests/test_objects_fuzz.py tests/test_protobuf.py tests/test_requests_fuzz.py tests/test_yaml_fuzz.py
 
-wheel: .venv/ready    ## build the wheel that is published, into dist
-	maturin build --quiet --release --out dist
+wheel: .venv/release    ## build what is published, into dist: the wheel for x86_64 with glibc 2.17 or newer, and the sdist
+	rm -rf dist
+	maturin build --quiet --release --strip --zig --compatibility manylinux2014 --out dist
+	maturin sdist --quiet --out dist
+
+release: .venv/ready wheel    ## build and check what is published, and try it in clean environments; upload nothing: docs/releasing.md
+	twine check --strict dist/*
+	python tools/release.py dist
+	KBE_NAT_WHEEL="$$(echo $(CURDIR)/dist/*.whl)" pytest --quiet tests/install
+	@echo "Ready in dist; docs/releasing.md says what comes next."
 
 docs:          ## build the documentation of the crates, into target/doc
 	cargo doc --quiet --workspace --no-deps
@@ -116,10 +124,17 @@ docs:          ## build the documentation of the crates, into target/doc
 clean:         ## take away what was built
 	rm -rf .venv target dist
 
+# What builds and checks a wheel, without the project itself.
+.venv/release: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	pip install --upgrade 'pip>=25.1'
+	pip install --group release
+	touch $@
+
 .venv/ready: pyproject.toml tools/system-packages.sh
 	@tools/system-packages.sh
 	@echo "Making .venv and building; this takes a minute or two."
-	$(PYTHON) -m venv .venv
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	pip install --upgrade 'pip>=25.1' 'maturin>=1.15,<2'
-	maturin develop --quiet --release --extras lab,lab-cluster,netfilterqueue,proxy --group dev
+	maturin develop --quiet --release --extras lab,lab-cluster,netfilterqueue,proxy --group development
 	touch $@
