@@ -1,6 +1,11 @@
 """`kbe-nat lab` on the command line."""
 
 import json
+import os
+import pty
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -8,6 +13,7 @@ import pytest
 from harness.scenarios import poisson, scenario, service
 from kbe_nat import lab
 from kbe_nat.__main__ import main
+from kbe_nat.lab.standing import Standing
 
 
 @pytest.fixture
@@ -74,6 +80,58 @@ def test_run_report_and_reproduce(
     table.write_text(table.read_text().replace("rr,conntrack,0", "rr,conntrack,1", 1))
     assert main(["lab", "reproduce", str(folder)]) == 1
     assert capsys.readouterr().out == "balance: line 2: repeat 1 -> 0\n"
+
+
+def test_a_terminal_shows_cells_as_they_are_finished(tmp_path: Path, file: str) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "kbe_nat", "lab", "run", file, "-d", str(tmp_path / "run")]
+    environment = os.environ | {"COLUMNS": "100", "LINES": "30", "TERM": "xterm"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=theirs, env=environment
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        # The end of the terminal's other side is an error of reading (EIO).
+        with suppress(OSError):
+            while part := os.read(ours, 4096):
+                shown += part
+        assert process.stdout is not None
+        lines = process.stdout.read().decode().splitlines()
+    os.close(ours)
+    assert process.returncode == 0
+    for words in (b"max over mean", b"rr \xc2\xb7 conntrack", b"2/2", b"4/4"):
+        assert words in shown, words
+    assert not any("\x1b" in line for line in lines), "the report goes to a pipe"
+
+
+def test_nothing_folds_in_a_pipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    question = "Why? " * 60 + "?"
+    path = tmp_path / "long.yaml"
+    path.write_text(json.dumps(scenario(question=question)))
+    folder = tmp_path / ("a" * 120) / ("b" * 120)
+    lab.run(str(path), folder)
+    second = tmp_path / ("a" * 120) / ("c" * 120)
+    lab.run(str(path), second)
+    assert main(["lab", "report", str(folder), str(second)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"small: {question}"
+    assert sum(line.startswith(str(folder)) and "cv" not in line for line in lines) >= 6
+
+
+def test_a_folder_says_how_far_its_run_is(tmp_path: Path, file: str) -> None:
+    standing = Standing(tmp_path / "run")
+    assert standing.rows() == []
+    seen: list[int] = []
+    lab.run(
+        file,
+        tmp_path / "run",
+        watch=lambda *_: seen.append(sum(row.finished for row in standing.rows())),
+    )
+    assert seen == [0, 1, 2, 3, 4]
+    first, second = standing.rows()
+    assert first == ("rr · conntrack", 2, 2, ["1", "0", "0"])
+    assert (second.name, second.finished, second.total) == ("mh · conntrack", 2, 2)
+    assert float(second.measures[0]) > 1
 
 
 def test_runs_are_compared_where_they_can_be(

@@ -2,20 +2,17 @@
 
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 from click.exceptions import Exit
 
 from kbe_nat.cli.flags.flag import Argument, Flag
 from kbe_nat.cli.flags.options import Format, OutputFormat, warn
+from kbe_nat.cli.lab_progress import run_progress
 from kbe_nat.cli.output import show, show_json, table
-from kbe_nat.cli.progress import progress_bar
 from kbe_nat.cli.verb import VerbGroup
 from kbe_nat.errors import LabError, SettingError
 from kbe_nat.lab.cells import check_cells
@@ -152,7 +149,7 @@ def run(
     _ensure_privileges(name, read_scenario(name)[0])
     # Strategies in Python lie beside the work, as a program's modules do.
     sys.path.insert(0, "")
-    with _progress(name) as watch:
+    with run_progress(name, directory) as watch:
         result = run_scenario(
             name,
             directory,
@@ -212,7 +209,7 @@ def reproduce(
     sys.path.insert(0, "")
     with tempfile.TemporaryDirectory(prefix="kbe-nat-lab-") as temporary:
         place = target or Path(temporary) / "run"
-        with _progress(str(directory)) as watch:
+        with run_progress(str(directory), place) as watch:
             second = reproduce_run(directory, place, jobs=jobs or 1, watch=watch)
         lines = differences(Result(directory), second)
     for line in lines:
@@ -274,47 +271,3 @@ def _publish(results: list[Result], file: Path | None, output: Format) -> None:
         return
     if output is Format.TEXT:
         show("", f"Report with plots: {file or folder / 'report.html'}")
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows how many cells are finished and the time left, on standard error: as a bar on a
-    terminal, else as a line every `LINE_SECONDS`.
-    """
-    if not sys.stderr.isatty():
-        yield _ProgressLines(name).watch
-        return
-    with ExitStack() as stack:
-        update: Callable[[int], None] | None = None
-
-        def watch(done: int, total: int) -> None:
-            nonlocal update
-            update = update or stack.enter_context(progress_bar(name, total))
-            update(done)
-
-        yield watch
-
-
-class _ProgressLines:
-    """Lines that a log can hold."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._started = self._last = time.monotonic()
-        self._before: int | None = None
-        """Cells that were finished when it began."""
-
-    def watch(self, done: int, total: int) -> None:
-        """Say it, unless it was said just now."""
-        now = time.monotonic()
-        if self._before is None:
-            self._before = done
-        if now - self._last < LINE_SECONDS or done == self._before:
-            return
-        self._last = now
-        seconds = (now - self._started) / (done - self._before) * (total - done)
-        words = f"{self._name}: {done} of {total} cells, {seconds / 60:.0f} min left"
-        print(words, file=sys.stderr, flush=True)
-
-
-LINE_SECONDS: Final = 10.0
