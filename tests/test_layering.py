@@ -94,6 +94,7 @@ PYTHON = {
     "cli": "_native client daemon doctor drivers engine_tables errors explain extras family "
     "interrupt kubeproxy lab model packets playground policy rules shadow sources version",
     "session": "_native",
+    "compat": "_native errors",
     "loading": "_native engine_tables errors model policy sources",
     "__init__": "family _native errors loading model session",
     "__main__": "cli errors extras interrupt version",

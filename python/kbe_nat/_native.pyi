@@ -52,6 +52,8 @@ __all__ = [
     "ProtobufFrames",
     "ProtobufList",
     "ProtobufRefusal",
+    "QueuedPacket",
+    "RawQueue",
     "ServicePort",
     "ServiceStats",
     "Snat",
@@ -184,6 +186,74 @@ class Loop:
         """Batches that were dropped because the engine failed on them: a defect that should be
         reported.
         """
+
+@final
+class QueuedPacket:
+    """A packet that waits in a queue of the kernel for its verdict."""
+    @property
+    def id(self) -> int:
+        """The number by which `RawQueue.set_verdict` names it."""
+    @property
+    def protocol(self) -> int:
+        """Its `EtherType`."""
+    @property
+    def hook(self) -> int:
+        """The hook of netfilter, from 0, PREROUTING, to 4, POSTROUTING."""
+    @property
+    def mark(self) -> int:
+        """The packet mark."""
+    @property
+    def in_device(self) -> int:
+        """Index of the device it came in by; 0 without one."""
+    @property
+    def out_device(self) -> int:
+        """Index of the device it is to leave by; 0 without one."""
+    @property
+    def bridge_ports(self) -> tuple[int, int]:
+        """Indexes of the bridge's ports that it came in by and is to leave by; 0 without one."""
+    @property
+    def hardware_address(self) -> bytes | None:
+        """The sender's link-layer address."""
+    @property
+    def time(self) -> int | None:
+        """When it was received, in microseconds since 1970; None for one that was not."""
+    @property
+    def payload(self) -> bytes:
+        """Its bytes from the IP header on, as many as the queue hands out."""
+    @property
+    def length(self) -> int:
+        """Its length, however many bytes are handed out."""
+    @property
+    def is_checksum_missing(self) -> bool:
+        """Whether the transport checksum is yet to be computed."""
+
+@final
+class RawQueue:
+    """A queue of the kernel in the network namespace of the thread that makes this object, packet
+    by packet; see `kbe_nat.compat.netfilterqueue`. A `Loop` serves packets ten times as fast.
+
+    The kernel keeps at most `max_length` packets, and hands out at most `copy_range` bytes of each.
+    With `gso` super-packets of up to 64 kB come whole, and their checksums are yet to be computed.
+    Raises `QueueError` without CAP_NET_ADMIN, and when another process has the queue.
+    """
+    def __new__(
+        cls, number: int, *, max_length: int, copy_range: int, gso: bool, socket_buffer: int
+    ) -> RawQueue: ...
+    def receive(self, timeout: float) -> list[QueuedPacket]:
+        """The packets that wait, 64 at most. Waits for the first one, at most `timeout` seconds;
+        there may be none then. Raises `QueueError`.
+        """
+    def set_verdict(
+        self, id: int, verdict: str, *, mark: int | None = None, payload: _Buffer | None = None
+    ) -> None:
+        """Decide about a packet: "accept", "drop" or "repeat", with another mark, and with other
+        bytes in the place of all of its own. Raises `QueueError`, `ArgumentError` for another
+        verdict.
+        """
+    def fileno(self) -> int:
+        """The descriptor of its socket, which is readable while packets wait."""
+    def close(self) -> None:
+        """Unbind the queue; packets in it are dropped."""
 
 @final
 class ConntrackEntry:

@@ -50,7 +50,7 @@ pub(crate) struct Head {
 
 /// The header of a message (`struct nlmsghdr`), without the port that sent it.
 pub(crate) struct NetlinkHeader {
-    length: usize,
+    pub(crate) length: usize,
     /// Subsystem and kind.
     pub(crate) kind: u16,
     flags: u16,

@@ -19,7 +19,7 @@ mod socket;
 mod verdict;
 
 pub use family::Family;
-pub use message::Message;
+pub use message::{Details, Message};
 pub use queue::{BATCH, Options, Queue, QueueError};
 pub use socket::monotonic;
 pub use verdict::{NfVerdict, VerdictMessage};

@@ -18,6 +18,7 @@
 //!   moment doubles while it finds packets, and halves while it does not.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use crate::attribute::{FLAG_ACK, Head, close, open, put};
@@ -39,6 +40,8 @@ pub struct Options {
     /// Whether packets go on untranslated when the queue is full. No host has a virtual IP, so they
     /// are lost unless the kernel translates them.
     pub fail_open: bool,
+    /// Bytes of a packet that the kernel hands out, at most; 0 for none of them.
+    pub copy_range: u32,
     /// Bytes of messages that wait at the socket; forced beyond the system's limit where the
     /// privilege is there.
     pub socket_buffer: i32,
@@ -52,6 +55,7 @@ impl Default for Options {
             max_length: 16_384,
             gso: true,
             fail_open: false,
+            copy_range: COPY_RANGE,
             socket_buffer: 64 << 20,
             spin: Duration::from_micros(100),
         }
@@ -135,8 +139,11 @@ impl Queue {
         socket.set(libc::SOL_NETLINK, libc::NETLINK_NO_ENOBUFS, 1).map_err(system)?;
         // Last, and without an acknowledgement: from now on packets come, and the kernel's answer
         // would stand behind them.
-        let [a, b, c, d] = COPY_RANGE.to_be_bytes();
-        let parameters = [a, b, c, d, libc::NFQNL_COPY_PACKET as u8];
+        let [a, b, c, d] = options.copy_range.min(COPY_RANGE).to_be_bytes();
+        // To the kernel a range of 0 is the whole packet.
+        let mode =
+            if options.copy_range == 0 { libc::NFQNL_COPY_META } else { libc::NFQNL_COPY_PACKET };
+        let parameters = [a, b, c, d, mode as u8];
         let copy = configuration(number, 0, &[(NFQA_CFG_PARAMS, &parameters)]);
         socket.send(&[io::IoSlice::new(&copy)]).map_err(system)?;
         Ok(Self {
@@ -182,6 +189,17 @@ impl Queue {
             let payload = buffer.get_mut(message.payload.clone()).unwrap_or_default();
             (message, payload)
         })
+    }
+
+    /// The messages about the packets that were received last, for [`crate::Details::parse`].
+    pub fn messages(&self) -> impl Iterator<Item = (&Message, &[u8])> {
+        self.messages.iter().zip(self.buffers.iter().map(Vec::as_slice))
+    }
+
+    /// The descriptor of the socket, which is readable while packets wait.
+    #[must_use]
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.socket.descriptor()
     }
 
     /// Sends verdicts, in few system calls, in which the kernel passes the packets on. `decide`

@@ -4,7 +4,7 @@
 use std::ffi::c_void;
 use std::io::{self, IoSlice};
 use std::mem::{size_of, zeroed};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{from_mut, from_ref, null_mut};
 use std::time::Duration;
 
@@ -122,6 +122,11 @@ impl Socket {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
             ready => Ok(ready.is_ok_and(|count| count > 0)),
         }
+    }
+
+    /// Readable while there is something to receive.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 
     /// Waits until there is something to receive, or the time is over.

@@ -12,6 +12,8 @@ pub enum NfVerdict {
     Drop,
     /// The packet goes on behind this hook's chain.
     Accept,
+    /// The packet goes through this hook once more.
+    Repeat,
 }
 
 impl NfVerdict {
@@ -19,6 +21,7 @@ impl NfVerdict {
         match self {
             Self::Drop => libc::NF_DROP as u32,
             Self::Accept => libc::NF_ACCEPT as u32,
+            Self::Repeat => libc::NF_REPEAT as u32,
         }
     }
 }

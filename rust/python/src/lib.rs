@@ -14,6 +14,7 @@ mod flow_table;
 mod lab;
 mod limits;
 mod queue;
+mod raw_queue;
 mod service;
 mod tables;
 mod traffic;
@@ -48,6 +49,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<queue::BackendIdMap>()?;
     module.add_class::<queue::KernelQueue>()?;
     module.add_class::<queue::Loop>()?;
+    module.add_class::<raw_queue::QueuedPacket>()?;
+    module.add_class::<raw_queue::RawQueue>()?;
     module.add_class::<conntrack::AnswerWatch>()?;
     module.add_class::<conntrack::ConntrackEntry>()?;
     module.add_class::<conntrack::ConntrackEvents>()?;

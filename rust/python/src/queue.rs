@@ -100,7 +100,8 @@ impl KernelQueue {
         let rewrite = backend_ids
             .map_or(Rewrite::Payload, |backend_ids| Rewrite::Mark(backend_ids.0.clone()));
         let spin = Duration::try_from_secs_f64(spin).map_err(errors::argument)?;
-        let options = Options { max_length, gso, fail_open, socket_buffer, spin };
+        let options =
+            Options { max_length, gso, fail_open, socket_buffer, spin, ..Options::default() };
         let queue = py
             .detach(|| datapath::KernelQueue::bind(number, marks, rewrite, &options))
             .map_err(|error| errors::queue(&error))?;

@@ -1,0 +1,1 @@
+"""Our own code behind the interfaces of other packages."""
