@@ -170,3 +170,75 @@ def test_keys_that_get_a_backend_again_must_move() -> None:
     result = lab.run(scenario(strategies=["mh"], timeline=events))
     rows = [(row["keys_moved"], row["keys_minimum"]) for row in result.rows("events")]
     assert rows == [(1, 1), (1, pytest.approx(1))]
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+@pytest.mark.parametrize("kind", ["tcp", "sctp", "udp", "udp-one-way"])
+@pytest.mark.parametrize("memory", ["conntrack", "jet", "none"])
+def test_every_protocol_is_served_in_both_families(family: str, kind: str, memory: str) -> None:
+    """Nothing is lost while nothing happens; when one of four backends dies, its own connections
+    are, and those of no other. One-way senders do not notice.
+    """
+    result = lab.run(
+        scenario(
+            services=[service(4, family=family)],
+            traffic=[poisson(100, kind=kind, lifetime=4, requests=2)],
+            strategies=["rendezvous"],
+            memory=[memory],
+            timeline=[{"event": "failure", "at": 6, "service": "web", "backends": [1]}],
+        )
+    )
+    seconds = list(result.rows("seconds"))
+    assert sum(row["refused"] + row["lost"] for row in seconds[:5]) == 0
+    assert sum(row["bytes"] for row in seconds) > 0
+    event = next(iter(result.rows("events")))
+    if kind == "udp-one-way":
+        assert event["broken"] == 0 < event["moved"]
+    elif kind == "udp":
+        # The next datagram goes to a backend alive, and the conversation goes on.
+        assert (event["moved"], event["broken"]) == (event["minimum"], 0)
+    else:
+        assert event["broken"] == event["minimum"]
+    assert event["live"] / 8 < event["minimum"] < event["live"] / 2 or kind == "udp-one-way"
+
+
+def test_an_association_closes_by_its_states() -> None:
+    """The engine follows SCTP to its end: 10 s after SHUTDOWN COMPLETE nothing is left, while an
+    association that was never closed would stay for 210 s.
+    """
+    stream = traffic(kind="sctp", lifetime=1, stop=10)
+    result = lab.run(scenario(traffic=[stream], duration=30))
+    flows = {row["time"]: row["flows"] for row in result.rows("tables")}
+    assert (flows[10], flows[23]) == (100, 0)
+    assert outcome(result)["served"] == 100
+
+
+def test_families_take_the_memory_of_their_addresses() -> None:
+    """A record has 112 bytes, and 64 more for the addresses of IPv6; the index is the same."""
+    totals = [
+        next(iter(lab.run(scenario(services=[service(2, family=family)])).rows("totals")))
+        for family in ("ipv4", "ipv6")
+    ]
+    first, second = totals
+    assert first["flows_peak"] == second["flows_peak"] == 100
+    assert second["memory_bytes"] - first["memory_bytes"] == 100 * 64
+    small = lab.run(scenario(limits={"max_flows": 150}))
+    # 112 for each of 100 flows, two entries of 10.7 bytes for each of 150, and buckets behind.
+    assert next(iter(small.rows("totals")))["memory_bytes"] == pytest.approx(16_400, abs=300)
+
+
+def test_memory_that_is_none_takes_none() -> None:
+    """Nine work and one may come: JET keeps a tenth of the connections, in buckets of a power of
+    two; without memory there is nothing.
+    """
+    result = lab.run(
+        scenario(
+            services=[service(9)],
+            traffic=[poisson(1000, lifetime=5)],
+            strategies=["rendezvous"],
+            memory=["conntrack", "jet", "none"],
+            timeline=[{"event": "scale", "at": 10, "service": "web", "backends": 10}],
+        )
+    )
+    memory = {row["memory"]: row["memory_bytes"] for row in result.rows("totals")}
+    assert memory["none"] == 0 < memory["jet"] < memory["conntrack"] / 100

@@ -79,6 +79,7 @@ class Cell(msgspec.Struct, frozen=True):
         services = [
             {
                 "count": service.count,
+                "family": service.family,
                 "affinity": service.affinity,
                 "backends": [_backend(group, n < first) for n, group in enumerate(groups)],
                 "horizon": list(range(first, len(groups))),

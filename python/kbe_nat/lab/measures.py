@@ -38,9 +38,10 @@ METHOD: Final = (
     Passage(
         ("offline",),
         "Connections",
-        "A TCP connection is a SYN, its answer, an ACK, requests with answers, and a close; UDP is "
-        "requests with answers, or datagrams alone, and keeps its socket for its lifetime; a flood "
-        "is SYNs of sources that do not exist. Packets have headers and no payload: bytes are "
+        "A TCP connection is a SYN, its answer, an ACK, requests with answers, and a close; an "
+        "association of SCTP is opened by four packets, and closed by three; UDP is requests with "
+        "answers, or datagrams alone, and keeps its socket for its lifetime; a flood is SYNs of "
+        "sources that do not exist. Packets have headers and no payload: bytes are "
         "booked beside. The next packet of a connection depends on the fate of the last one.",
     ),
     Passage(
@@ -181,9 +182,11 @@ MEASURES: Final = (
     Measure(
         ("totals", "tables"),
         "`flows_peak`, `memory_bytes`",
-        "most flows at the end of a second or at an event; times 133.4 bytes (conntrack) or 20 "
-        "(jet). Flows in TIME_WAIT count, also as load to `lc`, `wlc` and `p2c`",
-        "the resident memory of a process",
+        "most flows, and bytes of tables, at the end of a second or at an event. Flows in "
+        "TIME_WAIT count, also as load to `lc`, `wlc` and `p2c`. Bytes are measured: with "
+        "conntrack records that ever held a flow (112 bytes; 176 of IPv6) and the index, which "
+        "is whole for `max_flows` from the first flow on; with jet the buckets of a hash map",
+        "the resident memory of a process, or what is reserved for flows that never came",
     ),
     Measure(
         ("costs",),

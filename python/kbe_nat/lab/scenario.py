@@ -114,7 +114,7 @@ class Traffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     service: Name
     arrivals: Arrivals
-    kind: Literal["tcp", "udp", "udp-one-way", "syn-flood"] = "tcp"
+    kind: Literal["tcp", "sctp", "udp", "udp-one-way", "syn-flood"] = "tcp"
     clients: Clients = Clients()
     size: Distribution = 10_000.0
     """Bytes that a connection is answered with."""
@@ -147,6 +147,8 @@ class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """In this order; a backend is told by its position, from 0."""
     count: Annotated[int, Meta(ge=1, le=100_000)] = 1
     """How many there are; traffic spreads evenly over them, events hit all."""
+    family: Literal["ipv4", "ipv6"] = "ipv4"
+    """Of its address, its backends and its clients."""
     affinity: Annotated[int, Meta(ge=1, le=86_400)] | None = None
     """Seconds for which a client keeps its backend (ClientIP)."""
 

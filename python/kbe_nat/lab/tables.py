@@ -106,7 +106,7 @@ TABLES: Final[Mapping[str, tuple[Column, ...]]] = {
     "totals": (
         Column("packets", "integer", "packets", "that the simulation sent"),
         Column("flows_peak", "integer", "flows", "most at once in the tables of all nodes"),
-        Column("memory_bytes", "integer", "bytes", "of these flows: see docs/research.md"),
+        Column("memory_bytes", "integer", "bytes", "most that the tables of all nodes have used"),
         Column("expired", "integer", "flows", "that have timed out"),
         Column("evicted", "integer", "flows", "that made room for others"),
         Column("flood", "integer", "packets", "of floods"),
@@ -219,9 +219,7 @@ def result_rows(cell: Cell, result: Mapping[str, Any], table: str) -> Iterator[R
                 for window, indices in zip(("run", "second"), row[quantity], strict=True):
                     yield (services[row["service"]].name, quantity, window, *_indices(indices))
     elif table == "totals":
-        totals = result["totals"]
-        memory = round(totals["flows_peak"] * BYTES_PER_FLOW[cell.memory])
-        yield tuple(memory if name == "memory_bytes" else totals[name] for name in names)
+        yield tuple(result["totals"][name] for name in names)
     elif table == "costs":
         yield tuple(result["cost"][name] for name in names)
     elif table == "backends":
@@ -261,7 +259,3 @@ def _type(values: tuple[Any, ...]) -> Literal["text", "integer", "number"]:
     if any(isinstance(value, str) for value in values):
         return "text"
     return "integer" if all(isinstance(value, int) for value in values) else "number"
-
-
-BYTES_PER_FLOW: Final = {"conntrack": 133.4, "jet": 20.0, "none": 0.0}
-"""Of the engine's table with its index, and of a key, a backend and their place in JET's."""

@@ -107,9 +107,10 @@ def _traffic(scenario: Scenario) -> Iterator[tuple[str, str]]:
         path = f"traffic[{place}]"
         if traffic.service not in services:
             yield f"{path}.service", f"no Service is named {traffic.service}"
-        protocol = "udp" if traffic.kind.startswith("udp") else "tcp"
+        protocol = PROTOCOLS[traffic.kind]
         if protocols.setdefault(traffic.service, protocol) != protocol:
-            yield f"{path}.kind", f"{traffic.service} has TCP and UDP traffic: make it two Services"
+            both = " and ".join(sorted((protocol.upper(), protocols[traffic.service].upper())))
+            yield f"{path}.kind", f"{traffic.service} has {both} traffic: make it two Services"
         if traffic.kind == "syn-flood" and isinstance(traffic.arrivals, Closed):
             yield f"{path}.arrivals", "a flood waits for nobody: no closed loop"
         stop = scenario.duration if traffic.stop is None else traffic.stop
@@ -180,6 +181,14 @@ def _is_prime(number: int) -> bool:
     return number % 2 == 1 and all(number % n for n in range(3, int(number**0.5) + 1, 2))
 
 
+PROTOCOLS: Final[Mapping[str, str]] = {
+    "tcp": "tcp",
+    "syn-flood": "tcp",
+    "sctp": "sctp",
+    "udp": "udp",
+    "udp-one-way": "udp",
+}
+"""Of the kinds of traffic."""
 MAX_BACKENDS: Final = 1 << 20
 FIXED: Final = frozenset(("name", "question", "expect", "seed", "repeats", "sweep", "outputs"))
 """Fields that are the same in all cells, or name them."""

@@ -88,6 +88,12 @@ impl<A: Address> FlowTable<A> {
         self.live
     }
 
+    /// Bytes of the records that ever held a flow, and of the index, which is whole from the first
+    /// flow on.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(&*self.hot) + size_of_val(&*self.cold) + self.index.bytes()
+    }
+
     pub(crate) fn unassured_flows(&self) -> usize {
         self.unassured
     }

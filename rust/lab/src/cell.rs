@@ -11,9 +11,9 @@ use kbe_nat_engine::tuple::Protocol;
 
 use crate::balancers::Foreign;
 use crate::connections::{Connection, Connections, Ports, Stage, node_hash};
-use crate::dataplane::{Costs, Dataplane, Fate};
+use crate::dataplane::{Costs, Dataplane, Fate, TableUse};
 use crate::measures::{Measures, Outcome};
-use crate::packets::{self, ACK, RST, SYN, Segment, Turn};
+use crate::packets::{self, ABORT, ACK, RST, SYN, Segment, Turn};
 use crate::rows::{CellResult, CostRow, Progress, Totals};
 use crate::services::Services;
 use crate::spec::{CellSpec, Ecmp, TrafficKind};
@@ -54,6 +54,7 @@ pub struct Cell {
     pub(crate) nodes: Vec<bool>,
     pub(crate) progress: Progress,
     pub(crate) flows_peak: u64,
+    pub(crate) bytes_peak: u64,
     pub(crate) sources: Vec<Source>,
     pub(crate) ports: Ports,
     pub(crate) queue: BinaryHeap<Reverse<(u64, u64, Step)>>,
@@ -87,19 +88,20 @@ impl Cell {
             self.wait_for_client(traffic, draft.client, at);
             return;
         };
-        let is_tcp = kind == TrafficKind::Tcp;
-        let pauses = if is_tcp { requests + 1 } else { (requests - 1).max(1) };
+        let has_handshake = kind.has_handshake();
+        let pauses = if has_handshake { requests + 1 } else { (requests - 1).max(1) };
         let connection = Connection {
             traffic,
             kind,
+            family: self.services.services[service as usize].family,
             service,
             client: draft.client,
             port,
             node: self.node_of(packets::client(draft.client), port, service),
             backend: None,
-            stage: if is_tcp { Stage::Open } else { Stage::Request },
+            stage: if has_handshake { Stage::Open } else { Stage::Request },
             requests,
-            rests: !is_tcp && requests == 1,
+            rests: !has_handshake && requests == 1,
             gap: nanoseconds(draft.lifetime / f64::from(pauses)),
             bytes: draft.size / f64::from(requests),
             at,
@@ -117,6 +119,7 @@ impl Cell {
         let (address, port) = (packets::stranger(bits), (bits >> 32) as u16 | 1024);
         let segment = Segment {
             protocol: Protocol::TCP,
+            family: self.services.services[service as usize].family,
             source: address,
             port,
             service,
@@ -128,6 +131,14 @@ impl Cell {
             node: self.node_of(address, port, service),
         };
         self.batch.push((segment, Origin::Flood));
+    }
+
+    /// Notes how full the tables are now.
+    pub(crate) fn note_tables(&mut self) -> TableUse {
+        let tables = self.dataplane.table_use();
+        self.flows_peak = self.flows_peak.max(tables.flows);
+        self.bytes_peak = self.bytes_peak.max(tables.bytes);
+        tables
     }
 
     pub(crate) fn wait_for_client(&mut self, traffic: u32, client: u32, now: u64) {
@@ -220,17 +231,19 @@ impl Cell {
         if backend == target {
             return false;
         }
-        let is_tcp = connection.kind.protocol() == Protocol::TCP;
-        let survives = connection.is_one_way() || !is_tcp && self.services.backend(target).is_alive;
+        let has_handshake = connection.kind.has_handshake();
+        let survives =
+            connection.is_one_way() || !has_handshake && self.services.backend(target).is_alive;
         self.measures.note_move(state, backend, survives.then_some(target));
         if survives {
             connection.backend = Some(target);
-        } else if is_tcp {
+        } else if has_handshake {
+            let is_sctp = connection.kind == TrafficKind::Sctp;
             // It knows no such connection, and says so.
             let reset = Segment {
                 is_reply: true,
                 backend: target,
-                flags: RST | ACK,
+                flags: if is_sctp { ABORT } else { RST | ACK },
                 ..connection.keepalive()
             };
             if self.batch.is_empty() {
@@ -298,6 +311,7 @@ impl Cell {
             totals: Totals {
                 packets: self.packets,
                 flows_peak: self.flows_peak.max(tables.flows),
+                memory_bytes: self.bytes_peak.max(tables.bytes),
                 expired: tables.expired,
                 evicted: tables.evicted,
                 flood: self.flood.0,

@@ -9,9 +9,9 @@ use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 use kbe_nat_engine::rng::mix64;
-use kbe_nat_engine::tuple::Protocol;
+use kbe_nat_engine::tuple::Family;
 
-use crate::packets::{ACK, FIN, SYN, Segment, Turn, client};
+use crate::packets::{self, ACK, FIN, SYN, Segment, Turn, client};
 use crate::spec::TrafficKind;
 
 /// The next packet of a connection.
@@ -31,6 +31,8 @@ pub(crate) enum Stage {
     CloseAnswer,
     /// The last ACK.
     CloseConfirm,
+    /// The fourth packet of SCTP's handshake, COOKIE ACK.
+    Acknowledge,
     /// No packet: a UDP conversation ends then.
     Rest,
 }
@@ -41,6 +43,7 @@ pub(crate) struct Connection {
     /// Position of its source of traffic.
     pub(crate) traffic: u32,
     pub(crate) kind: TrafficKind,
+    pub(crate) family: Family,
     /// Number of its Service.
     pub(crate) service: u32,
     pub(crate) client: u32,
@@ -72,24 +75,41 @@ impl Connection {
             Stage::Close => (false, FIN | ACK, Turn::Open),
             Stage::CloseAnswer => (true, FIN | ACK, Turn::Closing),
             Stage::CloseConfirm => (false, ACK, Turn::Closing),
+            Stage::Acknowledge => (true, ACK, Turn::Open),
         };
         Segment {
             protocol: self.kind.protocol(),
+            family: self.family,
             source: client(self.client),
             port: self.port,
             service: self.service,
             backend: self.backend.unwrap_or(0),
             is_reply,
             is_first: self.backend.is_none(),
-            flags,
+            flags: if self.kind == TrafficKind::Sctp { self.chunk() } else { flags },
             turn,
             node: self.node,
         }
     }
 
+    /// The first chunk of its next packet of SCTP.
+    fn chunk(&self) -> u8 {
+        match self.stage {
+            Stage::Open => packets::INIT,
+            Stage::Accept => packets::INIT_ACK,
+            Stage::Confirm => packets::COOKIE_ECHO,
+            Stage::Acknowledge => packets::COOKIE_ACK,
+            Stage::Request | Stage::Answer | Stage::Rest => packets::DATA,
+            Stage::Close => packets::SHUTDOWN,
+            Stage::CloseAnswer => packets::SHUTDOWN_ACK,
+            Stage::CloseConfirm => packets::SHUTDOWN_COMPLETE,
+        }
+    }
+
     /// A packet from the client that changes nothing, to see where it goes.
     pub(crate) fn keepalive(&self) -> Segment {
-        Segment { is_reply: false, flags: ACK, turn: Turn::Open, ..self.segment() }
+        let flags = if self.kind == TrafficKind::Sctp { packets::DATA } else { ACK };
+        Segment { is_reply: false, flags, turn: Turn::Open, ..self.segment() }
     }
 
     /// Whether its client hears nothing, and so does not notice that a backend died.
@@ -107,14 +127,15 @@ impl Connection {
     /// Goes on to the next packet; false after the last. `latency` is that of the backend, in
     /// nanoseconds.
     pub(crate) fn advance(&mut self, latency: u64) -> bool {
-        let is_tcp = self.kind.protocol() == Protocol::TCP;
+        let has_handshake = self.kind.has_handshake();
         let (stage, delay) = match self.stage {
             Stage::Open => (Stage::Accept, latency),
             Stage::Accept => (Stage::Confirm, 0),
-            Stage::Confirm => (Stage::Request, self.gap),
+            Stage::Confirm if self.kind == TrafficKind::Sctp => (Stage::Acknowledge, 0),
+            Stage::Confirm | Stage::Acknowledge => (Stage::Request, self.gap),
             Stage::Request if self.is_one_way() => self.follow_up(Stage::Rest),
             Stage::Request => (Stage::Answer, latency),
-            Stage::Answer => self.follow_up(if is_tcp { Stage::Close } else { Stage::Rest }),
+            Stage::Answer => self.follow_up(if has_handshake { Stage::Close } else { Stage::Rest }),
             Stage::Close => (Stage::CloseAnswer, 0),
             Stage::CloseAnswer => (Stage::CloseConfirm, 0),
             Stage::CloseConfirm | Stage::Rest => return false,

@@ -40,6 +40,8 @@ pub(crate) struct ServiceState {
 pub(crate) struct TableUse {
     /// Connections that are remembered.
     pub(crate) flows: u64,
+    /// Memory that the tables have used.
+    pub(crate) bytes: u64,
     pub(crate) expired: u64,
     pub(crate) evicted: u64,
 }

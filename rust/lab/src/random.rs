@@ -165,6 +165,37 @@ mod tests {
         }
     }
 
+    /// The distance of Kolmogorov and Smirnov: 1.95 / sqrt(n) is exceeded by one sample in a
+    /// thousand.
+    #[test]
+    fn draws_have_the_distribution_functions_of_their_laws() {
+        const COUNT: usize = 40_000;
+        type Function = fn(f64) -> f64;
+        let rows: [(Distribution, Function); 3] = [
+            (Distribution::Uniform(1.0, 3.0), |x| (x - 1.0) / 2.0),
+            (Distribution::Exponential(2.0), |x| 1.0 - (-x / 2.0).exp()),
+            (Distribution::Pareto(1.5, 2.0), |x| 1.0 - (2.0 / x).powf(1.5)),
+        ];
+        for (distribution, function) in rows {
+            let mut stream = stream();
+            let mut draws: Vec<f64> = (0..COUNT).map(|_| stream.draw(&distribution)).collect();
+            draws.sort_by(f64::total_cmp);
+            let distance = draws.iter().zip(0..).fold(0.0f64, |distance, (&draw, rank)| {
+                let (low, high) = (f64::from(rank), f64::from(rank) + 1.0);
+                let share = function(draw) * COUNT as f64;
+                distance.max(share - low).max(high - share)
+            });
+            assert!(distance < 1.95 * (COUNT as f64).sqrt(), "{distribution:?}: {distance}");
+        }
+    }
+
+    #[test]
+    fn the_heaviest_tails_end() {
+        let mut stream = stream();
+        let draws = (0..1000).map(|_| stream.draw(&Distribution::Pareto(0.01, 1.0)));
+        assert!(draws.fold(0.0, f64::max) <= LARGEST);
+    }
+
     #[test]
     fn zipf_has_the_shares_of_its_law() {
         for exponent in [0.5, 1.0, 1.3, 3.0] {

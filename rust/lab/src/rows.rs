@@ -150,6 +150,8 @@ pub struct Totals {
     pub packets: u64,
     /// Most flows at the end of a second or at an event.
     pub flows_peak: u64,
+    /// Most bytes of tables, then.
+    pub memory_bytes: u64,
     /// Flows that have timed out.
     pub expired: u64,
     /// Flows that made room for others.

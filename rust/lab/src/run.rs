@@ -56,6 +56,7 @@ impl Cell {
             connections: Connections::default(),
             progress: Progress::default(),
             flows_peak: 0,
+            bytes_peak: 0,
             queue: BinaryHeap::new(),
             steps: 0,
             now: 0,
@@ -163,8 +164,7 @@ impl Cell {
                 self.dataplane.expire(at);
                 let rows = self.measures.end_second(&self.services, time);
                 self.progress.seconds.extend(rows);
-                let tables = self.dataplane.table_use();
-                self.flows_peak = self.flows_peak.max(tables.flows);
+                let tables = self.note_tables();
                 self.progress.tables.push(TableRow {
                     time,
                     flows: tables.flows,

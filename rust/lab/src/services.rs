@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kbe_nat_engine::balance::{Loads, Random, Request, State};
 use kbe_nat_engine::rng::mix64;
 use kbe_nat_engine::service::Scope;
-use kbe_nat_engine::tuple::Protocol;
+use kbe_nat_engine::tuple::{Family, Protocol};
 use kbe_nat_engine::{Backend, Frontend, FrontendKind, ServicePort};
 
 use crate::balancers::{Builder, Foreign, builder};
@@ -37,6 +37,7 @@ pub(crate) struct Service {
     pub(crate) backends: Vec<BackendState>,
     pub(crate) affinity: Option<u32>,
     protocol: Protocol,
+    pub(crate) family: Family,
     builder: Box<dyn Builder>,
     horizon_builder: Box<dyn Builder>,
     /// As it was built last, and whether its strategy was a mapping then.
@@ -76,9 +77,9 @@ impl Services {
         };
         for (group, service) in spec.services.iter().enumerate() {
             world.groups.push((world.services.len() as u32, service.count));
-            let udp = spec.traffic.iter().any(|traffic| {
-                traffic.service as usize == group && traffic.kind.protocol() == Protocol::UDP
-            });
+            let mut traffic = spec.traffic.iter();
+            let first = traffic.find(|traffic| traffic.service as usize == group);
+            let protocol = first.map_or(Protocol::TCP, |traffic| traffic.kind.protocol());
             for replica in 0..service.count as usize {
                 let number = world.services.len();
                 let first = world.owners.len();
@@ -99,7 +100,8 @@ impl Services {
                     first: first as u32,
                     backends: backends.collect(),
                     affinity: service.affinity,
-                    protocol: if udp { Protocol::UDP } else { Protocol::TCP },
+                    protocol,
+                    family: service.family.into(),
                     builder: make()?,
                     horizon_builder: make()?,
                     state: None,
@@ -197,12 +199,12 @@ impl Service {
             .iter()
             .map(|&place| Backend {
                 weight: self.backends[place].weight,
-                ..Backend::new(packets::backend(self.first + place as u32))
+                ..Backend::new(packets::backend(self.first + place as u32, self.family))
             })
             .collect();
         let builder = if is_horizon { &mut self.horizon_builder } else { &mut self.builder };
         let mut balancer = Some(builder.build(&backends)?);
-        let address = packets::service(number);
+        let address = packets::service(number, self.family);
         let spec = kbe_nat_engine::ServiceSpec {
             frontends: vec![Frontend {
                 kind: FrontendKind::ClusterIp,

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use kbe_nat_engine::tuple::Protocol;
+use kbe_nat_engine::tuple::{Family, Protocol};
 use serde::Deserialize;
 
 /// A strategy by name, with its parameters.
@@ -71,12 +71,33 @@ pub struct BackendSpec {
     pub listed: bool,
 }
 
+/// An address family by its name.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum FamilyName {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+impl From<FamilyName> for Family {
+    fn from(name: FamilyName) -> Self {
+        match name {
+            FamilyName::Ipv4 => Self::V4,
+            FamilyName::Ipv6 => Self::V6,
+        }
+    }
+}
+
 /// A Service, or `count` alike.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceSpec {
     /// How many there are.
     pub count: u32,
+    /// Of its address, its backends and its clients.
+    pub family: FamilyName,
     /// Seconds of ClientIP affinity.
     pub affinity: Option<u32>,
     /// All backends that are ever listed.
@@ -133,6 +154,8 @@ pub struct ClientSpec {
 pub enum TrafficKind {
     /// Handshake, requests and answers, close.
     Tcp,
+    /// Handshake of four packets, requests and answers, close.
+    Sctp,
     /// Requests and answers.
     Udp,
     /// Datagrams that are never answered.
@@ -147,8 +170,15 @@ impl TrafficKind {
     pub fn protocol(self) -> Protocol {
         match self {
             Self::Tcp | Self::SynFlood => Protocol::TCP,
+            Self::Sctp => Protocol::SCTP,
             Self::Udp | Self::UdpOneWay => Protocol::UDP,
         }
+    }
+
+    /// Whether both ends know a connection, which a backend that does not know it would reset.
+    #[must_use]
+    pub fn has_handshake(self) -> bool {
+        matches!(self, Self::Tcp | Self::Sctp)
     }
 }
 

@@ -37,7 +37,7 @@ impl Cell {
             .filter(|backend| dead.contains(backend))
             .count() as u64;
         let (moved, broken) = self.count_damage(&established);
-        self.flows_peak = self.flows_peak.max(self.dataplane.table_use().flows);
+        self.note_tables();
         self.progress.events.push(EventRow {
             time: event.at,
             event: event.name,

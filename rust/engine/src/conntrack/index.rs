@@ -160,6 +160,11 @@ impl Index {
         self.buckets.resize(buckets, Bucket::default());
     }
 
+    /// The memory that it has taken.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(&*self.buckets)
+    }
+
     #[inline(always)]
     pub(crate) fn probe(&self, hash: u64) -> Probe {
         // The high half of the product: a number below `homes`.

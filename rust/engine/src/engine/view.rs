@@ -336,6 +336,13 @@ impl Engine {
         }
     }
 
+    /// Bytes that the tables of flows have used so far: the records that ever held a flow, and the
+    /// indices. Memory that is reserved for more flows, and untouched, does not count.
+    #[must_use]
+    pub fn table_bytes(&self) -> usize {
+        self.v4.flows.bytes() + self.v6.flows.bytes()
+    }
+
     /// The flows in these records that belong to a list.
     fn listing_ids<'a, A: Wire>(
         &'a self,

@@ -11,6 +11,7 @@
 //! those of a flood, leaves it after the engine's timeout for SYNs.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, DefaultHasher};
 
 use kbe_nat_engine::ServicePort;
 use kbe_nat_engine::balance::{Loads, Request, State, stable_hash_address, stable_hash_tuple};
@@ -42,7 +43,8 @@ struct Entry {
 /// The connections that a node tracks.
 #[derive(Clone, Debug, Default)]
 struct Table {
-    entries: HashMap<Key, Entry>,
+    /// With a fixed hash: its memory is the same for equal seeds.
+    entries: HashMap<Key, Entry, BuildHasherDefault<DefaultHasher>>,
     /// Ends of entries in the order of their times, out of date for most.
     ends: VecDeque<(u64, Key)>,
     expired: u64,
@@ -61,6 +63,15 @@ impl Table {
     fn track(&mut self, packet: &Segment, backend: u32, until: u64) {
         self.entries.insert(key(packet), Entry { backend, until });
         self.ends.push_back((until, key(packet)));
+    }
+
+    /// Memory of as many entries, in a map whose buckets are a power of two and full to 7/8 at
+    /// most, with a byte of control each; and of the queue of ends.
+    fn bytes(&self) -> u64 {
+        let buckets = (self.entries.len() as u64 * 8).div_ceil(7).next_power_of_two();
+        let entry = size_of::<(Key, Entry)>() as u64 + 1;
+        let ends = self.ends.len() * size_of::<(u64, Key)>();
+        if self.entries.is_empty() { ends as u64 } else { buckets * entry + ends as u64 }
     }
 
     fn expire(&mut self, now: u64) {
@@ -207,6 +218,7 @@ impl Dataplane for Choosers {
         let tables = self.tables.iter().flatten();
         tables.fold(TableUse::default(), |sum, table| TableUse {
             flows: sum.flows + table.entries.len() as u64,
+            bytes: sum.bytes + table.bytes(),
             expired: sum.expired + table.expired,
             ..sum
         })

@@ -122,10 +122,14 @@ impl Dataplane for Engines {
     }
 
     fn table_use(&self) -> TableUse {
-        self.engines.iter().map(Engine::occupancy).fold(self.former, |sum, tables| TableUse {
-            flows: sum.flows + tables.flows as u64,
-            expired: sum.expired + tables.expired,
-            evicted: sum.evicted + tables.evicted,
+        self.engines.iter().fold(self.former, |sum, engine| {
+            let tables = engine.occupancy();
+            TableUse {
+                flows: sum.flows + tables.flows as u64,
+                bytes: sum.bytes + engine.table_bytes() as u64,
+                expired: sum.expired + tables.expired,
+                evicted: sum.evicted + tables.evicted,
+            }
         })
     }
 
