@@ -91,7 +91,11 @@ class VerbCommand(click.Command):
             built[self._context_name] = click.get_current_context()
         # From here on there may be something to tidy up.
         interrupt.disarm()
-        return self._function(**values, **built)
+        try:
+            return self._function(**values, **built)
+        except KeyboardInterrupt:
+            # click would write a line.
+            raise click.exceptions.Exit(interrupt.INTERRUPTED) from None
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Usage, description, examples, and parameters by group."""
