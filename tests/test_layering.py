@@ -28,7 +28,7 @@ RUST = {
     "service": "backend balance cidr hash tuple",
     "affinity": "clock hash",
     "fragment": "clock hash tuple verdict wire",
-    "conntrack": "clock hash hint rng tuple verdict wire",
+    "conntrack": "cidr clock hash hint rng tuple verdict wire",
     "decide": "backend balance service tuple verdict wire",
     "filtering": "backend decide service tuple verdict",
     "recorder": "balance clock hash service tuple verdict",

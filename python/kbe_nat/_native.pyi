@@ -48,6 +48,7 @@ __all__ = [
     "NodePorts",
     "NodeView",
     "PanicException",
+    "PortUse",
     "ProtobufDocument",
     "ProtobufFrames",
     "ProtobufList",
@@ -873,6 +874,9 @@ class Stats:
     def leasable_ports(self) -> int:
         """Source ports that can be leased towards one backend, from one address."""
     @property
+    def port_use(self) -> PortUse:
+        """How masqueraded flows got their source ports."""
+    @property
     def held_fragments(self) -> int:
         """Fragments that wait for the first one of their datagram."""
     @property
@@ -1013,9 +1017,38 @@ class Limits:
     def __eq__(self, other: object, /) -> bool: ...
 
 @final
+class PortUse:
+    """How source ports were given since the start, of all addresses."""
+
+    @property
+    def allocations(self) -> int:
+        """Flows that got a port."""
+    @property
+    def collisions(self) -> int:
+        """Of these, flows whose first choice of a port was not free."""
+    @property
+    def probes(self) -> int:
+        """Ports that were looked at for them."""
+    @property
+    def log_lines(self) -> int:
+        """Lines that a log needs, by which the client behind a port is found again: one when a
+        mapping or a block begins, and one when it ends (RFC 6888, REQ-12).
+        """
+
+@final
 class Snat:
     """The sources of masqueraded flows: addresses, at most one of each family, and ports that are
-    leased from the range `ports` less those in `reserved` (the node ports). Raises `ArgumentError`.
+    leased from the range `ports` less those in `reserved` (the node ports).
+
+    `allocation` says which port a new mapping gets: "preserve" (the client's own while it is free,
+    else a random one), "random", "sequential", "hashed" (RFC 6056, algorithm 3), "blocks" (each
+    client has up to `blocks_per_client` blocks of `block_size` ports for itself; 4 of 512) or
+    "deterministic" (the block of the client's place in the networks `clients`; RFC 7422). `mapping`
+    says whether a client's port has a port for each backend ("endpoint-dependent": a port serves as
+    many flows as there are backends) or one towards all ("endpoint-independent", RFC 4787). Flows
+    whose source stays their own keep their port, whatever these say.
+
+    Raises `ArgumentError`, also for a parameter that does not belong to the allocation.
     """
 
     def __new__(
@@ -1024,6 +1057,11 @@ class Snat:
         *,
         ports: tuple[int, int] = (1024, 65535),
         reserved: tuple[int, int] = (30000, 32767),
+        allocation: str = "preserve",
+        mapping: str = "endpoint-dependent",
+        block_size: int | None = None,
+        blocks_per_client: int | None = None,
+        clients: Sequence[str] = (),
     ) -> Snat: ...
     @property
     def addresses(self) -> list[str]:
@@ -1034,6 +1072,21 @@ class Snat:
     @property
     def reserved(self) -> tuple[int, int]:
         """The range of ports that are never leased: the lowest and the highest."""
+    @property
+    def allocation(self) -> str:
+        """Which port a new mapping gets."""
+    @property
+    def mapping(self) -> str:
+        """Whether a client's port has a port for each backend, or one towards all."""
+    @property
+    def block_size(self) -> int | None:
+        """Ports of a block; None where there are no blocks."""
+    @property
+    def blocks_per_client(self) -> int | None:
+        """Blocks of a client at most; None where there are no blocks, or each client has one."""
+    @property
+    def clients(self) -> list[str]:
+        """The networks of clients, where blocks follow from addresses."""
     def __eq__(self, other: object, /) -> bool: ...
 
 @final

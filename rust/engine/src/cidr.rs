@@ -29,6 +29,23 @@ impl Cidr {
         self.network == address && self.prefix == if address.is_ipv4() { 32 } else { 128 }
     }
 
+    /// The place of an address in the range, from 0; `None` outside of it.
+    #[must_use]
+    pub fn position(&self, address: IpAddr) -> Option<u128> {
+        let bits = match address {
+            IpAddr::V4(address) => address.to_bits().into(),
+            IpAddr::V6(address) => address.to_bits(),
+        };
+        self.contains(address).then_some(bits & (self.count() - 1))
+    }
+
+    /// Addresses in the range; for all of IPv6 one less.
+    #[must_use]
+    pub fn count(&self) -> u128 {
+        let width = if self.is_ipv4() { 32 } else { 128 };
+        1u128.checked_shl(width - u32::from(self.prefix)).unwrap_or(u128::MAX)
+    }
+
     /// Whether `address` lies inside.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {

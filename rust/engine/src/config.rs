@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::conntrack::ports::PortRange;
+use crate::conntrack::ports::{Allocation, Mapping, PortRange};
 use crate::conntrack::timeouts::Timeouts;
 use crate::decide::Midstream;
 
@@ -53,6 +53,10 @@ pub struct Config {
     pub snat: Vec<IpAddr>,
     /// Ports for replaced sources.
     pub ports: PortRange,
+    /// Which of them a masqueraded flow gets.
+    pub allocation: Allocation,
+    /// Whether a client's port keeps its port of ours towards other backends.
+    pub mapping: Mapping,
     /// TCP in mid-stream of unknown connections.
     pub midstream: Midstream,
     /// TCP that does not fit.
@@ -75,6 +79,8 @@ impl Default for Config {
             timeouts: Timeouts::default(),
             snat: Vec::new(),
             ports: PortRange::default(),
+            allocation: Allocation::default(),
+            mapping: Mapping::default(),
             midstream: Midstream::default(),
             invalid: InvalidTcp::default(),
             offloaded: OffloadedPackets::default(),

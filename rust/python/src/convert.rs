@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use kbe_nat_engine::conntrack::ports::Mapping;
 use kbe_nat_engine::reject::RejectWith;
 use kbe_nat_engine::tuple::{Family, Protocol};
 use kbe_nat_engine::{ChecksumState, Cidr, InvalidTcp, Meta, Midstream, OffloadedPackets};
@@ -123,4 +124,14 @@ pub(crate) fn offloaded(name: &str) -> PyResult<OffloadedPackets> {
         "pass" => Ok(OffloadedPackets::Pass),
         other => Err(argument(format!("offloaded is \"decide\" or \"pass\", not {other:?}"))),
     }
+}
+
+/// Whether a client's port keeps its port of ours towards other backends.
+pub(crate) fn mapping(name: &str) -> PyResult<Mapping> {
+    let mut mappings = [Mapping::EndpointDependent, Mapping::EndpointIndependent].into_iter();
+    mappings.find(|mapping| mapping.name() == name).ok_or_else(|| {
+        argument(format!(
+            "mapping is \"endpoint-dependent\" or \"endpoint-independent\", not {name:?}"
+        ))
+    })
 }

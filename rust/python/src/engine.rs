@@ -15,7 +15,8 @@ use kbe_nat_engine as core;
 use pyo3::prelude::*;
 
 use self::settings::configuration;
-use crate::limits::{Limits, Snat, Timeouts};
+use crate::limits::{Limits, Timeouts};
+use crate::snat::Snat;
 
 /// Service NAT without input or output: tables and packets in, verdicts out. Safe to share between
 /// threads.

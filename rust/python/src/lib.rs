@@ -16,6 +16,7 @@ mod limits;
 mod queue;
 mod raw_queue;
 mod service;
+mod snat;
 mod tables;
 mod traffic;
 mod verdict;
@@ -32,7 +33,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<service::Frontend>()?;
     module.add_class::<service::ServicePort>()?;
     module.add_class::<limits::Limits>()?;
-    module.add_class::<limits::Snat>()?;
+    module.add_class::<snat::PortUse>()?;
+    module.add_class::<snat::Snat>()?;
     module.add_class::<limits::Timeouts>()?;
     module.add_class::<service::NodePorts>()?;
     module.add_class::<service::NodeView>()?;

@@ -1,14 +1,10 @@
-//! `Limits`, `Snat`, `Timeouts`: how large an engine's tables are, what replaces masqueraded
-//! sources, and how long flows live.
+//! `Limits`, `Timeouts`: how large an engine's tables are, and how long flows live.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
-use kbe_nat_engine::conntrack::ports::PortRange;
 use kbe_nat_engine::conntrack::timeouts;
 use pyo3::prelude::*;
 
-use crate::convert;
 use crate::errors::argument;
 
 /// How many entries an engine's tables have at most, per address family.
@@ -69,51 +65,6 @@ impl Limits {
 
 /// One GiB of them.
 const MAX_DECISIONS: u32 = 1 << 24;
-
-/// The sources of masqueraded flows: addresses, at most one of each family, and ports that are
-/// leased from the range `ports` less those in `reserved` (the node ports). Raises `ArgumentError`.
-#[pyclass(frozen, eq, module = "kbe_nat")]
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Snat {
-    pub(crate) addresses: Vec<IpAddr>,
-    pub(crate) ports: PortRange,
-}
-
-#[pymethods]
-impl Snat {
-    #[new]
-    // PyO3 writes no default that is a tuple into the signature that Python sees.
-    #[pyo3(
-        signature = (addresses, *, ports = (1024, 65535), reserved = (30000, 32767)),
-        text_signature = "(addresses, *, ports=(1024, 65535), reserved=(30000, 32767))"
-    )]
-    #[allow(clippy::needless_pass_by_value)]
-    fn new(addresses: Vec<String>, ports: (u16, u16), reserved: (u16, u16)) -> PyResult<Self> {
-        if ports.0 > ports.1 {
-            return Err(argument("ports are a range (low, high)"));
-        }
-        let addresses = convert::addresses(&addresses)?;
-        Ok(Self { addresses, ports: PortRange { ports, reserved } })
-    }
-
-    /// The addresses, at most one of each family.
-    #[getter]
-    fn addresses(&self) -> Vec<String> {
-        self.addresses.iter().map(IpAddr::to_string).collect()
-    }
-
-    /// The range of ports that are leased: the lowest and the highest.
-    #[getter]
-    fn ports(&self) -> (u16, u16) {
-        self.ports.ports
-    }
-
-    /// The range of ports that are never leased: the lowest and the highest.
-    #[getter]
-    fn reserved(&self) -> (u16, u16) {
-        self.ports.reserved
-    }
-}
 
 /// How long flows live without packets, in seconds: `TIMEOUTS`, but for those that are named.
 /// Raises `ArgumentError` for a name that there is not, and for less than 0 or more than a year.

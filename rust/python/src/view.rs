@@ -12,6 +12,8 @@ use kbe_nat_engine::view::{
 };
 use pyo3::prelude::*;
 
+use crate::snat::PortUse;
+
 /// How long backends took from a client's first SYN to their SYN-ACK. Refused and unanswered
 /// connections are not counted.
 #[pyclass(frozen, module = "kbe_nat")]
@@ -168,6 +170,7 @@ pub(crate) struct Stats {
     actions: BTreeMap<&'static str, u64>,
     causes: BTreeMap<&'static str, u64>,
     occupancy: Occupancy,
+    port_use: core::conntrack::ports::PortUse,
     services: Vec<CoreService>,
 }
 
@@ -181,6 +184,7 @@ impl Stats {
                 actions: engine.actions().map(|(action, count)| (action.name(), count)).collect(),
                 causes: engine.causes().map(|(cause, count)| (cause.name(), count)).collect(),
                 occupancy: engine.occupancy(),
+                port_use: engine.port_use(),
                 services: Vec::new(),
             };
             (stats, engine.census())
@@ -252,6 +256,12 @@ impl Stats {
     #[getter]
     fn leasable_ports(&self) -> usize {
         self.occupancy.leasable_ports
+    }
+
+    /// How masqueraded flows got their source ports.
+    #[getter]
+    fn port_use(&self) -> PortUse {
+        self.port_use.into()
     }
 
     /// Fragments that wait for the first one of their datagram.

@@ -25,7 +25,7 @@ use self::format::{CLIENT_SIZE, Content, HEADER, NAMES, SavedFlow, Writer, body,
 use super::{Engine, EngineAddress};
 use crate::affinity::Sticky;
 use crate::clock::{self, Tick, ticks};
-use crate::conntrack::ports::Remote;
+use crate::conntrack::ports::Claim;
 use crate::conntrack::{FlowId, Hot};
 use crate::hash::AddressKey;
 use crate::ledger::Standing;
@@ -218,7 +218,7 @@ impl Engine {
         shared.ledger.open_flow(id);
         let hot = Hot { deadline, ..hot.clone() };
         let (is_leased, source) = (hot.has(Hot::<A>::LEASED), hot.ends(Direction::Original).src);
-        let protocol = hot.protocol;
+        let claim = Claim::of_flow(&hot);
         if family
             .flows
             .insert(hot, now.saturating_sub(saved.age.saturating_add(away)), id, saved.tracking)
@@ -228,10 +228,7 @@ impl Engine {
             return false;
         }
         if is_leased {
-            shared.leases.take(
-                Remote { protocol, source: reply.dst.into(), backend: reply.source() },
-                reply.dport,
-            );
+            shared.leases.take(&claim, reply.dport);
         }
         if shared.config.max_flows_per_source.is_some() {
             *family.sources.entry(AddressKey(source)).or_default() += 1;

@@ -7,6 +7,7 @@ use std::ops::Range;
 use super::{Engine, EngineAddress};
 use crate::clock::{self, Tick};
 use crate::connects::ConnectTimes;
+use crate::conntrack::ports::PortUse;
 use crate::conntrack::state::State;
 use crate::conntrack::{FlowId, Hot};
 use crate::events::{EventKind, Seen};
@@ -341,6 +342,12 @@ impl Engine {
     #[must_use]
     pub fn table_bytes(&self) -> usize {
         self.v4.flows.bytes() + self.v6.flows.bytes()
+    }
+
+    /// How source ports were given since the start.
+    #[must_use]
+    pub fn port_use(&self) -> PortUse {
+        self.shared.leases.statistics()
     }
 
     /// The flows in these records that belong to a list.

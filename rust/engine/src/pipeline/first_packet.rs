@@ -21,7 +21,7 @@ use crate::affinity::Sticky;
 use crate::balance::{Loads, Request, Strategy, stable_hash_address, stable_hash_tuple};
 use crate::clock::{Stamp, ticks};
 use crate::conntrack::index::{Entry, IndexFull, Probe};
-use crate::conntrack::ports::Remote;
+use crate::conntrack::ports::{Claim, Cursor, Remote};
 use crate::conntrack::state::State;
 use crate::conntrack::tcp::Tracking;
 use crate::conntrack::{FlowId, Hot, InsertError};
@@ -31,8 +31,7 @@ use crate::filtering::{Passage, is_unruled, passage};
 use crate::hash::AddressKey;
 use crate::recorder::Ruling;
 use crate::rewrite;
-use crate::rng::Rng;
-use crate::tuple::{Direction, Ends, Protocol, Tuple, WireEnds};
+use crate::tuple::{Direction, Ends, Tuple, WireEnds};
 use crate::verdict::{Action, Cause, Outcome, Verdict};
 use crate::wire::checksum::Delta;
 use crate::wire::sctp::{self, Chunk};
@@ -190,7 +189,7 @@ impl Shared {
         self.ledger.recorder.record(&ruling);
         // Only now: the index may refuse the flow, and a lease without one would never end.
         if let Some(lease) = lease {
-            self.sign(lease, remote(protocol, &sent), sent.sport);
+            self.sign(lease, claim(headers, &sent));
         }
         if self.config.max_flows_per_source.is_some() {
             *family.sources.entry(AddressKey(ends.src)).or_default() += 1;
@@ -199,12 +198,11 @@ impl Shared {
         Ok(Opening { to, deltas, by_mark })
     }
 
-    /// Takes a lease, and the step of the random sequence that found it.
+    /// Takes a lease, with the step of the search that found it.
     #[inline(never)]
-    fn sign(&mut self, lease: Lease, remote: Remote, port: u16) {
-        self.rng = lease.rng;
+    fn sign(&mut self, lease: Lease, claim: Claim) {
         if lease.is_taken {
-            self.leases.take(remote, port);
+            self.leases.sign(&claim, lease.port, lease.cursor);
         }
     }
 
@@ -382,21 +380,23 @@ impl Shared {
             family.flows.find(&reply).is_none_or(|(id, _)| leaving == Some(id))
         };
         // On a copy, since nothing may change before the flow is certain to be entered.
-        let mut rng = self.rng.clone();
+        let mut cursor = self.leases.cursor();
         let is_taken = headers.layer4 != Layer4::Portless;
         let port = if is_taken {
-            self.leases.find(&remote(protocol, &sent), sent.sport, &mut rng, is_free)
+            self.leases.find(&claim(&headers, &sent), &mut cursor, is_free)
         } else {
             is_free(0).then_some(sent.sport)
         };
         let port = port.ok_or(Verdict::drop(Cause::PortsExhausted))?;
-        Ok(Lease { port, is_taken, rng })
+        Ok(Lease { port, is_taken, cursor })
     }
 }
 
-/// The other end of the leases of a packet that leaves with these ends.
-fn remote<A: Wire>(protocol: Protocol, sent: &Ends<A>) -> Remote {
-    Remote { protocol, source: sent.src.into(), backend: sent.destination() }
+/// The claim of a packet that leaves with these ends, its port aside.
+fn claim<A: Wire>(headers: &Headers<A>, sent: &Ends<A>) -> Claim {
+    let Tuple { ends, protocol } = headers.tuple;
+    let remote = Remote { protocol, source: sent.src.into(), backend: sent.destination() };
+    Claim { client: ends.source(), remote }
 }
 
 /// A backend that was chosen.
@@ -443,8 +443,8 @@ struct Lease {
     port: u16,
     /// It is taken from the leases; a protocol without ports has none.
     is_taken: bool,
-    /// The random sequence behind the search. A packet that is refused leaves it as it was.
-    rng: Rng,
+    /// The place where the search ended. A packet that is refused leaves the last one in force.
+    cursor: Cursor,
 }
 
 /// The ends of a packet on its way to a backend, its source as it is.

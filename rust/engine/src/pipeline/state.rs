@@ -7,14 +7,13 @@ use std::sync::Arc;
 use crate::affinity::Affinity;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::conntrack::ports::{Leases, Remote};
+use crate::conntrack::ports::{Claim, Leases};
 use crate::conntrack::{FlowId, FlowTable, Hot};
 use crate::counters::Counters;
 use crate::events::{EventKind, Events};
 use crate::fragment::{Fragments, Released};
 use crate::hash::{AddressKey, HashKey};
 use crate::ledger::{Ledger, Standing};
-use crate::rng::Rng;
 use crate::service::ServiceTable;
 use crate::tuple::{Direction, Protocol};
 use crate::wire::Wire;
@@ -51,7 +50,6 @@ pub(crate) struct Shared {
     pub(crate) ledger: Ledger,
     pub(crate) affinity: Affinity,
     pub(crate) leases: Leases,
-    pub(crate) rng: Rng,
     pub(crate) counters: Counters,
     pub(crate) released: Vec<Released>,
     /// Offloaded flows that were ended here: protocol, client and frontend.
@@ -123,12 +121,8 @@ impl Shared {
         self.ledger.close_flow(cold.backend, family.flows.packets(id), hot.bytes);
         if hot.has(Hot::<A>::LEASED) {
             let reply = hot.ends(Direction::Reply);
-            let remote = Remote {
-                protocol: hot.protocol,
-                source: reply.dst.into(),
-                backend: reply.source(),
-            };
-            self.leases.give_back(&remote, reply.dport);
+            let claim = Claim::of_flow(hot);
+            self.leases.give_back(&claim, reply.dport);
         }
         if self.config.max_flows_per_source.is_some()
             && let Some(flows) = family.sources.get_mut(&AddressKey(client))

@@ -7,7 +7,8 @@ use kbe_nat_engine::view::Filter;
 use pyo3::prelude::*;
 
 use crate::convert;
-use crate::limits::{Limits, Snat, Timeouts};
+use crate::limits::{Limits, Timeouts};
+use crate::snat::Snat;
 
 /// The configuration of a new engine; the texts are `midstream`, `invalid` and `offloaded`.
 pub(super) fn configuration(
@@ -39,6 +40,7 @@ pub(super) fn configuration(
     }
     if let Some(snat) = snat {
         (config.snat, config.ports) = (snat.addresses.clone(), snat.ports);
+        (config.allocation, config.mapping) = (snat.allocation.clone(), snat.mapping);
     }
     Ok(config)
 }
