@@ -120,10 +120,10 @@ fn services(number: usize) -> Vec<Arc<ServicePort>> {
                 is_internal_local: name == "local",
                 is_external_local: name == "local",
                 affinity: (name == "dns").then_some(60),
-                strategy: match number {
-                    3 => Strategy::Maglev { size: Some(13) },
-                    // Both families of a port differ, so that three tables have room for all.
-                    _ => Strategy::ALL[(2 * (place + number) + family) % Strategy::ALL.len()],
+                strategy: match (number, name) {
+                    (3, "web") => Strategy::Maglev { size: Some(13) },
+                    // Both families of a port differ, so that four tables have room for all.
+                    _ => Strategy::ALL[(2 * place + 3 * number + family) % Strategy::ALL.len()],
                 },
                 ..ServiceSpec::new(format!("default/{name}{suffix}:"), protocol)
             };
