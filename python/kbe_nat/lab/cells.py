@@ -29,6 +29,7 @@ from kbe_nat.lab.scenario import (
     Poisson,
     Samples,
     Scenario,
+    SourceNat,
     Strategy,
     Trace,
     Traffic,
@@ -36,7 +37,7 @@ from kbe_nat.lab.scenario import (
 )
 from kbe_nat.lab.timeline import expand, strategy_values
 from kbe_nat.lab.traces import column_values, connections
-from kbe_nat.lab.validation import choice
+from kbe_nat.lab.validation import choice, source_nat_choice
 
 FORMAT: Final = 2
 """Of the simulation's results: grows when equal cells give other results than before."""
@@ -48,6 +49,7 @@ class Cell(msgspec.Struct, frozen=True):
     number: int
     strategy: Strategy
     memory: Memory
+    source_nat: SourceNat | None
     repeat: int
     sweep: dict[str, float | int | str]
     """The value of each field that is varied."""
@@ -68,7 +70,8 @@ class Cell(msgspec.Struct, frozen=True):
     def words(self) -> str:
         """The cell as messages call it."""
         varied = (f"{field} {value}" for field, value in self.sweep.items())
-        return ", ".join((self.strategy.label, self.memory, *varied, f"repeat {self.repeat}"))
+        way = (self.source_nat.label,) if self.source_nat else ()
+        return ", ".join((self.strategy.label, self.memory, *way, *varied, f"repeat {self.repeat}"))
 
     def description(self) -> bytes:
         """All that the simulation must know, in JSON. Raises `ScenarioError` for traces that cannot
@@ -99,6 +102,9 @@ class Cell(msgspec.Struct, frozen=True):
             "traffic": [self._traffic(n, traffic) for n, traffic in enumerate(scenario.traffic)],
             "events": [{"at": at, "name": name, "changes": c} for at, name, c in moments],
         }
+        # Only where there is one: the key of all other cells goes on as it is.
+        if self.source_nat is not None:
+            values["source_nat"] = _source_nat(self.source_nat)
         return msgspec.json.encode(values)
 
     def _traffic(self, place: int, traffic: Traffic) -> dict[str, Any]:
@@ -168,8 +174,13 @@ def cells(scenario: Scenario, folder: Path, keys: Sequence[str] | None = None) -
         for path, setting in grid:
             values = with_value(values, path, setting, scenario.name)
         point = offline_scenario_of(values, scenario.name) if grid else scenario
-        for value, memory, repeat in product(point.strategies, point.memory, range(point.repeats)):
-            cell = Cell(number, choice(value), memory, repeat, dict(grid), point, folder)
+        ways = point.source_nat or ("none",)
+        axes = (point.strategies, point.memory, ways, range(point.repeats))
+        for value, memory, way, repeat in product(*axes):
+            source_nat = source_nat_choice(way)
+            cell = Cell(
+                number, choice(value), memory, source_nat, repeat, dict(grid), point, folder
+            )
             key = _key(cell) if keys is None else keys[number]
             yield msgspec.structs.replace(cell, key=key)
             number += 1
@@ -188,6 +199,18 @@ def _key(cell: Cell) -> str:
     return hashlib.sha256(text + f" {FORMAT}".encode()).hexdigest()[:16]
 
 
+def _source_nat(way: SourceNat) -> dict[str, Any]:
+    low, high = way.ports
+    size = way.block_size or min(BLOCK_SIZE, high - low + 1)
+    return {
+        "allocation": way.allocation,
+        "mapping": way.mapping,
+        "ports": way.ports,
+        "block_size": size,
+        "blocks_per_client": way.blocks_per_client or BLOCKS_PER_CLIENT,
+    }
+
+
 def _backend(group: Backends, is_listed: bool) -> dict[str, Any]:
     return {
         "weight": group.weight,
@@ -195,3 +218,8 @@ def _backend(group: Backends, is_listed: bool) -> dict[str, Any]:
         "latency": group.latency,
         "listed": is_listed,
     }
+
+
+BLOCK_SIZE: Final = 512
+BLOCKS_PER_CLIENT: Final = 4
+"""Defaults, as those of `kbe_nat.Snat`."""

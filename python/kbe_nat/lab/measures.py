@@ -195,6 +195,45 @@ MEASURES: Final = (
         "the cost of a packet on a node, which the kernel and the queue add to",
     ),
     Measure(
+        ("ports",),
+        "`collisions`, `probes`",
+        "flows whose first choice of a source port was not free; ports looked at for each flow",
+        "packets lost: a collision costs a further look",
+    ),
+    Measure(
+        ("ports",),
+        "`exhausted`",
+        "first packets for which no port was left, those of floods too",
+        "connections: `refused` counts these",
+    ),
+    Measure(
+        ("ports",),
+        "`pool_peak` of `pool_size`",
+        "most ports leased at the end of a second or at an event, of one address towards one "
+        "backend; towards all where mappings do not depend on the backend",
+    ),
+    Measure(
+        ("ports",),
+        "`log_lines`, `log_bytes`",
+        "lines of a log that tells whose a port was (RFC 6888, REQ-12): one when a mapping or a "
+        "block begins, one when it ends; 150 bytes each, as RFC 7422 reckons",
+        "that kbe-nat writes such a log",
+    ),
+    Measure(
+        ("ports",),
+        "`next_guessed`, `_towards`",
+        "share of flows that got the port behind that of the node's last flow, or of its last flow "
+        "to the same backend",
+        "what an observer on the path sees",
+    ),
+    Measure(
+        ("ports",),
+        "`difference_bits`",
+        "entropy of the steps between successive ports of a node, in 256 equal parts of the range: "
+        "0 tells the next port's part, 8 nothing. Fewer than some 10,000 flows lower it",
+        "the strength of a generator: a predictable one may look even",
+    ),
+    Measure(
         ("changes",),
         "`build_ns`, `change_ns`",
         "processor time of building balancers, and of changing the tables of all nodes",

@@ -209,6 +209,21 @@ PAGES: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
         ("flows_peak", "memory_bytes", "evicted", "flood", "flood_admitted"),
     ),
     (
+        "Source ports",
+        "ports",
+        (),
+        (
+            "collisions",
+            "probes",
+            "exhausted",
+            "pool_peak",
+            "log_lines",
+            "next_guessed",
+            "next_guessed_towards",
+            "difference_bits",
+        ),
+    ),
+    (
         "Processor time, ns",
         "costs",
         (),

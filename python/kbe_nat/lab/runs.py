@@ -165,6 +165,7 @@ def _offline_work(scenario: Scenario, folder: Path, jobs: Workers, classes: Clas
             "key": cell.key,
             "strategy": cell.strategy.label,
             "memory": cell.memory,
+            "source_nat": cell.source_nat.label if cell.source_nat else "none",
             "repeat": cell.repeat,
             "seed": cell.seed,
             "sweep": cell.sweep,

@@ -17,6 +17,7 @@ NotNegative: TypeAlias = Annotated[float, Meta(ge=0, le=1e12)]
 Count: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 24)]
 Place: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 24)]
 Weight: TypeAlias = Annotated[int, Meta(ge=0, le=65_535)]
+Port: TypeAlias = Annotated[int, Meta(ge=1, le=65_535)]
 Name: TypeAlias = Annotated[str, Meta(pattern=NAME, max_length=63)]
 
 
@@ -294,6 +295,42 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_flows_per_source: Annotated[int, Meta(ge=1, le=1 << 24)] | None = None
 
 
+Allocation: TypeAlias = Literal[
+    "preserve", "random", "sequential", "hashed", "blocks", "deterministic"
+]
+
+
+class SourceNat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Source NAT at the nodes: each replaces all clients by an address of its own, and gives ports,
+    as `kbe_nat.Snat`. No port is reserved.
+    """
+
+    allocation: Allocation = "preserve"
+    """Which port a new mapping gets."""
+    mapping: Literal["endpoint-dependent", "endpoint-independent"] = "endpoint-dependent"
+    """Whether a client's port has a port for each backend, or one towards all (RFC 4787)."""
+    ports: tuple[Port, Port] = (1024, 65_535)
+    """Lowest and highest port."""
+    block_size: Annotated[int, Meta(ge=1, le=65_535)] | None = None
+    """blocks, deterministic: ports of a block (512)."""
+    blocks_per_client: Annotated[int, Meta(ge=1, le=65_535)] | None = None
+    """blocks: blocks of one client at most (4)."""
+
+    @property
+    def label(self) -> str:
+        """Its allocation with what is not the default, as results call it."""
+        parts: list[str] = [] if self.mapping == "endpoint-dependent" else [self.mapping]
+        if self.ports != (1024, 65_535):
+            parts.append(f"ports={self.ports[0]}-{self.ports[1]}")
+        for field in ("block_size", "blocks_per_client"):
+            if (value := getattr(self, field)) is not None:
+                parts.append(f"{field}={value}")
+        return f"{self.allocation}({','.join(parts)})" if parts else self.allocation
+
+
+SourceNatChoice: TypeAlias = Allocation | Literal["none"] | SourceNat
+
+
 class Sweep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A field that is varied: the cells are run with each of its values."""
 
@@ -307,8 +344,8 @@ Table: TypeAlias = Literal["seconds", "tables", "backends"]
 
 
 class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A scenario. Its cells are all combinations of strategies, memories, values of sweeps and
-    repeats.
+    """A scenario. Its cells are all combinations of strategies, memories, ways of source NAT,
+    values of sweeps and repeats.
     """
 
     name: Name
@@ -325,6 +362,10 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The answer to expect, and why."""
     memory: Annotated[tuple[Memory, ...], Meta(min_length=1)] = ("conntrack",)
     """Where connections are remembered: all, none, or those that a change could move (JET)."""
+    source_nat: tuple[SourceNatChoice, ...] = ()
+    """Ways of giving source ports, of which each makes cells; "none": clients keep their address,
+    as they do when there is no way at all.
+    """
     timeline: tuple[Event, ...] = ()
     nodes: Nodes = Nodes()
     limits: Limits = Limits()

@@ -62,6 +62,8 @@ CELL: Final = (
     Column("repeat", "integer", "", "which of the scenario's seeds, from 0"),
     Column("seed", "integer", "", "the seed of the cell"),
 )
+SOURCE_NAT: Final = Column("source_nat", "text", "", "how source ports are given; none: kept")
+"""The column of a cell beside those, where the scenario has ways of source NAT."""
 _SERVICE: Final = Column("service", "text", "", "the Service, or all that are alike")
 _TIME: Final = Column("time", "number", "s", "seconds of the driven clock from the start")
 _EVENT: Final = Column("event", "text", "", "the event in words")
@@ -118,6 +120,22 @@ TABLES: Final[Mapping[str, tuple[Column, ...]]] = {
         Column("first_packet_ns", "number", "ns", "processor time of a connection's first packet"),
         Column("cell_ns", "number", "ns", "processor time of the whole cell, for each packet"),
     ),
+    "ports": (
+        Column("allocations", "integer", "flows", "that got a source port of a node"),
+        Column("collisions", "integer", "flows", "of these, their first choice was not free"),
+        Column("probes", "number", "ports", "looked at for each of these, in the mean"),
+        Column("exhausted", "integer", "packets", "that began a flow and found no port"),
+        Column("ports_peak", "integer", "ports", "most leased at once, by all nodes"),
+        Column("pool_peak", "integer", "ports", "most leased at once in one pool"),
+        Column("pool_size", "integer", "ports", "of a pool: towards one backend, or towards all"),
+        Column("log_lines", "integer", "lines", "of a log that finds the client behind a port"),
+        Column("log_bytes", "integer", "bytes", "of these, 150 each"),
+        Column("next_guessed", "number", "share", "of flows with the port behind the last one"),
+        Column("next_guessed_towards", "number", "share", "the same among flows to one backend"),
+        Column(
+            "difference_bits", "number", "bits", "entropy of successive ports' differences; 8: all"
+        ),
+    ),
     "changes": (
         _TIME,
         _EVENT,
@@ -157,8 +175,8 @@ TIMED: Final = ("costs", "changes")
 """Tables that no two runs share."""
 STREAMED: Final = ("seconds", "tables")
 """Tables that grow with the run, and are written while it goes on."""
-OPTIONAL: Final = frozenset(("seconds", "tables", "backends"))
-"""Tables that a scenario may leave out."""
+OPTIONAL: Final = frozenset(("seconds", "tables", "backends", "ports"))
+"""Tables that a scenario may leave out; "ports" is there with source NAT."""
 
 
 def columns(table: str, scenario: Scenario) -> tuple[Column, ...]:
@@ -167,24 +185,29 @@ def columns(table: str, scenario: Scenario) -> tuple[Column, ...]:
         Column(sweep.field, _type(sweep.values), "", "the field that is varied")
         for sweep in scenario.sweep
     )
-    return (*CELL, *sweeps, *TABLES[table])
+    return (*CELL, *sweeps, *(SOURCE_NAT,) * bool(scenario.source_nat), *TABLES[table])
 
 
 def offline_catalogue(scenario: Scenario) -> Catalogue:
     """The tables that a simulation keeps."""
-    names = [name for name in TABLES if name not in OPTIONAL or name in scenario.outputs]
-    varied = ("strategy", "memory", *(sweep.field for sweep in scenario.sweep))
+    ways = ("source_nat",) if scenario.source_nat else ()
+    absent = OPTIONAL - {*scenario.outputs, *(("ports",) if ways else ())}
+    names = [name for name in TABLES if name not in absent]
+    varied = ("strategy", "memory", *(sweep.field for sweep in scenario.sweep), *ways)
     return Catalogue(varied, {name: columns(name, scenario) for name in names}, frozenset(TIMED))
 
 
 def cell_values(cell: Cell) -> Row:
     """The columns of a cell."""
+    label = cell.source_nat.label if cell.source_nat else "none"
+    way = (label,) if cell.scenario.source_nat else ()
     return (
         cell.strategy.label,
         cell.memory,
         cell.repeat,
         cell.seed,
         *(cell.sweep[sweep.field] for sweep in cell.scenario.sweep),
+        *way,
     )
 
 
@@ -220,6 +243,10 @@ def result_rows(cell: Cell, result: Mapping[str, Any], table: str) -> Iterator[R
                     yield (services[row["service"]].name, quantity, window, *_indices(indices))
     elif table == "totals":
         yield tuple(result["totals"][name] for name in names)
+    elif table == "ports":
+        for row in result["ports"]:
+            named = row | {"log_bytes": row["log_lines"] * BYTES_PER_LOG_LINE}
+            yield tuple(named[name] for name in names)
     elif table == "costs":
         yield tuple(result["cost"][name] for name in names)
     elif table == "backends":
@@ -259,3 +286,7 @@ def _type(values: tuple[Any, ...]) -> Literal["text", "integer", "number"]:
     if any(isinstance(value, str) for value in values):
         return "text"
     return "integer" if all(isinstance(value, int) for value in values) else "number"
+
+
+BYTES_PER_LOG_LINE: Final = 150
+"""As RFC 7422 reckons."""

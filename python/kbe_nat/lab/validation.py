@@ -13,6 +13,8 @@ from kbe_nat.lab.scenario import (
     NodeLoss,
     Samples,
     Scenario,
+    SourceNat,
+    SourceNatChoice,
     Strategy,
     StrategyChoice,
     Traffic,
@@ -44,6 +46,7 @@ def violations(scenario: Scenario) -> Iterator[tuple[str, str]]:
         _services(scenario),
         _strategies(scenario),
         _traffic(scenario),
+        _source_nat(scenario),
         _timeline(scenario),
         _settings(scenario),
     )
@@ -52,6 +55,13 @@ def violations(scenario: Scenario) -> Iterator[tuple[str, str]]:
 def choice(value: StrategyChoice) -> Strategy:
     """A strategy that may be told by its name alone."""
     return Strategy(value) if isinstance(value, str) else value
+
+
+def source_nat_choice(value: SourceNatChoice) -> SourceNat | None:
+    """A way of giving source ports that may be told by its name alone; None for "none"."""
+    if isinstance(value, SourceNat):
+        return value
+    return None if value == "none" else SourceNat(value)
 
 
 def _services(scenario: Scenario) -> Iterator[tuple[str, str]]:
@@ -119,6 +129,30 @@ def _traffic(scenario: Scenario) -> Iterator[tuple[str, str]]:
         if stop <= traffic.start:
             yield f"{path}.start", "nothing starts before the end"
         yield from _distributions(path, traffic)
+
+
+def _source_nat(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    labels: set[str] = set()
+    for place, value in enumerate(scenario.source_nat):
+        path, way = f"source_nat[{place}]", source_nat_choice(value)
+        label = way.label if way else "none"
+        if label in labels:
+            yield path, f"{label} is there twice"
+        labels.add(label)
+        if way is None:
+            continue
+        low, high = way.ports
+        if low > high:
+            yield f"{path}.ports", f"{low} is above {high}"
+        elif way.block_size is not None and way.block_size > high - low + 1:
+            yield f"{path}.block_size", f"the range has {high - low + 1:,} ports"
+        if way.block_size is not None and way.allocation not in ("blocks", "deterministic"):
+            yield f"{path}.block_size", f"{way.allocation} has no such parameter"
+        if way.blocks_per_client is not None and way.allocation != "blocks":
+            yield f"{path}.blocks_per_client", f"{way.allocation} has no such parameter"
+    for memory in scenario.memory:
+        if labels - {"none"} and memory != "conntrack":
+            yield "memory", f"{memory} cannot translate sources back: source_nat needs conntrack"
 
 
 def _distributions(path: str, traffic: Traffic) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,7 @@ use crate::connections::{Connection, Connections, Ports, Stage, node_hash};
 use crate::dataplane::{Costs, Dataplane, Fate, TableUse};
 use crate::measures::{Measures, Outcome};
 use crate::packets::{self, ABORT, ACK, RST, SYN, Segment, Turn};
-use crate::rows::{CellResult, CostRow, Progress, Totals};
+use crate::rows::{CellResult, CostRow, PortRow, Progress, Totals};
 use crate::services::Services;
 use crate::spec::{CellSpec, Ecmp, TrafficKind};
 use crate::traffic::{SECOND, Source};
@@ -53,8 +53,7 @@ pub struct Cell {
     /// Whether each node serves.
     pub(crate) nodes: Vec<bool>,
     pub(crate) progress: Progress,
-    pub(crate) flows_peak: u64,
-    pub(crate) bytes_peak: u64,
+    pub(crate) peak: TableUse,
     pub(crate) sources: Vec<Source>,
     pub(crate) ports: Ports,
     pub(crate) queue: BinaryHeap<Reverse<(u64, u64, Step)>>,
@@ -99,6 +98,7 @@ impl Cell {
             port,
             node: self.node_of(packets::client(draft.client), port, service),
             backend: None,
+            translated: None,
             stage: if has_handshake { Stage::Open } else { Stage::Request },
             requests,
             rests: !has_handshake && requests == 1,
@@ -124,6 +124,7 @@ impl Cell {
             port,
             service,
             backend: 0,
+            answered_to: None,
             is_reply: false,
             is_first: true,
             flags: SYN,
@@ -136,8 +137,7 @@ impl Cell {
     /// Notes how full the tables are now.
     pub(crate) fn note_tables(&mut self) -> TableUse {
         let tables = self.dataplane.table_use();
-        self.flows_peak = self.flows_peak.max(tables.flows);
-        self.bytes_peak = self.bytes_peak.max(tables.bytes);
+        self.peak = self.peak.max(tables);
         tables
     }
 
@@ -177,7 +177,10 @@ impl Cell {
         let segments: Vec<Segment> = batch.iter().map(|&(segment, _)| segment).collect();
         let mut fates = std::mem::take(&mut self.fates);
         self.send(&segments, &mut fates);
-        for (&(_, origin), &fate) in batch.iter().zip(&fates) {
+        for (place, (&(_, origin), &fate)) in batch.iter().zip(&fates).enumerate() {
+            if let Origin::Connection(slot) = origin {
+                self.note_translation(slot, place, fate);
+            }
             match origin {
                 Origin::Connection(slot) => self.follow(slot, fate),
                 Origin::Flood => {
@@ -188,6 +191,17 @@ impl Cell {
             }
         }
         self.fates = fates;
+    }
+
+    /// Notes the source with which the packet at this position of the last batch came to its
+    /// backend.
+    pub(crate) fn note_translation(&mut self, slot: u32, place: usize, fate: Fate) {
+        if matches!(fate, Fate::To(_))
+            && let Some(&port) = self.dataplane.source_ports().get(place)
+            && let Some(connection) = self.connections.get_mut(slot)
+        {
+            connection.translated = Some((connection.node, port));
+        }
     }
 
     /// The fates of packets that are sent now.
@@ -303,6 +317,12 @@ impl Cell {
         }
         let (services, backends) = self.measures.close(&open);
         let (tables, costs) = (self.dataplane.table_use(), self.dataplane.costs());
+        let peak = self.peak.max(tables);
+        let ports = self.dataplane.ports().map(|row| PortRow {
+            ports_peak: peak.ports,
+            pool_peak: peak.pool,
+            ..row
+        });
         let Costs { firsts, first_time, others, other_time, .. } = costs;
         let mean = |time: u64, packets: u64| (packets > 0).then(|| time as f64 / packets as f64);
         CellResult {
@@ -310,14 +330,15 @@ impl Cell {
             backends,
             totals: Totals {
                 packets: self.packets,
-                flows_peak: self.flows_peak.max(tables.flows),
-                memory_bytes: self.bytes_peak.max(tables.bytes),
+                flows_peak: peak.flows,
+                memory_bytes: peak.bytes,
                 expired: tables.expired,
                 evicted: tables.evicted,
                 flood: self.flood.0,
                 flood_admitted: self.flood.1,
                 flood_refused: self.flood.0 - self.flood.1,
             },
+            ports: ports.into_iter().collect(),
             cost: CostRow {
                 packet_ns: mean(other_time, others),
                 first_packet_ns: mean(first_time, firsts),

@@ -51,6 +51,8 @@ pub(crate) struct Connection {
     pub(crate) node: u32,
     /// Its backend, once it was admitted.
     pub(crate) backend: Option<u32>,
+    /// The node and the port of its source towards the backend, where they are not the client's.
+    pub(crate) translated: Option<(u32, u16)>,
     pub(crate) stage: Stage,
     /// Requests that are still to be sent.
     pub(crate) requests: u32,
@@ -84,11 +86,13 @@ impl Connection {
             port: self.port,
             service: self.service,
             backend: self.backend.unwrap_or(0),
+            answered_to: self.translated,
             is_reply,
             is_first: self.backend.is_none(),
             flags: if self.kind == TrafficKind::Sctp { self.chunk() } else { flags },
             turn,
-            node: self.node,
+            // Answers go to the node whose address the backend has seen.
+            node: self.translated.filter(|_| is_reply).map_or(self.node, |(node, _)| node),
         }
     }
 
@@ -109,7 +113,7 @@ impl Connection {
     /// A packet from the client that changes nothing, to see where it goes.
     pub(crate) fn keepalive(&self) -> Segment {
         let flags = if self.kind == TrafficKind::Sctp { packets::DATA } else { ACK };
-        Segment { is_reply: false, flags, turn: Turn::Open, ..self.segment() }
+        Segment { is_reply: false, flags, turn: Turn::Open, node: self.node, ..self.segment() }
     }
 
     /// Whether its client hears nothing, and so does not notice that a backend died.

@@ -12,6 +12,7 @@ pub(crate) use choosers::Choosers;
 pub(crate) use engines::Engines;
 
 use crate::packets::Segment;
+use crate::rows::PortRow;
 
 /// The fate of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +43,24 @@ pub(crate) struct TableUse {
     pub(crate) flows: u64,
     /// Memory that the tables have used.
     pub(crate) bytes: u64,
+    /// Source ports that are leased, and those of the fullest pool.
+    pub(crate) ports: u64,
+    pub(crate) pool: u64,
     pub(crate) expired: u64,
     pub(crate) evicted: u64,
+}
+
+impl TableUse {
+    /// The peaks of both.
+    pub(crate) fn max(self, other: Self) -> Self {
+        Self {
+            flows: self.flows.max(other.flows),
+            bytes: self.bytes.max(other.bytes),
+            ports: self.ports.max(other.ports),
+            pool: self.pool.max(other.pool),
+            ..other
+        }
+    }
 }
 
 /// Processor time, in nanoseconds, of groups of at least [`Costs::GROUP`] packets: for smaller ones
@@ -81,6 +98,17 @@ pub(crate) trait Dataplane: std::fmt::Debug + Send {
     /// The fate of each of these packets, in their order. `loads` are the connections alive by
     /// backend.
     fn send(&mut self, now: u64, packets: &[Segment], loads: &[u32], fates: &mut Vec<Fate>);
+
+    /// The port with which each packet of the last [`Dataplane::send`] went on, by position, where
+    /// sources are replaced; else none.
+    fn source_ports(&self) -> &[u16] {
+        &[]
+    }
+
+    /// How source ports were given, where sources are replaced.
+    fn ports(&self) -> Option<PortRow> {
+        None
+    }
 
     /// Serves these in the place of those of their numbers.
     ///

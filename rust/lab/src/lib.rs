@@ -15,6 +15,7 @@
 //! | `packets`, `connections`, `traffic` | bytes, stages of a connection's life, when they begin |
 //! | `services` | backends over time, and what a change does to a mapping |
 //! | `dataplane` | engines behind routers; nodes without memory; JET |
+//! | `source_nat` | masqueraded clients, and an observer of their ports |
 //! | `measures` | outcomes and balance |
 //! | `cell`, `timeline`, `run` | the fates of packets, events, and the queue of steps |
 //!
@@ -34,6 +35,7 @@ pub mod random;
 pub mod rows;
 mod run;
 mod services;
+mod source_nat;
 pub mod spec;
 mod timeline;
 mod traffic;

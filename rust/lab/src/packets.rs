@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use kbe_nat_engine::Cidr;
 use kbe_nat_engine::rng::mix64;
 use kbe_nat_engine::tuple::{Family, Protocol};
 use kbe_nat_engine::wire::checksum;
@@ -18,6 +19,7 @@ const CLIENTS: u32 = 0x0a00_0001;
 const STRANGERS: u32 = 0x0b00_0000;
 const SERVICES: u32 = 0x6440_0001;
 const BACKENDS: u32 = 0xac10_0001;
+const NODES: u32 = 0xc000_0201;
 const SERVICE_PORT: u16 = 80;
 const BACKEND_PORT: u16 = 8080;
 
@@ -67,6 +69,9 @@ pub(crate) struct Segment {
     pub(crate) service: u32,
     /// The backend that it comes from, for an answer.
     pub(crate) backend: u32,
+    /// The node and the port that an answer goes to in the place of the client's, where its source
+    /// was replaced.
+    pub(crate) answered_to: Option<(u32, u16)>,
     pub(crate) is_reply: bool,
     /// It opens a connection.
     pub(crate) is_first: bool,
@@ -101,6 +106,23 @@ pub(crate) fn backend(number: u32, family: Family) -> SocketAddr {
     SocketAddr::new(address(BACKENDS + number, family), BACKEND_PORT)
 }
 
+/// The address of a node that replaces clients'.
+pub(crate) fn node(number: u32, family: Family) -> IpAddr {
+    address(NODES + number, family)
+}
+
+/// The network of `count` clients, a power of two, that begins with client `count - 1`.
+pub(crate) fn network(count: u32, family: Family) -> Option<Cidr> {
+    let width = if family == Family::V4 { 32 } else { 128 };
+    Cidr::new(address(CLIENTS - 1 + count, family), width - count.ilog2() as u8)
+}
+
+/// The port that a packet comes from.
+pub(crate) fn source_port(packet: &[u8]) -> Option<u16> {
+    let start = if packet.first()? >> 4 == 6 { V6_HEADER } else { V4_HEADER };
+    Some(u16::from_be_bytes(packet.get(start..start + 2)?.try_into().ok()?))
+}
+
 /// The number of the backend that a packet goes to.
 pub(crate) fn backend_of(packet: &[u8]) -> Option<u32> {
     let end = if packet.first()? >> 4 == 6 { V6_HEADER } else { V4_HEADER };
@@ -120,7 +142,9 @@ impl Segment {
         *bytes = [0; BUFFER];
         let (client, port) = (u32::from(self.source), self.port);
         let (from, to, source, destination) = if self.is_reply {
-            (BACKENDS + self.backend, client, BACKEND_PORT, port)
+            let translated = self.answered_to.map(|(number, port)| (NODES + number, port));
+            let (to, port) = translated.unwrap_or((client, port));
+            (BACKENDS + self.backend, to, BACKEND_PORT, port)
         } else {
             (client, SERVICES + self.service, port, SERVICE_PORT)
         };

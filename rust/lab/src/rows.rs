@@ -164,6 +164,34 @@ pub struct Totals {
     pub flood_refused: u64,
 }
 
+/// Source ports over the whole run, of all nodes.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct PortRow {
+    /// Flows that got a port.
+    pub allocations: u64,
+    /// Of these, flows whose first choice was not free.
+    pub collisions: u64,
+    /// Ports that were looked at, for each of them.
+    pub probes: Option<f64>,
+    /// First packets that were refused for want of a port.
+    pub exhausted: u64,
+    /// Most ports at the end of a second or at an event.
+    pub ports_peak: u64,
+    /// Of these, the ports of one address of ours towards the backend that had most; towards all
+    /// backends where mappings do not depend on them.
+    pub pool_peak: u64,
+    /// Ports that such a pool has.
+    pub pool_size: u64,
+    /// Lines of a log by which the client behind a port is found again.
+    pub log_lines: u64,
+    /// Share of flows whose port was the one behind that of the node's last flow.
+    pub next_guessed: Option<f64>,
+    /// Share of flows whose port was the one behind that of the last flow to the same backend.
+    pub next_guessed_towards: Option<f64>,
+    /// Entropy of the difference of successive ports, in bits of 8.
+    pub difference_bits: Option<f64>,
+}
+
 /// Processor time over the whole run, in nanoseconds. `None` where packets came too seldom to be
 /// measured: by fewer than 16 at once.
 #[derive(Clone, Debug, Serialize)]
@@ -185,6 +213,8 @@ pub struct CellResult {
     pub backends: Vec<BackendRow>,
     /// Sums.
     pub totals: Totals,
+    /// One row with source NAT, else none.
+    pub ports: Vec<PortRow>,
     /// Costs.
     pub cost: CostRow,
 }

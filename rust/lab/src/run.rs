@@ -18,7 +18,7 @@ use std::sync::Arc;
 use crate::balancers::Foreign;
 use crate::cell::{BATCH, Cell, Origin, QUANTUM, Step, nanoseconds};
 use crate::connections::{Connections, Ports, Stage};
-use crate::dataplane::{Choosers, Dataplane, Engines, thread_time};
+use crate::dataplane::{Choosers, Dataplane, Engines, TableUse, thread_time};
 use crate::measures::{Measures, Outcome};
 use crate::packets;
 use crate::rows::{Progress, TableRow};
@@ -55,8 +55,7 @@ impl Cell {
             foreign,
             connections: Connections::default(),
             progress: Progress::default(),
-            flows_peak: 0,
-            bytes_peak: 0,
+            peak: TableUse::default(),
             queue: BinaryHeap::new(),
             steps: 0,
             now: 0,

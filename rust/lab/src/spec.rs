@@ -246,6 +246,22 @@ pub struct TableLimits {
     pub max_flows_per_source: Option<u32>,
 }
 
+/// Source NAT of all clients at the nodes.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceNatSpec {
+    /// The way of giving ports, by its name in [`kbe_nat_engine::conntrack::ports::Allocation`].
+    pub allocation: String,
+    /// Whether a client's port keeps its mapping towards other backends, by its name there.
+    pub mapping: String,
+    /// Lowest and highest port.
+    pub ports: (u16, u16),
+    /// `blocks`, `deterministic`: ports of a block.
+    pub block_size: u16,
+    /// `blocks`: blocks of a client at most.
+    pub blocks_per_client: u16,
+}
+
 /// A cell.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -262,6 +278,9 @@ pub struct CellSpec {
     pub memory: Memory,
     /// Sizes of tables.
     pub limits: TableLimits,
+    /// Clients keep their addresses without it.
+    #[serde(default)]
+    pub source_nat: Option<SourceNatSpec>,
     /// The engine's timeouts that are not the defaults, in seconds.
     pub timeouts: BTreeMap<String, f64>,
     /// Of all Services at the start.

@@ -155,7 +155,8 @@ impl Cell {
                 .filter_map(|&slot| Some(self.connections.get(slot)?.keepalive()))
                 .collect();
             self.send(&packets, &mut fates);
-            for (&slot, &fate) in chunk.iter().zip(&fates) {
+            for (place, (&slot, &fate)) in chunk.iter().zip(&fates).enumerate() {
+                self.note_translation(slot, place, fate);
                 let Some(connection) = self.connections.get(slot) else { continue };
                 let Some(backend) = connection.backend else { continue };
                 let survives = match fate {

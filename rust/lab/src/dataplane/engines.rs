@@ -2,19 +2,23 @@
 
 use std::sync::Arc;
 
+use kbe_nat_engine::conntrack::ports::PortUse;
 use kbe_nat_engine::conntrack::timeouts::Timeouts;
 use kbe_nat_engine::{
-    Action, Config, Engine, Meta, NodeView, Packet, ServicePort, ServiceTable, Verdict,
+    Action, Cause, Config, Engine, Meta, NodeView, Packet, ServicePort, ServiceTable, Verdict,
 };
 
 use super::{Costs, Dataplane, Fate, ServiceState, TableUse, groups, thread_time};
-use crate::packets::{BUFFER, Segment, backend_of};
+use crate::packets::{BUFFER, Segment, backend_of, source_port};
+use crate::rows::PortRow;
+use crate::source_nat::Observer;
 use crate::spec::{CellSpec, LabError};
 
 /// Engines of one seed, as the nodes of a cluster have: their consistent choices agree.
 #[derive(Debug)]
 pub(crate) struct Engines {
-    config: Config,
+    /// By node: each has an address of its own for source NAT.
+    configs: Vec<Config>,
     engines: Vec<Engine>,
     table: Arc<ServiceTable>,
     buffers: Vec<[u8; BUFFER]>,
@@ -22,6 +26,18 @@ pub(crate) struct Engines {
     costs: Costs,
     /// Of engines that were lost.
     former: TableUse,
+    source_nat: Option<SourceNat>,
+}
+
+/// An observer of replaced sources, and the counters of lost engines.
+#[derive(Debug)]
+struct SourceNat {
+    observer: Observer,
+    /// By position in the last batch.
+    ports: Vec<u16>,
+    /// Of engines that were lost.
+    former: PortUse,
+    former_exhausted: u64,
 }
 
 /// Flows that an engine looks at for expiry after each batch, as in the loop of a node.
@@ -46,17 +62,29 @@ impl Engines {
             timeouts,
             ..Config::default()
         };
-        let engines: Vec<_> = (0..spec.nodes).map(|_| Engine::new(config.clone())).collect();
+        let configs: Vec<Config> = (0..spec.nodes)
+            .map(|node| match &spec.source_nat {
+                Some(source_nat) => source_nat.configure(config.clone(), node),
+                None => Ok(config.clone()),
+            })
+            .collect::<Result<_, _>>()?;
+        let engines: Vec<_> = configs.iter().cloned().map(Engine::new).collect();
         let table = engines.first().map(|engine| engine.services().clone());
         let table = table.ok_or_else(|| LabError::Cell("no node".to_owned()))?;
         Ok(Self {
-            config,
+            configs,
             engines,
             table,
             buffers: Vec::new(),
             verdicts: Vec::new(),
             costs: Costs::default(),
             former: TableUse::default(),
+            source_nat: spec.source_nat.as_ref().map(|source_nat| SourceNat {
+                observer: Observer::new(source_nat),
+                ports: Vec::new(),
+                former: PortUse::default(),
+                former_exhausted: 0,
+            }),
         })
     }
 }
@@ -66,6 +94,10 @@ impl Dataplane for Engines {
         let start = fates.len();
         fates.resize(start + packets.len(), Fate::Refused);
         let fates = &mut fates[start..];
+        if let Some(source_nat) = &mut self.source_nat {
+            source_nat.ports.clear();
+            source_nat.ports.resize(packets.len(), 0);
+        }
         self.buffers.resize(packets.len().max(self.buffers.len()), [0; BUFFER]);
         for (node, is_first, group) in groups(packets, self.engines.len() as u32) {
             let engine = &mut self.engines[node as usize];
@@ -87,15 +119,47 @@ impl Dataplane for Engines {
                     Action::Translate => backend_of(packet.bytes).map_or(Fate::Refused, Fate::To),
                     _ => Fate::Refused,
                 };
+                if let (Some(source_nat), Fate::To(backend)) = (&mut self.source_nat, fates[place])
+                    && let Some(port) = source_port(packet.bytes)
+                {
+                    source_nat.ports[place] = port;
+                    if verdict.cause == Cause::New {
+                        source_nat.observer.see(node, backend, port);
+                    }
+                }
             }
             engine.expire(now, EXPIRY_BUDGET);
         }
     }
 
+    fn source_ports(&self) -> &[u16] {
+        self.source_nat.as_ref().map_or(&[], |source_nat| &source_nat.ports)
+    }
+
+    fn ports(&self) -> Option<PortRow> {
+        let source_nat = self.source_nat.as_ref()?;
+        let uses = self.engines.iter().map(Engine::port_use);
+        let sum = uses.fold(source_nat.former, add);
+        let refusals: u64 = self.engines.iter().map(exhaustions).sum();
+        let mut row = PortRow {
+            allocations: sum.allocations,
+            collisions: sum.collisions,
+            probes: (sum.allocations > 0).then(|| sum.probes as f64 / sum.allocations as f64),
+            exhausted: source_nat.former_exhausted + refusals,
+            pool_size: self.engines.first()?.occupancy().leasable_ports as u64,
+            log_lines: sum.log_lines,
+            ..PortRow::default()
+        };
+        source_nat.observer.report(&mut row);
+        Some(row)
+    }
+
     fn update(&mut self, services: &[ServiceState]) -> Result<(), String> {
         let changed: Vec<Arc<ServicePort>> =
             services.iter().map(|service| service.port.clone()).collect();
-        let table = self.table.with_changes(&changed, &[], Some(NodeView::default()));
+        let masquerade_all = self.source_nat.is_some();
+        let node = NodeView { masquerade_all, ..NodeView::default() };
+        let table = self.table.with_changes(&changed, &[], Some(node));
         self.table = Arc::new(table.map_err(|error| error.to_string())?);
         for engine in &mut self.engines {
             drop(engine.replace_services(self.table.clone()));
@@ -108,7 +172,11 @@ impl Dataplane for Engines {
         let last = engine.occupancy();
         self.former.expired += last.expired;
         self.former.evicted += last.evicted;
-        *engine = Engine::new(self.config.clone());
+        if let Some(source_nat) = &mut self.source_nat {
+            source_nat.former = add(source_nat.former, engine.port_use());
+            source_nat.former_exhausted += exhaustions(engine);
+        }
+        *engine = Engine::new(self.configs[node as usize].clone());
         drop(engine.replace_services(self.table.clone()));
     }
 
@@ -126,6 +194,8 @@ impl Dataplane for Engines {
             let tables = engine.occupancy();
             TableUse {
                 flows: sum.flows + tables.flows as u64,
+                ports: sum.ports + tables.leased_ports as u64,
+                pool: sum.pool.max(tables.most_leased_ports as u64),
                 bytes: sum.bytes + engine.table_bytes() as u64,
                 expired: sum.expired + tables.expired,
                 evicted: sum.evicted + tables.evicted,
@@ -136,4 +206,18 @@ impl Dataplane for Engines {
     fn costs(&self) -> Costs {
         self.costs
     }
+}
+
+fn add(a: PortUse, b: PortUse) -> PortUse {
+    PortUse {
+        allocations: a.allocations + b.allocations,
+        collisions: a.collisions + b.collisions,
+        probes: a.probes + b.probes,
+        log_lines: a.log_lines + b.log_lines,
+    }
+}
+
+/// First packets that an engine refused for want of a port.
+fn exhaustions(engine: &Engine) -> u64 {
+    engine.causes().find(|&(cause, _)| cause == Cause::PortsExhausted).map_or(0, |(_, n)| n)
 }
