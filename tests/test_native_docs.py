@@ -20,7 +20,8 @@ def members() -> Iterator[tuple[str, Any]]:
             continue
         yield name, value
         if inspect.isclass(value):
-            for member in vars(value):
+            # PyO3 fills the dictionary of a class in an order of its own in each process.
+            for member in sorted(vars(value)):
                 if not member.startswith("_"):
                     yield f"{name}.{member}", getattr(value, member)
 
