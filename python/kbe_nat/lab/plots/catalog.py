@@ -160,8 +160,7 @@ PLOTS: Final = (
         "totals",
         "bars",
         ("flows_peak",),
-        "The memory of connections follows from it: 133.4 bytes a flow with conntrack, 20 with "
-        "JET.",
+        "Flows in TIME_WAIT count. The bytes of tables are in totals.csv (memory_bytes).",
     ),
     Plot(
         "costs",
