@@ -153,8 +153,11 @@ class Browser:
         path.write_bytes(b64decode(answer["data"]))
 
     def console(self) -> list[str]:
-        """What the browser has said about the page since the last call."""
-        return [entry["message"] for entry in self._command("POST", "/se/log", type="browser")]
+        """What the browser has said about the page since the last call. What it says about its own
+        page for a new tab, which it leaves for ours, is none of that.
+        """
+        messages = [entry["message"] for entry in self._command("POST", "/se/log", type="browser")]
+        return [message for message in messages if not message.startswith("chrome://")]
 
     def _chromium(self, command: str, **parameters: object) -> Any:
         return self._command("POST", "/goog/cdp/execute", cmd=command, params=parameters)

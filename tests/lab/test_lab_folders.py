@@ -104,7 +104,12 @@ def test_a_run_that_was_ended_goes_on(tmp_path: Path, kind: signal.Signals) -> N
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "kbe_nat", "lab", "run", "x.yaml", "-d", str(folder)]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        # A shell lets what it runs in the background ignore Ctrl-C, which children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not list(folder.glob("cells/*.json")):

@@ -81,8 +81,17 @@ def test_f128_descriptors_run_out_and_are_there_again(daemon: Daemon) -> None:
     assert daemon.end() < 5
 
 
+def is_up(daemon: Daemon) -> bool:
+    """Whether all threads have begun, those of the pages last. One that finds no memory when it
+    begins hangs the thread that starts it (CPython, `Thread.start`).
+    """
+    page = "http://127.0.0.1:10249/metrics"
+    return daemon.cluster.node.call(*HTTP_STATUS, page) == "200"
+
+
 def test_f128_memory_runs_out_and_is_there_again(daemon: Daemon) -> None:
     daemon.start()
+    eventually(lambda: is_up(daemon), 30)
     before = resource.prlimit(pid(daemon), resource.RLIMIT_AS)
     [size] = re.findall(r"VmSize:\s+(\d+) kB", Path(f"/proc/{pid(daemon)}/status").read_text())
     resource.prlimit(pid(daemon), resource.RLIMIT_AS, (int(size) << 10, before[1]))
@@ -230,6 +239,7 @@ def test_f128_who_asks_while_memory_is_short_is_answered_when_it_is_not(
 ) -> None:
     """A thread that starts may find no memory to begin with; nobody may wait for it."""
     daemon.start()
+    eventually(lambda: is_up(daemon), 30)
     before = resource.prlimit(pid(daemon), resource.RLIMIT_AS)
     for _ in range(3):
         daemon.get("status")
