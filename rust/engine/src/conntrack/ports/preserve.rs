@@ -18,8 +18,13 @@ impl Preserve {
         if candidates.has(port) {
             return Some(port);
         }
-        let start = cursor.rng.below(1 << 16) as u16;
-        candidates.first_from(start, candidates.range.ports)
+        let range = candidates.range;
+        let count = range.count() as u32;
+        if count == 0 {
+            return None;
+        }
+        // Of the range alone: a draw beyond it would fall on its ends, one port for many draws.
+        candidates.first_from(range.port(cursor.rng.below(count)), range.ports)
     }
 }
 

@@ -78,6 +78,18 @@ fn f32_the_original_port_is_kept_while_free() {
     assert_ne!(scene.find(&claim(0, 80, 3)), Some(80), "below the range");
 }
 
+/// A draw over all ports would mostly fall on an end of a narrow range, and on the port behind it.
+#[test]
+fn f32_a_port_that_is_not_kept_is_drawn_from_the_range_alone() {
+    let mut scene = preserving((40_000, 49_999));
+    let ports: Vec<u16> =
+        (0..200).map(|n| scene.open(&claim(n, 80, 3)).expect("ports are free")).collect();
+    let followers = ports.windows(2).filter(|pair| pair[1] == pair[0] + 1).count();
+    assert!(followers < 5, "{ports:?}");
+    let low = ports.iter().filter(|&&port| port < 45_000).count();
+    assert!((60..=140).contains(&low), "{low} of 200 in the lower half");
+}
+
 #[test]
 fn positions_and_ports_of_a_range_are_inverse() {
     for (ports, reserved, count) in [
