@@ -27,6 +27,7 @@ pub struct Bounded {
 
 impl Bounded {
     /// Millionths of its share by which a backend may have more, unless it is said.
+    // No zero: else this does not compile.
     pub const EPSILON: NonZeroU32 = NonZeroU32::new(250_000).unwrap();
 
     /// Over a ring with so many virtual nodes; `epsilon` is in millionths.

@@ -63,6 +63,7 @@ impl HalfLife {
 }
 
 /// Milliseconds in which a latency fades to 1/e, unless it is said.
+// No zero: else this does not compile.
 pub(super) const DECAY: NonZeroU32 = NonZeroU32::new(10_000).unwrap();
 const FRACTION: u32 = 10;
 

@@ -36,6 +36,7 @@ struct Point {
 
 impl Ring {
     /// Points of a backend of weight 1, unless it is said.
+    // No zero: else this does not compile.
     pub const VIRTUAL_NODES: NonZeroU32 = NonZeroU32::new(100).unwrap();
     /// The largest circle: 50 MB, and half a second to build.
     pub const MAX_POINTS: u64 = 1 << 22;
