@@ -112,7 +112,8 @@ def test_shards_may_overlap_where_they_agree(tmp_path: Path, parts: list[Path]) 
     assert lab.differences(merged, lab.Result(tmp_path / "whole")) == []
     table = min((parts[0] / "cells").glob("*-seconds.csv"))
     table.write_text(table.read_text().replace("1", "2", 1))
-    with pytest.raises(lab.LabError, match=r"part-1 and .*/whole have other results of (rr|mh|random), connt"):
+    difference = r"part-1 and .*/whole have other results of (rr|mh|random), connt"
+    with pytest.raises(lab.LabError, match=difference):
         lab.merge(tmp_path / "other", [*parts, tmp_path / "whole"])
 
 
