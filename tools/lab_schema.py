@@ -1,6 +1,7 @@
-"""Write docs/lab-scenario.schema.json: the JSON schema of the scenarios of `kbe-nat lab`.
+"""Write docs/lab-scenario.schema.json and docs/lab-scenario.md: the fields of the scenarios of
+`kbe-nat lab`, as JSON schema and as a page.
 
-`--check` writes nothing, and ends with 1 if the file is not up to date.
+`--check` writes nothing, and ends with 1 if a file is not up to date.
 """
 
 import json
@@ -10,10 +11,16 @@ from typing import Final
 
 from written import write
 
-from kbe_nat.lab.reading import schema
+from kbe_nat.lab.fields import page, schema
 
-SCHEMA: Final = Path(__file__).parents[1] / "docs/lab-scenario.schema.json"
+DOCS: Final = Path(__file__).parents[1] / "docs"
+SCHEMA: Final = DOCS / "lab-scenario.schema.json"
+PAGE: Final = DOCS / "lab-scenario.md"
 
 
 if __name__ == "__main__":
-    sys.exit(write(SCHEMA, f"{json.dumps(schema(), indent=2)}\n", __doc__))
+    codes = (
+        write(SCHEMA, f"{json.dumps(schema(), indent=2)}\n", __doc__),
+        write(PAGE, page(), __doc__),
+    )
+    sys.exit(max(codes))

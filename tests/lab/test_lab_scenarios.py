@@ -17,8 +17,6 @@ from kbe_nat.lab.tables import TABLES
 from kbe_nat.lab.timeline import expand
 from kbe_nat.packets import opening
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.mark.parametrize(
     ("changes", "message"),
@@ -278,22 +276,6 @@ def test_the_gallery_is_valid_and_asks_questions() -> None:
         assert value.expect.endswith("."), name
         if isinstance(value, lab.Scenario):
             assert next(iter(cells(value, folder))).description()
-
-
-def test_the_schema_is_published() -> None:
-    page = ROOT / "docs/lab-scenario.schema.json"
-    assert json.loads(page.read_text()) == json.loads(json.dumps(lab.schema())), (
-        "run tools/lab_schema.py"
-    )
-    definitions = lab.schema()["$defs"]
-    assert definitions["Scenario"]["required"] == [
-        "name",
-        "duration",
-        "services",
-        "traffic",
-        "strategies",
-    ]
-    assert definitions["Scenario"]["additionalProperties"] is False
 
 
 def test_every_column_is_in_the_dictionary(tmp_path: Path) -> None:

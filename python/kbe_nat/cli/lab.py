@@ -17,11 +17,11 @@ from kbe_nat.cli.verb import VerbGroup
 from kbe_nat.errors import LabError, SettingError
 from kbe_nat.lab.cells import check_cells
 from kbe_nat.lab.comparability import omission
+from kbe_nat.lab.fields import schema as scenario_schema
 from kbe_nat.lab.html import write_report
 from kbe_nat.lab.live.scenario import LiveScenario
 from kbe_nat.lab.parallel import Cluster, Workers
 from kbe_nat.lab.reading import AnyScenario, gallery, read_scenario
-from kbe_nat.lab.reading import schema as scenario_schema
 from kbe_nat.lab.report import headline
 from kbe_nat.lab.report import report as pages_of
 from kbe_nat.lab.result import Result, differences, has_different_rows

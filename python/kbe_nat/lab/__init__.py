@@ -18,6 +18,7 @@ docs/research.md describes the measures, and the folder of a run. The parts, fro
 answer:
 
 - `scenario`, `validation`, `reading`: scenarios, checked, from YAML or values;
+- `fields`: the JSON schema of scenarios;
 - `timeline`, `cells`: the same for the simulation (`kbe_nat._native.LabCell`);
 - `execution`, `parallel`: cells into a folder, in this process, in several, or on a cluster;
 - `folder`, `tables`: manifest, results of cells, tidy tables and their dictionary;
@@ -29,9 +30,10 @@ answer:
 from kbe_nat.errors import LabError, ScenarioError
 from kbe_nat.lab.assignment import Assignment, backends, keys
 from kbe_nat.lab.execution import PythonStrategy
+from kbe_nat.lab.fields import schema
 from kbe_nat.lab.html import write_report
 from kbe_nat.lab.parallel import Cluster
-from kbe_nat.lab.reading import gallery, read_scenario, scenario_of, schema
+from kbe_nat.lab.reading import gallery, read_scenario, scenario_of
 from kbe_nat.lab.report import report
 from kbe_nat.lab.result import Result, differences
 from kbe_nat.lab.runs import reproduce, run

@@ -1,4 +1,4 @@
-"""Scenarios from files, from the gallery, and from values; their JSON schema.
+"""Scenarios from files, from the gallery, and from values.
 
 A mistake is one line: the file, the path of the field, and the reason.
 """
@@ -120,20 +120,6 @@ def with_value(
             here = here[step]
     result: dict[str, Any] = copy
     return result
-
-
-def schema() -> dict[str, Any]:
-    """The JSON schema of a scenario's file."""
-    kinds, definitions = msgspec.json.schema_components(
-        (Scenario, LiveScenario), ref_template="#/$defs/{name}"
-    )
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "A scenario of kbe-nat lab",
-        "description": "Simulated, or with `mode: live` on real packets.",
-        "anyOf": list(kinds),
-        "$defs": definitions,
-    }
 
 
 def _document(path: Path) -> object:

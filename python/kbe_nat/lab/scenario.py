@@ -1,9 +1,11 @@
 """Scenarios: Services, traffic, events and strategies.
 
-These are the values of a YAML file, or of Python objects; `kbe-nat lab schema` prints them as a
-JSON schema. Times are seconds of the driven clock, sizes are bytes. Values are checked in two
-steps: types and ranges by msgspec, what refers to other fields by `kbe_nat.lab.validation`. Both
-name the field's path.
+These are the values of a YAML file, or of Python objects. Times are seconds of the driven clock,
+sizes are bytes. Values are checked in two steps: types and ranges by msgspec, what refers to other
+fields by `kbe_nat.lab.validation`. Both name the field's path.
+
+`kbe_nat.lab.fields` makes the JSON schema and docs/lab-scenario.md of the docstring of each field,
+which says the unit, and of its type and default. A docstring must not repeat these.
 """
 
 from typing import Annotated, Final, Literal, TypeAlias
@@ -12,6 +14,9 @@ import msgspec
 from msgspec import Meta
 
 NAME: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$(?!\n)"
+YEAR: Final = 31_536_000
+MAX_TABLE: Final = 4_194_301
+"""Slots of Maglev's table at most: the last prime below 2^22."""
 Positive: TypeAlias = Annotated[float, Meta(gt=0, le=1e12)]
 NotNegative: TypeAlias = Annotated[float, Meta(ge=0, le=1e12)]
 Count: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 24)]
@@ -31,30 +36,36 @@ class Uniform(Kind, frozen=True):
     """Evenly between two values."""
 
     low: NotNegative
+    """Least value, in the unit of the field that it is drawn for."""
     high: NotNegative
+    """Greatest value, in the same unit."""
 
 
 class Exponential(Kind, frozen=True):
     """Without memory."""
 
     mean: Positive
+    """The mean, in the unit of the field that it is drawn for."""
 
 
 class Pareto(Kind, frozen=True):
     """A heavy tail: P(X > x) = (minimum / x) ** shape."""
 
     shape: Positive
+    """A number without unit: the mean is infinite up to 1, the variance up to 2."""
     minimum: Positive
+    """Least value, in the unit of the field that it is drawn for."""
 
 
 class Samples(Kind, frozen=True, tag="trace"):
     """Drawn with replacement from a column of a CSV file, or from these values."""
 
     file: str = ""
-    """Beside the scenario's file, unless the path is absolute."""
+    """CSV file beside the scenario's file, unless the path is absolute."""
     column: str = ""
-    """By its name in the first line."""
+    """The column of `file`, by its name in the first line."""
     values: tuple[NotNegative, ...] = ()
+    """The values, in the unit of the field that they are drawn for, where there is no `file`."""
 
 
 Distribution: TypeAlias = NotNegative | Uniform | Exponential | Pareto | Samples
@@ -65,21 +76,25 @@ class Poisson(Kind, frozen=True):
     """Independent connections, so many a second in the mean."""
 
     rate: Positive
+    """Connections a second in the mean, over all Services of the stream."""
 
 
 class Paced(Kind, frozen=True):
     """Connections at equal distances."""
 
     rate: Positive
+    """Connections a second, over all Services of the stream."""
 
 
 class Bursty(Kind, frozen=True):
     """Poisson while it is on; times on and off are exponential with these means."""
 
     rate: Positive
-    """Connections a second while it is on."""
+    """Connections a second in the mean while it is on, over all Services of the stream."""
     seconds_on: Positive
+    """Mean length of the times that it is on, in seconds."""
     seconds_off: Positive
+    """Mean length of the times that it is off, in seconds."""
 
 
 class Closed(Kind, frozen=True):
@@ -88,6 +103,7 @@ class Closed(Kind, frozen=True):
     """
 
     think: Distribution
+    """Seconds from the end of a client's connection to the begin of its next one."""
 
 
 class Trace(Kind, frozen=True):
@@ -96,7 +112,9 @@ class Trace(Kind, frozen=True):
     """
 
     file: str
-    """Beside the scenario's file, unless the path is absolute."""
+    """CSV or capture beside the scenario's file, unless the path is absolute. Its times are seconds
+    from its beginning, which is `start` of the stream.
+    """
 
 
 Arrivals: TypeAlias = Poisson | Paced | Bursty | Closed | Trace
@@ -106,17 +124,22 @@ class Clients(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The clients that open connections."""
 
     count: Annotated[int, Meta(ge=1, le=16_000_000)] = 1000
+    """Clients, each with an address of its own."""
     zipf: Annotated[float, Meta(ge=0, le=10)] = 0.0
-    """Exponent of Zipf's law; 0: all alike."""
+    """Exponent of Zipf's law, a number without unit; 0: all alike."""
 
 
 class Traffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A stream of connections to one Service."""
 
     service: Name
+    """Name of the Service that they go to."""
     arrivals: Arrivals
+    """When connections begin."""
     kind: Literal["tcp", "sctp", "udp", "udp-one-way", "syn-flood"] = "tcp"
+    """The packets of a connection; docs/research.md describes them."""
     clients: Clients = Clients()
+    """Who opens them. A trace has clients of its own."""
     size: Distribution = 10_000.0
     """Bytes that a connection is answered with."""
     lifetime: Distribution = 1.0
@@ -124,18 +147,24 @@ class Traffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     over them.
     """
     requests: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    """Requests of a connection, or datagrams of a one-way flow."""
     start: NotNegative = 0.0
+    """Seconds from the scenario's start to the first connection at the earliest."""
     stop: NotNegative | None = None
-    """The scenario's end, when it is null."""
+    """Seconds from the scenario's start, from which on no connection begins; null: its end."""
 
 
 class Backends(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Backends alike."""
 
     count: Annotated[int, Meta(ge=0, le=100_000)] = 1
+    """How many there are."""
     weight: Weight = 1
+    """Share of new connections that each should get, against the weights of the others."""
     capacity: Positive | None = None
-    """Connections that one serves at once; with more its latency grows in proportion."""
+    """Connections that one serves at once; with more its latency grows in proportion. Null: any
+    number.
+    """
     latency: NotNegative = 0.001
     """Seconds until it answers."""
 
@@ -144,35 +173,40 @@ class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A Service, or several alike."""
 
     name: Name
+    """Traffic and events call it so."""
     backends: tuple[Backends, ...]
-    """In this order; a backend is told by its position, from 0."""
+    """Groups of backends, in this order; a backend is told by its position, from 0."""
     count: Annotated[int, Meta(ge=1, le=100_000)] = 1
     """How many there are; traffic spreads evenly over them, events hit all."""
     family: Literal["ipv4", "ipv6"] = "ipv4"
-    """Of its address, its backends and its clients."""
+    """Family of its address, of its backends and of its clients."""
     affinity: Annotated[int, Meta(ge=1, le=86_400)] | None = None
-    """Seconds for which a client keeps its backend (ClientIP)."""
+    """Seconds for which a client keeps its backend (ClientIP); null: none."""
 
 
 class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A balancing strategy and its parameters. Null stands for the strategy's default."""
 
     name: str
-    """One of the engine's (`kbe_nat.Strategy`), of the lab's, or "python"."""
-    table_size: Annotated[int, Meta(ge=1, le=1 << 26)] | None = None
-    """mh: slots, a prime."""
+    """One of the engine's (`kbe_nat.Strategy`), of the lab's, or `python`."""
+    table_size: Annotated[int, Meta(ge=2, le=MAX_TABLE)] | None = None
+    """mh: slots, a prime, at least one for each backend with weight (the next prime above 100 for
+    each backend, their number rounded up to a power of two).
+    """
     virtual_nodes: Annotated[int, Meta(ge=1, le=100_000)] | None = None
-    """ring, bounded: points for each unit of weight (100)."""
+    """ring, bounded: points of a backend of weight 1 (100)."""
     epsilon: Annotated[float, Meta(ge=1e-6, le=1000)] | None = None
     """bounded: the load above the mean that is allowed, as a share (0.25)."""
     draws: Annotated[int, Meta(ge=1, le=1000)] | None = None
     """lcd: backends that are compared (2)."""
     buckets: Annotated[int, Meta(ge=1, le=1 << 24)] | None = None
-    """anchor: backends at most (4096)."""
+    """anchor: units of weight at most, which are backends where weights are equal (4096)."""
     decay: Annotated[float, Meta(ge=0.001, le=86_400)] | None = None
     """peak-ewma: seconds after which a connect time fades to 1/e (10)."""
     class_name: str | None = msgspec.field(name="class", default=None)
-    """python: module:Class, or a name that `kbe_nat.lab.run` was called with."""
+    """python: `module:Class`, which is searched for beside the scenario's file too; or a name that
+    `kbe_nat.lab.run` was called with.
+    """
 
     @property
     def label(self) -> str:
@@ -197,7 +231,7 @@ class Change(
     """Something that happens to a Service or a node, told by the field `event`."""
 
     at: NotNegative
-    """Seconds from the start."""
+    """Seconds from the scenario's start."""
 
 
 class Scale(Change, frozen=True, tag="scale"):
@@ -206,34 +240,44 @@ class Scale(Change, frozen=True, tag="scale"):
     """
 
     service: Name
+    """Name of the Service."""
     backends: Annotated[int, Meta(ge=0, le=100_000)]
+    """Backends from now on."""
 
 
 class Reweight(Change, frozen=True, tag="weight"):
     """A backend gets another weight."""
 
     service: Name
+    """Name of the Service."""
     backend: Place
+    """Its position, from 0."""
     weight: Weight
+    """Its weight from now on."""
 
 
 class Drain(Change, frozen=True, tag="drain"):
     """A backend gets no new connections, and is removed after some time."""
 
     service: Name
+    """Name of the Service."""
     backend: Place
+    """Its position, from 0."""
     removed_after: NotNegative | None = None
-    """Seconds; it stays when this is null."""
+    """Seconds from the drain to its removal; null: it stays."""
 
 
 class Failure(Change, frozen=True, tag="failure"):
     """Backends die. They stay in the tables until this is detected."""
 
     service: Name
+    """Name of the Service."""
     backends: Annotated[tuple[Place, ...], Meta(min_length=1)]
+    """Their positions, from 0."""
     detected_after: NotNegative = 0.0
+    """Seconds from their death until they leave the tables."""
     returns_after: Positive | None = None
-    """Seconds after their death."""
+    """Seconds from their death to their return; null: never."""
 
 
 class RollingUpdate(Change, frozen=True, tag="rolling-update"):
@@ -242,6 +286,7 @@ class RollingUpdate(Change, frozen=True, tag="rolling-update"):
     """
 
     service: Name
+    """Name of the Service."""
     interval: Positive
     """Seconds between two replacements."""
     drain: NotNegative = 0.0
@@ -252,24 +297,31 @@ class Flapping(Change, frozen=True, tag="flapping"):
     """A backend leaves the list and returns, again and again; it is alive all the time."""
 
     service: Name
+    """Name of the Service."""
     backend: Place
+    """Its position, from 0."""
     period: Positive
     """Seconds between two departures; it is away for half of them."""
     times: Annotated[int, Meta(ge=1, le=10_000)]
+    """Departures."""
 
 
 class NewStrategy(Change, frozen=True, tag="strategy"):
     """The Service gets another strategy."""
 
     service: Name
+    """Name of the Service."""
     strategy: StrategyChoice
+    """A name, or a name with parameters."""
 
 
 class NodeLoss(Change, frozen=True, tag="node-loss"):
     """A node behind the routers is lost with its memory of connections."""
 
     node: Place
+    """Its position, from 0."""
     returns_after: Positive | None = None
+    """Seconds from its loss to its return, with empty tables; null: never."""
 
 
 Event: TypeAlias = (
@@ -283,6 +335,7 @@ class Nodes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     count: Annotated[int, Meta(ge=1, le=64)] = 1
+    """How many there are."""
     ecmp: Literal["modulo", "resilient"] = "modulo"
     """Whether all flows are hashed anew when a node leaves, or only its own."""
 
@@ -291,8 +344,11 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Sizes of an engine's tables, as `kbe_nat.Limits`."""
 
     max_flows: Annotated[int, Meta(ge=1, le=1 << 24)] = 1_048_576
+    """Flows at most."""
     max_unassured: Annotated[int, Meta(ge=1, le=1 << 24)] | None = None
+    """Unanswered flows at most; null: as many as flows."""
     max_flows_per_source: Annotated[int, Meta(ge=1, le=1 << 24)] | None = None
+    """Flows of one client at most; null: no limit of its own."""
 
 
 Allocation: TypeAlias = Literal[
@@ -335,8 +391,13 @@ class Sweep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A field that is varied: the cells are run with each of its values."""
 
     field: str
-    """Its path, such as services[0].backends[0].count."""
+    """The path of the field from the top of the scenario: names with dots between them, and behind
+    a list a position from 0 in brackets, such as `duration`, `services[0].backends[0].count`,
+    `traffic[0].arrivals.rate`, `limits.max_flows` or `strategies[0].table_size`. The fields `name`,
+    `question`, `expect`, `seed`, `repeats`, `sweep` and `outputs` cannot be varied.
+    """
     values: Annotated[tuple[float | int | str, ...], Meta(min_length=1)]
+    """Its values, in its unit and within its range; each makes cells."""
 
 
 Memory: TypeAlias = Literal["conntrack", "none", "jet"]
@@ -349,13 +410,19 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     name: Name
+    """Reports call it so."""
     duration: Annotated[float, Meta(ge=1, le=1e7)]
-    """Seconds."""
+    """Seconds in which connections begin and events happen."""
     services: Annotated[tuple[Service, ...], Meta(min_length=1)]
+    """The Services, with their backends."""
     traffic: Annotated[tuple[Traffic, ...], Meta(min_length=1)]
+    """Streams of connections to them."""
     strategies: Annotated[tuple[StrategyChoice, ...], Meta(min_length=1)]
+    """Balancing strategies, each a name, or a name with parameters. Others are compared with the
+    first one.
+    """
     mode: Literal["offline"] = "offline"
-    """Told from live ones by it."""
+    """Live scenarios have another one."""
     question: str = ""
     """The question that it asks, in a sentence."""
     expect: str = ""
@@ -367,13 +434,18 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     as they do when there is no way at all.
     """
     timeline: tuple[Event, ...] = ()
+    """Events, in any order."""
     nodes: Nodes = Nodes()
+    """Nodes that serve."""
     limits: Limits = Limits()
-    timeouts: dict[str, NotNegative] = {}
-    """The engine's timeouts by nf_conntrack's names, in seconds, where not the defaults."""
+    """Sizes of the tables of each node's engine."""
+    timeouts: dict[str, Annotated[float, Meta(ge=0, le=YEAR)]] = {}
+    """Seconds of the engine's timeouts by nf_conntrack's names, where not the defaults."""
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 1
+    """The seed of each repeat follows from it."""
     repeats: Annotated[int, Meta(ge=1, le=10_000)] = 5
     """Seeds that follow from `seed`; every strategy meets the same ones."""
     sweep: tuple[Sweep, ...] = ()
+    """Fields that are varied; several make a grid."""
     outputs: tuple[Table, ...] = ("seconds", "tables", "backends")
     """Large tables that are kept; the others always are."""

@@ -33,11 +33,11 @@ class Throughput(Measure, frozen=True):
     loss: Annotated[tuple[Share, ...], Meta(min_length=1)] = (0.0, 0.005)
     """Shares of packets that may be lost; each is searched for."""
     seconds: Seconds = 1.0
-    """Length of a trial."""
+    """Length of a trial, in seconds."""
     precision: Annotated[float, Meta(gt=0, le=1)] = 0.05
     """The search ends when its interval is so narrow, as a share of the rate."""
     trials: Attempts = 20
-    """It ends after so many trials too, and says that it is not settled."""
+    """Trials at most; a search that ends by it says that it is not settled."""
 
 
 class Cpu(Measure, frozen=True):
@@ -46,6 +46,7 @@ class Cpu(Measure, frozen=True):
     """
 
     packets: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 100_000
+    """Packets that are sent."""
     rate: Rate = 150_000.0
     """Packets a second, in bursts: less than the way can carry."""
     saturate: bool = True
@@ -60,6 +61,7 @@ class Connects(Measure, frozen=True, tag="connections"):
     """
 
     seconds: Seconds = 1.0
+    """Seconds for which connections are opened."""
     validate: bool = True
     """Whether a request must be answered with the same bytes, or nothing is sent before the close.
     """
@@ -71,9 +73,11 @@ class Establishment(Measure, frozen=True):
     """
 
     seconds: Seconds = 1.0
-    """Length of a trial, unless source ports end before: a search has 50,000 of them."""
+    """Length of a trial in seconds, unless source ports end before: a search has 50,000 of them."""
     precision: Annotated[float, Meta(gt=0, le=1)] = 0.1
+    """The search ends when its interval is so narrow, as a share of the rate."""
     trials: Attempts = 12
+    """Trials at most; a search that ends by it says that it is not settled."""
 
 
 class Capacity(Measure, frozen=True):
@@ -82,6 +86,7 @@ class Capacity(Measure, frozen=True):
     """
 
     limit: Connections = 10_000
+    """Connections at once, at most."""
 
 
 class Latency(Measure, frozen=True):
@@ -93,6 +98,7 @@ class Latency(Measure, frozen=True):
         "round-trip",
         "first-packet",
     )
+    """What is timed."""
     loads: Annotated[tuple[Annotated[float, Meta(ge=0, le=1e9)], ...], Meta(min_length=1)] = (0.0,)
     """Packets a second of the load beside."""
     count: Annotated[int, Meta(ge=100, le=10_000_000)] = 2000
@@ -103,6 +109,7 @@ class Bulk(Measure, frozen=True):
     """One TCP connection that sends as fast as it can; the receiver says how much came."""
 
     megabytes: Annotated[int, Meta(ge=1, le=1_000_000)] = 2000
+    """Payload that is sent, in units of 2^20 bytes."""
 
 
 class Programming(Measure, frozen=True):
@@ -111,6 +118,7 @@ class Programming(Measure, frozen=True):
     """
 
     changes: Annotated[int, Meta(ge=0, le=10_000)] = 3
+    """Changes of the endpoint that are timed."""
 
 
 AnyMeasure: TypeAlias = (
@@ -137,11 +145,14 @@ class LiveScenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     name: Name
+    """Reports call it so."""
     mode: Literal["live"]
+    """Scenarios without it are simulated."""
     ways: Annotated[tuple[str | WayChoice, ...], Meta(min_length=1)]
     """Names, or names with settings. One that this machine cannot run is skipped with its reason.
     """
     measures: Annotated[tuple[AnyMeasure, ...], Meta(min_length=1)]
+    """What is measured of each way."""
     question: str = ""
     """The question that it asks, in a sentence."""
     expect: str = ""
@@ -151,18 +162,19 @@ class LiveScenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
     """Numbers of Services that the node has; clients use one of them."""
     endpoints: Annotated[int, Meta(ge=1, le=1000)] = 1
-    """Of each of the others."""
+    """Endpoints of each of the Services that clients do not use."""
     families: Annotated[tuple[Literal["ipv4", "ipv6"], ...], Meta(min_length=1)] = ("ipv4",)
+    """Families of addresses, of which each makes cells."""
     baseline: str | None = None
     """The way that others are compared with, and that runs twice in each round; the first one,
     when it is null.
     """
     rounds: Annotated[int, Meta(ge=1, le=1000)] = 5
-    """Each way is measured once in each, in an order of the round's own."""
+    """Rounds: each way is measured once in each, in an order of the round's own."""
     idle: Positive = 0.5
     """Seconds of the idle control of each round."""
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 1
-    """Of the orders and of the bootstrap."""
+    """Seed of the orders within rounds, and of the bootstrap."""
 
     @property
     def choices(self) -> tuple[WayChoice, ...]:
