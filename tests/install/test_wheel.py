@@ -8,12 +8,12 @@ import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from harness.wheels import ROOT, wheel
+
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 TOOLS = ("cargo", "rustc", "gcc", "cc", "clang", "ld")
 
@@ -33,43 +33,13 @@ def interpreters() -> list[Path]:
     return list(binaries.values())
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if named := os.environ.get("KBE_NAT_WHEEL"):
-        return Path(named)
-    folder = tmp_path_factory.mktemp("wheel")
-    native = ROOT / "python/kbe_nat/_native.abi3.so"
-    if not native.exists():
-        pytest.skip("there is no build of this tree to be packed: make build")
-    # maturin would compile again with other settings than those of the build that is tested.
-    done = subprocess.run(
-        ["maturin", "pep517", "write-dist-info", "--metadata-directory", folder],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    [info] = folder.glob("*.dist-info")
-    path = folder / f"{info.name.removesuffix('.dist-info')}-cp311-abi3-linux_x86_64.whl"
-    files = [*(ROOT / "python").rglob("*"), *info.rglob("*")]
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in files:
-            base = folder if file.is_relative_to(folder) else ROOT / "python"
-            if file.is_file() and "__pycache__" not in file.parts:
-                archive.write(file, file.relative_to(base))
-        names = [*archive.namelist(), f"{info.name}/RECORD"]
-        archive.writestr(names[-1], "".join(f"{name},,\n" for name in names))
-    return path
-
-
 @pytest.fixture(scope="module", params=interpreters(), ids=lambda path: path.name)
-def environment(
-    request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clean environment with the wheel in it, and the folder of its commands."""
     folder = tmp_path_factory.mktemp("environment")
+    package = wheel(tmp_path_factory.mktemp("wheel"))
     subprocess.run([request.param, "-m", "venv", folder], check=True, env=bare(folder))
-    done = run(folder, "pip", "install", "--only-binary", ":all:", "--quiet", wheel, timeout=300)
+    done = run(folder, "pip", "install", "--only-binary", ":all:", "--quiet", package, timeout=300)
     if re.search("Could not find a version|connection|resolve", done.stderr, re.IGNORECASE):
         pytest.skip(f"pip reaches no index with the packages that the wheel needs: {done.stderr}")
     assert done.returncode == 0, done.stderr

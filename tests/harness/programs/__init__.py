@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Final
 
 _FOLDER: Final = Path(__file__).parent
+CONFINED: Final = _FOLDER / "confined.py"
 CONNECTION_FLOOD: Final = _FOLDER / "connection_flood.py"
 DATAGRAM_FLOOD: Final = _FOLDER / "datagram_flood.py"
 FAILING_QUEUE: Final = _FOLDER / "failing_queue.py"

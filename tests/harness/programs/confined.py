@@ -1,0 +1,58 @@
+"""Runs a command in a root as a container engine would for the Pod of `deploy/base`:
+`confined.py USER ROOT CONFIG STATE COMMAND...`, in a mount namespace that `unshare --mount` made.
+
+The root and the kernel's settings are read-only, STATE is /run/kbe-nat, CONFIG is /etc/kbe-nat, and
+no capability can be got but CAP_NET_ADMIN. Another user than 0 has it ambiently, as systemd gives
+it and Kubernetes does not.
+"""
+
+import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from kbe_nat.daemon.privileges import keep_net_admin
+
+NET_ADMIN = 12
+PR_SET_KEEPCAPS, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 8, 24, 38
+CAPABILITIES = 41
+
+
+def mount(*words: str) -> None:
+    subprocess.run(["mount", *words], check=True)
+
+
+def main() -> None:
+    user, root, config, state, *command = sys.argv[1:]
+    mount("--bind", root, root)
+    mount("-t", "tmpfs", "tmpfs", f"{root}/dev")
+    for name in ("null", "urandom"):
+        Path(root, "dev", name).touch()
+        mount("--bind", f"/dev/{name}", f"{root}/dev/{name}")
+    mount("-t", "proc", "proc", f"{root}/proc")
+    mount("--bind", f"{root}/proc/sys", f"{root}/proc/sys")
+    mount("-o", "remount,bind,ro", f"{root}/proc/sys")
+    mount("-t", "sysfs", "-o", "ro", "sysfs", f"{root}/sys")
+    mount("--bind", config, f"{root}/etc/kbe-nat")
+    mount("-o", "remount,bind,ro", f"{root}/etc/kbe-nat")
+    mount("--bind", state, f"{root}/run/kbe-nat")
+    mount("-o", "remount,bind,ro", root)
+    os.chroot(root)
+    os.chdir("/")
+    libc = ctypes.CDLL(None)
+    for capability in range(CAPABILITIES):
+        if capability != NET_ADMIN:
+            libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if user != "0":
+        libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0)
+        os.setgroups([])
+        os.setgid(int(user))
+        os.setuid(int(user))
+        keep_net_admin(lends_net_raw=False)
+    os.execve(f"/usr/bin/{command[0]}", command, {"PATH": "/usr/sbin:/usr/bin"})
+
+
+if __name__ == "__main__":
+    main()
