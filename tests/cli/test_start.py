@@ -73,5 +73,7 @@ def test_ctrl_c_while_a_verb_runs() -> None:
             verb.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
                 verb.wait(0.1)
-        assert verb.returncode == 130
+        # Once the interpreter ends it has no handler any more, and the kernel ends it: a shell
+        # says 130 to both.
+        assert verb.returncode in (130, -signal.SIGINT)
         assert (verb.stdout.read(), verb.stderr.read()) == (b"", b"")
