@@ -110,7 +110,7 @@ fuzz: build    ## run every fuzz target ten million times, guided by coverage; F
 wheel: .venv/release    ## build what is published, into dist: the wheel for x86_64 with glibc 2.17 or newer, and the sdist
 	rm -rf dist
 	maturin build --quiet --release --strip --zig --compatibility manylinux2014 --out dist
-	maturin sdist --quiet --out dist
+	maturin sdist --out dist
 
 release: .venv/ready wheel    ## build and check what is published, and try it in clean environments; upload nothing: docs/releasing.md
 	twine check --strict dist/*
