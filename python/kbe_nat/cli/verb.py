@@ -114,9 +114,9 @@ class VerbCommand(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The verb's own options first, then those of each group."""
         options = [each for each in self.get_params(ctx) if isinstance(each, click.Option)]
-        order = {group: place for place, group in enumerate(map(_group, options))}
-        options.sort(key=lambda each: (_group(each) != "", order[_group(each)]))
-        for group, members in groupby(options, _group):
+        order = {group: place for place, group in enumerate(map(group_of, options))}
+        options.sort(key=lambda each: (group_of(each) != "", order[group_of(each)]))
+        for group, members in groupby(options, group_of):
             rows = [row for each in members if (row := each.get_help_record(ctx))]
             with formatter.section(TITLES.get(group, group.capitalize()) or "Options"):
                 formatter.write_dl(rows)
@@ -191,7 +191,8 @@ def _parts(docstring: str) -> tuple[str, list[str]]:
     return about.strip(), [line.strip() for line in examples.splitlines() if line.strip()]
 
 
-def _group(option: click.Option) -> str:
+def group_of(option: click.Option) -> str:
+    """The group of settings that an option belongs to; empty where it is the verb's own."""
     return option.group if isinstance(option, Option) else ""
 
 
