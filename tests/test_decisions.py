@@ -88,9 +88,11 @@ def test_looking_is_no_decision(controller: Controller) -> None:
 def test_wrong_filters_are_told(controller: Controller) -> None:
     with pytest.raises(ArgumentError, match="verdict is"):
         controller.engine.decisions(verdict="accept")
-    with pytest.raises(ArgumentError, match="not an IP address"):
+    with pytest.raises(ArgumentError, match="client is an IP address, not 'web'"):
         controller.engine.decisions(client="web")
-    with pytest.raises(ArgumentError, match="max_decisions is at most"):
+    with pytest.raises(
+        ArgumentError, match="max_decisions is a whole number from 0 to 16777216, not"
+    ):
         kbe_nat.Limits(max_decisions=2**24 + 1)
 
 

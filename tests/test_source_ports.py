@@ -79,36 +79,45 @@ def test_settings_can_be_read_and_compared() -> None:
         ({"ports": (5, 3)}, r"ports are a range \(low, high\), not \(5, 3\)"),
         (
             {"allocation": "round"},
-            'allocation is "preserve", "random", "sequential", "hashed", "blocks" or '
-            '"deterministic", not "round"',
+            "allocation is 'preserve', 'random', 'sequential', 'hashed', 'blocks' or "
+            "'deterministic', not 'round'",
         ),
         (
             {"mapping": "cone"},
-            'mapping is "endpoint-dependent" or "endpoint-independent", not "cone"',
+            "mapping is 'endpoint-dependent' or 'endpoint-independent', not 'cone'",
         ),
-        ({"allocation": "blocks", "block_size": 0}, "block_size is 1 to 61744, not 0"),
-        ({"allocation": "blocks", "block_size": 61_745}, "block_size is 1 to 61744, not 61745"),
-        ({"allocation": "blocks", "block_size": -1}, "block_size is 1 to 61744, not -1"),
+        (
+            {"allocation": "blocks", "block_size": 0},
+            "block_size is a whole number from 1 to 65535, not 0",
+        ),
+        (
+            {"allocation": "blocks", "block_size": 61_745},
+            "block_size is a whole number from 1 to 61744, not 61745",
+        ),
+        (
+            {"allocation": "blocks", "block_size": -1},
+            "block_size is a whole number from 1 to 65535, not -1",
+        ),
         (
             {"allocation": "blocks", "blocks_per_client": 65_536},
-            "blocks_per_client is 1 to 65535, not 65536",
+            "blocks_per_client is a whole number from 1 to 65535, not 65536",
         ),
         (
             {"block_size": 10},
-            'block_size belongs to allocation "blocks" or "deterministic", not to "preserve"',
+            "block_size belongs to allocation 'blocks' or 'deterministic', not to 'preserve'",
         ),
         (
             {"allocation": "deterministic", "clients": ["10.0.0.0/8"], "blocks_per_client": 2},
-            'blocks_per_client belongs to allocation "blocks", not to "deterministic"',
+            "blocks_per_client belongs to allocation 'blocks', not to 'deterministic'",
         ),
         (
             {"allocation": "blocks", "clients": ["10.0.0.0/8"]},
-            'clients belongs to allocation "deterministic", not to "blocks"',
+            "clients belongs to allocation 'deterministic', not to 'blocks'",
         ),
-        ({"allocation": "deterministic"}, 'allocation "deterministic" needs clients'),
+        ({"allocation": "deterministic"}, "allocation 'deterministic' needs clients"),
         (
             {"allocation": "deterministic", "clients": ["10.0.0.0/33"]},
-            '"10.0.0.0/33" is not a range of addresses',
+            r"clients\[0\] is a range of addresses, such as '10.0.0.0/8', not '10.0.0.0/33'",
         ),
     ],
 )

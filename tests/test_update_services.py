@@ -215,7 +215,7 @@ def test_what_is_refused_changes_nothing() -> None:
         ([dns, dns], [("a/web", 4)], "two service ports are named a/dns"),
         ([], [("a/web", 4), ("a/none", 4)], "no service port is named a/none"),
         ([], [("a/web", 6)], "no service port is named a/web"),
-        ([thief], [("a/web", 5)], "an address family is 4 or 6, not 5"),
+        ([thief], [("a/web", 5)], r"removed\[0\]\[1\] is 4 or 6, not 5"),
     ):
         with pytest.raises(kbe_nat.ArgumentError, match=message):
             engine.update_services(changed, removed)

@@ -1,10 +1,11 @@
 """The Rust engine. Import its names from `kbe_nat`, not from here.
 
-Addresses are text (`"10.0.0.1"`, `"fd00::1"`), times are nanoseconds of any monotonic clock,
-packets start at the IP header.
+Addresses are text (`"10.0.0.1"`, `"fd00::1"`); objects of `ipaddress` are taken, too. Times are
+nanoseconds of any monotonic clock, packets start at the IP header.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Final, Self, TypeAlias, final
 
 from typing_extensions import disjoint_base
@@ -75,6 +76,8 @@ __all__ = [
 ]
 
 _Buffer: TypeAlias = bytes | bytearray | memoryview
+_Address: TypeAlias = str | IPv4Address | IPv6Address
+_Network: TypeAlias = _Address | IPv4Network | IPv6Network
 
 class PanicException(BaseException):
     """A defect of the engine. It is no `Exception`, so a handler for those does not hide it."""
@@ -105,7 +108,9 @@ class BackendIdMap:
 
     def __new__(cls, mask: int) -> BackendIdMap: ...
     def update(
-        self, added: Iterable[tuple[tuple[str, int], int]], removed: list[tuple[str, int]]
+        self,
+        added: Iterable[tuple[tuple[_Address, int], int]],
+        removed: Sequence[tuple[_Address, int]],
     ) -> None:
         """Remove backends (address, port), then enter others, each with its identifier."""
 
@@ -336,7 +341,7 @@ class ConntrackSync:
     def resync(self) -> None:
         """Compare all flows soon, and end those that do not go where their frontends lead."""
 
-    def resync_frontends(self, frontends: Sequence[tuple[str, str, int]]) -> None:
+    def resync_frontends(self, frontends: Sequence[tuple[str, _Address, int]]) -> None:
         """Compare the flows to these frontends soon: protocol, address and port of each. Cost: for
         a few frontends of a protocol a pass of the kernel over its flows for each; for many one
         pass, in which the kernel shows all flows of the protocol.
@@ -504,7 +509,7 @@ class Backend:
     """
 
     def __new__(
-        cls, address: str, port: int, weight: int = 1, *, hairpin: bool = True
+        cls, address: _Address, port: int, weight: int = 1, *, hairpin: bool = True
     ) -> Backend: ...
     @property
     def address(self) -> str:
@@ -529,7 +534,7 @@ class Frontend:
     address "" and stands for every address of `NodeView`'s `node_ports`. Raises `ArgumentError`.
     """
 
-    def __new__(cls, address: str, port: int, kind: str = "cluster-ip") -> Frontend: ...
+    def __new__(cls, address: _Address, port: int, kind: str = "cluster-ip") -> Frontend: ...
     @property
     def address(self) -> str:
         """The IP address, as text; empty for a node port."""
@@ -571,7 +576,7 @@ class ServicePort:
         is_internal_local: bool = False,
         is_external_local: bool = False,
         affinity_seconds: int | None = None,
-        source_ranges: Sequence[str] = (),
+        source_ranges: Sequence[_Network] = (),
         source_ranges_apply_to_all: bool = False,
         strategy: str = "random",
         table_size: int | None = None,
@@ -617,10 +622,10 @@ class NodePorts:
 
     def __new__(
         cls,
-        addresses: Sequence[str] = (),
+        addresses: Sequence[_Address] = (),
         *,
         wildcard_families: Sequence[int] = (),
-        reject_addresses: Sequence[str] = (),
+        reject_addresses: Sequence[_Address] = (),
         loopback: bool = False,
     ) -> NodePorts: ...
     @property
@@ -654,13 +659,13 @@ class NodeView:
     def __new__(
         cls,
         *,
-        addresses: Sequence[str] = (),
+        addresses: Sequence[_Address] = (),
         node_ports: NodePorts | None = None,
-        pod_ranges: Sequence[str] = (),
+        pod_ranges: Sequence[_Network] = (),
         pod_interfaces: Sequence[int] | None = None,
         masquerade_all: bool = False,
         unknown_port: str = "pass",
-        unallocated: Sequence[str] = (),
+        unallocated: Sequence[_Network] = (),
         mode: str = "iptables",
     ) -> NodeView: ...
     @property
@@ -1053,7 +1058,7 @@ class Snat:
 
     def __new__(
         cls,
-        addresses: Sequence[str],
+        addresses: Sequence[_Address],
         *,
         ports: tuple[int, int] = (1024, 65535),
         reserved: tuple[int, int] = (30000, 32767),
@@ -1061,7 +1066,7 @@ class Snat:
         mapping: str = "endpoint-dependent",
         block_size: int | None = None,
         blocks_per_client: int | None = None,
-        clients: Sequence[str] = (),
+        clients: Sequence[_Network] = (),
     ) -> Snat: ...
     @property
     def addresses(self) -> list[str]:
@@ -1226,9 +1231,9 @@ class Engine:
         *,
         protocol: str | None = None,
         service: str | None = None,
-        source: str | None = None,
-        destination: str | None = None,
-        backend: str | None = None,
+        source: _Address | None = None,
+        destination: _Address | None = None,
+        backend: _Address | None = None,
         state: str | None = None,
         limit: int | None = None,
     ) -> Iterator[Flow]:
@@ -1245,9 +1250,9 @@ class Engine:
         *,
         protocol: str | None = None,
         service: str | None = None,
-        source: str | None = None,
-        destination: str | None = None,
-        backend: str | None = None,
+        source: _Address | None = None,
+        destination: _Address | None = None,
+        backend: _Address | None = None,
         state: str | None = None,
     ) -> FlowTable:
         """The flows to which all given filters apply as a table of Arrow, for data frames: one row
@@ -1260,7 +1265,7 @@ class Engine:
         self,
         *,
         service: str | None = None,
-        client: str | None = None,
+        client: _Address | None = None,
         verdict: str | None = None,
         since: int | None = None,
         after: int = 0,
@@ -1279,9 +1284,9 @@ class Engine:
         *,
         protocol: str | None = None,
         service: str | None = None,
-        source: str | None = None,
-        destination: str | None = None,
-        backend: str | None = None,
+        source: _Address | None = None,
+        destination: _Address | None = None,
+        backend: _Address | None = None,
         state: str | None = None,
     ) -> int:
         """End the flows to which all given filters apply, and return how many they were. A later
@@ -1326,7 +1331,13 @@ class Engine:
         """Bytes that a checkpoint of an engine with these limits can have, at most."""
 
     def bind_client(
-        self, service: str, client: str, backend: tuple[str, int], now: int, *, seconds: float
+        self,
+        service: str,
+        client: _Address,
+        backend: tuple[_Address, int],
+        now: int,
+        *,
+        seconds: float,
     ) -> bool:
         """Remember that a client of a service port with session affinity has this backend for so
         many seconds more, as another proxy has bound it; not longer than the affinity lasts. False
@@ -1441,7 +1452,7 @@ class HeldConnections:
     one does not answer within `wait` seconds. Raises `LabError`.
     """
 
-    def __new__(cls, address: str, port: int, count: int, wait: float) -> HeldConnections: ...
+    def __new__(cls, address: _Address, port: int, count: int, wait: float) -> HeldConnections: ...
     def opened(self) -> bytes:
         """How opening went, in JSON."""
 
@@ -1580,19 +1591,19 @@ class ProtobufRefusal:
     def reason(self) -> str:
         """Why the object cannot be read."""
 
-def traffic_bulk(address: str, port: int, megabytes: int, streams: int) -> bytes:
+def traffic_bulk(address: _Address, port: int, megabytes: int, streams: int) -> bytes:
     """`Bulk` in JSON. The clients of traffic run in the network namespace of this thread, and raise
     `ArgumentError` for an address, a time or a rate that is none, `LabError` for traffic that
     cannot be made.
     """
 
 def traffic_connect(
-    address: str, port: int, span: float, threads: int, wait: float, validate: bool
+    address: _Address, port: int, span: float, threads: int, wait: float, validate: bool
 ) -> bytes:
     """`Connections` in JSON."""
 
 def traffic_flood(
-    address: str,
+    address: _Address,
     port: int,
     packets: int,
     rate: float | None,
@@ -1603,6 +1614,6 @@ def traffic_flood(
     """`Flood` in JSON."""
 
 def traffic_ping(
-    address: str, port: int, count: int, rate: float | None, wait: float, fresh: bool
+    address: _Address, port: int, count: int, rate: float | None, wait: float, fresh: bool
 ) -> bytes:
     """`Pings` in JSON."""

@@ -10,6 +10,8 @@ from kbe_nat.errors import ArgumentError, FileError
 from kbe_nat.model import Strategy
 
 if TYPE_CHECKING:
+    from ipaddress import IPv4Address, IPv6Address
+
     from kbe_nat.policy.options import Options
 
 
@@ -17,7 +19,7 @@ def load(
     paths: str | PathLike[str] | Iterable[str | PathLike[str]],
     *,
     node: str = "",
-    node_addresses: Sequence[str] = (),
+    node_addresses: "Sequence[str | IPv4Address | IPv6Address]" = (),
     strategy: str = Strategy.RANDOM,
     seed: int | None = None,
     limits: Limits | None = None,
@@ -45,7 +47,7 @@ def load(
 
     if options is None:
         options = Options(
-            node=node, node_addresses=tuple(node_addresses), strategy=_strategy(strategy)
+            node=node, node_addresses=tuple(map(str, node_addresses)), strategy=_strategy(strategy)
         )
     elif node or node_addresses or strategy != Strategy.RANDOM:
         raise ArgumentError("options say the node and the strategy: give either these or options")

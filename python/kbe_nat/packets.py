@@ -34,7 +34,9 @@ class Packet:
     protocol: str
     """"tcp", "udp", "sctp", "icmp", "icmpv6", or another protocol's number as text."""
     source: tuple[str, int]
-    """Address and port; the port is 0 where the protocol has none."""
+    """Address and port; the port is 0 where the protocol has none. Addresses of `ipaddress`
+    become text.
+    """
     destination: tuple[str, int]
     flags: str = ""
     """Of TCP, in tcpdump's letters: F, S, R, P, A (for tcpdump's dot), U, E, C."""
@@ -53,6 +55,11 @@ class Packet:
     """Or hop limit."""
     identification: int = 0
     """Of IPv4."""
+
+    def __post_init__(self) -> None:
+        for name in ("source", "destination"):
+            address, port = getattr(self, name)
+            object.__setattr__(self, name, (str(address), port))
 
     @classmethod
     def parse(cls, packet: bytes) -> Self:
@@ -128,13 +135,24 @@ class Packet:
                 names = ", ".join(NUMBERS)
                 raise PacketError(f"{self.protocol!r} is none of {names}, and no protocol's number")
             number = int(self.protocol)
-        try:
-            body = self._body(source.packed + destination.packed, number)
-            return _ip_header(source, destination, number, len(body), self) + body
-        except struct.error:
-            raise PacketError(
-                "a port, a number or the length of the payload is out of its range"
-            ) from None
+        self._check_ranges(number, source.version)
+        body = self._body(source.packed + destination.packed, number)
+        return _ip_header(source, destination, number, len(body), self) + body
+
+    def _check_ranges(self, number: int, version: int) -> None:
+        numbers = {
+            "protocol": (number, 8),
+            "source[1]": (self.source[1], 16),
+            "destination[1]": (self.destination[1], 16),
+            **{name: (getattr(self, name), bits) for name, bits in BITS.items()},
+        }
+        for name, (value, bits) in numbers.items():
+            if not isinstance(value, int) or not 0 <= value < 1 << bits:
+                most = (1 << bits) - 1
+                raise PacketError(f"{name} is a whole number from 0 to {most}, not {value!r}")
+        most = 65_535 - HEADERS.get(self.protocol, 0) - (20 if version == 4 else 0)
+        if len(self.payload) > most:
+            raise PacketError(f"payload has at most {most} bytes, not {len(self.payload)}")
 
     def _body(self, addresses: bytes, number: int) -> bytes:
         """The transport header and the payload."""
@@ -280,6 +298,19 @@ def crc32c(content: bytes) -> int:
 NUMBERS: Final = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
 NAMES: Final = {number: name for name, number in NUMBERS.items()}
 WITH_PORTS: Final = ("tcp", "udp", "sctp")
+HEADERS: Final = {"tcp": 20, "udp": 8, "sctp": 12, "icmp": 8, "icmpv6": 8}
+"""Bytes of the transport headers."""
+BITS: Final = {
+    "sequence": 32,
+    "acknowledgement": 32,
+    "window": 16,
+    "type": 8,
+    "code": 8,
+    "rest": 32,
+    "ttl": 8,
+    "identification": 16,
+}
+"""Of the other numbers of a packet."""
 TCP_FLAGS: Final = "FSRPAUEC"
 """From the lowest bit on."""
 FRAGMENT: Final = 44

@@ -1,5 +1,6 @@
 //! Ranges of addresses: of pods, of clients that may come in, of cluster IPs.
 
+use std::fmt;
 use std::net::IpAddr;
 
 /// A range of addresses.
@@ -7,6 +8,12 @@ use std::net::IpAddr;
 pub struct Cidr {
     network: IpAddr,
     prefix: u8,
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.network, self.prefix)
+    }
 }
 
 impl Cidr {

@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 
+use crate::arguments;
 use crate::errors;
 
 /// An answer of an API server in protobuf with one object in it, a Status among others. Raises
@@ -21,7 +22,7 @@ pub(crate) struct ProtobufDocument(Document);
 #[pymethods]
 impl ProtobufDocument {
     #[new]
-    fn new(answer: PyBackedBytes) -> PyResult<Self> {
+    fn new(#[pyo3(from_py_with = arguments::answer)] answer: PyBackedBytes) -> PyResult<Self> {
         document(answer).map(Self)
     }
 
@@ -62,7 +63,7 @@ impl ProtobufList {
 #[pymethods]
 impl ProtobufList {
     #[new]
-    fn new(answer: PyBackedBytes) -> PyResult<Self> {
+    fn new(#[pyo3(from_py_with = arguments::answer)] answer: PyBackedBytes) -> PyResult<Self> {
         let list = List::new(document(answer)?).map_err(|error| errors::encoding(&error))?;
         Ok(Self(Mutex::new(list)))
     }
@@ -117,7 +118,7 @@ pub(crate) struct ProtobufFrames(Mutex<Frames>);
 impl ProtobufFrames {
     #[new]
     #[pyo3(signature = (limit = None))]
-    fn new(limit: Option<usize>) -> Self {
+    fn new(#[pyo3(from_py_with = arguments::limit)] limit: Option<usize>) -> Self {
         Self(Mutex::new(Frames::new(limit.unwrap_or(MAX_OBJECT))))
     }
 
@@ -131,7 +132,11 @@ impl ProtobufFrames {
     ///
     /// Raises `EncodingError` when a frame is longer than the limit, then and ever after: where the
     /// next one begins is unknown.
-    fn feed<'py>(&self, py: Python<'py>, bytes: &[u8]) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+    fn feed<'py>(
+        &self,
+        py: Python<'py>,
+        #[pyo3(from_py_with = arguments::bytes)] bytes: &[u8],
+    ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
         let frames = self.0.lock().unwrap_or_else(PoisonError::into_inner).feed(bytes);
         let frames = frames.map_err(|error| errors::encoding(&error))?;
         Ok(frames.iter().map(|frame| PyBytes::new(py, frame)).collect())
@@ -145,7 +150,7 @@ impl ProtobufFrames {
 #[pyfunction]
 pub(crate) fn protobuf_event(
     py: Python<'_>,
-    frame: PyBackedBytes,
+    #[pyo3(from_py_with = arguments::frame)] frame: PyBackedBytes,
 ) -> PyResult<(String, Bound<'_, PyAny>)> {
     let event = Event::parse(Bytes::from_owner(frame)).map_err(|error| errors::encoding(&error))?;
     Ok((event.change, json_or_refusal(py, event.object)?))

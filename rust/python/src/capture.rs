@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use kbe_nat_capture::{Batch, CaptureError, Reader, Writer};
+use kbe_nat_engine::reject::RejectWith;
 use kbe_nat_engine::{Action, Verdict};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes};
 
-use crate::convert;
+use crate::arguments::{self, Octets};
 use crate::errors::{self, argument};
 
 /// Reads a pcap or pcapng file in batches; memory does not grow with the file.
@@ -25,7 +26,7 @@ pub(crate) struct CaptureReader {
 #[pymethods]
 impl CaptureReader {
     #[new]
-    fn new(path: PathBuf) -> PyResult<Self> {
+    fn new(#[pyo3(from_py_with = arguments::path)] path: PathBuf) -> PyResult<Self> {
         match Reader::open(&path) {
             Ok(reader) => Ok(Self { path, reader: Mutex::new(reader) }),
             Err(error) => Err(errors::capture(&path, error)),
@@ -57,8 +58,8 @@ impl CaptureReader {
     fn read_batch(
         &self,
         py: Python<'_>,
-        max_packets: usize,
-        max_span: u64,
+        #[pyo3(from_py_with = arguments::max_packets)] max_packets: usize,
+        #[pyo3(from_py_with = arguments::max_span)] max_span: u64,
     ) -> PyResult<Option<CaptureBatch>> {
         let read = || {
             self.reader
@@ -118,16 +119,21 @@ impl CaptureWriter {
     }
 }
 
+/// Tickets, actions and packets of fragments.
+type Released = Vec<(u32, String, Option<Octets>)>;
+
 #[pymethods]
 impl CaptureWriter {
     #[new]
-    #[pyo3(signature = (path, reader, answer = "icmp"))]
+    #[pyo3(
+        signature = (path, reader, answer = RejectWith::PortUnreachable),
+        text_signature = "(path, reader, answer='icmp')"
+    )]
     fn new(
-        path: Option<PathBuf>,
-        reader: PyRef<'_, CaptureReader>,
-        answer: &str,
+        #[pyo3(from_py_with = arguments::path)] path: Option<PathBuf>,
+        #[pyo3(from_py_with = arguments::reader)] reader: PyRef<'_, CaptureReader>,
+        #[pyo3(from_py_with = arguments::answer)] answer: RejectWith,
     ) -> PyResult<Self> {
-        let answer = convert::answer(answer)?;
         let reader = reader.reader.lock().unwrap_or_else(PoisonError::into_inner);
         let writer = Writer::create(path.as_deref(), &reader, answer);
         let path = path.unwrap_or_else(|| PathBuf::from("standard output"));
@@ -142,11 +148,11 @@ impl CaptureWriter {
     /// are. Held fragments keep their place until they are released, at most 4096 frames.
     fn write(
         &self,
-        frames: PyRef<'_, CaptureBatch>,
-        packets: &Bound<'_, PyAny>,
-        verdicts: &[u8],
+        #[pyo3(from_py_with = arguments::frames)] frames: PyRef<'_, CaptureBatch>,
+        #[pyo3(from_py_with = arguments::packets)] packets: Octets,
+        #[pyo3(from_py_with = arguments::verdicts)] verdicts: &[u8],
     ) -> PyResult<()> {
-        let packets = convert::bytes(packets)?;
+        let Octets(packets) = packets;
         let (records, rest) = verdicts.as_chunks::<8>();
         let verdicts: Option<Vec<Verdict>> =
             records.iter().map(|record| Verdict::from_record(*record)).collect();
@@ -165,12 +171,16 @@ impl CaptureWriter {
 
     /// What became of held fragments, as `Engine.released` returns it.
     #[allow(clippy::needless_pass_by_value)]
-    fn write_released(&self, released: Vec<(u32, String, Option<Vec<u8>>)>) -> PyResult<()> {
+    fn write_released(
+        &self,
+        #[pyo3(from_py_with = arguments::released)] released: Released,
+    ) -> PyResult<()> {
         self.with(|writer| {
             released.iter().try_for_each(|(ticket, action, packet)| {
                 let is_sent =
                     [Action::Accept, Action::Translate].iter().any(|sent| sent.name() == action);
-                writer.release(*ticket, packet.as_deref().filter(|_| is_sent))
+                let packet = packet.as_ref().filter(|_| is_sent);
+                writer.release(*ticket, packet.map(|Octets(bytes)| bytes.as_slice()))
             })
         })
     }

@@ -3,7 +3,7 @@
 //! `ConntrackEvents` and `conntrack_entries` only read it.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use kbe_nat_netlink::conntrack::{
 };
 use pyo3::prelude::*;
 
+use crate::arguments;
 use crate::convert;
 use crate::engine::Engine;
 use crate::errors;
@@ -34,7 +35,11 @@ pub(crate) struct ConntrackSync {
 impl ConntrackSync {
     #[new]
     #[pyo3(signature = (engine, *, socket_buffer))]
-    fn new(py: Python<'_>, engine: Py<Engine>, socket_buffer: i32) -> PyResult<Self> {
+    fn new(
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::engine)] engine: Py<Engine>,
+        #[pyo3(from_py_with = arguments::socket_buffer)] socket_buffer: i32,
+    ) -> PyResult<Self> {
         py.detach(|| {
             let (events, waker) = Events::open(socket_buffer, &[Topic::New, Topic::Ended])?;
             Ok(Self {
@@ -74,8 +79,11 @@ impl ConntrackSync {
     }
 
     /// Compare all flows now, and return whether that was done within `timeout` seconds.
-    fn resync_within(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
-        let timeout = Duration::try_from_secs_f64(timeout).map_err(errors::argument)?;
+    fn resync_within(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::timeout)] timeout: Duration,
+    ) -> PyResult<bool> {
         Ok(py.detach(|| self.sync.resync_within(timeout)))
     }
 
@@ -88,12 +96,14 @@ impl ConntrackSync {
     /// few frontends of a protocol a pass of the kernel over its flows for each; for many one pass,
     /// in which the kernel shows all flows of the protocol.
     #[allow(clippy::needless_pass_by_value)]
-    fn resync_frontends(&self, frontends: Vec<(String, String, u16)>) -> PyResult<()> {
-        let parsed = frontends.iter().map(|(protocol, address, port)| {
-            Ok((convert::protocol(protocol)?, SocketAddr::new(convert::address(address)?, *port)))
-        });
-        self.sync.request_frontends(parsed.collect::<PyResult<Vec<_>>>()?);
-        Ok(())
+    fn resync_frontends(
+        &self,
+        #[pyo3(from_py_with = arguments::frontends)] frontends: Vec<(Protocol, IpAddr, u16)>,
+    ) {
+        let parsed = frontends
+            .into_iter()
+            .map(|(protocol, address, port)| (protocol, SocketAddr::new(address, port)));
+        self.sync.request_frontends(parsed);
     }
 
     /// Flows that began or ended so far, those of other programs included.
@@ -144,7 +154,11 @@ pub(crate) struct AnswerWatch {
 impl AnswerWatch {
     #[new]
     #[pyo3(signature = (engine, *, socket_buffer))]
-    fn new(py: Python<'_>, engine: Py<Engine>, socket_buffer: i32) -> PyResult<Self> {
+    fn new(
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::engine)] engine: Py<Engine>,
+        #[pyo3(from_py_with = arguments::socket_buffer)] socket_buffer: i32,
+    ) -> PyResult<Self> {
         let (answers, waker) = py
             .detach(|| Answers::open(socket_buffer))
             .map_err(|error| errors::conntrack(&error))?;
@@ -237,7 +251,10 @@ pub(crate) struct ConntrackEvents {
 impl ConntrackEvents {
     #[new]
     #[pyo3(signature = (*, socket_buffer))]
-    fn new(py: Python<'_>, socket_buffer: i32) -> PyResult<Self> {
+    fn new(
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::socket_buffer)] socket_buffer: i32,
+    ) -> PyResult<Self> {
         let (events, waker) = py
             .detach(|| Events::open(socket_buffer, &[Topic::New]))
             .map_err(|error| errors::conntrack(&error))?;
@@ -246,8 +263,11 @@ impl ConntrackEvents {
 
     /// Wait for flows that begin, at most `timeout` seconds. Also returns whether the kernel
     /// dropped events because too many waited. Raises `ConntrackError`.
-    fn receive(&self, py: Python<'_>, timeout: f64) -> PyResult<(Vec<ConntrackEntry>, bool)> {
-        let timeout = Duration::try_from_secs_f64(timeout).map_err(errors::argument)?;
+    fn receive(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::timeout)] timeout: Duration,
+    ) -> PyResult<(Vec<ConntrackEntry>, bool)> {
         let mut changes = Vec::new();
         let is_complete = py
             .detach(|| {

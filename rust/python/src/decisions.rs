@@ -2,12 +2,11 @@
 
 use std::net::SocketAddr;
 
-use kbe_nat_engine::Action;
-use kbe_nat_engine::decisions::{Decision as CoreDecision, DecisionFilter};
+use kbe_nat_engine::decisions::Decision as CoreDecision;
 use pyo3::prelude::*;
 
-use crate::convert::{self, end};
-use crate::errors::argument;
+use crate::arguments;
+use crate::convert::end;
 
 /// A decision about the first packet of a flow, as it was when it was made.
 #[pyclass(frozen, module = "kbe_nat")]
@@ -89,7 +88,10 @@ impl Decision {
 
     /// The first of them, in the order of addresses.
     #[pyo3(signature = (limit = None))]
-    fn endpoints(&self, limit: Option<usize>) -> Vec<String> {
+    fn endpoints(
+        &self,
+        #[pyo3(from_py_with = arguments::limit)] limit: Option<usize>,
+    ) -> Vec<String> {
         let list = self.0.endpoints.as_deref().unwrap_or_default();
         list.iter().take(limit.unwrap_or(usize::MAX)).map(SocketAddr::to_string).collect()
     }
@@ -99,27 +101,4 @@ impl Decision {
         let (action, cause) = (action.name(), cause.name());
         format!("<Decision {sequence} {protocol} {client} -> {frontend}: {action}, {cause}>")
     }
-}
-
-/// Which decisions are wanted.
-pub(crate) fn filter(
-    service: Option<String>,
-    client: Option<&str>,
-    verdict: Option<&str>,
-    since: Option<u64>,
-    after: u64,
-) -> PyResult<DecisionFilter> {
-    let client = client.map(convert::address).transpose()?;
-    let action = verdict.map(action).transpose()?;
-    Ok(DecisionFilter { service, client, action, since, after })
-}
-
-/// An action that a decision may have.
-fn action(name: &str) -> PyResult<Action> {
-    [Action::Translate, Action::Drop, Action::Reject]
-        .into_iter()
-        .find(|action| action.name() == name)
-        .ok_or_else(|| {
-            argument(format!("verdict is \"translate\", \"drop\" or \"reject\", not {name:?}"))
-        })
 }

@@ -11,10 +11,11 @@ mod settings;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use kbe_nat_engine as core;
+use kbe_nat_engine::{self as core, InvalidTcp, Midstream, OffloadedPackets};
 use pyo3::prelude::*;
 
 use self::settings::configuration;
+use crate::arguments;
 use crate::limits::{Limits, Timeouts};
 use crate::snat::Snat;
 
@@ -51,34 +52,44 @@ impl Engine {
 #[pymethods]
 impl Engine {
     #[new]
-    #[pyo3(signature = (
-        *, seed = None, limits = None, timeouts = None, snat = None, midstream = "consistent",
-        invalid = "translate", offloaded = "decide",
-    ))]
+    // PyO3 writes no default that is a value of the engine into the signature that Python sees.
+    #[pyo3(
+        signature = (
+            *, seed = None, limits = None, timeouts = None, snat = None,
+            midstream = Midstream::Consistent, invalid = InvalidTcp::Translate,
+            offloaded = OffloadedPackets::Decide,
+        ),
+        text_signature = "(*, seed=None, limits=None, timeouts=None, snat=None, \
+            midstream='consistent', invalid='translate', offloaded='decide')"
+    )]
     #[allow(clippy::needless_pass_by_value)]
     fn new(
-        seed: Option<u64>,
-        limits: Option<PyRef<'_, Limits>>,
-        timeouts: Option<PyRef<'_, Timeouts>>,
-        snat: Option<PyRef<'_, Snat>>,
-        midstream: &str,
-        invalid: &str,
-        offloaded: &str,
-    ) -> PyResult<Self> {
+        #[pyo3(from_py_with = arguments::seed)] seed: Option<u64>,
+        #[pyo3(from_py_with = arguments::limits)] limits: Option<PyRef<'_, Limits>>,
+        #[pyo3(from_py_with = arguments::timeouts)] timeouts: Option<PyRef<'_, Timeouts>>,
+        #[pyo3(from_py_with = arguments::snat)] snat: Option<PyRef<'_, Snat>>,
+        #[pyo3(from_py_with = arguments::midstream)] midstream: Midstream,
+        #[pyo3(from_py_with = arguments::invalid)] invalid: InvalidTcp,
+        #[pyo3(from_py_with = arguments::offloaded)] offloaded: OffloadedPackets,
+    ) -> Self {
         let config = configuration(
             seed,
             limits.as_deref(),
             timeouts.as_deref(),
             snat.as_deref(),
-            [midstream, invalid, offloaded],
-        )?;
+            (midstream, invalid, offloaded),
+        );
         let engine = core::Engine::new(config);
-        Ok(Self { engine: Mutex::new(engine), writing: Mutex::default() })
+        Self { engine: Mutex::new(engine), writing: Mutex::default() }
     }
 
     /// Let flows live so long without packets, each from its next packet on.
     #[allow(clippy::needless_pass_by_value)]
-    fn set_timeouts(&self, py: Python<'_>, timeouts: PyRef<'_, Timeouts>) {
+    fn set_timeouts(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::timeouts)] timeouts: PyRef<'_, Timeouts>,
+    ) {
         let table = timeouts.table.clone();
         py.detach(|| self.lock().set_timeouts(table));
     }

@@ -7,10 +7,10 @@ use kbe_nat_engine::balance::{Balancer, Request, State};
 use kbe_nat_lab as lab;
 use kbe_nat_lab::balancers::{Builder, Foreign};
 use kbe_nat_lab::spec::LabError;
-use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::arguments::{self, Numbers};
 use crate::errors::argument;
 use crate::service::Backend;
 
@@ -157,7 +157,11 @@ impl LabCell {
 impl LabCell {
     #[new]
     #[pyo3(signature = (spec, strategy = None))]
-    fn new(py: Python<'_>, spec: &[u8], strategy: Option<Py<PyAny>>) -> PyResult<Self> {
+    fn new(
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::spec)] spec: &[u8],
+        strategy: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
         let failure = Failure::default();
         let foreign = Class::shared(strategy, &failure);
         let cell = py.detach(|| lab::Cell::from_json(spec, foreign));
@@ -167,7 +171,11 @@ impl LabCell {
 
     /// Run until `until` seconds of the driven clock, or the end. Returns the rows since the last
     /// call in JSON. Raises `ArgumentError`, and what a strategy in Python raises.
-    fn advance<'py>(&self, py: Python<'py>, until: f64) -> PyResult<Bound<'py, PyBytes>> {
+    fn advance<'py>(
+        &self,
+        py: Python<'py>,
+        #[pyo3(from_py_with = arguments::until)] until: f64,
+    ) -> PyResult<Bound<'py, PyBytes>> {
         let progress = py.detach(|| self.lock().advance(until).and_then(|rows| lab::json(&rows)));
         Ok(PyBytes::new(py, &self.failure.raise(progress)?))
     }
@@ -191,11 +199,7 @@ impl Assignment {
         self.assignment.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn pick_all(&self, py: Python<'_>, keys: &Bound<'_, PyAny>, stays: bool) -> PyResult<Picks> {
-        let keys = match PyBuffer::<u64>::get(keys) {
-            Ok(buffer) => buffer.to_vec(py)?,
-            Err(_) => keys.extract()?,
-        };
+    fn pick_all(&self, py: Python<'_>, Numbers(keys): Numbers, stays: bool) -> PyResult<Picks> {
         let picks = py.detach(|| {
             let mut assignment = self.lock();
             keys.iter().map(|&key| assignment.pick(key, stays)).collect()
@@ -209,7 +213,12 @@ type Picks = Vec<Option<usize>>;
 #[pymethods]
 impl Assignment {
     #[new]
-    fn new(py: Python<'_>, spec: &[u8], seed: u64, strategy: Option<Py<PyAny>>) -> PyResult<Self> {
+    fn new(
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::spec)] spec: &[u8],
+        #[pyo3(from_py_with = arguments::seed)] seed: u64,
+        strategy: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
         let failure = Failure::default();
         let foreign = Class::shared(strategy, &failure);
         let assignment = py.detach(|| lab::Assignment::from_json(spec, seed, foreign.as_deref()));
@@ -219,19 +228,31 @@ impl Assignment {
 
     /// List these backends in the place of those before. Raises `ArgumentError`.
     #[allow(clippy::needless_pass_by_value)]
-    fn set_backends(&self, py: Python<'_>, backends: Vec<PyRef<'_, Backend>>) -> PyResult<()> {
+    fn set_backends(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::backends)] backends: Vec<PyRef<'_, Backend>>,
+    ) -> PyResult<()> {
         let backends: Vec<core::Backend> = backends.iter().map(|backend| backend.0).collect();
         let result = py.detach(|| self.lock().set_backends(&backends));
         self.failure.raise(result)
     }
 
     /// The position of the backend of each key.
-    fn assign(&self, py: Python<'_>, keys: &Bound<'_, PyAny>) -> PyResult<Picks> {
+    fn assign(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::keys)] keys: Numbers,
+    ) -> PyResult<Picks> {
         self.pick_all(py, keys, false)
     }
 
     /// The same for connections, which stay and add to the loads.
-    fn throw(&self, py: Python<'_>, keys: &Bound<'_, PyAny>) -> PyResult<Picks> {
+    fn throw(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::keys)] keys: Numbers,
+    ) -> PyResult<Picks> {
         self.pick_all(py, keys, true)
     }
 

@@ -3,6 +3,7 @@
 
 mod addresses;
 mod apiserver;
+mod arguments;
 mod capture;
 mod conntrack;
 mod convert;
@@ -21,6 +22,7 @@ mod tables;
 mod traffic;
 mod verdict;
 mod view;
+mod words;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};

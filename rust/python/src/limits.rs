@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use kbe_nat_engine::conntrack::timeouts;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
+use crate::arguments::{self, Argument, Place};
 use crate::errors::argument;
 
 /// How many entries an engine's tables have at most, per address family.
@@ -38,33 +40,27 @@ impl Limits {
         max_affinities = 1_048_576, max_fragments = 4096, max_decisions = 65_536,
     ))]
     fn new(
-        max_flows: u32,
-        max_unassured: Option<u32>,
-        max_flows_per_source: Option<u32>,
-        max_affinities: u32,
-        max_fragments: u32,
-        max_decisions: u32,
-    ) -> PyResult<Self> {
-        if max_flows == 0 {
-            return Err(argument("max_flows must be positive"));
-        }
+        #[pyo3(from_py_with = arguments::max_flows)] max_flows: u32,
+        #[pyo3(from_py_with = arguments::max_unassured)] max_unassured: Option<u32>,
+        #[pyo3(from_py_with = arguments::max_flows_per_source)] max_flows_per_source: Option<u32>,
+        #[pyo3(from_py_with = arguments::max_affinities)] max_affinities: u32,
+        #[pyo3(from_py_with = arguments::max_fragments)] max_fragments: u32,
+        #[pyo3(from_py_with = arguments::max_decisions)] max_decisions: u32,
+    ) -> Self {
         let max_unassured = max_unassured.unwrap_or(max_flows);
-        if max_decisions > MAX_DECISIONS {
-            return Err(argument(format!("max_decisions is at most {MAX_DECISIONS}")));
-        }
-        Ok(Self {
+        Self {
             max_flows,
             max_unassured,
             max_flows_per_source,
             max_affinities,
             max_fragments,
             max_decisions,
-        })
+        }
     }
 }
 
-/// One GiB of them.
-const MAX_DECISIONS: u32 = 1 << 24;
+/// In seconds.
+const YEAR: f64 = 31_536_000.0;
 
 /// How long flows live without packets, in seconds: `TIMEOUTS`, but for those that are named.
 /// Raises `ArgumentError` for a name that there is not, and for less than 0 or more than a year.
@@ -80,12 +76,14 @@ pub(crate) struct Timeouts {
 impl Timeouts {
     #[new]
     #[pyo3(signature = (**seconds))]
-    fn new(seconds: Option<BTreeMap<String, f64>>) -> PyResult<Self> {
+    fn new(seconds: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         let defaults = timeouts::Timeout::ALL.iter();
         let mut values: BTreeMap<_, _> =
             defaults.map(|&(_, name, value)| (name.to_owned(), value)).collect();
         let mut table = timeouts::Timeouts::default();
         for (name, value) in seconds.into_iter().flatten() {
+            let name = name.extract::<String>()?;
+            let value = f64::read(&value, Place::Argument(&name, Some((0.0, YEAR))))?;
             table.set(&name, value).map_err(argument)?;
             values.insert(name, value);
         }

@@ -12,10 +12,9 @@ use kbe_nat_netlink::{Options, QueueError};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyBytes, PyList};
 
-use crate::convert;
+use crate::arguments::{self, Place, item_of, items};
 use crate::engine::Engine;
 use crate::errors;
 use crate::verdict::release;
@@ -28,7 +27,7 @@ pub(crate) struct BackendIdMap(Arc<datapath::BackendIdMap>);
 #[pymethods]
 impl BackendIdMap {
     #[new]
-    fn new(mask: u32) -> Self {
+    fn new(#[pyo3(from_py_with = arguments::mask)] mask: u32) -> Self {
         Self(Arc::new(datapath::BackendIdMap::new(mask)))
     }
 
@@ -38,20 +37,13 @@ impl BackendIdMap {
         &self,
         py: Python<'_>,
         added: &Bound<'_, PyAny>,
-        removed: Vec<(String, u16)>,
+        #[pyo3(from_py_with = arguments::removed)] removed: Vec<SocketAddr>,
     ) -> PyResult<()> {
-        let backend = |address: &str, port| Ok(SocketAddr::new(convert::address(address)?, port));
         // In one pass: a list of tuples would be tens of megabytes.
-        let added = added
-            .try_iter()?
-            .map(|item| {
-                let ((address, port), id): ((PyBackedStr, u16), u32) = item?.extract()?;
-                Ok((backend(&address, port)?, id))
-            })
-            .collect::<PyResult<_>>()?;
-        let removed: Vec<SocketAddr> = removed
-            .iter()
-            .map(|(address, port)| backend(address, *port))
+        let place = Place::Argument("added", None);
+        let added = items(added, place)?
+            .enumerate()
+            .map(|(index, item)| item_of(&item?, place, index))
             .collect::<PyResult<_>>()?;
         py.detach(|| self.0.update(added, &removed));
         Ok(())
@@ -59,7 +51,7 @@ impl BackendIdMap {
 
     /// The bits of the mark for the backend to which this packet was translated; None, and counted,
     /// when the backend has no identifier.
-    fn mark_of(&self, packet: &[u8]) -> Option<u32> {
+    fn mark_of(&self, #[pyo3(from_py_with = arguments::packet)] packet: &[u8]) -> Option<u32> {
         self.0.mark_of(packet)
     }
 
@@ -86,20 +78,19 @@ impl KernelQueue {
     ))]
     fn new(
         py: Python<'_>,
-        number: u16,
-        marks: (u32, u32, u32),
-        backend_ids: Option<PyRef<'_, BackendIdMap>>,
-        max_length: u32,
-        gso: bool,
-        fail_open: bool,
-        socket_buffer: i32,
-        spin: f64,
+        #[pyo3(from_py_with = arguments::number)] number: u16,
+        #[pyo3(from_py_with = arguments::marks)] marks: (u32, u32, u32),
+        #[pyo3(from_py_with = arguments::backend_ids)] backend_ids: Option<PyRef<'_, BackendIdMap>>,
+        #[pyo3(from_py_with = arguments::max_length)] max_length: u32,
+        #[pyo3(from_py_with = arguments::gso)] gso: bool,
+        #[pyo3(from_py_with = arguments::fail_open)] fail_open: bool,
+        #[pyo3(from_py_with = arguments::socket_buffer)] socket_buffer: i32,
+        #[pyo3(from_py_with = arguments::spin)] spin: Duration,
     ) -> PyResult<Self> {
         let (flow, reject, masquerade) = marks;
         let marks = Marks { flow, reject, masquerade };
         let rewrite = backend_ids
             .map_or(Rewrite::Payload, |backend_ids| Rewrite::Mark(backend_ids.0.clone()));
-        let spin = Duration::try_from_secs_f64(spin).map_err(errors::argument)?;
         let options =
             Options { max_length, gso, fail_open, socket_buffer, spin, ..Options::default() };
         let queue = py
@@ -143,7 +134,7 @@ pub(crate) struct Loop {
 #[pymethods]
 impl Loop {
     #[new]
-    fn new(engine: Py<Engine>, queue: Py<PyAny>) -> Self {
+    fn new(#[pyo3(from_py_with = arguments::engine)] engine: Py<Engine>, queue: Py<PyAny>) -> Self {
         Self { engine, queue, own: Arc::default() }
     }
 

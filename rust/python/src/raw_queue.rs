@@ -8,7 +8,7 @@ use kbe_nat_netlink::{Details, Message, NfVerdict, Options, Queue, VerdictMessag
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-use crate::convert;
+use crate::arguments::{self, Octets};
 use crate::errors;
 
 /// A packet that waits in a queue of the kernel for its verdict.
@@ -76,11 +76,11 @@ impl RawQueue {
     #[pyo3(signature = (number, *, max_length, copy_range, gso, socket_buffer))]
     fn new(
         py: Python<'_>,
-        number: u16,
-        max_length: u32,
-        copy_range: u32,
-        gso: bool,
-        socket_buffer: i32,
+        #[pyo3(from_py_with = arguments::number)] number: u16,
+        #[pyo3(from_py_with = arguments::max_length)] max_length: u32,
+        #[pyo3(from_py_with = arguments::copy_range)] copy_range: u32,
+        #[pyo3(from_py_with = arguments::gso)] gso: bool,
+        #[pyo3(from_py_with = arguments::socket_buffer)] socket_buffer: i32,
     ) -> PyResult<Self> {
         let options = Options {
             max_length,
@@ -96,8 +96,11 @@ impl RawQueue {
 
     /// The packets that wait, 64 at most. Waits for the first one, at most `timeout` seconds; there
     /// may be none then. Raises `QueueError`.
-    fn receive(&self, py: Python<'_>, timeout: f64) -> PyResult<Vec<QueuedPacket>> {
-        let timeout = Duration::try_from_secs_f64(timeout).map_err(errors::argument)?;
+    fn receive(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::timeout)] timeout: Duration,
+    ) -> PyResult<Vec<QueuedPacket>> {
         self.with(py, |queue| {
             queue.receive(timeout)?;
             Ok(queue.messages().map(|(message, bytes)| QueuedPacket::new(message, bytes)).collect())
@@ -110,24 +113,14 @@ impl RawQueue {
     fn set_verdict(
         &self,
         py: Python<'_>,
-        id: u32,
-        verdict: &str,
-        mark: Option<u32>,
-        payload: Option<&Bound<'_, PyAny>>,
+        #[pyo3(from_py_with = arguments::id)] id: u32,
+        #[pyo3(from_py_with = arguments::verdict)] verdict: NfVerdict,
+        #[pyo3(from_py_with = arguments::mark)] mark: Option<u32>,
+        #[pyo3(from_py_with = arguments::payload)] payload: Option<Octets>,
     ) -> PyResult<()> {
-        let verdict = match verdict {
-            "accept" => NfVerdict::Accept,
-            "drop" => NfVerdict::Drop,
-            "repeat" => NfVerdict::Repeat,
-            other => {
-                return Err(errors::argument(format!(
-                    "verdict is \"accept\", \"drop\" or \"repeat\", not {other:?}"
-                )));
-            }
-        };
-        let payload = payload.map(convert::bytes).transpose()?;
+        let payload = payload.as_ref().map(|Octets(bytes)| bytes.as_slice());
         self.with(py, |queue| {
-            let message = VerdictMessage { id, verdict, mark, payload: payload.as_deref() };
+            let message = VerdictMessage { id, verdict, mark, payload };
             queue.set_verdicts(|_, _| None, &[message])
         })
     }

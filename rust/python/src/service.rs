@@ -3,13 +3,15 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use kbe_nat_engine as core;
 use kbe_nat_engine::balance::Parameters;
 use kbe_nat_engine::service::{self, FrontendKind, Mode, Scope, UnknownPort};
+use kbe_nat_engine::tuple::{Family, Protocol};
+use kbe_nat_engine::{self as core, Cidr};
 use pyo3::prelude::*;
 
-use crate::convert;
+use crate::arguments::{self, Argument, Place};
 use crate::errors::argument;
+use crate::words::list;
 
 /// One endpoint: where packets of a service port may go. Weight 0 drains. Its connections to itself
 /// are masqueraded, without which they get no answer, unless `hairpin` is false. Raises
@@ -22,9 +24,13 @@ pub(crate) struct Backend(pub(crate) core::Backend);
 impl Backend {
     #[new]
     #[pyo3(signature = (address, port, weight = 1, *, hairpin = true))]
-    fn new(address: &str, port: u16, weight: u32, hairpin: bool) -> PyResult<Self> {
-        let address = SocketAddr::new(convert::address(address)?, port);
-        Ok(Self(core::Backend { address, weight, hairpin }))
+    fn new(
+        #[pyo3(from_py_with = arguments::address)] address: IpAddr,
+        #[pyo3(from_py_with = arguments::port)] port: u16,
+        #[pyo3(from_py_with = arguments::weight)] weight: u32,
+        #[pyo3(from_py_with = arguments::hairpin)] hairpin: bool,
+    ) -> Self {
+        Self(core::Backend { address: SocketAddr::new(address, port), weight, hairpin })
     }
 
     /// The IP address, as text.
@@ -56,6 +62,16 @@ impl Backend {
     }
 }
 
+/// Empty for a node port.
+struct FrontendAddress(Option<IpAddr>);
+
+impl Argument<'_, '_> for FrontendAddress {
+    fn read(object: &Bound<'_, PyAny>, place: Place<'_>) -> PyResult<Self> {
+        let is_empty = object.extract::<&str>().is_ok_and(str::is_empty);
+        if is_empty { Ok(Self(None)) } else { IpAddr::read(object, place).map(|ip| Self(Some(ip))) }
+    }
+}
+
 /// An address and port under which a service port is reached.
 ///
 /// `kind` is "cluster-ip", "external-ip", "load-balancer" or "node-port"; a node port has the
@@ -67,16 +83,24 @@ pub(crate) struct Frontend(core::Frontend);
 #[pymethods]
 impl Frontend {
     #[new]
-    #[pyo3(signature = (address, port, kind = "cluster-ip"))]
-    fn new(address: &str, port: u16, kind: &str) -> PyResult<Self> {
-        let kind = FrontendKind::from_name(kind)
-            .ok_or_else(|| argument(format!("{kind:?} is not a kind of frontend")))?;
+    #[pyo3(
+        signature = (address, port, kind = FrontendKind::ClusterIp),
+        text_signature = "(address, port, kind='cluster-ip')"
+    )]
+    fn new(
+        #[pyo3(from_py_with = arguments::address)] address: FrontendAddress,
+        #[pyo3(from_py_with = arguments::port)] port: u16,
+        #[pyo3(from_py_with = arguments::kind)] kind: FrontendKind,
+    ) -> PyResult<Self> {
         let address = match (kind, address) {
-            (FrontendKind::NodePort, "") => None,
+            (FrontendKind::NodePort, FrontendAddress(None)) => None,
             (FrontendKind::NodePort, _) => {
                 return Err(argument("a node port has no address of its own"));
             }
-            (_, address) => Some(convert::address(address)?),
+            (_, FrontendAddress(None)) => {
+                return Err(argument("address is an IP address, not ''"));
+            }
+            (_, FrontendAddress(address)) => address,
         };
         Ok(Self(core::Frontend { kind, address, port }))
     }
@@ -125,7 +149,7 @@ impl ServicePort {
     // PyO3 writes no default that is a list into the signature that Python sees.
     #[pyo3(
         signature = (
-            name, frontends, cluster_backends, *, family = None, protocol = "tcp",
+            name, frontends, cluster_backends, *, family = None, protocol = Protocol::TCP,
             local_backends = Vec::new(), serving_backends = Vec::new(),
             is_internal_local = false, is_external_local = false, affinity_seconds = None,
             source_ranges = Vec::new(), source_ranges_apply_to_all = false,
@@ -141,30 +165,42 @@ impl ServicePort {
     #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
     fn new(
         py: Python<'_>,
-        name: String,
-        frontends: Vec<PyRef<'_, Frontend>>,
-        cluster_backends: Vec<PyRef<'_, Backend>>,
-        family: Option<u32>,
-        protocol: &str,
-        local_backends: Vec<PyRef<'_, Backend>>,
-        serving_backends: Vec<PyRef<'_, Backend>>,
-        is_internal_local: bool,
-        is_external_local: bool,
-        affinity_seconds: Option<u32>,
-        source_ranges: Vec<String>,
+        #[pyo3(from_py_with = arguments::name)] name: String,
+        #[pyo3(from_py_with = arguments::frontends)] frontends: Vec<PyRef<'_, Frontend>>,
+        #[pyo3(from_py_with = arguments::cluster_backends)] cluster_backends: Vec<
+            PyRef<'_, Backend>,
+        >,
+        #[pyo3(from_py_with = arguments::family)] family: Option<Family>,
+        #[pyo3(from_py_with = arguments::protocol)] protocol: Protocol,
+        #[pyo3(from_py_with = arguments::local_backends)] local_backends: Vec<PyRef<'_, Backend>>,
+        #[pyo3(from_py_with = arguments::serving_backends)] serving_backends: Vec<
+            PyRef<'_, Backend>,
+        >,
+        #[pyo3(from_py_with = arguments::is_internal_local)] is_internal_local: bool,
+        #[pyo3(from_py_with = arguments::is_external_local)] is_external_local: bool,
+        #[pyo3(from_py_with = arguments::affinity_seconds)] affinity_seconds: Option<u32>,
+        #[pyo3(from_py_with = arguments::source_ranges)] source_ranges: Vec<Cidr>,
+        #[pyo3(from_py_with = arguments::source_ranges_apply_to_all)]
         source_ranges_apply_to_all: bool,
-        strategy: &str,
-        table_size: Option<u32>,
-        virtual_nodes: Option<u32>,
-        epsilon: Option<f64>,
-        decay: Option<f64>,
+        #[pyo3(from_py_with = arguments::strategy)] strategy: &str,
+        #[pyo3(from_py_with = arguments::table_size)] table_size: Option<u32>,
+        #[pyo3(from_py_with = arguments::virtual_nodes)] virtual_nodes: Option<u32>,
+        #[pyo3(from_py_with = arguments::epsilon)] epsilon: Option<f64>,
+        #[pyo3(from_py_with = arguments::decay)] decay: Option<f64>,
     ) -> PyResult<Self> {
+        if name.is_empty() {
+            return Err(argument("name is that of a service port, not ''"));
+        }
+        if ![Protocol::TCP, Protocol::UDP, Protocol::SCTP].contains(&protocol) {
+            let transports = list(&["tcp", "udp", "sctp"]);
+            return Err(argument(format!("protocol is {transports}, not '{protocol}'")));
+        }
         let parameters = Parameters { table_size, virtual_nodes, epsilon, decay };
         let strategy = core::Strategy::with(strategy, &parameters).map_err(argument)?;
         let spec = core::ServiceSpec {
             name,
-            family: family.map(convert::family).transpose()?,
-            protocol: convert::protocol(protocol)?,
+            family,
+            protocol,
             frontends: frontends.iter().map(|frontend| frontend.0).collect(),
             cluster_backends: cluster_backends.iter().map(|backend| backend.0).collect(),
             local_backends: local_backends.iter().map(|backend| backend.0).collect(),
@@ -172,7 +208,7 @@ impl ServicePort {
             is_internal_local,
             is_external_local,
             affinity: affinity_seconds,
-            source_ranges: source_ranges.iter().map(convert::cidr).collect::<PyResult<_>>()?,
+            source_ranges,
             source_ranges_apply_to_all,
             strategy,
         };
@@ -264,20 +300,12 @@ impl NodePorts {
     )]
     #[allow(clippy::needless_pass_by_value)]
     fn new(
-        addresses: Vec<String>,
-        wildcard_families: Vec<u32>,
-        reject_addresses: Vec<String>,
-        loopback: bool,
-    ) -> PyResult<Self> {
-        Ok(Self(service::NodePorts {
-            addresses: convert::addresses(&addresses)?,
-            wildcard_families: wildcard_families
-                .into_iter()
-                .map(convert::family)
-                .collect::<PyResult<_>>()?,
-            reject_addresses: convert::addresses(&reject_addresses)?,
-            loopback,
-        }))
+        #[pyo3(from_py_with = arguments::addresses)] addresses: Vec<IpAddr>,
+        #[pyo3(from_py_with = arguments::wildcard_families)] wildcard_families: Vec<Family>,
+        #[pyo3(from_py_with = arguments::reject_addresses)] reject_addresses: Vec<IpAddr>,
+        #[pyo3(from_py_with = arguments::loopback)] loopback: bool,
+    ) -> Self {
+        Self(service::NodePorts { addresses, wildcard_families, reject_addresses, loopback })
     }
 
     /// The addresses that serve node ports.
@@ -324,8 +352,8 @@ impl NodeView {
     #[pyo3(
         signature = (
             *, addresses = Vec::new(), node_ports = None, pod_ranges = Vec::new(),
-            pod_interfaces = None, masquerade_all = false, unknown_port = "pass",
-            unallocated = Vec::new(), mode = "iptables",
+            pod_interfaces = None, masquerade_all = false, unknown_port = UnknownPort::Pass,
+            unallocated = Vec::new(), mode = Mode::Iptables,
         ),
         text_signature = "(*, addresses=(), node_ports=None, pod_ranges=(), \
             pod_interfaces=None, masquerade_all=False, unknown_port='pass', unallocated=(), \
@@ -333,46 +361,28 @@ impl NodeView {
     )]
     #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
     fn new(
-        addresses: Vec<String>,
-        node_ports: Option<PyRef<'_, NodePorts>>,
-        pod_ranges: Vec<String>,
-        pod_interfaces: Option<Vec<u32>>,
-        masquerade_all: bool,
-        unknown_port: &str,
-        unallocated: Vec<String>,
-        mode: &str,
-    ) -> PyResult<Self> {
-        let addresses = convert::addresses(&addresses)?;
-        Ok(Self(core::NodeView {
+        #[pyo3(from_py_with = arguments::addresses)] addresses: Vec<IpAddr>,
+        #[pyo3(from_py_with = arguments::node_ports)] node_ports: Option<PyRef<'_, NodePorts>>,
+        #[pyo3(from_py_with = arguments::pod_ranges)] pod_ranges: Vec<Cidr>,
+        #[pyo3(from_py_with = arguments::pod_interfaces)] pod_interfaces: Option<Vec<u32>>,
+        #[pyo3(from_py_with = arguments::masquerade_all)] masquerade_all: bool,
+        #[pyo3(from_py_with = arguments::unknown_port)] unknown_port: UnknownPort,
+        #[pyo3(from_py_with = arguments::unallocated)] unallocated: Vec<Cidr>,
+        #[pyo3(from_py_with = arguments::mode)] mode: Mode,
+    ) -> Self {
+        Self(core::NodeView {
             node_ports: match node_ports {
                 Some(ports) => ports.0.clone(),
                 None => service::NodePorts { addresses: addresses.clone(), ..Default::default() },
             },
             addresses,
-            pod_ranges: pod_ranges.iter().map(convert::cidr).collect::<PyResult<_>>()?,
+            pod_ranges,
             pod_interfaces,
             masquerade_all,
-            unknown_port: match unknown_port {
-                "pass" => UnknownPort::Pass,
-                "reject" => UnknownPort::Reject,
-                "drop" => UnknownPort::Drop,
-                other => {
-                    return Err(argument(format!(
-                        "unknown_port is \"pass\", \"reject\" or \"drop\", not {other:?}"
-                    )));
-                }
-            },
-            unallocated: unallocated.iter().map(convert::cidr).collect::<PyResult<_>>()?,
-            mode: match mode {
-                "iptables" => Mode::Iptables,
-                "nftables" => Mode::Nftables,
-                other => {
-                    return Err(argument(format!(
-                        "mode is \"iptables\" or \"nftables\", not {other:?}"
-                    )));
-                }
-            },
-        }))
+            unknown_port,
+            unallocated,
+            mode,
+        })
     }
 
     /// The addresses of the node.

@@ -6,8 +6,9 @@ use kbe_nat_engine::conntrack::ports::{Allocation, Mapping, PortRange};
 use kbe_nat_engine::{self as core, Cidr};
 use pyo3::prelude::*;
 
-use crate::convert;
+use crate::arguments::{self, within};
 use crate::errors::argument;
+use crate::words::list;
 
 /// The sources of masqueraded flows: addresses, at most one of each family, and ports that are
 /// leased from the range `ports` less those in `reserved` (the node ports).
@@ -28,8 +29,7 @@ pub(crate) struct Snat {
     pub(crate) ports: PortRange,
     pub(crate) allocation: Allocation,
     pub(crate) mapping: Mapping,
-    /// As they were given.
-    clients: Vec<String>,
+    clients: Vec<Cidr>,
 }
 
 #[pymethods]
@@ -39,7 +39,7 @@ impl Snat {
     #[pyo3(
         signature = (
             addresses, *, ports = (1024, 65535), reserved = (30000, 32767), allocation = "preserve",
-            mapping = "endpoint-dependent", block_size = None, blocks_per_client = None,
+            mapping = Mapping::EndpointDependent, block_size = None, blocks_per_client = None,
             clients = Vec::new(),
         ),
         text_signature = "(addresses, *, ports=(1024, 65535), reserved=(30000, 32767), \
@@ -48,24 +48,21 @@ impl Snat {
     )]
     #[allow(clippy::needless_pass_by_value, clippy::too_many_arguments)]
     fn new(
-        addresses: Vec<String>,
-        ports: (u16, u16),
-        reserved: (u16, u16),
-        allocation: &str,
-        mapping: &str,
-        block_size: Option<i64>,
-        blocks_per_client: Option<i64>,
-        clients: Vec<String>,
+        #[pyo3(from_py_with = arguments::addresses)] addresses: Vec<IpAddr>,
+        #[pyo3(from_py_with = arguments::ports)] ports: (u16, u16),
+        #[pyo3(from_py_with = arguments::reserved)] reserved: (u16, u16),
+        #[pyo3(from_py_with = arguments::allocation)] allocation: &str,
+        #[pyo3(from_py_with = arguments::mapping)] mapping: Mapping,
+        #[pyo3(from_py_with = arguments::block_size)] block_size: Option<u32>,
+        #[pyo3(from_py_with = arguments::blocks_per_client)] blocks_per_client: Option<u16>,
+        #[pyo3(from_py_with = arguments::clients)] clients: Vec<Cidr>,
     ) -> PyResult<Self> {
         if ports.0 > ports.1 {
             return Err(argument(format!("ports are a range (low, high), not {ports:?}")));
         }
-        let addresses = convert::addresses(&addresses)?;
         let ports = PortRange { ports, reserved };
-        let networks: Vec<Cidr> = clients.iter().map(convert::cidr).collect::<PyResult<_>>()?;
-        let blocks = (block_size, blocks_per_client, networks);
+        let blocks = (block_size, blocks_per_client, clients.clone());
         let allocation = allocation_of(allocation, ports.count(), blocks)?;
-        let mapping = convert::mapping(mapping)?;
         Ok(Self { addresses, ports, allocation, mapping, clients })
     }
 
@@ -120,7 +117,7 @@ impl Snat {
     /// The networks of clients, where blocks follow from addresses.
     #[getter]
     fn clients(&self) -> Vec<String> {
-        self.clients.clone()
+        self.clients.iter().map(Cidr::to_string).collect()
     }
 }
 
@@ -128,23 +125,24 @@ impl Snat {
 fn allocation_of(
     name: &str,
     ports: usize,
-    (size, per_client, clients): (Option<i64>, Option<i64>, Vec<Cidr>),
+    (size, per_client, clients): (Option<u32>, Option<u16>, Vec<Cidr>),
 ) -> PyResult<Allocation> {
     let has_blocks = matches!(name, "blocks" | "deterministic");
     let refuse = |field: &str, ways: &str| {
-        Err(argument(format!("{field} belongs to allocation {ways}, not to {name:?}")))
+        Err(argument(format!("{field} belongs to allocation {ways}, not to '{name}'")))
     };
     if size.is_some() && !has_blocks {
-        return refuse("block_size", "\"blocks\" or \"deterministic\"");
+        return refuse("block_size", "'blocks' or 'deterministic'");
     }
     if per_client.is_some() && name != "blocks" {
-        return refuse("blocks_per_client", "\"blocks\"");
+        return refuse("blocks_per_client", "'blocks'");
     }
     if !clients.is_empty() && name != "deterministic" {
-        return refuse("clients", "\"deterministic\"");
+        return refuse("clients", "'deterministic'");
     }
-    let size = size.unwrap_or(BLOCK_SIZE.min(ports.max(1) as i64));
-    let size = within("block_size", size, ports)?;
+    let size = size.unwrap_or(BLOCK_SIZE.min(ports.max(1) as u32));
+    let most = ports.clamp(1, u16::MAX.into()) as u32;
+    let size = within("block_size", size, &(1..=most))? as u16;
     Ok(match name {
         "preserve" => Allocation::Preserve,
         "random" => Allocation::Random,
@@ -152,30 +150,22 @@ fn allocation_of(
         "hashed" => Allocation::Hashed,
         "blocks" => {
             let per_client = per_client.unwrap_or(BLOCKS_PER_CLIENT);
-            let per_client = within("blocks_per_client", per_client, usize::from(u16::MAX))?;
             Allocation::Blocks { size, per_client }
         }
         "deterministic" if clients.is_empty() => {
-            return Err(argument("allocation \"deterministic\" needs clients: their networks"));
+            return Err(argument("allocation 'deterministic' needs clients: their networks"));
         }
         "deterministic" => Allocation::Deterministic { size, clients },
         other => {
-            let names = "\"preserve\", \"random\", \"sequential\", \"hashed\", \"blocks\" or \
-                         \"deterministic\"";
-            return Err(argument(format!("allocation is {names}, not {other:?}")));
+            let names = ["preserve", "random", "sequential", "hashed", "blocks", "deterministic"];
+            return Err(argument(format!("allocation is {}, not '{other}'", list(&names))));
         }
     })
 }
 
-fn within(field: &str, value: i64, most: usize) -> PyResult<u16> {
-    let range = 1..=most.clamp(1, u16::MAX.into()) as i64;
-    let error = || argument(format!("{field} is 1 to {}, not {value}", range.end()));
-    if range.contains(&value) { Ok(value as u16) } else { Err(error()) }
-}
-
 /// Ports of a block, where the range has so many.
-const BLOCK_SIZE: i64 = 512;
-const BLOCKS_PER_CLIENT: i64 = 4;
+const BLOCK_SIZE: u32 = 512;
+const BLOCKS_PER_CLIENT: u16 = 4;
 
 /// How source ports were given since the start, of all addresses.
 #[pyclass(frozen, get_all, module = "kbe_nat")]

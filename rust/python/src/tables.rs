@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
+use kbe_nat_engine::tuple::Family;
 use kbe_nat_netlink::nft;
 use pyo3::prelude::*;
 
+use crate::arguments;
 use crate::convert;
 use crate::errors;
 
@@ -18,8 +20,11 @@ pub(crate) struct NftTable(nft::Table);
 #[pymethods]
 impl NftTable {
     #[new]
-    fn new(family: u32, name: String) -> PyResult<Self> {
-        Ok(Self(nft::Table { family: convert::table_family(family)?, name }))
+    fn new(
+        #[pyo3(from_py_with = arguments::family)] family: Family,
+        #[pyo3(from_py_with = arguments::name)] name: String,
+    ) -> Self {
+        Self(nft::Table { family: convert::table_family(family), name })
     }
 
     /// Its name, as `nft list tables` shows it.
@@ -42,7 +47,11 @@ pub(crate) struct NftElements(nft::Elements);
 #[pymethods]
 impl NftElements {
     #[new]
-    fn new(key_length: usize, value_length: usize, elements: &[u8]) -> PyResult<Self> {
+    fn new(
+        #[pyo3(from_py_with = arguments::key_length)] key_length: usize,
+        #[pyo3(from_py_with = arguments::value_length)] value_length: usize,
+        #[pyo3(from_py_with = arguments::elements)] elements: &[u8],
+    ) -> PyResult<Self> {
         nft::Elements::new(key_length, value_length, elements)
             .map(Self)
             .ok_or_else(|| errors::argument("these are no whole elements"))
@@ -71,7 +80,12 @@ impl NftRule {
     /// target: many kernels have only one of them.
     #[staticmethod]
     #[pyo3(signature = (first, total, *, bypass, native))]
-    fn queue(first: u16, total: u16, bypass: bool, native: bool) -> Self {
+    fn queue(
+        #[pyo3(from_py_with = arguments::first)] first: u16,
+        #[pyo3(from_py_with = arguments::total)] total: u16,
+        #[pyo3(from_py_with = arguments::bypass)] bypass: bool,
+        #[pyo3(from_py_with = arguments::native)] native: bool,
+    ) -> Self {
         Self(nft::Rule::Queue { first, total, bypass, native })
     }
 
@@ -79,7 +93,11 @@ impl NftRule {
     /// the mark the bits `keep` stay.
     #[staticmethod]
     #[pyo3(signature = (map, *, key, keep))]
-    fn dnat_by_mark(map: String, key: u32, keep: u32) -> Self {
+    fn dnat_by_mark(
+        #[pyo3(from_py_with = arguments::map)] map: String,
+        #[pyo3(from_py_with = arguments::key)] key: u32,
+        #[pyo3(from_py_with = arguments::keep)] keep: u32,
+    ) -> Self {
         Self(nft::Rule::DnatByMark { key, keep, map })
     }
 
@@ -101,27 +119,45 @@ impl Transaction {
     }
 
     /// Add a rule at the end of a chain.
-    fn append(&mut self, table: &NftTable, chain: String, rule: &NftRule) {
+    fn append(
+        &mut self,
+        #[pyo3(from_py_with = arguments::table)] table: PyRef<'_, NftTable>,
+        #[pyo3(from_py_with = arguments::chain)] chain: String,
+        #[pyo3(from_py_with = arguments::rule)] rule: PyRef<'_, NftRule>,
+    ) {
         self.0.append(table.0.clone(), chain, rule.0.clone());
     }
 
     /// Add elements to a set or map.
-    fn add(&mut self, table: &NftTable, set: String, elements: &NftElements) {
+    fn add(
+        &mut self,
+        #[pyo3(from_py_with = arguments::table)] table: PyRef<'_, NftTable>,
+        #[pyo3(from_py_with = arguments::set)] set: String,
+        #[pyo3(from_py_with = arguments::elements)] elements: PyRef<'_, NftElements>,
+    ) {
         self.0.add(table.0.clone(), set, elements.0.clone());
     }
 
     /// Remove the elements with these keys. The kernel refuses keys that are not there.
-    fn remove(&mut self, table: &NftTable, set: String, elements: &NftElements) {
+    fn remove(
+        &mut self,
+        #[pyo3(from_py_with = arguments::table)] table: PyRef<'_, NftTable>,
+        #[pyo3(from_py_with = arguments::set)] set: String,
+        #[pyo3(from_py_with = arguments::elements)] elements: PyRef<'_, NftElements>,
+    ) {
         self.0.remove(table.0.clone(), set, elements.0.clone());
     }
 
     /// Delete a table with everything in it.
-    fn delete_table(&mut self, table: &NftTable) {
+    fn delete_table(
+        &mut self,
+        #[pyo3(from_py_with = arguments::table)] table: PyRef<'_, NftTable>,
+    ) {
         self.0.delete_table(table.0.clone());
     }
 
     /// Put the chains of a dormant table in force.
-    fn activate(&mut self, table: &NftTable) {
+    fn activate(&mut self, #[pyo3(from_py_with = arguments::table)] table: PyRef<'_, NftTable>) {
         self.0.activate(table.0.clone());
     }
 
@@ -156,21 +192,36 @@ impl NftTables {
     }
 
     /// All tables of a family, and whether each is dormant.
-    fn names(&self, py: Python<'_>, family: u32) -> PyResult<Vec<(String, bool)>> {
-        let family = convert::table_family(family)?;
+    fn names(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::family)] family: Family,
+    ) -> PyResult<Vec<(String, bool)>> {
+        let family = convert::table_family(family);
         self.ask(py, |tables| tables.names(family))
     }
 
     /// The chains, each with a number that changes with its rules, its hook and its policy; nothing
     /// for a table that is not there.
-    fn rules(&self, py: Python<'_>, table: &NftTable) -> PyResult<BTreeMap<String, u64>> {
-        self.ask(py, |tables| tables.rules(&table.0))
+    fn rules(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::table)] table: PyRef<'_, NftTable>,
+    ) -> PyResult<BTreeMap<String, u64>> {
+        let table = &table.0;
+        self.ask(py, |tables| tables.rules(table))
     }
 
     /// The fingerprint of what a set or map holds, as of `NftElements`; None when the kernel does
     /// not have it.
-    fn fingerprint(&self, py: Python<'_>, table: &NftTable, set: &str) -> PyResult<Option<u64>> {
-        self.ask(py, |tables| tables.fingerprint(&table.0, set))
+    fn fingerprint(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::table)] table: PyRef<'_, NftTable>,
+        #[pyo3(from_py_with = arguments::set)] set: &str,
+    ) -> PyResult<Option<u64>> {
+        let table = &table.0;
+        self.ask(py, |tables| tables.fingerprint(table, set))
     }
 
     /// What is in a set of addresses, each with the seconds after which it leaves the set, if it
@@ -178,17 +229,22 @@ impl NftTables {
     fn addresses(
         &self,
         py: Python<'_>,
-        table: &NftTable,
-        set: &str,
+        #[pyo3(from_py_with = arguments::table)] table: PyRef<'_, NftTable>,
+        #[pyo3(from_py_with = arguments::set)] set: &str,
     ) -> PyResult<Vec<(String, Option<f64>)>> {
-        let addresses = self.ask(py, |tables| tables.addresses(&table.0, set))?;
+        let table = &table.0;
+        let addresses = self.ask(py, |tables| tables.addresses(table, set))?;
         let seconds = |expiry: Option<u64>| expiry.map(|milliseconds| milliseconds as f64 / 1e3);
         Ok(addresses.into_iter().map(|(ip, expiry)| (ip.to_string(), seconds(expiry))).collect())
     }
 
     /// Take all steps, or none. The error names the step that the kernel refused. Nothing is sent
     /// for a transaction without steps.
-    fn commit(&self, py: Python<'_>, transaction: &Transaction) -> PyResult<()> {
+    fn commit(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::transaction)] transaction: PyRef<'_, Transaction>,
+    ) -> PyResult<()> {
         let transaction = &transaction.0;
         py.detach(|| self.0.lock().unwrap_or_else(PoisonError::into_inner).commit(transaction))
             .map_err(|error| errors::commit(&error))

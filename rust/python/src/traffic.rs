@@ -10,22 +10,13 @@ use kbe_nat_traffic::TrafficError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::arguments;
 use crate::errors::{argument, lab};
-
-fn to(address: &str, port: u16) -> PyResult<SocketAddr> {
-    let address: IpAddr =
-        address.parse().map_err(|_| argument(format!("{address:?} is no IP address")))?;
-    Ok(SocketAddr::new(address, port))
-}
-
-fn seconds(value: f64) -> PyResult<Duration> {
-    Duration::try_from_secs_f64(value).map_err(|_| argument(format!("{value} s is no time")))
-}
 
 fn rate_of(value: Option<f64>) -> PyResult<Option<f64>> {
     match value {
         Some(rate) if !(rate.is_finite() && rate > 0.0) => {
-            Err(argument(format!("a rate of {rate} a second is none")))
+            Err(argument(format!("rate is a number above 0, not {rate}")))
         }
         rate => Ok(rate),
     }
@@ -54,7 +45,11 @@ pub(crate) struct TrafficServer(Mutex<Option<traffic::Server>>);
 #[pymethods]
 impl TrafficServer {
     #[new]
-    fn new(py: Python<'_>, name: &str, ports: (u16, u16, u16, u16)) -> PyResult<Self> {
+    fn new(
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::name)] name: &str,
+        #[pyo3(from_py_with = arguments::ports)] ports: (u16, u16, u16, u16),
+    ) -> PyResult<Self> {
         if name.is_empty() || name.len() > traffic::NAME_BYTES || name.contains('\0') {
             return Err(argument(format!("{name:?} is no server's name")));
         }
@@ -84,8 +79,14 @@ pub(crate) struct HeldConnections(Mutex<traffic::Held>);
 #[pymethods]
 impl HeldConnections {
     #[new]
-    fn new(py: Python<'_>, address: &str, port: u16, count: u64, wait: f64) -> PyResult<Self> {
-        let (to, wait) = (to(address, port)?, seconds(wait)?);
+    fn new(
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::address)] address: IpAddr,
+        #[pyo3(from_py_with = arguments::port)] port: u16,
+        #[pyo3(from_py_with = arguments::count)] count: u64,
+        #[pyo3(from_py_with = arguments::wait)] wait: Duration,
+    ) -> PyResult<Self> {
+        let to = SocketAddr::new(address, port);
         let held = py.detach(|| traffic::Held::open(to, count, wait)).map_err(lab)?;
         Ok(Self(Mutex::new(held)))
     }
@@ -108,15 +109,15 @@ impl HeldConnections {
 #[allow(clippy::too_many_arguments, reason = "one for each field of a load")]
 pub(crate) fn traffic_flood<'py>(
     py: Python<'py>,
-    address: &str,
-    port: u16,
-    packets: u64,
-    rate: Option<f64>,
-    burst: u64,
-    flows: usize,
-    payload: usize,
+    #[pyo3(from_py_with = arguments::address)] address: IpAddr,
+    #[pyo3(from_py_with = arguments::port)] port: u16,
+    #[pyo3(from_py_with = arguments::packets)] packets: u64,
+    #[pyo3(from_py_with = arguments::rate)] rate: Option<f64>,
+    #[pyo3(from_py_with = arguments::burst)] burst: u64,
+    #[pyo3(from_py_with = arguments::flows)] flows: usize,
+    #[pyo3(from_py_with = arguments::payload)] payload: usize,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    let (to, rate) = (to(address, port)?, rate_of(rate)?);
+    let (to, rate) = (SocketAddr::new(address, port), rate_of(rate)?);
     let load = traffic::Load { packets, rate, burst: burst.max(1), flows, payload };
     result(py, || traffic::flood(to, &load))
 }
@@ -126,16 +127,15 @@ pub(crate) fn traffic_flood<'py>(
 #[pyo3(signature = (address, port, count, rate, wait, fresh))]
 pub(crate) fn traffic_ping<'py>(
     py: Python<'py>,
-    address: &str,
-    port: u16,
-    count: u64,
-    rate: Option<f64>,
-    wait: f64,
-    fresh: bool,
+    #[pyo3(from_py_with = arguments::address)] address: IpAddr,
+    #[pyo3(from_py_with = arguments::port)] port: u16,
+    #[pyo3(from_py_with = arguments::count)] count: u64,
+    #[pyo3(from_py_with = arguments::rate)] rate: Option<f64>,
+    #[pyo3(from_py_with = arguments::wait)] wait: Duration,
+    #[pyo3(from_py_with = arguments::fresh)] fresh: bool,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    let to = to(address, port)?;
-    let asking =
-        traffic::Asking { count, rate: rate_of(rate)?, wait: seconds(wait)?, is_fresh: fresh };
+    let to = SocketAddr::new(address, port);
+    let asking = traffic::Asking { count, rate: rate_of(rate)?, wait, is_fresh: fresh };
     result(py, || traffic::ping(to, &asking))
 }
 
@@ -144,14 +144,14 @@ pub(crate) fn traffic_ping<'py>(
 #[pyo3(signature = (address, port, span, threads, wait, validate))]
 pub(crate) fn traffic_connect<'py>(
     py: Python<'py>,
-    address: &str,
-    port: u16,
-    span: f64,
-    threads: usize,
-    wait: f64,
-    validate: bool,
+    #[pyo3(from_py_with = arguments::address)] address: IpAddr,
+    #[pyo3(from_py_with = arguments::port)] port: u16,
+    #[pyo3(from_py_with = arguments::span)] span: Duration,
+    #[pyo3(from_py_with = arguments::threads)] threads: usize,
+    #[pyo3(from_py_with = arguments::wait)] wait: Duration,
+    #[pyo3(from_py_with = arguments::validate)] validate: bool,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    let (to, span, wait) = (to(address, port)?, seconds(span)?, seconds(wait)?);
+    let to = SocketAddr::new(address, port);
     result(py, || traffic::connect(to, span, threads, wait, validate))
 }
 
@@ -161,12 +161,12 @@ pub(crate) fn traffic_connect<'py>(
 #[pyfunction]
 pub(crate) fn traffic_bulk<'py>(
     py: Python<'py>,
-    address: &str,
-    port: u16,
-    megabytes: u64,
-    streams: usize,
+    #[pyo3(from_py_with = arguments::address)] address: IpAddr,
+    #[pyo3(from_py_with = arguments::port)] port: u16,
+    #[pyo3(from_py_with = arguments::megabytes)] megabytes: u64,
+    #[pyo3(from_py_with = arguments::streams)] streams: usize,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    let to = to(address, port)?;
+    let to = SocketAddr::new(address, port);
     result(py, || traffic::bulk(to, megabytes, streams))
 }
 

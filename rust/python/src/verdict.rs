@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 
 use kbe_nat_engine as core;
+use kbe_nat_engine::reject::RejectWith;
 use pyo3::prelude::*;
 
-use crate::convert;
+use crate::arguments::{self, Octets};
 
 /// What is to be done with one packet.
 ///
@@ -89,14 +90,16 @@ impl Verdict {
 /// None where none may be sent: to an ICMP error, a RST, a later fragment, or a group (RFC 1122,
 /// 3.2.2).
 #[pyfunction]
-#[pyo3(signature = (packet, answer = "icmp"))]
-pub(crate) fn reject<'py>(
-    packet: &Bound<'py, PyAny>,
-    answer: &str,
-) -> PyResult<Option<Cow<'py, [u8]>>> {
-    let answer = convert::answer(answer)?;
-    let packet = convert::bytes(packet)?;
-    Ok(core::reject::reject(&packet, answer).map(Cow::Owned))
+#[pyo3(
+    signature = (packet, answer = RejectWith::PortUnreachable),
+    text_signature = "(packet, answer='icmp')"
+)]
+pub(crate) fn reject(
+    #[pyo3(from_py_with = arguments::packet)] packet: Octets,
+    #[pyo3(from_py_with = arguments::answer)] answer: RejectWith,
+) -> Option<Cow<'static, [u8]>> {
+    let Octets(packet) = packet;
+    core::reject::reject(&packet, answer).map(Cow::Owned)
 }
 
 /// A held fragment that is decided: ticket, action, and the packet if it is sent on.

@@ -12,6 +12,7 @@ use kbe_nat_engine::view::{
 };
 use pyo3::prelude::*;
 
+use crate::arguments;
 use crate::snat::PortUse;
 
 /// How long backends took from a client's first SYN to their SYN-ACK. Refused and unanswered
@@ -42,7 +43,7 @@ impl ConnectTimes {
 
     /// The seconds within which this share of the connections was answered, reckoned from the
     /// counts; at most the last bound. None without connections.
-    fn quantile(&self, share: f64) -> Option<f64> {
+    fn quantile(&self, #[pyo3(from_py_with = arguments::share)] share: f64) -> Option<f64> {
         self.0.quantile(share)
     }
 }

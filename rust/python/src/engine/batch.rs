@@ -5,10 +5,10 @@ use std::sync::{Mutex, PoisonError};
 use kbe_nat_engine as core;
 use kbe_nat_engine::{Meta, Packet};
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::arguments::{Place, items};
 use crate::errors::argument;
 
 /// Packets back to back in one writable buffer. It is copied out and back, so nobody can change
@@ -21,12 +21,7 @@ pub(super) fn process_buffer<'py>(
     meta: Meta,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let py = packets.py();
-    let buffer = PyBuffer::<u8>::get(packets)?;
-    if buffer.readonly() {
-        return Err(PyTypeError::new_err(
-            "packets are rewritten in place: a writable buffer is needed, such as bytearray",
-        ));
-    }
+    let buffer = writable(packets, PACKETS)?;
     let mut bytes = buffer.to_vec(py)?;
     let records = py.detach(|| process_bytes(engine, now, &mut bytes, ends, meta))?;
     buffer.copy_from_slice(py, &bytes)?;
@@ -40,19 +35,16 @@ pub(super) fn process_list<'py>(
     meta: Meta,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let py = packets.py();
-    let buffers = packets
-        .try_iter()?
-        .map(|packet| PyBuffer::<u8>::get(&packet?))
+    if PyBuffer::<u8>::get(packets).is_ok() {
+        return Err(argument("packets is one buffer: give offsets, or a sequence of buffers"));
+    }
+    let buffers = items(packets, PACKETS)?
+        .enumerate()
+        .map(|(index, packet)| writable(&packet?, Place::Item(&PACKETS, index)))
         .collect::<PyResult<Vec<_>>>()?;
     let mut bytes = Vec::new();
     let mut ends = vec![0];
     for buffer in &buffers {
-        if buffer.readonly() {
-            return Err(PyTypeError::new_err(
-                "packets are rewritten in place: writable buffers are needed, \
-                 such as bytearray",
-            ));
-        }
         bytes.extend_from_slice(&buffer.to_vec(py)?);
         ends.push(bytes.len() as u64);
     }
@@ -62,6 +54,15 @@ pub(super) fn process_list<'py>(
     }
     Ok(PyBytes::new(py, &records))
 }
+
+/// A packet's buffer, in which it is rewritten.
+fn writable(packet: &Bound<'_, PyAny>, place: Place<'_>) -> PyResult<PyBuffer<u8>> {
+    let buffer = PyBuffer::<u8>::get(packet).ok().filter(|buffer| !buffer.readonly());
+    buffer.ok_or_else(|| place.no_type(packet, WRITABLE))
+}
+
+const PACKETS: Place<'_> = Place::Argument("packets", None);
+const WRITABLE: &str = "a writable buffer, such as a bytearray";
 
 fn process_bytes(
     engine: &Mutex<core::Engine>,
@@ -90,23 +91,6 @@ fn process_bytes(
     }
     let mut verdicts = Vec::with_capacity(packets.len());
     let mut engine = engine.lock().unwrap_or_else(PoisonError::into_inner);
-    engine.process_batch(now, &mut packets, &mut verdicts);
+    core::Engine::process_batch(&mut engine, now, &mut packets, &mut verdicts);
     Ok(verdicts.into_iter().flat_map(core::Verdict::record).collect())
-}
-
-/// Offsets as a buffer of 64-bit numbers (`array("Q")`), as bytes that hold such, or as any
-/// sequence of numbers.
-pub(super) fn ends(offsets: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
-    if let Ok(buffer) = PyBuffer::<u64>::get(offsets) {
-        return buffer.to_vec(offsets.py());
-    }
-    if let Ok(bytes) = offsets.cast::<PyBytes>() {
-        let (numbers, rest) = bytes.as_bytes().as_chunks::<8>();
-        return if rest.is_empty() {
-            Ok(numbers.iter().map(|number| u64::from_ne_bytes(*number)).collect())
-        } else {
-            Err(argument("offsets as bytes hold 64-bit numbers"))
-        };
-    }
-    offsets.extract()
 }

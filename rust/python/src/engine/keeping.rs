@@ -1,19 +1,23 @@
 //! What outlives an engine: checkpoints, and affinities of another proxy.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use super::Engine;
-use crate::convert;
+use crate::arguments::{self, Octets};
 use crate::errors;
 
 #[pymethods]
 impl Engine {
     /// Flows, affinities and balancer state in one versioned, checksummed format; times are
     /// relative.
-    fn checkpoint<'py>(&self, py: Python<'py>, now: u64) -> Bound<'py, PyBytes> {
+    fn checkpoint<'py>(
+        &self,
+        py: Python<'py>,
+        #[pyo3(from_py_with = arguments::now)] now: u64,
+    ) -> Bound<'py, PyBytes> {
         let checkpoint = py.detach(|| self.lock().checkpoint(now));
         PyBytes::new(py, &checkpoint)
     }
@@ -32,15 +36,13 @@ impl Engine {
     fn bind_client(
         &self,
         py: Python<'_>,
-        service: &str,
-        client: &str,
-        backend: (String, u16),
-        now: u64,
-        seconds: f64,
-    ) -> PyResult<bool> {
-        let client = convert::address(client)?;
-        let backend = SocketAddr::new(convert::address(&backend.0)?, backend.1);
-        Ok(py.detach(|| self.lock().bind_client(now, service, client, backend, seconds)))
+        #[pyo3(from_py_with = arguments::service)] service: &str,
+        #[pyo3(from_py_with = arguments::client)] client: IpAddr,
+        #[pyo3(from_py_with = arguments::backend)] backend: SocketAddr,
+        #[pyo3(from_py_with = arguments::now)] now: u64,
+        #[pyo3(from_py_with = arguments::seconds)] seconds: f64,
+    ) -> bool {
+        py.detach(|| self.lock().bind_client(now, service, client, backend, seconds))
     }
 
     /// Take over what a checkpoint holds, in an engine without flows; returns how many flows.
@@ -49,11 +51,14 @@ impl Engine {
     /// out. Services are set before, with `replace_services`. Raises `CheckpointError` for what is
     /// damaged, or of a newer version; nothing is restored then.
     #[pyo3(signature = (checkpoint, now, *, away = 0))]
-    fn restore(&self, checkpoint: &Bound<'_, PyAny>, now: u64, away: u64) -> PyResult<usize> {
-        let bytes = convert::bytes(checkpoint)?;
-        checkpoint
-            .py()
-            .detach(|| self.lock().restore(now, &bytes, away))
-            .map_err(errors::checkpoint)
+    fn restore(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::checkpoint)] checkpoint: Octets,
+        #[pyo3(from_py_with = arguments::now)] now: u64,
+        #[pyo3(from_py_with = arguments::away)] away: u64,
+    ) -> PyResult<usize> {
+        let Octets(bytes) = checkpoint;
+        py.detach(|| self.lock().restore(now, &bytes, away)).map_err(errors::checkpoint)
     }
 }

@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use super::{Engine, batch};
+use crate::arguments::{self, Numbers, Octets};
 use crate::convert;
 use crate::verdict::{Verdict, release};
 use crate::view::Explanation;
@@ -24,18 +25,18 @@ impl Engine {
     ))]
     fn process(
         &self,
-        packet: &Bound<'_, PyAny>,
-        now: u64,
-        interface: u32,
-        incomplete_checksum: bool,
-        captured: bool,
-    ) -> PyResult<Verdict> {
-        let mut bytes = convert::bytes(packet)?;
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::packet)] packet: Octets,
+        #[pyo3(from_py_with = arguments::now)] now: u64,
+        #[pyo3(from_py_with = arguments::interface)] interface: u32,
+        #[pyo3(from_py_with = arguments::incomplete_checksum)] incomplete_checksum: bool,
+        #[pyo3(from_py_with = arguments::captured)] captured: bool,
+    ) -> Verdict {
+        let Octets(mut bytes) = packet;
         let meta = convert::meta(interface, incomplete_checksum, captured);
-        let verdict = packet
-            .py()
-            .detach(|| self.lock().process(now, &mut Packet { bytes: &mut bytes, meta }));
-        Ok(Verdict::new(verdict, bytes))
+        let verdict =
+            py.detach(|| self.lock().process(now, &mut Packet { bytes: &mut bytes, meta }));
+        Verdict::new(verdict, bytes)
     }
 
     /// `process` for many packets, rewritten in place; the GIL is released, no object is made per
@@ -52,17 +53,15 @@ impl Engine {
     fn process_batch<'py>(
         &self,
         packets: &Bound<'py, PyAny>,
-        now: u64,
-        offsets: Option<&Bound<'py, PyAny>>,
-        interface: u32,
-        incomplete_checksum: bool,
-        captured: bool,
+        #[pyo3(from_py_with = arguments::now)] now: u64,
+        #[pyo3(from_py_with = arguments::offsets)] offsets: Option<Numbers>,
+        #[pyo3(from_py_with = arguments::interface)] interface: u32,
+        #[pyo3(from_py_with = arguments::incomplete_checksum)] incomplete_checksum: bool,
+        #[pyo3(from_py_with = arguments::captured)] captured: bool,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let meta = convert::meta(interface, incomplete_checksum, captured);
         match offsets {
-            Some(offsets) => {
-                batch::process_buffer(&self.engine, packets, now, &batch::ends(offsets)?, meta)
-            }
+            Some(Numbers(ends)) => batch::process_buffer(&self.engine, packets, now, &ends, meta),
             None => batch::process_list(&self.engine, packets, now, meta),
         }
     }
@@ -77,7 +76,12 @@ impl Engine {
     /// Forget what timed out, looking at no more than `budget` entries; returns how many flows
     /// ended.
     #[pyo3(signature = (now, budget = 4096))]
-    fn expire(&self, py: Python<'_>, now: u64, budget: usize) -> usize {
+    fn expire(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::now)] now: u64,
+        #[pyo3(from_py_with = arguments::budget)] budget: usize,
+    ) -> usize {
         py.detach(|| self.lock().expire(now, budget))
     }
 
@@ -93,14 +97,15 @@ impl Engine {
     ))]
     fn explain(
         &self,
-        packet: &Bound<'_, PyAny>,
-        now: u64,
-        interface: u32,
-        incomplete_checksum: bool,
-        captured: bool,
-    ) -> PyResult<Explanation> {
-        let bytes = convert::bytes(packet)?;
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::packet)] packet: Octets,
+        #[pyo3(from_py_with = arguments::now)] now: u64,
+        #[pyo3(from_py_with = arguments::interface)] interface: u32,
+        #[pyo3(from_py_with = arguments::incomplete_checksum)] incomplete_checksum: bool,
+        #[pyo3(from_py_with = arguments::captured)] captured: bool,
+    ) -> Explanation {
+        let Octets(bytes) = packet;
         let meta = convert::meta(interface, incomplete_checksum, captured);
-        Ok(Explanation(packet.py().detach(|| self.lock().explain(now, &bytes, meta))))
+        Explanation(py.detach(|| self.lock().explain(now, &bytes, meta)))
     }
 }

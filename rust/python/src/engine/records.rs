@@ -1,14 +1,17 @@
 //! Flows, decisions, events and counters of an engine, a page at a time: packets go on between two
 //! pages.
 
-use kbe_nat_engine as core;
-use kbe_nat_engine::decisions::Recall;
-use kbe_nat_engine::view::Listing;
+use std::net::IpAddr;
+
+use kbe_nat_engine::decisions::{DecisionFilter, Recall};
+use kbe_nat_engine::tuple::Protocol;
+use kbe_nat_engine::view::{Filter, Listing};
+use kbe_nat_engine::{self as core, Action};
 use pyo3::prelude::*;
 
 use super::Engine;
-use super::settings::filter;
-use crate::decisions::{self, Decision};
+use crate::arguments;
+use crate::decisions::Decision;
 use crate::flow::Flow;
 use crate::flow_table::FlowTable;
 use crate::view::Stats;
@@ -28,15 +31,15 @@ impl Engine {
     #[allow(clippy::too_many_arguments)]
     fn flows(
         own: &Bound<'_, Self>,
-        protocol: Option<&str>,
-        service: Option<String>,
-        source: Option<&str>,
-        destination: Option<&str>,
-        backend: Option<&str>,
-        state: Option<String>,
-        limit: Option<usize>,
+        #[pyo3(from_py_with = arguments::protocol)] protocol: Option<Protocol>,
+        #[pyo3(from_py_with = arguments::service)] service: Option<String>,
+        #[pyo3(from_py_with = arguments::source)] source: Option<IpAddr>,
+        #[pyo3(from_py_with = arguments::destination)] destination: Option<IpAddr>,
+        #[pyo3(from_py_with = arguments::backend)] backend: Option<IpAddr>,
+        #[pyo3(from_py_with = arguments::state)] state: Option<String>,
+        #[pyo3(from_py_with = arguments::limit)] limit: Option<usize>,
     ) -> PyResult<Flows> {
-        let filter = filter(protocol, service, source, destination, backend, state)?;
+        let filter = Filter { protocol, service, source, destination, backend, state };
         let engine = own.clone().unbind();
         let listing = own.py().detach(|| engine.get().lock().listing(filter));
         Ok(Flows {
@@ -60,14 +63,14 @@ impl Engine {
     fn flows_table(
         &self,
         py: Python<'_>,
-        protocol: Option<&str>,
-        service: Option<String>,
-        source: Option<&str>,
-        destination: Option<&str>,
-        backend: Option<&str>,
-        state: Option<String>,
+        #[pyo3(from_py_with = arguments::protocol)] protocol: Option<Protocol>,
+        #[pyo3(from_py_with = arguments::service)] service: Option<String>,
+        #[pyo3(from_py_with = arguments::source)] source: Option<IpAddr>,
+        #[pyo3(from_py_with = arguments::destination)] destination: Option<IpAddr>,
+        #[pyo3(from_py_with = arguments::backend)] backend: Option<IpAddr>,
+        #[pyo3(from_py_with = arguments::state)] state: Option<String>,
     ) -> PyResult<FlowTable> {
-        let filter = filter(protocol, service, source, destination, backend, state)?;
+        let filter = Filter { protocol, service, source, destination, backend, state };
         Ok(py.detach(|| {
             let mut listing = self.lock().listing(filter);
             FlowTable::new(std::iter::from_fn(|| self.lock().next_flows(&mut listing, PAGE)))
@@ -86,14 +89,14 @@ impl Engine {
     fn delete_flows(
         &self,
         py: Python<'_>,
-        protocol: Option<&str>,
-        service: Option<String>,
-        source: Option<&str>,
-        destination: Option<&str>,
-        backend: Option<&str>,
-        state: Option<String>,
+        #[pyo3(from_py_with = arguments::protocol)] protocol: Option<Protocol>,
+        #[pyo3(from_py_with = arguments::service)] service: Option<String>,
+        #[pyo3(from_py_with = arguments::source)] source: Option<IpAddr>,
+        #[pyo3(from_py_with = arguments::destination)] destination: Option<IpAddr>,
+        #[pyo3(from_py_with = arguments::backend)] backend: Option<IpAddr>,
+        #[pyo3(from_py_with = arguments::state)] state: Option<String>,
     ) -> PyResult<usize> {
-        let filter = filter(protocol, service, source, destination, backend, state)?;
+        let filter = Filter { protocol, service, source, destination, backend, state };
         Ok(py.detach(|| {
             let mut listing = self.lock().listing(filter);
             let mut count = 0;
@@ -119,14 +122,14 @@ impl Engine {
     fn decisions(
         &self,
         py: Python<'_>,
-        service: Option<String>,
-        client: Option<&str>,
-        verdict: Option<&str>,
-        since: Option<u64>,
-        after: u64,
-        limit: Option<usize>,
+        #[pyo3(from_py_with = arguments::service)] service: Option<String>,
+        #[pyo3(from_py_with = arguments::client)] client: Option<IpAddr>,
+        #[pyo3(from_py_with = arguments::verdict)] verdict: Option<Action>,
+        #[pyo3(from_py_with = arguments::since)] since: Option<u64>,
+        #[pyo3(from_py_with = arguments::after)] after: u64,
+        #[pyo3(from_py_with = arguments::limit)] limit: Option<usize>,
     ) -> PyResult<Vec<Decision>> {
-        let filter = decisions::filter(service, client, verdict, since, after)?;
+        let filter = DecisionFilter { service, client, action: verdict, since, after };
         let limit = limit.unwrap_or(usize::MAX);
         Ok(py.detach(|| {
             let mut recall = self.lock().recall(filter);
@@ -146,7 +149,7 @@ impl Engine {
 
     /// From now on note what happens to flows: at most `capacity` events of each family are kept
     /// until they are taken, and the oldest are lost. 0 notes nothing.
-    fn watch(&self, py: Python<'_>, capacity: usize) {
+    fn watch(&self, py: Python<'_>, #[pyo3(from_py_with = arguments::capacity)] capacity: usize) {
         py.detach(|| self.lock().watch(capacity));
     }
 

@@ -8,7 +8,7 @@ use kbe_nat_engine::tuple::Family;
 use pyo3::prelude::*;
 
 use super::Engine;
-use crate::convert;
+use crate::arguments;
 use crate::errors;
 use crate::service::{NodeView, ServicePort};
 
@@ -26,8 +26,8 @@ impl Engine {
     fn replace_services(
         &self,
         py: Python<'_>,
-        services: Vec<PyRef<'_, ServicePort>>,
-        node: Option<PyRef<'_, NodeView>>,
+        #[pyo3(from_py_with = arguments::services)] services: Vec<PyRef<'_, ServicePort>>,
+        #[pyo3(from_py_with = arguments::node)] node: Option<PyRef<'_, NodeView>>,
     ) -> PyResult<()> {
         let (services, node) = (shared(&services), node.map(|node| node.0.clone()));
         py.detach(|| self.exchange(|table| table.with_services(&services, node)))
@@ -50,15 +50,13 @@ impl Engine {
     fn update_services(
         &self,
         py: Python<'_>,
-        changed: Vec<PyRef<'_, ServicePort>>,
-        removed: Vec<(String, u32)>,
-        node: Option<PyRef<'_, NodeView>>,
+        #[pyo3(from_py_with = arguments::changed)] changed: Vec<PyRef<'_, ServicePort>>,
+        #[pyo3(from_py_with = arguments::removed)] removed: Vec<(String, Family)>,
+        #[pyo3(from_py_with = arguments::node)] node: Option<PyRef<'_, NodeView>>,
     ) -> PyResult<()> {
         let (changed, node) = (shared(&changed), node.map(|node| node.0.clone()));
-        let removed: Vec<(&str, Family)> = removed
-            .iter()
-            .map(|(name, family)| Ok((name.as_str(), convert::family(*family)?)))
-            .collect::<PyResult<_>>()?;
+        let removed: Vec<(&str, Family)> =
+            removed.iter().map(|(name, family)| (name.as_str(), *family)).collect();
         py.detach(|| self.exchange(|table| table.with_changes(&changed, &removed, node)))
             .map_err(errors::service)
     }
@@ -66,14 +64,23 @@ impl Engine {
     /// Set one service port, in the place of the one of its name and family, or beside the others:
     /// `update_services` with one.
     #[allow(clippy::needless_pass_by_value)]
-    fn update_service(&self, py: Python<'_>, service: PyRef<'_, ServicePort>) -> PyResult<()> {
+    fn update_service(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::service)] service: PyRef<'_, ServicePort>,
+    ) -> PyResult<()> {
         self.update_services(py, vec![service], Vec::new(), None)
     }
 
     /// Serve a service port no longer, by its name and address family (4 or 6). Raises
     /// `ServiceError` when none has this name.
-    #[pyo3(signature = (name, family = 4))]
-    fn remove_service(&self, py: Python<'_>, name: String, family: u32) -> PyResult<()> {
+    #[pyo3(signature = (name, family = Family::V4), text_signature = "($self, name, family=4)")]
+    fn remove_service(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::name)] name: String,
+        #[pyo3(from_py_with = arguments::family)] family: Family,
+    ) -> PyResult<()> {
         self.update_services(py, Vec::new(), vec![(name, family)], None)
     }
 

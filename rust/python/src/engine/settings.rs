@@ -1,30 +1,27 @@
-//! What an engine is told: its configuration, and which flows are wanted of it.
+//! The configuration of a new engine.
 
 use std::hash::{BuildHasher, RandomState};
 
-use kbe_nat_engine as core;
-use kbe_nat_engine::view::Filter;
-use pyo3::prelude::*;
+use kbe_nat_engine::{self as core, InvalidTcp, Midstream, OffloadedPackets};
 
-use crate::convert;
 use crate::limits::{Limits, Timeouts};
 use crate::snat::Snat;
 
-/// The configuration of a new engine; the texts are `midstream`, `invalid` and `offloaded`.
+/// The configuration of a new engine.
 pub(super) fn configuration(
     seed: Option<u64>,
     limits: Option<&Limits>,
     timeouts: Option<&Timeouts>,
     snat: Option<&Snat>,
-    [midstream, invalid, offloaded]: [&str; 3],
-) -> PyResult<core::Config> {
+    (midstream, invalid, offloaded): (Midstream, InvalidTcp, OffloadedPackets),
+) -> core::Config {
     let random = || RandomState::new().hash_one(0u64);
     let mut config = core::Config {
         seed: seed.unwrap_or_else(random),
         secret: random(),
-        midstream: convert::midstream(midstream)?,
-        invalid: convert::invalid_tcp(invalid)?,
-        offloaded: convert::offloaded(offloaded)?,
+        midstream,
+        invalid,
+        offloaded,
         ..core::Config::default()
     };
     if let Some(limits) = limits {
@@ -42,24 +39,5 @@ pub(super) fn configuration(
         (config.snat, config.ports) = (snat.addresses.clone(), snat.ports);
         (config.allocation, config.mapping) = (snat.allocation.clone(), snat.mapping);
     }
-    Ok(config)
-}
-
-/// Which flows are wanted.
-pub(super) fn filter(
-    protocol: Option<&str>,
-    service: Option<String>,
-    source: Option<&str>,
-    destination: Option<&str>,
-    backend: Option<&str>,
-    state: Option<String>,
-) -> PyResult<Filter> {
-    Ok(Filter {
-        protocol: protocol.map(convert::protocol).transpose()?,
-        service,
-        source: source.map(convert::address).transpose()?,
-        destination: destination.map(convert::address).transpose()?,
-        backend: backend.map(convert::address).transpose()?,
-        state,
-    })
+    config
 }

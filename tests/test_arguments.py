@@ -1,0 +1,369 @@
+"""Every argument of every native function, from the stub: a wrong value is an error that names the
+argument, the value, and what is accepted.
+"""
+
+import ast
+import math
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address, ip_network
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import kbe_nat
+from kbe_nat import _native
+from kbe_nat.packets import Packet, opening
+
+ROOT = Path(__file__).parent.parent
+STUB = ast.parse((ROOT / "python/kbe_nat/_native.pyi").read_text())
+CAPTURE = str(ROOT / "examples/traffic.pcap")
+PACKET = opening("tcp", ("10.0.0.9", 4000), ("10.96.0.1", 80))
+
+FREE = {"Engine.flows_table.requested_schema", "FlowTable.__arrow_c_stream__.requested_schema"}
+"""Arguments that may be anything."""
+OBJECTS = {"Loop.queue", "LabCell.strategy", "Assignment.strategy"}
+"""Objects of a program, of which the methods are asked for later."""
+
+
+class Parameter(NamedTuple):
+    function: str
+    name: str
+    annotation: str
+    has_default: bool
+
+    def __str__(self) -> str:
+        return f"{self.function}.{self.name}"
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
+    """The native functions, methods, and classes that can be called, by their names."""
+    for node in STUB.body:
+        if isinstance(node, ast.FunctionDef):
+            yield node.name, node
+        if isinstance(node, ast.ClassDef):
+            for member in node.body:
+                if isinstance(member, ast.FunctionDef) and member.name != "__eq__":
+                    is_class = member.name == "__new__"
+                    yield node.name if is_class else f"{node.name}.{member.name}", member
+
+
+def parameters() -> list[Parameter]:
+    return [
+        Parameter(function, argument.arg, ast.unparse(argument.annotation), default is not None)
+        for function, node in functions()
+        for argument, default in with_defaults(node.args)
+        if argument.annotation is not None
+    ]
+
+
+def with_defaults(arguments: ast.arguments) -> Iterator[tuple[ast.arg, ast.expr | None]]:
+    missing = [None] * (len(arguments.args) - len(arguments.defaults))
+    yield from zip(arguments.args, [*missing, *arguments.defaults], strict=True)
+    yield from zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+
+
+def service() -> kbe_nat.ServicePort:
+    frontend, backend = kbe_nat.Frontend("10.96.0.1", 80), kbe_nat.Backend("10.0.0.1", 80)
+    return kbe_nat.ServicePort("default/web", [frontend], [backend])
+
+
+def engine() -> kbe_nat.Engine:
+    """An engine with a connection that was answered."""
+    result = kbe_nat.Engine(seed=1)
+    result.replace_services([service()])
+    result.process(PACKET, 0)
+    answer = Packet("tcp", ("10.0.0.1", 80), ("10.0.0.9", 4000), "SA", acknowledgement=1)
+    result.process(bytes(answer), 1_000_000)
+    return result
+
+
+def connects() -> kbe_nat.ConnectTimes:
+    times = engine().stats().services[0].connects
+    assert times is not None
+    return times
+
+
+def cell() -> _native.LabCell:
+    raise kbe_nat.KbeNatError("the lab's own tests make cells")
+
+
+QUEUES = count(64_123)
+INSTANCES: dict[str, Callable[[], Any]] = {
+    "Assignment": lambda: _native.Assignment(b'{"name": "random"}', 1, None),
+    "BackendIdMap": lambda: _native.BackendIdMap(0xFF),
+    "CaptureReader": lambda: _native.CaptureReader(CAPTURE),
+    "CaptureWriter": lambda: _native.CaptureWriter("/dev/null", _native.CaptureReader(CAPTURE)),
+    "ConnectTimes": connects,
+    "ConntrackEvents": lambda: _native.ConntrackEvents(socket_buffer=65536),
+    "ConntrackSync": lambda: _native.ConntrackSync(engine(), socket_buffer=65536),
+    "Decision": lambda: engine().decisions()[0],
+    "Engine": engine,
+    "LabCell": cell,
+    "NftRule": lambda: _native.NftRule,
+    "NftTables": _native.NftTables,
+    "ProtobufFrames": _native.ProtobufFrames,
+    "RawQueue": lambda: _native.RawQueue(
+        next(QUEUES), max_length=1, copy_range=100, gso=False, socket_buffer=65536
+    ),
+    "Transaction": _native.Transaction,
+}
+RIGHT: dict[str, Any] = {
+    "AnswerWatch": None,
+    "BackendIdMap | None": None,
+    "CaptureBatch": lambda: _native.CaptureReader(CAPTURE).read_batch(1, 0),
+    "CaptureReader": lambda: _native.CaptureReader(CAPTURE),
+    "Engine": engine,
+    "Iterable[tuple[tuple[_Address, int], int]]": [(("10.0.0.1", 80), 1)],
+    "NftElements": lambda: _native.NftElements(4, 0, bytes(4)),
+    "NftRule": lambda: _native.NftRule.queue(0, 1, bypass=True, native=True),
+    "NftTable": lambda: _native.NftTable(4, "none"),
+    "ServicePort": service,
+    "Timeouts": kbe_nat.Timeouts,
+    "Transaction": _native.Transaction,
+    "bool": False,
+    "bytes": b"",
+    "float": 0.5,
+    "int": 4,
+    "object": None,
+    "str": "tcp",
+}
+BY_NAME: dict[str, Any] = {
+    "address": "10.0.0.1",
+    "addresses": ["10.0.0.1"],
+    "answer": "icmp",
+    "backend": ("10.0.0.1", 80),
+    "client": "10.0.0.9",
+    "keys": [1],
+    "packet": PACKET,
+    "path": CAPTURE,
+    "verdict": "accept",
+}
+
+
+def right(parameter: Parameter) -> Any:
+    """A value that this parameter can have."""
+    _, name, annotation, _ = parameter
+    if name in BY_NAME:
+        value = BY_NAME[name]
+    elif annotation.endswith("| None"):
+        value = None
+    elif annotation.startswith("tuple"):
+        value = (1,) * annotation.count("int")
+    elif annotation.startswith(("Sequence", "list")):
+        value = []
+    elif "Buffer" in annotation:
+        value = b""
+    elif annotation.startswith("bytearray"):
+        value = [bytearray(PACKET)]
+    else:
+        value = RIGHT[annotation]
+    return value() if callable(value) else value
+
+
+NUMBERS = (-1, 2**64, -(2**80), 10**5000, 1.5, "80", b"80")
+WRONG: dict[str, tuple[Any, ...]] = {
+    "int": NUMBERS,
+    "float": (-1, math.nan, math.inf, 10**400, "1"),
+    "bool": (5, "yes"),
+    "tuple": (5, (1,), "ab", "abcd"),
+    "Sequence": (5, "ab", b"ab", [object], [None]),
+    "text": (5, b"a", 1.5),
+    "other": (5, "a b"),
+}
+
+
+def wrong(parameter: Parameter) -> Iterator[Any]:
+    """Values that this parameter cannot have."""
+    plain = parameter.annotation.removesuffix(" | None")
+    if not parameter.annotation.endswith("| None"):
+        yield None
+    if plain in ("int", "float", "bool"):
+        yield from WRONG[plain]
+    elif plain.startswith("tuple["):
+        yield from WRONG["tuple"]
+        count = plain.count(",") + 1
+        if plain == f"tuple[{', '.join(['int'] * count)}]":
+            for index in range(count):
+                for value in NUMBERS:
+                    yield tuple(value if n == index else 1 for n in range(count))
+    elif plain.startswith(("Sequence", "list", "Iterable")):
+        is_buffer = "Buffer" in plain
+        yield from (5, "ab") if is_buffer else WRONG["Sequence"]
+        if plain.startswith("Sequence[int]"):
+            yield from ([value] for value in NUMBERS)
+    elif plain.startswith("bytearray"):
+        yield from (5, "ab", [b"a"], [5])
+    elif "Buffer" in plain or plain == "bytes":
+        yield from (5, "text", [b"a"])
+    elif plain == "str" and parameter.name == "path":
+        yield from (5, 1.5)
+    elif plain[0].isupper() and hasattr(_native, plain):
+        yield from WRONG["other"]
+    else:
+        yield from WRONG["text"]
+
+
+def called(parameter: Parameter) -> Callable[[Any], object]:
+    """The function with right values but for this parameter's."""
+    owner, _, method = parameter.function.partition(".")
+    if method:
+        try:
+            function = getattr(INSTANCES[owner](), method)
+        except kbe_nat.KbeNatError as error:
+            pytest.skip(f"{owner}: {error}")
+    else:
+        function = getattr(_native, owner)
+    others = {
+        other.name: right(other)
+        for other in parameters()
+        if other.function == parameter.function
+        and other.name != parameter.name
+        and not other.has_default
+    }
+    return lambda value: function(**others, **{parameter.name: value})
+
+
+PARAMETERS = [parameter for parameter in parameters() if str(parameter) not in FREE | OBJECTS]
+
+
+@pytest.mark.parametrize("parameter", PARAMETERS, ids=str)
+def test_an_error_names_argument_value_and_what_is_accepted(parameter: Parameter) -> None:
+    call = called(parameter)
+    for value in wrong(parameter):
+        with pytest.raises((kbe_nat.ArgumentError, TypeError)) as raised:
+            call(value)
+        message = str(raised.value)
+        assert message.startswith((f"{parameter.name} is ", f"{parameter.name}[")), message
+        assert ", not " in message, message
+        shown = [value, *(value if isinstance(value, list | tuple) else ())]
+        assert any(message.endswith(f", not {show(item)}") for item in shown), message
+
+
+def show(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:
+        return "<<class 'int'>>"
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def test_none_is_left_out() -> None:
+    names = {str(parameter) for parameter in PARAMETERS}
+    assert {
+        "Backend.port",
+        "Backend.address",
+        "Engine.process.now",
+        "KernelQueue.number",
+        "reject.packet",
+    } <= names
+    assert len(names) > 180
+
+
+ADDRESSES = [parameter for parameter in PARAMETERS if "_Address" in parameter.annotation]
+NETWORKS = [parameter for parameter in PARAMETERS if "_Network" in parameter.annotation]
+SHAPES: dict[str, Callable[[Any], Any]] = {
+    "_Address": lambda address: address,
+    "Sequence[_Address]": lambda address: [address],
+    "Sequence[_Network]": lambda network: [network],
+    "Sequence[tuple[_Address, int]]": lambda address: [(address, 80)],
+    "Sequence[tuple[str, _Address, int]]": lambda address: [("tcp", address, 80)],
+    "Iterable[tuple[tuple[_Address, int], int]]": lambda address: [((address, 80), 1)],
+    "tuple[_Address, int]": lambda address: (address, 80),
+}
+SENDING = ("HeldConnections", "traffic_")
+"""Clients of traffic, which would send some."""
+
+
+@pytest.mark.parametrize(
+    "parameter",
+    [each for each in ADDRESSES if not each.function.startswith(SENDING)],
+    ids=str,
+)
+def test_addresses_of_ipaddress_are_taken(parameter: Parameter) -> None:
+    shape = SHAPES[parameter.annotation.removesuffix(" | None")]
+    call = called(parameter)
+    for text in ("10.0.0.1", "fd00::1"):
+        call(shape(ip_address(text)))
+    with pytest.raises((kbe_nat.ArgumentError, TypeError), match=r"10\.0\.0\.0/8"):
+        call(shape(ip_network("10.0.0.0/8")))
+
+
+@pytest.mark.parametrize("parameter", NETWORKS, ids=str)
+def test_networks_of_ipaddress_are_taken(parameter: Parameter) -> None:
+    shape = SHAPES[parameter.annotation]
+    if parameter.function == "Snat":
+        networks = kbe_nat.Snat(
+            [], allocation="deterministic", clients=shape(ip_network("10.0.0.0/8"))
+        )
+        assert networks.clients == ["10.0.0.0/8"]
+        return
+    call = called(parameter)
+    for network in ("10.0.0.0/8", "fd00::/8"):
+        call(shape(ip_network(network)))
+        call(shape(ip_network(network)[1]))
+
+
+def test_objects_of_ipaddress_mean_what_their_text_means() -> None:
+    assert kbe_nat.Backend(ip_address("fd00::1"), 80) == kbe_nat.Backend("fd00::1", 80)
+    assert kbe_nat.Frontend(ip_address("10.0.0.1"), 80) == kbe_nat.Frontend("10.0.0.1", 80)
+    assert len(list(engine().flows(source=ip_address("10.0.0.9")))) == 1
+    assert not list(engine().flows(source=ip_address("10.0.0.8")))
+    end = (ip_address("10.0.0.9"), 4000)
+    assert Packet("tcp", end, ("10.96.0.1", 80), "S") == Packet.parse(PACKET)  # type: ignore[arg-type]
+
+
+def test_an_address_with_a_zone_is_none() -> None:
+    with pytest.raises(kbe_nat.ArgumentError, match="fe80::1%eth0"):
+        kbe_nat.Backend(ip_address("fe80::1%eth0"), 80)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: kbe_nat.Backend("10.0.0.1", 70_000),
+            "port is a whole number from 0 to 65535, not 70000",
+        ),
+        (
+            lambda: kbe_nat.Frontend("10.0.0.1", 80, "nodeport"),
+            "kind is 'cluster-ip', 'external-ip', 'load-balancer' or 'node-port', not 'nodeport'",
+        ),
+        (
+            lambda: kbe_nat.Snat(["10.0.0.1"], ports=(1, 65_536)),
+            "ports[1] is a whole number from 0 to 65535, not 65536",
+        ),
+        (
+            lambda: kbe_nat.Limits(max_flows=0),
+            "max_flows is a whole number from 1 to 4294967295, not 0",
+        ),
+        (
+            lambda: kbe_nat.Timeouts(udp=-1),
+            "udp is a number from 0 to 31536000, not -1",
+        ),
+        (lambda: _native.NftTable(5, "t"), "family is 4 or 6, not 5"),
+        (lambda: kbe_nat.ServicePort("", [], []), "name is that of a service port, not ''"),
+        (
+            lambda: kbe_nat.ServicePort("a/b", [], [], protocol="icmp"),
+            "protocol is 'tcp', 'udp' or 'sctp', not 'icmp'",
+        ),
+        (
+            lambda: engine().process_batch(bytearray(PACKET), 0),
+            "packets is one buffer: give offsets, or a sequence of buffers",
+        ),
+        (
+            lambda: engine().process_batch([b"a"], 0),  # type: ignore[list-item]
+            "packets[0] is a writable buffer, such as a bytearray, not b'a'",
+        ),
+        (lambda: connects().quantile(1.5), "share is a number from 0 to 1, not 1.5"),
+        (
+            lambda: kbe_nat.NodeView(pod_ranges=["10.0.0.0/33"]),
+            "pod_ranges[0] is a range of addresses, such as '10.0.0.0/8', not '10.0.0.0/33'",
+        ),
+    ],
+)
+def test_the_words_of_an_error(call: Callable[[], object], message: str) -> None:
+    with pytest.raises((kbe_nat.ArgumentError, TypeError)) as raised:
+        call()
+    assert str(raised.value) == message
