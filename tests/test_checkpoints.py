@@ -14,7 +14,7 @@ import pytest
 import kbe_nat
 from harness import traffic
 from kbe_nat.daemon.checkpoints import HEAD_SIZE, MAGIC, MAX_AGE, CheckpointFile, Clocks
-from kbe_nat.daemon.verbs import flow_row
+from kbe_nat.daemon.row_building import flow_row
 from kbe_nat.engine_tables import native_tables
 from kbe_nat.errors import StateError
 from kbe_nat.family import Family

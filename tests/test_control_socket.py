@@ -339,7 +339,7 @@ def test_another_user_is_not_answered() -> None:
         ("flows", {"limit": 1.5}, "flows: limit: expected int .*, not 1.5"),
         ("flows", {"limit": "many"}, "flows: limit: expected int .*, not 'many'"),
         ("flows", {"limit": True}, "flows: limit: expected int .*, not True"),
-        ("flows", {"service": ["a"]}, r"flows: service: expected str .*, not \['a'\]"),
+        ("flows", {"names": "a"}, r"flows: names: expected array, .*, not 'a'"),
         ("flows", {"state": {"a": 1}}, "flows: state: expected str .*"),
         ("flows", {"source": "10.0.0.1\n10.0.0.2"}, r"flows: 'source': it cannot be printed"),
         (

@@ -27,7 +27,7 @@ from kbe_nat.daemon.systemd import Notifier, watchdog_seconds
 from kbe_nat.daemon.verbs import Verbs
 from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.every_packet import EveryPacket
-from kbe_nat.errors import ArgumentError, ControlError
+from kbe_nat.errors import ArgumentError, ControlError, NotFoundError
 from kbe_nat.family import Family
 from kbe_nat.model import (
     Endpoint,
@@ -86,7 +86,7 @@ def test_strategies_stay_over_new_objects() -> None:
     assert made.set_strategy("default/web", Strategy.ROUND_ROBIN) == 1
     made.apply(snapshot("10.0.0.1", "10.0.0.2"))
     assert made.plan.ports[0].strategy is Strategy.ROUND_ROBIN
-    with pytest.raises(ArgumentError, match="no such service port"):
+    with pytest.raises(NotFoundError, match='services "default/other" not found'):
         made.set_strategy("default/other", Strategy.ROUND_ROBIN)
 
 
@@ -131,7 +131,7 @@ def path(verbs: Verbs, tmp_path: Path) -> Iterator[Path]:
 
 def test_every_verb_is_answered_in_plain_values(path: Path) -> None:
     asked: dict[str, dict[str, Any]] = {
-        "describe": {"service": "default/web"},
+        "describe": {"names": ["default/web"]},
         "explain": {"packet": SYN.hex()},
         "strategy": {"service": "default/web", "strategy": "rr"},
         "drain": {"backend": "10.0.0.1", "is_followed": False},
@@ -154,8 +154,12 @@ def test_every_verb_is_answered_in_plain_values(path: Path) -> None:
     ("verb", "parameters", "message"),
     [
         ("dance", {}, "'dance' is no verb"),
-        ("describe", {}, "describe: .*service"),
-        ("describe", {"service": "default/none"}, "no such service port"),
+        ("describe", {"names": ["default/none"]}, 'services "default/none" not found'),
+        ("endpoints", {"names": ["none"]}, 'endpoints "default/none" not found'),
+        ("flows", {"names": ["none"], "namespace": "a"}, 'services "a/none" not found'),
+        ("delete", {"names": ["none"]}, 'services "default/none" not found'),
+        ("nodes", {"names": ["none"]}, 'nodes "none" not found'),
+        ("services", {"selector": "a b"}, "selector: 'a b' is no requirement"),
         ("flows", {"colour": "red"}, "flows: .*colour"),
         ("flows", {"source": "nowhere"}, "source is an IP address, not 'nowhere'"),
         ("strategy", {"service": "default/web", "strategy": "best"}, "'best' is no strategy"),

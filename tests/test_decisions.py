@@ -112,8 +112,10 @@ def test_the_number_of_decisions_is_set() -> None:
     ("filters", "sequences"),
     [
         ({}, [1, 2]),
-        ({"service": "default/web"}, [1, 2]),
-        ({"service": "default/other"}, []),
+        ({"names": ["default/web"]}, [1, 2]),
+        ({"names": ["web"], "namespace": "default"}, [1, 2]),
+        ({"namespace": "default"}, [1, 2]),
+        ({"namespace": "shop"}, []),
         ({"client": "10.0.2.15"}, [1, 2]),
         ({"client": "10.0.2.16"}, []),
         ({"verdict": "reject"}, [2]),
@@ -155,10 +157,10 @@ def test_the_command_prints_a_table_and_rows(
     assert "10.0.2.15:49152" in served and "10.0.0.1:9876" in served and "random" in served
     assert "reject: no-endpoints" in refused and "default/web" in refused
     code, out, _ = kbe("decisions", "--socket", path, "--verdict", "reject", "-o", "json")
-    (row,) = json.loads(out)
+    (row,) = json.loads(out)["items"]
     assert (code, row["verdict"], row["cause"]) == (0, DecisionAction.REJECT, "no-endpoints")
-    code, out, _ = kbe("decisions", "--socket", path, "-n", "1", "-o", "json")
-    assert [row["sequence"] for row in json.loads(out)] == [2]
+    code, out, _ = kbe("decisions", "--socket", path, "--limit", "1", "-o", "json")
+    assert [row["sequence"] for row in json.loads(out)["items"]] == [2]
 
 
 def test_a_wrong_duration_is_told(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

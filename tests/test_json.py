@@ -18,7 +18,9 @@ from kbe_nat.daemon.control_socket import ControlServer
 
 ROOT = Path(__file__).parent.parent
 COUNTERS = "active flows packets bytes connect"
-SERVICE = f"name protocol family frontends strategy backends affinity_seconds {COUNTERS} refused"
+SERVICE = (
+    f"name labels protocol family frontends strategy backends affinity_seconds {COUNTERS} refused"
+)
 POLICIES = "internal_traffic_policy external_traffic_policy source_ranges endpoints"
 FLOW = (
     "protocol state timeout age source destination reply_source reply_destination service assured"
@@ -62,7 +64,7 @@ def test_fields_of_json(
 ) -> None:
     assert main([*verb.split(), "--socket", str(socket), "-o", "json"]) == 0
     result: Any = json.loads(capsys.readouterr().out)
-    row = result[0] if isinstance(result, list) else result
+    row = result["items"][0] if "items" in result else result
     assert " ".join(row) == fields
 
 
@@ -90,7 +92,8 @@ def test_a_daemon_s_answers_are_as_the_page_says(
     socket: Path, verb: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*verb.split(), "--socket", str(socket), "-o", "json"]) == 0
-    assert list(mismatches(json.loads(capsys.readouterr().out), LIVE[verb])) == []
+    result = json.loads(capsys.readouterr().out)
+    assert list(mismatches(result.get("items", result), LIVE[verb])) == []
 
 
 @pytest.mark.parametrize("verb", OFFLINE)

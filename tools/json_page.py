@@ -35,8 +35,8 @@ HEAD: Final = """# JSON
 What `-o json` prints, by verb. `tools/json_page.py` writes this page of the structs that are
 printed; the control socket sends the same rows.
 
-A list is an array of rows; `conntrack -E` and `shadow` print one row per line. `get rules` is one
-string.
+A list is an object with `apiVersion` (`kbe-nat.io/v1`), `kind` (`ServiceList`) and its rows as
+`items`. `conntrack -E`, `shadow` and `-w` print one row per line. `get rules` is one string.
 """
 
 

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from kbe_nat import interrupt
 
 BAD_INPUT = 2
+NOT_FOUND = 1
+"""As kubectl ends when an object is not there."""
 VERSION = (["--version"], ["-V"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb and return the exit code: 0, or 2 for bad input. Without arguments it is the
-    process's command line that counts, and its Ctrl-C.
+    """Run one verb and return the exit code: 0, 1 for a name of nothing, or 2 for bad input.
+    Without arguments it is the process's command line that counts, and its Ctrl-C.
     """
     if arguments is not None:
         return _run(arguments)
@@ -54,7 +56,7 @@ def _verb(arguments: Sequence[str]) -> int:
     import click
 
     from kbe_nat.cli import app
-    from kbe_nat.errors import KbeNatError
+    from kbe_nat.errors import KbeNatError, NotFoundError
     from kbe_nat.extras import extra_of, remedy
 
     try:
@@ -62,6 +64,9 @@ def _verb(arguments: Sequence[str]) -> int:
         return code if isinstance(code, int) else 0
     except click.ClickException as error:
         return _complain(error.format_message())
+    except NotFoundError as error:
+        print(error, file=sys.stderr)
+        return NOT_FOUND
     except KbeNatError as error:
         return _complain(str(error))
     except ModuleNotFoundError as error:

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from kbe_nat.errors import ControlError
+from kbe_nat.errors import ControlError, NotFoundError
 
 _T = TypeVar("_T")
 
@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 def ask(path: Path, verb: str, result: type[_T], /, **parameters: object) -> Iterator[_T]:
     """The results of a request, as they come. Raises `ControlError` when no daemon answers, a
     result takes too long (`ANSWER_SECONDS`, for work on everything that is served `WORK_SECONDS`),
-    or with the daemon's error.
+    or with the daemon's error; `NotFoundError` for a name of nothing.
     """
     patience = WORK_SECONDS if verb in WORK else ANSWER_SECONDS
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -35,6 +35,8 @@ def ask(path: Path, verb: str, result: type[_T], /, **parameters: object) -> Ite
                 connection.sendall(encode_line({"verb": verb, **parameters}))
             for line in _lines(connection, patience):
                 answer = json.loads(line)
+                if "kind" in answer:
+                    raise NotFoundError(str(answer["kind"]), str(answer["name"]))
                 if "error" in answer:
                     raise ControlError(str(answer["error"]))
                 if "end" in answer:

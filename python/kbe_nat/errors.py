@@ -54,6 +54,19 @@ class ControlError(KbeNatError):
     """The daemon cannot be asked, or it refuses what it was asked for."""
 
 
+class NotFoundError(ControlError):
+    """Nothing has the name that was asked for. The message is kubectl's."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(kind, name)
+        self.kind = kind
+        """In the plural, such as "services"."""
+        self.name = name
+
+    def __str__(self) -> str:
+        return f'Error from server (NotFound): {self.kind} "{self.name}" not found'
+
+
 class StateError(KbeNatError):
     """The file that keeps connections cannot be used."""
 

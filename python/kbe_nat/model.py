@@ -11,7 +11,7 @@ none can contain itself.
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -86,6 +86,8 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     """
     strategy: Strategy | None = None
     """The annotation `kbe-nat.io/strategy`."""
+    labels: tuple[str, ...] = ()
+    """As key=value, in the order of the keys."""
 
     @property
     def key(self) -> ServiceKey:
@@ -166,6 +168,16 @@ class Snapshot(msgspec.Struct, frozen=True):
     """Ranges from which cluster IPs are allocated."""
 
 
+def qualified(name: str, namespace: str = "") -> str:
+    """The name of a Service, or of one of its ports, with its namespace: "default" unless another
+    one is said.
+    """
+    return name if "/" in name else f"{namespace or DEFAULT_NAMESPACE}/{name}"
+
+
 def join_address(address: str, port: int) -> str:
     """Address and port as one text; an IPv6 address stands in brackets."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+DEFAULT_NAMESPACE: Final = "default"

@@ -120,7 +120,9 @@ class Daemon:
         )
 
     def get(self, kind: str) -> Any:
-        return json.loads(self.ask("get", kind, "-o", "json"))
+        """The rows of a list, or the fields of what is no list."""
+        document = json.loads(self.ask("get", kind, "-o", "json"))
+        return document.get("items", document)
 
     def write(self, name: str, text: str) -> None:
         (self.folder / "objects" / name).write_text(text)

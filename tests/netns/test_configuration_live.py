@@ -39,7 +39,7 @@ def started(daemon: Daemon, text: str, *flags: str) -> None:
 
 def timeouts(daemon: Daemon) -> list[int]:
     """Of the established connections to the Service, as the engine and the kernel count them."""
-    rows: list[dict[str, Any]] = json.loads(daemon.ask("conntrack", "-L", "-o", "json"))
+    rows: list[dict[str, Any]] = json.loads(daemon.ask("conntrack", "-L", "-o", "json"))["items"]
     return [row["timeout"] for row in rows if row["state"] == "ESTABLISHED"]
 
 

@@ -17,6 +17,7 @@ from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.rules.rule import DatapathKind
 
+NOT_FOUND = 'Error from server (NotFound): services "default/dsn" not found\n'
 VERDICTS = {"translate", "reject"}
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
@@ -46,7 +47,7 @@ def daemon(
 
 
 def decisions(daemon: Daemon, *flags: str) -> list[Any]:
-    rows: list[Any] = json.loads(daemon.ask("decisions", "-o", "json", *flags))
+    rows: list[Any] = json.loads(daemon.ask("decisions", "-o", "json", *flags))["items"]
     return rows
 
 
@@ -87,10 +88,10 @@ def test_a_connection_is_explained_after_the_fact(
     assert {row["verdict"] for row in decisions(daemon, "--client", *client)} == VERDICTS
     assert "no-endpoints" in daemon.ask("decisions", "--since", "5m")
     misspelt = daemon.ask_all("decisions", "--service", "default/dsn")
-    assert "default/dsn: nothing is there under this name" in misspelt.stderr
+    assert (misspelt.returncode, misspelt.stderr) == (1, NOT_FOUND)
     assert "--since: '-5m' is less" in daemon.ask_all("decisions", "--since", "-5m").stderr
-    listed = daemon.ask_all("get", "services", "--service", "default/dsn")
-    assert (listed.returncode, "nothing is there under this name" in listed.stderr) == (0, True)
+    listed = daemon.ask_all("get", "services", "dsn")
+    assert (listed.returncode, listed.stderr) == (1, NOT_FOUND)
 
 
 def protocols(rows: list[Any]) -> set[str]:

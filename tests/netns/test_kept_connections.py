@@ -115,7 +115,7 @@ def state_bytes(daemon: Daemon) -> int:
 
 def backends(daemon: Daemon) -> dict[tuple[Any, ...], Any]:
     """The backend of each connection to the service."""
-    rows = json.loads(daemon.ask("conntrack", "-L", "-o", "json"))
+    rows = json.loads(daemon.ask("conntrack", "-L", "-o", "json"))["items"]
     return {
         (row["protocol"], *row["source"]): row["reply_source"]
         for row in rows

@@ -400,7 +400,7 @@ def test_what_it_tells(daemon: Daemon) -> None:
     assert ("packets=" in listed) == is_counted
     assert (daemon.get("endpoints")[0]["bytes"] is not None) == is_counted
     assert ("Bytes:" in daemon.ask("describe", "service", "simpleservice")) and daemon.ask(
-        "get", "flows", "--wide"
+        "get", "flows", "-o", "wide"
     )
     daemon.cluster.node.write("/proc/sys/net/netfilter/nf_conntrack_acct", "1")
     curl(daemon.cluster)

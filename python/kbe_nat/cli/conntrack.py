@@ -14,6 +14,7 @@ from kbe_nat.cli.verb import verb
 from kbe_nat.client import DEFAULT_SOCKET, ask, ask_rows
 from kbe_nat.daemon.rows import End, EventRow, FlowRow
 from kbe_nat.errors import SettingError
+from kbe_nat.model import qualified
 from kbe_nat.packets import NUMBERS
 
 
@@ -30,15 +31,15 @@ class FlowFilter:
     state: str = ""
     service: str = ""
 
-    def parameters(self) -> dict[str, str]:
+    def parameters(self) -> dict[str, object]:
         """The fields that the daemon filters by: all but ports."""
-        values = {
+        values: dict[str, object] = {
             "protocol": self.protocol,
             "source": self.source,
             "destination": self.destination,
             "backend": self.backend,
             "state": self.state,
-            "service": self.service,
+            "names": [self.service] if self.service else [],
         }
         return {name: value for name, value in values.items() if value}
 
@@ -61,10 +62,16 @@ class FlowFilter:
             "destination": row.destination[0],
             "backend": row.reply_source[0],
             "state": row.state,
-            "service": row.service,
+            "names": self._names(row),
         }
         is_fit = all(values[name] == text for name, text in self.parameters().items())
         return is_fit and self.matches_ports(row)
+
+    def _names(self, row: FlowRow) -> list[str]:
+        """The name that was asked for, where it means the connection's service port."""
+        name = qualified(self.service)
+        is_meant = row.service == name or row.service.startswith(f"{name}:")
+        return [self.service] if is_meant else []
 
 
 FILTER_FLAGS: Final[Flags] = {
@@ -116,7 +123,7 @@ def conntrack(
         if count:
             print(sum(1 for _ in matching))
         elif output is Format.JSON:
-            show_json_rows(matching)
+            show_json_rows(matching, "Flow")
         else:
             for row in matching:
                 print(line(row))

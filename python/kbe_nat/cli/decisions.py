@@ -1,61 +1,63 @@
 """`kbe-nat decisions`: what became of first packets, after the fact."""
 
 import time
-from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Final
 
-from kbe_nat.cli.flags.flag import Flag
-from kbe_nat.cli.flags.options import Format, OutputFormat, Socket, parse
-from kbe_nat.cli.output import seen, show, show_json, show_json_rows, table
+from kbe_nat.cli.flags.flag import Argument, Flag
+from kbe_nat.cli.flags.listing import (
+    LISTING_FLAGS,
+    SELECTION_FLAGS,
+    TEXT,
+    ListingSettings,
+    Output,
+    SelectionSettings,
+)
+from kbe_nat.cli.flags.options import Socket
+from kbe_nat.cli.flags.parameters import Flags, TextFlag
+from kbe_nat.cli.jsonpath import Path
+from kbe_nat.cli.listing import Column, Listing, place_of, selection_parameters
+from kbe_nat.cli.output import show_json
 from kbe_nat.cli.verb import verb
 from kbe_nat.client import DEFAULT_SOCKET, ask_rows
 from kbe_nat.daemon.rows import DecisionAction, DecisionRow
+from kbe_nat.errors import SettingError
 from kbe_nat.kubeproxy.duration import duration
 from kbe_nat.model import join_address
 
 
-@verb()
-def decisions(
-    service: Annotated[
-        str,
-        Flag(
-            "--service",
-            help="Only this service port, as namespace/name:port, or all ports of namespace/name.",
-        ),
-    ] = "",
-    client: Annotated[str, Flag("--client", help="Only this client's address.")] = "",
-    verdict: Annotated[DecisionAction | None, Flag("--verdict", help="Only this verdict.")] = None,
-    since: Annotated[str, Flag("--since", help="Only as old as that, such as 90s, 5m or 2h.")] = "",
-    limit: Annotated[
-        int, Flag("--limit", "-n", min=0, help="The newest so many; with -f before these.")
-    ] = 100,
-    follow: Annotated[
-        bool, Flag("--follow", "-f", help="Show new ones, too, until Ctrl-C.")
-    ] = False,
-    socket: Socket = DEFAULT_SOCKET,
-    output: OutputFormat = Format.TEXT,
-) -> None:
-    """Show the latest decisions of the running daemon about first packets: which backend a
-    connection got, or why it was refused, with the endpoints as they were then.
-    """
-    wanted: dict[str, object] = {"limit": limit, "is_followed": follow}
-    if since:
-        wanted["seconds"] = parse(_age, since, "--since")
-    filters = {"service": service, "client": client, "verdict": verdict}
-    wanted |= {name: value for name, value in filters.items() if value}
-    rows = ask_rows(socket, "decisions", DecisionRow, **wanted)
-    if not follow:
-        rows = seen(rows, service)
-    if follow:
-        for row in rows:
-            if output is Format.JSON:
-                show_json(row, indent=None)
-            else:
-                print("  ".join(cells(row)), flush=True)
-    elif output is Format.JSON:
-        show_json_rows(rows)
-    else:
-        _show_table(rows)
+@dataclass(frozen=True)
+class DecisionSettings:
+    """How decisions are written; they are watched by -f."""
+
+    output: Output = TEXT
+    no_headers: bool = False
+    sort_by: Path | None = None
+
+
+DECISION_FLAGS: Final[Flags] = {
+    name: flag for name, flag in LISTING_FLAGS.items() if name != "is_watched"
+}
+
+
+@dataclass(frozen=True)
+class DecisionFilter:
+    """Decisions that are meant; empty and None stand for any."""
+
+    service: str = ""
+    client: str = ""
+    verdict: DecisionAction | None = None
+    since: float | None = None
+    """Seconds ago."""
+    limit: int = 100
+    is_followed: bool = False
+
+    def parameters(self) -> dict[str, object]:
+        """What the daemon is asked for, but for the Service."""
+        wanted = {"client": self.client, "verdict": self.verdict, "seconds": self.since}
+        filters = {name: value for name, value in wanted.items() if value not in ("", None)}
+        return {**filters, "limit": self.limit, "is_followed": self.is_followed}
 
 
 def _age(text: str) -> float:
@@ -63,6 +65,60 @@ def _age(text: str) -> float:
     if seconds < 0:
         raise ValueError(f"{text!r} is less than nothing")
     return seconds
+
+
+FILTER_FLAGS: Final[Flags] = {
+    "service": Flag("--service", help="As a NAME."),
+    "client": Flag("--client", metavar="ADDRESS", help="Only this client's."),
+    "verdict": Flag("--verdict", help="Only this verdict."),
+    "since": TextFlag(
+        Flag("--since", metavar="DURATION", help="Only as old as that, such as 90s, 5m or 2h."),
+        _age,
+    ),
+    "limit": Flag("--limit", min=0, help="The newest so many; with -f before these."),
+    "is_followed": Flag(
+        "--follow", "--watch", "-f", "-w", help="Show new ones, too, until Ctrl-C."
+    ),
+}
+
+
+@verb(listing=DECISION_FLAGS, selection=SELECTION_FLAGS, filters=FILTER_FLAGS)
+def decisions(
+    names: Annotated[list[str], Argument("Services, or their ports.", "[NAME]")] = [],  # noqa: B006
+    *,
+    filters: DecisionFilter,
+    listing: DecisionSettings,
+    selection: SelectionSettings,
+    socket: Socket = DEFAULT_SOCKET,
+) -> None:
+    """Show the latest decisions of the running daemon about first packets: which backend a
+    connection got, or why it was refused, with the endpoints as they were then.
+
+    Examples:
+      kbe-nat decisions web -n shop --since 5m
+      kbe-nat decisions --client 10.0.2.15 --verdict reject
+      kbe-nat decisions -f -o json
+    """
+    chosen = [*names, *([filters.service] if filters.service else [])]
+    wanted = selection_parameters(selection, chosen) | filters.parameters()
+    rows = ask_rows(socket, "decisions", DecisionRow, **wanted)
+    settings = ListingSettings(listing.output, listing.no_headers, listing.sort_by)
+    if not filters.is_followed:
+        DECISIONS.show(lambda: rows, settings, place_of(selection))
+        return
+    if listing.sort_by is not None:
+        raise SettingError("--sort-by", "it has no effect: with -f rows come as they are made")
+    for row in rows:
+        if listing.output.is_table:
+            print("  ".join(cells(row)), flush=True)
+        elif listing.output.form == "json":
+            show_json(row, indent=None)
+        else:
+            DECISIONS.show(partial(iter, [row]), settings)
+
+
+def _cell(place: int, row: DecisionRow) -> str:
+    return cells(row)[place]
 
 
 def cells(row: DecisionRow) -> list[str]:
@@ -80,13 +136,6 @@ def cells(row: DecisionRow) -> list[str]:
     ]
 
 
-def _show_table(rows: Iterable[DecisionRow]) -> None:
-    view = table("", *COLUMNS, right=1)
-    for row in rows:
-        view.add_row(*cells(row))
-    show(view)
-
-
 COLUMNS: Final = (
     "time",
     "proto",
@@ -96,4 +145,8 @@ COLUMNS: Final = (
     "backend, or why none",
     "chosen by",
     "endpoints then",
+)
+DECISIONS: Final = Listing[DecisionRow](
+    "Decision",
+    tuple(Column[DecisionRow](title, partial(_cell, place)) for place, title in enumerate(COLUMNS)),
 )

@@ -125,7 +125,7 @@ class _Walk:
         self.say("The pod itself answers, but its address changes with it:")
         answers = {"pod": self.curl("node", direct)}
         self.say("The Service has an address that stays:")
-        self.step("playground get svc", lambda: verbs.listing(world, verbs.Kind.SERVICES))
+        self.step("playground get svc", lambda: verbs.table_of(world, "services"))
         self.step(
             f"playground describe svc {SERVICE}", lambda: verbs.description(world, "svc", SERVICE)
         )
@@ -150,7 +150,7 @@ class _Walk:
     def list_pods(self) -> None:
         self.step(
             "playground get pods -l app=sise",
-            lambda: verbs.listing(self.world, verbs.Kind.PODS, "app=sise"),
+            lambda: verbs.table_of(self.world, "pods", "app=sise"),
         )
 
     def curl(self, where: str, url: str) -> str:

@@ -1,40 +1,76 @@
-"""`kbe-nat describe`: everything about one Service of the running daemon."""
+"""`kbe-nat describe`: everything about Services of the running daemon."""
 
-from enum import StrEnum
-from typing import Annotated
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+import msgspec
 
 from kbe_nat.cli.flags.flag import Argument
-from kbe_nat.cli.flags.options import Format, OutputFormat, Socket
-from kbe_nat.cli.output import connect, show_json_rows, traffic
+from kbe_nat.cli.flags.listing import OUTPUT_FLAG, SELECTION_FLAGS, TEXT, Output, SelectionSettings
+from kbe_nat.cli.flags.options import Socket
+from kbe_nat.cli.flags.parameters import Flags
+from kbe_nat.cli.kinds import Resources, resources
+from kbe_nat.cli.listing import list_document, place_of, selection_parameters, write_document
+from kbe_nat.cli.output import connect, traffic
 from kbe_nat.cli.verb import verb
+from kbe_nat.cli.views import frontend_text
 from kbe_nat.client import DEFAULT_SOCKET, ask_rows
 from kbe_nat.daemon.rows import DescriptionRow
+from kbe_nat.errors import SettingError
 
 
-class Described(StrEnum):
-    """Kinds of objects that can be described."""
+@dataclass(frozen=True)
+class DocumentSettings:
+    """How a description is written."""
 
-    SERVICE = "service"
+    output: Output = TEXT
 
 
-@verb()
+DOCUMENT_FLAGS: Final[Flags] = {"output": OUTPUT_FLAG}
+KINDS: Final = ("services",)
+
+
+@verb(document=DOCUMENT_FLAGS, selection=SELECTION_FLAGS)
 def describe(
-    kind: Annotated[Described, Argument(help="What it is.")],
-    name: Annotated[str, Argument(help="namespace/name, or namespace/name:port.")],
+    words: Annotated[
+        list[str],
+        Argument(
+            help="service, and its name: NAME, NAMESPACE/NAME or NAMESPACE/NAME:PORT; or"
+            " service/NAME.",
+            metavar="KIND [NAME]",
+            type=Resources(KINDS),
+        ),
+    ],
+    *,
+    document: DocumentSettings,
+    selection: SelectionSettings,
     socket: Socket = DEFAULT_SOCKET,
-    output: OutputFormat = Format.TEXT,
 ) -> None:
-    """Show everything about a Service that the running daemon serves."""
-    ports = ask_rows(
-        socket, "describe", DescriptionRow, service=name if "/" in name else f"default/{name}"
-    )
-    if output is Format.JSON:
-        show_json_rows(ports)
+    """Show everything about Services that the running daemon serves.
+
+    Examples:
+      kbe-nat describe service web
+      kbe-nat describe svc/web -n shop
+      kbe-nat describe svc -l app=web -o yaml
+    """
+    names = resources(words, KINDS, "describe")["services"]
+    output = document.output
+    if output.form in ("wide", "name"):
+        raise SettingError("--output", f"a description is not written as {output.form}")
+    rows = ask_rows(socket, "describe", DescriptionRow, **selection_parameters(selection, names))
+    if not output.is_table:
+        items = [msgspec.to_builtins(row) for row in rows]
+        write_document(list_document("ServiceDescription", items), output)
         return
-    for row in ports:
+    is_empty = True
+    for row in rows:
+        is_empty = False
         for label, value in _lines(row):
             print(f"{label + ':':<26}{value}".rstrip())
         print()
+    if is_empty:
+        print(f"No resources found{place_of(selection)}.", file=sys.stderr)
 
 
 def _lines(row: DescriptionRow) -> list[tuple[str, object]]:
@@ -42,7 +78,8 @@ def _lines(row: DescriptionRow) -> list[tuple[str, object]]:
     lines: list[tuple[str, object]] = [
         ("Service port", row.name),
         ("Protocol", f"{row.protocol}, IPv{row.family}"),
-        ("Frontends", ", ".join(row.frontends)),
+        ("Labels", ",".join(f"{key}={row.labels[key]}" for key in row.labels) or "<none>"),
+        ("Frontends", ", ".join(map(frontend_text, row.frontends))),
         ("Strategy", row.strategy),
         ("Session Affinity", "None" if seconds is None else f"ClientIP, {seconds} s"),
         ("Internal Traffic Policy", row.internal_traffic_policy),

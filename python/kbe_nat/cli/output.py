@@ -3,17 +3,14 @@
 import json
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from shutil import get_terminal_size
-from typing import Protocol, TypeVar
+from typing import Final, Protocol
 
 import click
 import msgspec
 
-from kbe_nat.cli.flags.options import warn
 from kbe_nat.cli.table import Table
-
-_Row = TypeVar("_Row")
 
 
 def show(*parts: str | Table) -> None:
@@ -46,26 +43,16 @@ def show_json(value: object, indent: int | None = 2) -> None:
     sys.stdout.flush()
 
 
-def show_json_rows(rows: Iterable[object]) -> None:
-    """Write a list as `show_json` does, each row as it comes."""
-    before = "[\n"
+def show_json_rows(rows: Iterable[object], kind: str) -> None:
+    """Write a list of things of a kind as `show_json` does, each row as it comes."""
+    sys.stdout.write(f'{{\n  "apiVersion": "{API_VERSION}",\n  "kind": "{kind}List",\n')
+    before = '  "items": ['
     for row in rows:
-        sys.stdout.write(
-            before + textwrap.indent(json.dumps(msgspec.to_builtins(row), indent=2), "  ")
-        )
-        before = ",\n"
-    sys.stdout.write("[]\n" if before == "[\n" else "\n]\n")
+        text = json.dumps(msgspec.to_builtins(row), indent=2)
+        sys.stdout.write(f"{before}\n{textwrap.indent(text, '    ')}")
+        before = ","
+    sys.stdout.write(f"{before}]\n}}\n" if before.endswith("[") else "\n  ]\n}\n")
     sys.stdout.flush()
-
-
-def seen(rows: Iterable[_Row], name: str) -> Iterator[_Row]:
-    """The rows. Where a name was asked for and there are none, that is said: it may be mistyped."""
-    is_empty = True
-    for row in rows:
-        is_empty = False
-        yield row
-    if is_empty and name:
-        warn(f"{name}: nothing is there under this name")
 
 
 def table(title: str, *columns: str, right: int = 0) -> Table:
@@ -95,3 +82,7 @@ def connect(times: Quantiles | None) -> list[str]:
         return ["-"] * 2
     milliseconds = [each * 1000 for each in (times.p50, times.p99)]
     return [f"{each:.0f} ms" if each >= 10 else f"{each:.2g} ms" for each in milliseconds]
+
+
+API_VERSION: Final = "kbe-nat.io/v1"
+"""Of what `-o json` prints; it changes when a field goes or gets another meaning."""

@@ -3,24 +3,29 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
-from enum import StrEnum
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 from kbe_nat.cli.flags.flag import Argument, Flag
-from kbe_nat.cli.flags.options import Format, OutputFormat
-from kbe_nat.cli.output import show_json
+from kbe_nat.cli.flags.listing import (
+    LISTING_FLAGS,
+    SELECTION_FLAGS,
+    TEXT,
+    ListingSettings,
+    SelectionSettings,
+)
+from kbe_nat.cli.flags.options import parse
+from kbe_nat.cli.kinds import Resources, resources
+from kbe_nat.cli.listing import place_of
+from kbe_nat.cli.playground_views import VIEWS
 from kbe_nat.cli.verb import VerbGroup
-from kbe_nat.errors import FileError, PlaygroundError, SettingError
+from kbe_nat.errors import FileError, NotFoundError, PlaygroundError, SettingError
 from kbe_nat.family import Family
 from kbe_nat.kubeproxy import legacy
 from kbe_nat.playground.rows import (
-    ControllerRow,
-    EndpointsRow,
-    PodRow,
     Row,
-    ServiceObjectRow,
     controller_rows,
     endpoints_rows,
     pod_rows,
@@ -29,6 +34,7 @@ from kbe_nat.playground.rows import (
 )
 from kbe_nat.playground.signals import Interruptions
 from kbe_nat.playground.world import KINDS, World
+from kbe_nat.policy.selector import Selector, parse_selector
 from kbe_nat.rules.rule import DatapathKind
 from kbe_nat.sources.objects import ParsedObject
 
@@ -42,18 +48,7 @@ StateFolder = Annotated[
     Flag("--state", envvar="KBE_NAT_PLAYGROUND", help="Where the playground's state is kept."),
 ]
 STATE: Final = Path("/run/kbe-nat-playground")
-Selector = Annotated[
-    str, Flag("--selector", "-l", help="Labels, as key=value with commas between.")
-]
-
-
-class Kind(StrEnum):
-    """The lists."""
-
-    PODS = "pods"
-    SERVICES = "svc"
-    CONTROLLERS = "rc"
-    ENDPOINTS = "endpoints"
+KINDS_LISTED: Final = tuple(VIEWS)
 
 
 @playground.verb()
@@ -107,15 +102,31 @@ def apply(
             print(line)
 
 
-@playground.verb()
+@playground.verb(listing=LISTING_FLAGS, selection=SELECTION_FLAGS)
 def get(
-    kind: Annotated[Kind, Argument(help="What to list.")],
-    selector: Selector = "",
+    words: Annotated[
+        list[str],
+        Argument(
+            help="pods, services, replicationcontrollers or endpoints, and names.",
+            metavar="KIND [NAME]",
+            type=Resources(KINDS_LISTED),
+        ),
+    ],
+    *,
+    listing: ListingSettings,
+    selection: SelectionSettings,
     state: StateFolder = STATE,
-    output: OutputFormat = Format.TEXT,
 ) -> None:
-    """List pods, Services, controllers or endpoints, as kubectl does."""
-    print(listing(World(state), kind, selector, output), end="")
+    """List pods, Services, controllers or endpoints, as kubectl does.
+
+    Examples:
+      kbe-nat playground get pods -l app=sise -o wide
+      kbe-nat playground get svc simpleservice -o yaml
+    """
+    world = World(state)
+    for kind, names in resources(words, KINDS_LISTED, "playground get").items():
+        view = VIEWS[kind]
+        view.show(partial(rows_of, world, kind, selection, names), listing, place_of(selection))
 
 
 @playground.verb()
@@ -190,29 +201,39 @@ def kube_proxy_rules(world: World, service: str) -> list[str]:
     return legacy.rules(world.plan(), Family.IPV4, f"default/{service}")
 
 
-def listing(world: World, kind: Kind, selector: str = "", output: Format = Format.TEXT) -> str:
+def table_of(world: World, kind: str, selector: str = "") -> str:
     """The table of a kind."""
-    rows = list(rows_of(world, kind, selector))
-    if output is Format.JSON:
-        show_json(rows)
-        return ""
-    if not rows:
-        return "No resources found.\n"
-    return _table([_cells(row) for row in rows])
+    rows = rows_of(world, kind, SelectionSettings(selector=selector), ())
+    return "".join(f"{line}\n" for line in VIEWS[kind].table(rows, TEXT).lines())
 
 
-def rows_of(world: World, kind: Kind, selector: str) -> Iterator[Row]:
-    """The rows of a kind; labels select among pods."""
+def rows_of(
+    world: World, kind: str, selection: SelectionSettings, names: Sequence[str]
+) -> Iterator[Row]:
+    """The rows of a kind. Raises `NotFoundError` for a name that none has."""
+    rows = _all_rows(world, kind, parse(parse_selector, selection.selector, "--selector"))
+    if selection.namespace not in ("", "default"):
+        rows = iter(())
+    if not names:
+        yield from rows
+        return
+    present = list(rows)
+    for name in names:
+        matches = [row for row in present if row.name == name]
+        if not matches:
+            raise NotFoundError(kind, name)
+        yield from matches
+
+
+def _all_rows(world: World, kind: str, selector: Selector) -> Iterator[Row]:
     match kind:
-        case Kind.PODS:
-            labels = dict(part.partition("=")[::2] for part in selector.split(",") if part)
-            return pod_rows(world, labels)
-        case Kind.SERVICES:
-            return service_rows(world)
-        case Kind.CONTROLLERS:
-            return controller_rows(world)
-        case Kind.ENDPOINTS:
-            return endpoints_rows(world)
+        case "pods":
+            return pod_rows(world, selector)
+        case "services":
+            return service_rows(world, selector)
+        case "replicationcontrollers":
+            return controller_rows(world, selector)
+    return endpoints_rows(world, selector)
 
 
 def description(world: World, kind: str, name: str) -> str:
@@ -264,46 +285,6 @@ def _service_lines(world: World, service: ParsedObject) -> str:
             }
         )
     return text + _lines({"Session Affinity": spec.affinity}) + "No events.\n"
-
-
-def _cells(row: Row) -> dict[str, str]:
-    """A row's columns, as kubectl names and writes them."""
-    match row:
-        case PodRow():
-            return {
-                "name": row.name,
-                "ready": f"{int(row.ready)}/1",
-                "status": row.status,
-                "restarts": str(row.restarts),
-                "age": _age(row.seconds),
-            }
-        case ServiceObjectRow():
-            return {
-                "name": row.name,
-                "cluster-ip": row.cluster_ip or "<given>",
-                "external-ip": ",".join(row.external_ips) or "<none>",
-                "port(s)": ",".join(row.ports),
-                "age": _age(row.seconds),
-            }
-        case ControllerRow():
-            return {
-                "name": row.name,
-                "desired": str(row.desired),
-                "current": str(row.current),
-                "ready": str(row.ready),
-                "age": _age(row.seconds),
-            }
-        case EndpointsRow():
-            return {"name": row.name, "endpoints": ",".join(row.endpoints) or "<none>"}
-
-
-def _table(rows: list[dict[str, str]]) -> str:
-    columns = list(rows[0])
-    width = {name: max(len(name), *(len(row[name]) for row in rows)) + 3 for name in columns}
-    lines = [{name: name.upper() for name in columns}, *rows]
-    return "".join(
-        "".join(row[name].ljust(width[name]) for name in columns).rstrip() + "\n" for row in lines
-    )
 
 
 def _lines(fields: dict[str, str]) -> str:

@@ -42,8 +42,10 @@ PROTOCOLS: Final = ("tcp", "udp", "sctp")
 FOLLOWED_FLAGS: Final[Flags] = OBJECT_FLAGS | {
     "files": TextFlag(
         Flag(
+            "--filename",
             "--manifests",
             "-f",
+            metavar="FILE",
             help="Directory or file of Kubernetes objects, which is followed; repeatable.",
         ),
         tuple,
@@ -135,7 +137,7 @@ def shadow(
         command, ["reject_with"], "it has no effect: what is refused never appears there"
     )
     if not objects.files:
-        raise SettingError("--manifests", "say where the objects are")
+        raise SettingError("--filename", "say where the objects are")
     store = Store(FileCompletion(objects.pod_range))
     source = Manifests(objects.files, store, is_strict=objects.is_strict)
     comparison = Shadow()

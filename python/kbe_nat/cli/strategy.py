@@ -3,10 +3,11 @@
 from typing import Annotated
 
 from kbe_nat.cli.flags.flag import Argument
+from kbe_nat.cli.flags.listing import NAMESPACE_FLAG
 from kbe_nat.cli.flags.options import Socket
 from kbe_nat.cli.verb import VerbGroup
 from kbe_nat.client import DEFAULT_SOCKET, ask
-from kbe_nat.model import Strategy
+from kbe_nat.model import Strategy, qualified
 
 strategy = VerbGroup("strategy", "How backends are chosen.")
 
@@ -14,14 +15,24 @@ strategy = VerbGroup("strategy", "How backends are chosen.")
 @strategy.verb("set")
 def set_strategy(
     service: Annotated[
-        str, Argument(help="namespace/name for all its ports, or namespace/name:port.")
+        str,
+        Argument(
+            help="NAMESPACE/NAME for all its ports, or NAMESPACE/NAME:PORT; in namespace default"
+            " NAME is enough."
+        ),
     ],
     name: Annotated[Strategy, Argument(help="The strategy.")],
+    namespace: Annotated[str, NAMESPACE_FLAG] = "",
     socket: Socket = DEFAULT_SOCKET,
 ) -> None:
     """Choose the backends of a Service in another way from now on; connections and affinity
     stay.
+
+    Examples:
+      kbe-nat strategy set web wlc
+      kbe-nat strategy set shop/web:http p2c
     """
+    service = qualified(service, namespace)
     (ports,) = ask(socket, "strategy", int, service=service, strategy=name)
     print(f"{service}: {name} ({ports} service port{'s' if ports != 1 else ''})")
 

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from shutil import get_terminal_size
 from typing import Annotated, TypeAlias
 
-from kbe_nat.cli.flags.flag import Flag
+from kbe_nat.cli.flags.flag import Argument, Flag
+from kbe_nat.cli.flags.listing import SELECTION_FLAGS, SelectionSettings
 from kbe_nat.cli.flags.options import Socket
+from kbe_nat.cli.listing import selection_parameters
 from kbe_nat.cli.output import show, table, text_of
 from kbe_nat.cli.table import Table
 from kbe_nat.cli.verb import verb
@@ -18,25 +20,34 @@ _Key: TypeAlias = tuple[str, str]
 """Service port and backend."""
 
 
-@verb()
+@verb(selection=SELECTION_FLAGS)
 def top(
+    names: Annotated[list[str], Argument("Services, or their ports.", "[NAME]")] = [],  # noqa: B006
     seconds: Annotated[
-        float, Flag("--delay", "-d", min=0.1, help="Seconds between two looks.")
+        float,
+        Flag("--delay", "-d", min=0.1, metavar="SECONDS", help="Time between two looks."),
     ] = 1.0,
-    rows: Annotated[
-        int, Flag("--rows", "-n", min=1, help="Endpoints that are shown, at most.")
-    ] = 30,
+    rows: Annotated[int, Flag("--rows", min=1, help="Endpoints that are shown, at most.")] = 30,
     looks: Annotated[
         int, Flag("--iterations", min=0, help="Looks, then end; 0: until Ctrl-C.")
     ] = 0,
+    *,
+    selection: SelectionSettings,
     socket: Socket = DEFAULT_SOCKET,
 ) -> None:
-    """Show the busiest endpoints, again and again."""
-    before = _look(socket)
+    """Show the busiest endpoints, again and again.
+
+    Examples:
+      kbe-nat top
+      kbe-nat top web -n shop --rows 10
+      kbe-nat top -l tier=front --iterations 1
+    """
+    wanted = selection_parameters(selection, names)
+    before = _look(socket, wanted)
     if not sys.stdout.isatty():
         for _ in range(looks or 1):
             time.sleep(seconds)
-            now = _look(socket)
+            now = _look(socket, wanted)
             show(_view(before, now, seconds, rows))
             before = now
         return
@@ -46,7 +57,7 @@ def top(
     try:
         while remaining:
             time.sleep(seconds)
-            now = _look(socket)
+            now = _look(socket, wanted)
             lines = text_of(_view(before, now, seconds, rows)).splitlines()
             view = "\n".join(lines[: get_terminal_size().lines - 1])
             sys.stdout.write(f"\x1b[H\x1b[J{view}")
@@ -57,8 +68,8 @@ def top(
         sys.stdout.flush()
 
 
-def _look(socket: Socket) -> dict[_Key, EndpointRow]:
-    rows = ask_rows(socket, "endpoints", EndpointRow)
+def _look(socket: Socket, wanted: dict[str, object]) -> dict[_Key, EndpointRow]:
+    rows = ask_rows(socket, "endpoints", EndpointRow, **wanted)
     return {(row.service, row.backend): row for row in rows}
 
 

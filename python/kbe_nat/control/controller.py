@@ -29,7 +29,7 @@ from kbe_nat.control.removals import BackendRemovals
 from kbe_nat.datapath.conntrack_settings import ConntrackSettings
 from kbe_nat.datapath.datapath import Datapath
 from kbe_nat.engine_tables import EngineTables
-from kbe_nat.errors import ArgumentError
+from kbe_nat.errors import ArgumentError, NotFoundError
 from kbe_nat.model import ServiceKey, Snapshot, Strategy, join_address
 from kbe_nat.policy.delta import PlanConsumer, PlanDelta
 from kbe_nat.policy.options import Options
@@ -162,7 +162,7 @@ class Controller:
     def set_strategy(self, service: str, strategy: Strategy) -> int:
         """Choose backends of this service port, or of all ports of "namespace/name", in another way
         from now on; flows and affinity stay. Returns how many ports that were. Raises
-        `ArgumentError` for a name that none has.
+        `NotFoundError` for a name that none has.
         """
         with self._lock:
             ports = self._ports_of(service)
@@ -234,10 +234,6 @@ class Controller:
                 self._overrides.drains[drain.backend] = replace(drain, deadline=None)
             return ended
 
-    def ports(self, service: str) -> list[str]:
-        """Names of the service ports that a name means: one port's, or all of a Service's."""
-        return sorted({port.name for port in self._ports_of(service)})
-
     def _ports_of(self, service: str) -> list[PlannedPort]:
         ports = [
             port
@@ -245,7 +241,7 @@ class Controller:
             if service in (port.name, f"{port.namespace}/{port.service}")
         ]
         if not ports:
-            raise ArgumentError(f"{service}: there is no such service port")
+            raise NotFoundError("services", service)
         return ports
 
     def _end_flows(self, drain: Drain) -> int:

@@ -1,7 +1,8 @@
 """The server of the control socket: a Unix socket, requests and answers as lines of JSON.
 
 **Protocol.** A connection carries one request, a line `{"verb": NAME, ...}`. The answer is any
-number of lines `{"result": ...}`, and then `{"end": true}` or `{"error": TEXT}`; some verbs send
+number of lines `{"result": ...}`, and then `{"end": true}` or `{"error": TEXT}`, with `kind` and
+`name` of what is not there where a name is of nothing; some verbs send
 results until the client closes the connection. The result of a list is a page of it: there is at
 least one, and a long list has many, so that no list is in memory as a whole. `kbe_nat.client` is
 the other end.
@@ -31,7 +32,7 @@ from weakref import WeakSet
 from kbe_nat.client import connect, encode_line
 from kbe_nat.daemon.acceptor import Acceptor
 from kbe_nat.daemon.requests import parse
-from kbe_nat.errors import ControlError, KbeNatError
+from kbe_nat.errors import ControlError, KbeNatError, NotFoundError
 
 Dispatcher: TypeAlias = Callable[[dict[str, Any]], Iterator[Any]]
 """From a request to its results. Raises `KbeNatError`."""
@@ -111,6 +112,8 @@ class ControlServer:
             for result in self._dispatch(parse(line)):
                 yield {"result": result}
             yield {"end": True}
+        except NotFoundError as error:
+            yield {"error": str(error), "kind": error.kind, "name": error.name}
         except KbeNatError as error:
             yield {"error": str(error)}
         except Exception as error:

@@ -17,25 +17,29 @@ class _Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """None."""
 
 
-class _Service(_Parameters, frozen=True):
-    service: Text
+class _Selection(_Parameters, frozen=True):
+    names: Annotated[list[Text], msgspec.Meta(max_length=1000)] = []
+    namespace: Text | None = None
+    selector: Text | None = None
 
 
-class _Filters(_Parameters, frozen=True):
+class _Filters(_Selection, frozen=True):
     protocol: Text | None = None
-    service: Text | None = None
     source: Text | None = None
     destination: Text | None = None
     backend: Text | None = None
     state: Text | None = None
 
 
+class _Named(_Parameters, frozen=True):
+    names: Annotated[list[Text], msgspec.Meta(max_length=1000)] = []
+
+
 class _Listing(_Filters, frozen=True):
     limit: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)] | None = None
 
 
-class _Decisions(_Parameters, frozen=True):
-    service: Text | None = None
+class _Decisions(_Selection, frozen=True):
     client: Text | None = None
     verdict: DecisionAction | None = None
     seconds: Annotated[float, msgspec.Meta(ge=0)] | None = None
@@ -70,9 +74,11 @@ class _Drain(_Backend, frozen=True):
 
 VERBS: Final[dict[str, type[_Parameters]]] = {
     "status": _Parameters,
-    "services": _Parameters,
-    "endpoints": _Parameters,
-    "describe": _Service,
+    "services": _Selection,
+    "endpoints": _Selection,
+    "slices": _Selection,
+    "nodes": _Named,
+    "describe": _Selection,
     "flows": _Listing,
     "delete": _Filters,
     "decisions": _Decisions,

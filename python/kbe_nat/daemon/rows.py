@@ -95,17 +95,30 @@ class ConnectRow(msgspec.Struct):
     """Seconds within which 99 of 100 were."""
 
 
+class FrontendRow(msgspec.Struct, frozen=True):
+    """An address and port under which a service port is reached."""
+
+    kind: str
+    """cluster-ip, external-ip, load-balancer or node-port."""
+    address: str | None
+    """Of the frontend; null for a node port, which every address of the node has."""
+    port: int
+    """Of the frontend."""
+
+
 class ServiceRow(msgspec.Struct):
     """`get services`: one service port with its counters."""
 
     name: str
     """As namespace/name:port."""
+    labels: dict[str, str]
+    """Of the Service."""
     protocol: str
     """tcp, udp or sctp."""
     family: int
     """4 or 6."""
-    frontends: list[str]
-    """Kind and place of each, such as cluster-ip 10.96.0.1:443."""
+    frontends: list[FrontendRow]
+    """Under which it is reached."""
     strategy: str
     """How backends are chosen."""
     backends: int
@@ -160,6 +173,38 @@ class DescriptionRow(ServiceRow):
     """Clients that load balancers let in; empty: all."""
     endpoints: list[EndpointRow]
     """Its backends."""
+
+
+class SliceRow(msgspec.Struct, frozen=True):
+    """`get endpointslices`: one EndpointSlice of a Service."""
+
+    name: str
+    """As namespace/name."""
+    service: str
+    """As namespace/name."""
+    family: int
+    """4 or 6."""
+    ports: list[str]
+    """Number and protocol of each, such as 8080/tcp."""
+    endpoints: list[str]
+    """The addresses."""
+    ready: int
+    """How many of them are ready."""
+
+
+class NodeRow(msgspec.Struct, frozen=True):
+    """`get nodes`: one Node of the cluster."""
+
+    name: str
+    """Of the Node."""
+    addresses: list[str]
+    """The first of each family is its primary one."""
+    zone: str | None
+    """Its zone; null where it says none."""
+    pod_ranges: list[str]
+    """Ranges from which its Pods get addresses."""
+    is_eligible: bool
+    """Whether load balancers may send to it: false while it is deleted or about to be."""
 
 
 class FlowRow(msgspec.Struct):

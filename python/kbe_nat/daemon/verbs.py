@@ -1,16 +1,25 @@
 """The verbs of the control socket: from a request to rows (`kbe_nat.daemon.rows`)."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any, Final, TypeAlias, TypeVar
 
-from kbe_nat._native import BackendStats, ConnectTimes, Decision, Flow, ServiceStats
+from kbe_nat._native import Decision, Flow
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon.requests import parameters
+from kbe_nat.daemon.row_building import (
+    StatsByPort,
+    decision_row,
+    endpoint_rows,
+    flow_row,
+    node_row,
+    service_fields,
+    slice_row,
+    traffic_policy,
+)
 from kbe_nat.daemon.rows import (
-    ConnectRow,
     DecisionAction,
     DecisionRow,
     DescriptionRow,
@@ -18,24 +27,26 @@ from kbe_nat.daemon.rows import (
     EndpointRow,
     EventRow,
     FlowRow,
-    Pair,
+    NodeRow,
     QueueRow,
     ServiceRow,
+    SliceRow,
     StatsRow,
     StatusRow,
 )
+from kbe_nat.daemon.selection import Selection
 from kbe_nat.daemon.singleton import QUEUE
 from kbe_nat.daemon.subscribers import Subscribers
 from kbe_nat.drivers.native import queue_counters
-from kbe_nat.errors import ControlError
+from kbe_nat.errors import ControlError, NotFoundError
 from kbe_nat.explain import ExplanationRow, explain_in_plan
 from kbe_nat.kubeproxy.dump import FamilyName, Form, Names, dump, form_of, plan_for
-from kbe_nat.model import Strategy, join_address
-from kbe_nat.policy.plan import Frontend, PlannedPort
+from kbe_nat.model import ServiceKey, Strategy, qualified
+from kbe_nat.policy.selector import label_map
 
 _T = TypeVar("_T")
-StatsByPort: TypeAlias = dict[tuple[str, int], ServiceStats]
-"""Counters of service ports, by name and family."""
+Labels: TypeAlias = Mapping[ServiceKey, dict[str, str]]
+"""Labels of Services."""
 
 
 class Verbs:
@@ -67,44 +78,94 @@ class Verbs:
         """How the daemon is."""
         yield self._status()
 
-    def services(self) -> Iterator[list[ServiceRow]]:
-        """Every service port with its counters, in pages."""
-        stats, is_counted = self._stats(), self._is_counted()
-        ports = self._controller.plan.ports
-        yield from _pages(ServiceRow(**_service(port, stats, is_counted)) for port in ports)
+    def services(self, **selection: Any) -> Iterator[list[ServiceRow]]:  # noqa: ANN401
+        """Service ports with their counters, in pages; a selection is that of `Selection`."""
+        ports = self._select(**selection).ports()
+        stats, is_counted, labels = self._stats(), self._is_counted(), self._labels()
+        yield from _pages(
+            ServiceRow(**service_fields(port, stats, is_counted, labels.get(port.service_key, {})))
+            for port in ports
+        )
 
-    def endpoints(self) -> Iterator[list[EndpointRow]]:
-        """Every backend of every service port, in pages; also a former one that still has flows."""
+    def endpoints(self, **selection: Any) -> Iterator[list[EndpointRow]]:  # noqa: ANN401
+        """Backends of service ports, in pages; also a former one that still has flows."""
+        ports = self._select(**selection).ports("endpoints")
         stats, is_counted = self._stats(), self._is_counted()
-        ports = self._controller.plan.ports
         yield from _pages(row for port in ports for row in endpoint_rows(port, stats, is_counted))
 
-    def describe(self, service: str) -> Iterator[list[DescriptionRow]]:
-        """Everything about the ports of a service, in pages."""
-        names = frozenset(self._controller.ports(service))
-        stats, is_counted = self._stats(), self._is_counted()
+    def slices(self, **selection: Any) -> Iterator[list[SliceRow]]:  # noqa: ANN401
+        """EndpointSlices of Services, in pages."""
+        keys = dict.fromkeys(
+            port.service_key for port in self._select(**selection).ports("endpointslices")
+        )
+        slices = self._controller.snapshot.slices
+        yield from _pages(slice_row(key, part) for key in keys for part in slices.get(key, ()))
+
+    def nodes(self, names: Sequence[str] = ()) -> Iterator[list[NodeRow]]:
+        """Nodes of the cluster, in pages."""
+        nodes = self._controller.snapshot.nodes
+        for name in names:
+            if name not in nodes:
+                raise NotFoundError("nodes", name)
+        yield from _pages(node_row(nodes[name]) for name in names or nodes)
+
+    def describe(self, **selection: Any) -> Iterator[list[DescriptionRow]]:  # noqa: ANN401
+        """Everything about service ports, in pages."""
+        ports = self._select(**selection).ports()
+        stats, is_counted, labels = self._stats(), self._is_counted(), self._labels()
         yield from _pages(
             DescriptionRow(
-                **_service(port, stats, is_counted),
+                **service_fields(port, stats, is_counted, labels.get(port.service_key, {})),
                 internal_traffic_policy=traffic_policy(port.is_internal_local),
                 external_traffic_policy=traffic_policy(port.is_external_local),
                 source_ranges=list(port.source_ranges),
                 endpoints=list(endpoint_rows(port, stats, is_counted)),
             )
-            for port in self._controller.plan.ports
-            if port.name in names
+            for port in ports
         )
 
-    def flows(self, limit: int | None = None, **filters: str | None) -> Iterator[list[FlowRow]]:
+    def flows(
+        self,
+        limit: int | None = None,
+        names: Sequence[str] = (),
+        namespace: str | None = None,
+        selector: str | None = None,
+        **filters: str | None,
+    ) -> Iterator[list[FlowRow]]:
         """Connections that match, in pages; filters as of `Engine.flows`."""
+        selection = self._select(names, namespace, selector)
         self._controller.datapath.refresh()
-        flows = self._controller.engine.flows(limit=limit, **filters)
+        look = partial(self._controller.engine.flows, limit=limit, **filters)
+        if not selection:
+            flows: Iterable[Flow] = look()
+        else:
+            flows = list(
+                islice(
+                    (flow for name in selection.port_names() for flow in look(service=name)), limit
+                )
+            )
+            if not flows:
+                selection.check()
         is_counted = self._is_counted()
         yield from _pages(flow_row(flow, is_counted=is_counted) for flow in flows)
 
-    def delete(self, **filters: str | None) -> Iterator[int]:
+    def delete(
+        self,
+        names: Sequence[str] = (),
+        namespace: str | None = None,
+        selector: str | None = None,
+        **filters: str | None,
+    ) -> Iterator[int]:
         """End the connections that match. Yields their number."""
-        yield self._controller.engine.delete_flows(**filters)
+        selection = self._select(names, namespace, selector)
+        end = partial(self._controller.engine.delete_flows, **filters)
+        if not selection:
+            yield end()
+            return
+        ended = sum(end(service=name) for name in selection.port_names())
+        if not ended:
+            selection.check()
+        yield ended
 
     def events(self) -> Iterator[EventRow]:
         """The events of connections, from now on; an empty row now and then, so that the thread
@@ -120,22 +181,39 @@ class Verbs:
 
     def decisions(
         self,
-        service: str | None = None,
         client: str | None = None,
         verdict: DecisionAction | None = None,
         seconds: float | None = None,
         limit: int | None = None,
         is_followed: bool = False,
+        **selection: Any,  # noqa: ANN401
     ) -> Iterator[list[DecisionRow]]:
         """The newest decisions about first packets that match, in pages, oldest first. When they
         are followed, new ones come as they are made, and an empty page now and then.
         """
         engine = self._controller.engine
-        look = partial(engine.decisions, service=service, client=client, verdict=verdict)
+        chosen = self._select(**selection)
+
+        def look(**bounds: Any) -> list[Decision]:  # noqa: ANN401
+            if not chosen:
+                return engine.decisions(client=client, verdict=verdict, **bounds)
+            decisions = [
+                decision
+                for name in chosen.service_names()
+                for decision in engine.decisions(
+                    service=name, client=client, verdict=verdict, **bounds
+                )
+            ]
+            decisions.sort(key=lambda decision: decision.sequence)
+            newest = bounds.get("limit")
+            return decisions if newest is None else decisions[len(decisions) - newest :]
+
         since = None if seconds is None else max(0, time.monotonic_ns() - int(seconds * 1e9))
         # Ahead of the list, so that what is decided meanwhile is in the list or comes behind it.
         after = max((newest.sequence for newest in engine.decisions(limit=1)), default=0)
         decisions = look(since=since, limit=limit)
+        if not decisions:
+            chosen.check()
         while True:
             yield from _pages(map(decision_row, decisions))
             if not is_followed:
@@ -200,7 +278,7 @@ class Verbs:
         """Choose backends in another way. Yields the number of service ports."""
         if strategy not in list(Strategy):
             raise ControlError(f"{strategy!r} is no strategy; there are {', '.join(Strategy)}")
-        yield self._controller.set_strategy(service, Strategy(strategy))
+        yield self._controller.set_strategy(qualified(service), Strategy(strategy))
 
     def drain(
         self, backend: str, seconds: float | None = None, is_followed: bool = True
@@ -230,6 +308,22 @@ class Verbs:
         self._hand_over()
         yield None
 
+    def _select(
+        self,
+        names: Sequence[str] = (),
+        namespace: str | None = None,
+        selector: str | None = None,
+    ) -> Selection:
+        return Selection(self._controller, names, namespace, selector)
+
+    def _labels(self) -> Labels:
+        """The labels of every Service that has any."""
+        return {
+            service.key: label_map(service.labels)
+            for service in self._controller.snapshot.services
+            if service.labels
+        }
+
     def _is_counted(self) -> bool:
         """Whether packets and bytes of connections are counted."""
         return self._controller.datapath.counts_bytes()
@@ -251,46 +345,6 @@ def explain_live(controller: Controller, packet: bytes, interface: int) -> Expla
     return explain_in_plan(explanation, packet, controller.snapshot, controller.plan, kinds)
 
 
-def flow_row(flow: Flow, *, is_counted: bool = True) -> FlowRow:
-    """A flow as a row."""
-    return FlowRow(
-        protocol=flow.protocol,
-        state=flow.state,
-        timeout=round(flow.timeout),
-        age=round(flow.age),
-        source=flow.source,
-        destination=flow.destination,
-        reply_source=flow.reply_source,
-        reply_destination=flow.reply_destination,
-        service=flow.service,
-        assured=flow.assured,
-        replied=flow.replied,
-        masquerade=flow.masquerade,
-        packets=flow.packets if is_counted else None,
-        bytes=flow.bytes if is_counted else None,
-    )
-
-
-def decision_row(decision: Decision) -> DecisionRow:
-    """A decision as a row, with its time by the wall clock of now."""
-    ago = time.monotonic_ns() - decision.time
-    return DecisionRow(
-        sequence=decision.sequence,
-        time=time.time() - ago / 1e9,
-        protocol=decision.protocol,
-        client=decision.client,
-        frontend=decision.frontend,
-        service=decision.service,
-        backend=decision.backend,
-        verdict=DecisionAction(decision.action),
-        cause=decision.cause,
-        choice=decision.choice,
-        generation=decision.generation,
-        endpoint_count=decision.endpoint_count,
-        endpoints=decision.endpoints(ENDPOINTS),
-    )
-
-
 def _pages(rows: Iterable[_T]) -> Iterator[list[_T]]:
     """The rows in pages, the first of which may be empty. No more than a page is in memory."""
     remaining = iter(rows)
@@ -299,78 +353,8 @@ def _pages(rows: Iterable[_T]) -> Iterator[list[_T]]:
         yield page
 
 
-def _service(port: PlannedPort, stats: StatsByPort, is_counted: bool) -> dict[str, Any]:
-    """The fields of a `ServiceRow`."""
-    counters = stats.get((port.name, port.family))
-    return {
-        "name": port.name,
-        "protocol": port.protocol,
-        "family": port.family,
-        "frontends": list(map(frontend_text, port.frontends)),
-        "strategy": str(port.strategy),
-        "backends": len(port.cluster_backends),
-        "affinity_seconds": port.affinity_seconds,
-        "refused": dict(counters.refused) if counters else {},
-        **_counters(counters, is_counted),
-    }
-
-
-def endpoint_rows(port: PlannedPort, stats: StatsByPort, is_counted: bool) -> Iterator[EndpointRow]:
-    """Every backend of a service port; also a former one that still has flows."""
-    service = stats.get((port.name, port.family))
-    counters = (
-        {join_address(backend.address, backend.port): backend for backend in service.backends}
-        if service
-        else {}
-    )
-    weights = {
-        str(backend): backend.weight for backend in (*port.local_backends, *port.cluster_backends)
-    }
-    lingering = [name for name, each in counters.items() if each.is_gone and each.active]
-    for name in sorted({*weights, *lingering}):
-        state = "gone" if name not in weights else "" if weights[name] else "draining"
-        yield EndpointRow(
-            service=port.name,
-            backend=name,
-            weight=weights.get(name, 0),
-            state=state,
-            **_counters(counters.get(name), is_counted),
-        )
-
-
-def _counters(stats: ServiceStats | BackendStats | None, is_counted: bool) -> dict[str, Any]:
-    """The counters that rows of services and of endpoints have."""
-    zero: Pair = (0, 0)
-    return {
-        "active": stats.active if stats else 0,
-        "flows": stats.flows if stats else 0,
-        "packets": (stats.packets if stats else zero) if is_counted else None,
-        "bytes": (stats.bytes if stats else zero) if is_counted else None,
-        "connect": connect_row(stats.connects) if stats and stats.connects else None,
-    }
-
-
-def connect_row(times: ConnectTimes) -> ConnectRow:
-    """The connect times of a service port or backend."""
-    p50, p99 = times.quantile(0.5) or 0.0, times.quantile(0.99) or 0.0
-    return ConnectRow(count=times.count, seconds=times.seconds, p50=p50, p99=p99)
-
-
-def traffic_policy(is_local: bool) -> str:
-    """The value of a traffic policy's field."""
-    return "Local" if is_local else "Cluster"
-
-
-def frontend_text(frontend: Frontend) -> str:
-    """Kind and place of a frontend."""
-    address, port = frontend.address, frontend.port
-    return f"{frontend.kind} {join_address(address, port) if address else f'*:{port}'}"
-
-
 PAGE: Final = 1000
 """Rows."""
-ENDPOINTS: Final = 64
-"""In the row of a decision."""
 FOLLOW_SECONDS: Final = 0.2
 """Between two looks for new decisions."""
 HEARTBEAT: Final = 1.0

@@ -3,12 +3,13 @@ file.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import msgspec
 
 from kbe_nat.playground.world import KINDS, Pod, World
+from kbe_nat.policy.selector import Selector
 
 
 class PodRow(msgspec.Struct, frozen=True):
@@ -70,28 +71,32 @@ class EndpointsRow(msgspec.Struct, frozen=True):
 Row: TypeAlias = PodRow | ServiceObjectRow | ControllerRow | EndpointsRow
 
 
-def pod_rows(world: World, labels: Mapping[str, str]) -> Iterator[PodRow]:
-    """The pods with these labels."""
+def pod_rows(world: World, selector: Selector) -> Iterator[PodRow]:
+    """The pods that labels select."""
     for pod in world.pods():
-        if labels.items() <= pod.labels.items():
+        if selector.selects(pod.labels):
             is_alive = pod.server.is_alive
             yield PodRow(pod.name, pod.address, is_alive, status(pod), 0, age(pod.since))
 
 
-def service_rows(world: World) -> Iterator[ServiceObjectRow]:
-    """The Services."""
+def service_rows(world: World, selector: Selector) -> Iterator[ServiceObjectRow]:
+    """The Services that labels select."""
     for item, since in world.objects("Service"):
+        if not selector.selects(item.value.metadata.labels):
+            continue
         spec: Any = item.value.spec  # type: ignore[union-attr]
         ports = [f"{port.port}/{port.protocol}" for port in spec.ports]
         name = item.value.metadata.name
         yield ServiceObjectRow(name, spec.cluster_ip, [*spec.external_ips], ports, age(since))
 
 
-def controller_rows(world: World) -> Iterator[ControllerRow]:
-    """The controllers, kind by kind."""
+def controller_rows(world: World, selector: Selector) -> Iterator[ControllerRow]:
+    """The controllers that labels select, kind by kind."""
     pods = world.pods()
     for kind in sorted({*KINDS.values()} - {"Service"}):
         for item, since in world.objects(kind):
+            if not selector.selects(item.value.metadata.labels):
+                continue
             spec: Any = item.value.spec  # type: ignore[union-attr]
             name = item.value.metadata.name
             members = [pod for pod in pods if pod.owner == name]
@@ -99,9 +104,12 @@ def controller_rows(world: World) -> Iterator[ControllerRow]:
             yield ControllerRow(name, spec.replicas, len(members), ready, age(since))
 
 
-def endpoints_rows(world: World) -> Iterator[EndpointsRow]:
-    """The endpoints that the node's plan has for each port of a Service."""
+def endpoints_rows(world: World, selector: Selector) -> Iterator[EndpointsRow]:
+    """The endpoints that the node's plan has for each port of a Service that labels select."""
+    services = {row.name for row in service_rows(world, selector)}
     for port in world.plan().ports:
+        if port.service not in services:
+            continue
         yield EndpointsRow(port.service, list(map(str, port.cluster_backends)))
 
 

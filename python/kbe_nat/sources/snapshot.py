@@ -103,6 +103,7 @@ def convert_service(parsed: ParsedObject) -> tuple[Service, tuple[str, ...]]:
         proxy_name=metadata.labels.get(PROXY_NAME_LABEL),
         source_ranges_apply_to_all=_source_ranges_apply_to_all(value, notes),
         strategy=_strategy(metadata.annotations.get(STRATEGY_ANNOTATION), notes),
+        labels=tuple(f"{key}={metadata.labels[key]}" for key in sorted(metadata.labels)),
     )
     return service, tuple(notes.lines)
 

@@ -169,6 +169,8 @@ def flag_texts(settings: Settings) -> dict[str, str]:
 
 def _kube_proxy_name(argument: str) -> str:
     """An argument with kube-proxy's name of a flag that has another name here too."""
+    if argument.startswith("-f"):
+        return f"--manifests={argument[2:]}" if argument[2:] else "--manifests"
     name, sign, text = argument.removeprefix("--").partition("=")
     if argument == "--no-localhost-nodeports":
         return "--iptables-localhost-nodeports=false"

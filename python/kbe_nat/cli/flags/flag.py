@@ -1,6 +1,7 @@
 """A verb's description of one parameter of its command line; type and default stand beside it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 
 class Flag:
@@ -42,3 +43,5 @@ class Argument:
     help: str = ""
     metavar: str = ""
     """What stands for it in the help; empty: the parameter's name."""
+    type: Any = None
+    """click's type that reads it; None: by the parameter's annotation."""

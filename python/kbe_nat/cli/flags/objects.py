@@ -32,7 +32,9 @@ OBJECT_FLAGS: Final[dict[str, Flag | TextFlag]] = {
     "files": TextFlag(
         Flag(
             "--filename",
+            "--manifests",
             "-f",
+            metavar="FILE",
             help="File or directory of Kubernetes objects, or - for standard input; repeatable.",
         ),
         tuple,

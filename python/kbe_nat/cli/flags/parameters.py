@@ -156,7 +156,7 @@ def _argument(
     is_list = get_origin(inner) is list
     item = get_args(inner)[0] if is_list else inner
     attributes: dict[str, Any] = {
-        "type": value_type(item),
+        "type": note.type or value_type(item),
         "metavar": note.metavar or name.upper(),
         "help": note.help,
     }

@@ -76,6 +76,9 @@ PROXY_FLAGS: Final[Flags] = {
         "manifests": TextFlag(
             Flag(
                 "--manifests",
+                "--filename",
+                "-f",
+                metavar="FILE",
                 help="Directory or file of Kubernetes objects, which is followed; repeatable.",
             ),
             tuple,

@@ -15,8 +15,8 @@ from typing import Annotated, Final, TypeAlias
 import msgspec
 
 from kbe_nat.daemon.live.traffic import NOTHING, Counts, Key, Traffic
+from kbe_nat.daemon.row_building import frontend_text
 from kbe_nat.daemon.rows import DecisionAction
-from kbe_nat.daemon.verbs import frontend_text
 from kbe_nat.policy.plan import Plan, PlannedPort
 
 Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=300)]

@@ -30,14 +30,14 @@ from kbe_nat.daemon.live.traffic import (
     counts_of,
     growth,
 )
-from kbe_nat.daemon.rows import DecisionRow, EndpointRow, StatusRow
-from kbe_nat.daemon.verbs import (
+from kbe_nat.daemon.row_building import (
     connect_row,
     decision_row,
     endpoint_rows,
     frontend_text,
     traffic_policy,
 )
+from kbe_nat.daemon.rows import DecisionRow, EndpointRow, StatusRow
 from kbe_nat.errors import ArgumentError
 from kbe_nat.model import join_address
 from kbe_nat.policy.plan import Plan, PlannedPort

@@ -1,0 +1,94 @@
+"""The flags of listings, as kubectl has them: what is listed, and how it is written."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from kbe_nat.cli.flags.flag import Flag
+from kbe_nat.cli.flags.parameters import Flags, TextFlag
+from kbe_nat.cli.jsonpath import Path, Template, parse_path
+
+
+@dataclass(frozen=True)
+class Output:
+    """How a result is written."""
+
+    form: str = "text"
+    """text, wide, yaml, json, name or jsonpath."""
+    template: Template | None = None
+    """Of jsonpath."""
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it is for people."""
+        return self.form in ("text", "wide")
+
+
+TEXT: Final = Output()
+
+
+def parse_output(text: str) -> Output:
+    """The value of -o. Raises ValueError."""
+    form, _, template = text.partition("=")
+    if form == "jsonpath":
+        if not template:
+            raise ValueError("jsonpath needs a template, such as jsonpath='{.items[*].name}'")
+        return Output(form, Template(template))
+    if text not in FORMS:
+        raise ValueError(f"{text!r} is none of {', '.join(FORMS)}, jsonpath=TEMPLATE")
+    return Output(form)
+
+
+@dataclass(frozen=True)
+class ListingSettings:
+    """How a list is written."""
+
+    output: Output = TEXT
+    no_headers: bool = False
+    sort_by: Path | None = None
+    is_watched: bool = False
+
+
+@dataclass(frozen=True)
+class SelectionSettings:
+    """Services that are meant."""
+
+    namespace: str = ""
+    is_everywhere: bool = False
+    selector: str = ""
+
+
+FORMS: Final = ("text", "wide", "yaml", "json", "name")
+OUTPUT_FLAG: Final = TextFlag(
+    Flag(
+        "--output",
+        "-o",
+        metavar="FORM",
+        help="How the result is written: text, wide, yaml, json, name or jsonpath=TEMPLATE."
+        " Default: text.",
+    ),
+    parse_output,
+)
+WATCH_FLAG: Final = Flag("--watch", "-w", help="Then show what changes, row by row, until Ctrl-C.")
+LISTING_FLAGS: Final[Flags] = {
+    "output": OUTPUT_FLAG,
+    "no_headers": Flag("--no-headers", help="Print no names of columns."),
+    "sort_by": TextFlag(
+        Flag(
+            "--sort-by",
+            metavar="FIELD",
+            help="Field of the JSON that rows are sorted by, such as .active or {.backend}.",
+        ),
+        parse_path,
+    ),
+    "is_watched": WATCH_FLAG,
+}
+NAMESPACE_FLAG: Final = Flag(
+    "--namespace", "-n", help="Namespace of what is meant. Default: all; default for a NAME."
+)
+SELECTION_FLAGS: Final[Flags] = {
+    "namespace": NAMESPACE_FLAG,
+    "is_everywhere": Flag("--all-namespaces", "-A", help="Of all namespaces."),
+    "selector": Flag(
+        "--selector", "-l", help="Labels of the Services, such as app=web,tier!=test."
+    ),
+}

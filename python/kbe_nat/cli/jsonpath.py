@@ -1,0 +1,243 @@
+"""kubectl's JSONPath: `{.items[*].name}`, with text around it, `{range ...}` and `{end}`.
+
+A template is text and actions in braces. An action is a path, a text in quotation marks, `range`
+with a path, or `end`. A path begins at the root, within `range` at the element; `$` is always the
+root. Its steps are `.field`, `['field']`, `[2]`, `[-1]`, `[1:3]`, `[*]`, `..field` and
+`[?(@.field=="x")]`. A field that is not there gives nothing. Texts are printed as they are, other
+values as JSON.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+Values: TypeAlias = list[Any]
+Step: TypeAlias = Callable[[Values], Values]
+"""From values to those that the step leads to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """Steps from a value to others."""
+
+    steps: tuple[Step, ...]
+    is_absolute: bool = False
+    """It begins at the root wherever it stands."""
+
+    def values(self, start: Any) -> Values:  # noqa: ANN401
+        """All values that it leads to."""
+        values = [start]
+        for step in self.steps:
+            values = step(values)
+        return values
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """`range`: the body for each value of a path."""
+
+    path: Path
+    body: tuple["Part", ...]
+
+
+Part: TypeAlias = str | Path | Loop
+
+
+class Template:
+    """A parsed template."""
+
+    def __init__(self, text: str) -> None:
+        """Raises ValueError, which names the place."""
+        tokens = list(_tokens(text))
+        self._parts, rest = _body(tokens, is_loop=False)
+        assert not rest
+
+    def render(self, value: Any) -> str:  # noqa: ANN401
+        """The text for a value of JSON."""
+        return "".join(_render(self._parts, value, value))
+
+
+def parse_path(text: str) -> Path:
+    """A path as of --sort-by: `{.name}` or `.name` or `name`. Raises ValueError."""
+    inner = text.removeprefix("{").removesuffix("}").strip()
+    return _path(inner if inner.startswith((".", "[", "$", "@")) else f".{inner}")
+
+
+def _render(parts: Iterable[Part], root: Any, current: Any) -> Iterator[str]:  # noqa: ANN401
+    for part in parts:
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, Path):
+            start = root if part.is_absolute else current
+            yield " ".join(map(_text, part.values(start)))
+        else:
+            start = root if part.path.is_absolute else current
+            for element in part.path.values(start):
+                yield from _render(part.body, root, element)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _tokens(text: str) -> Iterator[tuple[bool, str]]:
+    """Pieces of text, and actions: whether it is an action, and its content."""
+    place = 0
+    while place < len(text):
+        start = text.find("{", place)
+        if start < 0:
+            yield False, text[place:]
+            return
+        if start > place:
+            yield False, text[place:start]
+        match = _ACTION.match(text, start)
+        if match is None:
+            raise ValueError(f"no brace closes that of {text[start : start + 20]!r}")
+        yield True, match[1].strip()
+        place = match.end()
+
+
+def _body(
+    tokens: list[tuple[bool, str]], *, is_loop: bool
+) -> tuple[tuple[Part, ...], list[tuple[bool, str]]]:
+    """Parts up to the end, or up to `end` of a loop, and the tokens behind them."""
+    parts: list[Part] = []
+    while tokens:
+        (is_action, content), tokens = tokens[0], tokens[1:]
+        if not is_action:
+            parts.append(content)
+        elif content == "end" and is_loop:
+            return tuple(parts), tokens
+        elif content == "end":
+            raise ValueError("{end} without {range}")
+        elif content.startswith("range "):
+            body, tokens = _body(tokens, is_loop=True)
+            parts.append(Loop(_path(content.removeprefix("range ").strip()), body))
+        elif content[:1] in ('"', "'"):
+            parts.append(_quoted(content))
+        else:
+            parts.append(_path(content))
+    if is_loop:
+        raise ValueError("{range} without {end}")
+    return tuple(parts), []
+
+
+def _quoted(content: str) -> str:
+    if len(content) < 2 or content[-1] != content[0]:
+        raise ValueError(f"no quotation mark closes {content}")
+    return re.sub(r"\\(.)", lambda match: _ESCAPES.get(match[1], match[1]), content[1:-1])
+
+
+def _path(text: str) -> Path:
+    rest = text
+    is_absolute = rest.startswith("$")
+    rest = rest[1:] if rest[:1] in ("$", "@") else rest
+    steps: list[Step] = []
+    while rest:
+        if rest == ".":
+            break
+        match = _STEP.match(rest)
+        if match is None:
+            raise ValueError(f"{rest!r} is no step of a path, such as .name, [0], [*] or ..name")
+        steps.append(_step(match))
+        rest = rest[match.end() :]
+    return Path(tuple(steps), is_absolute)
+
+
+def _step(match: re.Match[str]) -> Step:
+    if (name := match["deep"]) is not None:
+        return lambda values: [inner for value in values for inner in _deep(value, name)]
+    if (name := match["name"]) is not None:
+        return _elements if name == "*" else _field(name.replace("\\.", "."))
+    if (name := match["quoted"]) is not None:
+        return _field(name)
+    if match["index"] is not None:
+        return _index(int(match["index"]))
+    if match["slice"] is not None:
+        bounds = [int(bound) if bound else None for bound in match["slice"].split(":")]
+        return lambda values: [
+            element
+            for value in values
+            if isinstance(value, list)
+            for element in value[slice(*bounds)]
+        ]
+    if match["field"] is not None:
+        return _filter(match["field"], match["operator"], match["right"])
+    return _elements
+
+
+def _field(name: str) -> Step:
+    return lambda values: [
+        value[name] for value in values if isinstance(value, dict) and name in value
+    ]
+
+
+def _index(place: int) -> Step:
+    return lambda values: [
+        value[place]
+        for value in values
+        if isinstance(value, list) and -len(value) <= place < len(value)
+    ]
+
+
+def _elements(values: Values) -> Values:
+    return [
+        element
+        for value in values
+        if isinstance(value, list | dict)
+        for element in (value.values() if isinstance(value, dict) else value)
+    ]
+
+
+def _deep(value: Any, name: str) -> Iterator[Any]:  # noqa: ANN401
+    if isinstance(value, dict) and name in value:
+        yield value[name]
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _deep(inner, name)
+
+
+def _filter(field: str, operator: str | None, right: str | None) -> Step:
+    path = _path(field)
+    wanted: Any = None
+    if operator:
+        text = (right or "").strip()
+        try:
+            wanted = _quoted(text) if text[:1] in ('"', "'") else json.loads(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is no number and no text in quotation marks") from None
+
+    def is_met(element: object) -> bool:
+        values = path.values(element)
+        if not operator:
+            return bool(values)
+        try:
+            return any(_COMPARISONS[operator](value, wanted) for value in values)
+        except TypeError:
+            return False
+
+    return lambda values: [element for element in _elements(values) if is_met(element)]
+
+
+_ACTION: Final = re.compile(r"""\{((?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^{}"'])*)\}""")
+_STEP: Final = re.compile(
+    r"""\.\.(?P<deep>[\w-]+)
+    | \.(?P<name>\*|(?:\\\.|[\w/-])+)
+    | \.?\['(?P<quoted>[^']+)'\]
+    | \.?\[(?P<index>-?\d+)\]
+    | \.?\[(?P<slice>-?\d*:-?\d*(?::\d+)?)\]
+    | \.?\[\?\(\s*(?P<field>@[^=!<>]*?)\s*(?:(?P<operator>==|!=|<=|>=|<|>)(?P<right>.+?))?\s*\)\]
+    | \.?\[\*\]""",
+    re.VERBOSE,
+)
+_ESCAPES: Final = {"n": "\n", "t": "\t", "r": "\r"}
+_COMPARISONS: Final[dict[str, Callable[[Any, Any], bool]]] = {
+    "==": lambda value, wanted: bool(value == wanted),
+    "!=": lambda value, wanted: bool(value != wanted),
+    "<": lambda value, wanted: bool(value < wanted),
+    "<=": lambda value, wanted: bool(value <= wanted),
+    ">": lambda value, wanted: bool(value > wanted),
+    ">=": lambda value, wanted: bool(value >= wanted),
+}

@@ -1,0 +1,84 @@
+"""Kinds of things that listings show, by kubectl's names for them: long, short, in either number.
+
+Words of a command line name kinds and things: `svc`, `svc web api`, `svc,ep`, `svc/web ep/web`.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import click
+
+from kbe_nat.errors import SettingError
+
+ALIASES: Final = {
+    "services": ("svc", "service"),
+    "endpoints": ("ep", "endpoint"),
+    "endpointslices": ("eps", "endpointslice"),
+    "nodes": ("no", "node"),
+    "pods": ("po", "pod"),
+    "replicationcontrollers": ("rc", "replicationcontroller"),
+    "flows": ("flow", "connections"),
+    "rules": ("rule",),
+    "stats": ("stat", "counters"),
+    "status": (),
+}
+"""Every kind that a listing has, with its other names."""
+_KINDS: Final = {word: kind for kind, aliases in ALIASES.items() for word in (kind, *aliases)}
+
+
+class Resources(click.ParamType[str]):
+    """A word that names a kind, kinds with commas between, or a kind and a thing."""
+
+    name = "kind"
+
+    def __init__(self, kinds: Sequence[str]) -> None:
+        self._kinds = kinds
+
+    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[Any]:  # noqa: ANN401
+        """The kinds, until one is there."""
+        from click.shell_completion import CompletionItem
+
+        if param is not None and ctx.params.get(param.name):
+            return []
+        return [CompletionItem(kind) for kind in self._kinds if kind.startswith(incomplete)]
+
+
+def resources(words: Sequence[str], kinds: Sequence[str], verb: str) -> dict[str, list[str]]:
+    """The things of each kind that words name; no things: all. Raises `SettingError`."""
+    if "/" not in words[0]:
+        named = dict.fromkeys(
+            (_kind(word, kinds, verb) for word in words[0].split(",") if word), ()
+        )
+        if not named:
+            raise SettingError("KIND", f"it is one of {', '.join(kinds)}")
+        return {kind: list(words[1:]) for kind in named}
+    things: dict[str, list[str]] = {}
+    for word in words:
+        kind, slash, name = word.partition("/")
+        if not slash or not name:
+            raise SettingError("KIND", f"{word!r} is not KIND/NAME, as the words before it are")
+        things.setdefault(_kind(kind, kinds, verb), []).append(name)
+    return things
+
+
+def _kind(word: str, kinds: Sequence[str], verb: str) -> str:
+    """The kind that a word names. Raises `SettingError`."""
+    kind = _KINDS.get(word.lower())
+    if kind in kinds:
+        assert kind
+        return kind
+    if kind is None:
+        raise SettingError("KIND", f"{word!r} is none of {_listed(kinds)}")
+    elsewhere = ELSEWHERE.get(kind, "")
+    raise SettingError("KIND", f"{verb} has no {kind}{elsewhere}: it has {_listed(kinds)}")
+
+
+def _listed(kinds: Iterable[str]) -> str:
+    return ", ".join(f"{kind} ({ALIASES[kind][0]})" if ALIASES[kind] else kind for kind in kinds)
+
+
+ELSEWHERE: Final = {
+    "pods": ", which kubectl get pods and kbe-nat playground get pods list",
+    "replicationcontrollers": ", which kubectl get rc and kbe-nat playground get rc list",
+}
+"""Where kinds are listed that the daemon does not follow."""

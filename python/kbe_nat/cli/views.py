@@ -1,0 +1,142 @@
+"""How `get` lists each kind: the columns of its rows."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from kbe_nat.cli.listing import Column, Listing
+from kbe_nat.cli.output import connect, traffic
+from kbe_nat.daemon.rows import (
+    EndpointRow,
+    FlowRow,
+    FrontendRow,
+    NodeRow,
+    ServiceRow,
+    SliceRow,
+)
+from kbe_nat.model import join_address
+
+
+def frontend_text(frontend: FrontendRow) -> str:
+    """Kind and place of a frontend."""
+    return f"{frontend.kind} {place_text(frontend)}"
+
+
+def place_text(frontend: FrontendRow) -> str:
+    """Address and port; a star stands for every address of the node."""
+    if frontend.address is None:
+        return f"*:{frontend.port}"
+    return join_address(frontend.address, frontend.port)
+
+
+def service_type(row: ServiceRow) -> str:
+    """The type that a Service with these frontends has."""
+    kinds = {frontend.kind for frontend in row.frontends}
+    if "load-balancer" in kinds:
+        return "LoadBalancer"
+    return "NodePort" if "node-port" in kinds else "ClusterIP"
+
+
+def _addresses(row: ServiceRow, *kinds: str) -> str:
+    """The first address of these kinds, and how many more there are."""
+    addresses = [each.address for each in row.frontends if each.kind in kinds and each.address]
+    if not addresses:
+        return "<none>"
+    more = len(addresses) - 1
+    return f"{addresses[0]} +{more} more" if more else addresses[0]
+
+
+def _ports(row: ServiceRow) -> str:
+    """As kubectl writes them: 80/TCP, or 80:30080/TCP with a node port."""
+    ports = [str(each.port) for each in row.frontends if each.kind != "node-port"]
+    ports[1:] = [f":{each.port}" for each in row.frontends if each.kind == "node-port"][:1]
+    return f"{''.join(ports)}/{row.protocol.upper()}"
+
+
+def _traffic(place: int) -> Callable[[Any], str]:
+    return lambda row: traffic(row.packets, row.bytes)[place]
+
+
+def _seconds(value: int | None) -> str:
+    return "" if value is None else f"{value} s"
+
+
+TRAFFIC: Final = tuple(
+    Column[Any](title, _traffic(place), is_wide=True)
+    for place, title in enumerate(("packets", "packets back", "bytes", "bytes back"))
+)
+CONNECT: Final = (
+    Column[Any]("connect p50", lambda row: connect(row.connect)[0], is_wide=True),
+    Column[Any]("connect p99", lambda row: connect(row.connect)[1], is_wide=True),
+)
+"""From SYN to SYN-ACK."""
+SERVICES: Final = Listing[ServiceRow](
+    "Service",
+    (
+        Column("service", lambda row: row.name),
+        Column("type", service_type),
+        Column("cluster-ip", lambda row: _addresses(row, "cluster-ip")),
+        Column("external-ip", lambda row: _addresses(row, "load-balancer", "external-ip")),
+        Column("port(s)", _ports),
+        Column("strategy", lambda row: row.strategy),
+        Column("endpoints", lambda row: row.backends),
+        Column("active", lambda row: row.active),
+        Column("flows", lambda row: row.flows),
+        Column("affinity", lambda row: _seconds(row.affinity_seconds), is_wide=True),
+        *TRAFFIC,
+        *CONNECT,
+        Column("refused", lambda row: sum(row.refused.values()), is_wide=True),
+        Column("frontends", lambda row: ", ".join(map(frontend_text, row.frontends)), is_wide=True),
+    ),
+    lambda row: f"service/{row.name}",
+)
+ENDPOINTS: Final = Listing[EndpointRow](
+    "Endpoint",
+    (
+        Column("service", lambda row: row.service),
+        Column("backend", lambda row: row.backend),
+        Column("weight", lambda row: row.weight),
+        Column("state", lambda row: row.state),
+        Column("active", lambda row: row.active),
+        Column("flows", lambda row: row.flows),
+        *TRAFFIC,
+        *CONNECT,
+    ),
+    lambda row: f"endpoints/{row.service}",
+)
+SLICES: Final = Listing[SliceRow](
+    "EndpointSlice",
+    (
+        Column("name", lambda row: row.name),
+        Column("service", lambda row: row.service),
+        Column("addresstype", lambda row: f"IPv{row.family}"),
+        Column("ports", lambda row: ",".join(row.ports) or "<unset>"),
+        Column("ready", lambda row: f"{row.ready}/{len(row.endpoints)}"),
+        Column("endpoints", lambda row: ",".join(row.endpoints) or "<none>"),
+    ),
+    lambda row: f"endpointslice/{row.name}",
+)
+NODES: Final = Listing[NodeRow](
+    "Node",
+    (
+        Column("name", lambda row: row.name),
+        Column("zone", lambda row: row.zone or "<none>"),
+        Column("eligible", lambda row: "yes" if row.is_eligible else "no"),
+        Column("addresses", lambda row: ",".join(row.addresses) or "<none>"),
+        Column("pod ranges", lambda row: ",".join(row.pod_ranges) or "<none>", is_wide=True),
+    ),
+    lambda row: f"node/{row.name}",
+)
+FLOWS: Final = Listing[FlowRow](
+    "Flow",
+    (
+        Column("protocol", lambda row: row.protocol),
+        Column("state", lambda row: row.state or ("" if row.replied else "unreplied")),
+        Column("client", lambda row: join_address(*row.source)),
+        Column("frontend", lambda row: join_address(*row.destination)),
+        Column("backend", lambda row: join_address(*row.reply_source)),
+        Column("service", lambda row: row.service),
+        Column("timeout", lambda row: f"{row.timeout} s"),
+        Column("age", lambda row: f"{row.age} s", is_wide=True),
+        *TRAFFIC,
+    ),
+)

@@ -1,0 +1,100 @@
+"""Which service ports a request means: by names, by their namespace, by labels of their Services.
+
+This is the one place where names of Services become service ports. A name is `NAMESPACE/NAME` for
+all ports of a Service, or `NAMESPACE/NAME:PORT` for one of them; without a namespace that of the
+request counts, or "default".
+"""
+
+from collections.abc import Iterable
+
+from kbe_nat.control.controller import Controller
+from kbe_nat.errors import ControlError, NotFoundError
+from kbe_nat.model import qualified
+from kbe_nat.policy.plan import PlannedPort
+from kbe_nat.policy.selector import Selector, label_map, parse_selector
+
+
+class Selection:
+    """The ports that are meant; falsy when all are."""
+
+    def __init__(
+        self,
+        controller: Controller,
+        names: Iterable[str] = (),
+        namespace: str | None = None,
+        selector: str | None = None,
+    ) -> None:
+        """Raises `ControlError` for a selector that is none."""
+        self._controller = controller
+        self._names = [qualified(name, namespace or "") for name in names]
+        self._namespace = namespace
+        self._selector: Selector | None = None
+        if selector:
+            try:
+                self._selector = parse_selector(selector)
+            except ValueError as error:
+                raise ControlError(f"selector: {error}") from None
+
+    def __bool__(self) -> bool:
+        return bool(self._names or self._namespace or self._selector)
+
+    def ports(self, kind: str = "services") -> list[PlannedPort]:
+        """The ports, in the order of the plan. Raises `NotFoundError` when a name is of none, with
+        the kind of what was asked for. Cost: one look at all service ports.
+        """
+        ports = self.served()
+        for name in self._missing(ports):
+            self._check_served(name)
+            raise NotFoundError(kind, name)
+        return ports
+
+    def served(self) -> list[PlannedPort]:
+        """As `ports`, but names that are of none count for nothing."""
+        labels = None
+        if self._selector is not None:
+            selector = self._selector
+            services = self._controller.snapshot.services
+            labels = {
+                service.key for service in services if selector.selects(label_map(service.labels))
+            }
+        wanted = frozenset(self._names)
+        return [
+            port
+            for port in self._controller.plan.ports
+            if (not wanted or not wanted.isdisjoint(names_of(port)))
+            and (not self._namespace or wanted or port.namespace == self._namespace)
+            and (labels is None or port.service_key in labels)
+        ]
+
+    def port_names(self) -> list[str]:
+        """The names of the ports. Those that are of no port count as they are: flows outlive their
+        Services.
+        """
+        ports = self.served()
+        return sorted({*(port.name for port in ports), *self._missing(ports)})
+
+    def service_names(self) -> list[str]:
+        """The names that were asked for; those of the ports where a namespace or labels were."""
+        return self._names or self.port_names()
+
+    def check(self, kind: str = "services") -> None:
+        """Raises as `ports`."""
+        if self._names:
+            self.ports(kind)
+
+    def _missing(self, ports: Iterable[PlannedPort]) -> list[str]:
+        """The names that are of none of these ports."""
+        if not self._names:
+            return []
+        present = {name for port in ports for name in names_of(port)}
+        return [name for name in self._names if name not in present]
+
+    def _check_served(self, name: str) -> None:
+        for service in self._controller.snapshot.services:
+            if "/".join(service.key) == name:
+                raise ControlError(f"service {name} has no port that is served here")
+
+
+def names_of(port: PlannedPort) -> tuple[str, str]:
+    """The names that mean a port: its own, and that of its Service."""
+    return port.name, f"{port.namespace}/{port.service}"
