@@ -38,6 +38,44 @@ def test_a_closed_loop_has_the_load_of_its_clients() -> None:
     assert sum(row["connections"] for row in rows) / len(rows) == pytest.approx(25, rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("kind", "requests", "mean"), [("tcp", 1, 7.5), ("udp", 1, 7.5), ("udp", 4, 7.5)]
+)
+def test_clients_in_step_have_the_load_of_their_time(kind: str, requests: int, mean: float) -> None:
+    """Ten clients go in step: each second they wait for a quarter, and are connected for the rest.
+    At whole seconds all are in the same moment of their lives, at which a sample has all or none.
+    """
+    loop = traffic(
+        kind=kind,
+        arrivals={"kind": "closed", "think": 0.25},
+        lifetime=0.75,
+        requests=requests,
+    )
+    backends = [{"count": 2, "latency": 0}]
+    result = lab.run(
+        scenario(services=[{"name": "web", "backends": backends}], traffic=[loop], duration=9.5)
+    )
+    loads = [row["load"] for row in result.rows("seconds")]
+    assert loads[:9] == pytest.approx([mean] * 9)
+    # The last second is half of one: a quarter waits, a quarter is connected.
+    assert (len(loads), loads[9]) == (10, pytest.approx(5))
+    by_backend = [(row["load"], row["load_fair"]) for row in result.rows("backends")]
+    share = (9 * mean + 2.5) / 9.5 / 2
+    assert by_backend == [pytest.approx((share, share))] * 2
+
+
+def test_a_fair_share_of_load_is_that_of_the_time_in_the_list() -> None:
+    """Ten clients stay connected. The second backend leaves at 2.5 s, with its load, and is owed
+    half of all load before, and none after: 2.5 s of 5 connections, over ten seconds.
+    """
+    stream = traffic(arrivals={"kind": "paced", "rate": 10_000}, lifetime=1000, stop=0.001)
+    gone = {"event": "scale", "at": 2.5, "service": "web", "backends": 1}
+    result = lab.run(scenario(traffic=[stream], timeline=[gone]))
+    first, second = result.rows("backends")
+    assert second["load_fair"] == pytest.approx(1.25, abs=0.01)
+    assert (first["load"], second["load"]) == pytest.approx((5, 1.25), abs=0.01)
+
+
 @pytest.mark.parametrize("name", ["lc", "wlc", "lcd"])
 def test_least_connections_keep_loads_apart_by_few(name: str) -> None:
     """Loads stand 3 to 1 by wlc, and even by lc, though lifetimes have no bound. Without TIME_WAIT:

@@ -169,6 +169,12 @@ MEASURES: Final = (
         "with conntrack these flows do not move: they would without",
     ),
     Measure(
+        ("backends", "seconds"),
+        "`load`",
+        "connections alive in the mean over the second or the run: the integral over time, no sample",
+        "flows in the node's table: those in TIME_WAIT are over",
+    ),
+    Measure(
         ("outcomes",),
         "`served`, `refused`, `lost`",
         "every connection is one of them; those still open at the end are served",

@@ -150,7 +150,7 @@ TABLES: Final[Mapping[str, tuple[Column, ...]]] = {
         Column("connections_share", "number", "share", "of all connections of the Service"),
         Column("connections_share_fair", "number", "share", "that would have been fair"),
         *_got("bytes", "bytes", "that it answered"),
-        *_got("load", "connections", "alive at the ends of seconds, in the mean"),
+        *_got("load", "connections", "alive, in the mean over the run"),
     ),
     "seconds": (
         _TIME,
@@ -159,7 +159,7 @@ TABLES: Final[Mapping[str, tuple[Column, ...]]] = {
         *_balance("connections_", "these by weight"),
         Column("bytes", "number", "bytes", "answered in this second"),
         *_balance("bytes_", "these by weight"),
-        Column("load", "integer", "connections", "alive at its end"),
+        Column("load", "number", "connections", "alive, in the mean over it"),
         *_balance("load_", "these by capacity"),
         Column("refused", "integer", "connections", "refused in this second"),
         Column("lost", "integer", "connections", "lost in this second"),

@@ -83,7 +83,7 @@ impl Cell {
         self.measures.offer(&self.services.services[service as usize]);
         let Some(port) = self.ports.take(draft.client, service) else {
             let state = &self.services.services[service as usize];
-            self.measures.end(state, None, Outcome::Refused);
+            self.measures.end(state, None, Outcome::Refused, at);
             self.wait_for_client(traffic, draft.client, at);
             return;
         };
@@ -248,7 +248,7 @@ impl Cell {
         let has_handshake = connection.kind.has_handshake();
         let survives =
             connection.is_one_way() || !has_handshake && self.services.backend(target).is_alive;
-        self.measures.note_move(state, backend, survives.then_some(target));
+        self.measures.note_move(state, backend, survives.then_some(target), self.now);
         if survives {
             connection.backend = Some(target);
         } else if has_handshake {
@@ -272,7 +272,7 @@ impl Cell {
         let Some(connection) = self.connections.get_mut(slot) else { return };
         connection.backend = Some(backend);
         let state = &self.services.services[connection.service as usize];
-        self.measures.admit(state, backend);
+        self.measures.admit(state, backend, connection.at);
         let (service, client) = (connection.service, connection.client);
         self.measures.note_affinity(service, state, client, backend, connection.at);
     }
@@ -299,12 +299,21 @@ impl Cell {
         }
     }
 
+    /// Ends a connection when its packet is due.
     pub(crate) fn end(&mut self, slot: u32, outcome: Outcome) {
+        if let Some(connection) = self.connections.get(slot) {
+            self.end_at(slot, outcome, connection.at);
+        }
+    }
+
+    /// Ends a connection at `at` nanoseconds, which may be before its packet is due: its client
+    /// notices then.
+    pub(crate) fn end_at(&mut self, slot: u32, outcome: Outcome, at: u64) {
         let Some(connection) = self.connections.remove(slot) else { return };
         self.dataplane.close(&connection.keepalive());
         self.ports.give_back(&connection);
         let state = &self.services.services[connection.service as usize];
-        self.measures.end(state, connection.backend, outcome);
+        self.measures.end(state, connection.backend, outcome, at);
         self.wait_for_client(connection.traffic, connection.client, connection.at);
     }
 

@@ -144,9 +144,12 @@ impl Connection {
             Stage::CloseAnswer => (Stage::CloseConfirm, 0),
             Stage::CloseConfirm | Stage::Rest => return false,
         };
+        if stage == Stage::Rest && !self.rests {
+            return false;
+        }
         // A lifetime may be longer than the clock can tell: such a connection never ends.
         (self.stage, self.at) = (stage, self.at.saturating_add(delay));
-        stage != Stage::Rest || self.rests
+        true
     }
 
     /// The stage after a request that is done, `last` after the last one, and when it is due.

@@ -2,12 +2,19 @@
 //!
 //! Every connection that a client begins is booked once as offered, and once as served, refused or
 //! lost. Memory grows with backends, and with clients where there is affinity, never with time.
+//!
+//! Load is booked in connection-seconds, the integral of the connections alive. Samples at the ends
+//! of seconds would meet clients of a closed loop that go in step always at the same point of their
+//! connections. The integral over a period is the load at its end times its length, less the moment
+//! of each change: a connection that came late was not there before, one that ended was. Moments
+//! are integers, so that the order of changes does not matter.
 
 use std::collections::HashMap;
 
 use crate::balance::Ledger;
 use crate::rows::{BackendRow, SecondRow, ServiceRow};
 use crate::services::{BackendState, Service, Services};
+use crate::traffic::SECOND;
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +39,8 @@ struct Group {
     affinity_breaks_minimum: u64,
     /// Since the last second ended: admitted, bytes, refused, lost.
     second: (u64, f64, u64, u64),
+    /// Connection-seconds since the last second ended, of backends that left too.
+    second_load: f64,
 }
 
 /// All books.
@@ -40,9 +49,15 @@ pub(crate) struct Measures {
     groups: Vec<Group>,
     /// Connections alive by backend.
     pub(crate) loads: Vec<u32>,
+    /// By backend, for each change of its load since `booked_until`: the time since then, in
+    /// nanoseconds, times the change.
+    moments: Vec<i64>,
+    /// Loads are booked until this time, in nanoseconds.
+    booked_until: u64,
+    /// When the last second ended.
+    second_start: u64,
     /// Which backend a client of a Service had, and until when it is owed the same.
     affinities: HashMap<(u32, u32), (u32, u64)>,
-    seconds: u64,
 }
 
 impl Measures {
@@ -61,13 +76,16 @@ impl Measures {
                 affinity_breaks: 0,
                 affinity_breaks_minimum: 0,
                 second: (0, 0.0, 0, 0),
+                second_load: 0.0,
             }
         };
         let mut measures = Self {
             groups: services.groups.iter().map(group).collect(),
             loads: vec![0; services.owners.len()],
+            moments: vec![0; services.owners.len()],
+            booked_until: 0,
+            second_start: 0,
             affinities: HashMap::new(),
-            seconds: 0,
         };
         for service in &services.services {
             for place in 0..service.backends.len() {
@@ -77,7 +95,7 @@ impl Measures {
         measures
     }
 
-    /// A backend was listed, left, or has another weight.
+    /// A backend was listed, left, or has another weight. Loads must be booked until now.
     pub(crate) fn note_share(&mut self, service: &Service, place: usize) {
         let group = &mut self.groups[service.group as usize];
         let (weight, capacity) = shares(&service.backends[place]);
@@ -91,12 +109,22 @@ impl Measures {
         self.groups[service.group as usize].offered += 1;
     }
 
-    /// A connection was admitted to a backend.
-    pub(crate) fn admit(&mut self, service: &Service, backend: u32) {
+    /// A connection was admitted to a backend, at `at` nanoseconds.
+    pub(crate) fn admit(&mut self, service: &Service, backend: u32, at: u64) {
         let group = &mut self.groups[service.group as usize];
         group.connections.book(index(service, backend), 1.0);
         group.second.0 += 1;
+        self.load(backend, at);
+    }
+
+    fn load(&mut self, backend: u32, at: u64) {
         self.loads[backend as usize] += 1;
+        self.moments[backend as usize] += at as i64 - self.booked_until as i64;
+    }
+
+    fn unload(&mut self, backend: u32, at: u64) {
+        self.loads[backend as usize] -= 1;
+        self.moments[backend as usize] -= at as i64 - self.booked_until as i64;
     }
 
     /// A backend answered with so many bytes.
@@ -108,16 +136,22 @@ impl Measures {
 
     /// A packet of a connection alive came to another backend. A connection that survives this is
     /// the new backend's load from now on.
-    pub(crate) fn note_move(&mut self, service: &Service, from: u32, to: Option<u32>) {
+    pub(crate) fn note_move(&mut self, service: &Service, from: u32, to: Option<u32>, at: u64) {
         self.groups[service.group as usize].moved += 1;
         if let Some(to) = to {
-            self.loads[from as usize] -= 1;
-            self.loads[to as usize] += 1;
+            self.unload(from, at);
+            self.load(to, at);
         }
     }
 
-    /// A connection ended; `backend` if it was admitted.
-    pub(crate) fn end(&mut self, service: &Service, backend: Option<u32>, outcome: Outcome) {
+    /// A connection ended at `at` nanoseconds; `backend` if it was admitted.
+    pub(crate) fn end(
+        &mut self,
+        service: &Service,
+        backend: Option<u32>,
+        outcome: Outcome,
+        at: u64,
+    ) {
         let group = &mut self.groups[service.group as usize];
         match outcome {
             Outcome::Served => group.served += 1,
@@ -131,7 +165,7 @@ impl Measures {
             }
         }
         if let Some(backend) = backend {
-            self.loads[backend as usize] -= 1;
+            self.unload(backend, at);
         }
     }
 
@@ -158,31 +192,40 @@ impl Measures {
         group.affinity_breaks_minimum += u64::from(!(state.is_listed && state.is_alive));
     }
 
-    /// Ends a second: a row for each Service of the scenario.
-    pub(crate) fn end_second(&mut self, services: &Services, time: f64) -> Vec<SecondRow> {
-        self.seconds += 1;
-        let mut loads = vec![0; self.groups.len()];
+    /// Books the loads until `at` nanoseconds.
+    pub(crate) fn book_loads(&mut self, services: &Services, at: u64) {
+        let time = at as i64 - self.booked_until as i64;
+        self.booked_until = at;
         for service in &services.services {
             let group = &mut self.groups[service.group as usize];
             for (place, backend) in service.backends.iter().enumerate() {
-                let load = self.loads[service.first as usize + place];
-                loads[service.group as usize] += u64::from(load);
+                let number = service.first as usize + place;
+                let moment = std::mem::take(&mut self.moments[number]);
+                let amount = (i64::from(self.loads[number]) * time - moment) as f64 / SECOND;
+                group.second_load += amount;
                 // Connections that linger on a backend that left are nobody's fair share.
                 if shares(backend).1 > 0.0 {
-                    group.load.book(service.offset + place, f64::from(load));
+                    group.load.book(service.offset + place, amount);
                 }
             }
         }
-        let rows = self.groups.iter_mut().zip(loads).zip(0..).map(|((group, load), service)| {
+    }
+
+    /// Ends a second, or a shorter time at the end of a run, at `at` nanoseconds: a row for each
+    /// Service of the scenario.
+    pub(crate) fn end_second(&mut self, services: &Services, at: u64) -> Vec<SecondRow> {
+        self.book_loads(services, at);
+        let length = (at - std::mem::replace(&mut self.second_start, at)) as f64 / SECOND;
+        let rows = self.groups.iter_mut().zip(0..).map(|(group, service)| {
             let (connections, bytes, refused, lost) = std::mem::take(&mut group.second);
             SecondRow {
-                time,
+                time: at as f64 / SECOND,
                 service,
                 connections,
                 connections_balance: group.connections.end_second(),
                 bytes,
                 bytes_balance: group.bytes.end_second(),
-                load,
+                load: std::mem::take(&mut group.second_load) / length,
                 load_balance: group.load.end_second(),
                 refused,
                 lost,
@@ -194,7 +237,7 @@ impl Measures {
     /// The rows of the whole run. Of each Service so many connections are still open, which count
     /// as served.
     pub(crate) fn close(&self, open: &[u64]) -> (Vec<ServiceRow>, Vec<BackendRow>) {
-        let seconds = self.seconds.max(1) as f64;
+        let seconds = self.booked_until.max(1) as f64 / SECOND;
         let mut backends = Vec::new();
         for (group, service) in self.groups.iter().zip(0..) {
             for backend in 0..group.connections.len() {

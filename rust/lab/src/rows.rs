@@ -20,8 +20,8 @@ pub struct SecondRow {
     pub bytes: f64,
     /// Balance of these by weight.
     pub bytes_balance: Option<Indices>,
-    /// Connections alive at the end of the second.
-    pub load: u64,
+    /// Connections alive, in the mean over the second.
+    pub load: f64,
     /// Balance of these by capacity.
     pub load_balance: Option<Indices>,
     /// Connections that were refused.
@@ -108,7 +108,7 @@ pub struct BackendRow {
     pub bytes: f64,
     /// Its fair share of them.
     pub bytes_fair: f64,
-    /// Connections alive at the ends of seconds, in the mean.
+    /// Connections alive, in the mean over the run.
     pub load: f64,
     /// Its fair share of them, by capacity.
     pub load_fair: f64,

@@ -161,7 +161,7 @@ impl Cell {
                 self.now = self.now.max(at);
                 let time = at as f64 / SECOND;
                 self.dataplane.expire(at);
-                let rows = self.measures.end_second(&self.services, time);
+                let rows = self.measures.end_second(&self.services, at);
                 self.progress.seconds.extend(rows);
                 let tables = self.note_tables();
                 self.progress.tables.push(TableRow {

@@ -14,6 +14,8 @@ impl Cell {
     /// Does what event `number` says, and counts what that does to connections.
     pub(crate) fn change(&mut self, number: u32) -> Result<(), LabError> {
         let event = self.spec.events[number as usize].clone();
+        // Fair shares of load change with the lists: until now they were those of before.
+        self.measures.book_loads(&self.services, self.now);
         let established: Vec<u32> = self
             .connections
             .iter()
@@ -171,7 +173,7 @@ impl Cell {
                 };
                 if !survives {
                     broken += 1;
-                    self.end(slot, Outcome::Lost);
+                    self.end_at(slot, Outcome::Lost, self.now);
                 }
             }
         }
