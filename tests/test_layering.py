@@ -33,7 +33,7 @@ RUST = {
     "filtering": "backend decide service tuple verdict",
     "recorder": "balance clock hash service tuple verdict",
     "connects": "",
-    "ledger": "balance clock connects hash recorder rng service tuple verdict",
+    "ledger": "balance clock connects conntrack hash recorder rng service tuple verdict",
     "config": "conntrack decide",
     "pipeline": "affinity backend balance clock config conntrack counters decide events filtering "
     "fragment hash hint ledger recorder rewrite rng service tuple verdict wire",

@@ -171,7 +171,7 @@ MEASURES: Final = (
     Measure(
         ("backends", "seconds"),
         "`load`",
-        "connections alive in the mean over the second or the run: the integral over time, no sample",
+        "connections alive, in the mean over the second or the run: an integral, no sample",
         "flows in the node's table: those in TIME_WAIT are over",
     ),
     Measure(
@@ -189,7 +189,8 @@ MEASURES: Final = (
         ("totals", "tables"),
         "`flows_peak`, `memory_bytes`",
         "most flows, and bytes of tables, at the end of a second or at an event. Flows in "
-        "TIME_WAIT count, also as load to `lc`, `wlc` and `p2c`. Bytes are measured: with "
+        "TIME_WAIT count; to `lc`, `wlc`, `p2c` and `lcd` each is 1/256 of a connection, as in "
+        "IPVS, and nothing to `bounded` and `peak-ewma`. Bytes are measured: with "
         "conntrack records that ever held a flow (112 bytes; 176 of IPv6) and the index, which "
         "is whole for `max_flows` from the first flow on; with jet the buckets of a hash map",
         "the resident memory of a process, or what is reserved for flows that never came",

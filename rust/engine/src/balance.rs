@@ -68,13 +68,15 @@ pub struct Request<'a> {
 }
 
 /// Live flows and connect times per backend, where the engine's books have them: a look at one is
-/// two loads.
+/// two loads from memory.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Loads<'a> {
     /// The record of each backend, by position in the list that the balancer was built from.
     pub records: &'a [u32],
-    /// Live flows by record.
+    /// Live flows by record, in which the backend has work.
     pub active: &'a [u32],
+    /// Live flows by record, in which it has none: those that are closing.
+    pub inactive: &'a [u32],
     /// Connect times by record, as far as there are any.
     pub latencies: &'a [Latency],
     /// When the choice is made, in the engine's ticks of 2^26 ns.
@@ -82,12 +84,23 @@ pub struct Loads<'a> {
 }
 
 impl Loads<'_> {
-    /// Flows that are alive on backend `index`; a backend without a record has none.
+    /// Flows in which backend `index` has work; a backend without a record has none.
     #[inline]
     #[must_use]
     pub fn active(&self, index: usize) -> u32 {
         let record = self.records.get(index);
         record.and_then(|&record| self.active.get(record as usize)).copied().unwrap_or(0)
+    }
+
+    /// The load of backend `index` as IPVS has it: 256 for each flow in which it has work, and 1
+    /// for each other.
+    #[inline]
+    #[must_use]
+    pub fn overhead(&self, index: usize) -> u64 {
+        let Some(&record) = self.records.get(index) else { return 0 };
+        let [active, inactive] = [self.active, self.inactive]
+            .map(|flows| u64::from(flows.get(record as usize).copied().unwrap_or(0)));
+        (active << 8) + inactive
     }
 
     /// The connect time of backend `index`.
@@ -139,12 +152,12 @@ struct Candidate {
 }
 
 impl Candidate {
-    /// Whether `active` flows here are a lighter load, relative to weight, than `other_active`
-    /// flows on `other`.
-    fn is_lighter(&self, active: u32, other: &Self, other_active: u32) -> bool {
-        // active / weight < other_active / other.weight, without the division.
-        u64::from(active) * u64::from(other.weight)
-            < u64::from(other_active) * u64::from(self.weight)
+    /// Whether `overhead` here is a lighter load, relative to weight, than `other_overhead` on
+    /// `other`.
+    fn is_lighter(&self, overhead: u64, other: &Self, other_overhead: u64) -> bool {
+        // overhead / weight < other_overhead / other.weight, without the division.
+        u128::from(overhead) * u128::from(other.weight)
+            < u128::from(other_overhead) * u128::from(self.weight)
     }
 }
 

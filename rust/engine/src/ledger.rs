@@ -32,6 +32,7 @@ use std::sync::Arc;
 use crate::balance::{HalfLife, Latency, Loads, State, Strategy};
 use crate::clock::Tick;
 use crate::connects::ConnectTimes;
+use crate::conntrack::state as flow;
 use crate::hash::HashKey;
 use crate::recorder::Recorder;
 use crate::rng::{Rng, mix64};
@@ -50,8 +51,10 @@ pub(crate) struct Ledger {
     /// By family: a Service of both has its name twice.
     numbers: [HashMap<Box<str>, u32, HashKey>; 2],
     backends: Vec<BackendRecord>,
-    /// Live flows by backend record: apart, so that a balancer that compares them reads no more.
+    /// Live flows by backend record, in which the backend has work and has none
+    /// ([`flow::State::is_inactive`]): apart, so that a balancer that compares them reads no more.
     active: Vec<u32>,
+    inactive: Vec<u32>,
     /// Connect times by backend record, for the strategy that goes by them: no longer than the last
     /// record that has any.
     latencies: Vec<Latency>,
@@ -75,6 +78,7 @@ impl Ledger {
             numbers: [HashMap::with_hasher(key), HashMap::with_hasher(key)],
             backends: Vec::new(),
             active: Vec::new(),
+            inactive: Vec::new(),
             latencies: Vec::new(),
             free_services: Vec::new(),
             free_backends: Vec::new(),
@@ -185,13 +189,20 @@ impl Ledger {
         now: Tick,
     ) -> Option<(&mut ServiceRecord, &[BackendRecord], Loads<'_>)> {
         let record = self.services.get_mut(number as usize)?.as_mut()?;
-        let (active, latencies) = (&*self.active, &*self.latencies);
-        Some((record, &self.backends, Loads { records: &[], active, latencies, now }))
+        let (active, inactive, latencies) = (&*self.active, &*self.inactive, &*self.latencies);
+        Some((record, &self.backends, Loads { records: &[], active, inactive, latencies, now }))
     }
 
     /// Live flows of a backend.
-    pub(crate) fn active(&self, id: u32) -> u32 {
-        self.active[id as usize]
+    pub(crate) fn flows(&self, id: u32) -> u32 {
+        self.active[id as usize] + self.inactive[id as usize]
+    }
+
+    /// Those in which it has work, or those in which it has none.
+    #[inline(always)]
+    fn load(&mut self, id: u32, state: flow::State) -> &mut u32 {
+        let loads = if state.is_inactive() { &mut self.inactive } else { &mut self.active };
+        &mut loads[id as usize]
     }
 
     pub(crate) fn backend(&self, id: u32) -> &BackendRecord {
@@ -231,22 +242,37 @@ impl Ledger {
         self.numbers[family as usize].get(name).copied()
     }
 
-    /// Counts a flow to this backend, and returns its service port's number.
+    /// Counts a flow to this backend that begins in `state`, and returns its service port's number.
     #[inline(always)]
-    pub(crate) fn open_flow(&mut self, backend: u32) -> u32 {
-        self.active[backend as usize] += 1;
+    pub(crate) fn open_flow(&mut self, backend: u32, state: flow::State) -> u32 {
+        *self.load(backend, state) += 1;
         let record = &mut self.backends[backend as usize];
         record.ended.flows += 1;
         record.service
     }
 
-    pub(crate) fn close_flow(&mut self, backend: u32, packets: [u64; 2], bytes: [u64; 2]) {
-        let (record, active) =
-            (&mut self.backends[backend as usize], &mut self.active[backend as usize]);
-        *active -= 1;
+    /// Moves a flow of this backend from one state to another.
+    #[inline]
+    pub(crate) fn move_flow(&mut self, backend: u32, from: flow::State, to: flow::State) {
+        if from.is_inactive() != to.is_inactive() {
+            *self.load(backend, from) -= 1;
+            *self.load(backend, to) += 1;
+        }
+    }
+
+    /// Ends a flow of this backend that is in `state`.
+    pub(crate) fn close_flow(
+        &mut self,
+        backend: u32,
+        state: flow::State,
+        packets: [u64; 2],
+        bytes: [u64; 2],
+    ) {
+        *self.load(backend, state) -= 1;
+        let record = &mut self.backends[backend as usize];
         record.ended.carry(packets, bytes);
         let service = record.service;
-        if record.standing != Standing::Listed && *active == 0 {
+        if record.standing != Standing::Listed && self.flows(backend) == 0 {
             self.forget_backend(backend);
             self.close_if_unused(service);
         }
@@ -388,7 +414,7 @@ impl Ledger {
         for id in unlisted {
             let record = &mut self.backends[id as usize];
             record.standing = standing(record.address);
-            if self.active[id as usize] == 0 {
+            if self.flows(id) == 0 {
                 self.forget_backend(id);
             }
         }
@@ -417,6 +443,7 @@ impl Ledger {
             }
             None => {
                 self.active.push(0);
+                self.inactive.push(0);
                 self.backends.push(record);
                 self.backends.len() as u32 - 1
             }

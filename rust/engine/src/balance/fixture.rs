@@ -26,7 +26,7 @@ pub(super) fn loads(active: &[u32]) -> Loads<'_> {
 pub(super) const IDLE: Request<'static> = Request {
     source: 0,
     flow: 0,
-    loads: Loads { records: &[], active: &[], latencies: &[], now: 0 },
+    loads: Loads { records: &[], active: &[], inactive: &[], latencies: &[], now: 0 },
 };
 
 pub(super) fn request(hash: u64, loads: Loads<'_>) -> Request<'_> {

@@ -1,6 +1,7 @@
 //! `lc` and `wlc`: the backend with the fewest live flows.
 //!
-//! As in IPVS, but only flows that are alive count: IPVS adds 1/256 for each that is closing.
+//! As in IPVS, a flow that is closing counts for 1/256 of others: TIME_WAIT lasts for two minutes,
+//! and short connections would hide the long ones behind them.
 //! Equals take turns, so that idle backends share the flows that come; IPVS gives them all to the
 //! first.
 
@@ -40,16 +41,16 @@ impl LeastConn {
         &self,
         start: usize,
         loads: &Loads<'_>,
-        is_lighter: impl Fn(&Candidate, u32, &Candidate, u32) -> bool,
+        is_lighter: impl Fn(&Candidate, u64, &Candidate, u64) -> bool,
     ) -> Option<usize> {
         let mut least = self.candidates.get(start)?;
-        let (mut turn, mut flows) = (start, loads.active(least.index));
+        let (mut turn, mut load) = (start, loads.overhead(least.index));
         for turns in [start + 1..self.candidates.len(), 0..start] {
             let others = turns.clone().zip(&self.candidates[turns]);
             for (other, candidate) in others {
-                let active = loads.active(candidate.index);
-                if is_lighter(candidate, active, least, flows) {
-                    (turn, least, flows) = (other, candidate, active);
+                let overhead = loads.overhead(candidate.index);
+                if is_lighter(candidate, overhead, least, load) {
+                    (turn, least, load) = (other, candidate, overhead);
                 }
             }
         }
@@ -65,10 +66,10 @@ impl Balancer for LeastConn {
         let start =
             if state.cursor < count { state.cursor } else { state.cursor.checked_rem(count)? };
         let turn = if self.is_even {
-            self.least(start as usize, &request.loads, |_, active, _, flows| active < flows)
+            self.least(start as usize, &request.loads, |_, overhead, _, load| overhead < load)
         } else {
-            self.least(start as usize, &request.loads, |candidate, active, least, flows| {
-                candidate.is_lighter(active, least, flows)
+            self.least(start as usize, &request.loads, |candidate, overhead, least, load| {
+                candidate.is_lighter(overhead, least, load)
             })
         }?;
         // The next turn starts behind the chosen one. A cursor that merely counted would favour

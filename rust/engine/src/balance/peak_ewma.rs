@@ -63,7 +63,7 @@ impl Balancer for PeakEwma {
             crosswise(self.cost(loads, second, there), first.weight)
                 < crosswise(self.cost(loads, first, here), second.weight)
         } else {
-            let [here, there] = [first, second].map(|each| loads.active(each.index));
+            let [here, there] = [first, second].map(|each| loads.overhead(each.index));
             second.is_lighter(there, first, here)
         };
         Some(if is_second { second.index } else { first.index })

@@ -24,9 +24,8 @@ impl Balancer for TwoChoices {
     fn pick(&self, request: &Request<'_>, state: &mut State) -> Option<usize> {
         let (first, second) = self.0.pair(&mut state.rng)?;
         let Some(second) = second else { return Some(first.index) };
-        let (first_active, second_active) =
-            (request.loads.active(first.index), request.loads.active(second.index));
-        let is_second = second.is_lighter(second_active, first, first_active);
+        let [here, there] = [first, second].map(|each| request.loads.overhead(each.index));
+        let is_second = second.is_lighter(there, first, here);
         Some(if is_second { second.index } else { first.index })
     }
 }

@@ -88,6 +88,15 @@ impl State {
         matches!(self, Self::TcpSynSent | Self::TcpSynSent2)
     }
 
+    /// Whether its backend has no work with a flow in this state: as in IPVS, TCP that is being
+    /// closed, and SCTP that is not established.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_inactive(self) -> bool {
+        (Self::TcpFinWait as u8..=Self::TcpClose as u8).contains(&(self as u8))
+            || self as u8 >= Self::SctpClosed as u8 && self != Self::SctpEstablished
+    }
+
     /// Whether this is a state of TCP.
     #[inline]
     #[must_use]

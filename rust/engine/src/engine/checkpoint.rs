@@ -215,7 +215,8 @@ impl Engine {
         let id = if is_known { return false } else { shared.ledger.backend_for(number, backend) };
         // The flow counts with its backend before it is entered, so that a refusal is taken back in
         // the same way as an end.
-        shared.ledger.open_flow(id);
+        let state = hot.state;
+        shared.ledger.open_flow(id, state);
         let hot = Hot { deadline, ..hot.clone() };
         let (is_leased, source) = (hot.has(Hot::<A>::LEASED), hot.ends(Direction::Original).src);
         let claim = Claim::of_flow(&hot);
@@ -224,7 +225,7 @@ impl Engine {
             .insert(hot, now.saturating_sub(saved.age.saturating_add(away)), id, saved.tracking)
             .is_err()
         {
-            shared.ledger.close_flow(id, [0; 2], [0; 2]);
+            shared.ledger.close_flow(id, state, [0; 2], [0; 2]);
             return false;
         }
         if is_leased {

@@ -312,7 +312,7 @@ impl Shared {
         let backend = self.ledger.backend_for(number, flow.reply.0);
         // It counts with its backend before it is entered, so that a refusal is taken back in the
         // same way as an end.
-        self.ledger.open_flow(backend);
+        self.ledger.open_flow(backend, state::<A>(flow));
         let (l3, l4) = rewrite::deltas(protocol, &original.into(), &reply.reply().into());
         let hot = Hot {
             ends: [original.into(), reply.into()],
@@ -328,7 +328,7 @@ impl Shared {
             bytes: [0; 2],
         };
         let Ok(id) = family.flows.insert(hot, now, backend, Tracking::default()) else {
-            self.ledger.close_flow(backend, [0; 2], [0; 2]);
+            self.ledger.close_flow(backend, state::<A>(flow), [0; 2], [0; 2]);
             return None;
         };
         if self.config.max_flows_per_source.is_some() {
@@ -353,15 +353,16 @@ impl Shared {
         let remaining = flow
             .timeout
             .map_or(self.config.timeouts.of(state::<A>(flow)), |seconds| ticks(seconds.into()));
-        let hot = family.flows.hot_mut(id);
-        let is_changed = hot.state != state::<A>(flow);
-        hot.set_state(state::<A>(flow));
+        let (hot, cold) = family.flows.both_mut(id);
+        let (former, state) = (hot.state, state::<A>(flow));
+        self.ledger.move_flow(cold.backend, former, state);
+        hot.set_state(state);
         let replied = if flow.is_replied { Hot::<A>::REPLIED } else { 0 };
         hot.set_flags(Hot::<A>::FORGOTTEN, Hot::<A>::OFFLOADED | replied);
         hot.deadline = now.saturating_add(remaining);
         // Every packet that comes to us is assessed, since the kernel should have translated it.
         hot.generation = STALE;
-        if is_changed {
+        if state != former {
             family.events.note(EventKind::Update, &family.flows, id);
         }
     }

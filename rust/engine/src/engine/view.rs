@@ -293,7 +293,7 @@ impl Engine {
                     let backend = ledger.backend(id);
                     BackendStats {
                         address: backend.address,
-                        active: ledger.active(id),
+                        active: ledger.flows(id),
                         traffic: census.traffic(id, backend.birth),
                         connects: backend.connects.clone(),
                         is_gone: backend.standing != Standing::Listed,

@@ -181,10 +181,10 @@ impl Shared {
                     InsertError::Chain(IndexFull) => Cause::HashChain,
                 })
             })?;
-        let (service, outcome) = (self.ledger.open_flow(choice.id), choice.outcome);
         // Read from the flow's record: the ends stand side by side there, and fill no registers
         // while the index changes.
         let hot = family.flows.hot(flow);
+        let (service, outcome) = (self.ledger.open_flow(choice.id, hot.state), choice.outcome);
         let ruling = Ruling::served(now, (&hot.ends, protocol), service, outcome);
         self.ledger.recorder.record(&ruling);
         // Only now: the index may refuse the flow, and a lease without one would never end.

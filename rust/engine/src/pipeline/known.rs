@@ -7,6 +7,7 @@ use super::translate::{flow_flags, translate};
 use crate::conntrack::state::State;
 use crate::conntrack::{FlowId, Hot};
 use crate::events::EventKind;
+use crate::ledger::Ledger;
 use crate::tuple::Direction;
 use crate::verdict::{Action, Verdict};
 use crate::wire::{Headers, Wire};
@@ -33,7 +34,7 @@ impl Shared {
                 if direction == Direction::Reply {
                     self.note_connect(family, id, &mut step);
                 }
-                advance(family, id, direction, &step, headers.end);
+                advance(&mut self.ledger, family, (id, direction), &step, headers.end);
             }
             Fate::Resume(review) => self.rehome(family, id, review.home),
             Fate::Torn(Some(review)) => self.confirm(family, id, review),
@@ -98,9 +99,9 @@ impl Shared {
 /// Takes a step into its flow: TCP's record, state and deadline, and the counters.
 #[inline(always)]
 fn advance<A: Wire>(
+    ledger: &mut Ledger,
     family: &mut FamilyState<A>,
-    id: FlowId,
-    direction: Direction,
+    (id, direction): (FlowId, Direction),
     step: &Step,
     bytes: u32,
 ) {
@@ -112,7 +113,7 @@ fn advance<A: Wire>(
         cold.tracking = tracking;
     }
     if let Some(change) = step.change {
-        transition(family, id, &change);
+        transition(ledger, family, id, &change);
     }
     if !family.flows.hot_mut(id).count(direction, bytes) {
         family.flows.carry_packets(id, direction);
@@ -120,13 +121,19 @@ fn advance<A: Wire>(
 }
 
 #[inline]
-fn transition<A: Wire>(family: &mut FamilyState<A>, id: FlowId, change: &Change) {
+fn transition<A: Wire>(
+    ledger: &mut Ledger,
+    family: &mut FamilyState<A>,
+    id: FlowId,
+    change: &Change,
+) {
     if change.is_assured {
         family.flows.assure(id);
     }
-    let hot = family.flows.hot_mut(id);
+    let (hot, cold) = family.flows.both_mut(id);
     let is_shorter = change.deadline < hot.deadline;
     let is_changed = hot.state != change.state;
+    ledger.move_flow(cold.backend, hot.state, change.state);
     hot.set_state(change.state);
     hot.deadline = change.deadline;
     // The sweep's bound must not be later than any deadline; most packets move them to later.

@@ -102,12 +102,13 @@ impl Shared {
         home: Option<u32>,
     ) {
         if let Some(number) = home {
-            let former = family.flows.cold(id).backend;
+            let (hot, cold) = family.flows.both(id);
+            let (state, former) = (hot.state, cold.backend);
             let backend = self.ledger.backend_for(number, self.ledger.backend(former).address);
             // Packets and bytes were not counted anywhere yet, so both books get none: the whole
             // traffic is counted where the flow ends.
-            self.ledger.open_flow(backend);
-            self.ledger.close_flow(former, [0; 2], [0; 2]);
+            self.ledger.open_flow(backend, state);
+            self.ledger.close_flow(former, state, [0; 2], [0; 2]);
             family.flows.cold_mut(id).backend = backend;
         }
     }
@@ -118,7 +119,7 @@ impl Shared {
         family.events.note(EventKind::Destroy, &family.flows, id);
         let (hot, cold) = (family.flows.hot(id), family.flows.cold(id));
         let client = hot.ends(Direction::Original).src;
-        self.ledger.close_flow(cold.backend, family.flows.packets(id), hot.bytes);
+        self.ledger.close_flow(cold.backend, hot.state, family.flows.packets(id), hot.bytes);
         if hot.has(Hot::<A>::LEASED) {
             let reply = hot.ends(Direction::Reply);
             let claim = Claim::of_flow(hot);

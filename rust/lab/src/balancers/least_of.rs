@@ -24,10 +24,10 @@ impl LeastOf {
 impl Balancer for LeastOf {
     fn pick(&self, request: &Request<'_>, state: &mut State) -> Option<usize> {
         let count = u32::try_from(self.backends.len()).ok().filter(|&count| count > 0)?;
-        let mut best: Option<(usize, u64, u64)> = None;
+        let mut best: Option<(usize, u128, u128)> = None;
         for _ in 0..self.draws {
             let (index, weight) = self.backends[state.rng.below(count) as usize];
-            let (load, weight) = (u64::from(request.loads.active(index)), u64::from(weight));
+            let (load, weight) = (u128::from(request.loads.overhead(index)), u128::from(weight));
             // load / weight < least / least_weight, without the division.
             if best.is_none_or(|(_, least, least_weight)| load * least_weight < least * weight) {
                 best = Some((index, load, weight));
