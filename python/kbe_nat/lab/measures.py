@@ -76,7 +76,10 @@ METHOD: Final = (
         ("offline",),
         "Intervals",
         "They are over repeats, by Student's t at 95 %, never over packets or connections of one "
-        'run, which depend on each other. One repeat has no interval. The tables "difference '
+        "run, which depend on each other. One repeat has no interval; ±0 says that all repeats "
+        "gave the same. An interval ends where its measure does (no share is above 1): then both "
+        "its ends are written, `0.98 (0.93 to 1)`, and it holds the mean as often as the whole "
+        'one. The tables "difference '
         "from\" compare each strategy with the scenario's first one in pairs of repeats; a "
         "difference whose interval contains 0 is called none.",
     ),
@@ -95,7 +98,8 @@ METHOD: Final = (
         "Each way is measured once in each round, in an order that is drawn from the seed, so "
         "that a slow minute hits all. Medians over rounds count, with 95 % intervals by the "
         "bootstrap with a seeded generator. With few rounds such an interval goes from the least "
-        "to the largest: of 5 rounds it holds the median in 94 % of cases, of 3 in 75 %.",
+        "to the largest: of 5 rounds it holds the median in 94 % of cases, of 3 in 75 %. One round "
+        "has no interval; ±0 says that all rounds gave the same.",
     ),
     Passage(
         ("live",),

@@ -9,7 +9,7 @@ from kbe_nat.lab.comparability import check_comparable, comparable_tables
 from kbe_nat.lab.live.pages import live_pages
 from kbe_nat.lab.live.scenario import LiveScenario
 from kbe_nat.lab.result import Result
-from kbe_nat.lab.statistics import Estimate, estimate
+from kbe_nat.lab.statistics import Estimate, Range, estimate
 
 Group: TypeAlias = tuple[Any, ...]
 """The values by which rows are put together: all columns but the measured ones and the repeat."""
@@ -61,6 +61,7 @@ def _page(
     measures: Sequence[str],
 ) -> Page:
     names = ["run"] * (len(results) > 1) + [*results[0].catalogue.varied, *keys]
+    bounds = [_range(results[0], table, measure) for measure in measures]
     groups: dict[Group, list[list[float]]] = {}
     for result in results:
         for row in result.rows(table):
@@ -77,7 +78,7 @@ def _page(
     rows = [
         [
             *(_text(v) for name, v in zip(names, group, strict=True) if name not in constant),
-            *(_number(estimate(sample)) for sample in samples),
+            *(_number(estimate(s, bounds=b)) for s, b in zip(samples, bounds, strict=True)),
         ]
         for group, samples in groups.items()
         if any(samples)
@@ -110,13 +111,22 @@ def _difference_page(
         for sample, measure in zip(samples, measures, strict=True):
             if row[measure] is not None and pair[measure] is not None:
                 sample.append(row[measure] - pair[measure])
+    bounds = [_range(result, table, measure).of_differences() for measure in measures]
     lines = [
-        [*map(_text, group), *(_difference(estimate(sample)) for sample in samples)]
+        [
+            *map(_text, group),
+            *(_difference(estimate(s, bounds=b)) for s, b in zip(samples, bounds, strict=True)),
+        ]
         for group, samples in groups.items()
     ]
     words = [name.replace("_", " ") for name in ("strategy", *names, *measures)]
     heading = f"{title}: difference from {first}, in pairs"
     return Page(heading, words, len(measures), lines, table)
+
+
+def _range(result: Result, table: str, measure: str) -> Range:
+    columns = result.catalogue.tables[table]
+    return next(column.range for column in columns if column.name == measure)
 
 
 def _difference(value: Estimate | None) -> str:
@@ -188,7 +198,7 @@ PAGES: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
         "Shares of connections",
         "backends",
         ("service", "backend"),
-        ("connections_share",),
+        ("connections_share", "connections_share_fair"),
     ),
     (
         "Connections",

@@ -2,7 +2,9 @@
 
 Repeats are independent: each has its own seed. Packets and connections of one repeat are not, so
 intervals are over repeats, by Student's t, which is exact for normal measures and good for means of
-others. With one repeat there is no interval.
+others. With one repeat there is no interval. Student's t knows nothing of what a measure can be, so
+an interval is cut where its measure ends: the true mean is never beyond, and a cut interval holds
+it as often as the whole one.
 
 Rounds of live runs have outliers, when the machine did something else: of them the median counts,
 with a bootstrap interval.
@@ -17,33 +19,61 @@ from typing import Final, NamedTuple
 RESAMPLES: Final = 2000
 
 
+class Range(NamedTuple):
+    """What a measure can be."""
+
+    low: float
+    high: float
+
+    def times(self, count: int) -> "Range":
+        """Of a sum of so many values."""
+        return Range(self.low * count, self.high * count)
+
+    def of_differences(self) -> "Range":
+        """Of one value less another one."""
+        return Range(self.low - self.high, self.high - self.low)
+
+
+ANY: Final = Range(-math.inf, math.inf)
+
+
 class Estimate(NamedTuple):
-    """A mean with the half of its 95 % confidence interval."""
+    """A mean with its 95 % confidence interval, written as `interval_words` does."""
 
     mean: float
     half: float | None
+    """Of the interval before it is cut; None of one repeat, which has no interval."""
     repeats: int
+    low: float
+    """The interval's lower end, not below the measure's; the mean of one repeat."""
+    high: float
 
     def __str__(self) -> str:
         if self.half is None:
             return figure(self.mean)
-        return f"{figure(self.mean)} ±{figure(self.half)}"
+        is_cut = self.low > self.mean - self.half or self.high < self.mean + self.half
+        return interval_words(self.mean, self.low, self.high, is_even=not is_cut)
 
 
-def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate | None:
-    """The mean of repeats; None without any."""
+def estimate(
+    values: Sequence[float], confidence: float = 0.95, bounds: Range = ANY
+) -> Estimate | None:
+    """The mean of repeats, of a measure between these bounds; None without any."""
     count = len(values)
     if not count:
         return None
     if count == 1:
-        return Estimate(values[0], None, 1)
+        return Estimate(values[0], None, 1, values[0], values[0])
     if min(values) == max(values):
         # A mean would round, and leave a variance of its own.
-        return Estimate(values[0], 0.0, count)
+        return Estimate(values[0], 0.0, count, values[0], values[0])
     mean = math.fsum(values) / count
     variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
-    quantile = student_quantile((1 + confidence) / 2, count - 1)
-    return Estimate(mean, quantile * math.sqrt(variance / count), count)
+    half = student_quantile((1 + confidence) / 2, count - 1) * math.sqrt(variance / count)
+    # A measure that is computed may pass its bounds by a rounding, and its mean with it.
+    low = min(mean, max(mean - half, bounds.low))
+    high = max(mean, min(mean + half, bounds.high))
+    return Estimate(mean, half, count, low, high)
 
 
 def student_quantile(chance: float, freedom: int) -> float:
@@ -81,8 +111,32 @@ def student_chance(value: float, freedom: int) -> float:
 def figure(value: float) -> str:
     """Four digits or more."""
     if abs(value) >= 1000 or value == int(value):
-        return f"{value:,.0f}"
+        return f"{value + 0.0:,.0f}"
     return f"{value:.4g}"
+
+
+def interval_words(middle: float, low: float, high: float, *, is_even: bool) -> str:
+    """A value with its interval, to the second digit of the interval's half and six of the value at
+    most: 0.250 ±0.012; 0.98 (0.93 to 1) where the halves are not even; ±0 where there is no spread.
+    """
+    half = (high - low) / 2
+    if half <= 0:
+        return f"{figure(middle)} ±0"
+    largest = max(abs(middle), half)
+    # A spread far below the value would show digits that nobody reads.
+    places = max(0, min(SPREAD_DIGITS - _magnitude(half), DIGITS - _magnitude(largest)))
+    form = f",.{places}f" if largest >= SMALL else f".{SPREAD_DIGITS}g"
+    if largest >= SMALL and half < 0.5 / 10**places:
+        return f"{middle:{form}} ±<{1 / 10**places:{form}}"
+    if is_even:
+        return f"{middle:{form}} ±{half:{form}}"
+    ends = (figure(end) if end == int(end) else f"{end:{form}}" for end in (low, high))
+    return f"{middle:{form}} ({' to '.join(ends)})"
+
+
+def _magnitude(value: float) -> int:
+    """The power of ten of the value's first digit, plus one."""
+    return math.floor(math.log10(abs(value))) + 1
 
 
 class Median(NamedTuple):
@@ -110,3 +164,9 @@ def median_interval(
     tail = (1 - confidence) / 2
     low, high = (medians[round(share * (resamples - 1))] for share in (tail, 1 - tail))
     return Median(median(values), low, high, count)
+
+
+SPREAD_DIGITS: Final = 2
+DIGITS: Final = 6
+SMALL: Final = 1e-6
+"""What is smaller is written with powers of ten."""

@@ -5,11 +5,16 @@ column for each field that a sweep varies). Tables in `TIMED` hold processor tim
 share; all others are equal for equal seeds.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from kbe_nat.lab.cells import Cell
 from kbe_nat.lab.scenario import Scenario, Service
+from kbe_nat.lab.statistics import Range
+
+COUNT: Final = Range(0.0, math.inf)
+SHARE: Final = Range(0.0, 1.0)
 
 
 class Column(NamedTuple):
@@ -20,6 +25,8 @@ class Column(NamedTuple):
     unit: str
     """Empty for texts and plain counts of nothing."""
     meaning: str
+    range: Range = COUNT
+    """What its values can be; intervals end there."""
 
 
 Row: TypeAlias = tuple[str | int | float | None, ...]
@@ -41,10 +48,14 @@ class Catalogue(NamedTuple):
 def _balance(prefix: str, subject: str) -> tuple[Column, ...]:
     return (
         Column(
-            f"{prefix}max_over_mean", "number", "ratio", f"{subject}: largest over mean; 1: even"
+            f"{prefix}max_over_mean",
+            "number",
+            "ratio",
+            f"{subject}: largest over mean; 1: even",
+            Range(1.0, math.inf),
         ),
         Column(f"{prefix}cv", "number", "ratio", f"{subject}: coefficient of variation; 0: even"),
-        Column(f"{prefix}jain", "number", "ratio", f"{subject}: Jain's index; 1: even"),
+        Column(f"{prefix}jain", "number", "ratio", f"{subject}: Jain's index; 1: even", SHARE),
     )
 
 
@@ -102,8 +113,10 @@ TABLES: Final[Mapping[str, tuple[Column, ...]]] = {
             "connections",
             "of these, on backends that died in it; no one-way flows",
         ),
-        Column("keys_moved", "number", "share", "of all possible flows, choice changed"),
-        Column("keys_minimum", "number", "share", "of all possible flows, change unavoidable"),
+        Column("keys_moved", "number", "share", "of all possible flows, choice changed", SHARE),
+        Column(
+            "keys_minimum", "number", "share", "of all possible flows, change unavoidable", SHARE
+        ),
     ),
     "totals": (
         Column("packets", "integer", "packets", "that the simulation sent"),
@@ -130,10 +143,18 @@ TABLES: Final[Mapping[str, tuple[Column, ...]]] = {
         Column("pool_size", "integer", "ports", "of a pool: towards one backend, or towards all"),
         Column("log_lines", "integer", "lines", "of a log that finds the client behind a port"),
         Column("log_bytes", "integer", "bytes", "of these, 150 each"),
-        Column("next_guessed", "number", "share", "of flows with the port behind the last one"),
-        Column("next_guessed_towards", "number", "share", "the same among flows to one backend"),
         Column(
-            "difference_bits", "number", "bits", "entropy of successive ports' differences; 8: all"
+            "next_guessed", "number", "share", "of flows with the port behind the last one", SHARE
+        ),
+        Column(
+            "next_guessed_towards", "number", "share", "the same among flows to one backend", SHARE
+        ),
+        Column(
+            "difference_bits",
+            "number",
+            "bits",
+            "entropy of successive ports' differences; 8: all",
+            Range(0.0, 8.0),
         ),
     ),
     "changes": (
@@ -147,8 +168,8 @@ TABLES: Final[Mapping[str, tuple[Column, ...]]] = {
         _SERVICE,
         Column("backend", "integer", "", "its position, from 0"),
         *_got("connections", "connections", "that it got"),
-        Column("connections_share", "number", "share", "of all connections of the Service"),
-        Column("connections_share_fair", "number", "share", "that would have been fair"),
+        Column("connections_share", "number", "share", "of all connections of the Service", SHARE),
+        Column("connections_share_fair", "number", "share", "that would have been fair", SHARE),
         *_got("bytes", "bytes", "that it answered"),
         *_got("load", "connections", "alive, in the mean over the run"),
     ),

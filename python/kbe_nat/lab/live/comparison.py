@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from kbe_nat.lab.statistics import figure
+from kbe_nat.lab.statistics import interval_words
 
 
 def median_differences(
@@ -37,7 +37,7 @@ def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _interval(row: Mapping[str, Any]) -> str:
-    return f"{figure(row['median'])} ({figure(row['low'])} to {figure(row['high'])})"
+    return interval_words(row["median"], row["low"], row["high"], is_even=False)
 
 
 PLACE: Final = ("table", "quantity", "case", "way", "services", "family")

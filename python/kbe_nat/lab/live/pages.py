@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from kbe_nat.lab.statistics import figure
+from kbe_nat.lab.statistics import figure, interval_words
 
 
 class LivePage(NamedTuple):
@@ -60,19 +60,23 @@ def live_pages(
 
 
 def _line(row: dict[str, Any], columns: Sequence[str]) -> list[str]:
-    spread = f"{figure(row['median'])} ({figure(row['low'])} to {figure(row['high'])})"
-    ratio = "-"
-    if row["ratio"] is not None:
-        ends = (row["ratio"], row["ratio_low"], row["ratio_high"])
-        ratio = "{:.2f} ({:.2f} to {:.2f})".format(*ends)
     return [
         row["way"],
         *(str(row[name] or "-") for name in columns),
-        spread,
-        ratio,
+        _spread(row, "median", "low", "high"),
+        _spread(row, "ratio", "ratio_low", "ratio_high"),
         _percent(row["noise"]),
         row["difference"] or "-",
     ]
+
+
+def _spread(row: dict[str, Any], middle: str, low: str, high: str) -> str:
+    """A median with its interval, which one round does not have."""
+    if row[middle] is None:
+        return "-"
+    if row["rounds"] < 2:
+        return figure(row[middle])
+    return interval_words(row[middle], row[low], row[high], is_even=False)
 
 
 def _missing(row: dict[str, Any]) -> tuple[str, ...]:

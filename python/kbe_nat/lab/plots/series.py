@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from kbe_nat.lab.plots.catalog import Kind, Plot
 from kbe_nat.lab.result import Result
-from kbe_nat.lab.statistics import estimate, median_interval
+from kbe_nat.lab.statistics import Range, estimate, median_interval
 from kbe_nat.lab.tables import Column
 
 
@@ -69,7 +69,8 @@ def drawing(results: Sequence[Result], plot: Plot) -> Drawing | None:
         return None
     varied = [name for name in first.catalogue.varied if name not in (plot.x, *plot.panel)]
     keys = [DIRECTORY] * (len(results) > 1) + varied
-    table = _Table(plot, keys, _bin_width(plot, first))
+    ranges = {name: column.range for name, column in dictionary.items()}
+    table = _Table(plot, keys, _bin_width(plot, first), ranges)
     labels = _run_labels(results)
     for place, result in enumerate(results):
         names = {DIRECTORY: labels[place]}
@@ -114,8 +115,10 @@ class _Sum:
 class _Table:
     """Rows by panel, line, measure, place and repeat."""
 
-    def __init__(self, plot: Plot, keys: Sequence[str], width: float) -> None:
-        self._plot, self._keys, self._width = plot, list(keys), width
+    def __init__(
+        self, plot: Plot, keys: Sequence[str], width: float, ranges: Mapping[str, Range]
+    ) -> None:
+        self._plot, self._keys, self._width, self._ranges = plot, list(keys), width, ranges
         self._names = (*plot.y, plot.reference) if isinstance(plot.reference, str) else plot.y
         self._sums: dict[_Key, dict[tuple[Any, ...], _Sum]] = {}
         self._ends: dict[_Key, tuple[float, float]] = {}
@@ -229,10 +232,10 @@ class _Table:
             middle = median_interval(samples, seed=1)
             assert middle is not None
             return Point(middle.median, middle.low, middle.high, samples)
-        value = estimate(samples)
+        rows = max(s.count for s in sums.values()) if is_total else 1
+        value = estimate(samples, bounds=self._ranges[key.measure].times(rows))
         assert value is not None
-        half = value.half or 0.0
-        low, high = self._ends.get(key, (value.mean - half, value.mean + half))
+        low, high = self._ends.get(key, (value.low, value.high))
         return Point(value.mean, low, high, samples)
 
     def _lines(self, measures: "_Measures", name: str) -> list[Line]:
