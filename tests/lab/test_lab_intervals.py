@@ -47,8 +47,8 @@ def test_an_interval_is_written_to_the_digits_that_it_knows(
 
 
 def test_medians_are_written_likewise() -> None:
-    assert interval_words(1234.5678, 1100.0, 1240.0, is_even=False) == "1,235 (1,100 to 1,240)"
-    assert interval_words(0.5, 0.5, 0.5, is_even=False) == "0.5 ±0"
+    assert interval_words(1234.5678, 1100.0, 1240.0) == "1,235 (1,100 to 1,240)"
+    assert interval_words(0.5, 0.5, 0.5) == "0.5 ±0"
     assert figure(-0.0) == "0"
 
 

@@ -164,11 +164,19 @@ def headline(result: Result) -> Iterator[str]:
     yield f"{scenario.name}: {scenario.question}" if scenario.question else scenario.name
     if scenario.expect:
         yield f"Expected: {scenario.expect}"
+    yield f"{summary(result)} {spread_words(result)}"
+
+
+def spread_words(result: Result) -> str:
+    """What the numbers of its report are, in a sentence."""
+    scenario = result.scenario
     if isinstance(scenario, LiveScenario):
-        method = "Medians over rounds with 95 % intervals."
-    else:
-        method = "Means over repeats with 95 % intervals."
-    yield f"{summary(result)} {method}"
+        if scenario.rounds == 1:
+            return "Values of one round, which has no intervals."
+        return "Medians over rounds with 95 % intervals."
+    if scenario.repeats == 1:
+        return "Values of one repeat, which has no intervals."
+    return "Means over repeats with 95 % intervals."
 
 
 def summary(result: Result) -> str:
@@ -176,13 +184,17 @@ def summary(result: Result) -> str:
     manifest, scenario = result.manifest, result.scenario
     machine = manifest.machine
     if isinstance(scenario, LiveScenario):
-        times = f"{scenario.rounds} rounds"
+        times = _counted(scenario.rounds, "round")
     else:
-        times = f"{scenario.repeats} repeats"
+        times = _counted(scenario.repeats, "repeat")
     return (
-        f"{len(manifest.cells)} cells, {times} from seed {scenario.seed}; "
+        f"{_counted(len(manifest.cells), 'cell')}, {times} from seed {scenario.seed}; "
         f"kbe-nat {machine['kbe_nat']}, {machine['cpu']}, Linux {machine['kernel']}."
     )
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count:,} {name}{'s' * (count != 1)}"
 
 
 LISTED = 400

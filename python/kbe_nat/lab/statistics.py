@@ -51,8 +51,7 @@ class Estimate(NamedTuple):
     def __str__(self) -> str:
         if self.half is None:
             return figure(self.mean)
-        is_cut = self.low > self.mean - self.half or self.high < self.mean + self.half
-        return interval_words(self.mean, self.low, self.high, is_even=not is_cut)
+        return interval_words(self.mean, self.low, self.high)
 
 
 def estimate(
@@ -115,7 +114,7 @@ def figure(value: float) -> str:
     return f"{value:.4g}"
 
 
-def interval_words(middle: float, low: float, high: float, *, is_even: bool) -> str:
+def interval_words(middle: float, low: float, high: float) -> str:
     """A value with its interval, to the second digit of the interval's half and six of the value at
     most: 0.250 ±0.012; 0.98 (0.93 to 1) where the halves are not even; ±0 where there is no spread.
     """
@@ -128,7 +127,7 @@ def interval_words(middle: float, low: float, high: float, *, is_even: bool) -> 
     form = f",.{places}f" if largest >= SMALL else f".{SPREAD_DIGITS}g"
     if largest >= SMALL and half < 0.5 / 10**places:
         return f"{middle:{form}} ±<{1 / 10**places:{form}}"
-    if is_even:
+    if math.isclose(high - middle, middle - low, rel_tol=1e-3):
         return f"{middle:{form}} ±{half:{form}}"
     ends = (figure(end) if end == int(end) else f"{end:{form}}" for end in (low, high))
     return f"{middle:{form}} ({' to '.join(ends)})"

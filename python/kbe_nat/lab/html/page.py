@@ -19,9 +19,11 @@ from kbe_nat.lab.comparability import omission
 from kbe_nat.lab.html.svg import inline
 from kbe_nat.lab.live.scenario import LiveScenario
 from kbe_nat.lab.measures import MEASURES, METHOD
+from kbe_nat.lab.plots import events_of
+from kbe_nat.lab.plots.captions import caption
 from kbe_nat.lab.plots.figures import Picture
 from kbe_nat.lab.plots.series import Drawing
-from kbe_nat.lab.report import Page, report, summary
+from kbe_nat.lab.report import Page, report, spread_words, summary
 from kbe_nat.lab.result import Result
 from kbe_nat.lab.tables import Column
 
@@ -71,13 +73,13 @@ def page(results: Sequence[Result], drawn: Iterable[tuple[Drawing, Picture]], pl
         "question": scenario.question,
         "expect": scenario.expect,
         "summary": summary(first),
-        "spread": MEDIANS if is_live else MEANS,
+        "spread": spread_words(first),
         "notes": list(filter(None, (omission(results), *_skipped(results)))),
         "pictures": [
             {
                 "name": each.plot.name,
                 "title": each.plot.title,
-                "caption": each.plot.caption,
+                "caption": caption(each, has_events=len(events_of(first)) > 0),
                 "svg": Markup(inline(image.svg, each.plot.name, each.plot.title)),
             }
             for each, image in drawn
@@ -206,6 +208,4 @@ POLICY: Final = (
     "base-uri 'none'; form-action 'none'"
 )
 NUMBER: Final = re.compile(r"[+-]?(\d[\d,]*(\.\d+)?|\.\d+)(e[+-]?\d+)?(?=$|[ %])")
-MEANS: Final = "Means over repeats with their 95 % intervals."
-MEDIANS: Final = "Medians over rounds with their 95 % intervals."
 FACTS: Final = {"kbe_nat": "kbe-nat", "git": "revision", "cpu": "processor", "cpus": "processors"}

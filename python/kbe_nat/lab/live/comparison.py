@@ -37,7 +37,7 @@ def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _interval(row: Mapping[str, Any]) -> str:
-    return interval_words(row["median"], row["low"], row["high"], is_even=False)
+    return interval_words(row["median"], row["low"], row["high"])
 
 
 PLACE: Final = ("table", "quantity", "case", "way", "services", "family")

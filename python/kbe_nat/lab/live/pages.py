@@ -76,7 +76,7 @@ def _spread(row: dict[str, Any], middle: str, low: str, high: str) -> str:
         return "-"
     if row["rounds"] < 2:
         return figure(row[middle])
-    return interval_words(row[middle], row[low], row[high], is_even=False)
+    return interval_words(row[middle], row[low], row[high])
 
 
 def _missing(row: dict[str, Any]) -> tuple[str, ...]:

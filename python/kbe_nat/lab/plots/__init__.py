@@ -24,15 +24,15 @@ def pictures(results: Sequence[Result]) -> Iterator[tuple[Drawing, "Picture"]]:
     matplotlib. Cost: a third of a second each.
     """
     try:
-        from kbe_nat.lab.plots.figures import picture
+        from kbe_nat.lab.plots.figures import picture, sheets
     except ImportError as error:
         raise LabError(f"plots need matplotlib: pip install 'kbe-nat[lab]' ({error})") from None
-    events = _events(results[0])
+    events = events_of(results[0])
     tables = comparable_tables(results)
     for plot in PLOTS:
         image = drawing(results, plot) if plot.table in tables else None
-        if image is not None:
-            yield image, picture(image, events)
+        for sheet in () if image is None else sheets(image):
+            yield sheet, picture(sheet, events)
 
 
 def write_pictures(results: Sequence[Result], folder: Path) -> list[tuple[Drawing, "Picture"]]:
@@ -45,7 +45,7 @@ def write_pictures(results: Sequence[Result], folder: Path) -> list[tuple[Drawin
     return drawn
 
 
-def _events(result: Result) -> list[tuple[float, str]]:
+def events_of(result: Result) -> list[tuple[float, str]]:
     """The timeline of a run: moments with events in words."""
     if "events" not in result.tables:
         return []

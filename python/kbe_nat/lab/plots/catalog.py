@@ -28,7 +28,7 @@ class Plot(NamedTuple):
     y: tuple[str, ...]
     """Measured columns; each has axes of its own, but for bars that share axes."""
     caption: str
-    """What to look for, in a sentence or two."""
+    """What the measures say, in a sentence or two; `caption` adds what is drawn."""
     x: str = ""
     """The column of the horizontal axis: curves, times and shares have one."""
     panel: tuple[str, ...] = ()
@@ -50,19 +50,31 @@ class Plot(NamedTuple):
     """How many there are at most; further ones are added up, or left out."""
 
 
-def _medians(table: str, title: str) -> Plot:
-    """The quantities of a live measure."""
+def _medians(
+    table: str, title: str, caption: str, quantity: str = "", name: str | None = None
+) -> Plot:
+    """The quantities of a live measure, or one of them."""
     return Plot(
-        table,
+        name or table,
         title,
         "medians",
         "dots",
         ("median",),
-        "Medians over rounds with 95 % bootstrap intervals.",
+        caption,
         panel=("quantity", "unit", "case"),
-        where={"table": (table,)},
+        where={"table": (table,)} | ({"quantity": (quantity,)} if quantity else {}),
         interval=("low", "high"),
         panels=12,
+    )
+
+
+def _latency(quantile: str, words: str) -> Plot:
+    return _medians(
+        "latency",
+        f"Latency: {words}",
+        "Of the round trips of one flow, and of first packets, beside a load.",
+        f"{quantile}_us",
+        f"latency-{quantile}",
     )
 
 
@@ -73,7 +85,7 @@ PLOTS: Final = (
         "backends",
         "shares",
         ("connections_share",),
-        "An interval that contains the fair share is no sign of a strategy that is unfair.",
+        "A share apart from the fair one is a strategy's only if repeats agree about it.",
         x="backend",
         panel=("service",),
         reference="connections_share_fair",
@@ -140,7 +152,7 @@ PLOTS: Final = (
         "seconds",
         "times",
         ("connections_cv", "load_cv", "lost"),
-        "Means over repeats. Vertical lines are the events of the timeline.",
+        "Indices of each second, and what was lost in it.",
         x="time",
         panel=("service", "memory"),
     ),
@@ -150,7 +162,7 @@ PLOTS: Final = (
         "tables",
         "times",
         ("flows",),
-        "Means over repeats. Flows in TIME_WAIT count.",
+        "Flows in TIME_WAIT count.",
         x="time",
         panel=("memory",),
     ),
@@ -168,7 +180,7 @@ PLOTS: Final = (
         "costs",
         "dots",
         ("first_packet_ns", "packet_ns"),
-        "Faint marks are single repeats: their spread is the machine's noise.",
+        "Repeats differ by their traffic, and by the machine's noise.",
     ),
     Plot(
         "building",
@@ -179,24 +191,91 @@ PLOTS: Final = (
         "Added up over the run, its start included.",
         is_total=True,
     ),
-    _medians("throughput", "Throughput by the loss that is tolerated"),
-    _medians("cpu", "Processor time of a packet, live"),
-    _medians("connections", "Short connections, one after the other"),
-    _medians("establishment", "New flows a second, each of them answered"),
-    _medians("capacity", "Connections alive at once"),
-    _medians("latency", "Latency"),
+    Plot(
+        "ports",
+        "Source ports in use at their peak, in one pool",
+        "ports",
+        "bars",
+        ("pool_peak",),
+        "A pool is one address towards one backend, or towards all where mappings do not depend on "
+        "the backend.",
+        reference="pool_size",
+        reference_name="ports of a pool",
+    ),
+    Plot(
+        "port-collisions",
+        "Source ports: first choices that were taken, and first packets without a port",
+        "ports",
+        "bars",
+        ("collisions", "exhausted"),
+        "A collision costs a further look; a packet for which no port was left is refused.",
+    ),
+    Plot(
+        "port-guesses",
+        "Source ports: how far they can be predicted",
+        "ports",
+        "dots",
+        ("next_guessed", "next_guessed_towards", "difference_bits"),
+        "Flows with the port behind the last one's, of all and of those to one backend; the "
+        "entropy of steps between ports: 0 bits tell the next one's part of the range, 8 nothing.",
+    ),
+    Plot(
+        "port-log",
+        "Lines of a log that finds the client behind a port",
+        "ports",
+        "bars",
+        ("log_lines",),
+        "One when a mapping or a block begins, and one when it ends.",
+    ),
+    _medians(
+        "throughput",
+        "Throughput by the loss that is tolerated",
+        "More is better. Where the sender was the limit (throughput.csv), a way may carry more.",
+    ),
+    _medians(
+        "cpu",
+        "Processor time of a packet, live",
+        "Less is better of net, more of core kpps, which ways with queues alone have.",
+    ),
+    _medians(
+        "connections",
+        "Short connections, one after the other",
+        "The rate of one client, and quantiles of its connect times.",
+    ),
+    _medians(
+        "establishment",
+        "New flows a second, each of them answered",
+        "More is better.",
+    ),
+    _medians(
+        "capacity",
+        "Connections alive at once",
+        "As many as were asked for, where opened says so; how fast they were opened and closed.",
+    ),
+    _latency("p50", "median"),
+    _latency("p90", "90th percentile"),
+    _latency("p99", "99th percentile"),
+    _latency("p999", "99.9th percentile"),
     Plot(
         "latency-load",
         "Latency against load",
         "latency",
         "curves",
         ("p50_us", "p99_us", "p999_us"),
-        "Medians over rounds of each round's quantiles, with 95 % bootstrap intervals.",
+        "Medians over rounds of each round's quantiles.",
         x="load",
         panel=("kind",),
         is_median=True,
     ),
-    _medians("bulk", "One TCP connection in bulk"),
-    _medians("programming", "From objects to the first answer"),
-    _medians("changes", "From an endpoint's change to its first connection"),
+    _medians("bulk", "One TCP connection in bulk", "More is better."),
+    _medians(
+        "programming",
+        "From objects to the first answer",
+        "Time from parsed objects, and the memory of the way's programs meanwhile.",
+    ),
+    _medians(
+        "changes",
+        "From an endpoint's change to its first connection",
+        "What watching an API server adds is not in it.",
+    ),
 )

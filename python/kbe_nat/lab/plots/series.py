@@ -7,10 +7,13 @@ is taken is that of the points, at most `MOMENTS` for a line over time.
 
 import math
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from kbe_nat.lab.live.cells import IDLE
+from kbe_nat.lab.live.scenario import LiveScenario
 from kbe_nat.lab.plots.catalog import Kind, Plot
 from kbe_nat.lab.result import Result
 from kbe_nat.lab.statistics import Range, estimate, median_interval
@@ -43,6 +46,8 @@ class Panel(NamedTuple):
     title: str
     lines: Mapping[str, Sequence[Line]]
     """By measured column. All have the same labels in the same order."""
+    unit: str = ""
+    """Of its measures, where the table has a column of units."""
 
 
 class Drawing(NamedTuple):
@@ -70,7 +75,7 @@ def drawing(results: Sequence[Result], plot: Plot) -> Drawing | None:
     varied = [name for name in first.catalogue.varied if name not in (plot.x, *plot.panel)]
     keys = [DIRECTORY] * (len(results) > 1) + varied
     ranges = {name: column.range for name, column in dictionary.items()}
-    table = _Table(plot, keys, _bin_width(plot, first), ranges)
+    table = _Table(plot, results, keys, ranges)
     labels = _run_labels(results)
     for place, result in enumerate(results):
         names = {DIRECTORY: labels[place]}
@@ -116,9 +121,19 @@ class _Table:
     """Rows by panel, line, measure, place and repeat."""
 
     def __init__(
-        self, plot: Plot, keys: Sequence[str], width: float, ranges: Mapping[str, Range]
+        self,
+        plot: Plot,
+        results: Sequence[Result],
+        keys: Sequence[str],
+        ranges: Mapping[str, Range],
     ) -> None:
-        self._plot, self._keys, self._width, self._ranges = plot, list(keys), width, ranges
+        first = results[0]
+        self._plot, self._keys, self._ranges = plot, list(keys), ranges
+        self._width = _bin_width(plot, first)
+        self._named = _named_keys(results, keys)
+        scenario = first.scenario
+        choices = scenario.choices if isinstance(scenario, LiveScenario) else []
+        self._order = {choice.way: place for place, choice in enumerate(choices)}
         self._names = (*plot.y, plot.reference) if isinstance(plot.reference, str) else plot.y
         self._sums: dict[_Key, dict[tuple[Any, ...], _Sum]] = {}
         self._ends: dict[_Key, tuple[float, float]] = {}
@@ -220,6 +235,7 @@ class _Table:
                     for name in self._plot.y
                     if (panel, name) in shown
                 },
+                panel[self._plot.panel.index(UNIT)] if UNIT in self._plot.panel and panel else "",
             )
             for panel in self._panels
             if any((panel, name) in shown for name in self._plot.y)
@@ -241,33 +257,51 @@ class _Table:
     def _lines(self, measures: "_Measures", name: str) -> list[Line]:
         reference = self._plot.reference
         held = measures.get(reference, {}) if isinstance(reference, str) else {}
-        varied = self._varied()
         lines = []
-        for line, points in measures[name].items():
-            parts = [_text(line[n]) for n in varied] or [_text(value) for value in line[:1]]
+        for line, points in sorted(measures[name].items(), key=lambda each: self._rank(each[0])):
+            parts = [_text(line[self._keys.index(key)]) for key in self._keys if key in self._named]
             against = {place: point.middle for place, point in held.get(line, {}).items()}
             group = parts[-1] if len(parts) > 1 else ""
             ordered = dict(sorted(points.items()))
             lines.append(Line(" · ".join(parts), group, ordered, against))
         return lines
 
-    def _varied(self) -> list[int]:
-        """Places of the keys that are not the same in all lines."""
-        values: dict[int, set[Any]] = defaultdict(set)
-        for key in self._sums:
-            for place, value in enumerate(key.line):
-                values[place].add(value)
-        return [place for place, distinct in values.items() if len(distinct) > 1]
+    def _rank(self, line: tuple[Any, ...]) -> int:
+        """Of ways, whose cells run in an order by chance."""
+        return next((self._order[value] for value in line if value in self._order), 0)
 
     def _panel_title(self, panel: tuple[Any, ...]) -> str:
         parts = []
-        for place, name in enumerate(self._plot.panel[: len(panel)]):
-            is_varied = len({values[place] for values in self._panels}) > 1
+        for name, value, varied in zip(
+            self._plot.panel, panel, zip(*self._panels, strict=True), strict=False
+        ):
             if name == "time":
-                parts.append(f"at {_text(panel[place])} s")
-            elif is_varied or name in SPOKEN:
-                parts.append(_text(panel[place]).replace("_", " "))
+                parts.append(f"at {_text(value)} s")
+            elif name != UNIT and (len(set(varied)) > 1 or name in SPOKEN):
+                parts.append(words_of(_text(value)))
         return ", ".join(filter(None, parts))
+
+
+def words_of(column: str) -> str:
+    """A column's name for people, without the unit that ends it: its axis says that."""
+    return SUFFIX.sub("", column).replace("_", " ")
+
+
+def _named_keys(results: Sequence[Result], keys: Sequence[str]) -> frozenset[str]:
+    """Keys that lines are called by: the strategy, or the way, and what else varies in these runs.
+    A plot of a part of the rows names them as the others do.
+    """
+    values: dict[str, set[str]] = defaultdict(set)
+    for result in results:
+        for cell in result.manifest.cells:
+            if cell.get("way") == IDLE:
+                # It has no Services and no family.
+                continue
+            for name, value in {**cell, **cell.get("sweep", {})}.items():
+                values[name].add(repr(value))
+    return frozenset(
+        name for name in keys if name in NAMES or name == DIRECTORY or len(values[name]) > 1
+    )
 
 
 def _run_labels(results: Sequence[Result]) -> list[str]:
@@ -294,7 +328,12 @@ def _bin_width(plot: Plot, result: Result) -> float:
 
 REPEATED: Final = ("repeat", "seed", "round", "run")
 """Columns that tell repeats apart, of which plots show means."""
-SPOKEN: Final = ("event", "unit")
+NAMES: Final = ("strategy", "way")
+"""Columns that name lines even where all say the same."""
+UNIT: Final = "unit"
+"""The column of a panel that its axes say."""
+SUFFIX: Final = re.compile(r"_(us|ms|ns|mb)$")
+SPOKEN: Final = ("event",)
 """Columns that a panel's title says even where all panels say the same."""
 DIRECTORY: Final = "directory"
 """Tells the runs apart that are compared."""

@@ -19,31 +19,42 @@ PALETTE: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 LINES: Final[tuple[Dashes, ...]] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 HATCHES: Final = ("", "////", "....", "xxxx", "\\\\\\\\", "----")
+FONT: Final = "DejaVu Sans"
 WIDTH: Final = 6.0
 """Inches: a column of a page, or half of a screen."""
+TALLEST: Final = 9.3
+"""Inches: of paper at this width. What is taller is spread over several pictures."""
+LABEL_POINTS: Final = 8.5
+"""Size of names of rows."""
+SMALL_POINTS: Final = 7.5
+"""Size of figures and events beside what is drawn."""
+LEGEND_POINTS: Final = 8
+TITLE_POINTS: Final = 9
+"""Size of titles and labels of axes."""
+HEADING_POINTS: Final = 10.5
 SETTINGS: Final["dict[RcKeyType, object]"] = {
     "axes.edgecolor": DIM,
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.labelcolor": INK,
-    "axes.labelsize": 9,
+    "axes.labelsize": TITLE_POINTS,
     "axes.linewidth": 0.7,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlecolor": INK,
     "axes.titlelocation": "left",
-    "axes.titlesize": 9,
+    "axes.titlesize": TITLE_POINTS,
     "axes.formatter.useoffset": False,
     "axes.formatter.limits": (-4, 6),
-    "figure.titlesize": 10.5,
+    "figure.titlesize": HEADING_POINTS,
     "figure.titleweight": "bold",
     "figure.facecolor": "white",
-    "font.family": "DejaVu Sans",
+    "font.family": FONT,
     "font.size": 9,
     "grid.color": RULE,
     "grid.linewidth": 0.6,
     "hatch.linewidth": 0.6,
-    "legend.fontsize": 8,
+    "legend.fontsize": LEGEND_POINTS,
     "legend.frameon": False,
     "legend.labelcolor": INK,
     "legend.handlelength": 2.8,
@@ -53,10 +64,10 @@ SETTINGS: Final["dict[RcKeyType, object]"] = {
     "text.parse_math": False,
     "xtick.color": DIM,
     "xtick.labelcolor": INK,
-    "xtick.labelsize": 8.5,
+    "xtick.labelsize": LABEL_POINTS,
     "ytick.color": DIM,
     "ytick.labelcolor": INK,
-    "ytick.labelsize": 8.5,
+    "ytick.labelsize": LABEL_POINTS,
     # Texts stay texts: small, to be searched, and in the fonts of whoever shows them.
     "svg.fonttype": "none",
     "svg.hashsalt": "kbe-nat",
