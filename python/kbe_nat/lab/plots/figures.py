@@ -49,9 +49,9 @@ class _Part(NamedTuple):
     draw: Callable[[Axes], None]
     x_label: str
     y_label: str
-    left: float = 0.75
+    name_room: float = 0.75
     """Inches of what stands beside them."""
-    right: float = 0.0
+    figure_room: float = 0.0
     has_rows: bool = False
     """Whether the vertical axis names rows."""
     is_whole: tuple[bool, bool] = (False, False)
@@ -60,7 +60,7 @@ class _Part(NamedTuple):
     @property
     def room(self) -> float:
         """Inches of the axes from left to right."""
-        return WIDTH - self.left - self.right - 2 * PAD
+        return WIDTH - self.name_room - self.figure_room - 2 * PAD
 
     def folded(self) -> "_Part":
         """The same with texts that have room."""
@@ -112,6 +112,10 @@ def picture(drawing: Drawing, events: Sequence[tuple[float, str]]) -> Picture:
         # Laid out once for both files: laying out costs as much as drawing.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
+        for axes in figure.axes:
+            # The solver's last digits depend on the addresses of objects, and identifiers on them.
+            x, y, width, height = (round(edge, 5) for edge in axes.get_position().bounds)
+            axes.set_position((x, y, width, height))
         return Picture(_saved(figure, "svg"), _saved(figure, "png"))
 
 
@@ -119,7 +123,7 @@ def draw(drawing: Drawing, events: Sequence[tuple[float, str]]) -> Figure:
     """The figure, not yet laid out."""
     parts = [part.folded() for part in _parts(drawing, events)]
     # Room for fonts that are wider than the one that is measured: figures at the right grow there.
-    right = 1 - WIDER * max(part.right for part in parts) / WIDTH
+    right = 1 - WIDER * max(part.figure_room for part in parts) / WIDTH
     layout = ConstrainedLayoutEngine(w_pad=PAD, h_pad=0.05, rect=(0, 0, right, 1))
     # Letters are laid out as they are drawn: their widths depend on the size of pixels.
     figure = Figure(layout=layout, dpi=PIXELS_PER_INCH)
@@ -189,8 +193,8 @@ def _rows_part(
     height: float,
     is_whole: bool,
 ) -> _Part:
-    left = rows.left(lines)
-    return _Part(height, title, draw, label, "", left, has_rows=True, is_whole=(is_whole, False))
+    room = rows.name_room(lines)
+    return _Part(height, title, draw, label, "", room, has_rows=True, is_whole=(is_whole, False))
 
 
 def _measure_parts(
@@ -218,7 +222,7 @@ def _measure_parts(
         beside = partial(shares.beside, drawing=drawing, lines=lines)
         height = rows.height(lines, shares.marks(lines))
         part = _rows_part(title, lines, beside, label, height, is_whole[1])
-        return [part._replace(right=shares.right(lines))]
+        return [part._replace(figure_room=shares.figure_room(lines))]
     if form == "spread":
         spread = partial(shares.spread, lines=lines)
         return [_rows_part(title, lines, spread, RATIO, rows.height(lines), is_whole=False)]

@@ -18,7 +18,7 @@ def height(lines: Sequence[Line], marks: float = 0.0) -> float:
     return max(MARGIN + len(lines) * max(few, label, marks), 0.3)
 
 
-def left(lines: Sequence[Line]) -> float:
+def name_room(lines: Sequence[Line]) -> float:
     """Inches of their names."""
     parts = (part for line in lines for part in _name(line).split("\n"))
     return max(text.width(part, LABEL_POINTS) for part in parts) + 0.1

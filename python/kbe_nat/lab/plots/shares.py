@@ -26,7 +26,7 @@ def marks(lines: Sequence[Line]) -> float:
     return max(0.3, GAP + len(_backends(lines)) * text.height("0", SMALL_POINTS))
 
 
-def right(lines: Sequence[Line]) -> float:
+def figure_room(lines: Sequence[Line]) -> float:
     """Inches of these figures."""
     figures = (_figure(point) for each in lines for point in each.points.values())
     return max(text.width(figure, SMALL_POINTS) for figure in figures) + 0.1
