@@ -27,6 +27,13 @@ mod tests {
 """
 
 
+def test_the_words_of_completion_are_up_to_date() -> None:
+    """A change of any verb's flags makes the file old."""
+    command = [sys.executable, str(Path(house.__file__).with_name("cli_words.py")), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_no_binding_is_a_filler() -> None:
     """In the package, the benchmarks, the tools, and the crates."""
     measures = dict(house.measures())

@@ -91,13 +91,14 @@ PYTHON = {
     "lab": "_native commands control datapath drivers engine_tables errors family kubeproxy model "
     "packets playground policy reference rules sources",
     "shadow": "family _native engine_tables model packets policy",
-    "cli": "_native client daemon doctor drivers engine_tables errors explain extras family "
-    "interrupt kubeproxy lab model packets playground policy rules shadow sources version",
+    "cli": "_native cli_words client daemon doctor drivers engine_tables errors explain extras "
+    "family interrupt kubeproxy lab model packets playground policy rules shadow sources version",
+    "cli_words": "",
     "session": "_native",
     "compat": "_native errors",
     "loading": "_native engine_tables errors model policy sources",
     "__init__": "family _native errors loading model session",
-    "__main__": "cli errors extras interrupt version",
+    "__main__": "cli cli_words errors extras interrupt version",
 }
 
 

@@ -12,6 +12,7 @@ from kbe_nat import interrupt
 BAD_INPUT = 2
 NOT_FOUND = 1
 """As kubectl ends when an object is not there."""
+COMPLETION = "_KBE_NAT_COMPLETE"
 VERSION = (["--version"], ["-V"])
 
 
@@ -32,7 +33,13 @@ def _run(arguments: Sequence[str]) -> int:
     if sys.stdout is None:  # closed by whoever started us
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     try:
-        if list(arguments) in VERSION:
+        if COMPLETION in os.environ:
+            # A shell asks at each TAB: the answer needs neither the verbs nor click.
+            from kbe_nat.cli_words import answer
+
+            print(answer(os.environ), end="")
+            code = 0
+        elif list(arguments) in VERSION:
             # Scripts ask for it: the answer needs nothing of the rest.
             from kbe_nat import __version__
 

@@ -1,17 +1,23 @@
 """The command's start: it imports no more than it needs, and Ctrl-C is answered by no words."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 
+import click
 import pytest
 
 from harness.verbs import SEED
+from kbe_nat.cli import GROUPS, VERBS, app
+from kbe_nat.cli.verb import VerbCommand
 
 PACKAGES = {"click", "msgspec", "yaml", "inotify_simple", "aiohttp", "prometheus_client"}
 """Those of the installation, with the extra of the proxy."""
+LIGHT = {"kbe_nat", "kbe_nat.__main__", "kbe_nat.interrupt", "kbe_nat.cli_words", "kbe_nat._native"}
 
 
 def modules_after(program: str) -> set[str]:
@@ -31,6 +37,82 @@ def modules_after(program: str) -> set[str]:
 )
 def test_the_engine_and_the_version_import_no_package(program: str) -> None:
     assert modules_after(program) & PACKAGES == set()
+
+
+VERB_WORDS = [f"{verb} --" for verbs in GROUPS.values() for verb in verbs]
+
+
+def completed(line: str, shell: str = "bash", program: str = "main()") -> list[str]:
+    """What the shell is told for a line with the cursor at its end."""
+    words = line.split()
+    environment = {
+        **os.environ,
+        "_KBE_NAT_COMPLETE": f"{shell}_complete",
+        "COMP_WORDS": f"kbe-nat {line}",
+        "COMP_CWORD": str(len(words) + line.endswith(" ") if words else 1),
+    }
+    if shell == "fish":
+        environment["COMP_CWORD"] = "" if line.endswith(" ") else words[-1]
+    return subprocess.check_output(
+        [sys.executable, "-c", f"from kbe_nat.__main__ import main; {program}"],
+        text=True,
+        env=environment,
+    ).splitlines()
+
+
+@pytest.mark.parametrize("line", ["", "p", *VERB_WORDS, "lab run -", "get s", "proxy --strategy "])
+def test_completion_imports_no_verb_and_no_package(line: str) -> None:
+    program = "import sys; main(); print(); print(*sys.modules)"
+    *words, modules = completed(line, program=program)
+    loaded = {name for name in modules.split() if name.startswith("kbe_nat")}
+    assert loaded <= LIGHT
+    assert {name.partition(".")[0] for name in modules.split()} & PACKAGES == set()
+    assert len(words) > 1
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("pr", ["proxy"]),
+        ("get s", ["services", "stats", "status"]),
+        ("get services ", []),
+        ("get svc -o json --no", ["--no-headers"]),
+        ("strategy set web w", ["wrr", "wlc"]),
+        ("strategy s", ["set"]),
+        ("proxy --strategy w", ["wrr", "wlc"]),
+        ("proxy --strategy=w", ["wrr", "wlc"]),
+        ("dump --format ", ["iptables-save", "nft"]),
+        ("lab run --dir", ["--directory"]),
+        ("explain --live --fr", ["--from"]),
+        ("proxy 'half ", []),
+    ],
+)
+def test_words_are_completed(line: str, words: list[str]) -> None:
+    for shell in ("bash", "fish"):
+        told = [each.partition("\t")[0] for each in completed(line, shell)]
+        assert told == [f"plain,{word}" for word in words], shell
+
+
+def test_shells_get_helps_and_files() -> None:
+    assert completed("prox", "zsh") == ["plain", "proxy", GROUPS["Serve"]["proxy"]]
+    assert completed("replay -f ./ob") == ["file,./ob"]
+    assert completed("replay ./in") == ["file,./in"]
+    assert completed("replay ", "tcsh") == []
+
+
+def test_every_verb_has_examples() -> None:
+    def walk(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+        if isinstance(command, click.Group):
+            for inner, each in command.commands.items():
+                yield from walk(f"{name} {inner}", each)
+        else:
+            yield name, command
+
+    for verb in VERBS:
+        for name, command in walk(verb, app.commands[verb]):
+            assert isinstance(command, VerbCommand)
+            assert command.examples, name
+            assert all("kbe-nat" in example for example in command.examples), name
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["help"], []])

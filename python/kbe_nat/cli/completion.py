@@ -9,6 +9,7 @@ from click.shell_completion import get_completion_class
 from kbe_nat.cli import app
 from kbe_nat.cli.flags.flag import Argument
 from kbe_nat.cli.verb import verb
+from kbe_nat.cli_words import VARIABLE
 
 
 class Shell(StrEnum):
@@ -30,4 +31,4 @@ def completion(shell: Annotated[Shell, Argument("The shell.")]) -> None:
     """
     words = get_completion_class(shell)
     assert words is not None
-    sys.stdout.write(words(app, {}, "kbe-nat", "_KBE_NAT_COMPLETE").source())
+    sys.stdout.write(words(app, {}, "kbe-nat", VARIABLE).source())

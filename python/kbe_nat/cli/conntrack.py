@@ -99,7 +99,13 @@ def conntrack(
     socket: Socket = DEFAULT_SOCKET,
     output: OutputFormat = Format.TEXT,
 ) -> None:
-    """List, watch, count or end connections, in the format of conntrack-tools."""
+    """List, watch, count or end connections, in the format of conntrack-tools.
+
+    Examples:
+      kbe-nat conntrack -L -p tcp --dport 80
+      kbe-nat conntrack -E --service default/web
+      kbe-nat conntrack -D -s 10.0.2.15
+    """
     if sum((list_them, events, count, delete, flush)) > 1:
         raise SettingError("conntrack", "only one of -L, -E, -C, -D and -F can be done")
     if flush:

@@ -75,6 +75,10 @@ def demo(
     Makes a cluster, applies the page's objects, asks the pod and the Service, scales, shares
     requests, and takes everything away at the end, also after Ctrl-C. Needs root, or a system that
     lets users make namespaces.
+
+    Examples:
+      kbe-nat demo
+      kbe-nat demo --requests 1000 --strategy wlc --seed 7
     """
     ensure_root("the demo")
     seed = secrets.randbits(64) if seed is None else seed

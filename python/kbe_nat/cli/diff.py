@@ -96,6 +96,10 @@ def diff(
     Says by Service what is missing, extra or different. Ends with 1 when anything is, and with 2
     when nothing is but the listing lacks tables of kube-proxy's: unless --table or --partial says
     that it may.
+
+    Examples:
+      iptables-save | kbe-nat diff -f objects.yaml --node node-1 -
+      nft -j list ruleset | kbe-nat diff -f objects.yaml --node node-1 -
     """
     if saved == "-" and "-" in objects.files:
         raise SettingError("-", "only one of objects and rules can come from standard input")

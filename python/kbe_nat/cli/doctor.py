@@ -13,6 +13,10 @@ def doctor(output: OutputFormat = Format.TEXT) -> None:
     """Say what this kernel, its settings and our privileges allow, and what to do about the rest.
 
     Ends with 1 when the proxy cannot run here. Nothing stays changed.
+
+    Examples:
+      kbe-nat doctor
+      kbe-nat doctor -o json
     """
     checks = list(diagnose())
     if output is Format.JSON:

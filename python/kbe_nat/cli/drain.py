@@ -20,6 +20,7 @@ def drain(
         float | None,
         Flag(
             min=0,
+            metavar="SECONDS",
             help="Seconds after which the connections that are left are ended. Default: never.",
         ),
     ] = None,
@@ -27,7 +28,13 @@ def drain(
     undo: Annotated[bool, Flag("--undo", help="Give it new connections again.")] = False,
     socket: Socket = DEFAULT_SOCKET,
 ) -> None:
-    """Give a backend no new connections, and count those that are left until there are none."""
+    """Give a backend no new connections, and count those that are left until there are none.
+
+    Examples:
+      kbe-nat drain 172.17.0.3 --deadline 60
+      kbe-nat drain 172.17.0.3:8080 --no-wait
+      kbe-nat drain 172.17.0.3 --undo
+    """
     if undo:
         refuse_on_command_line(
             command, ["deadline", "no_wait"], "it has no effect: nothing is drained with --undo"

@@ -52,6 +52,10 @@ def dump(
     """Write the rules that kube-proxy would have for these objects, in its own form.
 
     The nft form can be loaded with nft -f.
+
+    Examples:
+      kbe-nat dump -f objects.yaml --node node-1 --format iptables-save
+      kbe-nat dump --live --format nft
     """
     if live.is_live:
         refuse_on_command_line(

@@ -98,6 +98,11 @@ def explain(
 
     The packet is described by --from, --to and --proto, or taken from a capture with --packet; the
     packets before it are then processed first, so that connections are known as they were.
+
+    Examples:
+      kbe-nat explain -f objects.yaml --from 10.0.2.15 --to 172.30.228.255:80
+      kbe-nat explain --live --from 203.0.113.9 --to 192.0.2.1:30080 --iif eth0
+      kbe-nat explain -f objects.yaml traffic.pcap --packet 42
     """
     question = _question(packet)
     if (capture is not None) + (question is not None) + (flows is not None) != 1 or (

@@ -9,6 +9,9 @@ from kbe_nat.client import DEFAULT_SOCKET, ask
 def handover(socket: Socket = DEFAULT_SOCKET) -> None:
     """Tell the daemon that another one follows: SIGTERM ends it as SIGUSR2 does, and its rules
     stay. A container's preStop hook calls this, because kubelet sends SIGTERM only.
+
+    Examples:
+      kbe-nat handover && systemctl restart kbe-nat
     """
     list(ask(socket, "handover", type(None)))
     print("the rules stay when the daemon ends")

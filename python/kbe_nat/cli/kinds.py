@@ -32,7 +32,7 @@ class Resources(click.ParamType[str]):
     name = "kind"
 
     def __init__(self, kinds: Sequence[str]) -> None:
-        self._kinds = kinds
+        self.kinds = kinds
 
     def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[Any]:  # noqa: ANN401
         """The kinds, until one is there."""
@@ -40,7 +40,7 @@ class Resources(click.ParamType[str]):
 
         if param is not None and ctx.params.get(param.name):
             return []
-        return [CompletionItem(kind) for kind in self._kinds if kind.startswith(incomplete)]
+        return [CompletionItem(kind) for kind in self.kinds if kind.startswith(incomplete)]
 
 
 def resources(words: Sequence[str], kinds: Sequence[str], verb: str) -> dict[str, list[str]]:

@@ -70,7 +70,12 @@ def list_scenarios(
         str, Flag("--output", "-o", help="text, json, or name: nothing but names.")
     ] = "text",
 ) -> None:
-    """List the scenarios of the gallery."""
+    """List the scenarios of the gallery.
+
+    Examples:
+      kbe-nat lab list
+      kbe-nat lab list -o json
+    """
     if names == "name":
         show("\n".join(gallery()))
         return
@@ -89,7 +94,11 @@ def list_scenarios(
 
 @lab.verb("show")
 def show_scenario(name: ScenarioName, output: OutputFormat = Format.TEXT) -> None:
-    """Print a scenario with all defaults, as YAML or JSON."""
+    """Print a scenario with all defaults, as YAML or JSON.
+
+    Examples:
+      kbe-nat lab show maglev-disruption
+    """
     values = msgspec.to_builtins(read_scenario(name)[0])
     if output is Format.JSON:
         show_json(values)
@@ -101,7 +110,11 @@ def show_scenario(name: ScenarioName, output: OutputFormat = Format.TEXT) -> Non
 
 @lab.verb()
 def validate(names: Annotated[list[str], Argument(metavar="NAME|FILE...")]) -> None:
-    """Check scenarios and their traces; a wrong one ends with 2 and the field's path."""
+    """Check scenarios and their traces; a wrong one ends with 2 and the field's path.
+
+    Examples:
+      kbe-nat lab validate my-scenario.yaml
+    """
     for name in names:
         scenario, folder = read_scenario(name)
         if isinstance(scenario, Scenario):
@@ -111,7 +124,11 @@ def validate(names: Annotated[list[str], Argument(metavar="NAME|FILE...")]) -> N
 
 @lab.verb()
 def schema() -> None:
-    """Print the JSON schema of a scenario's file."""
+    """Print the JSON schema of a scenario's file.
+
+    Examples:
+      kbe-nat lab schema > lab-scenario.schema.json
+    """
     show_json(scenario_schema())
 
 
@@ -120,7 +137,9 @@ def run(
     name: ScenarioName,
     directory: Annotated[
         Path,
-        Flag("--directory", "-d", help="Where results go; an interrupted run goes on."),
+        Flag(
+            "--directory", "-d", metavar="DIR", help="Where results go; an interrupted run goes on."
+        ),
     ],
     seed: Annotated[
         int | None, Flag(min=0, max=2**63 - 1, help="In the place of the scenario's.")
@@ -143,6 +162,10 @@ def run(
 ) -> None:
     """Run a scenario into a folder, and report. A live one needs root, or a system that lets users
     make namespaces.
+
+    Examples:
+      kbe-nat lab run my-scenario.yaml -d results
+      kbe-nat lab run my-scenario.yaml -d part-1 --shard 1/4
     """
     part = None if shard is None else shard_of(shard)
     workers = _workers(jobs, backend, scheduler)
@@ -168,11 +191,17 @@ def run(
 
 @lab.verb()
 def merge(
-    directory: Annotated[Path, Flag("--directory", "-d", help="Where the whole run goes.")],
+    directory: Annotated[
+        Path, Flag("--directory", "-d", metavar="DIR", help="Where the whole run goes.")
+    ],
     shards: Annotated[list[Path], Argument(metavar="SHARD...", help="Folders of shards.")],
     output: OutputFormat = Format.TEXT,
 ) -> None:
-    """Put the shards of a run together, and report."""
+    """Put the shards of a run together, and report.
+
+    Examples:
+      kbe-nat lab merge part-1 part-2 -d results
+    """
     result = merge_shards(directory, shards)
     _report([result], output)
     _publish([result], None, output)
@@ -187,7 +216,12 @@ def report(
     ] = None,
     output: OutputFormat = Format.TEXT,
 ) -> None:
-    """Report on a run, or compare runs of one scenario; others are refused."""
+    """Report on a run, or compare runs of one scenario; others are refused.
+
+    Examples:
+      kbe-nat lab report results
+      kbe-nat lab report before after --html comparison.html
+    """
     results = [Result(path) for path in runs]
     _report(results, output)
     if html is not None or (len(results) == 1 and output is Format.TEXT):
@@ -198,12 +232,16 @@ def report(
 def reproduce(
     directory: Run,
     target: Annotated[
-        Path | None, Flag("--directory", "-d", help="Keep the results in this folder.")
+        Path | None,
+        Flag("--directory", "-d", metavar="DIR", help="Keep the results in this folder."),
     ] = None,
     jobs: Jobs = None,
 ) -> None:
     """Run again what a folder's manifest says, and tell what differs; rows or medians that do end
     with 1.
+
+    Examples:
+      kbe-nat lab reproduce results
     """
     _ensure_privileges(str(directory), Result(directory).scenario)
     sys.path.insert(0, "")

@@ -59,7 +59,11 @@ def up(
         Flag(help="As of `kbe-nat proxy`; here every packet goes through the engine."),
     ] = DatapathKind.EVERY_PACKET,
 ) -> None:
-    """Make a node and a client, and start the daemon in the node's namespace."""
+    """Make a node and a client, and start the daemon in the node's namespace.
+
+    Examples:
+      kbe-nat playground up
+    """
     if os.geteuid() != 0:
         raise PlaygroundError(
             "root is needed: try sudo, or a shell from "
@@ -83,7 +87,11 @@ def up(
 
 @playground.verb()
 def down(state: StateFolder = STATE) -> None:
-    """Take everything away."""
+    """Take everything away.
+
+    Examples:
+      kbe-nat playground down
+    """
     with Interruptions():
         World(state).down()
 
@@ -95,7 +103,11 @@ def apply(
     ],
     state: StateFolder = STATE,
 ) -> None:
-    """Make or change Services and controllers; a controller's pods are started."""
+    """Make or change Services and controllers; a controller's pods are started.
+
+    Examples:
+      kbe-nat playground apply -f examples/seed/rc.yaml -f examples/seed/svc.yaml
+    """
     world = World(state)
     for path in files:
         for line in world.apply(read(path), str(path)):
@@ -135,7 +147,11 @@ def describe(
     name: Annotated[str, Argument(help="Its name.")],
     state: StateFolder = STATE,
 ) -> None:
-    """Show one Service or pod, as kubectl does."""
+    """Show one Service or pod, as kubectl does.
+
+    Examples:
+      kbe-nat playground describe svc simpleservice
+    """
     print(description(World(state), kind, name), end="")
 
 
@@ -145,7 +161,11 @@ def scale(
     replicas: Annotated[int, Flag(min=0, max=200, help="Pods that it is to have.")],
     state: StateFolder = STATE,
 ) -> None:
-    """Change how many pods a controller has."""
+    """Change how many pods a controller has.
+
+    Examples:
+      kbe-nat playground scale --replicas=2 rc/rcsise
+    """
     kind, slash, name = target.partition("/")
     if not slash:
         raise SettingError("target", f"{target!r} is not kind/name, such as rc/rcsise")
@@ -158,7 +178,12 @@ def curl(
     where: Annotated[str, Flag("--from", help="node, client, or a pod's name.")] = "node",
     state: StateFolder = STATE,
 ) -> None:
-    """Ask a Service or a pod by HTTP, with curl, from inside."""
+    """Ask a Service or a pod by HTTP, with curl, from inside.
+
+    Examples:
+      kbe-nat playground curl 172.30.228.255:80/info
+      kbe-nat playground curl --from client 172.30.228.255:80/info
+    """
     print(ask(World(state), where, url))
 
 
@@ -167,7 +192,11 @@ def rules(
     service: Annotated[str, Argument(help="The Service.")] = "simpleservice",
     state: StateFolder = STATE,
 ) -> None:
-    """Show the rules that kube-proxy would write for the same state, as on the page."""
+    """Show the rules that kube-proxy would write for the same state, as on the page.
+
+    Examples:
+      kbe-nat playground rules simpleservice
+    """
     print("\n".join(kube_proxy_rules(World(state), service)))
 
 
@@ -177,7 +206,11 @@ def delete(
     name: Annotated[str, Argument(help="Its name.")],
     state: StateFolder = STATE,
 ) -> None:
-    """Delete an object; a controller's pods end with it."""
+    """Delete an object; a controller's pods end with it.
+
+    Examples:
+      kbe-nat playground delete svc simpleservice
+    """
     print(World(state).delete(kind, name))
 
 

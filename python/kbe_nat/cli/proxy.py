@@ -39,6 +39,21 @@ CleanupKubeProxy: TypeAlias = Annotated[
         " print the commands.",
     ),
 ]
+InitOnly: TypeAlias = Annotated[
+    bool,
+    Flag(
+        "--init-only",
+        help="Set what serving needs more privileges for than CAP_NET_ADMIN, and end.",
+    ),
+]
+WriteConfigTo: TypeAlias = Annotated[
+    Path | None,
+    Flag(
+        "--write-config-to",
+        help="Write the configuration in force to this file, defaults included, and end; -"
+        " stands for standard output.",
+    ),
+]
 
 
 @verb(kind=ProxyCommand, settings=PROXY_FLAGS)
@@ -52,21 +67,8 @@ def proxy(
     cleanup: Annotated[
         bool, Flag("--cleanup", help="Take all rules of ours out of the kernel, and end.")
     ] = False,
-    init_only: Annotated[
-        bool,
-        Flag(
-            "--init-only",
-            help="Set what serving needs more privileges for than CAP_NET_ADMIN, and end.",
-        ),
-    ] = False,
-    write_config_to: Annotated[
-        Path | None,
-        Flag(
-            "--write-config-to",
-            help="Write the configuration in force to this file, defaults included, and end; -"
-            " stands for standard output.",
-        ),
-    ] = None,
+    init_only: InitOnly = False,
+    write_config_to: WriteConfigTo = None,
     cleanup_kube_proxy: CleanupKubeProxy = False,
 ) -> None:
     """Serve the Services of an API server or of files on this node: divert their packets, translate
@@ -79,6 +81,12 @@ def proxy(
 
     Every flag of kube-proxy 1.36 is taken by its name, in Go's syntax too; a warning names what
     does not apply here. See docs/configuration.md, and kbe-nat doctor.
+
+    Examples:
+      kbe-nat proxy --manifests /etc/kbe-nat/objects
+      kbe-nat proxy --manifests objects --dry-run
+      kbe-nat proxy --config /var/lib/kube-proxy/config.conf --hostname-override node-1
+      kbe-nat proxy --cleanup
     """
     make_stderr_nonblocking()
     line = command_line(context, settings)

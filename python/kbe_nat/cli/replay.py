@@ -84,6 +84,11 @@ def replay(
     """Send a capture through the engine and say what became of it, per service and backend.
 
     Without --masquerade-address flows that need it are counted, but keep their source.
+
+    Examples:
+      kbe-nat replay -f objects.yaml traffic.pcap -w translated.pcap
+      kbe-nat replay -f objects.yaml traffic.pcap --compare after.yaml
+      kbe-nat replay -f objects.yaml traffic.pcap --strategy mh --seed 1 -o json
     """
     seed = secrets.randbits(64) if choice.seed is None else choice.seed
 

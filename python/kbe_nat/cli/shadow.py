@@ -106,7 +106,8 @@ class ShadowRow(msgspec.Struct, frozen=True):
 def shadow(
     command: click.Context,
     duration: Annotated[
-        float | None, Flag(min=0.1, help="Seconds to watch. Default: until Ctrl-C.")
+        float | None,
+        Flag(min=0.1, metavar="SECONDS", help="How long to watch. Default: until Ctrl-C."),
     ] = None,
     count: Annotated[
         int | None,
@@ -126,6 +127,10 @@ def shadow(
     Reads the kernel's connection tracking (CAP_NET_ADMIN): every connection that begins is decided
     again, and compared with where the kernel has sent it. Ends with 1 when there was a
     disagreement. Connections that the kernel refuses never appear there, so they are not compared.
+
+    Examples:
+      kbe-nat shadow -f objects --node node-1 --duration 60
+      kbe-nat shadow -f objects --existing -o json
     """
     if existing:
         refuse_on_command_line(

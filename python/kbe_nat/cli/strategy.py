@@ -39,5 +39,9 @@ def set_strategy(
 
 @strategy.verb("list")
 def list_strategies() -> None:
-    """List the strategies."""
+    """List the strategies.
+
+    Examples:
+      kbe-nat strategy list
+    """
     print("\n".join(Strategy))

@@ -112,6 +112,7 @@ PROXY_FLAGS: Final[Flags] = {
         "drain_removed": Flag(
             "--drain-removed",
             min=0,
+            metavar="SECONDS",
             help="Seconds after which TCP connections of removed backends are ended. Default:"
             " never.",
         ),
