@@ -406,10 +406,9 @@ def test_what_it_tells(daemon: Daemon) -> None:
     curl(daemon.cluster)
     assert "packets=" in daemon.ask("conntrack", "-L", "-p", "tcp", "--dport", "80")
     assert daemon.ask("conntrack", "-L", "--dport", "81") == ""
+    assert daemon.ask("conntrack", "-L", "-s", "10.0.2.0/24") != ""
     assert daemon.ask("conntrack", "-C") == "2\n"
-    assert (
-        daemon.ask("conntrack", "-D", "-s", "10.0.2.100") == "2 flow entries have been deleted.\n"
-    )
+    assert daemon.ask("conntrack", "-D", "-s", "10.0.2.100").count("src=10.0.2.100") == 2
     assert "Endpoints:" in daemon.ask("describe", "service", "simpleservice")
     assert "connections" in daemon.ask("top", "--delay", "0.1")
     assert QUEUEING[daemon.datapath] in daemon.ask("get", "rules")

@@ -26,6 +26,7 @@ GROUPS: Final = {
         "describe": "Show everything about a Service",
         "top": "Watch the busiest endpoints",
         "conntrack": "List, watch, count or end connections",
+        "ipvs": "List services in the format of ipvsadm",
         "decisions": "Show which backend connections got, and why",
     },
     "Study": {

@@ -1,148 +1,224 @@
-"""`kbe-nat conntrack`: connections in the words of conntrack-tools (conntrack(8))."""
+"""`kbe-nat conntrack`: connections in the words of conntrack-tools (conntrack(8)).
 
-from collections.abc import Callable, Iterator
+As there, a task is a capital letter, lists go to standard output and their count to standard error,
+and a task that finds nothing to get or to delete ends with 1.
+"""
+
+import sys
+import time
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Final
+from pathlib import Path
+from typing import Final
 
 import click
 
 from kbe_nat.cli.flags.flag import Flag
-from kbe_nat.cli.flags.options import Format, OutputFormat, Socket, refuse_on_command_line
-from kbe_nat.cli.flags.parameters import Flags, parameter_names
+from kbe_nat.cli.flags.options import Socket, refuse_on_command_line
+from kbe_nat.cli.flags.parameters import Flags, TextFlag, parameter_names
+from kbe_nat.cli.flow_filter import FILTER_FLAGS, FlowFilter, family_of
 from kbe_nat.cli.output import show_json, show_json_rows
 from kbe_nat.cli.verb import verb
 from kbe_nat.client import DEFAULT_SOCKET, ask, ask_rows
-from kbe_nat.daemon.rows import End, EventRow, FlowRow
+from kbe_nat.daemon.rows import End, EventRow, FlowRow, StatsRow
 from kbe_nat.errors import SettingError
-from kbe_nat.model import qualified
+from kbe_nat.family import Family
 from kbe_nat.packets import NUMBERS
 
 
 @dataclass(frozen=True)
-class FlowFilter:
-    """Connections that are meant; empty and None stand for any."""
+class TaskSettings:
+    """What is to be done; nothing is a list."""
 
-    protocol: str = ""
-    source: str = ""
-    destination: str = ""
-    backend: str = ""
-    source_port: int | None = None
-    destination_port: int | None = None
-    state: str = ""
-    service: str = ""
-
-    def parameters(self) -> dict[str, object]:
-        """The fields that the daemon filters by: all but ports."""
-        values: dict[str, object] = {
-            "protocol": self.protocol,
-            "source": self.source,
-            "destination": self.destination,
-            "backend": self.backend,
-            "state": self.state,
-            "names": [self.service] if self.service else [],
-        }
-        return {name: value for name, value in values.items() if value}
-
-    def has_ports(self) -> bool:
-        """Whether a port is part of it."""
-        return self.source_port is not None or self.destination_port is not None
-
-    def matches_ports(self, row: FlowRow) -> bool:
-        """Whether the ports of a connection fit."""
-        return self.source_port in (None, row.source[1]) and self.destination_port in (
-            None,
-            row.destination[1],
-        )
-
-    def matches(self, row: FlowRow) -> bool:
-        """Whether a connection fits in everything."""
-        values = {
-            "protocol": row.protocol,
-            "source": row.source[0],
-            "destination": row.destination[0],
-            "backend": row.reply_source[0],
-            "state": row.state,
-            "names": self._names(row),
-        }
-        is_fit = all(values[name] == text for name, text in self.parameters().items())
-        return is_fit and self.matches_ports(row)
-
-    def _names(self, row: FlowRow) -> list[str]:
-        """The name that was asked for, where it means the connection's service port."""
-        name = qualified(self.service)
-        is_meant = row.service == name or row.service.startswith(f"{name}:")
-        return [self.service] if is_meant else []
+    list_them: bool = False
+    get: bool = False
+    events: bool = False
+    count: bool = False
+    delete: bool = False
+    flush: bool = False
+    statistics: bool = False
+    mask: tuple[str, ...] = ()
+    """Kinds of events; none: all."""
+    output: frozenset[str] = frozenset()
 
 
-FILTER_FLAGS: Final[Flags] = {
-    "protocol": Flag("--proto", "-p", help="Protocol."),
-    "source": Flag("--src", "-s", help="Client's address."),
-    "destination": Flag("--dst", "-d", help="Frontend's address."),
-    "backend": Flag("--reply-src", "-r", help="Backend's address."),
-    "source_port": Flag("--sport", help="Client's port."),
-    "destination_port": Flag("--dport", help="Frontend's port."),
-    "state": Flag("--state", help="State, such as ESTABLISHED."),
-    "service": Flag("--service", help="Service port, as namespace/name:port."),
+def parse_mask(text: str) -> tuple[str, ...]:
+    """Kinds of events, with commas between. Raises ValueError."""
+    kinds = tuple(
+        event for word in text.upper().split(",") for event in EVENTS.get(word, (f"?{word}",))
+    )
+    for kind in kinds:
+        if kind.startswith("?"):
+            raise ValueError(f"{kind[1:]!r} is none of {', '.join(EVENTS)}")
+    return kinds
+
+
+def parse_form(text: str) -> frozenset[str]:
+    """Forms of a line, with commas between. Raises ValueError."""
+    words = frozenset(text.lower().split(",")) - {"text"}
+    for word in sorted(words - {*FORMS}):
+        raise ValueError(f"{word!r} is none of text, {', '.join(FORMS)}")
+    return words
+
+
+EVENTS: Final = {
+    "ALL": ("NEW", "UPDATE", "DESTROY"),
+    "NEW": ("NEW",),
+    "UPDATES": ("UPDATE",),
+    "UPDATE": ("UPDATE",),
+    "DESTROY": ("DESTROY",),
 }
+FORMS: Final = ("extended", "timestamp", "id", "json")
+TASK_FLAGS: Final[Flags] = {
+    "list_them": Flag("--list", "-L", help="List connections; the default."),
+    "get": Flag("--get", "-G", help="Show the connection of -p, -s, -d, --sport and --dport."),
+    "events": Flag("--event", "-E", help="Show what happens, until Ctrl-C."),
+    "count": Flag("--count", "-C", help="Count connections."),
+    "delete": Flag("--delete", "-D", help="End the connections that match, and list them."),
+    "flush": Flag("--flush", "-F", help="End all connections."),
+    "statistics": Flag("--stats", "-S", help="Show the counters of the table."),
+    "mask": TextFlag(
+        Flag("--event-mask", "-e", help="NEW, UPDATES or DESTROY, with commas between."),
+        parse_mask,
+    ),
+    "output": TextFlag(
+        Flag(
+            "--output",
+            "-o",
+            metavar="FORM",
+            help="json, or extended, timestamp, id with commas between.",
+        ),
+        parse_form,
+    ),
+}
+TASKS: Final = ("list_them", "get", "events", "count", "delete", "flush", "statistics")
 
 
-@verb(flows=FILTER_FLAGS)
+@verb(task=TASK_FLAGS, flows=FILTER_FLAGS)
 def conntrack(
     command: click.Context,
-    list_them: Annotated[bool, Flag("--list", "-L", help="List connections; the default.")] = False,
-    events: Annotated[bool, Flag("--event", "-E", help="Show what happens, until Ctrl-C.")] = False,
-    count: Annotated[bool, Flag("--count", "-C", help="Count connections.")] = False,
-    delete: Annotated[bool, Flag("--delete", "-D", help="End the connections that match.")] = False,
-    flush: Annotated[bool, Flag("--flush", "-F", help="End all connections.")] = False,
     *,
+    task: TaskSettings,
     flows: FlowFilter,
     socket: Socket = DEFAULT_SOCKET,
-    output: OutputFormat = Format.TEXT,
-) -> None:
+) -> int:
     """List, watch, count or end connections, in the format of conntrack-tools.
 
     Examples:
       kbe-nat conntrack -L -p tcp --dport 80
-      kbe-nat conntrack -E --service default/web
+      kbe-nat conntrack -L -f ipv4 -s 10.0.0.0/8 -u ASSURED -o extended,id
+      kbe-nat conntrack -E -e NEW,DESTROY --service default/web -o timestamp
       kbe-nat conntrack -D -s 10.0.2.15
     """
-    if sum((list_them, events, count, delete, flush)) > 1:
-        raise SettingError("conntrack", "only one of -L, -E, -C, -D and -F can be done")
-    if flush:
-        refuse_on_command_line(
-            command,
-            parameter_names(FILTER_FLAGS),
-            "it has no effect: -F ends all connections; -D ends those that match",
+    if sum(getattr(task, name) for name in TASKS) > 1:
+        raise SettingError("conntrack", "only one of -L, -G, -E, -C, -D, -F and -S can be done")
+    if task.mask and not task.events:
+        raise SettingError("--event-mask", "it has no effect without -E")
+    if task.flush or task.statistics:
+        reason = "-F ends all connections; -D ends those that match" if task.flush else "-S counts"
+        names = parameter_names(FILTER_FLAGS)
+        refuse_on_command_line(command, names, f"it has no effect: {reason}")
+    if task.events:
+        _watch(socket, flows, task)
+        return 0
+    if task.statistics:
+        _print_statistics(socket)
+        return 0
+    if task.flush:
+        (ended,) = ask(socket, "delete", int)
+        _say(f"connection tracking table has been emptied: {ended} flow entries.")
+        return 0
+    if task.delete:
+        return _delete(socket, flows, task)
+    rows = filter(flows.matches, ask_rows(socket, "flows", FlowRow, **flows.parameters()))
+    if task.count:
+        print(sum(1 for _ in rows))
+        return 0
+    if task.get:
+        return _get(rows, flows, task)
+    if "json" in task.output:
+        show_json_rows(rows, "Flow")
+        return 0
+    shown = 0
+    for row in rows:
+        print(line(row, form=task.output))
+        shown += 1
+    _say(f"{shown} flow entries have been shown.")
+    return 0
+
+
+def _get(rows: Iterator[FlowRow], flows: FlowFilter, task: TaskSettings) -> int:
+    if not (flows.protocol and flows.source and flows.destination):
+        raise SettingError(
+            "--get", "say -p, -s and -d, and --sport and --dport where there are any"
         )
-    if events:
-        _watch(socket, flows.matches, output)
-    elif delete or flush:
-        if flows.has_ports():
-            raise SettingError("-D", "connections are ended by address, not by port")
-        if delete and not flows.parameters():
-            raise SettingError("-D", "say which; -F ends all of them")
-        (ended,) = ask(socket, "delete", int, **flows.parameters())
-        print(f"{ended} flow entries have been deleted.")
+    row = next(rows, None)
+    if row is None:
+        _say("Operation failed: such conntrack doesn't exist")
+        return NOTHING
+    if "json" in task.output:
+        show_json(row)
     else:
-        listed = ask_rows(socket, "flows", FlowRow, **flows.parameters())
-        matching = filter(flows.matches_ports, listed)
-        if count:
-            print(sum(1 for _ in matching))
-        elif output is Format.JSON:
-            show_json_rows(matching, "Flow")
-        else:
-            for row in matching:
-                print(line(row))
+        print(line(row, form=task.output))
+        _say("1 flow entries have been shown.")
+    return 0
 
 
-def line(row: FlowRow, event: str = "") -> str:
+def _delete(socket: Path, flows: FlowFilter, task: TaskSettings) -> int:
+    """The connections that match end, one group of ends after the other."""
+    ports = (flows.source_port, flows.destination_port)
+    replies = (flows.reply_source_port, flows.reply_destination_port)
+    if (*ports, *replies) != (None,) * 4 or flows.status or flows.masqueraded:
+        raise SettingError(
+            "-D", "connections are ended by address and state, not by port or status"
+        )
+    if flows.is_empty():
+        raise SettingError("-D", "say which; -F ends all of them")
+    wanted = flows.parameters()
+    rows = list(filter(flows.matches, ask_rows(socket, "flows", FlowRow, **wanted)))
+    # A range is no filter of the daemon's: its addresses are, one by one.
+    groups = {(row.source[0], row.destination[0], row.reply_source[0]) for row in rows}
+    ended = 0
+    for source, destination, backend in sorted(groups):
+        ends = {"source": source, "destination": destination, "backend": backend}
+        ended += next(iter(ask(socket, "delete", int, **{**wanted, **ends})))
+    if "json" in task.output:
+        show_json_rows(rows, "Flow")
+    else:
+        for row in rows:
+            print(line(row, form=task.output))
+    _say(f"{ended} flow entries have been deleted.")
+    return 0 if ended else NOTHING
+
+
+def _print_statistics(socket: Path) -> None:
+    """As conntrack -S, but the engine's tables are of all processors."""
+    (stats,) = ask(socket, "stats", StatsRow)
+    invalid = stats.causes.get("invalid", 0)
+    print(
+        f"entries={stats.flows} assured={stats.assured} found={stats.causes.get('established', 0)}"
+        f" insert={stats.causes.get('new', 0)} invalid={invalid} expired={stats.expired}"
+        f" early_drop={stats.evicted} drop={stats.actions.get('drop', 0)}"
+        f" reject={stats.actions.get('reject', 0)}"
+    )
+
+
+def _say(text: str) -> None:
+    print(f"kbe-nat conntrack: {text}", file=sys.stderr)
+
+
+def line(row: FlowRow, event: str = "", form: frozenset[str] = frozenset()) -> str:
     """A connection as `conntrack -L` prints it; one that has ended has no timeout."""
-    return " ".join(_words(row, event))
+    stamp = f"[{time.time():.6f}]\t" if "timestamp" in form and event else ""
+    return stamp + " ".join(_words(row, event, form))
 
 
-def _words(row: FlowRow, event: str) -> Iterator[str]:
+def _words(row: FlowRow, event: str, form: frozenset[str]) -> Iterator[str]:
     if event:
         yield f"{f'[{event}]':>9}"
+    if "extended" in form:
+        yield "ipv6     10" if family_of(row) is Family.IPV6 else "ipv4     2"
     yield f"{row.protocol:<8}"
     yield str(NUMBERS.get(row.protocol, row.protocol))
     if event != "DESTROY":
@@ -157,6 +233,14 @@ def _words(row: FlowRow, event: str) -> Iterator[str]:
         yield "[ASSURED]"
     yield "mark=0"
     yield "use=1"
+    if "id" in form:
+        yield f"id={_identity(row)}"
+
+
+def _identity(row: FlowRow) -> int:
+    """A number that a connection keeps, of its ends."""
+    ends = (row.protocol, row.source, row.destination, row.reply_source)
+    return zlib.crc32(repr(ends).encode())
 
 
 def _side(row: FlowRow, source: End, destination: End, direction: int) -> Iterator[str]:
@@ -175,15 +259,20 @@ def _side(row: FlowRow, source: End, destination: End, direction: int) -> Iterat
         yield f"bytes={row.bytes[direction]}"
 
 
-def _watch(socket: Socket, matches: Callable[[FlowRow], bool], output: Format) -> None:
+def _watch(socket: Path, flows: FlowFilter, task: TaskSettings) -> None:
     for event in ask(socket, "events", EventRow):
         # The daemon sends an empty event as a sign of life.
-        if event.flow is not None and matches(event.flow):
-            if output is Format.JSON:
-                show_json(event, indent=None)
-            else:
-                print(line(event.flow, event.event), flush=True)
+        if event.flow is None or not flows.matches(event.flow):
+            continue
+        if task.mask and event.event not in task.mask:
+            continue
+        if "json" in task.output:
+            show_json(event, indent=None)
+        else:
+            print(line(event.flow, event.event, task.output), flush=True)
 
 
+NOTHING: Final = 1
+"""The exit code where nothing was there to get or to delete."""
 ECHO: Final = {"icmp": (8, 0), "icmpv6": (128, 129)}
 """Types of echo request and reply."""

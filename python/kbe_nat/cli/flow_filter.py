@@ -1,0 +1,205 @@
+"""Which connections are meant, by conntrack's flags (conntrack(8))."""
+
+from dataclasses import dataclass, fields
+from ipaddress import ip_address, ip_network
+from typing import Final
+
+from kbe_nat.cli.flags.flag import Flag
+from kbe_nat.cli.flags.parameters import Flags, TextFlag
+from kbe_nat.daemon.rows import FlowRow
+from kbe_nat.family import Family
+from kbe_nat.model import qualified
+from kbe_nat.packets import NUMBERS
+
+
+def parse_range(text: str) -> str:
+    """An address, or a range of them, as canonical text. Raises ValueError."""
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"{text!r} is no address, and no range such as 10.0.0.0/8") from None
+    return str(network if network.num_addresses > 1 else network.network_address)
+
+
+def parse_protocol(text: str) -> str:
+    """The name of a protocol, of its name or number. Raises ValueError."""
+    names = {str(number): name for name, number in NUMBERS.items()}
+    name = names.get(text, text.lower())
+    if name not in NUMBERS:
+        raise ValueError(f"{text!r} is none of {', '.join(NUMBERS)}")
+    return name
+
+
+def parse_state(text: str) -> str:
+    """The name of a state. Raises ValueError."""
+    if text.upper() not in STATES:
+        raise ValueError(f"{text!r} is none of {', '.join(STATES)}")
+    return text.upper()
+
+
+def parse_family(text: str) -> Family:
+    """A family of addresses. Raises ValueError."""
+    if text not in FAMILIES:
+        raise ValueError(f"{text!r} is none of {', '.join(FAMILIES)}")
+    return FAMILIES[text]
+
+
+def parse_status(text: str) -> tuple[str, ...]:
+    """Words of the status, with commas between. Raises ValueError."""
+    words = tuple(word.upper() for word in text.split(","))
+    for word in words:
+        if word not in STATUS:
+            raise ValueError(f"{word!r} is none of {', '.join(STATUS)}")
+    return words
+
+
+@dataclass(frozen=True)
+class FlowFilter:
+    """Connections that are meant; empty and None stand for any."""
+
+    family: Family | None = None
+    protocol: str = ""
+    source: str = ""
+    destination: str = ""
+    backend: str = ""
+    reply_destination: str = ""
+    source_port: int | None = None
+    destination_port: int | None = None
+    reply_source_port: int | None = None
+    reply_destination_port: int | None = None
+    state: str = ""
+    status: tuple[str, ...] = ()
+    masqueraded: bool = False
+    service: str = ""
+
+    def parameters(self) -> dict[str, object]:
+        """What the daemon filters by; `matches` does the rest."""
+        values: dict[str, object] = {
+            "protocol": self.protocol,
+            "source": _single(self.source),
+            "destination": _single(self.destination),
+            "backend": _single(self.backend),
+            "state": self.state,
+            "names": [self.service] if self.service else [],
+        }
+        return {name: value for name, value in values.items() if value}
+
+    def is_empty(self) -> bool:
+        """Whether it means all connections."""
+        return all(getattr(self, each.name) in ("", (), None, False) for each in fields(self))
+
+    def matches(self, row: FlowRow) -> bool:
+        """Whether a connection fits in everything."""
+        ends = (
+            (self.source, self.source_port, row.source),
+            (self.destination, self.destination_port, row.destination),
+            (self.backend, self.reply_source_port, row.reply_source),
+            (self.reply_destination, self.reply_destination_port, row.reply_destination),
+        )
+        return (
+            all(
+                port in (None, end[1]) and (not addresses or _is_within(end[0], addresses))
+                for addresses, port, end in ends
+            )
+            and self.family in (None, family_of(row))
+            and self.protocol in ("", row.protocol)
+            and self.state in ("", row.state)
+            and all(_has_status(row, word) for word in self.status)
+            and (not self.masqueraded or row.masquerade)
+            and self._is_of_service(row)
+        )
+
+    def _is_of_service(self, row: FlowRow) -> bool:
+        name = qualified(self.service)
+        return not self.service or row.service == name or row.service.startswith(f"{name}:")
+
+
+def family_of(row: FlowRow) -> Family:
+    """The family of a connection's addresses."""
+    return Family.IPV6 if ":" in row.source[0] else Family.IPV4
+
+
+def _single(addresses: str) -> str:
+    """The address; empty for a range."""
+    return "" if "/" in addresses else addresses
+
+
+def _is_within(address: str, addresses: str) -> bool:
+    if "/" not in addresses:
+        return address == addresses
+    return ip_address(address) in ip_network(addresses)
+
+
+def _has_status(row: FlowRow, word: str) -> bool:
+    values = {
+        "ASSURED": row.assured,
+        "SEEN_REPLY": row.replied,
+        "UNREPLIED": not row.replied,
+        "CONFIRMED": True,
+        "DST_NAT": True,
+        "SRC_NAT": row.masquerade,
+    }
+    return values[word]
+
+
+TCP_STATES: Final = (
+    "NONE",
+    "SYN_SENT",
+    "SYN_SENT2",
+    "SYN_RECV",
+    "ESTABLISHED",
+    "FIN_WAIT",
+    "CLOSE_WAIT",
+    "LAST_ACK",
+    "TIME_WAIT",
+    "CLOSE",
+)
+SCTP_STATES: Final = (
+    "CLOSED",
+    "COOKIE_WAIT",
+    "COOKIE_ECHOED",
+    "SHUTDOWN_SENT",
+    "SHUTDOWN_RECD",
+    "SHUTDOWN_ACK_SENT",
+    "HEARTBEAT_SENT",
+)
+STATES: Final = (*TCP_STATES, *SCTP_STATES)
+STATUS: Final = ("ASSURED", "SEEN_REPLY", "UNREPLIED", "CONFIRMED", "DST_NAT", "SRC_NAT")
+FAMILIES: Final = {"ipv4": Family.IPV4, "ipv6": Family.IPV6}
+PORT: Final = 65535
+FILTER_FLAGS: Final[Flags] = {
+    "family": TextFlag(Flag("--family", "-f", help="ipv4 or ipv6."), parse_family),
+    "protocol": TextFlag(Flag("--proto", "-p", help="Its name or number."), parse_protocol),
+    "source": TextFlag(
+        Flag("--src", "--orig-src", "-s", metavar="CIDR", help="Client's address."), parse_range
+    ),
+    "destination": TextFlag(
+        Flag("--dst", "--orig-dst", "-d", metavar="CIDR", help="Frontend's address."), parse_range
+    ),
+    "backend": TextFlag(
+        Flag("--reply-src", "-r", metavar="CIDR", help="Backend's address."), parse_range
+    ),
+    "reply_destination": TextFlag(
+        Flag("--reply-dst", "-q", metavar="CIDR", help="Where the backend answers to."),
+        parse_range,
+    ),
+    "source_port": Flag(
+        "--sport", "--orig-port-src", min=0, max=PORT, metavar="PORT", help="Client's port."
+    ),
+    "destination_port": Flag(
+        "--dport", "--orig-port-dst", min=0, max=PORT, metavar="PORT", help="Frontend's port."
+    ),
+    "reply_source_port": Flag(
+        "--reply-port-src", min=0, max=PORT, metavar="PORT", help="Backend's port."
+    ),
+    "reply_destination_port": Flag(
+        "--reply-port-dst", min=0, max=PORT, metavar="PORT", help="That it answers to."
+    ),
+    "state": TextFlag(Flag("--state", help="State, such as ESTABLISHED."), parse_state),
+    "status": TextFlag(
+        Flag("--status", "-u", help=f"Words of {', '.join(STATUS)}, with commas between."),
+        parse_status,
+    ),
+    "masqueraded": Flag("--src-nat", "-n", help="Those whose source is masqueraded."),
+    "service": Flag("--service", help="Service or service port, as NAMESPACE/NAME[:PORT]."),
+}

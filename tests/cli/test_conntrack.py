@@ -1,0 +1,137 @@
+"""conntrack's habits, and ipvsadm's listing."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.full_engine import VIP, controller_with, verbs_of
+from harness.verbs import Ran
+from kbe_nat.control.controller import Controller
+from kbe_nat.daemon.control_socket import ControlServer
+
+
+@pytest.fixture
+def controller() -> Controller:
+    return controller_with(3)
+
+
+@pytest.fixture
+def ask(
+    kbe: Ran, tmp_path: Path, controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Ran]:
+    monkeypatch.setenv("KBE_NAT_SOCKET", str(tmp_path / "control.sock"))
+    with ControlServer(tmp_path / "control.sock", verbs_of(controller)):
+        yield kbe
+
+
+@pytest.mark.parametrize(
+    ("flags", "count"),
+    [
+        ("", 3),
+        ("-s 10.0.0.0/8", 3),
+        ("-s 10.1.0.1", 3),
+        ("--orig-src 10.2.0.0/16", 0),
+        (f"-d {VIP}/32 --orig-port-dst 80", 3),
+        ("-r 10.0.0.0/24 --reply-port-src 9876", 3),
+        ("-q 10.1.0.0/24", 3),
+        ("--sport 1025", 1),
+        ("--reply-port-dst 1024", 1),
+        ("-f ipv4", 3),
+        ("-f ipv6", 0),
+        ("-p 17", 3),
+        ("-p UDP", 3),
+        ("-p tcp", 0),
+        ("--state established", 0),
+        ("-u UNREPLIED", 3),
+        ("-u ASSURED,SEEN_REPLY", 0),
+        ("-n", 0),
+        ("--service web", 3),
+    ],
+)
+def test_flags_filter(ask: Ran, flags: str, count: int) -> None:
+    code, out, err = ask("conntrack", "-L", *flags.split())
+    assert (code, len(out.splitlines())) == (0, count)
+    assert err == f"kbe-nat conntrack: {count} flow entries have been shown.\n"
+    assert ask("conntrack", "-C", *flags.split())[:2] == (0, f"{count}\n")
+
+
+def test_a_connection_is_got(ask: Ran) -> None:
+    ends = ("-p", "udp", "-s", "10.1.0.1", "-d", VIP, "--sport", "1024", "--dport", "80")
+    code, out, err = ask("conntrack", "-G", *ends)
+    assert (code, "sport=1024 dport=80" in out, "1 flow entries" in err) == (0, True, True)
+    code, out, err = ask("conntrack", "-G", *ends[:-1], "81")
+    assert (code, out, "such conntrack doesn't exist" in err) == (1, "", True)
+
+
+def test_connections_are_deleted_by_ranges(ask: Ran) -> None:
+    code, out, err = ask("conntrack", "-D", "-s", "10.2.0.0/16")
+    assert (code, out) == (1, "")
+    assert err == "kbe-nat conntrack: 0 flow entries have been deleted.\n"
+    code, out, err = ask("conntrack", "-D", "-s", "10.0.0.0/8")
+    assert (code, len(out.splitlines()), "3 flow entries have been deleted" in err) == (0, 3, True)
+    assert ask("conntrack", "-C")[1] == "0\n"
+
+
+def test_forms_of_a_line(ask: Ran) -> None:
+    _, out, _ = ask("conntrack", "-L", "-o", "extended,id")
+    assert all(re.match(r"ipv4 +2 udp +17 .* id=\d+$", line) for line in out.splitlines())
+    assert ask("conntrack", "-L", "-o", "id")[1].startswith("udp")
+    assert ask("conntrack", "-L", "-o", "id")[1].split()[-1] == out.split()[-1]
+    assert len(json.loads(ask("conntrack", "-L", "-o", "json")[1])["items"]) == 3
+
+
+def test_counters(ask: Ran) -> None:
+    code, out, _ = ask("conntrack", "-S")
+    assert (code, out.startswith("entries=3 assured=0 ")) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("-L --state FOO", "'FOO' is none of NONE, SYN_SENT"),
+        ("-L -s 10.0.0.0/33", "is no address, and no range"),
+        ("-L -u FOO", "'FOO' is none of ASSURED"),
+        ("-L -p foo", "'foo' is none of"),
+        ("-L -f inet", "'inet' is none of ipv4, ipv6"),
+        ("-E -e FOO", "'FOO' is none of ALL, NEW"),
+        ("-L -e NEW", "no effect without -E"),
+        ("-L -o xml", "'xml' is none of text, extended"),
+        ("-D", "-F ends all of them"),
+        ("-D --sport 5", "not by port"),
+        ("-G -p udp", "say -p, -s and -d"),
+        ("-L -S", "only one of"),
+    ],
+)
+def test_what_is_typed_wrong_is_said(ask: Ran, flags: str, said: str) -> None:
+    code, out, err = ask("conntrack", *flags.split())
+    assert (code, out, said in err) == (2, "", True), err
+
+
+def test_ipvs_lists_servers(ask: Ran) -> None:
+    code, out, _ = ask("ipvs", "-Ln")
+    head, _, _, server, backend = out.splitlines()
+    assert (code, head.startswith("IP Virtual Server version")) == (0, True)
+    assert server == f"UDP  {VIP}:80 random"
+    assert backend.split() == ["->", "10.0.0.1:9876", "Masq", "1", "3", "0"]
+
+
+@pytest.mark.parametrize(("flag", "numbers"), [("--stats", "3 3 0 99 0"), ("--rate", "0 0 0 0 0")])
+def test_ipvs_counts(ask: Ran, flag: str, numbers: str) -> None:
+    code, out, _ = ask("ipvs", "-L", "-n", flag)
+    server, backend = out.splitlines()[-2:]
+    assert (code, server.split()[:2], backend.split()[:2]) == (
+        0,
+        ["UDP", f"{VIP}:80"],
+        ["->", "10.0.0.1:9876"],
+    )
+    assert server.split()[2:] == backend.split()[2:] == numbers.split()
+
+
+def test_ipvs_lists_connections(ask: Ran) -> None:
+    code, out, _ = ask("ipvs", "-Lnc")
+    assert (code, len(out.splitlines())) == (0, 5)
+    assert f"{VIP}:80" in out and "10.0.0.1:9876" in out
+    assert ask("ipvs", "--stats", "--rate")[0] == 2
